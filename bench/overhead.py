@@ -298,7 +298,7 @@ def _in_virtual_time() -> Section:
 
 
 def sections() -> list[Section]:
-    """MetricUpdate on both loops and in virtual time."""
+    """Measure on both loops and in virtual time."""
     cores.pin(cores.CLIENT)
     try:
         return [

@@ -36,7 +36,7 @@ class _Job(NamedTuple):
 
 
 def sections() -> list[Section]:
-    """MetricUpdate both over the same rows."""
+    """Measure both over the same rows."""
     with tempfile.TemporaryDirectory() as scratch, partner() as provider:
         place = Path(scratch)
         jobs = [

@@ -29,7 +29,7 @@ PARTS: dict[str, Callable[[], Sequence[Section]]] = {
 
 
 def main() -> None:
-    """MetricUpdate what is asked for, print it, and write it down if wished."""
+    """Measure what is asked for, print it, and write it down if wished."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"some of: {', '.join(PARTS)}")
     parser.add_argument("--markdown", action="store_true", help="print the text for the docs")

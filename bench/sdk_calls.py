@@ -21,7 +21,7 @@ ROUNDS = 8
 
 
 def sections() -> list[Section]:
-    """MetricUpdate every SDK in both ways over both transports."""
+    """Measure every SDK in both ways over both transports."""
     with (
         partner() as provider,
         asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,

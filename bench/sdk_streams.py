@@ -31,7 +31,7 @@ class _Round(NamedTuple):
 
 
 def sections() -> list[Section]:
-    """MetricUpdate every SDK in both ways over both transports."""
+    """Measure every SDK in both ways over both transports."""
     allow_files(2 * STREAMS + 200)
     before = threading.stack_size(STACK)
     with (

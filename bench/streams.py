@@ -43,7 +43,7 @@ class _Reader(NamedTuple):
 
 
 def sections() -> list[Section]:
-    """MetricUpdate the readers."""
+    """Measure the readers."""
     allow_files(2 * STREAMS + 200)
     with dripping() as url, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         cores.pin(cores.CLIENT)

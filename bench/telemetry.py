@@ -165,7 +165,7 @@ def _possibility() -> Section:
 
 
 def sections() -> list[Section]:
-    """MetricUpdate with and without listeners."""
+    """Measure with and without listeners."""
     cores.pin(cores.CLIENT)
     try:
         return [_possibility(), _listened_to()]

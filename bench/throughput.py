@@ -51,7 +51,7 @@ class _Client(NamedTuple):
 
 
 def sections() -> list[Section]:
-    """MetricUpdate the clients and their partner."""
+    """Measure the clients and their partner."""
     with partner() as provider, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         cores.pin(cores.CLIENT)
         try:

@@ -39,7 +39,7 @@ _DEADLINE = ATTEMPTS * TIMEOUT
 
 
 def _retrying(backoff: Backoff, budget: BudgetPolicy | None = None) -> Policy:
-    rule = RetryPolicy(attempts=ATTEMPTS, backoff=backoff, min_time_left=0.0)
+    rule = RetryPolicy(attempts=ATTEMPTS, backoff=backoff, min_useful=0.0)
     return replace(OFF, attempt_timeout=TIMEOUT, retry=rule, budget=budget)
 
 

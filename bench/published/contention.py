@@ -88,9 +88,7 @@ class _Table:
 
 def run(strategy: str, clients: int, seed: int) -> tuple[int, float]:
     """How many writes it took until every client was done, and how many milliseconds."""
-    rule = RetryPolicy(
-        attempts=_FOREVER, backoff={**STRATEGIES, **MORE}[strategy], min_time_left=0.0
-    )
+    rule = RetryPolicy(attempts=_FOREVER, backoff={**STRATEGIES, **MORE}[strategy], min_useful=0.0)
     policy = replace(OFF, retry=rule)
     timeline = Timeline()
     table = _Table(timeline, Random(seed))

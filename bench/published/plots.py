@@ -69,7 +69,7 @@ def _contention(cases: Mapping[tuple[str, int], Sides]) -> Figure:
             _watcher(axes, contention.CLIENTS, bare, look)
     for axes, title, unit in (
         (left, "Calls", "writes until everybody is done"),
-        (right, "Completion time", "time until everybody is done (ms)"),
+        (right, "Landing time", "time until everybody is done (ms)"),
     ):
         axes.set(xscale="log", yscale="log", title=title, ylabel=unit)
         axes.set_xlabel("clients that change the same row")

@@ -49,7 +49,7 @@ _LAST = 100_000  # outcomes, more than a client ever has
 
 
 def _at_once(attempts: int) -> RetryPolicy:
-    return RetryPolicy(attempts=attempts, backoff=Constant(seconds=0.0), min_time_left=0.0)
+    return RetryPolicy(attempts=attempts, backoff=Constant(seconds=0.0), min_useful=0.0)
 
 
 BUCKET = BudgetPolicy(ratio=FILL, cap=SIZE - FILL / 2, decay=_AGES, always_paid=True)

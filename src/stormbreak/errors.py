@@ -184,7 +184,7 @@ class AttemptTimeoutError(UpstreamError):
 
 
 class BillingError(UpstreamError):
-    """RateLimitGate or credit is used up."""
+    """Quota or credit is used up."""
 
     verdicts = (Verdict.BILLING,)
 

@@ -1,4 +1,4 @@
-"""Text of strangers (ids, paths, urls), made fit for a terminal and for one line."""
+"""Escape text from outside (ids, paths, URLs, model names) for a terminal, a log line or a label."""
 
 import errno
 
@@ -41,7 +41,7 @@ def reason(error: OSError) -> str:
     return (error.strerror or type(error).__name__).lower()
 
 
-# ---------------------------------------------------------------- text of strangers (scenarios, policies, models, ids, error codes), made fit to be shown
+# ---------------------------------------------------------------- names and codes in messages
 
 NAME = 64
 """Characters of a name that are shown."""
@@ -57,7 +57,7 @@ def escape_name(name: object) -> str:
     return ending(hidden(str(name)), limit=NAME)
 
 
-# ---------------------------------------------------------------- names that others chose, such as that of a model, made fit for a line of a log, a label or a terminal
+# ---------------------------------------------------------------- names in logs and labels
 
 LONGEST = 80  # characters
 _CUT = "..."

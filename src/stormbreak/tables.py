@@ -31,7 +31,7 @@ def read(kind: type[T], table: Table) -> T:
 
 
 def _read(hint: Any, value: Any, path: str) -> Any:
-    """RowAttempt a TOML value into what the type asks for."""
+    """Turn a TOML value into what the type asks for."""
     origin, parts = get_origin(hint), get_args(hint)
     if origin is Annotated:
         return _read(parts[0], value, path)

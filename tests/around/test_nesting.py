@@ -256,7 +256,7 @@ def test_a_rejection_within_is_neither_retried_nor_counted_without():
 # ---------------------------------------------------------------- around a client, and an SDK's door
 
 
-RETRY = RetryPolicy(attempts=2, backoff=Constant(seconds=0.01), min_time_left=0.0)
+RETRY = RetryPolicy(attempts=2, backoff=Constant(seconds=0.01), min_useful=0.0)
 
 
 async def test_what_a_client_retried_is_not_retried():

@@ -14,9 +14,9 @@ from stormbreak.errors import ConfigurationError
 HOLD = """
 import sys, time
 from pathlib import Path
-from stormbreak.batch.store.paths import Files
+from stormbreak.batch.store.paths import BatchPaths
 from stormbreak.batch.store.lock import locked
-with locked(Files.of(Path(sys.argv[1]))):
+with locked(BatchPaths.of(Path(sys.argv[1]))):
     print("held", flush=True)
     time.sleep(60)
 """

@@ -192,7 +192,7 @@ def whole_lines(path):
     "seed", [1, 2, *(pytest.param(s, marks=pytest.mark.prove) for s in range(3, 30))]
 )
 def test_after_the_power_went_nothing_durable_is_lost(tmp_path, stormbreak_provider, seed):
-    """BatchPaths end anywhere, with or without a tail of zeros, as after a power cut."""
+    """Files end anywhere, with or without a tail of zeros, as after a power cut."""
     chance = random.Random(seed)
     rows = chat_rows(200)
     source, output = write(tmp_path / "in.jsonl", rows), tmp_path / "out.jsonl"

@@ -46,7 +46,12 @@ def test_every_quantity_of_the_core_takes_part():
     varied_ = {variant.name for variant in constants()}
 
     assert names >= LEFT_OUT.keys()
-    assert {"diagnosis.TOP_TOTAL", "automatic.HOLD", "guard.TAU", "luck.ODDS"} <= varied_
+    assert {
+        "diagnosis.TOP_TOTAL",
+        "automatic_limit.HOLD",
+        "automatic_limit.TAU",
+        "send_rate.ODDS",
+    } <= varied_
     untold = names - LEFT_OUT.keys() - varied_
     assert not {name for name in untold if _is_number(name)}
 

@@ -120,7 +120,7 @@ retries = built(
     RetryPolicy,
     attempts=counting,
     backoff=backoffs,
-    min_time_left=not_negative,
+    min_useful=not_negative,
     spread=not_negative,
     longest_wait=positive,
     one_step_longer=st.lists(st.integers(-600, 600), max_size=3).map(tuple),

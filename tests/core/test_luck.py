@@ -8,7 +8,7 @@ from stormbreak.core.send_rate import FEWEST, MOST, RandomRefusals
 
 
 class RandomStorm:
-    """RandomRefusals on trial, and seconds that are played to it."""
+    """Luck on trial, and seconds that are played to it."""
 
     def __init__(self, share=0.3):
         self.found = []

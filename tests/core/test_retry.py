@@ -15,9 +15,7 @@ from stormbreak.core.retry_budget import Budget, BudgetPolicy
 from stormbreak.errors import ConfigurationError
 from stormbreak.types import TREATMENTS
 
-SECOND = RetryPolicy(
-    attempts=3, backoff=Constant(seconds=1.0), min_time_left=0.5, longest_wait=60.0
-)
+SECOND = RetryPolicy(attempts=3, backoff=Constant(seconds=1.0), min_useful=0.5, longest_wait=60.0)
 
 
 def ask(outcome=SERVER_ERROR, policy=SECOND, *, attempt=1, budget=None, chance=0.0, **left):
@@ -110,7 +108,7 @@ def test_impossible_values_are_named():
     with pytest.raises(ConfigurationError, match="attempts must be at least 1, got 0"):
         RetryPolicy(attempts=0)
     with pytest.raises(ConfigurationError, match="min_useful must not be negative, got -1"):
-        RetryPolicy(min_time_left=-1)
+        RetryPolicy(min_useful=-1)
     with pytest.raises(ConfigurationError, match="longest_wait must be positive, got 0"):
         RetryPolicy(longest_wait=0)
     with pytest.raises(ConfigurationError, match="spread must not be negative, got -1"):
@@ -118,15 +116,13 @@ def test_impossible_values_are_named():
 
 
 def test_bounds_are_possible():
-    policy = RetryPolicy(attempts=1, min_time_left=0, longest_wait=0.5, spread=0)
+    policy = RetryPolicy(attempts=1, min_useful=0, longest_wait=0.5, spread=0)
 
     assert ask(policy=policy) == NoRetry("attempts")
 
 
 def test_defaults():
-    assert (
-        RetryPolicy(attempts=6, min_time_left=0.5, longest_wait=900.0, spread=0.5) == RetryPolicy()
-    )
+    assert RetryPolicy(attempts=6, min_useful=0.5, longest_wait=900.0, spread=0.5) == RetryPolicy()
 
 
 def test_where_no_time_is_named_none_is_too_long():

@@ -72,7 +72,7 @@ async def test_a_throttle_that_must_not_be_repeated_is_not():
 async def test_a_deadline_bounds_the_whole_call():
     async with served(failing(500)) as server:
         policy = replace(
-            QUICK, retry=RetryPolicy(attempts=99, backoff=Constant(seconds=0.05), min_time_left=0)
+            QUICK, retry=RetryPolicy(attempts=99, backoff=Constant(seconds=0.05), min_useful=0)
         )
         async with client_of(server, policy) as client:
             began = time.monotonic()

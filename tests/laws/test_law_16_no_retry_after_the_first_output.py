@@ -20,7 +20,7 @@ from stormbreak.events import Committed, Returned, Sent
 from stormbreak.types import CANCELLED, Outcome, Verdict
 
 EAGER_FUNCTION = policy(
-    retry=RetryPolicy(attempts=5, backoff=Constant(seconds=0.0), min_time_left=0.0)
+    retry=RetryPolicy(attempts=5, backoff=Constant(seconds=0.0), min_useful=0.0)
 )
 BEGUN = OK._replace(committed=True)
 BROKEN = Outcome(Verdict.BROKEN, status=200)

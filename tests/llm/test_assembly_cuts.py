@@ -40,7 +40,7 @@ WHOLE = {"id", "type", "role", "name"}
 
 @st.composite
 def cut(draw, name, value):
-    """RandomStorm the pieces that a value may come in, some of which say nothing."""
+    """Draw the pieces that a value may come in, some of which say nothing."""
     if isinstance(value, dict):
         return draw(cut_object(value))
     if name in WHOLE or not isinstance(value, str | list):
@@ -75,7 +75,7 @@ def cut_object(draw, whole):
 
 @st.composite
 def streams(draw):
-    """RandomStorm choices, and the chunks they may come in."""
+    """Draw choices, and the chunks they may come in."""
     choices, chunks = [], []
     for index in range(draw(st.integers(1, 2))):
         whole = draw(MESSAGES)

@@ -249,7 +249,7 @@ PIECES = st.lists(TEXT, min_size=1, max_size=4)
 
 @st.composite
 def completions(draw):
-    """RandomStorm a completion, the chunks it would have been streamed in, and how many choices it has."""
+    """Draw a completion, the chunks it would have been streamed in, and how many choices it has."""
     choices, chunks = [], []
     for index in range(draw(st.integers(1, 3))):
         content, calls = draw(PIECES), draw(st.lists(st.tuples(TEXT, PIECES), max_size=2))

@@ -1,4 +1,4 @@
-"""Colours can be told apart from what is behind them, and lines without any colour."""
+"""Paint can be told apart from what is behind them, and lines without any colour."""
 
 import pytest
 

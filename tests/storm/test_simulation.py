@@ -235,7 +235,7 @@ def test_beside_the_crowd_clients_share_the_capacity():
         crowd=BackgroundTraffic(rate=6.0),
         load=load,
     )
-    beside = replace(storm, load=replace(load, keep_background_traffic=True))
+    beside = replace(storm, load=replace(load, beside_crowd=True))
 
     alone, crowded = (simulate(each, OFF, seed=1).measures for each in (storm, beside))
     assert crowded.calls == alone.calls

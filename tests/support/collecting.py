@@ -97,7 +97,7 @@ ASK = {"model": "m", "messages": [{"role": "user", "content": "Hello?"}]}
 
 
 class SdkClient:
-    """FlowClosed by its finalizer, as those of openai and anthropic."""
+    """Closed by its finalizer, as those of openai and anthropic."""
 
     def __init__(self, http):
         self.http = http

@@ -55,7 +55,7 @@ class Scale(Barrier):
 
 
 class Told(FixedLimiter):
-    """SlotGate that write down what they are told of the time."""
+    """Slots that write down what they are told of the time."""
 
     def __init__(self, slots=1):
         super().__init__(FixedLimit(in_flight=slots))

@@ -281,7 +281,7 @@ FACTS = [
     (
         "bedrock",
         400,
-        {"message": "InputRef is too long for requested model."},
+        {"message": "Input is too long for requested model."},
         V.TOO_LONG,
         None,
         {},

@@ -58,7 +58,7 @@ class Told(NamedTuple):
 
 
 def played(*listeners, **said):
-    """FaultContext it all to these listeners."""
+    """Play it all to these listeners."""
     with serve(STORM) as storm, serve(SLOW) as slow:
         ends, clients = asyncio.run(_play(storm.base_url, slow.base_url, listeners, **said))
         targets = {"storm": f"127.0.0.1:{storm.port}/m", "slow": f"127.0.0.1:{slow.port}/m"}

@@ -225,10 +225,10 @@ FORKED = """
 import os, socket, sys, warnings
 warnings.simplefilter("ignore", DeprecationWarning)  # a fork beside threads
 from pathlib import Path
-from stormbreak.telemetry.status_server import Port
+from stormbreak.telemetry.status_server import StatusServer
 path = Path(sys.argv[1])
 looked, has_looked = os.pipe()
-with Port({}, port=0) as port, Port({}, path=path) as beside:
+with StatusServer({}, port=0) as port, StatusServer({}, path=path) as beside:
     child = os.fork()
     if not child:
         port.close()
@@ -278,9 +278,9 @@ def poll_until_gone(pidfd):
 LEFT_OPEN = """
 import sys
 from pathlib import Path
-from stormbreak.telemetry.status_server import Port
-Port({}, path=Path(sys.argv[1]))
-Port({})
+from stormbreak.telemetry.status_server import StatusServer
+StatusServer({}, path=Path(sys.argv[1]))
+StatusServer({})
 """
 
 

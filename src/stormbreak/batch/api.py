@@ -1,4 +1,4 @@
-"""Batches from Python: `run` for programs and notebooks, `arun` for those that have an event loop."""
+"""Run a batch from Python: `run` for programs and notebooks, `arun` for code with an event loop."""
 
 import math
 import os
@@ -27,7 +27,9 @@ from stormbreak.escape import path_of
 from stormbreak.http.body import encoded
 from stormbreak.key_patterns import hidden
 
-# ---------------------------------------------------------------- rows that come from Python, written to a file of their own beside OUTPUT: a run that goes on reads its INPUT again
+# ---------------------------------------------------------------- rows given from Python
+# The rows go to a file of their own beside OUTPUT, since a run that continues reads its INPUT
+# again.
 
 Given = Iterable[Mapping[str, Any]]
 
@@ -93,7 +95,7 @@ def _from(rows: Given) -> Iterator[object]:
         raise _RowsError(error) from None
 
 
-# ----------------------------------------------------------------
+# ---------------------------------------------------------------- run and arun
 
 StrPath = str | os.PathLike[str]
 Rows = Iterable[Mapping[str, Any]] | StrPath

@@ -1,4 +1,4 @@
-"""One batch from beginning to end: files opened in the safe order, rows run, files left in order."""
+"""Run one batch from beginning to end: check the spend limit, open the files, run the rows, clean up."""
 
 import asyncio
 import time
@@ -36,7 +36,8 @@ from stormbreak.http.client import AsyncClient
 from stormbreak.http.h1.connection import POOL_LIMIT
 from stormbreak.http.pricing import list_price
 
-# ---------------------------------------------------------------- whether a batch can be held to a limit of spending: checked before anything is sent
+# ---------------------------------------------------------------- check of the spend limit
+# Made before anything is sent.
 
 
 def check_cost(rows: Rows, index: int, client: AsyncClient) -> None:
@@ -63,7 +64,7 @@ def check_cost(rows: Rows, index: int, client: AsyncClient) -> None:
         )
 
 
-# ----------------------------------------------------------------
+# ---------------------------------------------------------------- job
 
 CONNECT_GRACE = 30.0  # seconds in which something must have answered
 AUTO: Literal["auto"] = "auto"

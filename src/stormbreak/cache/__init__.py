@@ -1,9 +1,9 @@
-"""Answers that were good once, kept for the time when no other can be had."""
+"""Caches of good answers, used when no target can answer."""
 
 from stormbreak.cache.memory import Cache, MemoryCache
 from stormbreak.core.fallback import CachePolicy
 
-# ---------------------------------------------------------------- the cache that a policy asks for
+# ---------------------------------------------------------------- cache for a policy
 
 
 def open_cache(policy: CachePolicy) -> Cache:

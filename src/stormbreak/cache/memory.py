@@ -1,4 +1,4 @@
-"""Answers kept in memory, for as long as the process lives."""
+"""The in-memory cache, and what all caches share: the entry, the interface, the key of a request."""
 
 import secrets
 import time
@@ -14,7 +14,7 @@ from stormbreak.drivers.fork_safety import reset_in_child
 from stormbreak.drivers.locks import new_lock
 from stormbreak.llm.surrogates import UNREADABLE
 
-# ---------------------------------------------------------------- what a cache keeps, and the interface that its kinds share
+# ---------------------------------------------------------------- entry and interface
 
 
 class CacheEntry(NamedTuple):
@@ -35,7 +35,7 @@ class Cache(Protocol):
 
     @property
     def secret(self) -> bytes:
-        """What digests of requests are keyed with: see `key`."""
+        """What digests of requests are keyed with: see `cache_key`."""
         ...
 
     def get(self, key: bytes) -> CacheEntry | None:
@@ -51,10 +51,11 @@ class Cache(Protocol):
         ...
 
 
-# ---------------------------------------------------------------- under which key an answer is kept: a keyed digest of all that it depends on
-# That is the server, the endpoint, the body (its model included) and who asked, by the API key. How an answer is to be delivered
-# (`stream`) is left out, since it changes nothing that is said, and so is the order of the body's fields. Without the
-# secret nobody can find out by trying whether a certain prompt was asked, or with which key.
+# ---------------------------------------------------------------- cache key
+# A keyed digest of the server, the endpoint, the body (its model included) and the API key. How an
+# answer is to be delivered (`stream`) is left out, since it changes nothing that is said, and so is
+# the order of the body's fields. Without the secret nobody can find out by trying whether a certain
+# prompt was asked, or with which key.
 
 SECRET_BYTES = 32
 _DELIVERY = frozenset({"stream", "stream_options"})
@@ -83,7 +84,7 @@ def _digest(secret: bytes, said: Mapping[str, object], *words: str) -> bytes:
     return digest.digest()
 
 
-# ----------------------------------------------------------------
+# ---------------------------------------------------------------- in-memory cache
 
 
 class MemoryCache:

@@ -1,1 +1,1 @@
-"""The command line: reads flags, calls the parts, prints."""
+"""The command line: reads options, calls the library, prints results."""

@@ -1,4 +1,4 @@
-"""Numbers that are given on the command line."""
+"""Numbers of the command line: option types, and short forms of counts, times and dollars."""
 
 import math
 from decimal import Decimal
@@ -10,7 +10,7 @@ from stormbreak.batch.spent import Cost, Limit
 from stormbreak.cost.money import USD, between
 from stormbreak.key_patterns import quoted
 
-# ---------------------------------------------------------------- large counts and long times, written shortly
+# ---------------------------------------------------------------- short counts and times
 
 
 def short(count: int) -> str:
@@ -28,7 +28,7 @@ def span(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-# ---------------------------------------------------------------- what a batch has cost, for eyes
+# ---------------------------------------------------------------- cost of a batch
 
 _NOTHING = USD.shown(Decimal(0))
 
@@ -54,7 +54,7 @@ def format_cost(cost: Cost, limit: Limit | None) -> str:
     return "; ".join(said)
 
 
-# ----------------------------------------------------------------
+# ---------------------------------------------------------------- option types
 
 
 class Positive(click.ParamType[float]):

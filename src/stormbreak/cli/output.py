@@ -1,4 +1,4 @@
-"""Writing to the standard streams, which may be full, gone, or closed from the start."""
+"""Write to the standard streams, which may be full, gone, or closed from the start; draw tables and pictures."""
 
 import os
 import re
@@ -101,7 +101,7 @@ def _send_nowhere(descriptor: int) -> None:
     os.close(nowhere)
 
 
-# ---------------------------------------------------------------- drawing tables and the like on standard output; what only says a line does without
+# ---------------------------------------------------------------- tables and pictures
 
 
 def draw(picture: RenderableType, *, least: int = 0) -> None:

@@ -1,4 +1,4 @@
-"""ParsedResponse a policy file, on top of a preset."""
+"""Reading a policy file, on top of a preset."""
 
 import os
 from collections.abc import Mapping

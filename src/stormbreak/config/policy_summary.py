@@ -1,4 +1,4 @@
-"""A policy in words: what it will do, one sentence or two for each part.
+"""A policy in sentences: what it will do, one sentence or two for each part; and the delays of its backoff.
 
 Each kind of part has a text with a place for every one of its fields; a test sees to it that none is
 missing. A place says how its value is said::
@@ -55,7 +55,8 @@ from stormbreak.core.trip import (
     SlowRateOfLast,
 )
 
-# ---------------------------------------------------------------- the words for each part of a policy: see `account` for how a place says its value
+# ---------------------------------------------------------------- sentence templates
+# The module docstring says how a place formats its value.
 
 TEXTS: Mapping[type, str] = MappingProxyType(
     {
@@ -81,7 +82,7 @@ Of quotas and a fixed limit, this process may use {share:share}.
 {cache:part}
 {shadow:part Nothing decides in the shadow.}""",
         RetryPolicy: """\
-A call is sent {attempts:times time} at most, with at least {min_time_left:seconds} left for a further attempt.
+A call is sent {attempts:times time} at most, with at least {min_useful:seconds} left for a further attempt.
 {backoff:part}
 A wait that the server names is {spread:moved stretched}; beyond {longest_wait:seconds} it ends the call.
 After these statuses the delay is one step ahead: {one_step_longer:several}.""",
@@ -171,7 +172,7 @@ While the circuit is open, calls {fail_fast:either would fail at once|would wait
 """By kind of part. Lines are statements."""
 
 
-# ---------------------------------------------------------------- numbers of a policy as people say them: seconds, shares, counts, lists
+# ---------------------------------------------------------------- formats of numbers
 
 _SPANS = (("hour", 3600.0), ("minute", 60.0))
 
@@ -220,7 +221,7 @@ def several(items: Iterable[object]) -> str:
     return f"{', '.join(others)} and {last}" if others else last
 
 
-# ----------------------------------------------------------------
+# ---------------------------------------------------------------- policy as text
 
 
 def account(policy: Policy) -> Iterator[str]:
@@ -269,9 +270,9 @@ _SAID: Mapping[str, Any] = MappingProxyType(
 )
 
 
-# ---------------------------------------------------------------- the delays of every backoff before the first retries, beside those of the article's table
-# Where chance decides, the least and the most. A decorrelated delay depends on the one before: the least follows
-# from the least, the most from the most.
+# ---------------------------------------------------------------- backoff delays
+# Where chance decides, the least and the most. A decorrelated delay depends on the one before: the
+# least follows from the least, the most from the most.
 
 RETRIES = 4  # the columns of the article's table
 

@@ -1,4 +1,4 @@
-"""A policy, or all settings, as the TOML text that gives it: every value, with its unit.
+"""Write a policy, or all settings, as TOML: every value, with its unit.
 
 Written by hand: a policy needs four kinds of value and tables, and the units are the reason for the text.
 """
@@ -16,7 +16,7 @@ from stormbreak.config.settings import Settings
 from stormbreak.core.policy import Policy
 from stormbreak.core.presets import PRESETS
 
-# ---------------------------------------------------------------- a policy in the plain values that a TOML file has
+# ---------------------------------------------------------------- policy as plain values
 
 
 def plain(value: Any) -> Any:
@@ -34,7 +34,7 @@ def plain(value: Any) -> Any:
     return value
 
 
-# ----------------------------------------------------------------
+# ---------------------------------------------------------------- TOML text
 
 _NAMED = re.compile(r"^(targets|pools)\.[^.]+")
 

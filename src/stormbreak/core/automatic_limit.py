@@ -1,15 +1,17 @@
-"""The automatic in-flight limit: does no harm, and holds when it must.
+"""The automatic in-flight limit, and the floor that keeps it from throttling a target that is only slow.
 
-Without evidence that sending less helps it does not bind, up to a ceiling: a calm burst from idle is sent at once,
-long and short answers side by side are no congestion, and neither are failures beside answers that are on time.
-The evidence is that of the `diagnosis` (answers are late, or nothing is answered), and a queue that stands while it is not
-certain that all is well; in a cold start only one that stands for want of slots, for one that stands behind a cooldown would make a
-limit of what the first few calls have proven. With evidence, the limit is a little above what was just proven to be served (`proven`), less so while
-answers are late, one where nothing is answered, and not below the floor of the `guard`. For some seconds after the last evidence
-it goes on following what is proven, so in silence it falls. Then it doubles, from what it was when that
-evidence came (or from what is proven by now, where that is more): silence has proven nothing. It does so slowly, unless answers
-are on time and have been for a while; the time before is not made up for. After `FADE` it is gone. It is at least 1 and can always grow again. Attempts that are
-lost hold no slot: overdue and overtaken while answers are on time, or overdue while the circuit lets only probes pass.
+Without evidence that sending less helps, the limit does not bind, up to a ceiling: a calm burst from idle is
+sent at once, long and short answers side by side are no congestion, and neither are failures beside answers
+that are on time. The evidence is that of the `diagnosis` (answers are late, or nothing is answered), and a
+queue that stands while it is not certain that all is well; in a cold start only one that stands for want of
+slots, for one that stands behind a cooldown would make a limit of what the first few calls have proven. With
+evidence, the limit is a little above what was just proven to be served (`throughput_estimate`), less so while
+answers are late, one where nothing is answered, and not below the `LimitFloor`. For some seconds after the
+last evidence it goes on following what is proven, so in silence it falls. Then it doubles, from what it was
+when that evidence came (or from what is proven by now, where that is more): silence has proven nothing. It
+does so slowly, unless answers are on time and have been for a while; the time before is not made up for.
+After `FADE` it is gone. It is at least 1 and can always grow again. Attempts that are lost hold no slot:
+overdue and overtaken while answers are on time, or overdue while the circuit lets only probes pass.
 
 `limit` is as of the last `tick`; while all is quiet, a tick hardly looks.
 """
@@ -24,11 +26,12 @@ from stormbreak.core.diagnosis import RECENTLY, Diagnosis
 from stormbreak.core.gate import OPEN, UNTIL_EVENT
 from stormbreak.types import Outcome
 
-# ---------------------------------------------------------------- whether it is ourselves who hold the target back
-# Where only total times are known, a queue and a slower target look alike: both are late. A stale mean then
-# makes the limit too small, which proves still less, and so on down. What tells them apart is the yield:
-# late and as many answers as before means a queue; late, no failures and *fewer* answers than before means
-# that we may be throttling ourselves. Then a floor under the limit grows until the answers are back.
+# ---------------------------------------------------------------- limit floor
+# Finds out whether our own limit holds the target back. Where only total times are known, a queue
+# and a slower target look alike: both are late. A stale mean then makes the limit too small, which
+# proves still less, and so on down. What tells them apart is the yield: late and as many answers as
+# before means a queue; late, no failures and *fewer* answers than before means that we may be
+# throttling ourselves. Then a floor under the limit grows until the answers are back.
 
 TAU = 30.0  # seconds; weight of the usual rate of answers and in-flight count
 STEP = 10.0  # seconds in which the floor doubles or halves
@@ -95,7 +98,7 @@ class LimitFloor:
             self._floor *= 0.5**steps
 
 
-# ----------------------------------------------------------------
+# ---------------------------------------------------------------- automatic limit
 
 HOLD, DOUBLING = 5.0, 20.0  # seconds
 HOLD_WELL, DOUBLING_WELL = 1.0, 4.0  # seconds, where answers are on time
@@ -162,7 +165,7 @@ class AutomaticLimiter:
         self._diagnosis = diagnosis
         self._paused = paused
         self._limit_floor = LimitFloor(policy.ceiling)
-        self._answers = 0  # when the guard was last fed
+        self._answers = 0  # when the floor was last fed
         self._look_at = -inf  # before this, and without new evidence, there is nothing to see
         self._control = LEAST  # what evidence would make of the limit, at the last look
         self._held = LEAST  # the same when the last evidence came

@@ -103,7 +103,7 @@ class FallbackCallState(CallState):
         fail_fast: bool,
         elsewhere: frozenset[Verdict],
     ) -> None:
-        """StartCall at a target."""
+        """Begin at a target."""
         self.call = self.call._replace(target=target, patience=patience, fail_fast=fail_fast)
         self.elsewhere = elsewhere
         self.before = self.attempts

@@ -1,6 +1,6 @@
-"""An in-flight limit that climbs by steps and falls by a share: additive increase, multiplicative decrease.
+"""In-flight limits: additive increase and multiplicative decrease (AIMD), or a fixed number.
 
-It climbs by `step` per round trip, that is by `step` / limit with each answer; until the first sign of
+The AIMD limit climbs by `step` per round trip, that is by `step` / limit with each answer; until the first sign of
 congestion by one with each answer, which doubles it per round trip. But only answers to attempts during which
 it was reached count: what nobody needs is not proven. It falls to `share` of itself when the target throttles, is
 overloaded, lets an attempt time out, or (with `slow`) answers late; nothing else is a sign, not a server
@@ -141,7 +141,7 @@ class AimdLimiter:
         self.limit = int(self._exact)
 
 
-# ---------------------------------------------------------------- how many attempts may be in flight to one target at once: always the same number
+# ---------------------------------------------------------------- fixed limit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -202,7 +202,7 @@ class FixedLimiter:
         self.in_flight -= 1
 
 
-# ---------------------------------------------------------------- which machine counts the slots, by the policy
+# ---------------------------------------------------------------- limiter for a policy
 
 Limit: TypeAlias = FixedLimit | AimdLimit | AutomaticLimit
 Limiter: TypeAlias = FixedLimiter | AimdLimiter | AutomaticLimiter

@@ -55,7 +55,7 @@ class TripCounter(ABC):
 
 
 class Window(Protocol):
-    """RecentDecisions calls, and how many of them were of the kind that is counted."""
+    """Recent calls, and how many of them were of the kind that is counted."""
 
     calls: int
     failures: int

@@ -394,7 +394,7 @@ class Diagnosis:
         return self._streamed.mean if mean is None else mean
 
     def _choose_judge(self, now: float) -> None:
-        """MetricUpdate lateness by first outputs where enough is known of them."""
+        """Measure lateness by first outputs where enough is known of them."""
         known = self._streamed.usual is not None and now - self._streamed_at < JUDGED
         judge = self._streamed if known else self._plain
         if judge is not self.judge:

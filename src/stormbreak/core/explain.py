@@ -1,4 +1,4 @@
-"""Calls that are under way, in plain values: what each of them waits for. No key, no prompt."""
+"""Explain calls in plain values: what each active call waits for, and what a call has tried. No key, no prompt."""
 
 from collections.abc import Iterable, Iterator
 from math import inf
@@ -64,9 +64,9 @@ def _left(until: float | None, now: float) -> float | None:
     return None if until is None or until == inf else max(0.0, until - now)
 
 
-# ---------------------------------------------------------------- what a call has tried, in a few lines for whoever reads the traceback: the notes of its error
-# A line for each attempt and each move elsewhere, the last `MOST` of them. They are made of events, so that no key, prompt or
-# provider's text can be in them.
+# ---------------------------------------------------------------- attempt notes
+# The notes of an error: a line for each attempt and each fallback, the last `MOST` of them. They
+# are made of events, so that no key, prompt or provider's text can be in them.
 
 MOST = 12  # lines
 

@@ -19,9 +19,10 @@ from stormbreak.core.spend_policy import SpendPolicy
 from stormbreak.core.tally import check_verdict_lists, tallied
 from stormbreak.types import Priority, Treatment, Verdict
 
-# ---------------------------------------------------------------- numbers of a policy that are too small or too large for anything sensible to come of them
-# Windows are cut into slices and rates turned into seconds: with 1e-310 such a quotient overflows, and beside 1e300 a
-# clock stands still. So a number that is not 0 lies between bounds that nobody comes near who means it.
+# ---------------------------------------------------------------- bounds of numbers
+# Windows are cut into slices and rates turned into seconds: with 1e-310 such a quotient overflows,
+# and beside 1e300 a clock stands still. So a number that is not 0 lies between bounds that nobody
+# comes near who means it.
 
 SMALLEST = 1e-6
 LARGEST = 1e12
@@ -51,7 +52,7 @@ def _steps(value: Any) -> Iterator[tuple[str, Any]]:
         yield from ((f"[{place}]", below) for place, below in enumerate(value))
 
 
-# ----------------------------------------------------------------
+# ---------------------------------------------------------------- policy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -156,7 +156,7 @@ class _Race:
         here = trail.attempts - trail.before
         if here >= retry.attempts or (call.most is not None and trail.attempts >= call.most):
             return "attempts"
-        if call.deadline_at is not None and call.deadline_at - now < retry.min_time_left:
+        if call.deadline_at is not None and call.deadline_at - now < retry.min_useful:
             return "deadline"
         load = self._lane.load(now)
         return "load" if load.ill or load.gated else ""

@@ -20,7 +20,7 @@ from stormbreak.types import Outcome, Treatment
 class RetryPolicy:
     """At most `attempts` sends, the first included.
 
-    `min_time_left` seconds must be left for an attempt to be worth sending. A wait named by the server beyond
+    `min_useful` seconds must be left for an attempt to be worth sending. A wait named by the server beyond
     `longest_wait` ends the call, which then says when to come back; other calls to that target are kept away
     as if `longest_wait` had been named. A named time of t seconds becomes anything within [t, (1 + spread) t].
     After a status in `one_step_longer` the backoff is that of one retry more.
@@ -28,7 +28,7 @@ class RetryPolicy:
 
     attempts: int = 6
     backoff: Backoff = field(default_factory=FullJitter)
-    min_time_left: float = 0.5
+    min_useful: float = 0.5
     longest_wait: float = 900.0
     spread: float = SPREAD
     one_step_longer: tuple[int, ...] = ()
@@ -36,7 +36,7 @@ class RetryPolicy:
     def __post_init__(self) -> None:
         check_types(self)
         require(self.attempts >= 1, "attempts must be at least 1", self.attempts)
-        require(self.min_time_left >= 0, "min_useful must not be negative", self.min_time_left)
+        require(self.min_useful >= 0, "min_useful must not be negative", self.min_useful)
         require(self.longest_wait > 0, "longest_wait must be positive", self.longest_wait)
         require(self.spread >= 0, "spread must not be negative", self.spread)
 
@@ -91,7 +91,7 @@ def decide(  # noqa: PLR0913 - keywords are cheap to read
         ("committed", not outcome.committed),
         ("breaker", not elsewhere),
         ("attempts", attempt < policy.attempts and left.attempts >= 1),
-        ("deadline", delay + policy.min_time_left <= left.deadline),
+        ("deadline", delay + policy.min_useful <= left.deadline),
         ("patience", delay < left.patience),
         ("longest_wait", (outcome.retry_after or 0.0) <= policy.longest_wait),
     )

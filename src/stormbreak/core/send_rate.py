@@ -1,12 +1,13 @@
-"""A send rate learned from refusals.
+"""A send rate learned from refusals, and a test that detects refusals at random.
 
 A refusal frees its slot at once, so a limit on what is in flight alone lets thousands of them through. When
 429s pile up, sending is held a little below what was accepted in the last seconds; the rate grows slowly and
 is gone after two minutes. One stray 429 teaches nothing.
 
-A lesson also begins a trial of whether refusals are bad luck (`luck`), which no slower sending would help against. Until a
-trial has found a limit, the rate goes no lower than what was served when it began; then no lower than half of that. If it is
-bad luck, the rate is dropped, and refusals that it explains teach nothing.
+A lesson also begins a trial of whether refusals are bad luck (`RandomRefusals`), which no slower sending
+would help against. Until a trial has found a limit, the rate goes no lower than what was served when it
+began; then no lower than half of that. If it is bad luck, the rate is dropped, and refusals that it explains
+teach nothing.
 """
 
 from collections.abc import Callable
@@ -16,14 +17,16 @@ from stormbreak.core.gate import OPEN
 from stormbreak.core.window import TimeWindow
 from stormbreak.types import Outcome, Verdict
 
-# ---------------------------------------------------------------- refusals at random: a target that turns away a share of everything, however much it is sent
-# A limit that is used up and bad luck look alike at first: both answer with 429. They differ in what helps. Against a
-# limit, sending less makes the refusals stop. Against bad luck it changes nothing: the same share is turned away, and
-# whoever sends ever less to escape it is soon sending nothing. So when refusals slow us down, a trial
-# begins: while less is sent, each second is weighed for "the share is as before" against "the share has fallen
-# to a quarter" (a sequential probability ratio test, Wald 1945). Once the odds for bad luck are a hundred to one,
-# it is taken for that, for ten minutes, and its share is followed. A share that climbs beyond what
-# chance explains ends it, and the next trial has to wait, each time twice as long.
+# ---------------------------------------------------------------- random refusals
+# Bad luck: a target that refuses a share of everything, however much it is sent. A limit that is
+# used up and bad luck look alike at first: both answer with 429. They differ in what helps. Against
+# a limit, sending less makes the refusals stop. Against bad luck it changes nothing: the same share
+# is turned away, and whoever sends ever less to escape it is soon sending nothing. So when refusals
+# slow us down, a trial begins: while less is sent, each second is weighed for "the share is as
+# before" against "the share has fallen to a quarter" (a sequential probability ratio test, Wald
+# 1945). Once the odds for bad luck are a hundred to one, it is taken for that, for ten minutes, and
+# its share is followed. A share that climbs beyond what chance explains ends it, and the next trial
+# has to wait, each time twice as long.
 
 FALLEN = 0.25  # of the share before: what a limit's refusals fall to once less is sent
 ODDS = log(100.0)  # that decide a trial, either way
@@ -166,7 +169,7 @@ class RandomRefusals:
             self._until = -inf
 
 
-# ----------------------------------------------------------------
+# ---------------------------------------------------------------- adaptive send rate
 
 WINDOW = 10.0  # seconds
 SHARE = 0.1  # of what was sent that must have been refused ...

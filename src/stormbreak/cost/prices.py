@@ -56,7 +56,7 @@ class Tokens(NamedTuple):
 
     @property
     def total(self) -> Number:
-        """InputRef and output together."""
+        """Input and output together."""
         return self.input + self.output
 
     def plus(self, other: Self) -> Self:

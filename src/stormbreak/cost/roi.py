@@ -1,4 +1,4 @@
-"""What moving from one offer to another brings: savings, payback, return, and how far all of it can be relied on.
+"""What a migration from one offer to another saves: savings, payback, return, and reasons against it.
 
 Two figures that are often taken for each other:
 
@@ -99,7 +99,7 @@ def sensitivity(case: Case) -> Iterator[tuple[str, Case]]:
             yield f"{what} {sign}{step:.0%}", case.moved(**{name: factor})
 
 
-# ---------------------------------------------------------------- when not to switch: what the figures of a move themselves say against it, and what would have to change
+# ---------------------------------------------------------------- reasons not to migrate
 
 OLD = 90  # days: list prices change more often than that
 _ALIKE = Decimal("0.05")  # a list price that differs by less decides nothing

@@ -75,7 +75,7 @@ class Sheet:
         return file.getvalue()
 
     def places_for_eyes(self) -> list[int]:
-        """OriginResolver of the columns that say something."""
+        """Places of the columns that say something."""
         return [place for place in range(len(self.columns)) if self._worth_a_column(place)]
 
     def shown(self, column: Column, cell: Cell) -> str:

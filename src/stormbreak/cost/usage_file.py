@@ -1,4 +1,4 @@
-"""Which kind of file real traffic is in: told by what it holds, not by its name."""
+"""Read a file of real usage: detect its format by its content; read OpenAI's usage pages and CSV exports."""
 
 import csv
 from codecs import BOM_UTF8
@@ -18,9 +18,10 @@ from stormbreak.cost.prices import Service, Tokens
 from stormbreak.cost.usage_records import Counted, Kind, Traffic, is_line, read_answers, sum_usage
 from stormbreak.errors import ConfigurationError
 
-# ---------------------------------------------------------------- what OpenAI has counted: pages of its organization usage API (completions), or the CSV that its dashboard exports
-# The API tells models apart only where it was asked with `group_by=model`; `batch` and `service_tier` are told apart
-# where it was asked for them, too. Days without any use are rows without a model.
+# ---------------------------------------------------------------- OpenAI usage: API pages and CSV
+# The API tells models apart only where it was asked with `group_by=model`; `batch` and
+# `service_tier` are told apart where it was asked for them, too. Days without any use are rows
+# without a model.
 
 _NEEDED = ("model", "input_tokens", "output_tokens")
 _COUNTS = (
@@ -143,7 +144,7 @@ def _day(at: int | None) -> date | None:
         return None
 
 
-# ----------------------------------------------------------------
+# ---------------------------------------------------------------- format by content
 
 LARGEST = 256 * 1024 * 1024
 """Bytes of an export; OUTPUT may be of any size."""

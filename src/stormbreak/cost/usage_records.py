@@ -1,4 +1,4 @@
-"""Real traffic: how many tokens each model has used, by a batch's OUTPUT or by an export of what a provider counted."""
+"""Real traffic: the tokens that each model used, from a batch's OUTPUT or from a provider's export."""
 
 from codecs import BOM_UTF8
 from collections.abc import Iterable, Iterator
@@ -105,7 +105,7 @@ def _uses(sums: dict[Kind, _Sum]) -> Iterator[Use]:
         )
 
 
-# ---------------------------------------------------------------- the usage of each answer in a batch's OUTPUT, line by line, however long it is
+# ---------------------------------------------------------------- usage in OUTPUT
 
 UNNAMED = "(no model named)"
 _REFUSED = 400  # the first status that is no answer

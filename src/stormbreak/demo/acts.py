@@ -1,4 +1,4 @@
-"""The two acts: the article's batch code as it behaves, and stormbreak."""
+"""The two acts of the demo: the article's batch code, and stormbreak; with a record of each second."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -15,7 +15,7 @@ from stormbreak.events import Event, Returned, Sent
 from stormbreak.http.client import AsyncClient
 from stormbreak.types import Verdict
 
-# ---------------------------------------------------------------- what happened in one act, second by second of the storm
+# ---------------------------------------------------------------- record of an act
 
 CALM = 0.95  # share of successes that counts as recovered ...
 SPELL = 5.0  # ... when it holds for this many seconds
@@ -63,7 +63,7 @@ class Record:
         return [(good, bad) for good, bad in slices]
 
 
-# ----------------------------------------------------------------
+# ---------------------------------------------------------------- acts
 
 CONCURRENCY = 10
 

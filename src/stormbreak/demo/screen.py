@@ -123,7 +123,7 @@ class Bar:
         self._task = progress.add_task("", total=ROWS)
 
     def tick(self, answered: int) -> None:
-        """Migration the bar."""
+        """Move the bar."""
         self._progress.update(self._task, completed=answered)
 
 

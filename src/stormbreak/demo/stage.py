@@ -63,7 +63,7 @@ class Stage:
         self.base_url = base_url
 
     def reset(self) -> None:
-        """StartCall the storm anew, with the next request."""
+        """Begin the storm anew, with the next request."""
         url = self.base_url.removesuffix("/v1") + "/_provider/reset"
         urllib.request.urlopen(urllib.request.Request(url, method="POST"), timeout=10).close()  # noqa: S310
 

@@ -1,4 +1,4 @@
-"""The pool of connections of an HTTP library: its size, HTTP/2, connection retries, and whom it trusts."""
+"""Check a client's connections: pool size, HTTP/2, connection retries, trusted certificates, addresses, keys."""
 
 import ssl
 import sys
@@ -103,7 +103,7 @@ def _of_sdk(way: RequestPath) -> int | None:
     return None
 
 
-# ---------------------------------------------------------------- where a client sends, and with what: a key over plain http, an address that is none
+# ---------------------------------------------------------------- addresses and keys
 
 _NO_KEY = "<missing API key>"  # so openai's clients of Azure say that they have another credential
 _KEY_HEADERS = ("authorization", "x-api-key", "api-key", "x-goog-api-key")

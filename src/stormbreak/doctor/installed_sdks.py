@@ -1,4 +1,4 @@
-"""Which SDKs are installed here, over which HTTP library, with which defaults; and what to know of them."""
+"""The installed SDKs: their HTTP library, their defaults, and what to know of them."""
 
 import ast
 import re
@@ -11,7 +11,8 @@ from pathlib import Path
 from stormbreak.doctor.findings import LONG, Finding, Severity
 from stormbreak.doctor.sdks import NONE, SDKS, Default, Sdk
 
-# ---------------------------------------------------------------- reads defaults from the source of an installed package, without importing it: to import one may take seconds, or act
+# ---------------------------------------------------------------- defaults, read from source
+# The package is not imported: an import may take seconds, or have side effects.
 
 _LARGEST = 4_000_000  # bytes of a module that is read
 _WRAPPERS = frozenset({"Field", "get_env_int", "Timeout"})
@@ -98,7 +99,7 @@ def _wrapped(call: ast.Call) -> ast.expr:
     raise Unreadable
 
 
-# ----------------------------------------------------------------
+# ---------------------------------------------------------------- installed SDKs
 
 _LIBRARIES = ("httpx2", "httpx")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")

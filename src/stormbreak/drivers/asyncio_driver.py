@@ -223,7 +223,7 @@ class AsyncioDriver:
             return None
 
     async def _wait(self, flow: Flow, command: Wait | WaitFor) -> None:
-        """Wait as told; raise SentAwayError if nobody may wait any more."""
+        """Wait as told; raise RejectedWhileClosingError if nobody may wait any more."""
         under_way = self._active_calls
         under_way.may_wait()
         loop = asyncio.get_running_loop()

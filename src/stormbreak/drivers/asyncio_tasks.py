@@ -1,4 +1,4 @@
-"""Attempts of one call that are under way at the same time, each in a task of its own."""
+"""Tasks of the asyncio driver: the attempts of one call that run at the same time, and all active calls."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -98,10 +98,11 @@ def _lost(task: "asyncio.Task[Outcome]") -> None:
         task.result().value.close()
 
 
-# ---------------------------------------------------------------- what is under way in one driver, on whichever event loops: who waits, who sends, who reads a stream; and how it is ended
-# *Drained*: what was sent is answered, and who waits is sent away. *Closed*, on one loop or on all: who waits is sent
-# away, attempts are cancelled, streams end for their readers, and whoever comes later is refused. What a call held is free
-# then, and counts neither as success nor as failure.
+# ---------------------------------------------------------------- active calls
+# Who waits, sends or reads a stream in one driver, on any event loop; and how to end it. *Drained*:
+# attempts in flight finish, queued calls are rejected. *Closed*, on one loop or on all: queued
+# calls are rejected, attempts are cancelled, streams end for their readers, and later calls are
+# rejected. What a call held is free then, and counts neither as success nor as failure.
 
 
 class StreamCutError(Exception):
@@ -138,7 +139,7 @@ class UnderWay:
         """See whether one may wait on the running loop.
 
         Raises:
-            SentAwayError: nobody may.
+            RejectedWhileClosingError: nobody may.
         """
         if self.ending and (self._drained or self.closed_here()):
             raise RejectedWhileClosingError

@@ -1,4 +1,4 @@
-"""An answer that its caller reads while it comes: the rest of a flow, from its first output to its end.
+"""Deliver a stream to its caller: the rest of a flow, from its first output to its end.
 
 The flow is resumed once, with what the whole stream came to. Whoever holds a `Delivery` says so with `end`, or gives
 it up with `close`; one that is dropped, by the garbage collector and on whatever thread, is closed as well.
@@ -22,7 +22,7 @@ from stormbreak.types import (
     Verdict,
 )
 
-# ---------------------------------------------------------------- what all who wait share: when to look unasked, and how a call ends whose client is drained or closed
+# ---------------------------------------------------------------- shared by all waiting calls
 
 LOOK_AGAIN = 5.0
 """Who waits in a queue looks again within one to two times so many seconds, unasked: the one that keeps the time
@@ -51,7 +51,7 @@ def check_ticket(ticket: Ticket) -> float:
     return LOOK_AGAIN * (1 + ticket.call.number % 64 / 64)
 
 
-# ----------------------------------------------------------------
+# ---------------------------------------------------------------- delivery
 
 
 class Delivery:

@@ -1,6 +1,6 @@
-"""Why calls to a target are slow now, as one line of plain words, from the target's snapshot.
+"""Explain from one target's snapshot why its calls are slow, and keep the attempt history of a request.
 
-Pure: the caller passes the time of day. The line names only what holds calls back, the strictest gate first.
+Pure: the caller passes the time of day. `slow_reason` names only what holds calls back, the strictest gate first.
 """
 
 from collections.abc import Iterator, Mapping
@@ -82,7 +82,7 @@ def _clock(at: datetime, seconds: float) -> str:
     return f"{until:%H:%M}" if until.date() == at.date() else f"{until:%Y-%m-%d %H:%M}"
 
 
-# ---------------------------------------------------------------- what was tried for one request: for headers, for notes on exceptions, and for `explain`
+# ---------------------------------------------------------------- attempt history
 
 KEPT_AS = "stormbreak"
 """Under this name a story is kept among the extensions of a response, and on an exception."""

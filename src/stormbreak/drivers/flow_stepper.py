@@ -1,6 +1,6 @@
-"""Stepping flows under the engine's lock: what every driver shares.
+"""Step flows under the engine's lock: what every driver shares.
 
-A step is a turn at the engine (`turns`). Afterwards, with the lock released, the owners of woken tickets are
+A step is a turn at the engine (`turn_lock`). Afterwards, with the lock released, the owners of woken tickets are
 woken and events are delivered.
 """
 
@@ -50,7 +50,7 @@ class Stepper(TurnLock[Flow, _Left]):
         self._warned: dict[int, Callable[[], object]] = {}  # by id, which a later listener may have
         super().__init__()
         self.look = WeakMethod(self.snapshot)
-        if steps_alone:  # else `sharing` sees to it
+        if steps_alone:  # else `shared_stepper` sees to it
             engine.look = self.look
 
     def _begin(self) -> None:
@@ -272,7 +272,7 @@ def _reference(listener: object) -> Callable[[], object]:
         return lambda: listener
 
 
-# ---------------------------------------------------------------- one engine, one stepper: however many drivers, event loops and threads there are
+# ---------------------------------------------------------------- one stepper for each engine
 # The lock is the stepper's. Two steppers on one engine would step its flows at the same time.
 
 _lock = new_lock()

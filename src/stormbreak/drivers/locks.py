@@ -6,7 +6,7 @@ closed. So every lock here is reentrant, is made by `new_lock`, and is free agai
 
 - nothing waits: not for another thread, not for a loop, not for the start of a thread;
 - nothing is called that can be left out: listeners, log handlers and users' functions come after it is released;
-- the data is in order at each point where such code can come in, or that code is postponed (`turns`).
+- the data is in order at each point where such code can come in, or that code is postponed (`turn_lock`).
 
 Code that waits for another thread asks `may_wait` first where it can run in a finalizer. Where a lock would only guard a
 single operation, use none: an operation of a dict, set or deque cannot be interrupted (`LiveSet`, `cached_value`).

@@ -1,1 +1,1 @@
-"""The engine around any function: not only an LLM API has storms."""
+"""Retries, limits and circuit breakers for any Python function: not only LLM APIs have storms."""

@@ -1,4 +1,4 @@
-"""One attempt at whatever a user does, as a context: what it raises, or returns, is judged when it is left."""
+"""One attempt at a user's function, as a context that classifies its end; and the attempt history of a call."""
 
 from contextlib import AbstractContextManager, suppress
 from types import TracebackType
@@ -16,7 +16,7 @@ from stormbreak.functions.nesting import HELD, Held, innermost, record_given_up,
 from stormbreak.functions.outcome_rules import Rules
 from stormbreak.types import CallResult, Outcome, Target, Verdict
 
-# ---------------------------------------------------------------- how a call says what was tried when it ends with the user's own exception: notes, a story for `explain`, and a word to calls outside
+# ---------------------------------------------------------------- attempt history
 
 _MAX_NOTES = 64  # on one exception: some raise the same object again and again
 
@@ -56,7 +56,7 @@ def give_up(error: BaseException) -> None:
         outer.given_up = error
 
 
-# ----------------------------------------------------------------
+# ---------------------------------------------------------------- attempt
 
 _COMMITTED = Outcome(Verdict.OK, committed=True)
 

@@ -220,7 +220,7 @@ class Resilient:
         return HELD.get() is not None and rides(self.engine, self.target)
 
     def _begin(self, *, streams: bool = False) -> Course | None:
-        """StartCall a call, unless it is a part of one that is under way here."""
+        """Begin a call, unless it is a part of one that is under way here."""
         if self._joins_outer_attempt():
             return None
         engine, target = self.engine, self.target

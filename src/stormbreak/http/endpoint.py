@@ -1,4 +1,4 @@
-"""Where requests may go, and the key that belongs there.
+"""Origins and their API keys: where requests may go, and which key belongs there.
 
 A key belongs to one origin and is never sent to another. Redirects are not followed, so the origin of a
 request is known before it is sent.
@@ -190,13 +190,14 @@ def _shown(parts: SplitResult) -> str:
 
 
 def _host_in(parts: SplitResult) -> str:
-    """The host in quotes. SuccessBody names often look like a token, so of those only a familiar key is hidden."""
+    """The host in quotes. Whole names often look like a token, so of those only a familiar key is hidden."""
     host = parts.netloc.rpartition("@")[2]  # as it was written, for a key has capitals
     hidden = has_key_prefix(host, any_case=True) or ("." not in host and holds_token(host))
     return _HIDDEN if hidden else repr(parts.hostname)
 
 
-# ---------------------------------------------------------------- keys that a function gives, since they change: asked for each attempt, so that a retry has the key of its own time
+# ---------------------------------------------------------------- keys from a function
+# The function is called for each attempt, so that a retry has the key of its own time.
 
 KeyFunction: TypeAlias = Callable[[], str | Awaitable[str]]
 """Gives a key, or a coroutine that does. It runs on the event loop: one that blocks should be a coroutine function."""

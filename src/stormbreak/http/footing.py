@@ -1,6 +1,6 @@
-"""What a call stands on: its policy, and where it may go. A call keeps what it began with.
+"""The target config of a call: its policy, and where it may go. A call keeps what it began with.
 
-A client stands on one footing, or on one of those that a settings file gives at the time of the call.
+A client has one target config, or takes one of a settings file at the time of the call.
 """
 
 from collections.abc import Callable
@@ -93,7 +93,7 @@ class SingleTarget:
 
 
 class Pool:
-    """Footings of which one is chosen for each call; the others are its first fallback.
+    """Target configs of which one is chosen for each call; the others are its first fallback.
 
     `order` puts the targets of a step into the order of their turns.
     """
@@ -133,7 +133,7 @@ class Pool:
 
 
 def model_of(named: object, footing: TargetConfig) -> str:
-    """The model of a payload, by the footing where it names none.
+    """The model of a payload, by the target config where it names none.
 
     Raises:
         ConfigurationError: neither names one.

@@ -1,4 +1,4 @@
-"""What one reading of a settings file comes to: the footings of its targets and pools.
+"""What one reading of a settings file comes to: the target configs of its targets and pools.
 
 A generation is made whole before it takes the place of the one before, so that a wrong file changes nothing.
 """

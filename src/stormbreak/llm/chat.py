@@ -1,6 +1,6 @@
-"""A chat completion, or a text completion, put together from the chunks of its stream.
+"""Chat and text completions: assembled from the chunks of a stream, or watched while they arrive.
 
-Chunks carry deltas, which are joined as `pieces` says; tool calls are joined by their index. What stands
+Chunks carry deltas, which a `JsonAccumulator` joins; tool calls are joined by their index. What stands
 beside the delta of a choice is no delta: there, text replaces the text before. A whole message stands for the deltas
 of a choice that had none. What comes out has the form
 of the answer that the same call would have got unstreamed; fields that nobody knows here pass through.
@@ -236,7 +236,7 @@ def usage_in(chunk: dict[str, Any]) -> Any:
     return chunk.get("usage") or (own.get("usage") if isinstance(own, dict) else None)
 
 
-# ---------------------------------------------------------------- what tells how a streamed chat completion goes, without the completion itself
+# ---------------------------------------------------------------- watchers
 
 _KEY = b'"finish_reason"'
 _NULL = b'"finish_reason":null'

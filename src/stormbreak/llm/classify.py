@@ -1,6 +1,6 @@
 """From an HTTP answer to its verdict: the tables applied, in one order.
 
-1. A success is read as what it should be (`complete`); an error inside it counts as the error it names.
+1. A success is read as what it should be (`completeness`); an error inside it counts as the error it names.
 2. The status of an error gives the verdict, and the default where the status is unknown.
 3. A code may make a final verdict out of any other, for it knows why. It may tell the kinds of 5xx apart.
    It never makes a final 4xx retryable, and never turns a 429 into ill health.
@@ -8,7 +8,7 @@
 5. A throttle by a quota that does not come back within the day is final. So is a failure of which the server
    says that it must not be sent again, and names no time to come back. A throttle of which it says so is `forbidden`.
 
-No input raises. Nothing a provider wrote in free text gets into a Reading, save the answer itself.
+No input raises. Nothing a provider wrote in free text gets into a `ParsedResponse`, save the answer itself.
 """
 
 import re

@@ -116,7 +116,7 @@ def read_body(
 
 
 def _has_too_many(body: bytes, shape: Shape, wanted: int | None) -> bool:
-    """Whether the list that a reader makes objects of is longer than MOST_ITEMS.
+    """Whether the list that a reader makes objects of is longer than MAX_ITEMS.
 
     Each item would take about 100 bytes: 32 MiB of empty ones took 4 s and 1.2 GB.
     """

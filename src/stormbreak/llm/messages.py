@@ -1,4 +1,4 @@
-"""Whether a body is a complete answer of Anthropic's Messages API, and what it says if it is."""
+"""Anthropic's Messages API: read a complete answer; assemble or watch a streamed one."""
 
 from typing import Any
 
@@ -57,10 +57,11 @@ def read_message(body: bytes, request_id: str | None, _: int | None) -> ParsedRe
     )
 
 
-# ---------------------------------------------------------------- a streamed answer of Anthropic's Messages API
-# `message_start` brings the message without its content; each block of it begins with `content_block_start`, grows
-# by `content_block_delta` and ends with `content_block_stop`; `message_delta` says why the message ended, and
-# `message_stop` that this was all. `ping` and events of kinds that are not known here say nothing.
+# ---------------------------------------------------------------- streamed messages
+# `message_start` brings the message without its content; each block of it begins with
+# `content_block_start`, grows by `content_block_delta` and ends with `content_block_stop`;
+# `message_delta` says why the message ended, and `message_stop` that this was all. `ping` and
+# events of kinds that are not known here say nothing.
 
 END = "message_stop"
 _INPUT = "partial_json"

@@ -1,4 +1,4 @@
-"""The providers that are known by name."""
+"""The providers that are known by name, and the headers in which an API expects its key."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -55,12 +55,14 @@ def preset(name: str) -> KnownProvider:
     return known
 
 
-# ---------------------------------------------------------------- in which header an API wants its key, and what else it wants to be told
-# A host that is known decides. Of all others, what is asked for does: the header is `Authorization`, except that a
-# message of Anthropic's API goes with `x-api-key` as well, since the many that speak that API do not agree. vLLM and
-# Ollama read `Authorization` alone (vllm#51572, ollama#16922), proxies to Anthropic `x-api-key` alone, gateways either.
-# Anthropic itself is reported to refuse both together (moeru-ai/airi#2098), and so a key of its own kind goes in
-# `x-api-key` alone, wherever it goes. Azure takes messages by `x-api-key` (continue#11513) and all else by `api-key`.
+# ---------------------------------------------------------------- key headers
+# In which header an API expects its key, and what else it requires. A host that is known decides.
+# Of all others, what is asked for does: the header is `Authorization`, except that a message of
+# Anthropic's API goes with `x-api-key` as well, since the many that speak that API do not agree.
+# vLLM and Ollama read `Authorization` alone (vllm#51572, ollama#16922), proxies to Anthropic
+# `x-api-key` alone, gateways either. Anthropic itself is reported to refuse both together
+# (moeru-ai/airi#2098), and so a key of its own kind goes in `x-api-key` alone, wherever it goes.
+# Azure takes messages by `x-api-key` (continue#11513) and all else by `api-key`.
 
 AUTHORIZATION, X_API_KEY, API_KEY = "Authorization", "x-api-key", "api-key"
 VERSION = {"anthropic-version": "2023-06-01"}

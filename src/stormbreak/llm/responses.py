@@ -1,4 +1,4 @@
-"""Whether a body is a complete answer of the Responses API, and what it says if it is.
+"""The Responses API: read a complete answer; assemble or watch a streamed one.
 
 `completed` and `incomplete` are answers, the second one with the reason why it ended early. One that is not
 finished yet, or was cancelled, answers a call for the background: it cannot be followed here, and to ask for it
@@ -95,9 +95,10 @@ def _text_of(item: _Item) -> str:
     return "".join(text for text in texts if isinstance(text, str))
 
 
-# ---------------------------------------------------------------- a streamed answer of the Responses API: its last event carries the whole
-# `response.completed` and `response.incomplete` end a stream, `response.failed` fails it. What comes before is for
-# those who show it as it comes; the first delta is the first output, not `response.created`.
+# ---------------------------------------------------------------- streamed responses
+# The last event carries the whole response. `response.completed` and `response.incomplete` end a
+# stream, `response.failed` fails it. What comes before is for those who show it as it comes; the
+# first delta is the first output, not `response.created`.
 
 ENDS = {"response.completed": "completed", "response.incomplete": "incomplete"}
 _FAILED = "response.failed"

@@ -16,8 +16,9 @@ from collections.abc import Iterator, Mapping
 
 from stormbreak.llm.time_formats import duration, number, parse_http_date, rfc3339, wait
 
-# ---------------------------------------------------------------- when a limit is whole again, in every form in which servers write it, as seconds from now
-# `1s`, `6m0s`, `2m59.56s`, `12ms`, `1d2h`; `30`, `8.64`; `2026-11-24T22:00:30Z`; a point in time in seconds or in
+# ---------------------------------------------------------------- reset times
+# When a limit is whole again, as seconds from now, in every form that servers write: `1s`, `6m0s`,
+# `2m59.56s`, `12ms`, `1d2h`; `30`, `8.64`; `2026-11-24T22:00:30Z`; a point in time in seconds or in
 # milliseconds since 1970. A bare number of 30 days or more is a point in time, not a span.
 
 EPOCH_FROM = 30 * 86_400
@@ -38,7 +39,7 @@ def parse_reset(text: str, now: float) -> float | None:
     return seconds - now if seconds >= EPOCH_FROM else seconds
 
 
-# ----------------------------------------------------------------
+# ---------------------------------------------------------------- Retry-After
 
 _MILLISECONDS = ("retry-after-ms", "x-ms-retry-after-ms", "x-amz-retry-after")
 WAITS = (*_MILLISECONDS, "retry-after")

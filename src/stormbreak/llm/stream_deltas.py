@@ -1,13 +1,14 @@
-"""The parts of an event's data, each of the kind that it must be; anything else is a malformed chunk."""
+"""Deltas of a stream: check the parts of each event, and join JSON values that arrive in pieces."""
 
 from typing import Any, Protocol
 
-# ---------------------------------------------------------------- jSON values that come in pieces, as the deltas of a stream bring them
-# Text is joined, a list is extended, an object grows field by field; a number or a boolean replaces the one
-# before, unless it is 0 or false; null says nothing. Where kinds clash, an empty text, list or object gives
-# way, and anything else is refused: nothing that a provider sent may get lost in silence. Three exceptions:
+# ---------------------------------------------------------------- JSON in pieces
+# Text is joined, a list is extended, an object grows field by field; a number or a boolean replaces
+# the one before, unless it is 0 or false; null says nothing. Where kinds clash, an empty text, list
+# or object gives way, and anything else is refused: nothing that a provider sent may get lost in
+# silence. Three exceptions:
 #
-# - `id`, `type` and `role` are said, not told: they never come in pieces, and providers repeat them;
+# - `id`, `type` and `role` are never joined: they never come in pieces, and providers repeat them;
 # - a `name` that repeats what is there already is a repetition, not a piece;
 # - `content` may change between text and a list of parts: the text becomes a part of its own.
 
@@ -141,7 +142,7 @@ def _kind(piece: object) -> type:
     return float
 
 
-# ----------------------------------------------------------------
+# ---------------------------------------------------------------- parts of an event
 
 
 def expect_object(value: object) -> dict[str, Any]:
@@ -203,7 +204,7 @@ def brings_output(delta: dict[str, Any]) -> bool:
     )
 
 
-# ---------------------------------------------------------------- what follows a stream event by event, in whatever format; and what those share that keep an answer beside its marks
+# ---------------------------------------------------------------- event consumers
 
 
 class EventConsumer(Protocol):

@@ -1,8 +1,8 @@
-"""What bytes of a stream are, as they come: events to follow, or a plain body in their place.
+"""Read the bytes of a stream as events, or as a plain body in their place; and assemble the answer.
 
 A server that answers a streaming request with a plain body (an error, JSON, a page of HTML) is read as
 such: what opens with a brace, a bracket or a tag is no event stream, whatever its content type says.
-What is kept of the events is for the follower to say.
+What is kept of the events is for the consumer to say.
 """
 
 from abc import ABC, abstractmethod
@@ -219,11 +219,13 @@ class StreamReader(ABC):
         return read_answer(answer, self._shape, choices=self._choices, inputs=self._inputs)
 
 
-# ---------------------------------------------------------------- a streamed answer, put together, read to its end and judged like a plain one (law 15)
-# A chat completion is complete when every choice has said why it finished. The closing ``[DONE]`` is not asked
-# for where the body ends rightly, or usage follows in an event of its own: some providers omit it. Without either, silence or
-# a cut after the finish reasons makes no answer: some relays write a finish reason into every chunk. A response is complete with
-# ``response.completed`` (or ``incomplete``), a message with ``message_stop``.
+# ---------------------------------------------------------------- assembler
+# The assembled answer is classified like a plain one (law 15). A chat completion is complete when
+# every choice has said why it finished. The closing ``[DONE]`` is not asked for where the body ends
+# rightly, or usage follows in an event of its own: some providers omit it. Without either, silence
+# or a cut after the finish reasons makes no answer: some relays write a finish reason into every
+# chunk. A response is complete with ``response.completed`` (or ``incomplete``), a message with
+# ``message_stop``.
 
 
 class StreamAssembler(StreamReader):

@@ -1,4 +1,4 @@
-"""Dates as HTTP and JSON write them, as unix epoch seconds: arithmetic only, no clock, no time zone data.
+"""Dates and durations as servers write them, in seconds: arithmetic only, no clock, no time zone data.
 
 HTTP has three forms (RFC 9110, 5.6.7), all of them in GMT: ``Sun, 06 Nov 1994 08:49:37 GMT``,
 ``Sunday, 06-Nov-94 08:49:37 GMT`` and ``Sun Nov  6 08:49:37 1994``. Servers also write ``UTC``, ``+0000``, another offset or
@@ -100,7 +100,7 @@ def _days(year: int, month: int, day: int) -> int:
     return year * 365 + year // 4 - year // 100 + year // 400 + day_of_year - 719_468
 
 
-# ---------------------------------------------------------------- spans of time as servers write them: plain numbers, Go durations and a few English words
+# ---------------------------------------------------------------- durations
 
 LONGEST = 10 * 365 * 86_400.0
 """Ten years stand for every longer wait: no call waits that long, so all of them fail at once."""

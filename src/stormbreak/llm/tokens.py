@@ -1,6 +1,6 @@
-"""How many tokens a request will use, told from its body before it is sent.
+"""Token counts: read from an answer, estimated from a request's body, and bounded from above by it.
 
-An estimate and no count: a quarter of the bytes, and the most that the answer may have (`max_tokens` and its other names,
+The estimate is no count: a quarter of the bytes, and the most that the answer may have (`max_tokens` and its other names,
 for each of `n` choices). This is what providers themselves reserve. What the answer says it used is settled afterwards.
 
 Pictures and other data in base64 are tokens of another kind: they count as `DATA` each, whatever their size. Where
@@ -16,7 +16,7 @@ from stormbreak.llm.models import NO_USAGE
 from stormbreak.llm.surrogates import UNREADABLE
 from stormbreak.types import Usage
 
-# ---------------------------------------------------------------- tokens, as a provider counted them, out of the `usage` object of an answer
+# ---------------------------------------------------------------- usage of an answer
 
 _READ, _WRITTEN = "cache_read_input_tokens", "cache_creation_input_tokens"
 _TIMES = "cache_creation"  # the latter, by how long it is kept
@@ -95,7 +95,7 @@ def _count(value: Any) -> int:
     return int(value)
 
 
-# ----------------------------------------------------------------
+# ---------------------------------------------------------------- estimate
 
 BYTES_PER_TOKEN = 4
 ANSWER = 512
@@ -128,16 +128,18 @@ def estimate(body: bytes, *, bound: Any = None, choices: int = 1, answers: bool 
     return prompt + max(1, choices) * (bound if bounded else ANSWER)
 
 
-# ---------------------------------------------------------------- the most tokens that a request can be billed for, told from its body before it is sent
-# A token of text stands for one byte of it at least, and JSON makes no text shorter; what a template adds to each message
-# is less than the JSON around it. So the bytes of the body, and what templates put around the whole of it, bound the prompt.
-# The answer is bounded by what the body says (`max_tokens` and its other names, for each of `n` choices). All of the prompt
-# may be written to a cache: for an hour, where the body says for how long something is kept there.
+# ---------------------------------------------------------------- upper bound
+# A token of text stands for one byte of it at least, and JSON makes no text shorter; what a
+# template adds to each message is less than the JSON around it. So the bytes of the body, and what
+# templates put around the whole of it, bound the prompt. The answer is bounded by what the body
+# says (`max_tokens` and its other names, for each of `n` choices). All of the prompt may be written
+# to a cache: for an hour, where the body says for how long something is kept there.
 #
-# Pictures are billed by their size, which no body tells: each counts as `PICTURE`. Of some requests nothing in the body
-# tells the most: they refer to what lies on the server (files, earlier answers, stored prompts), or have tools run there;
-# they hold a document, such as a PDF, whose pages are billed however few bytes they have; they leave the model to the server,
-# or ask for what is dearer than its text: the priority tier, sounds, pictures.
+# Pictures are billed by their size, which no body tells: each counts as `PICTURE`. Of some requests
+# nothing in the body tells the most: they refer to what lies on the server (files, earlier answers,
+# stored prompts), or have tools run there; they hold a document, such as a PDF, whose pages are
+# billed however few bytes they have; they leave the model to the server, or ask for what is dearer
+# than its text: the priority tier, sounds, pictures.
 
 TEMPLATE = 64
 TOOLS = 2048

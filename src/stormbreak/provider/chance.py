@@ -48,7 +48,7 @@ class Lognormal:
 
     @classmethod
     def of(cls, *, mean: float, cv: float, least: float = 0.0, most: float = math.inf) -> Self:
-        """TargetOrder the distribution by its mean and its coefficient of variation, before the cut."""
+        """Choose the distribution by its mean and its coefficient of variation, before the cut."""
         variance = math.log(1.0 + cv * cv)
         mu = math.log(mean) - variance / 2 if mean > 0 else -math.inf
         return cls(mu=mu, sigma=math.sqrt(variance), least=least, most=most)

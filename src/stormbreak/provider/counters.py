@@ -1,4 +1,4 @@
-"""What happened to the requests of one party (the clients, or the crowd), counted."""
+"""Counters of the provider: the requests of one party (clients or crowd), and the attempts that it bills."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -74,7 +74,8 @@ def peak_arrivals(*tallies: Tally) -> int:
     )
 
 
-# ---------------------------------------------------------------- what the provider bills: every attempt that it has worked for, whether or not its answer reached anybody
+# ---------------------------------------------------------------- billing
+# Every attempt that the provider has worked for, whether or not its answer reached anybody.
 
 
 class Billed(NamedTuple):

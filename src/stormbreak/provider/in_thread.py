@@ -44,11 +44,11 @@ class RunningProvider:
         return self._ask(self._server.stats)
 
     def billed(self) -> dict[str, Billed]:
-        """What was billed by now, by the digest of the request: see `request_digest` in `provider.formats.understand`."""
+        """What was billed by now, by the digest of the request: see `request_digest` in `provider.formats.registry`."""
         return self._ask(lambda: dict(self._server.billing.by_digest))
 
     def reset(self) -> None:
-        """StartCall the scenario anew, with the next request."""
+        """Begin the scenario anew, with the next request."""
         self._ask(self._server.reset)
 
     def _ask(self, question: Callable[[], T]) -> T:

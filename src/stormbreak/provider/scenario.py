@@ -204,7 +204,7 @@ class Burst:
 class Load:
     """What the clients under test do: read by the simulator, where they replace the crowd; ignored on sockets.
 
-    With `keep_background_traffic` the crowd stays, and the clients come on top of it.
+    With `beside_crowd` the crowd stays, and the clients come on top of it.
 
     `processes`, `deadline` and `timeout` are N, D and T of the storm tables. `trigger_at` and `trigger_until`
     bound what is measured as the trigger, which must end `RECOVERY_WINDOW` seconds before the scenario does. A call has
@@ -218,7 +218,7 @@ class Load:
     herds: tuple[Burst, ...] = ()
     times: tuple[Seconds, ...] = ()
     sizes: tuple[Depth, ...] = ()
-    keep_background_traffic: bool = False
+    beside_crowd: bool = False
     arrivals: Literal["poisson", "even"] = "poisson"
     processes: Count = 1
     deadline: Span = 30.0

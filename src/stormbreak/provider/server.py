@@ -1,4 +1,4 @@
-"""The provider on real sockets: the model's time runs with the clock, its replies become scripts on connections.
+"""The provider on real sockets: model time follows the clock, replies become scripts on connections.
 
 It listens on 127.0.0.1 only. Scenario time begins with the first request for work.
 """
@@ -30,7 +30,7 @@ from stormbreak.provider.routes import Routes
 from stormbreak.provider.scenario import Scenario
 from stormbreak.provider.scripts import Script
 
-# ---------------------------------------------------------------- scenario time on the wall: it begins once, runs `speed` times as fast as the clock, and rings when asked
+# ---------------------------------------------------------------- scenario time
 # One timer serves everybody: it rings at most once a millisecond, however much is going on.
 
 _TICK = 0.001
@@ -88,7 +88,7 @@ class Pace:
             self._timer = None
 
 
-# ---------------------------------------------------------------- whoever wants to know what the embedded provider saw of each request, and when, in scenario time
+# ---------------------------------------------------------------- request observer
 
 
 class RequestObserver(Protocol):
@@ -101,7 +101,7 @@ class RequestObserver(Protocol):
         """A good answer to it has been written whole, to a connection that was still there."""
 
 
-# ----------------------------------------------------------------
+# ---------------------------------------------------------------- server
 
 HOST = "127.0.0.1"
 
@@ -157,7 +157,7 @@ class ProviderServer:
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def close(self) -> None:
-        """NoRetry listening and end every connection."""
+        """Stop listening and end every connection."""
         self._pace.stop()
         if self._server is not None:
             self._server.close()
@@ -172,7 +172,7 @@ class ProviderServer:
         self._begin()
 
     def play(self, scenario: Scenario, witness: RequestObserver | None = None) -> None:
-        """Reset, with another scenario and before another witness; which models there are, and keys, stays."""
+        """Reset, with another scenario and before another observer; which models there are, and keys, stays."""
         self.scenario = scenario
         self._witness = witness
         self.reset()

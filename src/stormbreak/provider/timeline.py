@@ -1,4 +1,4 @@
-"""Which requests a trouble picks, besides chance."""
+"""The faults of a scenario laid out in time, and which requests a fault picks."""
 
 import math
 from dataclasses import dataclass
@@ -35,7 +35,7 @@ def _written(text: str) -> bytes:
     return msgspec.json.encode(text)[1:-1]
 
 
-# ---------------------------------------------------------------- the troubles of a scenario laid out in time, as spells during which nothing changes
+# ---------------------------------------------------------------- phases of a scenario
 # A ramp becomes short steps. The model then only ever asks what the present spell says.
 
 _RAMP_STEP = 0.25

@@ -73,7 +73,7 @@ class Clock:
 
 
 def clock_for(span: float) -> Clock:
-    """TargetOrder the unit that a span of so many seconds is best read in."""
+    """Choose the unit that a span of so many seconds is best read in."""
     if span < 600:
         return Clock("seconds", 1.0)
     return Clock("minutes", 60.0) if span < 4 * 3600 else Clock("hours", 3600.0)

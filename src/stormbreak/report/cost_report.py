@@ -1,4 +1,4 @@
-"""The report of `stormbreak cost` and of an estimate: what came of it, bars or savings, the tables, and what to know of them."""
+"""The report of `stormbreak cost` and of an estimate: result, bars or savings, tables and notes."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal
@@ -15,7 +15,7 @@ from stormbreak.report.drawing import drawing_of
 from stormbreak.report.page import Bar, Card, Chart, Page, Section, Table, keys_of
 from stormbreak.report.picture import BarBlock, Picture, Tile
 
-# ---------------------------------------------------------------- what a move saves, month by month, against what it costs once: as a chart and as cards
+# ---------------------------------------------------------------- savings chart and cards
 
 SAVINGS = "Savings against the cost of the move"
 
@@ -55,7 +55,7 @@ def savings_cards(case: Case, currency: Currency) -> list[Card]:
     share, returned = case.share, case.returned
     return [
         Card(
-            name="CircuitSnapshot a month",
+            name="Saved a month",
             figure=currency.told(case.saving),
             about=f"{currency.told(case.current)} now, {currency.told(case.candidate)} then",
         ),
@@ -90,7 +90,7 @@ def _scale(most: Decimal) -> tuple[int, str]:
     return next((each for each in _SCALES if most >= _LARGE * each[0]), (1, ""))
 
 
-# ----------------------------------------------------------------
+# ---------------------------------------------------------------- report
 
 BARS, BARS_OF_PICTURE, BLOCKS_OF_PICTURE = 20, 12, 4
 """Bars of a chart at the most; and how many of how many charts are in a picture. All amounts stand in the tables."""

@@ -1,4 +1,4 @@
-"""Draws panels with matplotlib: as a drawing for a page (`svg.py`), or together in one picture (`picture.py`).
+"""Draw panels with matplotlib: as SVG in a page, or together in one picture (`picture.py`).
 
 No pyplot. matplotlib reads some settings from one place for the whole process only; they are set for the time of a drawing,
 under a lock, and put back. Whatever the user's own settings file says does not matter.
@@ -138,7 +138,8 @@ def _marked(line: Line) -> list[int]:
     return there[min(offset, len(there) - 1) :: step]
 
 
-# ---------------------------------------------------------------- a panel as a drawing that stands in a page: text is text, colours are the page's, and nothing refers to elsewhere
+# ---------------------------------------------------------------- panel as SVG
+# Text is text, colours are those of the page, and nothing refers to other files.
 
 WIDTH, HEIGHT = 440, 232
 """Of a drawing, in its own units. A column of a page is about so wide, a telephone a little less."""

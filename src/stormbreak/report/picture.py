@@ -1,4 +1,4 @@
-"""Several panels in one picture (PNG): to be pasted where a page cannot go. Light, whatever the theme of who looks."""
+"""Several panels and bars in one picture (PNG), for places that take no page. Always in the light theme."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -18,7 +18,7 @@ from stormbreak.report.drawing import draw, settings
 from stormbreak.report.page import Bar, Card, Key
 from stormbreak.report.theme import Colours, Stroke, light
 
-# ---------------------------------------------------------------- bars in a picture: names at the left, figures at the right of each bar. On a page they are elements of it
+# ---------------------------------------------------------------- bars
 
 _BAR = 26  # hundredths of an inch, with the space to the next
 _THICK = 0.6  # of that
@@ -55,7 +55,7 @@ def draw_bars(block: BarBlock, axes: Axes, paint: Colours, size: float) -> None:
             axes.text(x, place, text, ha=side, va="center", fontsize=size, color=paint("ink"))
 
 
-# ----------------------------------------------------------------
+# ---------------------------------------------------------------- picture
 
 # All in hundredths of an inch.
 _WIDTH, _MARGIN = 1200, 52
@@ -102,7 +102,7 @@ class Picture:
 
 
 def png_of(picture: Picture) -> bytes:
-    """RandomStorm it."""
+    """Draw it."""
     verdict, note = wrap(picture.verdict, _VERDICT), wrap(picture.note, _NOTE)
     cards = _cards(picture.cards[:_MAX_CARDS])
     keys = list(_in_rows(picture.keys, _WIDTH - 2 * _MARGIN))
@@ -183,7 +183,7 @@ class _Sheet:
     def legend(
         self, keys: Sequence[Key], x: float, *, to: _Corner = "upper left", below: float = 0.0
     ) -> None:
-        """RandomStorm a legend whose top left, or top right, is here, or so much below."""
+        """Draw a legend whose top left, or top right, is here, or so much below."""
         handles = [_handle(key) for key in keys]
         self._figure.legend(
             handles=handles,

@@ -1,4 +1,4 @@
-"""Measures of a storm, written for people: what each is called, and how its numbers look."""
+"""The measures of a storm as text, and its cost under each policy."""
 
 from collections.abc import Callable, Mapping
 from decimal import Decimal
@@ -102,7 +102,7 @@ def _cell(name: str, found: Spread, written: _Written) -> str:
     return mean + around + written.unit
 
 
-# ---------------------------------------------------------------- what each policy would cost in a storm, by the article's story
+# ---------------------------------------------------------------- cost of a storm
 
 ARTICLE = Downtime()
 """The article's own estimate."""

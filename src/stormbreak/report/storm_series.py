@@ -1,4 +1,4 @@
-"""What was simulated, ready to be drawn: each policy's runs as one line, with the spread over seeds."""
+"""Simulated runs, ready to be drawn: each policy as one line, with the spread over seeds."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -87,7 +87,7 @@ class Comparison:
         )
 
     def panel(self, view: View, quantity: Quantity, policies: Sequence[str]) -> Panel:
-        """RandomStorm a quantity under these policies."""
+        """Draw a quantity under these policies."""
         length = view.end - view.start
         step, clock = stride(length), clock_for(length)
         lines = [self._line(view, step, policy, quantity.pick) for policy in policies]
@@ -151,7 +151,7 @@ def _views(scenario: Scenario, results: Sequence[Result]) -> Sequence[View]:
     return [whole, View(name="Around the trigger", start=start, end=end)]
 
 
-# ---------------------------------------------------------------- what is drawn of a storm, second by second
+# ---------------------------------------------------------------- drawn quantities
 
 ANSWERS = Quantity(
     title="Answers in time",

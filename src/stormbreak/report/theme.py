@@ -68,7 +68,7 @@ _STAND_INS = {role: f"#0a0b{number:02x}" for number, role in enumerate(TONES, 1)
 
 
 def light(role: str) -> str:
-    """Colours for a picture."""
+    """Paint for a picture."""
     return TONES[role].light
 
 

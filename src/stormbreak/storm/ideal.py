@@ -7,7 +7,7 @@ calls in one queue of its own, oldest first, and drops only what cannot meet its
   started;
 - what waits starts while there are free slots, and as the front end and the request limit allow;
 - a call starts only if it will be answered by its deadline; one that no longer can at the present service time waits
-  on for a shorter one, if the weather brings one, and is dropped if not.
+  on for a shorter one, if the scenario brings one, and is dropped if not.
 
 It has no use for retries: a trouble that strikes at random costs it nothing as long as it strikes less than every
 request, and a spoilt answer costs the slot it took. Attempt timeouts do not bind it.

@@ -1,4 +1,4 @@
-"""What came of a simulation, as numbers: the measures that policies are compared by.
+"""The measures of a simulation: the numbers that policies are compared by, and their spread over seeds.
 
 All are taken from the start of the trigger to the end; where a scenario has no trigger, over all of it. A time that
 never came is None, and so is a share of nothing: of the possible answers where none was possible, of calls where none came.
@@ -182,7 +182,7 @@ def _share(part: int, whole: int) -> float | None:
     return part / whole if whole else None
 
 
-# ---------------------------------------------------------------- how much the measures differ from seed to seed: mean, standard deviation, and the worst
+# ---------------------------------------------------------------- spread over seeds
 
 Value: TypeAlias = float | int | None
 

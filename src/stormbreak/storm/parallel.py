@@ -127,7 +127,7 @@ def _workers_ignore_interrupts() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-# ------------------------------------------------------------ in a worker
+# ---------------------------------------------------------------- worker
 
 _given: dict[str, Any] = {}
 

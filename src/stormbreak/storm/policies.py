@@ -1,7 +1,7 @@
-"""What people use today, as policies of the same engine; and contenders: a policy with a name.
+"""Policies to compare: what people use today, as policies of the same engine; and finding a policy by name.
 
-Of the baselines only `openai_sdk` and `article` heed a time named by the server. The others are deaf, as the code is
-that they stand for; the simulator keeps the time from them, since no policy of the engine could disobey it. Every one
+Of the baselines only `openai_sdk` and `article` respect Retry-After. The others ignore it, as the code does that
+they stand for; the simulator hides it from them, since no policy of the engine can ignore it. Every one
 is bounded by the deadline of the call. The article's also has its limit of ten in flight and its breaker.
 """
 
@@ -46,7 +46,7 @@ class NamedPolicy:
 
 def _retries(retries: int, backoff: Backoff) -> Policy:
     """Retries and nothing else."""
-    rule = RetryPolicy(attempts=1 + retries, backoff=backoff, min_time_left=0.0, spread=0.0)
+    rule = RetryPolicy(attempts=1 + retries, backoff=backoff, min_useful=0.0, spread=0.0)
     return replace(OFF, retry=rule)
 
 
@@ -107,7 +107,7 @@ BASELINES: Mapping[str, NamedPolicy] = MappingProxyType(
 """The baselines by name."""
 
 
-# ---------------------------------------------------------------- finding a policy by what a user calls it: a baseline, a preset, or a file; or by what a program gives
+# ---------------------------------------------------------------- find a policy
 
 
 def find(name: str) -> NamedPolicy:

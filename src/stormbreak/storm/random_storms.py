@@ -71,16 +71,16 @@ class _Chance:
         self._drawn = 0
 
     def between(self, low: float, high: float) -> float:
-        """RandomStorm a number, each as likely as any other."""
+        """Draw a number, each as likely as any other."""
         self._drawn += 1
         return low + (high - low) * uniform(mix(self._bits + self._drawn))
 
     def scale(self, low: float, high: float) -> float:
-        """RandomStorm a number, each order of magnitude as likely as any other."""
+        """Draw a number, each order of magnitude as likely as any other."""
         return float(low * (high / low) ** self.between(0.0, 1.0))
 
     def pick(self, options: Sequence[T]) -> T:
-        """RandomStorm one of them."""
+        """Draw one of them."""
         return options[int(self.between(0.0, len(options)))]
 
 
@@ -250,7 +250,7 @@ def _batch(chance: _Chance) -> _Site:
     )
 
 
-# ---------------------------------------------------------------- the families
+# ---------------------------------------------------------------- families
 
 
 def _spike(chance: _Chance, site: _Site) -> _Site:
@@ -419,7 +419,7 @@ def _crowd(chance: _Chance, site: _Site) -> _Site:
         delay=_short(chance.scale(0.05, 1.0)),
         timeout=site.load.timeout,
     )
-    load = replace(site.load, rate=_short(rate * (1 - part)), keep_background_traffic=True)
+    load = replace(site.load, rate=_short(rate * (1 - part)), beside_crowd=True)
     site = replace(site, crowd=crowd, load=load)
     return site.over(Kind.CAPACITY, factor=_short(rate / site.capacity * chance.between(0.3, 1.0)))
 

@@ -1,4 +1,4 @@
-"""What came of a simulation, and the document in which several are told and read again."""
+"""The result of a simulation, each second of it, and the JSON document that holds several results."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
@@ -13,7 +13,7 @@ from stormbreak.provider.scenario import Scenario
 from stormbreak.storm.ideal import Amount
 from stormbreak.storm.measures import Measures, Record, rounded
 
-# ---------------------------------------------------------------- what happened in each second of a simulation
+# ---------------------------------------------------------------- time series
 
 
 class Look(NamedTuple):
@@ -105,7 +105,7 @@ def _differences(sums: Sequence[float]) -> tuple[float, ...]:
     return tuple(after - before for before, after in zip([0.0, *sums], sums, strict=False))
 
 
-# ----------------------------------------------------------------
+# ---------------------------------------------------------------- result and document
 
 LARGEST = 256 * 1024 * 1024
 """Bytes of a result: hours of a storm under several policies."""

@@ -1,4 +1,4 @@
-"""A simulation: one scenario, one policy, one seed.
+"""Simulate one scenario with one policy and one seed.
 
 Every process is a real engine under a virtual driver; all share one timeline and one provider model. `[load]` replaces
 the crowd. Where the load is a batch, its calls are rows, which are sent again as `batch run` does; baselines keep
@@ -35,8 +35,9 @@ from stormbreak.storm.simulated_provider import Sent, SimulatedProvider
 from stormbreak.storm.traffic import Traffic, check_measured, traffic
 from stormbreak.types import Call, CallResult, Target, Verdict
 
-# ---------------------------------------------------------------- looks at all processes of a simulation together, once in each second, and changes nothing in them
-# A process in which nothing is under way stands still: it is not looked at again until a call arrives in it.
+# ---------------------------------------------------------------- sampling
+# Looks at all processes once in each second, and changes nothing in them. A process in which
+# nothing is under way stands still: it is not looked at again until a call arrives in it.
 
 
 class _Standing(NamedTuple):
@@ -110,7 +111,7 @@ def _standing(lane: Lane, now: float) -> _Standing:
     return _Standing(slots.limit, slots.binds(now), shut)
 
 
-# ----------------------------------------------------------------
+# ---------------------------------------------------------------- simulation
 
 TARGET = Target("storm", "storm-1")
 
@@ -193,7 +194,7 @@ class _Fleet:
         policy = for_batch(contender.policy) if in_batches else contender.policy
         self._policy = _under(policy, load)
         self._timeline = Timeline()
-        crowd = scenario.crowd if load.keep_background_traffic else None
+        crowd = scenario.crowd if load.beside_crowd else None
         self._model = ProviderModel(replace(scenario, crowd=crowd), seed)
         self._world = SimulatedProvider(
             self._model, self._timeline, deaf=contender.deaf, streamed=streamed

@@ -42,7 +42,7 @@ class SurveyRun:
     seed: int
 
     def simulate(self, progress: Callable[[float], None]) -> Measures:
-        """FaultContext it, and keep the measures only."""
+        """Play it, and keep the measures only."""
         scenario = self.draw.scenario
         return simulate(scenario, self.contender, seed=self.seed, progress=progress).measures
 

@@ -1,6 +1,6 @@
-"""What events come to in numbers: which metric, with which labels, and how much.
+"""The metrics of events: which metric, with which labels, and how much; and the Grafana dashboard.
 
-Whoever exports metrics goes by this table, so that all of them say the same. Every metric has the label `target`, and
+All exporters of metrics use this table, so that they report the same. Every metric has the label `target`, and
 those that are named here; what they may say is in `labels`. Money is in none.
 """
 
@@ -189,7 +189,8 @@ _MEASURES: Mapping[type, Callable[[Any], tuple[MetricUpdate, ...]]] = MappingPro
 )
 
 
-# ---------------------------------------------------------------- the dashboard for Grafana that comes with the package; a test holds its queries against the real metrics
+# ---------------------------------------------------------------- Grafana dashboard
+# A test checks its queries against the real metrics.
 
 
 def dashboard() -> str:

@@ -1,6 +1,6 @@
-"""The names of events, the same in logs, metrics, traces and pages; who counts on them may, for they do not change.
+"""Names and one-line texts of events, the same in logs, metrics, traces and pages. Names do not change.
 
-The first word says what it is about, the second what happened to it: see docs/telemetry.md.
+The first word of a name says what it is about, the second what happened to it: see docs/telemetry.md.
 """
 
 from collections.abc import Mapping
@@ -62,9 +62,10 @@ def name_of(event: Event) -> str:
     return NAMES[type(event)]
 
 
-# ---------------------------------------------------------------- each event in words: one short line that says what happened where, why, and for how long
-# There is no key, no prompt and no text of a provider's in it, only what the event carries; names that others chose are
-# made fit for one line. Words may get better from release to release: programs go by `names`.
+# ---------------------------------------------------------------- text of events
+# There is no key, no prompt and no text of a provider's in it, only what the event carries; names
+# that others chose are made fit for one line. Words may get better from release to release:
+# programs go by `name_of`.
 
 
 def words_for(event: Event) -> str:

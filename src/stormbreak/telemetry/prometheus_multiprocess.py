@@ -1,4 +1,4 @@
-"""What stands where at the moment of a scrape, as gauges for Prometheus."""
+"""Gauges for Prometheus, read at each scrape; also of several processes behind one port."""
 
 import logging
 import os
@@ -50,10 +50,11 @@ def _empty() -> dict[str, GaugeMetricFamily]:
     }
 
 
-# ---------------------------------------------------------------- one of several processes behind one port: the multi-process mode of `prometheus_client`
-# There every process writes its numbers into files of its own below PROMETHEUS_MULTIPROC_DIR, and whichever is scraped
-# adds up what all have written. Counters do so by themselves. A gauge is looked up, and nobody can look into another
-# process: so each writes its own gauges down once a second, and before it is scraped.
+# ---------------------------------------------------------------- multi-process mode
+# In this mode of `prometheus_client` every process writes its numbers into files of its own below
+# PROMETHEUS_MULTIPROC_DIR, and whichever is scraped adds up what all have written. Counters do so
+# by themselves. A gauge is looked up, and nobody can look into another process: so each writes its
+# own gauges down once a second, and before it is scraped.
 
 EVERY = 1.0  # seconds between two looks
 A_MOMENT = 0.01  # seconds in which a process fills a file that it has made

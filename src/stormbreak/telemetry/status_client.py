@@ -75,7 +75,7 @@ def look(place: Place, timeout: float) -> State:
     """Ask for the state there; each step of that may take `timeout` seconds.
 
     Raises:
-        GoneError, HungUpError, SilentError, StrangerError: there is none.
+        NoServerError, ConnectionClosedError, NoResponseError, NotStormbreakError: there is none.
     """
     connection = _Connection(place, timeout)
     try:

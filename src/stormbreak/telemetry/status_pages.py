@@ -1,4 +1,4 @@
-"""A port for an application: `/state` for `stormbreak top`, and `/metrics` for Prometheus."""
+"""The status server of an application: `/state` for `stormbreak top`, and `/metrics` for Prometheus."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from stormbreak.telemetry.attachment import engine_of
 from stormbreak.telemetry.status_server import NotServedError, Page, StatusServer
 from stormbreak.telemetry.watch import Watch
 
-# ---------------------------------------------------------------- what a port shows: who has to hear the events for it, and the pages that are made of them
+# ---------------------------------------------------------------- pages
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ def _metrics() -> tuple[Listener | None, Page]:
     return metrics, metrics.exposition
 
 
-# ----------------------------------------------------------------
+# ---------------------------------------------------------------- serve
 
 
 class Serving:

@@ -1,4 +1,4 @@
-"""A port for eyes: a small HTTP server on this machine that answers GET with what functions say at that moment.
+"""A small HTTP server for this machine that answers GET with the pages of functions.
 
 It listens on 127.0.0.1, or on a Unix socket that only its owner may open. Its threads end with the process, take a few
 requests at a time and give each a few seconds; whatever goes wrong in them stays in them. In a forked child nobody
@@ -29,9 +29,10 @@ from stormbreak.drivers.locks import new_lock
 from stormbreak.errors import ConfigurationError
 from stormbreak.escape import tame
 
-# ---------------------------------------------------------------- a Unix socket and its file: made for its owner alone, taken over where it is stale, removed where it is ours
-# The kernel takes no long paths for sockets. Of two forms of a path, the given one and that from the working directory, the
-# shorter is used.
+# ---------------------------------------------------------------- Unix socket
+# The file is made for its owner alone, taken over where it is stale, and removed where it is ours.
+# The kernel takes no long paths for sockets. Of two forms of a path, the given one and that from
+# the working directory, the shorter is used.
 
 LONGEST = 103 if sys.platform == "darwin" else 107  # bytes
 ANSWERS_WITHIN = 1.0  # seconds that a look at who is there already may take
@@ -118,7 +119,7 @@ class SocketFile:
         return ConfigurationError(f"{tame(str(self.path), _SHOWN)}: {why}")
 
 
-# ----------------------------------------------------------------
+# ---------------------------------------------------------------- server
 
 HOST = "127.0.0.1"
 PATIENCE = 5.0  # seconds that a client may be silent in the middle of a request

@@ -1,1 +1,1 @@
-"""The rows of an input file, and what each asks for."""
+"""Read the rows of an input file, and build the request of each."""

@@ -1,4 +1,4 @@
-"""INPUT as an array of rows that stays on disk.
+"""Index INPUT: an array of rows that stays on disk, and a hash table that finds a custom_id.
 
 One pass reads and checks the whole file and keeps about 35 bytes per row: where it begins, its line number, a hash of
 its id and one of its line. Rows are read again, by offset, when their turn comes, and compared with that hash; ten million
@@ -24,9 +24,10 @@ from stormbreak.batch.input.request import InputRowError, Row, parse_row
 from stormbreak.errors import ConfigurationError
 from stormbreak.escape import path_of, quoted, reason
 
-# ---------------------------------------------------------------- a table that finds one custom_id among millions, in about 20 bytes each
-# It keeps a 64-bit hash per id and an open-addressed table of numbers; the ids themselves stay in their file.
-# Two ids with one hash are told apart by reading the real id back, so an answer is never a guess.
+# ---------------------------------------------------------------- table of ids
+# It keeps a 64-bit hash per id and an open-addressed table of numbers; the ids themselves stay in
+# their file. Two ids with one hash are told apart by reading the real id back, so an answer is
+# never a guess.
 
 _START = 1024  # slots; always a power of two
 _BITS = 0xFFFF_FFFF_FFFF_FFFF
@@ -91,7 +92,7 @@ class IdTable:
         self._slots = slots
 
 
-# ----------------------------------------------------------------
+# ---------------------------------------------------------------- index of rows
 
 LINE_LIMIT = 64 * 2**20  # bytes of one line
 REPORT_EVERY = 4096  # lines

@@ -156,7 +156,7 @@ def _endpoint(method: Raw | None, url: Raw | None, *, needed: bool) -> str:
 
 
 def _spelled_out(fields: _Fields, endpoint: str) -> _Fields:
-    """RowAttempt a lone prompt into what the endpoint calls it."""
+    """Turn a lone prompt into what the endpoint calls it."""
     if (raw := fields.pop("prompt", None)) is not None:
         _typed(_STRING, raw, "prompt must be a string")
         if "messages" in _NEEDED[endpoint]:

@@ -1,1 +1,1 @@
-"""A run while it goes: sending, counting, stopping."""
+"""Run a batch: send rows, count results, record why rows failed, stop."""

@@ -1,6 +1,6 @@
-"""Why rows failed, in the provider's own words: its code and message, safe to print.
+"""Why rows failed: the provider's code and message, safe to print; and rows held after an account error.
 
-The body that comes in here has lost the key and the texts of its request already (`http.echoes`). A message is printed to
+The body that comes in here has lost the key and the texts of its request already (`http.redact`). A message is printed to
 terminals and logs, where a body never goes, so more is left out here: what looks like a key, masked or not, and whatever is
 quoted from the request, or repeats three words of it.
 """
@@ -125,10 +125,12 @@ def _repeats(text: str, asked: bytes) -> bool:
     return asked.count(found) > len(re.findall(rb'"%b"\s*:' % re.escape(found), asked))
 
 
-# ---------------------------------------------------------------- rows that were refused for the account they were sent with. Pure
-# In the middle of a run, a final verdict about the account (a revoked key, used-up credit) says nothing about the row. `AccountErrors` holds
-# such rows until the account answers again. When it holds `PROBE_ROWS` of them, no fresh row is sent until all calls that were sent since the
-# first refusal have ended; without an answer among them the run stops, and the next run sends these rows again.
+# ---------------------------------------------------------------- account errors
+# Pure. In the middle of a run, a final verdict about the account (a revoked key, used-up credit)
+# says nothing about the row. `AccountErrors` holds such rows until the account answers again. When
+# it holds `PROBE_ROWS` of them, no fresh row is sent until all calls that were sent since the first
+# refusal have ended; without an answer among them the run stops, and the next run sends these rows
+# again.
 
 ACCOUNT = frozenset({Verdict.AUTH, Verdict.BILLING})
 """Final verdicts about the account, which stop a run at any time."""

@@ -297,7 +297,7 @@ class Runner:
         self._refuse(self.schedule.stop_reason())
 
     def _refuse(self, verdict: Verdict | None) -> None:
-        """NoRetry for a verdict that no row is to blame for, if there is one."""
+        """Stop for a verdict that no row is to blame for, if there is one."""
         if verdict is not None:
             self.refused_by = self.refused_by or verdict
             self._stop(End.REFUSED)

@@ -1,1 +1,1 @@
-"""What a run keeps on disk: answers, failures, the journal of the run and what it cost."""
+"""The files of a run: output, failures, journal, run file, lock; and its cost."""

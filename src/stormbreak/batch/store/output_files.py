@@ -1,4 +1,4 @@
-"""The files of a run, taken in the one safe order: check, lock, journal, run file."""
+"""Open a run's files in the one safe order (check, lock, journal, run file); sort OUTPUT for `--ordered`."""
 
 import contextlib
 import time
@@ -73,7 +73,7 @@ def open_store(
             yield Store(files=files, journal=journal, changed=changed, run=run)
 
 
-# ---------------------------------------------------------------- `--ordered`: OUTPUT in the order of INPUT
+# ---------------------------------------------------------------- --ordered: OUTPUT in the order of INPUT
 
 
 def order_output(files: BatchPaths, rows: Index) -> None:

@@ -1,4 +1,4 @@
-"""`stormbreak batch`: the group of what can be done with a file of prompts."""
+"""`stormbreak batch`: the command group for files of prompts."""
 
 from collections.abc import Mapping
 from types import MappingProxyType

@@ -114,7 +114,7 @@ class Panel:
 
 
 def panel(view: View, rate: float, eta: float | None, width: int) -> RenderableType:
-    """RandomStorm one."""
+    """Draw one."""
     whole = Table.grid(expand=True)
     whole.width = min(width - 2, WIDEST)  # or the ^C that a terminal echoes breaks the line
     whole.add_row(_bar(view, eta))

@@ -1,4 +1,4 @@
-"""`stormbreak batch run`: answer every row of a file."""
+"""`stormbreak batch run`: answer every row of a file, with progress, a status socket, a summary and a report."""
 
 import sys
 import time
@@ -28,7 +28,7 @@ from stormbreak.errors import ConfigurationError
 from stormbreak.escape import path_of, plain
 from stormbreak.report.destination import ReportFile
 
-# ---------------------------------------------------------------- carries out a job of the command line: progress, a socket for `top`, the summary, a report, the exit code
+# ---------------------------------------------------------------- run a job
 
 
 def work(
@@ -90,7 +90,7 @@ def _exit_code(summary: Summary) -> int:
     return 0 if summary.complete else 1
 
 
-# ----------------------------------------------------------------
+# ---------------------------------------------------------------- command
 
 
 @click.command()

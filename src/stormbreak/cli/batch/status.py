@@ -1,4 +1,4 @@
-"""`stormbreak batch status`: how far a run has come, for eyes or for scripts."""
+"""`stormbreak batch status`: how far a run has come, as text or JSON; also the text of a run's summary."""
 
 import shlex
 from datetime import UTC, datetime
@@ -18,7 +18,7 @@ from stormbreak.cost.price_lookup import load_lookup
 from stormbreak.escape import path_of
 from stormbreak.types import Verdict
 
-# ---------------------------------------------------------------- what came of a run over a batch, in words
+# ---------------------------------------------------------------- summary of a run
 
 _REFUSED = {
     Verdict.AUTH: "auth, the key was refused",
@@ -107,7 +107,7 @@ def _stopped(summary: Summary) -> str:
     return ""
 
 
-# ----------------------------------------------------------------
+# ---------------------------------------------------------------- command
 
 
 @click.command()

@@ -1,4 +1,4 @@
-"""`stormbreak config`: the group of what can be done with a policy or a file of settings."""
+"""`stormbreak config`: the command group for policies and settings files."""
 
 from collections.abc import Mapping
 from types import MappingProxyType

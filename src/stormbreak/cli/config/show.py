@@ -1,4 +1,4 @@
-"""`stormbreak config show`: what a policy or a file of settings comes to."""
+"""`stormbreak config show`: describe a policy or a settings file in sentences."""
 
 import os
 import sys
@@ -17,7 +17,8 @@ from stormbreak.errors import ConfigurationError
 from stormbreak.http.environment import key_variables
 from stormbreak.llm.providers import PRESETS
 
-# ---------------------------------------------------------------- settings in words: the policy, and each target with where its key comes from, but never the key
+# ---------------------------------------------------------------- settings as text
+# Each target with where its key comes from, but never the key.
 
 
 def words_for(settings: Settings, environ: Mapping[str, str] = os.environ) -> Iterator[str]:
@@ -88,7 +89,7 @@ def _pool(name: str, pool: PoolSettings) -> Iterator[str]:
     )
 
 
-# ----------------------------------------------------------------
+# ---------------------------------------------------------------- command
 
 
 @click.command("show")

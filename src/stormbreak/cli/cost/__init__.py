@@ -1,4 +1,4 @@
-"""`stormbreak cost`: what providers cost, what switching saves, and what a batch has cost."""
+"""`stormbreak cost`: the command group for prices, comparisons, migrations and the cost of a batch."""
 
 from collections.abc import Mapping
 from types import MappingProxyType

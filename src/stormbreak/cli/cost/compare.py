@@ -1,4 +1,4 @@
-"""`stormbreak cost compare`: what the same traffic costs at several providers."""
+"""`stormbreak cost compare`: the cost of the same traffic at several providers."""
 
 from collections.abc import Iterator, Sequence
 from decimal import Decimal
@@ -27,7 +27,7 @@ from stormbreak.cost.usage_file import read_traffic
 from stormbreak.cost.usage_records import Traffic, Use
 from stormbreak.report.cost_facts import Cost, CostFacts, Costs
 
-# ---------------------------------------------------------------- the rows of `stormbreak cost compare`: of traffic that is planned, and of traffic that was
+# ---------------------------------------------------------------- rows of the table
 
 
 class ComparisonRows(NamedTuple):
@@ -143,7 +143,7 @@ def _total(rows: Sequence[Row], currency: Currency) -> Iterator[str]:
         yield f"Together: {total} a month, each model at its first provider{of}."
 
 
-# ----------------------------------------------------------------
+# ---------------------------------------------------------------- command
 
 _COLUMNS = (
     Column("tokens", "tokens", Kind.VOLUME),

@@ -1,4 +1,4 @@
-"""How `stormbreak cost` answers: as a table and sentences, as JSON, as CSV, or with a report beside it."""
+"""Output of `stormbreak cost`: a table and sentences, JSON, CSV or a report; and the notes under a table."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -148,7 +148,7 @@ def _fits(widths: Sequence[int], room: int) -> bool:
     return sum(widths) + _BETWEEN * len(widths) <= room
 
 
-# ---------------------------------------------------------------- what stands under a table of costs: what was assumed, and whose word the figures are
+# ---------------------------------------------------------------- notes under a table
 
 
 def assumed(volumes: Sequence[int], mix: Mix) -> str:

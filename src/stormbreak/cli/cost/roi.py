@@ -1,4 +1,4 @@
-"""`stormbreak cost roi`: what a move from one offer to another brings, and what a storm costs."""
+"""`stormbreak cost roi`: what a migration from one offer to another saves, and what a storm costs."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -29,7 +29,7 @@ from stormbreak.errors import ConfigurationError
 from stormbreak.provider.scenario_file import load
 from stormbreak.report.cost_facts import Cost, CostFacts, Costs
 
-# ---------------------------------------------------------------- what `stormbreak cost roi` will say, of a move and of an outage: gathered before anything is printed
+# ---------------------------------------------------------------- collected output
 
 
 @dataclass(slots=True, kw_only=True)
@@ -62,7 +62,7 @@ class Told:
         )
 
 
-# ---------------------------------------------------------------- a move from one offer to another, for `stormbreak cost roi`: looked up, as a sheet of cases, and in words
+# ---------------------------------------------------------------- migration
 
 _COLUMNS = (
     Column("case", "case"),
@@ -201,7 +201,7 @@ def _cells(name: str, case: Case) -> list[Cell]:
     ]
 
 
-# ---------------------------------------------------------------- what a simulated storm costs under each policy, for `stormbreak cost roi --storm`
+# ---------------------------------------------------------------- storm: cost under each policy
 
 _COST_STORM_COLUMNS = (
     Column("policy", "policy"),
@@ -277,7 +277,7 @@ def _words(storm: Storm, found: list[Loss], downtime: Downtime, currency: Curren
     return said
 
 
-# ----------------------------------------------------------------
+# ---------------------------------------------------------------- command
 
 _HOURS = Amount("a number of hours between 0.01 and 1,000,000, or 0", 1_000_000, least="0.01")
 _MINUTES = Amount(

@@ -1,4 +1,4 @@
-"""`stormbreak storm`: the group of what scenarios do to a policy, or to a program."""
+"""`stormbreak storm`: the command group for scenarios against a policy or a program."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -12,7 +12,7 @@ _BUILT: Mapping[str, tuple[str, str]] = MappingProxyType(
         "list": ("stormbreak.cli.storm.list", "List the scenarios that can be simulated."),
         "live": (
             "stormbreak.cli.storm.live",
-            "FaultContext one to programs that ask the provider.",
+            "Play one to programs that ask the provider.",
         ),
         "run": ("stormbreak.cli.storm.run", "Say what a storm does to a policy."),
         "survey": ("stormbreak.cli.storm.survey", "Say what a policy loses in random storms."),

@@ -1,4 +1,4 @@
-"""`stormbreak storm live`: a scenario on real sockets, against any program that asks the embedded provider."""
+"""`stormbreak storm live`: run a scenario on real sockets, against any program that calls the embedded provider."""
 
 import asyncio
 import json
@@ -39,7 +39,7 @@ from stormbreak.storm.live.scaling import staged
 from stormbreak.storm.measures import average
 from stormbreak.storm.result import Result
 
-# ---------------------------------------------------------------- what a live storm shows while it lasts, and what its figures may suffer from
+# ---------------------------------------------------------------- progress and warnings
 
 _LATE = 0.1  # real seconds by which a call may be handed over late without a word
 _FULL = 0.95  # of the machine
@@ -70,7 +70,7 @@ def progress_of(scenario: Scenario, name: str) -> Iterator[Tell]:
 
 
 def warnings_of(played: Played) -> Iterator[str]:
-    """FailureReasons to doubt the figures of a storm, a line each."""
+    """Reasons to doubt the figures of a storm, a line each."""
     busiest = played.busiest
     if busiest.program is not None and busiest.program >= ENOUGH:
         yield (
@@ -90,7 +90,7 @@ def warnings_of(played: Played) -> Iterator[str]:
         yield f"{played.strangers:,} requests held no prompt of the storm, and are in no measure but the attempts"
 
 
-# ----------------------------------------------------------------
+# ---------------------------------------------------------------- command
 
 UNKNOWN = ("openings",)
 """Measures that cannot be seen from outside a program."""

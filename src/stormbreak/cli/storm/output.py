@@ -1,4 +1,4 @@
-"""What a storm came to, for people: a sentence, then a table."""
+"""Output of `stormbreak storm`: a sentence and a table, a document for programs, an exit code."""
 
 import sys
 from collections.abc import Callable, Container, Mapping, Sequence
@@ -128,7 +128,7 @@ def _one(name: str, value: Value, show: _Show) -> str:
     return show(value)
 
 
-# ---------------------------------------------------------------- what a storm came to, for programs: what is told of each policy, or program, in a document
+# ---------------------------------------------------------------- document for programs
 
 
 def told(storm: Scenario, results: Sequence[Result]) -> dict[str, Any]:
@@ -146,7 +146,7 @@ def measures_of(results: Sequence[Result]) -> list[Measures]:
     return [one.measures for one in results]
 
 
-# ---------------------------------------------------------------- what becomes of a claim about a storm, or a survey: an exit code
+# ---------------------------------------------------------------- exit code of an assertion
 
 
 def judge(claim: Claim, text: str, measures: object) -> int:

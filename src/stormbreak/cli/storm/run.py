@@ -1,4 +1,4 @@
-"""`stormbreak storm run`: one scenario against one policy, and others beside it."""
+"""`stormbreak storm run`: simulate one scenario with one policy, and with others for comparison."""
 
 import json
 import sys
@@ -27,7 +27,7 @@ from stormbreak.storm.parallel import Run, simulate_all
 from stormbreak.storm.result import Result
 from stormbreak.storm.user_traffic import read_arrivals, with_arrivals, with_batch
 
-# ---------------------------------------------------------------- the scenario of `storm run`, with the calls that the user brings
+# ---------------------------------------------------------------- scenario with the user's traffic
 
 _MODEL = "storm-1"  # of rows that name none
 
@@ -57,7 +57,7 @@ def _tokens(path: str) -> list[int]:
         return [Asking(row.endpoint, row.body).tokens() for row in found]
 
 
-# ----------------------------------------------------------------
+# ---------------------------------------------------------------- command
 
 
 @click.command("run")
@@ -100,7 +100,7 @@ def _tokens(path: str) -> list[int]:
     is_flag=True,
     help="Answers are streamed on the wire: clients see when each begins.",
 )
-@click.option("--plot", is_flag=True, help="RandomStorm it, also where this is no terminal.")
+@click.option("--plot", is_flag=True, help="Draw it, also where this is no terminal.")
 @click.option("--json", "as_json", is_flag=True, help="Print the measures as JSON.")
 @click.option("--series", is_flag=True, help="With --json: and each second of each run.")
 @click.option(

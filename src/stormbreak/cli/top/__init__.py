@@ -1,4 +1,4 @@
-"""`stormbreak top`: what a batch or an application does at this moment, on a terminal."""
+"""`stormbreak top`: a live view of a batch or an application in a terminal."""
 
 import io
 import os
@@ -35,7 +35,7 @@ from stormbreak.telemetry.status_client import (
     place_of,
 )
 
-# ---------------------------------------------------------------- keys that are pressed on a terminal, one by one and without waiting for a line
+# ---------------------------------------------------------------- key presses
 
 Wait = Callable[[float], str]
 """Waits so many seconds at the most; what was pressed meanwhile, or nothing."""
@@ -70,7 +70,7 @@ def _read(keyboard: int, seconds: float) -> str:
     return read.decode(errors="replace") or "q"  # its end: the terminal is gone
 
 
-# ---------------------------------------------------------------- finding what to watch: by what its user typed, or the one batch that runs here
+# ---------------------------------------------------------------- find the status server
 
 
 def find(text: str | None) -> Place:
@@ -122,7 +122,7 @@ def _is(fact: Callable[[], bool]) -> bool:
         return False
 
 
-# ----------------------------------------------------------------
+# ---------------------------------------------------------------- command
 
 EVERY = 1.0  # seconds between two looks
 TICK = 0.2  # seconds after which a key, or another size of the terminal, is noticed

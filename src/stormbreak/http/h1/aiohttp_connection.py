@@ -1,4 +1,4 @@
-"""The wire over aiohttp: one pool per event loop, every exception turned into an outcome.
+"""HTTP/1.1 over aiohttp: one pool per event loop; every exception becomes an outcome.
 
 aiohttp follows no redirect and repeats nothing here: its own second try on a dead connection is for
 idempotent methods only, and is switched off besides.
@@ -37,14 +37,16 @@ from stormbreak.http.h1.failures import EarlyResponseError, outcome_of
 from stormbreak.llm.models import HttpResponse
 from stormbreak.types import Outcome, Verdict
 
-# ---------------------------------------------------------------- what aiohttp does with the bytes of a connection, and two things that it forgets to do
-# Where its parser fails within a body, such as at a chunk that is none, aiohttp closes the connection and stops its
-# timer of silence, and tells nobody who reads that body. And the end of a chunk wakes whoever reads although there is
-# nothing to read; what fails before they have run is seen by none of them, since `readany` looks for failures only
-# before it waits for the first time. Either way they would wait until their own deadline, or for ever.
+# ---------------------------------------------------------------- protocol fixes
+# Where its parser fails within a body, such as at a chunk that is none, aiohttp closes the
+# connection and stops its timer of silence, and tells nobody who reads that body. And the end of a
+# chunk wakes whoever reads although there is nothing to read; what fails before they have run is
+# seen by none of them, since `readany` looks for failures only before it waits for the first time.
+# Either way they would wait until their own deadline, or for ever.
 #
-# Relied on: `ResponseHandler.set_exception` is called for all that ends a connection badly, and `_payload` is the body
-# that is being read; `StreamReader._wait` ends whenever anything has come, or an end, and `_buffer` is what has come.
+# Relied on: `ResponseHandler.set_exception` is called for all that ends a connection badly, and
+# `_payload` is the body that is being read; `StreamReader._wait` ends whenever anything has come,
+# or an end, and `_buffer` is what has come.
 
 
 class Protocol(ResponseHandler):
@@ -82,9 +84,9 @@ def protocol(loop: asyncio.AbstractEventLoop) -> ResponseHandler:
     return Protocol(loop)
 
 
-# ---------------------------------------------------------------- an answer over aiohttp that is read while it comes
-# Relied on: `StreamReader.set_exception` wakes whoever reads, and `ClientResponse.close` closes the connection unless the
-# body has been read to its end.
+# ---------------------------------------------------------------- response stream
+# Relied on: `StreamReader.set_exception` wakes whoever reads, and `ClientResponse.close` closes the
+# connection unless the body has been read to its end.
 
 
 class AiohttpResponse:
@@ -245,7 +247,7 @@ def _close(response: aiohttp.ClientResponse, loop: asyncio.AbstractEventLoop) ->
             connection.close()
 
 
-# ----------------------------------------------------------------
+# ---------------------------------------------------------------- connection and pool
 
 KEEP_ALIVE = 60.0  # seconds
 _TIMEOUTS = 16  # are remembered: nearly all attempts have the same
@@ -468,7 +470,7 @@ class _Connector(aiohttp.TCPConnector):
 
 
 def _has_unread(protocol: aiohttp.client_proto.ResponseHandler) -> bool:
-    """Whether bytes have come that the loop has not read yet. Reschedule ones cannot be told from an answer."""
+    """Whether bytes have come that the loop has not read yet. Later ones cannot be told from an answer."""
     socket = None if protocol.transport is None else protocol.transport.get_extra_info("socket")
     if socket is None:
         return False

@@ -1,4 +1,4 @@
-"""One request over HTTP, and what came back: the small interface that hides the HTTP library.
+"""One HTTP request and its response: the small interface that hides the HTTP library.
 
 A wire makes exactly one attempt: it does not retry, does not follow redirects and never raises for what a
 server or a network did. It answers with an `HttpResponse`, or with the `Outcome` of an attempt that got none.
@@ -15,7 +15,8 @@ from weakref import WeakKeyDictionary
 from stormbreak.llm.models import HttpResponse
 from stormbreak.types import Outcome
 
-# ---------------------------------------------------------------- headers that come several times in one answer, as `Set-Cookie` does: whoever passes an answer on passes all of them on
+# ---------------------------------------------------------------- repeated headers
+# Some, such as `Set-Cookie`, come several times in one response: all of them are passed on.
 
 Sent: TypeAlias = Mapping[str, str | tuple[str, ...]]
 """Headers of an answer by their lower-case names; of those that come several times all values, in their order."""
@@ -46,14 +47,15 @@ def split_repeats(headers: Sent) -> list[tuple[str, str]]:
     ]
 
 
-# ---------------------------------------------------------------- the memory that bodies may take together while they are read, on one event loop
-# A body may grow to 64 MiB, and a few KiB of gzip are enough for that: many at once would not fit. Beyond its first `FREE`
-# bytes a body takes from a common budget. Where nothing is left, reading waits until other bodies have ended, and TCP slows
-# the server down meanwhile: no answer fails for want of memory, except by its own timeout. One body at a time may go beyond
-# the budget, so that there is always one that ends. In all that is the budget, one body, and `FREE` for each attempt.
+# ---------------------------------------------------------------- memory for bodies
+# A body may grow to 64 MiB, and a few KiB of gzip are enough for that: many at once would not fit.
+# Beyond its first `FREE` bytes a body takes from a common budget. Where nothing is left, reading
+# waits until other bodies have ended, and TCP slows the server down meanwhile: no answer fails for
+# want of memory, except by its own timeout. One body at a time may go beyond the budget, so that
+# there is always one that ends. In all that is the budget, one body, and `FREE` for each attempt.
 #
-# Large bodies take turns, too: one of them goes on in each turn of the loop. What unpacks and reads them is work, and many that
-# are ready at once would hold up every other call on the loop.
+# Large bodies take turns, too: one of them goes on in each turn of the loop. What unpacks and reads
+# them is work, and many that are ready at once would hold up every other call on the loop.
 
 FREE = 256 * 1024  # bytes; hardly any answer is larger
 BUDGET = 256 * 2**20  # bytes
@@ -144,7 +146,7 @@ def _of_running_loop() -> BodyMemory:
     return memory
 
 
-# ----------------------------------------------------------------
+# ---------------------------------------------------------------- connection interface
 
 BODY_LIMIT = 64 * 2**20  # bytes of one decoded body
 ERROR_LIMIT = 2**20  # bytes of that of an error; the rest says nothing more, and is not read

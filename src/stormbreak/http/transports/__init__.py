@@ -1,1 +1,1 @@
-"""Front doors: engines under the HTTP libraries that SDKs use. What is common to them is free of async."""
+"""Transports for httpx and httpx2: they lead an SDK's requests through an engine. Shared code is free of async."""

@@ -1,7 +1,7 @@
 """What all doors share: requests of an HTTP library in, its responses or exceptions out, an engine in between.
 
 It serves httpx2 and httpx alike, which differ in their classes only. Who waits for the coroutines here, and on which
-loop, is up to the doors (`transport`, `blocking`).
+loop, is up to the doors (`transport`, `sync_transport`).
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""What differs between httpx2 and httpx: whose classes they are. Their names and what they do are the same."""
+"""The classes of httpx or httpx2, and the response bodies made of them: buffered, streamed, passed through."""
 
 import asyncio
 from abc import ABC, abstractmethod
@@ -23,7 +23,8 @@ from stormbreak.http.transports.wrapped_body import LATE, WrappedBody, parser_of
 from stormbreak.llm.models import HttpResponse
 from stormbreak.types import Outcome, Verdict
 
-# ---------------------------------------------------------------- responses whose body is there from the start: read in one step, where the HTTP library takes many (45 us)
+# ---------------------------------------------------------------- buffered body
+# Read in one step, where the HTTP library takes many (45 us).
 
 
 class BufferedBody:
@@ -60,7 +61,7 @@ class BufferedBody:
         return True
 
 
-# ----------------------------------------------------------------
+# ---------------------------------------------------------------- library classes
 
 _SPANS = ("connect", "read", "write", "pool")
 _PROTOCOL = {"http_version": b"HTTP/1.1"}
@@ -211,9 +212,10 @@ def _text(value: bytes) -> str:
         return value.decode("latin-1")
 
 
-# ---------------------------------------------------------------- bodies of responses that come while they are read. Each owns its connection, and a stream its permits, too
-# A front door makes the byte streams of its HTTP library out of them: of one that is read on a loop, or of one that is
-# read by a thread that blocks.
+# ---------------------------------------------------------------- streamed bodies
+# Each body owns its connection, and a stream its permits, too. A transport makes the byte streams
+# of its HTTP library out of them: of one that is read on a loop, or of one that is read by a thread
+# that blocks.
 
 
 class Body(ABC):

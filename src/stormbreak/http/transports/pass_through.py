@@ -1,4 +1,4 @@
-"""Requests that pass: sent once, as they are, and answered with what comes."""
+"""Pass requests through: send each once, unchanged, and return its response."""
 
 import asyncio
 import time
@@ -14,7 +14,8 @@ from stormbreak.http.transports.wrapped_body import LATE, seconds_to
 from stormbreak.llm.models import HttpResponse
 from stormbreak.types import Outcome
 
-# ---------------------------------------------------------------- the body of a request that passes: sent once, piece by piece, and exactly as long as was announced
+# ---------------------------------------------------------------- upload
+# Sent once, piece by piece, and exactly as long as was announced.
 
 
 class WrongLengthError(Exception):
@@ -86,7 +87,7 @@ async def _close(pieces: AsyncIterator[bytes]) -> None:
         await pieces.aclose()
 
 
-# ----------------------------------------------------------------
+# ---------------------------------------------------------------- pass through
 
 _ONCE = ("location", "content-length")  # what was looked at is what is passed on
 

@@ -1,4 +1,4 @@
-"""The synchronous door: whoever asks blocks, while the background loop of the process answers.
+"""The synchronous transport: the caller's thread blocks while the background loop sends the request.
 
 An interrupt of the thread that waits closes the connection of its call, and frees what it held.
 """
@@ -13,8 +13,9 @@ from stormbreak.drivers.background_loop import BACKGROUND, run_in_waiting_thread
 from stormbreak.http.transports.door import Door
 from stormbreak.http.transports.wrapped_body import interruptible
 
-# ---------------------------------------------------------------- what blocks, for the background loop: it is done by the thread that waits there for its answer
-# So it can be interrupted, leaves no thread behind, and finds whatever it keeps by thread.
+# ---------------------------------------------------------------- thread bridge
+# Work that blocks is done for the background loop by the thread that waits for its answer. So it
+# can be interrupted, leaves no thread behind, and finds whatever it keeps by thread.
 
 
 async def bridged_chunks(pieces: Iterable[bytes]) -> AsyncIterator[bytes]:
@@ -88,7 +89,7 @@ class LentResponse:
                 self._response.close()
 
 
-# ----------------------------------------------------------------
+# ---------------------------------------------------------------- synchronous transport
 
 
 class SyncSdkTransport(Door):

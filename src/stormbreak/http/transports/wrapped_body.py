@@ -1,4 +1,4 @@
-"""The body of a response over an inner transport, and what ends by the deadline of its scope, too."""
+"""Response bodies over a wrapped transport, with deadlines, interrupts and a check for stale bytes."""
 
 import asyncio
 import socket
@@ -15,18 +15,21 @@ from stormbreak.drivers.background_loop import BACKGROUND, run_in_waiting_thread
 from stormbreak.drivers.locks import new_lock
 from stormbreak.http.transports.sdk_response import Failure
 
-# ---------------------------------------------------------------- keep the deadline and the right answer over the connections of an inner transport, which are not ours
-# Law 6: a thread that blocks in such a transport is released at its deadline. Only its socket can wake it, and no public
-# hook of httpcore leads from a request that waits for its head to the socket. So the background loop looks at the frames
-# of the thread: the innermost `self` with httpcore's public `get_extra_info` is the stream that it waits for.
+# ---------------------------------------------------------------- deadlines and stale bytes
+# The connections of a wrapped transport are not ours.
 #
-# Law 15: a connection on which bytes came that no request asked for is closed instead of used again. httpcore looks at the
-# socket before it uses a connection, but not at what it has read from there already: in h11's buffer, in the TLS buffer
-# and in anyio's queue.
+# Law 6: a thread that blocks in such a transport is released at its deadline. Only its socket can
+# wake it, and no public hook of httpcore leads from a request that waits for its head to the
+# socket. So the background loop looks at the frames of the thread: the innermost `self` with
+# httpcore's public `get_extra_info` is the stream that it waits for.
 #
-# This module holds all that we rely on below the documented surface of httpx, httpx2, httpcore, httpcore2 and anyio.
-# `tests/laws/test_law_15_the_answer_to_that_very_call.py` looks for each name. Without them, the laws do not hold there, and
-# nothing else breaks.
+# Law 15: a connection on which bytes came that no request asked for is closed instead of used
+# again. httpcore looks at the socket before it uses a connection, but not at what it has read from
+# there already: in h11's buffer, in the TLS buffer and in anyio's queue.
+#
+# This module holds all that we rely on below the documented surface of httpx, httpx2, httpcore,
+# httpcore2 and anyio. `tests/laws/test_law_15_the_answer_to_that_very_call.py` looks for each name.
+# Without them, the laws do not hold there, and nothing else breaks.
 
 T = TypeVar("T")
 
@@ -149,7 +152,7 @@ def _interrupt(blocking: _Blocking[Any], loop: asyncio.AbstractEventLoop, pause:
         loop.call_later(pause, partial(_interrupt, blocking, loop, pause))
 
 
-# ----------------------------------------------------------------
+# ---------------------------------------------------------------- wrapped body
 
 LATE = Failure("ReadTimeout", "its deadline is over", None)
 

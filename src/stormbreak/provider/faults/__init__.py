@@ -1,4 +1,4 @@
-"""How each kind of trouble is played: every fault turns a request and its answer into a script."""
+"""Play each kind of fault: turn a request and its answer into a script."""
 
 from collections.abc import Callable, Mapping
 
@@ -7,7 +7,7 @@ from stormbreak.provider.faults import bodies, connections, streams
 from stormbreak.provider.faults.play import FaultContext
 from stormbreak.provider.scripts import Script
 
-# ---------------------------------------------------------------- which script plays which kind of trouble
+# ---------------------------------------------------------------- script of each kind
 
 _PLAIN: Mapping[Kind, Callable[[FaultContext], Script]] = connections.FAULTS | bodies.FAULTS
 _STREAMED: Mapping[Kind, Callable[[FaultContext], Script]] = connections.FAULTS | streams.FAULTS

@@ -69,7 +69,7 @@ _REFUSALS: Mapping[Kind, Refusal] = MappingProxyType(
 
 
 def refused(kind: Kind, format_: Format, headers: Headers) -> Script:
-    """FaultContext a refusal."""
+    """Play a refusal."""
     if kind in _CONNECTION:
         return _CONNECTION[kind]
     if kind in _EDGE:

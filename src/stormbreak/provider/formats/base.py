@@ -1,4 +1,4 @@
-"""The words that every format shares: a request understood, a refusal, a stream in its parts, a format itself."""
+"""What all formats share: a parsed request, the text of answers, a refusal, a stream, errors."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -7,7 +7,8 @@ import msgspec
 
 from stormbreak.provider.chance import mix
 
-# ---------------------------------------------------------------- what an answer says: words drawn by the digest of the request, which they name. Never any of the prompt
+# ---------------------------------------------------------------- text of answers
+# Words drawn by the digest of the request, which they name; never any of the prompt.
 
 _VOCABULARY = """
 amber anchor basin beacon birch bridge calm canyon cedar cinder cliff cloud copper coral cove current
@@ -35,7 +36,7 @@ def words_for(digest: str) -> list[str]:
     return [first, *(f" {word}" for word in rest)]
 
 
-# ----------------------------------------------------------------
+# ---------------------------------------------------------------- format interface
 
 BORN = 1_700_000_000
 """A time of creation that is the same in every run."""
@@ -164,7 +165,7 @@ def named_event(name: str, said: Mapping[str, Any]) -> bytes:
     return b"event: %b\ndata: %b\n\n" % (name.encode(), encode(said))
 
 
-# ---------------------------------------------------------------- errors as the OpenAI API and nearly everybody else writes them
+# ---------------------------------------------------------------- errors in OpenAI's form
 
 LATE_ERROR = b'{"error":{"message":"the upstream provider failed","code":502}}'
 LATE_EVENT = b"data: %b\n\n" % LATE_ERROR

@@ -1,4 +1,4 @@
-"""What a program is given for each call, and how the call is known again in what the program sends.
+"""The calls of a live storm: the prompts that a program is given, and what the provider saw of each call.
 
 A call is a line of JSON on the program's standard input: `call` (its number; 0 before the storm), `prompt`, `model`,
 `deadline` and `timeout` (real seconds from now, for the call and for an attempt), and `max_tokens` where the scenario
@@ -49,9 +49,10 @@ class Prompts:
         return msgspec.json.encode(said) + b"\n"
 
 
-# ---------------------------------------------------------------- what the provider saw of each call, and the records that the measures are taken from. Pure
-# Nothing here is what a program says of itself. A call was answered in time if a good answer had been written whole, to a
-# connection that was still there, by its deadline. One that was not counts as ended at its deadline, since nobody outside
+# ---------------------------------------------------------------- observed calls
+# Pure. The measures are taken from these records; nothing here is what a program says of itself. A
+# call was answered in time if a good answer had been written whole, to a connection that was still
+# there, by its deadline. One that was not counts as ended at its deadline, since nobody outside
 # knows when the program gave it up.
 
 Name: TypeAlias = int | str  # the number of a call, or the digest of its body
@@ -76,7 +77,7 @@ class ObservedCall:
 
 
 class Observations:
-    """A witness of a storm. `matched_by` tells of which call a request is; None: of none that was given."""
+    """The observer of a storm. `matched_by` tells of which call a request is; None: of none that was given."""
 
     def __init__(self, matched_by: Callable[[Asked], Name | None]) -> None:
         self._known_by = matched_by

@@ -1,6 +1,6 @@
-"""The metrics that the conventions for generative AI ask of a client.
+"""OpenTelemetry metrics: those of the GenAI conventions, and our own as instruments.
 
-How long operations take is told of calls, as the user made them; tokens are those of every attempt for which the provider
+The duration of operations is that of calls, as the user made them; tokens are those of every attempt for which the provider
 said how many, for each of them is billed.
 """
 
@@ -76,9 +76,10 @@ class GenAi:
         return {names.OPERATION: operation, **known}
 
 
-# ---------------------------------------------------------------- our own metrics as instruments of OpenTelemetry: the numbers of `measured`, and what stands where
-# Their names and labels are such that a collector which hands them on to Prometheus makes of them what `Metrics` tells it:
-# "stormbreak.calls" becomes `stormbreak_calls_total`, and a dashboard does not see the difference.
+# ---------------------------------------------------------------- our own metrics
+# The numbers of `event_metrics` and the gauges. Their names and labels are such that a collector
+# which hands them on to Prometheus makes of them what `Metrics` tells it: "stormbreak.calls"
+# becomes `stormbreak_calls_total`, and a dashboard does not see the difference.
 
 PREFIX = "stormbreak."
 _SECONDS = "_seconds"

@@ -1,4 +1,4 @@
-"""The spans of one engine's calls: one for each call, and below it one for each attempt.
+"""OpenTelemetry spans of one engine's calls: one for each call, and below it one for each attempt.
 
 A call's span begins under the span that was current where the call was made, which is asked once, at its beginning: what
 follows may happen on other threads. Decisions are events on it. An attempt's span is current while the attempt is being
@@ -45,7 +45,7 @@ from stormbreak.telemetry.otel import conventions as names
 from stormbreak.telemetry.otel.metrics import GenAi
 from stormbreak.types import FALLBACK, TARGET, Call, Target, Verdict
 
-# ---------------------------------------------------------------- making a span the current one, for as long as an attempt is being sent, and no longer
+# ---------------------------------------------------------------- current span
 
 _HERE: ContextVar[None] = ContextVar("stormbreak.otel.here")
 
@@ -74,9 +74,9 @@ class Current:
         detach(self._entered)
 
 
-# ---------------------------------------------------------------- the calls of one engine that have a span which is not ended yet
-# A call that never ends, such as one of an event loop that stood still for ever, must not be kept for ever: beyond a bound
-# the oldest make way.
+# ---------------------------------------------------------------- active spans
+# The calls of one engine whose span has not ended. A call that never ends, such as one of an event
+# loop that stood still for ever, must not be kept for ever: beyond a bound the oldest make way.
 
 
 class ActiveSpan:
@@ -135,7 +135,7 @@ class UnderWay:
             return self._calls.pop(number, None)
 
 
-# ---------------------------------------------------------------- decisions about a call, as events on its span: the names of `telemetry.names`, and attributes
+# ---------------------------------------------------------------- span events
 
 TOLD = (
     Queued,
@@ -196,7 +196,7 @@ def _seconds(event: Event) -> float | None:
     return None if until is None else max(0.0, until - event.at)
 
 
-# ----------------------------------------------------------------
+# ---------------------------------------------------------------- spans
 
 
 class Spans:
@@ -226,7 +226,7 @@ class Spans:
         self._calls.close()
 
     def begins(self, call: Call, now: float) -> None:
-        """StartCall the span of a call, under the one that is current here."""
+        """Begin the span of a call, under the one that is current here."""
         context, target = get_current(), call.target
         attributes = names.where(target) | {names.PRIORITY: call.priority.name.lower()}
         if call.operation:
