@@ -14,7 +14,8 @@ import httpx2
 from stormbreak.core.engine import Engine
 from stormbreak.core.policy import Policy
 from stormbreak.drivers.explain import explain
-from stormbreak.http.at_hand import Degraded
+from stormbreak.http.local_answers import Degraded
+from stormbreak.http.transports.async_transport import AsyncSdkTransport
 from stormbreak.http.transports.library import (
     AsyncBody,
     BufferedBody,
@@ -24,7 +25,6 @@ from stormbreak.http.transports.library import (
     SyncBody,
 )
 from stormbreak.http.transports.sync_transport import SyncSdkTransport
-from stormbreak.http.transports.transport import AsyncSdkTransport
 from stormbreak.http.transports.wrap import put_under
 from stormbreak.http.transports.wrapped_body import WrappedBody
 

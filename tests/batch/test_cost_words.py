@@ -4,7 +4,7 @@ from decimal import Decimal
 
 import pytest
 
-from stormbreak.batch.spent import Cost, Limit
+from stormbreak.batch.token_ledger import Cost, Limit
 from stormbreak.cli.numbers import format_cost
 
 

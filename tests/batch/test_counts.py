@@ -1,6 +1,6 @@
 import pytest
 
-from stormbreak.batch.counts import Counts
+from stormbreak.batch.run_counters import Counts
 from stormbreak.events import CallEnded, Queued, RetryPlanned, Returned, Sent
 from stormbreak.types import Outcome, Target, Usage, Verdict
 

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stormbreak.batch.course import (
+from stormbreak.batch.run_timeseries import (
     FIRST_WIDTH,
     KINDS,
     OTHERS,

@@ -10,8 +10,8 @@ from metering import prices, usage
 
 from stormbreak import AsyncClient
 from stormbreak.batch.ledger import ATTEMPTS, PART, Ledger
-from stormbreak.batch.spent import Account, Spent, Tokens
 from stormbreak.batch.store.run_file import read_run
+from stormbreak.batch.token_ledger import Account, Spent, Tokens
 from stormbreak.core.policy import Policy
 from stormbreak.core.spend_policy import SpendPolicy
 from stormbreak.cost.bill import Bill, Bills, Sum

@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.live import Live
 
 from stormbreak.batch import view
-from stormbreak.batch.spent import Cost, Limit
+from stormbreak.batch.token_ledger import Cost, Limit
 from stormbreak.batch.view import View
 from stormbreak.cli.batch import progress
 from stormbreak.cli.batch.progress import Lines, Panel, Quiet, panel, progress_on

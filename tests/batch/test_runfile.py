@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from stormbreak.batch.spent import Tokens
 from stormbreak.batch.store.run_file import check, read_existing_run, read_run, record
+from stormbreak.batch.token_ledger import Tokens
 from stormbreak.errors import ConfigurationError
 
 OPTIONS = {"model": "m", "concurrency": 10, "api_key_env": "KEY", "timeout": None}

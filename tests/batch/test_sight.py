@@ -2,7 +2,7 @@
 
 from types import SimpleNamespace
 
-from stormbreak.batch.sight import sample_run
+from stormbreak.batch.run_sample import sample_run
 
 
 def target(circuit="closed", cooldown=0.0, in_flight=3, limit=40):

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 from metering import prices
 
 from stormbreak import AsyncClient
-from stormbreak.batch.so_far import LiveCost
-from stormbreak.batch.spent import Account, Cost, Spent, Tokens
+from stormbreak.batch.live_cost import LiveCost
+from stormbreak.batch.token_ledger import Account, Cost, Spent, Tokens
 from stormbreak.core.policy import Policy
 from stormbreak.core.spend_policy import SpendPolicy
 

@@ -11,7 +11,7 @@ from msgspec import ValidationError
 from msgspec.json import decode, encode
 from stage import OTHER, TARGET
 
-from stormbreak.batch.spent import Account, Cost, Spent, Tokens
+from stormbreak.batch.token_ledger import Account, Cost, Spent, Tokens
 from stormbreak.cost.bill import Bill, Bills, Sum
 from stormbreak.cost.prices import Prices, Rate, Rates, Source, Step
 from stormbreak.errors import ConfigurationError

@@ -8,8 +8,8 @@ from batches import assert_answered, one_line, read, run_args, scenario, started
 from failing import ill, rows_that_fail
 from metering import prices
 
-from stormbreak.batch.choice import failed_rows
 from stormbreak.batch.job import Job, run_job
+from stormbreak.batch.row_selection import failed_rows
 from stormbreak.batch.store.paths import BatchPaths
 from stormbreak.batch.store.run_file import read_run
 from stormbreak.cli.main import main

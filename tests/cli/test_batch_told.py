@@ -4,7 +4,7 @@ import pytest
 
 from stormbreak.batch.running.runner import End
 from stormbreak.batch.running.summary import Summary
-from stormbreak.batch.spent import Cost
+from stormbreak.batch.token_ledger import Cost
 from stormbreak.cli.batch.status import told
 from stormbreak.types import Verdict
 

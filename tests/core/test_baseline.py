@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from stage import OK, SERVER_ERROR, TIMEOUT
 
-from stormbreak.core.flight import InFlight
+from stormbreak.core.in_flight import InFlight
 from stormbreak.core.latency_baseline import BLOCK, KEPT, LatencyBaseline
 from stormbreak.types import CANCELLED
 

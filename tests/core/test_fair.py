@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stormbreak.core.fair import FairShares
+from stormbreak.core.fair_share import FairShares
 
 
 def turns(shares, count):

@@ -1,7 +1,7 @@
 import pytest
 from stage import INVALID, OK, SERVER_ERROR, THROTTLED, TIMEOUT, told
 
-from stormbreak.core.flight import Completion, InFlight
+from stormbreak.core.in_flight import Completion, InFlight
 from stormbreak.types import CANCELLED, Outcome, Verdict
 
 LANDINGS = [

@@ -7,7 +7,7 @@ from math import inf
 import pytest
 
 from stormbreak.core.gate import OPEN, UNTIL_EVENT
-from stormbreak.core.purse import Purse
+from stormbreak.core.spend_account import Purse
 from stormbreak.core.spend_policy import SpendPolicy
 
 ONE, TWO, THREE = map(Decimal, (1, 2, 3))

@@ -2,9 +2,9 @@ import pytest
 from stage import INVALID, OK, SERVER_ERROR, TARGET, THROTTLED, TIMEOUT, Stage, policy
 
 from stormbreak.core.gate import OPEN
-from stormbreak.core.quota import RateLimitPolicy
+from stormbreak.core.rate_limit_gate import RateLimitGate
+from stormbreak.core.rate_limit_policy import RateLimitPolicy
 from stormbreak.core.retry import RetryPolicy
-from stormbreak.core.weighed import RateLimitGate
 from stormbreak.errors import ConfigurationError
 from stormbreak.types import (
     CANCELLED,

@@ -10,7 +10,7 @@ from stage import OK, OTHER, SERVER_ERROR, TARGET
 
 from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.fallback import Step
-from stormbreak.core.queueing import QueuePolicy
+from stormbreak.core.queue_order import QueuePolicy
 from stormbreak.core.spend_policy import known_max_cost
 from stormbreak.cost.bill import Bill, Sum
 from stormbreak.cost.meter import Meter

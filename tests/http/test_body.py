@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from stormbreak.errors import ConfigurationError
-from stormbreak.http.body import encoded, inputs, streamed, wants
+from stormbreak.http.request_body import encoded, inputs, streamed, wants
 
 
 def body(**fields):

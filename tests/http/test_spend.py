@@ -13,8 +13,8 @@ from stormbreak.core.policy import Policy
 from stormbreak.core.spend_policy import SpendPolicy
 from stormbreak.cost.list_prices import ListPrices
 from stormbreak.errors import ConfigurationError
-from stormbreak.http.asking import NO_BOUND, Asking
 from stormbreak.http.endpoint import Origin
+from stormbreak.http.request_template import NO_BOUND, Asking
 from stormbreak.http.routes import Route
 from stormbreak.httpx2 import AsyncTransport, Transport
 from stormbreak.types import Target, Usage

@@ -2,9 +2,9 @@
 
 import pytest
 
+from stormbreak.llm.answer_writer import ID, written
 from stormbreak.llm.classify import read_answer
 from stormbreak.llm.models import HttpResponse, Shape
-from stormbreak.llm.written import ID, written
 from stormbreak.types import Usage, Verdict
 
 

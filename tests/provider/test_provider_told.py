@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from stormbreak.core.policy import Policy
-from stormbreak.core.quota import RateLimitPolicy
+from stormbreak.core.rate_limit_policy import RateLimitPolicy
 from stormbreak.http.client import AsyncClient
 from stormbreak.llm.rate_limit_headers import parse_rate_limits
 from stormbreak.provider.rate_limit import Standing

@@ -7,12 +7,12 @@ from math import isnan
 import pytest
 from batches import chat_rows, scenario, write
 
-from stormbreak.batch.course import Course, RunSample
+from stormbreak.batch.run_timeseries import Course, RunSample
 from stormbreak.batch.running.failure_reasons import Reason
 from stormbreak.batch.running.runner import End
 from stormbreak.batch.running.summary import Summary
-from stormbreak.batch.spent import Cost
 from stormbreak.batch.store.cost import BatchCost, ModelCost
+from stormbreak.batch.token_ledger import Cost
 from stormbreak.cli.main import main
 from stormbreak.cost.bill import Span
 from stormbreak.cost.prices import Tokens

@@ -9,7 +9,7 @@ from stormbreak.core.backoff import Constant
 from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.diagnosis import Diagnosis
 from stormbreak.core.presets import INTERACTIVE, OFF, PRESETS
-from stormbreak.core.quota import RateLimitPolicy
+from stormbreak.core.rate_limit_policy import RateLimitPolicy
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.errors import ConfigurationError
 from stormbreak.events import CallEnded, Returned, Sent

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from stormbreak.core.presets import OFF
-from stormbreak.core.quota import RateLimitPolicy
+from stormbreak.core.rate_limit_policy import RateLimitPolicy
 from stormbreak.events import Returned
 from stormbreak.provider.scenario import Dialect, Limit, LimitKind, Load, Provider, Scenario
 from stormbreak.provider.scenario_file import load

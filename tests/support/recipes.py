@@ -8,8 +8,8 @@ from inspect import isasyncgenfunction, iscoroutinefunction
 from pathlib import Path
 from typing import NamedTuple
 
-from stormbreak.http.transports.door import Door
-from stormbreak.http.transports.transport import AsyncSdkTransport
+from stormbreak.http.transports.async_transport import AsyncSdkTransport
+from stormbreak.http.transports.sdk_transport import Door
 
 PLACE = Path(__file__).parents[2] / "docs" / "sdks"
 GEMINI = "https://generativelanguage.googleapis.com/v1beta/openai/"

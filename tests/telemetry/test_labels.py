@@ -11,7 +11,7 @@ from stage import TARGET, Stage
 
 from stormbreak.core import admission, race, retry, shadow
 from stormbreak.core.policy import Policy
-from stormbreak.core.quota import RateLimitPolicy
+from stormbreak.core.rate_limit_policy import RateLimitPolicy
 from stormbreak.core.spend_policy import SpendPolicy
 from stormbreak.telemetry import labels
 from stormbreak.telemetry.event_metrics import FAMILIES, measured

@@ -17,7 +17,7 @@ from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.policy import Policy
 from stormbreak.drivers.listeners import subscribe
 from stormbreak.events import CallRejected, CircuitChanged, RetryPlanned, Returned, Sent
-from stormbreak.telemetry.recent import MOST, TOGETHER
+from stormbreak.telemetry.recent_decisions import MOST, TOGETHER
 from stormbreak.telemetry.state import FORMAT, SECONDS, decoded, encoded
 from stormbreak.telemetry.watch import MOST_TARGETS, Watch
 from stormbreak.types import Target, Verdict

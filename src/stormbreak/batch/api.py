@@ -11,10 +11,10 @@ from typing import Any, Literal, TypedDict, Unpack
 
 from stormbreak.batch.background_run import BackgroundRun, OnProgress
 from stormbreak.batch.build_job import build_job
-from stormbreak.batch.choice import UNFINISHED_ROWS, Choice
 from stormbreak.batch.flags import Flags
 from stormbreak.batch.input.index import fingerprint_of, new_fingerprint
 from stormbreak.batch.job import AUTO, Job
+from stormbreak.batch.row_selection import UNFINISHED_ROWS, Choice
 from stormbreak.batch.running.summary import Summary, require_reached
 from stormbreak.batch.store.append_file import replacing
 from stormbreak.batch.store.lock import held, locked
@@ -24,7 +24,7 @@ from stormbreak.core.checks import require, shown
 from stormbreak.core.policy import Policy
 from stormbreak.errors import ConfigurationError
 from stormbreak.escape import path_of
-from stormbreak.http.body import encoded
+from stormbreak.http.request_body import encoded
 from stormbreak.key_patterns import hidden
 
 # ---------------------------------------------------------------- rows given from Python

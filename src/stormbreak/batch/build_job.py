@@ -8,9 +8,9 @@ from typing import Any
 
 from msgspec.structs import replace as with_
 
-from stormbreak.batch.choice import Choice
 from stormbreak.batch.flags import Flags, typed
 from stormbreak.batch.job import CONNECT_GRACE, Job
+from stormbreak.batch.row_selection import Choice
 from stormbreak.config import Settings, resolve_settings
 from stormbreak.config.load import resolve_preset
 from stormbreak.config.settings import TargetSettings

@@ -14,7 +14,7 @@ from typing import TypeAlias
 from stormbreak.batch.input.request import Row
 from stormbreak.core.spend_policy import known_max_cost
 from stormbreak.cost.prices import Prices, Service, Tokens
-from stormbreak.http.asking import Asking
+from stormbreak.http.request_template import Asking
 from stormbreak.llm.tokens import ANSWER
 from stormbreak.types import Usage
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from stormbreak.batch.choice import UNFINISHED_ROWS, Choice
 from stormbreak.batch.flags import Flags
 from stormbreak.batch.input.index import ParsedResponse, Rows
 from stormbreak.batch.ledger import Ledger
+from stormbreak.batch.row_selection import UNFINISHED_ROWS, Choice
 from stormbreak.batch.running.file_limits import make_room, too_many_files
 from stormbreak.batch.running.runner import End, Runner
 from stormbreak.batch.running.summary import Summary, summarise
@@ -31,10 +31,10 @@ from stormbreak.core.spend_policy import PriceOf, SpendPolicy
 from stormbreak.cost.meter import Meter
 from stormbreak.errors import ConfigurationError
 from stormbreak.escape import path_of
-from stormbreak.http.asking import NO_BOUND, Asking
 from stormbreak.http.client import AsyncClient
 from stormbreak.http.h1.connection import POOL_LIMIT
 from stormbreak.http.pricing import list_price
+from stormbreak.http.request_template import NO_BOUND, Asking
 
 # ---------------------------------------------------------------- check of the spend limit
 # Made before anything is sent.

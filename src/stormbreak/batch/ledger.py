@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from decimal import Decimal
 
-from stormbreak.batch.spent import Account
 from stormbreak.batch.store.output_files import Store
-from stormbreak.core.purse import Purse
+from stormbreak.batch.token_ledger import Account
+from stormbreak.core.spend_account import Purse
 from stormbreak.core.spend_policy import PriceOf
 from stormbreak.cost.bill import NOTHING
 from stormbreak.cost.meter import Meter

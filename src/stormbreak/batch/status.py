@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from stormbreak.batch.spent import Cost
 from stormbreak.batch.store.lock import held
 from stormbreak.batch.store.paths import BatchPaths
 from stormbreak.batch.store.record import count_lines, entries
 from stormbreak.batch.store.run_file import read_existing_run
+from stormbreak.batch.token_ledger import Cost
 from stormbreak.core.spend_policy import PriceOf
 from stormbreak.escape import plain
 

@@ -7,7 +7,7 @@ from datetime import datetime
 
 from stormbreak.batch.running.runner import Runner
 from stormbreak.batch.slow_run import slow_reason_for_run
-from stormbreak.batch.spent import Cost, Limit
+from stormbreak.batch.token_ledger import Cost, Limit
 
 _RATE_OVER = 30.0  # seconds that the shown rate looks back
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from stormbreak.batch.spent import Cost, Limit
+from stormbreak.batch.token_ledger import Cost, Limit
 from stormbreak.cost.money import USD, between
 from stormbreak.key_patterns import quoted
 

@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from stormbreak import toml_file
-from stormbreak.config import leaks, mistakes
+from stormbreak.config import literal_keys, mistakes
 from stormbreak.config.policy_toml import plain
 from stormbreak.config.schema import reader
 from stormbreak.core.policy import Policy
@@ -27,7 +27,7 @@ def load_policy(path: str | os.PathLike[str]) -> Policy:
     """
     try:
         table = toml_file.parse(toml_file.read_text(path, what=_WHAT), what=_WHAT)
-        leaks.refuse(table)
+        literal_keys.refuse(table)
         _refuse_settings(table)
         return policy_in(table)
     except ConfigurationError as error:
@@ -68,7 +68,7 @@ def resolve_preset(name_or_path: str) -> Policy | None:
 
 def _refuse_settings(table: Table) -> None:
     """A file that is right as settings is told what is too much of it, and not that it is wrong."""
-    beyond = [key for key in table if key in leaks.NAMING]
+    beyond = [key for key in table if key in literal_keys.NAMING]
     if beyond:
         raise ConfigurationError(f"a policy alone is taken here, without {' and '.join(beyond)}")
 

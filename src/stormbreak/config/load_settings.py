@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from stormbreak import toml_file
-from stormbreak.config import leaks, mistakes
+from stormbreak.config import literal_keys, mistakes
 from stormbreak.config.load import base_of, overlay, policy_in, resolve_preset
 from stormbreak.config.policy_toml import plain
 from stormbreak.config.profiles import PROFILE, Overrides
@@ -75,7 +75,7 @@ def profiles_in(path: str | os.PathLike[str]) -> tuple[str, ...]:
 
 def _table(path: str | os.PathLike[str]) -> Table:
     table = toml_file.parse(toml_file.read_text(path, what=_WHAT), what=_WHAT)
-    leaks.refuse(table)
+    literal_keys.refuse(table)
     return table
 
 

@@ -8,7 +8,7 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from stormbreak.config import leaks
+from stormbreak.config import literal_keys
 from stormbreak.config.schema import join
 from stormbreak.errors import ConfigurationError
 from stormbreak.key_patterns import has_key_prefix, quoted
@@ -44,7 +44,7 @@ class Overrides:
                 over = {key: over}
             try:
                 check_depth(over)
-                leaks.refuse(over)
+                literal_keys.refuse(over)
             except ConfigurationError as error:
                 raise ConfigurationError(f"{variable}: {error}") from None
             together = laid(together, over)

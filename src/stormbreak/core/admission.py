@@ -22,7 +22,7 @@ from typing import Any
 from stormbreak.core.diagnosis import Diagnosis
 from stormbreak.core.gate import OPEN, Circuit, Gate, PacingGate, SlotGate, VetoGate
 from stormbreak.core.permit import Permit
-from stormbreak.core.queueing import Queue, QueuePolicy
+from stormbreak.core.queue_order import Queue, QueuePolicy
 from stormbreak.core.ticket import Ticket
 from stormbreak.types import Call, Outcome, Priority, Rejection, Verdict
 

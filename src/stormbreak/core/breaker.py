@@ -34,9 +34,9 @@ from stormbreak.core.circuit_snapshot import LONGEST, CircuitSnapshot
 from stormbreak.core.cooldown import SPREAD
 from stormbreak.core.counting import Counts
 from stormbreak.core.diagnosis import Diagnosis
-from stormbreak.core.flight import InFlight
 from stormbreak.core.gate import OPEN, UNTIL_EVENT
 from stormbreak.core.half_open import Decision, Probe, Trial
+from stormbreak.core.in_flight import InFlight
 from stormbreak.types import Outcome, Tally, Treatment, Verdict
 
 MAX_RETRY_AFTER = 900.0

@@ -24,8 +24,8 @@ from collections.abc import Callable, Mapping
 from enum import StrEnum
 from math import inf, log
 
-from stormbreak.core.flight import Completion, InFlight
 from stormbreak.core.gate import OPEN
+from stormbreak.core.in_flight import Completion, InFlight
 from stormbreak.core.latency_baseline import LatencyBaseline
 from stormbreak.core.throughput_estimate import FirstOutputEstimate, RateEstimate
 from stormbreak.types import Outcome, Tally, Treatment, Verdict

@@ -16,24 +16,24 @@ from stormbreak.core.breaker import Breaker
 from stormbreak.core.circuit import BreakerPolicy, Mode, State
 from stormbreak.core.circuit_snapshot import CircuitSnapshot
 from stormbreak.core.concurrency_limit import limiter
+from stormbreak.core.context_listener import ContextListener
 from stormbreak.core.cooldown import Cooldown, Pace
 from stormbreak.core.counting import Counts
 from stormbreak.core.diagnosis import Diagnosis
-from stormbreak.core.following import ContextListener
 from stormbreak.core.gate import OPEN, Gate
 from stormbreak.core.hedge import HedgeTimer
-from stormbreak.core.payers import SharedBudgets
 from stormbreak.core.policy import Policy
-from stormbreak.core.purse import Share
+from stormbreak.core.rate_limit_gate import RateLimitGate
 from stormbreak.core.retry_budget import Budget, Load
 from stormbreak.core.send_rate import AdaptiveSendRate
 from stormbreak.core.shadow import ShadowGate, ShadowPolicy
+from stormbreak.core.shared_budgets import SharedBudgets
+from stormbreak.core.spend_account import Share
 from stormbreak.core.spend_policy import PriceOf
 from stormbreak.core.spending import Spending
 from stormbreak.core.tally import tallied
 from stormbreak.core.telling import call_all
 from stormbreak.core.ticket import Ticket
-from stormbreak.core.weighed import RateLimitGate
 from stormbreak.events import CircuitChanged, CooldownStarted, Event, SpendReached, WouldHave
 from stormbreak.types import Outcome, Target
 

@@ -13,7 +13,7 @@ from math import fsum, inf
 from statistics import median
 from typing import NamedTuple
 
-from stormbreak.core.flight import Completion, InFlight
+from stormbreak.core.in_flight import Completion, InFlight
 
 BLOCK = 16  # attempts
 LEAST = 8  # samples that make a block worth keeping

@@ -10,8 +10,8 @@ from stormbreak.core.circuit import BreakerPolicy
 from stormbreak.core.concurrency_limit import Limit
 from stormbreak.core.fallback import CachePolicy, Fallback
 from stormbreak.core.hedge import HedgePolicy
-from stormbreak.core.queueing import QueuePolicy
-from stormbreak.core.quota import RateLimitPolicy
+from stormbreak.core.queue_order import QueuePolicy
+from stormbreak.core.rate_limit_policy import RateLimitPolicy
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.core.retry_budget import BudgetPolicy
 from stormbreak.core.shadow import ShadowPolicy

@@ -12,8 +12,8 @@ from stormbreak.core.backoff import ProportionalJitter
 from stormbreak.core.circuit import BreakerPolicy
 from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.policy import Policy
-from stormbreak.core.queueing import QueuePolicy
-from stormbreak.core.quota import RateLimitPolicy
+from stormbreak.core.queue_order import QueuePolicy
+from stormbreak.core.rate_limit_policy import RateLimitPolicy
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.core.trip import ConsecutiveFailures
 from stormbreak.errors import ConfigurationError

@@ -24,12 +24,12 @@ from stormbreak.core.circuit import BreakerPolicy, State
 from stormbreak.core.concurrency_limit import Limit, Limiter, limiter
 from stormbreak.core.diagnosis import Diagnosis
 from stormbreak.core.gate import OPEN, UNTIL_EVENT, Gate
-from stormbreak.core.quota import RateLimitPolicy
+from stormbreak.core.rate_limit_gate import RateLimitGate
+from stormbreak.core.rate_limit_policy import RateLimitPolicy
 from stormbreak.core.retry import NoRetry, Retry, RetryPolicy
 from stormbreak.core.retry_budget import Budget, BudgetPolicy
 from stormbreak.core.send_rate import AdaptiveSendRate
 from stormbreak.core.tally import check_verdict_lists
-from stormbreak.core.weighed import RateLimitGate
 from stormbreak.types import Outcome, Treatment, Verdict
 
 DIFFERENT = 0.001  # seconds; two times further apart differ

@@ -15,7 +15,7 @@ from decimal import Decimal
 from typing import NamedTuple, TypeAlias
 
 from stormbreak.core.gate import UNTIL_EVENT
-from stormbreak.core.purse import NOTHING, Purse, Share
+from stormbreak.core.spend_account import NOTHING, Purse, Share
 from stormbreak.core.spend_policy import PriceTable, known_cost, known_max_cost
 from stormbreak.types import Call, Outcome, Rejection, Usage, Verdict
 

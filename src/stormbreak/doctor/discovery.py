@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from stormbreak.http.client import AsyncClient
 from stormbreak.http.sync_client import Client
-from stormbreak.http.transports.door import Door
+from stormbreak.http.transports.sdk_transport import Door
 
 _MAX_DEPTH = 12
 _MOST = 64  # chains that are followed

@@ -9,7 +9,7 @@ from stormbreak.doctor.discovery import Chain, ClientLayer, NotBuiltYet, is_http
 from stormbreak.doctor.retry_counts import SDKS
 from stormbreak.http.client import AsyncClient
 from stormbreak.http.sync_client import Client
-from stormbreak.http.transports.door import Door
+from stormbreak.http.transports.sdk_transport import Door
 
 
 class RequestPath:

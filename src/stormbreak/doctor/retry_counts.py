@@ -6,7 +6,7 @@ from types import FunctionType, MappingProxyType, MethodType
 from typing import Any
 
 from stormbreak.doctor.discovery import ClientLayer, NotBuiltYet, is_transport, named, used_by
-from stormbreak.http.transports.door import Door
+from stormbreak.http.transports.sdk_transport import Door
 
 SDKS = frozenset({"openai", "anthropic"})
 """Their own retries end with `x-should-retry: false`, which every final answer of ours carries."""

@@ -7,7 +7,7 @@ from stormbreak.doctor.discovery import ClientLayer
 from stormbreak.doctor.findings import Finding, Severity
 from stormbreak.doctor.request_path import RequestPath
 from stormbreak.http.environment import is_disabled
-from stormbreak.http.transports.door import Door
+from stormbreak.http.transports.sdk_transport import Door
 
 
 def doorways(way: RequestPath) -> Iterator[Finding]:

@@ -11,9 +11,9 @@ from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 from typing import Any, TypeAlias, TypeVar, cast
 
+from stormbreak.core.context_listener import ContextListener
 from stormbreak.core.engine import Engine
 from stormbreak.core.flow import Ask, DeliverStream, Flow, Race, Send, Wait, WaitFor
-from stormbreak.core.following import ContextListener
 from stormbreak.drivers.asyncio_tasks import (
     HedgeTasks,
     RejectedWhileClosingError,

@@ -12,10 +12,10 @@ from contextlib import suppress
 from typing import Any, TypeAlias, TypeVar
 from weakref import WeakMethod, ref
 
+from stormbreak.core.context_listener import ContextListener
 from stormbreak.core.engine import Engine
 from stormbreak.core.explain import shown
 from stormbreak.core.flow import Command, DeliverStream, Flow, Race, Send, close
-from stormbreak.core.following import ContextListener
 from stormbreak.core.plan import run_call
 from stormbreak.core.ticket import Ticket
 from stormbreak.drivers.locks import new_lock

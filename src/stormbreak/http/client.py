@@ -19,20 +19,20 @@ from stormbreak.core.spend_policy import PriceOf
 from stormbreak.drivers.asyncio_driver import Asker
 from stormbreak.drivers.scope import checked_priority, current
 from stormbreak.errors import error_for
-from stormbreak.http.asking import Asking
-from stormbreak.http.at_hand import Degraded, LocalAnswers
-from stormbreak.http.body import encoded
-from stormbreak.http.by_hand import ClientControls
+from stormbreak.http.client_controls import ClientControls
 from stormbreak.http.endpoint import DynamicKey, KeyFunction
 from stormbreak.http.environment import find_endpoint, in_force
 from stormbreak.http.exchange import answer_of
-from stormbreak.http.footing import SingleTarget, TargetConfig, TargetResolver, model_of
 from stormbreak.http.h1.connect import connect
+from stormbreak.http.local_answers import Degraded, LocalAnswers
 from stormbreak.http.pricing import check_prices, list_price
+from stormbreak.http.request_body import encoded
+from stormbreak.http.request_source import BufferedSender, StreamSender
+from stormbreak.http.request_template import Asking
 from stormbreak.http.routes import Routes
-from stormbreak.http.sending import BufferedSender, StreamSender
 from stormbreak.http.stream import PendingStream, Stream
 from stormbreak.http.stream_source import LocalSource
+from stormbreak.http.target_config import SingleTarget, TargetConfig, TargetResolver, model_of
 from stormbreak.llm.models import OPERATIONS
 from stormbreak.types import (
     CACHE,

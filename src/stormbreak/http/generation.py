@@ -13,14 +13,14 @@ from stormbreak.config.settings import PoolSettings, Settings, TargetSettings
 from stormbreak.core.fallback import Step
 from stormbreak.core.policy import Policy
 from stormbreak.errors import ConfigurationError
-from stormbreak.http.at_hand import Degraded, LocalAnswers
 from stormbreak.http.endpoint import DynamicKey, Origin
 from stormbreak.http.environment import ProviderEndpoint, find_endpoint, in_force
-from stormbreak.http.footing import Pool, TargetConfig
 from stormbreak.http.h1.connect import connect
 from stormbreak.http.h1.connection import POOL_LIMIT, Wire
+from stormbreak.http.local_answers import Degraded, LocalAnswers
 from stormbreak.http.pricing import check_prices
 from stormbreak.http.routes import Routes, RouteTable
+from stormbreak.http.target_config import Pool, TargetConfig
 from stormbreak.key_patterns import hidden, quoted
 from stormbreak.types import Target
 

@@ -14,13 +14,13 @@ from stormbreak.drivers.asyncio_driver import AsyncioDriver
 from stormbreak.drivers.background_loop import BACKGROUND
 from stormbreak.drivers.locks import LiveSet
 from stormbreak.errors import ConfigurationError
-from stormbreak.http.at_hand import Degraded, LocalAnswers
 from stormbreak.http.client import AsyncClient
 from stormbreak.http.endpoint import DynamicKey, KeyFunction
-from stormbreak.http.footing import TargetConfig
 from stormbreak.http.generation import Generation, SettingsBuilder
+from stormbreak.http.local_answers import Degraded, LocalAnswers
 from stormbreak.http.pricing import list_price
 from stormbreak.http.sync_client import Client
+from stormbreak.http.target_config import TargetConfig
 from stormbreak.key_patterns import quoted
 from stormbreak.types import Target
 

@@ -5,7 +5,7 @@ from itertools import repeat
 from math import isnan, nan
 from typing import NamedTuple
 
-from stormbreak.batch.course import Course, Slice
+from stormbreak.batch.run_timeseries import Course, Slice
 from stormbreak.report.chart import Line, Panel, clock_for
 from stormbreak.types import Verdict
 

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 
-from stormbreak.batch.course import Course
 from stormbreak.batch.histogram import Histogram
+from stormbreak.batch.run_timeseries import Course
 from stormbreak.batch.running.runner import End
 from stormbreak.batch.running.summary import Summary
 from stormbreak.batch.store.cost import BatchCost

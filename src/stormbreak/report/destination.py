@@ -14,7 +14,7 @@ from stormbreak.errors import ConfigurationError
 from stormbreak.escape import path_of, quoted
 
 if TYPE_CHECKING:
-    from stormbreak.batch.course import Course
+    from stormbreak.batch.run_timeseries import Course
     from stormbreak.batch.running.summary import Summary
     from stormbreak.batch.store.cost import BatchCost
     from stormbreak.cost.sheet import Sheet

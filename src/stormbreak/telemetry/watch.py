@@ -27,9 +27,8 @@ from stormbreak.events import (
     Returned,
     Sent,
 )
-from stormbreak.telemetry.lanes import merge_targets
-from stormbreak.telemetry.minute import LastMinute
-from stormbreak.telemetry.recent import RecentDecisions, in_words
+from stormbreak.telemetry.last_minute import LastMinute
+from stormbreak.telemetry.recent_decisions import RecentDecisions, in_words
 from stormbreak.telemetry.state import (
     SECONDS,
     BatchSnapshot,
@@ -39,6 +38,7 @@ from stormbreak.telemetry.state import (
     TargetSnapshot,
     encoded,
 )
+from stormbreak.telemetry.target_snapshots import merge_targets
 from stormbreak.types import Target, Verdict
 
 MOST_TARGETS = 100  # with those that are not told apart, which are the last

@@ -12,7 +12,7 @@ from stormbreak.core.backoff import Constant
 from stormbreak.core.policy import Policy
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.http.endpoint import origin_of
-from stormbreak.http.transports import places
+from stormbreak.http.transports import origin_resolver
 from stormbreak.httpx2 import AsyncTransport
 
 FEW = 4
@@ -21,7 +21,7 @@ ASK = {"model": "m", "messages": SAY}
 
 @pytest.fixture(autouse=True)
 def few(monkeypatch):
-    monkeypatch.setattr(places, "MOST", FEW)
+    monkeypatch.setattr(origin_resolver, "MOST", FEW)
 
 
 class Rotating:
@@ -117,13 +117,15 @@ def test_one_wire_leads_to_an_origin_whichever_thread_comes_first():
         return wire
 
     others = []
-    here = places.OriginResolver((), allow_http=False, connect=connect, forget=lambda _: True)
+    here = origin_resolver.OriginResolver(
+        (), allow_http=False, connect=connect, forget=lambda _: True
+    )
     assert here.wire(origin) is here.wire(origin) is others[0]
     assert here.wires() == (others[0],)
 
 
 def test_hosts_do_not_pile_up_but_for_those_that_are_in_use():
-    here = places.OriginResolver(
+    here = origin_resolver.OriginResolver(
         (), allow_http=False, connect=lambda _: object(), forget=lambda _: True
     )
     with here.routes("https://kept.example/v1", None) as kept:
@@ -139,7 +141,7 @@ def test_hosts_do_not_pile_up_but_for_those_that_are_in_use():
 
 def test_hosts_that_one_inner_transport_leads_to_do_not_pile_up():
     inner = object()
-    here = places.OriginResolver(
+    here = origin_resolver.OriginResolver(
         (), allow_http=False, connect=lambda _: inner, forget=lambda _: True
     )
     for number in range(20):
@@ -149,7 +151,7 @@ def test_hosts_that_one_inner_transport_leads_to_do_not_pile_up():
 
 
 async def test_what_is_read_from_a_host_that_is_forgotten_is_read_to_its_end(monkeypatch):
-    monkeypatch.setattr(places, "MOST", 1)
+    monkeypatch.setattr(origin_resolver, "MOST", 1)
     body = b"x" * 10_000
     script = [answer(body[:5000], content_length=10_000), 0.3, body[5000:]]
     async with (

@@ -2,8 +2,8 @@
 
 import pytest
 
-from stormbreak.http.transports.given_up import KEPT, RecentFailures
-from stormbreak.http.transports.request import SdkRequest, Spans, spans_in
+from stormbreak.http.transports.recent_failures import KEPT, RecentFailures
+from stormbreak.http.transports.sdk_request import SdkRequest, Spans, spans_in
 from stormbreak.http.transports.sdk_response import Failure
 
 JSON = {"content-type": "application/json"}

@@ -23,13 +23,13 @@ from concurrent.futures import ThreadPoolExecutor
 from enum import Enum
 from hashlib import blake2b
 
-from stormbreak.batch.counts import Counts
 from stormbreak.batch.input.index import Rows
 from stormbreak.batch.input.request import Row
 from stormbreak.batch.ledger import Ledger
+from stormbreak.batch.live_cost import LiveCost
+from stormbreak.batch.run_counters import Counts
 from stormbreak.batch.running.failure_reasons import ACCOUNT, AccountErrors, SuspectAccount
 from stormbreak.batch.running.file_limits import ReservedFiles
-from stormbreak.batch.so_far import LiveCost
 from stormbreak.batch.store.append_file import OutputError
 from stormbreak.batch.store.journal import RowJournal
 from stormbreak.batch.store.record import Failure, Response

@@ -4,10 +4,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 
-from stormbreak.batch.read_back import Answered, Failed, read_answers, read_failures
+from stormbreak.batch.output_reader import Answered, Failed, read_answers, read_failures
 from stormbreak.batch.running.failure_reasons import Reason
 from stormbreak.batch.running.runner import End, Runner
-from stormbreak.batch.spent import Cost, Limit
+from stormbreak.batch.token_ledger import Cost, Limit
 from stormbreak.errors import ConfigurationError
 from stormbreak.types import Verdict
 

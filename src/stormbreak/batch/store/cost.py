@@ -11,10 +11,10 @@ from functools import reduce
 from pathlib import Path
 
 from stormbreak import toml_file
-from stormbreak.batch.spent import Account, Spent
-from stormbreak.batch.spent import Tokens as Used
 from stormbreak.batch.store.paths import BatchPaths
 from stormbreak.batch.store.run_file import read_existing_run
+from stormbreak.batch.token_ledger import Account, Spent
+from stormbreak.batch.token_ledger import Tokens as Used
 from stormbreak.cost.bill import Span
 from stormbreak.cost.price_lookup import PriceLookup, same
 from stormbreak.cost.prices import Prices, Tokens

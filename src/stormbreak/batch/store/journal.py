@@ -15,8 +15,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Final
 
-from stormbreak.batch.choice import UNFINISHED_ROWS, Choice
 from stormbreak.batch.input.request import Row
+from stormbreak.batch.row_selection import UNFINISHED_ROWS, Choice
 from stormbreak.batch.store.append_file import AppendFile, OutputError, remove, replacing
 from stormbreak.batch.store.paths import BatchPaths
 from stormbreak.batch.store.record import (

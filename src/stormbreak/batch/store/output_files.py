@@ -7,16 +7,16 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from stormbreak.batch.choice import UNFINISHED_ROWS, Choice
 from stormbreak.batch.flags import Flags
 from stormbreak.batch.input.index import Rows
-from stormbreak.batch.spent import Account
+from stormbreak.batch.row_selection import UNFINISHED_ROWS, Choice
 from stormbreak.batch.store.append_file import remove_stale_temp, replacing
 from stormbreak.batch.store.journal import RowJournal
 from stormbreak.batch.store.lock import locked
 from stormbreak.batch.store.paths import BatchPaths
 from stormbreak.batch.store.record import Index, placed
 from stormbreak.batch.store.run_file import Option, Run, check, note_account, record
+from stormbreak.batch.token_ledger import Account
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -26,11 +26,11 @@ from msgspec.json import Decoder, encode
 from msgspec.json import format as indented
 
 from stormbreak import toml_file
-from stormbreak.batch.choice import UNFINISHED_ROWS, Choice
 from stormbreak.batch.flags import Flags
-from stormbreak.batch.spent import Account
+from stormbreak.batch.row_selection import UNFINISHED_ROWS, Choice
 from stormbreak.batch.store.append_file import replacing
 from stormbreak.batch.store.paths import BatchPaths
+from stormbreak.batch.token_ledger import Account
 from stormbreak.errors import ConfigurationError
 from stormbreak.escape import path_of, plain, reason
 from stormbreak.key_patterns import hidden

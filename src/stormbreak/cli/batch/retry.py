@@ -8,8 +8,8 @@ from typing import Any
 import click
 
 from stormbreak.batch.build_job import build_job, has_target
-from stormbreak.batch.choice import Choice, failed_rows
 from stormbreak.batch.flags import Flags, typed
+from stormbreak.batch.row_selection import Choice, failed_rows
 from stormbreak.batch.status import count_rows
 from stormbreak.batch.store.paths import BatchPaths
 from stormbreak.batch.store.run_file import Run, read_existing_run

@@ -9,13 +9,13 @@ from typing import Any
 import click
 
 from stormbreak.batch.build_job import build_job
-from stormbreak.batch.choice import UNFINISHED_ROWS
-from stormbreak.batch.course import Course
 from stormbreak.batch.flags import Flags
 from stormbreak.batch.job import Job, run_job
+from stormbreak.batch.row_selection import UNFINISHED_ROWS
+from stormbreak.batch.run_sample import watching
+from stormbreak.batch.run_timeseries import Course
 from stormbreak.batch.running.runner import End
 from stormbreak.batch.running.summary import Summary, require_reached
-from stormbreak.batch.sight import watching
 from stormbreak.batch.store.cost import BatchCost, read_cost
 from stormbreak.batch.store.paths import BatchPaths
 from stormbreak.cli.batch.options import shared

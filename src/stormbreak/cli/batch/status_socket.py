@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Self
 
 from stormbreak.batch.running.runner import Runner
-from stormbreak.batch.spent import Cost
 from stormbreak.batch.store.paths import BatchPaths
+from stormbreak.batch.token_ledger import Cost
 from stormbreak.batch.view import Rate, View
 from stormbreak.core.engine import Listener
 from stormbreak.errors import ConfigurationError

@@ -17,7 +17,7 @@ from stormbreak.http.h1.connection import (
     split_repeats,
 )
 from stormbreak.http.stream import Stream
-from stormbreak.http.transports.request import OURS, SdkRequest, spans_in
+from stormbreak.http.transports.sdk_request import OURS, SdkRequest, spans_in
 from stormbreak.http.transports.sdk_response import Failure, failure_of
 from stormbreak.http.transports.wrapped_body import LATE, WrappedBody, parser_of, seconds_to
 from stormbreak.llm.models import HttpResponse

@@ -8,7 +8,7 @@ from urllib.parse import urljoin
 
 from stormbreak.http.endpoint import same_origin
 from stormbreak.http.h1.connection import CONNECT_TIMEOUT, HttpRequest, ResponseStream, Wire
-from stormbreak.http.transports.request import SdkRequest, without_hops
+from stormbreak.http.transports.sdk_request import SdkRequest, without_hops
 from stormbreak.http.transports.sdk_response import Failure, failure_of
 from stormbreak.http.transports.wrapped_body import LATE, seconds_to
 from stormbreak.llm.models import HttpResponse

@@ -12,7 +12,7 @@ from stormbreak.core.spending import COST
 from stormbreak.drivers.explain import AttemptHistory
 from stormbreak.http.exchange import Received
 from stormbreak.http.h1.connection import Sent, with_repeats
-from stormbreak.http.transports.request import without_hops
+from stormbreak.http.transports.sdk_request import without_hops
 from stormbreak.llm.models import HttpResponse, Shape
 from stormbreak.llm.surrogates import UNREADABLE
 from stormbreak.types import TREATMENTS, CallResult, Outcome, Rejection, Verdict

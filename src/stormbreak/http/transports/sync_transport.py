@@ -10,7 +10,7 @@ from typing import Any
 
 from stormbreak.drivers.asyncio_driver import AsyncioDriver
 from stormbreak.drivers.background_loop import BACKGROUND, run_in_waiting_thread
-from stormbreak.http.transports.door import Door
+from stormbreak.http.transports.sdk_transport import Door
 from stormbreak.http.transports.wrapped_body import interruptible
 
 # ---------------------------------------------------------------- thread bridge

@@ -7,7 +7,7 @@ from stormbreak.core.engine import Engine
 from stormbreak.core.policy import Policy
 from stormbreak.errors import ConfigurationError
 from stormbreak.http.pricing import engine_for
-from stormbreak.http.transports.door import Door
+from stormbreak.http.transports.sdk_transport import Door
 
 _OWN = ("_transport", "_mounts")
 """Where httpx2 and httpx keep what a client sends through."""

@@ -3,7 +3,7 @@
 import logging
 
 from stormbreak.batch.ledger import Ledger
-from stormbreak.batch.spent import Cost, Limit
+from stormbreak.batch.token_ledger import Cost, Limit
 from stormbreak.drivers.locks import new_lock
 from stormbreak.http.client import AsyncClient
 

@@ -5,11 +5,11 @@ from collections.abc import Mapping
 import msgspec
 
 from stormbreak.errors import ConfigurationError
-from stormbreak.http.asking import Asking
 from stormbreak.http.exchange import Asked
 from stormbreak.http.h1.connection import CONNECT_TIMEOUT
+from stormbreak.http.request_template import Asking
 from stormbreak.http.routes import Route
-from stormbreak.http.transports.request import NO_MODEL, SdkRequest
+from stormbreak.http.transports.sdk_request import NO_MODEL, SdkRequest
 from stormbreak.llm.models import Shape
 from stormbreak.llm.stream_formats import FORMATS
 from stormbreak.types import Target, Usage

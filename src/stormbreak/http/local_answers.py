@@ -18,9 +18,9 @@ from stormbreak.core.fallback import ToCache
 from stormbreak.core.flow import Ask
 from stormbreak.core.policy import Policy
 from stormbreak.http.exchange import Received
+from stormbreak.llm.answer_writer import written
 from stormbreak.llm.classify import read_answer
 from stormbreak.llm.models import HttpResponse, Shape
-from stormbreak.llm.written import written
 from stormbreak.types import CACHE, TARGET, CallResult, Outcome, Verdict
 
 Said: TypeAlias = str | Mapping[str, Any] | None

@@ -4,8 +4,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from stormbreak.core.policy import Policy
-from stormbreak.core.purse import Purse
 from stormbreak.core.retry_budget import Budget, BudgetPolicy
+from stormbreak.core.spend_account import Purse
 from stormbreak.core.spend_policy import PriceOf, SpendPolicy
 from stormbreak.core.spending import Report, Spending
 from stormbreak.types import Target

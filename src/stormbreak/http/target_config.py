@@ -10,9 +10,9 @@ from typing import Protocol
 from stormbreak.core.fallback import Step, TargetOrder
 from stormbreak.core.policy import Policy
 from stormbreak.errors import ConfigurationError
-from stormbreak.http.at_hand import LocalAnswers
-from stormbreak.http.body import wants
 from stormbreak.http.h1.connection import Wire
+from stormbreak.http.local_answers import LocalAnswers
+from stormbreak.http.request_body import wants
 from stormbreak.http.routes import Routes, make_room
 from stormbreak.types import FALLBACK, Target, Verdict
 

@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from hashlib import blake2b
 
-from stormbreak.http.transports.request import SdkRequest
+from stormbreak.http.transports.sdk_request import SdkRequest
 from stormbreak.http.transports.sdk_response import Failure
 
 KEPT = 60.0  # seconds; the SDKs come back within 8

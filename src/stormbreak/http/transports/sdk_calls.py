@@ -9,10 +9,10 @@ from stormbreak.core.fallback import Step
 from stormbreak.core.flow import Send
 from stormbreak.core.policy import Policy
 from stormbreak.drivers.scope import Scope
+from stormbreak.http.request_source import BufferedSender, StreamSender
 from stormbreak.http.routes import Routes
-from stormbreak.http.sending import BufferedSender, StreamSender
-from stormbreak.http.transports.asks import Ask, Look
-from stormbreak.http.transports.request import Spans
+from stormbreak.http.transports.sdk_call_kinds import Ask, Look
+from stormbreak.http.transports.sdk_request import Spans
 from stormbreak.llm.models import OPERATIONS
 from stormbreak.types import Call, Target
 

@@ -3,7 +3,7 @@
 import asyncio
 from typing import Any
 
-from stormbreak.http.transports.door import Door
+from stormbreak.http.transports.sdk_transport import Door
 
 
 class AsyncSdkTransport(Door):

@@ -12,7 +12,7 @@ from stormbreak.core.policy import Policy
 from stormbreak.drivers.asyncio_driver import AsyncioDriver
 from stormbreak.drivers.listeners import Attached, subscribe
 from stormbreak.errors import ConfigurationError
-from stormbreak.http.footing import TargetResolver
+from stormbreak.http.target_config import TargetResolver
 from stormbreak.types import Target
 
 

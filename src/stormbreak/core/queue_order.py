@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from stormbreak.core.checks import check_types, require
-from stormbreak.core.line import Line
+from stormbreak.core.priority_queue import Line
 from stormbreak.core.ticket import Ticket
 from stormbreak.types import Call, Priority
 

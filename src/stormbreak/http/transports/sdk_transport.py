@@ -19,20 +19,21 @@ from stormbreak.drivers.explain import AttemptHistory
 from stormbreak.drivers.listeners import Attached, subscribe
 from stormbreak.drivers.scope import Scope
 from stormbreak.errors import ConfigurationError
-from stormbreak.http.at_hand import Degraded, LocalAnswers
 from stormbreak.http.h1.connection import POOL_LIMIT, with_repeats
+from stormbreak.http.local_answers import Degraded, LocalAnswers
 from stormbreak.http.pricing import engine_for
 from stormbreak.http.routes import Routes
 from stormbreak.http.stream import Stream
 from stormbreak.http.stream_source import Source
-from stormbreak.http.transports.asks import Ask, Look, asked_in
-from stormbreak.http.transports.calls import make_call, make_sender
-from stormbreak.http.transports.given_up import RecentFailures
+from stormbreak.http.transports.connection_factory import Cert, ConnectionFactory, Verify
+from stormbreak.http.transports.header_options import scope_from_headers
 from stormbreak.http.transports.library import Library, PassThroughBody, StreamBody
+from stormbreak.http.transports.origin_resolver import OriginResolver
 from stormbreak.http.transports.pass_through import passed, redirects_to_other_origin
-from stormbreak.http.transports.places import OriginResolver
-from stormbreak.http.transports.request import NO_MODEL, SdkRequest
-from stormbreak.http.transports.said import scope_from_headers
+from stormbreak.http.transports.recent_failures import RecentFailures
+from stormbreak.http.transports.sdk_call_kinds import Ask, Look, asked_in
+from stormbreak.http.transports.sdk_calls import make_call, make_sender
+from stormbreak.http.transports.sdk_request import NO_MODEL, SdkRequest
 from stormbreak.http.transports.sdk_response import (
     Failure,
     Reply,
@@ -40,7 +41,6 @@ from stormbreak.http.transports.sdk_response import (
     is_filtered,
     response_for,
 )
-from stormbreak.http.transports.wires import Cert, ConnectionFactory, Verify
 from stormbreak.http.transports.wrapped_body import LATE, seconds_to
 from stormbreak.http.transports.wrapped_connection import WrappedConnection, check_wrapped
 from stormbreak.llm.models import endpoint_of

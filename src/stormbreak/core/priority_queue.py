@@ -7,8 +7,8 @@ the line says.
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 
-from stormbreak.core.fair import FairShares
-from stormbreak.core.heaviest import HeaviestTenant
+from stormbreak.core.fair_share import FairShares
+from stormbreak.core.heaviest_tenant import HeaviestTenant
 from stormbreak.core.ticket import Ticket
 
 

@@ -19,7 +19,7 @@ from typing import TypeAlias
 
 from stormbreak.core.bucket import Bucket
 from stormbreak.core.gate import OPEN
-from stormbreak.core.quota import RateLimitPolicy
+from stormbreak.core.rate_limit_policy import RateLimitPolicy
 from stormbreak.core.rate_limit_status import Told
 from stormbreak.types import Call, Outcome, RateLimits, Verdict
 

@@ -4,9 +4,17 @@ import secrets
 from hashlib import blake2b
 
 from stormbreak.errors import ConfigurationError
-from stormbreak.http.at_hand import Request
-from stormbreak.http.body import bounded, delivered, inputs, prompts, renamed, streamed, wants
 from stormbreak.http.exchange import Asked
+from stormbreak.http.local_answers import Request
+from stormbreak.http.request_body import (
+    bounded,
+    delivered,
+    inputs,
+    prompts,
+    renamed,
+    streamed,
+    wants,
+)
 from stormbreak.http.routes import Route
 from stormbreak.llm.models import FREE, Shape, endpoint_of, path_of
 from stormbreak.llm.stream_formats import FORMATS

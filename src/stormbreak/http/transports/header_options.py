@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from stormbreak.drivers.scope import Scope, checked_labels, checked_text, current
 from stormbreak.errors import ConfigurationError
-from stormbreak.http.transports.request import OURS
+from stormbreak.http.transports.sdk_request import OURS
 from stormbreak.key_patterns import quoted
 from stormbreak.types import Priority
 

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 
-from stormbreak.batch.course import Course, RunSample
+from stormbreak.batch.run_timeseries import Course, RunSample
 from stormbreak.batch.running.runner import Runner
 
 Tick = Callable[[Runner], None]
