@@ -3,7 +3,7 @@
 What befalls a connection after its answer (`unasked`, `quiet_close`, `close_race`) has no meaning here: simulated
 calls have no connections. Nor have they bodies in which a text could be found.
 
-`tests/storm/test_replies.py` compares each kind of trouble with what the HTTP client makes of it on a real socket.
+`tests/storm/test_outcomes.py` compares each kind of trouble with what the HTTP client makes of it on a real socket.
 """
 
 import math
