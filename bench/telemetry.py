@@ -25,8 +25,9 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, Sampler
 import cores
 from rounds import Figure, Section, alternate, minus
 from stormbreak import Policy, Target
-from stormbreak.core.engine import Engine, Listener
+from stormbreak.core.engine import Engine
 from stormbreak.core.flow import Send
+from stormbreak.core.target_state import Listener
 from stormbreak.drivers.asyncio_driver import AsyncioDriver
 from stormbreak.telemetry import Logs, Metrics, Tracing, attach
 from stormbreak.telemetry.watch import Watch

@@ -6,10 +6,10 @@ from stage import OK, SERVER_ERROR, told
 
 from stormbreak.core.circuit import BreakerPolicy
 from stormbreak.core.concurrency_limit import FixedLimit
-from stormbreak.core.engine import Lane
 from stormbreak.core.rate_limit_policy import RateLimitPolicy
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.core.retry_budget import BudgetPolicy, Load
+from stormbreak.core.target_state import TargetState
 from stormbreak.events import HedgeRefused
 from stormbreak.types import TREATMENTS
 
@@ -60,7 +60,7 @@ class TestWhatKeepsAHedgeFromBeingSent:
         assert run.racing == [1]
 
     def test_answers_are_late(self, monkeypatch):
-        monkeypatch.setattr(Lane, "load", lambda *_: Load(ill=True))
+        monkeypatch.setattr(TargetState, "load", lambda *_: Load(ill=True))
 
         self.refused(scene(), "load")
 

@@ -21,7 +21,7 @@ FRAGILE = BreakerPolicy(trip=ConsecutiveFailures(threshold=2), open_for=5.0, jit
 
 @pytest.fixture
 def few(monkeypatch):
-    monkeypatch.setattr(engine, "MOST_LANES", FEW)
+    monkeypatch.setattr(engine, "MAX_TARGETS", FEW)
 
 
 def ask_many(stage, models=100, outcome=OK):
@@ -35,9 +35,9 @@ def known(stage):
 
 def test_an_engine_remembers_so_many_targets():
     stage = Stage(Policy())
-    ask_many(stage, 3 * engine.MOST_LANES)
+    ask_many(stage, 3 * engine.MAX_TARGETS)
 
-    assert len(known(stage)) == engine.MOST_LANES
+    assert len(known(stage)) == engine.MAX_TARGETS
 
 
 @pytest.mark.parametrize("verdict", [Verdict.NOT_FOUND, Verdict.INVALID, Verdict.AUTH])
@@ -157,9 +157,11 @@ class TestWhatIsNeededStays:
 
 def test_targets_that_all_are_needed_cost_a_call_no_more_than_a_few_looks(few, monkeypatch):
     looks = []
-    is_needed = engine.Lane.is_needed
+    is_needed = engine.TargetState.is_needed
     monkeypatch.setattr(
-        engine.Lane, "is_needed", lambda lane, now: looks.append(lane) or is_needed(lane, now)
+        engine.TargetState,
+        "is_needed",
+        lambda lane, now: looks.append(lane) or is_needed(lane, now),
     )
     stage = Stage(policy(retry=ONCE))
     ask_many(stage, outcome=SERVER_ERROR)

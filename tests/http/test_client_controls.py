@@ -12,8 +12,8 @@ from sockets import End, answer, served
 from stormbreak import errors
 from stormbreak.core.circuit import BreakerPolicy
 from stormbreak.core.concurrency_limit import FixedLimit
-from stormbreak.core.engine import Lane
 from stormbreak.core.policy import Policy
+from stormbreak.core.target_state import TargetState
 from stormbreak.drivers.delivery import LOOK_AGAIN
 from stormbreak.errors import ConfigurationError
 from stormbreak.http.client import AsyncClient
@@ -178,7 +178,7 @@ def test_a_snapshot_is_taken_between_two_steps(monkeypatch):
     client, threads = client_of(), []
     client.reset("a")
     client.reset("b")
-    look = Lane.snapshot
+    look = TargetState.snapshot
 
     def meanwhile(lane, now):
         threads.append(threading.Thread(target=client.reset, args=(f"new-{len(threads)}",)))
@@ -186,7 +186,7 @@ def test_a_snapshot_is_taken_between_two_steps(monkeypatch):
         threads[-1].join(0.05)
         return look(lane, now)
 
-    monkeypatch.setattr(Lane, "snapshot", meanwhile)
+    monkeypatch.setattr(TargetState, "snapshot", meanwhile)
     assert len(client.snapshot()["targets"]) == 2
     for thread in threads:
         thread.join(10.0)

@@ -5,10 +5,11 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from stormbreak.core.concurrency_limit import FixedLimit
-from stormbreak.core.engine import Engine, Lane
+from stormbreak.core.engine import Engine
 from stormbreak.core.flow import Command, DeliverStream, Race, Send, Wait, WaitFor, close
 from stormbreak.core.plan import run_call
 from stormbreak.core.policy import Policy
+from stormbreak.core.target_state import TargetState
 from stormbreak.events import Event
 from stormbreak.types import Call, CallResult, Outcome, Target, Verdict
 
@@ -134,7 +135,7 @@ class Stage:
         self.events: list[Event] = []
 
     @property
-    def lane(self) -> Lane:
+    def lane(self) -> TargetState:
         return self.engine.lane(TARGET)
 
     def listen(self) -> "Stage":

@@ -23,11 +23,11 @@ from stormbreak.batch.store.run_file import Option, Run, check_before
 from stormbreak.core.automatic_limit import AutomaticLimit
 from stormbreak.core.circuit import Mode
 from stormbreak.core.concurrency_limit import FixedLimit
-from stormbreak.core.engine import Listener
 from stormbreak.core.fallback import ToTargets
 from stormbreak.core.policy import Policy
 from stormbreak.core.row_schedule import PER_WIDTH, max_rows_in_flight
 from stormbreak.core.spend_policy import PriceOf, SpendPolicy
+from stormbreak.core.target_state import Listener
 from stormbreak.cost.meter import Meter
 from stormbreak.errors import ConfigurationError
 from stormbreak.escape import path_of

@@ -8,9 +8,10 @@ from math import inf
 from typing import TypeAlias
 
 from stormbreak.core.call_state import CallState
-from stormbreak.core.engine import Engine, Lane
+from stormbreak.core.engine import Engine
 from stormbreak.core.flow import DeliverStream, FlowClosed, Send, Steps, WaitFor
 from stormbreak.core.permit import Permit
+from stormbreak.core.target_state import TargetState
 from stormbreak.core.ticket import Ticket
 from stormbreak.events import Committed, Queued, Returned, Sent
 from stormbreak.types import CANCELLED, CANCELLED_AFTER_SEND, Call, Outcome, Rejection, Verdict
@@ -23,7 +24,7 @@ Attempt: TypeAlias = Steps[tuple[Outcome, float, float]]
 
 def attempted(
     engine: Engine,
-    lane: Lane,
+    lane: TargetState,
     trail: CallState,
     now: float,
     uniform: float,
@@ -106,7 +107,7 @@ def _delivery(
     )
 
 
-def _queue(lane: Lane, trail: CallState, ticket: Ticket, now: float) -> Steps[Moment]:
+def _queue(lane: TargetState, trail: CallState, ticket: Ticket, now: float) -> Steps[Moment]:
     """Wait until the queue has decided about `ticket`."""
     call, began = trail.call, now
     trail.note(Queued(now, call.number, call.target, lane.admission.held_by(now)))
@@ -121,7 +122,7 @@ def _queue(lane: Lane, trail: CallState, ticket: Ticket, now: float) -> Steps[Mo
 
 def _record_outcome(
     engine: Engine,
-    lane: Lane,
+    lane: TargetState,
     trail: CallState,
     number: int,
     outcome: Outcome,
@@ -158,7 +159,7 @@ def _expires_at(call: Call, trail: CallState, now: float) -> float:
     return min(deadline_at, now + patience)
 
 
-def _attempt_timeout(lane: Lane, call: Call, now: float) -> float | None:
+def _attempt_timeout(lane: TargetState, call: Call, now: float) -> float | None:
     timeout = lane.policy.attempt_timeout
     if call.deadline_at is None:
         return timeout
@@ -166,7 +167,9 @@ def _attempt_timeout(lane: Lane, call: Call, now: float) -> float | None:
     return left if timeout is None else min(timeout, left)
 
 
-def _by_own_deadline(lane: Lane, call: Call, outcome: Outcome, began: float, now: float) -> bool:
+def _by_own_deadline(
+    lane: TargetState, call: Call, outcome: Outcome, began: float, now: float
+) -> bool:
     """Whether it was the call's deadline, and nothing shorter, that ended an attempt.
 
     Beyond the first output an attempt has no time of its own.

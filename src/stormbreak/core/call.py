@@ -6,16 +6,17 @@ from math import inf
 
 from stormbreak.core.attempt import attempted
 from stormbreak.core.call_state import CallState
-from stormbreak.core.engine import Engine, Lane
+from stormbreak.core.engine import Engine
 from stormbreak.core.flow import Flow, Wait
 from stormbreak.core.race import raced
 from stormbreak.core.retry import NoRetry, Retry, RetryAllowance, decide
 from stormbreak.core.shadow import ShadowGate
+from stormbreak.core.target_state import TargetState
 from stormbreak.events import CallRejected, RetryPlanned, RetryRefused
 from stormbreak.types import CallResult, Outcome, Rejection, Verdict
 
 
-def carry(engine: Engine, lane: Lane, trail: CallState, now: float, uniform: float) -> Flow:
+def carry(engine: Engine, lane: TargetState, trail: CallState, now: float, uniform: float) -> Flow:
     """Carry the call of `trail` to its end at its target. Nothing is held while backing off."""
     call = trail.call
     attempt = raced if call.races and lane.hedging is not None else attempted
@@ -77,7 +78,7 @@ def carry(engine: Engine, lane: Lane, trail: CallState, now: float, uniform: flo
 
 
 def _decide_shadow(
-    lane: Lane,
+    lane: TargetState,
     shadow: ShadowGate,
     decision: Retry | NoRetry,
     deciding: Callable[..., Retry | NoRetry],

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from stormbreak.core.attempt import Attempt, attempted
 from stormbreak.core.call_state import CallState
-from stormbreak.core.engine import Engine, Lane
+from stormbreak.core.engine import Engine
 from stormbreak.core.flow import (
     Command,
     DeliverStream,
@@ -22,6 +22,7 @@ from stormbreak.core.flow import (
     close,
 )
 from stormbreak.core.hedge import HedgeTimer
+from stormbreak.core.target_state import TargetState
 from stormbreak.events import Hedged, HedgeRefused, Overtaken
 from stormbreak.types import CANCELLED, CANCELLED_AFTER_SEND, Outcome, Verdict
 
@@ -58,7 +59,9 @@ class _Rival:
         return permit.first_at if permit else None
 
 
-def raced(engine: Engine, lane: Lane, trail: CallState, now: float, uniform: float) -> Attempt:
+def raced(
+    engine: Engine, lane: TargetState, trail: CallState, now: float, uniform: float
+) -> Attempt:
     """Make an attempt, and others beside it while it is slow. All are settled, however the frame is left."""
     assert lane.hedging is not None, "whoever races has a policy for it"
     race = _Race(engine, lane, lane.hedging, trail)
@@ -74,7 +77,9 @@ def raced(engine: Engine, lane: Lane, trail: CallState, now: float, uniform: flo
 class _Race:
     """A race under way, and what has failed in it."""
 
-    def __init__(self, engine: Engine, lane: Lane, hedging: HedgeTimer, trail: CallState) -> None:
+    def __init__(
+        self, engine: Engine, lane: TargetState, hedging: HedgeTimer, trail: CallState
+    ) -> None:
         self._engine = engine
         self._lane = lane
         self._hedging = hedging

@@ -28,7 +28,7 @@ _TROUBLES = {"overload": "answers are late", "dead": "nothing is answered"}
 
 
 def slow_reason(target: Mapping[str, Any], at: datetime) -> str:
-    """Say what holds the calls to a target (`Lane.snapshot`); "" if nothing does. `at` is the time of the snapshot."""
+    """Say what holds the calls to a target (`TargetState.snapshot`); "" if nothing does. `at` is the time of the snapshot."""
     return (
         _circuit(target)
         or _cooldown(target)

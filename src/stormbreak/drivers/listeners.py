@@ -2,7 +2,8 @@
 
 from typing import Self
 
-from stormbreak.core.engine import Engine, Listener
+from stormbreak.core.engine import Engine
+from stormbreak.core.target_state import Listener
 from stormbreak.drivers.locks import new_lock
 
 

@@ -14,8 +14,9 @@ from types import CoroutineType
 from typing import Any, ParamSpec, TypeVar, cast
 
 from stormbreak.core.checks import shown
-from stormbreak.core.engine import Engine, Listener
+from stormbreak.core.engine import Engine
 from stormbreak.core.policy import Policy
+from stormbreak.core.target_state import Listener
 from stormbreak.drivers.asyncio_driver import AsyncioDriver
 from stormbreak.drivers.listeners import Attached, subscribe
 from stormbreak.drivers.scope import checked_text, current

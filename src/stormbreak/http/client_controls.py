@@ -7,8 +7,9 @@ from decimal import Decimal
 from typing import Any
 
 from stormbreak.core.circuit_snapshot import parse_snapshots, span_in
-from stormbreak.core.engine import Engine, Listener
+from stormbreak.core.engine import Engine
 from stormbreak.core.policy import Policy
+from stormbreak.core.target_state import Listener
 from stormbreak.drivers.asyncio_driver import AsyncioDriver
 from stormbreak.drivers.listeners import Attached, subscribe
 from stormbreak.errors import ConfigurationError

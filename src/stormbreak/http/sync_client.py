@@ -9,8 +9,9 @@ from decimal import Decimal
 from types import TracebackType
 from typing import Any, Self
 
-from stormbreak.core.engine import Engine, Listener
+from stormbreak.core.engine import Engine
 from stormbreak.core.policy import Policy
+from stormbreak.core.target_state import Listener
 from stormbreak.drivers.background_loop import BACKGROUND
 from stormbreak.drivers.listeners import Attached
 from stormbreak.http.client import AsyncClient

@@ -10,10 +10,10 @@ from functools import partial
 from math import inf
 from typing import Protocol, Self
 
-from stormbreak.core.engine import Lane
 from stormbreak.core.policy import Policy
 from stormbreak.core.presets import is_off
 from stormbreak.core.row_schedule import Reschedule, RowAttempt, Schedule, max_rows_in_flight
+from stormbreak.core.target_state import TargetState
 from stormbreak.drivers.virtual_time import Timeline, Timer
 from stormbreak.events import Event, RetryPlanned
 from stormbreak.types import CallResult
@@ -59,7 +59,7 @@ class Batch:
         self,
         policy: Policy,
         timeline: Timeline,
-        lane: Lane,
+        lane: TargetState,
         *,
         chance: Callable[[], float],
         start: Start,

@@ -15,11 +15,12 @@ from typing import NamedTuple
 
 from stormbreak.core.automatic_limit import AutomaticLimiter
 from stormbreak.core.circuit import State
-from stormbreak.core.engine import Engine, Lane, Listener
+from stormbreak.core.engine import Engine
 from stormbreak.core.policy import Policy
 from stormbreak.core.presets import OFF, for_batch
 from stormbreak.core.row_schedule import RowAttempt
 from stormbreak.core.spend_policy import SpendPolicy
+from stormbreak.core.target_state import Listener, TargetState
 from stormbreak.drivers.virtual_time import Timeline, VirtualDriver
 from stormbreak.errors import ConfigurationError
 from stormbreak.provider.chance import mix
@@ -51,7 +52,9 @@ class _Standing(NamedTuple):
 class Watch:
     """Sums up what stands in the `lanes`, one for each process, and in the provider."""
 
-    def __init__(self, lanes: Sequence[Lane], model: ProviderModel, *, limited: bool) -> None:
+    def __init__(
+        self, lanes: Sequence[TargetState], model: ProviderModel, *, limited: bool
+    ) -> None:
         """`limited`: whether the policy has a limit at all."""
         self._lanes = lanes
         self._model = model
@@ -105,7 +108,7 @@ class Watch:
         self._shut += sign * stands.shut
 
 
-def _standing(lane: Lane, now: float) -> _Standing:
+def _standing(lane: TargetState, now: float) -> _Standing:
     slots, breaker = lane.slots, lane.breaker
     shut = breaker is not None and breaker.state is not State.CLOSED
     return _Standing(slots.limit, slots.binds(now), shut)

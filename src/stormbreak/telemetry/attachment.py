@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from stormbreak.core.engine import Engine, Listener
+from stormbreak.core.engine import Engine
+from stormbreak.core.target_state import Listener
 from stormbreak.drivers.listeners import Attached
 from stormbreak.errors import ConfigurationError
 from stormbreak.telemetry.logs import Logs

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from stormbreak.core.engine import Engine, Listener
+from stormbreak.core.engine import Engine
+from stormbreak.core.target_state import Listener
 from stormbreak.drivers.listeners import Attached
 from stormbreak.errors import ConfigurationError
 from stormbreak.telemetry.attachment import engine_of

@@ -10,7 +10,7 @@ from stormbreak.batch.running.runner import Runner
 from stormbreak.batch.store.paths import BatchPaths
 from stormbreak.batch.token_ledger import Cost
 from stormbreak.batch.view import Rate, View
-from stormbreak.core.engine import Listener
+from stormbreak.core.target_state import Listener
 from stormbreak.errors import ConfigurationError
 from stormbreak.telemetry.state import BatchSnapshot, CostSnapshot
 from stormbreak.telemetry.status_pages import Observed

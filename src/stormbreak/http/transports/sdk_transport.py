@@ -10,9 +10,10 @@ from functools import partial
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
-from stormbreak.core.engine import Engine, Listener
+from stormbreak.core.engine import Engine
 from stormbreak.core.policy import Policy
 from stormbreak.core.spending import COST
+from stormbreak.core.target_state import Listener
 from stormbreak.drivers.asyncio_driver import Asker, AsyncioDriver
 from stormbreak.drivers.delivery import LoopDelivery
 from stormbreak.drivers.explain import AttemptHistory
