@@ -150,7 +150,7 @@ class MessageAssembly(WatchedAssembly):
         self._watcher: MessagesWatcher = MessagesWatcher()
         self._message: dict[str, Any] = {}
         self._end: dict[str, Any] = {}
-        self._blocks: dict[int, list[_MessagesStreamBlock]] = {}
+        self._blocks: dict[int, list[_StreamedBlock]] = {}
 
     def add(self, said: dict[str, Any]) -> None:
         """Take the data of one event; raise MalformedChunkError."""
@@ -173,7 +173,7 @@ class MessageAssembly(WatchedAssembly):
         """Begin a block. Ollama gives one index to several: what has grown, or is another thing, is another block."""
         blocks = self._blocks.setdefault(index, [])
         if not (blocks and blocks[-1].is_begun_by(start)):
-            blocks.append(_MessagesStreamBlock(start))
+            blocks.append(_StreamedBlock(start))
 
     def result(self) -> dict[str, Any]:
         """Give the message as its unstreamed body would be."""
@@ -182,7 +182,7 @@ class MessageAssembly(WatchedAssembly):
         return self._message | {"content": content} | self._end | {"usage": self._watcher.usage}
 
 
-class _MessagesStreamBlock:
+class _StreamedBlock:
     """One block of content. The input of a tool comes as pieces of JSON text."""
 
     def __init__(self, start: dict[str, Any]) -> None:

@@ -148,7 +148,7 @@ TOOLS = 2048
 PICTURE = 50_000
 """More than any model is known to bill: GPT-4o mini counts 48,169 for the largest."""
 
-_BOUNDS_LARGEST = 10_000_000  # no model answers with more: a bound gone wrong
+_LARGEST_BOUND = 10_000_000  # no model answers with more: a bound gone wrong
 _PICTURES = re.compile(rb'"(?:image_url|input_image|image)"\s*[:,}]')
 _ELSEWHERE = re.compile(
     rb'"(file_id|file_ids|file_url|file_data|video_url|document_url)"\s*:\s*[^n\s]'
@@ -223,7 +223,7 @@ def input_bound(body: bytes) -> int | None:
 
 def is_bounded(said: Any) -> bool:
     """Whether what a body says of the length of its answer is a number that bounds it."""
-    return type(said) is int and 0 < said <= _BOUNDS_LARGEST
+    return type(said) is int and 0 < said <= _LARGEST_BOUND
 
 
 def bound_of(

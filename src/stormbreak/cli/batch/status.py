@@ -46,7 +46,7 @@ def told(summary: Summary, *, retry: bool = False) -> str:
         "tokens": f"{summary.input_tokens:,} in, {summary.output_tokens:,} out",
         "answers": path_of(summary.output) if summary.successful else "",
         "stopped": _stopped(summary),
-        "next": _batch_told_next(summary),
+        "next": _next_command(summary),
     }
     return "\n".join(f"{name:<10} {said}" for name, said in lines.items() if said)
 
@@ -87,7 +87,7 @@ def _reason(summary: Summary) -> str:
     return f"{reason.verdict}{said} ({reason.rows:,} row{'s' * (reason.rows > 1)} of this run)"
 
 
-def _batch_told_next(summary: Summary) -> str:
+def _next_command(summary: Summary) -> str:
     if not summary.failed or summary.end != End.FINISHED.value:
         return ""
     return retry_command(summary.output)

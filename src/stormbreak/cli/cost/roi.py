@@ -203,7 +203,7 @@ def _cells(name: str, case: Case) -> list[Cell]:
 
 # ---------------------------------------------------------------- storm: cost under each policy
 
-_COST_STORM_COLUMNS = (
+_STORM_COLUMNS = (
     Column("policy", "policy"),
     Column("lost_share", "answers lost", Kind.SHARE),
     Column("downtime_minutes", "as minutes down", Kind.NUMBER),
@@ -222,7 +222,7 @@ def storm_cost(told: Told, path: Path, scenario: str | None, downtime: Downtime)
         [it.policy, it.share, it.minutes, it.cost, worst - it.cost] for it in found
     ]
     said = _words(storm, found, downtime, currency)
-    told.sheets["storm"] = Sheet(columns=_COST_STORM_COLUMNS, rows=rows, currency=currency)
+    told.sheets["storm"] = Sheet(columns=_STORM_COLUMNS, rows=rows, currency=currency)
     told.said.extend(["", "The outage:", *said] if told.said else said)
     told.titles.append(storm.scenario)
     told.verdicts.extend(said[1:2])
