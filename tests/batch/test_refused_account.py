@@ -152,7 +152,7 @@ def test_single_refusals_are_failures_of_their_rows(run_rows, output):
 
 
 def test_quick_refusals_among_slow_answers_stop_nothing(run_rows):
-    """Twenty are refused before the first of the slow answers comes; those that are under way are waited for."""
+    """Twenty are refused before the first of the slow answers comes; those that are under way are waited for, and the last rows are answered."""
     enough = threading.Event()
 
     def answer(_, body):

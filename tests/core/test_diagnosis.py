@@ -22,7 +22,7 @@ def test_nothing_is_known_at_first():
 
     assert diagnosis.ready_at(0.0) == OPEN
     assert (diagnosis.late_at, diagnosis.dead_at, diagnosis.throttled_at) == (-inf, -inf, -inf)
-    assert (watch.cause, watch.is_dead, watch.is_well) == (Cause.NONE, False, False)
+    assert (watch.cause, watch.is_dead, watch.is_healthy) == (Cause.NONE, False, False)
     assert not diagnosis.is_overtaken(watch.now)
 
 
@@ -56,7 +56,7 @@ def test_what_takes_exactly_as_long_as_is_usual_is_on_time():
 def test_before_anything_is_usual_nothing_is_late():
     watch = Watch().late(19)
 
-    assert (watch.diagnosis.late_at, watch.is_well) == (-inf, True)
+    assert (watch.diagnosis.late_at, watch.is_healthy) == (-inf, True)
 
 
 def test_as_many_on_time_as_late_are_no_evidence():
@@ -154,26 +154,26 @@ def test_with_another_judge_scores_and_runs_begin_anew():
 
 def test_one_answer_shows_that_all_is_well_for_three_minutes():
     watch = Watch().answer()
-    assert watch.is_well
-    assert watch.wait(180.0).is_well
+    assert watch.is_healthy
+    assert watch.wait(180.0).is_healthy
 
-    assert not watch.wait(0.1).is_well
+    assert not watch.wait(0.1).is_healthy
 
 
 def test_failures_beside_answers_on_time_change_nothing():
     watch = Watch().answer().fail(7)
-    assert watch.is_well
+    assert watch.is_healthy
 
-    assert not watch.fail().is_well  # it is dead
+    assert not watch.fail().is_healthy  # it is dead
 
 
 def test_where_most_answers_are_late_it_is_not_well():
     watch = Watch().know().late(6)
-    assert watch.is_well
+    assert watch.is_healthy
     watch.late(1)  # 1 - 0.9 ** 7 is more than a half
-    assert not watch.is_well
+    assert not watch.is_healthy
 
-    assert watch.answer().is_well
+    assert watch.answer().is_healthy
 
 
 def test_who_left_before_one_that_was_answered_on_time_is_overtaken():

@@ -129,8 +129,8 @@ LOADS = [
     (BUSY, SERVER_ERROR, UNKNOWN, False),
     (BUSY, SERVER_ERROR, WELL, True),
     (BUSY, THROTTLED, WELL, False),  # nothing would slow us down at a real limit
-    (BUSY, THROTTLED, Load(well=True, heeds_429s=True), True),
-    (BUSY, THROTTLED, Load(heeds_429s=True), False),
+    (BUSY, THROTTLED, Load(well=True, slowed_by_429s=True), True),
+    (BUSY, THROTTLED, Load(slowed_by_429s=True), False),
     (BUSY, SERVER_ERROR, GATED, True),
     (BUSY, TIMEOUT, UNKNOWN, False),
     (BUSY, TIMEOUT, WELL, False),

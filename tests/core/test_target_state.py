@@ -72,21 +72,21 @@ def test_429s_are_heeded_where_they_teach_a_rate(learn_rate):
     stage = Stage(policy(learn_rate=learn_rate))
     stage.start().step(THROTTLED)
 
-    assert stage.lane.load(stage.now).heeds_429s is learn_rate
+    assert stage.lane.load(stage.now).slowed_by_429s is learn_rate
 
 
 def test_and_where_most_attempts_beside_them_are_served():
     stage = Stage(policy())
     stage.lane.diagnosis._contradicted = 0.6
 
-    assert stage.lane.load(stage.now).heeds_429s
+    assert stage.lane.load(stage.now).slowed_by_429s
 
 
 def test_and_where_the_limit_has_fallen():
     stage = Stage(policy(limit=AimdLimit()))
     stage.start(most=1).step(THROTTLED)
 
-    assert stage.lane.load(stage.now).heeds_429s
+    assert stage.lane.load(stage.now).slowed_by_429s
 
 
 def test_calls_that_waited_for_a_pause_do_not_make_the_limit_bind():

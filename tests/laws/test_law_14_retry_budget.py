@@ -87,7 +87,7 @@ def test_what_is_free(verdict, load, successes, failures):
     if verdict is Verdict.TIMEOUT:
         free = (load.well and load.overtaken) or (load.followed and not lone)
     else:
-        heeded = load.heeds_429s or verdict is not Verdict.THROTTLED
+        heeded = load.slowed_by_429s or verdict is not Verdict.THROTTLED
         free = (load.well and heeded) or load.gated or lone
 
     assert budget.is_free(outcome, 0.0, load) is free

@@ -68,8 +68,8 @@ class Watch:
         return self.diagnosis.is_dead(self.now)
 
     @property
-    def is_well(self):
-        return self.diagnosis.is_well(self.now)
+    def is_healthy(self):
+        return self.diagnosis.is_healthy(self.now)
 
     @property
     def cause(self):

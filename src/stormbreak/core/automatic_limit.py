@@ -205,7 +205,7 @@ class AutomaticLimiter:
         """Whether it is not certain that answers are on time again, or that the target would let more pass."""
         diagnosis = self._diagnosis
         trouble_at = max(diagnosis.late_at, diagnosis.throttled_at)
-        return now - trouble_at < RECENTLY or not diagnosis.is_well(now)
+        return now - trouble_at < RECENTLY or not diagnosis.is_healthy(now)
 
     def _is_short(self, now: float) -> bool:
         """Whether a queue may stand for want of slots. Not where they are free, and nothing is known yet of what is served."""

@@ -330,11 +330,11 @@ class Diagnosis:
     def _was_late(self, now: float) -> bool:
         return self._late_share >= MAJORITY and now - self._answered_at < RECENTLY
 
-    def is_well(self, now: float) -> bool:
+    def is_healthy(self, now: float) -> bool:
         """Whether answers come, most of them on time; in the last minutes, where there is little traffic."""
-        return not self.is_ill(now) and now - self.on_time_at <= REMEMBERED
+        return not self.is_unhealthy(now) and now - self.on_time_at <= REMEMBERED
 
-    def is_ill(self, now: float) -> bool:
+    def is_unhealthy(self, now: float) -> bool:
         """Whether most of the answers of the last minutes were late, or none comes for longer than chance explains."""
         self.look(now)
         late = self._late_share >= MAJORITY and now - self._answered_at <= REMEMBERED

@@ -71,7 +71,7 @@ class Load(NamedTuple):
     )
     well: bool = False  # answers come, most of them on time
     overtaken: bool = False  # others that left later than the one that failed were answered on time
-    heeds_429s: bool = False  # they slow the traffic down, or most beside them are served
+    slowed_by_429s: bool = False  # they slow the traffic down, or most beside them are served
     ill: bool = False  # answers are late, or none comes: more than not knowing that it is well
 
 
@@ -124,7 +124,7 @@ class Budget:
             return False
         if outcome.verdict is Verdict.TIMEOUT:
             return (load.well and load.overtaken) or (load.followed and not lone)
-        well = load.well and (load.heeds_429s or outcome.verdict is not Verdict.THROTTLED)
+        well = load.well and (load.slowed_by_429s or outcome.verdict is not Verdict.THROTTLED)
         return well or load.gated or lone
 
     def try_pay(self, now: float) -> bool:

@@ -174,13 +174,13 @@ class TargetState:
         return Load(
             gated=waits or spaced or circuit,
             followed=follows,
-            well=self.diagnosis.is_well(now),
-            ill=self.diagnosis.is_ill(now),
-            heeds_429s=self._heeds_429s(now),
+            well=self.diagnosis.is_healthy(now),
+            ill=self.diagnosis.is_unhealthy(now),
+            slowed_by_429s=self._slowed_by_429s(now),
             overtaken=self.diagnosis.is_overtaken(sent_at),
         )
 
-    def _heeds_429s(self, now: float) -> bool:
+    def _slowed_by_429s(self, now: float) -> bool:
         learns = self.rate is not None or self.slots.learned(now)
         return learns or self.diagnosis.refuses_randomly
 
