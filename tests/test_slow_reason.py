@@ -15,6 +15,7 @@ from stormbreak.core.retry import RetryPolicy
 from stormbreak.core.retry_budget import BudgetPolicy
 from stormbreak.core.spend_policy import SpendPolicy
 from stormbreak.core.trip import ConsecutiveFailures
+from stormbreak.cost.spend_gate import SpendAccounts
 from stormbreak.drivers.explain import slow_reason
 from stormbreak.types import RateLimits, RateLimitStatus
 
@@ -24,11 +25,11 @@ ONCE = RetryPolicy(attempts=1)
 FRAGILE = BreakerPolicy(
     trip=ConsecutiveFailures(threshold=1), open_for=5.0, jitter=0.0, probes=1, at_once=1
 )
-NOTHING = Stage().lane.snapshot(100.0)
+NOTHING = Stage().state.snapshot(100.0)
 
 
 def said(stage):
-    return slow_reason(stage.lane.snapshot(stage.now), AT)
+    return slow_reason(stage.state.snapshot(stage.now), AT)
 
 
 def test_a_target_that_serves_has_none():
@@ -77,9 +78,9 @@ def test_a_circuit():
     assert said(stage) == "circuit half-open: waiting for its probes"
     probe.step(OK)
     assert said(stage) == ""
-    stage.lane.isolate(stage.now, duration=30.0)
+    stage.state.isolate(stage.now, duration=30.0)
     assert said(stage) == "circuit isolated, next probe in 30 s"
-    stage.lane.isolate(stage.now)
+    stage.state.isolate(stage.now)
     assert said(stage) == "circuit isolated"
 
 
@@ -92,7 +93,7 @@ def test_a_send_rate_learned_from_429s():
         stage.pass_time(0.2)
     while not stage.start().queued:
         pass
-    rate = stage.lane.rate.rate_at(stage.now)
+    rate = stage.state.rate.rate_at(stage.now)
 
     assert said(stage) == f"429s: {rate:.1f} requests/s"
     assert 1 < rate < 5
@@ -118,9 +119,9 @@ def test_a_limit_that_was_lowered(outcome, seconds, pause, words):
         run.step(outcome)
     stage.tick(pause)
     while not stage.start().queued:
-        assert stage.lane.slots.in_flight < 256
+        assert stage.state.slots.in_flight < 256
 
-    assert said(stage) == words.format(stage.lane.slots.limit)
+    assert said(stage) == words.format(stage.state.slots.limit)
 
 
 @pytest.mark.parametrize(
@@ -171,7 +172,7 @@ def test_what_others_may_still_give_back_of_a_spending_limit():
 def spending(per):
     """A stage on which a call may cost half of the limit, and more."""
     stage = Stage(policy(spend=SpendPolicy(usd=1.5, per=per), retry=ONCE))
-    stage.engine = Engine(stage.engine.policy, price_of)
+    stage.engine = Engine(stage.engine.policy, SpendAccounts(price_of))
     return stage
 
 

@@ -15,6 +15,7 @@ from stormbreak.batch.token_ledger import Account, Spent, Tokens
 from stormbreak.core.policy import Policy
 from stormbreak.core.spend_policy import SpendPolicy
 from stormbreak.cost.bill import Bill, Bills, Sum
+from stormbreak.cost.spend_gate import spend_accounts
 from stormbreak.types import Target
 
 LIMIT = Decimal("0.5")
@@ -50,7 +51,7 @@ class Scene:
         self.client = AsyncClient(
             base_url="http://127.0.0.1:9/v1", api_key="-", policy=policy, prices=price_of
         )
-        self.purse = self.client.engine.payers.purse(policy)
+        self.purse = spend_accounts(self.client.engine).account(policy.spend)
         self.under_way = Sum()
         self.store = Store(account)
         self.ledger = Ledger(self.client, self.store, self, price_of if limited else None)

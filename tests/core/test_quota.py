@@ -1,7 +1,7 @@
 import pytest
 from stage import INVALID, OK, SERVER_ERROR, TARGET, THROTTLED, TIMEOUT, Stage, policy
 
-from stormbreak.core.gate import OPEN
+from stormbreak.core.gate import READY
 from stormbreak.core.rate_limit_gate import RateLimitGate
 from stormbreak.core.rate_limit_policy import RateLimitPolicy
 from stormbreak.core.retry import RetryPolicy
@@ -26,14 +26,17 @@ def quota(**values):
     return RateLimitGate(RateLimitPolicy(**values), longest=900.0)
 
 
+def call(tokens=0):
+    return Call(1, TARGET, tokens=tokens)
+
+
 def ask(gate, tokens=0, now=NOW):
-    gate.weigh(Call(1, TARGET, tokens=tokens))
-    return gate.ready_at(now)
+    return gate.ready_at(call(tokens), now)
 
 
 def take(gate, tokens=0, now=NOW):
-    assert ask(gate, tokens, now) == OPEN
-    return gate.take(now)
+    assert ask(gate, tokens, now) == READY
+    return gate.take(call(tokens), now)
 
 
 @pytest.mark.parametrize(
@@ -59,10 +62,10 @@ def test_what_becomes_of_a_reservation(outcome, tokens, requests):
     token = take(gate, 600)
     gate.settle(token, outcome, NOW, 0.5)
 
-    assert ask(gate, 1000) == (OPEN if not tokens else pytest.approx(NOW + tokens / 100))
+    assert ask(gate, 1000) == (READY if not tokens else pytest.approx(NOW + tokens / 100))
     gate = quota(rpm=60)
     gate.settle(take(gate), outcome, NOW, 0.5)
-    assert ask(gate) == (OPEN if not requests else pytest.approx(NOW + 1))
+    assert ask(gate) == (READY if not requests else pytest.approx(NOW + 1))
 
 
 def test_the_slowest_limit_decides():
@@ -83,7 +86,7 @@ def test_headers_are_obeyed():
     gate = quota(learn=True)
     gate.settle(take(gate, 100), told(limit=600.0, remaining=50.0, reset=55.0), NOW, 0.5)
 
-    assert ask(gate, 50) == OPEN
+    assert ask(gate, 50) == READY
     assert ask(gate, 150) == pytest.approx(NOW + 10.0)
 
 
@@ -97,7 +100,7 @@ def test_what_was_told_gets_back_what_was_not_used():
     gate.settle(first, told(limit=600.0, remaining=200.0, reset=40.0), NOW, 0.5)
     gate.settle(second, OK._replace(usage=Usage(output_tokens=30)), NOW, 0.5)
 
-    assert ask(gate, 170) == OPEN
+    assert ask(gate, 170) == READY
     assert ask(gate, 171) == pytest.approx(NOW + 0.1)
 
 
@@ -132,20 +135,20 @@ def test_all_that_fit_into_a_burst_leave_at_once():
 
 def test_requests_that_hold_are_in_force_for_a_second_more():
     gate = quota(rpm=60, burst=10)
-    assert not gate.in_force(NOW)
+    assert not gate.paces(call(), NOW)
     for _ in range(10):
         take(gate)  # the next may leave at 101
 
-    assert [gate.in_force(now) for now in (NOW, 101.9, 102.0)] == [True, True, False]
+    assert [gate.paces(call(), now) for now in (NOW, 101.9, 102.0)] == [True, True, False]
 
 
 def test_tokens_that_hold_are_in_force_for_a_second_more():
     gate = quota(tpm=600, burst=10)  # holds a hundred
-    assert not gate.in_force(NOW)
+    assert not gate.paces(call(), NOW)
     take(gate, 100)
     ask(gate, 50)  # would fit at 105
 
-    assert [gate.in_force(now) for now in (NOW, 105.9, 106.0)] == [True, True, False]
+    assert [gate.paces(call(50), now) for now in (NOW, 105.9, 106.0)] == [True, True, False]
 
 
 def test_the_time_for_sends_is_told_by_the_requests_alone():
@@ -162,7 +165,7 @@ def test_headers_are_not_obeyed_where_they_are_not_to_be():
     gate = quota(rpm=6000)
     gate.settle(take(gate, 100), told(limit=600.0, remaining=0.0, reset=60.0), NOW, 0.5)
 
-    assert ask(gate, 600) == OPEN
+    assert ask(gate, 600) == READY
 
 
 @pytest.mark.parametrize(
@@ -188,7 +191,7 @@ def test_a_count_gone_wrong_closes_the_limit_for_no_longer_than_anything_that_is
     gate.settle(take(gate, tokens=100), OK._replace(usage=Usage(output_tokens=10**12)), NOW, 0.5)
 
     assert ask(gate, tokens=100, now=NOW + 899.0) > NOW + 899.0
-    assert ask(gate, tokens=100, now=NOW + 901.0) == OPEN
+    assert ask(gate, tokens=100, now=NOW + 901.0) == READY
 
 
 def usually(gate, tokens):
@@ -272,5 +275,5 @@ def test_of_what_the_server_told_a_process_uses_its_share():
     said = {"limit": 600.0, "remaining": 200.0, "reset": 40.0}
     gate.settle(take(gate, 100), told(**said), NOW, 0.5)
 
-    assert ask(gate, 50) == OPEN
+    assert ask(gate, 50) == READY
     assert ask(gate, 60) == pytest.approx(NOW + 10 / (600 * 0.25 / 60))

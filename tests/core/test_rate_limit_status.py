@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stormbreak.core.gate import OPEN
+from stormbreak.core.gate import READY
 from stormbreak.core.rate_limit_status import Told
 from stormbreak.types import RateLimitStatus
 
@@ -19,28 +19,28 @@ def heard(said, now=100.0):
 
 
 def test_until_something_is_heard_everything_passes():
-    assert Told(longest=900.0).ready_at(10**9, 0.0) == OPEN
+    assert Told(longest=900.0).ready_at(10**9, 0.0) == READY
 
 
 def test_what_remains_may_leave_at_once_and_the_rest_as_it_flows():
     told = heard(FLOWS)
     for _ in range(10):
-        assert told.ready_at(1, 100.0) == OPEN
+        assert told.ready_at(1, 100.0) == READY
         told.take(1, 100.0)
 
     assert told.ready_at(1, 100.0) == pytest.approx(101.0)
     assert told.ready_at(5, 100.0) == pytest.approx(105.0)
-    assert told.ready_at(1, 101.0) == OPEN
+    assert told.ready_at(1, 101.0) == READY
 
 
 def test_a_window_is_awaited_to_its_end():
     told = heard(WINDOW)
     for _ in range(10):
-        assert told.ready_at(1, 120.0) == OPEN
+        assert told.ready_at(1, 120.0) == READY
         told.take(1, 120.0)
 
     assert told.ready_at(1, 120.0) == 150.0
-    assert told.ready_at(1, 150.0) == OPEN
+    assert told.ready_at(1, 150.0) == READY
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ def test_a_window_is_awaited_to_its_end():
     ],
 )
 def test_where_no_remainder_or_no_time_is_named_nothing_is_known(said):
-    assert heard(said).ready_at(1, 100.0) == OPEN
+    assert heard(said).ready_at(1, 100.0) == READY
 
 
 def test_a_limit_with_a_window_needs_no_reset():
@@ -123,7 +123,7 @@ def test_news_of_attempts_that_took_nothing_are_heard():
     told.hear(FLOWS._replace(remaining=0.0), one, 101.0, served=True)
     assert told.ready_at(1, 101.0) > 101.0
     told.hear(FLOWS, other, 101.5, served=True)
-    assert told.ready_at(1, 101.5) == OPEN
+    assert told.ready_at(1, 101.5) == READY
 
 
 def test_attempts_that_left_later_are_subtracted():
@@ -156,7 +156,7 @@ def test_what_the_server_had_counted_is_not_given_back():
     late = told.take(1, 102.0)
     told.settle(1, late, 102.0)
 
-    assert told.ready_at(1, 102.0) == OPEN
+    assert told.ready_at(1, 102.0) == READY
     assert told.ready_at(2, 102.0) > 102.0
 
 
@@ -167,7 +167,7 @@ def test_more_than_the_limit_leaves_when_all_of_it_is_there():
 def test_nothing_holds_for_longer_than_longest():
     told = heard(RateLimitStatus(limit=10.0, remaining=0.0, reset=1e9))
     assert told.ready_at(1, 100.0) == 1000.0
-    assert told.ready_at(1, 1000.0) == OPEN
+    assert told.ready_at(1, 1000.0) == READY
 
 
 counts = st.none() | st.floats(0.0, 1e6)
@@ -183,10 +183,10 @@ def test_looking_changes_nothing_and_it_opens_when_it_said(steps):
         now += pause
         ready_at = told.ready_at(amount, now)
         assert told.ready_at(amount, now) == ready_at < inf
-        if ready_at != OPEN:
+        if ready_at != READY:
             assert now < ready_at <= now + 900.0
             now = ready_at
-            assert told.ready_at(amount, now) == OPEN
+            assert told.ready_at(amount, now) == READY
         receipt = told.take(amount, now)
         told.settle(amount // 2, receipt, now)
         told.hear(said, receipt, now, served=True)
@@ -205,9 +205,9 @@ def two_say(one, other, *, served, later=0.5):
 
 
 def test_who_serves_on_when_nothing_remains_is_not_believed():
-    assert two_say(EMPTY, EMPTY._replace(reset=49.5), served=True) == OPEN
-    assert two_say(EMPTY, EMPTY, served=True, later=48.5) == OPEN
-    assert two_say(EMPTY._replace(limit=None), EMPTY._replace(limit=None), served=True) == OPEN
+    assert two_say(EMPTY, EMPTY._replace(reset=49.5), served=True) == READY
+    assert two_say(EMPTY, EMPTY, served=True, later=48.5) == READY
+    assert two_say(EMPTY._replace(limit=None), EMPTY._replace(limit=None), served=True) == READY
 
 
 def test_but_refusals_and_what_flows_may_say_so_again_and_again():

@@ -12,6 +12,7 @@ from stormbreak.core.engine import Engine
 from stormbreak.core.policy import Policy
 from stormbreak.core.spend_policy import SpendPolicy
 from stormbreak.cost.list_prices import ListPrices
+from stormbreak.cost.spend_gate import SpendAccounts, spend_accounts
 from stormbreak.errors import ConfigurationError
 from stormbreak.http.endpoint import Origin
 from stormbreak.http.request_template import NO_BOUND, Asking
@@ -150,7 +151,10 @@ def test_without_a_limit_requests_stay_as_they_are():
 
 def engine(usd, **more):
     policy = Policy(spend=SpendPolicy(usd=usd, **more))
-    return Engine(policy, lambda provider, model: prices(provider, model, into="3", out="15"))
+    return Engine(
+        policy,
+        SpendAccounts(lambda provider, model: prices(provider, model, into="3", out="15")),
+    )
 
 
 async def test_an_sdk_is_told_what_its_request_lacks():
@@ -227,7 +231,7 @@ def test_a_settings_file_has_limits_and_a_reload_goes_on_from_what_was_spent(tmp
     text = '[targets.a]\nbase_url = "http://127.0.0.1:9/v1"\n[spend]\nusd = {}\nper = 86400\n'
     path.write_text(text.format("5"))
     settings = stormbreak.load(path)
-    purse = settings.engine.payers.purse(settings.now.policy)
+    purse = spend_accounts(settings.engine).account(settings.now.policy.spend)
     purse.spend(3)
     path.write_text(text.format("8.5"))
     settings.reload()

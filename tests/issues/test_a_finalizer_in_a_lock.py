@@ -138,7 +138,7 @@ def test_a_listener_that_has_a_lock_hears_of_a_dropped_stream_later():
             gc.enable()
 
     assert within_time(drop_in_the_listener), "deadlock"
-    assert engine.lane(TARGET).slots.in_flight == 0
+    assert engine.target_state(TARGET).slots.in_flight == 0
     driver._stepper.tell()
     assert heard.count("CallCancelled") == 1
 

@@ -341,6 +341,6 @@ def test_nothing_is_refunded_twice_or_lost(calls, chance):
             run.step(outcome)
         run.close()
     whole = 10**8  # what the bucket holds
-    waits = stage.lane.quota._tpm.ready_at(whole) - stage.now
+    waits = stage.state.quota._tpm.ready_at(whole) - stage.now
 
     assert waits == pytest.approx(owed / 100, abs=1e-3) or (owed == 0 and waits <= 0)

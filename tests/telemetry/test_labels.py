@@ -36,8 +36,10 @@ def words_in(module, function):
 
 def test_the_sets_are_those_of_the_core():
     rules = Policy(quota=RateLimitPolicy(rpm=60.0), spend=SpendPolicy(usd=1.0))
-    lane = Stage(rules).lane
-    gates = {gate.name for gate in lane.admission._gates if gate is not lane.diagnosis}
+    target_state = Stage(rules).state
+    gates = {
+        gate.name for gate in target_state.admission._gates if gate is not target_state.diagnosis
+    }
 
     assert gates | {"queue"} == labels.QUEUE_GATES  # the diagnosis holds nobody
     assert words_in(retry, "decide") - labels.RETRY_GATES == {retry.decide.__doc__}

@@ -26,9 +26,11 @@ from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.fallback import ToTargets
 from stormbreak.core.policy import Policy
 from stormbreak.core.row_schedule import PER_WIDTH, max_rows_in_flight
-from stormbreak.core.spend_policy import PriceOf, SpendPolicy
+from stormbreak.core.spend_policy import SpendPolicy
 from stormbreak.core.target_state import Listener
 from stormbreak.cost.meter import Meter
+from stormbreak.cost.price_table import PriceOf
+from stormbreak.cost.spend_gate import spend_accounts
 from stormbreak.errors import ConfigurationError
 from stormbreak.escape import path_of
 from stormbreak.http.client import AsyncClient
@@ -55,9 +57,7 @@ def check_cost(rows: Rows, index: int, client: AsyncClient) -> None:
         why = asking.unbounded()
         hint = "; --longest-answer does for such rows" if why == NO_BOUND else ""
         raise ConfigurationError(f"{where}: {why}{hint}")
-    prices = client.engine.payers.price_of and client.engine.payers.price_of(
-        target.provider, target.model
-    )
+    prices = spend_accounts(client.engine).price_of(target.provider, target.model)
     if prices is None:
         raise ConfigurationError(
             f"{where}: no price is known of {target.model} at {target.provider}; --prices takes a file"

@@ -11,10 +11,10 @@ from decimal import Decimal
 
 from stormbreak.batch.store.output_files import Store
 from stormbreak.batch.token_ledger import Account
-from stormbreak.core.spend_account import Purse
-from stormbreak.core.spend_policy import PriceOf
 from stormbreak.cost.bill import NOTHING
 from stormbreak.cost.meter import Meter
+from stormbreak.cost.price_table import PriceOf
+from stormbreak.cost.spend_gate import SpendAccount, spend_accounts
 from stormbreak.drivers.locks import new_lock
 from stormbreak.events import CooldownStarted
 from stormbreak.http.client import AsyncClient
@@ -35,15 +35,15 @@ class Ledger:
         self._client = client
         self._store = store
         self._meter = meter
-        self._limit: tuple[Purse, PriceOf] | None = None
+        self._limit: tuple[SpendAccount, PriceOf] | None = None
         self._allowed = NOTHING
         self._pauses = dict(store.pauses)
         self._noted = self._pauses
         # A write that is under way when the run ends goes on in its thread.
         self._writing = new_lock()
-        purse = client.engine.payers.purse(client.policy)
-        if purse is not None and price_of is not None:
-            self._limit = purse, price_of
+        spend_account = spend_accounts(client.engine).account(client.policy.spend)
+        if spend_account is not None and price_of is not None:
+            self._limit = spend_account, price_of
 
     @property
     def account(self) -> Account:
@@ -55,8 +55,8 @@ class Ledger:
         """Whether little is left of what may be spent before it is written anew."""
         if self._limit is None:
             return False
-        purse, _ = self._limit
-        return self._allowed < purse.limit and purse.room < _step(purse) / 2
+        spend_account, _ = self._limit
+        return self._allowed < spend_account.limit and spend_account.room < _step(spend_account) / 2
 
     @property
     def is_behind(self) -> bool:
@@ -81,8 +81,8 @@ class Ledger:
         for model, until in _still(self._pauses).items():
             self._client.pause(model, min(until - now, longest))
         if self._limit is not None:
-            purse, price_of = self._limit
-            purse.spend(self._store.run.account.most(price_of))
+            spend_account, price_of = self._limit
+            spend_account.spend(self._store.run.account.most(price_of))
             self.write()
             self.allow()
 
@@ -94,8 +94,8 @@ class Ledger:
     def _write(self) -> None:
         account = self.account
         if self._limit is not None:
-            purse, price_of = self._limit
-            upto = min(purse.limit, purse.taken + _step(purse))
+            spend_account, price_of = self._limit
+            upto = min(spend_account.limit, spend_account.taken + _step(spend_account))
             self._allowed = max(self._allowed, upto)
             account = replace(account, ahead=max(NOTHING, self._allowed - account.most(price_of)))
         pauses = self._pauses
@@ -119,5 +119,5 @@ def _still(pauses: Mapping[str, float]) -> dict[str, float]:
     return {model: until for model, until in pauses.items() if until > now}
 
 
-def _step(purse: Purse) -> Decimal:
-    return max(purse.limit / PART, ATTEMPTS * purse.largest)
+def _step(spend_account: SpendAccount) -> Decimal:
+    return max(spend_account.limit / PART, ATTEMPTS * spend_account.largest)

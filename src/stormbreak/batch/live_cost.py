@@ -4,6 +4,8 @@ import logging
 
 from stormbreak.batch.ledger import Ledger
 from stormbreak.batch.token_ledger import Cost, Limit
+from stormbreak.cost.price_table import PriceOf
+from stormbreak.cost.spend_gate import spend_accounts
 from stormbreak.drivers.locks import new_lock
 from stormbreak.http.client import AsyncClient
 
@@ -14,20 +16,20 @@ class LiveCost:
     """The `cost` of all runs on OUTPUT at the client's prices, and the `limit` that it has, as they were at the last look."""
 
     def __init__(self, client: AsyncClient, ledger: Ledger) -> None:
-        payers = client.engine.payers
+        accounts = spend_accounts(client.engine)
         self.cost = Cost()
         self.limit: Limit | None = None
         self._ledger = ledger
-        self._price_of = payers.price_of or _nobody_knows
-        self._spend_account = payers.purse(client.policy)
+        self._price_of: PriceOf = accounts.price_of
+        self._spend_account = accounts.account(client.policy.spend)
         # Without it an earlier look, which took long, might have the last word.
         self._looking = new_lock()
 
     def look(self) -> None:
         """Work it out. Blocks: price lists take long to load."""
-        purse = self._spend_account
+        account = self._spend_account
         with self._looking:
-            self.limit = None if purse is None else Limit(purse.limit, purse.spent)
+            self.limit = None if account is None else Limit(account.limit, account.spent)
             try:
                 self.cost = self._ledger.account.cost(self._price_of)
             except Exception:  # noqa: BLE001 - such as a price list that is broken

@@ -11,7 +11,7 @@ from stormbreak.batch.store.paths import BatchPaths
 from stormbreak.batch.store.record import count_lines, entries
 from stormbreak.batch.store.run_file import read_existing_run
 from stormbreak.batch.token_ledger import Cost
-from stormbreak.core.spend_policy import PriceOf
+from stormbreak.cost.price_table import PriceOf
 from stormbreak.escape import plain
 
 

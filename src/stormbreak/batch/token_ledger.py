@@ -12,8 +12,8 @@ from typing import Annotated, NamedTuple, TypeAlias
 
 from msgspec import Meta
 
-from stormbreak.core.spend_policy import PriceOf, PriceTable
 from stormbreak.cost.bill import NOTHING, Bill, Bills, Span, Sum
+from stormbreak.cost.price_table import PriceOf, PriceTable
 from stormbreak.errors import ConfigurationError
 from stormbreak.types import Target, Usage
 

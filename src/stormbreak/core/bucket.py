@@ -20,8 +20,6 @@ from math import inf
 class Bucket:
     """Holds `depth` seconds of a flow of `rate` per second. It begins full."""
 
-    __slots__ = ("_depth", "_returned_unused", "_seconds", "full_at")
-
     def __init__(self, rate: float, depth: float) -> None:
         self._seconds = 1 / rate  # that one is worth
         self._depth = max(depth, self._seconds)

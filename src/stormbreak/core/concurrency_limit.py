@@ -20,7 +20,7 @@ from typing import Literal, TypeAlias, assert_never
 from stormbreak.core.automatic_limit import AutomaticLimit, AutomaticLimiter
 from stormbreak.core.checks import check_types, require
 from stormbreak.core.diagnosis import Diagnosis
-from stormbreak.core.gate import OPEN, UNTIL_EVENT
+from stormbreak.core.gate import NEVER, READY
 from stormbreak.types import Outcome, Verdict
 
 LEARNED_FOR = 120.0  # seconds for which a fall is remembered where nobody asks
@@ -56,16 +56,6 @@ class AimdLimit:
 class AimdLimiter:
     """The gate that counts slots. The token is the epoch in which the attempt left, and when."""
 
-    __slots__ = (
-        "_epoch",
-        "_exact",
-        "_fell_at",
-        "_full_at",
-        "_policy",
-        "_slow",
-        "in_flight",
-        "limit",
-    )
     name = "limit"
     settles_success = True
 
@@ -74,21 +64,21 @@ class AimdLimiter:
         self._slow = inf if policy.slow is None else policy.slow
         self._exact = float(policy.start)
         self._epoch = 0
-        self._fell_at = OPEN  # never yet
+        self._fell_at = -inf  # never yet
         self._full_at = -inf  # when the limit was last seen to be reached
         self.limit = policy.start
         self.in_flight = 0
 
     @property
-    def most(self) -> float:
+    def max_limit(self) -> float:
         """What the limit may grow to."""
         return self._policy.ceiling
 
-    def ready_at(self, now: float) -> float:  # noqa: ARG002
-        """OPEN while a slot is free."""
-        return OPEN if self.in_flight < self.limit else UNTIL_EVENT
+    def ready_at(self, _call: object, _now: float) -> float:
+        """READY while a slot is free."""
+        return READY if self.in_flight < self.limit else NEVER
 
-    def binds(self, now: float) -> bool:  # noqa: ARG002
+    def binds(self, _now: float) -> bool:
         """It always does."""
         return True
 
@@ -96,10 +86,10 @@ class AimdLimiter:
         """Whether it fell of late: what it has climbed since is soon found again."""
         return now - self._fell_at < LEARNED_FOR
 
-    def tick(self, now: float, waited: float) -> None:
+    def tick(self, _now: float, _waited: float) -> None:
         """Nothing changes with time."""
 
-    def take(self, now: float) -> tuple[int, float]:
+    def take(self, _call: object, now: float) -> tuple[int, float]:
         """Occupy a slot."""
         self.in_flight += 1
         if self.in_flight >= self.limit:
@@ -111,7 +101,7 @@ class AimdLimiter:
         token: tuple[int, float],
         outcome: Outcome,
         now: float,
-        uniform: float,  # noqa: ARG002
+        _uniform: float,
     ) -> None:
         """Free the slot, and climb or fall if this attempt knew the present limit."""
         self.in_flight -= 1
@@ -174,30 +164,30 @@ class FixedLimiter:
         self.in_flight = 0
 
     @property
-    def most(self) -> float:
+    def max_limit(self) -> float:
         """It stays what it is."""
         return self.limit
 
-    def ready_at(self, now: float) -> float:  # noqa: ARG002
-        """OPEN while a slot is free."""
-        return OPEN if self.in_flight < self.limit else UNTIL_EVENT
+    def ready_at(self, _call: object, _now: float) -> float:
+        """READY while a slot is free."""
+        return READY if self.in_flight < self.limit else NEVER
 
-    def binds(self, now: float) -> bool:  # noqa: ARG002
+    def binds(self, _now: float) -> bool:
         """A fixed limit always does."""
         return True
 
-    def learned(self, now: float) -> bool:  # noqa: ARG002
+    def learned(self, _now: float) -> bool:
         """It learns nothing."""
         return False
 
-    def tick(self, now: float, waited: float) -> None:
+    def tick(self, _now: float, _waited: float) -> None:
         """Nothing changes with time."""
 
-    def take(self, now: float) -> None:  # noqa: ARG002
+    def take(self, _call: object, _now: float) -> None:
         """Occupy a slot."""
         self.in_flight += 1
 
-    def settle(self, token: None, outcome: Outcome, now: float, uniform: float) -> None:  # noqa: ARG002
+    def settle(self, _token: None, _outcome: Outcome, _now: float, _uniform: float) -> None:
         """Free the slot."""
         self.in_flight -= 1
 

@@ -24,11 +24,10 @@ from collections.abc import Callable, Mapping
 from enum import StrEnum
 from math import inf, log
 
-from stormbreak.core.gate import OPEN
-from stormbreak.core.in_flight import Completion, InFlight
+from stormbreak.core.gate import READY, Completion, InFlight
 from stormbreak.core.latency_baseline import LatencyBaseline
 from stormbreak.core.throughput_estimate import FirstOutputEstimate, RateEstimate
-from stormbreak.types import Outcome, Tally, Treatment, Verdict
+from stormbreak.types import Call, Outcome, Tally, Treatment, Verdict
 
 TOP_TOTAL, TOP_FIRST = 8, 5  # late answers in excess that are evidence
 WEIGHT = 0.1  # of the newest in a moving share
@@ -147,55 +146,61 @@ class Diagnosis:
         self.failed_at = -inf  # when failures last stood out
         self.throttled_at = -inf
 
-    def ready_at(self, now: float) -> float:  # noqa: ARG002
-        """Always OPEN."""
-        return OPEN
+    def ready_at(self, _call: object, _now: float) -> float:
+        """Always READY."""
+        return READY
 
-    def take(self, now: float) -> InFlight:
-        """An attempt leaves."""
-        return self._leave(InFlight(now), self._plain)
-
-    def take_streaming(self, now: float) -> InFlight:
-        """An attempt leaves whose first output will be told."""
+    def take(self, call: Call, now: float) -> InFlight:
+        """Watch an attempt that leaves."""
+        if not call.streams:
+            return self.take_plain(now)
         self._streamed_at = now
-        return self._leave(InFlight(now, streams=True), self._streamed)
+        return self._watch(InFlight(now, streams=True), self._streamed)
 
-    def _leave(self, flight: InFlight, baseline: LatencyBaseline) -> InFlight:
-        baseline.sent(flight)
+    def take_plain(self, now: float) -> InFlight:
+        """Watch an attempt whose first output is not reported."""
+        return self._watch(InFlight(now), self._plain)
+
+    def _watch(self, flight: InFlight, baseline: LatencyBaseline) -> InFlight:
+        baseline.on_send(flight)
         watched = self._watched
-        while watched and watched[0].landing is not None:  # nobody may have looked for long
+        while watched and watched[0].completion is not None:  # nobody may have looked for long
             watched.popleft()
         if len(watched) < RECOVERY_WINDOW:
             watched.append(flight)
         return flight
 
-    def first(self, flight: InFlight, now: float) -> None:
+    def first_output(self, flight: InFlight, now: float) -> None:
         """The first output of an attempt has come."""
-        if not flight.streams or flight.first_at is not None or flight.landing is not None:
+        if (
+            not flight.streams
+            or flight.first_output_at is not None
+            or flight.completion is not None
+        ):
             return
-        flight.first_at = now
+        flight.first_output_at = now
         self._overdue.discard(flight)
         self._first_output_estimate.first(now)
 
-    def settle(self, token: InFlight, outcome: Outcome, now: float, uniform: float) -> None:  # noqa: ARG002
+    def settle(self, token: InFlight, outcome: Outcome, now: float, _uniform: float) -> None:
         """An attempt ended."""
         flight = token
-        landing = flight.land(outcome)
+        completion = flight.complete(outcome)
         if self._overdue:
             self._overdue.discard(flight)
-        if flight.first_at is not None:
+        if flight.first_output_at is not None:
             self._first_output_estimate.ended(now)
         if flight.sent_at <= self._refused_at or outcome.verdict is Verdict.THROTTLED:
             self._compare(flight, outcome, now)
-        if landing is Completion.ANSWERED:
+        if completion is Completion.ANSWERED:
             self.answers += 1
-            if flight.first_at is None:
+            if flight.first_output_at is None:
                 self._by_rate.answered(now, now - flight.sent_at, self.judge.mean)
             self._answered(flight, now)
-        elif landing is not Completion.CUT:
+        elif completion is not Completion.CUT:
             self._failed(flight, outcome, now)
         baseline = self._streamed if flight.streams else self._plain
-        baseline.landed(flight, now, self.evidence_at)
+        baseline.on_completion(flight, now, self.evidence_at)
 
     def _compare(self, flight: InFlight, outcome: Outcome, now: float) -> None:
         """See what becomes of those that left after one that met a 429, and before that was heard."""
@@ -226,11 +231,11 @@ class Diagnosis:
         watched = self._watched
         while watched:
             flight = watched[0]
-            if flight.landing is None:
+            if flight.completion is None:
                 if usual is None or flight.sent_at + usual > now:
                     return
                 uses_first_output = self.judge.streams
-                if not uses_first_output or (flight.streams and flight.first_at is None):
+                if not uses_first_output or (flight.streams and flight.first_output_at is None):
                     self._overdue.add(flight)
                     self._count(flight, now, quick=False)
             watched.popleft()
@@ -248,7 +253,9 @@ class Diagnosis:
                 self._usual_run -= WEIGHT * self._usual_run
         if judge.streams and not flight.streams:
             return
-        here = now if flight.first_at is None or not judge.streams else flight.first_at
+        here = (
+            now if flight.first_output_at is None or not judge.streams else flight.first_output_at
+        )
         if judge.usual is None or here - sent_at <= judge.usual:
             self._late_share -= WEIGHT * self._late_share
             if self._late:
@@ -268,7 +275,7 @@ class Diagnosis:
         if self._failing >= SUSPICIOUS_RATIO:
             self.failed_at = now
         if self._treatments[outcome.verdict].tally is Tally.FAILURE:
-            self._count(flight, now, quick=flight.landing is Completion.REFUSED)
+            self._count(flight, now, quick=flight.completion is Completion.REFUSED)
 
     def _count(self, flight: InFlight, now: float, *, quick: bool) -> None:
         """One more in the run, if it left after the last that was answered."""
@@ -314,7 +321,7 @@ class Diagnosis:
         for flight in self._watched:
             if flight.sent_at > last:
                 break
-            undecided += flight.landing is None and flight.sent_at >= first
+            undecided += flight.completion is None and flight.sent_at >= first
         return undecided <= UNDECIDED * len(run)
 
     def is_dead(self, now: float) -> bool:
@@ -354,7 +361,7 @@ class Diagnosis:
         usual = self.lost_after if self.probed else None
         if usual is not None:
             for flight in self._watched:
-                if flight.landing is None:
+                if flight.completion is None:
                     return flight.sent_at + usual
         return inf
 

@@ -22,8 +22,8 @@ from contextlib import suppress
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 from stormbreak.core.fallback import Step
-from stormbreak.core.permit import Permit
-from stormbreak.core.ticket import Ticket
+from stormbreak.core.gate import Permit
+from stormbreak.core.queue import Ticket
 from stormbreak.types import CallResult, Outcome, Target
 
 

@@ -17,8 +17,7 @@ from math import ceil, inf
 
 from stormbreak.core.circuit import BreakerPolicy
 from stormbreak.core.counting import ROUNDING
-from stormbreak.core.gate import OPEN, UNTIL_EVENT
-from stormbreak.core.in_flight import InFlight
+from stormbreak.core.gate import NEVER, READY, InFlight
 from stormbreak.types import Tally
 
 ANSWERED = 3
@@ -52,20 +51,6 @@ class Probe:
 class Trial:
     """At most `probes`, `at_once` at the same time, decided as soon as the outcome of them all is certain."""
 
-    __slots__ = (
-        "_answered",
-        "_needed",
-        "_pace",
-        "_policy",
-        "_returned_unused",
-        "_tolerated",
-        "ends_at",
-        "failed",
-        "probes",
-        "spent",
-        "succeeded",
-    )  # fmt: skip
-
     def __init__(self, policy: BreakerPolicy, now: float, *, pace: float) -> None:
         """`pace`: the open time before."""
         self._policy = policy
@@ -80,14 +65,14 @@ class Trial:
         self.spent = False
 
     def ready_at(self, now: float) -> float:
-        """OPEN where a probe may leave, or when the next lease is over; UNTIL_EVENT where none will leave."""
+        """READY where a probe may leave, or when the next lease is over; NEVER where none will leave."""
         if self.spent:
-            return UNTIL_EVENT
+            return NEVER
         holding = self._leases(now)
         left = self._policy.probes - self.succeeded - self.failed - len(holding)
         if left > 0 and len(holding) < self._policy.at_once:
-            return OPEN
-        return min(holding, default=OPEN)
+            return READY
+        return min(holding, default=READY)
 
     def take(self, now: float, *, lost_after: float | None = None) -> Probe:
         """Send a probe, whose place comes free when it is older than `lost_after`, an open time after another's."""

@@ -1,7 +1,6 @@
 """The gate that counts requests and tokens: an estimate reserved before, the usage settled after.
 
-It is the only gate that asks how heavy a call is, so the queue tells it (`weigh`) before it asks when it opens. A
-call leaves when one request and its estimate of tokens fit into every limit, the configured ones and those that
+A call leaves when one request and its estimate of tokens fit into every limit, the configured ones and those that
 the server told. The first in the queue waits for its own estimate; lighter ones do not overtake it, or the heavy
 would never leave.
 
@@ -18,7 +17,7 @@ What becomes of a reservation:
 from typing import TypeAlias
 
 from stormbreak.core.bucket import Bucket
-from stormbreak.core.gate import OPEN
+from stormbreak.core.gate import READY
 from stormbreak.core.rate_limit_policy import RateLimitPolicy
 from stormbreak.core.rate_limit_status import Told
 from stormbreak.types import Call, Outcome, RateLimits, Verdict
@@ -35,7 +34,6 @@ Reserved: TypeAlias = tuple[int, float, float, float]
 class RateLimitGate:
     """One request and some tokens for every attempt."""
 
-    __slots__ = ("_longest", "_rpm", "_tokens", "_told", "_tpm", "_typical_tokens")
     name = "quota"
     settles_success = True
 
@@ -46,30 +44,25 @@ class RateLimitGate:
         self._tpm = None if policy.tpm is None else Bucket(share * policy.tpm / 60, policy.burst)
         self._told = (Told(longest, share), Told(longest, share)) if policy.learn else None
         self._typical_tokens = 0.0  # tokens of a call that was answered; 0 while unknown
-        self._tokens = 0  # of the call that is asked about
 
-    def weigh(self, call: Call) -> None:
-        """The next questions are about `call`."""
-        self._tokens = call.tokens
-
-    def ready_at(self, now: float) -> float:
-        """OPEN, or when the call fits into every limit."""
-        ready_at = OPEN
+    def ready_at(self, call: Call, now: float) -> float:
+        """READY, or when the call fits into every limit."""
+        ready_at = READY
         if self._rpm is not None:
             ready_at = self._rpm.ready_at(1)
         if self._tpm is not None:
-            ready_at = max(ready_at, self._tpm.ready_at(self._tokens))
+            ready_at = max(ready_at, self._tpm.ready_at(call.tokens))
         if self._told is not None:
             requests, tokens = self._told
             if now < requests.until:
                 ready_at = max(ready_at, requests.ready_at(1, now))
             if now < tokens.until:
-                ready_at = max(ready_at, tokens.ready_at(self._tokens, now))
-        return ready_at if ready_at > now else OPEN
+                ready_at = max(ready_at, tokens.ready_at(call.tokens, now))
+        return ready_at if ready_at > now else READY
 
-    def scarcer(self, now: float) -> str | None:
-        """Return what the call that was asked about last waits for the longest: "requests" or "tokens"; None: it may leave."""
-        ready_at = self.ready_at(now)
+    def scarcer(self, call: Call, now: float) -> str | None:
+        """Return what `call` waits for the longest: "requests" or "tokens"; None: it may leave."""
+        ready_at = self.ready_at(call, now)
         if ready_at <= now:
             return None
         requests = [] if self._rpm is None else [self._rpm.ready_at(1)]
@@ -84,20 +77,20 @@ class RateLimitGate:
             told.is_scarce(now) for told in self._told or ()
         )
 
-    def in_force(self, now: float) -> bool:
-        """Whether a configured limit holds calls, or did a moment ago."""
+    def paces(self, call: Call, now: float) -> bool:
+        """Whether a configured limit holds calls like this one, or did a moment ago."""
         since = now - RECENT
         return (self._rpm is not None and self._rpm.ready_at(1) > since) or (
-            self._tpm is not None and self._tpm.ready_at(self._tokens) > since
+            self._tpm is not None and self._tpm.ready_at(call.tokens) > since
         )
 
     def time_to_send(self, sends: float, now: float) -> float:
         """Seconds until so many more have been sent, by the configured requests alone."""
         return 0.0 if self._rpm is None else max(0.0, self._rpm.turn_at(sends - 1) - now)
 
-    def take(self, now: float) -> Reserved:
+    def take(self, call: Call, now: float) -> Reserved:
         """Reserve for one attempt."""
-        reserved = self._tokens
+        reserved = call.tokens
         rpm = 0.0 if self._rpm is None else self._rpm.take(1, now)
         if self._tpm is not None:
             self._tpm.take(reserved, now)
@@ -126,7 +119,7 @@ class RateLimitGate:
             bool(said.requests.remaining) and (said.tokens.remaining or 0.0) >= self._typical_tokens
         )
 
-    def settle(self, token: Reserved, outcome: Outcome, now: float, uniform: float) -> None:  # noqa: ARG002
+    def settle(self, token: Reserved, outcome: Outcome, now: float, _uniform: float) -> None:
         """Give back what was reserved too much, and hear what the server said."""
         reserved, rpm, requests_receipt, tokens_receipt = token
         used = _used(outcome, reserved)

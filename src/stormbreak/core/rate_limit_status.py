@@ -16,7 +16,7 @@ seconds: then one has to ask again.
 
 from math import inf
 
-from stormbreak.core.gate import OPEN
+from stormbreak.core.gate import READY
 from stormbreak.types import RateLimitStatus
 
 MINUTE = 60.0  # what a limit is per, where nothing else is known
@@ -27,20 +27,6 @@ SLACK = 1.0  # seconds; resets are rounded
 class Told:
     """One limit, of requests or of tokens. Until something is heard it lets everything pass."""
 
-    __slots__ = (
-        "_at",
-        "_believed",
-        "_empty_until",
-        "_flow",
-        "_heard",
-        "_limit",
-        "_longest",
-        "_remaining",
-        "_share",
-        "_taken",
-        "until",
-    )
-
     def __init__(self, longest: float, share: float = 1.0) -> None:
         """Nothing holds for longer than `longest` seconds; of what is told to all, `share` is for this process."""
         self._longest = longest
@@ -49,23 +35,23 @@ class Told:
         self._remaining = inf  # at `_at`
         self._at = 0.0
         self._flow = 0.0  # per second, from then on
-        self.until = OPEN  # the end of what is known; later, everything passes
+        self.until = READY  # the end of what is known; later, everything passes
         self._taken = 0.0  # in all
         self._believed = True
-        self._empty_until = OPEN  # the end of what it said was used up, after it had served
+        self._empty_until = -inf  # the end of what it said was used up, after it had served
         self._heard = -1.0  # of the news heard last: what had been taken
 
     def ready_at(self, amount: float, now: float) -> float:
-        """OPEN, or when `amount` remains. More than the limit may leave when all of it is there."""
+        """READY, or when `amount` remains. More than the limit may leave when all of it is there."""
         if now >= self.until:
-            return OPEN
+            return READY
         lacks = min(amount, self._limit) - self._remaining
         if lacks <= 0:
-            return OPEN
+            return READY
         if not self._flow:
             return self.until
         ready_at = min(self._at + lacks / self._flow, self.until)
-        return ready_at if ready_at > now else OPEN
+        return ready_at if ready_at > now else READY
 
     def is_scarce(self, now: float) -> bool:
         """Whether less than half of the limit is known to remain, or, where that is not known, nothing."""
@@ -118,7 +104,7 @@ class Told:
 
     def _on_exhausted(self, now: float, reset: float) -> None:
         if now + SLACK < self._empty_until:
-            self._believed, self.until = False, OPEN
+            self._believed, self.until = False, READY
         self._empty_until = now + reset
 
     def _refill_rate(

@@ -23,14 +23,14 @@ from stormbreak.core.checks import check_types
 from stormbreak.core.circuit import BreakerPolicy, State
 from stormbreak.core.concurrency_limit import Limit, Limiter, limiter
 from stormbreak.core.diagnosis import Diagnosis
-from stormbreak.core.gate import OPEN, UNTIL_EVENT, Gate
+from stormbreak.core.gate import NEVER, READY, Gate
 from stormbreak.core.rate_limit_gate import RateLimitGate
 from stormbreak.core.rate_limit_policy import RateLimitPolicy
 from stormbreak.core.retry import NoRetry, Retry, RetryPolicy
 from stormbreak.core.retry_budget import Budget, BudgetPolicy
 from stormbreak.core.send_rate import AdaptiveSendRate
 from stormbreak.core.tally import check_verdict_lists
-from stormbreak.types import Outcome, Treatment, Verdict
+from stormbreak.types import Call, Outcome, Treatment, Verdict
 
 DIFFERENT = 0.001  # seconds; two times further apart differ
 
@@ -118,18 +118,18 @@ class ShadowGate:
             self._gates.append(self.breaker)
         self._gates.append(diagnosis)  # settles before all that asks it
 
-    def ready_at(self, now: float) -> float:  # noqa: ARG002
-        """Always OPEN: a shadow keeps nobody waiting."""
-        return OPEN
+    def ready_at(self, _call: object, _now: float) -> float:
+        """Always READY: a shadow keeps nobody waiting."""
+        return READY
 
-    def take(self, now: float) -> list[tuple[Gate, Any]]:
+    def take(self, call: Call, now: float) -> list[tuple[Gate, Any]]:
         """An attempt leaves: count who would have held it, and let the others take note."""
         self._tick(now)
         passed = []
         for gate in self._gates:
-            ready_at = gate.ready_at(now)
+            ready_at = gate.ready_at(call, now)
             if ready_at <= now:
-                passed.append((gate, gate.take(now)))
+                passed.append((gate, gate.take(call, now)))
             else:
                 would = self._refusal if gate is self.breaker else "wait"
                 self.would(now, gate.name, would, ready_at)
@@ -145,7 +145,7 @@ class ShadowGate:
             self.budget.record(outcome, now)
         self._tick(now)
 
-    def decided(self, now: float, real: Retry | NoRetry, shadow: Retry | NoRetry) -> None:
+    def compare(self, now: float, real: Retry | NoRetry, shadow: Retry | NoRetry) -> None:
         """After a failure: count where the shadow would have decided otherwise about a retry."""
         if isinstance(shadow, NoRetry):
             if isinstance(real, Retry):
@@ -159,7 +159,7 @@ class ShadowGate:
     def would(self, now: float, mechanism: str, what: str, until: float | None) -> None:
         """Count, and tell."""
         self.counts[f"{mechanism}.{what}"] += 1
-        self._report(now, mechanism, what, None if until == UNTIL_EVENT else until)
+        self._report(now, mechanism, what, None if until == NEVER else until)
 
     def snapshot(self) -> dict[str, Any]:
         """What stands where in the shadow, and how often it would have stepped in."""

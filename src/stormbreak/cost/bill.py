@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import NamedTuple
 
-from stormbreak.core.spend_policy import EXACT
+from stormbreak.cost.price_table import EXACT
 from stormbreak.types import Target, Usage
 
 NOTHING = Decimal(0)

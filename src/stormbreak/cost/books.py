@@ -5,8 +5,8 @@ from dataclasses import replace
 from decimal import Decimal
 from typing import NamedTuple, TypeVar
 
-from stormbreak.core.spend_policy import EXACT, PriceOf, PriceTable, known_cost, known_max_cost
 from stormbreak.cost.bill import NOTHING, Bill, Bills, Sum
+from stormbreak.cost.price_table import EXACT, PriceOf, PriceTable, known_cost, known_max_cost
 from stormbreak.types import Labels, Priority, Target, Usage
 
 OTHER = "other"

@@ -11,8 +11,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 from typing import Any, TypeAlias, TypeVar, cast
 
-from stormbreak.core.context_listener import ContextListener
-from stormbreak.core.engine import Engine
+from stormbreak.core.engine import ContextListener, Engine
 from stormbreak.core.flow import Ask, DeliverStream, Flow, Race, Send, Wait, WaitFor
 from stormbreak.drivers.asyncio_tasks import (
     HedgeTasks,
@@ -159,9 +158,9 @@ class AsyncioDriver:
             raise
         return command if isinstance(command, Send) else None
 
-    def first(self, send: Send) -> None:
+    def first_output(self, send: Send) -> None:
         """The sender of a call that `streams` says here that its attempt begins to put out; from any thread."""
-        self._stepper.first(send)
+        self._stepper.first_output(send)
 
     def by_hand(self, do: Callable[[Engine, float], R]) -> R:
         """Do something to the engine between two steps, at a time; whom it concerns is woken. From any thread.

@@ -12,12 +12,11 @@ from contextlib import suppress
 from typing import Any, TypeAlias, TypeVar
 from weakref import WeakMethod, ref
 
-from stormbreak.core.context_listener import ContextListener
-from stormbreak.core.engine import Engine
+from stormbreak.core.call import run_call
+from stormbreak.core.engine import ContextListener, Engine
 from stormbreak.core.explain import shown
 from stormbreak.core.flow import Command, DeliverStream, Flow, Race, Send, close
-from stormbreak.core.plan import run_call
-from stormbreak.core.ticket import Ticket
+from stormbreak.core.queue import Ticket
 from stormbreak.drivers.locks import new_lock
 from stormbreak.drivers.turn_lock import TurnLock
 from stormbreak.events import CallCancelled, Event
@@ -128,14 +127,14 @@ class Stepper(TurnLock[Flow, _Left]):
             self._act(left)
         return command
 
-    def first(self, send: Send) -> None:
+    def first_output(self, send: Send) -> None:
         """Note that the attempt of `send` begins to put out; once it has ended, this does nothing."""
         if self._delivering:
             self._refuse_reentry()
         if send.permit is None:
             return
         permit = send.permit
-        self._turn(lambda: permit.first(self.clock()))
+        self._turn(lambda: permit.first_output(self.clock()))
 
     def by_hand(self, do: Callable[[Engine, float], R]) -> R:
         """Do something to the engine between two steps; whom it concerns is woken.

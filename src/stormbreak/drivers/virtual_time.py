@@ -101,9 +101,9 @@ class VirtualDriver:
         run.begin(call)
         return run.cancel
 
-    def first(self, send: Send) -> None:
+    def first_output(self, send: Send) -> None:
         """A sender may say here that its attempt begins to put out."""
-        self.stepper.first(send)
+        self.stepper.first_output(send)
 
 
 class _Rival:

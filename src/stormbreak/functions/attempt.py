@@ -96,7 +96,7 @@ class Course:
         if error is self.cut:
             forbidden = (
                 outcome.forbidden
-                or not self.engine.lane(self.target).treatments[outcome.verdict].retry
+                or not self.engine.target_state(self.target).treatments[outcome.verdict].retry
             )
             return Outcome(Verdict.TIMEOUT, error=error, maybe_processed=True, forbidden=forbidden)
         self._given_up_within = not self.retries_given_up and was_given_up(error, held)

@@ -15,7 +15,8 @@ from typing import Any, Self
 from stormbreak.core.engine import Engine
 from stormbreak.core.explain import add_attempt_notes
 from stormbreak.core.policy import Policy
-from stormbreak.core.spend_policy import PriceOf
+from stormbreak.cost.price_table import PriceOf
+from stormbreak.cost.spend_gate import SpendAccounts, spend_accounts
 from stormbreak.drivers.asyncio_driver import Asker
 from stormbreak.drivers.scope import checked_priority, current
 from stormbreak.errors import error_for
@@ -99,7 +100,7 @@ class AsyncClient(ClientControls):
         )
         at_hand = LocalAnswers(policy, degraded)
         footing = TargetConfig(policy, routes, at_hand, model, stream_on_wire, policy.weighs)
-        self._stand(Engine(policy, prices or list_price), SingleTarget(footing))
+        self._stand(Engine(policy, SpendAccounts(prices or list_price)), SingleTarget(footing))
 
     @classmethod
     def on(cls, engine: Engine, ground: TargetResolver) -> Self:
@@ -114,7 +115,7 @@ class AsyncClient(ClientControls):
 
     @property
     def _price_of(self) -> PriceOf | None:
-        return self.engine.payers.price_of
+        return spend_accounts(self.engine).price_of
 
     @property
     def base_url(self) -> str:
@@ -247,7 +248,9 @@ class AsyncClient(ClientControls):
             footing, asking, priority, tenant, deadline, queue_is_free=queue_is_free, most=attempts
         )
 
-        sender = BufferedSender(asking, footing.routes, self.engine.policy, self._driver.first)
+        sender = BufferedSender(
+            asking, footing.routes, self.engine.policy, self._driver.first_output
+        )
         ended = await self._driver.run(call, sender, _asker(footing, call, asking))
         if footing.at_hand.keeps:
             footing.at_hand.keep(asking.request(footing.base_url, footing.api_key), ended)

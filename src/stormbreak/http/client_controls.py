@@ -10,6 +10,7 @@ from stormbreak.core.circuit_snapshot import parse_snapshots, span_in
 from stormbreak.core.engine import Engine
 from stormbreak.core.policy import Policy
 from stormbreak.core.target_state import Listener
+from stormbreak.cost.spend_gate import allow_spending
 from stormbreak.drivers.asyncio_driver import AsyncioDriver
 from stormbreak.drivers.listeners import Attached, subscribe
 from stormbreak.errors import ConfigurationError
@@ -103,7 +104,7 @@ class ClientControls:
     def may_spend(self, most: Decimal) -> None:
         """Let what is spent under its policy's limit go up to so many US dollars by now, and not yet to the limit."""
         policy = self.policy
-        self._driver.by_hand(lambda engine, now: engine.may_spend(policy, most, now))
+        self._driver.by_hand(lambda engine, now: allow_spending(engine, policy, most, now))
 
     def _known(self, target: Target | str) -> Target:
         return self.target(target) if isinstance(target, str) else target

@@ -4,7 +4,7 @@ from asyncio import CancelledError
 from collections.abc import Callable, Mapping
 from typing import NamedTuple, TypeAlias, TypeVar
 
-from stormbreak.core.spend_policy import PriceOf
+from stormbreak.cost.price_table import PriceOf
 from stormbreak.drivers.timeouts import AnsweredError
 from stormbreak.http.endpoint import Origin
 from stormbreak.http.h1.connection import (

@@ -9,7 +9,8 @@ from typing import Any, Self
 
 from stormbreak.core.engine import Engine
 from stormbreak.core.fallback import Step, ordered
-from stormbreak.core.spend_policy import PriceOf
+from stormbreak.cost.price_table import PriceOf
+from stormbreak.cost.spend_gate import SpendAccounts
 from stormbreak.drivers.asyncio_driver import AsyncioDriver
 from stormbreak.drivers.background_loop import BACKGROUND
 from stormbreak.drivers.locks import LiveSet
@@ -65,7 +66,7 @@ class LiveSettings:
         unknown = next((name for name in keys if name not in self._now.footings), None)
         if unknown is not None:
             raise maker.wrong(f"keys names {quoted(str(unknown))}, which is no target")
-        self.engine = Engine(self._now.policy, prices or list_price)
+        self.engine = Engine(self._now.policy, SpendAccounts(prices or list_price))
         self._driver = AsyncioDriver(self.engine)
         self._clients: LiveSet[AsyncClient] = LiveSet()
         self._take(self._now)
@@ -156,7 +157,9 @@ class LiveSettings:
         chance = random.random()  # noqa: S311 - not secret
 
         def order(engine: Engine, now: float) -> tuple[Target, ...]:
-            return ordered(step, chance, lambda target: engine.lane(target).taken(now))
+            return ordered(
+                step, chance, lambda target: engine.target_state(target).utilization(now)
+            )
 
         return self._driver.by_hand(order)
 

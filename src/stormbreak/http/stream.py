@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Any, NamedTuple, NoReturn, Self
 
 from stormbreak.core.explain import add_attempt_notes
-from stormbreak.core.spend_policy import PriceOf
+from stormbreak.cost.price_table import PriceOf
 from stormbreak.drivers.delivery import LoopDelivery
 from stormbreak.errors import broken_stream
 from stormbreak.http.exchange import Received, answer_of

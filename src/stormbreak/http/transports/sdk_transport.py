@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from stormbreak.core.engine import Engine
 from stormbreak.core.policy import Policy
-from stormbreak.core.spending import COST
+from stormbreak.core.spend_policy import COST
 from stormbreak.core.target_state import Listener
 from stormbreak.drivers.asyncio_driver import Asker, AsyncioDriver
 from stormbreak.drivers.delivery import LoopDelivery
@@ -160,7 +160,7 @@ class Door:
             here=here,
         )
         driver = self._driver
-        sender = make_sender(asked, routes, seen.spans, self.policy, driver.first)
+        sender = make_sender(asked, routes, seen.spans, self.policy, driver.first_output)
         opened = await driver.open(call, sender, self._asker(asked, seen))
         source = sender.source
         if isinstance(opened, LoopDelivery):
