@@ -19,7 +19,7 @@ from stormbreak.cost.spend_gate import spend_accounts
 from stormbreak.types import Target
 
 LIMIT = Decimal("0.5")
-QUICK = scenario(service=0.05, slots=500, fills=True)
+QUICK = scenario(service=0.05, slots=500, use_max_tokens=True)
 EARLIER = Account(
     spent=(Spent(provider="p", model="m", useful=Tokens(attempts=1, input_tokens=100_000)),),
     lost=Decimal("0.03"),
@@ -47,7 +47,7 @@ class Scene:
     """A ledger, and what an attempt takes from the purse and puts on the bill."""
 
     def __init__(self, account=EARLIER, *, usd=1.0, limited=True):
-        policy = Policy(spend=SpendPolicy(usd=usd))
+        policy = Policy(spend=SpendPolicy(max_usd=usd))
         self.client = AsyncClient(
             base_url="http://127.0.0.1:9/v1", api_key="-", policy=policy, prices=price_of
         )
@@ -63,7 +63,7 @@ class Scene:
 
     def send(self, tokens):
         cost = Decimal(tokens) / 10**6
-        self.purse.set_aside(cost, 0.0)
+        self.purse.reserve(cost, 0.0)
         self.under_way.put(usage(tokens), cost)
 
     @property
@@ -96,7 +96,7 @@ def test_no_more_is_spent_than_is_written():
 
 def test_what_is_set_aside_and_on_no_bill_yet_is_allowed_for_as_well():
     scene = Scene()
-    scene.purse.set_aside(Decimal("0.011"), 0.0)
+    scene.purse.reserve(Decimal("0.011"), 0.0)
     scene.ledger.write()
 
     assert scene.allowed_for == Decimal("0.161")

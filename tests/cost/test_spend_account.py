@@ -14,7 +14,7 @@ ONE, TWO, THREE = map(Decimal, (1, 2, 3))
 
 
 def account(usd=2.0, per=None):
-    return SpendAccount(SpendPolicy(usd=usd, per=per))
+    return SpendAccount(SpendPolicy(max_usd=usd, period=per))
 
 
 def test_it_may_be_spent_to_the_last_cent():
@@ -120,7 +120,7 @@ def test_a_refusal_leaves_the_other_parts_to_be_told():
         told.append(made.next_alert())
 
     assert told == [None, 50, None, None]
-    made.change_limit(SpendPolicy(usd=3.0))
+    made.change_limit(SpendPolicy(max_usd=3.0))
     assert made.next_alert(rejected=True) == 100
 
 
@@ -128,7 +128,7 @@ def test_who_leaves_with_what_was_spent_hears_of_the_parts_that_are_still_to_com
     made = account()
     made.spend(ONE)
     made.next_alert()
-    met, half = (made.branch(SpendPolicy(usd=usd)) for usd in (1.0, 1.6))
+    met, half = (made.branch(SpendPolicy(max_usd=usd)) for usd in (1.0, 1.6))
     half.spend(Decimal("0.4"))
 
     assert (met.next_alert(), met.next_alert(rejected=True)) == (None, None)

@@ -51,7 +51,7 @@ def in_threads(*mains):
 
 
 def test_two_busy_loops_and_eight_hammering_threads_share_three_slots():
-    engine, target = Engine(policy(limit=FixedLimit(in_flight=3))), Target()
+    engine, target = Engine(policy(limit=FixedLimit(max_in_flight=3))), Target()
     driver = AsyncioDriver(engine)
     ended = []
 
@@ -87,7 +87,7 @@ def test_two_busy_loops_and_eight_hammering_threads_share_three_slots():
 
 def test_loops_that_were_closed_pass_their_grants_on():
     """A thousand callers on a dead loop: more than a recursion would survive."""
-    engine = Engine(policy(limit=FixedLimit(in_flight=1)))
+    engine = Engine(policy(limit=FixedLimit(max_in_flight=1)))
     driver = AsyncioDriver(engine)
     release = threading.Event()
     outcomes = []
@@ -151,7 +151,7 @@ def left_hanging(driver):
 @pytest.mark.parametrize("dropped", [1, 5])
 def test_callers_that_the_garbage_collector_drops_in_the_middle_of_a_step(dropped):
     """It may run while this very thread holds the lock."""
-    engine = Engine(policy(limit=FixedLimit(in_flight=dropped + 1)))
+    engine = Engine(policy(limit=FixedLimit(max_in_flight=dropped + 1)))
     collects = False
 
     def chance():
@@ -183,28 +183,31 @@ def test_callers_that_the_garbage_collector_drops_in_the_middle_of_a_step(droppe
 
 
 def test_a_step_is_over_before_a_dropped_caller_is_closed():
-    engine = Engine(policy(limit=FixedLimit(in_flight=2)))
+    engine = Engine(policy(limit=FixedLimit(max_in_flight=2)))
     driver = AsyncioDriver(engine)
     target_state = engine.target_state(TARGET)
     in_flight = []
 
-    def in_the_middle(took):
+    tick = target_state.slots.tick
+
+    def in_the_middle(now, waited):
         nonlocal caller
         caller = None
         gc.collect()
         in_flight.append(target_state.slots.in_flight)
+        tick(now, waited)
 
     caller = left_hanging(driver)
     flow, _ = driver._stepper.start(Call(2, TARGET))
-    target_state.admission.learn = in_the_middle
+    target_state.slots.tick = in_the_middle
     driver._stepper.step(flow, OK)
 
-    assert in_flight == [1]  # only the slot of the one that was stepped was free yet
+    assert in_flight[0] == 1  # only the slot of the one that was stepped was free yet
     assert target_state.slots.in_flight == 0
 
 
 def test_a_flow_is_closed_when_close_returns():
-    engine = Engine(policy(limit=FixedLimit(in_flight=1)))
+    engine = Engine(policy(limit=FixedLimit(max_in_flight=1)))
     stepper = Stepper(engine, clock=lambda: 0.0, chance=lambda: 0.5)
     flow, _ = stepper.start(Call(1, TARGET))
     stepper.close(flow)

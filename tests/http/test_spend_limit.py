@@ -24,7 +24,7 @@ MESSAGES = [{"role": "user", "content": "hi"}]
 CALM = """
 [provider]
 service = 0.01
-fills = true
+use_max_tokens = true
 """
 
 
@@ -150,10 +150,9 @@ def test_without_a_limit_requests_stay_as_they_are():
 
 
 def engine(usd, **more):
-    policy = Policy(spend=SpendPolicy(usd=usd, **more))
+    policy = Policy(spend=SpendPolicy(max_usd=usd, **more))
     return Engine(
-        policy,
-        SpendAccounts(lambda provider, model: prices(provider, model, into="3", out="15")),
+        policy, SpendAccounts(lambda provider, model: prices(provider, model, into="3", out="15"))
     )
 
 
@@ -176,7 +175,7 @@ async def test_an_sdk_is_told_what_its_request_lacks():
 )
 async def test_what_would_pass_uncounted_is_refused_under_a_limit(path, sent, stormbreak_provider):
     provider = stormbreak_provider(CALM)
-    transport = AsyncTransport(engine(1.0, longest_answer=5))
+    transport = AsyncTransport(engine(1.0, max_output_tokens=5))
     async with httpx2.AsyncClient(transport=transport, base_url=provider.base_url) as client:
         answer = await client.post(path, json=sent)
     with httpx2.Client(transport=Transport(engine(1.0)), base_url=provider.base_url) as client:
@@ -199,7 +198,7 @@ async def test_an_upload_passes_under_a_limit(stormbreak_provider):
 
 async def test_an_sdk_is_held_to_a_limit(stormbreak_provider):
     provider = stormbreak_provider(CALM)
-    transport = AsyncTransport(engine(0.01, longest_answer=300))
+    transport = AsyncTransport(engine(0.01, max_output_tokens=300))
     async with httpx2.AsyncClient(transport=transport, base_url=provider.base_url) as client:
         answers = [
             await client.post("/chat/completions", json={"model": "m", "messages": MESSAGES})
@@ -217,7 +216,7 @@ async def test_an_sdk_is_held_to_a_limit(stormbreak_provider):
 def test_prices_that_are_not_installed_are_told_when_a_client_is_made(monkeypatch):
     monkeypatch.setattr("stormbreak.cost.list_prices.find_spec", lambda _: None)
     monkeypatch.setattr("stormbreak.cost.price_lookup._list_price", lambda *_: _market())
-    policy = Policy(spend=SpendPolicy(usd=1.0))
+    policy = Policy(spend=SpendPolicy(max_usd=1.0))
     with pytest.raises(ConfigurationError, match="genai-prices"):
         AsyncClient(base_url="http://127.0.0.1:9/v1", api_key="-", policy=policy)
 
@@ -228,7 +227,9 @@ def _market():
 
 def test_a_settings_file_has_limits_and_a_reload_goes_on_from_what_was_spent(tmp_path):
     path = tmp_path / "s.toml"
-    text = '[targets.a]\nbase_url = "http://127.0.0.1:9/v1"\n[spend]\nusd = {}\nper = 86400\n'
+    text = (
+        '[targets.a]\nbase_url = "http://127.0.0.1:9/v1"\n[spend]\nmax_usd = {}\nperiod = 86400\n'
+    )
     path.write_text(text.format("5"))
     settings = stormbreak.load(path)
     purse = spend_accounts(settings.engine).account(settings.now.policy.spend)
@@ -241,5 +242,7 @@ def test_a_settings_file_has_limits_and_a_reload_goes_on_from_what_was_spent(tmp
 
 
 def test_functions_have_no_price():
-    with pytest.raises(ConfigurationError, match=r"spend\.usd must be absent around a function"):
-        stormbreak.resilient(Policy(spend=SpendPolicy(usd=1.0)))
+    with pytest.raises(
+        ConfigurationError, match=r"spend\.max_usd must be absent around a function"
+    ):
+        stormbreak.resilient(Policy(spend=SpendPolicy(max_usd=1.0)))

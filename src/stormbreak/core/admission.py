@@ -200,7 +200,7 @@ class TargetQueue:
         call = self.observed_call(now)
         gate = None if call is None else self._holding_gate(call, now)
         until = inf if gate is None or call is None else gate.ready_at(call, now)
-        holds = self.queued or self._policy.longest_pause < until - now < inf
+        holds = self.queued or self._policy.max_pause < until - now < inf
         return {
             "queued": self.queued,
             "held_by": ("queue" if gate is None else gate.name) if holds else None,
@@ -253,7 +253,7 @@ class TargetQueue:
                     return Rejection(gate.name, self._circuit_text(now), _known(ready_at))
                 if half_open:
                     continue
-            if ready_at != inf and ready_at > min(expires_at, now + self._policy.longest_pause):
+            if ready_at != inf and ready_at > min(expires_at, now + self._policy.max_pause):
                 return self._rejection(gate, TOO_LONG, call, now)
         return None
 
@@ -267,7 +267,7 @@ class TargetQueue:
         soonest = self._time_until_turn(ahead, now, slots=self._slots.max_limit)
         if now + soonest > expires_at and not newest_first:
             return Rejection("shed", LATE, now + wait)
-        if self._queue.size < self._policy.size:
+        if self._queue.size < self._policy.max_size:
             return None
         displaced = self._queue.victim_for(call, stands=stands)
         if displaced is None:

@@ -245,7 +245,7 @@ class FallbackRun:
         if call.most is not None and self._state.attempts >= call.most:
             return "attempts"
         left = inf if call.deadline_at is None else call.deadline_at - now
-        if left < target_state.policy.retry.min_useful:
+        if left < target_state.policy.retry.min_time_left:
             return "deadline"
         is_load = target_state.treatments[
             outcome.verdict

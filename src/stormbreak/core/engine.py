@@ -95,8 +95,8 @@ class Engine:
 
     def budgets(self, policy: Policy) -> tuple[Budget | None, Budget | None]:
         """Return the retry budget of `policy`, and that of its shadow."""
-        shadow = None if policy.shadow is None else policy.shadow.budget
-        return self._budget("real", policy.budget), self._budget("shadow", shadow)
+        shadow = None if policy.shadow is None else policy.shadow.retry_budget
+        return self._budget("real", policy.retry_budget), self._budget("shadow", shadow)
 
     def _budget(self, kind: str, policy: BudgetPolicy | None) -> Budget | None:
         if policy is None:
@@ -110,7 +110,7 @@ class Engine:
         """Make the spend gate of a target; None where its policy has no spend limit."""
         if self.spending is None:
             if policy.spend.acts:
-                raise ConfigurationError("spend.usd needs an engine that knows prices")
+                raise ConfigurationError("spend.max_usd needs an engine that knows prices")
             return None
         return self.spending.gate(policy.spend, target, self.emit, self.on_spend_settled)
 

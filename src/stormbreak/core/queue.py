@@ -1,7 +1,7 @@
 """Who is next of all calls that wait for one target: by priority, then by fair shares between tenants.
 
 The more urgent calls go first, but no priority starves: while it has calls waiting, each priority gets at least
-`least_share` of what is served. Every call served elsewhere adds that much credit to a waiting priority; a whole credit is
+`min_share` of what is served. Every call served elsewhere adds that much credit to a waiting priority; a whole credit is
 a turn. A priority without waiting calls earns none.
 
 A full queue makes room for a call that is more urgent than some that wait, and for a call of a tenant that has fewer
@@ -25,27 +25,30 @@ CLEANUP_SIZE = 64  # outdated heap entries that are worth a cleanup
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueuePolicy:
-    """At most `size` calls wait for one target; a pause named for longer than `longest_pause` s rejects.
+    """At most `max_size` calls wait for one target; a pause named for longer than `max_pause` s rejects.
 
-    Every priority that waits gets `least_share` of what is served, at least. `weights` are calls of a tenant
+    Every priority that waits gets `min_share` of what is served, at least. `tenant_weights` are calls of a tenant
     that are served for one of a tenant that is not named; they hold within a priority.
     """
 
-    size: int = 10_000
-    longest_pause: float = 900.0
-    least_share: float = 0.05
-    weights: Mapping[str, float] = field(default_factory=dict, hash=False)
+    max_size: int = 10_000
+    max_pause: float = 900.0
+    min_share: float = 0.05
+    tenant_weights: Mapping[str, float] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         check_types(self)
-        require(self.size >= 0, "size must not be negative", self.size)
-        require(self.longest_pause > 0, "longest_pause must be positive", self.longest_pause)
+        require(self.max_size >= 0, "max_size must not be negative", self.max_size)
+        require(self.max_pause > 0, "max_pause must be positive", self.max_pause)
         most = 1 / len(Priority)
-        require(0 <= self.least_share <= most, "least_share must lie in [0, 1/3]", self.least_share)
-        for tenant, weight in self.weights.items():
-            require(tenant.isprintable(), "names in weights must be printable", ascii(tenant))
-            require(weight > 0, f"weights.{tenant} must be positive", weight)
-        object.__setattr__(self, "weights", dict(self.weights))  # the caller's own may change
+        require(0 <= self.min_share <= most, "min_share must lie in [0, 1/3]", self.min_share)
+        for tenant, weight in self.tenant_weights.items():
+            require(
+                tenant.isprintable(), "names in tenant_weights must be printable", ascii(tenant)
+            )
+            require(weight > 0, f"tenant_weights.{tenant} must be positive", weight)
+        weights = dict(self.tenant_weights)  # the caller's own may change
+        object.__setattr__(self, "tenant_weights", weights)
 
 
 # ---------------------------------------------------------------- ticket
@@ -100,11 +103,11 @@ class Ticket:
 class Queue:
     """One `TenantQueue` per priority, the most urgent first. `size` is the number of waiting calls."""
 
-    __slots__ = ("_least_share", "_queues", "size")
+    __slots__ = ("_min_share", "_queues", "size")
 
     def __init__(self, policy: QueuePolicy) -> None:
-        self._least_share = policy.least_share
-        self._queues = {priority: TenantQueue(policy.weights) for priority in Priority}
+        self._min_share = policy.min_share
+        self._queues = {priority: TenantQueue(policy.tenant_weights) for priority in Priority}
         self.size = 0
 
     def __iter__(self) -> Iterator[Ticket]:
@@ -144,9 +147,9 @@ class Queue:
         """Estimate how many calls are served before `call`, were it to wait."""
         own = self._queues[call.priority].ahead_of(call.tenant)
         urgent = sum(len(queue) for p, queue in self._queues.items() if p < call.priority)
-        if not urgent or not self._least_share:
+        if not urgent or not self._min_share:
             return urgent + own
-        return min(urgent + own, (own + 1) / self._least_share - 1)
+        return min(urgent + own, (own + 1) / self._min_share - 1)
 
     def victim_for(self, call: Call, *, stands: bool) -> Ticket | None:
         """Return the ticket that would have to make room for `call`, if any."""
@@ -162,7 +165,7 @@ class Queue:
     def _next_priority(self) -> Priority:
         waiting = [priority for priority, queue in self._queues.items() if queue]
         for priority in waiting[1:]:
-            if self._queues[priority].credit + self._least_share >= 1 - ROUNDING:
+            if self._queues[priority].credit + self._min_share >= 1 - ROUNDING:
                 return priority
         return waiting[0]
 
@@ -174,7 +177,7 @@ class Queue:
             if most_urgent:
                 queue.credit = 0.0
             else:
-                queue.credit += self._least_share - (priority is served)
+                queue.credit += self._min_share - (priority is served)
             most_urgent = False
 
     def _remove(self, ticket: Ticket, *, as_served: bool) -> None:

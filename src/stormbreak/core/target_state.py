@@ -88,17 +88,17 @@ class TargetState:
         self.cooldown = Cooldown(
             self.treatments,
             self._on_cooldown,
-            longest=retry.longest_wait,
-            spread=retry.spread,
+            longest=retry.max_wait,
+            spread=retry.retry_after_jitter,
             spared=self._is_spared,
         )
         self.pace = Pace()
         self.rate = (
-            AdaptiveSendRate(on_random=self._on_random_refusals) if policy.learn_rate else None
+            AdaptiveSendRate(on_random=self._on_random_refusals) if policy.adaptive_rate else None
         )
         self.quota = (
-            RateLimitGate(policy.quota, longest=retry.longest_wait, share=policy.share)
-            if policy.quota.acts
+            RateLimitGate(policy.rate_limit, longest=retry.max_wait, share=policy.process_share)
+            if policy.rate_limit.acts
             else None
         )
         self.spending = engine.spend_gate(policy, target)
@@ -106,7 +106,7 @@ class TargetState:
             self.treatments, limited=policy.limit.finds_itself, is_random=self.is_random
         )
         self.slots = limiter(
-            policy.limit, self.diagnosis, paused=self._is_paused, share=policy.share
+            policy.limit, self.diagnosis, paused=self._is_paused, share=policy.process_share
         )
         self.breaker = (
             None
@@ -115,7 +115,7 @@ class TargetState:
                 breaker,
                 self.treatments,
                 self._on_circuit,
-                spread=retry.spread,
+                spread=retry.retry_after_jitter,
                 diagnosis=self.diagnosis,
             )
         )
@@ -191,14 +191,14 @@ class TargetState:
     def _shadow(self, policy: ShadowPolicy) -> ShadowGate:
         real = self.policy
         failures = real.failures if policy.failures is None else policy.failures
-        uncounted = real.uncounted if policy.uncounted is None else policy.uncounted
+        ignored = real.ignored if policy.ignored is None else policy.ignored
         return ShadowGate(
             policy,
-            tallied(failures, uncounted),
+            tallied(failures, ignored),
             self._on_shadow,
             fail_fast=real.fail_fast if policy.fail_fast is None else policy.fail_fast,
             retry=real.retry,
-            share=real.share,
+            share=real.process_share,
             paused=self._is_paused,
             budget=self.shadow_budget,
         )

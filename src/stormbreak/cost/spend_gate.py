@@ -42,7 +42,7 @@ class SpendAccount:
     """
 
     def __init__(self, policy: SpendPolicy) -> None:
-        self._per = inf if policy.per is None else policy.per
+        self._per = inf if policy.period is None else policy.period
         self.ends_at = inf
         self._period = 0
         self.spent = NOTHING
@@ -56,8 +56,8 @@ class SpendAccount:
 
     def change_limit(self, policy: SpendPolicy) -> None:
         """Keep another limit for the same period from now on; parts of it that are not reached yet will be reported."""
-        assert policy.usd is not None, "there is a limit"
-        self.limit = Decimal(str(policy.usd))
+        assert policy.max_usd is not None, "there is a limit"
+        self.limit = Decimal(str(policy.max_usd))
         self._reported = min(self._reported, self._reached())
         self._limit_reported = self._reported == ALL
 
@@ -295,7 +295,7 @@ class SpendAccounts:
         kept = {new for _, new in changes}
         for old, new in changes:
             account = before.get(old)
-            if account is None or not new.acts or old.per != new.per or new in self._accounts:
+            if account is None or not new.acts or old.period != new.period or new in self._accounts:
                 continue
             if old in kept or old not in self._accounts:
                 self._accounts[new] = account.branch(new)
