@@ -229,7 +229,7 @@ def test_where_everybody_is_refused_it_is_an_overload_until_somebody_is_answered
 def test_429s_that_have_proved_to_be_luck_are_no_evidence():
     diagnosis = Diagnosis(TREATMENTS, is_random=lambda now: now >= 5.0)
     for now in (4.0, 6.0):
-        diagnosis.settle(diagnosis.take_plain(now), THROTTLED, now, 0.5)
+        diagnosis.settle(diagnosis.take(None, now), THROTTLED, now, 0.5)
 
     assert diagnosis.throttled_at == 4.0
 

@@ -21,7 +21,7 @@ def serving(rules):
     """A bench whose target has just answered: where nothing is known to be well, no other is sent beside an attempt."""
     bench = Bench(rules)
     diagnosis = bench.state.diagnosis
-    diagnosis.settle(diagnosis.take_plain(now()), OK, now(), 0.5)
+    diagnosis.settle(diagnosis.take(None, now()), OK, now(), 0.5)
     return bench
 
 

@@ -39,7 +39,7 @@ def has_answered(target_state):
     """Let a target have answered just now: no other attempt is sent beside one at a target that is not known to be well."""
     now = time.monotonic()
     target_state.diagnosis.settle(
-        target_state.diagnosis.take_plain(now), Outcome(Verdict.OK), now, 0.5
+        target_state.diagnosis.take(None, now), Outcome(Verdict.OK), now, 0.5
     )
 
 

@@ -15,6 +15,7 @@ INF = float("inf")
 class Barrier:
     """A gate that opens when the test says so, and writes down what is asked of it."""
 
+    takes = True
     settles_success = True
 
     def __init__(self, name="barrier", log=None):

@@ -23,7 +23,7 @@ def scene(*, most=1, **changes):
 def answered(stage, target=TARGET):
     """One call has been answered in time."""
     diagnosis = stage.engine.target_state(target).diagnosis
-    diagnosis.settle(diagnosis.take_plain(stage.now), OK, stage.now, 0.5)
+    diagnosis.settle(diagnosis.take(None, stage.now), OK, stage.now, 0.5)
 
 
 def slow(stage, **call):

@@ -64,7 +64,7 @@ class TargetQueue:
         """
         self._gates = tuple(gates)
         self._ready_ats = tuple(gate.ready_at for gate in gates if gate is not diagnosis)
-        self._takes = tuple(gate.take for gate in gates)
+        self._takes = tuple((place, gate.take) for place, gate in enumerate(gates) if gate.takes)
         in_reverse = [*enumerate(gates)][::-1]
         self._settles = tuple((place, gate.settle) for place, gate in in_reverse)
         self._settles_success = tuple(
@@ -226,7 +226,10 @@ class TargetQueue:
         return latest
 
     def _grant(self, call: Call, now: float) -> Permit:
-        return Permit(self, [take(call, now) for take in self._takes], now)
+        tokens: list[Any] = [now] * len(self._gates)
+        for place, take in self._takes:
+            tokens[place] = take(call, now)
+        return Permit(self, tokens, now)
 
     def _has_standing_queue(self, now: float) -> bool:
         """Whether more calls wait than can be served."""

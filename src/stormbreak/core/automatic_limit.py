@@ -133,6 +133,7 @@ class AutomaticLimiter:
     """The gate that counts slots, as many as seem good."""
 
     name = "limit"
+    takes = True
     settles_success = True
 
     def __init__(
@@ -192,7 +193,8 @@ class AutomaticLimiter:
     def tick(self, now: float, waited: float) -> None:
         """Look at the time; the oldest call in the queue has `waited` so long."""
         diagnosis = self._diagnosis
-        diagnosis.look(now)
+        if now >= diagnosis.look_at:
+            diagnosis.look(now)
         full = self.in_flight >= self.limit
         if full:
             self._full_at = now

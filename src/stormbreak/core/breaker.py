@@ -66,6 +66,7 @@ class Breaker:
     """
 
     name = "breaker"
+    takes = True
     settles_success = True
 
     def __init__(
@@ -156,7 +157,7 @@ class Breaker:
     def take(self, _call: object, now: float) -> BreakerToken:
         """Let one call pass: freely while closed, as a probe otherwise."""
         if self.state is State.CLOSED:
-            return self._epoch, now, self._diagnosis.take_plain(now) if self._observes else None
+            return self._epoch, now, self._diagnosis.take(None, now) if self._observes else None
         self._end_stale_trial(now)
         if self.state is State.ISOLATED and self._policy.mode is not Mode.NORMAL:
             self.reset(now)  # no trial would ever decide
@@ -165,7 +166,7 @@ class Breaker:
             self.trial = Trial(self._policy, now, pace=self._open_duration)
             self._move(State.HALF_OPEN, now)
         probe = self.trial.take(now, lost_after=self._diagnosis.lost_after)
-        probe.flight = self._diagnosis.take_plain(now) if self._observes else None
+        probe.flight = self._diagnosis.take(None, now) if self._observes else None
         return probe
 
     def settle(self, token: BreakerToken, outcome: Outcome, now: float, uniform: float) -> None:
@@ -178,7 +179,13 @@ class Breaker:
             self._diagnosis.settle(flight, outcome, now, uniform)
         tally = Tally.NOTHING if outcome.own_deadline else self._treatments[outcome.verdict].tally
         if not isinstance(token, Probe) and token[0] == self._epoch:  # then the circuit is closed
-            if self._should_trip(tally, outcome, now, now - token[1]):
+            took = now - token[1]
+            if tally is Tally.SUCCESS:
+                self._retry_after_until = -inf  # a failure cannot speak for a target that serves
+                trips = self._trip.record(now, failed=False, took=took)
+            else:
+                trips = self._should_trip(tally, outcome, now, took)
+            if trips:
                 self._trips(now, uniform)
             return
         self._end_stale_trial(now)
@@ -186,9 +193,6 @@ class Breaker:
             self._settle_probe(token, tally, outcome, now, uniform)
 
     def _should_trip(self, tally: Tally, outcome: Outcome, now: float, took: float) -> bool:
-        if tally is Tally.SUCCESS:
-            self._retry_after_until = -inf  # a failure cannot speak for a target that serves
-            return self._trip.record(now, failed=False, took=took)
         if tally is Tally.NOTHING:
             return _was_cancelled_late(outcome) and self._trip.cut(now, took)
         self._respect_retry_after(outcome, now)

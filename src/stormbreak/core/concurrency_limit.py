@@ -73,6 +73,7 @@ class AimdLimiter:
     """The gate that counts slots. The token is the epoch in which the attempt left, and when."""
 
     name = "limit"
+    takes = True
     settles_success = True
 
     def __init__(self, policy: AimdLimit) -> None:
@@ -167,6 +168,7 @@ class FixedLimiter:
     """The gate that counts slots."""
 
     name = "limit"
+    takes = True
     settles_success = True
 
     def __init__(self, policy: FixedLimit) -> None:

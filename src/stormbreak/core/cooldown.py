@@ -40,6 +40,7 @@ class Cooldown:
     """The gate that keeps calls away until a named time. The token is the time at which an attempt left."""
 
     name = "cooldown"
+    takes = False
     settles_success = True
 
     def __init__(
@@ -108,6 +109,7 @@ class Pace:
     """
 
     name = "pace"
+    takes = True
     settles_success = False
 
     def __init__(self) -> None:

@@ -60,42 +60,8 @@ class Cause(StrEnum):
 class Diagnosis:
     """Watches every attempt at one target. A gate that is always open; the token is the attempt's flight."""
 
-    __slots__ = (
-        "_answered_at",
-        "_answered_sent_at",
-        "_by_rate",
-        "_chosen_at",
-        "_contradicted",
-        "_failing",
-        "_first_output_estimate",
-        "_is_luck",
-        "_late",
-        "_late_share",
-        "_limited",
-        "_on_time_sent_at",
-        "_overdue",
-        "_plain",
-        "_quick",
-        "_refused",
-        "_refused_at",
-        "_refused_sent_at",
-        "_run",
-        "_streamed",
-        "_streamed_at",
-        "_treatments",
-        "_usual_run",
-        "_watched",
-        "answers",
-        "dead_at",
-        "evidence_at",
-        "failed_at",
-        "judge",
-        "late_at",
-        "on_time_at",
-        "probed",
-        "throttled_at",
-    )  # fmt: skip
     name = "diagnosis"
+    takes = True
     settles_success = True
 
     def __init__(
@@ -115,6 +81,8 @@ class Diagnosis:
         self.judge = self._plain = LatencyBaseline()
         self._streamed = LatencyBaseline(streams=True)
         self._chosen_at = -inf
+        self.look_at = -inf  # an earlier `look` finds nothing new
+        self._looked_for: float | None = None  # what was usual at the last look
         self._streamed_at = -inf  # when an attempt that streams last left
         self._first_output_estimate = FirstOutputEstimate()
         self._by_rate = RateEstimate()
@@ -150,24 +118,22 @@ class Diagnosis:
         """Always READY."""
         return READY
 
-    def take(self, call: Call, now: float) -> InFlight:
-        """Watch an attempt that leaves."""
-        if not call.streams:
-            return self.take_plain(now)
-        self._streamed_at = now
-        return self._watch(InFlight(now, streams=True), self._streamed)
-
-    def take_plain(self, now: float) -> InFlight:
-        """Watch an attempt whose first output is not reported."""
-        return self._watch(InFlight(now), self._plain)
-
-    def _watch(self, flight: InFlight, baseline: LatencyBaseline) -> InFlight:
-        baseline.on_send(flight)
+    def take(self, call: Call | None, now: float) -> InFlight:
+        """Watch an attempt that leaves. Without a call, its first output is not reported."""
+        if call is not None and call.streams:
+            self._streamed_at = now
+            flight = InFlight(now, streams=True)
+            self._streamed.on_send(flight)
+        else:
+            flight = InFlight(now)
+            self._plain.on_send(flight)
         watched = self._watched
         while watched and watched[0].completion is not None:  # nobody may have looked for long
             watched.popleft()
         if len(watched) < RECOVERY_WINDOW:
             watched.append(flight)
+        if self._looked_for is not None:
+            self.look_at = min(self.look_at, now + self._looked_for)
         return flight
 
     def first_output(self, flight: InFlight, now: float) -> None:
@@ -185,14 +151,18 @@ class Diagnosis:
     def settle(self, token: InFlight, outcome: Outcome, now: float, _uniform: float) -> None:
         """An attempt ended."""
         flight = token
-        completion = flight.complete(outcome)
+        answered = outcome.verdict is Verdict.OK
+        if answered:
+            completion = flight.completion = Completion.ANSWERED
+        else:
+            completion = flight.complete(outcome)
         if self._overdue:
             self._overdue.discard(flight)
         if flight.first_output_at is not None:
             self._first_output_estimate.ended(now)
         if flight.sent_at <= self._refused_at or outcome.verdict is Verdict.THROTTLED:
             self._compare(flight, outcome, now)
-        if completion is Completion.ANSWERED:
+        if answered:
             self.answers += 1
             if flight.first_output_at is None:
                 self._by_rate.answered(now, now - flight.sent_at, self.judge.mean)
@@ -201,6 +171,8 @@ class Diagnosis:
             self._failed(flight, outcome, now)
         baseline = self._streamed if flight.streams else self._plain
         baseline.on_completion(flight, now, self.evidence_at)
+        if self.judge.usual != self._looked_for:
+            self.look_at = -inf
 
     def _compare(self, flight: InFlight, outcome: Outcome, now: float) -> None:
         """See what becomes of those that left after one that met a 429, and before that was heard."""
@@ -223,16 +195,20 @@ class Diagnosis:
         return self._contradicted > MAJORITY
 
     def look(self, now: float) -> None:
-        """See who is older than is usual by now."""
+        """Find the attempts that are older than is usual by now."""
         if now >= self._chosen_at + LOOK:
             self._chosen_at = now
             self._choose_judge(now)
-        usual = self.judge.usual
+        usual = self._looked_for = self.judge.usual
+        self.look_at = self._chosen_at + LOOK
         watched = self._watched
         while watched:
             flight = watched[0]
             if flight.completion is None:
-                if usual is None or flight.sent_at + usual > now:
+                if usual is None:
+                    return
+                if flight.sent_at + usual > now:
+                    self.look_at = min(self.look_at, flight.sent_at + usual)
                     return
                 uses_first_output = self.judge.streams
                 if not uses_first_output or (flight.streams and flight.first_output_at is None):

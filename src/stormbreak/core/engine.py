@@ -61,7 +61,7 @@ class Engine:
         self.companion: ContextListener | None = None
         # How to reach the stepper, which alone knows the time.
         self.look: Callable[[], Callable[..., dict[str, Any]] | None] = _no_stepper
-        self._numbers = count(1)
+        self.number: Callable[[], int] = count(1).__next__  # for a new call
         self.start_over()
 
     def start_over(self) -> None:
@@ -232,10 +232,6 @@ class Engine:
         return True
 
     # ------------------------------------------------------------ calls, events, snapshots
-
-    def number(self) -> int:
-        """Return a number for a new call."""
-        return next(self._numbers)
 
     def wake(self, ticket: Ticket) -> None:
         """Ask the driver to wake the owner of `ticket` after this step."""

@@ -25,6 +25,9 @@ class Gate(Protocol):
 
     name: str
 
+    takes: bool
+    """Whether `take` does anything; else its token is the time at which the attempt leaves."""
+
     settles_success: bool
     """Whether `settle` does anything after a success."""
 

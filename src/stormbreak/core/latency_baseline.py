@@ -106,10 +106,10 @@ class LatencyBaseline:
             self._learn()
 
     def _learn(self) -> None:
-        medians = sorted(block.median for block in self._kept)
+        medians = sorted([block.median for block in self._kept])
         odd = TRIM * medians[int(LOW * (len(medians) - 1))]
         even = [block for block in self._kept if block.median <= odd]
-        pooled = sorted(sample for block in even for sample in block.samples)
+        pooled = sorted([sample for block in even for sample in block.samples])
         count = len(pooled)
         if count < ENOUGH:
             return
@@ -117,4 +117,4 @@ class LatencyBaseline:
         quantile = FIRST_QUANTILE if self.streams else TOTAL_QUANTILE
         high = pooled[int(quantile * count)]
         self.usual = max(high, TIMES * middle, middle + PLUS)
-        self.mean = fsum(block.total for block in even) / count
+        self.mean = fsum([block.total for block in even]) / count

@@ -35,6 +35,7 @@ class RateLimitGate:
     """One request and some tokens for every attempt."""
 
     name = "quota"
+    takes = True
     settles_success = True
 
     def __init__(self, policy: RateLimitPolicy, *, longest: float, share: float = 1.0) -> None:

@@ -100,7 +100,9 @@ class Budget:
 
     def earn(self, now: float) -> None:
         """A call has come."""
-        self._tokens = min(self._policy.capacity, self.balance(now) + self._policy.ratio)
+        policy = self._policy
+        balance = self._tokens * exp(-max(0.0, now - self._since) / policy.decay_time)
+        self._tokens = min(policy.capacity, balance + policy.ratio)
         self._since = now
 
     def balance(self, now: float) -> float:

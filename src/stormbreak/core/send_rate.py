@@ -95,7 +95,7 @@ class RandomRefusals:
         self._trial = _HypothesisTest(share, now)
         return True
 
-    def sent(self, now: float) -> None:
+    def on_send(self, now: float) -> None:
         """One was sent."""
         if now >= self._second + 1:
             self._turn(now)
@@ -174,6 +174,7 @@ class AdaptiveSendRate:
     """The gate that spaces out sends. At most one second's worth of them leaves at once."""
 
     name = "rate"
+    takes = True
     settles_success = False
 
     def __init__(self, on_random: Callable[[float], None] = lambda _: None) -> None:
@@ -234,8 +235,8 @@ class AdaptiveSendRate:
             self._busy_since = now
         self._sent_at = now
         self._sent.add(now, failed=False)
-        self._random_refusals.sent(now)
-        if self.in_force(now):
+        self._random_refusals.on_send(now)
+        if now - self.learned_at < FADE:
             self._earn(now)
             self._credit = max(0.0, self._credit - 1)
 

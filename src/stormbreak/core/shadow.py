@@ -74,6 +74,7 @@ class ShadowGate:
     """The shadow of one target's gates. The token holds those of the mechanisms that let the attempt pass."""
 
     name = "shadow"
+    takes = True
     settles_success = True
 
     def __init__(

@@ -167,6 +167,7 @@ class SpendGate:
     """
 
     name = "spend"
+    takes = True
     settles_success = True
 
     def __init__(

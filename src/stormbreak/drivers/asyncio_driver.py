@@ -55,23 +55,20 @@ class AsyncioDriver:
         self._active_calls = UnderWay()
         reset_in_child(self._active_calls.forget)
 
-    def run(
+    def open(
         self, call: Call, sender: Sender, asker: Asker | None = None
-    ) -> Coroutine[Any, Any, CallResult]:
-        """Carry `call` to its end; `sender` makes one attempt and never raises but when cancelled; `asker` finds answers elsewhere.
+    ) -> Coroutine[Any, Any, CallResult | LoopDelivery]:
+        """Run `call` to its end, or if it delivers to the first output of an attempt.
+
+        Then `sender` answers with an outcome that is `committed`, and the holder of the delivery does the rest.
+        """
+        return self.run(call, sender, asker)
+
+    async def run(self, call: Call, sender: Sender, asker: Asker | None = None) -> CallResult:
+        """Run `call` to its end. `sender` makes one attempt and never raises unless cancelled; `asker` finds local answers.
 
         Cancelling closes the flow: what it held is free, and counts neither as success nor as failure.
-        """
-        assert not call.delivers, "a call that delivers is opened"
-        # Not awaited here: one frame less on the way of every call.
-        return cast("Coroutine[Any, Any, CallResult]", self.open(call, sender, asker))
-
-    async def open(
-        self, call: Call, sender: Sender, asker: Asker | None = None
-    ) -> CallResult | LoopDelivery:
-        """Carry `call` to its end, or if it delivers to the first output of an attempt.
-
-        Then `sender` answers with an outcome that is `committed`, and the rest is up to whoever holds the delivery.
+        A call that delivers is opened, not run.
         """
         stepper: Stepper | HedgeTasks = self._stepper
         under_way, attempts = self._active_calls, 0
@@ -101,7 +98,7 @@ class AsyncioDriver:
         if isinstance(command, DeliverStream):
             delivery = LoopDelivery(self._stepper, flow, command)
             under_way.reads(delivery)
-            return delivery
+            return cast("CallResult", delivery)  # to `open`; one frame less for all other calls
         return command
 
     async def _until_next(

@@ -37,10 +37,10 @@ class AnsweredError(asyncio.CancelledError):
 class Timeouts:
     """Those of one driver, on whichever loops."""
 
-    __slots__ = ("_all", "_here")
+    __slots__ = ("_all", "local")
 
     def __init__(self) -> None:
-        self._here = _Here()
+        self.local = _Here()
         self.forget()
 
     def forget(self) -> None:
@@ -49,9 +49,9 @@ class Timeouts:
 
     def here(self) -> "_OnLoop":
         """Those of the running loop."""
-        loop, here = asyncio.get_running_loop(), self._here.last
+        loop, here = asyncio.get_running_loop(), self.local.last
         if here is None or here.loop is not loop:
-            here = self._here.last = _OnLoop(loop)
+            here = self.local.last = _OnLoop(loop)
             self._all.add(here)
         return here
 
@@ -77,7 +77,9 @@ class Timeout:
         self._handle: asyncio.TimerHandle | None = None  # its own timer
 
     def __enter__(self) -> None:
-        here, seconds = self._among.here(), self._seconds
+        here, seconds = self._among.local.last, self._seconds
+        if here is None or here.loop is not asyncio.get_running_loop():
+            here = self._among.here()
         task = asyncio.current_task(here.loop)
         if task is None:
             raise RuntimeError("an attempt with a timeout needs a task to run in")
