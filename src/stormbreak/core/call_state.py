@@ -10,6 +10,7 @@ from stormbreak.events import CallEnded, Event
 from stormbreak.types import TARGET, Call, CallResult, Outcome, Target, Verdict
 
 MAX_EVENTS = 64  # that a call keeps
+NO_VERDICTS = frozenset[Verdict]()
 
 
 class CallState:
@@ -18,25 +19,27 @@ class CallState:
     A call that succeeds at once keeps no events unless there are listeners.
     """
 
-    attempts = 0
-    earlier_attempts = 0  # at earlier targets
-    unconnected = 0  # attempts without a connection
-    maybe_processed = 0  # failed attempts that may have been processed
-    waited = 0.0  # seconds unserved: in the queue and in backoff
-    queued = 0.0  # seconds of these in the queue
-    delay = 0.0  # the last backoff in seconds
-    sent_at = 0.0  # when the last attempt left
-    ended_at = 0.0  # when the call ended at its last target
-    source = TARGET  # where the answer comes from
-    fallback_verdicts: frozenset[Verdict] = frozenset()  # for which another target takes the call
-    may_move = (
-        False  # whether another target may follow: then an end at one is not the end of the call
-    )
-    _events: deque[Event] | None = None
+    __slots__ = (
+        "_events", "attempts", "call", "delay", "earlier_attempts", "ended_at", "engine", "fallback_verdicts", "may_move",
+        "maybe_processed", "queued", "sent_at", "source", "unconnected", "waited",
+    )  # fmt: skip
 
     def __init__(self, engine: Engine, call: Call) -> None:
         self.engine = engine
         self.call = call
+        self.attempts = 0
+        self.earlier_attempts = 0  # at earlier targets
+        self.unconnected = 0  # attempts without a connection
+        self.maybe_processed = 0  # failed attempts that may have been processed
+        self.waited = 0.0  # seconds unserved: in the queue and in backoff
+        self.queued = 0.0  # seconds of these in the queue
+        self.delay = 0.0  # the last backoff in seconds
+        self.sent_at = 0.0  # when the last attempt left
+        self.ended_at = 0.0  # when the call ended at its last target
+        self.source = TARGET  # where the answer comes from
+        self.fallback_verdicts = NO_VERDICTS  # for which another target takes the call
+        self.may_move = False  # then an end at one target is not the end of the call
+        self._events: deque[Event] | None = None
 
     def move(
         self,

@@ -60,6 +60,13 @@ class Cause(StrEnum):
 class Diagnosis:
     """Watches every attempt at one target. A gate that is always open; the token is the attempt's flight."""
 
+    __slots__ = (
+        "_answered_at", "_answered_sent_at", "_by_rate", "_chosen_at", "_contradicted", "_failing",
+        "_first_output_estimate", "_is_luck", "_late", "_late_share", "_limited", "_looked_for", "_on_time_sent_at",
+        "_overdue", "_plain", "_quick", "_refused", "_refused_at", "_refused_sent_at", "_run", "_streamed", "_streamed_at",
+        "_treatments", "_usual_run", "_watched", "answers", "dead_at", "evidence_at", "failed_at", "judge", "late_at",
+        "look_at", "on_time_at", "probed", "throttled_at",
+    )  # fmt: skip
     name = "diagnosis"
     takes = True
     settles_success = True
@@ -132,8 +139,9 @@ class Diagnosis:
             watched.popleft()
         if len(watched) < RECOVERY_WINDOW:
             watched.append(flight)
-        if self._looked_for is not None:
-            self.look_at = min(self.look_at, now + self._looked_for)
+        usual = self._looked_for
+        if usual is not None and now + usual < self.look_at:
+            self.look_at = now + usual
         return flight
 
     def first_output(self, flight: InFlight, now: float) -> None:
