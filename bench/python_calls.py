@@ -62,7 +62,9 @@ async def count_chat() -> Counter[str]:
     """Count those of a whole `chat()` of a client, to a provider in another thread's loop."""
     with serve() as provider:
         async with AsyncClient(base_url=provider.base_url, api_key="any") as client:
-            return await count(lambda: client.chat("Hello", model="gpt-4o-mini"))
+            return await count(
+                lambda: client.chat([{"role": "user", "content": "Hello"}], model="m")
+            )
 
 
 def main() -> None:

@@ -146,7 +146,7 @@ def test_a_quota_that_is_used_up(quota, words):
 def test_a_quota_that_the_provider_told():
     tokens = RateLimitStatus(limit=1_000, remaining=0, reset=8.0, window=60.0, flows=False)
     stage = Stage(policy(rate_limit=RateLimitPolicy(learn_from_headers=True), retry=ONCE))
-    stage.start(tokens=10).step(OK._replace(told=RateLimits(tokens=tokens)))
+    stage.start(tokens=10).step(OK._replace(rate_limits=RateLimits(tokens=tokens)))
     assert stage.start(tokens=10).queued
 
     assert said(stage) == "waiting for tokens per minute: 8 s"

@@ -79,7 +79,7 @@ def test_the_slowest_limit_decides():
 
 
 def told(**tokens):
-    return OK._replace(told=RateLimits(tokens=RateLimitStatus(**tokens)))
+    return OK._replace(rate_limits=RateLimits(tokens=RateLimitStatus(**tokens)))
 
 
 def test_headers_are_obeyed():
@@ -91,7 +91,7 @@ def test_headers_are_obeyed():
 
 
 def requests_receipt(**requests):
-    return OK._replace(told=RateLimits(requests=RateLimitStatus(**requests)))
+    return OK._replace(rate_limits=RateLimits(requests=RateLimitStatus(**requests)))
 
 
 def test_what_was_told_gets_back_what_was_not_used():
@@ -118,7 +118,7 @@ def test_what_was_told_of_requests_gets_back_one_that_was_not_sent():
 def test_who_serves_on_when_nothing_remains_is_not_believed(outcome, believed):
     gate = quota(learn_from_headers=True)
     empty = RateLimitStatus(limit=600.0, remaining=0.0, reset=50.0, flows=False)
-    says = outcome._replace(told=RateLimits(tokens=empty))
+    says = outcome._replace(rate_limits=RateLimits(tokens=empty))
     for token in [take(gate, 100), take(gate, 100)]:
         gate.settle(token, says, NOW, 0.5)
 
@@ -221,7 +221,7 @@ TOKENS_LACK = RateLimits(RateLimitStatus(1000, 900, 6.0), RateLimitStatus(10_000
     ],
 )
 def test_whether_it_is_tokens_alone_that_lack(learn, usual, told, lacks):
-    outcome = THROTTLED._replace(retry_after=30.0, told=told)
+    outcome = THROTTLED._replace(retry_after=30.0, rate_limits=told)
     gate = quota(tpm=1e9, learn_from_headers=learn)
     if usual:
         usually(gate, usual)
@@ -239,7 +239,7 @@ def test_what_is_usual_moves_a_tenth_of_the_way_with_each_answer(remaining, lack
     usually(gate, 1_000)
     told = TOKENS_LACK._replace(tokens=RateLimitStatus(10_000, remaining, 48.0))
 
-    assert gate.is_what_lacks(THROTTLED._replace(told=told)) is lacks
+    assert gate.is_what_lacks(THROTTLED._replace(rate_limits=told)) is lacks
 
 
 def test_where_nothing_is_said_of_what_remains_nothing_is_enough():
@@ -247,7 +247,7 @@ def test_where_nothing_is_said_of_what_remains_nothing_is_enough():
     usually(gate, 1)
     told = TOKENS_LACK._replace(tokens=RateLimitStatus(10_000, None, 48.0))
 
-    assert gate.is_what_lacks(THROTTLED._replace(told=told)) is False
+    assert gate.is_what_lacks(THROTTLED._replace(rate_limits=told)) is False
 
 
 def test_who_wants_few_tokens_need_not_wait_with_who_wants_many():
@@ -257,7 +257,9 @@ def test_who_wants_few_tokens_need_not_wait_with_who_wants_many():
         )
     )
     stage.start(tokens=10).step(OK)
-    heavy = stage.start(tokens=9_000).step(THROTTLED._replace(retry_after=30.0, told=TOKENS_LACK))
+    heavy = stage.start(tokens=9_000).step(
+        THROTTLED._replace(retry_after=30.0, rate_limits=TOKENS_LACK)
+    )
     light, other = stage.start(tokens=10), stage.start(tokens=9_000)
 
     assert light.sending

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stormbreak.core.gate import READY
-from stormbreak.core.rate_limit_status import Told
+from stormbreak.core.rate_limit_gate import ReportedLimit
 from stormbreak.types import RateLimitStatus
 
 FLOWS = RateLimitStatus(limit=60.0, remaining=10.0, reset=50.0)
@@ -13,13 +13,13 @@ WINDOW = FLOWS._replace(flows=False)
 
 
 def heard(said, now=100.0):
-    told = Told(longest=900.0)
-    told.hear(said, told.take(1, now), now, served=True)
+    told = ReportedLimit(longest=900.0)
+    told.update(said, told.take(1, now), now, served=True)
     return told
 
 
 def test_until_something_is_heard_everything_passes():
-    assert Told(longest=900.0).ready_at(10**9, 0.0) == READY
+    assert ReportedLimit(longest=900.0).ready_at(10**9, 0.0) == READY
 
 
 def test_what_remains_may_leave_at_once_and_the_rest_as_it_flows():
@@ -118,38 +118,38 @@ def test_no_more_flows_in_than_the_limit_holds():
 
 
 def test_news_of_attempts_that_took_nothing_are_heard():
-    told = Told(longest=900.0)
+    told = ReportedLimit(longest=900.0)
     one, other = told.take(0, 100.0), told.take(0, 100.0)
-    told.hear(FLOWS._replace(remaining=0.0), one, 101.0, served=True)
+    told.update(FLOWS._replace(remaining=0.0), one, 101.0, served=True)
     assert told.ready_at(1, 101.0) > 101.0
-    told.hear(FLOWS, other, 101.5, served=True)
+    told.update(FLOWS, other, 101.5, served=True)
     assert told.ready_at(1, 101.5) == READY
 
 
 def test_attempts_that_left_later_are_subtracted():
-    told = Told(longest=900.0)
+    told = ReportedLimit(longest=900.0)
     receipt = told.take(1, 100.0)
     for _ in range(10):
         told.take(1, 100.0)
-    told.hear(FLOWS, receipt, 101.0, served=True)
+    told.update(FLOWS, receipt, 101.0, served=True)
 
     assert told.ready_at(1, 101.0) == pytest.approx(102.0)
 
 
 def test_old_news_are_no_news():
-    told = Told(longest=900.0)
+    told = ReportedLimit(longest=900.0)
     early, late = told.take(1, 100.0), told.take(1, 100.0)
-    told.hear(FLOWS._replace(remaining=0.0), late, 101.0, served=True)
-    told.hear(FLOWS._replace(remaining=60.0), early, 102.0, served=True)
+    told.update(FLOWS._replace(remaining=0.0), late, 101.0, served=True)
+    told.update(FLOWS._replace(remaining=60.0), early, 102.0, served=True)
 
     assert told.ready_at(1, 101.0) > 101.0
 
 
 def test_what_the_server_had_counted_is_not_given_back():
-    told = Told(longest=900.0)
+    told = ReportedLimit(longest=900.0)
     early = told.take(40, 100.0)
     heard_last = told.take(1, 100.0)
-    told.hear(FLOWS._replace(remaining=0.0), heard_last, 101.0, served=True)
+    told.update(FLOWS._replace(remaining=0.0), heard_last, 101.0, served=True)
     told.settle(30, early, 101.0)
     told.settle(1, heard_last, 101.0)
     assert told.ready_at(1, 101.0) > 101.0
@@ -178,7 +178,7 @@ news = st.builds(
 
 @given(st.lists(st.tuples(st.floats(0.0, 100.0), st.integers(1, 2000), news), max_size=30))
 def test_looking_changes_nothing_and_it_opens_when_it_said(steps):
-    told, now = Told(longest=900.0), 0.0
+    told, now = ReportedLimit(longest=900.0), 0.0
     for pause, amount, said in steps:
         now += pause
         ready_at = told.ready_at(amount, now)
@@ -189,7 +189,7 @@ def test_looking_changes_nothing_and_it_opens_when_it_said(steps):
             assert told.ready_at(amount, now) == READY
         receipt = told.take(amount, now)
         told.settle(amount // 2, receipt, now)
-        told.hear(said, receipt, now, served=True)
+        told.update(said, receipt, now, served=True)
 
 
 EMPTY = RateLimitStatus(limit=60.0, remaining=0.0, reset=50.0, flows=False)
@@ -197,10 +197,10 @@ EMPTY = RateLimitStatus(limit=60.0, remaining=0.0, reset=50.0, flows=False)
 
 def two_say(one, other, *, served, later=0.5):
     """Two attempts in flight at once are answered, one after the other."""
-    told = Told(longest=900.0)
+    told = ReportedLimit(longest=900.0)
     receipts = told.take(1, 100.0), told.take(1, 100.0)
-    told.hear(one, receipts[0], 101.0, served=served)
-    told.hear(other, receipts[1], 101.0 + later, served=served)
+    told.update(one, receipts[0], 101.0, served=served)
+    told.update(other, receipts[1], 101.0 + later, served=served)
     return told.ready_at(1, 101.0 + later)
 
 

@@ -147,7 +147,7 @@ class TestWhatIsNeededStays:
     def test_a_limit_that_was_told_and_is_nearly_used_up(self, remaining, stays):
         told = RateLimits(RateLimitStatus(limit=100, remaining=remaining, reset=60.0, flows=False))
         stage = Stage(policy(rate_limit=RateLimitPolicy(learn_from_headers=True)))
-        stage.start().step(OK._replace(told=told))
+        stage.start().step(OK._replace(rate_limits=told))
         (self.assert_stays if stays else self.assert_goes)(stage)
 
     def test_what_is_spent_is_not_a_matter_of_targets(self):

@@ -324,5 +324,5 @@ def outcome_of(
         maybe_processed=reading.verdict is not Verdict.OK and reading.maybe_processed,
         forbidden=reading.forbidden,
         usage=reading.usage if reading.usage.total else None,
-        told=parse_rate_limits(answer.headers, answer.received_at) if learn else None,
+        rate_limits=parse_rate_limits(answer.headers, answer.received_at) if learn else None,
     )
