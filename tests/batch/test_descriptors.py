@@ -164,7 +164,7 @@ def test_rows_that_find_no_file_to_open_wait_and_lose_no_attempt(run_rows, outpu
         if len(asked) > 5 and not lack:
             lack.append(1)
             resource.setrlimit(FILES, (3, before[1]))
-        elif runner.counts.verdicts["rejected"] and len(lack) == 1:
+        elif runner.stats.verdicts["rejected"] and len(lack) == 1:
             lack.append(1)
             resource.setrlimit(FILES, before)
 

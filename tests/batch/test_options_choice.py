@@ -1,6 +1,6 @@
 import pytest
 
-from stormbreak.batch.row_selection import UNFINISHED_ROWS, failed_rows
+from stormbreak.batch.options import UNFINISHED_ROWS, failed_rows
 from stormbreak.types import Verdict
 
 PASSING = {

@@ -59,7 +59,7 @@ def read_pages(raw: bytes) -> Traffic:
         uses=sum_usage(_of_buckets(buckets)),
         since=_day(min((bucket.start_time for bucket in buckets), default=None)),
         until=_day(max((bucket.end_time for bucket in buckets), default=None)),
-        said=("There are more pages of this export (has_more): they are not in it.",)
+        notes=("There are more pages of this export (has_more): they are not in it.",)
         if more
         else (),
     )

@@ -48,12 +48,12 @@ class Use:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Traffic:
-    """All of it. `since` and `until`, where the file says so; `said` is what one should know of it."""
+    """All of it, `since` and `until` where the file has dates; `notes` say what is missing."""
 
     uses: tuple[Use, ...]
     since: date | None = None
     until: date | None = None
-    said: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 class _Sum:
@@ -174,12 +174,12 @@ def _refused(response: _Response) -> bool:
 
 def _record(body: bytes) -> Counted | Uncounted:
     try:
-        said = _BODY.decode(body)
+        fields = _BODY.decode(body)
     except _BAD:  # a body that is no object
         return Uncounted(Kind(UNNAMED), len(body))
-    model = said.model if isinstance(said.model, str) and said.model else UNNAMED
-    kind = Kind(model, _SERVICES.get(str(said.service_tier), Service.STANDARD))
-    usage = usage_of(said.usage)
+    model = fields.model if isinstance(fields.model, str) and fields.model else UNNAMED
+    kind = Kind(model, _SERVICES.get(str(fields.service_tier), Service.STANDARD))
+    usage = usage_of(fields.usage)
     if usage.input_tokens:  # no request is without any
         return Counted(kind, Tokens.of(usage))
     return Uncounted(kind, len(read_any(body).text.encode(errors="replace")))

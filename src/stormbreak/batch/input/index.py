@@ -109,8 +109,8 @@ class _Id(Struct):
 _ID = Decoder(_Id)
 
 _IdOf = Callable[[bytes, int, int], str]  # of a line, its index and its number
-ParsedResponse = Callable[[int], None]
-"""Is told now and then how many rows of INPUT have been read."""
+ReadProgress = Callable[[int], None]
+"""Called now and then with the number of rows read."""
 
 
 def new_fingerprint() -> blake2b:
@@ -151,21 +151,21 @@ class Rows:
         *,
         model: str | None = None,
         defaults: Mapping[str, float] | None = None,
-        told: ParsedResponse = lambda _: None,
+        on_read: ReadProgress = lambda _: None,
         checked: str | None = None,
     ) -> Self:
         """Check and index all of `path`; `model` stands in for rows that name none, `defaults` for fields of a chat.
 
-        `told` hears now and then how far it has come. `checked` is the fingerprint of an INPUT that was found right for the
-        same model: of the very same bytes, only the ids are read.
+        `on_read` is called now and then. `checked` is the fingerprint of an INPUT that was valid for the same model: of the same
+        bytes, only the ids are read.
 
-        Raises ConfigurationError for the first line that is no request, naming more of them, and for ids that are not
-        unique.
+        Raises:
+            ConfigurationError: a line is no request (names more of them), or two rows have one id.
         """
         rows = cls(path, model=model, defaults=defaults or {})
         try:
-            if checked is None or not rows._is_still(checked, told):
-                rows._index(told, rows._checked_id)
+            if checked is None or not rows._is_still(checked, on_read):
+                rows._index(on_read, rows._checked_id)
         except BaseException as error:
             rows.close()
             if isinstance(error, OSError):
@@ -225,10 +225,10 @@ class Rows:
         """Return the index of the row called `custom_id`, or None."""
         return self._ids.find(custom_id)
 
-    def _is_still(self, checked: str, told: ParsedResponse) -> bool:
+    def _is_still(self, checked: str, on_read: ReadProgress) -> bool:
         """Index the file by its ids alone; tell whether it is the one of that fingerprint. If not, forget it."""
         try:
-            self._index(told, lambda line, _, number: _id_in(line, number))
+            self._index(on_read, lambda line, _, number: _id_in(line, number))
         except ConfigurationError:  # it was right: it is another one
             self.fingerprint = ""
         if self.fingerprint == checked:
@@ -236,7 +236,7 @@ class Rows:
         self._clear()
         return False
 
-    def _index(self, told: ParsedResponse, id_of: _IdOf) -> None:
+    def _index(self, on_read: ReadProgress, id_of: _IdOf) -> None:
         digest = new_fingerprint()
         offset = number = 0
         os.lseek(self._fd, 0, os.SEEK_SET)
@@ -251,7 +251,7 @@ class Rows:
                     raise self._wrong(number, f"{error}{more}") from None
                 offset += len(line)
                 if number % REPORT_EVERY == 0:
-                    told(len(self))
+                    on_read(len(self))
         if not len(self):
             raise ConfigurationError(f"{path_of(self.path)}: the input holds no rows")
         self._offsets.append(offset)

@@ -115,7 +115,7 @@ def _said(traffic: Traffic, times: Decimal) -> Iterator[str]:
     yield from (_told(use) for use in traffic.uses)
     if traffic.since and traffic.until:
         yield f"Counted from {traffic.since} to {traffic.until}."
-    yield from traffic.said
+    yield from traffic.notes
     often = "once" if times == 1 else f"{times:,f} times"
     yield f"A month is what the file holds, {often} (--times)."
 
