@@ -225,8 +225,8 @@ def test_a_run_file_that_cannot_be_written_drains_what_is_in_flight(
 def test_a_run_file_that_finds_no_file_to_open_is_written_later(
     run_rows, output, stormbreak_provider, monkeypatch
 ):
-    monkeypatch.setattr("stormbreak.batch.running.runner.LACK_PAUSE", 0.1)
-    monkeypatch.setattr("stormbreak.batch.running.runner.NOTE_EVERY", 0.1)
+    monkeypatch.setattr("stormbreak.batch.running.runner.OUT_OF_FILES_PAUSE", 0.1)
+    monkeypatch.setattr("stormbreak.batch.running.runner.RECORD_EVERY", 0.1)
     provider = stormbreak_provider(scenario(service=0.2))
     note, failed = Store.note, []
 

@@ -303,7 +303,7 @@ def check_cost(rows: Rows, index: int, client: AsyncClient) -> None:
         ConfigurationError: it has no bound, or its model no price.
     """
     row = rows.row_at(index)
-    asking = Asking(row.endpoint, row.body)
+    asking = Asking(row.endpoint, row.body, fields=row.fields)
     target = client.target(asking.wanted.model)
     asking.bind(client.policy.spend.longest_answer, target.provider)
     where = f"{path_of(rows.path)}: row {row.custom_id!r}"

@@ -240,6 +240,7 @@ class Runner:
                 queue_is_free=left is None,
                 attempts=turn.left,
                 idempotency_key=self._key_of(row),
+                fields=row.fields,
             )
         except ConfigurationError as error:  # about this row alone
             ended = CallResult(Outcome(Verdict.INVALID, detail=str(error)))

@@ -85,9 +85,9 @@ class RowJournal:
         self.mended = 0
         for first in islice(self._sent(), 1):
             check_first(first)
-        self._output.mend(output_end)
+        self._output.repair(output_end)
         if files.failed.exists():
-            self._failed.mend(failed_end)
+            self._failed.repair(failed_end)
 
     @property
     def pending(self) -> int:
