@@ -113,6 +113,10 @@ def parse_row(
     Raises:
         InputRowError: the line is no request.
     """
+    try:
+        line.decode()  # the JSON decoder lets invalid UTF-8 pass inside a raw value
+    except UnicodeDecodeError as error:
+        raise InputRowError(f"invalid UTF-8 at byte {error.start}") from None
     head = _parse(_LINE, line, f"is not {_OBJECT_EACH}")
     custom_id = _custom_id(head.custom_id, number)
     _check_form(head)
@@ -130,10 +134,7 @@ def parse_row(
 
 def _parse(decoder: Decoder[_T], text: bytes, no_object: str) -> _T:
     try:
-        text.decode()  # the JSON decoder lets invalid UTF-8 pass inside a raw value
         return decoder.decode(text)
-    except UnicodeDecodeError as error:
-        raise InputRowError(f"invalid UTF-8 at byte {error.start}") from None
     except ValidationError as error:
         raise InputRowError(_wrong_type(str(error), no_object)) from None
     except DecodeError as error:
