@@ -55,7 +55,7 @@ def run_rows(tmp_path):
             write(source, rows)
         policy = options.pop("policy", BATCH)
         policy = replace(
-            for_batch(policy), limit=FixedLimit(in_flight=limit), **options.pop("within", {})
+            for_batch(policy), limit=FixedLimit(max_in_flight=limit), **options.pop("within", {})
         )
         given = {name: options.pop(name) for name in {*options} & {*BatchOptions.__struct_fields__}}
         job = Job(

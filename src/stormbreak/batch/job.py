@@ -153,7 +153,7 @@ def _with_timeouts(policy: Policy, options: BatchOptions) -> Policy:
     if options.fallback_base_url is None:
         return policy
     place = Place(base_url=options.fallback_base_url, api_key_env=options.fallback_api_key_env)
-    last = ToTargets(after=FALLBACK_AFTER, targets=(place,))
+    last = ToTargets(max_wait=FALLBACK_AFTER, targets=(place,))
     return replace(policy, fallback=(*policy.fallback, last))
 
 
@@ -305,7 +305,7 @@ def check_cost(rows: Rows, index: int, client: AsyncClient) -> None:
     row = rows.row_at(index)
     asking = Asking(row.endpoint, row.body, fields=row.fields)
     target = client.target(asking.wanted.model)
-    asking.bind(client.policy.spend.longest_answer, target.provider)
+    asking.bind(client.policy.spend.max_output_tokens, target.provider)
     where = f"{path_of(rows.path)}: row {row.custom_id!r}"
     if asking.bound() is None:
         why = asking.unbounded()
@@ -359,18 +359,18 @@ def _tidy(store: Store, rows: Rows, *, ordered: bool) -> None:
 
 def _policy(job: Job) -> Policy:
     options, policy = job.options, job.policy
-    quota, spend = policy.quota, policy.spend
+    quota, spend = policy.rate_limit, policy.spend
     quota = replace(quota, rpm=options.rpm or quota.rpm, tpm=options.tpm or quota.tpm)
     if options.longest_answer is not None:
-        spend = replace(spend, longest_answer=options.longest_answer)
+        spend = replace(spend, max_output_tokens=options.longest_answer)
     if options.max_cost is not None:
-        spend = replace(spend, usd=options.max_cost, per=None)
-    policy = replace(policy, quota=quota, spend=spend)
+        spend = replace(spend, max_usd=options.max_cost, period=None)
+    policy = replace(policy, rate_limit=quota, spend=spend)
     if options.concurrency is None:
         return policy
     if options.concurrency == AUTO:
         return replace(policy, limit=AutomaticLimit())
-    return replace(policy, limit=FixedLimit(in_flight=options.concurrency))
+    return replace(policy, limit=FixedLimit(max_in_flight=options.concurrency))
 
 
 def _fitting(policy: Policy, job: Job) -> Policy:
@@ -384,7 +384,7 @@ def _fitting(policy: Policy, job: Job) -> Policy:
         raise ConfigurationError(
             f"concurrency {named:,}: a run has at most {POOL_LIMIT:,} connections to an address"
         )
-    ceiling = policy.limit.ceiling
+    ceiling = policy.limit.max_in_flight
     wanted = min(ceiling, POOL_LIMIT, PER_WIDTH * _width(policy, job))
     places = 1 + sum(len(rule.targets) for rule in policy.fallback if isinstance(rule, ToTargets))
     fit = make_room(wanted * places)
@@ -393,9 +393,7 @@ def _fitting(policy: Policy, job: Job) -> Policy:
     if named is not None or fit < places:
         raise too_many_files(named or 1, places, fit)
     bound = min(ceiling, fit // places)
-    if isinstance(policy.limit, FixedLimit):
-        return replace(policy, limit=replace(policy.limit, in_flight=bound))
-    return replace(policy, limit=replace(policy.limit, ceiling=bound))
+    return replace(policy, limit=replace(policy.limit, max_in_flight=bound))
 
 
 def _width(policy: Policy, job: Job) -> int:

@@ -18,7 +18,7 @@ from stormbreak.cost.ledger import Account, Bill, Bills, Cost, ModelUsage, Price
 from stormbreak.types import Target
 
 LIMIT = Decimal("0.5")
-QUICK = scenario(service=0.05, slots=500, fills=True)
+QUICK = scenario(service=0.05, slots=500, use_max_tokens=True)
 EARLIER = Account(
     spent=(ModelUsage(provider="p", model="m", useful=TokenSum(attempts=1, input_tokens=100_000)),),
     lost=Decimal("0.03"),
@@ -46,7 +46,7 @@ class Scene:
     """A spend record, and what an attempt takes from the purse and puts on the bill."""
 
     def __init__(self, account=EARLIER, *, usd=1.0, limited=True):
-        policy = Policy(spend=SpendPolicy(usd=usd))
+        policy = Policy(spend=SpendPolicy(max_usd=usd))
         self.client = AsyncClient(
             base_url="http://127.0.0.1:9/v1", api_key="-", policy=policy, prices=price_of
         )
@@ -209,7 +209,7 @@ def priced_record(account, *, price_of=prices, spend=None):
 
 
 def test_the_cost_is_that_of_the_last_update():
-    record = priced_record(lambda _: account_of(100_000), spend=SpendPolicy(usd=2.0))
+    record = priced_record(lambda _: account_of(100_000), spend=SpendPolicy(max_usd=2.0))
     assert (record.cost, record.limit) == (Cost(), None)
     record.update_cost()
     assert (record.cost.least, record.cost.most) == (Decimal("0.1"), Decimal("0.1"))

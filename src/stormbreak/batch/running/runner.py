@@ -111,7 +111,7 @@ class Runner:
             journal.left(),
             width=width,
             once=is_off(client.policy),
-            spread=client.policy.retry.spread,
+            spread=client.policy.retry.retry_after_jitter,
             unproven=not journal.done,
         )
         self._account_errors: AccountErrors[_Held] = AccountErrors()

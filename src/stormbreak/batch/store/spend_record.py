@@ -85,7 +85,7 @@ class SpendRecord:
             ConfigurationError: a price is not known, or the run file cannot be written.
         """
         retry, now = self._client.policy.retry, time.time()
-        longest = retry.longest_wait * (1 + retry.spread)  # the clock may have changed
+        longest = retry.max_wait * (1 + retry.retry_after_jitter)  # the clock may have changed
         for model, until in _future(self._pauses).items():
             self._client.pause(model, min(until - now, longest))
         if self._bound is not None:
