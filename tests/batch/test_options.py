@@ -2,8 +2,9 @@ import pytest
 from msgspec.json import decode, encode
 from msgspec.structs import replace
 
-from stormbreak.batch.options import BatchOptions
+from stormbreak.batch.options import UNFINISHED_ROWS, BatchOptions, failed_rows
 from stormbreak.errors import ConfigurationError
+from stormbreak.types import Verdict
 
 LAST = BatchOptions(
     provider="openai",
@@ -70,3 +71,43 @@ def test_a_key_in_a_url_is_not_kept():
 def test_only_what_was_given_is_written_and_it_reads_back():
     assert encode(BatchOptions(rpm=5.0)) == b'{"rpm":5.0}'
     assert decode(encode(LAST), type=BatchOptions) == LAST
+
+
+# ------------------------------------------------------------ which rows a run sends
+
+
+PASSING = {
+    Verdict.THROTTLED,
+    Verdict.OVERLOADED,
+    Verdict.SERVER_ERROR,
+    Verdict.BROKEN,
+    Verdict.RESET,
+    Verdict.TIMEOUT,
+    Verdict.CONNECT_FAILED,
+    Verdict.REJECTED,
+    Verdict.CANCELLED,
+}
+
+
+@pytest.mark.parametrize("verdict", [*Verdict])
+def test_a_run_that_goes_on_takes_what_passes(verdict):
+    assert UNFINISHED_ROWS.takes(verdict.value) is (verdict in PASSING)
+
+
+def test_a_verdict_that_nobody_knows_may_pass():
+    assert UNFINISHED_ROWS.takes("of another version")
+    assert UNFINISHED_ROWS.takes(None)
+    assert UNFINISHED_ROWS.fresh
+
+
+@pytest.mark.parametrize("verdict", [*(each.value for each in Verdict), "of another version", None])
+def test_a_retry_takes_all_that_failed_and_nothing_fresh(verdict):
+    assert failed_rows().takes(verdict)
+    assert not failed_rows().fresh
+
+
+def test_a_retry_by_verdict():
+    choice = failed_rows(iter([Verdict.AUTH, Verdict.TIMEOUT]))
+    assert {each for each in Verdict if choice.takes(each.value)} == {Verdict.AUTH, Verdict.TIMEOUT}
+    assert not choice.takes("of another version")
+    assert not choice.takes(None)

@@ -289,8 +289,13 @@ class Ledger:
         if usage is not None and usage.cached_input_tokens and usd is not None:
             uncached = replace(usage, cached_input_tokens=0)
             saved = EXACT.subtract(self.cost(purpose.target, uncached) or usd, usd)
+        if purpose.wasted:
+            kind = "wasted_open" if usage is None else "wasted"
+        else:
+            kind = "used_uncounted" if usage is None else "useful"
         for bill in self._bills(purpose):
-            _sum_in(bill, purpose, exact=usage is not None).put(known, usd)
+            total: PricedSum = getattr(bill, kind)
+            total.put(known, usd)
             bill.unbounded += known is None
             bill.unpriced += known is not None and usd is None
             if saved:
@@ -341,12 +346,6 @@ class Ledger:
         if bill is None:
             bill = bills.setdefault(name if len(bills) < self._max_names else other, Bill())
         return bill
-
-
-def _sum_in(bill: Bill, purpose: Purpose, *, exact: bool) -> PricedSum:
-    if purpose.wasted:
-        return bill.wasted if exact else bill.wasted_open
-    return bill.useful if exact else bill.used_uncounted
 
 
 def _copied(bills: dict[Name, Bill]) -> dict[Name, Bill]:

@@ -173,11 +173,12 @@ def _custom_id(custom_id: str | UnsetType, number: int) -> str:
 
 
 def _check_form(head: _Line) -> None:
+    if (head.body is UNSET) + (head.messages is UNSET) + (head.prompt is UNSET) == 2:
+        return
     forms = [form for form in _FORMS if getattr(head, form) is not UNSET]
     if not forms:
         raise InputRowError('has none of "body", "messages", "prompt"')
-    if len(forms) > 1:
-        raise InputRowError(f'has "{forms[0]}" and "{forms[1]}": one is enough')
+    raise InputRowError(f'has "{forms[0]}" and "{forms[1]}": one is enough')
 
 
 def _endpoint(head: _Line) -> str:

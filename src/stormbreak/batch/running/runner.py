@@ -73,9 +73,7 @@ class End(Enum):
     """Why a run ended."""
 
     FINISHED = "finished"
-    REFUSED = (
-        "refused"  # the first rows all got one final verdict, or the account was refused later
-    )
+    REFUSED = "refused"  # the first rows got one final verdict, or the account was refused later
     SPENT = "spent"  # the rest of the spend limit is too little for a row
     UNREACHABLE = "unreachable"  # nothing spoke HTTP
     INTERRUPTED = "interrupted"
