@@ -334,6 +334,17 @@ def test_many_tenants_share_a_bill():
     }  # fmt: skip
 
 
+def test_a_meter_without_details_has_bills_by_target_and_waste():
+    stage, _ = metered()
+    meter = Meter(price_of, detailed=False)
+    stage.engine.listeners[:] = [meter]
+    stage.start(tenant="a", labels=(("a", "b"),)).step(answer(1))
+
+    bills = meter.snapshot()
+    assert bills.total == bills.targets[TARGET]
+    assert (bills.models, bills.priorities, bills.tenants, bills.labels) == ({}, {}, {}, {})
+
+
 def test_nothing_is_kept_of_calls_that_are_over():
     stage, meter = metered()
     for _ in range(100):

@@ -220,7 +220,8 @@ def run_job(
         for listener in listeners:
             client.subscribe(listener)
         store = stack.enter_context(_open(job, rows, recorded, client))
-        meter = Meter(lambda *_: None, max_names=_MODELS)  # counts tokens only
+        # It counts tokens only: prices may change, and come later.
+        meter = Meter(lambda *_: None, max_names=_MODELS, detailed=False)
         client.subscribe(meter)
         prices = None if job.options.max_cost is None else job.price_of or list_price
         spend = SpendRecord(client, store, meter, prices)

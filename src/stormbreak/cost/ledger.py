@@ -234,6 +234,7 @@ class Bills:
 
 
 OTHER = "other"
+_OTHER_TARGET = Target(OTHER, OTHER)
 _MAX_PRICES = 10_000  # cached
 
 _PURPOSES = ("models", "priorities", "tenants", "labels", "waste")
@@ -254,9 +255,10 @@ class Purpose(NamedTuple):
 class Ledger:
     """Keeps the bills of one engine. An unknown cost is counted as unknown, never as zero."""
 
-    def __init__(self, price_of: PriceOf, max_names: int) -> None:
-        """At most `max_names` of one kind have a bill of their own."""
+    def __init__(self, price_of: PriceOf, max_names: int, *, detailed: bool = True) -> None:
+        """At most `max_names` of one kind have a bill of their own; without `detailed` only targets and waste have."""
         self._price_of = price_of
+        self._detailed = detailed
         self._max_names = max_names
         self._prices: dict[Target, PriceTable | None] = {}
         self._total = Bill()
@@ -327,14 +329,16 @@ class Ledger:
 
     def _bills(self, purpose: Purpose) -> Iterator[Bill]:
         yield self._total
-        yield self._bill(self._targets, purpose.target, Target(OTHER, OTHER))
+        yield self._bill(self._targets, purpose.target, _OTHER_TARGET)
+        if purpose.wasted:
+            yield self._named("waste", purpose.wasted)
+        if not self._detailed:
+            return
         yield self._named("models", purpose.target.model)
         if purpose.priority is not None:
             yield self._named("priorities", purpose.priority.name.lower())
         if purpose.tenant:
             yield self._named("tenants", purpose.tenant)
-        if purpose.wasted:
-            yield self._named("waste", purpose.wasted)
         for name, value in purpose.labels:
             yield self._named("labels", f"{name}={value}")
 

@@ -64,11 +64,15 @@ class Meter:
     Args:
         price_of: the prices, by provider and model.
         max_names: of one kind (targets, models, tenants, labels) that have a bill of their own; the rest share one.
+        detailed: keep bills by model, priority, tenant and label, too; not only by target and waste.
     """
 
-    def __init__(self, price_of: PriceOf, *, max_names: int = MAX_NAMES) -> None:
+    def __init__(
+        self, price_of: PriceOf, *, max_names: int = MAX_NAMES, detailed: bool = True
+    ) -> None:
         self._price_of = price_of
         self._max_names = max_names
+        self._detailed = detailed
         self._engine: object = None
         self._lock = new_lock()
         self._reset()
@@ -86,7 +90,7 @@ class Meter:
 
     def _reset(self) -> None:
         """Start with empty bills, also in a forked child: the parent has the old ones."""
-        self._ledger = Ledger(self._price_of, self._max_names)
+        self._ledger = Ledger(self._price_of, self._max_names, detailed=self._detailed)
         self._calls: OrderedDict[int, _Call] = OrderedDict()
 
     def watch(self, engine: object) -> None:
