@@ -1,4 +1,4 @@
-"""The claims of docs/theory.md hold today."""
+"""The claims of docs/background/theory.md hold today."""
 
 import re
 from dataclasses import replace
@@ -31,7 +31,9 @@ def test_every_command_of_the_page_is_a_claim():
 def test_every_file_is_used():
     used = " ".join(word for claim in CLAIMS for word in claim.arguments)
 
-    assert {path.stem for path in FILES.iterdir()} == set(re.findall(r"docs/theory/([\w-]+)", used))
+    assert {path.stem for path in FILES.iterdir()} == set(
+        re.findall(r"docs/background/theory/([\w-]+)", used)
+    )
 
 
 @pytest.mark.parametrize("claim", [c for c in CLAIMS if c.scenario in QUICK], ids=named)

@@ -1,4 +1,4 @@
-"""Play what others have published again, and write the tables and pictures of docs/published.md and docs/theory.md."""
+"""Play what others have published again, and write the tables and pictures of docs/background/published.md and docs/background/theory.md."""
 
 import argparse
 import os
@@ -10,7 +10,9 @@ from published.page import page
 from published.plots import draw
 from published.study import study
 
-TABLES = Block(ROOT / "docs" / "published.md", "<!-- tables: begin -->", "<!-- tables: end -->")
+TABLES = Block(
+    ROOT / "docs" / "background" / "published.md", "<!-- tables: begin -->", "<!-- tables: end -->"
+)
 
 
 def main() -> None:
@@ -21,7 +23,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.only != "theory":
         done = study(options.jobs)
-        draw(done, ROOT / "docs" / "published")
+        draw(done, ROOT / "docs" / "background" / "published")
         TABLES.write(page(done))
     if options.only != "published":
         theory.rewrite()

@@ -1,4 +1,4 @@
-"""What rests on a constant: docs/sensitivity.md, every variant of `variants` against the storms and the calms.
+"""What rests on a constant: docs/background/sensitivity.md, every variant of `variants` against the storms and the calms.
 
 The first table takes each mechanism out in random storms that no constant was fitted to (`survey`).
 Results are kept (`kept`), so that a run can be stopped and gone on with. `--only TEXT` runs the variants that have it
@@ -28,8 +28,16 @@ from stormbreak.storm.random_storms import draw
 from variants import UNCHANGED, Variant, applied, every
 
 KEPT = CacheEntry("sensitivity")
-SURVEY = Block(ROOT / "docs" / "sensitivity.md", "<!-- survey: begin -->", "<!-- survey: end -->")
-TABLES = Block(ROOT / "docs" / "sensitivity.md", "<!-- tables: begin -->", "<!-- tables: end -->")
+SURVEY = Block(
+    ROOT / "docs" / "background" / "sensitivity.md",
+    "<!-- survey: begin -->",
+    "<!-- survey: end -->",
+)
+TABLES = Block(
+    ROOT / "docs" / "background" / "sensitivity.md",
+    "<!-- tables: begin -->",
+    "<!-- tables: end -->",
+)
 AFTER = 60.0  # seconds
 DRAWS, DRAW_SEED = 30, 11
 MOVED = 0.02  # of goodput, in a random storm

@@ -1,4 +1,4 @@
-"""The claims of docs/theory.md: its commands, run again, and what they measure written below them.
+"""The claims of docs/background/theory.md: its commands, run again, and what they measure written below them.
 
 A claim is a block with one `stormbreak storm run`, whose `--assert` holds of the policy that it names first. The table
 between the marks below it is written by `make published`.
@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from kept import ROOT
 from stormbreak.storm.measures import Measures, average
 
-PAGE = ROOT / "docs" / "theory.md"
+PAGE = ROOT / "docs" / "background" / "theory.md"
 
 _CLAIM = re.compile(
     r"(?<=```console\n\$ )stormbreak (?P<command>storm run [^`]*?)\n```\n\n"

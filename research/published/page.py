@@ -1,4 +1,4 @@
-"""The tables of docs/published.md."""
+"""The tables of docs/background/published.md."""
 
 import platform
 from collections.abc import Iterable, Iterator, Sequence

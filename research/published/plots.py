@@ -1,4 +1,4 @@
-"""The pictures of docs/published.md: lines are our engine, open marks the published model."""
+"""The pictures of docs/background/published.md: lines are our engine, open marks the published model."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -9,6 +9,7 @@ import argparse
 import hashlib
 import json
 import os
+import re
 import signal
 import sys
 import time
@@ -32,154 +33,16 @@ from mutants import Mutant, mutants
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "stormbreak"
 KEPT = ROOT / "bench-results" / "mutations"
-VERDICTS = ROOT / "bench" / "verdicts.toml"
-TABLE = Block(ROOT / "docs" / "mutations.md", "<!-- table: begin -->", "<!-- table: end -->")
+VERDICTS = ROOT / "research" / "verdicts.toml"
+TABLE = Block(
+    ROOT / "docs" / "background" / "mutations.md", "<!-- table: begin -->", "<!-- table: end -->"
+)
 MIN_SPEED = 5.0  # times as long as the tests take without a mutant ...
 AT_LEAST = 10.0  # ... and these seconds
 UNSHRUNK = hypothesis.Phase.explicit, hypothesis.Phase.generate  # nobody reads the example
 
-FILES = (
-    "budget", "backoff", "retry", "window", "proven", "guard", "luck", "rate", "breaker", "trial", "counting", "trip",
-    "circuit", "told", "bucket", "weighed", "quota", "purse", "payers", "spending", "fair", "heaviest", "line", "queueing", "cooldown", "saved",
-    "shadow", "diagnosis", "baseline", "aimd", "permit", "ticket", "gate", "flight", "concurrency", "tally", "limit",
-    "checks", "sizes", "policy", "presets", "trail", "tried", "automatic", "admission", "attempt", "race",
-    "hedge", "call", "engine", "plan", "fallback",
-)  # fmt: skip
-BESIDE = {
-    "budget": ["laws/test_law_14_retry_budget.py"],
-    "backoff": ["laws/test_law_03_backoff.py"],
-    "retry": [
-        "laws/test_law_01_gates_before_a_retry.py",
-        "laws/test_law_04_never_before_the_named_time.py",
-        "laws/test_law_06_one_deadline_and_patience.py",
-    ],
-    "window": ["core/test_trip.py", "core/test_budget.py"],
-    "proven": ["core/test_automatic.py", "core/test_diagnosis.py"],
-    "guard": ["core/test_automatic.py"],
-    "luck": ["core/test_rate.py"],
-    "rate": ["core/test_gate.py", "laws/test_law_13_rates.py"],
-    "breaker": [
-        "core/test_breaker_half_open.py",
-        "core/test_breaker_open_time.py",
-        "core/test_breaker_counting.py",
-        "core/test_breaker_scenarios.py",
-        "core/test_saved.py",
-        "laws/test_law_09_throttling_is_not_ill_health.py",
-        "core/test_breaker_model.py",
-        "laws/test_law_08_half_open.py",
-    ],
-    "trial": [
-        "core/test_breaker_half_open.py",
-        "core/test_breaker_model.py",
-        "laws/test_law_08_half_open.py",
-    ],
-    "trip": ["laws/test_law_07_trip_rules.py"],
-    "counting": [
-        "core/test_trip.py",
-        "core/test_breaker_counting.py",
-        "laws/test_law_07_trip_rules.py",
-    ],
-    "circuit": ["core/test_breaker_half_open.py", "core/test_breaker_model.py"],
-    "purse": ["core/test_spending.py", "core/test_payers.py"],
-    "spending": ["issues/test_who_waits_for_money_elsewhere.py"],
-    "payers": ["core/test_spending.py", "laws/test_law_14_retry_budget.py"],
-    "weighed": ["laws/test_law_13_quotas.py"],
-    "quota": ["core/test_weighed.py", "laws/test_law_13_quotas.py"],
-    "line": ["core/test_fair.py", "core/test_queueing.py"],
-    "cooldown": ["core/test_gate.py"],
-    "diagnosis": ["core/test_automatic.py", "core/test_automatic_episode.py", "core/test_trip.py"],
-    "permit": [
-        "core/test_call.py",
-        "core/test_stateful.py",
-        "drivers/test_first_output.py",
-        "laws/test_law_02_one_queue_all_gates_at_one_instant.py",
-    ],
-    "ticket": [
-        "core/test_admission.py",
-        "core/test_admission_time.py",
-        "core/test_admission_keeper.py",
-        "core/test_call.py",
-        "drivers/test_threads.py",
-    ],
-    "tally": ["config/test_mistakes.py", "laws/test_law_09_throttling_is_not_ill_health.py"],
-    "saved": ["http/test_by_hand.py"],
-    "gate": ["core/test_breaker.py"],
-    "concurrency": ["core/test_call.py"],
-    "policy": [
-        "config/test_mistakes.py",
-        "config/test_describe.py",
-        "core/test_presets.py",
-        "core/test_shadow.py",
-    ],
-    "trail": [
-        "core/test_plan.py",
-        "core/test_call.py",
-        "core/test_fallback.py",
-        "laws/test_law_01_gates_before_a_retry.py",
-        "laws/test_law_17_fallbacks.py",
-    ],
-    "tried": ["laws/test_law_18_errors_stay_themselves.py"],
-    "plan": ["core/test_fallback.py", "laws/test_law_17_fallbacks.py"],
-    "fallback": ["core/test_plan.py", "laws/test_law_17_fallbacks.py", "config/test_mistakes.py"],
-    "automatic": [
-        "core/test_automatic_episode.py",
-        "laws/test_law_11_do_no_harm.py",
-        "laws/test_law_16_no_retry_after_the_first_output.py",
-        "drivers/test_first_output.py",
-    ],
-    "admission": [
-        "core/test_admission_time.py",
-        "core/test_admission_keeper.py",
-        "core/test_queueing.py",
-        "core/test_fair.py",
-        "laws/test_law_02_one_queue_all_gates_at_one_instant.py",
-        "laws/test_law_10_fail_fast_or_wait.py",
-        "laws/test_law_12_bounded_queue.py",
-        "laws/test_law_13_quotas.py",
-        "laws/test_law_16_no_retry_after_the_first_output.py",
-        "drivers/test_first_output.py",
-    ],
-    "race": ["core/test_race_refused.py"],
-    "hedge": ["core/test_race.py", "core/test_race_refused.py"],
-    "attempt": [
-        "core/test_call.py",
-        "core/test_race.py",
-        "core/test_race_refused.py",
-        "core/test_engine.py",
-        "laws/test_law_01_gates_before_a_retry.py",
-        "laws/test_law_05_marked_retries.py",
-        "laws/test_law_06_one_deadline_and_patience.py",
-        "laws/test_law_16_no_retry_after_the_first_output.py",
-        "laws/test_law_17_fallbacks.py",
-    ],
-    "call": [
-        "core/test_race.py",
-        "core/test_race_refused.py",
-        "core/test_shadow.py",
-        "laws/test_law_01_gates_before_a_retry.py",
-        "laws/test_law_05_marked_retries.py",
-        "laws/test_law_04_never_before_the_named_time.py",
-        "laws/test_law_06_one_deadline_and_patience.py",
-        "laws/test_law_16_no_retry_after_the_first_output.py",
-        "laws/test_law_17_fallbacks.py",
-    ],
-    "engine": [
-        "core/test_lane.py",
-        "core/test_plan.py",
-        "core/test_shadow.py",
-        "core/test_call.py",
-        "core/test_saved.py",
-        "laws/test_law_02_one_queue_all_gates_at_one_instant.py",
-        "laws/test_law_09_throttling_is_not_ill_health.py",
-        "laws/test_law_13_quotas.py",
-        "laws/test_law_13_rates.py",
-        "laws/test_law_14_retry_budget.py",
-        "laws/test_law_17_fallbacks.py",
-        "issues/test_closing_says_when.py",
-        "http/test_by_hand.py",
-    ],
-}
-"""Tests of a module beside its own, or instead."""
+FILES = sorted(f"core/{path.name}" for path in (SOURCE / "core").glob("[a-z]*.py"))
+ROOMS = "core", "laws", "drivers", "issues"  # of tests
 
 KILLED, SURVIVED, TIMED_OUT = "killed", "survived", "timed out"
 
@@ -187,7 +50,7 @@ KILLED, SURVIVED, TIMED_OUT = "killed", "survived", "timed out"
 def main() -> int:
     """Run what is missing, write the page; 1 where a survivor has no verdict."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("files", nargs="*", default=[f"core/{name}.py" for name in FILES])
+    parser.add_argument("files", nargs="*", default=FILES)
     parser.add_argument("--survivors", action="store_true", help="trust what earlier tests noticed")
     options = parser.parse_args()
     KEPT.mkdir(parents=True, exist_ok=True)
@@ -233,9 +96,12 @@ def run(file: str, *, trusting: bool) -> dict[str, str]:
 
 
 def tests_of(name: str) -> list[Path]:
-    """The test files of a module of the core."""
-    named = [f"core/test_{name}.py", *BESIDE.get(name, ())]
-    return [path for test in named if (path := ROOT / "tests" / test).exists()]
+    """The test files that import a module of the core or have its name; all, where none does."""
+    found = [path for room in ROOMS for path in (ROOT / "tests" / room).glob("test_*.py")]
+    module = re.compile(rf"\bstormbreak\.core\.{name}\b|from stormbreak\.core import .*\b{name}\b")
+    named = f"test_{name}"
+    own = [p for p in found if p.stem.startswith(named) or module.search(p.read_text())]
+    return sorted(own or found)
 
 
 def judge(mutant: Mutant, module: str, tests: Sequence[Path], patience: float) -> str:
