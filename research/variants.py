@@ -52,7 +52,7 @@ SCENARIOS_OWN = {
     "attempt_timeout",
     "idle_timeout",
     "stall_timeout",
-    "share",
+    "process_share",
     "spend",
 }
 """Parameters that the load of a scenario replaces, or that have no place in a simulation."""
@@ -192,7 +192,7 @@ def _with(part: Any, path: list[str], value: Any) -> Any:
     name, *below = path
     changed = {name: _with(getattr(part, name), below, value) if below else value}
     if name == "probes":
-        changed["at_once"] = value  # as many as before: all
+        changed["max_concurrent_probes"] = value  # as many as before: all
     return replace(part, **changed)
 
 
@@ -266,7 +266,7 @@ ABLATIONS = (
     _without("no shedding on arrival", (admission.TargetQueue, "_soonest", _constantly(0.0))),
     _without("no shedding at the turn", (admission, "SERVICE_MARGIN", -inf)),
     _under("no breaker", breaker=None),
-    _under("no budget", budget=None),
+    _under("no budget", retry_budget=None),
     _without("no free retries", (Budget, "is_free", _constantly(False))),
     Variant("no lone retries", "ablation", edit=_setting("retry_budget.low_traffic_retries", 0)),
     Variant("no retries", "ablation", edit=_setting("retry.max_attempts", 1)),
