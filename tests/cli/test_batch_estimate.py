@@ -92,9 +92,9 @@ def test_the_most_is_the_dearest_price_that_a_prompt_can_reach(estimate, tmp_pat
 
 
 def test_answers_are_as_long_as_is_said_but_no_longer_than_they_may_be(estimate, deal):
-    bounded = estimate(chat_rows(2, max_tokens=50), *URL, *deal, "--answer", "80")
-    open_ = estimate(chat_rows(2), *URL, *deal, "--answer", "80")
-    given = estimate(chat_rows(2), *URL, *deal, "--longest-answer", "300")
+    bounded = estimate(chat_rows(2, max_tokens=50), *URL, *deal, "--output-tokens", "80")
+    open_ = estimate(chat_rows(2), *URL, *deal, "--output-tokens", "80")
+    given = estimate(chat_rows(2), *URL, *deal, "--max-output-tokens", "300")
 
     assert bounded["models"][0]["output_tokens"] == 100
     assert open_["models"][0]["output_tokens"] == 160
@@ -173,7 +173,7 @@ def test_a_report_may_not_replace_its_input(tmp_path, capsys):
     source = write(tmp_path / "in.html", chat_rows(1))
     before = source.read_bytes()
     assert main(["batch", "estimate", str(source), *URL, "--report", str(source)]) == 2
-    assert "is a file of what is priced" in capsys.readouterr().err
+    assert "is an input of this command" in capsys.readouterr().err
     assert source.read_bytes() == before
 
 
@@ -187,17 +187,17 @@ def test_where_nothing_is_sent_no_address_is_unsafe(estimate):
     [
         (
             ["--rpm", "0"],
-            "--rpm': must be a positive number from 0.001 to 1,000,000,000,000, got '0'",
+            "--rpm': must be a number from 0.001 to 1,000,000,000,000, got '0'",
         ),
-        (["--rpm", "nan"], "must be a positive number from"),
-        (["--rpm", "1e-300"], "must be a positive number from"),
-        (["--tpm", "1e13"], "--tpm': must be a positive number from"),
+        (["--rpm", "nan"], "must be a number from"),
+        (["--rpm", "1e-300"], "must be a number from"),
+        (["--tpm", "1e13"], "--tpm': must be a number from"),
         (["--concurrency", "0"], "--concurrency"),
         (["--concurrency", "1000001"], "--concurrency"),
-        (["--longest-answer", "10000001"], "--longest-answer"),
-        (["--latency", "1e308"], "--latency': must be a positive number from 0.001 to 86,400"),
-        (["--answer", "-1"], "--answer"),
-        (["--latency", "soon"], "must be a positive number"),
+        (["--max-output-tokens", "10000001"], "--max-output-tokens"),
+        (["--latency", "1e308"], "--latency': must be a number from 0.001 to 86,400"),
+        (["--output-tokens", "-1"], "--output-tokens"),
+        (["--latency", "soon"], "must be a number from 0.001 to 86,400"),
         (["--prices", "nowhere.toml"], "nowhere.toml"),
         (["--currency", "XXX", "--rate", "2"], "currency"),
         (["--json", "--csv"], "one of them"),

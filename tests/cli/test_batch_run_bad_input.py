@@ -29,7 +29,7 @@ WRONG = [
     (["--concurrency", "0"], "--concurrency"),
     (["--concurrency", "many"], "'many'"),
     (["--rpm", "0"], "--rpm"),
-    (["--tpm", "lots"], "must be a number of tokens, got 'lots'"),
+    (["--tpm", "lots"], "must be a number above 0, got 'lots'"),
     (["--timeout", "-1"], "--timeout"),
     (["--timeout", "nan"], "nan"),
     (["--deadline", "soon"], "'soon'"),

@@ -31,7 +31,7 @@ COMMANDS = {
     "storm run calm-burst --policy {}",
     "storm run calm-burst --arrivals {}",
     "storm run calm-burst --arrivals {} --arrivals-field a",
-    "storm run calm-burst --rows {}",
+    "storm run calm-burst --batch-input {}",
     "provider serve --port 0 --scenario {}",
 }
 

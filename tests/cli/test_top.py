@@ -110,14 +110,14 @@ def test_the_state_as_json(watched):
 
 def test_a_picture(watched, tmp_path):
     _, output = watched
-    done = run("top", output, "--svg", tmp_path / "top.svg")
+    done = run("top", output, "--output", tmp_path / "top.svg")
     assert (done.returncode, done.stdout) == (0, "")
     picture = (tmp_path / "top.svg").read_text()
     assert "stormbreak" in picture
     assert "http" not in picture.replace("http://www.w3.org/", "").replace(
         "https://www.textualize.io", ""
     )
-    refused = run("top", output, "--svg", tmp_path / "none" / "top.svg")
+    refused = run("top", output, "--output", tmp_path / "none" / "top.svg")
     assert refused.returncode == 2
     assert "no such file or directory" in one_line(refused.stderr)
 

@@ -37,11 +37,11 @@ def test_it_says_where_it_listens_and_stops_when_told(number):
         ),
         (
             ["--speed", "0"],
-            "Invalid value for '--speed': must be a positive number from 0.001 to 1,000,000, got '0'",
+            "Invalid value for '--speed': must be a number from 0.001 to 1,000,000, got '0'",
         ),
         (
             ["--speed", "nan"],
-            "Invalid value for '--speed': must be a positive number from 0.001 to 1,000,000, got 'nan'",
+            "Invalid value for '--speed': must be a number from 0.001 to 1,000,000, got 'nan'",
         ),
         (["--port", "70000"], "Invalid value for '--port'"),
         (["--seed", "x"], "Invalid value for '--seed'"),

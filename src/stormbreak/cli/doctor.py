@@ -5,6 +5,8 @@ from rich.box import SIMPLE
 from rich.markup import escape
 from rich.table import Table
 
+from stormbreak.cli.command import Command, option, options
+from stormbreak.cli.options import JSON
 from stormbreak.cli.output import draw, json_text, say
 from stormbreak.doctor.environment import surroundings
 from stormbreak.doctor.findings import Finding, Severity, sorted_by_severity
@@ -13,19 +15,21 @@ from stormbreak.doctor.sdks import NEVER_SENDS
 from stormbreak.errors import ConfigurationError
 
 
-@click.command()
+@click.command(cls=Command, examples=("stormbreak doctor", "stormbreak doctor --strict --json"))
 @click.argument("anything", nargs=-1, type=click.UNPROCESSED, metavar="")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-@click.option("--strict", is_flag=True, help="Exit 1 where there is a risk, too.")
+@options(
+    "Options",
+    JSON,
+    option("--strict", is_flag=True, help="Exit with code 1 for a risk, too."),
+)
 def command(anything: tuple[str, ...], *, as_json: bool, strict: bool) -> int:
-    """Look at the SDKs installed here and at the environment; exit 1 if something is wrong.
+    """Check the installed SDKs and the environment; exit with code 1 if something is wrong.
 
-    No SDK is imported, and nothing is sent. A client object of yours is looked at in Python:
-    `stormbreak.doctor.examine(client)`.
+    It imports no SDK and sends nothing. To check a client object, call `stormbreak.doctor.examine(client)` in Python.
     """
     if anything:
         raise ConfigurationError(
-            "doctor imports no code of yours: call stormbreak.doctor.examine(client) in it"
+            "doctor takes no argument; to check a client, call stormbreak.doctor.examine(client) in Python"
         )
     here = installed()
     findings = sorted_by_severity((*surroundings(), *told_of(here)))

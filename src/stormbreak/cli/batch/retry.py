@@ -13,8 +13,10 @@ from stormbreak.batch.row_selection import Choice, failed_rows
 from stormbreak.batch.status import count_rows
 from stormbreak.batch.store.paths import BatchPaths
 from stormbreak.batch.store.run_file import Run, read_existing_run
-from stormbreak.cli.batch.options import shared_again
+from stormbreak.cli.batch.options import retry_options
 from stormbreak.cli.batch.run import work
+from stormbreak.cli.command import Command, option, options
+from stormbreak.cli.options import PATH
 from stormbreak.cli.output import json_text, say
 from stormbreak.errors import ConfigurationError
 from stormbreak.escape import path_of, plain
@@ -37,23 +39,26 @@ class _Verdicts(click.ParamType[tuple[Verdict, ...]]):
         return tuple(_KNOWN[word] for word in words)
 
 
-@click.command()
-@click.argument("output", type=click.Path(path_type=Path))
-@click.option(
-    "--only",
-    type=_Verdicts(),
-    multiple=True,
-    help="Only rows that failed with this verdict, or with one of several: auth,billing.",
+@click.command(
+    cls=Command,
+    examples=(
+        "stormbreak batch retry answers.jsonl",
+        "stormbreak batch retry answers.jsonl --only auth,billing --dry-run",
+    ),
 )
-@click.option(
-    "--input",
-    "moved_to",
-    metavar="FILE",
-    type=click.Path(path_type=Path),
-    help="Where INPUT is now, if it was moved.",
+@click.argument("output", type=PATH)
+@options(
+    "Rows",
+    option(
+        "--only",
+        type=_Verdicts(),
+        multiple=True,
+        help="Only rows that failed with this verdict, or with one of several: auth,billing.",
+    ),
+    option("--input", "moved_to", metavar="FILE", type=PATH, help="INPUT, if it was moved."),
+    option("--dry-run", "-n", is_flag=True, help="Print what would be sent; send nothing."),
 )
-@click.option("--dry-run", is_flag=True, help="Say what would be sent, and send nothing.")
-@shared_again
+@retry_options
 def command(
     output: Path,
     *,
@@ -66,9 +71,9 @@ def command(
     metrics_port: int | None,
     **given: Any,
 ) -> int:
-    """Send the rows that failed once more, also those that failed for good, with the flags of the last run.
+    """Send the failed rows of OUTPUT again, with the options of the last run.
 
-    A flag that is given counts instead of that of the last run. Rows that fail again keep their place in the failed file.
+    An option that is given replaces that of the last run. Rows that fail again stay in the failed file.
     """
     run = read_existing_run(BatchPaths.of(output))
     flags = _flags(Flags(**given), run, output).clean()

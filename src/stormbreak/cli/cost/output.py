@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 from textwrap import wrap
+from typing import Self
 
 import click
 from rich.box import SIMPLE
@@ -15,6 +16,7 @@ from rich.text import Text
 
 from stormbreak.cli.output import draw, json_text, say, wide
 from stormbreak.cost.compare import Mix, Row
+from stormbreak.cost.money import Currency
 from stormbreak.cost.price_lookup import PriceLookup
 from stormbreak.cost.prices import Prices, Service, Source
 from stormbreak.cost.sheet import Column, Kind, Sheet, document, percent, volume
@@ -32,45 +34,47 @@ _ANY = 10_000  # characters: a width that bounds nothing
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Output:
-    """In which form an answer is wanted."""
+    """The form in which results are printed, and the currency of amounts."""
 
-    as_json: bool = False
-    as_csv: bool = False
-    destination: ReportFile | None = None
+    as_json: bool
+    as_csv: bool
+    destination: ReportFile | None
+    currency: Currency
 
     @classmethod
-    def of(
-        cls,
-        *,
-        as_json: bool,
-        as_csv: bool,
-        report: str | None,
-        reads: Sequence[str | Path | None] = (),
-    ) -> "Output":
-        """Refuse what cannot be done before anything is worked out; a report may replace none of `reads`."""
+    def of(cls, *, as_json: bool, as_csv: bool, report: str | None, currency: Currency) -> Self:
+        """Reject what cannot be done before anything is calculated."""
         if as_json and as_csv:
-            raise click.UsageError("--json and --csv: one of them")
-        destination = None if report is None else _destination(report, reads)
-        return cls(as_json=as_json, as_csv=as_csv, destination=destination)
+            raise click.UsageError("--json and --csv: give one of them, not both")
+        destination = None if report is None else ReportFile.of(report)
+        return cls(as_json=as_json, as_csv=as_csv, destination=destination, currency=currency)
 
-    def answer(
+    def protect(self, *paths: str | Path) -> None:
+        """Raise UsageError if the report would replace one of `paths`."""
+        if self.destination is None:
+            return
+        report = self.destination.path
+        if report.resolve() in [Path(path).resolve() for path in paths]:
+            raise click.UsageError(f"--report {path_of(report)}: is an input of this command")
+
+    def write(
         self,
         head: Mapping[str, object],
-        said: Sequence[str] = (),
+        notes: Sequence[str],
         *,
         facts: CostFacts,
         **sheets: Sheet,
     ) -> None:
         """Print the sheets, then write the report, with `facts` above them.
 
-        `head` is for programs, `said` for people. As CSV, the first sheet alone is printed.
+        `head` is for JSON, `notes` for people. CSV holds the first sheet alone.
         """
-        self._print(head, said, sheets)
+        self._print(head, notes, sheets)
         if self.destination is not None:
-            self.destination.cost(facts, said, sheets)
+            self.destination.cost(facts, notes, sheets)
 
     def _print(
-        self, head: Mapping[str, object], said: Sequence[str], sheets: Mapping[str, Sheet]
+        self, head: Mapping[str, object], notes: Sequence[str], sheets: Mapping[str, Sheet]
     ) -> None:
         if self.as_json:
             say(json_text(document(head, **sheets)))
@@ -84,15 +88,8 @@ class Output:
             console = Console()
             table = _drawn(sheet, console.width if console.is_terminal else None)
             draw(table, least=wide(_ANY).measure(table).maximum)
-        for sentence in said:
-            say(plain(sentence, _MAX_SENTENCE))
-
-
-def _destination(report: str, reads: Sequence[str | Path | None]) -> ReportFile:
-    destination = ReportFile.of(report)
-    if destination.path.resolve() in [Path(name).resolve() for name in reads if name is not None]:
-        raise click.UsageError(f"--report {path_of(report)}: is a file of what is priced")
-    return destination
+        for note in notes:
+            say(plain(note, _MAX_SENTENCE))
 
 
 def _drawn(sheet: Sheet, room: int | None) -> Table:
@@ -190,7 +187,7 @@ def notes_of(priced: Sequence[Prices]) -> Iterator[str]:
 
 
 def sentence(text: str) -> str:
-    """A reason as a sentence."""
+    """Write a reason as a sentence."""
     return f"{text[:1].upper()}{text[1:]}" + ("" if text.endswith("?") else ".")
 
 

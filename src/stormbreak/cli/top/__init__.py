@@ -19,7 +19,9 @@ from rich.live import Live
 
 from stormbreak.batch.store.lock import held
 from stormbreak.batch.store.paths import BatchPaths
+from stormbreak.cli.command import Command, option, options
 from stormbreak.cli.numbers import short
+from stormbreak.cli.options import JSON, PATH
 from stormbreak.cli.output import draw, save_picture, say
 from stormbreak.cli.top.screen import ASCII, Frame, Glyphs
 from stormbreak.errors import ConfigurationError
@@ -131,20 +133,24 @@ PICTURE_WIDTH = 100
 LEAVES = frozenset("qQ\x04")
 
 
-@click.command()
+@click.command(
+    cls=Command,
+    examples=("stormbreak top answers.jsonl", "stormbreak top 9464 --json"),
+)
 @click.argument("target", required=False)
-@click.option("--once", is_flag=True, help="Print one frame and exit.")
-@click.option(
-    "--json", "as_json", is_flag=True, help="Print the state as one JSON object and exit."
+@options(
+    "Options",
+    option("--once", is_flag=True, help="Print one frame and exit."),
+    option(
+        "--output", "-o", metavar="FILE", type=PATH, help="Save one frame as FILE.svg and exit."
+    ),
+    JSON,
 )
-@click.option(
-    "--svg", type=click.Path(path_type=Path), help="Save one frame as a picture and exit."
-)
-def command(target: str | None, *, once: bool, as_json: bool, svg: Path | None) -> int:
+def command(target: str | None, *, once: bool, as_json: bool, output: Path | None) -> int:
     """Watch a running batch or application: its targets, circuits, queues, limits and decisions.
 
-    TARGET is the OUTPUT of a batch, a port of this machine, a URL of one, or a Unix socket; without it, the one batch that
-    runs in this folder. q or Ctrl-C leaves; what is watched does not notice.
+    TARGET is the OUTPUT of a batch, a local port, a URL of one, or a Unix socket. Without it, the only batch that runs in
+    this folder. Press q or Ctrl-C to quit; the watched process keeps running.
     """
     place = find(target)
     state = _first_look(place)
@@ -152,8 +158,8 @@ def command(target: str | None, *, once: bool, as_json: bool, svg: Path | None) 
     console = Console()
     if as_json:
         say(indented(encoded(state)).decode())
-    elif svg is not None:
-        _save(state, place, svg)
+    elif output is not None:
+        _save(state, place, output)
     elif once or not console.is_terminal or console.is_dumb_terminal:
         frame = Frame(where=str(place), width=console.width, glyphs=_glyphs(console))
         draw(Group(*frame.lines(state)))
