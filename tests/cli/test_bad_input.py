@@ -25,41 +25,37 @@ def refused(capsys, *argv):
     return err
 
 
-@pytest.mark.parametrize("key", [CANARY, TOKEN])
-@pytest.mark.parametrize(
-    "argv",
-    [
-        "storm run {}",
-        "storm show {}",
-        "storm run calm-burst --policy {}",
-        "storm run calm-burst --compare none,{}",
-        "storm run calm-burst --seed {}",
-        "storm run calm-burst --assert {}",
-        "storm run calm-burst --assert goodput=={}",
-        "storm {}",
-        "storm run calm-burst --{}",
-        "provider serve --scenario {}",
-        "provider serve --speed {}",
-        "provider serve --port {}",
-        "config show {}",
-        "doctor {}",
-        "doctor --{}",
-        "batch run in.jsonl --output out.jsonl --timeout {}",
-        "batch run in.jsonl --output out.jsonl --concurrency {}",
-        "batch run in.jsonl --output out.jsonl --fallback-api-key-env {}",
-        "batch run in.jsonl --output out.jsonl --policy {}",
-        "batch run in.jsonl --output out.jsonl --provider {}",
-        "{}",
-    ],
-)
-def test_no_argument_that_is_a_key_is_repeated(argv, key, capsys):
-    said = refused(capsys, *[word.format(key) for word in argv.split()])
-    assert not [piece for piece in PIECES if piece in said]
+def test_no_argument_that_is_a_key_is_repeated(capsys):
+    for key in (CANARY, TOKEN):
+        for argv in (
+            "storm run {}",
+            "storm show {}",
+            "storm run calm-burst --policy {}",
+            "storm run calm-burst --compare none,{}",
+            "storm run calm-burst --seed {}",
+            "storm run calm-burst --assert {}",
+            "storm run calm-burst --assert goodput=={}",
+            "storm {}",
+            "storm run calm-burst --{}",
+            "provider serve --scenario {}",
+            "provider serve --speed {}",
+            "provider serve --port {}",
+            "config show {}",
+            "doctor {}",
+            "doctor --{}",
+            "batch run in.jsonl --output out.jsonl --timeout {}",
+            "batch run in.jsonl --output out.jsonl --concurrency {}",
+            "batch run in.jsonl --output out.jsonl --fallback-api-key-env {}",
+            "batch run in.jsonl --output out.jsonl --policy {}",
+            "batch run in.jsonl --output out.jsonl --provider {}",
+            "{}",
+        ):
+            said = refused(capsys, *[word.format(key) for word in argv.split()])
+            assert not [piece for piece in PIECES if piece in said]
 
 
-@pytest.mark.parametrize(
-    ("toml", "complaint"),
-    [
+def test_no_key_in_a_scenario_is_repeated(tmp_path, monkeypatch, capsys):
+    for toml, complaint in (
         (f"api_key = '{CANARY}'", "line 1 looks like it holds an API key"),
         (f"# {CANARY}", "line 1 looks like it holds an API key"),
         (f"\n{CANARY} = 1", "line 2 looks like it holds an API key"),
@@ -71,19 +67,16 @@ def test_no_argument_that_is_a_key_is_repeated(argv, key, capsys):
         (f"{LOAD}preset = '{TOKEN}'", "load.preset: no policy and no file is called what looks"),
         (f"{LOAD}arrivals = '{TOKEN}'", "load.arrivals must be one of poisson, even, got what"),
         (f"{LOAD}preset = 'batsh'", "load.preset: no policy and no file is called 'batsh'; did"),
-    ],
-)
-def test_no_key_in_a_scenario_is_repeated(toml, complaint, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    Path("mine.toml").write_text(toml)
-    said = refused(capsys, "storm", "run", "mine.toml")
-    assert said.startswith(f"stormbreak: mine.toml: {complaint}")
-    assert not [piece for piece in PIECES if piece in said]
+    ):
+        monkeypatch.chdir(tmp_path)
+        Path("mine.toml").write_text(toml)
+        said = refused(capsys, "storm", "run", "mine.toml")
+        assert said.startswith(f"stormbreak: mine.toml: {complaint}")
+        assert not [piece for piece in PIECES if piece in said]
 
 
-@pytest.mark.parametrize(
-    ("toml", "complaint"),
-    [
+def test_a_scenario_that_cannot_be_played(tmp_path, monkeypatch, capsys):
+    for toml, complaint in (
         ("load=" + "[" * 5000, "nested too deeply"),
         ("duration = " + "1" * 6000, "a number in it is too long"),
         ("duration = 0x" + "f" * 6000, "must be at most 1,000,000, got a number of thousands"),
@@ -101,20 +94,18 @@ def test_no_key_in_a_scenario_is_repeated(toml, complaint, tmp_path, monkeypatch
         (f"duration = 60\n{LOAD}trigger_until = 31", "load.trigger_until must be 30 s before the"),
         (f"duration = 60\n{LOAD}trigger_at = 60", "load.trigger_at must be before the end (dur"),
         (f"{LOAD}trigger_at = 50\ntrigger_until = 50", "load.trigger_until must be after trigger_"),
-    ],
-)  # fmt: skip
-def test_a_scenario_that_cannot_be_played(toml, complaint, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    Path("mine.toml").write_text(toml)
-    said = refused(capsys, "storm", "run", "mine.toml")
-    assert complaint in said
-    assert len(said) < 400
+    ):
+        monkeypatch.chdir(tmp_path)
+        Path("mine.toml").write_text(toml)
+        said = refused(capsys, "storm", "run", "mine.toml")
+        assert complaint in said
+        assert len(said) < 400
 
 
-@pytest.mark.parametrize("command", [("storm", "run"), ("storm", "show"), ("config", "show")])
-@pytest.mark.parametrize("name", ["n" * 300, "n" * 5000, "a\0b", ""])
-def test_a_name_that_no_file_can_have(command, name, capsys):
-    assert len(refused(capsys, *command, name)) < 500
+def test_a_name_that_no_file_can_have(capsys):
+    for command in (("storm", "run"), ("storm", "show"), ("config", "show")):
+        for name in ("n" * 300, "n" * 5000, "a\0b", ""):
+            assert len(refused(capsys, *command, name)) < 500
 
 
 def test_a_long_number_in_a_policy_is_not_told_at_length(tmp_path, monkeypatch, capsys):

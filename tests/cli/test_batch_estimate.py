@@ -182,9 +182,8 @@ def test_where_nothing_is_sent_no_address_is_unsafe(estimate):
     assert model["provider"] == "far.example"
 
 
-@pytest.mark.parametrize(
-    ("flags", "complaint"),
-    [
+def test_bad_input_is_one_line(tmp_path, capsys):
+    for flags, complaint in (
         (
             ["--rpm", "0"],
             "--rpm': must be a number from 0.001 to 1,000,000,000,000, got '0'",
@@ -201,15 +200,13 @@ def test_where_nothing_is_sent_no_address_is_unsafe(estimate):
         (["--prices", "nowhere.toml"], "nowhere.toml"),
         (["--currency", "XXX", "--rate", "2"], "currency"),
         (["--json", "--csv"], "one of them"),
-    ],
-)
-def test_bad_input_is_one_line(flags, complaint, tmp_path, capsys):
-    source = write(tmp_path / "in.jsonl", chat_rows(3))
-    assert main(["batch", "estimate", str(source), *URL, *flags]) == 2
-    out, err = capsys.readouterr()
+    ):
+        source = write(tmp_path / "in.jsonl", chat_rows(3))
+        assert main(["batch", "estimate", str(source), *URL, *flags]) == 2
+        out, err = capsys.readouterr()
 
-    assert (out, err.count("\n")) == ("", 1)
-    assert complaint in err
+        assert (out, err.count("\n")) == ("", 1)
+        assert complaint in err
 
 
 def test_a_broken_row_is_named(tmp_path, capsys):

@@ -44,7 +44,7 @@ def test_the_articles_table_of_prices_stands_beside_todays_lists(cost):
     assert sum("market" in line for line in lines) == 4
     assert "are a claim" in out
     assert "Only GPT-4.1 is OpenAI's" in out
-    assert "nobody here has measured them" in out
+    assert "the seller's claims; they are not measured" in out
 
 
 def test_amounts_are_in_the_currency_asked_for(document, cost):

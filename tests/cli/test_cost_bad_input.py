@@ -1,7 +1,5 @@
 """Bad input of `stormbreak cost`: one clear line, code 2, and never a key in it."""
 
-import pytest
-
 from stormbreak.cli.main import main
 
 CANARY = "sk-proj-c4n4ryAbCdEf1234567890"
@@ -18,9 +16,8 @@ def refused(capsys, argv):
     return err.removeprefix("stormbreak: ")
 
 
-@pytest.mark.parametrize(
-    ("argv", "complaint"),
-    [
+def test_bad_input_is_one_line(capsys):
+    for argv, complaint in (
         ("compare", "give --tokens or --from"),
         ("compare --tokens 1M --from x", "give --tokens or --from"),
         ("compare --tokens 1M", "give --models, or a price file with --prices"),
@@ -146,15 +143,12 @@ def refused(capsys, argv):
         ("prices gpt-4.1 --providers anthropic", "no price is known for 'gpt-4.1' at anthropic"),
         ("prices --providers nobody", "no prices are known of 'nobody'"),
         ("report out.jsonl", "out.jsonl.run: not found; out.jsonl is no output of a batch run"),
-    ],
-)
-def test_bad_input_is_one_line(argv, complaint, capsys):
-    assert refused(capsys, argv).startswith(complaint)
+    ):
+        assert refused(capsys, argv).startswith(complaint)
 
 
-@pytest.mark.parametrize(
-    "argv",
-    [
+def test_no_argument_that_is_a_key_is_repeated(capsys):
+    for argv in (
         "compare --tokens {}",
         "compare --tokens 1M --models {}",
         "compare --tokens 1M --models gpt-4.1 --providers {}",
@@ -169,11 +163,9 @@ def test_bad_input_is_one_line(argv, complaint, capsys):
         "roi --current {} --candidate {} --tokens 1M",
         "roi --current openai/{} --candidate {} --tokens 1M",
         "prices {}",
-    ],
-)
-def test_no_argument_that_is_a_key_is_repeated(argv, capsys):
-    said = refused(capsys, argv.format(CANARY, CANARY))
-    assert "c4n4ry" not in said
+    ):
+        said = refused(capsys, argv.format(CANARY, CANARY))
+        assert "c4n4ry" not in said
 
 
 def test_a_misspelt_model_is_not_lost_among_those_that_were_used(tmp_path, capsys):

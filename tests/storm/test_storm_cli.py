@@ -253,9 +253,8 @@ def test_an_assert_that_does_not_hold_says_the_value(capsys, small):
     assert err == ("stormbreak: --assert does not hold: amplification > 1; amplification is 1.0\n")
 
 
-@pytest.mark.parametrize(
-    ("args", "complaint"),
-    [
+def test_a_mistake_is_one_line_and_exit_code_2(capsys, small):
+    for args, complaint in (
         (["--assert", "godput > 1"], "--assert: 'godput' is no measure; did you mean goodput?"),
         (["--report", "x.pdf"], "--report must end in .html or .png, got 'x.pdf'"),
         (["--policy", "navie"], "no policy and no file is called 'navie'; did you mean naive?"),
@@ -273,14 +272,12 @@ def test_an_assert_that_does_not_hold_says_the_value(capsys, small):
         (["--arrivals-field", "at"], "--arrivals-field needs --arrivals"),
         (["--arrivals", "none.log"], "none.log: cannot be read: No such file or directory"),
         (["--batch-input", "none.jsonl"], "none.jsonl: cannot read the input: no such file"),
-    ],
-)
-def test_a_mistake_is_one_line_and_exit_code_2(capsys, small, args, complaint):
-    code, out, err = run(capsys, "run", small, *args)
+    ):
+        code, out, err = run(capsys, "run", small, *args)
 
-    assert (code, out) == (2, "")
-    assert complaint in err
-    assert err.count("\n") == 1
+        assert (code, out) == (2, "")
+        assert complaint in err
+        assert err.count("\n") == 1
 
 
 def test_what_is_no_scenario(capsys):

@@ -91,9 +91,8 @@ def test_the_help_says_that_failed_rows_are_sent_again(capsys):
     assert "failed rows are sent again, as `batch run` does" in said
 
 
-@pytest.mark.parametrize(
-    ("args", "complaint"),
-    [
+def test_bad_input_is_one_line_before_anything_runs(capsys, tmp_path, monkeypatch):
+    for args, complaint in (
         (
             ["--storms", "1", "--families", "dip,dib"],
             "no family of storms is called 'dib'; there are: spike, dip",
@@ -112,12 +111,10 @@ def test_the_help_says_that_failed_rows_are_sent_again(capsys):
         (["--assert", "makespan < 1"], "--assert: 'makespan' is no measure; did you mean"),
         (["--storms", "0"], "--storms"),
         (["--preset", "article"], "--preset"),
-    ],
-)
-def test_bad_input_is_one_line_before_anything_runs(capsys, tmp_path, monkeypatch, args, complaint):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "broken.toml").write_text("retry = [")
-    code, out, err = run(capsys, *args)
-    assert (code, out) == (2, "")
-    assert complaint in err
-    assert err.count("\n") == 1
+    ):
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "broken.toml").write_text("retry = [")
+        code, out, err = run(capsys, *args)
+        assert (code, out) == (2, "")
+        assert complaint in err
+        assert err.count("\n") == 1

@@ -1,4 +1,4 @@
-"""Commands with options under headings and examples at the end of their help; groups that import a command when it is called."""
+"""Commands with options under headings and examples in their help; groups that import a command when it is called."""
 
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
@@ -25,26 +25,35 @@ class Option(click.Option):
         return extra
 
 
-def option(*names: str, **settings: Any) -> Callable[[F], F]:
-    """Add an option to a command, as `click.option` does."""
-    return click.option(*names, cls=Option, **settings)
+def option(
+    names: str, value: str | click.ParamType[Any], text: str, **settings: Any
+) -> Callable[[F], F]:
+    """Add an option to a command: `option("-m --model", "NAME", "Model to use.")`.
+
+    `value` is its type, or the name of a string in the help; `settings` are those of `click.option`.
+    """
+    if isinstance(value, str):
+        settings["metavar"] = value
+    else:
+        settings["type"] = value
+    return click.option(*names.split(), cls=Option, help=text, **settings)
+
+
+def flag(names: str, text: str) -> Callable[[F], F]:
+    """Add an option without a value to a command."""
+    return click.option(*names.split(), cls=Option, is_flag=True, help=text)
 
 
 def options(heading: str, *decorators: Callable[[F], F]) -> Callable[[F], F]:
     """Add several options to a command, under a heading of its help."""
 
-    def add(command: F) -> F:
+    def add(function: Any) -> Any:
         for decorate in reversed(decorators):
-            command = decorate(command)
-            _params_of(command)[-1].heading = heading
-        return command
+            function = decorate(function)
+            function.__click_params__[-1].heading = heading
+        return function
 
     return add
-
-
-def _params_of(command: Any) -> list[Any]:
-    params: list[Any] = command.__click_params__
-    return params
 
 
 class Command(click.Command):
@@ -72,6 +81,11 @@ class Command(click.Command):
                     formatter.write(f"  {line}\n")
 
 
+def subcommand(*examples: str, **settings: Any) -> Callable[[Callable[..., Any]], Command]:
+    """Make a function a command; `settings` are those of `click.command`."""
+    return click.command(cls=Command, examples=examples, **settings)
+
+
 class Group(Command, click.Group):
     """A group of subcommands, which are imported when they are called, so that `--help` stays fast.
 
@@ -96,9 +110,9 @@ class Group(Command, click.Group):
         if cmd_name not in self.lazy:
             return None
         module, _, attribute = self.lazy[cmd_name][0].partition(":")
-        command = getattr(import_module(module), attribute or "command")
-        assert isinstance(command, click.Command)
-        return command
+        found = getattr(import_module(module), attribute or "command")
+        assert isinstance(found, click.Command)
+        return found
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -113,13 +127,11 @@ class Group(Command, click.Group):
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the subcommands, without importing them, and then the options."""
-        _write(
-            formatter,
-            {
-                heading: [(name, text) for name, (_, text) in section.items()]
-                for heading, section in self.sections.items()
-            },
-        )
+        commands = {
+            heading: [(name, text) for name, (_, text) in section.items()]
+            for heading, section in self.sections.items()
+        }
+        _write(formatter, commands)
         super().format_options(ctx, formatter)
 
 

@@ -8,7 +8,7 @@ from textwrap import wrap
 
 import click
 
-from stormbreak.cli.command import Command, option, options
+from stormbreak.cli.command import option, options, subcommand
 from stormbreak.cli.output import say
 from stormbreak.config import (
     Settings,
@@ -86,8 +86,8 @@ def _key(target: TargetSettings, environ: Mapping[str, str]) -> str:
             variables = key_variables(target.provider, target.base_url, environ)
         except ConfigurationError:
             return "not known: nothing says where to send"
-    said = [f"${name} ({'set' if environ.get(name) else 'not set'})" for name in variables]
-    return f"from {' or '.join(said)}" if said else "from nowhere, unless the program gives one"
+    sources = [f"${name} ({'set' if environ.get(name) else 'not set'})" for name in variables]
+    return f"from {' or '.join(sources)}" if sources else "from the program"
 
 
 def _pool(name: str, pool: PoolSettings) -> Iterator[str]:
@@ -102,16 +102,10 @@ def _pool(name: str, pool: PoolSettings) -> Iterator[str]:
 # ---------------------------------------------------------------- commands
 
 
-_PROFILE = options(
-    "Options", option("--profile", metavar="NAME", help="Apply this profile of FILE.")
-)
+_PROFILE = options("Options", option("--profile", "NAME", "Apply this profile of FILE."))
 
 
-@click.command(
-    "show",
-    cls=Command,
-    examples=("stormbreak config show batch", "stormbreak config show policy.toml > full.toml"),
-)
+@subcommand("stormbreak config show batch", "stormbreak config show policy.toml > full.toml")
 @click.argument("policy", metavar="FILE|PRESET")
 @_PROFILE
 def show(policy: str, profile: str | None) -> None:
@@ -121,7 +115,7 @@ def show(policy: str, profile: str | None) -> None:
     say(f"{comment}\n\n{describe_settings(settings)}", end="")
 
 
-@click.command("check", cls=Command, examples=("stormbreak config check policy.toml",))
+@subcommand("stormbreak config check policy.toml")
 @click.argument("file")
 @_PROFILE
 def check(file: str, profile: str | None) -> None:

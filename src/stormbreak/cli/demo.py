@@ -5,8 +5,8 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from stormbreak.cli.command import Command, option, options
-from stormbreak.cli.options import PATH
+from stormbreak.cli.command import option, options, subcommand
+from stormbreak.cli.options import DIR, FILE
 from stormbreak.cli.output import save_picture
 from stormbreak.cli.storm.options import seed
 from stormbreak.demo import acts
@@ -18,18 +18,11 @@ SCENARIO = "incident"
 PICTURE_WIDTH = 82
 
 
-@click.command(cls=Command, examples=("stormbreak demo", "stormbreak demo --report demo.svg"))
+@subcommand("stormbreak demo", "stormbreak demo --report demo.svg")
 @options(
     "Options",
-    option(
-        "--output",
-        "-o",
-        metavar="DIR",
-        type=PATH,
-        default=Path("demo-results"),
-        help="Folder for the prompts and answers.",
-    ),
-    option("--report", metavar="FILE", type=PATH, help="Also save the screen as FILE.svg."),
+    option("-o --output", DIR, "Folder for the prompts and answers.", default=Path("demo-results")),
+    option("--report", FILE, "Also save the screen as FILE.svg."),
     seed(11),
 )
 def command(output: Path, seed: int, report: Path | None) -> int:

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from stormbreak.cli.command import option
+from stormbreak.cli.command import flag, option
 from stormbreak.key_patterns import quoted
 
 # ---------------------------------------------------------------- types
@@ -73,18 +73,21 @@ class Names(click.ParamType[tuple[str, ...]]):
         return names
 
 
+class _Path(click.Path):
+    def __init__(self, name: str) -> None:
+        super().__init__(path_type=Path)
+        self.name = name
+
+
 NAMES = Names()
-PATH = click.Path(path_type=Path)
+FILE, DIR = _Path("FILE"), _Path("DIR")
 PORT = Integer(0, 65535, name="PORT")
 SECONDS = Number(name="SECONDS")
 
 # ---------------------------------------------------------------- options
 
-JSON = option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
-REPORT = option("--report", metavar="FILE", help="Also write a report: FILE.html or FILE.png.")
+JSON = flag("--json as_json", "Print JSON for programs.")
+REPORT = option("--report", "FILE", "Also write a report: FILE.html or FILE.png.")
 PRICES = option(
-    "--prices",
-    metavar="FILE",
-    multiple=True,
-    help="Price file, or article-2025; replaces list prices.",
+    "--prices", "FILE", "Price file, or article-2025; replaces list prices.", multiple=True
 )

@@ -3,9 +3,7 @@
 import asyncio
 import signal
 
-import click
-
-from stormbreak.cli.command import Command, option, options
+from stormbreak.cli.command import option, options, subcommand
 from stormbreak.cli.options import PORT
 from stormbreak.cli.output import say
 from stormbreak.cli.storm.options import seed, speed
@@ -13,21 +11,15 @@ from stormbreak.provider.scenario_file import builtin_names, load
 from stormbreak.provider.server import ProviderServer, new_loop
 
 
-@click.command(
-    "serve",
-    cls=Command,
-    examples=(
-        "stormbreak provider serve --scenario incident",
-        "stormbreak provider serve --scenario mine.toml --port 0 --speed 10",
-    ),
+@subcommand(
+    "stormbreak provider serve --scenario incident",
+    "stormbreak provider serve --scenario mine.toml --port 0 --speed 10",
     epilog=f"Scenarios: {', '.join(builtin_names())}.",
 )
 @options(
     "Options",
-    option("--port", type=PORT, default=8900, help="Port to listen on; 0 picks a free one."),
-    option(
-        "--scenario", metavar="NAME|FILE", default="calm", help="A scenario below, or a TOML file."
-    ),
+    option("--port", PORT, "Port to listen on; 0 picks a free one.", default=8900),
+    option("--scenario", "NAME|FILE", "A scenario below, or a TOML file.", default="calm"),
     speed(None, "each scenario has its own default"),
     seed(),
 )

@@ -221,9 +221,8 @@ def test_one_that_dies_is_named_and_the_others_play_on(capsys, brief, script, as
     }
 
 
-@pytest.mark.parametrize(
-    ("args", "complaint"),
-    [
+def test_a_mistake_is_one_line_and_exit_code_2(capsys, small):
+    for args, complaint in (
         ([], "Missing option '--cmd'"),
         (["--cmd", "no-such-program -x"], "there is no program 'no-such-program' that can be sta"),
         (["--cmd", "a=sh", "--cmd", "a=sh -x"], "two programs are named 'a': write --cmd NAME="),
@@ -248,15 +247,13 @@ def test_one_that_dies_is_named_and_the_others_play_on(capsys, brief, script, as
         (["--cmd", "sh", "--assert", "openings < 1"], "openings cannot be seen from outside a pr"),
         (["--cmd", "sh", "--report", "x.txt"], "--report must end in .html or .png, got 'x.txt'"),
         (["--cmd", "sk-" + "abcd1234" * 4], "no program what looks like a key"),
-    ],
-)
-def test_a_mistake_is_one_line_and_exit_code_2(capsys, small, args, complaint):
-    code, out, err = live(capsys, small, *args)
+    ):
+        code, out, err = live(capsys, small, *args)
 
-    assert (code, out) == (2, "")
-    assert complaint in err
-    assert err.count("\n") == 1
-    assert "abcd1234" not in err
+        assert (code, out) == (2, "")
+        assert complaint in err
+        assert err.count("\n") == 1
+        assert "abcd1234" not in err
 
 
 def test_what_is_no_scenario_or_has_no_load(capsys):

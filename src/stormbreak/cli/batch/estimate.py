@@ -10,10 +10,10 @@ import click
 from stormbreak.batch.estimate import ModelEstimate, Pace, estimate
 from stormbreak.batch.input.index import Rows
 from stormbreak.cli.batch.options import BASE_URL, MODEL, PROVIDER, max_output_tokens
-from stormbreak.cli.command import Command, option, options
+from stormbreak.cli.command import option, options, subcommand
 from stormbreak.cli.cost.options import cost_options
 from stormbreak.cli.cost.output import Output, price_notes
-from stormbreak.cli.options import PATH, Integer, Number
+from stormbreak.cli.options import FILE, Integer, Number
 from stormbreak.core.row_schedule import WIDEST
 from stormbreak.cost.money import Currency
 from stormbreak.cost.price_lookup import PriceLookup, load_lookup
@@ -43,39 +43,28 @@ _MAX_ANSWER = 10_000_000  # tokens; longer than any model's
 _PER_MINUTE = Number(0.001, 10**12)
 
 
-@click.command(
-    "estimate",
-    cls=Command,
-    examples=("stormbreak batch estimate prompts.jsonl --provider openai -m gpt-4.1 --rpm 500",),
-)
-@click.argument("source", metavar="INPUT", type=PATH)
+@subcommand("stormbreak batch estimate prompts.jsonl --provider openai -m gpt-4.1 --rpm 500")
+@click.argument("source", metavar="INPUT", type=FILE)
 @options("Destination", BASE_URL, PROVIDER, MODEL)
 @options(
     "Tokens",
     option(
         "--output-tokens",
-        type=Integer(1, _MAX_ANSWER),
+        Integer(1, _MAX_ANSWER),
+        "Expected output tokens of a row, if its limit allows as many.",
         show_default=f"{ANSWER}",
-        help="Expected output tokens of a row, if its limit allows as many.",
     ),
     max_output_tokens(_MAX_ANSWER),
 )
 @options(
     "Pace",
-    option("--rpm", type=_PER_MINUTE, help="Maximum requests per minute."),
-    option("--tpm", type=_PER_MINUTE, help="Maximum tokens per minute, input and output."),
+    option("--rpm", _PER_MINUTE, "Maximum requests per minute."),
+    option("--tpm", _PER_MINUTE, "Maximum tokens per minute, input and output."),
     option(
-        "--concurrency",
-        "-c",
-        type=Integer(1, 1_000_000),
-        default=WIDEST,
-        help="Maximum concurrent requests.",
+        "-c --concurrency", Integer(1, 1_000_000), "Maximum concurrent requests.", default=WIDEST
     ),
     option(
-        "--latency",
-        type=Number(0.001, 86_400, name="SECONDS"),
-        default=LATENCY,
-        help="Time of one request.",
+        "--latency", Number(0.001, 86_400, name="SECONDS"), "Time of one request.", default=LATENCY
     ),
 )
 @cost_options

@@ -7,7 +7,7 @@ import click
 
 from stormbreak.batch.build_job import POLICY
 from stormbreak.batch.job import AUTO, CONNECT_GRACE
-from stormbreak.cli.command import option, options
+from stormbreak.cli.command import flag, option, options
 from stormbreak.cli.options import JSON, PORT, PRICES, REPORT, SECONDS, Integer, Number
 from stormbreak.core.presets import BATCH
 from stormbreak.key_patterns import quoted
@@ -33,59 +33,45 @@ class _Concurrency(click.ParamType[int | str]):
         return int(value)
 
 
-BASE_URL = option("--base-url", metavar="URL", help="Address of the API, up to and including /v1.")
+BASE_URL = option("--base-url", "URL", "Address of the API, up to and including /v1.")
 PROVIDER = option(
-    "--provider",
-    metavar="NAME",
-    help="A known provider instead of --base-url: openai, deepseek, holysheep, ...",
+    "--provider", "NAME", "A known provider instead of --base-url: openai, deepseek, holysheep, ..."
 )
-MODEL = option("--model", "-m", metavar="NAME", help="Model of the rows that name none.")
+MODEL = option("-m --model", "NAME", "Model of the rows that name none.")
 
 
 def max_output_tokens(highest: int | None = None) -> Callable[[F], F]:
     """Return the option that bounds answers."""
-    return option(
-        "--max-output-tokens",
-        type=Integer(1, highest),
-        help="Output limit of rows that set none.",
-    )
+    return option("--max-output-tokens", Integer(1, highest), "Output limit of rows that set none.")
 
 
 _DESTINATION = options(
     "Destination",
     BASE_URL,
     PROVIDER,
-    option("--api-key-env", metavar="VAR", help="Environment variable with the API key."),
+    option("--api-key-env", "VAR", "Environment variable with the API key."),
     MODEL,
     option(
-        "--fallback-base-url",
-        metavar="URL",
-        help="A second API, for rows that the first one cannot answer.",
+        "--fallback-base-url", "URL", "A second API, for rows that the first one cannot answer."
     ),
-    option("--fallback-api-key-env", metavar="VAR", help="Variable with the key of that API."),
+    option("--fallback-api-key-env", "VAR", "Variable with the key of that API."),
 )
 _LIMITS = options(
     "Limits",
-    option("--rpm", type=Number(), help="Maximum requests per minute."),
-    option("--tpm", type=Number(), help="Maximum tokens per minute, input and output."),
-    option(
-        "--max-cost",
-        type=Number(name="USD"),
-        help="Maximum cost of all runs on OUTPUT together.",
-    ),
+    option("--rpm", Number(), "Maximum requests per minute."),
+    option("--tpm", Number(), "Maximum tokens per minute, input and output."),
+    option("--max-cost", Number(name="USD"), "Maximum cost of all runs on OUTPUT together."),
     max_output_tokens(),
     PRICES,
 )
 _RESULTS = options(
     "Results",
-    option("--ordered", is_flag=True, help="Sort OUTPUT like INPUT at the end."),
+    flag("--ordered", "Sort OUTPUT like INPUT at the end."),
     REPORT,
     JSON,
-    option("--quiet", "-q", is_flag=True, help="Show no progress."),
+    flag("-q --quiet", "Show no progress."),
     option(
-        "--metrics-port",
-        type=PORT,
-        help="Serve /metrics and /state on this local port; 0 picks a free one.",
+        "--metrics-port", PORT, "Serve /metrics and /state on this local port; 0 picks a free one."
     ),
 )
 
@@ -99,35 +85,33 @@ def run_options(command: F, *, defaults: bool = True) -> F:
     policy = options(
         "Limits",
         option(
-            "--policy",
-            "-p",
-            metavar="FILE|PRESET",
+            "-p --policy",
+            "FILE|PRESET",
+            "A policy file, or a preset.",
             show_default=default(POLICY),
-            help="A policy file, or a preset.",
         ),
         option(
-            "--concurrency",
-            "-c",
-            type=_Concurrency(),
+            "-c --concurrency",
+            _Concurrency(),
+            "Maximum concurrent requests; auto adapts to the target.",
             show_default=default("set by the policy"),
-            help="Maximum concurrent requests; auto adapts to the target.",
         ),
     )
     timeouts = options(
         "Timeouts",
         option(
             "--timeout",
-            type=SECONDS,
+            SECONDS,
+            "Maximum time of one attempt.",
             show_default=default(f"{BATCH.attempt_timeout:g}, from the preset {POLICY}"),
-            help="Maximum time of one attempt.",
         ),
-        option("--idle-timeout", type=SECONDS, help="Maximum silence of the API in an attempt."),
-        option("--deadline", type=SECONDS, help="Maximum time of one row, retries included."),
+        option("--idle-timeout", SECONDS, "Maximum silence of the API in an attempt."),
+        option("--deadline", SECONDS, "Maximum time of one row, retries included."),
         option(
             "--connect-grace",
-            type=SECONDS,
+            SECONDS,
+            "Give up if the API has not answered by then.",
             show_default=default(f"{CONNECT_GRACE:g}"),
-            help="Give up if the API has not answered by then.",
         ),
     )
     return _DESTINATION(policy(_LIMITS(timeouts(_RESULTS(command)))))

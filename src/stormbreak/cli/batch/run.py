@@ -22,8 +22,8 @@ from stormbreak.cli.batch.options import run_options
 from stormbreak.cli.batch.progress import progress_on
 from stormbreak.cli.batch.status import told
 from stormbreak.cli.batch.status_socket import StatusSocket
-from stormbreak.cli.command import Command, option
-from stormbreak.cli.options import PATH
+from stormbreak.cli.command import option, subcommand
+from stormbreak.cli.options import FILE
 from stormbreak.cli.output import json_text, say, warn
 from stormbreak.cost.price_lookup import load_lookup
 from stormbreak.errors import ConfigurationError
@@ -95,15 +95,12 @@ def _exit_code(summary: Summary) -> int:
 # ---------------------------------------------------------------- command
 
 
-@click.command(
-    cls=Command,
-    examples=(
-        "stormbreak batch run prompts.jsonl -o answers.jsonl --provider openai -m gpt-4.1",
-        "stormbreak batch run prompts.jsonl -o answers.jsonl --provider openai --max-cost 20 -c 50",
-    ),
+@subcommand(
+    "stormbreak batch run prompts.jsonl -o answers.jsonl --provider openai -m gpt-4.1",
+    "stormbreak batch run prompts.jsonl -o answers.jsonl --provider openai --max-cost 20 -c 50",
 )
-@click.argument("source", metavar="INPUT", type=PATH)
-@option("--output", "-o", metavar="FILE", required=True, type=PATH, help="File for the answers.")
+@click.argument("source", metavar="INPUT", type=FILE)
+@option("-o --output", FILE, "File for the answers.", required=True)
 @run_options
 def command(
     source: Path,

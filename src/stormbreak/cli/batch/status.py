@@ -10,9 +10,9 @@ from stormbreak.batch.running.runner import End
 from stormbreak.batch.running.summary import Summary
 from stormbreak.batch.status import Status, read_status
 from stormbreak.batch.store.paths import BatchPaths
-from stormbreak.cli.command import Command, options
+from stormbreak.cli.command import options, subcommand
 from stormbreak.cli.numbers import format_cost
-from stormbreak.cli.options import JSON, PATH, PRICES
+from stormbreak.cli.options import FILE, JSON, PRICES
 from stormbreak.cli.output import json_text, say
 from stormbreak.core.row_schedule import PROBE_ROWS
 from stormbreak.cost.price_lookup import load_lookup
@@ -111,8 +111,8 @@ def _stopped(summary: Summary) -> str:
 # ---------------------------------------------------------------- command
 
 
-@click.command(cls=Command, examples=("stormbreak batch status answers.jsonl",))
-@click.argument("output", type=PATH)
+@subcommand("stormbreak batch status answers.jsonl")
+@click.argument("output", type=FILE)
 @options("Options", PRICES, JSON)
 def command(output: Path, *, prices: tuple[str, ...], as_json: bool) -> None:
     """Show the progress of the run that writes OUTPUT. It reads only, and works during the run."""

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import click
 
-from stormbreak.cli.command import Command, option, options
+from stormbreak.cli.command import option, options, subcommand
 from stormbreak.cli.cost.options import (
     PROVIDERS,
     Amount,
@@ -19,7 +19,7 @@ from stormbreak.cli.cost.options import (
     traffic_options,
 )
 from stormbreak.cli.cost.output import Output, assumed, source_notes
-from stormbreak.cli.options import NAMES, PATH
+from stormbreak.cli.options import FILE, NAMES
 from stormbreak.cost.compare import Demand, Row, compare, offers_for, unpriced
 from stormbreak.cost.money import Currency
 from stormbreak.cost.price_lookup import Offer, PriceLookup, Seller, UnknownPriceError, load_lookup
@@ -43,7 +43,7 @@ def planned(demands: Sequence[Demand], wanted: ComparisonRows, lookup: PriceLook
     """Each model's offers against the first of them; with one provider alone, all models against the first.
 
     Raises:
-        UnknownPriceError: nobody has a price for one of the models.
+        UnknownPriceError: one of the models has no price.
     """
     models = wanted.models or list(dict.fromkeys(prices.model for prices in lookup.filed()))
     if not models:
@@ -161,40 +161,29 @@ _COLUMNS = (
 _SCALE = Amount("a number between 0.0001 and 10,000", 10_000, low="0.0001", zero=False)
 
 
-@click.command(
-    "compare",
-    cls=Command,
-    examples=(
-        "stormbreak cost compare --models gpt-4.1,deepseek-v3.2 --tokens 50M",
-        "stormbreak cost compare --from answers.jsonl --scale 30 --models deepseek-v3.2",
-    ),
+@subcommand(
+    "stormbreak cost compare --models gpt-4.1,deepseek-v3.2 --tokens 50M",
+    "stormbreak cost compare --from answers.jsonl --scale 30 --models deepseek-v3.2",
 )
 @options(
     "Offers",
     option(
         "--models",
-        type=NAMES,
+        NAMES,
+        "By default the models of the price files, or those in --from.",
         default=(),
-        help="By default the models of the price files, or those in --from.",
     ),
     PROVIDERS,
 )
 @options(
     "Volume",
+    option("--tokens volumes", Volume(several=True), "Tokens a month: 50M; several as 1M,50M,2B."),
     option(
-        "--tokens",
-        "volumes",
-        type=Volume(several=True),
-        help="Tokens a month: 50M; several as 1M,50M,2B.",
+        "--from path",
+        FILE,
+        "Real traffic instead: OUTPUT of a batch, or an export of OpenAI's usage.",
     ),
-    option(
-        "--from",
-        "path",
-        metavar="FILE",
-        type=PATH,
-        help="Real traffic instead: OUTPUT of a batch, or an export of OpenAI's usage.",
-    ),
-    option("--scale", type=_SCALE, default="1", help="Multiply the traffic in --from by N."),
+    option("--scale", _SCALE, "Multiply the traffic in --from by N.", default="1"),
 )
 @traffic_options
 @cost_options

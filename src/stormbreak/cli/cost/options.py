@@ -10,7 +10,7 @@ from typing import Any, TypeVar, cast
 import click
 from click.core import ParameterSource
 
-from stormbreak.cli.command import option, options
+from stormbreak.cli.command import flag, option, options
 from stormbreak.cli.cost.output import Output
 from stormbreak.cli.options import JSON, NAMES, PRICES, REPORT
 from stormbreak.cost.compare import Mix
@@ -85,37 +85,30 @@ class Volume(click.ParamType[tuple[int, ...]]):
 SHARE = Amount("a share between 0 and 1", 1, name="SHARE")
 MONEY = Amount("an amount between 0.01 and 1,000,000,000, or 0", 10**9, low="0.01", name="USD")
 PROVIDERS = option(
-    "--providers",
-    type=NAMES,
-    default=(),
-    help="Only these, as PROVIDER or PROVIDER@SOURCE; all by default.",
+    "--providers", NAMES, "Only these, as PROVIDER or PROVIDER@SOURCE; all by default.", default=()
 )
 _PRICES = options(
     "Prices",
     PRICES,
-    option(
-        "--currency", metavar="CODE", default=USD.code, help="Currency of amounts, by ISO 4217."
-    ),
-    option("--rate", metavar="N", help="Units of that currency per US dollar."),
+    option("--currency", "CODE", "Currency of amounts, by ISO 4217.", default=USD.code),
+    option("--rate", "N", "Units of that currency per US dollar."),
 )
-_OUTPUT = options(
-    "Output", JSON, option("--csv", "as_csv", is_flag=True, help="Print CSV."), REPORT
-)
+_OUTPUT = options("Output", JSON, flag("--csv as_csv", "Print CSV."), REPORT)
 _TRAFFIC = options(
     "Traffic",
-    option("--input-share", type=SHARE, default="0.7", help="Share of the tokens that is input."),
-    option("--cache-rate", type=SHARE, default="0", help="Share of the input read from a cache."),
+    option("--input-share", SHARE, "Share of the tokens that is input.", default="0.7"),
+    option("--cache-rate", SHARE, "Share of the input read from a cache.", default="0"),
     option(
         "--prompt-tokens",
-        type=Volume(),
+        Volume(),
+        "Tokens of one prompt; some models cost more for long ones.",
         default="1",
-        help="Tokens of one prompt; some models cost more for long ones.",
     ),
     option(
         "--service-tier",
-        type=click.Choice([service.value for service in Service]),
+        click.Choice([service.value for service in Service]),
+        "The prices of this tier.",
         show_default=Service.STANDARD.value,
-        help="The prices of this tier.",
     ),
 )
 

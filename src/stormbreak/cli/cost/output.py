@@ -87,13 +87,13 @@ class Output:
                 say("")
             console = Console()
             table = _drawn(sheet, console.width if console.is_terminal else None)
-            draw(table, least=wide(_ANY).measure(table).maximum)
+            draw(table, min_width=wide(_ANY).measure(table).maximum)
         for note in notes:
             say(plain(note, _MAX_SENTENCE))
 
 
 def _drawn(sheet: Sheet, room: int | None) -> Table:
-    """A table of the columns that say something. Numbers are never broken nor cut; text is, where there is little `room`."""
+    """Draw the columns that are not empty. Numbers are never cut; text is folded if `room` is short."""
     kept = sheet.places_for_eyes()
     columns = [sheet.columns[place] for place in kept]
     rows = [
@@ -114,16 +114,16 @@ def _drawn(sheet: Sheet, room: int | None) -> Table:
 def _widths(
     columns: Sequence[Column], titles: Sequence[str], rows: Sequence[list[str]], room: int | None
 ) -> list[int]:
-    """How wide each column is: as it likes; else with its title in lines; else with the longest texts in lines, too."""
+    """Return the width of each column: natural; else with folded titles; else with the longest texts folded, too."""
     cells = [max((cell_len(row[place]) for row in rows), default=0) for place in range(len(titles))]
-    widths = [max(len(title), most) for title, most in zip(titles, cells, strict=True)]
+    widths = [max(len(title), cell) for title, cell in zip(titles, cells, strict=True)]
     if room is None:
         return widths
     for lines in _LINES:
         if _fits(widths, room):
             return widths
         widths = [
-            max(_folded(title, lines), most) for title, most in zip(titles, cells, strict=True)
+            max(_folded(title, lines), cell) for title, cell in zip(titles, cells, strict=True)
         ]
     texts = [place for place, column in enumerate(columns) if column.kind is Kind.TEXT]
     while not _fits(widths, room):
@@ -135,7 +135,7 @@ def _widths(
 
 
 def _folded(title: str, lines: int) -> int:
-    """How wide a title is that takes so many lines, or more where its words do."""
+    """Return the width of a title in `lines` lines, or of its longest word."""
     longest = max(map(len, title.split()))
     widths = range(longest, len(title))
     return next((width for width in widths if len(wrap(title, width)) <= lines), len(title))
@@ -149,7 +149,7 @@ def _fits(widths: Sequence[int], room: int) -> bool:
 
 
 def assumed(volumes: Sequence[int], mix: Mix) -> str:
-    """What kind of tokens they are taken to be."""
+    """Describe the assumed kind of tokens."""
     tokens = ", ".join(volume(Decimal(each)) for each in volumes)
     cached = "none of it cached"
     if mix.cache_rate:
@@ -162,15 +162,15 @@ def assumed(volumes: Sequence[int], mix: Mix) -> str:
 
 
 def source_notes(rows: Sequence[Row], lookup: PriceLookup) -> Iterator[str]:
-    """What has no price, and of whom the others are."""
+    """List offers without a price, and the sources of the others."""
     yield from dict.fromkeys(sentence(row.why) for row in rows if row.why)
     yield from price_notes([row.prices for row in rows if row.prices], lookup)
 
 
 def price_notes(priced: Sequence[Prices], lookup: PriceLookup) -> Iterator[str]:
-    """Where prices come from, which of them are claims, and of when."""
+    """Describe the sources of prices."""
     for source in dict.fromkeys(prices.source for prices in priced):
-        yield whence(source)
+        yield source_note(source)
         file = lookup.files.get(source.name)
         if file is not None and file.note:
             yield " ".join(file.note.split())
@@ -178,12 +178,12 @@ def price_notes(priced: Sequence[Prices], lookup: PriceLookup) -> Iterator[str]:
 
 
 def notes_of(priced: Sequence[Prices]) -> Iterator[str]:
-    """What one should know of single prices."""
+    """List the notes on single prices."""
     for prices in dict.fromkeys(priced):
         if prices.notes:
             yield f"{prices.provider}/{prices.model}: {'; '.join(prices.notes)}."
     if any(prices.latency for prices in priced):
-        yield "Latencies are what the seller claims; nobody here has measured them."
+        yield "Latencies are the seller's claims; they are not measured."
 
 
 def sentence(text: str) -> str:
@@ -191,8 +191,8 @@ def sentence(text: str) -> str:
     return f"{text[:1].upper()}{text[1:]}" + ("" if text.endswith("?") else ".")
 
 
-def whence(source: Source) -> str:
-    """Where prices come from, of when they are, and whether that is somebody's claim."""
+def source_note(source: Source) -> str:
+    """Write the source and date of prices, and whether they are a claim."""
     of = f", {source.as_of}" if source.as_of else ""
     about = f" ({source.about})" if source.about else ""
     if source.claim:

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 import click
 
-from stormbreak.cli.command import Command
+from stormbreak.cli.command import subcommand
 from stormbreak.cli.cost.options import PROVIDERS, cost_options, sellers_in
 from stormbreak.cli.cost.output import Output, price_notes
 from stormbreak.cost.compare import offers_for
@@ -33,13 +33,8 @@ _COLUMNS = (
 )
 
 
-@click.command(
-    "prices",
-    cls=Command,
-    examples=(
-        "stormbreak cost prices gpt-4.1",
-        "stormbreak cost prices --providers deepseek,anthropic --csv",
-    ),
+@subcommand(
+    "stormbreak cost prices gpt-4.1", "stormbreak cost prices --providers deepseek,anthropic --csv"
 )
 @click.argument("models", metavar="MODEL...", nargs=-1)
 @PROVIDERS
@@ -89,7 +84,7 @@ def _facts(found: Sequence[Prices], currency: Currency) -> CostFacts:
 def _found(
     models: Sequence[str], sellers: Sequence[Seller], lookup: PriceLookup
 ) -> Iterator[Prices]:
-    """The prices asked for. Raises UnknownPriceError for a model that nobody has a price of."""
+    """Find the prices. Raises UnknownPriceError for a model without one."""
     if not models and not sellers and not lookup.files:
         raise click.UsageError("give a MODEL, --providers or --prices FILE")
     if not models and sellers:

@@ -8,10 +8,10 @@ import click
 
 from stormbreak.batch.store.cost import BatchCost, ModelCost, read_cost
 from stormbreak.batch.store.paths import BatchPaths
-from stormbreak.cli.command import Command
+from stormbreak.cli.command import subcommand
 from stormbreak.cli.cost.options import cost_options
 from stormbreak.cli.cost.output import Output, price_notes
-from stormbreak.cli.options import PATH
+from stormbreak.cli.options import FILE
 from stormbreak.cost.bill import Span
 from stormbreak.cost.money import Currency, between
 from stormbreak.cost.price_lookup import load_lookup
@@ -48,8 +48,8 @@ _WASTE = (
 )
 
 
-@click.command("report", cls=Command, examples=("stormbreak cost report answers.jsonl",))
-@click.argument("path", metavar="OUTPUT", type=PATH)
+@subcommand("stormbreak cost report answers.jsonl")
+@click.argument("path", metavar="OUTPUT", type=FILE)
 @cost_options
 def command(path: Path, *, prices: tuple[str, ...], output: Output) -> None:
     """Print what the batch that writes OUTPUT cost: its answers, and the attempts that were wasted."""

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Self
 
 import click
 
-from stormbreak.cli.command import Command, option, options
+from stormbreak.cli.command import option, options, subcommand
 from stormbreak.cli.cost.options import (
     MONEY,
     Amount,
@@ -18,8 +18,8 @@ from stormbreak.cli.cost.options import (
     reject_unused_options,
     traffic_options,
 )
-from stormbreak.cli.cost.output import Output, assumed, notes_of, whence
-from stormbreak.cli.options import PATH
+from stormbreak.cli.cost.output import Output, assumed, notes_of, source_note
+from stormbreak.cli.options import FILE
 from stormbreak.cost.compare import Demand, at_list
 from stormbreak.cost.downtime import Downtime, Loss, Storm, losses, read_storm_result
 from stormbreak.cost.money import KEPT, Currency, near, rounded
@@ -128,7 +128,9 @@ def migration_cost(result: Result, move: Migration) -> None:
         f"The migration costs {currency.told(case.migration)}, once. Savings are a share of what is paid"
         " now; the return is what twelve months leave after the migration is paid, against what it costs."
     )
-    result.notes.extend(map(whence, dict.fromkeys((move.current.source, move.candidate.source))))
+    result.notes.extend(
+        map(source_note, dict.fromkeys((move.current.source, move.candidate.source)))
+    )
     result.notes.extend(notes_of((move.current, move.candidate)))
     result.notes.extend(["", "When not to switch:"])
     result.notes.extend(f"- {'now: ' if it.holds else ''}{it.said}" for it in against)
@@ -303,41 +305,29 @@ _MOVE_OPTIONS = (
 )
 
 
-@click.command(
-    "roi",
-    cls=Command,
-    examples=(
-        "stormbreak cost roi --current openai/gpt-4.1 --candidate openai/gpt-4.1-mini --tokens 50M",
-        "stormbreak cost roi --storm storm.json --downtime-minutes 30 --downtime-cost 50000",
-    ),
+@subcommand(
+    "stormbreak cost roi --current openai/gpt-4.1 --candidate openai/gpt-4.1-mini --tokens 50M",
+    "stormbreak cost roi --storm storm.json --downtime-minutes 30 --downtime-cost 50000",
 )
 @options(
     "Migration",
-    option("--current", metavar="PROVIDER/MODEL", help="The model in use today."),
-    option("--candidate", metavar="PROVIDER/MODEL", help="The model to migrate to."),
-    option("--tokens", "volume", type=Volume(), help="Tokens a month: 50M."),
-    option("--migration-hours", "hours", type=_HOURS, default="40", help="Work of the migration."),
-    option("--hourly-cost", "hourly", type=MONEY, default="50", help="Cost of an hour of work."),
+    option("--current", "PROVIDER/MODEL", "The model in use today."),
+    option("--candidate", "PROVIDER/MODEL", "The model to migrate to."),
+    option("--tokens volume", Volume(), "Tokens a month: 50M."),
+    option("--migration-hours hours", _HOURS, "Work of the migration.", default="40"),
+    option("--hourly-cost hourly", MONEY, "Cost of an hour of work.", default="50"),
 )
 @options(
     "Outage",
-    option("--storm", metavar="FILE", type=PATH, help="Output of `storm run --json`."),
+    option("--storm", FILE, "Output of `storm run --json`."),
     option(
-        "--scenario",
-        metavar="NAME|FILE",
-        help="Scenario of --storm, if the file does not hold its duration.",
+        "--scenario", "NAME|FILE", "Scenario of --storm, if the file does not hold its duration."
     ),
     option(
-        "--downtime-minutes",
-        type=_MINUTES,
-        show_default="23",
-        help="Length of a downtime of known cost.",
+        "--downtime-minutes", _MINUTES, "Length of a downtime of known cost.", show_default="23"
     ),
     option(
-        "--downtime-cost",
-        type=MONEY,
-        show_default="180,000, the article's",
-        help="Cost of that downtime.",
+        "--downtime-cost", MONEY, "Cost of that downtime.", show_default="180,000, the article's"
     ),
 )
 @traffic_options

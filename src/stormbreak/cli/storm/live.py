@@ -16,7 +16,7 @@ import click
 from rich.markup import escape
 from rich.progress import BarColumn, TextColumn
 
-from stormbreak.cli.command import Command, option, options
+from stormbreak.cli.command import flag, option, options, subcommand
 from stormbreak.cli.options import JSON, REPORT, Integer, Number
 from stormbreak.cli.output import draw, say, warn
 from stormbreak.cli.storm.options import SEEDS, assertion, seed, speed
@@ -114,39 +114,32 @@ class _Show(NamedTuple):
     own_traffic: bool
 
 
-@click.command(
-    "live",
-    cls=Command,
-    examples=(
-        "stormbreak storm live dip --scale 0.2 --duration 130 --cmd 'python app.py'",
-        "stormbreak storm live outage --cmd old='python old.py' --cmd new='python new.py'",
-    ),
+@subcommand(
+    "stormbreak storm live dip --scale 0.2 --duration 130 --cmd 'python app.py'",
+    "stormbreak storm live outage --cmd old='python old.py' --cmd new='python new.py'",
 )
 @click.argument("scenario", metavar="NAME|FILE")
 @options(
     "Programs",
     option(
-        "--cmd",
-        "commands",
-        metavar="[NAME=]'PROGRAM ...'",
+        "--cmd commands",
+        "[NAME=]'PROGRAM ...'",
+        "Program to start; several are tested one after another.",
         multiple=True,
         required=True,
-        help="Program to start; several are tested one after another.",
     ),
-    option("--copies", type=Integer(1, _MAX_COPIES), default=1, help="Copies of each program."),
-    option("--own-traffic", is_flag=True, help="The program makes its own calls."),
+    option("--copies", Integer(1, _MAX_COPIES), "Copies of each program.", default=1),
+    flag("--own-traffic", "The program makes its own calls."),
 )
 @options(
     "Scenario",
     option(
         "--scale",
-        type=Number(1e-6, 1_000_000),
+        Number(1e-6, 1_000_000),
+        "Multiply traffic, capacity and limits by N.",
         default=1.0,
-        help="Multiply traffic, capacity and limits by N.",
     ),
-    option(
-        "--duration", type=Number(1e-6, LONGEST, name="SECONDS"), help="End after SECONDS of it."
-    ),
+    option("--duration", Number(1e-6, LONGEST, name="SECONDS"), "End after SECONDS of it."),
     speed(1.0, "timers of the program keep real time"),
     seed(),
     SEEDS,

@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import TaskID
 
-from stormbreak.cli.command import Command, option, options
-from stormbreak.cli.options import JSON, PATH, REPORT
+from stormbreak.cli.command import flag, option, options, subcommand
+from stormbreak.cli.options import FILE, JSON, REPORT
 from stormbreak.cli.output import draw, say
 from stormbreak.cli.storm.options import COMPARE, JOBS, SEEDS, assertion, policy, seed
 from stormbreak.cli.storm.output import (
@@ -67,40 +67,32 @@ def _tokens(path: Path) -> list[int]:
 # ---------------------------------------------------------------- command
 
 
-@click.command(
-    "run",
-    cls=Command,
-    examples=(
-        "stormbreak storm run incident --compare naive,article --report incident.html",
-        "stormbreak storm run outage --policy policy.toml --assert 'goodput >= 0.97'",
-    ),
+@subcommand(
+    "stormbreak storm run incident --compare naive,article --report incident.html",
+    "stormbreak storm run outage --policy policy.toml --assert 'goodput >= 0.97'",
 )
 @click.argument("scenario", metavar="NAME|FILE")
 @options("Policies", policy("the scenario's preset"), COMPARE)
 @options(
     "Calls",
-    option("--arrivals", metavar="FILE", help="A log with the times of the calls."),
-    option(
-        "--arrivals-field", "column", metavar="NAME", help="Field of the times, in JSON or CSV."
-    ),
-    option(
-        "--batch-input", metavar="FILE", type=PATH, help="INPUT of a batch: its rows are the calls."
-    ),
+    option("--arrivals", "FILE", "A log with the times of the calls."),
+    option("--arrivals-field column", "NAME", "Field of the times, in JSON or CSV."),
+    option("--batch-input", FILE, "INPUT of a batch: its rows are the calls."),
 )
 @options(
     "Simulation",
     seed(),
     SEEDS,
     JOBS,
-    option("--shared-engine", is_flag=True, help="All processes share one engine."),
-    option("--stream", is_flag=True, help="Stream all answers: clients see their first output."),
+    flag("--shared-engine", "All processes share one engine."),
+    flag("--stream", "Stream all answers: clients see their first output."),
 )
 @options(
     "Output",
-    option("--plot", is_flag=True, help="Plot it, even if stdout is no terminal."),
+    flag("--plot", "Plot it, even if stdout is no terminal."),
     REPORT,
     JSON,
-    option("--series", is_flag=True, help="With --json: add each second of each run."),
+    flag("--series", "With --json: add each second of each run."),
     assertion("goodput >= 0.97 and recovery <= 60"),
 )
 def command(  # noqa: PLR0913 - one parameter for each option

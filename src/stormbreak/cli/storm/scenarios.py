@@ -4,12 +4,12 @@ import click
 from rich.box import SIMPLE
 from rich.table import Table
 
-from stormbreak.cli.command import Command
+from stormbreak.cli.command import subcommand
 from stormbreak.cli.output import draw, say
 from stormbreak.provider.scenario_file import builtin_names, load, text_of
 
 
-@click.command("list", cls=Command, examples=("stormbreak storm list",))
+@subcommand("stormbreak storm list")
 def list_() -> None:
     """List the scenarios that can be simulated."""
     table = Table("name", "N", "D / T", "what happens", box=SIMPLE, pad_edge=False)
@@ -22,7 +22,7 @@ def list_() -> None:
     say("N: processes. D: deadline of a call. T: timeout of an attempt. Both in seconds.")
 
 
-@click.command("show", cls=Command, examples=("stormbreak storm show incident > mine.toml",))
+@subcommand("stormbreak storm show incident > mine.toml")
 @click.argument("scenario", metavar="NAME|FILE")
 def show(scenario: str) -> None:
     """Print a scenario as a TOML file, to be changed and run."""

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from stormbreak.cli.command import Command, option, options
+from stormbreak.cli.command import option, options, subcommand
 from stormbreak.cli.options import JSON, NAMES, Integer
 from stormbreak.cli.output import draw, say
 from stormbreak.cli.storm.options import COMPARE, JOBS, assertion, policy, seed
@@ -33,13 +33,9 @@ from stormbreak.storm.survey import NEAR, WORST, Figures, Summary, Survey, rival
 _MAX_LINE, _MAX_NAME = 1000, 40  # characters
 
 
-@click.command(
-    "survey",
-    cls=Command,
-    examples=(
-        "stormbreak storm survey --policy policy.toml --storms 100 -j 2 -o worst",
-        "stormbreak storm survey --assert 'regret_p90 <= 3 and within_5 >= 0.97'",
-    ),
+@subcommand(
+    "stormbreak storm survey --policy policy.toml --storms 100 -j 2 -o worst",
+    "stormbreak storm survey --assert 'regret_p90 <= 3 and within_5 >= 0.97'",
 )
 @options(
     "Policies",
@@ -47,31 +43,24 @@ _MAX_LINE, _MAX_NAME = 1000, 40  # characters
     COMPARE,
     option(
         "--preset",
-        type=click.Choice(["interactive", BATCH]),
-        default="interactive",
-        help="batch: all rows arrive at once, and the time until 99 % are answered counts;"
+        click.Choice(["interactive", BATCH]),
+        "batch: all rows arrive at once, and the time until 99 % are answered counts;"
         " failed rows are sent again, as `batch run` does.",
+        default="interactive",
     ),
 )
 @options(
     "Storms",
-    option("--storms", type=Integer(), default=60, help="Number of random storms."),
-    option("--families", type=NAMES, default=(), help="Only storms of these families."),
+    option("--storms", Integer(), "Number of random storms.", default=60),
+    option("--families", NAMES, "Only storms of these families.", default=()),
     seed(),
-    option(
-        "--runs",
-        type=Integer(),
-        default=2,
-        help="Simulations per storm and policy; their mean counts.",
-    ),
+    option("--runs", Integer(), "Simulations per storm and policy; their mean counts.", default=2),
     JOBS,
 )
 @options(
     "Output",
-    option(
-        "--output", "-o", metavar="DIR", help="Write the ten worst storms there, for `storm run`."
-    ),
-    option("--report", metavar="FILE", help="Also write a report: FILE.html."),
+    option("-o --output", "DIR", "Write the ten worst storms there, for `storm run`."),
+    option("--report", "FILE", "Also write a report: FILE.html."),
     JSON,
     assertion("regret_p90 <= 3"),
 )
