@@ -28,8 +28,8 @@ PICTURE_WIDTH = 82
 def command(output: Path, seed: int, report: Path | None) -> int:
     """Send 500 prompts through an outage: first with the code of the article, then with stormbreak."""
     scenario = load(SCENARIO)
-    assert scenario.crowd is not None
-    spike = (scenario.crowd.steps[0].at, scenario.crowd.steps[-1].at)
+    assert scenario.background_traffic is not None
+    spike = (scenario.background_traffic.steps[0].at, scenario.background_traffic.steps[-1].at)
     documents, answers = prepare(output)
     console = Console()
     if report is not None:

@@ -17,7 +17,7 @@ def list_() -> None:
     for scenario in map(load, builtin_names()):
         if (load_ := scenario.load) is not None:
             times = f"{load_.deadline:g} / {load_.timeout:g}"
-            table.add_row(scenario.name, f"{load_.processes}", times, scenario.about)
+            table.add_row(scenario.name, f"{load_.processes}", times, scenario.description)
     draw(table)
     say("N: processes. D: deadline of a call. T: timeout of an attempt. Both in seconds.")
 
