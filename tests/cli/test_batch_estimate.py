@@ -121,7 +121,7 @@ def test_what_has_no_price_is_not_free(estimate):
     (model,) = said["models"]
 
     assert [model[name] for name in ("expected", "most", "batch_api")] == [None, None, None]
-    assert any("No price is known of storm-1 at acme.example" in note for note in said["notes"])
+    assert any("storm-1 has no known price at acme.example" in note for note in said["notes"])
 
 
 def test_half_a_price_is_none(estimate, tmp_path):
@@ -133,7 +133,7 @@ def test_half_a_price_is_none(estimate, tmp_path):
     assert (model["rows"], model["expected"], model["most"], model["batch_api"]) == (
         2, None, None, None,
     )  # fmt: skip
-    why = "No price of answers is known of storm-1 at acme.example, so no cost is."
+    why = "storm-1 has no known output price at acme.example, so its cost is unknown."
     assert why in said["notes"]
 
 
@@ -146,9 +146,7 @@ def test_half_a_price_of_the_batch_api_is_none_and_told(estimate, tmp_path):
 
     assert said["models"][0]["expected"] > 0
     assert said["models"][0]["batch_api"] is None
-    assert (
-        "No price of answers by the batch API is known of storm-1 at acme.example." in said["notes"]
-    )
+    assert "storm-1 has no known output price in the batch API of acme.example." in said["notes"]
 
 
 def test_a_list_price_and_its_batch_api(estimate):
@@ -164,7 +162,7 @@ def test_no_key_is_needed_and_a_table_says_it_in_words(tmp_path, deal, capsys):
     assert main(["batch", "estimate", str(source), *URL, *deal]) == 0
     out, _ = capsys.readouterr()
 
-    assert "bounds the answers of 3 rows" in out
+    assert "3 rows set no output limit" in out
     assert "USD expected" in out
     assert "Prices by deal" in out
 

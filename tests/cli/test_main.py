@@ -3,12 +3,16 @@
 import re
 import shlex
 from collections import defaultdict
+from itertools import takewhile
+from pathlib import Path
 
 import click
+import pytest
 from click.testing import CliRunner
 
 from stormbreak.cli.main import main, root
 
+ROOT = Path(__file__).parents[2]
 UNNAMED = re.compile(r"\b(INTEGER|FLOAT|NUMBER|TEXT|PATH|BOOLEAN|RANGE|DIRECTORY|FILENAME)\b")
 
 
@@ -31,8 +35,10 @@ def help_of(path, columns=80):
 
 
 def parse(example):
-    """Parse a command line without running it."""
-    words = shlex.split(example.split(" > ")[0])
+    """Parse a command line, up to a pipe or the like, without running it."""
+    lexer = shlex.shlex(example, posix=True, punctuation_chars=True)
+    lexer.whitespace_split = True
+    words = [word for word in takewhile(lambda word: word[0] not in "|>&;", lexer) if word != "..."]
     path = max((path for path in COMMANDS if (*words[: len(path)],) == path), key=len)
     return path, COMMANDS[path].make_context(path[-1], words[len(path) :])
 
@@ -95,3 +101,26 @@ def test_the_version(capsys):
     for argv in (["--version"], ["-V"]):
         assert main(argv) == 0
         assert capsys.readouterr().out.startswith("stormbreak, version ")
+
+
+def documented():
+    """Every call of a command in the code blocks of README and docs."""
+    for page in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
+        for block in re.findall(
+            r"^```(?:sh|console)\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL
+        ):
+            for line in block.replace("\\\n", " ").splitlines():
+                if call := re.match(r"(?:\$ )?(stormbreak .*)", line.strip()):
+                    yield page.name, call[1]
+
+
+def test_the_commands_in_the_docs_have_only_options_that_exist():
+    calls = list(documented())
+    assert len(calls) > 50
+    for page, call in calls:
+        try:
+            parse(call)
+        except click.exceptions.Exit:  # --help
+            continue
+        except click.ClickException as error:
+            pytest.fail(f"{page}: {call}: {error.format_message()}")

@@ -4,6 +4,7 @@ import json
 import re
 from decimal import Decimal
 from html import unescape
+from pathlib import Path
 
 import pytest
 from batches import chat_rows, scenario, write
@@ -271,5 +272,5 @@ def test_a_report_may_not_replace_what_is_read(tmp_path, monkeypatch, capsys, ar
     monkeypatch.chdir(tmp_path)
     (tmp_path / taken).write_text("before")
     assert main(["cost", *argv, "--report", taken]) == 2
-    assert f"--report {taken}: is an input of" in capsys.readouterr().err
+    assert f"--report {Path(taken)}: is an input of" in capsys.readouterr().err
     assert (tmp_path / taken).read_text() == "before"

@@ -80,7 +80,7 @@ def test_a_sentence_and_a_table_of_programs_side_by_side(capsys, brief, asker, t
     assert set(NAMES) - set(shown) == {"openings"}
     assert shown["success"] == ["0.0", "%", "100.0", "%"]
     assert shown["amplification"] == ["1.00", "2.00"]
-    assert rest[-2] == "As the provider saw it, at scale 1 and speed 1; copies: 1."
+    assert rest[-2] == "Measured at the provider, at scale 1 and speed 1; copies: 1."
 
 
 def test_json_has_the_measures_of_the_first_and_of_each(capsys, small, asker, typed):

@@ -12,7 +12,7 @@ from stormbreak.batch.input.index import Rows
 from stormbreak.cli.batch.options import BASE_URL, MODEL, PROVIDER, max_output_tokens
 from stormbreak.cli.command import option, options, subcommand
 from stormbreak.cli.cost.options import cost_options
-from stormbreak.cli.cost.output import Output, price_notes
+from stormbreak.cli.cost.output import Output, bar, price_notes
 from stormbreak.cli.options import FILE, Integer, Number
 from stormbreak.core.row_schedule import WIDEST
 from stormbreak.cost.money import Currency
@@ -20,7 +20,7 @@ from stormbreak.cost.price_lookup import PriceLookup, load_lookup
 from stormbreak.cost.sheet import Cell, Column, Kind, Sheet
 from stormbreak.http.environment import find_endpoint
 from stormbreak.llm.tokens import ANSWER
-from stormbreak.report.cost_facts import Cost, CostFacts, Costs
+from stormbreak.report.cost_facts import CostFacts, Costs
 
 LATENCY = 5.0
 """Seconds of a request, by default."""
@@ -107,11 +107,7 @@ def _facts(source: Path, models: Sequence[ModelEstimate], currency: Currency) ->
             Costs(
                 title=f"{currency.code} expected",
                 costs=[
-                    Cost(
-                        name=each.model,
-                        usd=each.expected,
-                        claim=each.prices is not None and each.prices.source.claim,
-                    )
+                    bar(each.model, each.expected, each.prices)
                     for each in models
                     if each.expected is not None
                 ],
@@ -151,35 +147,36 @@ def _notes(
     models: Sequence[ModelEstimate], provider: str, pace: Pace, answer: int | None
 ) -> Iterator[str]:
     length = ANSWER if answer is None else answer
+    option = " (--output-tokens)" if answer is None else ""
     yield (
-        "Prompts are estimated as a token for each four bytes, answers as"
-        f" {length:,} tokens{' (--output-tokens)' if answer is None else ''}, or fewer where their rows allow no more."
+        f"Expected: one input token per four bytes of a prompt, and {length:,} output tokens{option},"
+        " or the row's limit if that is lower."
     )
-    yield "The most is of one attempt for each row, with a token for each byte of its prompt and its longest answer."
+    yield "At most: one attempt per row, one input token per byte, and the row's output limit."
     if unbounded := sum(each.unbounded for each in models):
         yield (
-            f"Nothing, such as max_tokens, bounds the answers of {unbounded:,} rows, so the most is not known:"
-            " --max-output-tokens bounds them."
+            f"{unbounded:,} rows set no output limit such as max_tokens, so the upper bound is unknown:"
+            " set --max-output-tokens."
         )
     for each in models:
         yield from _unknown(each, provider)
     yield (
-        f"Times are of the slowest limit alone: {pace.concurrency:,} attempts at once take {pace.latency:g} s each;"
-        " refusals and retries come on top."
+        f"Times count one limit alone, with {pace.concurrency:,} concurrent requests of {pace.latency:g} s each;"
+        " retries come on top."
     )
 
 
 def _unknown(each: ModelEstimate, provider: str) -> Iterator[str]:
-    """Explain why sums of a model are not known."""
+    """Explain unknown sums of a model."""
     if each.prices is None:
-        yield f"No price is known of {each.model} at {provider}: give a price file with --prices."
+        yield f"{each.model} has no known price at {provider}: give a price file with --prices."
         return
     if each.expected is None:
-        yield f"No price of answers is known of {each.model} at {provider}, so no cost is."
+        yield f"{each.model} has no known output price at {provider}, so its cost is unknown."
     if each.prices.batch is None:
-        yield f"{provider} has no batch prices of {each.model} that are known."
+        yield f"{each.model} has no known batch price at {provider}."
     elif each.batched is None:
-        yield f"No price of answers by the batch API is known of {each.model} at {provider}."
+        yield f"{each.model} has no known output price in the batch API of {provider}."
 
 
 def _price_notes(models: Sequence[ModelEstimate], lookup: PriceLookup) -> Iterator[str]:

@@ -18,7 +18,7 @@ from stormbreak.cli.cost.options import (
     sellers_in,
     traffic_options,
 )
-from stormbreak.cli.cost.output import Output, assumed, source_notes
+from stormbreak.cli.cost.output import Output, assumed, bar, source_notes
 from stormbreak.cli.options import FILE, NAMES
 from stormbreak.cost.compare import Demand, Row, compare, offers_for, unpriced
 from stormbreak.cost.money import Currency
@@ -27,7 +27,7 @@ from stormbreak.cost.prices import Service, Tokens
 from stormbreak.cost.sheet import Cell, Column, Kind, Sheet, percent, volume
 from stormbreak.cost.usage_file import read_traffic
 from stormbreak.cost.usage_records import Traffic, Use
-from stormbreak.report.cost_facts import Cost, CostFacts, Costs
+from stormbreak.report.cost_facts import CostFacts, Costs
 
 # ---------------------------------------------------------------- rows of the table
 
@@ -40,7 +40,7 @@ class ComparisonRows(NamedTuple):
 
 
 def planned(demands: Sequence[Demand], wanted: ComparisonRows, lookup: PriceLookup) -> list[Row]:
-    """Each model's offers against the first of them; with one provider alone, all models against the first.
+    """Compare the offers of each model with the first one; with one provider alone, all models with the first.
 
     Raises:
         UnknownPriceError: one of the models has no price.
@@ -65,10 +65,10 @@ def real(
     service: Service | None,
     currency: Currency,
 ) -> tuple[list[Row], list[str]]:
-    """What was used, at the providers of its own models, and of those wanted; and what to say of it.
+    """Compare real traffic at the providers of its own and the wanted models; return rows and notes.
 
     Raises:
-        UnknownPriceError: none of the models that were used, or wanted, has a price.
+        UnknownPriceError: no used or wanted model has a price.
     """
     rows: list[Row] = []
     for use in traffic.uses:
@@ -89,7 +89,7 @@ def _demand(use: Use, times: Decimal, service: Service | None) -> Demand:
 
 
 def _rows(demand: Demand, wanted: ComparisonRows, lookup: PriceLookup) -> list[Row]:
-    """The offers of the model that was used come first; where it has no price at all, a row says so."""
+    """Return the offers of the used model first; without any price of it, a row that explains it."""
     offers: list[Offer] = []
     own = Offer(Seller(""), demand.used)
     why = ""
@@ -114,7 +114,7 @@ def _notes(traffic: Traffic, times: Decimal) -> Iterator[str]:
         yield f"Counted from {traffic.since} to {traffic.until}."
     yield from traffic.said
     often = "once" if times == 1 else f"{times:,f} times"
-    yield f"A month is what the file holds, {often} (--scale)."
+    yield f"A month is the traffic of the file, {often} (--scale)."
 
 
 def _use_text(use: Use) -> str:
@@ -129,7 +129,7 @@ def _use_text(use: Use) -> str:
 
 
 def _total(rows: Sequence[Row], currency: Currency) -> Iterator[str]:
-    """What all that was used costs, each model at its first seller."""
+    """Sum up the costs, each model at its first provider."""
     firsts: dict[Demand, Row] = {}
     for row in rows:
         firsts.setdefault(row.demand, row)
@@ -234,10 +234,10 @@ def _facts(rows: Sequence[Row], currency: Currency) -> CostFacts:
         Costs(
             title=f"{currency.code} a month for {_traffic(demand)}",
             costs=[
-                Cost(
-                    name=f"{row.offer.model}, {row.offer.seller.provider}, by {_source(row)}",
-                    usd=row.monthly,
-                    claim=row.prices is not None and row.prices.source.claim,
+                bar(
+                    f"{row.offer.model}, {row.offer.seller.provider}, by {_source(row)}",
+                    row.monthly,
+                    row.prices,
                 )
                 for row in rows
                 if row.demand is demand and row.monthly is not None
@@ -265,10 +265,10 @@ def _traffic(demand: Demand) -> str:
 
 
 def _verdict(rows: Sequence[Row], currency: Currency) -> str:
-    """Tell of the offer that saves the greatest share."""
+    """Describe the offer that saves the largest share."""
     best = max(rows, key=lambda row: row.share or 0)
     if not best.share or best.monthly is None or best.against is None:
-        return "No offer costs less than the first that it is held against."
+        return "No offer costs less than the first one."
     first = next(row for row in rows if row.demand is best.demand and row.monthly == best.against)
     return (
         f"{best.offer.model} at {best.offer.seller.provider} saves the largest share: by {_source(best)}{_claim(best)},"

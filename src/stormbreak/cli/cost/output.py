@@ -21,7 +21,7 @@ from stormbreak.cost.price_lookup import PriceLookup
 from stormbreak.cost.prices import Prices, Service, Source
 from stormbreak.cost.sheet import Column, Kind, Sheet, document, percent, volume
 from stormbreak.escape import path_of, plain
-from stormbreak.report.cost_facts import CostFacts
+from stormbreak.report.cost_facts import Cost, CostFacts
 from stormbreak.report.destination import ReportFile
 
 _LONGEST = 60  # characters of a cell
@@ -143,6 +143,11 @@ def _folded(title: str, lines: int) -> int:
 
 def _fits(widths: Sequence[int], room: int) -> bool:
     return sum(widths) + _BETWEEN * len(widths) <= room
+
+
+def bar(name: str, usd: Decimal, prices: Prices | None) -> Cost:
+    """Return a bar of a report; prices may be a claim."""
+    return Cost(name=name, usd=usd, claim=prices is not None and prices.source.claim)
 
 
 # ---------------------------------------------------------------- notes under a table

@@ -6,13 +6,13 @@ import click
 
 from stormbreak.cli.command import subcommand
 from stormbreak.cli.cost.options import PROVIDERS, cost_options, sellers_in
-from stormbreak.cli.cost.output import Output, price_notes
+from stormbreak.cli.cost.output import Output, bar, price_notes
 from stormbreak.cost.compare import offers_for
 from stormbreak.cost.money import Currency
 from stormbreak.cost.price_lookup import Offer, PriceLookup, Seller, UnknownPriceError, load_lookup
 from stormbreak.cost.prices import Prices, Rate, Service
 from stormbreak.cost.sheet import Cell, Column, Kind, Sheet
-from stormbreak.report.cost_facts import Cost, CostFacts, Costs
+from stormbreak.report.cost_facts import CostFacts, Costs
 
 _COLUMNS = (
     Column("model", "model"),
@@ -61,10 +61,10 @@ def _facts(found: Sequence[Prices], currency: Currency) -> CostFacts:
             title=f"{kind.capitalize()}, {currency.code} per million tokens",
             exact=True,
             costs=[
-                Cost(
-                    name=f"{prices.model}, {prices.provider}, by {prices.source.name}",
-                    usd=rate.at(1),
-                    claim=prices.source.claim,
+                bar(
+                    f"{prices.model}, {prices.provider}, by {prices.source.name}",
+                    rate.at(1),
+                    prices,
                 )
                 for prices in found
                 if (rates := prices.rates(Service.STANDARD)) and (rate := getattr(rates, kind))

@@ -10,7 +10,7 @@ from stormbreak.batch.store.cost import BatchCost, ModelCost, read_cost
 from stormbreak.batch.store.paths import BatchPaths
 from stormbreak.cli.command import subcommand
 from stormbreak.cli.cost.options import cost_options
-from stormbreak.cli.cost.output import Output, price_notes
+from stormbreak.cli.cost.output import Output, bar, price_notes
 from stormbreak.cli.options import FILE
 from stormbreak.cost.bill import Span
 from stormbreak.cost.money import Currency, between
@@ -18,7 +18,7 @@ from stormbreak.cost.price_lookup import load_lookup
 from stormbreak.cost.prices import Number, Tokens
 from stormbreak.cost.sheet import Cell, Column, Kind, Sheet
 from stormbreak.escape import plain
-from stormbreak.report.cost_facts import Cost, CostFacts, Costs
+from stormbreak.report.cost_facts import CostFacts, Costs
 
 _COLUMNS = (
     Column("model", "model"),
@@ -79,11 +79,7 @@ def _facts(cost: BatchCost, currency: Currency) -> CostFacts:
             Costs(
                 title=f"{currency.code} in all, at most",
                 costs=[
-                    Cost(
-                        name=f"{each.model}, {each.provider}",
-                        usd=each.in_all.most,
-                        claim=each.prices is not None and each.prices.source.claim,
-                    )
+                    bar(f"{each.model}, {each.provider}", each.in_all.most, each.prices)
                     for each in cost.models
                     if each.in_all is not None
                 ],

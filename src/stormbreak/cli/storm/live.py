@@ -180,7 +180,7 @@ def command(  # noqa: PLR0913 - one parameter for each option
         measures = {name: measures_of(results) for name, results in of.items()}
         for part in tables(measures, without=UNKNOWN):
             draw(part)
-        say(f"As the provider saw it, at scale {scale:g} and speed {speed:g}; copies: {copies}.")
+        say(f"Measured at the provider, at scale {scale:g} and speed {speed:g}; copies: {copies}.")
         say("Added wait is the time until the first request of a call.")
     if destination is not None and played:  # last: if it fails, the results are printed
         destination.storm(storm, [one.result for one in played], live=True)
