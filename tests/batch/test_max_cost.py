@@ -187,7 +187,7 @@ def test_a_price_file_on_the_command_line(stormbreak_provider, tmp_path, capsys)
     assert re.search(
         r"cost +0\.[0-9]+( to 0\.[0-9]+)? USD; [89][0-9] % of the 0\.50 USD that it may cost", out
     )
-    assert "too little for the next row; with more, the same command goes on" in out
+    assert "too small for the next row; run again with a higher --max-cost" in out
 
     assert main(["batch", "run", str(source), *where, *limit, "--json"]) == 1
     said = json.loads(capsys.readouterr()[0])

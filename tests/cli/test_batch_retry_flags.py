@@ -344,7 +344,7 @@ def test_what_a_run_can_a_retry_can_too(
         process.send_signal(signal.SIGINT)
         said, _ = process.communicate(timeout=30)
         assert process.returncode == 130
-    assert "interrupted; the same command goes on from here" in said
+    assert "interrupted; run the same command again" in said
     assert "40 rows that had failed" in said
     assert (tmp_path / "r.html").stat().st_size > 1000
     done = len(read(output))

@@ -36,12 +36,12 @@ def test_and_not_where_the_same_command_goes_on():
         refused_by = Verdict.AUTH if end is End.REFUSED else None
         lines = said(failed=3, left=4, end=end.value, refused_by=refused_by)
         assert "next" not in lines
-        assert ("fix the cause" if refused_by else "the same command goes on") in lines["stopped"]
+        assert ("fix the cause" if refused_by else "to continue") in lines["stopped"]
 
 
 def test_what_a_retry_leaves_is_for_batch_run():
     assert said(left=4)["left"] == "4"
-    assert said(left=4, retry=True)["left"] == "4; batch run goes on with them"
+    assert said(left=4, retry=True)["left"] == "4; batch run continues with them"
     assert "left" not in said(retry=True)
 
 
