@@ -167,21 +167,22 @@ def test_a_pace_is_not_cut_short_by_another():
     assert leaves(pace, 0.0, until=5.0) == [3.0] * 4 + [4.0] * 4
 
 
-def released(pace, *, at, calls, sent_away, outcome=told(5.0)):  # noqa: B008
+def released(pace, *, at, calls, ended_by_closing, outcome=told(5.0)):  # noqa: B008
     """Start a pace, let one group leave, and have some of it sent away again; return the group's size."""
     pace.start(at, 1.0, calls)
     tokens = []
     while pace.ready_at(None, at) <= at:
         tokens.append(pace.take(None, at))
     for index, token in enumerate(tokens):
-        pace.settle(token, outcome if index < sent_away(len(tokens)) else OK, at, 0.0)
+        pace.settle(token, outcome if index < ended_by_closing(len(tokens)) else OK, at, 0.0)
     return len(tokens)
 
 
 def test_groups_grow_while_most_are_served():
     pace = Pace()
     sizes = [
-        released(pace, at=10.0 * n, calls=64, sent_away=lambda size: size // 3) for n in range(1, 7)
+        released(pace, at=10.0 * n, calls=64, ended_by_closing=lambda size: size // 3)
+        for n in range(1, 7)
     ]
 
     assert sizes == [4, 8, 16, 32, 64, 64]
@@ -190,9 +191,10 @@ def test_groups_grow_while_most_are_served():
 def test_groups_shrink_while_most_are_sent_away_but_never_to_one():
     pace = Pace()
     for n in range(1, 5):
-        released(pace, at=10.0 * n, calls=64, sent_away=lambda _: 0)
+        released(pace, at=10.0 * n, calls=64, ended_by_closing=lambda _: 0)
     sizes = [
-        released(pace, at=10.0 * n, calls=64, sent_away=lambda size: size) for n in range(5, 10)
+        released(pace, at=10.0 * n, calls=64, ended_by_closing=lambda size: size)
+        for n in range(5, 10)
     ]
 
     assert sizes == [64, 32, 16, 8, 4]
@@ -201,9 +203,10 @@ def test_groups_shrink_while_most_are_sent_away_but_never_to_one():
 def test_only_the_last_release_says_how_the_next_group_will_fare():
     pace = Pace()
     for n in range(1, 9):
-        released(pace, at=10.0 * n, calls=16, sent_away=lambda _: 0)
+        released(pace, at=10.0 * n, calls=16, ended_by_closing=lambda _: 0)
     sizes = [
-        released(pace, at=10.0 * n, calls=16, sent_away=lambda size: size) for n in range(9, 12)
+        released(pace, at=10.0 * n, calls=16, ended_by_closing=lambda size: size)
+        for n in range(9, 12)
     ]
 
     assert sizes == [16, 8, 4]
@@ -212,7 +215,9 @@ def test_only_the_last_release_says_how_the_next_group_will_fare():
 def test_failures_that_name_no_time_do_not_send_away():
     pace = Pace()
     sizes = [
-        released(pace, at=10.0 * n, calls=64, sent_away=lambda size: size, outcome=SERVER_ERROR)
+        released(
+            pace, at=10.0 * n, calls=64, ended_by_closing=lambda size: size, outcome=SERVER_ERROR
+        )
         for n in range(1, 4)
     ]
 

@@ -104,7 +104,7 @@ async def test_one_that_is_dropped_in_the_middle_of_a_step_ends_with_its_outcome
     bench = Bench(RULES)
     delivery, ends = await bench.open(BEGUN, within=50.0), []
     bench.engine.listeners.append(ends.append)
-    bench.driver.by_hand(lambda *_: delivery.drop(OK))
+    bench.driver.between_steps(lambda *_: delivery.drop(OK))
     await asyncio.sleep(0)
 
     assert (delivery.over, bench.in_flight) == (True, 0)
@@ -146,7 +146,7 @@ def test_whoever_waits_gets_what_a_stream_held_that_was_given_up(way):
 async def test_the_collector_may_come_in_the_middle_of_a_step():
     bench = Bench(RULES)
     kept = [await bench.open(BEGUN)]
-    bench.driver.by_hand(lambda *_: (kept.clear(), gc.collect()))
+    bench.driver.between_steps(lambda *_: (kept.clear(), gc.collect()))
 
     assert bench.in_flight == 0
 

@@ -204,7 +204,7 @@ def test_what_is_done_by_hand_waits_for_the_step_that_is_under_way():
         order.append("step is over")
         return thread
 
-    client._driver.by_hand(step).join(10.0)
+    client._driver.between_steps(step).join(10.0)
     assert order == ["step is over", "isolated"]
 
 

@@ -139,7 +139,7 @@ def test_a_listener_that_has_a_lock_hears_of_a_dropped_stream_later():
 
     assert within_time(drop_in_the_listener), "deadlock"
     assert engine.target_state(TARGET).slots.in_flight == 0
-    driver._stepper.tell()
+    driver._stepper.deliver_events()
     assert heard.count("CallCancelled") == 1
 
 

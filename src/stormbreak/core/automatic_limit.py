@@ -107,7 +107,7 @@ FAILING = 10.0  # seconds since failures stood out
 LEAST = 2.0  # while there is evidence, before fading
 STANDING = 1.0  # seconds in the queue
 LOOK = 1.0  # seconds between two looks while all is quiet
-RETRY_LOOK = 0.05  # seconds; nobody asks again sooner
+RETRY_LOOK = 0.05  # seconds; the shortest wait before another look
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

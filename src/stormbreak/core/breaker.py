@@ -20,7 +20,7 @@ token carries the epoch (a probe: the trial) that gave it: a result that comes l
 moves nothing. An attempt that we ended ourselves, by a cancel or our own deadline, is never a failure; where
 it was already slow, it was a slow call.
 
-A trial is over by its time, without anybody who acts then: the circuit counts as open from that moment on,
+A trial is over by its time, without any action: the circuit counts as open from that moment on,
 and moves at the next step. While it lasts, a call that finds no free place may look again when a lease is over or
 the open time after the trial, whichever comes first.
 """
@@ -43,7 +43,7 @@ MAX_RETRY_AFTER = 900.0
 """Seconds that count of a time named by a server, at the most; then it is spread."""
 
 REMEMBERED = 900.0
-"""Seconds for which a circuit that may be probed is remembered, though nobody probes it."""
+"""Seconds for which a circuit that may be probed is remembered, though no call probes it."""
 
 Pass: TypeAlias = tuple[
     int, float, InFlight | None
@@ -52,7 +52,7 @@ BreakerToken: TypeAlias = Pass | Probe
 
 
 class OnChange(Protocol):
-    """Is told of every change of state."""
+    """Is called at every change of state."""
 
     def __call__(self, before: State, after: State, *, now: float, until: float | None) -> None:
         """`until` is the end of the open time, or of an isolation, where the circuit opened for a time."""
@@ -81,7 +81,7 @@ class Breaker:
     ) -> None:
         """A time that a failure named is stretched by up to `spread` of itself.
 
-        Without a `diagnosis` that somebody feeds, it makes its own. `alone`: no cooldown stands beside it, so a time
+        Without a `diagnosis` it makes and feeds its own. `alone`: no cooldown stands beside it, so a time
         that a probe is given holds the next probes.
         """
         self._policy = policy
@@ -147,7 +147,7 @@ class Breaker:
     def is_needed(self, now: float) -> bool:
         """Whether a new breaker would let pass what this one holds back, or be quicker to.
 
-        Not for ever: some time after its next probe was due, a circuit that nobody asks for is as good as closed.
+        Not for ever: some time after its next probe was due, an unused circuit is as good as closed.
         """
         if self.state is self._open_is_idle:
             return False
@@ -256,7 +256,7 @@ class Breaker:
         return at + named * (1 + self._spread * uniform) if named > 0 else READY
 
     def _after_trial(self, trial: Trial) -> float:
-        """The open time after a trial without a decision: that nothing was told is no sign of illness."""
+        """The open time after a trial without a decision: no result is no sign of illness."""
         return self._open_duration if trial.spent else self._longer()
 
     def _longer(self) -> float:

@@ -2,14 +2,14 @@
 
 The AIMD limit climbs by `step` per round trip, that is by `step` / limit with each answer; until the first sign of
 congestion by one with each answer, which doubles it per round trip. But only answers to attempts during which
-it was reached count: what nobody needs is not proven. It falls to `share` of itself when the target throttles, is
+it was reached count: an unused slot proves nothing. It falls to `share` of itself when the target throttles, is
 overloaded, lets an attempt time out, or (with `slow`) answers late; nothing else is a sign, not a server
 error, a wrong request or our own deadline. Many clients that do so come to equal parts of a target that they
 know nothing of (Chiu and Jain, "Analysis of the Increase and Decrease Algorithms for Congestion Avoidance",
 1989).
 
-A round trip is an epoch. A fall begins a new one, and what left before it moves nothing any more: that told
-of the limit as it was. So a burst of refusals is one sign, not as many as there were in flight.
+A round trip is an epoch. A fall begins a new one, and what left before it moves nothing any more: it says something
+about the limit as it was. So a burst of refusals is one sign, not as many as there were in flight.
 """
 
 from collections.abc import Callable
@@ -23,7 +23,7 @@ from stormbreak.core.diagnosis import Diagnosis
 from stormbreak.core.gate import NEVER, READY
 from stormbreak.types import Outcome, Verdict
 
-LEARNED_FOR = 120.0  # seconds for which a fall is remembered where nobody asks
+LEARNED_FOR = 120.0  # seconds for which a fall is remembered
 CONGESTED = frozenset({Verdict.THROTTLED, Verdict.OVERLOADED, Verdict.TIMEOUT})
 
 

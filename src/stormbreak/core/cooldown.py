@@ -58,7 +58,7 @@ class Cooldown:
         self._longest = longest
         self._treatments = treatments
         self._on_change = on_change
-        self._refused_sent_at = -inf  # when the newest attempt left that was told to wait
+        self._refused_sent_at = -inf  # when the newest attempt left that was refused with a time
         self.asked = 0.0  # seconds that were named for the cooldown in force, before the spread
         self.until = READY
 

@@ -1,6 +1,6 @@
 """What kind of trouble a target is in: overload, bad luck, or dead. The only judge of it.
 
-Sending less helps against an overload, and against nothing else. So whoever holds traffic back asks here first.
+Sending less helps against an overload, and against nothing else. So every gate that holds traffic back asks here first.
 The evidence is in the answers, not in the failures:
 
 - *overload*: answers come, and they are late against what is usual here (`late_at`);
@@ -10,11 +10,11 @@ The evidence is in the answers, not in the failures:
 Lateness is a running score (a CUSUM) over answers alone: up by one late answer, down by one on time. At its top each late
 one is evidence. An attempt that hangs has no vote: it may be lost, and says nothing of those that are served.
 
-Whether a target is dead is told by the attempts that left after the last one that was answered. Each of them that failed, or is
+A target is dead by the evidence of the attempts that left after the last one that was answered. Each of them that failed, or is
 older than is usual, counts. Where a share s of all attempts fails by chance, n of them in a row come with probability s^n:
 a run is taken for death where that is below `RARE`. The share is learned from the runs that an answer ended.
 
-Attempts that stream tell more than others: when they begin to put out. They and the others have baselines of
+Attempts that stream show more than others: the time of their first output. They and the others have baselines of
 their own; those that stream are the judges of lateness as soon as enough is known of them, and until none has left for
 `JUDGED`. The others then have no vote, or their whole answers would look late beside first outputs.
 """
@@ -135,7 +135,9 @@ class Diagnosis:
             flight = InFlight(now)
             self._plain.on_send(flight)
         watched = self._watched
-        while watched and watched[0].completion is not None:  # nobody may have looked for long
+        while (
+            watched and watched[0].completion is not None
+        ):  # `look` may not have been called for long
             watched.popleft()
         if len(watched) < RECOVERY_WINDOW:
             watched.append(flight)
@@ -311,7 +313,7 @@ class Diagnosis:
     def is_dead(self, now: float) -> bool:
         """Whether nothing has been answered for longer than chance explains.
 
-        Where a limit finds itself and the answers before were late, timeouts tell of an overload, which is a matter of the
+        Where a limit finds itself and the answers before were late, timeouts are a sign of overload, which is a matter of the
         limit. Then only failures count that came sooner.
         """
         self.look(now)

@@ -58,7 +58,7 @@ class Engine:
         self._policies: Mapping[Target, Policy] = {}  # of targets that have their own
         self._earlier_policies: Mapping[Target, Policy] = {}
         self.listeners: list[Listener] = []
-        self.companion: ContextListener | None = None
+        self.context_listener: ContextListener | None = None
         # How to reach the stepper, which alone knows the time.
         self.look: Callable[[], Callable[..., dict[str, Any]] | None] = _no_stepper
         self.number: Callable[[], int] = count(1).__next__  # for a new call

@@ -7,7 +7,7 @@ late, probes that hang may be queued, and the lease alone holds. The result of a
 a target slower than the lease, and well, would never be let back in. A trial that has not decided by `ends_at`
 is over: what it knows is stale, or its probes came to nothing.
 
-A probe that tells nothing, one way or the other, gives its place to another; but not without end. After
+A probe without a clear result gives its place to another; but not without end. After
 `ANSWERED` times as many answers of that kind as there are probes, or `RETURNED_UNUSED` times as many that came to nothing
 for any reason, no more are sent: the trial is *spent*. Those under way may still decide, until their leases are over.
 """
@@ -21,11 +21,11 @@ from stormbreak.core.gate import NEVER, READY, InFlight
 from stormbreak.types import Tally
 
 ANSWERED = 3
-"""Times `probes`: answers that tell nothing of health, such as a 429 or a 401. Where half of the answers are 429s, a
+"""Times `probes`: answers that say nothing about health, such as a 429 or a 401. Where half of the answers are 429s, a
 trial of three probes still decides 99 times in 100."""
 
 RETURNED_UNUSED = 10
-"""Times `probes`: probes that told nothing, those among them that we ended ourselves: callers that cancel are no
+"""Times `probes`: probes without a clear result, including those that we ended ourselves: callers that cancel are no
 reason to keep others away."""
 
 
@@ -61,7 +61,7 @@ class Trial:
         self.ends_at = inf if longest is None else now + longest
         self.probes: list[Probe] = []  # that hold a place, or did until their lease was over
         self.succeeded = self.failed = 0
-        self._answered = self._returned_unused = 0  # what told nothing
+        self._answered = self._returned_unused = 0  # without a clear result
         self.spent = False
 
     def ready_at(self, now: float) -> float:

@@ -21,7 +21,7 @@ from stormbreak.types import Outcome, Verdict
 # Bad luck: a target that refuses a share of everything, however much it is sent. A limit that is
 # used up and bad luck look alike at first: both answer with 429. They differ in what helps. Against
 # a limit, sending less makes the refusals stop. Against bad luck it changes nothing: the same share
-# is turned away, and whoever sends ever less to escape it is soon sending nothing. So when refusals
+# is turned away, and a sender that slows down to escape it is soon sending nothing. So when refusals
 # slow us down, a trial begins: while less is sent, each second is weighed for "the share is as
 # before" against "the share has fallen to a quarter" (a sequential probability ratio test, Wald
 # 1945). Once the odds for bad luck are a hundred to one, it is taken for that, for ten minutes, and
@@ -159,7 +159,7 @@ class RandomRefusals:
 WINDOW = 10.0  # seconds
 SHARE = 0.1  # of what was sent that must have been refused ...
 LEAST = 2  # ... and at least so many
-ENOUGH = 5  # sends that a first lesson needs, or it is told by chance
+ENOUGH = 5  # sends that a first lesson needs, or chance decides
 BUSY = 5.0  # seconds of sending before a first lesson
 PAUSE = 2.0  # seconds between two lessons
 BELOW = 0.9  # of the accepted rate

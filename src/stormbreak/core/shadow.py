@@ -1,12 +1,12 @@
 """Policies that decide beside the real one, and are not obeyed.
 
 A shadow sees only what really happened: attempts that left, and what came of them. It changes no call, draws
-no chance of its own and keeps nobody waiting. What it would have done is counted, and told as events.
+no chance of its own and delays no call. What it would have done is counted, and emitted as events.
 
 Each mechanism is asked by itself. An attempt that it would have held back was sent all the same, but not for
-it: the mechanism takes no notice of that attempt's outcome, as it would not have seen it. So an open circuit
+it: the mechanism ignores that attempt's outcome, which it would not have seen. So an open circuit
 learns from probes alone, in the shadow, too. What a shadow cannot know is what would have become of a call
-that it would have sent later, or once more: it tells how often a policy would step in, not what that gains.
+that it would have sent later, or once more: it shows how often a policy would act, not what that gains.
 That is what the simulator is for.
 
 The gate of a shadow is always open. It stands among the real gates of a target, where there is a shadow, so
@@ -65,7 +65,7 @@ class ShadowPolicy:
 
 
 Report = Callable[[float, str, str, float | None], None]
-"""Is told when, which mechanism, what it would have done, and until when (None: no such time)."""
+"""Gets the time, the mechanism, what it would have done, and until when (None: no such time)."""
 
 _CIRCUIT = {State.OPEN: "open", State.HALF_OPEN: "probe", State.CLOSED: "close"}
 
@@ -120,7 +120,7 @@ class ShadowGate:
         self._gates.append(diagnosis)  # settles before all that asks it
 
     def ready_at(self, _call: object, _now: float) -> float:
-        """Always READY: a shadow keeps nobody waiting."""
+        """Always READY: a shadow delays no call."""
         return READY
 
     def take(self, call: Call, now: float) -> list[tuple[Gate, Any]]:
@@ -158,7 +158,7 @@ class ShadowGate:
             self.would(now, "retry", "retry_later" if later else "retry_sooner", shadow.until)
 
     def would(self, now: float, mechanism: str, what: str, until: float | None) -> None:
-        """Count, and tell."""
+        """Count and report it."""
         self.counts[f"{mechanism}.{what}"] += 1
         self._report(now, mechanism, what, None if until == NEVER else until)
 

@@ -1,4 +1,4 @@
-"""What one process knows of a target: its gates in their order, the queue in front of them, and who informs whom.
+"""What one process knows of a target: its gates in their order, the queue in front of them, and how they inform each other.
 
 The order of the gates: cooldown, pace, send rate, quota, spend limit, slots, circuit, shadow. Tokens go back in reverse, so the
 diagnosis, which is always ready, stands last: it learns of an outcome before the gates that ask it.
@@ -120,23 +120,27 @@ class TargetState:
             )
         )
         self.shadow = None if policy.shadow is None else self._shadow(policy.shadow)
+        self.admission = self._queue(engine)
+        self._asks_call = self.quota is not None or self.spending is not None
+        self.hedging = None if policy.hedge is None else HedgeTimer(policy.hedge)
+
+    def _queue(self, engine: Shared) -> TargetQueue:
+        """Put the gates into their order, and the queue in front of them."""
         gates: tuple[Gate | None, ...] = (
             self.cooldown, self.pace, self.rate, self.quota, self.spending, self.slots, self.breaker, self.shadow,
             self.diagnosis,
         )  # fmt: skip
-        self.admission = TargetQueue(
+        return TargetQueue(
             [gate for gate in gates if gate is not None],
             self.slots,
             self.diagnosis,
-            policy.queue,
+            self.policy.queue,
             engine.wake,
             pacing=[gate for gate in (self.rate, self.quota) if gate is not None],
             circuit=self.breaker,
             spending=self.spending,
             is_calm=self._is_calm,
         )
-        self._asks_call = self.quota is not None or self.spending is not None
-        self.hedging = None if policy.hedge is None else HedgeTimer(policy.hedge)
 
     def _is_calm(self, now: float) -> bool:
         """Whether every gate is certainly ready, whatever the call: one look instead of one at each gate."""
@@ -150,7 +154,7 @@ class TargetState:
             and (breaker is None or breaker.state is State.CLOSED)
         )
 
-    # ------------------------------------------------------------ who informs whom
+    # ------------------------------------------------------------ how gates inform each other
 
     def _on_cooldown(self, *, now: float, until: float | None) -> None:
         if until is None:
@@ -168,7 +172,7 @@ class TargetState:
         return self.cooldown.until > now
 
     def _is_spared(self, outcome: Outcome, now: float) -> bool:
-        """Whether only the call that was told to wait has to: random refusals, or tokens that only it needs."""
+        """Whether only the refused call has to wait: random refusals, or tokens that only it needs."""
         return (
             self.is_random(now)
             or self.diagnosis.refuses_randomly

@@ -242,9 +242,9 @@ class Attempt:
         """From here on it is this attempt that runs, in the present context."""
         self._before = HELD.get()
         HELD.set(self._held)
-        companion = self._function_call.engine.companion
-        if companion is not None:
-            self._around = companion.around(self._function_call.number, self._send)
+        context_listener = self._function_call.engine.context_listener
+        if context_listener is not None:
+            self._around = context_listener.around(self._function_call.number, self._send)
             self._around.__enter__()
 
     def step_out(self) -> None:

@@ -63,19 +63,21 @@ class ClientControls:
         if self.policy.breaker is None:
             raise ConfigurationError("the policy has no breaker: no circuit can be isolated")
         where = self._known(target)
-        self._driver.by_hand(lambda engine, now: engine.isolate(where, now, duration=duration))
+        self._driver.between_steps(
+            lambda engine, now: engine.isolate(where, now, duration=duration)
+        )
 
     def reset(self, target: Target | str) -> None:
         """Close the circuit of a target, or of a model, by hand, and lift its cooldown; who waited leaves."""
         where = self._known(target)
-        self._driver.by_hand(lambda engine, now: engine.reset(where, now))
+        self._driver.between_steps(lambda engine, now: engine.reset(where, now))
 
     def save_circuits(self) -> dict[str, Any]:
         """The circuits that are not closed, by model, in plain values for `restore_circuits` of another process.
 
         Those of targets elsewhere, where calls fell back to, are not among them.
         """
-        saved = self._driver.by_hand(lambda engine, now: engine.save_circuits(now))
+        saved = self._driver.between_steps(lambda engine, now: engine.save_circuits(now))
         circuits = {
             target.model: circuit.as_dict()
             for target, circuit in saved.items()
@@ -94,17 +96,17 @@ class ClientControls:
         circuits = parse_snapshots(values)
         elapsed = max(0.0, time.time() - span_in(values, "saved_at"))
         saved = {self.target(model): circuit for model, circuit in circuits.items()}
-        self._driver.by_hand(lambda engine, now: engine.restore_circuits(saved, now, elapsed))
+        self._driver.between_steps(lambda engine, now: engine.restore_circuits(saved, now, elapsed))
 
     def pause(self, target: Target | str, seconds: float) -> None:
         """Leave a target, or a model, alone for so many seconds, as it asked an earlier process."""
         where = self._known(target)
-        self._driver.by_hand(lambda engine, now: engine.pause(where, seconds, now))
+        self._driver.between_steps(lambda engine, now: engine.pause(where, seconds, now))
 
     def may_spend(self, most: Decimal) -> None:
         """Let what is spent under its policy's limit go up to so many US dollars by now, and not yet to the limit."""
         policy = self.policy
-        self._driver.by_hand(lambda engine, now: allow_spending(engine, policy, most, now))
+        self._driver.between_steps(lambda engine, now: allow_spending(engine, policy, most, now))
 
     def _known(self, target: Target | str) -> Target:
         return self.target(target) if isinstance(target, str) else target

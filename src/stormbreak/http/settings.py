@@ -151,7 +151,7 @@ class LiveSettings:
             engine.govern(made.policy, made.accounts, now, anew=moved)
             self._now = made
 
-        self._driver.by_hand(take)
+        self._driver.between_steps(take)
 
     def _order(self, step: Step) -> tuple[Target, ...]:
         chance = random.random()  # noqa: S311 - not secret
@@ -161,7 +161,7 @@ class LiveSettings:
                 step, chance, lambda target: engine.target_state(target).utilization(now)
             )
 
-        return self._driver.by_hand(order)
+        return self._driver.between_steps(order)
 
 
 def _asked(name: object, function: Any) -> DynamicKey:

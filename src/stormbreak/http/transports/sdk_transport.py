@@ -108,7 +108,9 @@ class Door:
             self.policy.fallback,
             allow_http=allow_http,
             connect=self._connecting.connection_to,
-            forget=lambda targets: driver.by_hand(lambda engine, now: engine.forget(targets, now)),
+            forget=lambda targets: driver.between_steps(
+                lambda engine, now: engine.forget(targets, now)
+            ),
         )
         if isinstance(inner, Door):
             raise ConfigurationError("inner is a transport of stormbreak's already")

@@ -93,7 +93,7 @@ class ActiveSpan:
         self.attempts: dict[int, Span] = {}
 
 
-class UnderWay:
+class ActiveCalls:
     """At most `most` calls, by number; `overdue` is given one that has to make way. From any thread."""
 
     def __init__(self, most: int, overdue: Callable[[ActiveSpan], None]) -> None:
@@ -200,7 +200,7 @@ def _seconds(event: Event) -> float | None:
 
 
 class Spans:
-    """A listener to one engine, and the companion of its calls.
+    """A listener to one engine, and the context_listener of its calls.
 
     Args:
         tracer: makes the spans.
@@ -215,7 +215,7 @@ class Spans:
         self._tracer = tracer
         self._measures = measures
         self._labels = labels
-        self._calls = UnderWay(most, _give_up)
+        self._calls = ActiveCalls(most, _give_up)
         reset_in_child(self._forget)
 
     def _forget(self) -> None:

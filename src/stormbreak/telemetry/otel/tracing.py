@@ -66,20 +66,20 @@ class Tracing:
         Raises:
             ConfigurationError: another one traces them already.
         """
-        if engine.companion is not None:
+        if engine.context_listener is not None:
             raise ConfigurationError(
                 "these calls are traced already: attach one Tracing to whatever shares an engine"
             )
         spans = Spans(self._tracer, self._genai, labels=self._labels, most=self._most_calls)
         subscribe(engine, spans)
-        engine.companion = spans  # numbers of calls are those of one engine
+        engine.context_listener = spans  # numbers of calls are those of one engine
         self._standing.watch(engine)
 
     def unwatch(self, engine: Engine) -> None:
         """Trace it no more; spans of calls that are under way end here, as unfinished."""
         self._standing.unwatch(engine)
-        spans = engine.companion
-        engine.companion = None
+        spans = engine.context_listener
+        engine.context_listener = None
         if isinstance(spans, Spans):
             engine.listeners.remove(spans)
             spans.close()
