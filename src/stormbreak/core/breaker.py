@@ -96,9 +96,8 @@ class Breaker:
         self._alone = alone
         self._epoch = 0
         self._open_duration = policy.open_duration  # as grown so far
-        self._retry_after_until = (
-            READY  # the latest time that a failure named since the last success
-        )
+        # The latest time that a failure named since the last success.
+        self._retry_after_until = -inf
         self._named_ends_at = -inf  # the same as spread when the circuit opened
         self._hold = -inf  # no probe leaves before
         self._manual_until = -inf  # end of an isolation by hand

@@ -97,12 +97,10 @@ class Diagnosis:
         self._watched: deque[InFlight] = deque()  # in the order in which they left
         self._late = 0
         self._late_share = 0.0  # of the answers
-        self._run: list[
-            float
-        ] = []  # when those failures left that left after the last answered one
-        self._quick: list[
-            float
-        ] = []  # those of them that were refused or broken before they were late
+        # When those failures left that left after the last answered one.
+        self._run: list[float] = []
+        # Those of them that were refused or broken before they were late.
+        self._quick: list[float] = []
         self._usual_run = 0.0  # failures between two answers
         self._failing = 0.0  # share of failures
         self._refused_sent_at = -inf  # when the last that met a 429 left ...
