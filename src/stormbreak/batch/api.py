@@ -122,7 +122,7 @@ class Options(TypedDict, total=False):
     rpm: float | None  # requests per minute
     tpm: float | None  # tokens per minute, prompts and answers together
     max_cost: float | None  # US dollars that all runs on `output` may cost together
-    longest_answer: int | None  # tokens of an answer under `max_cost`, where a row does not say
+    max_output_tokens: int | None  # tokens of an answer under `max_cost`, where a row does not say
     prices: StrPath | Iterable[StrPath]  # price files, whose word counts before the list prices
     timeout: float | None  # seconds that one attempt may take
     idle_timeout: float | None  # seconds of silence within an attempt
@@ -148,7 +148,7 @@ def run(
         choice: `failed_rows()` sends those that failed once more, and no others.
         on_progress: is told how the run stands four times a second, in another thread; trouble in it is logged, and ends nothing.
         options: `Options`, the flags of the command line: provider, base_url, api_key_env, model, policy, concurrency, rpm, tpm,
-            max_cost, longest_answer, prices, timeout, idle_timeout, deadline, connect_grace, ordered, fallback_base_url,
+            max_cost, max_output_tokens, prices, timeout, idle_timeout, deadline, connect_grace, ordered, fallback_base_url,
             fallback_api_key_env.
 
     Returns:
@@ -232,7 +232,7 @@ _RULES: Mapping[str, tuple[str, Callable[[object], bool]]] = MappingProxyType(
     {
         **dict.fromkeys(_TEXTS, ("a text", lambda value: isinstance(value, str))),
         **dict.fromkeys(_NUMBERS, ("a positive, finite number", _is_number)),
-        "longest_answer": ("a positive whole number", _is_count),
+        "max_output_tokens": ("a positive whole number", _is_count),
         "concurrency": (
             f"{AUTO} or a positive whole number",
             lambda value: value == AUTO or _is_count(value),

@@ -64,7 +64,7 @@ def build_job(
         rpm=flags.rpm,
         tpm=flags.tpm,
         max_cost=flags.max_cost,
-        longest_answer=flags.longest_answer,
+        max_output_tokens=flags.max_output_tokens,
         connect_grace=flags.connect_grace or CONNECT_GRACE,
         ordered=flags.ordered,
         choice=choice,

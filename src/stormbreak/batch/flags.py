@@ -28,7 +28,7 @@ class Flags(Struct, frozen=True, kw_only=True, omit_defaults=True):
     rpm: float | None = None
     tpm: float | None = None
     max_cost: float | None = None
-    longest_answer: int | None = None
+    max_output_tokens: int | None = None
     prices: tuple[str, ...] = ()
     timeout: float | None = None
     idle_timeout: float | None = None

@@ -53,7 +53,7 @@ def check_cost(rows: Rows, index: int, client: AsyncClient) -> None:
     where = f"{path_of(rows.path)}: row {row.custom_id!r}"
     if asking.bound() is None:
         why = asking.unbounded()
-        hint = "; --longest-answer does for such rows" if why == NO_BOUND else ""
+        hint = "; --max-output-tokens does for such rows" if why == NO_BOUND else ""
         raise ConfigurationError(f"{where}: {why}{hint}")
     prices = client.engine.payers.price_of and client.engine.payers.price_of(
         target.provider, target.model
@@ -79,7 +79,7 @@ class Job:
     requests and tokens per minute, for its quota. `defaults` are fields of chats that rows do not name.
 
     `max_cost` is what all runs on OUTPUT may cost together, in US dollars, at the prices that `price_of` tells, by default
-    today's list prices; `longest_answer` bounds the answers of rows that do not.
+    today's list prices; `max_output_tokens` bounds the answers of rows that do not.
 
     `choice` says which rows are sent; `failed_rows()` are those that failed in earlier runs on this OUTPUT. `flags` are kept in
     the run file for `batch retry`. INPUT must have this `fingerprint`, where there is one.
@@ -101,7 +101,7 @@ class Job:
     tpm: float | None = None
     defaults: Mapping[str, float] | None = None
     max_cost: float | None = None
-    longest_answer: int | None = None
+    max_output_tokens: int | None = None
     price_of: PriceOf | None = None
     choice: Choice = UNFINISHED_ROWS
     flags: Flags | None = None
@@ -239,8 +239,8 @@ def _policy(job: Job) -> Policy:
 
 def _spend(job: Job) -> SpendPolicy:
     spend = job.policy.spend
-    if job.longest_answer is not None:
-        spend = replace(spend, max_output_tokens=job.longest_answer)
+    if job.max_output_tokens is not None:
+        spend = replace(spend, max_output_tokens=job.max_output_tokens)
     return spend if job.max_cost is None else replace(spend, max_usd=job.max_cost, period=None)
 
 

@@ -10,8 +10,9 @@ from stormbreak.batch.running.runner import End
 from stormbreak.batch.running.summary import Summary
 from stormbreak.batch.status import Status, read_status
 from stormbreak.batch.store.paths import BatchPaths
-from stormbreak.cli.cost.options import priced
+from stormbreak.cli.command import options, subcommand
 from stormbreak.cli.numbers import format_cost
+from stormbreak.cli.options import FILE, JSON, PRICES
 from stormbreak.cli.output import json_text, say
 from stormbreak.core.row_schedule import PROBE_ROWS
 from stormbreak.cost.price_lookup import load_lookup
@@ -110,13 +111,12 @@ def _stopped(summary: Summary) -> str:
 # ---------------------------------------------------------------- command
 
 
-@click.command()
-@click.argument("output", type=click.Path(path_type=Path))
-@priced
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def command(output: Path, *, files: tuple[str, ...], as_json: bool) -> None:
-    """Show how far the run that writes OUTPUT has come; changes nothing, also while it is at work."""
-    status = read_status(output, load_lookup(files).price_of)
+@subcommand("stormbreak batch status answers.jsonl")
+@click.argument("output", type=FILE)
+@options("Options", PRICES, JSON)
+def command(output: Path, *, prices: tuple[str, ...], as_json: bool) -> None:
+    """Show the progress of the run that writes OUTPUT. It reads only, and works during the run."""
+    status = read_status(output, load_lookup(prices).price_of)
     if as_json:
         say(json_text(status))
         return
