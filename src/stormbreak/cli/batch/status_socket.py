@@ -13,7 +13,7 @@ from stormbreak.batch.view import Rate, View
 from stormbreak.core.target_state import Listener
 from stormbreak.errors import ConfigurationError
 from stormbreak.telemetry.state import BatchSnapshot, CostSnapshot
-from stormbreak.telemetry.status_pages import Observed
+from stormbreak.telemetry.status_pages import StatusPages
 from stormbreak.telemetry.status_server import StatusServer
 
 
@@ -28,20 +28,20 @@ class StatusSocket:
     """
 
     def __init__(self, output: Path, port: int | None) -> None:
-        self._observed = Observed.new(metrics=port is not None)
+        self._status = StatusPages(metrics=port is not None)
         self._output = output
         self._rate = Rate()
         self._stack = ExitStack()
         self._begun = False
         if port is not None:
-            taken = self._stack.enter_context(StatusServer(self._observed.pages, port=port))
+            taken = self._stack.enter_context(StatusServer(self._status.pages, port=port))
             with suppress(OSError):  # such as a terminal that is gone
                 print(f"serving {taken.address}/metrics", file=sys.stderr)  # noqa: T201
 
     @property
     def listeners(self) -> tuple[Listener, ...]:
         """Who has to hear the events."""
-        return self._observed.listeners
+        return self._status.listeners
 
     def beside(self, tick: Callable[[Runner], None]) -> Callable[[Runner], None]:
         """What to call four times a second: this, and then `tick`."""
@@ -61,7 +61,7 @@ class StatusSocket:
     def _look(self, runner: Runner) -> None:
         view = View.of(runner)
         rate, to_go = self._rate.look(view)
-        self._observed.watch.batch = BatchSnapshot(
+        self._status.live.batch = BatchSnapshot(
             total=view.total,
             done=view.done,
             failed=view.failed,
@@ -74,12 +74,12 @@ class StatusSocket:
         )
         if not self._begun:
             self._begun = True
-            self._observed.watch.cost = lambda: _state_of(runner.so_far.cost)
+            self._status.live.cost = lambda: _state_of(runner.so_far.cost)
             self._open_socket()
 
     def _open_socket(self) -> None:
         try:
-            port = StatusServer(self._observed.pages, path=BatchPaths.of(self._output).socket)
+            port = StatusServer(self._status.pages, path=BatchPaths.of(self._output).socket)
         except ConfigurationError:
             return  # `stormbreak top` says that there is none
         self._stack.enter_context(port)

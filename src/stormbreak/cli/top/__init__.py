@@ -30,9 +30,9 @@ from stormbreak.telemetry.status_client import (
     NoResponseError,
     NoServerError,
     NotStormbreakError,
-    Place,
-    look,
-    place_of,
+    ServerAddress,
+    fetch_state,
+    parse_address,
 )
 
 # ---------------------------------------------------------------- key presses
@@ -73,7 +73,7 @@ def _read(keyboard: int, seconds: float) -> str:
 # ---------------------------------------------------------------- find the status server
 
 
-def find(text: str | None) -> Place:
+def find(text: str | None) -> ServerAddress:
     """Where the state of `text` is served; None: that of the only batch at work in this folder.
 
     Raises:
@@ -81,15 +81,15 @@ def find(text: str | None) -> Place:
     """
     if text is None:
         return _only_one(Path())
-    return place_of(text) or _of_path(Path(text))
+    return parse_address(text) or _of_path(Path(text))
 
 
-def _of_path(path: Path) -> Place:
+def _of_path(path: Path) -> ServerAddress:
     if _is(path.is_socket):
-        return Place(path=path)
+        return ServerAddress(path=path)
     files = BatchPaths.of(path)
     if _is(files.socket.is_socket) and held(files):
-        return Place(path=files.socket, name=str(path))
+        return ServerAddress(path=files.socket, name=str(path))
     if held(files):
         said = "a run is at work on it, but has no socket here; give that run a --metrics-port"
     elif _is(files.run.is_file):
@@ -99,7 +99,7 @@ def _of_path(path: Path) -> Place:
     raise ConfigurationError(f"{path_of(path)}: {said}")
 
 
-def _only_one(folder: Path) -> Place:
+def _only_one(folder: Path) -> ServerAddress:
     outputs = [
         each.with_suffix("") for each in sorted(folder.glob("*.sock")) if _is(each.is_socket)
     ]
@@ -111,7 +111,7 @@ def _only_one(folder: Path) -> Place:
     if len(at_work) > 1:
         names = ", ".join(path_of(output) for output in at_work[:5])
         raise ConfigurationError(f"several batches are at work in this folder ({names}): name one")
-    return Place(path=BatchPaths.of(at_work[0]).socket, name=str(at_work[0]))
+    return ServerAddress(path=BatchPaths.of(at_work[0]).socket, name=str(at_work[0]))
 
 
 def _is(fact: Callable[[], bool]) -> bool:
@@ -172,9 +172,9 @@ def _forgive(output: object) -> None:
         output.reconfigure(errors="replace")
 
 
-def _first_look(place: Place) -> State:
+def _first_look(place: ServerAddress) -> State:
     try:
-        return look(place, FIRST)
+        return fetch_state(place, FIRST)
     except NoServerError as gone:
         raise ConfigurationError(f"{place}: nothing answers there: {gone}") from gone
     except NoResponseError as silent:
@@ -183,7 +183,7 @@ def _first_look(place: Place) -> State:
         raise ConfigurationError(f"{place}: no stormbreak is there: {stranger}") from stranger
 
 
-def _watch(console: Console, place: Place, state: State) -> str | None:
+def _watch(console: Console, place: ServerAddress, state: State) -> str | None:
     """Show it until its user leaves, or it ends; then what to say of that."""
     answered_at = asked_at = time.monotonic()
     drawn: object = None
@@ -200,7 +200,7 @@ def _watch(console: Console, place: Place, state: State) -> str | None:
                 continue
             asked_at = time.monotonic()
             try:
-                state = look(place, EVERY)
+                state = fetch_state(place, EVERY)
                 answered_at = asked_at = time.monotonic()
             except (
                 NoResponseError,
@@ -212,7 +212,7 @@ def _watch(console: Console, place: Place, state: State) -> str | None:
     return f"{place} has ended; last seen: {_last_seen(state)}"
 
 
-def _group(console: Console, place: Place, state: State, silent: float) -> Group:
+def _group(console: Console, place: ServerAddress, state: State, silent: float) -> Group:
     width, height = console.size
     frame = Frame(
         where=str(place),
@@ -251,7 +251,7 @@ def _interruptible() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _save(state: State, place: Place, path: Path) -> None:
+def _save(state: State, place: ServerAddress, path: Path) -> None:
     console = Console(
         record=True, width=PICTURE_WIDTH, color_system="truecolor", file=io.StringIO()
     )

@@ -209,7 +209,7 @@ class Frame:
         for decision in decisions:
             times = f"{self.glyphs.times}{short(decision.times)}" if decision.times > 1 else ""
             line = Text(f" {_ago(decision.ago):>5} {times:<6} ", style="dim")
-            yield line.append(tame(decision.words, 300), style="not dim")
+            yield line.append(tame(decision.text, 300), style="not dim")
 
 
 def _counts(counts: Counts, batch_retries: int | None) -> Iterator[Text]:
