@@ -1,6 +1,6 @@
-"""What is known of SDKs and of what stands on them: where their defaults are written, what fits under them, and their traps.
+"""Known SDKs and frameworks: where they define their defaults, where our transport goes, and their traps.
 
-Facts are of the version in `checked`; what `file` and `name` point at is read anew from whatever is installed.
+Facts are from the version in `checked`. Defaults with `file` and `name` are read from the installed version.
 """
 
 from typing import NamedTuple
@@ -12,10 +12,10 @@ NEVER_SENDS = "-"
 
 
 class Default(NamedTuple):
-    """A default: a number, or words, in the version that was checked, and where the package writes it, if it does.
+    """A default in the checked version, a number or text, and where the package defines it.
 
-    `name` is a constant, `Class.field` or `function.argument`; where None stands there, it means `none`.
-    Of retries, `includes_first` says that the number written there is that of all attempts.
+    `name` is a constant, `Class.field` or `function.argument`; a None there means `none`. With `includes_first` the number
+    counts all attempts, not retries only.
     """
 
     value: float | str
@@ -26,19 +26,19 @@ class Default(NamedTuple):
 
 
 class Sdk(NamedTuple):
-    """A package. `over` is the SDK that carries its calls; None where it has an HTTP library of its own, or none."""
+    """A package. `over` is the SDK that it uses; None if it has an HTTP library of its own, or none."""
 
     name: str
     checked: str
     retries: Default
     timeout: Default
-    door: str
+    transport: str
     over: str | None = None
     traps: tuple[str, ...] = ()
 
 
 _CLIENT = "http_client=<library>.AsyncClient(transport=stormbreak.<library>.AsyncTransport())"
-_OUTSIDE = "none: a policy of stormbreak's retries, and what goes through a door needs no other"
+_OUTSIDE = "none: a stormbreak policy retries, and calls through our transport need no other"
 _CUT = "A stream that ends cleanly before its end marker raises nothing: half an answer passes for a whole one."
 
 SDKS: tuple[Sdk, ...] = (
