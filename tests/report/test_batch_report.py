@@ -224,7 +224,7 @@ def test_a_run_that_sent_nothing_says_so_and_draws_nothing(tmp_path):
     page = batch_page(summary, course)
     assert page.verdict == "10 of 10 rows are answered. This run sent nothing."
     assert [each.title for each in page.sections] == ["In figures", "Cost"]
-    assert batch_picture(summary, course).tiles == []
+    assert not batch_picture(summary, course).charts
     assert png_of(batch_picture(summary, course))
 
 

@@ -3,7 +3,7 @@ from happenings import one_of_each
 from stage import TARGET
 
 from stormbreak.core.explain import line_for
-from stormbreak.escape import LONGEST, tame
+from stormbreak.escape import LABEL, shown
 from stormbreak.events import CallEnded, CallRejected, CircuitChanged, RetryPlanned, RetryRefused
 from stormbreak.telemetry.event_text import describe
 from stormbreak.types import Target, Verdict
@@ -75,11 +75,11 @@ def test_a_hostile_name_stays_one_short_line_without_a_key(name):
         for event in one_of_each(target, other=str(target)):
             line = describe(event)
             assert line.isprintable()
-            assert len(line) < 2 * (LONGEST + 100)
+            assert len(line) < 2 * (LABEL + 100)
             assert "a1B2" not in line
 
 
 def test_a_tame_name_stays_as_it_is():
-    for name in ("gpt-4.1-mini-2025-04-14", "meta/llama-3", "modèle", "m" * LONGEST):
-        assert tame(name) == name
-    assert tame("m" * (LONGEST + 1)) == "m" * (LONGEST - 3) + "..."
+    for name in ("gpt-4.1-mini-2025-04-14", "meta/llama-3", "modèle", "m" * LABEL):
+        assert shown(name, LABEL) == name
+    assert shown("m" * (LABEL + 1), LABEL) == "m" * (LABEL - 1) + "…"

@@ -220,7 +220,7 @@ def test_hostile_targets_fill_no_memory():
     samples = scraped(metrics)
     targets = by(samples, "stormbreak_attempts_sent_total", "target")
 
-    assert targets == {f"acme/model?{number}": 1 for number in range(5)} | {"other": 495}
+    assert targets == {f"acme/model\\n{number}": 1 for number in range(5)} | {"other": 495}
     assert len(metrics._children) < 6 * 25
 
 

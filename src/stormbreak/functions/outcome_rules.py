@@ -15,13 +15,13 @@ from stormbreak.drivers.judge import FAILED, OK, UNCOUNTED, Judge, check_functio
 from stormbreak.errors import ConfigurationError
 from stormbreak.types import Outcome, Verdict
 
-Answer: TypeAlias = bool | Verdict | Outcome | None
+RuleResult: TypeAlias = bool | Verdict | Outcome | None
 """Of a rule. True: a failure, with the verdict that the exception carries. False, None: the rule does not apply."""
 
-Predicate: TypeAlias = Callable[[Any], Answer]
+Predicate: TypeAlias = Callable[[Any], RuleResult]
 Rule: TypeAlias = type[BaseException] | Predicate
 FailureRules: TypeAlias = (
-    Rule | tuple[Rule, ...] | Mapping[type[BaseException], Answer | Predicate] | Judge
+    Rule | tuple[Rule, ...] | Mapping[type[BaseException], RuleResult | Predicate] | Judge
 )
 
 _FORMS = (
@@ -116,7 +116,7 @@ def _by_predicate(predicates: tuple[Predicate, ...], error: Exception) -> Outcom
 
 
 def _by_class(
-    table: Mapping[type[BaseException], Answer | Predicate],
+    table: Mapping[type[BaseException], RuleResult | Predicate],
 ) -> Callable[[Exception], Outcome]:
     for kind, answer in table.items():
         if not (_is_rule(kind) and isinstance(kind, type)):
@@ -140,7 +140,7 @@ def _read(error: Exception) -> Outcome:
     return FAILED if read is None else read
 
 
-def _outcome(answer: Answer, read: Outcome) -> Outcome:
+def _outcome(answer: RuleResult, read: Outcome) -> Outcome:
     """Make an outcome of a rule's answer; status and retry-after stay those that were `read`.
 
     Raises:

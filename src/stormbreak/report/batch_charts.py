@@ -3,24 +3,17 @@
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import repeat
 from math import isnan, nan
-from typing import NamedTuple
 
 from stormbreak.batch.run_timeseries import Course, Slice
 from stormbreak.report.chart import Line, Panel, clock_for
+from stormbreak.report.page import Chart
 from stormbreak.types import Verdict
 
 _MOST = frozenset({"open_circuits", "cooling"})  # of which a slice keeps the most, not the sum
 _KINDS = 4  # of outcomes that are drawn one by one, besides answers
 
 
-class BatchChart(NamedTuple):
-    """A panel under a heading."""
-
-    title: str
-    panel: Panel
-
-
-def charts_of(course: Course) -> list[BatchChart]:
+def charts_of(course: Course) -> list[Chart]:
     """All of them, in the order in which they are shown; what never happened is left out."""
     charts = [
         _chart(course, "Rows", "rows per second", _rows(course)),
@@ -44,12 +37,12 @@ def charts_of(course: Course) -> list[BatchChart]:
     return charts
 
 
-def _chart(course: Course, title: str, unit: str, lines: Sequence[Line]) -> BatchChart:
+def _chart(course: Course, title: str, unit: str, lines: Sequence[Line]) -> Chart:
     span = course.width * max(1, len(course.slices))
     clock = clock_for(span)
     middles = [(start + end) / 2 / clock.seconds for start, end, _ in course.times()]
     told = ", ".join(line.name for line in lines)
-    return BatchChart(
+    return Chart.with_legend(
         title,
         Panel(
             about=f"{title}, in {unit}: {told}.",

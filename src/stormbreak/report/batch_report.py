@@ -13,9 +13,8 @@ from stormbreak.batch.store.paths import BatchPaths
 from stormbreak.escape import shown
 from stormbreak.report.batch_charts import charts_of
 from stormbreak.report.batch_cost import cost_section
-from stormbreak.report.drawing import drawing_of
-from stormbreak.report.page import Bar, Card, Chart, Page, Section, Table, keys_of
-from stormbreak.report.picture import Picture, Tile
+from stormbreak.report.page import Bar, Card, Page, Section, Table
+from stormbreak.report.picture import Picture
 
 FAILURES = 20
 """Failed rows that are shown; all of them stand in the failed file."""
@@ -35,7 +34,7 @@ def batch_page(summary: Summary, course: Course, cost: BatchCost | None = None) 
     """Make the page of a run that has ended; `cost` is what all runs on its OUTPUT cost, where that is known."""
     went: list[Section | None] = []
     if summary.attempts:
-        went = [Section(title="Over time", charts=_charts(course)), _seconds(course)]
+        went = [Section(title="Over time", charts=charts_of(course)), _seconds(course)]
     sections = [
         Section(title="In figures", cards=_cards(summary, course)),
         *went,
@@ -48,7 +47,6 @@ def batch_page(summary: Summary, course: Course, cost: BatchCost | None = None) 
     return Page(
         kind="a batch run",
         title=shown(Path(summary.input).name),
-        about="",
         verdict=_verdict(summary),
         facts=_facts(summary),
         sections=[section for section in sections if section is not None],
@@ -57,16 +55,11 @@ def batch_page(summary: Summary, course: Course, cost: BatchCost | None = None) 
 
 def batch_picture(summary: Summary, course: Course) -> Picture:
     """Make the picture: the charts, and the figures above them."""
-    tiles = [
-        Tile(title=title, panel=panel, keys=keys_of(panel.lines))
-        for title, panel in (charts_of(course) if summary.attempts else ())
-    ]
     return Picture(
         title=f"{shown(Path(summary.input).name)} at {shown(summary.base_url, 80)}",
         verdict=_verdict(summary),
-        tiles=tiles,
-        keys=(),
         cards=_cards(summary, course)[:4],
+        charts=charts_of(course) if summary.attempts else (),
     )
 
 
@@ -132,13 +125,6 @@ def _cards(summary: Summary, course: Course) -> list[Card]:
             figure=f"{summary.circuits_opened:,} / {summary.cooldowns:,}",
             about="openings of circuits, and pauses that the provider asked for",
         ),
-    ]
-
-
-def _charts(course: Course) -> list[Chart]:
-    return [
-        Chart(title=title, drawing=drawing_of(panel, salt=title), keys=keys_of(panel.lines))
-        for title, panel in charts_of(course)
     ]
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from stormbreak.core.explain import line_for
-from stormbreak.escape import tame, tamed
+from stormbreak.escape import LABEL, escape_target, shown
 from stormbreak.events import (
     CallCancelled,
     CallEnded,
@@ -64,9 +64,9 @@ def name_of(event: Event) -> str:
 
 def describe(event: Event) -> str:
     """Describe an event in one line. Names chosen by others are escaped."""
-    event = event._replace(target=tamed(event.target))
+    event = event._replace(target=escape_target(event.target))
     if isinstance(event, FellBack | FallbackRefused):
-        event = event._replace(to=tame(event.to))
+        event = event._replace(to=shown(event.to, LABEL))
     return _of_call(event) or _of_attempt(event) or _of_target(event) or line_for(event)
 
 

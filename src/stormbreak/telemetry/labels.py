@@ -7,7 +7,7 @@ number of them would fill the memory of the process and of Prometheus.
 from collections.abc import Collection
 
 from stormbreak.core.circuit import State
-from stormbreak.escape import tame
+from stormbreak.escape import LABEL, shown
 from stormbreak.types import CACHE, DEGRADED, TARGET, Target, Verdict
 
 OTHER = "other"
@@ -84,7 +84,7 @@ class Targets:
 
     def label_of(self, place: str) -> str:
         """Return the label of a target, given its place (provider and model)."""
-        label = tame(place)
+        label = shown(place, LABEL)
         if label not in self._known:
             if len(self._known) >= self._maximum:
                 return OTHER

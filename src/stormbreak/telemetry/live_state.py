@@ -16,7 +16,7 @@ import msgspec
 from stormbreak.core.engine import Engine
 from stormbreak.drivers.fork_safety import reset_in_child
 from stormbreak.drivers.locks import new_lock
-from stormbreak.escape import tame
+from stormbreak.escape import shown
 from stormbreak.events import (
     CallCancelled,
     CallEnded,
@@ -283,7 +283,7 @@ class LiveState:
             minute = minutes.get(name, nothing)
             ok, not_ok = minute.series(now)
             yield TargetSnapshot(
-                target=tame(name, _MAX_NAME),
+                target=shown(name, _MAX_NAME),
                 verdicts=minute.verdicts(now),
                 ok=ok,
                 not_ok=not_ok,

@@ -15,7 +15,7 @@ from stormbreak.core.circuit import State
 from stormbreak.core.engine import Engine
 from stormbreak.drivers.fork_safety import reset_in_child
 from stormbreak.drivers.locks import new_lock
-from stormbreak.escape import tame, tamed
+from stormbreak.escape import LABEL, escape_target, shown
 from stormbreak.events import CircuitChanged, Event, RetryRefused
 from stormbreak.telemetry.event_text import describe, name_of
 from stormbreak.telemetry.labels import MAX_TARGETS, Targets
@@ -154,7 +154,7 @@ def _fields(event: Event, name: str) -> dict[str, Any]:
     """The fields of the log record, for structured formatters."""
     fields: dict[str, Any] = {
         "stormbreak_event": name,
-        "stormbreak_target": str(tamed(event.target)),
+        "stormbreak_target": str(escape_target(event.target)),
     }
     for field in _FIELDS:
         value = getattr(event, field, None)
@@ -162,7 +162,7 @@ def _fields(event: Event, name: str) -> dict[str, Any]:
             fields[f"stormbreak_{field}"] = str(value) if field == "verdict" else value
     to, until = getattr(event, "to", None), getattr(event, "until", None)
     if to is not None:
-        fields["stormbreak_to"] = tame(to)
+        fields["stormbreak_to"] = shown(to, LABEL)
     if until is not None:
         fields["stormbreak_seconds"] = max(0.0, until - event.at)
     return fields

@@ -8,7 +8,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from stormbreak.errors import ConfigurationError
-from stormbreak.escape import tame
+from stormbreak.escape import LABEL, shown
 from stormbreak.telemetry.state import State, decoded
 from stormbreak.telemetry.status_server import HOST, SocketFile
 
@@ -44,7 +44,7 @@ class ServerAddress:
 
     def __str__(self) -> str:
         if self.name or self.path is not None:
-            return tame(self.name or str(self.path), 200)
+            return shown(self.name or str(self.path), 200)
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
@@ -61,9 +61,9 @@ def parse_address(text: str) -> ServerAddress | None:
             url = urlsplit(text)
             host, port = url.hostname or "", url.port
         except ValueError:
-            raise ConfigurationError(f"{tame(text)}: not a URL") from None
+            raise ConfigurationError(f"{shown(text, LABEL)}: not a URL") from None
         if url.scheme != "http":
-            raise ConfigurationError(f"{tame(text)}: use http: a status server has no TLS")
+            raise ConfigurationError(f"{shown(text, LABEL)}: use http: a status server has no TLS")
         return _checked(host, 80 if port is None else port, text)
     found = _HOST_AND_PORT.fullmatch(text)
     if found is None:
@@ -74,10 +74,10 @@ def parse_address(text: str) -> ServerAddress | None:
 def _checked(host: str, port: int, text: str) -> ServerAddress:
     if host not in _LOOPBACK:
         raise ConfigurationError(
-            f"{tame(text)}: not this machine; a status server listens on 127.0.0.1 only"
+            f"{shown(text, LABEL)}: not this machine; a status server listens on 127.0.0.1 only"
         )
     if not 0 < port < 1 << 16:
-        raise ConfigurationError(f"{tame(text)}: a port is from 1 to 65535")
+        raise ConfigurationError(f"{shown(text, LABEL)}: a port is from 1 to 65535")
     return ServerAddress(host=host, port=port)
 
 

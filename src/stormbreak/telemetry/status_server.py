@@ -27,7 +27,7 @@ from typing import Any, Self, TypeAlias
 from stormbreak.drivers.fork_safety import reset_in_child
 from stormbreak.drivers.locks import new_lock
 from stormbreak.errors import ConfigurationError
-from stormbreak.escape import tame
+from stormbreak.escape import shown
 
 # ---------------------------------------------------------------- Unix socket
 
@@ -48,7 +48,7 @@ class SocketFile:
             self.path = path.absolute()
         except OSError as error:  # the working directory was removed
             why = (error.strerror or "cannot be found").lower()
-            raise ConfigurationError(f"{tame(str(path), _MAX_SHOWN)}: {why}") from error
+            raise ConfigurationError(f"{shown(str(path), _MAX_SHOWN)}: {why}") from error
         self._made: tuple[int, int] | None = None
         self._address()
 
@@ -113,7 +113,7 @@ class SocketFile:
         return shortest
 
     def _error(self, why: str) -> ConfigurationError:
-        return ConfigurationError(f"{tame(str(self.path), _MAX_SHOWN)}: {why.lower()}")
+        return ConfigurationError(f"{shown(str(self.path), _MAX_SHOWN)}: {why.lower()}")
 
 
 # ---------------------------------------------------------------- server

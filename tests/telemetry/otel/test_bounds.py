@@ -183,4 +183,4 @@ def test_a_code_that_others_chose_is_made_fit(traces):
     stepper.step(stepper.start(Call(1, TARGET))[0], outcome)
     (attempt,) = traces.only()[1]
 
-    assert attempt.attributes["stormbreak.code"] == "a?b" + "c" * 74 + "..."
+    assert attempt.attributes["stormbreak.code"] == "a\\nb" + "c" * 75 + "…"

@@ -24,4 +24,4 @@ def test_every_name_is_told_and_no_other():
     assert told == known - {conventions.TOKEN_TYPE} | events | {
         metrics.DURATION, metrics.FIRST_CHUNK, metrics.TOKENS,
     }  # fmt: skip
-    assert f"`{conventions.LABEL}NAME`" in SECTION
+    assert f"`{conventions.CALL_LABEL}NAME`" in SECTION

@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import TypeAlias
 from urllib.parse import urlsplit
 
-from stormbreak.escape import tame
+from stormbreak.escape import LABEL, shown
 from stormbreak.llm.providers import PRESETS
 from stormbreak.types import Target, Usage
 
@@ -35,7 +35,7 @@ ATTEMPTS = "stormbreak.attempts"
 CODE = "stormbreak.code"
 FREE = "stormbreak.free"
 GATE = "stormbreak.gate"
-LABEL = "stormbreak.label."  # a prefix
+CALL_LABEL = "stormbreak.label."  # a prefix
 MAYBE_PROCESSED = "stormbreak.maybe_processed"
 POLICY = "stormbreak.policy"
 PRIORITY = "stormbreak.priority"
@@ -60,11 +60,11 @@ _PROVIDERS: Mapping[str, str] = MappingProxyType(
 @lru_cache(maxsize=256)
 def target_attributes(target: Target) -> Attributes:
     """Return the attributes of a target, not to be changed. They have no key digest: it differs between processes."""
-    attributes: Attributes = {TARGET: tame(target.place)}
+    attributes: Attributes = {TARGET: shown(target.place, LABEL)}
     if target.model:
         attributes |= {
-            PROVIDER: _PROVIDERS.get(target.provider) or tame(target.provider),
-            MODEL: tame(target.model),
+            PROVIDER: _PROVIDERS.get(target.provider) or shown(target.provider, LABEL),
+            MODEL: shown(target.model, LABEL),
             **_server_attributes(target),
         }
     return attributes
@@ -91,4 +91,6 @@ def _server_attributes(target: Target) -> Attributes:
         return {}
     if not host:
         return {}
-    return {ADDRESS: tame(host)} if port is None else {ADDRESS: tame(host), PORT: port}
+    return (
+        {ADDRESS: shown(host, LABEL)} if port is None else {ADDRESS: shown(host, LABEL), PORT: port}
+    )

@@ -21,7 +21,7 @@ from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer, set_
 from stormbreak.core.flow import Send
 from stormbreak.drivers.fork_safety import reset_in_child
 from stormbreak.drivers.locks import new_lock
-from stormbreak.escape import tame
+from stormbreak.escape import LABEL, shown
 from stormbreak.events import (
     CallCancelled,
     CallEnded,
@@ -178,7 +178,7 @@ def name_and_attributes(event: Event) -> tuple[str, names.Attributes]:
 def _attribute(value: Any) -> names.Value:
     if isinstance(value, Verdict):
         return value.value
-    return tame(_DIGEST.sub("", value)) if isinstance(value, str) else value
+    return shown(_DIGEST.sub("", value), LABEL) if isinstance(value, str) else value
 
 
 def _seconds(event: Event) -> float | None:
@@ -229,8 +229,8 @@ class Spans:
                 attributes[names.STREAM] = True
         for name, value in call.labels:
             if name in self._labels:
-                attributes[names.LABEL + name] = value
-        name = f"{call.operation or 'call'} {tame(target.model or target.provider)}"
+                attributes[names.CALL_LABEL + name] = value
+        name = f"{call.operation or 'call'} {shown(target.model or target.provider, LABEL)}"
         span = self._tracer.start_span(name, context, _kind(target), attributes)
         below = set_span_in_context(span, context)
         self._calls.add(call.number, ActiveSpan(span, below, operation=call.operation, began=now))
@@ -263,7 +263,7 @@ class Spans:
         attributes = names.target_attributes(event.target) | {names.ATTEMPT: event.attempt}
         if event.attempt > 1:
             attributes[names.RESENDS] = event.attempt - 1
-        name = f"attempt {tame(event.target.model or event.target.provider)}"
+        name = f"attempt {shown(event.target.model or event.target.provider, LABEL)}"
         call.attempts[event.attempt] = self._tracer.start_span(
             name, call.context, _kind(event.target), attributes
         )
@@ -277,7 +277,7 @@ class Spans:
         if event.status is not None:
             span.set_attribute(names.STATUS_CODE, event.status)
         if event.code is not None:
-            span.set_attribute(names.CODE, tame(event.code))
+            span.set_attribute(names.CODE, shown(event.code, LABEL))
         _end(span, event.verdict, event.detail)
 
     def _committed(self, call: ActiveSpan, event: Committed) -> None:
