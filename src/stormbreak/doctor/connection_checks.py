@@ -56,7 +56,7 @@ def _pool_size(path: RequestPath, where: str, pool: Any) -> Iterator[Finding]:
         return
     severity = Severity.RISK
     if path.policy is not None:
-        ceiling = path.policy.limit.ceiling
+        ceiling = path.policy.limit.max_in_flight
         if not maximum < ceiling < sys.maxsize:
             return
         what = f"{maximum} connections under a policy that allows {ceiling} attempts in flight"

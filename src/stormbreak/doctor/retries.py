@@ -113,7 +113,7 @@ def attempts_of(layer: ClientLayer) -> float | None:
     """Return how often a layer may send what is within it."""
     thing = layer.thing
     if isinstance(thing, Door):
-        return thing.policy.retry.attempts
+        return thing.policy.retry.max_attempts
     if is_transport(thing):
         return _of_transport(thing)
     if isinstance(thing, FunctionType | MethodType):

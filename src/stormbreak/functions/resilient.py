@@ -175,7 +175,7 @@ class Resilient:
     @property
     def attempts(self) -> int:
         """The maximum number of attempts: 1 if nothing is retried."""
-        return self.policy.retry.attempts if self._rules.retries else 1
+        return self.policy.retry.max_attempts if self._rules.retries else 1
 
     def isolate(self, *, duration: float | None = None) -> None:
         """Open the circuit manually, until `reset` or for `duration` seconds. From any thread.
@@ -322,13 +322,13 @@ def _checked(policy: Policy) -> Policy:
         raise ConfigurationError(
             "fallback must be empty around a function: there is no other target"
         )
-    if policy.quota.tpm is not None:
+    if policy.rate_limit.tpm is not None:
         raise ConfigurationError(
-            f"quota.tpm must be absent around a function, which has no tokens, got {policy.quota.tpm:g}"
+            f"rate_limit.tpm must be absent around a function, which has no tokens, got {policy.rate_limit.tpm:g}"
         )
     if policy.spend.acts:
         raise ConfigurationError(
-            f"spend.usd must be absent around a function, whose cost is unknown, got {policy.spend.usd:g}"
+            f"spend.max_usd must be absent around a function, whose cost is unknown, got {policy.spend.max_usd:g}"
         )
     return policy
 

@@ -56,7 +56,7 @@ def storm_page(scenario: Scenario, results: Sequence[Result], *, live: bool = Fa
     return Page(
         kind="a storm, played live" if live else "a storm, simulated",
         title=shown(scenario.name),
-        about=shown(scenario.about, _LONG),
+        about=shown(scenario.description, _LONG),
         verdict=_verdict(comparison),
         facts=_facts(scenario, comparison, live=live),
         sections=[section for section in sections if section is not None],
@@ -67,7 +67,7 @@ def storm_picture(scenario: Scenario, results: Sequence[Result]) -> Picture:
     """Make the picture: answers and attempts, and the cost of each policy."""
     comparison = Comparison(scenario, results)
     return Picture(
-        title=f"{shown(scenario.name)}: {shown(scenario.about, 110)}",
+        title=f"{shown(scenario.name)}: {shown(scenario.description, 110)}",
         verdict=_verdict(comparison),
         cards=cost_cards(comparison),
         keys=_keys(comparison, _ANSWERS_AND_ATTEMPTS),
