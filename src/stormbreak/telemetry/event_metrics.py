@@ -8,26 +8,8 @@ from importlib.resources import files
 from types import MappingProxyType
 from typing import Any, NamedTuple, TypeAlias
 
-from stormbreak.events import (
-    CallCancelled,
-    CallEnded,
-    CallRejected,
-    CircuitChanged,
-    Committed,
-    CooldownStarted,
-    Event,
-    FallbackRefused,
-    FellBack,
-    Hedged,
-    HedgeRefused,
-    Overtaken,
-    Queued,
-    RetryPlanned,
-    RetryRefused,
-    Returned,
-    Sent,
-    WouldHave,
-)
+from stormbreak import events
+from stormbreak.events import Event
 from stormbreak.telemetry.labels import (
     FALLBACK_GATES,
     HEDGE_GATES,
@@ -116,7 +98,7 @@ def _bool(fact: bool) -> str:  # noqa: FBT001
     return "true" if fact else "false"
 
 
-def _returned(event: Returned) -> tuple[MetricUpdate, ...]:
+def _returned(event: events.Returned) -> tuple[MetricUpdate, ...]:
     ok = _bool(event.verdict is Verdict.OK)
     return (
         ("attempts", (event.verdict.value,), 1),
@@ -132,7 +114,7 @@ def _tokens(usage: Usage) -> Iterator[MetricUpdate]:
             yield "tokens", (kind,), count
 
 
-def _ended(event: CallEnded) -> tuple[MetricUpdate, ...]:
+def _ended(event: events.CallEnded) -> tuple[MetricUpdate, ...]:
     updates = ("calls", (event.verdict.value,), 1), ("call_wait_seconds", (), event.waited)
     if event.maybe_processed:
         return (*updates, ("attempts_maybe_processed", (), event.maybe_processed))
@@ -141,27 +123,29 @@ def _ended(event: CallEnded) -> tuple[MetricUpdate, ...]:
 
 _UPDATES: Mapping[type, Callable[[Any], tuple[MetricUpdate, ...]]] = MappingProxyType(
     {
-        Queued: lambda e: _count("calls_queued", one_of(QUEUE_GATES, e.held_by)),
-        CallRejected: lambda e: _count("calls_rejected", one_of(POLICIES, e.policy)),
-        CallEnded: _ended,
-        CallCancelled: lambda _: _count("calls", Verdict.CANCELLED.value),
-        Sent: lambda _: _count("attempts_sent"),
-        Returned: _returned,
-        Committed: lambda e: (("time_to_first_output_seconds", (), e.took),),
-        Overtaken: lambda _: _count("attempts_superseded"),
-        Hedged: lambda _: _count("hedges"),
-        HedgeRefused: lambda e: _count("hedges_refused", one_of(HEDGE_GATES, e.gate)),
-        RetryPlanned: lambda e: _count("retries", one_of(VERDICTS, e.verdict), _bool(e.free)),
-        RetryRefused: lambda e: _count("retries_refused", one_of(RETRY_GATES, e.gate)),
-        FellBack: lambda e: _count("fallbacks", kind_of(e.to), e.verdict.value),
-        FallbackRefused: lambda e: _count(
+        events.Queued: lambda e: _count("calls_queued", one_of(QUEUE_GATES, e.held_by)),
+        events.CallRejected: lambda e: _count("calls_rejected", one_of(POLICIES, e.policy)),
+        events.CallEnded: _ended,
+        events.CallCancelled: lambda _: _count("calls", Verdict.CANCELLED.value),
+        events.Sent: lambda _: _count("attempts_sent"),
+        events.Returned: _returned,
+        events.Committed: lambda e: (("time_to_first_output_seconds", (), e.took),),
+        events.Overtaken: lambda _: _count("attempts_superseded"),
+        events.Hedged: lambda _: _count("hedges"),
+        events.HedgeRefused: lambda e: _count("hedges_refused", one_of(HEDGE_GATES, e.gate)),
+        events.RetryPlanned: lambda e: _count(
+            "retries", one_of(VERDICTS, e.verdict), _bool(e.free)
+        ),
+        events.RetryRefused: lambda e: _count("retries_refused", one_of(RETRY_GATES, e.gate)),
+        events.FellBack: lambda e: _count("fallbacks", kind_of(e.to), e.verdict.value),
+        events.FallbackRefused: lambda e: _count(
             "fallbacks_refused", kind_of(e.to), one_of(FALLBACK_GATES, e.gate)
         ),
-        CircuitChanged: lambda e: _count(
+        events.CircuitChanged: lambda e: _count(
             "circuit_transitions", one_of(STATES, e.before), one_of(STATES, e.after)
         ),
-        CooldownStarted: lambda _: _count("cooldowns"),
-        WouldHave: lambda e: _count(
+        events.CooldownStarted: lambda _: _count("cooldowns"),
+        events.WouldHave: lambda e: _count(
             "shadow_decisions", one_of(MECHANISMS, e.mechanism), one_of(SHADOW_DECISIONS, e.what)
         ),
     }

@@ -13,27 +13,12 @@ from typing import Any
 
 import msgspec
 
+from stormbreak import events
 from stormbreak.core.engine import Engine
 from stormbreak.drivers.fork_safety import reset_in_child
 from stormbreak.drivers.locks import new_lock
 from stormbreak.escape import shown
-from stormbreak.events import (
-    CallCancelled,
-    CallEnded,
-    CallRejected,
-    CircuitChanged,
-    CooldownStarted,
-    Event,
-    FallbackRefused,
-    FellBack,
-    Hedged,
-    HedgeRefused,
-    RetryPlanned,
-    RetryRefused,
-    Returned,
-    Sent,
-    WouldHave,
-)
+from stormbreak.events import Event
 from stormbreak.telemetry.event_text import describe, name_of
 from stormbreak.telemetry.gauges import Snapshot, WatchedEngines, merge_target
 from stormbreak.telemetry.labels import MAX_TARGETS
@@ -96,16 +81,16 @@ GROUPED_WITHIN = 2.0  # seconds
 
 _SIMILAR: Mapping[type, Callable[[Any], object]] = MappingProxyType(
     {
-        RetryPlanned: attrgetter("verdict", "free"),
-        RetryRefused: attrgetter("verdict", "gate"),
-        Hedged: type,
-        HedgeRefused: attrgetter("gate"),
-        FellBack: attrgetter("to", "verdict"),
-        FallbackRefused: attrgetter("to", "gate"),
-        CallRejected: attrgetter("policy"),
-        CircuitChanged: attrgetter("at"),  # each one counts
-        CooldownStarted: type,
-        WouldHave: attrgetter("mechanism", "what"),
+        events.RetryPlanned: attrgetter("verdict", "free"),
+        events.RetryRefused: attrgetter("verdict", "gate"),
+        events.Hedged: type,
+        events.HedgeRefused: attrgetter("gate"),
+        events.FellBack: attrgetter("to", "verdict"),
+        events.FallbackRefused: attrgetter("to", "gate"),
+        events.CallRejected: attrgetter("policy"),
+        events.CircuitChanged: attrgetter("at"),  # each one counts
+        events.CooldownStarted: type,
+        events.WouldHave: attrgetter("mechanism", "what"),
     }
 )
 """Which events are decisions, and what makes two decisions about one target similar."""
@@ -163,15 +148,15 @@ _OTHERS = Target("others", "")
 
 _COUNTERS: Mapping[type, str] = MappingProxyType(
     {
-        Sent: "attempts",
-        RetryPlanned: "retries",
-        RetryRefused: "retries_refused",
-        CallRejected: "rejected",
-        CallEnded: "calls",
-        CallCancelled: "cancelled",
-        Hedged: "hedges",
-        FellBack: "fallbacks",
-        CooldownStarted: "cooldowns",
+        events.Sent: "attempts",
+        events.RetryPlanned: "retries",
+        events.RetryRefused: "retries_refused",
+        events.CallRejected: "rejected",
+        events.CallEnded: "calls",
+        events.CallCancelled: "cancelled",
+        events.Hedged: "hedges",
+        events.FellBack: "fallbacks",
+        events.CooldownStarted: "cooldowns",
     }
 )
 
@@ -211,15 +196,15 @@ class LiveState:
         with self._lock:
             if counter is not None:
                 self._counts[counter] += 1
-            if isinstance(event, Sent):
+            if isinstance(event, events.Sent):
                 return
-            if isinstance(event, Returned):
+            if isinstance(event, events.Returned):
                 self._minute(event).add(event.at, event.verdict)
                 return
-            if isinstance(event, CallEnded):
+            if isinstance(event, events.CallEnded):
                 self._counts["answered"] += event.verdict is Verdict.OK
                 return
-            if isinstance(event, CircuitChanged):
+            if isinstance(event, events.CircuitChanged):
                 self._counts["circuits_opened"] += event.after == "open"
             self._recent.add(event)
 
@@ -264,7 +249,7 @@ class LiveState:
         """Read the state as a page of the status server."""
         return "application/json", encoded(self.state())
 
-    def _minute(self, event: Returned) -> LastMinute:
+    def _minute(self, event: events.Returned) -> LastMinute:
         minute = self._minutes.get(event.target)
         if minute is not None:
             return minute

@@ -18,27 +18,12 @@ from typing import Any
 from opentelemetry.context import Context, attach, detach, get_current
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer, set_span_in_context
 
+from stormbreak import events
 from stormbreak.core.flow import Send
 from stormbreak.drivers.fork_safety import reset_in_child
 from stormbreak.drivers.locks import new_lock
 from stormbreak.escape import LABEL, shown
-from stormbreak.events import (
-    CallCancelled,
-    CallEnded,
-    CallRejected,
-    Committed,
-    Event,
-    FallbackRefused,
-    FellBack,
-    Hedged,
-    HedgeRefused,
-    Overtaken,
-    Queued,
-    RetryPlanned,
-    RetryRefused,
-    Returned,
-    Sent,
-)
+from stormbreak.events import Event
 from stormbreak.telemetry.event_text import name_of
 from stormbreak.telemetry.labels import kind_of
 from stormbreak.telemetry.otel import conventions as names
@@ -136,15 +121,15 @@ class ActiveSpans:
 # ---------------------------------------------------------------- span events
 
 SPAN_EVENTS = (
-    Queued,
-    CallRejected,
-    Hedged,
-    HedgeRefused,
-    Overtaken,
-    RetryPlanned,
-    RetryRefused,
-    FellBack,
-    FallbackRefused,
+    events.Queued,
+    events.CallRejected,
+    events.Hedged,
+    events.HedgeRefused,
+    events.Overtaken,
+    events.RetryPlanned,
+    events.RetryRefused,
+    events.FellBack,
+    events.FallbackRefused,
 )
 """The other events begin or end a span, or are about a target."""
 
@@ -182,11 +167,13 @@ def _attribute(value: Any) -> names.Value:
 
 
 def _seconds(event: Event) -> float | None:
-    if isinstance(event, Hedged):
+    if isinstance(event, events.Hedged):
         return event.after
-    if isinstance(event, Overtaken):
+    if isinstance(event, events.Overtaken):
         return event.took
-    until = event.until if isinstance(event, RetryPlanned) else getattr(event, "retry_at", None)
+    until = (
+        event.until if isinstance(event, events.RetryPlanned) else getattr(event, "retry_at", None)
+    )
     return None if until is None else max(0.0, until - event.at)
 
 
@@ -247,7 +234,7 @@ class Spans:
         number = getattr(event, "call", None)
         if number is None:  # the event is about a target
             return
-        ends = isinstance(event, CallEnded | CallCancelled)
+        ends = isinstance(event, events.CallEnded | events.CallCancelled)
         call = self._calls.pop(number) if ends else self._calls.find(number)
         if call is None:
             return
@@ -257,7 +244,7 @@ class Spans:
         if handler is not None:
             handler(self, call, event)
 
-    def _sent(self, call: ActiveSpan, event: Sent) -> None:
+    def _sent(self, call: ActiveSpan, event: events.Sent) -> None:
         if not call.span.is_recording():  # not sampled
             return
         attributes = names.target_attributes(event.target) | {names.ATTEMPT: event.attempt}
@@ -268,7 +255,7 @@ class Spans:
             name, call.context, _kind(event.target), attributes
         )
 
-    def _returned(self, call: ActiveSpan, event: Returned) -> None:
+    def _returned(self, call: ActiveSpan, event: events.Returned) -> None:
         if event.usage is not None:
             self._measures.record_usage(event.usage, event.target, call.operation)
         span = call.attempts.pop(event.attempt, None)
@@ -280,7 +267,7 @@ class Spans:
             span.set_attribute(names.CODE, shown(event.code, LABEL))
         _end(span, event.verdict, event.detail)
 
-    def _committed(self, call: ActiveSpan, event: Committed) -> None:
+    def _committed(self, call: ActiveSpan, event: events.Committed) -> None:
         seconds = event.at - call.began
         call.span.set_attribute(names.FIRST_CHUNK, seconds)
         span = call.attempts.get(event.attempt)
@@ -288,19 +275,19 @@ class Spans:
             span.add_event(name_of(event), {names.SECONDS: event.took})
         self._measures.record_first_chunk(seconds, event.target, call.operation)
 
-    def _overtaken(self, call: ActiveSpan, event: Overtaken) -> None:
+    def _overtaken(self, call: ActiveSpan, event: events.Overtaken) -> None:
         span = call.attempts.pop(event.attempt, None)
         if span is not None:
             _end(span, Verdict.CANCELLED)
 
-    def _fell_back(self, call: ActiveSpan, event: FellBack) -> None:
+    def _fell_back(self, call: ActiveSpan, event: events.FellBack) -> None:
         to = kind_of(event.to)
         call.source = FALLBACK if to == TARGET else to
 
-    def _rejected(self, call: ActiveSpan, event: CallRejected) -> None:
+    def _rejected(self, call: ActiveSpan, event: events.CallRejected) -> None:
         call.span.set_attribute(names.POLICY, event.policy)
 
-    def _ended(self, call: ActiveSpan, event: CallEnded) -> None:
+    def _ended(self, call: ActiveSpan, event: events.CallEnded) -> None:
         span, verdict = call.span, event.verdict
         _end_attempts(call)
         span.set_attributes(
@@ -317,21 +304,21 @@ class Spans:
         _end(span, verdict)
         self._measures.record_duration(event.at - call.began, event.target, call.operation, verdict)
 
-    def _cancelled(self, call: ActiveSpan, _: CallCancelled) -> None:
+    def _cancelled(self, call: ActiveSpan, _: events.CallCancelled) -> None:
         _end_attempts(call)
         _end(call.span, Verdict.CANCELLED)
 
 
 _HANDLERS: Mapping[type, Callable[[Spans, ActiveSpan, Any], None]] = MappingProxyType(
     {
-        Sent: Spans._sent,  # noqa: SLF001 - of the class above
-        Returned: Spans._returned,  # noqa: SLF001
-        Committed: Spans._committed,  # noqa: SLF001
-        Overtaken: Spans._overtaken,  # noqa: SLF001
-        FellBack: Spans._fell_back,  # noqa: SLF001
-        CallRejected: Spans._rejected,  # noqa: SLF001
-        CallEnded: Spans._ended,  # noqa: SLF001
-        CallCancelled: Spans._cancelled,  # noqa: SLF001
+        events.Sent: Spans._sent,  # noqa: SLF001 - of the class above
+        events.Returned: Spans._returned,  # noqa: SLF001
+        events.Committed: Spans._committed,  # noqa: SLF001
+        events.Overtaken: Spans._overtaken,  # noqa: SLF001
+        events.FellBack: Spans._fell_back,  # noqa: SLF001
+        events.CallRejected: Spans._rejected,  # noqa: SLF001
+        events.CallEnded: Spans._ended,  # noqa: SLF001
+        events.CallCancelled: Spans._cancelled,  # noqa: SLF001
     }
 )
 
