@@ -19,24 +19,10 @@ class _Format(NamedTuple):
     unit: str = ""
 
 
-def _percent(value: float) -> str:
-    return f"{100 * value:.1f}"
-
-
-def _seconds(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 else f"{value:.2f}"
-
-
-def _count(value: float) -> str:
-    return f"{value:,.0f}"
-
-
-def _ratio(value: float) -> str:
-    return f"{value:.2f}"
-
-
-_PERCENT, _SECONDS = _Format(_percent, " %"), _Format(_seconds, " s")
-_COUNT, _RATIO = _Format(_count), _Format(_ratio)
+_PERCENT = _Format(lambda value: f"{100 * value:.1f}", " %")
+_SECONDS = _Format(lambda value: f"{value:,.0f}" if value >= 100 else f"{value:.2f}", " s")
+_COUNT = _Format(lambda value: f"{value:,.0f}")
+_RATIO = _Format(lambda value: f"{value:.2f}")
 
 _ROWS: Mapping[str, tuple[str, _Format]] = MappingProxyType(
     {
