@@ -9,7 +9,7 @@ from failing import ill, rows_that_fail
 from metering import prices
 
 from stormbreak.batch.job import Job, run_job
-from stormbreak.batch.row_selection import failed_rows
+from stormbreak.batch.options import BatchOptions, failed_rows
 from stormbreak.batch.store.paths import BatchPaths
 from stormbreak.batch.store.run_file import read_run
 from stormbreak.cli.main import main
@@ -207,7 +207,7 @@ def test_max_cost_counts_over_all_runs(
         f'[[prices]]\nprovider = "127.0.0.1:{provider.port}"\nmodel = "storm-1"\ninput = 3\noutput = 15\n'
     )
     assert batch_run("--max-cost", "0.5", "--prices", str(file), provider=provider)[0] == 1
-    first = read_run(BatchPaths.of(output)).account.most(
+    first = read_run(BatchPaths.of(output)).account.max_cost(
         lambda *_: prices("p", "m", into="3", out="15")
     )
     assert first > 0.3
@@ -225,8 +225,15 @@ def test_a_named_key_stays_with_the_address_that_the_environment_told(
     monkeypatch.setenv("MY_KEY", KEY)
     monkeypatch.setenv("STORMBREAK_BASE_URL", provider.base_url)
     assert main(["batch", "run", str(source), "--output", str(output), "--api-key-env", "MY_KEY"])
-    elsewhere = {"base_url": well.base_url, "choice": failed_rows([Verdict.AUTH])}  # has none
-    run_job(Job(source=source, output=output, policy=for_batch(BATCH), **elsewhere))
+    run_job(
+        Job(
+            source=source,
+            output=output,
+            policy=for_batch(BATCH),
+            options=BatchOptions(base_url=well.base_url),
+            choice=failed_rows([Verdict.AUTH]),
+        )
+    )
     retry(code=1)
     assert provider.stats()["arrivals"] == 15
     assert well.stats()["arrivals"] == 0
@@ -285,7 +292,8 @@ def test_a_run_file_with_flags_that_are_none(begun, retry, output):
 
 
 def test_a_run_from_python_keeps_no_flags_but_those_that_are_there(source, output, well):
-    job = Job(source=source, output=output, policy=for_batch(BATCH), base_url=well.base_url)
+    options = BatchOptions(base_url=well.base_url)
+    job = Job(source=source, output=output, policy=for_batch(BATCH), options=options)
     run_job(job)
     assert kept(output) is None
     assert main([*map(str, run_args(source, output, well.base_url))]) == 0

@@ -4,8 +4,8 @@ import pytest
 
 from stormbreak.batch.running.runner import End
 from stormbreak.batch.running.summary import Summary
-from stormbreak.batch.token_ledger import Cost
-from stormbreak.cli.batch.status import told
+from stormbreak.cli.batch.status import summary_text
+from stormbreak.cost.ledger import Cost
 from stormbreak.types import Verdict
 
 NOTHING = dict.fromkeys(
@@ -24,7 +24,7 @@ def said(*, retry=False, **changes):
         "input": "in.jsonl", "output": "out.jsonl", "base_url": "http://there/v1", "end": End.FINISHED.value,
         "refused_by": None, "trouble": "", "reason": None, "verdicts": {}, "max_cost": None, "spent": None, "cost": Cost(),
     }  # fmt: skip
-    lines = told(Summary(**facts | changes), retry=retry).splitlines()
+    lines = summary_text(Summary(**facts | changes), retry=retry).splitlines()
     return {line[:10].strip(): line[11:] for line in lines}
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from stormbreak.batch.token_ledger import Cost, Limit
+from stormbreak.cost.ledger import Cost, SpendLimit
 from stormbreak.cost.money import USD, between
 from stormbreak.key_patterns import quoted
 
@@ -42,7 +42,7 @@ def dollars(least: str, most: str, *, unpriced: int, unbounded: int) -> str:
     return besides if most == _NOTHING else f"{said}, and {besides}"
 
 
-def format_cost(cost: Cost, limit: Limit | None) -> str:
+def format_cost(cost: Cost, limit: SpendLimit | None) -> str:
     """Write what a batch has cost, and how much of its limit that is; nothing of what is not known."""
     said = []
     if cost.is_known:

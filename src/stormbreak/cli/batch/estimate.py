@@ -120,7 +120,7 @@ def _facts(source: Path, models: Sequence[ModelEstimate], currency: Currency) ->
     rows = sum(each.rows for each in models)
     expected = [each.expected for each in models if each.expected is not None]
     without = "" if len(expected) == len(models) else ", without what has no price"
-    cost = f"{currency.told(sum(expected, Decimal(0)))} are expected{without}"
+    cost = f"{currency.with_code(sum(expected, Decimal(0)))} are expected{without}"
     return CostFacts(
         kind="an estimate",
         title=source.name,

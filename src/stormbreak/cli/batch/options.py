@@ -5,8 +5,8 @@ from typing import Any
 
 import click
 
-from stormbreak.batch.build_job import POLICY
-from stormbreak.batch.job import AUTO, CONNECT_GRACE
+from stormbreak.batch.job import CONNECT_GRACE, POLICY
+from stormbreak.batch.options import AUTO
 from stormbreak.cli.numbers import DOLLARS, REQUESTS, SECONDS, TOKENS
 from stormbreak.core.presets import BATCH
 from stormbreak.key_patterns import quoted
@@ -116,7 +116,7 @@ _SHOWN = (
 
 
 def shared(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command that begins a run its flags: those of `Flags`, and those of `work`."""
+    """Give a command that begins a run its flags: those of `BatchOptions`, and those of `run_and_report`."""
     return _with((*_kept(lambda value: f"  [default: {value}]"), *_SHOWN), command)
 
 

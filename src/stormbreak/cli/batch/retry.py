@@ -7,14 +7,13 @@ from typing import Any
 
 import click
 
-from stormbreak.batch.build_job import build_job, has_target
-from stormbreak.batch.flags import Flags, typed
-from stormbreak.batch.row_selection import Choice, failed_rows
-from stormbreak.batch.status import count_rows
+from stormbreak.batch.job import build_job, has_target
+from stormbreak.batch.options import BatchOptions, Choice, failed_rows, option_flag
 from stormbreak.batch.store.paths import BatchPaths
+from stormbreak.batch.store.reader import count_rows
 from stormbreak.batch.store.run_file import Run, read_existing_run
 from stormbreak.cli.batch.options import shared_again
-from stormbreak.cli.batch.run import work
+from stormbreak.cli.batch.run import run_and_report
 from stormbreak.cli.output import json_text, say
 from stormbreak.errors import ConfigurationError
 from stormbreak.escape import path_of, plain
@@ -71,29 +70,32 @@ def command(
     A flag that is given counts instead of that of the last run. Rows that fail again keep their place in the failed file.
     """
     run = read_existing_run(BatchPaths.of(output))
-    flags = _flags(Flags(**given), run, output).clean()
+    options = _options(BatchOptions(**given), run, output).clean()
     source = moved_to or _input_of(run)
     choice = failed_rows(verdict for several in only for verdict in several)
-    job = build_job(flags, source=source, output=output, choice=choice)
+    job = build_job(options, source=source, output=output, choice=choice)
     if dry_run:
-        _preview(choice, flags, source=source, output=output, as_json=as_json)
+        _preview(choice, options, source=source, output=output, as_json=as_json)
         return 0
-    return work(job, as_json=as_json, quiet=quiet, report=report, metrics_port=metrics_port)
+    return run_and_report(
+        job, as_json=as_json, quiet=quiet, report=report, metrics_port=metrics_port
+    )
 
 
-def _flags(given: Flags, run: Run, output: Path) -> Flags:
-    """What was given, over what the last run was told."""
+def _options(given: BatchOptions, run: Run, output: Path) -> BatchOptions:
+    """Merge the given options with those of the last run."""
     elsewhere = has_target(given.policy)
     if run.flags is None and not (given.provider or given.base_url or elsewhere):
-        raise ConfigurationError(_unmentioned(run, output))
-    last = run.flags or Flags(model=_text(run.options.get("model")))
-    flags = given.over(last.without_place() if elsewhere else last)
-    if flags.provider or flags.base_url or has_target(flags.policy):
-        return flags
-    return flags.over(Flags(base_url=_text(run.options.get("base_url"))))  # the environment's
+        raise ConfigurationError(_options_missing(run, output))
+    last = run.flags or BatchOptions(model=_text(run.options.get("model")))
+    options = given.over(last.without_place() if elsewhere else last)
+    if options.provider or options.base_url or has_target(options.policy):
+        return options
+    environment = BatchOptions(base_url=_text(run.options.get("base_url")))
+    return options.over(environment)
 
 
-def _unmentioned(run: Run, output: Path) -> str:
+def _options_missing(run: Run, output: Path) -> str:
     was = _text(run.options.get("base_url"))
     where = f" (it was {was})" if was else ""
     return (
@@ -115,8 +117,10 @@ def _input_of(run: Run) -> Path:
     return source
 
 
-def _preview(choice: Choice, flags: Flags, *, source: Path, output: Path, as_json: bool) -> None:
-    """Say which rows would be sent, and how."""
+def _preview(
+    choice: Choice, options: BatchOptions, *, source: Path, output: Path, as_json: bool
+) -> None:
+    """Print which rows would be sent, and how."""
     _, failed = count_rows(BatchPaths.of(output))
     verdicts = {verdict: count for verdict, count in failed.items() if choice.takes(verdict)}
     rows = sum(verdicts.values())
@@ -126,7 +130,7 @@ def _preview(choice: Choice, flags: Flags, *, source: Path, output: Path, as_jso
             "output": str(output),
             "rows": rows,
             "verdicts": verdicts,
-            "flags": dict(_shown(flags)),
+            "flags": dict(_shown(options)),
         }
         say(json_text(found))
         return
@@ -136,22 +140,22 @@ def _preview(choice: Choice, flags: Flags, *, source: Path, output: Path, as_jso
         + f" ({counted})" * bool(rows)
     )
     say(f"from       {path_of(source)}")
-    say(f"with       {' '.join(_words(flags))}")
+    say(f"with       {' '.join(_words(options))}")
 
 
-def _shown(flags: Flags) -> Iterator[tuple[str, object]]:
-    """The flags, none of which shows a key that somebody gave for something else."""
-    for name, value in flags.given.items():
+def _shown(options: BatchOptions) -> Iterator[tuple[str, object]]:
+    """The options, with keys hidden that were given by mistake."""
+    for name, value in options.given.items():
         if isinstance(value, tuple):
             yield name, tuple(map(hidden, value))
         else:
             yield name, hidden(value) if isinstance(value, str) else value
 
 
-def _words(flags: Flags) -> Iterator[str]:
-    """The flags as they are typed."""
-    for name, value in _shown(flags):
+def _words(options: BatchOptions) -> Iterator[str]:
+    """The options as they are typed."""
+    for name, value in _shown(options):
         for one in value if isinstance(value, tuple) else (value,):
-            yield typed(name)
+            yield option_flag(name)
             if one is not True:
                 yield shlex.quote(plain(one, limit=4096))

@@ -8,8 +8,8 @@ import click
 
 from stormbreak.batch.running.runner import End
 from stormbreak.batch.running.summary import Summary
-from stormbreak.batch.status import Status, read_status
 from stormbreak.batch.store.paths import BatchPaths
+from stormbreak.batch.store.reader import Status, read_status
 from stormbreak.cli.cost.options import priced
 from stormbreak.cli.numbers import format_cost
 from stormbreak.cli.output import json_text, say
@@ -29,8 +29,8 @@ _REFUSED = {
 }
 
 
-def told(summary: Summary, *, retry: bool = False) -> str:
-    """Say what came of the run, or of a retry, a line each."""
+def summary_text(summary: Summary, *, retry: bool = False) -> str:
+    """The summary of a run, or of a retry, as lines of a name and a value."""
     back = ", ".join(f"{verdict} {count:,}" for verdict, count in summary.verdicts.items())
     failed_file = path_of(BatchPaths.of(Path(summary.output)).failed)
     lines = {
@@ -42,17 +42,17 @@ def told(summary: Summary, *, retry: bool = False) -> str:
         "took": f"{summary.elapsed:,.1f} s, {summary.throughput:,.1f} rows/s",
         "sent": _sent(summary, retry=retry),
         "came back": back,
-        "cost": format_cost(summary.cost, summary.limit_of_cost),
+        "cost": format_cost(summary.cost, summary.cost_limit),
         "tokens": f"{summary.input_tokens:,} in, {summary.output_tokens:,} out",
         "answers": path_of(summary.output) if summary.successful else "",
         "stopped": _stopped(summary),
         "next": _next_command(summary),
     }
-    return "\n".join(f"{name:<10} {said}" for name, said in lines.items() if said)
+    return "\n".join(f"{name:<10} {text}" for name, text in lines.items() if text)
 
 
 def retry_command(output: str) -> str:
-    """What to do about failed rows; the command stands at the end, as it is typed."""
+    """What to do about failed rows; the command to type comes last."""
     return f"mend the cause, then: stormbreak batch retry {shlex.quote(path_of(output))}"
 
 
@@ -79,12 +79,12 @@ def _sent(summary: Summary, *, retry: bool) -> str:
 
 
 def _reason(summary: Summary) -> str:
-    """What most rows failed for, in the provider's words."""
+    """Why most rows failed, in the provider's words."""
     reason = summary.reason
     if reason is None:
         return ""
-    said = f" {reason}" if str(reason) else ""
-    return f"{reason.verdict}{said} ({reason.rows:,} row{'s' * (reason.rows > 1)} of this run)"
+    text = f" {reason}" if str(reason) else ""
+    return f"{reason.verdict}{text} ({reason.rows:,} row{'s' * (reason.rows > 1)} of this run)"
 
 
 def _next_command(summary: Summary) -> str:
@@ -120,10 +120,10 @@ def command(output: Path, *, files: tuple[str, ...], as_json: bool) -> None:
     if as_json:
         say(json_text(status))
         return
-    say("\n".join(f"{name:<8} {said}" for name, said in _told(status) if said))
+    say("\n".join(f"{name:<8} {text}" for name, text in _lines(status) if text))
 
 
-def _told(status: Status) -> list[tuple[str, str]]:
+def _lines(status: Status) -> list[tuple[str, str]]:
     begun = datetime.fromtimestamp(status.started_at, UTC).astimezone()
     share = f" ({status.done / status.total:.1%})" if status.total else ""
     return [

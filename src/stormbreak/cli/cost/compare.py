@@ -48,7 +48,7 @@ def planned(demands: Sequence[Demand], wanted: ComparisonRows, lookup: PriceLook
     Raises:
         UnknownPriceError: nobody has a price for one of the models.
     """
-    models = wanted.models or list(dict.fromkeys(prices.model for prices in lookup.filed()))
+    models = wanted.models or list(dict.fromkeys(prices.model for prices in lookup.file_prices()))
     if not models:
         raise click.UsageError("--models is missing, and no price file says which")
     groups = [offers_for(model, wanted.sellers, lookup) for model in models]
@@ -115,7 +115,7 @@ def _said(traffic: Traffic, times: Decimal) -> Iterator[str]:
     yield from (_told(use) for use in traffic.uses)
     if traffic.since and traffic.until:
         yield f"Counted from {traffic.since} to {traffic.until}."
-    yield from traffic.said
+    yield from traffic.notes
     often = "once" if times == 1 else f"{times:,f} times"
     yield f"A month is what the file holds, {often} (--times)."
 
@@ -139,7 +139,7 @@ def _total(rows: Sequence[Row], currency: Currency) -> Iterator[str]:
     known = [row.monthly for row in firsts.values() if row.monthly is not None]
     if len(firsts) > 1:
         of = "" if len(known) == len(firsts) else ", without what has no price"
-        total = currency.told(sum(known, Decimal(0)))
+        total = currency.with_code(sum(known, Decimal(0)))
         yield f"Together: {total} a month, each model at its first provider{of}."
 
 
@@ -291,7 +291,7 @@ def _verdict(rows: Sequence[Row], currency: Currency) -> str:
     first = next(row for row in rows if row.demand is best.demand and row.monthly == best.against)
     return (
         f"{best.offer.model} at {best.offer.seller.provider} saves the largest share: by {_source(best)}{_claim(best)},"
-        f" {_traffic(best.demand)} cost {currency.told(best.monthly)} a month, {percent(best.share)} less than"
+        f" {_traffic(best.demand)} cost {currency.with_code(best.monthly)} a month, {percent(best.share)} less than"
         f" the first offer's {currency.shown(best.against)}{_claim(first)}."
     )
 

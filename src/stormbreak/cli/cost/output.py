@@ -97,7 +97,7 @@ def _destination(report: str, reads: Sequence[str | Path | None]) -> ReportFile:
 
 def _drawn(sheet: Sheet, room: int | None) -> Table:
     """A table of the columns that say something. Numbers are never broken nor cut; text is, where there is little `room`."""
-    kept = sheet.places_for_eyes()
+    kept = sheet.visible_columns()
     columns = [sheet.columns[place] for place in kept]
     rows = [
         [plain(sheet.shown(sheet.columns[place], row[place]), _LONGEST) for place in kept]

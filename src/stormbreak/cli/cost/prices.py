@@ -104,7 +104,7 @@ def _found(
             lookup.check(seller)
             yield from _known([Offer(seller, model) for model in lookup.models(seller)], lookup)
         return
-    for model in models or dict.fromkeys(prices.model for prices in lookup.filed()):
+    for model in models or dict.fromkeys(prices.model for prices in lookup.file_prices()):
         offers = offers_for(model, sellers, lookup)
         known = list(_known(offers, lookup))
         if not known:

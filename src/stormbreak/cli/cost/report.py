@@ -10,7 +10,7 @@ from stormbreak.batch.store.cost import BatchCost, ModelCost, read_cost
 from stormbreak.batch.store.paths import BatchPaths
 from stormbreak.cli.cost.options import currency_of, shared
 from stormbreak.cli.cost.output import Output, price_notes
-from stormbreak.cost.bill import Span
+from stormbreak.cost.ledger import Span
 from stormbreak.cost.money import Currency, between
 from stormbreak.cost.price_lookup import load_lookup
 from stormbreak.cost.prices import Number, Tokens
@@ -70,7 +70,7 @@ def command(
     lookup = load_lookup(files)
     cost = read_cost(path, lookup)
     priced = [each.prices for each in cost.models if each.prices]
-    said = [*cost.said, *price_notes(priced, lookup)]
+    said = [*cost.notes, *price_notes(priced, lookup)]
     head = {"output": cost.output, "currency": shown_in.code, "notes": said}
     sheets = {"models": _sheet(cost.models, shown_in), "waste": _waste(cost)}
     output.answer(head, said, facts=_facts(cost, shown_in), **sheets)

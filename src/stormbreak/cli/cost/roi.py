@@ -121,16 +121,16 @@ def migration_cost(told: Told, move: Migration) -> None:
         tokens=case.tokens,
         migration=currency.of(case.migration),
         price_headroom=None if case.headroom is None else rounded(case.headroom, KEPT),
-        when_not_to_switch=[{"holds": it.holds, "said": it.said} for it in against],
+        when_not_to_switch=[{"holds": it.holds, "said": it.text} for it in against],
     )
     told.said.append(
-        f"The migration costs {currency.told(case.migration)}, once. Savings are a share of what is paid"
+        f"The migration costs {currency.with_code(case.migration)}, once. Savings are a share of what is paid"
         " now; the return is what twelve months leave after the migration is paid, against what it costs."
     )
     told.said.extend(map(whence, dict.fromkeys((move.current.source, move.candidate.source))))
     told.said.extend(notes_of((move.current, move.candidate)))
     told.said.extend(["", "When not to switch:"])
-    told.said.extend(f"- {'now: ' if it.holds else ''}{it.said}" for it in against)
+    told.said.extend(f"- {'now: ' if it.holds else ''}{it.text}" for it in against)
 
     told.move = case
     told.titles.append(f"{_name(move.current)} to {_name(move.candidate)}")
@@ -156,14 +156,14 @@ def _priced(prices: Prices) -> str:
 def _verdict(move: Migration, currency: Currency) -> str:
     """Tell what comes of it in one sentence; where what is paid now is a claim, what the list says in a second one."""
     case, listed = move.case, move.listed_current
-    said = f"The move {outcome(case.saving, currency.told)}"
+    said = f"The move {outcome(case.saving, currency.with_code)}"
     if case.saving > 0:
         share = "" if case.share is None else f", {percent(case.share)} of what is paid now"
         assert case.payback is not None, "what saves is paid back"
         said += f"{share}, and is paid back after {near(case.payback, 1)} months"
     if listed is None:
         return f"{said}."
-    then = outcome(listed - case.candidate, currency.told)
+    then = outcome(listed - case.candidate, currency.with_code)
     return f"{said}, by a claim. Against today's list price of {move.current.maker} it {then}."
 
 
@@ -260,14 +260,14 @@ def _watched(storm: Storm, path: Path, scenario: str | None) -> Decimal:
 
 def _words(storm: Storm, found: list[Loss], downtime: Downtime, currency: Currency) -> list[str]:
     whose = "the article's estimate, scaled" if downtime == Downtime() else "as you say"
-    cost, each = currency.told(downtime.cost), currency.told(downtime.per_minute)
+    cost, each = currency.with_code(downtime.cost), currency.with_code(downtime.per_minute)
     said = [f"{downtime.minutes:f} minutes of downtime cost {cost} ({whose}): {each} a minute."]
     first, *others = found
     for other in others:
         less = other.cost - first.cost
         which = "less" if less >= 0 else "more"
         said.append(
-            f"{storm.scenario} under {first.policy} costs {currency.told(abs(less))} {which} than under {other.policy}."
+            f"{storm.scenario} under {first.policy} costs {currency.with_code(abs(less))} {which} than under {other.policy}."
         )
     if not others:
         said.append(
