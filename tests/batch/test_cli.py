@@ -40,7 +40,7 @@ def test_status_for_eyes(half_done, capsys):
     assert shown["done"] == "1 (25.0%)"
     assert shown["failed"] == r"2 (\x1b[31mred 1, invalid 1)"
     assert shown["left"] == "1"
-    assert shown["next"] == f"mend the cause, then: stormbreak batch retry {half_done}"
+    assert shown["next"] == f"fix the cause, then: stormbreak batch retry {half_done}"
 
 
 def test_status_of_what_has_not_failed_names_no_command(files, make_rows, capsys):

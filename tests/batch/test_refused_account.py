@@ -82,7 +82,7 @@ def test_a_refused_account_stops_the_run_and_the_next_one_sends_these_rows_again
         assert not (tmp_path / "out.failed.jsonl").exists()
         status, code_of, message = REFUSALS[kind]
         assert f"reason     {kind} {status} {code_of}: {message}" in said
-        assert "fix the cause, then the same command sends these rows" in said
+        assert "fix the cause, then run the same command again" in said
         provider.refuses = lambda *_: None
         assert main([*words, "--quiet"]) == 0
     assert Counter(line["custom_id"] for line in read(output)) == Counter(

@@ -101,7 +101,7 @@ def test_every_flag_is_kept(begun, output, tmp_path):
     file.write_text('[limit]\nkind = "fixed"\nmax_in_flight = 2\n')
     flags = {
         "policy": str(file), "concurrency": 5, "rpm": 9e5, "tpm": 9e7, "timeout": 20.0,
-        "idle_timeout": 10.0, "deadline": 30.0, "connect_grace": 9.0, "longest_answer": 50,
+        "idle_timeout": 10.0, "deadline": 30.0, "connect_grace": 9.0, "max_output_tokens": 50,
     }  # fmt: skip
     words = [
         word
@@ -267,9 +267,7 @@ def test_a_run_file_of_an_earlier_version_says_what_to_give(
     assert batch_run("--model", "storm-1", provider=provider)[0] == 1
     forget(output, "flags")
     said = retry(code=2)
-    assert said.startswith(
-        f"{output}.run: does not say how the last run was called; give --provider"
-    )
+    assert said.startswith(f"{output}.run: has no options of the last run; give --provider")
     assert f"(it was {provider.base_url})" in said
     retry("--base-url", well.base_url)
     assert kept(output).given == {"base_url": well.base_url, "model": "storm-1"}
@@ -313,7 +311,9 @@ def test_an_input_that_moved(begun, retry, source, output, tmp_path, well):
     begun()
     moved = source.rename(tmp_path / "moved.jsonl")
     said = retry(code=2)
-    assert said.startswith(f"{source}: the input of this batch is not there any more; --input says")
+    assert said.startswith(
+        f"{source}: the input of this batch does not exist; give its new path with --input"
+    )
     retry("--input", moved, "--base-url", well.base_url)
     assert read_run(BatchPaths.of(output)).input == str(moved)
 
@@ -352,7 +352,7 @@ def test_what_a_run_can_a_retry_can_too(
         process.send_signal(signal.SIGINT)
         said, _ = process.communicate(timeout=30)
         assert process.returncode == 130
-    assert "interrupted; the same command goes on from here" in said
+    assert "interrupted; run the same command again" in said
     assert "40 rows that had failed" in said
     assert (tmp_path / "r.html").stat().st_size > 1000
     done = len(read(output))

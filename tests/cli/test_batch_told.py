@@ -1,7 +1,5 @@
 """What came of a run, in words."""
 
-import pytest
-
 from stormbreak.batch.running.runner import End
 from stormbreak.batch.running.summary import Summary
 from stormbreak.cli.batch.status import summary_text
@@ -33,17 +31,17 @@ def test_a_retry_is_proposed_where_the_run_has_had_its_say():
     assert "next" not in said()
 
 
-@pytest.mark.parametrize("end", [End.REFUSED, End.SPENT, End.INTERRUPTED])
-def test_and_not_where_the_same_command_goes_on(end):
-    refused_by = Verdict.AUTH if end is End.REFUSED else None
-    lines = said(failed=3, left=4, end=end.value, refused_by=refused_by)
-    assert "next" not in lines
-    assert ("fix the cause" if refused_by else "the same command goes on") in lines["stopped"]
+def test_and_not_where_the_same_command_goes_on():
+    for end in (End.REFUSED, End.SPENT, End.INTERRUPTED):
+        refused_by = Verdict.AUTH if end is End.REFUSED else None
+        lines = said(failed=3, left=4, end=end.value, refused_by=refused_by)
+        assert "next" not in lines
+        assert ("fix the cause" if refused_by else "to continue") in lines["stopped"]
 
 
 def test_what_a_retry_leaves_is_for_batch_run():
     assert said(left=4)["left"] == "4"
-    assert said(left=4, retry=True)["left"] == "4; batch run goes on with them"
+    assert said(left=4, retry=True)["left"] == "4; batch run continues with them"
     assert "left" not in said(retry=True)
 
 

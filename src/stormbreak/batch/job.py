@@ -310,7 +310,7 @@ def check_cost(rows: Rows, index: int, client: AsyncClient) -> None:
     where = f"{path_of(rows.path)}: row {row.custom_id!r}"
     if asking.bound() is None:
         why = asking.unbounded()
-        hint = "; --longest-answer does for such rows" if why == NO_BOUND else ""
+        hint = "; --max-output-tokens does for such rows" if why == NO_BOUND else ""
         raise ConfigurationError(f"{where}: {why}{hint}")
     price_of = client.engine.payers.price_of
     if price_of is None or price_of(target.provider, target.model) is None:
@@ -362,8 +362,8 @@ def _policy(job: Job) -> Policy:
     options, policy = job.options, job.policy
     quota, spend = policy.rate_limit, policy.spend
     quota = replace(quota, rpm=options.rpm or quota.rpm, tpm=options.tpm or quota.tpm)
-    if options.longest_answer is not None:
-        spend = replace(spend, max_output_tokens=options.longest_answer)
+    if options.max_output_tokens is not None:
+        spend = replace(spend, max_output_tokens=options.max_output_tokens)
     if options.max_cost is not None:
         spend = replace(spend, max_usd=options.max_cost, period=None)
     policy = replace(policy, rate_limit=quota, spend=spend)

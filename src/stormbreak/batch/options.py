@@ -46,7 +46,7 @@ class BatchOptions(Struct, frozen=True, kw_only=True, omit_defaults=True):
     rpm: float | None = None
     tpm: float | None = None
     max_cost: float | None = None
-    longest_answer: int | None = None
+    max_output_tokens: int | None = None
     prices: tuple[str, ...] = ()
     timeout: float | None = None
     idle_timeout: float | None = None
@@ -113,7 +113,7 @@ class Options(TypedDict, total=False):
     rpm: float | None  # requests per minute
     tpm: float | None  # tokens per minute, prompts and answers together
     max_cost: float | None  # US dollars that all runs on `output` may cost together
-    longest_answer: int | None  # tokens of an answer under `max_cost`, where a row has no bound
+    max_output_tokens: int | None  # tokens of an answer under `max_cost`, where a row has no bound
     prices: StrPath | Iterable[StrPath]  # price files, which take precedence over list prices
     timeout: float | None  # seconds of one attempt
     idle_timeout: float | None  # seconds of silence within an attempt
@@ -167,7 +167,7 @@ _RULES: Mapping[str, tuple[str, Callable[[object], bool]]] = MappingProxyType(
     {
         **dict.fromkeys(_TEXTS, ("a string", _is_text)),
         **dict.fromkeys(_NUMBERS, ("a positive, finite number", _is_number)),
-        "longest_answer": ("a positive whole number", _is_count),
+        "max_output_tokens": ("a positive whole number", _is_count),
         "concurrency": (
             f"{AUTO} or a positive whole number",
             lambda value: value == AUTO or _is_count(value),

@@ -12,8 +12,10 @@ from stormbreak.batch.options import BatchOptions, Choice, failed_rows, option_f
 from stormbreak.batch.store.paths import BatchPaths
 from stormbreak.batch.store.reader import count_rows
 from stormbreak.batch.store.run_file import Run, read_existing_run
-from stormbreak.cli.batch.options import shared_again
+from stormbreak.cli.batch.options import retry_options
 from stormbreak.cli.batch.run import run_and_report
+from stormbreak.cli.command import flag, option, options, subcommand
+from stormbreak.cli.options import FILE
 from stormbreak.cli.output import json_text, say
 from stormbreak.errors import ConfigurationError
 from stormbreak.escape import path_of, plain
@@ -36,23 +38,23 @@ class _Verdicts(click.ParamType[tuple[Verdict, ...]]):
         return tuple(_KNOWN[word] for word in words)
 
 
-@click.command()
-@click.argument("output", type=click.Path(path_type=Path))
-@click.option(
-    "--only",
-    type=_Verdicts(),
-    multiple=True,
-    help="Only rows that failed with this verdict, or with one of several: auth,billing.",
+@subcommand(
+    "stormbreak batch retry answers.jsonl",
+    "stormbreak batch retry answers.jsonl --only auth,billing --dry-run",
 )
-@click.option(
-    "--input",
-    "moved_to",
-    metavar="FILE",
-    type=click.Path(path_type=Path),
-    help="Where INPUT is now, if it was moved.",
+@click.argument("output", type=FILE)
+@options(
+    "Rows",
+    option(
+        "--only",
+        _Verdicts(),
+        "Only rows that failed with this verdict, or with one of several: auth,billing.",
+        multiple=True,
+    ),
+    option("--input moved_to", FILE, "INPUT, if it was moved."),
+    flag("-n --dry-run", "Print what would be sent; send nothing."),
 )
-@click.option("--dry-run", is_flag=True, help="Say what would be sent, and send nothing.")
-@shared_again
+@retry_options
 def command(
     output: Path,
     *,
@@ -65,9 +67,9 @@ def command(
     metrics_port: int | None,
     **given: Any,
 ) -> int:
-    """Send the rows that failed once more, also those that failed for good, with the flags of the last run.
+    """Send the failed rows of OUTPUT again, with the options of the last run.
 
-    A flag that is given counts instead of that of the last run. Rows that fail again keep their place in the failed file.
+    An option that is given replaces that of the last run. Rows that fail again stay in the failed file.
     """
     run = read_existing_run(BatchPaths.of(output))
     options = _options(BatchOptions(**given), run, output).clean()
@@ -83,7 +85,7 @@ def command(
 
 
 def _options(given: BatchOptions, run: Run, output: Path) -> BatchOptions:
-    """Merge the given options with those of the last run."""
+    """Merge the given options over those of the last run."""
     elsewhere = has_target(given.policy)
     if run.flags is None and not (given.provider or given.base_url or elsewhere):
         raise ConfigurationError(_options_missing(run, output))
@@ -99,8 +101,8 @@ def _options_missing(run: Run, output: Path) -> str:
     was = _text(run.options.get("base_url"))
     where = f" (it was {was})" if was else ""
     return (
-        f"{path_of(BatchPaths.of(output).run)}: does not say how the last run was called; give --provider or"
-        f" --base-url{where}, and what else it needs, such as --api-key-env, --policy and --max-cost"
+        f"{path_of(BatchPaths.of(output).run)}: has no options of the last run; give --provider or"
+        f" --base-url{where}, and others that it needs, such as --api-key-env, --policy and --max-cost"
     )
 
 
@@ -112,7 +114,7 @@ def _input_of(run: Run) -> Path:
     source = Path(run.input)
     if not source.exists():
         raise ConfigurationError(
-            f"{path_of(source)}: the input of this batch is not there any more; --input says where it is now"
+            f"{path_of(source)}: the input of this batch does not exist; give its new path with --input"
         )
     return source
 
@@ -144,7 +146,7 @@ def _preview(
 
 
 def _shown(options: BatchOptions) -> Iterator[tuple[str, object]]:
-    """The options, with keys hidden that were given by mistake."""
+    """Return the options without keys that were given by mistake."""
     for name, value in options.given.items():
         if isinstance(value, tuple):
             yield name, tuple(map(hidden, value))
@@ -153,7 +155,7 @@ def _shown(options: BatchOptions) -> Iterator[tuple[str, object]]:
 
 
 def _words(options: BatchOptions) -> Iterator[str]:
-    """The options as they are typed."""
+    """Return the options as they are typed."""
     for name, value in _shown(options):
         for one in value if isinstance(value, tuple) else (value,):
             yield option_flag(name)

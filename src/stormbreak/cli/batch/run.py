@@ -14,10 +14,12 @@ from stormbreak.batch.running.stats import RunStats
 from stormbreak.batch.running.summary import Summary, require_reached
 from stormbreak.batch.store.cost import BatchCost, read_cost
 from stormbreak.batch.store.paths import BatchPaths
-from stormbreak.cli.batch.options import shared
+from stormbreak.cli.batch.options import run_options
 from stormbreak.cli.batch.progress import progress_on
 from stormbreak.cli.batch.status import summary_text
 from stormbreak.cli.batch.status_socket import StatusSocket
+from stormbreak.cli.command import option, subcommand
+from stormbreak.cli.options import FILE
 from stormbreak.cli.output import json_text, say, warn
 from stormbreak.cost.price_lookup import load_lookup
 from stormbreak.errors import ConfigurationError
@@ -92,10 +94,13 @@ def _exit_code(summary: Summary) -> int:
 # ---------------------------------------------------------------- command
 
 
-@click.command()
-@click.argument("source", metavar="INPUT", type=click.Path(path_type=Path))
-@click.option("--output", required=True, type=click.Path(path_type=Path), help="Where answers go.")
-@shared
+@subcommand(
+    "stormbreak batch run prompts.jsonl -o answers.jsonl --provider openai -m gpt-4.1",
+    "stormbreak batch run prompts.jsonl -o answers.jsonl --provider openai --max-cost 20 -c 50",
+)
+@click.argument("source", metavar="INPUT", type=FILE)
+@option("-o --output", FILE, "File for the answers.", required=True)
+@run_options
 def command(
     source: Path,
     *,
@@ -106,7 +111,10 @@ def command(
     metrics_port: int | None,
     **options: Any,
 ) -> int:
-    """Answer every row of INPUT, or explain why not. Run it again to go on after a stop or a crash."""
+    """Send every row of INPUT and write the answers to a file.
+
+    Failed rows go to a second file beside it, with the reason. Run the same command again to resume after a stop or a crash.
+    """
     job = build_job(BatchOptions(**options), source=source, output=output, choice=UNFINISHED_ROWS)
     return run_and_report(
         job, as_json=as_json, quiet=quiet, report=report, metrics_port=metrics_port

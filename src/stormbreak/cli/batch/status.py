@@ -10,8 +10,9 @@ from stormbreak.batch.running.runner import End
 from stormbreak.batch.running.summary import Summary
 from stormbreak.batch.store.paths import BatchPaths
 from stormbreak.batch.store.reader import Status, read_status
-from stormbreak.cli.cost.options import priced
+from stormbreak.cli.command import options, subcommand
 from stormbreak.cli.numbers import format_cost
+from stormbreak.cli.options import FILE, JSON, PRICES
 from stormbreak.cli.output import json_text, say
 from stormbreak.core.row_schedule import PROBE_ROWS
 from stormbreak.cost.price_lookup import load_lookup
@@ -24,7 +25,7 @@ _REFUSED = {
     Verdict.AUTH: "auth, the key was refused",
     Verdict.BILLING: "billing, the account has no credit or quota left",
     Verdict.NOT_FOUND: "not_found, no such model or address",
-    Verdict.REDIRECTED: "redirected, another address is meant; redirects are never followed",
+    Verdict.REDIRECTED: "redirected, the address points elsewhere; redirects are never followed",
     Verdict.INVALID: "invalid, the request itself is wrong",
 }
 
@@ -53,19 +54,19 @@ def summary_text(summary: Summary, *, retry: bool = False) -> str:
 
 def retry_command(output: str) -> str:
     """What to do about failed rows; the command to type comes last."""
-    return f"mend the cause, then: stormbreak batch retry {shlex.quote(path_of(output))}"
+    return f"fix the cause, then: stormbreak batch retry {shlex.quote(path_of(output))}"
 
 
 def _left(summary: Summary, *, retry: bool) -> str:
     if not summary.left:
         return ""
-    return f"{summary.left:,}" + ("; batch run goes on with them" if retry else "")
+    return f"{summary.left:,}" + ("; batch run continues with them" if retry else "")
 
 
 def _retried(summary: Summary, *, retry: bool) -> str:
     if not (summary.retried or retry):
         return ""
-    return f"{summary.retried:,} rows that had failed; {summary.mended:,} of them are answered now"
+    return f"{summary.retried:,} rows that had failed; {summary.mended:,} of them are now answered"
 
 
 def _sent(summary: Summary, *, retry: bool) -> str:
@@ -74,7 +75,7 @@ def _sent(summary: Summary, *, retry: bool) -> str:
     if retry:
         return "nothing: no row has failed" + " that way" * bool(summary.failed)
     if summary.failed:
-        return "nothing: what failed for good in an earlier run is not sent again by batch run"
+        return "nothing: batch run does not resend rows that failed for good"
     return "nothing: all rows were answered before"
 
 
@@ -97,26 +98,25 @@ def _stopped(summary: Summary) -> str:
     if summary.refused_by is not None:
         why = _REFUSED[summary.refused_by]
         return (
-            f"{PROBE_ROWS} rows in a row failed: {why}; nothing was lost: fix the cause, then the same command sends"
-            " these rows and the rest"
+            f"{PROBE_ROWS} rows in a row failed: {why}; nothing is lost: fix the cause, then run the"
+            " same command again"
         )
     if summary.end == End.SPENT.value:
-        return "what is left of the limit of spending is too little for the next row; with more, the same command goes on"
+        return "the budget left is too small for the next row; run again with a higher --max-cost to continue"
     if summary.end == End.INTERRUPTED.value:
-        return "interrupted; the same command goes on from here"
+        return "interrupted; run the same command again to continue"
     return ""
 
 
 # ---------------------------------------------------------------- command
 
 
-@click.command()
-@click.argument("output", type=click.Path(path_type=Path))
-@priced
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def command(output: Path, *, files: tuple[str, ...], as_json: bool) -> None:
-    """Show how far the run that writes OUTPUT has come; changes nothing, also while it is at work."""
-    status = read_status(output, load_lookup(files).price_of)
+@subcommand("stormbreak batch status answers.jsonl")
+@click.argument("output", type=FILE)
+@options("Options", PRICES, JSON)
+def command(output: Path, *, prices: tuple[str, ...], as_json: bool) -> None:
+    """Show the progress of the run that writes OUTPUT. It reads only, and works during the run."""
+    status = read_status(output, load_lookup(prices).price_of)
     if as_json:
         say(json_text(status))
         return
