@@ -150,7 +150,7 @@ def test_an_asynchronous_function_is_not_called_by_mistake():
         """Never awaited."""
 
     circuit = breaker(BreakerPolicy(trip=ConsecutiveFailures(failure_threshold=1)))
-    with pytest.raises(TypeError, match="needs async_call"):
+    with pytest.raises(TypeError, match="use async_call"):
         circuit.call(asynchronous)
     assert circuit.state is State.CLOSED
 
