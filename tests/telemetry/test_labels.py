@@ -54,8 +54,8 @@ def test_the_sets_are_those_of_the_core():
     }
     assert words_in(admission, "_policy_of") - {"pace"} <= labels.POLICIES
     assert set(shadow._CIRCUIT.values()) <= labels.SHADOW_DECISIONS
-    assert words_in(shadow, "decided") - {"retry", "retry_later", "retry_sooner", "not_retry"} == {
-        inspect.getdoc(shadow.ShadowGate.decided)
+    assert words_in(shadow, "compare") - {"retry", "retry_later", "retry_sooner", "not_retry"} == {
+        inspect.getdoc(shadow.ShadowGate.compare)
     }
 
 
