@@ -122,10 +122,10 @@ async def test_no_request_leaves_anything_to_the_next():
         served() as server,
         AsyncClient(base_url=server.base_url, api_key=OWN_KEY, model="m") as client,
     ):
-        before = repr(client._routes.endpoint.origin.headers)
+        before = repr(client._resolver.first.routes.endpoint.origin.headers)
         for _ in range(2):
             await client.chat(SAY)
-        assert repr(client._routes.endpoint.origin.headers) == before
+        assert repr(client._resolver.first.routes.endpoint.origin.headers) == before
     assert len({request.headers["idempotency-key"] for request in server.requests}) == 2
 
 

@@ -84,7 +84,7 @@ def test_every_format_has_its_endings():
     for ending in STREAM_ENDINGS:
         examples[endpoint_of(ending.format)].append(ending.example[-1])
     for shape, format_ in FORMATS.items():
-        assert all(any(last in each for each in examples[shape]) for last in format_.lasts)
+        assert all(any(last in each for each in examples[shape]) for last in format_.last_events)
 
 
 @pytest.mark.parametrize(

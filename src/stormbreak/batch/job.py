@@ -34,7 +34,7 @@ from stormbreak.escape import path_of
 from stormbreak.http.client import AsyncClient
 from stormbreak.http.h1.connection import POOL_LIMIT
 from stormbreak.http.pricing import list_price
-from stormbreak.http.request_template import NO_BOUND, Asking
+from stormbreak.http.request import NO_BOUND, RequestTemplate
 
 # ---------------------------------------------------------------- check of the spend limit
 # Made before anything is sent.
@@ -47,12 +47,12 @@ def check_cost(rows: Rows, index: int, client: AsyncClient) -> None:
         ConfigurationError: it has no bound, or its model no price.
     """
     row = rows.row_at(index)
-    asking = Asking(row.endpoint, row.body)
-    target = client.target(asking.wanted.model)
-    asking.bind(client.policy.spend.longest_answer, target.provider)
+    template = RequestTemplate(row.endpoint, row.body)
+    target = client.target(template.model)
+    template.limit_output(client.policy.spend.longest_answer, target.provider)
     where = f"{path_of(rows.path)}: row {row.custom_id!r}"
-    if asking.bound() is None:
-        why = asking.unbounded()
+    if template.token_bound() is None:
+        why = template.unbounded_reason()
         hint = "; --longest-answer does for such rows" if why == NO_BOUND else ""
         raise ConfigurationError(f"{where}: {why}{hint}")
     prices = client.engine.payers.price_of and client.engine.payers.price_of(

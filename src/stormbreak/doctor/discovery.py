@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from stormbreak.http.client import AsyncClient
 from stormbreak.http.sync_client import Client
-from stormbreak.http.transports.sdk_transport import Door
+from stormbreak.http.transports.sdk_transport import SdkTransport
 
 _MAX_DEPTH = 12
 _MOST = 64  # chains that are followed
@@ -88,7 +88,7 @@ def named(thing: object) -> str:
 
 def is_known(thing: object) -> bool:
     """Whether it is of an SDK or a framework, or sends by itself."""
-    ours = isinstance(thing, AsyncClient | Client | Door)
+    ours = isinstance(thing, AsyncClient | Client | SdkTransport)
     return ours or is_http_client(thing) or bool(packages_of(thing) & _WAYS.keys())
 
 
@@ -165,7 +165,7 @@ def _unmade(layer: ClientLayer) -> Iterator[ClientLayer]:
 
 def _ways(layer: ClientLayer) -> tuple[str, ...]:
     """The attributes in which a transport, an SDK or a framework keeps what is within."""
-    if isinstance(layer.thing, Door):
+    if isinstance(layer.thing, SdkTransport):
         return ("inner",)
     if is_transport(layer.thing):
         own = type(layer.thing).__module__.partition(".")[0] in _LIBRARIES

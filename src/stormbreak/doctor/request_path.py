@@ -9,7 +9,7 @@ from stormbreak.doctor.discovery import Chain, ClientLayer, NotBuiltYet, is_http
 from stormbreak.doctor.retry_counts import SDKS
 from stormbreak.http.client import AsyncClient
 from stormbreak.http.sync_client import Client
-from stormbreak.http.transports.sdk_transport import Door
+from stormbreak.http.transports.sdk_transport import SdkTransport
 
 
 class RequestPath:
@@ -21,7 +21,7 @@ class RequestPath:
     @cached_property
     def door(self) -> ClientLayer | None:
         """The transport of ours."""
-        return self._first(lambda layer: isinstance(layer.thing, Door))
+        return self._first(lambda layer: isinstance(layer.thing, SdkTransport))
 
     @cached_property
     def ours(self) -> ClientLayer | None:

@@ -6,7 +6,7 @@ from types import FunctionType, MappingProxyType, MethodType
 from typing import Any
 
 from stormbreak.doctor.discovery import ClientLayer, NotBuiltYet, is_transport, named, used_by
-from stormbreak.http.transports.sdk_transport import Door
+from stormbreak.http.transports.sdk_transport import SdkTransport
 
 SDKS = frozenset({"openai", "anthropic"})
 """Their own retries end with `x-should-retry: false`, which every final answer of ours carries."""
@@ -15,7 +15,7 @@ SDKS = frozenset({"openai", "anthropic"})
 def attempts_of(layer: ClientLayer) -> float | None:
     """How often it may send what is within; None where it seems to retry and nobody can tell how often."""
     thing = layer.thing
-    if isinstance(thing, Door):
+    if isinstance(thing, SdkTransport):
         return thing.policy.retry.attempts
     if is_transport(thing):
         return _of_transport(thing)

@@ -7,7 +7,7 @@ from stormbreak.doctor.discovery import ClientLayer
 from stormbreak.doctor.findings import Finding, Severity
 from stormbreak.doctor.request_path import RequestPath
 from stormbreak.http.environment import is_disabled
-from stormbreak.http.transports.sdk_transport import Door
+from stormbreak.http.transports.sdk_transport import SdkTransport
 
 
 def doorways(way: RequestPath) -> Iterator[Finding]:
@@ -64,7 +64,7 @@ def _off(way: RequestPath) -> Finding:
 
 def _misplaced(way: RequestPath, layer: ClientLayer) -> Iterator[Finding]:
     door, http = layer.thing, way.http
-    assert isinstance(door, Door)
+    assert isinstance(door, SdkTransport)
     if http is None:
         return
     blocks = not hasattr(http.thing, "aclose")

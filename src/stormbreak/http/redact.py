@@ -17,7 +17,6 @@ from stormbreak.key_patterns import may_be_secret
 from stormbreak.llm.error_tables import is_known
 from stormbreak.llm.models import ParsedResponse
 from stormbreak.llm.surrogates import UNREADABLE
-from stormbreak.types import Verdict
 
 GONE = b"[...]"
 SECRET = 8  # characters; anything shorter than that keeps no secret
@@ -33,15 +32,27 @@ _WORD = re.compile(rf"[\w-]{{{MIN_MATCH},}}")
 
 
 def redact(
-    reading: ParsedResponse, body: bytes, *, api_key: str | None, asked: bytes
+    parsed: ParsedResponse, body: bytes, *, api_key: str | None, asked: bytes
 ) -> tuple[ParsedResponse, bytes]:
-    """Redact the key and the text of the request `asked` in the body of a failure, and in any reading's identifiers."""
-    key = _secret(api_key)
-    if reading.verdict is not Verdict.OK:
-        for form in _forms_of_key(key):
-            body = body.replace(form, GONE)
-        body = _without_words(body, asked)
-    return _without_identifiers(reading, key.lower(), asked), body
+    """Redact the key and the text of the request `asked` in a failure: its body and its identifiers."""
+    for form in _forms_of_key(_secret(api_key)):
+        body = body.replace(form, GONE)
+    return redact_identifiers(parsed, api_key, asked), _without_words(body, asked)
+
+
+def redact_identifiers(parsed: ParsedResponse, api_key: str | None, asked: bytes) -> ParsedResponse:
+    """Drop ids and codes that repeat the key or the request; a code that our own tables know is no secret."""
+    key = _secret(api_key).lower()
+    code, request_id, detail = parsed.code, parsed.request_id, parsed.detail
+    if request_id is not None and _repeats(request_id, key, asked):
+        request_id = None
+    if code is not None and not is_known(code) and _repeats(code, key, asked):
+        code = None
+    if detail is not None and _repeats(detail, key, b""):
+        detail = "redirected"
+    if (code, request_id, detail) == (parsed.code, parsed.request_id, parsed.detail):
+        return parsed
+    return parsed._replace(code=code, request_id=request_id, detail=detail)
 
 
 @lru_cache(maxsize=64)
@@ -50,25 +61,12 @@ def _secret(api_key: str | None) -> str:
     return api_key if api_key is not None and may_be_secret(api_key) else ""
 
 
-def _without_identifiers(reading: ParsedResponse, key: str, asked: bytes) -> ParsedResponse:
-    """Drop ids and codes that repeat something; a code that our own tables know is no secret."""
-
-    def safe(said: str | None) -> str | None:
-        echoes = said is not None and (said.encode() in asked or _repeats(said, key))
-        return None if echoes else said
-
-    code = reading.code if is_known(reading.code) else safe(reading.code)
-    request_id = safe(reading.request_id)
-    detail = "redirected" if _repeats(reading.detail or "", key) else reading.detail
-    if (code, request_id, detail) == (reading.code, reading.request_id, reading.detail):
-        return reading
-    return reading._replace(code=code, request_id=request_id, detail=detail)
-
-
-def _repeats(said: str, key: str) -> bool:
-    """Whether `said` repeats the key, or a good part of it."""
-    said = said.lower()
-    return bool(key) and (key in said or (len(said) >= SECRET and said in key))
+def _repeats(text: str, key: str, asked: bytes) -> bool:
+    """Whether `text` repeats the request, the key, or a good part of the key."""
+    if text.encode() in asked:
+        return True
+    text = text.lower()
+    return bool(key) and (key in text or (len(text) >= SECRET and text in key))
 
 
 def _without_words(body: bytes, asked: bytes) -> bytes:

@@ -45,12 +45,12 @@ def is_readable(data: bytes) -> bool:
     return True
 
 
-def ends(data: bytes, lasts: frozenset[str]) -> bool:
+def is_last(data: bytes, last_events: frozenset[str]) -> bool:
     """Whether the event is of one of these types."""
-    if not any(data.find(last.encode()) >= 0 for last in lasts):
+    if not any(data.find(last.encode()) >= 0 for last in last_events):
         return False
     try:
-        return decoded(data, _CHUNK.decode).type in lasts
+        return decoded(data, _CHUNK.decode).type in last_events
     except (*UNREADABLE, TypeError):  # a type may be anything
         return False
 

@@ -44,13 +44,13 @@ class StreamWatcher(EventConsumer, Protocol):
 class Format(NamedTuple):
     """How answers of one shape are streamed. `assembly` and `marks` are given how many choices are wanted.
 
-    `lasts` are the types of the events that end a stream, beside ``[DONE]``: what comes after them is no part of it.
+    `last_events` are the types of the events that end a stream, beside ``[DONE]``: what comes after them is no part of it.
     """
 
     assembly: Callable[[int], StreamAssembly]
     marks: Callable[[int], StreamWatcher]
     find_error: Callable[..., ProviderError | None] = find_error
-    lasts: frozenset[str] = frozenset()
+    last_events: frozenset[str] = frozenset()
 
 
 FORMATS: Mapping[Shape, Format] = MappingProxyType(
@@ -60,6 +60,6 @@ FORMATS: Mapping[Shape, Format] = MappingProxyType(
         Shape.RESPONSES: Format(
             ResponseAssembly, ResponsesWatcher, error_in_event, frozenset(ENDS)
         ),
-        Shape.MESSAGES: Format(MessageAssembly, MessagesWatcher, lasts=frozenset({END})),
+        Shape.MESSAGES: Format(MessageAssembly, MessagesWatcher, last_events=frozenset({END})),
     }
 )

@@ -37,10 +37,10 @@ from stormbreak.core.presets import is_off
 from stormbreak.core.row_schedule import Final, Reschedule, RowAttempt, Schedule
 from stormbreak.errors import ConfigurationError
 from stormbreak.events import CooldownStarted, Event, Queued, RetryPlanned, Returned, Sent
+from stormbreak.http import models
 from stormbreak.http.client import AsyncClient
-from stormbreak.http.exchange import Received
-from stormbreak.http.h1.connection import CONNECT_TIMEOUT
 from stormbreak.http.h1.failures import OPEN_FILES
+from stormbreak.http.models import CONNECT_TIMEOUT
 from stormbreak.types import FALLBACK, TARGET, CallResult, Outcome, Target, Verdict
 
 FLUSH_EVERY = 0.1  # seconds
@@ -267,11 +267,11 @@ class Runner:
             return
         received = ended.outcome.value
         response = None
-        if isinstance(received, Received):
+        if isinstance(received, models.Response):
             response = _response(received, _who(ended) if fate.ok else None)
         if fate.ok:
             assert response is not None
-            self.counts.add(received.reading.usage)
+            self.counts.add(received.parsed.usage)
             self.journal.succeed(row, response)
             self._learn(None, ended, sent_at=sent_at, now=now)
         else:
@@ -479,10 +479,10 @@ def _who(ended: CallResult) -> str | None:
     return None if ended.source == TARGET else ended.source
 
 
-def _response(received: Received, answered_by: str | None) -> Response:
+def _response(received: models.Response, answered_by: str | None) -> Response:
     return Response(
         status_code=received.status,
-        request_id=received.reading.request_id,
+        request_id=received.parsed.request_id,
         body=received.body,
         answered_by=answered_by,
     )

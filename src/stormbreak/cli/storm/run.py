@@ -50,11 +50,11 @@ def _tokens(path: str) -> list[int]:
     """What each row will use, as `batch run` estimates it."""
     # Only who brings a batch pays for what it imports.
     from stormbreak.batch.input.index import Rows  # noqa: PLC0415
-    from stormbreak.http.request_template import Asking  # noqa: PLC0415
+    from stormbreak.http.request import RequestTemplate  # noqa: PLC0415
 
     with Rows.read(Path(path), model=_MODEL) as rows:
         found = map(rows.row_at, range(len(rows)))
-        return [Asking(row.endpoint, row.body).tokens() for row in found]
+        return [RequestTemplate(row.endpoint, row.body).estimated_tokens() for row in found]
 
 
 # ---------------------------------------------------------------- command

@@ -26,31 +26,30 @@ from stormbreak.drivers.fork_safety import reset_in_child
 from stormbreak.drivers.locks import LiveSet
 from stormbreak.http.h1.connection import (
     BODY_LIMIT,
-    CONNECT_TIMEOUT,
     ExchangeResult,
-    HttpRequest,
-    collected,
+    collect,
     repeated_headers,
 )
 from stormbreak.http.h1.decoding import ACCEPTED, Decoder, decoder_of
 from stormbreak.http.h1.failures import EarlyResponseError, outcome_of
+from stormbreak.http.models import CONNECT_TIMEOUT, PreparedRequest
 from stormbreak.llm.models import HttpResponse
 from stormbreak.types import Outcome, Verdict
 
 # ---------------------------------------------------------------- protocol fixes
-# Where its parser fails within a body, such as at a chunk that is none, aiohttp closes the
-# connection and stops its timer of silence, and tells nobody who reads that body. And the end of a
-# chunk wakes whoever reads although there is nothing to read; what fails before they have run is
-# seen by none of them, since `readany` looks for failures only before it waits for the first time.
-# Either way they would wait until their own deadline, or for ever.
+# If its parser fails within a body, such as at an invalid chunk, aiohttp closes the connection and
+# stops its read timeout, but does not tell the reader of that body. And the end of a chunk wakes
+# the reader although there is nothing to read; a failure before it has run is lost, since `readany`
+# checks for failures only before it waits for the first time. Either way the reader would wait
+# until its own deadline, or for ever.
 #
-# Relied on: `ResponseHandler.set_exception` is called for all that ends a connection badly, and
+# Relied on: `ResponseHandler.set_exception` is called for every failure of a connection, and
 # `_payload` is the body that is being read; `StreamReader._wait` ends whenever anything has come,
 # or an end, and `_buffer` is what has come.
 
 
 class Protocol(ResponseHandler):
-    """Whoever reads a body hears that no more of it will come."""
+    """Passes a parser failure on to the reader of the body."""
 
     def set_exception(self, exc: BaseException, *cause: Any) -> None:
         """End the connection, and the body that has not come to its end."""
@@ -85,14 +84,14 @@ def protocol(loop: asyncio.AbstractEventLoop) -> ResponseHandler:
 
 
 # ---------------------------------------------------------------- response stream
-# Relied on: `StreamReader.set_exception` wakes whoever reads, and `ClientResponse.close` closes the
+# Relied on: `StreamReader.set_exception` wakes the reader, and `ClientResponse.close` closes the
 # connection unless the body has been read to its end.
 
 
 class AiohttpResponse:
-    """The body of `response`, of the running loop. Silence is one of the server: it counts only while we wait for it.
+    """The body of `response`, on the running loop. Silence counts only while we wait for the server.
 
-    One timer looks now and then how long that has been; nothing is set or cancelled for each piece.
+    One timer checks it now and then; nothing is set or cancelled for each piece.
     """
 
     def __init__(
@@ -102,7 +101,7 @@ class AiohttpResponse:
         decoder: Decoder | None,
         idle_timeout: float | None,
         *,
-        most: float | None = None,
+        max_bytes: float | None = None,
     ) -> None:
         self.head = head
         self.pool: object = None  # held while this is: a pool that nobody holds closes
@@ -116,7 +115,7 @@ class AiohttpResponse:
         self._silent = False
         self._closed = False
         self._size = 0
-        self._most = BODY_LIMIT if most is None else most
+        self._max_bytes = BODY_LIMIT if max_bytes is None else max_bytes
         self._timer: asyncio.TimerHandle | None = None
         if idle_timeout is not None:
             self._look_at(self._loop.time() + idle_timeout)
@@ -145,13 +144,13 @@ class AiohttpResponse:
         self._size += len(chunk)
         if not chunk:
             self.close()
-        elif self._size > self._most:
+        elif self._size > self._max_bytes:
             self.close()
-            return self._broken(f"larger than {int(self._most) >> 20} MiB")
+            return self._broken(f"larger than {int(self._max_bytes) >> 20} MiB")
         return chunk
 
-    def hurry(self, seconds: float) -> None:
-        """Wait no longer than so many seconds for each of the bytes that are still to come."""
+    def limit_silence(self, seconds: float) -> None:
+        """From now on wait at most `seconds` for the next bytes."""
         if seconds < self._idle and not self._closed:
             self._idle = seconds
             self._drop_timer()
@@ -163,12 +162,12 @@ class AiohttpResponse:
             self._closed = True
             self._drop_timer()
             if self._waiting_since != inf and self._content.exception() is None:
-                # Else whoever reads gets an exception that aiohttp has one of: it would keep all their frames.
+                # Else the reader gets a shared exception of aiohttp's, which would keep all its frames.
                 self._content.set_exception(aiohttp.ClientConnectionError("closed"))
             _close(self._response, self._loop)
 
     def leave(self) -> None:
-        """Have nothing more to do with the connection: it is that of a parent process."""
+        """Abandon the connection: it belongs to a parent process."""
         self._closed = True
 
     def __del__(self) -> None:
@@ -180,7 +179,7 @@ class AiohttpResponse:
                 _close(response, loop)
 
     def look(self) -> None:
-        """See how long it has been silent."""
+        """Close it if it has been silent for too long."""
         now = self._loop.time()
         due = self._waiting_since + self._idle
         if now < due:
@@ -223,9 +222,9 @@ class AiohttpResponse:
 
 
 def _look(held: "ref[AiohttpResponse]") -> None:
-    incoming = held()
-    if incoming is not None:
-        incoming.look()
+    stream = held()
+    if stream is not None:
+        stream.look()
 
 
 def _let_go(
@@ -233,7 +232,7 @@ def _let_go(
     loop: asyncio.AbstractEventLoop,
     timer: asyncio.TimerHandle | None,
 ) -> None:
-    """See on the loop to what was dropped, perhaps on another thread."""
+    """Close, on the loop, what was dropped on any thread."""
     if timer is not None:
         timer.cancel()
     _close(response, loop)
@@ -260,13 +259,13 @@ _PARENTS: list[object] = []  # what must not be collected, or it would be closed
 class _Pool(NamedTuple):
     session: aiohttp.ClientSession
     closer: AsyncGenerator[None, None]
-    incoming: LiveSet[AiohttpResponse]
+    streams: LiveSet[AiohttpResponse]
 
 
 class AiohttpConnection:
     """At most `limit` connections per event loop; each pool is closed with its loop at the latest.
 
-    `tls` says whom to trust; it is needed for https only.
+    `tls` holds the trusted certificates; it is needed for https only.
     """
 
     def __init__(
@@ -278,8 +277,8 @@ class AiohttpConnection:
         self._pools: WeakKeyDictionary[asyncio.AbstractEventLoop, _Pool] = WeakKeyDictionary()
         reset_in_child(self._leave_behind)
 
-    async def exchange(self, request: HttpRequest) -> ExchangeResult:
-        """Send once and read the whole answer. Cancelling closes the connection."""
+    async def exchange(self, request: PreparedRequest) -> ExchangeResult:
+        """Send once and read the whole response. Cancelling closes the connection."""
         response: aiohttp.ClientResponse | None = None
         pool = await self._pool()
         try:
@@ -287,7 +286,7 @@ class AiohttpConnection:
             head = _head_of(response)
             came_whole = response.content.is_eof() and "content-encoding" not in head.headers
             if not (head.succeeded and came_whole):
-                return await collected(self._incoming_of(pool, response, head, request))
+                return await collect(self._open_stream(pool, response, head, request))
             body = response.content.read_nowait()  # it came with its head, as most do
             response.release()
         except (aiohttp.ClientError, OSError, ValueError) as error:
@@ -305,49 +304,49 @@ class AiohttpConnection:
             if response is not None and not response.closed:
                 response.close()
 
-    async def open(self, request: HttpRequest) -> AiohttpResponse | Outcome:
-        """Send once, and wait for no more than the head of the answer. Cancelling closes the connection."""
+    async def open(self, request: PreparedRequest) -> AiohttpResponse | Outcome:
+        """Send once, and wait for the head of the response. Cancelling closes the connection."""
         pool = await self._pool()
         try:
             response = await self._post(pool.session, request, sock_read=request.idle_timeout)
         except (aiohttp.ClientError, OSError, ValueError) as error:
             return outcome_of(error, None)
-        return self._incoming_of(pool, response, _head_of(response), request)
+        return self._open_stream(pool, response, _head_of(response), request)
 
     @staticmethod
-    def _incoming_of(
-        pool: _Pool, response: aiohttp.ClientResponse, head: HttpResponse, request: HttpRequest
+    def _open_stream(
+        pool: _Pool, response: aiohttp.ClientResponse, head: HttpResponse, request: PreparedRequest
     ) -> AiohttpResponse:
         connection = response.connection
         if connection is not None and connection.protocol is not None:
             connection.protocol.read_timeout = (
                 None  # a timer for each piece; from here on there is our own
             )
-        incoming = AiohttpResponse(
-            response, head, _decoder(head), request.idle_timeout, most=request.most
+        stream = AiohttpResponse(
+            response, head, _decoder(head), request.idle_timeout, max_bytes=request.max_bytes
         )
-        incoming.pool = pool
-        pool.incoming.add(incoming)
-        return incoming
+        stream.pool = pool
+        pool.streams.add(stream)
+        return stream
 
     async def close(self) -> None:
-        """Close the connections of the running loop; whoever reads there is woken, which aiohttp would not do."""
+        """Close the connections of the running loop and wake their readers, which aiohttp would not do."""
         pool = self._pools.pop(asyncio.get_running_loop(), None)
         if pool is not None:
-            for incoming in pool.incoming:
-                incoming.close()
+            for stream in pool.streams:
+                stream.close()
             await pool.closer.aclose()
 
     def _leave_behind(self) -> None:
         """Use no connection of the parent process, and close none: the loop's selector is shared, too."""
-        _PARENTS.append([(loop, pool, list(pool.incoming)) for loop, pool in self._pools.items()])
+        _PARENTS.append([(loop, pool, list(pool.streams)) for loop, pool in self._pools.items()])
         for pool in self._pools.values():
-            for incoming in pool.incoming:
-                incoming.leave()
+            for stream in pool.streams:
+                stream.leave()
         self._pools = WeakKeyDictionary()
 
     async def _post(
-        self, session: aiohttp.ClientSession, request: HttpRequest, *, sock_read: float | None
+        self, session: aiohttp.ClientSession, request: PreparedRequest, *, sock_read: float | None
     ) -> aiohttp.ClientResponse:
         response = await session.request(
             request.method,
@@ -394,7 +393,7 @@ class AiohttpConnection:
 
 
 def _address(url: str) -> URL:
-    """A URL as it is written, where whoever wrote it has escaped something: escaped anew, its signature would be wrong."""
+    """A URL that has escapes stays as it is written: escaped again, its signature would be wrong."""
     return URL(url, encoded="%" in url and url.isascii() and " " not in url)
 
 
@@ -436,7 +435,7 @@ async def _closing(session: aiohttp.ClientSession) -> AsyncGenerator[None, None]
 
 
 class _Connector(aiohttp.TCPConnector):
-    """Uses no connection again on which bytes came that nobody had asked for: they would be the next answer."""
+    """Does not reuse a connection on which unrequested bytes came: they would be the next answer."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)

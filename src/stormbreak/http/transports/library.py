@@ -11,13 +11,13 @@ from stormbreak.drivers.explain import KEPT_AS, AttemptHistory
 from stormbreak.errors import StreamBrokenError
 from stormbreak.http.h1.connection import (
     MALFORMED,
+    RepeatableHeaders,
     ResponseStream,
-    Sent,
     repeated_headers,
     split_repeats,
 )
 from stormbreak.http.stream import Stream
-from stormbreak.http.transports.sdk_request import OURS, SdkRequest, spans_in
+from stormbreak.http.transports.sdk_request import OURS, SdkRequest, read_timeouts
 from stormbreak.http.transports.sdk_response import Failure, failure_of
 from stormbreak.http.transports.wrapped_body import LATE, WrappedBody, parser_of, seconds_to
 from stormbreak.llm.models import HttpResponse
@@ -82,21 +82,21 @@ class Library:
 
     def read(self, request: Any) -> SdkRequest:
         """Read all of a request but its body."""
-        spans = spans_in(request.extensions)
+        timeouts = read_timeouts(request.extensions)
         headers = _headers_in(request.headers.raw, _text)
-        return SdkRequest(request.method.upper(), str(request.url), headers, spans)
+        return SdkRequest(request.method.upper(), str(request.url), headers, timeouts)
 
     def request(self, method: str, url: str, headers: Mapping[str, str], **more: Any) -> Any:
         """Make a request for an inner transport."""
         return self._module.Request(method, url, headers=_as_sent(headers), **more)
 
-    def over_inner(
+    def wrap_response(
         self,
         response: Any,
         until: float | None = None,
         late: Callable[[], Exception] | None = None,
     ) -> Any:
-        """The response of an inner transport, as it may be read: see `WrappedBody`."""
+        """Return the response of an inner transport, with its body bounded as `WrappedBody` says."""
         parser = parser_of(response)
         if parser is not None or until is not None:
             response.stream = self._inner_body(response, parser, until, late)
@@ -121,8 +121,8 @@ class Library:
         more = {"stream": request.stream, "extensions": request.extensions}
         return self._module.Request(request.method, request.url, headers=kept, **more)
 
-    def within(self, request: Any, seconds: float) -> Any:
-        """The request, with no timeout of its own that is longer."""
+    def with_timeout(self, request: Any, seconds: float) -> Any:
+        """Return the request, its own timeouts no longer than `seconds`."""
         said = request.extensions.get("timeout") or {}
         spans = {name: min(said.get(name) or seconds, seconds) for name in _SPANS}
         extensions = {**request.extensions, "timeout": spans}
@@ -132,10 +132,15 @@ class Library:
         )
 
     def response(
-        self, status: int, headers: Sent, *, story: AttemptHistory | None = None, **body: Any
+        self,
+        status: int,
+        headers: RepeatableHeaders,
+        *,
+        history: AttemptHistory | None = None,
+        **body: Any,
     ) -> Any:
         """Make a response; its body is `content` or `stream`."""
-        extensions = _PROTOCOL if story is None else _PROTOCOL | {KEPT_AS: story}
+        extensions = _PROTOCOL if history is None else _PROTOCOL | {KEPT_AS: history}
         content = body.get("content")
         if content is None:
             sent = _as_sent(headers)
@@ -151,7 +156,7 @@ class Library:
         error: Exception = getattr(self._module, failure.kind)(failure.message, request=request)
         for line in failure.notes():
             error.add_note(line)
-        setattr(error, KEPT_AS, failure.story)
+        setattr(error, KEPT_AS, failure.history)
         return error
 
     @property
@@ -184,7 +189,7 @@ def _is_of_parser(error: Exception) -> bool:
     return type(below).__module__.partition(".")[0] == "h11"
 
 
-def _as_sent(headers: Sent) -> Any:
+def _as_sent(headers: RepeatableHeaders) -> Any:
     """Headers as the library takes them: as bytes, where they hold more than ASCII, which is all that it would encode."""
     lines = split_repeats(headers)
     if all(value.isascii() for _, value in lines):
@@ -222,7 +227,7 @@ class Body(ABC):
     """What is read here or there."""
 
     @abstractmethod
-    async def piece(self) -> bytes | None:
+    async def next_chunk(self) -> bytes | None:
         """Wait for the next bytes; None at the right end. Raises what the library has for another."""
 
     @abstractmethod
@@ -234,7 +239,7 @@ class AsyncBody(Body):
     """Reads it on the running loop."""
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        while (piece := await self.piece()) is not None:
+        while (piece := await self.next_chunk()) is not None:
             yield piece
 
     async def aclose(self) -> None:
@@ -246,7 +251,7 @@ class SyncBody(Body):
     """Reads it on the thread that asks, which blocks. Another may close it."""
 
     def __iter__(self) -> Iterator[bytes]:
-        while (piece := BACKGROUND.run(self.piece())) is not None:
+        while (piece := BACKGROUND.run(self.next_chunk())) is not None:
             yield piece
 
     def close(self) -> None:
@@ -258,23 +263,23 @@ class StreamBody(Body):
     """A stream that has begun; its bytes are untouched. One that breaks raises what the library has for it."""
 
     def __init__(
-        self, stream: Stream, story: AttemptHistory, library: Library, request: Any
+        self, stream: Stream, history: AttemptHistory, library: Library, request: Any
     ) -> None:
         stream.raw()
         self._stream = stream
-        self._story = story
+        self._history = history
         self._library = library
         self._request = request
 
-    async def piece(self) -> bytes | None:
+    async def next_chunk(self) -> bytes | None:
         """Wait for the next bytes; None at the right end."""
         try:
-            return await self._stream.piece()
+            return await self._stream.next_chunk()
         except StreamBrokenError as broken:
             failed, said = broken, str(broken)
-        self._story.end(failed.ended)
+        self._history.end(failed.ended)
         outcome = failed.ended.outcome
-        failure = failure_of(outcome, self._story)._replace(message=said)
+        failure = failure_of(outcome, self._history)._replace(message=said)
         raise self._library.error(failure, self._request) from outcome.error
 
     async def free(self) -> None:
@@ -286,17 +291,17 @@ class PassThroughBody(Body):
     """The body of an answer that only passes, no longer than `until`."""
 
     def __init__(
-        self, incoming: ResponseStream, library: Library, request: Any, until: float | None
+        self, stream: ResponseStream, library: Library, request: Any, until: float | None
     ) -> None:
         self._until = until
-        self._incoming = incoming
+        self._stream = stream
         self._library = library
         self._request = request
 
-    async def piece(self) -> bytes | None:
+    async def next_chunk(self) -> bytes | None:
         """Wait for the next bytes; None at the end."""
         if self._until is None:
-            got = await self._incoming.read()
+            got = await self._stream.read()
         else:
             got = await self._in_time(self._until)
         if not isinstance(got, bytes):
@@ -306,10 +311,10 @@ class PassThroughBody(Body):
     async def _in_time(self, until: float) -> bytes | Outcome:
         try:
             async with asyncio.timeout(seconds_to(until)):
-                return await self._incoming.read()
+                return await self._stream.read()
         except TimeoutError:
             raise self._library.error(LATE, self._request) from None
 
     async def free(self) -> None:
         """Close the connection, unless the body was read to its end."""
-        self._incoming.close()
+        self._stream.close()

@@ -7,7 +7,8 @@ from math import inf
 from urllib.parse import urljoin
 
 from stormbreak.http.endpoint import same_origin
-from stormbreak.http.h1.connection import CONNECT_TIMEOUT, HttpRequest, ResponseStream, Wire
+from stormbreak.http.h1.connection import Connection, ResponseStream
+from stormbreak.http.models import CONNECT_TIMEOUT, PreparedRequest
 from stormbreak.http.transports.sdk_request import SdkRequest, without_hops
 from stormbreak.http.transports.sdk_response import Failure, failure_of
 from stormbreak.http.transports.wrapped_body import LATE, seconds_to
@@ -15,23 +16,22 @@ from stormbreak.llm.models import HttpResponse
 from stormbreak.types import Outcome
 
 # ---------------------------------------------------------------- upload
-# Sent once, piece by piece, and exactly as long as was announced.
+# Sent once, chunk by chunk, and exactly as long as announced.
 
 
 class WrongLengthError(Exception):
-    """A body is not as long as its `Content-Length` says: a server would wait for the rest, or miss it."""
+    """A body is not as long as its `Content-Length`."""
 
 
 class Upload:
-    """The pieces of a body, as it is sent.
+    """The chunks of a body, as it is sent.
 
-    Of a length that was announced, the last piece is sent without a look for more, since a server may answer before that
-    has been taken; `finish` looks. `failure` is what went wrong, if anything did: what a body raises is for whoever made it,
-    and whoever carries it would only tell of a lost connection.
+    When the announced length is reached, the last chunk is sent without a check for more, since a server may answer
+    before that; `finish` checks. `failure` is what the body raised: the connection would only report that it was lost.
     """
 
     def __init__(self, pieces: AsyncIterable[bytes], length: int | None) -> None:
-        """`length` is what was announced, if anything was."""
+        """`length` is the announced length, if any."""
         self.failure: Exception | None = None
         self._pieces = pieces
         self._length = length
@@ -52,7 +52,7 @@ class Upload:
                 await _close(pieces)
 
     async def finish(self) -> None:
-        """Let a body that was sent whole come to its end; with more of it, `failure` says so."""
+        """Read the end of a body that was sent whole; if there is more of it, that is a `failure`."""
         pieces, self._sent = self._sent, None
         if pieces is None:
             return
@@ -61,7 +61,7 @@ class Upload:
                 if piece:
                     self.failure = _longer()
                     break
-        except Exception as error:  # noqa: BLE001 - it is looked at
+        except Exception as error:  # noqa: BLE001 - the caller raises it
             self.failure = error
         finally:
             await _close(pieces)
@@ -92,8 +92,8 @@ async def _close(pieces: AsyncIterator[bytes]) -> None:
 _ONCE = ("location", "content-length")  # what was looked at is what is passed on
 
 
-async def passed(
-    wire: Wire, seen: SdkRequest, body: AsyncIterable[bytes], *, until: float | None
+async def pass_through(
+    connection: Connection, seen: SdkRequest, body: AsyncIterable[bytes], *, until: float | None
 ) -> tuple[HttpResponse, ResponseStream] | Failure:
     """Send `body` once, piece by piece, and wait for the head of the answer, made ready for the SDK.
 
@@ -105,19 +105,19 @@ async def passed(
     upload = Upload(body, int(length) if length is not None and length.isdecimal() else None)
     try:
         async with asyncio.timeout(seconds_to(until)):
-            incoming = await wire.open(_request(seen, upload))
+            stream = await connection.open(_request(seen, upload))
             await upload.finish()
     except TimeoutError:
         return LATE
-    if upload.failure is not None and (isinstance(incoming, Outcome) or incoming.head.succeeded):
-        if not isinstance(incoming, Outcome):
-            incoming.close()
+    if upload.failure is not None and (isinstance(stream, Outcome) or stream.head.succeeded):
+        if not isinstance(stream, Outcome):
+            stream.close()
         if isinstance(upload.failure, WrongLengthError):
             return Failure("LocalProtocolError", str(upload.failure), None)
         raise upload.failure
-    if isinstance(incoming, Outcome):
-        return failure_of(incoming, None)
-    head = incoming.head
+    if isinstance(stream, Outcome):
+        return failure_of(stream, None)
+    head = stream.head
     passing = without_hops(head.headers.items())
     if "content-encoding" in passing and seen.method != "HEAD":
         del passing["content-encoding"]  # it is unpacked
@@ -126,27 +126,27 @@ async def passed(
     if redirects_to_other_origin(passing, seen.url):
         del passing["location"]
     several = {name: head.repeated[name] for name in head.repeated if name not in _ONCE}
-    return head._replace(headers=passing, repeated=several), incoming
+    return head._replace(headers=passing, repeated=several), stream
 
 
-def _request(seen: SdkRequest, upload: Upload) -> HttpRequest:
+def _request(seen: SdkRequest, upload: Upload) -> PreparedRequest:
     headers = seen.forwarded_headers()
     has_body = {"content-length", "transfer-encoding"} & seen.headers.keys()
     if "content-length" in seen.headers:
         headers["content-length"] = seen.headers["content-length"]
-    return HttpRequest(
+    return PreparedRequest(
         seen.url,
         headers,
         upload if has_body else b"",
-        seen.spans.read,
-        connect_timeout=seen.spans.connect or CONNECT_TIMEOUT,
+        seen.timeouts.read,
+        connect_timeout=seen.timeouts.connect or CONNECT_TIMEOUT,
         method=seen.method,
-        most=inf,
+        max_bytes=inf,
     )
 
 
 def redirects_to_other_origin(headers: Mapping[str, str], url: str) -> bool:
-    """Whether an answer from `url` sends whoever follows to another origin: the key would go there, too."""
+    """Whether a response from `url` redirects to another origin: the key would go there, too."""
     location = headers.get("location")
     if location is None:
         return False
