@@ -15,62 +15,29 @@ from stormbreak.core.engine import Engine
 from stormbreak.core.policy import Policy
 from stormbreak.drivers.explain import explain
 from stormbreak.http.local_answers import Degraded
-from stormbreak.http.transports.library import (
-    AsyncBody,
-    BufferedBody,
-    Library,
-    PassThroughBody,
-    StreamBody,
-    SyncBody,
-)
+from stormbreak.http.transports.library import Library
 from stormbreak.http.transports.sdk_transport import AsyncSdkTransport
 from stormbreak.http.transports.sync_transport import SyncSdkTransport
 from stormbreak.http.transports.wrap import put_under
-from stormbreak.http.transports.wrapped_body import WrappedBody
 
 __all__ = ["AsyncTransport", "Transport", "explain", "wrap"]
 
 _Client = TypeVar("_Client")
 
 
-class _BufferedResponse(BufferedBody, httpx2.Response):
-    pass
-
-
-class _AsyncStreamBody(StreamBody, AsyncBody, httpx2.AsyncByteStream):
-    pass
-
-
-class _AsyncPassThroughBody(PassThroughBody, AsyncBody, httpx2.AsyncByteStream):
-    pass
-
-
-class _StreamBody(StreamBody, SyncBody, httpx2.SyncByteStream):
-    pass
-
-
-class _PassThroughBody(PassThroughBody, SyncBody, httpx2.SyncByteStream):
-    pass
-
-
-class _WrappedBody(WrappedBody, httpx2.SyncByteStream, httpx2.AsyncByteStream):
-    pass
+_LIBRARY = Library(httpx2)
 
 
 class AsyncTransport(AsyncSdkTransport, httpx2.AsyncBaseTransport):
     """For `httpx2.AsyncClient(transport=...)`, and so under openai.AsyncOpenAI and its like."""
 
-    library = Library(httpx2, _BufferedResponse, _WrappedBody)
-    stream_body = _AsyncStreamBody
-    pass_through_body = _AsyncPassThroughBody
+    library = _LIBRARY
 
 
 class Transport(SyncSdkTransport, httpx2.BaseTransport):
     """For `httpx2.Client(transport=...)`, and so under openai.OpenAI and its like."""
 
-    library = Library(httpx2, _BufferedResponse, _WrappedBody)
-    stream_body = _StreamBody
-    pass_through_body = _PassThroughBody
+    library = _LIBRARY
 
 
 def wrap(

@@ -156,7 +156,7 @@ async def test_a_good_answer_before_the_request_was_sent_whole_is_none(wire, sta
     if verdict is None:
         assert got.status == status
     else:
-        assert (got.verdict, got.detail) == (verdict, "answered before the request was sent whole")
+        assert (got.verdict, got.detail) == (verdict, "answered before the whole request was sent")
 
 
 async def test_a_large_body_is_sent_without_a_warning(wire):

@@ -7,7 +7,7 @@ batch runner uses it.
 import asyncio
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from decimal import Decimal
 from functools import partial
 from types import TracebackType
@@ -356,7 +356,7 @@ class AsyncClient(ClientControls):
             attempts=attempts,
         )
 
-    async def _run(
+    def _run(
         self,
         config: TargetConfig,
         template: RequestTemplate,
@@ -366,7 +366,7 @@ class AsyncClient(ClientControls):
         *,
         queue_is_free: bool = False,
         attempts: int | None = None,
-    ) -> CallResult:
+    ) -> Coroutine[Any, Any, CallResult]:
         if config.stream_on_wire:
             template.stream_on_wire()
         call = self._call(
@@ -380,13 +380,8 @@ class AsyncClient(ClientControls):
         )
         sender = BufferedSender(template, config.routes, self.engine.policy, self._driver.first)
         asker = _asker(config, template) if call.fallbacks else None
-        ended = await self._driver.run(call, sender, asker)
-        if config.local_answers.caches:
-            origin = config.origin
-            config.local_answers.store(
-                template.local_request(origin.base_url, origin.api_key), ended
-            )
-        return ended
+        running = self._driver.run(call, sender, asker)  # not awaited: a frame less in every call
+        return _stored(config, template, running) if config.local_answers.caches else running
 
     def _call(
         self,
@@ -443,8 +438,17 @@ class AsyncClient(ClientControls):
         await self.close()
 
 
+async def _stored(
+    config: TargetConfig, template: RequestTemplate, running: Coroutine[Any, Any, CallResult]
+) -> CallResult:
+    """Wait for the end of a call, and cache its answer."""
+    ended = await running
+    request = template.local_request(config.origin.base_url, config.origin.api_key)
+    config.local_answers.store(request, ended)
+    return ended
+
+
 def _asker(config: TargetConfig, template: RequestTemplate) -> Asker:
     """Return what finds the local answers that a fallback asks for."""
-    origin = config.origin
-    request = template.local_request(origin.base_url, origin.api_key)
+    request = template.local_request(config.origin.base_url, config.origin.api_key)
     return lambda ask: config.local_answers.find(ask, request)

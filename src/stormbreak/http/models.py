@@ -28,12 +28,6 @@ class PreparedRequest(NamedTuple):
     choices: int = 1
     inputs: int | None = None
 
-    @property
-    def content(self) -> bytes:
-        """The body, where it is not an upload that streams."""
-        assert isinstance(self.body, bytes)
-        return self.body
-
     def __repr__(self) -> str:
         size = f"{len(self.body)} bytes" if isinstance(self.body, bytes) else "a stream"
         return f"PreparedRequest({self.url.partition('?')[0]!r}, {size})"

@@ -13,7 +13,7 @@ from stormbreak.http.local_answers import LocalRequest
 from stormbreak.http.models import PreparedRequest
 from stormbreak.http.routing import Route
 from stormbreak.llm.models import FREE, Shape, endpoint_of, path_of
-from stormbreak.llm.stream_formats import FORMATS
+from stormbreak.llm.stream_reader import FORMATS
 from stormbreak.llm.surrogates import UNREADABLE
 from stormbreak.llm.tokens import bound_of, estimate, is_bounded, unbounded_by
 from stormbreak.types import Target, Usage

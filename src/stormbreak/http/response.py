@@ -19,8 +19,7 @@ from stormbreak.http.redact import redact, redact_identifiers
 from stormbreak.llm.classify import read_answer
 from stormbreak.llm.models import BOM, HttpResponse, ParsedResponse, Shape, without_mark
 from stormbreak.llm.rate_limit_headers import parse_rate_limits
-from stormbreak.llm.stream_formats import FORMATS
-from stormbreak.llm.stream_reader import StreamAssembler, StreamReader
+from stormbreak.llm.stream_reader import FORMATS, StreamAssembler, StreamReader
 from stormbreak.types import Answer, CallResult, Outcome, Target, Verdict
 
 Reader = TypeVar("Reader", bound=StreamReader)
@@ -69,12 +68,13 @@ def outcome_of(
 ) -> Outcome:
     """Make the outcome of an attempt, the key and the request's text redacted; `learn` reads rate-limit headers."""
     http, parsed = result
+    assert isinstance(request.body, bytes)
     succeeded = parsed.verdict is Verdict.OK
     body = http.body
     if not succeeded:
-        parsed, body = redact(parsed, body, api_key=api_key, asked=request.content)
+        parsed, body = redact(parsed, body, api_key=api_key, asked=request.body)
     elif parsed.request_id is not None:
-        parsed = redact_identifiers(parsed, api_key, request.content)
+        parsed = redact_identifiers(parsed, api_key, request.body)
     usage = parsed.usage
     return Outcome(
         parsed.verdict,

@@ -193,7 +193,7 @@ class Stream:
             self._has_text = self._has_text or bool(text)
             return text
         assert self._ended is not None
-        return str(self._ended.outcome.value.reading.text)
+        return str(self._ended.outcome.value.parsed.text)
 
     async def answer(self) -> Answer:
         """Read it to its end, and assemble the answer of the same call without streaming.

@@ -16,8 +16,7 @@ from stormbreak.http.response import StreamedBody, outcome_of, read_failure, str
 from stormbreak.llm.classify import request_id_of
 from stormbreak.llm.models import HttpResponse, ParsedResponse
 from stormbreak.llm.rate_limit_headers import parse_rate_limits
-from stormbreak.llm.stream_formats import FORMATS
-from stormbreak.llm.stream_reader import StreamAssembler
+from stormbreak.llm.stream_reader import FORMATS, StreamAssembler
 from stormbreak.llm.stream_scanner import StreamScanner
 from stormbreak.types import Outcome, Verdict
 
@@ -71,8 +70,9 @@ class Source:
     @property
     def request_id(self) -> str | None:
         """The provider's id of the request."""
+        assert isinstance(self._request.body, bytes)
         parsed = ParsedResponse(Verdict.OK, request_id=request_id_of(self.head.headers))
-        return redact_identifiers(parsed, self._api_key, self._request.content).request_id
+        return redact_identifiers(parsed, self._api_key, self._request.body).request_id
 
     @property
     def received(self) -> bytes:

@@ -1,12 +1,11 @@
-"""Why an answer ended: every finish reason that a provider documents, as data, and what it makes of the answer.
+"""Why an answer ended: every finish reason that a provider documents, as data, and what it means for the answer.
 
-An answer that ended because it was complete, long enough or at a tool call is a success. One that was *filtered* is
-a success if anything came of it, as its caller may want it; if nothing came, it is `filtered`: final, since the same
-request would be filtered again. The same holds for what a model spoilt. One that the server gave up *halfway* is
-never a success, however much of it came.
+An answer that is complete, reached its limit or ended at a tool call is a success. A *filtered* one is a success if it
+has content, since its caller may want that; an empty one is `filtered`: final, since the same request would be filtered
+again. The same holds for output that the model *malformed*. One that the server *aborted* is never a success.
 
-A reason that is not listed is taken for a complete ending: a new word for an old thing is likelier than a failure
-without an error, and to refuse a good answer is to pay for it twice. Without a message the answer is broken anyway.
+An unknown reason counts as complete: a new word for an old thing is likelier than a failure without an error, and to
+reject a good answer is to pay for it twice. Without a message the answer is broken anyway.
 """
 
 from collections.abc import Iterable, Mapping
@@ -18,24 +17,24 @@ from stormbreak.types import Verdict
 
 
 class FinishMeaning(Enum):
-    """What a finish reason says of the answer."""
+    """What a finish reason means for the answer."""
 
     COMPLETE = "complete"
     TRUNCATED = "cut at a limit"
     TOOL_CALL = "tool call"
     FILTERED = "filtered"
-    SPOILT = "spoilt by the model"
-    HALF = "given up halfway"
+    MALFORMED = "malformed by the model"
+    ABORTED = "aborted by the server"
     ERROR = "error"
 
 
-_NEVER = frozenset({FinishMeaning.HALF, FinishMeaning.ERROR})
+_NEVER_SUCCESS = frozenset({FinishMeaning.ABORTED, FinishMeaning.ERROR})
 
 
 class Reason(NamedTuple):
     """A finish reason, in lower case.
 
-    `verdict` is that of an answer with nothing in it; of one that was given up, in any case.
+    `verdict` is that of an empty answer; of an aborted one, in any case.
     """
 
     name: str
@@ -141,7 +140,7 @@ FINISH_REASONS: Mapping[str, Reason] = MappingProxyType(
             ),
             *_rows(FinishMeaning.FILTERED, Verdict.AUTH, {"pup_limited_disabled": "gemini"}),
             *_rows(
-                FinishMeaning.SPOILT,
+                FinishMeaning.MALFORMED,
                 Verdict.BROKEN,
                 {
                     "malformed_function_call": "gemini",
@@ -151,14 +150,16 @@ FINISH_REASONS: Mapping[str, Reason] = MappingProxyType(
                     "malformed_tool_use": "bedrock",
                 },
             ),
-            *_rows(FinishMeaning.SPOILT, Verdict.INVALID, {"missing_thought_signature": "gemini"}),
             *_rows(
-                FinishMeaning.HALF,
+                FinishMeaning.MALFORMED, Verdict.INVALID, {"missing_thought_signature": "gemini"}
+            ),
+            *_rows(
+                FinishMeaning.ABORTED,
                 Verdict.OVERLOADED,
                 {"insufficient_system_resource": "deepseek"},
             ),
             *_rows(
-                FinishMeaning.HALF,
+                FinishMeaning.ABORTED,
                 Verdict.SERVER_ERROR,
                 {
                     "abort": "local",  # vLLM, SGLang
@@ -168,7 +169,7 @@ FINISH_REASONS: Mapping[str, Reason] = MappingProxyType(
                     "user_cancel": "cohere",
                 },
             ),
-            *_rows(FinishMeaning.HALF, Verdict.TIMEOUT, {"timeout": "cohere"}),
+            *_rows(FinishMeaning.ABORTED, Verdict.TIMEOUT, {"timeout": "cohere"}),
             *_rows(
                 FinishMeaning.ERROR,
                 Verdict.SERVER_ERROR,
@@ -177,14 +178,14 @@ FINISH_REASONS: Mapping[str, Reason] = MappingProxyType(
         )
     )
 )
-"""Every finish reason, stop reason and reason of an incomplete response that is known, by its name."""
+"""Every known finish reason, stop reason and reason of an incomplete response, by its name."""
 
 
 def reason_of(word: str) -> Reason | None:
-    """Find a finish reason by what a provider wrote, in whatever case; None if it is not listed.
+    """Find a finish reason by the word of a provider, in any case; None if it is not listed.
 
-    Gemini puts its own word behind that of chat completions: ``content_filter: PROHIBITED_CONTENT``. Its own word
-    says more; if that is new, the other one counts.
+    Gemini puts its own word after that of chat completions: ``content_filter: PROHIBITED_CONTENT``. Its own word counts,
+    or else the other one.
     """
     found = FINISH_REASONS.get(word)
     if found is not None:
@@ -194,7 +195,7 @@ def reason_of(word: str) -> Reason | None:
 
 
 def refused(words: Iterable[str | None], *, has_output: bool) -> Reason | None:
-    """Tell by the finish reasons of its choices why an answer is no success; None if it is one.
+    """Return the finish reason that makes an answer no success; None if it is one.
 
     Args:
         words: the finish reason of every choice.
@@ -204,8 +205,8 @@ def refused(words: Iterable[str | None], *, has_output: bool) -> Reason | None:
     for word in words:
         reason = reason_of(word) if word else None
         if reason is None or reason.verdict is Verdict.OK:
-            has_output = True  # to end like that is an answer, whatever came
-        elif reason.meaning in _NEVER:
+            has_output = True  # that is an answer, whatever its content
+        elif reason.meaning in _NEVER_SUCCESS:
             return reason
         else:
             empty = empty or reason

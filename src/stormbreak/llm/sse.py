@@ -22,7 +22,7 @@ class Event(NamedTuple):
 
 
 class LineTooLongError(Exception):
-    """A line goes beyond LINE_LIMIT."""
+    """A line is longer than LINE_LIMIT."""
 
 
 class EventReader:
@@ -44,7 +44,7 @@ class EventReader:
 
     @property
     def is_open(self) -> bool:
-        """Whether an event has begun that has not ended. A comment is no part of one, whole or not."""
+        """Whether an event has begun and not ended. Comments do not count."""
         begun = self._pending and not self._pending.startswith(b":")
         return bool(begun or self._in_event or self._after_cr or self._data)
 
@@ -114,7 +114,7 @@ class EventReader:
 
 
 def _is_one(chunk: bytes) -> bool:
-    """Whether it is one event with one line of data, as nearly all pieces of nearly all streams are."""
+    """Whether it is one event with one line of data, as most chunks are."""
     return (
         chunk.startswith(b"data: ")
         and chunk.endswith(b"\n\n")

@@ -8,7 +8,7 @@ import asyncio
 import errno
 import ssl
 import time
-from collections.abc import AsyncGenerator, AsyncIterable, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import suppress
 from fcntl import ioctl
 from functools import lru_cache, partial
@@ -62,7 +62,7 @@ class Protocol(ResponseHandler):
 
 
 async def next_bytes(content: aiohttp.StreamReader) -> bytes:
-    """Wait for the next bytes of a body, none at its end; raise what it failed with when all that came is read."""
+    """Wait for the next bytes of a body, none at its end; raise its failure after all that came is read."""
     while not content.at_eof():
         if content._buffer:  # noqa: SLF001 - as `readany` has it
             return content._read_nowait(-1)  # noqa: SLF001
@@ -79,7 +79,7 @@ def _raise_failure(content: aiohttp.StreamReader) -> None:
 
 
 def protocol(loop: asyncio.AbstractEventLoop) -> ResponseHandler:
-    """Make one, for a connector."""
+    """Make a `Protocol` for a connector."""
     return Protocol(loop)
 
 
@@ -104,9 +104,9 @@ class AiohttpResponse:
         max_bytes: float | None = None,
     ) -> None:
         self.head = head
-        self.pool: object = None  # held while this is: a pool that nobody holds closes
+        self.pool: object = None  # kept alive: an unreferenced pool closes
         self._decoder = decoder
-        self._pieces: Iterator[bytes] = iter(())  # unpacked, and not taken yet
+        self._chunks: Iterator[bytes] = iter(())  # unpacked, and not read yet
         self._response = response
         self._content = response.content
         self._loop = asyncio.get_running_loop()
@@ -118,10 +118,10 @@ class AiohttpResponse:
         self._max_bytes = BODY_LIMIT if max_bytes is None else max_bytes
         self._timer: asyncio.TimerHandle | None = None
         if idle_timeout is not None:
-            self._look_at(self._loop.time() + idle_timeout)
+            self._check_at(self._loop.time() + idle_timeout)
 
     async def read(self) -> bytes | Outcome:
-        """Wait for the next bytes: none at the end of the body, the outcome where there is no good end."""
+        """Wait for the next bytes: none at the end of the body, an outcome if it broke."""
         if self._closed:
             return self._cut()
         self._waiting_since = self._loop.time()
@@ -154,7 +154,7 @@ class AiohttpResponse:
         if seconds < self._idle and not self._closed:
             self._idle = seconds
             self._drop_timer()
-            self._look_at(self._loop.time() + seconds)
+            self._check_at(self._loop.time() + seconds)
 
     def close(self) -> None:
         """Close the connection, unless the body has been read to its end."""
@@ -166,7 +166,7 @@ class AiohttpResponse:
                 self._content.set_exception(aiohttp.ClientConnectionError("closed"))
             _close(self._response, self._loop)
 
-    def leave(self) -> None:
+    def abandon(self) -> None:
         """Abandon the connection: it belongs to a parent process."""
         self._closed = True
 
@@ -174,33 +174,33 @@ class AiohttpResponse:
         if not self._closed:
             loop, response = self._loop, self._response
             try:
-                loop.call_soon_threadsafe(_let_go, response, loop, self._timer)
+                loop.call_soon_threadsafe(_close_dropped, response, loop, self._timer)
             except RuntimeError:  # a loop that is closed
                 _close(response, loop)
 
-    def look(self) -> None:
+    def check_silence(self) -> None:
         """Close it if it has been silent for too long."""
         now = self._loop.time()
         due = self._waiting_since + self._idle
         if now < due:
-            self._look_at(min(due, now + self._idle))
+            self._check_at(min(due, now + self._idle))
             return
         self._silent = True
         self.close()
 
     async def _unpacked(self, decoder: Decoder) -> bytes:
         while True:
-            for piece in self._pieces:
-                return piece
+            for chunk in self._chunks:
+                return chunk
             packed = await next_bytes(self._content)
             if not packed:
                 decoder.end()
                 return b""
-            self._pieces = decoder.feed(packed)
+            self._chunks = decoder.feed(packed)
 
-    def _look_at(self, when: float) -> None:
-        # The timer must not keep alive what nobody else holds.
-        self._timer = self._loop.call_at(when, _look, ref(self))
+    def _check_at(self, when: float) -> None:
+        # The timer must not keep the response alive.
+        self._timer = self._loop.call_at(when, _check, ref(self))
 
     def _drop_timer(self) -> None:
         if self._timer is not None:
@@ -221,13 +221,13 @@ class AiohttpResponse:
         return Outcome(Verdict.BROKEN, status=status, detail=detail, maybe_processed=True)
 
 
-def _look(held: "ref[AiohttpResponse]") -> None:
+def _check(held: "ref[AiohttpResponse]") -> None:
     stream = held()
     if stream is not None:
-        stream.look()
+        stream.check_silence()
 
 
-def _let_go(
+def _close_dropped(
     response: aiohttp.ClientResponse,
     loop: asyncio.AbstractEventLoop,
     timer: asyncio.TimerHandle | None,
@@ -241,7 +241,7 @@ def _let_go(
 def _close(response: aiohttp.ClientResponse, loop: asyncio.AbstractEventLoop) -> None:
     connection = response.connection
     response.close()
-    if connection is not None and loop.is_closed():  # then aiohttp has left it alone
+    if connection is not None and loop.is_closed():  # then aiohttp does not close it
         with suppress(RuntimeError):
             connection.close()
 
@@ -249,11 +249,11 @@ def _close(response: aiohttp.ClientResponse, loop: asyncio.AbstractEventLoop) ->
 # ---------------------------------------------------------------- connection and pool
 
 KEEP_ALIVE = 60.0  # seconds
-_TIMEOUTS = 16  # are remembered: nearly all attempts have the same
-_NOTHING = bytes(4)  # a C int that says 0
-SMALL = 1024 * 1024  # bytes of a body that is written in one go
+_TIMEOUTS = 16  # that are remembered: nearly all attempts have the same
+_ZERO = bytes(4)  # a C int
+SMALL = 1024 * 1024  # bytes of a body that is written at once
 
-_PARENTS: list[object] = []  # what must not be collected, or it would be closed
+_PARENTS: list[object] = []  # never collected, since that would close it
 
 
 class _Pool(NamedTuple):
@@ -275,7 +275,7 @@ class AiohttpConnection:
         self._proxy = proxy
         self._tls = tls
         self._pools: WeakKeyDictionary[asyncio.AbstractEventLoop, _Pool] = WeakKeyDictionary()
-        reset_in_child(self._leave_behind)
+        reset_in_child(self._abandon_parent)
 
     async def exchange(self, request: PreparedRequest) -> ExchangeResult:
         """Send once and read the whole response. Cancelling closes the connection."""
@@ -287,7 +287,7 @@ class AiohttpConnection:
             came_whole = response.content.is_eof() and "content-encoding" not in head.headers
             if not (head.succeeded and came_whole):
                 return await collect(self._open_stream(pool, response, head, request))
-            body = response.content.read_nowait()  # it came with its head, as most do
+            body = response.content.read_nowait()  # it came with its head, as most bodies do
             response.release()
         except (aiohttp.ClientError, OSError, ValueError) as error:
             return outcome_of(error, response.status if response is not None else None)
@@ -320,7 +320,7 @@ class AiohttpConnection:
         connection = response.connection
         if connection is not None and connection.protocol is not None:
             connection.protocol.read_timeout = (
-                None  # a timer for each piece; from here on there is our own
+                None  # a timer for each chunk; from here on ours is used
             )
         stream = AiohttpResponse(
             response, head, _decoder(head), request.idle_timeout, max_bytes=request.max_bytes
@@ -337,21 +337,23 @@ class AiohttpConnection:
                 stream.close()
             await pool.closer.aclose()
 
-    def _leave_behind(self) -> None:
-        """Use no connection of the parent process, and close none: the loop's selector is shared, too."""
+    def _abandon_parent(self) -> None:
+        """Neither use nor close a connection of the parent process: the selector of its loop is shared, too."""
         _PARENTS.append([(loop, pool, list(pool.streams)) for loop, pool in self._pools.items()])
         for pool in self._pools.values():
             for stream in pool.streams:
-                stream.leave()
+                stream.abandon()
         self._pools = WeakKeyDictionary()
 
     async def _post(
         self, session: aiohttp.ClientSession, request: PreparedRequest, *, sock_read: float | None
     ) -> aiohttp.ClientResponse:
+        url, body = request.url, request.body
         response = await session.request(
             request.method,
-            _address(request.url),
-            data=_data_of(request.body),
+            # One that has escapes stays as it is written: escaped again, its signature would be wrong.
+            URL(url, encoded="%" in url and url.isascii() and " " not in url),
+            data=BytesIO(body) if isinstance(body, bytes) and len(body) > SMALL else body,
             headers=request.headers,
             proxy=self._proxy,
             allow_redirects=False,
@@ -367,7 +369,7 @@ class AiohttpConnection:
         loop = asyncio.get_running_loop()
         pool = self._pools.get(loop)
         if pool is None or pool.session.closed:
-            for known in self._pools.keyrefs():  # other threads add theirs meanwhile
+            for known in self._pools.keyrefs():  # other threads add theirs
                 other = known()
                 if other is not None and other.is_closed():
                     self._pools.pop(other, None)
@@ -385,22 +387,11 @@ class AiohttpConnection:
             ),
             cookie_jar=aiohttp.DummyCookieJar(),
             headers={"Accept-Encoding": ACCEPTED},
-            skip_auto_headers=("Accept", "Content-Type", "User-Agent"),  # nothing unasked
+            skip_auto_headers=("Accept", "Content-Type", "User-Agent"),  # nothing implicit
             auto_decompress=False,  # it would not miss the end of a gzip body
         )
         session._retry_connection = False  # noqa: SLF001 - no attempt that policies do not see
         return session
-
-
-def _address(url: str) -> URL:
-    """A URL that has escapes stays as it is written: escaped again, its signature would be wrong."""
-    return URL(url, encoded="%" in url and url.isascii() and " " not in url)
-
-
-def _data_of(body: bytes | AsyncIterable[bytes]) -> Any:
-    if isinstance(body, bytes):
-        return body if len(body) <= SMALL else BytesIO(body)
-    return body
 
 
 @lru_cache(maxsize=_TIMEOUTS)
@@ -409,7 +400,7 @@ def _timeout(connect: float, read: float | None) -> aiohttp.ClientTimeout:
         total=None,
         sock_connect=connect,
         sock_read=read,
-        ceil_threshold=CONNECT_TIMEOUT,  # up to there to the point, not to the second
+        ceil_threshold=CONNECT_TIMEOUT,  # exact up to there, not rounded to seconds
     )
 
 
@@ -474,6 +465,6 @@ def _has_unread(protocol: aiohttp.client_proto.ResponseHandler) -> bool:
     if socket is None:
         return False
     try:
-        return ioctl(socket.fileno(), FIONREAD, _NOTHING) != _NOTHING
+        return ioctl(socket.fileno(), FIONREAD, _ZERO) != _ZERO
     except OSError:  # it is closed
         return False

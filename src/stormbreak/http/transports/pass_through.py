@@ -89,15 +89,15 @@ async def _close(pieces: AsyncIterator[bytes]) -> None:
 
 # ---------------------------------------------------------------- pass through
 
-_ONCE = ("location", "content-length")  # what was looked at is what is passed on
+_ONCE = ("location", "content-length")  # passed on as they were checked
 
 
 async def pass_through(
     connection: Connection, seen: SdkRequest, body: AsyncIterable[bytes], *, until: float | None
 ) -> tuple[HttpResponse, ResponseStream] | Failure:
-    """Send `body` once, piece by piece, and wait for the head of the answer, made ready for the SDK.
+    """Send `body` once, chunk by chunk, and wait for the head of the response, prepared for the SDK.
 
-    No longer than `until`, on the monotonic clock. What the body raises is raised.
+    At most until `until`, on the monotonic clock. An exception of the body is raised.
     """
     if until is not None and time.monotonic() >= until:
         return LATE

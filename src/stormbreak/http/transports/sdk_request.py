@@ -19,7 +19,7 @@ from stormbreak.http.request import RequestTemplate
 from stormbreak.http.routing import Route
 from stormbreak.key_patterns import quoted
 from stormbreak.llm.models import FREE, Shape, endpoint_of
-from stormbreak.llm.stream_formats import FORMATS
+from stormbreak.llm.stream_reader import FORMATS
 from stormbreak.types import Priority, Target, Usage
 
 R = TypeVar("R")

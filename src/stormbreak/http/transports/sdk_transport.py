@@ -33,7 +33,7 @@ from stormbreak.http.routing import Routes
 from stormbreak.http.session import BufferedSender, StreamSender, make_call
 from stormbreak.http.stream import Stream
 from stormbreak.http.stream_source import Source
-from stormbreak.http.transports.library import Library, PassThroughBody, StreamBody
+from stormbreak.http.transports.library import Library
 from stormbreak.http.transports.origin_resolver import OriginResolver
 from stormbreak.http.transports.pass_through import pass_through, redirects_to_other_origin
 from stormbreak.http.transports.sdk_request import (
@@ -66,8 +66,7 @@ class SdkTransport:
 
     library: ClassVar[Library]
     sends: ClassVar[str]  # the method by which a transport of its kind sends
-    stream_body: ClassVar[Callable[..., StreamBody]]
-    pass_through_body: ClassVar[Callable[..., PassThroughBody]]
+    blocks: ClassVar[bool]  # the caller's thread
 
     def __init__(  # noqa: PLR0913 - keywords are cheap to read
         self,
@@ -237,7 +236,7 @@ class SdkTransport:
     ) -> Any:
         """Return the response to a stream that has begun, or came whole."""
         stream = Stream(history.target, source, opened)
-        body = self.stream_body(stream, history, self.library, request)
+        body = self.library.stream_bodies[self.blocks](stream, history, self.library, request)
         headers = response_headers(source.head, history)
         return self.library.response(source.head.status, headers, history=history, stream=body)
 
@@ -267,7 +266,8 @@ class SdkTransport:
         if isinstance(result, Failure):
             raise self.library.error(result, request) from result.cause
         head, stream = result
-        response_body = self.pass_through_body(stream, self.library, request, until)
+        body_class = self.library.pass_through_bodies[self.blocks]
+        response_body = body_class(stream, self.library, request, until)
         headers = with_repeats(head.headers, head.repeated)
         return self.library.response(head.status, headers, stream=response_body)
 
@@ -344,6 +344,7 @@ class AsyncSdkTransport(SdkTransport):
     """An asynchronous transport; its arguments are those of `SdkTransport`. `inner` is asynchronous, too."""
 
     sends = "handle_async_request"
+    blocks = False
 
     async def handle_async_request(self, request: Any) -> Any:
         """Answer a request of the library with its response, or raise its exception.

@@ -99,6 +99,7 @@ class SyncSdkTransport(SdkTransport):
     """
 
     sends = "handle_request"
+    blocks = True
 
     def handle_request(self, request: Any) -> Any:
         """Answer a request of the library with its response, or raise its exception.
