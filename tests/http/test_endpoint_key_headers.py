@@ -129,6 +129,16 @@ async def test_no_request_leaves_anything_to_the_next():
     assert len({request.headers["idempotency-key"] for request in server.requests}) == 2
 
 
+async def test_a_key_from_a_function_leaves_no_header_of_its_stand_in():
+    async with (
+        served() as server,
+        AsyncClient(base_url=server.base_url, api_key=lambda: "sk-ant-0123456789") as client,
+    ):
+        payload = PAYLOADS["messages"] | {"model": "m"}
+        await client.ask("messages", json.dumps(payload).encode())
+    assert shown(server.requests[0]) == native("sk-ant-0123456789")
+
+
 def test_the_presets_that_are_known_by_their_host():
     """A header that is sent everywhere would be worth no rule: only Anthropic's differs."""
     for known in PRESETS.values():

@@ -1,7 +1,6 @@
 """The asynchronous client: one engine, an origin, any number of models, and the fallbacks of its policy.
 
-`request` and `chat` return an `Answer` or raise. `ask` returns how the call ended as a value, whatever the outcome: the
-batch runner uses it.
+`request` and `chat` return an `Answer` or raise. `ask` returns how the call ended as a value: the batch runner uses it.
 """
 
 import asyncio
@@ -10,8 +9,7 @@ import time
 from collections.abc import Coroutine, Mapping, Sequence
 from decimal import Decimal
 from functools import partial
-from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from stormbreak.core.circuit_snapshot import parse_snapshots, span_in
 from stormbreak.core.engine import Engine
@@ -47,6 +45,16 @@ from stormbreak.types import (
     Target,
     Verdict,
 )
+
+
+class _CallOptions(NamedTuple):
+    """How a call is made, beside its payload."""
+
+    priority: Priority | None
+    deadline: float | None
+    tenant: str
+    queue_is_free: bool = False
+    attempts: int | None = None
 
 
 class ClientControls:
@@ -134,10 +142,10 @@ class ClientControls:
         where = self._target_of(target)
         self._driver.by_hand(lambda engine, now: engine.pause(where, seconds, now))
 
-    def may_spend(self, most: Decimal) -> None:
+    def may_spend(self, usd: Decimal) -> None:
         """Allow at most this many US dollars to be spent by now, within the spend limit of the policy."""
         policy = self.policy
-        self._driver.by_hand(lambda engine, now: engine.may_spend(policy, most, now))
+        self._driver.by_hand(lambda engine, now: engine.may_spend(policy, usd, now))
 
     def _target_of(self, target: Target | str) -> Target:
         return self.target(target) if isinstance(target, str) else target
@@ -243,7 +251,7 @@ class AsyncClient(ClientControls):
         body = encode_payload(payload)
         template = RequestTemplate(endpoint, body, fields=fields_of(payload, body))
         config = self._resolver.resolve(template.fields.model)
-        ended = await self._run(config, template, priority, deadline, tenant)
+        ended = await self._run(config, template, _CallOptions(priority, deadline, tenant))
         target = ended.target or self.target(template.fields.model)
         if ended.outcome.verdict is not Verdict.OK:
             raise add_attempt_notes(error_for(target, ended)) from ended.outcome.error
@@ -280,35 +288,26 @@ class AsyncClient(ClientControls):
         """Send `payload` as `request` does, and return the answer while it comes: see `http.stream.Stream`.
 
         Use it as ``async with client.stream(...) as stream``, or await it. That waits for the first output; until
-        then attempts are retried as ever. `deadline` bounds the whole stream, the policy's attempt timeout the
-        time to its first output, its idle timeout silence.
-
-        Raises:
-            RejectedError: nothing was sent; says which policy rejected it and when to come back.
-            UpstreamError: the last attempt failed before its first output; its subclass says how.
-            ClientClosedError: this client was closed, before or meanwhile.
-            ConfigurationError: the payload names no model, or is no JSON; or the priority is invalid.
+        then attempts are retried as ever, and it raises what `request` raises. `deadline` bounds the whole stream, the
+        policy's attempt timeout the time to its first output, its idle timeout silence.
         """
-        return PendingStream(self._open(endpoint, payload, priority, deadline, tenant))
+        return PendingStream(
+            self._open(endpoint, payload, _CallOptions(priority, deadline, tenant))
+        )
 
     async def _open(
-        self,
-        endpoint: str,
-        payload: Mapping[str, Any],
-        priority: Priority | None,
-        deadline: float | None,
-        tenant: str,
+        self, endpoint: str, payload: Mapping[str, Any], options: _CallOptions
     ) -> Stream:
         payload = {**payload, "model": self._resolver.first.model_of(payload)}
         set_stream(payload, endpoint_of(endpoint))
         body = encode_payload(payload)
         template = RequestTemplate(endpoint, body, fields=fields_of(payload, body))
         config = self._resolver.resolve(template.fields.model)
-        call = self._call(config, template, priority, deadline, tenant, delivers=True)
+        call = self._call(config, template, options, delivers=True)
         sender = StreamSender(template, config.routes, self.engine.policy, self._driver.first)
         asker = _asker(config, template) if call.fallbacks else None
         opened = await self._driver.open(call, sender, asker)
-        target, source = sender.target or call.target, sender.source
+        target, source = sender.target or call.target, sender.stream_source
         price_of = self.engine.payers.price_of
         if isinstance(opened, CallResult):
             target = opened.target or target
@@ -346,38 +345,15 @@ class AsyncClient(ClientControls):
         """
         template = RequestTemplate(endpoint, body, key=idempotency_key)
         config = self._resolver.resolve(template.fields.model)
-        return await self._run(
-            config,
-            template,
-            priority,
-            deadline,
-            tenant,
-            queue_is_free=queue_is_free,
-            attempts=attempts,
-        )
+        options = _CallOptions(priority, deadline, tenant, queue_is_free, attempts)
+        return await self._run(config, template, options)
 
     def _run(
-        self,
-        config: TargetConfig,
-        template: RequestTemplate,
-        priority: Priority | None,
-        deadline: float | None,
-        tenant: str,
-        *,
-        queue_is_free: bool = False,
-        attempts: int | None = None,
+        self, config: TargetConfig, template: RequestTemplate, options: _CallOptions
     ) -> Coroutine[Any, Any, CallResult]:
         if config.stream_on_wire:
             template.stream_on_wire()
-        call = self._call(
-            config,
-            template,
-            priority,
-            deadline,
-            tenant,
-            queue_is_free=queue_is_free,
-            attempts=attempts,
-        )
+        call = self._call(config, template, options)
         sender = BufferedSender(template, config.routes, self.engine.policy, self._driver.first)
         asker = _asker(config, template) if call.fallbacks else None
         running = self._driver.run(call, sender, asker)  # not awaited: a frame less in every call
@@ -387,12 +363,8 @@ class AsyncClient(ClientControls):
         self,
         config: TargetConfig,
         template: RequestTemplate,
-        priority: Priority | None,
-        deadline: float | None,
-        tenant: str,
+        options: _CallOptions,
         *,
-        queue_is_free: bool = False,
-        attempts: int | None = None,
         delivers: bool = False,
     ) -> Call:
         policy, model = config.policy, template.fields.model
@@ -400,7 +372,7 @@ class AsyncClient(ClientControls):
         if config.reserves and policy.spend.acts:
             template.limit_output(policy.spend.longest_answer, target.provider)
         template.prepare(config.routes.route(target))  # what cannot be sent fails before it waits
-        span = policy.deadline if deadline is None else deadline
+        span = policy.deadline if options.deadline is None else options.deadline
         return make_call(
             self.engine,
             template,
@@ -409,11 +381,11 @@ class AsyncClient(ClientControls):
             reserves=config.reserves,
             scope=current(),
             steps=config.steps(model),
-            deadline_at=None if span is None or queue_is_free else time.monotonic() + span,
-            priority=None if priority is None else checked_priority(priority),
-            tenant=tenant,
-            attempts=attempts,
-            span=span if queue_is_free else None,
+            deadline_at=None if span is None or options.queue_is_free else time.monotonic() + span,
+            priority=None if options.priority is None else checked_priority(options.priority),
+            tenant=options.tenant,
+            attempts=options.attempts,
+            span=span if options.queue_is_free else None,
             delivers=delivers,
         )
 
@@ -429,12 +401,7 @@ class AsyncClient(ClientControls):
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.close()
 
 

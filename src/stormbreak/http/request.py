@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from stormbreak.errors import ConfigurationError
+from stormbreak.http.endpoint import Origin
 from stormbreak.http.local_answers import LocalRequest
 from stormbreak.http.models import PreparedRequest
 from stormbreak.http.routing import Route
@@ -20,6 +21,9 @@ from stormbreak.types import Target, Usage
 
 NO_BOUND = "nothing in the request bounds what it costs, such as max_tokens"
 """Why a request has no token bound, where a limit of its output is all that is missing."""
+
+NO_MODEL = "-"
+"""The model of targets of lookups."""
 
 _REPORTS_USAGE = frozenset({Shape.CHAT, Shape.COMPLETION})
 """Formats that report the usage of a stream only on request."""
@@ -392,7 +396,7 @@ class RequestTemplate:
         """Say why there is no token bound."""
         field = unbounded_by(self._body)
         if field is not None:
-            return f"its {field} may cost more than anybody can tell"
+            return f"its {field} may cost more than can be known"
         if self._prompts is None:
             return "its prompts cannot be counted"
         return NO_BOUND
@@ -418,3 +422,40 @@ class RequestTemplate:
             self._choices,
             self._inputs,
         )
+
+
+def headers_for(origin: Origin, request: PreparedRequest) -> dict[str, str]:
+    """Return the headers of a request with another key of its origin: no header of the old key stays."""
+    own = {name: request.headers[name] for name in ("Accept", "Idempotency-Key")}
+    return {**origin.headers[request.shape], **own}
+
+
+class Lookup:
+    """A request that only reads, such as a list of models. It goes to its own target alone, and uses no tokens."""
+
+    model = NO_MODEL
+    delivers = reports_output = streamed = False
+    shape = Shape.RESOURCE
+
+    def __init__(self, request: PreparedRequest) -> None:
+        self._request = request
+        self.prepared: dict[Target, tuple[Route, PreparedRequest]] = {}
+
+    def prepare(self, _route: Route) -> PreparedRequest:
+        """Return the request."""
+        return self._request
+
+    def limit_output(self, _tokens: int | None, _provider: str) -> None:
+        """Nothing to do: no model answers."""
+
+    def estimated_tokens(self) -> int:
+        """It uses no tokens."""
+        return 0
+
+    def token_bound(self) -> Usage:
+        """It uses no tokens."""
+        return Usage()
+
+    def unbounded_reason(self) -> str:
+        """It has a bound."""
+        return ""

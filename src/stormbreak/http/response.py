@@ -45,7 +45,7 @@ def parse_response(result: ExchangeResult, request: PreparedRequest) -> Parsed |
         and request.shape in FORMATS
         and result.succeeded
         and result.headers.get("content-type", "").startswith("text/event-")
-    ):  # a stream that nobody asked for: the server would send one again
+    ):  # a stream that was not asked for: the server would send one again
         assembler = stream_reader(StreamAssembler, request, result)
         assembler.feed(result.body)
         parsed, body = assembler.end()

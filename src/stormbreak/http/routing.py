@@ -204,7 +204,7 @@ def _endpoint(
 
 
 class OriginConnections(dict[tuple[str, str], Connection]):
-    """One connection per scheme, host and port, whatever the path and the key."""
+    """One connection per scheme, host and port, for every path and key."""
 
     def __init__(self, connect: Callable[[Origin], Connection]) -> None:
         super().__init__()

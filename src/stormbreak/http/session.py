@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Protocol
 
 from stormbreak.core.engine import Engine
 from stormbreak.core.fallback import Step
@@ -11,41 +10,19 @@ from stormbreak.core.policy import Policy
 from stormbreak.drivers.scope import Scope
 from stormbreak.drivers.timeouts import AnsweredError
 from stormbreak.http.models import CONNECT_TIMEOUT, PreparedRequest
+from stormbreak.http.request import Lookup, RequestTemplate, headers_for
 from stormbreak.http.response import assemble_stream, outcome_of, parse_response
 from stormbreak.http.routing import Route, Routes
 from stormbreak.http.stream_source import Source, open_source
-from stormbreak.llm.models import OPERATIONS, Shape
-from stormbreak.types import Call, Outcome, Priority, Target, Usage, Verdict
+from stormbreak.llm.models import OPERATIONS
+from stormbreak.types import Call, Outcome, Priority, Target, Verdict
 
 CONNECT_SHARE = 0.9  # of an attempt's time; the rest shows that the connection failed
 
 
-class RequestSource(Protocol):
-    """What is asked for: a template, or a request that is the same everywhere."""
-
-    shape: Shape
-    prepared: dict[Target, tuple[Route, PreparedRequest]]
-
-    @property
-    def reports_output(self) -> bool:
-        """Whether the first output is visible before the end of the answer."""
-
-    def prepare(self, route: Route, /) -> PreparedRequest:
-        """Prepare the request to a target, once."""
-
-    def estimated_tokens(self) -> int:
-        """Estimate the tokens of an attempt."""
-
-    def token_bound(self) -> Usage | None:
-        """Return the maximum tokens of an attempt; None if nothing bounds them."""
-
-    def unbounded_reason(self) -> str:
-        """Say why there is no token bound."""
-
-
 def make_call(  # noqa: PLR0913 - keywords are cheap to read
     engine: Engine,
-    source: RequestSource,
+    source: RequestTemplate | Lookup,
     target: Target,
     *,
     policy: Policy,
@@ -92,15 +69,15 @@ def make_call(  # noqa: PLR0913 - keywords are cheap to read
 class Sender:
     """Sends the attempts of one call. `idle_timeout`, in seconds, is by default that of the policy.
 
-    Of a delivered call, `source` is the stream that succeeded, or the last one, from `target`.
+    Of a delivered call, `stream_source` is the stream that succeeded, or the last one, from `target`.
     """
 
     target: Target | None = None
-    source: Source | None = None
+    stream_source: Source | None = None
 
     def __init__(
         self,
-        request_source: RequestSource,
+        source: RequestTemplate | Lookup,
         routes: Routes,
         policy: Policy,
         on_output: Callable[[Send], None],
@@ -108,7 +85,7 @@ class Sender:
         idle_timeout: float | None = None,
     ) -> None:
         """`on_output` is called at the first output of an assembled stream."""
-        self._request_source = request_source
+        self._source = source
         self._routes = routes
         self._policy = policy
         self._on_output = on_output
@@ -119,27 +96,24 @@ class Sender:
 
         What has no connection shortly before that has failed to connect: nothing can have been processed.
         """
-        found = self._request_source.prepared.get(command.target)
+        found = self._source.prepared.get(command.target)
         if found is None:
             route = self._routes.route(command.target)
-            request = self._request_source.prepare(route)
+            request = self._source.prepare(route)
         else:
             route, request = found
-        api_key, headers = route.origin.api_key, request.headers
+        api_key = route.origin.api_key
         if route.key is not None:
             origin = await route.key.ask(route.origin, allow_http=route.allow_http)
             if isinstance(origin, Outcome):
                 return origin
-            api_key, headers = origin.api_key, {**headers, **origin.headers[request.shape]}
-        policy, timeout, connect = (
-            route.policy or self._policy,
-            command.timeout,
-            request.connect_timeout,
-        )
+            api_key = origin.api_key
+            request = request._replace(headers=headers_for(origin, request))
+        policy, timeout = route.policy or self._policy, command.timeout
+        connect = request.connect_timeout
         if timeout is not None:
             connect = min(connect, CONNECT_SHARE * timeout)
         request = request._replace(
-            headers=headers,
             idle_timeout=policy.idle_timeout if self._idle_timeout is None else self._idle_timeout,
             connect_timeout=connect,
             attempt_timeout=timeout,
@@ -179,7 +153,7 @@ class BufferedSender(Sender):
             if isinstance(stream, Outcome):
                 return stream
             first = partial(self._on_output, command)
-            on_output = first if self._request_source.reports_output else None
+            on_output = first if self._source.reports_output else None
             result, cancel = await assemble_stream(stream, request, policy.stall_timeout, on_output)
         if isinstance(result, Outcome):
             return result
@@ -215,7 +189,7 @@ class StreamSender(Sender):
 
     def _take(self, command: Send, source: Source | None, *, succeeded: bool) -> None:
         if not self._has_succeeded:  # attempts may race: one that comes too late changes nothing
-            self.target, self.source = command.target, source
+            self.target, self.stream_source = command.target, source
             self._has_succeeded = succeeded
 
 

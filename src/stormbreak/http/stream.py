@@ -9,7 +9,6 @@ from collections import deque
 from collections.abc import AsyncIterator, Coroutine, Generator, Iterator
 from decimal import Decimal
 from enum import Enum
-from types import TracebackType
 from typing import Any, NamedTuple, NoReturn, Self
 
 from stormbreak.core.explain import add_attempt_notes
@@ -226,12 +225,7 @@ class Stream:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.aclose()
 
     def __del__(self) -> None:
@@ -378,11 +372,6 @@ class PendingStream:
         self._stream = await self._opening
         return self._stream
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         if self._stream is not None:
             await self._stream.aclose()

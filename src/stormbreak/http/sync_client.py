@@ -6,13 +6,12 @@ An interrupt of the waiting thread (KeyboardInterrupt) closes the connection of 
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal
-from types import TracebackType
 from typing import Any, Self
 
 from stormbreak.drivers.background_loop import BACKGROUND
 from stormbreak.http.client import AsyncClient, ClientControls
 from stormbreak.http.stream import Stream, StreamEvent
-from stormbreak.types import Answer, Priority, Target, Usage
+from stormbreak.types import Answer, Priority, Usage
 
 
 class Client(ClientControls):
@@ -105,12 +104,7 @@ class Client(ClientControls):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 
@@ -122,28 +116,12 @@ class BlockingStream:
     """
 
     def __init__(self, stream: Stream) -> None:
+        self.target = stream.target
+        self.source = stream.source  # as in an `Answer`
+        self.status = stream.status
+        self.request_id = stream.request_id
         self._stream = stream
         self._ready: deque[StreamEvent] = deque()
-
-    @property
-    def target(self) -> Target:
-        """The target that answers."""
-        return self._stream.target
-
-    @property
-    def source(self) -> str:
-        """Where it comes from, as in an `Answer`."""
-        return self._stream.source
-
-    @property
-    def status(self) -> int:
-        """The HTTP status."""
-        return self._stream.status
-
-    @property
-    def request_id(self) -> str | None:
-        """The provider's id of the request."""
-        return self._stream.request_id
 
     @property
     def attempts(self) -> int:
@@ -203,12 +181,7 @@ class BlockingStream:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def __repr__(self) -> str:

@@ -174,7 +174,7 @@ MINIMAX_CODES: Mapping[int, Verdict] = MappingProxyType(
         1027: _V.FILTERED,  # the answer
         1039: _V.THROTTLED,  # tokens per minute
         1041: _V.THROTTLED,  # connections
-        1042: _V.INVALID,  # too many characters that nobody can see
+        1042: _V.INVALID,  # too many invisible characters
         2013: _V.INVALID,
         2045: _V.THROTTLED,  # requests grow too quickly
         2049: _V.AUTH,

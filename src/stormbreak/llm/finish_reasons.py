@@ -44,11 +44,12 @@ class Reason(NamedTuple):
 
 
 def _rows(
-    meaning: FinishMeaning, verdict: Verdict, by_name: Mapping[str, str]
+    meaning: FinishMeaning, verdict: Verdict, by_provider: Mapping[str, str]
 ) -> tuple[tuple[str, Reason], ...]:
     return tuple(
         (name, Reason(name, meaning, verdict, tuple(providers.split())))
-        for name, providers in by_name.items()
+        for providers, names in by_provider.items()
+        for name in names.split()
     )
 
 
@@ -64,121 +65,105 @@ FINISH_REASONS: Mapping[str, Reason] = MappingProxyType(
                 FinishMeaning.COMPLETE,
                 Verdict.OK,
                 {
-                    "stop": _COMPATIBLE,
-                    "completed": "openai xai",  # the status of a response
-                    "end_turn": "anthropic xai",
-                    "stop_sequence": "anthropic local cohere",
-                    "eos": "together",
-                    "eos_token": "local",
-                    "reason_stop": "xai",
-                    "finish_reason_unspecified": "gemini",
-                    "complete": "cohere",
+                    _COMPATIBLE: "stop",
+                    "openai xai": "completed",
+                    "anthropic xai": "end_turn",
+                    "anthropic local cohere": "stop_sequence",
+                    "together": "eos",
+                    "local": "eos_token",
+                    "xai": "reason_stop",
+                    "gemini": "finish_reason_unspecified",
+                    "cohere": "complete",
                 },
             ),
             *_rows(
                 FinishMeaning.TRUNCATED,
                 Verdict.OK,
                 {
-                    "length": _COMPATIBLE,
-                    "incomplete": "openai xai",  # the status of a response that names no reason
-                    "max_output_tokens": "openai xai",
-                    "max_messages": "openai",
-                    "steered": "openai",
-                    "max_tokens": "anthropic gemini cohere",
-                    "model_context_window_exceeded": "anthropic bedrock",
-                    "pause_turn": "anthropic",
-                    "compaction": "anthropic",
-                    "model_length": "mistral",
-                    "continuation": "gemini",
-                    "too_many_tool_calls": "gemini",
-                    "reason_max_len": "xai",
-                    "reason_max_context": "xai",
-                    "reason_time_limit": "xai",
-                    "repetition": "local",
-                    "error_limit": "cohere",
+                    _COMPATIBLE: "length",
+                    "openai xai": "incomplete max_output_tokens",
+                    "openai": "max_messages steered",
+                    "anthropic gemini cohere": "max_tokens",
+                    "anthropic bedrock": "model_context_window_exceeded",
+                    "anthropic": "pause_turn compaction",
+                    "mistral": "model_length",
+                    "gemini": "continuation too_many_tool_calls",
+                    "xai": "reason_max_len reason_max_context reason_time_limit",
+                    "local": "repetition",
+                    "cohere": "error_limit",
                 },
             ),
             *_rows(
                 FinishMeaning.TOOL_CALL,
                 Verdict.OK,
                 {
-                    "tool_calls": _COMPATIBLE,
-                    "function_call": "openai azure groq together fireworks",
-                    "tool_use": "anthropic",
-                    "tool_call": "cohere",
-                    "reason_tool_calls": "xai",
+                    _COMPATIBLE: "tool_calls",
+                    "openai azure groq together fireworks": "function_call",
+                    "anthropic": "tool_use",
+                    "cohere": "tool_call",
+                    "xai": "reason_tool_calls",
                 },
             ),
             *_rows(
                 FinishMeaning.FILTERED,
                 Verdict.FILTERED,
                 {
-                    "content_filter": (
-                        "openai azure holysheep deepseek groq openrouter gemini cerebras local"
-                    ),
-                    "refusal": "anthropic",
-                    "safety": "gemini",
-                    "recitation": "gemini",
-                    "blocklist": "gemini",
-                    "prohibited_content": "gemini",
-                    "spii": "gemini",
-                    "language": "gemini",
-                    "other": "gemini",
-                    "image_safety": "gemini",
-                    "image_prohibited_content": "gemini",
-                    "image_recitation": "gemini",
-                    "image_other": "gemini",
-                    "no_image": "gemini",
-                    "escalation": "gemini",
-                    "jailbreak": "gemini",
-                    "model_armor": "gemini",
-                    "content_filtered": "bedrock",
-                    "guardrail_intervened": "bedrock",
-                    "error_toxic": "cohere",
-                    "sensitive": "zhipu",
+                    "openai azure holysheep deepseek groq openrouter gemini cerebras local": """
+                        content_filter
+                    """,
+                    "anthropic": "refusal",
+                    "gemini": """
+                        safety recitation blocklist prohibited_content spii language other
+                        image_safety image_prohibited_content image_recitation image_other
+                        no_image escalation jailbreak model_armor
+                    """,
+                    "bedrock": "content_filtered guardrail_intervened",
+                    "cohere": "error_toxic",
+                    "zhipu": "sensitive",
                 },
             ),
-            *_rows(FinishMeaning.FILTERED, Verdict.AUTH, {"pup_limited_disabled": "gemini"}),
+            *_rows(FinishMeaning.FILTERED, Verdict.AUTH, {"gemini": "pup_limited_disabled"}),
             *_rows(
                 FinishMeaning.MALFORMED,
                 Verdict.BROKEN,
                 {
-                    "malformed_function_call": "gemini",
-                    "unexpected_tool_call": "gemini",
-                    "malformed_response": "gemini",
-                    "malformed_model_output": "bedrock",
-                    "malformed_tool_use": "bedrock",
+                    "gemini": """
+                        malformed_function_call unexpected_tool_call malformed_response
+                    """,
+                    "bedrock": "malformed_model_output malformed_tool_use",
                 },
             ),
             *_rows(
-                FinishMeaning.MALFORMED, Verdict.INVALID, {"missing_thought_signature": "gemini"}
+                FinishMeaning.MALFORMED, Verdict.INVALID, {"gemini": "missing_thought_signature"}
             ),
             *_rows(
                 FinishMeaning.ABORTED,
                 Verdict.OVERLOADED,
-                {"insufficient_system_resource": "deepseek"},
+                {"deepseek": "insufficient_system_resource"},
             ),
             *_rows(
                 FinishMeaning.ABORTED,
                 Verdict.SERVER_ERROR,
                 {
-                    "abort": "local",  # vLLM, SGLang
-                    "cancelled": "local",
-                    "network_error": "zhipu",
-                    "reason_invalid": "xai",
-                    "user_cancel": "cohere",
+                    "local": "abort cancelled",
+                    "zhipu": "network_error",
+                    "xai": "reason_invalid",
+                    "cohere": "user_cancel",
                 },
             ),
-            *_rows(FinishMeaning.ABORTED, Verdict.TIMEOUT, {"timeout": "cohere"}),
+            *_rows(FinishMeaning.ABORTED, Verdict.TIMEOUT, {"cohere": "timeout"}),
             *_rows(
                 FinishMeaning.ERROR,
                 Verdict.SERVER_ERROR,
-                {"error": "openrouter mistral together fireworks local cohere"},
+                {"openrouter mistral together fireworks local cohere": "error"},
             ),
         )
     )
 )
-"""Every known finish reason, stop reason and reason of an incomplete response, by its name."""
+"""Every known finish reason, stop reason and reason of an incomplete response, by its name.
+
+`completed` and `incomplete` are the status of a response; `abort` comes from vLLM and SGLang.
+"""
 
 
 def reason_of(word: str) -> Reason | None:

@@ -1,9 +1,9 @@
-"""Server-sent events out of bytes that come in any pieces (WHATWG HTML, 9.2).
+"""Server-sent events from chunks of bytes of any size (WHATWG HTML, 9.2).
 
-Lines end with LF, CR or CRLF, also when CR and LF arrive apart; comments are skipped; the `data` lines of an event
-are joined with LF. Two differences from browsers: all that is invisible before the first line is skipped, not only one
-byte order mark; and an event that the end of the stream left without its blank line is still handed out, for whoever
-reads it to judge, while one that ends before its data is remembered as `cut`.
+Lines end with LF, CR or CRLF, also when CR and LF arrive apart; comments are skipped; the `data` lines of an event are
+joined with LF. Two differences from browsers: all invisible bytes before the first line are skipped, not only one byte
+order mark; and an event without a blank line at the end of the stream is still yielded, while one without data sets
+`cut`.
 """
 
 from collections.abc import Iterator

@@ -93,7 +93,7 @@ class StreamScanner(StreamReader):
             self._decode(chunk[at:])
 
     def _start_pass_through(self, chunk: bytes) -> int:
-        """Read to the end of the first event, and tell where that is."""
+        """Read to the end of the first event; return where that is."""
         ends = [chunk.find(blank) + len(blank) for blank in _BLANK if chunk.find(blank) >= 0]
         at = min(ends, default=0)
         self._decode(chunk[:at])
@@ -110,9 +110,7 @@ class StreamScanner(StreamReader):
         blanks = _BLANK if self._open.find(b"\r", start) >= 0 else _BLANK[:1]
         found = [(self._open.rfind(blank, start), len(blank)) for blank in blanks]
         at = max(end + size if end >= 0 else 0 for end, size in found)
-        if (
-            len(self._open) - at > MAX_UNPARSED
-        ):  # no common event: whoever reads it bounds its lines
+        if len(self._open) - at > MAX_UNPARSED:  # no common event: the reader bounds its lines
             at = len(self._open)
         block = bytes(self._open[:at])
         del self._open[:at]

@@ -230,12 +230,14 @@ def bound_of(
     body: bytes, *, bound: Any = None, choices: int = 1, answers: bool = True
 ) -> Usage | None:
     """Return the maximum tokens of prompt and answer; None if they have no bound. Arguments as of `estimate`."""
-    most = input_bound(body)
-    if most is None or not (is_bounded(bound) or not answers):
+    prompt = input_bound(body)
+    if prompt is None or not (is_bounded(bound) or not answers):
         return None
-    hour = most if b'"ttl"' in body and _KEPT.search(body) else 0  # `in` takes a fifth of the time
+    hour = (
+        prompt if b'"ttl"' in body and _KEPT.search(body) else 0
+    )  # `in` takes a fifth of the time
     return Usage(
-        input_tokens=most,
+        input_tokens=prompt,
         output_tokens=max(1, choices) * bound if answers else 0,
         cache_write_tokens=hour,
         cache_write_1h_tokens=hour,

@@ -27,14 +27,16 @@ from stormbreak.drivers.locks import LiveSet
 from stormbreak.http.h1.connection import (
     BODY_LIMIT,
     ExchangeResult,
+    broken_body,
     collect,
     repeated_headers,
+    silent_body,
 )
 from stormbreak.http.h1.decoding import ACCEPTED, Decoder, decoder_of
 from stormbreak.http.h1.failures import EarlyResponseError, outcome_of
 from stormbreak.http.models import CONNECT_TIMEOUT, PreparedRequest
 from stormbreak.llm.models import HttpResponse
-from stormbreak.types import Outcome, Verdict
+from stormbreak.types import Outcome
 
 # ---------------------------------------------------------------- protocol fixes
 # If its parser fails within a body, such as at an invalid chunk, aiohttp closes the connection and
@@ -52,7 +54,7 @@ class Protocol(ResponseHandler):
     """Passes a parser failure on to the reader of the body."""
 
     def set_exception(self, exc: BaseException, *cause: Any) -> None:
-        """End the connection, and the body that has not come to its end."""
+        """End the connection, and the body that is not complete."""
         super().set_exception(exc, *cause)
         payload = self._payload
         if payload is None or payload.is_eof() or payload.exception() is not None:
@@ -123,7 +125,7 @@ class AiohttpResponse:
     async def read(self) -> bytes | Outcome:
         """Wait for the next bytes: none at the end of the body, an outcome if it broke."""
         if self._closed:
-            return self._cut()
+            return self._failure() or broken_body(self.head.status)
         self._waiting_since = self._loop.time()
         try:
             chunk = await (
@@ -133,10 +135,10 @@ class AiohttpResponse:
             )
         except (aiohttp.ClientError, OSError, ValueError) as error:
             self.close()
-            return self._went_silent() or outcome_of(error, self.head.status)
+            return self._failure() or outcome_of(error, self.head.status)
         except RuntimeError:  # the connections of the loop were closed
             self.close()
-            return self._cut()
+            return self._failure() or broken_body(self.head.status)
         except BaseException:
             self.close()
             raise
@@ -146,7 +148,7 @@ class AiohttpResponse:
             self.close()
         elif self._size > self._max_bytes:
             self.close()
-            return self._broken(f"larger than {int(self._max_bytes) >> 20} MiB")
+            return broken_body(self.head.status, f"larger than {int(self._max_bytes) >> 20} MiB")
         return chunk
 
     def limit_silence(self, seconds: float) -> None:
@@ -207,18 +209,8 @@ class AiohttpResponse:
             self._timer.cancel()
             self._timer = None
 
-    def _went_silent(self) -> Outcome | None:
-        if not self._silent:
-            return None
-        status = self.head.status
-        return Outcome(Verdict.TIMEOUT, status=status, detail="went silent", maybe_processed=True)
-
-    def _cut(self) -> Outcome:
-        return self._went_silent() or self._broken("body was cut")
-
-    def _broken(self, detail: str) -> Outcome:
-        status = self.head.status
-        return Outcome(Verdict.BROKEN, status=status, detail=detail, maybe_processed=True)
+    def _failure(self) -> Outcome | None:
+        return silent_body(self.head.status) if self._silent else None
 
 
 def _check(held: "ref[AiohttpResponse]") -> None:
@@ -293,12 +285,7 @@ class AiohttpConnection:
             return outcome_of(error, response.status if response is not None else None)
         else:
             if len(body) > BODY_LIMIT:
-                return Outcome(
-                    Verdict.BROKEN,
-                    status=head.status,
-                    detail=f"larger than {BODY_LIMIT >> 20} MiB",
-                    maybe_processed=True,
-                )
+                return broken_body(head.status, f"larger than {BODY_LIMIT >> 20} MiB")
             return head._replace(body=body)
         finally:
             if response is not None and not response.closed:
@@ -460,7 +447,7 @@ class _Connector(aiohttp.TCPConnector):
 
 
 def _has_unread(protocol: aiohttp.client_proto.ResponseHandler) -> bool:
-    """Whether bytes have come that the loop has not read yet. Later ones cannot be told from an answer."""
+    """Whether bytes have come that the loop has not read yet. Later ones look like an answer."""
     socket = None if protocol.transport is None else protocol.transport.get_extra_info("socket")
     if socket is None:
         return False

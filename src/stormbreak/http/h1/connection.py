@@ -14,7 +14,7 @@ from weakref import WeakKeyDictionary
 
 from stormbreak.http.models import PreparedRequest
 from stormbreak.llm.models import HttpResponse
-from stormbreak.types import Outcome
+from stormbreak.types import Outcome, Verdict
 
 # ---------------------------------------------------------------- repeated headers
 # Some, such as `Set-Cookie`, come several times in one response: all of them are passed on.
@@ -160,6 +160,16 @@ ExchangeResult: TypeAlias = HttpResponse | Outcome
 
 MALFORMED = "body cannot be decompressed"
 """Detail of an outcome: what came of the body may not be what was sent, even if it can be parsed."""
+
+
+def broken_body(status: int, detail: str = "body was cut") -> Outcome:
+    """Return the outcome of a body without a good end."""
+    return Outcome(Verdict.BROKEN, status=status, detail=detail, maybe_processed=True)
+
+
+def silent_body(status: int) -> Outcome:
+    """Return the outcome of a body that stopped coming."""
+    return Outcome(Verdict.TIMEOUT, status=status, detail="went silent", maybe_processed=True)
 
 
 class ResponseStream(Protocol):

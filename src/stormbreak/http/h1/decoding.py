@@ -63,18 +63,18 @@ class Decoder:
         while left:
             member = self._member or self._begin(left[0])
             try:
-                piece = member.decompress(left, PIECE)
+                chunk = member.decompress(left, PIECE)
             except zlib.error:
                 raise UndecodableError(MALFORMED) from None
-            if piece:
-                yield piece
+            if chunk:
+                yield chunk
             if member.eof:
                 self._member = None
                 left = member.unused_data
             else:
                 left = member.unconsumed_tail
-        while self._member is not None and (piece := self._more(self._member)):
-            yield piece
+        while self._member is not None and (chunk := self._more(self._member)):
+            yield chunk
 
     def end(self) -> None:
         """Check the end of the body; raise UndecodableError if something is missing. An empty body is complete."""
@@ -83,10 +83,10 @@ class Decoder:
 
     def _more(self, member: "zlib._Decompress") -> bytes:
         """Return what was unpacked, and did not fit into the chunk before."""
-        piece = member.decompress(b"", PIECE)
+        chunk = member.decompress(b"", PIECE)
         if member.eof:
             self._member = None
-        return piece
+        return chunk
 
     def _begin(self, first: int) -> "zlib._Decompress":
         self._members += 1

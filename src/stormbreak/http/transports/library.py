@@ -245,8 +245,8 @@ class AsyncBody(Body):
     """Reads it on the running loop."""
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        while (piece := await self.next_chunk()) is not None:
-            yield piece
+        while (chunk := await self.next_chunk()) is not None:
+            yield chunk
 
     async def aclose(self) -> None:
         """Close the connection, and free what the call holds. A second time does nothing."""
@@ -257,8 +257,8 @@ class SyncBody(Body):
     """Reads it on the calling thread, which blocks. Another may close it."""
 
     def __iter__(self) -> Iterator[bytes]:
-        while (piece := BACKGROUND.run(self.next_chunk())) is not None:
-            yield piece
+        while (chunk := BACKGROUND.run(self.next_chunk())) is not None:
+            yield chunk
 
     def close(self) -> None:
         """Close the connection, and free what the call holds. A second time does nothing."""

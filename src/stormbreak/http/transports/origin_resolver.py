@@ -23,7 +23,7 @@ from stormbreak.http.routing import OriginConnections, Routes
 from stormbreak.llm.providers import PRESETS
 from stormbreak.types import Target
 
-MAX_ROUTES = 256  # that are kept, and connections; nobody uses so many keys at a time
+MAX_ROUTES = 256  # that are kept, and connections; more than any application uses at a time
 
 _SALT = secrets.token_bytes(16)
 _NAMES = {urlsplit(known.base_url).netloc: known.name for known in PRESETS.values()}
@@ -116,7 +116,7 @@ class OriginResolver:
         return origin_of(base_url, key, allow_http=self._allow_http)
 
     def connection(self, origin: Origin) -> Connection:
-        """Return the one connection to an origin, whatever the path and the key."""
+        """Return the one connection to an origin, for every path and key."""
         connection = self._connections.to(origin)
         if len(self._connections) > MAX_ROUTES:
             self._drop_connections(self._connections.place_of(origin))

@@ -30,61 +30,61 @@ class Upload:
     before that; `finish` checks. `failure` is what the body raised: the connection would only report that it was lost.
     """
 
-    def __init__(self, pieces: AsyncIterable[bytes], length: int | None) -> None:
+    def __init__(self, chunks: AsyncIterable[bytes], length: int | None) -> None:
         """`length` is the announced length, if any."""
         self.failure: Exception | None = None
-        self._pieces = pieces
+        self._pieces = chunks
         self._length = length
         self._sent: AsyncIterator[bytes] | None = None  # all that was announced
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        pieces = aiter(self._pieces)
+        chunks = aiter(self._pieces)
         try:
-            async for piece in pieces if self._length is None else _measured(pieces, self._length):
-                yield piece
+            async for chunk in chunks if self._length is None else _measured(chunks, self._length):
+                yield chunk
             if self._length:
-                self._sent = pieces
+                self._sent = chunks
         except Exception as error:
             self.failure = error
             raise
         finally:
             if self._sent is None:
-                await _close(pieces)
+                await _close(chunks)
 
     async def finish(self) -> None:
         """Read the end of a body that was sent whole; if there is more of it, that is a `failure`."""
-        pieces, self._sent = self._sent, None
-        if pieces is None:
+        chunks, self._sent = self._sent, None
+        if chunks is None:
             return
         try:
-            async for piece in pieces:
-                if piece:
+            async for chunk in chunks:
+                if chunk:
                     self.failure = _longer()
                     break
         except Exception as error:  # noqa: BLE001 - the caller raises it
             self.failure = error
         finally:
-            await _close(pieces)
+            await _close(chunks)
 
 
-async def _measured(pieces: AsyncIterator[bytes], left: int) -> AsyncIterator[bytes]:
+async def _measured(chunks: AsyncIterator[bytes], left: int) -> AsyncIterator[bytes]:
     while left:
-        piece = await anext(pieces, None)
-        if piece is None:
+        chunk = await anext(chunks, None)
+        if chunk is None:
             raise WrongLengthError("the body is shorter than its Content-Length says")
-        left -= len(piece)
+        left -= len(chunk)
         if left < 0:
             raise _longer()
-        yield piece
+        yield chunk
 
 
 def _longer() -> WrongLengthError:
     return WrongLengthError("the body is longer than its Content-Length says")
 
 
-async def _close(pieces: AsyncIterator[bytes]) -> None:
-    if isinstance(pieces, AsyncGenerator):
-        await pieces.aclose()
+async def _close(chunks: AsyncIterator[bytes]) -> None:
+    if isinstance(chunks, AsyncGenerator):
+        await chunks.aclose()
 
 
 # ---------------------------------------------------------------- pass through
@@ -93,7 +93,11 @@ _ONCE = ("location", "content-length")  # passed on as they were checked
 
 
 async def pass_through(
-    connection: Connection, seen: SdkRequest, body: AsyncIterable[bytes], *, until: float | None
+    connection: Connection,
+    sdk_request: SdkRequest,
+    body: AsyncIterable[bytes],
+    *,
+    until: float | None,
 ) -> tuple[HttpResponse, ResponseStream] | Failure:
     """Send `body` once, chunk by chunk, and wait for the head of the response, prepared for the SDK.
 
@@ -101,11 +105,11 @@ async def pass_through(
     """
     if until is not None and time.monotonic() >= until:
         return LATE
-    length = seen.headers.get("content-length")
+    length = sdk_request.headers.get("content-length")
     upload = Upload(body, int(length) if length is not None and length.isdecimal() else None)
     try:
         async with asyncio.timeout(seconds_to(until)):
-            stream = await connection.open(_request(seen, upload))
+            stream = await connection.open(_request(sdk_request, upload))
             await upload.finish()
     except TimeoutError:
         return LATE
@@ -119,28 +123,28 @@ async def pass_through(
         return failure_of(stream, None)
     head = stream.head
     passing = without_hops(head.headers.items())
-    if "content-encoding" in passing and seen.method != "HEAD":
+    if "content-encoding" in passing and sdk_request.method != "HEAD":
         del passing["content-encoding"]  # it is unpacked
     elif "content-length" in head.headers:
         passing["content-length"] = head.headers["content-length"]
-    if redirects_to_other_origin(passing, seen.url):
+    if redirects_to_other_origin(passing, sdk_request.url):
         del passing["location"]
     several = {name: head.repeated[name] for name in head.repeated if name not in _ONCE}
     return head._replace(headers=passing, repeated=several), stream
 
 
-def _request(seen: SdkRequest, upload: Upload) -> PreparedRequest:
-    headers = seen.forwarded_headers()
-    has_body = {"content-length", "transfer-encoding"} & seen.headers.keys()
-    if "content-length" in seen.headers:
-        headers["content-length"] = seen.headers["content-length"]
+def _request(sdk_request: SdkRequest, upload: Upload) -> PreparedRequest:
+    headers = sdk_request.forwarded_headers()
+    has_body = {"content-length", "transfer-encoding"} & sdk_request.headers.keys()
+    if "content-length" in sdk_request.headers:
+        headers["content-length"] = sdk_request.headers["content-length"]
     return PreparedRequest(
-        seen.url,
+        sdk_request.url,
         headers,
         upload if has_body else b"",
-        seen.timeouts.read,
-        connect_timeout=seen.timeouts.connect or CONNECT_TIMEOUT,
-        method=seen.method,
+        sdk_request.timeouts.read,
+        connect_timeout=sdk_request.timeouts.connect or CONNECT_TIMEOUT,
+        method=sdk_request.method,
         max_bytes=inf,
     )
 

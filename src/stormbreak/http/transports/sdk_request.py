@@ -15,20 +15,17 @@ import msgspec
 from stormbreak.drivers.scope import Scope, checked_labels, checked_text, current
 from stormbreak.errors import ConfigurationError
 from stormbreak.http.models import CONNECT_TIMEOUT, PreparedRequest
-from stormbreak.http.request import RequestTemplate
+from stormbreak.http.request import Lookup, RequestTemplate
 from stormbreak.http.routing import Route
 from stormbreak.key_patterns import quoted
 from stormbreak.llm.models import FREE, Shape, endpoint_of
 from stormbreak.llm.stream_reader import FORMATS
-from stormbreak.types import Priority, Target, Usage
+from stormbreak.types import Priority
 
 R = TypeVar("R")
 
 OURS = "x-stormbreak-"
 """The prefix of the headers that are meant for us."""
-
-NO_MODEL = "-"
-"""The model of targets of lookups."""
 
 _KEY_HEADERS = ("authorization", "x-api-key", "api-key", "x-goog-api-key")
 _KEY_PARAMETER = "key"
@@ -177,44 +174,13 @@ class ModelCall(RequestTemplate):
         return _as_written(prepared, self._request, headers)
 
 
-class Lookup:
-    """A request that only reads."""
-
-    model = NO_MODEL
-    delivers = reports_output = streamed = False
-    shape = Shape.RESOURCE
-
-    def __init__(self, request: SdkRequest) -> None:
-        self.prepared: dict[Target, tuple[Route, PreparedRequest]] = {}
-        prepared = PreparedRequest("", {}, b"", method="GET")
-        self._request = _as_written(prepared, request, request.forwarded_headers())
-
-    def prepare(self, _route: Route) -> PreparedRequest:
-        """Return the request."""
-        return self._request
-
-    def limit_output(self, _tokens: int | None, _provider: str) -> None:
-        """Nothing to do: no model answers."""
-
-    def estimated_tokens(self) -> int:
-        """It uses no tokens."""
-        return 0
-
-    def token_bound(self) -> Usage:
-        """It uses no tokens."""
-        return Usage()
-
-    def unbounded_reason(self) -> str:
-        """It has a bound."""
-        return ""
-
-
 def read_call(
     request: SdkRequest, endpoint: str, body: bytes, *, stream_on_wire: bool
 ) -> ModelCall | Lookup | None:
     """Read what the request asks for; None if it is not known to be safe to repeat."""
     if request.is_lookup:
-        return Lookup(request)
+        lookup = PreparedRequest("", {}, b"", method="GET")
+        return Lookup(_as_written(lookup, request, request.forwarded_headers()))
     try:
         call = ModelCall(request, endpoint, body, stream_on_wire=stream_on_wire)
     except ConfigurationError:  # it names no model, or is no JSON: the server will say so

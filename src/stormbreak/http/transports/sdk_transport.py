@@ -29,6 +29,7 @@ from stormbreak.http.h1.connect import Cert, ConnectionFactory, Verify
 from stormbreak.http.h1.connection import POOL_LIMIT, with_repeats
 from stormbreak.http.local_answers import Degraded, LocalAnswers
 from stormbreak.http.pricing import engine_for
+from stormbreak.http.request import NO_MODEL, Lookup
 from stormbreak.http.routing import Routes
 from stormbreak.http.session import BufferedSender, StreamSender, make_call
 from stormbreak.http.stream import Stream
@@ -37,8 +38,6 @@ from stormbreak.http.transports.library import Library
 from stormbreak.http.transports.origin_resolver import OriginResolver
 from stormbreak.http.transports.pass_through import pass_through, redirects_to_other_origin
 from stormbreak.http.transports.sdk_request import (
-    NO_MODEL,
-    Lookup,
     ModelCall,
     SdkRequest,
     SdkTimeouts,
@@ -134,28 +133,28 @@ class SdkTransport:
         """Read what the engine may repeat; None: it passes through."""
         return read_call(request, request.place[1], body, stream_on_wire=self._stream_on_wire)
 
-    async def _run(self, source: ModelCall | Lookup, seen: SdkRequest, request: Any) -> Any:
+    async def _run(self, source: ModelCall | Lookup, sdk_request: SdkRequest, request: Any) -> Any:
         """Run a call to its end, or to the first output of a stream: return its response, or raise an exception.
 
         Raises:
             ConfigurationError: the key would travel in the clear to another machine, a fallback has none, or a header
                 of ours is invalid.
         """
-        scope = scope_from_headers(seen.headers)
-        known = self._recent_failures.find(seen, request.content)
+        scope = scope_from_headers(sdk_request.headers)
+        known = self._recent_failures.find(sdk_request, request.content)
         if known is not None:
             raise self.library.error(known, request) from known.cause
-        with self._resolver.routes(seen.place[0], seen.key) as routes:
-            result = await self._call(source, seen, routes, request, scope)
+        with self._resolver.routes(sdk_request.place[0], sdk_request.key) as routes:
+            result = await self._call(source, sdk_request, routes, request, scope)
         if isinstance(result, Failure):
-            self._recent_failures.keep(seen, request.content, result)
+            self._recent_failures.keep(sdk_request, request.content, result)
             raise self.library.error(result, request) from result.cause
         return result
 
     async def _call(
         self,
         source: ModelCall | Lookup,
-        seen: SdkRequest,
+        sdk_request: SdkRequest,
         routes: Routes,
         request: Any,
         scope: Scope,
@@ -165,11 +164,11 @@ class SdkTransport:
         if self.policy.spend.acts:
             source.limit_output(self.policy.spend.longest_answer, target.provider)
         source.prepare(routes.route(target))  # its own target is the first
-        call = self._make_call(source, target, routes, seen.timeouts, scope)
+        call = self._make_call(source, target, routes, sdk_request.timeouts, scope)
         driver = self._driver
-        sender = self._sender(source, routes, seen.timeouts)
-        opened = await driver.open(call, sender, self._asker(source, seen))
-        stream_source = sender.source
+        sender = self._sender(source, routes, sdk_request.timeouts)
+        opened = await driver.open(call, sender, self._asker(source, sdk_request))
+        stream_source = sender.stream_source
         if isinstance(opened, LoopDelivery):
             assert stream_source is not None
             history = AttemptHistory(sender.target or target, opened.command)
@@ -180,7 +179,9 @@ class SdkTransport:
         if stream_source is not None and opened.outcome.verdict is Verdict.OK:  # it came whole
             return self._stream_response(stream_source, history, opened, request)
         if self._local_answers.caches and isinstance(source, ModelCall):
-            self._local_answers.store(source.local_request(seen.place[0], seen.key), opened)
+            self._local_answers.store(
+                source.local_request(sdk_request.place[0], sdk_request.key), opened
+            )
         result = response_for(source.shape, history, opened, driver.clock())
         if isinstance(result, Failure):
             return result
@@ -240,13 +241,13 @@ class SdkTransport:
         headers = response_headers(source.head, history)
         return self.library.response(source.head.status, headers, history=history, stream=body)
 
-    def _exceeds_spend_limit(self, seen: SdkRequest) -> bool:
+    def _exceeds_spend_limit(self, sdk_request: SdkRequest) -> bool:
         """Whether it calls a model, but would only pass through, while there is a spend limit."""
-        return seen.is_model_call and self.policy.spend.acts
+        return sdk_request.is_model_call and self.policy.spend.acts
 
-    def _rejection(self, seen: SdkRequest) -> Any:
+    def _rejection(self, sdk_request: SdkRequest) -> Any:
         """Return the response to a request that no spend limit could count."""
-        base_url, endpoint = seen.place
+        base_url, endpoint = sdk_request.place
         target = Target(urlsplit(base_url).netloc, NO_MODEL)
         ended = CallResult(
             Outcome(Verdict.REJECTED, rejection=Rejection(COST, UNCOUNTED)), stopped=COST
@@ -258,11 +259,13 @@ class SdkTransport:
             reply.status, reply.headers, history=history, content=reply.body
         )
 
-    async def _pass(self, seen: SdkRequest, body: AsyncIterable[bytes], request: Any) -> Any:
+    async def _pass(self, sdk_request: SdkRequest, body: AsyncIterable[bytes], request: Any) -> Any:
         """Send once, over our own connections and past the engine, what may not be safe to repeat."""
-        until = scope_from_headers(seen.headers).deadline_at
-        origin = self._resolver.origin(seen.place[0], seen.key)
-        result = await pass_through(self._resolver.connection(origin), seen, body, until=until)
+        until = scope_from_headers(sdk_request.headers).deadline_at
+        origin = self._resolver.origin(sdk_request.place[0], sdk_request.key)
+        result = await pass_through(
+            self._resolver.connection(origin), sdk_request, body, until=until
+        )
         if isinstance(result, Failure):
             raise self.library.error(result, request) from result.cause
         head, stream = result
@@ -272,10 +275,10 @@ class SdkTransport:
         return self.library.response(head.status, headers, stream=response_body)
 
     async def _pass_inside(
-        self, seen: SdkRequest, request: Any, send: Callable[[Any], Awaitable[Any]]
+        self, sdk_request: SdkRequest, request: Any, send: Callable[[Any], Awaitable[Any]]
     ) -> Any:
         """Send once, through the inner transport and past the engine."""
-        ready, until = self._prepare_pass(seen, request)
+        ready, until = self._prepare_pass(sdk_request, request)
         try:
             async with asyncio.timeout(seconds_to(until)) as bound:
                 response = await send(ready)
@@ -283,18 +286,18 @@ class SdkTransport:
             if not bound.expired():  # one of the body's own
                 raise
             raise self._late(request) from None
-        if redirects_to_other_origin(response.headers, seen.url):
+        if redirects_to_other_origin(response.headers, sdk_request.url):
             del response.headers["location"]
         return self.library.wrap_response(response, until, partial(self._late, request))
 
-    def _prepare_pass(self, seen: SdkRequest, request: Any) -> tuple[Any, float | None]:
+    def _prepare_pass(self, sdk_request: SdkRequest, request: Any) -> tuple[Any, float | None]:
         """Return the request for the inner transport, to be sent once; and its deadline.
 
         Raises:
             ConfigurationError: the key would travel in the clear to another machine, or a header of ours is invalid.
         """
-        until = scope_from_headers(seen.headers).deadline_at
-        self._resolver.origin(seen.place[0], seen.key)
+        until = scope_from_headers(sdk_request.headers).deadline_at
+        self._resolver.origin(sdk_request.place[0], sdk_request.key)
         ready = self.library.without_our_headers(request)
         if until is None:
             return ready, until
@@ -306,10 +309,10 @@ class SdkTransport:
     def _late(self, request: Any) -> Exception:
         return self.library.error(LATE, request)
 
-    def _asker(self, source: ModelCall | Lookup, seen: SdkRequest) -> Asker | None:
+    def _asker(self, source: ModelCall | Lookup, sdk_request: SdkRequest) -> Asker | None:
         if not self.policy.fallback or not isinstance(source, ModelCall):
             return None
-        local = source.local_request(seen.place[0], seen.key)
+        local = source.local_request(sdk_request.place[0], sdk_request.key)
         return lambda ask: self._local_answers.find(ask, local)
 
     @property
@@ -353,17 +356,17 @@ class AsyncSdkTransport(SdkTransport):
             ConfigurationError: the key would travel in the clear to another machine, a fallback has none, or a header
                 of ours is invalid.
         """
-        seen = self.library.read(request)
+        sdk_request = self.library.read(request)
         source = None
-        if seen.is_model_call or seen.is_lookup:
-            source = self._read_call(seen, await request.aread())
+        if sdk_request.is_model_call or sdk_request.is_lookup:
+            source = self._read_call(sdk_request, await request.aread())
         if source is not None:
-            return await self._run(source, seen, request)
-        if self._exceeds_spend_limit(seen):
-            return self._rejection(seen)
+            return await self._run(source, sdk_request, request)
+        if self._exceeds_spend_limit(sdk_request):
+            return self._rejection(sdk_request)
         if self.inner is not None:
-            return await self._pass_inside(seen, request, self.inner.handle_async_request)
-        return await self._pass(seen, request.stream, request)
+            return await self._pass_inside(sdk_request, request, self.inner.handle_async_request)
+        return await self._pass(sdk_request, request.stream, request)
 
     async def aclose(self) -> None:
         """Close the connections of the running loop. Its streams end, and count as nothing."""

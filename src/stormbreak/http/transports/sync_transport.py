@@ -18,17 +18,17 @@ from stormbreak.http.transports.wrapped_body import interruptible
 # interrupted, leaves no thread behind, and finds its thread-local values.
 
 
-async def bridged_chunks(pieces: Iterable[bytes]) -> AsyncIterator[bytes]:
+async def bridged_chunks(chunks: Iterable[bytes]) -> AsyncIterator[bytes]:
     """Yield the chunks of a body that an SDK sends, each when the next is known.
 
     With the last one it must be known that no more comes: an answer before that counts as one to another request.
     """
-    left = iter(pieces)
-    piece = await run_in_waiting_thread(lambda: next(left, None))
-    while piece is not None:
+    left = iter(chunks)
+    chunk = await run_in_waiting_thread(lambda: next(left, None))
+    while chunk is not None:
         following = await run_in_waiting_thread(lambda: next(left, None))
-        yield piece
-        piece = following
+        yield chunk
+        chunk = following
 
 
 class BridgedTransport:
@@ -69,8 +69,8 @@ class BridgedResponse:
     async def aiter_bytes(self) -> AsyncIterator[bytes]:
         """Yield the bytes of the body, unpacked."""
         left: Iterator[bytes] = self._response.iter_bytes()
-        while piece := await interruptible(lambda: self._next(left)):
-            yield piece
+        while chunk := await interruptible(lambda: self._next(left)):
+            yield chunk
 
     async def aclose(self) -> None:
         """Close it. A thread that reads it was interrupted, and closes it itself."""
@@ -108,17 +108,17 @@ class SyncSdkTransport(SdkTransport):
             ConfigurationError: the key would travel in the clear to another machine, a fallback has none, or a header
                 of ours is invalid.
         """
-        seen = self.library.read(request)
+        sdk_request = self.library.read(request)
         source = None
-        if seen.is_model_call or seen.is_lookup:
-            source = self._read_call(seen, request.read())
+        if sdk_request.is_model_call or sdk_request.is_lookup:
+            source = self._read_call(sdk_request, request.read())
         if source is not None:
-            return BACKGROUND.run(self._run(source, seen, request))
-        if self._exceeds_spend_limit(seen):
-            return self._rejection(seen)
+            return BACKGROUND.run(self._run(source, sdk_request, request))
+        if self._exceeds_spend_limit(sdk_request):
+            return self._rejection(sdk_request)
         if self.inner is not None:
-            return BACKGROUND.run(self._pass_inside(seen, request, self._send_inside))
-        return BACKGROUND.run(self._pass(seen, bridged_chunks(request.stream), request))
+            return BACKGROUND.run(self._pass_inside(sdk_request, request, self._send_inside))
+        return BACKGROUND.run(self._pass(sdk_request, bridged_chunks(request.stream), request))
 
     async def _send_inside(self, request: Any) -> Any:
         return await interruptible(partial(self.inner.handle_request, request), _close)

@@ -96,7 +96,7 @@ async def interruptible(work: Callable[[], T], undo: Callable[[T], None] | None 
 
 
 class _Blocking(Generic[T]):
-    """One piece of blocking work on a thread. The lock is its own: no fork and no finalizer needs it."""
+    """One unit of blocking work on a thread. The lock is its own: no fork and no finalizer needs it."""
 
     def __init__(self, work: Callable[[], T]) -> None:
         self._work = work
@@ -182,41 +182,41 @@ class WrappedBody:
         self._late = late
 
     def __iter__(self) -> Iterator[bytes]:
-        pieces = iter(self._stream)
-        return pieces if self._until is None else self._each_in_time(pieces)
+        chunks = iter(self._stream)
+        return chunks if self._until is None else self._each_in_time(chunks)
 
     def __aiter__(self) -> AsyncIterator[bytes]:
-        pieces = self._stream.__aiter__()
-        return pieces if self._until is None else self._each_in_time_on_loop(pieces)
+        chunks = self._stream.__aiter__()
+        return chunks if self._until is None else self._each_in_time_on_loop(chunks)
 
-    def _each_in_time(self, pieces: Iterator[bytes]) -> Iterator[bytes]:
+    def _each_in_time(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
         def following() -> bytes | None:
-            return next(pieces, None)
+            return next(chunks, None)
 
         while True:
-            piece = BACKGROUND.run(self._in_time(interruptible(following)))
-            if piece is None:
+            chunk = BACKGROUND.run(self._in_time(interruptible(following)))
+            if chunk is None:
                 return
-            yield piece
+            yield chunk
 
-    async def _each_in_time_on_loop(self, pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    async def _each_in_time_on_loop(self, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         try:
-            while (piece := await self._in_time(anext(pieces, None))) is not None:
-                yield piece
+            while (chunk := await self._in_time(anext(chunks, None))) is not None:
+                yield chunk
         finally:
-            if isinstance(pieces, AsyncGenerator):
-                await pieces.aclose()
+            if isinstance(chunks, AsyncGenerator):
+                await chunks.aclose()
 
     async def _in_time(self, coming: Any) -> bytes | None:
         assert self._late is not None
         try:
             async with asyncio.timeout(seconds_to(self._until)) as bound:
-                piece: bytes | None = await coming
+                chunk: bytes | None = await coming
         except TimeoutError:
             if not bound.expired():
                 raise
             raise self._late() from None
-        return piece
+        return chunk
 
     def close(self) -> None:
         """Close the response."""

@@ -12,10 +12,16 @@ from typing import Any
 
 from stormbreak.drivers.locks import LiveSet
 from stormbreak.errors import ConfigurationError
-from stormbreak.http.h1.connection import BODY_LIMIT, ExchangeResult, collect
+from stormbreak.http.h1.connection import (
+    BODY_LIMIT,
+    ExchangeResult,
+    broken_body,
+    collect,
+    silent_body,
+)
 from stormbreak.http.models import PreparedRequest
 from stormbreak.http.transports.library import Library
-from stormbreak.types import Outcome, Verdict
+from stormbreak.types import Outcome
 
 _SENDS = {"handle_async_request": "an asynchronous", "handle_request": "a synchronous"}
 _GRACE = 0.1  # seconds
@@ -115,12 +121,12 @@ class WrappedResponse:
     async def read(self) -> bytes | Outcome:
         """Wait for the next bytes: none at the end of the body, an outcome where it ended badly."""
         if self._closed:
-            return self._broken("body was cut")
+            return broken_body(self.head.status)
         got = await self._next()
         if isinstance(got, bytes):
             self._left -= len(got)
             if self._left < 0:
-                got = self._broken("larger than it may be")
+                got = broken_body(self.head.status, "larger than it may be")
         if not isinstance(got, bytes) or not got:
             self.close()
         return got
@@ -131,9 +137,9 @@ class WrappedResponse:
                 return await anext(self._chunks, b"")
         except TimeoutError:
             if not self._cut:
-                return self._silent()
+                return silent_body(self.head.status)
             _start(self.loop, self._response.aclose())
-            return self._broken("body was cut")
+            return broken_body(self.head.status)
         except self._library.errors as error:
             return self._library.outcome_of(error, self.head.status)
         except BaseException:
@@ -164,14 +170,6 @@ class WrappedResponse:
                 closing = self._response.aclose
                 loop = self.loop
                 loop.call_soon_threadsafe(lambda: _start(loop, closing()))
-
-    def _silent(self) -> Outcome:
-        status = self.head.status
-        return Outcome(Verdict.TIMEOUT, status=status, detail="went silent", maybe_processed=True)
-
-    def _broken(self, detail: str) -> Outcome:
-        status = self.head.status
-        return Outcome(Verdict.BROKEN, status=status, detail=detail, maybe_processed=True)
 
 
 _CLOSING: set[asyncio.Task[None]] = set()
