@@ -183,7 +183,7 @@ def test_later_rows_with_a_stopping_verdict_stop_nothing():
 
 
 @pytest.mark.parametrize("verdict", [*TRANSIENT, Verdict.REJECTED])
-@pytest.mark.parametrize("stopped", ["budget", "attempts", "longest_wait", "cooldown", "breaker"])
+@pytest.mark.parametrize("stopped", ["budget", "attempts", "max_wait", "cooldown", "breaker"])
 def test_whatever_stops_a_call_but_a_final_verdict_lets_the_row_come_back(verdict, stopped):
     made = proven(5)
     fate = made.settle(made.take(0.0), ended(verdict, stopped=stopped), 1.0, 0.5)

@@ -210,7 +210,7 @@ class AsyncClient(ClientControls):
             policy.fallback,
             allow_http=allow_http,
             environ=os.environ,
-            connect=partial(connect, policy.limit.ceiling),
+            connect=partial(connect, policy.limit.max_in_flight),
         )
         local_answers = LocalAnswers(policy, degraded)
         config = TargetConfig(policy, routes, local_answers, model, stream_on_wire, policy.weighs)
@@ -370,7 +370,7 @@ class AsyncClient(ClientControls):
         policy, model = config.policy, template.fields.model
         target = config.target(model)
         if config.reserves and policy.spend.acts:
-            template.limit_output(policy.spend.longest_answer, target.provider)
+            template.limit_output(policy.spend.max_output_tokens, target.provider)
         template.prepare(config.routes.route(target))  # what cannot be sent fails before it waits
         span = policy.deadline if options.deadline is None else options.deadline
         return make_call(

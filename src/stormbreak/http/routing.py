@@ -140,7 +140,7 @@ class Routes:
 
     def _steps_for(self, model: str) -> Iterator[Step]:
         for rule, endpoints in self._rules:
-            on, after, source = frozenset(rule.on), rule.after, _SOURCES[rule.kind]
+            on, after, source = frozenset(rule.on), rule.max_wait, _SOURCES[rule.kind]
             if isinstance(rule, ToTargets):
                 targets = tuple(
                     (self._add(endpoint, other), place.weight)
@@ -148,7 +148,7 @@ class Routes:
                     if (other := place.model_for(model)) is not None
                 )
                 if targets:
-                    yield Step(on, after, source, targets, rule.choose)
+                    yield Step(on, after, source, targets, rule.order)
             else:
                 text = rule.text if isinstance(rule, ToDegraded) else None
                 yield Step(on, after, source, text=text)

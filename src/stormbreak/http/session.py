@@ -145,7 +145,7 @@ class BufferedSender(Sender):
         policy: Policy,
         api_key: str | None,
     ) -> Outcome:
-        learn, cancel = policy.quota.learn, None
+        learn, cancel = policy.rate_limit.learn_from_headers, None
         if not request.streamed:
             result = parse_response(await route.connection.exchange(request), request)
         else:
@@ -181,7 +181,7 @@ class StreamSender(Sender):
             request,
             api_key,
             stall_timeout=policy.stall_timeout,
-            learn=policy.quota.learn,
+            learn=policy.rate_limit.learn_from_headers,
             on_cancelled=partial(self._take, command, succeeded=True),
         )
         self._take(command, source, succeeded=outcome.verdict is Verdict.OK)

@@ -345,5 +345,5 @@ class SettingsBuilder:
             )
             for member in settings.targets
         )
-        pool = Pool(members, settings.on, settings.after, settings.choose, self.order)
+        pool = Pool(members, settings.on, settings.max_wait, settings.order, self.order)
         return pool

@@ -105,7 +105,7 @@ class SdkTransport:
         self._connecting = ConnectionFactory(
             inner=inner,
             wrap_inner=lambda inner: WrappedConnection(self.library, self._as_async(inner)),
-            limit=min(self.policy.limit.ceiling, POOL_LIMIT),
+            limit=min(self.policy.limit.max_in_flight, POOL_LIMIT),
             proxy=proxy,
             verify=verify,
             cert=cert,
@@ -162,7 +162,7 @@ class SdkTransport:
         """Return the response that a call ends with or begins; or how it failed without one."""
         target = routes.target(source.model)
         if self.policy.spend.acts:
-            source.limit_output(self.policy.spend.longest_answer, target.provider)
+            source.limit_output(self.policy.spend.max_output_tokens, target.provider)
         source.prepare(routes.route(target))  # its own target is the first
         call = self._make_call(source, target, routes, sdk_request.timeouts, scope)
         driver = self._driver
