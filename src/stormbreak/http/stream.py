@@ -6,10 +6,10 @@ reached the caller.
 
 import warnings
 from collections import deque
-from collections.abc import AsyncIterator, Coroutine, Generator, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterator
 from decimal import Decimal
 from enum import Enum
-from typing import Any, NamedTuple, NoReturn, Self
+from typing import Any, NamedTuple, NoReturn, Self, TypeVar
 
 from stormbreak.core.explain import add_attempt_notes
 from stormbreak.core.spend_policy import PriceOf
@@ -23,6 +23,8 @@ from stormbreak.llm.sse import Event, EventReader
 from stormbreak.llm.stream_event_text import is_last, is_readable, text_of
 from stormbreak.llm.surrogates import decoded
 from stormbreak.types import TARGET, Answer, CallResult, Target, Usage, Verdict
+
+T = TypeVar("T")
 
 _DONE = b"[DONE]"
 
@@ -154,12 +156,12 @@ class Stream:
     def texts(self) -> AsyncIterator[str]:
         """Iterate over the pieces of text of the first choice."""
         self._read_as(_Reading.TEXTS)
-        return _Texts(self)
+        return _Iterator(self._next_text)
 
     def raw(self) -> AsyncIterator[bytes]:
         """Iterate over the bytes as they come, in chunks of any size."""
         self._read_as(_Reading.RAW)
-        return _Raw(self)
+        return _Iterator(self._next_raw)
 
     async def next_chunk(self) -> bytes | None:
         """Wait for the next bytes; None at the end. For one that is read as `raw` only."""
@@ -184,6 +186,18 @@ class Stream:
         self._ended = self._delivery.end(got)
         self._raise_if_failed()
         return None
+
+    async def _next_text(self) -> str:
+        while True:
+            text = self.text_in(await self.__anext__())
+            if text:
+                return text
+
+    async def _next_raw(self) -> bytes:
+        chunk = await self.next_chunk()
+        if chunk is None:
+            raise StopAsyncIteration
+        return chunk
 
     def text_in(self, event: StreamEvent) -> str:
         """Return the text in the next of its events; empty if it has none."""
@@ -325,33 +339,14 @@ class Stream:
         self._add(reader.end())
 
 
-class _Texts:
-    def __init__(self, stream: Stream) -> None:
-        self._stream = stream
+class _Iterator(AsyncIterator[T]):
+    """Iterates with a method of a stream: without a frame of its own, since it runs for each chunk."""
 
-    def __aiter__(self) -> Self:
-        return self
+    def __init__(self, following: Callable[[], Coroutine[Any, Any, T]]) -> None:
+        self._following = following
 
-    async def __anext__(self) -> str:
-        while True:
-            event = await self._stream.__anext__()
-            text = self._stream.text_in(event)
-            if text:
-                return text
-
-
-class _Raw:
-    def __init__(self, stream: Stream) -> None:
-        self._stream = stream
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> bytes:
-        chunk = await self._stream.next_chunk()
-        if chunk is None:
-            raise StopAsyncIteration
-        return chunk
+    def __anext__(self) -> Coroutine[Any, Any, T]:
+        return self._following()
 
 
 class PendingStream:
