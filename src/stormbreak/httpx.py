@@ -11,7 +11,7 @@ from stormbreak.core.engine import Engine
 from stormbreak.core.policy import Policy
 from stormbreak.drivers.explain import explain
 from stormbreak.http.local_answers import Degraded
-from stormbreak.http.transports.library import Library
+from stormbreak.http.transports.library import BufferedBody, Library
 from stormbreak.http.transports.sdk_transport import AsyncSdkTransport
 from stormbreak.http.transports.sync_transport import SyncSdkTransport
 from stormbreak.http.transports.wrap import put_under
@@ -21,7 +21,11 @@ __all__ = ["AsyncTransport", "Transport", "explain", "wrap"]
 _Client = TypeVar("_Client")
 
 
-_LIBRARY = Library(httpx)
+class _BufferedResponse(BufferedBody, httpx.Response):
+    """A class of a module, so that a response can be pickled."""
+
+
+_LIBRARY = Library(httpx, _BufferedResponse)
 
 
 class AsyncTransport(AsyncSdkTransport, httpx.AsyncBaseTransport):

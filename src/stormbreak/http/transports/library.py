@@ -71,11 +71,12 @@ _OURS = OURS.encode()
 class Library:
     """An HTTP library, by its module."""
 
-    def __init__(self, module: ModuleType) -> None:
+    def __init__(self, module: ModuleType, buffered: type[BufferedBody]) -> None:
+        """`buffered` is its class of response, for a body that is ready."""
         self._module: Any = module
         self.name = module.__name__
         reading, blocking = self._module.AsyncByteStream, self._module.SyncByteStream
-        self._buffered = _subclass(BufferedBody, self._module.Response)
+        self._buffered: Any = buffered
         self._wrapped = _subclass(WrappedBody, blocking, reading)
         self.stream_bodies = {
             True: _subclass(StreamBody, SyncBody, blocking),
