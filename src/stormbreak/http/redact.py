@@ -32,39 +32,35 @@ _WORD = re.compile(rf"[\w-]{{{MIN_MATCH},}}")
 def redact(
     parsed: ParsedResponse, body: bytes, *, api_key: str | None, asked: bytes
 ) -> tuple[ParsedResponse, bytes]:
-    """Redact the key and the text of the request `asked` in a failure: its body and its identifiers."""
+    """Redact the key and the text of the request `asked` in a failure: its body and its identifiers.
+
+    A code that our own tables know is no secret.
+    """
     for form in _forms_of_key(_secret(api_key)):
         body = body.replace(form, GONE)
-    return redact_identifiers(parsed, api_key, asked), _without_words(body, asked)
-
-
-def redact_identifiers(parsed: ParsedResponse, api_key: str | None, asked: bytes) -> ParsedResponse:
-    """Drop ids and codes that repeat the key or the request; a code that our own tables know is no secret."""
-    key = _secret(api_key).lower()
     code, request_id, detail = parsed.code, parsed.request_id, parsed.detail
-    if request_id is not None and _repeats(request_id, key, asked):
+    if request_id is not None and repeats(request_id, api_key, asked):
         request_id = None
-    if code is not None and not is_known(code) and _repeats(code, key, asked):
+    if code is not None and not is_known(code) and repeats(code, api_key, asked):
         code = None
-    if detail is not None and _repeats(detail, key, b""):
+    if detail is not None and repeats(detail, api_key, b""):
         detail = "redirected"
-    if (code, request_id, detail) == (parsed.code, parsed.request_id, parsed.detail):
-        return parsed
-    return parsed._replace(code=code, request_id=request_id, detail=detail)
+    parsed = parsed._replace(code=code, request_id=request_id, detail=detail)
+    return parsed, _without_words(body, asked)
+
+
+def repeats(text: str, api_key: str | None, asked: bytes) -> bool:
+    """Whether a text repeats the request, the key, or a good part of the key."""
+    if text.encode() in asked:
+        return True
+    key, text = _secret(api_key).lower(), text.lower()
+    return bool(key) and (key in text or (len(text) >= SECRET and text in key))
 
 
 @lru_cache(maxsize=64)
 def _secret(api_key: str | None) -> str:
     """Return the key if it can be a secret, else an empty text."""
     return api_key if api_key is not None and may_be_secret(api_key) else ""
-
-
-def _repeats(text: str, key: str, asked: bytes) -> bool:
-    """Whether `text` repeats the request, the key, or a good part of the key."""
-    if text.encode() in asked:
-        return True
-    text = text.lower()
-    return bool(key) and (key in text or (len(text) >= SECRET and text in key))
 
 
 def _without_words(body: bytes, asked: bytes) -> bytes:

@@ -15,7 +15,7 @@ from stormbreak.http.h1.connection import (
 )
 from stormbreak.http.models import PreparedRequest, Response
 from stormbreak.http.pricing import LazyCost
-from stormbreak.http.redact import redact, redact_identifiers
+from stormbreak.http.redact import redact, repeats
 from stormbreak.llm.classify import read_answer
 from stormbreak.llm.models import BOM, HttpResponse, ParsedResponse, Shape, without_mark
 from stormbreak.llm.rate_limit_headers import parse_rate_limits
@@ -73,8 +73,8 @@ def outcome_of(
     body = http.body
     if not succeeded:
         parsed, body = redact(parsed, body, api_key=api_key, asked=request.body)
-    elif parsed.request_id is not None:
-        parsed = redact_identifiers(parsed, api_key, request.body)
+    elif parsed.request_id is not None and repeats(parsed.request_id, api_key, request.body):
+        parsed = parsed._replace(request_id=None)
     usage = parsed.usage
     return Outcome(
         parsed.verdict,

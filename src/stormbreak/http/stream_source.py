@@ -11,10 +11,10 @@ from math import inf
 from stormbreak.drivers.timeouts import AnsweredError
 from stormbreak.http.h1.connection import Connection, ResponseStream
 from stormbreak.http.models import PreparedRequest, Response
-from stormbreak.http.redact import redact_identifiers
+from stormbreak.http.redact import repeats
 from stormbreak.http.response import StreamedBody, outcome_of, read_failure, stream_reader
 from stormbreak.llm.classify import request_id_of
-from stormbreak.llm.models import HttpResponse, ParsedResponse
+from stormbreak.llm.models import HttpResponse
 from stormbreak.llm.rate_limit_headers import parse_rate_limits
 from stormbreak.llm.stream_reader import FORMATS, StreamAssembler
 from stormbreak.llm.stream_scanner import StreamScanner
@@ -71,8 +71,8 @@ class Source:
     def request_id(self) -> str | None:
         """The provider's id of the request."""
         assert isinstance(self._request.body, bytes)
-        parsed = ParsedResponse(Verdict.OK, request_id=request_id_of(self.head.headers))
-        return redact_identifiers(parsed, self._api_key, self._request.body).request_id
+        name = request_id_of(self.head.headers)
+        return None if name and repeats(name, self._api_key, self._request.body) else name
 
     @property
     def received(self) -> bytes:

@@ -188,7 +188,7 @@ def _chat(body: bytes, request_id: str | None, wanted: int | None) -> ParsedResp
     content = None if first.message is None else first.message.content
     return ParsedResponse(
         Verdict.OK,
-        detail=_too_few(len(answer.choices), wanted),
+        detail=_too_few(len(answer.choices), wanted) if wanted != 1 else None,
         text=content if isinstance(content, str) else _text_of_parts(content),
         usage=usage_of(answer.usage),
         finish_reason=first.finish_reason,

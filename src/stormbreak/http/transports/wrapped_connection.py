@@ -49,7 +49,7 @@ class WrappedConnection:
     def __init__(self, library: Library, inner: Any) -> None:
         self._library = library
         self._inner = inner
-        self._stream: LiveSet[WrappedResponse] = LiveSet()
+        self._streams: LiveSet[WrappedResponse] = LiveSet()
 
     async def exchange(self, request: PreparedRequest) -> ExchangeResult:
         """Send once and read the whole response. Cancelling closes the connection."""
@@ -79,13 +79,13 @@ class WrappedConnection:
             return self._library.outcome_of(error, None)
         response = self._library.wrap_response(response)
         stream = WrappedResponse(response, self._library, request.max_bytes)
-        self._stream.add(stream)
+        self._streams.add(stream)
         return stream
 
     async def close(self) -> None:
         """Close the inner transport. Readers are woken before, since a closed socket does not wake them."""
         loop = asyncio.get_running_loop()
-        here = [each for each in self._stream if each.loop is loop]
+        here = [each for each in self._streams if each.loop is loop]
         with suppress(TimeoutError):
             async with asyncio.timeout(_GRACE):
                 for stream in here:
