@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from stormbreak.errors import ConfigurationError
-from stormbreak.http.request import as_stream, count_inputs, encode_payload, read_fields
+from stormbreak.http.request import as_stream, count_inputs, encode_payload, fields_of, read_fields
 
 
 def body(**fields):
@@ -50,6 +50,32 @@ def test_a_streamed_body_is_the_same_but_for_the_stream():
 
 def test_what_is_asked_for_shows_no_text():
     assert "voice" not in repr(read_fields(body(audio={"voice": "alloy"})))
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        {},
+        {"n": 2, "max_tokens": 5, "stream": None, "temperature": 0.5},
+        {"stream": True, "stream_options": {"include_usage": False}, "best_of": 3},
+        {"stream_options": msgspec.Raw(b'{"include_usage":true}')},
+    ],
+)
+def test_fields_of_a_payload_are_those_of_its_body(payload):
+    payload = {"model": "m", "messages": [], **payload}
+    encoded = encode_payload(payload)
+    assert fields_of(payload, encoded) == read_fields(encoded)
+
+
+@pytest.mark.parametrize("n", [True, 1.0, "1"])
+def test_a_field_of_the_wrong_type_is_refused_in_a_payload_as_in_a_body(n):
+    payload = {"model": "m", "n": n}
+    encoded = encode_payload(payload)
+    with pytest.raises(ConfigurationError) as in_body:
+        read_fields(encoded)
+    with pytest.raises(ConfigurationError) as in_payload:
+        fields_of(payload, encoded)
+    assert str(in_payload.value) == str(in_body.value)
 
 
 @pytest.mark.parametrize("wrong", [b"", b"[]", b"{}", b'{"model":1}', b'{"model":"\xff"}'])

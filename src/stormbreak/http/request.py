@@ -97,7 +97,8 @@ _DECODE_FIELDS = msgspec.json.Decoder(RequestFields).decode
 _DECODE_EMBEDDED = msgspec.json.Decoder(_Embedded).decode
 _DECODE_PROMPTED = msgspec.json.Decoder(_Prompted).decode
 _DECODE_RAW = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
-_BUILTIN = frozenset({str, bool, int, float, list, dict})
+_BUILTIN = frozenset({str, bool, int, float, list, dict, type(None)})
+_FIELD_NAMES = frozenset(RequestFields.__struct_fields__)
 
 
 def read_fields(body: bytes) -> RequestFields:
@@ -114,13 +115,12 @@ def read_fields(body: bytes) -> RequestFields:
 
 def fields_of(payload: Mapping[str, Any], body: bytes) -> RequestFields:
     """Read the fields of a payload that was encoded as `body`; raise ConfigurationError as `read_fields` does."""
-    fields = {}
-    for name in RequestFields.__struct_fields__:
-        value = payload.get(name)
-        if value is not None:
-            if type(value) not in _BUILTIN:
-                return read_fields(body)
-            fields[name] = value
+    names = payload.keys() & _FIELD_NAMES
+    if len(names) == 1:  # the model
+        return RequestFields(payload["model"])
+    fields = {name: payload[name] for name in names}
+    if not _BUILTIN.issuperset(map(type, fields.values())):
+        return read_fields(body)
     try:
         return msgspec.convert(fields, RequestFields)
     except msgspec.ValidationError as error:
