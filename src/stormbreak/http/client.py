@@ -26,7 +26,13 @@ from stormbreak.http.environment import find_endpoint, in_force
 from stormbreak.http.h1.connect import connect
 from stormbreak.http.local_answers import Degraded, LocalAnswers
 from stormbreak.http.pricing import check_prices, list_price
-from stormbreak.http.request import RequestTemplate, encode_payload, fields_of, set_stream
+from stormbreak.http.request import (
+    RequestFields,
+    RequestTemplate,
+    encode_payload,
+    fields_of,
+    set_stream,
+)
 from stormbreak.http.response import answer_of
 from stormbreak.http.routing import Routes, SingleTarget, TargetConfig, TargetResolver
 from stormbreak.http.session import BufferedSender, StreamSender, make_call
@@ -322,7 +328,7 @@ class AsyncClient(ClientControls):
         assert source is not None
         return Stream(target, source, opened, came_from, price_of=price_of, client=self)
 
-    async def ask(
+    async def ask(  # noqa: PLR0913 - keywords are cheap to read
         self,
         endpoint: str,
         body: bytes,
@@ -333,17 +339,19 @@ class AsyncClient(ClientControls):
         queue_is_free: bool = False,
         attempts: int | None = None,
         idempotency_key: str | None = None,
+        fields: RequestFields | None = None,
     ) -> CallResult:
         """Send a JSON object, encoded and with its model, and return how the call ended.
 
         At most `attempts` are made, where the policy allows more. With `queue_is_free` the deadline counts from when
         the first attempt leaves. The outcome's value is the last `Response`, where there was one; a stream is
         assembled. Every attempt at one target has the same idempotency key, at the first target `idempotency_key`.
+        A caller that has parsed the body passes its `fields`.
 
         Raises:
             ConfigurationError: the body is no JSON object, or names no model; or the priority is invalid.
         """
-        template = RequestTemplate(endpoint, body, key=idempotency_key)
+        template = RequestTemplate(endpoint, body, key=idempotency_key, fields=fields)
         config = self._resolver.resolve(template.fields.model)
         options = _CallOptions(priority, deadline, tenant, queue_is_free, attempts)
         return await self._run(config, template, options)
