@@ -82,7 +82,7 @@ async def test_nothing_stays_behind(seed):
 
         assert (target_state.slots.in_flight, target_state.admission.queued) == (0, 0)
         await asyncio.sleep(0)
-        assert not (await client._routes.wires()[0]._pool()).incoming
+        assert not (await client._resolver.first.routes.connections()[0]._pool()).streams
         await client.close()
         await server.all_closed()
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from stormbreak.core.policy import Policy
 from stormbreak.http.client import AsyncClient
 from stormbreak.http.sync_client import Client
-from stormbreak.http.transports.sdk_transport import Door
+from stormbreak.http.transports.sdk_transport import SdkTransport
 
 SDKS = frozenset({"openai", "anthropic"})
 """SDKs that stop retrying on `x-should-retry: false`, which every final answer of ours carries."""
@@ -94,7 +94,7 @@ def class_name(thing: object) -> str:
 
 def is_known(thing: object) -> bool:
     """Whether it is part of an SDK or a framework, or sends requests itself."""
-    ours = isinstance(thing, AsyncClient | Client | Door)
+    ours = isinstance(thing, AsyncClient | Client | SdkTransport)
     return ours or is_http_client(thing) or bool(packages_of(thing) & _ATTRIBUTES.keys())
 
 
@@ -160,7 +160,7 @@ class RequestPath:
     @cached_property
     def transport(self) -> ClientLayer | None:
         """Our transport."""
-        return self._first(lambda layer: isinstance(layer.thing, Door))
+        return self._first(lambda layer: isinstance(layer.thing, SdkTransport))
 
     @cached_property
     def http(self) -> ClientLayer | None:
@@ -264,7 +264,7 @@ def _lazy_clients(layer: ClientLayer) -> Iterator[ClientLayer]:
 
 def _attributes_of(layer: ClientLayer) -> tuple[str, ...]:
     """The attributes in which a transport, an SDK or a framework keeps the next layer."""
-    if isinstance(layer.thing, Door):
+    if isinstance(layer.thing, SdkTransport):
         return ("inner",)
     if is_transport(layer.thing):
         own = type(layer.thing).__module__.partition(".")[0] in _LIBRARIES

@@ -19,7 +19,7 @@ from stormbreak.doctor.discovery import (
     names_used_by,
 )
 from stormbreak.doctor.findings import Finding, Severity
-from stormbreak.http.transports.sdk_transport import Door
+from stormbreak.http.transports.sdk_transport import SdkTransport
 
 _Counted = list[tuple[ClientLayer, float | None]]
 
@@ -112,7 +112,7 @@ def _count(count: float | None) -> str:
 def attempts_of(layer: ClientLayer) -> float | None:
     """Return how often a layer may send what is within it."""
     thing = layer.thing
-    if isinstance(thing, Door):
+    if isinstance(thing, SdkTransport):
         return thing.policy.retry.max_attempts
     if is_transport(thing):
         return _of_transport(thing)

@@ -10,7 +10,7 @@ from sockets import answer, served
 from stormbreak import ConfigurationError, Priority, scope
 from stormbreak.drivers.background_loop import Background
 from stormbreak.drivers.scope import current
-from stormbreak.http.transports.header_options import scope_from_headers
+from stormbreak.http.transports.sdk_request import scope_from_headers
 
 OURS = {
     "X-Stormbreak-Priority": "batch",
