@@ -76,7 +76,7 @@ class Growing(FixedLimiter):
         self.max_limit = most
 
 
-class SdkTransport:
+class GatedQueue:
     """An admission with one barrier and so many slots."""
 
     def __init__(self, *, slots=1, size=100, barriers=1, kind=Barrier, spacings=()):
