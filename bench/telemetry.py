@@ -123,12 +123,12 @@ def _listened_to() -> Section:
 
 
 class _Counting(Engine):
-    """Has no listeners and no companion, and counts how often somebody asks whether it has."""
+    """Has no listeners and no context_listener, and counts how often somebody asks whether it has."""
 
     asked = 0
 
     def __getattribute__(self, name: str) -> Any:
-        if name in ("listeners", "companion"):
+        if name in ("listeners", "context_listener"):
             _Counting.asked += 1
         return super().__getattribute__(name)
 

@@ -6,9 +6,8 @@ from stage import OK, TARGET, TIMEOUT, Spaced
 
 from stormbreak.core.admission import TargetQueue
 from stormbreak.core.diagnosis import Diagnosis
-from stormbreak.core.permit import Permit
-from stormbreak.core.queue_order import QueuePolicy
-from stormbreak.core.ticket import Ticket
+from stormbreak.core.gate import Permit
+from stormbreak.core.queue import QueuePolicy, Ticket
 from stormbreak.types import TREATMENTS, Call, Priority, Rejection
 
 # ------------------------------------------------------------------ permits

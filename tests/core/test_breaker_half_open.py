@@ -61,14 +61,14 @@ def test_reopening_starts_a_new_open_time():
     ward.now = 17.0
     ward.send(SERVER_ERROR, SERVER_ERROR)
 
-    assert ward.breaker.ready_at(ward.now) == 27.0
+    assert ward.breaker.ready_at(None, ward.now) == 27.0
 
 
 def test_a_hung_probe_holds_its_place_for_its_lease_only():
     ward = Ward(probes=1, max_concurrent_probes=1, success_ratio=1.0).bring_to(HALF_OPEN)
     hung = ward.take()
 
-    assert ward.breaker.ready_at(ward.now) == ward.now + 30.0
+    assert ward.breaker.ready_at(None, ward.now) == ward.now + 30.0
     ward.now += 30.0
     other = ward.take()
     ward.settle(hung, CANCELLED)
@@ -84,11 +84,11 @@ def test_where_all_places_are_taken_the_first_lease_that_ends_makes_room():
     ward.now += 7.0
     ward.take()
 
-    assert ward.breaker.ready_at(ward.now) == began + 30.0
-    assert ward.breaker.ready_at(began + 30.0) == -inf
+    assert ward.breaker.ready_at(None, ward.now) == began + 30.0
+    assert ward.breaker.ready_at(None, began + 30.0) == -inf
     ward.now = began + 30.0
     ward.take()
-    assert ward.breaker.ready_at(ward.now) == began + 37.0
+    assert ward.breaker.ready_at(None, ward.now) == began + 37.0
 
 
 @pytest.mark.parametrize("replaced", [False, True])
@@ -141,8 +141,8 @@ def test_a_trial_that_comes_to_nothing_opens_the_circuit_again():
     ward.now = began + 99.9
     assert ward.ready
     ward.now = began + 100.0
-    assert ward.breaker.ready_at(ward.now) == began + 120.0
-    assert ward.breaker.ready_at(began + 120.0) == -inf
+    assert ward.breaker.ready_at(None, ward.now) == began + 120.0
+    assert ward.breaker.ready_at(None, began + 120.0) == -inf
     ward.now += 7.0
     ward.settle(hung, OK)  # of an earlier state by now
     assert (ward.state, ward.breaker.until) == (OPEN, began + 120.0)

@@ -136,9 +136,9 @@ def test_a_dead_target_is_what_the_diagnosis_says_and_the_window_is_only_shown()
     diagnosis = Diagnosis(TREATMENTS)
     machine = DeadTarget().machine(diagnosis)
     for _ in range(7):
-        diagnosis.settle(diagnosis.take(0.0), SERVER_ERROR, 0.0, 0.5)
+        diagnosis.settle(diagnosis.take(None, 0.0), SERVER_ERROR, 0.0, 0.5)
     assert not any(machine.record(0.0, failed=True) for _ in range(99))
-    diagnosis.settle(diagnosis.take(0.0), SERVER_ERROR, 0.0, 0.5)
+    diagnosis.settle(diagnosis.take(None, 0.0), SERVER_ERROR, 0.0, 0.5)
 
     assert machine.record(0.0, failed=True)
     assert not machine.record(0.0, failed=False)  # a success never opens

@@ -152,8 +152,8 @@ class Scene:
         self.hanging = []
 
     def take(self):
-        assert self.breaker.ready_at(self.now) <= self.now
-        return self.breaker.take(self.now)
+        assert self.breaker.ready_at(None, self.now) <= self.now
+        return self.breaker.take(None, self.now)
 
     def settle(self, token, outcome):
         self.breaker.settle(token, outcome, self.now, 0.5)
@@ -170,7 +170,7 @@ class Scene:
         elif word.startswith("+"):
             self.now += float(word)
         elif word == "refused":
-            assert self.breaker.ready_at(self.now) > self.now
+            assert self.breaker.ready_at(None, self.now) > self.now
         elif word in ("isolate", "reset"):
             getattr(self.breaker, word)(self.now)
         else:

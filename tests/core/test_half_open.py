@@ -3,7 +3,7 @@
 import pytest
 
 from stormbreak.core.circuit import BreakerPolicy
-from stormbreak.core.gate import OPEN, UNTIL_EVENT
+from stormbreak.core.gate import NEVER, READY
 from stormbreak.core.half_open import Trial
 from stormbreak.types import Tally
 
@@ -13,11 +13,11 @@ from stormbreak.types import Tally
 def test_a_trial_is_spent_by_probes_that_told_nothing(probes, answered, times):
     trial = Trial(BreakerPolicy(probes=probes), 0.0, pace=5.0)
     for _ in range(times * probes):
-        assert trial.ready_at(0.0) == OPEN
+        assert trial.ready_at(0.0) == READY
         trial.settle(trial.take(0.0), Tally.NOTHING, answered=answered, now=0.0)
 
     assert trial.spent
-    assert trial.ready_at(0.0) == UNTIL_EVENT
+    assert trial.ready_at(0.0) == NEVER
     assert trial.ends_at == 0.0
 
 

@@ -93,7 +93,7 @@ def test_a_call_ends_in_one_event(drive, chosen, outcome, told):
 
     assert [(type(end), getattr(end, "sent", None)) for end in ends] == [told]
     assert (ends[0].call, ends[0].target) == (7, TARGET)
-    assert engine.lane(TARGET).idle
+    assert engine.target_state(TARGET).idle
 
 
 def test_a_call_that_waits_in_the_queue_was_not_sent():

@@ -150,7 +150,7 @@ def test_an_asynchronous_function_is_not_called_by_mistake():
         """Never awaited."""
 
     circuit = breaker(BreakerPolicy(trip=ConsecutiveFailures(failure_threshold=1)))
-    with pytest.raises(TypeError, match="needs async_call"):
+    with pytest.raises(TypeError, match="use async_call"):
         circuit.call(asynchronous)
     assert circuit.state is State.CLOSED
 
@@ -281,7 +281,7 @@ def test_threads_share_the_probes():
 
 def test_numbers_that_nothing_sensible_comes_of_are_refused():
     with pytest.raises(
-        ConfigurationError, match=r"open_for must be at least 1e-06 and at most 1e\+12"
+        ConfigurationError, match=r"open_duration must be at least 1e-06 and at most 1e\+12"
     ):
         CircuitBreaker(BreakerPolicy(open_duration=1e308))
 

@@ -310,9 +310,9 @@ async def test_a_key_instead_of_a_function_is_refused_and_not_repeated(scene, ke
     assert "hunter2" not in str(caught.value)
 
 
-async def test_a_function_keeps_its_lane_over_a_reload(scene):
+async def test_a_function_keeps_its_target_state_over_a_reload(scene):
     settings, *_ = await scene(ROTATING, [[answer()]], keys={"main": lambda: "key"})
     main = settings.client("main")
-    lane = settings.engine.lane(main.target("large"))
+    target_state = settings.engine.target_state(main.target("large"))
     settings.reload()
-    assert settings.engine.lane(main.target("large")) is lane
+    assert settings.engine.target_state(main.target("large")) is target_state

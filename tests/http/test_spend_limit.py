@@ -12,6 +12,7 @@ from stormbreak.core.engine import Engine
 from stormbreak.core.policy import Policy
 from stormbreak.core.spend_policy import SpendPolicy
 from stormbreak.cost.list_prices import ListPrices
+from stormbreak.cost.spend_gate import SpendAccounts, spend_accounts
 from stormbreak.errors import ConfigurationError
 from stormbreak.http.endpoint import Origin
 from stormbreak.http.request import NO_BOUND, RequestTemplate
@@ -150,7 +151,9 @@ def test_without_a_limit_requests_stay_as_they_are():
 
 def engine(usd, **more):
     policy = Policy(spend=SpendPolicy(max_usd=usd, **more))
-    return Engine(policy, lambda provider, model: prices(provider, model, into="3", out="15"))
+    return Engine(
+        policy, SpendAccounts(lambda provider, model: prices(provider, model, into="3", out="15"))
+    )
 
 
 async def test_an_sdk_is_told_what_its_request_lacks():
@@ -172,7 +175,7 @@ async def test_an_sdk_is_told_what_its_request_lacks():
 )
 async def test_what_would_pass_uncounted_is_refused_under_a_limit(path, sent, stormbreak_provider):
     provider = stormbreak_provider(CALM)
-    transport = AsyncTransport(engine(1.0, longest_answer=5))
+    transport = AsyncTransport(engine(1.0, max_output_tokens=5))
     async with httpx2.AsyncClient(transport=transport, base_url=provider.base_url) as client:
         answer = await client.post(path, json=sent)
     with httpx2.Client(transport=Transport(engine(1.0)), base_url=provider.base_url) as client:
@@ -195,7 +198,7 @@ async def test_an_upload_passes_under_a_limit(stormbreak_provider):
 
 async def test_an_sdk_is_held_to_a_limit(stormbreak_provider):
     provider = stormbreak_provider(CALM)
-    transport = AsyncTransport(engine(0.01, longest_answer=300))
+    transport = AsyncTransport(engine(0.01, max_output_tokens=300))
     async with httpx2.AsyncClient(transport=transport, base_url=provider.base_url) as client:
         answers = [
             await client.post("/chat/completions", json={"model": "m", "messages": MESSAGES})
@@ -229,7 +232,7 @@ def test_a_settings_file_has_limits_and_a_reload_goes_on_from_what_was_spent(tmp
     )
     path.write_text(text.format("5"))
     settings = stormbreak.load(path)
-    purse = settings.engine.payers.purse(settings.now.policy)
+    purse = spend_accounts(settings.engine).account(settings.now.policy.spend)
     purse.spend(3)
     path.write_text(text.format("8.5"))
     settings.reload()
@@ -239,5 +242,7 @@ def test_a_settings_file_has_limits_and_a_reload_goes_on_from_what_was_spent(tmp
 
 
 def test_functions_have_no_price():
-    with pytest.raises(ConfigurationError, match=r"spend\.usd must be absent around a function"):
+    with pytest.raises(
+        ConfigurationError, match=r"spend\.max_usd must be absent around a function"
+    ):
         stormbreak.resilient(Policy(spend=SpendPolicy(max_usd=1.0)))

@@ -69,7 +69,7 @@ async def test_nothing_stays_behind(seed):
     scripts = [chance.choice(SCRIPTS) for _ in range(400)]
     async with served(*scripts) as server:
         client = AsyncClient(base_url=server.base_url, model="m", policy=POLICY)
-        lane = client.engine.lane(client.target("m"))
+        target_state = client.engine.target_state(client.target("m"))
         tasks = []
         for _ in range(80):
             tasks.append(asyncio.create_task(live(client, chance)))
@@ -80,7 +80,7 @@ async def test_nothing_stays_behind(seed):
         tasks.clear()
         gc.collect()
 
-        assert (lane.slots.in_flight, lane.admission.queued) == (0, 0)
+        assert (target_state.slots.in_flight, target_state.admission.queued) == (0, 0)
         await asyncio.sleep(0)
         assert not (await client._resolver.first.routes.connections()[0]._pool()).streams
         await client.close()
@@ -99,7 +99,7 @@ def test_one_that_is_collected_on_another_thread():
                 thread = threading.Thread(target=kept.clear)
                 thread.start()
                 thread.join()
-            assert client.engine.lane(client.target("m")).slots.in_flight == 0
+            assert client.engine.target_state(client.target("m")).slots.in_flight == 0
             await server.all_closed()
             await client.close()
 
@@ -129,7 +129,7 @@ async def test_whatever_the_provider_does_no_wrong_answer_is_accepted(stormbreak
             return text == answer_text(payload | {"model": "m"})
 
         got = await asyncio.gather(*(ask(number) for number in range(60)))
-        in_flight = client.engine.lane(client.target("m")).slots.in_flight
+        in_flight = client.engine.target_state(client.target("m")).slots.in_flight
 
     assert False not in got
     assert got.count(True) > 20

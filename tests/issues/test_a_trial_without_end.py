@@ -36,8 +36,8 @@ class Trial:
         self.now = self.breaker.until
 
     def take(self):
-        assert self.breaker.ready_at(self.now) <= self.now
-        return self.breaker.take(self.now)
+        assert self.breaker.ready_at(None, self.now) <= self.now
+        return self.breaker.take(None, self.now)
 
     def settle(self, token, outcome):
         self.breaker.settle(token, outcome, self.now, 0.5)
@@ -47,7 +47,7 @@ class Trial:
 
     def send_until_refused(self, outcome, most=1000):
         for sent in range(most):
-            if self.breaker.ready_at(self.now) > self.now:
+            if self.breaker.ready_at(None, self.now) > self.now:
                 return sent
             self.send(outcome)
         return most
@@ -70,7 +70,7 @@ def test_no_mixture_sends_more(outcomes):
     trial = Trial()
     sent = 0
     for outcome in outcomes:
-        if trial.breaker.ready_at(trial.now) > trial.now:
+        if trial.breaker.ready_at(None, trial.now) > trial.now:
             break
         trial.send(outcome)
         sent += 1
@@ -85,12 +85,12 @@ def test_a_probe_that_is_under_way_may_still_decide(outcome, after):
     under_way = trial.take()
     assert trial.send_until_refused(THROTTLED) == 9
     assert trial.breaker.state is State.HALF_OPEN
-    assert trial.breaker.ready_at(trial.now) == trial.now + 60.0 + 20.0
+    assert trial.breaker.ready_at(None, trial.now) == trial.now + 60.0 + 20.0
     trial.now += 59.0
     trial.settle(under_way, outcome)
 
     assert trial.breaker.state is after
-    assert trial.breaker.ready_at(trial.now) == (
+    assert trial.breaker.ready_at(None, trial.now) == (
         -float("inf") if outcome is OK else trial.now + 40.0
     )
 

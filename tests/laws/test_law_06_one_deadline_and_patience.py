@@ -19,7 +19,7 @@ from stormbreak.core.backoff import Constant, FullJitter
 from stormbreak.core.circuit import BreakerPolicy, State
 from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.policy import Policy
-from stormbreak.core.queue_order import QueuePolicy
+from stormbreak.core.queue import QueuePolicy
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.core.retry_budget import BudgetPolicy
 from stormbreak.core.trip import ConsecutiveFailures
@@ -83,7 +83,7 @@ def test_who_never_left_has_no_deadline():
 
 def evidence(stage):
     """What the breaker and the budget took note of."""
-    return stage.lane.breaker.state is State.OPEN, stage.engine.budget._in_a_row
+    return stage.state.breaker.state is State.OPEN, stage.engine.budget._in_a_row
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,7 @@ def test_under_the_default_policy_silence_is_evidence():
     stage.tick(30.0)
     run.step(TIMEOUT)
 
-    assert stage.lane.breaker.state is State.OPEN
+    assert stage.state.breaker.state is State.OPEN
 
 
 OUTCOMES = st.sampled_from([OK, SERVER_ERROR, TIMEOUT, told(2.0), told(11.0)])

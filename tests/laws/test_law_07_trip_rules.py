@@ -137,7 +137,7 @@ def test_a_cold_start_waits_for_the_slow_answers(ill):
     for run in runs[:ill]:
         run.step(SERVER_ERROR).close()
 
-    assert (stage.lane.breaker.state is State.OPEN) == (ill >= 80)
+    assert (stage.state.breaker.state is State.OPEN) == (ill >= 80)
 
 
 class OpenLoop:
@@ -160,11 +160,11 @@ class OpenLoop:
 
     def arrive(self, place):
         now = self.timeline.now
-        if self.breaker.ready_at(now) > now:
+        if self.breaker.ready_at(None, now) > now:
             self.rejected += 1
             return
         self.sent += 1
-        token = self.breaker.take(now)
+        token = self.breaker.take(None, now)
         took, outcome = self.fate(place, self.chance)
         self.timeline.at(now + took, partial(self.end, token, outcome))
 
@@ -269,7 +269,7 @@ def failed_until_open(stage):
     for failures in range(1, 100):
         stage.now += 1.0
         stage.start().step(SERVER_ERROR).close()
-        if stage.lane.breaker.state is State.OPEN:
+        if stage.state.breaker.state is State.OPEN:
             return failures
     return None
 
@@ -284,7 +284,7 @@ def test_the_default_opens_when_nothing_is_answered_for_longer_than_chance_expla
             stage.start().step(outcome).close()
     share = min(0.85, max(0.4, usual / (usual + 1)))
 
-    assert stage.lane.breaker.trips == 0
+    assert stage.state.breaker.trips == 0
     assert failed_until_open(stage) == ceil(log(0.001) / log(share))
 
 
@@ -300,7 +300,7 @@ def test_by_default_failures_count_that_left_after_the_last_that_was_answered(an
     for run in runs:
         run.step(SERVER_ERROR).close()
 
-    assert stage.lane.breaker.state is state
+    assert stage.state.breaker.state is state
 
 
 @given(chance=st.floats(0.0, 1.0, exclude_max=True))
@@ -308,5 +308,5 @@ def test_the_default_opens_shortly_for_a_jittered_time(chance):
     stage = Stage(policy(breaker=BreakerPolicy()), chance=chance)
     stage.fail_until_open()
 
-    assert stage.lane.breaker.state is State.OPEN
-    assert 0.5 <= stage.lane.breaker.until - stage.now < 1.0
+    assert stage.state.breaker.state is State.OPEN
+    assert 0.5 <= stage.state.breaker.until - stage.now < 1.0

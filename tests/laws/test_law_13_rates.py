@@ -58,7 +58,7 @@ def test_a_stray_429_teaches_nothing(good):
         stage.start().step(THROTTLED)
 
     assert stage.start().sending
-    assert not stage.lane.is_spaced(stage.now)
+    assert not stage.state.rate.in_force(stage.now)
 
 
 def test_two_minutes_later_it_is_forgotten_and_whoever_waits_leaves():
@@ -67,13 +67,13 @@ def test_two_minutes_later_it_is_forgotten_and_whoever_waits_leaves():
         stage.start().step(THROTTLED)
         stage.tick(0.2)
     waiting = [stage.start() for _ in range(30)]
-    assert stage.lane.is_spaced(stage.now)
+    assert stage.state.rate.in_force(stage.now)
     assert any(run.queued for run in waiting)
     stage.pass_time(118.0)
-    assert stage.lane.is_spaced(stage.now)
+    assert stage.state.rate.in_force(stage.now)
     stage.pass_time(2.1)
 
-    assert not stage.lane.is_spaced(stage.now)
+    assert not stage.state.rate.in_force(stage.now)
     assert not any(run.queued for run in waiting)
 
 
@@ -91,5 +91,5 @@ def test_refusals_by_bad_luck_do_not_slow_it_down_for_long(refusal, of_ten):
         stage.runs = [run for run in stage.runs if not run.over]
 
     assert refused[1] >= 20 * 30  # everything that came in the last thirty seconds, at once
-    assert stage.lane.is_random(stage.now)
-    assert not stage.lane.is_spaced(stage.now)
+    assert stage.state.is_random(stage.now)
+    assert not stage.state.rate.in_force(stage.now)

@@ -133,40 +133,40 @@ def test_a_timeout_is_free_where_a_later_attempt_was_answered_on_time(overtaken)
 
 def test_which_gates_hold_the_traffic():
     stage = scene(limit=FixedLimit(max_in_flight=2), breaker=BreakerPolicy(), adaptive_rate=True)
-    lane = stage.lane
-    assert not lane.load(stage.now).gated
+    target_state = stage.state
+    assert not target_state.load(stage.now).gated
     stage.start()
-    assert not lane.load(stage.now).gated
+    assert not target_state.load(stage.now).gated
     stage.start()
-    assert lane.load(stage.now).gated  # the limit is reached ...
-    assert not lane.load(stage.now).followed  # ... but it is a fixed one
+    assert target_state.load(stage.now).gated  # the limit is reached ...
+    assert not target_state.load(stage.now).followed  # ... but it is a fixed one
     for run in stage.runs:
         run.step(OK)
-    assert not lane.load(stage.now).gated
+    assert not target_state.load(stage.now).gated
     for _ in range(7):
-        lane.rate.take(stage.now)
-        lane.rate.settle(None, THROTTLED, stage.now, 0.5)
+        target_state.rate.take(None, stage.now)
+        target_state.rate.settle(None, THROTTLED, stage.now, 0.5)
         stage.now += 1.0
-    assert lane.load(stage.now).gated  # a send rate is in force, ...
-    assert lane.load(stage.now).followed  # ... and follows what is served
-    assert not lane.load(stage.now + 120.0).gated
+    assert target_state.load(stage.now).gated  # a send rate is in force, ...
+    assert target_state.load(stage.now).followed  # ... and follows what is served
+    assert not target_state.load(stage.now + 120.0).gated
     stage.now += 120.0
-    stage.lane.isolate(stage.now)
-    assert lane.load(stage.now).gated  # the circuit is not closed
-    assert not lane.load(stage.now).followed
+    stage.state.isolate(stage.now)
+    assert target_state.load(stage.now).gated  # the circuit is not closed
+    assert not target_state.load(stage.now).followed
 
 
 def test_an_automatic_limit_that_is_reached_follows_what_is_served():
     stage = scene(limit=AutomaticLimit(max_in_flight=20))
-    lane = stage.lane
+    target_state = stage.state
     crowd = [stage.start() for _ in range(20)]
-    assert lane.load(stage.now).gated
-    assert not lane.load(stage.now).followed  # at its ceiling it has learned nothing
+    assert target_state.load(stage.now).gated
+    assert not target_state.load(stage.now).followed  # at its ceiling it has learned nothing
     for run in crowd:
         run.step(SERVER_ERROR).close()
     stage.start()
 
-    assert lane.load(stage.now).followed
+    assert target_state.load(stage.now).followed
 
 
 def test_a_success_ends_the_row():

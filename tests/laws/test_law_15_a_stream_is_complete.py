@@ -49,7 +49,7 @@ def read(pieces, end=b"", way="answer", **asked):
                 return (await stream.answer()).text
         finally:
             assert wire.opened[0].closed
-            assert client.engine.lane(client.target("m")).slots.in_flight == 0
+            assert client.engine.target_state(client.target("m")).slots.in_flight == 0
 
     return asyncio.run(main())
 

@@ -7,11 +7,11 @@ from hypothesis import strategies as st
 from stage import INVALID, OK, SERVER_ERROR, THROTTLED, TIMEOUT, Stage, policy, told
 
 from stormbreak.core.backoff import Constant
+from stormbreak.core.call import GRACE
 from stormbreak.core.circuit import BreakerPolicy
 from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.fallback import DEPRIORITIZED, ELSEWHERE, TRANSIENT, Step, TargetOrder
 from stormbreak.core.flow import Ask, Send
-from stormbreak.core.plan import GRACE
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.core.retry_budget import BudgetPolicy
 from stormbreak.core.trip import ConsecutiveFailures
@@ -467,13 +467,13 @@ def test_nothing_is_held_when_it_is_over(outcomes, steps, leave, chance):
         run.close()
 
     for target in (FIRST, SECOND, THIRD):
-        assert stage.engine.lane(target).slots.in_flight == 0
-        assert stage.engine.lane(target).admission.queued == 0
+        assert stage.engine.target_state(target).slots.in_flight == 0
+        assert stage.engine.target_state(target).admission.queued == 0
     assert len(told_of(stage, CallEnded)) == (run.ended is not None)
 
 
 def test_transient_verdicts_are_those_that_may_be_retried():
     stage = Stage()
-    retried = {verdict for verdict, row in stage.lane.treatments.items() if row.retry}
+    retried = {verdict for verdict, row in stage.state.treatments.items() if row.retry}
 
     assert retried | {REJECTED} == set(TRANSIENT)

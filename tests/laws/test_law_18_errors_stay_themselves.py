@@ -325,11 +325,11 @@ async def test_what_is_no_failure_passes_through_the_client_untouched(kind):
         asking = client.chat(SAY)
         with pytest.raises(kind) as caught:  # by hand: a loop would stop for some of them
             asking.send(None)
-        lane = client.engine.lane(client.target("m"))
+        target_state = client.engine.target_state(client.target("m"))
 
     assert caught.value is raised
     assert getattr(raised, "__notes__", []) == []
-    assert lane.slots.in_flight == 0
+    assert target_state.slots.in_flight == 0
 
 
 async def test_a_call_that_is_cancelled_is_cancelled():
@@ -340,4 +340,4 @@ async def test_a_call_that_is_cancelled_is_cancelled():
         with pytest.raises(asyncio.CancelledError):
             await task
         await server.all_closed()
-        assert client.engine.lane(client.target("m")).slots.in_flight == 0
+        assert client.engine.target_state(client.target("m")).slots.in_flight == 0

@@ -96,8 +96,12 @@ class Running:
 
     def in_flight(self):
         """Permits that are out."""
-        lanes = [lane for door in self.doors for lane in door.snapshot()["targets"].values()]
-        return sum(lane["in_flight"] for lane in lanes)
+        target_states = [
+            target_state
+            for door in self.doors
+            for target_state in door.snapshot()["targets"].values()
+        ]
+        return sum(target_state["in_flight"] for target_state in target_states)
 
     async def close(self):
         """Close the connections of this loop, and those of the loop in the background."""

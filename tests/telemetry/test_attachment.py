@@ -249,4 +249,4 @@ def test_what_it_raises_is_logged_once_and_fails_no_call(ear, caplog, drive, cho
     assert (ended.outcome, ended.attempts) == (OK, 2)
     assert ear.heard == HEARD
     assert [record.exc_info[0] for record in caplog.records] == [LookupError]
-    assert engine.lane(TARGET).idle
+    assert engine.target_state(TARGET).idle

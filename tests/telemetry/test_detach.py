@@ -227,12 +227,12 @@ def test_spans_that_are_open_end_unfinished_and_others_may_trace(engine):
     attached = attach(engine, first.listener)
     stepper.step(stepper.start(Call(1, TARGET))[0], OK)
     flow, _ = stepper.start(Call(2, TARGET))
-    spans = engine.companion
+    spans = engine.context_listener
     attached.detach()
     finished = [span.attributes.get("stormbreak.unfinished") for span in first.below(None)]
 
     assert finished == [None, True]
-    assert (engine.companion, engine.listeners) == (None, [])
+    assert (engine.context_listener, engine.listeners) == (None, [])
     spans.begins(Call(3, TARGET), 0.0)  # of a thread that was about to tell it
     assert [span.attributes.get("stormbreak.unfinished") for span in first.below(None)] == [
         None, True, True,
@@ -249,15 +249,15 @@ async def test_tracing_that_goes_as_a_call_begins_fails_no_call(engine):
     class Fleeting(Engine):
         """There whenever it is asked, and gone a moment later."""
 
-        companions = (None, engine.companion)
+        companions = (None, engine.context_listener)
 
         @property
-        def companion(self):
+        def context_listener(self):
             self.companions = self.companions[::-1]
             return self.companions[0]
 
-        @companion.setter
-        def companion(self, _):
+        @context_listener.setter
+        def context_listener(self, _):
             pass
 
     async def sender(_):

@@ -7,12 +7,14 @@ import pytest
 from happenings import one_of_each
 from hypothesis import given
 from hypothesis import strategies as st
-from stage import TARGET, Stage
+from stage import TARGET
 
-from stormbreak.core import admission, race, retry, shadow
+from stormbreak.core import admission, attempt, retry, shadow
+from stormbreak.core.engine import Engine
 from stormbreak.core.policy import Policy
 from stormbreak.core.rate_limit_policy import RateLimitPolicy
 from stormbreak.core.spend_policy import SpendPolicy
+from stormbreak.cost.spend_gate import SpendAccounts
 from stormbreak.telemetry import labels
 from stormbreak.telemetry.event_metrics import FAMILIES, updates_of
 from stormbreak.telemetry.labels import OTHER, Targets
@@ -36,17 +38,24 @@ def words_in(module, function):
 
 def test_the_sets_are_those_of_the_core():
     rules = Policy(rate_limit=RateLimitPolicy(rpm=60.0), spend=SpendPolicy(max_usd=1.0))
-    lane = Stage(rules).lane
-    gates = {gate.name for gate in lane.admission._gates if gate is not lane.diagnosis}
+    engine = Engine(rules, SpendAccounts(lambda *_: None))
+    target_state = engine.target_state(Target("p", "m"))
+    gates = {
+        gate.name for gate in target_state.admission._gates if gate is not target_state.diagnosis
+    }
 
     assert gates | {"queue"} == labels.QUEUE_GATES  # the diagnosis holds nobody
     assert words_in(retry, "decide") - labels.RETRY_GATES == {retry.decide.__doc__}
     assert words_in(retry, "decide") >= labels.RETRY_GATES
-    assert words_in(race, "_refusal") & labels.HEDGE_GATES == {"attempts", "deadline", "load"}
+    assert words_in(attempt, "_refusing_gate") & labels.HEDGE_GATES == {
+        "attempts",
+        "deadline",
+        "load",
+    }
     assert words_in(admission, "_policy_of") - {"pace"} <= labels.POLICIES
     assert set(shadow._CIRCUIT.values()) <= labels.SHADOW_DECISIONS
-    assert words_in(shadow, "decided") - {"retry", "retry_later", "retry_sooner", "not_retry"} == {
-        inspect.getdoc(shadow.ShadowGate.decided)
+    assert words_in(shadow, "compare") - {"retry", "retry_later", "retry_sooner", "not_retry"} == {
+        inspect.getdoc(shadow.ShadowGate.compare)
     }
 
 

@@ -204,12 +204,12 @@ def test_of_their_cooldowns_the_longest_is_told_and_of_their_budgets_the_poorest
     for stage, asked in zip(stages, (8.0, 4.0), strict=True):
         runs = [stage.start() for _ in range(int(asked))]
         runs[0].step(told(asked))
-    lanes = [stage.engine.lane(TARGET).snapshot(1000.0) for stage in stages]
+    target_states = [stage.engine.target_state(TARGET).snapshot(1000.0) for stage in stages]
     target = only(watch.state())
-    assert lanes[0]["cooldown"] > lanes[1]["cooldown"] > 0
-    assert lanes[0]["budget"] != lanes[1]["budget"]
-    assert target.cooldown == round(lanes[0]["cooldown"], 3)
-    assert target.budget == round(min(lane["budget"] for lane in lanes), 3)
+    assert target_states[0]["cooldown"] > target_states[1]["cooldown"] > 0
+    assert target_states[0]["budget"] != target_states[1]["budget"]
+    assert target.cooldown == round(target_states[0]["cooldown"], 3)
+    assert target.budget == round(min(target_state["budget"] for target_state in target_states), 3)
 
 
 def test_of_their_reasons_that_of_the_longest_queue_is_told(watch):

@@ -121,7 +121,7 @@ def test_gauges_tell_what_stands_where():
     }  # fmt: skip
 
     stepper.step(flows[0], told(8.0))
-    stepper.by_hand(lambda engine, now: engine.lane(FIRST).isolate(now))
+    stepper.between_steps(lambda engine, now: engine.target_state(FIRST).isolate(now))
     samples = scraped(metrics)
 
     assert (

@@ -11,7 +11,7 @@ from math import ceil
 from typing import TypeAlias
 
 from stormbreak.batch.input.request import Row
-from stormbreak.core.spend_policy import known_max_cost
+from stormbreak.cost.price_table import known_max_cost
 from stormbreak.cost.prices import Prices, Service, Tokens
 from stormbreak.http.request import RequestTemplate
 from stormbreak.llm.tokens import ANSWER

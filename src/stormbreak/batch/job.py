@@ -33,11 +33,12 @@ from stormbreak.core.fallback import Place, ToTargets
 from stormbreak.core.policy import Policy
 from stormbreak.core.presets import OFF, body_defaults, for_batch
 from stormbreak.core.row_schedule import PER_WIDTH, max_rows_in_flight
-from stormbreak.core.spend_policy import PriceOf
 from stormbreak.core.target_state import Listener
 from stormbreak.cost.meter import Meter
 from stormbreak.cost.price_file import builtin_names
 from stormbreak.cost.price_lookup import load_lookup
+from stormbreak.cost.price_table import PriceOf
+from stormbreak.cost.spend_gate import spend_accounts
 from stormbreak.errors import ConfigurationError
 from stormbreak.escape import path_of
 from stormbreak.http.client import AsyncClient
@@ -312,8 +313,7 @@ def check_cost(rows: Rows, index: int, client: AsyncClient) -> None:
         why = template.unbounded_reason()
         hint = "; --max-output-tokens does for such rows" if why == NO_BOUND else ""
         raise ConfigurationError(f"{where}: {why}{hint}")
-    price_of = client.engine.payers.price_of
-    if price_of is None or price_of(target.provider, target.model) is None:
+    if spend_accounts(client.engine).price_of(target.provider, target.model) is None:
         raise ConfigurationError(
             f"{where}: no price is known of {target.model} at {target.provider}; --prices takes a file"
         )

@@ -93,7 +93,7 @@ class FunctionCall:
         if error is self.timed_out:
             forbidden = (
                 outcome.forbidden
-                or not self.engine.lane(self.target).treatments[outcome.verdict].retry
+                or not self.engine.target_state(self.target).treatments[outcome.verdict].retry
             )
             return Outcome(Verdict.TIMEOUT, error=error, maybe_processed=True, forbidden=forbidden)
         self._gave_up_within = not self.retry_exhausted and was_given_up(error, attempt)
@@ -233,16 +233,16 @@ class Attempt:
         """Make this attempt the running one in the present context."""
         self._before = CURRENT.get()
         CURRENT.set(self._running)
-        companion = self._function_call.engine.companion
-        if companion is not None:
-            self._companion = companion.around(self._function_call.number, self._send)
+        context_listener = self._function_call.engine.context_listener
+        if context_listener is not None:
+            self._companion = context_listener.around(self._function_call.number, self._send)
             self._companion.__enter__()
 
     def step_out(self) -> None:
         """Restore the attempt before: the consumer runs, and its calls are its own."""
-        companion, self._companion = self._companion, None
-        if companion is not None:
-            companion.__exit__(None, None, None)
+        context_listener, self._companion = self._companion, None
+        if context_listener is not None:
+            context_listener.__exit__(None, None, None)
         CURRENT.set(self._before)
 
     def expect_next(self, now: float, stall: float | None) -> None:

@@ -185,11 +185,13 @@ class Resilient:
         """
         if self.policy.breaker is None:
             raise ConfigurationError("isolate: the policy has no breaker")
-        self._loops.by_hand(lambda engine, now: engine.isolate(self.target, now, duration=duration))
+        self._loops.between_steps(
+            lambda engine, now: engine.isolate(self.target, now, duration=duration)
+        )
 
     def reset(self) -> None:
         """Close the circuit manually, and end the cooldown. Waiting calls leave."""
-        self._loops.by_hand(lambda engine, now: engine.reset(self.target, now))
+        self._loops.between_steps(lambda engine, now: engine.reset(self.target, now))
 
     def _around(self, function: Callable[..., Any]) -> Callable[..., Any]:
         if _is(inspect.isasyncgenfunction, function):

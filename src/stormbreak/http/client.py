@@ -15,8 +15,9 @@ from stormbreak.core.circuit_snapshot import parse_snapshots, span_in
 from stormbreak.core.engine import Engine
 from stormbreak.core.explain import add_attempt_notes
 from stormbreak.core.policy import Policy
-from stormbreak.core.spend_policy import PriceOf
 from stormbreak.core.target_state import Listener
+from stormbreak.cost.price_table import PriceOf
+from stormbreak.cost.spend_gate import SpendAccounts, allow_spending, spend_accounts
 from stormbreak.drivers.asyncio_driver import Asker, AsyncioDriver
 from stormbreak.drivers.listeners import Attached, subscribe
 from stormbreak.drivers.scope import checked_priority, current
@@ -110,19 +111,21 @@ class ClientControls:
         if self.policy.breaker is None:
             raise ConfigurationError("the policy has no breaker: no circuit can be isolated")
         where = self._target_of(target)
-        self._driver.by_hand(lambda engine, now: engine.isolate(where, now, duration=duration))
+        self._driver.between_steps(
+            lambda engine, now: engine.isolate(where, now, duration=duration)
+        )
 
     def reset(self, target: Target | str) -> None:
         """Close the circuit of a target, or of a model, and end its cooldown; waiting calls leave."""
         where = self._target_of(target)
-        self._driver.by_hand(lambda engine, now: engine.reset(where, now))
+        self._driver.between_steps(lambda engine, now: engine.reset(where, now))
 
     def save_circuits(self) -> dict[str, Any]:
         """Return the circuits that are not closed, by model, as plain values for `restore_circuits` of another process.
 
         Circuits of fallback targets are not among them.
         """
-        saved = self._driver.by_hand(lambda engine, now: engine.save_circuits(now))
+        saved = self._driver.between_steps(lambda engine, now: engine.save_circuits(now))
         circuits = {
             target.model: circuit.as_dict()
             for target, circuit in saved.items()
@@ -141,17 +144,17 @@ class ClientControls:
         circuits = parse_snapshots(values)
         elapsed = max(0.0, time.time() - span_in(values, "saved_at"))
         saved = {self.target(model): circuit for model, circuit in circuits.items()}
-        self._driver.by_hand(lambda engine, now: engine.restore_circuits(saved, now, elapsed))
+        self._driver.between_steps(lambda engine, now: engine.restore_circuits(saved, now, elapsed))
 
     def pause(self, target: Target | str, seconds: float) -> None:
         """Send nothing to a target, or a model, for `seconds`, as it asked an earlier process."""
         where = self._target_of(target)
-        self._driver.by_hand(lambda engine, now: engine.pause(where, seconds, now))
+        self._driver.between_steps(lambda engine, now: engine.pause(where, seconds, now))
 
     def may_spend(self, usd: Decimal) -> None:
         """Allow at most this many US dollars to be spent by now, within the spend limit of the policy."""
         policy = self.policy
-        self._driver.by_hand(lambda engine, now: engine.may_spend(policy, usd, now))
+        self._driver.between_steps(lambda engine, now: allow_spending(engine, policy, usd, now))
 
     def _target_of(self, target: Target | str) -> Target:
         return self.target(target) if isinstance(target, str) else target
@@ -220,7 +223,7 @@ class AsyncClient(ClientControls):
         )
         local_answers = LocalAnswers(policy, degraded)
         config = TargetConfig(policy, routes, local_answers, model, stream_on_wire, policy.weighs)
-        self._use(Engine(policy, prices or list_price), SingleTarget(config))
+        self._use(Engine(policy, SpendAccounts(prices or list_price)), SingleTarget(config))
 
     @classmethod
     def on(cls, engine: Engine, resolver: TargetResolver) -> Self:
@@ -261,7 +264,7 @@ class AsyncClient(ClientControls):
         target = ended.target or self.target(template.fields.model)
         if ended.outcome.verdict is not Verdict.OK:
             raise add_attempt_notes(error_for(target, ended)) from ended.outcome.error
-        return answer_of(target, ended, self.engine.payers.price_of)
+        return answer_of(target, ended, spend_accounts(self.engine).price_of)
 
     async def chat(
         self,
@@ -310,11 +313,13 @@ class AsyncClient(ClientControls):
         template = RequestTemplate(endpoint, body, fields=fields_of(payload, body))
         config = self._resolver.resolve(template.fields.model)
         call = self._call(config, template, options, delivers=True)
-        sender = StreamSender(template, config.routes, self.engine.policy, self._driver.first)
+        sender = StreamSender(
+            template, config.routes, self.engine.policy, self._driver.first_output
+        )
         asker = _asker(config, template) if call.fallbacks else None
         opened = await self._driver.open(call, sender, asker)
         target, source = sender.target or call.target, sender.stream_source
-        price_of = self.engine.payers.price_of
+        price_of = spend_accounts(self.engine).price_of
         if isinstance(opened, CallResult):
             target = opened.target or target
             if opened.outcome.verdict is not Verdict.OK:
@@ -362,7 +367,9 @@ class AsyncClient(ClientControls):
         if config.stream_on_wire:
             template.stream_on_wire()
         call = self._call(config, template, options)
-        sender = BufferedSender(template, config.routes, self.engine.policy, self._driver.first)
+        sender = BufferedSender(
+            template, config.routes, self.engine.policy, self._driver.first_output
+        )
         asker = _asker(config, template) if call.fallbacks else None
         running = self._driver.run(call, sender, asker)  # not awaited: a frame less in every call
         return _stored(config, template, running) if config.local_answers.caches else running

@@ -5,7 +5,8 @@ from typing import Any, Self
 
 from stormbreak.core.engine import Engine
 from stormbreak.core.policy import Policy
-from stormbreak.core.spend_policy import PriceOf, PriceTable, known_cost
+from stormbreak.cost.price_table import PriceOf, PriceTable, known_cost
+from stormbreak.cost.spend_gate import SpendAccounts
 from stormbreak.errors import ConfigurationError
 from stormbreak.http.environment import in_force
 from stormbreak.types import CACHE, DEGRADED, FixedCost, Target, Usage
@@ -67,4 +68,4 @@ def engine_for(policy: Policy | str) -> Engine:
     """Make an engine for a policy, or a preset, as it is in force here; raise as `check_prices` does."""
     chosen = in_force(policy)
     check_prices(chosen)
-    return Engine(chosen, list_price)
+    return Engine(chosen, SpendAccounts(list_price))

@@ -4,7 +4,7 @@ from asyncio import CancelledError
 from collections.abc import Callable
 from typing import TypeAlias, TypeVar
 
-from stormbreak.core.spend_policy import PriceOf
+from stormbreak.cost.price_table import PriceOf
 from stormbreak.http.h1.connection import (
     FREE,
     MALFORMED,
@@ -86,7 +86,7 @@ def outcome_of(
         maybe_processed=not succeeded and parsed.maybe_processed,
         forbidden=parsed.forbidden,
         usage=usage if usage.input_tokens or usage.output_tokens else None,
-        told=parse_rate_limits(http.headers, http.received_at) if learn else None,
+        rate_limits=parse_rate_limits(http.headers, http.received_at) if learn else None,
     )
 
 

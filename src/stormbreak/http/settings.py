@@ -17,7 +17,8 @@ from stormbreak.config.settings import PoolSettings, Settings, TargetSettings
 from stormbreak.core.engine import Engine
 from stormbreak.core.fallback import Step, ordered
 from stormbreak.core.policy import Policy
-from stormbreak.core.spend_policy import PriceOf
+from stormbreak.cost.price_table import PriceOf
+from stormbreak.cost.spend_gate import SpendAccounts
 from stormbreak.drivers.asyncio_driver import AsyncioDriver
 from stormbreak.drivers.background_loop import BACKGROUND
 from stormbreak.drivers.locks import LiveSet
@@ -83,7 +84,7 @@ class LiveSettings:
         unknown = next((name for name in keys if name not in self._now.configs), None)
         if unknown is not None:
             raise builder.wrong(f"keys names {quoted(str(unknown))}, which is no target")
-        self.engine = Engine(self._now.policy, prices or list_price)
+        self.engine = Engine(self._now.policy, SpendAccounts(prices or list_price))
         self._driver = AsyncioDriver(self.engine)
         self._clients: LiveSet[AsyncClient] = LiveSet()
         self._apply(self._now)
@@ -158,15 +159,17 @@ class LiveSettings:
             engine.govern(generation.policy, generation.policies, now, anew=moved)
             self._now = generation
 
-        self._driver.by_hand(apply)
+        self._driver.between_steps(apply)
 
     def _order(self, step: Step) -> tuple[Target, ...]:
         chance = random.random()  # noqa: S311 - not secret
 
         def order(engine: Engine, now: float) -> tuple[Target, ...]:
-            return ordered(step, chance, lambda target: engine.lane(target).taken(now))
+            return ordered(
+                step, chance, lambda target: engine.target_state(target).utilization(now)
+            )
 
-        return self._driver.by_hand(order)
+        return self._driver.between_steps(order)
 
 
 def _dynamic_key(name: object, function: Any) -> DynamicKey:

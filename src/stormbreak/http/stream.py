@@ -12,7 +12,7 @@ from enum import Enum
 from typing import Any, NamedTuple, NoReturn, Self, TypeVar
 
 from stormbreak.core.explain import add_attempt_notes
-from stormbreak.core.spend_policy import PriceOf
+from stormbreak.cost.price_table import PriceOf
 from stormbreak.drivers.delivery import LoopDelivery
 from stormbreak.errors import broken_stream
 from stormbreak.http.models import Response

@@ -171,7 +171,9 @@ class Source:
     def _with_limits(self, outcome: Outcome) -> Outcome:
         if not self._learn:
             return outcome
-        return outcome._replace(told=parse_rate_limits(self.head.headers, self.head.received_at))
+        return outcome._replace(
+            rate_limits=parse_rate_limits(self.head.headers, self.head.received_at)
+        )
 
 
 class LocalSource:

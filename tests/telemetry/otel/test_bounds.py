@@ -49,7 +49,7 @@ def test_calls_that_never_end_are_not_kept_for_ever(traces):
         stepper.step(flow, OK)
     assert len(traces.below(None)) == 5
     assert len(traces.spans) == 2 + 2 + 3 * 2
-    assert not stepper.engine.companion._calls._calls
+    assert not stepper.engine.context_listener._calls._calls
 
 
 def test_two_engines_number_their_calls_alike_and_are_told_apart(traces):
@@ -88,7 +88,7 @@ def test_a_call_that_began_before_is_left_alone(traces):
     stepper = stepper_on(engine)
     flow, command = stepper.start(Call(1, TARGET))
     attach(engine, traces.listener)
-    with engine.companion.around(1, command):
+    with engine.context_listener.around(1, command):
         assert not get_current_span().is_recording()
     stepper.step(flow, OK)
 
@@ -135,7 +135,7 @@ def test_a_forked_child_has_calls_of_its_own(traces):
 
     def child():
         ThreadDriver(engine).run(Call(engine.number(), TARGET), lambda _: OK)
-        return len(traces.spans) == 2 and not engine.companion._calls._calls
+        return len(traces.spans) == 2 and not engine.context_listener._calls._calls
 
     assert in_child(child)
     stepper.step(flow, OK)
@@ -170,7 +170,7 @@ def test_an_attempt_nobody_began_has_the_span_of_its_call(traces):
     engine = engine_of(traces.listener)
     stepper = stepper_on(engine)
     flow, _ = stepper.start(Call(1, TARGET))
-    with engine.companion.around(1, Send(TARGET, 7, None)):
+    with engine.context_listener.around(1, Send(TARGET, 7, None)):
         assert get_current_span().name == "call large"
     stepper.step(flow, OK)
 

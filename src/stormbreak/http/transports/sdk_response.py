@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from stormbreak.core.spending import COST
+from stormbreak.core.spend_policy import COST
 from stormbreak.drivers.explain import AttemptHistory
 from stormbreak.http.h1.connection import RepeatableHeaders, with_repeats
 from stormbreak.http.models import Response

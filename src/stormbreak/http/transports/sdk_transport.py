@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from stormbreak.core.engine import Engine
 from stormbreak.core.policy import Policy
-from stormbreak.core.spending import COST
+from stormbreak.core.spend_policy import COST
 from stormbreak.core.target_state import Listener
 from stormbreak.drivers.asyncio_driver import Asker, AsyncioDriver
 from stormbreak.drivers.delivery import LoopDelivery
@@ -116,7 +116,9 @@ class SdkTransport:
             self.policy.fallback,
             allow_http=allow_http,
             connect=self._connecting.connection_to,
-            forget=lambda targets: driver.by_hand(lambda engine, now: engine.forget(targets, now)),
+            forget=lambda targets: driver.between_steps(
+                lambda engine, now: engine.forget(targets, now)
+            ),
         )
         if isinstance(inner, SdkTransport):
             raise ConfigurationError("inner is already a stormbreak transport")
@@ -221,7 +223,7 @@ class SdkTransport:
         self, source: ModelCall | Lookup, routes: Routes, timeouts: SdkTimeouts
     ) -> BufferedSender | StreamSender:
         """Make the sender; after the first output of a stream the SDK's own timeout bounds silence."""
-        policy, on_output = self.policy, self._driver.first
+        policy, on_output = self.policy, self._driver.first_output
         if not source.delivers:
             return BufferedSender(source, routes, policy, on_output)
         given = [each for each in (timeouts.read, policy.idle_timeout) if each is not None]

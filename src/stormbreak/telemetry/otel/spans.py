@@ -181,7 +181,7 @@ def _seconds(event: Event) -> float | None:
 
 
 class Spans:
-    """A listener to one engine, and the companion of its calls.
+    """A listener to one engine, and the context_listener of its calls.
 
     Args:
         tracer: creates the spans.

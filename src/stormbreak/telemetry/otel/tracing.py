@@ -66,20 +66,20 @@ class Tracing:
         Raises:
             ConfigurationError: another object traces them already.
         """
-        if engine.companion is not None:
+        if engine.context_listener is not None:
             raise ConfigurationError(
                 "the engine is traced already: attach only one Tracing object to it"
             )
         spans = Spans(self._tracer, self._genai, labels=self._labels, max_calls=self._max_calls)
         subscribe(engine, spans)
-        engine.companion = spans  # call numbers are unique per engine only
+        engine.context_listener = spans  # call numbers are unique per engine only
         self._gauges.engines.add(engine)
 
     def unwatch(self, engine: Engine) -> None:
         """Stop tracing it; the spans of active calls end now, as unfinished."""
         self._gauges.engines.discard(engine)
-        spans = engine.companion
-        engine.companion = None
+        spans = engine.context_listener
+        engine.context_listener = None
         if isinstance(spans, Spans):
             engine.listeners.remove(spans)
             spans.close()
