@@ -13,6 +13,7 @@ from sockets import End, answer, failing, served
 from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
+from table_test import table_test
 from web import serving
 
 from stormbreak import CircuitOpenError, ConfigurationError
@@ -288,9 +289,7 @@ def test_a_header_that_cannot_be_is_refused_at_the_start(name):
         Rejections(None, deadline_header=name)
 
 
-@pytest.mark.parametrize(
-    "value", ["soon", "-1", "nan", "inf", "", "1e999", "9" * 400, "0" * 20 + "9"]
-)
+@table_test("value", ["soon", "-1", "nan", "inf", "", "1e999", "9" * 400, "0" * 20 + "9"])
 async def test_a_deadline_that_is_none_is_400_and_is_not_repeated(value):
     async with serving(web(left)) as ask:
         status, _, text = await ask(x_request_deadline_ms=value)

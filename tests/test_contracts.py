@@ -8,6 +8,7 @@ from pathlib import Path
 from time import perf_counter
 
 import pytest
+from table_test import table_test
 
 ROOT = Path(__file__).parent.parent
 HEAVY = {"aiohttp", "asyncio", "click", "pydantic", "rich"}
@@ -66,7 +67,7 @@ def test_importing_stormbreak_loads_nothing_heavy():
     assert set() == HEAVY & set(loaded)
 
 
-@pytest.mark.parametrize(
+@table_test(
     "words", ["--help", "config --help", "cost --help", "storm --help", "storm list", "top --help"]
 )
 def test_help_and_lists_load_no_engine(words):

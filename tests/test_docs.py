@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 import pytest
+from table_test import table_test
 
 from stormbreak.cli.main import _COMMANDS
 from stormbreak.config import load_policy, load_settings, profiles_in
@@ -31,7 +32,7 @@ def blocks(info):
                 yield pytest.param(match[2], id=f"{page.relative_to(ROOT)}:{line}")
 
 
-@pytest.mark.parametrize("code", list(blocks("python")))
+@table_test("code", list(blocks("python")))
 def test_python_runs(code, tmp_path):
     command = [sys.executable, "-W", "error", "-c", code]
     run = subprocess.run(
@@ -40,7 +41,7 @@ def test_python_runs(code, tmp_path):
     assert run.returncode == 0, run.stderr
 
 
-@pytest.mark.parametrize("policy", list(blocks("toml policy")))
+@table_test("policy", list(blocks("toml policy")))
 def test_a_policy_loads(policy, tmp_path):
     path = tmp_path / "policy.toml"
     path.write_text(policy)
@@ -64,7 +65,7 @@ def test_blocks_are_marked_in_a_known_way():
     }
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+@table_test("page", PAGES)
 def test_no_link_is_dead(page):
     links = [link for link in _LINK.findall(page.read_text()) if "://" not in link]
     dead = [link for link in links if not (page.parent / link).exists()]
@@ -87,7 +88,7 @@ def walk(typed, command):
         yield from walk(f"{typed} {name}", command.get_command(context, name))
 
 
-@pytest.mark.parametrize("typed", list(commands()))
+@table_test("typed", list(commands()))
 def test_a_command_is_documented(typed):
     assert any(typed in page.read_text() for page in PAGES)
 
@@ -97,7 +98,7 @@ def test_decisions_are_numbered():
         assert re.fullmatch(rf"{number:04}-[a-z0-9]+(-[a-z0-9]+)*\.md", path.name)
 
 
-@pytest.mark.parametrize("path", DECISIONS, ids=lambda path: path.stem)
+@table_test("path", DECISIONS)
 def test_a_decision_has_its_parts(path):
     text = path.read_text()
     assert text.startswith(f"# {int(path.name[:4])}. ")

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from table_test import table_test
 
 from stormbreak.cli.main import main
 
@@ -25,8 +26,8 @@ def refused(capsys, *argv):
     return err
 
 
-@pytest.mark.parametrize("key", [CANARY, TOKEN])
-@pytest.mark.parametrize(
+@table_test("key", [CANARY, TOKEN])
+@table_test(
     "argv",
     [
         "storm run {}",
@@ -57,7 +58,7 @@ def test_no_argument_that_is_a_key_is_repeated(argv, key, capsys):
     assert not [piece for piece in PIECES if piece in said]
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("toml", "complaint"),
     [
         (f"api_key = '{CANARY}'", "line 1 looks like it holds an API key"),
@@ -81,7 +82,7 @@ def test_no_key_in_a_scenario_is_repeated(toml, complaint, tmp_path, monkeypatch
     assert not [piece for piece in PIECES if piece in said]
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("toml", "complaint"),
     [
         ("load=" + "[" * 5000, "nested too deeply"),
@@ -111,8 +112,8 @@ def test_a_scenario_that_cannot_be_played(toml, complaint, tmp_path, monkeypatch
     assert len(said) < 400
 
 
-@pytest.mark.parametrize("command", [("storm", "run"), ("storm", "show"), ("config", "show")])
-@pytest.mark.parametrize("name", ["n" * 300, "n" * 5000, "a\0b", ""])
+@table_test("command", [("storm", "run"), ("storm", "show"), ("config", "show")])
+@table_test("name", ["n" * 300, "n" * 5000, "a\0b", ""])
 def test_a_name_that_no_file_can_have(command, name, capsys):
     assert len(refused(capsys, *command, name)) < 500
 
@@ -144,7 +145,7 @@ COMMANDS = (
 )
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@table_test("command", COMMANDS)
 def test_a_full_output_is_one_line_and_a_code(command, tmp_path):
     full = Path("/dev/full")
     if not full.exists():

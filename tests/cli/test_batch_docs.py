@@ -8,8 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
 from batches import environment, read
+from table_test import table_test
 
 from stormbreak.cli.batch import retry, run
 from stormbreak.types import Verdict
@@ -62,7 +62,7 @@ def test_its_flags_are_those_of_the_commands():
     assert flags(run.command) - flags(retry.command) == {"--output"}
 
 
-@pytest.mark.parametrize(
+@table_test(
     "verdict",
     [
         "auth",

@@ -5,6 +5,7 @@ from decimal import Decimal
 
 import pytest
 from batches import chat_rows, write
+from table_test import table_test
 
 from stormbreak.cli.main import main
 
@@ -182,7 +183,7 @@ def test_where_nothing_is_sent_no_address_is_unsafe(estimate):
     assert model["provider"] == "far.example"
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("flags", "complaint"),
     [
         (

@@ -1,6 +1,6 @@
 """Bad input of `stormbreak cost`: one clear line, code 2, and never a key in it."""
 
-import pytest
+from table_test import table_test
 
 from stormbreak.cli.main import main
 
@@ -18,7 +18,7 @@ def refused(capsys, argv):
     return err.removeprefix("stormbreak: ")
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("argv", "complaint"),
     [
         ("compare", "--tokens or --from: one of them is needed"),
@@ -146,7 +146,7 @@ def test_bad_input_is_one_line(argv, complaint, capsys):
     assert refused(capsys, argv).startswith(complaint)
 
 
-@pytest.mark.parametrize(
+@table_test(
     "argv",
     [
         "compare --tokens {}",

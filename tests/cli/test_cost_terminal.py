@@ -7,6 +7,7 @@ import sys
 from contextlib import suppress
 
 import pytest
+from table_test import table_test
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "openpty"), reason="there are no terminals here")
 
@@ -31,8 +32,8 @@ def in_terminal(width, *argv, kind="xterm"):
     return BOLD.sub("", said.decode()).splitlines()
 
 
-@pytest.mark.parametrize("kind", ["xterm", "dumb"])
-@pytest.mark.parametrize("width", [200, 80, 40])
+@table_test("kind", ["xterm", "dumb"])
+@table_test("width", [200, 80, 40])
 def test_no_terminal_is_too_narrow_for_a_number(width, kind):
     out = "\n".join(in_terminal(width, "cost", "roi", *MOVE, "--tokens", "2B", kind=kind))
     for whole in ("120,000.00", "1,248,000.00", "62,300.0 %"):

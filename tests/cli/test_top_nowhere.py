@@ -6,6 +6,7 @@ import threading
 
 import pytest
 from batches import one_line
+from table_test import table_test
 
 from stormbreak.cli import top
 from stormbreak.cli.main import main
@@ -26,7 +27,7 @@ def refused(capsys, tmp_path, monkeypatch):
     return call
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("target", "said"),
     [
         ("nothing.jsonl", "nothing.jsonl: neither the OUTPUT of a batch, nor a socket, nor a port"),

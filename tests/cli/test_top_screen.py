@@ -3,8 +3,8 @@
 import io
 from dataclasses import replace
 
-import pytest
 from rich.console import Console, Group
+from table_test import table_test
 
 from stormbreak.cli.top.screen import ASCII, Frame
 from stormbreak.telemetry.state import (
@@ -73,7 +73,7 @@ def test_a_frame():
     ]
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("cost", "said"),
     [
         (CostSnapshot(least=1.5, most=1.5), "cost 1.50 USD"),
@@ -113,9 +113,9 @@ MANY = tuple(
 )
 
 
-@pytest.mark.parametrize("width", [20, 40, 60, 80, 100, 140, 300])
-@pytest.mark.parametrize("height", [3, 8, 12, 24, 50])
-@pytest.mark.parametrize("targets", [(), MANY[:1], MANY[:3], MANY])
+@table_test("width", [20, 40, 60, 80, 100, 140, 300])
+@table_test("height", [3, 8, 12, 24, 50])
+@table_test("targets", [(), MANY[:1], MANY[:3], MANY])
 def test_it_fits_whatever_the_size(width, height, targets):
     lines = drawn(state(targets=targets, more_targets=7), width, height, live=True)
     assert len(lines) == height

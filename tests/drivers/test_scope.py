@@ -8,6 +8,7 @@ from contextvars import copy_context
 import pytest
 from clients import SAY, client_of
 from sockets import End, answer, failing, served
+from table_test import table_test
 
 from stormbreak import Client, ConfigurationError, Priority, UpstreamError, scope
 from stormbreak.drivers.scope import LONGEST, MAX_LABELS, Scope, current
@@ -109,7 +110,7 @@ def test_the_inner_decides_and_adds_its_labels():
             assert nobody.tenant == ""
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("said", "told"),
     [
         ({"deadline": "5"}, "deadline must be a number of seconds, got str"),

@@ -9,6 +9,7 @@ from contextlib import suppress
 
 import pytest
 from sockets import End, answer, served
+from table_test import table_test
 
 from stormbreak.core.backoff import Constant
 from stormbreak.core.concurrency_limit import FixedLimit
@@ -62,7 +63,7 @@ async def live(client, chance):
                     await asyncio.sleep(chance.choice([0, 0, 0.005]))
 
 
-@pytest.mark.parametrize("seed", range(6))
+@table_test("seed", range(6))
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 async def test_nothing_stays_behind(seed):
     chance = random.Random(seed)

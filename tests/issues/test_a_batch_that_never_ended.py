@@ -5,14 +5,14 @@ import re
 from pathlib import Path
 from types import SimpleNamespace
 
-import pytest
+from table_test import table_test
 
 from stormbreak.batch.running.runner import Runner
 
 SOURCE = Path(__file__).parents[2] / "src" / "stormbreak"
 
 
-@pytest.mark.parametrize("steps", range(6))
+@table_test("steps", range(6))
 async def test_a_cancel_ends_the_notes_at_whatever_step_it_comes(steps):
     runner = Runner.__new__(Runner)
     runner._short = asyncio.Event()

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sockets import CHUNKED, End, answer, served, tls
 from stage import OK, SERVER_ERROR, TIMEOUT, Stage, policy, told
+from table_test import table_test
 from wrapped import INNER, WRAPPED, asking
 
 from stormbreak.core.backoff import Constant, FullJitter
@@ -84,7 +85,7 @@ def evidence(stage):
     return stage.lane.breaker.state is State.OPEN, stage.engine.budget._in_a_row
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("attempt_timeout", "within", "took", "counted"),
     [
         (30.0, 20.0, 20.0, False),  # our own deadline

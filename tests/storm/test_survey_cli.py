@@ -4,6 +4,7 @@ import json
 import re
 
 import pytest
+from table_test import table_test
 
 from stormbreak.cli.main import main
 
@@ -91,7 +92,7 @@ def test_the_help_says_that_failed_rows_are_sent_again(capsys):
     assert "failed rows are sent again, as `batch run` does" in said
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("args", "complaint"),
     [
         (
