@@ -16,6 +16,7 @@ from stormbreak.config import load_policy, load_settings, profiles_in
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+EXAMPLES = ROOT / "tests" / "support" / "examples.py"
 DECISIONS = sorted((ROOT / "docs" / "adr").iterdir())
 
 _FENCED = re.compile(r"^```([^\n]*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -32,12 +33,15 @@ def blocks(info):
                 yield pytest.param(match[2], id=f"{page.relative_to(ROOT)}:{line}")
 
 
-@table_test("code", list(blocks("python")))
-def test_python_runs(code, tmp_path):
-    command = [sys.executable, "-W", "error", "-c", code]
-    run = subprocess.run(
-        command, check=False, cwd=tmp_path, capture_output=True, text=True, timeout=60
-    )
+def test_python_runs(tmp_path):
+    paths = []
+    for block in blocks("python"):
+        path = tmp_path / block.id.replace("/", "-") / "example.py"
+        path.parent.mkdir()
+        path.write_text(*block.values)
+        paths.append(path)
+    command = [sys.executable, "-W", "error", EXAMPLES, *paths]
+    run = subprocess.run(command, check=False, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
 
 
