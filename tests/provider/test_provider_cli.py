@@ -19,7 +19,7 @@ def test_it_says_where_it_listens_and_stops_when_told(number):
         assert line.startswith("listening on http://127.0.0.1:")
         assert line.endswith("/v1\n")
         port = int(line.split(":")[2].split("/")[0])
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
         connection.request("GET", "/v1/models")
         assert connection.getresponse().status == 200
         it.send_signal(number)
