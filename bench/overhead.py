@@ -37,8 +37,8 @@ _TARGET = Target("bench", "model")
 _COMMAND = Send(_TARGET, 1, SPAN)
 _TOKENS = 1_000  # of a call, where they are counted
 _EVERYTHING = Policy(
-    breaker=BreakerPolicy(trip=AnyRule(rules=(FailureRate(), SlowRate(slower_than=60.0)))),
-    quota=RateLimitPolicy(rpm=1e9, tpm=1e12, learn=True),
+    breaker=BreakerPolicy(trip=AnyRule(rules=(FailureRate(), SlowRate(slow_call_threshold=60.0)))),
+    rate_limit=RateLimitPolicy(rpm=1e9, tpm=1e12, learn_from_headers=True),
 )
 """The default policy, requests and tokens per minute that are far away, and a rule for slow calls."""
 

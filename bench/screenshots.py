@@ -31,18 +31,18 @@ duration = 60
 [provider]
 slots = 40
 service = 0.3
-cv = 0.6
+variation = 0.6
 queue = 60
-[[trouble]]
+[[faults]]
 kind = "503"
 share = 0.05
-[[trouble]]
+[[faults]]
 kind = "429"
 share = 0.3
 retry_after = 1
 at = 4
 until = 9
-[[trouble]]
+[[faults]]
 kind = "down"
 at = 11
 until = 15

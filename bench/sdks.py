@@ -37,7 +37,7 @@ class Subject(NamedTuple):
 
 def subjects(base_url: str, most: int) -> list[Subject]:
     """All of them, for `most` calls at a time."""
-    policy = Policy(limit=FixedLimit(in_flight=most))
+    policy = Policy(limit=FixedLimit(max_in_flight=most))
     limits = httpx2.Limits(max_connections=most, max_keepalive_connections=most)
     found: list[Subject] = []
     for (sdk, blocks), client in _CLIENTS.items():

@@ -67,7 +67,7 @@ async def _readers(stack: AsyncExitStack, url: str) -> list[_Reader]:
             timeout=aiohttp.ClientTimeout(total=None, sock_read=30.0),
         )
     )
-    policy = Policy(limit=FixedLimit(in_flight=STREAMS), idle_timeout=30.0)
+    policy = Policy(limit=FixedLimit(max_in_flight=STREAMS), idle_timeout=30.0)
     ours = await stack.enter_async_context(
         AsyncClient(base_url=url, api_key="bench", policy=policy)
     )

@@ -36,7 +36,7 @@ from stormbreak.errors import ConfigurationError
 
 LEFT_OUT = {
     "attempt.FIRST_OUTPUT_GRACE": "of the clocks of event loops, which virtual time does not have",
-    "cooldown.SPREAD": "the default of `policy.retry.spread`",
+    "cooldown.SPREAD": "the default of `policy.retry.retry_after_jitter`",
     "fair_share.MANY": "of bookkeeping: when idle tenants are cleared away",
     "hedge.ENOUGH": "of hedges, which are off",
     "hedge.KEPT": "of hedges, which are off",
@@ -226,7 +226,7 @@ _LIMIT = automatic_limit.AutomaticLimiter
 _DIAGNOSIS = diagnosis.Diagnosis
 
 ABLATIONS = (
-    _under("no limit", limit=FixedLimit(in_flight=_NEVER)),
+    _under("no limit", limit=FixedLimit(max_in_flight=_NEVER)),
     _under("a fixed limit of 256", limit=FixedLimit()),
     _without(
         "a limit that is always on",
@@ -255,7 +255,7 @@ ABLATIONS = (
     ),
     _without("blocks under congestion count as usual", (latency_baseline, "CLEAR", -inf)),
     _without("odd blocks count", (latency_baseline, "TRIM", inf)),
-    _under("no learned rate, hence no trial of bad luck", learn_rate=False),
+    _under("no learned rate, hence no trial of bad luck", adaptive_rate=False),
     _without("no trial of bad luck", (RandomRefusals, "suppose", _constantly(False))),
     _without("bad luck explains everything", (RandomRefusals, "explains", _constantly(True))),
     _without("a first lesson without delay", (send_rate, "BUSY", 0.0)),
@@ -268,8 +268,8 @@ ABLATIONS = (
     _under("no breaker", breaker=None),
     _under("no budget", budget=None),
     _without("no free retries", (Budget, "is_free", _constantly(False))),
-    Variant("no lone retries", "ablation", edit=_setting("budget.lone_retries", 0)),
-    Variant("no retries", "ablation", edit=_setting("retry.attempts", 1)),
+    Variant("no lone retries", "ablation", edit=_setting("retry_budget.low_traffic_retries", 0)),
+    Variant("no retries", "ablation", edit=_setting("retry.max_attempts", 1)),
     Variant("no backoff jitter", "ablation", edit=_setting("retry.backoff", Exponential())),
-    Variant("no spread of named times", "ablation", edit=_setting("retry.spread", 0.0)),
+    Variant("no spread of named times", "ablation", edit=_setting("retry.retry_after_jitter", 0.0)),
 )  # fmt: skip

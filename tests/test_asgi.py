@@ -88,7 +88,7 @@ async def test_a_cooldown_is_503_and_says_when_to_come_back():
 
 
 async def test_a_quota_is_429():
-    policy = Policy(patience=0.2, quota=RateLimitPolicy(rpm=1, burst=60.0))
+    policy = Policy(patience=0.2, rate_limit=RateLimitPolicy(rpm=1, burst_seconds=60.0))
     async with asked([answer()], policy) as (ask, _, _):
         assert (await ask())[0] == 200
         status, headers, text = await ask()
@@ -97,7 +97,7 @@ async def test_a_quota_is_429():
 
 
 async def test_a_call_that_waits_in_vain_is_503():
-    policy = Policy(patience=0.1, limit=FixedLimit(in_flight=1))
+    policy = Policy(patience=0.1, limit=FixedLimit(max_in_flight=1))
     async with asked([End.HANG], policy) as (ask, server, client):
         blocker = asyncio.ensure_future(client.chat(SAY))
         await server.asked()
@@ -205,7 +205,9 @@ async def asked_by(sdk, script, policy=ONCE):
 
 @pytest.mark.parametrize("sdk", [by_openai, by_anthropic])
 async def test_an_open_circuit_under_an_sdk_is_503(sdk):
-    frail = BreakerPolicy(trip=ConsecutiveFailures(threshold=1), open_for=40.0, jitter=0.0)
+    frail = BreakerPolicy(
+        trip=ConsecutiveFailures(failure_threshold=1), open_duration=40.0, open_duration_jitter=0.0
+    )
     policy = Policy(fail_fast=True, breaker=frail, retry=ONCE.retry)
     async with asked_by(sdk, [failing(500)], policy) as (ask, server):
         assert (await ask())[0] == 500  # what the provider said is the application's affair

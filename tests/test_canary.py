@@ -125,7 +125,9 @@ async def test_nowhere_in_a_process(
 ):
     asyncio.get_running_loop().set_debug(True)
     policy = Policy(
-        retry=RetryPolicy(attempts=2, backoff=Constant(seconds=0.0)), breaker=None, budget=None
+        retry=RetryPolicy(max_attempts=2, backoff=Constant(initial_delay=0.0)),
+        breaker=None,
+        retry_budget=None,
     )
     seen, exporters = [], Exporters()
     async with served(*SCRIPTS * 4) as server:
@@ -170,7 +172,7 @@ async def shown_of(client, endpoint):
 
 async def test_no_frame_that_is_kept_holds_the_key():
     """Tools that show the local variables of a traceback find no key in it."""
-    policy = Policy(retry=RetryPolicy(attempts=1), breaker=None, attempt_timeout=0.1)
+    policy = Policy(retry=RetryPolicy(max_attempts=1), breaker=None, attempt_timeout=0.1)
     async with served(*SCRIPTS, End.HANG) as server:
         given = {"base_url": server.base_url, "model": "m", "policy": policy}
         async with AsyncClient(api_key=KEY, **given) as client:
@@ -188,7 +190,9 @@ async def test_nowhere_in_a_door(everything_logged, capfd, recwarn, blocks, inne
     for theirs in ("openai", "httpx2", "httpcore2"):
         logging.getLogger(theirs).setLevel(logging.WARNING)
     policy = Policy(
-        retry=RetryPolicy(attempts=2, backoff=Constant(seconds=0.0)), breaker=None, budget=None
+        retry=RetryPolicy(max_attempts=2, backoff=Constant(initial_delay=0.0)),
+        breaker=None,
+        retry_budget=None,
     )
     sdk = SDKS[2 if blocks else 0]
     http = (httpx2.Client if blocks else httpx2.AsyncClient)()
@@ -274,10 +278,10 @@ sys.exit(main(sys.argv[1:]))
 POLICY = """
 preset = "batch"
 breaker = "none"
-budget = "none"
+retry_budget = "none"
 [retry]
-attempts = 3
-backoff = { kind = "constant", seconds = 0.01 }
+max_attempts = 3
+backoff = { kind = "constant", initial_delay = 0.01 }
 """
 
 

@@ -20,9 +20,13 @@ from stormbreak.types import RateLimits, RateLimitStatus
 
 AT = datetime(2026, 11, 28, 13, 59, tzinfo=UTC)
 DOLLAR = usage(1_000_000)
-ONCE = RetryPolicy(attempts=1)
+ONCE = RetryPolicy(max_attempts=1)
 FRAGILE = BreakerPolicy(
-    trip=ConsecutiveFailures(threshold=1), open_for=5.0, jitter=0.0, probes=1, at_once=1
+    trip=ConsecutiveFailures(failure_threshold=1),
+    open_duration=5.0,
+    open_duration_jitter=0.0,
+    probes=1,
+    max_concurrent_probes=1,
 )
 NOTHING = Stage().lane.snapshot(100.0)
 
@@ -41,7 +45,7 @@ def test_a_target_that_serves_has_none():
 
 
 def test_nor_has_a_fixed_limit_that_is_reached():
-    stage = Stage(policy(limit=FixedLimit(in_flight=1)))
+    stage = Stage(policy(limit=FixedLimit(max_in_flight=1)))
     stage.start()
     assert stage.start().queued
 
@@ -84,7 +88,7 @@ def test_a_circuit():
 
 
 def test_a_send_rate_learned_from_429s():
-    stage = Stage(policy(learn_rate=True, retry=ONCE))
+    stage = Stage(policy(adaptive_rate=True, retry=ONCE))
     for number in range(60):
         run = stage.start()
         if run.sending:
@@ -107,7 +111,7 @@ def test_a_send_rate_learned_from_429s():
     ],
 )
 def test_a_limit_that_was_lowered(outcome, seconds, pause, words):
-    stage = Stage(policy(limit=AutomaticLimit(ceiling=256), retry=ONCE))
+    stage = Stage(policy(limit=AutomaticLimit(max_in_flight=256), retry=ONCE))
     for _ in range(40):  # what is usual
         stage.start()
         stage.now += 0.2
@@ -131,7 +135,7 @@ def test_a_limit_that_was_lowered(outcome, seconds, pause, words):
     ],
 )
 def test_a_quota_that_is_used_up(quota, words):
-    stage = Stage(policy(quota=quota))
+    stage = Stage(policy(rate_limit=quota))
     stage.start(tokens=800)
     assert stage.start(tokens=800).queued
 
@@ -140,7 +144,7 @@ def test_a_quota_that_is_used_up(quota, words):
 
 def test_a_quota_that_the_provider_told():
     tokens = RateLimitStatus(limit=1_000, remaining=0, reset=8.0, window=60.0, flows=False)
-    stage = Stage(policy(quota=RateLimitPolicy(learn=True), retry=ONCE))
+    stage = Stage(policy(rate_limit=RateLimitPolicy(learn_from_headers=True), retry=ONCE))
     stage.start(tokens=10).step(OK._replace(told=RateLimits(tokens=tokens)))
     assert stage.start(tokens=10).queued
 
@@ -170,14 +174,14 @@ def test_what_others_may_still_give_back_of_a_spending_limit():
 
 def spending(per):
     """A stage on which a call may cost half of the limit, and more."""
-    stage = Stage(policy(spend=SpendPolicy(usd=1.5, per=per), retry=ONCE))
+    stage = Stage(policy(spend=SpendPolicy(max_usd=1.5, period=per), retry=ONCE))
     stage.engine = Engine(stage.engine.policy, price_of)
     return stage
 
 
 def test_an_empty_retry_budget_for_ten_seconds():
-    budget = BudgetPolicy(ratio=0.0, always_paid=True)
-    stage = Stage(policy(budget=budget, retry=RetryPolicy(attempts=2)))
+    budget = BudgetPolicy(ratio=0.0, no_free_retries=True)
+    stage = Stage(policy(retry_budget=budget, retry=RetryPolicy(max_attempts=2)))
     assert said(stage) == ""
     stage.start().step(SERVER_ERROR)
     assert said(stage) == "retry budget empty"
@@ -186,7 +190,7 @@ def test_an_empty_retry_budget_for_ten_seconds():
 
 
 def test_a_queue_that_leaves_slowly_after_a_pause():
-    stage = Stage(policy(limit=FixedLimit(in_flight=10), retry=ONCE))
+    stage = Stage(policy(limit=FixedLimit(max_in_flight=10), retry=ONCE))
     stage.start().step(told(4.0))
     for _ in range(20):
         stage.start()

@@ -39,18 +39,18 @@ _DEADLINE = ATTEMPTS * TIMEOUT
 
 
 def _retrying(backoff: Backoff, budget: BudgetPolicy | None = None) -> Policy:
-    rule = RetryPolicy(attempts=ATTEMPTS, backoff=backoff, min_useful=0.0)
-    return replace(OFF, attempt_timeout=TIMEOUT, retry=rule, budget=budget)
+    rule = RetryPolicy(max_attempts=ATTEMPTS, backoff=backoff, min_time_left=0.0)
+    return replace(OFF, attempt_timeout=TIMEOUT, retry=rule, retry_budget=budget)
 
 
 def with_ratio(ratio: float) -> Policy:
     """Retries at once, paid for by calls that earn `ratio` of one each."""
-    return _retrying(Constant(seconds=0.0), BudgetPolicy(ratio=ratio))
+    return _retrying(Constant(initial_delay=0.0), BudgetPolicy(ratio=ratio))
 
 
 POLICIES: Mapping[str, Policy] = {
-    "no backoff": _retrying(Constant(seconds=0.0)),
-    "backoff and jitter": _retrying(FullJitter(base=FIRST_BACKOFF, cap=1000.0)),
+    "no backoff": _retrying(Constant(initial_delay=0.0)),
+    "backoff and jitter": _retrying(FullJitter(initial_delay=FIRST_BACKOFF, max_delay=1000.0)),
     "token bucket": with_ratio(0.1),
     "interactive": replace(INTERACTIVE, attempt_timeout=TIMEOUT, deadline=_DEADLINE),
 }

@@ -39,18 +39,20 @@ class CutAsPublished(DecorrelatedJitter):
 
     def delay(self, retry: int, uniform: float, previous: float = 0.0) -> float:
         """Return min(cap, base + uniform * (growth * max(base, previous) - base))."""
-        drawn = replace(self, cap=inf)
-        return min(self.cap, DecorrelatedJitter.delay(drawn, retry, uniform, previous))
+        drawn = replace(self, max_delay=inf)
+        return min(self.max_delay, DecorrelatedJitter.delay(drawn, retry, uniform, previous))
 
 
 STRATEGIES: Mapping[str, Backoff] = {
-    "none": Constant(seconds=0.0),
-    "exponential": Exponential(base=2 * BASE, cap=CAP),
-    "equal": EqualJitter(base=2 * BASE, cap=CAP),
-    "full": FullJitter(base=2 * BASE, cap=CAP),
-    "decorrelated": CutAsPublished(base=BASE, growth=3.0, cap=CAP),
+    "none": Constant(initial_delay=0.0),
+    "exponential": Exponential(initial_delay=2 * BASE, max_delay=CAP),
+    "equal": EqualJitter(initial_delay=2 * BASE, max_delay=CAP),
+    "full": FullJitter(initial_delay=2 * BASE, max_delay=CAP),
+    "decorrelated": CutAsPublished(initial_delay=BASE, factor=3.0, max_delay=CAP),
 }
-MORE: Mapping[str, Backoff] = {OURS: DecorrelatedJitter(base=BASE, growth=3.0, cap=CAP)}
+MORE: Mapping[str, Backoff] = {
+    OURS: DecorrelatedJitter(initial_delay=BASE, factor=3.0, max_delay=CAP)
+}
 """What is not published, to be held against `decorrelated`."""
 
 _FOREVER = 1_000_000  # attempts
@@ -88,7 +90,9 @@ class _Table:
 
 def run(strategy: str, clients: int, seed: int) -> tuple[int, float]:
     """How many writes it took until every client was done, and how many milliseconds."""
-    rule = RetryPolicy(attempts=_FOREVER, backoff={**STRATEGIES, **MORE}[strategy], min_useful=0.0)
+    rule = RetryPolicy(
+        max_attempts=_FOREVER, backoff={**STRATEGIES, **MORE}[strategy], min_time_left=0.0
+    )
     policy = replace(OFF, retry=rule)
     timeline = Timeline()
     table = _Table(timeline, Random(seed))

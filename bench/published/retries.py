@@ -49,10 +49,12 @@ _LAST = 100_000  # outcomes, more than a client ever has
 
 
 def _at_once(attempts: int) -> RetryPolicy:
-    return RetryPolicy(attempts=attempts, backoff=Constant(seconds=0.0), min_useful=0.0)
+    return RetryPolicy(
+        max_attempts=attempts, backoff=Constant(initial_delay=0.0), min_time_left=0.0
+    )
 
 
-BUCKET = BudgetPolicy(ratio=FILL, cap=SIZE - FILL / 2, decay=_AGES, always_paid=True)
+BUCKET = BudgetPolicy(ratio=FILL, capacity=SIZE - FILL / 2, decay_time=_AGES, no_free_retries=True)
 
 
 class RetryBreaker(Budget):
@@ -63,7 +65,7 @@ class RetryBreaker(Budget):
     def __init__(self) -> None:
         super().__init__(BudgetPolicy(ratio=0.0))
         share = THRESHOLD / (1 + THRESHOLD) + 1e-6  # more than that, not just as many
-        self._trip = FailureRateOfLast(share=share, calls=1, last=_LAST).machine(
+        self._trip = FailureRateOfLast(ratio=share, min_calls=1, window_calls=_LAST).machine(
             Diagnosis(TREATMENTS)
         )
         self._may = True
@@ -109,7 +111,7 @@ def _break(engine: Engine) -> None:
 STRATEGIES: Mapping[str, Ours] = {
     "no retries": Ours(OFF),
     "three retries": Ours(replace(OFF, retry=_at_once(1 + RETRIES))),
-    "token bucket": Ours(replace(OFF, retry=_at_once(_MANY), budget=BUCKET), _fill),
+    "token bucket": Ours(replace(OFF, retry=_at_once(_MANY), retry_budget=BUCKET), _fill),
     "breaker on retries": Ours(replace(OFF, retry=_at_once(1 + RETRIES)), _break),
 }
 DEFAULT, EMPTY = "default", "token bucket, empty"

@@ -20,7 +20,7 @@ from stormbreak.core.presets import ARTICLE
 KEY = "sk-canary-0123456789"
 SAY = [{"role": "user", "content": "prompt-canary"}]
 PAYLOAD = {"model": "m", "messages": SAY}
-QUICK = replace(ARTICLE, retry=replace(ARTICLE.retry, backoff=Constant(seconds=0.005)))
+QUICK = replace(ARTICLE, retry=replace(ARTICLE.retry, backoff=Constant(initial_delay=0.005)))
 NO_CIRCUIT = replace(QUICK, breaker=None)
 
 

@@ -123,7 +123,7 @@ def test_a_refused_row_is_lost_after_its_sleep(batch_run, stormbreak_provider):
 
     assert run(theirs)["failed"] == 3  # one attempt a row, whatever it slept
 
-    lot = {"kind": "429", "retry_after": 0.02, "form": "ms", "share": 0.1}
+    lot = {"kind": "429", "retry_after": 0.02, "retry_after_form": "ms", "share": 0.1}
     provider = stormbreak_provider(scenario(lot, service=0.001))
     code, said, output = batch_run(provider, chat_rows(60))
     assert code == 0

@@ -276,7 +276,7 @@ def test_the_wall_clock_set_back_keeps_it_open():
 def test_half_of_all_calls_fail_and_it_never_opens():
     clock = Clock()
     theirs = RatedBreaker(clock)
-    mine = ours(clock, replace(ARTICLE.breaker, trip=FailureRate(share=0.5)))
+    mine = ours(clock, replace(ARTICLE.breaker, trip=FailureRate(ratio=0.5)))
     for breaker in (theirs, mine):
         for number in range(1000):
             clock.now += 0.1

@@ -80,7 +80,7 @@ async def test_a_nonsensical_retry_after_is_taken_at_its_word(value, theirs):
 
 
 async def test_a_time_named_by_a_503_is_not_read(stormbreak_provider):
-    troubled = scenario({"kind": "503", "retry_after": 0.2, "form": "ms", "until": 0.1})
+    troubled = scenario({"kind": "503", "retry_after": 0.2, "retry_after_form": "ms", "until": 0.1})
     theirs, ours = stormbreak_provider(troubled), stormbreak_provider(troubled)
     async with aiohttp.ClientSession() as session:
         await retrying(session, url_of(theirs), PAYLOAD, sleep=asyncio.sleep, backoff=0.03)
@@ -182,7 +182,9 @@ def test_each_retry_goes_one_frame_deeper():
         theirs(5_000)
 
     stage = Stage(
-        replace(ARTICLE, breaker=None, patience=None, retry=replace(ARTICLE.retry, attempts=5_001))
+        replace(
+            ARTICLE, breaker=None, patience=None, retry=replace(ARTICLE.retry, max_attempts=5_001)
+        )
     )
     call = stage.start()
     for _ in range(5_000):

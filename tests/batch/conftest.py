@@ -54,7 +54,7 @@ def run_rows(tmp_path):
             write(source, rows)
         policy = options.pop("policy", BATCH)
         policy = replace(
-            for_batch(policy), limit=FixedLimit(in_flight=limit), **options.pop("within", {})
+            for_batch(policy), limit=FixedLimit(max_in_flight=limit), **options.pop("within", {})
         )
         job = Job(
             source=source,

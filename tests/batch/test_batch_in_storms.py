@@ -63,7 +63,7 @@ def stats(url):
 def test_a_storm_loses_nothing_and_nobody_comes_early(tmp_path, count, service, seed):
     rows = chat_rows(count)
     source, output = write(tmp_path / "in.jsonl", rows), tmp_path / "out.jsonl"
-    storm = scenario(*STORM, service=service, cv=0.3 if service else 0.0)
+    storm = scenario(*STORM, service=service, variation=0.3 if service else 0.0)
     with provider(tmp_path / "storm.toml", storm, seed) as url:
         began = time.monotonic()
         args = ("batch", "run", source, "--output", output, "--base-url", url)
@@ -99,7 +99,7 @@ def test_kill_9_at_three_moments_loses_nothing(tmp_path, count, seed):
     chance = random.Random(seed)
     moments = sorted(chance.uniform(0.02, 0.95) for _ in range(3))
     print(f"seed {seed}: killed at {', '.join(f'{moment:.1%}' for moment in moments)}")
-    with provider(tmp_path / "calm.toml", scenario(service=0.05, cv=0.3)) as url:
+    with provider(tmp_path / "calm.toml", scenario(service=0.05, variation=0.3)) as url:
         args = ("batch", "run", source, "--output", output, "--base-url", url)
         args += ("--concurrency", width, "--quiet")
         for moment in moments:
@@ -148,7 +148,7 @@ def test_kill_9_of_a_retry_at_three_moments_loses_nothing(tmp_path, count, seed)
     still_bad = [{"kind": "404", "match": f"document {number} (meets"} for number in worse]
     moments = sorted(chance.uniform(0.05, 0.9) for _ in range(3))
     print(f"seed {seed}: killed at {', '.join(f'{moment:.1%}' for moment in moments)}")
-    with provider(tmp_path / "calm.toml", scenario(*still_bad, service=0.05, cv=0.3)) as url:
+    with provider(tmp_path / "calm.toml", scenario(*still_bad, service=0.05, variation=0.3)) as url:
         args = ("batch", "retry", output, "--base-url", url, "--concurrency", width, "--quiet")
         for moment in moments:
             before = output.read_bytes()

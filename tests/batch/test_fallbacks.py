@@ -16,7 +16,7 @@ FAILS = """
 [provider]
 slots = 50
 service = 0.01
-[[trouble]]
+[[faults]]
 kind = "{kind}"
 share = {share}
 """
@@ -78,7 +78,7 @@ def test_a_dead_fallback_keeps_no_row_from_an_address_that_is_well_again(
     trouble = {"kind": "503", "at": 0.2, "until": 1.5}
     main_provider = stormbreak_provider(scenario(trouble, service=0.05))
     rule = ToTargets(targets=(Place(base_url=dead.base_url),))
-    breaker = BreakerPolicy(trip=ConsecutiveFailures(threshold=3), open_for=0.5)
+    breaker = BreakerPolicy(trip=ConsecutiveFailures(failure_threshold=3), open_duration=0.5)
     began = time.monotonic()
     within = {"fallback": (rule,), "breaker": breaker}
     summary = run_rows(chat_rows(200), main_provider, limit=8, within=within)

@@ -25,9 +25,9 @@ HALF = 40_000  # bytes of OUTPUT
 HASTY = """
 preset = "batch"
 breaker = "none"
-budget = "none"
-retry.attempts = 20
-retry.backoff = { kind = "constant", seconds = 0.01 }
+retry_budget = "none"
+retry.max_attempts = 20
+retry.backoff = { kind = "constant", initial_delay = 0.01 }
 """
 
 

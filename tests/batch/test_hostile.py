@@ -36,12 +36,12 @@ def storm():
     text = (files("stormbreak.provider") / "scenarios" / "hostile.toml").read_text()
     lines = ["speed = 20", "[provider]", "slots = 100", "service = 0.6"]
     for kind in FINAL:
-        lines += ["[[trouble]]", f'kind = "{kind}"', f'match = "(ends as {kind})"']
+        lines += ["[[faults]]", f'kind = "{kind}"', f'match = "(ends as {kind})"']
     for trouble in tomllib.loads(text)["trouble"]:
         passing = trouble["share"] >= 0.01 or trouble["kind"] not in FINAL
         final = trouble["share"] == 0.002
         if passing and not final and trouble["kind"] not in UNNOTICED:
-            lines.append("[[trouble]]")
+            lines.append("[[faults]]")
             lines += [
                 f'{key} = "{said}"' if isinstance(said, str) else f"{key} = {said}"
                 for key, said in trouble.items()

@@ -18,7 +18,7 @@ from stormbreak.cost.bill import Bill, Bills, Sum
 from stormbreak.types import Target
 
 LIMIT = Decimal("0.5")
-QUICK = scenario(service=0.05, slots=500, fills=True)
+QUICK = scenario(service=0.05, slots=500, use_max_tokens=True)
 EARLIER = Account(
     spent=(Spent(provider="p", model="m", useful=Tokens(attempts=1, input_tokens=100_000)),),
     lost=Decimal("0.03"),
@@ -46,7 +46,7 @@ class Scene:
     """A ledger, and what an attempt takes from the purse and puts on the bill."""
 
     def __init__(self, account=EARLIER, *, usd=1.0, limited=True):
-        policy = Policy(spend=SpendPolicy(usd=usd))
+        policy = Policy(spend=SpendPolicy(max_usd=usd))
         self.client = AsyncClient(
             base_url="http://127.0.0.1:9/v1", api_key="-", policy=policy, prices=price_of
         )

@@ -22,7 +22,7 @@ FILLS = scenario(
     {"kind": "500", "share": 0.1},
     service=0.01,
     slots=50,
-    fills=True,
+    use_max_tokens=True,
 )
 ROWS = chat_rows(100, max_tokens=1000)  # each may cost 0.0156 dollars or so, and does
 SMALL = 1.1
@@ -112,7 +112,7 @@ def test_what_was_under_way_when_a_run_was_killed_counts(run, stormbreak_provide
 
 
 def test_rows_without_a_bound_get_one(run, stormbreak_provider):
-    provider = stormbreak_provider(scenario(service=0.01, fills=True))
+    provider = stormbreak_provider(scenario(service=0.01, use_max_tokens=True))
     summary = run(provider, rows=chat_rows(20), longest_answer=100)
 
     assert summary.successful == 20
@@ -146,7 +146,7 @@ def test_of_a_batch_that_goes_on_the_first_row_that_is_left_is_looked_at(
     ill = stormbreak_provider(scenario({"kind": kind, "match": "ill"}))
     assert run(ill, rows=rows, max_cost=None, policy=OFF).failed == 2  # each is sent once
     before = read(tmp_path / "out.failed.jsonl")
-    well = stormbreak_provider(scenario(fills=True))
+    well = stormbreak_provider(scenario(use_max_tokens=True))
     if rows is OPEN_IN_FRONT:
         assert run(well, choice=choice).complete
         return

@@ -251,7 +251,7 @@ def test_the_help_of_a_retry_names_no_default_that_it_does_not_use(capsys):
 
 
 def test_a_report_of_a_run_that_hit_its_limit(tmp_path, output, stormbreak_provider, capsys):
-    provider = stormbreak_provider(scenario(fills=True))
+    provider = stormbreak_provider(scenario(use_max_tokens=True))
     rows = chat_rows(40, max_tokens=1000)
     source, prices = write(tmp_path / "in.jsonl", rows), tmp_path / "deal.toml"
     prices.write_text(

@@ -33,7 +33,7 @@ def test_every_row_is_answered_once_and_the_figures_agree(run_rows, output, stor
 def test_a_row_that_came_back_was_sent_again(run_rows, stormbreak_provider):
     """Retries are all sends but a row's first, whether its call or its schedule sent it again."""
     provider = stormbreak_provider(scenario({"kind": "500", "share": 0.2}))
-    once_a_round = replace(BATCH, breaker=None, retry=RetryPolicy(attempts=1))
+    once_a_round = replace(BATCH, breaker=None, retry=RetryPolicy(max_attempts=1))
     summary = run_rows(chat_rows(20), provider, policy=once_a_round)
     assert summary.successful == 20
     assert summary.retries == summary.attempts - 20 > 0
@@ -42,8 +42,8 @@ def test_a_row_that_came_back_was_sent_again(run_rows, stormbreak_provider):
 def test_a_row_is_sent_ten_times_and_no_more(run_rows, output, stormbreak_provider):
     """Rounds of six are cut short in time; a policy that allows more is held to it, too."""
     provider = stormbreak_provider(scenario({"kind": "500"}))
-    hasty = RetryPolicy(attempts=1000, backoff=Constant(seconds=0.001))
-    policy = replace(BATCH, budget=None, breaker=None, retry=hasty)
+    hasty = RetryPolicy(max_attempts=1000, backoff=Constant(initial_delay=0.001))
+    policy = replace(BATCH, retry_budget=None, breaker=None, retry=hasty)
     summary = run_rows(chat_rows(3), provider, policy=policy)
     assert (summary.failed, summary.attempts) == (3, 30)
     failures = read(output.parent / "out.failed.jsonl")

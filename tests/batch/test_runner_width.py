@@ -62,8 +62,8 @@ def test_concurrency_says_more_than_that(run_rows, stormbreak_provider):
 
 def test_a_call_that_backs_off_makes_room(run_rows, stormbreak_provider):
     """There is one slot only, and yet the pauses of all rows pass at the same time."""
-    patient = RetryPolicy(attempts=20, backoff=Constant(seconds=0.3))
-    policy = replace(BATCH, budget=None, breaker=None, retry=patient)
+    patient = RetryPolicy(max_attempts=20, backoff=Constant(initial_delay=0.3))
+    policy = replace(BATCH, retry_budget=None, breaker=None, retry=patient)
     provider = stormbreak_provider(scenario({"kind": "500", "share": 0.4}))
     summary = run_rows(chat_rows(30), provider, limit=1, policy=policy)
     assert summary.successful == 30
@@ -74,8 +74,8 @@ def test_a_call_that_backs_off_makes_room(run_rows, stormbreak_provider):
 def test_calls_that_back_off_are_bounded_too(run_rows, stormbreak_provider):
     """One slot, and four more that back off: everyone is told to come back late."""
     under_way = []
-    slow = RetryPolicy(attempts=2, backoff=Constant(seconds=0.3))
-    policy = replace(BATCH, budget=None, breaker=None, retry=slow)
+    slow = RetryPolicy(max_attempts=2, backoff=Constant(initial_delay=0.3))
+    policy = replace(BATCH, retry_budget=None, breaker=None, retry=slow)
     provider = stormbreak_provider(scenario({"kind": "500", "until": 0.8}))
     runners = []
 

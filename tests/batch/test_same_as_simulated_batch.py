@@ -12,17 +12,17 @@ from stormbreak.core.presets import BATCH
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.events import CallEnded
 from stormbreak.provider.fault_kinds import Kind
-from stormbreak.provider.scenario import Load, Provider, Scenario, Trouble
+from stormbreak.provider.scenario import Fault, Load, Provider, Scenario
 from stormbreak.storm import simulate
 from stormbreak.types import Verdict
 
 LIMIT = 16
-ONCE_A_ROUND = replace(BATCH, breaker=None, learn_rate=False, retry=RetryPolicy(attempts=1))
+ONCE_A_ROUND = replace(BATCH, breaker=None, adaptive_rate=False, retry=RetryPolicy(max_attempts=1))
 BAD_LUCK = (
-    Trouble(kind=Kind.S500, share=0.2),
-    Trouble(kind=Kind.RESET, share=0.1),
-    Trouble(kind=Kind.S429, share=0.1, retry_after=1.0),
-    Trouble(kind=Kind.CUT_BODY, share=0.1),
+    Fault(kind=Kind.S500, share=0.2),
+    Fault(kind=Kind.RESET, share=0.1),
+    Fault(kind=Kind.S429, share=0.1, retry_after=1.0),
+    Fault(kind=Kind.CUT_BODY, share=0.1),
 )
 
 
@@ -37,9 +37,9 @@ class Batch(NamedTuple):
 def batch(rows, service, *trouble):
     return Scenario(
         name="batch",
-        provider=Provider(slots=LIMIT, service=service, cv=0.3),
-        trouble=trouble,
-        load=Load(times=(0.0,) * rows, deadline=600.0, timeout=10.0, preset="batch"),
+        provider=Provider(slots=LIMIT, service=service, variation=0.3),
+        faults=trouble,
+        load=Load(arrival_times=(0.0,) * rows, deadline=600.0, timeout=10.0, preset="batch"),
     )
 
 
@@ -61,7 +61,7 @@ def on_sockets(run_rows, provider, policy, rows):
 
 def assert_alike(real, scenario, policy):
     """What came of it on sockets lies within what ten seeds of the simulator give, and a quarter beyond."""
-    limited = replace(policy, limit=FixedLimit(in_flight=LIMIT))
+    limited = replace(policy, limit=FixedLimit(max_in_flight=LIMIT))
     runs = [simulate(scenario, limited, seed=seed).measures for seed in range(10)]
     simulated = [Batch(run.amplification, run.p50, run.makespan_99) for run in runs]
     for name in Batch._fields:
@@ -70,13 +70,13 @@ def assert_alike(real, scenario, policy):
 
 
 def test_rows_come_back_as_in_the_simulation(run_rows, stormbreak_provider):
-    scenario = batch(60, 0.1, Trouble(kind=Kind.S500, share=0.15))
+    scenario = batch(60, 0.1, Fault(kind=Kind.S500, share=0.15))
     real = on_sockets(run_rows, stormbreak_provider(scenario), ONCE_A_ROUND, 60)
     assert_alike(real, scenario, ONCE_A_ROUND)
 
 
 @pytest.mark.prove
-@pytest.mark.parametrize("trouble", [BAD_LUCK, (Trouble(kind=Kind.DOWN, until=4.0),)])
+@pytest.mark.parametrize("trouble", [BAD_LUCK, (Fault(kind=Kind.DOWN, until=4.0),)])
 @pytest.mark.parametrize("seed", [1, 2])
 def test_a_whole_batch_takes_as_long_as_in_the_simulation(
     run_rows, stormbreak_provider, trouble, seed

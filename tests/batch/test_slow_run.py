@@ -16,7 +16,7 @@ from stormbreak.core.trip import ConsecutiveFailures
 
 pytestmark = pytest.mark.usefixtures("no_words_about_providers")
 
-TRIPS_SOON = BreakerPolicy(trip=ConsecutiveFailures(threshold=3), open_for=1.0)
+TRIPS_SOON = BreakerPolicy(trip=ConsecutiveFailures(failure_threshold=3), open_duration=1.0)
 TROUBLE_503 = {"kind": "503", "at": 0.2, "until": 1.2}
 
 
@@ -55,20 +55,20 @@ def test_503s_until_the_circuit_opens(printed):
 
 
 def test_rows_that_come_back(printed):
-    said = printed([{"kind": "500", "at": 0.2, "until": 1.0}], breaker=None, budget=None)
+    said = printed([{"kind": "500", "at": 0.2, "until": 1.0}], breaker=None, retry_budget=None)
 
     assert re.search(r"; \d+ rows? to be sent again after server error \(500\)", said, re.MULTILINE)
 
 
 def test_an_empty_budget(printed):
-    paid = replace(BATCH.budget, ratio=0.0, always_paid=True)
-    said = printed([{"kind": "500", "at": 0.2, "until": 0.6}], breaker=None, budget=paid)
+    paid = replace(BATCH.retry_budget, ratio=0.0, no_free_retries=True)
+    said = printed([{"kind": "500", "at": 0.2, "until": 0.6}], breaker=None, retry_budget=paid)
 
     assert re.search(r"; retry budget empty$", said, re.MULTILINE)
 
 
 def test_a_limit_of_ones_own(printed):
-    said = printed([], rows=3, quota=replace(BATCH.quota, rpm=60.0))
+    said = printed([], rows=3, rate_limit=replace(BATCH.rate_limit, rpm=60.0))
 
     assert re.search(r"; waiting for requests per minute: 1 s$", said, re.MULTILINE)
 

@@ -39,7 +39,7 @@ def so_far(account, *, price_of=prices, spend=None):
 
 
 def test_it_is_as_it_was_at_the_last_look():
-    told = so_far(lambda: spent(100_000), spend=SpendPolicy(usd=2.0))
+    told = so_far(lambda: spent(100_000), spend=SpendPolicy(max_usd=2.0))
     assert (told.cost, told.limit) == (Cost(), None)
     told.look()
     assert (told.cost.least, told.cost.most) == (Decimal("0.1"), Decimal("0.1"))

@@ -57,14 +57,14 @@ def test_every_quantity_of_the_core_takes_part():
 
 
 def test_what_a_policy_refuses_is_left_out():
-    changes = {variant.change for variant in every() if variant.name == "policy.retry.attempts"}
+    changes = {variant.change for variant in every() if variant.name == "policy.retry.max_attempts"}
     assert changes == {"6 -> 3", "6 -> 12"}
 
-    bare = Policy(retry=RetryPolicy(attempts=1))
-    changes = {v.change for v in parameters(bare) if v.name == "policy.retry.attempts"}
+    bare = Policy(retry=RetryPolicy(max_attempts=1))
+    changes = {v.change for v in parameters(bare) if v.name == "policy.retry.max_attempts"}
     assert changes == {"1 -> 2"}
-    bounded = Policy(limit=AutomaticLimit(gain=1.0))
-    changes = {v.change for v in parameters(bounded) if v.name == "policy.limit.gain"}
+    bounded = Policy(limit=AutomaticLimit(headroom_factor=1.0))
+    changes = {v.change for v in parameters(bounded) if v.name == "policy.limit.headroom_factor"}
     assert changes == {"1 -> 2"}
 
 

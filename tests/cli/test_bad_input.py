@@ -94,7 +94,7 @@ def test_no_key_in_a_scenario_is_repeated(toml, complaint, tmp_path, monkeypatch
         (f"{LOAD}processes = 1{'0' * 400}", "load.processes must be at most 1,000,000,000, got"),
         (f"{LOAD}deadline = 1e300", "load.deadline must be at most 1,000,000, got 1e+300"),
         (f"{LOAD}steps = [{{ at = 1, rate = 2, ramp = 1e9 }}]", "ramp must be at most 86,400"),
-        (f"{LOAD}herds = [{'{ at = 1, calls = 1 },' * 1001}]", "load.herds must be at most 1000 i"),
+        (f"{LOAD}bursts = [{'{ at = 1, calls = 1 },' * 1001}]", "load.bursts must be at most 1000 i"),
         (f"duration = 1000000\n{LOAD}[provider]\nservice = 0.001", "duration and load.deadline"),
         ("speed = 1e-9", "speed must be at least 0.001, got 1e-09"),
         ("#" * 1_100_000, "too large for a scenario: more than 1048576 bytes"),
@@ -121,7 +121,7 @@ def test_a_name_that_no_file_can_have(command, name, capsys):
 def test_a_long_number_in_a_policy_is_not_told_at_length(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     for number in ("0x" + "f" * 6000, "1" + "0" * 400):
-        for key in ("[retry]\nattempts", "deadline", "[quota]\nrpm", "[breaker]\njitter"):
+        for key in ("[retry]\nattempts", "deadline", "[rate_limit]\nrpm", "[breaker]\njitter"):
             Path("policy.toml").write_text(f"{key} = {number}\n")
             said = refused(capsys, "config", "check", "policy.toml")
             assert f"{key.split()[-1]} must " in said

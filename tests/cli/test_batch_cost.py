@@ -12,7 +12,7 @@ from stormbreak.cli.main import main
 
 pytestmark = pytest.mark.usefixtures("no_words_about_providers")
 
-FILLS = scenario({"kind": "cut_body", "share": 0.2}, service=0.01, fills=True)
+FILLS = scenario({"kind": "cut_body", "share": 0.2}, service=0.01, use_max_tokens=True)
 WITHIN = r"0\.[0-9]{2}( to 0\.[0-9]{2})? USD"
 
 

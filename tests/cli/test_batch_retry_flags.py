@@ -98,7 +98,7 @@ def test_a_key_instead_of_a_variable_reaches_no_file(batch_run, output, tmp_path
 
 def test_every_flag_is_kept(begun, output, tmp_path):
     file = tmp_path / "own.toml"
-    file.write_text('[limit]\nkind = "fixed"\nin_flight = 2\n')
+    file.write_text('[limit]\nkind = "fixed"\nmax_in_flight = 2\n')
     flags = {
         "policy": str(file), "concurrency": 5, "rpm": 9e5, "tpm": 9e7, "timeout": 20.0,
         "idle_timeout": 10.0, "deadline": 30.0, "connect_grace": 9.0, "longest_answer": 50,
@@ -201,7 +201,7 @@ def test_max_cost_counts_over_all_runs(
     for row in rows:
         row["body"]["max_tokens"] = 1000
     write(source, rows)
-    provider = stormbreak_provider(ill(fills=True))
+    provider = stormbreak_provider(ill(use_max_tokens=True))
     file = tmp_path / "deal.toml"
     file.write_text(
         f'[[prices]]\nprovider = "127.0.0.1:{provider.port}"\nmodel = "storm-1"\ninput = 3\noutput = 15\n'

@@ -10,7 +10,7 @@ pytestmark = pytest.mark.usefixtures("no_words_about_providers")
 
 def test_ordered(batch_run, source, output, stormbreak_provider):
     write(source, chat_rows(200))
-    provider = stormbreak_provider(scenario(service=0.02, cv=1.0))
+    provider = stormbreak_provider(scenario(service=0.02, variation=1.0))
     assert batch_run("--ordered", "--concurrency", "50", provider=provider)[0] == 0
     assert [line["custom_id"] for line in read(output)] == [f"row-{n}" for n in range(200)]
 

@@ -17,7 +17,7 @@ def test_a_policy_by_name_and_by_file(batch_run, output, stormbreak_provider, tm
     assert provider.stats()["connections"]["opened"] <= 10
     output.unlink()
     own = tmp_path / "own.toml"
-    own.write_text('[limit]\nkind = "fixed"\nin_flight = 2\n')
+    own.write_text('[limit]\nkind = "fixed"\nmax_in_flight = 2\n')
     provider = stormbreak_provider(scenario())
     assert batch_run("--policy", str(own), provider=provider)[0] == 0
     assert provider.stats()["connections"]["opened"] <= 2
@@ -95,15 +95,15 @@ def test_a_settings_file_with_one_target_says_where_to_send(
 def test_its_profile_and_the_environment_hold(batch_run, source, settings, monkeypatch):
     write(source, [{"prompt": "one"}])
     monkeypatch.setenv("STORMBREAK_PROFILE", "small")
-    monkeypatch.setenv("STORMBREAK__RETRY__ATTEMPTS", "0")
+    monkeypatch.setenv("STORMBREAK__RETRY__MAX_ATTEMPTS", "0")
     file = settings("http://127.0.0.1:9/v1", "[profiles.small.targets.main]\nmodel = 'small'\n")
     code, _, errors = batch_run("--policy", file)
     assert code == 2
     assert one_line(errors).endswith(
-        "STORMBREAK__RETRY__ATTEMPTS: retry.attempts must be at least 1, got 0"
+        "STORMBREAK__RETRY__MAX_ATTEMPTS: retry.max_attempts must be at least 1, got 0"
     )
 
-    monkeypatch.delenv("STORMBREAK__RETRY__ATTEMPTS")
+    monkeypatch.delenv("STORMBREAK__RETRY__MAX_ATTEMPTS")
     bodies = []
     with echoing(bodies) as url:
         monkeypatch.setenv("STORMBREAK__TARGETS__MAIN__BASE_URL", f"{url}/v1")

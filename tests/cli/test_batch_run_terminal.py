@@ -61,7 +61,7 @@ def price_file(folder, provider, *, model="storm-1"):
 def test_it_says_what_it_has_cost_so_far(source, output, tmp_path, stormbreak_provider):
     """Each row may cost some 1.50 dollars; the panel stays in 80 columns, and ends where the summary does."""
     write(source, [chat_row(n, max_tokens=100) for n in range(30)])
-    provider = stormbreak_provider(scenario(service=0.5, fills=True))
+    provider = stormbreak_provider(scenario(service=0.5, use_max_tokens=True))
     prices = price_file(tmp_path, provider)
     args = run_args(source, output, provider.base_url)
     flags = ("--concurrency", "5", "--prices", prices, "--max-cost", "100")

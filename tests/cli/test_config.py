@@ -13,7 +13,7 @@ from stormbreak.core.presets import BATCH, PRESETS
 def policy(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "policy.toml"
-    path.write_text('preset = "batch"\n[retry]\nattempts = 3\n')
+    path.write_text('preset = "batch"\n[retry]\nmax_attempts = 3\n')
     return path
 
 
@@ -24,11 +24,11 @@ def test_check_says_ok(policy, capsys):
 
 @pytest.mark.parametrize("command", ["check", "show"])
 def test_a_mistake_is_one_line_and_exit_code_2(policy, capsys, command):
-    policy.write_text("[retry.backoff]\nbase = -3")
+    policy.write_text("[retry.backoff]\ninitial_delay = -3")
     assert main(["config", command, "policy.toml"]) == 2
     out, err = capsys.readouterr()
     assert out == ""
-    assert err == "stormbreak: policy.toml: retry.backoff.base must be positive, got -3\n"
+    assert err == "stormbreak: policy.toml: retry.backoff.initial_delay must be positive, got -3\n"
 
 
 @pytest.mark.parametrize("argv", [["check", "nowhere.toml"], ["show", "nobody"], ["check", "."]])
@@ -68,7 +68,7 @@ def test_show_prints_what_a_file_comes_to(policy, capsys):
     assert main(["config", "show", "policy.toml"]) == 0
     shown = capsys.readouterr().out
     policy.write_text(shown)
-    assert load_policy(policy).retry.attempts == 3
+    assert load_policy(policy).retry.max_attempts == 3
     assert load_policy(policy).queue == BATCH.queue
 
 

@@ -17,7 +17,7 @@ from stormbreak.testing import serve
 STORMY = scenario(
     {"kind": "cut_body", "share": 0.2},
     {"kind": "500", "share": 0.1},
-    {"kind": "429", "share": 0.1, "retry_after": 0.05, "form": "ms"},
+    {"kind": "429", "share": 0.1, "retry_after": 0.05, "retry_after_form": "ms"},
     service=0.01,
     slots=50,
 )

@@ -42,21 +42,21 @@ def test_a_file_says_all_that_a_policy_can_say(load):
         cooldown = false
         priority = "background"
         failures = ["throttled"]
-        budget = "none"
+        retry_budget = "none"
         [retry]
-        attempts = 3
-        one_step_longer = [504, 529]
+        max_attempts = 3
+        longer_backoff_on = [504, 529]
         [retry.backoff]
         kind = "linear"
-        base = 2
+        initial_delay = 2
         [breaker]
-        open_for = 7.5
+        open_duration = 7.5
         [breaker.trip]
         kind = "consecutive"
         [limit]
         kind = "fixed"
-        in_flight = 9
-        [quota]
+        max_in_flight = 9
+        [rate_limit]
         rpm = 90
         tpm = 4000.5
         """
@@ -68,11 +68,13 @@ def test_a_file_says_all_that_a_policy_can_say(load):
         cooldown=False,
         priority=Priority.BACKGROUND,
         failures=(Verdict.THROTTLED,),
-        budget=None,
-        retry=RetryPolicy(attempts=3, one_step_longer=(504, 529), backoff=Linear(base=2)),
-        breaker=BreakerPolicy(open_for=7.5, trip=ConsecutiveFailures()),
-        limit=FixedLimit(in_flight=9),
-        quota=RateLimitPolicy(rpm=90, tpm=4000.5, learn=True),
+        retry_budget=None,
+        retry=RetryPolicy(
+            max_attempts=3, longer_backoff_on=(504, 529), backoff=Linear(initial_delay=2)
+        ),
+        breaker=BreakerPolicy(open_duration=7.5, trip=ConsecutiveFailures()),
+        limit=FixedLimit(max_in_flight=9),
+        rate_limit=RateLimitPolicy(rpm=90, tpm=4000.5, learn_from_headers=True),
         queue=BATCH.queue,
     )
 
@@ -83,9 +85,11 @@ def test_a_file_may_be_just_a_preset(load, name):
 
 
 def test_changing_part_of_a_preset_keeps_the_rest(load):
-    policy = load('preset = "article"\n[retry.backoff]\ncap = 30\n[breaker]\nprobes = 4')
-    assert policy.retry.backoff == ProportionalJitter(base=1, factor=2, cap=30, share=0.3)
-    assert policy.retry.one_step_longer == ARTICLE.retry.one_step_longer
+    policy = load('preset = "article"\n[retry.backoff]\nmax_delay = 30\n[breaker]\nprobes = 4')
+    assert policy.retry.backoff == ProportionalJitter(
+        initial_delay=1, factor=2, max_delay=30, jitter=0.3
+    )
+    assert policy.retry.longer_backoff_on == ARTICLE.retry.longer_backoff_on
     assert policy.breaker.probes == 4
     assert policy.breaker.trip == ARTICLE.breaker.trip
     assert policy.limit == ARTICLE.limit
@@ -99,10 +103,10 @@ def test_naming_the_kind_a_preset_has_already_keeps_the_rest(load):
 
 def test_the_limit_is_automatic_or_a_number(load):
     assert load("").limit == AutomaticLimit()
-    assert load("[limit]\nceiling = 9").limit == AutomaticLimit(ceiling=9)
-    assert load('[limit]\nkind = "fixed"\nin_flight = 9').limit == FixedLimit(in_flight=9)
+    assert load("[limit]\nmax_in_flight = 9").limit == AutomaticLimit(max_in_flight=9)
+    assert load('[limit]\nkind = "fixed"\nmax_in_flight = 9').limit == FixedLimit(max_in_flight=9)
     assert load('preset = "article"\n[limit]\nkind = "automatic"').limit == AutomaticLimit()
-    assert load("learn_rate = false") == Policy(learn_rate=False)
+    assert load("adaptive_rate = false") == Policy(adaptive_rate=False)
 
 
 def test_a_changed_kind_starts_from_its_own_defaults(load):
@@ -111,34 +115,40 @@ def test_a_changed_kind_starts_from_its_own_defaults(load):
     )
     assert policy.retry.backoff == FullJitter()
     assert policy.breaker.trip == FailureRate()
-    assert policy.breaker.open_for == ARTICLE.breaker.open_for
+    assert policy.breaker.open_duration == ARTICLE.breaker.open_duration
 
 
 def test_a_part_that_the_preset_leaves_out_starts_from_the_default(load):
     policy = load('preset = "off"\n[breaker]\nprobes = 5')
     assert policy.breaker == BreakerPolicy(probes=5)
-    assert policy.budget is None
+    assert policy.retry_budget is None
 
 
 def test_weights_of_tenants_are_laid_over_each_other(load):
-    policy = load('[queue]\nleast_share = 0.1\n[queue.weights]\nshop = 3\n"Œuvres & co" = 0.5')
-    assert policy.queue == QueuePolicy(least_share=0.1, weights={"shop": 3, "Œuvres & co": 0.5})
+    policy = load('[queue]\nmin_share = 0.1\n[queue.tenant_weights]\nshop = 3\n"Œuvres & co" = 0.5')
+    assert policy.queue == QueuePolicy(
+        min_share=0.1, tenant_weights={"shop": 3, "Œuvres & co": 0.5}
+    )
 
 
 def test_a_shadow_is_made_of_the_same_parts(load):
-    policy = load('[shadow.breaker]\nopen_for = 9\n[shadow.limit]\nkind = "aimd"\nstart = 5')
-    shadow = ShadowPolicy(breaker=BreakerPolicy(open_for=9), limit=AimdLimit(start=5))
+    policy = load(
+        '[shadow.breaker]\nopen_duration = 9\n[shadow.limit]\nkind = "aimd"\ninitial_in_flight = 5'
+    )
+    shadow = ShadowPolicy(
+        breaker=BreakerPolicy(open_duration=9), limit=AimdLimit(initial_in_flight=5)
+    )
     assert policy == Policy(shadow=shadow)
 
 
 def test_a_part_may_be_left_out(load):
-    assert load('breaker = "none"\nbudget = "none"\ndeadline = "none"') == Policy(
-        breaker=None, budget=None, deadline=None
+    assert load('breaker = "none"\nretry_budget = "none"\ndeadline = "none"') == Policy(
+        breaker=None, retry_budget=None, deadline=None
     )
 
 
 def test_loading_changes_no_preset(load):
-    load('preset = "batch"\n[retry]\nattempts = 1\n[retry.backoff]\nbase = 9')
+    load('preset = "batch"\n[retry]\nmax_attempts = 1\n[retry.backoff]\ninitial_delay = 9')
     assert BATCH.retry == RetryPolicy()
 
 

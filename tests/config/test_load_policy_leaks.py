@@ -56,8 +56,8 @@ def test_a_key_given_for_a_path_is_not_repeated():
 )
 def test_an_id_of_a_tenant_is_no_key(tenant, tmp_path):
     path = tmp_path / "policy.toml"
-    path.write_text(f'[queue.weights]\n"{tenant}" = 3')
-    assert load_policy(path).queue.weights == {tenant: 3}
+    path.write_text(f'[queue.tenant_weights]\n"{tenant}" = 3')
+    assert load_policy(path).queue.tenant_weights == {tenant: 3}
 
 
 @pytest.mark.parametrize("place", ["/var/lib/app1/answers.db", "shop-2026-answers.sqlite", "a/b"])
@@ -97,5 +97,5 @@ def test_a_comment_about_ordinary_things_is_no_key(tmp_path):
 
 
 def test_ordinary_words_are_no_tokens():
-    assert not holds_token("proportional_jitter connect_failed longest_wait 2026-01-31 600")
+    assert not holds_token("proportional_jitter connect_failed max_wait 2026-01-31 600")
     assert holds_token(f"Duplicate inline table key '{TOKEN}'")

@@ -82,8 +82,12 @@ def test_the_article_in_words():
 
 
 def test_what_changes_is_said():
-    queue = QueuePolicy(least_share=0.1, weights={"shop": 3})
-    policy = Policy(limit=AimdLimit(slow=90), queue=queue, failures=(Verdict.TIMEOUT, Verdict.AUTH))
+    queue = QueuePolicy(min_share=0.1, tenant_weights={"shop": 3})
+    policy = Policy(
+        limit=AimdLimit(slow_call_threshold=90),
+        queue=queue,
+        failures=(Verdict.TIMEOUT, Verdict.AUTH),
+    )
     said = " ".join(account(replace(policy, shadow=policy.shadow_overrides())))
     for words in [
         "an answer is late after 90 s.",
@@ -107,7 +111,7 @@ def test_what_is_not_there_is_not_said_to_be():
         "It stays open for 30 s, not moved by chance; after each failed trial as long again"
         in still
     )
-    stretched = Policy(retry=RetryPolicy(spread=0))
+    stretched = Policy(retry=RetryPolicy(retry_after_jitter=0))
     assert "A wait that the server names is not stretched by chance;" in " ".join(
         account(stretched)
     )
@@ -138,7 +142,7 @@ def test_counts_and_lists():
     [
         (Linear(), ARTICLE[Linear]),
         (Exponential(), ARTICLE[Exponential]),
-        (FullJitter(cap=3), ("0-1", "0-2", "0-3", "0-3")),
+        (FullJitter(max_delay=3), ("0-1", "0-2", "0-3", "0-3")),
         (DecorrelatedJitter(), ("1-3", "1-9", "1-27", "1-60")),
         (ARTICLE_PRESET.retry.backoff, ("0.7-1.3", "1.4-2.6", "2.8-5.2", "5.6-10.4")),
     ],
@@ -148,7 +152,7 @@ def test_delays(backoff, expected):
 
 
 def test_the_table_has_the_policy_every_kind_and_the_article():
-    head, own, *kinds = delay_table(FullJitter(base=2))
+    head, own, *kinds = delay_table(FullJitter(initial_delay=2))
     assert head.split() == [
         "seconds",
         "before",

@@ -75,109 +75,124 @@ def ordered(draw, kind, low, high, **values):
     return draw(built(kind, **{**values, low: st.just(below), high: st.just(above)}))
 
 
-growth = {"base": positive, "cap": positive}
+growth = {"initial_delay": positive, "max_delay": positive}
 factor = st.floats(1, LARGEST)
 backoffs = st.one_of(
-    built(Constant, seconds=not_negative),
-    ordered(Linear, "base", "cap", **growth),
-    ordered(Exponential, "base", "cap", **growth, factor=factor),
-    ordered(FullJitter, "base", "cap", **growth, factor=factor),
-    ordered(EqualJitter, "base", "cap", **growth, factor=factor),
-    ordered(DecorrelatedJitter, "base", "cap", **growth, growth=factor),
+    built(Constant, initial_delay=not_negative),
+    ordered(Linear, "initial_delay", "max_delay", **growth),
+    ordered(Exponential, "initial_delay", "max_delay", **growth, factor=factor),
+    ordered(FullJitter, "initial_delay", "max_delay", **growth, factor=factor),
+    ordered(EqualJitter, "initial_delay", "max_delay", **growth, factor=factor),
+    ordered(DecorrelatedJitter, "initial_delay", "max_delay", **growth, factor=factor),
     ordered(
-        ProportionalJitter, "base", "cap", **growth, factor=factor, share=share, floor=not_negative
+        ProportionalJitter,
+        "initial_delay",
+        "max_delay",
+        **growth,
+        factor=factor,
+        jitter=share,
+        min_delay=not_negative,
     ),
 )
-of_last = {"share": part, "calls": st.integers(1, 100), "last": st.integers(1, 100)}
+of_last = {"ratio": part, "min_calls": st.integers(1, 100), "window_calls": st.integers(1, 100)}
 rules = st.one_of(
     built(DeadTarget),
-    built(ConsecutiveFailures, threshold=counting),
-    built(FailureRate, share=part, calls=counting, seconds=positive),
-    ordered(FailureRateOfLast, "calls", "last", **of_last),
-    built(SlowRate, share=part, slower_than=positive, calls=counting, seconds=positive),
-    ordered(SlowRateOfLast, "calls", "last", **of_last, slower_than=positive),
+    built(ConsecutiveFailures, failure_threshold=counting),
+    built(FailureRate, ratio=part, min_calls=counting, window_seconds=positive),
+    ordered(FailureRateOfLast, "min_calls", "window_calls", **of_last),
+    built(
+        SlowRate,
+        ratio=part,
+        slow_call_threshold=positive,
+        min_calls=counting,
+        window_seconds=positive,
+    ),
+    ordered(SlowRateOfLast, "min_calls", "window_calls", **of_last, slow_call_threshold=positive),
 )
 trips = rules | built(AnyRule, rules=st.lists(rules, min_size=1, max_size=3).map(tuple))
 breakers = ordered(
     BreakerPolicy,
-    "at_once",
+    "max_concurrent_probes",
     "probes",
     mode=st.sampled_from(Mode),
     trip=trips,
-    open_for=positive,
-    jitter=st.floats(SMALLEST, 1, exclude_max=True),
-    growth=factor,
-    longest_open=positive,
-    heed_server=st.booleans(),
+    open_duration=positive,
+    open_duration_jitter=st.floats(SMALLEST, 1, exclude_max=True),
+    open_duration_factor=factor,
+    max_open_duration=positive,
+    respect_retry_after=st.booleans(),
     probes=counting,
-    at_once=counting,
-    close_at=part,
-    any_failure_reopens=st.booleans(),
-    lease=positive,
-    longest_half_open=st.none() | positive,
+    max_concurrent_probes=counting,
+    success_ratio=part,
+    reopen_on_any_failure=st.booleans(),
+    probe_lease=positive,
+    max_half_open_duration=st.none() | positive,
 )
 retries = built(
     RetryPolicy,
-    attempts=counting,
+    max_attempts=counting,
     backoff=backoffs,
-    min_useful=not_negative,
-    spread=not_negative,
-    longest_wait=positive,
-    one_step_longer=st.lists(st.integers(-600, 600), max_size=3).map(tuple),
+    min_time_left=not_negative,
+    retry_after_jitter=not_negative,
+    max_wait=positive,
+    longer_backoff_on=st.lists(st.integers(-600, 600), max_size=3).map(tuple),
 )
 budgets = built(
     BudgetPolicy,
     ratio=not_negative,
-    cap=not_negative,
-    decay=positive,
-    lone_calls=from_zero,
-    lone_seconds=positive,
-    lone_retries=from_zero,
-    always_paid=st.booleans(),
+    capacity=not_negative,
+    decay_time=positive,
+    low_traffic_calls=from_zero,
+    low_traffic_window=positive,
+    low_traffic_retries=from_zero,
+    no_free_retries=st.booleans(),
 )
-BOUNDS = ("least", "start", "ceiling")
+BOUNDS = ("min_in_flight", "initial_in_flight", "max_in_flight")
 limits = st.one_of(
-    built(FixedLimit, in_flight=counting),
+    built(FixedLimit, max_in_flight=counting),
     st.builds(
         lambda limit, bounds: replace(limit, **dict(zip(BOUNDS, sorted(bounds), strict=True))),
         built(
             AimdLimit,
-            start=st.just(20),
-            step=positive,
-            share=st.floats(SMALLEST, 1, exclude_max=True),
-            least=st.just(1),
-            ceiling=st.just(256),
-            slow=st.none() | positive,
+            initial_in_flight=st.just(20),
+            increase=positive,
+            decrease_factor=st.floats(SMALLEST, 1, exclude_max=True),
+            min_in_flight=st.just(1),
+            max_in_flight=st.just(256),
+            slow_call_threshold=st.none() | positive,
         ),
         st.tuples(counting, counting, counting),
     ),
-    built(AutomaticLimit, ceiling=counting, gain=factor, plus=not_negative),
+    built(AutomaticLimit, max_in_flight=counting, headroom_factor=factor, headroom=not_negative),
 )
 quotas = built(
     RateLimitPolicy,
     rpm=st.none() | positive,
     tpm=st.none() | positive,
-    burst=not_negative,
-    learn=st.booleans(),
+    burst_seconds=not_negative,
+    learn_from_headers=st.booleans(),
 )
 hedges = st.one_of(
-    built(HedgePolicy, after=not_negative, percentile=st.none(), most=counting),
+    built(HedgePolicy, delay=not_negative, percentile=st.none(), max_hedges=counting),
     built(
-        HedgePolicy, after=st.none() | not_negative, percentile=st.floats(0.01, 0.99), most=counting
+        HedgePolicy,
+        delay=st.none() | not_negative,
+        percentile=st.floats(0.01, 0.99),
+        max_hedges=counting,
     ),
 )
 verdicts = st.lists(st.sampled_from(COUNTABLE), max_size=3).map(tuple)
 shadows = built(
     ShadowPolicy,
     failures=st.none() | verdicts,
-    uncounted=st.none(),
+    ignored=st.none(),
     fail_fast=st.none() | st.booleans(),
-    quota=st.none() | quotas,
+    rate_limit=st.none() | quotas,
     retry=st.none() | retries,
-    budget=st.none() | budgets,
+    retry_budget=st.none() | budgets,
     breaker=st.none() | breakers,
     limit=st.none() | limits,
-    learn_rate=st.booleans(),
+    adaptive_rate=st.booleans(),
 )
 words = st.none() | st.text(min_size=1).filter(
     lambda text: text.isprintable() and text != "none" and not is_token(text)
@@ -197,12 +212,12 @@ fallbacks = st.one_of(
     built(
         ToTargets,
         on=on,
-        after=after,
+        max_wait=after,
         targets=st.lists(places, min_size=1, max_size=2).map(tuple),
-        choose=st.sampled_from(TargetOrder),
+        order=st.sampled_from(TargetOrder),
     ),
-    built(ToCache, on=on, after=after),
-    built(ToDegraded, on=on, after=after, text=words),
+    built(ToCache, on=on, max_wait=after),
+    built(ToDegraded, on=on, max_wait=after, text=words),
 )
 policies = built(
     Policy,
@@ -217,28 +232,28 @@ policies = built(
     cooldown=st.booleans(),
     priority=st.sampled_from(Priority),
     failures=st.lists(st.sampled_from(COUNTABLE[::2]), max_size=3).map(tuple),
-    uncounted=st.lists(st.sampled_from(COUNTABLE[1::2]), max_size=3).map(tuple),
+    ignored=st.lists(st.sampled_from(COUNTABLE[1::2]), max_size=3).map(tuple),
     retry=retries,
-    budget=st.none() | budgets,
+    retry_budget=st.none() | budgets,
     breaker=st.none() | breakers,
     limit=limits,
-    learn_rate=st.booleans(),
+    adaptive_rate=st.booleans(),
     shadow=st.none() | shadows,
-    quota=quotas,
-    share=st.floats(0.01, 1.0),
+    rate_limit=quotas,
+    process_share=st.floats(0.01, 1.0),
     spend=built(
         SpendPolicy,
-        usd=st.none() | positive,
-        per=st.none() | positive,
-        longest_answer=st.none() | counting,
+        max_usd=st.none() | positive,
+        period=st.none() | positive,
+        max_output_tokens=st.none() | counting,
     ),
     hedge=st.none() | hedges,
     queue=built(
         QueuePolicy,
-        size=from_zero,
-        longest_pause=positive,
-        least_share=st.floats(SMALLEST, 0.3),
-        weights=st.dictionaries(st.text().filter(str.isprintable), positive, max_size=3),
+        max_size=from_zero,
+        max_pause=positive,
+        min_share=st.floats(SMALLEST, 0.3),
+        tenant_weights=st.dictionaries(st.text().filter(str.isprintable), positive, max_size=3),
     ),
 )
 

@@ -23,7 +23,7 @@ FILE = """
 
     [limit]
     kind = "fixed"
-    in_flight = 20
+    max_in_flight = 20
 
     [targets.main]
     provider = "openai"
@@ -42,7 +42,7 @@ FILE = """
 
     [pools.chat]
     targets = ["main", { target = "far-away", weight = 3 }]
-    choose = "weighted"
+    order = "weighted"
     on = ["timeout"]
 
     [profiles.staging]
@@ -52,7 +52,7 @@ FILE = """
     model = "tiny"
 
     [profiles.staging.targets.main.policy.limit]
-    in_flight = 2
+    max_in_flight = 2
 
     [profiles.lab.targets.main]
     policy = "batch"
@@ -85,7 +85,7 @@ def test_targets_and_pools_by_name(path):
     assert settings.targets["main"].model == "gpt-4.1-mini-2025-04-14"
     assert settings.pools["chat"] == PoolSettings(
         targets=(Member(target="main"), Member(target="far-away", weight=3)),
-        choose=TargetOrder.WEIGHTED,
+        order=TargetOrder.WEIGHTED,
         on=(Verdict.TIMEOUT,),
     )
 
@@ -99,7 +99,7 @@ def test_the_policy_of_the_file_is_that_of_all_who_name_none_of_their_own(path):
 
 def test_a_table_is_laid_over_the_policy_of_the_file(path):
     main = read(path).targets["main"].policy
-    assert (main.deadline, main.patience, main.limit) == (60, 5, FixedLimit(in_flight=20))
+    assert (main.deadline, main.patience, main.limit) == (60, 5, FixedLimit(max_in_flight=20))
 
 
 def test_or_over_the_preset_that_it_names(tmp_path):
@@ -111,7 +111,7 @@ def test_or_over_the_preset_that_it_names(tmp_path):
 
 def test_a_policy_file_is_a_settings_file_without_targets(tmp_path):
     path = tmp_path / "policy.toml"
-    path.write_text('preset = "batch"\n[retry]\nattempts = 3\n')
+    path.write_text('preset = "batch"\n[retry]\nmax_attempts = 3\n')
     settings = read(path)
     assert (settings.policy, settings.names) == (load_policy(path), ())
 
@@ -163,7 +163,7 @@ def test_a_profile_is_laid_over_the_rest(path):
     settings = read(path, "staging")
     main = settings.targets["main"]
     assert (main.model, main.api_key_env, settings.policy.deadline) == ("tiny", "MAIN_KEY", 10)
-    assert (main.policy.patience, main.policy.limit) == (5, FixedLimit(in_flight=2))
+    assert (main.policy.patience, main.policy.limit) == (5, FixedLimit(max_in_flight=2))
 
 
 def test_a_variable_chooses_it_and_an_argument_goes_before_that(path):
@@ -236,10 +236,10 @@ def test_what_is_laid_over_a_preset_of_a_target_keeps_the_preset(path, tmp_path)
 
 
 def test_variables_are_laid_over_it_together(path):
-    several = {"STORMBREAK__LIMIT__CEILING": "50", "STORMBREAK__LIMIT__KIND": "aimd"}
-    assert read(path, **several).policy.limit == AimdLimit(ceiling=50)
-    assert mistake(path, STORMBREAK__LIMIT__CEILING="50").startswith(
-        "s.toml: STORMBREAK__LIMIT__CEILING: limit.ceiling is no key of a policy"
+    several = {"STORMBREAK__LIMIT__MIN_IN_FLIGHT": "2", "STORMBREAK__LIMIT__KIND": "aimd"}
+    assert read(path, **several).policy.limit == AimdLimit(min_in_flight=2)
+    assert mistake(path, STORMBREAK__LIMIT__MIN_IN_FLIGHT="2").startswith(
+        "s.toml: STORMBREAK__LIMIT__MIN_IN_FLIGHT: limit.min_in_flight is no key of a policy"
     )
 
 
@@ -259,7 +259,7 @@ MISTAKES = {
     "[targets.a]\npolicy = 3": "targets.a.policy must be a table, got 3",
     "[targets.a.policy]\npreset = 'x'": "targets.a.policy.preset must be one of interactive, ",
     "[targets.a.policy]\ndeadlin = 3": "targets.a.policy.deadlin is no key of a policy; did you mean deadline?",
-    "[targets.a.policy.retry]\nattempts = 0": "targets.a.policy.retry.attempts must be at least 1, got 0",
+    "[targets.a.policy.retry]\nmax_attempts = 0": "targets.a.policy.retry.max_attempts must be at least 1, got 0",
     "[targets]\na = 3": "targets.a must be a table, got 3",
     "targets = 3": "targets must be a table, got 3",
     "profiles = 3": "profiles must be a table, got 3",
@@ -297,10 +297,10 @@ def test_a_mistake_in_a_profile_is_told_with_the_profile(path, tmp_path):
         ("TARGETS__MAIN__MODLE", "x", "targets.main.modle is no key of a target; did you mean model?"),
         ("DEADLINE", "-3", "deadline must be positive, got -3"),
         ("DEADLIN", "3", "deadlin is no key of a policy; did you mean deadline?"),
-        ("LIMIT__IN_FLIGHT", "x", 'limit.in_flight must be a whole number, got "x"'),
-        ("RETRYY__ATTEMPTS", "3", "retryy is no key of a policy; did you mean retry?"),
+        ("LIMIT__MAX_IN_FLIGHT", "x", 'limit.max_in_flight must be a whole number, got "x"'),
+        ("RETRYY__MAX_ATTEMPTS", "3", "retryy is no key of a policy; did you mean retry?"),
         ("DEADLINE__SECONDS", "3", 'deadline must be a number or "none", got a table'),
-        ("TARGETS__MAIN__POLICY__RETRYY__ATTEMPTS", "3",
+        ("TARGETS__MAIN__POLICY__RETRYY__MAX_ATTEMPTS", "3",
          "targets.main.policy.retryy is no key of a policy; did you mean retry?"),
         ("TARGETS__MAIN__MODEL", "", 'targets.main.model must be the name of a model, got ""'),
     ],

@@ -94,7 +94,7 @@ def test_a_failure_that_is_final_is_told_rather_than_one_that_is_not(last):
 def test_what_failed_beside_it_counts_as_what_it_was(wins):
     """It may have been billed, and is told nowhere else."""
     lost = TIMEOUT._replace(maybe_processed=True)
-    run = slow(scene(retry=RetryPolicy(attempts=2)))
+    run = slow(scene(retry=RetryPolicy(max_attempts=2)))
     run.cross(1, lost)
     run.cross(2, OK if wins else Outcome(Verdict.CONNECT_FAILED))
 
@@ -104,7 +104,7 @@ def test_what_failed_beside_it_counts_as_what_it_was(wins):
 
 @pytest.mark.parametrize("wins", [True, False])
 def test_one_that_never_got_a_connection_is_counted_beside_another(wins):
-    run = slow(scene(retry=RetryPolicy(attempts=2)))
+    run = slow(scene(retry=RetryPolicy(max_attempts=2)))
     run.cross(1, Outcome(Verdict.CONNECT_FAILED))
     run.cross(2, OK if wins else SERVER_ERROR)
 
@@ -112,7 +112,7 @@ def test_one_that_never_got_a_connection_is_counted_beside_another(wins):
 
 
 def test_attempts_at_another_target_are_not_counted_against_this_one():
-    stage = scene(retry=RetryPolicy(attempts=2))
+    stage = scene(retry=RetryPolicy(max_attempts=2))
     answered(stage, OTHER)
     step = Step(frozenset({Verdict.INVALID}), None, FALLBACK, ((OTHER, 1.0),), TargetOrder.IN_ORDER)
     run = stage.start(races=True, fallbacks=(step,))
@@ -206,7 +206,7 @@ def test_whoever_gives_the_call_up_gives_all_of_its_attempts_up(leave, hedged):
 
 @pytest.mark.parametrize("leave", ["close", "drop"])
 def test_a_call_may_be_given_up_in_the_queue_and_while_it_delivers(leave):
-    stage = scene(limit=FixedLimit(in_flight=2))
+    stage = scene(limit=FixedLimit(max_in_flight=2))
     first, second = stage.start(), stage.start(races=True, delivers=True)
     queued = stage.start(races=True)
     assert queued.queued
@@ -219,7 +219,7 @@ def test_a_call_may_be_given_up_in_the_queue_and_while_it_delivers(leave):
 
 
 def test_a_call_that_queues_is_slow_from_when_it_was_sent():
-    stage = scene(limit=FixedLimit(in_flight=2))
+    stage = scene(limit=FixedLimit(max_in_flight=2))
     others = [stage.start(), stage.start()]
     run = stage.start(races=True)
     stage.pass_time(10.0)
@@ -245,7 +245,7 @@ def test_a_call_that_is_rejected_does_not_start():
 
 def test_what_was_overtaken_counts_as_that_slow():
     """Or the percentile would only know of winners, and become a time that nobody keeps."""
-    stage = scene(hedge=HedgePolicy(after=AFTER, percentile=0.7))
+    stage = scene(hedge=HedgePolicy(delay=AFTER, percentile=0.7))
     for _ in range(20):
         stage.start(races=True).cross(1, OK)
     for _ in range(40):

@@ -24,7 +24,7 @@ class TestWhatKeepsAHedgeFromBeingSent:
         return run
 
     def test_the_attempts_are_used_up(self):
-        self.refused(scene(retry=RetryPolicy(attempts=1)), "attempts")
+        self.refused(scene(retry=RetryPolicy(max_attempts=1)), "attempts")
         self.refused(scene(), "attempts", most=1)
 
     def test_too_little_time_is_left(self):
@@ -32,10 +32,10 @@ class TestWhatKeepsAHedgeFromBeingSent:
         assert slow(scene(), within=AFTER + 0.5).racing == [1, 2]
 
     def test_the_limit_is_reached(self):
-        self.refused(scene(limit=FixedLimit(in_flight=1)), "load")
+        self.refused(scene(limit=FixedLimit(max_in_flight=1)), "load")
 
     def test_somebody_waits(self):
-        stage = scene(limit=FixedLimit(in_flight=1))
+        stage = scene(limit=FixedLimit(max_in_flight=1))
         run = stage.start(races=True)
         stage.start()
         stage.pass_time(AFTER)
@@ -73,14 +73,14 @@ class TestWhatKeepsAHedgeFromBeingSent:
         self.refused(stage, "load")
 
     def test_requests_per_minute_are_used_up(self):
-        stage = scene(quota=RateLimitPolicy(rpm=1.0))
+        stage = scene(rate_limit=RateLimitPolicy(rpm=1.0))
         run = slow(stage)
 
         assert run.racing == [1]
         assert [event.gate for event in heard(stage, HedgeRefused)] == ["quota"]
 
     def test_the_budget_which_is_charged_last(self):
-        stage = scene(budget=BudgetPolicy())
+        stage = scene(retry_budget=BudgetPolicy())
         self.refused(stage, "budget")
         assert stage.lane.slots.in_flight == 1
 
@@ -109,7 +109,7 @@ def test_so_is_the_first_after_three_minutes_of_silence(late):
 
 def test_a_hedge_is_never_free():
     """Most calls succeed: a retry would be free. A hedge is not."""
-    stage = scene(budget=BudgetPolicy(ratio=0.01))
+    stage = scene(retry_budget=BudgetPolicy(ratio=0.01))
     for _ in range(50):
         stage.start().step(OK)
 

@@ -14,7 +14,7 @@ from stormbreak.types import CANCELLED
 
 
 def test_without_evidence_the_ceiling_is_the_limit():
-    slots = SlotGate(ceiling=100)
+    slots = SlotGate(max_in_flight=100)
     slots.take(100)
 
     assert slots.gate.limit == slots.gate.in_flight == 100
@@ -65,7 +65,7 @@ def test_while_answers_are_late_it_is_closer_to_what_was_proven():
 
 
 def test_gain_and_plus():
-    slots = SlotGate(gain=2.0, plus=9.0)
+    slots = SlotGate(headroom_factor=2.0, headroom=9.0)
     slots.serve(60, rate=10, took=2.0)
     slots.stand()
 
@@ -84,7 +84,7 @@ def test_nothing_proven_is_a_limit_of_two_and_of_one_where_nothing_is_answered()
 
 
 def test_a_ceiling_of_one_is_one():
-    slots = SlotGate(ceiling=1)
+    slots = SlotGate(max_in_flight=1)
     assert slots.gate.limit == 1
     slots.fail()
     assert slots.gate.limit == 1
@@ -163,7 +163,7 @@ def test_a_queue_that_stands_is_evidence_while_it_is_not_certain_that_all_is_wel
 
 @pytest.mark.parametrize(("since", "binds"), [(0.9, True), (1.0, False)])
 def test_in_a_cold_start_a_queue_that_stands_while_slots_are_free_is_none(since, binds):
-    slots = SlotGate(ceiling=10)
+    slots = SlotGate(max_in_flight=10)
     slots.settle(slots.take(10), told(1.0))
     slots.tick(since, waited=100.0)
 
@@ -199,7 +199,7 @@ def test_evidence_renews_it():
 
 
 def test_the_fade_stops_at_the_ceiling():
-    slots = SlotGate(ceiling=30)
+    slots = SlotGate(max_in_flight=30)
     slots.serve(60)
     slots.fail()
     limits = [slots.tick(1.0) for _ in range(130)]
@@ -224,7 +224,7 @@ def test_it_grows_again_while_more_is_proven():
 
 
 def test_the_ceiling_is_raised_by_what_was_proven():
-    slots = SlotGate(ceiling=10)
+    slots = SlotGate(max_in_flight=10)
     slots.serve(60, rate=10, took=2.0)
     assert slots.gate.limit > 20
     slots.tick(60.0)
@@ -392,7 +392,7 @@ STEPS = st.lists(
 
 @given(steps=STEPS, ceiling=st.integers(1, 300))
 def test_at_least_one_never_beyond_reason_and_time_opens_it_when_it_said(steps, ceiling):
-    slots, flying = SlotGate(ceiling=ceiling), []
+    slots, flying = SlotGate(max_in_flight=ceiling), []
     for pause, outcome, puts_out, count in steps:
         slots.tick(pause)
         slots.wait(pause)
@@ -417,7 +417,9 @@ def test_at_least_one_never_beyond_reason_and_time_opens_it_when_it_said(steps, 
     assert slots.gate.limit >= ceiling, flights
 
 
-@pytest.mark.parametrize(("name", "value"), [("ceiling", 0), ("gain", 0.9), ("plus", -1.0)])
+@pytest.mark.parametrize(
+    ("name", "value"), [("max_in_flight", 0), ("headroom_factor", 0.9), ("headroom", -1.0)]
+)
 def test_impossible_values_are_named(name, value):
     with pytest.raises(ConfigurationError, match=f"{name} must .*, got {value}"):
         AutomaticLimit(**{name: value})

@@ -31,13 +31,13 @@ def signs(slots, *, late=inf, errors=inf):
 
 def test_before_anybody_has_looked_the_ceiling_is_the_limit():
     diagnosis = Diagnosis(TREATMENTS)
-    gate = AutomaticLimiter(AutomaticLimit(ceiling=9), diagnosis, paused=lambda _: False)
+    gate = AutomaticLimiter(AutomaticLimit(max_in_flight=9), diagnosis, paused=lambda _: False)
 
     assert (gate.limit, gate.ready_at(0.0)) == (9, OPEN)
 
 
 def test_a_gain_of_one_is_possible():
-    assert AutomaticLimit(gain=1.0, plus=0.0).gain == 1.0
+    assert AutomaticLimit(headroom_factor=1.0, headroom=0.0).headroom_factor == 1.0
 
 
 @pytest.mark.parametrize(("age", "limit"), [(0.0, 26), (0.9, 26), (1.0, 32), (1.5, 32)])
@@ -75,7 +75,7 @@ def test_it_binds_for_125_seconds():
 
 @pytest.mark.parametrize("in_flight", [20, 25])
 def test_in_an_episode_too_only_an_answer_opens_what_no_fade_can(in_flight):
-    slots = SlotGate(ceiling=20)
+    slots = SlotGate(max_in_flight=20)
     slots.fail()
     slots.take(in_flight)
     assert slots.gate.binds(slots.now)
@@ -108,7 +108,7 @@ def test_nobody_asks_again_sooner_than_in_50_ms():
 
 def test_whoever_finds_it_full_looks_at_once():
     """The ceiling is raised by what was proven in this very instant."""
-    slots = SlotGate(ceiling=10)
+    slots = SlotGate(max_in_flight=10)
     slots.first(slots.take(10, streams=True))
 
     assert slots.gate.limit == 17

@@ -16,16 +16,28 @@ from stormbreak.errors import ConfigurationError
 
 TABLE = [
     # rule, chance, delays before retries 1, 2, 3, 4, 5
-    (Constant(seconds=3.0), 0.9, [3.0, 3.0, 3.0, 3.0, 3.0]),
-    (Linear(base=2.0, cap=7.0), 0.9, [2.0, 4.0, 6.0, 7.0, 7.0]),
-    (Exponential(base=1.0, factor=3.0, cap=20.0), 0.9, [1.0, 3.0, 9.0, 20.0, 20.0]),
-    (ProportionalJitter(base=1.0, cap=8.0, share=0.5), 0.0, [0.5, 1.0, 2.0, 4.0, 4.0]),
-    (ProportionalJitter(base=1.0, cap=8.0, share=0.5), 0.75, [1.25, 2.5, 5.0, 10.0, 10.0]),
-    (ProportionalJitter(base=1.0, share=1.0, floor=0.7), 0.0, [0.7, 0.7, 0.7, 0.7, 0.7]),
-    (FullJitter(base=1.0, cap=8.0), 0.25, [0.25, 0.5, 1.0, 2.0, 2.0]),
-    (EqualJitter(base=1.0, cap=8.0), 0.5, [0.75, 1.5, 3.0, 6.0, 6.0]),
-    (DecorrelatedJitter(base=1.0, cap=8.0), 0.0, [1.0, 1.0, 1.0, 1.0, 1.0]),
-    (DecorrelatedJitter(base=1.0, cap=8.0), 0.5, [2.0, 3.5, 4.5, 4.5, 4.5]),
+    (Constant(initial_delay=3.0), 0.9, [3.0, 3.0, 3.0, 3.0, 3.0]),
+    (Linear(initial_delay=2.0, max_delay=7.0), 0.9, [2.0, 4.0, 6.0, 7.0, 7.0]),
+    (Exponential(initial_delay=1.0, factor=3.0, max_delay=20.0), 0.9, [1.0, 3.0, 9.0, 20.0, 20.0]),
+    (
+        ProportionalJitter(initial_delay=1.0, max_delay=8.0, jitter=0.5),
+        0.0,
+        [0.5, 1.0, 2.0, 4.0, 4.0],
+    ),
+    (
+        ProportionalJitter(initial_delay=1.0, max_delay=8.0, jitter=0.5),
+        0.75,
+        [1.25, 2.5, 5.0, 10.0, 10.0],
+    ),
+    (
+        ProportionalJitter(initial_delay=1.0, jitter=1.0, min_delay=0.7),
+        0.0,
+        [0.7, 0.7, 0.7, 0.7, 0.7],
+    ),
+    (FullJitter(initial_delay=1.0, max_delay=8.0), 0.25, [0.25, 0.5, 1.0, 2.0, 2.0]),
+    (EqualJitter(initial_delay=1.0, max_delay=8.0), 0.5, [0.75, 1.5, 3.0, 6.0, 6.0]),
+    (DecorrelatedJitter(initial_delay=1.0, max_delay=8.0), 0.0, [1.0, 1.0, 1.0, 1.0, 1.0]),
+    (DecorrelatedJitter(initial_delay=1.0, max_delay=8.0), 0.5, [2.0, 3.5, 4.5, 4.5, 4.5]),
 ]
 
 
@@ -46,9 +58,11 @@ def test_delays(rule, chance, delays):
 )
 def test_jitter_stays_within_its_share_of_the_exponential(base, factor, retry, chance):
     cap = 100.0
-    plain = Exponential(base=base, factor=factor, cap=cap).delay(retry, chance)
-    full = FullJitter(base=base, factor=factor, cap=cap).delay(retry, chance)
-    moved = ProportionalJitter(base=base, factor=factor, cap=cap, floor=0.0).delay(retry, chance)
+    plain = Exponential(initial_delay=base, factor=factor, max_delay=cap).delay(retry, chance)
+    full = FullJitter(initial_delay=base, factor=factor, max_delay=cap).delay(retry, chance)
+    moved = ProportionalJitter(
+        initial_delay=base, factor=factor, max_delay=cap, min_delay=0.0
+    ).delay(retry, chance)
 
     assert base <= plain <= cap
     assert 0.0 <= full <= plain
@@ -56,15 +70,19 @@ def test_jitter_stays_within_its_share_of_the_exponential(base, factor, retry, c
 
 
 BAD = [
-    (Constant, {"seconds": -1.0}, "seconds must not be negative, got -1.0"),
-    (Linear, {"base": 0.0}, "base must be positive, got 0.0"),
-    (Exponential, {"base": 2.0, "cap": 1.0}, "cap must not be below base, got 1.0"),
+    (Constant, {"initial_delay": -1.0}, "initial_delay must not be negative, got -1.0"),
+    (Linear, {"initial_delay": 0.0}, "initial_delay must be positive, got 0.0"),
+    (
+        Exponential,
+        {"initial_delay": 2.0, "max_delay": 1.0},
+        "max_delay must not be below initial_delay, got 1.0",
+    ),
     (FullJitter, {"factor": 0.5}, "factor must be at least 1, got 0.5"),
-    (ProportionalJitter, {"share": 1.5}, r"share must lie in \[0, 1\], got 1.5"),
-    (ProportionalJitter, {"floor": -0.1}, "floor must not be negative, got -0.1"),
-    (EqualJitter, {"cap": 0.5}, "cap must not be below base, got 0.5"),
-    (DecorrelatedJitter, {"growth": 0.9}, "growth must be at least 1, got 0.9"),
-    (Linear, {"base": float("nan")}, "base must be positive, got nan"),
+    (ProportionalJitter, {"jitter": 1.5}, r"jitter must lie in \[0, 1\], got 1.5"),
+    (ProportionalJitter, {"min_delay": -0.1}, "min_delay must not be negative, got -0.1"),
+    (EqualJitter, {"max_delay": 0.5}, "max_delay must not be below initial_delay, got 0.5"),
+    (DecorrelatedJitter, {"factor": 0.9}, "factor must be at least 1, got 0.9"),
+    (Linear, {"initial_delay": float("nan")}, "initial_delay must be positive, got nan"),
 ]
 
 
@@ -76,12 +94,12 @@ def test_impossible_values_are_named(kind, values, message):
 
 @pytest.mark.parametrize("kind", [ProportionalJitter, DecorrelatedJitter])
 def test_every_rule_needs_a_base(kind):
-    with pytest.raises(ConfigurationError, match="base must be positive, got 0"):
-        kind(base=0.0)
+    with pytest.raises(ConfigurationError, match="initial_delay must be positive, got 0"):
+        kind(initial_delay=0.0)
 
 
 POSSIBLE = [
-    Constant(seconds=0.0), Linear(base=2.0, cap=2.0), ProportionalJitter(share=0.0), DecorrelatedJitter(growth=1.0),
+    Constant(initial_delay=0.0), Linear(initial_delay=2.0, max_delay=2.0), ProportionalJitter(jitter=0.0), DecorrelatedJitter(factor=1.0),
 ]  # fmt: skip
 
 
@@ -91,16 +109,18 @@ def test_bounds_are_possible(rule):
 
 
 DEFAULTS = [
-    (Constant(), Constant(seconds=1.0)),
-    (Linear(), Linear(base=1.0, cap=60.0)),
-    (Exponential(), Exponential(base=1.0, factor=2.0, cap=60.0)),
+    (Constant(), Constant(initial_delay=1.0)),
+    (Linear(), Linear(initial_delay=1.0, max_delay=60.0)),
+    (Exponential(), Exponential(initial_delay=1.0, factor=2.0, max_delay=60.0)),
     (
         ProportionalJitter(),
-        ProportionalJitter(base=1.0, factor=2.0, cap=60.0, share=0.3, floor=0.1),
+        ProportionalJitter(
+            initial_delay=1.0, factor=2.0, max_delay=60.0, jitter=0.3, min_delay=0.1
+        ),
     ),
-    (FullJitter(), FullJitter(base=1.0, factor=2.0, cap=60.0)),
-    (EqualJitter(), EqualJitter(base=1.0, factor=2.0, cap=60.0)),
-    (DecorrelatedJitter(), DecorrelatedJitter(base=1.0, growth=3.0, cap=60.0)),
+    (FullJitter(), FullJitter(initial_delay=1.0, factor=2.0, max_delay=60.0)),
+    (EqualJitter(), EqualJitter(initial_delay=1.0, factor=2.0, max_delay=60.0)),
+    (DecorrelatedJitter(), DecorrelatedJitter(initial_delay=1.0, factor=3.0, max_delay=60.0)),
 ]
 
 
@@ -110,4 +130,4 @@ def test_defaults(bare, spelled_out):
 
 
 def test_where_there_was_no_delay_drifting_begins_at_the_base():
-    assert DecorrelatedJitter(base=0.5).delay(1, 0.5) == 1.0  # half way from 0.5 to 1.5
+    assert DecorrelatedJitter(initial_delay=0.5).delay(1, 0.5) == 1.0  # half way from 0.5 to 1.5

@@ -6,7 +6,7 @@ from ward import CLOSED, HALF_OPEN, OPEN, Ward
 from stormbreak.core.trip import DeadTarget, SlowRateOfLast
 from stormbreak.types import CANCELLED
 
-SLOW = SlowRateOfLast(share=1.0, slower_than=5.0, calls=2, last=2)
+SLOW = SlowRateOfLast(ratio=1.0, slow_call_threshold=5.0, min_calls=2, window_calls=2)
 
 
 OURS = TIMEOUT._replace(own_deadline=True)
@@ -29,7 +29,7 @@ def test_slow_calls_open_even_those_that_we_cut_ourselves(outcome, took, after):
     [(4.9, OK, CLOSED), (5.0, OK, OPEN), (5.0, CANCELLED, OPEN), (5.0, THROTTLED, HALF_OPEN)],
 )
 def test_a_slow_probe_is_no_sign_of_health_where_slowness_is_what_opens(took, outcome, after):
-    ward = Ward(trip=SLOW, probes=1, at_once=1)
+    ward = Ward(trip=SLOW, probes=1, max_concurrent_probes=1)
     tokens = [ward.take(), ward.take()]
     ward.now += 5.0
     for token in tokens:
@@ -53,7 +53,7 @@ def known(ward):
 
 
 def test_by_itself_it_opens_a_dead_target_s_circuit_and_closes_it_with_a_success():
-    ward = known(Ward(trip=DeadTarget(), close_at=0.3))
+    ward = known(Ward(trip=DeadTarget(), success_ratio=0.3))
     ward.send(*[SERVER_ERROR] * 7)
     assert ward.state is CLOSED
     ward.send(SERVER_ERROR)
@@ -67,7 +67,7 @@ def test_by_itself_it_opens_a_dead_target_s_circuit_and_closes_it_with_a_success
 
 def test_what_left_before_it_opened_says_nothing_after_it_closed():
     """Those in flight when it opened, answered or not, are no failures of the target that is well again."""
-    ward = known(Ward(trip=DeadTarget(), close_at=0.3))
+    ward = known(Ward(trip=DeadTarget(), success_ratio=0.3))
     answered, hanging = ([ward.take() for _ in range(20)] for _ in range(2))
     ward.now += 0.1
     ward.send(*[SERVER_ERROR] * 8)

@@ -9,7 +9,7 @@ from stormbreak.types import CANCELLED
 
 
 def test_at_most_so_many_probes_at_once():
-    ward = Ward(probes=4, at_once=2).bring_to(HALF_OPEN)
+    ward = Ward(probes=4, max_concurrent_probes=2).bring_to(HALF_OPEN)
     first, _ = ward.take(), ward.take()
 
     assert not ward.ready
@@ -18,7 +18,7 @@ def test_at_most_so_many_probes_at_once():
 
 
 def test_no_more_probes_than_are_still_to_be_counted():
-    ward = Ward(probes=3, at_once=3, close_at=1.0).bring_to(HALF_OPEN)
+    ward = Ward(probes=3, max_concurrent_probes=3, success_ratio=1.0).bring_to(HALF_OPEN)
     ward.send(OK)
     ward.take()
     ward.take()
@@ -27,7 +27,7 @@ def test_no_more_probes_than_are_still_to_be_counted():
 
 
 def test_a_cancelled_or_throttled_probe_gives_its_place_back_uncounted():
-    ward = Ward(probes=1, at_once=1, close_at=1.0).bring_to(HALF_OPEN)
+    ward = Ward(probes=1, max_concurrent_probes=1, success_ratio=1.0).bring_to(HALF_OPEN)
     for outcome in (CANCELLED, THROTTLED, INVALID):
         ward.send(outcome)
         assert ward.ready
@@ -37,11 +37,13 @@ def test_a_cancelled_or_throttled_probe_gives_its_place_back_uncounted():
 
 
 @table_test(
-    ("probes", "close_at", "needed"),
+    ("probes", "success_ratio", "needed"),
     [(3, 0.5, 2), (4, 0.5, 2), (1, 0.1, 1), (10, 0.7, 7), (5, 1.0, 5), (3, 0.01, 1)],
 )
-def test_how_many_must_succeed(probes, close_at, needed):
-    ward = Ward(probes=probes, at_once=probes, close_at=close_at).bring_to(HALF_OPEN)
+def test_how_many_must_succeed(probes, success_ratio, needed):
+    ward = Ward(probes=probes, max_concurrent_probes=probes, success_ratio=success_ratio).bring_to(
+        HALF_OPEN
+    )
     ward.send(*[SERVER_ERROR] * (probes - needed), *[OK] * (needed - 1))
     assert ward.state is HALF_OPEN
     ward.send(OK)
@@ -49,7 +51,7 @@ def test_how_many_must_succeed(probes, close_at, needed):
 
 
 def test_any_failure_reopens_where_asked():
-    ward = Ward(any_failure_reopens=True).bring_to(HALF_OPEN)
+    ward = Ward(reopen_on_any_failure=True).bring_to(HALF_OPEN)
     ward.send(OK, SERVER_ERROR)
 
     assert ward.state is OPEN
@@ -64,7 +66,7 @@ def test_reopening_starts_a_new_open_time():
 
 
 def test_a_hung_probe_holds_its_place_for_its_lease_only():
-    ward = Ward(probes=1, at_once=1, close_at=1.0).bring_to(HALF_OPEN)
+    ward = Ward(probes=1, max_concurrent_probes=1, success_ratio=1.0).bring_to(HALF_OPEN)
     hung = ward.take()
 
     assert ward.breaker.ready_at(ward.now) == ward.now + 30.0
@@ -77,7 +79,7 @@ def test_a_hung_probe_holds_its_place_for_its_lease_only():
 
 
 def test_where_all_places_are_taken_the_first_lease_that_ends_makes_room():
-    ward = Ward(probes=2, at_once=2, lease=30.0).bring_to(HALF_OPEN)
+    ward = Ward(probes=2, max_concurrent_probes=2, probe_lease=30.0).bring_to(HALF_OPEN)
     began = ward.now
     ward.take()
     ward.now += 7.0
@@ -93,7 +95,7 @@ def test_where_all_places_are_taken_the_first_lease_that_ends_makes_room():
 @pytest.mark.parametrize("replaced", [False, True])
 @pytest.mark.parametrize(("outcome", "after"), [(OK, CLOSED), (SERVER_ERROR, OPEN)])
 def test_a_probe_later_than_its_lease_still_counts(replaced, outcome, after):
-    ward = Ward(probes=1, at_once=1, close_at=1.0).bring_to(HALF_OPEN)
+    ward = Ward(probes=1, max_concurrent_probes=1, success_ratio=1.0).bring_to(HALF_OPEN)
     late = ward.take()
     ward.now += 31.0
     if replaced:
@@ -104,10 +106,13 @@ def test_a_probe_later_than_its_lease_still_counts(replaced, outcome, after):
 
 
 @pytest.mark.parametrize(
-    ("probes", "at_once", "leave"), [(1, 3, 1), (2, 9, 2), (3, 3, 3), (9, 3, 3), (4, 1, 1)]
+    ("probes", "max_concurrent_probes", "leave"),
+    [(1, 3, 1), (2, 9, 2), (3, 3, 3), (9, 3, 3), (4, 1, 1)],
 )
-def test_no_more_leave_at_once_than_there_are_probes_and_than_may(probes, at_once, leave):
-    ward = Ward(probes=probes, at_once=at_once).bring_to(OPEN)
+def test_no_more_leave_at_once_than_there_are_probes_and_than_may(
+    probes, max_concurrent_probes, leave
+):
+    ward = Ward(probes=probes, max_concurrent_probes=max_concurrent_probes).bring_to(OPEN)
     ward.now += 10.0
     sent = 0
     while ward.ready:
@@ -131,7 +136,7 @@ def test_probes_of_an_earlier_half_open_state_move_nothing():
 
 
 def test_a_trial_that_comes_to_nothing_opens_the_circuit_again():
-    ward = Ward(longest_half_open=100.0, growth=2.0).bring_to(HALF_OPEN)
+    ward = Ward(max_half_open_duration=100.0, open_duration_factor=2.0).bring_to(HALF_OPEN)
     began, hung = ward.now, ward.take()
     ward.send(OK)
     ward.now = began + 99.9
@@ -145,7 +150,7 @@ def test_a_trial_that_comes_to_nothing_opens_the_circuit_again():
 
 
 def test_a_stale_trial_that_nobody_looked_at_for_long_makes_room_for_a_new_one():
-    ward = Ward(longest_half_open=100.0).bring_to(HALF_OPEN)
+    ward = Ward(max_half_open_duration=100.0).bring_to(HALF_OPEN)
     ward.send(OK)
     ward.now += 1000.0
     ward.send(OK)
@@ -155,7 +160,7 @@ def test_a_stale_trial_that_nobody_looked_at_for_long_makes_room_for_a_new_one()
 
 
 def test_without_a_longest_time_a_trial_waits_for_ever():
-    ward = Ward(longest_half_open=None).bring_to(HALF_OPEN)
+    ward = Ward(max_half_open_duration=None).bring_to(HALF_OPEN)
     ward.send(OK)
     ward.now += 1e9
     ward.send(OK)

@@ -23,13 +23,16 @@ from stormbreak.core.trip import (
 from stormbreak.types import CANCELLED, TREATMENTS
 
 RULES = [
-    ConsecutiveFailures(threshold=2),
-    FailureRate(share=0.5, calls=3, seconds=10.0),
-    FailureRateOfLast(share=0.6, calls=2, last=4),
-    SlowRate(share=0.5, slower_than=4.0, calls=2, seconds=20.0),
-    SlowRateOfLast(share=1.0, slower_than=4.0, calls=1, last=2),
+    ConsecutiveFailures(failure_threshold=2),
+    FailureRate(ratio=0.5, min_calls=3, window_seconds=10.0),
+    FailureRateOfLast(ratio=0.6, min_calls=2, window_calls=4),
+    SlowRate(ratio=0.5, slow_call_threshold=4.0, min_calls=2, window_seconds=20.0),
+    SlowRateOfLast(ratio=1.0, slow_call_threshold=4.0, min_calls=1, window_calls=2),
     AnyRule(
-        rules=(ConsecutiveFailures(threshold=4), SlowRateOfLast(slower_than=6.0, calls=2, last=3))
+        rules=(
+            ConsecutiveFailures(failure_threshold=4),
+            SlowRateOfLast(slow_call_threshold=6.0, min_calls=2, window_calls=3),
+        )
     ),
 ]
 OUTCOMES = [
@@ -66,7 +69,7 @@ class Plain:
     here: object = field(default_factory=object)
     attempts: list = field(default_factory=list)
     told: list = field(default_factory=list)  # times named since the last success
-    results: list = field(default_factory=list)  # (when, failed, took or None if uncounted)
+    results: list = field(default_factory=list)  # (when, failed, took or None if ignored)
     until: float = -inf
     span: float = 0.0
     chance: float = 0.5
@@ -79,7 +82,7 @@ class Plain:
 
     def close(self, state):
         self.enter(state)
-        self.told, self.results, self.span = [], [], self.policy.open_for
+        self.told, self.results, self.span = [], [], self.policy.open_duration
 
     def enter(self, state):
         self.state, self.here, self.spent = state, object(), False
@@ -93,15 +96,15 @@ class Plain:
         self.enter("open")
 
     def open_until(self, at, span, chance):
-        own = at + span * (1 + self.policy.jitter * (2 * chance - 1))
+        own = at + span * (1 + self.policy.open_duration_jitter * (2 * chance - 1))
         return max([own] + [at + (t - at) * (1 + 0.5 * chance) for t in self.told if t > at])
 
     def longer(self):
         return self.span if self.spent else self.grown()
 
     def grown(self):
-        most = max(self.policy.longest_open, self.policy.open_for)
-        return min(self.span * self.policy.growth, most)
+        most = max(self.policy.max_open_duration, self.policy.open_duration)
+        return min(self.span * self.policy.open_duration_factor, most)
 
     def stale(self, now):
         return self.state == "half_open" and now >= self.ends_at
@@ -120,21 +123,21 @@ class Plain:
             if self.spent:
                 return over
             counted = sum(p.tally in ("good", "bad") for p in probes)
-            free = len(held) < min(self.policy.at_once, self.policy.probes - counted)
+            free = len(held) < min(self.policy.max_concurrent_probes, self.policy.probes - counted)
             return -inf if free else min([*held, over] if held else [-inf])
         if self.state == "open":
             return self.until if self.until > now else -inf
         return {"closed": -inf, "isolated": inf}[self.state]
 
     def held(self, now):
-        ends = [p.left_at + self.policy.lease for p in self.mine() if p.tally is None]
+        ends = [p.left_at + self.policy.probe_lease for p in self.mine() if p.tally is None]
         return [end for end in ends if end > now]
 
     def take(self, token, now):
         self.look(now)
         if self.state == "open":
             self.enter("half_open")
-            self.ends_at = now + (self.policy.longest_half_open or inf)
+            self.ends_at = now + (self.policy.max_half_open_duration or inf)
         self.attempts.append(Attempt(token, now, self.here, probe=self.state == "half_open"))
 
     def settle(self, attempt, outcome, now, chance):
@@ -146,7 +149,7 @@ class Plain:
         if attempt.state is not self.here or self.state not in ("closed", "half_open"):
             return
         bad = attempt.tally == "bad" and outcome.verdict.value in ILL and not outcome.own_deadline
-        if bad and outcome.retry_after and self.policy.heed_server:
+        if bad and outcome.retry_after and self.policy.respect_retry_after:
             self.told.append(now + outcome.retry_after)
         if attempt.tally == "good":
             self.told = []
@@ -164,7 +167,7 @@ class Plain:
             if self.policy.mode is Mode.METRICS_ONLY:
                 self.results = []
             else:
-                self.open(now, self.policy.open_for, chance)
+                self.open(now, self.policy.open_duration, chance)
 
     def tally(self, attempt, outcome, now):
         if outcome is CANCELLED or outcome.own_deadline:
@@ -173,26 +176,26 @@ class Plain:
             tally = "good"
         else:
             tally = "bad" if outcome.verdict.value in ILL else None
-        slow = [r.slower_than for r in self.rules() if hasattr(r, "slower_than")]
+        slow = [r.slow_call_threshold for r in self.rules() if hasattr(r, "slow_call_threshold")]
         judged = tally == "good" or outcome is CANCELLED or outcome.own_deadline
         if attempt.probe and judged and any(now - attempt.left_at >= s for s in slow):
             tally = "bad"
-        return tally or "uncounted"
+        return tally or "ignored"
 
     def settle_probes(self, now, chance):
         tallies = [probe.tally for probe in self.mine()]
         good, bad, policy = tallies.count("good"), tallies.count("bad"), self.policy
-        if (policy.any_failure_reopens and bad) or good + (
+        if (policy.reopen_on_any_failure and bad) or good + (
             policy.probes - good - bad
-        ) < policy.close_at * policy.probes - 1e-9:
+        ) < policy.success_ratio * policy.probes - 1e-9:
             self.open(now, self.grown(), chance)  # one under way decides though no more are sent
-        elif good >= max(1, policy.close_at * policy.probes - 1e-9):
+        elif good >= max(1, policy.success_ratio * policy.probes - 1e-9):
             self.close("closed")
         else:
             self.count_what_came_to_nothing(now)
 
     def count_what_came_to_nothing(self, now):
-        nothing = [probe for probe in self.mine() if probe.tally == "uncounted"]
+        nothing = [probe for probe in self.mine() if probe.tally == "ignored"]
         answered = sum(probe.answered for probe in nothing)
         probes = self.policy.probes
         self.spent = answered >= 3 * probes or len(nothing) >= 10 * probes
@@ -209,26 +212,30 @@ class Plain:
         if rule.kind == "consecutive":
             row = [failed for _, failed, _, counted in self.results if counted]
             newest_counts = self.results[-1][3]
-            return newest_counts and len(row) >= rule.threshold and all(row[-rule.threshold :])
+            return (
+                newest_counts
+                and len(row) >= rule.failure_threshold
+                and all(row[-rule.failure_threshold :])
+            )
         if rule.kind.startswith("slow"):
             seen = [
-                (at, took >= rule.slower_than)
+                (at, took >= rule.slow_call_threshold)
                 for at, _, took, counted in self.results
-                if counted or took >= rule.slower_than
+                if counted or took >= rule.slow_call_threshold
             ]
-            counts = self.results[-1][3] or self.results[-1][2] >= rule.slower_than
+            counts = self.results[-1][3] or self.results[-1][2] >= rule.slow_call_threshold
         else:
             seen = [(at, failed) for at, failed, _, counted in self.results if counted]
             counts = self.results[-1][3]
         if not counts:
             return False
-        if hasattr(rule, "last"):
-            seen = seen[-rule.last :]
+        if hasattr(rule, "window_calls"):
+            seen = seen[-rule.window_calls :]
         else:
-            width = rule.seconds / 10
+            width = rule.window_seconds / 10
             seen = [(at, x) for at, x in seen if int(at / width) > int(now / width) - 10]
         many = sum(x for _, x in seen)
-        return seen[-1][1] and len(seen) >= rule.calls and many >= rule.share * len(seen) - 1e-9
+        return seen[-1][1] and len(seen) >= rule.min_calls and many >= rule.ratio * len(seen) - 1e-9
 
 
 class Compared(RuleBasedStateMachine):
@@ -236,16 +243,16 @@ class Compared(RuleBasedStateMachine):
         trip=st.sampled_from(RULES),
         mode=st.sampled_from([Mode.NORMAL] * 5 + list(Mode)[1:]),
         places=st.tuples(st.integers(1, 4), st.integers(1, 4)),
-        close_at=st.sampled_from([0.1, 0.5, 1.0]),
+        success_ratio=st.sampled_from([0.1, 0.5, 1.0]),
         growth=st.sampled_from([1.0, 2.0]),
-        longest_half_open=st.sampled_from([None, 12.0]),
+        max_half_open_duration=st.sampled_from([None, 12.0]),
         switches=st.tuples(st.booleans(), st.booleans(), st.booleans()),
     )
-    def begin(self, trip, mode, places, close_at, growth, longest_half_open, switches):
+    def begin(self, trip, mode, places, success_ratio, growth, max_half_open_duration, switches):
         self.policy = BreakerPolicy(
-            mode=mode, trip=trip, probes=max(places), at_once=min(places), close_at=close_at,
-            growth=growth, longest_half_open=longest_half_open, longest_open=15.0, lease=5.0,
-            any_failure_reopens=switches[0], heed_server=switches[1],
+            mode=mode, trip=trip, probes=max(places), max_concurrent_probes=min(places), success_ratio=success_ratio,
+            open_duration_factor=growth, max_half_open_duration=max_half_open_duration, max_open_duration=15.0, probe_lease=5.0,
+            reopen_on_any_failure=switches[0], respect_retry_after=switches[1],
         )  # fmt: skip
         self.now = 100.0
         self.plain = Plain(self.policy)

@@ -5,7 +5,7 @@ from ward import HALF_OPEN, OPEN, Ward
 
 @pytest.mark.parametrize(("chance", "until"), [(0.0, 5.0), (0.5, 10.0), (0.9, 14.0)])
 def test_open_time_is_moved_by_chance(chance, until):
-    ward = Ward(jitter=0.5)
+    ward = Ward(open_duration_jitter=0.5)
     ward.chance = chance
     ward.send(SERVER_ERROR, SERVER_ERROR)
 
@@ -19,13 +19,13 @@ def fail_trial(ward):
 
 
 def test_the_open_time_grows_with_each_failed_trial_up_to_its_cap_and_jitter_comes_after():
-    ward = Ward(growth=2.0, longest_open=50.0).bring_to(OPEN)
+    ward = Ward(open_duration_factor=2.0, max_open_duration=50.0).bring_to(OPEN)
     assert [fail_trial(ward) for _ in range(4)] == [20.0, 40.0, 50.0, 50.0]
     ward.now = ward.breaker.until
     ward.send(OK, OK, SERVER_ERROR, SERVER_ERROR)
     assert ward.breaker.until - ward.now == 10.0  # a circuit that closed begins anew
 
-    spread = Ward(growth=9.0, longest_open=50.0, jitter=0.5)
+    spread = Ward(open_duration_factor=9.0, max_open_duration=50.0, open_duration_jitter=0.5)
     spread.chance = 0.999
     spread.bring_to(OPEN)
     fail_trial(spread)
@@ -33,12 +33,12 @@ def test_the_open_time_grows_with_each_failed_trial_up_to_its_cap_and_jitter_com
 
 
 def test_the_open_time_does_not_overflow():
-    ward = Ward(growth=1e300).bring_to(OPEN)
+    ward = Ward(open_duration_factor=1e300).bring_to(OPEN)
     assert {fail_trial(ward) for _ in range(5000)} == {120.0}
 
 
 def test_an_open_time_beyond_the_cap_stays_as_it_is():
-    ward = Ward(open_for=500.0, growth=2.0).bring_to(OPEN)
+    ward = Ward(open_duration=500.0, open_duration_factor=2.0).bring_to(OPEN)
 
     assert fail_trial(ward) == 500.0
 
@@ -54,7 +54,7 @@ def test_an_open_time_beyond_the_cap_stays_as_it_is():
     ],
 )
 def test_a_server_may_keep_the_circuit_open(named, heed, chance, open_for):
-    ward = Ward(heed_server=heed)
+    ward = Ward(respect_retry_after=heed)
     ward.chance = chance
     ward.send(SERVER_ERROR._replace(retry_after=named), SERVER_ERROR)
 
@@ -62,7 +62,7 @@ def test_a_server_may_keep_the_circuit_open(named, heed, chance, open_for):
 
 
 def test_even_less_than_a_second_that_a_server_names_is_heeded():
-    ward = Ward(open_for=0.2)
+    ward = Ward(open_duration=0.2)
     ward.chance = 0.0
     ward.send(SERVER_ERROR._replace(retry_after=0.8), SERVER_ERROR)
 
@@ -77,7 +77,7 @@ def test_a_time_named_before_a_success_is_forgotten():
 
 
 def test_a_probe_may_tell_when_to_come_back_too():
-    ward = Ward(any_failure_reopens=True).bring_to(HALF_OPEN)
+    ward = Ward(reopen_on_any_failure=True).bring_to(HALF_OPEN)
     ward.chance = 0.0
     ward.send(SERVER_ERROR._replace(retry_after=60.0))
 
@@ -85,7 +85,7 @@ def test_a_probe_may_tell_when_to_come_back_too():
 
 
 def test_a_time_named_by_a_probe_is_forgotten_after_a_success_of_the_same_trial():
-    ward = Ward(close_at=0.6).bring_to(HALF_OPEN)
+    ward = Ward(success_ratio=0.6).bring_to(HALF_OPEN)
     ward.send(SERVER_ERROR._replace(retry_after=600.0), OK, SERVER_ERROR)
 
     assert (ward.state, ward.breaker.until) == (OPEN, ward.now + 10.0)

@@ -35,24 +35,44 @@ def tripped_at(rule, outcomes, *, pause=0.0):
 
 TABLE = [
     # rule, outcomes, seconds between them, index of the outcome that opens
-    (ConsecutiveFailures(threshold=3), [F, F, F], 0.0, 2),
-    (ConsecutiveFailures(threshold=3), [F, F, S, F, F], 0.0, None),
-    (ConsecutiveFailures(threshold=3), [F, F, S, F, F, F], 0.0, 5),
-    (ConsecutiveFailures(threshold=1), [S, F], 0.0, 1),
-    (FailureRate(share=0.5, calls=4, seconds=10), [F, F, F], 0.0, None),
-    (FailureRate(share=0.5, calls=4, seconds=10), [F, F, S, S], 0.0, None),  # a success never opens
-    (FailureRate(share=0.5, calls=4, seconds=10), [S, S, F, F], 0.0, 3),
-    (FailureRate(share=0.5, calls=4, seconds=10), [F, F, F, F], 4.0, None),  # too far apart
-    (FailureRate(share=0.8, calls=10, seconds=10), [S, S, *[F] * 8], 0.0, 9),
-    (FailureRate(share=0.8, calls=10, seconds=10), [S, S, S, *[F] * 11], 0.0, None),
-    (FailureRate(share=0.8, calls=10, seconds=10), [S, S, S, *[F] * 12], 0.0, 14),
-    (FailureRateOfLast(share=0.5, calls=4, last=4), [F, F, F], 0.0, None),
-    (FailureRateOfLast(share=0.5, calls=4, last=4), [F, F, F, F], 1e6, 3),  # however far apart
-    (FailureRateOfLast(share=0.75, calls=2, last=4), [S, S, S, S, F, F, F], 0.0, 6),
-    (FailureRateOfLast(share=1.0, calls=3, last=3), [F, F, S, F, F, F], 0.0, 5),
-    (AnyRule(rules=(ConsecutiveFailures(threshold=3),)), [F, F, F], 0.0, 2),
+    (ConsecutiveFailures(failure_threshold=3), [F, F, F], 0.0, 2),
+    (ConsecutiveFailures(failure_threshold=3), [F, F, S, F, F], 0.0, None),
+    (ConsecutiveFailures(failure_threshold=3), [F, F, S, F, F, F], 0.0, 5),
+    (ConsecutiveFailures(failure_threshold=1), [S, F], 0.0, 1),
+    (FailureRate(ratio=0.5, min_calls=4, window_seconds=10), [F, F, F], 0.0, None),
     (
-        AnyRule(rules=(ConsecutiveFailures(threshold=3), FailureRateOfLast(share=0.5, last=10))),
+        FailureRate(ratio=0.5, min_calls=4, window_seconds=10),
+        [F, F, S, S],
+        0.0,
+        None,
+    ),  # a success never opens
+    (FailureRate(ratio=0.5, min_calls=4, window_seconds=10), [S, S, F, F], 0.0, 3),
+    (
+        FailureRate(ratio=0.5, min_calls=4, window_seconds=10),
+        [F, F, F, F],
+        4.0,
+        None,
+    ),  # too far apart
+    (FailureRate(ratio=0.8, min_calls=10, window_seconds=10), [S, S, *[F] * 8], 0.0, 9),
+    (FailureRate(ratio=0.8, min_calls=10, window_seconds=10), [S, S, S, *[F] * 11], 0.0, None),
+    (FailureRate(ratio=0.8, min_calls=10, window_seconds=10), [S, S, S, *[F] * 12], 0.0, 14),
+    (FailureRateOfLast(ratio=0.5, min_calls=4, window_calls=4), [F, F, F], 0.0, None),
+    (
+        FailureRateOfLast(ratio=0.5, min_calls=4, window_calls=4),
+        [F, F, F, F],
+        1e6,
+        3,
+    ),  # however far apart
+    (FailureRateOfLast(ratio=0.75, min_calls=2, window_calls=4), [S, S, S, S, F, F, F], 0.0, 6),
+    (FailureRateOfLast(ratio=1.0, min_calls=3, window_calls=3), [F, F, S, F, F, F], 0.0, 5),
+    (AnyRule(rules=(ConsecutiveFailures(failure_threshold=3),)), [F, F, F], 0.0, 2),
+    (
+        AnyRule(
+            rules=(
+                ConsecutiveFailures(failure_threshold=3),
+                FailureRateOfLast(ratio=0.5, window_calls=10),
+            )
+        ),
         [F, S, F, F, S, S, S, F, S, F],
         0.0,
         9,
@@ -66,18 +86,18 @@ def test_trips(rule, outcomes, pause, index):
 
 
 Q, L = 1.0, 5.0  # quick; slow
-SLOW = {"share": 0.5, "slower_than": 5.0, "calls": 4}
+SLOW = {"ratio": 0.5, "slow_call_threshold": 5.0, "min_calls": 4}
 SLOWNESS = [
     # rule, what the calls took, seconds between them, index of the one that opens
-    (SlowRate(**SLOW, seconds=60), [L, L, L], 0.0, None),
-    (SlowRate(**SLOW, seconds=60), [L, L, Q, Q], 0.0, None),  # a quick one never opens
-    (SlowRate(**SLOW, seconds=60), [Q, Q, L, L], 0.0, 3),
-    (SlowRate(**SLOW, seconds=60), [L, L, L, L], 30.0, None),  # too far apart
-    (SlowRateOfLast(**SLOW, last=4), [L, L, L, L], 1e6, 3),
-    (SlowRateOfLast(**SLOW, last=4), [L, Q, Q, Q, L, L], 0.0, 5),
-    (AnyRule(rules=(ConsecutiveFailures(threshold=1), SlowRate(**SLOW))), [L] * 4, 0.0, 3),
-    (ConsecutiveFailures(threshold=1), [L] * 9, 0.0, None),
-    (FailureRate(calls=1), [L] * 9, 0.0, None),
+    (SlowRate(**SLOW, window_seconds=60), [L, L, L], 0.0, None),
+    (SlowRate(**SLOW, window_seconds=60), [L, L, Q, Q], 0.0, None),  # a quick one never opens
+    (SlowRate(**SLOW, window_seconds=60), [Q, Q, L, L], 0.0, 3),
+    (SlowRate(**SLOW, window_seconds=60), [L, L, L, L], 30.0, None),  # too far apart
+    (SlowRateOfLast(**SLOW, window_calls=4), [L, L, L, L], 1e6, 3),
+    (SlowRateOfLast(**SLOW, window_calls=4), [L, Q, Q, Q, L, L], 0.0, 5),
+    (AnyRule(rules=(ConsecutiveFailures(failure_threshold=1), SlowRate(**SLOW))), [L] * 4, 0.0, 3),
+    (ConsecutiveFailures(failure_threshold=1), [L] * 9, 0.0, None),
+    (FailureRate(min_calls=1), [L] * 9, 0.0, None),
 ]
 
 
@@ -106,7 +126,7 @@ def test_what_is_cut_early_says_nothing():
 
 
 def test_a_slow_failure_counts_for_both():
-    rule = AnyRule(rules=(SlowRate(**SLOW), FailureRate(share=1.0, calls=5)))
+    rule = AnyRule(rules=(SlowRate(**SLOW), FailureRate(ratio=1.0, min_calls=5)))
     machine = made(rule)
     assert [machine.record(0.0, failed=True, took=Q) for _ in range(5)][4]
     machine.reset()
@@ -132,10 +152,10 @@ def test_a_dead_target_is_what_the_diagnosis_says_and_the_window_is_only_shown()
 
 
 FRESH = [
-    ConsecutiveFailures(threshold=2),
-    FailureRate(share=1, calls=2),
-    FailureRateOfLast(share=1, calls=2),
-    AnyRule(rules=(ConsecutiveFailures(threshold=2), FailureRate(share=1, calls=2))),
+    ConsecutiveFailures(failure_threshold=2),
+    FailureRate(ratio=1, min_calls=2),
+    FailureRateOfLast(ratio=1, min_calls=2),
+    AnyRule(rules=(ConsecutiveFailures(failure_threshold=2), FailureRate(ratio=1, min_calls=2))),
 ]
 
 
@@ -153,7 +173,7 @@ def test_reset_forgets(rule):
 @given(percent=st.integers(1, 100), calls=st.integers(1, 100))
 def test_the_rate_is_met_exactly_where_arithmetic_says_so(percent, calls):
     needed = -(-percent * calls // 100)  # in whole numbers, where nothing is rounded
-    rule = FailureRate(share=percent / 100, calls=calls, seconds=10)
+    rule = FailureRate(ratio=percent / 100, min_calls=calls, window_seconds=10)
 
     assert calls - 1 == tripped_at(rule, [S] * (calls - needed) + [F] * needed)
     if needed > 1:
@@ -161,17 +181,25 @@ def test_the_rate_is_met_exactly_where_arithmetic_says_so(percent, calls):
 
 
 def test_slow_is_what_one_of_several_rules_calls_slow():
-    rule = AnyRule(rules=(FailureRate(), SlowRate(slower_than=5.0), SlowRate(slower_than=9.0)))
+    rule = AnyRule(
+        rules=(FailureRate(), SlowRate(slow_call_threshold=5.0), SlowRate(slow_call_threshold=9.0))
+    )
 
     assert [made(rule).is_slow(took) for took in (4.9, 5.0, 9.0)] == [False, True, True]
 
 
 DEFAULTS = [
-    (ConsecutiveFailures(), {"threshold": 5}),
-    (FailureRate(), {"share": 0.8, "calls": 10, "seconds": 10.0}),
-    (FailureRateOfLast(), {"share": 0.8, "calls": 10, "last": 50}),
-    (SlowRate(), {"share": 0.8, "slower_than": 60.0, "calls": 10, "seconds": 60.0}),
-    (SlowRateOfLast(), {"share": 0.8, "slower_than": 60.0, "calls": 10, "last": 50}),
+    (ConsecutiveFailures(), {"failure_threshold": 5}),
+    (FailureRate(), {"ratio": 0.8, "min_calls": 10, "window_seconds": 10.0}),
+    (FailureRateOfLast(), {"ratio": 0.8, "min_calls": 10, "window_calls": 50}),
+    (
+        SlowRate(),
+        {"ratio": 0.8, "slow_call_threshold": 60.0, "min_calls": 10, "window_seconds": 60.0},
+    ),
+    (
+        SlowRateOfLast(),
+        {"ratio": 0.8, "slow_call_threshold": 60.0, "min_calls": 10, "window_calls": 50},
+    ),
     (AnyRule(), {"rules": (FailureRate(), SlowRate())}),
 ]
 
@@ -182,28 +210,40 @@ def test_the_defaults(rule, values):
 
 
 def test_the_utmost_values_are_possible():
-    ConsecutiveFailures(threshold=1)
-    FailureRate(share=1, calls=1, seconds=0.1)
-    FailureRateOfLast(share=0.01, calls=7, last=7)
-    FailureRateOfLast(last=100_000)
-    SlowRate(share=1, calls=1, slower_than=0.1, seconds=0.1)
-    SlowRateOfLast(share=1, calls=1, slower_than=0.1, last=1)
+    ConsecutiveFailures(failure_threshold=1)
+    FailureRate(ratio=1, min_calls=1, window_seconds=0.1)
+    FailureRateOfLast(ratio=0.01, min_calls=7, window_calls=7)
+    FailureRateOfLast(window_calls=100_000)
+    SlowRate(ratio=1, min_calls=1, slow_call_threshold=0.1, window_seconds=0.1)
+    SlowRateOfLast(ratio=1, min_calls=1, slow_call_threshold=0.1, window_calls=1)
 
 
 SHARES = [FailureRate, FailureRateOfLast, SlowRate, SlowRateOfLast]
 IMPOSSIBLE = [
-    (ConsecutiveFailures, {"threshold": 0}, "threshold must be at least 1, got 0"),
-    *((rule, {"share": 0}, r"share must lie in \(0, 1\], got 0") for rule in SHARES),
-    *((rule, {"share": 1.01}, r"share must lie in \(0, 1\], got 1.01") for rule in SHARES),
-    *((rule, {"calls": 0}, "calls must be at least 1, got 0") for rule in SHARES),
-    (FailureRate, {"seconds": 0}, "seconds must be positive, got 0"),
-    (SlowRate, {"seconds": 0}, "seconds must be positive, got 0"),
-    (SlowRate, {"slower_than": 0}, "slower_than must be positive, got 0"),
-    (SlowRateOfLast, {"slower_than": 0}, "slower_than must be positive, got 0"),
-    (FailureRateOfLast, {"calls": 6, "last": 5}, "last must not be below calls, got 5"),
-    (SlowRateOfLast, {"calls": 6, "last": 5}, "last must not be below calls, got 5"),
-    (FailureRateOfLast, {"last": 100_001}, "last must be at most 100000, got 100001"),
-    (SlowRateOfLast, {"last": 100_001}, "last must be at most 100000, got 100001"),
+    (ConsecutiveFailures, {"failure_threshold": 0}, "failure_threshold must be at least 1, got 0"),
+    *((rule, {"ratio": 0}, r"ratio must lie in \(0, 1\], got 0") for rule in SHARES),
+    *((rule, {"ratio": 1.01}, r"ratio must lie in \(0, 1\], got 1.01") for rule in SHARES),
+    *((rule, {"min_calls": 0}, "min_calls must be at least 1, got 0") for rule in SHARES),
+    (FailureRate, {"window_seconds": 0}, "window_seconds must be positive, got 0"),
+    (SlowRate, {"window_seconds": 0}, "window_seconds must be positive, got 0"),
+    (SlowRate, {"slow_call_threshold": 0}, "slow_call_threshold must be positive, got 0"),
+    (SlowRateOfLast, {"slow_call_threshold": 0}, "slow_call_threshold must be positive, got 0"),
+    (
+        FailureRateOfLast,
+        {"min_calls": 6, "window_calls": 5},
+        "window_calls must not be below min_calls, got 5",
+    ),
+    (
+        SlowRateOfLast,
+        {"min_calls": 6, "window_calls": 5},
+        "window_calls must not be below min_calls, got 5",
+    ),
+    (
+        FailureRateOfLast,
+        {"window_calls": 100_001},
+        "window_calls must be at most 100000, got 100001",
+    ),
+    (SlowRateOfLast, {"window_calls": 100_001}, "window_calls must be at most 100000, got 100001"),
     (AnyRule, {"rules": ()}, "rules must name at least one rule, got none"),
 ]
 

@@ -24,17 +24,22 @@ from stormbreak.core.trip import (
 )
 from stormbreak.types import CANCELLED, TREATMENTS
 
-ROW = ConsecutiveFailures(threshold=3)
-LAST = FailureRateOfLast(share=0.5, calls=10, last=10)
-LAST_5 = FailureRateOfLast(share=0.5, calls=5, last=10)
-TIMED = FailureRate(share=0.5, calls=5, seconds=10.0)
-SLOW = SlowRateOfLast(share=0.5, slower_than=5.0, calls=4, last=10)
-SLOW_TIMED = SlowRate(share=0.5, slower_than=5.0, calls=3, seconds=20.0)
+ROW = ConsecutiveFailures(failure_threshold=3)
+LAST = FailureRateOfLast(ratio=0.5, min_calls=10, window_calls=10)
+LAST_5 = FailureRateOfLast(ratio=0.5, min_calls=5, window_calls=10)
+TIMED = FailureRate(ratio=0.5, min_calls=5, window_seconds=10.0)
+SLOW = SlowRateOfLast(ratio=0.5, slow_call_threshold=5.0, min_calls=4, window_calls=10)
+SLOW_TIMED = SlowRate(ratio=0.5, slow_call_threshold=5.0, min_calls=3, window_seconds=20.0)
 BOTH = AnyRule(rules=(ROW, SLOW))
-ONE = {"probes": 1, "at_once": 1}
-TEN = {"probes": 10, "at_once": 10}
-HUNDRED = FailureRateOfLast(share=0.5, calls=100, last=100)  # resilience4j's own defaults, ...
-PERMITTED = {**TEN, "close_at": 0.51}  # ... and its ten calls, of which five failures are too many
+ONE = {"probes": 1, "max_concurrent_probes": 1}
+TEN = {"probes": 10, "max_concurrent_probes": 10}
+HUNDRED = FailureRateOfLast(
+    ratio=0.5, min_calls=100, window_calls=100
+)  # resilience4j's own defaults, ...
+PERMITTED = {
+    **TEN,
+    "success_ratio": 0.51,
+}  # ... and its ten calls, of which five failures are too many
 
 SCENARIOS = [
     # rule, changes, script
@@ -68,14 +73,22 @@ SCENARIOS = [
     (ROW, ONE, "err x3 +10 ok closed err x2 closed err open"),
     (ROW, TEN, "err x3 +10 ok x4 half_open ok closed"),
     (ROW, TEN, "err x3 +10 err x5 half_open err open"),
-    (ROW, {**TEN, "close_at": 1.0}, "err x3 +10 ok x9 half_open err open"),
-    (ROW, {**TEN, "any_failure_reopens": True}, "err x3 +10 ok x4 err open"),
-    (ROW, {**TEN, "at_once": 2}, "err x3 +10 hang x2 refused back-ok hang refused"),
+    (ROW, {**TEN, "success_ratio": 1.0}, "err x3 +10 ok x9 half_open err open"),
+    (ROW, {**TEN, "reopen_on_any_failure": True}, "err x3 +10 ok x4 err open"),
+    (ROW, {**TEN, "max_concurrent_probes": 2}, "err x3 +10 hang x2 refused back-ok hang refused"),
     (ROW, ONE, "hang x3 err x3 open back-ok back-err open +10 ok closed back-err closed"),
-    (ROW, {**ONE, "longest_half_open": 30.0}, "err x3 +10 cancel +29 half_open +1 refused"),
-    (ROW, {**ONE, "longest_half_open": 30.0}, "err x3 +10 cancel +40 ok closed"),
-    (ROW, {**ONE, "longest_half_open": None}, "err x3 +10 cancel +1000000 half_open ok closed"),
-    (ROW, {**ONE, "growth": 3.0}, "err x3 +10 err +29 refused +1 err +89 refused +1 ok closed"),
+    (ROW, {**ONE, "max_half_open_duration": 30.0}, "err x3 +10 cancel +29 half_open +1 refused"),
+    (ROW, {**ONE, "max_half_open_duration": 30.0}, "err x3 +10 cancel +40 ok closed"),
+    (
+        ROW,
+        {**ONE, "max_half_open_duration": None},
+        "err x3 +10 cancel +1000000 half_open ok closed",
+    ),
+    (
+        ROW,
+        {**ONE, "open_duration_factor": 3.0},
+        "err x3 +10 err +29 refused +1 err +89 refused +1 ok closed",
+    ),
     (SLOW, ONE, "slow x4 +10 slow open +10 ok closed"),
     (HUNDRED, {}, "ok x50 err x49 closed err open"),
     (HUNDRED, {}, "ok x51 err x49 closed"),
@@ -86,13 +99,17 @@ SCENARIOS = [
     (SLOW_TIMED, PERMITTED, "slow x3 open +10 ok x5 slow x4 half_open ok closed"),
     (
         ROW,
-        {**ONE, "growth": 2.0, "longest_open": 15.0},
+        {**ONE, "open_duration_factor": 2.0, "max_open_duration": 15.0},
         "err x3 +10 err +14 refused +1 err +14 refused +1 ok closed",
     ),
-    (ROW, {**ONE, "growth": 2.0}, "err x3 +10 err +20 ok closed err x3 +9 refused +1 ok closed"),
     (
         ROW,
-        {**TEN, "longest_half_open": 30.0},
+        {**ONE, "open_duration_factor": 2.0},
+        "err x3 +10 err +20 ok closed err x3 +9 refused +1 ok closed",
+    ),
+    (
+        ROW,
+        {**TEN, "max_half_open_duration": 30.0},
         "err x3 +10 ok x4 +29 half_open +1 refused +9 refused",
     ),
     # by hand and by mode
@@ -123,11 +140,11 @@ CALLS = {"ok": OK, "err": SERVER_ERROR, "slow": OK, "429": THROTTLED, "cancel": 
 class Scene:
     def __init__(self, rule, changes):
         defaults = {
-            "open_for": 10.0,
-            "jitter": 0.0,
-            "growth": 1.0,
-            "longest_open": 120.0,
-            "close_at": 0.5,
+            "open_duration": 10.0,
+            "open_duration_jitter": 0.0,
+            "open_duration_factor": 1.0,
+            "max_open_duration": 120.0,
+            "success_ratio": 0.5,
         }
         policy = BreakerPolicy(trip=rule, **{**defaults, **changes})
         self.breaker = Breaker(policy, TREATMENTS, lambda *_, **__: None)

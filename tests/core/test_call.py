@@ -34,7 +34,7 @@ from stormbreak.events import (
 )
 from stormbreak.types import CANCELLED, Outcome, Verdict
 
-LONG_TIMEOUT = policy(retry=RetryPolicy(backoff=Constant(seconds=2.0)))
+LONG_TIMEOUT = policy(retry=RetryPolicy(backoff=Constant(initial_delay=2.0)))
 
 CONNECT_FAILED = Outcome(Verdict.CONNECT_FAILED)
 
@@ -86,7 +86,7 @@ def test_a_final_verdict_ends_it():
 
 
 def test_a_rejected_call_says_by_whom():
-    stage = Stage(policy(limit=FixedLimit(in_flight=1), queue=QueuePolicy(size=0)))
+    stage = Stage(policy(limit=FixedLimit(max_in_flight=1), queue=QueuePolicy(max_size=0)))
     stage.start()
     ended = stage.start().ended
 
@@ -96,7 +96,9 @@ def test_a_rejected_call_says_by_whom():
 
 
 def test_what_the_target_said_is_told_before_what_we_said():
-    rules = BreakerPolicy(trip=ConsecutiveFailures(threshold=1), open_for=5.0, jitter=0)
+    rules = BreakerPolicy(
+        trip=ConsecutiveFailures(failure_threshold=1), open_duration=5.0, open_duration_jitter=0
+    )
     stage = Stage(policy(breaker=rules))
     run = stage.start().step(SERVER_ERROR)
     stage.settle()
@@ -106,7 +108,10 @@ def test_what_the_target_said_is_told_before_what_we_said():
 
 def test_waiting_counts_queue_and_backoff_but_not_the_attempt():
     stage = Stage(
-        policy(limit=FixedLimit(in_flight=1), retry=RetryPolicy(backoff=Constant(seconds=2.0)))
+        policy(
+            limit=FixedLimit(max_in_flight=1),
+            retry=RetryPolicy(backoff=Constant(initial_delay=2.0)),
+        )
     )
     first, second = stage.start(), stage.start()
     assert second.queued
@@ -123,7 +128,7 @@ def test_waiting_counts_queue_and_backoff_but_not_the_attempt():
 
 
 def test_targets_do_not_share_their_gates():
-    stage = Stage(policy(limit=FixedLimit(in_flight=1)))
+    stage = Stage(policy(limit=FixedLimit(max_in_flight=1)))
 
     assert [stage.start().sending, stage.start(target=OTHER).sending] == [True, True]
 
@@ -136,7 +141,7 @@ def test_cancelled_is_no_failure():
 
 @pytest.mark.parametrize("way", ["close", "drop"])
 def test_a_closed_flow_frees_its_slot_and_counts_nothing(way):
-    stage = Stage(policy(limit=FixedLimit(in_flight=1), breaker=BreakerPolicy()))
+    stage = Stage(policy(limit=FixedLimit(max_in_flight=1), breaker=BreakerPolicy()))
     run, waiting = stage.start(), stage.start()
     getattr(run, way)()
     stage.settle()
@@ -157,7 +162,9 @@ def test_closing_an_ended_flow_does_nothing():
 
 
 def test_the_events_of_a_call_that_struggled():
-    stage = Stage(policy(limit=FixedLimit(in_flight=1), retry=RetryPolicy(attempts=2))).listen()
+    stage = Stage(
+        policy(limit=FixedLimit(max_in_flight=1), retry=RetryPolicy(max_attempts=2))
+    ).listen()
     blocker, run = stage.start(), stage.start()
     stage.tick(1.0)
     blocker.step(OK)
@@ -182,7 +189,9 @@ def test_the_events_of_a_call_that_struggled():
 
 
 def test_the_events_of_a_target():
-    rules = BreakerPolicy(trip=ConsecutiveFailures(threshold=1), open_for=5.0, jitter=0.5)
+    rules = BreakerPolicy(
+        trip=ConsecutiveFailures(failure_threshold=1), open_duration=5.0, open_duration_jitter=0.5
+    )
     stage = Stage(Policy(breaker=rules)).listen()
     stage.start().step(told(2.0))
     stage.start(fail_fast=False)
@@ -209,7 +218,7 @@ def test_nothing_is_told_when_nobody_listens():
 
 
 def test_a_call_remembers_its_last_64_events():
-    stage = Stage(policy(retry=RetryPolicy(attempts=100, backoff=Constant(seconds=1.0))))
+    stage = Stage(policy(retry=RetryPolicy(max_attempts=100, backoff=Constant(initial_delay=1.0))))
     run = stage.start()
     for _ in range(100):
         run.step(SERVER_ERROR)
@@ -220,7 +229,7 @@ def test_a_call_remembers_its_last_64_events():
 
 
 def test_each_call_earns_for_the_budget_once():
-    stage = Stage(policy(budget=BudgetPolicy(ratio=0.25, lone_calls=0)))
+    stage = Stage(policy(retry_budget=BudgetPolicy(ratio=0.25, low_traffic_calls=0)))
     for _ in range(4):
         run = stage.start()
     assert stage.engine.budget.balance(stage.now) == 1.0
@@ -232,7 +241,7 @@ def test_each_call_earns_for_the_budget_once():
 
 
 def test_what_was_spent_in_the_queue_is_told_apart_from_backoff():
-    stage = Stage(policy(limit=FixedLimit(in_flight=1), retry=RetryPolicy(backoff=Constant())))
+    stage = Stage(policy(limit=FixedLimit(max_in_flight=1), retry=RetryPolicy(backoff=Constant())))
     first, second = stage.start(), stage.start()
     stage.now += 3.0
     first.step(OK)
@@ -246,7 +255,7 @@ def test_what_was_spent_in_the_queue_is_told_apart_from_backoff():
 
 
 def test_decorrelated_jitter_goes_by_the_delay_before():
-    backoff = DecorrelatedJitter(base=0.5, cap=100.0)
+    backoff = DecorrelatedJitter(initial_delay=0.5, max_delay=100.0)
     stage = Stage(policy(retry=RetryPolicy(backoff=backoff)), chance=0.5)
     run = stage.start()
     for delay in (1.0, 1.75, 2.875):
@@ -256,7 +265,7 @@ def test_decorrelated_jitter_goes_by_the_delay_before():
 
 
 def test_a_policy_without_spread_comes_back_at_the_named_time():
-    stage = Stage(policy(cooldown=False, retry=RetryPolicy(spread=0.0)), chance=0.9)
+    stage = Stage(policy(cooldown=False, retry=RetryPolicy(retry_after_jitter=0.0)), chance=0.9)
     run = stage.start().step(told(7.0))
 
     assert run.command.until == stage.now + 7.0
@@ -264,7 +273,7 @@ def test_a_policy_without_spread_comes_back_at_the_named_time():
 
 @pytest.mark.parametrize(("most", "sent"), [(1, 1), (2, 2), (None, 3), (9, 3)])
 def test_a_call_may_have_fewer_attempts_than_its_policy(most, sent):
-    stage = Stage(policy(retry=RetryPolicy(attempts=3, backoff=Constant(seconds=1.0))))
+    stage = Stage(policy(retry=RetryPolicy(max_attempts=3, backoff=Constant(initial_delay=1.0))))
     run = stage.start(most=most)
     while run.ended is None:
         run.step(CONNECT_FAILED if run.command.attempt == 2 else SERVER_ERROR)

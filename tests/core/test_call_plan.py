@@ -12,8 +12,8 @@ from stormbreak.events import CallEnded, FellBack
 from stormbreak.types import Outcome, Target, Verdict
 
 FIRST, SECOND, THIRD = (Target(name, "model") for name in ("first", "second", "third"))
-ONCE = policy(retry=RetryPolicy(attempts=1))
-EAGER = policy(retry=RetryPolicy(attempts=5))
+ONCE = policy(retry=RetryPolicy(max_attempts=1))
+EAGER = policy(retry=RetryPolicy(max_attempts=5))
 BILLING = Outcome(Verdict.BILLING, status=402)
 CACHE = Step(frozenset(ELSEWHERE), None, "cache")
 
@@ -63,8 +63,8 @@ def test_no_rule_makes_a_call_more_patient_than_it_is():
 
 
 def test_the_backoff_begins_anew_at_each_target():
-    backoff = DecorrelatedJitter(base=0.5, cap=100.0)
-    stage = Stage(policy(retry=RetryPolicy(attempts=3, backoff=backoff)), chance=0.5)
+    backoff = DecorrelatedJitter(initial_delay=0.5, max_delay=100.0)
+    stage = Stage(policy(retry=RetryPolicy(max_attempts=3, backoff=backoff)), chance=0.5)
     run = start(stage, to(SECOND))
     for delay in (1.0, 1.75, None, 1.0, 1.75):
         run.step(SERVER_ERROR)
@@ -119,7 +119,7 @@ def test_half_a_second_is_worth_sending(left, sent):
 @pytest.mark.parametrize("before", [0, 3])
 def test_a_move_is_free_until_three_in_a_row_failed_there(failures, moved, before):
     """Those before an answer do not count."""
-    stage = Stage(policy(retry=RetryPolicy(attempts=1), budget=BudgetPolicy(ratio=0.0)))
+    stage = Stage(policy(retry=RetryPolicy(max_attempts=1), retry_budget=BudgetPolicy(ratio=0.0)))
     for _ in range(before):
         start(stage, to(SECOND)).step(SERVER_ERROR).step(SERVER_ERROR)
     stage.start(target=SECOND, fallbacks=(CACHE,)).step(OK)
@@ -130,7 +130,7 @@ def test_a_move_is_free_until_three_in_a_row_failed_there(failures, moved, befor
 
 
 def test_a_target_of_which_nothing_is_known_is_in_no_doubt():
-    stage = Stage(policy(retry=RetryPolicy(attempts=1), budget=BudgetPolicy(ratio=0.0)))
+    stage = Stage(policy(retry=RetryPolicy(max_attempts=1), retry_budget=BudgetPolicy(ratio=0.0)))
     for _ in range(3):
         assert where(start(stage, to(SECOND)).step(SERVER_ERROR)) == SECOND
         stage.runs[-1].step(SERVER_ERROR)

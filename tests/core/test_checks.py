@@ -120,7 +120,7 @@ def test_every_number_of_a_policy_is_checked_for_its_type(policy):
 
 
 def test_a_whole_number_is_a_number_and_a_secret_of_the_wrong_type_is_not_shown():
-    assert FailureRate(seconds=10, share=Fraction(1, 2)).seconds == 10
+    assert FailureRate(window_seconds=10, ratio=Fraction(1, 2)).window_seconds == 10
     with pytest.raises(ConfigurationError, match=r"^rpm must be a number or None, got str$"):
         RateLimitPolicy(rpm="sk-secret")
 
@@ -142,6 +142,6 @@ def test_a_list_of_rules_is_taken_as_a_tuple():
 )
 def test_weights_that_are_no_numbers_are_named(weights):
     with pytest.raises(
-        ConfigurationError, match=r"^weights must be a mapping, each a number, got "
+        ConfigurationError, match=r"^tenant_weights must be a mapping, each a number, got "
     ):
-        QueuePolicy(weights=weights)
+        QueuePolicy(tenant_weights=weights)

@@ -15,15 +15,15 @@ from stormbreak.types import TREATMENTS
 
 def fresh(**changes):
     rules = {
-        "open_for": 10.0,
-        "jitter": 0.0,
-        "growth": 2.0,
-        "longest_open": 120.0,
+        "open_duration": 10.0,
+        "open_duration_jitter": 0.0,
+        "open_duration_factor": 2.0,
+        "max_open_duration": 120.0,
         "probes": 2,
-        "at_once": 2,
-        "close_at": 0.5,
+        "max_concurrent_probes": 2,
+        "success_ratio": 0.5,
     }
-    policy = BreakerPolicy(trip=ConsecutiveFailures(threshold=1), **{**rules, **changes})
+    policy = BreakerPolicy(trip=ConsecutiveFailures(failure_threshold=1), **{**rules, **changes})
     return Breaker(policy, TREATMENTS, lambda *_, **__: None)
 
 
@@ -62,7 +62,7 @@ def test_half_open_is_saved_as_open_whose_time_is_over():
 
 
 def test_a_trial_that_is_over_is_saved_as_the_open_time_that_began_with_its_end():
-    breaker = fresh(longest_half_open=100.0)
+    breaker = fresh(max_half_open_duration=100.0)
     fail(breaker, 100.0)
     breaker.take(110.0)  # a trial until 210, and open for twenty seconds then
 
@@ -128,7 +128,7 @@ def test_a_circuit_that_is_not_open_is_saved_without_time_left():
 
 
 def test_what_was_counted_before_is_forgotten():
-    policy = BreakerPolicy(trip=ConsecutiveFailures(threshold=2))
+    policy = BreakerPolicy(trip=ConsecutiveFailures(failure_threshold=2))
     breaker = Breaker(policy, TREATMENTS, lambda *_, **__: None)
     fail(breaker, 1.0)
     breaker.restore(breaker.save(1.0), 1.0)
@@ -148,7 +148,7 @@ def test_no_time_has_passed_unless_it_is_told():
 
 def test_no_open_time_is_longer_than_the_policy_makes_it():
     saved = CircuitSnapshot(state=State.OPEN, open_left=60.0, open_for=60.0)
-    breaker = fresh(open_for=0.5, longest_open=0.5, heed_server=False)
+    breaker = fresh(open_duration=0.5, max_open_duration=0.5, respect_retry_after=False)
     breaker.restore(saved, 7.0)
     assert breaker.until == 7.5
 
@@ -208,15 +208,15 @@ def test_what_has_no_keys_is_no_saved_circuit(values):
     ("changes", "left", "grown"),
     [
         ({}, 1350.0, 40.0),  # as long as a server may keep it open
-        ({"growth": 1.0}, 1350.0, 10.0),
-        ({"growth": 1.0, "heed_server": False}, 10.0, 10.0),
-        ({"heed_server": False}, 40.0, 40.0),
-        ({"heed_server": False, "jitter": 0.5}, 60.0, 40.0),
-        ({"heed_server": False, "longest_open": 5.0}, 10.0, 10.0),
+        ({"open_duration_factor": 1.0}, 1350.0, 10.0),
+        ({"open_duration_factor": 1.0, "respect_retry_after": False}, 10.0, 10.0),
+        ({"respect_retry_after": False}, 40.0, 40.0),
+        ({"respect_retry_after": False, "open_duration_jitter": 0.5}, 60.0, 40.0),
+        ({"respect_retry_after": False, "max_open_duration": 5.0}, 10.0, 10.0),
     ],
 )
 def test_no_time_is_longer_than_the_policy_of_today_makes_it(changes, left, grown):
-    breaker = fresh(**{"longest_open": 40.0, **changes})
+    breaker = fresh(**{"max_open_duration": 40.0, **changes})
     breaker.restore(
         CircuitSnapshot(state=State.OPEN, open_left=9e6, open_for=9e6, named_left=9e6), 100.0
     )
@@ -245,16 +245,19 @@ def test_the_shortest_spans_are_possible():
 
 
 def test_what_a_patient_policy_saves_can_be_read():
-    breaker = fresh(open_for=1e12, longest_open=1e12)
+    breaker = fresh(open_duration=1e12, max_open_duration=1e12)
     fail(breaker, 0.0)
     assert again(breaker, 0.0, at=0.0).state is State.OPEN
 
 
 def test_an_open_time_that_nobody_named_is_that_of_the_policy_of_today():
-    breaker = fresh(open_for=600.0)
+    breaker = fresh(open_duration=600.0)
     fail(breaker, 100.0)
 
-    assert again(breaker, 100.0, at=0.0, open_for=5.0, growth=1.0).ready_at(0.0) == 5.0
+    assert (
+        again(breaker, 100.0, at=0.0, open_duration=5.0, open_duration_factor=1.0).ready_at(0.0)
+        == 5.0
+    )
 
 
 def test_a_named_time_outlives_a_restart():
@@ -265,7 +268,12 @@ def test_a_named_time_outlives_a_restart():
 
     assert second.ready_at(0.0) == 45.0
     assert again(second, 5.0, at=0.0).ready_at(0.0) == 40.0
-    assert again(breaker, 110.0, at=0.0, heed_server=False, growth=1.0).ready_at(0.0) == 10.0
+    assert (
+        again(breaker, 110.0, at=0.0, respect_retry_after=False, open_duration_factor=1.0).ready_at(
+            0.0
+        )
+        == 10.0
+    )
 
 
 def test_a_saved_circuit_from_before_named_times_were_kept_is_read():

@@ -55,7 +55,7 @@ def settle(slots, tokens, outcome=OK, now=1.0):
 
 
 def test_counts_slots():
-    slots = AimdLimiter(AimdLimit(start=2))
+    slots = AimdLimiter(AimdLimit(initial_in_flight=2))
     one, _two = full(slots)
     assert slots.ready_at(0.0) == UNTIL_EVENT
     slots.settle(one, CANCELLED, 0.0, 0.5)
@@ -64,13 +64,13 @@ def test_counts_slots():
 
 
 def test_doubles_per_round_trip_until_the_first_sign():
-    plant = Plant(1000, AimdLimit(start=10))
+    plant = Plant(1000, AimdLimit(initial_in_flight=10))
 
     assert [limit for (limit,) in plant.rounds(6)] == [20, 40, 80, 160, 256, 256]
 
 
 def test_climbs_by_a_step_per_round_trip_afterwards():
-    plant = Plant(15, AimdLimit(start=10, step=2.0, share=0.5))
+    plant = Plant(15, AimdLimit(initial_in_flight=10, increase=2.0, decrease_factor=0.5))
     plant.rounds(2)  # 20, and then half of it
     plant.capacity = 1000
     limits = [plant.clients[0].limit, *(limit for (limit,) in plant.rounds(20))]
@@ -81,7 +81,7 @@ def test_climbs_by_a_step_per_round_trip_afterwards():
 
 
 def test_does_not_climb_while_it_is_not_used():
-    plant = Plant(1000, AimdLimit(start=10))
+    plant = Plant(1000, AimdLimit(initial_in_flight=10))
 
     assert [limit for (limit,) in plant.rounds(50, demand=9)] == [10] * 50
 
@@ -100,14 +100,14 @@ def test_does_not_climb_while_it_is_not_used():
     ],
 )
 def test_what_makes_it_fall(outcome, limit):
-    slots = AimdLimiter(AimdLimit(start=10))
+    slots = AimdLimiter(AimdLimit(initial_in_flight=10))
     settle(slots, full(slots)[:1], outcome)
 
     assert slots.limit == limit
 
 
 def test_falls_once_per_round_trip_however_many_are_refused():
-    slots = AimdLimiter(AimdLimit(start=100))
+    slots = AimdLimiter(AimdLimit(initial_in_flight=100))
     settle(slots, full(slots), THROTTLED)
     assert slots.limit == 80
     settle(slots, full(slots), THROTTLED)
@@ -115,7 +115,7 @@ def test_falls_once_per_round_trip_however_many_are_refused():
 
 
 def test_what_left_before_a_fall_moves_nothing():
-    slots = AimdLimiter(AimdLimit(start=10))
+    slots = AimdLimiter(AimdLimit(initial_in_flight=10))
     first, *others = full(slots)
     slots.settle(first, THROTTLED, 1.0, 0.5)
     settle(slots, others, OK)
@@ -124,7 +124,7 @@ def test_what_left_before_a_fall_moves_nothing():
 
 
 def test_a_slow_answer_is_a_sign_where_the_policy_says_what_is_slow():
-    slots = AimdLimiter(AimdLimit(start=10, ceiling=10, slow=5.0))
+    slots = AimdLimiter(AimdLimit(initial_in_flight=10, max_in_flight=10, slow_call_threshold=5.0))
     settle(slots, full(slots)[:1], OK, now=5.0)
     assert slots.limit == 10
     settle(slots, full(slots)[:1], OK, now=5.1)
@@ -132,7 +132,7 @@ def test_a_slow_answer_is_a_sign_where_the_policy_says_what_is_slow():
 
 
 def test_how_long_an_answer_took_is_counted_from_when_it_was_sent():
-    slots = AimdLimiter(AimdLimit(start=10, slow=5.0))
+    slots = AimdLimiter(AimdLimit(initial_in_flight=10, slow_call_threshold=5.0))
     slots.settle(slots.take(100.0), OK, 104.0, 0.5)
 
     assert slots.limit >= 10
@@ -145,7 +145,7 @@ def test_it_always_binds_and_success_matters_to_it():
 
 
 def test_a_timeout_is_a_sign_however_short_it_is():
-    slots = AimdLimiter(AimdLimit(start=10, slow=5.0))
+    slots = AimdLimiter(AimdLimit(initial_in_flight=10, slow_call_threshold=5.0))
     settle(slots, full(slots)[:1], TIMEOUT, now=1.0)
 
     assert slots.limit == 8
@@ -153,22 +153,28 @@ def test_a_timeout_is_a_sign_however_short_it_is():
 
 @given(
     outcomes=st.lists(st.sampled_from([OK, THROTTLED, TIMEOUT, SERVER_ERROR]), max_size=200),
-    least=st.integers(1, 5),
+    min_in_flight=st.integers(1, 5),
     more=st.integers(0, 5),
-    step=st.floats(0.1, 50.0),
-    share=st.floats(0.01, 0.99),
+    increase=st.floats(0.1, 50.0),
+    decrease_factor=st.floats(0.01, 0.99),
 )
-def test_stays_within_its_bounds(outcomes, least, more, step, share):
-    limit = AimdLimit(least=least, start=least, ceiling=least + more, step=step, share=share)
+def test_stays_within_its_bounds(outcomes, min_in_flight, more, increase, decrease_factor):
+    limit = AimdLimit(
+        min_in_flight=min_in_flight,
+        initial_in_flight=min_in_flight,
+        max_in_flight=min_in_flight + more,
+        increase=increase,
+        decrease_factor=decrease_factor,
+    )
     slots = AimdLimiter(limit)
     for outcome in outcomes:
         settle(slots, full(slots), outcome)
-        assert least <= slots.limit <= least + more
+        assert min_in_flight <= slots.limit <= min_in_flight + more
 
 
 @pytest.mark.parametrize("capacity", [5, 30, 100])
 def test_finds_the_capacity_of_a_target(capacity):
-    plant = Plant(capacity, AimdLimit(step=1.0))
+    plant = Plant(capacity, AimdLimit(increase=1.0))
     plant.rounds(20)
     plant.served = plant.refused = 0
     limits = [limit for (limit,) in plant.rounds(300)]
@@ -193,7 +199,7 @@ def test_follows_a_capacity_that_falls_and_comes_back():
 
 
 def test_two_clients_come_to_equal_parts():
-    plant = Plant(60, AimdLimit(start=50), AimdLimit(start=2))
+    plant = Plant(60, AimdLimit(initial_in_flight=50), AimdLimit(initial_in_flight=2))
     plant.clients[1]._epoch = 1  # it climbs by steps from the beginning
     plant.rounds(100)
     used = [sum(limits) for limits in zip(*plant.rounds(300), strict=True)]
@@ -204,13 +210,16 @@ def test_two_clients_come_to_equal_parts():
 @table_test(
     ("values", "message"),
     [
-        ({"least": 0}, "least must be at least 1, got 0"),
-        ({"start": 1, "least": 2}, "start must not be below least, got 1"),
-        ({"ceiling": 10}, "ceiling must not be below start, got 10"),
-        ({"step": 0}, "step must be positive, got 0"),
-        ({"share": 0}, "share must lie between 0 and 1, got 0"),
-        ({"share": 1}, "share must lie between 0 and 1, got 1"),
-        ({"slow": 0}, "slow must be positive, got 0"),
+        ({"min_in_flight": 0}, "min_in_flight must be at least 1, got 0"),
+        (
+            {"initial_in_flight": 1, "min_in_flight": 2},
+            "initial_in_flight must not be below min_in_flight, got 1",
+        ),
+        ({"max_in_flight": 10}, "max_in_flight must not be below initial_in_flight, got 10"),
+        ({"increase": 0}, "increase must be positive, got 0"),
+        ({"decrease_factor": 0}, "decrease_factor must lie between 0 and 1, got 0"),
+        ({"decrease_factor": 1}, "decrease_factor must lie between 0 and 1, got 1"),
+        ({"slow_call_threshold": 0}, "slow_call_threshold must be positive, got 0"),
     ],
 )
 def test_impossible_values_are_named(values, message):
@@ -219,6 +228,20 @@ def test_impossible_values_are_named(values, message):
 
 
 def test_the_utmost_values_are_possible_and_the_defaults():
-    AimdLimit(least=1, start=1, ceiling=1, step=0.1, share=0.1, slow=0.1)
+    AimdLimit(
+        min_in_flight=1,
+        initial_in_flight=1,
+        max_in_flight=1,
+        increase=0.1,
+        decrease_factor=0.1,
+        slow_call_threshold=0.1,
+    )
 
-    assert AimdLimit() == AimdLimit(start=20, step=4.0, share=0.8, least=1, ceiling=256, slow=None)
+    assert AimdLimit() == AimdLimit(
+        initial_in_flight=20,
+        increase=4.0,
+        decrease_factor=0.8,
+        min_in_flight=1,
+        max_in_flight=256,
+        slow_call_threshold=None,
+    )

@@ -8,7 +8,7 @@ from stormbreak.errors import ConfigurationError
 
 
 def test_open_while_a_slot_is_free():
-    slots = FixedLimiter(FixedLimit(in_flight=2))
+    slots = FixedLimiter(FixedLimit(max_in_flight=2))
     readiness = []
     for _ in range(2):
         readiness.append(slots.ready_at(0.0))
@@ -23,14 +23,18 @@ def test_open_while_a_slot_is_free():
 
 def test_impossible_values_are_named():
     with pytest.raises(ConfigurationError, match="in_flight must be at least 1, got 0"):
-        FixedLimit(in_flight=0)
+        FixedLimit(max_in_flight=0)
 
 
 def test_one_at_a_time_is_possible_and_the_limit_is_its_own_ceiling():
-    policy = FixedLimit(in_flight=1)
+    policy = FixedLimit(max_in_flight=1)
 
-    assert (policy.ceiling, FixedLimiter(policy).most, FixedLimiter(policy).limit) == (1, 1, 1)
-    assert FixedLimit().in_flight == 256
+    assert (policy.max_in_flight, FixedLimiter(policy).most, FixedLimiter(policy).limit) == (
+        1,
+        1,
+        1,
+    )
+    assert FixedLimit().max_in_flight == 256
 
 
 def test_a_fixed_limit_always_binds():

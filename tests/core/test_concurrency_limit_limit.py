@@ -29,14 +29,14 @@ def test_each_kind_of_limit_has_its_machine(policy, machine):
 
 
 def test_who_is_alone_has_all_of_a_fixed_limit():
-    assert made(FixedLimit(in_flight=7)).limit == 7
+    assert made(FixedLimit(max_in_flight=7)).limit == 7
 
 
 @pytest.mark.parametrize(
     ("in_flight", "share", "limit"), [(10, 1.0, 10), (10, 0.25, 2), (3, 0.25, 1), (8, 1 / 8, 1)]
 )
 def test_a_process_has_its_share_of_a_fixed_limit_and_one_slot_at_least(in_flight, share, limit):
-    policy = FixedLimit(in_flight=in_flight)
+    policy = FixedLimit(max_in_flight=in_flight)
 
     assert made(policy, share).limit == limit
 

@@ -35,7 +35,7 @@ def test_it_is_stretched_as_the_policy_says():
     rest.answer(told(10.0), left=0.0, now=1.0, chance=1.0)
     assert rest.cooldown.ready_at(1.0) == 11.0
 
-    stage = Stage(policy(retry=RetryPolicy(spread=0.0)), chance=1.0)
+    stage = Stage(policy(retry=RetryPolicy(retry_after_jitter=0.0)), chance=1.0)
     stage.start(most=1).step(told(10.0))
     assert stage.lane.cooldown.until == stage.now + 10.0
 

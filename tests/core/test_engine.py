@@ -6,7 +6,11 @@ from stormbreak.core.policy import Policy
 from stormbreak.core.trip import ConsecutiveFailures
 
 FRAGILE = BreakerPolicy(
-    trip=ConsecutiveFailures(threshold=2), open_for=5.0, jitter=0.0, probes=1, at_once=1
+    trip=ConsecutiveFailures(failure_threshold=2),
+    open_duration=5.0,
+    open_duration_jitter=0.0,
+    probes=1,
+    max_concurrent_probes=1,
 )
 
 
@@ -15,7 +19,7 @@ def sent(stage):
 
 
 def test_snapshot_says_what_stands_where():
-    stage = Stage(Policy(limit=FixedLimit(in_flight=2)))
+    stage = Stage(Policy(limit=FixedLimit(max_in_flight=2)))
     stage.start().step(told(8.0)).close()
     stage.start()
 
@@ -64,7 +68,7 @@ def test_without_a_breaker_there_is_no_circuit():
 
 
 def test_isolating_by_hand_holds_the_patient_and_rejects_the_hasty():
-    stage = Stage(policy(breaker=FRAGILE, limit=FixedLimit(in_flight=1)))
+    stage = Stage(policy(breaker=FRAGILE, limit=FixedLimit(max_in_flight=1)))
     blocker, hasty, patient = stage.start(), stage.start(), stage.start(fail_fast=False)
     stage.lane.isolate(stage.now)
     stage.settle()
@@ -90,7 +94,7 @@ def after_circuit_closed(stage):
 
 
 def test_after_a_circuit_closed_the_queue_leaves_paced():
-    stage = Stage(policy(breaker=FRAGILE, limit=FixedLimit(in_flight=10)))
+    stage = Stage(policy(breaker=FRAGILE, limit=FixedLimit(max_in_flight=10)))
     probe = after_circuit_closed(stage)
     probe.step(OK)
     stage.settle()
@@ -103,7 +107,7 @@ def test_after_a_circuit_closed_the_queue_leaves_paced():
 
 
 def test_a_cooldown_that_is_lifted_leaves_the_pace_of_the_circuit_alone():
-    stage = Stage(policy(breaker=FRAGILE, limit=FixedLimit(in_flight=10)))
+    stage = Stage(policy(breaker=FRAGILE, limit=FixedLimit(max_in_flight=10)))
     early = stage.start()
     probe = after_circuit_closed(stage)
     early.step(told(60.0)).close()
@@ -116,7 +120,7 @@ def test_a_cooldown_that_is_lifted_leaves_the_pace_of_the_circuit_alone():
 
 
 def test_a_circuit_that_closes_during_a_cooldown_leaves_the_pace_of_the_cooldown_alone():
-    stage = Stage(policy(breaker=FRAGILE, limit=FixedLimit(in_flight=10)))
+    stage = Stage(policy(breaker=FRAGILE, limit=FixedLimit(max_in_flight=10)))
     early = stage.start()
     probe = after_circuit_closed(stage)
     probe.command, answer = None, probe
@@ -132,7 +136,7 @@ def test_a_circuit_that_closes_during_a_cooldown_leaves_the_pace_of_the_cooldown
 
 
 def test_after_a_cooldown_the_queue_leaves_paced():
-    stage = Stage(policy(limit=FixedLimit(in_flight=10)))
+    stage = Stage(policy(limit=FixedLimit(max_in_flight=10)))
     stage.start().step(told(4.0)).close()
     for _ in range(20):
         stage.start()

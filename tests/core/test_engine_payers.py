@@ -14,7 +14,7 @@ A, B = Target("a", "m", name="a"), Target("b", "m", name="b")
 
 
 def rules(usd, per=None):
-    return policy(retry=RetryPolicy(attempts=1), spend=SpendPolicy(usd=usd, per=per))
+    return policy(retry=RetryPolicy(max_attempts=1), spend=SpendPolicy(max_usd=usd, period=per))
 
 
 @pytest.fixture

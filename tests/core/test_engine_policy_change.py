@@ -19,9 +19,11 @@ MAIN = Target("acme", "large", "k1", "main")
 SPARE = Target("acme", "small", "k2", "spare")
 PLAIN = Target("acme", "large", "k1")
 
-FRAGILE = BreakerPolicy(trip=ConsecutiveFailures(threshold=1), open_for=5.0, jitter=0.0)
-FILE = policy(limit=FixedLimit(in_flight=9))
-NEARLY_FULL = policy(limit=FixedLimit(in_flight=1), attempt_timeout=3.0)
+FRAGILE = BreakerPolicy(
+    trip=ConsecutiveFailures(failure_threshold=1), open_duration=5.0, open_duration_jitter=0.0
+)
+FILE = policy(limit=FixedLimit(max_in_flight=9))
+NEARLY_FULL = policy(limit=FixedLimit(max_in_flight=1), attempt_timeout=3.0)
 
 
 def governed(**named):
@@ -48,8 +50,8 @@ def test_a_named_target_goes_by_its_own_policy_and_any_other_by_that_of_the_engi
 
 
 def test_retries_go_by_the_policy_of_the_target():
-    thrice = policy(retry=RetryPolicy(attempts=3, backoff=Constant(seconds=1.0)))
-    once = policy(retry=RetryPolicy(attempts=1))
+    thrice = policy(retry=RetryPolicy(max_attempts=3, backoff=Constant(initial_delay=1.0)))
+    once = policy(retry=RetryPolicy(max_attempts=1))
     stage = governed(main=thrice, spare=once)
 
     assert stage.start(target=MAIN).step(SERVER_ERROR).backing_off
@@ -57,7 +59,7 @@ def test_retries_go_by_the_policy_of_the_target():
 
 
 def test_policies_with_the_same_budget_share_it_and_others_do_not():
-    paying = policy(budget=BudgetPolicy())
+    paying = policy(retry_budget=BudgetPolicy())
     stage = governed(main=paying, spare=replace(paying, attempt_timeout=1.0))
     main, spare, other = map(stage.engine.lane, (MAIN, SPARE, PLAIN))
 
@@ -68,7 +70,7 @@ def test_policies_with_the_same_budget_share_it_and_others_do_not():
 def test_what_did_not_change_keeps_its_lane():
     stage = governed(main=NEARLY_FULL, spare=NEARLY_FULL)
     kept, changed = stage.engine.lane(MAIN), stage.engine.lane(SPARE)
-    govern(stage, main=policy(limit=FixedLimit(in_flight=1), attempt_timeout=3.0), spare=FILE)
+    govern(stage, main=policy(limit=FixedLimit(max_in_flight=1), attempt_timeout=3.0), spare=FILE)
 
     assert stage.engine.lane(MAIN) is kept
     assert stage.engine.lane(SPARE) is not changed
@@ -210,7 +212,7 @@ def test_a_target_that_is_gone_is_shown_until_its_last_call_has_ended():
 
 @pytest.mark.parametrize("known", [False, True])
 def test_who_began_before_may_still_fall_back_to_a_target_that_is_gone(known):
-    once = policy(retry=RetryPolicy(attempts=1))
+    once = policy(retry=RetryPolicy(max_attempts=1))
     stage = governed(main=once, spare=NEARLY_FULL)
     busy = stage.start(target=SPARE) if known else None
     step = Step(frozenset(ELSEWHERE), None, "fallback", ((SPARE, 1.0),), TargetOrder.IN_ORDER)

@@ -35,7 +35,7 @@ WRONG = [
         "on must name only verdicts of calls that failed, got unrepeatable",
     ),
     (lambda: ToDegraded(on=()), "on must name a verdict, got none"),
-    (lambda: ToCache(after=0), "after must be positive, got 0"),
+    (lambda: ToCache(max_wait=0), "after must be positive, got 0"),
     (lambda: CachePolicy(max_age=0), "max_age must be positive, got 0"),
     (lambda: CachePolicy(max_bytes=0), "max_bytes must be positive, got 0"),
 ]
@@ -86,11 +86,11 @@ def test_by_weight_the_last_is_drawn_where_rounding_leaves_nobody():
 
 def test_what_a_rule_does_not_say():
     """As the page about fallbacks tells it."""
-    assert ToTargets(targets=(LARGE,)).after == 2.0
-    assert (ToCache().after, ToDegraded().after, LARGE.weight) == (None, None, 1.0)
+    assert ToTargets(targets=(LARGE,)).max_wait == 2.0
+    assert (ToCache().max_wait, ToDegraded().max_wait, LARGE.weight) == (None, None, 1.0)
     assert (CachePolicy().max_age, CachePolicy().max_bytes) == (86_400.0, 268_435_456)
 
 
 def test_small_values_are_possible():
-    assert ToCache(after=0.5).after == CachePolicy(max_age=0.5).max_age == 0.5
+    assert ToCache(max_wait=0.5).max_wait == CachePolicy(max_age=0.5).max_age == 0.5
     assert CachePolicy(max_bytes=1).max_bytes == 1

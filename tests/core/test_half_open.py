@@ -23,7 +23,7 @@ def test_a_trial_is_spent_by_probes_that_told_nothing(probes, answered, times):
 
 def test_a_spent_trial_waits_for_the_last_of_those_still_under_way():
     """While one of them may answer, it may still be decided."""
-    trial = Trial(BreakerPolicy(probes=3, at_once=3, lease=60.0), 0.0, pace=5.0)
+    trial = Trial(BreakerPolicy(probes=3, max_concurrent_probes=3, probe_lease=60.0), 0.0, pace=5.0)
     trial.take(1.0), trial.take(5.0)
     for _ in range(9):
         trial.settle(trial.take(5.0), Tally.NOTHING, answered=True, now=5.0)

@@ -16,16 +16,16 @@ def taught(policy, seconds, *, begins=False):
 
 
 def test_after_a_fixed_time():
-    assert HedgeTimer(HedgePolicy(after=0.7, percentile=None)).delay(begins=False) == 0.7
+    assert HedgeTimer(HedgePolicy(delay=0.7, percentile=None)).delay(begins=False) == 0.7
 
 
 def test_at_once_is_a_time_too():
-    assert HedgeTimer(HedgePolicy(after=0.0, percentile=None)).delay(begins=False) == 0.0
+    assert HedgeTimer(HedgePolicy(delay=0.0, percentile=None)).delay(begins=False) == 0.0
 
 
 def test_never_while_nothing_is_known_of_the_percentile():
-    assert taught(HedgePolicy(after=0.1), [1.0] * (ENOUGH - 1)).delay(begins=False) == inf
-    assert taught(HedgePolicy(after=0.1), [1.0] * ENOUGH).delay(begins=False) == 1.0
+    assert taught(HedgePolicy(delay=0.1), [1.0] * (ENOUGH - 1)).delay(begins=False) == inf
+    assert taught(HedgePolicy(delay=0.1), [1.0] * ENOUGH).delay(begins=False) == 1.0
 
 
 @pytest.mark.parametrize(("share", "expected"), [(0.5, 51.0), (0.95, 96.0), (0.999, 100.0)])
@@ -37,7 +37,7 @@ def test_the_percentile_of_what_attempts_took(share, expected):
 
 @pytest.mark.parametrize(("after", "expected"), [(0.5, 1.0), (3.0, 3.0)])
 def test_the_later_of_both(after, expected):
-    policy = HedgePolicy(after=after, percentile=0.9)
+    policy = HedgePolicy(delay=after, percentile=0.9)
 
     assert taught(policy, [1.0] * ENOUGH).delay(begins=False) == expected
 
@@ -66,17 +66,17 @@ def test_an_opinion_follows_what_is_new():
 
 def test_the_numbers():
     assert (ENOUGH, KEPT) == (20, 128)
-    assert HedgePolicy() == HedgePolicy(after=None, percentile=0.95, most=1)
+    assert HedgePolicy() == HedgePolicy(delay=None, percentile=0.95, max_hedges=1)
 
 
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"after": -1.0}, "after must not be negative, got -1"),
+        ({"delay": -1.0}, "delay must not be negative, got -1"),
         ({"percentile": 0.0}, "percentile must be between 0 and 1, got 0"),
         ({"percentile": 1.0}, "percentile must be between 0 and 1, got 1"),
         ({"percentile": None}, "after or percentile must be given"),
-        ({"most": 0}, "most must be at least 1, got 0"),
+        ({"max_hedges": 0}, "max_hedges must be at least 1, got 0"),
     ],
 )
 def test_impossible_values_are_named(changes, said):

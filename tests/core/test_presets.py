@@ -39,13 +39,13 @@ def test_the_default_is_for_people_who_wait():
     silence = INTERACTIVE.idle_timeout, INTERACTIVE.stall_timeout
 
     assert (spans, silence) == ((600.0, 20.0, 600.0), (None, 120.0))
-    assert (INTERACTIVE.fail_fast, INTERACTIVE.cooldown, INTERACTIVE.learn_rate) == (
+    assert (INTERACTIVE.fail_fast, INTERACTIVE.cooldown, INTERACTIVE.adaptive_rate) == (
         False,
         True,
         True,
     )
     assert INTERACTIVE.priority is Priority.INTERACTIVE
-    assert not INTERACTIVE.quota.acts
+    assert not INTERACTIVE.rate_limit.acts
 
 
 def test_batch_is_the_same_without_a_deadline():
@@ -53,8 +53,8 @@ def test_batch_is_the_same_without_a_deadline():
         "deadline": None,
         "patience": None,
         "priority": Priority.BATCH,
-        "quota": RateLimitPolicy(learn=True),
-        "queue": replace(INTERACTIVE.queue, size=1_000_000),
+        "rate_limit": RateLimitPolicy(learn_from_headers=True),
+        "queue": replace(INTERACTIVE.queue, max_size=1_000_000),
     }
 
     assert replace(INTERACTIVE, **changed) == BATCH
@@ -62,24 +62,24 @@ def test_batch_is_the_same_without_a_deadline():
 
 def test_the_article_has_exactly_its_numbers():
     assert (ARTICLE.patience, ARTICLE.attempt_timeout, ARTICLE.fail_fast) == (300.0, 30.0, True)
-    assert ARTICLE.retry.attempts == 1 + 5
-    assert ARTICLE.retry.one_step_longer == (504,)
+    assert ARTICLE.retry.max_attempts == 1 + 5
+    assert ARTICLE.retry.longer_backoff_on == (504,)
     assert ARTICLE.retry.backoff == ProportionalJitter(
-        base=1.0, factor=2.0, cap=60.0, share=0.3, floor=0.1
+        initial_delay=1.0, factor=2.0, max_delay=60.0, jitter=0.3, min_delay=0.1
     )
     assert ARTICLE.breaker == BreakerPolicy(
-        trip=ConsecutiveFailures(threshold=5),
-        open_for=30.0,
-        jitter=0.0,
-        growth=1.0,
+        trip=ConsecutiveFailures(failure_threshold=5),
+        open_duration=30.0,
+        open_duration_jitter=0.0,
+        open_duration_factor=1.0,
         probes=3,
-        at_once=3,
-        close_at=0.5,
-        any_failure_reopens=True,
+        max_concurrent_probes=3,
+        success_ratio=0.5,
+        reopen_on_any_failure=True,
     )
     assert ARTICLE.failures == (Verdict.THROTTLED,)
-    assert ARTICLE.limit == FixedLimit(in_flight=10)
-    assert (ARTICLE.budget, ARTICLE.learn_rate) == (None, False)
+    assert ARTICLE.limit == FixedLimit(max_in_flight=10)
+    assert (ARTICLE.retry_budget, ARTICLE.adaptive_rate) == (None, False)
 
 
 def test_only_the_article_has_words_for_bodies():
@@ -90,15 +90,22 @@ def test_only_the_article_has_words_for_bodies():
 def test_off_sends_once_and_holds_nothing():
     spans = OFF.deadline, OFF.patience, OFF.attempt_timeout, OFF.stall_timeout
 
-    assert (OFF.retry.attempts, spans) == (1, (None, None, None, None))
-    assert (OFF.budget, OFF.breaker, OFF.learn_rate, OFF.quota.acts) == (None, None, False, False)
-    assert OFF.limit.ceiling >= 1_000_000_000
+    assert (OFF.retry.max_attempts, spans) == (1, (None, None, None, None))
+    assert (OFF.retry_budget, OFF.breaker, OFF.adaptive_rate, OFF.rate_limit.acts) == (
+        None,
+        None,
+        False,
+        False,
+    )
+    assert OFF.limit.max_in_flight >= 1_000_000_000
 
 
 def test_it_is_off_with_bounds_of_time_and_limits_beside_it_too():
     bounded = {"deadline": 5.0, "attempt_timeout": 5.0, "idle_timeout": 5.0, "stall_timeout": 5.0}
 
-    assert is_off(replace(OFF, limit=AutomaticLimit(), quota=RateLimitPolicy(rpm=60), **bounded))
+    assert is_off(
+        replace(OFF, limit=AutomaticLimit(), rate_limit=RateLimitPolicy(rpm=60), **bounded)
+    )
     assert not is_off(replace(OFF, patience=5.0))
     assert not is_off(INTERACTIVE)
 

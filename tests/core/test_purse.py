@@ -14,7 +14,7 @@ ONE, TWO, THREE = map(Decimal, (1, 2, 3))
 
 
 def purse(usd=2.0, per=None):
-    return Purse(SpendPolicy(usd=usd, per=per))
+    return Purse(SpendPolicy(max_usd=usd, period=per))
 
 
 def test_it_may_be_spent_to_the_last_cent():
@@ -121,7 +121,7 @@ def test_a_refusal_leaves_the_other_parts_to_be_told():
         told.append(made.news())
 
     assert [share and share.percent for share in told] == [None, 50, None, None]
-    made.govern(SpendPolicy(usd=3.0))
+    made.govern(SpendPolicy(max_usd=3.0))
     assert made.news(refused=True).percent == 100
 
 
@@ -129,7 +129,7 @@ def test_who_leaves_with_what_was_spent_hears_of_the_parts_that_are_still_to_com
     made = purse()
     made.spend(ONE)
     made.news()
-    met, half = (made.branch(SpendPolicy(usd=usd)) for usd in (1.0, 1.6))
+    met, half = (made.branch(SpendPolicy(max_usd=usd)) for usd in (1.0, 1.6))
     half.spend(Decimal("0.4"))
 
     assert (met.news(), met.news(refused=True)) == (None, None)

@@ -55,12 +55,12 @@ def test_of_a_queue_that_stands_each_tenant_s_newest_interactive_call():
 
 
 @given(
-    least_share=st.floats(0.01, 1 / 3),
+    min_share=st.floats(0.01, 1 / 3),
     crowd=st.lists(st.sampled_from(Priority), min_size=1, max_size=3, unique=True),
     rounds=st.integers(1, 300),
 )
-def test_every_priority_that_waits_gets_its_least_share(least_share, crowd, rounds):
-    queue = queue_of(*(ticket(0, priority) for priority in crowd * 2), least_share=least_share)
+def test_every_priority_that_waits_gets_its_least_share(min_share, crowd, rounds):
+    queue = queue_of(*(ticket(0, priority) for priority in crowd * 2), min_share=min_share)
     counts = Counter()
     for _ in range(rounds):
         served = serve(queue)
@@ -68,20 +68,20 @@ def test_every_priority_that_waits_gets_its_least_share(least_share, crowd, roun
         queue.push(ticket(0, served.call.priority))
 
     for priority in crowd:
-        assert counts[priority] >= int(least_share * rounds) - 1
+        assert counts[priority] >= int(min_share * rounds) - 1
     urgent = min(crowd)
-    assert counts[urgent] >= rounds * (1 - (len(crowd) - 1) * least_share) - 1
+    assert counts[urgent] >= rounds * (1 - (len(crowd) - 1) * min_share) - 1
 
 
 def test_no_share_is_strict():
-    queue = queue_of(ticket(0, BATCH), least_share=0)
+    queue = queue_of(ticket(0, BATCH), min_share=0)
     for _ in range(1000):
         queue.push(ticket())
         assert serve(queue).call.priority is INTERACTIVE
 
 
 def test_who_does_not_wait_earns_no_credit():
-    queue = queue_of(ticket(), ticket(0, BATCH), least_share=0.25)
+    queue = queue_of(ticket(), ticket(0, BATCH), min_share=0.25)
     for _ in range(3):
         serve(queue)
         queue.push(ticket())
@@ -116,7 +116,7 @@ def test_turns_of_the_most_urgent_that_waits_are_not_held_against_it_later():
 
 def test_credit_is_gone_when_nobody_more_urgent_waits():
     less = [ticket(n, priority) for priority in (BATCH, BACKGROUND) for n in range(9)]
-    queue = queue_of(ticket(), ticket(), *less, least_share=0.25)
+    queue = queue_of(ticket(), ticket(), *less, min_share=0.25)
     served = [serve(queue).call.priority for _ in range(3)]
     assert served == [INTERACTIVE, INTERACTIVE, BATCH]
     for _ in range(9):
@@ -160,19 +160,19 @@ def test_how_many_are_ahead(call, ahead):
 @pytest.mark.parametrize(("weight", "ahead"), [(1.0, 3), (2.0, 2), (0.5, 5)])
 def test_before_each_of_its_own_others_are_served_by_their_weight(weight, ahead):
     waiting = [ticket(tenant="own"), *(ticket(tenant="other") for _ in range(9))]
-    queue = queue_of(*waiting, weights={"own": weight})
+    queue = queue_of(*waiting, tenant_weights={"own": weight})
 
     assert queue.ahead_of(Call(1, TARGET, tenant="own")) == ahead
 
 
 def test_with_its_least_share_a_call_is_not_behind_all_others():
-    queue = queue_of(*(ticket() for _ in range(100)), least_share=0.1)
+    queue = queue_of(*(ticket() for _ in range(100)), min_share=0.1)
 
     assert queue.ahead_of(Call(1, TARGET, priority=BATCH)) == pytest.approx(9)
 
 
 def test_without_a_least_share_a_call_is_behind_all_that_are_more_urgent():
-    queue = queue_of(*(ticket() for _ in range(100)), least_share=0)
+    queue = queue_of(*(ticket() for _ in range(100)), min_share=0)
 
     assert queue.ahead_of(Call(1, TARGET, priority=BATCH)) == 100
 
@@ -189,7 +189,7 @@ def test_room_is_made_only_where_somebody_has_more(own, makes_room):
 
 def test_room_is_made_by_the_tenant_that_has_the_most_for_its_weight():
     tickets = [ticket(n, BATCH, tenant) for n, tenant in enumerate(["big"] * 4 + ["small"] * 2)]
-    queue = queue_of(*tickets, weights=WEIGHTS)
+    queue = queue_of(*tickets, tenant_weights=WEIGHTS)
 
     assert (
         queue.victim_for(Call(9, TARGET, priority=BATCH, tenant="new"), stands=False) is tickets[5]
@@ -200,7 +200,7 @@ def test_room_is_made_by_the_tenant_that_has_the_most_for_its_weight():
 
 def test_what_has_the_most_is_counted_without_the_call_that_comes():
     tickets = [ticket(n, BATCH, tenant) for n, tenant in enumerate(["many"] * 3 + ["light"])]
-    queue = queue_of(*tickets, weights={"light": 0.4})  # 3 / 1 against 1 / 0.4
+    queue = queue_of(*tickets, tenant_weights={"light": 0.4})  # 3 / 1 against 1 / 0.4
 
     assert queue.victim_for(Call(9, TARGET, priority=BATCH), stands=False) is tickets[2]
 
@@ -218,7 +218,7 @@ class Queueing(RuleBasedStateMachine):
 
     def __init__(self):
         super().__init__()
-        self.queue = Queue(QueuePolicy(weights=WEIGHTS))
+        self.queue = Queue(QueuePolicy(tenant_weights=WEIGHTS))
         self.waiting = []
         self.now = 0.0
         self.passed_over = Counter()  # calls served while a tenant's oldest waits, by priority
@@ -296,10 +296,10 @@ TestQueueing = Queueing.TestCase
 
 def test_weights_are_a_copy_and_the_policy_can_be_sent_to_another_process():
     weights = {"shop": 2.0}
-    policy = QueuePolicy(weights=weights)
+    policy = QueuePolicy(tenant_weights=weights)
     weights["shop"] = -1.0
 
-    assert policy.weights == {"shop": 2.0}
+    assert policy.tenant_weights == {"shop": 2.0}
     assert pickle.loads(pickle.dumps(policy)) == policy
     assert hash(policy) == hash(QueuePolicy())
 
@@ -307,11 +307,11 @@ def test_weights_are_a_copy_and_the_policy_can_be_sent_to_another_process():
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"size": -1}, "size must not be negative, got -1"),
-        ({"longest_pause": 0}, "longest_pause must be positive, got 0"),
-        ({"least_share": 0.5}, r"least_share must lie in \[0, 1/3\], got 0.5"),
-        ({"weights": {"shop": 0}}, "weights.shop must be positive, got 0"),
-        ({"weights": {"a\n": 1}}, r"names in weights must be printable, got 'a\\n'"),
+        ({"max_size": -1}, "max_size must not be negative, got -1"),
+        ({"max_pause": 0}, "max_pause must be positive, got 0"),
+        ({"min_share": 0.5}, r"min_share must lie in \[0, 1/3\], got 0.5"),
+        ({"tenant_weights": {"shop": 0}}, "tenant_weights.shop must be positive, got 0"),
+        ({"tenant_weights": {"a\n": 1}}, r"names in tenant_weights must be printable, got 'a\\n'"),
     ],
 )
 def test_impossible_values_are_named(values, message):
@@ -320,11 +320,11 @@ def test_impossible_values_are_named(values, message):
 
 
 def test_the_utmost_values_are_possible_and_the_defaults():
-    QueuePolicy(size=0, longest_pause=0.1, least_share=1 / 3, weights={"shop": 0.1})
-    QueuePolicy(least_share=0)
+    QueuePolicy(max_size=0, max_pause=0.1, min_share=1 / 3, tenant_weights={"shop": 0.1})
+    QueuePolicy(min_share=0)
 
     assert QueuePolicy() == QueuePolicy(
-        size=10_000, longest_pause=900.0, least_share=0.05, weights={}
+        max_size=10_000, max_pause=900.0, min_share=0.05, tenant_weights={}
     )
 
 

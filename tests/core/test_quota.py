@@ -56,7 +56,7 @@ def take(gate, tokens=0, now=NOW):
     ],
 )
 def test_what_becomes_of_a_reservation(outcome, tokens, requests):
-    gate = quota(rpm=60, tpm=6000, burst=10)
+    gate = quota(rpm=60, tpm=6000, burst_seconds=10)
     token = take(gate, 600)
     gate.settle(token, outcome, NOW, 0.5)
 
@@ -67,11 +67,11 @@ def test_what_becomes_of_a_reservation(outcome, tokens, requests):
 
 
 def test_the_slowest_limit_decides():
-    gate = quota(rpm=60, tpm=600, burst=0)
+    gate = quota(rpm=60, tpm=600, burst_seconds=0)
     take(gate, 100)
 
     assert ask(gate, 0) == pytest.approx(NOW + 10.0, abs=0.2)  # the tokens are owed
-    gate = quota(rpm=6, tpm=600, burst=0)
+    gate = quota(rpm=6, tpm=600, burst_seconds=0)
     take(gate, 1)
     assert ask(gate, 0) == pytest.approx(NOW + 10.0, abs=0.2)
 
@@ -81,7 +81,7 @@ def told(**tokens):
 
 
 def test_headers_are_obeyed():
-    gate = quota(learn=True)
+    gate = quota(learn_from_headers=True)
     gate.settle(take(gate, 100), told(limit=600.0, remaining=50.0, reset=55.0), NOW, 0.5)
 
     assert ask(gate, 50) == OPEN
@@ -93,7 +93,7 @@ def requests_receipt(**requests):
 
 
 def test_what_was_told_gets_back_what_was_not_used():
-    gate = quota(learn=True)
+    gate = quota(learn_from_headers=True)
     first, second = take(gate, 100), take(gate, 100)
     gate.settle(first, told(limit=600.0, remaining=200.0, reset=40.0), NOW, 0.5)
     gate.settle(second, OK._replace(usage=Usage(output_tokens=30)), NOW, 0.5)
@@ -103,7 +103,7 @@ def test_what_was_told_gets_back_what_was_not_used():
 
 
 def test_what_was_told_of_requests_gets_back_one_that_was_not_sent():
-    gate = quota(learn=True)
+    gate = quota(learn_from_headers=True)
     first, second = take(gate), take(gate)
     gate.settle(first, requests_receipt(limit=60.0, remaining=1.0, reset=59.0), NOW, 0.5)
     assert ask(gate) > NOW  # the second may have it
@@ -114,7 +114,7 @@ def test_what_was_told_of_requests_gets_back_one_that_was_not_sent():
 
 @pytest.mark.parametrize(("outcome", "believed"), [(OK, False), (THROTTLED, True)])
 def test_who_serves_on_when_nothing_remains_is_not_believed(outcome, believed):
-    gate = quota(learn=True)
+    gate = quota(learn_from_headers=True)
     empty = RateLimitStatus(limit=600.0, remaining=0.0, reset=50.0, flows=False)
     says = outcome._replace(told=RateLimits(tokens=empty))
     for token in [take(gate, 100), take(gate, 100)]:
@@ -124,7 +124,7 @@ def test_who_serves_on_when_nothing_remains_is_not_believed(outcome, believed):
 
 
 def test_all_that_fit_into_a_burst_leave_at_once():
-    gate = quota(rpm=60, burst=10)
+    gate = quota(rpm=60, burst_seconds=10)
     for _ in range(10):
         take(gate)
 
@@ -132,7 +132,7 @@ def test_all_that_fit_into_a_burst_leave_at_once():
 
 
 def test_requests_that_hold_are_in_force_for_a_second_more():
-    gate = quota(rpm=60, burst=10)
+    gate = quota(rpm=60, burst_seconds=10)
     assert not gate.in_force(NOW)
     for _ in range(10):
         take(gate)  # the next may leave at 101
@@ -141,7 +141,7 @@ def test_requests_that_hold_are_in_force_for_a_second_more():
 
 
 def test_tokens_that_hold_are_in_force_for_a_second_more():
-    gate = quota(tpm=600, burst=10)  # holds a hundred
+    gate = quota(tpm=600, burst_seconds=10)  # holds a hundred
     assert not gate.in_force(NOW)
     take(gate, 100)
     ask(gate, 50)  # would fit at 105
@@ -150,7 +150,7 @@ def test_tokens_that_hold_are_in_force_for_a_second_more():
 
 
 def test_the_time_for_sends_is_told_by_the_requests_alone():
-    gate = quota(rpm=60, burst=10)
+    gate = quota(rpm=60, burst_seconds=10)
     assert gate.time_to_send(10, NOW) == 0.0
     for _ in range(10):
         take(gate)
@@ -171,7 +171,7 @@ def test_headers_are_not_obeyed_where_they_are_not_to_be():
     [
         ({"rpm": 0}, "rpm must be positive, got 0"),
         ({"tpm": -3}, "tpm must be positive, got -3"),
-        ({"burst": -1}, "burst must not be negative, got -1"),
+        ({"burst_seconds": -1}, "burst_seconds must not be negative, got -1"),
     ],
 )
 def test_a_bad_quota_is_refused(values, message):
@@ -181,7 +181,10 @@ def test_a_bad_quota_is_refused(values, message):
 
 def test_a_quota_acts_where_there_is_something_to_do():
     assert not RateLimitPolicy().acts
-    assert all(RateLimitPolicy(**one).acts for one in ({"rpm": 1}, {"tpm": 1}, {"learn": True}))
+    assert all(
+        RateLimitPolicy(**one).acts
+        for one in ({"rpm": 1}, {"tpm": 1}, {"learn_from_headers": True})
+    )
 
 
 def test_a_count_gone_wrong_closes_the_limit_for_no_longer_than_anything_that_is_told():
@@ -217,7 +220,7 @@ TOKENS_LACK = RateLimits(RateLimitStatus(1000, 900, 6.0), RateLimitStatus(10_000
 )
 def test_whether_it_is_tokens_alone_that_lack(learn, usual, told, lacks):
     outcome = THROTTLED._replace(retry_after=30.0, told=told)
-    gate = quota(tpm=1e9, learn=learn)
+    gate = quota(tpm=1e9, learn_from_headers=learn)
     if usual:
         usually(gate, usual)
 
@@ -229,7 +232,7 @@ def test_whether_it_is_tokens_alone_that_lack(learn, usual, told, lacks):
 )
 def test_what_is_usual_moves_a_tenth_of_the_way_with_each_answer(remaining, lacks):
     """From 2,000 by one answer of 1,000."""
-    gate = quota(learn=True)
+    gate = quota(learn_from_headers=True)
     usually(gate, 2_000)
     usually(gate, 1_000)
     told = TOKENS_LACK._replace(tokens=RateLimitStatus(10_000, remaining, 48.0))
@@ -238,7 +241,7 @@ def test_what_is_usual_moves_a_tenth_of_the_way_with_each_answer(remaining, lack
 
 
 def test_where_nothing_is_said_of_what_remains_nothing_is_enough():
-    gate = quota(learn=True)
+    gate = quota(learn_from_headers=True)
     usually(gate, 1)
     told = TOKENS_LACK._replace(tokens=RateLimitStatus(10_000, None, 48.0))
 
@@ -246,7 +249,11 @@ def test_where_nothing_is_said_of_what_remains_nothing_is_enough():
 
 
 def test_who_wants_few_tokens_need_not_wait_with_who_wants_many():
-    stage = Stage(policy(quota=RateLimitPolicy(learn=True), retry=RetryPolicy(attempts=2)))
+    stage = Stage(
+        policy(
+            rate_limit=RateLimitPolicy(learn_from_headers=True), retry=RetryPolicy(max_attempts=2)
+        )
+    )
     stage.start(tokens=10).step(OK)
     heavy = stage.start(tokens=9_000).step(THROTTLED._replace(retry_after=30.0, told=TOKENS_LACK))
     light, other = stage.start(tokens=10), stage.start(tokens=9_000)
@@ -259,7 +266,7 @@ def test_who_wants_few_tokens_need_not_wait_with_who_wants_many():
 
 def test_of_what_is_configured_a_process_uses_its_share():
     gate = RateLimitGate(
-        RateLimitPolicy(rpm=120.0, tpm=1200.0, burst=0.0), longest=900.0, share=0.25
+        RateLimitPolicy(rpm=120.0, tpm=1200.0, burst_seconds=0.0), longest=900.0, share=0.25
     )
     take(gate)
     assert ask(gate) == pytest.approx(NOW + 2.0)  # thirty a minute
@@ -269,7 +276,7 @@ def test_of_what_is_configured_a_process_uses_its_share():
 
 
 def test_of_what_the_server_told_a_process_uses_its_share():
-    gate = RateLimitGate(RateLimitPolicy(learn=True), longest=900.0, share=0.25)
+    gate = RateLimitGate(RateLimitPolicy(learn_from_headers=True), longest=900.0, share=0.25)
     said = {"limit": 600.0, "remaining": 200.0, "reset": 40.0}
     gate.settle(take(gate, 100), told(**said), NOW, 0.5)
 

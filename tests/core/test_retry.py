@@ -16,7 +16,9 @@ from stormbreak.core.retry_budget import Budget, BudgetPolicy
 from stormbreak.errors import ConfigurationError
 from stormbreak.types import TREATMENTS
 
-SECOND = RetryPolicy(attempts=3, backoff=Constant(seconds=1.0), min_useful=0.5, longest_wait=60.0)
+SECOND = RetryPolicy(
+    max_attempts=3, backoff=Constant(initial_delay=1.0), min_time_left=0.5, max_wait=60.0
+)
 
 
 def ask(outcome=SERVER_ERROR, policy=SECOND, *, attempt=1, budget=None, chance=0.0, **left):
@@ -47,7 +49,7 @@ TABLE = [
     ({"patience": 1.0}, NoRetry("patience")),  # nothing would be left to pass the gates with
     ({"outcome": told(60.0)}, Retry(160.0, free=True)),
     ({"outcome": told(60.0), "chance": 0.5}, Retry(175.0, free=True)),
-    ({"outcome": told(61.0)}, NoRetry("longest_wait", 161.0)),
+    ({"outcome": told(61.0)}, NoRetry("max_wait", 161.0)),
     ({"outcome": told(0.01)}, Retry(101.0, free=True)),  # not below the backoff's own floor
     ({"outcome": told(2.0)}, Retry(102.0, free=True)),
     ({"outcome": told(10.0), "deadline": 9.0}, NoRetry("deadline", 110.0)),
@@ -64,33 +66,33 @@ def test_decisions(question, answer):
 @table_test(
     ("backoff", "floor"),
     [
-        (Constant(seconds=0.5), 0.5),
-        (Linear(base=0.3), 0.3),
-        (Exponential(base=0.4), 0.4),
-        (EqualJitter(base=0.4), 0.2),
-        (DecorrelatedJitter(base=0.4), 0.4),
-        (ProportionalJitter(base=1.0, floor=0.1), 0.1),
-        (FullJitter(base=1.0), 0.02),  # it has none: the named time counts
+        (Constant(initial_delay=0.5), 0.5),
+        (Linear(initial_delay=0.3), 0.3),
+        (Exponential(initial_delay=0.4), 0.4),
+        (EqualJitter(initial_delay=0.4), 0.2),
+        (DecorrelatedJitter(initial_delay=0.4), 0.4),
+        (ProportionalJitter(initial_delay=1.0, min_delay=0.1), 0.1),
+        (FullJitter(initial_delay=1.0), 0.02),  # it has none: the named time counts
     ],
 )
 @table_test("attempt", [1, 5])
 def test_a_named_time_does_not_undercut_the_floor_where_no_budget_bounds_retries(
     backoff, floor, attempt
 ):
-    policy = RetryPolicy(attempts=9, backoff=backoff)
+    policy = RetryPolicy(max_attempts=9, backoff=backoff)
     assert ask(told(0.02), policy, attempt=attempt) == Retry(100.0 + floor, free=True)
     budget = Budget(BudgetPolicy())
     assert ask(told(0.02), policy, attempt=attempt, budget=budget).until == 100.02
 
 
 def test_backoff_counts_retries_from_one():
-    policy = RetryPolicy(backoff=Linear(base=1.0))
+    policy = RetryPolicy(backoff=Linear(initial_delay=1.0))
 
     assert [ask(policy=policy, attempt=n).until for n in (1, 2)] == [101.0, 102.0]
 
 
 def test_some_statuses_wait_one_step_longer():
-    policy = RetryPolicy(backoff=Linear(base=1.0), one_step_longer=(504,))
+    policy = RetryPolicy(backoff=Linear(initial_delay=1.0), longer_backoff_on=(504,))
     gateway_timeout = TIMEOUT._replace(status=504)
 
     assert ask(gateway_timeout, policy).until == 102.0
@@ -106,33 +108,36 @@ def test_paid_where_it_is_not_free():
 
 
 def test_impossible_values_are_named():
-    with pytest.raises(ConfigurationError, match="attempts must be at least 1, got 0"):
-        RetryPolicy(attempts=0)
-    with pytest.raises(ConfigurationError, match="min_useful must not be negative, got -1"):
-        RetryPolicy(min_useful=-1)
-    with pytest.raises(ConfigurationError, match="longest_wait must be positive, got 0"):
-        RetryPolicy(longest_wait=0)
-    with pytest.raises(ConfigurationError, match="spread must not be negative, got -1"):
-        RetryPolicy(spread=-1)
+    with pytest.raises(ConfigurationError, match="max_attempts must be at least 1, got 0"):
+        RetryPolicy(max_attempts=0)
+    with pytest.raises(ConfigurationError, match="min_time_left must not be negative, got -1"):
+        RetryPolicy(min_time_left=-1)
+    with pytest.raises(ConfigurationError, match="max_wait must be positive, got 0"):
+        RetryPolicy(max_wait=0)
+    with pytest.raises(ConfigurationError, match="retry_after_jitter must not be negative, got -1"):
+        RetryPolicy(retry_after_jitter=-1)
 
 
 def test_bounds_are_possible():
-    policy = RetryPolicy(attempts=1, min_useful=0, longest_wait=0.5, spread=0)
+    policy = RetryPolicy(max_attempts=1, min_time_left=0, max_wait=0.5, retry_after_jitter=0)
 
     assert ask(policy=policy) == NoRetry("attempts")
 
 
 def test_defaults():
-    assert RetryPolicy(attempts=6, min_useful=0.5, longest_wait=900.0, spread=0.5) == RetryPolicy()
+    assert (
+        RetryPolicy(max_attempts=6, min_time_left=0.5, max_wait=900.0, retry_after_jitter=0.5)
+        == RetryPolicy()
+    )
 
 
 def test_where_no_time_is_named_none_is_too_long():
-    policy = RetryPolicy(backoff=Constant(seconds=1.0), longest_wait=0.5)
+    policy = RetryPolicy(backoff=Constant(initial_delay=1.0), max_wait=0.5)
 
     assert ask(policy=policy) == Retry(101.0, free=True)
 
 
 def test_the_first_retry_has_no_delay_before_it():
-    policy = RetryPolicy(backoff=DecorrelatedJitter(base=0.5))
+    policy = RetryPolicy(backoff=DecorrelatedJitter(initial_delay=0.5))
 
     assert ask(policy=policy, chance=0.5) == Retry(101.0, free=True)

@@ -186,13 +186,23 @@ def test_never_negative_never_above_the_cap_never_more_than_was_earned(steps):
         assert paid <= 0.1 * calls + 1e-9
 
 
-@table_test("name", ["ratio", "cap", "decay", "lone_calls", "lone_seconds", "lone_retries"])
+@table_test(
+    "name",
+    [
+        "ratio",
+        "capacity",
+        "decay_time",
+        "low_traffic_calls",
+        "low_traffic_window",
+        "low_traffic_retries",
+    ],
+)
 def test_impossible_values_are_named(name):
     with pytest.raises(ConfigurationError, match=f"{name} must .*, got -1"):
         BudgetPolicy(**{name: -1})
 
 
-@pytest.mark.parametrize("name", ["decay", "lone_seconds"])
+@pytest.mark.parametrize("name", ["decay_time", "low_traffic_window"])
 def test_no_time_is_impossible(name):
     with pytest.raises(ConfigurationError, match=f"{name} must be positive, got 0"):
         BudgetPolicy(**{name: 0})
@@ -201,11 +211,11 @@ def test_no_time_is_impossible(name):
 def test_the_least_that_is_possible():
     least = {
         "ratio": 0,
-        "cap": 0,
-        "decay": 0.5,
-        "lone_calls": 0,
-        "lone_seconds": 0.5,
-        "lone_retries": 0,
+        "capacity": 0,
+        "decay_time": 0.5,
+        "low_traffic_calls": 0,
+        "low_traffic_window": 0.5,
+        "low_traffic_retries": 0,
     }
     for name, value in least.items():
         assert value == getattr(BudgetPolicy(**{name: value}), name)
@@ -220,7 +230,7 @@ def test_with_always_paid_no_retry_is_free(outcome):
         return is_free(budget, outcome, OVERTAKEN)
 
     assert after_answers(BudgetPolicy())
-    assert not after_answers(BudgetPolicy(always_paid=True))
+    assert not after_answers(BudgetPolicy(no_free_retries=True))
 
 
 def test_traffic_counts_for_exactly_half_a_minute():

@@ -184,7 +184,7 @@ def test_later_rows_with_a_stopping_verdict_stop_nothing():
 
 
 @table_test("verdict", [*TRANSIENT, Verdict.REJECTED])
-@table_test("stopped", ["budget", "attempts", "longest_wait", "cooldown", "breaker"])
+@table_test("stopped", ["budget", "attempts", "max_wait", "cooldown", "breaker"])
 def test_whatever_stops_a_call_but_a_final_verdict_lets_the_row_come_back(verdict, stopped):
     made = proven(5)
     fate = made.settle(made.take(0.0), ended(verdict, stopped=stopped), 1.0, 0.5)

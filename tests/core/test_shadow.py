@@ -24,7 +24,11 @@ from stormbreak.events import WouldHave
 from stormbreak.types import Call, Outcome, Verdict
 
 FRAGILE = BreakerPolicy(
-    trip=ConsecutiveFailures(threshold=2), open_for=10.0, jitter=0.0, probes=1, at_once=1
+    trip=ConsecutiveFailures(failure_threshold=2),
+    open_duration=10.0,
+    open_duration_jitter=0.0,
+    probes=1,
+    max_concurrent_probes=1,
 )
 
 
@@ -47,7 +51,7 @@ def once(stage, outcome):
 
 
 def test_a_circuit_that_would_have_opened_refuses_nobody():
-    stage = beside({"retry": RetryPolicy(attempts=1), "fail_fast": True}, breaker=FRAGILE)
+    stage = beside({"retry": RetryPolicy(max_attempts=1), "fail_fast": True}, breaker=FRAGILE)
     for outcome in (SERVER_ERROR, SERVER_ERROR, OK, OK):
         assert once(stage, outcome).ended.attempts == 1
 
@@ -61,7 +65,7 @@ def test_a_circuit_that_would_have_opened_refuses_nobody():
 
 
 def test_who_would_wait_for_the_circuit_is_not_refused():
-    stage = beside({"retry": RetryPolicy(attempts=1), "fail_fast": False}, breaker=FRAGILE)
+    stage = beside({"retry": RetryPolicy(max_attempts=1), "fail_fast": False}, breaker=FRAGILE)
     for outcome in (SERVER_ERROR, SERVER_ERROR, OK):
         once(stage, outcome)
 
@@ -71,12 +75,12 @@ def test_who_would_wait_for_the_circuit_is_not_refused():
 def test_what_cannot_count_cannot_in_the_shadow_either():
     with pytest.raises(ConfigurationError, match="failures must name only verdicts that can count"):
         ShadowPolicy(failures=(Verdict.OK,))
-    with pytest.raises(ConfigurationError, match="uncounted must name none of failures"):
-        ShadowPolicy(failures=(Verdict.AUTH,), uncounted=(Verdict.AUTH,))
+    with pytest.raises(ConfigurationError, match="ignored must name none of failures"):
+        ShadowPolicy(failures=(Verdict.AUTH,), ignored=(Verdict.AUTH,))
 
 
 def test_an_open_circuit_learns_from_its_probes_alone():
-    stage = beside({"retry": RetryPolicy(attempts=1)}, breaker=FRAGILE)
+    stage = beside({"retry": RetryPolicy(max_attempts=1)}, breaker=FRAGILE)
     for outcome in (SERVER_ERROR, SERVER_ERROR, OK, OK, OK):
         once(stage, outcome)
     assert stage.lane.shadow.breaker.state == "open"
@@ -88,7 +92,9 @@ def test_an_open_circuit_learns_from_its_probes_alone():
 
 def test_the_shadow_of_a_whole_policy_counts_what_that_policy_counts():
     """The article's breaker counts 429s; the one in force does not."""
-    stage = Stage(policy(shadow=ARTICLE.shadow_overrides(), retry=RetryPolicy(attempts=1))).listen()
+    stage = Stage(
+        policy(shadow=ARTICLE.shadow_overrides(), retry=RetryPolicy(max_attempts=1))
+    ).listen()
     for _ in range(5):
         once(stage, THROTTLED)
 
@@ -98,10 +104,10 @@ def test_the_shadow_of_a_whole_policy_counts_what_that_policy_counts():
 
 @pytest.mark.parametrize(
     ("shadow", "state"),
-    [({}, "open"), ({"failures": ()}, "closed"), ({"uncounted": (Verdict.THROTTLED,)}, "closed")],
+    [({}, "open"), ({"failures": ()}, "closed"), ({"ignored": (Verdict.THROTTLED,)}, "closed")],
 )
 def test_where_the_shadow_does_not_say_what_counts_it_is_as_in_force(shadow, state):
-    real = {"retry": RetryPolicy(attempts=1), "failures": (Verdict.THROTTLED,)}
+    real = {"retry": RetryPolicy(max_attempts=1), "failures": (Verdict.THROTTLED,)}
     stage = beside(real, breaker=FRAGILE, **shadow)
     for _ in range(2):
         once(stage, THROTTLED)
@@ -110,8 +116,8 @@ def test_where_the_shadow_does_not_say_what_counts_it_is_as_in_force(shadow, sta
 
 
 def test_who_would_have_waited_for_a_quota_is_counted():
-    one_attempt = {"retry": RetryPolicy(attempts=1)}
-    stage = beside(one_attempt, quota=RateLimitPolicy(rpm=60.0, burst=0.0))
+    one_attempt = {"retry": RetryPolicy(max_attempts=1)}
+    stage = beside(one_attempt, rate_limit=RateLimitPolicy(rpm=60.0, burst_seconds=0.0))
     for _ in range(2):
         assert once(stage, OK).ended.attempts == 1
 
@@ -120,8 +126,8 @@ def test_who_would_have_waited_for_a_quota_is_counted():
 
 @pytest.mark.parametrize("real", [None, RateLimitPolicy(tpm=6e6)])
 def test_a_quota_in_the_shadow_weighs_what_leaves(real):
-    changes = {"retry": RetryPolicy(attempts=1)} | ({} if real is None else {"quota": real})
-    stage = beside(changes, quota=RateLimitPolicy(tpm=600.0, burst=0.0))
+    changes = {"retry": RetryPolicy(max_attempts=1)} | ({} if real is None else {"quota": real})
+    stage = beside(changes, rate_limit=RateLimitPolicy(tpm=600.0, burst_seconds=0.0))
     for _ in range(2):
         stage.start(tokens=20).step(OK)
 
@@ -129,7 +135,7 @@ def test_a_quota_in_the_shadow_weighs_what_leaves(real):
 
 
 def test_whether_the_shadow_would_refuse_or_let_wait_is_its_own_to_say():
-    stage = beside({"retry": RetryPolicy(attempts=1)}, breaker=FRAGILE, fail_fast=True)
+    stage = beside({"retry": RetryPolicy(max_attempts=1)}, breaker=FRAGILE, fail_fast=True)
     for outcome in (SERVER_ERROR, SERVER_ERROR, OK):
         once(stage, outcome)
 
@@ -137,7 +143,7 @@ def test_whether_the_shadow_would_refuse_or_let_wait_is_its_own_to_say():
 
 
 def test_a_limit_counts_those_whom_it_would_have_let_pass():
-    stage = beside(limit=FixedLimit(in_flight=2))
+    stage = beside(limit=FixedLimit(max_in_flight=2))
     runs = [stage.start() for _ in range(5)]
 
     assert all(run.sending for run in runs)
@@ -149,7 +155,7 @@ def test_a_limit_counts_those_whom_it_would_have_let_pass():
 
 
 def test_a_cancelled_attempt_frees_its_shadow():
-    stage = beside(limit=FixedLimit(in_flight=2), breaker=FRAGILE)
+    stage = beside(limit=FixedLimit(max_in_flight=2), breaker=FRAGILE)
     for way in ("close", "drop"):
         getattr(stage.start(), way)()
 
@@ -157,14 +163,17 @@ def test_a_cancelled_attempt_frees_its_shadow():
 
 
 def test_a_limit_shows_where_it_would_stand():
-    stage = beside({"retry": RetryPolicy(attempts=1)}, limit=AimdLimit(start=10, share=0.5))
+    stage = beside(
+        {"retry": RetryPolicy(max_attempts=1)},
+        limit=AimdLimit(initial_in_flight=10, decrease_factor=0.5),
+    )
     once(stage, THROTTLED)
 
     assert stage.engine.snapshot(stage.now)["targets"][str(TARGET)]["shadow"]["limit"] == 5
 
 
 def test_a_learned_rate_would_have_made_wait():
-    stage = beside({"retry": RetryPolicy(attempts=1)}, learn_rate=True)
+    stage = beside({"retry": RetryPolicy(max_attempts=1)}, adaptive_rate=True)
     for number in range(100):
         once(stage, (OK, THROTTLED)[number % 2])
         stage.tick(0.2)
@@ -186,8 +195,8 @@ def test_a_learned_rate_would_have_made_wait():
 )
 def test_retries_are_compared(real, shadow, outcome, expected):
     stage = beside(
-        {"retry": RetryPolicy(attempts=real, backoff=Constant(seconds=1.0))},
-        retry=RetryPolicy(attempts=shadow, backoff=Constant(seconds=7.0)),
+        {"retry": RetryPolicy(max_attempts=real, backoff=Constant(initial_delay=1.0))},
+        retry=RetryPolicy(max_attempts=shadow, backoff=Constant(initial_delay=7.0)),
     )
     once(stage, outcome)
 
@@ -200,8 +209,8 @@ def test_retries_are_compared(real, shadow, outcome, expected):
 )
 def test_times_differ_beyond_a_millisecond(seconds, expected):
     stage = beside(
-        {"retry": RetryPolicy(attempts=3, backoff=Constant(seconds=1.0))},
-        retry=RetryPolicy(attempts=3, backoff=Constant(seconds=seconds)),
+        {"retry": RetryPolicy(max_attempts=3, backoff=Constant(initial_delay=1.0))},
+        retry=RetryPolicy(max_attempts=3, backoff=Constant(initial_delay=seconds)),
     )
     once(stage, SERVER_ERROR)
 
@@ -209,7 +218,7 @@ def test_times_differ_beyond_a_millisecond(seconds, expected):
 
 
 def test_where_all_attempts_hang_the_target_is_dead_to_the_shadow_too():
-    stage = beside({"retry": RetryPolicy(attempts=1)}, limit=AutomaticLimit())
+    stage = beside({"retry": RetryPolicy(max_attempts=1)}, limit=AutomaticLimit())
     for _ in range(60):
         runs = [stage.start() for _ in range(20)]
         stage.tick(0.5)
@@ -235,8 +244,8 @@ def test_nothing_decides_in_the_shadow_unless_asked():
 
 
 def test_a_budget_that_refuses_is_not_judged_by_a_shadow_that_says_nothing_of_retries():
-    broke = {"budget": BudgetPolicy(ratio=0.0, lone_calls=0)}
-    stage = beside(broke, limit=FixedLimit(in_flight=9))
+    broke = {"budget": BudgetPolicy(ratio=0.0, low_traffic_calls=0)}
+    stage = beside(broke, limit=FixedLimit(max_in_flight=9))
     assert once(stage, TIMEOUT).ended.stopped == "budget"
 
     assert would(stage) == []
@@ -244,8 +253,8 @@ def test_a_budget_that_refuses_is_not_judged_by_a_shadow_that_says_nothing_of_re
 
 def test_a_budget_has_an_account_of_its_own():
     stage = beside(
-        {"retry": RetryPolicy(attempts=3, backoff=Constant(seconds=1.0))},
-        budget=BudgetPolicy(ratio=1.0, lone_calls=0),
+        {"retry": RetryPolicy(max_attempts=3, backoff=Constant(initial_delay=1.0))},
+        retry_budget=BudgetPolicy(ratio=1.0, low_traffic_calls=0),
     )
     run = once(stage, TIMEOUT)
     assert would(stage) == []  # the call itself has earned it
@@ -258,14 +267,16 @@ def test_a_budget_has_an_account_of_its_own():
 
 
 def test_both_accounts_earn():
-    lane = Stage(policy(budget=BudgetPolicy(), shadow=ShadowPolicy(budget=BudgetPolicy()))).lane
+    lane = Stage(
+        policy(retry_budget=BudgetPolicy(), shadow=ShadowPolicy(retry_budget=BudgetPolicy()))
+    ).lane
     lane.earn(1.0)
 
     assert lane.budget.balance(1.0) == lane.shadow_budget.balance(1.0) == pytest.approx(0.1)
 
 
 def test_no_event_is_built_where_nobody_listens():
-    stage = Stage(policy(shadow=ShadowPolicy(limit=FixedLimit(in_flight=1))))
+    stage = Stage(policy(shadow=ShadowPolicy(limit=FixedLimit(max_in_flight=1))))
     stage.start(), stage.start()
 
     assert stage.lane.shadow.counts == {"limit.wait": 1}
@@ -285,12 +296,12 @@ def test_a_whole_policy_can_be_the_shadow_of_another():
 
     assert shadow == ShadowPolicy(
         failures=(Verdict.THROTTLED,),
-        uncounted=(),
+        ignored=(),
         fail_fast=True,
         retry=ARTICLE.retry,
         breaker=ARTICLE.breaker,
         limit=ARTICLE.limit,
-        learn_rate=False,
+        adaptive_rate=False,
     )
     assert Policy(shadow=shadow).shadow.retries
 
@@ -300,17 +311,23 @@ def test_a_whole_policy_can_be_the_shadow_of_another():
 SHADOWS = [
     ARTICLE.shadow_overrides(),
     Policy().shadow_overrides(),
-    ShadowPolicy(limit=AutomaticLimit(ceiling=1), breaker=FRAGILE, learn_rate=True),
-    ShadowPolicy(limit=AimdLimit(start=1), budget=BudgetPolicy(ratio=0.0, lone_calls=0)),
-    ShadowPolicy(retry=RetryPolicy(attempts=1), limit=FixedLimit(in_flight=1)),
+    ShadowPolicy(limit=AutomaticLimit(max_in_flight=1), breaker=FRAGILE, adaptive_rate=True),
     ShadowPolicy(
-        quota=RateLimitPolicy(rpm=60.0, tpm=600.0, burst=0.0), failures=(Verdict.INVALID,)
+        limit=AimdLimit(initial_in_flight=1),
+        retry_budget=BudgetPolicy(ratio=0.0, low_traffic_calls=0),
+    ),
+    ShadowPolicy(retry=RetryPolicy(max_attempts=1), limit=FixedLimit(max_in_flight=1)),
+    ShadowPolicy(
+        rate_limit=RateLimitPolicy(rpm=60.0, tpm=600.0, burst_seconds=0.0),
+        failures=(Verdict.INVALID,),
     ),
 ]
 REAL = [
     Policy(),
     ARTICLE,
-    policy(limit=FixedLimit(in_flight=2), breaker=FRAGILE, budget=BudgetPolicy(ratio=0.5)),
+    policy(
+        limit=FixedLimit(max_in_flight=2), breaker=FRAGILE, retry_budget=BudgetPolicy(ratio=0.5)
+    ),
 ]
 ACTS = st.lists(
     st.tuples(
@@ -353,7 +370,7 @@ def test_a_shadow_changes_no_call(real, shadow, acts):
 
 
 def test_the_history_of_a_call_tells_what_happened_only():
-    stage = beside({"retry": RetryPolicy(attempts=2)}, retry=RetryPolicy(attempts=1))
+    stage = beside({"retry": RetryPolicy(max_attempts=2)}, retry=RetryPolicy(max_attempts=1))
     run = once(stage, SERVER_ERROR)
     stage.pass_time(5.0)
     run.step(Outcome(Verdict.AUTH))

@@ -17,14 +17,16 @@ from stormbreak.errors import ConfigurationError
 from stormbreak.events import SpendReached
 from stormbreak.types import Outcome, Target, Verdict
 
-ONCE = RetryPolicy(attempts=1)
+ONCE = RetryPolicy(max_attempts=1)
 DOLLAR = usage(1_000_000)
 CENT = usage(10_000)
 LOST = Outcome(Verdict.BROKEN, maybe_processed=True)
 
 
-def stage(usd=2.0, per=None, **changes):
-    made = Stage(policy(**{"retry": ONCE, "spend": SpendPolicy(usd=usd, per=per), **changes}))
+def stage(max_usd=2.0, period=None, **changes):
+    made = Stage(
+        policy(**{"retry": ONCE, "spend": SpendPolicy(max_usd=max_usd, period=period), **changes})
+    )
     made.engine = Engine(made.engine.policy, price_of)
     return made
 
@@ -95,7 +97,7 @@ def test_who_finds_too_little_left_waits_for_what_others_give_back():
 
 
 def test_what_one_target_gives_back_goes_to_who_waits_at_another():
-    made = stage(usd=1.0)
+    made = stage(max_usd=1.0)
     first = made.start(bound=DOLLAR)
     second = made.start(target=OTHER, bound=usage(10_000_000))
     assert second.queued
@@ -106,7 +108,7 @@ def test_what_one_target_gives_back_goes_to_who_waits_at_another():
 
 
 def test_money_given_back_lets_nobody_leave_before_the_time_that_the_server_named():
-    made = stage(usd=1.0)
+    made = stage(max_usd=1.0)
     first, second = made.start(bound=DOLLAR), made.start(bound=DOLLAR)
     first.step(told(10.0))
     made.settle()
@@ -140,7 +142,7 @@ def test_who_waits_is_refused_when_the_others_have_spent_what_there_was():
 
 
 def test_a_heavy_one_that_never_fits_makes_way_for_lighter_ones():
-    made = stage(usd=1.0)
+    made = stage(max_usd=1.0)
     first = made.start(bound=DOLLAR)
     heavy, light = made.start(bound=DOLLAR), made.start(bound=CENT)
     first.step(answered(CENT))
@@ -151,7 +153,7 @@ def test_a_heavy_one_that_never_fits_makes_way_for_lighter_ones():
 
 
 def test_who_waits_is_not_judged_by_what_another_call_may_cost():
-    made = stage(limit=FixedLimit(in_flight=1))
+    made = stage(limit=FixedLimit(max_in_flight=1))
     made.start(bound=usage(1_500_000)).step(OK)
     first, light = made.start(bound=CENT), made.start(bound=CENT)
     assert made.start(bound=DOLLAR).ended.stopped == "spend"
@@ -161,7 +163,7 @@ def test_who_waits_is_not_judged_by_what_another_call_may_cost():
 
 
 def test_more_than_the_whole_limit_is_refused():
-    made = stage(per=60.0)
+    made = stage(period=60.0)
     run = made.start(bound=usage(3_000_000))
     assert run.ended.stopped == "cost"
 
@@ -192,7 +194,7 @@ def test_what_uses_no_tokens_needs_no_price():
 
 
 def test_a_period_begins_with_its_first_attempt_and_the_next_one_has_all_again():
-    made = stage(per=60.0)
+    made = stage(period=60.0)
     made.start(bound=usage(2_000_000)).step(OK)
     run = made.start(bound=DOLLAR)
     assert run.queued
@@ -206,7 +208,7 @@ def test_a_period_begins_with_its_first_attempt_and_the_next_one_has_all_again()
 
 
 def test_who_may_not_wait_for_the_next_period_is_told_when_it_begins():
-    made = stage(per=60.0)
+    made = stage(period=60.0)
     made.start(bound=usage(2_000_000)).step(OK)
     run = made.start(bound=DOLLAR, within=30.0)
 
@@ -215,7 +217,7 @@ def test_who_may_not_wait_for_the_next_period_is_told_when_it_begins():
 
 
 def test_an_attempt_is_paid_in_the_period_in_which_it_left():
-    made = stage(per=60.0)
+    made = stage(period=60.0)
     late = made.start(bound=DOLLAR)
     made.pass_time(61.0)
     made.start(bound=DOLLAR)
@@ -248,7 +250,7 @@ def test_a_call_that_is_refused_for_want_of_money_tells_that_the_limit_is_met():
 def test_a_limit_that_is_changed_goes_on_from_what_was_spent():
     made = stage()
     made.start(bound=DOLLAR).step(OK)
-    made.engine.govern(policy(spend=SpendPolicy(usd=5.0)), {}, made.now)
+    made.engine.govern(policy(spend=SpendPolicy(max_usd=5.0)), {}, made.now)
     made.start(bound=DOLLAR)
 
     assert money(made) == (1, 1)
@@ -258,16 +260,18 @@ def test_a_limit_that_is_changed_goes_on_from_what_was_spent():
 def test_a_limit_for_another_period_begins_anew():
     made = stage()
     made.start(bound=DOLLAR).step(OK)
-    made.engine.govern(policy(retry=ONCE, spend=SpendPolicy(usd=2.0, per=60.0)), {}, made.now)
+    made.engine.govern(
+        policy(retry=ONCE, spend=SpendPolicy(max_usd=2.0, period=60.0)), {}, made.now
+    )
     made.start(bound=DOLLAR)
 
     assert [purse["spent"] for purse in made.engine.snapshot(made.now)["spend"]] == ["1", "0"]
 
 
 def test_a_limit_that_is_raised_tells_its_own_parts():
-    made = stage(usd=1.0).listen()
+    made = stage(max_usd=1.0).listen()
     made.start(bound=DOLLAR).step(OK)
-    made.engine.govern(policy(retry=ONCE, spend=SpendPolicy(usd=4.0)), {}, made.now)
+    made.engine.govern(policy(retry=ONCE, spend=SpendPolicy(max_usd=4.0)), {}, made.now)
     for _ in range(3):
         made.start(bound=DOLLAR).step(OK)
 
@@ -276,7 +280,7 @@ def test_a_limit_that_is_raised_tells_its_own_parts():
 
 
 def test_each_period_tells_its_own_parts():
-    made = stage(per=60.0).listen()
+    made = stage(period=60.0).listen()
     for _ in range(2):
         made.start(bound=DOLLAR).step(OK)
         made.pass_time(61.0)
@@ -287,8 +291,8 @@ def test_each_period_tells_its_own_parts():
 
 def test_who_keeps_a_limit_that_another_target_gives_up_keeps_its_money():
     main, spare = Target("a", "m", name="main"), Target("b", "m", name="spare")
-    ours = policy(retry=ONCE, spend=SpendPolicy(usd=2.0))
-    less = policy(retry=ONCE, spend=SpendPolicy(usd=1.5))
+    ours = policy(retry=ONCE, spend=SpendPolicy(max_usd=2.0))
+    less = policy(retry=ONCE, spend=SpendPolicy(max_usd=1.5))
     made = stage()
     made.engine.govern(ours, {main.account: ours, spare.account: ours}, made.now)
     made.start(target=main, bound=DOLLAR).step(OK)
@@ -368,7 +372,7 @@ class Dearer(Sold):
 
 
 def test_who_waits_below_the_limit_leaves_when_more_is_allowed():
-    made = stage(usd=10.0)
+    made = stage(max_usd=10.0)
     made.engine.may_spend(made.engine.policy, Decimal(1), made.now)
     first, second = made.start(bound=DOLLAR), made.start(bound=DOLLAR)
     there = made.start(target=OTHER, bound=usage(10_000_000))
@@ -387,7 +391,9 @@ def test_without_a_limit_nothing_is_told_of_it():
     assert "spend" not in Stage(policy()).engine.snapshot(0.0)
 
 
-@pytest.mark.parametrize("bad", [{"usd": 0}, {"usd": -1.0}, {"per": 0.0}, {"longest_answer": 0}])
+@pytest.mark.parametrize(
+    "bad", [{"max_usd": 0}, {"max_usd": -1.0}, {"period": 0.0}, {"max_output_tokens": 0}]
+)
 def test_a_limit_is_a_positive_number(bad):
     with pytest.raises(ConfigurationError, match=f"{next(iter(bad))} must be"):
         SpendPolicy(**bad)
@@ -411,7 +417,7 @@ class Odd:
 @table_test("cost", [KeyError("m"), ZeroDivisionError(), 0.01, None, Decimal("nan"), Decimal(-1)])
 def test_prices_that_fail_when_an_answer_has_come_lose_neither_it_nor_its_slot(cost):
     """It was raised in the middle of giving everything back."""
-    made = Stage(policy(retry=ONCE, spend=SpendPolicy(usd=2.0)))
+    made = Stage(policy(retry=ONCE, spend=SpendPolicy(max_usd=2.0)))
     made.engine = Engine(made.engine.policy, lambda *_: Odd(cost))
     run = made.start(bound=DOLLAR).step(answered(CENT))
 

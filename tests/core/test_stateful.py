@@ -33,56 +33,59 @@ from stormbreak.core.trip import AnyRule, ConsecutiveFailures, FailureRate, Slow
 from stormbreak.types import CANCELLED, Priority
 
 FRAGILE = BreakerPolicy(
-    trip=ConsecutiveFailures(threshold=2),
-    open_for=4.0,
-    growth=2.0,
+    trip=ConsecutiveFailures(failure_threshold=2),
+    open_duration=4.0,
+    open_duration_factor=2.0,
     probes=3,
-    at_once=2,
-    lease=6.0,
-    longest_half_open=20.0,
+    max_concurrent_probes=2,
+    probe_lease=6.0,
+    max_half_open_duration=20.0,
 )
 POLICIES = {
     "tight": policy(
-        limit=FixedLimit(in_flight=2),
-        queue=QueuePolicy(size=3),
+        limit=FixedLimit(max_in_flight=2),
+        queue=QueuePolicy(max_size=3),
         breaker=FRAGILE,
-        budget=BudgetPolicy(ratio=0.5, lone_calls=3),
-        retry=RetryPolicy(attempts=3, backoff=Constant(seconds=1.0)),
+        retry_budget=BudgetPolicy(ratio=0.5, low_traffic_calls=3),
+        retry=RetryPolicy(max_attempts=3, backoff=Constant(initial_delay=1.0)),
         attempt_timeout=10.0,
     ),
     "one by one": policy(
-        limit=FixedLimit(in_flight=1),
+        limit=FixedLimit(max_in_flight=1),
         breaker=BreakerPolicy(
             trip=AnyRule(
-                rules=(FailureRate(share=0.5, calls=2), SlowRateOfLast(slower_than=4.0, calls=3))
+                rules=(
+                    FailureRate(ratio=0.5, min_calls=2),
+                    SlowRateOfLast(slow_call_threshold=4.0, min_calls=3),
+                )
             ),
-            open_for=2.0,
+            open_duration=2.0,
             probes=1,
-            at_once=1,
-            lease=3.0,
+            max_concurrent_probes=1,
+            probe_lease=3.0,
         ),
-        retry=RetryPolicy(attempts=4, backoff=FullJitter(base=1.0)),
+        retry=RetryPolicy(max_attempts=4, backoff=FullJitter(initial_delay=1.0)),
     ),
     "automatic": policy(
-        limit=AutomaticLimit(ceiling=3, gain=1.0, plus=0.0),
-        queue=QueuePolicy(size=8),
-        budget=BudgetPolicy(ratio=0.5, lone_calls=3),
-        retry=RetryPolicy(attempts=3, backoff=Constant(seconds=1.0)),
+        limit=AutomaticLimit(max_in_flight=3, headroom_factor=1.0, headroom=0.0),
+        queue=QueuePolicy(max_size=8),
+        retry_budget=BudgetPolicy(ratio=0.5, low_traffic_calls=3),
+        retry=RetryPolicy(max_attempts=3, backoff=Constant(initial_delay=1.0)),
         attempt_timeout=10.0,
     ),
     "aimd": policy(
-        limit=AimdLimit(start=2, ceiling=4, slow=4.0),
-        queue=QueuePolicy(size=8),
-        retry=RetryPolicy(attempts=3, backoff=Constant(seconds=1.0)),
+        limit=AimdLimit(initial_in_flight=2, max_in_flight=4, slow_call_threshold=4.0),
+        queue=QueuePolicy(max_size=8),
+        retry=RetryPolicy(max_attempts=3, backoff=Constant(initial_delay=1.0)),
         attempt_timeout=10.0,
     ),
     "learned rate": policy(
-        limit=AutomaticLimit(ceiling=4),
-        learn_rate=True,
+        limit=AutomaticLimit(max_in_flight=4),
+        adaptive_rate=True,
         breaker=FRAGILE,
-        retry=RetryPolicy(attempts=3, backoff=Constant(seconds=1.0)),
+        retry=RetryPolicy(max_attempts=3, backoff=Constant(initial_delay=1.0)),
     ),
-    "no breaker": policy(limit=FixedLimit(in_flight=3), queue=QueuePolicy(size=5)),
+    "no breaker": policy(limit=FixedLimit(max_in_flight=3), queue=QueuePolicy(max_size=5)),
     "article": ARTICLE,
     "interactive": INTERACTIVE,
 }
@@ -263,7 +266,7 @@ class Storm(RuleBasedStateMachine):
             waiting = [run.command.ticket for run in self.runs_of(lane) if run.queued]
             undecided = [ticket for ticket in waiting if not ticket.decided]
             assert len(undecided) == lane.admission.queued
-            assert lane.admission.queued <= self.stage.engine.policy.queue.size
+            assert lane.admission.queued <= self.stage.engine.policy.queue.max_size
             assert set(lane.admission._queue) == set(undecided)
 
     @invariant()
@@ -274,7 +277,7 @@ class Storm(RuleBasedStateMachine):
             if trial is None:
                 continue
             held = [p for p in trial.probes if p.lease_until > self.stage.now]
-            assert len(held) <= breaker._policy.at_once
+            assert len(held) <= breaker._policy.max_concurrent_probes
             assert {trial} >= {probe.trial for probe in trial.probes}
             assert trial.succeeded + trial.failed + len(held) <= breaker._policy.probes
 

@@ -15,8 +15,10 @@ from stormbreak.core.trip import ConsecutiveFailures
 from stormbreak.types import Outcome, RateLimits, RateLimitStatus, Target, Verdict
 
 FEW = 8
-ONCE = RetryPolicy(attempts=1)
-FRAGILE = BreakerPolicy(trip=ConsecutiveFailures(threshold=2), open_for=5.0, jitter=0.0)
+ONCE = RetryPolicy(max_attempts=1)
+FRAGILE = BreakerPolicy(
+    trip=ConsecutiveFailures(failure_threshold=2), open_duration=5.0, open_duration_jitter=0.0
+)
 
 
 @pytest.fixture
@@ -80,7 +82,7 @@ class TestWhatIsNeededStays:
         self.assert_goes(stage)
 
     def test_a_call_between_two_attempts(self):
-        retry = RetryPolicy(attempts=2, backoff=Constant(seconds=200.0))
+        retry = RetryPolicy(max_attempts=2, backoff=Constant(initial_delay=200.0))
         stage = Stage(policy(retry=retry))
         run = stage.start().step(SERVER_ERROR)
         assert run.backing_off
@@ -116,7 +118,7 @@ class TestWhatIsNeededStays:
         self.assert_goes(stage)
 
     def test_a_rate_that_was_learned(self):
-        stage = Stage(policy(retry=ONCE, learn_rate=True))
+        stage = Stage(policy(retry=ONCE, adaptive_rate=True))
         while not stage.lane.rate.in_force(stage.now):
             stage.now += 0.05
             stage.start().step(OK)
@@ -136,7 +138,7 @@ class TestWhatIsNeededStays:
         self.assert_goes(stage, 30.0)
 
     def test_a_quota_that_is_partly_used(self):
-        stage = Stage(policy(quota=RateLimitPolicy(rpm=1.0, burst=300.0)))
+        stage = Stage(policy(rate_limit=RateLimitPolicy(rpm=1.0, burst_seconds=300.0)))
         stage.start().step(OK)
         assert stage.lane.is_needed(stage.now + 59.0)
         assert not stage.lane.is_needed(stage.now + 61.0)
@@ -144,7 +146,7 @@ class TestWhatIsNeededStays:
     @pytest.mark.parametrize(("remaining", "stays"), [(0, True), (49, True), (99, False)])
     def test_a_limit_that_was_told_and_is_nearly_used_up(self, remaining, stays):
         told = RateLimits(RateLimitStatus(limit=100, remaining=remaining, reset=60.0, flows=False))
-        stage = Stage(policy(quota=RateLimitPolicy(learn=True)))
+        stage = Stage(policy(rate_limit=RateLimitPolicy(learn_from_headers=True)))
         stage.start().step(OK._replace(told=told))
         (self.assert_stays if stays else self.assert_goes)(stage)
 

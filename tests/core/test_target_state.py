@@ -14,9 +14,13 @@ from stormbreak.core.retry import RetryPolicy
 from stormbreak.core.retry_budget import Load
 from stormbreak.core.trip import ConsecutiveFailures
 
-ONCE = RetryPolicy(attempts=1)
+ONCE = RetryPolicy(max_attempts=1)
 FRAGILE = BreakerPolicy(
-    trip=ConsecutiveFailures(threshold=2), open_for=5.0, jitter=0.0, probes=1, at_once=1
+    trip=ConsecutiveFailures(failure_threshold=2),
+    open_duration=5.0,
+    open_duration_jitter=0.0,
+    probes=1,
+    max_concurrent_probes=1,
 )
 
 
@@ -26,7 +30,7 @@ def sending(stage):
 
 @pytest.mark.parametrize(("calls", "share"), [(0, 0.0), (1, 0.25), (4, 1.0), (6, 1.5)])
 def test_those_in_flight_and_those_in_the_queue_take_room(calls, share):
-    stage = Stage(policy(limit=FixedLimit(in_flight=4), breaker=FRAGILE))
+    stage = Stage(policy(limit=FixedLimit(max_in_flight=4), breaker=FRAGILE))
     for _ in range(calls):
         stage.start()
 
@@ -34,14 +38,14 @@ def test_those_in_flight_and_those_in_the_queue_take_room(calls, share):
 
 
 def test_of_a_limit_of_one_all_is_taken_by_one():
-    stage = Stage(policy(limit=FixedLimit(in_flight=1)))
+    stage = Stage(policy(limit=FixedLimit(max_in_flight=1)))
     stage.start()
 
     assert stage.lane.taken(stage.now) == 1.0
 
 
 def test_where_nobody_may_leave_there_is_no_room():
-    stage = Stage(policy(limit=FixedLimit(in_flight=4), retry=ONCE))
+    stage = Stage(policy(limit=FixedLimit(max_in_flight=4), retry=ONCE))
     stage.start().step(told(10.0))
 
     assert stage.lane.taken(stage.now) == 1.0
@@ -67,12 +71,12 @@ def test_an_answer_shows_that_the_target_is_well_and_overtakes_who_left_before_i
     assert stage.lane.load(stage.now, stage.now) == Load(well=True)
 
 
-@pytest.mark.parametrize("learn_rate", [False, True])
-def test_429s_are_heeded_where_they_teach_a_rate(learn_rate):
-    stage = Stage(policy(learn_rate=learn_rate))
+@pytest.mark.parametrize("adaptive_rate", [False, True])
+def test_429s_are_heeded_where_they_teach_a_rate(adaptive_rate):
+    stage = Stage(policy(adaptive_rate=adaptive_rate))
     stage.start().step(THROTTLED)
 
-    assert stage.lane.load(stage.now).slowed_by_429s is learn_rate
+    assert stage.lane.load(stage.now).slowed_by_429s is adaptive_rate
 
 
 def test_and_where_most_attempts_beside_them_are_served():
@@ -113,7 +117,7 @@ def test_the_trouble_is_what_the_diagnosis_says():
 def test_who_is_given_to_an_attempt_is_its_own_time():
     """A call that timed out is told as overtaken when another that left later was answered."""
     stage = Stage(
-        Policy(retry=RetryPolicy(attempts=2, backoff=Constant(seconds=1.0)), breaker=None)
+        Policy(retry=RetryPolicy(max_attempts=2, backoff=Constant(initial_delay=1.0)), breaker=None)
     )
     first = stage.start()
     stage.tick(1.0)
@@ -128,7 +132,7 @@ def test_who_is_given_to_an_attempt_is_its_own_time():
 @pytest.mark.parametrize(("named", "second_group"), [(0.1, 0.04), (4.0, 0.8), (60.0, 2.0)])
 def test_after_a_pause_the_queue_leaves_within_half_of_it_but_within_bounds(named, second_group):
     """Between a tenth of a second and five seconds, in groups of four of ten."""
-    stage = Stage(policy(limit=FixedLimit(in_flight=10), retry=ONCE))
+    stage = Stage(policy(limit=FixedLimit(max_in_flight=10), retry=ONCE))
     stage.start().step(told(named))
     for _ in range(20):
         stage.start()
@@ -142,7 +146,7 @@ def test_after_a_pause_the_queue_leaves_within_half_of_it_but_within_bounds(name
 
 
 def test_who_may_not_wait_for_a_pause_that_begins_is_rejected_at_once():
-    stage = Stage(policy(limit=FixedLimit(in_flight=1), retry=ONCE))
+    stage = Stage(policy(limit=FixedLimit(max_in_flight=1), retry=ONCE))
     blocker, brief, patient = stage.start(), stage.start(patience=5.0), stage.start()
     blocker.step(told(60.0))
     stage.settle()
@@ -152,7 +156,7 @@ def test_who_may_not_wait_for_a_pause_that_begins_is_rejected_at_once():
 
 
 def test_a_heavy_call_alone_waits_for_the_tokens_that_only_it_needs(monkeypatch):
-    stage = Stage(policy(quota=RateLimitPolicy(tpm=6e6), retry=ONCE))
+    stage = Stage(policy(rate_limit=RateLimitPolicy(tpm=6e6), retry=ONCE))
     monkeypatch.setattr(type(stage.lane.quota), "is_what_lacks", lambda *_: True)
     stage.start().step(told(60.0))
     assert stage.start().sending
@@ -178,7 +182,7 @@ def test_a_call_alone_waits_for_a_time_that_it_is_given_beside_many_that_are_ser
 
 def throttled_half_the_time():
     """A send rate is learned, for one call at a time."""
-    rules = policy(learn_rate=True, retry=ONCE, limit=FixedLimit(in_flight=1))
+    rules = policy(adaptive_rate=True, retry=ONCE, limit=FixedLimit(max_in_flight=1))
     stage = Stage(rules)
     number = 0
     while not stage.lane.is_spaced(stage.now):
@@ -234,7 +238,7 @@ def test_whoever_waits_for_a_pause_leaves_when_it_is_lifted_by_hand():
 
 
 def test_whoever_leaves_paced_leaves_at_once_by_hand():
-    stage = Stage(policy(limit=FixedLimit(in_flight=10), retry=ONCE))
+    stage = Stage(policy(limit=FixedLimit(max_in_flight=10), retry=ONCE))
     stage.start().step(told(4.0))
     for _ in range(20):
         stage.start()
@@ -278,7 +282,7 @@ def test_whoever_waits_leaves_when_a_circuit_is_restored_as_closed():
 
 
 def test_a_lane_without_breaker_and_pause_says_so():
-    stage = Stage(policy(limit=FixedLimit(in_flight=2)))
+    stage = Stage(policy(limit=FixedLimit(max_in_flight=2)))
 
     assert stage.lane.target == TARGET
     assert stage.lane.snapshot(stage.now) == {

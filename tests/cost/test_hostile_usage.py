@@ -60,7 +60,7 @@ def stream(endpoint, *usages):
 
 async def spent_on(endpoint, script, *, is_streamed):
     """The share of what was set aside that was spent, and the bill."""
-    policy = Policy(spend=SpendPolicy(usd=1.0))
+    policy = Policy(spend=SpendPolicy(max_usd=1.0))
 
     def price_of(provider, model):
         return prices(provider, model, into="3", out="15", cached="0.3", written="3.75", hour="6")

@@ -208,7 +208,7 @@ def test_what_a_fallback_saves_is_saved_for_whom_it_was_sent():
 
 
 def test_what_a_fallback_saves_is_for_whom_it_was_sent_though_nothing_went_to_the_first_target():
-    stage, meter = metered(queue=QueuePolicy(size=0), limit=FixedLimit(in_flight=1))
+    stage, meter = metered(queue=QueuePolicy(max_size=0), limit=FixedLimit(max_in_flight=1))
     step = Step(frozenset({Verdict.REJECTED}), None, FALLBACK, ((OTHER, 1.0),))
     stage.start()
     run = stage.start(fallbacks=(step,), tenant="team", labels=(("a", "b"),))
@@ -221,7 +221,7 @@ def test_what_a_fallback_saves_is_for_whom_it_was_sent_though_nothing_went_to_th
 
 
 def test_what_an_answer_of_before_saves_has_the_labels_of_the_call():
-    stage, meter = metered(queue=QueuePolicy(size=0), limit=FixedLimit(in_flight=1))
+    stage, meter = metered(queue=QueuePolicy(max_size=0), limit=FixedLimit(max_in_flight=1))
     step = Step(frozenset({Verdict.REJECTED}), None, CACHE)
     stage.start()
     stage.start(fallbacks=(step,), labels=(("a", "b"),)).step(answer(1_000_000))

@@ -29,55 +29,55 @@ STORM = """
 [provider]
 slots = 150
 service = 0.05
-cv = 0.6
-most = 0.4
+variation = 0.6
+max_service = 0.4
 queue = 300
 
-[[trouble]]
+[[faults]]
 kind = "429"
 share = 0.05
 retry_after = 0.05
-form = "ms"
+retry_after_form = "ms"
 
-[[trouble]]
+[[faults]]
 kind = "500"
 share = 0.04
 
-[[trouble]]
+[[faults]]
 kind = "reset"
 share = 0.02
 
-[[trouble]]
+[[faults]]
 kind = "hang"
 share = 0.005
 
-[[trouble]]
+[[faults]]
 kind = "stall"
 share = 0.01
 
-[[trouble]]
+[[faults]]
 kind = "cut_body"
 share = 0.04
 
-[[trouble]]
+[[faults]]
 kind = "error_in_200"
 share = 0.03
 
-[[trouble]]
+[[faults]]
 kind = "cut_stream"
 share = 0.06
 
-[[trouble]]
+[[faults]]
 kind = "stream_reset"
 share = 0.03
 """
 POLICY = Policy(
     attempt_timeout=1.0,
     stall_timeout=1.0,
-    retry=RetryPolicy(attempts=5, backoff=FullJitter(base=0.02, cap=0.1)),
-    budget=BudgetPolicy(ratio=1.0, cap=1000.0),
+    retry=RetryPolicy(max_attempts=5, backoff=FullJitter(initial_delay=0.02, max_delay=0.1)),
+    retry_budget=BudgetPolicy(ratio=1.0, capacity=1000.0),
     breaker=None,
-    hedge=HedgePolicy(after=0.25, percentile=None),
+    hedge=HedgePolicy(delay=0.25, percentile=None),
 )
 
 
@@ -163,7 +163,7 @@ async def test_known_costs_are_exact_and_the_rest_lies_within_its_range(stormbre
 @pytest.mark.parametrize("streamed", [False, True], ids=["plain", "streamed"])
 @pytest.mark.parametrize("endpoint", ["chat/completions", "responses", "messages"])
 async def test_every_format_says_what_it_used(endpoint, streamed, stormbreak_provider):
-    provider = stormbreak_provider("[provider]\nservice = 0.01\nfills = true\n")
+    provider = stormbreak_provider("[provider]\nservice = 0.01\nuse_max_tokens = true\n")
     asked = payload(1) | {"max_tokens": 40}
     if endpoint == "responses":
         asked = {"model": "m", "input": "hello", "max_output_tokens": 40}
@@ -197,7 +197,7 @@ async def test_what_is_written_to_a_cache_is_on_the_bill_to_the_last_token(
 ):
     provider = stormbreak_provider("[provider]\nservice = 0.01\n")
     meter = Meter(prices_of)
-    limit = Policy(spend=SpendPolicy(usd=1.0))
+    limit = Policy(spend=SpendPolicy(max_usd=1.0))
     async with AsyncClient(
         base_url=provider.base_url, api_key="any", policy=limit, prices=prices_of
     ) as client:

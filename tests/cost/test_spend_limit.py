@@ -75,10 +75,10 @@ def play(seed, *, usd, per=None, calls=500, greedy=True):
     chance, timeline = random.Random(seed), Timeline()
     provider = Provider(timeline, chance, greedy=greedy)
     rules = policy(
-        spend=SpendPolicy(usd=usd, per=per),
+        spend=SpendPolicy(max_usd=usd, period=per),
         attempt_timeout=5.0,
-        retry=RetryPolicy(attempts=4, backoff=FullJitter(base=0.5, cap=4.0)),
-        hedge=HedgePolicy(after=3.0, percentile=None),
+        retry=RetryPolicy(max_attempts=4, backoff=FullJitter(initial_delay=0.5, max_delay=4.0)),
+        hedge=HedgePolicy(delay=3.0, percentile=None),
         limit=AutomaticLimit(),
     )
     engine, ended = Engine(rules, price_of), []

@@ -20,17 +20,17 @@ LONG = """
 [provider]
 slots = 400
 service = 0.05
-fills = true
+use_max_tokens = true
 
-[[trouble]]
+[[faults]]
 kind = "cut_stream"
 share = 0.1
 
-[[trouble]]
+[[faults]]
 kind = "stream_reset"
 share = 0.1
 
-[[trouble]]
+[[faults]]
 kind = "500"
 share = 0.1
 """
@@ -48,8 +48,8 @@ def payload(number, **more):
 def policy(**spend):
     return Policy(
         spend=SpendPolicy(**spend),
-        limit=FixedLimit(in_flight=AT_ONCE),
-        retry=RetryPolicy(attempts=5, backoff=FullJitter(base=0.02, cap=0.1)),
+        limit=FixedLimit(max_in_flight=AT_ONCE),
+        retry=RetryPolicy(max_attempts=5, backoff=FullJitter(initial_delay=0.02, max_delay=0.1)),
         breaker=None,
         patience=5.0,
     )

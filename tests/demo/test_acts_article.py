@@ -8,12 +8,12 @@ CALM = """
 [provider]
 slots = 50
 service = 0.01
-cv = 0.0
+variation = 0.0
 """
 REFUSING = (
     CALM
     + """
-[[trouble]]
+[[faults]]
 kind = "429"
 share = 0.4
 until = 0.3

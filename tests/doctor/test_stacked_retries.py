@@ -47,7 +47,7 @@ def under_stamina(client):
 
 
 def guarded(client, on=openai.APIError):
-    twice = RetryPolicy(attempts=2, backoff=Constant(seconds=0.001))
+    twice = RetryPolicy(max_attempts=2, backoff=Constant(initial_delay=0.001))
     return resilient(replace(QUICK, retry=twice), on=on)(asking(client))
 
 
@@ -76,11 +76,11 @@ async def test_a_door_ends_the_sdk_s_retries_and_no_others():
         assert stacked(client) is None
         with pytest.raises(openai.InternalServerError):
             await asking(client)()
-        assert len(server.requests) == QUICK.retry.attempts
+        assert len(server.requests) == QUICK.retry.max_attempts
         ask = under_tenacity(client)
         with pytest.raises(openai.InternalServerError):
             await ask()
-    assert len(server.requests) == 3 * QUICK.retry.attempts
+    assert len(server.requests) == 3 * QUICK.retry.max_attempts
     assert "up to 8 times: 2 (tenacity) x 4 (stormbreak.AsyncTransport)" in stacked(ask)
 
 
@@ -154,7 +154,7 @@ async def test_what_a_door_gave_up_on_is_not_retried_by_a_guard():
             ask = guarded(client)
             with pytest.raises(openai.InternalServerError):
                 await ask()
-    assert len(server.requests) == QUICK.retry.attempts
+    assert len(server.requests) == QUICK.retry.max_attempts
     assert stacked(ask) is None
 
 

@@ -17,10 +17,14 @@ from stormbreak.core.trip import ConsecutiveFailures
 from stormbreak.types import Call, Verdict
 
 ONE = policy(
-    limit=FixedLimit(in_flight=1),
-    retry=RetryPolicy(backoff=Constant(seconds=5.0)),
+    limit=FixedLimit(max_in_flight=1),
+    retry=RetryPolicy(backoff=Constant(initial_delay=5.0)),
     breaker=BreakerPolicy(
-        trip=ConsecutiveFailures(threshold=1), open_for=10.0, jitter=0.0, probes=1, at_once=1
+        trip=ConsecutiveFailures(failure_threshold=1),
+        open_duration=10.0,
+        open_duration_jitter=0.0,
+        probes=1,
+        max_concurrent_probes=1,
     ),
 )
 
@@ -44,7 +48,7 @@ async def test_answers():
 
 @on_virtual_loop
 async def test_retries_after_the_backoff():
-    bench = Bench(policy(retry=RetryPolicy(backoff=Constant(seconds=5.0))))
+    bench = Bench(policy(retry=RetryPolicy(backoff=Constant(initial_delay=5.0))))
     ended = await bench.call(SERVER_ERROR, SERVER_ERROR, OK)
 
     assert bench.sent == [(0.0, 1), (6.0, 2), (12.0, 3)]
@@ -73,7 +77,7 @@ async def test_one_of_the_queue_keeps_time_for_a_cooldown():
 
 @on_virtual_loop
 async def test_an_attempt_that_takes_too_long_is_given_up():
-    bench = Bench(policy(attempt_timeout=3.0, retry=RetryPolicy(attempts=1)))
+    bench = Bench(policy(attempt_timeout=3.0, retry=RetryPolicy(max_attempts=1)))
     ended = await bench.call(OK, takes=10.0)
 
     assert now() == pytest.approx(3.0)
@@ -165,7 +169,7 @@ async def test_cancelled_while_sending():
 
 @on_virtual_loop
 async def test_cancelled_while_backing_off():
-    bench = Bench(policy(limit=FixedLimit(in_flight=1)))
+    bench = Bench(policy(limit=FixedLimit(max_in_flight=1)))
     backing_off = bench.call(told(30.0))
     await asyncio.sleep(2.0)
     await cancelled(backing_off)
@@ -231,7 +235,10 @@ def test_the_callers_own_wait_for_leaves_nothing_behind(impatience):
 
     async def main():
         bench = Bench(
-            policy(limit=FixedLimit(in_flight=1), retry=RetryPolicy(backoff=Constant(seconds=5.0)))
+            policy(
+                limit=FixedLimit(max_in_flight=1),
+                retry=RetryPolicy(backoff=Constant(initial_delay=5.0)),
+            )
         )
         blocker = bench.call(OK, takes=1.0)
         victim = bench.call(SERVER_ERROR, OK, takes=4.0)
@@ -295,7 +302,11 @@ async def test_the_callers_timeout_at_the_very_tick_of_the_attempt_timeout():
 @on_virtual_loop
 async def test_a_sender_that_is_slow_to_let_go_keeps_its_slot_until_it_has():
     bench = Bench(
-        policy(limit=FixedLimit(in_flight=1), attempt_timeout=5.0, retry=RetryPolicy(attempts=1))
+        policy(
+            limit=FixedLimit(max_in_flight=1),
+            attempt_timeout=5.0,
+            retry=RetryPolicy(max_attempts=1),
+        )
     )
 
     async def slow_to_let_go(send):
@@ -328,7 +339,7 @@ async def test_a_sender_that_answers_after_all_when_given_up_is_heard():
 
 @on_virtual_loop
 async def test_a_timeout_inside_the_sender_is_a_timeout():
-    bench = Bench(policy(retry=RetryPolicy(attempts=1), attempt_timeout=50.0))
+    bench = Bench(policy(retry=RetryPolicy(max_attempts=1), attempt_timeout=50.0))
 
     async def sender(send):
         raise TimeoutError

@@ -14,7 +14,7 @@ from stormbreak.core.retry import RetryPolicy
 from stormbreak.events import Overtaken
 from stormbreak.types import Call, Outcome, Verdict
 
-HEDGED = policy(hedge=HedgePolicy(after=1.0, percentile=None), attempt_timeout=60.0)
+HEDGED = policy(hedge=HedgePolicy(delay=1.0, percentile=None), attempt_timeout=60.0)
 
 
 def serving(rules):
@@ -108,9 +108,9 @@ async def test_a_failure_waits_for_the_other():
 @on_virtual_loop
 async def test_each_has_its_own_timeout():
     rules = policy(
-        hedge=HedgePolicy(after=1.0, percentile=None),
+        hedge=HedgePolicy(delay=1.0, percentile=None),
         attempt_timeout=2.0,
-        retry=RetryPolicy(attempts=2),
+        retry=RetryPolicy(max_attempts=2),
     )
     bench, attempts = serving(rules), Attempts((30.0, OK), (1.5, OK))
     ended = await bench.run(attempts)
@@ -179,7 +179,7 @@ async def test_of_two_streams_that_begin_in_one_instant_one_is_delivered_and_one
 
 @on_virtual_loop
 async def test_a_call_that_races_may_be_drained_while_it_backs_off():
-    bench = Bench(replace(HEDGED, retry=RetryPolicy(backoff=Constant(seconds=5.0))))
+    bench = Bench(replace(HEDGED, retry=RetryPolicy(backoff=Constant(initial_delay=5.0))))
     task = bench.run(Attempts((0.5, SERVER_ERROR), (30.0, OK)))
     await asyncio.sleep(1.0)
     bench.driver.drain()

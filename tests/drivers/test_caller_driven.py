@@ -16,7 +16,7 @@ from stormbreak.drivers.delivery import DRAINED, LOOK_AGAIN
 from stormbreak.drivers.thread_driver import ThreadDriver
 from stormbreak.types import Call, CallResult, Outcome, Verdict
 
-ONE = policy(limit=FixedLimit(in_flight=1))
+ONE = policy(limit=FixedLimit(max_in_flight=1))
 
 
 class Bench:

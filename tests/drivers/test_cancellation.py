@@ -19,8 +19,8 @@ from stormbreak.drivers.virtual_time import Timeline, VirtualDriver
 from stormbreak.events import CallCancelled, CallEnded
 from stormbreak.types import Call
 
-RETRIED = policy(retry=RetryPolicy(attempts=2, backoff=Constant(seconds=60.0)))
-HEDGED = policy(hedge=HedgePolicy(after=60.0, percentile=None))
+RETRIED = policy(retry=RetryPolicy(max_attempts=2, backoff=Constant(initial_delay=60.0)))
+HEDGED = policy(hedge=HedgePolicy(delay=60.0, percentile=None))
 
 
 def under_asyncio(engine, outcome):
@@ -98,7 +98,7 @@ def test_a_call_ends_in_one_event(drive, chosen, outcome, told):
 
 def test_a_call_that_waits_in_the_queue_was_not_sent():
     heard = []
-    engine = Engine(policy(limit=FixedLimit(in_flight=1)))
+    engine = Engine(policy(limit=FixedLimit(max_in_flight=1)))
     engine.listeners.append(heard.append)
     stepper = Stepper(engine, clock=lambda: 3.0, chance=lambda: 0.5)
     first, _ = stepper.start(Call(1, TARGET))

@@ -132,7 +132,7 @@ async def test_cancelling_async_call_frees_its_place():
 
 
 async def test_a_cancel_by_the_users_own_timeout_is_a_slow_call():
-    slow = SlowRateOfLast(share=1.0, slower_than=5.0, calls=2, last=2)
+    slow = SlowRateOfLast(ratio=1.0, slow_call_threshold=5.0, min_calls=2, window_calls=2)
     circuit = breaker(BreakerPolicy(trip=slow))
 
     async def hang():
@@ -150,7 +150,7 @@ def test_an_asynchronous_function_is_not_called_by_mistake():
     async def asynchronous():
         """Never awaited."""
 
-    circuit = breaker(BreakerPolicy(trip=ConsecutiveFailures(threshold=1)))
+    circuit = breaker(BreakerPolicy(trip=ConsecutiveFailures(failure_threshold=1)))
     with pytest.raises(TypeError, match="needs async_call"):
         circuit.call(asynchronous)
     assert circuit.state is State.CLOSED
@@ -175,7 +175,7 @@ def test_an_attempt_is_entered_once():
 
 
 def test_what_is_raised_goes_before_what_was_judged():
-    circuit = breaker(BreakerPolicy(trip=ConsecutiveFailures(threshold=1)))
+    circuit = breaker(BreakerPolicy(trip=ConsecutiveFailures(failure_threshold=1)))
 
     def judged_too_early():
         with circuit.attempt() as attempt:
@@ -249,8 +249,8 @@ def test_what_is_no_saved_state_is_refused(values):
 
 def test_threads_share_the_probes():
     policy = BreakerPolicy(
-        trip=ConsecutiveFailures(threshold=1), open_for=10.0, jitter=0.0, probes=2, at_once=2,
-        close_at=1.0,
+        trip=ConsecutiveFailures(failure_threshold=1), open_duration=10.0, open_duration_jitter=0.0, probes=2, max_concurrent_probes=2,
+        success_ratio=1.0,
     )  # fmt: skip
     circuit = fail_until_open(breaker(policy))
     circuit.time.now += 10.0
@@ -284,11 +284,13 @@ def test_numbers_that_nothing_sensible_comes_of_are_refused():
     with pytest.raises(
         ConfigurationError, match=r"open_for must be at least 1e-06 and at most 1e\+12"
     ):
-        CircuitBreaker(BreakerPolicy(open_for=1e308))
+        CircuitBreaker(BreakerPolicy(open_duration=1e308))
 
 
 def test_a_trial_that_is_over_by_its_time_counts_as_open():
-    circuit = breaker(BreakerPolicy(trip=ConsecutiveFailures(threshold=1), longest_half_open=20.0))
+    circuit = breaker(
+        BreakerPolicy(trip=ConsecutiveFailures(failure_threshold=1), max_half_open_duration=20.0)
+    )
     fail_until_open(circuit)
     circuit.time.now += circuit.retry_in
     probe = circuit.attempt()
@@ -315,7 +317,7 @@ def raises(error):
 
 @pytest.mark.parametrize("code", [429, 503])
 def test_a_probe_that_is_told_to_come_back_later_keeps_the_next_ones_until_then(code):
-    circuit = breaker(BreakerPolicy(trip=ConsecutiveFailures(threshold=2)))
+    circuit = breaker(BreakerPolicy(trip=ConsecutiveFailures(failure_threshold=2)))
     fail_until_open(circuit)
     circuit.time.now += circuit.retry_in
     with pytest.raises(OSError):
@@ -329,7 +331,9 @@ def test_a_probe_that_is_told_to_come_back_later_keeps_the_next_ones_until_then(
 
 
 def test_a_policy_that_heeds_no_named_time_does_not_in_a_trial_either():
-    circuit = breaker(BreakerPolicy(trip=ConsecutiveFailures(threshold=2), heed_server=False))
+    circuit = breaker(
+        BreakerPolicy(trip=ConsecutiveFailures(failure_threshold=2), respect_retry_after=False)
+    )
     fail_until_open(circuit)
     circuit.time.now += circuit.retry_in
     with pytest.raises(OSError):

@@ -78,7 +78,7 @@ def test_by_default_metrics_show_the_last_ten_seconds():
 @pytest.mark.parametrize("probes", [1, 2])
 def test_by_default_what_left_before_it_opened_does_not_open_it_again(error, probes):
     """Twenty are under way when it opens, and end when it is closed again or not at all."""
-    circuit = breaker(BreakerPolicy(jitter=0.0, close_at=probes / 3))
+    circuit = breaker(BreakerPolicy(open_duration_jitter=0.0, success_ratio=probes / 3))
     call_each(circuit, [True] * 64)  # what is usual is known
     circuit.time.now += 1.0
     old = [circuit.attempt() for _ in range(20)]

@@ -39,7 +39,9 @@ def test_changes_are_told_outside_of_the_lock_and_trouble_there_fails_no_call(ca
 
 
 def test_metrics_only_says_how_often_it_would_have_opened():
-    circuit = breaker(BreakerPolicy(mode=Mode.METRICS_ONLY, trip=ConsecutiveFailures(threshold=2)))
+    circuit = breaker(
+        BreakerPolicy(mode=Mode.METRICS_ONLY, trip=ConsecutiveFailures(failure_threshold=2))
+    )
     for _ in range(5):
         with pytest.raises(ValueError):
             circuit.call(fail)
@@ -48,7 +50,10 @@ def test_metrics_only_says_how_often_it_would_have_opened():
 
 
 def test_metrics_are_those_of_the_window_and_forget_with_it():
-    rules = (FailureRate(calls=10, seconds=10.0), SlowRate(slower_than=5.0, seconds=60.0))
+    rules = (
+        FailureRate(min_calls=10, window_seconds=10.0),
+        SlowRate(slow_call_threshold=5.0, window_seconds=60.0),
+    )
     circuit = breaker(BreakerPolicy(trip=AnyRule(rules=rules)))
     empty = BreakerMetrics(
         state=State.CLOSED, calls=0, failures=0, slow_calls=0, failure_rate=None,
@@ -83,7 +88,7 @@ def test_metrics_count_calls_that_were_rejected_and_how_often_it_opened():
 
 
 def test_failures_in_a_row_are_the_metrics_of_that_rule():
-    circuit = breaker(BreakerPolicy(trip=ConsecutiveFailures(threshold=9)))
+    circuit = breaker(BreakerPolicy(trip=ConsecutiveFailures(failure_threshold=9)))
     for _ in range(4):
         with pytest.raises(ValueError):
             circuit.call(fail)

@@ -22,10 +22,10 @@ from stormbreak.types import Call, CallResult, Outcome, Verdict
 BEGUN = OK._replace(committed=True)
 BROKEN = Outcome(Verdict.BROKEN, status=200)
 RULES = policy(
-    limit=FixedLimit(in_flight=1),
-    retry=RetryPolicy(backoff=Constant(seconds=1.0)),
+    limit=FixedLimit(max_in_flight=1),
+    retry=RetryPolicy(backoff=Constant(initial_delay=1.0)),
     attempt_timeout=10.0,
-    breaker=BreakerPolicy(trip=ConsecutiveFailures(threshold=2), jitter=0.0),
+    breaker=BreakerPolicy(trip=ConsecutiveFailures(failure_threshold=2), open_duration_jitter=0.0),
 )
 
 

@@ -33,38 +33,44 @@ TIMED_OUT = Outcome(Verdict.TIMEOUT, maybe_processed=True)
 CALLS = 150
 POLICIES = {
     "queueing": policy(
-        limit=FixedLimit(in_flight=4),
-        queue=QueuePolicy(size=10),
+        limit=FixedLimit(max_in_flight=4),
+        queue=QueuePolicy(max_size=10),
         attempt_timeout=6.0,
-        budget=BudgetPolicy(ratio=0.3),
+        retry_budget=BudgetPolicy(ratio=0.3),
         breaker=BreakerPolicy(
-            trip=FailureRate(share=0.6, calls=6, seconds=10.0), open_for=3.0, lease=4.0
+            trip=FailureRate(ratio=0.6, min_calls=6, window_seconds=10.0),
+            open_duration=3.0,
+            probe_lease=4.0,
         ),
-        retry=RetryPolicy(attempts=4, backoff=FullJitter(base=0.5)),
+        retry=RetryPolicy(max_attempts=4, backoff=FullJitter(initial_delay=0.5)),
     ),
     "fragile": policy(
-        limit=FixedLimit(in_flight=12),
+        limit=FixedLimit(max_in_flight=12),
         attempt_timeout=5.0,
         breaker=BreakerPolicy(
-            trip=ConsecutiveFailures(threshold=3), open_for=2.0, probes=2, at_once=1, lease=3.0
+            trip=ConsecutiveFailures(failure_threshold=3),
+            open_duration=2.0,
+            probes=2,
+            max_concurrent_probes=1,
+            probe_lease=3.0,
         ),
-        retry=RetryPolicy(attempts=5, backoff=ProportionalJitter(base=0.3)),
+        retry=RetryPolicy(max_attempts=5, backoff=ProportionalJitter(initial_delay=0.3)),
     ),
     "fewer and fewer": policy(
-        limit=AutomaticLimit(ceiling=6),
-        learn_rate=True,
+        limit=AutomaticLimit(max_in_flight=6),
+        adaptive_rate=True,
         attempt_timeout=4.0,
-        budget=BudgetPolicy(ratio=0.1, lone_calls=3),
-        retry=RetryPolicy(attempts=4, backoff=FullJitter(base=0.2)),
+        retry_budget=BudgetPolicy(ratio=0.1, low_traffic_calls=3),
+        retry=RetryPolicy(max_attempts=4, backoff=FullJitter(initial_delay=0.2)),
     ),
     "article": ARTICLE,
     "hedged": policy(
-        limit=FixedLimit(in_flight=30),
+        limit=FixedLimit(max_in_flight=30),
         cooldown=False,  # calls that leave together after one would bid for the budget in the same instant
         attempt_timeout=5.0,
-        budget=BudgetPolicy(ratio=0.5),
-        hedge=HedgePolicy(after=0.3, percentile=0.6, most=2),
-        retry=RetryPolicy(attempts=5, backoff=FullJitter(base=0.2)),
+        retry_budget=BudgetPolicy(ratio=0.5),
+        hedge=HedgePolicy(delay=0.3, percentile=0.6, max_hedges=2),
+        retry=RetryPolicy(max_attempts=5, backoff=FullJitter(initial_delay=0.2)),
     ),
 }
 

@@ -14,7 +14,9 @@ from stormbreak.drivers.asyncio_driver import AsyncioDriver
 from stormbreak.drivers.virtual_time import Timeline, VirtualDriver
 from stormbreak.types import Call, Verdict
 
-RULES = policy(limit=AutomaticLimit(gain=2.0, plus=0.0), retry=RetryPolicy(attempts=1))
+RULES = policy(
+    limit=AutomaticLimit(headroom_factor=2.0, headroom=0.0), retry=RetryPolicy(max_attempts=1)
+)
 
 
 class Scene:

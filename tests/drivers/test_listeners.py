@@ -151,7 +151,7 @@ def test_no_event_is_built_when_nobody_listens(monkeypatch):
 
 
 def test_a_call_that_struggled_explains_itself_in_64_events_at_most():
-    retry = RetryPolicy(attempts=100, backoff=Constant(seconds=1.0))
+    retry = RetryPolicy(max_attempts=100, backoff=Constant(initial_delay=1.0))
     engine, timeline, ends = Engine(policy(retry=retry)), Timeline(), []
     driver = VirtualDriver(engine, timeline)
     driver.start(Call(1, TARGET), lambda send, reply: reply(SERVER_ERROR), ends.append)
@@ -161,7 +161,7 @@ def test_a_call_that_struggled_explains_itself_in_64_events_at_most():
 
 
 def test_a_waker_is_called_once_and_outside_the_lock():
-    engine = Engine(policy(limit=FixedLimit(in_flight=1)))
+    engine = Engine(policy(limit=FixedLimit(max_in_flight=1)))
     stepper = Stepper(engine, clock=lambda: 0.0, chance=lambda: 0.5)
     first, _ = stepper.start(Call(1, TARGET))
     _, waiting = stepper.start(Call(2, TARGET))

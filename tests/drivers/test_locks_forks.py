@@ -48,7 +48,7 @@ def one_call(driver):
 
 
 def test_what_is_in_flight_in_the_parent_is_not_in_the_child():
-    engine = Engine(policy(limit=FixedLimit(in_flight=1)))
+    engine = Engine(policy(limit=FixedLimit(max_in_flight=1)))
     driver = AsyncioDriver(engine)
     with left_in_flight(driver):
         assert in_child(lambda: engine.lane(TARGET).slots.in_flight == 0 and one_call(driver))
@@ -68,7 +68,7 @@ class ParkedThread(threading.Event):
 
 def test_a_child_wakes_no_thread_of_its_parent():
     """There is none, and the lock to wake it by may be held for ever."""
-    driver = ThreadDriver(Engine(policy(retry=RetryPolicy(backoff=Constant(seconds=60.0)))), parking=ParkedThread)  # fmt: skip
+    driver = ThreadDriver(Engine(policy(retry=RetryPolicy(backoff=Constant(initial_delay=60.0)))), parking=ParkedThread)  # fmt: skip
     waits = threading.Thread(target=driver.run, args=(Call(1, TARGET), lambda _: SERVER_ERROR))
     waits.start()
     while not driver._waits:
@@ -187,7 +187,9 @@ def test_a_client_that_stands_on_the_very_same_loop_shares_no_pool():
 
 
 def test_a_circuit_breaker_whose_lock_another_thread_holds_at_the_fork_begins_anew():
-    circuit = CircuitBreaker(BreakerPolicy(trip=ConsecutiveFailures(threshold=1), open_for=60.0))
+    circuit = CircuitBreaker(
+        BreakerPolicy(trip=ConsecutiveFailures(failure_threshold=1), open_duration=60.0)
+    )
     held, release = threading.Event(), threading.Event()
 
     def hold():

@@ -57,7 +57,7 @@ def saying(outcome):
 
 
 async def test_a_call_that_was_sent_and_one_that_waits_for_it():
-    bench = Bench(limit=FixedLimit(in_flight=1), attempt_timeout=30.0)
+    bench = Bench(limit=FixedLimit(max_in_flight=1), attempt_timeout=30.0)
     await bench.start(hang)
     await bench.start(hang, tenant="shop", priority=Priority.BATCH, patience=9.0)
     sent, waits = bench.pending()
@@ -76,7 +76,7 @@ async def test_a_call_that_was_sent_and_one_that_waits_for_it():
 
 
 async def test_one_that_has_others_beside_it():
-    bench = Bench(hedge=HedgePolicy(after=8.0, percentile=None), attempt_timeout=30.0)
+    bench = Bench(hedge=HedgePolicy(delay=8.0, percentile=None), attempt_timeout=30.0)
     await bench.start(hang)
     (told,) = bench.pending()
 
@@ -86,7 +86,7 @@ async def test_one_that_has_others_beside_it():
 
 
 async def test_one_that_backs_off():
-    bench = Bench(retry=RetryPolicy(backoff=Constant(seconds=8.0)))
+    bench = Bench(retry=RetryPolicy(backoff=Constant(initial_delay=8.0)))
     await bench.start(saying(SERVER_ERROR))
     (told,) = bench.pending()
 
@@ -96,7 +96,7 @@ async def test_one_that_backs_off():
 
 
 async def test_one_that_asks_for_an_answer_at_hand():
-    bench = Bench(retry=RetryPolicy(attempts=1))
+    bench = Bench(retry=RetryPolicy(max_attempts=1))
     step = Step(frozenset(ELSEWHERE), None, "cache")
     await bench.start(saying(SERVER_ERROR), hang, fallbacks=(step,))
     (told,) = bench.pending()

@@ -63,7 +63,7 @@ class Scene:
 
 
 def test_a_failure_is_tried_again_after_its_backoff():
-    scene = Scene(retry=RetryPolicy(backoff=Constant(seconds=0.02)))
+    scene = Scene(retry=RetryPolicy(backoff=Constant(initial_delay=0.02)))
     answers = iter([SERVER_ERROR, OK])
     began = time.monotonic()
     ended = scene.run(lambda _: next(answers))
@@ -74,7 +74,7 @@ def test_a_failure_is_tried_again_after_its_backoff():
 
 
 def test_who_waits_for_a_slot_is_woken_by_whoever_leaves_it():
-    scene = Scene(limit=FixedLimit(in_flight=1))
+    scene = Scene(limit=FixedLimit(max_in_flight=1))
     leave, first = scene.hold_a_slot()
     second = scene.elsewhere()
     scene.wait_for(queued=1)
@@ -93,7 +93,7 @@ def test_who_waits_in_a_queue_looks_again_unasked():
             spans.append(timeout)
             return super().wait(timeout)
 
-    scene = Scene(limit=FixedLimit(in_flight=1), patience=600.0)
+    scene = Scene(limit=FixedLimit(max_in_flight=1), patience=600.0)
     scene.driver = ThreadDriver(scene.engine, parking=ParkedThread)
     leave, first = scene.hold_a_slot()
     second = scene.elsewhere(patience=600.0)
@@ -106,7 +106,7 @@ def test_who_waits_in_a_queue_looks_again_unasked():
 
 
 def test_threads_and_loops_share_an_engine():
-    scene = Scene(limit=FixedLimit(in_flight=1))
+    scene = Scene(limit=FixedLimit(max_in_flight=1))
     leave, waits = scene.hold_a_slot()
 
     async def main():
@@ -124,7 +124,7 @@ def test_threads_and_loops_share_an_engine():
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, ZeroDivisionError])
 def test_what_a_sender_raises_frees_the_slot_and_counts_nothing(error):
-    scene = Scene(limit=FixedLimit(in_flight=1))
+    scene = Scene(limit=FixedLimit(max_in_flight=1))
 
     def fails(_):
         raise error
@@ -136,7 +136,7 @@ def test_what_a_sender_raises_frees_the_slot_and_counts_nothing(error):
 
 
 def test_an_interrupt_in_the_queue_takes_the_ticket_back():
-    scene = Scene(limit=FixedLimit(in_flight=1))
+    scene = Scene(limit=FixedLimit(max_in_flight=1))
     leave, first = scene.hold_a_slot()
     admission = scene.engine.lane(TARGET).admission
     with interrupted(once=lambda: admission.queued), pytest.raises(KeyboardInterrupt):
@@ -148,7 +148,7 @@ def test_an_interrupt_in_the_queue_takes_the_ticket_back():
 
 
 def test_an_interrupt_ends_a_backoff():
-    scene = Scene(retry=RetryPolicy(backoff=Constant(seconds=60.0)))
+    scene = Scene(retry=RetryPolicy(backoff=Constant(initial_delay=60.0)))
     began = time.monotonic()
     with interrupted(), pytest.raises(KeyboardInterrupt):
         scene.run(lambda _: SERVER_ERROR)
@@ -156,7 +156,7 @@ def test_an_interrupt_ends_a_backoff():
 
 
 def test_a_drained_driver_lets_go_whoever_waits():
-    scene = Scene(limit=FixedLimit(in_flight=1))
+    scene = Scene(limit=FixedLimit(max_in_flight=1))
     leave, first = scene.hold_a_slot()
     waiting = scene.elsewhere()
     scene.wait_for(queued=1)
@@ -169,7 +169,7 @@ def test_a_drained_driver_lets_go_whoever_waits():
 
 
 def test_patience_ends_in_the_queue():
-    scene = Scene(limit=FixedLimit(in_flight=1))
+    scene = Scene(limit=FixedLimit(max_in_flight=1))
     leave, first = scene.hold_a_slot()
     ended = scene.run(patience=0.05)
 
@@ -179,7 +179,7 @@ def test_patience_ends_in_the_queue():
 
 
 def test_a_call_that_delivers_is_handed_over_at_its_first_output():
-    scene = Scene(limit=FixedLimit(in_flight=1))
+    scene = Scene(limit=FixedLimit(max_in_flight=1))
     committed = Outcome(Verdict.OK, committed=True)
     opened = scene.driver.open(scene.call(delivers=True), lambda _: committed)
 
@@ -191,7 +191,7 @@ def test_a_call_that_delivers_is_handed_over_at_its_first_output():
 
 
 def test_a_delivery_that_is_dropped_frees_its_slot():
-    scene = Scene(limit=FixedLimit(in_flight=1))
+    scene = Scene(limit=FixedLimit(max_in_flight=1))
     opened = scene.driver.open(
         scene.call(delivers=True), lambda _: Outcome(Verdict.OK, committed=True)
     )
@@ -201,7 +201,7 @@ def test_a_delivery_that_is_dropped_frees_its_slot():
 
 
 def test_64_threads_keep_a_limit_of_five():
-    scene = Scene(limit=FixedLimit(in_flight=5))
+    scene = Scene(limit=FixedLimit(max_in_flight=5))
     inside, most, lock = [0], [0], threading.Lock()
 
     def sender(_):

@@ -51,7 +51,7 @@ def in_threads(*mains):
 
 
 def test_two_busy_loops_and_eight_hammering_threads_share_three_slots():
-    engine, target = Engine(policy(limit=FixedLimit(in_flight=3))), Target()
+    engine, target = Engine(policy(limit=FixedLimit(max_in_flight=3))), Target()
     driver = AsyncioDriver(engine)
     ended = []
 
@@ -87,7 +87,7 @@ def test_two_busy_loops_and_eight_hammering_threads_share_three_slots():
 
 def test_loops_that_were_closed_pass_their_grants_on():
     """A thousand callers on a dead loop: more than a recursion would survive."""
-    engine = Engine(policy(limit=FixedLimit(in_flight=1)))
+    engine = Engine(policy(limit=FixedLimit(max_in_flight=1)))
     driver = AsyncioDriver(engine)
     release = threading.Event()
     outcomes = []
@@ -148,7 +148,7 @@ def left_hanging(driver):
 @pytest.mark.parametrize("dropped", [1, 5])
 def test_callers_that_the_garbage_collector_drops_in_the_middle_of_a_step(dropped):
     """It may run while this very thread holds the lock."""
-    engine = Engine(policy(limit=FixedLimit(in_flight=dropped + 1)))
+    engine = Engine(policy(limit=FixedLimit(max_in_flight=dropped + 1)))
     collects = False
 
     def chance():
@@ -180,7 +180,7 @@ def test_callers_that_the_garbage_collector_drops_in_the_middle_of_a_step(droppe
 
 
 def test_a_step_is_over_before_a_dropped_caller_is_closed():
-    engine = Engine(policy(limit=FixedLimit(in_flight=2)))
+    engine = Engine(policy(limit=FixedLimit(max_in_flight=2)))
     driver = AsyncioDriver(engine)
     lane = engine.lane(TARGET)
     in_flight = []
@@ -201,7 +201,7 @@ def test_a_step_is_over_before_a_dropped_caller_is_closed():
 
 
 def test_a_flow_is_closed_when_close_returns():
-    engine = Engine(policy(limit=FixedLimit(in_flight=1)))
+    engine = Engine(policy(limit=FixedLimit(max_in_flight=1)))
     stepper = Stepper(engine, clock=lambda: 0.0, chance=lambda: 0.5)
     flow, _ = stepper.start(Call(1, TARGET))
     stepper.close(flow)

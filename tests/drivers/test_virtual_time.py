@@ -11,7 +11,7 @@ from stormbreak.types import Call, Verdict
 class SimulatedProvider:
     def __init__(self, **rules):
         self.timeline = Timeline()
-        self.engine = Engine(policy(limit=FixedLimit(in_flight=1), **rules))
+        self.engine = Engine(policy(limit=FixedLimit(max_in_flight=1), **rules))
         self.driver = VirtualDriver(self.engine, self.timeline, chance=lambda: 0.0)
         self.ends = []
         self.given_up = []
@@ -53,7 +53,7 @@ def test_the_clock_jumps_to_what_is_due_in_the_order_of_time_and_asking():
 
 
 def test_hours_pass_at_once():
-    world = SimulatedProvider(retry=RetryPolicy(backoff=Constant(seconds=3600.0)))
+    world = SimulatedProvider(retry=RetryPolicy(backoff=Constant(initial_delay=3600.0)))
     world.start(SERVER_ERROR, SERVER_ERROR, OK)
     world.timeline.run()
 
@@ -90,7 +90,7 @@ def test_a_cooldown_is_waited_for():
 
 
 def test_an_attempt_that_takes_too_long_is_given_up_and_its_answer_ignored():
-    world = SimulatedProvider(attempt_timeout=3.0, retry=RetryPolicy(attempts=1))
+    world = SimulatedProvider(attempt_timeout=3.0, retry=RetryPolicy(max_attempts=1))
     world.start(OK, takes=10.0)
     world.timeline.run()
 

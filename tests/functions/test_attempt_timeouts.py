@@ -16,9 +16,9 @@ from stormbreak.core.retry import RetryPolicy
 from stormbreak.core.trip import ConsecutiveFailures
 from stormbreak.errors import AttemptTimeoutError, RejectedError, ShedError
 
-RETRY = RetryPolicy(attempts=3, backoff=Constant(seconds=1.0))
+RETRY = RetryPolicy(max_attempts=3, backoff=Constant(initial_delay=1.0))
 TIMED = policy(attempt_timeout=5.0, retry=RETRY)
-ONE = policy(limit=FixedLimit(in_flight=1), retry=RETRY)
+ONE = policy(limit=FixedLimit(max_in_flight=1), retry=RETRY)
 LATE = 100.0
 
 
@@ -64,7 +64,7 @@ def test_else_it_ends_the_call_with_an_error_of_ours(way, on):
 
 def test_the_deadline_cuts_the_last_attempt_and_tells_nothing_of_the_target():
     rules = policy(deadline=8.0, attempt_timeout=5.0, retry=RETRY, breaker=BreakerPolicy(
-        trip=ConsecutiveFailures(threshold=2)))  # fmt: skip
+        trip=ConsecutiveFailures(failure_threshold=2)))  # fmt: skip
 
     async def main(guard):
         with pytest.raises(AttemptTimeoutError):
@@ -118,8 +118,8 @@ def test_a_success_of_what_blocks_is_one_however_late():
     ids=["sent", "backoff"],
 )
 def test_a_cancel_passes_at_once_frees_all_and_is_no_failure(way, steps, when):
-    rules = policy(retry=RETRY, limit=FixedLimit(in_flight=1), attempt_timeout=50.0,
-                   breaker=BreakerPolicy(trip=ConsecutiveFailures(threshold=2)))  # fmt: skip
+    rules = policy(retry=RETRY, limit=FixedLimit(max_in_flight=1), attempt_timeout=50.0,
+                   breaker=BreakerPolicy(trip=ConsecutiveFailures(failure_threshold=2)))  # fmt: skip
 
     async def main(guard):
         task = asyncio.create_task(way(guard, Script(*steps).later))
@@ -165,7 +165,7 @@ def test_somebody_elses_timeout_is_a_cancel():
 
 
 def test_who_waits_too_long_is_refused_by_an_error_of_ours():
-    rules = policy(limit=FixedLimit(in_flight=1), patience=3.0)
+    rules = policy(limit=FixedLimit(max_in_flight=1), patience=3.0)
 
     async def main(guard):
         first = asyncio.create_task(guard.async_call(Script((1, 9.0)).later))
@@ -189,7 +189,7 @@ def test_an_interrupt_passes_and_frees_its_place(error):
 
 
 def test_ctrl_c_in_a_backoff_frees_all():
-    guard = made(policy(retry=RetryPolicy(backoff=Constant(seconds=60.0))))
+    guard = made(policy(retry=RetryPolicy(backoff=Constant(initial_delay=60.0))))
     with pytest.raises(KeyboardInterrupt), interrupted():
         guard.call(Script(DownError()))
     assert at_rest(guard)

@@ -21,9 +21,9 @@ RULES = policy(
     deadline=30.0,
     patience=8.0,
     fail_fast=True,
-    budget=BudgetPolicy(ratio=0.3),
-    breaker=BreakerPolicy(trip=ConsecutiveFailures(threshold=4), open_for=3.0),
-    retry=RetryPolicy(attempts=3, backoff=FullJitter(base=0.5)),
+    retry_budget=BudgetPolicy(ratio=0.3),
+    breaker=BreakerPolicy(trip=ConsecutiveFailures(failure_threshold=4), open_duration=3.0),
+    retry=RetryPolicy(max_attempts=3, backoff=FullJitter(initial_delay=0.5)),
 )
 
 

@@ -16,7 +16,7 @@ from stormbreak.core.retry import RetryPolicy
 from stormbreak.core.trip import ConsecutiveFailures
 from stormbreak.errors import AttemptTimeoutError
 
-ONE = policy(limit=FixedLimit(in_flight=1), retry=QUICK.retry)
+ONE = policy(limit=FixedLimit(max_in_flight=1), retry=QUICK.retry)
 
 
 class Source:
@@ -103,7 +103,7 @@ def test_after_it_a_failure_is_raised_and_nothing_is_made_again(way):
 
 @pytest.mark.parametrize("way", WAYS)
 def test_it_counts(way):
-    breaker = BreakerPolicy(trip=ConsecutiveFailures(threshold=1))
+    breaker = BreakerPolicy(trip=ConsecutiveFailures(failure_threshold=1))
     guard = made(policy(fail_fast=True, breaker=breaker))
     assert way(guard, Source([1, DownError()])) == ([1], DownError)
     assert way(guard, Source([1, 2])) == ([], CircuitOpenError)
@@ -245,7 +245,7 @@ async def test_what_can_be_awaited_for_a_stream_will_do():
 
 TIMED = policy(
     deadline=20.0, attempt_timeout=5.0, stall_timeout=3.0,
-    retry=RetryPolicy(attempts=2, backoff=Constant(seconds=1.0)),
+    retry=RetryPolicy(max_attempts=2, backoff=Constant(initial_delay=1.0)),
 )  # fmt: skip
 
 

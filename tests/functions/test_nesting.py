@@ -20,7 +20,7 @@ from stormbreak.core.trip import ConsecutiveFailures
 from stormbreak.httpx2 import AsyncTransport
 from stormbreak.types import Target
 
-ONE = policy(limit=FixedLimit(in_flight=1), retry=QUICK.retry)
+ONE = policy(limit=FixedLimit(max_in_flight=1), retry=QUICK.retry)
 """A place for one, and any patience: who waits for himself waits for ever."""
 STOCK = Target("stock", "")
 FAILING = failing(500, {"message": "no", "code": "server_error"})
@@ -114,7 +114,7 @@ async def test_a_task_that_outlives_the_attempt_is_on_its_own():
 
 
 def test_the_consumer_of_a_stream_is_outside_of_it():
-    guard = made(policy(limit=FixedLimit(in_flight=2)))
+    guard = made(policy(limit=FixedLimit(max_in_flight=2)))
     seen = []
     for _ in guard.stream(lambda: iter([1, 2])):
         for attempt in guard:
@@ -124,7 +124,7 @@ def test_the_consumer_of_a_stream_is_outside_of_it():
 
 
 async def test_so_is_that_of_an_asynchronous_one():
-    guard = made(policy(limit=FixedLimit(in_flight=2)))
+    guard = made(policy(limit=FixedLimit(max_in_flight=2)))
 
     async def items():
         for item in (1, 2):
@@ -138,7 +138,7 @@ async def test_so_is_that_of_an_asynchronous_one():
 
 
 def test_a_bare_thread_is_outside_of_it():
-    guard, seen = made(policy(limit=FixedLimit(in_flight=2))), []
+    guard, seen = made(policy(limit=FixedLimit(max_in_flight=2))), []
 
     @guard
     def outer():
@@ -243,7 +243,7 @@ def test_a_rejection_within_is_neither_retried_nor_counted_without():
     fragile = policy(
         fail_fast=True,
         retry=QUICK.retry,
-        breaker=BreakerPolicy(trip=ConsecutiveFailures(threshold=1)),
+        breaker=BreakerPolicy(trip=ConsecutiveFailures(failure_threshold=1)),
     )
     outer, inner = made(fragile, on=Exception), made(fragile, target=STOCK)
     inner.isolate()
@@ -256,7 +256,7 @@ def test_a_rejection_within_is_neither_retried_nor_counted_without():
 # ---------------------------------------------------------------- around a client, and an SDK's door
 
 
-RETRY = RetryPolicy(attempts=2, backoff=Constant(seconds=0.01), min_useful=0.0)
+RETRY = RetryPolicy(max_attempts=2, backoff=Constant(initial_delay=0.01), min_time_left=0.0)
 
 
 async def test_what_a_client_retried_is_not_retried():

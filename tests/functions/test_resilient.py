@@ -25,8 +25,10 @@ from stormbreak.errors import AttemptTimeoutError
 
 FRAGILE = policy(
     fail_fast=True,
-    retry=RetryPolicy(attempts=1),
-    breaker=BreakerPolicy(trip=ConsecutiveFailures(threshold=2), open_for=10.0, jitter=0.0),
+    retry=RetryPolicy(max_attempts=1),
+    breaker=BreakerPolicy(
+        trip=ConsecutiveFailures(failure_threshold=2), open_duration=10.0, open_duration_jitter=0.0
+    ),
 )
 
 
@@ -170,7 +172,7 @@ def test_the_exception_is_that_very_object_and_tells_what_was_tried():
             guard.call(script)
         return caught.value
 
-    rules = policy(retry=RetryPolicy(attempts=3, backoff=Constant(seconds=1.0)))
+    rules = policy(retry=RetryPolicy(max_attempts=3, backoff=Constant(initial_delay=1.0)))
     assert in_threads(main, rules)[0] is raised
     assert raised.__cause__ is cause
     assert raised.__notes__ == [
@@ -246,13 +248,13 @@ async def by_cut(guard):
     await guard.async_call(hang)
 
 
-OPENING = BreakerPolicy(trip=ConsecutiveFailures(threshold=1), open_for=10.0)
+OPENING = BreakerPolicy(trip=ConsecutiveFailures(failure_threshold=1), open_duration=10.0)
 
 
 @table_test("way", [by_call, by_async_call, by_block, by_cut])
 @table_test(
     "changes",
-    [{"retry": RetryPolicy(attempts=1)}, {}, {"breaker": OPENING, "fail_fast": True}],
+    [{"retry": RetryPolicy(max_attempts=1)}, {}, {"breaker": OPENING, "fail_fast": True}],
 )
 async def test_an_exception_is_freed_when_its_handler_is_done_with_it(way, changes):
     guard = made(replace(QUICK, attempt_timeout=0.001, **changes), on=Exception)
@@ -271,7 +273,7 @@ def test_what_an_earlier_attempt_raised_is_raised_when_no_further_one_may_leave(
     rules = policy(
         fail_fast=True,
         retry=QUICK.retry,
-        breaker=BreakerPolicy(trip=ConsecutiveFailures(threshold=1), open_for=10.0),
+        breaker=BreakerPolicy(trip=ConsecutiveFailures(failure_threshold=1), open_duration=10.0),
     )
     guard, raised = made(rules), DownError("first")
     with pytest.raises(DownError) as caught:
@@ -393,7 +395,7 @@ def test_turned_off_it_calls_once(monkeypatch):
         ({"engine": 3}, r"engine must be an engine, got 3"),
         ({"policy": Policy(fallback=(ToDegraded(),))}, r"fallback must be empty"),
         (
-            {"policy": Policy(quota=RateLimitPolicy(tpm=9.0))},
+            {"policy": Policy(rate_limit=RateLimitPolicy(tpm=9.0))},
             r"quota\.tpm must be absent .*, got 9",
         ),
         ({"policy": Policy(), "engine": made().engine}, r"name one of engine and policy"),

@@ -23,7 +23,7 @@ from stormbreak.types import Verdict
 
 async def test_200_calls_at_once(stormbreak_provider):
     provider = stormbreak_provider(speed=20)
-    policy = Policy(limit=FixedLimit(in_flight=200))
+    policy = Policy(limit=FixedLimit(max_in_flight=200))
     says = [[{"role": "user", "content": f"number {n}"}] for n in range(200)]
     async with AsyncClient(base_url=provider.base_url, model="m", policy=policy) as client:
         got = await asyncio.gather(*map(client.chat, says))
@@ -38,7 +38,7 @@ async def test_200_calls_at_once(stormbreak_provider):
 
 
 async def test_the_limit_holds_on_the_wire():
-    policy = replace(QUICK, limit=FixedLimit(in_flight=3))
+    policy = replace(QUICK, limit=FixedLimit(max_in_flight=3))
     async with served([0.005, answer()]) as server, client_of(server, policy) as client:
         await asyncio.gather(*(client.chat(SAY) for _ in range(20)))
         assert (server.opened, len(server.requests)) == (3, 20)
@@ -46,7 +46,7 @@ async def test_the_limit_holds_on_the_wire():
 
 def test_one_client_on_two_loops_in_two_threads(stormbreak_provider):
     provider = stormbreak_provider(speed=50)
-    policy = Policy(limit=FixedLimit(in_flight=5))
+    policy = Policy(limit=FixedLimit(max_in_flight=5))
     client = AsyncClient(base_url=provider.base_url, model="m", policy=policy)
     texts, failures = [], []
 
@@ -96,7 +96,7 @@ async def test_a_snapshot_shows_what_is_under_way():
 
 
 async def test_draining_answers_what_was_sent_and_nothing_else():
-    policy = replace(QUICK, limit=FixedLimit(in_flight=1))
+    policy = replace(QUICK, limit=FixedLimit(max_in_flight=1))
     async with served([0.05, answer()]) as server, client_of(server, policy) as client:
         sent = asyncio.create_task(client.chat(SAY))
         queued = asyncio.create_task(client.chat(SAY))

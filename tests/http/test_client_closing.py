@@ -20,13 +20,13 @@ from stormbreak.core.trip import ConsecutiveFailures
 from stormbreak.events import CallCancelled
 from stormbreak.types import Verdict
 
-ONE = replace(QUICK, limit=FixedLimit(in_flight=1))
+ONE = replace(QUICK, limit=FixedLimit(max_in_flight=1))
 FRAGILE = replace(
-    ONE, breaker=BreakerPolicy(trip=ConsecutiveFailures(threshold=1)), attempt_timeout=30.0
+    ONE, breaker=BreakerPolicy(trip=ConsecutiveFailures(failure_threshold=1)), attempt_timeout=30.0
 )
-AWHILE = replace(QUICK, retry=RetryPolicy(attempts=4, backoff=Constant(seconds=10.0)))
+AWHILE = replace(QUICK, retry=RetryPolicy(max_attempts=4, backoff=Constant(initial_delay=10.0)))
 UNBOUNDED = replace(QUICK, deadline=None, attempt_timeout=None, patience=None)
-HEDGED = replace(QUICK, hedge=HedgePolicy(after=0.02, percentile=None))
+HEDGED = replace(QUICK, hedge=HedgePolicy(delay=0.02, percentile=None))
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from stormbreak.errors import AuthenticationError
 from stormbreak.events import Committed, Sent
 from stormbreak.types import Verdict
 
-HEDGED = replace(QUICK, hedge=HedgePolicy(after=0.02, percentile=None))
+HEDGED = replace(QUICK, hedge=HedgePolicy(delay=0.02, percentile=None))
 
 
 @pytest.mark.parametrize("policy", [QUICK, HEDGED], ids=["alone", "hedged"])

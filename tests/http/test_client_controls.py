@@ -21,7 +21,7 @@ from stormbreak.http.client import AsyncClient
 
 SAY = [{"role": "user", "content": "hello"}]
 KEY = "sk-canary-0123456789"
-ONE = Policy(limit=FixedLimit(in_flight=1), patience=60.0)
+ONE = Policy(limit=FixedLimit(max_in_flight=1), patience=60.0)
 HASTY = replace(ONE, fail_fast=True)
 NOWHERE = "http://127.0.0.1:9/v1"
 

@@ -38,15 +38,15 @@ async def test_nobody_comes_back_before_the_named_time(stormbreak_provider, form
     ms = form == "ms"
     provider = stormbreak_provider(
         f"""
-        [[trouble]]
+        [[faults]]
         kind = "429"
         until = {1.0 if ms else 3.0}
         retry_after = {0.2 if ms else 1.0}
-        form = "{form}"
+        retry_after_form = "{form}"
         """,
         speed=10,
     )
-    policy = Policy(retry=RetryPolicy(attempts=20), budget=None)
+    policy = Policy(retry=RetryPolicy(max_attempts=20), retry_budget=None)
     async with AsyncClient(base_url=provider.base_url, model="m", policy=policy) as client:
         asked = (client.chat([{"role": "user", "content": str(n)}]) for n in range(10))
         got = await asyncio.gather(*asked)
@@ -72,11 +72,14 @@ async def test_a_throttle_that_must_not_be_repeated_is_not():
 async def test_a_deadline_bounds_the_whole_call():
     async with served(failing(500)) as server:
         policy = replace(
-            QUICK, retry=RetryPolicy(attempts=999, backoff=Constant(seconds=0.05), min_useful=0)
+            QUICK,
+            retry=RetryPolicy(
+                max_attempts=999, backoff=Constant(initial_delay=0.05), min_time_left=0
+            ),
         )
         async with client_of(server, policy) as client:
             began = time.monotonic()
-            with pytest.raises(errors.ServerError, match="no further retry: (deadline|shed)"):
+            with pytest.raises(errors.ServerError, match=r"no further retry: (deadline|shed)"):
                 await client.request("chat/completions", {}, deadline=1.0)
             assert time.monotonic() - began < 20.0  # 999 attempts would take fifty seconds
 
@@ -98,7 +101,7 @@ async def test_our_own_deadline_is_no_evidence_against_the_target():
 
 
 async def test_priorities_go_first():
-    policy = replace(QUICK, limit=FixedLimit(in_flight=1))
+    policy = replace(QUICK, limit=FixedLimit(max_in_flight=1))
     async with served([0.02, answer()]) as server, client_of(server, policy) as client:
         calls = [
             asyncio.create_task(client.request("x", {"n": n}, priority=priority))
@@ -119,7 +122,7 @@ async def test_a_priority_that_is_none_is_refused_before_anything_is_sent(priori
 
 
 async def test_tenants_get_fair_shares():
-    policy = replace(QUICK, limit=FixedLimit(in_flight=1))
+    policy = replace(QUICK, limit=FixedLimit(max_in_flight=1))
     async with served([0.02, answer()]) as server, client_of(server, policy) as client:
         calls = [
             asyncio.create_task(client.request("x", {"n": n}, tenant=tenant))
@@ -131,7 +134,7 @@ async def test_tenants_get_fair_shares():
 
 async def test_the_article_preset():
     assert AsyncClient(base_url="http://127.0.0.1/v1", policy="article").policy == ARTICLE
-    policy = replace(ARTICLE, retry=replace(ARTICLE.retry, backoff=Constant(seconds=0.01)))
+    policy = replace(ARTICLE, retry=replace(ARTICLE.retry, backoff=Constant(initial_delay=0.01)))
     async with served(failing(500)) as server, client_of(server, policy) as client:
         with pytest.raises(errors.ServerError):
             await client.chat(SAY)

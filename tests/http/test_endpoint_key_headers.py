@@ -72,7 +72,7 @@ async def test_a_key_comes_in_the_header_that_is_read_there(
     monkeypatch, base_url, endpoint, headers, streams
 ):
     async with everywhere(monkeypatch, failing(500), answer(BODIES[endpoint])) as server:
-        policy = Policy(retry=RetryPolicy(attempts=2, backoff=Constant(seconds=0.0)))
+        policy = Policy(retry=RetryPolicy(max_attempts=2, backoff=Constant(initial_delay=0.0)))
         given = {"api_key": OWN_KEY, "model": "m", "policy": policy, "allow_http": True}
         async with AsyncClient(base_url=base_url, **given) as client:
             if streams:
@@ -93,7 +93,7 @@ async def test_a_fallback_brings_its_own_key_in_its_own_header(monkeypatch):
         spare = Place(base_url=AZURE, api_key_env="SPARE_KEY")
         other = Place(base_url=CLAUDE, api_key_env="SPARE_KEY")
         policy = Policy(
-            retry=RetryPolicy(attempts=1), fallback=(ToTargets(targets=(spare, other)),)
+            retry=RetryPolicy(max_attempts=1), fallback=(ToTargets(targets=(spare, other)),)
         )
         given = {"api_key": OWN_KEY, "model": "m", "policy": policy, "allow_http": True}
         async with AsyncClient(base_url=near.base_url, **given) as client:

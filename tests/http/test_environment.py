@@ -244,21 +244,25 @@ def test_one_variable_turns_every_policy_off(value, off, monkeypatch):
     monkeypatch.setenv("STORMBREAK_DISABLED", value)
     assert is_disabled() is off
     policy = AsyncClient(base_url="http://127.0.0.1/v1").policy
-    assert (policy.retry.attempts == 1, policy.breaker is None, policy.budget is None) == (off,) * 3
+    assert (
+        policy.retry.max_attempts == 1,
+        policy.breaker is None,
+        policy.retry_budget is None,
+    ) == (off,) * 3
 
 
 @pytest.mark.parametrize(("said", "part"), [("1/4", 0.25), ("0.5", 0.5), ("1", 1.0), ("", 1.0)])
 def test_the_environment_says_which_share_a_process_has(said, part, monkeypatch):
     monkeypatch.setenv("STORMBREAK_SHARE", said)
 
-    assert AsyncClient(base_url="http://127.0.0.1/v1").policy.share == part
+    assert AsyncClient(base_url="http://127.0.0.1/v1").policy.process_share == part
 
 
 def test_a_share_that_a_policy_names_is_not_changed(monkeypatch):
     monkeypatch.setenv("STORMBREAK_SHARE", "1/4")
 
-    assert in_force(Policy(share=0.5)).share == 0.5
-    assert in_force("off").share == 0.25
+    assert in_force(Policy(process_share=0.5)).process_share == 0.5
+    assert in_force("off").process_share == 0.25
 
 
 @pytest.mark.parametrize("said", ["4", "0", "-1/4", "1/0", "a quarter", "nan", "1/4/4", "1e999"])

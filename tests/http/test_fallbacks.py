@@ -41,8 +41,8 @@ def spare_key(monkeypatch):
 def falling(*rules, attempts=1, **changes):
     return Policy(
         fallback=rules,
-        retry=RetryPolicy(attempts=attempts, backoff=Constant(seconds=0.01)),
-        budget=None,
+        retry=RetryPolicy(max_attempts=attempts, backoff=Constant(initial_delay=0.01)),
+        retry_budget=None,
         **changes,
     )
 

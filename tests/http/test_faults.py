@@ -14,7 +14,7 @@ from wrapped import INNER, done, wire_of
 from stormbreak.core.presets import OFF
 from stormbreak.http.client import AsyncClient
 from stormbreak.provider.fault_kinds import CONDITIONS, REFUSALS, STREAM_ONLY, Kind
-from stormbreak.provider.scenario import Provider, Scenario, Trouble
+from stormbreak.provider.scenario import Fault, Provider, Scenario
 from stormbreak.testing import answer_text
 from stormbreak.types import Verdict
 
@@ -25,8 +25,8 @@ LONG_TIMEOUT = replace(OFF, idle_timeout=5.0)
 IMPATIENT = replace(OFF, idle_timeout=0.2)
 KEYS = {
     "budget": {"retry_after": 2.0},
-    "slow_headers": {"seconds": 0.01},
-    "slow_body": {"seconds": 0.01},
+    "slow_headers": {"added_latency": 0.01},
+    "slow_body": {"added_latency": 0.01},
 }
 REFUSED = [  # kind, verdict, status, code, whether it may have been processed
     ("400", Verdict.INVALID, 400, "invalid_value", False),
@@ -118,8 +118,10 @@ def playing(stormbreak_provider, monkeypatch):
     def play(kind, *, streamed=False, policy=LONG_TIMEOUT, way=None, **keys):
         if way is not None:
             monkeypatch.setattr("stormbreak.http.client.connect", lambda *_: wire_of(way))
-        trouble = Trouble(kind=Kind(kind), **KEYS.get(kind, {}) | keys)
-        scenario = Scenario(name=kind, provider=Provider(service=0.0, cv=0.0), trouble=(trouble,))
+        trouble = Fault(kind=Kind(kind), **KEYS.get(kind, {}) | keys)
+        scenario = Scenario(
+            name=kind, provider=Provider(service=0.0, variation=0.0), faults=(trouble,)
+        )
         provider = stormbreak_provider(scenario)
         client = AsyncClient(
             base_url=provider.base_url, model="m", policy=policy, stream_on_wire=streamed
@@ -253,13 +255,13 @@ async def test_many_calls_on_few_connections_that_talk_too_much(kinds, pause, st
     What comes when the next request is written already cannot be told apart: so there is a pause in which it comes.
     """
     troubles = tuple(
-        Trouble(kind=kind, share=0.2, after=after)
+        Fault(kind=kind, share=0.2, respond_after=after)
         if kind is not Kind.TWICE
-        else Trouble(kind=kind, share=0.2)
+        else Fault(kind=kind, share=0.2)
         for kind, after in kinds
     )
     scenario = Scenario(
-        name="talkative", provider=Provider(service=0.003, cv=0.5), trouble=troubles
+        name="talkative", provider=Provider(service=0.003, variation=0.5), faults=troubles
     )
     provider = stormbreak_provider(scenario)
     free, right, wrong = asyncio.Semaphore(10), [], []

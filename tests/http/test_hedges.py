@@ -12,7 +12,7 @@ from stormbreak.core.hedge import HedgePolicy
 from stormbreak.errors import ServerError, StreamBrokenError
 from stormbreak.http.sync_client import Client
 
-HEDGED = replace(QUICK, hedge=HedgePolicy(after=0.1, percentile=None))
+HEDGED = replace(QUICK, hedge=HedgePolicy(delay=0.1, percentile=None))
 SILENT = (End.HANG,)
 """A server that is never going to answer this request."""
 
@@ -81,7 +81,7 @@ async def test_a_cancel_closes_both():
 
 
 async def test_what_both_failed_with_says_so():
-    rules = replace(HEDGED, retry=replace(HEDGED.retry, attempts=2))
+    rules = replace(HEDGED, retry=replace(HEDGED.retry, max_attempts=2))
     async with (
         served((0.2, answer(b"{}", 500)), (0.3, answer(b"{}", 500))) as server,
         hedging(server, rules) as client,
@@ -106,7 +106,7 @@ def test_a_client_that_blocks_hedges_too(stormbreak_provider):
     provider = stormbreak_provider("""
         [provider]
         service = 0.01
-        [[trouble]]
+        [[faults]]
         kind = "hang"
         requests = [1]
     """)

@@ -28,9 +28,11 @@ from stormbreak.cost.price_lookup import price_of as list_price_of
 from stormbreak.types import Answer, Target
 
 CALM = "[provider]\nservice = 0.01\n"
-CUTS = CALM + '[[trouble]]\nkind = "cut_body"\nshare = 0.5\n'
+CUTS = CALM + '[[faults]]\nkind = "cut_body"\nshare = 0.5\n'
 RETRIES = Policy(
-    retry=RetryPolicy(attempts=9, backoff=Constant(seconds=0.01)), budget=None, breaker=None
+    retry=RetryPolicy(max_attempts=9, backoff=Constant(initial_delay=0.01)),
+    retry_budget=None,
+    breaker=None,
 )
 COST = Decimal("0.000030")  # of 10 tokens in and 2 out, at 1 and 10 dollars per million
 
@@ -146,7 +148,7 @@ async def test_elsewhere_it_is_the_price_there_and_nothing_without_a_target():
             ToCache(),
             ToDegraded(text="later"),
         )
-        policy = Policy(fallback=rules, retry=RetryPolicy(attempts=1), cooldown=False)
+        policy = Policy(fallback=rules, retry=RetryPolicy(max_attempts=1), cooldown=False)
         async with AsyncClient(
             base_url=first.base_url, model="m", policy=policy, prices=price_of
         ) as client:

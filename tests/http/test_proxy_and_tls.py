@@ -14,7 +14,7 @@ from stormbreak.errors import ConnectionLostError
 from stormbreak.http.client import AsyncClient
 
 KEY = "sk-canary-0123456789"
-ONCE = Policy(retry=RetryPolicy(attempts=1))
+ONCE = Policy(retry=RetryPolicy(max_attempts=1))
 SAY = [{"role": "user", "content": "hello"}]
 
 

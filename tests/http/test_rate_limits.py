@@ -20,7 +20,7 @@ USED = b'{"choices":[{"message":{"content":"fine"},"finish_reason":"stop"}],"usa
 
 
 def client_of(server, *, patience=0.5, **quota):
-    policy = replace(Policy(patience=patience), quota=RateLimitPolicy(**quota))
+    policy = replace(Policy(patience=patience), rate_limit=RateLimitPolicy(**quota))
     return AsyncClient(base_url=server.base_url, model="m", policy=policy)
 
 

@@ -104,9 +104,9 @@ def test_the_rules_become_steps_in_their_order():
     made, _ = routes(
         ToTargets(
             on=(Verdict.TOO_LONG,),
-            after=3.0,
+            max_wait=3.0,
             targets=(Place(model="a", weight=2.0), Place(model="b")),
-            choose=TargetOrder.WEIGHTED,
+            order=TargetOrder.WEIGHTED,
         ),
         ToCache(),
         ToDegraded(text="later"),

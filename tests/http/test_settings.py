@@ -14,7 +14,7 @@ from stormbreak.http.client import AsyncClient
 
 TWO = """
     [retry]
-    attempts = 1
+    max_attempts = 1
 
     [targets.main]
     base_url = "{first}"
@@ -29,12 +29,12 @@ TWO = """
     targets = ["main", "spare"]
 """
 ROTATING = """
-    budget = "none"
+    retry_budget = "none"
     [retry]
-    attempts = 3
+    max_attempts = 3
     [retry.backoff]
     kind = "constant"
-    seconds = 0.01
+    initial_delay = 0.01
     [targets.main]
     base_url = "{first}"
     model = "large"
@@ -165,7 +165,7 @@ async def test_an_attempt_has_the_timeouts_of_the_target_it_goes_to(scene):
 
 
 async def test_a_target_with_a_quota_hears_of_tokens_wherever_a_call_began(scene):
-    own = "[targets.spare.policy.quota]\n    tpm = 5000\n    burst = 60\n\n    [pools.chat]"
+    own = "[targets.spare.policy.rate_limit]\n    tpm = 5000\n    burst_seconds = 60\n\n    [pools.chat]"
     settings, _, second = await scene(TWO.replace("[pools.chat]", own), [[failing(500)]])
     chat, payload = settings.client("chat"), {"messages": SAY, "max_tokens": 4000, "model": "m"}
     assert (await chat.request("chat/completions", payload)).target.name == "spare"

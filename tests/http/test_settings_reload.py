@@ -18,13 +18,13 @@ from stormbreak.httpx2 import AsyncTransport
 BEFORE = """
     deadline = 20
     [retry]
-    attempts = 2
+    max_attempts = 2
     [retry.backoff]
     kind = "constant"
-    seconds = 0.05
+    initial_delay = 0.05
     [limit]
     kind = "fixed"
-    in_flight = 3
+    max_in_flight = 3
 
     [targets.main]
     base_url = "{first}"
@@ -47,7 +47,8 @@ AFTER = (
     BEFORE.replace("FIRST_KEY", "SECOND_KEY")
     .replace('"large"', '"larger"')
     .replace(
-        "[targets.still]", "[targets.main.policy.limit]\n    in_flight = 1\n\n    [targets.still]"
+        "[targets.still]",
+        "[targets.main.policy.limit]\n    max_in_flight = 1\n\n    [targets.still]",
     )
     .replace(
         '[targets.spare]\n    base_url = "{second}"\n    model = "small"\n    api_key_env = "SECOND_KEY"\n',

@@ -24,7 +24,7 @@ MESSAGES = [{"role": "user", "content": "hi"}]
 CALM = """
 [provider]
 service = 0.01
-fills = true
+use_max_tokens = true
 """
 
 
@@ -150,7 +150,7 @@ def test_without_a_limit_requests_stay_as_they_are():
 
 
 def engine(usd, **more):
-    policy = Policy(spend=SpendPolicy(usd=usd, **more))
+    policy = Policy(spend=SpendPolicy(max_usd=usd, **more))
     return Engine(policy, lambda provider, model: prices(provider, model, into="3", out="15"))
 
 
@@ -214,7 +214,7 @@ async def test_an_sdk_is_held_to_a_limit(stormbreak_provider):
 def test_prices_that_are_not_installed_are_told_when_a_client_is_made(monkeypatch):
     monkeypatch.setattr("stormbreak.cost.list_prices.find_spec", lambda _: None)
     monkeypatch.setattr("stormbreak.cost.price_lookup._list_price", lambda *_: _market())
-    policy = Policy(spend=SpendPolicy(usd=1.0))
+    policy = Policy(spend=SpendPolicy(max_usd=1.0))
     with pytest.raises(ConfigurationError, match="genai-prices"):
         AsyncClient(base_url="http://127.0.0.1:9/v1", api_key="-", policy=policy)
 
@@ -225,7 +225,9 @@ def _market():
 
 def test_a_settings_file_has_limits_and_a_reload_goes_on_from_what_was_spent(tmp_path):
     path = tmp_path / "s.toml"
-    text = '[targets.a]\nbase_url = "http://127.0.0.1:9/v1"\n[spend]\nusd = {}\nper = 86400\n'
+    text = (
+        '[targets.a]\nbase_url = "http://127.0.0.1:9/v1"\n[spend]\nmax_usd = {}\nperiod = 86400\n'
+    )
     path.write_text(text.format("5"))
     settings = stormbreak.load(path)
     purse = settings.engine.payers.purse(settings.now.policy)
@@ -239,4 +241,4 @@ def test_a_settings_file_has_limits_and_a_reload_goes_on_from_what_was_spent(tmp
 
 def test_functions_have_no_price():
     with pytest.raises(ConfigurationError, match=r"spend\.usd must be absent around a function"):
-        stormbreak.resilient(Policy(spend=SpendPolicy(usd=1.0)))
+        stormbreak.resilient(Policy(spend=SpendPolicy(max_usd=1.0)))

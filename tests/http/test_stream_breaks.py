@@ -72,7 +72,7 @@ async def test_a_final_error_is_raised_as_ever(scene):
 
 
 async def test_the_attempt_timeout_is_one_to_the_first_output(scene):
-    policy = Policy(attempt_timeout=0.5, retry=RetryPolicy(attempts=1))
+    policy = Policy(attempt_timeout=0.5, retry=RetryPolicy(max_attempts=1))
     slow = (ENDLESS + OPENING, 1.0, HELLO, End.HANG)
     steady = (HEAD + OPENING + HELLO, 0.6, THERE + STOP + DONE)
     await scene.of(steady, slow, policy=policy)
@@ -83,7 +83,7 @@ async def test_the_attempt_timeout_is_one_to_the_first_output(scene):
 
 
 async def test_a_head_that_does_not_come_is_silence(scene):
-    policy = Policy(idle_timeout=0.1, retry=RetryPolicy(attempts=1))
+    policy = Policy(idle_timeout=0.1, retry=RetryPolicy(max_attempts=1))
     await scene.of((End.HANG,), (ENDLESS, End.HANG), policy=policy)
     for _ in range(2):
         with pytest.raises(AttemptTimeoutError) as raised:

@@ -38,11 +38,11 @@ SCRIPTS = [
     (End.CLOSE,),
 ]
 POLICY = Policy(
-    limit=FixedLimit(in_flight=12),
+    limit=FixedLimit(max_in_flight=12),
     idle_timeout=0.1,
-    budget=None,
+    retry_budget=None,
     breaker=None,
-    retry=RetryPolicy(attempts=2, backoff=Constant(seconds=0.01)),
+    retry=RetryPolicy(max_attempts=2, backoff=Constant(initial_delay=0.01)),
 )
 
 
@@ -113,10 +113,12 @@ def test_one_that_is_collected_on_another_thread():
 )
 async def test_whatever_the_provider_does_no_wrong_answer_is_accepted(stormbreak_provider, kind):
     provider = stormbreak_provider(
-        f'[provider]\nservice = 0.5\nslots = 100\n[[trouble]]\nkind = "{kind}"\nshare = 0.4\n',
+        f'[provider]\nservice = 0.5\nslots = 100\n[[faults]]\nkind = "{kind}"\nshare = 0.4\n',
         speed=20,
     )
-    policy = Policy(budget=None, breaker=None, retry=RetryPolicy(backoff=Constant(seconds=0.01)))
+    policy = Policy(
+        retry_budget=None, breaker=None, retry=RetryPolicy(backoff=Constant(initial_delay=0.01))
+    )
     async with AsyncClient(base_url=provider.base_url, model="m", policy=policy) as client:
 
         async def ask(number):

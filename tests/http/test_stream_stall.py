@@ -20,9 +20,9 @@ BODY = b'{"model":"m","messages":[]}'
 POLICY = Policy(
     deadline=5.0,
     stall_timeout=0.15,
-    retry=RetryPolicy(attempts=2, backoff=Constant(seconds=0.01)),
+    retry=RetryPolicy(max_attempts=2, backoff=Constant(initial_delay=0.01)),
     breaker=None,
-    budget=None,
+    retry_budget=None,
 )
 HEAD = answer(b"", content_type="text/event-stream").replace(b"content-length: 0\r\n", b"")
 

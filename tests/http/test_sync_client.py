@@ -26,7 +26,7 @@ from stormbreak.errors import (
 from stormbreak.http.sync_client import Client
 from stormbreak.types import Usage
 
-NARROW = Policy(budget=None, limit=FixedLimit(in_flight=1), patience=60.0)
+NARROW = Policy(retry_budget=None, limit=FixedLimit(max_in_flight=1), patience=60.0)
 
 
 @pytest.fixture

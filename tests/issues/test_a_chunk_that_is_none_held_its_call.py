@@ -17,7 +17,7 @@ from stormbreak.http.client import AsyncClient
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n"
 LATER = 0.02  # seconds, so that the head has been read
 NO_CHUNK = b"zz\r\nno chunk\r\n"
-ONCE = Policy(retry=RetryPolicy(attempts=1), deadline=None, attempt_timeout=None)
+ONCE = Policy(retry=RetryPolicy(max_attempts=1), deadline=None, attempt_timeout=None)
 
 
 def chunked(body):
@@ -64,7 +64,7 @@ async def test_of_a_stream(begun):
 
 async def test_silence_in_a_body_is_still_a_timeout():
     """Who hears first of it must not hear that the body was cut."""
-    policy = Policy(retry=RetryPolicy(attempts=1), idle_timeout=0.05)
+    policy = Policy(retry=RetryPolicy(max_attempts=1), idle_timeout=0.05)
     async with (
         served([HEAD + chunked(b"{"), 5.0]) as server,
         AsyncClient(base_url=server.base_url, model="m", policy=policy) as client,

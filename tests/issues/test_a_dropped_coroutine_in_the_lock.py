@@ -13,7 +13,11 @@ from stormbreak.core.circuit import State
 from stormbreak.core.trip import ConsecutiveFailures
 
 ONE = BreakerPolicy(
-    trip=ConsecutiveFailures(threshold=1), open_for=1.0, jitter=0.0, probes=1, at_once=1
+    trip=ConsecutiveFailures(failure_threshold=1),
+    open_duration=1.0,
+    open_duration_jitter=0.0,
+    probes=1,
+    max_concurrent_probes=1,
 )
 
 

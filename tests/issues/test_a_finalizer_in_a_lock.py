@@ -115,7 +115,7 @@ def test_whoever_waits_for_the_loop_under_a_lock_that_the_loop_wants_is_told():
 
 def test_a_listener_that_has_a_lock_hears_of_a_dropped_stream_later():
     """Such as the metrics of prometheus_client, whose locks are plain ones."""
-    engine = Engine(policy(limit=FixedLimit(in_flight=2)))
+    engine = Engine(policy(limit=FixedLimit(max_in_flight=2)))
     driver, lock, heard = ThreadDriver(engine), threading.Lock(), []
 
     def listen(event):

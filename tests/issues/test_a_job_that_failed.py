@@ -38,7 +38,7 @@ async def test_an_error_is_still_one():
     ):
         with pytest.raises(openai.InternalServerError, match="busy"):
             await client.fine_tuning.jobs.retrieve("ftjob-1")
-    assert len(server.requests) == QUICK.retry.attempts
+    assert len(server.requests) == QUICK.retry.max_attempts
 
 
 async def test_a_file_that_is_asked_for_as_json_is_a_file():
@@ -59,7 +59,7 @@ async def test_a_page_of_a_proxy_is_no_file():
     ):
         with pytest.raises(openai.InternalServerError):
             await client.models.list()
-    assert len(server.requests) == QUICK.retry.attempts
+    assert len(server.requests) == QUICK.retry.max_attempts
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,8 @@ from stormbreak.core.trip import ConsecutiveFailures
 def half_open(lease=60.0):
     """The trial began at 7, its one probe hangs, and it is over at 17; then the circuit is open until 22."""
     breaker = BreakerPolicy(
-        trip=ConsecutiveFailures(threshold=1), open_for=5.0, jitter=0.0, probes=1,
-        lease=lease, longest_half_open=10.0,
+        trip=ConsecutiveFailures(failure_threshold=1), open_duration=5.0, open_duration_jitter=0.0, probes=1,
+        probe_lease=lease, max_half_open_duration=10.0,
     )  # fmt: skip
     stage = Stage(policy(breaker=breaker), now=2.0)
     stage.fail_until_open()

@@ -17,14 +17,14 @@ class Trial:
 
     def __init__(self, probes=3, **changes):
         defaults = {
-            "open_for": 5.0,
-            "growth": 2.0,
-            "longest_open": 60.0,
-            "jitter": 0.0,
-            "lease": 60.0,
+            "open_duration": 5.0,
+            "open_duration_factor": 2.0,
+            "max_open_duration": 60.0,
+            "open_duration_jitter": 0.0,
+            "probe_lease": 60.0,
         }
         policy = BreakerPolicy(
-            trip=ConsecutiveFailures(threshold=1), probes=probes, **{**defaults, **changes}
+            trip=ConsecutiveFailures(failure_threshold=1), probes=probes, **{**defaults, **changes}
         )
         self.breaker = Breaker(policy, TREATMENTS, lambda *_, **__: None)
         self.now = 0.0
@@ -82,7 +82,7 @@ def test_no_mixture_sends_more(outcomes):
 
 @pytest.mark.parametrize(("outcome", "after"), [(OK, State.CLOSED), (SERVER_ERROR, State.OPEN)])
 def test_a_probe_that_is_under_way_may_still_decide(outcome, after):
-    trial = Trial(close_at=0.3, any_failure_reopens=True)
+    trial = Trial(success_ratio=0.3, reopen_on_any_failure=True)
     under_way = trial.take()
     assert trial.send_until_refused(THROTTLED) == 9
     assert trial.breaker.state is State.HALF_OPEN
@@ -97,7 +97,7 @@ def test_a_probe_that_is_under_way_may_still_decide(outcome, after):
 
 
 def test_the_last_one_that_decides_nothing_ends_the_trial():
-    trial = Trial(close_at=1.0)
+    trial = Trial(success_ratio=1.0)
     two = [trial.take() for _ in range(2)]
     trial.send_until_refused(THROTTLED)
     trial.now += 7.0

@@ -9,7 +9,7 @@ from stormbreak.core.concurrency_limit import FixedLimit
 
 
 def test_a_permit_passed_on_by_closing_was_taken_then():
-    stage = Stage(policy(limit=FixedLimit(in_flight=1)))
+    stage = Stage(policy(limit=FixedLimit(max_in_flight=1)))
     run, waiting = stage.start(), stage.start()
     stage.now += 50.0
     run.close()

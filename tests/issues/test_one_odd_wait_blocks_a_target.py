@@ -1,6 +1,6 @@
 """One answer said `Retry-After: 1795574400`, read as ten years: nobody was sent for ten years, at one answer's
 word, and `reset` did not help. The named time binds the call that was told; others come back after
-`retry.longest_wait`, a few at first.
+`retry.max_wait`, a few at first.
 """
 
 import pytest
@@ -12,7 +12,9 @@ from stormbreak.core.retry import RetryPolicy
 from stormbreak.core.trip import ConsecutiveFailures
 
 YEARS = 10 * 365 * 86_400.0
-FRAGILE = BreakerPolicy(trip=ConsecutiveFailures(threshold=1), open_for=5.0, jitter=0.0)
+FRAGILE = BreakerPolicy(
+    trip=ConsecutiveFailures(failure_threshold=1), open_duration=5.0, open_duration_jitter=0.0
+)
 
 
 def sent(stage):
@@ -24,19 +26,19 @@ def test_the_told_call_ends_with_its_own_time_and_others_come_back_within_the_ca
     stage = Stage(policy(), chance=chance)
     ended = stage.start().step(told(YEARS)).ended
 
-    assert (ended.stopped, ended.retry_at) == ("longest_wait", 100.0 + YEARS)
+    assert (ended.stopped, ended.retry_at) == ("max_wait", 100.0 + YEARS)
     assert stage.engine.snapshot(stage.now)["targets"]["acme/large"]["cooldown"] == until
 
 
 def test_the_cap_is_the_policys_longest_wait():
-    stage = Stage(policy(retry=RetryPolicy(longest_wait=60.0)))
+    stage = Stage(policy(retry=RetryPolicy(max_wait=60.0)))
     stage.start().step(told(61.0))
 
     assert stage.lane.cooldown.ready_at(stage.now) == 160.0
 
 
 def test_they_come_back_in_a_small_group():
-    stage = Stage(policy(limit=FixedLimit(in_flight=64)))
+    stage = Stage(policy(limit=FixedLimit(max_in_flight=64)))
     stage.start().step(told(YEARS))
     for _ in range(20):
         stage.start()

@@ -8,7 +8,7 @@ from stormbreak.core.engine import Engine
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.core.spend_policy import SpendPolicy
 
-ONCE = RetryPolicy(attempts=1)
+ONCE = RetryPolicy(max_attempts=1)
 DOLLAR, OF_OTHER = usage(1_000_000), usage(10_000_000)
 
 
@@ -23,7 +23,7 @@ def stage(**spend):
 
 
 def test_it_is_told_when_nothing_is_left():
-    made = stage(usd=1.0)
+    made = stage(max_usd=1.0)
     first = made.start(bound=DOLLAR)
     second = made.start(target=OTHER, bound=OF_OTHER)
     assert second.queued
@@ -34,7 +34,7 @@ def test_it_is_told_when_nothing_is_left():
 
 
 def test_it_leaves_when_the_next_period_begins():
-    made = stage(usd=1.0, per=60.0)
+    made = stage(max_usd=1.0, period=60.0)
     first = made.start(bound=DOLLAR)
     second = made.start(target=OTHER, bound=OF_OTHER)
     first.step(OK)
@@ -46,7 +46,7 @@ def test_it_leaves_when_the_next_period_begins():
 
 
 def test_it_leaves_when_the_next_period_begins_though_nobody_has_ended():
-    made = stage(usd=1.0, per=60.0)
+    made = stage(max_usd=1.0, period=60.0)
     made.start(bound=DOLLAR)
     here, there = made.start(bound=usage(100)), made.start(target=OTHER, bound=usage(100))
     made.pass_time(59.0)
@@ -57,7 +57,7 @@ def test_it_leaves_when_the_next_period_begins_though_nobody_has_ended():
 
 
 def test_it_may_wait_for_others_where_the_period_ends_too_late():
-    made = stage(usd=1.0, per=3600.0)
+    made = stage(max_usd=1.0, period=3600.0)
     first = made.start(bound=DOLLAR)
     second = made.start(target=OTHER, bound=OF_OTHER, within=30.0)
     assert second.queued
@@ -68,21 +68,21 @@ def test_it_may_wait_for_others_where_the_period_ends_too_late():
 
 
 def test_it_leaves_when_a_limit_is_raised():
-    made = stage(usd=1.0)
+    made = stage(max_usd=1.0)
     made.start(bound=DOLLAR)
     second = made.start(bound=DOLLAR)
-    made.engine.govern(rules(usd=2.0), {}, made.now)
+    made.engine.govern(rules(max_usd=2.0), {}, made.now)
     made.settle()
 
     assert second.sending
 
 
 def test_it_leaves_though_another_policy_has_come_meanwhile():
-    made = stage(usd=1.0)
+    made = stage(max_usd=1.0)
     first = made.start(target=OTHER, bound=OF_OTHER)
     second = made.start(bound=DOLLAR)
     for usd in (1.2, 1.4):
-        made.engine.govern(rules(usd=usd), {}, made.now)
+        made.engine.govern(rules(max_usd=usd), {}, made.now)
     assert second.queued
     first.step(SERVER_ERROR)
     made.settle()

@@ -13,13 +13,13 @@ from stormbreak.core.retry import NoRetry, Retry, RetryAllowance, RetryPolicy, d
 from stormbreak.core.retry_budget import Budget, BudgetPolicy, Load
 from stormbreak.types import TREATMENTS, Outcome, Verdict
 
-POLICY = RetryPolicy(attempts=3, backoff=Constant(seconds=2.0), min_useful=0.5)
+POLICY = RetryPolicy(max_attempts=3, backoff=Constant(initial_delay=2.0), min_time_left=0.5)
 GATES = ("verdict", "forbidden", "committed", "attempts", "deadline", "patience", "budget")
 
 
 def account(credit):
     """So many retries, in a process with traffic of which nothing is known: nothing is free there."""
-    budget = Budget(BudgetPolicy(ratio=float(credit), lone_calls=0))
+    budget = Budget(BudgetPolicy(ratio=float(credit), low_traffic_calls=0))
     budget.earn(0.0)
     return budget
 
@@ -99,13 +99,13 @@ def test_only_transient_verdicts_are_retried(verdict):
     delay=st.floats(0.0, 100.0),
     deadline=st.floats(0.0, 100.0),
     patience=st.floats(0.0, 100.0),
-    min_useful=st.floats(0.0, 10.0),
+    min_time_left=st.floats(0.0, 10.0),
 )
 def test_a_retry_is_planned_only_where_it_can_still_be_sent_and_be_of_use(
-    delay, deadline, patience, min_useful
+    delay, deadline, patience, min_time_left
 ):
     decision = decide(
-        RetryPolicy(backoff=Constant(seconds=delay), min_useful=min_useful),
+        RetryPolicy(backoff=Constant(initial_delay=delay), min_time_left=min_time_left),
         TREATMENTS[Verdict.SERVER_ERROR],
         SERVER_ERROR,
         attempt=1,
@@ -114,8 +114,8 @@ def test_a_retry_is_planned_only_where_it_can_still_be_sent_and_be_of_use(
         now=0.0,
         uniform=0.5,
     )
-    fits = delay + min_useful <= deadline and delay < patience
+    fits = delay + min_time_left <= deadline and delay < patience
 
     assert fits == isinstance(decision, Retry)
     if fits:
-        assert decision.until <= min(deadline - min_useful, patience) + 1e-9
+        assert decision.until <= min(deadline - min_time_left, patience) + 1e-9

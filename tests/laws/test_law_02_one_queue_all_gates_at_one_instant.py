@@ -18,7 +18,11 @@ from stormbreak.core.trip import ConsecutiveFailures
 from stormbreak.types import CANCELLED
 
 ONE_PROBE = BreakerPolicy(
-    trip=ConsecutiveFailures(threshold=1), open_for=5.0, jitter=0.0, probes=1, at_once=1
+    trip=ConsecutiveFailures(failure_threshold=1),
+    open_duration=5.0,
+    open_duration_jitter=0.0,
+    probes=1,
+    max_concurrent_probes=1,
 )
 
 
@@ -26,9 +30,9 @@ def scene(**changes):
     return Stage(
         policy(
             **{
-                "limit": FixedLimit(in_flight=1),
+                "limit": FixedLimit(max_in_flight=1),
                 "breaker": ONE_PROBE,
-                "retry": RetryPolicy(backoff=Constant(seconds=3.0)),
+                "retry": RetryPolicy(backoff=Constant(initial_delay=3.0)),
                 **changes,
             }
         )
@@ -47,7 +51,7 @@ def test_a_free_slot_is_not_enough_while_the_target_asked_to_be_left_alone():
 
 
 def test_the_end_of_a_cooldown_is_not_enough_while_no_slot_is_free():
-    stage = scene(limit=FixedLimit(in_flight=2))
+    stage = scene(limit=FixedLimit(max_in_flight=2))
     slow, blocker, waiting = stage.start(), stage.start(), stage.start()
     blocker.step(told(20.0)).close()
     other = stage.start()
@@ -59,7 +63,7 @@ def test_the_end_of_a_cooldown_is_not_enough_while_no_slot_is_free():
 
 
 def test_the_probe_is_not_taken_while_another_gate_holds_the_call():
-    stage = scene(limit=FixedLimit(in_flight=2))
+    stage = scene(limit=FixedLimit(max_in_flight=2))
     slow, ill = stage.start(), stage.start()
     ill.step(SERVER_ERROR).close()
     slow_too = stage.start(fail_fast=False)
@@ -105,7 +109,7 @@ def test_nothing_is_held_while_queueing():
 
 @given(waits=st.integers(1, 4))  # of a longer queue the newest would go first
 def test_waiting_is_not_an_attempt(waits):
-    stage = scene(retry=RetryPolicy(attempts=1))
+    stage = scene(retry=RetryPolicy(max_attempts=1))
     blockers = [stage.start() for _ in range(waits)]
     run = stage.start()
     for blocker in blockers:

@@ -28,7 +28,7 @@ def test_a_retry_leaves_within_t_and_half_as_much_again(named, chance):
 
 @given(named=st.floats(0.01, 900.0), chance=CHANCE, backoff=st.just(0.0) | st.floats(0.001, 60.0))
 def test_the_servers_time_counts_and_not_our_backoff(named, chance, backoff):
-    stage = Stage(policy(retry=RetryPolicy(backoff=Constant(seconds=backoff))), chance=chance)
+    stage = Stage(policy(retry=RetryPolicy(backoff=Constant(initial_delay=backoff))), chance=chance)
     run = stage.start().step(told(named))
 
     floor = backoff  # of a policy without a budget: nothing else bounds its retries
@@ -39,7 +39,7 @@ def test_the_servers_time_counts_and_not_our_backoff(named, chance, backoff):
 @given(st.lists(st.tuples(st.floats(0.0, 5.0), st.floats(0.1, 20.0), CHANCE), min_size=1))
 def test_nobody_is_sent_while_any_named_time_runs(answers):
     """All attempts left before the first answer, so no later success can lift the cooldown."""
-    stage = Stage(policy(limit=FixedLimit(in_flight=len(answers))))
+    stage = Stage(policy(limit=FixedLimit(max_in_flight=len(answers))))
     runs = [stage.start() for _ in answers]
     crowd = [stage.start() for _ in range(5)]
     not_before = 0.0
@@ -62,7 +62,7 @@ def test_nobody_is_sent_while_any_named_time_runs(answers):
 
 def test_an_answer_to_an_attempt_that_left_later_lifts_the_cooldown_for_the_others():
     """The one deviation: the call that was told still waits, its retry obeys by itself."""
-    stage = Stage(policy(limit=FixedLimit(in_flight=2)))
+    stage = Stage(policy(limit=FixedLimit(max_in_flight=2)))
     first = stage.start()
     stage.pass_time(1.0)
     later, waiting = stage.start(), stage.start()
@@ -79,7 +79,7 @@ def test_an_answer_to_an_attempt_that_left_later_lifts_the_cooldown_for_the_othe
 
 
 def test_an_answer_to_an_attempt_that_left_earlier_lifts_nothing():
-    stage = Stage(policy(limit=FixedLimit(in_flight=2)))
+    stage = Stage(policy(limit=FixedLimit(max_in_flight=2)))
     earlier = stage.start()
     stage.pass_time(1.0)
     first, waiting = stage.start(), stage.start()
@@ -95,14 +95,14 @@ def test_an_answer_to_an_attempt_that_left_earlier_lifts_nothing():
     [
         ("deadline", {"within": 30.0}),
         ("patience", {"patience": 30.0}),
-        ("longest_wait", {}),
+        ("max_wait", {}),
     ],
 )
 @given(extra=st.floats(0.01, 1000.0), chance=CHANCE)
 def test_a_wait_beyond_what_is_allowed_ends_at_once_and_says_when(gate, limits, extra, chance):
     stage = Stage(policy(), chance=chance)
-    named = (900.0 if gate == "longest_wait" else 30.0) + extra
-    if gate != "longest_wait":
+    named = (900.0 if gate == "max_wait" else 30.0) + extra
+    if gate != "max_wait":
         assume(named <= 900.0)
     ended = stage.start(**limits).step(told(named)).ended
 
@@ -112,7 +112,7 @@ def test_a_wait_beyond_what_is_allowed_ends_at_once_and_says_when(gate, limits, 
 
 @pytest.mark.parametrize("limits", [{"within": 30.0}, {"patience": 30.0}, {}])
 def test_who_waits_or_comes_is_told_as_well(limits):
-    stage = Stage(policy(limit=FixedLimit(in_flight=1), queue=QueuePolicy(longest_pause=100.0)))
+    stage = Stage(policy(limit=FixedLimit(max_in_flight=1), queue=QueuePolicy(max_pause=100.0)))
     blocker, waiting = stage.start(), stage.start(**limits)
     blocker.step(told(200.0)).close()
     stage.settle()
@@ -124,7 +124,7 @@ def test_who_waits_or_comes_is_told_as_well(limits):
 
 
 def test_a_bare_429_names_no_time():
-    stage = Stage(policy(retry=RetryPolicy(backoff=Constant(seconds=2.0))))
+    stage = Stage(policy(retry=RetryPolicy(backoff=Constant(initial_delay=2.0))))
     run = stage.start().step(THROTTLED)
 
     assert run.command.until == 102.0

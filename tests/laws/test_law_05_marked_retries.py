@@ -73,7 +73,9 @@ failures = st.tuples(retried, st.booleans()).map(
 
 @given(st.lists(failures, max_size=8), st.booleans())
 def test_every_retry_says_whether_what_it_repeats_may_have_been_processed(failed, answered):
-    stage = Stage(policy(retry=RetryPolicy(attempts=9, backoff=Constant(seconds=1.0)))).listen()
+    stage = Stage(
+        policy(retry=RetryPolicy(max_attempts=9, backoff=Constant(initial_delay=1.0)))
+    ).listen()
     run = stage.start()
     for outcome in failed:
         run.step(outcome)
@@ -88,7 +90,7 @@ def test_every_retry_says_whether_what_it_repeats_may_have_been_processed(failed
 
 @given(st.booleans(), st.booleans())
 def test_a_move_to_another_target_is_marked_in_the_same_way(first, second):
-    stage = Stage(policy(retry=RetryPolicy(attempts=1))).listen()
+    stage = Stage(policy(retry=RetryPolicy(max_attempts=1))).listen()
     steps = (Step(frozenset(TRANSIENT), None, "fallback", ((OTHER, 1.0),)),)
     run = stage.start(fallbacks=steps)
     run.step(Outcome(Verdict.SERVER_ERROR, maybe_processed=first))
@@ -165,7 +167,7 @@ async def test_each_target_has_a_key_of_its_own(given_key):
     ):
         places = tuple(Place(base_url=each.base_url) for each in (two, three))
         rules = (ToTargets(targets=places),)
-        retry = RetryPolicy(attempts=2, backoff=Constant(seconds=0.01))
+        retry = RetryPolicy(max_attempts=2, backoff=Constant(initial_delay=0.01))
         async with client_of(one, replace(QUICK, retry=retry, fallback=rules)) as client:
             for _ in range(2):
                 body = json.dumps({"model": "m", "messages": SAY}).encode()
@@ -185,20 +187,20 @@ def batch(tmp_path, provider, **changes):
         source.write_text(
             "".join(json.dumps({"prompt": "the same"} | changes) + "\n" for _ in range(3))
         )
-    retry = RetryPolicy(attempts=2, backoff=Constant(seconds=0.01))
+    retry = RetryPolicy(max_attempts=2, backoff=Constant(initial_delay=0.01))
     job = Job(
         source=source,
         output=tmp_path / "out.jsonl",
         base_url=provider.base_url,
         model="storm-1",
-        policy=replace(BATCH, retry=retry, breaker=None, budget=None),
+        policy=replace(BATCH, retry=retry, breaker=None, retry_budget=None),
     )
     return run_job(job)
 
 
 def test_a_row_keeps_its_key_over_rounds_and_runs(tmp_path, stormbreak_provider):
     """What a kill leaves behind: a run file, and answers that are lost."""
-    provider = stormbreak_provider('[[trouble]]\nkind = "500"\nfirst = 3\n', speed=50)
+    provider = stormbreak_provider('[[faults]]\nkind = "500"\nfirst_attempts = 3\n', speed=50)
     summary = batch(tmp_path, provider)
     (tmp_path / "out.jsonl").unlink()
     batch(tmp_path, provider)
@@ -219,7 +221,7 @@ def test_the_same_rows_in_another_batch_have_other_keys(tmp_path, stormbreak_pro
 
 
 def test_the_failed_file_says_how_many_attempts_may_have_been_billed(tmp_path, stormbreak_provider):
-    trouble = '[[trouble]]\nkind = "{}"\nfirst = {}\n'
+    trouble = '[[faults]]\nkind = "{}"\nfirst_attempts = {}\n'
     provider = stormbreak_provider(trouble.format("500", 3) + trouble.format("400", 99), speed=50)
     batch(tmp_path, provider)
     lines = (tmp_path / "out.failed.jsonl").read_text().splitlines()
@@ -231,7 +233,9 @@ def test_the_failed_file_says_how_many_attempts_may_have_been_billed(tmp_path, s
 
 
 def test_a_throttled_call_is_not_marked_however_often():
-    stage = Stage(policy(retry=RetryPolicy(attempts=3, backoff=Constant(seconds=1.0)))).listen()
+    stage = Stage(
+        policy(retry=RetryPolicy(max_attempts=3, backoff=Constant(initial_delay=1.0)))
+    ).listen()
     run = stage.start()
     for _ in range(3):
         run.step(THROTTLED)

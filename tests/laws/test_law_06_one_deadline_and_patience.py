@@ -25,7 +25,7 @@ from stormbreak.core.retry import RetryPolicy
 from stormbreak.core.retry_budget import BudgetPolicy
 from stormbreak.core.trip import ConsecutiveFailures
 
-FRAGILE = BreakerPolicy(trip=ConsecutiveFailures(threshold=1))
+FRAGILE = BreakerPolicy(trip=ConsecutiveFailures(failure_threshold=1))
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,9 @@ def test_an_attempt_may_take_what_is_left_and_no_more(attempt_timeout, within, t
 
 
 def test_later_attempts_have_less():
-    stage = Stage(policy(attempt_timeout=30.0, retry=RetryPolicy(backoff=Constant(seconds=5.0))))
+    stage = Stage(
+        policy(attempt_timeout=30.0, retry=RetryPolicy(backoff=Constant(initial_delay=5.0)))
+    )
     run = stage.start(within=40.0)
     stage.pass_time(10.0)
     run.step(SERVER_ERROR)
@@ -55,7 +57,7 @@ def test_later_attempts_have_less():
 
 
 def test_a_deadline_may_begin_when_the_first_attempt_leaves():
-    stage = Stage(policy(cooldown=True, retry=RetryPolicy(backoff=Constant(seconds=5.0))))
+    stage = Stage(policy(cooldown=True, retry=RetryPolicy(backoff=Constant(initial_delay=5.0))))
     stage.start().step(told(30.0))
     run = stage.start(span=20.0)
     began = stage.now
@@ -74,7 +76,7 @@ def test_a_deadline_may_begin_when_the_first_attempt_leaves():
 
 
 def test_who_never_left_has_no_deadline():
-    stage = Stage(policy(queue=QueuePolicy(longest_pause=10.0)))
+    stage = Stage(policy(queue=QueuePolicy(max_pause=10.0)))
     stage.start().step(told(30.0))
     ended = stage.start(span=5.0).ended
     assert (ended.attempts, ended.deadline_at) == (0, None)
@@ -98,7 +100,9 @@ def evidence(stage):
     ],
 )
 def test_a_timeout_by_our_own_deadline_is_no_evidence(attempt_timeout, within, took, counted):
-    stage = Stage(policy(attempt_timeout=attempt_timeout, breaker=FRAGILE, budget=BudgetPolicy()))
+    stage = Stage(
+        policy(attempt_timeout=attempt_timeout, breaker=FRAGILE, retry_budget=BudgetPolicy())
+    )
     run = stage.start(within=within)
     stage.tick(took)
     run.step(TIMEOUT)
@@ -107,7 +111,7 @@ def test_a_timeout_by_our_own_deadline_is_no_evidence(attempt_timeout, within, t
 
 
 def test_a_timeout_that_the_target_reports_is_evidence_at_any_time():
-    stage = Stage(policy(breaker=FRAGILE, budget=BudgetPolicy()))
+    stage = Stage(policy(breaker=FRAGILE, retry_budget=BudgetPolicy()))
     run = stage.start(within=20.0)
     stage.tick(20.0)
     run.step(TIMEOUT._replace(status=504))
@@ -135,7 +139,7 @@ STEPS = st.lists(st.tuples(st.floats(0.0, 30.0), OUTCOMES), max_size=40)
     crowd=st.integers(0, 3),
 )
 def test_no_attempt_leaves_or_may_last_beyond_the_deadline(within, steps, chance, crowd):
-    stage = Stage(policy(limit=FixedLimit(in_flight=1)), chance=chance)
+    stage = Stage(policy(limit=FixedLimit(max_in_flight=1)), chance=chance)
     others = [stage.start() for _ in range(crowd)]
     run = stage.start(within=within)
     deadline_at = run.call.deadline_at
@@ -165,7 +169,10 @@ def test_no_attempt_leaves_or_may_last_beyond_the_deadline(within, steps, chance
 )
 def test_no_call_is_unserved_for_longer_than_its_patience(patience, steps, chance, crowd):
     stage = Stage(
-        policy(limit=FixedLimit(in_flight=1), retry=RetryPolicy(backoff=FullJitter(base=2.0))),
+        policy(
+            limit=FixedLimit(max_in_flight=1),
+            retry=RetryPolicy(backoff=FullJitter(initial_delay=2.0)),
+        ),
         chance=chance,
     )
     others = [stage.start() for _ in range(crowd)]
@@ -185,7 +192,7 @@ def test_no_call_is_unserved_for_longer_than_its_patience(patience, steps, chanc
 
 
 def test_patience_is_not_spent_while_being_served():
-    stage = Stage(policy(retry=RetryPolicy(backoff=Constant(seconds=3.0))))
+    stage = Stage(policy(retry=RetryPolicy(backoff=Constant(initial_delay=3.0))))
     run = stage.start(patience=10.0)
     for _ in range(3):
         stage.pass_time(500.0)
@@ -199,7 +206,10 @@ def test_patience_is_not_spent_while_being_served():
 
 def test_patience_covers_queue_and_backoff_together():
     stage = Stage(
-        policy(limit=FixedLimit(in_flight=1), retry=RetryPolicy(backoff=Constant(seconds=3.0)))
+        policy(
+            limit=FixedLimit(max_in_flight=1),
+            retry=RetryPolicy(backoff=Constant(initial_delay=3.0)),
+        )
     )
     blocker, run = stage.start(), stage.start(patience=10.0)
     stage.pass_time(6.0)

@@ -34,7 +34,7 @@ UNASKED = Diagnosis(TREATMENTS)  # by the rules that count for themselves
 
 @given(outcomes=OUTCOMES, threshold=st.integers(1, 6))
 def test_consecutive_opens_at_the_first_row_that_is_long_enough(outcomes, threshold):
-    machine = ConsecutiveFailures(threshold=threshold).machine(UNASKED)
+    machine = ConsecutiveFailures(failure_threshold=threshold).machine(UNASKED)
     opened = [machine.record(0.0, failed=failed) for failed in outcomes]
     rows = [
         len(outcomes[: i + 1]) >= threshold and all(outcomes[i + 1 - threshold : i + 1])
@@ -46,7 +46,9 @@ def test_consecutive_opens_at_the_first_row_that_is_long_enough(outcomes, thresh
 
 @given(outcomes=OUTCOMES, percent=st.integers(1, 100), calls=st.integers(1, 20))
 def test_rate_opens_at_a_failure_with_enough_calls_and_share(outcomes, percent, calls):
-    machine = FailureRate(share=percent / 100, calls=calls, seconds=10.0).machine(UNASKED)
+    machine = FailureRate(ratio=percent / 100, min_calls=calls, window_seconds=10.0).machine(
+        UNASKED
+    )
     opened = [machine.record(5.0, failed=failed) for failed in outcomes]
     due = [
         outcomes[i] and i + 1 >= calls and 100 * sum(outcomes[: i + 1]) >= percent * (i + 1)
@@ -58,7 +60,7 @@ def test_rate_opens_at_a_failure_with_enough_calls_and_share(outcomes, percent, 
 
 @given(st.lists(st.floats(0.0, 3.0), min_size=1, max_size=60))
 def test_rate_forgets_what_is_older_than_its_window(pauses):
-    machine = FailureRate(share=1.0, calls=5, seconds=10.0).machine(UNASKED)
+    machine = FailureRate(ratio=1.0, min_calls=5, window_seconds=10.0).machine(UNASKED)
     now, failures = 0.0, []
     for pause in pauses:
         now += pause
@@ -75,7 +77,9 @@ def test_rate_forgets_what_is_older_than_its_window(pauses):
 )
 def test_a_count_window_looks_back_on_the_last_so_many(outcomes, percent, calls, more):
     last = calls + more
-    machine = FailureRateOfLast(share=percent / 100, calls=calls, last=last).machine(UNASKED)
+    machine = FailureRateOfLast(ratio=percent / 100, min_calls=calls, window_calls=last).machine(
+        UNASKED
+    )
     opened = [machine.record(i * 1e3, failed=failed) for i, failed in enumerate(outcomes)]
     windows = [outcomes[max(0, i + 1 - last) : i + 1] for i in range(len(outcomes))]
     due = [
@@ -94,10 +98,16 @@ def test_slow_calls_open_like_failures_whatever_came_of_them(spans, percent, cal
     slow = [took >= 5.0 for took in spans]
     share = percent / 100
     for rule, like in (
-        (SlowRate(share=share, slower_than=5.0, calls=calls, seconds=10.0), FailureRate),
-        (SlowRateOfLast(share=share, slower_than=5.0, calls=calls, last=50), FailureRateOfLast),
+        (
+            SlowRate(ratio=share, slow_call_threshold=5.0, min_calls=calls, window_seconds=10.0),
+            FailureRate,
+        ),
+        (
+            SlowRateOfLast(ratio=share, slow_call_threshold=5.0, min_calls=calls, window_calls=50),
+            FailureRateOfLast,
+        ),
     ):
-        machine, other = rule.machine(UNASKED), like(share=share, calls=calls).machine(UNASKED)
+        machine, other = rule.machine(UNASKED), like(ratio=share, min_calls=calls).machine(UNASKED)
         for took, is_slow in zip(spans, slow, strict=True):
             assert machine.record(5.0, failed=failed, took=took) == other.record(
                 5.0, failed=is_slow
@@ -107,9 +117,9 @@ def test_slow_calls_open_like_failures_whatever_came_of_them(spans, percent, cal
 @given(outcomes=st.lists(st.tuples(st.booleans(), st.sampled_from([1.0, 9.0])), max_size=60))
 def test_combined_rules_open_when_one_of_them_does(outcomes):
     rules = (
-        ConsecutiveFailures(threshold=4),
-        FailureRateOfLast(share=0.5, calls=6, last=9),
-        SlowRateOfLast(share=0.7, slower_than=5.0, calls=3, last=5),
+        ConsecutiveFailures(failure_threshold=4),
+        FailureRateOfLast(ratio=0.5, min_calls=6, window_calls=9),
+        SlowRateOfLast(ratio=0.7, slow_call_threshold=5.0, min_calls=3, window_calls=5),
     )
     together, alone = (
         AnyRule(rules=rules).machine(UNASKED),

@@ -20,15 +20,15 @@ PROBES = st.integers(1, 8)
 LEASE = 30.0
 
 
-def half_open(probes, at_once, crowd=None, **changes):
+def half_open(probes, max_concurrent_probes, crowd=None, **changes):
     """A circuit whose open time is over, and a crowd that waits for it."""
     breaker = BreakerPolicy(
-        trip=ConsecutiveFailures(threshold=1),
-        open_for=5.0,
-        jitter=0.0,
+        trip=ConsecutiveFailures(failure_threshold=1),
+        open_duration=5.0,
+        open_duration_jitter=0.0,
         probes=probes,
-        at_once=min(at_once, probes),
-        **{"lease": LEASE, **changes},
+        max_concurrent_probes=min(max_concurrent_probes, probes),
+        **{"probe_lease": LEASE, **changes},
     )
     stage = Stage(policy(breaker=breaker))
     stage.fail_until_open()
@@ -41,24 +41,24 @@ def sending(crowd):
     return [run for run in crowd if run.sending]
 
 
-@given(probes=PROBES, at_once=PROBES)
-def test_no_more_than_m_at_once_leave(probes, at_once):
-    stage, crowd = half_open(probes, at_once)
+@given(probes=PROBES, max_concurrent_probes=PROBES)
+def test_no_more_than_m_at_once_leave(probes, max_concurrent_probes):
+    stage, crowd = half_open(probes, max_concurrent_probes)
 
-    assert len(sending(crowd)) == min(at_once, probes)
+    assert len(sending(crowd)) == min(max_concurrent_probes, probes)
     assert stage.lane.breaker.state is State.HALF_OPEN
 
 
 @given(
     probes=PROBES,
-    at_once=PROBES,
-    close_at=st.floats(0.01, 1.0),
+    max_concurrent_probes=PROBES,
+    success_ratio=st.floats(0.01, 1.0),
     answers=st.lists(st.booleans(), min_size=8, max_size=8),
 )
 def test_decided_as_soon_as_the_outcome_is_certain_and_not_before(
-    probes, at_once, close_at, answers
+    probes, max_concurrent_probes, success_ratio, answers
 ):
-    stage, crowd = half_open(probes, at_once, close_at=close_at)
+    stage, crowd = half_open(probes, max_concurrent_probes, success_ratio=success_ratio)
     good = 0
     for sent, well in enumerate(answers[:probes], start=1):
         probe = sending(crowd)[0]
@@ -66,8 +66,8 @@ def test_decided_as_soon_as_the_outcome_is_certain_and_not_before(
         probe.step(OK if well else SERVER_ERROR)
         probe.close()
         good += well
-        may_close = good + (probes - sent) >= close_at * probes - 1e-9
-        must_close = good >= close_at * probes - 1e-9
+        may_close = good + (probes - sent) >= success_ratio * probes - 1e-9
+        must_close = good >= success_ratio * probes - 1e-9
         if not may_close:
             assert stage.lane.breaker.state is State.OPEN
             return
@@ -76,12 +76,18 @@ def test_decided_as_soon_as_the_outcome_is_certain_and_not_before(
             return
         assert stage.lane.breaker.state is State.HALF_OPEN
         stage.settle()
-        assert len(sending(crowd)) == min(at_once, probes - sent)
+        assert len(sending(crowd)) == min(max_concurrent_probes, probes - sent)
     raise AssertionError("N probes did not decide")
 
 
 def test_twenty_callers_send_a_dead_target_no_more_than_its_probes():
-    stage = Stage(policy(breaker=BreakerPolicy(trip=ConsecutiveFailures(threshold=1), jitter=0.0)))
+    stage = Stage(
+        policy(
+            breaker=BreakerPolicy(
+                trip=ConsecutiveFailures(failure_threshold=1), open_duration_jitter=0.0
+            )
+        )
+    )
     stage.fail_until_open()
     crowd = [stage.start(fail_fast=False) for _ in range(20)]
     for trial in (1, 2, 3):
@@ -111,18 +117,18 @@ def test_a_hung_probe_holds_the_circuit_for_its_lease_only():
 
 @given(
     probes=PROBES,
-    at_once=PROBES,
-    close_at=st.floats(0.01, 1.0),
+    max_concurrent_probes=PROBES,
+    success_ratio=st.floats(0.01, 1.0),
     latency=st.floats(0.0, 10 * LEASE),
     hangs=st.lists(st.booleans(), max_size=6),
 )
 def test_a_target_that_is_well_is_let_back_in_however_slow_it_is(
-    probes, at_once, close_at, latency, hangs
+    probes, max_concurrent_probes, success_ratio, latency, hangs
 ):
     """Some probes hang for ever; all others are answered well, long after their lease perhaps."""
-    stage, crowd = half_open(probes, at_once, crowd=200, close_at=close_at)
+    stage, crowd = half_open(probes, max_concurrent_probes, crowd=200, success_ratio=success_ratio)
     began, fates, answer_at = stage.now, iter(hangs), {}
-    needed = max(1, ceil(close_at * probes - 1e-9))
+    needed = max(1, ceil(success_ratio * probes - 1e-9))
     closed_by = began + (sum(hangs) + needed - 1) * LEASE + latency
     while stage.lane.breaker.state is State.HALF_OPEN:
         for run in sending(crowd):
@@ -142,7 +148,11 @@ def test_a_target_that_is_well_is_let_back_in_however_slow_it_is(
 def test_late_results_move_nothing(late):
     """Attempts that left while closed come back when the circuit is open, half-open, and closed again."""
     breaker = BreakerPolicy(
-        trip=ConsecutiveFailures(threshold=1), open_for=5.0, jitter=0.0, probes=1, at_once=1
+        trip=ConsecutiveFailures(failure_threshold=1),
+        open_duration=5.0,
+        open_duration_jitter=0.0,
+        probes=1,
+        max_concurrent_probes=1,
     )
     stage = Stage(policy(breaker=breaker))
     old = [stage.start() for _ in late]
@@ -184,8 +194,8 @@ def test_a_cancelled_probe_gives_its_place_to_the_next(cancelled):
 )
 def test_the_open_time_grows_to_its_cap_and_is_jittered_after_it(growth, longest, jitter, chance):
     breaker = BreakerPolicy(
-        trip=ConsecutiveFailures(threshold=1), open_for=5.0, growth=growth, longest_open=longest,
-        jitter=jitter, probes=1, at_once=1,
+        trip=ConsecutiveFailures(failure_threshold=1), open_duration=5.0, open_duration_factor=growth, max_open_duration=longest,
+        open_duration_jitter=jitter, probes=1, max_concurrent_probes=1,
     )  # fmt: skip
     stage = Stage(policy(breaker=breaker), chance=chance)
     stage.fail_until_open()
@@ -200,11 +210,11 @@ def test_the_open_time_grows_to_its_cap_and_is_jittered_after_it(growth, longest
 
 @given(named=st.floats(0.001, 2000.0), chance=st.floats(0.0, 0.999), heed=st.booleans())
 def test_the_server_may_set_the_open_time_and_is_never_asked_earlier(named, chance, heed):
-    breaker = BreakerPolicy(trip=ConsecutiveFailures(threshold=1), heed_server=heed)
+    breaker = BreakerPolicy(trip=ConsecutiveFailures(failure_threshold=1), respect_retry_after=heed)
     stage = Stage(policy(breaker=breaker), chance=chance)
     stage.start().step(SERVER_ERROR._replace(retry_after=named)).close()
     open_for = stage.lane.breaker.until - stage.now
-    own = breaker.open_for * (1 + breaker.jitter * (2 * chance - 1))
+    own = breaker.open_duration * (1 + breaker.open_duration_jitter * (2 * chance - 1))
 
     assert open_for == pytest.approx(max(own, heed * min(named, 900.0) * (1 + 0.5 * chance)))
 
@@ -225,7 +235,7 @@ def test_half_open_has_a_longest_time_by_default():
 
 @given(late=st.lists(st.booleans(), min_size=1, max_size=5))
 def test_probes_of_a_trial_that_is_over_move_nothing(late):
-    stage, crowd = half_open(5, 5, crowd=5, longest_half_open=20.0)
+    stage, crowd = half_open(5, 5, crowd=5, max_half_open_duration=20.0)
     stage.now += 20.0
     for well in late:
         sending(crowd)[0].step(OK if well else SERVER_ERROR).close()
@@ -237,7 +247,7 @@ def test_probes_of_a_trial_that_is_over_move_nothing(late):
 @given(late=st.lists(st.booleans(), min_size=1, max_size=5))
 def test_probes_of_a_trial_move_nothing_in_the_next(late):
     """All probes of the first trial hang beyond its end; some come back during the second."""
-    stage, _ = half_open(5, 5, crowd=10, longest_half_open=20.0)
+    stage, _ = half_open(5, 5, crowd=10, max_half_open_duration=20.0)
     hung = [run for run in stage.runs if run.sending]
     stage.pass_time(25.0)  # the rest of the trial, and the open time after it
     trial = stage.lane.breaker.trial

@@ -25,7 +25,7 @@ HEALTHY = [
     Verdict.REJECTED,
     Verdict.CANCELLED,
 ]
-FRAGILE = BreakerPolicy(trip=ConsecutiveFailures(threshold=3), jitter=0.0)
+FRAGILE = BreakerPolicy(trip=ConsecutiveFailures(failure_threshold=3), open_duration_jitter=0.0)
 
 
 def answered(stage, outcome):
@@ -96,10 +96,10 @@ def test_the_article_counts_them():
 
 
 def test_what_counts_can_be_changed():
-    uncounted = Stage(policy(breaker=FRAGILE, uncounted=(Verdict.SERVER_ERROR,)))
+    ignored = Stage(policy(breaker=FRAGILE, ignored=(Verdict.SERVER_ERROR,)))
     for _ in range(9):
-        answered(uncounted, SERVER_ERROR)
-    assert uncounted.lane.breaker.state is State.CLOSED
+        answered(ignored, SERVER_ERROR)
+    assert ignored.lane.breaker.state is State.CLOSED
 
     counted = Stage(policy(breaker=FRAGILE, failures=(Verdict.INVALID,)))
     for _ in range(3):
@@ -108,5 +108,5 @@ def test_what_counts_can_be_changed():
 
 
 def test_a_verdict_cannot_be_both():
-    with pytest.raises(ConfigurationError, match="uncounted must name none of failures, got reset"):
-        policy(failures=(Verdict.RESET,), uncounted=(Verdict.RESET, Verdict.TIMEOUT))
+    with pytest.raises(ConfigurationError, match="ignored must name none of failures, got reset"):
+        policy(failures=(Verdict.RESET,), ignored=(Verdict.RESET, Verdict.TIMEOUT))

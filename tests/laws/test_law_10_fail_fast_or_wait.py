@@ -16,7 +16,12 @@ from stormbreak.core.trip import ConsecutiveFailures
 from stormbreak.errors import CircuitOpenError, error_for
 
 ONE = BreakerPolicy(
-    trip=ConsecutiveFailures(threshold=1), open_for=20.0, jitter=0.0, probes=1, at_once=1, lease=60
+    trip=ConsecutiveFailures(failure_threshold=1),
+    open_duration=20.0,
+    open_duration_jitter=0.0,
+    probes=1,
+    max_concurrent_probes=1,
+    probe_lease=60,
 )
 
 
@@ -64,7 +69,7 @@ def test_a_patient_call_waits_and_is_sent_when_the_circuit_lets_it(crowd):
 
 
 def test_those_who_stand_in_the_queue_when_it_opens_fail_fast_too():
-    stage = Stage(policy(breaker=ONE, limit=FixedLimit(in_flight=1)))
+    stage = Stage(policy(breaker=ONE, limit=FixedLimit(max_in_flight=1)))
     blocker, hasty, patient = stage.start(), stage.start(), stage.start(fail_fast=False)
     blocker.step(SERVER_ERROR)
     stage.settle()
@@ -153,7 +158,7 @@ def test_a_hasty_call_comes_back_when_the_probe_should_have_been_answered():
 
 
 def test_who_waits_for_a_slot_is_told_that_the_circuit_was_isolated():
-    stage = Stage(policy(breaker=ONE, limit=FixedLimit(in_flight=1)))
+    stage = Stage(policy(breaker=ONE, limit=FixedLimit(max_in_flight=1)))
     stage.start()
     hasty = stage.start()
     stage.lane.isolate(stage.now)
@@ -162,7 +167,7 @@ def test_who_waits_for_a_slot_is_told_that_the_circuit_was_isolated():
 
 
 def test_a_trial_that_is_over_by_its_time_is_told_as_open():
-    stage = Stage(policy(breaker=replace(ONE, longest_half_open=30.0, probes=2)))
+    stage = Stage(policy(breaker=replace(ONE, max_half_open_duration=30.0, probes=2)))
     stage.fail_until_open()
     stage.pass_time(20.0)
     assert stage.start().sending

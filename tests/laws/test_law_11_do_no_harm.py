@@ -12,11 +12,11 @@ from stormbreak.core.automatic_limit import AutomaticLimit
 from stormbreak.core.backoff import Constant
 from stormbreak.core.retry import RetryPolicy
 
-ONCE = RetryPolicy(attempts=1, backoff=Constant(seconds=0.0))
+ONCE = RetryPolicy(max_attempts=1, backoff=Constant(initial_delay=0.0))
 
 
 def scene(ceiling=256):
-    return Stage(policy(limit=AutomaticLimit(ceiling=ceiling), retry=ONCE))
+    return Stage(policy(limit=AutomaticLimit(max_in_flight=ceiling), retry=ONCE))
 
 
 @given(burst=st.integers(1, 300), ceiling=st.integers(1, 300))

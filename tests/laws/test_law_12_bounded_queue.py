@@ -17,7 +17,7 @@ PRIORITIES = st.sampled_from(list(Priority))
 
 
 def scene(*, slots=1, size=1000):
-    return Stage(policy(limit=FixedLimit(in_flight=slots), queue=QueuePolicy(size=size)))
+    return Stage(policy(limit=FixedLimit(max_in_flight=slots), queue=QueuePolicy(max_size=size)))
 
 
 @given(size=st.integers(0, 5), arrivals=st.lists(PRIORITIES, max_size=20))
@@ -60,7 +60,7 @@ def test_of_a_queue_that_stands_the_newest_interactive_call_is_served(
 ):
     stage = scene(slots=slots)
     if limit != "fixed":
-        stage = Stage(policy(limit=AutomaticLimit(ceiling=slots)))
+        stage = Stage(policy(limit=AutomaticLimit(max_in_flight=slots)))
     if limit == "automatic, binds":
         gate = stage.lane.slots
         gate.in_flight = gate.limit

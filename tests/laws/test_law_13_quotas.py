@@ -13,12 +13,14 @@ from stormbreak.core.retry import RetryPolicy
 from stormbreak.types import Outcome, Priority, RateLimits, RateLimitStatus, Usage, Verdict
 
 UNCONNECTED = Outcome(Verdict.CONNECT_FAILED)
-ONCE = RetryPolicy(attempts=1)
+ONCE = RetryPolicy(max_attempts=1)
 
 
 def scene(*, slots=1000, **quota):
     return Stage(
-        policy(quota=RateLimitPolicy(**quota), retry=ONCE, limit=FixedLimit(in_flight=slots))
+        policy(
+            rate_limit=RateLimitPolicy(**quota), retry=ONCE, limit=FixedLimit(max_in_flight=slots)
+        )
     )
 
 
@@ -84,7 +86,7 @@ def test_under_a_quota_the_oldest_is_served_first():
 
 
 def test_a_heavy_call_is_not_overtaken():
-    stage = scene(tpm=6000, burst=10)  # a hundred a second, and a thousand at once
+    stage = scene(tpm=6000, burst_seconds=10)  # a hundred a second, and a thousand at once
     stage.start(tokens=1000)
     heavy, light = stage.start(tokens=500), stage.start(tokens=1)
     stage.pass_time(4.9)
@@ -97,7 +99,7 @@ def test_a_heavy_call_is_not_overtaken():
 
 
 def test_but_a_more_urgent_one_goes_before_it():
-    stage = scene(tpm=6000, burst=10)
+    stage = scene(tpm=6000, burst_seconds=10)
     stage.start(tokens=1000)
     heavy = stage.start(tokens=500, priority=Priority.BATCH)
     urgent = stage.start(tokens=100)
@@ -108,7 +110,7 @@ def test_but_a_more_urgent_one_goes_before_it():
 
 
 def test_a_call_too_heavy_for_any_burst_leaves_and_is_paid_off():
-    stage = scene(tpm=6000, burst=1)
+    stage = scene(tpm=6000, burst_seconds=1)
     huge, small = stage.start(tokens=1000), stage.start(tokens=100)
     assert huge.sending
     stage.pass_time(9.9)
@@ -119,7 +121,7 @@ def test_a_call_too_heavy_for_any_burst_leaves_and_is_paid_off():
 
 
 def test_usage_lets_the_next_one_leave_in_the_same_step():
-    stage = scene(tpm=6000, burst=10)
+    stage = scene(tpm=6000, burst_seconds=10)
     first, second = stage.start(tokens=1000), stage.start(tokens=900)
     assert second.queued
     first.step(OK._replace(usage=Usage(output_tokens=100)))
@@ -130,7 +132,7 @@ def test_usage_lets_the_next_one_leave_in_the_same_step():
 
 def test_the_rest_is_refunded_however_long_the_reservations_hold():
     """An hour's tokens may leave at once, which is longer than any wait may be."""
-    stage = scene(tpm=6000, burst=3600)
+    stage = scene(tpm=6000, burst_seconds=3600)
     for run in [stage.start(tokens=1000) for _ in range(360)]:
         run.step(OK._replace(usage=Usage(output_tokens=10)))
 
@@ -139,7 +141,7 @@ def test_the_rest_is_refunded_however_long_the_reservations_hold():
 
 @pytest.mark.parametrize("outcome", [THROTTLED, SERVER_ERROR, UNCONNECTED])
 def test_tokens_of_what_was_not_served_come_back(outcome):
-    stage = scene(tpm=6000, burst=10)
+    stage = scene(tpm=6000, burst_seconds=10)
     first, second = stage.start(tokens=1000), stage.start(tokens=1000)
     first.step(outcome)
     stage.settle()
@@ -148,7 +150,7 @@ def test_tokens_of_what_was_not_served_come_back(outcome):
 
 
 def test_a_cancelled_attempt_may_be_billed_and_a_cancelled_wait_is_not():
-    stage = scene(tpm=6000, burst=10)
+    stage = scene(tpm=6000, burst_seconds=10)
     sent, waiting = stage.start(tokens=1000), stage.start(tokens=1000)
     third = stage.start(tokens=100)
     sent.close()
@@ -173,7 +175,7 @@ def test_who_is_granted_and_gone_before_it_could_send_leaves_its_place():
 
 
 def test_headers_hold_what_they_name():
-    stage = scene(learn=True)
+    stage = scene(learn_from_headers=True)
     stage.start().step(requests_told(limit=60.0, remaining=2.0, reset=58.0))
     for _ in range(4):
         stage.start()
@@ -184,7 +186,7 @@ def test_headers_hold_what_they_name():
 
 
 def test_without_headers_learning_holds_nothing():
-    stage = scene(learn=True)
+    stage = scene(learn_from_headers=True)
     for _ in range(500):
         stage.start(tokens=10**6)
 
@@ -212,7 +214,7 @@ class Server:
 
 @pytest.mark.parametrize("latency", [0.0, 0.5, 5.0])
 def test_a_learned_limit_is_used_in_full_and_hardly_overrun(latency):
-    stage = scene(learn=True, slots=20)
+    stage = scene(learn_from_headers=True, slots=20)
     server, answers = Server(60_000, stage.now), []
     end = stage.now + 300.0
     while stage.now < end:
@@ -246,7 +248,7 @@ actions = st.lists(
 @given(rpm=st.integers(6, 600), burst=st.sampled_from([0.0, 1.0, 10.0]), actions=actions)
 def test_never_more_requests_in_any_window_than_rpm_and_burst(rpm, burst, actions):
     """Whatever is answered, fails, is cancelled or never gets a connection; and nothing gets stuck."""
-    stage, sent, unsent = scene(rpm=rpm, burst=burst), {}, set()
+    stage, sent, unsent = scene(rpm=rpm, burst_seconds=burst), {}, set()
 
     def look():
         for run in stage.runs:
@@ -292,7 +294,7 @@ def test_never_more_requests_in_any_window_than_rpm_and_burst(rpm, burst, action
     ),
 )
 def test_on_average_no_more_tokens_are_used_than_tpm(tpm, steps):
-    stage, began, used = scene(tpm=tpm, burst=1), 100.0, 0
+    stage, began, used = scene(tpm=tpm, burst_seconds=1), 100.0, 0
     largest = 0
     for tokens, share, pause in steps:
         stage.start(tokens=tokens)
@@ -326,7 +328,7 @@ ends = st.sampled_from(
 @given(st.lists(st.tuples(st.integers(0, 3000), ends), max_size=30), st.randoms())
 def test_nothing_is_refunded_twice_or_lost(calls, chance):
     """In one instant, so that no time flows in: what is owed in the end is what was used."""
-    stage = scene(tpm=6000, burst=1e6)
+    stage = scene(tpm=6000, burst_seconds=1e6)
     runs = [(stage.start(tokens=tokens), *end) for tokens, end in calls]
     chance.shuffle(runs)
     owed = 0

@@ -15,7 +15,10 @@ from stormbreak.core.retry import RetryPolicy
 
 def scene():
     return Stage(
-        policy(learn_rate=True, retry=RetryPolicy(attempts=1, backoff=Constant(seconds=0.0)))
+        policy(
+            adaptive_rate=True,
+            retry=RetryPolicy(max_attempts=1, backoff=Constant(initial_delay=0.0)),
+        )
     )
 
 

@@ -27,8 +27,8 @@ LOADS = [Load(*each) for each in product([False, True], repeat=5)]
 
 
 def scene(**changes):
-    retry = RetryPolicy(attempts=1000, backoff=Constant(seconds=0.01))
-    return Stage(policy(budget=BudgetPolicy(), retry=retry, **changes))
+    retry = RetryPolicy(max_attempts=1000, backoff=Constant(initial_delay=0.01))
+    return Stage(policy(retry_budget=BudgetPolicy(), retry=retry, **changes))
 
 
 def exhausted(stage, outcome):
@@ -61,7 +61,7 @@ def test_a_busy_process_pays_once_nothing_is_answered(verdict):
 
 def test_retries_after_bare_429s_are_held_by_the_send_rate_that_these_teach():
     """They are free where answers were on time; but all together are no more than what was served."""
-    stage = scene(learn_rate=True)
+    stage = scene(adaptive_rate=True)
     for _ in range(100):
         stage.start().step(OK)
         stage.pass_time(0.1)
@@ -94,9 +94,9 @@ def test_what_is_free(verdict, load, successes, failures):
     assert budget.is_free(outcome, 0.0, load) is free
 
 
-@pytest.mark.parametrize(("learn_rate", "attempts"), [(False, 1 + 3), (True, 1000)])
-def test_bare_429s_of_a_busy_process_are_paid_where_they_teach_no_rate(learn_rate, attempts):
-    stage = scene(learn_rate=learn_rate)
+@pytest.mark.parametrize(("adaptive_rate", "attempts"), [(False, 1 + 3), (True, 1000)])
+def test_bare_429s_of_a_busy_process_are_paid_where_they_teach_no_rate(adaptive_rate, attempts):
+    stage = scene(adaptive_rate=adaptive_rate)
     for _ in range(34):
         stage.start().step(OK)
     stage.tick(0.01)
@@ -133,7 +133,7 @@ def test_a_timeout_is_free_where_a_later_attempt_was_answered_on_time(overtaken)
 
 
 def test_which_gates_hold_the_traffic():
-    stage = scene(limit=FixedLimit(in_flight=2), breaker=BreakerPolicy(), learn_rate=True)
+    stage = scene(limit=FixedLimit(max_in_flight=2), breaker=BreakerPolicy(), adaptive_rate=True)
     lane = stage.lane
     assert not lane.load(stage.now).gated
     stage.start()
@@ -158,7 +158,7 @@ def test_which_gates_hold_the_traffic():
 
 
 def test_an_automatic_limit_that_is_reached_follows_what_is_served():
-    stage = scene(limit=AutomaticLimit(ceiling=20))
+    stage = scene(limit=AutomaticLimit(max_in_flight=20))
     lane = stage.lane
     crowd = [stage.start() for _ in range(20)]
     assert lane.load(stage.now).gated

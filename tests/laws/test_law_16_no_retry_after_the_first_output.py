@@ -20,12 +20,12 @@ from stormbreak.events import Committed, Returned, Sent
 from stormbreak.types import CANCELLED, Outcome, Verdict
 
 EAGER_FUNCTION = policy(
-    retry=RetryPolicy(attempts=5, backoff=Constant(seconds=0.0), min_useful=0.0)
+    retry=RetryPolicy(max_attempts=5, backoff=Constant(initial_delay=0.0), min_time_left=0.0)
 )
 BEGUN = OK._replace(committed=True)
 BROKEN = Outcome(Verdict.BROKEN, status=200)
-EAGER = policy(retry=RetryPolicy(attempts=5, backoff=Constant(seconds=1.0)))
-FRAGILE = BreakerPolicy(trip=ConsecutiveFailures(threshold=1))
+EAGER = policy(retry=RetryPolicy(max_attempts=5, backoff=Constant(initial_delay=1.0)))
+FRAGILE = BreakerPolicy(trip=ConsecutiveFailures(failure_threshold=1))
 
 
 def start(stage, **call):
@@ -66,7 +66,7 @@ def test_a_final_verdict_is_told_before_the_commitment():
 
 
 def test_it_costs_the_budget_nothing():
-    stage = Stage(policy(budget=BudgetPolicy(ratio=1.0, lone_calls=0)))
+    stage = Stage(policy(retry_budget=BudgetPolicy(ratio=1.0, low_traffic_calls=0)))
     runs = [start(stage).step(BEGUN) for _ in range(5)]
     paid_in = stage.engine.budget.balance(stage.now)
     for run in runs:
@@ -89,7 +89,7 @@ def test_the_circuit_sees_what_the_whole_stream_came_to(last, state):
 
 @pytest.mark.parametrize("way", ["step", "close", "drop"])
 def test_the_slot_is_held_to_the_end_and_no_longer(way):
-    stage = Stage(policy(limit=FixedLimit(in_flight=1)))
+    stage = Stage(policy(limit=FixedLimit(max_in_flight=1)))
     run, waiting = start(stage).step(BEGUN), start(stage)
     stage.tick(30.0)
     assert (stage.lane.slots.in_flight, waiting.queued) == (1, True)
@@ -102,7 +102,7 @@ def test_the_slot_is_held_to_the_end_and_no_longer(way):
 
 
 def test_a_stream_that_is_given_up_counts_as_nothing():
-    stage = Stage(policy(breaker=FRAGILE, budget=BudgetPolicy()))
+    stage = Stage(policy(breaker=FRAGILE, retry_budget=BudgetPolicy()))
     run = start(stage).step(BEGUN)
     stage.tick(5.0)
     run.close()
@@ -171,7 +171,7 @@ STEPS = st.sampled_from([BEGUN, OK, BROKEN, SERVER_ERROR, TIMEOUT, None])
 
 @given(steps=st.lists(STEPS, max_size=30))
 def test_nothing_is_sent_after_the_first_output(steps):
-    stage = Stage(policy(limit=FixedLimit(in_flight=1), retry=EAGER.retry))
+    stage = Stage(policy(limit=FixedLimit(max_in_flight=1), retry=EAGER.retry))
     run, delivered = start(stage), 0
     for step in steps:
         if run.over:

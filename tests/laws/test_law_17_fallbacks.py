@@ -21,8 +21,8 @@ from stormbreak.types import CANCELLED, Outcome, Target, Verdict
 
 FIRST, SECOND, THIRD = (Target(name, "model") for name in ("first", "second", "third"))
 LARGE = Target("first", "large")
-ONCE = policy(retry=RetryPolicy(attempts=1))
-EAGER = policy(retry=RetryPolicy(attempts=3, backoff=Constant(seconds=1.0)))
+ONCE = policy(retry=RetryPolicy(max_attempts=1))
+EAGER = policy(retry=RetryPolicy(max_attempts=3, backoff=Constant(initial_delay=1.0)))
 BILLING = Outcome(Verdict.BILLING, status=402)
 TOO_LONG = Outcome(Verdict.TOO_LONG, status=400)
 FILTERED = Outcome(Verdict.FILTERED, status=400)
@@ -128,7 +128,7 @@ def test_what_the_first_target_said_is_reported_where_nobody_answers():
 
 
 def test_a_call_that_is_refused_here_falls_back_at_once():
-    stage = Stage(policy(breaker=BreakerPolicy(trip=ConsecutiveFailures(threshold=1))))
+    stage = Stage(policy(breaker=BreakerPolicy(trip=ConsecutiveFailures(failure_threshold=1))))
     start(stage, fail_fast=True).step(SERVER_ERROR).close()
     run = start(stage, to(SECOND), fail_fast=True)
 
@@ -176,7 +176,11 @@ def test_most_attempts_hold_across_all():
 
 
 FRAGILE = BreakerPolicy(
-    trip=ConsecutiveFailures(threshold=1), open_for=5.0, jitter=0.0, probes=1, at_once=1
+    trip=ConsecutiveFailures(failure_threshold=1),
+    open_duration=5.0,
+    open_duration_jitter=0.0,
+    probes=1,
+    max_concurrent_probes=1,
 )
 
 
@@ -209,7 +213,7 @@ def test_so_does_a_circuit_that_waits_for_its_probe():
 
 
 def test_a_failed_attempt_is_not_repeated_at_an_open_circuit():
-    stage = opened(retry=RetryPolicy(attempts=5))
+    stage = opened(retry=RetryPolicy(max_attempts=5))
     run = start(stage, to(SECOND, after=60.0), fail_fast=False).step(SERVER_ERROR)
 
     assert where(run) == SECOND
@@ -218,7 +222,7 @@ def test_a_failed_attempt_is_not_repeated_at_an_open_circuit():
 
 def test_a_failed_attempt_that_no_rule_is_for_is_repeated():
     """Its retry is rejected, and there is a rule for that."""
-    stage = opened(retry=RetryPolicy(attempts=5, backoff=Constant(seconds=1.0)))
+    stage = opened(retry=RetryPolicy(max_attempts=5, backoff=Constant(initial_delay=1.0)))
     rule = to(SECOND, on=[REJECTED], after=60.0)
     run = start(stage, rule, fail_fast=False).step(SERVER_ERROR)
     assert run.backing_off
@@ -228,7 +232,7 @@ def test_a_failed_attempt_that_no_rule_is_for_is_repeated():
 
 
 def test_calls_in_the_queue_go_elsewhere_when_the_circuit_opens():
-    stage = opened(limit=FixedLimit(in_flight=1))
+    stage = opened(limit=FixedLimit(max_in_flight=1))
     blocker = start(stage, fail_fast=False)
     run = start(stage, to(SECOND, after=60.0), fail_fast=False)
     assert run.queued
@@ -254,7 +258,7 @@ def test_where_every_circuit_is_open_a_call_waits_for_that_of_its_own_target():
 
 def test_a_call_without_a_bound_never_waits_for_the_circuit_of_a_fallback():
     """Its own target may be well again long before, and a batch sends the row once more."""
-    stage = opened(FIRST, retry=RetryPolicy(attempts=5))
+    stage = opened(FIRST, retry=RetryPolicy(max_attempts=5))
     run = start(stage, to(SECOND, after=60.0), fail_fast=False).step(SERVER_ERROR)
 
     assert run.ended.stopped == "breaker"
@@ -262,7 +266,7 @@ def test_a_call_without_a_bound_never_waits_for_the_circuit_of_a_fallback():
 
 
 def test_a_call_with_a_bound_waits_there_as_long_as_that():
-    stage = opened(FIRST, retry=RetryPolicy(attempts=5))
+    stage = opened(FIRST, retry=RetryPolicy(max_attempts=5))
     run = start(stage, to(SECOND, after=60.0), fail_fast=False, patience=20.0).step(SERVER_ERROR)
     stage.tick(1.0)
     assert run.queued
@@ -272,7 +276,7 @@ def test_a_call_with_a_bound_waits_there_as_long_as_that():
 
 
 def test_a_long_wait_is_not_waited_for():
-    retrying = policy(retry=RetryPolicy(attempts=5))
+    retrying = policy(retry=RetryPolicy(max_attempts=5))
 
     assert where(start(Stage(retrying), to(SECOND, after=2.0)).step(told(30.0))) == SECOND
     assert start(Stage(retrying), to(SECOND, after=60.0)).step(told(30.0)).backing_off
@@ -280,8 +284,8 @@ def test_a_long_wait_is_not_waited_for():
 
 
 def test_nor_is_a_queue():
-    stage = Stage(policy(retry=RetryPolicy(attempts=1)))
-    full = [start(stage) for _ in range(stage.engine.policy.limit.in_flight)]
+    stage = Stage(policy(retry=RetryPolicy(max_attempts=1)))
+    full = [start(stage) for _ in range(stage.engine.policy.limit.max_in_flight)]
     run = start(stage, to(SECOND, after=2.0))
     assert run.queued
     stage.pass_time(2.0)
@@ -291,14 +295,14 @@ def test_nor_is_a_queue():
 
 
 def test_at_the_last_place_a_call_is_as_patient_as_it_is():
-    stage = Stage(policy(retry=RetryPolicy(attempts=2)))
+    stage = Stage(policy(retry=RetryPolicy(max_attempts=2)))
     run = start(stage, to(SECOND, after=2.0), patience=50.0).step(told(40.0))
 
     assert run.step(told(30.0)).backing_off
 
 
 def test_a_rule_that_is_not_for_rejected_calls_hurries_nobody():
-    stage = Stage(policy(retry=RetryPolicy(attempts=5)))
+    stage = Stage(policy(retry=RetryPolicy(max_attempts=5)))
     run = start(stage, to(LARGE, on=[Verdict.TOO_LONG], after=2.0)).step(told(30.0))
 
     assert run.backing_off
@@ -347,7 +351,9 @@ def test_a_deadline_that_begins_with_the_first_attempt_does_not_begin_anew():
 # ---------------------------------------------------------------- one budget
 
 
-BUDGET = policy(retry=RetryPolicy(attempts=1), budget=BudgetPolicy(ratio=0.5, decay=1e9))
+BUDGET = policy(
+    retry=RetryPolicy(max_attempts=1), retry_budget=BudgetPolicy(ratio=0.5, decay_time=1e9)
+)
 
 
 def test_a_move_to_a_target_that_fails_is_paid():
@@ -367,7 +373,7 @@ def test_a_move_to_a_target_that_fails_is_paid():
 
 
 def test_one_answer_ends_the_doubt():
-    stage = Stage(policy(retry=RetryPolicy(attempts=1), budget=BudgetPolicy(ratio=0.0)))
+    stage = Stage(policy(retry=RetryPolicy(max_attempts=1), retry_budget=BudgetPolicy(ratio=0.0)))
     for _ in range(DEPRIORITIZED):
         start(stage, to(SECOND)).step(SERVER_ERROR).step(SERVER_ERROR)
     stage.start(target=SECOND, fallbacks=(CACHE,)).step(OK)
@@ -377,7 +383,7 @@ def test_one_answer_ends_the_doubt():
 
 @pytest.mark.parametrize("outcome", [BILLING, Outcome(Verdict.AUTH, status=401)])
 def test_what_no_target_is_ill_of_is_never_paid(outcome):
-    stage = Stage(policy(retry=RetryPolicy(attempts=1), budget=BudgetPolicy(ratio=0.0)))
+    stage = Stage(policy(retry=RetryPolicy(max_attempts=1), retry_budget=BudgetPolicy(ratio=0.0)))
     for _ in range(DEPRIORITIZED):
         start(stage, to(SECOND)).step(SERVER_ERROR).step(SERVER_ERROR)
 
@@ -386,7 +392,7 @@ def test_what_no_target_is_ill_of_is_never_paid(outcome):
 
 
 def test_an_answer_that_is_at_hand_costs_nothing():
-    stage = Stage(policy(retry=RetryPolicy(attempts=1), budget=BudgetPolicy(ratio=0.0)))
+    stage = Stage(policy(retry=RetryPolicy(max_attempts=1), retry_budget=BudgetPolicy(ratio=0.0)))
     for _ in range(DEPRIORITIZED):
         start(stage, to(SECOND)).step(SERVER_ERROR).step(SERVER_ERROR)
 
@@ -411,8 +417,8 @@ def test_the_least_loaded_comes_first():
 def test_one_whose_circuit_is_open_comes_last(choose):
     stage = Stage(
         policy(
-            retry=RetryPolicy(attempts=1),
-            breaker=BreakerPolicy(trip=ConsecutiveFailures(threshold=1)),
+            retry=RetryPolicy(max_attempts=1),
+            breaker=BreakerPolicy(trip=ConsecutiveFailures(failure_threshold=1)),
         )
     )
     stage.start(target=SECOND).step(SERVER_ERROR)

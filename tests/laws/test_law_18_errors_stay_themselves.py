@@ -39,8 +39,8 @@ KEY = "sk-canary-0123456789"
 PROMPT = "a-prompt-canary"
 SAID = "a-word-of-the-provider"
 SAY = [{"role": "user", "content": PROMPT}]
-RETRY = RetryPolicy(attempts=3, backoff=Constant(seconds=0.01))
-QUICK = Policy(retry=RETRY, breaker=None, budget=None)
+RETRY = RetryPolicy(max_attempts=3, backoff=Constant(initial_delay=0.01))
+QUICK = Policy(retry=RETRY, breaker=None, retry_budget=None)
 FAILING = failing(500, {"message": f"{SAID} {PROMPT} {KEY}", "code": "server_error"})
 
 
@@ -126,7 +126,7 @@ BEYOND = [KeyboardInterrupt, SystemExit, asyncio.CancelledError, GeneratorExit]
 @table_test("way", WAYS)
 @table_test("kind", [TheirError, ValueError, *BEYOND])
 def test_what_a_function_raises_is_raised_as_that_very_object(way, kind):
-    breaker = CircuitBreaker(BreakerPolicy(trip=ConsecutiveFailures(threshold=1)))
+    breaker = CircuitBreaker(BreakerPolicy(trip=ConsecutiveFailures(failure_threshold=1)))
     cause = LookupError("why")
     raised = kind("mine")
     raised.__cause__ = cause
@@ -163,7 +163,7 @@ def test_so_is_what_a_function_in_an_engine_raises_at_last(way, kind, on):
 
 
 def test_only_what_the_breaker_itself_refuses_has_its_own_exception():
-    breaker = CircuitBreaker(BreakerPolicy(trip=ConsecutiveFailures(threshold=1)))
+    breaker = CircuitBreaker(BreakerPolicy(trip=ConsecutiveFailures(failure_threshold=1)))
     with pytest.raises(TheirError):
         by_call(breaker, TheirError())
     with pytest.raises(CircuitOpenError) as refused:
@@ -180,7 +180,7 @@ def test_only_what_the_breaker_itself_refuses_has_its_own_exception():
     st.booleans(),
 )
 def test_notes_tell_every_attempt_and_have_a_bound(verdicts, processed):
-    stage = Stage(policy(retry=RetryPolicy(attempts=99, backoff=Constant(seconds=2.0))))
+    stage = Stage(policy(retry=RetryPolicy(max_attempts=99, backoff=Constant(initial_delay=2.0))))
     run = stage.start()
     for verdict in verdicts:
         run.step(Outcome(verdict, status=599, maybe_processed=processed))
@@ -203,7 +203,7 @@ def test_notes_tell_every_attempt_and_have_a_bound(verdicts, processed):
 
 
 def test_notes_tell_where_a_call_went():
-    stage = Stage(policy(retry=RetryPolicy(attempts=1)))
+    stage = Stage(policy(retry=RetryPolicy(max_attempts=1)))
     steps = (
         Step(frozenset({Verdict.SERVER_ERROR}), None, "fallback", ((OTHER, 1.0),)),
         Step(frozenset({Verdict.SERVER_ERROR}), None, "cache"),
@@ -252,7 +252,9 @@ async def test_an_error_tells_what_was_tried_and_nothing_secret():
 async def test_the_notes_of_a_fallback_name_both_targets():
     async with served(FAILING) as one, served(FAILING) as two:
         rules = (ToTargets(targets=(Place(base_url=two.base_url),)),)
-        chosen = Policy(retry=RetryPolicy(attempts=1), fallback=rules, breaker=None, budget=None)
+        chosen = Policy(
+            retry=RetryPolicy(max_attempts=1), fallback=rules, breaker=None, retry_budget=None
+        )
         async with client_of(one, chosen) as client:
             with pytest.raises(ServerError) as caught:
                 await client.chat(SAY)
@@ -279,7 +281,7 @@ async def test_a_broken_stream_tells_what_came_before_it():
     ("script", "kind"), [(End.HANG, AttemptTimeoutError), (FAILING, ServerError)]
 )
 async def test_an_error_holds_no_frames_of_the_attempts_before_it(script, kind):
-    chosen = Policy(retry=RETRY, breaker=None, budget=None, attempt_timeout=0.05)
+    chosen = Policy(retry=RETRY, breaker=None, retry_budget=None, attempt_timeout=0.05)
     async with served(script) as server, client_of(server, chosen) as client:
         with pytest.raises(kind) as caught:
             await client.chat(SAY)

@@ -40,7 +40,7 @@ SAY = [{"role": "user", "content": PROMPT}]
 PAYLOAD = {"messages": SAY, "input": PROMPT, "max_tokens": 9}
 ENDPOINTS = ("chat/completions", "responses", "messages", "embeddings", "audio/speech?key=x")
 KEYS = {"own": "own-canary-0123456789", "second": "second-canary-0123456789"}
-ONCE = RetryPolicy(attempts=1)
+ONCE = RetryPolicy(max_attempts=1)
 
 
 @pytest.fixture(autouse=True)
@@ -99,7 +99,7 @@ async def test_a_fallback_takes_no_key_along(monkeypatch):
             Place(model="large"),
         )
         policy = Policy(
-            retry=ONCE, breaker=None, budget=None, fallback=(ToTargets(targets=places),)
+            retry=ONCE, breaker=None, retry_budget=None, fallback=(ToTargets(targets=places),)
         )
         given = {"base_url": own.base_url, "api_key": KEYS["own"], "model": "m", "policy": policy}
         async with AsyncClient(**given) as client:
@@ -275,10 +275,10 @@ def test_every_file_is_for_its_owner_only(open_handed, tmp_path, stormbreak_prov
     place = tmp_path / "work"
     place.mkdir()
     source = write(tmp_path / "in.jsonl", chat_rows(30))
-    trouble = '\n[[trouble]]\nkind = "400"\nshare = 0.5\n'
+    trouble = '\n[[faults]]\nkind = "400"\nshare = 0.5\n'
     provider = stormbreak_provider("[provider]\nservice = 0.0\nrequire_key = true\n" + trouble)
     policy = replace(
-        for_batch(Policy(retry=RetryPolicy(attempts=2, backoff=Constant(seconds=0.0)))),
+        for_batch(Policy(retry=RetryPolicy(max_attempts=2, backoff=Constant(initial_delay=0.0)))),
         fallback=(ToCache(),),
         cache=CachePolicy(path=str(place / "answers.db")),
     )

@@ -201,11 +201,11 @@ WORDS = {
     "Place": {"provider", "base_url", "api_key_env", "model", "models"},
     "CachePolicy": {"path"},
     "ToDegraded": {"text"},
-    "QueuePolicy": {"weights"},
+    "QueuePolicy": {"tenant_weights"},
     "Provider": {"models"},
-    "Trouble": {"match"},
+    "Fault": {"match"},
     "Load": {"preset"},
-    "Scenario": {"name", "about"},
+    "Scenario": {"name", "description"},
 }
 """Every free text in a file, by the part that holds it: addresses, names of models and variables, texts to look for or to
 say, one file of data. None of them names anything to run, to import or to include.
@@ -269,8 +269,8 @@ ONCE = replace(OFF, attempt_timeout=5.0)
 HASTY = replace(OFF, attempt_timeout=0.3)
 STALLS = replace(OFF, stall_timeout=0.2)
 IDLE = replace(OFF, idle_timeout=0.2)
-WAITS = replace(OFF, retry=RetryPolicy(attempts=3))
-NARROW = replace(OFF, limit=FixedLimit(in_flight=1), queue=QueuePolicy(size=1))
+WAITS = replace(OFF, retry=RetryPolicy(max_attempts=3))
+NARROW = replace(OFF, limit=FixedLimit(max_in_flight=1), queue=QueuePolicy(max_size=1))
 LATER = failing(429, retry_after="1000")
 
 BOUNDS = [  # what is bounded, what a server does, under which policy, streamed, verdict, what is said
@@ -327,7 +327,7 @@ async def test_a_wait_beyond_the_bound_ends_the_call_and_says_when_to_come_back(
         ended = await client.ask("chat/completions", b'{"model":"m"}')
         again = await client.ask("chat/completions", b'{"model":"m"}', deadline=1.0)
 
-    assert (ended.attempts, ended.stopped) == (1, "longest_wait")
+    assert (ended.attempts, ended.stopped) == (1, "max_wait")
     assert ended.retry_at is not None
     assert (again.outcome.verdict, again.attempts) == (Verdict.THROTTLED, 1)
 

@@ -24,7 +24,7 @@ from stormbreak.drivers.virtual_time import Timeline, VirtualDriver
 from stormbreak.events import Returned
 from stormbreak.provider.fault_kinds import Kind
 from stormbreak.provider.model import ProviderModel
-from stormbreak.provider.scenario import Load, Provider, Scenario, Step, Trouble
+from stormbreak.provider.scenario import Fault, Load, Provider, Scenario, Step
 from stormbreak.storm.measures import quantile
 from stormbreak.storm.simulated_provider import Sent, SimulatedProvider
 from stormbreak.storm.traffic import traffic
@@ -58,9 +58,9 @@ def site(chance, use):
         provider=Provider(
             slots=slots,
             service=service,
-            cv=chance.uniform(0.2, 1.2),
+            variation=chance.uniform(0.2, 1.2),
             queue=int(slots * scale(chance, 0.5, 20)),
-            front_end=max(40.0, 10 * slots / service),
+            max_requests_per_second=max(40.0, 10 * slots / service),
         ),
         load=Load(rate=rate, processes=processes, timeout=timeout, deadline=deadline),
     )
@@ -76,7 +76,7 @@ def overload(seed):
         steps = (Step(at=BEGINS, rate=capacity * factor),)
         return replace(storm, load=replace(storm.load, steps=steps))
     left = storm.load.rate / capacity / factor
-    return replace(storm, trouble=(Trouble(kind=Kind.CAPACITY, at=BEGINS, factor=left),))
+    return replace(storm, faults=(Fault(kind=Kind.CAPACITY, at=BEGINS, factor=left),))
 
 
 def bad_luck(seed):
@@ -88,8 +88,8 @@ def bad_luck(seed):
     weights = [chance.uniform(0.2, 1.0) for _ in kinds]
     return replace(
         storm,
-        trouble=tuple(
-            Trouble(kind=kind, at=BEGINS, share=share * weight / sum(weights))
+        faults=tuple(
+            Fault(kind=kind, at=BEGINS, share=share * weight / sum(weights))
             for kind, weight in zip(kinds, weights, strict=True)
         ),
     )

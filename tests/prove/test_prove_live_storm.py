@@ -47,7 +47,7 @@ def brief(drawn):
     return replace(
         scenario,
         duration=until + RECOVERY_WINDOW,
-        trouble=tuple(trouble),
+        faults=tuple(trouble),
         load=replace(load, trigger_at=CALM, trigger_until=until),
     )
 

@@ -51,8 +51,8 @@ def test_without_retries_the_incident_is_over_in_a_minute():
 
 
 LIMITS = {
-    "fixed": replace(INTERACTIVE, limit=FixedLimit(), learn_rate=False),
-    "aimd": replace(INTERACTIVE, limit=AimdLimit(), learn_rate=False),
+    "fixed": replace(INTERACTIVE, limit=FixedLimit(), adaptive_rate=False),
+    "aimd": replace(INTERACTIVE, limit=AimdLimit(), adaptive_rate=False),
     "automatic": INTERACTIVE,
 }
 LIMITS_TABLE = re.findall(

@@ -153,7 +153,7 @@ def trouble(stormbreak_provider):
 
     def start(kind: str, extra: str = "", service: float = 0.0):
         return stormbreak_provider(
-            f'[provider]\nservice = {service}\ncv = 0\n[[trouble]]\nkind = "{kind}"\n{extra}\n'
+            f'[provider]\nservice = {service}\nvariation = 0\n[[faults]]\nkind = "{kind}"\n{extra}\n'
         )
 
     return start

@@ -22,7 +22,7 @@ def blocks(language):
 def test_the_format_shown_is_the_format_read(block):
     scenario = parse(block)
     assert scenario.load
-    assert scenario.crowd
+    assert scenario.background_traffic
 
 
 def test_the_tests_shown_pass(tmp_path):

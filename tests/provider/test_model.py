@@ -12,12 +12,12 @@ from stormbreak.provider.fault_kinds import Kind
 from stormbreak.provider.model import Part, ProviderModel
 from stormbreak.provider.scenario import (
     BackgroundTraffic,
+    Fault,
     Limit,
     LimitKind,
     Provider,
     Scenario,
     Step,
-    Trouble,
 )
 from stormbreak.provider.scenario_file import load, parse
 
@@ -29,7 +29,7 @@ def model_of(seed=0, **kwargs):
 
 
 def provider(**kwargs):
-    return Provider(**{"service": 2.0, "cv": 0.0, **kwargs})
+    return Provider(**{"service": 2.0, "variation": 0.0, **kwargs})
 
 
 # ---------------------------------------------------------------- one mechanism at a time
@@ -59,7 +59,7 @@ def test_a_full_queue_refuses_with_a_bare_429_after_50_ms():
 
 
 def test_the_front_end_lets_five_seconds_wait_and_drops_the_rest_silently():
-    model = model_of(provider=provider(front_end=10))
+    model = model_of(provider=provider(max_requests_per_second=10))
     for key in range(100):
         model.arrive(0.0, key)
     replies = model.advance(100)
@@ -98,10 +98,10 @@ def test_the_first_token_comes_after_the_prefill():
 
 def test_an_outage_refuses_fast_and_capacity_comes_back_to_a_standing_queue():
     troubles = (
-        Trouble(kind=Kind.DOWN, at=10, until=20),
-        Trouble(kind=Kind.CAPACITY, factor=0.0, at=0, until=30),
+        Fault(kind=Kind.DOWN, at=10, until=20),
+        Fault(kind=Kind.CAPACITY, factor=0.0, at=0, until=30),
     )
-    model = model_of(provider=provider(slots=2), trouble=troubles)
+    model = model_of(provider=provider(slots=2), faults=troubles)
     model.arrive(5.0, 1)
     model.arrive(12.0, 2)
     down, served = model.advance(100)
@@ -110,16 +110,16 @@ def test_an_outage_refuses_fast_and_capacity_comes_back_to_a_standing_queue():
 
 
 def test_a_brownout_slows_what_begins_in_it():
-    slow = Trouble(kind=Kind.SERVICE, factor=4, at=10, until=20)
-    model = model_of(provider=provider(), trouble=(slow,))
+    slow = Fault(kind=Kind.SERVICE, factor=4, at=10, until=20)
+    model = model_of(provider=provider(), faults=(slow,))
     for at in (9.0, 12.0, 20.0):
         model.arrive(at, 1)
     assert sorted(reply.at for reply in model.advance(100)) == [11.0, 20.0, 22.0]
 
 
 def test_a_hang_is_never_answered_and_takes_no_slot():
-    hang = Trouble(kind=Kind.HANG, until=5)
-    model = model_of(provider=provider(slots=1, queue=0), trouble=(hang,))
+    hang = Fault(kind=Kind.HANG, until=5)
+    model = model_of(provider=provider(slots=1, queue=0), faults=(hang,))
     model.arrive(0.0, 1)
     model.arrive(5.0, 2)
     assert [reply.at for reply in model.advance(FOREVER)] == [7.0]
@@ -127,8 +127,10 @@ def test_a_hang_is_never_answered_and_takes_no_slot():
 
 
 def test_a_limit_names_the_wait_and_does_not_count_the_crowd():
-    limit = Limit(kind=LimitKind.WINDOW, requests=1, per=60)
-    model = model_of(provider=provider(), limit=limit, crowd=BackgroundTraffic(rate=10))
+    limit = Limit(kind=LimitKind.WINDOW, requests=1, period=60)
+    model = model_of(
+        provider=provider(), limit=limit, background_traffic=BackgroundTraffic(rate=10)
+    )
     model.arrive(10.0, 1)
     model.arrive(20.0, 2)
     replies = model.advance(30)
@@ -138,8 +140,8 @@ def test_a_limit_names_the_wait_and_does_not_count_the_crowd():
 
 
 def test_a_spoilt_answer_costs_its_work():
-    cut = Trouble(kind=Kind.CUT_BODY)
-    model = model_of(provider=provider(), trouble=(cut,))
+    cut = Fault(kind=Kind.CUT_BODY)
+    model = model_of(provider=provider(), faults=(cut,))
     model.arrive(0.0, 1)
     [reply] = model.advance(10)
     assert (reply.at, reply.trouble.kind) == (2.0, Kind.CUT_BODY)
@@ -151,7 +153,7 @@ def test_a_spoilt_answer_costs_its_work():
 
 def test_the_crowd_comes_at_its_rate_and_takes_slots_from_the_clients():
     crowd = BackgroundTraffic(rate=10, steps=(Step(at=100, rate=100), Step(at=200, rate=0)))
-    model = model_of(provider=provider(slots=250), crowd=crowd)
+    model = model_of(provider=provider(slots=250), background_traffic=crowd)
     model.advance(500)
     seconds = model.crowd.series()["arrivals"]
     assert fmean(seconds[:100]) == pytest.approx(10, rel=0.15)
@@ -161,9 +163,9 @@ def test_the_crowd_comes_at_its_rate_and_takes_slots_from_the_clients():
 
 
 def test_refused_crowds_come_back_as_often_as_they_may():
-    crowd = BackgroundTraffic(rate=10, steps=(Step(at=10, rate=0),), retries=3, delay=1.0)
-    down = Trouble(kind=Kind.DOWN)
-    model = model_of(provider=provider(), crowd=crowd, trouble=(down,))
+    crowd = BackgroundTraffic(rate=10, steps=(Step(at=10, rate=0),), retries=3, retry_delay=1.0)
+    down = Fault(kind=Kind.DOWN)
+    model = model_of(provider=provider(), background_traffic=crowd, faults=(down,))
     model.advance(100)
     assert model.crowd.arrivals % 4 == 0
     assert model.crowd.outcomes == {"down": model.crowd.arrivals}
@@ -191,12 +193,12 @@ KINDS = st.sampled_from(
 def scenarios(draw):
     spans = st.just(0.0) | st.floats(0.001, 20)
     troubles = [
-        Trouble(kind=draw(KINDS), share=draw(st.just(0.0) | st.floats(0.001, 0.3)), at=draw(spans))
+        Fault(kind=draw(KINDS), share=draw(st.just(0.0) | st.floats(0.001, 0.3)), at=draw(spans))
         for _ in range(draw(st.integers(0, 3)))
     ]
     if draw(st.booleans()):
         at = draw(spans)
-        dip = Trouble(
+        dip = Fault(
             kind=Kind.CAPACITY,
             factor=draw(st.just(0.0) | st.floats(0.001, 2)),
             at=at,
@@ -204,19 +206,19 @@ def scenarios(draw):
             ramp=2,
         )
         troubles.append(dip)
-    limit = Limit(kind=draw(st.sampled_from(LimitKind)), requests=5, per=3, reject_cost=0.1)
+    limit = Limit(kind=draw(st.sampled_from(LimitKind)), requests=5, period=3, reject_cost=0.1)
     return Scenario(
         name="drawn",
         provider=Provider(
             slots=draw(st.none() | st.integers(1, 4)),
             queue=draw(st.none() | st.integers(0, 4)),
-            front_end=draw(st.none() | st.floats(0.5, 20)),
-            cv=draw(st.sampled_from([0.0, 0.5, 2.0])),
+            max_requests_per_second=draw(st.none() | st.floats(0.5, 20)),
+            variation=draw(st.sampled_from([0.0, 0.5, 2.0])),
             service=draw(st.sampled_from([0.0, 1.0])),
         ),
         limit=draw(st.sampled_from([None, limit])),
-        trouble=tuple(troubles),
-        crowd=draw(
+        faults=tuple(troubles),
+        background_traffic=draw(
             st.sampled_from(
                 [None, BackgroundTraffic(rate=3, steps=(Step(at=20, rate=0),), retries=1)]
             )
@@ -274,7 +276,7 @@ def test_every_request_has_one_outcome_and_at_most_one_end(scenario, calls):
 @settings(deadline=None)
 def test_slots_and_queue_are_never_exceeded(scenario, calls):
     most = max(
-        [1.0] + [trouble.factor for trouble in scenario.trouble if trouble.factor is not None]
+        [1.0] + [trouble.factor for trouble in scenario.faults if trouble.factor is not None]
     )
 
     def bounded(model):
@@ -298,7 +300,7 @@ def test_a_run_depends_on_its_seed_and_not_on_how_time_was_cut(scenario, calls, 
 @given(CALLS)
 @settings(deadline=None)
 def test_service_begins_in_the_order_of_arrival(calls):
-    scenario = parse("[provider]\nslots = 2\nservice = 1\ncv = 2\nprefill = 0")
+    scenario = parse("[provider]\nslots = 2\nservice = 1\nvariation = 2\nprefill = 0")
     streamed = [(gap, True, None) for gap, _, _ in calls]
     _, replies = play(scenario, streamed)
     begun = [reply for reply in replies if reply.part is Part.FIRST]
@@ -307,8 +309,8 @@ def test_service_begins_in_the_order_of_arrival(calls):
 
 
 def test_the_chances_of_a_request_do_not_depend_on_its_place():
-    trouble = (Trouble(kind=Kind.S503, share=0.5),)
-    there, back = (model_of(trouble=trouble, provider=provider(cv=1.0)) for _ in range(2))
+    trouble = (Fault(kind=Kind.S503, share=0.5),)
+    there, back = (model_of(faults=trouble, provider=provider(variation=1.0)) for _ in range(2))
     forth = {there.arrive(0.0, key): key for key in range(50)}
     reverse = {back.arrive(0.0, key): key for key in reversed(range(50))}
     fates = [

@@ -51,7 +51,7 @@ def test_two_answers_in_one_write(played):
 
 @plays("unasked")
 def test_a_second_answer_while_nothing_is_asked(trouble, dial):
-    client = dial(trouble("unasked", "after = 0.03"))
+    client = dial(trouble("unasked", "respond_after = 0.03"))
     assert client.ask().json["choices"][0]["message"]["content"] == answer_text(CHAT)
     late = client.hear()
     assert late.times[0] > 0.02
@@ -61,7 +61,7 @@ def test_a_second_answer_while_nothing_is_asked(trouble, dial):
 
 @plays("unasked")
 def test_nothing_unasked_comes_once_the_next_request_has(trouble, dial):
-    client = dial(trouble("unasked", "requests = [1]\nafter = 0.2"))
+    client = dial(trouble("unasked", "requests = [1]\nrespond_after = 0.2"))
     for _ in range(2):
         assert client.ask().json["choices"][0]["message"]["content"] == answer_text(CHAT)
     assert client.everything(0.3) == (b"", "silent")
@@ -69,7 +69,7 @@ def test_nothing_unasked_comes_once_the_next_request_has(trouble, dial):
 
 @plays("quiet_close")
 def test_a_connection_ends_though_nothing_announced_it(trouble, dial):
-    client = dial(trouble("quiet_close", "after = 0.03"))
+    client = dial(trouble("quiet_close", "respond_after = 0.03"))
     heard = client.ask()
     assert heard.json["choices"]
     assert "connection" not in heard.headers

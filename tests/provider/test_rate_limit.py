@@ -18,7 +18,7 @@ def bucket(**kwargs):
 
 
 def test_a_window_is_full_until_its_end_and_then_empty_at_once():
-    limit = window(requests=2, per=60)
+    limit = window(requests=2, period=60)
     assert [limit.take(now) for now in (50, 51)] == [None, None]
     assert limit.take(52) == 8
     assert [limit.take(now) for now in (60, 119)] == [None, None]
@@ -26,7 +26,7 @@ def test_a_window_is_full_until_its_end_and_then_empty_at_once():
 
 
 def test_a_bucket_gives_its_burst_and_then_its_rate():
-    limit = bucket(requests=60, per=60, burst=3)
+    limit = bucket(requests=60, period=60, burst=3)
     assert [limit.take(0) for _ in range(4)] == [None, None, None, 1]
     assert limit.take(0.25) == 0.75
     assert limit.take(1) is None
@@ -34,7 +34,7 @@ def test_a_bucket_gives_its_burst_and_then_its_rate():
 
 
 def test_rejects_drain_a_bucket_but_never_below_zero():
-    limit = bucket(requests=60, per=60, burst=1, reject_cost=0.2)
+    limit = bucket(requests=60, period=60, burst=1, reject_cost=0.2)
     assert limit.take(0) is None
     assert limit.take(0.5) == pytest.approx(0.7)  # 0.5 had flowed in, the reject took 0.2
     assert limit.take(0.5) == pytest.approx(0.9)
@@ -45,7 +45,7 @@ def test_rejects_drain_a_bucket_but_never_below_zero():
 
 @given(st.lists(st.floats(0, 5), max_size=200))
 def test_no_limit_grants_more_than_it_says(gaps):
-    per_window, tokens = window(requests=5, per=10), bucket(requests=5, per=10, burst=2)
+    per_window, tokens = window(requests=5, period=10), bucket(requests=5, period=10, burst=2)
     now, windows, granted = 0.0, {}, 0
     for gap in gaps:
         now += gap
@@ -57,7 +57,7 @@ def test_no_limit_grants_more_than_it_says(gaps):
 
 
 def test_whoever_waits_as_told_is_served():
-    for limit in (window(requests=3, per=7), bucket(requests=3, per=7, burst=1)):
+    for limit in (window(requests=3, period=7), bucket(requests=3, period=7, burst=1)):
         now = 0.0
         for _ in range(50):
             wait = limit.take(now)
@@ -70,7 +70,7 @@ def test_no_limit_is_no_machine():
 
 
 def test_tokens_are_counted_beside_requests():
-    limit = bucket(requests=600, tokens=6000, per=60)
+    limit = bucket(requests=600, tokens=6000, period=60)
     assert limit.take(0, 5000) is None
     assert limit.take(0, 2000) == 10
     assert limit.take(0, 1000) is None  # the refused one cost nothing
@@ -79,7 +79,7 @@ def test_tokens_are_counted_beside_requests():
 
 
 def test_tokens_alone_in_a_window():
-    limit = window(tokens=100, per=10)
+    limit = window(tokens=100, period=10)
     assert limit.take(3, 80) is None
     assert limit.take(3, 30) == 7
     assert limit.standings(4) == [Standing(True, 100, 20, 6)]

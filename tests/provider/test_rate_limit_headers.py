@@ -69,7 +69,7 @@ service = 0.01
 [limit]
 kind = "bucket"
 tokens = 60000
-per = 3
+period = 3
 headers = "{dialect}"
 """
 
@@ -78,7 +78,7 @@ headers = "{dialect}"
 async def test_a_client_that_learns_is_hardly_refused(stormbreak_provider, dialect):
     """Sixty thousand tokens are there at once, and twenty thousand come back each second."""
     provider = stormbreak_provider(SCENARIO.format(dialect=dialect))
-    policy = replace(Policy(patience=None), quota=RateLimitPolicy(learn=True))
+    policy = replace(Policy(patience=None), rate_limit=RateLimitPolicy(learn_from_headers=True))
     say = [{"role": "user", "content": "hello"}]
     async with AsyncClient(base_url=provider.base_url, policy=policy) as client:
         await client.chat(say, model="storm-1", max_tokens=50_000)

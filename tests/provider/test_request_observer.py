@@ -10,7 +10,7 @@ from stormbreak.provider.server import ProviderServer
 
 from .conftest import request_bytes
 
-CALM = "[provider]\nservice = 0.1\ncv = 0\n"
+CALM = "[provider]\nservice = 0.1\nvariation = 0\n"
 
 
 class Watching:
@@ -66,7 +66,7 @@ async def test_an_answer_is_told_with_its_times(streamed):
 
 @pytest.mark.parametrize("kind", ["503", "cut_body", "stale", "error_in_200"])
 async def test_what_is_no_good_answer_is_none(kind):
-    server, witness = await watched(f'[[trouble]]\nkind = "{kind}"\n')
+    server, witness = await watched(f'[[faults]]\nkind = "{kind}"\n')
     assert b"HTTP/1.1" in await ask(server, "one")
     await server.close()
 
@@ -74,7 +74,7 @@ async def test_what_is_no_good_answer_is_none(kind):
 
 
 async def test_an_answer_that_nobody_waits_for_is_none():
-    server, witness = await watched('[[trouble]]\nkind = "slow_body"\nseconds = 1\n')
+    server, witness = await watched('[[faults]]\nkind = "slow_body"\nadded_latency = 1\n')
     await ask(server, "one", patience=0.2)
     await ask(server, "two")
     await server.close()
@@ -98,7 +98,7 @@ async def test_another_scenario_begins_anew_before_another_witness():
     server, before = await watched()
     await ask(server, "one")
     now = Watching()
-    server.play(parse(CALM + '[[trouble]]\nkind = "503"\n'), now)
+    server.play(parse(CALM + '[[faults]]\nkind = "503"\n'), now)
     assert server.now == 0.0
     assert b" 503 " in await ask(server, "two")
     stats = server.stats()

@@ -5,7 +5,7 @@ from table_test import table_test
 
 from stormbreak.errors import ConfigurationError
 from stormbreak.provider.fault_kinds import CONDITIONS, Kind, WaitForm
-from stormbreak.provider.scenario import Burst, Provider, Scenario, Step, Trouble
+from stormbreak.provider.scenario import Burst, Fault, Provider, Scenario, Step
 from stormbreak.provider.scenario_file import builtin_names, load, parse
 
 
@@ -14,7 +14,7 @@ def test_every_builtin_scenario_loads_and_tells_what_it_is():
     for name in builtin_names():
         scenario = load(name)
         assert scenario.name == name
-        assert scenario.about
+        assert scenario.description
 
 
 def test_a_misspelt_name_is_told_the_nearest():
@@ -23,20 +23,20 @@ def test_a_misspelt_name_is_told_the_nearest():
 
 
 def test_hostile_plays_every_trouble_that_a_client_can_see():
-    played = {trouble.kind for trouble in load("hostile").trouble}
+    played = {trouble.kind for trouble in load("hostile").faults}
     assert played == set(Kind) - CONDITIONS - {Kind.STALE, Kind.EARLY_ANSWER}
 
 
 def test_chaos_plays_what_happens_every_day():
     chaos = load("chaos")
-    assert {trouble.kind for trouble in chaos.trouble} == {
+    assert {trouble.kind for trouble in chaos.faults} == {
         *(Kind.S429, Kind.S500, Kind.S502, Kind.S503, Kind.S504, Kind.S529, Kind.RESET, Kind.HANG),
         *(Kind.SLOW_HEADERS, Kind.SLOW_BODY, Kind.CUT_BODY, Kind.EMPTY_BODY, Kind.INVALID_JSON),
         *(Kind.ERROR_IN_200, Kind.CUT_STREAM, Kind.STREAM_RESET),
     }
     told = {
-        trouble.form if trouble.retry_after else WaitForm.BARE
-        for trouble in chaos.trouble
+        trouble.retry_after_form if trouble.retry_after else WaitForm.BARE
+        for trouble in chaos.faults
         if trouble.kind is Kind.S429
     }
     assert told == set(WaitForm)
@@ -45,42 +45,42 @@ def test_chaos_plays_what_happens_every_day():
 def test_a_file_says_what_is_played(tmp_path):
     path = tmp_path / "mine.toml"
     path.write_text("""
-        about = "a dip"
+        description = "a dip"
         speed = 5
         [provider]
         slots = 100
         service = 2
-        [[trouble]]
+        [[faults]]
         kind = "capacity"
         factor = 0.2
         at = 30
         until = 40
-        [[trouble]]
+        [[faults]]
         kind = "429"
         share = 0.3
         retry_after = 2.5
-        form = "ms"
+        retry_after_form = "ms"
         [load]
         rate = 42.5
         steps = [{ at = 10, rate = 50 }]
-        herds = [{ at = 60, calls = 1200, times = 5 }]
+        bursts = [{ at = 60, calls = 1200, repeat = 5 }]
         processes = 20
     """)
     scenario = load(path)
     assert scenario.name == "mine"
     assert scenario.provider == Provider(slots=100, service=2.0)
-    assert scenario.trouble == (
-        Trouble(kind=Kind.CAPACITY, factor=0.2, at=30.0, until=40.0),
-        Trouble(kind=Kind.S429, share=0.3, retry_after=2.5, form=WaitForm.MS),
+    assert scenario.faults == (
+        Fault(kind=Kind.CAPACITY, factor=0.2, at=30.0, until=40.0),
+        Fault(kind=Kind.S429, share=0.3, retry_after=2.5, retry_after_form=WaitForm.MS),
     )
     assert scenario.load.steps == (Step(at=10.0, rate=50.0),)
-    assert scenario.load.herds == (Burst(at=60.0, calls=1200, times=5),)
+    assert scenario.load.bursts == (Burst(at=60.0, calls=1200, repeat=5),)
 
 
 @table_test(
     ("toml", "complaint"),
     [
-        ("slots = 3", "unknown key slots = 3; known: name, about,"),
+        ("slots = 3", "unknown key slots = 3; known: name, description,"),
         ("[provider]\nslotz = 3", "unknown key provider.slotz = 3; known: slots,"),
         ("[provider]\nslots = -3", "provider.slots must be at least 1, got -3"),
         ("[provider]\nslots = 2.5", "provider.slots must be a whole number, got 2.5"),
@@ -89,7 +89,10 @@ def test_a_file_says_what_is_played(tmp_path):
         ("[provider]\nservice = -inf", "provider.service must be zero or positive, got -inf"),
         ("[provider]\nservice = '2 s'", "provider.service must be a number, got '2 s'"),
         ("[provider]\nprefill = 1.5", "provider.prefill must be between 0 and 1, got 1.5"),
-        ("[provider]\nleast = 5\nmost = 2", "provider.most must not be below least (5.0), got 2.0"),
+        (
+            "[provider]\nmin_service = 5\nmax_service = 2",
+            "provider.max_service must not be below min_service (5.0), got 2.0",
+        ),
         ("[provider]\nmodels = 'a'", "provider.models must be a list, got 'a'"),
         ("provider = 3", "provider must be a table, got 3"),
         ("speed = 0", "speed must be positive, got 0"),
@@ -101,47 +104,50 @@ def test_a_file_says_what_is_played(tmp_path):
             "[limit]\nkind = 'window'",
             "limit.requests must be given where tokens are not, got neither",
         ),
-        ("[[trouble]]\nkind = '418'", "trouble[0].kind must be one of capacity, service, down,"),
+        ("[[faults]]\nkind = '418'", "faults[0].kind must be one of capacity, service, down,"),
         (
-            "[[trouble]]\nkind = 'hang'\nshare = 2",
-            "trouble[0].share must be between 0 and 1, got 2",
+            "[[faults]]\nkind = 'hang'\nshare = 2",
+            "faults[0].share must be between 0 and 1, got 2",
         ),
         (
-            "[[trouble]]\nkind = 'hang'\nfactor = 2",
-            "trouble[0].factor means nothing for the kind 'hang', got 2",
+            "[[faults]]\nkind = 'hang'\nfactor = 2",
+            "faults[0].factor means nothing for the kind 'hang', got 2",
         ),
-        ("[[trouble]]\nkind = 'capacity'", "trouble[0].factor is needed for the kind 'capacity'"),
+        ("[[faults]]\nkind = 'capacity'", "faults[0].factor is needed for the kind 'capacity'"),
         (
-            "[[trouble]]\nkind = 'down'\nat = 5\nuntil = 5",
-            "trouble[0].until must be after at (5.0), got 5.0",
-        ),
-        (
-            "[[trouble]]\nkind='500'\nshare=0.6\n[[trouble]]\nkind='502'\nshare=0.6\nat=3",
-            "trouble shares must not add up to more than 1, got 1.2 at 3 s",
-        ),
-        ("[[trouble]]\nkind='500'\nmatch=''", "trouble[0].match must be a text that is not empty"),
-        (
-            "[[trouble]]\nkind='500'\nrequests=[1, 0]",
-            "trouble[0].requests must be at least 1, got 0",
-        ),
-        ("[[trouble]]\nkind='500'\nfirst=1.5", "trouble[0].first must be a whole number, got 1.5"),
-        (
-            "[[trouble]]\nkind='down'\nfirst=1",
-            "trouble[0].first means nothing for the kind 'down', got 1",
+            "[[faults]]\nkind = 'down'\nat = 5\nuntil = 5",
+            "faults[0].until must be after at (5.0), got 5.0",
         ),
         (
-            "[[trouble]]\nkind='budget'",
-            "trouble[0].retry_after is needed for the kind 'budget', got none",
+            "[[faults]]\nkind='500'\nshare=0.6\n[[faults]]\nkind='502'\nshare=0.6\nat=3",
+            "faults: shares must not add up to more than 1, got 1.2 at 3 s",
+        ),
+        ("[[faults]]\nkind='500'\nmatch=''", "faults[0].match must be a text that is not empty"),
+        (
+            "[[faults]]\nkind='500'\nrequests=[1, 0]",
+            "faults[0].requests must be at least 1, got 0",
         ),
         (
-            "[crowd]\nrate = 1\nsteps = [{at=5, rate=1}, {at=5, rate=2}]",
-            "crowd.steps must be in order of at",
+            "[[faults]]\nkind='500'\nfirst_attempts=1.5",
+            "faults[0].first_attempts must be a whole number, got 1.5",
+        ),
+        (
+            "[[faults]]\nkind='down'\nfirst_attempts=1",
+            "faults[0].first_attempts means nothing for the kind 'down', got 1",
+        ),
+        (
+            "[[faults]]\nkind='budget'",
+            "faults[0].retry_after is needed for the kind 'budget', got none",
+        ),
+        (
+            "[background_traffic]\nrate = 1\nsteps = [{at=5, rate=1}, {at=5, rate=2}]",
+            "background_traffic.steps must be in order of at",
         ),
         (
             "[load]\narrivals = 'odd'\nrate = 1",
             "load.arrivals must be one of poisson, even, got 'odd'",
         ),
-        ("[load]\nprocesses = 2", "load.rate must be positive where no herd comes, got 0.0"),
+        ("[load]\nprocesses = 2", "load.rate must be positive where no burst comes, got 0.0"),
         ("[provider", "broken TOML: "),
     ],
 )
@@ -166,23 +172,23 @@ def test_an_unknown_name_lists_the_known_ones():
 
 def test_an_unreadable_file_is_named(tmp_path):
     path = tmp_path / "latin.toml"
-    path.write_bytes(b'about = "\xff"')
+    path.write_bytes(b'description = "\xff"')
     with pytest.raises(ConfigurationError, match=r"latin\.toml: not UTF-8 text \(line 1\)"):
         load(path)
 
 
 STORMS = {
-    "S2": "[provider]\nslots=100\nservice=2\n[[trouble]]\nkind='capacity'\nfactor=0.2\nat=30\nuntil=40\n[load]\nrate=42.5\ntimeout=6",
-    "S4": "[[trouble]]\nkind='hang'\nat=30\nuntil=90\n[load]\nrate=42.5\nprocesses=20",
+    "S2": "[provider]\nslots=100\nservice=2\n[[faults]]\nkind='capacity'\nfactor=0.2\nat=30\nuntil=40\n[load]\nrate=42.5\ntimeout=6",
+    "S4": "[[faults]]\nkind='hang'\nat=30\nuntil=90\n[load]\nrate=42.5\nprocesses=20",
     "S5b": "[limit]\nkind='bucket'\nrequests=1800\nburst=60\nreject_cost=0.2\n[load]\nrate=24\nsteps=[{at=30,rate=45},{at=150,rate=24}]\ndeadline=60",
-    "S6": "[load]\nherds=[{at=0,calls=5000}]\nprocesses=5\ndeadline=600\ntimeout=60\npreset='batch'",
-    "S7": "[[trouble]]\nkind='529'\nshare=0.3\nat=30\nuntil=330\n[load]\nrate=30",
-    "S8": "[[trouble]]\nkind='capacity'\nfactor=0.1\nat=30\nuntil=90\n[load]\nrate=42.5\nprocesses=2000",
-    "S9": "[[trouble]]\nkind='service'\nfactor=4\nat=30\nuntil=150\n[load]\nrate=42.5",
-    "S10": "[load]\nrate=25\nherds=[{at=30,calls=1200,times=5,every=60}]\ndeadline=60",
-    "S11": "[provider]\nslots=400\nservice=10\n[load]\nherds=[{at=10,calls=200,times=2,every=80}]\ntimeout=60",
-    "S12": "[provider]\nservice=20\n[[trouble]]\nkind='503'\nshare=0.02\n[load]\nrate=0.016667\ndeadline=600\ntimeout=600",
-    "S13": "[provider]\nservice=20\ncv=2\nleast=1\nmost=120\n[load]\nrate=3\ndeadline=600\ntimeout=600",
+    "S6": "[load]\nbursts=[{at=0,calls=5000}]\nprocesses=5\ndeadline=600\ntimeout=60\npreset='batch'",
+    "S7": "[[faults]]\nkind='529'\nshare=0.3\nat=30\nuntil=330\n[load]\nrate=30",
+    "S8": "[[faults]]\nkind='capacity'\nfactor=0.1\nat=30\nuntil=90\n[load]\nrate=42.5\nprocesses=2000",
+    "S9": "[[faults]]\nkind='service'\nfactor=4\nat=30\nuntil=150\n[load]\nrate=42.5",
+    "S10": "[load]\nrate=25\nbursts=[{at=30,calls=1200,repeat=5,every=60}]\ndeadline=60",
+    "S11": "[provider]\nslots=400\nservice=10\n[load]\nbursts=[{at=10,calls=200,repeat=2,every=80}]\ntimeout=60",
+    "S12": "[provider]\nservice=20\n[[faults]]\nkind='503'\nshare=0.02\n[load]\nrate=0.016667\ndeadline=600\ntimeout=600",
+    "S13": "[provider]\nservice=20\nvariation=2\nmin_service=1\nmax_service=120\n[load]\nrate=3\ndeadline=600\ntimeout=600",
 }
 
 

@@ -143,7 +143,7 @@ def test_statistics_can_be_asked_over_http(calm, dial):
 
 
 def test_a_client_that_leaves_is_worked_for_in_vain(stormbreak_provider, dial, eventually):
-    provider = stormbreak_provider("[provider]\nservice = 0.5\ncv = 0")
+    provider = stormbreak_provider("[provider]\nservice = 0.5\nvariation = 0")
     client = dial(provider)
     client.send(request_bytes())
     eventually(lambda: provider.stats()["in_service"] == 1)
@@ -156,7 +156,7 @@ def test_a_client_that_leaves_is_worked_for_in_vain(stormbreak_provider, dial, e
 def test_a_client_that_leaves_after_the_end_of_a_stream_has_abandoned_nothing(
     stormbreak_provider, dial, eventually
 ):
-    provider = stormbreak_provider("[provider]\nservice = 0.05\ncv = 0\nprefill = 0")
+    provider = stormbreak_provider("[provider]\nservice = 0.05\nvariation = 0\nprefill = 0")
     for place in range(10):
         client = dial(provider)
         client.ask(payload={**chat(place), "stream": True})
@@ -182,7 +182,7 @@ def test_answers_given_twice_and_repeated_idempotency_keys_are_counted(calm, dia
 
 @pytest.mark.parametrize("form", ["seconds", "ms", "date"])
 def test_coming_back_too_early_is_noticed(trouble, dial, form):
-    provider = trouble("429", f'retry_after = 5\nform = "{form}"')
+    provider = trouble("429", f'retry_after = 5\nretry_after_form = "{form}"')
     client, other = dial(provider), dial(provider)
     client.ask()
     assert other.ask(payload=chat(1)).status, "another request is nobody's early return"
@@ -196,7 +196,7 @@ def test_coming_back_too_early_is_noticed(trouble, dial, form):
 
 
 def test_coming_back_as_told_is_in_time(trouble, dial):
-    provider = trouble("429", 'retry_after = 0.05\nform = "ms"\nuntil = 0.06')
+    provider = trouble("429", 'retry_after = 0.05\nretry_after_form = "ms"\nuntil = 0.06')
     client = dial(provider)
     wait = int(client.ask().headers["retry-after-ms"]) / 1000
     time.sleep(wait)
@@ -233,7 +233,7 @@ def test_a_reset_cuts_off_whoever_waits(trouble, dial, eventually):
 
 
 def test_the_crowd_lives_on_while_nobody_asks(stormbreak_provider, dial):
-    provider = stormbreak_provider("[provider]\nservice = 0\n[crowd]\nrate = 1000")
+    provider = stormbreak_provider("[provider]\nservice = 0\n[background_traffic]\nrate = 1000")
     dial(provider).ask()
     time.sleep(0.3)
     assert provider.stats()["crowd"]["arrivals"] > 100
@@ -268,7 +268,7 @@ async def insist(session, provider, place):
 async def test_the_same_seed_treats_the_same_requests_alike(stormbreak_provider, runs):
     seen = []
     for _ in range(runs):
-        provider = stormbreak_provider("[[trouble]]\nkind = '503'\nshare = 0.5", speed=1000, seed=9)
+        provider = stormbreak_provider("[[faults]]\nkind = '503'\nshare = 0.5", speed=1000, seed=9)
         async with aiohttp.ClientSession() as session:
             seen.append(await asyncio.gather(*(status(session, provider, p) for p in range(40))))
     assert seen[0] == seen[1]

@@ -18,7 +18,7 @@ def spell_at(toml, moment):
 RAMP = """
 [provider]
 slots = 100
-[[trouble]]
+[[faults]]
 kind = "capacity"
 factor = 0.1
 at = 10
@@ -36,7 +36,7 @@ def test_capacity_falls_at_once_and_comes_back_in_a_line(moment, slots):
 
 
 def test_without_slots_there_is_no_limit_and_a_factor_of_zero_stops_everything():
-    zero = '[provider]\nslots = 5\n[[trouble]]\nkind = "capacity"\nfactor = 0\nuntil = 3'
+    zero = '[provider]\nslots = 5\n[[faults]]\nkind = "capacity"\nfactor = 0\nuntil = 3'
     assert spell_at("", 0).slots == math.inf
     assert spell_at(zero, 0).slots == 0
     assert spell_at(zero, 3).slots == 5
@@ -44,7 +44,7 @@ def test_without_slots_there_is_no_limit_and_a_factor_of_zero_stops_everything()
 
 def test_shares_strike_as_often_as_they_say():
     toml = "".join(
-        f'[[trouble]]\nkind = "{kind}"\nshare = {share}\n'
+        f'[[faults]]\nkind = "{kind}"\nshare = {share}\n'
         for kind, share in [("429", 0.3), ("reset", 0.01), ("cut_stream", 0.2)]
     )
     spell = spell_at(toml, 0)
@@ -56,6 +56,6 @@ def test_shares_strike_as_often_as_they_say():
 
 
 def test_a_plain_answer_has_no_stream_to_cut():
-    spell = spell_at('[[trouble]]\nkind = "cut_stream"', 0)
+    spell = spell_at('[[faults]]\nkind = "cut_stream"', 0)
     assert spell.draw(mix(1), streamed=False) is None
     assert spell.draw(mix(1), streamed=True).kind is Kind.CUT_STREAM

@@ -4,7 +4,7 @@ import pytest
 
 from stormbreak.provider.chance import mix
 from stormbreak.provider.fault_kinds import Kind
-from stormbreak.provider.scenario import Trouble
+from stormbreak.provider.scenario import Fault
 from stormbreak.provider.scenario_file import parse
 from stormbreak.provider.timeline import Asking, forecast, picked
 
@@ -19,20 +19,20 @@ def row(text):
     ("keys", "chosen"),
     [
         ({"requests": (1, 3)}, [True, False, True, False]),
-        ({"first": 1}, [True, True, False, False]),
-        ({"first": 2, "requests": (3, 4)}, [False, False, True, True]),
+        ({"first_attempts": 1}, [True, True, False, False]),
+        ({"first_attempts": 2, "requests": (3, 4)}, [False, False, True, True]),
         ({"match": "a"}, [True, False, True, False]),
-        ({"match": "b", "first": 1}, [False, True, False, False]),
+        ({"match": "b", "first_attempts": 1}, [False, True, False, False]),
     ],
 )
 def test_all_keys_must_fit(keys, chosen):
     asked = [Asking(1, 1, b"a"), Asking(2, 1, b"b"), Asking(3, 2, b"a"), Asking(4, 2, b"b")]
-    trouble = Trouble(kind=Kind.S500, **keys)
+    trouble = Fault(kind=Kind.S500, **keys)
     assert [picked(trouble, asking) for asking in asked] == chosen
 
 
 def test_the_first_attempts_with_each_body_meet_it(trouble, dial):
-    client = dial(trouble("503", "first = 2"))
+    client = dial(trouble("503", "first_attempts = 2"))
     statuses = [client.ask(payload=row(text)).status for text in "aabaabb"]
     assert statuses == [503, 503, 503, 200, 200, 503, 200]
 
@@ -56,21 +56,21 @@ def test_what_chooses_goes_before_what_does_not(stormbreak_provider, dial):
     provider = stormbreak_provider("""
         [provider]
         service = 0
-        [[trouble]]
+        [[faults]]
         kind = "500"
-        [[trouble]]
+        [[faults]]
         kind = "404"
         match = "b"
-        [[trouble]]
+        [[faults]]
         kind = "401"
-        first = 1
+        first_attempts = 1
     """)
     client = dial(provider)
     assert [client.ask(payload=row(text)).status for text in "abab"] == [401, 404, 500, 404]
 
 
 def test_chance_decides_among_the_chosen_and_leaves_the_others_alone():
-    scenario = parse("[[trouble]]\nkind = '500'\nrequests = [1]\nshare = 0.3")
+    scenario = parse("[[faults]]\nkind = '500'\nrequests = [1]\nshare = 0.3")
     [spell] = forecast(scenario)
     drawn = [spell.draw(mix(n), Asking(1, 1), streamed=False) for n in range(10_000)]
     assert sum(trouble is not None for trouble in drawn) == pytest.approx(3000, abs=150)
@@ -79,12 +79,13 @@ def test_chance_decides_among_the_chosen_and_leaves_the_others_alone():
 
 
 def test_a_trouble_of_streams_does_not_choose_a_plain_request(trouble, dial):
-    assert dial(trouble("cut_stream", "first = 1")).ask(payload=CHAT).json["choices"]
+    assert dial(trouble("cut_stream", "first_attempts = 1")).ask(payload=CHAT).json["choices"]
 
 
 def test_it_is_over_when_its_time_is(stormbreak_provider, dial):
     provider = stormbreak_provider(
-        "[provider]\nservice = 0\n[[trouble]]\nkind = '500'\nfirst = 9\nuntil = 100\n", speed=1000
+        "[provider]\nservice = 0\n[[faults]]\nkind = '500'\nfirst_attempts = 9\nuntil = 100\n",
+        speed=1000,
     )
     client = dial(provider)
     assert client.ask().status == 500

@@ -19,14 +19,14 @@ def test_a_wait_in_seconds_is_rounded_up(trouble, dial):
 
 
 def test_a_wait_in_milliseconds(trouble, dial):
-    heard = dial(trouble("503", 'retry_after = 1.2\nform = "ms"')).ask()
+    heard = dial(trouble("503", 'retry_after = 1.2\nretry_after_form = "ms"')).ask()
     assert heard.headers["retry-after-ms"] == "1200"
     assert "retry-after" not in heard.headers
 
 
 def test_a_wait_as_a_date_is_never_sooner_than_meant(trouble, dial):
     before = time.time()
-    heard = dial(trouble("529", 'retry_after = 3\nform = "date"')).ask()
+    heard = dial(trouble("529", 'retry_after = 3\nretry_after_form = "date"')).ask()
     until = parsedate_to_datetime(heard.headers["retry-after"]).timestamp()
     assert before + 3 <= until <= time.time() + 4
     assert parsedate_to_datetime(heard.headers["date"]).timestamp() <= time.time()
@@ -49,7 +49,7 @@ def test_a_hang_says_nothing(trouble, dial):
 
 @plays("slow_headers")
 def test_slow_headers_come_late_but_the_answer_is_good(trouble, dial):
-    heard = dial(trouble("slow_headers", "seconds = 0.2")).ask()
+    heard = dial(trouble("slow_headers", "added_latency = 0.2")).ask()
     assert heard.json["choices"]
     assert len(heard.times) > 1
     assert heard.times[-1] > 0.18
@@ -57,7 +57,7 @@ def test_slow_headers_come_late_but_the_answer_is_good(trouble, dial):
 
 @plays("slow_body")
 def test_a_slow_body_dribbles(trouble, dial):
-    provider = trouble("slow_body", "seconds = 0.3")
+    provider = trouble("slow_body", "added_latency = 0.3")
     heard = dial(provider).ask()
     assert heard.json["choices"]
     assert len(heard.times) > 3
@@ -112,7 +112,7 @@ def text_of(events):
 
 
 def test_a_good_stream_has_a_role_words_an_end_and_done(stormbreak_provider, dial):
-    provider = stormbreak_provider("[provider]\nservice = 0.3\ncv = 0\nprefill = 0.5")
+    provider = stormbreak_provider("[provider]\nservice = 0.3\nvariation = 0\nprefill = 0.5")
     client = dial(provider)
     heard = client.ask(payload=STREAM)
     assert heard.headers["content-type"].startswith("text/event-stream")
@@ -171,7 +171,7 @@ def test_other_troubles_of_streams(trouble, dial):
 
 @pytest.mark.parametrize("kind", ["slow_headers", "slow_body"])
 def test_slow_streams_are_late_but_whole(trouble, dial, kind):
-    provider = trouble(kind, "seconds = 0.2")
+    provider = trouble(kind, "added_latency = 0.2")
     heard = dial(provider).ask(payload=STREAM)
     assert heard.times[-1] > 0.15
     assert text_of(heard.events) == answer_text(CHAT)

@@ -54,10 +54,13 @@ def test_the_means_are_within_three_standard_errors(strategy, clients):
 @pytest.mark.parametrize(
     ("strategy", "wrong"),
     [
-        ("full", FullJitter(base=contention.BASE, cap=contention.CAP)),
-        ("full", EqualJitter(base=2 * contention.BASE, cap=contention.CAP)),
-        ("equal", FullJitter(base=2 * contention.BASE, cap=contention.CAP)),
-        ("decorrelated", DecorrelatedJitter(base=contention.BASE, growth=2, cap=contention.CAP)),
+        ("full", FullJitter(initial_delay=contention.BASE, max_delay=contention.CAP)),
+        ("full", EqualJitter(initial_delay=2 * contention.BASE, max_delay=contention.CAP)),
+        ("equal", FullJitter(initial_delay=2 * contention.BASE, max_delay=contention.CAP)),
+        (
+            "decorrelated",
+            DecorrelatedJitter(initial_delay=contention.BASE, factor=2, max_delay=contention.CAP),
+        ),
     ],
 )
 def test_a_rule_that_is_another_is_noticed(monkeypatch, strategy, wrong):
@@ -85,7 +88,9 @@ def test_our_cut_at_the_cap_takes_as_many_calls_and_less_time():
 @pytest.mark.parametrize("clients", [10, 50])
 def test_below_the_cap_our_decorrelated_jitter_is_the_published_one(monkeypatch, clients):
     monkeypatch.setitem(
-        contention.MORE, contention.OURS, DecorrelatedJitter(base=contention.BASE, cap=1e6)
+        contention.MORE,
+        contention.OURS,
+        DecorrelatedJitter(initial_delay=contention.BASE, max_delay=1e6),
     )
     monkeypatch.setattr(bare_contention, "CAP", 1e9)
 

@@ -63,8 +63,8 @@ def test_the_law_of_the_budget(ratio, recovers, seed):
     """40 calls a second against a capacity of 50: load x (1 + ratio) is the capacity at a ratio of 0.25."""
     law = load(str(FILES / "law.toml"))
     policy = load_policy(FILES / "ratio-10.toml")
-    budget = BudgetPolicy(ratio=ratio, lone_calls=0)
-    storm = simulate(law, replace(policy, budget=budget), seed=seed).measures
+    budget = BudgetPolicy(ratio=ratio, low_traffic_calls=0)
+    storm = simulate(law, replace(policy, retry_budget=budget), seed=seed).measures
 
     assert recovers == (storm.recovery is not None)
     if not recovers:

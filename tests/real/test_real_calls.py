@@ -23,7 +23,7 @@ from stormbreak.types import Usage
 pytestmark = pytest.mark.real
 
 SAY = [{"role": "user", "content": "Name three colours."}]
-ONCE = Policy(retry=RetryPolicy(attempts=1), limit=FixedLimit(in_flight=8))
+ONCE = Policy(retry=RetryPolicy(max_attempts=1), limit=FixedLimit(max_in_flight=8))
 
 
 def payload(**more):

@@ -22,7 +22,9 @@ TOKENS = 60
 COUNT = 4
 STORY = [{"role": "user", "content": "Tell a very long story of the sea."}]
 PAYLOAD = {"model": "smollm2", "messages": STORY, "max_tokens": TOKENS, "min_tokens": TOKENS}
-AT_ONCE = Policy(retry=RetryPolicy(attempts=1), limit=FixedLimit(in_flight=COUNT), breaker=None)
+AT_ONCE = Policy(
+    retry=RetryPolicy(max_attempts=1), limit=FixedLimit(max_in_flight=COUNT), breaker=None
+)
 
 
 async def told(client, call):
@@ -98,7 +100,7 @@ async def test_a_stream_that_is_interrupted_raises(model, client_of):
 
 async def test_with_a_limit_of_one_nothing_is_interrupted(model, client_of, figure):
     """What to set for such a server: then the queue is ours, and nothing is done twice."""
-    policy = Policy(limit=FixedLimit(in_flight=1))
+    policy = Policy(limit=FixedLimit(max_in_flight=1))
     async with client_of(model, policy=policy, stream_on_wire=True) as client:
         began = time.perf_counter()
         answered, _ = await told(client, lambda _: client.request("chat/completions", PAYLOAD))

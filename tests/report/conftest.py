@@ -13,7 +13,7 @@ from stormbreak.cli.main import main
 from stormbreak.report.destination import ReportFile
 from stormbreak.testing import serve
 
-ABOUT = """about = '''</style></svg><script>boom()</script>&amp; " $x^2$ ]]> \u202eevil'''"""
+ABOUT = """description = '''</style></svg><script>boom()</script>&amp; " $x^2$ ]]> \u202eevil'''"""
 
 
 @pytest.fixture(scope="package")

@@ -53,7 +53,7 @@ async def test_an_answer_that_does_not_fit_is_asked_for_anew():
 
 @pytest.mark.parametrize("told", [False, True])
 async def test_a_retrying_multiplies_unless_told(stormbreak_provider, told):
-    provider = stormbreak_provider('[[trouble]]\nkind = "quota"\n')
+    provider = stormbreak_provider('[[faults]]\nkind = "quota"\n')
     only = {"retry": tenacity.retry_if_exception_type(ValidationError)} if told else {}
     again = tenacity.AsyncRetrying(stop=tenacity.stop_after_attempt(2), **only)
     async with RECIPE.over(provider.base_url) as running:

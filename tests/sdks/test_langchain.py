@@ -12,7 +12,7 @@ RECIPE = next(each for each in RECIPES if each.name == "langchain")
 
 
 async def test_with_retry_multiplies(stormbreak_provider):
-    provider = stormbreak_provider('[[trouble]]\nkind = "quota"\n')
+    provider = stormbreak_provider('[[faults]]\nkind = "quota"\n')
     async with RECIPE.over(provider.base_url) as running:
         again = running.model.with_retry(stop_after_attempt=2, wait_exponential_jitter=False)
         with pytest.raises(openai.RateLimitError):

@@ -10,7 +10,7 @@ SAY = {"model": "openai/gpt-4.1", "messages": [{"role": "user", "content": "Hell
 
 
 async def test_num_retries_multiplies(stormbreak_provider):
-    provider = stormbreak_provider('[[trouble]]\nkind = "quota"\n')
+    provider = stormbreak_provider('[[faults]]\nkind = "quota"\n')
     async with RECIPE.over(provider.base_url) as running:
         with pytest.raises(litellm.RateLimitError):
             await litellm.acompletion(**SAY, client=running.client, num_retries=1)

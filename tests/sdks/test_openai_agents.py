@@ -14,7 +14,7 @@ RECIPE = next(each for each in RECIPES if each.name == "openai-agents")
     [(retry_policies.http_status([429]), True), (retry_policies.provider_suggested(), False)],
 )
 async def test_its_retries_multiply_unless_they_listen(stormbreak_provider, policy, multiplies):
-    provider = stormbreak_provider('[[trouble]]\nkind = "quota"\n')
+    provider = stormbreak_provider('[[faults]]\nkind = "quota"\n')
     retry = ModelRetrySettings(max_retries=2, policy=policy, backoff={"initial_delay": 0.01})
     config = RunConfig(model_settings=ModelSettings(retry=retry))
     async with RECIPE.over(provider.base_url) as running:

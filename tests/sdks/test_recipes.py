@@ -11,19 +11,19 @@ from stormbreak import explain
 THROUGH = """
     [provider]
     service = 0.01
-    [[trouble]]
+    [[faults]]
     kind = "503"
     requests = [1]
-    [[trouble]]
+    [[faults]]
     kind = "429"
     retry_after = 0.5
-    form = "ms"
+    retry_after_form = "ms"
     requests = [2, 3]
 """
 CUT = """
     [provider]
     service = 0.01
-    [[trouble]]
+    [[faults]]
     kind = "cut_body"
 """
 FREE = 2  # retries after a bare 429 in a process that has hardly any traffic: the third is paid, and nothing was earned
@@ -73,7 +73,7 @@ async def test_through_a_503_and_two_429s(stormbreak_provider, recipe, way):
 
 @each_way("ask", "stream")
 async def test_a_permanent_429_costs_what_the_policy_says(stormbreak_provider, recipe, way):
-    provider = stormbreak_provider('[[trouble]]\nkind = "429"\n')
+    provider = stormbreak_provider('[[faults]]\nkind = "429"\n')
     async with recipe.over(provider.base_url) as running:
         with caught(recipe.limited) as error:
             await do(running, way)
@@ -87,7 +87,7 @@ async def test_a_permanent_429_costs_what_the_policy_says(stormbreak_provider, r
 @each_way("ask", "stream")
 async def test_a_used_up_credit_is_asked_for_once(stormbreak_provider, recipe, way):
     kind = "spend_limit" if "claude" in way else "quota"
-    provider = stormbreak_provider(f'[[trouble]]\nkind = "{kind}"\n')
+    provider = stormbreak_provider(f'[[faults]]\nkind = "{kind}"\n')
     async with recipe.over(provider.base_url) as running:
         with caught(recipe.used_up) as error:
             await do(running, way)

@@ -24,19 +24,19 @@ SEEDS = range(3)
 def of_rows(scenario, count):
     """The scenario with a batch of so many rows."""
     load = Load(
-        herds=(Burst(at=0.0, calls=count),), deadline=800.0, timeout=TIMEOUT, preset="batch"
+        bursts=(Burst(at=0.0, calls=count),), deadline=800.0, timeout=TIMEOUT, preset="batch"
     )
     return replace(parse(scenario), duration=900.0, load=load)
 
 
 def wide(width):
-    return replace(BATCH, limit=FixedLimit(in_flight=width))
+    return replace(BATCH, limit=FixedLimit(max_in_flight=width))
 
 
 def plain_loop():
     """A row is sent until it is answered, whatever the provider says of when, as jitter_loop.py does."""
     usual = BASELINES["loop_full_jitter"]
-    retry = replace(usual.policy.retry, attempts=1_000)
+    retry = replace(usual.policy.retry, max_attempts=1_000)
     return replace(usual, deaf=True, policy=replace(usual.policy, retry=retry))
 
 

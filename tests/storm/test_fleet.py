@@ -39,22 +39,22 @@ def refused(policy, scenario):
 @pytest.mark.parametrize("rate", [8.0, 14.0])
 def test_workers_with_their_shares_of_a_limit_are_not_refused(rate):
     scenario = counted(rate=rate)
-    quota = RateLimitPolicy(rpm=0.95 * RPM, burst=1.0)
-    shared = replace(INTERACTIVE, quota=quota, share=1 / WORKERS)
+    quota = RateLimitPolicy(rpm=0.95 * RPM, burst_seconds=1.0)
+    shared = replace(INTERACTIVE, rate_limit=quota, process_share=1 / WORKERS)
 
     assert refused(shared, scenario) < 0.01
 
 
 def test_each_with_the_whole_limit_they_are():
-    quota = RateLimitPolicy(rpm=0.95 * RPM, burst=1.0)
-    whole = replace(INTERACTIVE, quota=quota, learn_rate=False)
+    quota = RateLimitPolicy(rpm=0.95 * RPM, burst_seconds=1.0)
+    whole = replace(INTERACTIVE, rate_limit=quota, adaptive_rate=False)
 
     assert refused(whole, counted(rate=14.0)) > 0.1
 
 
 def test_shares_of_a_fixed_limit_add_up_to_it():
     events = []
-    policy = replace(INTERACTIVE, limit=FixedLimit(in_flight=12), share=1 / WORKERS)
+    policy = replace(INTERACTIVE, limit=FixedLimit(max_in_flight=12), process_share=1 / WORKERS)
     simulate(counted(rate=8.0), policy, seed=1, listener=events.append)
     in_flight = most = 0
     for event in events:

@@ -9,7 +9,7 @@ from stormbreak.core.hedge import HedgePolicy
 from stormbreak.core.presets import INTERACTIVE
 from stormbreak.events import CallEnded, Hedged, Overtaken, Sent
 from stormbreak.provider.fault_kinds import Kind
-from stormbreak.provider.scenario import Load, Provider, Scenario, Trouble
+from stormbreak.provider.scenario import Fault, Load, Provider, Scenario
 from stormbreak.storm import simulate
 from stormbreak.storm.measures import average
 
@@ -18,19 +18,19 @@ HEDGED = replace(INTERACTIVE, hedge=HedgePolicy())
 
 LOST = Scenario(
     name="lost",
-    about="one request in fifty is never answered, and nothing else is wrong",
+    description="one request in fifty is never answered, and nothing else is wrong",
     duration=60.0,
-    provider=Provider(slots=100, service=1.0, cv=0.3, queue=100),
-    trouble=(Trouble(kind=Kind.HANG, share=0.02),),
+    provider=Provider(slots=100, service=1.0, variation=0.3, queue=100),
+    faults=(Fault(kind=Kind.HANG, share=0.02),),
     load=Load(rate=40.0, processes=2, deadline=30.0, timeout=10.0),
 )
 
 CROWDED = Scenario(
     name="crowded",
-    about="for half a minute a fifth of the capacity is left, behind a queue that says no to few",
+    description="for half a minute a fifth of the capacity is left, behind a queue that says no to few",
     duration=60.0,
     provider=Provider(slots=20, service=1.0, queue=200),
-    trouble=(Trouble(kind=Kind.CAPACITY, factor=0.2, at=15.0, until=35.0),),
+    faults=(Fault(kind=Kind.CAPACITY, factor=0.2, at=15.0, until=35.0),),
     load=Load(rate=12.0, processes=4, deadline=20.0, timeout=10.0),
 )
 

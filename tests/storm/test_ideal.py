@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from stormbreak.provider.fault_kinds import Kind
-from stormbreak.provider.scenario import Limit, LimitKind, Load, Provider, Scenario, Trouble
+from stormbreak.provider.scenario import Fault, Limit, LimitKind, Load, Provider, Scenario
 from stormbreak.provider.scenario_file import load
 from stormbreak.storm.ideal import _Fluid, ideal_throughput, within
 
@@ -66,8 +66,8 @@ def test_a_herd_of_5000_takes_a_hundred_seconds():
 
 def test_nothing_is_answered_in_an_outage_and_the_last_of_it_can_wait():
     """Down from 100 to 160: whoever comes after 132 can wait. The backlog is worked off beside the load."""
-    down = Trouble(kind=Kind.DOWN, at=100.0, until=160.0)
-    answers = ideal(even(40, 0, 600), provider=P, trouble=(down,))
+    down = Fault(kind=Kind.DOWN, at=100.0, until=160.0)
+    answers = ideal(even(40, 0, 600), provider=P, faults=(down,))
 
     assert within(answers, 102.1, 161.9) == pytest.approx(0.0, abs=1.0)
     assert within(answers, 0.0) == pytest.approx(40 * (600 - 32), rel=0.003)
@@ -75,34 +75,32 @@ def test_nothing_is_answered_in_an_outage_and_the_last_of_it_can_wait():
 
 @pytest.mark.parametrize("kind", [Kind.HANG, Kind.S503])
 def test_a_refusal_of_everybody_is_an_outage(kind):
-    trouble = Trouble(kind=kind, at=100.0, until=160.0)
+    trouble = Fault(kind=kind, at=100.0, until=160.0)
 
-    assert answered(even(40, 0, 600), provider=P, trouble=(trouble,)) == pytest.approx(
+    assert answered(even(40, 0, 600), provider=P, faults=(trouble,)) == pytest.approx(
         40 * (600 - 32), rel=0.003
     )
 
 
 def test_random_refusals_cost_nothing_and_spoilt_answers_their_slots():
-    refused = Trouble(kind=Kind.S529, share=0.3)
-    spoilt = Trouble(kind=Kind.CUT_BODY, share=0.3)
+    refused = Fault(kind=Kind.S529, share=0.3)
+    spoilt = Fault(kind=Kind.CUT_BODY, share=0.3)
     calls = even(48, 0, 400)
 
-    assert answered(calls, provider=P, trouble=(refused,)) == pytest.approx(48 * 400)
-    assert answered(calls, provider=P, trouble=(spoilt,)) == pytest.approx(
-        35 * (400 + 28), rel=0.01
-    )
+    assert answered(calls, provider=P, faults=(refused,)) == pytest.approx(48 * 400)
+    assert answered(calls, provider=P, faults=(spoilt,)) == pytest.approx(35 * (400 + 28), rel=0.01)
 
 
 def test_a_window_gives_its_quota_at_any_time():
     """45/s against 1,800 in each of five windows; what is left over at 300 s waits for the sixth, up to 58 s."""
-    limit = Limit(kind=LimitKind.WINDOW, requests=1800, per=60.0)
+    limit = Limit(kind=LimitKind.WINDOW, requests=1800, period=60.0)
     served = answered(even(45, 0, 300), provider=P, limit=limit, deadline=60.0)
 
     assert served == pytest.approx(6 * 1_800, rel=0.01)
 
 
 def test_a_bucket_gives_its_burst_once_and_then_its_rate():
-    limit = Limit(kind=LimitKind.BUCKET, requests=1800, per=60.0, burst=60)
+    limit = Limit(kind=LimitKind.BUCKET, requests=1800, period=60.0, burst=60)
     served = answered(even(45, 0, 300), provider=P, limit=limit, deadline=60.0)
 
     assert served == pytest.approx(60 + 30 * (300 + 58), rel=0.01)
@@ -110,8 +108,8 @@ def test_a_bucket_gives_its_burst_once_and_then_its_rate():
 
 def test_slow_service_counts_against_the_deadline():
     """From full: 12.5/s, and nobody may wait longer than 22 s; the last 22 s of work are done at full speed."""
-    slow = Trouble(kind=Kind.SERVICE, factor=4.0)
-    served = answered(even(42.5, 0, 400), provider=P, trouble=(slow,))
+    slow = Fault(kind=Kind.SERVICE, factor=4.0)
+    served = answered(even(42.5, 0, 400), provider=P, faults=(slow,))
 
     assert served == pytest.approx(12.5 * (400 + 22) + 100, rel=0.01)
 
@@ -119,15 +117,15 @@ def test_slow_service_counts_against_the_deadline():
 @pytest.mark.parametrize(("until", "answers"), [(21.0, 150), (28.4, 150), (29.5, 0)])
 def test_a_call_that_is_too_late_for_slow_service_waits_for_fast_service(until, answers):
     """40 s of service are too long for anybody with 30 s; it knows that 2 s of service will come, and when."""
-    slow = Trouble(kind=Kind.SERVICE, factor=20.0, until=until)
-    served = ideal([0.5] * 150, provider=replace(P, slots=150), trouble=(slow,))
+    slow = Fault(kind=Kind.SERVICE, factor=20.0, until=until)
+    served = ideal([0.5] * 150, provider=replace(P, slots=150), faults=(slow,))
 
     assert within(served, until + 1.9, 30.6) == pytest.approx(answers)
     assert within(served, 0.0) == pytest.approx(answers)
 
 
 def test_the_front_end_bounds_how_many_may_start():
-    provider = Provider(front_end=10.0, service=1.0)
+    provider = Provider(max_requests_per_second=10.0, service=1.0)
 
     assert answered([0.0] * 1_000, provider=provider, deadline=11.0) == pytest.approx(100, rel=0.02)
 

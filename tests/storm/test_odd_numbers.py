@@ -21,7 +21,7 @@ from stormbreak.core.retry_budget import BudgetPolicy
 from stormbreak.core.spend_policy import SpendPolicy
 from stormbreak.core.trip import AnyRule, FailureRate, TripRule
 from stormbreak.errors import ConfigurationError
-from stormbreak.provider.scenario import Burst, Kind, Load, Provider, Scenario, Trouble
+from stormbreak.provider.scenario import Burst, Fault, Kind, Load, Provider, Scenario
 from stormbreak.storm import simulate
 
 REAL = (5e-324, 1e-310, 1e-7, SMALLEST, 0.0, -1.0, LARGEST, 1e13, 1e308, nan, inf, 10**400)
@@ -31,13 +31,13 @@ ROUGH = Scenario(
     name="rough",
     duration=12.0,
     provider=Provider(slots=3, service=0.5),
-    trouble=(
-        Trouble(kind=Kind.S429, share=0.3),
-        Trouble(kind=Kind.S500, share=0.3),
-        Trouble(kind=Kind.S503, share=0.1, retry_after=1.0),
-        Trouble(kind=Kind.HANG, share=0.1),
+    faults=(
+        Fault(kind=Kind.S429, share=0.3),
+        Fault(kind=Kind.S500, share=0.3),
+        Fault(kind=Kind.S503, share=0.1, retry_after=1.0),
+        Fault(kind=Kind.HANG, share=0.1),
     ),
-    load=Load(rate=3.0, herds=(Burst(at=2.0, calls=10),), deadline=6.0, timeout=2.0),
+    load=Load(rate=3.0, bursts=(Burst(at=2.0, calls=10),), deadline=6.0, timeout=2.0),
 )
 
 
@@ -76,11 +76,11 @@ def policy_with(part):
         **dict.fromkeys(get_args(Limit), lambda: Policy(limit=part)),
         AnyRule: lambda: Policy(breaker=BreakerPolicy(trip=part)),
         BreakerPolicy: lambda: Policy(breaker=part),
-        BudgetPolicy: lambda: Policy(budget=part),
+        BudgetPolicy: lambda: Policy(retry_budget=part),
         CachePolicy: lambda: Policy(cache=part),
         HedgePolicy: lambda: Policy(hedge=part),
         QueuePolicy: lambda: Policy(queue=part),
-        RateLimitPolicy: lambda: Policy(quota=part),
+        RateLimitPolicy: lambda: Policy(rate_limit=part),
         SpendPolicy: lambda: Policy(spend=part),
         RetryPolicy: lambda: Policy(retry=part),
         Policy: lambda: part,
@@ -91,7 +91,7 @@ def policy_with(part):
 @table_test(("part", "name", "values"), list(numbers()))
 def test_a_number_is_refused_in_one_line_or_works(part, name, values):
     for value in values:
-        given = (value,) if name == "one_step_longer" else value
+        given = (value,) if name == "longer_backoff_on" else value
         policy, said = made(lambda given=given: policy_with(part(**{name: given})))
         if policy is not None:
             assert simulate(ROUGH, policy).measures.calls > 20
@@ -103,7 +103,9 @@ def test_a_number_is_refused_in_one_line_or_works(part, name, values):
 
 def test_weights_are_numbers_too():
     for value in REAL:
-        policy, said = made(lambda value=value: Policy(queue=QueuePolicy(weights={"shop": value})))
+        policy, said = made(
+            lambda value=value: Policy(queue=QueuePolicy(tenant_weights={"shop": value}))
+        )
         if policy is not None:
             assert SMALLEST <= value <= LARGEST
         else:
@@ -114,14 +116,14 @@ def test_weights_are_numbers_too():
     ("make", "complaint"),
     [
         (
-            lambda: Policy(quota=RateLimitPolicy(rpm=5e-324)),
-            "quota.rpm must be at least 1e-06 and at most 1e+12, got 5e-324",
+            lambda: Policy(rate_limit=RateLimitPolicy(rpm=5e-324)),
+            "rate_limit.rpm must be at least 1e-06 and at most 1e+12, got 5e-324",
         ),
         (
-            lambda: BudgetPolicy(lone_seconds=1e-310),
-            "lone_seconds must be at least 1e-06, got 1e-310",
+            lambda: BudgetPolicy(low_traffic_window=1e-310),
+            "low_traffic_window must be at least 1e-06, got 1e-310",
         ),
-        (lambda: FailureRate(seconds=1e-310), "seconds must be at least 1e-06"),
+        (lambda: FailureRate(window_seconds=1e-310), "seconds must be at least 1e-06"),
         (lambda: Policy(priority="batch"), "priority must be a Priority, got 'batch'"),
         (lambda: Policy(deadline=10**5000), "got a number of thousands of digits"),
     ],

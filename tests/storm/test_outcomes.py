@@ -16,7 +16,7 @@ from stormbreak.provider.fault_kinds import (
     WaitForm,
 )
 from stormbreak.provider.model import Part, ProviderModel, Reply
-from stormbreak.provider.scenario import Burst, Load, Provider, Scenario, Trouble
+from stormbreak.provider.scenario import Burst, Fault, Load, Provider, Scenario
 from stormbreak.storm import simulate
 from stormbreak.storm.outcomes import delay_of, outcome_of, sees_retry_after
 from stormbreak.types import Verdict
@@ -26,8 +26,8 @@ ANSWERED = set(Kind) - CONDITIONS - SILENT - NEVER_DRAWN
 PLAIN = [*sorted(ANSWERED - STREAM_ONLY), Kind.DOWN]
 BODY = b'{"model": "m", "messages": [{"role": "user", "content": "hi"}]}'
 KEYS = {
-    Kind.SLOW_HEADERS: {"seconds": 0.01},
-    Kind.SLOW_BODY: {"seconds": 0.01},
+    Kind.SLOW_HEADERS: {"added_latency": 0.01},
+    Kind.SLOW_BODY: {"added_latency": 0.01},
     Kind.BUDGET: {"retry_after": 2.0},
 }
 TOLD = [
@@ -39,8 +39,8 @@ TOLD = [
 
 
 def storm(**trouble):
-    provider = Provider(service=0.01, cv=0.0)
-    return Scenario(name="one", provider=provider, trouble=(Trouble(**trouble),))
+    provider = Provider(service=0.01, variation=0.0)
+    return Scenario(name="one", provider=provider, faults=(Fault(**trouble),))
 
 
 def simulated(scenario, *, streamed=False):
@@ -78,20 +78,20 @@ async def test_each_trouble_of_a_stream_means_what_it_means_on_the_wire(kind, st
 
 @pytest.mark.parametrize(("kind", "form"), TOLD)
 async def test_a_wait_is_told_as_on_the_wire(kind, form, stormbreak_provider):
-    scenario = storm(kind=kind, retry_after=2.3, form=form)
+    scenario = storm(kind=kind, retry_after=2.3, retry_after_form=form)
 
     assert meaning(simulated(scenario)) == meaning(await live(stormbreak_provider(scenario)))
 
 
 def test_a_final_answer_names_no_time():
-    trouble = Trouble(kind=Kind.S401, retry_after=3.0)
+    trouble = Fault(kind=Kind.S401, retry_after=3.0)
 
     assert outcome_of(Reply(1.0, 1, Part.WHOLE, trouble, 1.0, 3.0)).retry_after is None
 
 
 def test_every_kind_that_is_answered_has_a_meaning():
     for kind in ANSWERED | {Kind.DOWN}:
-        trouble = Trouble(kind=kind, **KEYS.get(kind, {}))
+        trouble = Fault(kind=kind, **KEYS.get(kind, {}))
         outcome = outcome_of(Reply(1.0, 1, Part.WHOLE, trouble, 1.0))
         assert (outcome.verdict is Verdict.OK) == (kind in WELL_FORMED | {Kind.STALE})
         assert kind in REFUSALS or kind is Kind.DOWN or outcome.status in {200, None}
@@ -102,7 +102,7 @@ def test_every_kind_that_is_answered_has_a_meaning():
     [(Kind.STALL, True, False), (Kind.STALL_EARLY, False, False), (Kind.ERROR_EARLY, False, True)],
 )
 def test_what_is_never_said_is_never_heard(kind, begins, ends):
-    trouble = Trouble(kind=kind)
+    trouble = Fault(kind=kind)
 
     assert sees_retry_after(Reply(1.0, 1, Part.FIRST, trouble, 2.0)) is begins
     assert sees_retry_after(Reply(2.0, 1, Part.WHOLE, trouble, 2.0)) is ends
@@ -113,9 +113,9 @@ def test_a_stalled_answer_costs_a_simulated_call_its_time():
     scenario = Scenario(
         name="stalls",
         duration=60.0,
-        provider=Provider(service=0.1, cv=0.0),
-        trouble=(Trouble(kind=Kind.STALL, requests=(2,)),),
-        load=Load(herds=(Burst(at=1.0, calls=1, times=3, every=5.0),), timeout=3.0),
+        provider=Provider(service=0.1, variation=0.0),
+        faults=(Fault(kind=Kind.STALL, requests=(2,)),),
+        load=Load(bursts=(Burst(at=1.0, calls=1, repeat=3, every=5.0),), timeout=3.0),
     )
     ended = []
     simulate(scenario, OFF, listener=lambda e: ended.append(e) if type(e) is CallEnded else None)
@@ -131,9 +131,9 @@ def test_attempts_count_for_simulated_calls():
     scenario = Scenario(
         name="first",
         duration=60.0,
-        provider=Provider(service=0.1, cv=0.0),
-        trouble=(Trouble(kind=Kind.S503, first=1),),
-        load=Load(herds=(Burst(at=1.0, calls=1),), timeout=3.0),
+        provider=Provider(service=0.1, variation=0.0),
+        faults=(Fault(kind=Kind.S503, first_attempts=1),),
+        load=Load(bursts=(Burst(at=1.0, calls=1),), timeout=3.0),
     )
     ended = []
     simulate(
@@ -144,15 +144,15 @@ def test_attempts_count_for_simulated_calls():
 
 
 def test_a_text_cannot_be_found_in_simulated_calls():
-    trouble = Trouble(kind=Kind.S500, match="row 7")
-    scenario = Scenario(name="x", trouble=(trouble,), load=Load(rate=1.0))
+    trouble = Fault(kind=Kind.S500, match="row 7")
+    scenario = Scenario(name="x", faults=(trouble,), load=Load(rate=1.0))
 
     with pytest.raises(ConfigurationError, match=r"x: trouble\[0\].match cannot be simulated"):
         simulate(scenario, OFF)
 
 
 def test_a_slow_answer_is_whole_later():
-    slow = Trouble(kind=Kind.SLOW_BODY, seconds=7.0)
+    slow = Fault(kind=Kind.SLOW_BODY, added_latency=7.0)
 
     assert delay_of(Reply(1.0, 1, Part.WHOLE, slow, 1.0)) == 7.0
     assert delay_of(Reply(1.0, 1, Part.WHOLE, None, 1.0)) == 0.0

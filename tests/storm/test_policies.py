@@ -28,7 +28,7 @@ def test_these_are_the_baselines():
 
 
 def test_attempts():
-    attempts = [BASELINES[name].policy.retry.attempts for name in NAMES]
+    attempts = [BASELINES[name].policy.retry.max_attempts for name in NAMES]
 
     assert attempts == [1, 6, 11, 6, 6, 6, 6, 3, 10, 10, 10, 6, 6, 6]
 
@@ -42,7 +42,7 @@ def test_the_sdk_waits_half_a_second_doubled_up_to_eight_less_up_to_a_quarter():
 
 
 def test_the_sdk_comes_back_exactly_when_it_was_told():
-    assert BASELINES["openai_sdk"].policy.retry.spread == 0.0
+    assert BASELINES["openai_sdk"].policy.retry.retry_after_jitter == 0.0
     assert not BASELINES["openai_sdk"].deaf
 
 
@@ -53,19 +53,21 @@ def test_the_plain_retries_do_not_hear_when_to_come_back():
 def test_a_loop_has_64_rows_in_flight_and_loses_none():
     for name in LOOPS:
         policy = BASELINES[name].policy
-        assert policy.limit == FixedLimit(in_flight=64)
-        assert policy.queue.size >= 1_000_000
-        assert policy.breaker is policy.budget is None
+        assert policy.limit == FixedLimit(max_in_flight=64)
+        assert policy.queue.max_size >= 1_000_000
+        assert policy.breaker is policy.retry_budget is None
 
 
 def test_the_budget_of_a_mesh_pays_for_every_retry():
-    assert BASELINES["budget"].policy.budget == BudgetPolicy(ratio=0.1, cap=10.0, always_paid=True)
+    assert BASELINES["budget"].policy.retry_budget == BudgetPolicy(
+        ratio=0.1, capacity=10.0, no_free_retries=True
+    )
 
 
 def test_aimd_is_a_limit_before_retries():
     policy = BASELINES["aimd"].policy
     assert policy.limit == AimdLimit()
-    assert policy.breaker is policy.budget is None
+    assert policy.breaker is policy.retry_budget is None
 
 
 def test_the_article_is_the_preset():
@@ -76,9 +78,9 @@ def test_the_article_is_the_preset():
 def test_nothing_but_retries(name):
     policy = BASELINES[name].policy
 
-    assert policy.breaker is policy.budget is None
+    assert policy.breaker is policy.retry_budget is None
     assert not policy.cooldown
-    assert policy.limit.in_flight >= 1_000_000
+    assert policy.limit.max_in_flight >= 1_000_000
 
 
 def test_immediate_means_immediate():

@@ -30,11 +30,11 @@ def test_draws_stay_within_their_bounds(preset):
         load, provider = scenario.load, scenario.provider
         assert 10 <= provider.slots <= 5 * 400
         assert 0.2 <= provider.service <= 10
-        assert 0.2 <= provider.cv <= 1.5
+        assert 0.2 <= provider.variation <= 1.5
         assert 1 <= load.processes <= 500
         assert 2.99 <= load.timeout / provider.service <= 12.01
         assert load.deadline >= 1.49 * load.timeout
-        assert all(trouble.until <= scenario.duration for trouble in scenario.trouble)
+        assert all(trouble.until <= scenario.duration for trouble in scenario.faults)
         assert scenario.duration <= 1_300
         check_length(scenario)
         check_playable(scenario)

@@ -11,11 +11,11 @@ from stormbreak.core.retry import RetryPolicy
 from stormbreak.core.row_schedule import ATTEMPTS, PROBE_ROWS
 from stormbreak.events import CallEnded, Sent
 from stormbreak.provider.fault_kinds import Kind
-from stormbreak.provider.scenario import Burst, Load, Provider, Scenario, Trouble
+from stormbreak.provider.scenario import Burst, Fault, Load, Provider, Scenario
 from stormbreak.storm import simulate
 from stormbreak.storm.policies import BASELINES
 
-ONCE_A_ROUND = replace(BATCH, breaker=None, learn_rate=False, retry=RetryPolicy(attempts=1))
+ONCE_A_ROUND = replace(BATCH, breaker=None, adaptive_rate=False, retry=RetryPolicy(max_attempts=1))
 
 
 def batch(*trouble, rows=100, slots=50, preset="batch", deadline=600.0, **load):
@@ -23,10 +23,10 @@ def batch(*trouble, rows=100, slots=50, preset="batch", deadline=600.0, **load):
     return Scenario(
         name="rows",
         duration=30.0,
-        provider=Provider(slots=slots, service=1.0, cv=0.0),
-        trouble=trouble,
+        provider=Provider(slots=slots, service=1.0, variation=0.0),
+        faults=trouble,
         load=Load(
-            herds=(Burst(at=0.0, calls=rows),),
+            bursts=(Burst(at=0.0, calls=rows),),
             deadline=deadline,
             timeout=5.0,
             preset=preset,
@@ -36,7 +36,7 @@ def batch(*trouble, rows=100, slots=50, preset="batch", deadline=600.0, **load):
 
 
 def unlucky(share):
-    return Trouble(kind=Kind.S500, share=share)
+    return Fault(kind=Kind.S500, share=share)
 
 
 def played(scenario, policy=ONCE_A_ROUND, **more):
@@ -65,12 +65,12 @@ def test_a_baseline_keeps_its_own_way(name):
     scenario = batch(unlucky(1.0))
     measures, events = played(scenario, contender)
     assert sum(isinstance(event, CallEnded) for event in events) == 100
-    assert measures.amplification <= contender.policy.retry.attempts
+    assert measures.amplification <= contender.policy.retry.max_attempts
 
 
 def test_a_policy_that_would_fail_fast_waits_as_in_a_batch():
     """What `batch run --policy article` does, which is not the baseline of that name."""
-    down = Trouble(kind=Kind.DOWN, until=20.0)
+    down = Fault(kind=Kind.DOWN, until=20.0)
     measures, _ = played(batch(down), ARTICLE)
     assert measures.success == 1.0
 
@@ -93,7 +93,7 @@ def test_a_row_fails_at_its_deadline():
 
 
 def test_rows_that_find_no_place_before_their_deadline_are_not_sent():
-    narrow = replace(ONCE_A_ROUND, limit=FixedLimit(in_flight=7))
+    narrow = replace(ONCE_A_ROUND, limit=FixedLimit(max_in_flight=7))
     measures, _ = played(batch(rows=70, slots=200, deadline=3.5), narrow)
     assert (measures.calls, measures.success, measures.shed) == (70, 0.3, 42)
 
@@ -102,8 +102,8 @@ def test_the_luck_of_a_row_is_that_of_its_attempts_in_all_whatever_the_rounds():
     """The third attempt of a row meets the same, in one round or in three: policies are compared on the same luck."""
     patient = replace(
         OFF,
-        retry=RetryPolicy(attempts=ATTEMPTS, backoff=Constant(seconds=0.5)),
-        limit=FixedLimit(in_flight=64),
+        retry=RetryPolicy(max_attempts=ATTEMPTS, backoff=Constant(initial_delay=0.5)),
+        limit=FixedLimit(max_in_flight=64),
     )
     rounds, _ = played(batch(unlucky(0.6)))
     one_round, _ = played(batch(unlucky(0.6)), patient)
@@ -118,7 +118,7 @@ def test_until_a_row_is_answered_only_scouts_are_sent():
 
 
 def test_no_more_rows_are_in_work_than_the_limit_of_the_policy():
-    narrow = replace(ONCE_A_ROUND, limit=FixedLimit(in_flight=7))
+    narrow = replace(ONCE_A_ROUND, limit=FixedLimit(max_in_flight=7))
     measures, events = played(batch(rows=70, slots=200), narrow)
     assert measures.makespan == pytest.approx(10.0)
     assert measures.added_wait_p99 == pytest.approx(9.0)
@@ -134,14 +134,14 @@ def test_each_process_has_a_batch_of_its_own():
 
 
 def test_a_batch_whose_scouts_are_all_refused_sends_nothing_more():
-    measures, _ = played(batch(Trouble(kind=Kind.S401), rows=100))
+    measures, _ = played(batch(Fault(kind=Kind.S401), rows=100))
     assert (measures.success, measures.shed) == (0.0, 100 - PROBE_ROWS)
 
 
 def test_rows_may_come_later():
     scenario = batch(unlucky(0.5), rows=10)
     assert scenario.load is not None
-    load = replace(scenario.load, herds=(), times=(0.0, 0.0, 5.0, 20.0, 20.0))
+    load = replace(scenario.load, bursts=(), arrival_times=(0.0, 0.0, 5.0, 20.0, 20.0))
     measures, _ = played(replace(scenario, load=load))
     assert (measures.calls, measures.success) == (5, 1.0)
 

@@ -18,12 +18,12 @@ from stormbreak.provider.fault_kinds import Kind
 from stormbreak.provider.scenario import (
     BackgroundTraffic,
     Burst,
+    Fault,
     Limit,
     LimitKind,
     Load,
     Provider,
     Scenario,
-    Trouble,
 )
 from stormbreak.provider.scenario_file import builtin_names, load
 from stormbreak.storm import simulate
@@ -33,11 +33,11 @@ from stormbreak.types import Verdict
 STORM = Scenario(
     name="small",
     duration=60.0,
-    provider=Provider(slots=10, service=1.0, queue=30, front_end=200.0),
-    trouble=(
-        Trouble(kind=Kind.CAPACITY, factor=0.2, at=20.0, until=30.0, ramp=5.0),
-        Trouble(kind=Kind.S503, share=0.1, at=25.0, until=40.0),
-        Trouble(kind=Kind.S429, share=0.05, at=10.0, until=50.0, retry_after=2.0),
+    provider=Provider(slots=10, service=1.0, queue=30, max_requests_per_second=200.0),
+    faults=(
+        Fault(kind=Kind.CAPACITY, factor=0.2, at=20.0, until=30.0, ramp=5.0),
+        Fault(kind=Kind.S503, share=0.1, at=25.0, until=40.0),
+        Fault(kind=Kind.S429, share=0.05, at=10.0, until=50.0, retry_after=2.0),
     ),
     load=Load(
         rate=8.0, processes=4, deadline=10.0, timeout=4.0, trigger_at=20.0, trigger_until=30.0
@@ -57,9 +57,9 @@ def alone(trouble=None, *, slots=1, calls=1, timeout=4.0, **more):
     return Scenario(
         name="alone",
         duration=30.0,
-        provider=Provider(slots=slots, service=1.0, cv=0.0, **more),
-        trouble=() if trouble is None else (trouble,),
-        load=Load(herds=(Burst(at=1.0, calls=calls),), deadline=10.0, timeout=timeout),
+        provider=Provider(slots=slots, service=1.0, variation=0.0, **more),
+        faults=() if trouble is None else (trouble,),
+        load=Load(bursts=(Burst(at=1.0, calls=calls),), deadline=10.0, timeout=timeout),
     )
 
 
@@ -73,10 +73,10 @@ def test_the_same_seed_gives_the_same_events():
 
 FROZEN = replace(
     OFF,
-    retry=RetryPolicy(attempts=4, backoff=Constant(seconds=0.5)),
-    limit=FixedLimit(in_flight=3),
+    retry=RetryPolicy(max_attempts=4, backoff=Constant(initial_delay=0.5)),
+    limit=FixedLimit(max_in_flight=3),
 )
-LEARNING = replace(INTERACTIVE, quota=RateLimitPolicy(learn=True))
+LEARNING = replace(INTERACTIVE, rate_limit=RateLimitPolicy(learn_from_headers=True))
 
 
 @pytest.mark.parametrize(
@@ -117,12 +117,12 @@ def test_policies_meet_the_same_calls_and_the_same_luck():
     ("trouble", "verdict", "took"),
     [
         (None, Verdict.OK, 1.0),
-        (Trouble(kind=Kind.S503), Verdict.OVERLOADED, 0.05),
-        (Trouble(kind=Kind.DOWN, after=0.2), Verdict.OVERLOADED, 0.2),
-        (Trouble(kind=Kind.HANG), Verdict.TIMEOUT, 4.0),
-        (Trouble(kind=Kind.SLOW_BODY, seconds=2.5), Verdict.OK, 3.5),
-        (Trouble(kind=Kind.SLOW_BODY, seconds=9.0), Verdict.TIMEOUT, 4.0),
-        (Trouble(kind=Kind.CUT_BODY), Verdict.BROKEN, 1.0),
+        (Fault(kind=Kind.S503), Verdict.OVERLOADED, 0.05),
+        (Fault(kind=Kind.DOWN, respond_after=0.2), Verdict.OVERLOADED, 0.2),
+        (Fault(kind=Kind.HANG), Verdict.TIMEOUT, 4.0),
+        (Fault(kind=Kind.SLOW_BODY, added_latency=2.5), Verdict.OK, 3.5),
+        (Fault(kind=Kind.SLOW_BODY, added_latency=9.0), Verdict.TIMEOUT, 4.0),
+        (Fault(kind=Kind.CUT_BODY), Verdict.BROKEN, 1.0),
     ],
 )
 def test_an_attempt_meets_what_the_provider_does(trouble, verdict, took):
@@ -133,7 +133,7 @@ def test_an_attempt_meets_what_the_provider_does(trouble, verdict, took):
 
 
 def test_a_connection_that_the_front_end_drops_is_only_seen_by_its_own_timeout():
-    scenario = alone(slots=100, calls=20, front_end=2.0, backlog=3.0)
+    scenario = alone(slots=100, calls=20, max_requests_per_second=2.0, backlog=3.0)
     took = sorted(e.took for e in heard(scenario, OFF) if isinstance(e, Returned))
 
     assert took[:7] == pytest.approx([1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0])
@@ -156,7 +156,7 @@ def test_a_full_queue_says_429():
 
 def test_an_answer_after_the_deadline_is_none():
     """The deadline of 10 s cuts the attempt, though its timeout would not."""
-    slow = Trouble(kind=Kind.SERVICE, factor=11.0)
+    slow = Fault(kind=Kind.SERVICE, factor=11.0)
     result = simulate(alone(slow, timeout=20.0), OFF)
 
     assert result.measures.success == 0.0
@@ -164,8 +164,13 @@ def test_an_answer_after_the_deadline_is_none():
 
 
 def test_the_deaf_do_not_hear_when_to_come_back():
-    told = Trouble(kind=Kind.S429, retry_after=3.0, until=2.0)
-    policy = replace(OFF, retry=RetryPolicy(attempts=9, backoff=Constant(seconds=0.5), spread=0.0))
+    told = Fault(kind=Kind.S429, retry_after=3.0, until=2.0)
+    policy = replace(
+        OFF,
+        retry=RetryPolicy(
+            max_attempts=9, backoff=Constant(initial_delay=0.5), retry_after_jitter=0.0
+        ),
+    )
     times = {
         deaf: [
             e.at
@@ -184,8 +189,8 @@ def test_the_deaf_do_not_hear_when_to_come_back():
 
 def test_each_process_has_an_engine_of_its_own_unless_all_share_one():
     """A limit of one in flight: four processes send four at once, a shared engine one."""
-    one = replace(OFF, limit=FixedLimit(in_flight=1))
-    scenario = replace(STORM, trouble=())
+    one = replace(OFF, limit=FixedLimit(max_in_flight=1))
+    scenario = replace(STORM, faults=())
     apart, shared = (simulate(scenario, one, shared=shared, seed=2) for shared in (False, True))
 
     assert max(apart.series.answers) >= 3
@@ -221,9 +226,9 @@ def test_the_scenario_says_deadline_patience_and_timeout():
 
 def test_the_crowd_stays_away():
     storm = load("outage")
-    calm = replace(storm, crowd=None)
+    calm = replace(storm, background_traffic=None)
 
-    assert storm.crowd is not None
+    assert storm.background_traffic is not None
     assert simulate(storm, OFF, seed=1) == simulate(calm, OFF, seed=1)
 
 
@@ -233,10 +238,10 @@ def test_beside_the_crowd_clients_share_the_capacity():
         name="crowded",
         duration=30.0,
         provider=Provider(slots=5, service=1.0),
-        crowd=BackgroundTraffic(rate=6.0),
+        background_traffic=BackgroundTraffic(rate=6.0),
         load=load,
     )
-    beside = replace(storm, load=replace(load, beside_crowd=True))
+    beside = replace(storm, load=replace(load, keep_background_traffic=True))
 
     alone, crowded = (simulate(each, OFF, seed=1).measures for each in (storm, beside))
     assert crowded.calls == alone.calls
@@ -281,7 +286,7 @@ def test_every_call_ends_and_nothing_is_held(name):
 @pytest.mark.parametrize("limit", list(LimitKind))
 def test_a_request_limit_counts_all_processes_together(limit):
     scenario = replace(
-        STORM, trouble=(), provider=Provider(), limit=Limit(kind=limit, requests=60, per=20.0)
+        STORM, faults=(), provider=Provider(), limit=Limit(kind=limit, requests=60, period=20.0)
     )
     result = simulate(scenario, OFF, seed=1)
 

@@ -9,7 +9,7 @@ from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.presets import INTERACTIVE, OFF
 from stormbreak.core.trip import ConsecutiveFailures
 from stormbreak.provider.fault_kinds import Kind
-from stormbreak.provider.scenario import Burst, Load, Provider, Scenario, Trouble
+from stormbreak.provider.scenario import Burst, Fault, Load, Provider, Scenario
 from stormbreak.provider.scenario_file import load
 from stormbreak.storm import simulate
 from stormbreak.storm.result import Look
@@ -21,16 +21,16 @@ def herd(*, calls=6, slots=2, processes=1, timeout=30.0, trouble=(), at=2.0):
     return Scenario(
         name="herd",
         duration=20.0,
-        provider=Provider(slots=slots, service=2.0, cv=0.0),
-        trouble=trouble,
+        provider=Provider(slots=slots, service=2.0, variation=0.0),
+        faults=trouble,
         load=Load(
-            herds=(Burst(at=at, calls=calls),), processes=processes, deadline=40.0, timeout=timeout
+            bursts=(Burst(at=at, calls=calls),), processes=processes, deadline=40.0, timeout=timeout
         ),
     )
 
 
 NOTHING = Look(0, 0, None, 0, 0, 0, 0.0)
-LIMITED = replace(OFF, limit=FixedLimit(in_flight=3))
+LIMITED = replace(OFF, limit=FixedLimit(max_in_flight=3))
 
 
 def test_what_is_in_flight_and_what_waits_and_where():
@@ -96,15 +96,17 @@ def test_a_share_of_the_processes_that_is_limited_makes_no_limit_of_all():
 
 def test_circuits_that_are_not_closed_are_counted_while_nobody_calls_too():
     """Each of the processes that had a call opens at its first failure, and stays open for longer than this lasts."""
-    breaker = BreakerPolicy(trip=ConsecutiveFailures(threshold=1), open_for=100.0, jitter=0.0)
+    breaker = BreakerPolicy(
+        trip=ConsecutiveFailures(failure_threshold=1), open_duration=100.0, open_duration_jitter=0.0
+    )
     policy = replace(OFF, breaker=breaker, fail_fast=True)
-    scenario = herd(calls=40, slots=40, processes=4, trouble=(Trouble(kind=Kind.S503),))
+    scenario = herd(calls=40, slots=40, processes=4, trouble=(Fault(kind=Kind.S503),))
     told = simulate(replace(scenario, duration=10.0), policy, seed=1).series
     assert told.open_circuits[-1] == 4
 
     later = replace(
         scenario,
-        load=replace(scenario.load, herds=(Burst(at=2.0, calls=40), Burst(at=9.0, calls=1))),
+        load=replace(scenario.load, bursts=(Burst(at=2.0, calls=40), Burst(at=9.0, calls=1))),
     )
     told = simulate(later, policy, seed=1).series
     assert told.open_circuits == (0, 0, *(4,) * 8)
@@ -118,7 +120,7 @@ def test_wasted_work_is_told_when_it_ends():
     assert result.series.wasted == (0.0, 0.0, 0.0, 0.0, 0.0, 0.0)  # all are over by second 5
     longer = replace(
         scenario,
-        load=replace(scenario.load, herds=(Burst(at=2.0, calls=6), Burst(at=15.0, calls=1))),
+        load=replace(scenario.load, bursts=(Burst(at=2.0, calls=6), Burst(at=15.0, calls=1))),
     )
     told = simulate(longer, OFF).series
     assert {second: work for second, work in enumerate(told.wasted) if work} == {6: 4.0, 8: 4.0}

@@ -24,7 +24,7 @@ from stormbreak.cli.storm.run import storm_of
 from stormbreak.llm.tokens import estimate
 from stormbreak.storm.assertions import NAMES
 
-SMALL = small_storm('about = "a herd, and an outage"', herd=20, processes=2)
+SMALL = small_storm('description = "a herd, and an outage"', herd=20, processes=2)
 
 
 @pytest.fixture
@@ -197,7 +197,10 @@ def test_tokens_of_rows_are_those_that_a_batch_would_reserve(tmp_path):
     with Rows.read(rows, model="storm-1") as read:
         bodies = [read.row_at(0).body, read.row_at(1).body]
 
-    assert storm.load.sizes == (estimate(bodies[0], bound=10), estimate(bodies[1], choices=2))
+    assert storm.load.arrival_tokens == (
+        estimate(bodies[0], bound=10),
+        estimate(bodies[1], choices=2),
+    )
 
 
 def test_json_says_null_for_a_time_that_never_came(capsys, tmp_path):
@@ -213,7 +216,7 @@ def test_json_says_null_for_a_time_that_never_came(capsys, tmp_path):
 
 def test_a_policy_may_be_a_file(capsys, small, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    Path("[mine].toml").write_text("preset = 'off'\n[retry]\nattempts = 4\n")
+    Path("[mine].toml").write_text("preset = 'off'\n[retry]\nmax_attempts = 4\n")
     code, out, _ = run(capsys, "run", small, "--policy", "[mine].toml", "--json")
 
     assert code == 0

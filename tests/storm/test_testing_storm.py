@@ -39,7 +39,7 @@ def test_it_gives_a_result_for_each_seed():
 def test_a_policy_is_named_or_given_or_that_of_the_scenario(tmp_path):
     path = tmp_path / "mine.toml"
     path.write_text("preset = 'off'\n")
-    given = replace(OFF, retry=RetryPolicy(attempts=2))
+    given = replace(OFF, retry=RetryPolicy(max_attempts=2))
     scenario = parse(SMALL)
 
     named = [storm(scenario, policy=each)[0].policy for each in (None, path, str(path), given)]

@@ -16,7 +16,7 @@ from stormbreak.storm.traffic import traffic
 from stormbreak.types import Verdict
 
 LOAD = Load(rate=10.0, deadline=60.0, timeout=30.0, tokens=100.0)
-BUCKET = Limit(kind=LimitKind.BUCKET, tokens=60_000, per=60.0)
+BUCKET = Limit(kind=LimitKind.BUCKET, tokens=60_000, period=60.0)
 
 
 def scenario(limit, **changes):
@@ -39,7 +39,7 @@ def refusals(storm, policy):
 @pytest.mark.parametrize("kind", list(LimitKind))
 def test_a_limit_counts_the_tokens_of_calls(kind):
     """Of some 60,000 that come, three windows let 10,000 pass each; a bucket one more, since it begins full."""
-    storm = scenario(Limit(kind=kind, tokens=10_000, per=20.0))
+    storm = scenario(Limit(kind=kind, tokens=10_000, period=20.0))
     result = simulate(storm, OFF, seed=1)
 
     assert sum(result.series.answers) == pytest.approx(100 * (3 + (kind == "bucket")), abs=2)
@@ -47,14 +47,14 @@ def test_a_limit_counts_the_tokens_of_calls(kind):
 
 def test_the_ideal_knows_of_it():
     """A bucket that is full at first, and what flows into it until the last call is due."""
-    storm = scenario(Limit(kind=LimitKind.BUCKET, tokens=30_000, per=60.0), rate=20.0)
+    storm = scenario(Limit(kind=LimitKind.BUCKET, tokens=30_000, period=60.0), rate=20.0)
 
     arrivals = traffic(storm.load, 60.0, seed=1).times
     assert within(ideal_throughput(storm, arrivals), 0.0) == pytest.approx(300 + 5 * 120, rel=0.03)
 
 
 def test_calls_have_the_same_tokens_under_every_policy_and_the_mean_that_was_asked_for():
-    uneven = replace(LOAD, rate=100.0, tokens_cv=1.0)
+    uneven = replace(LOAD, rate=100.0, tokens_variation=1.0)
     calls = traffic(uneven, 100.0, seed=3)
 
     assert calls == traffic(uneven, 100.0, seed=3)
@@ -64,10 +64,10 @@ def test_calls_have_the_same_tokens_under_every_policy_and_the_mean_that_was_ask
 
 
 def test_a_quota_of_as_many_tokens_is_never_refused():
-    storm = scenario(replace(BUCKET, tokens=6_000), tokens_cv=1.0, rate=2.0)
+    storm = scenario(replace(BUCKET, tokens=6_000), tokens_variation=1.0, rate=2.0)
 
     assert refusals(storm, OFF) > 0
-    assert refusals(storm, replace(OFF, quota=RateLimitPolicy(tpm=6_000.0))) == 0
+    assert refusals(storm, replace(OFF, rate_limit=RateLimitPolicy(tpm=6_000.0))) == 0
 
 
 SAYS_NOTHING = {Dialect.AZURE_UNKNOWN}
@@ -77,16 +77,16 @@ SAYS_NOTHING = {Dialect.AZURE_UNKNOWN}
 def test_what_headers_say_of_requests_is_heard(dialect):
     whole_at_once = dialect in {Dialect.OPENROUTER, Dialect.IETF, Dialect.IETF_06}
     kind = LimitKind.WINDOW if whole_at_once else LimitKind.BUCKET
-    storm = scenario(Limit(kind=kind, requests=300, per=60.0, headers=dialect))
-    learns = replace(OFF, quota=RateLimitPolicy(learn=True))
+    storm = scenario(Limit(kind=kind, requests=300, period=60.0, headers=dialect))
+    learns = replace(OFF, rate_limit=RateLimitPolicy(learn_from_headers=True))
 
     assert refusals(storm, learns) < refusals(storm, OFF) / 2
 
 
 @pytest.mark.parametrize("dialect", [Dialect.OPENAI, Dialect.ANTHROPIC])
 def test_what_headers_say_of_tokens_is_heard(dialect):
-    storm = scenario(replace(BUCKET, tokens=30_000, headers=dialect), tokens_cv=1.0)
-    learns = replace(OFF, quota=RateLimitPolicy(learn=True))
+    storm = scenario(replace(BUCKET, tokens=30_000, headers=dialect), tokens_variation=1.0)
+    learns = replace(OFF, rate_limit=RateLimitPolicy(learn_from_headers=True))
 
     assert refusals(storm, learns) < refusals(storm, OFF) / 2
 

@@ -6,8 +6,8 @@ from stormbreak.storm.traffic import traffic
 
 
 def test_herds_come_in_one_instant_among_the_others():
-    herd = Burst(at=10.0, calls=50, times=2, every=20.0)
-    calls = traffic(Load(rate=2.0, herds=(herd,), processes=4), 40.0, seed=1)
+    herd = Burst(at=10.0, calls=50, repeat=2, every=20.0)
+    calls = traffic(Load(rate=2.0, bursts=(herd,), processes=4), 40.0, seed=1)
 
     assert calls.times == sorted(calls.times)
     assert calls.times.count(10.0) == calls.times.count(30.0) == 50
@@ -16,7 +16,7 @@ def test_herds_come_in_one_instant_among_the_others():
 
 
 def test_nobody_comes_after_the_end():
-    load = Load(rate=5.0, herds=(Burst(at=10.0, calls=3),))
+    load = Load(rate=5.0, bursts=(Burst(at=10.0, calls=3),))
 
     assert max(traffic(load, 10.0, seed=1).times) < 10.0
     assert traffic(load, 10.1, seed=1).times.count(10.0) == 3
@@ -46,7 +46,7 @@ def test_even_arrivals_need_no_chance():
             "load must bring at most 10000000 calls in a simulation, got about 6e\\+10",
         ),
         (Load(rate=1.0, steps=(Step(at=50.0, rate=2e6, ramp=5.0),)), "got about 1.5e"),
-        (Load(herds=(Burst(at=1.0, calls=6_000_000, times=2),)), "got about 1.2e"),
+        (Load(bursts=(Burst(at=1.0, calls=6_000_000, repeat=2),)), "got about 1.2e"),
         (
             Load(rate=1.0, processes=100_001),
             "load.processes must be at most 100000 in a simulation",

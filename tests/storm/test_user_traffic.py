@@ -130,7 +130,7 @@ def test_calls_arrive_exactly_then_with_every_seed():
 
 def test_no_calls_of_the_scenario_are_left():
     storm = load("herd")
-    assert storm.load.herds
+    assert storm.load.bursts
     ours = with_arrivals(storm, [0.0, 90.0])
     assert traffic(ours.load, ours.duration, seed=1).times == [0.0, 90.0]
 
@@ -167,14 +167,14 @@ def test_all_else_of_the_scenario_stays_and_it_lasts_until_the_last_has_come():
 
     assert storm.duration == 401.0
     assert with_arrivals(dip, [0.0, 1.0]).duration == dip.duration
-    assert (storm.provider, storm.trouble) == (dip.provider, dip.trouble)
-    assert storm.load == replace(dip.load, rate=0.0, times=(0.0, 400.0))
+    assert (storm.provider, storm.faults) == (dip.provider, dip.faults)
+    assert storm.load == replace(dip.load, rate=0.0, arrival_times=(0.0, 400.0))
 
 
 def test_a_scenario_without_a_load_can_be_played_then():
     storm = with_arrivals(load("calm"), [0.0, 1.0])
 
-    assert storm.load == Load(times=(0.0, 1.0))
+    assert storm.load == Load(arrival_times=(0.0, 1.0))
     assert simulate(storm, OFF).measures.calls == 2
 
 
@@ -182,8 +182,8 @@ def test_a_batch_is_one_process_at_once_of_which_all_is_measured():
     storm = with_batch(load("outage"), [100, 300])
 
     assert storm.load == Load(
-        times=(0.0, 0.0),
-        sizes=(100, 300),
+        arrival_times=(0.0, 0.0),
+        arrival_tokens=(100, 300),
         tokens=200.0,
         preset="batch",
         deadline=3600.0,
@@ -205,7 +205,9 @@ def test_the_scenario_of_a_batch_says_how_patient_its_rows_are():
 
 
 def test_a_file_may_name_the_times_itself():
-    storm = parse("duration = 10\n[load]\ntimes = [0, 1.5, 1.5]\nsizes = [10, 20, 30]\n")
+    storm = parse(
+        "duration = 10\n[load]\narrival_times = [0, 1.5, 1.5]\narrival_tokens = [10, 20, 30]\n"
+    )
 
     assert traffic(storm.load, 10.0, seed=1).times == [0.0, 1.5, 1.5]
     assert traffic(storm.load, 10.0, seed=1).tokens == [10, 20, 30]
@@ -214,13 +216,22 @@ def test_a_file_may_name_the_times_itself():
 @table_test(
     ("text", "complaint"),
     [
-        ("times = [2, 1]", "load.times must be in order, got 1.0 after 2.0"),
-        ("times = [1]\nrate = 2", "load.times stand alone: no rate, steps or herds beside them"),
-        ("times = [1, 2]\nsizes = [3]", "load.sizes must be as many as times (2), got 1"),
-        ("sizes = [3]", "load.sizes must be as many as times (0), got 1"),
-        ("times = [-1]", "load.times must be zero or positive, got -1"),
-        ("times = [10]", "load.times must lie before the end (duration 10.0), got 10.0"),
-        ("times = []", "load.rate must be positive where no herd comes, got 0.0"),
+        ("arrival_times = [2, 1]", "load.arrival_times must be in order, got 1.0 after 2.0"),
+        (
+            "arrival_times = [1]\nrate = 2",
+            "load.arrival_times stand alone: no rate, steps or bursts beside them",
+        ),
+        (
+            "arrival_times = [1, 2]\narrival_tokens = [3]",
+            "load.arrival_tokens must be as many as arrival_times (2), got 1",
+        ),
+        ("arrival_tokens = [3]", "load.arrival_tokens must be as many as arrival_times (0), got 1"),
+        ("arrival_times = [-1]", "load.arrival_times must be zero or positive, got -1"),
+        (
+            "arrival_times = [10]",
+            "load.arrival_times must lie before the end (duration 10.0), got 10.0",
+        ),
+        ("arrival_times = []", "load.rate must be positive where no burst comes, got 0.0"),
     ],
 )
 def test_what_such_a_file_cannot_say(text, complaint):

@@ -37,7 +37,9 @@ TROUBLES = (  # 55 % of all attempts
     {"kind": "hang", "share": 0.05},
     {"kind": "cut_body", "share": 0.13},
 )
-LUCK = scenario(*TROUBLES, slots=200, service=0.3, cv=0.5, queue=800, front_end=3000)
+LUCK = scenario(
+    *TROUBLES, slots=200, service=0.3, variation=0.5, queue=800, max_requests_per_second=3000
+)
 LOOP = Path(__file__).parent / "jitter_loop.py"
 LOOK = 0.02  # seconds between two looks at the files
 AT_MOST = 300.0  # seconds; whatever takes longer takes for ever
@@ -182,7 +184,7 @@ class _Moments:
 def outage(calm):
     """A scenario that goes down `calm` seconds after its first request, and when it is up again."""
     down = {"kind": "down", "at": calm, "until": calm + REMEMBER_FOR}
-    return scenario(down, slots=200, service=0.2, cv=0.5), calm + REMEMBER_FOR
+    return scenario(down, slots=200, service=0.2, variation=0.5), calm + REMEMBER_FOR
 
 
 async def outlived(folder, *, calm, seed=0):

@@ -45,12 +45,12 @@ def read(path):
     return [json.loads(line) for line in path.read_bytes().splitlines()] if path.exists() else []
 
 
-def scenario(*troubles, service=0.0, cv=0.0, **provider):
+def scenario(*troubles, service=0.0, variation=0.0, **provider):
     """A scenario in TOML, in real seconds; a trouble is a dict."""
-    lines = ["duration = 3600", "[provider]", f"service = {service}", f"cv = {cv}"]
+    lines = ["duration = 3600", "[provider]", f"service = {service}", f"variation = {variation}"]
     lines += [f"{key} = {json.dumps(value)}" for key, value in provider.items()]
     for trouble in troubles:
-        lines.append("[[trouble]]")
+        lines.append("[[faults]]")
         lines += [f"{key} = {json.dumps(value)}" for key, value in trouble.items()]
     return "\n".join(lines) + "\n"
 

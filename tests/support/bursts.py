@@ -13,7 +13,7 @@ speed = 1
 [provider]
 slots = 400
 service = {SERVICE}
-cv = 0
+variation = 0
 """
 
 

@@ -9,7 +9,11 @@ from stormbreak.core.trip import (
 )
 
 FRAGILE = BreakerPolicy(
-    trip=ConsecutiveFailures(threshold=2), open_for=10.0, jitter=0.0, probes=1, at_once=1
+    trip=ConsecutiveFailures(failure_threshold=2),
+    open_duration=10.0,
+    open_duration_jitter=0.0,
+    probes=1,
+    max_concurrent_probes=1,
 )
 
 

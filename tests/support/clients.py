@@ -16,10 +16,14 @@ from stormbreak.types import Outcome, Verdict
 KEY = "sk-canary-0123456789"
 SAY = [{"role": "user", "content": "hello"}]
 PAYLOAD = {"messages": SAY}
-ONCE = Policy(retry=RetryPolicy(attempts=1))
-THRICE = Policy(budget=None, retry=RetryPolicy(attempts=3, backoff=Constant(seconds=0.01)))
+ONCE = Policy(retry=RetryPolicy(max_attempts=1))
+THRICE = Policy(
+    retry_budget=None, retry=RetryPolicy(max_attempts=3, backoff=Constant(initial_delay=0.01))
+)
 QUICK = Policy(
-    retry=RetryPolicy(attempts=4, backoff=Constant(seconds=0.01)), breaker=None, budget=None
+    retry=RetryPolicy(max_attempts=4, backoff=Constant(initial_delay=0.01)),
+    breaker=None,
+    retry_budget=None,
 )
 
 

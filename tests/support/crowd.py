@@ -20,9 +20,9 @@ from stormbreak.types import Call
 
 LIMIT = 64
 POLICY = policy(
-    limit=FixedLimit(in_flight=LIMIT),
-    retry=RetryPolicy(attempts=3, backoff=Constant(seconds=0.001)),
-    queue=QueuePolicy(size=20_000),
+    limit=FixedLimit(max_in_flight=LIMIT),
+    retry=RetryPolicy(max_attempts=3, backoff=Constant(initial_delay=0.001)),
+    queue=QueuePolicy(max_size=20_000),
 )
 
 

@@ -35,10 +35,10 @@ duration = {END}
 [provider]
 slots = {SLOTS}
 service = {SERVICE}
-cv = 0.3
+variation = 0.3
 queue = 400
 
-[[trouble]]
+[[faults]]
 kind = "capacity"
 factor = 0.2
 at = {FALL}

@@ -58,7 +58,7 @@ class Told(FixedLimiter):
     """Slots that write down what they are told of the time."""
 
     def __init__(self, slots=1):
-        super().__init__(FixedLimit(in_flight=slots))
+        super().__init__(FixedLimit(max_in_flight=slots))
         self.ticks = []
 
     def tick(self, now, waited):
@@ -71,7 +71,7 @@ class Growing(FixedLimiter):
     most = None
 
     def __init__(self, *, limit, most):
-        super().__init__(FixedLimit(in_flight=limit))
+        super().__init__(FixedLimit(max_in_flight=limit))
         self.most = most
 
 
@@ -82,7 +82,9 @@ class Door:
         self.log = []
         self.barriers = [kind(f"barrier{n}", self.log) for n in range(barriers)]
         self.barrier = self.barriers[0]
-        self.slots = FixedLimiter(FixedLimit(in_flight=slots)) if isinstance(slots, int) else slots
+        self.slots = (
+            FixedLimiter(FixedLimit(max_in_flight=slots)) if isinstance(slots, int) else slots
+        )
         self.woken = []
         self.numbers = iter(range(1, 1000))
         diagnosis = Diagnosis(TREATMENTS)
@@ -92,7 +94,7 @@ class Door:
             gates,
             self.slots,
             diagnosis,
-            QueuePolicy(size=size),
+            QueuePolicy(max_size=size),
             self.wake,
             spacings=spacings,
             weigh=weigh,

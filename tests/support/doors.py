@@ -17,8 +17,10 @@ from stormbreak.httpx2 import AsyncTransport, Transport
 
 KEY = "sk-door-canary-0123456789"
 SAY = [{"role": "user", "content": "hello"}]
-QUICK = Policy(budget=None, retry=RetryPolicy(attempts=4, backoff=Constant(seconds=0.01)))
-ONCE = Policy(budget=None, retry=RetryPolicy(attempts=1))
+QUICK = Policy(
+    retry_budget=None, retry=RetryPolicy(max_attempts=4, backoff=Constant(initial_delay=0.01))
+)
+ONCE = Policy(retry_budget=None, retry=RetryPolicy(max_attempts=1))
 MESSAGE = answer(
     json.dumps(
         {

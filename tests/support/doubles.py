@@ -87,8 +87,8 @@ async def ask_all(base_url, *, calls, at_once, pause=None, way=None, verify=True
     They go over connections of the kind `way` (`wrapped`), by default over our own. With a `pause` in seconds they come in rounds, between which every connection is idle; else one after the other.
     """
     policy = Policy(
-        limit=FixedLimit(in_flight=at_once),
-        retry=RetryPolicy(attempts=1),
+        limit=FixedLimit(max_in_flight=at_once),
+        retry=RetryPolicy(max_attempts=1),
         breaker=None,
         deadline=None,
         patience=None,

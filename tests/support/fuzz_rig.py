@@ -32,11 +32,11 @@ BLOCK = 200  # cases on one client
 POLICY = Policy(
     deadline=DEADLINE,
     idle_timeout=IDLE,
-    retry=RetryPolicy(attempts=1),
-    budget=None,
+    retry=RetryPolicy(max_attempts=1),
+    retry_budget=None,
     breaker=None,
-    limit=FixedLimit(in_flight=4),
-    quota=RateLimitPolicy(learn=True),
+    limit=FixedLimit(max_in_flight=4),
+    rate_limit=RateLimitPolicy(learn_from_headers=True),
 )
 
 

@@ -22,7 +22,7 @@ from stormbreak.types import Call, Target
 class Worker:
     def __init__(self):
         self.metrics = Metrics()
-        self.engine = Engine(Policy(limit=FixedLimit(in_flight=2)))
+        self.engine = Engine(Policy(limit=FixedLimit(max_in_flight=2)))
         self.attached = attach(self.engine, self.metrics)
         self.stepper = shared_stepper(self.engine, clock=lambda: 100.0, chance=lambda: 0.5)
         self.flows = []

@@ -14,7 +14,9 @@ from stormbreak.functions.resilient import Resilient
 from stormbreak.types import Target
 
 PRICES = Target("prices", "")
-QUICK = policy(retry=RetryPolicy(attempts=3, backoff=Constant(seconds=0.001), min_useful=0.0))
+QUICK = policy(
+    retry=RetryPolicy(max_attempts=3, backoff=Constant(initial_delay=0.001), min_time_left=0.0)
+)
 """Three attempts, next to no backoff, and nothing else: for real time."""
 
 

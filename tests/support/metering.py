@@ -10,7 +10,7 @@ from stormbreak.cost.meter import Meter
 from stormbreak.cost.prices import Prices, Rate, Rates, Source
 from stormbreak.types import Outcome, Usage, Verdict
 
-RETRIES = RetryPolicy(attempts=3, backoff=Constant(seconds=0.1))
+RETRIES = RetryPolicy(max_attempts=3, backoff=Constant(initial_delay=0.1))
 
 
 def prices(provider, model, *, into="1", out="10", cached="0.1", written=None, hour=None):

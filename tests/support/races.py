@@ -13,8 +13,8 @@ AFTER = 0.5
 
 def scene(*, most=1, **changes):
     """A stage on which an attempt is slow after half a second, and one call has been answered."""
-    hedge = HedgePolicy(after=AFTER, percentile=None, most=most)
-    retry = RetryPolicy(attempts=5, backoff=Constant(seconds=0.1))
+    hedge = HedgePolicy(delay=AFTER, percentile=None, max_hedges=most)
+    retry = RetryPolicy(max_attempts=5, backoff=Constant(initial_delay=0.1))
     stage = Stage(policy(**{"hedge": hedge, "retry": retry, **changes})).listen()
     answered(stage)
     return stage

@@ -4,7 +4,7 @@
 def small_storm(head="", *, duration=40, down=(5, 8), rate=3, herd=0, processes=1):
     """`head` stands before the rest; a `herd` so large arrives with the outage, beside `rate` calls a second."""
     begins, ends = down
-    herds = f"herds = [{{ at = {begins}, calls = {herd} }}]" if herd else ""
+    herds = f"bursts = [{{ at = {begins}, calls = {herd} }}]" if herd else ""
     return f"""
 {head}
 duration = {duration}
@@ -12,7 +12,7 @@ duration = {duration}
 slots = 5
 service = 1
 queue = 10
-[[trouble]]
+[[faults]]
 kind = "down"
 at = {begins}
 until = {ends}

@@ -198,9 +198,9 @@ def policy(**changes) -> Policy:
         deadline=None,
         patience=None,
         attempt_timeout=None,
-        budget=None,
+        retry_budget=None,
         breaker=None,
         limit=FixedLimit(),
-        learn_rate=False,
+        adaptive_rate=False,
     )
     return replace(bare, **changes)

@@ -21,7 +21,7 @@ from stormbreak.testing import serve
 
 CALLS, AT_ONCE, SLOTS = 120, 20, 12
 TROUBLES = {
-    "429": ("throttled", 'retry_after = 0.1\nform = "ms"'),
+    "429": ("throttled", 'retry_after = 0.1\nretry_after_form = "ms"'),
     "500": ("server_error", ""),
     "529": ("overloaded", ""),
     "reset": ("reset", ""),
@@ -29,19 +29,19 @@ TROUBLES = {
 }
 """Verdicts that they come to, and what else there is to say of them."""
 
-STORM = "duration = 3600\n[provider]\nservice = 0.01\ncv = 0.0\n" + "".join(
-    f'[[trouble]]\nkind = "{kind}"\nshare = 0.06\n{more}\n' for kind, (_, more) in TROUBLES.items()
+STORM = "duration = 3600\n[provider]\nservice = 0.01\nvariation = 0.0\n" + "".join(
+    f'[[faults]]\nkind = "{kind}"\nshare = 0.06\n{more}\n' for kind, (_, more) in TROUBLES.items()
 )
-SLOW = "duration = 3600\n[provider]\nservice = 0.3\ncv = 0.0\n"
+SLOW = "duration = 3600\n[provider]\nservice = 0.3\nvariation = 0.0\n"
 
 LONG_TIMEOUT = Policy(
-    retry=RetryPolicy(attempts=4, backoff=Constant(seconds=0.02)),
+    retry=RetryPolicy(max_attempts=4, backoff=Constant(initial_delay=0.02)),
     breaker=None,
-    limit=FixedLimit(in_flight=SLOTS),
-    shadow=ShadowPolicy(limit=AimdLimit(start=2)),
+    limit=FixedLimit(max_in_flight=SLOTS),
+    shadow=ShadowPolicy(limit=AimdLimit(initial_in_flight=2)),
 )
-HEDGED = Policy(hedge=HedgePolicy(after=0.1, percentile=None), budget=None)
-ALONE = Policy(hedge=HedgePolicy(after=0.1, percentile=None), limit=FixedLimit(in_flight=1))
+HEDGED = Policy(hedge=HedgePolicy(delay=0.1, percentile=None), retry_budget=None)
+ALONE = Policy(hedge=HedgePolicy(delay=0.1, percentile=None), limit=FixedLimit(max_in_flight=1))
 FALLING = Policy(
     fail_fast=True, fallback=(ToCache(on=("rejected",)), ToDegraded(on=("rejected",), text="later"))
 )

@@ -11,15 +11,15 @@ CLOSED, OPEN, HALF_OPEN, ISOLATED = State.CLOSED, State.OPEN, State.HALF_OPEN, S
 
 
 RULES = {
-    "trip": ConsecutiveFailures(threshold=2),
-    "open_for": 10.0,
-    "jitter": 0.0,
-    "growth": 1.0,
-    "longest_open": 120.0,
+    "trip": ConsecutiveFailures(failure_threshold=2),
+    "open_duration": 10.0,
+    "open_duration_jitter": 0.0,
+    "open_duration_factor": 1.0,
+    "max_open_duration": 120.0,
     "probes": 3,
-    "at_once": 3,
-    "close_at": 0.5,
-    "lease": 30.0,
+    "max_concurrent_probes": 3,
+    "success_ratio": 0.5,
+    "probe_lease": 30.0,
 }
 
 

@@ -80,9 +80,9 @@ async def test_a_client_that_blocks(ear):
 async def test_clients_of_settings(ear, tmp_path, monkeypatch):
     monkeypatch.setenv("FIRST_KEY", FIRST_KEY)
     text = """
-        budget = "none"
+        retry_budget = "none"
         [retry]
-        backoff = { kind = "constant", seconds = 0.01 }
+        backoff = { kind = "constant", initial_delay = 0.01 }
         [targets.main]
         base_url = "{first}"
         model = "large"
@@ -182,10 +182,10 @@ def test_a_client_that_was_not_wrapped_has_none():
 
 # ------------------------------------------------- a listener that fails, under every driver
 
-RETRIED = policy(retry=RetryPolicy(attempts=2, backoff=Constant(seconds=0.001)))
+RETRIED = policy(retry=RetryPolicy(max_attempts=2, backoff=Constant(initial_delay=0.001)))
 HEDGED = policy(
-    retry=RetryPolicy(attempts=2, backoff=Constant(seconds=0.001)),
-    hedge=HedgePolicy(after=60.0, percentile=None),
+    retry=RetryPolicy(max_attempts=2, backoff=Constant(initial_delay=0.001)),
+    hedge=HedgePolicy(delay=60.0, percentile=None),
 )
 
 

@@ -35,7 +35,7 @@ def words_in(module, function):
 
 
 def test_the_sets_are_those_of_the_core():
-    rules = Policy(quota=RateLimitPolicy(rpm=60.0), spend=SpendPolicy(usd=1.0))
+    rules = Policy(rate_limit=RateLimitPolicy(rpm=60.0), spend=SpendPolicy(max_usd=1.0))
     lane = Stage(rules).lane
     gates = {gate.name for gate in lane.admission._gates if gate is not lane.diagnosis}
 

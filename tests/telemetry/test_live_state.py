@@ -178,7 +178,7 @@ class Stepped(Stage):
 
 
 def test_what_stands_where(watch):
-    stage = Stepped(watch, policy(limit=FixedLimit(in_flight=2), breaker=BreakerPolicy()))
+    stage = Stepped(watch, policy(limit=FixedLimit(max_in_flight=2), breaker=BreakerPolicy()))
     runs = [stage.start() for _ in range(4)]
     runs[0].step(told(9.0))
     target = only(watch.state())
@@ -189,7 +189,7 @@ def test_what_stands_where(watch):
 
 
 def test_engines_with_the_same_target_are_one_line(watch):
-    stages = [Stepped(watch, policy(limit=FixedLimit(in_flight=2))) for _ in range(2)]
+    stages = [Stepped(watch, policy(limit=FixedLimit(max_in_flight=2))) for _ in range(2)]
     for stage in stages:
         stage.start()
         stage.start(target=OTHER)
@@ -201,7 +201,7 @@ def test_engines_with_the_same_target_are_one_line(watch):
 
 
 def test_of_their_cooldowns_the_longest_is_told_and_of_their_budgets_the_poorest(watch):
-    stages = [Stepped(watch, Policy(limit=FixedLimit(in_flight=9))) for _ in range(2)]
+    stages = [Stepped(watch, Policy(limit=FixedLimit(max_in_flight=9))) for _ in range(2)]
     for stage, asked in zip(stages, (8.0, 4.0), strict=True):
         runs = [stage.start() for _ in range(int(asked))]
         runs[0].step(told(asked))
@@ -214,7 +214,7 @@ def test_of_their_cooldowns_the_longest_is_told_and_of_their_budgets_the_poorest
 
 
 def test_of_their_reasons_that_of_the_longest_queue_is_told(watch):
-    stages = [Stepped(watch, policy(limit=FixedLimit(in_flight=9))) for _ in range(3)]
+    stages = [Stepped(watch, policy(limit=FixedLimit(max_in_flight=9))) for _ in range(3)]
     for stage, asked, waiting in zip(stages[:2], (8.0, 4.0), (1, 3), strict=True):
         stage.start().step(told(asked))
         for _ in range(waiting):

@@ -27,7 +27,7 @@ def scraped(metrics):
 
 
 def stepper_on(metrics, chosen=None):
-    engine = Engine(chosen or policy(limit=FixedLimit(in_flight=2)))
+    engine = Engine(chosen or policy(limit=FixedLimit(max_in_flight=2)))
     attach(engine, metrics)
     return Stepper(engine, clock=lambda: 100.0, chance=lambda: 0.5)
 
@@ -107,7 +107,7 @@ def test_seconds_go_into_buckets():
 
 def test_gauges_tell_what_stands_where():
     metrics = Metrics()
-    stepper = stepper_on(metrics, Policy(limit=FixedLimit(in_flight=2)))
+    stepper = stepper_on(metrics, Policy(limit=FixedLimit(max_in_flight=2)))
     flows = [stepper.start(Call(number, FIRST))[0] for number in range(5)]
     samples = scraped(metrics)
 
@@ -144,7 +144,7 @@ def test_what_is_not_there_has_no_gauge():
 
 def test_several_engines_and_keys_add_up_in_one_registry():
     metrics = Metrics()
-    steppers = [stepper_on(metrics, Policy(limit=FixedLimit(in_flight=2))) for _ in range(3)]
+    steppers = [stepper_on(metrics, Policy(limit=FixedLimit(max_in_flight=2))) for _ in range(3)]
     flows = [
         (stepper, stepper.start(Call(number, target))[0])
         for stepper in steppers
@@ -237,7 +237,7 @@ def test_what_a_call_that_failed_cost_is_counted():
 def test_of_cooldowns_the_longest_is_told_and_of_budgets_the_poorest():
     metrics, kept = Metrics(), []
     for seconds in (8, 4):
-        stepper = stepper_on(metrics, Policy(limit=FixedLimit(in_flight=9)))
+        stepper = stepper_on(metrics, Policy(limit=FixedLimit(max_in_flight=9)))
         flows = [stepper.start(Call(number, TARGET))[0] for number in range(seconds)]
         stepper.step(flows[0], told(float(seconds)))
         kept += [stepper, flows]

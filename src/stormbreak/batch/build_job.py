@@ -98,7 +98,7 @@ def _policy_of(flags: Flags, named: Policy) -> Policy:
     if flags.fallback_base_url is None:
         return chosen
     place = Place(base_url=flags.fallback_base_url, api_key_env=flags.fallback_api_key_env)
-    last = ToTargets(after=LONG_TIMEOUT, targets=(place,))
+    last = ToTargets(max_wait=LONG_TIMEOUT, targets=(place,))
     return replace(chosen, fallback=(*chosen.fallback, last))
 
 

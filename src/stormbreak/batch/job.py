@@ -49,7 +49,7 @@ def check_cost(rows: Rows, index: int, client: AsyncClient) -> None:
     row = rows.row_at(index)
     asking = Asking(row.endpoint, row.body)
     target = client.target(asking.wanted.model)
-    asking.bind(client.policy.spend.longest_answer, target.provider)
+    asking.bind(client.policy.spend.max_output_tokens, target.provider)
     where = f"{path_of(rows.path)}: row {row.custom_id!r}"
     if asking.bound() is None:
         why = asking.unbounded()
@@ -224,24 +224,24 @@ def _open(
 
 
 def _policy(job: Job) -> Policy:
-    quota = job.policy.quota
+    quota = job.policy.rate_limit
     policy = replace(
         job.policy,
-        quota=replace(quota, rpm=job.rpm or quota.rpm, tpm=job.tpm or quota.tpm),
+        rate_limit=replace(quota, rpm=job.rpm or quota.rpm, tpm=job.tpm or quota.tpm),
         spend=_spend(job),
     )
     if job.concurrency is None:
         return policy
     if job.concurrency == AUTO:
         return replace(policy, limit=AutomaticLimit())
-    return replace(policy, limit=FixedLimit(in_flight=job.concurrency))
+    return replace(policy, limit=FixedLimit(max_in_flight=job.concurrency))
 
 
 def _spend(job: Job) -> SpendPolicy:
     spend = job.policy.spend
     if job.longest_answer is not None:
-        spend = replace(spend, longest_answer=job.longest_answer)
-    return spend if job.max_cost is None else replace(spend, usd=job.max_cost, per=None)
+        spend = replace(spend, max_output_tokens=job.longest_answer)
+    return spend if job.max_cost is None else replace(spend, max_usd=job.max_cost, period=None)
 
 
 def _fitting(policy: Policy, job: Job) -> Policy:
@@ -255,7 +255,7 @@ def _fitting(policy: Policy, job: Job) -> Policy:
         raise ConfigurationError(
             f"concurrency {named:,}: a run has at most {POOL_LIMIT:,} connections to an address"
         )
-    ceiling = policy.limit.ceiling
+    ceiling = policy.limit.max_in_flight
     wanted = min(ceiling, POOL_LIMIT, PER_WIDTH * _width(policy, job))
     places = 1 + sum(len(rule.targets) for rule in policy.fallback if isinstance(rule, ToTargets))
     fit = make_room(wanted * places)
@@ -265,8 +265,8 @@ def _fitting(policy: Policy, job: Job) -> Policy:
         raise too_many_files(named or 1, places, fit)
     bound = fit // places
     if isinstance(policy.limit, FixedLimit):
-        return replace(policy, limit=replace(policy.limit, in_flight=min(ceiling, bound)))
-    return replace(policy, limit=replace(policy.limit, ceiling=min(ceiling, bound)))
+        return replace(policy, limit=replace(policy.limit, max_in_flight=min(ceiling, bound)))
+    return replace(policy, limit=replace(policy.limit, max_in_flight=min(ceiling, bound)))
 
 
 def _width(policy: Policy, job: Job) -> int:

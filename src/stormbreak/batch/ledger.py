@@ -77,7 +77,9 @@ class Ledger:
             ConfigurationError: a price is not known, or the run file cannot be written.
         """
         policy, now = self._client.policy, time.time()
-        longest = policy.retry.longest_wait * (1 + policy.retry.spread)  # whatever a clock says
+        longest = policy.retry.max_wait * (
+            1 + policy.retry.retry_after_jitter
+        )  # whatever a clock says
         for model, until in _still(self._pauses).items():
             self._client.pause(model, min(until - now, longest))
         if self._limit is not None:

@@ -38,8 +38,8 @@ PICTURE_WIDTH = 82
 def command(directory: Path, seed: int, svg: Path | None) -> int:
     """Watch 500 prompts go through a provider storm: once with the article's code, once with stormbreak."""
     scenario = load(SCENARIO)
-    assert scenario.crowd is not None
-    spike = (scenario.crowd.steps[0].at, scenario.crowd.steps[-1].at)
+    assert scenario.background_traffic is not None
+    spike = (scenario.background_traffic.steps[0].at, scenario.background_traffic.steps[-1].at)
     documents, output = prepare(directory)
     console = Console()
     if svg is not None:

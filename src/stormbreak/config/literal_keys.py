@@ -10,9 +10,10 @@ from stormbreak.config.schema import join
 from stormbreak.errors import ConfigurationError
 from stormbreak.key_patterns import is_constant, is_secret_name, is_token
 
-TENANTS = "queue.weights"  # names of tenants: ids and hashes, among others
+TENANTS = "queue.tenant_weights"  # names of tenants: ids and hashes, among others
 MODELS = "models"  # names of models, by names of models
 VARIABLE = "api_key_env"  # names the variable that holds a key
+COUNT = "max_output_tokens"  # a number, or "none"
 PATH = "path"  # of a file; those with a number in them look like tokens
 NAMING = frozenset({"targets", "pools", "profiles"})  # their keys are names that people think of
 NAMES = frozenset({"model", "target", "targets"})  # "gpt-4.1-mini-2025-04-14" is no secret
@@ -38,7 +39,9 @@ def _refuse_value(path: str, key: str, value: Any) -> None:
     elif isinstance(value, list):
         for item in value:
             _refuse_value(path, key, item)
-    elif isinstance(value, str) and (is_secret_name(key) or _looks_secret(key, value)):
+    elif isinstance(value, str) and (
+        (is_secret_name(key) and key != COUNT) or _looks_secret(key, value)
+    ):
         raise ConfigurationError(f"{path} looks like an API key; {_ADVICE}")
 
 

@@ -55,8 +55,8 @@ class PoolSettings:
 
     targets: tuple[Member, ...] = ()
     on: tuple[Verdict, ...] = ELSEWHERE
-    after: float | None = AFTER
-    choose: TargetOrder = TargetOrder.IN_ORDER
+    max_wait: float | None = AFTER
+    order: TargetOrder = TargetOrder.IN_ORDER
 
     def __post_init__(self) -> None:
         require(bool(self.targets), "targets must name a target", "none")
@@ -64,7 +64,7 @@ class PoolSettings:
         twice = next((name for name in names if names.count(name) > 1), None)
         if twice is not None:
             raise ConfigurationError(f"targets names {quoted(twice)} twice")
-        check_rule(self.on, self.after)
+        check_rule(self.on, self.max_wait)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -191,7 +191,7 @@ class TargetQueue:
         """
         gate = self._held_by(now)
         until = inf if gate is None else gate.ready_at(now)
-        holds = self.queued or self._policy.longest_pause < until - now < inf
+        holds = self.queued or self._policy.max_pause < until - now < inf
         return {
             "queued": self.queued,
             "held_by": self.held_by(now) if holds else None,
@@ -243,7 +243,7 @@ class TargetQueue:
                     return Rejection(gate.name, self._circuit_text(now), _known(ready_at))
                 if half_open:
                     continue
-            if ready_at != inf and ready_at > min(expires_at, now + self._policy.longest_pause):
+            if ready_at != inf and ready_at > min(expires_at, now + self._policy.max_pause):
                 return self._rejection(gate, TOO_LONG, now)
         return None
 
@@ -254,7 +254,7 @@ class TargetQueue:
         newest_first = call.priority is Priority.INTERACTIVE and stands
         if now + self._soonest(ahead, now) > expires_at and not newest_first:
             return Rejection("shed", LATE, now + wait)
-        if self._queue.size < self._policy.size:
+        if self._queue.size < self._policy.max_size:
             return None
         displaced = self._queue.victim_for(call, stands=stands)
         if displaced is None:

@@ -116,19 +116,21 @@ RETRY_LOOK = 0.05  # seconds; nobody asks again sooner
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AutomaticLimit:
-    """Found by itself: `gain` times what was proven, and `plus`; without evidence, `ceiling`."""
+    """Found by itself: `headroom_factor` times what was proven, and `headroom`; without evidence, `max_in_flight`."""
 
     kind: Literal["automatic"] = "automatic"
     finds_itself = True
-    ceiling: int = 256
-    gain: float = 1.5
-    plus: float = 2.0
+    max_in_flight: int = 256
+    headroom_factor: float = 1.5
+    headroom: float = 2.0
 
     def __post_init__(self) -> None:
         check_types(self)
-        require(self.ceiling >= 1, "ceiling must be at least 1", self.ceiling)
-        require(self.gain >= 1, "gain must be at least 1", self.gain)
-        require(self.plus >= 0, "plus must not be negative", self.plus)
+        require(self.max_in_flight >= 1, "max_in_flight must be at least 1", self.max_in_flight)
+        require(
+            self.headroom_factor >= 1, "headroom_factor must be at least 1", self.headroom_factor
+        )
+        require(self.headroom >= 0, "headroom must not be negative", self.headroom)
 
 
 class AutomaticLimiter:
@@ -164,7 +166,7 @@ class AutomaticLimiter:
         self._policy = policy
         self._diagnosis = diagnosis
         self._paused = paused
-        self._limit_floor = LimitFloor(policy.ceiling)
+        self._limit_floor = LimitFloor(policy.max_in_flight)
         self._answers = 0  # when the floor was last fed
         self._look_at = -inf  # before this, and without new evidence, there is nothing to see
         self._control = LEAST  # what evidence would make of the limit, at the last look
@@ -174,9 +176,9 @@ class AutomaticLimiter:
         self._stood_at = -inf  # when a queue that stands was last evidence
         self._hold, self._doubling = HOLD, DOUBLING
         self._grown, self._grown_at = 0.0, -inf  # doublings since, as of the last change of speed
-        self.most: float = policy.ceiling  # the ceiling, raised by what was proven
+        self.most: float = policy.max_in_flight  # the ceiling, raised by what was proven
         self.in_flight = 0
-        self.limit = policy.ceiling
+        self.limit = policy.max_in_flight
 
     @property
     def _evidence_at(self) -> float:
@@ -245,11 +247,11 @@ class AutomaticLimiter:
         self._look_at = now if self.binds(now) else now + LOOK
         late = now - diagnosis.late_at < FRESH
         proven = diagnosis.proven(now, late=late)
-        gain = min(NEARLY_FULL, policy.gain) if late else policy.gain
+        gain = min(NEARLY_FULL, policy.headroom_factor) if late else policy.headroom_factor
         dead = now - diagnosis.dead_at < HOLD
-        plus, least = (min(1.0, policy.plus), 1.0) if dead else (policy.plus, LEAST)
+        plus, least = (min(1.0, policy.headroom), 1.0) if dead else (policy.headroom, LEAST)
         self._control = max(least, gain * proven + plus)
-        self.most = max(policy.ceiling, self._control) if proven else policy.ceiling
+        self.most = max(policy.max_in_flight, self._control) if proven else policy.max_in_flight
         evidence_at = self._evidence_at
         if evidence_at > self._held_at:
             self._held, self._held_at = self._control, evidence_at

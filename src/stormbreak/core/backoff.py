@@ -35,15 +35,15 @@ class Constant:
     """The same delay each time."""
 
     kind: Literal["constant"] = "constant"
-    seconds: float = 1.0
+    initial_delay: float = 1.0
 
     def __post_init__(self) -> None:
         check_types(self)
-        require(self.seconds >= 0, "seconds must not be negative", self.seconds)
+        require(self.initial_delay >= 0, "initial_delay must not be negative", self.initial_delay)
 
     def delay(self, retry: int, uniform: float, previous: float = 0.0) -> float:  # noqa: ARG002
-        """`seconds`."""
-        return self.seconds
+        """`initial_delay`."""
+        return self.initial_delay
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,16 +51,16 @@ class Linear:
     """base, 2 base, 3 base, ... up to cap."""
 
     kind: Literal["linear"] = "linear"
-    base: float = 1.0
-    cap: float = 60.0
+    initial_delay: float = 1.0
+    max_delay: float = 60.0
 
     def __post_init__(self) -> None:
         check_types(self)
-        _require_growth(self.base, self.cap)
+        _require_growth(self.initial_delay, self.max_delay)
 
     def delay(self, retry: int, uniform: float, previous: float = 0.0) -> float:  # noqa: ARG002
         """min(cap, base * retry)."""
-        return min(self.cap, self.base * retry)
+        return min(self.max_delay, self.initial_delay * retry)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,40 +68,40 @@ class Exponential:
     """base, base * factor, base * factor ** 2, ... up to cap."""
 
     kind: Literal["exponential"] = "exponential"
-    base: float = 1.0
+    initial_delay: float = 1.0
     factor: float = 2.0
-    cap: float = 60.0
+    max_delay: float = 60.0
 
     def __post_init__(self) -> None:
         check_types(self)
-        _require_growth(self.base, self.cap, self.factor)
+        _require_growth(self.initial_delay, self.max_delay, self.factor)
 
     def delay(self, retry: int, uniform: float, previous: float = 0.0) -> float:  # noqa: ARG002
         """min(cap, base * factor ** (retry - 1))."""
-        return _grown(self.base, self.factor, self.cap, retry)
+        return _grown(self.initial_delay, self.factor, self.max_delay, retry)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProportionalJitter:
-    """Exponential, then moved by up to +-share of itself, but never below floor."""
+    """Exponential, then moved by up to +-share of itself, but never below min_delay."""
 
     kind: Literal["proportional_jitter"] = "proportional_jitter"
-    base: float = 1.0
+    initial_delay: float = 1.0
     factor: float = 2.0
-    cap: float = 60.0
-    share: float = 0.3
-    floor: float = 0.1
+    max_delay: float = 60.0
+    jitter: float = 0.3
+    min_delay: float = 0.1
 
     def __post_init__(self) -> None:
         check_types(self)
-        _require_growth(self.base, self.cap, self.factor)
-        require(0 <= self.share <= 1, "share must lie in [0, 1]", self.share)
-        require(self.floor >= 0, "floor must not be negative", self.floor)
+        _require_growth(self.initial_delay, self.max_delay, self.factor)
+        require(0 <= self.jitter <= 1, "jitter must lie in [0, 1]", self.jitter)
+        require(self.min_delay >= 0, "min_delay must not be negative", self.min_delay)
 
     def delay(self, retry: int, uniform: float, previous: float = 0.0) -> float:  # noqa: ARG002
         """max(floor, d * (1 + share * (2 * uniform - 1))) with d the capped exponential."""
-        capped = _grown(self.base, self.factor, self.cap, retry)
-        return max(self.floor, capped * (1 + self.share * (2 * uniform - 1)))
+        capped = _grown(self.initial_delay, self.factor, self.max_delay, retry)
+        return max(self.min_delay, capped * (1 + self.jitter * (2 * uniform - 1)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,17 +109,17 @@ class FullJitter:
     """Anything between nothing and the capped exponential: the widest spread, the least contention."""
 
     kind: Literal["full_jitter"] = "full_jitter"
-    base: float = 1.0
+    initial_delay: float = 1.0
     factor: float = 2.0
-    cap: float = 60.0
+    max_delay: float = 60.0
 
     def __post_init__(self) -> None:
         check_types(self)
-        _require_growth(self.base, self.cap, self.factor)
+        _require_growth(self.initial_delay, self.max_delay, self.factor)
 
     def delay(self, retry: int, uniform: float, previous: float = 0.0) -> float:  # noqa: ARG002
         """Return uniform * min(cap, base * factor ** (retry - 1))."""
-        return uniform * _grown(self.base, self.factor, self.cap, retry)
+        return uniform * _grown(self.initial_delay, self.factor, self.max_delay, retry)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,41 +127,41 @@ class EqualJitter:
     """Half of the capped exponential for certain, the other half by chance: never a very short delay."""
 
     kind: Literal["equal_jitter"] = "equal_jitter"
-    base: float = 1.0
+    initial_delay: float = 1.0
     factor: float = 2.0
-    cap: float = 60.0
+    max_delay: float = 60.0
 
     def __post_init__(self) -> None:
         check_types(self)
-        _require_growth(self.base, self.cap, self.factor)
+        _require_growth(self.initial_delay, self.max_delay, self.factor)
 
     def delay(self, retry: int, uniform: float, previous: float = 0.0) -> float:  # noqa: ARG002
         """Return (1 + uniform) / 2 * min(cap, base * factor ** (retry - 1))."""
-        return (1 + uniform) / 2 * _grown(self.base, self.factor, self.cap, retry)
+        return (1 + uniform) / 2 * _grown(self.initial_delay, self.factor, self.max_delay, retry)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecorrelatedJitter:
-    """Anything between base and `growth` times the delay before: calls that failed together drift apart.
+    """Anything between base and `factor` times the delay before: calls that failed together drift apart.
 
     The published formula cuts what chance has drawn: min(cap, uniform(base, 3 * previous)). Here the cap cuts
     the range that chance draws from, so that delays at the cap still differ.
     """
 
     kind: Literal["decorrelated_jitter"] = "decorrelated_jitter"
-    base: float = 1.0
-    growth: float = 3.0
-    cap: float = 60.0
+    initial_delay: float = 1.0
+    factor: float = 3.0
+    max_delay: float = 60.0
 
     def __post_init__(self) -> None:
         check_types(self)
-        _require_growth(self.base, self.cap)
-        require(self.growth >= 1, "growth must be at least 1", self.growth)
+        _require_growth(self.initial_delay, self.max_delay)
+        require(self.factor >= 1, "factor must be at least 1", self.factor)
 
     def delay(self, retry: int, uniform: float, previous: float = 0.0) -> float:  # noqa: ARG002
         """Return base + uniform * (min(cap, growth * max(base, previous)) - base)."""
-        longest = min(self.cap, self.growth * max(self.base, previous))
-        return self.base + uniform * (longest - self.base)
+        longest = min(self.max_delay, self.factor * max(self.initial_delay, previous))
+        return self.initial_delay + uniform * (longest - self.initial_delay)
 
 
 Backoff: TypeAlias = (
@@ -176,6 +176,6 @@ Backoff: TypeAlias = (
 
 
 def _require_growth(base: float, cap: float, factor: float = 1.0) -> None:
-    require(base > 0, "base must be positive", base)
-    require(cap >= base, "cap must not be below base", cap)
+    require(base > 0, "initial_delay must be positive", base)
+    require(cap >= base, "max_delay must not be below initial_delay", cap)
     require(factor >= 1, "factor must be at least 1", factor)

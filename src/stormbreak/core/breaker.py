@@ -7,7 +7,7 @@ States and what moves them::
     open       open time is over, and a call would leave half-open (that call is the first probe)
     half-open  enough probes succeeded                   closed
     half-open  enough probes failed to make that         open, for longer where the open time grows
-               impossible (or any, with any_failure_reopens)
+               impossible (or any, with reopen_on_any_failure)
     half-open  undecided for too long                    open, likewise
     half-open  undecided after so many probes            open, for as long as before
     any        isolate()                                 isolated
@@ -117,7 +117,7 @@ class Breaker:
         self._open_is_idle = State.ISOLATED if policy.mode is Mode.FORCED_OPEN else State.CLOSED
         self._alone = alone
         self._epoch = 0
-        self._open_duration = policy.open_for  # as grown so far
+        self._open_duration = policy.open_duration  # as grown so far
         self._retry_after_until = (
             OPEN  # the latest time that a failure named since the last success
         )
@@ -240,7 +240,7 @@ class Breaker:
             self._end_stale_trial(now)  # with this probe it may be spent
 
     def _respect_retry_after(self, outcome: Outcome, now: float) -> None:
-        if outcome.retry_after and self._policy.heed_server:
+        if outcome.retry_after and self._policy.respect_retry_after:
             named = min(outcome.retry_after, MAX_RETRY_AFTER)
             self._retry_after_until = max(self._retry_after_until, now + named)
 
@@ -249,7 +249,7 @@ class Breaker:
         if self._policy.mode is Mode.METRICS_ONLY:
             self._forget()
             return
-        self._open(now, now, self._policy.open_for, uniform)
+        self._open(now, now, self._policy.open_duration, uniform)
 
     def _is_stale(self, now: float) -> bool:
         return self.trial is not None and now >= self.trial.ends_at
@@ -266,7 +266,7 @@ class Breaker:
         self._move(State.OPEN, now)
 
     def _open_until(self, at: float, seconds: float, uniform: float) -> float:
-        until = at + seconds * (1 + self._policy.jitter * (2 * uniform - 1))
+        until = at + seconds * (1 + self._policy.open_duration_jitter * (2 * uniform - 1))
         return max(until, self._retry_after_end(at, uniform))
 
     def _retry_after_end(self, at: float, uniform: float) -> float:
@@ -362,9 +362,9 @@ class Breaker:
 
     def _restore_open(self, saved: CircuitSnapshot, now: float, elapsed: float) -> None:
         policy = self._policy
-        self._open_duration = min(max(saved.open_for, policy.open_for), self._policy.most_open)
-        own = min(saved.open_left, self._policy.most_open * (1 + policy.jitter))
-        longest_named = MAX_RETRY_AFTER * (1 + self._spread) if policy.heed_server else 0.0
+        self._open_duration = min(max(saved.open_for, policy.open_duration), self._policy.most_open)
+        own = min(saved.open_left, self._policy.most_open * (1 + policy.open_duration_jitter))
+        longest_named = MAX_RETRY_AFTER * (1 + self._spread) if policy.respect_retry_after else 0.0
         named = min(saved.named_left, longest_named)
         self._named_ends_at = now + max(0.0, named - elapsed)
         self.until = now + max(0.0, own - elapsed, named - elapsed)
@@ -372,7 +372,7 @@ class Breaker:
 
     def _forget(self) -> None:
         self._trip.reset()
-        self._open_duration = self._policy.open_for
+        self._open_duration = self._policy.open_duration
         self._retry_after_until = OPEN
 
     def _move(self, after: State, now: float) -> None:

@@ -29,49 +29,67 @@ class Mode(StrEnum):
 class BreakerPolicy:
     """When to open, how long to stay open, and what it takes to close again.
 
-    `open_for` seconds are moved by chance by up to +-`jitter` of themselves, after each failed trial they are
-    `growth` times as long, up to `longest_open`. With `heed_server` a circuit that opens stays open at least
+    `open_duration` seconds are moved by chance by up to +-`open_duration_jitter` of themselves, after each failed trial they are
+    `open_duration_factor` times as long, up to `max_open_duration`. With `respect_retry_after` a circuit that opens stays open at least
     until the time that a failure named.
 
-    Half-open sends at most `probes`, no more than `at_once` at the same time; one unanswered for `lease` seconds makes room
-    for another. So does one that is older than usual, after answers on time: one per open time, which grows likewise. `close_at` is the share of them that must succeed. A trial without a decision after `longest_half_open`
+    Half-open sends at most `probes`, no more than `max_concurrent_probes` at the same time; one unanswered for `probe_lease` seconds makes room
+    for another. So does one that is older than usual, after answers on time: one per open time, which grows likewise. `success_ratio` is the share of them that must succeed. A trial without a decision after `max_half_open_duration`
     seconds opens the circuit again (None: it never does).
     """
 
     mode: Mode = Mode.NORMAL
     trip: TripRule = field(default_factory=DeadTarget)
-    open_for: float = 0.75
-    jitter: float = 0.25
-    growth: float = 1.1
-    longest_open: float = 5.0
-    heed_server: bool = True
+    open_duration: float = 0.75
+    open_duration_jitter: float = 0.25
+    open_duration_factor: float = 1.1
+    max_open_duration: float = 5.0
+    respect_retry_after: bool = True
     probes: int = 3
-    at_once: int = 3
-    close_at: float = 0.33
-    any_failure_reopens: bool = False
-    lease: float = 60.0
-    longest_half_open: float | None = 900.0
+    max_concurrent_probes: int = 3
+    success_ratio: float = 0.33
+    reopen_on_any_failure: bool = False
+    probe_lease: float = 60.0
+    max_half_open_duration: float | None = 900.0
 
     def __post_init__(self) -> None:
         check_types(self)
         require(self.mode in [*Mode], f"mode must be one of {', '.join(Mode)}", self.mode)
         object.__setattr__(self, "mode", Mode(self.mode))  # which may be given as a word
-        require(self.open_for > 0, "open_for must be positive", self.open_for)
-        require(0 <= self.jitter < 1, "jitter must lie in [0, 1)", self.jitter)
-        require(self.growth >= 1, "growth must be at least 1", self.growth)
-        require(self.longest_open > 0, "longest_open must be positive", self.longest_open)
+        require(self.open_duration > 0, "open_duration must be positive", self.open_duration)
+        require(
+            0 <= self.open_duration_jitter < 1,
+            "open_duration_jitter must lie in [0, 1)",
+            self.open_duration_jitter,
+        )
+        require(
+            self.open_duration_factor >= 1,
+            "open_duration_factor must be at least 1",
+            self.open_duration_factor,
+        )
+        require(
+            self.max_open_duration > 0, "max_open_duration must be positive", self.max_open_duration
+        )
         require(self.probes >= 1, "probes must be at least 1", self.probes)
-        require(self.at_once >= 1, "at_once must be at least 1", self.at_once)
-        require(0 < self.close_at <= 1, "close_at must lie in (0, 1]", self.close_at)
-        require(self.lease > 0, "lease must be positive", self.lease)
-        longest = self.longest_half_open
-        require(longest is None or longest > 0, "longest_half_open must be positive", longest)
+        require(
+            self.max_concurrent_probes >= 1,
+            "max_concurrent_probes must be at least 1",
+            self.max_concurrent_probes,
+        )
+        require(0 < self.success_ratio <= 1, "success_ratio must lie in (0, 1]", self.success_ratio)
+        require(self.probe_lease > 0, "probe_lease must be positive", self.probe_lease)
+        longest = self.max_half_open_duration
+        require(longest is None or longest > 0, "max_half_open_duration must be positive", longest)
 
     @property
     def most_open(self) -> float:
         """The longest open time that this policy makes by itself, before jitter."""
-        return self.open_for if self.growth == 1 else max(self.longest_open, self.open_for)
+        return (
+            self.open_duration
+            if self.open_duration_factor == 1
+            else max(self.max_open_duration, self.open_duration)
+        )
 
     def longer(self, open_for: float) -> float:
-        """The open time that follows upon `open_for`, before jitter."""
-        return min(open_for * self.growth, self.most_open)
+        """The open time that follows upon `open_duration`, before jitter."""
+        return min(open_for * self.open_duration_factor, self.most_open)

@@ -29,28 +29,44 @@ CONGESTED = frozenset({Verdict.THROTTLED, Verdict.OVERLOADED, Verdict.TIMEOUT})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AimdLimit:
-    """From `start` up by `step` per round trip, down to `share` of itself; within `least` and `ceiling`.
+    """From `initial_in_flight` up by `increase` per round trip, down to `decrease_factor` of itself; within `min_in_flight` and `max_in_flight`.
 
-    An answer that takes longer than `slow` seconds is a sign of congestion, too (None: however long).
+    An answer that takes longer than `slow_call_threshold` seconds is a sign of congestion, too (None: however long).
     """
 
     kind: Literal["aimd"] = "aimd"
     finds_itself = False
-    start: int = 20
-    step: float = 4.0
-    share: float = 0.8
-    least: int = 1
-    ceiling: int = 256
-    slow: float | None = None
+    initial_in_flight: int = 20
+    increase: float = 4.0
+    decrease_factor: float = 0.8
+    min_in_flight: int = 1
+    max_in_flight: int = 256
+    slow_call_threshold: float | None = None
 
     def __post_init__(self) -> None:
         check_types(self)
-        require(self.least >= 1, "least must be at least 1", self.least)
-        require(self.start >= self.least, "start must not be below least", self.start)
-        require(self.ceiling >= self.start, "ceiling must not be below start", self.ceiling)
-        require(self.step > 0, "step must be positive", self.step)
-        require(0 < self.share < 1, "share must lie between 0 and 1", self.share)
-        require(self.slow is None or self.slow > 0, "slow must be positive", self.slow)
+        require(self.min_in_flight >= 1, "min_in_flight must be at least 1", self.min_in_flight)
+        require(
+            self.initial_in_flight >= self.min_in_flight,
+            "initial_in_flight must not be below min_in_flight",
+            self.initial_in_flight,
+        )
+        require(
+            self.max_in_flight >= self.initial_in_flight,
+            "max_in_flight must not be below initial_in_flight",
+            self.max_in_flight,
+        )
+        require(self.increase > 0, "increase must be positive", self.increase)
+        require(
+            0 < self.decrease_factor < 1,
+            "decrease_factor must lie between 0 and 1",
+            self.decrease_factor,
+        )
+        require(
+            self.slow_call_threshold is None or self.slow_call_threshold > 0,
+            "slow_call_threshold must be positive",
+            self.slow_call_threshold,
+        )
 
 
 class AimdLimiter:
@@ -71,18 +87,18 @@ class AimdLimiter:
 
     def __init__(self, policy: AimdLimit) -> None:
         self._policy = policy
-        self._slow = inf if policy.slow is None else policy.slow
-        self._exact = float(policy.start)
+        self._slow = inf if policy.slow_call_threshold is None else policy.slow_call_threshold
+        self._exact = float(policy.initial_in_flight)
         self._epoch = 0
         self._fell_at = OPEN  # never yet
         self._full_at = -inf  # when the limit was last seen to be reached
-        self.limit = policy.start
+        self.limit = policy.initial_in_flight
         self.in_flight = 0
 
     @property
     def most(self) -> float:
         """What the limit may grow to."""
-        return self._policy.ceiling
+        return self._policy.max_in_flight
 
     def ready_at(self, now: float) -> float:  # noqa: ARG002
         """OPEN while a slot is free."""
@@ -122,12 +138,12 @@ class AimdLimiter:
         if late or (outcome.verdict in CONGESTED and not outcome.own_deadline):
             self._epoch += 1
             self._fell_at = now
-            self._move_to(self._exact * self._policy.share)
+            self._move_to(self._exact * self._policy.decrease_factor)
         elif outcome.verdict is Verdict.OK and self._full_at >= sent_at:
             self._move_to(self._exact + self._increase())
 
     def _increase(self) -> float:
-        step = self._policy.step / self._exact
+        step = self._policy.increase / self._exact
         return step if self._epoch else max(1.0, step)
 
     def _is_late(self, outcome: Outcome, took: float) -> bool:
@@ -137,7 +153,7 @@ class AimdLimiter:
 
     def _move_to(self, limit: float) -> None:
         policy = self._policy
-        self._exact = min(float(policy.ceiling), max(float(policy.least), limit))
+        self._exact = min(float(policy.max_in_flight), max(float(policy.min_in_flight), limit))
         self.limit = int(self._exact)
 
 
@@ -150,16 +166,11 @@ class FixedLimit:
 
     kind: Literal["fixed"] = "fixed"
     finds_itself = False
-    in_flight: int = 256
+    max_in_flight: int = 256
 
     def __post_init__(self) -> None:
         check_types(self)
-        require(self.in_flight >= 1, "in_flight must be at least 1", self.in_flight)
-
-    @property
-    def ceiling(self) -> int:
-        """What it never exceeds."""
-        return self.in_flight
+        require(self.max_in_flight >= 1, "max_in_flight must be at least 1", self.max_in_flight)
 
 
 class FixedLimiter:
@@ -170,7 +181,7 @@ class FixedLimiter:
     settles_success = True
 
     def __init__(self, policy: FixedLimit) -> None:
-        self.limit = policy.in_flight
+        self.limit = policy.max_in_flight
         self.in_flight = 0
 
     @property
@@ -217,7 +228,7 @@ def limiter(
     """
     match policy:
         case FixedLimit():
-            return FixedLimiter(FixedLimit(in_flight=max(1, int(policy.in_flight * share))))
+            return FixedLimiter(FixedLimit(max_in_flight=max(1, int(policy.max_in_flight * share))))
         case AimdLimit():
             return AimdLimiter(policy)
         case AutomaticLimit():

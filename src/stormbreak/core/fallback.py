@@ -94,13 +94,13 @@ class ToTargets:
 
     kind: Literal["targets"] = "targets"
     on: tuple[Verdict, ...] = ELSEWHERE
-    after: float | None = AFTER
+    max_wait: float | None = AFTER
     targets: tuple[Place, ...] = ()
-    choose: TargetOrder = TargetOrder.IN_ORDER
+    order: TargetOrder = TargetOrder.IN_ORDER
 
     def __post_init__(self) -> None:
         check_types(self)
-        check_rule(self.on, self.after)
+        check_rule(self.on, self.max_wait)
         require(bool(self.targets), "targets must hold a target", "none")
 
 
@@ -110,11 +110,11 @@ class ToCache:
 
     kind: Literal["cache"] = "cache"
     on: tuple[Verdict, ...] = ELSEWHERE
-    after: float | None = None
+    max_wait: float | None = None
 
     def __post_init__(self) -> None:
         check_types(self)
-        check_rule(self.on, self.after)
+        check_rule(self.on, self.max_wait)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,12 +123,12 @@ class ToDegraded:
 
     kind: Literal["degraded"] = "degraded"
     on: tuple[Verdict, ...] = ELSEWHERE
-    after: float | None = None
+    max_wait: float | None = None
     text: str | None = None
 
     def __post_init__(self) -> None:
         check_types(self)
-        check_rule(self.on, self.after)
+        check_rule(self.on, self.max_wait)
 
 
 Fallback: TypeAlias = ToTargets | ToCache | ToDegraded

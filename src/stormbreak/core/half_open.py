@@ -50,7 +50,7 @@ class Probe:
 
 
 class Trial:
-    """At most `probes`, `at_once` at the same time, decided as soon as the outcome of them all is certain."""
+    """At most `probes`, `max_concurrent_probes` at the same time, decided as soon as the outcome of them all is certain."""
 
     __slots__ = (
         "_answered",
@@ -70,9 +70,9 @@ class Trial:
         """`pace`: the open time before."""
         self._policy = policy
         self._pace = pace  # seconds between two that leave behind others that hang
-        self._needed = max(1, ceil(policy.close_at * policy.probes - ROUNDING))
-        self._tolerated = 0 if policy.any_failure_reopens else policy.probes - self._needed
-        longest = policy.longest_half_open
+        self._needed = max(1, ceil(policy.success_ratio * policy.probes - ROUNDING))
+        self._tolerated = 0 if policy.reopen_on_any_failure else policy.probes - self._needed
+        longest = policy.max_half_open_duration
         self.ends_at = inf if longest is None else now + longest
         self.probes: list[Probe] = []  # that hold a place, or did until their lease was over
         self.succeeded = self.failed = 0
@@ -85,7 +85,7 @@ class Trial:
             return UNTIL_EVENT
         holding = self._leases(now)
         left = self._policy.probes - self.succeeded - self.failed - len(holding)
-        if left > 0 and len(holding) < self._policy.at_once:
+        if left > 0 and len(holding) < self._policy.max_concurrent_probes:
             return OPEN
         return min(holding, default=OPEN)
 
@@ -94,7 +94,7 @@ class Trial:
         held = [probe for probe in self.probes if probe.lease_until > now]
         if len(held) < len(self.probes):
             self._pace = self._policy.longer(self._pace)
-        lease_until = now + self._policy.lease
+        lease_until = now + self._policy.probe_lease
         if lost_after is not None:
             free_at = max((probe.lease_until for probe in held), default=now)
             lease_until = min(lease_until, max(now + lost_after, free_at + self._pace))

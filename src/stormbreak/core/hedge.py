@@ -17,23 +17,23 @@ ENOUGH = 20  # of them, for an opinion
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HedgePolicy:
-    """Send again beside an attempt that is unanswered after a time, `most` times in all.
+    """Send again beside an attempt that is unanswered after a time, `max_hedges` times in all.
 
-    The time is `after` seconds, or what `percentile` (a share) of the recent attempts at this target took if that
+    The time is `delay` seconds, or what `percentile` (a share) of the recent attempts at this target took if that
     is longer; None leaves that bound out. Where the first output of an answer is told, it is the time to that.
     """
 
-    after: float | None = None
+    delay: float | None = None
     percentile: float | None = 0.95
-    most: int = 1
+    max_hedges: int = 1
 
     def __post_init__(self) -> None:
         check_types(self)
-        after, share = self.after, self.percentile
-        require(after is None or after >= 0, "after must not be negative", after)
+        after, share = self.delay, self.percentile
+        require(after is None or after >= 0, "delay must not be negative", after)
         require(share is None or 0 < share < 1, "percentile must be between 0 and 1", share)
         require(after is not None or share is not None, "after or percentile must be given", None)
-        require(self.most >= 1, "most must be at least 1", self.most)
+        require(self.max_hedges >= 1, "max_hedges must be at least 1", self.max_hedges)
 
 
 class _RecentDurations:
@@ -64,12 +64,12 @@ class HedgeTimer:
     @property
     def most(self) -> int:
         """Hedges of one attempt."""
-        return self._policy.most
+        return self._policy.max_hedges
 
     def delay(self, *, begins: bool) -> float:
         """Seconds after which an attempt is slow, where its first output is told if it `begins`; inf while unknown."""
         policy = self._policy
-        after = policy.after or 0.0
+        after = policy.delay or 0.0
         if policy.percentile is None:
             return after
         return max(after, self._times[begins].quantile(policy.percentile))

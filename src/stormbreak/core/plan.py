@@ -162,7 +162,7 @@ class FallbackRun:
             return "attempts"
         left = inf if call.deadline_at is None else call.deadline_at - now
         lane = engine.lane(target)
-        if left < lane.policy.retry.min_useful:
+        if left < lane.policy.retry.min_time_left:
             return "deadline"
         is_load = lane.treatments[outcome.verdict].retry  # not so where it was rejected here
         doubted = lane.failed_in_a_row >= DEPRIORITIZED

@@ -67,8 +67,8 @@ class Policy:
     first output: before it a model may think in silence, behind it nothing is sent again. `fail_fast` calls are
     rejected by an open circuit, others wait for it. With `cooldown`, a time named by the server keeps every
     call away until then, and not only the one that was told. `failures` are verdicts that the breaker counts as
-    failures beyond those of the verdict table, `uncounted` those that it does not count at all. With `learn_rate`,
-    429s that pile up teach a send rate. `share` is this process's part, with others beside it, of what is counted for a target: `quota`,
+    failures beyond those of the verdict table, `ignored` those that it does not count at all. With `adaptive_rate`,
+    429s that pile up teach a send rate. `process_share` is this process's part, with others beside it, of what is counted for a target: `rate_limit`,
     what the target told of its quotas, and a fixed `limit`; what finds itself needs none. `spend` bounds what all attempts cost. With `hedge`, an attempt that takes long gets another beside it. What is in `shadow` decides beside this policy, and is not obeyed. `fallback` are rules, asked in
     their order, for calls that their target cannot answer; `cache` is for those of them that give answers of before.
     """
@@ -82,14 +82,14 @@ class Policy:
     cooldown: bool = True
     priority: Priority = Priority.INTERACTIVE
     failures: tuple[Verdict, ...] = ()
-    uncounted: tuple[Verdict, ...] = ()
+    ignored: tuple[Verdict, ...] = ()
     retry: RetryPolicy = field(default_factory=RetryPolicy)
-    budget: BudgetPolicy | None = field(default_factory=BudgetPolicy)
+    retry_budget: BudgetPolicy | None = field(default_factory=BudgetPolicy)
     breaker: BreakerPolicy | None = field(default_factory=BreakerPolicy)
     limit: Limit = field(default_factory=AutomaticLimit)
-    learn_rate: bool = True
-    quota: RateLimitPolicy = field(default_factory=RateLimitPolicy)
-    share: float = 1.0
+    adaptive_rate: bool = True
+    rate_limit: RateLimitPolicy = field(default_factory=RateLimitPolicy)
+    process_share: float = 1.0
     spend: SpendPolicy = field(default_factory=SpendPolicy)
     queue: QueuePolicy = field(default_factory=QueuePolicy)
     hedge: HedgePolicy | None = None
@@ -102,35 +102,39 @@ class Policy:
         for name in ("deadline", "patience", "attempt_timeout", "idle_timeout", "stall_timeout"):
             span = getattr(self, name)
             require(span is None or span > 0, f"{name} must be positive", span)
-        require(0 < self.share <= 1, "share must be above 0 and at most 1", self.share)
+        require(
+            0 < self.process_share <= 1,
+            "process_share must be above 0 and at most 1",
+            self.process_share,
+        )
         urgency = self.priority
         require(isinstance(urgency, Priority), "priority must be a Priority", repr(urgency))
         check_magnitudes(self)
-        check_verdict_lists(self.failures, self.uncounted)
+        check_verdict_lists(self.failures, self.ignored)
 
     def shadow_overrides(self) -> ShadowPolicy:
         """What of this policy can decide beside another: see `ShadowPolicy` for what cannot."""
         return ShadowPolicy(
             failures=self.failures,
-            uncounted=self.uncounted,
+            ignored=self.ignored,
             fail_fast=self.fail_fast,
             retry=self.retry,
-            budget=self.budget,
+            retry_budget=self.retry_budget,
             breaker=self.breaker,
             limit=self.limit,
-            learn_rate=self.learn_rate,
-            quota=self.quota if self.quota.acts else None,
+            adaptive_rate=self.adaptive_rate,
+            rate_limit=self.rate_limit if self.rate_limit.acts else None,
         )
 
     @property
     def weighs(self) -> bool:
         """Whether it counts tokens, or what they cost, before a call is sent."""
-        return self.quota.acts or self.spend.acts
+        return self.rate_limit.acts or self.spend.acts
 
     @property
     def treatments(self) -> Mapping[Verdict, Treatment]:
         """The verdict table under this policy."""
-        table = tallied(self.failures, self.uncounted)
+        table = tallied(self.failures, self.ignored)
         if self.cooldown:
             return table
         return {verdict: row._replace(cools=False) for verdict, row in table.items()}

@@ -26,8 +26,8 @@ BATCH = Policy(
     deadline=None,
     patience=None,
     priority=Priority.BATCH,
-    quota=RateLimitPolicy(learn=True),
-    queue=QueuePolicy(size=1_000_000),
+    rate_limit=RateLimitPolicy(learn_from_headers=True),
+    queue=QueuePolicy(max_size=1_000_000),
 )
 
 ARTICLE = Policy(
@@ -37,23 +37,25 @@ ARTICLE = Policy(
     fail_fast=True,
     failures=(Verdict.THROTTLED,),
     retry=RetryPolicy(
-        attempts=6,
-        backoff=ProportionalJitter(base=1.0, factor=2.0, cap=60.0, share=0.3, floor=0.1),
-        one_step_longer=(504,),
+        max_attempts=6,
+        backoff=ProportionalJitter(
+            initial_delay=1.0, factor=2.0, max_delay=60.0, jitter=0.3, min_delay=0.1
+        ),
+        longer_backoff_on=(504,),
     ),
-    budget=None,
+    retry_budget=None,
     breaker=BreakerPolicy(
-        trip=ConsecutiveFailures(threshold=5),
-        open_for=30.0,
-        jitter=0.0,
-        growth=1.0,
+        trip=ConsecutiveFailures(failure_threshold=5),
+        open_duration=30.0,
+        open_duration_jitter=0.0,
+        open_duration_factor=1.0,
         probes=3,
-        at_once=3,
-        close_at=0.5,
-        any_failure_reopens=True,
+        max_concurrent_probes=3,
+        success_ratio=0.5,
+        reopen_on_any_failure=True,
     ),
-    limit=FixedLimit(in_flight=10),
-    learn_rate=False,
+    limit=FixedLimit(max_in_flight=10),
+    adaptive_rate=False,
 )
 
 ARTICLE_BODY: Mapping[str, float] = MappingProxyType({"temperature": 0.7, "max_tokens": 1000})
@@ -65,11 +67,11 @@ OFF = Policy(
     attempt_timeout=None,
     stall_timeout=None,
     cooldown=False,
-    retry=RetryPolicy(attempts=1),
-    budget=None,
+    retry=RetryPolicy(max_attempts=1),
+    retry_budget=None,
     breaker=None,
-    limit=FixedLimit(in_flight=1_000_000_000),
-    learn_rate=False,
+    limit=FixedLimit(max_in_flight=1_000_000_000),
+    adaptive_rate=False,
 )
 
 PRESETS: Mapping[str, Policy] = MappingProxyType(
@@ -102,7 +104,7 @@ def is_off(policy: Policy) -> bool:
         idle_timeout=None,
         stall_timeout=None,
         limit=OFF.limit,
-        quota=OFF.quota,
+        rate_limit=OFF.rate_limit,
         spend=OFF.spend,
     )
     return bare == OFF

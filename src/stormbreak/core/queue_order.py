@@ -1,7 +1,7 @@
 """Who is next of all that wait for one target: by priority, then by fair shares between tenants.
 
 The more urgent go first, but no priority is starved: while it has calls waiting, each gets at least
-`least_share` of what is served. Every call served elsewhere brings a priority that waits so much credit; a
+`min_share` of what is served. Every call served elsewhere brings a priority that waits so much credit; a
 whole credit is a turn. Whoever does not wait earns none.
 
 A full queue makes room for a call that is more urgent than some that wait, and for one of a tenant that has
@@ -21,27 +21,31 @@ ROUNDING = 1e-9  # of a credit
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueuePolicy:
-    """At most `size` calls wait for one target; a pause named for longer than `longest_pause` s rejects.
+    """At most `max_size` calls wait for one target; a pause named for longer than `max_pause` s rejects.
 
-    Every priority that waits gets `least_share` of what is served, at least. `weights` are calls of a tenant
+    Every priority that waits gets `min_share` of what is served, at least. `tenant_weights` are calls of a tenant
     that are served for one of a tenant that is not named; they hold within a priority.
     """
 
-    size: int = 10_000
-    longest_pause: float = 900.0
-    least_share: float = 0.05
-    weights: Mapping[str, float] = field(default_factory=dict, hash=False)
+    max_size: int = 10_000
+    max_pause: float = 900.0
+    min_share: float = 0.05
+    tenant_weights: Mapping[str, float] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         check_types(self)
-        require(self.size >= 0, "size must not be negative", self.size)
-        require(self.longest_pause > 0, "longest_pause must be positive", self.longest_pause)
+        require(self.max_size >= 0, "max_size must not be negative", self.max_size)
+        require(self.max_pause > 0, "max_pause must be positive", self.max_pause)
         most = 1 / len(Priority)
-        require(0 <= self.least_share <= most, "least_share must lie in [0, 1/3]", self.least_share)
-        for tenant, weight in self.weights.items():
-            require(tenant.isprintable(), "names in weights must be printable", ascii(tenant))
-            require(weight > 0, f"weights.{tenant} must be positive", weight)
-        object.__setattr__(self, "weights", dict(self.weights))  # the caller's own may change
+        require(0 <= self.min_share <= most, "min_share must lie in [0, 1/3]", self.min_share)
+        for tenant, weight in self.tenant_weights.items():
+            require(
+                tenant.isprintable(), "names in tenant_weights must be printable", ascii(tenant)
+            )
+            require(weight > 0, f"tenant_weights.{tenant} must be positive", weight)
+        object.__setattr__(
+            self, "tenant_weights", dict(self.tenant_weights)
+        )  # the caller's own may change
 
 
 class Queue:
@@ -50,8 +54,8 @@ class Queue:
     __slots__ = ("_least_share", "_lines", "size")
 
     def __init__(self, policy: QueuePolicy) -> None:
-        self._least_share = policy.least_share
-        self._lines = {priority: Line(policy.weights) for priority in Priority}
+        self._least_share = policy.min_share
+        self._lines = {priority: Line(policy.tenant_weights) for priority in Priority}
         self.size = 0
 
     def __iter__(self) -> Iterator[Ticket]:

@@ -159,9 +159,9 @@ class _Race:
         """Which gate, of those that cost nothing to ask, keeps another from being sent; empty if none."""
         call, trail, retry = self._trail.call, self._trail, self._lane.policy.retry
         here = trail.attempts - trail.before
-        if here >= retry.attempts or (call.most is not None and trail.attempts >= call.most):
+        if here >= retry.max_attempts or (call.most is not None and trail.attempts >= call.most):
             return "attempts"
-        if call.deadline_at is not None and call.deadline_at - now < retry.min_useful:
+        if call.deadline_at is not None and call.deadline_at - now < retry.min_time_left:
             return "deadline"
         load = self._lane.load(now)
         return "load" if load.ill or load.gated else ""

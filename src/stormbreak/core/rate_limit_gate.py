@@ -42,9 +42,15 @@ class RateLimitGate:
     def __init__(self, policy: RateLimitPolicy, *, longest: float, share: float = 1.0) -> None:
         """What the server told, or counted, closes a limit for `longest` seconds at the most. All limits count by their `share`."""
         self._longest = longest
-        self._rpm = None if policy.rpm is None else Bucket(share * policy.rpm / 60, policy.burst)
-        self._tpm = None if policy.tpm is None else Bucket(share * policy.tpm / 60, policy.burst)
-        self._told = (Told(longest, share), Told(longest, share)) if policy.learn else None
+        self._rpm = (
+            None if policy.rpm is None else Bucket(share * policy.rpm / 60, policy.burst_seconds)
+        )
+        self._tpm = (
+            None if policy.tpm is None else Bucket(share * policy.tpm / 60, policy.burst_seconds)
+        )
+        self._told = (
+            (Told(longest, share), Told(longest, share)) if policy.learn_from_headers else None
+        )
         self._typical_tokens = 0.0  # tokens of a call that was answered; 0 while unknown
         self._tokens = 0  # of the call that is asked about
 

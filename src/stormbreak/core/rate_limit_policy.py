@@ -9,23 +9,23 @@ from stormbreak.core.checks import check_types, require
 class RateLimitPolicy:
     """At most `rpm` requests and `tpm` tokens per minute, per process and target. None: without a limit.
 
-    After a pause, `burst` seconds of them may leave at once (at least one request). With `learn`, what
+    After a pause, `burst_seconds` seconds of them may leave at once (at least one request). With `learn_from_headers`, what
     the headers of answers say of such limits is obeyed, too.
     """
 
     rpm: float | None = None
     tpm: float | None = None
-    burst: float = 1.0
-    learn: bool = False
+    burst_seconds: float = 1.0
+    learn_from_headers: bool = False
 
     def __post_init__(self) -> None:
         check_types(self)
         for name in ("rpm", "tpm"):
             limit = getattr(self, name)
             require(limit is None or limit > 0, f"{name} must be positive", limit)
-        require(self.burst >= 0, "burst must not be negative", self.burst)
+        require(self.burst_seconds >= 0, "burst_seconds must not be negative", self.burst_seconds)
 
     @property
     def acts(self) -> bool:
         """Whether there is anything to do."""
-        return self.learn or self.rpm is not None or self.tpm is not None
+        return self.learn_from_headers or self.rpm is not None or self.tpm is not None

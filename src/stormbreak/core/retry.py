@@ -18,27 +18,31 @@ from stormbreak.types import Outcome, Treatment
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryPolicy:
-    """At most `attempts` sends, the first included.
+    """At most `max_attempts` sends, the first included.
 
-    `min_useful` seconds must be left for an attempt to be worth sending. A wait named by the server beyond
-    `longest_wait` ends the call, which then says when to come back; other calls to that target are kept away
-    as if `longest_wait` had been named. A named time of t seconds becomes anything within [t, (1 + spread) t].
-    After a status in `one_step_longer` the backoff is that of one retry more.
+    `min_time_left` seconds must be left for an attempt to be worth sending. A wait named by the server beyond
+    `max_wait` ends the call, which then says when to come back; other calls to that target are kept away
+    as if `max_wait` had been named. A named time of t seconds becomes anything within [t, (1 + spread) t].
+    After a status in `longer_backoff_on` the backoff is that of one retry more.
     """
 
-    attempts: int = 6
+    max_attempts: int = 6
     backoff: Backoff = field(default_factory=FullJitter)
-    min_useful: float = 0.5
-    longest_wait: float = 900.0
-    spread: float = SPREAD
-    one_step_longer: tuple[int, ...] = ()
+    min_time_left: float = 0.5
+    max_wait: float = 900.0
+    retry_after_jitter: float = SPREAD
+    longer_backoff_on: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         check_types(self)
-        require(self.attempts >= 1, "attempts must be at least 1", self.attempts)
-        require(self.min_useful >= 0, "min_useful must not be negative", self.min_useful)
-        require(self.longest_wait > 0, "longest_wait must be positive", self.longest_wait)
-        require(self.spread >= 0, "spread must not be negative", self.spread)
+        require(self.max_attempts >= 1, "max_attempts must be at least 1", self.max_attempts)
+        require(self.min_time_left >= 0, "min_time_left must not be negative", self.min_time_left)
+        require(self.max_wait > 0, "max_wait must be positive", self.max_wait)
+        require(
+            self.retry_after_jitter >= 0,
+            "retry_after_jitter must not be negative",
+            self.retry_after_jitter,
+        )
 
 
 class Retry(NamedTuple):
@@ -90,10 +94,10 @@ def decide(  # noqa: PLR0913 - keywords are cheap to read
         ("forbidden", not outcome.forbidden),
         ("committed", not outcome.committed),
         ("breaker", not elsewhere),
-        ("attempts", attempt < policy.attempts and left.attempts >= 1),
-        ("deadline", delay + policy.min_useful <= left.deadline),
+        ("attempts", attempt < policy.max_attempts and left.attempts >= 1),
+        ("deadline", delay + policy.min_time_left <= left.deadline),
         ("patience", delay < left.patience),
-        ("longest_wait", (outcome.retry_after or 0.0) <= policy.longest_wait),
+        ("max_wait", (outcome.retry_after or 0.0) <= policy.max_wait),
     )
     named = outcome.retry_after
     retry_at = None if named is None else now + named
@@ -109,13 +113,13 @@ def decide(  # noqa: PLR0913 - keywords are cheap to read
 
 def _floor(backoff: Backoff) -> float:
     """The shortest delay that a rule ever gives: without a budget, nothing else bounds the retries of a server that names less."""
-    return backoff.floor if isinstance(backoff, ProportionalJitter) else backoff.delay(1, 0.0)
+    return backoff.min_delay if isinstance(backoff, ProportionalJitter) else backoff.delay(1, 0.0)
 
 
 def _delay(
     policy: RetryPolicy, outcome: Outcome, attempt: int, uniform: float, previous: float
 ) -> float:
     if outcome.retry_after is not None:
-        return outcome.retry_after * (1 + policy.spread * uniform)
-    longer = outcome.status in policy.one_step_longer
+        return outcome.retry_after * (1 + policy.retry_after_jitter * uniform)
+    longer = outcome.status in policy.longer_backoff_on
     return policy.backoff.delay(attempt + longer, uniform, previous)

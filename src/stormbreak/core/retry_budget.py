@@ -13,8 +13,8 @@ A retry is free where there is evidence that it does no harm:
 - the process's own gates hold the traffic (a queue stands, the limit is reached, a send rate is in force, or
   the circuit is not closed), and it has had enough outcomes to know.
 
-A process with hardly any traffic (fewer than `lone_calls` outcomes in `lone_seconds`) cannot know. It is not made to pay for
-anything but timeouts, or a lone script could not retry at all; but after `lone_retries` failures in a row it pays for all. Thousands of
+A process with hardly any traffic (fewer than `low_traffic_calls` outcomes in `low_traffic_window`) cannot know. It is not made to pay for
+anything but timeouts, or a lone script could not retry at all; but after `low_traffic_retries` failures in a row it pays for all. Thousands of
 small processes, each sure that its own retry does no harm, are what keeps an overload alive.
 
 Everything else, timeouts first, is paid.
@@ -39,27 +39,35 @@ SHORT_WAIT = 0.5  # seconds; a shorter named time makes no retry free
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BudgetPolicy:
-    """Each call earns `ratio` retries, up to `cap`; what is earned decays with time constant `decay` s.
+    """Each call earns `ratio` retries, up to `capacity`; what is earned decays with time constant `decay_time` s.
 
-    With `always_paid` no retry is free, as in a service mesh.
+    With `no_free_retries` no retry is free, as in a service mesh.
     """
 
     ratio: float = 0.1
-    cap: float = 10.0
-    decay: float = 60.0
-    lone_calls: int = 10
-    lone_seconds: float = 30.0
-    lone_retries: int = 2
-    always_paid: bool = False
+    capacity: float = 10.0
+    decay_time: float = 60.0
+    low_traffic_calls: int = 10
+    low_traffic_window: float = 30.0
+    low_traffic_retries: int = 2
+    no_free_retries: bool = False
 
     def __post_init__(self) -> None:
         check_types(self)
         require(self.ratio >= 0, "ratio must not be negative", self.ratio)
-        require(self.cap >= 0, "cap must not be negative", self.cap)
-        require(self.decay > 0, "decay must be positive", self.decay)
-        require(self.lone_calls >= 0, "lone_calls must not be negative", self.lone_calls)
-        require_window("lone_seconds", self.lone_seconds)
-        require(self.lone_retries >= 0, "lone_retries must not be negative", self.lone_retries)
+        require(self.capacity >= 0, "capacity must not be negative", self.capacity)
+        require(self.decay_time > 0, "decay_time must be positive", self.decay_time)
+        require(
+            self.low_traffic_calls >= 0,
+            "low_traffic_calls must not be negative",
+            self.low_traffic_calls,
+        )
+        require_window("low_traffic_window", self.low_traffic_window)
+        require(
+            self.low_traffic_retries >= 0,
+            "low_traffic_retries must not be negative",
+            self.low_traffic_retries,
+        )
 
 
 class Load(NamedTuple):
@@ -87,19 +95,19 @@ class Budget:
         self._policy = policy
         self._tokens = 0.0
         self._since = 0.0
-        self._recent = TimeWindow(policy.lone_seconds)
+        self._recent = TimeWindow(policy.low_traffic_window)
         self._in_a_row = 0
 
     def earn(self, now: float) -> None:
         """A call has come."""
-        self._tokens = min(self._policy.cap, self.balance(now) + self._policy.ratio)
+        self._tokens = min(self._policy.capacity, self.balance(now) + self._policy.ratio)
         self._since = now
 
     def balance(self, now: float) -> float:
         """Retries that could be paid at `now`."""
         if not self._tokens:
             return 0.0
-        return self._tokens * exp(-max(0.0, now - self._since) / self._policy.decay)
+        return self._tokens * exp(-max(0.0, now - self._since) / self._policy.decay_time)
 
     def record(self, outcome: Outcome, now: float) -> None:
         """Take note of how an attempt ended."""
@@ -114,13 +122,13 @@ class Budget:
 
     def is_free(self, outcome: Outcome, now: float, load: Load = UNKNOWN) -> bool:
         """Whether a retry after `outcome` (already recorded) need not be paid."""
-        if self._policy.always_paid:
+        if self._policy.no_free_retries:
             return False
         if _was_invited_by_server(outcome):
             return True
         self._recent.roll(now)
-        lone = self._recent.calls < self._policy.lone_calls
-        if lone and self._in_a_row > self._policy.lone_retries:
+        lone = self._recent.calls < self._policy.low_traffic_calls
+        if lone and self._in_a_row > self._policy.low_traffic_retries:
             return False
         if outcome.verdict is Verdict.TIMEOUT:
             return (load.well and load.overtaken) or (load.followed and not lone)

@@ -36,7 +36,7 @@ STOPPING = frozenset({Verdict.AUTH, Verdict.NOT_FOUND, Verdict.BILLING, Verdict.
 SPREAD_OUT = 4
 """Sends of a row that are kept for later, however well other rows fare: a trouble may last for a minute or two."""
 
-_BACKOFF = FullJitter(base=2.0, cap=60.0)
+_BACKOFF = FullJitter(initial_delay=2.0, max_delay=60.0)
 _MIN = 0.5  # seconds before a row comes back
 
 
@@ -74,7 +74,7 @@ class Final(NamedTuple):
 
 def max_rows_in_flight(policy: Policy) -> int:
     """How many rows are sent or about to be, where no flag says it."""
-    return min(policy.limit.ceiling, WIDEST)
+    return min(policy.limit.max_in_flight, WIDEST)
 
 
 class Schedule:

@@ -39,29 +39,29 @@ DIFFERENT = 0.001  # seconds; two times further apart differ
 class ShadowPolicy:
     """The mechanisms that decide beside the real ones; those that are None do not.
 
-    What the breaker counts (`failures`, `uncounted`) and whether calls wait for it (`fail_fast`) is as in the policy
+    What the breaker counts (`failures`, `ignored`) and whether calls wait for it (`fail_fast`) is as in the policy
     in force where it is None. What else a policy says cannot be decided beside another: deadline, patience and timeouts
     of a call that has only one fate, the queue, the cooldown, the priority.
     """
 
     failures: tuple[Verdict, ...] | None = None
-    uncounted: tuple[Verdict, ...] | None = None
+    ignored: tuple[Verdict, ...] | None = None
     fail_fast: bool | None = None
     retry: RetryPolicy | None = None
-    budget: BudgetPolicy | None = None
+    retry_budget: BudgetPolicy | None = None
     breaker: BreakerPolicy | None = None
     limit: Limit | None = None
-    learn_rate: bool = False
-    quota: RateLimitPolicy | None = None
+    adaptive_rate: bool = False
+    rate_limit: RateLimitPolicy | None = None
 
     def __post_init__(self) -> None:
         check_types(self)
-        check_verdict_lists(self.failures or (), self.uncounted or ())
+        check_verdict_lists(self.failures or (), self.ignored or ())
 
     @property
     def retries(self) -> bool:
         """Whether anything is decided about retries."""
-        return self.retry is not None or self.budget is not None
+        return self.retry is not None or self.retry_budget is not None
 
 
 Report = Callable[[float, str, str, float | None], None]
@@ -99,10 +99,10 @@ class ShadowGate:
         limited = policy.limit is not None and policy.limit.finds_itself
         diagnosis = Diagnosis(treatments, limited=limited)
         self._gates: list[Gate] = []
-        if policy.learn_rate:
+        if policy.adaptive_rate:
             self._gates.append(AdaptiveSendRate())
-        if policy.quota is not None:
-            self.quota = RateLimitGate(policy.quota, longest=retry.longest_wait, share=share)
+        if policy.rate_limit is not None:
+            self.quota = RateLimitGate(policy.rate_limit, longest=retry.max_wait, share=share)
             self._gates.append(self.quota)
         if policy.limit is not None:
             self.slots = limiter(policy.limit, diagnosis, paused=paused, share=share)
@@ -112,7 +112,7 @@ class ShadowGate:
                 policy.breaker,
                 treatments,
                 self._on_circuit,
-                spread=retry.spread,
+                spread=retry.retry_after_jitter,
                 diagnosis=diagnosis,
             )
             self._gates.append(self.breaker)

@@ -30,8 +30,8 @@ class SharedBudgets:
 
     def budgets(self, policy: Policy) -> tuple[Budget | None, Budget | None]:
         """Who pays for retries under `policy`, and who would in its shadow."""
-        beside = None if policy.shadow is None else policy.shadow.budget
-        return self._budget("real", policy.budget), self._budget("shadow", beside)
+        beside = None if policy.shadow is None else policy.shadow.retry_budget
+        return self._budget("real", policy.retry_budget), self._budget("shadow", beside)
 
     def purse(self, policy: Policy) -> Purse | None:
         """Who pays for attempts under `policy`, where it has a limit of spending."""
@@ -61,7 +61,7 @@ class SharedBudgets:
         kept = {after.spend for _, after in changes}
         for old, new in ((first.spend, after.spend) for first, after in changes):
             purse = before.get(old)
-            if purse is None or not new.acts or old.per != new.per or new in self._purses:
+            if purse is None or not new.acts or old.period != new.period or new in self._purses:
                 continue
             if old in kept or old not in self._purses:
                 self._purses[new] = purse.branch(new)

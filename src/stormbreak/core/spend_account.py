@@ -54,7 +54,7 @@ class Purse:
     )
 
     def __init__(self, policy: SpendPolicy) -> None:
-        self._per = inf if policy.per is None else policy.per
+        self._per = inf if policy.period is None else policy.period
         self.ends_at = inf
         self._period = 0
         self._spent = NOTHING
@@ -67,8 +67,8 @@ class Purse:
 
     def govern(self, policy: SpendPolicy) -> None:
         """Go by another limit for the same period from now on; parts of it that are not reached yet will be told."""
-        assert policy.usd is not None, "there is a limit"
-        self.limit = Decimal(str(policy.usd))
+        assert policy.max_usd is not None, "there is a limit"
+        self.limit = Decimal(str(policy.max_usd))
         self._told = min(self._told, self._reached())
         self._met = self._told == MET
 

@@ -11,27 +11,27 @@ from stormbreak.types import Usage
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpendPolicy:
-    """At most `usd` US dollars are spent in every `per` seconds (None: ever), per process. None: without a limit.
+    """At most `max_usd` US dollars are spent in every `period` seconds (None: ever), per process. None: without a limit.
 
     It holds for all targets that have the same limit, together. Before an attempt leaves, the most that it can cost is set
-    aside. So its answer needs a bound: a request that names none is bounded to `longest_answer`; None: it is refused.
+    aside. So its answer needs a bound: a request that names none is bounded to `max_output_tokens`; None: it is refused.
     """
 
-    usd: float | None = None
-    per: float | None = None
-    longest_answer: int | None = None
+    max_usd: float | None = None
+    period: float | None = None
+    max_output_tokens: int | None = None
 
     def __post_init__(self) -> None:
         check_types(self)
-        usd, per, answer = self.usd, self.per, self.longest_answer
-        require(usd is None or usd > 0, "usd must be positive", usd)
-        require(per is None or per > 0, "per must be positive", per)
-        require(answer is None or answer >= 1, "longest_answer must be at least 1", answer)
+        usd, per, answer = self.max_usd, self.period, self.max_output_tokens
+        require(usd is None or usd > 0, "max_usd must be positive", usd)
+        require(per is None or per > 0, "period must be positive", per)
+        require(answer is None or answer >= 1, "max_output_tokens must be at least 1", answer)
 
     @property
     def acts(self) -> bool:
         """Whether there is a limit."""
-        return self.usd is not None
+        return self.max_usd is not None
 
 
 EXACT = Context(prec=50)

@@ -12,25 +12,23 @@ COUNTABLE = tuple(verdict for verdict in Verdict if verdict not in (Verdict.OK, 
 """Verdicts that a policy may have counted as failures, or not at all: a success is none, and some are our own doing."""
 
 
-def check_verdict_lists(failures: Collection[Verdict], uncounted: Collection[Verdict]) -> None:
-    """Check what a policy names as `failures` and as `uncounted`.
+def check_verdict_lists(failures: Collection[Verdict], ignored: Collection[Verdict]) -> None:
+    """Check what a policy names as `failures` and as `ignored`.
 
     Raises:
         ConfigurationError: a verdict that cannot count, or one in both.
     """
-    for name, verdicts in ("failures", failures), ("uncounted", uncounted):
+    for name, verdicts in ("failures", failures), ("ignored", ignored):
         odd = [str(verdict) for verdict in verdicts if verdict not in COUNTABLE]
         require(not odd, f"{name} must name only verdicts that can count", ", ".join(odd))
-    both = [str(verdict) for verdict in uncounted if verdict in failures]
-    require(not both, "uncounted must name none of failures", ", ".join(both))
+    both = [str(verdict) for verdict in ignored if verdict in failures]
+    require(not both, "ignored must name none of failures", ", ".join(both))
 
 
-def tallied(
-    failures: Iterable[Verdict], uncounted: Iterable[Verdict]
-) -> Mapping[Verdict, Treatment]:
-    """The verdict table, but `failures` count as such and `uncounted` not at all."""
+def tallied(failures: Iterable[Verdict], ignored: Iterable[Verdict]) -> Mapping[Verdict, Treatment]:
+    """The verdict table, but `failures` count as such and `ignored` not at all."""
     table = dict(TREATMENTS)
-    for tally, verdicts in (Tally.FAILURE, failures), (Tally.NOTHING, uncounted):
+    for tally, verdicts in (Tally.FAILURE, failures), (Tally.NOTHING, ignored):
         for verdict in verdicts:
             table[verdict] = table[verdict]._replace(tally=tally)
     return MappingProxyType(table)

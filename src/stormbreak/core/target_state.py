@@ -87,8 +87,8 @@ class TargetState:
         self.cooldown = Cooldown(
             self.treatments,
             self._on_cooldown,
-            longest=policy.retry.longest_wait,
-            spread=policy.retry.spread,
+            longest=policy.retry.max_wait,
+            spread=policy.retry.retry_after_jitter,
             spared=self._is_spared,
         )
         self.diagnosis = Diagnosis(
@@ -97,17 +97,17 @@ class TargetState:
             is_random=self.is_random,
         )
         self.rate = (
-            AdaptiveSendRate(on_random=self._on_random_refusals) if policy.learn_rate else None
+            AdaptiveSendRate(on_random=self._on_random_refusals) if policy.adaptive_rate else None
         )
         self.slots = limiter(
             policy.limit,
             self.diagnosis,
             paused=lambda now: self.cooldown.until > now,
-            share=policy.share,
+            share=policy.process_share,
         )
         self.breaker = None if policy.breaker is None else self._breaker(policy.breaker)
         self.hedging = None if policy.hedge is None else HedgeTimer(policy.hedge)
-        self.quota = self._quota(policy) if policy.quota.acts else None
+        self.quota = self._quota(policy) if policy.rate_limit.acts else None
         self.spending = engine.payers.spending(policy, target, self._on_spend)
         self.shadow = None if policy.shadow is None else self._shadow(policy.shadow)
         spacings = (self.rate, self.quota)
@@ -192,13 +192,15 @@ class TargetState:
         return shut + (self.slots.in_flight + self.admission.queued) / max(1, self.slots.limit)
 
     def _breaker(self, policy: BreakerPolicy) -> Breaker:
-        spread = self.policy.retry.spread
+        spread = self.policy.retry.retry_after_jitter
         return Breaker(
             policy, self.treatments, self._on_circuit, spread=spread, diagnosis=self.diagnosis
         )
 
     def _quota(self, policy: Policy) -> RateLimitGate:
-        return RateLimitGate(policy.quota, longest=policy.retry.longest_wait, share=policy.share)
+        return RateLimitGate(
+            policy.rate_limit, longest=policy.retry.max_wait, share=policy.process_share
+        )
 
     def _call_aware_gates(self) -> Iterator[RateLimitGate | Spending]:
         shadow = None if self.shadow is None else self.shadow.quota
@@ -209,14 +211,14 @@ class TargetState:
     def _shadow(self, policy: ShadowPolicy) -> ShadowGate:
         real = self.policy
         failures = real.failures if policy.failures is None else policy.failures
-        uncounted = real.uncounted if policy.uncounted is None else policy.uncounted
+        ignored = real.ignored if policy.ignored is None else policy.ignored
         return ShadowGate(
             policy,
-            tallied(failures, uncounted),
+            tallied(failures, ignored),
             self._on_shadow,
             fail_fast=real.fail_fast if policy.fail_fast is None else policy.fail_fast,
             retry=real.retry,
-            share=real.share,
+            share=real.process_share,
             paused=lambda now: self.cooldown.until > now,
             budget=self.shadow_budget,
         )

@@ -24,29 +24,33 @@ SHOWN = 10.0
 
 
 def _check_ratio(share: float, calls: int) -> None:
-    require(0 < share <= 1, "share must lie in (0, 1]", share)
-    require(calls >= 1, "calls must be at least 1", calls)
+    require(0 < share <= 1, "ratio must lie in (0, 1]", share)
+    require(calls >= 1, "min_calls must be at least 1", calls)
 
 
 def _check_last(last: int, calls: int) -> None:
-    require(last >= calls, "last must not be below calls", last)
-    require(last <= LARGEST, f"last must be at most {LARGEST}", last)
+    require(last >= calls, "window_calls must not be below min_calls", last)
+    require(last <= LARGEST, f"window_calls must be at most {LARGEST}", last)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConsecutiveFailures:
-    """Open after `threshold` failures in a row. One success in between starts the count anew."""
+    """Open after `failure_threshold` failures in a row. One success in between starts the count anew."""
 
     kind: Literal["consecutive"] = "consecutive"
-    threshold: int = 5
+    failure_threshold: int = 5
 
     def __post_init__(self) -> None:
         check_types(self)
-        require(self.threshold >= 1, "threshold must be at least 1", self.threshold)
+        require(
+            self.failure_threshold >= 1,
+            "failure_threshold must be at least 1",
+            self.failure_threshold,
+        )
 
     def machine(self, diagnosis: Diagnosis) -> TripCounter:  # noqa: ARG002
         """A fresh counter."""
-        return Row(self.threshold)
+        return Row(self.failure_threshold)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,88 +71,100 @@ class DeadTarget:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FailureRate:
-    """Open when `share` of at least `calls` outcomes within the last `seconds` failed.
+    """Open when `ratio` of at least `min_calls` outcomes within the last `window_seconds` failed.
 
     Five failures in a row are common in a partial outage, where four of five in ten seconds are not.
     """
 
     kind: Literal["failure_rate"] = "failure_rate"
-    share: float = 0.8
-    calls: int = 10
-    seconds: float = 10.0
+    ratio: float = 0.8
+    min_calls: int = 10
+    window_seconds: float = 10.0
 
     def __post_init__(self) -> None:
         check_types(self)
-        _check_ratio(self.share, self.calls)
-        require_window("seconds", self.seconds)
+        _check_ratio(self.ratio, self.min_calls)
+        require_window("window_seconds", self.window_seconds)
 
     def machine(self, diagnosis: Diagnosis) -> TripCounter:  # noqa: ARG002
         """A fresh counter."""
-        return FailureRateTrip(TimeWindow(self.seconds), self.share, self.calls)
+        return FailureRateTrip(TimeWindow(self.window_seconds), self.ratio, self.min_calls)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FailureRateOfLast:
-    """Open when `share` of the `last` outcomes failed, and of at least `calls`, however old they are."""
+    """Open when `ratio` of the `window_calls` outcomes failed, and of at least `min_calls`, however old they are."""
 
     kind: Literal["failure_rate_of_last"] = "failure_rate_of_last"
-    share: float = 0.8
-    calls: int = 10
-    last: int = 50
+    ratio: float = 0.8
+    min_calls: int = 10
+    window_calls: int = 50
 
     def __post_init__(self) -> None:
         check_types(self)
-        _check_ratio(self.share, self.calls)
-        _check_last(self.last, self.calls)
+        _check_ratio(self.ratio, self.min_calls)
+        _check_last(self.window_calls, self.min_calls)
 
     def machine(self, diagnosis: Diagnosis) -> TripCounter:  # noqa: ARG002
         """A fresh counter."""
-        return FailureRateTrip(CountWindow(self.last), self.share, self.calls)
+        return FailureRateTrip(CountWindow(self.window_calls), self.ratio, self.min_calls)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SlowRate:
-    """Open when `share` of at least `calls` outcomes within the last `seconds` took `slower_than` s or more.
+    """Open when `ratio` of at least `min_calls` outcomes within the last `window_seconds` took `slow_call_threshold` s or more.
 
-    Answers of reasoning models honestly take minutes: set `slower_than` well above what is usual.
+    Answers of reasoning models honestly take minutes: set `slow_call_threshold` well above what is usual.
     """
 
     kind: Literal["slow_rate"] = "slow_rate"
-    share: float = 0.8
-    slower_than: float = 60.0
-    calls: int = 10
-    seconds: float = 60.0
+    ratio: float = 0.8
+    slow_call_threshold: float = 60.0
+    min_calls: int = 10
+    window_seconds: float = 60.0
 
     def __post_init__(self) -> None:
         check_types(self)
-        _check_ratio(self.share, self.calls)
-        require(self.slower_than > 0, "slower_than must be positive", self.slower_than)
-        require_window("seconds", self.seconds)
+        _check_ratio(self.ratio, self.min_calls)
+        require(
+            self.slow_call_threshold > 0,
+            "slow_call_threshold must be positive",
+            self.slow_call_threshold,
+        )
+        require_window("window_seconds", self.window_seconds)
 
     def machine(self, diagnosis: Diagnosis) -> TripCounter:  # noqa: ARG002
         """A fresh counter."""
-        return SlowRateTrip(TimeWindow(self.seconds), self.share, self.calls, self.slower_than)
+        return SlowRateTrip(
+            TimeWindow(self.window_seconds), self.ratio, self.min_calls, self.slow_call_threshold
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SlowRateOfLast:
-    """Open when `share` of the `last` outcomes, and of at least `calls`, took `slower_than` s or more."""
+    """Open when `ratio` of the `window_calls` outcomes, and of at least `min_calls`, took `slow_call_threshold` s or more."""
 
     kind: Literal["slow_rate_of_last"] = "slow_rate_of_last"
-    share: float = 0.8
-    slower_than: float = 60.0
-    calls: int = 10
-    last: int = 50
+    ratio: float = 0.8
+    slow_call_threshold: float = 60.0
+    min_calls: int = 10
+    window_calls: int = 50
 
     def __post_init__(self) -> None:
         check_types(self)
-        _check_ratio(self.share, self.calls)
-        require(self.slower_than > 0, "slower_than must be positive", self.slower_than)
-        _check_last(self.last, self.calls)
+        _check_ratio(self.ratio, self.min_calls)
+        require(
+            self.slow_call_threshold > 0,
+            "slow_call_threshold must be positive",
+            self.slow_call_threshold,
+        )
+        _check_last(self.window_calls, self.min_calls)
 
     def machine(self, diagnosis: Diagnosis) -> TripCounter:  # noqa: ARG002
         """A fresh counter."""
-        return SlowRateTrip(CountWindow(self.last), self.share, self.calls, self.slower_than)
+        return SlowRateTrip(
+            CountWindow(self.window_calls), self.ratio, self.min_calls, self.slow_call_threshold
+        )
 
 
 SingleRule: TypeAlias = (

@@ -67,7 +67,7 @@ class Record:
 
 CONCURRENCY = 10
 
-_ONE_ATTEMPT = replace(OFF, attempt_timeout=60.0, limit=FixedLimit(in_flight=CONCURRENCY))
+_ONE_ATTEMPT = replace(OFF, attempt_timeout=60.0, limit=FixedLimit(max_in_flight=CONCURRENCY))
 _YEAR = 365.25 * 24 * 3600
 
 
@@ -126,7 +126,7 @@ def stormbreak(
 ) -> Result:
     """Run the same rows through `batch run`; `tick` is told how many are answered."""
     record = Record(speed)
-    policy = replace(BATCH, limit=FixedLimit(in_flight=CONCURRENCY))
+    policy = replace(BATCH, limit=FixedLimit(max_in_flight=CONCURRENCY))
     job = Job(source=documents, output=output, base_url=base_url, policy=policy)
     summary = run_job(job, lambda runner: tick(runner.journal.done), listeners=[record.hear])
     return Result(

@@ -58,7 +58,7 @@ def _size(way: RequestPath, path: str, pool: Any) -> Iterator[Finding]:
         return
     policy = way.policy
     if policy is not None:
-        ceiling = policy.limit.ceiling
+        ceiling = policy.limit.max_in_flight
         if most < ceiling < sys.maxsize:
             yield _small(
                 path,

@@ -16,7 +16,7 @@ def attempts_of(layer: ClientLayer) -> float | None:
     """How often it may send what is within; None where it seems to retry and nobody can tell how often."""
     thing = layer.thing
     if isinstance(thing, Door):
-        return thing.policy.retry.attempts
+        return thing.policy.retry.max_attempts
     if is_transport(thing):
         return _of_transport(thing)
     if isinstance(thing, FunctionType | MethodType):

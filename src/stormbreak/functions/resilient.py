@@ -176,7 +176,7 @@ class Resilient:
     @property
     def attempts(self) -> int:
         """How often a call may be made: once where nothing is retried."""
-        return self.policy.retry.attempts if self._rules.retries else 1
+        return self.policy.retry.max_attempts if self._rules.retries else 1
 
     def isolate(self, *, duration: float | None = None) -> None:
         """Open the circuit by hand, until `reset` or for `duration` seconds; from any thread.
@@ -310,13 +310,13 @@ def _checked(policy: Policy) -> Policy:
     """Refuse what nobody would heed around a function."""
     if policy.fallback:
         raise ConfigurationError("fallback must be empty around a function: it has nowhere to go")
-    if policy.quota.tpm is not None:
+    if policy.rate_limit.tpm is not None:
         raise ConfigurationError(
-            f"quota.tpm must be absent around a function: nobody counts tokens, got {policy.quota.tpm:g}"
+            f"rate_limit.tpm must be absent around a function: nobody counts tokens, got {policy.rate_limit.tpm:g}"
         )
     if policy.spend.acts:
         raise ConfigurationError(
-            f"spend.usd must be absent around a function: nobody knows what it costs, got {policy.spend.usd:g}"
+            f"spend.max_usd must be absent around a function: nobody knows what it costs, got {policy.spend.max_usd:g}"
         )
     return policy
 

@@ -95,7 +95,7 @@ class AsyncClient(ClientControls):
             policy.fallback,
             allow_http=allow_http,
             environ=os.environ,
-            connect=partial(connect, policy.limit.ceiling),
+            connect=partial(connect, policy.limit.max_in_flight),
         )
         at_hand = LocalAnswers(policy, degraded)
         footing = TargetConfig(policy, routes, at_hand, model, stream_on_wire, policy.weighs)
@@ -272,7 +272,7 @@ class AsyncClient(ClientControls):
         policy, model = footing.policy, asking.wanted.model
         target = footing.target(model)
         if policy.spend.acts:
-            asking.bind(policy.spend.longest_answer, target.provider)
+            asking.bind(policy.spend.max_output_tokens, target.provider)
         asking.to(footing.routes.route(target))  # what cannot be sent is told before it waits
         span = policy.deadline if deadline is None else deadline
         own = None if span is None or queue_is_free else time.monotonic() + span

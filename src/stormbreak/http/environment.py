@@ -243,5 +243,5 @@ def in_force(policy: Policy | str) -> Policy:
     chosen = preset_policy(policy) if isinstance(policy, str) else policy
     if is_disabled():
         return chosen if is_off(chosen) else OFF
-    part = share() if chosen.share == 1.0 else None
-    return chosen if part is None else replace(chosen, share=part)
+    part = share() if chosen.process_share == 1.0 else None
+    return chosen if part is None else replace(chosen, process_share=part)

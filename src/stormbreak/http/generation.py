@@ -162,7 +162,7 @@ class SettingsBuilder:
             replace(footings[member.target], ahead=ahead, weight=member.weight, weighs=weighs)
             for member in pool.targets
         )
-        made = Pool(members, pool.on, pool.after, pool.choose, self.order)
+        made = Pool(members, pool.on, pool.max_wait, pool.order, self.order)
         return made
 
     def _wire(self, origin: Origin) -> Wire:

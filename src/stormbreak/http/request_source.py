@@ -80,7 +80,7 @@ class BufferedSender(Sender):
             stall_timeout=policy.stall_timeout,
             within=timeout,
             first=partial(self._first, command) if self._asked.begins else None,
-            learn=policy.quota.learn,
+            learn=policy.rate_limit.learn_from_headers,
         )
         return cancelled_outcome(outcome, timeout, policy.attempt_timeout)
 
@@ -104,7 +104,7 @@ class StreamSender(Sender):
             idle_timeout=self._idle_timeout(policy),
             stall_timeout=policy.stall_timeout,
             within=timeout,
-            learn=policy.quota.learn,
+            learn=policy.rate_limit.learn_from_headers,
             came=partial(self._take, command, is_good=True),
         )
         self._take(command, source, is_good=outcome.verdict is Verdict.OK)

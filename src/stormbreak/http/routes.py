@@ -149,7 +149,7 @@ class Routes:
 
     def _made(self, model: str) -> Iterator[Step]:
         for rule, endpoints in self._rules:
-            on, after, source = frozenset(rule.on), rule.after, SOURCES[rule.kind]
+            on, after, source = frozenset(rule.on), rule.max_wait, SOURCES[rule.kind]
             if isinstance(rule, ToTargets):
                 targets = tuple(
                     (self._route(endpoint, there), place.weight)
@@ -157,7 +157,7 @@ class Routes:
                     if (there := place.model_for(model)) is not None
                 )
                 if targets:
-                    yield Step(on, after, source, targets, rule.choose)
+                    yield Step(on, after, source, targets, rule.order)
             else:
                 text = rule.text if isinstance(rule, ToDegraded) else None
                 yield Step(on, after, source, text=text)

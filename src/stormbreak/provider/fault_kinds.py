@@ -1,4 +1,4 @@
-"""Every kind of trouble, and which keys of a trouble mean something for it."""
+"""Every kind of fault, and which keys of a fault mean something for it."""
 
 from collections.abc import Mapping
 from enum import StrEnum
@@ -146,9 +146,9 @@ WELL_FORMED = SLOW | {
 SILENT = frozenset({Kind.HANG, Kind.STALL, Kind.STALL_EARLY, Kind.LONG_LENGTH, Kind.HEARTBEATS})
 """The whole answer never comes, and nothing says so."""
 
-_CHOSEN = frozenset({"share", "match", "requests", "first"})
-_REFUSED = _CHOSEN | {"after"}
-_TOLD = _REFUSED | {"retry_after", "form"}  # a status that may name a time to come back
+_CHOSEN = frozenset({"share", "match", "requests", "first_attempts"})
+_REFUSED = _CHOSEN | {"respond_after"}
+_TOLD = _REFUSED | {"retry_after", "retry_after_form"}  # a status that may name a time to come back
 _EXCEPTIONS = {
     Kind.CAPACITY: frozenset({"factor", "ramp"}),
     Kind.SERVICE: frozenset({"factor", "ramp"}),
@@ -156,8 +156,8 @@ _EXCEPTIONS = {
     Kind.BUDGET: _TOLD,
     Kind.HANG: _CHOSEN,
     Kind.EARLY_ANSWER: frozenset({"share"}),
-    Kind.SLOW_HEADERS: _CHOSEN | {"seconds"},
-    Kind.SLOW_BODY: _CHOSEN | {"seconds"},
+    Kind.SLOW_HEADERS: _CHOSEN | {"added_latency"},
+    Kind.SLOW_BODY: _CHOSEN | {"added_latency"},
     Kind.UNASKED: _REFUSED,
     Kind.QUIET_CLOSE: _REFUSED,
 }

@@ -2,7 +2,7 @@
 
 A request passes, in this order:
 
-1. the front end, which handles `front_end` attempts per second and lets up to `backlog` seconds of them wait;
+1. the front end, which handles `max_requests_per_second` attempts per second and lets up to `backlog` seconds of them wait;
    beyond that a request is dropped silently and its client only sees its own timeout;
 2. the troubles of the moment: an outage refuses everybody, others strike by share;
 3. the request limit (it counts the clients' key; the crowd has keys of its own);
@@ -29,10 +29,10 @@ from stormbreak.provider.chance import Lognormal, mix, uniform
 from stormbreak.provider.counters import Tally
 from stormbreak.provider.fault_kinds import REFUSALS, Kind, WaitForm
 from stormbreak.provider.rate_limit import Standing, limit_of
-from stormbreak.provider.scenario import BackgroundTraffic, Scenario, Trouble
+from stormbreak.provider.scenario import BackgroundTraffic, Fault, Scenario
 from stormbreak.provider.timeline import Asking, Spell, forecast
 
-_QUEUE_FULL = Trouble(kind=Kind.S429)
+_QUEUE_FULL = Fault(kind=Kind.S429)
 
 
 class Part(StrEnum):
@@ -52,7 +52,7 @@ class Reply(NamedTuple):
     at: float
     request: int
     part: Part
-    trouble: Trouble | None
+    trouble: Fault | None
     done_at: float
     retry_after: float | None = None
 
@@ -82,7 +82,7 @@ class _Job:
         self.streamed = streamed
         self.tokens = tokens
         self.asking: Asking | None = None
-        self.trouble: Trouble | None = None
+        self.trouble: Fault | None = None
         self.tries = 0
         self.done_at = arrived
         self.gone = False
@@ -90,7 +90,7 @@ class _Job:
 
 class _Refusal(NamedTuple):
     job: _Job
-    trouble: Trouble
+    trouble: Fault
     outcome: str
     retry_after: float | None
 
@@ -111,16 +111,18 @@ class ProviderModel:
         self._ended = ended
         self._service = Lognormal.of(
             mean=provider.service,
-            cv=provider.cv,
-            least=provider.least,
-            most=math.inf if provider.most is None else provider.most,
+            cv=provider.variation,
+            least=provider.min_service,
+            most=math.inf if provider.max_service is None else provider.max_service,
         )
         self._queue: deque[_Job] = deque()
         self._room = math.inf if provider.queue is None else provider.queue
         self._limit = limit_of(scenario.limit)
-        form = scenario.limit.form if scenario.limit else WaitForm.BARE
-        self._over_limit = Trouble(kind=Kind.S429, form=form)
-        self._front_gap = 1.0 / provider.front_end if provider.front_end else 0.0
+        form = scenario.limit.retry_after_form if scenario.limit else WaitForm.BARE
+        self._over_limit = Fault(kind=Kind.S429, retry_after_form=form)
+        self._front_gap = (
+            1.0 / provider.max_requests_per_second if provider.max_requests_per_second else 0.0
+        )
         self._front_free_at = 0.0
         self._agenda: list[tuple[float, int, Callable[..., None], object]] = []
         self._entries = 0
@@ -131,7 +133,7 @@ class ProviderModel:
         self._phase = spells[0]
         for spell in spells[1:]:
             self._plan(spell.at, self._turn, spell)
-        self._invite(scenario.crowd)
+        self._invite(scenario.background_traffic)
 
     # ------------------------------------------------------------ what the world calls
 
@@ -253,18 +255,22 @@ class ProviderModel:
         wait = self._limit.take(now, job.tokens)
         if wait is None:
             return False
-        self._refuse(now, job, self._over_limit, "limit", max(0.0, wait - self._over_limit.after))
+        self._refuse(
+            now, job, self._over_limit, "limit", max(0.0, wait - self._over_limit.respond_after)
+        )
         return True
 
     def _refuse(
-        self, now: float, job: _Job, trouble: Trouble, outcome: str, wait: float | None = None
+        self, now: float, job: _Job, trouble: Fault, outcome: str, wait: float | None = None
     ) -> None:
         if trouble.kind is Kind.HANG:
             self._end(now, job, outcome)
             return
         told = trouble.retry_after if wait is None else wait
-        told = None if trouble.form is WaitForm.BARE else told
-        self._plan(now + trouble.after, self._refused, _Refusal(job, trouble, outcome, told))
+        told = None if trouble.retry_after_form is WaitForm.BARE else told
+        self._plan(
+            now + trouble.respond_after, self._refused, _Refusal(job, trouble, outcome, told)
+        )
 
     def _refused(self, now: float, refusal: _Refusal) -> None:
         job, trouble, outcome, told = refusal
@@ -313,7 +319,7 @@ class ProviderModel:
     def _late(self, now: float, job: _Job) -> bool:
         if job.number:
             return job.gone
-        crowd = self.scenario.crowd
+        crowd = self.scenario.background_traffic
         return crowd is not None and crowd.timeout is not None and now - job.arrived > crowd.timeout
 
     # ------------------------------------------------------------ the crowd
@@ -334,12 +340,12 @@ class ProviderModel:
         self._expect(now)
 
     def _return(self, now: float, job: _Job) -> None:
-        crowd = self.scenario.crowd
+        crowd = self.scenario.background_traffic
         if crowd is None or job.tries >= crowd.retries:
             return
         again = _Job(0, mix(job.key + 1), now)
         again.tries = job.tries + 1
-        self._plan(now + crowd.delay * (0.5 + uniform(again.key)), self._come_back, again)
+        self._plan(now + crowd.retry_delay * (0.5 + uniform(again.key)), self._come_back, again)
 
     def _come_back(self, now: float, job: _Job) -> None:
         job.arrived = now

@@ -128,8 +128,8 @@ def _meter(limit: Limit, amount: float | None, burst: float | None) -> _Meter | 
     if amount is None:
         return None
     if limit.kind is LimitKind.WINDOW:
-        return _Window(amount, limit.per)
-    return _Bucket(amount if burst is None else burst, amount / limit.per)
+        return _Window(amount, limit.period)
+    return _Bucket(amount if burst is None else burst, amount / limit.period)
 
 
 def limit_of(limit: Limit | None) -> RequestLimit | None:

@@ -1,4 +1,4 @@
-"""What a scenario says: the provider, its limit, its troubles, the crowd around it, the load of the clients.
+"""What a scenario says: the provider, its limit, its faults, the background traffic, the load of the clients.
 
 Values only, each checked when it is made. Times and spans are scenario seconds: the simulator plays them as
 they are, sockets play `speed` of them in one real second.
@@ -34,29 +34,29 @@ RECOVERY_WINDOW = 30
 class Provider:
     """Capacity. None means without a limit.
 
-    `service` is the mean seconds of work of one answer, `cv` its coefficient of variation, `least` and `most`
-    cut it; the first token comes after the share `prefill` of it. With `fills`, every answer uses, and bills, all the
+    `service` is the mean seconds of work of one answer, `variation` its coefficient of variation, `min_service` and `max_service`
+    cut it; the first token comes after the share `prefill` of it. With `use_max_tokens`, every answer uses, and bills, all the
     tokens that its request allows.
     """
 
     slots: Count | None = None
     service: Seconds = 1.0
-    cv: Rate = 0.5
-    least: Seconds = 0.0
-    most: Span | None = None
+    variation: Rate = 0.5
+    min_service: Seconds = 0.0
+    max_service: Span | None = None
     prefill: Share = 0.25
     queue: Depth | None = None
-    front_end: Positive | None = None
+    max_requests_per_second: Positive | None = None
     backlog: Seconds = 5.0
     require_key: bool = False
-    fills: bool = False
+    use_max_tokens: bool = False
     models: tuple[str, ...] = ("storm-1", "storm-1-mini")
 
     def __post_init__(self) -> None:
         check_ranges(self)
-        if self.most is not None and self.most < self.least:
+        if self.max_service is not None and self.max_service < self.min_service:
             raise ConfigurationError(
-                f"most must not be below least ({self.least}), got {self.most}"
+                f"max_service must not be below min_service ({self.min_service}), got {self.max_service}"
             )
 
 
@@ -84,7 +84,7 @@ class Dialect(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limit:
-    """`requests` and `tokens` per `per` seconds and key. A refused request costs `reject_cost` of one, and no tokens.
+    """`requests` and `tokens` per `period` seconds and key. A refused request costs `reject_cost` of one, and no tokens.
 
     Tokens on sockets are those of the prompt, and `max_tokens` or what the answer has; in the simulator a `[load]`
     says how many a call has. With `headers`, answers tell how the limits stand.
@@ -93,10 +93,10 @@ class Limit:
     kind: LimitKind
     requests: Positive | None = None
     tokens: Positive | None = None
-    per: Span = 60.0
+    period: Span = 60.0
     burst: AtLeastOne | None = None
     reject_cost: Seconds = 0.0
-    form: WaitForm = WaitForm.SECONDS
+    retry_after_form: WaitForm = WaitForm.SECONDS
     headers: Dialect | None = None
 
     def __post_init__(self) -> None:
@@ -108,10 +108,10 @@ class Limit:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Trouble:
+class Fault:
     """Something that goes wrong from `at` until `until` (None: to the end), for a `share` of the requests.
 
-    `match`, `requests` and `first` choose among them before the share does: those whose body contains a text,
+    `match`, `requests` and `first_attempts` choose among them before the share does: those whose body contains a text,
     those with these numbers (the first request is 1), the first so many attempts with each body.
     """
 
@@ -121,18 +121,18 @@ class Trouble:
     share: Share = 1.0
     factor: Rate | None = None  # of the capacity, or of the service time
     ramp: Ramp = 0.0  # after `until`, back to normal in a straight line
-    after: Seconds = 0.05  # until a refusal is on the wire
-    seconds: Seconds = 5.0  # by how much a slow answer is slower
+    respond_after: Seconds = 0.05  # until a refusal is on the wire
+    added_latency: Seconds = 5.0  # by how much a slow answer is slower
     retry_after: Seconds | None = None
-    form: WaitForm = WaitForm.SECONDS
+    retry_after_form: WaitForm = WaitForm.SECONDS
     match: str | None = None
     requests: tuple[Count, ...] = ()
-    first: Count | None = None
+    first_attempts: Count | None = None
 
     @property
     def picks(self) -> bool:
         """Whether it chooses among the requests by more than chance."""
-        return bool(self.match is not None or self.requests or self.first is not None)
+        return bool(self.match is not None or self.requests or self.first_attempts is not None)
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -172,14 +172,14 @@ class Step:
 class BackgroundTraffic:
     """The load of everybody else, lived through inside the model.
 
-    A call that the provider refuses comes back `retries` times, about `delay` later each time. An answer
+    A call that the provider refuses comes back `retries` times, about `retry_delay` later each time. An answer
     later than `timeout` finds nobody.
     """
 
     rate: Rate
     steps: tuple[Step, ...] = ()
     retries: Depth = 0
-    delay: Span = 1.0
+    retry_delay: Span = 1.0
     timeout: Span | None = None
 
     def __post_init__(self) -> None:
@@ -189,11 +189,11 @@ class BackgroundTraffic:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Burst:
-    """`calls` in one instant, `times` times, `every` seconds."""
+    """`calls` in one instant, `repeat` times, `every` seconds."""
 
     at: Seconds
     calls: Count
-    times: Count = 1
+    repeat: Count = 1
     every: Span = 60.0
 
     def __post_init__(self) -> None:
@@ -202,30 +202,30 @@ class Burst:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Load:
-    """What the clients under test do: read by the simulator, where they replace the crowd; ignored on sockets.
+    """What the clients under test do: read by the simulator, where they replace the background traffic; ignored on sockets.
 
-    With `beside_crowd` the crowd stays, and the clients come on top of it.
+    With `keep_background_traffic` it stays, and the clients come on top of it.
 
     `processes`, `deadline` and `timeout` are N, D and T of the storm tables. `trigger_at` and `trigger_until`
     bound what is measured as the trigger, which must end `RECOVERY_WINDOW` seconds before the scenario does. A call has
-    `tokens` on average, lognormal with the coefficient of variation `tokens_cv`, prompt and answer together; clients
-    estimate them right. With `times`, calls arrive exactly then, in this order, instead of at a rate; `sizes` then may
+    `tokens` on average, lognormal with the coefficient of variation `tokens_variation`, prompt and answer together; clients
+    estimate them right. With `arrival_times`, calls arrive exactly then, in this order, instead of at a rate; `arrival_tokens` then may
     say the tokens of each.
     """
 
     rate: Rate = 0.0
     steps: tuple[Step, ...] = ()
-    herds: tuple[Burst, ...] = ()
-    times: tuple[Seconds, ...] = ()
-    sizes: tuple[Depth, ...] = ()
-    beside_crowd: bool = False
+    bursts: tuple[Burst, ...] = ()
+    arrival_times: tuple[Seconds, ...] = ()
+    arrival_tokens: tuple[Depth, ...] = ()
+    keep_background_traffic: bool = False
     arrivals: Literal["poisson", "even"] = "poisson"
     processes: Count = 1
     deadline: Span = 30.0
     timeout: Span = 10.0
     preset: str = "interactive"
     tokens: Rate = 0.0
-    tokens_cv: Rate = 0.0
+    tokens_variation: Rate = 0.0
     trigger_at: Seconds | None = None
     trigger_until: Span | None = None
 
@@ -237,11 +237,11 @@ class Load:
                 f"trigger_until must be after trigger_at ({self.trigger_at or 0.0}),"
                 f" got {self.trigger_until}"
             )
-        flows = bool(self.rate or self.herds or any(step.rate for step in self.steps))
-        if self.times or self.sizes:
+        flows = bool(self.rate or self.bursts or any(step.rate for step in self.steps))
+        if self.arrival_times or self.arrival_tokens:
             _check_times(self, flows=flows)
         elif not flows:
-            raise ConfigurationError(f"rate must be positive where no herd comes, got {self.rate}")
+            raise ConfigurationError(f"rate must be positive where no burst comes, got {self.rate}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -249,29 +249,29 @@ class Scenario:
     """One storm, or one calm."""
 
     name: str
-    about: str = ""
+    description: str = ""
     speed: Speed = 1.0
     duration: Span = 300.0
     provider: Provider = Provider()
     limit: Limit | None = None
-    trouble: tuple[Trouble, ...] = ()
-    crowd: BackgroundTraffic | None = None
+    faults: tuple[Fault, ...] = ()
+    background_traffic: BackgroundTraffic | None = None
     load: Load | None = None
 
     def __post_init__(self) -> None:
         check_ranges(self)
         if self.load is not None:
             _check_trigger(self.load, self.duration)
-            last = self.load.times[-1] if self.load.times else 0.0
+            last = self.load.arrival_times[-1] if self.load.arrival_times else 0.0
             if last >= self.duration:
                 raise ConfigurationError(
-                    f"load.times must lie before the end (duration {self.duration}), got {last}"
+                    f"load.arrival_times must lie before the end (duration {self.duration}), got {last}"
                 )
-        for moment in sorted({trouble.at for trouble in self.trouble}):
-            total = fsum(item.share for item in self.trouble if _draws(item) and _on(item, moment))
+        for moment in sorted({fault.at for fault in self.faults}):
+            total = fsum(item.share for item in self.faults if _draws(item) and _on(item, moment))
             if total > 1 + 1e-9:
                 raise ConfigurationError(
-                    f"trouble shares must not add up to more than 1, got {total:g} at {moment:g} s"
+                    f"faults: shares must not add up to more than 1, got {total:g} at {moment:g} s"
                 )
 
 
@@ -288,24 +288,24 @@ def _check_trigger(load: Load, duration: float) -> None:
         )
 
 
-def _draws(trouble: Trouble) -> bool:
-    return "share" in ALLOWED_KEYS[trouble.kind] and not trouble.picks
+def _draws(fault: Fault) -> bool:
+    return "share" in ALLOWED_KEYS[fault.kind] and not fault.picks
 
 
-def _on(trouble: Trouble, moment: float) -> bool:
-    return trouble.at <= moment and (trouble.until is None or moment < trouble.until)
+def _on(fault: Fault, moment: float) -> bool:
+    return fault.at <= moment and (fault.until is None or moment < fault.until)
 
 
 def _check_times(load: Load, *, flows: bool) -> None:
     if flows:
-        raise ConfigurationError("times stand alone: no rate, steps or herds beside them")
-    if load.sizes and len(load.sizes) != len(load.times):
+        raise ConfigurationError("arrival_times stand alone: no rate, steps or bursts beside them")
+    if load.arrival_tokens and len(load.arrival_tokens) != len(load.arrival_times):
         raise ConfigurationError(
-            f"sizes must be as many as times ({len(load.times)}), got {len(load.sizes)}"
+            f"arrival_tokens must be as many as arrival_times ({len(load.arrival_times)}), got {len(load.arrival_tokens)}"
         )
-    for before, after in pairwise(load.times):
+    for before, after in pairwise(load.arrival_times):
         if after < before:
-            raise ConfigurationError(f"times must be in order, got {after} after {before}")
+            raise ConfigurationError(f"arrival_times must be in order, got {after} after {before}")
 
 
 def _check_order(steps: tuple[Step, ...]) -> None:

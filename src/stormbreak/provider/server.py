@@ -275,7 +275,7 @@ class ProviderServer:
         if self._witness is not None:
             self._witness.asked(asked, self._pace.now())
         key = asked.key + record.attempts
-        asked = asked._replace(fills=self.scenario.provider.fills)
+        asked = asked._replace(fills=self.scenario.provider.use_max_tokens)
         number = self._model.arrive(
             self._pace.now(),
             key,
@@ -350,15 +350,15 @@ class ProviderServer:
             headers,
             exchange.other,
             lasting=(reply.done_at - reply.at) / self.speed,
-            slower=trouble.seconds / self.speed if trouble else 0.0,
-            after=trouble.after / self.speed if trouble else 0.0,
+            slower=trouble.added_latency / self.speed if trouble else 0.0,
+            after=trouble.respond_after / self.speed if trouble else 0.0,
         )
         return answered(play, trouble.kind if trouble else None)
 
     def _wait(self, reply: Reply, exchange: _Exchange) -> Headers:
         if reply.trouble is None or reply.retry_after is None:
             return ()
-        form = reply.trouble.form
+        form = reply.trouble.retry_after_form
         headers, promise = retry_after_headers(form, reply.retry_after / self.speed, time.time())
         if promise is not None:
             until = time.monotonic() + promise

@@ -9,7 +9,7 @@ import msgspec
 
 from stormbreak.provider.chance import mix, uniform
 from stormbreak.provider.fault_kinds import CONDITIONS, STREAM_ONLY, Kind
-from stormbreak.provider.scenario import Scenario, Trouble
+from stormbreak.provider.scenario import Fault, Scenario
 
 
 class Asking(NamedTuple):
@@ -20,11 +20,11 @@ class Asking(NamedTuple):
     text: bytes = b""
 
 
-def picked(trouble: Trouble, asking: Asking) -> bool:
+def picked(trouble: Fault, asking: Asking) -> bool:
     """Whether a trouble may strike this request: all of its keys must fit."""
     if trouble.requests and asking.number not in trouble.requests:
         return False
-    if trouble.first is not None and asking.attempt > trouble.first:
+    if trouble.first_attempts is not None and asking.attempt > trouble.first_attempts:
         return False
     return trouble.match is None or _written(trouble.match) in asking.text
 
@@ -49,12 +49,12 @@ class Spell:
     at: float
     slots: float
     slowdown: float
-    down: Trouble | None
-    faults: tuple[tuple[float, Trouble], ...]  # with the upper end of each one's part of [0, 1)
-    picky: tuple[Trouble, ...] = ()  # those that choose their requests
+    down: Fault | None
+    faults: tuple[tuple[float, Fault], ...]  # with the upper end of each one's part of [0, 1)
+    picky: tuple[Fault, ...] = ()  # those that choose their requests
     early: float = 0.0  # share of the requests that are answered before they were read
 
-    def draw(self, bits: int, asking: Asking | None = None, *, streamed: bool) -> Trouble | None:
+    def draw(self, bits: int, asking: Asking | None = None, *, streamed: bool) -> Fault | None:
         """Choose the trouble of one request; None where all goes well.
 
         Troubles that choose go before those of chance, in the order of the file; nobody's request (the crowd's)
@@ -75,7 +75,7 @@ class Spell:
 def forecast(scenario: Scenario) -> tuple[Spell, ...]:
     """Lay out all spells in order; the first begins at 0, the last never ends."""
     moments = {0.0}
-    for trouble in scenario.trouble:
+    for trouble in scenario.faults:
         moments.add(trouble.at)
         if trouble.until is not None:
             moments.update(trouble.until + step for step in _ramp_steps(trouble.ramp))
@@ -87,7 +87,7 @@ def _ramp_steps(ramp: float) -> list[float]:
 
 
 def _phase(scenario: Scenario, now: float) -> Spell:
-    present = [trouble for trouble in scenario.trouble if _holds(trouble, now)]
+    present = [trouble for trouble in scenario.faults if _holds(trouble, now)]
     faults, end = [], 0.0
     for trouble in present:
         if trouble.kind not in _NOT_DRAWN and not trouble.picks:
@@ -106,19 +106,19 @@ def _phase(scenario: Scenario, now: float) -> Spell:
     )
 
 
-def _holds(trouble: Trouble, now: float) -> bool:
+def _holds(trouble: Fault, now: float) -> bool:
     return trouble.at <= now and (trouble.until is None or now < trouble.until)
 
 
 def _factor(scenario: Scenario, kind: Kind, now: float) -> float:
     product = 1.0
-    for trouble in scenario.trouble:
+    for trouble in scenario.faults:
         if trouble.kind is kind and trouble.factor is not None:
             product *= _faded(trouble, trouble.factor, now)
     return product
 
 
-def _faded(trouble: Trouble, factor: float, now: float) -> float:
+def _faded(trouble: Fault, factor: float, now: float) -> float:
     if now < trouble.at:
         return 1.0
     if trouble.until is None or now < trouble.until:

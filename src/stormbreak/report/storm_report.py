@@ -50,7 +50,7 @@ def storm_page(scenario: Scenario, results: Sequence[Result], *, live: bool = Fa
     return Page(
         kind="a storm, played live" if live else "a storm, simulated",
         title=shown(scenario.name),
-        about=shown(scenario.about, _LONG),
+        about=shown(scenario.description, _LONG),
         verdict=_verdict(comparison),
         facts=_facts(scenario, comparison, live=live),
         sections=[section for section in sections if section is not None],
@@ -69,7 +69,7 @@ def storm_picture(scenario: Scenario, results: Sequence[Result]) -> Picture:
         for view in comparison.views
     ]
     return Picture(
-        title=f"{shown(scenario.name)}: {shown(scenario.about, 110)}",
+        title=f"{shown(scenario.name)}: {shown(scenario.description, 110)}",
         verdict=_verdict(comparison),
         tiles=tiles,
         keys=_keys(comparison, _BOTH),

@@ -92,7 +92,7 @@ class _Fluid:
     def __init__(self, scenario: Scenario, *, deadline: float, step: float) -> None:
         self._deadline = deadline
         self._step = step
-        self._front_end = step * (scenario.provider.front_end or inf)
+        self._front_end = step * (scenario.provider.max_requests_per_second or inf)
         self._quotas = _quotas_of(scenario.limit, scenario.load)
         self._waiting: deque[tuple[float, float]] = deque()  # (arrival, amount), oldest first
         self._in_service = 0.0
@@ -156,9 +156,11 @@ class _Quota:
     def at(self, now: float) -> float:
         limit = self._limit
         if limit.kind is LimitKind.BUCKET:
-            gained = (now - self._since) * self._calls / limit.per
+            gained = (now - self._since) * self._calls / limit.period
             self.left = min(self._most, self.left + gained)
-        elif int((now + _NEGLIGIBLE) / limit.per) != int((self._since + _NEGLIGIBLE) / limit.per):
+        elif int((now + _NEGLIGIBLE) / limit.period) != int(
+            (self._since + _NEGLIGIBLE) / limit.period
+        ):
             self.left = self._most
         self._since = now
         return self.left

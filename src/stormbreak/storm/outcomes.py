@@ -88,7 +88,7 @@ def outcome_of(reply: Reply, *, streamed: bool = False) -> Outcome:
     outcome = _OUTCOMES[reply.trouble.kind]
     if reply.retry_after is None or not TREATMENTS[outcome.verdict].retry:
         return outcome
-    return outcome._replace(retry_after=_as_told(reply.retry_after, reply.trouble.form))
+    return outcome._replace(retry_after=_as_told(reply.retry_after, reply.trouble.retry_after_form))
 
 
 def sees_retry_after(reply: Reply, *, streamed: bool = False) -> bool:
@@ -100,10 +100,10 @@ def sees_retry_after(reply: Reply, *, streamed: bool = False) -> bool:
 
 def check_playable(scenario: Scenario) -> None:
     """Raise ConfigurationError where a scenario chooses calls by their text."""
-    for place, trouble in enumerate(scenario.trouble):
+    for place, trouble in enumerate(scenario.faults):
         if trouble.match is not None:
             raise ConfigurationError(
-                f"{scenario.name}: trouble[{place}].match cannot be simulated, for simulated calls have no"
+                f"{scenario.name}: faults[{place}].match cannot be simulated, for simulated calls have no"
                 f" text (requests and first can), got {quoted(trouble.match)}"
             )
 
@@ -117,7 +117,7 @@ def told_of(dialect: Dialect, standings: Sequence[Standing], now: float) -> Rate
 def delay_of(reply: Reply) -> float:
     """Seconds by which the client has the whole answer later than the provider had it ready."""
     trouble = reply.trouble
-    return trouble.seconds if trouble is not None and trouble.kind in SLOW else 0.0
+    return trouble.added_latency if trouble is not None and trouble.kind in SLOW else 0.0
 
 
 def _as_told(wait: float, form: WaitForm) -> float:

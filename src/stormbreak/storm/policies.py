@@ -46,22 +46,29 @@ class NamedPolicy:
 
 def _retries(retries: int, backoff: Backoff) -> Policy:
     """Retries and nothing else."""
-    rule = RetryPolicy(attempts=1 + retries, backoff=backoff, min_useful=0.0, spread=0.0)
+    rule = RetryPolicy(
+        max_attempts=1 + retries, backoff=backoff, min_time_left=0.0, retry_after_jitter=0.0
+    )
     return replace(OFF, retry=rule)
 
 
 def _loop(backoff: Backoff) -> Policy:
     return replace(
-        _retries(9, backoff), limit=FixedLimit(in_flight=64), queue=QueuePolicy(size=1_000_000)
+        _retries(9, backoff),
+        limit=FixedLimit(max_in_flight=64),
+        queue=QueuePolicy(max_size=1_000_000),
     )
 
 
 # 0.5 s, doubled up to 8 s, less up to a quarter by chance: 7/8 of that, and an eighth of it up or down
-_SDK = ProportionalJitter(base=0.5 * 7 / 8, factor=2.0, cap=8.0 * 7 / 8, share=1 / 7, floor=0.0)
+_SDK = ProportionalJitter(
+    initial_delay=0.5 * 7 / 8, factor=2.0, max_delay=8.0 * 7 / 8, jitter=1 / 7, min_delay=0.0
+)
 
 # Retries with a budget of a tenth of the calls, as service meshes have it
 _BUDGET = replace(
-    _retries(5, FullJitter()), budget=BudgetPolicy(ratio=0.1, cap=10.0, always_paid=True)
+    _retries(5, FullJitter()),
+    retry_budget=BudgetPolicy(ratio=0.1, capacity=10.0, no_free_retries=True),
 )
 
 # The limit of Netflix' concurrency-limits and its like, in front of retries: additive increase, multiplicative decrease
@@ -70,7 +77,7 @@ _AIMD = replace(_retries(5, FullJitter()), limit=AimdLimit(), cooldown=True, que
 # What a batch is compared with: a row is sent until it is answered, ten times at most, 64 rows at a time
 _LOOPS: Mapping[str, Policy] = MappingProxyType(
     {
-        "loop_naive": _loop(Constant(seconds=0.0)),
+        "loop_naive": _loop(Constant(initial_delay=0.0)),
         "loop_exponential": _loop(Exponential()),
         "loop_full_jitter": _loop(FullJitter()),
     }
@@ -79,9 +86,9 @@ _LOOPS: Mapping[str, Policy] = MappingProxyType(
 _IGNORING: Mapping[str, Policy] = MappingProxyType(
     {
         "none": OFF,
-        "naive": _retries(5, Constant(seconds=0.0)),
-        "naive_x10": _retries(10, Constant(seconds=0.0)),
-        "fixed": _retries(5, Constant(seconds=1.0)),
+        "naive": _retries(5, Constant(initial_delay=0.0)),
+        "naive_x10": _retries(10, Constant(initial_delay=0.0)),
+        "fixed": _retries(5, Constant(initial_delay=1.0)),
         "exponential": _retries(5, Exponential()),
         "full_jitter": _retries(5, FullJitter()),
         "decorrelated": _retries(5, DecorrelatedJitter()),

@@ -18,13 +18,13 @@ from stormbreak.provider.fault_kinds import Kind, WaitForm
 from stormbreak.provider.scenario import (
     BackgroundTraffic,
     Burst,
+    Fault,
     Limit,
     LimitKind,
     Load,
     Provider,
     Scenario,
     Step,
-    Trouble,
 )
 
 MOST_CALLS = 6_000
@@ -93,7 +93,7 @@ class _Site:
     at: float
     length: float
     tail: float
-    trouble: tuple[Trouble, ...] = ()
+    trouble: tuple[Fault, ...] = ()
     limit: Limit | None = None
     crowd: BackgroundTraffic | None = None
 
@@ -106,13 +106,13 @@ class _Site:
         assert self.provider.slots is not None
         return self.provider.slots / self.provider.service
 
-    def having(self, *trouble: Trouble) -> "_Site":
+    def having(self, *trouble: Fault) -> "_Site":
         return replace(self, trouble=self.trouble + trouble)
 
     def over(self, kind: Kind, share: float = 1.0, **more: float | None) -> "_Site":
         """The site with a trouble of that kind while the trouble lasts."""
         return self.having(
-            Trouble(kind=kind, at=self.at, until=self.until, share=_short(share), **more)  # type: ignore[arg-type]
+            Fault(kind=kind, at=self.at, until=self.until, share=_short(share), **more)  # type: ignore[arg-type]
         )
 
     def lasting(self, length: float) -> "_Site":
@@ -163,12 +163,12 @@ def draw(
         load = replace(site.load, trigger_at=site.at, trigger_until=_short(site.until))
     scenario = Scenario(
         name=f"draw-{seed}-{number}",
-        about=f"{family}: {_in_words(site)}",
+        description=f"{family}: {_in_words(site)}",
         duration=float(ceil(_short(site.until) + site.tail)),
         provider=site.provider,
         limit=site.limit,
-        trouble=site.trouble,
-        crowd=site.crowd,
+        faults=site.trouble,
+        background_traffic=site.crowd,
         load=load,
     )
     return RandomStorm(number=number, family=family, scenario=scenario)
@@ -182,7 +182,7 @@ def families_of(preset: str) -> tuple[str, ...]:
 def _in_words(site: _Site) -> str:
     load, provider = site.load, site.provider
     traffic = (
-        f"{load.herds[0].calls:,} rows at once"
+        f"{load.bursts[0].calls:,} rows at once"
         if load.preset == BATCH
         else f"{load.rate:g} calls/s, {load.processes} process{'es' * (load.processes > 1)}"
     )
@@ -219,9 +219,9 @@ def _provider(chance: _Chance, slots: int, service: float) -> Provider:
     return Provider(
         slots=slots,
         service=service,
-        cv=_short(chance.between(0.2, 1.5)),
+        variation=_short(chance.between(0.2, 1.5)),
         queue=int(slots * chance.scale(0.5, 20.0)),
-        front_end=_short(slots / service * chance.scale(8.0, 60.0)),
+        max_requests_per_second=_short(slots / service * chance.scale(8.0, 60.0)),
     )
 
 
@@ -237,7 +237,7 @@ def _batch(chance: _Chance) -> _Site:
         timeout=_short(service * chance.between(4.0, 12.0)),
         deadline=3_000.0,
         preset=BATCH,
-        herds=(Burst(at=0.0, calls=rows),),
+        bursts=(Burst(at=0.0, calls=rows),),
     )
     length = _short(chance.scale(10.0, 600.0))
     return replace(
@@ -301,7 +301,7 @@ def _flapping(chance: _Chance, site: _Site) -> _Site:
     if calls > 2 * MOST_CALLS:
         dead, alive, times = min(dead, 10.0), min(alive, 20.0), 2
     parts = [
-        Trouble(
+        Fault(
             kind=kind,
             at=_short(site.at + each * (dead + alive)),
             until=_short(site.at + each * (dead + alive) + dead),
@@ -337,10 +337,10 @@ def _request_limit(chance: _Chance, site: _Site) -> _Site:
     limit = Limit(
         kind=kind,
         requests=_short(max(1.0, allowed)),
-        per=per,
+        period=per,
         burst=_short(max(1.0, allowed * chance.between(0.02, 0.3))) if bucket else None,
         reject_cost=_short(chance.pick((0.0, 0.2, 1.0))),
-        form=chance.pick(_FORMS),
+        retry_after_form=chance.pick(_FORMS),
     )
     return replace(site, limit=limit).busy(spare * times)
 
@@ -352,9 +352,9 @@ def _token_limit(chance: _Chance, site: _Site) -> _Site:
     limit = Limit(
         kind=LimitKind.WINDOW,
         tokens=_short(site.load.rate * tokens * 60.0 * spare),
-        form=chance.pick(_FORMS),
+        retry_after_form=chance.pick(_FORMS),
     )
-    load = replace(site.load, tokens=tokens, tokens_cv=_short(chance.between(0.2, 1.2)))
+    load = replace(site.load, tokens=tokens, tokens_variation=_short(chance.between(0.2, 1.2)))
     return replace(site, limit=limit, load=load).busy(spare * times)
 
 
@@ -377,7 +377,7 @@ def _herd(chance: _Chance, site: _Site) -> _Site:
     beside = site.load.rate * (site.at + site.tail)
     room = (2 * MOST_CALLS - beside) / (calls + site.load.rate * every)
     times = int(max(1.0, min(4.0, room)))
-    load = replace(site.load, herds=(Burst(at=site.at, calls=calls, times=times, every=every),))
+    load = replace(site.load, bursts=(Burst(at=site.at, calls=calls, repeat=times, every=every),))
     length = max(site.lasting(60.0).length, every * (times - 0.5))
     return replace(site, load=load, length=_short(length))
 
@@ -405,7 +405,7 @@ def _zone_loss(chance: _Chance, site: _Site) -> _Site:
     share = chance.between(0.15, 0.6)
     noticed = _short(min(chance.scale(5.0, 40.0), site.length * 0.8))
     kind = chance.pick((Kind.HANG, Kind.RESET, Kind.S502))
-    lost = Trouble(kind=kind, at=site.at, until=_short(site.at + noticed), share=_short(share))
+    lost = Fault(kind=kind, at=site.at, until=_short(site.at + noticed), share=_short(share))
     return site.over(Kind.CAPACITY, factor=_short(1.0 - share)).having(lost)
 
 
@@ -416,10 +416,10 @@ def _crowd(chance: _Chance, site: _Site) -> _Site:
     crowd = BackgroundTraffic(
         rate=_short(rate * part),
         retries=int(chance.between(2.0, 6.0)),
-        delay=_short(chance.scale(0.05, 1.0)),
+        retry_delay=_short(chance.scale(0.05, 1.0)),
         timeout=site.load.timeout,
     )
-    load = replace(site.load, rate=_short(rate * (1 - part)), beside_crowd=True)
+    load = replace(site.load, rate=_short(rate * (1 - part)), keep_background_traffic=True)
     site = replace(site, crowd=crowd, load=load)
     return site.over(Kind.CAPACITY, factor=_short(rate / site.capacity * chance.between(0.3, 1.0)))
 
@@ -428,7 +428,7 @@ def _back_slowly(chance: _Chance, site: _Site) -> _Site:
     """After the trouble capacity comes back in a straight line."""
     end = _short(site.until)
     ramp = _short(chance.between(5.0, 45.0))
-    return site.having(Trouble(kind=Kind.CAPACITY, at=site.at, until=end, factor=0.1, ramp=ramp))
+    return site.having(Fault(kind=Kind.CAPACITY, at=site.at, until=end, factor=0.1, ramp=ramp))
 
 
 FAMILIES: Mapping[str, Callable[[_Chance, _Site], _Site]] = MappingProxyType(

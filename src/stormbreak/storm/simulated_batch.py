@@ -75,7 +75,7 @@ class Batch:
             self._arrived,
             width=max_rows_in_flight(policy),
             once=is_off(policy),
-            spread=policy.retry.spread,
+            spread=policy.retry.retry_after_jitter,
             unproven=True,
         )
         self._queued: dict[int, float] = {}  # of rows whose first call has begun

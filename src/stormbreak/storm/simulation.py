@@ -197,8 +197,8 @@ class _Fleet:
         policy = for_batch(contender.policy) if in_batches else contender.policy
         self._policy = _under(policy, load)
         self._timeline = Timeline()
-        crowd = scenario.crowd if load.beside_crowd else None
-        self._model = ProviderModel(replace(scenario, crowd=crowd), seed)
+        crowd = scenario.background_traffic if load.keep_background_traffic else None
+        self._model = ProviderModel(replace(scenario, background_traffic=crowd), seed)
         self._world = SimulatedProvider(
             self._model, self._timeline, deaf=contender.deaf, streamed=streamed
         )

@@ -64,7 +64,7 @@ class Score:
     @property
     def about(self) -> str:
         """The storm in words."""
-        return self.draw.scenario.about
+        return self.draw.scenario.description
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

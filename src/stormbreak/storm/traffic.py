@@ -35,7 +35,7 @@ def traffic(load: Load, duration: float, seed: int) -> Traffic:
         ConfigurationError: there would be more calls, or processes, than can be simulated.
     """
     _check(load, duration)
-    times = list(load.times) or _drawn(load, duration, seed)
+    times = list(load.arrival_times) or _drawn(load, duration, seed)
     salt = mix(mix(seed) ^ _PROCESSES)
     processes = [mix(salt + number) % load.processes for number in range(len(times))]
     return Traffic(times, processes, _tokens(load, len(times), mix(mix(seed) ^ _TOKENS)))
@@ -52,16 +52,16 @@ def check_measured(scenario: Scenario, calls: Traffic) -> None:
 
 def _drawn(load: Load, duration: float, seed: int) -> list[float]:
     flow = takewhile(lambda at: at < duration, _flow(load, mix(mix(seed) ^ _ARRIVALS)))
-    herds = (at for at in _herds(load.herds) if at < duration)
+    herds = (at for at in _herds(load.bursts) if at < duration)
     return list(merge(flow, herds))
 
 
 def _tokens(load: Load, calls: int, salt: int) -> list[int]:
-    if load.sizes:
-        return list(load.sizes)
+    if load.arrival_tokens:
+        return list(load.arrival_tokens)
     if not load.tokens:
         return [0] * calls
-    drawn = Lognormal.of(mean=load.tokens, cv=load.tokens_cv, least=1.0)
+    drawn = Lognormal.of(mean=load.tokens, cv=load.tokens_variation, least=1.0)
     return [round(drawn.draw(mix(salt + number))) for number in range(calls)]
 
 
@@ -81,7 +81,7 @@ def _expected(load: Load, duration: float) -> float:
     rates = [part for part in rate_segments(load.rate, load.steps) if part[0] < duration]
     ends = [*(at for at, _ in rates[1:]), duration]
     flow = fsum(rate * (end - at) for (at, rate), end in zip(rates, ends, strict=True))
-    return flow + len(load.times) + sum(herd.calls * herd.times for herd in load.herds)
+    return flow + len(load.arrival_times) + sum(herd.calls * herd.repeat for herd in load.bursts)
 
 
 def _flow(load: Load, salt: int) -> Iterator[float]:
@@ -97,6 +97,6 @@ def _herds(herds: tuple[Burst, ...]) -> list[float]:
     return sorted(
         herd.at + herd.every * time
         for herd in herds
-        for time in range(herd.times)
+        for time in range(herd.repeat)
         for _ in range(herd.calls)
     )

@@ -27,9 +27,11 @@ def with_arrivals(scenario: Scenario, times: Sequence[float]) -> Scenario:
     """The scenario with calls at these times, in order, instead of its own; it lasts until the last has come."""
     given = tuple(times)
     if scenario.load is None:
-        load = Load(times=given)
+        load = Load(arrival_times=given)
     else:
-        load = replace(scenario.load, rate=0.0, steps=(), herds=(), times=given, sizes=())
+        load = replace(
+            scenario.load, rate=0.0, steps=(), bursts=(), arrival_times=given, arrival_tokens=()
+        )
     return replace(scenario, load=load, duration=max(scenario.duration, floor(times[-1]) + 1.0))
 
 
@@ -40,8 +42,8 @@ def with_batch(scenario: Scenario, tokens: Sequence[int]) -> Scenario:
     """
     mine = scenario.load is not None and scenario.load.preset == "batch"
     load = Load(
-        times=(0.0,) * len(tokens),
-        sizes=tuple(tokens),
+        arrival_times=(0.0,) * len(tokens),
+        arrival_tokens=tuple(tokens),
         tokens=fmean(tokens),
         preset="batch",
         deadline=scenario.load.deadline if mine and scenario.load else BATCH_DEADLINE,

@@ -24,7 +24,7 @@ RETRY_GATES = frozenset(
         "committed",
         "deadline",
         "forbidden",
-        "longest_wait",
+        "max_wait",
         "patience",
         "verdict",
     }

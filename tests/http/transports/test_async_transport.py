@@ -208,7 +208,7 @@ async def test_a_fallback_gets_its_own_key_and_model(client, monkeypatch):
     async with served(failing(401)) as one, served(answer()) as other:
         place = Place(base_url=other.base_url, api_key_env="OTHER_KEY", model="n")
         rule = ToTargets(on=("auth",), targets=(place,))
-        async with client(Policy(budget=None, fallback=(rule,))) as http:
+        async with client(Policy(retry_budget=None, fallback=(rule,))) as http:
             said = await http.post(
                 f"{one.base_url}/chat/completions", json=PAYLOAD, headers={"x-secret": "for one"}
             )
@@ -223,7 +223,9 @@ async def test_a_fallback_gets_its_own_key_and_model(client, monkeypatch):
 async def test_fallbacks_map_the_models_that_one_transport_serves(client):
     async with served(failing(401)) as one, served(answer()) as other:
         place = Place(base_url=other.base_url, models={"m": "large", "n": "small"})
-        async with client(Policy(budget=None, fallback=(ToTargets(targets=(place,)),))) as http:
+        async with client(
+            Policy(retry_budget=None, fallback=(ToTargets(targets=(place,)),))
+        ) as http:
             url = f"{one.base_url}/chat/completions"
             came = [
                 await http.post(url, json=PAYLOAD | {"model": model}) for model in ("m", "n", "o")
@@ -234,7 +236,7 @@ async def test_fallbacks_map_the_models_that_one_transport_serves(client):
 
 async def test_answers_at_hand(client):
     rules = (ToCache(on=("auth",)), ToDegraded(on=("auth",), text="later"))
-    policy = Policy(budget=None, retry=RetryPolicy(attempts=1), fallback=rules)
+    policy = Policy(retry_budget=None, retry=RetryPolicy(max_attempts=1), fallback=rules)
     async with served(answer(), failing(401)) as server, client(policy) as http:
         url = f"{server.base_url}/chat/completions"
         texts = []

@@ -12,7 +12,7 @@ from stormbreak.core.circuit import BreakerPolicy
 from stormbreak.core.trip import ConsecutiveFailures
 from stormbreak.httpx2 import AsyncTransport
 
-FRAGILE = replace(QUICK, breaker=BreakerPolicy(trip=ConsecutiveFailures(threshold=1)))
+FRAGILE = replace(QUICK, breaker=BreakerPolicy(trip=ConsecutiveFailures(failure_threshold=1)))
 ASKED = {"model": "m", "messages": SAY, "stream": True}
 
 

@@ -15,7 +15,7 @@ from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.events import Labelled, Sent
 from stormbreak.httpx2 import Transport
 
-NARROW = Policy(limit=FixedLimit(in_flight=1), budget=None)
+NARROW = Policy(limit=FixedLimit(max_in_flight=1), retry_budget=None)
 CANARIES = ("tenant-canary", "label-canary", "value-canary")
 
 

@@ -17,10 +17,10 @@ from stormbreak.core.retry import RetryPolicy
 from stormbreak.core.trip import ConsecutiveFailures
 
 TRIPPED = Policy(
-    budget=None,
-    retry=RetryPolicy(attempts=1),
+    retry_budget=None,
+    retry=RetryPolicy(max_attempts=1),
     fail_fast=True,
-    breaker=BreakerPolicy(trip=ConsecutiveFailures(threshold=1), open_for=30.0),
+    breaker=BreakerPolicy(trip=ConsecutiveFailures(failure_threshold=1), open_duration=30.0),
 )
 ORDERS = sorted(set(permutations((429, 429, 503))))  # the first is the hardest: see ADR 23
 CASES = [(way, ORDERS[0]) for way in WAYS] + [(WAYS[0], order) for order in ORDERS[1:]]
@@ -28,7 +28,7 @@ CASES = [(way, ORDERS[0]) for way in WAYS] + [(WAYS[0], order) for order in ORDE
 
 def trouble(number, status):
     told = "retry_after = 0.5\nform = 'ms'" if status == 429 else ""
-    return f"[[trouble]]\nkind = '{status}'\nrequests = [{number}]\n{told}\n"
+    return f"[[faults]]\nkind = '{status}'\nrequests = [{number}]\n{told}\n"
 
 
 @pytest.mark.parametrize(("sdk", "order"), CASES, ids=str)
@@ -50,18 +50,18 @@ async def test_a_permanent_429_costs_what_the_policy_says(sdk):
     ):
         with pytest.raises(sdk.errors) as caught:
             await sdk.ask(client)
-    assert len(server.requests) == QUICK.retry.attempts
+    assert len(server.requests) == QUICK.retry.max_attempts
     headers = caught.value.response.headers
-    assert headers["x-stormbreak-attempts"] == str(QUICK.retry.attempts)
+    assert headers["x-stormbreak-attempts"] == str(QUICK.retry.max_attempts)
     assert headers["x-should-retry"] == "false"
-    assert explain(caught.value).count("throttled") == QUICK.retry.attempts + 1
+    assert explain(caught.value).count("throttled") == QUICK.retry.max_attempts + 1
     assert KEY not in explain(caught.value)
 
 
 @each_way
 async def test_a_used_up_quota_is_asked_for_once(stormbreak_provider, sdk):
     kind = "spend_limit" if sdk.module is anthropic else "quota"
-    provider = stormbreak_provider(f'[[trouble]]\nkind = "{kind}"\n')
+    provider = stormbreak_provider(f'[[faults]]\nkind = "{kind}"\n')
     async with door(sdk, provider.base_url, "interactive") as (client, _):
         with pytest.raises(sdk.errors) as caught:
             await sdk.ask(client)

@@ -63,7 +63,9 @@ async def test_a_cooldown_that_is_too_long_is_a_rate_limit_error(sdk):
 
 @each_sdk
 async def test_a_lost_connection_is_what_it_was_and_not_tried_again_by_the_sdk(sdk):
-    policy = Policy(budget=None, retry=RetryPolicy(attempts=2, backoff=Constant(seconds=0.0)))
+    policy = Policy(
+        retry_budget=None, retry=RetryPolicy(max_attempts=2, backoff=Constant(initial_delay=0.0))
+    )
     async with (
         served([End.CLOSE]) as server,
         door(sdk, server.base_url, policy, max_retries=1) as (client, _),
@@ -125,7 +127,7 @@ async def test_an_error_inside_a_200_is_raised(sdk, inside, raised):
     ):
         with pytest.raises(getattr(sdk.module, raised), match=inside["message"]):
             await sdk.ask(client)
-    assert len(server.requests) == QUICK.retry.attempts
+    assert len(server.requests) == QUICK.retry.max_attempts
 
 
 @each_sdk
@@ -136,7 +138,7 @@ async def test_what_is_no_answer_is_raised(sdk):
             await sdk.ask(client)
     assert caught.value.status_code == 502
     assert "hello" not in str(caught.value)
-    assert len(server.requests) == QUICK.retry.attempts
+    assert len(server.requests) == QUICK.retry.max_attempts
 
 
 @each_sdk

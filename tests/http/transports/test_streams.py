@@ -35,7 +35,7 @@ async def test_a_stream_comes_whole(stormbreak_provider, sdk):
 
 @pytest.mark.parametrize("kind", ["comments", "crlf", "cr", "no_done", "tiny_chunks"])
 async def test_bytes_are_untouched(stormbreak_provider, kind):
-    provider = stormbreak_provider(f'[[trouble]]\nkind = "{kind}"\n', speed=20)
+    provider = stormbreak_provider(f'[[faults]]\nkind = "{kind}"\n', speed=20)
     payload = {"model": "m", "messages": SAY, "stream": True}
     url = f"{provider.base_url}/chat/completions"
     async with door(SDKS[0], provider.base_url) as (client, _), httpx2.AsyncClient() as bare:
@@ -71,7 +71,7 @@ async def test_an_error_before_any_output_has_its_status(sdk):
     async with served(early_error(sdk)) as server, door(sdk, server.base_url) as (client, _):
         with pytest.raises(sdk.module.RateLimitError, match="slower"):
             await sdk.ask(client, stream=True)
-    assert len(server.requests) == QUICK.retry.attempts
+    assert len(server.requests) == QUICK.retry.max_attempts
 
 
 @each_sdk

@@ -200,7 +200,7 @@ def test_a_stream_without_a_socket_is_closed_by_whoever_reads_it():
         assert slow.closed.wait(PATIENCE)
 
 
-FRAGILE = replace(QUICK, breaker=BreakerPolicy(trip=ConsecutiveFailures(threshold=1)))
+FRAGILE = replace(QUICK, breaker=BreakerPolicy(trip=ConsecutiveFailures(failure_threshold=1)))
 
 
 def circuit_of(transport):
@@ -245,7 +245,7 @@ def test_a_stream_that_is_dropped_warns_and_is_closed(serve):
 
 
 def test_closing_ends_all_that_is_under_way_and_nothing_later(serve):
-    narrow = Policy(budget=None, limit=FixedLimit(in_flight=1))
+    narrow = Policy(retry_budget=None, limit=FixedLimit(max_in_flight=1))
     with serve([End.HANG], failing(503), answer(), policy=narrow) as (client, server):
         transport = client._transport
         with ThreadPoolExecutor(2) as threads:
@@ -290,7 +290,7 @@ def test_a_child_works_and_does_not_repeat_the_jitter_of_its_parent(serve):
 
 
 def test_two_loops_and_four_threads_share_one_engine(serve):
-    one_at_a_time = Policy(budget=None, limit=FixedLimit(in_flight=1))
+    one_at_a_time = Policy(retry_budget=None, limit=FixedLimit(max_in_flight=1))
     with serve([0.002, answer()], policy=one_at_a_time) as (client, server):
         engine = client._transport.engine
         shared = AsyncTransport(engine)

@@ -83,7 +83,9 @@ async def test_a_call_in_flight_is_not_forgotten():
 
 
 async def test_a_call_that_pauses_between_attempts_is_not_forgotten():
-    paused = Policy(budget=None, retry=RetryPolicy(attempts=2, backoff=Constant(seconds=0.5)))
+    paused = Policy(
+        retry_budget=None, retry=RetryPolicy(max_attempts=2, backoff=Constant(initial_delay=0.5))
+    )
     async with served(failing(500), answer()) as server:
         rotating = Rotating(server, AsyncTransport(paused))
         asking = asyncio.create_task(rotating.ask("slow"))

@@ -35,7 +35,7 @@ async def test_an_sdk_s_client_is_wrapped(sdk):
         with pytest.raises(sdk.errors) as caught:
             await sdk.ask(client)
         assert caught.value.response.headers["x-stormbreak-attempts"] == "4"
-        assert len(server.requests) == QUICK.retry.attempts
+        assert len(server.requests) == QUICK.retry.max_attempts
         assert in_flight(http._transport) == 0
         await sdk.close(client)
         await server.all_closed()
@@ -50,7 +50,7 @@ async def test_the_proxy_of_a_client_is_used(sdk):
         with pytest.raises(sdk.errors):
             await sdk.ask(client)
         await sdk.close(client)
-    assert len(proxy.requests) == QUICK.retry.attempts
+    assert len(proxy.requests) == QUICK.retry.max_attempts
     assert {each.line.split("/v1")[0] for each in proxy.requests} == {"POST http://api.invalid"}
 
 

@@ -30,9 +30,9 @@ SHORT_WAIT = """
 duration = 1
 [provider]
 service = 0.02
-[[trouble]]
+[[faults]]
 kind = "503"
-first = 1
+first_attempts = 1
 [load]
 rate = 20
 deadline = 60

@@ -19,7 +19,7 @@ duration = 0.98
 [provider]
 slots = 20
 service = 0.05
-cv = 0
+variation = 0
 [load]
 rate = 30
 arrivals = "even"
@@ -56,7 +56,7 @@ async def test_every_call_is_handed_over_when_it_is_due_and_answered(asker):
 
 
 async def test_retries_are_seen_by_the_provider(asker):
-    down = '[[trouble]]\nkind = "503"\nfirst = 2\nafter = 0\n'
+    down = '[[faults]]\nkind = "503"\nfirst_attempts = 2\nrespond_after = 0\n'
     played = await play(short(down), asker(3))
 
     assert (played.result.measures.success, played.result.measures.amplification) == (1.0, 3.0)
@@ -109,7 +109,7 @@ async def test_a_program_that_sees_only_some_lines_sheds_the_others(script):
 
 
 async def test_the_storm_begins_before_its_first_call(asker):
-    late = short("herds = [{ at = 0.5, calls = 1 }]\n", rate=0)
+    late = short("bursts = [{ at = 0.5, calls = 1 }]\n", rate=0)
     measures = (await play(late, asker())).result.measures
 
     assert (measures.calls, measures.success) == (1, 1.0)

@@ -11,9 +11,13 @@ def test_everything_that_is_counted_is_scaled_and_no_time_is():
     incident = load("incident")
     small = staged(incident, scale=0.1, copies=3)
 
-    assert (small.provider.slots, small.provider.queue, small.provider.front_end) == (24, 200, 300)
+    assert (small.provider.slots, small.provider.queue, small.provider.max_requests_per_second) == (
+        24,
+        200,
+        300,
+    )
     assert [step.rate for step in small.load.steps] == [44, 10]
-    assert (small.load.rate, small.load.processes, small.crowd) == (10, 3, None)
+    assert (small.load.rate, small.load.processes, small.background_traffic) == (10, 3, None)
     assert (small.load.deadline, small.load.timeout) == (30, 10)
     assert (small.duration, small.provider.service) == (1457, 2.0)
 
@@ -23,8 +27,8 @@ def test_so_are_limits_and_herds():
     assert bucket.limit.requests == pytest.approx(load("rpm-bucket").limit.requests / 10)
     assert bucket.limit.reject_cost == load("rpm-bucket").limit.reject_cost
     assert staged(load("tokens"), scale=0.1).limit.tokens == load("tokens").limit.tokens / 10
-    assert staged(load("herd"), scale=0.1).load.herds[0].calls == 120
-    assert staged(load("herd"), scale=0.0001).load.herds[0].calls == 1
+    assert staged(load("herd"), scale=0.1).load.bursts[0].calls == 120
+    assert staged(load("herd"), scale=0.0001).load.bursts[0].calls == 1
 
 
 def test_what_has_no_bound_gets_none():
@@ -36,7 +40,7 @@ def test_every_scenario_with_a_load_can_be_scaled():
     storms = [storm for storm in map(load, builtin_names()) if storm.load is not None]
     assert len(storms) > 15
     for storm in storms:
-        assert staged(storm, scale=0.1).crowd is None
+        assert staged(storm, scale=0.1).background_traffic is None
 
 
 def test_it_may_end_early_but_not_too_early():
@@ -62,9 +66,11 @@ def test_without_a_load_only_a_program_s_own_traffic_can_be_played():
 
 def test_before_the_storm_the_same_provider_has_a_good_day():
     calm = rehearsal(staged(load("outage"), scale=0.1))
-    assert (calm.trouble, calm.limit, calm.provider.slots) == ((), None, None)
+    assert (calm.faults, calm.limit, calm.provider.slots) == ((), None, None)
     assert calm.provider.service == load("outage").provider.service
 
-    slow = parse("[provider]\nservice = 60\nleast = 30\nrequire_key = true\n[load]\nrate = 1\n")
+    slow = parse(
+        "[provider]\nservice = 60\nmin_service = 30\nrequire_key = true\n[load]\nrate = 1\n"
+    )
     assert rehearsal(slow).provider.service == 5.0
     assert rehearsal(slow).provider.require_key

@@ -27,7 +27,7 @@ from stormbreak.telemetry import attach
 from stormbreak.types import Call, Outcome, Verdict
 
 TWICE = [failing(503), answer()], [answer()]
-RETRIED = policy(retry=RetryPolicy(attempts=2, backoff=Constant(seconds=0.001)))
+RETRIED = policy(retry=RetryPolicy(max_attempts=2, backoff=Constant(initial_delay=0.001)))
 ATTEMPTS = [("attempt m", ["below"]), ("attempt m", ["below"])]
 BODY = {"model": "m", "messages": SAY}
 
@@ -164,7 +164,7 @@ async def test_hedges_have_their_own(traces):
                 await asyncio.Event().wait()
             return OK
 
-    engine = Engine(policy(hedge=HedgePolicy(after=0.02, percentile=None), retry=RETRIED.retry))
+    engine = Engine(policy(hedge=HedgePolicy(delay=0.02, percentile=None), retry=RETRIED.retry))
     has_answered(engine.lane(TARGET))
     attach(engine, traces.listener)
     with traces.tracer.start_as_current_span("user's"):

@@ -19,9 +19,9 @@ from stormbreak.drivers.scope import scope
 from stormbreak.telemetry import attach
 from stormbreak.types import Priority
 
-FIRST_FAILS = '[[trouble]]\nkind = "503"\nfirst = 1\n'
-CUT = '[[trouble]]\nkind = "cut_stream"\nshare = 1.0\n'
-SLOW = "duration = 3600\n[provider]\nservice = 1.0\ncv = 0.0\n"
+FIRST_FAILS = '[[faults]]\nkind = "503"\nfirst_attempts = 1\n'
+CUT = '[[faults]]\nkind = "cut_stream"\nshare = 1.0\n'
+SLOW = "duration = 3600\n[provider]\nservice = 1.0\nvariation = 0.0\n"
 CHAT = "chat/completions"
 VERDICT, ERROR = "stormbreak.verdict", "error.type"
 
@@ -108,7 +108,7 @@ async def test_a_retry_is_an_event_and_another_attempt(stormbreak_provider, trac
 
 
 async def test_a_call_that_fails(stormbreak_provider, traces):
-    provider = stormbreak_provider('[[trouble]]\nkind = "401"\nshare = 1.0\n', speed=100)
+    provider = stormbreak_provider('[[faults]]\nkind = "401"\nshare = 1.0\n', speed=100)
     async with traced(provider, traces) as client:
         with pytest.raises(errors.AuthenticationError):
             await client.chat(SAY)
@@ -193,7 +193,7 @@ async def test_a_stream_that_is_dropped_ends_its_spans(traces):
 
 
 async def test_a_hedge_is_two_attempts_at_once(traces):
-    policy = Policy(hedge=HedgePolicy(after=0.1, percentile=None), budget=None)
+    policy = Policy(hedge=HedgePolicy(delay=0.1, percentile=None), retry_budget=None)
     async with served((End.HANG,), (answer(),)) as server, traced(server, traces, policy) as client:
         await client.chat(SAY)
     call, (slow, quick) = traces.only()
@@ -206,7 +206,7 @@ async def test_a_hedge_is_two_attempts_at_once(traces):
 
 
 async def test_who_is_overtaken_by_a_stream_ends_when_that_begins(traces):
-    policy = Policy(hedge=HedgePolicy(after=0.05, percentile=None), budget=None)
+    policy = Policy(hedge=HedgePolicy(delay=0.05, percentile=None), retry_budget=None)
     stream = (ENDLESS + OPENING + HELLO, 0.05, THERE + STOP + DONE, End.CLOSE)
     async with (
         served((End.HANG,), stream) as server,
@@ -225,7 +225,7 @@ async def test_who_is_overtaken_by_a_stream_ends_when_that_begins(traces):
 
 async def test_a_fallback_to_another_target(stormbreak_provider, traces, monkeypatch):
     monkeypatch.setenv("SPARE_KEY", "sk-spare-canary-0123456789")
-    down = stormbreak_provider('[[trouble]]\nkind = "503"\nshare = 1.0\n', speed=100)
+    down = stormbreak_provider('[[faults]]\nkind = "503"\nshare = 1.0\n', speed=100)
     well = stormbreak_provider("calm", speed=100)
     place = Place(base_url=well.base_url, api_key_env="SPARE_KEY", model="spare")
     policy = Policy(retry=ONCE.retry, fallback=(ToTargets(targets=(place,)),))
@@ -275,7 +275,7 @@ async def test_a_call_that_is_rejected_and_one_that_is_answered_all_the_same(tra
 
 
 async def test_a_call_that_queues_says_what_for(stormbreak_provider, traces):
-    policy = Policy(limit=FixedLimit(in_flight=1))
+    policy = Policy(limit=FixedLimit(max_in_flight=1))
     async with traced(stormbreak_provider("calm", speed=20), traces, policy) as client:
         await asyncio.gather(client.chat(SAY), client.chat(SAY))
     first, second = traces.below(None)

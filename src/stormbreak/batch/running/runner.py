@@ -101,7 +101,7 @@ class Runner:
             journal.left(),
             width=width,
             once=is_off(client.policy),
-            spread=client.policy.retry.spread,
+            spread=client.policy.retry.retry_after_jitter,
             unproven=not journal.done,
         )
         self.refusals: AccountErrors[_Held] = AccountErrors()

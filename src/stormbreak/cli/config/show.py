@@ -82,8 +82,8 @@ def _key(target: TargetSettings, environ: Mapping[str, str]) -> str:
 
 def _pool(name: str, pool: PoolSettings) -> Iterator[str]:
     members = several(f"{member.target} (weight {member.weight:g})" for member in pool.targets)
-    after = "any time at all" if pool.after is None else seconds(pool.after)
-    yield f"Pool {name}: {members}, {toml_word(pool.choose)}."
+    after = "any time at all" if pool.max_wait is None else seconds(pool.max_wait)
+    yield f"Pool {name}: {members}, {toml_word(pool.order)}."
     yield (
         f"A call that ends as {several(pool.on)}, or would wait for more than {after}, goes on to the others."
     )

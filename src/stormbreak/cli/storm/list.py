@@ -16,7 +16,7 @@ def command() -> None:
     table.columns[0].no_wrap = True
     for scenario in map(load, builtin_names()):
         if scenario.load is not None:
-            table.add_row(scenario.name, *_size(scenario.load), scenario.about)
+            table.add_row(scenario.name, *_size(scenario.load), scenario.description)
     draw(table)
     say("N processes; D, the deadline, and T, the timeout of an attempt, in seconds.")
 

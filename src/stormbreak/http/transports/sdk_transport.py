@@ -97,7 +97,7 @@ class Door:
         self._connecting = ConnectionFactory(
             inner=inner,
             inner_wire=lambda inner: WrappedConnection(self.library, self._as_async(inner)),
-            limit=min(self.policy.limit.ceiling, POOL_LIMIT),
+            limit=min(self.policy.limit.max_in_flight, POOL_LIMIT),
             proxy=proxy,
             verify=verify,
             cert=cert,
@@ -149,7 +149,7 @@ class Door:
         """The response that a call ends with or begins to give; or how it failed without one."""
         target = routes.target(asked.model)
         if self.policy.spend.acts:
-            asked.bind(self.policy.spend.longest_answer, target.provider)
+            asked.bind(self.policy.spend.max_output_tokens, target.provider)
         asked.to(routes.route(target))  # its own target is the first
         call = make_call(
             self.engine,

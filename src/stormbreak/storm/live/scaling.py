@@ -36,7 +36,7 @@ def staged(
             duration=duration,
             provider=_provider(scenario.provider, scale),
             limit=None if scenario.limit is None else _limit(scenario.limit, scale),
-            crowd=None,
+            background_traffic=None,
             load=_load(load, scale, copies),
         )
     except ConfigurationError as error:
@@ -48,9 +48,15 @@ def rehearsal(scenario: Scenario) -> Scenario:
     provider = scenario.provider
     service = min(provider.service, _MAX_REHEARSAL)
     calm = replace(
-        provider, slots=None, queue=None, front_end=None, cv=0.0, service=service, least=0.0
+        provider,
+        slots=None,
+        queue=None,
+        max_requests_per_second=None,
+        variation=0.0,
+        service=service,
+        min_service=0.0,
     )
-    return replace(scenario, provider=calm, limit=None, trouble=(), crowd=None)
+    return replace(scenario, provider=calm, limit=None, faults=(), background_traffic=None)
 
 
 def _shorter(scenario: Scenario, load: Load, until: float) -> float:
@@ -71,7 +77,8 @@ def _provider(provider: Provider, scale: float) -> Provider:
         provider,
         slots=None if provider.slots is None else _some(provider.slots, scale),
         queue=provider.queue and round(provider.queue * scale),
-        front_end=provider.front_end and provider.front_end * scale,
+        max_requests_per_second=provider.max_requests_per_second
+        and provider.max_requests_per_second * scale,
     )
 
 
@@ -92,7 +99,7 @@ def _load(load: Load, scale: float, copies: int) -> Load:
         load,
         rate=load.rate * scale,
         steps=tuple(replace(step, rate=step.rate * scale) for step in load.steps),
-        herds=tuple(replace(herd, calls=_some(herd.calls, scale)) for herd in load.herds),
+        bursts=tuple(replace(herd, calls=_some(herd.calls, scale)) for herd in load.bursts),
         processes=copies,
     )
 
