@@ -65,6 +65,7 @@ check: lint  ## the same, and whether the docs are true
 
 prove: $(READY)  ## the long evidence: every claim, at full size (FUZZ=60: seconds of fuzzing), and the tables of docs/storms.md anew
 	STORMBREAK_FUZZ_SECONDS=$(FUZZ) $(BIN)/pytest -m prove -p no:xdist -v
+	$(BIN)/pytest -n 3 --hypothesis-profile prove tests/laws tests/core tests/llm
 	$(BIN)/python bench/storms.py
 
 bench: $(READY)  ## figures: engine overhead, throughput, batch cost (WRITE=1: into docs/benchmarks.md, too)
