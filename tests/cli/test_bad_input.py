@@ -120,7 +120,7 @@ def test_a_name_that_no_file_can_have(command, name, capsys):
 def test_a_long_number_in_a_policy_is_not_told_at_length(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     for number in ("0x" + "f" * 6000, "1" + "0" * 400):
-        for key in ("[retry]\nmax_attempts", "deadline", "[rate_limit]\nrpm", "[breaker]\njitter"):
+        for key in ("[retry]\nmax_attempts", "deadline", "[rate_limit]\nrpm", "[breaker]\nopen_duration_jitter"):
             Path("policy.toml").write_text(f"{key} = {number}\n")
             said = refused(capsys, "config", "check", "policy.toml")
             assert f"{key.split()[-1]} must " in said

@@ -23,7 +23,7 @@ def test_it_says_where_it_listens_and_stops_when_told(number):
         connection.request("GET", "/v1/models")
         assert connection.getresponse().status == 200
         it.send_signal(number)
-        out, err = it.communicate(timeout=10)
+        out, err = it.communicate(timeout=60)
         connection.close()
     assert (it.returncode, out, err) == (0, "", "")
 
