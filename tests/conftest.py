@@ -34,6 +34,11 @@ def pytest_collection():
         gc.enable()
 
 
+def pytest_collection_modifyitems(items):
+    """Start the longest test first: at the end, all workers would wait for it."""
+    items.sort(key=lambda item: item.name != "test_python_runs")
+
+
 @pytest.fixture
 def no_words_about_providers(monkeypatch):
     """Take what names a provider or sets a policy out of this environment."""
