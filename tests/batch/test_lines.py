@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from table_test import table_test
 
-from stormbreak.batch.output_reader import read_answers
+from stormbreak.batch.store.reader import read_answers
 from stormbreak.batch.store.record import (
     Failure,
     Response,

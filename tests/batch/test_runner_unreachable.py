@@ -6,13 +6,15 @@ import pytest
 from batches import assert_answered, chat_rows, read, scenario, write
 
 from stormbreak.batch.job import Job, run_job
+from stormbreak.batch.options import BatchOptions
 from stormbreak.core.presets import BATCH
 
 
 def test_nothing_there(tmp_path, output, free_port):
     source = write(tmp_path / "in.jsonl", chat_rows(5))
     url = f"http://127.0.0.1:{free_port}/v1"
-    job = Job(source=source, output=output, base_url=url, policy=BATCH, connect_grace=0.3)
+    options = BatchOptions(base_url=url, connect_grace=0.3)
+    job = Job(source=source, output=output, policy=BATCH, options=options)
     summary = run_job(job)
     assert (summary.end, summary.trouble) == ("unreachable", "connection refused")
     assert (summary.left, summary.failed) == (5, 0)
@@ -40,7 +42,7 @@ def test_giving_up_waits_for_nobody(run_rows, full_port):
     nowhere = SimpleNamespace(base_url=f"http://127.0.0.1:{full_port}/v1")
 
     def tick(runner):
-        runner.counts.trouble = runner.counts.trouble or "an earlier attempt"
+        runner.stats.trouble = runner.stats.trouble or "an earlier attempt"
 
     summary = run_rows(chat_rows(5), nowhere, tick=tick, connect_grace=0.3)
     assert summary.end == "unreachable"
@@ -52,7 +54,7 @@ def test_giving_up_waits_for_nobody(run_rows, full_port):
 
 def test_a_server_that_keeps_silent_is_there(run_rows, output, stormbreak_provider):
     """It took the request: the row fails for its timeout, and not the run for the address."""
-    provider = stormbreak_provider(scenario({"kind": "slow_headers", "seconds": 60}))
+    provider = stormbreak_provider(scenario({"kind": "slow_headers", "added_latency": 60}))
     within = {"attempt_timeout": 0.2, "deadline": 1.0}
     summary = run_rows(chat_rows(3), provider, within=within, connect_grace=0.3)
     assert (summary.end, summary.failed) == ("finished", 3)
@@ -69,7 +71,7 @@ def test_a_first_answer_may_take_longer_than_the_grace(run_rows, stormbreak_prov
 def test_after_the_first_answer_it_waits_for_a_provider_that_went_away(
     run_rows, output, stormbreak_provider
 ):
-    down = {"kind": "reset", "at": 0.3, "until": 1.2, "after": 0.0}
+    down = {"kind": "reset", "at": 0.3, "until": 1.2, "respond_after": 0.0}
     provider = stormbreak_provider(scenario(down, service=0.05))
     rows = chat_rows(60)
     summary = run_rows(rows, provider, limit=4, connect_grace=0.5)

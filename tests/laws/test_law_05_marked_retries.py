@@ -14,6 +14,7 @@ from stage import OK, OTHER, THROTTLED, Stage, policy
 from table_test import table_test
 
 from stormbreak.batch.job import Job, run_job
+from stormbreak.batch.options import BatchOptions
 from stormbreak.core.backoff import Constant
 from stormbreak.core.fallback import TRANSIENT, Place, Step, ToTargets
 from stormbreak.core.presets import BATCH
@@ -191,8 +192,7 @@ def batch(tmp_path, provider, **changes):
     job = Job(
         source=source,
         output=tmp_path / "out.jsonl",
-        base_url=provider.base_url,
-        model="storm-1",
+        options=BatchOptions(base_url=provider.base_url, model="storm-1"),
         policy=replace(BATCH, retry=retry, breaker=None, retry_budget=None),
     )
     return run_job(job)

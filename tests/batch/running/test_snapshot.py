@@ -1,0 +1,152 @@
+"""What a run shows of itself, and why it is slow while a real provider holds it."""
+
+import io
+import re
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+from batches import chat_rows, scenario
+
+from stormbreak.batch.running.runner import End, Runner
+from stormbreak.batch.running.snapshot import worst_circuit
+from stormbreak.batch.running.stats import RunStats
+from stormbreak.cli.batch import progress
+from stormbreak.cli.batch.progress import Lines
+from stormbreak.core.circuit import BreakerPolicy
+from stormbreak.core.fallback import Place, ToTargets
+from stormbreak.core.presets import BATCH
+from stormbreak.core.trip import ConsecutiveFailures
+from stormbreak.cost.ledger import Cost
+
+pytestmark = pytest.mark.usefixtures("no_words_about_providers")
+
+TRIPS_SOON = BreakerPolicy(trip=ConsecutiveFailures(failure_threshold=3), open_duration=1.0)
+TROUBLE_503 = {"kind": "503", "at": 0.2, "until": 1.2}
+
+
+@pytest.fixture
+def printed(run_rows, stormbreak_provider, monkeypatch):
+    """What the progress lines of a run print behind the figures, a line for each look."""
+    monkeypatch.setattr(progress, "LINE_EVERY", 0.0)
+
+    def run(trouble, *, rows=60, limit=8, **within):
+        stream = io.StringIO()
+        provider = stormbreak_provider(scenario(*trouble, service=0.05))
+        lines = Lines(stream)
+        summary = run_rows(chat_rows(rows), provider, tick=lines.tick, limit=limit, within=within)
+        assert summary.complete
+        said = stream.getvalue()
+        assert "; " not in said.splitlines()[-1], "nothing holds a run that has ended"
+        return said
+
+    return run
+
+
+def test_a_pause_that_the_provider_asked_for(printed):
+    said = printed([{"kind": "429", "retry_after": 1, "until": 0.5}])
+
+    assert re.search(r"; waiting: provider asked for 1 s, [12] s left$", said, re.MULTILINE)
+
+
+def test_503s_until_the_circuit_opens(printed):
+    said = printed([TROUBLE_503], breaker=TRIPS_SOON)
+
+    assert re.search(
+        r"; circuit open, next probe in [12] s; last failure: overloaded \(503\)$",
+        said,
+        re.MULTILINE,
+    )
+
+
+def test_rows_that_come_back(printed):
+    said = printed([{"kind": "500", "at": 0.2, "until": 1.0}], breaker=None, retry_budget=None)
+
+    assert re.search(r"; \d+ rows? to be sent again after server error \(500\)", said, re.MULTILINE)
+
+
+def test_an_empty_budget(printed):
+    paid = replace(BATCH.retry_budget, ratio=0.0, no_free_retries=True)
+    said = printed([{"kind": "500", "at": 0.2, "until": 0.6}], breaker=None, retry_budget=paid)
+
+    assert re.search(r"; retry budget empty$", said, re.MULTILINE)
+
+
+def test_a_limit_of_ones_own(printed):
+    said = printed([], rows=3, rate_limit=replace(BATCH.rate_limit, rpm=60.0))
+
+    assert re.search(r"; waiting for requests per minute: 1 s$", said, re.MULTILINE)
+
+
+def test_a_calm_run_is_never_slow(printed):
+    assert "; " not in printed([])
+    assert "; " not in printed([], limit=1, rows=10)
+
+
+def test_a_circuit_whose_rows_are_served_elsewhere_does_not_hold_the_run(
+    printed, stormbreak_provider
+):
+    well = stormbreak_provider("calm", speed=50)
+    rule = ToTargets(targets=(Place(base_url=well.base_url, api_key_env=None),))
+    said = printed([TROUBLE_503], rows=300, breaker=TRIPS_SOON, fallback=(rule,))
+    while_open = [line for line in said.splitlines() if "circuit open" in line]
+
+    assert [line for line in while_open if " 0 in flight" not in line]
+    assert not [line for line in while_open if "; " in line and " 0 in flight" not in line]
+
+
+# ------------------------------------------------------------ figures
+
+
+def a_target(circuit="closed", cooldown=0.0, in_flight=3, limit=40):
+    return {"circuit": circuit, "cooldown": cooldown, "in_flight": in_flight, "limit": limit}
+
+
+def snapshot_with(*targets, width=50):
+    """Of a run with these targets, of which ten rows are under way and five come back later."""
+    found = {"targets": {str(number): each for number, each in enumerate(targets)}}
+    runner = Runner.__new__(Runner)
+    vars(runner).update(
+        client=SimpleNamespace(snapshot=lambda *, pending: found),
+        rows=range(100),
+        width=width,
+        schedule=SimpleNamespace(waiting=5),
+        journal=SimpleNamespace(done=7, failed=3, again=1),
+        stats=RunStats(input_tokens=11, output_tokens=13),
+        spend=SimpleNamespace(cost=Cost(), limit=None),
+        _calls=dict.fromkeys(range(10)),
+        _end=End.INTERRUPTED,
+        _interrupts=1,
+    )
+    return runner._take_snapshot()
+
+
+def test_targets_are_summed_up_and_waiting_is_what_is_not_in_flight():
+    seen = snapshot_with(
+        a_target("open"), a_target("half_open", cooldown=1.0), a_target(), width=500
+    )
+
+    assert (seen.in_flight, seen.limit, seen.width) == (9, 120, 500)
+    assert seen.waiting == 10 - 9 + 5
+    assert (seen.circuit, seen.open_circuits, seen.cooling) == ("open", 2, 1)
+    assert (seen.total, seen.done, seen.failed, seen.left) == (100, 7, 2, 91)
+    assert (seen.input_tokens, seen.output_tokens) == (11, 13)
+    assert (seen.stopping, seen.interrupted, seen.slow) == (True, True, "")
+
+
+def test_no_more_is_in_flight_than_the_run_is_wide():
+    assert snapshot_with(a_target(), a_target(), width=50).limit == 50
+    assert snapshot_with(width=50).limit == 50  # before anything was sent
+
+
+@pytest.mark.parametrize(
+    ("states", "circuit"),
+    [
+        (set(), "closed"),
+        ({None}, "closed"),
+        ({"closed", "open"}, "open"),
+        ({"closed", "half_open"}, "half-open"),
+    ],
+)
+def test_the_worst_circuit_is_named(states, circuit):
+    assert worst_circuit(states) == circuit

@@ -1,0 +1,232 @@
+"""What a run file keeps of what was spent."""
+
+from dataclasses import fields, replace
+from decimal import Decimal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from metering import price_of, prices, usage, usd
+from msgspec import ValidationError
+from msgspec.json import decode, encode
+from stage import OTHER, TARGET
+from table_test import table_test
+
+from stormbreak.cost.ledger import Account, Bill, Bills, Cost, ModelUsage, PricedSum, TokenSum
+from stormbreak.cost.prices import Prices, Rate, Rates, Source, Step
+from stormbreak.errors import ConfigurationError
+from stormbreak.types import Target
+
+
+def some(attempts=1, into=100, out=10):
+    return PricedSum(attempts=attempts, input_tokens=into, output_tokens=out, usd=usd("7"))
+
+
+def bills(targets, under_way=None, waste=None):
+    return Bills(total=Bill(), targets=targets, under_way=under_way or {}, waste=waste or {})
+
+
+def test_runs_add_up_and_keys_are_not_told_apart():
+    first = bills({TARGET: Bill(useful=some(), free=2), OTHER: Bill(wasted_open=some())})
+    second = bills({TARGET._replace(key="0a1b2c3d"): Bill(useful=some(2, 50, 5))})
+    account = Account().begin().plus(first, at_work=False).begin().plus(second, at_work=False)
+
+    assert account.spent == (
+        ModelUsage(
+            provider="acme",
+            model="large",
+            useful=TokenSum(attempts=3, input_tokens=150, output_tokens=15),
+            free=2,
+        ),
+        ModelUsage(
+            provider="acme",
+            model="small",
+            wasted_open=TokenSum(attempts=1, input_tokens=100, output_tokens=10),
+        ),
+    )
+    assert (account.at_work, account.killed) == (False, 0)
+
+
+def test_tokens_add_up():
+    some_ = TokenSum(**{field.name: 2**place for place, field in enumerate(fields(TokenSum))})
+
+    assert some_ + some_ == TokenSum(
+        **{field.name: 2 ** (place + 1) for place, field in enumerate(fields(TokenSum))}
+    )
+
+
+def test_all_tokens_of_a_sum_are_kept():
+    sum_ = PricedSum(**{field.name: 2**place for place, field in enumerate(fields(TokenSum))})
+    kept = TokenSum() + sum_
+
+    assert all(getattr(kept, each.name) == getattr(sum_, each.name) for each in fields(TokenSum))
+
+
+def test_what_is_under_way_may_be_lost():
+    account = Account().begin().plus(bills({}, under_way={TARGET: some()}), at_work=True)
+
+    assert account.spent[0].wasted_open.output_tokens == 10
+    assert account.begin().killed == 1
+
+
+def test_a_run_that_is_written_down_again_counts_once():
+    account = Account().begin()
+    now = account.plus(bills({TARGET: Bill(useful=some())}), at_work=True)
+    later = account.plus(bills({TARGET: Bill(useful=some(3))}), at_work=True)
+
+    assert (now.spent[0].useful.attempts, later.spent[0].useful.attempts) == (1, 3)
+
+
+def test_waste_by_reason():
+    waste = {"timeout": Bill(wasted_open=some()), "broken": Bill(wasted=some(), wasted_open=some())}
+    account = Account().plus(bills({}, waste=waste), at_work=False)
+
+    assert {why: used.attempts for why, used in account.waste.items()} == {
+        "broken": 2,
+        "timeout": 1,
+    }
+
+
+def test_the_most_that_it_can_have_cost():
+    some_ = TokenSum(attempts=2, input_tokens=3_000_000, output_tokens=200_000)
+    account = Account(
+        spent=(ModelUsage(provider="p", model="large", useful=some_, wasted_open=some_),)
+    )
+
+    assert account.max_cost(price_of) == 10
+
+
+def test_the_most_holds_whatever_the_length_of_each_prompt():
+    stepped = Prices(
+        provider="p",
+        model="m",
+        listed_as="m",
+        standard=Rates(
+            input=Rate(usd("1"), (Step(100_000, usd("2")),)),
+            cached_input=Rate(usd("0.1"), (Step(100_000, usd("3")),)),
+        ),
+        source=Source(name="test"),
+    )
+    long_and_short = TokenSum(attempts=10, input_tokens=200_000, cached_input_tokens=50_000)
+    short = TokenSum(attempts=2, input_tokens=100_000, cached_input_tokens=50_000)
+
+    def most(**used):
+        return Account(spent=(ModelUsage(provider="p", model="m", **used),)).max_cost(
+            lambda *_: stepped
+        )
+
+    assert most(useful=long_and_short) == usd("0.45")
+    assert most(wasted=short) == usd("0.055")
+    assert most(used_uncounted=short) == usd("0.1")
+    assert most(wasted_open=long_and_short) == usd("0.6")
+
+
+@given(
+    attempts=st.integers(1, 50),
+    into=st.integers(0, 10_000),
+    out=st.integers(0, 10_000),
+    read=st.floats(0, 1),
+    write=st.floats(0, 1),
+    keep=st.floats(0, 1),
+)
+def test_tokens_are_priced_to_the_last_one(attempts, into, out, read, write, keep):
+    cached = int(into * read)
+    written = int((into - cached) * write)
+    kept = int(written * keep)
+    some_ = TokenSum(
+        attempts=attempts,
+        input_tokens=into,
+        output_tokens=out,
+        cached_input_tokens=cached,
+        cache_write_tokens=written,
+        cache_write_1h_tokens=kept,
+    )
+    asked = prices("p", "m", written="1.25", hour="2")
+    once = asked.cost_of(usage(into, out, cached, written, kept))
+    assert some_.cost(asked) == replace(some_, attempts=1).cost(asked) == once
+    assert TokenSum().cost(asked) == 0
+
+
+def test_what_is_open_may_all_have_been_written_to_a_cache():
+    asked = prices("p", "m", written="1.25", hour="2")
+    open_ = TokenSum(attempts=3, input_tokens=1_000_000)
+    hour = replace(open_, cache_write_tokens=400_000, cache_write_1h_tokens=400_000)
+
+    for each, most in ((open_, "1.25"), (hour, "1.55")):
+        spent = ModelUsage(provider="p", model="m", wasted_open=each)
+        assert spent.cost(asked) == (0, usd(most))
+        assert spent.max_cost(lambda *_: asked) == usd(most)
+
+
+def test_long_prompts_pay_by_their_mean():
+    def stepped(into):
+        rates = prices("p", "m").standard
+        steps = (Step(1_000, Decimal(2)),)
+        long = replace(rates, input=Rate(Decimal(1), steps))
+        some_ = TokenSum(attempts=10, input_tokens=into)
+        return some_.cost(replace(prices("p", "m"), standard=long))
+
+    assert stepped(10_000) == usd("0.01")
+    assert stepped(20_000) == usd("0.04")
+
+
+def test_what_has_no_price_has_no_most():
+    used = ModelUsage(provider="p", model="secret", wasted=TokenSum(attempts=1))
+    free = ModelUsage(provider="p", model="secret", free=3)
+
+    assert Account(spent=(free,)).max_cost(price_of) == 0
+    with pytest.raises(ConfigurationError, match="no price is known of secret at p"):
+        Account(spent=(used,)).max_cost(price_of)
+
+
+PRICED = ModelUsage(
+    provider="p",
+    model="m",
+    useful=TokenSum(attempts=2, input_tokens=200_000, output_tokens=20_000),
+    wasted=TokenSum(attempts=1, input_tokens=50_000),
+    used_uncounted=TokenSum(attempts=1, input_tokens=10_000),
+    wasted_open=TokenSum(attempts=4, input_tokens=400_000),
+    unbounded=1,
+)
+SECRET = ModelUsage(provider="p", model="secret", useful=TokenSum(attempts=7), unbounded=7)
+
+
+def test_what_it_has_cost_is_known_and_what_it_can_be():
+    free = ModelUsage(provider="p", model="secret", free=3)
+    cost = Account(spent=(PRICED, SECRET, free)).cost(price_of)
+
+    assert cost == Cost(least=usd("0.45"), most=usd("0.86"), priced=8, unpriced=7, unbounded=1)
+    assert cost.is_known
+    assert Account(spent=(PRICED,), lost=usd("0.5")).cost(price_of).most == usd("1.36")
+    assert not Account(spent=(SECRET,)).cost(price_of).is_known
+    assert not Account().cost(price_of).is_known
+
+
+def test_half_a_price_is_none():
+    def half(provider, model):
+        whole = prices(provider, model)
+        return replace(whole, standard=replace(whole.standard, output=None))
+
+    assert Account(spent=(PRICED,)).cost(half).unpriced == 8
+
+
+def test_without_a_price_list_nobody_knows():
+    def refuse(*_):
+        raise ConfigurationError("no price list")
+
+    assert Account(spent=(PRICED,)).cost(refuse) == Cost(unpriced=8)
+
+
+def test_it_holds_no_key():
+    target = Target("acme", "large", "0a1b2c3d")
+
+    assert "0a1b2c3d" not in repr(Account().plus(bills({target: Bill()}), at_work=False))
+
+
+@table_test("odd", ["-0.01", "NaN", "sNaN", "Infinity", "1e400", "1e999999999"])
+@table_test("name", ["ahead", "lost"])
+def test_dollars_that_cannot_be_are_refused(name, odd):
+    said = encode({name: odd})
+    with pytest.raises(ValidationError):
+        decode(said, type=Account)
+    assert decode(encode({name: "0.01"}), type=Account) == Account(**{name: Decimal("0.01")})
