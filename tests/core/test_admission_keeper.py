@@ -1,13 +1,13 @@
 """Who looks again when only time can open a gate, and who is let go by whoever leaves."""
 
 import pytest
-from door import Door, Turnstile, free
+from door import SdkTransport, Turnstile, free
 
 from stormbreak.types import CANCELLED, Priority
 
 
 def test_one_ticket_keeps_time_for_all():
-    door = Door()
+    door = SdkTransport()
     door.barrier.opens_at = 5.0
     first, second = door.enter(expires_at=60.0), door.enter(expires_at=60.0)
 
@@ -15,7 +15,7 @@ def test_one_ticket_keeps_time_for_all():
 
 
 def test_the_keeper_lets_everybody_leave():
-    door = Door(slots=2)
+    door = SdkTransport(slots=2)
     door.barrier.opens_at = 5.0
     first, second = door.enter(), door.enter()
     door.admission.check(first, 5.0)
@@ -25,7 +25,7 @@ def test_the_keeper_lets_everybody_leave():
 
 @pytest.mark.parametrize("way", ["withdrawn", "expired", "swept", "displaced"])
 def test_when_the_keeper_leaves_another_keeps_time(way):
-    door = Door(slots=2, size=2)
+    door = SdkTransport(slots=2, size=2)
     door.barrier.opens_at = 5.0
     last = Priority.BATCH if way == "displaced" else Priority.INTERACTIVE
     keeper = door.enter(expires_at=8.0, priority=last)
@@ -50,7 +50,7 @@ def test_when_the_keeper_leaves_another_keeps_time(way):
 
 def test_when_the_keeper_is_served_another_keeps_time():
     """It need not have looked itself: whoever comes finds the gate open."""
-    door = Door(slots=9, kind=Turnstile)
+    door = SdkTransport(slots=9, kind=Turnstile)
     door.enter(0.0)
     keeper, other = door.enter(0.5, expires_at=60.0), door.enter(0.5, expires_at=60.0)
     assert [keeper.wake_at, other.wake_at] == [1.0, 60.0]
@@ -61,7 +61,7 @@ def test_when_the_keeper_is_served_another_keeps_time():
 
 
 def test_the_keeper_is_not_woken_for_what_it_knows():
-    door = Door()
+    door = SdkTransport()
     door.barrier.opens_at = 50.0
     door.enter()
     door.woken.clear()
@@ -71,7 +71,7 @@ def test_the_keeper_is_not_woken_for_what_it_knows():
 
 
 def test_the_keeper_is_told_when_a_gate_will_open_earlier():
-    door = Door()
+    door = SdkTransport()
     door.barrier.opens_at = 50.0
     ticket = door.enter()
     door.woken.clear()
@@ -83,7 +83,7 @@ def test_the_keeper_is_told_when_a_gate_will_open_earlier():
 
 
 def test_the_keeper_looks_at_the_latest_when_its_own_time_is_over():
-    door = Door()
+    door = SdkTransport()
     door.barrier.opens_at = 5.0
     ticket = door.enter(expires_at=8.0)
     door.barrier.opens_at = 50.0
@@ -93,7 +93,7 @@ def test_the_keeper_looks_at_the_latest_when_its_own_time_is_over():
 
 
 def test_a_keeper_that_looks_too_early_keeps_time_again():
-    door = Door()
+    door = SdkTransport()
     door.barrier.opens_at = 5.0
     ticket = door.enter()
     door.admission.check(ticket, 4.999)
@@ -103,7 +103,7 @@ def test_a_keeper_that_looks_too_early_keeps_time_again():
 
 
 def test_a_withdrawn_ticket_frees_its_place():
-    door = Door()
+    door = SdkTransport()
     door.enter()
     ticket = door.enter()
     free(ticket, outcome=CANCELLED)
@@ -113,7 +113,7 @@ def test_a_withdrawn_ticket_frees_its_place():
 
 
 def test_a_ticket_granted_and_given_back_passes_the_grant_on():
-    door = Door()
+    door = SdkTransport()
     first, second, third = door.enter(), door.enter(), door.enter()
     free(first)
     free(second, outcome=CANCELLED)
@@ -123,7 +123,7 @@ def test_a_ticket_granted_and_given_back_passes_the_grant_on():
 
 
 def test_who_holds_the_queue_is_named():
-    door = Door()
+    door = SdkTransport()
     assert door.admission.held_by(0.0) == "queue"
     permit = door.enter()
     assert door.admission.held_by(0.0) == "limit"

@@ -85,7 +85,8 @@ def test_llama_index_over_a_door_multiplies_until_it_is_told_not_to():
 
 def test_a_client_for_each_call():
     assert (
-        said(llama(reuse_client=False))["client.reuse_client"] == "a client is made for each call\n"
+        said(llama(reuse_client=False))["client.reuse_client"]
+        == "a client is created for each call\n"
     )
 
 

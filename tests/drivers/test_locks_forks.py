@@ -176,7 +176,7 @@ def test_a_client_that_stands_on_the_very_same_loop_shares_no_pool():
     client = AsyncClient(base_url="http://127.0.0.1:9/v1", model="m")
     loop = asyncio.new_event_loop()
     client.target("m")
-    (wire,) = client._routes.wires()
+    (wire,) = client._resolver.first.routes.connections()
     loop.run_until_complete(wire._pool())
     try:
         assert in_child(lambda: loop not in wire._pools)

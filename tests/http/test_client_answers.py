@@ -109,7 +109,7 @@ async def test_a_code_that_everyone_knows_is_no_echo(code, status, shown):
     body = json.dumps({"model": "m", "prompt": f"What is {code}?"}).encode()
     async with served(failing(status, {"code": code})) as server, client_of(server, ONCE) as client:
         ended = await client.ask("chat/completions", body)
-    assert ended.outcome.code == ended.outcome.value.reading.code == shown
+    assert ended.outcome.code == ended.outcome.value.parsed.code == shown
 
 
 async def test_which_model_is_asked():

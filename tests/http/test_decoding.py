@@ -195,9 +195,7 @@ async def test_a_coding_that_nobody_accepted_is_not_asked_for_again(encoding, st
         assert len(server.requests) == 1
     outcome = ended.outcome
     assert (outcome.verdict, outcome.maybe_processed) == (Verdict.UNREPEATABLE, True)
-    assert (
-        outcome.detail == "packed in a way that was not accepted: ask the provider for gzip or none"
-    )
+    assert outcome.detail == "content encoding is not accepted: ask the provider for gzip or none"
 
 
 async def test_an_error_in_a_coding_that_nobody_accepted_is_what_its_status_says():

@@ -282,7 +282,7 @@ async def test_where_no_thread_can_be_started_an_answer_is_not_lost_and_a_failur
         monkeypatch.undo()  # the loop ends with a thread
 
     assert [record.getMessage() for record in caplog.records] == [
-        "the cache of answers failed, which is told once: RuntimeError"
+        "the answer cache failed (logged once): RuntimeError"
     ]
 
 

@@ -47,16 +47,6 @@ def test_what_is_no_echo_stays():
     assert left_of(body) == body
 
 
-def test_a_good_answer_is_never_altered():
-    text = f"{PROMPT} {KEY}"
-    body = json.dumps({"choices": [{"message": {"content": text}}]}).encode()
-
-    assert redact(ParsedResponse(Verdict.OK, text=text), body, api_key=KEY, asked=ASKED) == (
-        ParsedResponse(Verdict.OK, text=text),
-        body,
-    )
-
-
 def test_a_word_that_stands_for_a_key_is_no_secret():
     """Guides of local servers have it: it stands in texts that have nothing to do with a key."""
     reading = ParsedResponse(Verdict.INVALID, code="anything_is_missing")

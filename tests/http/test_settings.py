@@ -257,7 +257,7 @@ def leak():
     ("give", "said"),
     [
         (leak, "LookupError"),
-        (lambda: None, "it gave a NoneType"),
+        (lambda: None, "it returned a NoneType"),
         (lambda: "", "the API key is empty"),
         (lambda: "hunter2\n", "the API key holds a blank, a line break or another odd character"),
     ],
@@ -267,7 +267,7 @@ async def test_where_it_fails_nothing_is_sent_and_its_message_is_not_told(scene,
     with pytest.raises(AuthenticationError) as caught:
         await settings.client("main").chat(SAY)
     told = "\n".join([str(caught.value), *caught.value.__notes__])
-    assert f"the function that gives the key failed: {said}" in told
+    assert f"the key function failed: {said}" in told
     assert "hunter2" not in told
     assert caught.value.__cause__ is caught.value.__context__ is None
     assert first.requests == []

@@ -139,7 +139,7 @@ async def test_what_did_not_change_keeps_its_circuit_and_what_changed_does_not_c
         async with file.load() as settings:
             still, spare = settings.client("still"), settings.client("spare")
             for client in (still, spare):
-                client.isolate(client.target(client._ground.first.model))
+                client.isolate(client.target(client._resolver.first.model))
             lane = settings.engine.lane(still.target("still"))
             file.write(
                 BEFORE.replace("deadline = 20", "deadline = 21").replace(

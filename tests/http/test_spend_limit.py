@@ -15,8 +15,8 @@ from stormbreak.core.spend_policy import SpendPolicy
 from stormbreak.cost.list_prices import ListPrices
 from stormbreak.errors import ConfigurationError
 from stormbreak.http.endpoint import Origin
-from stormbreak.http.request_template import NO_BOUND, Asking
-from stormbreak.http.routes import Route
+from stormbreak.http.request import NO_BOUND, RequestTemplate
+from stormbreak.http.routing import Route
 from stormbreak.httpx2 import AsyncTransport, Transport
 from stormbreak.types import Target, Usage
 
@@ -42,19 +42,19 @@ def body(**more):
     ],
 )
 def test_an_answer_is_bound_in_the_words_of_its_endpoint(endpoint, provider, field):
-    asking = Asking(endpoint, body())
-    asking.bind(77, provider)
+    template = RequestTemplate(endpoint, body())
+    template.limit_output(77, provider)
 
-    assert json.loads(asking._body)[field] == 77
-    assert asking.bound().output_tokens == 77
+    assert json.loads(template._body)[field] == 77
+    assert template.token_bound().output_tokens == 77
 
 
 @pytest.mark.parametrize("said", ["max_tokens", "max_completion_tokens"])
 def test_a_bound_that_is_there_stays(said):
-    asking = Asking("chat/completions", body(**{said: 5}))
-    asking.bind(77, "openai")
+    template = RequestTemplate("chat/completions", body(**{said: 5}))
+    template.limit_output(77, "openai")
 
-    assert json.loads(asking._body) == json.loads(body(**{said: 5}))
+    assert json.loads(template._body) == json.loads(body(**{said: 5}))
 
 
 @table_test(
@@ -70,17 +70,17 @@ def test_a_bound_that_is_there_stays(said):
     ],
 )
 def test_what_a_server_may_pass_over_bounds_nothing(endpoint, said, most):
-    bound = Asking(endpoint, body(**said)).bound()
+    bound = RequestTemplate(endpoint, body(**said)).token_bound()
 
     assert (bound and bound.output_tokens) == most
 
 
 def test_a_bound_goes_elsewhere_in_the_words_that_are_read_there():
-    asking = Asking("chat/completions", body())
-    asking.bind(77, "openai")
+    template = RequestTemplate("chat/completions", body())
+    template.limit_output(77, "openai")
     origin = Origin("https://a.example/v1")
     sent = [
-        json.loads(asking.to(Route(Target(provider, model), origin, None)).body)
+        json.loads(template.prepare(Route(Target(provider, model), origin, None)).body)
         for provider, model in (("openai", "m"), ("mistral", "other"))
     ]
 
@@ -102,26 +102,26 @@ def test_a_bound_goes_elsewhere_in_the_words_that_are_read_there():
 )
 def test_each_prompt_of_a_completion_has_answers_of_its_own(prompt, most):
     asked = json.dumps({"model": "m", "prompt": prompt, "max_tokens": 5, "n": 4}).encode()
-    bound = Asking("completions", asked).bound()
+    bound = RequestTemplate("completions", asked).token_bound()
 
     assert (bound and bound.output_tokens) == most
 
 
 @pytest.mark.parametrize("endpoint", ["moderations", "messages/count_tokens"])
 def test_what_is_free_is_not_bound(endpoint):
-    asking = Asking(endpoint, body())
-    asking.bind(77, "openai")
+    template = RequestTemplate(endpoint, body())
+    template.limit_output(77, "openai")
 
-    assert json.loads(asking._body) == json.loads(body())
-    assert asking.bound() == Usage()
+    assert json.loads(template._body) == json.loads(body())
+    assert template.token_bound() == Usage()
 
 
 def test_nothing_is_written_into_a_request_that_nobody_knows():
-    asking = Asking("images/generations", body())
-    asking.bind(77, "openai")
+    template = RequestTemplate("images/generations", body())
+    template.limit_output(77, "openai")
 
-    assert json.loads(asking._body) == json.loads(body())
-    assert asking.bound() is None
+    assert json.loads(template._body) == json.loads(body())
+    assert template.token_bound() is None
 
 
 @pytest.mark.parametrize(
@@ -135,18 +135,18 @@ def test_nothing_is_written_into_a_request_that_nobody_knows():
     ],
 )
 def test_it_says_why_there_is_no_bound(endpoint, more, why):
-    assert Asking(endpoint, body(**more)).unbounded().startswith(why)
+    assert RequestTemplate(endpoint, body(**more)).unbounded_reason().startswith(why)
 
 
 def test_null_is_no_bound():
-    asking = Asking("chat/completions", body(max_tokens=None))
-    asking.bind(77, "acme")
+    template = RequestTemplate("chat/completions", body(max_tokens=None))
+    template.limit_output(77, "acme")
 
-    assert asking.bound().output_tokens == 77
+    assert template.token_bound().output_tokens == 77
 
 
 def test_without_a_limit_requests_stay_as_they_are():
-    assert json.loads(Asking("chat/completions", body())._body) == json.loads(body())
+    assert json.loads(RequestTemplate("chat/completions", body())._body) == json.loads(body())
 
 
 def engine(usd, **more):

@@ -83,8 +83,8 @@ async def test_nothing_stays_behind(seed):
         gc.collect()
 
         assert (lane.slots.in_flight, lane.admission.queued) == (0, 0)
-        pool = await client._routes.wires()[0]._pool()
-        await until(lambda: not pool.incoming)
+        pool = await client._resolver.first.routes.connections()[0]._pool()
+        await until(lambda: not pool.streams)
         await client.close()
         await server.all_closed()
 

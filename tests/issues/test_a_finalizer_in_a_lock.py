@@ -60,7 +60,7 @@ def test_a_client_may_be_collected_wherever_a_lock_is_held():
         "stormbreak.drivers.turn_lock",
         "stormbreak.http.transports.origin_resolver",
         "stormbreak.telemetry.logs",
-        "stormbreak.telemetry.watch",
+        "stormbreak.telemetry.live_state",
     }
 
 

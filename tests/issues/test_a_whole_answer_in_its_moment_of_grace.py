@@ -31,7 +31,7 @@ def kept_open(*events):
 
 @pytest.fixture(autouse=True)
 def _long_grace(monkeypatch):
-    monkeypatch.setattr("stormbreak.http.exchange.GRACE", 30.0)
+    monkeypatch.setattr("stormbreak.http.response.GRACE", 30.0)
 
 
 def listened(client):
@@ -190,7 +190,7 @@ WAYS = [requested, streamed, awaited]
 
 @pytest.mark.parametrize("way", WAYS)
 async def test_a_relay_that_writes_stop_into_every_chunk_may_pause(way, monkeypatch):
-    monkeypatch.setattr("stormbreak.http.exchange.GRACE", 0.05)
+    monkeypatch.setattr("stormbreak.http.response.GRACE", 0.05)
     first, second = map(stop_in_every_chunk, TEXTS)
     script = [CHUNKED, chunked(first), 0.4, chunked(second + DONE), b"0\r\n\r\n"]
     async with served(script) as server, client_of(server) as client, asyncio.timeout(20):

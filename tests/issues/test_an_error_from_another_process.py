@@ -10,7 +10,7 @@ from table_test import table_test
 
 from stormbreak import errors, explain
 from stormbreak.errors import CallError, StormbreakError, StreamBrokenError, error_for
-from stormbreak.http.exchange import Received
+from stormbreak.http.models import Response
 from stormbreak.llm.models import HttpResponse, ParsedResponse
 from stormbreak.types import CallResult, Outcome, Target, Verdict
 
@@ -49,7 +49,7 @@ def test_other_errors_come_as_they_went(kind):
 
 def answered(**more):
     sent = HttpResponse(429, MappingProxyType({"x": "1"}), b"{}", 0.0, **more)
-    return Received(429, b"{}", ParsedResponse(Verdict.THROTTLED), sent)
+    return Response(429, b"{}", ParsedResponse(Verdict.THROTTLED), sent)
 
 
 COPIES = [lambda error: pickle.loads(pickle.dumps(error)), copy.copy, copy.deepcopy]
@@ -62,7 +62,7 @@ def test_an_error_with_an_http_answer(copied, more):
     came = copied(error_for(Target("p", "m"), CallResult(outcome, attempts=2)))
     assert (came.status, came.code, came.attempts) == (429, "slow_down", 2)
     assert came.ended.outcome.value == outcome.value
-    assert came.ended.outcome.value.sent.headers["x"] == "1"
+    assert came.ended.outcome.value.original.headers["x"] == "1"
 
 
 class OddError(Exception):

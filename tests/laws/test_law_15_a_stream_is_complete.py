@@ -38,7 +38,7 @@ def read(pieces, end=b"", way="answer", **asked):
     async def main():
         client = AsyncClient(base_url="http://127.0.0.1:1/v1", model="m", policy=OFF)
         wire = FakeWire(FakeIncoming(pieces, end))
-        client._routes._wires[client.base_url] = wire
+        client._resolver.first.routes._connections[client.base_url] = wire
         try:
             async with client.stream("chat/completions", SAY | asked) as stream:
                 if way == "texts":

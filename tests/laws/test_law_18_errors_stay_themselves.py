@@ -320,7 +320,7 @@ class Raising(FakeWire):
 async def test_what_is_no_failure_passes_through_the_client_untouched(kind):
     raised = kind("mine")
     async with AsyncClient(base_url="http://127.0.0.1:1/v1", model="m", policy=QUICK) as client:
-        client._routes._wires[client.base_url] = Raising(raised)
+        client._resolver.first.routes._connections[client.base_url] = Raising(raised)
         asking = client.chat(SAY)
         with pytest.raises(kind) as caught:  # by hand: a loop would stop for some of them
             asking.send(None)

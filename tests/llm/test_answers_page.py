@@ -6,14 +6,14 @@ from streamed import event as in_event
 from table_test import table_test
 
 import answers_page
+from answer_examples import ERROR_SHAPES, SOURCES, STATUSES_OF, STREAM_ENDINGS
 from stormbreak.llm.classify import read_answer
 from stormbreak.llm.error_body import parse_error
 from stormbreak.llm.error_tables import BROAD, BROAD_CODES, CODES, NAMED, PHRASES
 from stormbreak.llm.finish_reasons import FINISH_REASONS, FinishMeaning, Reason, reason_of
 from stormbreak.llm.models import HttpResponse, Shape, endpoint_of
 from stormbreak.llm.providers import PRESETS
-from stormbreak.llm.shapes import ERROR_SHAPES, SOURCES, STATUSES_OF, STREAM_ENDINGS
-from stormbreak.llm.stream_formats import FORMATS
+from stormbreak.llm.stream_reader import FORMATS
 from stormbreak.llm.stream_scanner import StreamScanner
 from stormbreak.types import TREATMENTS, Verdict
 
@@ -59,7 +59,7 @@ def test_a_finish_reason_means_what_the_table_says(reason: Reason):
     full, empty = (
         read_answer(HttpResponse(200, {}, body.encode(), 0.0), Shape.CHAT) for body in told
     )
-    never = reason.meaning in {FinishMeaning.HALF, FinishMeaning.ERROR}
+    never = reason.meaning in {FinishMeaning.ABORTED, FinishMeaning.ERROR}
     assert full.verdict is (reason.verdict if never else Verdict.OK)
     assert empty.verdict is reason.verdict
     if reason.meaning is FinishMeaning.FILTERED:
@@ -84,7 +84,7 @@ def test_every_format_has_its_endings():
     for ending in STREAM_ENDINGS:
         examples[endpoint_of(ending.format)].append(ending.example[-1])
     for shape, format_ in FORMATS.items():
-        assert all(any(last in each for each in examples[shape]) for last in format_.lasts)
+        assert all(any(last in each for each in examples[shape]) for last in format_.last_events)
 
 
 @table_test("ending", STREAM_ENDINGS)

@@ -119,16 +119,16 @@ def test_choices_are_put_in_order():
 def test_every_choice_must_say_why_it_ended():
     one, two = ChatAssembly(), ChatAssembly(2)
     for assembly in one, two:
-        assert assembly.wrong(done=True)
+        assert assembly.missing(done=True)
         assembly.add(choice({"content": "a"}))
-        assert assembly.wrong(done=True)
+        assert assembly.missing(done=True)
         assembly.add(choice({}, finish_reason="stop"))
         assembly.add(choice({}, finish_reason=None))
-    assert one.wrong(done=True) is None
-    assert two.wrong(done=False)
-    assert two.wrong(done=True) is None
+    assert one.missing(done=True) is None
+    assert two.missing(done=False)
+    assert two.missing(done=True) is None
     one.add({"choices": [{"index": 1, "delta": {}}]})
-    assert one.wrong(done=True)
+    assert one.missing(done=True)
 
 
 @table_test(

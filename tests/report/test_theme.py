@@ -2,7 +2,7 @@
 
 from table_test import table_test
 
-from stormbreak.report.theme import STROKES, TONES, light, stand_in, themed
+from stormbreak.report.theme import STROKES, TONES, light, placeholder, themed
 
 REQUIRED_KEY = {"ink": 7.0, "muted": 4.5, "trigger": 4.5, "ideal": 3.0} | {
     stroke.role: 3.0 for stroke in STROKES
@@ -37,6 +37,6 @@ def test_no_two_lines_have_the_same_dash_or_marker_or_colour():
 
 
 def test_stand_ins_become_variables():
-    style = f"fill: {stand_in('ink')}; stroke: {stand_in('line-1')}"
+    style = f"fill: {placeholder('ink')}; stroke: {placeholder('line-1')}"
     assert themed(style) == "fill: var(--ink); stroke: var(--line-1)"
-    assert len({stand_in(role) for role in TONES}) == len(TONES)
+    assert len({placeholder(role) for role in TONES}) == len(TONES)

@@ -75,7 +75,7 @@ class Growing(FixedLimiter):
         self.most = most
 
 
-class Door:
+class SdkTransport:
     """An admission with one barrier and so many slots."""
 
     def __init__(self, *, slots=1, size=100, barriers=1, kind=Barrier, spacings=()):

@@ -135,7 +135,8 @@ def test_every_metric_is_on_it():
 
     assert set(FAMILIES) <= stems
     assert stems - set(FAMILIES) == {
-        "in_flight", "limit", "queued", "circuits", "cooldown_seconds", "retry_budget",
+        "attempts_in_flight", "concurrency_limit", "queue_length", "circuits",
+        "cooldown_remaining_seconds", "retry_budget",
     }  # fmt: skip
 
 

@@ -20,7 +20,7 @@ from stormbreak.drivers.flow_stepper import Stepper
 from stormbreak.errors import ConfigurationError
 from stormbreak.events import RetryRefused
 from stormbreak.telemetry import Logs, Metrics, attach, log_to
-from stormbreak.telemetry.watch import Watch
+from stormbreak.telemetry.live_state import LiveState
 from stormbreak.types import Call
 
 
@@ -194,7 +194,7 @@ def test_logs_tell_what_they_left_out(engine, caplog):
         assert len(caplog.records) == 1
 
     assert len(caplog.records) == 2
-    assert caplog.records[1].stormbreak_left_out == 2
+    assert caplog.records[1].stormbreak_suppressed == 2
     assert engine.listeners == []
 
 
@@ -202,11 +202,11 @@ def test_metrics_keep_what_they_counted_and_forget_what_stands(engine):
     metrics, stepper = Metrics(), stepper_on(engine)
     with attach(engine, metrics):
         flow, _ = stepper.start(Call(1, TARGET))
-        assert "stormbreak_in_flight" in names(metrics)
+        assert "stormbreak_attempts_in_flight" in names(metrics)
     stepper.step(flow, OK)
 
     assert "stormbreak_attempts_sent_total" in names(metrics)
-    assert not {"stormbreak_in_flight", "stormbreak_calls_total"} & names(metrics)
+    assert not {"stormbreak_attempts_in_flight", "stormbreak_calls_total"} & names(metrics)
 
 
 def names(metrics):
@@ -214,7 +214,7 @@ def names(metrics):
 
 
 def test_a_watch_asks_no_more(engine):
-    watch, stepper = Watch(), stepper_on(engine)
+    watch, stepper = LiveState(), stepper_on(engine)
     with attach(engine, watch):
         flow, _ = stepper.start(Call(1, TARGET))
         assert [target.in_flight for target in watch.state().targets] == [1]

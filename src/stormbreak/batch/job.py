@@ -44,7 +44,7 @@ from stormbreak.http.client import AsyncClient
 from stormbreak.http.environment import is_disabled
 from stormbreak.http.h1.connection import POOL_LIMIT
 from stormbreak.http.pricing import list_price
-from stormbreak.http.request_template import NO_BOUND, Asking
+from stormbreak.http.request import NO_BOUND, RequestTemplate
 
 POLICY = "batch"
 CONNECT_GRACE = 30.0  # seconds in which something must have answered
@@ -304,12 +304,12 @@ def check_cost(rows: Rows, index: int, client: AsyncClient) -> None:
         ConfigurationError: it has no bound, or its model no price.
     """
     row = rows.row_at(index)
-    asking = Asking(row.endpoint, row.body, fields=row.fields)
-    target = client.target(asking.wanted.model)
-    asking.bind(client.policy.spend.max_output_tokens, target.provider)
+    template = RequestTemplate(row.endpoint, row.body, fields=row.fields)
+    target = client.target(template.model)
+    template.limit_output(client.policy.spend.max_output_tokens, target.provider)
     where = f"{path_of(rows.path)}: row {row.custom_id!r}"
-    if asking.bound() is None:
-        why = asking.unbounded()
+    if template.token_bound() is None:
+        why = template.unbounded_reason()
         hint = "; --max-output-tokens does for such rows" if why == NO_BOUND else ""
         raise ConfigurationError(f"{where}: {why}{hint}")
     price_of = client.engine.payers.price_of

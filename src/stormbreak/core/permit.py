@@ -5,7 +5,7 @@ from typing import Any, Protocol
 from stormbreak.types import Outcome
 
 
-class Door(Protocol):
+class SdkTransport(Protocol):
     """Who gave the permit, and takes the gates' tokens back."""
 
     def settle(
@@ -24,7 +24,7 @@ class Permit:
 
     __slots__ = ("_door", "_tokens", "first_at", "taken_at")
 
-    def __init__(self, door: Door, tokens: list[Any], taken_at: float) -> None:
+    def __init__(self, door: SdkTransport, tokens: list[Any], taken_at: float) -> None:
         self._door = door
         self._tokens: list[Any] | None = tokens
         self.taken_at = taken_at

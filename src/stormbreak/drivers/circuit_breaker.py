@@ -139,7 +139,7 @@ class CircuitBreaker(TurnLock[tuple[_Pass, Outcome], _Changes]):
             if inspect.iscoroutine(result):
                 result.close()
                 attempt.cancel()
-                raise TypeError("an asynchronous function needs async_call")
+                raise TypeError("function is asynchronous: use async_call")
             attempt.judge(result)
             return result
 

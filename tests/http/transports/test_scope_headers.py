@@ -11,7 +11,7 @@ from table_test import table_test
 from stormbreak import ConfigurationError, Priority, scope
 from stormbreak.drivers.background_loop import Background
 from stormbreak.drivers.scope import current
-from stormbreak.http.transports.header_options import scope_from_headers
+from stormbreak.http.transports.sdk_request import scope_from_headers
 
 OURS = {
     "X-Stormbreak-Priority": "batch",

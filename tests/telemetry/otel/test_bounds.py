@@ -25,7 +25,7 @@ from stormbreak.types import Call
 
 @pytest.fixture
 def traces():
-    return Traces(most_calls=3)
+    return Traces(max_calls=3)
 
 
 def engine_of(listener):
@@ -143,7 +143,7 @@ def test_a_forked_child_has_calls_of_its_own(traces):
 
 
 def test_labels_are_names_and_not_one_text():
-    with pytest.raises(ConfigurationError, match="several names"):
+    with pytest.raises(ConfigurationError, match="a collection of label names"):
         Tracing(labels="feature")
 
 
@@ -183,4 +183,4 @@ def test_a_code_that_others_chose_is_made_fit(traces):
     stepper.step(stepper.start(Call(1, TARGET))[0], outcome)
     (attempt,) = traces.only()[1]
 
-    assert attempt.attributes["stormbreak.code"] == "a?b" + "c" * 74 + "..."
+    assert attempt.attributes["stormbreak.code"] == "a\\nb" + "c" * 75 + "…"
