@@ -9,8 +9,8 @@ seconds pass; `closed`, `open`, `half_open`, `isolated` say where the circuit mu
 pass now. `hang` starts a call that is answered by a later `back-ok` or `back-err`, oldest first.
 """
 
-import pytest
 from stage import OK, SERVER_ERROR, THROTTLED
+from table_test import table_test
 
 from stormbreak.core.breaker import Breaker
 from stormbreak.core.circuit import BreakerPolicy, Mode, State
@@ -187,10 +187,9 @@ class Scene:
                 before = word
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("rule", "changes", "script"),
     SCENARIOS + DIFFERENT,
-    ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_scenario(rule, changes, script):
     Scene(rule, changes).play(script)

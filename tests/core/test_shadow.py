@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from stage import INVALID, OK, SERVER_ERROR, TARGET, THROTTLED, TIMEOUT, Stage, policy, told
+from table_test import table_test
 
 from stormbreak.core.automatic_limit import AutomaticLimit
 from stormbreak.core.backoff import Constant
@@ -183,7 +184,7 @@ def test_a_learned_rate_would_have_made_wait():
     assert stage.state.rate is None
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("real", "shadow", "outcome", "expected"),
     [
         (3, 1, SERVER_ERROR, [("attempts", "not_retry", None)]),

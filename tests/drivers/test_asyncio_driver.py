@@ -6,6 +6,7 @@ from contextlib import suppress
 import pytest
 from loop_bench import Bench
 from stage import INVALID, OK, SERVER_ERROR, TARGET, policy, told
+from table_test import table_test
 from virtual_loop import now, on_virtual_loop, run
 
 from stormbreak.core.backoff import Constant
@@ -206,7 +207,7 @@ async def test_cancelled_while_the_probe_is_out():
     await bench.assert_at_rest()
 
 
-@pytest.mark.parametrize("turns", range(12))
+@table_test("turns", range(12))
 def test_cancelled_at_any_turn_of_the_loop_around_a_grant(turns):
     """The blocker answers, the queue moves, a retry follows; the cancel comes some turns of the loop later."""
 

@@ -3,8 +3,8 @@
 import asyncio
 import contextlib
 
-import pytest
 from stage import OK, TARGET, THROTTLED, policy
+from table_test import table_test
 from virtual_threads import Threads
 
 from stormbreak.core.backoff import Constant
@@ -66,7 +66,7 @@ def in_threads(engine, outcome):
     threads.run()
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("drive", "chosen"),
     [
         (under_asyncio, RETRIED),
@@ -75,7 +75,7 @@ def in_threads(engine, outcome):
         (in_threads, RETRIED),
     ],
 )
-@pytest.mark.parametrize(
+@table_test(
     ("outcome", "told"),
     [
         (None, (CallCancelled, True)),  # while an attempt is under way

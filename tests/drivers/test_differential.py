@@ -8,6 +8,7 @@ from random import Random
 
 import pytest
 from stage import INVALID, OK, OTHER, SERVER_ERROR, TARGET, THROTTLED, policy, told
+from table_test import table_test
 from virtual_loop import now, run
 from virtual_threads import Threads
 
@@ -220,8 +221,8 @@ CASES = [(name, driven) for name in POLICIES for driven in (under_asyncio, in_th
 CASES.remove(("hedged", in_threads))  # threads cannot race: see the next test
 
 
-@pytest.mark.parametrize(("name", "driven"), CASES)
-@pytest.mark.parametrize("seed", range(4))
+@table_test(("name", "driven"), CASES)
+@table_test("seed", range(4))
 def test_same_events(name, seed, driven):
     virtual, virtual_ends = in_virtual_time(POLICIES[name], seed)
     real, real_ends = driven(POLICIES[name], seed)

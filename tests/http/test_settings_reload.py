@@ -140,7 +140,7 @@ async def test_what_did_not_change_keeps_its_circuit_and_what_changed_does_not_c
             still, spare = settings.client("still"), settings.client("spare")
             for client in (still, spare):
                 client.isolate(client.target(client._resolver.first.model))
-            lane = settings.engine.target_state(still.target("still"))
+            target_state = settings.engine.target_state(still.target("still"))
             file.write(
                 BEFORE.replace("deadline = 20", "deadline = 21").replace(
                     "[targets.still]", "[targets.still]\n    policy = { deadline = 20 }"

@@ -8,7 +8,9 @@ import warnings
 from contextlib import suppress
 
 import pytest
+from doors import until
 from sockets import End, answer, served
+from table_test import table_test
 
 from stormbreak.core.backoff import Constant
 from stormbreak.core.concurrency_limit import FixedLimit
@@ -62,7 +64,7 @@ async def live(client, chance):
                     await asyncio.sleep(chance.choice([0, 0, 0.005]))
 
 
-@pytest.mark.parametrize("seed", range(6))
+@table_test("seed", range(6))
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 async def test_nothing_stays_behind(seed):
     chance = random.Random(seed)
@@ -81,8 +83,8 @@ async def test_nothing_stays_behind(seed):
         gc.collect()
 
         assert (target_state.slots.in_flight, target_state.admission.queued) == (0, 0)
-        await asyncio.sleep(0)
-        assert not (await client._resolver.first.routes.connections()[0]._pool()).streams
+        pool = await client._resolver.first.routes.connections()[0]._pool()
+        await until(lambda: not pool.streams)
         await client.close()
         await server.all_closed()
 

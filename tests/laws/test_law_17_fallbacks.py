@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from stage import INVALID, OK, SERVER_ERROR, THROTTLED, TIMEOUT, Stage, policy, told
+from table_test import table_test
 
 from stormbreak.core.backoff import Constant
 from stormbreak.core.call import GRACE
@@ -82,14 +83,14 @@ def test_the_answer_says_which_target_it_came_from(answered):
     assert (ended.target, ended.source, ended.stopped) == (answered, source, None)
 
 
-@pytest.mark.parametrize("verdict", [v for v in Verdict if v not in (Verdict.OK, *ELSEWHERE)])
+@table_test("verdict", [v for v in Verdict if v not in (Verdict.OK, *ELSEWHERE)])
 def test_what_would_be_as_wrong_elsewhere_goes_nowhere(verdict):
     run = start(Stage(ONCE), to(SECOND), CACHE, DEGRADED).step(Outcome(verdict))
 
     assert run.ended.outcome.verdict is verdict
 
 
-@pytest.mark.parametrize("verdict", [v for v in ELSEWHERE if v is not REJECTED])
+@table_test("verdict", [v for v in ELSEWHERE if v is not REJECTED])
 def test_everything_else_does(verdict):
     assert where(start(Stage(ONCE), to(SECOND)).step(Outcome(verdict))) == SECOND
 

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sockets import End, answer, failing, free_port, served
 from stage import OTHER, SERVER_ERROR, TARGET, Stage, policy
+from table_test import table_test
 
 from stormbreak import CircuitBreaker
 from stormbreak.core.backoff import Constant
@@ -122,8 +123,8 @@ ENGINE_WAYS = [
 BEYOND = [KeyboardInterrupt, SystemExit, asyncio.CancelledError, GeneratorExit]
 
 
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("kind", [TheirError, ValueError, *BEYOND])
+@table_test("way", WAYS)
+@table_test("kind", [TheirError, ValueError, *BEYOND])
 def test_what_a_function_raises_is_raised_as_that_very_object(way, kind):
     breaker = CircuitBreaker(BreakerPolicy(trip=ConsecutiveFailures(failure_threshold=1)))
     cause = LookupError("why")
@@ -138,11 +139,9 @@ def test_what_a_function_raises_is_raised_as_that_very_object(way, kind):
     assert (kind not in BEYOND) == (breaker.trips == 1)
 
 
-@pytest.mark.parametrize("on", [None, Exception, LookupError], ids=str)
-@pytest.mark.parametrize("way", ENGINE_WAYS)
-@pytest.mark.parametrize(
-    "kind", [TheirError, ValueError, KeyboardInterrupt, asyncio.CancelledError]
-)
+@table_test("on", [None, Exception, LookupError])
+@table_test("way", ENGINE_WAYS)
+@table_test("kind", [TheirError, ValueError, KeyboardInterrupt, asyncio.CancelledError])
 def test_so_is_what_a_function_in_an_engine_raises_at_last(way, kind, on):
     guard, cause, raised = made(on=on), LookupError("why"), []
 

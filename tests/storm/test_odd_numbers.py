@@ -5,6 +5,7 @@ from math import inf, nan
 from typing import get_args, get_type_hints
 
 import pytest
+from table_test import table_test
 
 from stormbreak.config.schema import parts_of
 from stormbreak.core.backoff import Backoff
@@ -87,7 +88,7 @@ def policy_with(part):
     return places[type(part)]()
 
 
-@pytest.mark.parametrize(("part", "name", "values"), list(numbers()))
+@table_test(("part", "name", "values"), list(numbers()))
 def test_a_number_is_refused_in_one_line_or_works(part, name, values):
     for value in values:
         given = (value,) if name == "longer_backoff_on" else value

@@ -162,7 +162,7 @@ async def test_what_is_read_from_a_host_that_is_forgotten_is_read_to_its_end(mon
         served(answer(b"{}")) as third,
     ):
         transport = AsyncTransport(QUICK)
-        http = httpx2.AsyncClient(transport=transport)
+        http = httpx2.AsyncClient(transport=transport, timeout=60)
         request = http.build_request("GET", f"{server.base_url}/files/1")
         response = await http.send(request, stream=True)
         parts = response.aiter_raw()
