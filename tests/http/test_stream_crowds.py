@@ -10,7 +10,7 @@ from contextlib import suppress
 import pytest
 from sockets import End, answer, served
 
-from stormbreak.core.backoff import Constant
+from stormbreak.core.backoff import Backoff
 from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.policy import Policy
 from stormbreak.core.retry import RetryPolicy
@@ -40,7 +40,7 @@ POLICY = Policy(
     idle_timeout=0.1,
     retry_budget=None,
     breaker=None,
-    retry=RetryPolicy(max_attempts=2, backoff=Constant(initial_delay=0.01)),
+    retry=RetryPolicy(max_attempts=2, backoff=Backoff(kind="constant", initial_delay=0.01)),
 )
 
 
@@ -115,7 +115,9 @@ async def test_whatever_the_provider_does_no_wrong_answer_is_accepted(stormbreak
         speed=20,
     )
     policy = Policy(
-        retry_budget=None, breaker=None, retry=RetryPolicy(backoff=Constant(initial_delay=0.01))
+        retry_budget=None,
+        breaker=None,
+        retry=RetryPolicy(backoff=Backoff(kind="constant", initial_delay=0.01)),
     )
     async with AsyncClient(base_url=provider.base_url, model="m", policy=policy) as client:
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from stage import OK, THROTTLED, Stage, policy, told
 
-from stormbreak.core.backoff import Constant
+from stormbreak.core.backoff import Backoff
 from stormbreak.core.retry import RetryPolicy
 
 
@@ -16,7 +16,7 @@ def scene():
     return Stage(
         policy(
             adaptive_rate=True,
-            retry=RetryPolicy(max_attempts=1, backoff=Constant(initial_delay=0.0)),
+            retry=RetryPolicy(max_attempts=1, backoff=Backoff(kind="constant", initial_delay=0.0)),
         )
     )
 

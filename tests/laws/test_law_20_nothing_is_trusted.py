@@ -22,7 +22,6 @@ from sockets import End, answer, failing, served
 from stormbreak.cli.main import main
 from stormbreak.config import load_policy
 from stormbreak.config.policy_toml import plain
-from stormbreak.config.schema import parts_of
 from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.policy import Policy
 from stormbreak.core.presets import OFF
@@ -34,6 +33,7 @@ from stormbreak.http.h1 import aiohttp_connection
 from stormbreak.llm import sse, stream_reader
 from stormbreak.provider.scenario import Scenario
 from stormbreak.storm.assertions import parse_assertion
+from stormbreak.toml_values import parts_of
 from stormbreak.types import Verdict
 
 SOURCE = Path(__file__).parents[2] / "src" / "stormbreak"

@@ -16,9 +16,9 @@ from enum import Enum
 from math import ceil, inf
 
 from stormbreak.core.circuit import BreakerPolicy
-from stormbreak.core.counting import ROUNDING
 from stormbreak.core.gate import OPEN, UNTIL_EVENT
 from stormbreak.core.in_flight import InFlight
+from stormbreak.core.trip import ROUNDING
 from stormbreak.types import Tally
 
 ANSWERED = 3

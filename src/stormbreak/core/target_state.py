@@ -13,7 +13,6 @@ from stormbreak.core.circuit import BreakerPolicy, State
 from stormbreak.core.circuit_snapshot import CircuitSnapshot
 from stormbreak.core.concurrency_limit import limiter
 from stormbreak.core.cooldown import Cooldown, Pace
-from stormbreak.core.counting import Counts
 from stormbreak.core.diagnosis import Diagnosis
 from stormbreak.core.gate import OPEN, Gate
 from stormbreak.core.hedge import HedgeTimer
@@ -28,6 +27,7 @@ from stormbreak.core.spending import Spending
 from stormbreak.core.tally import tallied
 from stormbreak.core.telling import call_all
 from stormbreak.core.ticket import Ticket
+from stormbreak.core.trip import Counts
 from stormbreak.events import CircuitChanged, CooldownStarted, Event, SpendReached, WouldHave
 from stormbreak.types import Outcome, Target
 

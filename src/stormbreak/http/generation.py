@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from urllib.parse import urlsplit
 
-from stormbreak.config.load_settings import load_settings
+from stormbreak.config.load import load_settings
 from stormbreak.config.settings import PoolSettings, Settings, TargetSettings
 from stormbreak.core.fallback import Step
 from stormbreak.core.policy import Policy
