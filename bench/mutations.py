@@ -39,7 +39,7 @@ AT_LEAST = 10.0  # ... and these seconds
 UNSHRUNK = hypothesis.Phase.explicit, hypothesis.Phase.generate  # nobody reads the example
 
 FILES = (
-    "budget", "backoff", "retry", "window", "proven", "guard", "luck", "rate", "breaker", "trial", "counting", "trip",
+    "budget", "backoff", "retry", "window", "proven", "guard", "luck", "rate", "breaker", "trial", "trip",
     "circuit", "told", "bucket", "weighed", "quota", "purse", "payers", "spending", "fair", "heaviest", "line", "queueing", "cooldown", "saved",
     "shadow", "diagnosis", "baseline", "aimd", "permit", "ticket", "gate", "flight", "concurrency", "tally", "limit",
     "checks", "sizes", "policy", "presets", "trail", "tried", "automatic", "admission", "attempt", "race",
@@ -73,8 +73,7 @@ BESIDE = {
         "core/test_breaker_model.py",
         "laws/test_law_08_half_open.py",
     ],
-    "trip": ["laws/test_law_07_trip_rules.py"],
-    "counting": [
+    "trip": [
         "core/test_trip.py",
         "core/test_breaker_counting.py",
         "laws/test_law_07_trip_rules.py",

@@ -43,7 +43,7 @@ LEFT_OUT = {
     "heaviest_tenant.MANY": "of bookkeeping: when loads of before are cleared away",
     "queue_order.ROUNDING": "of floating point",
     "call_state.REMEMBERED": "of what a call can tell afterwards",
-    "trip.SHOWN": "of what a breaker shows",
+    "trip.SHOWN_SECONDS": "of what a breaker shows",
     "window.LONG_AGO": "no quantity",
 }
 SCENARIOS_OWN = {
@@ -192,7 +192,7 @@ def _with(part: Any, path: list[str], value: Any) -> Any:
     name, *below = path
     changed = {name: _with(getattr(part, name), below, value) if below else value}
     if name == "probes":
-        changed["at_once"] = value  # as many as before: all
+        changed["max_concurrent_probes"] = value  # as many as before: all
     return replace(part, **changed)
 
 
@@ -266,7 +266,7 @@ ABLATIONS = (
     _without("no shedding on arrival", (admission.TargetQueue, "_soonest", _constantly(0.0))),
     _without("no shedding at the turn", (admission, "SERVICE_MARGIN", -inf)),
     _under("no breaker", breaker=None),
-    _under("no budget", budget=None),
+    _under("no budget", retry_budget=None),
     _without("no free retries", (Budget, "is_free", _constantly(False))),
     Variant("no lone retries", "ablation", edit=_setting("retry_budget.low_traffic_retries", 0)),
     Variant("no retries", "ablation", edit=_setting("retry.max_attempts", 1)),

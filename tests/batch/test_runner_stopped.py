@@ -129,7 +129,9 @@ def test_under_nohup_it_goes_on(tmp_path, output, stormbreak_provider):
 
 
 def test_a_second_signal_stops_at_once(tmp_path, output, stormbreak_provider):
-    provider = stormbreak_provider(scenario({"kind": "slow_headers", "seconds": 30, "share": 0.5}))
+    provider = stormbreak_provider(
+        scenario({"kind": "slow_headers", "added_latency": 30, "share": 0.5})
+    )
     args = run_args(write(tmp_path / "in.jsonl", chat_rows(100)), output, provider.base_url)
     with started(*args, "--concurrency", 10, "--json") as process:
         wait_until(

@@ -52,7 +52,7 @@ def test_giving_up_waits_for_nobody(run_rows, full_port):
 
 def test_a_server_that_keeps_silent_is_there(run_rows, output, stormbreak_provider):
     """It took the request: the row fails for its timeout, and not the run for the address."""
-    provider = stormbreak_provider(scenario({"kind": "slow_headers", "seconds": 60}))
+    provider = stormbreak_provider(scenario({"kind": "slow_headers", "added_latency": 60}))
     within = {"attempt_timeout": 0.2, "deadline": 1.0}
     summary = run_rows(chat_rows(3), provider, within=within, connect_grace=0.3)
     assert (summary.end, summary.failed) == ("finished", 3)
@@ -69,7 +69,7 @@ def test_a_first_answer_may_take_longer_than_the_grace(run_rows, stormbreak_prov
 def test_after_the_first_answer_it_waits_for_a_provider_that_went_away(
     run_rows, output, stormbreak_provider
 ):
-    down = {"kind": "reset", "at": 0.3, "until": 1.2, "after": 0.0}
+    down = {"kind": "reset", "at": 0.3, "until": 1.2, "respond_after": 0.0}
     provider = stormbreak_provider(scenario(down, service=0.05))
     rows = chat_rows(60)
     summary = run_rows(rows, provider, limit=4, connect_grace=0.5)

@@ -25,7 +25,7 @@ def test_a_later_run_tries_again_what_was_transient_and_not_what_was_final(
     write(source, chat_rows(60))
     troubles = (
         {"kind": "400", "share": 0.2, "until": 2},
-        {"kind": "slow_headers", "share": 0.3, "seconds": 60, "until": 2},
+        {"kind": "slow_headers", "share": 0.3, "added_latency": 60, "until": 2},
     )
     provider = stormbreak_provider(scenario(*troubles), seed=1)
     code, said, _ = batch_run("--deadline", "1", "--json", provider=provider)

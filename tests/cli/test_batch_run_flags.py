@@ -80,7 +80,7 @@ def test_switched_off_flags_about_time_hold_all_the_same(
     batch_run, failed, stormbreak_provider, monkeypatch, flags
 ):
     monkeypatch.setenv("STORMBREAK_DISABLED", "1")
-    provider = stormbreak_provider(scenario({"kind": "slow_headers", "seconds": 60}))
+    provider = stormbreak_provider(scenario({"kind": "slow_headers", "added_latency": 60}))
     code, said, _ = batch_run(*flags, "--json", "--concurrency", "10", provider=provider)
     summary = json.loads(said)
     assert (code, summary["attempts"], summary["failed"]) == (1, 30, 30)

@@ -68,7 +68,7 @@ def backoffs(draw):
     """Every kind, with all that it uses."""
     kind = draw(st.sampled_from([*FIELDS]))
     values = {
-        "factor": draw(factor), "jitter": draw(st.floats(0, 1)), "min_delay": draw(not_negative),
+        "factor": draw(factor), "jitter": draw(st.floats(SMALLEST, 1)), "min_delay": draw(not_negative),
     }  # fmt: skip
     values["initial_delay"], values["max_delay"] = sorted((draw(positive), draw(positive)))
     return Backoff(kind=kind, **{name: values[name] for name in FIELDS[kind]})

@@ -125,7 +125,9 @@ def test_who_would_have_waited_for_a_quota_is_counted():
 
 @pytest.mark.parametrize("real", [None, RateLimitPolicy(tpm=6e6)])
 def test_a_quota_in_the_shadow_weighs_what_leaves(real):
-    changes = {"retry": RetryPolicy(max_attempts=1)} | ({} if real is None else {"quota": real})
+    changes = {"retry": RetryPolicy(max_attempts=1)} | (
+        {} if real is None else {"rate_limit": real}
+    )
     stage = beside(changes, rate_limit=RateLimitPolicy(tpm=600.0, burst_seconds=0.0))
     for _ in range(2):
         stage.start(tokens=20).step(OK)
@@ -247,7 +249,7 @@ def test_nothing_decides_in_the_shadow_unless_asked():
 
 
 def test_a_budget_that_refuses_is_not_judged_by_a_shadow_that_says_nothing_of_retries():
-    broke = {"budget": BudgetPolicy(ratio=0.0, low_traffic_calls=0)}
+    broke = {"retry_budget": BudgetPolicy(ratio=0.0, low_traffic_calls=0)}
     stage = beside(broke, limit=FixedLimit(max_in_flight=9))
     assert once(stage, TIMEOUT).ended.stopped == "budget"
 
