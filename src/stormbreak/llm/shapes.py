@@ -1,6 +1,6 @@
 """What errors and the ends of streams look like, by example, and who documents what is in all these tables: data only.
 
-Nothing here is read at run time. Tests give each example to the readers; `docs/answers.md` is made of what they make
+Nothing here is read at run time. Tests give each example to the readers; `docs/background/answers.md` is made of what they make
 of it, and of `error_tables` and `finish_reasons`.
 """
 
