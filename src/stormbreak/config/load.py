@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from stormbreak import toml_file, toml_values
 from stormbreak.config import literal_keys
 from stormbreak.config.policy_toml import plain
-from stormbreak.config.profiles import PROFILE, Overrides
+from stormbreak.config.profiles import PROFILE, Overrides, overlay
 from stormbreak.config.settings import Settings
 from stormbreak.core.policy import Policy
 from stormbreak.core.presets import PRESETS
@@ -153,34 +153,13 @@ def _read(kind: type[T], table: Table) -> T:
 def _policy(table: Table) -> Policy:
     """Read the policy that a table says; takes its preset out of it."""
     base = _preset(table.pop("preset", "interactive"), "preset")
-    return _read(Policy, _overlay(plain(base), table, plain(Policy())))
+    return _read(Policy, overlay(plain(base), table, plain(Policy())))
 
 
 def _preset(name: object, path: str) -> Policy:
     if isinstance(name, str) and name in PRESETS:
         return PRESETS[name]
     raise must(path, one_of(PRESETS), name)
-
-
-def _overlay(base: Mapping[str, Any], over: Table, fresh: Mapping[str, Any]) -> Table:
-    """`base` with what `over` says.
-
-    A table in `over` changes the table of that name and keeps the rest of it, unless it names another `kind`:
-    that starts from the kind's own defaults. Where `base` has no such table, it starts from `fresh`.
-    """
-    merged = dict(base)
-    for key, value in over.items():
-        below, unused = (side.get(key) for side in (base, fresh))
-        start = below if isinstance(below, dict) else unused
-        if isinstance(value, dict) and isinstance(start, dict) and _same_kind(start, value):
-            merged[key] = _overlay(start, value, unused if isinstance(unused, dict) else {})
-        else:
-            merged[key] = value
-    return merged
-
-
-def _same_kind(below: Table, over: Table) -> bool:
-    return "kind" not in over or over["kind"] == below.get("kind")
 
 
 def _settings(table: Table) -> Settings:
@@ -218,7 +197,7 @@ def _target(name: str, table: Table, policy: Policy) -> Table:
         own = dict(own)
         if "preset" in own:
             policy = _preset(own.pop("preset"), f"{path}.preset")
-        table["policy"] = _overlay(plain(policy), own, plain(Policy()))
+        table["policy"] = overlay(plain(policy), own, plain(Policy()))
     return table
 
 

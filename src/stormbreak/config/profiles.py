@@ -6,6 +6,7 @@ their case, and with `_` for `-`, since a shell has no such variables. A value i
 
 import tomllib
 from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from stormbreak.config import literal_keys
@@ -16,6 +17,7 @@ from stormbreak.toml_values import UNKNOWN, join
 
 PREFIX = "STORMBREAK__"
 PROFILE = "STORMBREAK_PROFILE"
+EMPTY: Mapping[str, Any] = MappingProxyType({})
 
 
 class Overrides:
@@ -49,7 +51,7 @@ class Overrides:
                 literal_keys.refuse(over)
             except ConfigurationError as error:
                 raise ConfigurationError(f"{variable}: {error}") from None
-            together = laid(together, over)
+            together = overlay(together, over)
             made = _made_by(path, self.table)
             self._from |= {where: (f"{variable}: ", where) for where in made}
         self._lay(together)
@@ -65,18 +67,25 @@ class Overrides:
         return f"{source}{head}{there}{rest[len(path) :]}"
 
     def _lay(self, over: Table) -> None:
-        self.table = laid(self.table, over)
+        self.table = overlay(self.table, over)
 
 
-def laid(base: Mapping[str, Any], over: Mapping[str, Any]) -> Table:
-    """`base` with what `over` says; tables merge, all else is replaced, and so is a table by another `kind`."""
+def overlay(
+    base: Mapping[str, Any], over: Mapping[str, Any], fresh: Mapping[str, Any] = EMPTY
+) -> Table:
+    """Return `base` with what `over` says.
+
+    A table in `over` changes the table of that name and keeps the rest of it, unless it names another `kind`: that
+    starts from the kind's own defaults. Where `base` has no such table, it starts from `fresh`.
+    """
     merged = dict(base)
     for key, value in over.items():
-        below = merged.get(key)
+        below, unused = base.get(key), fresh.get(key)
         if key == "policy" and isinstance(below, str):
             below = {"preset": below}  # which that word is short for
-        if isinstance(value, dict) and isinstance(below, dict) and _same_kind(below, value):
-            merged[key] = laid(below, value)
+        start = below if isinstance(below, dict) else unused
+        if isinstance(value, dict) and isinstance(start, dict) and _same_kind(start, value):
+            merged[key] = overlay(start, value, unused if isinstance(unused, dict) else EMPTY)
         else:
             merged[key] = value
     return merged
