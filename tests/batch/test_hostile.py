@@ -37,7 +37,7 @@ def storm():
     lines = ["speed = 20", "[provider]", "slots = 100", "service = 0.6"]
     for kind in FINAL:
         lines += ["[[faults]]", f'kind = "{kind}"', f'match = "(ends as {kind})"']
-    for trouble in tomllib.loads(text)["trouble"]:
+    for trouble in tomllib.loads(text)["faults"]:
         passing = trouble["share"] >= 0.01 or trouble["kind"] not in FINAL
         final = trouble["share"] == 0.002
         if passing and not final and trouble["kind"] not in UNNOTICED:
