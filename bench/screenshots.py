@@ -23,7 +23,7 @@ WIDE, NARROW = (1280, 1560), (390, 1560)  # what is shown of a page
 THEMES: tuple[Literal["light"], Literal["dark"]] = ("light", "dark")
 COLOURS, ROUNDS = 256, 3
 QUIET = ["--no-sandbox", "--disable-gpu", "--no-first-run"]
-INCIDENT = ["storm", "run", "incident", "--compare", "naive,article", "--processes", "2"]
+INCIDENT = ["storm", "run", "incident", "--compare", "naive,article", "--jobs", "2"]
 
 ROWS = 2000
 STORM = """

@@ -39,7 +39,9 @@ def main(picture: Path) -> None:
         stack.callback(batch.wait)
         stack.callback(batch.kill)
         time.sleep(TAKEN_AT)
-        subprocess.run([*COMMAND, "top", "--svg", str(picture.absolute())], cwd=folder, check=True)
+        subprocess.run(
+            [*COMMAND, "top", "--output", str(picture.absolute())], cwd=folder, check=True
+        )
 
 
 if __name__ == "__main__":

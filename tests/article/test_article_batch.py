@@ -25,6 +25,7 @@ from virtual_loop import now, run
 from stormbreak import AsyncClient, ConfigurationError
 from stormbreak.batch.input.index import Rows
 from stormbreak.batch.job import Job, run_job
+from stormbreak.batch.options import BatchOptions
 from stormbreak.cli.main import main
 from stormbreak.core.engine import Engine
 from stormbreak.core.presets import ARTICLE, ARTICLE_BODY, for_batch
@@ -221,7 +222,7 @@ async def test_all_rows_are_tasks_at_once(stormbreak_provider, tmp_path):
         source=write(tmp_path / "in.jsonl", chat_rows(500)),
         output=tmp_path / "out.jsonl",
         policy=for_batch(ARTICLE),
-        base_url=provider.base_url,
+        options=BatchOptions(base_url=provider.base_url),
     )
     said = await asyncio.to_thread(
         run_job, job, listeners=[lambda event: ours.append(len(asyncio.all_tasks()))]

@@ -8,6 +8,7 @@ from batches import write
 
 from stormbreak.batch.input.index import Rows
 from stormbreak.batch.job import Job, run_job
+from stormbreak.batch.options import BatchOptions
 from stormbreak.batch.store.paths import BatchPaths
 from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.presets import BATCH, for_batch
@@ -56,11 +57,12 @@ def run_rows(tmp_path):
         policy = replace(
             for_batch(policy), limit=FixedLimit(max_in_flight=limit), **options.pop("within", {})
         )
+        given = {name: options.pop(name) for name in {*options} & {*BatchOptions.__struct_fields__}}
         job = Job(
             source=source,
             output=tmp_path / "out.jsonl",
-            base_url=provider.base_url,
             policy=policy,
+            options=BatchOptions(base_url=provider.base_url, **given),
             **options,
         )
         return run_job(job, tick, listeners=listeners)

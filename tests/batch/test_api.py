@@ -110,7 +110,10 @@ def test_a_file_of_somebody_else_is_left_alone(output, place):
         ({"timeout": -3}, "timeout must be a positive, finite number, got -3"),
         ({"rpm": float("nan")}, "rpm must be a positive, finite number, got nan"),
         ({"concurrency": "many"}, "concurrency must be auto or a positive whole number"),
-        ({"longest_answer": True}, "longest_answer must be a positive whole number, got True"),
+        (
+            {"max_output_tokens": True},
+            "max_output_tokens must be a positive whole number, got True",
+        ),
         ({"policy": 7}, "policy must be a Policy, a preset or a file, got 7"),
         ({"provider": "openai"}, "base_url and provider: give one of them, not both"),
         ({"fallback_api_key_env": "X"}, "fallback_api_key_env: give fallback_base_url, too"),

@@ -11,7 +11,7 @@ from stormbreak.types import Verdict
 @pytest.fixture
 def half_done(files, make_rows):
     rows = make_rows(*"abcd")
-    with open_store(files.output, rows, options={"model": "m"}) as store:
+    with open_store(files.output, rows, recorded={"model": "m"}) as store:
         store.journal.succeed(rows.row_at(0), Response(status_code=200, body=b"{}"))
         hostile = Failure(code="x", message="y", verdict="\x1b[31mred", attempts=1)
         store.journal.fail(rows.row_at(1), hostile)
@@ -40,11 +40,11 @@ def test_status_for_eyes(half_done, capsys):
     assert shown["done"] == "1 (25.0%)"
     assert shown["failed"] == r"2 (\x1b[31mred 1, invalid 1)"
     assert shown["left"] == "1"
-    assert shown["next"] == f"mend the cause, then: stormbreak batch retry {half_done}"
+    assert shown["next"] == f"fix the cause, then: stormbreak batch retry {half_done}"
 
 
 def test_status_of_what_has_not_failed_names_no_command(files, make_rows, capsys):
-    with open_store(files.output, make_rows("a"), options={"model": "m"}):
+    with open_store(files.output, make_rows("a"), recorded={"model": "m"}):
         pass
     assert main(["batch", "status", str(files.output)]) == 0
     assert "retry" not in capsys.readouterr().out

@@ -4,8 +4,8 @@ from decimal import Decimal
 
 import pytest
 
-from stormbreak.batch.token_ledger import Cost, Limit
 from stormbreak.cli.numbers import format_cost
+from stormbreak.cost.ledger import Cost, SpendLimit
 
 
 def cost(least="0", most="0", **changes):
@@ -13,7 +13,7 @@ def cost(least="0", most="0", **changes):
     return Cost(least=Decimal(least), most=Decimal(most), **counts)
 
 
-LIMIT = Limit(Decimal(20), Decimal("4.5"))
+LIMIT = SpendLimit(Decimal(20), Decimal("4.5"))
 
 
 @pytest.mark.parametrize(
@@ -30,7 +30,7 @@ LIMIT = Limit(Decimal(20), Decimal("4.5"))
         (cost("0", "0", unpriced=2), None, "2 attempts without a known price"),
         (cost("4", "4.5"), LIMIT, "4.00 to 4.50 USD; 22 % of the 20.00 USD that it may cost"),
         (cost(priced=0), LIMIT, "22 % of the 20.00 USD that it may cost"),
-        (Cost(), Limit(Decimal("0.5"), Decimal(0)), "0 % of the 0.50 USD that it may cost"),
+        (Cost(), SpendLimit(Decimal("0.5"), Decimal(0)), "0 % of the 0.50 USD that it may cost"),
     ],
 )  # fmt: skip
 def test_cost(cost, limit, said):

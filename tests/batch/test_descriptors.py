@@ -164,7 +164,7 @@ def test_rows_that_find_no_file_to_open_wait_and_lose_no_attempt(run_rows, outpu
         if len(asked) > 5 and not lack:
             lack.append(1)
             resource.setrlimit(FILES, (3, before[1]))
-        elif runner.counts.verdicts["rejected"] and len(lack) == 1:
+        elif runner.stats.verdicts["rejected"] and len(lack) == 1:
             lack.append(1)
             resource.setrlimit(FILES, before)
 
@@ -225,8 +225,8 @@ def test_a_run_file_that_cannot_be_written_drains_what_is_in_flight(
 def test_a_run_file_that_finds_no_file_to_open_is_written_later(
     run_rows, output, stormbreak_provider, monkeypatch
 ):
-    monkeypatch.setattr("stormbreak.batch.running.runner.LACK_PAUSE", 0.1)
-    monkeypatch.setattr("stormbreak.batch.running.runner.NOTE_EVERY", 0.1)
+    monkeypatch.setattr("stormbreak.batch.running.runner.OUT_OF_FILES_PAUSE", 0.1)
+    monkeypatch.setattr("stormbreak.batch.running.runner.RECORD_EVERY", 0.1)
     provider = stormbreak_provider(scenario(service=0.2))
     note, failed = Store.note, []
 

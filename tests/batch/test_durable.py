@@ -136,7 +136,7 @@ def test_a_failed_sync_is_never_taken_back(tmp_path, monkeypatch):
 ])  # fmt: skip
 def test_mending(file, tmp_path, content, end, left):
     (tmp_path / "out").write_bytes(content)
-    file.mend(end)
+    file.repair(end)
     assert (tmp_path / "out").read_bytes() == left
     file.append(LINE)
     assert (tmp_path / "out").read_bytes() == left + LINE
@@ -229,10 +229,10 @@ def test_two_names_of_one_file(file, tmp_path):
     (tmp_path / "other").hardlink_to(tmp_path / "out")
     other = AppendFile(tmp_path / "other")
     with pytest.raises(OutputError, match="another run is writing to it, by another name"):
-        other.mend(0)
+        other.repair(0)
     assert (tmp_path / "out").read_bytes() == LINE
     file.close()
-    AppendFile(tmp_path / "other").mend(len(LINE))
+    AppendFile(tmp_path / "other").repair(len(LINE))
 
 
 @pytest.mark.parametrize("size", [0, 99, 100, 250])

@@ -10,6 +10,7 @@ from batches import chat_row, read, run, scenario, size_of, started, wait_until,
 from sockets import served
 
 from stormbreak.batch.job import Job, run_job
+from stormbreak.batch.options import BatchOptions
 from stormbreak.cli.main import main
 from stormbreak.core.presets import OFF
 from stormbreak.testing import answer_text
@@ -156,7 +157,7 @@ async def test_a_url_begins_where_the_base_url_ends(tmp_path):
             job = Job(
                 source=source,
                 output=tmp_path / f"{base[-2:]}.jsonl",
-                base_url=base,
+                options=BatchOptions(base_url=base),
                 policy=replace(OFF, attempt_timeout=5.0),
             )
             await asyncio.to_thread(run_job, job)

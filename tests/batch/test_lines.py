@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stormbreak.batch.output_reader import read_answers
+from stormbreak.batch.store.reader import read_answers
 from stormbreak.batch.store.record import (
     Failure,
     Response,

@@ -8,7 +8,7 @@ import pytest
 from batches import chat_row, chat_rows, read, scenario, write
 from metering import prices, usage
 
-from stormbreak.batch.row_selection import UNFINISHED_ROWS, failed_rows
+from stormbreak.batch.options import UNFINISHED_ROWS, failed_rows
 from stormbreak.batch.running.runner import End
 from stormbreak.batch.store.run_file import read_run
 from stormbreak.cli.main import main
@@ -113,7 +113,7 @@ def test_what_was_under_way_when_a_run_was_killed_counts(run, stormbreak_provide
 
 def test_rows_without_a_bound_get_one(run, stormbreak_provider):
     provider = stormbreak_provider(scenario(service=0.01, use_max_tokens=True))
-    summary = run(provider, rows=chat_rows(20), longest_answer=100)
+    summary = run(provider, rows=chat_rows(20), max_output_tokens=100)
 
     assert summary.successful == 20
     assert summary.output_tokens == 2000
@@ -121,7 +121,7 @@ def test_rows_without_a_bound_get_one(run, stormbreak_provider):
 
 def test_a_first_row_without_a_bound_is_told_before_anything_is_sent(run, stormbreak_provider):
     provider = stormbreak_provider(FILLS)
-    with pytest.raises(ConfigurationError, match=r"row 'row-0': nothing .* --longest-answer"):
+    with pytest.raises(ConfigurationError, match=r"row 'row-0': nothing .* --max-output-tokens"):
         run(provider, rows=chat_rows(20))
 
     assert provider.stats()["arrivals"] == 0
@@ -150,7 +150,7 @@ def test_of_a_batch_that_goes_on_the_first_row_that_is_left_is_looked_at(
     if rows is OPEN_IN_FRONT:
         assert run(well, choice=choice).complete
         return
-    with pytest.raises(ConfigurationError, match=r"row 'row-1': nothing .* --longest-answer"):
+    with pytest.raises(ConfigurationError, match=r"row 'row-1': nothing .* --max-output-tokens"):
         run(well, choice=choice)
     assert well.stats()["arrivals"] == 0
     assert read(tmp_path / "out.failed.jsonl") == before
@@ -187,7 +187,7 @@ def test_a_price_file_on_the_command_line(stormbreak_provider, tmp_path, capsys)
     assert re.search(
         r"cost +0\.[0-9]+( to 0\.[0-9]+)? USD; [89][0-9] % of the 0\.50 USD that it may cost", out
     )
-    assert "too little for the next row; with more, the same command goes on" in out
+    assert "too small for the next row; run again with a higher --max-cost" in out
 
     assert main(["batch", "run", str(source), *where, *limit, "--json"]) == 1
     said = json.loads(capsys.readouterr()[0])

@@ -2,10 +2,11 @@ import pytest
 from msgspec.json import decode, encode
 from msgspec.structs import replace
 
-from stormbreak.batch.flags import Flags
+from stormbreak.batch.options import UNFINISHED_ROWS, BatchOptions, failed_rows
 from stormbreak.errors import ConfigurationError
+from stormbreak.types import Verdict
 
-LAST = Flags(
+LAST = BatchOptions(
     provider="openai",
     api_key_env="KEY",
     fallback_base_url="https://b/v1",
@@ -18,27 +19,27 @@ LAST = Flags(
 
 
 def test_what_is_given_counts_and_the_rest_is_that_of_the_last_run():
-    now = Flags(concurrency="auto", prices=("/b.toml",), max_cost=5.0)
+    now = BatchOptions(concurrency="auto", prices=("/b.toml",), max_cost=5.0)
     assert now.over(LAST) == replace(LAST, concurrency="auto", prices=("/b.toml",), max_cost=5.0)
-    assert Flags().over(LAST) == LAST
+    assert BatchOptions().over(LAST) == LAST
 
 
 @pytest.mark.parametrize("there", [{"provider": "groq"}, {"base_url": "https://c/v1"}])
 def test_another_address_does_not_get_the_key_of_the_old_one(there):
-    merged = Flags(**there).over(LAST)
+    merged = BatchOptions(**there).over(LAST)
     assert merged.api_key_env is None
     assert {merged.provider, merged.base_url} == {*there.values(), None}
     assert merged.fallback_api_key_env == "OTHER"
-    assert Flags(**there, api_key_env="NEW").over(LAST).api_key_env == "NEW"
+    assert BatchOptions(**there, api_key_env="NEW").over(LAST).api_key_env == "NEW"
 
 
 def test_another_fallback_does_not_get_the_key_of_the_old_one():
-    merged = Flags(fallback_base_url="https://c/v1").over(LAST)
+    merged = BatchOptions(fallback_base_url="https://c/v1").over(LAST)
     assert (merged.fallback_api_key_env, merged.api_key_env) == (None, "KEY")
 
 
 def test_another_key_for_the_same_address():
-    assert Flags(api_key_env="NEW").over(LAST) == replace(LAST, api_key_env="NEW")
+    assert BatchOptions(api_key_env="NEW").over(LAST) == replace(LAST, api_key_env="NEW")
 
 
 def test_without_a_place():
@@ -47,18 +48,66 @@ def test_without_a_place():
 
 def test_a_named_key_is_kept_with_the_address_that_it_was_for():
     here = "https://here/v1"
-    assert Flags(api_key_env="KEY").at(here) == Flags(api_key_env="KEY", base_url=here)
-    for flags in (LAST, Flags(api_key_env="KEY", base_url="https://a/v1"), Flags(model="m")):
+    assert BatchOptions(api_key_env="KEY").at(here) == BatchOptions(
+        api_key_env="KEY", base_url=here
+    )
+    for flags in (
+        LAST,
+        BatchOptions(api_key_env="KEY", base_url="https://a/v1"),
+        BatchOptions(model="m"),
+    ):
         assert flags.at(here) == flags
 
 
 def test_a_key_in_a_url_is_not_kept():
-    flags = Flags(base_url="https://a/v1/?key=s", fallback_base_url="https://b/v1?api-key=s#s")
-    assert flags.clean() == Flags(base_url="https://a/v1", fallback_base_url="https://b/v1")
+    flags = BatchOptions(
+        base_url="https://a/v1/?key=s", fallback_base_url="https://b/v1?api-key=s#s"
+    )
+    assert flags.clean() == BatchOptions(base_url="https://a/v1", fallback_base_url="https://b/v1")
     with pytest.raises(ConfigurationError, match="no user or password"):
-        Flags(fallback_base_url="https://me:s@b/v1").clean()
+        BatchOptions(fallback_base_url="https://me:s@b/v1").clean()
 
 
 def test_only_what_was_given_is_written_and_it_reads_back():
-    assert encode(Flags(rpm=5.0)) == b'{"rpm":5.0}'
-    assert decode(encode(LAST), type=Flags) == LAST
+    assert encode(BatchOptions(rpm=5.0)) == b'{"rpm":5.0}'
+    assert decode(encode(LAST), type=BatchOptions) == LAST
+
+
+# ------------------------------------------------------------ which rows a run sends
+
+
+PASSING = {
+    Verdict.THROTTLED,
+    Verdict.OVERLOADED,
+    Verdict.SERVER_ERROR,
+    Verdict.BROKEN,
+    Verdict.RESET,
+    Verdict.TIMEOUT,
+    Verdict.CONNECT_FAILED,
+    Verdict.REJECTED,
+    Verdict.CANCELLED,
+}
+
+
+@pytest.mark.parametrize("verdict", [*Verdict])
+def test_a_run_that_goes_on_takes_what_passes(verdict):
+    assert UNFINISHED_ROWS.takes(verdict.value) is (verdict in PASSING)
+
+
+def test_a_verdict_that_nobody_knows_may_pass():
+    assert UNFINISHED_ROWS.takes("of another version")
+    assert UNFINISHED_ROWS.takes(None)
+    assert UNFINISHED_ROWS.fresh
+
+
+@pytest.mark.parametrize("verdict", [*(each.value for each in Verdict), "of another version", None])
+def test_a_retry_takes_all_that_failed_and_nothing_fresh(verdict):
+    assert failed_rows().takes(verdict)
+    assert not failed_rows().fresh
+
+
+def test_a_retry_by_verdict():
+    choice = failed_rows(iter([Verdict.AUTH, Verdict.TIMEOUT]))
+    assert {each for each in Verdict if choice.takes(each.value)} == {Verdict.AUTH, Verdict.TIMEOUT}
+    assert not choice.takes("of another version")
+    assert not choice.takes(None)

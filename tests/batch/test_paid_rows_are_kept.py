@@ -27,6 +27,7 @@ from strangers import posted_to
 
 from stormbreak.batch import run
 from stormbreak.batch.job import Job, run_job
+from stormbreak.batch.options import BatchOptions
 from stormbreak.batch.store.append_file import AppendFile, OutputError
 from stormbreak.cli.main import main
 from stormbreak.core.presets import BATCH
@@ -183,7 +184,7 @@ def test_a_request_that_is_still_worked_on_is_not_given_up_as_unreachable(
         return 200, BODY
 
     def tick(runner):
-        if runner.counts.trouble and time.monotonic() > began + 1.5:
+        if runner.stats.trouble and time.monotonic() > began + 1.5:
             release.set()
 
     began = time.monotonic()
@@ -215,8 +216,8 @@ def test_a_named_time_holds_over_a_kill(tmp_path, output):
             wait_until(lambda: named and _pauses(output), "a pause that is written down")
             process.kill()
         before = len(times)
-        options = {"source": source, "output": output, "base_url": place, "policy": BATCH}
-        summary = run_job(Job(**options, concurrency=1))
+        options = BatchOptions(base_url=place, concurrency=1)
+        summary = run_job(Job(source=source, output=output, policy=BATCH, options=options))
     assert summary.successful == 30
     assert times[before] - named[0] >= 4.0
     assert _pauses(output) == {}
@@ -236,7 +237,7 @@ def test_at_another_address_it_does_not_hold(run_rows, output, stormbreak_provid
 
 
 def _stop_when_told(runner):
-    if runner.counts.cooldowns:
+    if runner.stats.cooldowns:
         runner._give_up(ConfigurationError("stop"))
 
 

@@ -1,27 +1,28 @@
 import io
 from decimal import Decimal
+from types import SimpleNamespace
 
 import pytest
+from batches import a_snapshot
 from rich.console import Console
 from rich.live import Live
 
-from stormbreak.batch import view
-from stormbreak.batch.token_ledger import Cost, Limit
-from stormbreak.batch.view import View
 from stormbreak.cli.batch import progress
 from stormbreak.cli.batch.progress import Lines, Panel, Quiet, panel, progress_on
+from stormbreak.cost.ledger import Cost, SpendLimit
 
-VIEW = {
-    "total": 10_000_000, "done": 6_123_456, "failed": 1_234, "in_flight": 250, "limit": 256, "waiting": 1_024,
+SNAPSHOT = {
+    "total": 10_000_000, "done": 6_123_456, "failed": 1_234, "in_flight": 250, "width": 256, "waiting": 1_024,
     "retries": 123_456, "circuit": "half-open", "input_tokens": 1_234_567_890, "output_tokens": 9_876_543,
-    "stopping": False, "cost": Cost(), "limit_of_cost": None,
 }  # fmt: skip
 
 
 def drawn(width, **changes):
     stream = io.StringIO()
-    view = View(**VIEW | changes)
-    Console(file=stream, width=width, color_system=None).print(panel(view, 1234.5, 7384.0, width))
+    snapshot = a_snapshot(**SNAPSHOT | changes)
+    Console(file=stream, width=width, color_system=None).print(
+        panel(snapshot, 1234.5, 7384.0, width)
+    )
     return stream.getvalue().splitlines()
 
 
@@ -60,8 +61,8 @@ def test_a_run_that_stops_says_what_it_waits_for():
 @pytest.mark.parametrize("width", [80, 100])
 def test_what_it_costs_has_a_line_of_its_own(width):
     cost = Cost(least=Decimal("1234.5"), most=Decimal("2345.6"), priced=9, unpriced=0, unbounded=0)
-    limit = Limit(Decimal(5_000), Decimal(2000))
-    lines = drawn(width, cost=cost, limit_of_cost=limit)
+    limit = SpendLimit(Decimal(5_000), Decimal(2000))
+    lines = drawn(width, cost=cost, cost_limit=limit)
     assert lines[:-1] == drawn(width)
     assert lines[-1].rstrip() == (
         "cost     1,234.50 to 2,345.60 USD; 40 % of the 5,000.00 USD that it may cost"
@@ -84,15 +85,14 @@ def test_at_the_end_there_is_nothing_to_go():
 
 @pytest.fixture
 def lines(monkeypatch, clock):
-    """Plain lines of views that the test gives, at times that it gives."""
+    """Progress lines of snapshots that the test gives, at times that it gives."""
     stream = io.StringIO()
-    monkeypatch.setattr(View, "of", staticmethod(lambda changes: View(**VIEW | changes)))
     shown = Lines(stream)
 
     def tick(at, **changes):
         clock[0] = at
         before = stream.tell()
-        shown.tick(changes)
+        shown.tick(SimpleNamespace(snapshot=a_snapshot(at, **SNAPSHOT | changes)))
         return stream.getvalue()[before:]
 
     return tick
@@ -109,7 +109,7 @@ def test_a_long_input_is_said_to_be_read(clock):
     stream = io.StringIO()
     shown = Lines(stream)
     for clock[0], rows in ((0.9, 80_000), (1.1, 123_456), (2.0, 200_000), (6.2, 1_234_567)):
-        shown.reading(rows)
+        shown.on_read(rows)
     assert stream.getvalue() == "reading INPUT: 123,456 rows\nreading INPUT: 1,234,567 rows\n"
 
 
@@ -118,11 +118,11 @@ def test_the_panel_says_so_after_a_second(clock):
     with Live(console=Console(file=stream, width=80, force_terminal=True)) as live:
         shown = Panel(live)
         clock[0] = 0.9
-        shown.reading(80_000)
+        shown.on_read(80_000)
         live.refresh()
         assert "reading" not in stream.getvalue()
         clock[0] = 1.1
-        shown.reading(123_456)
+        shown.on_read(123_456)
         live.refresh()
         assert "reading INPUT: 123,456 rows" in stream.getvalue()
 
@@ -153,19 +153,6 @@ def test_the_rate_forgets_what_is_long_ago(lines):
     lines(0.0, done=0)
     lines(100.0, done=0)
     assert "100.0 rows/s" in lines(110.0, done=1_000)
-
-
-@pytest.mark.parametrize(
-    ("states", "said"),
-    [
-        (set(), "closed"),
-        ({None}, "closed"),
-        ({"closed", "open"}, "open"),
-        ({"closed", "half_open"}, "half-open"),
-    ],
-)
-def test_the_worst_circuit_is_named(states, said):
-    assert view._circuit(states) == said
 
 
 def test_quiet_and_not_a_terminal():

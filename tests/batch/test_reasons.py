@@ -64,15 +64,15 @@ def test_a_long_message_is_cut():
 
 def test_the_most_frequent_is_told_with_a_message():
     reasons = FailureReasons()
-    assert reasons.most() is None
+    assert reasons.most_frequent() is None
     for rows, status in ((1, 400), (3, 422)):
         for _ in range(rows):
             reasons.add(Outcome(Verdict.INVALID, status=status), b'{"error": "no"}', ASKED)
     reasons.add(Outcome(Verdict.AUTH, status=401, code="bad_key"), b"", ASKED)
-    most = reasons.most()
+    most = reasons.most_frequent()
     assert (most.rows, most.status, most.message, str(most)) == (3, 422, "no", "422: no")
-    assert str(reasons.most(Verdict.AUTH)) == "401 bad_key"
-    assert reasons.most(Verdict.BILLING) is None
+    assert str(reasons.most_frequent(Verdict.AUTH)) == "401 bad_key"
+    assert reasons.most_frequent(Verdict.BILLING) is None
 
 
 def test_kinds_are_bounded():

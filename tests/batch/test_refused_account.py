@@ -82,7 +82,7 @@ def test_a_refused_account_stops_the_run_and_the_next_one_sends_these_rows_again
         assert not (tmp_path / "out.failed.jsonl").exists()
         status, code_of, message = REFUSALS[kind]
         assert f"reason     {kind} {status} {code_of}: {message}" in said
-        assert "fix the cause, then the same command sends these rows" in said
+        assert "fix the cause, then run the same command again" in said
         provider.refuses = lambda *_: None
         assert main([*words, "--quiet"]) == 0
     assert Counter(line["custom_id"] for line in read(output)) == Counter(
@@ -262,18 +262,18 @@ def refused(refusals, count, account=A, verdict=Verdict.AUTH, *, now=10.0):
 def test_an_account_is_in_doubt_after_so_many_refusals():
     refusals = AccountErrors()
     refused(refusals, PROBE_ROWS - 1)
-    assert refusals.doubt is None
+    assert refusals.suspect is None
     refused(refusals, 1, now=11.0)
-    assert refusals.doubt == (10.0, Verdict.AUTH, False)
+    assert refusals.suspect == (10.0, Verdict.AUTH, False)
 
 
 def test_half_as_many_calls_sent_after_the_first_refusal_are_enough_to_stop():
     refusals = AccountErrors()
     refused(refusals, PROBE_ROWS, now=10.0)
     for number in range(PROBE_ROWS // 2):
-        assert not refusals.doubt.is_tried
+        assert not refusals.suspect.is_tried
         refusals.note(A, Verdict.AUTH, number, sent_at=10.0, now=11.0)
-    assert refusals.doubt.is_tried
+    assert refusals.suspect.is_tried
 
 
 def test_an_answer_to_a_call_that_was_sent_later_clears_it():
@@ -282,12 +282,12 @@ def test_an_answer_to_a_call_that_was_sent_later_clears_it():
     assert refusals.note(A, Verdict.OK, None, sent_at=9.0, now=12.0) == []
     assert refusals.note(B, Verdict.OK, None, sent_at=11.0, now=12.0) == []
     assert refusals.note(A, Verdict.THROTTLED, None, sent_at=11.0, now=12.0) == []
-    assert refusals.doubt is not None
+    assert refusals.suspect is not None
     other_model = A._replace(model="n")
     assert refusals.note(other_model, Verdict.OK, None, sent_at=10.0, now=12.0) == [
         *range(PROBE_ROWS)
     ]
-    assert refusals.doubt is None
+    assert refusals.suspect is None
     assert refusals.release() == []
 
 
@@ -296,7 +296,7 @@ def test_accounts_are_counted_apart():
     for _ in range(PROBE_ROWS - 1):
         refused(refusals, 1, A)
         refused(refusals, 1, B, Verdict.BILLING)
-    assert refusals.doubt is None
+    assert refusals.suspect is None
     refused(refusals, 1, B, Verdict.BILLING)
-    assert refusals.doubt == (10.0, Verdict.BILLING, False)
+    assert refusals.suspect == (10.0, Verdict.BILLING, False)
     assert len(refusals.release()) == 2 * PROBE_ROWS - 1

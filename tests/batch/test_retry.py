@@ -4,7 +4,7 @@ import pytest
 from batches import assert_answered, read, scenario, write
 from failing import ids, ill, named, rows_that_fail
 
-from stormbreak.batch.row_selection import failed_rows
+from stormbreak.batch.options import failed_rows
 from stormbreak.errors import ConfigurationError
 from stormbreak.types import Verdict
 

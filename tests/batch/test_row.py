@@ -142,7 +142,7 @@ def test_numbers_beyond_floats_survive_the_filling_in():
         (b'{"prompt": "CANARY-PROMPT"} CANARY-PROMPT', "broken JSON at byte 29"),
         (b'{"prompt": "CANARY-PROMPT \\ud83d"}', "lone surrogate"),
         (b'{"prompt": "CANARY-PROMPT \xff"}', "invalid UTF-8 at byte 26"),
-        (b'{"prompt": ' + b"[" * 100_000, "nested too deeply"),
+        (b'{"tools": ' + b"[" * 100_000, "nested too deeply"),
         ([CANARY], "not a JSON object"),
         (CANARY, "not a JSON object"),
         ({"content": CANARY}, 'has none of "body", "messages", "prompt"'),
@@ -161,7 +161,7 @@ def test_numbers_beyond_floats_survive_the_filling_in():
         (batch(url="/v1/embeddings"), "has no input in its body"),
         (batch(url="/v1/responses"), "has no input in its body"),
         (batch(url="/v1/messages"), "has no max_tokens in its body"),
-        (batch(url="/v1/messages", body={"input": CANARY}), "has no messages in its body"),
+        (batch(url="/v1/messages", body={"max_tokens": 9}), "has no messages in its body"),
         (
             batch(url="/v1/messages", body=CHAT | {"max_tokens": CANARY}),
             "max_tokens must be a whole",

@@ -224,7 +224,7 @@ def test_100_000_rows_take_little_memory(tmp_path):
 
 def test_it_tells_how_far_it_has_come(make_rows):
     rows, seen = make_rows(*map(str, range(10_000))), []
-    with Rows.read(rows.path, model="m", told=seen.append):
+    with Rows.read(rows.path, model="m", on_read=seen.append):
         assert seen == [4096, 8192]
 
 

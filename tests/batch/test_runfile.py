@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from stormbreak.batch.store.run_file import check, read_existing_run, read_run, record
-from stormbreak.batch.token_ledger import Tokens
+from stormbreak.cost.ledger import TokenSum
 from stormbreak.errors import ConfigurationError
 
 OPTIONS = {"model": "m", "concurrency": 10, "api_key_env": "KEY", "timeout": None}
@@ -199,4 +199,4 @@ def test_a_run_file_from_before_something_was_counted_is_read(files, make_rows):
     files.run.write_text(json.dumps(run))
     (spent,) = read_existing_run(files).account.spent
 
-    assert spent.useful == Tokens(**used)
+    assert spent.useful == TokenSum(**used)

@@ -6,13 +6,15 @@ import pytest
 from batches import assert_answered, chat_rows, read, scenario, write
 
 from stormbreak.batch.job import Job, run_job
+from stormbreak.batch.options import BatchOptions
 from stormbreak.core.presets import BATCH
 
 
 def test_nothing_there(tmp_path, output, free_port):
     source = write(tmp_path / "in.jsonl", chat_rows(5))
     url = f"http://127.0.0.1:{free_port}/v1"
-    job = Job(source=source, output=output, base_url=url, policy=BATCH, connect_grace=0.3)
+    options = BatchOptions(base_url=url, connect_grace=0.3)
+    job = Job(source=source, output=output, policy=BATCH, options=options)
     summary = run_job(job)
     assert (summary.end, summary.trouble) == ("unreachable", "connection refused")
     assert (summary.left, summary.failed) == (5, 0)
@@ -40,7 +42,7 @@ def test_giving_up_waits_for_nobody(run_rows, full_port):
     nowhere = SimpleNamespace(base_url=f"http://127.0.0.1:{full_port}/v1")
 
     def tick(runner):
-        runner.counts.trouble = runner.counts.trouble or "an earlier attempt"
+        runner.stats.trouble = runner.stats.trouble or "an earlier attempt"
 
     summary = run_rows(chat_rows(5), nowhere, tick=tick, connect_grace=0.3)
     assert summary.end == "unreachable"

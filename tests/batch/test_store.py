@@ -20,12 +20,12 @@ FAILED = Failure(code="x", message="x", verdict=Verdict.TIMEOUT, attempts=1)
 
 def test_a_run_and_the_next(files, make_rows):
     rows = make_rows("a", "b", "c")
-    with open_store(files.output, rows, options=OPTIONS) as store:
+    with open_store(files.output, rows, recorded=OPTIONS) as store:
         assert held(store.files)
         assert store.files.run.exists()
         store.journal.succeed(rows.row_at(1), OK)
     assert not held(files)
-    with open_store(files.output, rows, options=OPTIONS | {"rpm": 5}) as store:
+    with open_store(files.output, rows, recorded=OPTIONS | {"rpm": 5}) as store:
         assert store.changed == ("rpm",)
         assert store.journal.done == 1
         assert [rows.row_at(index).custom_id for index in store.journal.left()] == ["a", "c"]
@@ -35,18 +35,18 @@ def test_what_is_refused_stays_untouched(files, make_rows, tree):
     rows = make_rows("a")
     files.output.write_text("precious")
     before = tree()
-    with pytest.raises(ConfigurationError), open_store(files.output, rows, options=OPTIONS):
+    with pytest.raises(ConfigurationError), open_store(files.output, rows, recorded=OPTIONS):
         pytest.fail("ran over a file of somebody else's")
     assert tree() == before
 
 
 def test_a_broken_output_leaves_the_run_file_as_it_was(files, make_rows, tree):
     rows = make_rows("a")
-    with open_store(files.output, rows, options=OPTIONS):
+    with open_store(files.output, rows, recorded=OPTIONS):
         pass
     files.output.write_bytes(b"broken\n" * 2)
     before = tree()
-    again = open_store(files.output, rows, options=OPTIONS | {"rpm": 5})
+    again = open_store(files.output, rows, recorded=OPTIONS | {"rpm": 5})
     with pytest.raises(ConfigurationError, match=r"out\.jsonl:1: not a line of batch"), again:
         pytest.fail("ran over a broken file")
     assert tree() == before
@@ -55,7 +55,7 @@ def test_a_broken_output_leaves_the_run_file_as_it_was(files, make_rows, tree):
 
 def test_two_runs_at_once(files, make_rows):
     rows = make_rows("a")
-    first, second = (open_store(files.output, rows, options=OPTIONS) for _ in range(2))
+    first, second = (open_store(files.output, rows, recorded=OPTIONS) for _ in range(2))
     with first, pytest.raises(ConfigurationError, match="another run is writing to"), second:
         pytest.fail("two runs on one output")
 
@@ -64,46 +64,46 @@ def test_what_was_written_is_kept_when_the_run_fails(files, make_rows):
     rows = make_rows("a", "b")
 
     def run():
-        with open_store(files.output, rows, options=OPTIONS) as store:
+        with open_store(files.output, rows, recorded=OPTIONS) as store:
             store.journal.succeed(rows.row_at(0), OK)
             raise KeyError
 
     with pytest.raises(KeyError):
         run()
     assert not held(files)
-    with open_store(files.output, rows, options=OPTIONS) as store:
+    with open_store(files.output, rows, recorded=OPTIONS) as store:
         assert store.journal.done == 1
 
 
 def test_two_runs_on_two_names_of_one_file(tmp_path, files, make_rows):
     rows = make_rows("a")
-    with open_store(files.output, rows, options=OPTIONS) as store:
+    with open_store(files.output, rows, recorded=OPTIONS) as store:
         store.journal.succeed(rows.row_at(0), OK)
         (tmp_path / "other.jsonl").hardlink_to(files.output)
         (tmp_path / "other.jsonl.run").write_bytes(files.run.read_bytes())
-        second = open_store(tmp_path / "other.jsonl", rows, options=OPTIONS)
+        second = open_store(tmp_path / "other.jsonl", rows, recorded=OPTIONS)
         with pytest.raises(ConfigurationError, match="another run is writing to it"), second:
             pytest.fail("two runs on one file")
 
 
 def test_a_lock_file_that_somebody_removed_lets_no_second_run_in(files, make_rows):
     rows = make_rows("a")
-    with open_store(files.output, rows, options=OPTIONS) as store:
+    with open_store(files.output, rows, recorded=OPTIONS) as store:
         store.journal.succeed(rows.row_at(0), OK)
         files.lock.unlink()
-        second = open_store(files.output, rows, options=OPTIONS)
+        second = open_store(files.output, rows, recorded=OPTIONS)
         with pytest.raises(ConfigurationError, match="another run is writing to it"), second:
             pytest.fail("two runs on one output")
 
 
 def test_an_output_open_to_all_becomes_private_on_resume(files, make_rows):
     rows = make_rows("a", "b")
-    with open_store(files.output, rows, options=OPTIONS) as store:
+    with open_store(files.output, rows, recorded=OPTIONS) as store:
         store.journal.succeed(rows.row_at(0), OK)
         store.journal.fail(rows.row_at(1), FAILED)
     for path in (files.output, files.failed):
         path.chmod(0o666)
-    with open_store(files.output, rows, options=OPTIONS):
+    with open_store(files.output, rows, recorded=OPTIONS):
         for path in (files.output, files.failed, files.run, files.lock):
             assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
@@ -114,7 +114,7 @@ def test_a_link_where_a_file_of_ours_belongs_is_refused(files, make_rows, tmp_pa
     getattr(files, name).symlink_to(tmp_path / "victim")
     with (
         pytest.raises(ConfigurationError, match="is a symbolic link"),
-        open_store(files.output, rows, options=OPTIONS),
+        open_store(files.output, rows, recorded=OPTIONS),
     ):
         pytest.fail("followed a link")
     assert not (tmp_path / "victim").exists()
@@ -125,7 +125,7 @@ def test_a_copy_that_a_killed_run_left_is_removed_by_the_next(files, make_rows):
     left = [path.with_name(f"{path.name}.stormbreak-new") for path in (files.output, files.failed)]
     for path in left:
         path.write_bytes(b"half")
-    with open_store(files.output, rows, options=OPTIONS):
+    with open_store(files.output, rows, recorded=OPTIONS):
         assert not any(path.exists() for path in left)
 
 
@@ -147,7 +147,7 @@ from stormbreak.batch.store.record import Response
 from stormbreak.batch.input.index import Rows
 from stormbreak.batch.store.output_files import open_store
 rows = Rows.read(Path(sys.argv[1]), model="m")
-with open_store(Path(sys.argv[2]), rows, options={"model": "m"}) as store:
+with open_store(Path(sys.argv[2]), rows, recorded={"model": "m"}) as store:
     for index in list(store.journal.left())[:300]:
         store.journal.succeed(rows.row_at(index), Response(status_code=200, body=b"{}"))
     os.kill(os.getpid(), 9)
@@ -159,7 +159,7 @@ def test_kill_9_loses_no_line_that_was_written(files, make_rows):
     for _ in range(3):
         command = [sys.executable, "-c", KILLED, rows.path, files.output]
         assert subprocess.run(command, check=False).returncode == -9
-    with open_store(files.output, rows, options=OPTIONS) as store:
+    with open_store(files.output, rows, recorded=OPTIONS) as store:
         assert store.journal.done == 900
         for index in store.journal.left():
             store.journal.succeed(rows.row_at(index), OK)

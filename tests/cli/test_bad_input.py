@@ -25,41 +25,37 @@ def refused(capsys, *argv):
     return err
 
 
-@pytest.mark.parametrize("key", [CANARY, TOKEN])
-@pytest.mark.parametrize(
-    "argv",
-    [
-        "storm run {}",
-        "storm show {}",
-        "storm run calm-burst --policy {}",
-        "storm run calm-burst --compare none,{}",
-        "storm run calm-burst --seed {}",
-        "storm run calm-burst --assert {}",
-        "storm run calm-burst --assert goodput=={}",
-        "storm {}",
-        "storm run calm-burst --{}",
-        "provider serve --scenario {}",
-        "provider serve --speed {}",
-        "provider serve --port {}",
-        "config show {}",
-        "doctor {}",
-        "doctor --{}",
-        "batch run in.jsonl --output out.jsonl --timeout {}",
-        "batch run in.jsonl --output out.jsonl --concurrency {}",
-        "batch run in.jsonl --output out.jsonl --fallback-api-key-env {}",
-        "batch run in.jsonl --output out.jsonl --policy {}",
-        "batch run in.jsonl --output out.jsonl --provider {}",
-        "{}",
-    ],
-)
-def test_no_argument_that_is_a_key_is_repeated(argv, key, capsys):
-    said = refused(capsys, *[word.format(key) for word in argv.split()])
-    assert not [piece for piece in PIECES if piece in said]
+def test_no_argument_that_is_a_key_is_repeated(capsys):
+    for key in (CANARY, TOKEN):
+        for argv in (
+            "storm run {}",
+            "storm show {}",
+            "storm run calm-burst --policy {}",
+            "storm run calm-burst --compare none,{}",
+            "storm run calm-burst --seed {}",
+            "storm run calm-burst --assert {}",
+            "storm run calm-burst --assert goodput=={}",
+            "storm {}",
+            "storm run calm-burst --{}",
+            "provider serve --scenario {}",
+            "provider serve --speed {}",
+            "provider serve --port {}",
+            "config show {}",
+            "doctor {}",
+            "doctor --{}",
+            "batch run in.jsonl --output out.jsonl --timeout {}",
+            "batch run in.jsonl --output out.jsonl --concurrency {}",
+            "batch run in.jsonl --output out.jsonl --fallback-api-key-env {}",
+            "batch run in.jsonl --output out.jsonl --policy {}",
+            "batch run in.jsonl --output out.jsonl --provider {}",
+            "{}",
+        ):
+            said = refused(capsys, *[word.format(key) for word in argv.split()])
+            assert not [piece for piece in PIECES if piece in said]
 
 
-@pytest.mark.parametrize(
-    ("toml", "complaint"),
-    [
+def test_no_key_in_a_scenario_is_repeated(tmp_path, monkeypatch, capsys):
+    for toml, complaint in (
         (f"api_key = '{CANARY}'", "line 1 looks like it holds an API key"),
         (f"# {CANARY}", "line 1 looks like it holds an API key"),
         (f"\n{CANARY} = 1", "line 2 looks like it holds an API key"),
@@ -71,19 +67,16 @@ def test_no_argument_that_is_a_key_is_repeated(argv, key, capsys):
         (f"{LOAD}preset = '{TOKEN}'", "load.preset: no policy and no file is called what looks"),
         (f"{LOAD}arrivals = '{TOKEN}'", "load.arrivals must be one of poisson, even, got what"),
         (f"{LOAD}preset = 'batsh'", "load.preset: no policy and no file is called 'batsh'; did"),
-    ],
-)
-def test_no_key_in_a_scenario_is_repeated(toml, complaint, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    Path("mine.toml").write_text(toml)
-    said = refused(capsys, "storm", "run", "mine.toml")
-    assert said.startswith(f"stormbreak: mine.toml: {complaint}")
-    assert not [piece for piece in PIECES if piece in said]
+    ):
+        monkeypatch.chdir(tmp_path)
+        Path("mine.toml").write_text(toml)
+        said = refused(capsys, "storm", "run", "mine.toml")
+        assert said.startswith(f"stormbreak: mine.toml: {complaint}")
+        assert not [piece for piece in PIECES if piece in said]
 
 
-@pytest.mark.parametrize(
-    ("toml", "complaint"),
-    [
+def test_a_scenario_that_cannot_be_played(tmp_path, monkeypatch, capsys):
+    for toml, complaint in (
         ("load=" + "[" * 5000, "nested too deeply"),
         ("duration = " + "1" * 6000, "a number in it is too long"),
         ("duration = 0x" + "f" * 6000, "must be at most 1,000,000, got a number of thousands"),
@@ -93,7 +86,10 @@ def test_no_key_in_a_scenario_is_repeated(toml, complaint, tmp_path, monkeypatch
         (f"{LOAD}processes = 1{'0' * 400}", "load.processes must be at most 1,000,000,000, got"),
         (f"{LOAD}deadline = 1e300", "load.deadline must be at most 1,000,000, got 1e+300"),
         (f"{LOAD}steps = [{{ at = 1, rate = 2, ramp = 1e9 }}]", "ramp must be at most 86,400"),
-        (f"{LOAD}bursts = [{'{ at = 1, calls = 1 },' * 1001}]", "load.bursts must be at most 1000 i"),
+        (
+            f"{LOAD}bursts = [{'{ at = 1, calls = 1 },' * 1001}]",
+            "load.bursts must be at most 1000 i",
+        ),
         (f"duration = 1000000\n{LOAD}[provider]\nservice = 0.001", "duration and load.deadline"),
         ("speed = 1e-9", "speed must be at least 0.001, got 1e-09"),
         ("#" * 1_100_000, "too large for a scenario: more than 1048576 bytes"),
@@ -101,46 +97,42 @@ def test_no_key_in_a_scenario_is_repeated(toml, complaint, tmp_path, monkeypatch
         (f"duration = 60\n{LOAD}trigger_until = 31", "load.trigger_until must be 30 s before the"),
         (f"duration = 60\n{LOAD}trigger_at = 60", "load.trigger_at must be before the end (dur"),
         (f"{LOAD}trigger_at = 50\ntrigger_until = 50", "load.trigger_until must be after trigger_"),
-    ],
-)  # fmt: skip
-def test_a_scenario_that_cannot_be_played(toml, complaint, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    Path("mine.toml").write_text(toml)
-    said = refused(capsys, "storm", "run", "mine.toml")
-    assert complaint in said
-    assert len(said) < 400
+    ):
+        monkeypatch.chdir(tmp_path)
+        Path("mine.toml").write_text(toml)
+        said = refused(capsys, "storm", "run", "mine.toml")
+        assert complaint in said
+        assert len(said) < 400
 
 
-@pytest.mark.parametrize("command", [("storm", "run"), ("storm", "show"), ("config", "show")])
-@pytest.mark.parametrize("name", ["n" * 300, "n" * 5000, "a\0b", ""])
-def test_a_name_that_no_file_can_have(command, name, capsys):
-    assert len(refused(capsys, *command, name)) < 500
+def test_a_name_that_no_file_can_have(capsys):
+    for command in (("storm", "run"), ("storm", "show"), ("config", "show")):
+        for name in ("n" * 300, "n" * 5000, "a\0b", ""):
+            assert len(refused(capsys, *command, name)) < 500
 
 
 def test_a_long_number_in_a_policy_is_not_told_at_length(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     for number in ("0x" + "f" * 6000, "1" + "0" * 400):
-        for key in ("[retry]\nattempts", "deadline", "[rate_limit]\nrpm", "[breaker]\njitter"):
+        for key in (
+            "[retry]\nmax_attempts",
+            "deadline",
+            "[rate_limit]\nrpm",
+            "[breaker]\nopen_duration_jitter",
+        ):
             Path("policy.toml").write_text(f"{key} = {number}\n")
             said = refused(capsys, "config", "check", "policy.toml")
             assert f"{key.split()[-1]} must " in said
             assert len(said) < 200
 
 
-COMMANDS = (
-    "config show batch",
-    "config check policy.toml",
-    "cost prices gpt-4.1",
+COMMANDS = (  # one for each way of writing
     "cost compare --prices article-2025 --tokens 1M --csv",
-    "doctor",
     "doctor --json",
     "storm list",
-    "storm show dip",
     "storm run tiny.toml",
-    "storm run tiny.toml --json",
     "--help",
     "--version",
-    "storm run --help",
 )
 
 

@@ -64,7 +64,7 @@ def test_all_that_failed_is_sent_again_and_nothing_else(provider, well, retry, o
     assert code == 0
     assert progress.splitlines()[-1].startswith("30 done, 0 failed, 0 left, ")
     assert lines["answered"] == "30 of 30 rows"
-    assert lines["retried"] == "11 rows that had failed; 11 of them are answered now"
+    assert lines["retried"] == "11 rows that had failed; 11 of them are now answered"
     assert "next" not in lines
     assert well.stats()["arrivals"] == 11
     assert output.read_bytes().startswith(before)
@@ -129,8 +129,8 @@ def test_who_fails_again_has_the_new_reason_and_all_attempts(
     lines = dict(line.split(maxsplit=1) for line in said.splitlines())
 
     assert code == 1
-    assert lines["retried"] == "11 rows that had failed; 7 of them are answered now"
-    assert lines["next"] == f"mend the cause, then: stormbreak batch retry {output}"
+    assert lines["retried"] == "11 rows that had failed; 7 of them are now answered"
+    assert lines["next"] == f"fix the cause, then: stormbreak batch retry {output}"
     errors = {line["custom_id"]: line["error"] for line in read(failed)}
     assert errors.keys() == ids(range(4))
     assert {(it["verdict"], it["attempts"]) for it in errors.values()} == {("filtered", 2)}
@@ -151,7 +151,7 @@ def test_rows_that_were_never_sent_are_left_for_batch_run(
     assert code == 1
     assert summary["mended"] == summary["retried"] > 0
     assert summary["left"] > 0
-    assert f"{summary['left']:,}; batch run goes on with them" in retry(*elsewhere(well))[1]
+    assert f"{summary['left']:,}; batch run continues with them" in retry(*elsewhere(well))[1]
     assert batch_run("--quiet", provider=well)[0] == 0
     assert_answered(rows, output)
 

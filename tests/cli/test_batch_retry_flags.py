@@ -9,7 +9,7 @@ from failing import ill, rows_that_fail
 from metering import prices
 
 from stormbreak.batch.job import Job, run_job
-from stormbreak.batch.row_selection import failed_rows
+from stormbreak.batch.options import BatchOptions, failed_rows
 from stormbreak.batch.store.paths import BatchPaths
 from stormbreak.batch.store.run_file import read_run
 from stormbreak.cli.main import main
@@ -101,7 +101,7 @@ def test_every_flag_is_kept(begun, output, tmp_path):
     file.write_text('[limit]\nkind = "fixed"\nmax_in_flight = 2\n')
     flags = {
         "policy": str(file), "concurrency": 5, "rpm": 9e5, "tpm": 9e7, "timeout": 20.0,
-        "idle_timeout": 10.0, "deadline": 30.0, "connect_grace": 9.0, "longest_answer": 50,
+        "idle_timeout": 10.0, "deadline": 30.0, "connect_grace": 9.0, "max_output_tokens": 50,
     }  # fmt: skip
     words = [
         word
@@ -207,7 +207,7 @@ def test_max_cost_counts_over_all_runs(
         f'[[prices]]\nprovider = "127.0.0.1:{provider.port}"\nmodel = "storm-1"\ninput = 3\noutput = 15\n'
     )
     assert batch_run("--max-cost", "0.5", "--prices", str(file), provider=provider)[0] == 1
-    first = read_run(BatchPaths.of(output)).account.most(
+    first = read_run(BatchPaths.of(output)).account.max_cost(
         lambda *_: prices("p", "m", into="3", out="15")
     )
     assert first > 0.3
@@ -225,8 +225,15 @@ def test_a_named_key_stays_with_the_address_that_the_environment_told(
     monkeypatch.setenv("MY_KEY", KEY)
     monkeypatch.setenv("STORMBREAK_BASE_URL", provider.base_url)
     assert main(["batch", "run", str(source), "--output", str(output), "--api-key-env", "MY_KEY"])
-    elsewhere = {"base_url": well.base_url, "choice": failed_rows([Verdict.AUTH])}  # has none
-    run_job(Job(source=source, output=output, policy=for_batch(BATCH), **elsewhere))
+    run_job(
+        Job(
+            source=source,
+            output=output,
+            policy=for_batch(BATCH),
+            options=BatchOptions(base_url=well.base_url),
+            choice=failed_rows([Verdict.AUTH]),
+        )
+    )
     retry(code=1)
     assert provider.stats()["arrivals"] == 15
     assert well.stats()["arrivals"] == 0
@@ -260,9 +267,7 @@ def test_a_run_file_of_an_earlier_version_says_what_to_give(
     assert batch_run("--model", "storm-1", provider=provider)[0] == 1
     forget(output, "flags")
     said = retry(code=2)
-    assert said.startswith(
-        f"{output}.run: does not say how the last run was called; give --provider"
-    )
+    assert said.startswith(f"{output}.run: has no options of the last run; give --provider")
     assert f"(it was {provider.base_url})" in said
     retry("--base-url", well.base_url)
     assert kept(output).given == {"base_url": well.base_url, "model": "storm-1"}
@@ -285,7 +290,8 @@ def test_a_run_file_with_flags_that_are_none(begun, retry, output):
 
 
 def test_a_run_from_python_keeps_no_flags_but_those_that_are_there(source, output, well):
-    job = Job(source=source, output=output, policy=for_batch(BATCH), base_url=well.base_url)
+    options = BatchOptions(base_url=well.base_url)
+    job = Job(source=source, output=output, policy=for_batch(BATCH), options=options)
     run_job(job)
     assert kept(output) is None
     assert main([*map(str, run_args(source, output, well.base_url))]) == 0
@@ -305,7 +311,9 @@ def test_an_input_that_moved(begun, retry, source, output, tmp_path, well):
     begun()
     moved = source.rename(tmp_path / "moved.jsonl")
     said = retry(code=2)
-    assert said.startswith(f"{source}: the input of this batch is not there any more; --input says")
+    assert said.startswith(
+        f"{source}: the input of this batch does not exist; give its new path with --input"
+    )
     retry("--input", moved, "--base-url", well.base_url)
     assert read_run(BatchPaths.of(output)).input == str(moved)
 
@@ -344,7 +352,7 @@ def test_what_a_run_can_a_retry_can_too(
         process.send_signal(signal.SIGINT)
         said, _ = process.communicate(timeout=30)
         assert process.returncode == 130
-    assert "interrupted; the same command goes on from here" in said
+    assert "interrupted; run the same command again" in said
     assert "40 rows that had failed" in said
     assert (tmp_path / "r.html").stat().st_size > 1000
     done = len(read(output))

@@ -113,8 +113,8 @@ def misplaced(status):
 @pytest.mark.parametrize(
     ("status", "verdict", "why"),
     [
-        (301, "redirected", "another address is meant"),
-        (307, "redirected", "another address is meant"),
+        (301, "redirected", "the address points elsewhere"),
+        (307, "redirected", "the address points elsewhere"),
         (405, "not_found", "no such model or address"),
     ],
 )

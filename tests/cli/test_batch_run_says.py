@@ -118,7 +118,7 @@ def test_a_run_that_sends_nothing_says_why_and_what_to_type(
     code, said, _ = batch_run("--quiet", provider=calm)
     lines = dict(line.split(maxsplit=1) for line in said.splitlines())
     assert code == 1
-    assert lines["sent"].startswith("nothing: what failed for good in an earlier run is not sent")
+    assert lines["sent"].startswith("nothing: batch run does not resend rows")
     command = lines["next"].partition(": stormbreak ")[2]
     assert main([*command.split(), "--base-url", calm.base_url, "--quiet"]) == 0
     capsys.readouterr()

@@ -1,11 +1,9 @@
 """What came of a run, in words."""
 
-import pytest
-
 from stormbreak.batch.running.runner import End
 from stormbreak.batch.running.summary import Summary
-from stormbreak.batch.token_ledger import Cost
-from stormbreak.cli.batch.status import told
+from stormbreak.cli.batch.status import summary_text
+from stormbreak.cost.ledger import Cost
 from stormbreak.types import Verdict
 
 NOTHING = dict.fromkeys(
@@ -24,7 +22,7 @@ def said(*, retry=False, **changes):
         "input": "in.jsonl", "output": "out.jsonl", "base_url": "http://there/v1", "end": End.FINISHED.value,
         "refused_by": None, "trouble": "", "reason": None, "verdicts": {}, "max_cost": None, "spent": None, "cost": Cost(),
     }  # fmt: skip
-    lines = told(Summary(**facts | changes), retry=retry).splitlines()
+    lines = summary_text(Summary(**facts | changes), retry=retry).splitlines()
     return {line[:10].strip(): line[11:] for line in lines}
 
 
@@ -33,17 +31,17 @@ def test_a_retry_is_proposed_where_the_run_has_had_its_say():
     assert "next" not in said()
 
 
-@pytest.mark.parametrize("end", [End.REFUSED, End.SPENT, End.INTERRUPTED])
-def test_and_not_where_the_same_command_goes_on(end):
-    refused_by = Verdict.AUTH if end is End.REFUSED else None
-    lines = said(failed=3, left=4, end=end.value, refused_by=refused_by)
-    assert "next" not in lines
-    assert ("fix the cause" if refused_by else "the same command goes on") in lines["stopped"]
+def test_and_not_where_the_same_command_goes_on():
+    for end in (End.REFUSED, End.SPENT, End.INTERRUPTED):
+        refused_by = Verdict.AUTH if end is End.REFUSED else None
+        lines = said(failed=3, left=4, end=end.value, refused_by=refused_by)
+        assert "next" not in lines
+        assert ("fix the cause" if refused_by else "to continue") in lines["stopped"]
 
 
 def test_what_a_retry_leaves_is_for_batch_run():
     assert said(left=4)["left"] == "4"
-    assert said(left=4, retry=True)["left"] == "4; batch run goes on with them"
+    assert said(left=4, retry=True)["left"] == "4; batch run continues with them"
     assert "left" not in said(retry=True)
 
 

@@ -22,33 +22,35 @@ def test_check_says_ok(policy, capsys):
     assert capsys.readouterr() == ("policy.toml: ok\n", "")
 
 
-@pytest.mark.parametrize("command", ["check", "show"])
-def test_a_mistake_is_one_line_and_exit_code_2(policy, capsys, command):
-    policy.write_text("[retry.backoff]\ninitial_delay = -3")
-    assert main(["config", command, "policy.toml"]) == 2
-    out, err = capsys.readouterr()
-    assert out == ""
-    assert err == "stormbreak: policy.toml: retry.backoff.initial_delay must be positive, got -3\n"
+def test_a_mistake_is_one_line_and_exit_code_2(policy, capsys):
+    for command in ("check", "show"):
+        policy.write_text("[retry.backoff]\ninitial_delay = -3")
+        assert main(["config", command, "policy.toml"]) == 2
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert (
+            err == "stormbreak: policy.toml: retry.backoff.initial_delay must be positive, got -3\n"
+        )
 
 
-@pytest.mark.parametrize("argv", [["check", "nowhere.toml"], ["show", "nobody"], ["check", "."]])
-def test_what_is_not_there_is_one_line_and_exit_code_2(policy, capsys, argv):
-    assert main(["config", *argv]) == 2
-    out, err = capsys.readouterr()
-    assert out == ""
-    assert err.count("\n") == 1
-    assert argv[1] in err
+def test_what_is_not_there_is_one_line_and_exit_code_2(policy, capsys):
+    for argv in (["check", "nowhere.toml"], ["show", "nobody"], ["check", "."]):
+        assert main(["config", *argv]) == 2
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert err.count("\n") == 1
+        assert argv[1] in err
 
 
-@pytest.mark.parametrize("name", PRESETS)
-def test_show_prints_a_preset(capsys, name):
-    assert main(["config", "show", name]) == 0
-    out, err = capsys.readouterr()
-    words, _, values = out.partition("\n\n")
-    assert (values, err) == (describe(PRESETS[name]), "")
-    assert all(line.startswith("#") for line in words.splitlines())
-    assert "# Its priority is" in words
-    assert "# here: " in words
+def test_show_prints_a_preset(capsys):
+    for name in PRESETS:
+        assert main(["config", "show", name]) == 0
+        out, err = capsys.readouterr()
+        words, _, values = out.partition("\n\n")
+        assert (values, err) == (describe(PRESETS[name]), "")
+        assert all(line.startswith("#") for line in words.splitlines())
+        assert "# Its priority is" in words
+        assert "# here: " in words
 
 
 def test_a_terminal_gets_folded_words_and_whole_tables(capsys, monkeypatch, tmp_path):
@@ -72,14 +74,12 @@ def test_show_prints_what_a_file_comes_to(policy, capsys):
     assert load_policy(policy).queue == BATCH.queue
 
 
-@pytest.mark.parametrize(
-    "argv", [["check"], ["frobnicate"], ["show", "--in-words", "batch"], ["check", "a", "b"]]
-)
-def test_bad_usage_is_one_line_and_exit_code_2(capsys, argv):
-    assert main(["config", *argv]) == 2
-    out, err = capsys.readouterr()
-    assert out == ""
-    assert err.count("\n") == 1
+def test_bad_usage_is_one_line_and_exit_code_2(capsys):
+    for argv in (["check"], ["frobnicate"], ["show", "--in-words", "batch"], ["check", "a", "b"]):
+        assert main(["config", *argv]) == 2
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert err.count("\n") == 1
 
 
 def test_without_a_command_it_shows_help(capsys):
@@ -148,13 +148,13 @@ def test_what_is_shown_reads_back_and_is_shown_alike(settings, capsys):
     assert shown(capsys) == first
 
 
-@pytest.mark.parametrize("address", ["nowhere", "ftp://host/v1", "https://me:hunter2@host/v1"])
-def test_check_looks_at_addresses(settings, capsys, address):
-    settings.write_text(f'[targets.main]\nbase_url = "{address}"\n')
-    assert main(["config", "check", "settings.toml"]) == 2
-    said = capsys.readouterr().err
-    assert said.startswith("stormbreak: settings.toml: targets.main: base_url must ")
-    assert "hunter2" not in said
+def test_check_looks_at_addresses(settings, capsys):
+    for address in ("nowhere", "ftp://host/v1", "https://me:hunter2@host/v1"):
+        settings.write_text(f'[targets.main]\nbase_url = "{address}"\n')
+        assert main(["config", "check", "settings.toml"]) == 2
+        said = capsys.readouterr().err
+        assert said.startswith("stormbreak: settings.toml: targets.main: base_url must ")
+        assert "hunter2" not in said
 
 
 def test_check_looks_at_every_profile(settings, capsys):

@@ -44,7 +44,7 @@ def test_the_articles_table_of_prices_stands_beside_todays_lists(cost):
     assert sum("market" in line for line in lines) == 4
     assert "are a claim" in out
     assert "Only GPT-4.1 is OpenAI's" in out
-    assert "nobody here has measured them" in out
+    assert "the seller's claims; they are not measured" in out
 
 
 def test_amounts_are_in_the_currency_asked_for(document, cost):
@@ -85,8 +85,8 @@ def test_kinds_of_tokens_have_their_prices(document, tmp_path):
 
     assert monthly() == Decimal("3.6")
     assert monthly("--cache-rate", "0.5") == Decimal("3.2")
-    assert monthly("--service", "batch") == Decimal("1.8")
-    assert monthly("--prompt", "2k") == Decimal("7.2")
+    assert monthly("--service-tier", "batch") == Decimal("1.8")
+    assert monthly("--prompt-tokens", "2k") == Decimal("7.2")
 
 
 def test_prices_of_long_prompts_have_their_rows_in_the_currency_asked_for(document, tmp_path):
@@ -124,9 +124,9 @@ def test_what_is_assumed_is_said(cost):
         "0.4",
         "--cache-rate",
         "0.25",
-        "--prompt",
+        "--prompt-tokens",
         "300k",
-        "--service",
+        "--service-tier",
         "batch",
     )
     said = "40.0 % of them input, 25.0 % of that from a cache, in prompts of 300k, at batch prices."
@@ -189,7 +189,7 @@ def test_what_a_batch_has_used_costs_what_it_costs_elsewhere(document, cost, tmp
         body("gpt-4.1-2025-04-14"),
         body("storm-1", prompt_tokens=10, completion_tokens=10),
     )
-    argv = ["compare", "--from", path, "--times", "1000", *ARTICLE]
+    argv = ["compare", "--from", path, "--scale", "1000", *ARTICLE]
     rows = document(*argv)["rows"]
     assert [(row["used"], row["provider"], row["estimated_requests"]) for row in rows] == [
         ("gpt-4.1-2025-04-14", "openai", 1),
@@ -200,7 +200,7 @@ def test_what_a_batch_has_used_costs_what_it_costs_elsewhere(document, cost, tmp
     assert rows[1]["monthly"] == Decimal("16.816")  # 2,102 tokens, a thousand times, at 8
     assert rows[3]["monthly"] is None
     out = cost(*argv)
-    assert "1 did not say what they used: estimated" in out
+    assert "1 did not report their usage: estimated" in out
     assert "Nobody is known to sell 'storm-1'; did you mean" in out
     assert "?." not in out
     assert "Together: 126.12 USD a month" in out
@@ -208,7 +208,7 @@ def test_what_a_batch_has_used_costs_what_it_costs_elsewhere(document, cost, tmp
 
 def test_what_was_used_is_held_against_other_models_and_at_another_service(document, tmp_path):
     answers = lines(tmp_path, body("gpt-4.1", prompt_tokens=10**5, completion_tokens=10**5))
-    argv = ["compare", "--from", answers, "--times", "10", "--providers", "openai,anthropic"]
+    argv = ["compare", "--from", answers, "--scale", "10", "--providers", "openai,anthropic"]
     rows = document(*argv, "--models", "gpt-4.1-mini,claude-sonnet-4-5")["rows"]
     assert [(row["model"], row["provider"], row["monthly"]) for row in rows] == [
         ("gpt-4.1", "openai", 10),
@@ -216,7 +216,7 @@ def test_what_was_used_is_held_against_other_models_and_at_another_service(docum
         ("claude-sonnet-4-5", "anthropic", 18),
     ]  # and no row for what a provider does not sell
     assert {row["used"] for row in rows} == {"gpt-4.1"}
-    (row,) = document(*argv, "--service", "batch")["rows"]
+    (row,) = document(*argv, "--service-tier", "batch")["rows"]
     assert (row["service"], row["monthly"]) == ("batch", 5)
 
 
@@ -274,9 +274,9 @@ def test_hostile_names_reach_no_terminal(cost, tmp_path):
 def test_names_in_wide_letters_are_not_broken(cost, tmp_path):
     usage = {"prompt_tokens": 10, "completion_tokens": 0}
     answers = lines(tmp_path, body("gpt-4.1", **usage), body("\u6a21\u578b\u6a21\u578b", **usage))
-    out = cost("compare", "--from", answers, "--times", "10000")
+    out = cost("compare", "--from", answers, "--scale", "10000")
     assert any(line.startswith("\u6a21\u578b\u6a21\u578b  ") for line in out.splitlines())
-    assert "A month is what the file holds, 10,000 times (--times)." in out
+    assert "A month is the traffic of the file, 10,000 times (--scale)." in out
 
 
 def test_a_pipe_is_read_once(document, tmp_path):

@@ -76,7 +76,7 @@ def test_compare_and_roi_say_what_comes_out_by_hand(
 ):
     path = tmp_path / "deal.toml"
     path.write_text(in_toml("now", now) + in_toml("then", then))
-    kind = ["--input-share", share, "--cache-rate", cached, "--prompt", str(prompt)]
+    kind = ["--input-share", share, "--cache-rate", cached, "--prompt-tokens", str(prompt)]
     argv = ["--prices", str(path), "--tokens", str(tokens), *kind]
     costs = [by_hand(offer, tokens, share, cached, prompt) for offer in (now, then)]
     first, second = costs
@@ -87,7 +87,9 @@ def test_compare_and_roi_say_what_comes_out_by_hand(
         assert same(row["saved_a_year"], 12 * (first - cost))
         assert same(row["savings_share"], (first - cost) / first if first else None)
 
-    said = document("roi", *argv, "--current", "now/m", "--candidate", "then/m", "--hours", hours)
+    said = document(
+        "roi", *argv, "--current", "now/m", "--candidate", "then/m", "--migration-hours", hours
+    )
     work = Fraction(hours) * 50
     for row, (name, dearer, other, more) in zip(said["cases"], CASES, strict=True):
         saved = (first * dearer - second * other) * more

@@ -88,9 +88,11 @@ def test_when_not_to_switch_is_told_from_the_figures(document):
 
 
 def test_work_and_its_price_can_be_said(document):
-    said = document("roi", *MOVE, "--tokens", "1M", "--hours", "10", "--hourly", "80.5")
+    said = document(
+        "roi", *MOVE, "--tokens", "1M", "--migration-hours", "10", "--hourly-cost", "80.5"
+    )
     assert said["migration"] == 805
-    free = document("roi", *MOVE, "--tokens", "1M", "--hours", "0")
+    free = document("roi", *MOVE, "--tokens", "1M", "--migration-hours", "0")
     assert (free["cases"][0]["payback_months"], free["cases"][0]["return_12_months"]) == (0, None)
 
 
@@ -116,7 +118,7 @@ def test_what_a_storm_costs_and_what_a_policy_changes(document, cost, tmp_path):
     out = cost("roi", "--storm", str(path))
     assert "23 minutes of downtime cost 180,000.00 USD (the article's estimate, scaled)" in out
     own = ["--downtime-minutes", "10", "--downtime-cost", "500"]
-    assert "10 minutes of downtime cost 500.00 USD (as you say): 50.00 USD" in cost(
+    assert "10 minutes of downtime cost 500.00 USD (your figures): 50.00 USD" in cost(
         "roi", "--storm", str(path), *own
     )
     both = document("roi", "--storm", str(path), *MOVE, "--tokens", "50M", *own)
@@ -142,7 +144,7 @@ def test_the_better_policy_is_named_whichever_was_asked_for(cost, tmp_path):
     path.write_text(json.dumps({"scenario": "incident", "policy": "mine", "runs": runs}))
     out = cost("roi", "--storm", str(path), "--downtime-minutes", "1", "--downtime-cost", "60")
     assert "incident under mine costs 713.50 USD more than under other." in out
-    assert "1 minutes of downtime cost 60.00 USD (as you say): 60.00 USD a minute." in out
+    assert "1 minutes of downtime cost 60.00 USD (your figures): 60.00 USD a minute." in out
 
 
 def test_what_is_not_said_of_a_downtime_is_the_articles(cost):

@@ -1,23 +1,126 @@
-"""`stormbreak` itself: its map, and what it says to a command that there is not."""
+"""`stormbreak` itself: the help of every command, and the answer to a typing error."""
 
+import re
+import shlex
+from collections import defaultdict
+from itertools import takewhile
+from pathlib import Path
+
+import click
 import pytest
+from click.testing import CliRunner
 
-from stormbreak.cli.main import main
+from stormbreak.cli.main import main, root
 
-
-def test_the_help_names_the_commands_what_to_import_and_the_exit_codes(capsys, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "80")
-    assert main(["--help"]) == 0
-    said = capsys.readouterr().out
-    assert "batch      Push a file of prompts" in said
-    assert "from stormbreak import AsyncClient" in said
-    assert "130 interrupted" in said
-    assert max(map(len, said.splitlines())) <= 80
+ROOT = Path(__file__).parents[2]
+UNNAMED = re.compile(r"\b(INTEGER|FLOAT|NUMBER|TEXT|PATH|BOOLEAN|RANGE|DIRECTORY|FILENAME)\b")
 
 
-@pytest.mark.parametrize(
-    ("typed", "meant"), [(["bacth"], "batch"), (["batch", "runn", "in.jsonl"], "run")]
-)
-def test_a_misspelt_command_is_told_the_nearest(typed, meant, capsys):
-    assert main(typed) == 2
-    assert f"Did you mean {meant!r}? (see stormbreak" in capsys.readouterr().err
+def walk(command=root, path=("stormbreak",)):
+    """Every group and command, by the words that call it."""
+    yield path, command
+    if isinstance(command, click.Group):
+        context = click.Context(command)
+        for name in command.list_commands(context):
+            yield from walk(command.get_command(context, name), (*path, name))
+
+
+COMMANDS = dict(walk())
+
+
+def help_of(path, columns=80):
+    done = CliRunner(env={"COLUMNS": str(columns)}).invoke(root, [*path[1:], "--help"])
+    assert done.exit_code == 0, done.output
+    return done.output.replace("Usage: root", "Usage: stormbreak")
+
+
+def parse(example):
+    """Parse a command line, up to a pipe or the like, without running it."""
+    lexer = shlex.shlex(example, posix=True, punctuation_chars=True)
+    lexer.whitespace_split = True
+    words = [word for word in takewhile(lambda word: word[0] not in "|>&;", lexer) if word != "..."]
+    path = max((path for path in COMMANDS if (*words[: len(path)],) == path), key=len)
+    return path, COMMANDS[path].make_context(path[-1], words[len(path) :])
+
+
+def test_the_help_of_every_command():
+    for path, command in COMMANDS.items():
+        text = help_of(path)
+        examples = re.findall(r"^ +(stormbreak .*)$", text, re.MULTILINE)
+        assert examples, path
+        for example in examples:
+            called, context = parse(example)
+            assert not context.args, example
+            assert called == path or isinstance(command, click.Group), example
+        lines = [line for line in text.splitlines() if line.strip() not in examples]
+        assert max(map(len, lines)) <= 80, path
+        assert not UNNAMED.search(text), path
+        for param in command.params:
+            assert isinstance(param, click.Argument) or param.help, (path, param.name)
+        assert max(map(len, help_of(path, columns=200).splitlines())) <= 102, path
+
+
+def test_an_option_has_one_short_form_in_all_commands():
+    letters = defaultdict(set)
+    for command in COMMANDS.values():
+        for param in command.params:
+            if isinstance(param, click.Option):
+                long, *short = sorted(param.opts, key=len, reverse=True)
+                letters[long].add(tuple(short))
+    assert {long: short for long, short in letters.items() if len(short) > 1} == {}
+    used = [letter for (short,) in letters.values() for letter in short]
+    assert len(used) == len(set(used))
+
+
+def test_retry_shows_no_default_of_a_run():
+    run, retry = (help_of(("stormbreak", "batch", name)) for name in ("run", "retry"))
+    assert "[default: batch]" in run
+    assert "[default:" not in retry
+
+
+def test_the_help_starts_with_three_commands_and_ends_with_the_exit_codes():
+    text = help_of(("stormbreak",))
+    start, _, rest = text.partition("Send prompts:")
+    assert start.count("  stormbreak ") == 3
+    assert "Test a policy:\n  demo " in rest
+    assert "from stormbreak import AsyncClient" in rest
+    assert "130 interrupted" in rest
+
+
+def test_a_typing_error_gets_the_nearest_suggestion(capsys):
+    for typed, meant in (
+        (["bacth"], "'batch'"),
+        (["batch", "runn", "in.jsonl"], "'run'"),
+        (["storm", "run", "dip", "--pollicy", "x"], "'--policy'"),
+    ):
+        assert main(typed) == 2
+        assert f"Did you mean {meant}? (see stormbreak" in capsys.readouterr().err
+
+
+def test_the_version(capsys):
+    for argv in (["--version"], ["-V"]):
+        assert main(argv) == 0
+        assert capsys.readouterr().out.startswith("stormbreak, version ")
+
+
+def documented():
+    """Every call of a command in the code blocks of README and docs."""
+    for page in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
+        for block in re.findall(
+            r"^```(?:sh|console)\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL
+        ):
+            for line in block.replace("\\\n", " ").splitlines():
+                if call := re.match(r"(?:\$ )?(stormbreak .*)", line.strip()):
+                    yield page.name, call[1]
+
+
+def test_the_commands_in_the_docs_have_only_options_that_exist():
+    calls = list(documented())
+    assert len(calls) > 50
+    for page, call in calls:
+        try:
+            parse(call)
+        except click.exceptions.Exit:  # --help
+            continue
+        except click.ClickException as error:
+            pytest.fail(f"{page}: {call}: {error.format_message()}")

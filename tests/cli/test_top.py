@@ -110,14 +110,14 @@ def test_the_state_as_json(watched):
 
 def test_a_picture(watched, tmp_path):
     _, output = watched
-    done = run("top", output, "--svg", tmp_path / "top.svg")
+    done = run("top", output, "--output", tmp_path / "top.svg")
     assert (done.returncode, done.stdout) == (0, "")
     picture = (tmp_path / "top.svg").read_text()
     assert "stormbreak" in picture
     assert "http" not in picture.replace("http://www.w3.org/", "").replace(
         "https://www.textualize.io", ""
     )
-    refused = run("top", output, "--svg", tmp_path / "none" / "top.svg")
+    refused = run("top", output, "--output", tmp_path / "none" / "top.svg")
     assert refused.returncode == 2
     assert "no such file or directory" in one_line(refused.stderr)
 
@@ -130,7 +130,7 @@ def test_live_until_its_user_leaves(watched, keys):
     process, output = watched
     with on_terminal("top", output) as terminal:
         before = terminal.modes
-        first = terminal.wait_for("q leaves")
+        first = terminal.wait_for("q quits")
         assert len(first) == 24
         done = [line for line in first if " done " in line]
         wait_until(lambda: terminal.read() and done[0] not in terminal.frame, "another frame")
@@ -147,7 +147,7 @@ def test_a_signal_leaves_the_terminal_as_it_was(watched):
     _, output = watched
     with on_terminal("top", output) as terminal:
         before = terminal.modes
-        terminal.wait_for("q leaves")
+        terminal.wait_for("q quits")
         terminal.process.send_signal(signal.SIGTERM)
         assert terminal.wait_for_end() == 0
         assert terminal.modes == before
@@ -157,7 +157,7 @@ def test_a_signal_leaves_the_terminal_as_it_was(watched):
 def test_it_goes_along_with_the_size(watched):
     _, output = watched
     with on_terminal("top", output, columns=80, lines=24) as terminal:
-        terminal.wait_for("q leaves")
+        terminal.wait_for("q quits")
         terminal.resize(140, 40)
         wait_until(lambda: (terminal.read(), len(terminal.frame) == 40)[1], "a larger frame")
         terminal.resize(50, 10)
@@ -170,7 +170,7 @@ def test_it_goes_along_with_the_size(watched):
 def test_without_colour(watched):
     _, output = watched
     with on_terminal("top", output, env={"NO_COLOR": "1"}) as terminal:
-        terminal.wait_for("q leaves")
+        terminal.wait_for("q quits")
         terminal.press(b"q")
         assert terminal.wait_for_end() == 0
         assert "\x1b[3" not in terminal.text  # no colour of any kind
@@ -181,7 +181,7 @@ def test_a_terminal_that_does_not_know_every_letter(watched, encoding):
     _, output = watched
     env = {"PYTHONIOENCODING": encoding, "COLUMNS": "30"}  # some lines are cut, with an ellipsis
     with on_terminal("top", output, env=env) as terminal:
-        assert "?" in "".join(terminal.wait_for("q leaves"))
+        assert "?" in "".join(terminal.wait_for("q quits"))
         terminal.press(b"q")
         assert terminal.wait_for_end() == 0
         assert "Traceback" not in terminal.text
@@ -190,7 +190,7 @@ def test_a_terminal_that_does_not_know_every_letter(watched, encoding):
 def test_the_end_of_what_is_watched(batch):
     process, output = batch
     with on_terminal("top", output) as terminal:
-        terminal.wait_for("q leaves")
+        terminal.wait_for("q quits")
         process.send_signal(signal.SIGTERM)
         assert terminal.wait_for_end() == 0
         last = terminal.text.split("\x1b[?1049l")[-1].strip()
@@ -202,20 +202,20 @@ def test_the_end_of_what_is_watched(batch):
 def test_what_is_killed_has_ended_too(batch):
     process, output = batch
     with on_terminal("top", output) as terminal:
-        terminal.wait_for("q leaves")
+        terminal.wait_for("q quits")
         process.kill()
         assert terminal.wait_for_end() == 0
         assert "has ended" in terminal.text
     assert sock(output).exists()  # left over
     refused = run("top", output)
     assert refused.returncode == 2
-    assert one_line(refused.stderr) == f"{output}: no run is at work on it"
+    assert one_line(refused.stderr) == f"{output}: no run is active"
 
 
 def test_what_is_stopped_is_silent_and_comes_back(batch):
     process, output = batch
     with on_terminal("top", output) as terminal:
-        terminal.wait_for("q leaves")
+        terminal.wait_for("q quits")
         process.send_signal(signal.SIGSTOP)
         terminal.wait_for("no answer for 2 s")
         process.send_signal(signal.SIGCONT)
@@ -246,7 +246,7 @@ def test_a_batch_without_a_socket_runs_all_the_same(stormbreak_provider, tmp_pat
     with batch_at_work(provider, tmp_path, "--metrics-port", "0") as (process, output):
         refused = run("top", output)
         assert refused.returncode == 2
-        assert "has no socket here; give that run a --metrics-port" in one_line(refused.stderr)
+        assert "has no socket here; start that run with --metrics-port" in one_line(refused.stderr)
         assert run("top", port_of(process), "--once").returncode == 0
     assert sock(output).read_text() == "mine"
 
@@ -325,7 +325,7 @@ def test_an_application_ends():
     state = State(pid=1, watched=1.0, counts=Counts(calls=12, answered=11), targets=())
     page = {"/state": lambda: ("application/json", encoded(state))}
     with StatusServer(page) as port, on_terminal("top", port.port) as terminal:
-        terminal.wait_for("no target has been asked yet")
+        terminal.wait_for("no request sent yet")
         port.close()
         assert terminal.wait_for_end() == 0
         assert "has ended; last seen: 11 of 12 calls answered" in terminal.text
@@ -345,7 +345,7 @@ def test_no_key_and_no_prompt_anywhere(stormbreak_provider, tmp_path):
         port = port_of(process)
         wait_until(lambda: state_at(port)["decisions"], "a decision")
         with on_terminal("top", output, columns=140, lines=40) as terminal:
-            terminal.wait_for("q leaves")
+            terminal.wait_for("q quits")
             terminal.press(b"q")
             terminal.wait_for_end()
         shown = [terminal.text, asked(port)[1], asked(port, "/metrics")[1], asked(sock(output))[1]]

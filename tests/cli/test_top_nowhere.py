@@ -26,29 +26,29 @@ def refused(capsys, tmp_path, monkeypatch):
     return call
 
 
-@pytest.mark.parametrize(
-    ("target", "said"),
-    [
-        ("nothing.jsonl", "nothing.jsonl: neither the OUTPUT of a batch, nor a socket, nor a port"),
+def test_what_is_no_place_is_said_in_one_line(refused):
+    for target, said in (
+        ("nothing.jsonl", "nothing.jsonl: not the OUTPUT of a batch, a socket or a port"),
         ("0", "0: a port is from 1 to 65535"),
         ("65536", "65536: a port is from 1 to 65535"),
         ("example.com:80", "example.com:80: not this machine; a port is served on 127.0.0.1 only"),
-        ("http://10.0.0.1:80/x", "http://10.0.0.1:80/x: not this machine; a port is served on 127.0.0.1 only"),
+        (
+            "http://10.0.0.1:80/x",
+            "http://10.0.0.1:80/x: not this machine; a port is served on 127.0.0.1 only",
+        ),
         ("https://localhost:80", "https://localhost:80: a port is served over http, without TLS"),
         ("http://[::1", "http://[::1: not a URL"),
         ("http://localhost:x/", "http://localhost:x/: not a URL"),
-        ("\x1b[31mx", "\\x1b[31mx: neither the OUTPUT of a batch, nor a socket, nor a port"),
+        ("\x1b[31mx", "\\x1b[31mx: not the OUTPUT of a batch, a socket or a port"),
         ("x" * 5_000, None),
-    ],
-)  # fmt: skip
-def test_what_is_no_place_is_said_in_one_line(refused, target, said):
-    line = refused(target)
-    assert said is None or line == said
+    ):
+        line = refused(target)
+        assert said is None or line == said
 
 
 def test_nobody_is_there(refused, free_port):
     assert refused(free_port) == f"127.0.0.1:{free_port}: nothing answers there: connection refused"
-    assert refused().startswith("no batch is at work in this folder")
+    assert refused().startswith("no batch is running in this folder")
 
 
 def test_of_several_one_must_be_named(monkeypatch, tmp_path):
@@ -56,7 +56,7 @@ def test_of_several_one_must_be_named(monkeypatch, tmp_path):
     for name in ("a.jsonl.sock", "b.jsonl.sock"):
         with socket.socket(socket.AF_UNIX) as made:
             made.bind(os.path.relpath(tmp_path / name))
-    with pytest.raises(top.ConfigurationError, match=r"\(.*a\.jsonl, .*b\.jsonl\): name one"):
+    with pytest.raises(top.ConfigurationError, match=r": .*a\.jsonl, .*b\.jsonl; give one of them"):
         top._only_one(tmp_path)
 
 

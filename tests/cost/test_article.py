@@ -71,8 +71,8 @@ def test_the_file_says_what_it_is(lookup):
     assert file.claim
     assert str(file.as_of) == "2025-11-11"
     assert "claims to hold OpenAI's prices for all four" in file.note
-    assert all(prices.source.claim for prices in lookup.filed())
-    assert {prices.maker for prices in lookup.filed()} == {
+    assert all(prices.source.claim for prices in lookup.file_prices())
+    assert {prices.maker for prices in lookup.file_prices()} == {
         "openai/gpt-4.1",
         "anthropic/claude-sonnet-4-5",
         "google/gemini-2.5-flash",

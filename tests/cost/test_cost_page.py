@@ -42,7 +42,7 @@ def mix(total):
 @pytest.mark.parametrize("row", table("model"), ids=lambda row: row[0])
 def test_the_prices(row):
     _, theirs, reseller, maker, *listed = row
-    claims = [prices for prices in LOOKUP.filed() if prices.maker == maker]
+    claims = [prices for prices in LOOKUP.file_prices() if prices.maker == maker]
     assert [prices.standard.input.base for prices in claims] == [number(theirs), number(reseller)]
     prices = LOOKUP.find(at_list_price(maker))
     rates = prices.standard

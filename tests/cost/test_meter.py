@@ -12,7 +12,7 @@ from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.fallback import Step
 from stormbreak.core.queue_order import QueuePolicy
 from stormbreak.core.spend_policy import known_max_cost
-from stormbreak.cost.bill import Bill, Sum
+from stormbreak.cost.ledger import Bill, PricedSum
 from stormbreak.cost.meter import Meter
 from stormbreak.cost.prices import Rate, Rates
 from stormbreak.cost.prices import Step as PriceStep
@@ -310,7 +310,7 @@ def test_of_calls_that_it_knows_nothing_of_it_hears_nothing():
 
 
 def test_of_too_many_calls_under_way_the_oldest_is_taken_for_given_up(monkeypatch):
-    monkeypatch.setattr("stormbreak.cost.meter.MOST_CALLS", 2)
+    monkeypatch.setattr("stormbreak.cost.meter.MAX_CALLS", 2)
     stage, meter = metered()
     first, *_ = (stage.start(bound=BOUND) for _ in range(3))
     bills = meter.snapshot()
@@ -323,7 +323,7 @@ def test_of_too_many_calls_under_way_the_oldest_is_taken_for_given_up(monkeypatc
 
 def test_many_tenants_share_a_bill():
     stage, _ = metered()
-    meter = Meter(price_of, most=3)
+    meter = Meter(price_of, max_names=3)
     stage.engine.listeners[:] = [meter]
     for number in range(10):
         stage.start(tenant=str(number)).step(answer(1))
@@ -332,6 +332,17 @@ def test_many_tenants_share_a_bill():
     assert {name: bill.attempts for name, bill in tenants.items()} == {
         "0": 1, "1": 1, "2": 1, "other": 7,
     }  # fmt: skip
+
+
+def test_a_meter_without_details_has_bills_by_target_and_waste():
+    stage, _ = metered()
+    meter = Meter(price_of, detailed=False)
+    stage.engine.listeners[:] = [meter]
+    stage.start(tenant="a", labels=(("a", "b"),)).step(answer(1))
+
+    bills = meter.snapshot()
+    assert bills.total == bills.targets[TARGET]
+    assert (bills.models, bills.priorities, bills.tenants, bills.labels) == ({}, {}, {}, {})
 
 
 def test_nothing_is_kept_of_calls_that_are_over():
@@ -354,10 +365,10 @@ def test_a_meter_counts_for_one_engine():
 
 def test_a_bill_adds_up():
     bill = Bill(
-        useful=Sum(usd=usd("1")),
-        used_uncounted=Sum(usd=usd("2")),
-        wasted=Sum(usd=usd("4")),
-        wasted_open=Sum(usd=usd("8")),
+        useful=PricedSum(usd=usd("1")),
+        used_uncounted=PricedSum(usd=usd("2")),
+        wasted=PricedSum(usd=usd("4")),
+        wasted_open=PricedSum(usd=usd("8")),
     )
 
     assert (bill.of_use, bill.for_nothing, bill.in_all) == ((1, 3), (4, 12), (5, 15))
@@ -366,8 +377,8 @@ def test_a_bill_adds_up():
     assert [each.is_whole for each in whole] == [True, False, False]
 
 
-@pytest.mark.parametrize("kind", [Bill, Sum])
-def test_a_copy_has_every_field(kind):
-    whole = kind(**{field.name: field.default_factory() if field.default_factory is Sum else 7 for field in fields(kind)})  # fmt: skip
+def test_a_copy_has_every_field():
+    whole = Bill(**{field.name: PricedSum(attempts=7) if field.default_factory is PricedSum else 7 for field in fields(Bill)})  # fmt: skip
     assert whole.copy() == whole
     assert whole.copy() is not whole
+    assert whole.copy().useful is not whole.useful

@@ -16,7 +16,7 @@ from stormbreak.core.policy import Policy
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.core.retry_budget import BudgetPolicy
 from stormbreak.core.spend_policy import SpendPolicy
-from stormbreak.cost.bill import Bill
+from stormbreak.cost.ledger import Bill
 from stormbreak.cost.meter import Meter
 from stormbreak.errors import CallError
 from stormbreak.events import Returned
@@ -134,7 +134,7 @@ def cost(billed):
 
 async def test_known_costs_are_exact_and_the_rest_lies_within_its_range(stormbreak_provider):
     provider = stormbreak_provider(STORM, seed=3)
-    meter = Meter(prices_of, most=CALLS)
+    meter = Meter(prices_of, max_names=CALLS)
     heard = []
     async with AsyncClient(base_url=provider.base_url, api_key="any", policy=POLICY) as client:
         client.subscribe(meter)

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stormbreak.cost.money import PLACES, USD, Currency, plain, rounded
+from stormbreak.cost.money import PLACES, USD, Currency, rounded, without_zeros
 from stormbreak.errors import ConfigurationError
 
 VND = Currency("VND", Decimal(26_000))
@@ -79,5 +79,5 @@ def test_what_is_shown_is_within_half_a_coin(usd):
 @given(st.decimals(allow_nan=False, allow_infinity=False, min_value=-(10**20), max_value=10**20))
 def test_a_plain_number_is_the_same_and_has_no_exponent(number):
     kept = rounded(number, 6)
-    assert plain(kept) == kept
-    assert "E" not in str(plain(kept))
+    assert without_zeros(kept) == kept
+    assert "E" not in str(without_zeros(kept))

@@ -67,7 +67,7 @@ def test_a_model_may_hold_slashes():
 
 
 def test_nobody_sells_what_nobody_knows(lookup):
-    assert "did you mean" in str(lookup.nobody("gtp-4.1"))
+    assert "did you mean" in str(lookup.unknown_model("gtp-4.1"))
 
 
 def test_no_file_is_called_like_the_market():

@@ -81,9 +81,9 @@ def test_a_call_costs_what_its_prompt_is_long():
 
 
 @pytest.mark.parametrize(("longest", "price"), [(1000, 3), (1001, 4), (5001, 4), (10**9, 5)])
-def test_the_dearest_price_that_a_prompt_can_reach(longest, price):
+def test_the_highest_price_that_a_prompt_can_reach(longest, price):
     steps = (Step(1000, Decimal(4)), Step(5000, Decimal(2)), Step(9000, Decimal(5)))
-    assert Rate(Decimal(3), steps).dearest(longest) == price
+    assert Rate(Decimal(3), steps).highest(longest) == price
 
 
 steps_ = st.lists(st.tuples(st.integers(0, 2000), amounts), max_size=3).map(

@@ -52,10 +52,10 @@ def test_the_figures_agree_with_each_other(current, candidate, migration):
     if one.payback is not None and one.migration:
         assert (one.payback <= 12) == (one.returned >= 0)
     if one.break_even:
-        there = one.moved(volume=one.break_even / one.tokens)
+        there = one.scaled(volume=one.break_even / one.tokens)
         assert abs(there.net) <= max(one.migration, 1) * Decimal("1e-20")
     if one.headroom is not None:
-        assert abs(one.moved(candidate=1 + one.headroom).net) <= Decimal("1e-10")
+        assert abs(one.scaled(candidate=1 + one.headroom).net) <= Decimal("1e-10")
 
 
 def test_sensitivity_moves_one_thing_at_a_time():

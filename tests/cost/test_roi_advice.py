@@ -26,7 +26,7 @@ def move(now=3000, then=400, **more):
 
 
 def said(of, currency=USD):
-    return [f"{'now: ' if it.holds else ''}{it.said}" for it in reasons(of, currency)]
+    return [f"{'now: ' if it.holds else ''}{it.text}" for it in reasons(of, currency)]
 
 
 def test_a_move_that_saves_says_what_would_have_to_change():
@@ -86,7 +86,7 @@ def test_what_just_pays_for_the_work_is_not_below_that():
     just = replace(move(), case=Case(tokens=50_000_000, **amounts))
     told = "Below 50M tokens a month, 12 months do not pay for the migration."
     assert said(just) == [told]
-    less = replace(just, case=just.case.moved(volume=Decimal("0.999")))
+    less = replace(just, case=just.case.scaled(volume=Decimal("0.999")))
     assert said(less) == [f"now: {told}"]
 
 

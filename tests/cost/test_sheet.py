@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stormbreak.cost.money import Currency
-from stormbreak.cost.sheet import Column, Kind, Sheet, harmless, percent, volume
+from stormbreak.cost.sheet import Column, Kind, Sheet, csv_safe, percent, volume
 
 COLUMNS = (
     Column("name", "name"),
@@ -49,7 +49,7 @@ def test_amounts_are_in_the_currency_and_shares_are_not():
         ("x", Decimal("0.42"), Decimal("0.866666666"), 50_000_000),
         currency=Currency("VND", Decimal(26_000)),
     )
-    assert of.plain() == [
+    assert of.records() == [
         {"name": "x", "money": 10_920, "share": Decimal("0.866667"), "tokens": 50_000_000}
     ]
     shown = [of.shown(column, cell) for column, cell in zip(COLUMNS, of.rows[0], strict=True)]
@@ -72,11 +72,11 @@ def test_a_column_of_the_usual_is_not_shown():
     columns = (Column("a", "a"), Column("b", "b", usual="as ever"))
     for cells, places in ((("as ever", ""), [0]), (("as ever", "other"), [0, 1])):
         rows = [("x", cell) for cell in cells]
-        assert Sheet(columns=columns, rows=rows).places_for_eyes() == places
+        assert Sheet(columns=columns, rows=rows).visible_columns() == places
 
 
 def test_numbers_are_written_without_an_exponent():
-    assert harmless(Decimal("1E+9")) == "1000000000"
+    assert csv_safe(Decimal("1E+9")) == "1000000000"
 
 
 @pytest.mark.parametrize(

@@ -82,7 +82,7 @@ async def test_a_limit_is_never_passed(stormbreak_provider):
             seen.append(billed(provider))
         return "answered"
 
-    rules = policy(usd=LIMIT)
+    rules = policy(max_usd=LIMIT)
     async with AsyncClient(
         base_url=provider.base_url, api_key="any", policy=rules, prices=price_of
     ) as client:
@@ -99,7 +99,7 @@ async def test_a_limit_is_never_passed(stormbreak_provider):
 
 async def test_an_answer_gets_a_bound_where_its_request_has_none(stormbreak_provider):
     provider = stormbreak_provider(LONG)
-    rules = policy(usd=LIMIT, longest_answer=50)
+    rules = policy(max_usd=LIMIT, max_output_tokens=50)
     async with AsyncClient(
         base_url=provider.base_url, api_key="any", policy=rules, prices=price_of
     ) as client:
@@ -112,7 +112,7 @@ async def test_an_answer_gets_a_bound_where_its_request_has_none(stormbreak_prov
 
 async def test_a_request_without_a_bound_is_refused_where_there_is_none_for_it():
     async with AsyncClient(
-        base_url="http://127.0.0.1:9/v1", api_key="-", policy=policy(usd=1.0), prices=price_of
+        base_url="http://127.0.0.1:9/v1", api_key="-", policy=policy(max_usd=1.0), prices=price_of
     ) as client:
         with pytest.raises(RejectedError, match="nothing in the request bounds what it costs"):
             await client.request("chat/completions", payload(1))
@@ -120,7 +120,7 @@ async def test_a_request_without_a_bound_is_refused_where_there_is_none_for_it()
 
 async def test_a_model_without_a_price_is_refused():
     async with AsyncClient(
-        base_url="http://127.0.0.1:9/v1", api_key="-", policy=policy(usd=1.0)
+        base_url="http://127.0.0.1:9/v1", api_key="-", policy=policy(max_usd=1.0)
     ) as client:
         with pytest.raises(RejectedError, match=r"no price is known of m at 127\.0\.0\.1:9"):
             await client.request("chat/completions", payload(1, max_tokens=10))
@@ -137,7 +137,7 @@ async def test_what_may_be_written_for_an_hour_needs_as_much(ttl, fits, stormbre
         return prices(provider, model, into="3", out="15", written="3.75", hour="6")
 
     async with AsyncClient(
-        base_url=provider.base_url, api_key="any", policy=policy(usd=0.5), prices=written
+        base_url=provider.base_url, api_key="any", policy=policy(max_usd=0.5), prices=written
     ) as client:
         if fits:
             assert (await client.request("messages", asked)).usage.cache_write_tokens > 20_000

@@ -156,7 +156,7 @@ def test_a_page_of_the_usage_api(read):
         Kind("gpt-4o", Service.PRIORITY): (Tokens(1000, 500, 800), 5),
     }
     assert (str(traffic.since), str(traffic.until)) == ("2024-11-01", "2024-11-02")
-    assert not traffic.said
+    assert not traffic.notes
 
 
 def test_what_a_page_says_oddly_is_read_with_sense(read):
@@ -171,7 +171,7 @@ def test_what_a_page_says_oddly_is_read_with_sense(read):
 def test_several_pages_and_one_that_is_not_the_last(read):
     traffic = read(json.dumps([page([result()]), page([result()], has_more=True)], indent=1))
     assert traffic.uses[0].tokens.input == 2000
-    assert "more pages" in traffic.said[0]
+    assert "more pages" in traffic.notes[0]
 
 
 @pytest.mark.parametrize(

@@ -278,7 +278,7 @@ def test_threads_share_the_probes():
 
 def test_numbers_that_nothing_sensible_comes_of_are_refused():
     with pytest.raises(
-        ConfigurationError, match=r"open_for must be at least 1e-06 and at most 1e\+12"
+        ConfigurationError, match=r"open_duration must be at least 1e-06 and at most 1e\+12"
     ):
         CircuitBreaker(BreakerPolicy(open_duration=1e308))
 

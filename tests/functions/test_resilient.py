@@ -398,7 +398,7 @@ def test_turned_off_it_calls_once(monkeypatch):
         ({"policy": Policy(fallback=(ToDegraded(),))}, r"fallback must be empty"),
         (
             {"policy": Policy(rate_limit=RateLimitPolicy(tpm=9.0))},
-            r"quota\.tpm must be absent .*, got 9",
+            r"rate_limit\.tpm must be absent .*, got 9",
         ),
         ({"policy": Policy(), "engine": made().engine}, r"name one of engine and policy"),
     ],

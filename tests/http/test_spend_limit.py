@@ -172,7 +172,7 @@ async def test_an_sdk_is_told_what_its_request_lacks():
 )
 async def test_what_would_pass_uncounted_is_refused_under_a_limit(path, sent, stormbreak_provider):
     provider = stormbreak_provider(CALM)
-    transport = AsyncTransport(engine(1.0, longest_answer=5))
+    transport = AsyncTransport(engine(1.0, max_output_tokens=5))
     async with httpx2.AsyncClient(transport=transport, base_url=provider.base_url) as client:
         answer = await client.post(path, json=sent)
     with httpx2.Client(transport=Transport(engine(1.0)), base_url=provider.base_url) as client:
@@ -195,7 +195,7 @@ async def test_an_upload_passes_under_a_limit(stormbreak_provider):
 
 async def test_an_sdk_is_held_to_a_limit(stormbreak_provider):
     provider = stormbreak_provider(CALM)
-    transport = AsyncTransport(engine(0.01, longest_answer=300))
+    transport = AsyncTransport(engine(0.01, max_output_tokens=300))
     async with httpx2.AsyncClient(transport=transport, base_url=provider.base_url) as client:
         answers = [
             await client.post("/chat/completions", json={"model": "m", "messages": MESSAGES})
@@ -239,5 +239,7 @@ def test_a_settings_file_has_limits_and_a_reload_goes_on_from_what_was_spent(tmp
 
 
 def test_functions_have_no_price():
-    with pytest.raises(ConfigurationError, match=r"spend\.usd must be absent around a function"):
+    with pytest.raises(
+        ConfigurationError, match=r"spend\.max_usd must be absent around a function"
+    ):
         stormbreak.resilient(Policy(spend=SpendPolicy(max_usd=1.0)))

@@ -13,19 +13,19 @@ SOURCE = Path(__file__).parents[2] / "src" / "stormbreak"
 
 
 @pytest.mark.parametrize("steps", range(6))
-async def test_a_cancel_ends_the_notes_at_whatever_step_it_comes(steps):
+async def test_a_cancel_ends_the_spend_record_at_every_step(steps):
     runner = Runner.__new__(Runner)
-    runner._short = asyncio.Event()
-    runner.counts = SimpleNamespace(attempts=0)
-    runner.ledger = SimpleNamespace(is_short=False, is_behind=False)
-    noting = asyncio.create_task(runner._write_notes())
+    runner._record_now = asyncio.Event()
+    runner.stats = SimpleNamespace(attempts=0)
+    runner.spend = SimpleNamespace(is_short=False, is_behind=False)
+    recording = asyncio.create_task(runner._record_spend())
     await asyncio.sleep(0.01)
-    runner._short.set()  # money was short a moment before the end
+    runner._record_now.set()  # money was short a moment before the end
     for _ in range(steps):
         await asyncio.sleep(0)
-    noting.cancel()
-    done, _ = await asyncio.wait({noting}, timeout=5)
-    noting.cancel()
+    recording.cancel()
+    done, _ = await asyncio.wait({recording}, timeout=5)
+    recording.cancel()
     assert done, "the cancel was swallowed"
 
 

@@ -13,6 +13,7 @@ from sockets import End, answer, failing, free_port, served
 from stage import OK, OTHER, THROTTLED, Stage, policy
 
 from stormbreak.batch.job import Job, run_job
+from stormbreak.batch.options import BatchOptions
 from stormbreak.core.backoff import Backoff
 from stormbreak.core.fallback import TRANSIENT, Place, Step, ToTargets
 from stormbreak.core.presets import BATCH
@@ -192,8 +193,7 @@ def batch(tmp_path, provider, **changes):
     job = Job(
         source=source,
         output=tmp_path / "out.jsonl",
-        base_url=provider.base_url,
-        model="storm-1",
+        options=BatchOptions(base_url=provider.base_url, model="storm-1"),
         policy=replace(BATCH, retry=retry, breaker=None, retry_budget=None),
     )
     return run_job(job)

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from sockets import answer, failing, served
 
 from stormbreak.batch.job import Job, run_job
+from stormbreak.batch.options import BatchOptions
 from stormbreak.core.backoff import Backoff
 from stormbreak.core.fallback import CachePolicy, Place, ToCache, ToTargets
 from stormbreak.core.policy import Policy
@@ -296,8 +297,7 @@ def test_every_file_is_for_its_owner_only(open_handed, tmp_path, stormbreak_prov
         source=source,
         output=place / "out.jsonl",
         policy=policy,
-        base_url=provider.base_url,
-        api_key_env="MY_KEY",
+        options=BatchOptions(base_url=provider.base_url, api_key_env="MY_KEY"),
     )
     summary = run_job(job, look)
     look(None)

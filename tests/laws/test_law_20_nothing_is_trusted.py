@@ -171,7 +171,7 @@ EXECUTES = frozenset(
 IMPORTS = frozenset(
     {"pickle", "marshal", "shelve", "subprocess", "code", "runpy", "yaml", "ctypes"}
 )
-BY_NAME = frozenset({"lazy_import.py", "cli/lazy_group.py"})
+BY_NAME = frozenset({"lazy_import.py", "cli/command.py"})
 """Where a module is imported by a name, one of a table in the code."""
 
 OWN_COMMAND = "demo/stage.py"

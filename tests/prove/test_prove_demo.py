@@ -11,7 +11,7 @@ import pytest
 def test_the_demo_answers_all_and_the_articles_code_loses_a_hundred(tmp_path):
     began = time.monotonic()
     run = subprocess.run(
-        [sys.executable, "-m", "stormbreak", "demo", "--directory", str(tmp_path)],
+        [sys.executable, "-m", "stormbreak", "demo", "--output", str(tmp_path)],
         capture_output=True,
         text=True,
         timeout=90,

@@ -5,16 +5,15 @@ from decimal import Decimal
 from math import isnan
 
 import pytest
-from batches import chat_rows, scenario, write
+from batches import a_snapshot, chat_rows, scenario, write
 
-from stormbreak.batch.run_timeseries import Course, RunSample
 from stormbreak.batch.running.failure_reasons import Reason
 from stormbreak.batch.running.runner import End
+from stormbreak.batch.running.stats import RunStats
 from stormbreak.batch.running.summary import Summary
 from stormbreak.batch.store.cost import BatchCost, ModelCost
-from stormbreak.batch.token_ledger import Cost
 from stormbreak.cli.main import main
-from stormbreak.cost.bill import Span
+from stormbreak.cost.ledger import Cost, Span
 from stormbreak.cost.prices import Tokens
 from stormbreak.events import CallEnded, Returned, Sent
 from stormbreak.report.batch_charts import charts_of
@@ -38,14 +37,10 @@ def a_summary(tmp_path, **more):
     return Summary(**fields | more)
 
 
-def sight(at, **more):
-    return RunSample(**dict.fromkeys(RunSample._fields, 0) | {"at": at} | more)
-
-
 def a_course(seconds=5):
     """A call is answered each second; the third attempt is throttled first."""
-    course = Course(began=0.0)
-    course.look(sight(0.0, limit=4))
+    course = RunStats(began=0.0)
+    course.sample(a_snapshot(0.0, limit=4))
     for number in range(seconds):
         course.hear(Sent(number, number, TARGET, 1))
         if number == 2:
@@ -53,7 +48,7 @@ def a_course(seconds=5):
             course.hear(Sent(number, number, TARGET, 2))
         course.hear(Returned(number + 0.4, number, TARGET, 1, Verdict.OK, 200, None, 0.4))
         course.hear(CallEnded(number + 0.4, number, TARGET, Verdict.OK, 1, 0.0))
-        course.look(sight(number + 1.0, answered=number + 1, in_flight=1, limit=4))
+        course.sample(a_snapshot(number + 1.0, done=number + 1, in_flight=1, limit=4))
     return course
 
 
@@ -72,7 +67,7 @@ def test_retries_are_told_by_reason_and_those_of_later_rounds_apart(tmp_path):
 
 
 def test_without_trouble_nothing_is_said_of_it(tmp_path):
-    page = batch_page(a_summary(tmp_path, retries=0), Course(began=0.0))
+    page = batch_page(a_summary(tmp_path, retries=0), RunStats(began=0.0))
     for title in ("Retries, by reason", "What came back in place of answers", "Rows that failed"):
         assert section(page, title) is None
 
@@ -88,9 +83,11 @@ def test_the_cost_is_told_by_model_and_waste_between_its_bounds(tmp_path):
         model="m", **of, tokens=Tokens(5_000, 700, 0), useful=Decimal("1.5"),
         wasted=Span(Decimal(0), Decimal("0.25")),
     )  # fmt: skip
-    cost = BatchCost(output="out", models=(known, ModelCost(model="<b>n", **of)), said=("as told",))
+    cost = BatchCost(
+        output="out", models=(known, ModelCost(model="<b>n", **of)), notes=("as noted.",)
+    )
     told = section(batch_page(a_summary(tmp_path), a_course(), cost), "Cost")
-    assert told.lead.endswith(" as told.")
+    assert told.lead.endswith(" as noted.")
     assert [list(row) for row in told.table.rows] == [
         ["m", "1,234", "5,000", "700", "1.50", "0.00 to 0.25", "1.50 to 1.75"],
         ["<b>n", "1,234", "0", "0", "not known", "not known", "not known"],
@@ -133,9 +130,9 @@ def lines(course, title):
 
 
 def test_throughput_is_told_between_looks():
-    course = Course(began=0.0)
+    course = RunStats(began=0.0)
     for at, answered in ((0.0, 5), (0.4, 5), (2.2, 23), (2.9, 23)):
-        course.look(sight(at, answered=answered))
+        course.sample(a_snapshot(at, done=answered))
     course.hear(Sent(4.2, 1, TARGET, 1))  # nobody has looked since
     rates = lines(course, "Rows")["answered"]
     assert rates[:6] == pytest.approx([0.0, 10.0, 10.0, 10.0, 10.0, 0.0])
@@ -143,16 +140,16 @@ def test_throughput_is_told_between_looks():
 
 
 def test_how_things_stood_holds_until_the_next_look():
-    course = Course(began=0.0)
+    course = RunStats(began=0.0)
     for at, in_flight in ((0.1, 2), (0.2, 4), (2.2, 9)):
-        course.look(sight(at, in_flight=in_flight, limit=10))
+        course.sample(a_snapshot(at, in_flight=in_flight, limit=10))
     shown = lines(course, "In flight, against the limit")
     assert shown["in flight"] == [3.0, 3.0, 3.0, 3.0, 9.0]
     assert shown["the limit"] == [10.0] * 5
 
 
 def test_outcomes_beyond_a_few_are_one_line():
-    course = Course(began=0.0)
+    course = RunStats(began=0.0)
     kinds = [Verdict.OK, Verdict.THROTTLED, Verdict.OVERLOADED, Verdict.RESET, Verdict.TIMEOUT]
     kinds += [Verdict.SERVER_ERROR, Verdict.BROKEN]
     for number, verdict in enumerate(kinds):
@@ -230,7 +227,7 @@ def test_a_run_that_sent_nothing_says_so_and_draws_nothing(tmp_path):
 
 def test_what_came_back_is_told_per_second():
     """A slice is half a second wide to begin with, and becomes wider."""
-    course = Course(began=0.0)
+    course = RunStats(began=0.0)
     for number in range(3):
         course.hear(Returned(0.1, number, TARGET, 1, Verdict.OK, 200, None, 0.1))
     chart = next(each for each in charts_of(course) if each.title == "What came back")
@@ -242,7 +239,7 @@ def test_what_came_back_is_told_per_second():
     ("seconds", "told"), [(0.2, r"\d{3} ms"), (3.0, r"[23]\.\d s"), (600.0, r"\d+ minutes")]
 )
 def test_times_are_told_in_the_unit_that_is_read_best(tmp_path, seconds, told):
-    course = Course(began=0.0)
+    course = RunStats(began=0.0)
     course.hear(Returned(seconds, 1, TARGET, 1, Verdict.OK, 200, None, seconds))
     cards = batch_page(a_summary(tmp_path), course).sections[0].cards
     figure = next(card.figure for card in cards if card.name == "Time to an answer")

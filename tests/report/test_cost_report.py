@@ -4,6 +4,7 @@ import json
 import re
 from decimal import Decimal
 from html import unescape
+from pathlib import Path
 
 import pytest
 from batches import chat_rows, scenario, write
@@ -224,7 +225,7 @@ def test_an_estimate_says_what_has_no_price(tmp_path):
         for model in ("gpt-4.1", "nobodys")
     ]
     source = write(tmp_path / "in.jsonl", rows)
-    flags = ["--provider", "openai", "--answer", "1000000"]
+    flags = ["--provider", "openai", "--output-tokens", "1000000"]
     said = report_of(tmp_path, "batch", "estimate", str(source), *flags)
     assert "2 rows: 8.00 USD are expected, without what has no price." in said
     assert "USD expected gpt-4.1 8.00 USD" in said
@@ -271,5 +272,5 @@ def test_a_report_may_not_replace_what_is_read(tmp_path, monkeypatch, capsys, ar
     monkeypatch.chdir(tmp_path)
     (tmp_path / taken).write_text("before")
     assert main(["cost", *argv, "--report", taken]) == 2
-    assert f"--report {taken}: is a file of" in capsys.readouterr().err
+    assert f"--report {Path(taken)}: is an input of" in capsys.readouterr().err
     assert (tmp_path / taken).read_text() == "before"

@@ -54,9 +54,9 @@ def test_batches_that_never_end_are_never():
 def test_the_command_writes_the_page(tmp_path, capsys):
     path = tmp_path / "survey.html"
     few = [
-        "--draws",
+        "--storms",
         "1",
-        "--lucks",
+        "--runs",
         "1",
         "--families",
         "luck",

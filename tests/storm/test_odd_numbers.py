@@ -54,7 +54,7 @@ def numbers():
         hints = get_type_hints(part)
         for field in fields(part):
             kinds = {hints[field.name], *get_args(hints[field.name])}
-            if kinds & {int, float} and field.name != "weights":
+            if kinds & {int, float} and field.name != "tenant_weights":
                 values = REAL if float in kinds else WHOLE
                 yield pytest.param(part, field.name, values, id=f"{part.__name__}.{field.name}")
 
@@ -70,7 +70,7 @@ def made(make):
 def policy_with(part):
     """A policy that holds this part in its place."""
     places = {
-        **dict.fromkeys(get_args(Backoff), lambda: Policy(retry=RetryPolicy(backoff=part))),
+        Backoff: lambda: Policy(retry=RetryPolicy(backoff=part)),
         **dict.fromkeys(get_args(TripRule), lambda: Policy(breaker=BreakerPolicy(trip=part))),
         **dict.fromkeys(get_args(Limit), lambda: Policy(limit=part)),
         AnyRule: lambda: Policy(breaker=BreakerPolicy(trip=part)),

@@ -76,7 +76,7 @@ def program(tmp_path):
     (tmp_path / "long.toml").write_text(LONG)
     command = ["storm", "run", "long.toml", "--policy", "none", "--compare", "naive"]
     program = subprocess.Popen(
-        [sys.executable, "-m", "stormbreak", *command, "--processes", "2"],
+        [sys.executable, "-m", "stormbreak", *command, "--jobs", "2"],
         cwd=tmp_path,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -137,7 +137,7 @@ def test_a_recovery_that_never_comes_in_some_seeds():
 def test_processes_side_by_side_print_the_same(capsys, small):
     args = ("run", small, "--compare", "none", "--json", "--series")
 
-    assert run(capsys, *args, "--processes", "2") == run(capsys, *args)
+    assert run(capsys, *args, "--jobs", "2") == run(capsys, *args)
 
 
 def test_it_is_drawn_when_asked_for(capsys, small, monkeypatch):
@@ -182,7 +182,7 @@ def test_a_log_replaces_the_calls_of_the_scenario(capsys, small, tmp_path):
 def test_a_batch_replaces_the_calls_of_the_scenario_under_its_own_preset(capsys, small, tmp_path):
     rows = tmp_path / "in.jsonl"
     rows.write_text('{"prompt": "hello", "max_tokens": 10}\n{"prompt": "you", "model": "x"}\n')
-    code, out, _ = run(capsys, "run", small, "--rows", str(rows), "--json", "--series")
+    code, out, _ = run(capsys, "run", small, "--batch-input", str(rows), "--json", "--series")
     document = json.loads(out)
 
     assert (code, document["policy"], document["calls"]) == (0, "batch", 2)
@@ -193,7 +193,7 @@ def test_a_batch_replaces_the_calls_of_the_scenario_under_its_own_preset(capsys,
 def test_tokens_of_rows_are_those_that_a_batch_would_reserve(tmp_path):
     rows = tmp_path / "in.jsonl"
     rows.write_text('{"prompt": "hello", "max_tokens": 10}\n{"prompt": "you", "n": 2}\n')
-    storm = storm_of("dip", arrivals=None, column=None, rows=str(rows))
+    storm = storm_of("dip", arrivals=None, column=None, batch_input=rows)
     with Rows.read(rows, model="storm-1") as read:
         bodies = [read.row_at(0).body, read.row_at(1).body]
 
@@ -233,7 +233,8 @@ def test_a_scenario_names_its_preset(capsys, tmp_path):
 
 def test_all_may_share_one_engine(capsys, small):
     apart, shared = (
-        json.loads(run(capsys, "run", small, "--json", *more)[1]) for more in ([], ["--shared"])
+        json.loads(run(capsys, "run", small, "--json", *more)[1])
+        for more in ([], ["--shared-engine"])
     )
 
     assert (apart["shared"], shared["shared"]) == (False, True)
@@ -255,31 +256,31 @@ def test_an_assert_that_does_not_hold_says_the_value(capsys, small):
     assert err == ("stormbreak: --assert does not hold: amplification > 1; amplification is 1.0\n")
 
 
-@pytest.mark.parametrize(
-    ("args", "complaint"),
-    [
+def test_a_mistake_is_one_line_and_exit_code_2(capsys, small):
+    for args, complaint in (
         (["--assert", "godput > 1"], "--assert: 'godput' is no measure; did you mean goodput?"),
         (["--report", "x.pdf"], "--report must end in .html or .png, got 'x.pdf'"),
         (["--policy", "navie"], "no policy and no file is called 'navie'; did you mean naive?"),
-        (["--compare", ", ,"], "--compare names no policy, got ', ,'"),
+        (["--compare", ", ,"], "'--compare': must be names with commas between them, got ', ,'"),
         (["--compare", "none,xyzzy"], "is called 'xyzzy'; there are: interactive, batch, article"),
         (["--policy", "./none.toml"], "./none.toml: cannot be read"),
         (["--seeds", "0"], "'--seeds'"),
-        (["--processes", "0"], "'--processes'"),
+        (["--jobs", "0"], "'--jobs'"),
         (["--plot", "--json"], "--plot and --json: give one of them, not both"),
-        (["--series"], "--series: give --json, too"),
-        (["--arrivals", "a", "--rows", "b"], "--arrivals and --rows: give one of them, not both"),
-        (["--arrivals-field", "at"], "--arrivals-field: give --arrivals, too"),
+        (["--series"], "--series needs --json"),
+        (
+            ["--arrivals", "a", "--batch-input", "b"],
+            "--arrivals and --batch-input: give one of them, not both",
+        ),
+        (["--arrivals-field", "at"], "--arrivals-field needs --arrivals"),
         (["--arrivals", "none.log"], "none.log: cannot be read: No such file or directory"),
-        (["--rows", "none.jsonl"], "none.jsonl: cannot read the input: no such file"),
-    ],
-)
-def test_a_mistake_is_one_line_and_exit_code_2(capsys, small, args, complaint):
-    code, out, err = run(capsys, "run", small, *args)
+        (["--batch-input", "none.jsonl"], "none.jsonl: cannot read the input: no such file"),
+    ):
+        code, out, err = run(capsys, "run", small, *args)
 
-    assert (code, out) == (2, "")
-    assert complaint in err
-    assert err.count("\n") == 1
+        assert (code, out) == (2, "")
+        assert complaint in err
+        assert err.count("\n") == 1
 
 
 def test_what_is_no_scenario(capsys):

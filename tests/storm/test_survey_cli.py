@@ -7,7 +7,7 @@ import pytest
 
 from stormbreak.cli.main import main
 
-FEW = ["--draws", "2", "--lucks", "1", "--families", "luck,cut", "--seed", "197"]  # small ones
+FEW = ["--storms", "2", "--runs", "1", "--families", "luck,cut", "--seed", "197"]  # small ones
 
 
 def run(capsys, *args):
@@ -19,7 +19,7 @@ def run(capsys, *args):
 
 def test_tables_fit_80_columns_and_no_head_is_wrapped(capsys, monkeypatch, tmp_path):
     monkeypatch.setenv("COLUMNS", "80")
-    code, out, err = run(capsys, *FEW, "--policy", "none", "--save", str(tmp_path))
+    code, out, err = run(capsys, *FEW, "--policy", "none", "--output", str(tmp_path))
     assert (code, err) == (0, "")
     tables, again = out.rsplit("Run the worst again: ", 1)
     assert max(map(len, tables.splitlines())) <= 80
@@ -39,7 +39,7 @@ def test_tables_fit_80_columns_and_no_head_is_wrapped(capsys, monkeypatch, tmp_p
 def test_saved_storms_give_the_same_figures_when_they_are_run(capsys, tmp_path):
     folder = tmp_path / "new" / "worst"
     code, out, _ = run(
-        capsys, *FEW, "--lucks", "2", "--policy", "none", "--json", "--save", str(folder)
+        capsys, *FEW, "--runs", "2", "--policy", "none", "--json", "--output", str(folder)
     )
     assert code == 0
     scores = sorted(json.loads(out)["scores"], key=lambda score: -score["lost"])
@@ -76,7 +76,7 @@ def test_json_is_all_there_is(capsys):
 
 
 def test_a_claim_that_does_not_hold_is_exit_code_1(capsys):
-    few = [*FEW, "--draws", "1", "--policy", "none"]
+    few = [*FEW, "--storms", "1", "--policy", "none"]
     code, _, err = run(capsys, *few, "--assert", "regret_worst <= 0.1")
     assert code == 1
     assert err.startswith(
@@ -91,11 +91,10 @@ def test_the_help_says_that_failed_rows_are_sent_again(capsys):
     assert "failed rows are sent again, as `batch run` does" in said
 
 
-@pytest.mark.parametrize(
-    ("args", "complaint"),
-    [
+def test_bad_input_is_one_line_before_anything_runs(capsys, tmp_path, monkeypatch):
+    for args, complaint in (
         (
-            ["--draws", "1", "--families", "dip,dib"],
+            ["--storms", "1", "--families", "dip,dib"],
             "no family of storms is called 'dib'; there are: spike, dip",
         ),
         (["--preset", "batch", "--families", "herd"], "no family of batches is called 'herd'"),
@@ -103,21 +102,19 @@ def test_the_help_says_that_failed_rows_are_sent_again(capsys):
         (["--policy", "./gone.toml"], "gone.toml"),
         (["--policy", "broken.toml"], "broken.toml"),
         (["--compare", "nobody"], "no policy and no file is called 'nobody'"),
-        (["--save", "broken.toml"], "--save broken.toml: "),
-        (["--save", "broken.toml/in"], "--save broken.toml/in: not a directory"),
-        (["--save", "/proc"], "--save /proc: "),
-        (["--save", "a\0b"], "--save "),
+        (["--output", "broken.toml"], "--output broken.toml: "),
+        (["--output", "broken.toml/in"], "--output broken.toml/in: not a directory"),
+        (["--output", "/proc"], "--output /proc: "),
+        (["--output", "a\0b"], "--output "),
         (["--report", "survey.png"], "--report must end in .html, got 'survey.png'"),
         (["--report", "gone/survey.html"], "gone/survey.html: cannot write: no such file"),
         (["--assert", "makespan < 1"], "--assert: 'makespan' is no measure; did you mean"),
-        (["--draws", "0"], "--draws"),
+        (["--storms", "0"], "--storms"),
         (["--preset", "article"], "--preset"),
-    ],
-)
-def test_bad_input_is_one_line_before_anything_runs(capsys, tmp_path, monkeypatch, args, complaint):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "broken.toml").write_text("retry = [")
-    code, out, err = run(capsys, *args)
-    assert (code, out) == (2, "")
-    assert complaint in err
-    assert err.count("\n") == 1
+    ):
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "broken.toml").write_text("retry = [")
+        code, out, err = run(capsys, *args)
+        assert (code, out) == (2, "")
+        assert complaint in err
+        assert err.count("\n") == 1

@@ -8,6 +8,8 @@ import time
 from collections import Counter
 from contextlib import contextmanager, suppress
 
+from stormbreak.batch.running.snapshot import RunSnapshot
+from stormbreak.cost.ledger import Cost
 from stormbreak.llm.providers import PRESETS
 from stormbreak.testing import answer_text
 
@@ -131,3 +133,14 @@ def one_line(errors):
     assert errors.count("\n") == 1
     assert errors.endswith("\n")
     return errors[len("stormbreak: ") : -1]
+
+
+def a_snapshot(at=0.0, **changes):
+    """A snapshot of a run that has done nothing, but for the changes."""
+    counts = (
+        "total", "done", "failed", "in_flight", "width", "limit", "waiting", "retries", "open_circuits", "cooling",
+        "input_tokens", "output_tokens",
+    )  # fmt: skip
+    calm = {"circuit": "closed", "stopping": False, "interrupted": False, "slow": ""}
+    spend = {"cost": Cost(), "cost_limit": None}
+    return RunSnapshot(**dict.fromkeys(counts, 0) | calm | spend | {"at": at} | changes)

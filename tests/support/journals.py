@@ -4,6 +4,7 @@ import json
 
 from stormbreak.batch.input.request import Row
 from stormbreak.batch.store.record import Failure, Response
+from stormbreak.http.request_body import RequestFields
 from stormbreak.types import Verdict
 
 OK = Response(status_code=200, request_id="r", body=b'{"answer":1}')
@@ -16,7 +17,14 @@ class Ids(list):
         return self.index(custom_id) if custom_id in self else None
 
     def row(self, index):
-        return Row(index=index, custom_id=self[index], endpoint="/chat/completions", body=b"{}")
+        fields = RequestFields(model="m")
+        return Row(
+            index=index,
+            custom_id=self[index],
+            endpoint="/chat/completions",
+            body=b"{}",
+            fields=fields,
+        )
 
 
 def failure(verdict=Verdict.TIMEOUT, attempts=1):

@@ -18,6 +18,7 @@ import stormbreak.httpx
 import stormbreak.httpx2
 from stormbreak import Client, resilient
 from stormbreak.batch.job import Job, run_job
+from stormbreak.batch.options import BatchOptions
 from stormbreak.core.backoff import Backoff
 from stormbreak.core.engine import Engine
 from stormbreak.core.hedge import HedgePolicy
@@ -152,7 +153,7 @@ async def test_a_batch(ear, tmp_path, monkeypatch):
     async with served([answer()] * 3) as server:
         job = Job(
             source=tmp_path / "in.jsonl", output=tmp_path / "out.jsonl", policy=BATCH,
-            base_url=server.base_url, api_key_env="MY_KEY", model="m",
+            options=BatchOptions(base_url=server.base_url, api_key_env="MY_KEY", model="m"),
         )  # fmt: skip
         await asyncio.to_thread(run_job, job, listeners=[ear])
 

@@ -1,8 +1,8 @@
-"""A job at work in a thread of its own, with somebody who waits for it.
+"""Run a job in a thread of its own while a caller waits for it.
 
-Its event loop is then nobody else's: it does not matter whether a loop runs in the thread that waits, as in a notebook. And
-signals stay the program's: whatever is raised in the thread that waits, KeyboardInterrupt first of all, lets what was sent be
-answered and written, sends nothing more, and is raised again when the run has ended. What is raised meanwhile ends it at once.
+The job has an event loop of its own, so the caller may have one running, as a notebook has. Signals stay the program's: an
+exception in the waiting thread, such as KeyboardInterrupt, stops the run. What was sent is answered and written, then the
+exception is raised. A second exception meanwhile ends the run at once.
 """
 
 import asyncio
@@ -14,20 +14,20 @@ from threading import Thread
 
 from stormbreak.batch.job import Job, run_job
 from stormbreak.batch.running.runner import Runner
+from stormbreak.batch.running.snapshot import RunSnapshot
 from stormbreak.batch.running.summary import Summary
-from stormbreak.batch.view import View
 from stormbreak.drivers.locks import new_lock
 from stormbreak.errors import StormbreakError
 
-OnProgress = Callable[[View], object]
+OnProgress = Callable[[RunSnapshot], object]
 
 
 class StoppedError(StormbreakError):
-    """It was stopped before anything was sent."""
+    """The run was stopped before anything was sent."""
 
 
 class BackgroundRun:
-    """A job from when it is made on; `on_progress` is told four times a second, in its thread."""
+    """Starts the job at once; calls `on_progress` four times a second, in the job's thread."""
 
     def __init__(self, job: Job, on_progress: OnProgress | None) -> None:
         self._job = job
@@ -39,44 +39,38 @@ class BackgroundRun:
         Thread(target=copy_context().run, args=(self._work,), name="stormbreak-batch").start()
 
     def wait(self) -> Summary:
-        """Wait for its end. Raises as `run_job` does."""
+        """Wait for the end. Raises as `run_job` does."""
         try:
             wait([self._ended])
         except BaseException:
             self._stop()
-            self._wait_once_more()
+            try:
+                wait([self._ended])
+            except BaseException:
+                self._stop()
+                wait([self._ended])
+                raise
             raise
         return self._ended.result()
 
-    async def waited(self) -> Summary:
-        """Wait for its end; to be cancelled is what KeyboardInterrupt is to `wait`."""
+    async def async_wait(self) -> Summary:
+        """Wait for the end; a cancellation does what KeyboardInterrupt does to `wait`."""
         ended = asyncio.wrap_future(self._ended)
         try:
             await asyncio.wait([ended])
         except asyncio.CancelledError:
             self._stop()
-            await self._waited_once_more(ended)
+            try:
+                await asyncio.wait([ended])
+            except asyncio.CancelledError:
+                self._stop()
+                await asyncio.wait([ended])
+                raise
+            finally:
+                if ended.done():
+                    ended.exception()  # mark it as retrieved
             raise
         return ended.result()
-
-    def _wait_once_more(self) -> None:
-        try:
-            wait([self._ended])
-        except BaseException:
-            self._stop()
-            wait([self._ended])
-            raise
-
-    async def _waited_once_more(self, ended: "asyncio.Future[Summary]") -> None:
-        try:
-            await asyncio.wait([ended])
-        except asyncio.CancelledError:
-            self._stop()
-            await asyncio.wait([ended])
-            raise
-        finally:
-            if ended.done():
-                ended.exception()  # nobody asks for it any more
 
     def _stop(self) -> None:
         with self._lock:
@@ -88,11 +82,11 @@ class BackgroundRun:
 
     def _work(self) -> None:
         try:
-            self._ended.set_result(run_job(self._job, self._tick, reading=self._reading))
-        except BaseException as error:  # noqa: BLE001 - it belongs to whoever waits
+            self._ended.set_result(run_job(self._job, self._tick, on_read=self._on_read))
+        except BaseException as error:  # noqa: BLE001 - for the waiting thread
             self._ended.set_exception(error)
 
-    def _reading(self, rows: int) -> None:
+    def _on_read(self, rows: int) -> None:
         if self._stops:
             raise StoppedError(f"stopped, with {rows:,} rows read")
 
@@ -103,4 +97,4 @@ class BackgroundRun:
                 for _ in range(self._stops):
                     runner.interrupt()
         if self._on_progress is not None:
-            self._on_progress(View.of(runner))
+            self._on_progress(runner.snapshot)

@@ -1,8 +1,7 @@
-"""What a batch will cost, and how long it will take, told from its input before anything is sent.
+"""Estimate the cost and the time of a batch from its input, before anything is sent.
 
-Prompts are estimated from their bytes. Of an answer only its bound is known; it is taken to be as long as `answer` tokens,
-or as its bound where that is less. Beside what is expected stands the most that one attempt for each row can cost: retries
-come on top of both.
+Prompts are estimated from their bytes. An answer is estimated as `answer` tokens, or as its bound where that is less. `most` is the
+most that one attempt for each row can cost. Retries come on top of both.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -26,7 +25,7 @@ PriceOfModel: TypeAlias = Callable[[str, str], Prices | None]
 
 @dataclass(slots=True, kw_only=True)
 class ModelEstimate:
-    """The rows for one model. What cannot be known is None: sums without `prices`, the most where a row has no bound."""
+    """The rows for one model. Sums are None without `prices`, `most` also where a row has no bound."""
 
     model: str
     prices: Prices | None
@@ -35,8 +34,8 @@ class ModelEstimate:
     output_tokens: int = 0
     expected: Decimal | None = NOTHING
     most: Decimal | None = NOTHING
-    batched: Decimal | None = NOTHING  # expected, at the prices of the provider's batch API
-    unbounded: int = 0  # rows whose answers nothing bounds
+    batched: Decimal | None = NOTHING  # expected, at the provider's batch prices
+    unbounded: int = 0  # rows without a bound
 
     def add(self, expected: Usage, bound: Usage | None) -> None:
         """Add a row."""
@@ -67,10 +66,10 @@ def estimate(
     answer: int | None = None,
     longest: int | None = None,
 ) -> tuple[ModelEstimate, ...]:
-    """Estimate by model. Answers have `answer` tokens, and `longest` at the most where their rows bound them not."""
+    """Estimate by model, with `answer` tokens per answer; `longest` is the bound of rows that have none."""
     models: dict[str, ModelEstimate] = {}
     for row in rows:
-        asking = Asking(row.endpoint, row.body)
+        asking = Asking(row.endpoint, row.body, fields=row.fields)
         asking.bind(longest, provider)
         name = asking.wanted.model
         model = models.get(name)
@@ -82,7 +81,7 @@ def estimate(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pace:
-    """How fast a batch may go: requests and tokens per minute, and attempts at once that take `latency` seconds each."""
+    """The limits of a batch: requests and tokens per minute, and attempts in flight of `latency` seconds each."""
 
     rpm: float | None = None
     tpm: float | None = None
@@ -90,7 +89,7 @@ class Pace:
     latency: float
 
     def spans(self, rows: int, tokens: int) -> Iterator[tuple[str, float]]:
-        """Seconds that each of the limits leaves it at least."""
+        """The seconds that each limit needs at least."""
         if self.rpm is not None:
             yield "rpm", 60 * rows / self.rpm
         if self.tpm is not None:

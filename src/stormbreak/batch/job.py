@@ -1,110 +1,79 @@
-"""Run one batch from beginning to end: check the spend limit, open the files, run the rows, clean up."""
+"""Run one batch from start to end: from options to a job, check the spend limit, open the files, run the rows, clean up."""
 
 import asyncio
+import os
 import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from contextlib import AbstractContextManager, ExitStack, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from stormbreak.batch.flags import Flags
-from stormbreak.batch.input.index import ParsedResponse, Rows
-from stormbreak.batch.ledger import Ledger
-from stormbreak.batch.row_selection import UNFINISHED_ROWS, Choice
+from msgspec.structs import replace as with_
+
+from stormbreak.batch.input.index import ReadProgress, Rows
+from stormbreak.batch.options import AUTO, UNFINISHED_ROWS, BatchOptions, Choice, option_flag
 from stormbreak.batch.running.file_limits import make_room, too_many_files
 from stormbreak.batch.running.runner import End, Runner
+from stormbreak.batch.running.stats import RunStats
 from stormbreak.batch.running.summary import Summary, summarise
 from stormbreak.batch.store.append_file import OutputError
 from stormbreak.batch.store.lock import require_free
 from stormbreak.batch.store.output_files import Store, open_store, order_output
 from stormbreak.batch.store.paths import BatchPaths
 from stormbreak.batch.store.run_file import Option, Run, check_before
+from stormbreak.batch.store.spend_record import SpendRecord
+from stormbreak.config import Settings, resolve_settings
+from stormbreak.config.load import resolve_preset
+from stormbreak.config.settings import TargetSettings
 from stormbreak.core.automatic_limit import AutomaticLimit
 from stormbreak.core.circuit import Mode
 from stormbreak.core.concurrency_limit import FixedLimit
-from stormbreak.core.fallback import ToTargets
+from stormbreak.core.fallback import Place, ToTargets
 from stormbreak.core.policy import Policy
+from stormbreak.core.presets import OFF, body_defaults, for_batch
 from stormbreak.core.row_schedule import PER_WIDTH, max_rows_in_flight
-from stormbreak.core.spend_policy import PriceOf, SpendPolicy
+from stormbreak.core.spend_policy import PriceOf
 from stormbreak.core.target_state import Listener
 from stormbreak.cost.meter import Meter
+from stormbreak.cost.price_file import builtin_names
+from stormbreak.cost.price_lookup import load_lookup
 from stormbreak.errors import ConfigurationError
 from stormbreak.escape import path_of
 from stormbreak.http.client import AsyncClient
+from stormbreak.http.environment import is_disabled
 from stormbreak.http.h1.connection import POOL_LIMIT
 from stormbreak.http.pricing import list_price
 from stormbreak.http.request_template import NO_BOUND, Asking
 
-# ---------------------------------------------------------------- check of the spend limit
-# Made before anything is sent.
-
-
-def check_cost(rows: Rows, index: int, client: AsyncClient) -> None:
-    """Look whether a row, the first that will be sent, can be held to a limit: others are refused one by one.
-
-    Raises:
-        ConfigurationError: it has no bound, or its model no price.
-    """
-    row = rows.row_at(index)
-    asking = Asking(row.endpoint, row.body)
-    target = client.target(asking.wanted.model)
-    asking.bind(client.policy.spend.max_output_tokens, target.provider)
-    where = f"{path_of(rows.path)}: row {row.custom_id!r}"
-    if asking.bound() is None:
-        why = asking.unbounded()
-        hint = "; --longest-answer does for such rows" if why == NO_BOUND else ""
-        raise ConfigurationError(f"{where}: {why}{hint}")
-    prices = client.engine.payers.price_of and client.engine.payers.price_of(
-        target.provider, target.model
-    )
-    if prices is None:
-        raise ConfigurationError(
-            f"{where}: no price is known of {target.model} at {target.provider}; --prices takes a file"
-        )
-
-
-# ---------------------------------------------------------------- job
-
+POLICY = "batch"
 CONNECT_GRACE = 30.0  # seconds in which something must have answered
-AUTO: Literal["auto"] = "auto"
-MODELS = 100_000  # that have bills of their own; what others share has no price
+FALLBACK_AFTER = 60.0
+"""Seconds that a row waits at its address before it goes to --fallback-base-url: a batch is in no hurry."""
+
+_MODELS = 100_000  # with bills of their own; the others share one, which has no price
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """What to run. Where to send, and with which key, is found out as `AsyncClient` does.
+    """What to run. `AsyncClient` finds the address and the key.
 
-    `concurrency` stands in for the limit of the policy; a number may be more than `WIDEST`. So do `rpm` and `tpm`,
-    requests and tokens per minute, for its quota. `defaults` are fields of chats that rows do not name.
+    The `options` take precedence over the policy's limits, quotas and spend limit; here `concurrency` may exceed `WIDEST`.
+    `defaults` are fields of chats that rows do not name. `price_of` replaces today's list prices.
 
-    `max_cost` is what all runs on OUTPUT may cost together, in US dollars, at the prices that `price_of` tells, by default
-    today's list prices; `longest_answer` bounds the answers of rows that do not.
-
-    `choice` says which rows are sent; `failed_rows()` are those that failed in earlier runs on this OUTPUT. `flags` are kept in
-    the run file for `batch retry`. INPUT must have this `fingerprint`, where there is one.
+    `kept` options go into the run file for `batch retry`. `fingerprint`, where given, must be that of INPUT.
     """
 
     source: Path
     output: Path
     policy: Policy
-    concurrency: int | Literal["auto"] | None = None
-    provider: str | None = None
-    base_url: str | None = None
-    api_key_env: str | None = None
-    model: str | None = None
+    options: BatchOptions = field(default_factory=BatchOptions)
+    choice: Choice = UNFINISHED_ROWS
+    defaults: Mapping[str, float] | None = None
+    price_of: PriceOf | None = None
     allow_http: bool = False
     stream_on_wire: bool = False
-    connect_grace: float = CONNECT_GRACE
-    ordered: bool = False
-    rpm: float | None = None
-    tpm: float | None = None
-    defaults: Mapping[str, float] | None = None
-    max_cost: float | None = None
-    longest_answer: int | None = None
-    price_of: PriceOf | None = None
-    choice: Choice = UNFINISHED_ROWS
-    flags: Flags | None = None
+    kept: BatchOptions | None = None
     fingerprint: str | None = None
 
     def __post_init__(self) -> None:
@@ -113,49 +82,163 @@ class Job:
             mode = breaker.mode.value
             raise ConfigurationError(f"breaker.mode is {mode}: no row would ever be sent")
 
+    @property
+    def concurrency(self) -> int | None:
+        """The number of rows in flight, where one was given."""
+        concurrency = self.options.concurrency
+        return concurrency if isinstance(concurrency, int) else None
+
+
+# ---------------------------------------------------------------- from options to a job
+
+
+def build_job(
+    options: BatchOptions,
+    *,
+    source: Path,
+    output: Path,
+    choice: Choice,
+    policy: Policy | None = None,
+    name_of: Callable[[str], str] = option_flag,
+) -> Job:
+    """Make the job that these options ask for.
+
+    A `policy` object cannot be kept for a later `batch retry`: then no option is. Errors name options by `name_of`.
+
+    Raises:
+        ConfigurationError: an option is wrong, alone or with another one.
+    """
+    _check_together(options, name_of)
+    name = options.policy or POLICY
+    settings = resolve_settings(name) if policy is None else Settings(policy=policy)
+    target = _only_target(name, settings)
+    chosen = settings.policy if target is None else target.policy
+    if is_disabled():
+        chosen = OFF
+    return Job(
+        source=source,
+        output=output,
+        policy=_with_timeouts(for_batch(chosen), options),
+        options=options if target is None else _placed(options, target, name_of),
+        choice=choice,
+        defaults=body_defaults(chosen),
+        price_of=load_lookup(options.prices).price_of if options.prices else None,
+        allow_http=target is not None and target.allow_http,
+        stream_on_wire=target is not None and target.stream_on_wire,
+        kept=_absolute(options) if policy is None else None,
+    )
+
+
+def has_target(policy: str | None) -> bool:
+    """Whether a settings file names the target, so that no option may. Raises ConfigurationError if it cannot be read."""
+    return bool(resolve_settings(policy or POLICY).targets)
+
+
+def _check_together(options: BatchOptions, name_of: Callable[[str], str]) -> None:
+    if options.base_url and options.provider:
+        both = f"{name_of('base_url')} and {name_of('provider')}"
+        raise ConfigurationError(f"{both}: give one of them, not both")
+    if options.fallback_api_key_env and not options.fallback_base_url:
+        key, url = name_of("fallback_api_key_env"), name_of("fallback_base_url")
+        raise ConfigurationError(f"{key}: give {url}, too")
+
+
+def _with_timeouts(policy: Policy, options: BatchOptions) -> Policy:
+    policy = replace(
+        policy,
+        attempt_timeout=options.timeout or policy.attempt_timeout,
+        idle_timeout=options.idle_timeout or policy.idle_timeout,
+        deadline=options.deadline or policy.deadline,
+    )
+    if options.fallback_base_url is None:
+        return policy
+    place = Place(base_url=options.fallback_base_url, api_key_env=options.fallback_api_key_env)
+    last = ToTargets(max_wait=FALLBACK_AFTER, targets=(place,))
+    return replace(policy, fallback=(*policy.fallback, last))
+
+
+def _absolute(options: BatchOptions) -> BatchOptions:
+    """Make paths absolute, for a run that is started in another folder."""
+    policy = options.policy
+    if policy is not None and resolve_preset(policy) is None:
+        policy = os.path.abspath(policy)  # noqa: PTH100 - Path raises for odd names
+    known = builtin_names()
+    prices = [one if one in known else os.path.abspath(one) for one in options.prices]  # noqa: PTH100
+    return with_(options, policy=policy, prices=tuple(prices))
+
+
+def _only_target(file: str, settings: Settings) -> TargetSettings | None:
+    """The target of a settings file, if it has one: a batch has one target, and its fallbacks."""
+    if len(settings.targets) > 1:
+        names = ", ".join(settings.targets)
+        raise ConfigurationError(f"{file}: a batch takes a file with one target, not with {names}")
+    return next(iter(settings.targets.values()), None)
+
+
+def _placed(
+    options: BatchOptions, target: TargetSettings, name_of: Callable[[str], str]
+) -> BatchOptions:
+    """Add the place of a target; no option may send its key to another address."""
+    for name in ("provider", "base_url", "api_key_env"):
+        if getattr(options, name) is not None:
+            file = f"the file of {name_of('policy')}"
+            raise ConfigurationError(f"{name_of(name)}: {file} has a target, which says that")
+    return with_(
+        options,
+        provider=target.provider,
+        base_url=target.base_url,
+        api_key_env=target.api_key_env,
+        model=options.model or target.model,
+    )
+
+
+# ---------------------------------------------------------------- run
+
 
 def run_job(
     job: Job,
     tick: Callable[[Runner], None] = lambda _: None,
     *,
     listeners: Iterable[Listener] = (),
-    reading: ParsedResponse = lambda _: None,
+    on_read: ReadProgress = lambda _: None,
+    stats: RunStats | None = None,
 ) -> Summary:
     """Run `job` to its end, or until a signal.
 
-    `reading` is told how many rows of INPUT have been read, then `tick`, four times a second, how it goes; `listeners` hear every
-    event.
+    `on_read` gets the number of rows read while INPUT is read, then `tick` the runner four times a second; `listeners` hear
+    every event. The counts go into `stats`.
 
     Raises:
-        ConfigurationError: something given cannot be right, or OUTPUT cannot be written (any more).
+        ConfigurationError: an option is wrong, or OUTPUT cannot be written (any more).
     """
     policy = _fitting(_policy(job), job)
     with ExitStack() as stack:
         client = _client(job, policy)
-        options = _options(job, client.base_url)
-        last = _check_before(job, options)
-        rows = stack.enter_context(_read(job, reading, last))
+        recorded = _recorded_options(job, client.base_url)
+        last = _check_before(job, recorded)
+        rows = stack.enter_context(_read(job, on_read, last))
         for listener in listeners:
             client.subscribe(listener)
-        store = stack.enter_context(_open(job, rows, options, client))
-        meter = Meter(lambda *_: None, most=MODELS)  # tokens, whatever they cost
+        store = stack.enter_context(_open(job, rows, recorded, client))
+        # It counts tokens only: prices may change, and come later.
+        meter = Meter(lambda *_: None, max_names=_MODELS, detailed=False)
         client.subscribe(meter)
-        prices = None if job.max_cost is None else job.price_of or list_price
-        ledger = Ledger(client, store, meter, prices)
-        ledger.open()
+        prices = None if job.options.max_cost is None else job.price_of or list_price
+        spend = SpendRecord(client, store, meter, prices)
+        spend.open()
         done_before, began = store.journal.done, time.monotonic()
         runner = Runner(
             client,
             rows,
-            store.journal,
-            ledger=ledger,
-            salt=store.salt,
+            store,
+            spend=spend,
+            stats=stats or RunStats(),
             width=_width(policy, job),
-            grace=job.connect_grace,
+            grace=job.options.connect_grace or CONNECT_GRACE,
             tick=tick,
         )
-        end = _run_to_end(runner, client, ledger)
-        _tidy(store, rows, ordered=job.ordered and end is End.FINISHED)
+        end = _run_to_end(runner, client, spend)
+        _tidy(store, rows, ordered=job.options.ordered and end is End.FINISHED)
         elapsed = time.monotonic() - began
         return summarise(
             runner, end, output=str(job.output), done_before=done_before, elapsed=elapsed
@@ -165,9 +248,9 @@ def run_job(
 def _client(job: Job, policy: Policy) -> AsyncClient:
     """Make the client before INPUT is read, which takes a while: a missing key is reported at once."""
     return AsyncClient(
-        job.provider,
-        base_url=job.base_url,
-        api_key_env=job.api_key_env,
+        job.options.provider,
+        base_url=job.options.base_url,
+        api_key_env=job.options.api_key_env,
         policy=policy,
         allow_http=job.allow_http,
         stream_on_wire=job.stream_on_wire,
@@ -175,82 +258,129 @@ def _client(job: Job, policy: Policy) -> AsyncClient:
     )
 
 
-def _run_to_end(runner: Runner, client: AsyncClient, ledger: Ledger) -> End:
-    """Run, and write down what was spent, however it ends."""
-    try:
-        end = _loop(_run(runner, client))
-    except BaseException:
-        with suppress(OutputError):  # the first error is the one to report
-            ledger.close()
-        raise
-    ledger.close()
-    return end
+def _recorded_options(job: Job, base_url: str) -> Mapping[str, Option]:
+    return {"model": job.options.model, "base_url": base_url, "ordered": job.options.ordered}
 
 
-def _options(job: Job, base_url: str) -> Mapping[str, Option]:
-    return {"model": job.model, "base_url": base_url, "ordered": job.ordered}
-
-
-def _check_before(job: Job, options: Mapping[str, Option]) -> Run | None:
-    """Refuse at once what can be told before INPUT is read, which takes a while; return the run to go on with."""
+def _check_before(job: Job, recorded: Mapping[str, Option]) -> Run | None:
+    """Refuse what can be refused before INPUT is read, which takes a while; return the run to continue."""
     files = BatchPaths.of(job.output)
-    last = check_before(files, job.source, options, job.choice)
+    last = check_before(files, job.source, recorded, job.choice)
     require_free(files)
     return last
 
 
-def _read(job: Job, reading: ParsedResponse, last: Run | None) -> Rows:
-    # What is right depends on the model: that of the run stays, but for `batch retry`.
-    checked = last.fingerprint if last and last.options.get("model") == job.model else None
+def _read(job: Job, on_read: ReadProgress, last: Run | None) -> Rows:
+    # Whether a row is valid depends on the model: that of the run stays, except for `batch retry`.
+    model = job.options.model
+    checked = last.fingerprint if last and last.options.get("model") == model else None
     rows = Rows.read(
-        job.source, model=job.model, defaults=job.defaults, told=reading, checked=checked
+        job.source, model=model, defaults=job.defaults, on_read=on_read, checked=checked
     )
     if job.fingerprint not in (None, rows.fingerprint):
         rows.close()
-        raise ConfigurationError(f"{path_of(job.source)}: was changed by somebody else")
+        raise ConfigurationError(f"{path_of(job.source)}: was changed by another process")
     return rows
 
 
 def _open(
-    job: Job, rows: Rows, options: Mapping[str, Option], client: AsyncClient
+    job: Job, rows: Rows, recorded: Mapping[str, Option], client: AsyncClient
 ) -> AbstractContextManager[Store]:
-    flags = None if job.flags is None else job.flags.clean().at(client.base_url)
+    kept = None if job.kept is None else job.kept.clean().at(client.base_url)
 
-    def look(first: int) -> None:
-        if job.max_cost is not None:
-            check_cost(rows, first, client)
+    def check_first(index: int) -> None:
+        if job.options.max_cost is not None:
+            check_cost(rows, index, client)
 
-    return open_store(job.output, rows, options=options, flags=flags, choice=job.choice, look=look)
+    return open_store(
+        job.output, rows, recorded=recorded, kept=kept, choice=job.choice, check_first=check_first
+    )
+
+
+def check_cost(rows: Rows, index: int, client: AsyncClient) -> None:
+    """Check that the first row to be sent can be held to a spend limit; later rows are refused one by one.
+
+    Raises:
+        ConfigurationError: it has no bound, or its model no price.
+    """
+    row = rows.row_at(index)
+    asking = Asking(row.endpoint, row.body, fields=row.fields)
+    target = client.target(asking.wanted.model)
+    asking.bind(client.policy.spend.max_output_tokens, target.provider)
+    where = f"{path_of(rows.path)}: row {row.custom_id!r}"
+    if asking.bound() is None:
+        why = asking.unbounded()
+        hint = "; --max-output-tokens does for such rows" if why == NO_BOUND else ""
+        raise ConfigurationError(f"{where}: {why}{hint}")
+    price_of = client.engine.payers.price_of
+    if price_of is None or price_of(target.provider, target.model) is None:
+        raise ConfigurationError(
+            f"{where}: no price is known of {target.model} at {target.provider}; --prices takes a file"
+        )
+
+
+def _run_to_end(runner: Runner, client: AsyncClient, spend: SpendRecord) -> End:
+    """Run, and write what was spent, however it ends."""
+    try:
+        end = _run_in_loop(_run(runner, client))
+    except BaseException:
+        with suppress(OutputError):  # the first error is the one to report
+            spend.close()
+        raise
+    spend.close()
+    return end
+
+
+async def _run(runner: Runner, client: AsyncClient) -> End:
+    async with client:
+        return await runner.run()
+
+
+def _run_in_loop(main: Coroutine[Any, Any, End]) -> End:
+    """Run on uvloop where it is installed; the library itself never sets a loop policy."""
+    try:
+        import uvloop  # noqa: PLC0415 - optional
+    except ImportError:
+        new_loop = None
+    else:
+        new_loop = uvloop.new_event_loop
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        return runner.run(main)
+
+
+def _tidy(store: Store, rows: Rows, *, ordered: bool) -> None:
+    store.journal.compact_failed()
+    if ordered:
+        store.journal.close()
+        order_output(store.files, rows)
+
+
+# ---------------------------------------------------------------- the policy of a run
 
 
 def _policy(job: Job) -> Policy:
-    quota = job.policy.rate_limit
-    policy = replace(
-        job.policy,
-        rate_limit=replace(quota, rpm=job.rpm or quota.rpm, tpm=job.tpm or quota.tpm),
-        spend=_spend(job),
-    )
-    if job.concurrency is None:
+    options, policy = job.options, job.policy
+    quota, spend = policy.rate_limit, policy.spend
+    quota = replace(quota, rpm=options.rpm or quota.rpm, tpm=options.tpm or quota.tpm)
+    if options.max_output_tokens is not None:
+        spend = replace(spend, max_output_tokens=options.max_output_tokens)
+    if options.max_cost is not None:
+        spend = replace(spend, max_usd=options.max_cost, period=None)
+    policy = replace(policy, rate_limit=quota, spend=spend)
+    if options.concurrency is None:
         return policy
-    if job.concurrency == AUTO:
+    if options.concurrency == AUTO:
         return replace(policy, limit=AutomaticLimit())
-    return replace(policy, limit=FixedLimit(max_in_flight=job.concurrency))
-
-
-def _spend(job: Job) -> SpendPolicy:
-    spend = job.policy.spend
-    if job.longest_answer is not None:
-        spend = replace(spend, max_output_tokens=job.longest_answer)
-    return spend if job.max_cost is None else replace(spend, max_usd=job.max_cost, period=None)
+    return replace(policy, limit=FixedLimit(max_in_flight=options.concurrency))
 
 
 def _fitting(policy: Policy, job: Job) -> Policy:
-    """Make room for all connections; bound a limit that no flag names by what fits.
+    """Make room for all connections; lower a limit that no option names to what fits.
 
     Raises:
-        ConfigurationError: a concurrency that was named does not fit, or not one connection does.
+        ConfigurationError: the named concurrency does not fit, or not one connection does.
     """
-    named = job.concurrency if isinstance(job.concurrency, int) else None
+    named = job.concurrency
     if named is not None and named > POOL_LIMIT:
         raise ConfigurationError(
             f"concurrency {named:,}: a run has at most {POOL_LIMIT:,} connections to an address"
@@ -263,37 +393,9 @@ def _fitting(policy: Policy, job: Job) -> Policy:
         return policy
     if named is not None or fit < places:
         raise too_many_files(named or 1, places, fit)
-    bound = fit // places
-    if isinstance(policy.limit, FixedLimit):
-        return replace(policy, limit=replace(policy.limit, max_in_flight=min(ceiling, bound)))
-    return replace(policy, limit=replace(policy.limit, max_in_flight=min(ceiling, bound)))
+    bound = min(ceiling, fit // places)
+    return replace(policy, limit=replace(policy.limit, max_in_flight=bound))
 
 
 def _width(policy: Policy, job: Job) -> int:
-    return job.concurrency if isinstance(job.concurrency, int) else max_rows_in_flight(policy)
-
-
-async def _run(runner: Runner, client: AsyncClient) -> End:
-    async with client:
-        return await runner.run()
-
-
-def _tidy(store: Store, rows: Rows, *, ordered: bool) -> None:
-    store.journal.compact_failed()
-    if ordered:
-        store.journal.close()
-        order_output(store.files, rows)
-
-
-def _loop(main: Coroutine[Any, Any, End]) -> End:
-    """Run on uvloop where it is installed; the library itself never sets a loop policy."""
-    with asyncio.Runner(loop_factory=_uvloop()) as runner:
-        return runner.run(main)
-
-
-def _uvloop() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    try:
-        import uvloop  # noqa: PLC0415 - optional
-    except ImportError:
-        return None
-    return uvloop.new_event_loop
+    return job.concurrency or max_rows_in_flight(policy)

@@ -5,7 +5,10 @@ from pathlib import Path
 import click
 from rich.console import Console
 
+from stormbreak.cli.command import option, options, subcommand
+from stormbreak.cli.options import DIR, FILE
 from stormbreak.cli.output import save_picture
+from stormbreak.cli.storm.options import seed
 from stormbreak.demo import acts
 from stormbreak.demo.screen import Screen
 from stormbreak.demo.stage import ROWS, prepare, provider
@@ -15,34 +18,21 @@ SCENARIO = "incident"
 PICTURE_WIDTH = 82
 
 
-@click.command()
-@click.option(
-    "--directory",
-    type=click.Path(path_type=Path, file_okay=False),
-    default=Path("demo-results"),
-    show_default=True,
-    help="Where prompts and answers are left.",
+@subcommand("stormbreak demo", "stormbreak demo --report demo.svg")
+@options(
+    "Options",
+    option("-o --output", DIR, "Folder for the prompts and answers.", default=Path("demo-results")),
+    option("--report", FILE, "Also save the screen as FILE.svg."),
+    seed(11),
 )
-@click.option(
-    "--seed",
-    type=click.IntRange(min=0),
-    default=11,
-    show_default=True,
-    help="The same seed, the same storm.",
-)
-@click.option(
-    "--svg",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="Also save what is shown as a picture.",
-)
-def command(directory: Path, seed: int, svg: Path | None) -> int:
-    """Watch 500 prompts go through a provider storm: once with the article's code, once with stormbreak."""
+def command(output: Path, seed: int, report: Path | None) -> int:
+    """Send 500 prompts through an outage: first with the code of the article, then with stormbreak."""
     scenario = load(SCENARIO)
     assert scenario.background_traffic is not None
     spike = (scenario.background_traffic.steps[0].at, scenario.background_traffic.steps[-1].at)
-    documents, output = prepare(directory)
+    documents, answers = prepare(output)
     console = Console()
-    if svg is not None:
+    if report is not None:
         console = Console(record=True, width=PICTURE_WIDTH, color_system="truecolor")
     screen = Screen(console)
     screen.open(spike=spike, speed=scenario.speed)
@@ -54,11 +44,11 @@ def command(directory: Path, seed: int, svg: Path | None) -> int:
         stage.reset()
         screen.act(2, "stormbreak: the same storm, the same ten at a time")
         with screen.bar() as bar:
-            after = acts.stormbreak(documents, output, stage.base_url, scenario.speed, bar.tick)
+            after = acts.stormbreak(documents, answers, stage.base_url, scenario.speed, bar.tick)
     if after.interrupted:
         raise click.Abort
     screen.compare(before, after, spike=spike)
-    screen.close(after, where=str(output))
-    if svg is not None:
-        save_picture(console, svg, title="stormbreak demo")
+    screen.close(after, where=str(answers))
+    if report is not None:
+        save_picture(console, report, title="stormbreak demo")
     return 0 if after.answered == ROWS else 1

@@ -1,10 +1,12 @@
-"""`stormbreak doctor`: the SDKs that are installed here, and what is wrong around them."""
+"""`stormbreak doctor`: the installed SDKs, and mistakes around them."""
 
 import click
 from rich.box import SIMPLE
 from rich.markup import escape
 from rich.table import Table
 
+from stormbreak.cli.command import flag, options, subcommand
+from stormbreak.cli.options import JSON
 from stormbreak.cli.output import draw, json_text, say
 from stormbreak.doctor.environment import surroundings
 from stormbreak.doctor.findings import Finding, Severity, sorted_by_severity
@@ -13,19 +15,21 @@ from stormbreak.doctor.sdks import NEVER_SENDS
 from stormbreak.errors import ConfigurationError
 
 
-@click.command()
+@subcommand("stormbreak doctor", "stormbreak doctor --strict --json")
 @click.argument("anything", nargs=-1, type=click.UNPROCESSED, metavar="")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-@click.option("--strict", is_flag=True, help="Exit 1 where there is a risk, too.")
+@options(
+    "Options",
+    JSON,
+    flag("--strict", "Exit with code 1 for a risk, too."),
+)
 def command(anything: tuple[str, ...], *, as_json: bool, strict: bool) -> int:
-    """Look at the SDKs installed here and at the environment; exit 1 if something is wrong.
+    """Check the installed SDKs and the environment; exit with code 1 if something is wrong.
 
-    No SDK is imported, and nothing is sent. A client object of yours is looked at in Python:
-    `stormbreak.doctor.examine(client)`.
+    It imports no SDK and sends nothing. To check a client object, call `stormbreak.doctor.examine(client)` in Python.
     """
     if anything:
         raise ConfigurationError(
-            "doctor imports no code of yours: call stormbreak.doctor.examine(client) in it"
+            "doctor takes no argument; to check a client, call stormbreak.doctor.examine(client) in Python"
         )
     here = installed()
     findings = sorted_by_severity((*surroundings(), *told_of(here)))
@@ -41,8 +45,8 @@ def _show(here: list[Installed], findings: list[Finding]) -> None:
     if here:
         table = Table("SDK", "version", "over", "retries", "timeout", box=SIMPLE, pad_edge=False)
         for one in here:
-            timeout = _told(one.timeout, " s")
-            row = (one.name, one.version, one.library, _told(one.retries), timeout)
+            timeout = _setting(one.timeout, " s")
+            row = (one.name, one.version, one.library, _setting(one.retries), timeout)
             table.add_row(*map(escape, row))
         draw(table)
         say("* known of the version that was checked; all else was read from what is installed\n")
@@ -59,6 +63,6 @@ def _show(here: list[Installed], findings: list[Finding]) -> None:
     say(f"{counts}. A client of yours: stormbreak.doctor.examine(client), see docs/doctor.md.")
 
 
-def _told(setting: Setting, unit: str = "") -> str:
-    said = setting.value if isinstance(setting.value, str) else f"{setting.value:g}{unit}"
-    return said if setting.read or said == NEVER_SENDS else f"{said} *"
+def _setting(setting: Setting, unit: str = "") -> str:
+    text = setting.value if isinstance(setting.value, str) else f"{setting.value:g}{unit}"
+    return text if setting.read or text == NEVER_SENDS else f"{text} *"

@@ -21,7 +21,7 @@ _JSON = Encoder(decimal_format="number")
 
 
 def say(text: str, *, end: str = "\n") -> None:
-    """Write `text` and a line break. A reader who left early misses it; that is no failure of ours.
+    """Write `text` and a line break. A closed pipe is no error.
 
     Raises:
         ConfigurationError: it cannot be written.
@@ -29,13 +29,13 @@ def say(text: str, *, end: str = "\n") -> None:
     try:
         click.echo(text + end, nl=False)
     except BrokenPipeError:
-        _look_away()
+        _drop_stdout()
     except OSError as error:
         raise unwritable(error) from error
 
 
 def warn(line: str) -> None:
-    """Write a line to standard error. Where that cannot be written, the exit code still says what happened."""
+    """Write a line to standard error; without one, the exit code must do."""
     try:
         click.echo(f"stormbreak: {line}", err=True)
     except OSError:
@@ -43,28 +43,28 @@ def warn(line: str) -> None:
 
 
 def drop_stderr() -> None:
-    """Drop what standard error could not take, such as progress, or Python would fail at its end with code 120."""
+    """Drop what standard error could not take; else Python would exit with code 120."""
     try:
         sys.stderr.flush()
     except OSError:
         with suppress(OSError, ValueError):
-            _send_nowhere(sys.stderr.fileno())
+            _redirect_to_null(sys.stderr.fileno())
 
 
 def open_closed_streams() -> None:
-    """Open nowhere what was closed when the process began (`2>&-`).
+    """Open standard streams that were closed at the start (`2>&-`) on /dev/null.
 
-    Else the first file that is opened takes its number, and whoever writes to the stream writes into that file.
+    Else the next file that is opened takes the descriptor, and output of the stream goes into that file.
     """
     for name, mode in ("stdin", "r"), ("stdout", "w"), ("stderr", "w"):
         if getattr(sys, name) is None:
-            nowhere = os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
-            os.set_inheritable(nowhere, True)
-            setattr(sys, name, open(nowhere, mode, encoding="utf-8", closefd=False))  # noqa: SIM115
+            null = os.open(os.devnull, os.O_RDWR)  # takes the lowest free descriptor
+            os.set_inheritable(null, True)
+            setattr(sys, name, open(null, mode, encoding="utf-8", closefd=False))  # noqa: SIM115
 
 
 def json_text(facts: object) -> str:
-    """As JSON for programs, indented; decimals are numbers. What is no UTF-8 in the name of a file is escaped."""
+    """Encode as indented JSON; decimals are numbers, and bytes in file names that are not UTF-8 are escaped."""
     try:
         encoded = _JSON.encode(facts)
     except UnicodeEncodeError:
@@ -81,49 +81,49 @@ def _escaped(value: Any) -> Any:
 
 
 def unwritable(error: OSError) -> ConfigurationError:
-    """What to say where standard output cannot be written; what is still buffered is given up."""
-    _look_away()
+    """Return the error for an unwritable standard output, and drop its buffer."""
+    _drop_stdout()
     return ConfigurationError(f"standard output: {reason(error)}")
 
 
-def _look_away() -> None:
-    """Send what is still buffered nowhere, or Python would complain of it at its end."""
+def _drop_stdout() -> None:
+    """Drop the buffer; else Python would report an error at exit."""
     try:
         descriptor = sys.stdout.fileno()
     except (OSError, ValueError):
         return
-    _send_nowhere(descriptor)
+    _redirect_to_null(descriptor)
 
 
-def _send_nowhere(descriptor: int) -> None:
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, descriptor)
-    os.close(nowhere)
+def _redirect_to_null(descriptor: int) -> None:
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, descriptor)
+    os.close(null)
 
 
 # ---------------------------------------------------------------- tables and pictures
 
 
-def draw(picture: RenderableType, *, least: int = 0) -> None:
-    """Write a table or the like, in colours where that is a terminal; as `say` does.
+def draw(picture: RenderableType, *, min_width: int = 0) -> None:
+    """Write a table or the like as `say` does, in colours on a terminal.
 
-    It is as wide as the terminal, but `least` wide at least: then the terminal breaks the lines, and nothing is cut off.
+    It is as wide as the terminal, and never narrower than `min_width`: then the terminal breaks the lines.
     """
     console = Console()
-    if console.width < least:
-        console = wide(least)
+    if console.width < min_width:
+        console = wide(min_width)
     with console.capture() as captured:
         console.print(picture)
     say(captured.get(), end="")
 
 
 def wide(width: int) -> Console:
-    """A console that is so wide, also where the terminal says of itself only that it is dumb."""
-    return Console(width=width, height=1)  # rich takes the width for given only with the height
+    """Return a console of this width, even on a dumb terminal."""
+    return Console(width=width, height=1)  # rich ignores the width without a height
 
 
 def save_picture(console: Console, path: Path, *, title: str) -> None:
-    """Save what `console` has printed as SVG, in fonts that every machine has."""
+    """Save the output of `console` as SVG, in fonts that every machine has."""
     svg = console.export_svg(title=title)
     own_fonts = re.sub(r"@font-face \{.*?\}\s*", "", svg, flags=re.DOTALL)
     own_fonts = own_fonts.replace("Fira Code", "DejaVu Sans Mono, Menlo, Consolas")

@@ -1,54 +1,32 @@
-"""`stormbreak provider`: the embedded provider on a port of this machine."""
+"""`stormbreak provider serve`: the local mock provider."""
 
 import asyncio
 import signal
 
-import click
-
-from stormbreak.cli.numbers import Number
+from stormbreak.cli.command import option, options, subcommand
+from stormbreak.cli.options import PORT
 from stormbreak.cli.output import say
-from stormbreak.provider.field_ranges import MAX_SPEED, MIN_SPEED
+from stormbreak.cli.storm.options import seed, speed
 from stormbreak.provider.scenario_file import builtin_names, load
 from stormbreak.provider.server import ProviderServer, new_loop
 
 
-@click.group()
-def command() -> None:
-    """Run an embedded provider that speaks the OpenAI API and plays storms."""
-
-
-@command.command()
-@click.option(
-    "--port",
-    type=click.IntRange(0, 65535),
-    default=8900,
-    show_default=True,
-    help="0 takes a free one.",
+@subcommand(
+    "stormbreak provider serve --scenario incident",
+    "stormbreak provider serve --scenario mine.toml --port 0 --speed 10",
+    epilog=f"Scenarios: {', '.join(builtin_names())}.",
 )
-@click.option(
-    "--scenario",
-    metavar="NAME|FILE",
-    default="calm",
-    show_default=True,
-    help=f"A TOML file, or one of: {', '.join(builtin_names())}.",
+@options(
+    "Options",
+    option("--port", PORT, "Port to listen on; 0 picks a free one.", default=8900),
+    option("--scenario", "NAME|FILE", "A scenario below, or a TOML file.", default="calm"),
+    speed(None, "each scenario has its own default"),
+    seed(),
 )
-@click.option(
-    "--speed",
-    type=Number(MIN_SPEED, MAX_SPEED),
-    help="Scenario seconds in one real second; each scenario has its own default.",
-)
-@click.option(
-    "--seed",
-    type=click.IntRange(min=0),
-    default=0,
-    show_default=True,
-    help="The same seed, the same storm.",
-)
-def serve(port: int, scenario: str, speed: float | None, seed: int) -> None:
+def command(port: int, scenario: str, speed: float | None, seed: int) -> None:
     """Serve a scenario on 127.0.0.1 until interrupted.
 
-    Scenario time begins with the first request; POST /_provider/reset begins it anew. GET /_provider/stats tells
-    what happened.
+    Scenario time starts with the first request. POST /_provider/reset restarts it; GET /_provider/stats returns counters.
     """
     server = ProviderServer(load(scenario), seed=seed, speed=speed)
     with asyncio.Runner(loop_factory=new_loop) as runner:

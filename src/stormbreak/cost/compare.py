@@ -1,4 +1,4 @@
-"""The same tokens at several providers: what a month of them costs, and what that is against the first of the rows."""
+"""The cost of a month's tokens at several providers, compared with the first of them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,9 +15,9 @@ MONTHS = 12
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Demand:
-    """The tokens of a month, of requests whose prompts have `prompt` of them each.
+    """The tokens of a month, in requests with `prompt` input tokens each.
 
-    `used` is the model that they were counted of, and those of so many requests are `estimated`; of planned traffic neither is known.
+    Real traffic also has the model that `used` them, and the number of requests whose tokens are `estimated`.
     """
 
     tokens: Tokens
@@ -27,7 +27,7 @@ class Demand:
     estimated: int = 0
 
     def cost(self, prices: Prices) -> Decimal:
-        """What they cost. Raises UnknownPriceError where the service, or a price in it, is not known."""
+        """The cost in dollars. Raises UnknownPriceError where the service, or a price in it, is not known."""
         rates = prices.rates(self.service)
         name = f"{prices.provider}/{prices.model}"
         if rates is None:
@@ -39,7 +39,7 @@ class Demand:
 
 
 class Mix(NamedTuple):
-    """What kind of tokens traffic is planned to be of: shares of it, tokens of one prompt, and whose service."""
+    """Planned traffic: shares of its tokens, tokens of one prompt, and the service."""
 
     input_share: Decimal
     cache_rate: Decimal
@@ -47,50 +47,50 @@ class Mix(NamedTuple):
     service: Service = Service.STANDARD
 
     def demand(self, total: int) -> Demand:
-        """A month of so many tokens."""
+        """The demand of a month with `total` tokens."""
         tokens = Tokens.split(total, input_share=self.input_share, cache_rate=self.cache_rate)
         return Demand(tokens=tokens, service=self.service, prompt=self.prompt)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One offer for a demand, in dollars. Without a price, `why` says so, and every amount is None."""
+    """One offer for a demand, in dollars. Without a price every amount is None, and `why` has the reason."""
 
     demand: Demand
     offer: Offer
     prices: Prices | None = None
     why: str = ""
     monthly: Decimal | None = None
-    against: Decimal | None = None  # what the first row costs a month
+    against: Decimal | None = None  # the monthly cost of the first row
 
     @property
     def yearly(self) -> Decimal | None:
-        """What twelve such months cost."""
+        """The cost of twelve months."""
         return None if self.monthly is None else self.monthly * MONTHS
 
     @property
     def saved(self) -> Decimal | None:
-        """What is saved in a month; less than nothing where it costs more."""
+        """Savings a month; negative where it costs more."""
         if self.monthly is None or self.against is None:
             return None
         return self.against - self.monthly
 
     @property
     def saved_a_year(self) -> Decimal | None:
-        """What is saved in twelve months."""
+        """Savings in twelve months."""
         return None if self.saved is None else self.saved * MONTHS
 
     @property
     def share(self) -> Decimal | None:
-        """What is saved, as a share; None where nothing can be a share of it."""
+        """Savings as a share of the first row's cost; None where that is zero or unknown."""
         return None if self.saved is None or not self.against else self.saved / self.against
 
 
 def compare(demand: Demand, offers: Sequence[Offer], lookup: PriceLookup) -> list[Row]:
-    """Price each offer, one at least, against the first that has a price; one without any stays, and says why.
+    """Compare each offer with the first that has a price; keep those without one, with the reason.
 
     Raises:
-        UnknownPriceError: none of them has one.
+        UnknownPriceError: no offer has a price.
     """
     found: list[tuple[Offer, Prices | None, Decimal | None, str]] = []
     for offer in offers:
@@ -114,35 +114,34 @@ def unpriced(demand: Demand, offer: Offer, why: str) -> Row:
 
 
 def offers_for(model: str, sellers: Sequence[Seller], lookup: PriceLookup) -> list[Offer]:
-    """Who is asked for `model`: the sellers named.
+    """The offers of `model` by the named sellers.
 
-    Without any, it is all in the price files who sell it, and their makers at the list price; without files, all of the
-    market.
+    Without names: all in the price files, and their makers at the list price; without files, all in the list prices.
 
     Raises:
-        UnknownPriceError: nobody sells it.
+        UnknownPriceError: no seller is known.
     """
     if sellers:
         return [Offer(seller, model) for seller in sellers]
-    filed = [prices for prices in lookup.filed() if same(prices.model, model)]
+    filed = [prices for prices in lookup.file_prices() if same(prices.model, model)]
     offers = [Offer(Seller(prices.provider, prices.source.name), prices.model) for prices in filed]
     if filed and lookup.market.installed:
         offers += [at_list_price(prices.maker) for prices in filed if prices.maker]
     if not filed:
         offers = [Offer(Seller(name), model) for name in lookup.market.sellers(model)]
     if not offers:
-        raise lookup.nobody(model)
+        raise lookup.unknown_model(model)
     return list(dict.fromkeys(offers))
 
 
 def at_list_price(maker: str) -> Offer:
-    """The offer of the market that the `maker` of a price file names."""
+    """The list-price offer that the `maker` of a price file names."""
     seller, model = Offer.parse(maker)
     return Offer(Seller(seller.provider, MARKET), model)
 
 
 def at_list(prices: Prices, demand: Demand, lookup: PriceLookup) -> Decimal | None:
-    """What the demand costs at the list price of the model's maker; None where that is not known, or not another."""
+    """The cost at the list price of the model's maker; None where there is no other one, or no price."""
     if not prices.maker or not lookup.market.installed:
         return None
     try:

@@ -1,8 +1,7 @@
-"""What a storm costs, and what a policy changes: downtime in money.
+"""The cost of a storm under each policy: downtime in money.
 
-The rate is somebody's own downtime: so many minutes cost so much. Answers that did not come in time are worth as much downtime
-as it would have taken to lose them all at once. By default it is the article's estimate, 23 minutes and 180,000 dollars:
-scaled, and no forecast for anybody else.
+The rate comes from a past downtime: its minutes and its cost. Answers that came too late count as the minutes of downtime that would
+lose as many. The default is the article's estimate, 23 minutes and 180,000 dollars; it is no forecast for anyone else.
 """
 
 from dataclasses import dataclass
@@ -23,25 +22,25 @@ LARGEST = 256 * 1024 * 1024
 _WHAT = "the result of a storm"
 
 _LONGEST = 10**9  # seconds
-_LARGEST = 10  # of a share; in a short time more can be answered than came in it
+_LARGEST = 10  # goodput: in a short time more calls can be answered than arrived in it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Downtime:
-    """A downtime that somebody has lived through, and what it cost, in dollars."""
+    """A past downtime and its cost, in dollars."""
 
     minutes: Decimal = Decimal(23)
     cost: Decimal = Decimal(180_000)
 
     @property
     def per_minute(self) -> Decimal:
-        """What a minute without any answer costs."""
+        """The cost of a minute without any answer."""
         return self.cost / self.minutes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loss:
-    """What one policy loses in a storm: a share of the possible answers, worth so many minutes of downtime."""
+    """The loss under one policy: a share of the possible answers, in minutes of downtime and in dollars."""
 
     policy: str
     share: Decimal
@@ -55,7 +54,7 @@ class _Run(msgspec.Struct):
 
 
 class Storm(msgspec.Struct):
-    """What `storm run --json` has printed. Without its own times, they are those of the scenario."""
+    """The output of `storm run --json`; times it lacks are those of the scenario."""
 
     scenario: str
     policy: str
@@ -65,7 +64,7 @@ class Storm(msgspec.Struct):
     trigger_until: Decimal | None = None
 
     def goodput(self) -> dict[str, Decimal]:
-        """The mean of each policy's runs; the policy asked for comes first."""
+        """The mean of each policy's runs, the requested policy first."""
         of: dict[str, list[Decimal]] = {self.policy: []}
         for run in self.runs:
             nothing_lost = Decimal(1)
@@ -108,12 +107,12 @@ def _check(storm: Storm) -> None:
 
 
 def losses(storm: Storm, seconds: Decimal, downtime: Downtime) -> list[Loss]:
-    """What each policy loses in so many seconds, from the trigger on."""
+    """The loss of each policy in the `seconds` from the trigger on."""
     return [lost(policy, goodput, seconds, downtime) for policy, goodput in storm.goodput().items()]
 
 
 def lost(policy: str, goodput: Decimal, seconds: Decimal, downtime: Downtime) -> Loss:
-    """What it costs to give `goodput` of the possible answers for so many seconds."""
+    """The loss from giving `goodput` of the possible answers for `seconds`."""
     share = min(Decimal(1), max(Decimal(0), 1 - goodput))
     minutes = share * seconds / MINUTE
     return Loss(policy=policy, share=share, minutes=minutes, cost=minutes * downtime.per_minute)

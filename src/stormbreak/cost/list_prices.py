@@ -1,9 +1,9 @@
-"""Today's list prices, by genai-prices: the data that came with its installation, and nothing fetched.
+"""Today's list prices, from the data installed with genai-prices; nothing is fetched.
 
-Read are tokens of text. Where a price depends on the hour, the dearest of the day is meant. What is charged besides, by
-request or by search, stands in the notes. A model that is listed without a price by tokens has none here.
+Only text tokens are priced. Where a price depends on the hour, the highest of the day counts. Charges by request are in the notes. A
+model without a price by tokens has none here.
 
-The package is the extra `cost`, and takes 0.4 s to load: nothing of it is imported before a price of the market is asked for.
+The package is the extra `cost` and takes 0.4 s to load, so it is imported on the first lookup.
 """
 
 import re
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 NAME = "market"
 
 _ALIASES: Mapping[str, str] = MappingProxyType({"gemini": "google", "xai": "x-ai"})
-"""Names that stormbreak has for providers, where genai-prices has others."""
+"""stormbreak's names of providers, and those of genai-prices."""
 
 _ADDRESS = re.compile("[.:]")
-"""What shows that the name of a provider is the address of one that has none."""
+"""In the name of a provider: it is an address, of a provider without a name."""
 
 _CONTEXTS: Mapping[Service, Mapping[str, str]] = MappingProxyType(
     {
@@ -36,7 +36,7 @@ _CONTEXTS: Mapping[Service, Mapping[str, str]] = MappingProxyType(
         Service.PRIORITY: {"service_tier": "priority"},
     }
 )
-_BESIDES: Mapping[str, str] = MappingProxyType(
+_OTHER_CHARGES: Mapping[str, str] = MappingProxyType(
     {"requests_kcount": "each request has a price besides"}
 )
 
@@ -45,28 +45,28 @@ class ListPrices:
     """The list prices of a day."""
 
     def __init__(self, on: date | None = None) -> None:
-        """`on` which day; None: today."""
+        """`on` a day; None: today."""
         self.on = on or datetime.now(UTC).date()
 
     def providers(self) -> list[str]:
-        """Those that are known, by name."""
+        """The names of all providers."""
         return sorted(self._by_name)
 
     def models(self, provider: str) -> list[str]:
-        """What a provider lists; nothing for one that is not known."""
+        """The models of a provider; none of an unknown one."""
         found = self._provider(provider)
         return [model.id for model in found.models] if found else []
 
     def sellers(self, model: str) -> list[str]:
-        """Who lists a model with a price; those first that do not only sell what others list, makers before all."""
+        """Providers with a price for a model: makers first, resellers last."""
         own = {name for name, seller in self._by_name.items() if seller.find_model(model)}
         known = [name for name in self.providers() if self.find(name, model)]
         return sorted(known, key=lambda name: (name not in own, name not in self._makers))
 
     def find(self, provider: str, model: str) -> Prices | None:
-        """What `provider` asks for `model`; None where it is not known.
+        """The prices of `model`, named as in a request, at `provider`; None where they are not known.
 
-        Names of providers must be exact: who resells a model is not who makes it. A model may be called as in a request.
+        The provider's name must be exact: a reseller is not the maker.
         """
         seller = self._provider(provider)
         found = seller and seller.find_model(model, all_providers=self._snapshot.providers)
@@ -89,7 +89,7 @@ class ListPrices:
 
     @property
     def installed(self) -> bool:
-        """Whether there are prices of the market here."""
+        """Whether genai-prices is installed."""
         return find_spec("genai_prices") is not None
 
     @cached_value
@@ -101,7 +101,7 @@ class ListPrices:
 
     def _provider(self, name: str) -> "Provider | None":
         if _ADDRESS.search(name):
-            return None  # in no list, and not worth loading one
+            return None  # in no list: do not load one
         return self._by_name.get(_ALIASES.get(name.lower(), name.lower()))
 
     @cached_value
@@ -110,7 +110,7 @@ class ListPrices:
 
     @cached_value
     def _makers(self) -> frozenset[str]:
-        """Those to whose lists others refer."""
+        """Providers whose lists other ones refer to."""
         sellers = self._by_name.values()
         return frozenset(name for each in sellers for name in each.fallback_model_providers or ())
 
@@ -150,7 +150,9 @@ class ListPrices:
         prices = list(self._of_the_day(model))
         if any(price != prices[0] for price in prices):
             yield "cheaper at some hours of the day"
-        yield from (said for key, said in _BESIDES.items() if getattr(prices[0], key) is not None)
+        yield from (
+            note for key, note in _OTHER_CHARGES.items() if getattr(prices[0], key) is not None
+        )
         if model.deprecated:
             yield "deprecated by its provider"
 
@@ -169,7 +171,7 @@ def _rates(price: "ModelPrice") -> Rates | None:
 
 
 def _of_writing(price: "Decimal | TieredPrices | None", entry: Rate) -> Rate | None:
-    """A price for writing to a cache. One below that of other input tells only a part, such as what storing costs: it is none."""
+    """The price of cache writes. One below that of other input is only a part, such as storage: none."""
     rate = _rate(price)
     return None if rate is None or rate.base < entry.base else rate
 

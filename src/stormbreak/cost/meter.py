@@ -1,9 +1,8 @@
-"""A listener that says what attempts cost: of use, for nothing, and what was saved.
+"""A listener that adds up what attempts cost: for answers, for nothing, and what was saved.
 
-An attempt is put on the bill when it ends. An answer costs what its usage says. What is no answer costs nothing, unless
-it may have been processed: then it costs anything up to its bound, and so does an attempt that another has overtaken, or
-whose call was given up. Memory is bounded by the calls under way, and by so many values of each kind. A forked child begins
-with an empty bill.
+An attempt is billed when it ends. An answer costs what its usage says. A failed attempt is free, unless it may have been
+processed: then it costs anything up to its bound, as does an overtaken or cancelled attempt. Memory is bounded by the calls
+under way and by the number of names of each kind. A forked child starts with empty bills.
 """
 
 from collections import OrderedDict
@@ -11,8 +10,7 @@ from collections.abc import Callable
 from decimal import Decimal
 
 from stormbreak.core.spend_policy import EXACT, PriceOf
-from stormbreak.cost.bill import Bills
-from stormbreak.cost.books import LedgerByPurpose, Purpose
+from stormbreak.cost.ledger import Bills, Ledger, Purpose
 from stormbreak.drivers.fork_safety import reset_in_child
 from stormbreak.drivers.locks import new_lock
 from stormbreak.errors import ConfigurationError
@@ -29,15 +27,15 @@ from stormbreak.events import (
 )
 from stormbreak.types import CACHE, DEGRADED, Labels, Target, Usage, Verdict
 
-MOST = 100  # values of one kind that have a bill of their own
-MOST_CALLS = 100_000  # under way; of more, the oldest is taken for given up
+MAX_NAMES = 100  # of one kind with a bill of their own
+MAX_CALLS = 100_000  # under way; beyond, the oldest counts as cancelled
 
 OVERTAKEN, CANCELLED, CUT = "overtaken", "cancelled", "cut"
-"""Why an attempt was wasted, where it is no verdict. What was cut had begun to reach its caller."""
+"""Why an attempt was wasted, besides the verdicts. A cut one had begun to reach its caller."""
 
 
 class _Attempt:
-    """One under way."""
+    """An attempt under way."""
 
     __slots__ = ("bound", "committed", "purpose")
 
@@ -48,16 +46,16 @@ class _Attempt:
 
 
 class _Call:
-    """One under way; `cost` is that of its answer, `fell_to` where it went last."""
+    """A call under way: the `cost` of its answer, and its last fallback."""
 
-    __slots__ = ("attempts", "cost", "fell_to", "first", "labels")
+    __slots__ = ("attempts", "cost", "fallback", "first", "labels")
 
     def __init__(self, first: Target) -> None:
         self.first = Purpose(first)
         self.labels: Labels = ()
         self.attempts: dict[int, _Attempt] = {}
         self.cost: Decimal | None = None
-        self.fell_to = ""
+        self.fallback = ""
 
 
 class Meter:
@@ -65,17 +63,21 @@ class Meter:
 
     Args:
         price_of: the prices, by provider and model.
-        most: values of one kind (targets, models, tenants, labels) that have a bill of their own; the rest share one.
+        max_names: of one kind (targets, models, tenants, labels) that have a bill of their own; the rest share one.
+        detailed: keep bills by model, priority, tenant and label, too; not only by target and waste.
     """
 
-    def __init__(self, price_of: PriceOf, *, most: int = MOST) -> None:
+    def __init__(
+        self, price_of: PriceOf, *, max_names: int = MAX_NAMES, detailed: bool = True
+    ) -> None:
         self._price_of = price_of
-        self._most = most
+        self._max_names = max_names
+        self._detailed = detailed
         self._engine: object = None
         self._lock = new_lock()
-        self._begin()
-        reset_in_child(self._begin)
-        self._hear: dict[type, Callable[..., None]] = {
+        self._reset()
+        reset_in_child(self._reset)
+        self._handlers: dict[type, Callable[..., None]] = {
             Labelled: self._labelled,
             Sent: self._sent,
             Committed: self._committed,
@@ -86,32 +88,32 @@ class Meter:
             CallCancelled: self._cancelled,
         }
 
-    def _begin(self) -> None:
-        """Begin anew, as in a child process: what was spent before it is on the bill of its parent."""
-        self._ledgers = LedgerByPurpose(self._price_of, self._most)
+    def _reset(self) -> None:
+        """Start with empty bills, also in a forked child: the parent has the old ones."""
+        self._ledger = Ledger(self._price_of, self._max_names, detailed=self._detailed)
         self._calls: OrderedDict[int, _Call] = OrderedDict()
 
     def watch(self, engine: object) -> None:
-        """Take note of whose events these are: numbers of calls are those of one engine.
+        """Bind the meter to one engine: numbers of calls are unique within it.
 
         Raises:
-            ConfigurationError: it is another than before.
+            ConfigurationError: it is bound to another one.
         """
         if self._engine is not None and self._engine is not engine:
             raise ConfigurationError("a meter counts for one engine: make another for this one")
         self._engine = engine
 
     def __call__(self, event: Event) -> None:
-        """Take note of an event."""
-        hear = self._hear.get(type(event))
-        if hear is not None:
+        """Count an event."""
+        handler = self._handlers.get(type(event))
+        if handler is not None:
             with self._lock:
-                hear(event)
+                handler(event)
 
     def snapshot(self) -> Bills:
         """The bills so far."""
         with self._lock:
-            return self._ledgers.shown(
+            return self._ledger.snapshot(
                 (attempt.purpose.target, attempt.bound)
                 for call in self._calls.values()
                 for attempt in call.attempts.values()
@@ -133,64 +135,64 @@ class Meter:
             call.attempts[event.attempt].committed = True
 
     def _returned(self, event: Returned) -> None:
-        attempt = self._over(event)
+        attempt = self._end_attempt(event)
         if attempt is None:
             return
         purpose, usage = attempt.purpose, event.usage
         if event.verdict is Verdict.OK:
-            self._calls[event.call].cost = self._ledgers.billed(purpose, usage, attempt.bound)
+            self._calls[event.call].cost = self._ledger.add(purpose, usage, attempt.bound)
         elif usage is not None or event.maybe_processed:
             self._waste(attempt, event.verdict.value, usage)
         else:
-            self._ledgers.free(purpose)
+            self._ledger.add_free(purpose)
 
     def _overtaken(self, event: Overtaken) -> None:
-        attempt = self._over(event)
+        attempt = self._end_attempt(event)
         if attempt is not None:
             self._waste(attempt, OVERTAKEN)
 
-    def _over(self, event: Returned | Overtaken) -> _Attempt | None:
+    def _end_attempt(self, event: Returned | Overtaken) -> _Attempt | None:
         call = self._calls.get(event.call)
         return None if call is None else call.attempts.pop(event.attempt, None)
 
     def _fell_back(self, event: FellBack) -> None:
-        self._call(event.call, event.target).fell_to = event.to
+        self._call(event.call, event.target).fallback = event.to
 
     def _ended(self, event: CallEnded) -> None:
         call = self._calls.pop(event.call, None)
         if call is None:
             return
-        self._give_up(call)
-        if event.verdict is Verdict.OK and call.fell_to and event.usage is not None:
+        self._cancel_attempts(call)
+        if event.verdict is Verdict.OK and call.fallback and event.usage is not None:
             self._save(call, event.usage)
 
     def _cancelled(self, event: CallCancelled) -> None:
         call = self._calls.pop(event.call, None)
         if call is not None:
-            self._give_up(call)
+            self._cancel_attempts(call)
 
-    def _give_up(self, call: _Call) -> None:
+    def _cancel_attempts(self, call: _Call) -> None:
         for attempt in call.attempts.values():
             self._waste(attempt, CANCELLED)
 
     def _waste(self, attempt: _Attempt, why: str, usage: Usage | None = None) -> None:
         purpose = attempt.purpose._replace(wasted=CUT if attempt.committed else why)
-        self._ledgers.billed(purpose, usage, attempt.bound)
+        self._ledger.add(purpose, usage, attempt.bound)
 
     def _save(self, call: _Call, usage: Usage) -> None:
-        """Put down what an answer from elsewhere saved."""
-        at_first = self._ledgers.cost(call.first.target, usage)
-        if at_first is None or call.fell_to == DEGRADED:
+        """Count what an answer from elsewhere saved."""
+        first_cost = self._ledger.cost(call.first.target, usage)
+        if first_cost is None or call.fallback == DEGRADED:
             return
-        if call.fell_to == CACHE:
-            self._ledgers.saved(call.first, cache=at_first)
+        if call.fallback == CACHE:
+            self._ledger.add_savings(call.first, cache=first_cost)
         elif call.cost is not None:
-            self._ledgers.saved(call.first, fallback=EXACT.subtract(at_first, call.cost))
+            self._ledger.add_savings(call.first, fallback=EXACT.subtract(first_cost, call.cost))
 
     def _call(self, number: int, target: Target) -> _Call:
         call = self._calls.get(number)
         if call is None:
-            if len(self._calls) >= MOST_CALLS:
-                self._give_up(self._calls.popitem(last=False)[1])
+            if len(self._calls) >= MAX_CALLS:
+                self._cancel_attempts(self._calls.popitem(last=False)[1])
             call = self._calls[number] = _Call(target)
         return call

@@ -1,7 +1,7 @@
-"""Money for eyes: in dollars, or in another currency at a rate that is given and never fetched.
+"""Show money in dollars, or in another currency at a given rate, which is never fetched.
 
-Amounts are exact until they are shown. Then they are rounded half up to the smallest coin, once and last; what is less than
-half a coin is shown as less than one, and not as nothing.
+Amounts are exact until they are shown. Then they are rounded half up to the smallest coin, once; less than half a coin is shown as
+"<0.01", not as zero.
 """
 
 from collections.abc import Mapping
@@ -37,13 +37,11 @@ _MIN_RATE, _MAX_RATE = Decimal("0.000001"), Decimal(10_000_000)
 KEPT = 6
 """Decimal places of a number for programs."""
 
-_WIDE = Context(
-    prec=80, rounding=ROUND_HALF_UP
-)  # the usual one refuses to round what has too many digits
+_WIDE = Context(prec=80, rounding=ROUND_HALF_UP)  # the default refuses to round long numbers
 
 
 def check_rate(name: str, per_usd: Decimal) -> None:
-    """Refuse what no currency's dollar can be worth. Raises ConfigurationError."""
+    """Raise ConfigurationError for a rate that no currency can have."""
     if not (per_usd.is_finite() and _MIN_RATE <= per_usd <= _MAX_RATE):
         wanted = f"between {_MIN_RATE} and {_MAX_RATE:,}"
         raise ConfigurationError(f"{name} must be {wanted}, got {shown(per_usd)}")
@@ -51,7 +49,7 @@ def check_rate(name: str, per_usd: Decimal) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Currency:
-    """A currency: its code, and how much of it one dollar is."""
+    """A currency: its code, and the amount of it that one dollar buys."""
 
     code: str = "USD"
     per_usd: Decimal = Decimal(1)
@@ -68,20 +66,20 @@ class Currency:
             raise ConfigurationError(f"rate must be 1 for USD, got {shown(self.per_usd)}")
 
     def of(self, usd: Decimal) -> Decimal:
-        """An amount of dollars in this currency, for programs: to a millionth."""
-        return plain(rounded(usd * self.per_usd, KEPT))
+        """Convert dollars for programs, to a millionth."""
+        return without_zeros(rounded(usd * self.per_usd, KEPT))
 
     def shown(self, usd: Decimal) -> str:
-        """An amount of dollars in this currency, for eyes; without its code."""
+        """Format dollars in this currency, without its code."""
         return near(usd * self.per_usd, PLACES[self.code])
 
-    def told(self, usd: Decimal) -> str:
-        """The same with its code."""
+    def with_code(self, usd: Decimal) -> str:
+        """Format dollars in this currency, with its code."""
         return f"{self.shown(usd)} {self.code}"
 
     def exact(self, usd: Decimal) -> str:
-        """A price in this currency, as exact as it is given, and with the places of its coin at least."""
-        price = plain(usd * self.per_usd)
+        """Format a price in dollars with all its digits, at least those of the smallest coin."""
+        price = without_zeros(usd * self.per_usd)
         places = max(PLACES[self.code], -int(price.as_tuple().exponent))
         return f"{rounded(price, min(places, KEPT)):,f}"
 
@@ -90,17 +88,17 @@ USD = Currency()
 
 
 def between(least: str, most: str) -> str:
-    """Two amounts as they are shown, or the one that both are."""
+    """Format a range of two formatted amounts, or the one that both are."""
     return least if least == most else f"{least} to {most}"
 
 
 def rounded(number: Decimal, places: int) -> Decimal:
-    """The number with so many decimal places, half of the last one rounded up."""
+    """Round half up to `places` decimal places."""
     return number.quantize(Decimal(1).scaleb(-places), context=_WIDE)
 
 
 def near(number: Decimal, places: int) -> str:
-    """The number for eyes, with so many decimal places; what is not nothing is not shown as nothing."""
+    """Format a number with `places` decimal places; one that is not zero is not shown as zero."""
     shown = rounded(number, places)
     if number and not shown:
         least = Decimal(1).scaleb(-places)
@@ -108,7 +106,7 @@ def near(number: Decimal, places: int) -> str:
     return f"{shown:,}"
 
 
-def plain(number: Decimal) -> Decimal:
-    """The number without zeros at its end, and without an exponent."""
+def without_zeros(number: Decimal) -> Decimal:
+    """Remove zeros at the end, and the exponent."""
     whole = number == number.to_integral_value()
     return rounded(number, 0) if whole else number.normalize(_WIDE)

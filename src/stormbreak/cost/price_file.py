@@ -1,6 +1,6 @@
-"""Price files: TOML for what resellers and private deals ask, and for what somebody claims.
+"""Price files: TOML with the prices of resellers and private deals, and with claims.
 
-The format is in docs/cost.md. What is wrong with a file is one line with its name, the path of the key and the value.
+docs/cost.md has the format. An error is one line with the file, the path of the key and the value.
 """
 
 import os
@@ -14,13 +14,13 @@ from pathlib import Path
 from stormbreak import toml_file, toml_values
 from stormbreak.core.checks import require, shown
 from stormbreak.cost.list_prices import NAME as MARKET
-from stormbreak.cost.money import USD, Currency, check_rate, plain
+from stormbreak.cost.money import USD, Currency, check_rate, without_zeros
 from stormbreak.cost.prices import Prices, Rate, Rates, Source, Step, normalise_model
 from stormbreak.errors import ConfigurationError
 from stormbreak.key_patterns import quote_model
 
 CHEAPEST, DEAREST = Decimal("0.000001"), Decimal(100_000)
-"""Dollars per million tokens; the latter is ten cents a token. What is beyond them is a slip of the pen."""
+"""Dollars per million tokens; the latter is ten cents a token. Prices beyond are typing errors."""
 
 _WHAT = "a price file"
 _LONGEST = 200  # characters of a name
@@ -29,7 +29,7 @@ _MAX_PROMPT = 10**9  # tokens
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
-    """What is asked per million tokens, in the currency of the file; `flat` stands for input and output alike."""
+    """Prices per million tokens, in the currency of the file; `flat` is one price for input and output."""
 
     flat: Decimal | None = None
     input: Decimal | None = None
@@ -63,7 +63,7 @@ class Asked:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LongPrompts(Asked):
-    """What is asked for requests whose prompts are longer than `above` tokens."""
+    """Prices of requests whose prompts are longer than `above` tokens."""
 
     above: int
 
@@ -105,7 +105,7 @@ class Entry(Asked):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PriceFile:
-    """A file as it was read. `per_usd` says how much of its currency one dollar is."""
+    """The content of a file. `per_usd` is the amount of its currency that one dollar buys."""
 
     name: str
     source: str = ""
@@ -133,16 +133,16 @@ class PriceFile:
         known = set()
         for place, entry in enumerate(self.prices):
             for key, price in _asked(entry):
-                most = f"at most {plain(dearest):,} {self.currency} per million tokens"
-                require(price <= dearest, f"prices[{place}].{key} must be {most}", price)
+                limit = f"at most {without_zeros(dearest):,} {self.currency} per million tokens"
+                require(price <= dearest, f"prices[{place}].{key} must be {limit}", price)
             name = (entry.provider.lower(), normalise_model(entry.model))
             if name in known:
-                said = quote_model(f"{entry.provider}/{entry.model}")
-                raise ConfigurationError(f"prices[{place}] must not say again what {said} costs")
+                twice = quote_model(f"{entry.provider}/{entry.model}")
+                raise ConfigurationError(f"prices[{place}] must not say again what {twice} costs")
             known.add(name)
 
     def offers(self) -> Iterator[Prices]:
-        """What it says, in dollars."""
+        """The prices in dollars."""
         about = " ".join(self.source.split())
         source = Source(name=self.name, about=about, as_of=self.as_of, claim=self.claim)
         for entry in self.prices:
@@ -201,7 +201,7 @@ def load(name_or_path: str | Path) -> PriceFile:
     """Find a price file by its name, or read it.
 
     Raises:
-        ConfigurationError: there is none, or something in it cannot be right.
+        ConfigurationError: there is none, or a value in it is wrong.
     """
     name = str(name_or_path)
     if name in builtin_names():
@@ -235,7 +235,7 @@ def _first(asked: Asked, names: tuple[str, ...]) -> Decimal | None:
 
 
 def _asked(entry: Entry) -> Iterator[tuple[str, Decimal]]:
-    """Every price that an entry holds, by the path of its key."""
+    """Every price of an entry, by the path of its key."""
     steps = ((f"long_prompts[{place}].", step) for place, step in enumerate(entry.long_prompts))
     services = (("batch.", entry.batch), ("flex.", entry.flex), ("priority.", entry.priority))
     for path, part in (("", entry), *steps, *services):

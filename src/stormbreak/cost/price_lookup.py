@@ -1,7 +1,7 @@
-"""Prices by provider and model: from price files first, in the order given, then from the market.
+"""Prices by provider and model: from price files in their order, then from the list prices.
 
-What nobody knows the price of is an error with the nearest names, and never free. Models are found whatever the case, and
-whether a version is written with a point or a dash.
+An unknown price is an error that suggests the nearest names, never zero. Lookup ignores case, and reads a point in a version as a
+dash.
 """
 
 import re
@@ -22,7 +22,7 @@ _DATE = re.compile(r"-20\d\d-?[01]\d-?[0-3]\d$")  # gpt-4.1-2025-04-14 costs wha
 
 
 class Seller(NamedTuple):
-    """A provider, and the source whose word counts; None: the first that knows."""
+    """A provider, and the source of its prices; None: the first that has them."""
 
     provider: str
     source: str | None = None
@@ -60,11 +60,11 @@ class Offer(NamedTuple):
 
 
 class UnknownPriceError(ConfigurationError):
-    """Nobody here knows what that costs."""
+    """No source has a price for that."""
 
 
 class PriceLookup:
-    """Where prices are looked up."""
+    """Looks up prices in price files and list prices."""
 
     def __init__(
         self, files: Sequence[PriceFile] = (), *, market: ListPrices | None = None
@@ -74,9 +74,9 @@ class PriceLookup:
         self._known: dict[tuple[str, str, str], Prices] = {}
         for file in files:
             if file.name in self.files:
-                said = quote_model(file.name)
+                name = quote_model(file.name)
                 raise ConfigurationError(
-                    f"two price files are called {said}: give one another name (name = ...)"
+                    f"two price files are called {name}: give one another name (name = ...)"
                 )
             self.files[file.name] = file
             for prices in file.offers():
@@ -85,7 +85,7 @@ class PriceLookup:
                 )
 
     def price_of(self, provider: str, model: str, source: str | None = None) -> Prices | None:
-        """What `provider` asks for `model`; None where that is not known."""
+        """The prices of `model` at `provider`; None where they are not known."""
         for name in self.files if source is None else (source,):
             for word in (normalise_model(model), _DATE.sub("", normalise_model(model))):
                 found = self._known.get((name, provider.lower(), word))
@@ -94,10 +94,10 @@ class PriceLookup:
         return self.market.find(provider, model) if source in (None, MARKET) else None
 
     def find(self, offer: Offer) -> Prices:
-        """What is asked for an offer.
+        """The prices of an offer.
 
         Raises:
-            UnknownPriceError: nobody knows; the message names what is near.
+            UnknownPriceError: they are not known; the message suggests near names.
         """
         found = self.price_of(offer.seller.provider, offer.model, offer.seller.source)
         if found is not None:
@@ -109,7 +109,7 @@ class PriceLookup:
         )
 
     def check(self, seller: Seller) -> None:
-        """Refuse a source or a provider that is not known. Raises UnknownPriceError."""
+        """Raise UnknownPriceError for an unknown source or provider."""
         sources = [*self.files, MARKET]
         if seller.source is not None and seller.source not in sources:
             near = _near(seller.source, sources)
@@ -120,15 +120,15 @@ class PriceLookup:
             raise UnknownPriceError(f"no prices are known of {quote_model(seller.provider)}{near}")
 
     def providers(self, source: str | None = None) -> list[str]:
-        """Those that a source, or any, has prices of."""
-        names = [it.provider for it in self.filed() if source in (None, it.source.name)]
+        """Providers with prices in this source, or in any."""
+        names = [it.provider for it in self.file_prices() if source in (None, it.source.name)]
         return list(dict.fromkeys([*names, *self._of_market(source)]))
 
     def models(self, seller: Seller) -> list[str]:
-        """What is known of a seller; nothing where it is not known itself."""
+        """The models of a seller; none of an unknown one."""
         names = [
             it.model
-            for it in self.filed()
+            for it in self.file_prices()
             if it.provider.lower() == seller.provider.lower()
             and seller.source in (None, it.source.name)
         ]
@@ -136,15 +136,15 @@ class PriceLookup:
             names += self.market.models(seller.provider)
         return list(dict.fromkeys(names))
 
-    def nobody(self, model: str) -> UnknownPriceError:
-        """Say that nobody is known to sell a model, and which one was perhaps meant."""
+    def unknown_model(self, model: str) -> UnknownPriceError:
+        """The error of a model without a seller, with near names."""
         sellers = (Seller(name) for name in self.providers())
         known = dict.fromkeys(name for seller in sellers for name in self.models(seller))
         near = _near(model, known)
         return UnknownPriceError(f"nobody is known to sell {quote_model(model)}{near}")
 
-    def filed(self) -> list[Prices]:
-        """All that the files say."""
+    def file_prices(self) -> list[Prices]:
+        """All prices in the files."""
         return list(self._known.values())
 
     def _of_market(self, source: str | None) -> list[str]:
@@ -152,7 +152,7 @@ class PriceLookup:
 
 
 def load_lookup(files: Iterable[str]) -> PriceLookup:
-    """Where prices are looked up, the files first."""
+    """Load price files, by name or path, for lookup."""
     return PriceLookup([load(name) for name in dict.fromkeys(files)])
 
 
@@ -167,7 +167,7 @@ def _list_price(provider: str, model: str, on: date) -> Prices | None:
 
 
 def same(model: str, other: str) -> bool:
-    """Whether both are the name of one model, or the second is one of a day."""
+    """Whether both name one model, or the second is its version of a day."""
     return normalise_model(model) in (normalise_model(other), _DATE.sub("", normalise_model(other)))
 
 

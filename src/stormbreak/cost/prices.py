@@ -1,7 +1,6 @@
-"""What a seller asks for a model: for input, what a cache has or gets of it, and output, now, in a batch, and for long prompts.
+"""The prices of a model: input, cached input, cache writes and output; by service, and for long prompts.
 
-US dollars per million tokens, as exact decimals. A price says where it comes from and of when it is. What is not known is
-None, and never zero.
+US dollars per million tokens, as exact decimals. Every price records its source and date. An unknown price is None, never zero.
 """
 
 from collections.abc import Callable
@@ -20,7 +19,7 @@ Number = Decimal | int
 
 
 class Service(StrEnum):
-    """How an answer is delivered, where a provider asks for different prices."""
+    """A service level with prices of its own."""
 
     STANDARD = "standard"
     BATCH = "batch"
@@ -29,7 +28,7 @@ class Service(StrEnum):
 
 
 class Tokens(NamedTuple):
-    """Amounts of tokens; the last three are some of the input, as those of a `Usage` are."""
+    """Amounts of tokens, which may be fractions in a forecast; the last three are part of the input, as in a `Usage`."""
 
     input: Number
     output: Number
@@ -39,7 +38,7 @@ class Tokens(NamedTuple):
 
     @classmethod
     def of(cls, usage: Usage) -> Self:
-        """Those of one call."""
+        """The tokens of one call."""
         return cls(
             usage.input_tokens,
             usage.output_tokens,
@@ -50,7 +49,7 @@ class Tokens(NamedTuple):
 
     @classmethod
     def split(cls, total: int, *, input_share: Decimal, cache_rate: Decimal) -> Self:
-        """A total, by the share of it that is input, and the share of that which is read from a cache."""
+        """Split a total by the share of input, and the share of that which is read from a cache."""
         entry = total * input_share
         return cls(entry, total - entry, entry * cache_rate)
 
@@ -65,7 +64,7 @@ class Tokens(NamedTuple):
 
 
 class Step(NamedTuple):
-    """Another price for a request whose prompt is longer than `above` tokens; it holds for all tokens of it."""
+    """The price of all tokens of a request whose prompt is longer than `above` tokens."""
 
     above: int
     price: Decimal
@@ -79,15 +78,15 @@ class Rate:
     steps: tuple[Step, ...] = ()
 
     def at(self, prompt: Number) -> Decimal:
-        """The price that holds for a request with so many input tokens."""
+        """The price for a request with `prompt` input tokens."""
         price = self.base
         for step in self.steps:
             if prompt > step.above:
                 price = step.price
         return price
 
-    def dearest(self, longest: Number) -> Decimal:
-        """The highest price for any request of at most so many input tokens."""
+    def highest(self, longest: Number) -> Decimal:
+        """The highest price for any request of at most `longest` input tokens."""
         return max([self.base, *(step.price for step in self.steps if longest > step.above)])
 
 
@@ -95,8 +94,8 @@ class Rate:
 class Rates:
     """The prices of one service.
 
-    What is read from a cache, or written to one, costs what other input costs where it has no price of its own; and what is
-    written for an hour, what is written at all.
+    Cached input and cache writes without a price of their own cost what other input costs; writes for an hour, what other writes
+    cost.
     """
 
     input: Rate
@@ -106,32 +105,32 @@ class Rates:
     cache_write_1h: Rate | None = None
 
     def cost(self, tokens: Tokens, *, prompt: Number = 0) -> Decimal:
-        """What the tokens of any number of requests cost, each with a prompt of so many tokens.
+        """The cost of the tokens of any number of requests, each with `prompt` input tokens.
 
         Raises:
-            ConfigurationError: there is output, and no price for it.
+            ConfigurationError: there is output without a price.
         """
         return self._sum(tokens, lambda rate: rate.at(prompt))
 
-    def most(self, tokens: Tokens) -> Decimal:
-        """The most that the tokens of any number of requests cost, however they are shared out. Raises as `cost` does."""
-        return self._sum(tokens, lambda rate: rate.dearest(tokens.input))
+    def max_cost(self, tokens: Tokens) -> Decimal:
+        """The most that these tokens cost, over any number of requests. Raises as `cost` does."""
+        return self._sum(tokens, lambda rate: rate.highest(tokens.input))
 
     def max_output_within(self, bound: Tokens) -> Decimal:
-        """The most that they cost if so much is read from a cache, or written to one, as makes it dearest. Raises as `cost` does.
+        """The most that they cost, whatever part is read from a cache or written to one. Raises as `cost` does.
 
-        For an hour no more is written than `bound` says.
+        Writes for an hour are at most those of `bound`.
         """
 
         def price_in(rate: Rate) -> Decimal:
-            return rate.dearest(bound.input)
+            return rate.highest(bound.input)
 
         hour = min(bound.cache_write_1h, bound.input)
         kinds = (self.input, self.cached_input, self.cache_write)
-        dearest = max(price_in(rate) for rate in kinds if rate)
-        total = (bound.input - hour) * dearest
+        highest = max(price_in(rate) for rate in kinds if rate)
+        total = (bound.input - hour) * highest
         if hour:
-            total += hour * max(dearest, price_in(self.cache_write_1h or self.input))
+            total += hour * max(highest, price_in(self.cache_write_1h or self.input))
         return (total + self._of_output(bound, price_in)) / MILLION
 
     def _sum(self, tokens: Tokens, price_in: Callable[[Rate], Decimal]) -> Decimal:
@@ -156,7 +155,7 @@ class Rates:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """Where prices come from, and of when they are. A `claim` is what somebody says of others' prices, or of their own."""
+    """The source and date of prices. A `claim` is not a price list: a seller's or a third party's statement."""
 
     name: str
     about: str = ""
@@ -166,10 +165,9 @@ class Source:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prices:
-    """What `provider` asks for `model`, which it may list under another name.
+    """The prices of `model` at `provider`, which may list it under another name.
 
-    `latency` is what the source says of it, in its own words: a claim, and nothing that was measured. `maker` names who
-    sells the model at the list price, as provider/model.
+    `latency` quotes the source: a claim, not a measurement. `maker` names the seller at the list price, as provider/model.
     """
 
     provider: str
@@ -185,23 +183,23 @@ class Prices:
     notes: tuple[str, ...] = ()
 
     def rates(self, service: Service = Service.STANDARD) -> Rates | None:
-        """Those of a service; None where no such prices are known."""
+        """The prices of a service; None where they are not known."""
         rates: Rates | None = getattr(self, service.value)
         return rates
 
     def cost_of(self, usage: Usage) -> Decimal:
-        """What one call costs, by the standard prices. Raises as `Rates.cost` does."""
+        """The cost of one call at the standard prices. Raises as `Rates.cost` does."""
         return self.standard.cost(Tokens.of(usage), prompt=usage.input_tokens)
 
     def max_cost_of(self, usage: Usage) -> Decimal:
-        """The most that calls which used so much together cost, whatever the length of each. Raises as `Rates.cost` does."""
-        return self.standard.most(Tokens.of(usage))
+        """The most that calls cost that used this together, whatever the length of each. Raises as `Rates.cost` does."""
+        return self.standard.max_cost(Tokens.of(usage))
 
     def max_output_within(self, bound: Usage) -> Decimal:
-        """The most that calls cost which used no more than that together. Raises as `Rates.cost` does."""
+        """The most that calls cost that used at most this together. Raises as `Rates.cost` does."""
         return self.standard.max_output_within(Tokens.of(bound))
 
 
 def normalise_model(model: str) -> str:
-    """A name as it is looked up: whatever its case, and whether a version is written with a point or a dash."""
+    """The key of a model: lower case, and a dash for each point."""
     return model.strip().lower().replace(".", "-")

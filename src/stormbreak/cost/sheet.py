@@ -1,7 +1,6 @@
-"""Rows of typed cells, which can be written as CSV that is safe to open, or as plain values for JSON.
+"""Tables of typed cells, written as CSV that is safe to open, or as values for JSON.
 
-Text that a spreadsheet would take for a formula gets an apostrophe in front, and control characters are escaped; numbers
-stay numbers.
+Text that a spreadsheet would read as a formula gets an apostrophe in front, and control characters are escaped; numbers stay numbers.
 """
 
 import csv
@@ -11,7 +10,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from enum import Enum, auto
 
-from stormbreak.cost.money import KEPT, USD, Currency, near, plain, rounded
+from stormbreak.cost.money import KEPT, USD, Currency, near, rounded, without_zeros
 
 Cell = Decimal | int | str | None
 
@@ -19,11 +18,11 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 
 NOTHING = "-"
-"""How nothing is shown, unless a column has another word for it."""
+"""Shown for an empty cell, unless its column has another word for it."""
 
 
 class Kind(Enum):
-    """What a column holds."""
+    """The kind of a column's cells."""
 
     TEXT = auto()
     MONEY = auto()  # dollars
@@ -36,10 +35,10 @@ class Kind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column: its name for programs, its title for eyes (none: not shown to them), and what it holds.
+    """A column: its name for programs, its title for people (none: hidden), and the kind of its cells.
 
-    A `{}` in the title stands for the currency. Eyes see `absent` where there is nothing, and no column that says the
-    `usual` in every row.
+    A `{}` in the title stands for the currency. People see `absent` in empty cells, and no column that has the `usual` value in
+    every row.
     """
 
     key: str
@@ -57,7 +56,7 @@ class Sheet:
     rows: Sequence[Sequence[Cell]]
     currency: Currency = USD
 
-    def plain(self) -> list[dict[str, Cell]]:
+    def records(self) -> list[dict[str, Cell]]:
         """Each row by key, with amounts in the currency of the sheet, and numbers to a millionth."""
         return [
             {column.key: self._plain(column, cell) for column, cell in self._cells(row)}
@@ -65,21 +64,21 @@ class Sheet:
         ]
 
     def csv(self) -> str:
-        """The sheet as CSV with a head."""
+        """Write CSV with a header."""
         file = io.StringIO()
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(column.key for column in self.columns)
         for row in self.rows:
             cells = (self._plain(column, cell) for column, cell in self._cells(row))
-            writer.writerow(harmless(cell) for cell in cells)
+            writer.writerow(csv_safe(cell) for cell in cells)
         return file.getvalue()
 
-    def places_for_eyes(self) -> list[int]:
-        """Places of the columns that say something."""
+    def visible_columns(self) -> list[int]:
+        """Indexes of the columns that people see."""
         return [place for place in range(len(self.columns)) if self._worth_a_column(place)]
 
     def shown(self, column: Column, cell: Cell) -> str:
-        """A cell for eyes."""
+        """Format a cell for people."""
         if cell is None or isinstance(cell, str):
             return cell or column.absent
         match column.kind:
@@ -113,11 +112,11 @@ class Sheet:
         number = Decimal(cell)
         if column.kind in (Kind.MONEY, Kind.PRICE):
             return self.currency.of(number)
-        return plain(rounded(number, KEPT))
+        return without_zeros(rounded(number, KEPT))
 
 
-def harmless(cell: Cell) -> Cell:
-    """A cell that no spreadsheet takes for a formula; a number stays as it is."""
+def csv_safe(cell: Cell) -> Cell:
+    """Escape text that a spreadsheet would read as a formula; a number stays as it is."""
     if isinstance(cell, str):
         apostrophe = "'" if cell.startswith(_FORMULA) else ""
         return apostrophe + "".join(map(_printable, cell))
@@ -131,20 +130,20 @@ def _printable(char: str) -> str:
 
 
 def volume(tokens: Decimal) -> str:
-    """A number of tokens as people write it, where it is a round one: 50M."""
+    """Format a number of tokens, a round one in short: 50M."""
     for suffix, size in (("B", 10**9), ("M", 10**6), ("k", 10**3)):
         if tokens >= size and tokens % (size // 100) == 0:
-            return f"{plain(tokens / size):,}{suffix}"
+            return f"{without_zeros(tokens / size):,}{suffix}"
         if tokens >= size:
             break
-    return f"{plain(rounded(tokens, 0)):,}"
+    return f"{without_zeros(rounded(tokens, 0)):,}"
 
 
 def percent(share: Decimal) -> str:
-    """A share in percent, with one digit after the point; rounded half up."""
+    """Format a share in percent, with one decimal place."""
     return f"{near(share * 100, 1)} %"
 
 
 def document(head: Mapping[str, object], **sheets: Sheet) -> dict[str, object]:
-    """One document for JSON: the head, and the sheets by name."""
-    return {**head, **{name: sheet.plain() for name, sheet in sheets.items()}}
+    """Join the head and the sheets, by name, into one JSON document."""
+    return {**head, **{name: sheet.records() for name, sheet in sheets.items()}}

@@ -19,9 +19,8 @@ from stormbreak.cost.usage_records import Counted, Kind, Traffic, is_line, read_
 from stormbreak.errors import ConfigurationError
 
 # ---------------------------------------------------------------- OpenAI usage: API pages and CSV
-# The API tells models apart only where it was asked with `group_by=model`; `batch` and
-# `service_tier` are told apart where it was asked for them, too. Days without any use are rows
-# without a model.
+# The API separates models only with `group_by=model`, and `batch` and `service_tier` only if they
+# are in `group_by`, too. Days without usage are rows without a model.
 
 _NEEDED = ("model", "input_tokens", "output_tokens")
 _COUNTS = (
@@ -29,7 +28,7 @@ _COUNTS = (
 )  # fmt: skip
 _RESULT = "organization.usage.completions.result"
 _SERVICES = {"flex": Service.FLEX, "priority": Service.PRIORITY}
-_MOST = 10**15  # tokens in one row
+_MAX_TOKENS = 10**15  # tokens in one row
 _MODELS = "models are not told apart: ask with group_by=model"
 
 
@@ -59,7 +58,7 @@ def read_pages(raw: bytes) -> Traffic:
         uses=sum_usage(_of_buckets(buckets)),
         since=_day(min((bucket.start_time for bucket in buckets), default=None)),
         until=_day(max((bucket.end_time for bucket in buckets), default=None)),
-        said=("There are more pages of this export (has_more): they are not in it.",)
+        notes=("There are more pages of this export (has_more): they are not in it.",)
         if more
         else (),
     )
@@ -95,7 +94,7 @@ def _of_buckets(buckets: list[_Bucket]) -> Iterator[Counted]:
 
 
 def _of_rows(rows: "csv.DictReader[str]", days: list[int]) -> Iterator[Counted]:
-    """Read each row; put the times that it says into `days`."""
+    """Read each row; append its times to `days`."""
     for row in rows:
         where = f"line {rows.line_num}"
         if None in row or None in row.values():  # as a number with a comma in it has it
@@ -108,7 +107,7 @@ def _of_rows(rows: "csv.DictReader[str]", days: list[int]) -> Iterator[Counted]:
 
 
 def _counted(row: Mapping[str, Any], where: str) -> Counted | None:
-    """One row, or nothing where nothing was used."""
+    """One row; None where nothing was used."""
     entry, output, cached, written, requests = (
         _whole(row.get(name), f"{where}: {name}") for name in _COUNTS
     )
@@ -125,14 +124,14 @@ def _counted(row: Mapping[str, Any], where: str) -> Counted | None:
 
 
 def _whole(value: Any, where: str) -> int:
-    """A count, which the CSV writes as 10.0; nothing is 0."""
+    """A count, which the CSV writes as 10.0; empty is 0."""
     if value in (None, ""):
         return 0
     try:
         number = Decimal(str(value))
     except InvalidOperation:
         number = Decimal("NaN")
-    if not (number.is_finite() and 0 <= number <= _MOST and number == int(number)):
+    if not (number.is_finite() and 0 <= number <= _MAX_TOKENS and number == int(number)):
         raise ConfigurationError(f"{where} must be a count, got {shown(value, longest=40)}")
     return int(number)
 
@@ -151,10 +150,10 @@ LARGEST = 256 * 1024 * 1024
 
 
 def read_traffic(path: Path) -> Traffic:
-    """Read OUTPUT of a batch, or an export of OpenAI's.
+    """Read OUTPUT of a batch, or an export from OpenAI.
 
     Raises:
-        ConfigurationError: it cannot be read, is neither, or holds nothing; the message names the file.
+        ConfigurationError: it cannot be read, is neither, or is empty; the message names the file.
     """
     try:
         traffic = _read(path)
@@ -168,7 +167,7 @@ def read_traffic(path: Path) -> Traffic:
 
 
 def _read(path: Path) -> Traffic:
-    """Read it once, from its beginning: it may be a pipe."""
+    """Read it once, from the start: it may be a pipe."""
     with toml_file.opened(path) as file:
         first = file.readline(LARGEST)
         if is_line(first):

@@ -1,4 +1,4 @@
-"""Real traffic: the tokens that each model used, from a batch's OUTPUT or from a provider's export."""
+"""Real traffic: the tokens that each model used, from a batch's OUTPUT or a provider's export."""
 
 from codecs import BOM_UTF8
 from collections.abc import Iterable, Iterator
@@ -15,7 +15,7 @@ from stormbreak.llm.tokens import BYTES_PER_TOKEN, usage_of
 
 
 class Kind(NamedTuple):
-    """Requests that cost alike."""
+    """Requests with the same prices."""
 
     model: str
     service: Service = Service.STANDARD
@@ -30,7 +30,7 @@ class Counted(NamedTuple):
 
 
 class Uncounted(NamedTuple):
-    """An answer that does not say what it used; `size` are the bytes of its text."""
+    """An answer without usage; `size` is the number of bytes of its text."""
 
     kind: Kind
     size: int
@@ -38,7 +38,7 @@ class Uncounted(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Use:
-    """What one kind of requests has used; the tokens of so many of them are `estimated`."""
+    """The usage of one kind of requests; the tokens of the `estimated` ones are estimates."""
 
     kind: Kind
     tokens: Tokens
@@ -48,12 +48,12 @@ class Use:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Traffic:
-    """All of it. `since` and `until`, where the file says so; `said` is what one should know of it."""
+    """All of it, `since` and `until` where the file has dates; `notes` say what is missing."""
 
     uses: tuple[Use, ...]
     since: date | None = None
     until: date | None = None
-    said: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 class _Sum:
@@ -69,13 +69,12 @@ class _Sum:
 
 
 def sum_usage(records: Iterable[Counted | Uncounted]) -> tuple[Use, ...]:
-    """What each kind has used, in the order of their coming.
+    """Sum the usage by kind, in order of appearance.
 
-    An answer without usage is taken to have used the mean input of the others of its kind, or of all, and a token for each
-    four bytes of its text.
+    An answer without usage counts as the mean input of its kind, or of all, and a token for each four bytes of its text.
 
     Raises:
-        ConfigurationError: none of the answers says what it used.
+        ConfigurationError: no answer has usage.
     """
     sums: dict[Kind, _Sum] = {}
     for record in records:
@@ -108,7 +107,7 @@ def _uses(sums: dict[Kind, _Sum]) -> Iterator[Use]:
 # ---------------------------------------------------------------- usage in OUTPUT
 
 UNNAMED = "(no model named)"
-_REFUSED = 400  # the first status that is no answer
+_REFUSED = 400  # the first status of an error
 _SERVICES = {"flex": Service.FLEX, "priority": Service.PRIORITY}
 
 
@@ -118,7 +117,7 @@ class _Response(msgspec.Struct):
 
 
 class Line(msgspec.Struct):
-    """A line of OUTPUT, as far as costs go."""
+    """The part of a line of OUTPUT that costs need."""
 
     custom_id: str
     response: _Response | None = None
@@ -137,7 +136,7 @@ _BAD = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 def is_line(raw: bytes) -> bool:
-    """Whether that is a line of OUTPUT."""
+    """Whether `raw` is a line of OUTPUT."""
     try:
         _decoded(raw)
     except _BAD:
@@ -146,10 +145,10 @@ def is_line(raw: bytes) -> bool:
 
 
 def read_answers(lines: Iterable[bytes]) -> Iterator[Counted | Uncounted]:
-    """Read what each answer says that it used. A torn last line is left out, as are failures and refusals.
+    """Read the usage of each answer; leave out failures, refusals and a torn last line.
 
     Raises:
-        ConfigurationError: a line is none of OUTPUT.
+        ConfigurationError: a line is not batch output.
     """
     for number, raw in enumerate(lines, 1):
         try:
@@ -163,23 +162,23 @@ def read_answers(lines: Iterable[bytes]) -> Iterator[Counted | Uncounted]:
 
 
 def _decoded(raw: bytes) -> Line:
-    """Read a line, which may begin with the byte order mark that some editors put there."""
+    """Read a line, which may begin with a byte order mark."""
     return _LINE.decode(raw.removeprefix(BOM_UTF8))
 
 
 def _refused(response: _Response) -> bool:
-    """Whether that is an error with a status, as providers have them in the files of their own batch APIs."""
+    """Whether it is an error with a status, as in the files of providers' own batch APIs."""
     return isinstance(response.status_code, int) and response.status_code >= _REFUSED
 
 
 def _record(body: bytes) -> Counted | Uncounted:
     try:
-        said = _BODY.decode(body)
+        fields = _BODY.decode(body)
     except _BAD:  # a body that is no object
         return Uncounted(Kind(UNNAMED), len(body))
-    model = said.model if isinstance(said.model, str) and said.model else UNNAMED
-    kind = Kind(model, _SERVICES.get(str(said.service_tier), Service.STANDARD))
-    usage = usage_of(said.usage)
+    model = fields.model if isinstance(fields.model, str) and fields.model else UNNAMED
+    kind = Kind(model, _SERVICES.get(str(fields.service_tier), Service.STANDARD))
+    usage = usage_of(fields.usage)
     if usage.input_tokens:  # no request is without any
         return Counted(kind, Tokens.of(usage))
     return Uncounted(kind, len(read_any(body).text.encode(errors="replace")))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from stormbreak.batch.input.index import Rows
 from stormbreak.batch.job import Job, run_job
+from stormbreak.batch.options import BatchOptions
 from stormbreak.batch.running.runner import End
 from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.presets import BATCH, OFF
@@ -127,7 +128,8 @@ def stormbreak(
     """Run the same rows through `batch run`; `tick` is told how many are answered."""
     record = Record(speed)
     policy = replace(BATCH, limit=FixedLimit(max_in_flight=CONCURRENCY))
-    job = Job(source=documents, output=output, base_url=base_url, policy=policy)
+    options = BatchOptions(base_url=base_url)
+    job = Job(source=documents, output=output, policy=policy, options=options)
     summary = run_job(job, lambda runner: tick(runner.journal.done), listeners=[record.hear])
     return Result(
         answered=summary.successful,

@@ -29,7 +29,7 @@ def prepare(directory: Path) -> tuple[Path, Path]:
     leftovers = [documents, *directory.glob("answers*")]
     if not marker.exists() and any(path.exists() for path in leftovers):
         raise ConfigurationError(
-            f"{directory} holds files of somebody else's; choose another --directory"
+            f"{directory} holds files of somebody else's; choose another --output"
         )
     marker.touch()
     for path in leftovers:

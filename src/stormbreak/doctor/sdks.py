@@ -166,7 +166,7 @@ SDKS: tuple[Sdk, ...] = (
     Sdk(
         "stamina",
         "26.1.0",
-        Default(9, "stamina/_core.py", "retry.max_attempts", includes_first=True),
+        Default(9, "stamina/_core.py", "retry.attempts", includes_first=True),
         Default(NEVER_SENDS),
         _OUTSIDE,
         traps=("Around an SDK its ten attempts multiply with the SDK's retries: 30 by default.",),

@@ -26,7 +26,7 @@ from stormbreak.http.exchange import answer_of
 from stormbreak.http.h1.connect import connect
 from stormbreak.http.local_answers import Degraded, LocalAnswers
 from stormbreak.http.pricing import check_prices, list_price
-from stormbreak.http.request_body import encoded
+from stormbreak.http.request_body import RequestFields, encoded
 from stormbreak.http.request_source import BufferedSender, StreamSender
 from stormbreak.http.request_template import Asking
 from stormbreak.http.routes import Routes
@@ -218,7 +218,7 @@ class AsyncClient(ClientControls):
         assert source is not None
         return Stream(target, source, opened, came_from, price_of=self._price_of, client=self)
 
-    async def ask(
+    async def ask(  # noqa: PLR0913 - keywords are cheap to read
         self,
         endpoint: str,
         body: bytes,
@@ -229,6 +229,7 @@ class AsyncClient(ClientControls):
         queue_is_free: bool = False,
         attempts: int | None = None,
         idempotency_key: str | None = None,
+        fields: RequestFields | None = None,
     ) -> CallResult:
         """Send a JSON object given as bytes, a model in it, and tell how it ended.
 
@@ -237,12 +238,15 @@ class AsyncClient(ClientControls):
 
         The outcome's value is the last `Received`, where anything was. A streamed answer is assembled.
         Every attempt at one target carries the same key, at the first the `idempotency_key`, by default one of this call's own.
+        A caller that has parsed the body passes its `fields`.
 
         Raises:
             ConfigurationError: the body is no JSON object, or names no model; or the priority is none.
         """
         footing = self._ground.footing(body)
-        asking = Asking(endpoint, body, on_wire=footing.stream_on_wire, key=idempotency_key)
+        asking = Asking(
+            endpoint, body, on_wire=footing.stream_on_wire, key=idempotency_key, fields=fields
+        )
         call = self._call(
             footing, asking, priority, tenant, deadline, queue_is_free=queue_is_free, most=attempts
         )

@@ -7,6 +7,7 @@ from stormbreak.errors import ConfigurationError
 from stormbreak.http.exchange import Asked
 from stormbreak.http.local_answers import Request
 from stormbreak.http.request_body import (
+    RequestFields,
     bounded,
     delivered,
     inputs,
@@ -49,13 +50,17 @@ class Asking:
         on_wire: bool = False,
         delivers: bool = False,
         key: str | None = None,
+        fields: RequestFields | None = None,
     ) -> None:
-        """`on_wire`: as a stream where the answer is the same; `delivers`: as a stream in any case."""
+        """`on_wire`: as a stream where the answer is the same; `delivers`: as a stream in any case.
+
+        `fields` are those of the body, where they are known.
+        """
         self.endpoint = endpoint
         self.shape = shape = endpoint_of(endpoint)
         if delivers:
             body = delivered(body, with_usage=shape in _COUNTED)
-        self.wanted = wanted = wants(body)
+        self.wanted = wanted = wants(body) if fields is None else fields
         if wanted.deferred and shape is Shape.CHAT:
             raise ConfigurationError(
                 '"deferred": true asks for a job, and every attempt would begin another one; leave it out'

@@ -5,7 +5,7 @@ from itertools import repeat
 from math import isnan, nan
 from typing import NamedTuple
 
-from stormbreak.batch.run_timeseries import Course, Slice
+from stormbreak.batch.running.stats import RunStats, Slice
 from stormbreak.report.chart import Line, Panel, clock_for
 from stormbreak.types import Verdict
 
@@ -20,7 +20,7 @@ class BatchChart(NamedTuple):
     panel: Panel
 
 
-def charts_of(course: Course) -> list[BatchChart]:
+def charts_of(course: RunStats) -> list[BatchChart]:
     """All of them, in the order in which they are shown; what never happened is left out."""
     charts = [
         _chart(course, "Rows", "rows per second", _rows(course)),
@@ -44,7 +44,7 @@ def charts_of(course: Course) -> list[BatchChart]:
     return charts
 
 
-def _chart(course: Course, title: str, unit: str, lines: Sequence[Line]) -> BatchChart:
+def _chart(course: RunStats, title: str, unit: str, lines: Sequence[Line]) -> BatchChart:
     span = course.width * max(1, len(course.slices))
     clock = clock_for(span)
     middles = [(start + end) / 2 / clock.seconds for start, end, _ in course.times()]
@@ -62,15 +62,15 @@ def _chart(course: Course, title: str, unit: str, lines: Sequence[Line]) -> Batc
     )
 
 
-def _rows(course: Course) -> list[Line]:
-    lines = [Line(name="answered", ys=list(_rates(course, "answered")), stroke=0)]
+def _rows(course: RunStats) -> list[Line]:
+    lines = [Line(name="answered", ys=list(_rates(course, "done")), stroke=0)]
     failed = list(_rates(course, "failed"))
     if any(value > 0 for value in failed):
         lines.append(Line(name="failed", ys=failed, stroke=1))
     return lines
 
 
-def _rates(course: Course, total: str) -> Iterator[float]:
+def _rates(course: RunStats, total: str) -> Iterator[float]:
     """How fast a total grew in each slice. Where nobody looked, it is as fast as until the next look."""
     before, unseen = course.first, 0
     for each in course.slices:
@@ -83,8 +83,8 @@ def _rates(course: Course, total: str) -> Iterator[float]:
     yield from repeat(nan, unseen)
 
 
-def _outcomes(course: Course) -> list[Line]:
-    seen = sum((each.verdicts for each in course.slices), start=type(course.retries)())
+def _outcomes(course: RunStats) -> list[Line]:
+    seen = sum((each.verdicts for each in course.slices), start=type(course.retry_reasons)())
     good = Verdict.OK.value
     kinds = [kind for kind, _ in seen.most_common() if kind != good]
     names = [good, *kinds[:_KINDS]]
@@ -103,7 +103,7 @@ def _outcomes(course: Course) -> list[Line]:
     return lines
 
 
-def _latencies(course: Course) -> list[Line]:
+def _latencies(course: RunStats) -> list[Line]:
     return [
         Line(
             name=name,
@@ -114,14 +114,14 @@ def _latencies(course: Course) -> list[Line]:
     ]
 
 
-def _in_flight(course: Course) -> list[Line]:
+def _in_flight(course: RunStats) -> list[Line]:
     return [
         Line(name="the limit", ys=_standing(course, "limit")),
         Line(name="in flight", ys=_standing(course, "in_flight"), stroke=0),
     ]
 
 
-def _tokens(course: Course) -> list[Line]:
+def _tokens(course: RunStats) -> list[Line]:
     return [
         Line(name=name, ys=_so_far(course, total), stroke=stroke)
         for stroke, (name, total) in enumerate(
@@ -130,22 +130,22 @@ def _tokens(course: Course) -> list[Line]:
     ]
 
 
-def _so_far(course: Course, total: str) -> list[float]:
+def _so_far(course: RunStats, total: str) -> list[float]:
     """Thousands of a total at the end of each slice."""
     sights = [each.last for each in course.slices]
     return _held(nan if sight is None else getattr(sight, total) / 1000 for sight in sights)
 
 
-def _standing(course: Course, name: str) -> list[float]:
+def _standing(course: RunStats, name: str) -> list[float]:
     """How things stood in each slice: the mean of what was seen, or the most where that was kept."""
     return _held(_seen(each, name) for each in course.slices)
 
 
 def _seen(each: Slice, name: str) -> float:
-    if not each.sights:
+    if not each.samples:
         return nan
     value: int = getattr(each, name)
-    return value if name in _MOST else value / each.sights
+    return value if name in _MOST else value / each.samples
 
 
 def _held(values: Iterable[float]) -> list[float]:

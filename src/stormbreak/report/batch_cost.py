@@ -1,7 +1,7 @@
 """What a batch has cost, as a part of its report."""
 
 from stormbreak.batch.store.cost import BatchCost, ModelCost
-from stormbreak.cost.bill import Span
+from stormbreak.cost.ledger import Span
 from stormbreak.cost.money import USD, between
 from stormbreak.escape import shown
 from stormbreak.report.page import Section, Table
@@ -31,7 +31,7 @@ def cost_section(cost: BatchCost | None) -> Section:
     )
     return Section(
         title="Cost",
-        lead=" ".join([lead, *(f"{shown(said)}." for said in cost.said)]),
+        lead=" ".join([lead, *(shown(note, 200) for note in cost.notes)]),
         table=Table(heads=_HEADS, rows=[_row(each) for each in cost.models]),
     )
 

@@ -4,9 +4,8 @@ from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 
-from stormbreak.batch.histogram import Histogram
-from stormbreak.batch.run_timeseries import Course
 from stormbreak.batch.running.runner import End
+from stormbreak.batch.running.stats import Histogram, RunStats
 from stormbreak.batch.running.summary import Summary
 from stormbreak.batch.store.cost import BatchCost
 from stormbreak.batch.store.paths import BatchPaths
@@ -31,7 +30,7 @@ _ENDS = {
 }
 
 
-def batch_page(summary: Summary, course: Course, cost: BatchCost | None = None) -> Page:
+def batch_page(summary: Summary, course: RunStats, cost: BatchCost | None = None) -> Page:
     """Make the page of a run that has ended; `cost` is what all runs on its OUTPUT cost, where that is known."""
     went: list[Section | None] = []
     if summary.attempts:
@@ -55,7 +54,7 @@ def batch_page(summary: Summary, course: Course, cost: BatchCost | None = None) 
     )
 
 
-def batch_picture(summary: Summary, course: Course) -> Picture:
+def batch_picture(summary: Summary, course: RunStats) -> Picture:
     """Make the picture: the charts, and the figures above them."""
     tiles = [
         Tile(title=title, panel=panel, keys=keys_of(panel.lines))
@@ -99,7 +98,7 @@ def _facts(summary: Summary) -> list[tuple[str, str]]:
     return facts
 
 
-def _cards(summary: Summary, course: Course) -> list[Card]:
+def _cards(summary: Summary, course: RunStats) -> list[Card]:
     billed = summary.maybe_processed
     return [
         Card(
@@ -135,14 +134,14 @@ def _cards(summary: Summary, course: Course) -> list[Card]:
     ]
 
 
-def _charts(course: Course) -> list[Chart]:
+def _charts(course: RunStats) -> list[Chart]:
     return [
         Chart(title=title, drawing=drawing_of(panel, salt=title), keys=keys_of(panel.lines))
         for title, panel in charts_of(course)
     ]
 
 
-def _seconds(course: Course) -> Section:
+def _seconds(course: RunStats) -> Section:
     shares = {"median": 0.5, "90th percentile": 0.9, "99th percentile": 0.99, "99.9th": 0.999}
     rows = [
         [name, *(_quantile(histogram, share) for share in shares.values())]
@@ -158,10 +157,12 @@ def _seconds(course: Course) -> Section:
     )
 
 
-def _retries(summary: Summary, course: Course) -> Section | None:
+def _retries(summary: Summary, course: RunStats) -> Section | None:
     if not summary.retries:
         return None
-    reasons = {verdict.replace("_", " "): count for verdict, count in course.retries.most_common()}
+    reasons = {
+        verdict.replace("_", " "): count for verdict, count in course.retry_reasons.most_common()
+    }
     later = summary.retries - sum(reasons.values())
     if later > 0:
         reasons["came back in a later round"] = later
@@ -177,8 +178,8 @@ def _retries(summary: Summary, course: Course) -> Section | None:
     )
 
 
-def _trouble(course: Course) -> Section | None:
-    if not course.trouble:
+def _trouble(course: RunStats) -> Section | None:
+    if not course.failures:
         return None
     rows = [
         [
@@ -187,7 +188,7 @@ def _trouble(course: Course) -> Section | None:
             "" if told.code is None else shown(told.code),
             f"{count:,}",
         ]
-        for told, count in course.trouble.most_common()
+        for told, count in course.failures.most_common()
     ]
     return Section(
         title="What came back in place of answers",
@@ -197,7 +198,7 @@ def _trouble(course: Course) -> Section | None:
     )
 
 
-def _targets(course: Course) -> Section | None:
+def _targets(course: RunStats) -> Section | None:
     if len(course.targets) < 2:
         return None
     rows = [[shown(name, 80), f"{count:,}"] for name, count in course.targets.most_common()]

@@ -56,8 +56,8 @@ def savings_cards(case: Case, currency: Currency) -> list[Card]:
     return [
         Card(
             name="Saved a month",
-            figure=currency.told(case.saving),
-            about=f"{currency.told(case.current)} now, {currency.told(case.candidate)} then",
+            figure=currency.with_code(case.saving),
+            about=f"{currency.with_code(case.current)} now, {currency.with_code(case.candidate)} then",
         ),
         Card(
             name="Savings",
@@ -67,12 +67,12 @@ def savings_cards(case: Case, currency: Currency) -> list[Card]:
         Card(
             name="Payback",
             figure="never" if case.payback is None else _months(case.payback),
-            about=f"until the {currency.told(case.migration)} of the migration are saved",
+            about=f"until the {currency.with_code(case.migration)} of the migration are saved",
         ),
         Card(
             name="Return, 12 months",
             figure="none" if returned is None else percent(returned),
-            about=f"{currency.told(case.net)} after the migration is paid, against what it costs",
+            about=f"{currency.with_code(case.net)} after the migration is paid, against what it costs",
         ),
     ]
 
@@ -183,7 +183,7 @@ def _bars(each: Costs, facts: CostFacts, most: int) -> list[Bar]:
 
 
 def _table(sheet: Sheet) -> Table:
-    places = sheet.places_for_eyes()
+    places = sheet.visible_columns()
     columns = [sheet.columns[place] for place in places]
     return Table(
         heads=[column.title.format(sheet.currency.code) for column in columns],

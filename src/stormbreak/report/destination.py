@@ -14,7 +14,7 @@ from stormbreak.errors import ConfigurationError
 from stormbreak.escape import path_of, quoted
 
 if TYPE_CHECKING:
-    from stormbreak.batch.run_timeseries import Course
+    from stormbreak.batch.running.stats import RunStats
     from stormbreak.batch.running.summary import Summary
     from stormbreak.batch.store.cost import BatchCost
     from stormbreak.cost.sheet import Sheet
@@ -76,7 +76,9 @@ class ReportFile:
             lambda: report.storm_picture(scenario, results),
         )
 
-    def batch(self, summary: "Summary", course: "Course", cost: "BatchCost | None" = None) -> None:
+    def batch(
+        self, summary: "Summary", course: "RunStats", cost: "BatchCost | None" = None
+    ) -> None:
         """Write the report of a batch run. Raises ConfigurationError if it cannot be written any more."""
         from stormbreak.report import batch_report as report  # noqa: PLC0415 - loads what draws
 

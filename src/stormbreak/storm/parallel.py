@@ -96,7 +96,7 @@ def _side_by_side(runs: Sequence[Job[T]], count: int, progress: Told) -> list[T]
         return [future.result() for future in futures]
     except BrokenProcessPool:
         raise ConfigurationError(
-            "a process of the simulation was ended from outside; fewer --processes need less memory"
+            "a process of the simulation was ended from outside; fewer --jobs need less memory"
         ) from None
     except BaseException:
         ours.close()

@@ -80,11 +80,11 @@ def test_a_sentence_and_a_table_of_programs_side_by_side(capsys, brief, asker, t
     assert set(NAMES) - set(shown) == {"openings"}
     assert shown["success"] == ["0.0", "%", "100.0", "%"]
     assert shown["amplification"] == ["1.00", "2.00"]
-    assert rest[-2] == "As the provider saw it, at scale 1 and speed 1; copies: 1."
+    assert rest[-2] == "Measured at the provider, at scale 1 and speed 1; copies: 1."
 
 
 def test_json_has_the_measures_of_the_first_and_of_each(capsys, small, asker, typed):
-    args = ("--cmd", typed(asker()), "--seed", "3", "--scale", "2", "--until", "38", "--json")
+    args = ("--cmd", typed(asker()), "--seed", "3", "--scale", "2", "--duration", "38", "--json")
     code, out, _ = live(capsys, small, *args, "--speed", "25")
     document = json.loads(out)
 
@@ -170,7 +170,7 @@ def test_one_that_fails_at_a_seed_meets_no_further_one(
     assert code == 1
     assert err == (
         "stormbreak: mortal: ended before the storm began, with exit code 1;"
-        " the last it said: no more (seed 1)\n"
+        " its last line: no more (seed 1)\n"
     )
     assert [(run["program"], run["seed"]) for run in document["runs"]] == [
         ("mortal", 0), ("asker", 0), ("asker", 1), ("asker", 2),
@@ -211,7 +211,7 @@ def test_one_that_dies_is_named_and_the_others_play_on(capsys, brief, script, as
     assert out.startswith("brief under asker ")
     assert err == (
         "stormbreak: mortal: ended before the storm began, with exit code 1;"
-        " the last it said: with (what looks like a key)\n"
+        " its last line: with (what looks like a key)\n"
     )
     code, out, err = live(capsys, brief, "--cmd", typed(mortal), "--json")
     document = json.loads(out)
@@ -221,36 +221,39 @@ def test_one_that_dies_is_named_and_the_others_play_on(capsys, brief, script, as
     }
 
 
-@pytest.mark.parametrize(
-    ("args", "complaint"),
-    [
+def test_a_mistake_is_one_line_and_exit_code_2(capsys, small):
+    for args, complaint in (
         ([], "Missing option '--cmd'"),
         (["--cmd", "no-such-program -x"], "there is no program 'no-such-program' that can be sta"),
-        (["--cmd", "a=sh", "--cmd", "a=sh -x"], "two programs are called 'a': write --cmd NAME="),
-        (["--cmd", "sh", "--cmd", "/bin/sh"], "two programs are called 'sh'"),
+        (["--cmd", "a=sh", "--cmd", "a=sh -x"], "two programs are named 'a': write --cmd NAME="),
+        (["--cmd", "sh", "--cmd", "/bin/sh"], "two programs are named 'sh'"),
         (["--cmd", "/no/venv311/bin/run2"], "there is no program '/no/venv311/bin/run2' that"),
         (["--cmd", "/no/" + "abcd1234" * 4], "no program what looks like a key"),
         (["--cmd", ""], "--cmd names no program"),
         (["--cmd", "a="], "--cmd names no program"),
         (["--cmd", "sh -c 'echo"], "--cmd cannot be read: no closing quotation"),
-        (["--cmd", "sh", "--until", "20"], "--until must be at least 38, 30 s after the trigger"),
-        (["--cmd", "sh", "--until", "nan"], "'--until': must be a positive number from 1e-06"),
-        (["--cmd", "sh", "--scale", "0"], "'--scale': must be a positive number"),
-        (["--cmd", "sh", "--speed", "-1"], "'--speed': must be a positive number from 0.001 to"),
+        (
+            ["--cmd", "sh", "--duration", "20"],
+            "--duration must be at least 38, 30 s after the trigger",
+        ),
+        (["--cmd", "sh", "--duration", "nan"], "'--duration': must be a number from 1e-06"),
+        (
+            ["--cmd", "sh", "--scale", "0"],
+            "'--scale': must be a number from 1e-06 to 1,000,000, got",
+        ),
+        (["--cmd", "sh", "--speed", "-1"], "'--speed': must be a number from 0.001 to"),
         (["--cmd", "sh", "--copies", "0"], "'--copies'"),
         (["--cmd", "sh", "--assert", "godput > 1"], "'godput' is no measure; did you mean good"),
         (["--cmd", "sh", "--assert", "openings < 1"], "openings cannot be seen from outside a pr"),
         (["--cmd", "sh", "--report", "x.txt"], "--report must end in .html or .png, got 'x.txt'"),
         (["--cmd", "sk-" + "abcd1234" * 4], "no program what looks like a key"),
-    ],
-)
-def test_a_mistake_is_one_line_and_exit_code_2(capsys, small, args, complaint):
-    code, out, err = live(capsys, small, *args)
+    ):
+        code, out, err = live(capsys, small, *args)
 
-    assert (code, out) == (2, "")
-    assert complaint in err
-    assert err.count("\n") == 1
-    assert "abcd1234" not in err
+        assert (code, out) == (2, "")
+        assert complaint in err
+        assert err.count("\n") == 1
+        assert "abcd1234" not in err
 
 
 def test_what_is_no_scenario_or_has_no_load(capsys):
@@ -316,7 +319,7 @@ def test_reasons_to_doubt_the_figures_are_said():
         "the provider used 85% of a core for 5 s",
         "all cores were busy for 5 s",
         "a call was handed over 0.4 s late",
-        "3 requests held no prompt of the storm, and are in no measure but the attempts",
+        "3 requests had no prompt of the storm; only the attempts count them",
     ]
     calm = Played(result=None, strangers=0, exits=(0,), latest=0.01, busiest=PeakCpuLoad())
     assert list(warnings_of(calm)) == []

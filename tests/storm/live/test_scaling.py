@@ -45,7 +45,9 @@ def test_every_scenario_with_a_load_can_be_scaled():
 
 def test_it_may_end_early_but_not_too_early():
     assert staged(load("incident"), until=107).duration == 107
-    with pytest.raises(ConfigurationError, match="--until must be at least 107, 30 s after the t"):
+    with pytest.raises(
+        ConfigurationError, match="--duration must be at least 107, 30 s after the t"
+    ):
         staged(load("incident"), until=106)
     with pytest.raises(ConfigurationError, match="at most the duration of incident, 1457, got 20"):
         staged(load("incident"), until=2e5)

@@ -1,10 +1,9 @@
 """Index INPUT: an array of rows that stays on disk, and a hash table that finds a custom_id.
 
-One pass reads and checks the whole file and keeps about 35 bytes per row: where it begins, its line number, a hash of
-its id and one of its line. Rows are read again, by offset, when their turn comes, and compared with that hash; ten million
-of them fit in 350 MB.
+One pass reads and checks the whole file and keeps about 35 bytes per row: its offset, its line number, a hash of its id and one of
+its line. A row is read again by its offset when it is sent, and compared with that hash. Ten million rows take 350 MB.
 
-A file that an earlier run has checked, byte for byte, is not checked again: only the ids are read, which takes a third of the time.
+If an earlier run has checked the same bytes, only the ids are read, in a third of the time.
 """
 
 import os
@@ -25,9 +24,8 @@ from stormbreak.errors import ConfigurationError
 from stormbreak.escape import path_of, quoted, reason
 
 # ---------------------------------------------------------------- table of ids
-# It keeps a 64-bit hash per id and an open-addressed table of numbers; the ids themselves stay in
-# their file. Two ids with one hash are told apart by reading the real id back, so an answer is
-# never a guess.
+# A 64-bit hash per id and an open-addressed table of numbers; the ids themselves stay in their
+# file. Two ids with one hash are distinguished by reading the real id.
 
 _START = 1024  # slots; always a power of two
 _BITS = 0xFFFF_FFFF_FFFF_FFFF
@@ -36,7 +34,7 @@ _BITS = 0xFFFF_FFFF_FFFF_FFFF
 class IdTable:
     """Numbers ids in the order they are added: 0, 1, 2, ...
 
-    `id_at(number)` reads an id back from where it is stored; `hashed` is replaced only in tests.
+    `id_at(number)` reads an id from where it is stored; only tests replace `hashed`.
     """
 
     def __init__(self, id_at: Callable[[int], str], *, hashed: Callable[[str], int] = hash) -> None:
@@ -54,7 +52,7 @@ class IdTable:
         return 8 * len(self._hashes) + 4 * len(self._slots)
 
     def add(self, custom_id: str) -> int | None:
-        """Give `custom_id` the next number; if it has one already, change nothing and return that."""
+        """Give `custom_id` the next number; if it has one, change nothing and return that."""
         key = self._hashed(custom_id) & _BITS
         slot = self._seek(custom_id, key)
         if taken := self._slots[slot]:
@@ -109,17 +107,17 @@ class _Id(Struct):
 _ID = Decoder(_Id)
 
 _IdOf = Callable[[bytes, int, int], str]  # of a line, its index and its number
-ParsedResponse = Callable[[int], None]
-"""Is told now and then how many rows of INPUT have been read."""
+ReadProgress = Callable[[int], None]
+"""Called now and then with the number of rows read."""
 
 
 def new_fingerprint() -> blake2b:
-    """The hash that an INPUT is known by, of nothing yet."""
+    """The hash that identifies an INPUT, of no bytes yet."""
     return blake2b(digest_size=16)
 
 
 def fingerprint_of(path: Path) -> str:
-    """What an INPUT of this content is known by. Raises OSError as it cannot be read."""
+    """Hash the content of an INPUT. Raises OSError if it cannot be read."""
     with toml_file.opened(path) as file:
         return file_digest(file, new_fingerprint).hexdigest()
 
@@ -127,7 +125,7 @@ def fingerprint_of(path: Path) -> str:
 class Rows:
     """The rows of one INPUT; made by `Rows.read`, closed by its user.
 
-    `fingerprint` is a hash of every byte of the file: what a later run compares.
+    `fingerprint` is a hash of every byte of the file, which a later run compares.
     """
 
     def __init__(self, path: Path, *, model: str | None, defaults: Mapping[str, float]) -> None:
@@ -139,8 +137,8 @@ class Rows:
         self._clear()
 
     def _clear(self) -> None:
-        self._offsets = array("Q")  # where each row begins; at the end, where the last one ends
-        self._numbers = array("I")  # the line each row stands on
+        self._offsets = array("Q")  # of each row, and of the end of the last one
+        self._numbers = array("I")  # of the line of each row
         self._hashes = array("I")  # of each line, to notice a change; the seed differs by process
         self._ids = IdTable(lambda index: _id_in(self._line_at(index), self._numbers[index]))
 
@@ -151,21 +149,21 @@ class Rows:
         *,
         model: str | None = None,
         defaults: Mapping[str, float] | None = None,
-        told: ParsedResponse = lambda _: None,
+        on_read: ReadProgress = lambda _: None,
         checked: str | None = None,
     ) -> Self:
-        """Check and index all of `path`; `model` stands in for rows that name none, `defaults` for fields of a chat.
+        """Check and index all of `path`; `model` is for rows that name none, `defaults` for missing fields of a chat.
 
-        `told` hears now and then how far it has come. `checked` is the fingerprint of an INPUT that was found right for the
-        same model: of the very same bytes, only the ids are read.
+        `on_read` is called now and then. `checked` is the fingerprint of an INPUT that was valid for the same model: of the same
+        bytes, only the ids are read.
 
-        Raises ConfigurationError for the first line that is no request, naming more of them, and for ids that are not
-        unique.
+        Raises:
+            ConfigurationError: a line is no request (names more of them), or two rows have one id.
         """
         rows = cls(path, model=model, defaults=defaults or {})
         try:
-            if checked is None or not rows._is_still(checked, told):
-                rows._index(told, rows._checked_id)
+            if checked is None or not rows._is_still(checked, on_read):
+                rows._index(on_read, rows._checked_id)
         except BaseException as error:
             rows.close()
             if isinstance(error, OSError):
@@ -188,7 +186,7 @@ class Rows:
         self.close()
 
     def close(self) -> None:
-        """Let go of the file; more than once is fine."""
+        """Close the file. May be called twice."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
@@ -199,11 +197,11 @@ class Rows:
         return 8 * len(self._offsets) + 8 * len(self._numbers) + self._ids.nbytes
 
     def row_at(self, index: int) -> Row:
-        """Read row `index` (from 0) again. Raises ConfigurationError if the file changed under us."""
+        """Read row `index` (from 0) again. Raises ConfigurationError if the file was changed."""
         number = self._numbers[index]
         try:
             return self._parsed(self._line_at(index), index, number)
-        except InputRowError as error:  # an earlier version has checked the file, and let it pass
+        except InputRowError as error:  # an earlier version has accepted it
             raise self._wrong(number, str(error)) from None
 
     def _line_at(self, index: int) -> bytes:
@@ -218,25 +216,25 @@ class Rows:
         return line
 
     def __iter__(self) -> Iterator[Row]:
-        """Read them all again, in their order."""
+        """Read all rows again, in order."""
         return (self.row_at(index) for index in range(len(self)))
 
     def find(self, custom_id: str) -> int | None:
         """Return the index of the row called `custom_id`, or None."""
         return self._ids.find(custom_id)
 
-    def _is_still(self, checked: str, told: ParsedResponse) -> bool:
-        """Index the file by its ids alone; tell whether it is the one of that fingerprint. If not, forget it."""
+    def _is_still(self, checked: str, on_read: ReadProgress) -> bool:
+        """Index the file by its ids alone; forget all of it and return False if its fingerprint is another one."""
         try:
-            self._index(told, lambda line, _, number: _id_in(line, number))
-        except ConfigurationError:  # it was right: it is another one
+            self._index(on_read, lambda line, _, number: _id_in(line, number))
+        except ConfigurationError:  # it is another file: the old one was valid
             self.fingerprint = ""
         if self.fingerprint == checked:
             return True
         self._clear()
         return False
 
-    def _index(self, told: ParsedResponse, id_of: _IdOf) -> None:
+    def _index(self, on_read: ReadProgress, id_of: _IdOf) -> None:
         digest = new_fingerprint()
         offset = number = 0
         os.lseek(self._fd, 0, os.SEEK_SET)
@@ -251,7 +249,7 @@ class Rows:
                     raise self._wrong(number, f"{error}{more}") from None
                 offset += len(line)
                 if number % REPORT_EVERY == 0:
-                    told(len(self))
+                    on_read(len(self))
         if not len(self):
             raise ConfigurationError(f"{path_of(self.path)}: the input holds no rows")
         self._offsets.append(offset)
@@ -270,8 +268,8 @@ class Rows:
         self._offsets.append(offset)
         twin = self._ids.add(custom_id)
         if twin is not None:
-            said = f"custom_id {quoted(custom_id)} stands on line {self._numbers[twin]} already"
-            raise InputRowError(said)
+            first = self._numbers[twin]
+            raise InputRowError(f"custom_id {quoted(custom_id)} stands on line {first} already")
         self._numbers.append(number)
         self._hashes.append(hash(stripped) & _HASH_BITS)
 
@@ -279,7 +277,7 @@ class Rows:
         return self._parsed(line, index, number).custom_id
 
     def _more_wrong(self, file: BinaryIO, number: int) -> str:
-        """Name the next lines that are no requests: who mends ten million rows mends them at once."""
+        """Name the next wrong lines, so that they can be fixed together."""
         wrong: list[int] = []
         while len(wrong) <= MORE_WRONG and (line := file.readline(LINE_LIMIT)):
             number += 1
@@ -304,7 +302,7 @@ class Rows:
 
 
 def _id_in(line: bytes, number: int) -> str:
-    """The id of a row that was found right."""
+    """The id of a row that was valid before."""
     try:
         return _ID.decode(line).custom_id or f"row-{number}"
     except (DecodeError, UnicodeDecodeError, RecursionError):
@@ -317,7 +315,7 @@ def _opened(path: Path) -> int:
             "INPUT must be a file, not - (stdin): a resumed run reads it again"
         )
     try:
-        # Not to hang on a pipe that nobody writes to.
+        # O_NONBLOCK: do not hang on a pipe without a writer.
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except (OSError, ValueError) as error:
         why = reason(error) if isinstance(error, OSError) else "not a path"

@@ -1,10 +1,10 @@
-"""One line of INPUT, and the request it stands for.
+"""One line of INPUT, and the request that it asks for.
 
-Two forms are read: the OpenAI Batch format (`custom_id, method, url, body`), and a body of its own
-(`{"messages": [...], ...}` or `{"prompt": "...", ...}`), whose further keys pass into the request. The rows of a
-file may have different urls.
-Values are carried as the bytes they were written in; only what must be known is decoded.
-No error repeats what a line says, apart from ids and urls: a prompt may be a secret.
+Two forms are read: the OpenAI Batch format (`custom_id, method, url, body`), and a body of its own (`{"messages": [...], ...}` or
+`{"prompt": "...", ...}`), whose further keys pass into the request. The rows of a file may have different urls.
+
+A body is decoded once, into the fields that must be known; the bytes that are sent are those of the line wherever possible.
+No error repeats what a line says, except ids and urls: a prompt may be a secret.
 """
 
 import json
@@ -12,12 +12,13 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from msgspec import DecodeError, Raw, ValidationError
+from msgspec import UNSET, DecodeError, Raw, Struct, UnsetType, ValidationError
 from msgspec.json import Decoder, encode
 
 from stormbreak.escape import quoted
+from stormbreak.http.request_body import RequestFields
 
 ID_LIMIT = 512  # characters of a custom_id
 CHAT = "/chat/completions"
@@ -25,46 +26,78 @@ RESPONSES = "/responses"
 MESSAGES = "/messages"
 EMBEDDINGS = "/embeddings"
 
-_NEEDED = MappingProxyType(
-    {
-        CHAT: ("messages",),
-        RESPONSES: ("input",),
-        MESSAGES: ("messages", "max_tokens"),
-        EMBEDDINGS: ("input",),
-    }
-)
-"""What a body must have, by endpoint."""
-
-_ENDPOINTS = MappingProxyType(
-    {prefix + endpoint: endpoint for prefix in ("/v1", "") for endpoint in _NEEDED}
-)
+_FORMS = ("body", "messages", "prompt")
 _BOUNDS = frozenset({"max_tokens", "max_completion_tokens"})  # two names of one thing
 _NO_DEFAULTS: Mapping[str, float] = MappingProxyType({})
-_FORMS = ("body", "messages", "prompt")
 _OBJECT_EACH = "a JSON object, of which each line holds one"
+_TYPES = {
+    "custom_id": "a string", "method": "a string", "url": "a string", "prompt": "a string", "model": "a string",
+    "messages": "an array of objects", "max_tokens": "a whole number", "n": "a whole number",
+    "stream": "true or false", "background": "true or false",
+}  # fmt: skip
+
+
+class _Line(Struct):
+    custom_id: str | UnsetType = UNSET
+    method: str | UnsetType = UNSET
+    url: str | UnsetType = UNSET
+    body: Raw | UnsetType = UNSET
+    messages: Raw | UnsetType = UNSET
+    prompt: str | UnsetType = UNSET
+
+
+class _Body(RequestFields):
+    model: str | UnsetType = UNSET  # type: ignore[assignment]  # filled in before anyone else sees it
+
+
+class _ChatBody(_Body, kw_only=True):
+    messages: list[dict[str, Raw]]
+
+
+class _MessagesBody(_ChatBody, kw_only=True):
+    max_tokens: int
+
+
+class _ResponsesBody(_Body, kw_only=True):
+    input: Raw | UnsetType = UNSET
+    prompt: Raw | UnsetType = UNSET  # stored at the provider, and needs no input
+    background: bool | None = None
+
+
+class _EmbeddingsBody(_Body, kw_only=True):
+    input: Raw
+
+
+_LINE = Decoder(_Line)
+_FIELDS = Decoder(dict[str, Raw])
+_BODIES: Mapping[str, Decoder[Any]] = MappingProxyType(
+    {
+        CHAT: Decoder(_ChatBody),
+        RESPONSES: Decoder(_ResponsesBody),
+        MESSAGES: Decoder(_MessagesBody),
+        EMBEDDINGS: Decoder(_EmbeddingsBody),
+    }
+)
+_ENDPOINTS = MappingProxyType(
+    {prefix + endpoint: endpoint for prefix in ("/v1", "") for endpoint in _BODIES}
+)
 
 _T = TypeVar("_T")
-_Fields = dict[str, Raw]
-_OBJECT = Decoder(_Fields)
-_STRING = Decoder(str)
-_MESSAGES = Decoder(list[_Fields])
-_FLAG = Decoder(bool | None)
-_NUMBER = Decoder(int | None)
-_COUNT = Decoder(int)
 
 
 class InputRowError(ValueError):
-    """A line that is no request; the message says why, the reader adds where."""
+    """A line that is no request; the message says why, the caller adds where."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One request. `endpoint` has no `/v1`; `body` is the bytes of a JSON object with a model in it."""
+    """One request. `endpoint` has no `/v1`; `body` is the bytes of a JSON object, `fields` are those of it that the client reads."""
 
-    index: int  # counts the rows from 0, blank lines left out
+    index: int  # counts the rows from 0, without blank lines
     custom_id: str
     endpoint: str
     body: bytes = field(repr=False)
+    fields: RequestFields = field(repr=False)
 
 
 def parse_row(
@@ -75,37 +108,47 @@ def parse_row(
     model: str | None,
     defaults: Mapping[str, float] = _NO_DEFAULTS,
 ) -> Row:
-    """Read the row on line `number`. `model` stands in where the row names none, and so do the `defaults` of a chat."""
-    fields = _object(line)
-    custom_id = _custom_id(fields.pop("custom_id", None), number)
-    form = _form(fields)
-    method, url = fields.pop("method", None), fields.pop("url", None)
-    endpoint = _endpoint(method, url, needed=form == "body")
-    if form == "body":
-        given = _typed(_OBJECT, fields["body"], "body must be an object")
-    else:
-        given = _spelled_out(fields, endpoint)
-    _check(given, endpoint)
-    body = _with_model(given, model)
-    if defaults and endpoint == CHAT:
-        body = _with_defaults(body, defaults)
-    untouched = form == "body" and body is given
-    packed = bytes(fields["body"]) if untouched else encode(body)
-    return Row(index=index, custom_id=custom_id, endpoint=endpoint, body=packed)
+    """Read the row on line `number`. A row without a model gets `model`, a chat without them the `defaults`.
 
-
-def _object(line: bytes) -> _Fields:
+    Raises:
+        InputRowError: the line is no request.
+    """
     try:
         line.decode()  # the JSON decoder lets invalid UTF-8 pass inside a raw value
-        return _OBJECT.decode(line)
     except UnicodeDecodeError as error:
         raise InputRowError(f"invalid UTF-8 at byte {error.start}") from None
-    except ValidationError:
-        raise InputRowError(f"is not {_OBJECT_EACH}") from None
+    head = _parse(_LINE, line, f"is not {_OBJECT_EACH}")
+    custom_id = _custom_id(head.custom_id, number)
+    _check_form(head)
+    endpoint = _endpoint(head)
+    body = _spelled_out(line, endpoint) if head.body is UNSET else bytes(head.body)
+    fields = _parse(_BODIES[endpoint], body, "body must be an object")
+    _check(fields, endpoint)
+    added = _missing(fields, body, model, defaults if endpoint == CHAT else _NO_DEFAULTS)
+    if added:
+        body = encode(_FIELDS.decode(body) | added)
+        for name in added.keys() & set(fields.__struct_fields__):
+            setattr(fields, name, added[name])
+    return Row(index=index, custom_id=custom_id, endpoint=endpoint, body=body, fields=fields)
+
+
+def _parse(decoder: Decoder[_T], text: bytes, no_object: str) -> _T:
+    try:
+        return decoder.decode(text)
+    except ValidationError as error:
+        raise InputRowError(_wrong_type(str(error), no_object)) from None
     except DecodeError as error:
-        raise InputRowError(_broken(line, str(error))) from None
+        raise InputRowError(_broken(text, str(error))) from None
     except RecursionError:
         raise InputRowError("is nested too deeply") from None
+
+
+def _wrong_type(complaint: str, no_object: str) -> str:
+    """Say what is wrong by the decoder's complaint, which names a field and no value."""
+    if missing := re.search(r"missing required field `(\w+)`", complaint):
+        return f"has no {missing[1]} in its body"
+    name = re.search(r"`\$\.(\w+)", complaint)
+    return f"{name[1]} must be {_TYPES[name[1]]}" if name else no_object
 
 
 def _broken(line: bytes, complaint: str) -> str:
@@ -118,102 +161,78 @@ def _broken(line: bytes, complaint: str) -> str:
     return r"broken JSON: a \u escape of half a character (lone surrogate)"
 
 
-def _custom_id(raw: Raw | None, number: int) -> str:
-    if raw is None:
+def _custom_id(custom_id: str | UnsetType, number: int) -> str:
+    if custom_id is UNSET:
         return f"row-{number}"
-    custom_id = _typed(_STRING, raw, "custom_id must be a string")
     if not custom_id:
         raise InputRowError("custom_id is empty")
     if len(custom_id) > ID_LIMIT:
-        said = f"custom_id {quoted(custom_id)} has {len(custom_id):,} characters"
-        raise InputRowError(f"{said}, more than {ID_LIMIT}")
+        long = f"custom_id {quoted(custom_id)} has {len(custom_id):,} characters"
+        raise InputRowError(f"{long}, more than {ID_LIMIT}")
     return custom_id
 
 
-def _form(fields: _Fields) -> str:
-    forms = [form for form in _FORMS if form in fields]
+def _check_form(head: _Line) -> None:
+    if (head.body is UNSET) + (head.messages is UNSET) + (head.prompt is UNSET) == 2:
+        return
+    forms = [form for form in _FORMS if getattr(head, form) is not UNSET]
     if not forms:
         raise InputRowError('has none of "body", "messages", "prompt"')
-    if len(forms) > 1:
-        raise InputRowError(f'has "{forms[0]}" and "{forms[1]}": one is enough')
-    return forms[0]
+    raise InputRowError(f'has "{forms[0]}" and "{forms[1]}": one is enough')
 
 
-def _endpoint(method: Raw | None, url: Raw | None, *, needed: bool) -> str:
-    if method is not None:
-        verb = _typed(_STRING, method, "method must be a string")
-        if verb.upper() != "POST":
-            raise InputRowError(f"method must be POST, got {quoted(verb)}")
-    if url is None:
-        if needed:
+def _endpoint(head: _Line) -> str:
+    method, url = head.method, head.url
+    if method is not UNSET and method.upper() != "POST":
+        raise InputRowError(f"method must be POST, got {quoted(method)}")
+    if url is UNSET:
+        if head.body is not UNSET:
             raise InputRowError("has no url")
         return CHAT
-    path = _typed(_STRING, url, "url must be a string")
-    if path not in _ENDPOINTS:
-        *others, last = (f"/v1{endpoint}" for endpoint in _NEEDED)
-        raise InputRowError(f"url must be {', '.join(others)} or {last}, got {quoted(path)}")
-    return _ENDPOINTS[path]
+    if url not in _ENDPOINTS:
+        *others, last = (f"/v1{endpoint}" for endpoint in _BODIES)
+        raise InputRowError(f"url must be {', '.join(others)} or {last}, got {quoted(url)}")
+    return _ENDPOINTS[url]
 
 
-def _spelled_out(fields: _Fields, endpoint: str) -> _Fields:
-    """Turn a lone prompt into what the endpoint calls it."""
+def _spelled_out(line: bytes, endpoint: str) -> bytes:
+    """Make the body of a line that has none: without the keys of the line, a lone prompt under the endpoint's name for it."""
+    fields = _FIELDS.decode(line)
+    for name in ("custom_id", "method", "url"):
+        fields.pop(name, None)
     if (raw := fields.pop("prompt", None)) is not None:
-        _typed(_STRING, raw, "prompt must be a string")
-        if "messages" in _NEEDED[endpoint]:
+        if endpoint in (CHAT, MESSAGES):
             fields["messages"] = Raw(b'[{"role":"user","content":' + bytes(raw) + b"}]")
         else:
             fields["input"] = raw
-    return fields
+    return encode(fields)
 
 
-def _check(body: _Fields, endpoint: str) -> None:
-    needed = _NEEDED[endpoint]
-    stored = endpoint == RESPONSES and "prompt" in body  # a prompt kept there needs no input
-    for name in needed:
-        if name not in body and not stored:
-            raise InputRowError(f"has no {name} in its body")
-    if "messages" in needed and not _typed(
-        _MESSAGES, body["messages"], "messages must be an array of objects"
-    ):
+def _check(fields: _Body, endpoint: str) -> None:
+    if isinstance(fields, _ChatBody) and not fields.messages:
         raise InputRowError("messages is empty")
-    if "max_tokens" in needed:
-        _typed(_COUNT, body["max_tokens"], "max_tokens must be a whole number")
-    _check_delivery(body, endpoint)
-    if "model" in body and not _typed(_STRING, body["model"], "model must be a string"):
-        raise InputRowError("model is empty")
-    if "n" in body:
-        _typed(_NUMBER, body["n"], "n must be a whole number")
-
-
-def _check_delivery(body: _Fields, endpoint: str) -> None:
-    """Refuse what would come in a way in which it cannot be taken."""
-    if _flag(body, "stream") and endpoint == EMBEDDINGS:
+    if isinstance(fields, _ResponsesBody):
+        if fields.input is UNSET and fields.prompt is UNSET:
+            raise InputRowError("has no input in its body")
+        if fields.background:
+            raise InputRowError("background is true, but a batch waits for every answer")
+    if fields.stream and endpoint == EMBEDDINGS:
         raise InputRowError("stream is true, but embeddings are not streamed")
-    if endpoint == RESPONSES and _flag(body, "background"):
-        raise InputRowError("background is true, but a batch waits for every answer")
+    if fields.model == "":
+        raise InputRowError("model is empty")
 
 
-def _flag(body: _Fields, name: str) -> bool | None:
-    return name in body and _typed(_FLAG, body[name], f"{name} must be true or false")
-
-
-def _with_model(body: _Fields, model: str | None) -> _Fields:
-    if "model" in body:
-        return body
-    if not model:
-        raise InputRowError("names no model, and no --model stands in")
-    return body | {"model": Raw(encode(model))}
-
-
-def _with_defaults(body: _Fields, defaults: Mapping[str, float]) -> _Fields:
-    """Add what the row does not say, ``null`` included; a bound of the answer by its other name is said, too."""
-    said = body.keys() | (_BOUNDS if body.keys() & _BOUNDS else set())
-    missing = {name: Raw(encode(value)) for name, value in defaults.items() if name not in said}
-    return body | missing if missing else body
-
-
-def _typed(decoder: Decoder[_T], raw: Raw, complaint: str) -> _T:
-    try:
-        return decoder.decode(raw)
-    except ValidationError:
-        raise InputRowError(complaint) from None
+def _missing(
+    fields: _Body, body: bytes, model: str | None, defaults: Mapping[str, float]
+) -> dict[str, str | float]:
+    """The model, and the defaults that a chat does not name, not even as null; two names of one limit count as one."""
+    added: dict[str, str | float] = {}
+    if defaults:
+        names = set(_FIELDS.decode(body))
+        names |= _BOUNDS if names & _BOUNDS else set()
+        added |= {name: value for name, value in defaults.items() if name not in names}
+    if fields.model is UNSET:
+        if not model:
+            raise InputRowError("names no model, and no --model stands in")
+        added["model"] = model
+    return added

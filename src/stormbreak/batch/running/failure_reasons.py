@@ -1,11 +1,12 @@
-"""Why rows failed: the provider's code and message, safe to print; and rows held after an account error.
+"""Why rows failed: the provider's code and message, safe to print; the record of a failure; rows held for an account error.
 
-The body that comes in here has lost the key and the texts of its request already (`http.redact`). A message is printed to
-terminals and logs, where a body never goes, so more is left out here: what looks like a key, masked or not, and whatever is
-quoted from the request, or repeats three words of it.
+`http.redact` has already removed the key and the texts of the request from a body. Messages are printed to terminals and logs,
+where a body never goes, so more is removed here: what looks like a key, masked or not, and what quotes the request or repeats
+three words of it.
 """
 
 import re
+import time
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -13,15 +14,17 @@ from typing import Any, Generic, NamedTuple, TypeVar
 from msgspec import DecodeError
 from msgspec.json import decode
 
-from stormbreak.core.row_schedule import PROBE_ROWS
+from stormbreak.batch.store.record import Failure
+from stormbreak.core.row_schedule import PROBE_ROWS, Final
 from stormbreak.escape import plain
+from stormbreak.events import Returned
 from stormbreak.key_patterns import hidden
-from stormbreak.types import Outcome, Target, Verdict
+from stormbreak.types import FALLBACK, TARGET, CallResult, Outcome, Target, Verdict
 
-KINDS = 40  # reasons that are counted one by one; what comes later is not counted
+KINDS = 40  # reasons that are counted; later ones are not
 LONGEST = 300  # characters of a message
 
-_KEPT = 64 * 2**10  # bytes of a body that is looked at
+_MAX_BODY = 64 * 2**10  # bytes of a body that is searched
 _GONE = "[...]"
 _MASKED = re.compile(r"\S*(?:\*\*|••|x{6}|X{6})\S*")
 _MODEL = re.compile(rb'"model"\s*:\s*"[^"]*"')
@@ -32,7 +35,7 @@ _QUOTED = re.compile(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reason:
-    """What `rows` failed for; `message` is that of one of them, empty where the provider gave none."""
+    """A reason of `rows` failures; `message` is that of one of them, empty where the provider gave none."""
 
     verdict: Verdict
     status: int | None
@@ -52,17 +55,17 @@ class FailureReasons:
         self._counted: Counter[tuple[Verdict, int | None, str | None]] = Counter()
         self._messages: dict[tuple[Verdict, int | None, str | None], str] = {}
 
-    def add(self, outcome: Outcome, body: bytes, asked: bytes) -> None:
-        """Count a row that failed with `outcome`, whose answer has this `body`; `asked` is the body of the request."""
+    def add(self, outcome: Outcome, body: bytes, request: bytes) -> None:
+        """Count a row that failed with `outcome`, by the bodies of its response and its request."""
         kind = (outcome.verdict, outcome.status, outcome.code)
         if kind not in self._counted and len(self._counted) >= KINDS:
             return
         self._counted[kind] += 1
         if not self._messages.get(kind):
-            self._messages[kind] = message_in(body, asked) or plain(outcome.detail or "", LONGEST)
+            self._messages[kind] = message_in(body, request) or plain(outcome.detail or "", LONGEST)
 
-    def most(self, verdict: Verdict | None = None) -> Reason | None:
-        """The most frequent reason, or that with this verdict; None where nothing failed for it."""
+    def most_frequent(self, verdict: Verdict | None = None) -> Reason | None:
+        """The most frequent reason, of this verdict if one is given; None where there is none."""
         for kind, rows in self._counted.most_common():
             found, status, code = kind
             if verdict is None or found is verdict:
@@ -71,66 +74,86 @@ class FailureReasons:
         return None
 
 
-def message_in(body: bytes, asked: bytes) -> str:
-    """The message of the error in `body`, fit to be printed; empty where there is none."""
-    if len(body) > _KEPT:
+def message_in(body: bytes, request: bytes) -> str:
+    """The message of the error in `body`, safe to print; empty where there is none."""
+    if len(body) > _MAX_BODY:
         return ""
     try:
-        said = decode(body)
+        content = decode(body)
     except (DecodeError, UnicodeDecodeError, RecursionError):
         return ""
-    asked = _MODEL.sub(b"", asked)  # no secret, and often the reason
-    message = " ".join(_message(said)[: 4 * LONGEST].split())
+    request = _MODEL.sub(b"", request)  # no secret, and often the reason
+    message = " ".join(_message(content)[: 4 * LONGEST].split())
     message = _MASKED.sub(_GONE, message)
-    message = _QUOTED.sub(lambda quote: _unless_asked(quote, asked), message)
-    message = " ".join(_without_phrases(message.split(" "), asked))
+    message = _QUOTED.sub(lambda quote: _without_quote(quote, request), message)
+    message = " ".join(_without_phrases(message.split(" "), request))
     return plain(hidden(message, tokens=True), LONGEST)
 
 
-def _message(said: Any, deeper: int = 4) -> str:
+def _message(content: Any, levels: int = 4) -> str:
     """Find the message of an error, as the APIs nest it."""
-    if isinstance(said, str):
-        return said
-    if isinstance(said, list):
-        said = said[0] if said else None
-    if not isinstance(said, dict) or not deeper:
+    if isinstance(content, str):
+        return content
+    if isinstance(content, list):
+        content = content[0] if content else None
+    if not isinstance(content, dict) or not levels:
         return ""
     for key in ("error", "errors", "message", "detail", "msg"):
-        found = _message(said.get(key), deeper - 1)
+        found = _message(content.get(key), levels - 1)
         if found:
             return found
     return ""
 
 
-def _unless_asked(quote: re.Match[str], asked: bytes) -> str:
-    """A quotation, unless it repeats what is asked: names of fields are no secrets."""
+def _without_quote(quote: re.Match[str], request: bytes) -> str:
+    """Empty a quotation that repeats the request; names of fields are no secrets."""
     inner = next(filter(None, quote.groups()))
-    return quote[0].replace(inner, _GONE) if _repeats(inner, asked) else quote[0]
+    return quote[0].replace(inner, _GONE) if _repeats(inner, request) else quote[0]
 
 
-def _without_phrases(words: list[str], asked: bytes) -> list[str]:
-    """Drop three words in a row, or more, that stand in the request like that."""
+def _without_phrases(words: list[str], request: bytes) -> list[str]:
+    """Drop three words in a row, or more, that are in the request like that."""
     shown = list(words)
     for start in range(len(words) - 2):
         phrase = slice(start, start + 3)
-        if _repeats(" ".join(words[phrase]), asked):
+        if _repeats(" ".join(words[phrase]), request):
             shown[phrase] = [_GONE] * 3
     pairs = zip(shown, ["", *shown], strict=False)
     return [word for word, before in pairs if word != _GONE or before != _GONE]
 
 
-def _repeats(text: str, asked: bytes) -> bool:
-    """Whether `text` stands in the request, other than as the name of a field."""
+def _repeats(text: str, request: bytes) -> bool:
+    """Whether `text` is in the request, other than as the name of a field."""
     found = text.encode()
-    return asked.count(found) > len(re.findall(rb'"%b"\s*:' % re.escape(found), asked))
+    return request.count(found) > len(re.findall(rb'"%b"\s*:' % re.escape(found), request))
+
+
+# ---------------------------------------------------------------- record of a failure
+
+
+def failure_of(ended: CallResult, fate: Final, now: float) -> Failure:
+    """Explain a row that failed, in stormbreak's own words. `now` is the monotonic clock."""
+    outcome = ended.outcome
+    parts = [outcome.verdict.value]
+    parts += [f"status {outcome.status}"] if outcome.status else []
+    parts += [outcome.detail] if outcome.detail else []
+    parts += [outcome.rejection.reason] if outcome.rejection else []
+    parts += [f"no further retry: {ended.stopped}"] if ended.stopped else []
+    return Failure(
+        code=outcome.code or outcome.verdict.value,
+        message="; ".join(parts),
+        verdict=outcome.verdict,
+        attempts=fate.attempts,
+        maybe_processed=fate.maybe_processed,
+        retry_at=None if ended.retry_at is None else time.time() + ended.retry_at - now,
+    )
 
 
 # ---------------------------------------------------------------- account errors
-# Pure. In the middle of a run, a final verdict about the account (a revoked key, used-up credit)
-# says nothing about the row. `AccountErrors` holds such rows until the account answers again. When
-# it holds `PROBE_ROWS` of them, no fresh row is sent until all calls that were sent since the first
-# refusal have ended; without an answer among them the run stops, and the next run sends these rows
-# again.
+# In the middle of a run, a final verdict about the account (a revoked key, used-up credit) says
+# nothing about the row. `AccountErrors` holds such rows until the account answers again. When it
+# holds `PROBE_ROWS` of them, no fresh row is sent until all calls sent since the first refusal have
+# ended. If none of them was answered the run stops, and the next run sends these rows again.
 
 ACCOUNT = frozenset({Verdict.AUTH, Verdict.BILLING})
 """Final verdicts about the account, which stop a run at any time."""
@@ -147,14 +170,24 @@ class SuspectAccount(NamedTuple):
 
     since: float  # the first refusal
     verdict: Verdict
-    is_tried: bool  # enough calls were sent since, and refused, to stop for it
+    is_tried: bool  # enough calls were sent since, and refused, to stop the run
+
+
+def account_verdict(ended: CallResult) -> tuple[Target | None, Verdict]:
+    """What a call says about an account: its last verdict, or an earlier refusal by a fallback, and the target."""
+    verdict = ended.outcome.verdict
+    if verdict is not Verdict.OK and verdict not in ACCOUNT:
+        for event in ended.history:
+            if isinstance(event, Returned) and event.verdict in ACCOUNT:
+                return event.target, event.verdict
+    return ended.target if ended.source in (TARGET, FALLBACK) else None, verdict
 
 
 class AccountErrors(Generic[Held]):
-    """Rows that were refused for the account they were sent with, since it last gave an answer.
+    """Holds the rows that were refused for their account, by account, until it answers.
 
-    Of several accounts, such as that of a fallback, each has its own. An answer shows that the account works only if its
-    call was sent after the first refusal: answers to earlier calls may still come long after a key is revoked.
+    An answer shows that the account works only if its call was sent after the first refusal: answers to earlier calls may still
+    arrive long after a key is revoked.
     """
 
     def __init__(self) -> None:
@@ -171,9 +204,9 @@ class AccountErrors(Generic[Held]):
         sent_at: float,
         now: float,
     ) -> list[Held]:
-        """Take note of a row that is over; return the rows whose failure is certain now, in their order.
+        """Count a row that is over; return the held rows whose failure is certain now, in order.
 
-        A row that was refused is `held`; one that was answered has nothing to hold. Its last attempt left at `sent_at` or later.
+        A failed row is `held`, an answered one None. Its last attempt left at `sent_at` or later.
         """
         if target is None or (held is None and not self._since):  # nearly always
             return []
@@ -191,7 +224,7 @@ class AccountErrors(Generic[Held]):
         return []
 
     def release(self) -> list[Held]:
-        """Return all rows that are held: nothing more will tell about their accounts."""
+        """Return all held rows, at the end of the run."""
         held = [row for rows in self._held.values() for _, row in rows]
         self._held.clear()
         self._since.clear()
@@ -199,8 +232,8 @@ class AccountErrors(Generic[Held]):
         return held
 
     @property
-    def doubt(self) -> SuspectAccount | None:
-        """The account that has refused enough rows in a row, if there is one."""
+    def suspect(self) -> SuspectAccount | None:
+        """The account that has refused enough rows in a row, if any."""
         for account, held in self._held.items():
             if len(held) >= PROBE_ROWS:
                 enough = self._sent_since.get(account, 0) >= PROBE_ROWS // 2

@@ -1,6 +1,6 @@
-"""Open files of this process: room for all connections of a run before it sends, and for its own files at any time.
+"""Open files of this process: room for the connections of a run before it sends, and for its own files at any time.
 
-A run that has no file left to open cannot write down what it pays for.
+A run that cannot open a file cannot write down what it spends.
 """
 
 import os
@@ -13,9 +13,9 @@ from stormbreak.drivers.locks import new_lock
 from stormbreak.errors import ConfigurationError
 
 RESERVE = 64
-"""Files besides the connections: those of the run, of name lookups, of whoever watches, and sockets that still close."""
+"""Files besides the connections: of the run, of name lookups, of `top`, and sockets that still close."""
 
-_DEFAULT_MAX = 10_240  # macOS: what a process may have where its hard limit says "unlimited"
+_DEFAULT_MAX = 10_240  # macOS: the limit where the hard limit says "unlimited"
 _SPARE = 4  # the run file and its directory, the failed file and its directory
 
 
@@ -39,7 +39,7 @@ def make_room(connections: int) -> int:
 
 
 def too_many_files(concurrency: int, places: int, fit: int) -> ConfigurationError:
-    """Say that a run of this concurrency, with so many places to send to, does not fit, and what does."""
+    """The error of a concurrency that does not fit, with the largest that does."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     each = f" to each of {places} addresses" if places > 1 else ""
     return ConfigurationError(
@@ -72,13 +72,13 @@ class ReservedFiles:
                     self._fill()
 
     def close(self) -> None:
-        """Let go of them; more than once is fine."""
+        """Close them for good. May be called twice."""
         with self._lock:
-            self._users += 1  # for good: nobody fills it again
+            self._users += 1  # never filled again
             self._empty()
 
     def _fill(self) -> None:
-        with suppress(OSError):  # none is left: better luck next time
+        with suppress(OSError):  # none is left: try again next time
             while len(self._held) < _SPARE:
                 self._held.append(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
 

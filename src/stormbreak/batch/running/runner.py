@@ -1,63 +1,70 @@
-"""Pushes the rows of a file through a client until every one is answered or explained.
+"""Push the rows of a file through a client until each one is answered or explained.
 
-One dispatcher takes rows from the schedule and starts a task for each; each task asks the client, and what
-came of it goes into the journal. A row is taken only when there is room for it, and its deadline begins
-when it first leaves; a call that backs off makes room for another one. Four more tasks look after the rest: they
-make the journal durable, report progress and give up if nothing is ever reached, write down what is spent, and
-work out what it costs.
+A dispatcher takes rows from the schedule and starts a task for each; the task calls the client and writes the result to the
+journal. A row is taken only when there is room for it, and its deadline starts when it first leaves; a call that backs off
+makes room for another one. Four more tasks flush the journal, report progress (and give up if nothing is ever reached), write
+the spend record, and price it.
 
-Whatever ends a run early drains it: what was sent is still answered and written, nothing new is sent. A second
-Ctrl-C, or an OUTPUT that takes no more answers, stops it at once. Either way the same command goes on from there.
+A run that ends early is drained: what was sent is still answered and written, nothing new is sent. A second Ctrl-C, or an
+OUTPUT that takes no more answers, stops it at once. Either way the same command resumes it.
 """
 
 import asyncio
 import contextlib
-import errno
 import logging
 import random
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 from enum import Enum
 from hashlib import blake2b
+from typing import Any
 
 from stormbreak.batch.input.index import Rows
 from stormbreak.batch.input.request import Row
-from stormbreak.batch.ledger import Ledger
-from stormbreak.batch.live_cost import LiveCost
-from stormbreak.batch.run_counters import Counts
-from stormbreak.batch.running.failure_reasons import ACCOUNT, AccountErrors, SuspectAccount
+from stormbreak.batch.running.failure_reasons import (
+    ACCOUNT,
+    AccountErrors,
+    SuspectAccount,
+    account_verdict,
+    failure_of,
+)
 from stormbreak.batch.running.file_limits import ReservedFiles
+from stormbreak.batch.running.snapshot import RunSnapshot, slow_reason_for_run, worst_circuit
+from stormbreak.batch.running.stats import RunStats
 from stormbreak.batch.store.append_file import OutputError
-from stormbreak.batch.store.journal import RowJournal
+from stormbreak.batch.store.output_files import Store
 from stormbreak.batch.store.record import Failure, Response
+from stormbreak.batch.store.spend_record import SpendRecord
 from stormbreak.core.presets import is_off
-from stormbreak.core.row_schedule import Final, Reschedule, RowAttempt, Schedule
+from stormbreak.core.row_schedule import Reschedule, RowAttempt, Schedule
 from stormbreak.errors import ConfigurationError
-from stormbreak.events import CooldownStarted, Event, Queued, RetryPlanned, Returned, Sent
+from stormbreak.events import CooldownStarted, Event, Queued, RetryPlanned, Sent
 from stormbreak.http.client import AsyncClient
 from stormbreak.http.exchange import Received
 from stormbreak.http.h1.connection import CONNECT_TIMEOUT
-from stormbreak.http.h1.failures import OPEN_FILES
-from stormbreak.types import FALLBACK, TARGET, CallResult, Outcome, Target, Verdict
+from stormbreak.http.h1.failures import OPEN_FILES, is_out_of_files
+from stormbreak.types import FALLBACK, TARGET, CallResult, Outcome, Verdict
 
 FLUSH_EVERY = 0.1  # seconds
 TICK_EVERY = 0.25  # seconds
-NOTE_EVERY = 1.0  # seconds
+RECORD_EVERY = 1.0  # seconds
 CONNECTED_AFTER = 2 * CONNECT_TIMEOUT
-"""Seconds; an attempt that takes longer was sent, and may be paid for."""
+"""Seconds; an attempt that takes longer was sent, and may be billed."""
 
-NOTE_GAP = 0.1  # seconds at the least, where no money waits for it
+RECORD_GAP = 0.1  # seconds at least between two writes, where no budget waits for them
 PRICE_EVERY = 1.0  # seconds
-LACK_PAUSE = 1.0
-"""Seconds in which no row leaves, after one found no file to open for its connection."""
+OUT_OF_FILES_PAUSE = 1.0
+"""Seconds in which no row leaves, after a connection could not open a file."""
 
-RESOURCE_ERRORS = 10  # times in a row that the run file may find none, before the run ends
+MAX_OUT_OF_FILES = 10  # failed writes of the run file in a row, before the run ends
 THREADS = 3  # of our own: name lookups, which may hang, fill those of the loop
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
+_NOT_CLOSED = frozenset({"open", "half_open", "isolated"})
 _Held = tuple[Row, Failure, Response | None]
 _log = logging.getLogger("stormbreak")
 
@@ -66,37 +73,38 @@ class End(Enum):
     """Why a run ended."""
 
     FINISHED = "finished"
-    REFUSED = "refused"  # by every scout alike, or the account later on
-    SPENT = "spent"  # what is left of a limit of spending is too little for a row
-    UNREACHABLE = "unreachable"  # nothing answered in HTTP
+    REFUSED = "refused"  # the first rows got one final verdict, or the account was refused later
+    SPENT = "spent"  # the rest of the spend limit is too little for a row
+    UNREACHABLE = "unreachable"  # nothing spoke HTTP
     INTERRUPTED = "interrupted"
 
 
 class Runner:
     """One run over `rows`.
 
-    With the same `salt`, a row that is sent as it was in an earlier run carries the idempotency key that it had.
-    At most `width` calls are sent or about to be, and four times as many back off; something must answer
-    within `grace` seconds; `tick` is called four times a second, and its trouble never fails the run. The `ledger` is
-    written every second, in a thread, and whenever little is left of what it allows for.
+    With the salt of the store, an unchanged row keeps the idempotency key of earlier runs. At most `width` calls are in flight or
+    about to be, and four times as many back off; something must answer within `grace` seconds. `tick` is called four times a
+    second, with a new `snapshot`; its exceptions never fail the run. The `spend` record is written every second, in a thread,
+    and whenever little is left of what it allows.
     """
 
     def __init__(
         self,
         client: AsyncClient,
         rows: Rows,
-        journal: RowJournal,
+        store: Store,
         *,
-        ledger: Ledger,
-        salt: str,
+        spend: SpendRecord,
+        stats: RunStats,
         width: int,
         grace: float,
         tick: Callable[["Runner"], None] = lambda _: None,
     ) -> None:
         self.client = client
         self.rows = rows
-        self.journal = journal
-        self.counts = Counts()
+        self.journal = journal = store.journal
+        self.stats = stats
+        self.spend = spend
         self.schedule = Schedule(
             journal.left(),
             width=width,
@@ -104,25 +112,24 @@ class Runner:
             spread=client.policy.retry.retry_after_jitter,
             unproven=not journal.done,
         )
-        self.refusals: AccountErrors[_Held] = AccountErrors()
+        self._account_errors: AccountErrors[_Held] = AccountErrors()
         self.refused_by: Verdict | None = None
         self.width = width
         self._grace = grace
         self._tick = tick
-        self.ledger = ledger
-        self.so_far = LiveCost(client, ledger)
-        self._short = asyncio.Event()  # of what may be spent
+        self._record_now = asyncio.Event()  # little is left of what may be spent, or a pause is new
         self._end: End | None = None
         self._error: BaseException | None = None
         self._calls: dict[asyncio.Task[None], float] = {}  # when each was last sent; inf: not yet
-        # Failures of scouts, written once the run is known to make sense.
+        # Failures of the first rows, written once another row shows that address, key and model are right.
         self._held: list[_Held] = []
-        self._bell = asyncio.Event()
+        self._wake = asyncio.Event()
         self._interrupts = 0
         self._hold_until = 0.0
         self._spare = ReservedFiles()
         self._threads = ThreadPoolExecutor(THREADS, "stormbreak-batch")
-        self._salt = f"{salt} {client.base_url}".encode()
+        self._salt = f"{store.salt} {client.base_url}".encode()
+        self.snapshot = self._take_snapshot()
         client.subscribe(self._hear)
 
     @property
@@ -132,7 +139,7 @@ class Runner:
 
     @property
     def interrupted(self) -> bool:
-        """Whether somebody asked for that; asked once more, it ends at once."""
+        """Whether a signal asked for that; a second one ends the run at once."""
         return self._interrupts > 0
 
     @property
@@ -141,19 +148,19 @@ class Runner:
         return len(self._calls)
 
     async def run(self) -> End:
-        """Run to the end, whichever it is; raises what the journal raised, if it could not write."""
+        """Run to the end. Raises OutputError if the journal could not be written."""
         try:
             with self._signals():
                 await self._until_over()
                 if self._error is not None:
                     raise self._error
-                if self._end is None and self.counts.unreachable:  # sooner than the grace was over
+                if self._end is None and self.stats.unreachable:  # sooner than the grace was over
                     self._end = End.UNREACHABLE
                 if self._end is None:
                     self._fail_held_rows()
-                    self._fail(self.refusals.release())
+                    self._fail(self._account_errors.release())
                 await self._in_thread(self.journal.flush)
-                await self._in_thread(self.so_far.look)
+                await self._in_thread(self.spend.update_cost)
                 self._show()
         finally:
             self._spare.close()
@@ -162,17 +169,10 @@ class Runner:
 
     async def _until_over(self) -> None:
         """Send, until nothing more is to be sent and all that was sent is answered."""
-        sitters = [
-            asyncio.create_task(sit())
-            for sit in (
-                self._flush_often,
-                self._update_timeseries,
-                self._write_notes,
-                self._update_cost,
-            )
-        ]
-        for task in sitters:
-            task.add_done_callback(self._check_missed)
+        loops = (self._flush_often, self._tick_often, self._record_spend, self._update_cost)
+        helpers = [asyncio.create_task(loop()) for loop in loops]
+        for task in helpers:
+            task.add_done_callback(self._on_helper_done)
         try:
             try:
                 await self._dispatch()
@@ -181,18 +181,16 @@ class Runner:
             while self._calls:
                 await asyncio.wait(self._calls)
         finally:
-            for task in (*sitters, *self._calls):
+            for task in (*helpers, *self._calls):
                 task.cancel()
-            await asyncio.gather(*sitters, *self._calls, return_exceptions=True)
+            await asyncio.gather(*helpers, *self._calls, return_exceptions=True)
 
     async def _dispatch(self) -> None:
         while self._end is None:
-            self._bell.clear()
-            if (
-                not self.schedule.has_room(self.counts.backing_off)
-                or self.refusals.doubt is not None
-            ):
-                await self._bell.wait()
+            self._wake.clear()
+            has_room = self.schedule.has_room(self.stats.backing_off)
+            if not has_room or self._account_errors.suspect is not None:
+                await self._wake.wait()
                 continue
             if time.monotonic() < self._hold_until:
                 await self._wait_until(self._hold_until)
@@ -201,34 +199,34 @@ class Runner:
             if turn is None:
                 return
             if isinstance(turn, RowAttempt):
-                task = asyncio.create_task(self._serve(turn))
+                task = asyncio.create_task(self._send_row(turn))
                 self._calls[task] = float("inf")
-                task.add_done_callback(self._over)
+                task.add_done_callback(self._on_row_done)
             else:
                 await self._wait_until(turn)
 
     async def _wait_until(self, until: float) -> None:
-        """Wait for the bell, at the latest until then."""
+        """Wait until something changes, at the latest until then."""
         span = None if until == float("inf") else max(0.0, until - time.monotonic())
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(span):
-                await self._bell.wait()
+                await self._wake.wait()
 
     def _hear(self, event: Event) -> None:
-        self.counts.hear(event)
-        if isinstance(event, RetryPlanned):
-            self._bell.set()
-        elif isinstance(event, Sent | Queued):
-            task = asyncio.current_task()
-            if isinstance(event, Sent) and task in self._calls:
+        self.stats.hear(event)
+        kind = type(event)
+        if kind is Sent or kind is Queued:
+            if kind is Sent and (task := asyncio.current_task()) in self._calls:
                 self._calls[task] = time.monotonic()
-            if self.ledger.is_short:
-                self._short.set()
+            if self.spend.is_short:
+                self._record_now.set()
+        elif kind is RetryPlanned:
+            self._wake.set()
         elif isinstance(event, CooldownStarted):
-            self.ledger.pause(event)
-            self._short.set()
+            self.spend.pause(event)
+            self._record_now.set()
 
-    async def _serve(self, turn: RowAttempt) -> None:
+    async def _send_row(self, turn: RowAttempt) -> None:
         row = self.rows.row_at(turn.index)
         now = time.monotonic()
         left = None if turn.deadline_at is None else max(0.0, turn.deadline_at - now)
@@ -240,6 +238,7 @@ class Runner:
                 queue_is_free=left is None,
                 attempts=turn.left,
                 idempotency_key=self._key_of(row),
+                fields=row.fields,
             )
         except ConfigurationError as error:  # about this row alone
             ended = CallResult(Outcome(Verdict.INVALID, detail=str(error)))
@@ -247,44 +246,46 @@ class Runner:
             self._stop(End.SPENT)
         elif ended.stopped != "drained":
             if ended.stopped == OPEN_FILES:
-                self._hold_until = time.monotonic() + LACK_PAUSE
+                self._hold_until = time.monotonic() + OUT_OF_FILES_PAUSE
             self._settle(turn, row, ended, sent_at=now + ended.waited)
 
     def _key_of(self, row: Row) -> str:
-        """The same in every round of a row, and in every run that asks the same there."""
-        asked = blake2b(self._salt, digest_size=16)
-        asked.update(f" {row.index} {row.endpoint} ".encode())
-        asked.update(row.body)
-        return asked.hexdigest()
+        """The same for every attempt at a row, in every run that sends the same there."""
+        key = blake2b(self._salt, digest_size=16)
+        key.update(f" {row.index} {row.endpoint} ".encode())
+        key.update(row.body)
+        return key.hexdigest()
 
     def _settle(self, turn: RowAttempt, row: Row, ended: CallResult, *, sent_at: float) -> None:
         now = time.monotonic()
-        self.counts.explain(ended.outcome)
+        self.stats.explain(ended.outcome)
         if turn.rounds and ended.attempts:
-            self.counts.retries += 1  # a row that has come back was sent before
+            self.stats.retries += 1  # the row was sent in an earlier round
         fate = self.schedule.settle(turn, ended, now, random.random())  # noqa: S311 - spread, no secret
         if isinstance(fate, Reschedule):
             return
         received = ended.outcome.value
         response = None
         if isinstance(received, Received):
-            response = _response(received, _who(ended) if fate.ok else None)
+            response = _response(received, _answered_by(ended) if fate.ok else None)
         if fate.ok:
             assert response is not None
-            self.counts.add(received.reading.usage)
+            self.stats.add_usage(received.reading.usage)
             self.journal.succeed(row, response)
-            self._learn(None, ended, sent_at=sent_at, now=now)
+            self._after_row(None, ended, sent_at=sent_at, now=now)
         else:
             body = b"" if response is None else response.body
-            self.counts.reasons.add(ended.outcome, body, row.body)
-            failed = (row, _failure(ended, fate, now), response)
-            self._learn(failed, ended, sent_at=sent_at, now=now)
+            self.stats.reasons.add(ended.outcome, body, row.body)
+            failed = (row, failure_of(ended, fate, now), response)
+            self._after_row(failed, ended, sent_at=sent_at, now=now)
 
-    def _learn(self, held: _Held | None, ended: CallResult, *, sent_at: float, now: float) -> None:
-        """Write the failure of a row that is over, once it is certain; stop for what no row is to blame for."""
+    def _after_row(
+        self, held: _Held | None, ended: CallResult, *, sent_at: float, now: float
+    ) -> None:
+        """Write a failure once it is certain; stop the run for an error that is not the row's."""
         verdict = ended.outcome.verdict
-        target, of_account = _of_account(ended)
-        certain = self.refusals.note(target, of_account, held, sent_at=sent_at, now=now)
+        target, of_account = account_verdict(ended)
+        certain = self._account_errors.note(target, of_account, held, sent_at=sent_at, now=now)
         if held is None or (of_account in ACCOUNT and target is not None):
             pass  # written already, or held until the account answers
         elif self._may_recover(verdict):
@@ -297,16 +298,16 @@ class Runner:
         self._refuse(self.schedule.stop_reason())
 
     def _refuse(self, verdict: Verdict | None) -> None:
-        """Stop for a verdict that no row is to blame for, if there is one."""
+        """Stop for a verdict about address, key, model or account, if there is one."""
         if verdict is not None:
             self.refused_by = self.refused_by or verdict
             self._stop(End.REFUSED)
 
     def _may_recover(self, verdict: Verdict) -> bool:
-        """Whether the run may yet end for what a row failed with, which then says nothing of the row."""
+        """Whether the run may yet stop for what a row failed with, so that the row can be sent again."""
         if self.schedule.may_stop_for(verdict):
             return True
-        return self.schedule.scouting and self.counts.unreachable
+        return self.schedule.scouting and self.stats.unreachable
 
     def _fail_held_rows(self) -> None:
         held, self._held = self._held, []
@@ -317,27 +318,27 @@ class Runner:
             with self._spare.released():
                 self.journal.fail(row, failure, response)
 
-    def _over(self, task: "asyncio.Task[None]") -> None:
+    def _on_row_done(self, task: "asyncio.Task[None]") -> None:
         del self._calls[task]
-        self._bell.set()
-        doubt = self.refusals.doubt
-        if doubt is not None and not self._may_answer(doubt):
-            self._refuse(doubt.verdict)
+        self._wake.set()
+        suspect = self._account_errors.suspect
+        if suspect is not None and not self._may_answer(suspect):
+            self._refuse(suspect.verdict)
         error = None if task.cancelled() else task.exception()
         if error is not None:
             self._give_up(error)
 
-    def _may_answer(self, doubt: SuspectAccount) -> bool:
+    def _may_answer(self, suspect: SuspectAccount) -> bool:
         """Whether a call under way may yet show that the account works."""
-        if not doubt.is_tried:
+        if not suspect.is_tried:
             return bool(self._calls)
-        return any(doubt.since <= sent_at < float("inf") for sent_at in self._calls.values())
+        return any(suspect.since <= sent_at < float("inf") for sent_at in self._calls.values())
 
     def _stop(self, end: End) -> None:
         """Send nothing more; what was sent is still answered."""
         self._end = self._end or end
         self.client.drain()
-        self._bell.set()
+        self._wake.set()
 
     def _cancel_all(self) -> None:
         for task in self._calls:
@@ -350,25 +351,25 @@ class Runner:
             self._cancel_all()
         self._stop(End.INTERRUPTED)
 
-    def _cancel_in_flight(self) -> None:
-        """Do as `interrupt` does, and never end at once: a terminal that goes away hangs up several times."""
+    def _hang_up(self) -> None:
+        """Do as `interrupt`, and never end at once: a terminal that closes hangs up several times."""
         self._stop(End.INTERRUPTED)
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
-        """Listen to signals, where there are any: only the main thread gets them."""
+        """Handle signals in the main thread, which alone gets them."""
         loop = asyncio.get_running_loop()
-        heard: dict[signal.Signals, Callable[[], None]] = {}
+        handlers: dict[signal.Signals, Callable[[], None]] = {}
         if threading.current_thread() is threading.main_thread():
-            heard = dict.fromkeys(SIGNALS, self.interrupt)
-            if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup has it
-                heard[signal.SIGHUP] = self._cancel_in_flight
-        for number, handler in heard.items():
+            handlers = dict.fromkeys(SIGNALS, self.interrupt)
+            if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as under nohup
+                handlers[signal.SIGHUP] = self._hang_up
+        for number, handler in handlers.items():
             loop.add_signal_handler(number, handler)
         try:
             yield
         finally:
-            for number in heard:
+            for number in handlers:
                 loop.remove_signal_handler(number)
 
     def _give_up(self, error: BaseException) -> None:
@@ -378,14 +379,14 @@ class Runner:
         if not self.journal.is_writable:
             self._cancel_all()
 
-    def _check_missed(self, sitter: "asyncio.Task[None]") -> None:
-        """One of our own tasks is over: nobody does its work any more if it failed."""
-        error = None if sitter.cancelled() else sitter.exception()
+    def _on_helper_done(self, task: "asyncio.Task[None]") -> None:
+        """Give up if a helper failed: its work is not done any more."""
+        error = None if task.cancelled() else task.exception()
         if error is not None:
             self._give_up(error)
 
     async def _in_thread(self, work: Callable[[], object]) -> None:
-        """Do what blocks in a thread; here, where no thread can be started any more."""
+        """Do blocking work in a thread, or here where no thread can be started any more."""
         try:
             done = asyncio.get_running_loop().run_in_executor(self._threads, work)
         except RuntimeError:
@@ -399,53 +400,54 @@ class Runner:
             if self.journal.pending:
                 await self._in_thread(self.journal.flush)
 
-    async def _write_notes(self) -> None:
-        noted, lacks = self.counts.attempts, 0
+    async def _record_spend(self) -> None:
+        spend = self.spend
+        recorded, out_of_files = self.stats.attempts, 0
         while True:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(NOTE_EVERY):  # wait_for can swallow a cancel (3.11)
-                    await self._short.wait()
-            self._short.clear()
-            ledger = self.ledger
-            if self.counts.attempts == noted and not (ledger.is_short or ledger.is_behind):
+                async with asyncio.timeout(RECORD_EVERY):  # wait_for can swallow a cancel (3.11)
+                    await self._record_now.wait()
+            self._record_now.clear()
+            attempts = self.stats.attempts
+            if attempts == recorded and not (spend.is_short or spend.is_behind):
                 continue
-            attempts = self.counts.attempts
             try:
-                await self._in_thread(self._note)
+                await self._in_thread(self._write_spend)
             except OutputError as error:
-                lacks += 1
-                if not _lacks_files(error) or lacks >= RESOURCE_ERRORS:
+                out_of_files += 1
+                if not is_out_of_files(error.__cause__) or out_of_files >= MAX_OUT_OF_FILES:
                     raise
-                await asyncio.sleep(LACK_PAUSE)
+                await asyncio.sleep(OUT_OF_FILES_PAUSE)
                 continue
-            noted, lacks = attempts, 0
-            ledger.allow()
-            if not ledger.is_short:
-                await asyncio.sleep(NOTE_GAP)
+            recorded, out_of_files = attempts, 0
+            spend.allow()
+            if not spend.is_short:
+                await asyncio.sleep(RECORD_GAP)
 
-    def _note(self) -> None:
+    def _write_spend(self) -> None:
         with self._spare.released():
-            self.ledger.write()
+            self.spend.write()
 
     async def _update_cost(self) -> None:
-        """Work out what it costs by now, in a thread."""
         while True:
-            await self._in_thread(self.so_far.look)
+            await self._in_thread(self.spend.update_cost)
             await asyncio.sleep(PRICE_EVERY)
 
-    async def _update_timeseries(self) -> None:
+    async def _tick_often(self) -> None:
         """Show progress; give up when the grace is over and nothing was reached."""
         give_up_at = time.monotonic() + self._grace
         while True:
             self._show()
             now = time.monotonic()
-            silent = self.counts.silent_since(now) >= CONNECTED_AFTER  # one has a connection
-            if now >= give_up_at and self.counts.unreachable and not silent:
+            silent = self.stats.silent_since(now) >= CONNECTED_AFTER  # one has a connection
+            if now >= give_up_at and self.stats.unreachable and not silent:
                 self._stop(End.UNREACHABLE)
                 self._cancel_all()
             await asyncio.sleep(TICK_EVERY)
 
     def _show(self) -> None:
+        self.snapshot = self._take_snapshot()
+        self.stats.sample(self.snapshot)
         try:
             self._tick(self)
         except Exception:  # noqa: BLE001 - such as a terminal that is gone
@@ -455,25 +457,53 @@ class Runner:
             self._tick = lambda _: None
             self._give_up(error)
 
+    def _take_snapshot(self) -> RunSnapshot:
+        stats, journal = self.stats, self.journal
+        targets = self.client.snapshot(pending=False)["targets"].values()
+        circuits = [each["circuit"] for each in targets]
+        in_flight = sum(each["in_flight"] for each in targets)
+        limit = sum(each["limit"] for each in targets) if targets else self.width
+        return RunSnapshot(
+            at=time.monotonic(),
+            total=len(self.rows),
+            done=journal.done,
+            failed=journal.failed - journal.again,
+            in_flight=in_flight,
+            width=self.width,
+            limit=min(limit, self.width),
+            waiting=self.under_way - in_flight + self.schedule.waiting,
+            retries=stats.retries,
+            circuit=worst_circuit(circuits),
+            open_circuits=sum(each in _NOT_CLOSED for each in circuits),
+            cooling=sum(each["cooldown"] > 0 for each in targets),
+            input_tokens=stats.input_tokens,
+            output_tokens=stats.output_tokens,
+            stopping=self.stopping,
+            interrupted=self.interrupted,
+            cost=self.spend.cost,
+            cost_limit=self.spend.limit,
+            slow=self._slow_reason(targets),
+        )
 
-def _lacks_files(error: OutputError) -> bool:
-    """Whether a file could not be written only because this process may open no more of them."""
-    cause = error.__cause__
-    return isinstance(cause, OSError) and cause.errno in (errno.EMFILE, errno.ENFILE)
+    def _slow_reason(self, targets: Collection[Mapping[str, Any]]) -> str:
+        """Say why the run is slow; "" if it is not, stops, or has ended."""
+        stats, schedule = self.stats, self.schedule
+        if self.stopping or not (self.under_way or schedule.waiting):
+            return ""
+        next_in = None
+        if schedule.next_at is not None and not stats.backing_off:
+            next_in = schedule.next_at - time.monotonic()
+        return slow_reason_for_run(
+            targets,
+            at=datetime.now().astimezone(),
+            later=stats.backing_off + schedule.waiting,
+            next_in=next_in,
+            last_failure=stats.last_failure,
+        )
 
 
-def _of_account(ended: CallResult) -> tuple[Target | None, Verdict]:
-    """What a row's end tells of an account, and of which: its last outcome, or that a fallback was refused before."""
-    verdict = ended.outcome.verdict
-    if verdict is not Verdict.OK and verdict not in ACCOUNT:
-        for event in ended.history:
-            if isinstance(event, Returned) and event.verdict in ACCOUNT:
-                return event.target, event.verdict
-    return ended.target if ended.source in (TARGET, FALLBACK) else None, verdict
-
-
-def _who(ended: CallResult) -> str | None:
-    """Who answered a row, where it was not the target that it is for."""
+def _answered_by(ended: CallResult) -> str | None:
+    """Name what answered a row, where it was not the row's own target."""
     if ended.source == FALLBACK and ended.target is not None:
         return f"{ended.target.provider}/{ended.target.model}"
     return None if ended.source == TARGET else ended.source
@@ -485,22 +515,4 @@ def _response(received: Received, answered_by: str | None) -> Response:
         request_id=received.reading.request_id,
         body=received.body,
         answered_by=answered_by,
-    )
-
-
-def _failure(ended: CallResult, fate: Final, now: float) -> Failure:
-    """Explain a row that failed, in our own words."""
-    outcome = ended.outcome
-    said = [outcome.verdict.value]
-    said += [f"status {outcome.status}"] if outcome.status else []
-    said += [outcome.detail] if outcome.detail else []
-    said += [outcome.rejection.reason] if outcome.rejection else []
-    said += [f"no further retry: {ended.stopped}"] if ended.stopped else []
-    return Failure(
-        code=outcome.code or outcome.verdict.value,
-        message="; ".join(said),
-        verdict=outcome.verdict,
-        attempts=fate.attempts,
-        maybe_processed=fate.maybe_processed,
-        retry_at=None if ended.retry_at is None else time.time() + ended.retry_at - now,
     )

@@ -1,40 +1,40 @@
-"""What a run came to, for eyes and for scripts."""
+"""The result of a run, for people and for scripts."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 
-from stormbreak.batch.output_reader import Answered, Failed, read_answers, read_failures
 from stormbreak.batch.running.failure_reasons import Reason
 from stormbreak.batch.running.runner import End, Runner
-from stormbreak.batch.token_ledger import Cost, Limit
+from stormbreak.batch.store.reader import Answered, Failed, read_answers, read_failures
+from stormbreak.cost.ledger import Cost, SpendLimit
 from stormbreak.errors import ConfigurationError
 from stormbreak.types import Verdict
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
-    """Rows are counted over all runs on this OUTPUT, the rest over this run alone. Times are seconds."""
+    """Rows and cost count over all runs on this OUTPUT, the rest over this run. Times are seconds."""
 
     input: str
     output: str
     base_url: str
     end: str  # finished, refused, spent, unreachable or interrupted
     refused_by: Verdict | None  # the final verdict that stopped the run
-    trouble: str  # of the last attempt that found no HTTP server
-    reason: Reason | None  # what most rows of this run failed for, or what stopped it
+    trouble: str  # of the last attempt that reached no HTTP server
+    reason: Reason | None  # of most failed rows of this run, or of its stop
     total: int
     successful: int
     failed: int
     left: int
-    retried: int  # rows that had failed in earlier runs, and that this one was to send again
-    mended: int  # of these, answered now
+    retried: int  # rows that had failed in earlier runs, and were sent again
+    mended: int  # those of them that are answered now
     answered: int  # rows answered by this run
     elapsed: float
     throughput: float  # answered rows per second
     attempts: int
     retries: int
-    maybe_processed: int  # of this run's attempts: may have been billed, besides the answers
+    maybe_processed: int  # failed attempts of this run that may have been billed
     verdicts: Mapping[str, int]  # of this run's attempts
     circuits_opened: int
     cooldowns: int
@@ -42,8 +42,8 @@ class Summary:
     input_tokens: int
     output_tokens: int
     max_cost: Decimal | None  # US dollars that all runs may cost
-    spent: Decimal | None  # of these, at the most, where there is such a limit
-    cost: Cost  # of all runs on this OUTPUT
+    spent: Decimal | None  # US dollars at most, where there is a limit
+    cost: Cost
 
     @property
     def complete(self) -> bool:
@@ -51,7 +51,7 @@ class Summary:
         return not (self.failed or self.left)
 
     def answers(self) -> Iterator[Answered]:
-        """Read the answers of all runs on this OUTPUT, one after another, as it stands now."""
+        """Read the answers of all runs on this OUTPUT, one by one."""
         return read_answers(self.output)
 
     def failures(self) -> Iterator[Failed]:
@@ -59,15 +59,15 @@ class Summary:
         return read_failures(self.output)
 
     @property
-    def limit_of_cost(self) -> Limit | None:
-        """What may be spent, and how much of that was, where there is a limit."""
+    def cost_limit(self) -> SpendLimit | None:
+        """What may be spent and what was, where there is a limit."""
         if self.max_cost is None or self.spent is None:
             return None
-        return Limit(self.max_cost, self.spent)
+        return SpendLimit(self.max_cost, self.spent)
 
 
 def require_reached(summary: Summary) -> None:
-    """Raise a ConfigurationError if nothing was ever reached: nothing has come of any row."""
+    """Raise a ConfigurationError if nothing was ever reached."""
     if summary.end == End.UNREACHABLE.value:
         raise ConfigurationError(f"{summary.base_url}: nothing answers there: {summary.trouble}")
 
@@ -76,8 +76,8 @@ def summarise(
     runner: Runner, end: End, *, output: str, done_before: int, elapsed: float
 ) -> Summary:
     """Sum up a run that has ended."""
-    journal, counts, total = runner.journal, runner.counts, len(runner.rows)
-    limit = runner.so_far.limit
+    journal, stats, total = runner.journal, runner.stats, len(runner.rows)
+    limit = runner.spend.limit
     answered = journal.done - done_before
     return Summary(
         input=str(runner.rows.path),
@@ -85,8 +85,8 @@ def summarise(
         base_url=runner.client.base_url,
         end=end.value,
         refused_by=runner.refused_by,
-        trouble=counts.trouble,
-        reason=counts.reasons.most(runner.refused_by) or counts.reasons.most(),
+        trouble=stats.trouble,
+        reason=stats.reasons.most_frequent(runner.refused_by) or stats.reasons.most_frequent(),
         total=total,
         successful=journal.done,
         failed=journal.failed,
@@ -96,16 +96,16 @@ def summarise(
         answered=answered,
         elapsed=round(elapsed, 3),
         throughput=round(answered / elapsed, 2) if elapsed > 0 else 0.0,
-        attempts=counts.attempts,
-        retries=counts.retries,
-        maybe_processed=counts.maybe_processed,
-        verdicts=dict(counts.verdicts.most_common()),
-        circuits_opened=counts.circuits_opened,
-        cooldowns=counts.cooldowns,
-        waited=round(counts.waited, 3),
-        input_tokens=counts.input_tokens,
-        output_tokens=counts.output_tokens,
+        attempts=stats.attempts,
+        retries=stats.retries,
+        maybe_processed=stats.maybe_processed,
+        verdicts=dict(stats.verdicts.most_common()),
+        circuits_opened=stats.circuits_opened,
+        cooldowns=stats.cooldowns,
+        waited=round(stats.waited, 3),
+        input_tokens=stats.input_tokens,
+        output_tokens=stats.output_tokens,
         max_cost=None if limit is None else limit.usd,
         spent=None if limit is None else limit.spent,
-        cost=runner.so_far.cost,
+        cost=runner.spend.cost,
     )

@@ -1,10 +1,10 @@
-"""Writing that survives: appending whole lines, syncing them, and replacing a file in one step.
+"""Durable writes: append whole lines, sync them, and replace a file in one step.
 
-A write either stands whole or leaves no trace. After the first failure a file takes nothing more: the same
-error comes again, until the next run has looked at what is there.
+A write is complete or leaves no trace. After its first failure a file takes nothing more and raises the same error again, until
+the next run has read what is there.
 
-Other users of the directory may put links where our files belong. No link is followed, and no file is written that is not
-private (mode 0600).
+Other users of the directory may put links where our files belong. No link is followed, and only private files (mode 0600) are
+written.
 """
 
 import contextlib
@@ -27,14 +27,14 @@ _sync = getattr(os, "fdatasync", os.fsync)  # macOS has no fdatasync
 
 
 class OutputError(ConfigurationError):
-    """A file of the batch cannot be written (any more); what was durable before still is."""
+    """A file of the batch cannot be written (any more); what was durable stays durable."""
 
 
 class AppendFile:
-    """A file that only grows, line by line, mode 0600. Opened, and made, by the first `mend` or `append`.
+    """A file that only grows, line by line, mode 0600. The first `repair` or `append` opens it, and creates it if needed.
 
-    An existing file becomes private. It is locked against another process that reaches it by another name.
-    `append` belongs to one thread; `sync` may run in another at the same time.
+    An existing file becomes private. A lock excludes another process that reaches it by another name. Call `append` in one
+    thread; `sync` may run in another at the same time.
     """
 
     def __init__(self, path: Path) -> None:
@@ -42,19 +42,19 @@ class AppendFile:
         self._fd = -1
         self._end = 0  # bytes that must be there
         self._unsynced = False
-        self._cut: OutputError | None = None  # some of it is gone; the rest can still be saved
-        self._broken: OutputError | None = None  # no line is taken any more
-        self._unsure: OutputError | None = None  # nor is it known what a sync would make durable
+        self._cut: OutputError | None = None  # some of it is gone; the rest can still be synced
+        self._broken: OutputError | None = None  # takes no line any more
+        self._unsure: OutputError | None = None  # and a sync may succeed without all lines
 
     @property
     def is_writable(self) -> bool:
-        """Whether it takes lines, as far as is known."""
+        """Whether it takes lines: no write has failed."""
         return self._broken is None
 
-    def mend(self, end: int) -> None:
+    def repair(self, end: int) -> None:
         """Cut off what follows the last complete line, which ends at `end`, and end it with a newline.
 
-        What an earlier run wrote is durable afterwards, even if that run was killed before it could see to it.
+        Also sync what an earlier run wrote, which may have been killed before it could.
         """
         try:
             fd = self._opened()
@@ -86,9 +86,9 @@ class AppendFile:
         self._unsynced = True
 
     def sync(self) -> None:
-        """Make durable what was appended before the call; blocks for as long as the disk takes.
+        """Make durable what was appended before the call. Blocks on the disk.
 
-        Raises OutputError also if the file is shorter than what was written to it, when the rest is durable.
+        Raises OutputError also if the file is shorter than what was written to it; then the rest is durable.
         """
         if self._unsure:
             raise self._unsure
@@ -99,10 +99,10 @@ class AppendFile:
             raise self._cut
 
     def close(self) -> None:
-        """Sync and let go; more than once is fine."""
+        """Sync and close. May be called twice."""
         try:
             if self._fd >= 0:
-                self._unsynced = True  # look once more, whether all of it is still there
+                self._unsynced = True  # check once more that nothing is missing
             self.sync()
         finally:
             if self._fd >= 0:
@@ -110,7 +110,7 @@ class AppendFile:
                 self._fd = -1
 
     def _sync(self) -> None:
-        why, least = None, self._end  # before the look: lines may be appended meanwhile
+        why, least = None, self._end  # read before fstat: lines may be appended meanwhile
         try:
             found = os.fstat(self._fd)
             if os.path.samestat(found, self._path.stat()):
@@ -122,7 +122,7 @@ class AppendFile:
         except OSError as error:
             why = reason(error)
         if why:
-            # A second fsync may succeed without the pages that the first one lost: never ask again.
+            # A second fsync may succeed without the pages that the first one lost: never try again.
             self._unsure = self._failed(why)
             raise self._unsure
         if found.st_size < least:
@@ -134,7 +134,7 @@ class AppendFile:
         self._cut = OutputError(f"{path_of(self._path)}: {what}; {how}")
 
     def _cut_to_a_line(self, fd: int) -> None:
-        """Have the next line begin on its own, after somebody else has cut the file somewhere."""
+        """Remove a torn last line, after another process has cut the file."""
         self._note_cut()
         end = os.fstat(fd).st_size
         while end:
@@ -164,23 +164,23 @@ class AppendFile:
         return self._fd
 
     def _take_back(self, written: int) -> None:
-        # If even this fails, the torn line is the last one, and the next run cuts it off.
+        # If this fails too, the torn line is the last one, and the next run cuts it off.
         with contextlib.suppress(OSError):
             if written:
                 os.ftruncate(self._fd, os.fstat(self._fd).st_size - written)
 
     def _failed(self, why: str) -> OutputError:
-        said = f"{why}; what was written stays, the same command goes on from there"
-        self._broken = OutputError(f"{path_of(self._path)}: cannot write: {said}")
+        hint = "what was written stays, the same command goes on from there"
+        self._broken = OutputError(f"{path_of(self._path)}: cannot write: {why}; {hint}")
         return self._broken
 
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """Open a new file (mode 0600) that takes the place of `path` at the end, in one step, if nothing was raised."""
+    """Open a new file (mode 0600) that replaces `path` at the end, in one step, unless the block raises."""
     fresh = _fresh(path)
     try:
-        fresh.unlink(missing_ok=True)  # left by a crash, or a link put there by somebody else
+        fresh.unlink(missing_ok=True)  # from a crash, or a link that another user put there
         fd = os.open(fresh, os.O_WRONLY | os.O_EXCL | _CREATE, PRIVATE)
         made = os.fstat(fd)
         try:
@@ -199,24 +199,24 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             raise
         sync_directory(path)
     except OSError as error:
-        said = f"cannot write: {reason(error)}; left as it was"
-        raise OutputError(f"{path_of(path)}: {said}") from error
+        why = f"cannot write: {reason(error)}; left as it was"
+        raise OutputError(f"{path_of(path)}: {why}") from error
 
 
 def remove(path: Path) -> None:
-    """Remove `path` for good; none there is fine."""
+    """Remove `path` durably, if it exists."""
     path.unlink(missing_ok=True)
     sync_directory(path)
 
 
 def remove_stale_temp(path: Path) -> None:
-    """Remove what a process that was killed while it replaced `path` left behind."""
+    """Remove what a process left behind that was killed while it replaced `path`."""
     with contextlib.suppress(OSError):  # found again, and reported, where it is in the way
         _fresh(path).unlink(missing_ok=True)
 
 
 def sync_directory(path: Path) -> None:
-    """Make durable that `path` has the name it has, or is gone."""
+    """Make durable that `path` exists, or is gone."""
     try:
         fd = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
@@ -234,7 +234,7 @@ def _fresh(path: Path) -> Path:
 
 
 def _private(fd: int) -> os.stat_result:
-    """Take the right to read it from everybody but the owner. Raises OSError if it is no file, or not ours to change."""
+    """Make it readable for its owner only. Raises OSError if it is no file, or not ours."""
     found = os.fstat(fd)
     if not stat.S_ISREG(found.st_mode):
         raise OSError(errno.EINVAL, "not a regular file")

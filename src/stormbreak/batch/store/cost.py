@@ -1,7 +1,7 @@
-"""What a batch has cost, from its files alone: its answers by OUTPUT, and what was sent besides by the run file.
+"""What a batch has cost, from its files: answers by the usage in OUTPUT, other attempts by the run file.
 
-Of the answers every row says what it used. What was wasted is known between bounds: what an attempt costs that failed
-after it was sent, or was given up, only the provider knows. Changes nothing, and works while a run is at work.
+Only the provider knows what an attempt costs that failed after it was sent, or was cancelled: waste lies between bounds.
+Reading changes nothing, and works during a run.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -13,9 +13,7 @@ from pathlib import Path
 from stormbreak import toml_file
 from stormbreak.batch.store.paths import BatchPaths
 from stormbreak.batch.store.run_file import read_existing_run
-from stormbreak.batch.token_ledger import Account, Spent
-from stormbreak.batch.token_ledger import Tokens as Used
-from stormbreak.cost.bill import Span
+from stormbreak.cost.ledger import Account, ModelUsage, Span, TokenSum
 from stormbreak.cost.price_lookup import PriceLookup, same
 from stormbreak.cost.prices import Prices, Tokens
 from stormbreak.cost.usage_records import Use, read_answers, sum_usage
@@ -29,8 +27,8 @@ _NONE = Tokens(0, 0)
 class ModelCost:
     """What the attempts at one model of a provider cost; without `prices` no sum is known.
 
-    The usage of so many of the `answers` is `estimated`. Of the attempts `besides`, so many were refused, or never sent,
-    as are `free`; of so many of the others as are `unbounded` no bound is known, and they are in no span.
+    The usage of `estimated` answers is an estimate. Of the attempts `besides` answers, the `free` ones were refused, or never
+    sent, and the `unbounded` ones have no bound and are in no span.
     """
 
     provider: str
@@ -55,19 +53,19 @@ class ModelCost:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchCost:
-    """A batch, by model; `waste` says for what reason attempts were wasted. `said` is what one should know of it."""
+    """A batch, by model; `waste` goes by reason. `notes` say what is missing or estimated."""
 
     output: str
     models: tuple[ModelCost, ...]
-    waste: Mapping[str, Used] = field(default_factory=dict)
-    said: tuple[str, ...] = ()
+    waste: Mapping[str, TokenSum] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 def read_cost(output: Path, lookup: PriceLookup) -> BatchCost:
     """Read what the batch that writes `output` has cost, at the prices in `lookup`.
 
     Raises:
-        ConfigurationError: there is no run file, or a line of OUTPUT is none.
+        ConfigurationError: there is no run file, or a line of OUTPUT is invalid.
     """
     files = BatchPaths.of(output)
     run = read_existing_run(files)
@@ -75,7 +73,7 @@ def read_cost(output: Path, lookup: PriceLookup) -> BatchCost:
     account = run.account
     models = tuple(_models(uses, account.spent, lookup))
     return BatchCost(
-        output=str(output), models=models, waste=account.waste, said=tuple(_said(models, account))
+        output=str(output), models=models, waste=account.waste, notes=tuple(_notes(models, account))
     )
 
 
@@ -92,9 +90,9 @@ def _uses(output: Path) -> tuple[Use, ...]:
 
 
 def _models(
-    uses: Iterable[Use], spent: tuple[Spent, ...], lookup: PriceLookup
+    uses: Iterable[Use], spent: tuple[ModelUsage, ...], lookup: PriceLookup
 ) -> Iterator[ModelCost]:
-    """One for each model that was asked for; then those whose answers belong to none of these."""
+    """One for each requested model; then those whose answers belong to none of these."""
     left = list(uses)
     for each in spent:
         own = [use for use in left if _answers(use, each, spent)]
@@ -102,20 +100,20 @@ def _models(
         yield _cost(each, own, lookup)
     provider = spent[0].provider if spent else ""
     for use in left:
-        yield _cost(Spent(provider=provider, model=use.kind.model), [use], lookup)
+        yield _cost(ModelUsage(provider=provider, model=use.kind.model), [use], lookup)
 
 
-def _answers(use: Use, spent: Spent, all_: tuple[Spent, ...]) -> bool:
-    """Whether these answers are to what was asked there: models answer under a name with a date, or another one."""
-    said = use.kind.model
+def _answers(use: Use, spent: ModelUsage, all_: tuple[ModelUsage, ...]) -> bool:
+    """Whether these answers come from that model, which may answer under a name with a date, or another one."""
+    name = use.kind.model
     if len([each for each in all_ if each.useful.attempts or each.used_uncounted.attempts]) == 1:
         return bool(spent.useful.attempts or spent.used_uncounted.attempts)
-    return same(said, spent.model) or (
-        said.startswith(spent.model) and not any(same(said, each.model) for each in all_)
+    return same(name, spent.model) or (
+        name.startswith(spent.model) and not any(same(name, each.model) for each in all_)
     )
 
 
-def _cost(spent: Spent, uses: list[Use], lookup: PriceLookup) -> ModelCost:
+def _cost(spent: ModelUsage, uses: list[Use], lookup: PriceLookup) -> ModelCost:
     prices = lookup.price_of(spent.provider, spent.model)
     tokens = reduce(Tokens.plus, (use.tokens for use in uses), _NONE)
     answers = sum(use.requests for use in uses)
@@ -124,8 +122,8 @@ def _cost(spent: Spent, uses: list[Use], lookup: PriceLookup) -> ModelCost:
         prices = None  # half a price is none
     if prices is not None:
         useful = sum((_of_answers(prices, use) for use in uses), Decimal(0))
-        least = spent.wasted.usd(prices)
-        wasted = Span(least, least + spent.wasted_open.most_usd(prices))
+        least = spent.wasted.cost(prices)
+        wasted = Span(least, least + spent.wasted_open.max_cost(prices))
     besides = spent.wasted.attempts + spent.wasted_open.attempts + spent.free
     return ModelCost(
         provider=spent.provider,
@@ -147,7 +145,7 @@ def _of_answers(prices: Prices, use: Use) -> Decimal:
     return rates.cost(use.tokens, prompt=use.tokens.input / Decimal(use.requests or 1))
 
 
-def _said(models: tuple[ModelCost, ...], account: Account) -> Iterator[str]:
+def _notes(models: tuple[ModelCost, ...], account: Account) -> Iterator[str]:
     for each in models:
         if each.prices is None:
             yield (

@@ -1,9 +1,9 @@
-"""What became of every row, on disk and in one byte each: left, answered, failed, or failed and to be sent again.
+"""The state of every row, on disk and in one byte each: left, answered, failed, or failed and to be sent again.
 
-OUTPUT takes each answer once, the failed file takes every failure; both are only ever appended to. A line is
-written at once and counts when it is durable: `flush` syncs all that was written before, and then counts it.
-A crash can therefore cost the last line written, which the next run cuts off, and nothing else. A row that is sent again
-keeps the line of its failure until it is answered, or has failed anew.
+OUTPUT takes each answer once, the failed file takes every failure; both are only appended to. A line is written at once and
+counts when it is durable: `flush` syncs what was written before, and then counts it. So a crash can cost the last line
+written, which the next run cuts off, and nothing else. A row that is sent again keeps the line of its failure until it is
+answered, or fails again.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from stormbreak.batch.input.request import Row
-from stormbreak.batch.row_selection import UNFINISHED_ROWS, Choice
+from stormbreak.batch.options import UNFINISHED_ROWS, Choice
 from stormbreak.batch.store.append_file import AppendFile, OutputError, remove, replacing
 from stormbreak.batch.store.paths import BatchPaths
 from stormbreak.batch.store.record import (
@@ -44,13 +44,13 @@ _RETRY: Final = 3  # failed in an earlier run, and is sent again by this one
 
 
 class RowJournal:
-    """The rows of one OUTPUT and its failed file. Whoever opens it holds the lock.
+    """The rows of one OUTPUT and its failed file; needs the lock.
 
-    `succeed` and `fail` belong to one thread, where they take some 10 us; `flush` blocks, belongs in another
-    (`await asyncio.to_thread(journal.flush)`), and should be called at most 100 ms after a line was written.
+    Call `succeed` and `fail` in one thread (about 10 us each), and `flush`, which blocks, in another, at most 100 ms after a line
+    was written.
 
-    Rows are counted in `done` and in `failed`, over all runs; of the failed ones this run will still send `again` so many.
-    It set out to send `retried` of them, of which so many as are `mended` are answered now.
+    `done` and `failed` count rows over all runs. This run sends `retried` of the failed rows: `again` are still to be sent,
+    `mended` are answered now.
     """
 
     def __init__(
@@ -59,13 +59,14 @@ class RowJournal:
         rows: Index,
         choice: Choice = UNFINISHED_ROWS,
         *,
-        look: Callable[[int], None] = lambda _: None,
+        check_first: Callable[[int], None] = lambda _: None,
     ) -> None:
-        """Read back what earlier runs wrote, and mend a torn last line. `choice` says which rows this run sends.
+        """Read what earlier runs wrote, and repair a torn last line. `choice` says which rows this run sends.
 
-        `look` is shown the first of these, before anything is changed, and may refuse it.
+        `check_first` gets the first of these, before anything is changed, and may raise.
 
-        Raises ConfigurationError, and changes nothing, if a file holds anything else.
+        Raises:
+            ConfigurationError: a file holds anything else; nothing was changed.
         """
         self._files = files
         self._rows = rows
@@ -83,10 +84,10 @@ class RowJournal:
         self.failed = self._states.count(_FAILED) + self.again
         self.mended = 0
         for first in islice(self._sent(), 1):
-            look(first)
-        self._output.mend(output_end)
+            check_first(first)
+        self._output.repair(output_end)
         if files.failed.exists():
-            self._failed.mend(failed_end)
+            self._failed.repair(failed_end)
 
     @property
     def pending(self) -> int:
@@ -99,16 +100,16 @@ class RowJournal:
         return self._output.is_writable
 
     def left(self) -> Iterator[int]:
-        """Yield the rows that this run sends, in input order; of those that have failed, some drawn by chance first.
+        """Yield the rows that this run sends, in input order; a retry starts with some drawn by chance.
 
-        Rows that can never be answered pile up at the front of what has failed. By what they meet, the first rows decide
-        whether a run makes sense, so that they have to speak for all.
+        The first rows decide whether a run makes sense, so they must represent all. Of the failed rows those that can never be
+        answered gather at the front.
 
-        Reads the states as they are when it gets there: one pass per run, or rows still under way come twice.
+        Reads the states lazily: make one pass per run, or rows still under way come twice.
         """
         drawn: tuple[int, ...] = ()
         if not self._choice.fresh:
-            drawn = tuple(nsmallest(PROBE_ROWS, self._sent(), key=_chance))
+            drawn = tuple(nsmallest(PROBE_ROWS, self._sent(), key=_random))
         yield from drawn
         seen = frozenset(drawn)
         yield from (index for index in self._sent() if index not in seen)
@@ -118,19 +119,19 @@ class RowJournal:
         return (index for index, state in enumerate(self._states) if state in sent)
 
     def succeed(self, row: Row, response: Response) -> None:
-        """Write the answer to `row`. A second answer is a mistake of the caller's (ValueError)."""
+        """Write the answer to `row`. Raises ValueError for a second answer."""
         self._require_unanswered(row)
         self._output.append(success_line(row.custom_id, response))
         self._move(row.index, _DONE)
 
     def fail(self, row: Row, failure: Failure, response: Response | None = None) -> None:
-        """Write that `row` failed, and what the provider said, if it did."""
+        """Write the failure of `row`, and the provider's response, if there was one."""
         self._require_unanswered(row)
         self._failed.append(failure_line(row.custom_id, failure, response))
         self._move(row.index, _FAILED)
 
     def flush(self) -> int:
-        """Make durable and count what was written before the call; return the number of lines."""
+        """Sync and count what was written before the call; return the number of lines."""
         with self._flushing:
             count = len(self._pending)
             try:
@@ -147,9 +148,9 @@ class RowJournal:
             return count
 
     def compact_failed(self) -> None:
-        """Leave in the failed file the last line of each row that is still unanswered; no line, no file.
+        """Keep in the failed file the last line of each unanswered row; remove the file if there is none.
 
-        Each run wrote a line of its own for a row, so that the attempts of all of them are added up in the one that stays.
+        Each run wrote a line of its own for a row; the one that stays gets the attempts of all of them.
         """
         self.flush()
         self._failed.close()
@@ -172,14 +173,14 @@ class RowJournal:
                     file.write(add_earlier_attempts(entry, tries))
 
     def close(self) -> None:
-        """Flush, and let go of the files; more than once is fine."""
+        """Flush and close the files. May be called twice."""
         with contextlib.ExitStack() as always:
             always.callback(self._failed.close)
             always.callback(self._output.close)
             self.flush()
 
     def _replay(self, path: Path, state: int) -> int:
-        """Take in the lines of `path`; return where the last complete one ends."""
+        """Read the lines of `path`; return where the last complete one ends."""
         end = 0
         for index, entry in placed(path, self._rows):
             self._check(path, entry, index, answers=state == _DONE)
@@ -189,7 +190,7 @@ class RowJournal:
         return end
 
     def _check(self, path: Path, entry: Entry, index: int, *, answers: bool) -> None:
-        """Raise ConfigurationError for what `path`, which holds answers or failures, cannot hold."""
+        """Raise ConfigurationError for a line that does not belong in `path`, which holds answers or failures."""
         if answers != (entry.verdict is None):
             where = f"{path_of(path)}:{entry.number}"
             files = self._files
@@ -199,8 +200,8 @@ class RowJournal:
             where = f"{path_of(path)}:{entry.number}"
             name = entry.custom_id
             first = next(each.number for each in entries(path) if each.custom_id == name)
-            said = f"custom_id {quoted(name)} is answered on line {first} already"
-            raise ConfigurationError(f"{where}: {said}")
+            why = f"custom_id {quoted(name)} is answered on line {first} already"
+            raise ConfigurationError(f"{where}: {why}")
 
     def _require_unanswered(self, row: Row) -> None:
         if self._states[row.index] == _DONE:
@@ -217,5 +218,5 @@ class RowJournal:
             raise OutputError(f"{path_of(self._files.failed)}: {reason(error)}") from error
 
 
-def _chance(_: int) -> float:
+def _random(_: int) -> float:
     return random.random()  # noqa: S311 - no secret

@@ -1,8 +1,7 @@
-"""One run per OUTPUT, by a kernel lock on `out.jsonl.lock`.
+"""One run per OUTPUT: a kernel lock on `out.jsonl.lock`.
 
-The lock file is empty, never written, never renamed and never removed. The run file and OUTPUT are replaced by
-rename, which would leave an old holder and a new one each with a lock on a file of their own; a lock file that
-is removed at the end has the same race. The kernel frees the lock with the process, kill -9 included.
+The lock file is empty and is never written, renamed or removed. A lock on a file that is replaced, as OUTPUT is, or removed would
+let two runs hold a lock, each on a file of its own. The kernel frees the lock with the process, even after kill -9.
 """
 
 import contextlib
@@ -21,12 +20,12 @@ _PAUSE = 0.02  # seconds
 
 @contextlib.contextmanager
 def locked(files: BatchPaths) -> Iterator[None]:
-    """Hold the right to write OUTPUT. Raises ConfigurationError if another process holds it."""
+    """Hold the lock of OUTPUT. Raises ConfigurationError if another process holds it."""
     try:
         fd = os.open(files.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     except OSError as error:
-        said = f"cannot write there: {reason(error)}"
-        raise ConfigurationError(f"{path_of(files.output)}: {said}") from error
+        why = f"cannot write there: {reason(error)}"
+        raise ConfigurationError(f"{path_of(files.output)}: {why}") from error
     try:
         _take(fd, files)
         yield
@@ -35,13 +34,13 @@ def locked(files: BatchPaths) -> Iterator[None]:
 
 
 def held(files: BatchPaths) -> bool:
-    """Tell whether a run is writing OUTPUT, without making a file."""
+    """Whether a run is writing OUTPUT. Makes no file."""
     try:
         fd = os.open(files.lock, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError:
         return False
     try:
-        # There is no way to look at a lock but to take a shared one; it is gone with the descriptor.
+        # A lock can only be tested by taking a shared one, which ends with the descriptor.
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
@@ -53,7 +52,7 @@ def held(files: BatchPaths) -> bool:
 
 
 def require_free(files: BatchPaths) -> None:
-    """Refuse an OUTPUT that a run is writing now. Raises ConfigurationError; touches nothing."""
+    """Raise ConfigurationError if a run is writing OUTPUT now; touch nothing."""
     if held(files):
         raise _taken(files)
 
@@ -63,15 +62,15 @@ def _taken(files: BatchPaths) -> ConfigurationError:
 
 
 def _take(fd: int, files: BatchPaths) -> None:
-    for left in reversed(range(_TRIES)):  # `held` may be in the way for an instant
+    for left in reversed(range(_TRIES)):  # `held` may hold it for an instant
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             if left:
                 time.sleep(_PAUSE)
         except OSError as error:
-            said = f"cannot be locked: {reason(error)}"
-            raise ConfigurationError(f"{path_of(files.lock)}: {said}") from error
+            why = f"cannot be locked: {reason(error)}"
+            raise ConfigurationError(f"{path_of(files.lock)}: {why}") from error
         else:
             return
     raise _taken(files)

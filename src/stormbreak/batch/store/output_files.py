@@ -7,21 +7,20 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from stormbreak.batch.flags import Flags
 from stormbreak.batch.input.index import Rows
-from stormbreak.batch.row_selection import UNFINISHED_ROWS, Choice
+from stormbreak.batch.options import UNFINISHED_ROWS, BatchOptions, Choice
 from stormbreak.batch.store.append_file import remove_stale_temp, replacing
 from stormbreak.batch.store.journal import RowJournal
 from stormbreak.batch.store.lock import locked
 from stormbreak.batch.store.paths import BatchPaths
 from stormbreak.batch.store.record import Index, placed
 from stormbreak.batch.store.run_file import Option, Run, check, note_account, record
-from stormbreak.batch.token_ledger import Account
+from stormbreak.cost.ledger import Account
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Store:
-    """What a run writes to. `changed` names the options that differ from the run before."""
+    """The files a run writes. `changed` names the options that differ from the run before."""
 
     files: BatchPaths
     journal: RowJournal
@@ -30,16 +29,16 @@ class Store:
 
     @property
     def salt(self) -> str:
-        """What idempotency keys are made with; it is as it was."""
+        """Goes into idempotency keys; the same in every run."""
         return self.run.salt
 
     @property
     def pauses(self) -> Mapping[str, float]:
-        """Until when (unix time) models are left alone, as an earlier run was told at the same address."""
+        """Until when (unix time) models get no request, as an earlier run learned at the same address."""
         return {} if "base_url" in self.changed else self.run.pauses
 
     def note(self, account: Account, pauses: Mapping[str, float]) -> None:
-        """Write down what has been spent by now; blocks for as long as the disk takes."""
+        """Write what has been spent by now. Blocks on the disk."""
         note_account(self.files, self.run, account, pauses)
 
 
@@ -48,28 +47,29 @@ def open_store(
     output: Path,
     rows: Rows,
     *,
-    options: Mapping[str, Option],
-    flags: Flags | None = None,
+    recorded: Mapping[str, Option],
+    kept: BatchOptions | None = None,
     choice: Choice = UNFINISHED_ROWS,
-    look: Callable[[int], None] = lambda _: None,
+    check_first: Callable[[int], None] = lambda _: None,
 ) -> Iterator[Store]:
-    """Claim OUTPUT for a run over `rows` that sends those of `choice`; flush and free everything at the end.
+    """Lock OUTPUT for a run over `rows` that sends those of `choice`; flush and close everything at the end.
 
-    `look` is shown the first row that will be sent, before anything is written, and may refuse it.
+    `check_first` gets the first row to be sent, before anything is written, and may raise.
 
-    Raises ConfigurationError, with nothing touched, if OUTPUT belongs to another input or another run is at work.
+    Raises:
+        ConfigurationError: OUTPUT belongs to another input, or another run is writing it; nothing was touched.
     """
     files = BatchPaths.of(output)
-    check(
-        files, rows, options, choice
-    )  # before the lock file is made: what is refused stays untouched
+    check(files, rows, recorded, choice)  # before the lock file is made: a refusal touches nothing
     with locked(files):
-        last = check(files, rows, options, choice)  # again: now nobody else can change it
+        last = check(files, rows, recorded, choice)  # again: now no other run can change it
         for path in (files.output, files.failed, files.run):
             remove_stale_temp(path)
-        with contextlib.closing(RowJournal(files, rows, choice, look=look)) as journal:
+        with contextlib.closing(
+            RowJournal(files, rows, choice, check_first=check_first)
+        ) as journal:
             now = time.time()
-            run, changed = record(files, rows, options, last=last, now=now, flags=flags)
+            run, changed = record(files, rows, recorded, last=last, now=now, kept=kept)
             yield Store(files=files, journal=journal, changed=changed, run=run)
 
 

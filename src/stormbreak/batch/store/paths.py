@@ -1,4 +1,4 @@
-"""The files of one batch: what stands beside OUTPUT, and how it is called."""
+"""The files of one batch: OUTPUT and the files beside it."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,18 +13,18 @@ class BatchPaths:
     """OUTPUT (`out.jsonl`) and its neighbours."""
 
     output: Path
-    failed: Path  # out.failed.jsonl: what failed, and why
+    failed: Path  # out.failed.jsonl: rows that failed, and why
     run: Path  # out.jsonl.run: which input and options this OUTPUT belongs to
     lock: Path  # out.jsonl.lock: held while a run writes
-    input: Path  # out.input.jsonl: the rows, where they came from Python and not in a file
-    socket: Path  # out.jsonl.sock: there while a run is at work, for `stormbreak top`
+    input: Path  # out.input.jsonl: rows that came from Python
+    socket: Path  # out.jsonl.sock: exists during a run, for `stormbreak top`
 
     @classmethod
     def of(cls, output: Path) -> Self:
         """Name the neighbours of `output`. A link is followed, so that two names of one file share a lock."""
         try:
             real = output.resolve() if output.is_symlink() else output
-        except (OSError, RuntimeError):  # too long, or a link to itself: said where it is opened
+        except (OSError, RuntimeError):  # too long, or a link to itself: reported when it is opened
             real = output
         if not real.name:
             raise ConfigurationError(f"{path_of(output)}: not a name for an output")

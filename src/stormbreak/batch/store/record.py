@@ -1,8 +1,7 @@
-"""One line of OUTPUT or of the failed file (OpenAI Batch output format): made here, read here.
+"""Write and read one line of OUTPUT or of the failed file (OpenAI Batch output format).
 
-Bodies go in as they came, byte for byte, unless they would break the line. What is written here can always
-be read back: a body that is no JSON, or is nested too deeply for some readers, becomes a string, and so does a number
-that is too large for them.
+Bodies are written byte for byte, unless they would break the line or its readers: a body that is no JSON, or is nested too deeply,
+becomes a string, and so does a number that is too large for common readers.
 """
 
 import json
@@ -24,7 +23,7 @@ from stormbreak.escape import path_of, quoted, reason
 from stormbreak.types import Verdict
 
 _RAW = Decoder(Raw)
-_MAX_DEPTH = 500  # levels of nesting that every reader can be expected to follow
+_MAX_DEPTH = 500  # levels of nesting that common readers accept
 _STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
 # A string without an end is one token: a body full of quotes is searched once.
 _STRING_OR_NUMBER = re.compile(rb'"(?:[^"\\]|\\.)*+(?:"|\\?\Z)|-?[0-9][0-9.eE+-]*', re.DOTALL)
@@ -35,7 +34,7 @@ _SHAPE_OF_NUMBERS = bytes.maketrans(b"123456789E", b"000000000e")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Response:
-    """What the provider answered; `body` as it came. `answered_by` says who, where it was not the one first asked."""
+    """The provider's response, with its `body` as received. `answered_by` names a fallback that answered."""
 
     status_code: int
     answered_by: str | None = None
@@ -47,7 +46,7 @@ class Response:
 class Failure:
     """Why a row has no answer. `message` is ours, never a prompt or a provider's text; `retry_at` is unix time.
 
-    Of the `attempts`, so many as `maybe_processed` may have been processed, and billed.
+    `maybe_processed` of the `attempts` may have been billed.
     """
 
     code: str
@@ -59,7 +58,7 @@ class Failure:
 
 
 class Tries(NamedTuple):
-    """Attempts at one row, and how many of them may have been processed, and billed."""
+    """Attempts at one row, and how many of them may have been billed."""
 
     attempts: int
     maybe_processed: int
@@ -73,7 +72,7 @@ NO_ATTEMPTS = Tries(0, 0)
 
 
 class Entry(NamedTuple):
-    """A complete line as it was read back."""
+    """A complete line of a file."""
 
     number: int  # of the line, from 1
     offset: int
@@ -89,7 +88,7 @@ class Entry(NamedTuple):
 
 
 class Index(Protocol):
-    """What knows the rows of INPUT by id (`Rows` does)."""
+    """Finds rows of INPUT by id (`Rows` does)."""
 
     def __len__(self) -> int: ...
 
@@ -121,14 +120,14 @@ def success_line(custom_id: str, response: Response) -> bytes:
 
 
 def failure_line(custom_id: str, failure: Failure, response: Response | None = None) -> bytes:
-    """Return the line, newline included, that records a failure and what the provider said, if it did."""
+    """Return the line, newline included, that records a failure and the provider's response, if there was one."""
     return _line(custom_id, response, _json(failure))
 
 
 def entries(path: Path) -> Iterator[Entry]:
-    """Read the complete lines of `path` (none if there is no such file), whatever is being appended to it.
+    """Read the complete lines of `path`, none if there is no such file; it may be growing.
 
-    A torn last line is left out. Raises ConfigurationError for a broken line before the last.
+    Leave out a torn last line. Raise ConfigurationError for a broken line before the last.
     """
     try:
         with toml_file.opened(path, buffering=2**20) as file:
@@ -151,7 +150,7 @@ def entries(path: Path) -> Iterator[Entry]:
 
 
 def count_lines(path: Path) -> int:
-    """Count the whole lines of `path` without looking into them; 0 if there is no such file."""
+    """Count the whole lines of `path` without parsing them; 0 if there is no such file."""
     try:
         with toml_file.opened(path, buffering=2**20) as file:
             return sum(block.count(b"\n") for block in iter(lambda: file.read(2**20), b""))
@@ -162,7 +161,7 @@ def count_lines(path: Path) -> int:
 
 
 def placed(path: Path, rows: Index) -> Iterator[tuple[int, Entry]]:
-    """Read the complete lines of `path`, each with the index of its row; an id of no row is an error."""
+    """Read the complete lines of `path`, each with the index of its row. Raise ConfigurationError for an unknown id."""
     for entry in entries(path):
         index = rows.find(entry.custom_id)
         if index is None:
@@ -172,7 +171,7 @@ def placed(path: Path, rows: Index) -> Iterator[tuple[int, Entry]]:
 
 
 def add_earlier_attempts(entry: Entry, tries: Tries) -> bytes:
-    """The line of a failure as it stands there, with the tries of earlier runs added to its own."""
+    """Return the line of a failure with the tries of earlier runs added to its own."""
     if tries == NO_ATTEMPTS:
         return entry.raw
     line = _FIELDS.decode(entry.raw)
@@ -189,16 +188,16 @@ def _failed_with(error: _Error | None) -> tuple[str | None, Tries]:
 
 
 def _line(custom_id: str, response: Response | None, error: bytes, more: bytes = b"") -> bytes:
-    said = b"null"
+    content = b"null"
     if response is not None:
         head = b'{"status_code":%d,"request_id":%b,"body":'
-        said = head % (response.status_code, _json(response.request_id))
-        said += _value(response.body) + b"}"
+        content = head % (response.status_code, _json(response.request_id))
+        content += _value(response.body) + b"}"
     name = b'{"id":"batch_req_%b","custom_id":%b,"response":'
     return b"".join(
         (
             name % (secrets.token_hex(12).encode(), encode(custom_id)),
-            said,
+            content,
             b',"error":',
             error,
             more,
@@ -210,7 +209,7 @@ def _line(custom_id: str, response: Response | None, error: bytes, more: bytes =
 def _json(value: str | Failure | None) -> bytes:
     try:
         return encode(value)
-    except UnicodeEncodeError:  # half a character, as headers that are no UTF-8 have it
+    except UnicodeEncodeError:  # half a character, from headers that are not UTF-8
         text = json.dumps(msgspec.to_builtins(value), ensure_ascii=False)
         return text.encode(errors="replace")
 
@@ -228,7 +227,7 @@ def _value(body: bytes) -> bytes:
     except (DecodeError, UnicodeDecodeError, RecursionError):
         pass
     try:
-        # Models cut in the middle of an emoji leave half of it, as a \u escape that no UTF-8 can hold.
+        # A model cut in the middle of an emoji leaves half of it: a \u escape that UTF-8 cannot hold.
         loaded = json.loads(readable)
         return _checked(json.dumps(loaded, ensure_ascii=False).encode(errors="replace"))
     except (ValueError, RecursionError, DecodeError):
@@ -236,7 +235,7 @@ def _value(body: bytes) -> bytes:
 
 
 def with_readable_numbers(body: bytes) -> bytes:
-    """Put quotes around each number that common readers refuse, or take for infinite; change nothing else."""
+    """Quote each number that common readers refuse or read as infinite; change nothing else."""
     return _STRING_OR_NUMBER.sub(_readable, body)
 
 
@@ -270,7 +269,7 @@ def _has_unreadable(body: bytes) -> bool:
 
 
 def _depth(body: bytes) -> int:
-    """Count the levels of nesting. The interpreter's own bound is another one in each version."""
+    """Count the levels of nesting. The interpreter's own limit differs by version."""
     deepest = level = 0
     for bracket in re.findall(rb"[\[{\]}]", _STRING.sub(b"", body)):
         level += 1 if bracket in b"[{" else -1

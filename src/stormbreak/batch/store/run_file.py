@@ -1,17 +1,12 @@
 """`out.jsonl.run`: which input and options an OUTPUT belongs to; written before anything is sent.
 
-On a later run the input must be the same, byte for byte (it may have moved), and so must every option in
-`PINNED`. Other options may change from run to run, and the change is kept: to go on somewhere else, slower or
-with another key is what a resume is for.
+A later run needs the same input, byte for byte (it may have moved), and the same value of every option in `PINNED`. Other
+options may change, and the change is kept: a resume may use another address, limit or key.
 
-The `account` is what the attempts of all these runs used: written every second, and when a run ends.
-
-The `flags` are what the last run was told, for `batch retry`, which may change even what is pinned: it is asked to.
-
-`pauses` are times that the provider named: until then (unix time) a model is left alone, also by the next run.
-
-The `salt` is what the idempotency keys of all these runs are made with, so that a row which is sent again after a crash
-carries the key that it had.
+`account`: what the attempts of all these runs used; written every second, and at the end of a run.
+`flags`: the options of the last run, for `batch retry`, which may change pinned ones, too.
+`pauses`: until when (unix time) a model gets no request, also from the next run, because the provider named a time.
+`salt`: goes into the idempotency keys of all these runs, so that a row keeps its key after a crash.
 """
 
 import json
@@ -26,11 +21,10 @@ from msgspec.json import Decoder, encode
 from msgspec.json import format as indented
 
 from stormbreak import toml_file
-from stormbreak.batch.flags import Flags
-from stormbreak.batch.row_selection import UNFINISHED_ROWS, Choice
+from stormbreak.batch.options import UNFINISHED_ROWS, BatchOptions, Choice
 from stormbreak.batch.store.append_file import replacing
 from stormbreak.batch.store.paths import BatchPaths
-from stormbreak.batch.token_ledger import Account
+from stormbreak.cost.ledger import Account
 from stormbreak.errors import ConfigurationError
 from stormbreak.escape import path_of, plain, reason
 from stormbreak.key_patterns import hidden
@@ -44,10 +38,7 @@ Option = str | int | float | bool | None
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """What is known about the run that an OUTPUT belongs to; `started_at` is unix time.
-
-    There are no `flags` where no command line told them.
-    """
+    """The run that an OUTPUT belongs to; `started_at` is unix time. A run with a `Policy` object has no `flags`."""
 
     version: int = VERSION
     input: str
@@ -57,12 +48,12 @@ class Run:
     started_at: float
     salt: str = ""
     account: Account = field(default_factory=Account)
-    flags: Flags | None = None
+    flags: BatchOptions | None = None
     pauses: Mapping[str, float] = field(default_factory=dict)
 
 
 class InputRef(Protocol):
-    """What a run is compared by (`Rows` has it)."""
+    """What identifies an INPUT (`Rows` has it)."""
 
     path: Path
     fingerprint: str
@@ -74,7 +65,7 @@ _RUN = Decoder(Run)
 
 
 def read_run(files: BatchPaths) -> Run | None:
-    """Return what stands in the run file, or None if there is none."""
+    """Read the run file; None if there is none."""
     try:
         with toml_file.opened(files.run) as file:
             content = file.read()
@@ -87,54 +78,57 @@ def read_run(files: BatchPaths) -> Run | None:
     except (ValueError, RecursionError):  # msgspec's errors are among them
         raise ConfigurationError(f"{path_of(files.run)}: not a run file of stormbreak") from None
     if run.version != VERSION:
-        said = f"written by another stormbreak (format {run.version}, not {VERSION})"
-        raise ConfigurationError(f"{path_of(files.run)}: {said}")
+        why = f"written by another stormbreak (format {run.version}, not {VERSION})"
+        raise ConfigurationError(f"{path_of(files.run)}: {why}")
     return run
 
 
 def read_existing_run(files: BatchPaths) -> Run:
-    """Return what stands in the run file. Raises ConfigurationError if there is none."""
+    """Read the run file. Raises ConfigurationError if there is none."""
     run = read_run(files)
     if run is None:
-        said = f"{path_of(files.output)} is no output of a batch run"
-        raise ConfigurationError(f"{path_of(files.run)}: not found; {said}")
+        why = f"{path_of(files.output)} is no output of a batch run"
+        raise ConfigurationError(f"{path_of(files.run)}: not found; {why}")
     return run
 
 
 def check(
     files: BatchPaths,
     rows: InputRef,
-    options: Mapping[str, Option],
+    recorded: Mapping[str, Option],
     choice: Choice = UNFINISHED_ROWS,
 ) -> Run | None:
-    """Refuse what may not go on here, touching nothing; return the run to go on with, or None for a new one.
+    """Refuse a run that may not use these files, touching nothing; return the run to resume, or None for a new one.
 
-    Where no rows are fresh, there must be a run, and it may go on in another way than it was begun.
+    A choice without fresh rows needs a run, and may change pinned options.
     """
-    run = check_before(files, rows.path, options, choice)
+    run = check_before(files, rows.path, recorded, choice)
     if run is not None and (run.fingerprint, run.rows) != (rows.fingerprint, len(rows)):
         here, there = f"{path_of(rows.path)} ({len(rows):,} rows)", path_of(run.input)
-        said = f"belongs to a run of {there} ({run.rows:,} rows), and {here} has other content"
+        why = f"belongs to a run of {there} ({run.rows:,} rows), and {here} has other content"
         what = "choose another --output" if choice.fresh else "nothing is sent again"
-        raise ConfigurationError(f"{path_of(files.output)}: {said}; {what}")
+        raise ConfigurationError(f"{path_of(files.output)}: {why}; {what}")
     return run
 
 
 def check_before(
-    files: BatchPaths, source: Path, options: Mapping[str, Option], choice: Choice = UNFINISHED_ROWS
+    files: BatchPaths,
+    source: Path,
+    recorded: Mapping[str, Option],
+    choice: Choice = UNFINISHED_ROWS,
 ) -> Run | None:
-    """Do as `check` does, as far as can be told before INPUT is read, which takes a while."""
+    """Do the part of `check` that needs no INPUT, which takes a while to read."""
     _check_places(files, source)
     run = read_run(files) if choice.fresh else read_existing_run(files)
     if run is None:
         for path in (files.output, files.failed):
             if path.exists() and path.stat().st_size:
-                said = f"exists, and no {path_of(files.run.name)} says that a run of this input wrote it"
-                raise ConfigurationError(f"{path_of(path)}: {said}; choose another --output")
+                why = f"exists, and no {path_of(files.run.name)} says that a run of this input wrote it"
+                raise ConfigurationError(f"{path_of(path)}: {why}; choose another --output")
         return None
     for name in PINNED if choice.fresh else ():
-        if options.get(name) != run.options.get(name):
-            was, now = (_said(name, of.get(name)) for of in (run.options, options))
+        if recorded.get(name) != run.options.get(name):
+            was, now = (_with_option(name, of.get(name)) for of in (run.options, recorded))
             raise ConfigurationError(f"{path_of(files.output)}: was begun {was}, now {now}")
     return run
 
@@ -142,27 +136,27 @@ def check_before(
 def record(
     files: BatchPaths,
     rows: InputRef,
-    options: Mapping[str, Option],
+    recorded: Mapping[str, Option],
     *,
     last: Run | None,
     now: float,
-    flags: Flags | None = None,
+    kept: BatchOptions | None = None,
 ) -> tuple[Run, tuple[str, ...]]:
     """Write the run file; return it, and the names of the options that differ from `last`, which `check` returned.
 
-    `options` and `flags` hold no key and no prompt: they are stored as they are, but for what is pinned, which stays as it
-    was. Without `flags` those of `last` stay. `now` is unix time.
+    `recorded` and `kept` options hold no key and no prompt. Pinned options stay as in `last`, and so do its kept options if
+    there are no new ones. `now` is unix time.
     """
     pinned = {name: last.options.get(name) for name in PINNED} if last else {}
     run = Run(
         input=str(rows.path.absolute()),
         fingerprint=rows.fingerprint,
         rows=len(rows),
-        options=dict(options) | pinned,
+        options=dict(recorded) | pinned,
         started_at=last.started_at if last else now,
         salt=(last.salt if last else "") or secrets.token_hex(16),
         account=(last.account if last else Account()).begin(),
-        flags=flags or (last.flags if last else None),
+        flags=kept or (last.flags if last else None),
         pauses=last.pauses if last else {},
     )
     _write(files, run)
@@ -175,7 +169,7 @@ def record(
 def note_account(
     files: BatchPaths, run: Run, account: Account, pauses: Mapping[str, float]
 ) -> None:
-    """Write the run file again, with what has been spent by now, and which models are to be left alone."""
+    """Write the run file again, with what has been spent by now, and the pauses of models."""
     _write(files, replace(run, account=account, pauses=pauses))
 
 
@@ -185,7 +179,7 @@ def _write(files: BatchPaths, run: Run) -> None:
 
 
 def _encoded(run: Run) -> bytes:
-    """Write JSON; of a name that is not UTF-8, the bytes are lone surrogates, which are escaped."""
+    """Write JSON; escape the lone surrogates of file names that are not UTF-8."""
     try:
         return indented(encode(run))
     except UnicodeEncodeError:
@@ -195,7 +189,7 @@ def _encoded(run: Run) -> bytes:
 def _decoded(content: bytes) -> Run:
     try:
         return _RUN.decode(content)
-    except DecodeError:  # lone surrogates, which are not for this decoder
+    except DecodeError:  # lone surrogates, which this decoder refuses
         return convert(json.loads(content), Run)
 
 
@@ -222,5 +216,5 @@ def _unfit(path: Path, source: Path) -> str | None:
     return "is the input" if source.exists() and path.samefile(source) else None
 
 
-def _said(name: str, value: Option) -> str:
+def _with_option(name: str, value: Option) -> str:
     return f"without --{name}" if value is None else f"with --{name} {hidden(plain(value))}"

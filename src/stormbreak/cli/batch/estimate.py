@@ -9,19 +9,21 @@ import click
 
 from stormbreak.batch.estimate import ModelEstimate, Pace, estimate
 from stormbreak.batch.input.index import Rows
-from stormbreak.cli.cost.options import currency_of, shared
-from stormbreak.cli.cost.output import Output, price_notes
-from stormbreak.cli.numbers import Number
+from stormbreak.cli.batch.options import BASE_URL, MODEL, PROVIDER, max_output_tokens
+from stormbreak.cli.command import option, options, subcommand
+from stormbreak.cli.cost.options import cost_options
+from stormbreak.cli.cost.output import Output, bar, price_notes
+from stormbreak.cli.options import FILE, Integer, Number
 from stormbreak.core.row_schedule import WIDEST
 from stormbreak.cost.money import Currency
 from stormbreak.cost.price_lookup import PriceLookup, load_lookup
 from stormbreak.cost.sheet import Cell, Column, Kind, Sheet
 from stormbreak.http.environment import find_endpoint
 from stormbreak.llm.tokens import ANSWER
-from stormbreak.report.cost_facts import Cost, CostFacts, Costs
+from stormbreak.report.cost_facts import CostFacts, Costs
 
 LATENCY = 5.0
-"""Seconds of an answer, where nobody says."""
+"""Seconds of a request, by default."""
 
 _COLUMNS = (
     Column("model", "model"),
@@ -37,90 +39,66 @@ _COLUMNS = (
 )
 _TIMES = (Column("limit", "at this limit"), Column("seconds", "seconds at least", Kind.NUMBER))
 
-_ATTEMPTS = click.IntRange(1, 1_000_000)
-_ANSWER = click.IntRange(1, 10_000_000)  # tokens; longer than any model's
+_MAX_ANSWER = 10_000_000  # tokens; longer than any model's
 _PER_MINUTE = Number(0.001, 10**12)
-_LATENCY = Number(0.001, 86_400)
 
 
-@click.command("estimate")
-@click.argument("source", metavar="INPUT", type=click.Path(path_type=Path))
-@click.option("--provider", help="Whose prices: openai, anthropic, deepseek, ...")
-@click.option("--base-url", help="Where it will be sent, up to and including /v1.")
-@click.option("--model", help="The model of rows that name none.")
-@click.option(
-    "--answer",
-    type=_ANSWER,
-    metavar="N",
-    help=f"Tokens of an answer, where its row allows as many.  [default: {ANSWER}]",
+@subcommand("stormbreak batch estimate prompts.jsonl --provider openai -m gpt-4.1 --rpm 500")
+@click.argument("source", metavar="INPUT", type=FILE)
+@options("Destination", BASE_URL, PROVIDER, MODEL)
+@options(
+    "Tokens",
+    option(
+        "--output-tokens",
+        Integer(1, _MAX_ANSWER),
+        "Expected output tokens of a row, if its limit allows as many.",
+        show_default=f"{ANSWER}",
+    ),
+    max_output_tokens(_MAX_ANSWER),
 )
-@click.option(
-    "--longest-answer",
-    type=_ANSWER,
-    metavar="N",
-    help="Tokens of an answer at the most, where its row does not bound it.",
+@options(
+    "Pace",
+    option("--rpm", _PER_MINUTE, "Maximum requests per minute."),
+    option("--tpm", _PER_MINUTE, "Maximum tokens per minute, input and output."),
+    option(
+        "-c --concurrency", Integer(1, 1_000_000), "Maximum concurrent requests.", default=WIDEST
+    ),
+    option(
+        "--latency", Number(0.001, 86_400, name="SECONDS"), "Time of one request.", default=LATENCY
+    ),
 )
-@click.option("--rpm", type=_PER_MINUTE, metavar="N", help="Requests per minute.")
-@click.option(
-    "--tpm",
-    type=_PER_MINUTE,
-    metavar="N",
-    help="Tokens per minute, prompts and answers together.",
-)
-@click.option(
-    "--concurrency",
-    type=_ATTEMPTS,
-    metavar="N",
-    default=WIDEST,
-    show_default=True,
-    help="Attempts at once.",
-)
-@click.option(
-    "--latency",
-    type=_LATENCY,
-    metavar="S",
-    default=LATENCY,
-    show_default=True,
-    help="Seconds that an answer takes.",
-)
-@shared
-def command(  # noqa: PLR0913 - one parameter for each option
+@cost_options
+def command(
     source: Path,
     *,
     provider: str | None,
     base_url: str | None,
     model: str | None,
-    answer: int | None,
-    longest_answer: int | None,
-    files: tuple[str, ...],
-    currency: str,
-    rate: str | None,
-    **rest: Any,
+    output_tokens: int | None,
+    max_output_tokens: int | None,
+    prices: tuple[str, ...],
+    output: Output,
+    **pace: Any,
 ) -> None:
-    """Estimate what a run over INPUT will cost, and how long it will take. Nothing is sent."""
-    pace = Pace(
-        rpm=rest.pop("rpm"),
-        tpm=rest.pop("tpm"),
-        concurrency=rest.pop("concurrency"),
-        latency=rest.pop("latency"),
-    )
-    output = Output.of(**rest, reads=(source, *files))
-    shown_in = currency_of(currency, rate)
-    lookup = load_lookup(files)
+    """Estimate what a run over INPUT will cost and how long it will take. Nothing is sent."""
+    speed, currency = Pace(**pace), output.currency
+    lookup = load_lookup(prices)
     seller = find_endpoint(provider, base_url=base_url, api_key="-", allow_http=True).provider
     with Rows.read(source, model=model) as rows:
-        models = estimate(rows, seller, lookup.price_of, answer=answer, longest=longest_answer)
-    said = [*_said(models, seller, pace, answer), *_prices(models, lookup)]
-    head = {"input": str(source), "currency": shown_in.code, "notes": said}
-    sheets = {"models": _sheet(models, seller, shown_in), "times": _times(models, pace)}
-    output.answer(head, said, facts=_facts(source, models, shown_in), **sheets)
+        models = estimate(
+            rows, seller, lookup.price_of, answer=output_tokens, longest=max_output_tokens
+        )
+    notes = [*_notes(models, seller, speed, output_tokens), *_price_notes(models, lookup)]
+    head = {"input": str(source), "currency": currency.code, "notes": notes}
+    sheets = {"models": _sheet(models, seller, currency), "times": _times(models, speed)}
+    output.write(head, notes, facts=_facts(source, models, currency), **sheets)
 
 
 def _facts(source: Path, models: Sequence[ModelEstimate], currency: Currency) -> CostFacts:
     rows = sum(each.rows for each in models)
     expected = [each.expected for each in models if each.expected is not None]
     without = "" if len(expected) == len(models) else ", without what has no price"
-    cost = f"{currency.told(sum(expected, Decimal(0)))} are expected{without}"
+    cost = f"{currency.with_code(sum(expected, Decimal(0)))} are expected{without}"
     return CostFacts(
         kind="an estimate",
         title=source.name,
@@ -129,11 +107,7 @@ def _facts(source: Path, models: Sequence[ModelEstimate], currency: Currency) ->
             Costs(
                 title=f"{currency.code} expected",
                 costs=[
-                    Cost(
-                        name=each.model,
-                        usd=each.expected,
-                        claim=each.prices is not None and each.prices.source.claim,
-                    )
+                    bar(each.model, each.expected, each.prices)
                     for each in models
                     if each.expected is not None
                 ],
@@ -169,40 +143,41 @@ def _times(models: Sequence[ModelEstimate], pace: Pace) -> Sheet:
     return Sheet(columns=_TIMES, rows=[[name, Decimal(str(span))] for name, span in spans])
 
 
-def _said(
+def _notes(
     models: Sequence[ModelEstimate], provider: str, pace: Pace, answer: int | None
 ) -> Iterator[str]:
     length = ANSWER if answer is None else answer
+    option = " (--output-tokens)" if answer is None else ""
     yield (
-        "Prompts are estimated as a token for each four bytes, answers as"
-        f" {length:,} tokens{' (--answer)' if answer is None else ''}, or fewer where their rows allow no more."
+        f"Expected: one input token per four bytes of a prompt, and {length:,} output tokens{option},"
+        " or the row's limit if that is lower."
     )
-    yield "The most is of one attempt for each row, with a token for each byte of its prompt and its longest answer."
+    yield "At most: one attempt per row, one input token per byte, and the row's output limit."
     if unbounded := sum(each.unbounded for each in models):
         yield (
-            f"Nothing, such as max_tokens, bounds the answers of {unbounded:,} rows, so the most is not known:"
-            " --longest-answer bounds them."
+            f"{unbounded:,} rows set no output limit such as max_tokens, so the upper bound is unknown:"
+            " set --max-output-tokens."
         )
     for each in models:
         yield from _unknown(each, provider)
     yield (
-        f"Times are of the slowest limit alone: {pace.concurrency:,} attempts at once take {pace.latency:g} s each;"
-        " refusals and retries come on top."
+        f"Times count one limit alone, with {pace.concurrency:,} concurrent requests of {pace.latency:g} s each;"
+        " retries come on top."
     )
 
 
 def _unknown(each: ModelEstimate, provider: str) -> Iterator[str]:
-    """Say why sums of a model are not known."""
+    """Explain unknown sums of a model."""
     if each.prices is None:
-        yield f"No price is known of {each.model} at {provider}: give a price file with --prices."
+        yield f"{each.model} has no known price at {provider}: give a price file with --prices."
         return
     if each.expected is None:
-        yield f"No price of answers is known of {each.model} at {provider}, so no cost is."
+        yield f"{each.model} has no known output price at {provider}, so its cost is unknown."
     if each.prices.batch is None:
-        yield f"{provider} has no batch prices of {each.model} that are known."
+        yield f"{each.model} has no known batch price at {provider}."
     elif each.batched is None:
-        yield f"No price of answers by the batch API is known of {each.model} at {provider}."
+        yield f"{each.model} has no known output price in the batch API of {provider}."
 
 
-def _prices(models: Sequence[ModelEstimate], lookup: PriceLookup) -> Iterator[str]:
+def _price_notes(models: Sequence[ModelEstimate], lookup: PriceLookup) -> Iterator[str]:
     return price_notes([each.prices for each in models if each.prices], lookup)

@@ -1,19 +1,25 @@
-"""The flags that `batch run` and `batch retry` share."""
+"""The options that the commands of `stormbreak batch` share."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
-from stormbreak.batch.build_job import POLICY
-from stormbreak.batch.job import AUTO, CONNECT_GRACE
-from stormbreak.cli.numbers import DOLLARS, REQUESTS, SECONDS, TOKENS
+from stormbreak.batch.job import CONNECT_GRACE, POLICY
+from stormbreak.batch.options import AUTO
+from stormbreak.cli.command import flag, option, options
+from stormbreak.cli.options import JSON, PORT, PRICES, REPORT, SECONDS, Integer, Number
 from stormbreak.core.presets import BATCH
 from stormbreak.key_patterns import quoted
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 class _Concurrency(click.ParamType[int | str]):
     name = "N|auto"
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:  # noqa: ARG002
+        return self.name
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
@@ -27,107 +33,90 @@ class _Concurrency(click.ParamType[int | str]):
         return int(value)
 
 
-_PLACE = (
-    click.option("--base-url", metavar="URL", help="Where to send, up to and including /v1."),
-    click.option(
-        "--provider",
-        metavar="NAME",
-        help="A known provider instead: openai, holysheep, deepseek, ...",
-    ),
-    click.option("--api-key-env", metavar="VAR", help="The environment variable with the key."),
-    click.option(
-        "--fallback-base-url",
-        metavar="URL",
-        help="Where a row goes that cannot be answered there.",
-    ),
-    click.option(
-        "--fallback-api-key-env",
-        metavar="VAR",
-        help="The variable with the key of that address.",
-    ),
-    click.option("--model", metavar="M", help="The model of rows that name none."),
+BASE_URL = option("--base-url", "URL", "Address of the API, up to and including /v1.")
+PROVIDER = option(
+    "--provider", "NAME", "A known provider instead of --base-url: openai, deepseek, holysheep, ..."
 )
-_LIMITS = (
-    click.option(
-        "--concurrency",
-        type=_Concurrency(),
-        help="Attempts in flight at once: so many, or as many as the target bears.",
+MODEL = option("-m --model", "NAME", "Model of the rows that name none.")
+
+
+def max_output_tokens(highest: int | None = None) -> Callable[[F], F]:
+    """Return the option that bounds answers."""
+    return option("--max-output-tokens", Integer(1, highest), "Output limit of rows that set none.")
+
+
+_DESTINATION = options(
+    "Destination",
+    BASE_URL,
+    PROVIDER,
+    option("--api-key-env", "VAR", "Environment variable with the API key."),
+    MODEL,
+    option(
+        "--fallback-base-url", "URL", "A second API, for rows that the first one cannot answer."
     ),
-    click.option("--rpm", type=REQUESTS, help="Requests per minute, at the most."),
-    click.option("--tpm", type=TOKENS, help="Tokens per minute, prompts and answers together."),
-    click.option(
-        "--max-cost",
-        type=DOLLARS,
-        metavar="DOLLARS",
-        help="US dollars that all runs on OUTPUT may cost together.",
-    ),
-    click.option(
-        "--longest-answer",
-        type=click.IntRange(min=1),
-        metavar="N",
-        help="Tokens of an answer, under --max-cost, where a row does not bound it.",
-    ),
-    click.option(
-        "--prices",
-        metavar="FILE",
-        multiple=True,
-        help="A price file, for what it costs; its word counts before the list prices.",
+    option("--fallback-api-key-env", "VAR", "Variable with the key of that API."),
+)
+_LIMITS = options(
+    "Limits",
+    option("--rpm", Number(), "Maximum requests per minute."),
+    option("--tpm", Number(), "Maximum tokens per minute, input and output."),
+    option("--max-cost", Number(name="USD"), "Maximum cost of all runs on OUTPUT together."),
+    max_output_tokens(),
+    PRICES,
+)
+_RESULTS = options(
+    "Results",
+    flag("--ordered", "Sort OUTPUT like INPUT at the end."),
+    REPORT,
+    JSON,
+    flag("-q --quiet", "Show no progress."),
+    option(
+        "--metrics-port", PORT, "Serve /metrics and /state on this local port; 0 picks a free one."
     ),
 )
 
 
-def _kept(default: Callable[[object], str]) -> tuple[Callable[..., Any], ...]:
-    """The flags that a run file keeps; `default` writes what holds where one is not given."""
-    policy = click.option(
-        "--policy",
-        metavar="FILE|PRESET",
-        help=f"A policy file, or a preset.{default(POLICY)}",
+def run_options(command: F, *, defaults: bool = True) -> F:
+    """Add the options of a run: those of `Flags`, and those of `work`."""
+
+    def default(value: str) -> str | bool:
+        return defaults and value
+
+    policy = options(
+        "Limits",
+        option(
+            "-p --policy",
+            "FILE|PRESET",
+            "A policy file, or a preset.",
+            show_default=default(POLICY),
+        ),
+        option(
+            "-c --concurrency",
+            _Concurrency(),
+            "Maximum concurrent requests; auto adapts to the target.",
+            show_default=default("set by the policy"),
+        ),
     )
-    times = (
-        click.option(
+    timeouts = options(
+        "Timeouts",
+        option(
             "--timeout",
-            type=SECONDS,
-            help=f"Seconds that one attempt may take.{default(f'{BATCH.attempt_timeout:g}, by the preset {POLICY}')}",
+            SECONDS,
+            "Maximum time of one attempt.",
+            show_default=default(f"{BATCH.attempt_timeout:g}, from the preset {POLICY}"),
         ),
-        click.option("--idle-timeout", type=SECONDS, help="Seconds of silence within an attempt."),
-        click.option("--deadline", type=SECONDS, help="Seconds that one row may take, all in all."),
-        click.option(
+        option("--idle-timeout", SECONDS, "Maximum silence of the API in an attempt."),
+        option("--deadline", SECONDS, "Maximum time of one row, retries included."),
+        option(
             "--connect-grace",
-            type=SECONDS,
-            help=f"Give up if nothing answers by then.{default(f'{CONNECT_GRACE:g}')}",
-        ),
-        click.option(
-            "--ordered", is_flag=True, help="Sort OUTPUT into the order of INPUT at the end."
+            SECONDS,
+            "Give up if the API has not answered by then.",
+            show_default=default(f"{CONNECT_GRACE:g}"),
         ),
     )
-    return (*_PLACE, policy, *_LIMITS, *times)
+    return _DESTINATION(policy(_LIMITS(timeouts(_RESULTS(command)))))
 
 
-_SHOWN = (
-    click.option("--report", metavar="FILE", help="Also a report: FILE.html, or a picture .png."),
-    click.option(
-        "--metrics-port",
-        type=click.IntRange(0, 65535),
-        help="Serve /metrics and /state on this port of 127.0.0.1; 0 takes a free one.",
-    ),
-    click.option("--json", "as_json", is_flag=True, help="Print the summary as one JSON object."),
-    click.option("--quiet", is_flag=True, help="Show no progress."),
-)
-
-
-def shared(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command that begins a run its flags: those of `Flags`, and those of `work`."""
-    return _with((*_kept(lambda value: f"  [default: {value}]"), *_SHOWN), command)
-
-
-def shared_again(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give the same flags to a command that goes by those of the last run, where none is given."""
-    return _with((*_kept(lambda _: ""), *_SHOWN), command)
-
-
-def _with(
-    options: tuple[Callable[..., Any], ...], command: Callable[..., Any]
-) -> Callable[..., Any]:
-    for option in reversed(options):
-        command = option(command)
-    return command
+def retry_options(command: F) -> F:
+    """Add the same options without defaults: `batch retry` takes the values of the last run."""
+    return run_options(command, defaults=False)

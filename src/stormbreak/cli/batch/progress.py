@@ -1,6 +1,6 @@
-"""Showing how a run goes: a live panel on a terminal, a plain line now and then elsewhere.
+"""Show the progress of a run: a live panel on a terminal, a line every few seconds elsewhere.
 
-Nothing here prints what a file or a provider said, so nothing can reach the terminal from there.
+Nothing from a file or a provider is printed here, except what `escape` made safe.
 """
 
 import time
@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from stormbreak.batch.running.runner import Runner
-from stormbreak.batch.view import Rate, View
+from stormbreak.batch.running.snapshot import RunSnapshot, Throughput
 from stormbreak.cli.numbers import format_cost, short, span
 
 LINE_EVERY = 5.0  # seconds between plain lines
@@ -23,25 +23,25 @@ SHOW_READING_AFTER = 1.0  # seconds of silence while INPUT is read
 WIDEST = 100  # columns of the panel
 _GONE = (OSError, ValueError)  # a pipe without a reader, a terminal that was closed
 _NAME = 8  # columns of a name
-_KINDS = {"failed": "red", "circuit": "yellow"}  # what is worth a colour where it is not as usual
+_COLOURS = {"failed": "red", "circuit": "yellow"}  # of unusual values
 
 
 class Progress(Protocol):
-    """Is told now and then while INPUT is read, then four times a second."""
+    """Called now and then while INPUT is read, then four times a second."""
 
-    def reading(self, rows: int) -> None:
-        """Show that so many rows have been read, once it has taken a while."""
+    def on_read(self, rows: int) -> None:
+        """Show the number of rows read, once it has taken a while."""
         ...
 
     def tick(self, runner: Runner) -> None:
-        """Look at the runner and show what matters."""
+        """Show the snapshot of the runner."""
         ...
 
 
 class Quiet:
     """Shows nothing."""
 
-    def reading(self, rows: int) -> None:
+    def on_read(self, rows: int) -> None:
         """Nothing."""
 
     def tick(self, runner: Runner) -> None:
@@ -49,17 +49,17 @@ class Quiet:
 
 
 class Lines:
-    """A line every few seconds, and one at the end; none any more once the stream is gone."""
+    """Writes a line every few seconds, and one at the end; none once the stream is gone."""
 
     def __init__(self, stream: IO[str]) -> None:
         self._stream: IO[str] | None = stream
-        self._rate = Rate()
+        self._throughput = Throughput()
         self._last = time.monotonic()
         self._report_reading_at = self._last + SHOW_READING_AFTER
-        self._shown: View | None = None
+        self._shown: RunSnapshot | None = None
         self._reported_stopping = False
 
-    def reading(self, rows: int) -> None:
+    def on_read(self, rows: int) -> None:
         """Write a line if it is time."""
         now = time.monotonic()
         if now >= self._report_reading_at:
@@ -68,21 +68,23 @@ class Lines:
 
     def tick(self, runner: Runner) -> None:
         """Write a line if it is time."""
-        view = View.of(runner)
-        rate, eta = self._rate.look(view)
-        if view.stopping and view.in_flight and not self._reported_stopping:
+        snapshot = runner.snapshot
+        rate, eta = self._throughput.update(snapshot)
+        if snapshot.stopping and snapshot.in_flight and not self._reported_stopping:
             self._reported_stopping = True
-            self._write(_stopping(view))
-        if view == self._shown or (view.left and time.monotonic() - self._last < LINE_EVERY):
+            self._write(_stopping(snapshot))
+        if snapshot == self._shown or (
+            snapshot.left and time.monotonic() - self._last < LINE_EVERY
+        ):
             return
-        self._shown = view
+        self._shown = snapshot
         self._last = time.monotonic()
-        said = f"{view.done:,} done, {view.failed:,} failed, {view.left:,} left, {rate:,.1f} rows/s"
-        said += f", {view.in_flight} in flight, {view.retries:,} retries, circuit {view.circuit}"
-        said += f", {span(eta)} to go" if view.left and eta is not None else ""
-        cost = format_cost(view.cost, view.limit_of_cost)
-        said += f", cost {cost}" if cost else ""
-        self._write(f"{said}; {view.slow}" if view.slow else said)
+        line = f"{snapshot.done:,} done, {snapshot.failed:,} failed, {snapshot.left:,} left, {rate:,.1f} rows/s"
+        line += f", {snapshot.in_flight} in flight, {snapshot.retries:,} retries, circuit {snapshot.circuit}"
+        line += f", {span(eta)} to go" if snapshot.left and eta is not None else ""
+        cost = format_cost(snapshot.cost, snapshot.cost_limit)
+        line += f", cost {cost}" if cost else ""
+        self._write(f"{line}; {snapshot.slow}" if snapshot.slow else line)
 
     def _write(self, line: str) -> None:
         if self._stream is None:
@@ -95,43 +97,45 @@ class Lines:
 
 
 class Panel:
-    """A bar with three columns of figures below it, redrawn in place."""
+    """Draws a bar with three columns of figures below it, in place."""
 
     def __init__(self, live: Live) -> None:
         self._live = live
-        self._rate = Rate()
+        self._throughput = Throughput()
         self._began = time.monotonic()
 
-    def reading(self, rows: int) -> None:
-        """Say so, once it has taken a while."""
+    def on_read(self, rows: int) -> None:
+        """Show the number of rows read, once it has taken a while."""
         if time.monotonic() - self._began >= SHOW_READING_AFTER:
             self._live.update(Text(_reading(rows), style="dim"))
 
     def tick(self, runner: Runner) -> None:
         """Redraw."""
-        view = View.of(runner)
-        self._live.update(panel(view, *self._rate.look(view), self._live.console.width))
+        snapshot = runner.snapshot
+        self._live.update(
+            panel(snapshot, *self._throughput.update(snapshot), self._live.console.width)
+        )
 
 
-def panel(view: View, rate: float, eta: float | None, width: int) -> RenderableType:
-    """Draw one."""
-    whole = Table.grid(expand=True)
-    whole.width = min(width - 2, WIDEST)  # or the ^C that a terminal echoes breaks the line
-    whole.add_row(_bar(view, eta))
-    whole.add_row(_figures(view, rate))
-    cost = format_cost(view.cost, view.limit_of_cost)
+def panel(snapshot: RunSnapshot, rate: float, eta: float | None, width: int) -> RenderableType:
+    """Draw the panel."""
+    table = Table.grid(expand=True)
+    table.width = min(width - 2, WIDEST)  # or the ^C that a terminal echoes breaks the line
+    table.add_row(_bar(snapshot, eta))
+    table.add_row(_figures(snapshot, rate))
+    cost = format_cost(snapshot.cost, snapshot.cost_limit)
     if cost:
-        whole.add_row(_named("cost", cost))
-    if view.slow:
-        whole.add_row(_named("slow", view.slow))
-    if view.stopping and view.in_flight:
-        whole.add_row(Text(_stopping(view), style="yellow"))
-    return whole
+        table.add_row(_named("cost", cost))
+    if snapshot.slow:
+        table.add_row(_named("slow", snapshot.slow))
+    if snapshot.stopping and snapshot.in_flight:
+        table.add_row(Text(_stopping(snapshot), style="yellow"))
+    return table
 
 
 @contextmanager
 def progress_on(stream: IO[str] | None, *, quiet: bool) -> Iterator[Progress]:
-    """Choose how to show progress on `stream`, for as long as the context lasts. A stream that is gone ends nothing."""
+    """Show progress on `stream` while the context lasts. A stream that goes away ends nothing."""
     if quiet or stream is None or stream.closed:
         yield Quiet()
     elif stream.isatty():
@@ -147,30 +151,34 @@ def progress_on(stream: IO[str] | None, *, quiet: bool) -> Iterator[Progress]:
         yield Lines(stream)
 
 
-def _bar(view: View, eta: float | None) -> Table:
-    over = view.total - view.left
+def _bar(snapshot: RunSnapshot, eta: float | None) -> Table:
+    over = snapshot.total - snapshot.left
     row = Table.grid(padding=(0, 1), expand=True)
     row.add_column(ratio=1)
     row.add_column(justify="right", min_width=5)
     row.add_column(justify="right", min_width=15)
-    left = f"{span(eta)} to go" if view.left and eta is not None else ""
-    share = f"{int(100 * over / view.total)} %" if view.total else ""
-    row.add_row(ProgressBar(total=view.total, completed=over), share, left)
+    left = f"{span(eta)} to go" if snapshot.left and eta is not None else ""
+    share = f"{int(100 * over / snapshot.total)} %" if snapshot.total else ""
+    row.add_row(ProgressBar(total=snapshot.total, completed=over), share, left)
     return row
 
 
-def _figures(view: View, rate: float) -> Table:
+def _figures(snapshot: RunSnapshot, rate: float) -> Table:
     columns = (
-        {"done": f"{view.done:,}", "failed": f"{view.failed:,}", "left": f"{view.left:,}"},
         {
-            "rows/s": f"{rate:,.1f}",
-            "in flight": f"{view.in_flight:,} of {view.limit:,}",
-            "waiting": f"{view.waiting:,}",
+            "done": f"{snapshot.done:,}",
+            "failed": f"{snapshot.failed:,}",
+            "left": f"{snapshot.left:,}",
         },
         {
-            "retries": f"{view.retries:,}",
-            "circuit": view.circuit,
-            "tokens": f"{short(view.input_tokens)} in, {short(view.output_tokens)} out",
+            "rows/s": f"{rate:,.1f}",
+            "in flight": f"{snapshot.in_flight:,} of {snapshot.width:,}",
+            "waiting": f"{snapshot.waiting:,}",
+        },
+        {
+            "retries": f"{snapshot.retries:,}",
+            "circuit": snapshot.circuit,
+            "tokens": f"{short(snapshot.input_tokens)} in, {short(snapshot.output_tokens)} out",
         },
     )
     table = Table.grid(padding=(0, 1), expand=True)
@@ -181,23 +189,23 @@ def _figures(view: View, rate: float) -> Table:
     for line in zip(*(column.items() for column in columns), strict=True):
         cells: list[RenderableType] = []
         for name, value in line:
-            usual = value in {"0", "closed"} or name not in _KINDS
-            cells += [name, Text(value, style="" if usual else _KINDS[name]), ""]
+            usual = value in {"0", "closed"} or name not in _COLOURS
+            cells += [name, Text(value, style="" if usual else _COLOURS[name]), ""]
         table.add_row(*cells)
     return table
 
 
-def _named(name: str, said: str) -> Text:
+def _named(name: str, text: str) -> Text:
     """A line of its own, below the first column."""
     line = Text(name, style="dim", no_wrap=True, overflow="ellipsis")
     line.pad_right(_NAME + 1 - len(line))
-    return line.append(said, style="not dim")
+    return line.append(text, style="not dim")
 
 
 def _reading(rows: int) -> str:
     return f"reading INPUT: {rows:,} rows"
 
 
-def _stopping(view: View) -> str:
-    how = "again" if view.interrupted else "twice"
-    return f"stopping: {view.in_flight:,} answers are still to come; Ctrl-C {how} stops at once"
+def _stopping(snapshot: RunSnapshot) -> str:
+    how = "again" if snapshot.interrupted else "twice"
+    return f"stopping: {snapshot.in_flight:,} answers are still to come; Ctrl-C {how} stops at once"

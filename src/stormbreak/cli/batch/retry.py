@@ -7,14 +7,15 @@ from typing import Any
 
 import click
 
-from stormbreak.batch.build_job import build_job, has_target
-from stormbreak.batch.flags import Flags, typed
-from stormbreak.batch.row_selection import Choice, failed_rows
-from stormbreak.batch.status import count_rows
+from stormbreak.batch.job import build_job, has_target
+from stormbreak.batch.options import BatchOptions, Choice, failed_rows, option_flag
 from stormbreak.batch.store.paths import BatchPaths
+from stormbreak.batch.store.reader import count_rows
 from stormbreak.batch.store.run_file import Run, read_existing_run
-from stormbreak.cli.batch.options import shared_again
-from stormbreak.cli.batch.run import work
+from stormbreak.cli.batch.options import retry_options
+from stormbreak.cli.batch.run import run_and_report
+from stormbreak.cli.command import flag, option, options, subcommand
+from stormbreak.cli.options import FILE
 from stormbreak.cli.output import json_text, say
 from stormbreak.errors import ConfigurationError
 from stormbreak.escape import path_of, plain
@@ -37,23 +38,23 @@ class _Verdicts(click.ParamType[tuple[Verdict, ...]]):
         return tuple(_KNOWN[word] for word in words)
 
 
-@click.command()
-@click.argument("output", type=click.Path(path_type=Path))
-@click.option(
-    "--only",
-    type=_Verdicts(),
-    multiple=True,
-    help="Only rows that failed with this verdict, or with one of several: auth,billing.",
+@subcommand(
+    "stormbreak batch retry answers.jsonl",
+    "stormbreak batch retry answers.jsonl --only auth,billing --dry-run",
 )
-@click.option(
-    "--input",
-    "moved_to",
-    metavar="FILE",
-    type=click.Path(path_type=Path),
-    help="Where INPUT is now, if it was moved.",
+@click.argument("output", type=FILE)
+@options(
+    "Rows",
+    option(
+        "--only",
+        _Verdicts(),
+        "Only rows that failed with this verdict, or with one of several: auth,billing.",
+        multiple=True,
+    ),
+    option("--input moved_to", FILE, "INPUT, if it was moved."),
+    flag("-n --dry-run", "Print what would be sent; send nothing."),
 )
-@click.option("--dry-run", is_flag=True, help="Say what would be sent, and send nothing.")
-@shared_again
+@retry_options
 def command(
     output: Path,
     *,
@@ -66,39 +67,42 @@ def command(
     metrics_port: int | None,
     **given: Any,
 ) -> int:
-    """Send the rows that failed once more, also those that failed for good, with the flags of the last run.
+    """Send the failed rows of OUTPUT again, with the options of the last run.
 
-    A flag that is given counts instead of that of the last run. Rows that fail again keep their place in the failed file.
+    An option that is given replaces that of the last run. Rows that fail again stay in the failed file.
     """
     run = read_existing_run(BatchPaths.of(output))
-    flags = _flags(Flags(**given), run, output).clean()
+    options = _options(BatchOptions(**given), run, output).clean()
     source = moved_to or _input_of(run)
     choice = failed_rows(verdict for several in only for verdict in several)
-    job = build_job(flags, source=source, output=output, choice=choice)
+    job = build_job(options, source=source, output=output, choice=choice)
     if dry_run:
-        _preview(choice, flags, source=source, output=output, as_json=as_json)
+        _preview(choice, options, source=source, output=output, as_json=as_json)
         return 0
-    return work(job, as_json=as_json, quiet=quiet, report=report, metrics_port=metrics_port)
+    return run_and_report(
+        job, as_json=as_json, quiet=quiet, report=report, metrics_port=metrics_port
+    )
 
 
-def _flags(given: Flags, run: Run, output: Path) -> Flags:
-    """What was given, over what the last run was told."""
+def _options(given: BatchOptions, run: Run, output: Path) -> BatchOptions:
+    """Merge the given options over those of the last run."""
     elsewhere = has_target(given.policy)
     if run.flags is None and not (given.provider or given.base_url or elsewhere):
-        raise ConfigurationError(_unmentioned(run, output))
-    last = run.flags or Flags(model=_text(run.options.get("model")))
-    flags = given.over(last.without_place() if elsewhere else last)
-    if flags.provider or flags.base_url or has_target(flags.policy):
-        return flags
-    return flags.over(Flags(base_url=_text(run.options.get("base_url"))))  # the environment's
+        raise ConfigurationError(_options_missing(run, output))
+    last = run.flags or BatchOptions(model=_text(run.options.get("model")))
+    options = given.over(last.without_place() if elsewhere else last)
+    if options.provider or options.base_url or has_target(options.policy):
+        return options
+    environment = BatchOptions(base_url=_text(run.options.get("base_url")))
+    return options.over(environment)
 
 
-def _unmentioned(run: Run, output: Path) -> str:
+def _options_missing(run: Run, output: Path) -> str:
     was = _text(run.options.get("base_url"))
     where = f" (it was {was})" if was else ""
     return (
-        f"{path_of(BatchPaths.of(output).run)}: does not say how the last run was called; give --provider or"
-        f" --base-url{where}, and what else it needs, such as --api-key-env, --policy and --max-cost"
+        f"{path_of(BatchPaths.of(output).run)}: has no options of the last run; give --provider or"
+        f" --base-url{where}, and others that it needs, such as --api-key-env, --policy and --max-cost"
     )
 
 
@@ -110,13 +114,15 @@ def _input_of(run: Run) -> Path:
     source = Path(run.input)
     if not source.exists():
         raise ConfigurationError(
-            f"{path_of(source)}: the input of this batch is not there any more; --input says where it is now"
+            f"{path_of(source)}: the input of this batch does not exist; give its new path with --input"
         )
     return source
 
 
-def _preview(choice: Choice, flags: Flags, *, source: Path, output: Path, as_json: bool) -> None:
-    """Say which rows would be sent, and how."""
+def _preview(
+    choice: Choice, options: BatchOptions, *, source: Path, output: Path, as_json: bool
+) -> None:
+    """Print which rows would be sent, and how."""
     _, failed = count_rows(BatchPaths.of(output))
     verdicts = {verdict: count for verdict, count in failed.items() if choice.takes(verdict)}
     rows = sum(verdicts.values())
@@ -126,7 +132,7 @@ def _preview(choice: Choice, flags: Flags, *, source: Path, output: Path, as_jso
             "output": str(output),
             "rows": rows,
             "verdicts": verdicts,
-            "flags": dict(_shown(flags)),
+            "flags": dict(_shown(options)),
         }
         say(json_text(found))
         return
@@ -136,22 +142,22 @@ def _preview(choice: Choice, flags: Flags, *, source: Path, output: Path, as_jso
         + f" ({counted})" * bool(rows)
     )
     say(f"from       {path_of(source)}")
-    say(f"with       {' '.join(_words(flags))}")
+    say(f"with       {' '.join(_words(options))}")
 
 
-def _shown(flags: Flags) -> Iterator[tuple[str, object]]:
-    """The flags, none of which shows a key that somebody gave for something else."""
-    for name, value in flags.given.items():
+def _shown(options: BatchOptions) -> Iterator[tuple[str, object]]:
+    """Return the options without keys that were given by mistake."""
+    for name, value in options.given.items():
         if isinstance(value, tuple):
             yield name, tuple(map(hidden, value))
         else:
             yield name, hidden(value) if isinstance(value, str) else value
 
 
-def _words(flags: Flags) -> Iterator[str]:
-    """The flags as they are typed."""
-    for name, value in _shown(flags):
+def _words(options: BatchOptions) -> Iterator[str]:
+    """Return the options as they are typed."""
+    for name, value in _shown(options):
         for one in value if isinstance(value, tuple) else (value,):
-            yield typed(name)
+            yield option_flag(name)
             if one is not True:
                 yield shlex.quote(plain(one, limit=4096))

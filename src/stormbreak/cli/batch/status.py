@@ -8,10 +8,11 @@ import click
 
 from stormbreak.batch.running.runner import End
 from stormbreak.batch.running.summary import Summary
-from stormbreak.batch.status import Status, read_status
 from stormbreak.batch.store.paths import BatchPaths
-from stormbreak.cli.cost.options import priced
+from stormbreak.batch.store.reader import Status, read_status
+from stormbreak.cli.command import options, subcommand
 from stormbreak.cli.numbers import format_cost
+from stormbreak.cli.options import FILE, JSON, PRICES
 from stormbreak.cli.output import json_text, say
 from stormbreak.core.row_schedule import PROBE_ROWS
 from stormbreak.cost.price_lookup import load_lookup
@@ -24,13 +25,13 @@ _REFUSED = {
     Verdict.AUTH: "auth, the key was refused",
     Verdict.BILLING: "billing, the account has no credit or quota left",
     Verdict.NOT_FOUND: "not_found, no such model or address",
-    Verdict.REDIRECTED: "redirected, another address is meant; redirects are never followed",
+    Verdict.REDIRECTED: "redirected, the address points elsewhere; redirects are never followed",
     Verdict.INVALID: "invalid, the request itself is wrong",
 }
 
 
-def told(summary: Summary, *, retry: bool = False) -> str:
-    """Say what came of the run, or of a retry, a line each."""
+def summary_text(summary: Summary, *, retry: bool = False) -> str:
+    """The summary of a run, or of a retry, as lines of a name and a value."""
     back = ", ".join(f"{verdict} {count:,}" for verdict, count in summary.verdicts.items())
     failed_file = path_of(BatchPaths.of(Path(summary.output)).failed)
     lines = {
@@ -42,30 +43,30 @@ def told(summary: Summary, *, retry: bool = False) -> str:
         "took": f"{summary.elapsed:,.1f} s, {summary.throughput:,.1f} rows/s",
         "sent": _sent(summary, retry=retry),
         "came back": back,
-        "cost": format_cost(summary.cost, summary.limit_of_cost),
+        "cost": format_cost(summary.cost, summary.cost_limit),
         "tokens": f"{summary.input_tokens:,} in, {summary.output_tokens:,} out",
         "answers": path_of(summary.output) if summary.successful else "",
         "stopped": _stopped(summary),
         "next": _next_command(summary),
     }
-    return "\n".join(f"{name:<10} {said}" for name, said in lines.items() if said)
+    return "\n".join(f"{name:<10} {text}" for name, text in lines.items() if text)
 
 
 def retry_command(output: str) -> str:
-    """What to do about failed rows; the command stands at the end, as it is typed."""
-    return f"mend the cause, then: stormbreak batch retry {shlex.quote(path_of(output))}"
+    """What to do about failed rows; the command to type comes last."""
+    return f"fix the cause, then: stormbreak batch retry {shlex.quote(path_of(output))}"
 
 
 def _left(summary: Summary, *, retry: bool) -> str:
     if not summary.left:
         return ""
-    return f"{summary.left:,}" + ("; batch run goes on with them" if retry else "")
+    return f"{summary.left:,}" + ("; batch run continues with them" if retry else "")
 
 
 def _retried(summary: Summary, *, retry: bool) -> str:
     if not (summary.retried or retry):
         return ""
-    return f"{summary.retried:,} rows that had failed; {summary.mended:,} of them are answered now"
+    return f"{summary.retried:,} rows that had failed; {summary.mended:,} of them are now answered"
 
 
 def _sent(summary: Summary, *, retry: bool) -> str:
@@ -74,17 +75,17 @@ def _sent(summary: Summary, *, retry: bool) -> str:
     if retry:
         return "nothing: no row has failed" + " that way" * bool(summary.failed)
     if summary.failed:
-        return "nothing: what failed for good in an earlier run is not sent again by batch run"
+        return "nothing: batch run does not resend rows that failed for good"
     return "nothing: all rows were answered before"
 
 
 def _reason(summary: Summary) -> str:
-    """What most rows failed for, in the provider's words."""
+    """Why most rows failed, in the provider's words."""
     reason = summary.reason
     if reason is None:
         return ""
-    said = f" {reason}" if str(reason) else ""
-    return f"{reason.verdict}{said} ({reason.rows:,} row{'s' * (reason.rows > 1)} of this run)"
+    text = f" {reason}" if str(reason) else ""
+    return f"{reason.verdict}{text} ({reason.rows:,} row{'s' * (reason.rows > 1)} of this run)"
 
 
 def _next_command(summary: Summary) -> str:
@@ -97,33 +98,32 @@ def _stopped(summary: Summary) -> str:
     if summary.refused_by is not None:
         why = _REFUSED[summary.refused_by]
         return (
-            f"{PROBE_ROWS} rows in a row failed: {why}; nothing was lost: fix the cause, then the same command sends"
-            " these rows and the rest"
+            f"{PROBE_ROWS} rows in a row failed: {why}; nothing is lost: fix the cause, then run the"
+            " same command again"
         )
     if summary.end == End.SPENT.value:
-        return "what is left of the limit of spending is too little for the next row; with more, the same command goes on"
+        return "the budget left is too small for the next row; run again with a higher --max-cost to continue"
     if summary.end == End.INTERRUPTED.value:
-        return "interrupted; the same command goes on from here"
+        return "interrupted; run the same command again to continue"
     return ""
 
 
 # ---------------------------------------------------------------- command
 
 
-@click.command()
-@click.argument("output", type=click.Path(path_type=Path))
-@priced
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def command(output: Path, *, files: tuple[str, ...], as_json: bool) -> None:
-    """Show how far the run that writes OUTPUT has come; changes nothing, also while it is at work."""
-    status = read_status(output, load_lookup(files).price_of)
+@subcommand("stormbreak batch status answers.jsonl")
+@click.argument("output", type=FILE)
+@options("Options", PRICES, JSON)
+def command(output: Path, *, prices: tuple[str, ...], as_json: bool) -> None:
+    """Show the progress of the run that writes OUTPUT. It reads only, and works during the run."""
+    status = read_status(output, load_lookup(prices).price_of)
     if as_json:
         say(json_text(status))
         return
-    say("\n".join(f"{name:<8} {said}" for name, said in _told(status) if said))
+    say("\n".join(f"{name:<8} {text}" for name, text in _lines(status) if text))
 
 
-def _told(status: Status) -> list[tuple[str, str]]:
+def _lines(status: Status) -> list[tuple[str, str]]:
     begun = datetime.fromtimestamp(status.started_at, UTC).astimezone()
     share = f" ({status.done / status.total:.1%})" if status.total else ""
     return [

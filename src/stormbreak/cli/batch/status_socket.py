@@ -1,16 +1,15 @@
-"""A run that others may look at: on a socket beside OUTPUT, and on a port of this machine where one was asked for."""
+"""Serve the state of a run: on a socket beside OUTPUT, and on a port of this machine where one was asked for."""
 
 import sys
-from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Self
 
 from stormbreak.batch.running.runner import Runner
+from stormbreak.batch.running.snapshot import Throughput
 from stormbreak.batch.store.paths import BatchPaths
-from stormbreak.batch.token_ledger import Cost
-from stormbreak.batch.view import Rate, View
 from stormbreak.core.target_state import Listener
+from stormbreak.cost.ledger import Cost
 from stormbreak.errors import ConfigurationError
 from stormbreak.telemetry.state import BatchSnapshot, CostSnapshot
 from stormbreak.telemetry.status_pages import Observed
@@ -18,10 +17,10 @@ from stormbreak.telemetry.status_server import StatusServer
 
 
 class StatusSocket:
-    """Shows one run, for as long as the context lasts.
+    """Serves one run, for as long as the context lasts.
 
-    The port is taken at once. The socket is made when the run is at work, since then OUTPUT, and so what stands beside it,
-    belongs to this process; where none can be made, as on some file systems, there is none.
+    The port is opened at once. The socket is made when the run sends, since then OUTPUT and the files beside it belong to this
+    process; some file systems can have none.
 
     Raises:
         ConfigurationError: the port is in use.
@@ -30,7 +29,7 @@ class StatusSocket:
     def __init__(self, output: Path, port: int | None) -> None:
         self._observed = Observed.new(metrics=port is not None)
         self._output = output
-        self._rate = Rate()
+        self._throughput = Throughput()
         self._stack = ExitStack()
         self._begun = False
         if port is not None:
@@ -40,17 +39,8 @@ class StatusSocket:
 
     @property
     def listeners(self) -> tuple[Listener, ...]:
-        """Who has to hear the events."""
+        """What needs the events of the run."""
         return self._observed.listeners
-
-    def beside(self, tick: Callable[[Runner], None]) -> Callable[[Runner], None]:
-        """What to call four times a second: this, and then `tick`."""
-
-        def both(runner: Runner) -> None:
-            self._look(runner)
-            tick(runner)
-
-        return both
 
     def __enter__(self) -> Self:
         return self
@@ -58,34 +48,35 @@ class StatusSocket:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    def _look(self, runner: Runner) -> None:
-        view = View.of(runner)
-        rate, to_go = self._rate.look(view)
+    def tick(self, runner: Runner) -> None:
+        """Publish the snapshot of the run; call it four times a second."""
+        snapshot = runner.snapshot
+        rate, to_go = self._throughput.update(snapshot)
         self._observed.watch.batch = BatchSnapshot(
-            total=view.total,
-            done=view.done,
-            failed=view.failed,
-            left=view.left,
+            total=snapshot.total,
+            done=snapshot.done,
+            failed=snapshot.failed,
+            left=snapshot.left,
             rate=round(rate, 3),
             to_go=None if to_go is None else round(to_go, 1),
-            retries=view.retries,
-            stopping=view.stopping,
-            slow=view.slow,
+            retries=snapshot.retries,
+            stopping=snapshot.stopping,
+            slow=snapshot.slow,
         )
         if not self._begun:
             self._begun = True
-            self._observed.watch.cost = lambda: _state_of(runner.so_far.cost)
+            self._observed.watch.cost = lambda: _cost_snapshot(runner.spend.cost)
             self._open_socket()
 
     def _open_socket(self) -> None:
         try:
             port = StatusServer(self._observed.pages, path=BatchPaths.of(self._output).socket)
         except ConfigurationError:
-            return  # `stormbreak top` says that there is none
+            return  # `stormbreak top` reports that there is none
         self._stack.enter_context(port)
 
 
-def _state_of(cost: Cost) -> CostSnapshot:
+def _cost_snapshot(cost: Cost) -> CostSnapshot:
     return CostSnapshot(
         least=float(cost.least),
         most=float(cost.most),

@@ -3,54 +3,51 @@
 from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple
 
 import click
 
+from stormbreak.cli.command import option, options, subcommand
 from stormbreak.cli.cost.options import (
+    PROVIDERS,
     Amount,
     Volume,
-    currency_of,
-    names_in,
+    cost_options,
+    mix_of,
     reject_unused_options,
     sellers_in,
-    shared,
-    traffic,
+    traffic_options,
 )
-from stormbreak.cli.cost.output import Output, assumed, source_notes
-from stormbreak.cost.compare import Demand, Mix, Row, compare, offers_for, unpriced
+from stormbreak.cli.cost.output import Output, assumed, bar, source_notes
+from stormbreak.cli.options import FILE, NAMES
+from stormbreak.cost.compare import Demand, Row, compare, offers_for, unpriced
 from stormbreak.cost.money import Currency
 from stormbreak.cost.price_lookup import Offer, PriceLookup, Seller, UnknownPriceError, load_lookup
 from stormbreak.cost.prices import Service, Tokens
 from stormbreak.cost.sheet import Cell, Column, Kind, Sheet, percent, volume
 from stormbreak.cost.usage_file import read_traffic
 from stormbreak.cost.usage_records import Traffic, Use
-from stormbreak.report.cost_facts import Cost, CostFacts, Costs
+from stormbreak.report.cost_facts import CostFacts, Costs
 
 # ---------------------------------------------------------------- rows of the table
 
 
 class ComparisonRows(NamedTuple):
-    """What `--models` and `--providers` say."""
+    """The models and providers to compare."""
 
     models: Sequence[str]
     sellers: Sequence[Seller]
 
-    @classmethod
-    def parse(cls, models: str, providers: str) -> Self:
-        """Read them. Raises ConfigurationError."""
-        return cls(names_in(models), sellers_in(providers))
-
 
 def planned(demands: Sequence[Demand], wanted: ComparisonRows, lookup: PriceLookup) -> list[Row]:
-    """Each model's offers against the first of them; with one provider alone, all models against the first.
+    """Compare the offers of each model with the first one; with one provider alone, all models with the first.
 
     Raises:
-        UnknownPriceError: nobody has a price for one of the models.
+        UnknownPriceError: one of the models has no price.
     """
-    models = wanted.models or list(dict.fromkeys(prices.model for prices in lookup.filed()))
+    models = wanted.models or list(dict.fromkeys(prices.model for prices in lookup.file_prices()))
     if not models:
-        raise click.UsageError("--models is missing, and no price file says which")
+        raise click.UsageError("give --models, or a price file with --prices")
     groups = [offers_for(model, wanted.sellers, lookup) for model in models]
     for group in groups:
         compare(demands[0], group, lookup)  # a misspelt name is not lost among others
@@ -68,17 +65,17 @@ def real(
     service: Service | None,
     currency: Currency,
 ) -> tuple[list[Row], list[str]]:
-    """What was used, at the providers of its own models, and of those wanted; and what to say of it.
+    """Compare real traffic at the providers of its own and the wanted models; return rows and notes.
 
     Raises:
-        UnknownPriceError: none of the models that were used, or wanted, has a price.
+        UnknownPriceError: no used or wanted model has a price.
     """
     rows: list[Row] = []
     for use in traffic.uses:
         rows += _rows(_demand(use, times, service), wanted, lookup)
     if all(row.monthly is None for row in rows):
         raise UnknownPriceError(rows[0].why)
-    return rows, [*_said(traffic, times), *_total(rows, currency)]
+    return rows, [*_notes(traffic, times), *_total(rows, currency)]
 
 
 def _demand(use: Use, times: Decimal, service: Service | None) -> Demand:
@@ -92,7 +89,7 @@ def _demand(use: Use, times: Decimal, service: Service | None) -> Demand:
 
 
 def _rows(demand: Demand, wanted: ComparisonRows, lookup: PriceLookup) -> list[Row]:
-    """The offers of the model that was used come first; where it has no price at all, a row says so."""
+    """Return the offers of the used model first; without any price of it, a row that explains it."""
     offers: list[Offer] = []
     own = Offer(Seller(""), demand.used)
     why = ""
@@ -111,35 +108,35 @@ def _rows(demand: Demand, wanted: ComparisonRows, lookup: PriceLookup) -> list[R
     return lost + [row for row in rows if row.prices]
 
 
-def _said(traffic: Traffic, times: Decimal) -> Iterator[str]:
-    yield from (_told(use) for use in traffic.uses)
+def _notes(traffic: Traffic, times: Decimal) -> Iterator[str]:
+    yield from (_use_text(use) for use in traffic.uses)
     if traffic.since and traffic.until:
         yield f"Counted from {traffic.since} to {traffic.until}."
-    yield from traffic.said
+    yield from traffic.notes
     often = "once" if times == 1 else f"{times:,f} times"
-    yield f"A month is what the file holds, {often} (--times)."
+    yield f"A month is the traffic of the file, {often} (--scale)."
 
 
-def _told(use: Use) -> str:
+def _use_text(use: Use) -> str:
     entry, output, cached, written, _ = map(Decimal, use.tokens)
     to_cache = f", {volume(written)} written to a cache" if written else ""
     amounts = f"{volume(entry)} tokens in ({volume(cached)} cached{to_cache})"
     service = f" ({use.kind.service})" if use.kind.service is not Service.STANDARD else ""
-    said = f"{use.kind.model}{service}: {use.requests:,} requests, {amounts}, {volume(output)} out"
+    text = f"{use.kind.model}{service}: {use.requests:,} requests, {amounts}, {volume(output)} out"
     if use.estimated:
-        said += f"; {use.estimated:,} did not say what they used: estimated"
-    return f"{said}."
+        text += f"; {use.estimated:,} did not report their usage: estimated"
+    return f"{text}."
 
 
 def _total(rows: Sequence[Row], currency: Currency) -> Iterator[str]:
-    """What all that was used costs, each model at its first seller."""
+    """Sum up the costs, each model at its first provider."""
     firsts: dict[Demand, Row] = {}
     for row in rows:
         firsts.setdefault(row.demand, row)
     known = [row.monthly for row in firsts.values() if row.monthly is not None]
     if len(firsts) > 1:
         of = "" if len(known) == len(firsts) else ", without what has no price"
-        total = currency.told(sum(known, Decimal(0)))
+        total = currency.with_code(sum(known, Decimal(0)))
         yield f"Together: {total} a month, each model at its first provider{of}."
 
 
@@ -161,85 +158,69 @@ _COLUMNS = (
     Column("note", ""),
     Column("currency", ""),
 )
-_TIMES = Amount("a number between 0.0001 and 10,000", 10_000, least="0.0001", zero=False)
+_SCALE = Amount("a number between 0.0001 and 10,000", 10_000, low="0.0001", zero=False)
 
 
-@click.command("compare")
-@click.option(
-    "--tokens",
-    "volumes",
-    type=Volume(several=True),
-    help="Tokens a month: 50M; several as 1M,50M,2B.",
+@subcommand(
+    "stormbreak cost compare --models gpt-4.1,deepseek-v3.2 --tokens 50M",
+    "stormbreak cost compare --from answers.jsonl --scale 30 --models deepseek-v3.2",
 )
-@click.option(
-    "--from",
-    "path",
-    type=click.Path(path_type=Path),
-    help="Real traffic in place of --tokens: OUTPUT of a batch, or OpenAI's export of usage.",
+@options(
+    "Offers",
+    option(
+        "--models",
+        NAMES,
+        "By default the models of the price files, or those in --from.",
+        default=(),
+    ),
+    PROVIDERS,
 )
-@click.option(
-    "--times",
-    type=_TIMES,
-    default="1",
-    show_default=True,
-    help="How many times what is in --from makes a month.",
+@options(
+    "Volume",
+    option("--tokens volumes", Volume(several=True), "Tokens a month: 50M; several as 1M,50M,2B."),
+    option(
+        "--from path",
+        FILE,
+        "Real traffic instead: OUTPUT of a batch, or an export of OpenAI's usage.",
+    ),
+    option("--scale", _SCALE, "Multiply the traffic in --from by N.", default="1"),
 )
-@click.option(
-    "--models",
-    metavar="A,B,...",
-    default="",
-    help="Which models; without it those of the price files, or of --from.",
-)
-@click.option(
-    "--providers",
-    metavar="X,Y,...",
-    default="",
-    help="Where, as PROVIDER or PROVIDER@SOURCE; without it at all that are known.",
-)
-@traffic
-@shared
-def command(  # noqa: PLR0913 - one parameter for each option
+@traffic_options
+@cost_options
+def command(
     *,
     volumes: tuple[int, ...] | None,
     path: Path | None,
-    times: Decimal,
-    models: str,
-    providers: str,
-    input_share: Decimal,
-    cache_rate: Decimal,
-    prompt: tuple[int, ...],
-    service: str | None,
-    files: tuple[str, ...],
-    currency: str,
-    rate: str | None,
-    as_json: bool,
-    as_csv: bool,
-    report: str | None,
+    scale: Decimal,
+    models: tuple[str, ...],
+    providers: tuple[str, ...],
+    prices: tuple[str, ...],
+    output: Output,
+    **traffic: Any,
 ) -> None:
-    """Compare what the same traffic costs, against the first provider of each model."""
-    output = Output.of(as_json=as_json, as_csv=as_csv, report=report, reads=(path, *files))
-    shown_in = currency_of(currency, rate)
-    lookup = load_lookup(files)
-    wanted = ComparisonRows.parse(models, providers)
+    """Compare what a month of traffic costs, relative to the first provider of each model."""
+    currency = output.currency
+    lookup = load_lookup(prices)
+    wanted = ComparisonRows(models, sellers_in(providers))
     if (volumes is None) == (path is None):
-        raise click.UsageError("--tokens or --from: one of them is needed")
+        raise click.UsageError("give --tokens or --from")
+    mix = mix_of(**traffic)
     if path is not None:
         reject_unused_options(
-            ("input_share", "cache_rate", "prompt"), "beside --from, which says it itself"
+            ("input_share", "cache_rate", "prompt_tokens"), "with --from: the file holds it"
         )
-        of = None if service is None else Service(service)
-        rows, said = real(
-            read_traffic(path), wanted, lookup, times=times, service=of, currency=shown_in
+        service = mix.service if traffic["service_tier"] else None
+        rows, notes = real(
+            read_traffic(path), wanted, lookup, times=scale, service=service, currency=currency
         )
     else:
         assert volumes is not None
-        reject_unused_options(("times",), "without --from")
-        mix = Mix(input_share, cache_rate, prompt[0], Service(service or Service.STANDARD))
-        said = [assumed(volumes, mix)]
+        reject_unused_options(("scale",), "without --from")
+        notes = [assumed(volumes, mix)]
         rows = planned([mix.demand(volume) for volume in volumes], wanted, lookup)
-    said += source_notes(rows, lookup)
-    head = {"currency": shown_in.code, "notes": said}
-    output.answer(head, said, facts=_facts(rows, shown_in), rows=_sheet(rows, shown_in))
+    notes += source_notes(rows, lookup)
+    head = {"currency": currency.code, "notes": notes}
+    output.write(head, notes, facts=_facts(rows, currency), rows=_sheet(rows, currency))
 
 
 def _sheet(rows: Sequence[Row], currency: Currency) -> Sheet:
@@ -253,10 +234,10 @@ def _facts(rows: Sequence[Row], currency: Currency) -> CostFacts:
         Costs(
             title=f"{currency.code} a month for {_traffic(demand)}",
             costs=[
-                Cost(
-                    name=f"{row.offer.model}, {row.offer.seller.provider}, by {_source(row)}",
-                    usd=row.monthly,
-                    claim=row.prices is not None and row.prices.source.claim,
+                bar(
+                    f"{row.offer.model}, {row.offer.seller.provider}, by {_source(row)}",
+                    row.monthly,
+                    row.prices,
                 )
                 for row in rows
                 if row.demand is demand and row.monthly is not None
@@ -284,14 +265,14 @@ def _traffic(demand: Demand) -> str:
 
 
 def _verdict(rows: Sequence[Row], currency: Currency) -> str:
-    """Tell of the offer that saves the greatest share."""
+    """Describe the offer that saves the largest share."""
     best = max(rows, key=lambda row: row.share or 0)
     if not best.share or best.monthly is None or best.against is None:
-        return "No offer costs less than the first that it is held against."
+        return "No offer costs less than the first one."
     first = next(row for row in rows if row.demand is best.demand and row.monthly == best.against)
     return (
         f"{best.offer.model} at {best.offer.seller.provider} saves the largest share: by {_source(best)}{_claim(best)},"
-        f" {_traffic(best.demand)} cost {currency.told(best.monthly)} a month, {percent(best.share)} less than"
+        f" {_traffic(best.demand)} cost {currency.with_code(best.monthly)} a month, {percent(best.share)} less than"
         f" the first offer's {currency.shown(best.against)}{_claim(first)}."
     )
 

@@ -1,13 +1,19 @@
-"""The options that the subcommands of `stormbreak cost` share, and how what is typed becomes a value."""
+"""The options that the subcommands of `stormbreak cost` share, and their types."""
 
 import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from decimal import Decimal
-from typing import Any, TypeVar
+from functools import wraps
+from pathlib import Path
+from typing import Any, TypeVar, cast
 
 import click
 from click.core import ParameterSource
 
+from stormbreak.cli.command import flag, option, options
+from stormbreak.cli.cost.output import Output
+from stormbreak.cli.options import JSON, NAMES, PRICES, REPORT
+from stormbreak.cost.compare import Mix
 from stormbreak.cost.money import USD, Currency
 from stormbreak.cost.price_lookup import Seller
 from stormbreak.cost.prices import Service
@@ -25,46 +31,46 @@ _SIZES = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9}
 
 
 class Amount(click.ParamType[Decimal]):
-    """A number in digits, within bounds."""
+    """An exact decimal number from `low` to `high`, or 0 if `zero`."""
 
-    name = "number"
-
-    def __init__(self, words: str, most: int, *, least: str = "0", zero: bool = True) -> None:
-        self.words = words
-        self.most = most
-        self.least = Decimal(least)
-        self.zero = zero
+    def __init__(
+        self, wanted: str, high: int, *, low: str = "0", zero: bool = True, name: str = "N"
+    ) -> None:
+        self.name = name
+        self._wanted = wanted
+        self._high = high
+        self._low = Decimal(low)
+        self._zero = zero
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> Decimal:
-        """Read it; fail with what it must be."""
+        """Parse it; fail with what it must be."""
         if isinstance(value, Decimal):
             return value
         number = Decimal(value) if _NUMBER.fullmatch(value) else None
         if number is None or not self._fits(number):
-            self.fail(f"must be {self.words}, got {quoted(value)}", param, ctx)
+            self.fail(f"must be {self._wanted}, got {quoted(value)}", param, ctx)
         return number
 
     def _fits(self, number: Decimal) -> bool:
-        return self.least <= number <= self.most or (self.zero and number == 0)
+        return self._low <= number <= self._high or (self._zero and number == 0)
 
 
 class Volume(click.ParamType[tuple[int, ...]]):
     """A whole number of tokens, such as 50M, or several of them, each once."""
 
-    name = "tokens"
-
     def __init__(self, *, several: bool = False) -> None:
-        self.several = several
+        self.name = "N,..." if several else "N"
+        self._several = several
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> tuple[int, ...]:
-        """Read them; fail with what they must be."""
+        """Parse them; fail with what they must be."""
         if isinstance(value, tuple):
             return value
-        words = value.split(",") if self.several else [value]
+        words = value.split(",") if self._several else [value]
         return tuple(dict.fromkeys(self._one(word.strip(), param, ctx) for word in words))
 
     def _one(self, word: str, param: click.Parameter | None, ctx: click.Context | None) -> int:
@@ -76,85 +82,81 @@ class Volume(click.ParamType[tuple[int, ...]]):
         return int(amount)
 
 
-SHARE = Amount("a share between 0 and 1", 1)
-MONEY = Amount("an amount between 0.01 and 1,000,000,000, or 0", 10**9, least="0.01")
-
-_PRICES = (
-    click.option(
-        "--prices",
-        "files",
-        metavar="FILE",
-        multiple=True,
-        help="A price file, or article-2025; its word counts before the market's.",
-    ),
+SHARE = Amount("a share between 0 and 1", 1, name="SHARE")
+MONEY = Amount("an amount between 0.01 and 1,000,000,000, or 0", 10**9, low="0.01", name="USD")
+PROVIDERS = option(
+    "--providers", NAMES, "Only these, as PROVIDER or PROVIDER@SOURCE; all by default.", default=()
 )
-_CURRENCY = (
-    click.option(
-        "--currency",
-        metavar="CODE",
-        default=USD.code,
-        show_default=True,
-        help="What amounts are shown in, by its ISO 4217 code.",
-    ),
-    click.option("--rate", metavar="N", help="How much of that currency one dollar is."),
+_PRICES = options(
+    "Prices",
+    PRICES,
+    option("--currency", "CODE", "Currency of amounts, by ISO 4217.", default=USD.code),
+    option("--rate", "N", "Units of that currency per US dollar."),
 )
-_OUTPUT = (
-    click.option("--json", "as_json", is_flag=True, help="Print one JSON document."),
-    click.option("--csv", "as_csv", is_flag=True, help="Print CSV."),
-    click.option("--report", metavar="FILE", help="Also a report: FILE.html, or FILE.png."),
-)
-_TRAFFIC = (
-    click.option(
-        "--input-share",
-        type=SHARE,
-        default="0.7",
-        show_default=True,
-        help="The share of all tokens that is input.",
-    ),
-    click.option(
-        "--cache-rate",
-        type=SHARE,
-        default="0",
-        show_default=True,
-        help="The share of the input that is read from a cache.",
-    ),
-    click.option(
-        "--prompt",
-        type=Volume(),
+_OUTPUT = options("Output", JSON, flag("--csv as_csv", "Print CSV."), REPORT)
+_TRAFFIC = options(
+    "Traffic",
+    option("--input-share", SHARE, "Share of the tokens that is input.", default="0.7"),
+    option("--cache-rate", SHARE, "Share of the input read from a cache.", default="0"),
+    option(
+        "--prompt-tokens",
+        Volume(),
+        "Tokens of one prompt; some models cost more for long ones.",
         default="1",
-        help="Tokens of one prompt, where long ones have prices of their own.",
     ),
-    click.option(
-        "--service",
-        type=click.Choice([service.value for service in Service]),
-        help="Whose prices: those of a batch API, say.  [default: standard]",
+    option(
+        "--service-tier",
+        click.Choice([service.value for service in Service]),
+        "The prices of this tier.",
+        show_default=Service.STANDARD.value,
     ),
 )
 
 
-def shared(command: F) -> F:
-    """Add the options of all subcommands."""
-    return _with(command, (*_PRICES, *_CURRENCY, *_OUTPUT))
+def cost_options(command: F) -> F:
+    """Add the options of all subcommands; the command gets them as `output`, and its price files as `prices`.
+
+    A report may replace no price file, and no path that the command is given.
+    """
+
+    @wraps(command)
+    def run(
+        *,
+        prices: tuple[str, ...],
+        currency: str,
+        rate: str | None,
+        as_json: bool,
+        as_csv: bool,
+        report: str | None,
+        **given: Any,
+    ) -> Any:
+        shown_in = _currency_of(currency, rate)
+        output = Output.of(as_json=as_json, as_csv=as_csv, report=report, currency=shown_in)
+        paths = [value for value in given.values() if isinstance(value, Path)]
+        output.protect(*paths, *prices)
+        return command(output=output, prices=prices, **given)
+
+    return cast("F", _PRICES(_OUTPUT(run)))
 
 
-def priced(command: F) -> F:
-    """Add the option that names price files."""
-    return _with(command, _PRICES)
+def traffic_options(command: F) -> F:
+    """Add the options that describe the tokens; `mix_of` takes their values."""
+    return _TRAFFIC(command)
 
 
-def traffic(command: F) -> F:
-    """Add the options that say what kind of tokens they are."""
-    return _with(command, _TRAFFIC)
+def mix_of(
+    *,
+    input_share: Decimal,
+    cache_rate: Decimal,
+    prompt_tokens: tuple[int, ...],
+    service_tier: str | None,
+) -> Mix:
+    """Return the kind of tokens that the options describe."""
+    service = Service(service_tier or Service.STANDARD)
+    return Mix(input_share, cache_rate, prompt_tokens[0], service)
 
 
-def _with(command: F, options: Sequence[Callable[[F], F]]) -> F:
-    for option in reversed(options):
-        command = option(command)
-    return command
-
-
-def currency_of(code: str, rate: str | None) -> Currency:
-    """The currency that results are shown in."""
+def _currency_of(code: str, rate: str | None) -> Currency:
     if rate is not None and not _NUMBER.fullmatch(rate):
         raise click.UsageError(f"--rate must be a number, got {quoted(rate)}")
     try:
@@ -163,28 +165,23 @@ def currency_of(code: str, rate: str | None) -> Currency:
         raise click.UsageError(f"--{error}") from None
     if rate is None and currency.code != USD.code:
         raise click.UsageError(
-            f"--currency {currency.code} needs --rate, how much of it one dollar is"
+            f"--currency {currency.code} needs --rate, the units of it per US dollar"
         )
     return currency
 
 
-def sellers_in(text: str) -> list[Seller]:
-    """Who is listed by `--providers`."""
+def sellers_in(names: Collection[str]) -> list[Seller]:
+    """Parse the value of `--providers`."""
     try:
-        return [Seller.parse(name) for name in names_in(text)]
+        return [Seller.parse(name) for name in names]
     except ConfigurationError as error:
         raise ConfigurationError(f"--providers {error}") from None
 
 
 def reject_unused_options(names: Collection[str], why: str) -> None:
-    """Refuse those options of this command that were given, and say nothing here."""
+    """Reject those options of this command that were given but have no effect."""
     context = click.get_current_context()
-    for option in context.command.params:
-        source = option.name and context.get_parameter_source(option.name)
-        if option.name in names and source is ParameterSource.COMMANDLINE:
-            raise click.UsageError(f"{option.opts[0]} says nothing {why}")
-
-
-def names_in(text: str) -> list[str]:
-    """What is listed with commas, each once."""
-    return list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    for param in context.command.params:
+        source = param.name and context.get_parameter_source(param.name)
+        if param.name in names and source is ParameterSource.COMMANDLINE:
+            raise click.UsageError(f"{param.opts[0]} has no effect {why}")

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 from textwrap import wrap
+from typing import Self
 
 import click
 from rich.box import SIMPLE
@@ -15,11 +16,12 @@ from rich.text import Text
 
 from stormbreak.cli.output import draw, json_text, say, wide
 from stormbreak.cost.compare import Mix, Row
+from stormbreak.cost.money import Currency
 from stormbreak.cost.price_lookup import PriceLookup
 from stormbreak.cost.prices import Prices, Service, Source
 from stormbreak.cost.sheet import Column, Kind, Sheet, document, percent, volume
 from stormbreak.escape import path_of, plain
-from stormbreak.report.cost_facts import CostFacts
+from stormbreak.report.cost_facts import Cost, CostFacts
 from stormbreak.report.destination import ReportFile
 
 _LONGEST = 60  # characters of a cell
@@ -32,45 +34,47 @@ _ANY = 10_000  # characters: a width that bounds nothing
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Output:
-    """In which form an answer is wanted."""
+    """The form in which results are printed, and the currency of amounts."""
 
-    as_json: bool = False
-    as_csv: bool = False
-    destination: ReportFile | None = None
+    as_json: bool
+    as_csv: bool
+    destination: ReportFile | None
+    currency: Currency
 
     @classmethod
-    def of(
-        cls,
-        *,
-        as_json: bool,
-        as_csv: bool,
-        report: str | None,
-        reads: Sequence[str | Path | None] = (),
-    ) -> "Output":
-        """Refuse what cannot be done before anything is worked out; a report may replace none of `reads`."""
+    def of(cls, *, as_json: bool, as_csv: bool, report: str | None, currency: Currency) -> Self:
+        """Reject what cannot be done before anything is calculated."""
         if as_json and as_csv:
-            raise click.UsageError("--json and --csv: one of them")
-        destination = None if report is None else _destination(report, reads)
-        return cls(as_json=as_json, as_csv=as_csv, destination=destination)
+            raise click.UsageError("--json and --csv: give one of them, not both")
+        destination = None if report is None else ReportFile.of(report)
+        return cls(as_json=as_json, as_csv=as_csv, destination=destination, currency=currency)
 
-    def answer(
+    def protect(self, *paths: str | Path) -> None:
+        """Raise UsageError if the report would replace one of `paths`."""
+        if self.destination is None:
+            return
+        report = self.destination.path
+        if report.resolve() in [Path(path).resolve() for path in paths]:
+            raise click.UsageError(f"--report {path_of(report)}: is an input of this command")
+
+    def write(
         self,
         head: Mapping[str, object],
-        said: Sequence[str] = (),
+        notes: Sequence[str],
         *,
         facts: CostFacts,
         **sheets: Sheet,
     ) -> None:
         """Print the sheets, then write the report, with `facts` above them.
 
-        `head` is for programs, `said` for people. As CSV, the first sheet alone is printed.
+        `head` is for JSON, `notes` for people. CSV holds the first sheet alone.
         """
-        self._print(head, said, sheets)
+        self._print(head, notes, sheets)
         if self.destination is not None:
-            self.destination.cost(facts, said, sheets)
+            self.destination.cost(facts, notes, sheets)
 
     def _print(
-        self, head: Mapping[str, object], said: Sequence[str], sheets: Mapping[str, Sheet]
+        self, head: Mapping[str, object], notes: Sequence[str], sheets: Mapping[str, Sheet]
     ) -> None:
         if self.as_json:
             say(json_text(document(head, **sheets)))
@@ -83,21 +87,14 @@ class Output:
                 say("")
             console = Console()
             table = _drawn(sheet, console.width if console.is_terminal else None)
-            draw(table, least=wide(_ANY).measure(table).maximum)
-        for sentence in said:
-            say(plain(sentence, _MAX_SENTENCE))
-
-
-def _destination(report: str, reads: Sequence[str | Path | None]) -> ReportFile:
-    destination = ReportFile.of(report)
-    if destination.path.resolve() in [Path(name).resolve() for name in reads if name is not None]:
-        raise click.UsageError(f"--report {path_of(report)}: is a file of what is priced")
-    return destination
+            draw(table, min_width=wide(_ANY).measure(table).maximum)
+        for note in notes:
+            say(plain(note, _MAX_SENTENCE))
 
 
 def _drawn(sheet: Sheet, room: int | None) -> Table:
     """A table of the columns that say something. Numbers are never broken nor cut; text is, where there is little `room`."""
-    kept = sheet.places_for_eyes()
+    kept = sheet.visible_columns()
     columns = [sheet.columns[place] for place in kept]
     rows = [
         [plain(sheet.shown(sheet.columns[place], row[place]), _LONGEST) for place in kept]
@@ -117,16 +114,16 @@ def _drawn(sheet: Sheet, room: int | None) -> Table:
 def _widths(
     columns: Sequence[Column], titles: Sequence[str], rows: Sequence[list[str]], room: int | None
 ) -> list[int]:
-    """How wide each column is: as it likes; else with its title in lines; else with the longest texts in lines, too."""
+    """Return the width of each column: natural; else with folded titles; else with the longest texts folded, too."""
     cells = [max((cell_len(row[place]) for row in rows), default=0) for place in range(len(titles))]
-    widths = [max(len(title), most) for title, most in zip(titles, cells, strict=True)]
+    widths = [max(len(title), cell) for title, cell in zip(titles, cells, strict=True)]
     if room is None:
         return widths
     for lines in _LINES:
         if _fits(widths, room):
             return widths
         widths = [
-            max(_folded(title, lines), most) for title, most in zip(titles, cells, strict=True)
+            max(_folded(title, lines), cell) for title, cell in zip(titles, cells, strict=True)
         ]
     texts = [place for place, column in enumerate(columns) if column.kind is Kind.TEXT]
     while not _fits(widths, room):
@@ -138,7 +135,7 @@ def _widths(
 
 
 def _folded(title: str, lines: int) -> int:
-    """How wide a title is that takes so many lines, or more where its words do."""
+    """Return the width of a title in `lines` lines, or of its longest word."""
     longest = max(map(len, title.split()))
     widths = range(longest, len(title))
     return next((width for width in widths if len(wrap(title, width)) <= lines), len(title))
@@ -148,11 +145,16 @@ def _fits(widths: Sequence[int], room: int) -> bool:
     return sum(widths) + _BETWEEN * len(widths) <= room
 
 
+def bar(name: str, usd: Decimal, prices: Prices | None) -> Cost:
+    """Return a bar of a report; prices may be a claim."""
+    return Cost(name=name, usd=usd, claim=prices is not None and prices.source.claim)
+
+
 # ---------------------------------------------------------------- notes under a table
 
 
 def assumed(volumes: Sequence[int], mix: Mix) -> str:
-    """What kind of tokens they are taken to be."""
+    """Describe the assumed kind of tokens."""
     tokens = ", ".join(volume(Decimal(each)) for each in volumes)
     cached = "none of it cached"
     if mix.cache_rate:
@@ -165,15 +167,15 @@ def assumed(volumes: Sequence[int], mix: Mix) -> str:
 
 
 def source_notes(rows: Sequence[Row], lookup: PriceLookup) -> Iterator[str]:
-    """What has no price, and of whom the others are."""
+    """List offers without a price, and the sources of the others."""
     yield from dict.fromkeys(sentence(row.why) for row in rows if row.why)
     yield from price_notes([row.prices for row in rows if row.prices], lookup)
 
 
 def price_notes(priced: Sequence[Prices], lookup: PriceLookup) -> Iterator[str]:
-    """Where prices come from, which of them are claims, and of when."""
+    """Describe the sources of prices."""
     for source in dict.fromkeys(prices.source for prices in priced):
-        yield whence(source)
+        yield source_note(source)
         file = lookup.files.get(source.name)
         if file is not None and file.note:
             yield " ".join(file.note.split())
@@ -181,21 +183,21 @@ def price_notes(priced: Sequence[Prices], lookup: PriceLookup) -> Iterator[str]:
 
 
 def notes_of(priced: Sequence[Prices]) -> Iterator[str]:
-    """What one should know of single prices."""
+    """List the notes on single prices."""
     for prices in dict.fromkeys(priced):
         if prices.notes:
             yield f"{prices.provider}/{prices.model}: {'; '.join(prices.notes)}."
     if any(prices.latency for prices in priced):
-        yield "Latencies are what the seller claims; nobody here has measured them."
+        yield "Latencies are the seller's claims; they are not measured."
 
 
 def sentence(text: str) -> str:
-    """A reason as a sentence."""
+    """Write a reason as a sentence."""
     return f"{text[:1].upper()}{text[1:]}" + ("" if text.endswith("?") else ".")
 
 
-def whence(source: Source) -> str:
-    """Where prices come from, of when they are, and whether that is somebody's claim."""
+def source_note(source: Source) -> str:
+    """Write the source and date of prices, and whether they are a claim."""
     of = f", {source.as_of}" if source.as_of else ""
     about = f" ({source.about})" if source.about else ""
     if source.claim:

@@ -1,17 +1,18 @@
-"""`stormbreak cost prices`: what is asked for a model, by whom, and whose word that is."""
+"""`stormbreak cost prices`: the prices of models, with the source of each price."""
 
 from collections.abc import Iterator, Sequence
 
 import click
 
-from stormbreak.cli.cost.options import currency_of, sellers_in, shared
-from stormbreak.cli.cost.output import Output, price_notes
+from stormbreak.cli.command import subcommand
+from stormbreak.cli.cost.options import PROVIDERS, cost_options, sellers_in
+from stormbreak.cli.cost.output import Output, bar, price_notes
 from stormbreak.cost.compare import offers_for
 from stormbreak.cost.money import Currency
 from stormbreak.cost.price_lookup import Offer, PriceLookup, Seller, UnknownPriceError, load_lookup
 from stormbreak.cost.prices import Prices, Rate, Service
 from stormbreak.cost.sheet import Cell, Column, Kind, Sheet
-from stormbreak.report.cost_facts import Cost, CostFacts, Costs
+from stormbreak.report.cost_facts import CostFacts, Costs
 
 _COLUMNS = (
     Column("model", "model"),
@@ -32,37 +33,24 @@ _COLUMNS = (
 )
 
 
-@click.command("prices")
-@click.argument("models", metavar="MODEL...", nargs=-1)
-@click.option(
-    "--providers",
-    metavar="X,Y,...",
-    default="",
-    help="Those of some providers only, as PROVIDER or PROVIDER@SOURCE.",
+@subcommand(
+    "stormbreak cost prices gpt-4.1", "stormbreak cost prices --providers deepseek,anthropic --csv"
 )
-@shared
+@click.argument("models", metavar="MODEL...", nargs=-1)
+@PROVIDERS
+@cost_options
 def command(
-    *,
-    models: tuple[str, ...],
-    providers: str,
-    files: tuple[str, ...],
-    currency: str,
-    rate: str | None,
-    as_json: bool,
-    as_csv: bool,
-    report: str | None,
+    *, models: tuple[str, ...], providers: tuple[str, ...], prices: tuple[str, ...], output: Output
 ) -> None:
-    """Show what is asked for a million tokens: of these models, of these providers, or of a price file."""
-    output = Output.of(as_json=as_json, as_csv=as_csv, report=report, reads=files)
-    shown_in = currency_of(currency, rate)
-    lookup = load_lookup(files)
-    sellers = sellers_in(providers)
-    found = list(dict.fromkeys(_found(models, sellers, lookup)))
-    rows = [[*cells, shown_in.code] for prices in found for cells in _rows(prices)]
-    sheet = Sheet(columns=_COLUMNS, rows=rows, currency=shown_in)
-    said = [f"{shown_in.code} per million tokens.", *price_notes(found, lookup)]
-    head = {"currency": shown_in.code, "notes": said}
-    output.answer(head, said, facts=_facts(found, shown_in), prices=sheet)
+    """Print prices per million tokens: of these models, of these providers, or of a price file."""
+    currency = output.currency
+    lookup = load_lookup(prices)
+    found = list(dict.fromkeys(_found(models, sellers_in(providers), lookup)))
+    rows = [[*cells, currency.code] for each in found for cells in _rows(each)]
+    sheet = Sheet(columns=_COLUMNS, rows=rows, currency=currency)
+    notes = [f"{currency.code} per million tokens.", *price_notes(found, lookup)]
+    head = {"currency": currency.code, "notes": notes}
+    output.write(head, notes, facts=_facts(found, currency), prices=sheet)
 
 
 def _facts(found: Sequence[Prices], currency: Currency) -> CostFacts:
@@ -73,10 +61,10 @@ def _facts(found: Sequence[Prices], currency: Currency) -> CostFacts:
             title=f"{kind.capitalize()}, {currency.code} per million tokens",
             exact=True,
             costs=[
-                Cost(
-                    name=f"{prices.model}, {prices.provider}, by {prices.source.name}",
-                    usd=rate.at(1),
-                    claim=prices.source.claim,
+                bar(
+                    f"{prices.model}, {prices.provider}, by {prices.source.name}",
+                    rate.at(1),
+                    prices,
                 )
                 for prices in found
                 if (rates := prices.rates(Service.STANDARD)) and (rate := getattr(rates, kind))
@@ -96,15 +84,15 @@ def _facts(found: Sequence[Prices], currency: Currency) -> CostFacts:
 def _found(
     models: Sequence[str], sellers: Sequence[Seller], lookup: PriceLookup
 ) -> Iterator[Prices]:
-    """The prices asked for. Raises UnknownPriceError for a model that nobody has a price of."""
+    """Find the prices. Raises UnknownPriceError for a model without one."""
     if not models and not sellers and not lookup.files:
-        raise click.UsageError("which? a MODEL, --providers, or --prices FILE")
+        raise click.UsageError("give a MODEL, --providers or --prices FILE")
     if not models and sellers:
         for seller in sellers:
             lookup.check(seller)
             yield from _known([Offer(seller, model) for model in lookup.models(seller)], lookup)
         return
-    for model in models or dict.fromkeys(prices.model for prices in lookup.filed()):
+    for model in models or dict.fromkeys(prices.model for prices in lookup.file_prices()):
         offers = offers_for(model, sellers, lookup)
         known = list(_known(offers, lookup))
         if not known:

@@ -1,4 +1,4 @@
-"""`stormbreak cost report`: what a batch has cost, and what of that was wasted."""
+"""`stormbreak cost report`: what a batch cost, and what of that was wasted."""
 
 from collections.abc import Sequence
 from decimal import Decimal
@@ -8,15 +8,17 @@ import click
 
 from stormbreak.batch.store.cost import BatchCost, ModelCost, read_cost
 from stormbreak.batch.store.paths import BatchPaths
-from stormbreak.cli.cost.options import currency_of, shared
-from stormbreak.cli.cost.output import Output, price_notes
-from stormbreak.cost.bill import Span
+from stormbreak.cli.command import subcommand
+from stormbreak.cli.cost.options import cost_options
+from stormbreak.cli.cost.output import Output, bar, price_notes
+from stormbreak.cli.options import FILE
+from stormbreak.cost.ledger import Span
 from stormbreak.cost.money import Currency, between
 from stormbreak.cost.price_lookup import load_lookup
 from stormbreak.cost.prices import Number, Tokens
 from stormbreak.cost.sheet import Cell, Column, Kind, Sheet
 from stormbreak.escape import plain
-from stormbreak.report.cost_facts import Cost, CostFacts, Costs
+from stormbreak.report.cost_facts import CostFacts, Costs
 
 _COLUMNS = (
     Column("model", "model"),
@@ -46,34 +48,22 @@ _WASTE = (
 )
 
 
-@click.command("report")
-@click.argument("path", metavar="OUTPUT", type=click.Path(path_type=Path))
-@shared
-def command(
-    path: Path,
-    *,
-    files: tuple[str, ...],
-    currency: str,
-    rate: str | None,
-    as_json: bool,
-    as_csv: bool,
-    report: str | None,
-) -> None:
-    """Say what the batch that writes OUTPUT has cost: its answers, and what was sent for nothing."""
-    output = Output.of(
-        as_json=as_json,
-        as_csv=as_csv,
-        report=report,
-        reads=(path, BatchPaths.of(path).failed, *files),
-    )
-    shown_in = currency_of(currency, rate)
-    lookup = load_lookup(files)
+@subcommand("stormbreak cost report answers.jsonl")
+@click.argument("path", metavar="OUTPUT", type=FILE)
+@cost_options
+def command(path: Path, *, prices: tuple[str, ...], output: Output) -> None:
+    """Print what the batch that writes OUTPUT cost: its answers, and the attempts that were wasted."""
+    output.protect(BatchPaths.of(path).failed)
+    currency = output.currency
+    lookup = load_lookup(prices)
     cost = read_cost(path, lookup)
-    priced = [each.prices for each in cost.models if each.prices]
-    said = [*cost.said, *price_notes(priced, lookup)]
-    head = {"output": cost.output, "currency": shown_in.code, "notes": said}
-    sheets = {"models": _sheet(cost.models, shown_in), "waste": _waste(cost)}
-    output.answer(head, said, facts=_facts(cost, shown_in), **sheets)
+    notes = [
+        *cost.notes,
+        *price_notes([each.prices for each in cost.models if each.prices], lookup),
+    ]
+    head = {"output": cost.output, "currency": currency.code, "notes": notes}
+    sheets = {"models": _sheet(cost.models, currency), "waste": _waste(cost)}
+    output.write(head, notes, facts=_facts(cost, currency), **sheets)
 
 
 def _facts(cost: BatchCost, currency: Currency) -> CostFacts:
@@ -92,11 +82,7 @@ def _facts(cost: BatchCost, currency: Currency) -> CostFacts:
             Costs(
                 title=f"{currency.code} in all, at most",
                 costs=[
-                    Cost(
-                        name=f"{each.model}, {each.provider}",
-                        usd=each.in_all.most,
-                        claim=each.prices is not None and each.prices.source.claim,
-                    )
+                    bar(f"{each.model}, {each.provider}", each.in_all.most, each.prices)
                     for each in cost.models
                     if each.in_all is not None
                 ],

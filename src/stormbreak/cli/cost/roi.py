@@ -4,25 +4,27 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import click
 
+from stormbreak.cli.command import option, options, subcommand
 from stormbreak.cli.cost.options import (
     MONEY,
     Amount,
     Volume,
-    currency_of,
+    cost_options,
+    mix_of,
     reject_unused_options,
-    shared,
-    traffic,
+    traffic_options,
 )
-from stormbreak.cli.cost.output import Output, assumed, notes_of, whence
-from stormbreak.cost.compare import Demand, Mix, at_list
+from stormbreak.cli.cost.output import Output, assumed, notes_of, source_note
+from stormbreak.cli.options import FILE
+from stormbreak.cost.compare import Demand, at_list
 from stormbreak.cost.downtime import Downtime, Loss, Storm, losses, read_storm_result
 from stormbreak.cost.money import KEPT, Currency, near, rounded
 from stormbreak.cost.price_lookup import Offer, PriceLookup, load_lookup
-from stormbreak.cost.prices import Prices, Service
+from stormbreak.cost.prices import Prices
 from stormbreak.cost.roi import Case, Migration, outcome, reasons, sensitivity
 from stormbreak.cost.sheet import Cell, Column, Kind, Sheet, percent, volume
 from stormbreak.errors import ConfigurationError
@@ -33,12 +35,12 @@ from stormbreak.report.cost_facts import Cost, CostFacts, Costs
 
 
 @dataclass(slots=True, kw_only=True)
-class Told:
-    """For programs, for people, the sheets for both, and what a report has above them."""
+class Result:
+    """What is printed (`head` as JSON, `notes` as text, `sheets` as both), and the start of a report."""
 
     currency: Currency
     head: dict[str, object] = field(default_factory=dict)
-    said: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     sheets: dict[str, Sheet] = field(default_factory=dict)
     titles: list[str] = field(default_factory=list)
     verdicts: list[str] = field(default_factory=list)
@@ -46,12 +48,9 @@ class Told:
     bars: list[Costs] = field(default_factory=list)
     move: Case | None = None
 
-    def __post_init__(self) -> None:
-        self.head["currency"] = self.currency.code
-
-    def facts(self) -> CostFacts:
-        """What a report says before its tables."""
-        return CostFacts(
+    def write(self, output: Output) -> None:
+        """Print it, and write the report."""
+        facts = CostFacts(
             kind="what a move brings" if self.move else "what an outage costs",
             title="; ".join(self.titles),
             verdict=self.verdicts[0],
@@ -60,6 +59,8 @@ class Told:
             move=self.move,
             currency=self.currency,
         )
+        head = {"currency": self.currency.code, **self.head}
+        output.write(head, self.notes, facts=facts, **self.sheets)
 
 
 # ---------------------------------------------------------------- migration
@@ -110,32 +111,34 @@ class Offers(NamedTuple):
         )
 
 
-def migration_cost(told: Told, move: Migration) -> None:
+def migration_cost(result: Result, move: Migration) -> None:
     """Add a move to what will be printed."""
-    case, currency = move.case, told.currency
+    case, currency = move.case, result.currency
     against = list(reasons(move, currency))
-    told.sheets["cases"] = Sheet(columns=_COLUMNS, rows=list(_rows(move)), currency=currency)
-    told.head.update(
+    result.sheets["cases"] = Sheet(columns=_COLUMNS, rows=list(_rows(move)), currency=currency)
+    result.head.update(
         current=_head(move.current),
         candidate=_head(move.candidate),
         tokens=case.tokens,
         migration=currency.of(case.migration),
         price_headroom=None if case.headroom is None else rounded(case.headroom, KEPT),
-        when_not_to_switch=[{"holds": it.holds, "said": it.said} for it in against],
+        when_not_to_switch=[{"holds": it.holds, "said": it.text} for it in against],
     )
-    told.said.append(
-        f"The migration costs {currency.told(case.migration)}, once. Savings are a share of what is paid"
+    result.notes.append(
+        f"The migration costs {currency.with_code(case.migration)}, once. Savings are a share of what is paid"
         " now; the return is what twelve months leave after the migration is paid, against what it costs."
     )
-    told.said.extend(map(whence, dict.fromkeys((move.current.source, move.candidate.source))))
-    told.said.extend(notes_of((move.current, move.candidate)))
-    told.said.extend(["", "When not to switch:"])
-    told.said.extend(f"- {'now: ' if it.holds else ''}{it.said}" for it in against)
+    result.notes.extend(
+        map(source_note, dict.fromkeys((move.current.source, move.candidate.source)))
+    )
+    result.notes.extend(notes_of((move.current, move.candidate)))
+    result.notes.extend(["", "When not to switch:"])
+    result.notes.extend(f"- {'now: ' if it.holds else ''}{it.text}" for it in against)
 
-    told.move = case
-    told.titles.append(f"{_name(move.current)} to {_name(move.candidate)}")
-    told.verdicts.append(_verdict(move, currency))
-    told.about.extend(
+    result.move = case
+    result.titles.append(f"{_name(move.current)} to {_name(move.candidate)}")
+    result.verdicts.append(_verdict(move, currency))
+    result.about.extend(
         [
             ("current", _priced(move.current)),
             ("candidate", _priced(move.candidate)),
@@ -154,17 +157,17 @@ def _priced(prices: Prices) -> str:
 
 
 def _verdict(move: Migration, currency: Currency) -> str:
-    """Tell what comes of it in one sentence; where what is paid now is a claim, what the list says in a second one."""
+    """Write the result as a sentence; if today's price is a claim, the result at list price as a second one."""
     case, listed = move.case, move.listed_current
-    said = f"The move {outcome(case.saving, currency.told)}"
+    text = f"The move {outcome(case.saving, currency.with_code)}"
     if case.saving > 0:
         share = "" if case.share is None else f", {percent(case.share)} of what is paid now"
         assert case.payback is not None, "what saves is paid back"
-        said += f"{share}, and is paid back after {near(case.payback, 1)} months"
+        text += f"{share}, and is paid back after {near(case.payback, 1)} months"
     if listed is None:
-        return f"{said}."
-    then = outcome(listed - case.candidate, currency.told)
-    return f"{said}, by a claim. Against today's list price of {move.current.maker} it {then}."
+        return f"{text}."
+    then = outcome(listed - case.candidate, currency.with_code)
+    return f"{text}, by a claim. Against today's list price of {move.current.maker} it {then}."
 
 
 def _parse(option: str, text: str) -> Offer:
@@ -212,21 +215,21 @@ _STORM_COLUMNS = (
 )
 
 
-def storm_cost(told: Told, path: Path, scenario: str | None, downtime: Downtime) -> None:
+def storm_cost(result: Result, path: Path, scenario: str | None, downtime: Downtime) -> None:
     """Add the losses of each policy to what will be printed."""
-    storm, currency = read_storm_result(path), told.currency
+    storm, currency = read_storm_result(path), result.currency
     seconds = _watched(storm, path, scenario)
     found = losses(storm, seconds, downtime)
     worst = max(loss.cost for loss in found)
     rows: list[list[Cell]] = [
         [it.policy, it.share, it.minutes, it.cost, worst - it.cost] for it in found
     ]
-    said = _words(storm, found, downtime, currency)
-    told.sheets["storm"] = Sheet(columns=_STORM_COLUMNS, rows=rows, currency=currency)
-    told.said.extend(["", "The outage:", *said] if told.said else said)
-    told.titles.append(storm.scenario)
-    told.verdicts.extend(said[1:2])
-    told.bars.append(
+    notes = _outage_notes(storm, found, downtime, currency)
+    result.sheets["storm"] = Sheet(columns=_STORM_COLUMNS, rows=rows, currency=currency)
+    result.notes.extend(["", "The outage:", *notes] if result.notes else notes)
+    result.titles.append(storm.scenario)
+    result.verdicts.extend(notes[1:2])
+    result.bars.append(
         Costs(
             title=f"{currency.code} lost in {storm.scenario}",
             costs=[Cost(name=it.policy, usd=it.cost) for it in found],
@@ -258,66 +261,77 @@ def _watched(storm: Storm, path: Path, scenario: str | None) -> Decimal:
     return duration - begun
 
 
-def _words(storm: Storm, found: list[Loss], downtime: Downtime, currency: Currency) -> list[str]:
-    whose = "the article's estimate, scaled" if downtime == Downtime() else "as you say"
-    cost, each = currency.told(downtime.cost), currency.told(downtime.per_minute)
-    said = [f"{downtime.minutes:f} minutes of downtime cost {cost} ({whose}): {each} a minute."]
+def _outage_notes(
+    storm: Storm, found: list[Loss], downtime: Downtime, currency: Currency
+) -> list[str]:
+    whose = "the article's estimate, scaled" if downtime == Downtime() else "your figures"
+    cost, each = currency.with_code(downtime.cost), currency.with_code(downtime.per_minute)
+    notes = [f"{downtime.minutes:f} minutes of downtime cost {cost} ({whose}): {each} a minute."]
     first, *others = found
     for other in others:
         less = other.cost - first.cost
         which = "less" if less >= 0 else "more"
-        said.append(
-            f"{storm.scenario} under {first.policy} costs {currency.told(abs(less))} {which} than under {other.policy}."
+        notes.append(
+            f"{storm.scenario} under {first.policy} costs {currency.with_code(abs(less))} {which} than under {other.policy}."
         )
     if not others:
-        said.append(
+        notes.append(
             f"{storm.scenario} under {first.policy} loses {percent(first.share)} of the possible answers;"
             " storm run --compare puts other policies beside it."
         )
-    return said
+    return notes
 
 
 # ---------------------------------------------------------------- command
 
-_HOURS = Amount("a number of hours between 0.01 and 1,000,000, or 0", 1_000_000, least="0.01")
+_HOURS = Amount(
+    "a number of hours between 0.01 and 1,000,000, or 0", 1_000_000, low="0.01", name="HOURS"
+)
 _MINUTES = Amount(
-    "a number of minutes between 0.01 and 1,000,000", 1_000_000, least="0.01", zero=False
+    "a number of minutes between 0.01 and 1,000,000",
+    1_000_000,
+    low="0.01",
+    zero=False,
+    name="MINUTES",
 )
-_OF_A_MOVE = ("hours", "hourly", "input_share", "cache_rate", "prompt", "service", "files")
+_MOVE_OPTIONS = (
+    "hours",
+    "hourly",
+    "input_share",
+    "cache_rate",
+    "prompt_tokens",
+    "service_tier",
+    "prices",
+)
 
 
-@click.command("roi")
-@click.option("--current", metavar="PROVIDER/MODEL", help="What is used today.")
-@click.option("--candidate", metavar="PROVIDER/MODEL", help="What would be used instead.")
-@click.option("--tokens", "volume", type=Volume(), help="Tokens a month: 50M.")
-@click.option(
-    "--hours",
-    type=_HOURS,
-    default="40",
-    show_default=True,
-    help="Hours of work that the move takes.",
+@subcommand(
+    "stormbreak cost roi --current openai/gpt-4.1 --candidate openai/gpt-4.1-mini --tokens 50M",
+    "stormbreak cost roi --storm storm.json --downtime-minutes 30 --downtime-cost 50000",
 )
-@click.option(
-    "--hourly",
-    type=MONEY,
-    default="50",
-    show_default=True,
-    help="Dollars that an hour of it costs.",
+@options(
+    "Migration",
+    option("--current", "PROVIDER/MODEL", "The model in use today."),
+    option("--candidate", "PROVIDER/MODEL", "The model to migrate to."),
+    option("--tokens volume", Volume(), "Tokens a month: 50M."),
+    option("--migration-hours hours", _HOURS, "Work of the migration.", default="40"),
+    option("--hourly-cost hourly", MONEY, "Cost of an hour of work.", default="50"),
 )
-@click.option("--storm", type=click.Path(path_type=Path), help="What storm run --json printed.")
-@click.option(
-    "--scenario",
-    metavar="NAME|FILE",
-    help="The scenario of --storm, where that does not say how long it was.",
+@options(
+    "Outage",
+    option("--storm", FILE, "Output of `storm run --json`."),
+    option(
+        "--scenario", "NAME|FILE", "Scenario of --storm, if the file does not hold its duration."
+    ),
+    option(
+        "--downtime-minutes", _MINUTES, "Length of a downtime of known cost.", show_default="23"
+    ),
+    option(
+        "--downtime-cost", MONEY, "Cost of that downtime.", show_default="180,000, the article's"
+    ),
 )
-@click.option(
-    "--downtime-minutes", type=_MINUTES, help="A downtime that you know the cost of.  [default: 23]"
-)
-@click.option(
-    "--downtime-cost", type=MONEY, help="Dollars that it cost.  [default: 180,000, the article's]"
-)
-@traffic
-@shared
+@traffic_options
+@cost_options
 def command(  # noqa: PLR0913 - one parameter for each option
     *,
     current: str | None,
@@ -329,45 +343,38 @@ def command(  # noqa: PLR0913 - one parameter for each option
     scenario: str | None,
     downtime_minutes: Decimal | None,
     downtime_cost: Decimal | None,
-    input_share: Decimal,
-    cache_rate: Decimal,
-    prompt: tuple[int, ...],
-    service: str | None,
-    files: tuple[str, ...],
-    currency: str,
-    rate: str | None,
-    as_json: bool,
-    as_csv: bool,
-    report: str | None,
+    prices: tuple[str, ...],
+    output: Output,
+    **traffic: Any,
 ) -> None:
-    """Say what a move brings: savings, payback, return, and when not to. With --storm, what an outage costs."""
-    output = Output.of(
-        as_json=as_json, as_csv=as_csv, report=report, reads=(storm, scenario, *files)
-    )
-    shown_in = currency_of(currency, rate)
-    told = Told(currency=shown_in)
+    """Calculate savings, payback and return of a migration, and when not to migrate.
+
+    With --storm, also what an outage costs under each policy.
+    """
+    if scenario is not None:
+        output.protect(scenario)
+    result = Result(currency=output.currency)
     if current and candidate and volume:
-        mix = Mix(input_share, cache_rate, prompt[0], Service(service or Service.STANDARD))
-        lookup = load_lookup(files)
+        mix = mix_of(**traffic)
         offers = Offers.parse(current, candidate)
-        known = _known(downtime_minutes, downtime_cost)
-        move = offers.move(mix.demand(volume[0]), hours * hourly, lookup, known)
-        told.said.append(assumed(volume, mix))
-        migration_cost(told, move)
+        known = _known_downtime(downtime_minutes, downtime_cost)
+        move = offers.move(mix.demand(volume[0]), hours * hourly, load_lookup(prices), known)
+        result.notes.append(assumed(volume, mix))
+        migration_cost(result, move)
     elif storm is None or current or candidate or volume:
-        raise click.UsageError("--current, --candidate and --tokens are needed, or --storm alone")
+        raise click.UsageError("give --current, --candidate and --tokens, or --storm alone")
     else:
-        reject_unused_options(_OF_A_MOVE, "without --current, --candidate and --tokens")
+        reject_unused_options(_MOVE_OPTIONS, "without --current, --candidate and --tokens")
     if storm is None:
         reject_unused_options(("scenario",), "without --storm")
     else:
-        downtime = _known(downtime_minutes, downtime_cost) or Downtime()
-        storm_cost(told, storm, scenario, downtime)
-    output.answer(told.head, told.said, facts=told.facts(), **told.sheets)
+        downtime = _known_downtime(downtime_minutes, downtime_cost) or Downtime()
+        storm_cost(result, storm, scenario, downtime)
+    result.write(output)
 
 
-def _known(minutes: Decimal | None, cost: Decimal | None) -> Downtime | None:
-    """The downtime that the user knows, with the article's figure for what is not said; None where nothing is."""
+def _known_downtime(minutes: Decimal | None, cost: Decimal | None) -> Downtime | None:
+    """Return the user's downtime, completed by the article's figures; None if nothing was given."""
     if minutes is None and cost is None:
         return None
     usual = Downtime()

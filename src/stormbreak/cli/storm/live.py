@@ -5,7 +5,6 @@ import json
 import re
 import shlex
 import signal
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
@@ -14,17 +13,25 @@ from itertools import product
 from typing import Any, NamedTuple
 
 import click
-from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TextColumn
+from rich.progress import BarColumn, TextColumn
 
-from stormbreak.cli.numbers import Number
+from stormbreak.cli.command import flag, option, options, subcommand
+from stormbreak.cli.options import JSON, REPORT, Integer, Number
 from stormbreak.cli.output import draw, say, warn
-from stormbreak.cli.storm.output import judge, measures_of, sentence, tables, told
+from stormbreak.cli.storm.options import SEEDS, assertion, seed, speed
+from stormbreak.cli.storm.output import (
+    exit_code,
+    measures_of,
+    progress_bar,
+    sentence,
+    summary_of,
+    tables,
+)
 from stormbreak.errors import ConfigurationError
 from stormbreak.escape import plain
 from stormbreak.key_patterns import hidden, quoted
-from stormbreak.provider.field_ranges import LONGEST, MAX_SPEED, MIN_SPEED
+from stormbreak.provider.field_ranges import LONGEST
 from stormbreak.provider.scenario import Scenario
 from stormbreak.provider.scenario_file import load
 from stormbreak.provider.server import new_loop
@@ -33,40 +40,36 @@ from stormbreak.storm.assertions import Claim, parse_assertion
 from stormbreak.storm.live import Played, Program, ProgramError, play
 from stormbreak.storm.live.cpu_load import ENOUGH, WINDOW
 from stormbreak.storm.live.programs import name_of
-from stormbreak.storm.live.run import Moment
-from stormbreak.storm.live.run import Progress as Tell
+from stormbreak.storm.live.run import Moment, Progress
 from stormbreak.storm.live.scaling import staged
 from stormbreak.storm.measures import average
 from stormbreak.storm.result import Result
 
 # ---------------------------------------------------------------- progress and warnings
 
-_LATE = 0.1  # real seconds by which a call may be handed over late without a word
+_LATE = 0.1  # real seconds of delay in handing over a call, from which to warn
 _FULL = 0.95  # of the machine
 
 
 @contextmanager
-def progress_of(scenario: Scenario, name: str) -> Iterator[Tell]:
-    """A bar on standard error, where that is a terminal."""
+def progress_of(scenario: Scenario, name: str) -> Iterator[Progress]:
+    """Show the progress of a storm on standard error, if that is a terminal."""
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[counted]}"))
-    console = Console(stderr=True)
-    with Progress(
-        *columns, console=console, transient=True, disable=not sys.stderr.isatty()
-    ) as bar:
+    with progress_bar(*columns) as bar:
         task = bar.add_task(
             f"{escape(scenario.name)}, {escape(name)}",
             total=scenario.duration,
             counted="waiting for its first call",
         )
 
-        def tell(moment: Moment) -> None:
+        def show(moment: Moment) -> None:
             counted = (
                 f"{moment.now:.0f} of {moment.until:.0f} s: {moment.calls:,} calls,"
                 f" {moment.attempts:,} attempts, {moment.answers:,} answered"
             )
             bar.update(task, completed=min(moment.now, moment.until), counted=counted)
 
-        yield tell
+        yield show
 
 
 def warnings_of(played: Played) -> Iterator[str]:
@@ -83,11 +86,11 @@ def warnings_of(played: Played) -> Iterator[str]:
             " bottleneck; a smaller --scale"
         )
     if busiest.machine is not None and busiest.machine >= _FULL:
-        yield f"all cores were busy for {WINDOW:g} s: what waited for them counts, too"
+        yield f"all cores were busy for {WINDOW:g} s: waits for a core count, too"
     if played.latest >= _LATE:
         yield f"a call was handed over {played.latest:.1f} s late"
     if played.strangers:
-        yield f"{played.strangers:,} requests held no prompt of the storm, and are in no measure but the attempts"
+        yield f"{played.strangers:,} requests had no prompt of the storm; only the attempts count them"
 
 
 # ---------------------------------------------------------------- command
@@ -98,7 +101,7 @@ UNKNOWN = ("openings",)
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _NAMED = re.compile(r"([A-Za-z][\w.-]{0,39})=(.*)", re.DOTALL)
 _MAX_COPIES = 1000
-_MAX_SAID = 300  # characters of what a program said last
+_MAX_LAST_LINE = 300  # characters of the last line of a program
 
 
 class _Show(NamedTuple):
@@ -111,50 +114,37 @@ class _Show(NamedTuple):
     own_traffic: bool
 
 
-@click.command("live")
+@subcommand(
+    "stormbreak storm live dip --scale 0.2 --duration 130 --cmd 'python app.py'",
+    "stormbreak storm live outage --cmd old='python old.py' --cmd new='python new.py'",
+)
 @click.argument("scenario", metavar="NAME|FILE")
-@click.option(
-    "--cmd",
-    "commands",
-    metavar="[NAME=]'PROGRAM ...'",
-    multiple=True,
-    required=True,
-    help="What to start; several are played one after another.",
+@options(
+    "Programs",
+    option(
+        "--cmd commands",
+        "[NAME=]'PROGRAM ...'",
+        "Program to start; several are tested one after another.",
+        multiple=True,
+        required=True,
+    ),
+    option("--copies", Integer(1, _MAX_COPIES), "Copies of each program.", default=1),
+    flag("--own-traffic", "The program makes its own calls."),
 )
-@click.option(
-    "--copies",
-    type=click.IntRange(1, _MAX_COPIES),
-    default=1,
-    show_default=True,
-    help="How often each is started.",
+@options(
+    "Scenario",
+    option(
+        "--scale",
+        Number(1e-6, 1_000_000),
+        "Multiply traffic, capacity and limits by N.",
+        default=1.0,
+    ),
+    option("--duration", Number(1e-6, LONGEST, name="SECONDS"), "End after SECONDS of it."),
+    speed(1.0, "timers of the program keep real time"),
+    seed(),
+    SEEDS,
 )
-@click.option("--own-traffic", is_flag=True, help="The program brings its own calls.")
-@click.option(
-    "--scale",
-    type=Number(1e-6, 1e6),
-    default=1.0,
-    show_default=True,
-    help="Capacity, limits and traffic, multiplied.",
-)
-@click.option("--until", type=Number(1e-6, LONGEST), help="Scenario seconds after which it ends.")
-@click.option(
-    "--speed",
-    type=Number(MIN_SPEED, MAX_SPEED),
-    default=1.0,
-    show_default=True,
-    help="Scenario seconds in one real second; the program's own timers stay as they are.",
-)
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
-@click.option(
-    "--seeds",
-    type=click.IntRange(min=1),
-    default=1,
-    show_default=True,
-    help="So many storms, from --seed on, one after another; shown are mean and standard deviation.",
-)
-@click.option("--json", "as_json", is_flag=True, help="Print the measures as JSON.")
-@click.option("--assert", "claim", metavar="EXPR", help="Exit 1 unless it holds of the first.")
-@click.option("--report", metavar="FILE", help="Also a report: FILE.html, or a picture FILE.png.")
+@options("Output", REPORT, JSON, assertion("recovery <= 60 and amplification < 1.5"))
 def command(  # noqa: PLR0913 - one parameter for each option
     *,
     scenario: str,
@@ -162,7 +152,7 @@ def command(  # noqa: PLR0913 - one parameter for each option
     copies: int,
     own_traffic: bool,
     scale: float,
-    until: float | None,
+    duration: float | None,
     speed: float,
     seed: int,
     seeds: int,
@@ -170,11 +160,16 @@ def command(  # noqa: PLR0913 - one parameter for each option
     claim: str | None,
     report: str | None,
 ) -> int:
-    """Say what a storm does to programs that ask the provider at OPENAI_BASE_URL."""
+    """Play a scenario to programs that call the provider at OPENAI_BASE_URL, and print what happened.
+
+    --assert is about the first program.
+    """
     destination = None if report is None else ReportFile.of(report)
     claimed = None if claim is None else _claim(claim)
     programs = _programs(commands)
-    storm = staged(load(scenario), scale=scale, until=until, copies=copies, own_traffic=own_traffic)
+    storm = staged(
+        load(scenario), scale=scale, until=duration, copies=copies, own_traffic=own_traffic
+    )
     show = _Show(storm, range(seed, seed + seeds), copies, speed, own_traffic)
     played, failed = _play(show, programs)
     if as_json:
@@ -185,14 +180,14 @@ def command(  # noqa: PLR0913 - one parameter for each option
         measures = {name: measures_of(results) for name, results in of.items()}
         for part in tables(measures, without=UNKNOWN):
             draw(part)
-        say(f"As the provider saw it, at scale {scale:g} and speed {speed:g}; copies: {copies}.")
-        say("Added wait is the time until a call was first asked for.")
-    if destination is not None and played:  # last: whatever becomes of it, the rest has been told
+        say(f"Measured at the provider, at scale {scale:g} and speed {speed:g}; copies: {copies}.")
+        say("Added wait is the time until the first request of a call.")
+    if destination is not None and played:  # last: if it fails, the results are printed
         destination.storm(storm, [one.result for one in played], live=True)
     if failed:
         return 1
     first = next(iter(_by_program(played).values()))
-    return 0 if claimed is None else judge(claimed, str(claim), average(measures_of(first)))
+    return 0 if claimed is None else exit_code(claimed, str(claim), first)
 
 
 def _claim(text: str) -> Claim:
@@ -204,14 +199,12 @@ def _claim(text: str) -> Claim:
 
 
 def _programs(commands: Sequence[str]) -> list[Program]:
-    """Read what to start, and see that it is there: nothing is worse than to hear of it after ten minutes."""
+    """Parse the programs, and check that each exists before any of them runs."""
     programs = [_program(text) for text in commands]
     names = [program.name for program in programs]
     for name in names:
         if names.count(name) > 1:
-            raise click.UsageError(
-                f"two programs are called {quoted(name)}: write --cmd NAME='...'"
-            )
+            raise click.UsageError(f"two programs are named {quoted(name)}: write --cmd NAME='...'")
     for program in programs:
         program.check()
     return programs
@@ -228,28 +221,28 @@ def _program(text: str) -> Program:
 
 
 def _play(show: _Show, programs: Sequence[Program]) -> tuple[list[Played], dict[str, str]]:
-    """Play every seed to each program; what came of it, and which did not play its part, and why.
+    """Play every seed to each program; return the results, and why programs failed.
 
-    All programs meet a seed before the next begins, so that an hour in which the machine is busy is an hour of all. One that
-    failed meets no further seed.
+    All programs play a seed before the next seed starts, so that a busy machine affects all of them. A program that failed
+    plays no further seed.
     """
     played: list[Played] = []
     failed: dict[str, str] = {}
-    for seed, program in product(show.seeds, programs):
+    for number, program in product(show.seeds, programs):
         if program.name in failed:
             continue
         try:
             with asyncio.Runner(loop_factory=new_loop) as runner:
-                one = runner.run(_played(show, program, seed))
+                one = runner.run(_played(show, program, number))
         except asyncio.CancelledError:
             raise click.Abort from None
         except ProgramError as error:
             failed[program.name] = str(error)
-            warn(f"{_in_a_line(error)}{_which(show, seed)}")
+            warn(f"{_in_a_line(error)}{_which(show, number)}")
             continue
         played.append(one)
         for warning in warnings_of(one):
-            warn(f"{program.name}{_which(show, seed)}: {warning}")
+            warn(f"{program.name}{_which(show, number)}: {warning}")
     return played, failed
 
 
@@ -263,7 +256,7 @@ async def _played(show: _Show, program: Program, seed: int) -> Played:
     with suppress(ValueError, RuntimeError):  # not on the main thread
         for number in _SIGNALS:
             loop.add_signal_handler(number, partial(task.cancel))
-    with progress_of(show.scenario, f"{program.name}{_which(show, seed)}") as tell:
+    with progress_of(show.scenario, f"{program.name}{_which(show, seed)}") as progress:
         return await play(
             show.scenario,
             program,
@@ -271,22 +264,22 @@ async def _played(show: _Show, program: Program, seed: int) -> Played:
             copies=show.copies,
             speed=show.speed,
             own_traffic=show.own_traffic,
-            progress=tell,
+            progress=progress,
         )
 
 
 def _in_a_line(error: ProgramError) -> str:
-    """What a program did not do, and the last that it said of it."""
+    """Write why a program failed, with the last line that it printed."""
     lines = [line.strip() for line in error.said.splitlines() if line.strip()]
     if not lines:
-        return f"{error}, and said nothing of it"
-    return f"{error}; the last it said: {plain(hidden(lines[-1], tokens=True), _MAX_SAID)}"
+        return f"{error}, and printed nothing"
+    return f"{error}; its last line: {plain(hidden(lines[-1], tokens=True), _MAX_LAST_LINE)}"
 
 
 def _document(
     show: _Show, scale: float, played: Sequence[Played], failed: dict[str, str]
 ) -> dict[str, Any]:
-    """The measures of the first program, over its seeds, and below them each program's, and each run's."""
+    """The measures of the first program, over its seeds, then those of each program, and each run."""
     runs = [
         {
             "program": one.result.policy,
@@ -300,7 +293,7 @@ def _document(
         for one in played
     ]
     of = _by_program(played)
-    programs = {name: told(show.scenario, results) for name, results in of.items()}
+    programs = {name: summary_of(show.scenario, results) for name, results in of.items()}
     for each in programs.values():
         each["measures"] = _known(each["measures"])
     first: dict[str, Any] = {}
@@ -328,7 +321,7 @@ def _known(measures: dict[str, Any]) -> dict[str, Any]:
 
 
 def _by_program(played: Sequence[Played]) -> dict[str, list[Result]]:
-    """What came of each, seed by seed, in the order in which the programs were given."""
+    """Return the results of each program, seed by seed, in the order in which the programs were given."""
     of: dict[str, list[Result]] = {}
     for one in played:
         of.setdefault(one.result.policy, []).append(one.result)

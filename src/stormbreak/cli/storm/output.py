@@ -1,7 +1,8 @@
 """Output of `stormbreak storm`: a sentence and a table, a document for programs, an exit code."""
 
 import sys
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from textwrap import fill
 from types import MappingProxyType
 from typing import Any
@@ -10,18 +11,19 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.markup import escape
 from rich.measure import Measurement
+from rich.progress import Progress, ProgressColumn
 from rich.table import Table
 
 from stormbreak.cli.output import warn
 from stormbreak.escape import ending, plain
 from stormbreak.provider.scenario import Scenario
 from stormbreak.storm.assertions import Claim, values
-from stormbreak.storm.measures import SHARES, Measures, Spread, Value, spread
+from stormbreak.storm.measures import SHARES, Measures, Spread, Value, average, spread
 from stormbreak.storm.measures import plain as plain_spread
 from stormbreak.storm.result import Result
 from stormbreak.storm.verdict import verdict, weakest
 
-_LONGEST = 2000  # characters of a sentence
+_MAX_SENTENCE = 2000  # characters of a sentence
 _MAX_HEAD = 32  # characters of a name above a column
 _BOUNDLESS = 10_000
 
@@ -68,15 +70,15 @@ _WORST_SHOWN = frozenset({"goodput", "trigger_goodput", "recovery", "p99"})
 
 
 def sentence(scenario: Scenario, results: Sequence[Result]) -> str:
-    """The verdict on one policy, or program, whose name may be anything; folded between words on a terminal."""
-    said = plain(verdict(scenario, results), _LONGEST)
-    return fill(said, Console().width) if sys.stdout.isatty() else said
+    """Write the verdict on one policy or program; folded between words on a terminal."""
+    text = plain(verdict(scenario, results), _MAX_SENTENCE)
+    return fill(text, Console().width) if sys.stdout.isatty() else text
 
 
 def tables(
     policies: Mapping[str, Sequence[Measures]], *, without: Container[str] = ()
 ) -> list[Table]:
-    """As many policies side by side as there is room for with no figure cut; the others below them."""
+    """Put as many policies side by side as fit without cutting a figure; the others stand below them."""
     console = Console()
     boundless = console.options.update(max_width=_BOUNDLESS)
     parts: list[dict[str, Sequence[Measures]]] = [{}]
@@ -89,9 +91,9 @@ def tables(
 
 
 def table(policies: Mapping[str, Sequence[Measures]], *, without: Container[str] = ()) -> Table:
-    """Measures as rows, policies as columns; of several runs the mean, the standard deviation, and some of the worst.
+    """Draw measures as rows and policies as columns, without the unknown measures `without`.
 
-    `without` those measures that nobody knows.
+    Several runs are shown as mean, standard deviation and, for some measures, the worst.
     """
     names = [escape(ending(name, _MAX_HEAD)) for name in policies]
     shown = Table("", *names, box=SIMPLE, pad_edge=False)
@@ -131,8 +133,8 @@ def _one(name: str, value: Value, show: _Show) -> str:
 # ---------------------------------------------------------------- document for programs
 
 
-def told(storm: Scenario, results: Sequence[Result]) -> dict[str, Any]:
-    """The verdict on one, its weakest moment, and the spread of its measures."""
+def summary_of(storm: Scenario, results: Sequence[Result]) -> dict[str, Any]:
+    """Return the verdict on one policy, its weakest moment, and the spread of its measures."""
     moment = weakest(results, storm.load)
     return {
         "verdict": verdict(storm, results),
@@ -142,17 +144,30 @@ def told(storm: Scenario, results: Sequence[Result]) -> dict[str, Any]:
 
 
 def measures_of(results: Sequence[Result]) -> list[Measures]:
-    """Those of each run."""
+    """Return the measures of each run."""
     return [one.measures for one in results]
 
 
-# ---------------------------------------------------------------- exit code of an assertion
+# ---------------------------------------------------------------- exit code, progress
+
+
+def exit_code(claim: Claim, text: str, results: Sequence[Result]) -> int:
+    """Return 0 if the claim holds of the mean of the runs; else warn and return 1."""
+    return judge(claim, text, average(measures_of(results)))
 
 
 def judge(claim: Claim, text: str, measures: object) -> int:
-    """Exit code 1, and why, unless the claim holds."""
+    """Return 0 if the claim holds; else warn, with the values, and return 1."""
     if claim.holds(measures):
         return 0
-    said = values(claim, measures)
-    warn(f"--assert does not hold: {text}; {said}")
+    warn(f"--assert does not hold: {text}; {values(claim, measures)}")
     return 1
+
+
+@contextmanager
+def progress_bar(*columns: ProgressColumn) -> Iterator[Progress]:
+    """Show a bar on standard error, if that is a terminal."""
+    console = Console(stderr=True)
+    shown = sys.stderr.isatty()
+    with Progress(*columns, console=console, transient=True, disable=not shown) as bar:
+        yield bar

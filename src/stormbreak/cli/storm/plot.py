@@ -1,7 +1,7 @@
-"""What happened, second by second, drawn as text: what came back above, what was sent below.
+"""Draw a simulation second by second, as text: answers above, requests below.
 
-Nothing is told by colour alone: every line has a mark of its own, which its title explains. Of a long simulation the
-trigger and what follows it are shown; where a column has several seconds, their mean.
+Each line has a mark of its own, which the title explains, so that it works without colours. Of a long simulation it shows
+the trigger and the time after it; a column of several seconds shows their mean.
 """
 
 from collections.abc import Iterator, Sequence
@@ -25,21 +25,21 @@ _TICKS = 4  # steps, at most
 
 
 class _Line(NamedTuple):
-    """One number for each second, and the mark that it is drawn with."""
+    """One number per second, and the mark to draw it with."""
 
     mark: str
     values: Sequence[float]
 
 
 class _View(NamedTuple):
-    """The seconds that are shown, and how many of them share a column."""
+    """The seconds to show, and how many of them share a column."""
 
     start: int
     end: int
     step: int
 
     def points(self, line: _Line) -> tuple[list[float], list[float]]:
-        """Where the marks of a line stand: times, and values."""
+        """Return the times and values of the marks of a line."""
         places = range(self.start, self.end, self.step)
         parts = [line.values[place : min(place + self.step, self.end)] for place in places]
         return [place + (self.step - 1) / 2 for place in places], [fmean(part) for part in parts]
@@ -48,7 +48,7 @@ class _View(NamedTuple):
 def picture(
     scenario: Scenario, results: Sequence[Result], *, width: int, colour: bool = False
 ) -> str:
-    """Draw the runs of one policy, the mean of all seeds, so many columns wide.
+    """Draw the runs of one policy, the mean of all seeds, `width` columns wide.
 
     Raises:
         ConfigurationError: plotext cannot be used here.
@@ -74,13 +74,13 @@ def picture(
     below.title("sent per second: x attempts, . calls")
     _draw(below, scenario, [_Line("x", lines["attempts"]), _Line(".", lines["calls"])], view)
     drawn = str(figure.build().string(colorless=not colour)).splitlines()
-    said = f"{plain(results[0].policy)}: {_below(scenario, view, len(lines['calls']))}"
-    drawn += [line.center(width) for line in wrap(said, width)]
+    title = f"{plain(results[0].policy)}: {_below(scenario, view, len(lines['calls']))}"
+    drawn += [line.center(width) for line in wrap(title, width)]
     return "\n".join(line.rstrip() for line in drawn)
 
 
 def _plotext() -> Any:
-    """What draws: the size is ours to choose."""
+    """Import plotext, with any size allowed."""
     try:
         import plotext  # type: ignore[import-untyped]  # noqa: PLC0415 - a quarter of a second
     except (ImportError, OSError) as error:
@@ -105,7 +105,7 @@ def _view(scenario: Scenario, length: int, columns: int) -> _View:
 
 
 def _trigger(scenario: Scenario) -> tuple[float, ...]:
-    """Where it begins and ends; nothing where there is none."""
+    """Return its start and end; nothing if there is none."""
     load = scenario.load
     if load is None or load.trigger_until is None:
         return ()
@@ -128,15 +128,15 @@ def _draw(plot: Any, scenario: Scenario, lines: Sequence[_Line], view: _View) ->
     plot.ruler("x").ticks(ticks, [f"{at:,g}" for at in ticks])
 
 
-def _ticks(low: float, high: float, most: int) -> list[float]:
-    """Round numbers from `low` to `high`, no more than so many steps of 1, 2, 5, 10, 20 and so on."""
+def _ticks(low: float, high: float, max_steps: int) -> list[float]:
+    """Return round numbers from `low` to `high`, in at most `max_steps` steps of 1, 2, 5, 10, 20 and so on."""
     span = high - low or 1.0
-    step = next(step for step in _steps(span) if span / step <= max(2, most))
+    step = next(step for step in _steps(span) if span / step <= max(2, max_steps))
     return [step * number for number in range(ceil(low / step), floor(high / step) + 1)]
 
 
 def _steps(span: float) -> Iterator[float]:
-    """From far below `span` on."""
+    """Yield step sizes, from far below `span` on."""
     power = 10.0 ** floor(log10(span) - 1)
     while True:
         yield from (power, 2 * power, 5 * power)

@@ -1,10 +1,8 @@
-"""`stormbreak storm survey`: what a policy loses in random storms."""
+"""`stormbreak storm survey`: what a policy loses to others in random storms."""
 
 import json
 import shlex
-import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from math import inf
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -15,11 +13,13 @@ import click
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import Progress
 from rich.table import Table
 
+from stormbreak.cli.command import option, options, subcommand
+from stormbreak.cli.options import JSON, NAMES, Integer
 from stormbreak.cli.output import draw, say
-from stormbreak.cli.storm.output import judge
+from stormbreak.cli.storm.options import COMPARE, JOBS, assertion, policy, seed
+from stormbreak.cli.storm.output import judge, progress_bar
 from stormbreak.errors import ConfigurationError
 from stormbreak.escape import path_of, plain, reason
 from stormbreak.provider.scenario_file import dump
@@ -30,121 +30,89 @@ from stormbreak.storm.policies import NamedPolicy
 from stormbreak.storm.random_storms import BATCH
 from stormbreak.storm.survey import NEAR, WORST, Figures, Summary, Survey, rivals_of, survey
 
-_LONGEST, _MAX_NAME = 1000, 40  # characters
+_MAX_LINE, _MAX_NAME = 1000, 40  # characters
 
 
-@click.command("survey")
-@click.option(
-    "--policy",
-    metavar="FILE|PRESET|BASELINE",
-    help="The policy that is surveyed; by default the preset.",
+@subcommand(
+    "stormbreak storm survey --policy policy.toml --storms 100 -j 2 -o worst",
+    "stormbreak storm survey --assert 'regret_p90 <= 3 and within_5 >= 0.97'",
 )
-@click.option("--compare", metavar="A,B,...", default="", help="Others beside the baselines.")
-@click.option(
-    "--draws",
-    metavar="N",
-    type=click.IntRange(min=1),
-    default=60,
-    show_default=True,
-    help="Number of storms.",
+@options(
+    "Policies",
+    policy("the preset"),
+    COMPARE,
+    option(
+        "--preset",
+        click.Choice(["interactive", BATCH]),
+        "batch: all rows arrive at once, and the time until 99 % are answered counts;"
+        " failed rows are sent again, as `batch run` does.",
+        default="interactive",
+    ),
 )
-@click.option(
-    "--seed",
-    metavar="N",
-    type=click.IntRange(min=0),
-    default=0,
-    show_default=True,
-    help="The same seed draws the same storms.",
+@options(
+    "Storms",
+    option("--storms", Integer(), "Number of random storms.", default=60),
+    option("--families", NAMES, "Only storms of these families.", default=()),
+    seed(),
+    option("--runs", Integer(), "Simulations per storm and policy; their mean counts.", default=2),
+    JOBS,
 )
-@click.option(
-    "--lucks",
-    metavar="N",
-    type=click.IntRange(min=1),
-    default=2,
-    show_default=True,
-    help="Runs of each storm and policy; their mean counts.",
-)
-@click.option(
-    "--preset",
-    type=click.Choice(["interactive", BATCH]),
-    default="interactive",
-    show_default=True,
-    help="batch: all rows come at once, and the time until 99 % are answered counts;"
-    " failed rows are sent again, as `batch run` does.",
-)
-@click.option("--families", metavar="A,B,...", default="", help="Default: all of them.")
-@click.option(
-    "--processes",
-    metavar="N",
-    type=click.IntRange(min=1),
-    default=1,
-    show_default=True,
-    help="Simulations at once; the result is the same.",
-)
-@click.option("--save", metavar="DIR", help="Write the ten worst storms there, for `storm run`.")
-@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
-@click.option("--report", metavar="FILE.html", help="Also a report, as a page.")
-@click.option(
-    "--assert",
-    "claim",
-    metavar="EXPR",
-    help="Exit 1 unless it holds: 'regret_p90 <= 3 and within_5 >= 0.97'.",
+@options(
+    "Output",
+    option("-o --output", "DIR", "Write the ten worst storms there, for `storm run`."),
+    option("--report", "FILE", "Also write a report: FILE.html."),
+    JSON,
+    assertion("regret_p90 <= 3"),
 )
 def command(  # noqa: PLR0913 - one parameter for each option
     *,
     policy: str | None,
-    compare: str,
-    draws: int,
+    compare: tuple[str, ...],
+    storms: int,
     seed: int,
-    lucks: int,
+    runs: int,
     preset: str,
-    families: str,
-    processes: int,
-    save: str | None,
+    families: tuple[str, ...],
+    jobs: int,
+    output: str | None,
     as_json: bool,
     report: str | None,
     claim: str | None,
 ) -> int:
-    """Play random storms against a policy and show what it loses to the best of the baselines.
+    """Simulate random storms, and print how much a policy loses to the best of the baselines.
 
-    Regret: how many points of goodput the best of the others has more, on the same calls with the same luck.
-
-    Example: stormbreak storm survey --policy policy.toml --draws 100 --processes 2 --save worst
+    Regret: the points of goodput by which the best other policy is better, on the same calls with the same faults.
     """
     destination = None if report is None else ReportFile.of(report, kinds=(PAGE,))
     claimed = None if claim is None else parse_assertion(claim, about=Figures)
-    folder = None if save is None else _folder(save)
+    folder = None if output is None else _folder(output)
     found = _survey(
         policies.find(policy or preset),
-        [*rivals_of(preset), *(policies.find(name) for name in _names(compare))],
-        draws=draws,
+        [*rivals_of(preset), *(policies.find(name) for name in compare)],
+        draws=storms,
         seed=seed,
-        lucks=lucks,
+        lucks=runs,
         preset=preset,
-        families=_names(families),
-        processes=processes,
+        families=families,
+        processes=jobs,
     )
     if as_json:
         say(json.dumps(found.plain()))
     else:
-        say(fill(plain(found.sentence, _LONGEST), Console().width))
+        say(fill(plain(found.sentence, _MAX_LINE), Console().width))
         for part in _tables(found):
             draw(part)
     if folder is not None:
         saved = _save(found, folder)
         if saved and not as_json:
-            say(f"Run the worst again: {_again(found, saved[0], lucks)}")
+            say(f"Run the worst again: {_again(found, saved[0], runs)}")
     if destination is not None:
         destination.survey(found)
     return 0 if claimed is None else judge(claimed, str(claim), found.figures)
 
 
-def _names(text: str) -> list[str]:
-    return list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
-
-
 def _folder(name: str) -> Path:
-    """Make the folder of `--save`, and find out whether files can be written there, before anything runs."""
+    """Make the folder of `--output`, and check that it is writable, before anything runs."""
     path = Path(name)
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -152,7 +120,7 @@ def _folder(name: str) -> Path:
             pass
     except (OSError, ValueError) as error:
         why = reason(error) if isinstance(error, OSError) else str(error)
-        raise ConfigurationError(f"--save {path_of(path)}: {why}") from None
+        raise ConfigurationError(f"--output {path_of(path)}: {why}") from None
     return path
 
 
@@ -164,7 +132,7 @@ def _save(found: Survey, folder: Path) -> list[Path]:
         try:
             path.write_text(dump(score.draw.scenario), encoding="utf-8")
         except OSError as error:
-            raise ConfigurationError(f"--save {path_of(path)}: {reason(error)}") from None
+            raise ConfigurationError(f"--output {path_of(path)}: {reason(error)}") from None
         paths.append(path)
     return paths
 
@@ -172,27 +140,20 @@ def _save(found: Survey, folder: Path) -> list[Path]:
 def _again(found: Survey, path: Path, lucks: int) -> str:
     best = found.worst(1)[0].best
     flags = ["--policy", found.policy, "--compare", best, "--seed", "1", "--seeds", str(lucks)]
-    return plain(shlex.join(["stormbreak", "storm", "run", str(path), *flags]), _LONGEST)
+    return plain(shlex.join(["stormbreak", "storm", "run", str(path), *flags]), _MAX_LINE)
 
 
 def _survey(policy: NamedPolicy, others: Sequence[NamedPolicy], **options: Any) -> Survey:
-    """Run it, with a bar on the terminal."""
+    """Run the survey, with a bar on the terminal."""
     done: dict[int, float] = {}
-    with _bar() as bar:
+    with progress_bar() as bar:
         task = bar.add_task("storms", total=None)
 
-        def tell(number: int, share: float, runs: int) -> None:
+        def show(number: int, share: float, runs: int) -> None:
             bar.update(task, advance=share - done.get(number, 0.0), total=runs)
             done[number] = share
 
-        return survey(policy, others, progress=tell, **options)
-
-
-@contextmanager
-def _bar() -> Iterator[Progress]:
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not sys.stderr.isatty()) as bar:
-        yield bar
+        return survey(policy, others, progress=show, **options)
 
 
 def _tables(found: Survey) -> Iterator[Table]:

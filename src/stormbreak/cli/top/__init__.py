@@ -19,7 +19,9 @@ from rich.live import Live
 
 from stormbreak.batch.store.lock import held
 from stormbreak.batch.store.paths import BatchPaths
+from stormbreak.cli.command import flag, option, options, subcommand
 from stormbreak.cli.numbers import short
+from stormbreak.cli.options import FILE, JSON
 from stormbreak.cli.output import draw, save_picture, say
 from stormbreak.cli.top.screen import ASCII, Frame, Glyphs
 from stormbreak.errors import ConfigurationError
@@ -38,12 +40,12 @@ from stormbreak.telemetry.status_client import (
 # ---------------------------------------------------------------- key presses
 
 Wait = Callable[[float], str]
-"""Waits so many seconds at the most; what was pressed meanwhile, or nothing."""
+"""Waits at most these seconds; returns the keys that were pressed."""
 
 
 @contextmanager
 def pressed() -> Iterator[Wait]:
-    """Read keys for as long as the block lasts; the terminal is then as it was. Without one, nothing is ever pressed."""
+    """Read keys during the block, and restore the terminal. Without a terminal, no key is ever pressed."""
     try:
         keyboard = sys.stdin.fileno()
         before = termios.tcgetattr(keyboard)
@@ -67,17 +69,17 @@ def _read(keyboard: int, seconds: float) -> str:
     if not ready:
         return ""
     read = os.read(keyboard, 64)
-    return read.decode(errors="replace") or "q"  # its end: the terminal is gone
+    return read.decode(errors="replace") or "q"  # end of file: the terminal is gone
 
 
 # ---------------------------------------------------------------- find the status server
 
 
 def find(text: str | None) -> Place:
-    """Where the state of `text` is served; None: that of the only batch at work in this folder.
+    """Return where the state of `text` is served; None means the only running batch in this folder.
 
     Raises:
-        ConfigurationError: there is no such thing, or more than one.
+        ConfigurationError: there is none, or more than one.
     """
     if text is None:
         return _only_one(Path())
@@ -91,31 +93,33 @@ def _of_path(path: Path) -> Place:
     if _is(files.socket.is_socket) and held(files):
         return Place(path=files.socket, name=str(path))
     if held(files):
-        said = "a run is at work on it, but has no socket here; give that run a --metrics-port"
+        why = "its run has no socket here; start that run with --metrics-port"
     elif _is(files.run.is_file):
-        said = "no run is at work on it"
+        why = "no run is active"
     else:
-        said = "neither the OUTPUT of a batch, nor a socket, nor a port"
-    raise ConfigurationError(f"{path_of(path)}: {said}")
+        why = "not the OUTPUT of a batch, a socket or a port"
+    raise ConfigurationError(f"{path_of(path)}: {why}")
 
 
 def _only_one(folder: Path) -> Place:
     outputs = [
         each.with_suffix("") for each in sorted(folder.glob("*.sock")) if _is(each.is_socket)
     ]
-    at_work = [output for output in outputs if held(BatchPaths.of(output))]
-    if not at_work:
+    running = [output for output in outputs if held(BatchPaths.of(output))]
+    if not running:
         raise ConfigurationError(
-            "no batch is at work in this folder: name an OUTPUT, a port or a socket"
+            "no batch is running in this folder; give an OUTPUT, a port or a socket"
         )
-    if len(at_work) > 1:
-        names = ", ".join(path_of(output) for output in at_work[:5])
-        raise ConfigurationError(f"several batches are at work in this folder ({names}): name one")
-    return Place(path=BatchPaths.of(at_work[0]).socket, name=str(at_work[0]))
+    if len(running) > 1:
+        names = ", ".join(path_of(output) for output in running[:5])
+        raise ConfigurationError(
+            f"several batches are running in this folder: {names}; give one of them"
+        )
+    return Place(path=BatchPaths.of(running[0]).socket, name=str(running[0]))
 
 
 def _is(fact: Callable[[], bool]) -> bool:
-    """Whether the file system says so; no, where it says nothing, such as of a folder that is not ours."""
+    """Return the fact; False if the file system cannot tell, such as without permission."""
     try:
         return fact()
     except OSError:
@@ -124,27 +128,26 @@ def _is(fact: Callable[[], bool]) -> bool:
 
 # ---------------------------------------------------------------- command
 
-EVERY = 1.0  # seconds between two looks
-TICK = 0.2  # seconds after which a key, or another size of the terminal, is noticed
-FIRST = 5.0  # seconds that the first answer may take
+EVERY = 1.0  # seconds between two requests
+TICK = 0.2  # seconds between two checks for keys and for the size of the terminal
+FIRST = 5.0  # seconds to wait for the first answer
 PICTURE_WIDTH = 100
 LEAVES = frozenset("qQ\x04")
 
 
-@click.command()
+@subcommand("stormbreak top answers.jsonl", "stormbreak top 9464 --json")
 @click.argument("target", required=False)
-@click.option("--once", is_flag=True, help="Print one frame and exit.")
-@click.option(
-    "--json", "as_json", is_flag=True, help="Print the state as one JSON object and exit."
+@options(
+    "Options",
+    flag("--once", "Print one frame and exit."),
+    option("-o --output", FILE, "Save one frame as FILE.svg and exit."),
+    JSON,
 )
-@click.option(
-    "--svg", type=click.Path(path_type=Path), help="Save one frame as a picture and exit."
-)
-def command(target: str | None, *, once: bool, as_json: bool, svg: Path | None) -> int:
+def command(target: str | None, *, once: bool, as_json: bool, output: Path | None) -> int:
     """Watch a running batch or application: its targets, circuits, queues, limits and decisions.
 
-    TARGET is the OUTPUT of a batch, a port of this machine, a URL of one, or a Unix socket; without it, the one batch that
-    runs in this folder. q or Ctrl-C leaves; what is watched does not notice.
+    TARGET is the OUTPUT of a batch, a local port, a URL of one, or a Unix socket. Without it, the only batch that runs in
+    this folder. Press q or Ctrl-C to quit; the watched process keeps running.
     """
     place = find(target)
     state = _first_look(place)
@@ -152,8 +155,8 @@ def command(target: str | None, *, once: bool, as_json: bool, svg: Path | None) 
     console = Console()
     if as_json:
         say(indented(encoded(state)).decode())
-    elif svg is not None:
-        _save(state, place, svg)
+    elif output is not None:
+        _save(state, place, output)
     elif once or not console.is_terminal or console.is_dumb_terminal:
         frame = Frame(where=str(place), width=console.width, glyphs=_glyphs(console))
         draw(Group(*frame.lines(state)))
@@ -184,7 +187,7 @@ def _first_look(place: Place) -> State:
 
 
 def _watch(console: Console, place: Place, state: State) -> str | None:
-    """Show it until its user leaves, or it ends; then what to say of that."""
+    """Show the state until the user quits; return a last line if the watched process ended."""
     answered_at = asked_at = time.monotonic()
     drawn: object = None
     with pressed() as wait, Live(console=console, screen=True, auto_refresh=False) as live:
@@ -205,7 +208,7 @@ def _watch(console: Console, place: Place, state: State) -> str | None:
             except (
                 NoResponseError,
                 ConnectionClosedError,
-            ):  # the next look tells whether it is the end
+            ):  # the next request shows whether it ended
                 asked_at = time.monotonic()
             except (NoServerError, NotStormbreakError):
                 break
@@ -233,21 +236,21 @@ def _last_seen(state: State) -> str:
     batch = state.batch
     if batch is None:
         return f"{short(state.counts.answered)} of {short(state.counts.calls)} calls answered"
-    said = f"{batch.done:,} of {batch.total:,} rows done"
-    return f"{said}, {batch.failed:,} failed" if batch.failed else said
+    text = f"{batch.done:,} of {batch.total:,} rows done"
+    return f"{text}, {batch.failed:,} failed" if batch.failed else text
 
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """Let Ctrl-C and SIGTERM end the block, with the terminal as it was before; neither is a failure."""
-    heard = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, signal.default_int_handler) for number in heard]
+    """Let Ctrl-C and SIGTERM end the block; neither is an error."""
+    caught = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, signal.default_int_handler) for number in caught]
     try:
         yield
     except KeyboardInterrupt:
         return
     finally:
-        for number, handler in zip(heard, before, strict=True):
+        for number, handler in zip(caught, before, strict=True):
             signal.signal(number, handler)
 
 

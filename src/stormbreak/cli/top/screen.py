@@ -1,7 +1,6 @@
-"""How `stormbreak top` looks: one frame of a state, as lines that fit.
+"""One frame of `stormbreak top`, as lines that fit the terminal.
 
-What stands in a state came from a process that may be anyone's, so that all of it is made fit for a terminal, and none of it
-is markup. Nothing is told by colour alone.
+The process behind a state is not trusted: all its text is escaped, and none of it is markup. Colour is never the only sign.
 """
 
 from collections.abc import Iterator, Sequence
@@ -24,19 +23,19 @@ from stormbreak.telemetry.state import (
 
 WIDEST = 140
 WIDE = 112  # columns from which the whole minute is drawn, a column for each second
-_ROOMY = 60  # columns below which only the most needed is said
+_ROOMY = 60  # columns below which details are left out
 _RATE_OVER = 5  # seconds
 _SHOWN_ONCE = 12  # decisions, where no height says how many
 _MIN_DECISIONS = 4
 _CELL = 16  # columns of a count and its name
-_CARD = 4  # lines of a target that is shown whole
+_CARD = 4  # lines of a target with details
 
 _STYLES = {"open": "bold red", "isolated": "bold red", "half_open": "yellow", "closed": "green"}
 
 
 @dataclass(frozen=True, slots=True)
 class Glyphs:
-    """What bars and curves are drawn with, from the lowest to the highest."""
+    """The characters of bars and curves, from the lowest to the highest."""
 
     levels: str = "▁▂▃▄▅▆▇█"
     none: str = "·"
@@ -50,7 +49,7 @@ ASCII = Glyphs(levels=".:-=+*%#", none=" ", full="#", free=".", times="x")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Frame:
-    """Draws states of what was found `where`; `silent` are the seconds since it last answered, if it does not."""
+    """Draws states of the process at `where`; `silent`: seconds since its last answer, if it is late."""
 
     where: str
     width: int
@@ -60,9 +59,9 @@ class Frame:
     live: bool = False
 
     def lines(self, state: State) -> list[Text]:
-        """The frame, line by line, none of them wider than it may be."""
+        """Return the lines of the frame, cut to its width."""
         head = [*self._head(state), Text()]
-        foot = [Text(" q leaves", style="dim")] if self.live else []
+        foot = [Text(" q quits", style="dim")] if self.live else []
         room = None if self.height is None else self.height - len(head) - len(foot)
         targets = list(self._targets(state, room))
         left = _SHOWN_ONCE if room is None else room - len(targets) - 2
@@ -81,16 +80,16 @@ class Frame:
     def _columns(self) -> int:
         return min(self.width, WIDEST)
 
-    # ------------------------------------------------------------ what concerns the whole
+    # ------------------------------------------------------------ head
 
     def _head(self, state: State) -> Iterator[Text]:
         name = Text.assemble((" stormbreak top", "bold"), f"  {self.where}")
-        said = Text(f"process {state.pid}, watched for {span(state.watched)} ", style="dim")
+        status = Text(f"process {state.pid}, watched for {span(state.watched)} ", style="dim")
         if self._columns < _ROOMY:
-            said = Text()
+            status = Text()
         if self.silent:
-            said = Text(f"no answer for {self.silent:.0f} s ", style="bold yellow")
-        yield _apart(name, said, self._columns)
+            status = Text(f"no answer for {self.silent:.0f} s ", style="bold yellow")
+        yield _apart(name, status, self._columns)
         if state.batch is not None:
             yield Text()
             yield from self._batch(state.batch)
@@ -102,15 +101,15 @@ class Frame:
         over = max(0, batch.done) + max(0, batch.failed)
         share = over / batch.total if batch.total > 0 else 1.0
         to_go = f"{span(batch.to_go)} to go" if batch.left and batch.to_go is not None else ""
-        said = f" {int(100 * share):3} %  {short(over)} of {short(batch.total)}"
-        said += f"  {batch.rate:,.1f} rows/s  {to_go}"
+        text = f" {int(100 * share):3} %  {short(over)} of {short(batch.total)}"
+        text += f"  {batch.rate:,.1f} rows/s  {to_go}"
         line = Text(" rows ", style="dim").append_text(
             self._bar(share, 20 if self._columns < WIDE else 40)
         )
-        yield line.append(said, style="not dim")
+        yield line.append(text, style="not dim")
         figures = _figures({"done": batch.done, "failed": batch.failed, "left": batch.left})
         if batch.stopping:
-            figures.append("   stopping: sends nothing more", style="yellow")
+            figures.append("   stopping: no new requests", style="yellow")
         yield figures
         if batch.slow:
             yield Text(" slow ", style="dim").append(tame(batch.slow, 160), style="not dim yellow")
@@ -118,9 +117,9 @@ class Frame:
     # ------------------------------------------------------------ targets
 
     def _targets(self, state: State, room: int | None) -> Iterator[Text]:
-        targets = sorted(state.targets, key=_trouble_first)
+        targets = sorted(state.targets, key=_unhealthy_first)
         if not targets:
-            yield Text(" no target has been asked yet", style="dim")
+            yield Text(" no request sent yet", style="dim")
             yield Text()
             return
         free = None if room is None else max(1, room - _MIN_DECISIONS - 2)
@@ -134,12 +133,12 @@ class Frame:
             yield Text()
         if state.more_targets > 0:
             yield Text(
-                f" and {state.more_targets:,} more, of which the process does not tell", style="dim"
+                f" and {state.more_targets:,} more, not reported by the process", style="dim"
             )
 
     def _card(self, target: TargetSnapshot) -> Iterator[Text]:
         yield _apart(
-            Text(f" {tame(target.target, 120)}", style="bold"), _standing(target), self._columns
+            Text(f" {tame(target.target, 120)}", style="bold"), _health(target), self._columns
         )
         limit = target.limit or 0
         share = target.in_flight / limit if limit > 0 else 0.0
@@ -156,13 +155,13 @@ class Frame:
             )
         top = max([*target.ok, *target.not_ok], default=0)
         yield self._curve("ok", target.ok, top, "green")
-        ill = self._curve("not ok", target.not_ok, top, "red")
+        bad = self._curve("not ok", target.not_ok, top, "red")
         verdicts = {name: count for name, count in target.verdicts.items() if name != "ok"}
-        said = ", ".join(f"{tame(name, 20)} {count:,}" for name, count in verdicts.items())
-        yield ill.append(f"  {said}", style="not dim")
+        counts = ", ".join(f"{tame(name, 20)} {count:,}" for name, count in verdicts.items())
+        yield bad.append(f"  {counts}", style="not dim")
 
     def _rows(self, targets: Sequence[TargetSnapshot], room: int) -> Iterator[Text]:
-        """A line for each target, as many as there is room for."""
+        """Write a line for each target, as many as fit."""
         yield Text(" circuit    cooldown flight  queue   ok/s not ok  target", style="dim")
         shown = targets if len(targets) < room else targets[: room - 2]
         for target in shown:
@@ -205,7 +204,7 @@ class Frame:
     def _decisions(self, decisions: Sequence[Decision]) -> Iterator[Text]:
         if not decisions:
             return
-        yield Text(" ago   decisions, alike ones counted", style="dim")
+        yield Text(" ago   decisions, equal ones counted", style="dim")
         for decision in decisions:
             times = f"{self.glyphs.times}{short(decision.times)}" if decision.times > 1 else ""
             line = Text(f" {_ago(decision.ago):>5} {times:<6} ", style="dim")
@@ -235,9 +234,9 @@ def _counts(counts: Counts, batch_retries: int | None) -> Iterator[Text]:
 
 
 def _cost(cost: CostSnapshot) -> str:
-    """Dollars, between the bounds; nothing where nothing is known."""
-    least, most = _shown(cost.least), _shown(cost.most)
-    return dollars(least, most, unpriced=cost.unpriced, unbounded=cost.unbounded)
+    """Write the bounds in dollars; nothing if nothing is known."""
+    low, high = _shown(cost.least), _shown(cost.most)
+    return dollars(low, high, unpriced=cost.unpriced, unbounded=cost.unbounded)
 
 
 def _shown(usd: float) -> str:
@@ -245,7 +244,7 @@ def _shown(usd: float) -> str:
 
 
 def _figures(named: dict[str, int]) -> Text:
-    """Names and counts, in columns that are the same in every line."""
+    """Write names and counts in aligned columns."""
     line = Text(style="dim")
     for name, count in named.items():
         cell = Text(f" {name} ").append(short(count), style="not dim")
@@ -255,30 +254,30 @@ def _figures(named: dict[str, int]) -> Text:
 
 
 def _circuit(target: TargetSnapshot) -> Text:
-    """The state of the circuit in a word."""
+    """Write the state of the circuit."""
     circuit = target.circuit or "none"
     return Text(tame(circuit, 12).replace("_", "-"), style=_STYLES.get(circuit, "dim"))
 
 
-def _standing(target: TargetSnapshot) -> Text:
-    """The circuit, and the cooldown if there is one, in words."""
-    said = _circuit(target).append(" ")
+def _health(target: TargetSnapshot) -> Text:
+    """Write the state of the circuit, and the cooldown."""
+    text = _circuit(target).append(" ")
     if target.circuit is None:
-        said = Text("no circuit ", style="dim")
+        text = Text("no circuit ", style="dim")
     if target.cooldown > 0:
-        said.append(f"cooldown {target.cooldown:.1f} s ", style="yellow")
-    return said
+        text.append(f"cooldown {target.cooldown:.1f} s ", style="yellow")
+    return text
 
 
 def _apart(left: Text, right: Text, width: int) -> Text:
-    """One at each end of a line; the left one gives way."""
+    """Put one at each end of a line; the left one is cut if needed."""
     left.truncate(max(0, width - right.cell_len - 1), overflow="ellipsis")
     return left.append(" " * max(1, width - left.cell_len - right.cell_len)).append_text(right)
 
 
-def _trouble_first(target: TargetSnapshot) -> tuple[bool, int, str]:
-    well = target.circuit in (None, "closed") and target.cooldown <= 0
-    return well, -sum(target.verdicts.values()), target.target
+def _unhealthy_first(target: TargetSnapshot) -> tuple[bool, int, str]:
+    healthy = target.circuit in (None, "closed") and target.cooldown <= 0
+    return healthy, -sum(target.verdicts.values()), target.target
 
 
 def _rate(counts: Sequence[int]) -> float:

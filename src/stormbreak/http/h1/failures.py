@@ -47,16 +47,21 @@ def outcome_of(error: Exception, status: int | None) -> Outcome:
     return Outcome(verdict, error=cause, status=status, detail=detail, maybe_processed=True)
 
 
+def is_out_of_files(error: BaseException | None) -> bool:
+    """Whether this process, or machine, may open no more files."""
+    return isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE)
+
+
 def _lacks_files(error: aiohttp.ClientConnectorError) -> bool:
     """Whether no connection was made because this process, or machine, may open no more files."""
-    if error.os_error.errno in (errno.EMFILE, errno.ENFILE):
+    if is_out_of_files(error.os_error):
         return True
     if not isinstance(error, aiohttp.ClientConnectorDNSError):
         return False
     try:  # a resolver does not tell that it could not open a file
         os.close(os.dup(0))
     except OSError as lack:
-        return lack.errno in (errno.EMFILE, errno.ENFILE)
+        return is_out_of_files(lack)
     return False
 
 

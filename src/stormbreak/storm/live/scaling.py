@@ -62,11 +62,11 @@ def rehearsal(scenario: Scenario) -> Scenario:
 def _shorter(scenario: Scenario, load: Load, until: float) -> float:
     if until > scenario.duration:
         raise ConfigurationError(
-            f"--until must be at most the duration of {scenario.name}, {scenario.duration:g}, got {until:g}"
+            f"--duration must be at most the duration of {scenario.name}, {scenario.duration:g}, got {until:g}"
         )
     if load.trigger_until is not None and until < load.trigger_until + RECOVERY_WINDOW:
         raise ConfigurationError(
-            f"--until must be at least {load.trigger_until + RECOVERY_WINDOW:g}, {RECOVERY_WINDOW} s after the trigger of"
+            f"--duration must be at least {load.trigger_until + RECOVERY_WINDOW:g}, {RECOVERY_WINDOW} s after the trigger of"
             f" {scenario.name}, so that a recovery can be seen; got {until:g}"
         )
     return until

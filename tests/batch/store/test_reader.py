@@ -1,8 +1,8 @@
 import pytest
 from metering import price_of
 
-from stormbreak.batch.status import read_status
 from stormbreak.batch.store.output_files import open_store
+from stormbreak.batch.store.reader import read_status
 from stormbreak.batch.store.record import Failure, Response
 from stormbreak.errors import ConfigurationError
 from stormbreak.types import Verdict
@@ -21,7 +21,7 @@ def counts(files):
 
 def test_status_while_a_run_is_active_and_after(files, make_rows, tree):
     rows = make_rows(*"abcdef")
-    with open_store(files.output, rows, options={"model": "m"}) as store:
+    with open_store(files.output, rows, recorded={"model": "m"}) as store:
         assert counts(files) == (6, 0, {}, 6)
         store.journal.succeed(rows.row_at(0), OK)
         assert counts(files) == (6, 1, {}, 5)
@@ -45,7 +45,7 @@ def test_status_while_a_run_is_active_and_after(files, make_rows, tree):
 
 def test_a_line_being_written_is_not_counted(files, make_rows):
     rows = make_rows(*"abc")
-    with open_store(files.output, rows, options={}) as store:
+    with open_store(files.output, rows, recorded={}) as store:
         store.journal.succeed(rows.row_at(0), OK)
         store.journal.fail(rows.row_at(1), failure(Verdict.INVALID))
     for path in (files.output, files.failed):

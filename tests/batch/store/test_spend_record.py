@@ -1,5 +1,6 @@
 """What a run spends is in its run file before it is spent: whenever it is killed, the next one counts it."""
 
+import threading
 import time
 from decimal import Decimal
 from types import SimpleNamespace
@@ -9,18 +10,17 @@ from batches import chat_rows, run_args, scenario, started, wait_until, write
 from metering import prices, usage
 
 from stormbreak import AsyncClient
-from stormbreak.batch.ledger import ATTEMPTS, PART, Ledger
 from stormbreak.batch.store.run_file import read_run
-from stormbreak.batch.token_ledger import Account, Spent, Tokens
+from stormbreak.batch.store.spend_record import ATTEMPTS, PART, SpendRecord
 from stormbreak.core.policy import Policy
 from stormbreak.core.spend_policy import SpendPolicy
-from stormbreak.cost.bill import Bill, Bills, Sum
+from stormbreak.cost.ledger import Account, Bill, Bills, Cost, ModelUsage, PricedSum, TokenSum
 from stormbreak.types import Target
 
 LIMIT = Decimal("0.5")
 QUICK = scenario(service=0.05, slots=500, use_max_tokens=True)
 EARLIER = Account(
-    spent=(Spent(provider="p", model="m", useful=Tokens(attempts=1, input_tokens=100_000)),),
+    spent=(ModelUsage(provider="p", model="m", useful=TokenSum(attempts=1, input_tokens=100_000)),),
     lost=Decimal("0.03"),
 )  # 0.13 dollars
 
@@ -43,7 +43,7 @@ class Store:
 
 
 class Scene:
-    """A ledger, and what an attempt takes from the purse and puts on the bill."""
+    """A spend record, and what an attempt takes from the purse and puts on the bill."""
 
     def __init__(self, account=EARLIER, *, usd=1.0, limited=True):
         policy = Policy(spend=SpendPolicy(max_usd=usd))
@@ -51,10 +51,10 @@ class Scene:
             base_url="http://127.0.0.1:9/v1", api_key="-", policy=policy, prices=price_of
         )
         self.purse = self.client.engine.payers.purse(policy)
-        self.under_way = Sum()
+        self.under_way = PricedSum()
         self.store = Store(account)
-        self.ledger = Ledger(self.client, self.store, self, price_of if limited else None)
-        self.ledger.open()
+        self.record = SpendRecord(self.client, self.store, self, price_of if limited else None)
+        self.record.open()
 
     def snapshot(self):
         target = Target("p", "m")
@@ -68,7 +68,7 @@ class Scene:
     @property
     def allowed_for(self):
         """By the run file as it is now."""
-        return self.store.written[-1].most(price_of)
+        return self.store.written[-1].max_cost(price_of)
 
 
 def test_what_earlier_runs_have_cost_and_lost_is_spent_and_a_part_of_the_limit_allowed_for():
@@ -76,17 +76,17 @@ def test_what_earlier_runs_have_cost_and_lost_is_spent_and_a_part_of_the_limit_a
 
     assert scene.purse.spent == Decimal("0.13")
     assert scene.purse.allowed == scene.allowed_for == Decimal("0.13") + Decimal(1) / PART
-    assert not scene.ledger.is_short
+    assert not scene.record.is_short
 
 
 def test_no_more_is_spent_than_is_written():
     scene = Scene()
     scene.send(11_000)
-    assert scene.ledger.is_short
+    assert scene.record.is_short
     assert scene.purse.room == Decimal("0.009")
-    scene.ledger.write()
+    scene.record.write()
     assert scene.purse.room == Decimal("0.009")
-    scene.ledger.allow()
+    scene.record.allow()
 
     assert scene.purse.room == Decimal("0.02")
     assert scene.purse.allowed == scene.allowed_for == Decimal("0.161")
@@ -96,7 +96,7 @@ def test_no_more_is_spent_than_is_written():
 def test_what_is_set_aside_and_on_no_bill_yet_is_allowed_for_as_well():
     scene = Scene()
     scene.purse.set_aside(Decimal("0.011"), 0.0)
-    scene.ledger.write()
+    scene.record.write()
 
     assert scene.allowed_for == Decimal("0.161")
 
@@ -104,11 +104,11 @@ def test_what_is_set_aside_and_on_no_bill_yet_is_allowed_for_as_well():
 def test_what_was_allowed_for_once_stays_so():
     scene = Scene()
     scene.send(11_000)
-    scene.ledger.write()
-    scene.ledger.allow()
+    scene.record.write()
+    scene.record.allow()
     scene.purse.settle(Decimal("0.011"), Decimal(0), 0, 0.0)
-    scene.under_way = Sum()
-    scene.ledger.write()
+    scene.under_way = PricedSum()
+    scene.record.write()
 
     assert scene.allowed_for == scene.purse.allowed == Decimal("0.161")
 
@@ -117,28 +117,28 @@ def test_it_goes_on_to_the_limit_and_no_further():
     scene = Scene()
     for _ in range(86):
         scene.send(10_000)
-        scene.ledger.write()
-        scene.ledger.allow()
+        scene.record.write()
+        scene.record.allow()
 
     assert scene.purse.allowed == scene.allowed_for == 1
-    assert not scene.ledger.is_short
+    assert not scene.record.is_short
 
 
 def test_a_row_that_costs_more_than_a_part_is_allowed_for():
     scene = Scene()
     scene.purse.largest = Decimal("0.1")
-    assert scene.ledger.is_short
-    scene.ledger.write()
-    scene.ledger.allow()
+    assert scene.record.is_short
+    scene.record.write()
+    scene.record.allow()
 
     assert scene.purse.room == ATTEMPTS * Decimal("0.1")
 
 
 def test_in_the_end_only_what_was_spent_is_written():
     scene = Scene()
-    scene.ledger.write()
+    scene.record.write()
     assert scene.store.written[-1].at_work
-    scene.ledger.close()
+    scene.record.close()
 
     assert scene.store.written[-1] == EARLIER
 
@@ -147,8 +147,8 @@ def test_without_a_limit_it_is_only_written():
     scene = Scene(limited=False)
     assert scene.store.written == []
     scene.send(900_000)
-    assert not scene.ledger.is_short
-    scene.ledger.write()
+    assert not scene.record.is_short
+    scene.record.write()
 
     assert scene.store.written[-1].spent[0].wasted_open.input_tokens == 900_000
     assert scene.store.written[-1].ahead == 0
@@ -187,3 +187,72 @@ def test_a_batch_that_is_killed_soon_again_and_again_stays_within_its_limit(
     )
     assert 0 < billed <= LIMIT
     assert read_run(files).account.killed >= 1
+
+
+# ------------------------------------------------------------ the cost so far
+
+
+def account_of(tokens):
+    some = TokenSum(attempts=1, input_tokens=tokens)
+    return Account(spent=(ModelUsage(provider="p", model="m", useful=some),))
+
+
+def priced_record(account, *, price_of=prices, spend=None):
+    """A spend record whose account is given by a function."""
+    client = AsyncClient(
+        base_url="http://127.0.0.1:9/v1",
+        policy=Policy(spend=spend or SpendPolicy()),
+        prices=price_of,
+    )
+    kind = type("Record", (SpendRecord,), {"account": property(account)})
+    return kind(client, Store(Account()), None, None)
+
+
+def test_the_cost_is_that_of_the_last_update():
+    record = priced_record(lambda _: account_of(100_000), spend=SpendPolicy(max_usd=2.0))
+    assert (record.cost, record.limit) == (Cost(), None)
+    record.update_cost()
+    assert (record.cost.least, record.cost.most) == (Decimal("0.1"), Decimal("0.1"))
+    assert record.limit == (2, 0)
+
+
+def test_without_a_limit_there_is_none():
+    record = priced_record(lambda _: account_of(1))
+    record.update_cost()
+    assert record.limit is None
+
+
+def test_broken_prices_are_logged_once_and_not_tried_again(caplog):
+    asked = SimpleNamespace(times=0)
+
+    def broken(provider, model):
+        asked.times += 1
+        raise ZeroDivisionError
+
+    record = priced_record(lambda _: account_of(1), price_of=broken)
+    for _ in range(3):
+        record.update_cost()
+    assert (asked.times, record.cost.unpriced) == (1, 1)
+    assert [each.message for each in caplog.records] == ["the cost of the batch is not known"]
+
+
+def test_the_last_update_to_start_is_the_last_to_end():
+    inside, on = threading.Event(), threading.Event()
+
+    def account(_):
+        if inside.is_set():
+            return account_of(200_000)
+        inside.set()
+        on.wait(5)
+        return account_of(100_000)
+
+    record = priced_record(account)
+    first, last = (threading.Thread(target=record.update_cost) for _ in range(2))
+    first.start()
+    inside.wait(5)
+    last.start()
+    last.join(0.05)  # it would be through by now, if it did not wait
+    on.set()
+    first.join()
+    last.join()
+    assert record.cost.least == Decimal("0.2")

@@ -11,15 +11,14 @@ from msgspec import ValidationError
 from msgspec.json import decode, encode
 from stage import OTHER, TARGET
 
-from stormbreak.batch.token_ledger import Account, Cost, Spent, Tokens
-from stormbreak.cost.bill import Bill, Bills, Sum
+from stormbreak.cost.ledger import Account, Bill, Bills, Cost, ModelUsage, PricedSum, TokenSum
 from stormbreak.cost.prices import Prices, Rate, Rates, Source, Step
 from stormbreak.errors import ConfigurationError
 from stormbreak.types import Target
 
 
 def some(attempts=1, into=100, out=10):
-    return Sum(attempts=attempts, input_tokens=into, output_tokens=out, usd=usd("7"))
+    return PricedSum(attempts=attempts, input_tokens=into, output_tokens=out, usd=usd("7"))
 
 
 def bills(targets, under_way=None, waste=None):
@@ -32,34 +31,34 @@ def test_runs_add_up_and_keys_are_not_told_apart():
     account = Account().begin().plus(first, at_work=False).begin().plus(second, at_work=False)
 
     assert account.spent == (
-        Spent(
+        ModelUsage(
             provider="acme",
             model="large",
-            useful=Tokens(attempts=3, input_tokens=150, output_tokens=15),
+            useful=TokenSum(attempts=3, input_tokens=150, output_tokens=15),
             free=2,
         ),
-        Spent(
+        ModelUsage(
             provider="acme",
             model="small",
-            wasted_open=Tokens(attempts=1, input_tokens=100, output_tokens=10),
+            wasted_open=TokenSum(attempts=1, input_tokens=100, output_tokens=10),
         ),
     )
     assert (account.at_work, account.killed) == (False, 0)
 
 
 def test_tokens_add_up():
-    some_ = Tokens(**{field.name: 2**place for place, field in enumerate(fields(Tokens))})
+    some_ = TokenSum(**{field.name: 2**place for place, field in enumerate(fields(TokenSum))})
 
-    assert some_ + some_ == Tokens(
-        **{field.name: 2 ** (place + 1) for place, field in enumerate(fields(Tokens))}
+    assert some_ + some_ == TokenSum(
+        **{field.name: 2 ** (place + 1) for place, field in enumerate(fields(TokenSum))}
     )
 
 
 def test_all_tokens_of_a_sum_are_kept():
-    sum_ = Sum(**{field.name: 2**place for place, field in enumerate(fields(Tokens))})
-    kept = Tokens.of(sum_.copy())
+    sum_ = PricedSum(**{field.name: 2**place for place, field in enumerate(fields(TokenSum))})
+    kept = TokenSum() + sum_
 
-    assert all(getattr(kept, each.name) == getattr(sum_, each.name) for each in fields(Tokens))
+    assert all(getattr(kept, each.name) == getattr(sum_, each.name) for each in fields(TokenSum))
 
 
 def test_what_is_under_way_may_be_lost():
@@ -88,10 +87,12 @@ def test_waste_by_reason():
 
 
 def test_the_most_that_it_can_have_cost():
-    some_ = Tokens(attempts=2, input_tokens=3_000_000, output_tokens=200_000)
-    account = Account(spent=(Spent(provider="p", model="large", useful=some_, wasted_open=some_),))
+    some_ = TokenSum(attempts=2, input_tokens=3_000_000, output_tokens=200_000)
+    account = Account(
+        spent=(ModelUsage(provider="p", model="large", useful=some_, wasted_open=some_),)
+    )
 
-    assert account.most(price_of) == 10
+    assert account.max_cost(price_of) == 10
 
 
 def test_the_most_holds_whatever_the_length_of_each_prompt():
@@ -105,11 +106,13 @@ def test_the_most_holds_whatever_the_length_of_each_prompt():
         ),
         source=Source(name="test"),
     )
-    long_and_short = Tokens(attempts=10, input_tokens=200_000, cached_input_tokens=50_000)
-    short = Tokens(attempts=2, input_tokens=100_000, cached_input_tokens=50_000)
+    long_and_short = TokenSum(attempts=10, input_tokens=200_000, cached_input_tokens=50_000)
+    short = TokenSum(attempts=2, input_tokens=100_000, cached_input_tokens=50_000)
 
     def most(**used):
-        return Account(spent=(Spent(provider="p", model="m", **used),)).most(lambda *_: stepped)
+        return Account(spent=(ModelUsage(provider="p", model="m", **used),)).max_cost(
+            lambda *_: stepped
+        )
 
     assert most(useful=long_and_short) == usd("0.45")
     assert most(wasted=short) == usd("0.055")
@@ -129,7 +132,7 @@ def test_tokens_are_priced_to_the_last_one(attempts, into, out, read, write, kee
     cached = int(into * read)
     written = int((into - cached) * write)
     kept = int(written * keep)
-    some_ = Tokens(
+    some_ = TokenSum(
         attempts=attempts,
         input_tokens=into,
         output_tokens=out,
@@ -139,19 +142,19 @@ def test_tokens_are_priced_to_the_last_one(attempts, into, out, read, write, kee
     )
     asked = prices("p", "m", written="1.25", hour="2")
     once = asked.cost_of(usage(into, out, cached, written, kept))
-    assert some_.usd(asked) == replace(some_, attempts=1).usd(asked) == once
-    assert Tokens().usd(asked) == 0
+    assert some_.cost(asked) == replace(some_, attempts=1).cost(asked) == once
+    assert TokenSum().cost(asked) == 0
 
 
 def test_what_is_open_may_all_have_been_written_to_a_cache():
     asked = prices("p", "m", written="1.25", hour="2")
-    open_ = Tokens(attempts=3, input_tokens=1_000_000)
+    open_ = TokenSum(attempts=3, input_tokens=1_000_000)
     hour = replace(open_, cache_write_tokens=400_000, cache_write_1h_tokens=400_000)
 
     for each, most in ((open_, "1.25"), (hour, "1.55")):
-        spent = Spent(provider="p", model="m", wasted_open=each)
-        assert spent.bounds(asked) == (0, usd(most))
-        assert spent.most(lambda *_: asked) == usd(most)
+        spent = ModelUsage(provider="p", model="m", wasted_open=each)
+        assert spent.cost(asked) == (0, usd(most))
+        assert spent.max_cost(lambda *_: asked) == usd(most)
 
 
 def test_long_prompts_pay_by_their_mean():
@@ -159,36 +162,36 @@ def test_long_prompts_pay_by_their_mean():
         rates = prices("p", "m").standard
         steps = (Step(1_000, Decimal(2)),)
         long = replace(rates, input=Rate(Decimal(1), steps))
-        some_ = Tokens(attempts=10, input_tokens=into)
-        return some_.usd(replace(prices("p", "m"), standard=long))
+        some_ = TokenSum(attempts=10, input_tokens=into)
+        return some_.cost(replace(prices("p", "m"), standard=long))
 
     assert stepped(10_000) == usd("0.01")
     assert stepped(20_000) == usd("0.04")
 
 
 def test_what_has_no_price_has_no_most():
-    used = Spent(provider="p", model="secret", wasted=Tokens(attempts=1))
-    free = Spent(provider="p", model="secret", free=3)
+    used = ModelUsage(provider="p", model="secret", wasted=TokenSum(attempts=1))
+    free = ModelUsage(provider="p", model="secret", free=3)
 
-    assert Account(spent=(free,)).most(price_of) == 0
+    assert Account(spent=(free,)).max_cost(price_of) == 0
     with pytest.raises(ConfigurationError, match="no price is known of secret at p"):
-        Account(spent=(used,)).most(price_of)
+        Account(spent=(used,)).max_cost(price_of)
 
 
-PRICED = Spent(
+PRICED = ModelUsage(
     provider="p",
     model="m",
-    useful=Tokens(attempts=2, input_tokens=200_000, output_tokens=20_000),
-    wasted=Tokens(attempts=1, input_tokens=50_000),
-    used_uncounted=Tokens(attempts=1, input_tokens=10_000),
-    wasted_open=Tokens(attempts=4, input_tokens=400_000),
+    useful=TokenSum(attempts=2, input_tokens=200_000, output_tokens=20_000),
+    wasted=TokenSum(attempts=1, input_tokens=50_000),
+    used_uncounted=TokenSum(attempts=1, input_tokens=10_000),
+    wasted_open=TokenSum(attempts=4, input_tokens=400_000),
     unbounded=1,
 )
-SECRET = Spent(provider="p", model="secret", useful=Tokens(attempts=7), unbounded=7)
+SECRET = ModelUsage(provider="p", model="secret", useful=TokenSum(attempts=7), unbounded=7)
 
 
 def test_what_it_has_cost_is_known_and_what_it_can_be():
-    free = Spent(provider="p", model="secret", free=3)
+    free = ModelUsage(provider="p", model="secret", free=3)
     cost = Account(spent=(PRICED, SECRET, free)).cost(price_of)
 
     assert cost == Cost(least=usd("0.45"), most=usd("0.86"), priced=8, unpriced=7, unbounded=1)

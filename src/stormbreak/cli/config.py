@@ -1,4 +1,4 @@
-"""`stormbreak config show`: describe a policy or a settings file in sentences."""
+"""`stormbreak config`: check a policy or settings file, and describe it in sentences."""
 
 import os
 import sys
@@ -8,11 +8,21 @@ from textwrap import wrap
 
 import click
 
+from stormbreak.cli.command import option, options, subcommand
 from stormbreak.cli.output import say
-from stormbreak.config import Settings, account, delay_table, describe_settings, resolve_settings
+from stormbreak.config import (
+    Settings,
+    account,
+    delay_table,
+    describe_settings,
+    load_settings,
+    profiles_in,
+    resolve_settings,
+)
 from stormbreak.config.policy_summary import seconds, several
 from stormbreak.config.settings import PoolSettings, TargetSettings
 from stormbreak.errors import ConfigurationError
+from stormbreak.http.endpoint import origin_of
 from stormbreak.http.environment import key_variables
 from stormbreak.llm.providers import PRESETS
 from stormbreak.toml_values import word_of
@@ -22,7 +32,7 @@ from stormbreak.toml_values import word_of
 
 
 def words_for(settings: Settings, environ: Mapping[str, str] = os.environ) -> Iterator[str]:
-    """Tell them, a line for each statement; on a terminal folded, so that there is room for `# ` before each."""
+    """Write a line for each statement; on a terminal folded, with room for `# ` before each."""
     width = get_terminal_size().columns - len("# ") if sys.stdout.isatty() else None
     for line in _statements(settings, environ):
         yield from [line] if width is None or _of_a_table(line) else _folded(line, width)
@@ -76,8 +86,8 @@ def _key(target: TargetSettings, environ: Mapping[str, str]) -> str:
             variables = key_variables(target.provider, target.base_url, environ)
         except ConfigurationError:
             return "not known: nothing says where to send"
-    said = [f"${name} ({'set' if environ.get(name) else 'not set'})" for name in variables]
-    return f"from {' or '.join(said)}" if said else "from nowhere, unless the program gives one"
+    sources = [f"${name} ({'set' if environ.get(name) else 'not set'})" for name in variables]
+    return f"from {' or '.join(sources)}" if sources else "from the program"
 
 
 def _pool(name: str, pool: PoolSettings) -> Iterator[str]:
@@ -89,14 +99,37 @@ def _pool(name: str, pool: PoolSettings) -> Iterator[str]:
     )
 
 
-# ---------------------------------------------------------------- command
+# ---------------------------------------------------------------- commands
 
 
-@click.command("show")
+_PROFILE = options("Options", option("--profile", "NAME", "Apply this profile of FILE."))
+
+
+@subcommand("stormbreak config show batch", "stormbreak config show policy.toml > full.toml")
 @click.argument("policy", metavar="FILE|PRESET")
-@click.option("--profile", metavar="NAME", help="With this profile of the file laid over it.")
-def command(policy: str, profile: str | None) -> None:
-    """Say what a policy does, and what each target is, and print every value, as the TOML file that would give it."""
+@_PROFILE
+def show(policy: str, profile: str | None) -> None:
+    """Describe a policy and its targets, and print every value as a TOML file."""
     settings = resolve_settings(policy, profile=profile)
     comment = "\n".join(f"# {line}".rstrip() for line in words_for(settings))
     say(f"{comment}\n\n{describe_settings(settings)}", end="")
+
+
+@subcommand("stormbreak config check policy.toml")
+@click.argument("file")
+@_PROFILE
+def check(file: str, profile: str | None) -> None:
+    """Check FILE, with each of its profiles; exit with code 2 and the first mistake."""
+    for each in (profile,) if profile else (None, *profiles_in(file)):
+        _check_addresses(file, load_settings(file, profile=each))
+    say(f"{file}: ok")
+
+
+def _check_addresses(file: str, settings: Settings) -> None:
+    """Reject addresses that a client would reject. Keys may be missing here: the program sets them."""
+    for name, target in settings.targets.items():
+        if target.base_url is not None:
+            try:
+                origin_of(target.base_url, None)
+            except ConfigurationError as error:
+                raise ConfigurationError(f"{file}: targets.{name}: {error}") from None

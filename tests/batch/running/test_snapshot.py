@@ -1,18 +1,23 @@
-"""Why a run is slow, as the progress line and `stormbreak top` say it while a real provider holds the run."""
+"""What a run shows of itself, and why it is slow while a real provider holds it."""
 
 import io
 import re
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from batches import chat_rows, scenario
 
+from stormbreak.batch.running.runner import End, Runner
+from stormbreak.batch.running.snapshot import worst_circuit
+from stormbreak.batch.running.stats import RunStats
 from stormbreak.cli.batch import progress
 from stormbreak.cli.batch.progress import Lines
 from stormbreak.core.circuit import BreakerPolicy
 from stormbreak.core.fallback import Place, ToTargets
 from stormbreak.core.presets import BATCH
 from stormbreak.core.trip import ConsecutiveFailures
+from stormbreak.cost.ledger import Cost
 
 pytestmark = pytest.mark.usefixtures("no_words_about_providers")
 
@@ -88,3 +93,60 @@ def test_a_circuit_whose_rows_are_served_elsewhere_does_not_hold_the_run(
 
     assert [line for line in while_open if " 0 in flight" not in line]
     assert not [line for line in while_open if "; " in line and " 0 in flight" not in line]
+
+
+# ------------------------------------------------------------ figures
+
+
+def a_target(circuit="closed", cooldown=0.0, in_flight=3, limit=40):
+    return {"circuit": circuit, "cooldown": cooldown, "in_flight": in_flight, "limit": limit}
+
+
+def snapshot_with(*targets, width=50):
+    """Of a run with these targets, of which ten rows are under way and five come back later."""
+    found = {"targets": {str(number): each for number, each in enumerate(targets)}}
+    runner = Runner.__new__(Runner)
+    vars(runner).update(
+        client=SimpleNamespace(snapshot=lambda *, pending: found),
+        rows=range(100),
+        width=width,
+        schedule=SimpleNamespace(waiting=5),
+        journal=SimpleNamespace(done=7, failed=3, again=1),
+        stats=RunStats(input_tokens=11, output_tokens=13),
+        spend=SimpleNamespace(cost=Cost(), limit=None),
+        _calls=dict.fromkeys(range(10)),
+        _end=End.INTERRUPTED,
+        _interrupts=1,
+    )
+    return runner._take_snapshot()
+
+
+def test_targets_are_summed_up_and_waiting_is_what_is_not_in_flight():
+    seen = snapshot_with(
+        a_target("open"), a_target("half_open", cooldown=1.0), a_target(), width=500
+    )
+
+    assert (seen.in_flight, seen.limit, seen.width) == (9, 120, 500)
+    assert seen.waiting == 10 - 9 + 5
+    assert (seen.circuit, seen.open_circuits, seen.cooling) == ("open", 2, 1)
+    assert (seen.total, seen.done, seen.failed, seen.left) == (100, 7, 2, 91)
+    assert (seen.input_tokens, seen.output_tokens) == (11, 13)
+    assert (seen.stopping, seen.interrupted, seen.slow) == (True, True, "")
+
+
+def test_no_more_is_in_flight_than_the_run_is_wide():
+    assert snapshot_with(a_target(), a_target(), width=50).limit == 50
+    assert snapshot_with(width=50).limit == 50  # before anything was sent
+
+
+@pytest.mark.parametrize(
+    ("states", "circuit"),
+    [
+        (set(), "closed"),
+        ({None}, "closed"),
+        ({"closed", "open"}, "open"),
+        ({"closed", "half_open"}, "half-open"),
+    ],
+)
+def test_the_worst_circuit_is_named(states, circuit):
+    assert worst_circuit(states) == circuit

@@ -1,0 +1,210 @@
+"""The options of a batch run: as given on the command line or from Python, and as the run file keeps them for `batch retry`.
+
+Also which rows a run sends: what is left, or what failed. No key is kept, only the names of variables.
+"""
+
+import math
+import os
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Literal, TypedDict
+
+from msgspec import Struct
+from msgspec.structs import asdict, replace
+
+from stormbreak.core.checks import require, shown
+from stormbreak.core.policy import Policy
+from stormbreak.errors import ConfigurationError
+from stormbreak.http.endpoint import origin_of
+from stormbreak.key_patterns import hidden
+from stormbreak.types import TREATMENTS, Verdict
+
+StrPath = str | os.PathLike[str]
+
+AUTO: Literal["auto"] = "auto"
+
+_PLACE = frozenset({"provider", "base_url", "api_key_env"})
+_FALLBACK = frozenset({"fallback_base_url", "fallback_api_key_env"})
+
+
+class BatchOptions(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The options of `stormbreak batch run`, by their names there; None, empty or False where not given.
+
+    Paths are absolute: a later run may start in another folder.
+    """
+
+    provider: str | None = None
+    base_url: str | None = None
+    api_key_env: str | None = None
+    fallback_base_url: str | None = None
+    fallback_api_key_env: str | None = None
+    model: str | None = None
+    policy: str | None = None
+    concurrency: int | Literal["auto"] | None = None
+    rpm: float | None = None
+    tpm: float | None = None
+    max_cost: float | None = None
+    max_output_tokens: int | None = None
+    prices: tuple[str, ...] = ()
+    timeout: float | None = None
+    idle_timeout: float | None = None
+    deadline: float | None = None
+    connect_grace: float | None = None
+    ordered: bool = False
+
+    @property
+    def given(self) -> dict[str, object]:
+        """Those that were given."""
+        return {name: value for name, value in asdict(self).items() if value}
+
+    def over(self, last: "BatchOptions") -> "BatchOptions":
+        """Merge with `last`: these where given, else those of `last`.
+
+        A key belongs to its address: a new address drops the key variable of the old one.
+        """
+        kept = last.given.keys() - self.given.keys()
+        if self.provider or self.base_url:
+            kept -= _PLACE
+        if self.fallback_base_url:
+            kept -= _FALLBACK
+        return replace(self, **{name: getattr(last, name) for name in kept})
+
+    def without_place(self) -> "BatchOptions":
+        """Drop provider, address and key variable: a settings file has them."""
+        return replace(self, **dict.fromkeys(_PLACE))
+
+    def at(self, base_url: str) -> "BatchOptions":
+        """Add the address in use, where a key variable is named without one: it stays the key of that address."""
+        named = self.api_key_env and not (self.provider or self.base_url)
+        return replace(self, base_url=base_url) if named else self
+
+    def clean(self) -> "BatchOptions":
+        """Cut base URLs at the `?`: a key may follow. Raises ConfigurationError for an invalid base URL."""
+        return replace(
+            self, base_url=_clean(self.base_url), fallback_base_url=_clean(self.fallback_base_url)
+        )
+
+
+def option_flag(name: str) -> str:
+    """An option as it is typed."""
+    return f"--{name.replace('_', '-')}"
+
+
+def _clean(base_url: str | None) -> str | None:
+    return None if base_url is None else origin_of(base_url, None).base_url
+
+
+# ---------------------------------------------------------------- options from Python
+
+
+class Options(TypedDict, total=False):
+    """Keyword arguments of `stormbreak.batch.run`: the options of `stormbreak batch run`, and None for its defaults."""
+
+    provider: str | None  # a known one: openai, anthropic, deepseek, ...
+    base_url: str | None  # where to send instead, up to and including /v1
+    api_key_env: str | None  # the environment variable that holds the key
+    fallback_base_url: str | None  # where rows go that the first address cannot answer
+    fallback_api_key_env: str | None
+    model: str | None  # of rows that name none
+    policy: Policy | StrPath | None  # a policy, a preset, or a file of a policy or of settings
+    concurrency: int | Literal["auto"] | None  # requests in flight
+    rpm: float | None  # requests per minute
+    tpm: float | None  # tokens per minute, prompts and answers together
+    max_cost: float | None  # US dollars that all runs on `output` may cost together
+    max_output_tokens: int | None  # tokens of an answer under `max_cost`, where a row has no bound
+    prices: StrPath | Iterable[StrPath]  # price files, which take precedence over list prices
+    timeout: float | None  # seconds of one attempt
+    idle_timeout: float | None  # seconds of silence within an attempt
+    deadline: float | None  # seconds of one row, all in all
+    connect_grace: float | None  # seconds until the run gives up if nothing answers
+    ordered: bool  # sort `output` into the order of the rows at the end
+
+
+def options_from(given: Options) -> BatchOptions:
+    """Check the types that a caller from Python gives. A `Policy` is left out.
+
+    Raises:
+        ConfigurationError: names the option and its value.
+    """
+    options: dict[str, Any] = {name: it for name, it in given.items() if it is not None}
+    policy, prices = options.pop("policy", None), options.pop("prices", ())
+    for name, value in options.items():
+        rule, fits = _RULES.get(name, ("", lambda _: True))
+        require(fits(value), f"{name} must be {rule}", shown(hidden(repr(value))))
+    if policy is not None and not isinstance(policy, Policy):
+        options["policy"] = str(path_from("policy", policy, "a Policy, a preset or a file"))
+    files = [prices] if isinstance(prices, str | os.PathLike) else prices
+    paths = tuple(str(path_from("prices", file, "paths")) for file in files)
+    return BatchOptions(**options, prices=paths)
+
+
+def path_from(name: str, value: object, what: str) -> Path:
+    """Check a path. Raises ConfigurationError."""
+    if not (value and isinstance(value, str | os.PathLike)):
+        raise ConfigurationError(f"{name} must be {what}, got {shown(hidden(repr(value)))}")
+    return Path(value)
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and type(value) is not bool and 0 < value < math.inf
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and value > 0
+
+
+_TEXTS = (
+    "provider", "base_url", "api_key_env", "fallback_base_url", "fallback_api_key_env", "model",
+)  # fmt: skip
+_NUMBERS = ("rpm", "tpm", "max_cost", "timeout", "idle_timeout", "deadline", "connect_grace")
+_RULES: Mapping[str, tuple[str, Callable[[object], bool]]] = MappingProxyType(
+    {
+        **dict.fromkeys(_TEXTS, ("a string", _is_text)),
+        **dict.fromkeys(_NUMBERS, ("a positive, finite number", _is_number)),
+        "max_output_tokens": ("a positive whole number", _is_count),
+        "concurrency": (
+            f"{AUTO} or a positive whole number",
+            lambda value: value == AUTO or _is_count(value),
+        ),
+    }
+)
+
+
+# ---------------------------------------------------------------- which rows a run sends
+
+_UNSENT = frozenset({Verdict.REJECTED, Verdict.CANCELLED})
+
+FINAL = frozenset(
+    verdict.value
+    for verdict, treatment in TREATMENTS.items()
+    if not treatment.retry and verdict not in _UNSENT
+)
+"""Verdicts that another run would get again, unless somebody has fixed the cause."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """Which rows a run sends: with `fresh` those not sent yet, and of the failed ones those that `takes` accepts."""
+
+    fresh: bool
+    only: frozenset[str] | None = None  # verdicts; None: any
+    never: frozenset[str] = frozenset()
+
+    def takes(self, verdict: str | None) -> bool:
+        """Whether a row that failed with this verdict (None: unknown) is sent again."""
+        return (self.only is None or verdict in self.only) and verdict not in self.never
+
+
+UNFINISHED_ROWS = Choice(fresh=True, never=FINAL)
+"""All that are left, and all that failed for a transient cause."""
+
+
+def failed_rows(only: Iterable[Verdict] = ()) -> Choice:
+    """Choose the rows that failed, also for good, and no others; with `only`, by their verdicts."""
+    return Choice(fresh=False, only=frozenset(verdict.value for verdict in only) or None)

@@ -1,0 +1,312 @@
+"""Counts the events of one run: totals, histograms of seconds, and a timeseries. Pure, and bounded in memory.
+
+The timeseries has a fixed number of slices that become wider as the run lasts: ten million rows and a day take as much
+room as a minute. Times are those of the monotonic clock.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from math import floor, log
+from typing import Any, NamedTuple, Self, TypeVar
+
+from stormbreak.batch.running.failure_reasons import FailureReasons
+from stormbreak.batch.running.snapshot import RunSnapshot
+from stormbreak.events import (
+    CallEnded,
+    CircuitChanged,
+    CooldownStarted,
+    Event,
+    Hedged,
+    Queued,
+    RetryPlanned,
+    Returned,
+    Sent,
+)
+from stormbreak.types import Outcome, Usage, Verdict
+
+SLICES = 240
+FIRST_WIDTH = 0.5
+"""Seconds of a slice at first."""
+
+KINDS = 40
+"""Kinds of failed attempts, and targets, with a counter of their own; later ones count as `OTHERS`."""
+
+OTHERS = "others"
+
+_REACHED_NOTHING = frozenset({Verdict.CONNECT_FAILED, Verdict.RESET, Verdict.BROKEN})
+
+T = TypeVar("T")
+
+
+# ---------------------------------------------------------------- histogram
+
+GROWTH = 1.1
+"""Ratio of the widths of two neighbouring classes: quantiles are right to within 5 %."""
+
+LEAST = 0.001
+"""Seconds; shorter times count as this."""
+
+MOST = 1e6
+"""Seconds, nearly two weeks; longer times count as this."""
+
+_LOG = log(GROWTH)
+
+
+class Histogram:
+    """How often something took how long, in classes whose widths grow by a tenth each."""
+
+    __slots__ = ("_counts",)
+
+    def __init__(self) -> None:
+        self._counts: Counter[int] = Counter()
+
+    def __len__(self) -> int:
+        return self._counts.total()
+
+    def add(self, seconds: float) -> None:
+        """Count one."""
+        bounded = min(max(seconds, LEAST), MOST) if seconds == seconds else LEAST  # noqa: PLR0124 - NaN
+        self._counts[floor(log(bounded / LEAST) / _LOG)] += 1
+
+    def update(self, other: "Histogram") -> None:
+        """Add the counts of the other one."""
+        self._counts.update(other._counts)  # noqa: SLF001 - of this very class
+
+    def quantile(self, ratio: float) -> float | None:
+        """The seconds that `ratio` of them did not exceed; None where there are none."""
+        wanted, seen = ratio * len(self), 0
+        for place in sorted(self._counts):
+            seen += self._counts[place]
+            if seen >= wanted:
+                return LEAST * float(GROWTH ** (place + 0.5))  # the middle of the class
+        return None
+
+
+# ---------------------------------------------------------------- slices of time
+
+
+@dataclass(slots=True)
+class Slice:
+    """The events of a stretch of time, and the sums of `samples` snapshots of the run in it."""
+
+    attempts: int = 0
+    verdicts: Counter[str] = field(default_factory=Counter)
+    latencies: Histogram = field(default_factory=Histogram)  # of successful attempts
+    samples: int = 0
+    in_flight: int = 0
+    limit: int = 0
+    waiting: int = 0
+    open_circuits: int = 0  # the maximum of the snapshots
+    cooling: int = 0  # the maximum of the snapshots
+    last: RunSnapshot | None = None
+
+    def sample(self, snapshot: RunSnapshot) -> None:
+        """Add a snapshot."""
+        self.samples += 1
+        self.in_flight += snapshot.in_flight
+        self.limit += snapshot.limit
+        self.waiting += snapshot.waiting
+        self.open_circuits = max(self.open_circuits, snapshot.open_circuits)
+        self.cooling = max(self.cooling, snapshot.cooling)
+        self.last = snapshot
+
+    def absorb(self, later: "Slice") -> Self:
+        """Merge the slice that follows into this one."""
+        self.attempts += later.attempts
+        self.verdicts.update(later.verdicts)
+        self.latencies.update(later.latencies)
+        for name in ("samples", "in_flight", "limit", "waiting"):
+            setattr(self, name, getattr(self, name) + getattr(later, name))
+        self.open_circuits = max(self.open_circuits, later.open_circuits)
+        self.cooling = max(self.cooling, later.cooling)
+        self.last = later.last or self.last
+        return self
+
+
+class FailureKind(NamedTuple):
+    """A failed attempt: its verdict, and the status and the provider's code, if there were any."""
+
+    verdict: str
+    status: int | None = None
+    code: str | None = None
+
+
+# ---------------------------------------------------------------- the listener
+
+
+@dataclass(slots=True, kw_only=True)
+class RunStats:
+    """Counts one run. `hear` takes the events of its client; `sample` takes a snapshot, four times a second.
+
+    With `began` it also keeps what a report shows: slices, histograms, and counters by kind.
+    """
+
+    began: float | None = None
+    attempts: int = 0
+    retries: int = 0
+    maybe_processed: int = 0  # failed attempts that may have been billed
+    verdicts: Counter[str] = field(default_factory=Counter)  # of attempts that came back
+    circuits_opened: int = 0
+    cooldowns: int = 0
+    waited: float = 0.0  # seconds, over all calls
+    input_tokens: int = 0
+    output_tokens: int = 0
+    last_failure: Returned | None = None
+    reasons: FailureReasons = field(default_factory=FailureReasons)  # of rows that failed
+    trouble: str = ""  # of the last attempt that reached no HTTP server
+
+    width: float = FIRST_WIDTH  # of a slice
+    first: RunSnapshot | None = None
+    slices: list[Slice] = field(default_factory=list)
+    latencies: Histogram = field(default_factory=Histogram)  # of successful attempts
+    waits: Histogram = field(default_factory=Histogram)  # of calls, before and between attempts
+    retry_reasons: Counter[str] = field(default_factory=Counter)  # verdicts of the attempts before
+    failures: Counter[FailureKind] = field(default_factory=Counter)  # failed attempts
+    targets: Counter[str] = field(default_factory=Counter)  # attempts
+
+    _connected: bool = False  # something speaks HTTP there, or took a request and kept silent
+    _sent: dict[int, float] = field(default_factory=dict)  # by call: when its attempt left
+    _backing_off: set[int] = field(default_factory=set)  # numbers of calls
+    _failed: dict[int, str] = field(default_factory=dict)  # by call: verdict of its last attempt
+    _hedges: set[tuple[int, int]] = field(default_factory=set)  # calls and attempts
+    _handlers: dict[type, Callable[[Any], None]] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self._handlers = {
+            Sent: self._on_sent,
+            Returned: self._on_returned,
+            CallEnded: self._on_ended,
+            Hedged: self._on_hedged,
+            RetryPlanned: self._on_retry_planned,
+            Queued: self._on_queued,
+            CircuitChanged: self._on_circuit_changed,
+            CooldownStarted: self._on_cooldown_started,
+        }
+
+    @property
+    def backing_off(self) -> int:
+        """Calls that wait to be sent again."""
+        return len(self._backing_off)
+
+    @property
+    def unreachable(self) -> bool:
+        """Whether attempts have failed, and nothing has spoken HTTP. A first answer may take its time."""
+        return bool(self.trouble) and not self._connected
+
+    def silent_since(self, now: float) -> float:
+        """Seconds since the oldest attempt left that has not come back; 0 where there is none."""
+        return now - min(self._sent.values(), default=now)
+
+    def hear(self, event: Event) -> None:
+        """Count an event."""
+        handler = self._handlers.get(type(event))
+        if handler is not None:
+            handler(event)
+
+    def sample(self, snapshot: RunSnapshot) -> None:
+        """Add a snapshot of the run."""
+        if self.began is not None:
+            self.first = self.first or snapshot
+            self._slice(snapshot.at, self.began).sample(snapshot)
+
+    def explain(self, outcome: Outcome) -> None:
+        """Learn from the last outcome of a call why nothing was reached; it has more words than an event."""
+        if outcome.status is None and outcome.verdict in _REACHED_NOTHING and outcome.detail:
+            self.trouble = outcome.detail
+
+    def add_usage(self, usage: Usage) -> None:
+        """Count the tokens of one answer."""
+        self.input_tokens += usage.input_tokens
+        self.output_tokens += usage.output_tokens
+
+    def times(self) -> Iterator[tuple[float, float, Slice]]:
+        """Each slice with its start and end, in seconds since the run began."""
+        for place, each in enumerate(self.slices):
+            yield place * self.width, (place + 1) * self.width, each
+
+    def _on_sent(self, event: Sent) -> None:
+        call, attempt = event.call, event.attempt
+        self.attempts += 1
+        self._sent[call] = event.at
+        self._backing_off.discard(call)
+        is_hedge = attempt > 1 and (call, attempt) in self._hedges
+        is_retry = attempt > 1 and not is_hedge
+        self.retries += is_retry
+        if is_hedge:
+            self._hedges.discard((call, attempt))
+        if self.began is not None:
+            self._slice(event.at, self.began).attempts += 1
+            _count(self.targets, str(event.target), OTHERS)
+            if is_retry:
+                self.retry_reasons[self._failed.get(call, OTHERS)] += 1
+
+    def _on_returned(self, event: Returned) -> None:
+        verdict = event.verdict
+        self._sent.pop(event.call, None)
+        self.verdicts[verdict.value] += 1
+        if verdict is not Verdict.OK:
+            self.last_failure = event
+        if event.status is not None or verdict is Verdict.TIMEOUT:
+            self._connected = True
+        elif verdict in _REACHED_NOTHING or verdict is Verdict.REJECTED:
+            self.trouble = event.detail or verdict.value.replace("_", " ")
+        if self.began is None:
+            return
+        here = self._slice(event.at, self.began)
+        here.verdicts[verdict.value] += 1
+        if verdict is Verdict.OK:
+            here.latencies.add(event.took)
+            self.latencies.add(event.took)
+        else:
+            self._failed[event.call] = verdict.value
+            kind = FailureKind(verdict.value, event.status, event.code)
+            _count(self.failures, kind, FailureKind(OTHERS))
+
+    def _on_ended(self, event: CallEnded) -> None:
+        call = event.call
+        self.waited += event.waited
+        self.maybe_processed += event.maybe_processed
+        self._sent.pop(call, None)
+        self._backing_off.discard(call)
+        if self._hedges:
+            self._hedges = {hedge for hedge in self._hedges if hedge[0] != call}
+        if self.began is not None:
+            self.waits.add(event.waited)
+            self._failed.pop(call, None)
+
+    def _on_hedged(self, event: Hedged) -> None:
+        self._hedges.add((event.call, event.attempt))
+
+    def _on_retry_planned(self, event: RetryPlanned) -> None:
+        self._backing_off.add(event.call)
+
+    def _on_queued(self, event: Queued) -> None:
+        self._backing_off.discard(event.call)
+
+    def _on_circuit_changed(self, event: CircuitChanged) -> None:
+        self.circuits_opened += event.after == "open"
+
+    def _on_cooldown_started(self, _: CooldownStarted) -> None:
+        self.cooldowns += 1
+
+    def _slice(self, at: float, began: float) -> Slice:
+        """The slice of that time. A time before the run began is in the first."""
+        place = max(0, int((at - began) / self.width))
+        while place >= SLICES:
+            self._widen()
+            place = int((at - began) / self.width)
+        while len(self.slices) <= place:
+            self.slices.append(Slice())
+        return self.slices[place]
+
+    def _widen(self) -> None:
+        """Merge each two slices into one."""
+        pairs = [self.slices[start : start + 2] for start in range(0, len(self.slices), 2)]
+        self.slices = [pair[0].absorb(pair[1]) if len(pair) == 2 else pair[0] for pair in pairs]
+        self.width *= 2
+
+
+def _count(counter: Counter[T], what: T, others: T) -> None:
+    """Count one, under `others` where there are too many kinds already."""
+    counter[what if what in counter or len(counter) < KINDS else others] += 1

@@ -1,0 +1,195 @@
+"""Read a batch back from its files, lazily and also while a run writes them: answers, failures, progress and cost."""
+
+import sys
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from msgspec import DecodeError, Raw, Struct
+from msgspec.json import Decoder, decode
+
+from stormbreak.batch.store.lock import held
+from stormbreak.batch.store.paths import BatchPaths
+from stormbreak.batch.store.record import count_lines, entries, with_readable_numbers
+from stormbreak.batch.store.run_file import read_existing_run
+from stormbreak.core.spend_policy import PriceOf
+from stormbreak.cost.ledger import Cost
+from stormbreak.errors import ConfigurationError
+from stormbreak.escape import path_of, plain
+from stormbreak.llm.completeness import read_any
+from stormbreak.types import Usage
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answered:
+    """A row with its answer. `raw` is the provider's JSON body, left out of the repr: it may repeat a prompt.
+
+    `answered_by` names the fallback that answered, if one did.
+    """
+
+    custom_id: str
+    status: int
+    request_id: str | None
+    answered_by: str | None
+    raw: bytes = field(repr=False)
+
+    @property
+    def text(self) -> str:
+        """The text of the first choice, in any API's format; embeddings have none."""
+        return read_any(self.raw).text
+
+    @property
+    def usage(self) -> Usage:
+        """Tokens as the provider counted them; all zero where it reports none."""
+        return read_any(self.raw).usage
+
+    def json(self) -> Any:
+        """Decode the body. A number that is too large becomes a string."""
+        try:
+            return decode(self.raw)
+        except DecodeError:
+            return decode(with_readable_numbers(self.raw))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failed:
+    """A row without an answer. `message` is stormbreak's own, `retry_at` is unix time.
+
+    `attempts` count over all runs; `maybe_processed` of them may have been billed. `raw` is the provider's last response, if
+    there was one.
+    """
+
+    custom_id: str
+    verdict: str
+    code: str
+    message: str
+    attempts: int
+    maybe_processed: int
+    retry_at: float | None
+    raw: bytes | None = field(repr=False)
+
+
+class _Response(Struct):
+    status_code: int = 0
+    request_id: str | None = None
+    body: Raw = Raw(b"null")
+
+
+class _Error(Struct):
+    verdict: str = "unknown"
+    code: str = ""
+    message: str = ""
+    attempts: int = 0
+    maybe_processed: int = 0
+    retry_at: float | None = None
+
+
+class _Line(Struct):
+    custom_id: str
+    response: _Response | None = None
+    error: _Error | None = None
+    answered_by: str | None = None
+
+
+_LINE = Decoder(_Line)
+
+
+def read_answers(output: str | PathLike[str]) -> Iterator[Answered]:
+    """Read the answers in OUTPUT, in file order; none if there is no such file.
+
+    Raises:
+        ConfigurationError: a line is not batch output; names it.
+    """
+    for line in _lines(BatchPaths.of(Path(output)).output):
+        response = line.response or _Response()
+        yield Answered(
+            custom_id=line.custom_id,
+            status=response.status_code,
+            request_id=response.request_id,
+            answered_by=line.answered_by,
+            raw=bytes(response.body),
+        )
+
+
+def read_failures(output: str | PathLike[str]) -> Iterator[Failed]:
+    """Read the failed file beside OUTPUT; none if nothing failed.
+
+    During a run, or after a killed one, it may hold a row that is answered by now, or a row twice.
+
+    Raises:
+        ConfigurationError: a line is not batch output; names it.
+    """
+    for line in _lines(BatchPaths.of(Path(output)).failed):
+        error = line.error or _Error()
+        yield Failed(
+            custom_id=line.custom_id,
+            verdict=error.verdict,
+            code=error.code,
+            message=error.message,
+            attempts=error.attempts,
+            maybe_processed=error.maybe_processed,
+            retry_at=error.retry_at,
+            raw=None if line.response is None else bytes(line.response.body),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Status:
+    """Counts of rows, `failed` by verdict. `active`: a run is writing now. `started_at` is unix time."""
+
+    input: str
+    output: str
+    active: bool
+    started_at: float
+    total: int
+    done: int
+    failed: Mapping[str, int]
+    left: int
+    cost: Cost
+
+
+def read_status(output: Path, price_of: PriceOf) -> Status:
+    """Read how far the batch that writes `output` has come, and what it has cost at these prices."""
+    files = BatchPaths.of(output)
+    run = read_existing_run(files)
+    active = held(files)
+    done, failed = count_rows(files)
+    return Status(
+        input=run.input,
+        output=str(output),
+        active=active,
+        started_at=run.started_at,
+        total=run.rows,
+        done=done,
+        failed=failed,
+        left=max(0, run.rows - done - sum(failed.values())),
+        cost=run.account.cost(price_of),
+    )
+
+
+def count_rows(files: BatchPaths) -> tuple[int, Mapping[str, int]]:
+    """Count the rows that are done, and those that failed, by verdict."""
+    # The failed file first: an answer written meanwhile then overrides it, and no row counts twice.
+    failed = {
+        entry.custom_id: sys.intern(plain(entry.verdict or "unknown"))
+        for entry in entries(files.failed)
+    }
+    if not failed:
+        return count_lines(files.output), {}
+    done = 0
+    for entry in entries(files.output):
+        done += 1
+        failed.pop(entry.custom_id, None)
+    return done, dict(Counter(failed.values()).most_common())
+
+
+def _lines(path: Path) -> Iterator[_Line]:
+    for entry in entries(path):
+        try:
+            yield _LINE.decode(entry.raw)
+        except DecodeError as error:  # it names a type and a path, no value
+            where = f"{path_of(path)}:{entry.number}"
+            raise ConfigurationError(f"{where}: not a line of batch output: {error}") from None

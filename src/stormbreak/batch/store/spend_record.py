@@ -1,0 +1,144 @@
+"""What a batch spends: written to the run file while it runs, under a limit before it is spent.
+
+A killed process writes nothing more. So it may spend no more than the run file allows for; when little of that is left, the
+file is written again, with more. The next run counts all of it, however often a run was killed.
+"""
+
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from decimal import Decimal
+
+from stormbreak.batch.store.output_files import Store
+from stormbreak.core.spend_account import Purse
+from stormbreak.core.spend_policy import PriceOf
+from stormbreak.cost.ledger import NOTHING, Account, Cost, SpendLimit
+from stormbreak.cost.meter import Meter
+from stormbreak.drivers.locks import new_lock
+from stormbreak.events import CooldownStarted
+from stormbreak.http.client import AsyncClient
+
+PART = 50  # of the limit is allowed for at a time ...
+ATTEMPTS = 4  # ... or the cost of four attempts, where that is more
+
+_log = logging.getLogger("stormbreak")
+
+
+class SpendRecord:
+    """The account of one run and of those before it.
+
+    With `price_of`, the most that all runs can have cost is held to the spend limit of the client's policy, from `open` on.
+    `cost` and `limit` are as of the last `update_cost`, at the client's prices.
+    """
+
+    def __init__(
+        self, client: AsyncClient, store: Store, meter: Meter, price_of: PriceOf | None
+    ) -> None:
+        budgets = client.engine.payers
+        self.cost = Cost()
+        self.limit: SpendLimit | None = None
+        self._client = client
+        self._store = store
+        self._meter = meter
+        self._list_price = budgets.price_of or _no_price
+        self._spend = budgets.purse(client.policy)
+        self._bound: tuple[Purse, PriceOf] | None = None
+        if self._spend is not None and price_of is not None:
+            self._bound = self._spend, price_of
+        self._allowed = NOTHING
+        self._pauses = dict(store.pauses)
+        self._written_pauses = self._pauses
+        # Writes and price lookups may outlive the run in their threads; the last to start must be the last to end.
+        self._writing = new_lock()
+        self._pricing = new_lock()
+
+    @property
+    def account(self) -> Account:
+        """What all runs have spent by now."""
+        return self._store.run.account.plus(self._meter.snapshot(), at_work=True)
+
+    @property
+    def is_short(self) -> bool:
+        """Whether little is left of what may be spent before the next write."""
+        if self._bound is None:
+            return False
+        spend, _ = self._bound
+        return self._allowed < spend.limit and spend.room < _step(spend) / 2
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether a target named a time that is not written yet."""
+        return self._pauses is not self._written_pauses
+
+    def pause(self, event: CooldownStarted) -> None:
+        """Keep a time that a target named, for the next run."""
+        model = event.target.model
+        if event.target == self._client.target(model):
+            until = time.time() + event.until - time.monotonic()
+            self._pauses = {**_future(self._pauses), model: until}
+
+    def open(self) -> None:
+        """Respect times that targets named to earlier runs, count what these can have cost, allow the first attempts.
+
+        Raises:
+            ConfigurationError: a price is not known, or the run file cannot be written.
+        """
+        retry, now = self._client.policy.retry, time.time()
+        longest = retry.max_wait * (1 + retry.retry_after_jitter)  # the clock may have changed
+        for model, until in _future(self._pauses).items():
+            self._client.pause(model, min(until - now, longest))
+        if self._bound is not None:
+            spend, price_of = self._bound
+            spend.spend(self._store.run.account.max_cost(price_of))
+            self.write()
+            self.allow()
+
+    def write(self) -> None:
+        """Write what is spent, and under a limit how far that may go. Blocks on the disk."""
+        with self._writing:
+            account = self.account
+            if self._bound is not None:
+                spend, price_of = self._bound
+                upto = min(spend.limit, spend.taken + _step(spend))
+                self._allowed = max(self._allowed, upto)
+                ahead = max(NOTHING, self._allowed - account.max_cost(price_of))
+                account = replace(account, ahead=ahead)
+            pauses = self._pauses
+            self._store.note(account, pauses)
+            self._written_pauses = pauses
+
+    def allow(self) -> None:
+        """Allow what was written to be spent."""
+        if self._bound is not None:
+            self._client.may_spend(self._allowed)
+
+    def close(self) -> None:
+        """Write the final account."""
+        with self._writing:
+            self._store.note(replace(self.account, at_work=False), _future(self._pauses))
+
+    def update_cost(self) -> None:
+        """Update `cost` and `limit`. Blocks: price lists take long to load."""
+        spend = self._spend
+        with self._pricing:
+            self.limit = None if spend is None else SpendLimit(spend.limit, spend.spent)
+            try:
+                self.cost = self.account.cost(self._list_price)
+            except Exception:  # noqa: BLE001 - such as a price list that is broken
+                _log.warning("the cost of the batch is not known", exc_info=True)
+                self._list_price = _no_price
+
+
+def _future(pauses: Mapping[str, float]) -> dict[str, float]:
+    """Those that are not over."""
+    now = time.time()
+    return {model: until for model, until in pauses.items() if until > now}
+
+
+def _step(spend: Purse) -> Decimal:
+    return max(spend.limit / PART, ATTEMPTS * spend.largest)
+
+
+def _no_price(_provider: str, _model: str) -> None:
+    """Price nothing."""

@@ -1,0 +1,144 @@
+"""Commands with options under headings and examples in their help; groups that import a command when it is called."""
+
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
+from typing import Any, TypeVar
+
+import click
+
+F = TypeVar("F", bound=Callable[..., Any])
+Rows = list[tuple[str, str]]
+
+_COLUMN = 30  # characters of the first column, at most
+
+
+class Option(click.Option):
+    """An option that stands under `heading` in the help."""
+
+    heading = "Options"
+
+    def get_help_extra(self, ctx: click.Context) -> Any:
+        """Write a default that is given as text without parentheses."""
+        extra = super().get_help_extra(ctx)
+        if isinstance(self.show_default, str):
+            extra["default"] = self.show_default
+        return extra
+
+
+def option(
+    names: str, value: str | click.ParamType[Any], text: str, **settings: Any
+) -> Callable[[F], F]:
+    """Add an option to a command: `option("-m --model", "NAME", "Model to use.")`.
+
+    `value` is its type, or the name of a string in the help; `settings` are those of `click.option`.
+    """
+    if isinstance(value, str):
+        settings["metavar"] = value
+    else:
+        settings["type"] = value
+    return click.option(*names.split(), cls=Option, help=text, **settings)
+
+
+def flag(names: str, text: str) -> Callable[[F], F]:
+    """Add an option without a value to a command."""
+    return click.option(*names.split(), cls=Option, is_flag=True, help=text)
+
+
+def options(heading: str, *decorators: Callable[[F], F]) -> Callable[[F], F]:
+    """Add several options to a command, under a heading of its help."""
+
+    def add(function: Any) -> Any:
+        for decorate in reversed(decorators):
+            function = decorate(function)
+            function.__click_params__[-1].heading = heading
+        return function
+
+    return add
+
+
+class Command(click.Command):
+    """A command whose help ends with `examples`, a command line each."""
+
+    def __init__(self, *args: Any, examples: Sequence[str] = (), **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        self.examples = examples
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options, each under its heading; `--help` comes last."""
+        sections: dict[str, Rows] = {}
+        for param in self.get_params(ctx):
+            record = None if isinstance(param, click.Argument) else param.get_help_record(ctx)
+            if record is not None:
+                sections.setdefault(getattr(param, "heading", "Help"), []).append(record)
+        _write(formatter, sections)
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the examples as they are typed: no line is folded."""
+        super().format_epilog(ctx, formatter)
+        if self.examples:
+            with formatter.section("Examples"):
+                for line in self.examples:
+                    formatter.write(f"  {line}\n")
+
+
+def subcommand(*examples: str, **settings: Any) -> Callable[[Callable[..., Any]], Command]:
+    """Make a function a command; `settings` are those of `click.command`."""
+    return click.command(cls=Command, examples=examples, **settings)
+
+
+class Group(Command, click.Group):
+    """A group of subcommands, which are imported when they are called, so that `--help` stays fast.
+
+    Args:
+        lazy: by heading, the subcommands: for each name `module` or `module:attribute`, and the help text.
+            Without an attribute, it is `command`.
+    """
+
+    def __init__(
+        self, name: str, *, lazy: Mapping[str, Mapping[str, tuple[str, str]]], **settings: Any
+    ) -> None:
+        super().__init__(name, **settings)
+        self.sections = lazy
+        self.lazy = {name: it for section in lazy.values() for name, it in section.items()}
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        """Return the names in the order of the help."""
+        return [*self.lazy]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        """Import a subcommand."""
+        if cmd_name not in self.lazy:
+            return None
+        module, _, attribute = self.lazy[cmd_name][0].partition(":")
+        found = getattr(import_module(module), attribute or "command")
+        assert isinstance(found, click.Command)
+        return found
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find a subcommand; suggest the nearest one if there is none of that name."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.NoSuchCommand as error:
+            raise click.NoSuchCommand(
+                error.command_name, possibilities=self.lazy, ctx=ctx
+            ) from None
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the subcommands, without importing them, and then the options."""
+        commands = {
+            heading: [(name, text) for name, (_, text) in section.items()]
+            for heading, section in self.sections.items()
+        }
+        _write(formatter, commands)
+        super().format_options(ctx, formatter)
+
+
+def _write(formatter: click.HelpFormatter, sections: Mapping[str, Rows]) -> None:
+    """Write sections of two columns, aligned over all of them."""
+    names = [len(name) for rows in sections.values() for name, _ in rows]
+    width = max((length for length in names if length <= _COLUMN), default=0)
+    for heading, rows in sections.items():
+        with formatter.section(heading):
+            formatter.write_dl([(name.ljust(width), text) for name, text in rows], width)

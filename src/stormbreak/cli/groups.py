@@ -1,0 +1,71 @@
+"""The groups of commands. Nothing here imports a command: `--help` of a group must be fast."""
+
+from stormbreak.cli.command import Group
+
+batch = Group(
+    "batch",
+    help="Send a file of prompts to an API. Each row is answered, or its failure is explained.",
+    lazy={
+        "Commands": {
+            "run": ("stormbreak.cli.batch.run", "Send every row of a file; resume after a stop."),
+            "estimate": ("stormbreak.cli.batch.estimate", "Estimate the cost and time of a run."),
+            "status": ("stormbreak.cli.batch.status", "Show the progress of a run."),
+            "retry": ("stormbreak.cli.batch.retry", "Send the failed rows again."),
+        }
+    },
+    examples=("stormbreak batch run prompts.jsonl -o answers.jsonl --provider openai -m gpt-4.1",),
+)
+storm = Group(
+    "storm",
+    help="""Play outages and traffic peaks to a policy or a program.
+
+    `run` and `survey` simulate real engines against a provider model, in virtual time. `live` plays a scenario on real
+    sockets to any program.
+    """,
+    lazy={
+        "Commands": {
+            "list": ("stormbreak.cli.storm.scenarios:list_", "List the scenarios."),
+            "show": ("stormbreak.cli.storm.scenarios:show", "Print a scenario as a file."),
+            "run": ("stormbreak.cli.storm.run", "Simulate a scenario under a policy."),
+            "survey": ("stormbreak.cli.storm.survey", "Test a policy in random storms."),
+            "live": ("stormbreak.cli.storm.live", "Play a scenario to a program, on sockets."),
+        }
+    },
+    examples=("stormbreak storm run incident --compare naive,article",),
+)
+provider = Group(
+    "provider",
+    help="Run a local mock provider that speaks the OpenAI API, with configurable faults.",
+    lazy={"Commands": {"serve": ("stormbreak.cli.provider", "Serve a scenario on a local port.")}},
+    examples=("stormbreak provider serve --scenario incident",),
+)
+config = Group(
+    "config",
+    help="Check a policy or settings file, or describe it.",
+    lazy={
+        "Commands": {
+            "check": ("stormbreak.cli.config:check", "Check a file."),
+            "show": ("stormbreak.cli.config:show", "Describe a policy, and print its values."),
+        }
+    },
+    examples=("stormbreak config show batch",),
+)
+cost = Group(
+    "cost",
+    help="Compare what providers cost, and report what a batch cost.",
+    lazy={
+        "Commands": {
+            "prices": ("stormbreak.cli.cost.prices", "Print the prices of models."),
+            "compare": ("stormbreak.cli.cost.compare", "Compare providers on the same traffic."),
+            "roi": ("stormbreak.cli.cost.roi", "Calculate what a migration saves."),
+            "report": ("stormbreak.cli.cost.report", "Print what a batch cost, and its waste."),
+        }
+    },
+    examples=("stormbreak cost compare --models gpt-4.1,deepseek-v3.2 --tokens 50M",),
+)
+telemetry = Group(
+    "telemetry",
+    help="Print files for monitoring. Python code switches telemetry on: stormbreak.telemetry.",
+    lazy={"Commands": {"dashboard": ("stormbreak.cli.telemetry", "Print the Grafana dashboard.")}},
+    examples=("stormbreak telemetry dashboard > dashboard.json",),
+)

@@ -1,0 +1,93 @@
+"""Option types, and the options that have one meaning in every command."""
+
+from math import inf, nan
+from pathlib import Path
+from typing import Any
+
+import click
+
+from stormbreak.cli.command import flag, option
+from stormbreak.key_patterns import quoted
+
+# ---------------------------------------------------------------- types
+
+
+class Integer(click.ParamType[int]):
+    """A whole number from `low` to `high`."""
+
+    def __init__(self, low: int = 1, high: int | None = None, *, name: str = "N") -> None:
+        self.name = name
+        self._low = low
+        self._high = high
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Parse it; fail with the range."""
+        try:
+            number = int(value)
+        except ValueError:
+            number = self._low - 1
+        if number < self._low or (self._high is not None and number > self._high):
+            bounds = f"of at least {self._low:,}"
+            if self._high is not None:
+                bounds = f"from {self._low:,} to {self._high:,}"
+            self.fail(f"must be a whole number {bounds}, got {quoted(str(value))}", param, ctx)
+        return number
+
+
+class Number(click.ParamType[float]):
+    """A number from `low` to `high`; without bounds, a positive one."""
+
+    def __init__(self, low: float = 0, high: float = inf, *, name: str = "N") -> None:
+        self.name = name
+        self._low = low
+        self._high = high
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Parse it; fail with the range. NaN is outside every range."""
+        try:
+            number = float(value)
+        except ValueError:
+            number = nan
+        if not (self._low <= number <= self._high and 0 < number < inf):
+            wanted = f"from {self._low:g} to {self._high:,}" if self._low else "above 0"
+            self.fail(f"must be a number {wanted}, got {quoted(str(value))}", param, ctx)
+        return number
+
+
+class Names(click.ParamType[tuple[str, ...]]):
+    """Names with commas between them; each counts once."""
+
+    name = "A,B,..."
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, ...]:
+        """Split it; fail if it holds commas but no name."""
+        if isinstance(value, tuple):
+            return value
+        names = tuple(dict.fromkeys(name.strip() for name in value.split(",") if name.strip()))
+        if value and not names:
+            self.fail(f"must be names with commas between them, got {quoted(value)}", param, ctx)
+        return names
+
+
+class _Path(click.Path):
+    def __init__(self, name: str) -> None:
+        super().__init__(path_type=Path)
+        self.name = name
+
+
+NAMES = Names()
+FILE, DIR = _Path("FILE"), _Path("DIR")
+PORT = Integer(0, 65535, name="PORT")
+SECONDS = Number(name="SECONDS")
+
+# ---------------------------------------------------------------- options
+
+JSON = flag("--json as_json", "Print JSON for programs.")
+REPORT = option("--report", "FILE", "Also write a report: FILE.html or FILE.png.")
+PRICES = option(
+    "--prices", "FILE", "Price file, or article-2025; replaces list prices.", multiple=True
+)

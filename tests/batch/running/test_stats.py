@@ -1,0 +1,250 @@
+"""The statistics of a run: totals, histograms, slices."""
+
+import pytest
+from batches import a_snapshot
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stormbreak.batch.running.stats import (
+    FIRST_WIDTH,
+    KINDS,
+    LEAST,
+    MOST,
+    OTHERS,
+    SLICES,
+    FailureKind,
+    Histogram,
+    RunStats,
+)
+from stormbreak.events import CallEnded, Hedged, Queued, RetryPlanned, Returned, Sent
+from stormbreak.types import Outcome, Target, Usage, Verdict
+
+TARGET = Target("p", "m")
+
+
+def sent(call, attempt=1, at=0.0, target=TARGET):
+    return Sent(at, call, target, attempt)
+
+
+def returned(call, verdict=Verdict.OK, status=200, code=None, at=0.0, took=0.1):
+    return Returned(at, call, TARGET, 1, verdict, status, code, took)
+
+
+def ended(call, waited=0.0):
+    return CallEnded(0.0, call, TARGET, Verdict.OK, 1, waited)
+
+
+def stats_of(*events):
+    stats = RunStats(began=0.0)
+    for event in events:
+        stats.hear(event)
+    return stats
+
+
+def test_retries_count_by_what_the_attempt_before_came_to():
+    stats = stats_of(
+        sent(1),
+        returned(1, Verdict.THROTTLED, 429),
+        RetryPlanned(0.0, 1, TARGET, 1, 5.0, free=False),
+        sent(1, 2),
+        returned(1, Verdict.TIMEOUT, None),
+        sent(1, 3),
+        returned(1),
+        ended(1),
+        sent(2),
+        returned(2, Verdict.THROTTLED, 429),
+        RetryPlanned(0.0, 2, TARGET, 1, 5.0, free=False),
+        ended(2),  # and no retry was sent
+    )
+    assert stats.retry_reasons == {"throttled": 1, "timeout": 1}
+
+
+def test_a_hedge_is_no_retry():
+    stats = stats_of(sent(1), Hedged(0.0, 1, TARGET, 2, 1.0), sent(1, 2), returned(1), ended(1))
+    assert not stats.retry_reasons
+    assert sum(each.attempts for each in stats.slices) == 2
+
+
+def test_trouble_counts_by_verdict_status_and_code():
+    stats = stats_of(
+        returned(1, Verdict.THROTTLED, 429, "slow_down"),
+        returned(2, Verdict.THROTTLED, 429, "slow_down"),
+        returned(3, Verdict.RESET, None),
+        returned(4),
+    )
+    assert stats.failures == {
+        FailureKind("throttled", 429, "slow_down"): 2,
+        FailureKind("reset"): 1,
+    }
+
+
+def test_kinds_of_strangers_are_bounded():
+    stats = RunStats(began=0.0)
+    for number in range(10 * KINDS):
+        stats.hear(returned(number, Verdict.INVALID, 400, f"code-{number}"))
+        stats.hear(sent(number, target=Target("p", f"model-{number}")))
+    assert len(stats.failures) == len(stats.targets) == KINDS + 1
+    assert stats.failures[FailureKind(OTHERS)] == stats.targets[OTHERS] == 9 * KINDS
+
+
+def test_only_answers_have_a_latency():
+    stats = stats_of(returned(1, took=2.0), returned(2, Verdict.TIMEOUT, None, took=60.0))
+    assert len(stats.latencies) == 1
+    assert stats.latencies.quantile(0.5) == pytest.approx(2.0, rel=0.1)
+
+
+def test_a_slice_sums_up_how_things_stood():
+    stats = RunStats(began=100.0)
+    stats.sample(a_snapshot(100.0, in_flight=2, limit=4, waiting=7, open_circuits=1))
+    stats.sample(a_snapshot(100.1, in_flight=4, limit=8, cooling=2, done=9))
+    (only,) = stats.slices
+    assert (only.samples, only.in_flight, only.limit, only.waiting) == (2, 6, 12, 7)
+    assert (only.open_circuits, only.cooling) == (1, 2)
+    assert only.last.done == 9
+    assert stats.first.at == 100.0
+
+
+@given(st.lists(st.floats(min_value=0, max_value=1e6), min_size=1, max_size=60))
+def test_however_long_a_run_lasts_nothing_is_lost_and_little_is_kept(times):
+    stats = RunStats(began=0.0)
+    for call, at in enumerate(sorted(times)):
+        stats.sample(a_snapshot(at, done=call))
+        stats.hear(sent(call, at=at))
+        stats.hear(returned(call, at=at))
+    assert len(stats.slices) <= SLICES
+    assert sum(each.attempts for each in stats.slices) == len(times)
+    assert sum(each.verdicts["ok"] for each in stats.slices) == len(times)
+    assert sum(len(each.latencies) for each in stats.slices) == len(times)
+    assert sum(each.samples for each in stats.slices) == len(times)
+    *_, (start, end, last) = stats.times()
+    assert start <= max(times) < end
+    assert last.last.done == len(times) - 1
+    assert stats.width == FIRST_WIDTH or max(times) >= SLICES * stats.width / 2
+
+
+def test_what_comes_before_the_beginning_is_in_the_first_slice():
+    stats = RunStats(began=10.0)
+    stats.hear(sent(1, at=9.0))
+    assert [each.attempts for each in stats.slices] == [1]
+
+
+def test_nothing_is_kept_of_calls_that_have_ended():
+    stats = RunStats(began=0.0)
+    for call in range(100):
+        stats.hear(sent(call))
+        stats.hear(Hedged(0.0, call, TARGET, 2, 1.0))
+        stats.hear(returned(call, Verdict.RESET, None))
+        stats.hear(ended(call))
+    assert not stats._failed
+    assert not stats._hedges
+
+
+def test_slices_that_become_one_keep_the_most_of_both():
+    """A pause or an open circuit in the first of them does not go under."""
+    stats = RunStats(began=0.0)
+    stats.sample(a_snapshot(0.1, cooling=3, open_circuits=1))
+    stats.sample(a_snapshot(0.6, cooling=1, open_circuits=2))
+    stats.sample(a_snapshot(SLICES * FIRST_WIDTH))
+
+    assert stats.width == 2 * FIRST_WIDTH
+    assert (stats.slices[0].cooling, stats.slices[0].open_circuits) == (3, 2)
+
+
+# ------------------------------------------------------------ totals
+
+
+def test_attempts_retries_verdicts_and_waits():
+    stats = RunStats()
+    for event in (
+        Sent(0.0, 1, TARGET, 1),
+        returned(1, Verdict.THROTTLED, 429),
+        Sent(1.0, 1, TARGET, 2),
+        returned(1, Verdict.OK, 200),
+        CallEnded(2.0, 1, TARGET, Verdict.OK, 2, 0.75),
+    ):
+        stats.hear(event)
+    stats.add_usage(Usage(input_tokens=3, output_tokens=4))
+    assert (stats.attempts, stats.retries, stats.waited) == (2, 1, 0.75)
+    assert stats.verdicts == {"throttled": 1, "ok": 1}
+    assert (stats.input_tokens, stats.output_tokens) == (3, 4)
+
+
+@pytest.mark.parametrize(
+    "then",
+    [
+        Sent(1.0, 1, TARGET, 2),
+        Queued(1.0, 1, TARGET, "slots"),
+        CallEnded(1.0, 1, TARGET, Verdict.RESET, 1, 0.0),
+    ],
+)
+def test_a_call_backs_off_until_it_is_back(then):
+    stats = RunStats()
+    stats.hear(RetryPlanned(0.0, 1, TARGET, 1, 5.0, free=True))
+    stats.hear(RetryPlanned(0.0, 2, TARGET, 1, 5.0, free=True))
+    assert stats.backing_off == 2
+    stats.hear(then)
+    assert stats.backing_off == 1
+
+
+@pytest.mark.parametrize("verdict", [Verdict.CONNECT_FAILED, Verdict.RESET, Verdict.BROKEN])
+def test_what_finds_no_http_server_is_unreachable(verdict):
+    stats = RunStats()
+    assert not stats.unreachable
+    stats.hear(returned(1, verdict, None))
+    assert stats.unreachable
+    assert stats.trouble == verdict.value.replace("_", " ")
+    stats.explain(Outcome(verdict, detail="host not found"))
+    assert stats.trouble == "host not found"
+
+
+@pytest.mark.parametrize(
+    ("verdict", "status"), [(Verdict.SERVER_ERROR, 502), (Verdict.TIMEOUT, None)]
+)
+def test_whoever_answers_or_keeps_silent_is_there(verdict, status):
+    stats = RunStats()
+    stats.hear(returned(1, Verdict.RESET, None))
+    stats.hear(returned(1, verdict, status))
+    assert not stats.unreachable
+
+
+def test_a_cancelled_attempt_says_nothing_about_the_server():
+    stats = RunStats()
+    stats.hear(returned(1, Verdict.CANCELLED, None))
+    assert not stats.unreachable
+
+
+# ------------------------------------------------------------ histogram
+
+SECONDS = st.floats(min_value=LEAST, max_value=MOST)
+
+
+def counted(values):
+    histogram = Histogram()
+    for value in values:
+        histogram.add(value)
+    return histogram
+
+
+@given(st.lists(SECONDS, min_size=1), st.floats(min_value=0.01, max_value=1.0))
+def test_a_quantile_is_right_to_within_5_percent(values, share):
+    ordered = sorted(values)
+    wanted = next(value for place, value in enumerate(ordered, 1) if place >= share * len(ordered))
+    assert counted(values).quantile(share) == pytest.approx(wanted, rel=0.05)
+
+
+@given(st.lists(SECONDS), st.lists(SECONDS))
+def test_two_add_up(some, others):
+    together = counted(some)
+    together.update(counted(others))
+    assert len(together) == len(some) + len(others)
+    for share in (0.5, 0.99):
+        assert together.quantile(share) == counted([*some, *others]).quantile(share)
+
+
+@pytest.mark.parametrize("odd", [0.0, -1.0, float("inf"), float("nan"), 1e300, 1e-300])
+def test_odd_seconds_count_too(odd):
+    assert len(counted([odd])) == 1
+
+
+def test_nothing_has_no_quantile():
+    assert Histogram().quantile(0.5) is None

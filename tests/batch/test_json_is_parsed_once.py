@@ -1,0 +1,32 @@
+"""How often the JSON of a row is parsed: once when INPUT is checked, once before the row is sent."""
+
+import sys
+from collections import Counter
+
+import msgspec
+from batches import chat_rows
+
+from stormbreak.batch.input import request
+from stormbreak.http.request_body import RequestFields
+
+ROWS = 7
+
+
+def test_a_row_is_parsed_once_before_it_is_sent(run_rows, stormbreak_provider):
+    provider = stormbreak_provider("calm", speed=50)
+    decoded = Counter()
+
+    def count(_, event, function):
+        if event == "c_call" and isinstance(decoder := function.__self__, msgspec.json.Decoder):
+            decoded[decoder.type] += 1
+
+    sys.setprofile(count)
+    try:
+        summary = run_rows(chat_rows(ROWS), provider)
+    finally:
+        sys.setprofile(None)
+
+    assert summary.complete
+    assert decoded[request._Line] == 2 * ROWS  # the line, whose body stays as it is
+    assert decoded[request._ChatBody] == 2 * ROWS  # the body
+    assert decoded[RequestFields] == decoded[dict[str, msgspec.Raw]] == 0
