@@ -9,8 +9,7 @@ from table_test import table_test
 
 from stormbreak.config import account, delay_table, policy_summary
 from stormbreak.config.policy_summary import _SAID, ARTICLE, TEXTS, delays, told
-from stormbreak.config.schema import parts_of
-from stormbreak.core.backoff import DecorrelatedJitter, Exponential, FullJitter, Linear
+from stormbreak.core.backoff import FIELDS, Backoff
 from stormbreak.core.concurrency_limit import AimdLimit
 from stormbreak.core.fallback import Place, ToTargets
 from stormbreak.core.policy import Policy
@@ -18,6 +17,7 @@ from stormbreak.core.presets import ARTICLE as ARTICLE_PRESET
 from stormbreak.core.presets import PRESETS
 from stormbreak.core.queue import QueuePolicy
 from stormbreak.core.retry import RetryPolicy
+from stormbreak.toml_values import parts_of
 from stormbreak.types import Verdict
 
 
@@ -38,18 +38,26 @@ SAMPLES = {Place: PLACE, ToTargets: ToTargets(targets=(PLACE,))}
 """Of those that cannot be made out of nothing."""
 
 
+def texts(part):
+    """The text of a part, and its fields; those of a backoff, each with what its kind uses."""
+    if part is Backoff:
+        return [(TEXTS[kind], {*names}) for kind, names in FIELDS.items()]
+    return [(TEXTS[part], {field.name for field in fields(part)} - {"kind"})]
+
+
 def test_every_kind_of_part_has_words():
-    assert set(TEXTS) == parts()
+    assert set(TEXTS) == (parts() - {Backoff}) | {*FIELDS}
 
 
 @table_test("part", sorted(parts(), key=lambda part: part.__name__))
 def test_every_field_has_a_place_in_the_words(part):
     """A new field fails here until config/policy_summary.py says it."""
-    places = [(name, spec) for _, name, spec, _ in Formatter().parse(TEXTS[part]) if name]
-    assert {field.name for field in fields(part)} - {"kind"} == {name for name, _ in places}
-    for _, spec in places:
-        how = spec.partition("|")[0].partition(" ")[0]
-        assert how in {*_SAID, "part", "either"}
+    for text, names in texts(part):
+        places = [(name, spec) for _, name, spec, _ in Formatter().parse(text) if name]
+        assert names == {name for name, _ in places}
+        for _, spec in places:
+            how = spec.partition("|")[0].partition(" ")[0]
+            assert how in {*_SAID, "part", "either"}
 
 
 @table_test("part", sorted(parts(), key=lambda part: part.__name__))
@@ -140,10 +148,10 @@ def test_counts_and_lists():
 @pytest.mark.parametrize(
     ("backoff", "expected"),
     [
-        (Linear(), ARTICLE[Linear]),
-        (Exponential(), ARTICLE[Exponential]),
-        (FullJitter(max_delay=3), ("0-1", "0-2", "0-3", "0-3")),
-        (DecorrelatedJitter(), ("1-3", "1-9", "1-27", "1-60")),
+        (Backoff(kind="linear"), ARTICLE["linear"]),
+        (Backoff(kind="exponential"), ARTICLE["exponential"]),
+        (Backoff(max_delay=3), ("0-1", "0-2", "0-3", "0-3")),
+        (Backoff(kind="decorrelated_jitter"), ("1-3", "1-9", "1-27", "1-60")),
         (ARTICLE_PRESET.retry.backoff, ("0.7-1.3", "1.4-2.6", "2.8-5.2", "5.6-10.4")),
     ],
 )
@@ -152,7 +160,7 @@ def test_delays(backoff, expected):
 
 
 def test_the_table_has_the_policy_every_kind_and_the_article():
-    head, own, *kinds = delay_table(FullJitter(initial_delay=2))
+    head, own, *kinds = delay_table(Backoff(initial_delay=2))
     assert head.split() == [
         "seconds",
         "before",

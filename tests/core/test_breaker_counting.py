@@ -3,10 +3,10 @@ from stage import OK, SERVER_ERROR, THROTTLED, TIMEOUT
 from table_test import table_test
 from ward import CLOSED, HALF_OPEN, OPEN, Ward
 
-from stormbreak.core.trip import DeadTarget, SlowRateOfLast
+from stormbreak.core.trip import DeadTarget, SlowRate
 from stormbreak.types import CANCELLED
 
-SLOW = SlowRateOfLast(ratio=1.0, slow_call_threshold=5.0, min_calls=2, window_calls=2)
+SLOW = SlowRate(ratio=1.0, slow_call_threshold=5.0, min_calls=2, window_calls=2)
 
 
 OURS = TIMEOUT._replace(own_deadline=True)

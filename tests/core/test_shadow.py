@@ -9,7 +9,7 @@ from stage import INVALID, OK, SERVER_ERROR, TARGET, THROTTLED, TIMEOUT, Stage, 
 from table_test import table_test
 
 from stormbreak.core.automatic_limit import AutomaticLimit
-from stormbreak.core.backoff import Constant
+from stormbreak.core.backoff import Backoff
 from stormbreak.core.circuit import BreakerPolicy
 from stormbreak.core.concurrency_limit import AimdLimit, FixedLimit
 from stormbreak.core.policy import Policy
@@ -197,8 +197,12 @@ def test_a_learned_rate_would_have_made_wait():
 )
 def test_retries_are_compared(real, shadow, outcome, expected):
     stage = beside(
-        {"retry": RetryPolicy(max_attempts=real, backoff=Constant(initial_delay=1.0))},
-        retry=RetryPolicy(max_attempts=shadow, backoff=Constant(initial_delay=7.0)),
+        {
+            "retry": RetryPolicy(
+                max_attempts=real, backoff=Backoff(kind="constant", initial_delay=1.0)
+            )
+        },
+        retry=RetryPolicy(max_attempts=shadow, backoff=Backoff(kind="constant", initial_delay=7.0)),
     )
     once(stage, outcome)
 
@@ -211,8 +215,8 @@ def test_retries_are_compared(real, shadow, outcome, expected):
 )
 def test_times_differ_beyond_a_millisecond(seconds, expected):
     stage = beside(
-        {"retry": RetryPolicy(max_attempts=3, backoff=Constant(initial_delay=1.0))},
-        retry=RetryPolicy(max_attempts=3, backoff=Constant(initial_delay=seconds)),
+        {"retry": RetryPolicy(max_attempts=3, backoff=Backoff(kind="constant", initial_delay=1.0))},
+        retry=RetryPolicy(max_attempts=3, backoff=Backoff(kind="constant", initial_delay=seconds)),
     )
     once(stage, SERVER_ERROR)
 
@@ -255,7 +259,7 @@ def test_a_budget_that_refuses_is_not_judged_by_a_shadow_that_says_nothing_of_re
 
 def test_a_budget_has_an_account_of_its_own():
     stage = beside(
-        {"retry": RetryPolicy(max_attempts=3, backoff=Constant(initial_delay=1.0))},
+        {"retry": RetryPolicy(max_attempts=3, backoff=Backoff(kind="constant", initial_delay=1.0))},
         retry_budget=BudgetPolicy(ratio=1.0, low_traffic_calls=0),
     )
     run = once(stage, TIMEOUT)

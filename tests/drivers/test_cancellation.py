@@ -7,7 +7,7 @@ from stage import OK, TARGET, THROTTLED, policy
 from table_test import table_test
 from virtual_threads import Threads
 
-from stormbreak.core.backoff import Constant
+from stormbreak.core.backoff import Backoff
 from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.engine import Engine
 from stormbreak.core.hedge import HedgePolicy
@@ -19,7 +19,9 @@ from stormbreak.drivers.virtual_time import Timeline, VirtualDriver
 from stormbreak.events import CallCancelled, CallEnded
 from stormbreak.types import Call
 
-RETRIED = policy(retry=RetryPolicy(max_attempts=2, backoff=Constant(initial_delay=60.0)))
+RETRIED = policy(
+    retry=RetryPolicy(max_attempts=2, backoff=Backoff(kind="constant", initial_delay=60.0))
+)
 HEDGED = policy(hedge=HedgePolicy(delay=60.0, percentile=None))
 
 

@@ -9,10 +9,7 @@ from table_test import table_test
 
 from stormbreak import BreakerPolicy, CircuitBreaker, CircuitOpenError, ConfigurationError, Judge
 from stormbreak.core.circuit import State
-from stormbreak.core.trip import (
-    ConsecutiveFailures,
-    SlowRateOfLast,
-)
+from stormbreak.core.trip import ConsecutiveFailures, SlowRate
 
 
 def by_call(circuit, function):
@@ -132,7 +129,7 @@ async def test_cancelling_async_call_frees_its_place():
 
 
 async def test_a_cancel_by_the_users_own_timeout_is_a_slow_call():
-    slow = SlowRateOfLast(ratio=1.0, slow_call_threshold=5.0, min_calls=2, window_calls=2)
+    slow = SlowRate(ratio=1.0, slow_call_threshold=5.0, min_calls=2, window_calls=2)
     circuit = breaker(BreakerPolicy(trip=slow))
 
     async def hang():

@@ -9,14 +9,14 @@ from stage import policy
 from table_test import table_test
 from virtual_loop import now
 
-from stormbreak.core.backoff import Constant
+from stormbreak.core.backoff import Backoff
 from stormbreak.core.circuit import BreakerPolicy
 from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.core.trip import ConsecutiveFailures
 from stormbreak.errors import AttemptTimeoutError, RejectedError, ShedError
 
-RETRY = RetryPolicy(max_attempts=3, backoff=Constant(initial_delay=1.0))
+RETRY = RetryPolicy(max_attempts=3, backoff=Backoff(kind="constant", initial_delay=1.0))
 TIMED = policy(attempt_timeout=5.0, retry=RETRY)
 ONE = policy(limit=FixedLimit(max_in_flight=1), retry=RETRY)
 LATE = 100.0
@@ -189,7 +189,7 @@ def test_an_interrupt_passes_and_frees_its_place(error):
 
 
 def test_ctrl_c_in_a_backoff_frees_all():
-    guard = made(policy(retry=RetryPolicy(backoff=Constant(initial_delay=60.0))))
+    guard = made(policy(retry=RetryPolicy(backoff=Backoff(kind="constant", initial_delay=60.0))))
     with pytest.raises(KeyboardInterrupt), interrupted():
         guard.call(Script(DownError()))
     assert at_rest(guard)

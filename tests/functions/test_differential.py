@@ -10,7 +10,7 @@ from stage import policy
 from table_test import table_test
 
 from stormbreak import Verdict
-from stormbreak.core.backoff import FullJitter
+from stormbreak.core.backoff import Backoff
 from stormbreak.core.circuit import BreakerPolicy
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.core.retry_budget import BudgetPolicy
@@ -23,7 +23,7 @@ RULES = policy(
     fail_fast=True,
     retry_budget=BudgetPolicy(ratio=0.3),
     breaker=BreakerPolicy(trip=ConsecutiveFailures(failure_threshold=4), open_duration=3.0),
-    retry=RetryPolicy(max_attempts=3, backoff=FullJitter(initial_delay=0.5)),
+    retry=RetryPolicy(max_attempts=3, backoff=Backoff(initial_delay=0.5)),
 )
 
 

@@ -15,7 +15,7 @@ from stage import policy
 from table_test import table_test
 
 from stormbreak import CircuitOpenError, ConfigurationError, Policy, Target, explain, resilient
-from stormbreak.core.backoff import Constant
+from stormbreak.core.backoff import Backoff
 from stormbreak.core.circuit import BreakerPolicy
 from stormbreak.core.fallback import ToDegraded
 from stormbreak.core.rate_limit_policy import RateLimitPolicy
@@ -170,7 +170,9 @@ def test_the_exception_is_that_very_object_and_tells_what_was_tried():
             guard.call(script)
         return caught.value
 
-    rules = policy(retry=RetryPolicy(max_attempts=3, backoff=Constant(initial_delay=1.0)))
+    rules = policy(
+        retry=RetryPolicy(max_attempts=3, backoff=Backoff(kind="constant", initial_delay=1.0))
+    )
     assert in_threads(main, rules)[0] is raised
     assert raised.__cause__ is cause
     assert raised.__notes__ == [

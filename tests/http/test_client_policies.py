@@ -10,7 +10,7 @@ from clients import QUICK, SAY, client_of, sent_by
 from sockets import End, answer, failing, served
 
 from stormbreak import errors
-from stormbreak.core.backoff import Constant
+from stormbreak.core.backoff import Backoff
 from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.policy import Policy
 from stormbreak.core.presets import ARTICLE
@@ -74,7 +74,9 @@ async def test_a_deadline_bounds_the_whole_call():
         policy = replace(
             QUICK,
             retry=RetryPolicy(
-                max_attempts=999, backoff=Constant(initial_delay=0.05), min_time_left=0
+                max_attempts=999,
+                backoff=Backoff(kind="constant", initial_delay=0.05),
+                min_time_left=0,
             ),
         )
         async with client_of(server, policy) as client:
@@ -134,7 +136,9 @@ async def test_tenants_get_fair_shares():
 
 async def test_the_article_preset():
     assert AsyncClient(base_url="http://127.0.0.1/v1", policy="article").policy == ARTICLE
-    policy = replace(ARTICLE, retry=replace(ARTICLE.retry, backoff=Constant(initial_delay=0.01)))
+    policy = replace(
+        ARTICLE, retry=replace(ARTICLE.retry, backoff=Backoff(kind="constant", initial_delay=0.01))
+    )
     async with served(failing(500)) as server, client_of(server, policy) as client:
         with pytest.raises(errors.ServerError):
             await client.chat(SAY)

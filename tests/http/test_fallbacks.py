@@ -10,7 +10,7 @@ import pytest
 from sockets import BODY, End, answer, failing, served
 
 from stormbreak import errors
-from stormbreak.core.backoff import Constant
+from stormbreak.core.backoff import Backoff
 from stormbreak.core.fallback import CachePolicy, Place, ToCache, ToDegraded, ToTargets
 from stormbreak.core.policy import Policy
 from stormbreak.core.retry import RetryPolicy
@@ -41,7 +41,9 @@ def spare_key(monkeypatch):
 def falling(*rules, attempts=1, **changes):
     return Policy(
         fallback=rules,
-        retry=RetryPolicy(max_attempts=attempts, backoff=Constant(initial_delay=0.01)),
+        retry=RetryPolicy(
+            max_attempts=attempts, backoff=Backoff(kind="constant", initial_delay=0.01)
+        ),
         retry_budget=None,
         **changes,
     )

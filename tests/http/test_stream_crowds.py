@@ -12,7 +12,7 @@ from doors import until
 from sockets import End, answer, served
 from table_test import table_test
 
-from stormbreak.core.backoff import Constant
+from stormbreak.core.backoff import Backoff
 from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.policy import Policy
 from stormbreak.core.retry import RetryPolicy
@@ -42,7 +42,7 @@ POLICY = Policy(
     idle_timeout=0.1,
     retry_budget=None,
     breaker=None,
-    retry=RetryPolicy(max_attempts=2, backoff=Constant(initial_delay=0.01)),
+    retry=RetryPolicy(max_attempts=2, backoff=Backoff(kind="constant", initial_delay=0.01)),
 )
 
 
@@ -117,7 +117,9 @@ async def test_whatever_the_provider_does_no_wrong_answer_is_accepted(stormbreak
         speed=20,
     )
     policy = Policy(
-        retry_budget=None, breaker=None, retry=RetryPolicy(backoff=Constant(initial_delay=0.01))
+        retry_budget=None,
+        breaker=None,
+        retry=RetryPolicy(backoff=Backoff(kind="constant", initial_delay=0.01)),
     )
     async with AsyncClient(base_url=provider.base_url, model="m", policy=policy) as client:
 

@@ -16,7 +16,7 @@ from stage import OK, SERVER_ERROR, TIMEOUT, Stage, policy, told
 from table_test import table_test
 from wrapped import INNER, WRAPPED, asking
 
-from stormbreak.core.backoff import Constant, FullJitter
+from stormbreak.core.backoff import Backoff
 from stormbreak.core.circuit import BreakerPolicy, State
 from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.policy import Policy
@@ -46,7 +46,10 @@ def test_an_attempt_may_take_what_is_left_and_no_more(attempt_timeout, within, t
 
 def test_later_attempts_have_less():
     stage = Stage(
-        policy(attempt_timeout=30.0, retry=RetryPolicy(backoff=Constant(initial_delay=5.0)))
+        policy(
+            attempt_timeout=30.0,
+            retry=RetryPolicy(backoff=Backoff(kind="constant", initial_delay=5.0)),
+        )
     )
     run = stage.start(within=40.0)
     stage.pass_time(10.0)
@@ -57,7 +60,11 @@ def test_later_attempts_have_less():
 
 
 def test_a_deadline_may_begin_when_the_first_attempt_leaves():
-    stage = Stage(policy(cooldown=True, retry=RetryPolicy(backoff=Constant(initial_delay=5.0))))
+    stage = Stage(
+        policy(
+            cooldown=True, retry=RetryPolicy(backoff=Backoff(kind="constant", initial_delay=5.0))
+        )
+    )
     stage.start().step(told(30.0))
     run = stage.start(span=20.0)
     began = stage.now
@@ -171,7 +178,7 @@ def test_no_call_is_unserved_for_longer_than_its_patience(patience, steps, chanc
     stage = Stage(
         policy(
             limit=FixedLimit(max_in_flight=1),
-            retry=RetryPolicy(backoff=FullJitter(initial_delay=2.0)),
+            retry=RetryPolicy(backoff=Backoff(initial_delay=2.0)),
         ),
         chance=chance,
     )
@@ -192,7 +199,7 @@ def test_no_call_is_unserved_for_longer_than_its_patience(patience, steps, chanc
 
 
 def test_patience_is_not_spent_while_being_served():
-    stage = Stage(policy(retry=RetryPolicy(backoff=Constant(initial_delay=3.0))))
+    stage = Stage(policy(retry=RetryPolicy(backoff=Backoff(kind="constant", initial_delay=3.0))))
     run = stage.start(patience=10.0)
     for _ in range(3):
         stage.pass_time(500.0)
@@ -208,7 +215,7 @@ def test_patience_covers_queue_and_backoff_together():
     stage = Stage(
         policy(
             limit=FixedLimit(max_in_flight=1),
-            retry=RetryPolicy(backoff=Constant(initial_delay=3.0)),
+            retry=RetryPolicy(backoff=Backoff(kind="constant", initial_delay=3.0)),
         )
     )
     blocker, run = stage.start(), stage.start(patience=10.0)

@@ -16,15 +16,7 @@ from table_test import table_test
 from stormbreak.core.breaker import Breaker
 from stormbreak.core.circuit import BreakerPolicy, State
 from stormbreak.core.diagnosis import Diagnosis
-from stormbreak.core.trip import (
-    AnyRule,
-    ConsecutiveFailures,
-    DeadTarget,
-    FailureRate,
-    FailureRateOfLast,
-    SlowRate,
-    SlowRateOfLast,
-)
+from stormbreak.core.trip import AnyRule, ConsecutiveFailures, DeadTarget, FailureRate, SlowRate
 from stormbreak.drivers.virtual_time import Timeline
 from stormbreak.types import TREATMENTS
 
@@ -34,7 +26,7 @@ UNASKED = Diagnosis(TREATMENTS)  # by the rules that count for themselves
 
 @given(outcomes=OUTCOMES, threshold=st.integers(1, 6))
 def test_consecutive_opens_at_the_first_row_that_is_long_enough(outcomes, threshold):
-    machine = ConsecutiveFailures(failure_threshold=threshold).machine(UNASKED)
+    machine = ConsecutiveFailures(failure_threshold=threshold).counter(UNASKED)
     opened = [machine.record(0.0, failed=failed) for failed in outcomes]
     rows = [
         len(outcomes[: i + 1]) >= threshold and all(outcomes[i + 1 - threshold : i + 1])
@@ -46,7 +38,7 @@ def test_consecutive_opens_at_the_first_row_that_is_long_enough(outcomes, thresh
 
 @given(outcomes=OUTCOMES, percent=st.integers(1, 100), calls=st.integers(1, 20))
 def test_rate_opens_at_a_failure_with_enough_calls_and_share(outcomes, percent, calls):
-    machine = FailureRate(ratio=percent / 100, min_calls=calls, window_seconds=10.0).machine(
+    machine = FailureRate(ratio=percent / 100, min_calls=calls, window_seconds=10.0).counter(
         UNASKED
     )
     opened = [machine.record(5.0, failed=failed) for failed in outcomes]
@@ -60,7 +52,7 @@ def test_rate_opens_at_a_failure_with_enough_calls_and_share(outcomes, percent, 
 
 @given(st.lists(st.floats(0.0, 3.0), min_size=1, max_size=60))
 def test_rate_forgets_what_is_older_than_its_window(pauses):
-    machine = FailureRate(ratio=1.0, min_calls=5, window_seconds=10.0).machine(UNASKED)
+    machine = FailureRate(ratio=1.0, min_calls=5, window_seconds=10.0).counter(UNASKED)
     now, failures = 0.0, []
     for pause in pauses:
         now += pause
@@ -77,9 +69,7 @@ def test_rate_forgets_what_is_older_than_its_window(pauses):
 )
 def test_a_count_window_looks_back_on_the_last_so_many(outcomes, percent, calls, more):
     last = calls + more
-    machine = FailureRateOfLast(ratio=percent / 100, min_calls=calls, window_calls=last).machine(
-        UNASKED
-    )
+    machine = FailureRate(ratio=percent / 100, min_calls=calls, window_calls=last).counter(UNASKED)
     opened = [machine.record(i * 1e3, failed=failed) for i, failed in enumerate(outcomes)]
     windows = [outcomes[max(0, i + 1 - last) : i + 1] for i in range(len(outcomes))]
     due = [
@@ -103,11 +93,11 @@ def test_slow_calls_open_like_failures_whatever_came_of_them(spans, percent, cal
             FailureRate,
         ),
         (
-            SlowRateOfLast(ratio=share, slow_call_threshold=5.0, min_calls=calls, window_calls=50),
-            FailureRateOfLast,
+            SlowRate(ratio=share, slow_call_threshold=5.0, min_calls=calls, window_calls=50),
+            partial(FailureRate, window_calls=50),
         ),
     ):
-        machine, other = rule.machine(UNASKED), like(ratio=share, min_calls=calls).machine(UNASKED)
+        machine, other = rule.counter(UNASKED), like(ratio=share, min_calls=calls).counter(UNASKED)
         for took, is_slow in zip(spans, slow, strict=True):
             assert machine.record(5.0, failed=failed, took=took) == other.record(
                 5.0, failed=is_slow
@@ -118,12 +108,12 @@ def test_slow_calls_open_like_failures_whatever_came_of_them(spans, percent, cal
 def test_combined_rules_open_when_one_of_them_does(outcomes):
     rules = (
         ConsecutiveFailures(failure_threshold=4),
-        FailureRateOfLast(ratio=0.5, min_calls=6, window_calls=9),
-        SlowRateOfLast(ratio=0.7, slow_call_threshold=5.0, min_calls=3, window_calls=5),
+        FailureRate(ratio=0.5, min_calls=6, window_calls=9),
+        SlowRate(ratio=0.7, slow_call_threshold=5.0, min_calls=3, window_calls=5),
     )
     together, alone = (
-        AnyRule(rules=rules).machine(UNASKED),
-        [rule.machine(UNASKED) for rule in rules],
+        AnyRule(rules=rules).counter(UNASKED),
+        [rule.counter(UNASKED) for rule in rules],
     )
     for failed, took in outcomes:
         due = [machine.record(0.0, failed=failed, took=took) for machine in alone]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from stage import OK, THROTTLED, Stage, policy, told
 from table_test import table_test
 
-from stormbreak.core.backoff import Constant
+from stormbreak.core.backoff import Backoff
 from stormbreak.core.retry import RetryPolicy
 
 
@@ -17,7 +17,7 @@ def scene():
     return Stage(
         policy(
             adaptive_rate=True,
-            retry=RetryPolicy(max_attempts=1, backoff=Constant(initial_delay=0.0)),
+            retry=RetryPolicy(max_attempts=1, backoff=Backoff(kind="constant", initial_delay=0.0)),
         )
     )
 

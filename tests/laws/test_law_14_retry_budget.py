@@ -14,7 +14,7 @@ from stage import INVALID, OK, SERVER_ERROR, THROTTLED, TIMEOUT, Stage, policy, 
 from table_test import table_test
 
 from stormbreak.core.automatic_limit import AutomaticLimit
-from stormbreak.core.backoff import Constant
+from stormbreak.core.backoff import Backoff
 from stormbreak.core.circuit import BreakerPolicy
 from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.retry import RetryPolicy
@@ -27,7 +27,7 @@ LOADS = [Load(*each) for each in product([False, True], repeat=5)]
 
 
 def scene(**changes):
-    retry = RetryPolicy(max_attempts=1000, backoff=Constant(initial_delay=0.01))
+    retry = RetryPolicy(max_attempts=1000, backoff=Backoff(kind="constant", initial_delay=0.01))
     return Stage(policy(retry_budget=BudgetPolicy(), retry=retry, **changes))
 
 

@@ -15,7 +15,7 @@ from stage import OTHER, SERVER_ERROR, TARGET, Stage, policy
 from table_test import table_test
 
 from stormbreak import CircuitBreaker
-from stormbreak.core.backoff import Constant
+from stormbreak.core.backoff import Backoff
 from stormbreak.core.circuit import BreakerPolicy
 from stormbreak.core.explain import MOST, add_attempt_notes
 from stormbreak.core.fallback import Place, Step, ToTargets
@@ -39,7 +39,7 @@ KEY = "sk-canary-0123456789"
 PROMPT = "a-prompt-canary"
 SAID = "a-word-of-the-provider"
 SAY = [{"role": "user", "content": PROMPT}]
-RETRY = RetryPolicy(max_attempts=3, backoff=Constant(initial_delay=0.01))
+RETRY = RetryPolicy(max_attempts=3, backoff=Backoff(kind="constant", initial_delay=0.01))
 QUICK = Policy(retry=RETRY, breaker=None, retry_budget=None)
 FAILING = failing(500, {"message": f"{SAID} {PROMPT} {KEY}", "code": "server_error"})
 
@@ -180,7 +180,11 @@ def test_only_what_the_breaker_itself_refuses_has_its_own_exception():
     st.booleans(),
 )
 def test_notes_tell_every_attempt_and_have_a_bound(verdicts, processed):
-    stage = Stage(policy(retry=RetryPolicy(max_attempts=99, backoff=Constant(initial_delay=2.0))))
+    stage = Stage(
+        policy(
+            retry=RetryPolicy(max_attempts=99, backoff=Backoff(kind="constant", initial_delay=2.0))
+        )
+    )
     run = stage.start()
     for verdict in verdicts:
         run.step(Outcome(verdict, status=599, maybe_processed=processed))

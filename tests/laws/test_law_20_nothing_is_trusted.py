@@ -23,7 +23,6 @@ from table_test import table_test
 from stormbreak.cli.main import main
 from stormbreak.config import load_policy
 from stormbreak.config.policy_toml import plain
-from stormbreak.config.schema import parts_of
 from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.policy import Policy
 from stormbreak.core.presets import OFF
@@ -35,6 +34,7 @@ from stormbreak.http.h1 import aiohttp_connection
 from stormbreak.llm import sse, stream_reader
 from stormbreak.provider.scenario import Scenario
 from stormbreak.storm.assertions import parse_assertion
+from stormbreak.toml_values import parts_of
 from stormbreak.types import Verdict
 
 SOURCE = Path(__file__).parents[2] / "src" / "stormbreak"

@@ -6,7 +6,7 @@ from hashlib import sha256
 import pytest
 from table_test import table_test
 
-from stormbreak.core.backoff import Constant
+from stormbreak.core.backoff import Backoff
 from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.diagnosis import Diagnosis
 from stormbreak.core.presets import INTERACTIVE, OFF, PRESETS
@@ -73,7 +73,7 @@ def test_the_same_seed_gives_the_same_events():
 
 FROZEN = replace(
     OFF,
-    retry=RetryPolicy(max_attempts=4, backoff=Constant(initial_delay=0.5)),
+    retry=RetryPolicy(max_attempts=4, backoff=Backoff(kind="constant", initial_delay=0.5)),
     limit=FixedLimit(max_in_flight=3),
 )
 LEARNING = replace(INTERACTIVE, rate_limit=RateLimitPolicy(learn_from_headers=True))
@@ -168,7 +168,9 @@ def test_the_deaf_do_not_hear_when_to_come_back():
     policy = replace(
         OFF,
         retry=RetryPolicy(
-            max_attempts=9, backoff=Constant(initial_delay=0.5), retry_after_jitter=0.0
+            max_attempts=9,
+            backoff=Backoff(kind="constant", initial_delay=0.5),
+            retry_after_jitter=0.0,
         ),
     )
     times = {
