@@ -27,7 +27,7 @@ from stormbreak.core import (
     send_rate,
 )
 from stormbreak.core.automatic_limit import LimitFloor
-from stormbreak.core.backoff import Exponential
+from stormbreak.core.backoff import Backoff
 from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.policy import Policy
 from stormbreak.core.retry_budget import Budget
@@ -43,7 +43,7 @@ LEFT_OUT = {
     "heaviest_tenant.MANY": "of bookkeeping: when loads of before are cleared away",
     "queue.ROUNDING": "of floating point",
     "call_state.REMEMBERED": "of what a call can tell afterwards",
-    "trip.SHOWN": "of what a breaker shows",
+    "trip.SHOWN_SECONDS": "of what a breaker shows",
     "window.LONG_AGO": "no quantity",
 }
 SCENARIOS_OWN = {
@@ -270,6 +270,6 @@ ABLATIONS = (
     _without("no free retries", (Budget, "is_free", _constantly(False))),
     Variant("no lone retries", "ablation", edit=_setting("retry_budget.low_traffic_retries", 0)),
     Variant("no retries", "ablation", edit=_setting("retry.max_attempts", 1)),
-    Variant("no backoff jitter", "ablation", edit=_setting("retry.backoff", Exponential())),
+    Variant("no backoff jitter", "ablation", edit=_setting("retry.backoff", Backoff(kind="exponential"))),
     Variant("no spread of named times", "ablation", edit=_setting("retry.retry_after_jitter", 0.0)),
 )  # fmt: skip

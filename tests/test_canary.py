@@ -24,7 +24,7 @@ from exporters import Exporters
 from sockets import End, answer, served
 
 from stormbreak import AsyncClient, Policy, explain
-from stormbreak.core.backoff import Constant
+from stormbreak.core.backoff import Backoff
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.errors import StormbreakError
 from stormbreak.httpx2 import wrap
@@ -125,7 +125,7 @@ async def test_nowhere_in_a_process(
 ):
     asyncio.get_running_loop().set_debug(True)
     policy = Policy(
-        retry=RetryPolicy(max_attempts=2, backoff=Constant(initial_delay=0.0)),
+        retry=RetryPolicy(max_attempts=2, backoff=Backoff(kind="constant", initial_delay=0.0)),
         breaker=None,
         retry_budget=None,
     )
@@ -190,7 +190,7 @@ async def test_nowhere_in_a_door(everything_logged, capfd, recwarn, blocks, inne
     for theirs in ("openai", "httpx2", "httpcore2"):
         logging.getLogger(theirs).setLevel(logging.WARNING)
     policy = Policy(
-        retry=RetryPolicy(max_attempts=2, backoff=Constant(initial_delay=0.0)),
+        retry=RetryPolicy(max_attempts=2, backoff=Backoff(kind="constant", initial_delay=0.0)),
         breaker=None,
         retry_budget=None,
     )

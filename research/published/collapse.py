@@ -22,7 +22,7 @@ from published.bare_collapse import (
     Second,
     Seconds,
 )
-from stormbreak.core.backoff import Backoff, Constant, FullJitter
+from stormbreak.core.backoff import Backoff
 from stormbreak.core.engine import Engine
 from stormbreak.core.flow import Send
 from stormbreak.core.policy import Policy
@@ -45,12 +45,12 @@ def _retrying(backoff: Backoff, budget: BudgetPolicy | None = None) -> Policy:
 
 def with_ratio(ratio: float) -> Policy:
     """Retries at once, paid for by calls that earn `ratio` of one each."""
-    return _retrying(Constant(initial_delay=0.0), BudgetPolicy(ratio=ratio))
+    return _retrying(Backoff(kind="constant", initial_delay=0.0), BudgetPolicy(ratio=ratio))
 
 
 POLICIES: Mapping[str, Policy] = {
-    "no backoff": _retrying(Constant(initial_delay=0.0)),
-    "backoff and jitter": _retrying(FullJitter(initial_delay=FIRST_BACKOFF, max_delay=1000.0)),
+    "no backoff": _retrying(Backoff(kind="constant", initial_delay=0.0)),
+    "backoff and jitter": _retrying(Backoff(initial_delay=FIRST_BACKOFF, max_delay=1000.0)),
     "token bucket": with_ratio(0.1),
     "interactive": replace(INTERACTIVE, attempt_timeout=TIMEOUT, deadline=_DEADLINE),
 }

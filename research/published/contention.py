@@ -12,14 +12,7 @@ from functools import partial
 from math import inf
 from random import Random
 
-from stormbreak.core.backoff import (
-    Backoff,
-    Constant,
-    DecorrelatedJitter,
-    EqualJitter,
-    Exponential,
-    FullJitter,
-)
+from stormbreak.core.backoff import Backoff
 from stormbreak.core.engine import Engine
 from stormbreak.core.flow import Send
 from stormbreak.core.presets import OFF
@@ -34,24 +27,26 @@ OURS = "decorrelated, cut as ours"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CutAsPublished(DecorrelatedJitter):
+class CutAsPublished(Backoff):
     """The cap cuts what chance has drawn, so that delays at the cap are the same."""
 
     def delay(self, retry: int, uniform: float, previous: float = 0.0) -> float:
         """Return min(cap, base + uniform * (growth * max(base, previous) - base))."""
         drawn = replace(self, max_delay=inf)
-        return min(self.max_delay, DecorrelatedJitter.delay(drawn, retry, uniform, previous))
+        return min(self.max_delay, Backoff.delay(drawn, retry, uniform, previous))
 
 
 STRATEGIES: Mapping[str, Backoff] = {
-    "none": Constant(initial_delay=0.0),
-    "exponential": Exponential(initial_delay=2 * BASE, max_delay=CAP),
-    "equal": EqualJitter(initial_delay=2 * BASE, max_delay=CAP),
-    "full": FullJitter(initial_delay=2 * BASE, max_delay=CAP),
-    "decorrelated": CutAsPublished(initial_delay=BASE, factor=3.0, max_delay=CAP),
+    "none": Backoff(kind="constant", initial_delay=0.0),
+    "exponential": Backoff(kind="exponential", initial_delay=2 * BASE, max_delay=CAP),
+    "equal": Backoff(kind="equal_jitter", initial_delay=2 * BASE, max_delay=CAP),
+    "full": Backoff(initial_delay=2 * BASE, max_delay=CAP),
+    "decorrelated": CutAsPublished(
+        kind="decorrelated_jitter", initial_delay=BASE, factor=3.0, max_delay=CAP
+    ),
 }
 MORE: Mapping[str, Backoff] = {
-    OURS: DecorrelatedJitter(initial_delay=BASE, factor=3.0, max_delay=CAP)
+    OURS: Backoff(kind="decorrelated_jitter", initial_delay=BASE, factor=3.0, max_delay=CAP)
 }
 """What is not published, to be held against `decorrelated`."""
 

@@ -6,7 +6,7 @@ Each client is a process with an engine of its own. Its strategies are ours as f
 - token bucket: a `BudgetPolicy` that earns a tenth with each call, does not decay and pays for every retry. It wants a whole token
   where the published program wants more than one, hence a cap of 4.95 instead of 5. The published bucket is full at first: ours,
   which is empty, is filled by calls before the run;
-- breaker on retries: our trip rule `FailureRateOfLast` in the place of the budget. It counts a call that begins as one more
+- breaker on retries: our trip rule `FailureRate` in the place of the budget. It counts a call that begins as one more
   that is well, and opens at 1 failure in 11, which is one failure for ten calls;
 - default: the preset `interactive` against 503s, as it is, an empty budget included.
 """
@@ -28,7 +28,7 @@ from published.bare_retries import (
     TRIP,
     Tally,
 )
-from stormbreak.core.backoff import Constant
+from stormbreak.core.backoff import Backoff
 from stormbreak.core.diagnosis import Diagnosis
 from stormbreak.core.engine import Engine
 from stormbreak.core.flow import Send
@@ -36,7 +36,7 @@ from stormbreak.core.policy import Policy
 from stormbreak.core.presets import INTERACTIVE, OFF
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.core.retry_budget import UNKNOWN, Budget, BudgetPolicy, Load
-from stormbreak.core.trip import FailureRateOfLast
+from stormbreak.core.trip import FailureRate
 from stormbreak.drivers.virtual_time import Reply, Timeline, VirtualDriver
 from stormbreak.types import TREATMENTS, Call, CallResult, Outcome, Target, Verdict
 
@@ -50,7 +50,9 @@ _LAST = 100_000  # outcomes, more than a client ever has
 
 def _at_once(attempts: int) -> RetryPolicy:
     return RetryPolicy(
-        max_attempts=attempts, backoff=Constant(initial_delay=0.0), min_time_left=0.0
+        max_attempts=attempts,
+        backoff=Backoff(kind="constant", initial_delay=0.0),
+        min_time_left=0.0,
     )
 
 
@@ -65,7 +67,7 @@ class RetryBreaker(Budget):
     def __init__(self) -> None:
         super().__init__(BudgetPolicy(ratio=0.0))
         share = THRESHOLD / (1 + THRESHOLD) + 1e-6  # more than that, not just as many
-        self._trip = FailureRateOfLast(ratio=share, min_calls=1, window_calls=_LAST).machine(
+        self._trip = FailureRate(ratio=share, min_calls=1, window_calls=_LAST).counter(
             Diagnosis(TREATMENTS)
         )
         self._may = True

@@ -7,7 +7,7 @@ import pytest
 from published import bare_contention, contention
 from published.means import apart
 from published.study import contended
-from stormbreak.core.backoff import DecorrelatedJitter, EqualJitter, FullJitter
+from stormbreak.core.backoff import Backoff
 
 STRATEGIES = tuple(contention.STRATEGIES)
 CERTAIN = ("none", "exponential")  # no chance in their delays
@@ -54,12 +54,22 @@ def test_the_means_are_within_three_standard_errors(strategy, clients):
 @pytest.mark.parametrize(
     ("strategy", "wrong"),
     [
-        ("full", FullJitter(initial_delay=contention.BASE, max_delay=contention.CAP)),
-        ("full", EqualJitter(initial_delay=2 * contention.BASE, max_delay=contention.CAP)),
-        ("equal", FullJitter(initial_delay=2 * contention.BASE, max_delay=contention.CAP)),
+        ("full", Backoff(initial_delay=contention.BASE, max_delay=contention.CAP)),
+        (
+            "full",
+            Backoff(
+                kind="equal_jitter", initial_delay=2 * contention.BASE, max_delay=contention.CAP
+            ),
+        ),
+        ("equal", Backoff(initial_delay=2 * contention.BASE, max_delay=contention.CAP)),
         (
             "decorrelated",
-            DecorrelatedJitter(initial_delay=contention.BASE, factor=2, max_delay=contention.CAP),
+            Backoff(
+                kind="decorrelated_jitter",
+                initial_delay=contention.BASE,
+                factor=2,
+                max_delay=contention.CAP,
+            ),
         ),
     ],
 )
@@ -90,7 +100,7 @@ def test_below_the_cap_our_decorrelated_jitter_is_the_published_one(monkeypatch,
     monkeypatch.setitem(
         contention.MORE,
         contention.OURS,
-        DecorrelatedJitter(initial_delay=contention.BASE, max_delay=1e6),
+        Backoff(kind="decorrelated_jitter", initial_delay=contention.BASE, max_delay=1e6),
     )
     monkeypatch.setattr(bare_contention, "CAP", 1e9)
 

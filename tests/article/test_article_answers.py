@@ -12,7 +12,7 @@ from article_models import TRIES, LooseBreaker, nested, retrying
 from sockets import BODY, End, answer, failing, served
 
 from stormbreak import AsyncClient, errors
-from stormbreak.core.backoff import Constant
+from stormbreak.core.backoff import Backoff
 from stormbreak.core.circuit import State
 from stormbreak.core.fallback import ToDegraded
 from stormbreak.core.presets import ARTICLE
@@ -20,7 +20,9 @@ from stormbreak.core.presets import ARTICLE
 KEY = "sk-canary-0123456789"
 SAY = [{"role": "user", "content": "prompt-canary"}]
 PAYLOAD = {"model": "m", "messages": SAY}
-QUICK = replace(ARTICLE, retry=replace(ARTICLE.retry, backoff=Constant(initial_delay=0.005)))
+QUICK = replace(
+    ARTICLE, retry=replace(ARTICLE.retry, backoff=Backoff(kind="constant", initial_delay=0.005))
+)
 NO_CIRCUIT = replace(QUICK, breaker=None)
 
 

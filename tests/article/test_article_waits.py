@@ -18,7 +18,7 @@ from virtual_loop import now, run
 from stormbreak import AsyncClient
 from stormbreak.config.policy_summary import ARTICLE as ITS_TABLE
 from stormbreak.config.policy_summary import delays
-from stormbreak.core.backoff import DecorrelatedJitter, ProportionalJitter
+from stormbreak.core.backoff import Backoff
 from stormbreak.core.engine import Engine
 from stormbreak.core.presets import ARTICLE
 from stormbreak.drivers.virtual_time import Timeline, VirtualDriver
@@ -203,7 +203,7 @@ def drawn(jitter):
 
 
 def test_the_table_says_a_fifth_and_the_code_does_three_tenths():
-    said = [float(end) for end in ITS_TABLE[ProportionalJitter][1].split("-")]
+    said = [float(end) for end in ITS_TABLE["proportional_jitter"][1].split("-")]
     theirs = drawn(jitter=0.3)
     assert said == [1.6, 2.4]
     assert min(theirs) < said[0]
@@ -219,10 +219,10 @@ def test_the_table_says_a_fifth_and_the_code_does_three_tenths():
 
 def test_its_decorrelated_jitter_goes_back_and_forth():
     """Decorrelated jitter draws from one base to three times the delay before: the least never rises."""
-    theirs = ITS_TABLE[DecorrelatedJitter]
+    theirs = ITS_TABLE["decorrelated_jitter"]
     assert theirs == ("1-3", "3-9", "1-3", "3-9")
 
-    rule, chance = DecorrelatedJitter(), random.Random(0)
+    rule, chance = Backoff(kind="decorrelated_jitter"), random.Random(0)
     before, reached = 0.0, []
     for retry in range(1, 1001):
         delay = rule.delay(retry, chance.random(), before)

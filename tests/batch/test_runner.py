@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from batches import assert_answered, chat_rows, read, scenario
 
-from stormbreak.core.backoff import Constant
+from stormbreak.core.backoff import Backoff
 from stormbreak.core.presets import BATCH, OFF
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.errors import ConfigurationError
@@ -42,7 +42,7 @@ def test_a_row_that_came_back_was_sent_again(run_rows, stormbreak_provider):
 def test_a_row_is_sent_ten_times_and_no_more(run_rows, output, stormbreak_provider):
     """Rounds of six are cut short in time; a policy that allows more is held to it, too."""
     provider = stormbreak_provider(scenario({"kind": "500"}))
-    hasty = RetryPolicy(max_attempts=1000, backoff=Constant(initial_delay=0.001))
+    hasty = RetryPolicy(max_attempts=1000, backoff=Backoff(kind="constant", initial_delay=0.001))
     policy = replace(BATCH, retry_budget=None, breaker=None, retry=hasty)
     summary = run_rows(chat_rows(3), provider, policy=policy)
     assert (summary.failed, summary.attempts) == (3, 30)

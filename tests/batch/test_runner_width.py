@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from batches import chat_rows, environment, read, run_args, scenario, write
 
-from stormbreak.core.backoff import Constant
+from stormbreak.core.backoff import Backoff
 from stormbreak.core.presets import BATCH
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.core.row_schedule import WIDEST
@@ -62,7 +62,7 @@ def test_concurrency_says_more_than_that(run_rows, stormbreak_provider):
 
 def test_a_call_that_backs_off_makes_room(run_rows, stormbreak_provider):
     """There is one slot only, and yet the pauses of all rows pass at the same time."""
-    patient = RetryPolicy(max_attempts=20, backoff=Constant(initial_delay=0.3))
+    patient = RetryPolicy(max_attempts=20, backoff=Backoff(kind="constant", initial_delay=0.3))
     policy = replace(BATCH, retry_budget=None, breaker=None, retry=patient)
     provider = stormbreak_provider(scenario({"kind": "500", "share": 0.4}))
     summary = run_rows(chat_rows(30), provider, limit=1, policy=policy)
@@ -74,7 +74,7 @@ def test_a_call_that_backs_off_makes_room(run_rows, stormbreak_provider):
 def test_calls_that_back_off_are_bounded_too(run_rows, stormbreak_provider):
     """One slot, and four more that back off: everyone is told to come back late."""
     under_way = []
-    slow = RetryPolicy(max_attempts=2, backoff=Constant(initial_delay=0.3))
+    slow = RetryPolicy(max_attempts=2, backoff=Backoff(kind="constant", initial_delay=0.3))
     policy = replace(BATCH, retry_budget=None, breaker=None, retry=slow)
     provider = stormbreak_provider(scenario({"kind": "500", "until": 0.8}))
     runners = []

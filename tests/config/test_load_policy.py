@@ -4,7 +4,7 @@ import pytest
 
 from stormbreak.config import load_policy, resolve_policy
 from stormbreak.core.automatic_limit import AutomaticLimit
-from stormbreak.core.backoff import FullJitter, Linear, ProportionalJitter
+from stormbreak.core.backoff import Backoff
 from stormbreak.core.circuit import BreakerPolicy
 from stormbreak.core.concurrency_limit import AimdLimit, FixedLimit
 from stormbreak.core.policy import Policy
@@ -70,7 +70,9 @@ def test_a_file_says_all_that_a_policy_can_say(load):
         failures=(Verdict.THROTTLED,),
         retry_budget=None,
         retry=RetryPolicy(
-            max_attempts=3, longer_backoff_on=(504, 529), backoff=Linear(initial_delay=2)
+            max_attempts=3,
+            longer_backoff_on=(504, 529),
+            backoff=Backoff(kind="linear", initial_delay=2),
         ),
         breaker=BreakerPolicy(open_duration=7.5, trip=ConsecutiveFailures()),
         limit=FixedLimit(max_in_flight=9),
@@ -86,8 +88,8 @@ def test_a_file_may_be_just_a_preset(load, name):
 
 def test_changing_part_of_a_preset_keeps_the_rest(load):
     policy = load('preset = "article"\n[retry.backoff]\nmax_delay = 30\n[breaker]\nprobes = 4')
-    assert policy.retry.backoff == ProportionalJitter(
-        initial_delay=1, factor=2, max_delay=30, jitter=0.3
+    assert policy.retry.backoff == Backoff(
+        kind="proportional_jitter", initial_delay=1, factor=2, max_delay=30, jitter=0.3
     )
     assert policy.retry.longer_backoff_on == ARTICLE.retry.longer_backoff_on
     assert policy.breaker.probes == 4
@@ -113,7 +115,7 @@ def test_a_changed_kind_starts_from_its_own_defaults(load):
     policy = load(
         'preset = "article"\n[retry.backoff]\nkind = "full_jitter"\n[breaker.trip]\nkind = "failure_rate"'
     )
-    assert policy.retry.backoff == FullJitter()
+    assert policy.retry.backoff == Backoff()
     assert policy.breaker.trip == FailureRate()
     assert policy.breaker.open_duration == ARTICLE.breaker.open_duration
 
@@ -177,7 +179,7 @@ def test_a_name_that_is_neither_says_what_there_is():
         resolve_policy("bacth")
     assert (
         str(caught.value)
-        == '"bacth" is neither a preset (interactive, batch, article, off) nor a file'
+        == "'bacth' is neither a preset (interactive, batch, article, off) nor a file"
     )
 
 

@@ -5,11 +5,11 @@ from string import Formatter
 from typing import get_args, get_origin, get_type_hints
 
 import pytest
+from table_test import table_test
 
 from stormbreak.config import account, delay_table, policy_summary
 from stormbreak.config.policy_summary import _SAID, ARTICLE, TEXTS, delays, told
-from stormbreak.config.schema import parts_of
-from stormbreak.core.backoff import DecorrelatedJitter, Exponential, FullJitter, Linear
+from stormbreak.core.backoff import FIELDS, Backoff
 from stormbreak.core.concurrency_limit import AimdLimit
 from stormbreak.core.fallback import Place, ToTargets
 from stormbreak.core.policy import Policy
@@ -17,6 +17,7 @@ from stormbreak.core.presets import ARTICLE as ARTICLE_PRESET
 from stormbreak.core.presets import PRESETS
 from stormbreak.core.queue import QueuePolicy
 from stormbreak.core.retry import RetryPolicy
+from stormbreak.toml_values import parts_of
 from stormbreak.types import Verdict
 
 
@@ -37,21 +38,29 @@ SAMPLES = {Place: PLACE, ToTargets: ToTargets(targets=(PLACE,))}
 """Of those that cannot be made out of nothing."""
 
 
+def texts(part):
+    """The text of a part, and its fields; those of a backoff, each with what its kind uses."""
+    if part is Backoff:
+        return [(TEXTS[kind], {*names}) for kind, names in FIELDS.items()]
+    return [(TEXTS[part], {field.name for field in fields(part)} - {"kind"})]
+
+
 def test_every_kind_of_part_has_words():
-    assert set(TEXTS) == parts()
+    assert set(TEXTS) == (parts() - {Backoff}) | {*FIELDS}
 
 
-@pytest.mark.parametrize("part", sorted(parts(), key=lambda part: part.__name__))
+@table_test("part", sorted(parts(), key=lambda part: part.__name__))
 def test_every_field_has_a_place_in_the_words(part):
     """A new field fails here until config/policy_summary.py says it."""
-    places = [(name, spec) for _, name, spec, _ in Formatter().parse(TEXTS[part]) if name]
-    assert {field.name for field in fields(part)} - {"kind"} == {name for name, _ in places}
-    for _, spec in places:
-        how = spec.partition("|")[0].partition(" ")[0]
-        assert how in {*_SAID, "part", "either"}
+    for text, names in texts(part):
+        places = [(name, spec) for _, name, spec, _ in Formatter().parse(text) if name]
+        assert names == {name for name, _ in places}
+        for _, spec in places:
+            how = spec.partition("|")[0].partition(" ")[0]
+            assert how in {*_SAID, "part", "either"}
 
 
-@pytest.mark.parametrize("part", sorted(parts(), key=lambda part: part.__name__))
+@table_test("part", sorted(parts(), key=lambda part: part.__name__))
 def test_every_part_can_be_told(part):
     text = told(SAMPLES.get(part) or part())
     assert "{" not in text
@@ -119,7 +128,7 @@ def test_what_is_not_there_is_not_said_to_be():
         assert "e+" not in " ".join(account(PRESETS[name]))
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("span", "said"), [(1.5, "1.5 s"), (60, "1 minute"), (90, "90 s"), (900.0, "15 minutes"), (7200, "2 hours"), (0, "0 s")]
 )  # fmt: skip
 def test_spans(span, said):
@@ -139,10 +148,10 @@ def test_counts_and_lists():
 @pytest.mark.parametrize(
     ("backoff", "expected"),
     [
-        (Linear(), ARTICLE[Linear]),
-        (Exponential(), ARTICLE[Exponential]),
-        (FullJitter(max_delay=3), ("0-1", "0-2", "0-3", "0-3")),
-        (DecorrelatedJitter(), ("1-3", "1-9", "1-27", "1-60")),
+        (Backoff(kind="linear"), ARTICLE["linear"]),
+        (Backoff(kind="exponential"), ARTICLE["exponential"]),
+        (Backoff(max_delay=3), ("0-1", "0-2", "0-3", "0-3")),
+        (Backoff(kind="decorrelated_jitter"), ("1-3", "1-9", "1-27", "1-60")),
         (ARTICLE_PRESET.retry.backoff, ("0.7-1.3", "1.4-2.6", "2.8-5.2", "5.6-10.4")),
     ],
 )
@@ -151,7 +160,7 @@ def test_delays(backoff, expected):
 
 
 def test_the_table_has_the_policy_every_kind_and_the_article():
-    head, own, *kinds = delay_table(FullJitter(initial_delay=2))
+    head, own, *kinds = delay_table(Backoff(initial_delay=2))
     assert head.split() == [
         "seconds",
         "before",

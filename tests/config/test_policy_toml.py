@@ -10,17 +10,8 @@ from hypothesis import strategies as st
 
 from stormbreak.config import describe, load_policy
 from stormbreak.config.policy_toml import UNITS
-from stormbreak.config.schema import parts_of
 from stormbreak.core.automatic_limit import AutomaticLimit
-from stormbreak.core.backoff import (
-    Constant,
-    DecorrelatedJitter,
-    EqualJitter,
-    Exponential,
-    FullJitter,
-    Linear,
-    ProportionalJitter,
-)
+from stormbreak.core.backoff import FIELDS, Backoff
 from stormbreak.core.circuit import BreakerPolicy, Mode
 from stormbreak.core.concurrency_limit import AimdLimit, FixedLimit
 from stormbreak.core.fallback import (
@@ -42,16 +33,9 @@ from stormbreak.core.retry_budget import BudgetPolicy
 from stormbreak.core.shadow import ShadowPolicy
 from stormbreak.core.spend_policy import SpendPolicy
 from stormbreak.core.tally import COUNTABLE
-from stormbreak.core.trip import (
-    AnyRule,
-    ConsecutiveFailures,
-    DeadTarget,
-    FailureRate,
-    FailureRateOfLast,
-    SlowRate,
-    SlowRateOfLast,
-)
+from stormbreak.core.trip import AnyRule, ConsecutiveFailures, DeadTarget, FailureRate, SlowRate
 from stormbreak.key_patterns import is_token
+from stormbreak.toml_values import parts_of
 from stormbreak.types import Priority
 
 positive = st.one_of(st.floats(SMALLEST, LARGEST), st.integers(1, 10**9))
@@ -77,37 +61,32 @@ def ordered(draw, kind, low, high, **values):
 
 growth = {"initial_delay": positive, "max_delay": positive}
 factor = st.floats(1, LARGEST)
-backoffs = st.one_of(
-    built(Constant, initial_delay=not_negative),
-    ordered(Linear, "initial_delay", "max_delay", **growth),
-    ordered(Exponential, "initial_delay", "max_delay", **growth, factor=factor),
-    ordered(FullJitter, "initial_delay", "max_delay", **growth, factor=factor),
-    ordered(EqualJitter, "initial_delay", "max_delay", **growth, factor=factor),
-    ordered(DecorrelatedJitter, "initial_delay", "max_delay", **growth, factor=factor),
-    ordered(
-        ProportionalJitter,
-        "initial_delay",
-        "max_delay",
-        **growth,
-        factor=factor,
-        jitter=share,
-        min_delay=not_negative,
-    ),
-)
-of_last = {"ratio": part, "min_calls": st.integers(1, 100), "window_calls": st.integers(1, 100)}
+
+
+@st.composite
+def backoffs(draw):
+    """Every kind, with all that it uses."""
+    kind = draw(st.sampled_from([*FIELDS]))
+    values = {
+        "factor": draw(factor), "jitter": draw(st.floats(SMALLEST, 1)), "min_delay": draw(not_negative),
+    }  # fmt: skip
+    values["initial_delay"], values["max_delay"] = sorted((draw(positive), draw(positive)))
+    return Backoff(kind=kind, **{name: values[name] for name in FIELDS[kind]})
+
+
+windows = [
+    {"window_seconds": positive, "window_calls": st.none(), "min_calls": counting},
+    {
+        "window_seconds": st.none(),
+        "window_calls": st.integers(100, 200),
+        "min_calls": st.integers(1, 100),
+    },
+]
 rules = st.one_of(
     built(DeadTarget),
     built(ConsecutiveFailures, failure_threshold=counting),
-    built(FailureRate, ratio=part, min_calls=counting, window_seconds=positive),
-    ordered(FailureRateOfLast, "min_calls", "window_calls", **of_last),
-    built(
-        SlowRate,
-        ratio=part,
-        slow_call_threshold=positive,
-        min_calls=counting,
-        window_seconds=positive,
-    ),
-    ordered(SlowRateOfLast, "min_calls", "window_calls", **of_last, slow_call_threshold=positive),
+    *(built(FailureRate, ratio=part, **window) for window in windows),
+    *(built(SlowRate, ratio=part, slow_call_threshold=positive, **window) for window in windows),
 )
 trips = rules | built(AnyRule, rules=st.lists(rules, min_size=1, max_size=3).map(tuple))
 breakers = ordered(
@@ -131,7 +110,7 @@ breakers = ordered(
 retries = built(
     RetryPolicy,
     max_attempts=counting,
-    backoff=backoffs,
+    backoff=backoffs(),
     min_time_left=not_negative,
     retry_after_jitter=not_negative,
     max_wait=positive,

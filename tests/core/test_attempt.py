@@ -6,6 +6,7 @@ from math import inf
 import pytest
 from races import AFTER, FIRST, answered, heard, scene, slow
 from stage import INVALID, OK, OTHER, SERVER_ERROR, THROTTLED, TIMEOUT, Stage
+from table_test import table_test
 
 from stormbreak.core.circuit import BreakerPolicy
 from stormbreak.core.concurrency_limit import FixedLimit
@@ -54,8 +55,8 @@ def test_the_first_answer_counts_and_the_other_is_given_up(winner):
     assert [returned.attempt for returned in heard(stage, Returned)] == [winner]
 
 
-@pytest.mark.parametrize("failed", [1, 2])
-@pytest.mark.parametrize("failure", [SERVER_ERROR, INVALID, TIMEOUT])
+@table_test("failed", [1, 2])
+@table_test("failure", [SERVER_ERROR, INVALID, TIMEOUT])
 def test_a_failure_leaves_it_to_the_other(failed, failure):
     stage = scene()
     run = slow(stage)

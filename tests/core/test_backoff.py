@@ -1,46 +1,55 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from table_test import table_test
 
-from stormbreak.core.backoff import (
-    Constant,
-    DecorrelatedJitter,
-    EqualJitter,
-    Exponential,
-    FullJitter,
-    Linear,
-    ProportionalJitter,
-)
+from stormbreak.core.backoff import Backoff
 from stormbreak.errors import ConfigurationError
 
 TABLE = [
     # rule, chance, delays before retries 1, 2, 3, 4, 5
-    (Constant(initial_delay=3.0), 0.9, [3.0, 3.0, 3.0, 3.0, 3.0]),
-    (Linear(initial_delay=2.0, max_delay=7.0), 0.9, [2.0, 4.0, 6.0, 7.0, 7.0]),
-    (Exponential(initial_delay=1.0, factor=3.0, max_delay=20.0), 0.9, [1.0, 3.0, 9.0, 20.0, 20.0]),
+    (Backoff(kind="constant", initial_delay=3.0), 0.9, [3.0, 3.0, 3.0, 3.0, 3.0]),
+    (Backoff(kind="linear", initial_delay=2.0, max_delay=7.0), 0.9, [2.0, 4.0, 6.0, 7.0, 7.0]),
     (
-        ProportionalJitter(initial_delay=1.0, max_delay=8.0, jitter=0.5),
+        Backoff(kind="exponential", initial_delay=1.0, factor=3.0, max_delay=20.0),
+        0.9,
+        [1.0, 3.0, 9.0, 20.0, 20.0],
+    ),
+    (
+        Backoff(kind="proportional_jitter", initial_delay=1.0, max_delay=8.0, jitter=0.5),
         0.0,
         [0.5, 1.0, 2.0, 4.0, 4.0],
     ),
     (
-        ProportionalJitter(initial_delay=1.0, max_delay=8.0, jitter=0.5),
+        Backoff(kind="proportional_jitter", initial_delay=1.0, max_delay=8.0, jitter=0.5),
         0.75,
         [1.25, 2.5, 5.0, 10.0, 10.0],
     ),
     (
-        ProportionalJitter(initial_delay=1.0, jitter=1.0, min_delay=0.7),
+        Backoff(kind="proportional_jitter", initial_delay=1.0, jitter=1.0, min_delay=0.7),
         0.0,
         [0.7, 0.7, 0.7, 0.7, 0.7],
     ),
-    (FullJitter(initial_delay=1.0, max_delay=8.0), 0.25, [0.25, 0.5, 1.0, 2.0, 2.0]),
-    (EqualJitter(initial_delay=1.0, max_delay=8.0), 0.5, [0.75, 1.5, 3.0, 6.0, 6.0]),
-    (DecorrelatedJitter(initial_delay=1.0, max_delay=8.0), 0.0, [1.0, 1.0, 1.0, 1.0, 1.0]),
-    (DecorrelatedJitter(initial_delay=1.0, max_delay=8.0), 0.5, [2.0, 3.5, 4.5, 4.5, 4.5]),
+    (Backoff(initial_delay=1.0, max_delay=8.0), 0.25, [0.25, 0.5, 1.0, 2.0, 2.0]),
+    (
+        Backoff(kind="equal_jitter", initial_delay=1.0, max_delay=8.0),
+        0.5,
+        [0.75, 1.5, 3.0, 6.0, 6.0],
+    ),
+    (
+        Backoff(kind="decorrelated_jitter", initial_delay=1.0, max_delay=8.0),
+        0.0,
+        [1.0, 1.0, 1.0, 1.0, 1.0],
+    ),
+    (
+        Backoff(kind="decorrelated_jitter", initial_delay=1.0, max_delay=8.0),
+        0.5,
+        [2.0, 3.5, 4.5, 4.5, 4.5],
+    ),
 ]
 
 
-@pytest.mark.parametrize(("rule", "chance", "delays"), TABLE)
+@table_test(("rule", "chance", "delays"), TABLE)
 def test_delays(rule, chance, delays):
     previous, given = 0.0, []
     for retry in range(1, 6):
@@ -57,10 +66,12 @@ def test_delays(rule, chance, delays):
 )
 def test_jitter_stays_within_its_share_of_the_exponential(base, factor, retry, chance):
     cap = 100.0
-    plain = Exponential(initial_delay=base, factor=factor, max_delay=cap).delay(retry, chance)
-    full = FullJitter(initial_delay=base, factor=factor, max_delay=cap).delay(retry, chance)
-    moved = ProportionalJitter(
-        initial_delay=base, factor=factor, max_delay=cap, min_delay=0.0
+    plain = Backoff(kind="exponential", initial_delay=base, factor=factor, max_delay=cap).delay(
+        retry, chance
+    )
+    full = Backoff(initial_delay=base, factor=factor, max_delay=cap).delay(retry, chance)
+    moved = Backoff(
+        kind="proportional_jitter", initial_delay=base, factor=factor, max_delay=cap, min_delay=0.0
     ).delay(retry, chance)
 
     assert base <= plain <= cap
@@ -69,36 +80,39 @@ def test_jitter_stays_within_its_share_of_the_exponential(base, factor, retry, c
 
 
 BAD = [
-    (Constant, {"initial_delay": -1.0}, "initial_delay must not be negative, got -1.0"),
-    (Linear, {"initial_delay": 0.0}, "initial_delay must be positive, got 0.0"),
+    ("constant", {"initial_delay": -1.0}, "initial_delay must not be negative, got -1.0"),
+    ("linear", {"initial_delay": 0.0}, "initial_delay must be positive, got 0.0"),
     (
-        Exponential,
+        "exponential",
         {"initial_delay": 2.0, "max_delay": 1.0},
         "max_delay must not be below initial_delay, got 1.0",
     ),
-    (FullJitter, {"factor": 0.5}, "factor must be at least 1, got 0.5"),
-    (ProportionalJitter, {"jitter": 1.5}, r"jitter must lie in \[0, 1\], got 1.5"),
-    (ProportionalJitter, {"min_delay": -0.1}, "min_delay must not be negative, got -0.1"),
-    (EqualJitter, {"max_delay": 0.5}, "max_delay must not be below initial_delay, got 0.5"),
-    (DecorrelatedJitter, {"factor": 0.9}, "factor must be at least 1, got 0.9"),
-    (Linear, {"initial_delay": float("nan")}, "initial_delay must be positive, got nan"),
+    ("full_jitter", {"factor": 0.5}, "factor must be at least 1, got 0.5"),
+    ("proportional_jitter", {"jitter": 1.5}, r"jitter must lie in \[0, 1\], got 1.5"),
+    ("proportional_jitter", {"min_delay": -0.1}, "min_delay must not be negative, got -0.1"),
+    ("equal_jitter", {"max_delay": 0.5}, "max_delay must not be below initial_delay, got 0.5"),
+    ("decorrelated_jitter", {"factor": 0.9}, "factor must be at least 1, got 0.9"),
+    ("constant", {"factor": 2.0}, "factor means nothing for the kind constant, got 2.0"),
+    ("full_jitter", {"jitter": 0.2}, "jitter means nothing for the kind full_jitter, got 0.2"),
+    ("vegas", {}, "kind must be 'constant' or "),
+    ("linear", {"initial_delay": float("nan")}, "initial_delay must be positive, got nan"),
 ]
 
 
-@pytest.mark.parametrize(("kind", "values", "message"), BAD)
+@table_test(("kind", "values", "message"), BAD)
 def test_impossible_values_are_named(kind, values, message):
     with pytest.raises(ConfigurationError, match=message):
-        kind(**values)
+        Backoff(kind=kind, **values)
 
 
-@pytest.mark.parametrize("kind", [ProportionalJitter, DecorrelatedJitter])
+@pytest.mark.parametrize("kind", ["proportional_jitter", "decorrelated_jitter"])
 def test_every_rule_needs_a_base(kind):
     with pytest.raises(ConfigurationError, match="initial_delay must be positive, got 0"):
-        kind(initial_delay=0.0)
+        Backoff(kind=kind, initial_delay=0.0)
 
 
 POSSIBLE = [
-    Constant(initial_delay=0.0), Linear(initial_delay=2.0, max_delay=2.0), ProportionalJitter(jitter=0.0), DecorrelatedJitter(factor=1.0),
+    Backoff(kind="constant", initial_delay=0.0), Backoff(kind="linear", initial_delay=2.0, max_delay=2.0), Backoff(kind="proportional_jitter", jitter=0.0), Backoff(kind="decorrelated_jitter", factor=1.0),
 ]  # fmt: skip
 
 
@@ -108,25 +122,41 @@ def test_bounds_are_possible(rule):
 
 
 DEFAULTS = [
-    (Constant(), Constant(initial_delay=1.0)),
-    (Linear(), Linear(initial_delay=1.0, max_delay=60.0)),
-    (Exponential(), Exponential(initial_delay=1.0, factor=2.0, max_delay=60.0)),
+    (Backoff(kind="constant"), Backoff(kind="constant", initial_delay=1.0)),
+    (Backoff(kind="linear"), Backoff(kind="linear", initial_delay=1.0, max_delay=60.0)),
     (
-        ProportionalJitter(),
-        ProportionalJitter(
-            initial_delay=1.0, factor=2.0, max_delay=60.0, jitter=0.3, min_delay=0.1
+        Backoff(kind="exponential"),
+        Backoff(kind="exponential", initial_delay=1.0, factor=2.0, max_delay=60.0),
+    ),
+    (
+        Backoff(kind="proportional_jitter"),
+        Backoff(
+            kind="proportional_jitter",
+            initial_delay=1.0,
+            factor=2.0,
+            max_delay=60.0,
+            jitter=0.3,
+            min_delay=0.1,
         ),
     ),
-    (FullJitter(), FullJitter(initial_delay=1.0, factor=2.0, max_delay=60.0)),
-    (EqualJitter(), EqualJitter(initial_delay=1.0, factor=2.0, max_delay=60.0)),
-    (DecorrelatedJitter(), DecorrelatedJitter(initial_delay=1.0, factor=3.0, max_delay=60.0)),
+    (Backoff(), Backoff(initial_delay=1.0, factor=2.0, max_delay=60.0)),
+    (
+        Backoff(kind="equal_jitter"),
+        Backoff(kind="equal_jitter", initial_delay=1.0, factor=2.0, max_delay=60.0),
+    ),
+    (
+        Backoff(kind="decorrelated_jitter"),
+        Backoff(kind="decorrelated_jitter", initial_delay=1.0, factor=3.0, max_delay=60.0),
+    ),
 ]
 
 
-@pytest.mark.parametrize(("bare", "spelled_out"), DEFAULTS)
+@table_test(("bare", "spelled_out"), DEFAULTS)
 def test_defaults(bare, spelled_out):
     assert bare == spelled_out
 
 
 def test_where_there_was_no_delay_drifting_begins_at_the_base():
-    assert DecorrelatedJitter(initial_delay=0.5).delay(1, 0.5) == 1.0  # half way from 0.5 to 1.5
+    assert (
+        Backoff(kind="decorrelated_jitter", initial_delay=0.5).delay(1, 0.5) == 1.0
+    )  # half way from 0.5 to 1.5

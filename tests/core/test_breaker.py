@@ -2,6 +2,7 @@ from math import inf
 
 import pytest
 from stage import INVALID, OK, SERVER_ERROR, THROTTLED, TIMEOUT
+from table_test import table_test
 from ward import CLOSED, HALF_OPEN, ISOLATED, OPEN, Ward
 
 from stormbreak.core.circuit import BreakerPolicy, Mode
@@ -57,7 +58,7 @@ TRANSITIONS = [
 ]
 
 
-@pytest.mark.parametrize(("state", "event", "after"), TRANSITIONS)
+@table_test(("state", "event", "after"), TRANSITIONS)
 def test_transitions(state, event, after):
     ward = Ward().bring_to(state)
     event(ward)
@@ -221,7 +222,7 @@ def test_forced_open_stays_so_when_an_isolation_is_over():
     assert ward.breaker.ready_at(None, 61.0) == inf
 
 
-@pytest.mark.parametrize("duration", [0, -1.0, inf, float("nan"), "60", True, 1e9])
+@table_test("duration", [0, -1.0, inf, float("nan"), "60", True, 1e9])
 def test_a_duration_that_is_none_is_refused(duration):
     ward = Ward()
     with pytest.raises(ConfigurationError, match="duration must be"):

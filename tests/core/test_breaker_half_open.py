@@ -2,6 +2,7 @@ from math import inf
 
 import pytest
 from stage import INVALID, OK, SERVER_ERROR, THROTTLED
+from table_test import table_test
 from ward import CLOSED, HALF_OPEN, OPEN, Ward
 
 from stormbreak.types import CANCELLED
@@ -35,7 +36,7 @@ def test_a_cancelled_or_throttled_probe_gives_its_place_back_uncounted():
     assert ward.state is CLOSED
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("probes", "success_ratio", "needed"),
     [(3, 0.5, 2), (4, 0.5, 2), (1, 0.1, 1), (10, 0.7, 7), (5, 1.0, 5), (3, 0.01, 1)],
 )

@@ -12,26 +12,19 @@ from stage import INVALID, OK, SERVER_ERROR, THROTTLED, TIMEOUT
 from stormbreak.core.breaker import Breaker
 from stormbreak.core.circuit import BreakerPolicy, Mode
 from stormbreak.core.circuit_snapshot import parse_snapshot
-from stormbreak.core.trip import (
-    AnyRule,
-    ConsecutiveFailures,
-    FailureRate,
-    FailureRateOfLast,
-    SlowRate,
-    SlowRateOfLast,
-)
+from stormbreak.core.trip import AnyRule, ConsecutiveFailures, FailureRate, SlowRate
 from stormbreak.types import CANCELLED, TREATMENTS
 
 RULES = [
     ConsecutiveFailures(failure_threshold=2),
     FailureRate(ratio=0.5, min_calls=3, window_seconds=10.0),
-    FailureRateOfLast(ratio=0.6, min_calls=2, window_calls=4),
+    FailureRate(ratio=0.6, min_calls=2, window_calls=4),
     SlowRate(ratio=0.5, slow_call_threshold=4.0, min_calls=2, window_seconds=20.0),
-    SlowRateOfLast(ratio=1.0, slow_call_threshold=4.0, min_calls=1, window_calls=2),
+    SlowRate(ratio=1.0, slow_call_threshold=4.0, min_calls=1, window_calls=2),
     AnyRule(
         rules=(
             ConsecutiveFailures(failure_threshold=4),
-            SlowRateOfLast(slow_call_threshold=6.0, min_calls=2, window_calls=3),
+            SlowRate(slow_call_threshold=6.0, min_calls=2, window_calls=3),
         )
     ),
 ]
@@ -229,7 +222,7 @@ class Plain:
             counts = self.results[-1][3]
         if not counts:
             return False
-        if hasattr(rule, "window_calls"):
+        if rule.window_calls is not None:
             seen = seen[-rule.window_calls :]
         else:
             width = rule.window_seconds / 10

@@ -2,17 +2,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from stage import SERVER_ERROR
+from table_test import table_test
 
 from stormbreak.core.diagnosis import Diagnosis
-from stormbreak.core.trip import (
-    AnyRule,
-    ConsecutiveFailures,
-    DeadTarget,
-    FailureRate,
-    FailureRateOfLast,
-    SlowRate,
-    SlowRateOfLast,
-)
+from stormbreak.core.trip import AnyRule, ConsecutiveFailures, DeadTarget, FailureRate, SlowRate
 from stormbreak.errors import ConfigurationError
 from stormbreak.types import TREATMENTS
 
@@ -20,7 +13,7 @@ F, S = True, False
 
 
 def made(rule):
-    return rule.machine(Diagnosis(TREATMENTS))
+    return rule.counter(Diagnosis(TREATMENTS))
 
 
 def tripped_at(rule, outcomes, *, pause=0.0):
@@ -55,21 +48,21 @@ TABLE = [
     (FailureRate(ratio=0.8, min_calls=10, window_seconds=10), [S, S, *[F] * 8], 0.0, 9),
     (FailureRate(ratio=0.8, min_calls=10, window_seconds=10), [S, S, S, *[F] * 11], 0.0, None),
     (FailureRate(ratio=0.8, min_calls=10, window_seconds=10), [S, S, S, *[F] * 12], 0.0, 14),
-    (FailureRateOfLast(ratio=0.5, min_calls=4, window_calls=4), [F, F, F], 0.0, None),
+    (FailureRate(ratio=0.5, min_calls=4, window_calls=4), [F, F, F], 0.0, None),
     (
-        FailureRateOfLast(ratio=0.5, min_calls=4, window_calls=4),
+        FailureRate(ratio=0.5, min_calls=4, window_calls=4),
         [F, F, F, F],
         1e6,
         3,
     ),  # however far apart
-    (FailureRateOfLast(ratio=0.75, min_calls=2, window_calls=4), [S, S, S, S, F, F, F], 0.0, 6),
-    (FailureRateOfLast(ratio=1.0, min_calls=3, window_calls=3), [F, F, S, F, F, F], 0.0, 5),
+    (FailureRate(ratio=0.75, min_calls=2, window_calls=4), [S, S, S, S, F, F, F], 0.0, 6),
+    (FailureRate(ratio=1.0, min_calls=3, window_calls=3), [F, F, S, F, F, F], 0.0, 5),
     (AnyRule(rules=(ConsecutiveFailures(failure_threshold=3),)), [F, F, F], 0.0, 2),
     (
         AnyRule(
             rules=(
                 ConsecutiveFailures(failure_threshold=3),
-                FailureRateOfLast(ratio=0.5, window_calls=10),
+                FailureRate(ratio=0.5, window_calls=10),
             )
         ),
         [F, S, F, F, S, S, S, F, S, F],
@@ -79,7 +72,7 @@ TABLE = [
 ]
 
 
-@pytest.mark.parametrize(("rule", "outcomes", "pause", "index"), TABLE)
+@table_test(("rule", "outcomes", "pause", "index"), TABLE)
 def test_trips(rule, outcomes, pause, index):
     assert index == tripped_at(rule, outcomes, pause=pause)
 
@@ -92,16 +85,16 @@ SLOWNESS = [
     (SlowRate(**SLOW, window_seconds=60), [L, L, Q, Q], 0.0, None),  # a quick one never opens
     (SlowRate(**SLOW, window_seconds=60), [Q, Q, L, L], 0.0, 3),
     (SlowRate(**SLOW, window_seconds=60), [L, L, L, L], 30.0, None),  # too far apart
-    (SlowRateOfLast(**SLOW, window_calls=4), [L, L, L, L], 1e6, 3),
-    (SlowRateOfLast(**SLOW, window_calls=4), [L, Q, Q, Q, L, L], 0.0, 5),
+    (SlowRate(**SLOW, window_calls=4), [L, L, L, L], 1e6, 3),
+    (SlowRate(**SLOW, window_calls=4), [L, Q, Q, Q, L, L], 0.0, 5),
     (AnyRule(rules=(ConsecutiveFailures(failure_threshold=1), SlowRate(**SLOW))), [L] * 4, 0.0, 3),
     (ConsecutiveFailures(failure_threshold=1), [L] * 9, 0.0, None),
     (FailureRate(min_calls=1), [L] * 9, 0.0, None),
 ]
 
 
-@pytest.mark.parametrize("failed", [False, None])
-@pytest.mark.parametrize(("rule", "spans", "pause", "index"), SLOWNESS)
+@table_test("failed", [False, None])
+@table_test(("rule", "spans", "pause", "index"), SLOWNESS)
 def test_slowness_trips_whether_calls_succeeded_or_were_cut(rule, spans, pause, index, failed):
     machine = made(rule)
     if failed is None and Q in spans:
@@ -134,7 +127,7 @@ def test_a_slow_failure_counts_for_both():
 
 def test_a_dead_target_is_what_the_diagnosis_says_and_the_window_is_only_shown():
     diagnosis = Diagnosis(TREATMENTS)
-    machine = DeadTarget().machine(diagnosis)
+    machine = DeadTarget().counter(diagnosis)
     for _ in range(7):
         diagnosis.settle(diagnosis.take(None, 0.0), SERVER_ERROR, 0.0, 0.5)
     assert not any(machine.record(0.0, failed=True) for _ in range(99))
@@ -153,7 +146,7 @@ def test_a_dead_target_is_what_the_diagnosis_says_and_the_window_is_only_shown()
 FRESH = [
     ConsecutiveFailures(failure_threshold=2),
     FailureRate(ratio=1, min_calls=2),
-    FailureRateOfLast(ratio=1, min_calls=2),
+    FailureRate(window_calls=50, ratio=1, min_calls=2),
     AnyRule(rules=(ConsecutiveFailures(failure_threshold=2), FailureRate(ratio=1, min_calls=2))),
 ]
 
@@ -190,20 +183,20 @@ def test_slow_is_what_one_of_several_rules_calls_slow():
 DEFAULTS = [
     (ConsecutiveFailures(), {"failure_threshold": 5}),
     (FailureRate(), {"ratio": 0.8, "min_calls": 10, "window_seconds": 10.0}),
-    (FailureRateOfLast(), {"ratio": 0.8, "min_calls": 10, "window_calls": 50}),
+    (FailureRate(window_calls=50), {"ratio": 0.8, "min_calls": 10, "window_calls": 50}),
     (
         SlowRate(),
         {"ratio": 0.8, "slow_call_threshold": 60.0, "min_calls": 10, "window_seconds": 60.0},
     ),
     (
-        SlowRateOfLast(),
+        SlowRate(window_calls=50),
         {"ratio": 0.8, "slow_call_threshold": 60.0, "min_calls": 10, "window_calls": 50},
     ),
     (AnyRule(), {"rules": (FailureRate(), SlowRate())}),
 ]
 
 
-@pytest.mark.parametrize(("rule", "values"), DEFAULTS)
+@table_test(("rule", "values"), DEFAULTS)
 def test_the_defaults(rule, values):
     assert type(rule)(**values) == rule
 
@@ -211,43 +204,50 @@ def test_the_defaults(rule, values):
 def test_the_utmost_values_are_possible():
     ConsecutiveFailures(failure_threshold=1)
     FailureRate(ratio=1, min_calls=1, window_seconds=0.1)
-    FailureRateOfLast(ratio=0.01, min_calls=7, window_calls=7)
-    FailureRateOfLast(window_calls=100_000)
+    FailureRate(ratio=0.01, min_calls=7, window_calls=7)
+    FailureRate(window_calls=100_000)
     SlowRate(ratio=1, min_calls=1, slow_call_threshold=0.1, window_seconds=0.1)
-    SlowRateOfLast(ratio=1, min_calls=1, slow_call_threshold=0.1, window_calls=1)
+    SlowRate(ratio=1, min_calls=1, slow_call_threshold=0.1, window_calls=1)
 
 
-SHARES = [FailureRate, FailureRateOfLast, SlowRate, SlowRateOfLast]
+RATES = [FailureRate, SlowRate]
 IMPOSSIBLE = [
     (ConsecutiveFailures, {"failure_threshold": 0}, "failure_threshold must be at least 1, got 0"),
-    *((rule, {"ratio": 0}, r"ratio must lie in \(0, 1\], got 0") for rule in SHARES),
-    *((rule, {"ratio": 1.01}, r"ratio must lie in \(0, 1\], got 1.01") for rule in SHARES),
-    *((rule, {"min_calls": 0}, "min_calls must be at least 1, got 0") for rule in SHARES),
+    *((rule, {"ratio": 0}, r"ratio must lie in \(0, 1\], got 0") for rule in RATES),
+    *((rule, {"ratio": 1.01}, r"ratio must lie in \(0, 1\], got 1.01") for rule in RATES),
+    *((rule, {"min_calls": 0}, "min_calls must be at least 1, got 0") for rule in RATES),
     (FailureRate, {"window_seconds": 0}, "window_seconds must be positive, got 0"),
     (SlowRate, {"window_seconds": 0}, "window_seconds must be positive, got 0"),
     (SlowRate, {"slow_call_threshold": 0}, "slow_call_threshold must be positive, got 0"),
-    (SlowRateOfLast, {"slow_call_threshold": 0}, "slow_call_threshold must be positive, got 0"),
     (
-        FailureRateOfLast,
+        FailureRate,
         {"min_calls": 6, "window_calls": 5},
         "window_calls must not be below min_calls, got 5",
     ),
     (
-        SlowRateOfLast,
+        SlowRate,
         {"min_calls": 6, "window_calls": 5},
         "window_calls must not be below min_calls, got 5",
     ),
     (
-        FailureRateOfLast,
+        FailureRate,
         {"window_calls": 100_001},
         "window_calls must be at most 100000, got 100001",
     ),
-    (SlowRateOfLast, {"window_calls": 100_001}, "window_calls must be at most 100000, got 100001"),
+    (SlowRate, {"window_calls": 100_001}, "window_calls must be at most 100000, got 100001"),
+    *(
+        (
+            rule,
+            {"window_calls": 50, "window_seconds": 9},
+            "window_seconds must be none beside window_calls, got 9",
+        )
+        for rule in RATES
+    ),
     (AnyRule, {"rules": ()}, "rules must name at least one rule, got none"),
 ]
 
 
-@pytest.mark.parametrize(("rule", "values", "message"), IMPOSSIBLE)
+@table_test(("rule", "values", "message"), IMPOSSIBLE)
 def test_impossible_values_are_named(rule, values, message):
     with pytest.raises(ConfigurationError, match=message):
         rule(**values)

@@ -9,31 +9,24 @@ seconds pass; `closed`, `open`, `half_open`, `isolated` say where the circuit mu
 pass now. `hang` starts a call that is answered by a later `back-ok` or `back-err`, oldest first.
 """
 
-import pytest
 from stage import OK, SERVER_ERROR, THROTTLED
+from table_test import table_test
 
 from stormbreak.core.breaker import Breaker
 from stormbreak.core.circuit import BreakerPolicy, Mode, State
-from stormbreak.core.trip import (
-    AnyRule,
-    ConsecutiveFailures,
-    FailureRate,
-    FailureRateOfLast,
-    SlowRate,
-    SlowRateOfLast,
-)
+from stormbreak.core.trip import AnyRule, ConsecutiveFailures, FailureRate, SlowRate
 from stormbreak.types import CANCELLED, TREATMENTS
 
 ROW = ConsecutiveFailures(failure_threshold=3)
-LAST = FailureRateOfLast(ratio=0.5, min_calls=10, window_calls=10)
-LAST_5 = FailureRateOfLast(ratio=0.5, min_calls=5, window_calls=10)
+LAST = FailureRate(ratio=0.5, min_calls=10, window_calls=10)
+LAST_5 = FailureRate(ratio=0.5, min_calls=5, window_calls=10)
 TIMED = FailureRate(ratio=0.5, min_calls=5, window_seconds=10.0)
-SLOW = SlowRateOfLast(ratio=0.5, slow_call_threshold=5.0, min_calls=4, window_calls=10)
+SLOW = SlowRate(ratio=0.5, slow_call_threshold=5.0, min_calls=4, window_calls=10)
 SLOW_TIMED = SlowRate(ratio=0.5, slow_call_threshold=5.0, min_calls=3, window_seconds=20.0)
 BOTH = AnyRule(rules=(ROW, SLOW))
 ONE = {"probes": 1, "max_concurrent_probes": 1}
 TEN = {"probes": 10, "max_concurrent_probes": 10}
-HUNDRED = FailureRateOfLast(
+HUNDRED = FailureRate(
     ratio=0.5, min_calls=100, window_calls=100
 )  # resilience4j's own defaults, ...
 PERMITTED = {
@@ -187,10 +180,9 @@ class Scene:
                 before = word
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("rule", "changes", "script"),
     SCENARIOS + DIFFERENT,
-    ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_scenario(rule, changes, script):
     Scene(rule, changes).play(script)

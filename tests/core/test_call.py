@@ -12,7 +12,7 @@ from stage import (
     told,
 )
 
-from stormbreak.core.backoff import Constant, DecorrelatedJitter
+from stormbreak.core.backoff import Backoff
 from stormbreak.core.circuit import BreakerPolicy
 from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.flow import Wait
@@ -34,7 +34,7 @@ from stormbreak.events import (
 )
 from stormbreak.types import CANCELLED, Outcome, Verdict
 
-LONG_TIMEOUT = policy(retry=RetryPolicy(backoff=Constant(initial_delay=2.0)))
+LONG_TIMEOUT = policy(retry=RetryPolicy(backoff=Backoff(kind="constant", initial_delay=2.0)))
 
 CONNECT_FAILED = Outcome(Verdict.CONNECT_FAILED)
 
@@ -110,7 +110,7 @@ def test_waiting_counts_queue_and_backoff_but_not_the_attempt():
     stage = Stage(
         policy(
             limit=FixedLimit(max_in_flight=1),
-            retry=RetryPolicy(backoff=Constant(initial_delay=2.0)),
+            retry=RetryPolicy(backoff=Backoff(kind="constant", initial_delay=2.0)),
         )
     )
     first, second = stage.start(), stage.start()
@@ -218,7 +218,11 @@ def test_nothing_is_told_when_nobody_listens():
 
 
 def test_a_call_remembers_its_last_64_events():
-    stage = Stage(policy(retry=RetryPolicy(max_attempts=100, backoff=Constant(initial_delay=1.0))))
+    stage = Stage(
+        policy(
+            retry=RetryPolicy(max_attempts=100, backoff=Backoff(kind="constant", initial_delay=1.0))
+        )
+    )
     run = stage.start()
     for _ in range(100):
         run.step(SERVER_ERROR)
@@ -241,7 +245,11 @@ def test_each_call_earns_for_the_budget_once():
 
 
 def test_what_was_spent_in_the_queue_is_told_apart_from_backoff():
-    stage = Stage(policy(limit=FixedLimit(max_in_flight=1), retry=RetryPolicy(backoff=Constant())))
+    stage = Stage(
+        policy(
+            limit=FixedLimit(max_in_flight=1), retry=RetryPolicy(backoff=Backoff(kind="constant"))
+        )
+    )
     first, second = stage.start(), stage.start()
     stage.now += 3.0
     first.step(OK)
@@ -255,7 +263,7 @@ def test_what_was_spent_in_the_queue_is_told_apart_from_backoff():
 
 
 def test_decorrelated_jitter_goes_by_the_delay_before():
-    backoff = DecorrelatedJitter(initial_delay=0.5, max_delay=100.0)
+    backoff = Backoff(kind="decorrelated_jitter", initial_delay=0.5, max_delay=100.0)
     stage = Stage(policy(retry=RetryPolicy(backoff=backoff)), chance=0.5)
     run = stage.start()
     for delay in (1.0, 1.75, 2.875):
@@ -273,7 +281,11 @@ def test_a_policy_without_spread_comes_back_at_the_named_time():
 
 @pytest.mark.parametrize(("most", "sent"), [(1, 1), (2, 2), (None, 3), (9, 3)])
 def test_a_call_may_have_fewer_attempts_than_its_policy(most, sent):
-    stage = Stage(policy(retry=RetryPolicy(max_attempts=3, backoff=Constant(initial_delay=1.0))))
+    stage = Stage(
+        policy(
+            retry=RetryPolicy(max_attempts=3, backoff=Backoff(kind="constant", initial_delay=1.0))
+        )
+    )
     run = stage.start(most=most)
     while run.ended is None:
         run.step(CONNECT_FAILED if run.command.attempt == 2 else SERVER_ERROR)

@@ -3,7 +3,7 @@
 import pytest
 from stage import OK, SERVER_ERROR, Stage, policy, told
 
-from stormbreak.core.backoff import DecorrelatedJitter
+from stormbreak.core.backoff import Backoff
 from stormbreak.core.fallback import ELSEWHERE, Step, TargetOrder
 from stormbreak.core.flow import Ask, Send
 from stormbreak.core.retry import RetryPolicy
@@ -63,7 +63,7 @@ def test_no_rule_makes_a_call_more_patient_than_it_is():
 
 
 def test_the_backoff_begins_anew_at_each_target():
-    backoff = DecorrelatedJitter(initial_delay=0.5, max_delay=100.0)
+    backoff = Backoff(kind="decorrelated_jitter", initial_delay=0.5, max_delay=100.0)
     stage = Stage(policy(retry=RetryPolicy(max_attempts=3, backoff=backoff)), chance=0.5)
     run = start(stage, to(SECOND))
     for delay in (1.0, 1.75, None, 1.0, 1.75):

@@ -5,17 +5,10 @@ from types import NoneType
 from typing import get_args, get_origin, get_type_hints
 
 import pytest
+from table_test import table_test
 
 from stormbreak.core.automatic_limit import AutomaticLimit
-from stormbreak.core.backoff import (
-    Constant,
-    DecorrelatedJitter,
-    EqualJitter,
-    Exponential,
-    FullJitter,
-    Linear,
-    ProportionalJitter,
-)
+from stormbreak.core.backoff import Backoff
 from stormbreak.core.checks import (
     MAX_SHOWN,
     MIN_WINDOW,
@@ -35,14 +28,7 @@ from stormbreak.core.retry import RetryPolicy
 from stormbreak.core.retry_budget import BudgetPolicy
 from stormbreak.core.shadow import ShadowPolicy
 from stormbreak.core.spend_policy import SpendPolicy
-from stormbreak.core.trip import (
-    AnyRule,
-    ConsecutiveFailures,
-    FailureRate,
-    FailureRateOfLast,
-    SlowRate,
-    SlowRateOfLast,
-)
+from stormbreak.core.trip import AnyRule, ConsecutiveFailures, FailureRate, SlowRate
 from stormbreak.errors import ConfigurationError
 
 WINDOWS = [
@@ -78,10 +64,7 @@ def test_a_value_is_not_shown_at_length():
 
 
 POLICIES = (
-    AimdLimit, AnyRule, AutomaticLimit, BreakerPolicy, BudgetPolicy, CachePolicy, ConsecutiveFailures, Constant,
-    DecorrelatedJitter, EqualJitter, Exponential, FailureRate, FailureRateOfLast, FixedLimit, FullJitter, HedgePolicy, Linear,
-    Place, Policy, ProportionalJitter, QueuePolicy, RateLimitPolicy, RetryPolicy, ShadowPolicy, SlowRate, SlowRateOfLast,
-    SpendPolicy, ToCache, ToDegraded, ToTargets,
+    AimdLimit, AnyRule, AutomaticLimit, Backoff, BreakerPolicy, BudgetPolicy, CachePolicy, ConsecutiveFailures, FailureRate, FixedLimit, HedgePolicy, Place, Policy, QueuePolicy, RateLimitPolicy, RetryPolicy, ShadowPolicy, SlowRate, SpendPolicy, ToCache, ToDegraded, ToTargets,
 )  # fmt: skip
 
 WRONG = {
@@ -105,13 +88,13 @@ def wrong_values():
                 yield pytest.param(policy, name, value, id=f"{policy.__name__}.{name}={value!r}")
 
 
-@pytest.mark.parametrize(("policy", "name", "value"), list(wrong_values()))
+@table_test(("policy", "name", "value"), list(wrong_values()))
 def test_a_value_of_the_wrong_type_is_named_when_the_policy_is_made(policy, name, value):
     with pytest.raises(ConfigurationError, match=rf"^{name} must be .*, got "):
         policy(**{name: value})
 
 
-@pytest.mark.parametrize("policy", POLICIES)
+@table_test("policy", POLICIES)
 def test_every_number_of_a_policy_is_checked_for_its_type(policy):
     assert {name for name, *_ in _rules(policy)} >= {
         name for name, hint in get_type_hints(policy).items() if hint in (int, float, bool)

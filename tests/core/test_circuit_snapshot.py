@@ -3,6 +3,7 @@ from math import inf, nan
 
 import pytest
 from stage import OK, SERVER_ERROR
+from table_test import table_test
 
 from stormbreak.core.breaker import Breaker
 from stormbreak.core.circuit import BreakerPolicy, Mode, State
@@ -167,7 +168,7 @@ BEYOND = "open_left must be a finite number, got"
 GOOD = {"state": "open", "open_left": 1, "open_for": 5.0}
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("key", "value", "message"),
     [
         ("state", "half_open", "state must be one of closed, open, isolated, got 'half_open'"),
@@ -203,7 +204,7 @@ def test_what_has_no_keys_is_no_saved_circuit(values):
         parse_snapshot(values)
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("changes", "left", "grown"),
     [
         ({}, 1350.0, 40.0),  # as long as a server may keep it open

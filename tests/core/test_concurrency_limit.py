@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from stage import INVALID, OK, SERVER_ERROR, THROTTLED, TIMEOUT, told
+from table_test import table_test
 
 from stormbreak.core.concurrency_limit import AimdLimit, AimdLimiter
 from stormbreak.core.gate import NEVER, READY
@@ -85,7 +86,7 @@ def test_does_not_climb_while_it_is_not_used():
     assert [limit for (limit,) in plant.rounds(50, demand=9)] == [10] * 50
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("outcome", "limit"),
     [
         (THROTTLED, 8),
@@ -206,7 +207,7 @@ def test_two_clients_come_to_equal_parts():
     assert max(used) <= 1.2 * min(used)
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("values", "message"),
     [
         ({"min_in_flight": 0}, "min_in_flight must be at least 1, got 0"),

@@ -2,6 +2,7 @@ from math import inf
 
 import pytest
 from stage import OK, SERVER_ERROR, THROTTLED, Stage, policy, told
+from table_test import table_test
 
 from stormbreak.core.cooldown import Cooldown, Pace
 from stormbreak.core.retry import RetryPolicy
@@ -50,7 +51,7 @@ def test_holds_until_a_moment_between_the_named_time_and_half_as_much_again(chan
     assert rest.told == [(1.0, until)]
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("verdict", "holds"),
     [
         (Verdict.THROTTLED, True),

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from stage import INVALID, OK, SERVER_ERROR, Stage, policy
 
-from stormbreak.core.backoff import Constant
+from stormbreak.core.backoff import Backoff
 from stormbreak.core.circuit import BreakerPolicy, Mode, State
 from stormbreak.core.circuit_snapshot import CircuitSnapshot
 from stormbreak.core.concurrency_limit import FixedLimit
@@ -50,7 +50,9 @@ def test_a_named_target_goes_by_its_own_policy_and_any_other_by_that_of_the_engi
 
 
 def test_retries_go_by_the_policy_of_the_target():
-    thrice = policy(retry=RetryPolicy(max_attempts=3, backoff=Constant(initial_delay=1.0)))
+    thrice = policy(
+        retry=RetryPolicy(max_attempts=3, backoff=Backoff(kind="constant", initial_delay=1.0))
+    )
     once = policy(retry=RetryPolicy(max_attempts=1))
     stage = governed(main=thrice, spare=once)
 

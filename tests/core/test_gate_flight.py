@@ -1,5 +1,5 @@
-import pytest
 from stage import INVALID, OK, SERVER_ERROR, THROTTLED, TIMEOUT, told
+from table_test import table_test
 
 from stormbreak.core.gate import Completion, InFlight
 from stormbreak.types import CANCELLED, Outcome, Verdict
@@ -18,7 +18,7 @@ LANDINGS = [
 ]
 
 
-@pytest.mark.parametrize(("outcome", "landing"), LANDINGS)
+@table_test(("outcome", "landing"), LANDINGS)
 def test_how_an_attempt_lands(outcome, landing):
     flight = InFlight(3.0)
 

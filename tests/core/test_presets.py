@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 
 from stormbreak.core.automatic_limit import AutomaticLimit
-from stormbreak.core.backoff import ProportionalJitter
+from stormbreak.core.backoff import Backoff
 from stormbreak.core.circuit import BreakerPolicy
 from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.policy import Policy
@@ -64,8 +64,13 @@ def test_the_article_has_exactly_its_numbers():
     assert (ARTICLE.patience, ARTICLE.attempt_timeout, ARTICLE.fail_fast) == (300.0, 30.0, True)
     assert ARTICLE.retry.max_attempts == 1 + 5
     assert ARTICLE.retry.longer_backoff_on == (504,)
-    assert ARTICLE.retry.backoff == ProportionalJitter(
-        initial_delay=1.0, factor=2.0, max_delay=60.0, jitter=0.3, min_delay=0.1
+    assert ARTICLE.retry.backoff == Backoff(
+        kind="proportional_jitter",
+        initial_delay=1.0,
+        factor=2.0,
+        max_delay=60.0,
+        jitter=0.3,
+        min_delay=0.1,
     )
     assert ARTICLE.breaker == BreakerPolicy(
         trip=ConsecutiveFailures(failure_threshold=5),

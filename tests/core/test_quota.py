@@ -1,5 +1,6 @@
 import pytest
 from stage import INVALID, OK, SERVER_ERROR, TARGET, THROTTLED, TIMEOUT, Stage, policy
+from table_test import table_test
 
 from stormbreak.core.gate import READY
 from stormbreak.core.rate_limit_gate import RateLimitGate
@@ -39,7 +40,7 @@ def take(gate, tokens=0, now=NOW):
     return gate.take(call(tokens), now)
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("outcome", "tokens", "requests"),
     [
         (CANCELLED, 0, 0),
@@ -206,7 +207,7 @@ def usually(gate, tokens):
 TOKENS_LACK = RateLimits(RateLimitStatus(1000, 900, 6.0), RateLimitStatus(10_000, 2_000, 48.0))
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("learn", "usual", "told", "lacks"),
     [
         (True, 2_000, TOKENS_LACK, True),

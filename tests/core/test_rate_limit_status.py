@@ -3,6 +3,7 @@ from math import inf
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from table_test import table_test
 
 from stormbreak.core.gate import READY
 from stormbreak.core.rate_limit_gate import ReportedLimit
@@ -43,7 +44,7 @@ def test_a_window_is_awaited_to_its_end():
     assert told.ready_at(1, 150.0) == READY
 
 
-@pytest.mark.parametrize(
+@table_test(
     "said",
     [
         RateLimitStatus(),

@@ -1,22 +1,18 @@
 import pytest
 from stage import INVALID, SERVER_ERROR, TIMEOUT, told
+from table_test import table_test
 
-from stormbreak.core.backoff import (
-    Constant,
-    DecorrelatedJitter,
-    EqualJitter,
-    Exponential,
-    FullJitter,
-    Linear,
-    ProportionalJitter,
-)
+from stormbreak.core.backoff import Backoff
 from stormbreak.core.retry import NoRetry, Retry, RetryAllowance, RetryPolicy, decide
 from stormbreak.core.retry_budget import Budget, BudgetPolicy
 from stormbreak.errors import ConfigurationError
 from stormbreak.types import TREATMENTS
 
 SECOND = RetryPolicy(
-    max_attempts=3, backoff=Constant(initial_delay=1.0), min_time_left=0.5, max_wait=60.0
+    max_attempts=3,
+    backoff=Backoff(kind="constant", initial_delay=1.0),
+    min_time_left=0.5,
+    max_wait=60.0,
 )
 
 
@@ -57,24 +53,24 @@ TABLE = [
 ]
 
 
-@pytest.mark.parametrize(("question", "answer"), TABLE)
+@table_test(("question", "answer"), TABLE)
 def test_decisions(question, answer):
     assert answer == ask(**question)
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("backoff", "floor"),
     [
-        (Constant(initial_delay=0.5), 0.5),
-        (Linear(initial_delay=0.3), 0.3),
-        (Exponential(initial_delay=0.4), 0.4),
-        (EqualJitter(initial_delay=0.4), 0.2),
-        (DecorrelatedJitter(initial_delay=0.4), 0.4),
-        (ProportionalJitter(initial_delay=1.0, min_delay=0.1), 0.1),
-        (FullJitter(initial_delay=1.0), 0.02),  # it has none: the named time counts
+        (Backoff(kind="constant", initial_delay=0.5), 0.5),
+        (Backoff(kind="linear", initial_delay=0.3), 0.3),
+        (Backoff(kind="exponential", initial_delay=0.4), 0.4),
+        (Backoff(kind="equal_jitter", initial_delay=0.4), 0.2),
+        (Backoff(kind="decorrelated_jitter", initial_delay=0.4), 0.4),
+        (Backoff(kind="proportional_jitter", initial_delay=1.0, min_delay=0.1), 0.1),
+        (Backoff(initial_delay=1.0), 0.02),  # it has none: the named time counts
     ],
 )
-@pytest.mark.parametrize("attempt", [1, 5])
+@table_test("attempt", [1, 5])
 def test_a_named_time_does_not_undercut_the_floor_where_no_budget_bounds_retries(
     backoff, floor, attempt
 ):
@@ -85,13 +81,15 @@ def test_a_named_time_does_not_undercut_the_floor_where_no_budget_bounds_retries
 
 
 def test_backoff_counts_retries_from_one():
-    policy = RetryPolicy(backoff=Linear(initial_delay=1.0))
+    policy = RetryPolicy(backoff=Backoff(kind="linear", initial_delay=1.0))
 
     assert [ask(policy=policy, attempt=n).until for n in (1, 2)] == [101.0, 102.0]
 
 
 def test_some_statuses_wait_one_step_longer():
-    policy = RetryPolicy(backoff=Linear(initial_delay=1.0), longer_backoff_on=(504,))
+    policy = RetryPolicy(
+        backoff=Backoff(kind="linear", initial_delay=1.0), longer_backoff_on=(504,)
+    )
     gateway_timeout = TIMEOUT._replace(status=504)
 
     assert ask(gateway_timeout, policy).until == 102.0
@@ -131,12 +129,12 @@ def test_defaults():
 
 
 def test_where_no_time_is_named_none_is_too_long():
-    policy = RetryPolicy(backoff=Constant(initial_delay=1.0), max_wait=0.5)
+    policy = RetryPolicy(backoff=Backoff(kind="constant", initial_delay=1.0), max_wait=0.5)
 
     assert ask(policy=policy) == Retry(101.0, free=True)
 
 
 def test_the_first_retry_has_no_delay_before_it():
-    policy = RetryPolicy(backoff=DecorrelatedJitter(initial_delay=0.5))
+    policy = RetryPolicy(backoff=Backoff(kind="decorrelated_jitter", initial_delay=0.5))
 
     assert ask(policy=policy, chance=0.5) == Retry(101.0, free=True)

@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from stage import INVALID, OK, SERVER_ERROR, TARGET, THROTTLED, TIMEOUT, Stage, policy, told
+from table_test import table_test
 
 from stormbreak.core.automatic_limit import AutomaticLimit
-from stormbreak.core.backoff import Constant
+from stormbreak.core.backoff import Backoff
 from stormbreak.core.circuit import BreakerPolicy
 from stormbreak.core.concurrency_limit import AimdLimit, FixedLimit
 from stormbreak.core.policy import Policy
@@ -183,7 +184,7 @@ def test_a_learned_rate_would_have_made_wait():
     assert stage.state.rate is None
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("real", "shadow", "outcome", "expected"),
     [
         (3, 1, SERVER_ERROR, [("attempts", "not_retry", None)]),
@@ -196,8 +197,12 @@ def test_a_learned_rate_would_have_made_wait():
 )
 def test_retries_are_compared(real, shadow, outcome, expected):
     stage = beside(
-        {"retry": RetryPolicy(max_attempts=real, backoff=Constant(initial_delay=1.0))},
-        retry=RetryPolicy(max_attempts=shadow, backoff=Constant(initial_delay=7.0)),
+        {
+            "retry": RetryPolicy(
+                max_attempts=real, backoff=Backoff(kind="constant", initial_delay=1.0)
+            )
+        },
+        retry=RetryPolicy(max_attempts=shadow, backoff=Backoff(kind="constant", initial_delay=7.0)),
     )
     once(stage, outcome)
 
@@ -210,8 +215,8 @@ def test_retries_are_compared(real, shadow, outcome, expected):
 )
 def test_times_differ_beyond_a_millisecond(seconds, expected):
     stage = beside(
-        {"retry": RetryPolicy(max_attempts=3, backoff=Constant(initial_delay=1.0))},
-        retry=RetryPolicy(max_attempts=3, backoff=Constant(initial_delay=seconds)),
+        {"retry": RetryPolicy(max_attempts=3, backoff=Backoff(kind="constant", initial_delay=1.0))},
+        retry=RetryPolicy(max_attempts=3, backoff=Backoff(kind="constant", initial_delay=seconds)),
     )
     once(stage, SERVER_ERROR)
 
@@ -254,7 +259,7 @@ def test_a_budget_that_refuses_is_not_judged_by_a_shadow_that_says_nothing_of_re
 
 def test_a_budget_has_an_account_of_its_own():
     stage = beside(
-        {"retry": RetryPolicy(max_attempts=3, backoff=Constant(initial_delay=1.0))},
+        {"retry": RetryPolicy(max_attempts=3, backoff=Backoff(kind="constant", initial_delay=1.0))},
         retry_budget=BudgetPolicy(ratio=1.0, low_traffic_calls=0),
     )
     run = once(stage, TIMEOUT)

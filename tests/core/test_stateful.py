@@ -22,14 +22,14 @@ from stage import (
 )
 
 from stormbreak.core.automatic_limit import AutomaticLimit
-from stormbreak.core.backoff import Constant, FullJitter
+from stormbreak.core.backoff import Backoff
 from stormbreak.core.circuit import BreakerPolicy, State
 from stormbreak.core.concurrency_limit import AimdLimit, FixedLimit
 from stormbreak.core.presets import ARTICLE, INTERACTIVE
 from stormbreak.core.queue import QueuePolicy
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.core.retry_budget import BudgetPolicy
-from stormbreak.core.trip import AnyRule, ConsecutiveFailures, FailureRate, SlowRateOfLast
+from stormbreak.core.trip import AnyRule, ConsecutiveFailures, FailureRate, SlowRate
 from stormbreak.types import CANCELLED, Priority
 
 FRAGILE = BreakerPolicy(
@@ -47,7 +47,7 @@ POLICIES = {
         queue=QueuePolicy(max_size=3),
         breaker=FRAGILE,
         retry_budget=BudgetPolicy(ratio=0.5, low_traffic_calls=3),
-        retry=RetryPolicy(max_attempts=3, backoff=Constant(initial_delay=1.0)),
+        retry=RetryPolicy(max_attempts=3, backoff=Backoff(kind="constant", initial_delay=1.0)),
         attempt_timeout=10.0,
     ),
     "one by one": policy(
@@ -56,7 +56,7 @@ POLICIES = {
             trip=AnyRule(
                 rules=(
                     FailureRate(ratio=0.5, min_calls=2),
-                    SlowRateOfLast(slow_call_threshold=4.0, min_calls=3),
+                    SlowRate(window_calls=50, slow_call_threshold=4.0, min_calls=3),
                 )
             ),
             open_duration=2.0,
@@ -64,26 +64,26 @@ POLICIES = {
             max_concurrent_probes=1,
             probe_lease=3.0,
         ),
-        retry=RetryPolicy(max_attempts=4, backoff=FullJitter(initial_delay=1.0)),
+        retry=RetryPolicy(max_attempts=4, backoff=Backoff(initial_delay=1.0)),
     ),
     "automatic": policy(
         limit=AutomaticLimit(max_in_flight=3, headroom_factor=1.0, headroom=0.0),
         queue=QueuePolicy(max_size=8),
         retry_budget=BudgetPolicy(ratio=0.5, low_traffic_calls=3),
-        retry=RetryPolicy(max_attempts=3, backoff=Constant(initial_delay=1.0)),
+        retry=RetryPolicy(max_attempts=3, backoff=Backoff(kind="constant", initial_delay=1.0)),
         attempt_timeout=10.0,
     ),
     "aimd": policy(
         limit=AimdLimit(initial_in_flight=2, max_in_flight=4, slow_call_threshold=4.0),
         queue=QueuePolicy(max_size=8),
-        retry=RetryPolicy(max_attempts=3, backoff=Constant(initial_delay=1.0)),
+        retry=RetryPolicy(max_attempts=3, backoff=Backoff(kind="constant", initial_delay=1.0)),
         attempt_timeout=10.0,
     ),
     "learned rate": policy(
         limit=AutomaticLimit(max_in_flight=4),
         adaptive_rate=True,
         breaker=FRAGILE,
-        retry=RetryPolicy(max_attempts=3, backoff=Constant(initial_delay=1.0)),
+        retry=RetryPolicy(max_attempts=3, backoff=Backoff(kind="constant", initial_delay=1.0)),
     ),
     "no breaker": policy(limit=FixedLimit(max_in_flight=3), queue=QueuePolicy(max_size=5)),
     "article": ARTICLE,

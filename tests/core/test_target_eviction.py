@@ -5,7 +5,7 @@ from stage import OK, OTHER, SERVER_ERROR, TARGET, THROTTLED, Stage, policy, tol
 
 from stormbreak.core import engine
 from stormbreak.core.automatic_limit import AutomaticLimit
-from stormbreak.core.backoff import Constant
+from stormbreak.core.backoff import Backoff
 from stormbreak.core.circuit import BreakerPolicy, State
 from stormbreak.core.concurrency_limit import AimdLimit
 from stormbreak.core.policy import Policy
@@ -82,7 +82,7 @@ class TestWhatIsNeededStays:
         self.assert_goes(stage)
 
     def test_a_call_between_two_attempts(self):
-        retry = RetryPolicy(max_attempts=2, backoff=Constant(initial_delay=200.0))
+        retry = RetryPolicy(max_attempts=2, backoff=Backoff(kind="constant", initial_delay=200.0))
         stage = Stage(policy(retry=retry))
         run = stage.start().step(SERVER_ERROR)
         assert run.backing_off

@@ -4,7 +4,7 @@ import pytest
 from stage import OK, SERVER_ERROR, TARGET, THROTTLED, TIMEOUT, Stage, policy, told
 
 from stormbreak.core.automatic_limit import AutomaticLimit
-from stormbreak.core.backoff import Constant
+from stormbreak.core.backoff import Backoff
 from stormbreak.core.circuit import BreakerPolicy, State
 from stormbreak.core.circuit_snapshot import CircuitSnapshot
 from stormbreak.core.concurrency_limit import AimdLimit, FixedLimit
@@ -117,7 +117,10 @@ def test_the_trouble_is_what_the_diagnosis_says():
 def test_who_is_given_to_an_attempt_is_its_own_time():
     """A call that timed out is told as overtaken when another that left later was answered."""
     stage = Stage(
-        Policy(retry=RetryPolicy(max_attempts=2, backoff=Constant(initial_delay=1.0)), breaker=None)
+        Policy(
+            retry=RetryPolicy(max_attempts=2, backoff=Backoff(kind="constant", initial_delay=1.0)),
+            breaker=None,
+        )
     )
     first = stage.start()
     stage.tick(1.0)

@@ -10,7 +10,7 @@ import pytest
 from metering import prices, usage
 
 from stormbreak import AsyncClient, scope
-from stormbreak.core.backoff import FullJitter
+from stormbreak.core.backoff import Backoff
 from stormbreak.core.hedge import HedgePolicy
 from stormbreak.core.policy import Policy
 from stormbreak.core.retry import RetryPolicy
@@ -23,7 +23,7 @@ from stormbreak.events import Returned
 from stormbreak.provider.counters import Billed
 from stormbreak.provider.formats.registry import request_digest
 
-CALLS = 5_000
+CALLS = 1_500
 AT_ONCE = 250
 STORM = """
 [provider]
@@ -74,7 +74,7 @@ share = 0.03
 POLICY = Policy(
     attempt_timeout=1.0,
     stall_timeout=1.0,
-    retry=RetryPolicy(max_attempts=5, backoff=FullJitter(initial_delay=0.02, max_delay=0.1)),
+    retry=RetryPolicy(max_attempts=5, backoff=Backoff(initial_delay=0.02, max_delay=0.1)),
     retry_budget=BudgetPolicy(ratio=1.0, capacity=1000.0),
     breaker=None,
     hedge=HedgePolicy(delay=0.25, percentile=None),

@@ -6,6 +6,7 @@ from decimal import Decimal
 import pytest
 from metering import price_of, usage
 from stage import INVALID, OK, OTHER, SERVER_ERROR, TARGET, TIMEOUT, Stage, policy, told
+from table_test import table_test
 
 from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.engine import Engine
@@ -54,7 +55,7 @@ def test_the_most_that_an_attempt_can_cost_is_set_aside_and_the_rest_given_back(
     assert money(made) == (0.01, 0)
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("outcome", "spent"),
     [
         (answered(CENT), 0.01),
@@ -414,9 +415,7 @@ class Odd:
         return self._cost
 
 
-@pytest.mark.parametrize(
-    "cost", [KeyError("m"), ZeroDivisionError(), 0.01, None, Decimal("nan"), Decimal(-1)]
-)
+@table_test("cost", [KeyError("m"), ZeroDivisionError(), 0.01, None, Decimal("nan"), Decimal(-1)])
 def test_prices_that_fail_when_an_answer_has_come_lose_neither_it_nor_its_slot(cost):
     """It was raised in the middle of giving everything back."""
     made = Stage(policy(retry=ONCE, spend=SpendPolicy(max_usd=2.0)))

@@ -11,7 +11,7 @@ from metering import prices, usage
 from stage import OTHER, TARGET, policy
 
 from stormbreak.core.automatic_limit import AutomaticLimit
-from stormbreak.core.backoff import FullJitter
+from stormbreak.core.backoff import Backoff
 from stormbreak.core.engine import Engine
 from stormbreak.core.fallback import Step
 from stormbreak.core.hedge import HedgePolicy
@@ -78,7 +78,7 @@ def play(seed, *, usd, per=None, calls=500, greedy=True):
     rules = policy(
         spend=SpendPolicy(max_usd=usd, period=per),
         attempt_timeout=5.0,
-        retry=RetryPolicy(max_attempts=4, backoff=FullJitter(initial_delay=0.5, max_delay=4.0)),
+        retry=RetryPolicy(max_attempts=4, backoff=Backoff(initial_delay=0.5, max_delay=4.0)),
         hedge=HedgePolicy(delay=3.0, percentile=None),
         limit=AutomaticLimit(),
     )

@@ -7,7 +7,7 @@ import pytest
 from metering import prices, usage
 
 from stormbreak import AsyncClient
-from stormbreak.core.backoff import FullJitter
+from stormbreak.core.backoff import Backoff
 from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.policy import Policy
 from stormbreak.core.retry import RetryPolicy
@@ -49,7 +49,7 @@ def policy(**spend):
     return Policy(
         spend=SpendPolicy(**spend),
         limit=FixedLimit(max_in_flight=AT_ONCE),
-        retry=RetryPolicy(max_attempts=5, backoff=FullJitter(initial_delay=0.02, max_delay=0.1)),
+        retry=RetryPolicy(max_attempts=5, backoff=Backoff(initial_delay=0.02, max_delay=0.1)),
         breaker=None,
         patience=5.0,
     )

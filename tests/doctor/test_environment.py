@@ -3,6 +3,7 @@
 import certifi
 import pytest
 from canary import CANARIES, KEY, assert_clean
+from table_test import table_test
 
 from stormbreak.doctor.environment import check_environment
 
@@ -22,7 +23,7 @@ def _no_proxy(monkeypatch):
         monkeypatch.delenv(name, raising=False)
 
 
-@pytest.mark.parametrize(
+@table_test(
     "environ",
     [
         {},
@@ -37,7 +38,7 @@ def test_nothing_is_wrong(environ):
     assert told(environ) == {}
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("environ", "where", "what"),
     [
         ({"STORMBREAK_DISABLED": "1"}, "STORMBREAK_DISABLED", "every policy is off"),

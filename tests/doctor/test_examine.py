@@ -10,6 +10,7 @@ import httpx2
 import openai
 import pytest
 from canary import CANARIES, KEY, assert_clean
+from table_test import table_test
 
 import stormbreak.httpx
 from stormbreak import AsyncClient, Client, ConfigurationError
@@ -231,7 +232,7 @@ async def test_nothing_is_changed_or_sent():
     assert transport.snapshot()["targets"] == {}
 
 
-@pytest.mark.parametrize("thing", [object(), 3, "client", None, openai, [openai], print])
+@table_test("thing", [object(), 3, "client", None, openai, [openai], print])
 def test_what_is_no_client(thing):
     with pytest.raises(ConfigurationError, match="no client of a known SDK or HTTP library"):
         examine(thing)

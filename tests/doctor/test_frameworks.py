@@ -8,6 +8,7 @@ import openai
 import pytest
 import tenacity
 from canary import KEY
+from table_test import table_test
 
 from stormbreak.doctor import examine
 from stormbreak.httpx import Transport
@@ -32,7 +33,7 @@ def said(thing):
     return told
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("thing", "where"),
     [
         (lambda: of("langchain_openai", root_client=sdk()), "client.root_client"),

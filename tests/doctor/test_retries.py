@@ -14,7 +14,7 @@ from doors import QUICK
 from sockets import failing, served
 
 from stormbreak import resilient
-from stormbreak.core.backoff import Constant
+from stormbreak.core.backoff import Backoff
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.doctor import examine
 from stormbreak.httpx2 import AsyncTransport, Transport
@@ -47,7 +47,7 @@ def under_stamina(client):
 
 
 def guarded(client, on=openai.APIError):
-    twice = RetryPolicy(max_attempts=2, backoff=Constant(initial_delay=0.001))
+    twice = RetryPolicy(max_attempts=2, backoff=Backoff(kind="constant", initial_delay=0.001))
     return resilient(replace(QUICK, retry=twice), on=on)(asking(client))
 
 

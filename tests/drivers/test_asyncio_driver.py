@@ -6,9 +6,10 @@ from contextlib import suppress
 import pytest
 from loop_bench import Bench
 from stage import INVALID, OK, SERVER_ERROR, TARGET, policy, told
+from table_test import table_test
 from virtual_loop import now, on_virtual_loop, run
 
-from stormbreak.core.backoff import Constant
+from stormbreak.core.backoff import Backoff
 from stormbreak.core.circuit import BreakerPolicy, State
 from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.retry import RetryPolicy
@@ -17,7 +18,7 @@ from stormbreak.types import Call, Verdict
 
 ONE = policy(
     limit=FixedLimit(max_in_flight=1),
-    retry=RetryPolicy(backoff=Constant(initial_delay=5.0)),
+    retry=RetryPolicy(backoff=Backoff(kind="constant", initial_delay=5.0)),
     breaker=BreakerPolicy(
         trip=ConsecutiveFailures(failure_threshold=1),
         open_duration=10.0,
@@ -47,7 +48,7 @@ async def test_answers():
 
 @on_virtual_loop
 async def test_retries_after_the_backoff():
-    bench = Bench(policy(retry=RetryPolicy(backoff=Constant(initial_delay=5.0))))
+    bench = Bench(policy(retry=RetryPolicy(backoff=Backoff(kind="constant", initial_delay=5.0))))
     ended = await bench.call(SERVER_ERROR, SERVER_ERROR, OK)
 
     assert bench.sent == [(0.0, 1), (6.0, 2), (12.0, 3)]
@@ -206,7 +207,7 @@ async def test_cancelled_while_the_probe_is_out():
     await bench.assert_at_rest()
 
 
-@pytest.mark.parametrize("turns", range(12))
+@table_test("turns", range(12))
 def test_cancelled_at_any_turn_of_the_loop_around_a_grant(turns):
     """The blocker answers, the queue moves, a retry follows; the cancel comes some turns of the loop later."""
 
@@ -236,7 +237,7 @@ def test_the_callers_own_wait_for_leaves_nothing_behind(impatience):
         bench = Bench(
             policy(
                 limit=FixedLimit(max_in_flight=1),
-                retry=RetryPolicy(backoff=Constant(initial_delay=5.0)),
+                retry=RetryPolicy(backoff=Backoff(kind="constant", initial_delay=5.0)),
             )
         )
         blocker = bench.call(OK, takes=1.0)

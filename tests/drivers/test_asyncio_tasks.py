@@ -8,7 +8,7 @@ from loop_bench import Bench
 from stage import OK, SERVER_ERROR, TARGET, policy
 from virtual_loop import now, on_virtual_loop
 
-from stormbreak.core.backoff import Constant
+from stormbreak.core.backoff import Backoff
 from stormbreak.core.hedge import HedgePolicy
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.events import Overtaken
@@ -179,7 +179,9 @@ async def test_of_two_streams_that_begin_in_one_instant_one_is_delivered_and_one
 
 @on_virtual_loop
 async def test_a_call_that_races_may_be_drained_while_it_backs_off():
-    bench = Bench(replace(HEDGED, retry=RetryPolicy(backoff=Constant(initial_delay=5.0))))
+    bench = Bench(
+        replace(HEDGED, retry=RetryPolicy(backoff=Backoff(kind="constant", initial_delay=5.0)))
+    )
     task = bench.run(Attempts((0.5, SERVER_ERROR), (30.0, OK)))
     await asyncio.sleep(1.0)
     bench.driver.drain()

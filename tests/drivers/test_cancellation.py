@@ -3,11 +3,11 @@
 import asyncio
 import contextlib
 
-import pytest
 from stage import OK, TARGET, THROTTLED, policy
+from table_test import table_test
 from virtual_threads import Threads
 
-from stormbreak.core.backoff import Constant
+from stormbreak.core.backoff import Backoff
 from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.engine import Engine
 from stormbreak.core.hedge import HedgePolicy
@@ -19,7 +19,9 @@ from stormbreak.drivers.virtual_time import Timeline, VirtualDriver
 from stormbreak.events import CallCancelled, CallEnded
 from stormbreak.types import Call
 
-RETRIED = policy(retry=RetryPolicy(max_attempts=2, backoff=Constant(initial_delay=60.0)))
+RETRIED = policy(
+    retry=RetryPolicy(max_attempts=2, backoff=Backoff(kind="constant", initial_delay=60.0))
+)
 HEDGED = policy(hedge=HedgePolicy(delay=60.0, percentile=None))
 
 
@@ -66,7 +68,7 @@ def in_threads(engine, outcome):
     threads.run()
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("drive", "chosen"),
     [
         (under_asyncio, RETRIED),
@@ -75,7 +77,7 @@ def in_threads(engine, outcome):
         (in_threads, RETRIED),
     ],
 )
-@pytest.mark.parametrize(
+@table_test(
     ("outcome", "told"),
     [
         (None, (CallCancelled, True)),  # while an attempt is under way

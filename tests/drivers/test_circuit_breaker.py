@@ -5,13 +5,11 @@ from math import inf
 
 import pytest
 from circuits import FRAGILE, breaker, fail, fail_until_open
+from table_test import table_test
 
 from stormbreak import BreakerPolicy, CircuitBreaker, CircuitOpenError, ConfigurationError, Judge
 from stormbreak.core.circuit import State
-from stormbreak.core.trip import (
-    ConsecutiveFailures,
-    SlowRateOfLast,
-)
+from stormbreak.core.trip import ConsecutiveFailures, SlowRate
 
 
 def by_call(circuit, function):
@@ -131,7 +129,7 @@ async def test_cancelling_async_call_frees_its_place():
 
 
 async def test_a_cancel_by_the_users_own_timeout_is_a_slow_call():
-    slow = SlowRateOfLast(ratio=1.0, slow_call_threshold=5.0, min_calls=2, window_calls=2)
+    slow = SlowRate(ratio=1.0, slow_call_threshold=5.0, min_calls=2, window_calls=2)
     circuit = breaker(BreakerPolicy(trip=slow))
 
     async def hang():
@@ -360,8 +358,8 @@ def test_exception_classes_may_be_given_alone_or_in_any_collection(name):
         assert getattr(Judge(**{name: given}), name) == (KeyError,)
 
 
-@pytest.mark.parametrize("name", ["failures", "ignored"])
-@pytest.mark.parametrize("given", [["KeyError"], KeyError("x"), int, 3, None, "KeyError"])
+@table_test("name", ["failures", "ignored"])
+@table_test("given", [["KeyError"], KeyError("x"), int, 3, None, "KeyError"])
 def test_what_is_no_exception_class_is_refused_when_the_judge_is_made(name, given):
     with pytest.raises(ConfigurationError, match=f"{name} must hold exception classes"):
         Judge(**{name: given})
@@ -371,8 +369,8 @@ async def asynchronous(_):
     """Its result is true, whatever it would come to."""
 
 
-@pytest.mark.parametrize("given", [3, "is_none", asynchronous])
-@pytest.mark.parametrize("name", ["failed_result", "outcome_of"])
+@table_test("given", [3, "is_none", asynchronous])
+@table_test("name", ["failed_result", "outcome_of"])
 def test_what_is_no_function_is_refused_when_the_judge_is_made(name, given):
     with pytest.raises(ConfigurationError, match=f"{name} must be a function"):
         Judge(**{name: given})

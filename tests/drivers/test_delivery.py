@@ -8,7 +8,7 @@ from loop_bench import Bench
 from stage import OK, SERVER_ERROR, TARGET, policy
 from virtual_loop import now, on_virtual_loop, run
 
-from stormbreak.core.backoff import Constant
+from stormbreak.core.backoff import Backoff
 from stormbreak.core.circuit import BreakerPolicy, State
 from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.engine import Engine
@@ -23,7 +23,7 @@ BEGUN = OK._replace(committed=True)
 BROKEN = Outcome(Verdict.BROKEN, status=200)
 RULES = policy(
     limit=FixedLimit(max_in_flight=1),
-    retry=RetryPolicy(backoff=Constant(initial_delay=1.0)),
+    retry=RetryPolicy(backoff=Backoff(kind="constant", initial_delay=1.0)),
     attempt_timeout=10.0,
     breaker=BreakerPolicy(trip=ConsecutiveFailures(failure_threshold=2), open_duration_jitter=0.0),
 )

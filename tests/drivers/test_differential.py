@@ -8,11 +8,12 @@ from random import Random
 
 import pytest
 from stage import INVALID, OK, OTHER, SERVER_ERROR, TARGET, THROTTLED, policy, told
+from table_test import table_test
 from virtual_loop import now, run
 from virtual_threads import Threads
 
 from stormbreak.core.automatic_limit import AutomaticLimit
-from stormbreak.core.backoff import FullJitter, ProportionalJitter
+from stormbreak.core.backoff import Backoff
 from stormbreak.core.circuit import BreakerPolicy
 from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.engine import Engine
@@ -41,7 +42,7 @@ POLICIES = {
             open_duration=3.0,
             probe_lease=4.0,
         ),
-        retry=RetryPolicy(max_attempts=4, backoff=FullJitter(initial_delay=0.5)),
+        retry=RetryPolicy(max_attempts=4, backoff=Backoff(initial_delay=0.5)),
     ),
     "fragile": policy(
         limit=FixedLimit(max_in_flight=12),
@@ -53,14 +54,16 @@ POLICIES = {
             max_concurrent_probes=1,
             probe_lease=3.0,
         ),
-        retry=RetryPolicy(max_attempts=5, backoff=ProportionalJitter(initial_delay=0.3)),
+        retry=RetryPolicy(
+            max_attempts=5, backoff=Backoff(kind="proportional_jitter", initial_delay=0.3)
+        ),
     ),
     "fewer and fewer": policy(
         limit=AutomaticLimit(max_in_flight=6),
         adaptive_rate=True,
         attempt_timeout=4.0,
         retry_budget=BudgetPolicy(ratio=0.1, low_traffic_calls=3),
-        retry=RetryPolicy(max_attempts=4, backoff=FullJitter(initial_delay=0.2)),
+        retry=RetryPolicy(max_attempts=4, backoff=Backoff(initial_delay=0.2)),
     ),
     "article": ARTICLE,
     "hedged": policy(
@@ -69,7 +72,7 @@ POLICIES = {
         attempt_timeout=5.0,
         retry_budget=BudgetPolicy(ratio=0.5),
         hedge=HedgePolicy(delay=0.3, percentile=0.6, max_hedges=2),
-        retry=RetryPolicy(max_attempts=5, backoff=FullJitter(initial_delay=0.2)),
+        retry=RetryPolicy(max_attempts=5, backoff=Backoff(initial_delay=0.2)),
     ),
 }
 
@@ -220,8 +223,8 @@ CASES = [(name, driven) for name in POLICIES for driven in (under_asyncio, in_th
 CASES.remove(("hedged", in_threads))  # threads cannot race: see the next test
 
 
-@pytest.mark.parametrize(("name", "driven"), CASES)
-@pytest.mark.parametrize("seed", range(4))
+@table_test(("name", "driven"), CASES)
+@table_test("seed", range(4))
 def test_same_events(name, seed, driven):
     virtual, virtual_ends = in_virtual_time(POLICIES[name], seed)
     real, real_ends = driven(POLICIES[name], seed)

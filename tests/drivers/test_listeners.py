@@ -9,7 +9,7 @@ from stage import OK, SERVER_ERROR, TARGET, policy
 
 from stormbreak.core import attempt as attempt_module
 from stormbreak.core import call_state as trail_module
-from stormbreak.core.backoff import Constant
+from stormbreak.core.backoff import Backoff
 from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.engine import Engine
 from stormbreak.core.retry import RetryPolicy
@@ -151,7 +151,7 @@ def test_no_event_is_built_when_nobody_listens(monkeypatch):
 
 
 def test_a_call_that_struggled_explains_itself_in_64_events_at_most():
-    retry = RetryPolicy(max_attempts=100, backoff=Constant(initial_delay=1.0))
+    retry = RetryPolicy(max_attempts=100, backoff=Backoff(kind="constant", initial_delay=1.0))
     engine, timeline, ends = Engine(policy(retry=retry)), Timeline(), []
     driver = VirtualDriver(engine, timeline)
     driver.start(Call(1, TARGET), lambda send, reply: reply(SERVER_ERROR), ends.append)

@@ -12,7 +12,7 @@ from sockets import answer, served_aside
 from stage import OK, SERVER_ERROR, TARGET, policy, told
 
 from stormbreak import BreakerPolicy, CircuitBreaker
-from stormbreak.core.backoff import Constant
+from stormbreak.core.backoff import Backoff
 from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.engine import Engine
 from stormbreak.core.retry import RetryPolicy
@@ -70,7 +70,7 @@ class ParkedThread(threading.Event):
 
 def test_a_child_wakes_no_thread_of_its_parent():
     """There is none, and the lock to wake it by may be held for ever."""
-    driver = ThreadDriver(Engine(policy(retry=RetryPolicy(backoff=Constant(initial_delay=60.0)))), parking=ParkedThread)  # fmt: skip
+    driver = ThreadDriver(Engine(policy(retry=RetryPolicy(backoff=Backoff(kind="constant", initial_delay=60.0)))), parking=ParkedThread)  # fmt: skip
     waits = threading.Thread(target=driver.run, args=(Call(1, TARGET), lambda _: SERVER_ERROR))
     waits.start()
     while not driver._waits:

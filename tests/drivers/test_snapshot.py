@@ -7,7 +7,7 @@ from contextlib import suppress
 import pytest
 from stage import OK, SERVER_ERROR, TARGET, policy
 
-from stormbreak.core.backoff import Constant
+from stormbreak.core.backoff import Backoff
 from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.engine import Engine
 from stormbreak.core.fallback import ELSEWHERE, Step
@@ -86,7 +86,7 @@ async def test_one_that_has_others_beside_it():
 
 
 async def test_one_that_backs_off():
-    bench = Bench(retry=RetryPolicy(backoff=Constant(initial_delay=8.0)))
+    bench = Bench(retry=RetryPolicy(backoff=Backoff(kind="constant", initial_delay=8.0)))
     await bench.start(saying(SERVER_ERROR))
     (told,) = bench.pending()
 

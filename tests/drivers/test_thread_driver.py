@@ -8,7 +8,7 @@ import pytest
 from interrupts import interrupted
 from stage import OK, SERVER_ERROR, TARGET, policy, told
 
-from stormbreak.core.backoff import Constant
+from stormbreak.core.backoff import Backoff
 from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.engine import Engine
 from stormbreak.core.retry import RetryPolicy
@@ -63,7 +63,7 @@ class Scene:
 
 
 def test_a_failure_is_tried_again_after_its_backoff():
-    scene = Scene(retry=RetryPolicy(backoff=Constant(initial_delay=0.02)))
+    scene = Scene(retry=RetryPolicy(backoff=Backoff(kind="constant", initial_delay=0.02)))
     answers = iter([SERVER_ERROR, OK])
     began = time.monotonic()
     ended = scene.run(lambda _: next(answers))
@@ -148,7 +148,7 @@ def test_an_interrupt_in_the_queue_takes_the_ticket_back():
 
 
 def test_an_interrupt_ends_a_backoff():
-    scene = Scene(retry=RetryPolicy(backoff=Constant(initial_delay=60.0)))
+    scene = Scene(retry=RetryPolicy(backoff=Backoff(kind="constant", initial_delay=60.0)))
     began = time.monotonic()
     with interrupted(), pytest.raises(KeyboardInterrupt):
         scene.run(lambda _: SERVER_ERROR)

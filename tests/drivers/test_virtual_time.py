@@ -1,6 +1,6 @@
 from stage import OK, SERVER_ERROR, TARGET, policy, told
 
-from stormbreak.core.backoff import Constant
+from stormbreak.core.backoff import Backoff
 from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.engine import Engine
 from stormbreak.core.retry import RetryPolicy
@@ -53,7 +53,9 @@ def test_the_clock_jumps_to_what_is_due_in_the_order_of_time_and_asking():
 
 
 def test_hours_pass_at_once():
-    world = SimulatedProvider(retry=RetryPolicy(backoff=Constant(initial_delay=3600.0)))
+    world = SimulatedProvider(
+        retry=RetryPolicy(backoff=Backoff(kind="constant", initial_delay=3600.0))
+    )
     world.start(SERVER_ERROR, SERVER_ERROR, OK)
     world.timeline.run()
 

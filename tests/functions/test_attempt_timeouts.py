@@ -6,16 +6,17 @@ import pytest
 from guarding import QUICK, DownError, Script, at_rest, in_threads, made, on_a_loop
 from interrupts import interrupted
 from stage import policy
+from table_test import table_test
 from virtual_loop import now
 
-from stormbreak.core.backoff import Constant
+from stormbreak.core.backoff import Backoff
 from stormbreak.core.circuit import BreakerPolicy
 from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.core.trip import ConsecutiveFailures
 from stormbreak.errors import AttemptTimeoutError, RejectedError, ShedError
 
-RETRY = RetryPolicy(max_attempts=3, backoff=Constant(initial_delay=1.0))
+RETRY = RetryPolicy(max_attempts=3, backoff=Backoff(kind="constant", initial_delay=1.0))
 TIMED = policy(attempt_timeout=5.0, retry=RETRY)
 ONE = policy(limit=FixedLimit(max_in_flight=1), retry=RETRY)
 LATE = 100.0
@@ -35,8 +36,8 @@ async def by_block(guard, function):
 WAYS = [by_call, by_block]
 
 
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("on", [TimeoutError, OSError, Exception])
+@table_test("way", WAYS)
+@table_test("on", [TimeoutError, OSError, Exception])
 def test_an_attempt_that_is_cut_is_retried_where_a_timeout_error_is(way, on):
     script = Script((1, LATE), (2, LATE), (3, 2.0))
 
@@ -47,8 +48,8 @@ def test_an_attempt_that_is_cut_is_retried_where_a_timeout_error_is(way, on):
     assert (result, round(ended_at, 3), rests) == (3, 14.0, True)
 
 
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("on", [None, DownError, ValueError])
+@table_test("way", WAYS)
+@table_test("on", [None, DownError, ValueError])
 def test_else_it_ends_the_call_with_an_error_of_ours(way, on):
     async def main(guard):
         with pytest.raises(AttemptTimeoutError) as caught:
@@ -188,7 +189,7 @@ def test_an_interrupt_passes_and_frees_its_place(error):
 
 
 def test_ctrl_c_in_a_backoff_frees_all():
-    guard = made(policy(retry=RetryPolicy(backoff=Constant(initial_delay=60.0))))
+    guard = made(policy(retry=RetryPolicy(backoff=Backoff(kind="constant", initial_delay=60.0))))
     with pytest.raises(KeyboardInterrupt), interrupted():
         guard.call(Script(DownError()))
     assert at_rest(guard)

@@ -7,9 +7,10 @@ from random import Random
 import pytest
 from guarding import DownError, Script, in_threads, on_a_loop
 from stage import policy
+from table_test import table_test
 
 from stormbreak import Verdict
-from stormbreak.core.backoff import FullJitter
+from stormbreak.core.backoff import Backoff
 from stormbreak.core.circuit import BreakerPolicy
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.core.retry_budget import BudgetPolicy
@@ -22,7 +23,7 @@ RULES = policy(
     fail_fast=True,
     retry_budget=BudgetPolicy(ratio=0.3),
     breaker=BreakerPolicy(trip=ConsecutiveFailures(failure_threshold=4), open_duration=3.0),
-    retry=RetryPolicy(max_attempts=3, backoff=FullJitter(initial_delay=0.5)),
+    retry=RetryPolicy(max_attempts=3, backoff=Backoff(initial_delay=0.5)),
 )
 
 
@@ -156,8 +157,8 @@ WAYS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize(("world", "way"), WAYS, ids=lambda one: one.__name__)
+@table_test("seed", range(4))
+@table_test(("world", "way"), WAYS)
 def test_same_events_and_ends(world, way, seed):
     ends, events = blocking(by_call, seed)
     other_ends, other_events = world(way, seed)

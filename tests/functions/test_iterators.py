@@ -9,7 +9,7 @@ from stage import policy
 from virtual_loop import now
 
 from stormbreak import CircuitOpenError
-from stormbreak.core.backoff import Constant
+from stormbreak.core.backoff import Backoff
 from stormbreak.core.circuit import BreakerPolicy
 from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.retry import RetryPolicy
@@ -245,7 +245,7 @@ async def test_what_can_be_awaited_for_a_stream_will_do():
 
 TIMED = policy(
     deadline=20.0, attempt_timeout=5.0, stall_timeout=3.0,
-    retry=RetryPolicy(max_attempts=2, backoff=Constant(initial_delay=1.0)),
+    retry=RetryPolicy(max_attempts=2, backoff=Backoff(kind="constant", initial_delay=1.0)),
 )  # fmt: skip
 
 

@@ -12,9 +12,10 @@ from dataclasses import replace
 import pytest
 from guarding import QUICK, DownError, Script, at_rest, in_threads, made
 from stage import policy
+from table_test import table_test
 
 from stormbreak import CircuitOpenError, ConfigurationError, Policy, Target, explain, resilient
-from stormbreak.core.backoff import Constant
+from stormbreak.core.backoff import Backoff
 from stormbreak.core.circuit import BreakerPolicy
 from stormbreak.core.fallback import ToDegraded
 from stormbreak.core.rate_limit_policy import RateLimitPolicy
@@ -169,7 +170,9 @@ def test_the_exception_is_that_very_object_and_tells_what_was_tried():
             guard.call(script)
         return caught.value
 
-    rules = policy(retry=RetryPolicy(max_attempts=3, backoff=Constant(initial_delay=1.0)))
+    rules = policy(
+        retry=RetryPolicy(max_attempts=3, backoff=Backoff(kind="constant", initial_delay=1.0))
+    )
     assert in_threads(main, rules)[0] is raised
     assert raised.__cause__ is cause
     assert raised.__notes__ == [
@@ -248,11 +251,10 @@ async def by_cut(guard):
 OPENING = BreakerPolicy(trip=ConsecutiveFailures(failure_threshold=1), open_duration=10.0)
 
 
-@pytest.mark.parametrize("way", [by_call, by_async_call, by_block, by_cut])
-@pytest.mark.parametrize(
+@table_test("way", [by_call, by_async_call, by_block, by_cut])
+@table_test(
     "changes",
     [{"retry": RetryPolicy(max_attempts=1)}, {}, {"breaker": OPENING, "fail_fast": True}],
-    ids=["at once", "after retries", "rejected at last"],
 )
 async def test_an_exception_is_freed_when_its_handler_is_done_with_it(way, changes):
     guard = made(replace(QUICK, attempt_timeout=0.001, **changes), on=Exception)
@@ -369,7 +371,7 @@ def test_turned_off_it_calls_once(monkeypatch):
         resilient(on=DownError).call(script)
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("wrong", "said"),
     [
         (

@@ -98,9 +98,9 @@ async def test_silence_ends_an_attempt_and_its_connection(ask, script, status):
 
 
 async def test_a_slow_answer_is_no_silence(ask):
-    pieces = [piece for byte in answer()[-8:] for piece in (0.03, bytes([byte]))]
+    pieces = [piece for byte in answer()[-8:] for piece in (0.1, bytes([byte]))]
     async with served([answer()[:-8], *pieces]) as server:
-        got = await ask(server, idle_timeout=0.1)
+        got = await ask(server, idle_timeout=0.6)
     assert got.body == BODY
 
 

@@ -11,7 +11,7 @@ from clients import PAYLOAD, QUICK, SAY, client_of, closed, hedging, target_stat
 from sockets import End, answer, failing, served
 
 from stormbreak import ClientClosedError, StreamBrokenError, load
-from stormbreak.core.backoff import Constant
+from stormbreak.core.backoff import Backoff
 from stormbreak.core.circuit import BreakerPolicy, State
 from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.hedge import HedgePolicy
@@ -24,7 +24,9 @@ ONE = replace(QUICK, limit=FixedLimit(max_in_flight=1))
 FRAGILE = replace(
     ONE, breaker=BreakerPolicy(trip=ConsecutiveFailures(failure_threshold=1)), attempt_timeout=30.0
 )
-AWHILE = replace(QUICK, retry=RetryPolicy(max_attempts=4, backoff=Constant(initial_delay=10.0)))
+AWHILE = replace(
+    QUICK, retry=RetryPolicy(max_attempts=4, backoff=Backoff(kind="constant", initial_delay=10.0))
+)
 UNBOUNDED = replace(QUICK, deadline=None, attempt_timeout=None, patience=None)
 HEDGED = replace(QUICK, hedge=HedgePolicy(delay=0.02, percentile=None))
 
@@ -222,7 +224,7 @@ async def test_a_stream_ends_with_its_settings_even_if_nobody_has_its_client(tmp
         stream = await settings.client("main").stream("chat/completions", PAYLOAD)
         gc.collect()
         await settings.close()
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(30):
             with pytest.raises(StreamBrokenError, match="the client was closed"):
                 await stream.answer()
         await stream.aclose()

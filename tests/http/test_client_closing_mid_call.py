@@ -37,7 +37,7 @@ async def test_by_a_listener_as_it_is_sent(policy):
 async def test_by_a_listener_as_a_stream_begins():
     async with served([CUT, End.HANG]) as server, client_of(server) as client:
         client.subscribe(lambda event: client.stop() if isinstance(event, Committed) else None)
-        async with asyncio.timeout(2), client.stream("chat/completions", PAYLOAD) as stream:
+        async with asyncio.timeout(30), client.stream("chat/completions", PAYLOAD) as stream:
             with pytest.raises(StreamBrokenError, match="the client was closed"):
                 await stream.answer()
         assert target_state_of(client).slots.in_flight == 0

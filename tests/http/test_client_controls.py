@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 from sockets import End, answer, served
+from table_test import table_test
 
 from stormbreak import errors
 from stormbreak.core.circuit import BreakerPolicy
@@ -133,7 +134,7 @@ def test_without_a_breaker_nothing_is_isolated_and_nothing_is_restored():
 OPEN = {"state": "open", "open_left": 1.0, "open_for": 5.0}
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("values", "message"),
     [
         (None, "saved circuits must be a table, got None"),

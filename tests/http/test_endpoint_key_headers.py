@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 import pytest
 from sockets import BODY, answer, failing, served
 
-from stormbreak.core.backoff import Constant
+from stormbreak.core.backoff import Backoff
 from stormbreak.core.fallback import Place, ToTargets
 from stormbreak.core.policy import Policy
 from stormbreak.core.retry import RetryPolicy
@@ -72,7 +72,9 @@ async def test_a_key_comes_in_the_header_that_is_read_there(
     monkeypatch, base_url, endpoint, headers, streams
 ):
     async with everywhere(monkeypatch, failing(500), answer(BODIES[endpoint])) as server:
-        policy = Policy(retry=RetryPolicy(max_attempts=2, backoff=Constant(initial_delay=0.0)))
+        policy = Policy(
+            retry=RetryPolicy(max_attempts=2, backoff=Backoff(kind="constant", initial_delay=0.0))
+        )
         given = {"api_key": OWN_KEY, "model": "m", "policy": policy, "allow_http": True}
         async with AsyncClient(base_url=base_url, **given) as client:
             if streams:

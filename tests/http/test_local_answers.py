@@ -1,6 +1,7 @@
 """An answer of our own reads as one of a provider's."""
 
 import pytest
+from table_test import table_test
 
 from stormbreak.http.local_answers import ID, write_answer
 from stormbreak.llm.classify import read_answer
@@ -8,8 +9,8 @@ from stormbreak.llm.models import HttpResponse, Shape
 from stormbreak.types import Usage, Verdict
 
 
-@pytest.mark.parametrize("shape", [Shape.CHAT, Shape.RESPONSES, Shape.MESSAGES])
-@pytest.mark.parametrize("text", ["later", "sp\u00e4ter, \U0001f331", '"quoted"\n'])
+@table_test("shape", [Shape.CHAT, Shape.RESPONSES, Shape.MESSAGES])
+@table_test("text", ["later", "sp\u00e4ter, \U0001f331", '"quoted"\n'])
 def test_it_is_a_whole_answer_without_tokens(shape, text):
     body = write_answer(shape, text, "m")
     reading = read_answer(HttpResponse(200, {}, body, 0.0), shape)

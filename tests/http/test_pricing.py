@@ -19,7 +19,7 @@ from stream_scene import pieces_of
 
 import stormbreak
 from stormbreak import AsyncClient, Client, StreamBrokenError
-from stormbreak.core.backoff import Constant
+from stormbreak.core.backoff import Backoff
 from stormbreak.core.fallback import Place, ToCache, ToDegraded, ToTargets
 from stormbreak.core.policy import Policy
 from stormbreak.core.retry import RetryPolicy
@@ -30,7 +30,7 @@ from stormbreak.types import Answer, Target
 CALM = "[provider]\nservice = 0.01\n"
 CUTS = CALM + '[[faults]]\nkind = "cut_body"\nshare = 0.5\n'
 RETRIES = Policy(
-    retry=RetryPolicy(max_attempts=9, backoff=Constant(initial_delay=0.01)),
+    retry=RetryPolicy(max_attempts=9, backoff=Backoff(kind="constant", initial_delay=0.01)),
     retry_budget=None,
     breaker=None,
 )

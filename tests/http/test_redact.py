@@ -1,9 +1,9 @@
 import json
 from base64 import b64encode
 
-import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from table_test import table_test
 
 from stormbreak.http import redact as echoes
 from stormbreak.http.redact import redact
@@ -22,8 +22,8 @@ def left_of(body, verdict=Verdict.INVALID, asked=ASKED):
     return redact(ParsedResponse(verdict), body, api_key=KEY, asked=asked)[1]
 
 
-@pytest.mark.parametrize("ascii_", [True, False])
-@pytest.mark.parametrize(
+@table_test("ascii_", [True, False])
+@table_test(
     "said",
     [
         {"error": {"message": f"no such thing: {PROMPT}"}},
@@ -68,9 +68,9 @@ def test_whatever_the_prompt_is(prompt, ascii_, beside):
         assert json.loads(body) == {"error": "<[...]>"}
 
 
-@pytest.mark.parametrize("ascii_", [True, False])
-@pytest.mark.parametrize("word", ["Donaudampfschiff", "Straßenbahnhaltestelle", "незабываемыйдень"])
-@pytest.mark.parametrize("beside", ["", IMAGE])
+@table_test("ascii_", [True, False])
+@table_test("word", ["Donaudampfschiff", "Straßenbahnhaltestelle", "незабываемыйдень"])
+@table_test("beside", ["", IMAGE])
 def test_a_long_word_of_a_text_is_its_own(word, beside, ascii_):
     asked = json.dumps({"messages": [{"content": f"(so {word}) {beside}"}]}).encode()
     body = json.dumps({"error": f"no {word}!"}, ensure_ascii=ascii_).encode()

@@ -9,6 +9,7 @@ from enum import StrEnum
 
 import msgspec
 import pytest
+from table_test import table_test
 
 from stormbreak.errors import ConfigurationError
 from stormbreak.http.request import as_stream, count_inputs, encode_payload, fields_of, read_fields
@@ -95,7 +96,7 @@ class Part:
     data: object
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("field", "said"),
     [
         ({"input": b"secret"}, "input is of type bytes"),
@@ -150,7 +151,7 @@ def test_what_json_can_hold_in_one_way_only_is_sent():
     assert b'{"n":1.50}' in body
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("given", "count"),
     [("a text", 1), (["a", "b"], 2), ([1, 2, 3], 1), ([[1], [2]], 2), ([], None), (None, None)],
 )

@@ -5,6 +5,7 @@ import json
 import httpx2
 import pytest
 from metering import prices
+from table_test import table_test
 
 import stormbreak
 from stormbreak import AsyncClient
@@ -57,7 +58,7 @@ def test_a_bound_that_is_there_stays(said):
     assert json.loads(template._body) == json.loads(body(**{said: 5}))
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("endpoint", "said", "most"),
     [
         ("chat/completions", {"max_completion_tokens": 5, "max_tokens": 900}, 900),
@@ -88,7 +89,7 @@ def test_a_bound_goes_elsewhere_in_the_words_that_are_read_there():
     assert [each.get("max_tokens") for each in sent] == [None, 77]
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("prompt", "most"),
     [
         ("one", 20),

@@ -8,9 +8,11 @@ import warnings
 from contextlib import suppress
 
 import pytest
+from doors import until
 from sockets import End, answer, served
+from table_test import table_test
 
-from stormbreak.core.backoff import Constant
+from stormbreak.core.backoff import Backoff
 from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.policy import Policy
 from stormbreak.core.retry import RetryPolicy
@@ -40,7 +42,7 @@ POLICY = Policy(
     idle_timeout=0.1,
     retry_budget=None,
     breaker=None,
-    retry=RetryPolicy(max_attempts=2, backoff=Constant(initial_delay=0.01)),
+    retry=RetryPolicy(max_attempts=2, backoff=Backoff(kind="constant", initial_delay=0.01)),
 )
 
 
@@ -62,7 +64,7 @@ async def live(client, chance):
                     await asyncio.sleep(chance.choice([0, 0, 0.005]))
 
 
-@pytest.mark.parametrize("seed", range(6))
+@table_test("seed", range(6))
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 async def test_nothing_stays_behind(seed):
     chance = random.Random(seed)
@@ -81,8 +83,8 @@ async def test_nothing_stays_behind(seed):
         gc.collect()
 
         assert (target_state.slots.in_flight, target_state.admission.queued) == (0, 0)
-        await asyncio.sleep(0)
-        assert not (await client._resolver.first.routes.connections()[0]._pool()).streams
+        pool = await client._resolver.first.routes.connections()[0]._pool()
+        await until(lambda: not pool.streams)
         await client.close()
         await server.all_closed()
 
@@ -115,7 +117,9 @@ async def test_whatever_the_provider_does_no_wrong_answer_is_accepted(stormbreak
         speed=20,
     )
     policy = Policy(
-        retry_budget=None, breaker=None, retry=RetryPolicy(backoff=Constant(initial_delay=0.01))
+        retry_budget=None,
+        breaker=None,
+        retry=RetryPolicy(backoff=Backoff(kind="constant", initial_delay=0.01)),
     )
     async with AsyncClient(base_url=provider.base_url, model="m", policy=policy) as client:
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from sockets import End, answer, served
 
-from stormbreak.core.backoff import Constant
+from stormbreak.core.backoff import Backoff
 from stormbreak.core.policy import Policy
 from stormbreak.core.presets import PRESETS
 from stormbreak.core.retry import RetryPolicy
@@ -20,7 +20,7 @@ BODY = b'{"model":"m","messages":[]}'
 POLICY = Policy(
     deadline=5.0,
     stall_timeout=0.15,
-    retry=RetryPolicy(max_attempts=2, backoff=Constant(initial_delay=0.01)),
+    retry=RetryPolicy(max_attempts=2, backoff=Backoff(kind="constant", initial_delay=0.01)),
     breaker=None,
     retry_budget=None,
 )

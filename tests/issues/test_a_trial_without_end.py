@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from stage import INVALID, OK, SERVER_ERROR, THROTTLED
+from table_test import table_test
 
 from stormbreak.core.breaker import Breaker
 from stormbreak.core.circuit import BreakerPolicy, State
@@ -53,8 +54,8 @@ class Trial:
         return most
 
 
-@pytest.mark.parametrize("probes", [1, 3, 10])
-@pytest.mark.parametrize(("outcome", "times"), [(THROTTLED, 3), (INVALID, 3), (CANCELLED, 10)])
+@table_test("probes", [1, 3, 10])
+@table_test(("outcome", "times"), [(THROTTLED, 3), (INVALID, 3), (CANCELLED, 10)])
 def test_what_one_trial_sends_has_a_bound(probes, outcome, times):
     trial = Trial(probes)
 

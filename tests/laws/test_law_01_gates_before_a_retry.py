@@ -3,17 +3,19 @@ attempts are left, delay and a minimum useful time fit before the deadline and w
 pays. The budget is charged last, so a refusal costs nothing.
 """
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from stage import SERVER_ERROR, TIMEOUT
+from table_test import table_test
 
-from stormbreak.core.backoff import Constant
+from stormbreak.core.backoff import Backoff
 from stormbreak.core.retry import NoRetry, Retry, RetryAllowance, RetryPolicy, decide
 from stormbreak.core.retry_budget import Budget, BudgetPolicy, Load
 from stormbreak.types import TREATMENTS, Outcome, Verdict
 
-POLICY = RetryPolicy(max_attempts=3, backoff=Constant(initial_delay=2.0), min_time_left=0.5)
+POLICY = RetryPolicy(
+    max_attempts=3, backoff=Backoff(kind="constant", initial_delay=2.0), min_time_left=0.5
+)
 GATES = ("verdict", "forbidden", "committed", "attempts", "deadline", "patience", "budget")
 
 
@@ -70,7 +72,7 @@ def test_a_retry_that_is_not_free_costs_one():
     assert budget.balance(0.0) == 4.0
 
 
-@pytest.mark.parametrize("verdict", list(Verdict))
+@table_test("verdict", list(Verdict))
 def test_only_transient_verdicts_are_retried(verdict):
     transient = {
         Verdict.THROTTLED,
@@ -105,7 +107,9 @@ def test_a_retry_is_planned_only_where_it_can_still_be_sent_and_be_of_use(
     delay, deadline, patience, min_time_left
 ):
     decision = decide(
-        RetryPolicy(backoff=Constant(initial_delay=delay), min_time_left=min_time_left),
+        RetryPolicy(
+            backoff=Backoff(kind="constant", initial_delay=delay), min_time_left=min_time_left
+        ),
         TREATMENTS[Verdict.SERVER_ERROR],
         SERVER_ERROR,
         attempt=1,

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from stage import OK, OTHER, SERVER_ERROR, Stage, policy, told
 
-from stormbreak.core.backoff import Constant
+from stormbreak.core.backoff import Backoff
 from stormbreak.core.circuit import BreakerPolicy, State
 from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.gate import READY
@@ -32,7 +32,7 @@ def scene(**changes):
             **{
                 "limit": FixedLimit(max_in_flight=1),
                 "breaker": ONE_PROBE,
-                "retry": RetryPolicy(backoff=Constant(initial_delay=3.0)),
+                "retry": RetryPolicy(backoff=Backoff(kind="constant", initial_delay=3.0)),
                 **changes,
             }
         )

@@ -7,7 +7,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from stage import OK, THROTTLED, Stage, policy, told
 
-from stormbreak.core.backoff import Constant
+from stormbreak.core.backoff import Backoff
 from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.queue import QueuePolicy
 from stormbreak.core.retry import RetryPolicy
@@ -28,7 +28,10 @@ def test_a_retry_leaves_within_t_and_half_as_much_again(named, chance):
 
 @given(named=st.floats(0.01, 900.0), chance=CHANCE, backoff=st.just(0.0) | st.floats(0.001, 60.0))
 def test_the_servers_time_counts_and_not_our_backoff(named, chance, backoff):
-    stage = Stage(policy(retry=RetryPolicy(backoff=Constant(initial_delay=backoff))), chance=chance)
+    stage = Stage(
+        policy(retry=RetryPolicy(backoff=Backoff(kind="constant", initial_delay=backoff))),
+        chance=chance,
+    )
     run = stage.start().step(told(named))
 
     floor = backoff  # of a policy without a budget: nothing else bounds its retries
@@ -124,7 +127,7 @@ def test_who_waits_or_comes_is_told_as_well(limits):
 
 
 def test_a_bare_429_names_no_time():
-    stage = Stage(policy(retry=RetryPolicy(backoff=Constant(initial_delay=2.0))))
+    stage = Stage(policy(retry=RetryPolicy(backoff=Backoff(kind="constant", initial_delay=2.0))))
     run = stage.start().step(THROTTLED)
 
     assert run.command.until == 102.0

@@ -11,10 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sockets import End, answer, failing, free_port, served
 from stage import OK, OTHER, THROTTLED, Stage, policy
+from table_test import table_test
 
 from stormbreak.batch.job import Job, run_job
 from stormbreak.batch.options import BatchOptions
-from stormbreak.core.backoff import Constant
+from stormbreak.core.backoff import Backoff
 from stormbreak.core.fallback import TRANSIENT, Place, Step, ToTargets
 from stormbreak.core.presets import BATCH
 from stormbreak.core.retry import RetryPolicy
@@ -74,7 +75,9 @@ failures = st.tuples(retried, st.booleans()).map(
 @given(st.lists(failures, max_size=8), st.booleans())
 def test_every_retry_says_whether_what_it_repeats_may_have_been_processed(failed, answered):
     stage = Stage(
-        policy(retry=RetryPolicy(max_attempts=9, backoff=Constant(initial_delay=1.0)))
+        policy(
+            retry=RetryPolicy(max_attempts=9, backoff=Backoff(kind="constant", initial_delay=1.0))
+        )
     ).listen()
     run = stage.start()
     for outcome in failed:
@@ -109,7 +112,7 @@ def test_what_succeeds_at_once_counts_nothing():
 # ---------------------------------------------------------------- the mark, on real sockets
 
 
-@pytest.mark.parametrize("name", [*MARKED, *UNMARKED])
+@table_test("name", [*MARKED, *UNMARKED])
 async def test_the_wire_knows_what_may_have_been_processed(name):
     script = MARKED.get(name) or UNMARKED[name]
     chosen = replace(QUICK, attempt_timeout=0.2) if script is End.HANG else QUICK
@@ -167,7 +170,7 @@ async def test_each_target_has_a_key_of_its_own(given_key):
     ):
         places = tuple(Place(base_url=each.base_url) for each in (two, three))
         rules = (ToTargets(targets=places),)
-        retry = RetryPolicy(max_attempts=2, backoff=Constant(initial_delay=0.01))
+        retry = RetryPolicy(max_attempts=2, backoff=Backoff(kind="constant", initial_delay=0.01))
         async with client_of(one, replace(QUICK, retry=retry, fallback=rules)) as client:
             for _ in range(2):
                 body = json.dumps({"model": "m", "messages": SAY}).encode()
@@ -187,7 +190,7 @@ def batch(tmp_path, provider, **changes):
         source.write_text(
             "".join(json.dumps({"prompt": "the same"} | changes) + "\n" for _ in range(3))
         )
-    retry = RetryPolicy(max_attempts=2, backoff=Constant(initial_delay=0.01))
+    retry = RetryPolicy(max_attempts=2, backoff=Backoff(kind="constant", initial_delay=0.01))
     job = Job(
         source=source,
         output=tmp_path / "out.jsonl",
@@ -233,7 +236,9 @@ def test_the_failed_file_says_how_many_attempts_may_have_been_billed(tmp_path, s
 
 def test_a_throttled_call_is_not_marked_however_often():
     stage = Stage(
-        policy(retry=RetryPolicy(max_attempts=3, backoff=Constant(initial_delay=1.0)))
+        policy(
+            retry=RetryPolicy(max_attempts=3, backoff=Backoff(kind="constant", initial_delay=1.0))
+        )
     ).listen()
     run = stage.start()
     for _ in range(3):

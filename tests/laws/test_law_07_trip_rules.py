@@ -11,19 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from stage import OK, SERVER_ERROR, TIMEOUT, Stage, policy
+from table_test import table_test
 
 from stormbreak.core.breaker import Breaker
 from stormbreak.core.circuit import BreakerPolicy, State
 from stormbreak.core.diagnosis import Diagnosis
-from stormbreak.core.trip import (
-    AnyRule,
-    ConsecutiveFailures,
-    DeadTarget,
-    FailureRate,
-    FailureRateOfLast,
-    SlowRate,
-    SlowRateOfLast,
-)
+from stormbreak.core.trip import AnyRule, ConsecutiveFailures, DeadTarget, FailureRate, SlowRate
 from stormbreak.drivers.virtual_time import Timeline
 from stormbreak.types import TREATMENTS
 
@@ -33,7 +26,7 @@ UNASKED = Diagnosis(TREATMENTS)  # by the rules that count for themselves
 
 @given(outcomes=OUTCOMES, threshold=st.integers(1, 6))
 def test_consecutive_opens_at_the_first_row_that_is_long_enough(outcomes, threshold):
-    machine = ConsecutiveFailures(failure_threshold=threshold).machine(UNASKED)
+    machine = ConsecutiveFailures(failure_threshold=threshold).counter(UNASKED)
     opened = [machine.record(0.0, failed=failed) for failed in outcomes]
     rows = [
         len(outcomes[: i + 1]) >= threshold and all(outcomes[i + 1 - threshold : i + 1])
@@ -45,7 +38,7 @@ def test_consecutive_opens_at_the_first_row_that_is_long_enough(outcomes, thresh
 
 @given(outcomes=OUTCOMES, percent=st.integers(1, 100), calls=st.integers(1, 20))
 def test_rate_opens_at_a_failure_with_enough_calls_and_share(outcomes, percent, calls):
-    machine = FailureRate(ratio=percent / 100, min_calls=calls, window_seconds=10.0).machine(
+    machine = FailureRate(ratio=percent / 100, min_calls=calls, window_seconds=10.0).counter(
         UNASKED
     )
     opened = [machine.record(5.0, failed=failed) for failed in outcomes]
@@ -59,7 +52,7 @@ def test_rate_opens_at_a_failure_with_enough_calls_and_share(outcomes, percent, 
 
 @given(st.lists(st.floats(0.0, 3.0), min_size=1, max_size=60))
 def test_rate_forgets_what_is_older_than_its_window(pauses):
-    machine = FailureRate(ratio=1.0, min_calls=5, window_seconds=10.0).machine(UNASKED)
+    machine = FailureRate(ratio=1.0, min_calls=5, window_seconds=10.0).counter(UNASKED)
     now, failures = 0.0, []
     for pause in pauses:
         now += pause
@@ -76,9 +69,7 @@ def test_rate_forgets_what_is_older_than_its_window(pauses):
 )
 def test_a_count_window_looks_back_on_the_last_so_many(outcomes, percent, calls, more):
     last = calls + more
-    machine = FailureRateOfLast(ratio=percent / 100, min_calls=calls, window_calls=last).machine(
-        UNASKED
-    )
+    machine = FailureRate(ratio=percent / 100, min_calls=calls, window_calls=last).counter(UNASKED)
     opened = [machine.record(i * 1e3, failed=failed) for i, failed in enumerate(outcomes)]
     windows = [outcomes[max(0, i + 1 - last) : i + 1] for i in range(len(outcomes))]
     due = [
@@ -102,11 +93,11 @@ def test_slow_calls_open_like_failures_whatever_came_of_them(spans, percent, cal
             FailureRate,
         ),
         (
-            SlowRateOfLast(ratio=share, slow_call_threshold=5.0, min_calls=calls, window_calls=50),
-            FailureRateOfLast,
+            SlowRate(ratio=share, slow_call_threshold=5.0, min_calls=calls, window_calls=50),
+            partial(FailureRate, window_calls=50),
         ),
     ):
-        machine, other = rule.machine(UNASKED), like(ratio=share, min_calls=calls).machine(UNASKED)
+        machine, other = rule.counter(UNASKED), like(ratio=share, min_calls=calls).counter(UNASKED)
         for took, is_slow in zip(spans, slow, strict=True):
             assert machine.record(5.0, failed=failed, took=took) == other.record(
                 5.0, failed=is_slow
@@ -117,12 +108,12 @@ def test_slow_calls_open_like_failures_whatever_came_of_them(spans, percent, cal
 def test_combined_rules_open_when_one_of_them_does(outcomes):
     rules = (
         ConsecutiveFailures(failure_threshold=4),
-        FailureRateOfLast(ratio=0.5, min_calls=6, window_calls=9),
-        SlowRateOfLast(ratio=0.7, slow_call_threshold=5.0, min_calls=3, window_calls=5),
+        FailureRate(ratio=0.5, min_calls=6, window_calls=9),
+        SlowRate(ratio=0.7, slow_call_threshold=5.0, min_calls=3, window_calls=5),
     )
     together, alone = (
-        AnyRule(rules=rules).machine(UNASKED),
-        [rule.machine(UNASKED) for rule in rules],
+        AnyRule(rules=rules).counter(UNASKED),
+        [rule.counter(UNASKED) for rule in rules],
     )
     for failed, took in outcomes:
         due = [machine.record(0.0, failed=failed, took=took) for machine in alone]
@@ -184,24 +175,24 @@ def fails_at_once_or_hangs(seconds):
     return lambda place, chance: (0.05, SERVER_ERROR) if place % 2 else (seconds, TIMEOUT)
 
 
-@pytest.mark.parametrize("rate", [2.0, 5.0, 20.0, 100.0])
-@pytest.mark.parametrize("seconds", [0.01, 1.0, 5.0, 30.0])
+@table_test("rate", [2.0, 5.0, 20.0, 100.0])
+@table_test("seconds", [0.01, 1.0, 5.0, 30.0])
 def test_a_dead_target_opens_the_circuit_from_cold_once_eight_calls_have_failed(rate, seconds):
     played = OpenLoop(rate, fails_after(seconds), seconds=seconds + 9 / rate)
 
     assert played.opened_at == pytest.approx(seconds + 7 / rate)
 
 
-@pytest.mark.parametrize("rate", [2.0, 5.0, 20.0])
-@pytest.mark.parametrize("seconds", [1.0, 5.0, 30.0])
+@table_test("rate", [2.0, 5.0, 20.0])
+@table_test("seconds", [1.0, 5.0, 30.0])
 def test_so_does_one_whose_failures_take_unequal_times(rate, seconds):
     played = OpenLoop(rate, fails_after_about(seconds), seconds=3 * seconds + 20 / rate)
 
     assert played.opened_at is not None
 
 
-@pytest.mark.parametrize("rate", [2.0, 5.0, 20.0, 100.0])
-@pytest.mark.parametrize("seconds", [5.0, 10.0, 30.0])
+@table_test("rate", [2.0, 5.0, 20.0, 100.0])
+@table_test("seconds", [5.0, 10.0, 30.0])
 def test_so_does_one_that_refuses_half_of_the_calls_at_once_and_lets_the_others_hang(rate, seconds):
     played = OpenLoop(rate, fails_at_once_or_hangs(seconds), seconds=3 * seconds + 20 / rate)
 
@@ -222,9 +213,9 @@ def test_a_target_that_dies_when_the_circuit_has_just_closed_opens_it_again():
     )  # of 1,200, with three probes each ten seconds: the longest open time, and theirs
 
 
-@pytest.mark.parametrize("answer", [0.5, 5.0, 50.0])
-@pytest.mark.parametrize("failure", [0.01, 4.0])
-@pytest.mark.parametrize("rate", [2.0, 20.0])
+@table_test("answer", [0.5, 5.0, 50.0])
+@table_test("failure", [0.01, 4.0])
+@table_test("rate", [2.0, 20.0])
 def test_some_failures_do_not_open_it_from_cold_however_slow_the_answers(answer, failure, rate):
     """A quarter fails, sooner or later than the others answer."""
 
@@ -274,7 +265,7 @@ def failed_until_open(stage):
     return None
 
 
-@pytest.mark.parametrize("usual", range(8))
+@table_test("usual", range(8))
 def test_the_default_opens_when_nothing_is_answered_for_longer_than_chance_explains(usual):
     """Before it dies, there are so many failures for each answer."""
     stage = Stage(policy(breaker=BreakerPolicy()))

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from stage import OK, SERVER_ERROR, TIMEOUT, Stage, policy
 
 from stormbreak.core.automatic_limit import AutomaticLimit
-from stormbreak.core.backoff import Constant
+from stormbreak.core.backoff import Backoff
 from stormbreak.core.retry import RetryPolicy
 
-ONCE = RetryPolicy(max_attempts=1, backoff=Constant(initial_delay=0.0))
+ONCE = RetryPolicy(max_attempts=1, backoff=Backoff(kind="constant", initial_delay=0.0))
 
 
 def scene(ceiling=256):

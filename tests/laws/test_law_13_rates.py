@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from stage import OK, THROTTLED, Stage, policy, told
+from table_test import table_test
 
-from stormbreak.core.backoff import Constant
+from stormbreak.core.backoff import Backoff
 from stormbreak.core.retry import RetryPolicy
 
 
@@ -16,7 +17,7 @@ def scene():
     return Stage(
         policy(
             adaptive_rate=True,
-            retry=RetryPolicy(max_attempts=1, backoff=Constant(initial_delay=0.0)),
+            retry=RetryPolicy(max_attempts=1, backoff=Backoff(kind="constant", initial_delay=0.0)),
         )
     )
 
@@ -77,8 +78,8 @@ def test_two_minutes_later_it_is_forgotten_and_whoever_waits_leaves():
     assert not any(run.queued for run in waiting)
 
 
-@pytest.mark.parametrize("refusal", [THROTTLED, told(1.0)])
-@pytest.mark.parametrize("of_ten", [2, 3, 5])
+@table_test("refusal", [THROTTLED, told(1.0)])
+@table_test("of_ten", [2, 3, 5])
 def test_refusals_by_bad_luck_do_not_slow_it_down_for_long(refusal, of_ten):
     stage, refused = scene(), {0: 0, 1: 0}
     for number in range(20 * 90):

@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from stage import INVALID, OK, SERVER_ERROR, THROTTLED, TIMEOUT, Stage, policy, told
+from table_test import table_test
 
 from stormbreak.core.automatic_limit import AutomaticLimit
-from stormbreak.core.backoff import Constant
+from stormbreak.core.backoff import Backoff
 from stormbreak.core.circuit import BreakerPolicy
 from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.retry import RetryPolicy
@@ -26,7 +27,7 @@ LOADS = [Load(*each) for each in product([False, True], repeat=5)]
 
 
 def scene(**changes):
-    retry = RetryPolicy(max_attempts=1000, backoff=Constant(initial_delay=0.01))
+    retry = RetryPolicy(max_attempts=1000, backoff=Backoff(kind="constant", initial_delay=0.01))
     return Stage(policy(retry_budget=BudgetPolicy(), retry=retry, **changes))
 
 
@@ -39,14 +40,14 @@ def exhausted(stage, outcome):
     return run.ended
 
 
-@pytest.mark.parametrize("verdict", TRANSIENT)
+@table_test("verdict", TRANSIENT)
 def test_a_lone_script_may_retry_twice_what_is_no_timeout(verdict):
     ended = exhausted(scene(), Outcome(verdict))
 
     assert (ended.attempts, ended.stopped) == (1 if verdict is Verdict.TIMEOUT else 3, "budget")
 
 
-@pytest.mark.parametrize("verdict", [each for each in TRANSIENT if each is not Verdict.THROTTLED])
+@table_test("verdict", [each for each in TRANSIENT if each is not Verdict.THROTTLED])
 def test_a_busy_process_pays_once_nothing_is_answered(verdict):
     stage = scene()
     for _ in range(34):
@@ -76,9 +77,9 @@ def test_retries_after_bare_429s_are_held_by_the_send_rate_that_these_teach():
     assert all(run.ended is None for run in calls)
 
 
-@pytest.mark.parametrize("verdict", TRANSIENT)
-@pytest.mark.parametrize("load", LOADS)
-@pytest.mark.parametrize(("successes", "failures"), [(8, 1), (7, 2), (9, 1), (0, 10)])
+@table_test("verdict", TRANSIENT)
+@table_test("load", LOADS)
+@table_test(("successes", "failures"), [(8, 1), (7, 2), (9, 1), (0, 10)])
 def test_what_is_free(verdict, load, successes, failures):
     budget, outcome = Budget(BudgetPolicy()), Outcome(verdict)
     for each in [OK] * successes + [outcome] * failures:
@@ -103,9 +104,9 @@ def test_bare_429s_of_a_busy_process_are_paid_where_they_teach_no_rate(adaptive_
     assert exhausted(stage, THROTTLED).attempts == attempts
 
 
-@pytest.mark.parametrize("verdict", TRANSIENT)
-@pytest.mark.parametrize("load", LOADS)
-@pytest.mark.parametrize("failures", [3, 9])
+@table_test("verdict", TRANSIENT)
+@table_test("load", LOADS)
+@table_test("failures", [3, 9])
 def test_nothing_is_free_in_a_lone_process_after_three_failures_in_a_row(verdict, load, failures):
     budget, outcome = Budget(BudgetPolicy()), Outcome(verdict)
     for _ in range(failures):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from stage import INVALID, OK, SERVER_ERROR, THROTTLED, TIMEOUT, Stage, policy, told
 
 from stormbreak.core.automatic_limit import AutomaticLimit
-from stormbreak.core.backoff import Constant
+from stormbreak.core.backoff import Backoff
 from stormbreak.core.circuit import BreakerPolicy, State
 from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.flow import DeliverStream
@@ -20,11 +20,15 @@ from stormbreak.events import Committed, Returned, Sent
 from stormbreak.types import CANCELLED, Outcome, Verdict
 
 EAGER_FUNCTION = policy(
-    retry=RetryPolicy(max_attempts=5, backoff=Constant(initial_delay=0.0), min_time_left=0.0)
+    retry=RetryPolicy(
+        max_attempts=5, backoff=Backoff(kind="constant", initial_delay=0.0), min_time_left=0.0
+    )
 )
 BEGUN = OK._replace(committed=True)
 BROKEN = Outcome(Verdict.BROKEN, status=200)
-EAGER = policy(retry=RetryPolicy(max_attempts=5, backoff=Constant(initial_delay=1.0)))
+EAGER = policy(
+    retry=RetryPolicy(max_attempts=5, backoff=Backoff(kind="constant", initial_delay=1.0))
+)
 FRAGILE = BreakerPolicy(trip=ConsecutiveFailures(failure_threshold=1))
 
 

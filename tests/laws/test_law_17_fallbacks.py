@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from stage import INVALID, OK, SERVER_ERROR, THROTTLED, TIMEOUT, Stage, policy, told
+from table_test import table_test
 
-from stormbreak.core.backoff import Constant
+from stormbreak.core.backoff import Backoff
 from stormbreak.core.call import GRACE
 from stormbreak.core.circuit import BreakerPolicy
 from stormbreak.core.concurrency_limit import FixedLimit
@@ -21,7 +22,9 @@ from stormbreak.types import CANCELLED, Outcome, Target, Verdict
 FIRST, SECOND, THIRD = (Target(name, "model") for name in ("first", "second", "third"))
 LARGE = Target("first", "large")
 ONCE = policy(retry=RetryPolicy(max_attempts=1))
-EAGER = policy(retry=RetryPolicy(max_attempts=3, backoff=Constant(initial_delay=1.0)))
+EAGER = policy(
+    retry=RetryPolicy(max_attempts=3, backoff=Backoff(kind="constant", initial_delay=1.0))
+)
 BILLING = Outcome(Verdict.BILLING, status=402)
 TOO_LONG = Outcome(Verdict.TOO_LONG, status=400)
 FILTERED = Outcome(Verdict.FILTERED, status=400)
@@ -82,14 +85,14 @@ def test_the_answer_says_which_target_it_came_from(answered):
     assert (ended.target, ended.source, ended.stopped) == (answered, source, None)
 
 
-@pytest.mark.parametrize("verdict", [v for v in Verdict if v not in (Verdict.OK, *ELSEWHERE)])
+@table_test("verdict", [v for v in Verdict if v not in (Verdict.OK, *ELSEWHERE)])
 def test_what_would_be_as_wrong_elsewhere_goes_nowhere(verdict):
     run = start(Stage(ONCE), to(SECOND), CACHE, DEGRADED).step(Outcome(verdict))
 
     assert run.ended.outcome.verdict is verdict
 
 
-@pytest.mark.parametrize("verdict", [v for v in ELSEWHERE if v is not REJECTED])
+@table_test("verdict", [v for v in ELSEWHERE if v is not REJECTED])
 def test_everything_else_does(verdict):
     assert where(start(Stage(ONCE), to(SECOND)).step(Outcome(verdict))) == SECOND
 
@@ -221,7 +224,9 @@ def test_a_failed_attempt_is_not_repeated_at_an_open_circuit():
 
 def test_a_failed_attempt_that_no_rule_is_for_is_repeated():
     """Its retry is rejected, and there is a rule for that."""
-    stage = opened(retry=RetryPolicy(max_attempts=5, backoff=Constant(initial_delay=1.0)))
+    stage = opened(
+        retry=RetryPolicy(max_attempts=5, backoff=Backoff(kind="constant", initial_delay=1.0))
+    )
     rule = to(SECOND, on=[REJECTED], after=60.0)
     run = start(stage, rule, fail_fast=False).step(SERVER_ERROR)
     assert run.backing_off

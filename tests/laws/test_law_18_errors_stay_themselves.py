@@ -12,9 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sockets import End, answer, failing, free_port, served
 from stage import OTHER, SERVER_ERROR, TARGET, Stage, policy
+from table_test import table_test
 
 from stormbreak import CircuitBreaker
-from stormbreak.core.backoff import Constant
+from stormbreak.core.backoff import Backoff
 from stormbreak.core.circuit import BreakerPolicy
 from stormbreak.core.explain import MOST, add_attempt_notes
 from stormbreak.core.fallback import Place, Step, ToTargets
@@ -38,7 +39,7 @@ KEY = "sk-canary-0123456789"
 PROMPT = "a-prompt-canary"
 SAID = "a-word-of-the-provider"
 SAY = [{"role": "user", "content": PROMPT}]
-RETRY = RetryPolicy(max_attempts=3, backoff=Constant(initial_delay=0.01))
+RETRY = RetryPolicy(max_attempts=3, backoff=Backoff(kind="constant", initial_delay=0.01))
 QUICK = Policy(retry=RETRY, breaker=None, retry_budget=None)
 FAILING = failing(500, {"message": f"{SAID} {PROMPT} {KEY}", "code": "server_error"})
 
@@ -122,8 +123,8 @@ ENGINE_WAYS = [
 BEYOND = [KeyboardInterrupt, SystemExit, asyncio.CancelledError, GeneratorExit]
 
 
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("kind", [TheirError, ValueError, *BEYOND])
+@table_test("way", WAYS)
+@table_test("kind", [TheirError, ValueError, *BEYOND])
 def test_what_a_function_raises_is_raised_as_that_very_object(way, kind):
     breaker = CircuitBreaker(BreakerPolicy(trip=ConsecutiveFailures(failure_threshold=1)))
     cause = LookupError("why")
@@ -138,11 +139,9 @@ def test_what_a_function_raises_is_raised_as_that_very_object(way, kind):
     assert (kind not in BEYOND) == (breaker.trips == 1)
 
 
-@pytest.mark.parametrize("on", [None, Exception, LookupError], ids=str)
-@pytest.mark.parametrize("way", ENGINE_WAYS)
-@pytest.mark.parametrize(
-    "kind", [TheirError, ValueError, KeyboardInterrupt, asyncio.CancelledError]
-)
+@table_test("on", [None, Exception, LookupError])
+@table_test("way", ENGINE_WAYS)
+@table_test("kind", [TheirError, ValueError, KeyboardInterrupt, asyncio.CancelledError])
 def test_so_is_what_a_function_in_an_engine_raises_at_last(way, kind, on):
     guard, cause, raised = made(on=on), LookupError("why"), []
 
@@ -181,7 +180,11 @@ def test_only_what_the_breaker_itself_refuses_has_its_own_exception():
     st.booleans(),
 )
 def test_notes_tell_every_attempt_and_have_a_bound(verdicts, processed):
-    stage = Stage(policy(retry=RetryPolicy(max_attempts=99, backoff=Constant(initial_delay=2.0))))
+    stage = Stage(
+        policy(
+            retry=RetryPolicy(max_attempts=99, backoff=Backoff(kind="constant", initial_delay=2.0))
+        )
+    )
     run = stage.start()
     for verdict in verdicts:
         run.step(Outcome(verdict, status=599, maybe_processed=processed))

@@ -18,10 +18,11 @@ from canary import KEY, PROMPT, assert_clean, shown_by
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from sockets import answer, failing, served
+from table_test import table_test
 
 from stormbreak.batch.job import Job, run_job
 from stormbreak.batch.options import BatchOptions
-from stormbreak.core.backoff import Constant
+from stormbreak.core.backoff import Backoff
 from stormbreak.core.fallback import CachePolicy, Place, ToCache, ToTargets
 from stormbreak.core.policy import Policy
 from stormbreak.core.presets import for_batch
@@ -68,7 +69,7 @@ async def ask_all(client):
 # ------------------------------------------------------------ it goes to no other origin
 
 
-@pytest.mark.parametrize("status", range(300, 309))
+@table_test("status", range(300, 309))
 async def test_no_redirect_is_followed(status):
     async with served() as other:
         where = f"{other.base_url}/chat/completions"
@@ -278,7 +279,13 @@ def test_every_file_is_for_its_owner_only(open_handed, tmp_path, stormbreak_prov
     trouble = '\n[[faults]]\nkind = "400"\nshare = 0.5\n'
     provider = stormbreak_provider("[provider]\nservice = 0.0\nrequire_key = true\n" + trouble)
     policy = replace(
-        for_batch(Policy(retry=RetryPolicy(max_attempts=2, backoff=Constant(initial_delay=0.0)))),
+        for_batch(
+            Policy(
+                retry=RetryPolicy(
+                    max_attempts=2, backoff=Backoff(kind="constant", initial_delay=0.0)
+                )
+            )
+        ),
         fallback=(ToCache(),),
         cache=CachePolicy(path=str(place / "answers.db")),
     )

@@ -2,8 +2,8 @@
 
 import json
 
-import pytest
 from streamed import event as in_event
+from table_test import table_test
 
 import answers_page
 from answer_examples import ERROR_SHAPES, SOURCES, STATUSES_OF, STREAM_ENDINGS
@@ -23,7 +23,7 @@ def test_the_page_is_up_to_date():
     assert answers_page.PAGE.read_text(encoding="utf-8") == answers_page.page()
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@table_test("preset", PRESETS)
 def test_each_preset_is_in_every_table(preset):
     tables = (FINISH_REASONS.values(), ERROR_SHAPES, STREAM_ENDINGS)
     assert all(any(preset in row.providers for row in table) for table in tables)
@@ -49,7 +49,7 @@ def test_no_code_stands_twice():
     assert not NAMED.keys() & BROAD.keys()
 
 
-@pytest.mark.parametrize("reason", FINISH_REASONS.values(), ids=lambda reason: reason.name)
+@table_test("reason", FINISH_REASONS.values())
 def test_a_finish_reason_means_what_the_table_says(reason: Reason):
     assert reason_of(reason.name.upper()) is reason
     told = [
@@ -66,7 +66,7 @@ def test_a_finish_reason_means_what_the_table_says(reason: Reason):
         assert not TREATMENTS[empty.verdict].retry
 
 
-@pytest.mark.parametrize("shape", ERROR_SHAPES, ids=lambda shape: shape.example)
+@table_test("shape", ERROR_SHAPES)
 def test_an_error_is_seen_in_every_form(shape):
     body = shape.example.encode()
     assert parse_error(body, is_error=shape.needs_status) is not None
@@ -87,9 +87,7 @@ def test_every_format_has_its_endings():
         assert all(any(last in each for each in examples[shape]) for last in format_.last_events)
 
 
-@pytest.mark.parametrize(
-    "ending", STREAM_ENDINGS, ids=lambda each: f"{each.format}:{each.example[-1]}"
-)
+@table_test("ending", STREAM_ENDINGS)
 def test_a_stream_that_is_passed_on_ends_in_the_same_way(ending):
     scanner = StreamScanner(endpoint_of(ending.format))
     for block in ending.blocks():

@@ -2,6 +2,7 @@
 
 import pytest
 from chunks import assembled, call, choice, message, whole_call
+from table_test import table_test
 
 from stormbreak.llm.chat import ChatAssembly
 from stormbreak.llm.stream_deltas import MalformedChunkError
@@ -130,7 +131,7 @@ def test_every_choice_must_say_why_it_ended():
     assert one.missing(done=True)
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("chunk", "output"),
     [
         (choice({"role": "assistant", "content": ""}), False),
@@ -149,7 +150,7 @@ def test_output_is_noticed(chunk, output):
     assert assembly.has_output is output
 
 
-@pytest.mark.parametrize(
+@table_test(
     "chunks",
     [
         [{"choices": 5}],

@@ -3,6 +3,7 @@ from email.utils import formatdate
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from table_test import table_test
 
 from stormbreak.llm.retry_after import retry_after
 from stormbreak.llm.time_formats import MAX_WAIT
@@ -14,7 +15,7 @@ def wait(headers, *, status=429, hint=None, received_at=NOW):
     return retry_after(headers, status=status, received_at=received_at, hint=hint)
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("value", "seconds"),
     [
         ("2", 2.0),
@@ -52,7 +53,7 @@ def test_retry_after(value, seconds):
     assert wait({"retry-after": value}) == seconds
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("headers", "seconds"),
     [
         ({"retry-after-ms": "7000", "retry-after": "60"}, 7.0),
@@ -75,10 +76,8 @@ def points(seconds):
     return f"{NOW + seconds:.0f}", f"{(NOW + seconds) * 1000:.0f}"
 
 
-@pytest.mark.parametrize(
-    "header", ["retry-after", "retry-after-ms", "x-ms-retry-after-ms", "x-amz-retry-after"]
-)
-@pytest.mark.parametrize("ahead", [2, 86_400, 29 * 86_400])
+@table_test("header", ["retry-after", "retry-after-ms", "x-ms-retry-after-ms", "x-amz-retry-after"])
+@table_test("ahead", [2, 86_400, 29 * 86_400])
 def test_a_bare_number_that_makes_a_time_near_now_is_one(header, ahead):
     for value in points(ahead):
         assert wait({header: value}) == pytest.approx(ahead)
@@ -89,7 +88,7 @@ def test_a_bare_number_that_makes_a_time_near_now_is_one(header, ahead):
         assert wait({header: value}) is None  # past: no wait was named
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("headers", "seconds"),
     [
         ({"retry-after": str(30 * 86_400 - 1)}, 30 * 86_400 - 1),
@@ -123,7 +122,7 @@ def test_headers_win_over_the_body_and_the_body_over_resets():
     assert wait(spent) == 360.0
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("headers", "seconds"),
     [
         ({"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "2m59.56s"}, 179.56),
@@ -199,7 +198,7 @@ def test_a_wait_is_positive_and_bounded_whatever_comes(headers, received_at, hin
     assert seconds is None or 0 < seconds <= MAX_WAIT
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("status", "reset", "answer", "seconds"),
     [
         ("rejected", "1795557630", 429, 30.0),

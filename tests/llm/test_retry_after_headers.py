@@ -1,8 +1,8 @@
 """Whatever stands in any header that may name a wait: no wait, a long one, and never an error."""
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from table_test import table_test
 
 from stormbreak.llm.classify import read_answer
 from stormbreak.llm.models import HttpResponse, Shape
@@ -56,15 +56,15 @@ PAST = [
 ]
 
 
-@pytest.mark.parametrize("name", [*NAMED_WAITS, *RESETS])
-@pytest.mark.parametrize("value", [*NO_WAIT, *PAST, "2026-11-24T21:59:59Z"])
+@table_test("name", [*NAMED_WAITS, *RESETS])
+@table_test("value", [*NO_WAIT, *PAST, "2026-11-24T21:59:59Z"])
 def test_what_is_no_wait_in_any_header(name, value):
     headers = {name: value, **RESETS.get(name, {})}
     assert retry_after(headers, status=429, received_at=NOW) is None
 
 
-@pytest.mark.parametrize("name", [*NAMED_WAITS, *RESETS])
-@pytest.mark.parametrize("value", ["1" + "0" * 400, "9" * 5000])
+@table_test("name", [*NAMED_WAITS, *RESETS])
+@table_test("value", ["1" + "0" * 400, "9" * 5000])
 def test_a_huge_wait_is_long_and_not_absent(name, value):
     headers = {name: value, **RESETS.get(name, {})}
     assert retry_after(headers, status=429, received_at=NOW) == MAX_WAIT

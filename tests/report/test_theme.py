@@ -1,6 +1,6 @@
 """Paint can be told apart from what is behind them, and lines without any colour."""
 
-import pytest
+from table_test import table_test
 
 from stormbreak.report.theme import STROKES, TONES, light, placeholder, themed
 
@@ -22,9 +22,9 @@ def contrast(one, other):
     return (high + 0.05) / (low + 0.05)
 
 
-@pytest.mark.parametrize("theme", ["light", "dark"])
-@pytest.mark.parametrize("role", REQUIRED_KEY)
-@pytest.mark.parametrize("behind", ["page", "card"])
+@table_test("theme", ["light", "dark"])
+@table_test("role", REQUIRED_KEY)
+@table_test("behind", ["page", "card"])
 def test_what_is_drawn_can_be_seen(theme, role, behind):
     colour, ground = getattr(TONES[role], theme), getattr(TONES[behind], theme)
     assert contrast(colour, ground) >= REQUIRED_KEY[role]

@@ -5,8 +5,8 @@ from math import inf, nan
 from typing import get_args, get_type_hints
 
 import pytest
+from table_test import table_test
 
-from stormbreak.config.schema import parts_of
 from stormbreak.core.backoff import Backoff
 from stormbreak.core.circuit import BreakerPolicy
 from stormbreak.core.concurrency_limit import Limit
@@ -22,6 +22,7 @@ from stormbreak.core.trip import AnyRule, FailureRate, TripRule
 from stormbreak.errors import ConfigurationError
 from stormbreak.provider.scenario import Burst, Fault, Kind, Load, Provider, Scenario
 from stormbreak.storm import simulate
+from stormbreak.toml_values import parts_of
 
 REAL = (5e-324, 1e-310, 1e-7, SMALLEST, 0.0, -1.0, LARGEST, 1e13, 1e308, nan, inf, 10**400)
 WHOLE = (-1, 0, 10**12, 10**13, 10**400, 10**5000)
@@ -54,7 +55,7 @@ def numbers():
         hints = get_type_hints(part)
         for field in fields(part):
             kinds = {hints[field.name], *get_args(hints[field.name])}
-            if kinds & {int, float} and field.name != "weights":
+            if kinds & {int, float} and field.name != "tenant_weights":
                 values = REAL if float in kinds else WHOLE
                 yield pytest.param(part, field.name, values, id=f"{part.__name__}.{field.name}")
 
@@ -70,7 +71,7 @@ def made(make):
 def policy_with(part):
     """A policy that holds this part in its place."""
     places = {
-        **dict.fromkeys(get_args(Backoff), lambda: Policy(retry=RetryPolicy(backoff=part))),
+        Backoff: lambda: Policy(retry=RetryPolicy(backoff=part)),
         **dict.fromkeys(get_args(TripRule), lambda: Policy(breaker=BreakerPolicy(trip=part))),
         **dict.fromkeys(get_args(Limit), lambda: Policy(limit=part)),
         AnyRule: lambda: Policy(breaker=BreakerPolicy(trip=part)),
@@ -87,7 +88,7 @@ def policy_with(part):
     return places[type(part)]()
 
 
-@pytest.mark.parametrize(("part", "name", "values"), list(numbers()))
+@table_test(("part", "name", "values"), list(numbers()))
 def test_a_number_is_refused_in_one_line_or_works(part, name, values):
     for value in values:
         given = (value,) if name == "longer_backoff_on" else value

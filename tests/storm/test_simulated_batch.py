@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from stormbreak.core.backoff import Constant
+from stormbreak.core.backoff import Backoff
 from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.presets import ARTICLE, BATCH, OFF
 from stormbreak.core.retry import RetryPolicy
@@ -102,7 +102,9 @@ def test_the_luck_of_a_row_is_that_of_its_attempts_in_all_whatever_the_rounds():
     """The third attempt of a row meets the same, in one round or in three: policies are compared on the same luck."""
     patient = replace(
         OFF,
-        retry=RetryPolicy(max_attempts=ATTEMPTS, backoff=Constant(initial_delay=0.5)),
+        retry=RetryPolicy(
+            max_attempts=ATTEMPTS, backoff=Backoff(kind="constant", initial_delay=0.5)
+        ),
         limit=FixedLimit(max_in_flight=64),
     )
     rounds, _ = played(batch(unlucky(0.6)))

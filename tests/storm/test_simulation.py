@@ -4,8 +4,9 @@ from dataclasses import replace
 from hashlib import sha256
 
 import pytest
+from table_test import table_test
 
-from stormbreak.core.backoff import Constant
+from stormbreak.core.backoff import Backoff
 from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.diagnosis import Diagnosis
 from stormbreak.core.presets import INTERACTIVE, OFF, PRESETS
@@ -72,7 +73,7 @@ def test_the_same_seed_gives_the_same_events():
 
 FROZEN = replace(
     OFF,
-    retry=RetryPolicy(max_attempts=4, backoff=Constant(initial_delay=0.5)),
+    retry=RetryPolicy(max_attempts=4, backoff=Backoff(kind="constant", initial_delay=0.5)),
     limit=FixedLimit(max_in_flight=3),
 )
 LEARNING = replace(INTERACTIVE, rate_limit=RateLimitPolicy(learn_from_headers=True))
@@ -112,7 +113,7 @@ def test_policies_meet_the_same_calls_and_the_same_luck():
 # ------------------------------------------------------------ the world
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("trouble", "verdict", "took"),
     [
         (None, Verdict.OK, 1.0),
@@ -167,7 +168,9 @@ def test_the_deaf_do_not_hear_when_to_come_back():
     policy = replace(
         OFF,
         retry=RetryPolicy(
-            max_attempts=9, backoff=Constant(initial_delay=0.5), retry_after_jitter=0.0
+            max_attempts=9,
+            backoff=Backoff(kind="constant", initial_delay=0.5),
+            retry_after_jitter=0.0,
         ),
     )
     times = {
@@ -263,7 +266,7 @@ def test_progress_is_told_to_the_end():
 # ------------------------------------------------------------ every policy, every scenario
 
 
-@pytest.mark.parametrize("name", [*PRESETS, *BASELINES])
+@table_test("name", [*PRESETS, *BASELINES])
 def test_every_call_ends_and_nothing_is_held(name):
     """`simulate` itself raises where a permit or a ticket is left."""
     contender = BASELINES.get(name) or NamedPolicy(name=name, policy=PRESETS[name])

@@ -4,9 +4,7 @@ import pytest
 
 from stormbreak import BreakerPolicy, CircuitBreaker
 from stormbreak.core.circuit import State
-from stormbreak.core.trip import (
-    ConsecutiveFailures,
-)
+from stormbreak.core.trip import ConsecutiveFailures
 
 FRAGILE = BreakerPolicy(
     trip=ConsecutiveFailures(failure_threshold=2),

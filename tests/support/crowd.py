@@ -8,7 +8,7 @@ from random import Random
 
 from stage import OK, SERVER_ERROR, TARGET, policy
 
-from stormbreak.core.backoff import Constant
+from stormbreak.core.backoff import Backoff
 from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.engine import Engine
 from stormbreak.core.queue import QueuePolicy
@@ -21,7 +21,7 @@ from stormbreak.types import Call
 LIMIT = 64
 POLICY = policy(
     limit=FixedLimit(max_in_flight=LIMIT),
-    retry=RetryPolicy(max_attempts=3, backoff=Constant(initial_delay=0.001)),
+    retry=RetryPolicy(max_attempts=3, backoff=Backoff(kind="constant", initial_delay=0.001)),
     queue=QueuePolicy(max_size=20_000),
 )
 

@@ -10,7 +10,7 @@ import openai
 import pytest
 from sockets import PATIENCE, answer
 
-from stormbreak.core.backoff import Constant
+from stormbreak.core.backoff import Backoff
 from stormbreak.core.policy import Policy
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.httpx2 import AsyncTransport, Transport
@@ -18,7 +18,8 @@ from stormbreak.httpx2 import AsyncTransport, Transport
 KEY = "sk-door-canary-0123456789"
 SAY = [{"role": "user", "content": "hello"}]
 QUICK = Policy(
-    retry_budget=None, retry=RetryPolicy(max_attempts=4, backoff=Constant(initial_delay=0.01))
+    retry_budget=None,
+    retry=RetryPolicy(max_attempts=4, backoff=Backoff(kind="constant", initial_delay=0.01)),
 )
 ONCE = Policy(retry_budget=None, retry=RetryPolicy(max_attempts=1))
 MESSAGE = answer(

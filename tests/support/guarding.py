@@ -6,7 +6,7 @@ from stage import policy
 from virtual_loop import run
 from virtual_threads import Threads
 
-from stormbreak.core.backoff import Constant
+from stormbreak.core.backoff import Backoff
 from stormbreak.core.engine import Engine
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.functions.outcome_rules import Rules
@@ -15,7 +15,9 @@ from stormbreak.types import Target
 
 PRICES = Target("prices", "")
 QUICK = policy(
-    retry=RetryPolicy(max_attempts=3, backoff=Constant(initial_delay=0.001), min_time_left=0.0)
+    retry=RetryPolicy(
+        max_attempts=3, backoff=Backoff(kind="constant", initial_delay=0.001), min_time_left=0.0
+    )
 )
 """Three attempts, next to no backoff, and nothing else: for real time."""
 

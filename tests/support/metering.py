@@ -4,13 +4,13 @@ from decimal import Decimal
 
 from stage import Stage, policy
 
-from stormbreak.core.backoff import Constant
+from stormbreak.core.backoff import Backoff
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.cost.meter import Meter
 from stormbreak.cost.prices import Prices, Rate, Rates, Source
 from stormbreak.types import Outcome, Usage, Verdict
 
-RETRIES = RetryPolicy(max_attempts=3, backoff=Constant(initial_delay=0.1))
+RETRIES = RetryPolicy(max_attempts=3, backoff=Backoff(kind="constant", initial_delay=0.1))
 
 
 def prices(provider, model, *, into="1", out="10", cached="0.1", written=None, hour=None):

@@ -2,7 +2,7 @@
 
 from stage import OK, TARGET, Stage, policy
 
-from stormbreak.core.backoff import Constant
+from stormbreak.core.backoff import Backoff
 from stormbreak.core.hedge import HedgePolicy
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.types import Outcome, Verdict
@@ -14,7 +14,7 @@ AFTER = 0.5
 def scene(*, most=1, **changes):
     """A stage on which an attempt is slow after half a second, and one call has been answered."""
     hedge = HedgePolicy(delay=AFTER, percentile=None, max_hedges=most)
-    retry = RetryPolicy(max_attempts=5, backoff=Constant(initial_delay=0.1))
+    retry = RetryPolicy(max_attempts=5, backoff=Backoff(kind="constant", initial_delay=0.1))
     stage = Stage(policy(**{"hedge": hedge, "retry": retry, **changes})).listen()
     answered(stage)
     return stage

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from clients import has_answered, target_state_of
 
-from stormbreak.core.backoff import Constant
+from stormbreak.core.backoff import Backoff
 from stormbreak.core.concurrency_limit import AimdLimit, FixedLimit
 from stormbreak.core.fallback import ToCache, ToDegraded
 from stormbreak.core.hedge import HedgePolicy
@@ -35,7 +35,7 @@ STORM = "duration = 3600\n[provider]\nservice = 0.01\nvariation = 0.0\n" + "".jo
 SLOW = "duration = 3600\n[provider]\nservice = 0.3\nvariation = 0.0\n"
 
 LONG_TIMEOUT = Policy(
-    retry=RetryPolicy(max_attempts=4, backoff=Constant(initial_delay=0.02)),
+    retry=RetryPolicy(max_attempts=4, backoff=Backoff(kind="constant", initial_delay=0.02)),
     breaker=None,
     limit=FixedLimit(max_in_flight=SLOTS),
     shadow=ShadowPolicy(limit=AimdLimit(initial_in_flight=2)),

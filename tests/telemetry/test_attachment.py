@@ -19,7 +19,7 @@ import stormbreak.httpx2
 from stormbreak import Client, resilient
 from stormbreak.batch.job import Job, run_job
 from stormbreak.batch.options import BatchOptions
-from stormbreak.core.backoff import Constant
+from stormbreak.core.backoff import Backoff
 from stormbreak.core.engine import Engine
 from stormbreak.core.hedge import HedgePolicy
 from stormbreak.core.presets import BATCH
@@ -183,9 +183,11 @@ def test_a_client_that_was_not_wrapped_has_none():
 
 # ------------------------------------------------- a listener that fails, under every driver
 
-RETRIED = policy(retry=RetryPolicy(max_attempts=2, backoff=Constant(initial_delay=0.001)))
+RETRIED = policy(
+    retry=RetryPolicy(max_attempts=2, backoff=Backoff(kind="constant", initial_delay=0.001))
+)
 HEDGED = policy(
-    retry=RetryPolicy(max_attempts=2, backoff=Constant(initial_delay=0.001)),
+    retry=RetryPolicy(max_attempts=2, backoff=Backoff(kind="constant", initial_delay=0.001)),
     hedge=HedgePolicy(delay=60.0, percentile=None),
 )
 

@@ -1,6 +1,6 @@
-import pytest
 from happenings import one_of_each
 from stage import TARGET
+from table_test import table_test
 
 from stormbreak.core.explain import line_for
 from stormbreak.escape import LABEL, shown
@@ -69,7 +69,7 @@ HOSTILE = [
 ]
 
 
-@pytest.mark.parametrize("name", HOSTILE, ids=ascii)
+@table_test("name", HOSTILE)
 def test_a_hostile_name_stays_one_short_line_without_a_key(name):
     for target in (Target("p", name), Target(name, "m"), Target("p", "m", "", name)):
         for event in one_of_each(target, other=str(target)):

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from happenings import one_of_each
 from stage import OTHER, TARGET, Stage, policy, told
+from table_test import table_test
 
 from stormbreak.core.breaker import BreakerPolicy
 from stormbreak.core.concurrency_limit import FixedLimit
@@ -248,7 +249,7 @@ def test_plain_values_say_the_same_as_the_page(watch):
     assert watch.as_dict()["pid"] == os.getpid()
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("body", "said"),
     [
         (b"", "the response is not a stormbreak state"),

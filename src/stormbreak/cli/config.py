@@ -20,12 +20,12 @@ from stormbreak.config import (
     resolve_settings,
 )
 from stormbreak.config.policy_summary import seconds, several
-from stormbreak.config.schema import toml_word
 from stormbreak.config.settings import PoolSettings, TargetSettings
 from stormbreak.errors import ConfigurationError
 from stormbreak.http.endpoint import origin_of
 from stormbreak.http.environment import key_variables
 from stormbreak.llm.providers import PRESETS
+from stormbreak.toml_values import word_of
 
 # ---------------------------------------------------------------- settings as text
 # Each target with where its key comes from, but never the key.
@@ -93,7 +93,7 @@ def _key(target: TargetSettings, environ: Mapping[str, str]) -> str:
 def _pool(name: str, pool: PoolSettings) -> Iterator[str]:
     members = several(f"{member.target} (weight {member.weight:g})" for member in pool.targets)
     after = "any time at all" if pool.max_wait is None else seconds(pool.max_wait)
-    yield f"Pool {name}: {members}, {toml_word(pool.order)}."
+    yield f"Pool {name}: {members}, {word_of(pool.order)}."
     yield (
         f"A call that ends as {several(pool.on)}, or would wait for more than {after}, goes on to the others."
     )

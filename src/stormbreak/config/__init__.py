@@ -6,8 +6,13 @@ take a preset's name or a file, `describe` and
 is evaluated, imported or run.
 """
 
-from stormbreak.config.load import load_policy, resolve_policy
-from stormbreak.config.load_settings import load_settings, profiles_in, resolve_settings
+from stormbreak.config.load import (
+    load_policy,
+    load_settings,
+    profiles_in,
+    resolve_policy,
+    resolve_settings,
+)
 from stormbreak.config.policy_summary import account
 from stormbreak.config.policy_summary import table as delay_table
 from stormbreak.config.policy_toml import describe, describe_settings

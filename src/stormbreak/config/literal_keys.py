@@ -6,9 +6,9 @@ It is shared, printed and put under version control; keys come from environment 
 import re
 from typing import Any
 
-from stormbreak.config.schema import join
 from stormbreak.errors import ConfigurationError
 from stormbreak.key_patterns import is_constant, is_secret_name, is_token
+from stormbreak.toml_values import join
 
 TENANTS = "queue.tenant_weights"  # names of tenants: ids and hashes, among others
 MODELS = "models"  # names of models, by names of models

@@ -1,22 +1,28 @@
-"""Reading a policy file, on top of a preset."""
+"""Reading policy and settings files, on top of a preset.
+
+A settings file is a policy, and beside it targets, pools and profiles. Where a target has a table as its `policy`,
+that is laid over the file's own policy, or over the `preset` that it names; a word is the name of a preset.
+"""
 
 import os
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
-from pydantic import ValidationError
-
-from stormbreak import toml_file
-from stormbreak.config import literal_keys, mistakes
+from stormbreak import toml_file, toml_values
+from stormbreak.config import literal_keys
 from stormbreak.config.policy_toml import plain
-from stormbreak.config.schema import reader
+from stormbreak.config.profiles import PROFILE, Overrides, overlay
+from stormbreak.config.settings import Settings
 from stormbreak.core.policy import Policy
 from stormbreak.core.presets import PRESETS
 from stormbreak.errors import ConfigurationError
-from stormbreak.key_patterns import has_key_prefix, hidden, looks_like_key
+from stormbreak.key_patterns import has_key_prefix, hidden, looks_like_key, quoted
 from stormbreak.toml_file import Table
+from stormbreak.toml_values import BARE, join, must, one_of
 
-_WHAT = "a policy"
+T = TypeVar("T")
+
+# ---------------------------------------------------------------- files
 
 
 def load_policy(path: str | os.PathLike[str]) -> Policy:
@@ -26,16 +32,43 @@ def load_policy(path: str | os.PathLike[str]) -> Policy:
         ConfigurationError: one line that names the file, the key and the value.
     """
     try:
-        table = toml_file.parse(toml_file.read_text(path, what=_WHAT), what=_WHAT)
-        literal_keys.refuse(table)
+        table = _table(path, "a policy")
         _refuse_settings(table)
-        return policy_in(table)
+        return _policy(table)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{hidden(str(path))}: {error}") from None
+
+
+def load_settings(
+    path: str | os.PathLike[str],
+    *,
+    profile: str | None = None,
+    environ: Mapping[str, str] = os.environ,
+) -> Settings:
+    """Read the settings in a TOML file, with a `profile` of it (STORMBREAK_PROFILE says which, if nothing else does).
+
+    Raises:
+        ConfigurationError: one line that names the file, the key or the variable, and the value.
+    """
+    try:
+        table = _table(path, "a settings file")
+        profiles = _profiles(table)
+        table.pop("profiles", None)
+        layers = Overrides(table)
+        chosen = profile or environ.get(PROFILE)
+        if chosen:
+            layers.lay_profile(chosen, _chosen(chosen, profiles, by_variable=not profile))
+        layers.lay_environment(environ)
+        try:
+            return _settings(layers.table)
+        except ConfigurationError as error:
+            raise ConfigurationError(layers.placed(str(error))) from None
     except ConfigurationError as error:
         raise ConfigurationError(f"{hidden(str(path))}: {error}") from None
 
 
 def resolve_policy(name_or_path: str) -> Policy:
-    """The preset of that name; else the policy in the file of that name.
+    """Return the preset of that name; else the policy in the file of that name.
 
     Raises:
         ConfigurationError: there is neither, or the file is wrong.
@@ -43,71 +76,133 @@ def resolve_policy(name_or_path: str) -> Policy:
     return resolve_preset(name_or_path) or load_policy(name_or_path)
 
 
-def resolve_preset(name_or_path: str) -> Policy | None:
-    """The preset of that name, None where it is that of a file.
+def resolve_settings(name_or_path: str, *, profile: str | None = None) -> Settings:
+    """Return the preset of that name, as settings without targets; else the settings in the file of that name.
 
     Raises:
-        ConfigurationError: there is neither.
+        ConfigurationError: there is neither, or the file is wrong.
     """
+    preset = resolve_preset(name_or_path)
+    if preset is not None:
+        return Settings(policy=preset)
+    return load_settings(name_or_path, profile=profile)
+
+
+def profiles_in(path: str | os.PathLike[str]) -> tuple[str, ...]:
+    """Return the names of the profiles of a file."""
+    try:
+        return tuple(_profiles(_table(path, "a settings file")))
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{hidden(str(path))}: {error}") from None
+
+
+def _table(path: str | os.PathLike[str], what: str) -> Table:
+    table = toml_file.parse(toml_file.read_text(path, what=what), what=what)
+    literal_keys.refuse(table)
+    return table
+
+
+def _refuse_settings(table: Table) -> None:
+    beyond = [key for key in table if key in literal_keys.NAMING]
+    if beyond:
+        raise ConfigurationError(f"expected a policy alone, without {' and '.join(beyond)}")
+
+
+def resolve_preset(name_or_path: str) -> Policy | None:
+    """Return the preset of that name, None where it is that of a file."""
     if name_or_path in PRESETS:
         return PRESETS[name_or_path]
     looks_like_a_file = "/" in name_or_path or name_or_path.endswith(".toml")
     exists = os.path.exists(name_or_path)  # noqa: PTH110 - Path raises for odd names
-    is_key = (
-        has_key_prefix if looks_like_a_file else looks_like_key
-    )  # a path may well look like a token
+    # a path may well look like a token
+    is_key = has_key_prefix if looks_like_a_file else looks_like_key
     if not exists and is_key(name_or_path):
         raise ConfigurationError(
             "the policy looks like a key, not like the name of a preset or a file"
         )
     if looks_like_a_file or exists:
         return None
-    name, known = mistakes.shown(name_or_path), ", ".join(PRESETS)
-    raise ConfigurationError(f"{name} is neither a preset ({known}) nor a file")
+    known = ", ".join(PRESETS)
+    raise ConfigurationError(f"{quoted(name_or_path)} is neither a preset ({known}) nor a file")
 
 
-def _refuse_settings(table: Table) -> None:
-    """A file that is right as settings is told what is too much of it, and not that it is wrong."""
-    beyond = [key for key in table if key in literal_keys.NAMING]
-    if beyond:
-        raise ConfigurationError(f"a policy alone is taken here, without {' and '.join(beyond)}")
+def _profiles(table: Table) -> Table:
+    profiles = table.get("profiles", {})
+    if not isinstance(profiles, dict):
+        raise must("profiles", "a table", profiles)
+    return profiles
 
 
-def policy_in(table: Table) -> Policy:
-    """The policy that a table says, which is used up by that."""
-    base = base_of(table.pop("preset", "interactive"))
-    try:
-        policy: Policy = reader(Policy).validate_python(
-            overlay(plain(base), table, plain(Policy()))
+def _chosen(name: str, profiles: Table, *, by_variable: bool) -> object:
+    if name not in profiles:
+        what = PROFILE if by_variable else "the profile"
+        known = ", ".join(profiles) or "there is none"
+        raise ConfigurationError(
+            f"{what} must be one of its profiles ({known}), got {quoted(name)}"
         )
-    except ValidationError as error:
-        raise ConfigurationError(mistakes.line_for(error)) from None
-    return policy
+    return profiles[name]
 
 
-def base_of(preset: object, path: str = "preset") -> Policy:
-    """The preset of that name, which stands at `path`."""
-    if isinstance(preset, str) and preset in PRESETS:
-        return PRESETS[preset]
-    raise ConfigurationError(mistakes.must(path, mistakes.one_of(PRESETS), preset))
+# ---------------------------------------------------------------- values
 
 
-def overlay(base: Mapping[str, Any], over: Table, fresh: Mapping[str, Any]) -> Table:
-    """`base` with what `over` says.
-
-    A table in `over` changes the table of that name and keeps the rest of it, unless it names another `kind`:
-    that starts from the kind's own defaults. Where `base` has no such table, it starts from `fresh`.
-    """
-    merged = dict(base)
-    for key, value in over.items():
-        below, unused = (side.get(key) for side in (base, fresh))
-        start = below if isinstance(below, dict) else unused
-        if isinstance(value, dict) and isinstance(start, dict) and _same_kind(start, value):
-            merged[key] = overlay(start, value, unused if isinstance(unused, dict) else {})
-        else:
-            merged[key] = value
-    return merged
+def _read(kind: type[T], table: Table) -> T:
+    return toml_values.read(kind, table, none=True, also={Policy: ("preset",)})
 
 
-def _same_kind(below: Table, over: Table) -> bool:
-    return "kind" not in over or over["kind"] == below.get("kind")
+def _policy(table: Table) -> Policy:
+    """Read the policy that a table says; takes its preset out of it."""
+    base = _preset(table.pop("preset", "interactive"), "preset")
+    return _read(Policy, overlay(plain(base), table, plain(Policy())))
+
+
+def _preset(name: object, path: str) -> Policy:
+    if isinstance(name, str) and name in PRESETS:
+        return PRESETS[name]
+    raise must(path, one_of(PRESETS), name)
+
+
+def _settings(table: Table) -> Settings:
+    named = {key: table.pop(key, {}) for key in ("targets", "pools")}
+    for kind, tables in named.items():
+        for name in tables if isinstance(tables, dict) else ():
+            if not BARE.fullmatch(name):
+                raise ConfigurationError(
+                    f"{join(kind, name)} must have a name of letters, digits, - and _, 40 at most"
+                )
+    policy = _policy(table)
+    whole = {
+        "policy": plain(policy),
+        "targets": _each(named["targets"], lambda name, one: _target(name, one, policy)),
+        "pools": _each(named["pools"], _pool),
+    }
+    return _read(Settings, whole)
+
+
+def _each(tables: Any, prepare: Callable[[str, Table], Table]) -> Any:
+    """Prepare each table for reading; what is no table is refused later."""
+    if not isinstance(tables, dict):
+        return tables
+    return {
+        name: prepare(name, dict(one)) if isinstance(one, dict) else one
+        for name, one in tables.items()
+    }
+
+
+def _target(name: str, table: Table, policy: Policy) -> Table:
+    path, own = f"targets.{name}.policy", table.get("policy", {})
+    if isinstance(own, str):
+        table["policy"] = plain(_preset(own, path))
+    elif isinstance(own, dict):
+        own = dict(own)
+        if "preset" in own:
+            policy = _preset(own.pop("preset"), f"{path}.preset")
+        table["policy"] = overlay(plain(policy), own, plain(Policy()))
+    return table
+
+
+def _pool(_name: str, table: Table) -> Table:
+    members = table.get("targets")
+    if isinstance(members, list):
+        table["targets"] = [{"target": one} if isinstance(one, str) else one for one in members]
+    return table

@@ -22,18 +22,8 @@ from string import Formatter
 from types import MappingProxyType
 from typing import Any, get_args
 
-from stormbreak.config.schema import toml_word
 from stormbreak.core.automatic_limit import AutomaticLimit
-from stormbreak.core.backoff import (
-    Backoff,
-    Constant,
-    DecorrelatedJitter,
-    EqualJitter,
-    Exponential,
-    FullJitter,
-    Linear,
-    ProportionalJitter,
-)
+from stormbreak.core.backoff import Backoff, Kind
 from stormbreak.core.circuit import BreakerPolicy
 from stormbreak.core.concurrency_limit import AimdLimit, FixedLimit
 from stormbreak.core.fallback import CachePolicy, Place, ToCache, ToDegraded, ToTargets
@@ -45,20 +35,13 @@ from stormbreak.core.retry import RetryPolicy
 from stormbreak.core.retry_budget import BudgetPolicy
 from stormbreak.core.shadow import ShadowPolicy
 from stormbreak.core.spend_policy import SpendPolicy
-from stormbreak.core.trip import (
-    AnyRule,
-    ConsecutiveFailures,
-    DeadTarget,
-    FailureRate,
-    FailureRateOfLast,
-    SlowRate,
-    SlowRateOfLast,
-)
+from stormbreak.core.trip import AnyRule, ConsecutiveFailures, DeadTarget, FailureRate, SlowRate
+from stormbreak.toml_values import word_of
 
 # ---------------------------------------------------------------- sentence templates
 # The module docstring says how a place formats its value.
 
-TEXTS: Mapping[type, str] = MappingProxyType(
+TEXTS: Mapping[type | str, str] = MappingProxyType(
     {
         Policy: """\
 A call ends after {deadline:seconds|any time at all}, and waits unserved for {patience:seconds|as long as it takes}.
@@ -86,18 +69,18 @@ A call is sent {max_attempts:times time} at most, with at least {min_time_left:s
 {backoff:part}
 A wait that the server names is {retry_after_jitter:moved stretched}; beyond {max_wait:seconds} it ends the call.
 After these statuses the delay is one step ahead: {longer_backoff_on:several}.""",
-        Constant: "Retries come after {initial_delay:seconds} each.",
-        Linear: "Retries come after {initial_delay:seconds}, and so much more each time, at most {max_delay:seconds}.",
-        Exponential: "Retries come after {initial_delay:seconds}, then {factor:plain} times the delay before, at most {max_delay:seconds}.",
-        ProportionalJitter: """\
+        "constant": "Retries come after {initial_delay:seconds} each.",
+        "linear": "Retries come after {initial_delay:seconds}, and so much more each time, at most {max_delay:seconds}.",
+        "exponential": "Retries come after {initial_delay:seconds}, then {factor:plain} times the delay before, at most {max_delay:seconds}.",
+        "proportional_jitter": """\
 Retries come after {initial_delay:seconds}, then {factor:plain} times the delay before, at most {max_delay:seconds}; \
 {jitter:moved moved}, never below {min_delay:seconds}.""",
-        FullJitter: """\
+        "full_jitter": """\
 Retries come after anything up to {initial_delay:seconds}, then up to {factor:plain} times as much each time, at most {max_delay:seconds}.""",
-        EqualJitter: """\
+        "equal_jitter": """\
 Retries come after {initial_delay:seconds}, then {factor:plain} times as much each time, at most {max_delay:seconds}; \
 of that half for certain, the other half by chance.""",
-        DecorrelatedJitter: """\
+        "decorrelated_jitter": """\
 Retries come after anything from {initial_delay:seconds} to {factor:plain} times the delay before, at most {max_delay:seconds}.""",
         BudgetPolicy: """\
 A call earns {ratio:plain} retries, {capacity:plain} are kept at most, and 63 % of what is unspent is gone after {decay_time:seconds}.
@@ -116,13 +99,10 @@ as does a trial undecided after {max_half_open_duration:seconds|no time at all}.
         ConsecutiveFailures: "The circuit opens after {failure_threshold:times failure} in a row.",
         DeadTarget: "The circuit opens when nothing has been answered for longer than chance explains.",
         FailureRate: """\
-The circuit opens when {ratio:share} of at least {min_calls:times outcome} within {window_seconds:seconds} are failures.""",
-        FailureRateOfLast: """\
-The circuit opens when {ratio:share} of the last {window_calls:times outcome}, at least {min_calls:plain}, are failures.""",
+The circuit opens when {ratio:share} of at least {min_calls:times outcome} {window_seconds:within|}{window_calls:latest|} are failures.""",
         SlowRate: """\
-The circuit opens when {ratio:share} of at least {min_calls:times outcome} within {window_seconds:seconds} took {slow_call_threshold:seconds} or more.""",
-        SlowRateOfLast: """\
-The circuit opens when {ratio:share} of the last {window_calls:times outcome}, at least {min_calls:plain}, took {slow_call_threshold:seconds} or more.""",
+The circuit opens when {ratio:share} of at least {min_calls:times outcome} {window_seconds:within|}{window_calls:latest|} \
+took {slow_call_threshold:seconds} or more.""",
         AnyRule: "Each of these rules may open the circuit:\n{rules:parts}",
         FixedLimit: "At most {max_in_flight:times attempt} to one target may be in flight.",
         AimdLimit: """\
@@ -169,7 +149,7 @@ Counted as failures, too: {failures:several|what is counted in force}; and not a
 While the circuit is open, calls {fail_fast:either would fail at once|would wait for it, or do as in force}.""",
     }
 )
-"""By kind of part. Lines are statements."""
+"""By type of part, for a backoff by its kind. Lines are statements."""
 
 
 # ---------------------------------------------------------------- formats of numbers
@@ -216,7 +196,7 @@ def plain(number: float) -> str:
 
 def several(items: Iterable[object]) -> str:
     """List them: "504", "throttled and timeout", "none"."""
-    words = [toml_word(item) if isinstance(item, Enum) else str(item) for item in items]
+    words = [word_of(item) if isinstance(item, Enum) else str(item) for item in items]
     *others, last = words or ["none"]
     return f"{', '.join(others)} and {last}" if others else last
 
@@ -232,7 +212,8 @@ def account(policy: Policy) -> Iterator[str]:
 def told(part: Any) -> str:
     """Tell one part of it."""
     values = {field.name: getattr(part, field.name) for field in fields(part)}
-    return _SentenceFormatter().vformat(TEXTS[type(part)], (), values)
+    text = TEXTS[part.kind if isinstance(part, Backoff) else type(part)]
+    return _SentenceFormatter().vformat(text, (), values)
 
 
 class _SentenceFormatter(Formatter):
@@ -252,12 +233,14 @@ class _SentenceFormatter(Formatter):
 _SAID: Mapping[str, Any] = MappingProxyType(
     {
         "seconds": lambda value, _: seconds(value),
+        "within": lambda value, _: f"within {seconds(value)}",
+        "latest": lambda value, _: f"among the last {plain(value)}",
         "share": lambda value, _: share(value),
         "moved": moved,
         "grown": lambda value, _: grown(value),
         "times": times,
         "several": lambda value, _: several(value),
-        "word": lambda value, _: toml_word(value),
+        "word": lambda value, _: word_of(value),
         "bounded": lambda value, _: f"bounded to {times(value, 'token')}",
         "plain": lambda value, _: plain(value),
         "name": lambda value, _: value,
@@ -276,12 +259,12 @@ _SAID: Mapping[str, Any] = MappingProxyType(
 
 RETRIES = 4  # the columns of the article's table
 
-ARTICLE: Mapping[type, tuple[str, ...]] = MappingProxyType(
+ARTICLE: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
-        Linear: ("1", "2", "3", "4"),
-        Exponential: ("1", "2", "4", "8"),
-        ProportionalJitter: ("0.8-1.2", "1.6-2.4", "3.2-4.8", "6.4-9.6"),
-        DecorrelatedJitter: ("1-3", "3-9", "1-3", "3-9"),
+        "linear": ("1", "2", "3", "4"),
+        "exponential": ("1", "2", "4", "8"),
+        "proportional_jitter": ("0.8-1.2", "1.6-2.4", "3.2-4.8", "6.4-9.6"),
+        "decorrelated_jitter": ("1-3", "3-9", "1-3", "3-9"),
     }
 )
 """What the article says, in seconds. Its table has +-20 %, its code +-30 %; its decorrelated jitter alternates."""
@@ -302,9 +285,9 @@ def table(own: Backoff) -> Iterator[str]:
     """Lines of the table: the policy's own backoff, then every kind with its defaults."""
     heads = tuple(f"retry {retry}" for retry in range(1, RETRIES + 1))
     yield _row("seconds before", heads, "in the article")
-    yield _row(f"here: {own.kind}", delays(own), "  ".join(ARTICLE.get(type(own), ("-",))))
-    for kind in get_args(Backoff):
-        yield _row(kind().kind, delays(kind()), "  ".join(ARTICLE.get(kind, ("-",))))
+    yield _row(f"here: {own.kind}", delays(own), "  ".join(ARTICLE.get(own.kind, ("-",))))
+    for kind in get_args(Kind):
+        yield _row(kind, delays(Backoff(kind=kind)), "  ".join(ARTICLE.get(kind, ("-",))))
 
 
 def _row(name: str, cells: Sequence[str], last: str) -> str:

@@ -11,10 +11,10 @@ from enum import Enum
 from types import MappingProxyType
 from typing import Any
 
-from stormbreak.config.schema import BARE, NONE, join, toml_word
 from stormbreak.config.settings import Settings
 from stormbreak.core.policy import Policy
 from stormbreak.core.presets import PRESETS
+from stormbreak.toml_values import BARE, NONE, join, word_of
 
 # ---------------------------------------------------------------- policy as plain values
 
@@ -24,13 +24,19 @@ def plain(value: Any) -> Any:
     if value is None:
         return NONE
     if isinstance(value, Enum):
-        return toml_word(value)
+        return word_of(value)
     if isinstance(value, tuple):
         return [plain(item) for item in value]
     if isinstance(value, Mapping):
         return {key: plain(item) for key, item in value.items()}
     if is_dataclass(value):
-        return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
+        used = getattr(value, "fields_by_kind", {}).get(getattr(value, "kind", None))
+        names = [field.name for field in fields(value)]
+        return {
+            name: plain(getattr(value, name))
+            for name in names
+            if used is None or name in ("kind", *used)
+        }
     return value
 
 

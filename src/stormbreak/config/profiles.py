@@ -6,16 +6,18 @@ their case, and with `_` for `-`, since a shell has no such variables. A value i
 
 import tomllib
 from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from stormbreak.config import literal_keys
-from stormbreak.config.schema import join
 from stormbreak.errors import ConfigurationError
 from stormbreak.key_patterns import has_key_prefix, quoted
 from stormbreak.toml_file import MAX_DEPTH, Table, check_depth
+from stormbreak.toml_values import UNKNOWN, join
 
 PREFIX = "STORMBREAK__"
 PROFILE = "STORMBREAK_PROFILE"
+EMPTY: Mapping[str, Any] = MappingProxyType({})
 
 
 class Overrides:
@@ -23,7 +25,9 @@ class Overrides:
 
     def __init__(self, table: Table) -> None:
         self.table = table
-        self._from: dict[str, str] = {}  # by path: the variable or the key of the profile
+        self._from: dict[
+            str, tuple[str, str]
+        ] = {}  # by path: what to say before it, and its path there
 
     def lay_profile(self, name: str, profile: object) -> None:
         """Lay a profile of the file over it."""
@@ -31,7 +35,7 @@ class Overrides:
         if not isinstance(profile, dict):
             raise ConfigurationError(f"{where} must be a table")
         self._lay(profile)
-        self._from |= {path: f"{where}.{path}" for path in _paths(profile)}
+        self._from |= {path: ("", f"{where}.{path}") for path in _paths(profile)}
 
     def lay_environment(self, environ: Mapping[str, str]) -> None:
         """Lay over it what the environment says, all at once: a `kind` takes nothing away that another variable says."""
@@ -47,29 +51,41 @@ class Overrides:
                 literal_keys.refuse(over)
             except ConfigurationError as error:
                 raise ConfigurationError(f"{variable}: {error}") from None
-            together = laid(together, over)
+            together = overlay(together, over)
             made = _made_by(path, self.table)
-            self._from |= {where: f"{variable}: {where}" for where in made}
+            self._from |= {where: (f"{variable}: ", where) for where in made}
         self._lay(together)
 
     def placed(self, mistake: str) -> str:
         """The mistake, told of where it was made."""
-        path = max((path for path in self._from if _begins(mistake, path)), key=len, default=None)
-        return mistake if path is None else self._from[path] + mistake[len(path) :]
+        head = UNKNOWN if mistake.startswith(UNKNOWN) else ""
+        rest = mistake.removeprefix(head)
+        path = max((path for path in self._from if _begins(rest, path)), key=len, default=None)
+        if path is None:
+            return mistake
+        source, there = self._from[path]
+        return f"{source}{head}{there}{rest[len(path) :]}"
 
     def _lay(self, over: Table) -> None:
-        self.table = laid(self.table, over)
+        self.table = overlay(self.table, over)
 
 
-def laid(base: Mapping[str, Any], over: Mapping[str, Any]) -> Table:
-    """`base` with what `over` says; tables merge, all else is replaced, and so is a table by another `kind`."""
+def overlay(
+    base: Mapping[str, Any], over: Mapping[str, Any], fresh: Mapping[str, Any] = EMPTY
+) -> Table:
+    """Return `base` with what `over` says.
+
+    A table in `over` changes the table of that name and keeps the rest of it, unless it names another `kind`: that
+    starts from the kind's own defaults. Where `base` has no such table, it starts from `fresh`.
+    """
     merged = dict(base)
     for key, value in over.items():
-        below = merged.get(key)
+        below, unused = base.get(key), fresh.get(key)
         if key == "policy" and isinstance(below, str):
             below = {"preset": below}  # which that word is short for
-        if isinstance(value, dict) and isinstance(below, dict) and _same_kind(below, value):
-            merged[key] = laid(below, value)
+        start = below if isinstance(below, dict) else unused
+        if isinstance(value, dict) and isinstance(start, dict) and _same_kind(start, value):
+            merged[key] = overlay(start, value, unused if isinstance(unused, dict) else EMPTY)
         else:
             merged[key] = value
     return merged

@@ -1,181 +1,106 @@
 """How long to wait before a retry, where the server named no time.
 
-`delay(retry, uniform, previous)` answers in seconds; `retry` counts from 1, `uniform` is a chance in [0, 1),
-`previous` is the delay before the attempt that failed (0 where there was none). The rules have no memory of
-their own: one rule serves every call. Jitter is applied after the cap: before it, every delay at the cap
-would be the same, and clients that failed together would return together. Sources: AWS Architecture Blog,
-"Exponential Backoff And Jitter" (full, equal and decorrelated jitter); the founding article (proportional
-jitter, +-30 %).
+Jitter is applied after the cap: before it, every delay at the cap would be the same, and clients that failed
+together would return together. Sources: AWS Architecture Blog, "Exponential Backoff And Jitter" (full, equal and
+decorrelated jitter); the founding article (proportional jitter, +-30 %).
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypeAlias
+from types import MappingProxyType
+from typing import Literal, TypeAlias
 
-from stormbreak.core.checks import check_types, require
+from stormbreak.core.checks import check_types, check_unused, require
 
+Kind: TypeAlias = Literal[
+    "constant",
+    "linear",
+    "exponential",
+    "proportional_jitter",
+    "full_jitter",
+    "equal_jitter",
+    "decorrelated_jitter",
+]
+_GROWTH = ("initial_delay", "factor", "max_delay")
 
-class BackoffRule(Protocol):
-    """Anything that can say how long to wait."""
-
-    def delay(self, retry: int, uniform: float, previous: float = 0.0) -> float:
-        """Seconds to wait before retry number `retry` (1 is the first); `previous` is the delay before that."""
-        ...
-
-
-def _grown(base: float, factor: float, cap: float, retry: int) -> float:
-    """Return base * factor ** (retry - 1), at most cap; no overflow however large `retry` is."""
-    try:
-        return min(cap, base * factor ** (retry - 1))
-    except OverflowError:
-        return cap
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Constant:
-    """The same delay each time."""
-
-    kind: Literal["constant"] = "constant"
-    initial_delay: float = 1.0
-
-    def __post_init__(self) -> None:
-        check_types(self)
-        require(self.initial_delay >= 0, "initial_delay must not be negative", self.initial_delay)
-
-    def delay(self, retry: int, uniform: float, previous: float = 0.0) -> float:  # noqa: ARG002
-        """`initial_delay`."""
-        return self.initial_delay
+FIELDS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "constant": ("initial_delay",),
+        "linear": ("initial_delay", "max_delay"),
+        "exponential": _GROWTH,
+        "proportional_jitter": (*_GROWTH, "jitter", "min_delay"),
+        "full_jitter": _GROWTH,
+        "equal_jitter": _GROWTH,
+        "decorrelated_jitter": _GROWTH,
+    }
+)
+"""What each kind uses, beside `kind`; the others must stay as they are by default."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Linear:
-    """base, 2 base, 3 base, ... up to cap."""
+class Backoff:
+    """Seconds before a retry. Let d be min(max_delay, initial_delay * factor ** (retry - 1)).
 
-    kind: Literal["linear"] = "linear"
+    - constant: `initial_delay` each time
+    - linear: initial_delay * retry, at most `max_delay`
+    - exponential: d
+    - proportional_jitter: d, moved by chance by up to +-`jitter` of itself, at least `min_delay`
+    - full_jitter: anything from 0 to d: the widest spread, the least contention
+    - equal_jitter: anything from d / 2 to d: never a very short delay
+    - decorrelated_jitter: anything from `initial_delay` to `factor` times the delay before, at most `max_delay`
+
+    `factor` is 2 by default, 3 for decorrelated_jitter. The published decorrelated jitter cuts at `max_delay` what
+    chance has drawn; here `max_delay` cuts the range that chance draws from, so that delays at the cap differ.
+    """
+
+    kind: Kind = "full_jitter"
     initial_delay: float = 1.0
-    max_delay: float = 60.0
-
-    def __post_init__(self) -> None:
-        check_types(self)
-        _require_growth(self.initial_delay, self.max_delay)
-
-    def delay(self, retry: int, uniform: float, previous: float = 0.0) -> float:  # noqa: ARG002
-        """min(cap, base * retry)."""
-        return min(self.max_delay, self.initial_delay * retry)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Exponential:
-    """base, base * factor, base * factor ** 2, ... up to cap."""
-
-    kind: Literal["exponential"] = "exponential"
-    initial_delay: float = 1.0
-    factor: float = 2.0
-    max_delay: float = 60.0
-
-    def __post_init__(self) -> None:
-        check_types(self)
-        _require_growth(self.initial_delay, self.max_delay, self.factor)
-
-    def delay(self, retry: int, uniform: float, previous: float = 0.0) -> float:  # noqa: ARG002
-        """min(cap, base * factor ** (retry - 1))."""
-        return _grown(self.initial_delay, self.factor, self.max_delay, retry)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ProportionalJitter:
-    """Exponential, then moved by up to +-share of itself, but never below min_delay."""
-
-    kind: Literal["proportional_jitter"] = "proportional_jitter"
-    initial_delay: float = 1.0
-    factor: float = 2.0
+    factor: float | None = None
     max_delay: float = 60.0
     jitter: float = 0.3
     min_delay: float = 0.1
+    fields_by_kind = FIELDS
 
     def __post_init__(self) -> None:
         check_types(self)
-        _require_growth(self.initial_delay, self.max_delay, self.factor)
+        used = check_unused(self)
+        if "factor" in used and self.factor is None:
+            factor = 3.0 if self.kind == "decorrelated_jitter" else 2.0
+            object.__setattr__(self, "factor", factor)
+        first = self.initial_delay
+        if self.kind == "constant":
+            require(first >= 0, "initial_delay must not be negative", first)
+            return
+        require(first > 0, "initial_delay must be positive", first)
+        require(
+            self.max_delay >= first, "max_delay must not be below initial_delay", self.max_delay
+        )
+        require(self.factor is None or self.factor >= 1, "factor must be at least 1", self.factor)
         require(0 <= self.jitter <= 1, "jitter must lie in [0, 1]", self.jitter)
         require(self.min_delay >= 0, "min_delay must not be negative", self.min_delay)
 
-    def delay(self, retry: int, uniform: float, previous: float = 0.0) -> float:  # noqa: ARG002
-        """max(floor, d * (1 + share * (2 * uniform - 1))) with d the capped exponential."""
-        capped = _grown(self.initial_delay, self.factor, self.max_delay, retry)
-        return max(self.min_delay, capped * (1 + self.jitter * (2 * uniform - 1)))
+    def delay(self, retry: int, uniform: float, previous: float = 0.0) -> float:
+        """Return the seconds before retry number `retry`, from 1.
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FullJitter:
-    """Anything between nothing and the capped exponential: the widest spread, the least contention."""
-
-    kind: Literal["full_jitter"] = "full_jitter"
-    initial_delay: float = 1.0
-    factor: float = 2.0
-    max_delay: float = 60.0
-
-    def __post_init__(self) -> None:
-        check_types(self)
-        _require_growth(self.initial_delay, self.max_delay, self.factor)
-
-    def delay(self, retry: int, uniform: float, previous: float = 0.0) -> float:  # noqa: ARG002
-        """Return uniform * min(cap, base * factor ** (retry - 1))."""
-        return uniform * _grown(self.initial_delay, self.factor, self.max_delay, retry)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EqualJitter:
-    """Half of the capped exponential for certain, the other half by chance: never a very short delay."""
-
-    kind: Literal["equal_jitter"] = "equal_jitter"
-    initial_delay: float = 1.0
-    factor: float = 2.0
-    max_delay: float = 60.0
-
-    def __post_init__(self) -> None:
-        check_types(self)
-        _require_growth(self.initial_delay, self.max_delay, self.factor)
-
-    def delay(self, retry: int, uniform: float, previous: float = 0.0) -> float:  # noqa: ARG002
-        """Return (1 + uniform) / 2 * min(cap, base * factor ** (retry - 1))."""
-        return (1 + uniform) / 2 * _grown(self.initial_delay, self.factor, self.max_delay, retry)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DecorrelatedJitter:
-    """Anything between base and `factor` times the delay before: calls that failed together drift apart.
-
-    The published formula cuts what chance has drawn: min(cap, uniform(base, 3 * previous)). Here the cap cuts
-    the range that chance draws from, so that delays at the cap still differ.
-    """
-
-    kind: Literal["decorrelated_jitter"] = "decorrelated_jitter"
-    initial_delay: float = 1.0
-    factor: float = 3.0
-    max_delay: float = 60.0
-
-    def __post_init__(self) -> None:
-        check_types(self)
-        _require_growth(self.initial_delay, self.max_delay)
-        require(self.factor >= 1, "factor must be at least 1", self.factor)
-
-    def delay(self, retry: int, uniform: float, previous: float = 0.0) -> float:  # noqa: ARG002
-        """Return base + uniform * (min(cap, growth * max(base, previous)) - base)."""
-        longest = min(self.max_delay, self.factor * max(self.initial_delay, previous))
-        return self.initial_delay + uniform * (longest - self.initial_delay)
-
-
-Backoff: TypeAlias = (
-    Constant
-    | Linear
-    | Exponential
-    | ProportionalJitter
-    | FullJitter
-    | EqualJitter
-    | DecorrelatedJitter
-)
-
-
-def _require_growth(base: float, cap: float, factor: float = 1.0) -> None:
-    require(base > 0, "initial_delay must be positive", base)
-    require(cap >= base, "max_delay must not be below initial_delay", cap)
-    require(factor >= 1, "factor must be at least 1", factor)
+        `uniform` is a chance in [0, 1); `previous` is the delay before the attempt that failed, 0 where there was none.
+        """
+        kind, first, cap = self.kind, self.initial_delay, self.max_delay
+        if kind == "constant":
+            return first
+        if kind == "linear":
+            return min(cap, first * retry)
+        assert self.factor is not None
+        if kind == "decorrelated_jitter":
+            longest = min(cap, self.factor * max(first, previous))
+            return first + uniform * (longest - first)
+        try:
+            grown = min(cap, first * self.factor ** (retry - 1))
+        except OverflowError:
+            grown = cap
+        if kind == "full_jitter":
+            grown = uniform * grown
+        elif kind == "equal_jitter":
+            grown = (1 + uniform) / 2 * grown
+        elif kind == "proportional_jitter":
+            grown = max(self.min_delay, grown * (1 + self.jitter * (2 * uniform - 1)))
+        return grown

@@ -33,10 +33,10 @@ from stormbreak.core.checks import require, require_number
 from stormbreak.core.circuit import BreakerPolicy, Mode, State
 from stormbreak.core.circuit_snapshot import LONGEST, CircuitSnapshot
 from stormbreak.core.cooldown import SPREAD
-from stormbreak.core.counting import Counts
 from stormbreak.core.diagnosis import Diagnosis
 from stormbreak.core.gate import NEVER, READY, InFlight
 from stormbreak.core.half_open import Decision, Probe, Trial
+from stormbreak.core.trip import Counts
 from stormbreak.types import Outcome, Tally, Treatment, Verdict
 
 MAX_RETRY_AFTER = 900.0
@@ -89,7 +89,7 @@ class Breaker:
         self._treatments = treatments
         self._on_change = on_change
         self._diagnosis = diagnosis or Diagnosis(treatments)
-        self._trip = policy.trip.machine(self._diagnosis)
+        self._trip = policy.trip.counter(self._diagnosis)
         self._counts = policy.mode in (Mode.NORMAL, Mode.METRICS_ONLY)
         self._observes = diagnosis is None and self._counts
         self._open_is_idle = State.ISOLATED if policy.mode is Mode.FORCED_OPEN else State.CLOSED

@@ -1,7 +1,7 @@
 """The checks that policy values make of themselves."""
 
 from collections.abc import Callable, Hashable, Mapping
-from dataclasses import is_dataclass
+from dataclasses import fields, is_dataclass
 from functools import cache
 from numbers import Integral, Real
 from types import NoneType, UnionType
@@ -50,6 +50,18 @@ def check_types(part: object) -> None:
     for name, (holds, rule) in _rules(cast("Hashable", type(part))):
         value = getattr(part, name)
         require_type(holds(value), f"{name} must be {rule}", value)
+
+
+def check_unused(part: Any) -> tuple[str, ...]:
+    """Refuse a field that differs from its default and means nothing for the kind; returns what the kind uses."""
+    used: tuple[str, ...] = part.fields_by_kind[part.kind]
+    for field in fields(part):
+        value = getattr(part, field.name)
+        if field.name not in ("kind", *used) and value != field.default:
+            raise ConfigurationError(
+                f"{field.name} means nothing for the kind {part.kind}, got {shown(value)}"
+            )
+    return used
 
 
 _Test: TypeAlias = tuple[Callable[[Any], bool], str]

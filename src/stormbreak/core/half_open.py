@@ -16,8 +16,8 @@ from enum import Enum
 from math import ceil, inf
 
 from stormbreak.core.circuit import BreakerPolicy
-from stormbreak.core.counting import ROUNDING
 from stormbreak.core.gate import NEVER, READY, InFlight
+from stormbreak.core.trip import ROUNDING
 from stormbreak.types import Tally
 
 ANSWERED = 3

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from types import MappingProxyType
 
-from stormbreak.core.backoff import ProportionalJitter
+from stormbreak.core.backoff import Backoff
 from stormbreak.core.circuit import BreakerPolicy
 from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.policy import Policy
@@ -38,8 +38,13 @@ ARTICLE = Policy(
     failures=(Verdict.THROTTLED,),
     retry=RetryPolicy(
         max_attempts=6,
-        backoff=ProportionalJitter(
-            initial_delay=1.0, factor=2.0, max_delay=60.0, jitter=0.3, min_delay=0.1
+        backoff=Backoff(
+            kind="proportional_jitter",
+            initial_delay=1.0,
+            factor=2.0,
+            max_delay=60.0,
+            jitter=0.3,
+            min_delay=0.1,
         ),
         longer_backoff_on=(504,),
     ),

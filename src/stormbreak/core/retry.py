@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import NamedTuple
 
-from stormbreak.core.backoff import Backoff, FullJitter, ProportionalJitter
+from stormbreak.core.backoff import Backoff
 from stormbreak.core.checks import check_types, require
 from stormbreak.core.cooldown import SPREAD
 from stormbreak.core.retry_budget import UNKNOWN, Budget, Load
@@ -27,7 +27,7 @@ class RetryPolicy:
     """
 
     max_attempts: int = 6
-    backoff: Backoff = field(default_factory=FullJitter)
+    backoff: Backoff = field(default_factory=Backoff)
     min_time_left: float = 0.5
     max_wait: float = 900.0
     retry_after_jitter: float = SPREAD
@@ -113,7 +113,7 @@ def decide(  # noqa: PLR0913 - keywords are cheap to read
 
 def _floor(backoff: Backoff) -> float:
     """The shortest delay that a rule ever gives: without a budget, nothing else bounds the retries of a server that names less."""
-    return backoff.min_delay if isinstance(backoff, ProportionalJitter) else backoff.delay(1, 0.0)
+    return backoff.min_delay if backoff.kind == "proportional_jitter" else backoff.delay(1, 0.0)
 
 
 def _delay(

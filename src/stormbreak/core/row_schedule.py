@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from heapq import heappop, heappush
 from typing import NamedTuple
 
-from stormbreak.core.backoff import FullJitter
+from stormbreak.core.backoff import Backoff
 from stormbreak.core.cooldown import SPREAD
 from stormbreak.core.policy import Policy
 from stormbreak.core.spend_policy import COST
@@ -36,7 +36,7 @@ STOPPING = frozenset({Verdict.AUTH, Verdict.NOT_FOUND, Verdict.BILLING, Verdict.
 SPREAD_OUT = 4
 """Sends of a row that are kept for later, however well other rows fare: a trouble may last for a minute or two."""
 
-_BACKOFF = FullJitter(initial_delay=2.0, max_delay=60.0)
+_BACKOFF = Backoff(initial_delay=2.0, max_delay=60.0)
 _MIN = 0.5  # seconds before a row comes back
 
 

@@ -14,7 +14,6 @@ from stormbreak.core.circuit import State
 from stormbreak.core.circuit_snapshot import CircuitSnapshot
 from stormbreak.core.concurrency_limit import limiter
 from stormbreak.core.cooldown import Cooldown, Pace
-from stormbreak.core.counting import Counts
 from stormbreak.core.diagnosis import Diagnosis
 from stormbreak.core.gate import Gate, SpendingGate
 from stormbreak.core.hedge import HedgeTimer
@@ -26,6 +25,7 @@ from stormbreak.core.send_rate import FADE as RATE_FADE
 from stormbreak.core.send_rate import AdaptiveSendRate
 from stormbreak.core.shadow import ShadowGate, ShadowPolicy
 from stormbreak.core.tally import tallied
+from stormbreak.core.trip import Counts
 from stormbreak.events import CircuitChanged, CooldownStarted, Event, WouldHave
 from stormbreak.types import Outcome, Target
 

@@ -1,36 +1,187 @@
-"""When a closed circuit opens: the rules, as data. Each makes the machine that counts for it (`counting`)."""
+"""When a closed circuit opens: the rules, as data, and the counters that they make.
 
+A success never opens a circuit, and a quick answer never opens it for slowness: only an outcome of the kind
+that is counted can be one too many.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 from stormbreak.core.checks import check_types, require, require_window
-from stormbreak.core.counting import (
-    AnyTrip,
-    DeadTargetTrip,
-    FailureRateTrip,
-    Row,
-    SlowRateTrip,
-    TripCounter,
-)
 from stormbreak.core.diagnosis import Diagnosis
 from stormbreak.core.window import CountWindow, TimeWindow
 
-LARGEST = 100_000
+MAX_WINDOW_CALLS = 100_000
 """Outcomes that a count window holds, at the most: they are kept one by one."""
 
-
-SHOWN = 10.0
+SHOWN_SECONDS = 10.0
 """Seconds of the window that is shown where the rule has none."""
 
+ROUNDING = 1e-9  # 0.28 * 25 is a little more than 7
 
-def _check_ratio(share: float, calls: int) -> None:
-    require(0 < share <= 1, "ratio must lie in (0, 1]", share)
-    require(calls >= 1, "min_calls must be at least 1", calls)
+# ---------------------------------------------------------------- counters
 
 
-def _check_last(last: int, calls: int) -> None:
-    require(last >= calls, "window_calls must not be below min_calls", last)
-    require(last <= LARGEST, f"window_calls must be at most {LARGEST}", last)
+class Counts(NamedTuple):
+    """What a rule has counted so far. A rate is None where nothing is in its window, or the rule has none.
+
+    `calls` are those in the window of failures, or of slow calls where only these are counted.
+    """
+
+    calls: int = 0
+    failures: int = 0
+    slow_calls: int = 0
+    failure_rate: float | None = None
+    slow_call_rate: float | None = None
+
+
+class TripCounter(ABC):
+    """Counts outcomes and says when it is too much."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def record(self, now: float, *, failed: bool, took: float = 0.0) -> bool:
+        """Count one outcome that took so many seconds; True means: open the circuit."""
+
+    def cut(self, now: float, took: float) -> bool:  # noqa: ARG002
+        """Count an attempt that we ended ourselves: no failure, but perhaps slow."""
+        return False
+
+    def is_slow(self, took: float) -> bool:  # noqa: ARG002
+        """Whether a rule calls that slow."""
+        return False
+
+    @abstractmethod
+    def counts(self, now: float) -> Counts:
+        """Return what is counted now."""
+
+    @abstractmethod
+    def reset(self) -> None:
+        """Forget everything, as when a circuit closes."""
+
+
+class ConsecutiveCounter(TripCounter):
+    """Failures in a row."""
+
+    __slots__ = ("_failures", "_threshold")
+
+    def __init__(self, threshold: int) -> None:
+        self._threshold = threshold
+        self._failures = 0
+
+    def record(self, now: float, *, failed: bool, took: float = 0.0) -> bool:  # noqa: ARG002, D102
+        self._failures = self._failures + 1 if failed else 0
+        return self._failures >= self._threshold
+
+    def counts(self, now: float) -> Counts:  # noqa: ARG002, D102
+        return Counts(calls=self._failures, failures=self._failures)
+
+    def reset(self) -> None:  # noqa: D102
+        self._failures = 0
+
+
+class DeadTargetCounter(TripCounter):
+    """Whether the target is dead, as the diagnosis of its attempts says. The window is only shown."""
+
+    __slots__ = ("_diagnosis", "_window")
+
+    def __init__(self, diagnosis: Diagnosis) -> None:
+        self._diagnosis = diagnosis
+        self._window = TimeWindow(SHOWN_SECONDS)
+
+    def record(self, now: float, *, failed: bool, took: float = 0.0) -> bool:  # noqa: ARG002, D102
+        self._window.add(now, failed=failed)
+        return failed and self._diagnosis.is_dead(now)
+
+    def counts(self, now: float) -> Counts:  # noqa: D102
+        return _failures_in(self._window, now)
+
+    def reset(self) -> None:  # noqa: D102
+        self._diagnosis.start_run()
+        self._window.clear()
+
+
+class RateCounter(TripCounter):
+    """The share of failures in a window; with a threshold of slow calls, failed, answered or cut."""
+
+    __slots__ = ("_min_calls", "_ratio", "_slow_call_threshold", "_window")
+
+    def __init__(
+        self,
+        window: TimeWindow | CountWindow,
+        ratio: float,
+        min_calls: int,
+        slow_call_threshold: float | None = None,
+    ) -> None:
+        self._window = window
+        self._ratio = ratio
+        self._min_calls = min_calls
+        self._slow_call_threshold = slow_call_threshold
+
+    def record(self, now: float, *, failed: bool, took: float = 0.0) -> bool:  # noqa: D102
+        counted = failed if self._slow_call_threshold is None else self.is_slow(took)
+        window = self._window
+        window.add(now, failed=counted)
+        enough = self._ratio * window.calls - ROUNDING
+        return counted and window.calls >= self._min_calls and window.failures >= enough
+
+    def cut(self, now: float, took: float) -> bool:  # noqa: D102
+        return self.is_slow(took) and self.record(now, failed=False, took=took)
+
+    def is_slow(self, took: float) -> bool:  # noqa: D102
+        return self._slow_call_threshold is not None and took >= self._slow_call_threshold
+
+    def counts(self, now: float) -> Counts:  # noqa: D102
+        counts = _failures_in(self._window, now)
+        if self._slow_call_threshold is None:
+            return counts
+        calls, slow, rate = counts.calls, counts.failures, counts.failure_rate
+        return Counts(calls, slow_calls=slow, slow_call_rate=rate)
+
+    def reset(self) -> None:  # noqa: D102
+        self._window.clear()
+
+
+class AnyCounter(TripCounter):
+    """Several of them; every one counts everything, and the first that has enough opens."""
+
+    __slots__ = ("_counters",)
+
+    def __init__(self, counters: Sequence[TripCounter]) -> None:
+        self._counters = tuple(counters)
+
+    def record(self, now: float, *, failed: bool, took: float = 0.0) -> bool:  # noqa: D102
+        trips = [counter.record(now, failed=failed, took=took) for counter in self._counters]
+        return any(trips)
+
+    def cut(self, now: float, took: float) -> bool:  # noqa: D102
+        trips = [counter.cut(now, took) for counter in self._counters]
+        return any(trips)
+
+    def is_slow(self, took: float) -> bool:  # noqa: D102
+        return any(counter.is_slow(took) for counter in self._counters)
+
+    def counts(self, now: float) -> Counts:  # noqa: D102
+        counted = [counter.counts(now) for counter in self._counters]
+        slow = max(counted, key=lambda it: (it.slow_call_rate or 0.0, it.slow_calls))
+        failed = max(counted, key=lambda it: (it.failure_rate or 0.0, it.failures, it.calls))
+        return failed._replace(slow_calls=slow.slow_calls, slow_call_rate=slow.slow_call_rate)
+
+    def reset(self) -> None:  # noqa: D102
+        for counter in self._counters:
+            counter.reset()
+
+
+def _failures_in(window: TimeWindow | CountWindow, now: float) -> Counts:
+    window.roll(now)
+    calls, failures = window.calls, window.failures
+    return Counts(calls, failures, failure_rate=failures / calls if calls else None)
+
+
+# ---------------------------------------------------------------- rules
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,134 +193,102 @@ class ConsecutiveFailures:
 
     def __post_init__(self) -> None:
         check_types(self)
-        require(
-            self.failure_threshold >= 1,
-            "failure_threshold must be at least 1",
-            self.failure_threshold,
-        )
+        threshold = self.failure_threshold
+        require(threshold >= 1, "failure_threshold must be at least 1", threshold)
 
-    def machine(self, diagnosis: Diagnosis) -> TripCounter:  # noqa: ARG002
-        """A fresh counter."""
-        return Row(self.failure_threshold)
+    def counter(self, diagnosis: Diagnosis) -> TripCounter:  # noqa: ARG002
+        """Make a fresh counter."""
+        return ConsecutiveCounter(self.failure_threshold)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeadTarget:
-    """Open when nothing has been answered for longer than chance explains (`diagnosis`).
+    """Open when nothing has been answered for longer than chance explains (`diagnosis`): the default.
 
-    The default. Five failures in a row are common where a half of all calls fails by chance; where nothing had failed before, eight
+    Five failures in a row are common where a half of all calls fails by chance. Where nothing had failed before, eight
     of them are not, and where a share of 70 % had, 20. Attempts that are older than is usual count as failures, and
     answers to attempts that left before the failures did tell nothing.
     """
 
     kind: Literal["dead_target"] = "dead_target"
 
-    def machine(self, diagnosis: Diagnosis) -> TripCounter:
-        """Ask the diagnosis."""
-        return DeadTargetTrip(diagnosis, TimeWindow(SHOWN))
+    def counter(self, diagnosis: Diagnosis) -> TripCounter:
+        """Make a counter that asks the diagnosis."""
+        return DeadTargetCounter(diagnosis)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FailureRate:
-    """Open when `ratio` of at least `min_calls` outcomes within the last `window_seconds` failed.
+    """Open when `ratio` of the outcomes in the window failed, and there are at least `min_calls`.
 
-    Five failures in a row are common in a partial outage, where four of five in ten seconds are not.
+    The window is the last `window_seconds` (10 by default), or the last `window_calls` outcomes, however old. Five
+    failures in a row are common in a partial outage, where four of five in ten seconds are not.
     """
 
     kind: Literal["failure_rate"] = "failure_rate"
     ratio: float = 0.8
     min_calls: int = 10
-    window_seconds: float = 10.0
+    window_seconds: float | None = None
+    window_calls: int | None = None
+    default_window = 10.0
 
     def __post_init__(self) -> None:
-        check_types(self)
-        _check_ratio(self.ratio, self.min_calls)
-        require_window("window_seconds", self.window_seconds)
+        _check_rate(self)
 
-    def machine(self, diagnosis: Diagnosis) -> TripCounter:  # noqa: ARG002
-        """A fresh counter."""
-        return FailureRateTrip(TimeWindow(self.window_seconds), self.ratio, self.min_calls)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FailureRateOfLast:
-    """Open when `ratio` of the `window_calls` outcomes failed, and of at least `min_calls`, however old they are."""
-
-    kind: Literal["failure_rate_of_last"] = "failure_rate_of_last"
-    ratio: float = 0.8
-    min_calls: int = 10
-    window_calls: int = 50
-
-    def __post_init__(self) -> None:
-        check_types(self)
-        _check_ratio(self.ratio, self.min_calls)
-        _check_last(self.window_calls, self.min_calls)
-
-    def machine(self, diagnosis: Diagnosis) -> TripCounter:  # noqa: ARG002
-        """A fresh counter."""
-        return FailureRateTrip(CountWindow(self.window_calls), self.ratio, self.min_calls)
+    def counter(self, diagnosis: Diagnosis) -> TripCounter:  # noqa: ARG002
+        """Make a fresh counter."""
+        return RateCounter(_window(self), self.ratio, self.min_calls)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SlowRate:
-    """Open when `ratio` of at least `min_calls` outcomes within the last `window_seconds` took `slow_call_threshold` s or more.
+    """Open when `ratio` of the outcomes in the window took `slow_call_threshold` seconds or more.
 
-    Answers of reasoning models honestly take minutes: set `slow_call_threshold` well above what is usual.
+    The window is as in `FailureRate`, with 60 seconds by default. Answers of reasoning models honestly take minutes:
+    set `slow_call_threshold` well above what is usual.
     """
 
     kind: Literal["slow_rate"] = "slow_rate"
     ratio: float = 0.8
     slow_call_threshold: float = 60.0
     min_calls: int = 10
-    window_seconds: float = 60.0
+    window_seconds: float | None = None
+    window_calls: int | None = None
+    default_window = 60.0
 
     def __post_init__(self) -> None:
-        check_types(self)
-        _check_ratio(self.ratio, self.min_calls)
-        require(
-            self.slow_call_threshold > 0,
-            "slow_call_threshold must be positive",
-            self.slow_call_threshold,
-        )
-        require_window("window_seconds", self.window_seconds)
+        _check_rate(self)
+        threshold = self.slow_call_threshold
+        require(threshold > 0, "slow_call_threshold must be positive", threshold)
 
-    def machine(self, diagnosis: Diagnosis) -> TripCounter:  # noqa: ARG002
-        """A fresh counter."""
-        return SlowRateTrip(
-            TimeWindow(self.window_seconds), self.ratio, self.min_calls, self.slow_call_threshold
-        )
+    def counter(self, diagnosis: Diagnosis) -> TripCounter:  # noqa: ARG002
+        """Make a fresh counter."""
+        return RateCounter(_window(self), self.ratio, self.min_calls, self.slow_call_threshold)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SlowRateOfLast:
-    """Open when `ratio` of the `window_calls` outcomes, and of at least `min_calls`, took `slow_call_threshold` s or more."""
-
-    kind: Literal["slow_rate_of_last"] = "slow_rate_of_last"
-    ratio: float = 0.8
-    slow_call_threshold: float = 60.0
-    min_calls: int = 10
-    window_calls: int = 50
-
-    def __post_init__(self) -> None:
-        check_types(self)
-        _check_ratio(self.ratio, self.min_calls)
-        require(
-            self.slow_call_threshold > 0,
-            "slow_call_threshold must be positive",
-            self.slow_call_threshold,
-        )
-        _check_last(self.window_calls, self.min_calls)
-
-    def machine(self, diagnosis: Diagnosis) -> TripCounter:  # noqa: ARG002
-        """A fresh counter."""
-        return SlowRateTrip(
-            CountWindow(self.window_calls), self.ratio, self.min_calls, self.slow_call_threshold
-        )
+def _check_rate(rule: FailureRate | SlowRate) -> None:
+    check_types(rule)
+    require(0 < rule.ratio <= 1, "ratio must lie in (0, 1]", rule.ratio)
+    require(rule.min_calls >= 1, "min_calls must be at least 1", rule.min_calls)
+    seconds, calls = rule.window_seconds, rule.window_calls
+    if calls is None:
+        seconds = rule.default_window if seconds is None else seconds
+        require_window("window_seconds", seconds)
+        object.__setattr__(rule, "window_seconds", seconds)
+        return
+    require(seconds is None, "window_seconds must be none beside window_calls", seconds)
+    require(calls >= rule.min_calls, "window_calls must not be below min_calls", calls)
+    require(calls <= MAX_WINDOW_CALLS, f"window_calls must be at most {MAX_WINDOW_CALLS}", calls)
 
 
-SingleRule: TypeAlias = (
-    DeadTarget | ConsecutiveFailures | FailureRate | FailureRateOfLast | SlowRate | SlowRateOfLast
-)
+def _window(rule: FailureRate | SlowRate) -> TimeWindow | CountWindow:
+    if rule.window_calls is not None:
+        return CountWindow(rule.window_calls)
+    assert rule.window_seconds is not None
+    return TimeWindow(rule.window_seconds)
+
+
+SingleRule: TypeAlias = DeadTarget | ConsecutiveFailures | FailureRate | SlowRate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,9 +303,9 @@ class AnyRule:
         require(len(self.rules) >= 1, "rules must name at least one rule", "none")
         object.__setattr__(self, "rules", tuple(self.rules))
 
-    def machine(self, diagnosis: Diagnosis) -> TripCounter:
-        """Fresh counters."""
-        return AnyTrip([rule.machine(diagnosis) for rule in self.rules])
+    def counter(self, diagnosis: Diagnosis) -> TripCounter:
+        """Make fresh counters."""
+        return AnyCounter([rule.counter(diagnosis) for rule in self.rules])
 
 
 TripRule: TypeAlias = SingleRule | AnyRule

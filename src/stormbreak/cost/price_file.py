@@ -11,7 +11,7 @@ from decimal import Decimal
 from importlib.resources import files
 from pathlib import Path
 
-from stormbreak import tables, toml_file
+from stormbreak import toml_file, toml_values
 from stormbreak.core.checks import require, shown
 from stormbreak.cost.list_prices import NAME as MARKET
 from stormbreak.cost.money import USD, Currency, check_rate, without_zeros
@@ -224,7 +224,7 @@ def parse(text: str, *, source: str) -> PriceFile:
     try:
         table = toml_file.parse(text, what=_WHAT, parse_float=Decimal)
         table.setdefault("name", Path(source).stem)
-        return tables.read(PriceFile, table)
+        return toml_values.read(PriceFile, table)
     except ConfigurationError as error:
         raise ConfigurationError(f"{source}: {error}") from None
 

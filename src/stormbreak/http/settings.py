@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Self
 
-from stormbreak.config.load_settings import load_settings
+from stormbreak.config.load import load_settings
 from stormbreak.config.settings import PoolSettings, Settings, TargetSettings
 from stormbreak.core.engine import Engine
 from stormbreak.core.fallback import Step, ordered

@@ -10,7 +10,7 @@ from typing import Annotated, Any, NamedTuple, get_args, get_origin, get_type_hi
 
 from stormbreak.core.checks import shown
 from stormbreak.errors import ConfigurationError
-from stormbreak.tables import MAX_SHOWN
+from stormbreak.toml_values import MAX_SHOWN
 
 SMALLEST = 1e-6
 """What is not 0 is no less: sums of smaller numbers stand still, quotients by them overflow."""

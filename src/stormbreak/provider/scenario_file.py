@@ -10,7 +10,7 @@ from typing import Any
 
 import tomli_w
 
-from stormbreak import tables, toml_file
+from stormbreak import toml_file, toml_values
 from stormbreak.errors import ConfigurationError
 from stormbreak.key_patterns import quoted
 from stormbreak.provider.scenario import Scenario
@@ -54,7 +54,7 @@ def parse(text: str, *, source: str = "scenario.toml") -> Scenario:
     try:
         table = toml_file.parse(text, what=_WHAT)
         table.setdefault("name", Path(source).stem)
-        return tables.read(Scenario, table)
+        return toml_values.read(Scenario, table)
     except ConfigurationError as error:
         raise ConfigurationError(f"{source}: {error}") from None
 

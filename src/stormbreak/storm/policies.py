@@ -12,14 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from stormbreak.config import resolve_policy
-from stormbreak.core.backoff import (
-    Backoff,
-    Constant,
-    DecorrelatedJitter,
-    Exponential,
-    FullJitter,
-    ProportionalJitter,
-)
+from stormbreak.core.backoff import Backoff
 from stormbreak.core.concurrency_limit import AimdLimit, FixedLimit
 from stormbreak.core.policy import Policy
 from stormbreak.core.presets import ARTICLE, OFF, PRESETS
@@ -61,37 +54,42 @@ def _loop(backoff: Backoff) -> Policy:
 
 
 # 0.5 s, doubled up to 8 s, less up to a quarter by chance: 7/8 of that, and an eighth of it up or down
-_SDK = ProportionalJitter(
-    initial_delay=0.5 * 7 / 8, factor=2.0, max_delay=8.0 * 7 / 8, jitter=1 / 7, min_delay=0.0
+_SDK = Backoff(
+    kind="proportional_jitter",
+    initial_delay=0.5 * 7 / 8,
+    factor=2.0,
+    max_delay=8.0 * 7 / 8,
+    jitter=1 / 7,
+    min_delay=0.0,
 )
 
 # Retries with a budget of a tenth of the calls, as service meshes have it
 _BUDGET = replace(
-    _retries(5, FullJitter()),
+    _retries(5, Backoff()),
     retry_budget=BudgetPolicy(ratio=0.1, capacity=10.0, no_free_retries=True),
 )
 
 # The limit of Netflix' concurrency-limits and its like, in front of retries: additive increase, multiplicative decrease
-_AIMD = replace(_retries(5, FullJitter()), limit=AimdLimit(), cooldown=True, queue=QueuePolicy())
+_AIMD = replace(_retries(5, Backoff()), limit=AimdLimit(), cooldown=True, queue=QueuePolicy())
 
 # What a batch is compared with: a row is sent until it is answered, ten times at most, 64 rows at a time
 _LOOPS: Mapping[str, Policy] = MappingProxyType(
     {
-        "loop_naive": _loop(Constant(initial_delay=0.0)),
-        "loop_exponential": _loop(Exponential()),
-        "loop_full_jitter": _loop(FullJitter()),
+        "loop_naive": _loop(Backoff(kind="constant", initial_delay=0.0)),
+        "loop_exponential": _loop(Backoff(kind="exponential")),
+        "loop_full_jitter": _loop(Backoff()),
     }
 )
 
 _IGNORING: Mapping[str, Policy] = MappingProxyType(
     {
         "none": OFF,
-        "naive": _retries(5, Constant(initial_delay=0.0)),
-        "naive_x10": _retries(10, Constant(initial_delay=0.0)),
-        "fixed": _retries(5, Constant(initial_delay=1.0)),
-        "exponential": _retries(5, Exponential()),
-        "full_jitter": _retries(5, FullJitter()),
-        "decorrelated": _retries(5, DecorrelatedJitter()),
+        "naive": _retries(5, Backoff(kind="constant", initial_delay=0.0)),
+        "naive_x10": _retries(10, Backoff(kind="constant", initial_delay=0.0)),
+        "fixed": _retries(5, Backoff(kind="constant", initial_delay=1.0)),
+        "exponential": _retries(5, Backoff(kind="exponential")),
+        "full_jitter": _retries(5, Backoff()),
+        "decorrelated": _retries(5, Backoff(kind="decorrelated_jitter")),
     }
 )
 

@@ -1,6 +1,6 @@
 """What the door reads in a request: may it be repeated, where does it go, with which key."""
 
-import pytest
+from table_test import table_test
 
 from stormbreak.http.transports.sdk_request import SdkRequest, SdkTimeouts, read_timeouts
 from stormbreak.http.transports.sdk_response import Failure
@@ -13,7 +13,7 @@ def post(url, **headers):
     return SdkRequest("POST", url, JSON | headers)
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("url", "base", "endpoint"),
     [
         ("https://a/v1/chat/completions", "https://a/v1", "chat/completions"),
@@ -35,7 +35,7 @@ def test_safe_to_repeat(url, base, endpoint):
     assert request.place == (base, endpoint)
 
 
-@pytest.mark.parametrize(
+@table_test(
     "url",
     [
         "https://a/v1/files",
@@ -66,7 +66,7 @@ def test_looks():
     assert not SdkRequest("GET", url, {"accept": "text/event-stream"}).is_lookup
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("headers", "url", "key"),
     [
         ({"authorization": "Bearer k"}, "https://a/", "k"),

@@ -8,7 +8,7 @@ import pytest
 from doors import ONCE, QUICK, SAY, in_flight, until
 from sockets import End, answer, failing, served
 
-from stormbreak.core.backoff import Constant
+from stormbreak.core.backoff import Backoff
 from stormbreak.core.policy import Policy
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.http.endpoint import origin_of
@@ -84,7 +84,8 @@ async def test_a_call_in_flight_is_not_forgotten():
 
 async def test_a_call_that_pauses_between_attempts_is_not_forgotten():
     paused = Policy(
-        retry_budget=None, retry=RetryPolicy(max_attempts=2, backoff=Constant(initial_delay=0.5))
+        retry_budget=None,
+        retry=RetryPolicy(max_attempts=2, backoff=Backoff(kind="constant", initial_delay=0.5)),
     )
     async with served(failing(500), answer()) as server:
         rotating = Rotating(server, AsyncTransport(paused))
@@ -162,7 +163,7 @@ async def test_what_is_read_from_a_host_that_is_forgotten_is_read_to_its_end(mon
         served(answer(b"{}")) as third,
     ):
         transport = AsyncTransport(QUICK)
-        http = httpx2.AsyncClient(transport=transport)
+        http = httpx2.AsyncClient(transport=transport, timeout=60)
         request = http.build_request("GET", f"{server.base_url}/files/1")
         response = await http.send(request, stream=True)
         parts = response.aiter_raw()

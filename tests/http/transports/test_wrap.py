@@ -8,6 +8,7 @@ import openai
 import pytest
 from doors import KEY, ONCE, QUICK, SAY, each_way, in_flight
 from sockets import answer, failing, served
+from table_test import table_test
 
 from stormbreak import ConfigurationError
 from stormbreak.core.engine import Engine
@@ -82,7 +83,7 @@ def closed():
     return client
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("make", "wrong"),
     [
         (lambda: wrap(httpx2.Client()), "already"),

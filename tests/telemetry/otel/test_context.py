@@ -17,7 +17,7 @@ from traces import Traces, said
 
 import stormbreak.httpx2
 from stormbreak import Client, Policy, resilient
-from stormbreak.core.backoff import Constant
+from stormbreak.core.backoff import Backoff
 from stormbreak.core.engine import Engine
 from stormbreak.core.hedge import HedgePolicy
 from stormbreak.core.retry import RetryPolicy
@@ -27,7 +27,9 @@ from stormbreak.telemetry import attach
 from stormbreak.types import Call, Outcome, Verdict
 
 TWICE = [failing(503), answer()], [answer()]
-RETRIED = policy(retry=RetryPolicy(max_attempts=2, backoff=Constant(initial_delay=0.001)))
+RETRIED = policy(
+    retry=RetryPolicy(max_attempts=2, backoff=Backoff(kind="constant", initial_delay=0.001))
+)
 ATTEMPTS = [("attempt m", ["below"]), ("attempt m", ["below"])]
 BODY = {"model": "m", "messages": SAY}
 

@@ -1,0 +1,246 @@
+"""Dataclasses out of the tables of a TOML file.
+
+The fields of the dataclasses, their types and defaults are the schema; there is no second list of keys. Unknown
+keys, other types and NaN are refused at every level with one line: the path of the key, what it must be, what it
+is. Callers put the name of the file before it. Where a type is a union of dataclasses, `kind` says which one is
+meant. Ranges are for the dataclasses themselves to check: what they say gets the path of their table.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import MISSING, Field, fields, is_dataclass
+from datetime import date, datetime
+from decimal import Decimal
+from difflib import get_close_matches
+from enum import Enum
+from functools import cache
+from math import isfinite
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from stormbreak.core.checks import shown
+from stormbreak.errors import ConfigurationError
+from stormbreak.key_patterns import is_secret_name, quoted
+from stormbreak.toml_file import Table
+
+T = TypeVar("T")
+
+NONE = "none"
+"""How a policy says None: unbounded, or a part that is left out. TOML has no null."""
+
+BARE = re.compile(r"[\w-]{1,40}", re.ASCII)
+"""Keys that a TOML file needs not quote."""
+
+MAX_SHOWN = 40  # characters of a key or of the digits of a number
+MAX_ITEMS = 1000  # of a list: readers look through all of them
+_WANTED = {int: "a whole number", bool: "true or false", str: "a string", Decimal: "a number"}
+
+UNKNOWN = "unknown key "
+"""What a message about an unknown key begins with; all others begin with the path."""
+
+# ---------------------------------------------------------------- messages
+
+
+def join(path: str, key: str) -> str:
+    """`path` with one more key, quoted and cut where it is none that anybody would write."""
+    if not BARE.fullmatch(key):
+        key = json.dumps(key[:MAX_SHOWN]) if quoted(key) == repr(key) else f"({quoted(key)})"
+    return f"{path}.{key}" if path else key
+
+
+def must(path: str, wanted: str, given: Any) -> ConfigurationError:
+    """Say what a value must be, and what it is."""
+    return ConfigurationError(f"{path} must be {wanted}, got {show(given)}")
+
+
+def show(value: Any) -> str:
+    """A value for a message: not at length, and nothing of what looks like a key."""
+    if isinstance(value, dict | list):
+        return "a table" if isinstance(value, dict) else "a list"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return quoted(value) if isinstance(value, str) else shown(value, longest=MAX_SHOWN)
+
+
+def one_of(words: Iterable[str]) -> str:
+    """List the words that are allowed."""
+    return f"one of {', '.join(words)}"
+
+
+def _unknown(path: str, key: str, given: Any, known: Iterable[str]) -> ConfigurationError:
+    nearest = get_close_matches(key, known, n=1)
+    hint = f"did you mean {nearest[0]}?" if nearest else f"known: {', '.join(known)}"
+    value = "(not shown)" if is_secret_name(key) else show(given)
+    return ConfigurationError(f"{UNKNOWN}{join(path, key)} = {value}; {hint}")
+
+
+# ---------------------------------------------------------------- types
+
+
+def parts_of(hint: Any) -> tuple[type, ...]:
+    """The dataclasses that a type allows."""
+    return tuple(part for part in _members(hint) if isinstance(part, type) and is_dataclass(part))
+
+
+def word_of(member: Enum) -> str:
+    """How a file calls a member of an enumeration."""
+    return member.value if isinstance(member.value, str) else member.name.lower()
+
+
+def _members(hint: Any) -> tuple[Any, ...]:
+    return get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+
+
+@cache
+def _hints(kind: type) -> dict[str, Any]:
+    return get_type_hints(kind, include_extras=True)
+
+
+def _kinds(parts: Iterable[type]) -> dict[str, type]:
+    return {kind: part for part in parts for kind in get_args(_hints(part).get("kind"))}
+
+
+def _is_needed(item: Field[Any]) -> bool:
+    return item.default is MISSING and item.default_factory is MISSING
+
+
+# ---------------------------------------------------------------- reading
+
+
+def read(
+    kind: type[T],
+    table: Table,
+    *,
+    none: bool = False,
+    also: Mapping[type, tuple[str, ...]] | None = None,
+) -> T:
+    """Make a `kind`, a dataclass, of the table.
+
+    With `none`, the word "none" says None wherever a type allows that. `also` are keys of a class that its tables
+    may have and that the caller has taken out: a message about an unknown key names them.
+
+    Raises:
+        ConfigurationError: one line that names the key and the value.
+    """
+    value = _Reader(none, also or {}).read(kind, table, "")
+    assert isinstance(value, kind)
+    return value
+
+
+class _Reader:
+    def __init__(self, none: bool, also: Mapping[type, tuple[str, ...]]) -> None:  # noqa: FBT001
+        self._none = none
+        self._also = also
+
+    def read(self, hint: Any, value: Any, path: str) -> Any:
+        """Turn a TOML value into what the type asks for."""
+        origin, inner = get_origin(hint), get_args(hint)
+        if origin is Annotated:
+            made = self.read(inner[0], value, path)
+            made = float(made) if inner[0] is float else made  # the Range beside it is of floats
+        elif origin in (Union, UnionType):
+            made = self._read_union(hint, value, path)
+        elif origin is tuple:
+            made = self._read_list(inner[0], value, path)
+        elif origin is Mapping:
+            _expect(isinstance(value, dict), "a table", value, path)
+            made = {key: self.read(inner[1], item, join(path, key)) for key, item in value.items()}
+        elif origin is Literal:
+            made = _choose({word: word for word in inner}, value, path)
+        elif is_dataclass(hint):
+            made = self._read_table(hint, value, path)
+        elif issubclass(hint, Enum):
+            made = _choose({word_of(member): member for member in hint}, value, path)
+        else:
+            made = _read_plain(hint, value, path)
+        return made
+
+    def _read_union(self, hint: Any, value: Any, path: str) -> Any:
+        members = [member for member in get_args(hint) if member is not NoneType]
+        optional = self._none and NoneType in get_args(hint)
+        if optional and value == NONE and isinstance(value, str):
+            return None
+        try:
+            if len(members) == 1:
+                return self.read(members[0], value, path)
+            return self._read_table(self._choose_kind(members, value, path), value, path)
+        except _WrongTypeError as error:
+            if not optional or error.path != path:
+                raise
+            raise _WrongTypeError(path, f'{error.wanted} or "{NONE}"', value) from None
+
+    def _choose_kind(self, members: list[type], value: Any, path: str) -> type:
+        kinds = _kinds(members)
+        if isinstance(value, str) and value in kinds:
+            raise _WrongTypeError(path, f'a table with kind = "{value}"', value)
+        _expect(isinstance(value, dict), "a table", value, path)
+        if "kind" not in value:
+            raise ConfigurationError(f"{path} lacks kind: {one_of(kinds)}")
+        return kinds[_choose({kind: kind for kind in kinds}, value["kind"], join(path, "kind"))]
+
+    def _read_list(self, hint: Any, value: Any, path: str) -> tuple[Any, ...]:
+        _expect(isinstance(value, list), "a list", value, path)
+        _expect(len(value) <= MAX_ITEMS, f"at most {MAX_ITEMS} items", len(value), path)
+        return tuple(self.read(hint, item, f"{path}[{place}]") for place, item in enumerate(value))
+
+    def _read_table(self, kind: Any, value: Any, path: str) -> Any:
+        kinds = _kinds([kind])
+        if isinstance(value, str) and value in kinds:
+            raise _WrongTypeError(path, f'a table with kind = "{value}"', value)
+        _expect(isinstance(value, dict), "a table", value, path)
+        items = fields(kind)
+        names = (*self._also.get(kind, ()), *(item.name for item in items))
+        for key, given in value.items():
+            if key not in names:
+                raise _unknown(path, key, given, names)
+        hints = _hints(kind)
+        made = {key: self.read(hints[key], item, join(path, key)) for key, item in value.items()}
+        missing = [item.name for item in items if _is_needed(item) and item.name not in made]
+        if missing:
+            lacks = f"{path} lacks" if path else "lacks"
+            raise ConfigurationError(f"{lacks} {', '.join(missing)}, got {show(value)}")
+        try:
+            return kind(**made)
+        except ConfigurationError as error:
+            raise ConfigurationError(f"{path}.{error}" if path else str(error)) from None
+
+
+class _WrongTypeError(ConfigurationError):
+    """A value that is not of the type; where None is allowed, too, the message says so."""
+
+    def __init__(self, path: str, wanted: str, given: Any) -> None:
+        self.path, self.wanted = path, wanted
+        super().__init__(str(must(path, wanted, given)))
+
+
+def _read_plain(kind: type, value: Any, path: str) -> Any:
+    if kind is float:
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        _expect(number, "a number", value, path)
+        try:
+            _expect(isfinite(value), "a finite number", value, path)
+        except OverflowError:
+            raise _WrongTypeError(path, "a number", value) from None
+        return value
+    if kind is Decimal:
+        number = isinstance(value, int | Decimal) and not isinstance(value, bool)
+        _expect(number, "a number", value, path)
+        return Decimal(value)
+    if kind is date:
+        day = isinstance(value, date) and not isinstance(value, datetime)
+        _expect(day, "a date such as 2025-11-11", value, path)
+        return value
+    fits = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+    _expect(fits, _WANTED[kind], value, path)
+    return value
+
+
+def _choose(choices: dict[Any, Any], value: Any, path: str) -> Any:
+    _expect(isinstance(value, str) and value in choices, one_of(choices), value, path)
+    return choices[value]
+
+
+def _expect(fits: bool, wanted: str, value: Any, path: str) -> None:  # noqa: FBT001
+    if not fits:
+        raise _WrongTypeError(path, wanted, value)
