@@ -147,7 +147,7 @@ def test_a_text_cannot_be_found_in_simulated_calls():
     trouble = Fault(kind=Kind.S500, match="row 7")
     scenario = Scenario(name="x", faults=(trouble,), load=Load(rate=1.0))
 
-    with pytest.raises(ConfigurationError, match=r"x: faults[0].match cannot be simulated"):
+    with pytest.raises(ConfigurationError, match=r"x: faults\[0\].match cannot be simulated"):
         simulate(scenario, OFF)
 
 
