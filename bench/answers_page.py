@@ -9,12 +9,7 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from stormbreak.llm.classify import read_answer, verdict_of_status
-from stormbreak.llm.error_tables import BROAD_CODES, CODES, MINIMAX_CODES, PHRASES, Code
-from stormbreak.llm.finish_reasons import FINISH_REASONS
-from stormbreak.llm.models import HttpResponse, Shape, endpoint_of
-from stormbreak.llm.providers import PRESETS
-from stormbreak.llm.shapes import (
+from answer_examples import (
     ERROR_SHAPES,
     SOURCES,
     STATUSES_OF,
@@ -22,6 +17,11 @@ from stormbreak.llm.shapes import (
     ErrorShape,
     StreamEnding,
 )
+from stormbreak.llm.classify import read_answer, verdict_of_status
+from stormbreak.llm.error_tables import BROAD_CODES, CODES, MINIMAX_CODES, PHRASES, Code
+from stormbreak.llm.finish_reasons import FINISH_REASONS
+from stormbreak.llm.models import HttpResponse, Shape, endpoint_of
+from stormbreak.llm.providers import PRESETS
 from stormbreak.llm.stream_reader import StreamAssembler
 from stormbreak.types import TREATMENTS, Verdict
 
@@ -37,17 +37,18 @@ This page is made from the tables of the code, by its own readers: `python bench
 fails when it is out of date."""
 
 REASONS = """\
-The reason is read in whatever case, also behind that of chat completions (`content_filter: PROHIBITED_CONTENT`). An
-answer has output if any choice has text, reasoning, a refusal or a tool call. One with nothing in it that was filtered
-or spoilt is no success; nor is one that was given up halfway, however much of it came. A reason that is not listed
-counts as complete, since to refuse a good answer is to pay for it twice; without a message the answer is `broken`."""
+The case does not matter. Gemini puts its own reason after that of chat completions
+(`content_filter: PROHIBITED_CONTENT`). An answer has output if any choice has text, reasoning, a refusal or a tool
+call. An empty answer that was filtered, or malformed by the model, is no success; nor is one that the server aborted. An
+unknown reason counts as complete, since to reject a good answer is to pay for it twice; without a message the answer is
+`broken`."""
 
 SHAPES = """\
-Where such an error comes in a success, in a choice or in an event of a stream, it counts as the error it names. The
-forms below the line count only where the status, or the name of the event, says that it is an error."""
+An error inside a success, in a choice or in an event of a stream, counts as the error that it names. The forms below the
+line count only if the status, or the name of the event, marks an error."""
 
 ENDINGS = """\
-The events of a stream, the last of them at its end; then the body ends. An ending that nobody documents is a break."""
+The last events of a stream, before its body ends. Any other ending breaks the answer."""
 
 
 def page() -> str:

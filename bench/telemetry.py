@@ -30,7 +30,7 @@ from stormbreak.core.flow import Send
 from stormbreak.core.target_state import Listener
 from stormbreak.drivers.asyncio_driver import AsyncioDriver
 from stormbreak.telemetry import Logs, Metrics, Tracing, attach
-from stormbreak.telemetry.watch import Watch
+from stormbreak.telemetry.live_state import LiveState
 from stormbreak.types import Call, Outcome, Verdict
 
 CALLS = 4_000
@@ -60,7 +60,7 @@ def _subjects() -> list[_Subject]:
         _Subject("logs", (Logs(),), "a call that succeeds at once has no line"),
         _Subject("Prometheus", (Metrics(),), "three counters, two histograms"),
         _Subject("logs and Prometheus", (Logs(), Metrics())),
-        _Subject("the watch of a port", (Watch(),), "which a batch always has"),
+        _Subject("the watch of a port", (LiveState(),), "which a batch always has"),
         _Subject("OpenTelemetry without an SDK", (Tracing(),), "the global providers do nothing"),
         _Subject("OpenTelemetry, not sampled", (_traced(ALWAYS_OFF),), "metrics only"),
         _Subject("OpenTelemetry, all sampled", (_traced(ALWAYS_ON),), "two spans, and metrics"),
@@ -123,12 +123,12 @@ def _listened_to() -> Section:
 
 
 class _Counting(Engine):
-    """Has no listeners and no companion, and counts how often somebody asks whether it has."""
+    """Has no listeners and no context_listener, and counts how often somebody asks whether it has."""
 
     asked = 0
 
     def __getattribute__(self, name: str) -> Any:
-        if name in ("listeners", "companion"):
+        if name in ("listeners", "context_listener"):
             _Counting.asked += 1
         return super().__getattribute__(name)
 

@@ -23,7 +23,7 @@ from stormbreak.core import (
     cooldown,
     diagnosis,
     latency_baseline,
-    queue_order,
+    queue,
     send_rate,
 )
 from stormbreak.core.automatic_limit import LimitFloor
@@ -41,7 +41,7 @@ LEFT_OUT = {
     "hedge.ENOUGH": "of hedges, which are off",
     "hedge.KEPT": "of hedges, which are off",
     "heaviest_tenant.MANY": "of bookkeeping: when loads of before are cleared away",
-    "queue_order.ROUNDING": "of floating point",
+    "queue.ROUNDING": "of floating point",
     "call_state.REMEMBERED": "of what a call can tell afterwards",
     "trip.SHOWN_SECONDS": "of what a breaker shows",
     "window.LONG_AGO": "no quantity",
@@ -262,7 +262,7 @@ ABLATIONS = (
     _under("no cooldown", cooldown=False),
     _without("a cooldown is never lifted", (cooldown.Cooldown, "lift", _constantly(None))),
     _without("no pace after a pause", (cooldown.Pace, "start", _constantly(None))),
-    _without("no newest first", (queue_order, "_newest_first", _constantly(False))),
+    _without("no newest first", (queue, "_newest_first", _constantly(False))),
     _without("no shedding on arrival", (admission.TargetQueue, "_soonest", _constantly(0.0))),
     _without("no shedding at the turn", (admission, "SERVICE_MARGIN", -inf)),
     _under("no breaker", breaker=None),

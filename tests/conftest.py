@@ -12,7 +12,9 @@ import pytest
 from batches import OWN
 from hypothesis import settings
 
-settings.register_profile("stormbreak", deadline=None)  # a busy machine is no failure
+# Without a deadline: a busy machine is no failure.
+settings.register_profile("stormbreak", deadline=None, max_examples=50)
+settings.register_profile("prove", deadline=None, max_examples=1_000)
 settings.load_profile("stormbreak")
 
 
@@ -30,6 +32,11 @@ def pytest_collection():
         gc.collect()
         gc.freeze()
         gc.enable()
+
+
+def pytest_collection_modifyitems(items):
+    """Start the longest test first: at the end, all workers would wait for it."""
+    items.sort(key=lambda item: item.name != "test_python_runs")
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+from table_test import table_test
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "article.md").read_text()
@@ -53,7 +54,7 @@ def test_no_test_is_named_elsewhere_on_the_page():
     assert len(named) == sum(len(shown_by(path)) for path in FILES)
 
 
-@pytest.mark.parametrize("name", NAMES.split())
+@table_test("name", NAMES.split())
 def test_every_name_of_the_article_has_its_place(name):
     code = " ".join(re.findall(r"`([^`\n]+)`", PAGE))
 

@@ -67,14 +67,20 @@ def test_importing_stormbreak_loads_nothing_heavy():
     assert set() == HEAVY & set(loaded)
 
 
-@pytest.mark.parametrize(
-    "words", ["--help", "config --help", "cost --help", "storm --help", "storm list", "top --help"]
-)
-def test_help_and_lists_load_no_engine(words):
+def test_help_and_lists_load_no_engine():
+    commands = [
+        "--help",
+        "config --help",
+        "cost --help",
+        "storm --help",
+        "storm list",
+        "top --help",
+    ]
     code = (
-        "import sys; from stormbreak.cli.main import main; main(sys.argv[1:]); print(*sys.modules)"
+        "import sys\nfrom stormbreak.cli.main import main\n"
+        "for words in sys.argv[1:]: main(words.split())\nprint(*sys.modules)"
     )
-    run = [sys.executable, "-c", code, *words.split()]
+    run = [sys.executable, "-c", code, *commands]
     loaded = set(subprocess.check_output(run, text=True).splitlines()[-1].split())
     assert "stormbreak" in loaded
     assert set() == {"aiohttp", "asyncio", "pydantic", "stormbreak.core.engine"} & loaded

@@ -7,12 +7,14 @@ from pathlib import Path
 
 import click
 import pytest
+from table_test import table_test
 
 from stormbreak.cli.main import root
 from stormbreak.config import load_policy, load_settings, profiles_in
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+EXAMPLES = ROOT / "tests" / "support" / "examples.py"
 DECISIONS = sorted((ROOT / "docs" / "adr").iterdir())
 
 _FENCED = re.compile(r"^```([^\n]*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -29,16 +31,19 @@ def blocks(info):
                 yield pytest.param(match[2], id=f"{page.relative_to(ROOT)}:{line}")
 
 
-@pytest.mark.parametrize("code", list(blocks("python")))
-def test_python_runs(code, tmp_path):
-    command = [sys.executable, "-W", "error", "-c", code]
-    run = subprocess.run(
-        command, check=False, cwd=tmp_path, capture_output=True, text=True, timeout=60
-    )
+def test_python_runs(tmp_path):
+    paths = []
+    for block in blocks("python"):
+        path = tmp_path / block.id.replace("/", "-") / "example.py"
+        path.parent.mkdir()
+        path.write_text(*block.values)
+        paths.append(path)
+    command = [sys.executable, "-W", "error", EXAMPLES, *paths]
+    run = subprocess.run(command, check=False, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
 
 
-@pytest.mark.parametrize("policy", list(blocks("toml policy")))
+@table_test("policy", list(blocks("toml policy")))
 def test_a_policy_loads(policy, tmp_path):
     path = tmp_path / "policy.toml"
     path.write_text(policy)
@@ -62,7 +67,7 @@ def test_blocks_are_marked_in_a_known_way():
     }
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+@table_test("page", PAGES)
 def test_no_link_is_dead(page):
     links = [link for link in _LINK.findall(page.read_text()) if "://" not in link]
     dead = [link for link in links if not (page.parent / link).exists()]
@@ -78,7 +83,7 @@ def walk(typed, command):
         yield from walk(f"{typed} {name}", command.get_command(context, name))
 
 
-@pytest.mark.parametrize("typed", list(walk("stormbreak", root)))
+@table_test("typed", list(walk("stormbreak", root)))
 def test_a_command_is_documented(typed):
     assert any(typed in page.read_text() for page in PAGES)
 
@@ -88,7 +93,7 @@ def test_decisions_are_numbered():
         assert re.fullmatch(rf"{number:04}-[a-z0-9]+(-[a-z0-9]+)*\.md", path.name)
 
 
-@pytest.mark.parametrize("path", DECISIONS, ids=lambda path: path.stem)
+@table_test("path", DECISIONS)
 def test_a_decision_has_its_parts(path):
     text = path.read_text()
     assert text.startswith(f"# {int(path.name[:4])}. ")

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-import pytest
+from table_test import table_test
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -31,7 +31,7 @@ def links_of(page):
             yield (page.parent / path).resolve() if path else page, anchor
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+@table_test("page", PAGES)
 def test_a_link_to_a_heading_finds_it(page):
     wanted = [(target, anchor) for target, anchor in links_of(page) if anchor]
     assert [(t.name, anchor) for t, anchor in wanted if anchor not in anchors_of(t)] == []

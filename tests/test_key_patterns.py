@@ -1,9 +1,9 @@
-import pytest
+from table_test import table_test
 
 from stormbreak.key_patterns import may_be_secret
 
 
-@pytest.mark.parametrize(
+@table_test(
     "key",
     [
         "",
@@ -23,7 +23,7 @@ def test_a_placeholder_is_no_secret(key):
     assert not may_be_secret(key)
 
 
-@pytest.mark.parametrize(
+@table_test(
     "key",
     [
         "sk-abcdefgh",

@@ -3,15 +3,15 @@
 import ast
 from pathlib import Path
 
-import pytest
+from table_test import table_test
 
 SOURCE = Path(__file__).parent.parent / "src" / "stormbreak"
 MODULES = sorted(SOURCE.rglob("*.py"))
 VAGUE = {"utils", "helpers", "common", "misc", "manager"}
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(SOURCE)))
-def test_module_is_small_and_well_named(path):
+@table_test("path", MODULES)
+def test_modules_are_small_and_well_named(path):
     text = path.read_text()
     assert len(text.splitlines()) <= 600
     assert path.stem not in VAGUE

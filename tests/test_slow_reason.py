@@ -15,6 +15,7 @@ from stormbreak.core.retry import RetryPolicy
 from stormbreak.core.retry_budget import BudgetPolicy
 from stormbreak.core.spend_policy import SpendPolicy
 from stormbreak.core.trip import ConsecutiveFailures
+from stormbreak.cost.spend_gate import SpendAccounts
 from stormbreak.drivers.explain import slow_reason
 from stormbreak.types import RateLimits, RateLimitStatus
 
@@ -28,11 +29,11 @@ FRAGILE = BreakerPolicy(
     probes=1,
     max_concurrent_probes=1,
 )
-NOTHING = Stage().lane.snapshot(100.0)
+NOTHING = Stage().state.snapshot(100.0)
 
 
 def said(stage):
-    return slow_reason(stage.lane.snapshot(stage.now), AT)
+    return slow_reason(stage.state.snapshot(stage.now), AT)
 
 
 def test_a_target_that_serves_has_none():
@@ -81,9 +82,9 @@ def test_a_circuit():
     assert said(stage) == "circuit half-open: waiting for its probes"
     probe.step(OK)
     assert said(stage) == ""
-    stage.lane.isolate(stage.now, duration=30.0)
+    stage.state.isolate(stage.now, duration=30.0)
     assert said(stage) == "circuit isolated, next probe in 30 s"
-    stage.lane.isolate(stage.now)
+    stage.state.isolate(stage.now)
     assert said(stage) == "circuit isolated"
 
 
@@ -96,7 +97,7 @@ def test_a_send_rate_learned_from_429s():
         stage.pass_time(0.2)
     while not stage.start().queued:
         pass
-    rate = stage.lane.rate.rate_at(stage.now)
+    rate = stage.state.rate.rate_at(stage.now)
 
     assert said(stage) == f"429s: {rate:.1f} requests/s"
     assert 1 < rate < 5
@@ -122,9 +123,9 @@ def test_a_limit_that_was_lowered(outcome, seconds, pause, words):
         run.step(outcome)
     stage.tick(pause)
     while not stage.start().queued:
-        assert stage.lane.slots.in_flight < 256
+        assert stage.state.slots.in_flight < 256
 
-    assert said(stage) == words.format(stage.lane.slots.limit)
+    assert said(stage) == words.format(stage.state.slots.limit)
 
 
 @pytest.mark.parametrize(
@@ -145,7 +146,7 @@ def test_a_quota_that_is_used_up(quota, words):
 def test_a_quota_that_the_provider_told():
     tokens = RateLimitStatus(limit=1_000, remaining=0, reset=8.0, window=60.0, flows=False)
     stage = Stage(policy(rate_limit=RateLimitPolicy(learn_from_headers=True), retry=ONCE))
-    stage.start(tokens=10).step(OK._replace(told=RateLimits(tokens=tokens)))
+    stage.start(tokens=10).step(OK._replace(rate_limits=RateLimits(tokens=tokens)))
     assert stage.start(tokens=10).queued
 
     assert said(stage) == "waiting for tokens per minute: 8 s"
@@ -175,7 +176,7 @@ def test_what_others_may_still_give_back_of_a_spending_limit():
 def spending(per):
     """A stage on which a call may cost half of the limit, and more."""
     stage = Stage(policy(spend=SpendPolicy(max_usd=1.5, period=per), retry=ONCE))
-    stage.engine = Engine(stage.engine.policy, price_of)
+    stage.engine = Engine(stage.engine.policy, SpendAccounts(price_of))
     return stage
 
 

@@ -105,9 +105,7 @@ def _fill(engine: Engine) -> None:
 
 
 def _break(engine: Engine) -> None:
-    lane = engine.lane(_TARGET)
-    lane.budget = RetryBreaker()
-    lane.earn = lane.budget.earn
+    engine.target_state(_TARGET).budget = RetryBreaker()
 
 
 STRATEGIES: Mapping[str, Ours] = {

@@ -1,4 +1,4 @@
-"""Everything stormbreak does, under whatever uses httpx: `stormbreak.httpx2` for its older sister.
+"""Transports for clients of httpx, as `stormbreak.httpx2` has them for httpx2.
 
 See docs/sdks.md.
 """
@@ -11,18 +11,10 @@ from stormbreak.core.engine import Engine
 from stormbreak.core.policy import Policy
 from stormbreak.drivers.explain import explain
 from stormbreak.http.local_answers import Degraded
-from stormbreak.http.transports.async_transport import AsyncSdkTransport
-from stormbreak.http.transports.library import (
-    AsyncBody,
-    BufferedBody,
-    Library,
-    PassThroughBody,
-    StreamBody,
-    SyncBody,
-)
+from stormbreak.http.transports.library import BufferedBody, Library
+from stormbreak.http.transports.sdk_transport import AsyncSdkTransport
 from stormbreak.http.transports.sync_transport import SyncSdkTransport
 from stormbreak.http.transports.wrap import put_under
-from stormbreak.http.transports.wrapped_body import WrappedBody
 
 __all__ = ["AsyncTransport", "Transport", "explain", "wrap"]
 
@@ -30,43 +22,22 @@ _Client = TypeVar("_Client")
 
 
 class _BufferedResponse(BufferedBody, httpx.Response):
-    pass
+    """A class of a module, so that a response can be pickled."""
 
 
-class _AsyncStreamBody(StreamBody, AsyncBody, httpx.AsyncByteStream):
-    pass
-
-
-class _AsyncPassThroughBody(PassThroughBody, AsyncBody, httpx.AsyncByteStream):
-    pass
-
-
-class _StreamBody(StreamBody, SyncBody, httpx.SyncByteStream):
-    pass
-
-
-class _PassThroughBody(PassThroughBody, SyncBody, httpx.SyncByteStream):
-    pass
-
-
-class _WrappedBody(WrappedBody, httpx.SyncByteStream, httpx.AsyncByteStream):
-    pass
+_LIBRARY = Library(httpx, _BufferedResponse)
 
 
 class AsyncTransport(AsyncSdkTransport, httpx.AsyncBaseTransport):
-    """For `httpx.AsyncClient(transport=...)`, and so under openai.AsyncOpenAI and its like; `__init__` tells its arguments."""
+    """For `httpx.AsyncClient(transport=...)`, and so under openai.AsyncOpenAI and its like."""
 
-    library = Library(httpx, _BufferedResponse, _WrappedBody)
-    stream_body = _AsyncStreamBody
-    pass_through_body = _AsyncPassThroughBody
+    library = _LIBRARY
 
 
 class Transport(SyncSdkTransport, httpx.BaseTransport):
-    """For `httpx.Client(transport=...)`, and so under openai.OpenAI and its like; `__init__` tells its arguments."""
+    """For `httpx.Client(transport=...)`, and so under openai.OpenAI and its like."""
 
-    library = Library(httpx, _BufferedResponse, _WrappedBody)
-    stream_body = _StreamBody
-    pass_through_body = _PassThroughBody
+    library = _LIBRARY
 
 
 def wrap(
@@ -77,18 +48,18 @@ def wrap(
     degraded: Degraded | None = None,
     allow_http: bool = False,
 ) -> _Client:
-    """Put everything under a client that there is: one of httpx, or of an SDK that has one. The very client is returned.
+    """Put our transports under an existing client of httpx, or of an SDK that has one; return that client.
 
-    All it is set to stays in force: what it sends goes through its own transports and proxies (http2 is their affair),
-    each of which is `inner` to one of ours. The other arguments are those of the transports.
+    Its settings stay in force: it sends through its own transports and proxies (with http2, if they have it), each of
+    which is `inner` to one of ours. The other arguments are those of the transports.
 
     Raises:
         ConfigurationError: it cannot be wrapped, or is already.
     """
-    doors = {httpx.AsyncClient: AsyncTransport, httpx.Client: Transport}
+    kinds = {httpx.AsyncClient: AsyncTransport, httpx.Client: Transport}
     put_under(
         client,
-        doors,
+        kinds,
         policy,
         stream_on_wire=stream_on_wire,
         degraded=degraded,

@@ -1,4 +1,4 @@
-"""Everything stormbreak does, under whatever uses httpx2: the openai and anthropic SDKs, and httpx2 itself.
+"""Transports for clients of httpx2: the openai and anthropic SDKs, and httpx2 itself.
 
 ::
 
@@ -15,18 +15,10 @@ from stormbreak.core.engine import Engine
 from stormbreak.core.policy import Policy
 from stormbreak.drivers.explain import explain
 from stormbreak.http.local_answers import Degraded
-from stormbreak.http.transports.async_transport import AsyncSdkTransport
-from stormbreak.http.transports.library import (
-    AsyncBody,
-    BufferedBody,
-    Library,
-    PassThroughBody,
-    StreamBody,
-    SyncBody,
-)
+from stormbreak.http.transports.library import BufferedBody, Library
+from stormbreak.http.transports.sdk_transport import AsyncSdkTransport
 from stormbreak.http.transports.sync_transport import SyncSdkTransport
 from stormbreak.http.transports.wrap import put_under
-from stormbreak.http.transports.wrapped_body import WrappedBody
 
 __all__ = ["AsyncTransport", "Transport", "explain", "wrap"]
 
@@ -34,43 +26,22 @@ _Client = TypeVar("_Client")
 
 
 class _BufferedResponse(BufferedBody, httpx2.Response):
-    pass
+    """A class of a module, so that a response can be pickled."""
 
 
-class _AsyncStreamBody(StreamBody, AsyncBody, httpx2.AsyncByteStream):
-    pass
-
-
-class _AsyncPassThroughBody(PassThroughBody, AsyncBody, httpx2.AsyncByteStream):
-    pass
-
-
-class _StreamBody(StreamBody, SyncBody, httpx2.SyncByteStream):
-    pass
-
-
-class _PassThroughBody(PassThroughBody, SyncBody, httpx2.SyncByteStream):
-    pass
-
-
-class _WrappedBody(WrappedBody, httpx2.SyncByteStream, httpx2.AsyncByteStream):
-    pass
+_LIBRARY = Library(httpx2, _BufferedResponse)
 
 
 class AsyncTransport(AsyncSdkTransport, httpx2.AsyncBaseTransport):
-    """For `httpx2.AsyncClient(transport=...)`, and so under openai.AsyncOpenAI and its like; `__init__` tells its arguments."""
+    """For `httpx2.AsyncClient(transport=...)`, and so under openai.AsyncOpenAI and its like."""
 
-    library = Library(httpx2, _BufferedResponse, _WrappedBody)
-    stream_body = _AsyncStreamBody
-    pass_through_body = _AsyncPassThroughBody
+    library = _LIBRARY
 
 
 class Transport(SyncSdkTransport, httpx2.BaseTransport):
-    """For `httpx2.Client(transport=...)`, and so under openai.OpenAI and its like; `__init__` tells its arguments."""
+    """For `httpx2.Client(transport=...)`, and so under openai.OpenAI and its like."""
 
-    library = Library(httpx2, _BufferedResponse, _WrappedBody)
-    stream_body = _StreamBody
-    pass_through_body = _PassThroughBody
+    library = _LIBRARY
 
 
 def wrap(
@@ -81,18 +52,18 @@ def wrap(
     degraded: Degraded | None = None,
     allow_http: bool = False,
 ) -> _Client:
-    """Put everything under a client that there is: one of httpx2, or of an SDK that has one. The very client is returned.
+    """Put our transports under an existing client of httpx2, or of an SDK that has one; return that client.
 
-    All it is set to stays in force: what it sends goes through its own transports and proxies (http2 is their affair),
-    each of which is `inner` to one of ours. The other arguments are those of the transports.
+    Its settings stay in force: it sends through its own transports and proxies (with http2, if they have it), each of
+    which is `inner` to one of ours. The other arguments are those of the transports.
 
     Raises:
         ConfigurationError: it cannot be wrapped, or is already.
     """
-    doors = {httpx2.AsyncClient: AsyncTransport, httpx2.Client: Transport}
+    kinds = {httpx2.AsyncClient: AsyncTransport, httpx2.Client: Transport}
     put_under(
         client,
-        doors,
+        kinds,
         policy,
         stream_on_wire=stream_on_wire,
         degraded=degraded,

@@ -214,7 +214,7 @@ class Outcome(NamedTuple):
     committed: bool = False  # output has reached the caller
     rejection: Rejection | None = None
     usage: Usage | None = None  # where the provider said
-    told: RateLimits | None = None  # what the headers said of limits
+    rate_limits: RateLimits | None = None  # what the headers reported
 
     @property
     def used(self) -> int | None:

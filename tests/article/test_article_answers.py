@@ -69,7 +69,7 @@ async def test_a_final_error_is_sent_six_times_and_opens_the_circuit(session, st
             with pytest.raises(kind):
                 await client.chat(SAY)
         assert len(server.requests) == 10
-        assert client.engine.lane(client.target("m")).breaker.state is State.CLOSED
+        assert client.engine.target_state(client.target("m")).breaker.state is State.CLOSED
 
 
 async def test_a_used_up_quota_is_taken_for_a_full_minute(session):

@@ -126,7 +126,7 @@ def test_a_late_success_closes_an_open_circuit():
     for each in failing:
         each.step(SERVER_ERROR)
     late.step(OK)
-    assert stage.lane.breaker.state is State.OPEN
+    assert stage.state.breaker.state is State.OPEN
 
 
 @pytest.mark.parametrize("model", [LooseBreaker, RatedBreaker])

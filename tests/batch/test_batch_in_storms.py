@@ -67,7 +67,7 @@ def test_a_storm_loses_nothing_and_nobody_comes_early(tmp_path, count, service, 
     with provider(tmp_path / "storm.toml", storm, seed) as url:
         began = time.monotonic()
         args = ("batch", "run", source, "--output", output, "--base-url", url)
-        done = run(*args, "--concurrency", 100, "--json", patience=patience_for(count))
+        done = run(*args, "--concurrency", 100, "--json")
         took = time.monotonic() - began
         seen = stats(url)
     assert done.returncode == 0, done.stderr
@@ -87,8 +87,8 @@ def test_a_storm_loses_nothing_and_nobody_comes_early(tmp_path, count, service, 
 @pytest.mark.parametrize(
     ("count", "seed"),
     [
-        (6_000, 1),
-        *(pytest.param(6_000, seed, marks=pytest.mark.prove) for seed in (2, 3, 4, 5)),
+        (2_000, 1),
+        *(pytest.param(6_000, seed, marks=pytest.mark.prove) for seed in (1, 2, 3, 4, 5)),
         pytest.param(30_000, 6, marks=pytest.mark.prove),
     ],
 )
@@ -133,7 +133,7 @@ def line_size(output):
 
 @pytest.mark.parametrize(
     ("count", "seed"),
-    [(1_000, 1), *(pytest.param(10_000, seed, marks=pytest.mark.prove) for seed in (2, 3, 4))],
+    [(500, 1), *(pytest.param(10_000, seed, marks=pytest.mark.prove) for seed in (2, 3, 4))],
 )
 def test_kill_9_of_a_retry_at_three_moments_loses_nothing(tmp_path, count, seed):
     """Half of the rows have failed for good; a twentieth of these will fail once more."""

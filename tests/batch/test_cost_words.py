@@ -2,7 +2,7 @@
 
 from decimal import Decimal
 
-import pytest
+from table_test import table_test
 
 from stormbreak.cli.numbers import format_cost
 from stormbreak.cost.ledger import Cost, SpendLimit
@@ -16,7 +16,7 @@ def cost(least="0", most="0", **changes):
 LIMIT = SpendLimit(Decimal(20), Decimal("4.5"))
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("cost", "limit", "said"),
     [
         (Cost(), None, ""),

@@ -4,13 +4,25 @@ import errno
 import json
 import os
 import resource
+import subprocess
 import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from batches import assert_answered, chat_rows, one_line, read, run, run_args, scenario, write
+from batches import (
+    PATIENCE,
+    assert_answered,
+    chat_rows,
+    command,
+    environment,
+    one_line,
+    read,
+    run_args,
+    scenario,
+    write,
+)
 from sockets import BODY
 from strangers import posted_to
 
@@ -49,15 +61,15 @@ def none_left():
 
 
 @pytest.fixture
-def limited(monkeypatch, tmp_path, output):
+def limited(tmp_path, output):
     """Run the command with these limits on open files."""
-    from batches import command  # noqa: PLC0415
 
     def call(soft, hard, provider, rows, *flags):
         source = write(tmp_path / "in.jsonl", rows)
         words = sh(soft, hard, *command(*run_args(source, output, provider.base_url), *flags))
-        monkeypatch.setattr("batches.command", lambda *_: words)
-        return run()
+        return subprocess.run(
+            words, check=False, capture_output=True, text=True, timeout=PATIENCE, env=environment()
+        )
 
     return call
 

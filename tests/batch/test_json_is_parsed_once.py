@@ -7,7 +7,7 @@ import msgspec
 from batches import chat_rows
 
 from stormbreak.batch.input import request
-from stormbreak.http.request_body import RequestFields
+from stormbreak.http.request import RequestFields
 
 ROWS = 7
 

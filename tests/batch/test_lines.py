@@ -4,6 +4,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from table_test import table_test
 
 from stormbreak.batch.store.reader import read_answers
 from stormbreak.batch.store.record import (
@@ -73,7 +74,7 @@ def test_a_body_on_several_lines_is_compacted_and_nothing_else(newline):
     assert b'{"n":1.50e0,"s":"a \\n b"}' in answered(body)
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("body", "kept"),
     [
         (b"", None),
@@ -132,9 +133,7 @@ def test_what_is_written_can_be_read_back(tmp_path_factory, custom_id, body):
     assert (second.number, second.offset, second.end) == (2, first.end, path.stat().st_size)
 
 
-@pytest.mark.parametrize(
-    "torn", [b"", b"\0" * 50, b'{"id":"x","cus', b"\n", b"not JSON\n", b"\xff"]
-)
+@table_test("torn", [b"", b"\0" * 50, b'{"id":"x","cus', b"\n", b"not JSON\n", b"\xff"])
 def test_a_torn_last_line_is_left_out(tmp_path, torn):
     whole = [answered(b"{}") for _ in range(3)]
     (tmp_path / "out").write_bytes(b"".join(whole) + torn)

@@ -33,12 +33,12 @@ def ended(do, pipe):
 
     thread = Thread(target=work, daemon=True)
     thread.start()
-    thread.join(5.0)
+    thread.join(30.0)
     hangs = thread.is_alive()
     if hangs:
         with suppress(OSError):
             os.close(os.open(pipe, os.O_WRONLY | os.O_NONBLOCK))
-        thread.join(5.0)
+        thread.join(30.0)
     assert not hangs
     return raised
 

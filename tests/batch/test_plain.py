@@ -1,11 +1,12 @@
 import errno
 
 import pytest
+from table_test import table_test
 
 from stormbreak.escape import ending, path_of, plain, quoted, reason
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("text", "shown"),
     [
         ("document 12", "document 12"),

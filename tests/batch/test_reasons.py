@@ -2,7 +2,7 @@
 
 import json
 
-import pytest
+from table_test import table_test
 
 from stormbreak.batch.running.failure_reasons import KINDS, LONGEST, FailureReasons, message_in
 from stormbreak.types import Outcome, Verdict
@@ -20,7 +20,7 @@ def of(message):
     return message_in(json.dumps({"error": {"message": message}}).encode(), ASKED)
 
 
-@pytest.mark.parametrize(
+@table_test(
     "body",
     [
         {"error": {"message": "No credit."}},
@@ -36,12 +36,12 @@ def test_the_message_is_found_where_apis_put_it(body):
     assert message_in(json.dumps(body).encode(), ASKED) == "No credit."
 
 
-@pytest.mark.parametrize("body", [b"", b"<html>", b"null", b"[]", b'{"error": {}}', b"[" * 9999])
+@table_test("body", [b"", b"<html>", b"null", b"[]", b'{"error": {}}', b"[" * 9999])
 def test_a_body_without_a_message_has_none(body):
     assert message_in(body, ASKED) == ""
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("message", "shown"),
     [
         ("The model `storm-1` does not exist", "The model `storm-1` does not exist"),

@@ -3,6 +3,7 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from table_test import table_test
 
 from stormbreak.batch.input.request import InputRowError, parse_row
 
@@ -32,7 +33,7 @@ def test_a_body_is_passed_on_byte_for_byte():
     assert row.body == body
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("url", "body", "endpoint"),
     [
         ("/v1/chat/completions", CHAT, "/chat/completions"),
@@ -59,7 +60,7 @@ def test_lone_messages_take_their_further_keys_along():
 ARTICLE = {"temperature": 0.7, "max_tokens": 1000}
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("said", "sent"),
     [
         ({}, ARTICLE),
@@ -70,7 +71,7 @@ ARTICLE = {"temperature": 0.7, "max_tokens": 1000}
         ({"max_tokens": 5, "temperature": None}, {"max_tokens": 5, "temperature": None}),
     ],
 )
-@pytest.mark.parametrize("form", ["batch", "messages", "prompt"])
+@table_test("form", ["batch", "messages", "prompt"])
 def test_defaults_stand_in_where_a_chat_does_not_say(said, sent, form):
     lines = {
         "batch": batch(body=CHAT | said),
@@ -134,7 +135,7 @@ def test_numbers_beyond_floats_survive_the_filling_in():
     assert b'"t":0.10' in row.body
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("line", "said"),
     [
         (b'{"prompt": CANARY-PROMPT}', "broken JSON at byte 11"),
@@ -235,7 +236,7 @@ def test_any_object_is_a_row_or_an_error(line):
     assert said.isprintable()
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("wrong", "complaint"),
     [
         ({"stream": "true"}, "stream must be true or false"),
@@ -246,7 +247,7 @@ def test_any_object_is_a_row_or_an_error(line):
         ({"model": None}, "model must be a string"),
     ],
 )
-@pytest.mark.parametrize("form", ["body", "messages"])
+@table_test("form", ["body", "messages"])
 def test_what_the_client_reads_is_checked(wrong, complaint, form):
     row = CHAT | wrong
     with pytest.raises(InputRowError, match=f"^{complaint}$"):

@@ -3,6 +3,7 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from table_test import table_test
 
 from stormbreak.cache.memory import cache_key
 
@@ -17,7 +18,7 @@ def key(body=BODY, *, secret=SECRET, base_url=URL, endpoint="chat/completions", 
     return cache_key(secret, base_url, endpoint, json.dumps(body).encode(), api_key)
 
 
-@pytest.mark.parametrize(
+@table_test(
     "other",
     [
         key({**BODY, "model": "n"}),

@@ -1,10 +1,10 @@
 """Bad input: one clear line, a code that is not 0, and never a key in it."""
 
-import subprocess
-import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import pytest
+from table_test import table_test
 
 from stormbreak.cli.main import main
 
@@ -136,20 +136,14 @@ COMMANDS = (  # one for each way of writing
 )
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_a_full_output_is_one_line_and_a_code(command, tmp_path):
+@table_test("command", COMMANDS)
+def test_a_full_output_is_one_line_and_a_code(command, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
     full = Path("/dev/full")
     if not full.exists():
         pytest.skip("there is no /dev/full here")
     (tmp_path / "tiny.toml").write_text(f"duration = 5\n{LOAD}")
     (tmp_path / "policy.toml").write_text("")
-    with full.open("w") as stdout:
-        run = subprocess.run(
-            [sys.executable, "-m", "stormbreak", *command.split()],
-            stdout=stdout,
-            stderr=subprocess.PIPE,
-            text=True,
-            check=False,
-            cwd=tmp_path,
-        )
-    assert (run.returncode, run.stderr) == (2, "stormbreak: standard output: disk full\n")
+    with full.open("w") as stdout, redirect_stdout(stdout):
+        code = main(command.split())
+    assert (code, capsys.readouterr().err) == (2, "stormbreak: standard output: disk full\n")

@@ -28,7 +28,7 @@ def on_a_terminal(*args, columns=100):
         with suppress(OSError):  # the other end is closed when the process is gone
             while piece := os.read(screen, 1 << 16):
                 seen.append(piece)
-        code = process.wait(10)
+        code = process.wait(60)
     os.close(screen)
     return code, b"".join(seen).decode()
 

@@ -2,11 +2,14 @@
 
 import os
 import re
-import subprocess
-import sys
-from contextlib import suppress
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import redirect_stdout, suppress
+from unittest.mock import patch
 
 import pytest
+from table_test import table_test
+
+from stormbreak.cli.main import main
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "openpty"), reason="there are no terminals here")
 
@@ -19,20 +22,29 @@ VOLUMES = ["cost", "compare", *ARTICLE, "--models", "gpt-4.1", "--tokens", "1M,2
 def in_terminal(width, *argv, kind="xterm"):
     """What the command writes to a terminal that is so wide, as plain lines."""
     main_end, end = os.openpty()
-    code = "import sys; from stormbreak.cli.main import main; sys.exit(main(sys.argv[1:]))"
-    env = {**os.environ, "COLUMNS": f"{width}", "NO_COLOR": "1", "TERM": kind}
-    with subprocess.Popen([sys.executable, "-c", code, *argv], stdout=end, env=env):
-        os.close(end)
-        said = b""
-        with suppress(OSError):  # its end
-            while piece := os.read(main_end, 65_536):
-                said += piece
+    env = {"COLUMNS": f"{width}", "NO_COLOR": "1", "TERM": kind}
+    with ThreadPoolExecutor(1) as reader:
+        written = reader.submit(read_to_the_end, main_end)
+        with (
+            os.fdopen(end, "w", encoding="utf-8") as terminal,
+            patch.dict(os.environ, env),
+            redirect_stdout(terminal),
+        ):
+            main(list(argv))
     os.close(main_end)
-    return BOLD.sub("", said.decode()).splitlines()
+    return BOLD.sub("", written.result().decode()).splitlines()
 
 
-@pytest.mark.parametrize("kind", ["xterm", "dumb"])
-@pytest.mark.parametrize("width", [200, 80, 40])
+def read_to_the_end(terminal):
+    said = b""
+    with suppress(OSError):  # its end
+        while piece := os.read(terminal, 65_536):
+            said += piece
+    return said
+
+
+@table_test("kind", ["xterm", "dumb"])
+@table_test("width", [200, 80, 40])
 def test_no_terminal_is_too_narrow_for_a_number(width, kind):
     out = "\n".join(in_terminal(width, "cost", "roi", *MOVE, "--tokens", "2B", kind=kind))
     for whole in ("120,000.00", "1,248,000.00", "62,300.0 %"):

@@ -22,7 +22,7 @@ def test_nothing_is_wrong_here(capsys):
     assert "openai" in out
     assert "2.14.0" in out
     assert "600 s" in out
-    assert "door of openai: http_client=httpx2.AsyncClient(" in out
+    assert "transport of openai: http_client=httpx2.AsyncClient(" in out
     assert out.splitlines()[-1].startswith("0 wrong, ")
 
 
@@ -45,7 +45,7 @@ def test_a_risk_is_an_error_where_that_is_asked_for(capsys, monkeypatch, tmp_pat
     monkeypatch.syspath_prepend(tmp_path)
     assert main(["doctor"]) == 0
     assert main(["doctor", "--strict"]) == 1
-    assert "risk: google-genai 3.6.1: it has no timeout by itself" in capsys.readouterr().out
+    assert "risk: google-genai 3.6.1: it has no default timeout" in capsys.readouterr().out
 
 
 def test_json(capsys, monkeypatch):

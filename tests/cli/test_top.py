@@ -24,7 +24,7 @@ from canary import KEY, PROMPT, WORD, assert_clean
 from watching import STORM, asked, batch_at_work, on_terminal, port_of, state_at
 
 from stormbreak.telemetry.state import Counts, State, encoded
-from stormbreak.telemetry.status_server import ROOM, StatusServer
+from stormbreak.telemetry.status_server import MAX_REQUESTS, StatusServer
 from stormbreak.testing import serve
 
 pytestmark = pytest.mark.usefixtures("no_words_about_providers")
@@ -103,7 +103,7 @@ def test_the_state_as_json(watched):
     assert state["counts"]["retries"] >= 5
     assert state["cost"]["least"] == state["cost"]["most"] == 0  # nobody sells this model
     assert state["cost"]["unpriced"] > 0
-    assert {it["name"] for it in state["decisions"]} <= {"retry.planned", "cooldown.started"}
+    assert {it["name"] for it in state["decisions"]} <= {"retry.scheduled", "cooldown.started"}
     # Of itself, the socket serves nothing that needs an extra.
     assert asked(sock(output), "/metrics")[0] == 404
 
@@ -125,7 +125,7 @@ def test_a_picture(watched, tmp_path):
 # ------------------------------------------------------------ on a terminal
 
 
-@pytest.mark.parametrize("keys", [b"q", b"Q", b"xyq", b"\x03"])
+@pytest.mark.parametrize("keys", [b"xyQ", b"\x03"])
 def test_live_until_its_user_leaves(watched, keys):
     process, output = watched
     with on_terminal("top", output) as terminal:
@@ -311,7 +311,7 @@ def test_a_port_with_too_many_visitors_has_not_ended():
         ExitStack() as crowd,
     ):
         terminal.wait_for("watched for")
-        for _ in range(2 * ROOM):
+        for _ in range(2 * MAX_REQUESTS):
             crowd.enter_context(socket.create_connection(("127.0.0.1", port.port), 5))
         terminal.wait_for("no answer for 1 s")
         crowd.close()

@@ -33,7 +33,7 @@ def target(name="acme/large", **changes):
 def state(**changes):
     counts = Counts(calls=612, answered=600, attempts=800, retries=188, retries_refused=12)
     decisions = tuple(
-        Decision(ago=ago, name="retry.planned", words=f"decision number {n}", times=n)
+        Decision(ago=ago, name="retry.scheduled", text=f"decision number {n}", times=n)
         for n, ago in enumerate((0.2, 3.0, 150.0), 1)
     )
     batch = BatchSnapshot(
@@ -143,7 +143,7 @@ def test_a_batch_that_stops_says_so():
 
 def test_hostile_names_stay_text():
     bad = target(HOSTILE, circuit=HOSTILE, verdicts={HOSTILE: 1})
-    decision = Decision(ago=1.0, name=HOSTILE, words=HOSTILE)
+    decision = Decision(ago=1.0, name=HOSTILE, text=HOSTILE)
     for height in (None, 10, 24):
         lines = drawn(state(targets=(bad,) * 3, decisions=(decision,)), 100, height)
         said = "".join(lines)

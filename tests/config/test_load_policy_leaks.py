@@ -1,6 +1,7 @@
 """A policy that holds what looks like a key is refused, and the key is not told."""
 
 import pytest
+from table_test import table_test
 
 from stormbreak.config import load_policy
 from stormbreak.errors import ConfigurationError
@@ -32,7 +33,7 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("text", REFUSED)
+@table_test("text", REFUSED)
 def test_a_key_is_refused_without_echoing_it(text, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "policy.toml").write_text(text)

@@ -3,6 +3,7 @@
 import os
 
 import pytest
+from table_test import table_test
 
 from stormbreak.config import load_policy, resolve_policy
 from stormbreak.errors import ConfigurationError
@@ -95,7 +96,7 @@ TABLE = {
 }
 
 
-@pytest.mark.parametrize("text", TABLE, ids=lambda text: text[:40])
+@table_test("text", TABLE)
 def test_a_mistake_is_one_line(text, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "policy.toml").write_text(text)

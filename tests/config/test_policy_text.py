@@ -5,6 +5,7 @@ from string import Formatter
 from typing import get_args, get_origin, get_type_hints
 
 import pytest
+from table_test import table_test
 
 from stormbreak.config import account, delay_table, policy_summary
 from stormbreak.config.policy_summary import _SAID, ARTICLE, TEXTS, delays, told
@@ -14,7 +15,7 @@ from stormbreak.core.fallback import Place, ToTargets
 from stormbreak.core.policy import Policy
 from stormbreak.core.presets import ARTICLE as ARTICLE_PRESET
 from stormbreak.core.presets import PRESETS
-from stormbreak.core.queue_order import QueuePolicy
+from stormbreak.core.queue import QueuePolicy
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.toml_values import parts_of
 from stormbreak.types import Verdict
@@ -48,7 +49,7 @@ def test_every_kind_of_part_has_words():
     assert set(TEXTS) == (parts() - {Backoff}) | {*FIELDS}
 
 
-@pytest.mark.parametrize("part", sorted(parts(), key=lambda part: part.__name__))
+@table_test("part", sorted(parts(), key=lambda part: part.__name__))
 def test_every_field_has_a_place_in_the_words(part):
     """A new field fails here until config/policy_summary.py says it."""
     for text, names in texts(part):
@@ -59,7 +60,7 @@ def test_every_field_has_a_place_in_the_words(part):
             assert how in {*_SAID, "part", "either"}
 
 
-@pytest.mark.parametrize("part", sorted(parts(), key=lambda part: part.__name__))
+@table_test("part", sorted(parts(), key=lambda part: part.__name__))
 def test_every_part_can_be_told(part):
     text = told(SAMPLES.get(part) or part())
     assert "{" not in text
@@ -127,7 +128,7 @@ def test_what_is_not_there_is_not_said_to_be():
         assert "e+" not in " ".join(account(PRESETS[name]))
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("span", "said"), [(1.5, "1.5 s"), (60, "1 minute"), (90, "90 s"), (900.0, "15 minutes"), (7200, "2 hours"), (0, "0 s")]
 )  # fmt: skip
 def test_spans(span, said):

@@ -5,6 +5,7 @@ from dataclasses import fields, replace
 from textwrap import dedent
 
 import pytest
+from table_test import table_test
 
 from stormbreak.config import describe_settings, load_policy, load_settings, profiles_in
 from stormbreak.config.policy_toml import SETTINGS
@@ -275,7 +276,7 @@ MISTAKES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("text", MISTAKES)
+@table_test("text", MISTAKES)
 def test_a_mistake_is_one_line_with_file_key_and_value(path, tmp_path, text):
     (tmp_path / "s.toml").write_text(text)
     said = mistake(path)
@@ -289,7 +290,7 @@ def test_a_mistake_in_a_profile_is_told_with_the_profile(path, tmp_path):
     assert mistake(path, "x").startswith("s.toml: unknown key profiles.x.targets.a.modle =")
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("name", "text", "said"),
     [
         ("TARGETS__MAIN__MODEL", "4", 'targets.main.model must be a string or "none", got 4'),
@@ -317,7 +318,7 @@ def test_a_variable_that_names_no_key(path):
 # ------------------------------------------------------------------ keys
 
 
-@pytest.mark.parametrize(
+@table_test(
     "text",
     [
         "[targets.a]\napi_key = 'hunter2'",

@@ -1,28 +1,27 @@
 """The queue: who leaves, who is next, who finds room."""
 
 import pytest
-from door import INF, Door, Indifferent, free
+from door import INF, Indifferent, SdkTransport, free
 from stage import OK, TARGET, TIMEOUT, Spaced
 
 from stormbreak.core.admission import TargetQueue
 from stormbreak.core.diagnosis import Diagnosis
-from stormbreak.core.permit import Permit
-from stormbreak.core.queue_order import QueuePolicy
-from stormbreak.core.ticket import Ticket
+from stormbreak.core.gate import Permit
+from stormbreak.core.queue import QueuePolicy, Ticket
 from stormbreak.types import TREATMENTS, Call, Priority, Rejection
 
 # ------------------------------------------------------------------ permits
 
 
 def test_leaves_at_once_when_every_gate_agrees():
-    door = Door()
+    door = SdkTransport()
 
     assert isinstance(door.enter(), Permit)
     assert door.slots.in_flight == 1
 
 
 def test_gates_are_taken_in_order_and_settled_in_reverse():
-    door = Door(barriers=2)
+    door = SdkTransport(barriers=2)
     free(door.enter())
 
     assert door.log == [
@@ -34,7 +33,7 @@ def test_gates_are_taken_in_order_and_settled_in_reverse():
 
 
 def test_a_gate_that_does_not_mind_success_hears_of_failures_alone():
-    door = Door()
+    door = SdkTransport()
     indifferent = Indifferent("indifferent", log := [])
     diagnosis = Diagnosis(TREATMENTS)
     gates = [door.barrier, indifferent, door.slots, diagnosis]
@@ -52,7 +51,7 @@ def test_a_gate_that_does_not_mind_success_hears_of_failures_alone():
 
 
 def test_one_closed_gate_means_that_none_is_taken():
-    door = Door(barriers=2)
+    door = SdkTransport(barriers=2)
     door.barriers[1].opens_at = INF
     door.enter()
 
@@ -61,7 +60,7 @@ def test_one_closed_gate_means_that_none_is_taken():
 
 
 def test_a_permit_settles_once():
-    door = Door(slots=2)
+    door = SdkTransport(slots=2)
     first, _second = door.enter(), door.enter()
     free(first)
     free(first)
@@ -71,7 +70,7 @@ def test_a_permit_settles_once():
 
 
 def test_a_settled_permit_lets_the_next_one_leave():
-    door = Door()
+    door = SdkTransport()
     first, ticket = door.enter(), door.enter()
     assert isinstance(ticket, Ticket)
     free(first)
@@ -97,7 +96,7 @@ def served_of(door, permit, tickets):
 
 
 def test_of_a_queue_that_stands_the_newest_interactive_call_goes_first():
-    door = Door()
+    door = SdkTransport()
     permit = door.enter()
     tickets = [door.enter() for _ in range(7)]
 
@@ -106,7 +105,7 @@ def test_of_a_queue_that_stands_the_newest_interactive_call_goes_first():
 
 @pytest.mark.parametrize("priority", [Priority.BATCH, Priority.BACKGROUND])
 def test_other_classes_go_oldest_first(priority):
-    door = Door()
+    door = SdkTransport()
     permit = door.enter()
     tickets = [door.enter(priority=priority) for _ in range(7)]
 
@@ -114,7 +113,7 @@ def test_other_classes_go_oldest_first(priority):
 
 
 def test_under_a_send_rate_the_oldest_goes_first():
-    door = Door(spacings=[Spaced(100.0)])
+    door = SdkTransport(spacings=[Spaced(100.0)])
     permit = door.enter()
     tickets = [door.enter() for _ in range(7)]
 
@@ -122,7 +121,7 @@ def test_under_a_send_rate_the_oldest_goes_first():
 
 
 def test_oldest_first_within_a_priority_and_the_urgent_before_the_patient():
-    door = Door(slots=2)
+    door = SdkTransport(slots=2)
     permit, _ = door.enter(), door.enter()
     tickets = [
         door.enter(priority=priority)
@@ -139,7 +138,7 @@ def test_oldest_first_within_a_priority_and_the_urgent_before_the_patient():
 
 
 def test_nobody_overtakes_a_standing_queue():
-    door = Door()
+    door = SdkTransport()
     door.barrier.opens_at = 5.0
     first = door.enter(0.0)
     second = door.enter(5.0)  # the gate has just opened, its time-keeper has not looked yet
@@ -152,7 +151,7 @@ def test_nobody_overtakes_a_standing_queue():
 
 
 def test_a_full_queue_rejects():
-    door = Door(size=1)
+    door = SdkTransport(size=1)
     _, ticket, refused = door.enter(), door.enter(), door.enter()
 
     assert isinstance(ticket, Ticket)
@@ -162,7 +161,7 @@ def test_a_full_queue_rejects():
 
 
 def test_a_full_queue_says_when_to_come_back():
-    door = Door(size=1)
+    door = SdkTransport(size=1)
     door.learn(2.0)
     door.enter(10.0), door.enter(10.0)
 
@@ -170,14 +169,14 @@ def test_a_full_queue_says_when_to_come_back():
 
 
 def test_no_queue_at_all():
-    door = Door(size=0)
+    door = SdkTransport(size=0)
     door.enter()
 
     assert door.enter().policy == "queue"
 
 
 def test_a_full_queue_makes_room_for_a_more_urgent_call():
-    door = Door(size=2)
+    door = SdkTransport(size=2)
     door.enter()
     batch = [door.enter(priority=Priority.BATCH) for _ in range(2)]
     urgent = door.enter(priority=Priority.INTERACTIVE)
@@ -189,7 +188,7 @@ def test_a_full_queue_makes_room_for_a_more_urgent_call():
 
 
 def test_a_full_queue_makes_room_for_a_tenant_with_less_waiting():
-    door = Door(size=3)
+    door = SdkTransport(size=3)
     door.enter()
     flood = [door.enter(tenant="many") for _ in range(3)]
     few = door.enter(tenant="few")
@@ -201,7 +200,7 @@ def test_a_full_queue_makes_room_for_a_tenant_with_less_waiting():
 
 
 def test_what_a_tenant_waits_for_is_its_own_share():
-    door = Door()
+    door = SdkTransport()
     door.learn(1.0)
     door.enter()
     batch = {"priority": Priority.BATCH, "expires_at": 4.0}
@@ -213,7 +212,7 @@ def test_what_a_tenant_waits_for_is_its_own_share():
 
 
 def test_room_that_time_made_is_not_overlooked():
-    door = Door(slots=5, size=1)
+    door = SdkTransport(slots=5, size=1)
     door.barrier.opens_at = 5.0
     door.enter(0.0)
 

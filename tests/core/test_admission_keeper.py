@@ -2,8 +2,9 @@
 
 import pytest
 from door import Door, Turnstile, free
+from stage import TARGET
 
-from stormbreak.types import CANCELLED, Priority
+from stormbreak.types import CANCELLED, Call, Priority
 
 
 def test_one_ticket_keeps_time_for_all():
@@ -124,9 +125,9 @@ def test_a_ticket_granted_and_given_back_passes_the_grant_on():
 
 def test_who_holds_the_queue_is_named():
     door = Door()
-    assert door.admission.held_by(0.0) == "queue"
+    assert door.admission.held_by(Call(0, TARGET), 0.0) == "queue"
     permit = door.enter()
-    assert door.admission.held_by(0.0) == "limit"
+    assert door.admission.held_by(Call(0, TARGET), 0.0) == "limit"
     free(permit)
     door.barrier.opens_at = 5.0
-    assert door.admission.held_by(0.0) == "barrier0"
+    assert door.admission.held_by(Call(0, TARGET), 0.0) == "barrier0"

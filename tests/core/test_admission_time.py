@@ -1,15 +1,15 @@
 """The queue and time: who is shed, when, and what it hears."""
 
 import pytest
-from door import INF, Door, Growing, Scale, Told, free
+from door import INF, Growing, Scale, SdkTransport, Told, free
 from stage import OK, TIMEOUT, Spaced
 
-from stormbreak.core.ticket import Ticket
+from stormbreak.core.queue import Ticket
 from stormbreak.types import CANCELLED, Priority
 
 
 def test_who_has_no_time_left_is_shed_on_arrival():
-    door = Door()
+    door = SdkTransport()
     refused = door.enter(10.0, expires_at=10.0)
 
     assert refused.policy == "shed"
@@ -18,7 +18,7 @@ def test_who_has_no_time_left_is_shed_on_arrival():
 
 @pytest.mark.parametrize(("opens_at", "retry_at"), [(60.0, 60.0), (INF, None)])
 def test_whose_time_is_over_hears_which_gate_took_it_and_when_to_come_back(opens_at, retry_at):
-    door = Door()
+    door = SdkTransport()
     door.barrier.opens_at = 20.0
     ticket = door.enter(0.0, expires_at=30.0)
     door.barrier.opens_at = opens_at
@@ -28,7 +28,7 @@ def test_whose_time_is_over_hears_which_gate_took_it_and_when_to_come_back(opens
 
 
 def test_whose_time_is_over_behind_a_full_limit_is_shed():
-    door = Door(slots=2)
+    door = SdkTransport(slots=2)
     door.learn(8.0)
     door.enter(), door.enter()
     ticket = door.enter(0.0, expires_at=30.0)
@@ -38,7 +38,7 @@ def test_whose_time_is_over_behind_a_full_limit_is_shed():
 
 
 def test_of_a_full_limit_and_a_gate_that_waits_for_an_event_the_gate_is_named():
-    door = Door()
+    door = SdkTransport()
     door.enter()
     ticket = door.enter(0.0, expires_at=30.0)
     door.barrier.opens_at = INF
@@ -48,7 +48,7 @@ def test_of_a_full_limit_and_a_gate_that_waits_for_an_event_the_gate_is_named():
 
 
 def test_a_gate_closed_for_longer_than_the_call_may_wait_rejects_with_its_time():
-    door = Door()
+    door = SdkTransport()
     door.barrier.opens_at = 30.0
 
     assert door.enter(0.0, expires_at=29.0) == (
@@ -60,7 +60,7 @@ def test_a_gate_closed_for_longer_than_the_call_may_wait_rejects_with_its_time()
 
 
 def test_a_gate_closed_for_longer_than_the_longest_pause_rejects():
-    door = Door()
+    door = SdkTransport()
     door.barrier.opens_at = 901.0
     assert door.enter(0.0).retry_at == 901.0
     door.barrier.opens_at = 900.0
@@ -69,7 +69,7 @@ def test_a_gate_closed_for_longer_than_the_longest_pause_rejects():
 
 def test_whether_a_call_may_wait_is_asked_about_that_very_call():
     """Though another, a light one, waits before it."""
-    door = Door(kind=Scale)
+    door = SdkTransport(kind=Scale)
     door.enter()
     light = door.enter(expires_at=60.0)
 
@@ -86,7 +86,7 @@ def test_whether_a_call_may_wait_is_asked_about_that_very_call():
 
 def test_the_limit_hears_how_long_the_oldest_has_waited_and_of_no_wait_where_nobody_does():
     slots = Told()
-    door = Door(slots=slots)
+    door = SdkTransport(slots=slots)
     permit = door.enter(3.0)
     ticket = door.enter(4.0)
     door.enter(6.0).settle(CANCELLED, 6.5, 0.5)
@@ -106,7 +106,7 @@ def test_the_limit_hears_how_long_the_oldest_has_waited_and_of_no_wait_where_nob
 
 
 def test_sweep_rejects_whoever_a_gate_now_keeps_too_long():
-    door = Door()
+    door = SdkTransport()
     door.enter()
     brief, patient = door.enter(expires_at=10.0), door.enter(expires_at=50.0)
     door.barrier.opens_at = 20.0
@@ -119,7 +119,7 @@ def test_sweep_rejects_whoever_a_gate_now_keeps_too_long():
 
 
 def test_who_could_not_be_served_in_time_is_shed_on_arrival():
-    door = Door(slots=2)
+    door = SdkTransport(slots=2)
     door.learn(4.0)
     door.enter(), door.enter()
     tickets = [door.enter(expires_at=4.0) for _ in range(2)]  # 2 s and 4 s to wait
@@ -130,7 +130,7 @@ def test_who_could_not_be_served_in_time_is_shed_on_arrival():
 
 
 def test_only_those_ahead_count():
-    door = Door(slots=1)
+    door = SdkTransport(slots=1)
     door.learn(1.0)
     door.enter()
     for _ in range(5):
@@ -141,7 +141,7 @@ def test_only_those_ahead_count():
 
 
 def test_a_send_rate_says_how_long_it_will_take():
-    door = Door(slots=100, spacings=[Spaced(2.0)])
+    door = SdkTransport(slots=100, spacings=[Spaced(2.0)])
     door.barrier.opens_at = 1.0
     for _ in range(9):
         door.enter()
@@ -151,7 +151,7 @@ def test_a_send_rate_says_how_long_it_will_take():
 
 
 def test_a_limit_that_may_grow_sheds_only_what_would_be_late_at_its_most():
-    door = Door(slots=Growing(limit=1, most=4))
+    door = SdkTransport(slots=Growing(limit=1, most=4))
     door.learn(1.0)
     for _ in range(4):
         door.enter()
@@ -161,7 +161,7 @@ def test_a_limit_that_may_grow_sheds_only_what_would_be_late_at_its_most():
 
 
 def test_nobody_is_shed_while_nothing_is_known():
-    door = Door(slots=1)
+    door = SdkTransport(slots=1)
     door.enter()
 
     assert isinstance(door.enter(expires_at=0.001), Ticket)
@@ -169,7 +169,7 @@ def test_nobody_is_shed_while_nothing_is_known():
 
 @pytest.mark.parametrize(("deadline", "shed"), [(12.9, True), (13.0, False)])
 def test_at_its_turn_a_call_is_sent_only_if_an_answer_takes_no_longer_than_is_left(deadline, shed):
-    door = Door()
+    door = SdkTransport()
     first = door.enter()
     ticket, next_one = door.enter(expires_at=deadline, deadline_at=deadline), door.enter()
     door.learn(4.0)
@@ -182,7 +182,7 @@ def test_at_its_turn_a_call_is_sent_only_if_an_answer_takes_no_longer_than_is_le
 
 @pytest.mark.parametrize("turn", [10.0, 12.0])
 def test_whose_time_is_over_at_its_turn_is_shed_though_nobody_looked(turn):
-    door = Door()
+    door = SdkTransport()
     first, ticket, next_one = door.enter(), door.enter(expires_at=10.0), door.enter()
     free(first, turn)
 
@@ -192,7 +192,7 @@ def test_whose_time_is_over_at_its_turn_is_shed_though_nobody_looked(turn):
 
 @pytest.mark.parametrize(("waited", "shed"), [(0.9, False), (1.0, True)])
 def test_who_hardly_waited_gets_its_chance(waited, shed):
-    door = Door()
+    door = SdkTransport()
     deadline = {"deadline_at": 103.0, "expires_at": 103.0}
     first, ticket = door.enter(100.0), door.enter(100.0, **deadline)
     door.learn(4.0)
@@ -202,7 +202,7 @@ def test_who_hardly_waited_gets_its_chance(waited, shed):
 
 
 def test_a_ticket_expires():
-    door = Door()
+    door = SdkTransport()
     door.enter()
     ticket = door.enter(expires_at=10.0)
     door.admission.check(ticket, 9.9)
@@ -212,7 +212,7 @@ def test_a_ticket_expires():
 
 
 def test_the_mean_answer_time_follows_slowly():
-    door = Door()
+    door = SdkTransport()
     door.learn(4.0)
     assert door.admission.service == 4.0
     door.learn(14.0)
@@ -226,14 +226,14 @@ CUT = TIMEOUT._replace(own_deadline=True)
     ("outcome", "service"), [(OK, 3.0), (CANCELLED, 0.0), (TIMEOUT, 0.0), (CUT, 3.0)]
 )
 def test_answers_teach_how_long_an_answer_takes(outcome, service):
-    door = Door()
+    door = SdkTransport()
     door.enter(2.0).settle(outcome, 5.0, 0.5)
 
     assert service == door.admission.service
 
 
 def test_what_a_deadline_cut_took_at_least_so_long_and_teaches_no_less():
-    door = Door()
+    door = SdkTransport()
     door.learn(4.0)
     door.enter(0.0).settle(CUT, 3.9, 0.5)
     assert door.admission.service == 4.0

@@ -6,12 +6,13 @@ from math import inf
 import pytest
 from races import AFTER, FIRST, answered, heard, scene, slow
 from stage import INVALID, OK, OTHER, SERVER_ERROR, THROTTLED, TIMEOUT, Stage
+from table_test import table_test
 
 from stormbreak.core.circuit import BreakerPolicy
 from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.fallback import Step, TargetOrder
+from stormbreak.core.gate import Permit
 from stormbreak.core.hedge import HedgePolicy
-from stormbreak.core.permit import Permit
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.events import Committed, Hedged, HedgeRefused, Overtaken, Returned, Sent
 from stormbreak.types import FALLBACK, Outcome, Verdict
@@ -32,7 +33,7 @@ def test_one_that_takes_long_gets_another_beside_it():
     run = slow(stage)
 
     assert run.racing == [1, 2]
-    assert stage.lane.slots.in_flight == 2
+    assert stage.state.slots.in_flight == 2
     (hedged,) = heard(stage, Hedged)
     assert (hedged.attempt, hedged.after) == (2, pytest.approx(AFTER))
     assert [sent.attempt for sent in heard(stage, Sent)] == [1, 2]
@@ -47,15 +48,15 @@ def test_the_first_answer_counts_and_the_other_is_given_up(winner):
 
     assert run.ended.outcome is OK
     assert (run.ended.attempts, run.ended.maybe_processed) == (2, 1)
-    assert stage.lane.slots.in_flight == 0
+    assert stage.state.slots.in_flight == 0
     (overtaken,) = heard(stage, Overtaken)
     assert overtaken.attempt == 3 - winner
     assert overtaken.took == pytest.approx(0.25 + AFTER * (winner == 2))
     assert [returned.attempt for returned in heard(stage, Returned)] == [winner]
 
 
-@pytest.mark.parametrize("failed", [1, 2])
-@pytest.mark.parametrize("failure", [SERVER_ERROR, INVALID, TIMEOUT])
+@table_test("failed", [1, 2])
+@table_test("failure", [SERVER_ERROR, INVALID, TIMEOUT])
 def test_a_failure_leaves_it_to_the_other(failed, failure):
     stage = scene()
     run = slow(stage)
@@ -154,7 +155,7 @@ def test_whoever_cannot_stop_an_attempt_does_not_race():
 def test_one_that_begins_to_put_out_is_not_slow():
     stage = scene()
     run = stage.start(races=True, streams=True)
-    run.command.sends[0].permit.first(stage.now)
+    run.command.sends[0].permit.first_output(stage.now)
     stage.pass_time(10.0)
 
     assert run.racing == [1]
@@ -166,13 +167,13 @@ def test_a_stream_is_delivered_by_whoever_begins_first():
     run = slow(stage, delivers=True)
     run.cross(2, FIRST)
     assert run.delivering
-    assert stage.lane.slots.in_flight == 1
+    assert stage.state.slots.in_flight == 1
     assert [event.attempt for event in heard(stage, Committed)] == [2]
     run.step(OK)
 
     assert run.ended.outcome.committed
     assert run.ended.maybe_processed == 1
-    assert stage.lane.slots.in_flight == 0
+    assert stage.state.slots.in_flight == 0
 
 
 def test_a_stream_that_breaks_after_its_first_output_is_not_taken_up_by_another():
@@ -200,7 +201,7 @@ def test_whoever_gives_the_call_up_gives_all_of_its_attempts_up(leave, hedged):
     run = slow(stage) if hedged else stage.start(races=True)
     getattr(run, leave)()
 
-    assert stage.lane.slots.in_flight == 0
+    assert stage.state.slots.in_flight == 0
 
 
 @pytest.mark.parametrize("leave", ["close", "drop"])
@@ -214,7 +215,7 @@ def test_a_call_may_be_given_up_in_the_queue_and_while_it_delivers(leave):
     getattr(second, leave)()
     first.step(OK)
 
-    assert (stage.lane.slots.in_flight, stage.lane.admission.queued) == (0, 0)
+    assert (stage.state.slots.in_flight, stage.state.admission.queued) == (0, 0)
 
 
 def test_a_call_that_queues_is_slow_from_when_it_was_sent():
@@ -236,7 +237,7 @@ def test_a_call_that_queues_is_slow_from_when_it_was_sent():
 
 def test_a_call_that_is_rejected_does_not_start():
     stage = scene(breaker=BreakerPolicy())
-    stage.lane.isolate(stage.now)
+    stage.state.isolate(stage.now)
     run = stage.start(races=True, fail_fast=True)
 
     assert run.ended.outcome.verdict is Verdict.REJECTED
@@ -252,14 +253,14 @@ def test_what_was_overtaken_counts_as_that_slow():
         stage.pass_time(2.0)
         run.cross(run.racing[-1], OK)
 
-    assert stage.lane.hedging.delay(begins=False) == pytest.approx(2.0)
+    assert stage.state.hedging.delay(streams=False) == pytest.approx(2.0)
 
 
 def test_each_target_of_a_call_is_slow_by_its_own_times():
     stage = scene()
     stage.start(races=True, target=OTHER)
 
-    assert stage.engine.lane(OTHER).hedging is not stage.lane.hedging
+    assert stage.engine.target_state(OTHER).hedging is not stage.state.hedging
 
 
 def test_a_throttled_hedge_holds_back_nobody_but_by_its_own_gates():
@@ -287,15 +288,15 @@ def test_times_are_those_of_first_outputs_where_those_are_told(call, begins):
         run = stage.start(races=True, **call)
         stage.now += 0.25
         if begins:
-            run.command.sends[0].permit.first(stage.now)
+            run.command.sends[0].permit.first_output(stage.now)
         stage.now += 1.0
         run.cross(1, FIRST if "delivers" in call else OK)
         if run.delivering:
             run.step(OK)
-    took = stage.lane.hedging.delay(begins=begins)
+    took = stage.state.hedging.delay(streams=begins)
 
     assert took == pytest.approx(0.25 if begins else 1.25)
-    assert stage.lane.hedging.delay(begins=not begins) == inf
+    assert stage.state.hedging.delay(streams=not begins) == inf
 
 
 def test_what_is_given_up_is_settled_in_that_moment(monkeypatch):

@@ -54,7 +54,7 @@ class TestWhatKeepsAHedgeFromBeingSent:
     def test_the_circuit_is_not_closed(self):
         stage = scene(breaker=BreakerPolicy())
         run = stage.start(races=True)
-        stage.lane.isolate(stage.now)
+        stage.state.isolate(stage.now)
         stage.pass_time(AFTER)
 
         assert run.racing == [1]
@@ -82,7 +82,7 @@ class TestWhatKeepsAHedgeFromBeingSent:
     def test_the_budget_which_is_charged_last(self):
         stage = scene(retry_budget=BudgetPolicy())
         self.refused(stage, "budget")
-        assert stage.lane.slots.in_flight == 1
+        assert stage.state.slots.in_flight == 1
 
         for _ in range(9):
             stage.start().step(OK)
@@ -93,7 +93,7 @@ class TestWhatKeepsAHedgeFromBeingSent:
 
 def test_the_first_call_of_a_process_is_hedged():
     stage = scene()
-    stage.lane.diagnosis.__init__(TREATMENTS)
+    stage.state.diagnosis.__init__(TREATMENTS)
 
     assert slow(stage).racing == [1, 2]
 
@@ -101,7 +101,7 @@ def test_the_first_call_of_a_process_is_hedged():
 @pytest.mark.parametrize("late", [False, True])
 def test_so_is_the_first_after_three_minutes_of_silence(late):
     stage = scene()
-    stage.lane.diagnosis._late_share = float(late)
+    stage.state.diagnosis._late_share = float(late)
     stage.pass_time(180.1)
 
     assert slow(stage).racing == [1, 2]

@@ -8,7 +8,7 @@ from stage import OK, SERVER_ERROR, THROTTLED, TIMEOUT, told
 
 from stormbreak.core.automatic_limit import AutomaticLimit
 from stormbreak.core.diagnosis import TOP_TOTAL
-from stormbreak.core.gate import OPEN
+from stormbreak.core.gate import READY
 from stormbreak.errors import ConfigurationError
 from stormbreak.types import CANCELLED
 
@@ -18,7 +18,7 @@ def test_without_evidence_the_ceiling_is_the_limit():
     slots.take(100)
 
     assert slots.gate.limit == slots.gate.in_flight == 100
-    assert slots.gate.ready_at(slots.now) == inf
+    assert slots.gate.ready_at(None, slots.now) == inf
     assert not slots.gate.binds(slots.now)
 
 
@@ -351,7 +351,7 @@ def test_looking_changes_nothing():
     other.fail()
     other.take(max(0, other.gate.limit - other.gate.in_flight))
     for ahead in (0.0, 3.0, 50.0, 1_000.0):
-        slots.gate.ready_at(slots.now + ahead)
+        slots.gate.ready_at(None, slots.now + ahead)
         slots.gate.binds(slots.now + ahead)
 
     assert [slots.tick(1.0) for _ in range(130)] == [other.tick(1.0) for _ in range(130)]
@@ -361,22 +361,22 @@ def test_closed_it_says_when_time_alone_may_open_it():
     slots = SlotGate()
     slots.stand()
     slots.take(2)
-    at = slots.gate.ready_at(slots.now)
+    at = slots.gate.ready_at(None, slots.now)
 
     assert at == pytest.approx(slots.now + 5.0 + 11.7, abs=0.1)  # 2 * 2 ** (11.7 / 20) = 3
     slots.tick(at - slots.now)
-    assert slots.gate.ready_at(slots.now) == OPEN
+    assert slots.gate.ready_at(None, slots.now) == READY
 
 
 def test_behind_one_that_hangs_at_a_dead_target_another_leaves_after_the_hold():
     slots = SlotGate()
     slots.fail()
     slots.take(1)
-    at = slots.gate.ready_at(slots.now)
+    at = slots.gate.ready_at(None, slots.now)
 
     assert at == slots.now + 5.0
     slots.tick(5.0)
-    assert slots.gate.ready_at(slots.now) == OPEN
+    assert slots.gate.ready_at(None, slots.now) == READY
 
 
 STEPS = st.lists(
@@ -397,7 +397,7 @@ def test_at_least_one_never_beyond_reason_and_time_opens_it_when_it_said(steps, 
         slots.tick(pause)
         slots.wait(pause)
         for _ in range(count):
-            if slots.gate.ready_at(slots.now) == OPEN:
+            if slots.gate.ready_at(None, slots.now) == READY:
                 flying += slots.take(streams=puts_out)
         if flying and puts_out:
             slots.first(flying[:1])
@@ -407,9 +407,9 @@ def test_at_least_one_never_beyond_reason_and_time_opens_it_when_it_said(steps, 
         gate = slots.gate
         assert 1 <= gate.limit <= max(ceiling, 1.5 * 400 + 2)
         assert gate.in_flight == len(flying)
-        ready_at = gate.ready_at(slots.now)
-        assert (ready_at == OPEN) == (gate.in_flight < gate.limit)
-        assert ready_at == OPEN or ready_at > slots.now
+        ready_at = gate.ready_at(None, slots.now)
+        assert (ready_at == READY) == (gate.in_flight < gate.limit)
+        assert ready_at == READY or ready_at > slots.now
     flights = len(flying)
     slots.settle(flying, CANCELLED)
     slots.tick(1_000.0)  # hung ones may have had a vote: that was the last evidence

@@ -8,7 +8,7 @@ from stage import OK, SERVER_ERROR
 
 from stormbreak.core.automatic_limit import AutomaticLimit, AutomaticLimiter
 from stormbreak.core.diagnosis import Diagnosis
-from stormbreak.core.gate import OPEN
+from stormbreak.core.gate import READY
 from stormbreak.types import TREATMENTS
 
 
@@ -33,7 +33,7 @@ def test_before_anybody_has_looked_the_ceiling_is_the_limit():
     diagnosis = Diagnosis(TREATMENTS)
     gate = AutomaticLimiter(AutomaticLimit(max_in_flight=9), diagnosis, paused=lambda _: False)
 
-    assert (gate.limit, gate.ready_at(0.0)) == (9, OPEN)
+    assert (gate.limit, gate.ready_at(None, 0.0)) == (9, READY)
 
 
 def test_a_gain_of_one_is_possible():
@@ -80,7 +80,7 @@ def test_in_an_episode_too_only_an_answer_opens_what_no_fade_can(in_flight):
     slots.take(in_flight)
     assert slots.gate.binds(slots.now)
 
-    assert slots.gate.ready_at(slots.now) == inf
+    assert slots.gate.ready_at(None, slots.now) == inf
 
 
 def test_the_time_it_names_is_when_the_fade_opens_it_though_nothing_was_proven_since():
@@ -89,21 +89,21 @@ def test_the_time_it_names_is_when_the_fade_opens_it_though_nothing_was_proven_s
     slots.fail()
     slots.tick(10.0)
     slots.take(slots.gate.limit)
-    at = slots.gate.ready_at(slots.now)
+    at = slots.gate.ready_at(None, slots.now)
     slots.tick(at - slots.now - 0.1)
-    assert slots.gate.ready_at(slots.now) > slots.now
+    assert slots.gate.ready_at(None, slots.now) > slots.now
     slots.tick(0.101)
 
-    assert slots.gate.ready_at(slots.now) == OPEN
+    assert slots.gate.ready_at(None, slots.now) == READY
 
 
 def test_nobody_asks_again_sooner_than_in_50_ms():
     slots = SlotGate()
     slots.fail()
     slots.take(2)
-    at = slots.gate.ready_at(slots.now) + 1.0  # it should have opened, and nobody has looked
+    at = slots.gate.ready_at(None, slots.now) + 1.0  # it should have opened, and nobody has looked
 
-    assert slots.gate.ready_at(at) == at + 0.05
+    assert slots.gate.ready_at(None, at) == at + 0.05
 
 
 def test_whoever_finds_it_full_looks_at_once():

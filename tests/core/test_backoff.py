@@ -1,6 +1,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from table_test import table_test
 
 from stormbreak.core.backoff import Backoff
 from stormbreak.errors import ConfigurationError
@@ -48,7 +49,7 @@ TABLE = [
 ]
 
 
-@pytest.mark.parametrize(("rule", "chance", "delays"), TABLE)
+@table_test(("rule", "chance", "delays"), TABLE)
 def test_delays(rule, chance, delays):
     previous, given = 0.0, []
     for retry in range(1, 6):
@@ -98,7 +99,7 @@ BAD = [
 ]
 
 
-@pytest.mark.parametrize(("kind", "values", "message"), BAD)
+@table_test(("kind", "values", "message"), BAD)
 def test_impossible_values_are_named(kind, values, message):
     with pytest.raises(ConfigurationError, match=message):
         Backoff(kind=kind, **values)
@@ -150,7 +151,7 @@ DEFAULTS = [
 ]
 
 
-@pytest.mark.parametrize(("bare", "spelled_out"), DEFAULTS)
+@table_test(("bare", "spelled_out"), DEFAULTS)
 def test_defaults(bare, spelled_out):
     assert bare == spelled_out
 

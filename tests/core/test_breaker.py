@@ -2,6 +2,7 @@ from math import inf
 
 import pytest
 from stage import INVALID, OK, SERVER_ERROR, THROTTLED, TIMEOUT
+from table_test import table_test
 from ward import CLOSED, HALF_OPEN, ISOLATED, OPEN, Ward
 
 from stormbreak.core.circuit import BreakerPolicy, Mode
@@ -57,7 +58,7 @@ TRANSITIONS = [
 ]
 
 
-@pytest.mark.parametrize(("state", "event", "after"), TRANSITIONS)
+@table_test(("state", "event", "after"), TRANSITIONS)
 def test_transitions(state, event, after):
     ward = Ward().bring_to(state)
     event(ward)
@@ -99,7 +100,7 @@ READY = [
 def test_when_a_call_may_leave(state, ready_at):
     ward = Ward().bring_to(state)
 
-    assert ready_at == ward.breaker.ready_at(ward.now)
+    assert ready_at == ward.breaker.ready_at(None, ward.now)
 
 
 def test_a_closed_circuit_counts_anew():
@@ -159,7 +160,7 @@ def test_disabled_lets_pass_and_counts_nothing():
 
 def test_forced_open_lets_nothing_pass_and_is_not_reset_by_hand():
     ward = Ward(mode=Mode.FORCED_OPEN)
-    assert ward.breaker.ready_at(ward.now) == inf
+    assert ward.breaker.ready_at(None, ward.now) == inf
     ward.breaker.reset(ward.now)
     assert ward.state is ISOLATED
 
@@ -169,7 +170,7 @@ def test_isolating_by_hand_works_in_every_mode(mode):
     ward = Ward(mode=mode)
     ward.breaker.isolate(ward.now)
 
-    assert ward.breaker.ready_at(ward.now) == inf
+    assert ward.breaker.ready_at(None, ward.now) == inf
 
 
 @pytest.mark.parametrize("mode", Mode)
@@ -180,7 +181,7 @@ def test_a_mode_may_be_given_as_a_word(mode):
 def test_isolated_for_a_time_is_followed_by_a_trial():
     ward = Ward()
     ward.breaker.isolate(ward.now, duration=60.0)
-    assert (ward.state, ward.breaker.ready_at(ward.now)) == (ISOLATED, 60.0)
+    assert (ward.state, ward.breaker.ready_at(None, ward.now)) == (ISOLATED, 60.0)
     assert ward.changes == [(CLOSED, ISOLATED, 0.0, 60.0)]
     ward.now = 60.0
     ward.send(OK)
@@ -193,9 +194,9 @@ def test_isolated_for_a_time_may_be_reset_before_and_isolated_anew():
     ward = Ward()
     ward.breaker.isolate(ward.now, duration=60.0)
     ward.breaker.isolate(ward.now, duration=5.0)
-    assert ward.breaker.ready_at(ward.now) == 5.0
+    assert ward.breaker.ready_at(None, ward.now) == 5.0
     ward.breaker.isolate(ward.now)
-    assert ward.breaker.ready_at(ward.now) == inf
+    assert ward.breaker.ready_at(None, ward.now) == inf
     ward.breaker.reset(ward.now)
     assert ward.ready
 
@@ -207,9 +208,9 @@ def test_isolated_for_a_time_may_be_reset_before_and_isolated_anew():
 def test_where_no_trial_would_decide_it_closes_after_its_time(mode, ready, after):
     ward = Ward(mode=mode)
     ward.breaker.isolate(ward.now, duration=60.0)
-    assert ward.breaker.ready_at(59.0) == 60.0
+    assert ward.breaker.ready_at(None, 59.0) == 60.0
     ward.now = 60.0
-    assert ward.breaker.ready_at(ward.now) == ready
+    assert ward.breaker.ready_at(None, ward.now) == ready
     ward.send(SERVER_ERROR)
     assert ward.state is after
 
@@ -218,10 +219,10 @@ def test_forced_open_stays_so_when_an_isolation_is_over():
     ward = Ward(mode=Mode.FORCED_OPEN)
     ward.breaker.isolate(ward.now, duration=60.0)
 
-    assert ward.breaker.ready_at(61.0) == inf
+    assert ward.breaker.ready_at(None, 61.0) == inf
 
 
-@pytest.mark.parametrize("duration", [0, -1.0, inf, float("nan"), "60", True, 1e9])
+@table_test("duration", [0, -1.0, inf, float("nan"), "60", True, 1e9])
 def test_a_duration_that_is_none_is_refused(duration):
     ward = Ward()
     with pytest.raises(ConfigurationError, match="duration must be"):

@@ -1,5 +1,6 @@
 import pytest
 from stage import OK, SERVER_ERROR, THROTTLED, TIMEOUT
+from table_test import table_test
 from ward import CLOSED, HALF_OPEN, OPEN, Ward
 
 from stormbreak.core.trip import DeadTarget, SlowRate
@@ -11,8 +12,8 @@ SLOW = SlowRate(ratio=1.0, slow_call_threshold=5.0, min_calls=2, window_calls=2)
 OURS = TIMEOUT._replace(own_deadline=True)
 
 
-@pytest.mark.parametrize("outcome", [OK, SERVER_ERROR, CANCELLED, OURS])
-@pytest.mark.parametrize(("took", "after"), [(4.9, CLOSED), (5.0, OPEN)])
+@table_test("outcome", [OK, SERVER_ERROR, CANCELLED, OURS])
+@table_test(("took", "after"), [(4.9, CLOSED), (5.0, OPEN)])
 def test_slow_calls_open_even_those_that_we_cut_ourselves(outcome, took, after):
     ward = Ward(trip=SLOW)
     tokens = [ward.take(), ward.take()]

@@ -2,6 +2,7 @@ from math import inf
 
 import pytest
 from stage import INVALID, OK, SERVER_ERROR, THROTTLED
+from table_test import table_test
 from ward import CLOSED, HALF_OPEN, OPEN, Ward
 
 from stormbreak.types import CANCELLED
@@ -35,7 +36,7 @@ def test_a_cancelled_or_throttled_probe_gives_its_place_back_uncounted():
     assert ward.state is CLOSED
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("probes", "success_ratio", "needed"),
     [(3, 0.5, 2), (4, 0.5, 2), (1, 0.1, 1), (10, 0.7, 7), (5, 1.0, 5), (3, 0.01, 1)],
 )
@@ -61,14 +62,14 @@ def test_reopening_starts_a_new_open_time():
     ward.now = 17.0
     ward.send(SERVER_ERROR, SERVER_ERROR)
 
-    assert ward.breaker.ready_at(ward.now) == 27.0
+    assert ward.breaker.ready_at(None, ward.now) == 27.0
 
 
 def test_a_hung_probe_holds_its_place_for_its_lease_only():
     ward = Ward(probes=1, max_concurrent_probes=1, success_ratio=1.0).bring_to(HALF_OPEN)
     hung = ward.take()
 
-    assert ward.breaker.ready_at(ward.now) == ward.now + 30.0
+    assert ward.breaker.ready_at(None, ward.now) == ward.now + 30.0
     ward.now += 30.0
     other = ward.take()
     ward.settle(hung, CANCELLED)
@@ -84,11 +85,11 @@ def test_where_all_places_are_taken_the_first_lease_that_ends_makes_room():
     ward.now += 7.0
     ward.take()
 
-    assert ward.breaker.ready_at(ward.now) == began + 30.0
-    assert ward.breaker.ready_at(began + 30.0) == -inf
+    assert ward.breaker.ready_at(None, ward.now) == began + 30.0
+    assert ward.breaker.ready_at(None, began + 30.0) == -inf
     ward.now = began + 30.0
     ward.take()
-    assert ward.breaker.ready_at(ward.now) == began + 37.0
+    assert ward.breaker.ready_at(None, ward.now) == began + 37.0
 
 
 @pytest.mark.parametrize("replaced", [False, True])
@@ -141,8 +142,8 @@ def test_a_trial_that_comes_to_nothing_opens_the_circuit_again():
     ward.now = began + 99.9
     assert ward.ready
     ward.now = began + 100.0
-    assert ward.breaker.ready_at(ward.now) == began + 120.0
-    assert ward.breaker.ready_at(began + 120.0) == -inf
+    assert ward.breaker.ready_at(None, ward.now) == began + 120.0
+    assert ward.breaker.ready_at(None, began + 120.0) == -inf
     ward.now += 7.0
     ward.settle(hung, OK)  # of an earlier state by now
     assert (ward.state, ward.breaker.until) == (OPEN, began + 120.0)

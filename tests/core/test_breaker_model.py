@@ -252,7 +252,7 @@ class Compared(RuleBasedStateMachine):
         self.breaker = self.fresh()
         if switches[2]:
             for _ in range(8):
-                if self.breaker.ready_at(self.now) <= self.now:
+                if self.breaker.ready_at(None, self.now) <= self.now:
                     self.take()
                     self.settle_last(SERVER_ERROR)
 
@@ -268,8 +268,8 @@ class Compared(RuleBasedStateMachine):
 
     @rule()
     def take(self):
-        if self.breaker.ready_at(self.now) <= self.now:
-            self.plain.take(self.breaker.take(self.now), self.now)
+        if self.breaker.ready_at(None, self.now) <= self.now:
+            self.plain.take(self.breaker.take(None, self.now), self.now)
 
     @rule(n=st.integers(2, 6))
     def take_many(self, n):
@@ -279,7 +279,7 @@ class Compared(RuleBasedStateMachine):
     @rule(n=st.integers(3, 12), outcome=st.sampled_from([THROTTLED, CANCELLED]))
     def come_to_nothing(self, n, outcome):
         for _ in range(n):
-            if self.breaker.ready_at(self.now) <= self.now:
+            if self.breaker.ready_at(None, self.now) <= self.now:
                 self.take()
                 self._settle(self.under_way()[-1], outcome, 0.5)
 
@@ -330,7 +330,7 @@ class Compared(RuleBasedStateMachine):
             return
         assert self.breaker.state.value == self.plain.state
         assert self.breaker.trips == self.plain.trips
-        assert self.breaker.ready_at(self.now) == pytest.approx(self.plain.ready_at(self.now))
+        assert self.breaker.ready_at(None, self.now) == pytest.approx(self.plain.ready_at(self.now))
 
 
 Compared.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)

@@ -2,6 +2,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from stage import SERVER_ERROR
+from table_test import table_test
 
 from stormbreak.core.diagnosis import Diagnosis
 from stormbreak.core.trip import AnyRule, ConsecutiveFailures, DeadTarget, FailureRate, SlowRate
@@ -71,7 +72,7 @@ TABLE = [
 ]
 
 
-@pytest.mark.parametrize(("rule", "outcomes", "pause", "index"), TABLE)
+@table_test(("rule", "outcomes", "pause", "index"), TABLE)
 def test_trips(rule, outcomes, pause, index):
     assert index == tripped_at(rule, outcomes, pause=pause)
 
@@ -92,8 +93,8 @@ SLOWNESS = [
 ]
 
 
-@pytest.mark.parametrize("failed", [False, None])
-@pytest.mark.parametrize(("rule", "spans", "pause", "index"), SLOWNESS)
+@table_test("failed", [False, None])
+@table_test(("rule", "spans", "pause", "index"), SLOWNESS)
 def test_slowness_trips_whether_calls_succeeded_or_were_cut(rule, spans, pause, index, failed):
     machine = made(rule)
     if failed is None and Q in spans:
@@ -128,9 +129,9 @@ def test_a_dead_target_is_what_the_diagnosis_says_and_the_window_is_only_shown()
     diagnosis = Diagnosis(TREATMENTS)
     machine = DeadTarget().counter(diagnosis)
     for _ in range(7):
-        diagnosis.settle(diagnosis.take(0.0), SERVER_ERROR, 0.0, 0.5)
+        diagnosis.settle(diagnosis.take(None, 0.0), SERVER_ERROR, 0.0, 0.5)
     assert not any(machine.record(0.0, failed=True) for _ in range(99))
-    diagnosis.settle(diagnosis.take(0.0), SERVER_ERROR, 0.0, 0.5)
+    diagnosis.settle(diagnosis.take(None, 0.0), SERVER_ERROR, 0.0, 0.5)
 
     assert machine.record(0.0, failed=True)
     assert not machine.record(0.0, failed=False)  # a success never opens
@@ -195,7 +196,7 @@ DEFAULTS = [
 ]
 
 
-@pytest.mark.parametrize(("rule", "values"), DEFAULTS)
+@table_test(("rule", "values"), DEFAULTS)
 def test_the_defaults(rule, values):
     assert type(rule)(**values) == rule
 
@@ -246,7 +247,7 @@ IMPOSSIBLE = [
 ]
 
 
-@pytest.mark.parametrize(("rule", "values", "message"), IMPOSSIBLE)
+@table_test(("rule", "values", "message"), IMPOSSIBLE)
 def test_impossible_values_are_named(rule, values, message):
     with pytest.raises(ConfigurationError, match=message):
         rule(**values)

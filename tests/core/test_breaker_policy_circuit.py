@@ -1,4 +1,5 @@
 import pytest
+from table_test import table_test
 
 from stormbreak.core.circuit import BreakerPolicy, Mode
 from stormbreak.core.trip import DeadTarget
@@ -20,7 +21,7 @@ BAD = [
 ]
 
 
-@pytest.mark.parametrize(("values", "message"), BAD)
+@table_test(("values", "message"), BAD)
 def test_impossible_values_are_named(values, message):
     with pytest.raises(ConfigurationError, match=message):
         BreakerPolicy(**values)

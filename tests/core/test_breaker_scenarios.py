@@ -9,8 +9,8 @@ seconds pass; `closed`, `open`, `half_open`, `isolated` say where the circuit mu
 pass now. `hang` starts a call that is answered by a later `back-ok` or `back-err`, oldest first.
 """
 
-import pytest
 from stage import OK, SERVER_ERROR, THROTTLED
+from table_test import table_test
 
 from stormbreak.core.breaker import Breaker
 from stormbreak.core.circuit import BreakerPolicy, Mode, State
@@ -145,8 +145,8 @@ class Scene:
         self.hanging = []
 
     def take(self):
-        assert self.breaker.ready_at(self.now) <= self.now
-        return self.breaker.take(self.now)
+        assert self.breaker.ready_at(None, self.now) <= self.now
+        return self.breaker.take(None, self.now)
 
     def settle(self, token, outcome):
         self.breaker.settle(token, outcome, self.now, 0.5)
@@ -163,7 +163,7 @@ class Scene:
         elif word.startswith("+"):
             self.now += float(word)
         elif word == "refused":
-            assert self.breaker.ready_at(self.now) > self.now
+            assert self.breaker.ready_at(None, self.now) > self.now
         elif word in ("isolate", "reset"):
             getattr(self.breaker, word)(self.now)
         else:
@@ -180,10 +180,9 @@ class Scene:
                 before = word
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("rule", "changes", "script"),
     SCENARIOS + DIFFERENT,
-    ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_scenario(rule, changes, script):
     Scene(rule, changes).play(script)

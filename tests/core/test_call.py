@@ -17,7 +17,7 @@ from stormbreak.core.circuit import BreakerPolicy
 from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.flow import Wait
 from stormbreak.core.policy import Policy
-from stormbreak.core.queue_order import QueuePolicy
+from stormbreak.core.queue import QueuePolicy
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.core.retry_budget import BudgetPolicy
 from stormbreak.core.trip import ConsecutiveFailures
@@ -147,9 +147,9 @@ def test_a_closed_flow_frees_its_slot_and_counts_nothing(way):
     stage.settle()
 
     assert waiting.sending
-    assert stage.lane.slots.in_flight == 1
+    assert stage.state.slots.in_flight == 1
     waiting.close()
-    assert stage.lane.slots.in_flight == 0
+    assert stage.state.slots.in_flight == 0
 
 
 def test_closing_an_ended_flow_does_nothing():
@@ -158,7 +158,7 @@ def test_closing_an_ended_flow_does_nothing():
     run.close()
     run.drop()
 
-    assert stage.lane.slots.in_flight == 0
+    assert stage.state.slots.in_flight == 0
 
 
 def test_the_events_of_a_call_that_struggled():

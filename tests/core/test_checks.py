@@ -5,6 +5,7 @@ from types import NoneType
 from typing import get_args, get_origin, get_type_hints
 
 import pytest
+from table_test import table_test
 
 from stormbreak.core.automatic_limit import AutomaticLimit
 from stormbreak.core.backoff import Backoff
@@ -21,7 +22,7 @@ from stormbreak.core.concurrency_limit import AimdLimit, FixedLimit
 from stormbreak.core.fallback import CachePolicy, Place, ToCache, ToDegraded, ToTargets
 from stormbreak.core.hedge import HedgePolicy
 from stormbreak.core.policy import Policy
-from stormbreak.core.queue_order import QueuePolicy
+from stormbreak.core.queue import QueuePolicy
 from stormbreak.core.rate_limit_policy import RateLimitPolicy
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.core.retry_budget import BudgetPolicy
@@ -87,13 +88,13 @@ def wrong_values():
                 yield pytest.param(policy, name, value, id=f"{policy.__name__}.{name}={value!r}")
 
 
-@pytest.mark.parametrize(("policy", "name", "value"), list(wrong_values()))
+@table_test(("policy", "name", "value"), list(wrong_values()))
 def test_a_value_of_the_wrong_type_is_named_when_the_policy_is_made(policy, name, value):
     with pytest.raises(ConfigurationError, match=rf"^{name} must be .*, got "):
         policy(**{name: value})
 
 
-@pytest.mark.parametrize("policy", POLICIES)
+@table_test("policy", POLICIES)
 def test_every_number_of_a_policy_is_checked_for_its_type(policy):
     assert {name for name, *_ in _rules(policy)} >= {
         name for name, hint in get_type_hints(policy).items() if hint in (int, float, bool)

@@ -3,6 +3,7 @@ from math import inf, nan
 
 import pytest
 from stage import OK, SERVER_ERROR
+from table_test import table_test
 
 from stormbreak.core.breaker import Breaker
 from stormbreak.core.circuit import BreakerPolicy, Mode, State
@@ -27,7 +28,7 @@ def fresh(**changes):
 
 
 def fail(breaker, now):
-    breaker.settle(breaker.take(now), SERVER_ERROR, now, 0.5)
+    breaker.settle(breaker.take(None, now), SERVER_ERROR, now, 0.5)
 
 
 def again(breaker, now, *, at, elapsed=0.0, **changes):
@@ -42,30 +43,30 @@ def test_an_open_circuit_stays_open_for_what_was_left_less_what_has_passed():
     breaker = fresh()
     fail(breaker, 100.0)
 
-    assert again(breaker, 103.0, at=5000.0).ready_at(5000.0) == 5007.0
-    assert again(breaker, 103.0, at=5000.0, elapsed=4.0).ready_at(5000.0) == 5003.0
-    assert again(breaker, 103.0, at=5000.0, elapsed=40.0).ready_at(5000.0) == -inf
+    assert again(breaker, 103.0, at=5000.0).ready_at(None, 5000.0) == 5007.0
+    assert again(breaker, 103.0, at=5000.0, elapsed=4.0).ready_at(None, 5000.0) == 5003.0
+    assert again(breaker, 103.0, at=5000.0, elapsed=40.0).ready_at(None, 5000.0) == -inf
 
 
 def test_half_open_is_saved_as_open_whose_time_is_over():
     breaker = fresh()
     fail(breaker, 100.0)
-    breaker.take(110.0)
-    breaker.take(110.0)
-    assert breaker.ready_at(110.0) > 110.0  # no probe is free
+    breaker.take(None, 110.0)
+    breaker.take(None, 110.0)
+    assert breaker.ready_at(None, 110.0) > 110.0  # no probe is free
     other = again(breaker, 110.0, at=0.0)
 
-    assert (other.state, other.ready_at(0.0)) == (State.OPEN, -inf)
-    other.take(0.0)
+    assert (other.state, other.ready_at(None, 0.0)) == (State.OPEN, -inf)
+    other.take(None, 0.0)
     assert other.state is State.HALF_OPEN
 
 
 def test_a_trial_that_is_over_is_saved_as_the_open_time_that_began_with_its_end():
     breaker = fresh(max_half_open_duration=100.0)
     fail(breaker, 100.0)
-    breaker.take(110.0)  # a trial until 210, and open for twenty seconds then
+    breaker.take(None, 110.0)  # a trial until 210, and open for twenty seconds then
 
-    assert again(breaker, 215.0, at=0.0).ready_at(0.0) == 15.0
+    assert again(breaker, 215.0, at=0.0).ready_at(None, 0.0) == 15.0
 
 
 def test_a_circuit_that_closed_is_saved_without_what_had_grown():
@@ -73,7 +74,7 @@ def test_a_circuit_that_closed_is_saved_without_what_had_grown():
     fail(breaker, 100.0)
     for outcome in (SERVER_ERROR, SERVER_ERROR, OK, OK):
         now = max(110.0, breaker.until)
-        breaker.settle(breaker.take(now), outcome, now, 0.5)
+        breaker.settle(breaker.take(None, now), outcome, now, 0.5)
 
     assert breaker.state is State.CLOSED
     assert breaker.save(140.0).open_for == 10.0
@@ -85,7 +86,7 @@ def test_the_open_time_goes_on_growing():
     for now in (110.0, 110.0):  # one of two may fail
         fail(breaker, now)
     other = again(breaker, 115.0, at=0.0)
-    assert other.ready_at(0.0) == 15.0
+    assert other.ready_at(None, 0.0) == 15.0
     fail(other, 15.0)
     fail(other, 15.0)
     assert other.until == 15.0 + 40.0
@@ -102,11 +103,11 @@ def test_closed_and_isolated_stay_as_they_are(by_hand):
 
 def test_results_from_before_move_nothing():
     breaker = fresh()
-    token = breaker.take(0.0)
+    token = breaker.take(None, 0.0)
     breaker.restore(breaker.save(1.0), 1.0)
     breaker.settle(token, SERVER_ERROR, 2.0, 0.5)
     assert breaker.state is State.CLOSED
-    breaker.settle(breaker.take(3.0), OK, 3.0, 0.5)
+    breaker.settle(breaker.take(None, 3.0), OK, 3.0, 0.5)
     assert breaker.state is State.CLOSED
 
 
@@ -156,7 +157,7 @@ def test_no_open_time_is_longer_than_the_policy_makes_it():
     CircuitSnapshot(state=State.CLOSED, open_left=0.0, open_for=10.0), now)])  # fmt: skip
 def test_a_time_that_the_server_named_is_forgotten_with_the_rest(forget):
     breaker = fresh()
-    breaker.settle(breaker.take(0.0), SERVER_ERROR._replace(retry_after=500.0), 0.0, 0.5)
+    breaker.settle(breaker.take(None, 0.0), SERVER_ERROR._replace(retry_after=500.0), 0.0, 0.5)
     assert breaker.until > 500.0
     forget(breaker, 1.0)
     fail(breaker, 2.0)
@@ -167,7 +168,7 @@ BEYOND = "open_left must be a finite number, got"
 GOOD = {"state": "open", "open_left": 1, "open_for": 5.0}
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("key", "value", "message"),
     [
         ("state", "half_open", "state must be one of closed, open, isolated, got 'half_open'"),
@@ -203,7 +204,7 @@ def test_what_has_no_keys_is_no_saved_circuit(values):
         parse_snapshot(values)
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("changes", "left", "grown"),
     [
         ({}, 1350.0, 40.0),  # as long as a server may keep it open
@@ -219,7 +220,7 @@ def test_no_time_is_longer_than_the_policy_of_today_makes_it(changes, left, grow
     breaker.restore(
         CircuitSnapshot(state=State.OPEN, open_left=9e6, open_for=9e6, named_left=9e6), 100.0
     )
-    assert breaker.ready_at(100.0) == 100.0 + left
+    assert breaker.ready_at(None, 100.0) == 100.0 + left
     now = breaker.until
     fail(breaker, now)
     fail(breaker, now)
@@ -254,22 +255,24 @@ def test_an_open_time_that_nobody_named_is_that_of_the_policy_of_today():
     fail(breaker, 100.0)
 
     assert (
-        again(breaker, 100.0, at=0.0, open_duration=5.0, open_duration_factor=1.0).ready_at(0.0)
+        again(breaker, 100.0, at=0.0, open_duration=5.0, open_duration_factor=1.0).ready_at(
+            None, 0.0
+        )
         == 5.0
     )
 
 
 def test_a_named_time_outlives_a_restart():
     breaker = fresh()
-    token = breaker.take(100.0)
+    token = breaker.take(None, 100.0)
     breaker.settle(token, SERVER_ERROR._replace(retry_after=60.0), 100.0, 0.0)
     second = again(breaker, 110.0, at=0.0, elapsed=5.0)
 
-    assert second.ready_at(0.0) == 45.0
-    assert again(second, 5.0, at=0.0).ready_at(0.0) == 40.0
+    assert second.ready_at(None, 0.0) == 45.0
+    assert again(second, 5.0, at=0.0).ready_at(None, 0.0) == 40.0
     assert (
         again(breaker, 110.0, at=0.0, respect_retry_after=False, open_duration_factor=1.0).ready_at(
-            0.0
+            None, 0.0
         )
         == 10.0
     )
@@ -286,19 +289,19 @@ def test_an_isolation_by_hand_outlives_a_restart_in_every_mode(mode):
     breaker = fresh(mode=mode)
     breaker.isolate(100.0)
     other = again(breaker, 110.0, at=0.0)
-    assert other.ready_at(0.0) == inf
+    assert other.ready_at(None, 0.0) == inf
 
     other.isolate(0.0, duration=30.0)
     third = again(other, 10.0, at=0.0, elapsed=5.0, mode=Mode.NORMAL)
-    assert (third.state, third.ready_at(0.0)) == (State.ISOLATED, 15.0)
-    assert again(other, 10.0, at=0.0, elapsed=50.0, mode=Mode.NORMAL).ready_at(0.0) == -inf
+    assert (third.state, third.ready_at(None, 0.0)) == (State.ISOLATED, 15.0)
+    assert again(other, 10.0, at=0.0, elapsed=50.0, mode=Mode.NORMAL).ready_at(None, 0.0) == -inf
 
 
 def test_what_only_the_mode_isolates_is_not_isolated_in_another_mode():
     forced = fresh(mode=Mode.FORCED_OPEN)
 
     assert again(forced, 100.0, at=0.0).state is State.CLOSED
-    assert again(forced, 100.0, at=0.0, mode=Mode.FORCED_OPEN).ready_at(0.0) == inf
+    assert again(forced, 100.0, at=0.0, mode=Mode.FORCED_OPEN).ready_at(None, 0.0) == inf
     forced.isolate(100.0)
     assert again(forced, 100.0, at=0.0).state is State.ISOLATED
     forced.reset(100.0)

@@ -5,9 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from stage import INVALID, OK, SERVER_ERROR, THROTTLED, TIMEOUT, told
+from table_test import table_test
 
 from stormbreak.core.concurrency_limit import AimdLimit, AimdLimiter
-from stormbreak.core.gate import OPEN, UNTIL_EVENT
+from stormbreak.core.gate import NEVER, READY
 from stormbreak.errors import ConfigurationError
 from stormbreak.types import CANCELLED, Outcome, Verdict
 
@@ -30,7 +31,7 @@ class Plant:
         sent = []
         for client in self.clients:
             room = max(0, min(demand, client.limit - client.in_flight))
-            sent += [(client, client.take(self.now)) for _ in range(room)]
+            sent += [(client, client.take(None, self.now)) for _ in range(room)]
         self.now += 1.0
         random.Random(int(self.now)).shuffle(sent)
         for number, (client, token) in enumerate(sent):
@@ -45,7 +46,7 @@ class Plant:
 
 
 def full(slots):
-    return [slots.take(0.0) for _ in range(slots.limit - slots.in_flight)]
+    return [slots.take(None, 0.0) for _ in range(slots.limit - slots.in_flight)]
 
 
 def settle(slots, tokens, outcome=OK, now=1.0):
@@ -56,10 +57,10 @@ def settle(slots, tokens, outcome=OK, now=1.0):
 def test_counts_slots():
     slots = AimdLimiter(AimdLimit(initial_in_flight=2))
     one, _two = full(slots)
-    assert slots.ready_at(0.0) == UNTIL_EVENT
+    assert slots.ready_at(None, 0.0) == NEVER
     slots.settle(one, CANCELLED, 0.0, 0.5)
-    assert slots.ready_at(0.0) == OPEN
-    assert (slots.in_flight, slots.limit, slots.most) == (1, 2, 256)
+    assert slots.ready_at(None, 0.0) == READY
+    assert (slots.in_flight, slots.limit, slots.max_limit) == (1, 2, 256)
 
 
 def test_doubles_per_round_trip_until_the_first_sign():
@@ -85,7 +86,7 @@ def test_does_not_climb_while_it_is_not_used():
     assert [limit for (limit,) in plant.rounds(50, demand=9)] == [10] * 50
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("outcome", "limit"),
     [
         (THROTTLED, 8),
@@ -132,7 +133,7 @@ def test_a_slow_answer_is_a_sign_where_the_policy_says_what_is_slow():
 
 def test_how_long_an_answer_took_is_counted_from_when_it_was_sent():
     slots = AimdLimiter(AimdLimit(initial_in_flight=10, slow_call_threshold=5.0))
-    slots.settle(slots.take(100.0), OK, 104.0, 0.5)
+    slots.settle(slots.take(None, 100.0), OK, 104.0, 0.5)
 
     assert slots.limit >= 10
 
@@ -206,7 +207,7 @@ def test_two_clients_come_to_equal_parts():
     assert max(used) <= 1.2 * min(used)
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("values", "message"),
     [
         ({"min_in_flight": 0}, "min_in_flight must be at least 1, got 0"),

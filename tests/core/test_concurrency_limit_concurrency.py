@@ -11,13 +11,13 @@ def test_open_while_a_slot_is_free():
     slots = FixedLimiter(FixedLimit(max_in_flight=2))
     readiness = []
     for _ in range(2):
-        readiness.append(slots.ready_at(0.0))
-        slots.take(0.0)
+        readiness.append(slots.ready_at(None, 0.0))
+        slots.take(None, 0.0)
 
     assert readiness == [-inf, -inf]
-    assert slots.ready_at(0.0) == inf
+    assert slots.ready_at(None, 0.0) == inf
     slots.settle(None, OK, 0.0, 0.0)
-    assert slots.ready_at(0.0) == -inf
+    assert slots.ready_at(None, 0.0) == -inf
     assert slots.in_flight == 1
 
 
@@ -29,7 +29,7 @@ def test_impossible_values_are_named():
 def test_one_at_a_time_is_possible_and_the_limit_is_its_own_ceiling():
     policy = FixedLimit(max_in_flight=1)
 
-    assert (policy.max_in_flight, FixedLimiter(policy).most, FixedLimiter(policy).limit) == (
+    assert (policy.max_in_flight, FixedLimiter(policy).max_limit, FixedLimiter(policy).limit) == (
         1,
         1,
         1,

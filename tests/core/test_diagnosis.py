@@ -9,7 +9,7 @@ from stage import OK, SERVER_ERROR, THROTTLED, TIMEOUT, told
 from watch import Watch
 
 from stormbreak.core.diagnosis import TOP_FIRST, TOP_TOTAL, Cause, Diagnosis
-from stormbreak.core.gate import OPEN
+from stormbreak.core.gate import READY
 from stormbreak.types import CANCELLED, TREATMENTS, Outcome, Tally, Verdict
 
 USUAL = 1.3  # of answers that take a second
@@ -20,7 +20,7 @@ def test_nothing_is_known_at_first():
     watch = Watch()
     diagnosis = watch.diagnosis
 
-    assert diagnosis.ready_at(0.0) == OPEN
+    assert diagnosis.ready_at(None, 0.0) == READY
     assert (diagnosis.late_at, diagnosis.dead_at, diagnosis.throttled_at) == (-inf, -inf, -inf)
     assert (watch.cause, watch.is_dead, watch.is_healthy) == (Cause.NONE, False, False)
     assert not diagnosis.is_overtaken(watch.now)
@@ -229,7 +229,7 @@ def test_where_everybody_is_refused_it_is_an_overload_until_somebody_is_answered
 def test_429s_that_have_proved_to_be_luck_are_no_evidence():
     diagnosis = Diagnosis(TREATMENTS, is_random=lambda now: now >= 5.0)
     for now in (4.0, 6.0):
-        diagnosis.settle(diagnosis.take(now), THROTTLED, now, 0.5)
+        diagnosis.settle(diagnosis.take(None, now), THROTTLED, now, 0.5)
 
     assert diagnosis.throttled_at == 4.0
 

@@ -52,16 +52,16 @@ def test_snapshot_says_what_stands_where():
     }
 
 
-def test_one_lane_a_target():
+def test_one_target_state_a_target():
     stage = Stage()
 
-    assert stage.engine.lane(TARGET) is stage.engine.lane(TARGET)
+    assert stage.engine.target_state(TARGET) is stage.engine.target_state(TARGET)
 
 
 def test_without_a_breaker_there_is_no_circuit():
     stage = Stage(policy())
-    stage.lane.isolate(stage.now)
-    stage.lane.reset(stage.now)
+    stage.state.isolate(stage.now)
+    stage.state.reset(stage.now)
 
     assert stage.engine.snapshot(stage.now)["targets"]["acme/large"]["circuit"] is None
     assert stage.start().sending
@@ -70,14 +70,14 @@ def test_without_a_breaker_there_is_no_circuit():
 def test_isolating_by_hand_holds_the_patient_and_rejects_the_hasty():
     stage = Stage(policy(breaker=FRAGILE, limit=FixedLimit(max_in_flight=1)))
     blocker, hasty, patient = stage.start(), stage.start(), stage.start(fail_fast=False)
-    stage.lane.isolate(stage.now)
+    stage.state.isolate(stage.now)
     stage.settle()
     assert hasty.ended.stopped == "breaker"
     blocker.step(OK)
     stage.tick(1e6)
     assert patient.queued
 
-    stage.lane.reset(stage.now)
+    stage.state.reset(stage.now)
     stage.settle()
     assert patient.sending
 
@@ -124,7 +124,7 @@ def test_a_circuit_that_closes_during_a_cooldown_leaves_the_pace_of_the_cooldown
     early = stage.start()
     probe = after_circuit_closed(stage)
     probe.command, answer = None, probe
-    stage.lane.cooldown.settle(stage.now, told(4.0), stage.now, 0.0)  # as late as the probe itself
+    stage.state.cooldown.settle(stage.now, told(4.0), stage.now, 0.0)  # as late as the probe itself
     answer.step(OK)
     early.close()
     stage.pass_time(3.9)

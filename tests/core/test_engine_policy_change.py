@@ -1,4 +1,4 @@
-"""Targets with policies of their own, and what becomes of their lanes when policies change."""
+"""Targets with policies of their own, and what becomes of their target_states when policies change."""
 
 from dataclasses import replace
 
@@ -44,8 +44,8 @@ def test_a_named_target_goes_by_its_own_policy_and_any_other_by_that_of_the_engi
     first, second = stage.start(target=MAIN), stage.start(target=MAIN)
 
     assert (first.sending, first.command.timeout, second.queued) == (True, 3.0, True)
-    assert stage.engine.lane(MAIN._replace(model="tiny")).policy is NEARLY_FULL
-    assert stage.engine.lane(PLAIN).policy is FILE
+    assert stage.engine.target_state(MAIN._replace(model="tiny")).policy is NEARLY_FULL
+    assert stage.engine.target_state(PLAIN).policy is FILE
     assert all(stage.start(target=PLAIN).sending for _ in range(9))
 
 
@@ -63,31 +63,31 @@ def test_retries_go_by_the_policy_of_the_target():
 def test_policies_with_the_same_budget_share_it_and_others_do_not():
     paying = policy(retry_budget=BudgetPolicy())
     stage = governed(main=paying, spare=replace(paying, attempt_timeout=1.0))
-    main, spare, other = map(stage.engine.lane, (MAIN, SPARE, PLAIN))
+    main, spare, other = map(stage.engine.target_state, (MAIN, SPARE, PLAIN))
 
     assert main.budget is spare.budget is not None
     assert other.budget is None
 
 
-def test_what_did_not_change_keeps_its_lane():
+def test_what_did_not_change_keeps_its_target_state():
     stage = governed(main=NEARLY_FULL, spare=NEARLY_FULL)
-    kept, changed = stage.engine.lane(MAIN), stage.engine.lane(SPARE)
+    kept, changed = stage.engine.target_state(MAIN), stage.engine.target_state(SPARE)
     govern(stage, main=policy(limit=FixedLimit(max_in_flight=1), attempt_timeout=3.0), spare=FILE)
 
-    assert stage.engine.lane(MAIN) is kept
-    assert stage.engine.lane(SPARE) is not changed
+    assert stage.engine.target_state(MAIN) is kept
+    assert stage.engine.target_state(SPARE) is not changed
 
 
-def test_an_unnamed_target_has_a_new_lane_when_the_policy_of_the_engine_changes():
+def test_an_unnamed_target_has_a_new_target_state_when_the_policy_of_the_engine_changes():
     stage = governed(main=NEARLY_FULL)
-    before = stage.engine.lane(PLAIN)
+    before = stage.engine.target_state(PLAIN)
     govern(stage, file=NEARLY_FULL, main=NEARLY_FULL)
 
-    assert stage.engine.lane(PLAIN) is not before
-    assert stage.engine.lane(PLAIN).policy is NEARLY_FULL
+    assert stage.engine.target_state(PLAIN) is not before
+    assert stage.engine.target_state(PLAIN).policy is NEARLY_FULL
 
 
-def test_who_is_in_a_lane_ends_there():
+def test_who_is_in_a_target_state_ends_there():
     stage = governed(main=NEARLY_FULL)
     flying, waiting = stage.start(target=MAIN), stage.start(target=MAIN)
     govern(stage, main=FILE)
@@ -99,20 +99,22 @@ def test_who_is_in_a_lane_ends_there():
     assert waiting.sending
     waiting.step(OK)
     assert waiting.ended.outcome is OK
-    assert stage.engine.lane(MAIN).slots.in_flight == 1  # that of the new one
+    assert stage.engine.target_state(MAIN).slots.in_flight == 1  # that of the new one
 
 
 @pytest.mark.parametrize("isolated", [False, True])
 def test_a_changed_policy_does_not_close_a_circuit(isolated):
     stage = governed(main=replace(NEARLY_FULL, breaker=FRAGILE))
-    lane = stage.engine.lane(MAIN)
+    target_state = stage.engine.target_state(MAIN)
     if isolated:
-        lane.isolate(stage.now)
+        target_state.isolate(stage.now)
     else:
         stage.start(target=MAIN).step(SERVER_ERROR)
     govern(stage, main=replace(FILE, breaker=FRAGILE))
 
-    assert stage.engine.lane(MAIN).breaker.state is (State.ISOLATED if isolated else State.OPEN)
+    assert stage.engine.target_state(MAIN).breaker.state is (
+        State.ISOLATED if isolated else State.OPEN
+    )
     assert not stage.start(target=MAIN).sending
 
 
@@ -136,7 +138,7 @@ def test_calls_that_waited_for_a_circuit_forced_open_leave_when_it_is_so_no_long
     assert waiting.sending
 
 
-def test_calls_that_wait_in_a_lane_of_before_are_kept_by_a_circuit_forced_open_now():
+def test_calls_that_wait_in_a_target_state_of_before_are_kept_by_a_circuit_forced_open_now():
     stage = governed(main=replace(NEARLY_FULL, breaker=FRAGILE))
     first, second = (
         stage.start(target=MAIN, fail_fast=False),
@@ -149,7 +151,7 @@ def test_calls_that_wait_in_a_lane_of_before_are_kept_by_a_circuit_forced_open_n
     assert (first.ended.outcome.verdict, second.queued) == ("ok", True)
 
 
-def test_what_is_done_by_hand_reaches_calls_that_wait_in_a_lane_of_before():
+def test_what_is_done_by_hand_reaches_calls_that_wait_in_a_target_state_of_before():
     stage = governed(main=replace(NEARLY_FULL, breaker=FRAGILE))
     stage.engine.isolate(MAIN, stage.now)
     waiting = stage.start(target=MAIN, fail_fast=False)
@@ -162,7 +164,7 @@ def test_what_is_done_by_hand_reaches_calls_that_wait_in_a_lane_of_before():
 
 
 @pytest.mark.parametrize("paused", [False, True])
-def test_a_restored_circuit_and_a_pause_reach_calls_that_wait_in_a_lane_of_before(paused):
+def test_a_restored_circuit_and_a_pause_reach_calls_that_wait_in_a_target_state_of_before(paused):
     stage = governed(main=replace(NEARLY_FULL, breaker=FRAGILE))
     busy, waiting = (stage.start(target=MAIN, fail_fast=False) for _ in range(2))
     govern(stage, main=replace(FILE, breaker=FRAGILE))
@@ -176,18 +178,21 @@ def test_a_restored_circuit_and_a_pause_reach_calls_that_wait_in_a_lane_of_befor
     assert (busy.over, waiting.queued) == (True, True)
 
 
-def test_a_new_lane_goes_on_counting_how_often_the_circuit_opened():
+def test_a_new_target_state_goes_on_counting_how_often_the_circuit_opened():
     stage = governed(main=replace(NEARLY_FULL, breaker=FRAGILE))
     stage.start(target=MAIN).step(SERVER_ERROR)
-    before = stage.engine.lane(MAIN)
+    before = stage.engine.target_state(MAIN)
     govern(stage, main=replace(FILE, breaker=FRAGILE))
-    after = stage.engine.lane(MAIN)
+    after = stage.engine.target_state(MAIN)
     assert after is not before
     assert (after.openings, after.breaker.trips) == (1, 1)
 
     stage.engine.reset(MAIN, stage.now)
     govern(stage, main=replace(NEARLY_FULL, breaker=FRAGILE))
-    assert (stage.engine.lane(MAIN).openings, stage.engine.lane(MAIN).breaker.trips) == (1, 1)
+    assert (
+        stage.engine.target_state(MAIN).openings,
+        stage.engine.target_state(MAIN).breaker.trips,
+    ) == (1, 1)
 
 
 def test_an_isolation_by_hand_outlives_a_mode_that_comes_and_goes():
@@ -196,7 +201,7 @@ def test_an_isolation_by_hand_outlives_a_mode_that_comes_and_goes():
     for breaker in (FORCED, FRAGILE):
         govern(stage, main=replace(NEARLY_FULL, breaker=breaker))
 
-    assert stage.engine.lane(MAIN).breaker.ready_at(stage.now) == stage.now + 50.0
+    assert stage.engine.target_state(MAIN).breaker.ready_at(None, stage.now) == stage.now + 50.0
 
 
 def test_a_target_that_is_gone_is_shown_until_its_last_call_has_ended():
@@ -209,7 +214,7 @@ def test_a_target_that_is_gone_is_shown_until_its_last_call_has_ended():
     run.step(OK)
     assert list(stage.engine.snapshot(stage.now)["targets"]) == [str(SPARE)]
     govern(stage, spare=NEARLY_FULL)
-    assert MAIN not in stage.engine._lanes
+    assert MAIN not in stage.engine.targets
 
 
 @pytest.mark.parametrize("known", [False, True])
@@ -236,7 +241,7 @@ def test_a_target_that_came_back_is_no_longer_gone():
     govern(stage)
     govern(stage, main=NEARLY_FULL)
 
-    assert not stage.engine.lane(MAIN).gone
+    assert not stage.engine.target_state(MAIN).gone
 
 
 def test_a_name_stands_in_front():

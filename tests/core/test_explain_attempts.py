@@ -1,6 +1,6 @@
 from stage import OTHER, TARGET
 
-from stormbreak.core.explain import MOST, history_lines, notes_of
+from stormbreak.core.explain import MAX_LINES, history_lines, notes_of
 from stormbreak.events import (
     CallEnded,
     CallRejected,
@@ -71,9 +71,9 @@ def test_the_first_line_sums_up():
 
 
 def test_of_many_lines_the_last_are_told():
-    exactly, *_ = notes_of(ended(*map(returned, range(MOST)), attempts=MOST))
-    first, *lines = notes_of(ended(*map(returned, range(MOST + 3)), attempts=MOST + 3))
+    exactly, *_ = notes_of(ended(*map(returned, range(MAX_LINES)), attempts=MAX_LINES))
+    first, *lines = notes_of(ended(*map(returned, range(MAX_LINES + 3)), attempts=MAX_LINES + 3))
 
-    assert exactly == f"tried: {MOST} attempt(s), 0.0 s unserved"
+    assert exactly == f"tried: {MAX_LINES} attempt(s), 0.0 s unserved"
     assert first == "tried: 15 attempt(s), 0.0 s unserved; the last 12 lines of 15"
     assert [line.split()[1] for line in lines] == [str(attempt) for attempt in range(3, 15)]

@@ -1,6 +1,6 @@
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from table_test import table_test
 
 from stormbreak.core.window import CountWindow, TimeWindow
 
@@ -100,7 +100,7 @@ def test_the_end_of_a_slice_belongs_to_the_next():
     assert counted(window, 10.5) == (1, 1)
 
 
-@pytest.mark.parametrize("silence", range(10, 30))
+@table_test("silence", range(10, 30))
 def test_no_slice_outlives_a_silence(silence):
     window = TimeWindow(10.0)
     window.add(3.5, failed=True)

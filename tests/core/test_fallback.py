@@ -1,6 +1,7 @@
 """The rules themselves; what a call does with them is law 17."""
 
 import pytest
+from table_test import table_test
 
 from stormbreak.core.fallback import (
     CachePolicy,
@@ -40,7 +41,7 @@ WRONG = [
 ]
 
 
-@pytest.mark.parametrize(("make", "message"), WRONG)
+@table_test(("make", "message"), WRONG)
 def test_impossible_values_are_named(make, message):
     with pytest.raises(ConfigurationError, match=f"^{message}$"):
         make()

@@ -1,7 +1,7 @@
-import pytest
 from stage import INVALID, OK, SERVER_ERROR, THROTTLED, TIMEOUT, told
+from table_test import table_test
 
-from stormbreak.core.in_flight import Completion, InFlight
+from stormbreak.core.gate import Completion, InFlight
 from stormbreak.types import CANCELLED, Outcome, Verdict
 
 LANDINGS = [
@@ -18,17 +18,17 @@ LANDINGS = [
 ]
 
 
-@pytest.mark.parametrize(("outcome", "landing"), LANDINGS)
+@table_test(("outcome", "landing"), LANDINGS)
 def test_how_an_attempt_lands(outcome, landing):
     flight = InFlight(3.0)
 
-    assert flight.landing is None
-    assert flight.land(outcome) is landing is flight.landing
+    assert flight.completion is None
+    assert flight.complete(outcome) is landing is flight.completion
 
 
 def test_a_flight_begins_with_nothing_known():
     flight = InFlight(3.0)
 
     assert (flight.streams, flight.counted) == (False, False)
-    assert (flight.sent_at, flight.first_at, flight.block) == (3.0, None, None)
+    assert (flight.sent_at, flight.first_output_at, flight.block) == (3.0, None, None)
     assert InFlight(3.0, streams=True).streams

@@ -8,60 +8,60 @@ from stormbreak.core.hedge import ENOUGH, KEPT, HedgePolicy, HedgeTimer
 from stormbreak.errors import ConfigurationError
 
 
-def taught(policy, seconds, *, begins=False):
+def taught(policy, seconds, *, streams=False):
     hedging = HedgeTimer(policy)
     for one in seconds:
-        hedging.took(one, begins=begins)
+        hedging.on_return(one, streams=streams)
     return hedging
 
 
 def test_after_a_fixed_time():
-    assert HedgeTimer(HedgePolicy(delay=0.7, percentile=None)).delay(begins=False) == 0.7
+    assert HedgeTimer(HedgePolicy(delay=0.7, percentile=None)).delay(streams=False) == 0.7
 
 
 def test_at_once_is_a_time_too():
-    assert HedgeTimer(HedgePolicy(delay=0.0, percentile=None)).delay(begins=False) == 0.0
+    assert HedgeTimer(HedgePolicy(delay=0.0, percentile=None)).delay(streams=False) == 0.0
 
 
 def test_never_while_nothing_is_known_of_the_percentile():
-    assert taught(HedgePolicy(delay=0.1), [1.0] * (ENOUGH - 1)).delay(begins=False) == inf
-    assert taught(HedgePolicy(delay=0.1), [1.0] * ENOUGH).delay(begins=False) == 1.0
+    assert taught(HedgePolicy(delay=0.1), [1.0] * (ENOUGH - 1)).delay(streams=False) == inf
+    assert taught(HedgePolicy(delay=0.1), [1.0] * ENOUGH).delay(streams=False) == 1.0
 
 
 @pytest.mark.parametrize(("share", "expected"), [(0.5, 51.0), (0.95, 96.0), (0.999, 100.0)])
 def test_the_percentile_of_what_attempts_took(share, expected):
     seconds = [float(second) for second in range(100, 0, -1)]
 
-    assert taught(HedgePolicy(percentile=share), seconds).delay(begins=False) == expected
+    assert taught(HedgePolicy(percentile=share), seconds).delay(streams=False) == expected
 
 
 @pytest.mark.parametrize(("after", "expected"), [(0.5, 1.0), (3.0, 3.0)])
 def test_the_later_of_both(after, expected):
     policy = HedgePolicy(delay=after, percentile=0.9)
 
-    assert taught(policy, [1.0] * ENOUGH).delay(begins=False) == expected
+    assert taught(policy, [1.0] * ENOUGH).delay(streams=False) == expected
 
 
 def test_first_outputs_and_whole_answers_are_different_things():
-    hedging = taught(HedgePolicy(), [0.2] * ENOUGH, begins=True)
+    hedging = taught(HedgePolicy(), [0.2] * ENOUGH, streams=True)
 
-    assert hedging.delay(begins=True) == 0.2
-    assert hedging.delay(begins=False) == inf
+    assert hedging.delay(streams=True) == 0.2
+    assert hedging.delay(streams=False) == inf
 
 
 def test_what_is_long_ago_is_forgotten():
     hedging = taught(HedgePolicy(), [9.0] * KEPT + [1.0] * KEPT)
 
-    assert hedging.delay(begins=False) == 1.0
+    assert hedging.delay(streams=False) == 1.0
 
 
 def test_an_opinion_follows_what_is_new():
     hedging = taught(HedgePolicy(percentile=0.5), [1.0] * ENOUGH)
-    assert hedging.delay(begins=False) == 1.0
+    assert hedging.delay(streams=False) == 1.0
     for _ in range(ENOUGH):
-        hedging.took(5.0, begins=False)
+        hedging.on_return(5.0, streams=False)
 
-    assert hedging.delay(begins=False) == 5.0
+    assert hedging.delay(streams=False) == 5.0
 
 
 def test_the_numbers():

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from stage import OK, SERVER_ERROR, TIMEOUT
 
-from stormbreak.core.in_flight import InFlight
+from stormbreak.core.gate import InFlight
 from stormbreak.core.latency_baseline import BLOCK, KEPT, LatencyBaseline
 from stormbreak.types import CANCELLED
 
@@ -21,13 +21,13 @@ class Line:
     def send(self, count, at=0.0):
         flights = [InFlight(at) for _ in range(count)]
         for flight in flights:
-            self.baseline.sent(flight)
+            self.baseline.on_send(flight)
         return flights
 
     def land(self, flights, at, outcome=OK, evidence_at=NEVER):
         for flight in flights:
-            flight.land(outcome)
-            self.baseline.landed(flight, at, evidence_at)
+            flight.complete(outcome)
+            self.baseline.on_completion(flight, at, evidence_at)
 
     def blocks(self, count, took, at=0.0, evidence_at=NEVER):
         """So many full blocks, each attempt of which took so long."""
@@ -168,7 +168,7 @@ def test_a_block_that_opens_five_seconds_after_evidence_is_beside_it(opened_at, 
     assert (line.baseline.mean > 2.0) is counts
 
 
-def test_evidence_from_before_the_first_attempt_spoils_no_block():
+def test_evidence_from_before_the_first_output_attempt_spoils_no_block():
     line = Line()
     line.blocks(2, took=2.0, at=1_000.0, evidence_at=500.0)
 
@@ -246,7 +246,7 @@ def test_with_first_outputs_known_they_are_what_is_usual():
     for at in range(2):
         flights = line.send(BLOCK, at)
         for flight in flights:
-            flight.first_at = at + 0.5
+            flight.first_output_at = at + 0.5
         line.land(flights, at + 4.0)
 
     assert line.baseline.usual == pytest.approx(0.75)
@@ -258,20 +258,20 @@ def test_of_uneven_first_outputs_nine_in_ten_are_usual():
     for at in range(2):
         flights = line.send(BLOCK, at)
         for number, flight in enumerate(flights):
-            flight.first_at = at + 1.0 + number
+            flight.first_output_at = at + 1.0 + number
         line.land(flights, at + 40.0)
 
     assert line.baseline.usual == pytest.approx(15.0)
 
 
-@pytest.mark.parametrize(("streams", "first_at"), [(False, 0.5), (True, None)])
-def test_without_first_outputs_whole_answers_are_what_is_usual(streams, first_at):
+@pytest.mark.parametrize(("streams", "first_output_at"), [(False, 0.5), (True, None)])
+def test_without_first_outputs_whole_answers_are_what_is_usual(streams, first_output_at):
     """Nobody asks for them, or the answer came in one piece."""
     line = Line(streams=streams)
     for at in range(2):
         flights = line.send(BLOCK, at)
         for flight in flights:
-            flight.first_at = None if first_at is None else at + first_at
+            flight.first_output_at = None if first_output_at is None else at + first_output_at
         line.land(flights, at + 4.0)
 
     assert line.baseline.usual == pytest.approx(5.2)

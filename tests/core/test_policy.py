@@ -1,6 +1,7 @@
 from dataclasses import dataclass, field
 
 import pytest
+from table_test import table_test
 
 from stormbreak.core.policy import check_magnitudes
 from stormbreak.errors import ConfigurationError
@@ -35,13 +36,13 @@ WRONG = [
 ]
 
 
-@pytest.mark.parametrize(("part", "message"), WRONG)
+@table_test(("part", "message"), WRONG)
 def test_a_number_that_nobody_means_is_named_by_its_path(part, message):
     with pytest.raises(ConfigurationError, match=f"^{message}"):
         check_magnitudes(part)
 
 
-@pytest.mark.parametrize("number", [0, 0.0, 1e-6, -1e-6, 1e12, 10**12, -3])
+@table_test("number", [0, 0.0, 1e-6, -1e-6, 1e12, 10**12, -3])
 def test_every_other_may_be(number):
     check_magnitudes(Part(number=number))
     check_magnitudes(Part(several=(number, False), named={"a": number}))

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stormbreak.core.fair_share import FairShares
+from stormbreak.core.queue import FairShares
 
 
 def turns(shares, count):
@@ -49,7 +49,7 @@ def test_who_comes_and_goes_gets_no_more_than_who_stays():
     shares = waiting("a")
     served = []
     for n in range(20):
-        if len(shares._with_turn) == 1:
+        if len(shares._valid_order) == 1:
             shares.enter(f"new{n}")
         served += [shares.next()]
         shares.served()
@@ -72,7 +72,7 @@ def test_nothing_is_remembered_of_those_who_left():
         shares.enter(f"t{n}")
         shares.leave(f"t{n}")
     assert len(shares._turns) <= 70
-    assert (list(shares._with_turn), shares.total) == (["a"], 1.0)
+    assert (list(shares._valid_order), shares.total) == (["a"], 1.0)
     shares.leave("a")
     assert (shares._turns, shares.total) == ([], 0.0)
 

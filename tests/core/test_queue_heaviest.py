@@ -3,7 +3,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stormbreak.core.heaviest_tenant import MANY, HeaviestTenant
+from stormbreak.core.queue import CLEANUP_SIZE, HeaviestTenant
 
 TENANTS = st.sampled_from(["", "a", "b", "big", "small"])
 WEIGHTS = {"big": 3.0, "small": 0.5}
@@ -23,7 +23,7 @@ class BackgroundTraffic:
 
     def come(self, tenant):
         self.calls[tenant] += 1
-        self.heaviest.grew(tenant)
+        self.heaviest.on_growth(tenant)
 
     def go(self, tenant):
         self.calls[tenant] -= 1
@@ -87,7 +87,7 @@ def test_while_nobody_asks_loads_are_not_kept_without_end():
     for _ in range(1_000):
         crowd.come("b")
         crowd.go("b")
-        assert len(crowd.heaviest._heap or ()) <= MANY + 2 * 3
+        assert len(crowd.heaviest._heap or ()) <= CLEANUP_SIZE + 2 * 3
     for _ in range(4):
         crowd.come("b")
     assert crowd.heaviest.find() == "b"
@@ -97,6 +97,6 @@ def test_the_heap_is_made_anew_without_losing_anybody():
     crowd = BackgroundTraffic()
     crowd.come("a")
     crowd.heaviest.find()
-    for number in range(2 * MANY):
+    for number in range(2 * CLEANUP_SIZE):
         crowd.come("b")
         assert crowd.heaviest.find() == ("a" if number == 0 else "b")

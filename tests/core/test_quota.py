@@ -1,7 +1,8 @@
 import pytest
 from stage import INVALID, OK, SERVER_ERROR, TARGET, THROTTLED, TIMEOUT, Stage, policy
+from table_test import table_test
 
-from stormbreak.core.gate import OPEN
+from stormbreak.core.gate import READY
 from stormbreak.core.rate_limit_gate import RateLimitGate
 from stormbreak.core.rate_limit_policy import RateLimitPolicy
 from stormbreak.core.retry import RetryPolicy
@@ -26,17 +27,20 @@ def quota(**values):
     return RateLimitGate(RateLimitPolicy(**values), longest=900.0)
 
 
+def call(tokens=0):
+    return Call(1, TARGET, tokens=tokens)
+
+
 def ask(gate, tokens=0, now=NOW):
-    gate.weigh(Call(1, TARGET, tokens=tokens))
-    return gate.ready_at(now)
+    return gate.ready_at(call(tokens), now)
 
 
 def take(gate, tokens=0, now=NOW):
-    assert ask(gate, tokens, now) == OPEN
-    return gate.take(now)
+    assert ask(gate, tokens, now) == READY
+    return gate.take(call(tokens), now)
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("outcome", "tokens", "requests"),
     [
         (CANCELLED, 0, 0),
@@ -59,10 +63,10 @@ def test_what_becomes_of_a_reservation(outcome, tokens, requests):
     token = take(gate, 600)
     gate.settle(token, outcome, NOW, 0.5)
 
-    assert ask(gate, 1000) == (OPEN if not tokens else pytest.approx(NOW + tokens / 100))
+    assert ask(gate, 1000) == (READY if not tokens else pytest.approx(NOW + tokens / 100))
     gate = quota(rpm=60)
     gate.settle(take(gate), outcome, NOW, 0.5)
-    assert ask(gate) == (OPEN if not requests else pytest.approx(NOW + 1))
+    assert ask(gate) == (READY if not requests else pytest.approx(NOW + 1))
 
 
 def test_the_slowest_limit_decides():
@@ -76,19 +80,19 @@ def test_the_slowest_limit_decides():
 
 
 def told(**tokens):
-    return OK._replace(told=RateLimits(tokens=RateLimitStatus(**tokens)))
+    return OK._replace(rate_limits=RateLimits(tokens=RateLimitStatus(**tokens)))
 
 
 def test_headers_are_obeyed():
     gate = quota(learn_from_headers=True)
     gate.settle(take(gate, 100), told(limit=600.0, remaining=50.0, reset=55.0), NOW, 0.5)
 
-    assert ask(gate, 50) == OPEN
+    assert ask(gate, 50) == READY
     assert ask(gate, 150) == pytest.approx(NOW + 10.0)
 
 
 def requests_receipt(**requests):
-    return OK._replace(told=RateLimits(requests=RateLimitStatus(**requests)))
+    return OK._replace(rate_limits=RateLimits(requests=RateLimitStatus(**requests)))
 
 
 def test_what_was_told_gets_back_what_was_not_used():
@@ -97,7 +101,7 @@ def test_what_was_told_gets_back_what_was_not_used():
     gate.settle(first, told(limit=600.0, remaining=200.0, reset=40.0), NOW, 0.5)
     gate.settle(second, OK._replace(usage=Usage(output_tokens=30)), NOW, 0.5)
 
-    assert ask(gate, 170) == OPEN
+    assert ask(gate, 170) == READY
     assert ask(gate, 171) == pytest.approx(NOW + 0.1)
 
 
@@ -115,7 +119,7 @@ def test_what_was_told_of_requests_gets_back_one_that_was_not_sent():
 def test_who_serves_on_when_nothing_remains_is_not_believed(outcome, believed):
     gate = quota(learn_from_headers=True)
     empty = RateLimitStatus(limit=600.0, remaining=0.0, reset=50.0, flows=False)
-    says = outcome._replace(told=RateLimits(tokens=empty))
+    says = outcome._replace(rate_limits=RateLimits(tokens=empty))
     for token in [take(gate, 100), take(gate, 100)]:
         gate.settle(token, says, NOW, 0.5)
 
@@ -132,20 +136,20 @@ def test_all_that_fit_into_a_burst_leave_at_once():
 
 def test_requests_that_hold_are_in_force_for_a_second_more():
     gate = quota(rpm=60, burst_seconds=10)
-    assert not gate.in_force(NOW)
+    assert not gate.paces(call(), NOW)
     for _ in range(10):
         take(gate)  # the next may leave at 101
 
-    assert [gate.in_force(now) for now in (NOW, 101.9, 102.0)] == [True, True, False]
+    assert [gate.paces(call(), now) for now in (NOW, 101.9, 102.0)] == [True, True, False]
 
 
 def test_tokens_that_hold_are_in_force_for_a_second_more():
     gate = quota(tpm=600, burst_seconds=10)  # holds a hundred
-    assert not gate.in_force(NOW)
+    assert not gate.paces(call(), NOW)
     take(gate, 100)
     ask(gate, 50)  # would fit at 105
 
-    assert [gate.in_force(now) for now in (NOW, 105.9, 106.0)] == [True, True, False]
+    assert [gate.paces(call(50), now) for now in (NOW, 105.9, 106.0)] == [True, True, False]
 
 
 def test_the_time_for_sends_is_told_by_the_requests_alone():
@@ -162,7 +166,7 @@ def test_headers_are_not_obeyed_where_they_are_not_to_be():
     gate = quota(rpm=6000)
     gate.settle(take(gate, 100), told(limit=600.0, remaining=0.0, reset=60.0), NOW, 0.5)
 
-    assert ask(gate, 600) == OPEN
+    assert ask(gate, 600) == READY
 
 
 @pytest.mark.parametrize(
@@ -191,7 +195,7 @@ def test_a_count_gone_wrong_closes_the_limit_for_no_longer_than_anything_that_is
     gate.settle(take(gate, tokens=100), OK._replace(usage=Usage(output_tokens=10**12)), NOW, 0.5)
 
     assert ask(gate, tokens=100, now=NOW + 899.0) > NOW + 899.0
-    assert ask(gate, tokens=100, now=NOW + 901.0) == OPEN
+    assert ask(gate, tokens=100, now=NOW + 901.0) == READY
 
 
 def usually(gate, tokens):
@@ -203,7 +207,7 @@ def usually(gate, tokens):
 TOKENS_LACK = RateLimits(RateLimitStatus(1000, 900, 6.0), RateLimitStatus(10_000, 2_000, 48.0))
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("learn", "usual", "told", "lacks"),
     [
         (True, 2_000, TOKENS_LACK, True),
@@ -218,7 +222,7 @@ TOKENS_LACK = RateLimits(RateLimitStatus(1000, 900, 6.0), RateLimitStatus(10_000
     ],
 )
 def test_whether_it_is_tokens_alone_that_lack(learn, usual, told, lacks):
-    outcome = THROTTLED._replace(retry_after=30.0, told=told)
+    outcome = THROTTLED._replace(retry_after=30.0, rate_limits=told)
     gate = quota(tpm=1e9, learn_from_headers=learn)
     if usual:
         usually(gate, usual)
@@ -236,7 +240,7 @@ def test_what_is_usual_moves_a_tenth_of_the_way_with_each_answer(remaining, lack
     usually(gate, 1_000)
     told = TOKENS_LACK._replace(tokens=RateLimitStatus(10_000, remaining, 48.0))
 
-    assert gate.is_what_lacks(THROTTLED._replace(told=told)) is lacks
+    assert gate.is_what_lacks(THROTTLED._replace(rate_limits=told)) is lacks
 
 
 def test_where_nothing_is_said_of_what_remains_nothing_is_enough():
@@ -244,7 +248,7 @@ def test_where_nothing_is_said_of_what_remains_nothing_is_enough():
     usually(gate, 1)
     told = TOKENS_LACK._replace(tokens=RateLimitStatus(10_000, None, 48.0))
 
-    assert gate.is_what_lacks(THROTTLED._replace(told=told)) is False
+    assert gate.is_what_lacks(THROTTLED._replace(rate_limits=told)) is False
 
 
 def test_who_wants_few_tokens_need_not_wait_with_who_wants_many():
@@ -254,7 +258,9 @@ def test_who_wants_few_tokens_need_not_wait_with_who_wants_many():
         )
     )
     stage.start(tokens=10).step(OK)
-    heavy = stage.start(tokens=9_000).step(THROTTLED._replace(retry_after=30.0, told=TOKENS_LACK))
+    heavy = stage.start(tokens=9_000).step(
+        THROTTLED._replace(retry_after=30.0, rate_limits=TOKENS_LACK)
+    )
     light, other = stage.start(tokens=10), stage.start(tokens=9_000)
 
     assert light.sending
@@ -279,5 +285,5 @@ def test_of_what_the_server_told_a_process_uses_its_share():
     said = {"limit": 600.0, "remaining": 200.0, "reset": 40.0}
     gate.settle(take(gate, 100), told(**said), NOW, 0.5)
 
-    assert ask(gate, 50) == OPEN
+    assert ask(gate, 50) == READY
     assert ask(gate, 60) == pytest.approx(NOW + 10 / (600 * 0.25 / 60))

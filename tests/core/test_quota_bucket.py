@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stormbreak.core.bucket import Bucket
+from stormbreak.core.rate_limit_gate import Bucket
 
 pauses = st.floats(0.0, 20.0)
 amounts = st.integers(1, 12)

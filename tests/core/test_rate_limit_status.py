@@ -3,9 +3,10 @@ from math import inf
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from table_test import table_test
 
-from stormbreak.core.gate import OPEN
-from stormbreak.core.rate_limit_status import Told
+from stormbreak.core.gate import READY
+from stormbreak.core.rate_limit_gate import ReportedLimit
 from stormbreak.types import RateLimitStatus
 
 FLOWS = RateLimitStatus(limit=60.0, remaining=10.0, reset=50.0)
@@ -13,37 +14,37 @@ WINDOW = FLOWS._replace(flows=False)
 
 
 def heard(said, now=100.0):
-    told = Told(longest=900.0)
-    told.hear(said, told.take(1, now), now, served=True)
+    told = ReportedLimit(longest=900.0)
+    told.update(said, told.take(1, now), now, served=True)
     return told
 
 
 def test_until_something_is_heard_everything_passes():
-    assert Told(longest=900.0).ready_at(10**9, 0.0) == OPEN
+    assert ReportedLimit(longest=900.0).ready_at(10**9, 0.0) == READY
 
 
 def test_what_remains_may_leave_at_once_and_the_rest_as_it_flows():
     told = heard(FLOWS)
     for _ in range(10):
-        assert told.ready_at(1, 100.0) == OPEN
+        assert told.ready_at(1, 100.0) == READY
         told.take(1, 100.0)
 
     assert told.ready_at(1, 100.0) == pytest.approx(101.0)
     assert told.ready_at(5, 100.0) == pytest.approx(105.0)
-    assert told.ready_at(1, 101.0) == OPEN
+    assert told.ready_at(1, 101.0) == READY
 
 
 def test_a_window_is_awaited_to_its_end():
     told = heard(WINDOW)
     for _ in range(10):
-        assert told.ready_at(1, 120.0) == OPEN
+        assert told.ready_at(1, 120.0) == READY
         told.take(1, 120.0)
 
     assert told.ready_at(1, 120.0) == 150.0
-    assert told.ready_at(1, 150.0) == OPEN
+    assert told.ready_at(1, 150.0) == READY
 
 
-@pytest.mark.parametrize(
+@table_test(
     "said",
     [
         RateLimitStatus(),
@@ -55,7 +56,7 @@ def test_a_window_is_awaited_to_its_end():
     ],
 )
 def test_where_no_remainder_or_no_time_is_named_nothing_is_known(said):
-    assert heard(said).ready_at(1, 100.0) == OPEN
+    assert heard(said).ready_at(1, 100.0) == READY
 
 
 def test_a_limit_with_a_window_needs_no_reset():
@@ -118,45 +119,45 @@ def test_no_more_flows_in_than_the_limit_holds():
 
 
 def test_news_of_attempts_that_took_nothing_are_heard():
-    told = Told(longest=900.0)
+    told = ReportedLimit(longest=900.0)
     one, other = told.take(0, 100.0), told.take(0, 100.0)
-    told.hear(FLOWS._replace(remaining=0.0), one, 101.0, served=True)
+    told.update(FLOWS._replace(remaining=0.0), one, 101.0, served=True)
     assert told.ready_at(1, 101.0) > 101.0
-    told.hear(FLOWS, other, 101.5, served=True)
-    assert told.ready_at(1, 101.5) == OPEN
+    told.update(FLOWS, other, 101.5, served=True)
+    assert told.ready_at(1, 101.5) == READY
 
 
 def test_attempts_that_left_later_are_subtracted():
-    told = Told(longest=900.0)
+    told = ReportedLimit(longest=900.0)
     receipt = told.take(1, 100.0)
     for _ in range(10):
         told.take(1, 100.0)
-    told.hear(FLOWS, receipt, 101.0, served=True)
+    told.update(FLOWS, receipt, 101.0, served=True)
 
     assert told.ready_at(1, 101.0) == pytest.approx(102.0)
 
 
 def test_old_news_are_no_news():
-    told = Told(longest=900.0)
+    told = ReportedLimit(longest=900.0)
     early, late = told.take(1, 100.0), told.take(1, 100.0)
-    told.hear(FLOWS._replace(remaining=0.0), late, 101.0, served=True)
-    told.hear(FLOWS._replace(remaining=60.0), early, 102.0, served=True)
+    told.update(FLOWS._replace(remaining=0.0), late, 101.0, served=True)
+    told.update(FLOWS._replace(remaining=60.0), early, 102.0, served=True)
 
     assert told.ready_at(1, 101.0) > 101.0
 
 
 def test_what_the_server_had_counted_is_not_given_back():
-    told = Told(longest=900.0)
+    told = ReportedLimit(longest=900.0)
     early = told.take(40, 100.0)
     heard_last = told.take(1, 100.0)
-    told.hear(FLOWS._replace(remaining=0.0), heard_last, 101.0, served=True)
+    told.update(FLOWS._replace(remaining=0.0), heard_last, 101.0, served=True)
     told.settle(30, early, 101.0)
     told.settle(1, heard_last, 101.0)
     assert told.ready_at(1, 101.0) > 101.0
     late = told.take(1, 102.0)
     told.settle(1, late, 102.0)
 
-    assert told.ready_at(1, 102.0) == OPEN
+    assert told.ready_at(1, 102.0) == READY
     assert told.ready_at(2, 102.0) > 102.0
 
 
@@ -167,7 +168,7 @@ def test_more_than_the_limit_leaves_when_all_of_it_is_there():
 def test_nothing_holds_for_longer_than_longest():
     told = heard(RateLimitStatus(limit=10.0, remaining=0.0, reset=1e9))
     assert told.ready_at(1, 100.0) == 1000.0
-    assert told.ready_at(1, 1000.0) == OPEN
+    assert told.ready_at(1, 1000.0) == READY
 
 
 counts = st.none() | st.floats(0.0, 1e6)
@@ -178,18 +179,18 @@ news = st.builds(
 
 @given(st.lists(st.tuples(st.floats(0.0, 100.0), st.integers(1, 2000), news), max_size=30))
 def test_looking_changes_nothing_and_it_opens_when_it_said(steps):
-    told, now = Told(longest=900.0), 0.0
+    told, now = ReportedLimit(longest=900.0), 0.0
     for pause, amount, said in steps:
         now += pause
         ready_at = told.ready_at(amount, now)
         assert told.ready_at(amount, now) == ready_at < inf
-        if ready_at != OPEN:
+        if ready_at != READY:
             assert now < ready_at <= now + 900.0
             now = ready_at
-            assert told.ready_at(amount, now) == OPEN
+            assert told.ready_at(amount, now) == READY
         receipt = told.take(amount, now)
         told.settle(amount // 2, receipt, now)
-        told.hear(said, receipt, now, served=True)
+        told.update(said, receipt, now, served=True)
 
 
 EMPTY = RateLimitStatus(limit=60.0, remaining=0.0, reset=50.0, flows=False)
@@ -197,17 +198,17 @@ EMPTY = RateLimitStatus(limit=60.0, remaining=0.0, reset=50.0, flows=False)
 
 def two_say(one, other, *, served, later=0.5):
     """Two attempts in flight at once are answered, one after the other."""
-    told = Told(longest=900.0)
+    told = ReportedLimit(longest=900.0)
     receipts = told.take(1, 100.0), told.take(1, 100.0)
-    told.hear(one, receipts[0], 101.0, served=served)
-    told.hear(other, receipts[1], 101.0 + later, served=served)
+    told.update(one, receipts[0], 101.0, served=served)
+    told.update(other, receipts[1], 101.0 + later, served=served)
     return told.ready_at(1, 101.0 + later)
 
 
 def test_who_serves_on_when_nothing_remains_is_not_believed():
-    assert two_say(EMPTY, EMPTY._replace(reset=49.5), served=True) == OPEN
-    assert two_say(EMPTY, EMPTY, served=True, later=48.5) == OPEN
-    assert two_say(EMPTY._replace(limit=None), EMPTY._replace(limit=None), served=True) == OPEN
+    assert two_say(EMPTY, EMPTY._replace(reset=49.5), served=True) == READY
+    assert two_say(EMPTY, EMPTY, served=True, later=48.5) == READY
+    assert two_say(EMPTY._replace(limit=None), EMPTY._replace(limit=None), served=True) == READY
 
 
 def test_but_refusals_and_what_flows_may_say_so_again_and_again():

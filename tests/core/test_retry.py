@@ -1,5 +1,6 @@
 import pytest
 from stage import INVALID, SERVER_ERROR, TIMEOUT, told
+from table_test import table_test
 
 from stormbreak.core.backoff import Backoff
 from stormbreak.core.retry import NoRetry, Retry, RetryAllowance, RetryPolicy, decide
@@ -52,12 +53,12 @@ TABLE = [
 ]
 
 
-@pytest.mark.parametrize(("question", "answer"), TABLE)
+@table_test(("question", "answer"), TABLE)
 def test_decisions(question, answer):
     assert answer == ask(**question)
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("backoff", "floor"),
     [
         (Backoff(kind="constant", initial_delay=0.5), 0.5),
@@ -69,7 +70,7 @@ def test_decisions(question, answer):
         (Backoff(initial_delay=1.0), 0.02),  # it has none: the named time counts
     ],
 )
-@pytest.mark.parametrize("attempt", [1, 5])
+@table_test("attempt", [1, 5])
 def test_a_named_time_does_not_undercut_the_floor_where_no_budget_bounds_retries(
     backoff, floor, attempt
 ):

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from stage import INVALID, OK, SERVER_ERROR, THROTTLED, TIMEOUT, told
+from table_test import table_test
 
 from stormbreak.core.retry_budget import SHORT_WAIT, UNKNOWN, Budget, BudgetPolicy, Load
 from stormbreak.errors import ConfigurationError
@@ -114,7 +115,7 @@ FREE = [
 ]
 
 
-@pytest.mark.parametrize(("before", "failure", "free"), FREE)
+@table_test(("before", "failure", "free"), FREE)
 def test_what_is_free(before, failure, free):
     budget = earned(0)
     for outcome in before:
@@ -152,7 +153,7 @@ LOADS = [
 ]
 
 
-@pytest.mark.parametrize(("before", "failure", "load", "free"), LOADS)
+@table_test(("before", "failure", "load", "free"), LOADS)
 def test_what_is_free_by_what_is_known_of_the_load(before, failure, load, free):
     budget = earned(0)
     for outcome in before:
@@ -185,7 +186,7 @@ def test_never_negative_never_above_the_cap_never_more_than_was_earned(steps):
         assert paid <= 0.1 * calls + 1e-9
 
 
-@pytest.mark.parametrize(
+@table_test(
     "name",
     [
         "ratio",

@@ -3,6 +3,7 @@ from math import inf
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from table_test import table_test
 
 from stormbreak.core.row_schedule import (
     ATTEMPTS,
@@ -182,8 +183,8 @@ def test_later_rows_with_a_stopping_verdict_stop_nothing():
 # ------------------------------------------------------------ coming back
 
 
-@pytest.mark.parametrize("verdict", [*TRANSIENT, Verdict.REJECTED])
-@pytest.mark.parametrize("stopped", ["budget", "attempts", "max_wait", "cooldown", "breaker"])
+@table_test("verdict", [*TRANSIENT, Verdict.REJECTED])
+@table_test("stopped", ["budget", "attempts", "max_wait", "cooldown", "breaker"])
 def test_whatever_stops_a_call_but_a_final_verdict_lets_the_row_come_back(verdict, stopped):
     made = proven(5)
     fate = made.settle(made.take(0.0), ended(verdict, stopped=stopped), 1.0, 0.5)
@@ -191,7 +192,7 @@ def test_whatever_stops_a_call_but_a_final_verdict_lets_the_row_come_back(verdic
     assert fate.due > 1.0
 
 
-@pytest.mark.parametrize(
+@table_test(
     "verdict",
     [v for v, t in TREATMENTS.items() if not t.retry and v not in (Verdict.OK, Verdict.REJECTED)],
 )

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from stage import OK, SERVER_ERROR, THROTTLED, told
 
-from stormbreak.core.gate import OPEN
+from stormbreak.core.gate import READY
 from stormbreak.core.send_rate import AdaptiveSendRate
 
 
@@ -13,9 +13,11 @@ def spent(sent, refused, now=100.0, seconds=9.0, outcome=THROTTLED):
     """A rate after so many sends in the last seconds, the last of which were refused."""
     rate = AdaptiveSendRate()
     if seconds == 9.0:
-        rate.take(now - 10.0)  # busy for as long as it looks back; by now this one is forgotten
+        rate.take(
+            None, now - 10.0
+        )  # busy for as long as it looks back; by now this one is forgotten
     for number in range(sent):
-        rate.take(now - seconds + seconds * number / sent)
+        rate.take(None, now - seconds + seconds * number / sent)
     for _ in range(refused):
         rate.settle(None, outcome, now, 0.5)
     return rate
@@ -31,7 +33,7 @@ def limited():
 def test_nothing_is_learned_at_first():
     rate = AdaptiveSendRate()
 
-    assert (rate.ready_at(0.0), rate.rate_at(0.0), rate.in_force(0.0)) == (OPEN, inf, False)
+    assert (rate.ready_at(None, 0.0), rate.rate_at(0.0), rate.in_force(0.0)) == (READY, inf, False)
 
 
 @pytest.mark.parametrize(("sent", "refused"), [(1, 1), (200, 1), (200, 19)])
@@ -59,7 +61,7 @@ def test_after_the_trial_two_percent_more_each_second_and_gone_after_two_minutes
     assert rate.rate_at(125.0) == pytest.approx(18.0 * 1.02**10)
     assert rate.in_force(219.9)
     assert not rate.in_force(220.0)
-    assert (rate.rate_at(220.0), rate.ready_at(220.0)) == (inf, OPEN)
+    assert (rate.rate_at(220.0), rate.ready_at(None, 220.0)) == (inf, READY)
 
 
 def test_a_lesson_every_two_seconds():
@@ -78,9 +80,9 @@ def test_a_lesson_every_two_seconds():
 @pytest.mark.parametrize(("pause", "learned"), [(10.0, True), (10.1, False)])
 def test_who_pauses_for_more_than_ten_seconds_begins_anew(pause, learned):
     rate = AdaptiveSendRate()
-    rate.take(0.0)
+    rate.take(None, 0.0)
     for _ in range(9):
-        rate.take(pause)
+        rate.take(None, pause)
     for _ in range(9):
         rate.settle(None, THROTTLED, 12.0, 0.5)
 
@@ -102,7 +104,7 @@ def test_half_of_what_was_sent_where_no_rate_was_known():
 def test_half_of_what_was_sent_where_all_of_it_was_refused():
     rate = AdaptiveSendRate()
     for second in range(6):
-        rate.take(float(second))
+        rate.take(None, float(second))
         rate.settle(None, THROTTLED, float(second), 0.5)
 
     assert rate.rate_at(5.0) == pytest.approx(6 / 5 / 2)
@@ -111,7 +113,7 @@ def test_half_of_what_was_sent_where_all_of_it_was_refused():
 def test_never_slower_than_one_in_twenty_seconds():
     rate = AdaptiveSendRate()
     for second in range(6):
-        rate.take(float(second))
+        rate.take(None, float(second))
         rate.settle(None, THROTTLED, float(second), 0.5)
     for step in range(20):
         rate.settle(None, THROTTLED, 10.0 + 2.1 * step, 0.5)
@@ -140,7 +142,7 @@ def test_when_a_trial_has_found_a_limit_it_is_no_lower_than_half_of_what_was_ser
 def test_a_trial_takes_the_floor_down_by_half_at_most():
     rate = spent(200, 20)
     for second in range(10):
-        rate.take(145.0 + second)
+        rate.take(None, 145.0 + second)
     for _ in range(5):  # the first trial has ended in silence
         rate.settle(None, THROTTLED, 154.5, 0.5)
 
@@ -151,9 +153,9 @@ def left(rate, since, until):
     """When calls leave that all wait already."""
     times, now = [], since
     while now < until:
-        ready_at = rate.ready_at(now)
-        if ready_at == OPEN:
-            rate.take(now)
+        ready_at = rate.ready_at(None, now)
+        if ready_at == READY:
+            rate.take(None, now)
             times.append(now)
             assert len(times) < 10_000, "it holds nobody back"
         else:
@@ -186,12 +188,12 @@ def test_at_a_slow_rate_one_is_saved_up():
 
 def test_it_opens_exactly_when_it_said_and_when_the_rate_is_gone():
     rate = spent(200, 20)
-    ready_at = rate.ready_at(100.0)
-    assert rate.ready_at(ready_at) == OPEN
+    ready_at = rate.ready_at(None, 100.0)
+    assert rate.ready_at(None, ready_at) == READY
 
     left(rate, 219.999, 219.9999)  # all that was earned
-    assert rate.ready_at(219.9999) == 220.0
-    assert rate.ready_at(220.0) == OPEN
+    assert rate.ready_at(None, 219.9999) == 220.0
+    assert rate.ready_at(None, 220.0) == READY
 
 
 def test_what_was_earned_before_a_lesson_was_earned_at_the_rate_of_then():
@@ -204,7 +206,7 @@ def test_what_was_earned_before_a_lesson_was_earned_at_the_rate_of_then():
         rate.settle(None, THROTTLED, refused_at, 0.5)
 
     assert rate.rate_at(112.0) < 0.9 * before  # at which the time since would not earn one
-    assert rate.ready_at(112.0) == OPEN
+    assert rate.ready_at(None, 112.0) == READY
 
 
 @given(
@@ -218,16 +220,16 @@ def test_looking_changes_nothing_and_it_opens_when_it_said(steps):
     for pause, count, outcome in steps:
         now += pause
         before = [getattr(rate, name) for name in ("_credit", "_earned_at", "_earning", "_rate")]
-        ready_at = rate.ready_at(now)
+        ready_at = rate.ready_at(None, now)
         assert before == [
             getattr(rate, name) for name in ("_credit", "_earned_at", "_earning", "_rate")
         ]
         if ready_at > now:
-            assert rate.ready_at(ready_at + 1e-6) == OPEN
+            assert rate.ready_at(None, ready_at + 1e-6) == READY
             now = ready_at + 1e-6
         for _ in range(count):
-            if rate.ready_at(now) == OPEN:
-                rate.take(now)
+            if rate.ready_at(None, now) == READY:
+                rate.take(None, now)
         rate.settle(None, outcome, now, 0.5)
         assert rate.rate_at(now) >= 0.05
 
@@ -246,8 +248,8 @@ def of_a_second(rate, second, outcomes):
     left = 0
     for number, outcome in enumerate(outcomes):
         now = second + number / len(outcomes)
-        if rate.ready_at(now) == OPEN:
-            rate.take(now)
+        if rate.ready_at(None, now) == READY:
+            rate.take(None, now)
             rate.settle(None, outcome, now + 0.02, 0.5)
             left += 1
     return left
@@ -289,7 +291,7 @@ def test_a_lesson_begins_a_trial_however_its_refusals_are_spread_over_the_second
     rate = AdaptiveSendRate()
     for number in range(11):
         now = number / 2
-        rate.take(now)
+        rate.take(None, now)
         for _ in range(refused_at.count(now)):
             rate.settle(None, THROTTLED, now, 0.5)
 
@@ -303,8 +305,8 @@ def test_a_limit_is_no_bad_luck():
         room = 10
         for number in range(40):
             now = second + number / 40
-            if rate.ready_at(now) == OPEN:
-                rate.take(now)
+            if rate.ready_at(None, now) == READY:
+                rate.take(None, now)
                 rate.settle(None, OK if room > 0 else THROTTLED, now + 0.02, 0.5)
                 room -= 1
         found.append(10 - room)

@@ -20,7 +20,7 @@ class RandomStorm:
         """So many seconds with so many sent and refused in each; for a list, one number each."""
         for number in range(seconds):
             for _ in range(sent):
-                self.luck.sent(self.now)
+                self.luck.on_send(self.now)
             for _ in range(
                 refused[number % len(refused)] if isinstance(refused, list) else refused
             ):
@@ -32,7 +32,7 @@ class RandomStorm:
     def refuse(self, second, refused, sent=0):
         """Within that second."""
         for _ in range(sent):
-            self.luck.sent(second)
+            self.luck.on_send(second)
         for _ in range(refused):
             self.luck.refused(second)
 
@@ -94,7 +94,7 @@ def test_a_refusal_counts_in_its_own_second_even_where_nothing_is_sent():
 def test_a_second_counts_when_it_is_over():
     draw = RandomStorm(0.3).play(6, 0, 0)
     for _ in range(50):
-        draw.luck.sent(draw.now)
+        draw.luck.on_send(draw.now)
         draw.luck.refused(draw.now)
     assert draw.luck.on_trial(draw.now)
 
@@ -245,7 +245,7 @@ def test_refusals_of_a_second_in_which_nothing_was_sent_are_followed():
     draw = RandomStorm(0.5).play(60, 10, 5)
     share = most_explained(draw.luck, 1_000)
     for number in range(600):
-        draw.luck.sent(draw.now)
+        draw.luck.on_send(draw.now)
         draw.now += 1.0
         if number % 2:
             draw.luck.refused(draw.now)

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from stage import INVALID, OK, SERVER_ERROR, TARGET, THROTTLED, TIMEOUT, Stage, policy, told
+from table_test import table_test
 
 from stormbreak.core.automatic_limit import AutomaticLimit
 from stormbreak.core.backoff import Backoff
@@ -59,8 +60,8 @@ def test_a_circuit_that_would_have_opened_refuses_nobody():
         ("breaker", "refuse", 110.0),
         ("breaker", "refuse", 110.0),
     ]
-    assert stage.lane.shadow.snapshot()["would"] == {"breaker.open": 1, "breaker.refuse": 2}
-    assert stage.lane.breaker is None
+    assert stage.state.shadow.snapshot()["would"] == {"breaker.open": 1, "breaker.refuse": 2}
+    assert stage.state.breaker is None
 
 
 def test_who_would_wait_for_the_circuit_is_not_refused():
@@ -82,7 +83,7 @@ def test_an_open_circuit_learns_from_its_probes_alone():
     stage = beside({"retry": RetryPolicy(max_attempts=1)}, breaker=FRAGILE)
     for outcome in (SERVER_ERROR, SERVER_ERROR, OK, OK, OK):
         once(stage, outcome)
-    assert stage.lane.shadow.breaker.state == "open"
+    assert stage.state.shadow.breaker.state == "open"
     stage.tick(10.0)
     once(stage, OK)
 
@@ -97,7 +98,7 @@ def test_the_shadow_of_a_whole_policy_counts_what_that_policy_counts():
     for _ in range(5):
         once(stage, THROTTLED)
 
-    assert stage.lane.shadow.breaker.state == "open"
+    assert stage.state.shadow.breaker.state == "open"
     assert ("breaker", "open") in [(mechanism, what) for mechanism, what, _ in would(stage)]
 
 
@@ -111,7 +112,7 @@ def test_where_the_shadow_does_not_say_what_counts_it_is_as_in_force(shadow, sta
     for _ in range(2):
         once(stage, THROTTLED)
 
-    assert stage.lane.shadow.breaker.state == state
+    assert stage.state.shadow.breaker.state == state
 
 
 def test_who_would_have_waited_for_a_quota_is_counted():
@@ -149,10 +150,10 @@ def test_a_limit_counts_those_whom_it_would_have_let_pass():
 
     assert all(run.sending for run in runs)
     assert would(stage) == [("limit", "wait", None)] * 3
-    assert stage.lane.shadow.slots.in_flight == 2
+    assert stage.state.shadow.slots.in_flight == 2
     for run in runs:
         run.step(OK)
-    assert stage.lane.shadow.slots.in_flight == 0
+    assert stage.state.shadow.slots.in_flight == 0
 
 
 def test_a_cancelled_attempt_frees_its_shadow():
@@ -160,7 +161,7 @@ def test_a_cancelled_attempt_frees_its_shadow():
     for way in ("close", "drop"):
         getattr(stage.start(), way)()
 
-    assert stage.lane.shadow.slots.in_flight == 0
+    assert stage.state.shadow.slots.in_flight == 0
 
 
 def test_a_limit_shows_where_it_would_stand():
@@ -180,10 +181,10 @@ def test_a_learned_rate_would_have_made_wait():
         stage.tick(0.2)
 
     assert {("rate", "wait")} == {(mechanism, what) for mechanism, what, _ in would(stage)}
-    assert stage.lane.rate is None
+    assert stage.state.rate is None
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("real", "shadow", "outcome", "expected"),
     [
         (3, 1, SERVER_ERROR, [("attempts", "not_retry", None)]),
@@ -235,8 +236,8 @@ def test_where_all_attempts_hang_the_target_is_dead_to_the_shadow_too():
     stage.tick(2.0)
     once(stage, OK)
 
-    assert stage.lane.shadow.slots.binds(stage.now)
-    assert stage.lane.shadow._gates[-1].dead_at > before
+    assert stage.state.shadow.slots.binds(stage.now)
+    assert stage.state.shadow._gates[-1].dead_at > before
 
 
 def test_nothing_decides_in_the_shadow_unless_asked():
@@ -245,7 +246,7 @@ def test_nothing_decides_in_the_shadow_unless_asked():
         once(stage, THROTTLED)
 
     assert would(stage) == []
-    assert [gate.name for gate in stage.lane.shadow._gates] == ["diagnosis"]
+    assert [gate.name for gate in stage.state.shadow._gates] == ["diagnosis"]
 
 
 def test_a_budget_that_refuses_is_not_judged_by_a_shadow_that_says_nothing_of_retries():
@@ -272,28 +273,32 @@ def test_a_budget_has_an_account_of_its_own():
 
 
 def test_both_accounts_earn():
-    lane = Stage(
-        policy(retry_budget=BudgetPolicy(), shadow=ShadowPolicy(retry_budget=BudgetPolicy()))
-    ).lane
-    lane.earn(1.0)
+    both = policy(retry_budget=BudgetPolicy(), shadow=ShadowPolicy(retry_budget=BudgetPolicy()))
+    stage = Stage(both)
+    stage.start()
+    target_state = stage.state
 
-    assert lane.budget.balance(1.0) == lane.shadow_budget.balance(1.0) == pytest.approx(0.1)
+    assert (
+        target_state.budget.balance(stage.now)
+        == target_state.shadow_budget.balance(stage.now)
+        == pytest.approx(0.1)
+    )
 
 
 def test_no_event_is_built_where_nobody_listens():
     stage = Stage(policy(shadow=ShadowPolicy(limit=FixedLimit(max_in_flight=1))))
     stage.start(), stage.start()
 
-    assert stage.lane.shadow.counts == {"limit.wait": 1}
+    assert stage.state.shadow.counts == {"limit.wait": 1}
     assert stage.engine.events == []
 
 
 def test_without_a_shadow_there_is_no_gate_and_nothing_in_the_snapshot():
     stage = Stage(policy())
 
-    assert stage.lane.shadow is None
-    assert "shadow" not in [gate.name for gate in stage.lane.admission._gates]
-    assert "shadow" not in stage.lane.snapshot(stage.now)
+    assert stage.state.shadow is None
+    assert "shadow" not in [gate.name for gate in stage.state.admission._gates]
+    assert "shadow" not in stage.state.snapshot(stage.now)
 
 
 def test_a_whole_policy_can_be_the_shadow_of_another():
@@ -363,7 +368,7 @@ def played(real, acts):
             elif act == "cancel":
                 run.close()
             else:
-                run.command.permit.first(stage.now)
+                run.command.permit.first_output(stage.now)
         stage.settle()
     events = [event for event in stage.events if not isinstance(event, WouldHave)]
     return events, [run.ended for run in stage.runs], [str(type(run.command)) for run in stage.runs]

@@ -26,7 +26,7 @@ from stormbreak.core.backoff import Backoff
 from stormbreak.core.circuit import BreakerPolicy, State
 from stormbreak.core.concurrency_limit import AimdLimit, FixedLimit
 from stormbreak.core.presets import ARTICLE, INTERACTIVE
-from stormbreak.core.queue_order import QueuePolicy
+from stormbreak.core.queue import QueuePolicy
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.core.retry_budget import BudgetPolicy
 from stormbreak.core.trip import AnyRule, ConsecutiveFailures, FailureRate, SlowRate
@@ -130,44 +130,44 @@ class Storm(RuleBasedStateMachine):
     def begin(self, name, state, chance):
         self.stage = Stage(POLICIES[name], chance=chance)
         self.planned = {}  # backing off, until when
-        self.lanes = [self.stage.engine.lane(target) for target in (TARGET, OTHER)]
-        for lane in self.lanes:
-            self.watch(lane)
+        self.target_states = [self.stage.engine.target_state(target) for target in (TARGET, OTHER)]
+        for target_state in self.target_states:
+            self.watch(target_state)
         self.bring_to(state)
 
     def bring_to(self, state):
-        stage, lane = self.stage, self.stage.lane
-        if state in ("open", "half-open, probe hung") and lane.breaker is not None:
+        stage, target_state = self.stage, self.stage.state
+        if state in ("open", "half-open, probe hung") and target_state.breaker is not None:
             stage.fail_until_open()
             if state != "open":
-                stage.tick(lane.breaker.until - stage.now)
+                stage.tick(target_state.breaker.until - stage.now)
                 stage.start()
                 stage.tick(1.0)
         elif state == "cooling down":
             stage.start().step(told(5.0))
         elif state == "at the limit":
-            for _ in range(min(lane.slots.limit, 12)):
+            for _ in range(min(target_state.slots.limit, 12)):
                 stage.start()
         elif state == "queue full":
-            for _ in range(lane.slots.limit + 4 if lane.slots.limit < 12 else 0):
+            for _ in range(target_state.slots.limit + 4 if target_state.slots.limit < 12 else 0):
                 stage.start()
 
-    def watch(self, lane):
+    def watch(self, target_state):
         """See to it that every grant is checked at its moment."""
-        grant = lane.admission._grant
+        grant = target_state.admission._grant
 
         def watched(call, now):
-            assert lane.cooldown.until <= now, "left during a cooldown"
-            assert lane.slots.in_flight < lane.slots.limit, "left beyond the limit"
-            if lane.rate is not None:
-                assert lane.rate.ready_at(now) <= now, "left faster than the rate"
-            if lane.breaker is not None:
-                assert lane.breaker.state is not State.ISOLATED, "left while isolated"
-                if lane.breaker.state is State.OPEN:
-                    assert lane.breaker.until <= now, "left while open"
+            assert target_state.cooldown.until <= now, "left during a cooldown"
+            assert target_state.slots.in_flight < target_state.slots.limit, "left beyond the limit"
+            if target_state.rate is not None:
+                assert target_state.rate.ready_at(None, now) <= now, "left faster than the rate"
+            if target_state.breaker is not None:
+                assert target_state.breaker.state is not State.ISOLATED, "left while isolated"
+                if target_state.breaker.state is State.OPEN:
+                    assert target_state.breaker.until <= now, "left while open"
             return grant(call, now)
 
-        lane.admission._grant = watched
+        target_state.admission._grant = watched
 
     # -------------------------------------------------------------- what may happen
 
@@ -212,7 +212,7 @@ class Storm(RuleBasedStateMachine):
     @rule(pick=PICK)
     def first_output(self, pick):
         if run := self.pick(lambda run: run.sending, pick):
-            run.command.permit.first(self.stage.now)
+            run.command.permit.first_output(self.stage.now)
             self.stage.take_away()
 
     @rule(seconds=st.sampled_from([0.0, 0.1, 1.0, 2.0, 5.0, 30.0]))
@@ -234,44 +234,50 @@ class Storm(RuleBasedStateMachine):
         if run := self.pick(lambda run: run.queued or run.backing_off, pick):
             run.step()
 
-    @precondition(lambda self: self.stage.lane.breaker is not None)
+    @precondition(lambda self: self.stage.state.breaker is not None)
     @rule(closes=st.booleans())
     def by_hand(self, closes):
-        lane = self.stage.lane
-        (lane.reset if closes else lane.isolate)(self.stage.now)
+        target_state = self.stage.state
+        (target_state.reset if closes else target_state.isolate)(self.stage.now)
         self.stage.take_away()
 
     # -------------------------------------------------------------- what must hold
 
-    def runs_of(self, lane):
-        return [run for run in self.stage.runs if run.call.target == lane.target]
+    def runs_of(self, target_state):
+        return [run for run in self.stage.runs if run.call.target == target_state.target]
 
     @invariant()
     def slots_are_held_by_those_who_may_send_and_by_nobody_else(self):
-        for lane in self.lanes:
+        for target_state in self.target_states:
             holders = [
                 run
-                for run in self.runs_of(lane)
+                for run in self.runs_of(target_state)
                 if run.sending
                 or run.delivering
                 or (run.queued and run.command.ticket.permit is not None)
             ]
-            assert len(holders) == lane.slots.in_flight
+            assert len(holders) == target_state.slots.in_flight
             fixed = isinstance(self.stage.engine.policy.limit, FixedLimit)
-            assert lane.slots.in_flight <= lane.slots.limit or not fixed  # others may shrink
+            assert (
+                target_state.slots.in_flight <= target_state.slots.limit or not fixed
+            )  # others may shrink
 
     @invariant()
     def places_are_held_by_those_who_wait(self):
-        for lane in self.lanes:
-            waiting = [run.command.ticket for run in self.runs_of(lane) if run.queued]
+        for target_state in self.target_states:
+            waiting = [run.command.ticket for run in self.runs_of(target_state) if run.queued]
             undecided = [ticket for ticket in waiting if not ticket.decided]
-            assert len(undecided) == lane.admission.queued
-            assert lane.admission.queued <= self.stage.engine.policy.queue.max_size
-            assert set(lane.admission._queue) == set(undecided)
+            assert len(undecided) == target_state.admission.queued
+            assert target_state.admission.queued <= self.stage.engine.policy.queue.max_size
+            assert set(target_state.admission._queue) == set(undecided)
 
     @invariant()
     def probes_are_bounded_and_of_this_epoch(self):
-        for breaker in [lane.breaker for lane in self.lanes if lane.breaker is not None]:
+        for breaker in [
+            target_state.breaker
+            for target_state in self.target_states
+            if target_state.breaker is not None
+        ]:
             trial = breaker.trial
             assert (breaker.state is State.HALF_OPEN) == (trial is not None)
             if trial is None:
@@ -288,20 +294,25 @@ class Storm(RuleBasedStateMachine):
 
     @invariant()
     def no_wake_up_is_lost(self):
-        for lane in self.lanes:
-            if not lane.admission.queued:
+        for target_state in self.target_states:
+            if not target_state.admission.queued:
                 continue
-            admission, now = lane.admission, self.stage.now
+            admission, now = target_state.admission, self.stage.now
             following = admission._queue.peek(stands=admission._has_standing_queue(now))
             ready_at = admission._ready_at(following.call, now)
             if ready_at == inf:  # somebody who holds a slot will pump, or a hand on the circuit
-                isolated = lane.breaker is not None and lane.breaker.state is State.ISOLATED
-                assert lane.slots.in_flight >= lane.slots.limit or isolated
+                isolated = (
+                    target_state.breaker is not None
+                    and target_state.breaker.state is State.ISOLATED
+                )
+                assert target_state.slots.in_flight >= target_state.slots.limit or isolated
                 continue
-            keeper = lane.admission._timekeeper
+            keeper = target_state.admission._timekeeper
             assert keeper is not None
             assert keeper.check_at <= max(ready_at, self.stage.now)
-            (owner,) = [r for r in self.runs_of(lane) if r.queued and r.command.ticket is keeper]
+            (owner,) = [
+                r for r in self.runs_of(target_state) if r.queued and r.command.ticket is keeper
+            ]
             assert keeper.due or owner.command.until <= keeper.check_at
 
     @invariant()
@@ -327,16 +338,18 @@ class Storm(RuleBasedStateMachine):
         for run in self.stage.runs[::2]:
             run.close()
         self.drain()
-        for lane in self.lanes:
-            assert (lane.slots.in_flight, lane.admission.queued) == (0, 0)
+        for target_state in self.target_states:
+            assert (target_state.slots.in_flight, target_state.admission.queued) == (0, 0)
             assert (
-                lane.breaker is None or lane.breaker.trial is None or not lane.breaker.trial.probes
+                target_state.breaker is None
+                or target_state.breaker.trial is None
+                or not target_state.breaker.trial.probes
             )
 
     def drain(self):
         """Answer whoever is sent; nobody may be left waiting."""
-        for lane in self.lanes:
-            lane.reset(self.stage.now)
+        for target_state in self.target_states:
+            target_state.reset(self.stage.now)
         self.stage.take_away()
         for _ in range(400):
             self.stage.settle()

@@ -32,7 +32,7 @@ def ask_many(stage, models=100, outcome=OK):
 
 
 def known(stage):
-    return set(stage.engine._lanes)
+    return set(stage.engine.targets)
 
 
 def test_an_engine_remembers_so_many_targets():
@@ -52,21 +52,21 @@ def test_made_up_names_are_forgotten_though_they_fail(few, verdict):
 
 def test_a_target_that_is_asked_now_and_then_stays(few):
     stage = Stage(Policy())
-    lane = stage.lane
+    target_state = stage.state
     for _ in range(20):
         stage.start().step(OK)
         ask_many(stage, 4)
 
-    assert stage.lane is lane
+    assert stage.state is target_state
 
 
 @pytest.mark.usefixtures("few")
 class TestWhatIsNeededStays:
     def assert_stays(self, stage, seconds=0.0):
-        lane = stage.lane
+        target_state = stage.state
         stage.now += seconds
         ask_many(stage)
-        assert stage.engine._lanes.get(TARGET) is lane
+        assert stage.engine.targets.get(TARGET) is target_state
         assert len(known(stage)) <= FEW + 1
 
     def assert_goes(self, stage, seconds=0.0):
@@ -106,20 +106,20 @@ class TestWhatIsNeededStays:
         stage = Stage(policy(retry=ONCE, breaker=FRAGILE))
         stage.fail_until_open()
         self.assert_stays(stage, 899.0)
-        assert stage.lane.breaker.state is State.OPEN
+        assert stage.state.breaker.state is State.OPEN
         self.assert_goes(stage, 100.0)
 
     def test_a_circuit_that_was_opened_by_hand(self):
         stage = Stage(policy(breaker=FRAGILE))
-        stage.lane.isolate(stage.now)
+        stage.state.isolate(stage.now)
         self.assert_stays(stage, 10_000.0)
-        stage.lane.reset(stage.now)
+        stage.state.reset(stage.now)
         stage.now += 10.0
         self.assert_goes(stage)
 
     def test_a_rate_that_was_learned(self):
         stage = Stage(policy(retry=ONCE, adaptive_rate=True))
-        while not stage.lane.rate.in_force(stage.now):
+        while not stage.state.rate.in_force(stage.now):
             stage.now += 0.05
             stage.start().step(OK)
             stage.start().step(THROTTLED)
@@ -133,28 +133,28 @@ class TestWhatIsNeededStays:
         stage.now += 1.0
         for run in runs:
             run.step(Outcome(Verdict.TIMEOUT))
-        assert stage.lane.slots.learned(stage.now)
+        assert stage.state.slots.learned(stage.now)
         self.assert_stays(stage, 100.0)
         self.assert_goes(stage, 30.0)
 
     def test_a_quota_that_is_partly_used(self):
         stage = Stage(policy(rate_limit=RateLimitPolicy(rpm=1.0, burst_seconds=300.0)))
         stage.start().step(OK)
-        assert stage.lane.is_needed(stage.now + 59.0)
-        assert not stage.lane.is_needed(stage.now + 61.0)
+        assert stage.state.is_needed(stage.now + 59.0)
+        assert not stage.state.is_needed(stage.now + 61.0)
 
     @pytest.mark.parametrize(("remaining", "stays"), [(0, True), (49, True), (99, False)])
     def test_a_limit_that_was_told_and_is_nearly_used_up(self, remaining, stays):
         told = RateLimits(RateLimitStatus(limit=100, remaining=remaining, reset=60.0, flows=False))
         stage = Stage(policy(rate_limit=RateLimitPolicy(learn_from_headers=True)))
-        stage.start().step(OK._replace(told=told))
+        stage.start().step(OK._replace(rate_limits=told))
         (self.assert_stays if stays else self.assert_goes)(stage)
 
     def test_what_is_spent_is_not_a_matter_of_targets(self):
         stage = Stage(policy())
-        budget = stage.lane.budget
+        budget = stage.state.budget
         self.assert_goes(stage)
-        assert stage.lane.budget is budget
+        assert stage.state.budget is budget
 
 
 def test_targets_that_all_are_needed_cost_a_call_no_more_than_a_few_looks(few, monkeypatch):
@@ -163,7 +163,7 @@ def test_targets_that_all_are_needed_cost_a_call_no_more_than_a_few_looks(few, m
     monkeypatch.setattr(
         engine.TargetState,
         "is_needed",
-        lambda lane, now: looks.append(lane) or is_needed(lane, now),
+        lambda target_state, now: looks.append(target_state) or is_needed(target_state, now),
     )
     stage = Stage(policy(retry=ONCE))
     ask_many(stage, outcome=SERVER_ERROR)

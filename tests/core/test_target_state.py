@@ -1,4 +1,4 @@
-"""One target's lane: what it knows of the load, and what pauses, circuits and hands do to its queue."""
+"""One target's target_state: what it knows of the load, and what pauses, circuits and hands do to its queue."""
 
 import pytest
 from stage import OK, SERVER_ERROR, TARGET, THROTTLED, TIMEOUT, Stage, policy, told
@@ -34,41 +34,41 @@ def test_those_in_flight_and_those_in_the_queue_take_room(calls, share):
     for _ in range(calls):
         stage.start()
 
-    assert stage.lane.taken(stage.now) == share
+    assert stage.state.utilization(stage.now) == share
 
 
 def test_of_a_limit_of_one_all_is_taken_by_one():
     stage = Stage(policy(limit=FixedLimit(max_in_flight=1)))
     stage.start()
 
-    assert stage.lane.taken(stage.now) == 1.0
+    assert stage.state.utilization(stage.now) == 1.0
 
 
 def test_where_nobody_may_leave_there_is_no_room():
     stage = Stage(policy(limit=FixedLimit(max_in_flight=4), retry=ONCE))
     stage.start().step(told(10.0))
 
-    assert stage.lane.taken(stage.now) == 1.0
-    assert stage.lane.taken(stage.now + 10.0) == 0.0
+    assert stage.state.utilization(stage.now) == 1.0
+    assert stage.state.utilization(stage.now + 10.0) == 0.0
 
 
 def test_one_that_waits_shows_that_the_gates_hold_the_traffic():
     stage = Stage(policy(retry=ONCE))
     stage.start().step(told(10.0))
-    assert not stage.lane.load(stage.now).gated
+    assert not stage.state.load(stage.now).gated
     stage.start()
 
-    assert stage.lane.load(stage.now).gated
+    assert stage.state.load(stage.now).gated
 
 
 def test_an_answer_shows_that_the_target_is_well_and_overtakes_who_left_before_it():
     stage = Stage(policy(retry=ONCE))
-    assert stage.lane.load(stage.now) == Load()
+    assert stage.state.load(stage.now) == Load()
     stage.tick(1.0)
     stage.start().step(OK)
 
-    assert stage.lane.load(stage.now, stage.now - 0.1) == Load(well=True, overtaken=True)
-    assert stage.lane.load(stage.now, stage.now) == Load(well=True)
+    assert stage.state.load(stage.now, stage.now - 0.1) == Load(well=True, overtaken=True)
+    assert stage.state.load(stage.now, stage.now) == Load(well=True)
 
 
 @pytest.mark.parametrize("adaptive_rate", [False, True])
@@ -76,21 +76,21 @@ def test_429s_are_heeded_where_they_teach_a_rate(adaptive_rate):
     stage = Stage(policy(adaptive_rate=adaptive_rate))
     stage.start().step(THROTTLED)
 
-    assert stage.lane.load(stage.now).slowed_by_429s is adaptive_rate
+    assert stage.state.load(stage.now).slowed_by_429s is adaptive_rate
 
 
 def test_and_where_most_attempts_beside_them_are_served():
     stage = Stage(policy())
-    stage.lane.diagnosis._contradicted = 0.6
+    stage.state.diagnosis._contradicted = 0.6
 
-    assert stage.lane.load(stage.now).slowed_by_429s
+    assert stage.state.load(stage.now).slowed_by_429s
 
 
 def test_and_where_the_limit_has_fallen():
     stage = Stage(policy(limit=AimdLimit()))
     stage.start(most=1).step(THROTTLED)
 
-    assert stage.lane.load(stage.now).slowed_by_429s
+    assert stage.state.load(stage.now).slowed_by_429s
 
 
 def test_calls_that_waited_for_a_pause_do_not_make_the_limit_bind():
@@ -101,17 +101,17 @@ def test_calls_that_waited_for_a_pause_do_not_make_the_limit_bind():
     stage.pass_time(6.0)
 
     assert len(sending(stage)) == 100
-    assert stage.lane.slots.limit == 256
+    assert stage.state.slots.limit == 256
 
 
 def test_the_trouble_is_what_the_diagnosis_says():
     stage = Stage(policy(retry=ONCE))
     for number in range(8):
-        assert stage.lane.snapshot(stage.now)["trouble"] == ("bad luck" if number else "none")
+        assert stage.state.snapshot(stage.now)["trouble"] == ("bad luck" if number else "none")
         stage.start().step(SERVER_ERROR)
 
-    assert stage.lane.snapshot(stage.now)["trouble"] == "dead"
-    assert not stage.lane.load(stage.now).well
+    assert stage.state.snapshot(stage.now)["trouble"] == "dead"
+    assert not stage.state.load(stage.now).well
 
 
 def test_who_is_given_to_an_attempt_is_its_own_time():
@@ -160,10 +160,10 @@ def test_who_may_not_wait_for_a_pause_that_begins_is_rejected_at_once():
 
 def test_a_heavy_call_alone_waits_for_the_tokens_that_only_it_needs(monkeypatch):
     stage = Stage(policy(rate_limit=RateLimitPolicy(tpm=6e6), retry=ONCE))
-    monkeypatch.setattr(type(stage.lane.quota), "is_what_lacks", lambda *_: True)
+    monkeypatch.setattr(type(stage.state.quota), "is_what_lacks", lambda *_: True)
     stage.start().step(told(60.0))
     assert stage.start().sending
-    monkeypatch.setattr(type(stage.lane.quota), "is_what_lacks", lambda *_: False)
+    monkeypatch.setattr(type(stage.state.quota), "is_what_lacks", lambda *_: False)
     stage.start().step(told(60.0))
 
     assert stage.start().queued
@@ -177,7 +177,7 @@ def test_a_call_alone_waits_for_a_time_that_it_is_given_beside_many_that_are_ser
     stage.tick(1.0)
     for run in crowd[2:]:
         run.step(OK)
-    assert stage.lane.diagnosis.refuses_randomly
+    assert stage.state.diagnosis.refuses_randomly
     crowd[1].step(told(60.0))
 
     assert stage.start().sending
@@ -188,7 +188,7 @@ def throttled_half_the_time():
     rules = policy(adaptive_rate=True, retry=ONCE, limit=FixedLimit(max_in_flight=1))
     stage = Stage(rules)
     number = 0
-    while not stage.lane.is_spaced(stage.now):
+    while not stage.state.rate.in_force(stage.now):
         run = stage.start()
         if run.sending:
             run.step((OK, THROTTLED)[number % 2])
@@ -205,7 +205,7 @@ def test_under_a_learned_rate_the_oldest_goes_first_however_many_wait():
     blocker = stage.start()
     stage.pass_time(60.0)
     assert blocker.sending
-    assert stage.lane.is_spaced(stage.now)
+    assert stage.state.rate.in_force(stage.now)
     crowd = [stage.start() for _ in range(10)]
     blocker.step(OK)
     while not any(run.sending for run in crowd):
@@ -216,28 +216,28 @@ def test_under_a_learned_rate_the_oldest_goes_first_however_many_wait():
 
 def test_how_often_its_circuit_opened_is_counted():
     stage = Stage(policy(breaker=FRAGILE, retry=ONCE))
-    assert stage.lane.openings == 0
+    assert stage.state.openings == 0
     for _ in range(2):
         stage.start().step(SERVER_ERROR)
-    assert stage.lane.openings == 1
+    assert stage.state.openings == 1
     stage.tick(5.0)
     stage.start().step(OK)
-    assert stage.lane.openings == 1
+    assert stage.state.openings == 1
     for _ in range(2):
         stage.start().step(SERVER_ERROR)
 
-    assert stage.lane.openings == 2
+    assert stage.state.openings == 2
 
 
 def test_whoever_waits_for_a_pause_leaves_when_it_is_lifted_by_hand():
     stage = Stage(policy(retry=ONCE))
     stage.start().step(told(60.0))
     crowd = [stage.start() for _ in range(9)]
-    stage.lane.reset(stage.now)
+    stage.state.reset(stage.now)
     stage.settle()
 
     assert all(run.sending for run in crowd)
-    assert stage.lane.snapshot(stage.now)["cooldown"] == 0.0
+    assert stage.state.snapshot(stage.now)["cooldown"] == 0.0
 
 
 def test_whoever_leaves_paced_leaves_at_once_by_hand():
@@ -247,7 +247,7 @@ def test_whoever_leaves_paced_leaves_at_once_by_hand():
         stage.start()
     stage.pass_time(4.0)
     assert len(sending(stage)) == 4
-    stage.lane.reset(stage.now)
+    stage.state.reset(stage.now)
     stage.settle()
 
     assert len(sending(stage)) == 10
@@ -261,12 +261,12 @@ def test_and_does_not_leave_paced_though_another_pause_comes_and_goes():
     stage.tick(5.0)
     early += [stage.start()]
     early[-1].step(OK)  # the probe: the circuit closes, paced
-    stage.lane.reset(stage.now)
+    stage.state.reset(stage.now)
     early[0].step(told(60.0))
     crowd = [stage.start() for _ in range(9)]
-    late = stage.lane.cooldown
+    late = stage.state.cooldown
     late.lift(stage.now)
-    stage.lane.admission.pump(stage.now)
+    stage.state.admission.pump(stage.now)
     stage.settle()
 
     assert all(run.sending for run in crowd)
@@ -274,9 +274,9 @@ def test_and_does_not_leave_paced_though_another_pause_comes_and_goes():
 
 def test_whoever_waits_leaves_when_a_circuit_is_restored_as_closed():
     stage = Stage(policy(breaker=FRAGILE))
-    stage.lane.isolate(stage.now)
+    stage.state.isolate(stage.now)
     run = stage.start(fail_fast=False)
-    stage.lane.restore(
+    stage.state.restore(
         CircuitSnapshot(state=State.CLOSED, open_left=0.0, open_for=5.0), stage.now, elapsed=0
     )
     stage.settle()
@@ -287,8 +287,8 @@ def test_whoever_waits_leaves_when_a_circuit_is_restored_as_closed():
 def test_a_lane_without_breaker_and_pause_says_so():
     stage = Stage(policy(limit=FixedLimit(max_in_flight=2)))
 
-    assert stage.lane.target == TARGET
-    assert stage.lane.snapshot(stage.now) == {
+    assert stage.state.target == TARGET
+    assert stage.state.snapshot(stage.now) == {
         "place": "acme/large",
         "in_flight": 0,
         "limit": 2,

@@ -6,6 +6,7 @@ from decimal import Decimal
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from table_test import table_test
 
 from stormbreak.cost.downtime import Downtime, losses, read_storm_result
 from stormbreak.errors import ConfigurationError
@@ -63,7 +64,7 @@ def test_nobody_loses_less_than_nothing_or_more_than_all(goodput, seconds):
     assert 0 <= loss.cost <= Decimal(seconds) / 60 * Downtime().per_minute
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("given", "complaint"),
     [
         ("", "not what storm run --json prints"),

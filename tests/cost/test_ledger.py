@@ -10,6 +10,7 @@ from metering import price_of, prices, usage, usd
 from msgspec import ValidationError
 from msgspec.json import decode, encode
 from stage import OTHER, TARGET
+from table_test import table_test
 
 from stormbreak.cost.ledger import Account, Bill, Bills, Cost, ModelUsage, PricedSum, TokenSum
 from stormbreak.cost.prices import Prices, Rate, Rates, Source, Step
@@ -222,8 +223,8 @@ def test_it_holds_no_key():
     assert "0a1b2c3d" not in repr(Account().plus(bills({target: Bill()}), at_work=False))
 
 
-@pytest.mark.parametrize("odd", ["-0.01", "NaN", "sNaN", "Infinity", "1e400", "1e999999999"])
-@pytest.mark.parametrize("name", ["ahead", "lost"])
+@table_test("odd", ["-0.01", "NaN", "sNaN", "Infinity", "1e400", "1e999999999"])
+@table_test("name", ["ahead", "lost"])
 def test_dollars_that_cannot_be_are_refused(name, odd):
     said = encode({name: odd})
     with pytest.raises(ValidationError):

@@ -5,6 +5,7 @@ from datetime import date
 from decimal import Decimal
 
 import pytest
+from table_test import table_test
 
 from stormbreak.cost import list_prices as module
 from stormbreak.cost.list_prices import ListPrices
@@ -78,7 +79,7 @@ def test_our_names_of_providers_are_known(market):
     assert market.find("XAI", "grok-4") is not None
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("provider", "model"),
     [
         ("openai", "gtp-4.1"),

@@ -23,7 +23,7 @@ from stormbreak.events import Returned
 from stormbreak.provider.counters import Billed
 from stormbreak.provider.formats.registry import request_digest
 
-CALLS = 5_000
+CALLS = 1_500
 AT_ONCE = 250
 STORM = """
 [provider]

@@ -3,6 +3,7 @@ from decimal import Decimal
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from table_test import table_test
 
 from stormbreak.cost.money import PLACES, USD, Currency, rounded, without_zeros
 from stormbreak.errors import ConfigurationError
@@ -10,7 +11,7 @@ from stormbreak.errors import ConfigurationError
 VND = Currency("VND", Decimal(26_000))
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("usd", "shown"),
     [
         ("0", "0.00"),
@@ -42,7 +43,7 @@ def test_a_price_is_as_exact_as_it_is_given(price, shown):
     assert USD.exact(Decimal(price)) == shown
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("code", "rate", "complaint"),
     [
         ("VDN", "26000", "must be a code of ISO 4217, got 'VDN'; did you mean VND"),

@@ -4,6 +4,7 @@ from datetime import date
 from decimal import Decimal
 
 import pytest
+from table_test import table_test
 
 from stormbreak.cost.price_file import load, parse
 from stormbreak.cost.prices import Rate, Service, Step
@@ -70,7 +71,7 @@ def test_each_service_has_its_own_prices():
     assert [prices.rates(service).input.base for service in Service] == [3, 1, 2, 4]
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("toml", "complaint"),
     [
         (f"{ONE}inptu = 2.5", "unknown key prices[0].inptu = 2.5; did you mean input?"),

@@ -1,6 +1,7 @@
 from datetime import date
 
 import pytest
+from table_test import table_test
 
 from stormbreak.cost.list_prices import ListPrices
 from stormbreak.cost.price_file import load, parse
@@ -36,7 +37,7 @@ def test_a_model_is_found_however_it_is_written(lookup, name):
     assert base(lookup, name) == 3
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("name", "complaint"),
     [
         ("opanai/gpt-4.1", "no prices are known of 'opanai'; did you mean openai"),
@@ -54,7 +55,7 @@ def test_what_is_not_known_is_told_with_what_is_near(lookup, name, complaint):
     assert str(caught.value).startswith(complaint)
 
 
-@pytest.mark.parametrize("text", ["", "openai", "/gpt", "openai/", "@x/gpt", "openai@/gpt"])
+@table_test("text", ["", "openai", "/gpt", "openai/", "@x/gpt", "openai@/gpt"])
 def test_an_offer_is_a_provider_and_a_model(text):
     with pytest.raises(ConfigurationError, match="must be PROVIDER"):
         Offer.parse(text)

@@ -4,6 +4,7 @@ from decimal import Decimal
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from table_test import table_test
 
 from stormbreak.cost.prices import Prices, Rate, Rates, Service, Source, Step, Tokens
 from stormbreak.errors import ConfigurationError
@@ -19,9 +20,7 @@ RATES = Rates(
 )
 
 
-@pytest.mark.parametrize(
-    ("prompt", "price"), [(0, 2), (1000, 2), (1001, 4), (5000, 4), (5001, 6), (10**9, 6)]
-)
+@table_test(("prompt", "price"), [(0, 2), (1000, 2), (1001, 4), (5000, 4), (5001, 6), (10**9, 6)])
 def test_a_long_prompt_has_the_price_of_its_step(prompt, price):
     assert RATES.input.at(prompt) == price
 

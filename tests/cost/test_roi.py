@@ -1,8 +1,8 @@
 from decimal import Decimal
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from table_test import table_test
 
 from stormbreak.cost.roi import Case, sensitivity
 
@@ -18,7 +18,7 @@ def case(current, candidate, migration=2000, tokens=10**6):
     )
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("of", "payback", "returned", "break_even", "headroom"),
     [
         (case(100, 100), None, -1, None, None),  # nothing saved

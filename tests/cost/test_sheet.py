@@ -5,6 +5,7 @@ from decimal import Decimal
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from table_test import table_test
 
 from stormbreak.cost.money import Currency
 from stormbreak.cost.sheet import Column, Kind, Sheet, csv_safe, percent, volume
@@ -21,7 +22,7 @@ def sheet(*rows, currency=None):
     return Sheet(columns=COLUMNS, rows=rows, currency=currency or Currency())
 
 
-@pytest.mark.parametrize("begin", ["=", "+", "-", "@", "\t", "\r", "\n"])
+@table_test("begin", ["=", "+", "-", "@", "\t", "\r", "\n"])
 def test_no_text_is_a_formula(begin):
     made = sheet((f"{begin}1+1", Decimal(-5), Decimal("-0.1"), 7)).csv()
     _, row = csv.reader(io.StringIO(made))
@@ -79,7 +80,7 @@ def test_numbers_are_written_without_an_exponent():
     assert csv_safe(Decimal("1E+9")) == "1000000000"
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("tokens", "said"),
     [
         (1, "1"), (999, "999"), (1000, "1k"), (1500, "1.5k"), (1234, "1,234"), (2_095_380, "2,095,380"),

@@ -18,6 +18,7 @@ from stormbreak.core.hedge import HedgePolicy
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.core.spend_policy import SpendPolicy
 from stormbreak.cost.meter import Meter
+from stormbreak.cost.spend_gate import SpendAccounts
 from stormbreak.drivers.virtual_time import Timeline, VirtualDriver
 from stormbreak.types import FALLBACK, Call, Outcome, Verdict
 
@@ -81,7 +82,7 @@ def play(seed, *, usd, per=None, calls=500, greedy=True):
         hedge=HedgePolicy(delay=3.0, percentile=None),
         limit=AutomaticLimit(),
     )
-    engine, ended = Engine(rules, price_of), []
+    engine, ended = Engine(rules, SpendAccounts(price_of)), []
     meter = Meter(price_of)
     engine.listeners.append(meter)
     driver = VirtualDriver(engine, timeline, chance=chance.random)

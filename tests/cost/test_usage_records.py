@@ -4,6 +4,7 @@ import json
 from decimal import Decimal
 
 import pytest
+from table_test import table_test
 
 from stormbreak.cost import usage_file
 from stormbreak.cost.prices import Service, Tokens
@@ -174,7 +175,7 @@ def test_several_pages_and_one_that_is_not_the_last(read):
     assert "more pages" in traffic.notes[0]
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("results", "complaint"),
     [
         (
@@ -214,7 +215,7 @@ def test_the_csv_of_the_dashboard(read):
     assert (str(traffic.since), str(traffic.until)) == ("2025-10-05", "2025-10-08")
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("text", "complaint"),
     [
         ("", "holds no answer, and no use"),

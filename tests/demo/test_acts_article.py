@@ -1,4 +1,4 @@
-import pytest
+from table_test import table_test
 
 from stormbreak.demo import acts
 from stormbreak.demo.stage import ROWS, write_documents
@@ -21,7 +21,7 @@ until = 0.3
 )
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("row", "said"),
     [
         (0, "0.5 s"),

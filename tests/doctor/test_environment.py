@@ -3,15 +3,17 @@
 import certifi
 import pytest
 from canary import CANARIES, KEY, assert_clean
+from table_test import table_test
 
-from stormbreak.doctor.environment import surroundings
+from stormbreak.doctor.environment import check_environment
 
 SECRET = f"{KEY}\n"
 
 
 def told(environ):
     return {
-        each.where: (str(each.severity), each.name, each.what) for each in surroundings(environ)
+        each.where: (str(each.severity), each.name, each.what)
+        for each in check_environment(environ)
     }
 
 
@@ -21,7 +23,7 @@ def _no_proxy(monkeypatch):
         monkeypatch.delenv(name, raising=False)
 
 
-@pytest.mark.parametrize(
+@table_test(
     "environ",
     [
         {},
@@ -36,7 +38,7 @@ def test_nothing_is_wrong(environ):
     assert told(environ) == {}
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("environ", "where", "what"),
     [
         ({"STORMBREAK_DISABLED": "1"}, "STORMBREAK_DISABLED", "every policy is off"),
@@ -58,7 +60,7 @@ def test_nothing_is_wrong(environ):
     ],
 )
 def test_what_is_wrong(environ, where, what):
-    (finding,) = surroundings(environ)
+    (finding,) = check_environment(environ)
     assert (finding.severity, finding.where) == ("wrong", where)
     assert what in finding.what
     assert_clean(f"{finding} {finding!r}", "finding", CANARIES)
@@ -72,11 +74,11 @@ def test_a_key_that_goes_elsewhere():
 
 def test_a_proxy_is_told_without_its_password(monkeypatch):
     monkeypatch.setenv("HTTPS_PROXY", f"http://me:{KEY}@proxy.example.org:3128")
-    (finding,) = surroundings({})
+    (finding,) = check_environment({})
     assert (finding.severity, finding.name) == ("note", "proxy")
     assert "proxy.example.org" in finding.what
     assert_clean(f"{finding!r}", "finding", CANARIES)
     monkeypatch.setenv("HTTPS_PROXY", f"socks5://me:{KEY}@proxy.example.org:3128")
-    (finding,) = surroundings({})
+    (finding,) = check_environment({})
     assert (finding.severity, finding.name) == ("wrong", "bad-variable")
     assert_clean(f"{finding!r}", "finding", CANARIES)

@@ -10,6 +10,7 @@ import httpx2
 import openai
 import pytest
 from canary import CANARIES, KEY, assert_clean
+from table_test import table_test
 
 import stormbreak.httpx
 from stormbreak import AsyncClient, Client, ConfigurationError
@@ -117,13 +118,13 @@ def test_no_bound_of_policy_and_sdk():
 def test_a_door_of_another_kind_of_client(transport, better):
     client = over(transport(), make=openai.AsyncOpenAI, sdk={"max_retries": 0})
     (finding,) = examine(client)
-    assert (finding.severity, finding.name) == (Severity.WRONG, "wrong-door")
+    assert (finding.severity, finding.name) == (Severity.WRONG, "wrong-transport")
     assert finding.instead == better
 
 
 def test_a_proxy_that_leads_past():
     client = over(Transport(), proxy=f"http://me:{KEY}@127.0.0.1:9", sdk={"max_retries": 0})
-    assert ("wrong", "leads-past", "client._client._mounts['all://']") in found(client)
+    assert ("wrong", "bypassed-transport", "client._client._mounts['all://']") in found(client)
     assert "no-policy" not in str(found(client))
     proxied = wrap(httpx2.Client(proxy=f"http://me:{KEY}@127.0.0.1:9"))
     assert {each.name for each in examine(proxied)} == {"small-pool"}
@@ -137,11 +138,11 @@ def test_a_client_that_is_closed():
 
 
 def test_whom_to_trust():
-    assert ("wrong", "trusts-anybody", "client._transport._pool") in found(
+    assert ("wrong", "unverified-certificates", "client._transport._pool") in found(
         httpx2.Client(verify=False)
     )
     context = ssl.create_default_context()
-    assert "trusts-anybody" not in str(found(httpx2.Client(verify=context)))
+    assert "unverified-certificates" not in str(found(httpx2.Client(verify=context)))
     distrustful = over(Transport(), trust_env=False, sdk={"max_retries": 0})
     assert found(distrustful) == [("risk", "trust-env", "client._client.trust_env")]
     assert found(over(Transport(trust_env=False), trust_env=False, sdk={"max_retries": 0})) == []
@@ -231,9 +232,9 @@ async def test_nothing_is_changed_or_sent():
     assert transport.snapshot()["targets"] == {}
 
 
-@pytest.mark.parametrize("thing", [object(), 3, "client", None, openai, [openai], print])
+@table_test("thing", [object(), 3, "client", None, openai, [openai], print])
 def test_what_is_no_client(thing):
-    with pytest.raises(ConfigurationError, match="no client of an SDK or an HTTP library"):
+    with pytest.raises(ConfigurationError, match="no client of a known SDK or HTTP library"):
         examine(thing)
 
 
@@ -243,7 +244,7 @@ def test_what_cannot_be_looked_at_is_no_client():
         def __dict__(self):
             raise ValueError("nobody looks in here")
 
-    with pytest.raises(ConfigurationError, match="no client of an SDK or an HTTP library"):
+    with pytest.raises(ConfigurationError, match="no client of a known SDK or HTTP library"):
         examine(FlowClosed())
 
 

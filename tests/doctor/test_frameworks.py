@@ -8,6 +8,7 @@ import openai
 import pytest
 import tenacity
 from canary import KEY
+from table_test import table_test
 
 from stormbreak.doctor import examine
 from stormbreak.httpx import Transport
@@ -32,7 +33,7 @@ def said(thing):
     return told
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("thing", "where"),
     [
         (lambda: of("langchain_openai", root_client=sdk()), "client.root_client"),
@@ -84,7 +85,8 @@ def test_llama_index_over_a_door_multiplies_until_it_is_told_not_to():
 
 def test_a_client_for_each_call():
     assert (
-        said(llama(reuse_client=False))["client.reuse_client"] == "a client is made for each call\n"
+        said(llama(reuse_client=False))["client.reuse_client"]
+        == "a client is created for each call\n"
     )
 
 

@@ -9,7 +9,7 @@ import openai
 import pytest
 
 from stormbreak.doctor.findings import Severity
-from stormbreak.doctor.installed_sdks import Setting, installed, told_of
+from stormbreak.doctor.installed_sdks import Setting, check_installed, installed
 from stormbreak.doctor.sdks import SDKS
 
 CONSTANTS = "DEFAULT_TIMEOUT = httpx2.Timeout(timeout={}, connect=5.0)\nDEFAULT_MAX_RETRIES = {}\n"
@@ -20,7 +20,7 @@ def named(name):
 
 
 def names(everything):
-    return [(str(each.severity), each.name, each.where) for each in told_of(everything)]
+    return [(str(each.severity), each.name, each.where) for each in check_installed(everything)]
 
 
 @pytest.mark.parametrize("sdk", [openai, anthropic], ids=lambda sdk: sdk.__name__)
@@ -32,7 +32,8 @@ def test_an_sdk_that_is_really_there(sdk):
     assert found.retries == Setting(value=constants.DEFAULT_MAX_RETRIES, read=True)
     assert found.timeout == Setting(value=constants.DEFAULT_TIMEOUT.read, read=True)
     assert (
-        found.door == "http_client=httpx2.AsyncClient(transport=stormbreak.httpx2.AsyncTransport())"
+        found.transport
+        == "http_client=httpx2.AsyncClient(transport=stormbreak.httpx2.AsyncTransport())"
     )
 
 
@@ -40,7 +41,7 @@ def test_libraries_that_retry_are_really_there():
     assert named("tenacity").retries == Setting(value="without end", read=False)
     assert named("stamina").retries == Setting(value=9, read=True)
     assert named("stamina").library == ""
-    assert "no-timeout" not in {each.name for each in told_of([named("stamina")])}
+    assert "no-timeout" not in {each.name for each in check_installed([named("stamina")])}
 
 
 def test_no_sdk_is_imported():
@@ -52,7 +53,7 @@ def test_no_sdk_is_imported():
 
 def test_nothing_is_installed(install):
     assert installed() == []
-    assert list(told_of([])) == []
+    assert list(check_installed([])) == []
 
 
 def test_other_defaults_are_read(install):
@@ -81,7 +82,7 @@ def test_an_older_sdk_gets_the_door_for_httpx(install):
     install("openai", "2.54.0", "httpx<1,>=0.23", 'httpx2; extra == "new"')
     found = named("openai")
     assert found.library == "httpx 0.28.1"
-    assert "stormbreak.httpx.AsyncTransport()" in found.door
+    assert "stormbreak.httpx.AsyncTransport()" in found.transport
     assert ("note", "other-version", "openai 2.54.0") in names([found])
 
 
@@ -117,7 +118,7 @@ def test_every_trap_is_told(install):
     install("httpx2", "2.0")
     for sdk in SDKS:
         install(sdk.name, sdk.checked, "httpx2")
-    told = list(told_of(installed()))
+    told = list(check_installed(installed()))
     assert {trap for sdk in SDKS for trap in sdk.traps} <= {each.what for each in told}
     assert all(each.severity is not Severity.WRONG for each in told)
     assert all(each.what and each.why and each.instead for each in told)

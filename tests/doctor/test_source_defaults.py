@@ -4,7 +4,7 @@ from importlib.metadata import distribution
 
 import pytest
 
-from stormbreak.doctor.installed_sdks import Unreadable, number_in
+from stormbreak.doctor.installed_sdks import DefaultNotFoundError, number_in
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def test_numbers(read, text, number):
     ],
 )  # fmt: skip
 def test_what_is_no_number(read, text):
-    with pytest.raises(Unreadable):
+    with pytest.raises(DefaultNotFoundError):
         read(text)
 
 
@@ -65,5 +65,5 @@ def test_fields_and_arguments(read, text, name, number):
 
 @pytest.mark.parametrize("name", ["A.b", "f.b", "f.a", "A.__init__.b"])
 def test_fields_and_arguments_that_are_not_there(read, name):
-    with pytest.raises(Unreadable):
+    with pytest.raises(DefaultNotFoundError):
         read("class A:\n    c = 1\ndef f(a, *, c=2): ...", name)

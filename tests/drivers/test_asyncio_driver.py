@@ -6,6 +6,7 @@ from contextlib import suppress
 import pytest
 from loop_bench import Bench
 from stage import INVALID, OK, SERVER_ERROR, TARGET, policy, told
+from table_test import table_test
 from virtual_loop import now, on_virtual_loop, run
 
 from stormbreak.core.backoff import Backoff
@@ -126,7 +127,7 @@ async def test_cancelled_in_the_queue():
     waiting, next_one = bench.call(OK), bench.call(OK)
     await asyncio.sleep(1.0)
     await cancelled(waiting)
-    assert bench.lane.admission.queued == 1
+    assert bench.state.admission.queued == 1
     await asyncio.gather(blocker, next_one)
     assert [at for at, _ in bench.sent] == [0.0, 10.0]
     await bench.assert_at_rest()
@@ -142,7 +143,7 @@ async def test_cancelled_when_granted_but_not_resumed_yet():
 
     blocker, granted, next_one = bench.run(hangs), bench.call(OK), bench.call(OK)
     await asyncio.sleep(1.0)
-    ticket = next(iter(bench.lane.admission._queue))
+    ticket = next(iter(bench.state.admission._queue))
     blocker.cancel()
     await asyncio.sleep(0)  # the grant comes with the closing of the blocker
     assert ticket.permit is not None
@@ -197,16 +198,16 @@ async def test_cancelled_while_the_probe_is_out():
     probe = bench.call(OK, takes=30.0, fail_fast=False)
     waiting = bench.call(OK, fail_fast=False)
     await asyncio.sleep(11.0)
-    assert bench.lane.breaker.state is State.HALF_OPEN
-    assert len(bench.lane.breaker.trial.probes) == 1
+    assert bench.state.breaker.state is State.HALF_OPEN
+    assert len(bench.state.breaker.trial.probes) == 1
     await cancelled(probe)
-    assert bench.lane.breaker.state is State.HALF_OPEN
+    assert bench.state.breaker.state is State.HALF_OPEN
     await waiting
-    assert bench.lane.breaker.state is State.CLOSED
+    assert bench.state.breaker.state is State.CLOSED
     await bench.assert_at_rest()
 
 
-@pytest.mark.parametrize("turns", range(12))
+@table_test("turns", range(12))
 def test_cancelled_at_any_turn_of_the_loop_around_a_grant(turns):
     """The blocker answers, the queue moves, a retry follows; the cancel comes some turns of the loop later."""
 
@@ -316,7 +317,7 @@ async def test_a_sender_that_is_slow_to_let_go_keeps_its_slot_until_it_has():
 
     first, waiting = bench.run(slow_to_let_go), bench.call(OK)
     await asyncio.sleep(6.0)
-    assert bench.lane.slots.in_flight == 1
+    assert bench.state.slots.in_flight == 1
     assert (await first).outcome.verdict is Verdict.TIMEOUT
     assert now() == pytest.approx(7.0)
     await waiting

@@ -20,8 +20,8 @@ HEDGED = policy(hedge=HedgePolicy(delay=1.0, percentile=None), attempt_timeout=6
 def serving(rules):
     """A bench whose target has just answered: where nothing is known to be well, no other is sent beside an attempt."""
     bench = Bench(rules)
-    diagnosis = bench.lane.diagnosis
-    diagnosis.settle(diagnosis.take(now()), OK, now(), 0.5)
+    diagnosis = bench.state.diagnosis
+    diagnosis.settle(diagnosis.take(None, now()), OK, now(), 0.5)
     return bench
 
 

@@ -32,7 +32,7 @@ class Bench:
 
     @property
     def in_flight(self):
-        return self.engine.lane(TARGET).slots.in_flight
+        return self.engine.target_state(TARGET).slots.in_flight
 
 
 def test_it_is_answered_until_it_ends():
@@ -75,7 +75,7 @@ def test_what_ends_a_wait_on_a_thread_closes_it():
     threads.at(1.0, lambda: threads.cancel(thread))
     threads.run()
     assert second.flow is None
-    assert engine.lane(TARGET).admission.queued == 0
+    assert engine.target_state(TARGET).admission.queued == 0
     first.close()
 
 
@@ -112,7 +112,7 @@ async def test_a_cancel_while_it_waits_closes_it():
     with pytest.raises(asyncio.CancelledError):
         await waits
     assert second.flow is None
-    assert bench.engine.lane(TARGET).admission.queued == 0
+    assert bench.engine.target_state(TARGET).admission.queued == 0
     first.close()
 
 

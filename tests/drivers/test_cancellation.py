@@ -3,8 +3,8 @@
 import asyncio
 import contextlib
 
-import pytest
 from stage import OK, TARGET, THROTTLED, policy
+from table_test import table_test
 from virtual_threads import Threads
 
 from stormbreak.core.backoff import Backoff
@@ -68,7 +68,7 @@ def in_threads(engine, outcome):
     threads.run()
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("drive", "chosen"),
     [
         (under_asyncio, RETRIED),
@@ -77,7 +77,7 @@ def in_threads(engine, outcome):
         (in_threads, RETRIED),
     ],
 )
-@pytest.mark.parametrize(
+@table_test(
     ("outcome", "told"),
     [
         (None, (CallCancelled, True)),  # while an attempt is under way
@@ -95,7 +95,7 @@ def test_a_call_ends_in_one_event(drive, chosen, outcome, told):
 
     assert [(type(end), getattr(end, "sent", None)) for end in ends] == [told]
     assert (ends[0].call, ends[0].target) == (7, TARGET)
-    assert engine.lane(TARGET).idle
+    assert engine.target_state(TARGET).idle
 
 
 def test_a_call_that_waits_in_the_queue_was_not_sent():

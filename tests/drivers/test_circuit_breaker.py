@@ -5,6 +5,7 @@ from math import inf
 
 import pytest
 from circuits import FRAGILE, breaker, fail, fail_until_open
+from table_test import table_test
 
 from stormbreak import BreakerPolicy, CircuitBreaker, CircuitOpenError, ConfigurationError, Judge
 from stormbreak.core.circuit import State
@@ -147,7 +148,7 @@ def test_an_asynchronous_function_is_not_called_by_mistake():
         """Never awaited."""
 
     circuit = breaker(BreakerPolicy(trip=ConsecutiveFailures(failure_threshold=1)))
-    with pytest.raises(TypeError, match="needs async_call"):
+    with pytest.raises(TypeError, match="use async_call"):
         circuit.call(asynchronous)
     assert circuit.state is State.CLOSED
 
@@ -357,8 +358,8 @@ def test_exception_classes_may_be_given_alone_or_in_any_collection(name):
         assert getattr(Judge(**{name: given}), name) == (KeyError,)
 
 
-@pytest.mark.parametrize("name", ["failures", "ignored"])
-@pytest.mark.parametrize("given", [["KeyError"], KeyError("x"), int, 3, None, "KeyError"])
+@table_test("name", ["failures", "ignored"])
+@table_test("given", [["KeyError"], KeyError("x"), int, 3, None, "KeyError"])
 def test_what_is_no_exception_class_is_refused_when_the_judge_is_made(name, given):
     with pytest.raises(ConfigurationError, match=f"{name} must hold exception classes"):
         Judge(**{name: given})
@@ -368,8 +369,8 @@ async def asynchronous(_):
     """Its result is true, whatever it would come to."""
 
 
-@pytest.mark.parametrize("given", [3, "is_none", asynchronous])
-@pytest.mark.parametrize("name", ["failed_result", "outcome_of"])
+@table_test("given", [3, "is_none", asynchronous])
+@table_test("name", ["failed_result", "outcome_of"])
 def test_what_is_no_function_is_refused_when_the_judge_is_made(name, given):
     with pytest.raises(ConfigurationError, match=f"{name} must be a function"):
         Judge(**{name: given})

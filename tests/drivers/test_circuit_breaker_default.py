@@ -5,6 +5,7 @@ import random
 
 import pytest
 from circuits import breaker, fail
+from table_test import table_test
 
 from stormbreak import BreakerPolicy, CircuitOpenError
 from stormbreak.core.circuit import State
@@ -33,8 +34,8 @@ def test_by_default_a_dead_function_opens_it_after_eight_failures(successes):
     assert circuit.retry_in == 0.75
 
 
-@pytest.mark.parametrize("seed", range(5))
-@pytest.mark.parametrize(("share", "trips"), [(0.2, 0), (0.5, 2)])
+@table_test("seed", range(5))
+@table_test(("share", "trips"), [(0.2, 0), (0.5, 2)])
 def test_by_default_failures_beside_successes_hardly_ever_open_it(share, trips, seed):
     """Of a thousand rows that end with a success, chance may make one too long."""
     chance = random.Random(seed)

@@ -41,7 +41,7 @@ async def test_it_opens_at_the_first_output_and_ends_once():
     delivery.close()
 
     assert delivery.over
-    assert bench.lane.breaker.state is State.CLOSED
+    assert bench.state.breaker.state is State.CLOSED
 
 
 @on_virtual_loop
@@ -104,7 +104,7 @@ async def test_one_that_is_dropped_in_the_middle_of_a_step_ends_with_its_outcome
     bench = Bench(RULES)
     delivery, ends = await bench.open(BEGUN, within=50.0), []
     bench.engine.listeners.append(ends.append)
-    bench.driver.by_hand(lambda *_: delivery.drop(OK))
+    bench.driver.between_steps(lambda *_: delivery.drop(OK))
     await asyncio.sleep(0)
 
     assert (delivery.over, bench.in_flight) == (True, 0)
@@ -131,13 +131,13 @@ def test_whoever_waits_gets_what_a_stream_held_that_was_given_up(way):
         delivery = await bench.open(BEGUN, within=50.0)
         waiting = asyncio.create_task(bench.open(OK))
         await asyncio.sleep(5.0)
-        assert bench.lane.admission.queued == 1
+        assert bench.state.admission.queued == 1
         if way == "close":
             delivery.close()
         del delivery
         ended = await waiting
         assert (ended.outcome, bench.in_flight) == (OK, 0)
-        assert bench.lane.breaker.state is State.CLOSED
+        assert bench.state.breaker.state is State.CLOSED
 
     run(main)
 
@@ -146,7 +146,7 @@ def test_whoever_waits_gets_what_a_stream_held_that_was_given_up(way):
 async def test_the_collector_may_come_in_the_middle_of_a_step():
     bench = Bench(RULES)
     kept = [await bench.open(BEGUN)]
-    bench.driver.by_hand(lambda *_: (kept.clear(), gc.collect()))
+    bench.driver.between_steps(lambda *_: (kept.clear(), gc.collect()))
 
     assert bench.in_flight == 0
 
@@ -199,7 +199,7 @@ class Scene:
 
     @property
     def in_flight(self):
-        return self.engine.lane(TARGET).slots.in_flight
+        return self.engine.target_state(TARGET).slots.in_flight
 
 
 @pytest.mark.parametrize("at_once", [True, False])

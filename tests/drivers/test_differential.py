@@ -8,6 +8,7 @@ from random import Random
 
 import pytest
 from stage import INVALID, OK, OTHER, SERVER_ERROR, TARGET, THROTTLED, policy, told
+from table_test import table_test
 from virtual_loop import now, run
 from virtual_threads import Threads
 
@@ -18,7 +19,7 @@ from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.engine import Engine
 from stormbreak.core.hedge import HedgePolicy
 from stormbreak.core.presets import ARTICLE
-from stormbreak.core.queue_order import QueuePolicy
+from stormbreak.core.queue import QueuePolicy
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.core.retry_budget import BudgetPolicy
 from stormbreak.core.trip import ConsecutiveFailures, FailureRate
@@ -222,8 +223,8 @@ CASES = [(name, driven) for name in POLICIES for driven in (under_asyncio, in_th
 CASES.remove(("hedged", in_threads))  # threads cannot race: see the next test
 
 
-@pytest.mark.parametrize(("name", "driven"), CASES)
-@pytest.mark.parametrize("seed", range(4))
+@table_test(("name", "driven"), CASES)
+@table_test("seed", range(4))
 def test_same_events(name, seed, driven):
     virtual, virtual_ends = in_virtual_time(POLICIES[name], seed)
     real, real_ends = driven(POLICIES[name], seed)

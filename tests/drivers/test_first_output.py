@@ -42,18 +42,18 @@ class Scene:
 
     @property
     def serving(self):
-        return self.engine.lane(TARGET).diagnosis._first_output_estimate.serving
+        return self.engine.target_state(TARGET).diagnosis._first_output_estimate.serving
 
 
 def test_the_permit_hears_of_it_once():
     scene = Scene()
     scene.start()
     send, reply = scene.sent[0]
-    scene.driver.first(send)
-    scene.driver.first(send)
+    scene.driver.first_output(send)
+    scene.driver.first_output(send)
     assert scene.serving == 1
     reply(OK)
-    scene.driver.first(send)
+    scene.driver.first_output(send)
 
     assert scene.serving == 0
 
@@ -64,7 +64,7 @@ def test_whoever_waits_leaves_when_more_is_proven():
     scene.start(8)
     scene.timeline.run(until=0.1)  # whoever keeps time has looked
     assert len(scene.sent) == 1
-    scene.driver.first(scene.sent[0][0])
+    scene.driver.first_output(scene.sent[0][0])
     scene.timeline.run(until=0.1)  # at once: nothing else happens, and no time passes
 
     assert len(scene.sent) == 2
@@ -72,7 +72,7 @@ def test_whoever_waits_leaves_when_more_is_proven():
 
 def test_a_command_without_a_permit_is_nobodys():
     scene = Scene()
-    scene.driver.first(Send(TARGET, 1, None))
+    scene.driver.first_output(Send(TARGET, 1, None))
 
     assert scene.serving == 0
 
@@ -84,7 +84,7 @@ def test_a_listener_may_not_report():
 
     def report(_):
         with pytest.raises(RuntimeError, match="listener"):
-            scene.driver.first(scene.sent[0][0])
+            scene.driver.first_output(scene.sent[0][0])
         refused.append(True)
 
     scene.engine.listeners.append(report)
@@ -97,15 +97,15 @@ def test_under_asyncio():
     seen = []
 
     async def sender(driver, send):
-        driver.first(send)
-        seen.append(driver.engine.lane(TARGET).diagnosis._first_output_estimate.serving)
+        driver.first_output(send)
+        seen.append(driver.engine.target_state(TARGET).diagnosis._first_output_estimate.serving)
         return OK
 
     async def main():
         driver = AsyncioDriver(Engine(RULES))
         ended = await driver.run(Call(1, TARGET, streams=True), partial(sender, driver))
         assert ended.outcome.verdict is Verdict.OK
-        seen.append(driver.engine.lane(TARGET).diagnosis._first_output_estimate.serving)
+        seen.append(driver.engine.target_state(TARGET).diagnosis._first_output_estimate.serving)
 
     run(main)
     assert seen == [1, 0]

@@ -119,7 +119,7 @@ def test_a_listener_may_not_call_the_engine_it_listens_to(caplog, kind):
     assert one_call(stepper).outcome == OK
 
     assert [record.exc_info[0] for record in caplog.records] == [RuntimeError]
-    assert stepper.engine.lane(TARGET).slots.in_flight == 0
+    assert stepper.engine.target_state(TARGET).slots.in_flight == 0
     assert not stepper._delivering
 
 
@@ -207,7 +207,7 @@ def test_an_interrupt_in_a_listener_leaves_no_call_behind(kind):
     with pytest.raises(kind):
         stepper.start(Call(1, TARGET))
 
-    assert stepper.engine.lane(TARGET).idle
+    assert stepper.engine.target_state(TARGET).idle
     assert stepper.snapshot()["pending"] == []
 
 
@@ -228,4 +228,4 @@ def test_a_listener_that_closes_a_call_may_still_make_none(caplog):
     one_call(stepper, 2)
 
     assert refused == ["a listener may not make calls on the engine it listens to"]
-    assert stepper.engine.lane(TARGET).idle
+    assert stepper.engine.target_state(TARGET).idle

@@ -51,9 +51,11 @@ def test_what_is_in_flight_in_the_parent_is_not_in_the_child():
     engine = Engine(policy(limit=FixedLimit(max_in_flight=1)))
     driver = AsyncioDriver(engine)
     with left_in_flight(driver):
-        assert in_child(lambda: engine.lane(TARGET).slots.in_flight == 0 and one_call(driver))
-        assert engine.lane(TARGET).slots.in_flight == 1  # here, it still is
-    assert engine.lane(TARGET).slots.in_flight == 0
+        assert in_child(
+            lambda: engine.target_state(TARGET).slots.in_flight == 0 and one_call(driver)
+        )
+        assert engine.target_state(TARGET).slots.in_flight == 1  # here, it still is
+    assert engine.target_state(TARGET).slots.in_flight == 0
 
 
 class ParkedThread(threading.Event):
@@ -157,7 +159,7 @@ def test_a_stream_that_a_child_gives_up_goes_on_in_the_parent(way):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ResourceWarning)
             held.clear()
-        return client.engine.lane(client.target("m")).slots.in_flight == 0
+        return client.engine.target_state(client.target("m")).slots.in_flight == 0
 
     script = (head + first, wait, last)
     with served_aside(script) as server, asyncio.Runner() as runner:
@@ -168,7 +170,7 @@ def test_a_stream_that_a_child_gives_up_goes_on_in_the_parent(way):
         finally:
             go.set()
         assert runner.run(read_on(held[1])) == ["fine", " day"]
-        assert client.engine.lane(client.target("m")).slots.in_flight == 0
+        assert client.engine.target_state(client.target("m")).slots.in_flight == 0
         runner.run(client.close())
 
 
@@ -176,7 +178,7 @@ def test_a_client_that_stands_on_the_very_same_loop_shares_no_pool():
     client = AsyncClient(base_url="http://127.0.0.1:9/v1", model="m")
     loop = asyncio.new_event_loop()
     client.target("m")
-    (wire,) = client._routes.wires()
+    (wire,) = client._resolver.first.routes.connections()
     loop.run_until_complete(wire._pool())
     try:
         assert in_child(lambda: loop not in wire._pools)

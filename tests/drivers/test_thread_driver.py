@@ -33,7 +33,7 @@ class Scene:
 
     @property
     def in_flight(self):
-        return self.engine.lane(TARGET).slots.in_flight
+        return self.engine.target_state(TARGET).slots.in_flight
 
     def elsewhere(self, sender=lambda _: OK, **more):
         """Run one call on another thread; a function that waits for how it ended."""
@@ -57,7 +57,7 @@ class Scene:
 
     def wait_for(self, queued):
         until = time.monotonic() + PATIENCE
-        while self.engine.lane(TARGET).admission.queued != queued:
+        while self.engine.target_state(TARGET).admission.queued != queued:
             assert time.monotonic() < until
             time.sleep(0.001)
 
@@ -138,7 +138,7 @@ def test_what_a_sender_raises_frees_the_slot_and_counts_nothing(error):
 def test_an_interrupt_in_the_queue_takes_the_ticket_back():
     scene = Scene(limit=FixedLimit(max_in_flight=1))
     leave, first = scene.hold_a_slot()
-    admission = scene.engine.lane(TARGET).admission
+    admission = scene.engine.target_state(TARGET).admission
     with interrupted(once=lambda: admission.queued), pytest.raises(KeyboardInterrupt):
         scene.run()
     assert admission.queued == 0

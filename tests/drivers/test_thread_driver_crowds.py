@@ -78,8 +78,8 @@ def test_two_busy_loops_and_eight_hammering_threads_share_three_slots():
         return main
 
     assert in_threads(busy, busy, *[hammer(seed) for seed in range(8)])
-    lane = engine.lane(TARGET)
-    assert (lane.slots.in_flight, lane.admission.queued, target.inside) == (0, 0, 0)
+    target_state = engine.target_state(TARGET)
+    assert (target_state.slots.in_flight, target_state.admission.queued, target.inside) == (0, 0, 0)
     assert target.most <= 3
     assert 400 <= len(ended) <= target.served
     assert {end.outcome for end in ended} == {OK}
@@ -106,12 +106,12 @@ def test_loops_that_were_closed_pass_their_grants_on():
         outcomes.append((await driver.run(Call(2, TARGET), answers)).outcome)
 
     def waiting(count):
-        while engine.lane(TARGET).admission.queued < count:
+        while engine.target_state(TARGET).admission.queued < count:
             time.sleep(0.001)
 
     holding = threading.Thread(target=asyncio.run, args=(blocker(),), daemon=True)
     holding.start()
-    while engine.lane(TARGET).slots.in_flight == 0:
+    while engine.target_state(TARGET).slots.in_flight == 0:
         time.sleep(0.001)
     dead = asyncio.new_event_loop()
     lost = [dead.create_task(driver.run(Call(n, TARGET), answers)) for n in range(3, 1003)]
@@ -128,7 +128,10 @@ def test_loops_that_were_closed_pass_their_grants_on():
         task._log_destroy_pending = False
 
     assert outcomes == [OK, OK]
-    assert (engine.lane(TARGET).slots.in_flight, engine.lane(TARGET).admission.queued) == (0, 0)
+    assert (
+        engine.target_state(TARGET).slots.in_flight,
+        engine.target_state(TARGET).admission.queued,
+    ) == (0, 0)
 
 
 def left_hanging(driver):
@@ -166,7 +169,7 @@ def test_callers_that_the_garbage_collector_drops_in_the_middle_of_a_step(droppe
             for _ in range(dropped):
                 left_hanging(driver)  # a ring: it is for the garbage collector alone
             flow, _ = stepper.start(Call(2, TARGET))
-            assert engine.lane(TARGET).slots.in_flight == dropped + 1
+            assert engine.target_state(TARGET).slots.in_flight == dropped + 1
             collects = True
             stepper.step(flow, OK)
         finally:
@@ -176,28 +179,31 @@ def test_callers_that_the_garbage_collector_drops_in_the_middle_of_a_step(droppe
     thread.start()
     thread.join(PATIENCE)
     assert not thread.is_alive(), "deadlock"
-    assert engine.lane(TARGET).slots.in_flight == 0
+    assert engine.target_state(TARGET).slots.in_flight == 0
 
 
 def test_a_step_is_over_before_a_dropped_caller_is_closed():
     engine = Engine(policy(limit=FixedLimit(max_in_flight=2)))
     driver = AsyncioDriver(engine)
-    lane = engine.lane(TARGET)
+    target_state = engine.target_state(TARGET)
     in_flight = []
 
-    def in_the_middle(took):
+    tick = target_state.slots.tick
+
+    def in_the_middle(now, waited):
         nonlocal caller
         caller = None
         gc.collect()
-        in_flight.append(lane.slots.in_flight)
+        in_flight.append(target_state.slots.in_flight)
+        tick(now, waited)
 
     caller = left_hanging(driver)
     flow, _ = driver._stepper.start(Call(2, TARGET))
-    lane.admission.learn = in_the_middle
+    target_state.slots.tick = in_the_middle
     driver._stepper.step(flow, OK)
 
-    assert in_flight == [1]  # only the slot of the one that was stepped was free yet
-    assert lane.slots.in_flight == 0
+    assert in_flight[0] == 1  # only the slot of the one that was stepped was free yet
+    assert target_state.slots.in_flight == 0
 
 
 def test_a_flow_is_closed_when_close_returns():
@@ -206,6 +212,6 @@ def test_a_flow_is_closed_when_close_returns():
     flow, _ = stepper.start(Call(1, TARGET))
     stepper.close(flow)
 
-    assert engine.lane(TARGET).slots.in_flight == 0
+    assert engine.target_state(TARGET).slots.in_flight == 0
     stepper.close(flow)  # a second time does nothing
-    assert engine.lane(TARGET).slots.in_flight == 0
+    assert engine.target_state(TARGET).slots.in_flight == 0

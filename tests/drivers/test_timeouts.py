@@ -5,6 +5,7 @@ import gc
 from weakref import ref
 
 import pytest
+from table_test import table_test
 from virtual_loop import now, run
 
 from stormbreak.drivers.timeouts import EXACT, GRAIN, Timeout, Timeouts
@@ -21,8 +22,8 @@ async def _ends_after(seconds):
     return now() - began
 
 
-@pytest.mark.parametrize("begins", BEGINS)
-@pytest.mark.parametrize("seconds", [0.0, 0.01, 1.0, EXACT - 1])
+@table_test("begins", BEGINS)
+@table_test("seconds", [0.0, 0.01, 1.0, EXACT - 1])
 def test_a_short_one_is_exact(seconds, begins):
     async def main():
         await asyncio.sleep(begins)
@@ -31,8 +32,8 @@ def test_a_short_one_is_exact(seconds, begins):
     run(main)
 
 
-@pytest.mark.parametrize("begins", BEGINS)
-@pytest.mark.parametrize("seconds", [EXACT, EXACT + GRAIN / 3, 600.0])
+@table_test("begins", BEGINS)
+@table_test("seconds", [EXACT, EXACT + GRAIN / 3, 600.0])
 def test_a_long_one_is_never_early_and_late_by_a_grain_at_most(seconds, begins):
     async def main():
         await asyncio.sleep(begins)

@@ -36,8 +36,8 @@ class SimulatedProvider:
 
     @property
     def at_rest(self):
-        lane = self.engine.lane(TARGET)
-        return (lane.slots.in_flight, lane.admission.queued) == (0, 0)
+        target_state = self.engine.target_state(TARGET)
+        return (target_state.slots.in_flight, target_state.admission.queued) == (0, 0)
 
 
 def test_the_clock_jumps_to_what_is_due_in_the_order_of_time_and_asking():

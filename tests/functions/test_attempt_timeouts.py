@@ -6,6 +6,7 @@ import pytest
 from guarding import QUICK, DownError, Script, at_rest, in_threads, made, on_a_loop
 from interrupts import interrupted
 from stage import policy
+from table_test import table_test
 from virtual_loop import now
 
 from stormbreak.core.backoff import Backoff
@@ -35,8 +36,8 @@ async def by_block(guard, function):
 WAYS = [by_call, by_block]
 
 
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("on", [TimeoutError, OSError, Exception])
+@table_test("way", WAYS)
+@table_test("on", [TimeoutError, OSError, Exception])
 def test_an_attempt_that_is_cut_is_retried_where_a_timeout_error_is(way, on):
     script = Script((1, LATE), (2, LATE), (3, 2.0))
 
@@ -47,8 +48,8 @@ def test_an_attempt_that_is_cut_is_retried_where_a_timeout_error_is(way, on):
     assert (result, round(ended_at, 3), rests) == (3, 14.0, True)
 
 
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("on", [None, DownError, ValueError])
+@table_test("way", WAYS)
+@table_test("on", [None, DownError, ValueError])
 def test_else_it_ends_the_call_with_an_error_of_ours(way, on):
     async def main(guard):
         with pytest.raises(AttemptTimeoutError) as caught:

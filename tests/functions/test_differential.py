@@ -7,6 +7,7 @@ from random import Random
 import pytest
 from guarding import DownError, Script, in_threads, on_a_loop
 from stage import policy
+from table_test import table_test
 
 from stormbreak import Verdict
 from stormbreak.core.backoff import Backoff
@@ -156,8 +157,8 @@ WAYS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize(("world", "way"), WAYS, ids=lambda one: one.__name__)
+@table_test("seed", range(4))
+@table_test(("world", "way"), WAYS)
 def test_same_events_and_ends(world, way, seed):
     ends, events = blocking(by_call, seed)
     other_ends, other_events = world(way, seed)

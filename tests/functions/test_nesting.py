@@ -53,7 +53,7 @@ async def test_so_do_an_asynchronous_one_its_tasks_and_its_threads():
         leaves = await asyncio.gather(*(leaf(value) for value in range(3)))
         return [*leaves, await asyncio.to_thread(guard.call, int, 3)]
 
-    assert await asyncio.wait_for(tree(), 5.0) == [0, 1, 2, 3]
+    assert await asyncio.wait_for(tree(), 30.0) == [0, 1, 2, 3]
     assert at_rest(guard)
 
 

@@ -3,6 +3,7 @@
 from math import inf, nan
 
 import pytest
+from table_test import table_test
 
 from stormbreak import ConfigurationError, Judge, Verdict
 from stormbreak.drivers.judge import FAILED, UNCOUNTED
@@ -30,7 +31,7 @@ def said(on, error, **more):
     return outcome._replace(error=None)
 
 
-@pytest.mark.parametrize(
+@table_test(
     "on",
     [
         ConnectionError,

@@ -12,6 +12,7 @@ from dataclasses import replace
 import pytest
 from guarding import QUICK, DownError, Script, at_rest, in_threads, made
 from stage import policy
+from table_test import table_test
 
 from stormbreak import CircuitOpenError, ConfigurationError, Policy, Target, explain, resilient
 from stormbreak.core.backoff import Backoff
@@ -147,9 +148,7 @@ async def test_a_function_is_not_called_again_because_the_look_at_its_result_fai
         guard = made(on=on, failed_result=broken)
         with pytest.raises(LookupError) as caught:
             guard.call(script)
-        assert caught.value.__notes__ == [
-            "raised by failed_result, of an attempt that had returned"
-        ]
+        assert caught.value.__notes__ == ["raised by failed_result after the attempt had returned"]
         with pytest.raises(LookupError):
             await guard.async_call(asynchronous, 1)
         assert at_rest(guard)
@@ -252,11 +251,10 @@ async def by_cut(guard):
 OPENING = BreakerPolicy(trip=ConsecutiveFailures(failure_threshold=1), open_duration=10.0)
 
 
-@pytest.mark.parametrize("way", [by_call, by_async_call, by_block, by_cut])
-@pytest.mark.parametrize(
+@table_test("way", [by_call, by_async_call, by_block, by_cut])
+@table_test(
     "changes",
     [{"retry": RetryPolicy(max_attempts=1)}, {}, {"breaker": OPENING, "fail_fast": True}],
-    ids=["at once", "after retries", "rejected at last"],
 )
 async def test_an_exception_is_freed_when_its_handler_is_done_with_it(way, changes):
     guard = made(replace(QUICK, attempt_timeout=0.001, **changes), on=Exception)
@@ -319,7 +317,7 @@ def test_an_attempt_that_is_not_made_is_a_mistake():
             pass
     assert at_rest(guard)
     for attempt in guard:
-        with attempt, pytest.raises(RuntimeError, match="is entered once"), attempt:
+        with attempt, pytest.raises(RuntimeError, match="can be entered only once"), attempt:
             pass
 
 
@@ -341,7 +339,7 @@ def test_an_asynchronous_function_needs_async_call():
         calls.append(1)
         return asynchronous(1)
 
-    with pytest.raises(TypeError, match="an asynchronous function needs async_call"):
+    with pytest.raises(TypeError, match="function is asynchronous: use async_call"):
         guard.call(begun)
     assert len(calls) == 1
     assert at_rest(guard)
@@ -373,17 +371,23 @@ def test_turned_off_it_calls_once(monkeypatch):
         resilient(on=DownError).call(script)
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("wrong", "said"),
     [
-        ({"policy": plain}, r"resilient takes a policy, no function: write @resilient\(\.\.\.\)"),
+        (
+            {"policy": plain},
+            r"resilient takes a policy, not a function: write @resilient\(\.\.\.\)",
+        ),
         ({"policy": "gentle"}, r"no preset is called 'gentle'"),
         ({"policy": 3}, r"policy must be a Policy or a preset, got 3"),
         ({"on": "ConnectionError"}, r"on must be an exception class.*, got ConnectionError"),
         ({"on": (DownError, 3)}, r"on must be .*, got 3"),
         ({"on": int}, r"on must be .*, got <class 'int'>"),
         ({"on": {"Down": True}}, r"on must name exception classes, got Down"),
-        ({"on": {DownError: "ok"}}, r"a rule must say a bool, or the verdict of a failure, got ok"),
+        (
+            {"on": {DownError: "ok"}},
+            r"a rule must return a bool or the verdict of a failure, got ok",
+        ),
         ({"failed_result": 3}, r"failed_result must be a function, got 3"),
         ({"retry_after": 3}, r"retry_after must be a function, got 3"),
         (
@@ -400,7 +404,7 @@ def test_turned_off_it_calls_once(monkeypatch):
             {"policy": Policy(rate_limit=RateLimitPolicy(tpm=9.0))},
             r"rate_limit\.tpm must be absent .*, got 9",
         ),
-        ({"policy": Policy(), "engine": made().engine}, r"name one of engine and policy"),
+        ({"policy": Policy(), "engine": made().engine}, r"give an engine or a policy, not both"),
     ],
 )
 def test_what_cannot_be_right_is_refused_at_once(wrong, said):

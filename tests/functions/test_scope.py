@@ -55,8 +55,8 @@ def test_each_form_of_a_call_heeds_it():
 async def test_its_deadline_cuts_an_attempt():
     began = time.monotonic()
     with scope(deadline=0.1), pytest.raises(AttemptTimeoutError):
-        await made().async_call(asyncio.sleep, 5)
-    assert time.monotonic() - began < 2
+        await made().async_call(asyncio.sleep, 60)
+    assert time.monotonic() - began < 20
 
 
 def test_a_deadline_that_has_passed_calls_nothing():

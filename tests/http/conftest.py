@@ -5,7 +5,7 @@ import pytest
 from stream_scene import StreamScene
 
 from stormbreak.http.h1.aiohttp_connection import AiohttpConnection
-from stormbreak.http.h1.connection import HttpRequest
+from stormbreak.http.models import PreparedRequest
 
 
 @pytest.fixture(autouse=True)
@@ -32,7 +32,7 @@ def ask(wire):
     async def ask(server, **more):
         url = f"{server.base_url}/chat/completions"
         return await wire.exchange(
-            HttpRequest(url, {"Authorization": "Bearer key-canary"}, b'{"a":1}', **more)
+            PreparedRequest(url, {"Authorization": "Bearer key-canary"}, b'{"a":1}', **more)
         )
 
     return ask

@@ -10,7 +10,7 @@ import pytest
 from sockets import BODY, CHUNKED, HALF, End, answer, served
 
 from stormbreak.http.h1 import aiohttp_connection
-from stormbreak.http.h1.connection import HttpRequest
+from stormbreak.http.models import PreparedRequest
 from stormbreak.llm.models import HttpResponse
 from stormbreak.types import Outcome, Verdict
 
@@ -98,9 +98,9 @@ async def test_silence_ends_an_attempt_and_its_connection(ask, script, status):
 
 
 async def test_a_slow_answer_is_no_silence(ask):
-    pieces = [piece for byte in answer()[-8:] for piece in (0.03, bytes([byte]))]
+    pieces = [piece for byte in answer()[-8:] for piece in (0.1, bytes([byte]))]
     async with served([answer()[:-8], *pieces]) as server:
-        got = await ask(server, idle_timeout=0.1)
+        got = await ask(server, idle_timeout=0.6)
     assert got.body == BODY
 
 
@@ -148,7 +148,7 @@ async def test_a_good_answer_before_the_request_was_sent_whole_is_none(wire, sta
         listener.bind(("127.0.0.1", 0))
         server = await asyncio.start_server(hasty, sock=listener, limit=4096)
         url = f"http://127.0.0.1:{listener.getsockname()[1]}/v1/x"
-        got = await wire.exchange(HttpRequest(url, {}, b"x" * (32 * 2**20)))
+        got = await wire.exchange(PreparedRequest(url, {}, b"x" * (32 * 2**20)))
         answered.set()
         server.close()
         await server.wait_closed()
@@ -156,13 +156,13 @@ async def test_a_good_answer_before_the_request_was_sent_whole_is_none(wire, sta
     if verdict is None:
         assert got.status == status
     else:
-        assert (got.verdict, got.detail) == (verdict, "answered before the request was sent whole")
+        assert (got.verdict, got.detail) == (verdict, "answered before the whole request was sent")
 
 
 async def test_a_large_body_is_sent_without_a_warning(wire):
     body = b"x" * (3 * 2**20)
     async with served() as server:
-        got = await wire.exchange(HttpRequest(f"{server.base_url}/chat/completions", {}, body))
+        got = await wire.exchange(PreparedRequest(f"{server.base_url}/chat/completions", {}, body))
 
     assert got.status == 200
     assert server.requests[0].body == body

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 from chat_stream import CUT
-from clients import PAYLOAD, QUICK, SAY, client_of, closed, lane_of
+from clients import PAYLOAD, QUICK, SAY, client_of, closed, target_state_of
 from sockets import End, served
 
 from stormbreak import StreamBrokenError
@@ -23,7 +23,7 @@ async def test_before_an_attempt_has_begun(policy):
         asking = asyncio.create_task(client.chat(SAY))
         await asyncio.gather(asyncio.sleep(0), client.close())
         assert (await closed(asking)).verdict is Verdict.CANCELLED
-        assert (server.requests, lane_of(client).slots.in_flight) == ([], 0)
+        assert (server.requests, target_state_of(client).slots.in_flight) == ([], 0)
 
 
 @pytest.mark.parametrize("policy", [QUICK, HEDGED], ids=["alone", "hedged"])
@@ -31,16 +31,16 @@ async def test_by_a_listener_as_it_is_sent(policy):
     async with served([End.HANG]) as server, client_of(server, policy) as client:
         client.subscribe(lambda event: client.stop() if isinstance(event, Sent) else None)
         await closed(client.chat(SAY))
-        assert (server.requests, lane_of(client).slots.in_flight) == ([], 0)
+        assert (server.requests, target_state_of(client).slots.in_flight) == ([], 0)
 
 
 async def test_by_a_listener_as_a_stream_begins():
     async with served([CUT, End.HANG]) as server, client_of(server) as client:
         client.subscribe(lambda event: client.stop() if isinstance(event, Committed) else None)
-        async with asyncio.timeout(2), client.stream("chat/completions", PAYLOAD) as stream:
+        async with asyncio.timeout(30), client.stream("chat/completions", PAYLOAD) as stream:
             with pytest.raises(StreamBrokenError, match="the client was closed"):
                 await stream.answer()
-        assert lane_of(client).slots.in_flight == 0
+        assert target_state_of(client).slots.in_flight == 0
         await server.all_closed()
 
 
@@ -63,7 +63,7 @@ async def test_by_the_function_that_gives_its_key(key):
     async with served([End.HANG]) as server:
         client = client_of(server, api_key=lambda: key(client))
         await closed(client.chat(SAY))
-        assert (server.requests, lane_of(client).slots.in_flight) == ([], 0)
+        assert (server.requests, target_state_of(client).slots.in_flight) == ([], 0)
         await asyncio.sleep(0.01)  # no cancel is left over
 
 

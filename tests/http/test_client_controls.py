@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 from sockets import End, answer, served
+from table_test import table_test
 
 from stormbreak import errors
 from stormbreak.core.circuit import BreakerPolicy
@@ -133,7 +134,7 @@ def test_without_a_breaker_nothing_is_isolated_and_nothing_is_restored():
 OPEN = {"state": "open", "open_left": 1.0, "open_for": 5.0}
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("values", "message"),
     [
         (None, "saved circuits must be a table, got None"),
@@ -180,11 +181,11 @@ def test_a_snapshot_is_taken_between_two_steps(monkeypatch):
     client.reset("b")
     look = TargetState.snapshot
 
-    def meanwhile(lane, now):
+    def meanwhile(target_state, now):
         threads.append(threading.Thread(target=client.reset, args=(f"new-{len(threads)}",)))
         threads[-1].start()
         threads[-1].join(0.05)
-        return look(lane, now)
+        return look(target_state, now)
 
     monkeypatch.setattr(TargetState, "snapshot", meanwhile)
     assert len(client.snapshot()["targets"]) == 2
@@ -204,7 +205,7 @@ def test_what_is_done_by_hand_waits_for_the_step_that_is_under_way():
         order.append("step is over")
         return thread
 
-    client._driver.by_hand(step).join(10.0)
+    client._driver.between_steps(step).join(10.0)
     assert order == ["step is over", "isolated"]
 
 

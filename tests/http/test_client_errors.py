@@ -6,13 +6,14 @@ from dataclasses import replace
 import pytest
 from clients import KEY, ONCE, SAY, client_of
 from sockets import BODY, End, answer, failing, free_port, served
+from table_test import table_test
 
 from stormbreak import errors
 from stormbreak.http.client import AsyncClient
 from stormbreak.types import Verdict
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("script", "kind", "status"),
     [
         (failing(429), errors.ThrottledError, 429),

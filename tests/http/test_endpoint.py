@@ -2,6 +2,7 @@ import re
 from ipaddress import ip_address
 
 import pytest
+from table_test import table_test
 
 from stormbreak.errors import ConfigurationError
 from stormbreak.http.endpoint import Origin, is_loopback, origin_of, same_origin
@@ -10,7 +11,7 @@ KEY = "sk-canary-0123456789"
 LONG_KEY = "sk-proj-Abcdef0123456789Ghij"
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("given", "kept"),
     [
         ("https://api.example.com/v1", "https://api.example.com/v1"),
@@ -29,7 +30,7 @@ def test_a_base_url_is_brought_into_one_form(given, kept):
     assert origin_of(given, KEY).base_url == kept
 
 
-@pytest.mark.parametrize(
+@table_test(
     "url",
     [
         "",
@@ -60,7 +61,7 @@ def test_a_base_url_is_brought_into_one_form(given, kept):
         "https://AIzaSyD0123456789abcdefghijklmnop/v1",
     ],
 )
-@pytest.mark.parametrize("key", [None, KEY])
+@table_test("key", [None, KEY])
 def test_what_is_no_base_url_is_refused_and_not_echoed(url, key):
     with pytest.raises(ConfigurationError, match="base_url") as caught:
         origin_of(url, key)
@@ -76,7 +77,7 @@ def test_a_base_url_without_a_scheme_is_told_so(url):
         origin_of(url, None)
 
 
-@pytest.mark.parametrize(
+@table_test(
     "host", ["api.example.com", "10.0.0.1", "localhost.evil.com", "127.0.0.1.nip.io", "[2001:db8::1]",
              "0.0.0.0", "127.1"]
 )  # fmt: skip
@@ -114,7 +115,7 @@ def test_loopback_is_told_by_address_and_not_by_looks():
     assert not is_loopback("")
 
 
-@pytest.mark.parametrize(
+@table_test(
     "key", [f"{KEY}\n", f"{KEY}\r\nX-Evil: 1", f" {KEY}", f"{KEY} {KEY}", f"{KEY}\x00", f"{KEY}\x7f",
             f"{KEY}é", f"{KEY}\u200b", f"\ufeff{KEY}"]
 )  # fmt: skip
@@ -145,7 +146,7 @@ def test_a_digest_tells_keys_apart_and_is_salted(monkeypatch):
     assert Origin("https://a/v1").key_digest == ""
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("endpoint", "path"),
     [
         ("chat/completions", "/v1/chat/completions"),
@@ -161,13 +162,13 @@ def test_an_endpoint_is_a_path_below_the_base_url(endpoint, path):
     assert origin_of("https://h/v1", KEY).url_of(endpoint) == f"https://h{path}"
 
 
-@pytest.mark.parametrize(
+@table_test(
     "endpoint",
     ["", "/", "//evil.com", "//evil.com/x", "https://evil.com", "https://evil.com/v1/chat", "..",
      "../x", "a/../../x", "a/..", "./a", "%2e%2e/x", "a%2fb", "\\\\evil.com", "a\\..\\b", "a b", "a\nb",
      "a\r\nHost: evil.com", "a#b", "é", "?x", "a?b c", "a//b"],
 )  # fmt: skip
-@pytest.mark.parametrize("base_url", ["https://h/v1", "https://h"])
+@table_test("base_url", ["https://h/v1", "https://h"])
 def test_no_endpoint_leaves_the_origin(base_url, endpoint):
     with pytest.raises(ConfigurationError, match="endpoint must be a path"):
         origin_of(base_url, KEY).url_of(endpoint)

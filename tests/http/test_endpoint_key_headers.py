@@ -124,11 +124,21 @@ async def test_no_request_leaves_anything_to_the_next():
         served() as server,
         AsyncClient(base_url=server.base_url, api_key=OWN_KEY, model="m") as client,
     ):
-        before = repr(client._routes.endpoint.origin.headers)
+        before = repr(client._resolver.first.routes.endpoint.origin.headers)
         for _ in range(2):
             await client.chat(SAY)
-        assert repr(client._routes.endpoint.origin.headers) == before
+        assert repr(client._resolver.first.routes.endpoint.origin.headers) == before
     assert len({request.headers["idempotency-key"] for request in server.requests}) == 2
+
+
+async def test_a_key_from_a_function_leaves_no_header_of_its_stand_in():
+    async with (
+        served() as server,
+        AsyncClient(base_url=server.base_url, api_key=lambda: "sk-ant-0123456789") as client,
+    ):
+        payload = PAYLOADS["messages"] | {"model": "m"}
+        await client.ask("messages", json.dumps(payload).encode())
+    assert shown(server.requests[0]) == native("sk-ant-0123456789")
 
 
 def test_the_presets_that_are_known_by_their_host():

@@ -1,4 +1,5 @@
 import pytest
+from table_test import table_test
 
 from stormbreak.core.policy import Policy
 from stormbreak.errors import ConfigurationError
@@ -21,7 +22,7 @@ def found(environ, provider=None, **given):
     return endpoint.provider, endpoint.origin.base_url, endpoint.origin.api_key
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("more", "provider", "given", "key"),
     [
         # the variable the user named wins over everything
@@ -53,7 +54,7 @@ def test_which_key_wins(more, provider, given, key):
     assert found(EVERY_KEY | more, provider, **given)[2] == key
 
 
-@pytest.mark.parametrize("provider", [name for name in PRESETS if PRESETS[name].key_env])
+@table_test("provider", [name for name in PRESETS if PRESETS[name].key_env])
 def test_a_provider_s_own_key_goes_to_no_other_host(provider):
     """Found: it went wherever `base_url` pointed."""
     environ = EVERY_KEY | {f"{provider.upper()}_API_KEY": "own-key"}
@@ -66,10 +67,10 @@ def test_a_provider_s_own_key_goes_to_no_other_host(provider):
     assert with_one == (provider, "https://evil.com/v1", "other-key")
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("environ", "provider", "given", "said"),
     [
-        ({}, None, {}, "nothing says where to send"),
+        ({}, None, {}, "no address to send to"),
         ({"STORMBREAK_API_KEY": "x" * 9}, None, {}, "set STORMBREAK_BASE_URL"),
         ({}, "openai", {}, "no API key: set OPENAI_API_KEY"),
         ({"HOLYSHEEP_API_KEY": ""}, "holysheep", {}, "no API key: set HOLYSHEEP_API_KEY"),
@@ -110,7 +111,7 @@ def test_a_key_where_a_name_is_expected_is_not_echoed(literal):
     assert literal.strip() not in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["my-key", "1KEY", "", "KEY=x", "SCHLÜSSEL", "KEY\n"])
+@table_test("name", ["my-key", "1KEY", "", "KEY=x", "SCHLÜSSEL", "KEY\n"])
 def test_what_cannot_name_a_variable_is_refused(name):
     with pytest.raises(ConfigurationError, match="api_key_env must be the name of a variable"):
         find_endpoint(base_url=OPENAI, api_key_env=name, environ={name: "key"})

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 from chat_stream import CUT, ENDLESS, OPENING, WHOLE_ANSWER
-from clients import KEY, PAYLOAD, QUICK, has_answered, hedging, lane_of
+from clients import KEY, PAYLOAD, QUICK, has_answered, hedging, target_state_of
 from sockets import HALF, End, answer, served
 
 from stormbreak.core.hedge import HedgePolicy
@@ -24,7 +24,7 @@ async def test_an_answer_comes_from_the_second_and_the_first_is_closed():
 
         assert said.text == "fine"
         assert (said.attempts, said.maybe_processed) == (2, 1)
-        assert lane_of(client).slots.in_flight == 0
+        assert target_state_of(client).slots.in_flight == 0
         assert (server.opened, server.closed) == (2, 1)
 
 
@@ -52,7 +52,7 @@ async def test_a_stream_comes_from_whoever_begins_first(head):
         await asyncio.sleep(0.05)
 
         assert text == "hello there"
-        assert (stream.attempts, lane_of(client).slots.in_flight) == (2, 0)
+        assert (stream.attempts, target_state_of(client).slots.in_flight) == (2, 0)
         assert (server.opened, server.closed) == (2, 1)
 
 
@@ -77,7 +77,7 @@ async def test_a_cancel_closes_both():
             await asking
         await server.all_closed()
 
-        assert lane_of(client).slots.in_flight == 0
+        assert target_state_of(client).slots.in_flight == 0
 
 
 async def test_what_both_failed_with_says_so():
@@ -111,7 +111,7 @@ def test_a_client_that_blocks_hedges_too(stormbreak_provider):
         requests = [1]
     """)
     with Client(base_url=provider.base_url, model="m", policy=HEDGED) as client:
-        has_answered(client.engine.lane(client.target("m")))
+        has_answered(client.engine.target_state(client.target("m")))
         said = client.request("chat/completions", PAYLOAD)
 
     assert said.attempts == 2

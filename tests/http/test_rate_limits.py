@@ -34,7 +34,10 @@ async def ended(client, **payload):
 
 @pytest.mark.parametrize("learn", [True, False])
 async def test_headers_are_obeyed_where_the_policy_learns(learn):
-    async with served(answer(**SPENT)) as server, client_of(server, learn=learn) as client:
+    async with (
+        served(answer(**SPENT)) as server,
+        client_of(server, learn_from_headers=learn) as client,
+    ):
         await client.chat(SAY)
         second = await ended(client)
 
@@ -50,13 +53,20 @@ async def test_odd_headers_do_no_harm():
         "ratelimit": "%%%",
         "x_ratelimit_remaining": "9" * 400,
     }
-    async with served(answer(**odd)) as server, client_of(server, learn=True) as client:
+    async with (
+        served(answer(**odd)) as server,
+        client_of(server, learn_from_headers=True) as client,
+    ):
         for _ in range(3):
             assert (await ended(client)).outcome.verdict.value == "ok"
 
 
 async def test_an_estimate_is_reserved_and_settled_by_the_usage():
-    limited = {"tpm": 6000, "burst": 10, "patience": 5}  # a busy machine may need some of it
+    limited = {
+        "tpm": 6000,
+        "burst_seconds": 10,
+        "patience": 5,
+    }  # a busy machine may need some of it
     async with served(answer(USED)) as server, client_of(server, **limited) as client:
         for _ in range(20):  # each reserves more than nine tenths of the burst, and uses ten tokens
             assert (await ended(client, max_tokens=950)).attempts == 1
@@ -67,7 +77,7 @@ async def test_an_estimate_is_reserved_and_settled_by_the_usage():
 
 
 async def test_without_usage_the_estimate_counts():
-    async with served(answer()) as server, client_of(server, tpm=6000, burst=10) as client:
+    async with served(answer()) as server, client_of(server, tpm=6000, burst_seconds=10) as client:
         await ended(client, max_tokens=950)
         second = await ended(client, max_completion_tokens=950)
 
@@ -84,7 +94,7 @@ STREAMED = (
 async def test_a_stream_settles_by_its_usage_at_its_end(usage):
     body = STREAMED if usage else STREAMED[: STREAMED.index(b'data: {"choices":[],')]
     whole = answer(body, content_type="text/event-stream")
-    async with served(whole) as server, client_of(server, tpm=6000, burst=10) as client:
+    async with served(whole) as server, client_of(server, tpm=6000, burst_seconds=10) as client:
         payload = {"messages": SAY, "max_tokens": 950}
         async with client.stream("chat/completions", payload) as stream:
             assert await anext(stream.texts()) == "fine"
@@ -98,7 +108,7 @@ async def test_a_stream_settles_by_its_usage_at_its_end(usage):
 
 async def test_limits_told_at_the_head_of_a_stream_are_learned():
     whole = answer(STREAMED, content_type="text/event-stream", **SPENT)
-    async with served(whole) as server, client_of(server, learn=True) as client:
+    async with served(whole) as server, client_of(server, learn_from_headers=True) as client:
         async with client.stream("chat/completions", {"messages": SAY}) as stream:
             await stream.answer()
         assert (await ended(client)).stopped == "quota"

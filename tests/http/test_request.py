@@ -9,9 +9,10 @@ from enum import StrEnum
 
 import msgspec
 import pytest
+from table_test import table_test
 
 from stormbreak.errors import ConfigurationError
-from stormbreak.http.request_body import encoded, inputs, streamed, wants
+from stormbreak.http.request import as_stream, count_inputs, encode_payload, fields_of, read_fields
 
 
 def body(**fields):
@@ -19,7 +20,7 @@ def body(**fields):
 
 
 def test_a_plain_body_may_be_streamed():
-    assert wants(body(messages=[], n=2, temperature=0.5, stream=None)).may_stream
+    assert read_fields(body(messages=[], n=2, temperature=0.5, stream=None)).may_stream
 
 
 @pytest.mark.parametrize(
@@ -33,12 +34,12 @@ def test_a_plain_body_may_be_streamed():
     ],
 )
 def test_whoever_says_how_an_answer_comes_gets_it_so(fields):
-    assert not wants(body(**fields)).may_stream
+    assert not read_fields(body(**fields)).may_stream
 
 
 def test_a_streamed_body_is_the_same_but_for_the_stream():
     given = b'{"model":"m","messages":[{"role":"user","content":"\\u00e4\\n"}],"temperature":0.10,"stream":null}'
-    made = streamed(given)
+    made = as_stream(given)
 
     assert json.loads(made) == json.loads(given) | {
         "stream": True,
@@ -49,18 +50,44 @@ def test_a_streamed_body_is_the_same_but_for_the_stream():
 
 
 def test_what_is_asked_for_shows_no_text():
-    assert "voice" not in repr(wants(body(audio={"voice": "alloy"})))
+    assert "voice" not in repr(read_fields(body(audio={"voice": "alloy"})))
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        {},
+        {"n": 2, "max_tokens": 5, "stream": None, "temperature": 0.5},
+        {"stream": True, "stream_options": {"include_usage": False}, "best_of": 3},
+        {"stream_options": msgspec.Raw(b'{"include_usage":true}')},
+    ],
+)
+def test_fields_of_a_payload_are_those_of_its_body(payload):
+    payload = {"model": "m", "messages": [], **payload}
+    encoded = encode_payload(payload)
+    assert fields_of(payload, encoded) == read_fields(encoded)
+
+
+@pytest.mark.parametrize("n", [True, 1.0, "1"])
+def test_a_field_of_the_wrong_type_is_refused_in_a_payload_as_in_a_body(n):
+    payload = {"model": "m", "n": n}
+    encoded = encode_payload(payload)
+    with pytest.raises(ConfigurationError) as in_body:
+        read_fields(encoded)
+    with pytest.raises(ConfigurationError) as in_payload:
+        fields_of(payload, encoded)
+    assert str(in_payload.value) == str(in_body.value)
 
 
 @pytest.mark.parametrize("wrong", [b"", b"[]", b"{}", b'{"model":1}', b'{"model":"\xff"}'])
 def test_a_body_that_is_none_is_refused(wrong):
     with pytest.raises(ConfigurationError, match="cannot be sent"):
-        wants(wrong)
+        read_fields(wrong)
 
 
 def test_a_payload_that_is_no_json_is_refused_without_being_repeated():
     with pytest.raises(ConfigurationError, match="model is of type object") as refused:
-        encoded({"model": object()})
+        encode_payload({"model": object()})
     assert "object at" not in str(refused.value)
 
 
@@ -69,7 +96,7 @@ class Part:
     data: object
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("field", "said"),
     [
         ({"input": b"secret"}, "input is of type bytes"),
@@ -92,7 +119,7 @@ def test_what_json_cannot_hold_is_refused_by_its_path_and_not_changed(field, sai
     with pytest.raises(
         ConfigurationError, match=rf"payload cannot be written as JSON: {said}"
     ) as refused:
-        encoded({"model": "m", **field})
+        encode_payload({"model": "m", **field})
     assert "secret" not in str(refused.value)
 
 
@@ -100,7 +127,7 @@ def test_a_payload_that_refers_to_itself_is_refused():
     payload = {"model": "m"}
     payload["metadata"] = payload
     with pytest.raises(ConfigurationError, match="cannot be written as JSON"):
-        encoded(payload)
+        encode_payload(payload)
 
 
 class Colour(StrEnum):
@@ -119,14 +146,14 @@ def test_what_json_can_hold_in_one_way_only_is_sent():
         "keys": {1: "one"},
         "large": 2**80,
     }
-    body = encoded(payload)
+    body = encode_payload(payload)
     assert body == msgspec.json.encode(payload)
     assert b'{"n":1.50}' in body
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("given", "count"),
     [("a text", 1), (["a", "b"], 2), ([1, 2, 3], 1), ([[1], [2]], 2), ([], None), (None, None)],
 )
 def test_inputs_are_counted(given, count):
-    assert inputs(body(input=given)) == count
+    assert count_inputs(body(input=given)) == count

@@ -4,9 +4,9 @@ import pytest
 
 from stormbreak.core.fallback import Place, TargetOrder, ToCache, ToDegraded, ToTargets
 from stormbreak.errors import ConfigurationError
-from stormbreak.http import routes as module
+from stormbreak.http import routing as module
 from stormbreak.http.environment import find_endpoint
-from stormbreak.http.routes import Routes
+from stormbreak.http.routing import Routes
 from stormbreak.types import Verdict
 
 ENVIRON = {
@@ -139,7 +139,7 @@ def test_what_cannot_be_reached_is_told_when_the_client_is_made(place, message):
 
 
 def test_models_without_end_are_not_remembered_and_still_led_to(monkeypatch):
-    monkeypatch.setattr(module, "MOST_MODELS", 8)
+    monkeypatch.setattr(module, "MAX_MODELS", 8)
     made, connected = routes(to(api_key_env="SPARE_KEY"), to(provider="deepseek"))
     first = [
         made.target("m0"),
@@ -149,8 +149,8 @@ def test_models_without_end_are_not_remembered_and_still_led_to(monkeypatch):
         made.target(f"m{number}")
         made.steps(f"m{number}")
 
-    assert max(len(made._own), len(made._steps), len(made._known._routes)) <= 8
-    assert first[0] not in made._known._routes  # its call may still be under way
+    assert max(len(made._targets), len(made._steps), len(made._table._routes)) <= 8
+    assert first[0] not in made._table._routes  # its call may still be under way
     assert [made.route(target).origin.api_key for target in first] == [
         "own-key",
         "spare-key",
@@ -161,7 +161,7 @@ def test_models_without_end_are_not_remembered_and_still_led_to(monkeypatch):
 
 
 def test_two_addresses_of_one_name_and_key_are_never_taken_for_each_other(monkeypatch):
-    monkeypatch.setattr(module, "MOST_MODELS", 8)
+    monkeypatch.setattr(module, "MAX_MODELS", 8)
     environ = {**ENVIRON, "OPENAI_API_KEY": "one-key"}
     places = (
         Place(

@@ -139,8 +139,8 @@ async def test_what_did_not_change_keeps_its_circuit_and_what_changed_does_not_c
         async with file.load() as settings:
             still, spare = settings.client("still"), settings.client("spare")
             for client in (still, spare):
-                client.isolate(client.target(client._ground.first.model))
-            lane = settings.engine.lane(still.target("still"))
+                client.isolate(client.target(client._resolver.first.model))
+            target_state = settings.engine.target_state(still.target("still"))
             file.write(
                 BEFORE.replace("deadline = 20", "deadline = 21").replace(
                     "[targets.still]", "[targets.still]\n    policy = { deadline = 20 }"
@@ -148,8 +148,8 @@ async def test_what_did_not_change_keeps_its_circuit_and_what_changed_does_not_c
             )
             settings.reload()
 
-            assert settings.engine.lane(still.target("still")) is lane
-            changed = settings.engine.lane(spare.target("small"))
+            assert settings.engine.target_state(still.target("still")) is target_state
+            changed = settings.engine.target_state(spare.target("small"))
             assert (changed.breaker.state, changed.policy.deadline) == (State.ISOLATED, 21)
 
 
@@ -232,7 +232,9 @@ async def test_many_reloads_under_load_drop_nothing(path):
                 calls += [asyncio.ensure_future(chat.chat(SAY)) for _ in range(3)]
             assert [one.text for one in await asyncio.gather(*calls)] == ["fine"] * 90
             targets = settings.snapshot()["targets"].values()
-            assert all(lane["in_flight"] == lane["queued"] == 0 for lane in targets)
+            assert all(
+                target_state["in_flight"] == target_state["queued"] == 0 for target_state in targets
+            )
 
 
 async def test_a_transport_on_its_engine_goes_along(path):
@@ -250,7 +252,10 @@ async def test_a_transport_on_its_engine_goes_along(path):
                     file.write(BEFORE.replace("in_flight = 3", f"in_flight = {limit}"))
                     settings.reload()
                     await client.chat.completions.create(model="m", messages=SAY)
-                    limits += [lane["limit"] for lane in settings.snapshot()["targets"].values()]
+                    limits += [
+                        target_state["limit"]
+                        for target_state in settings.snapshot()["targets"].values()
+                    ]
             assert limits == [3, 2]
 
 

@@ -5,6 +5,7 @@ import json
 import httpx2
 import pytest
 from metering import prices
+from table_test import table_test
 
 import stormbreak
 from stormbreak import AsyncClient
@@ -12,10 +13,11 @@ from stormbreak.core.engine import Engine
 from stormbreak.core.policy import Policy
 from stormbreak.core.spend_policy import SpendPolicy
 from stormbreak.cost.list_prices import ListPrices
+from stormbreak.cost.spend_gate import SpendAccounts, spend_accounts
 from stormbreak.errors import ConfigurationError
 from stormbreak.http.endpoint import Origin
-from stormbreak.http.request_template import NO_BOUND, Asking
-from stormbreak.http.routes import Route
+from stormbreak.http.request import NO_BOUND, RequestTemplate
+from stormbreak.http.routing import Route
 from stormbreak.httpx2 import AsyncTransport, Transport
 from stormbreak.types import Target, Usage
 
@@ -41,22 +43,22 @@ def body(**more):
     ],
 )
 def test_an_answer_is_bound_in_the_words_of_its_endpoint(endpoint, provider, field):
-    asking = Asking(endpoint, body())
-    asking.bind(77, provider)
+    template = RequestTemplate(endpoint, body())
+    template.limit_output(77, provider)
 
-    assert json.loads(asking._body)[field] == 77
-    assert asking.bound().output_tokens == 77
+    assert json.loads(template._body)[field] == 77
+    assert template.token_bound().output_tokens == 77
 
 
 @pytest.mark.parametrize("said", ["max_tokens", "max_completion_tokens"])
 def test_a_bound_that_is_there_stays(said):
-    asking = Asking("chat/completions", body(**{said: 5}))
-    asking.bind(77, "openai")
+    template = RequestTemplate("chat/completions", body(**{said: 5}))
+    template.limit_output(77, "openai")
 
-    assert json.loads(asking._body) == json.loads(body(**{said: 5}))
+    assert json.loads(template._body) == json.loads(body(**{said: 5}))
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("endpoint", "said", "most"),
     [
         ("chat/completions", {"max_completion_tokens": 5, "max_tokens": 900}, 900),
@@ -69,17 +71,17 @@ def test_a_bound_that_is_there_stays(said):
     ],
 )
 def test_what_a_server_may_pass_over_bounds_nothing(endpoint, said, most):
-    bound = Asking(endpoint, body(**said)).bound()
+    bound = RequestTemplate(endpoint, body(**said)).token_bound()
 
     assert (bound and bound.output_tokens) == most
 
 
 def test_a_bound_goes_elsewhere_in_the_words_that_are_read_there():
-    asking = Asking("chat/completions", body())
-    asking.bind(77, "openai")
+    template = RequestTemplate("chat/completions", body())
+    template.limit_output(77, "openai")
     origin = Origin("https://a.example/v1")
     sent = [
-        json.loads(asking.to(Route(Target(provider, model), origin, None)).body)
+        json.loads(template.prepare(Route(Target(provider, model), origin, None)).body)
         for provider, model in (("openai", "m"), ("mistral", "other"))
     ]
 
@@ -87,7 +89,7 @@ def test_a_bound_goes_elsewhere_in_the_words_that_are_read_there():
     assert [each.get("max_tokens") for each in sent] == [None, 77]
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("prompt", "most"),
     [
         ("one", 20),
@@ -101,26 +103,26 @@ def test_a_bound_goes_elsewhere_in_the_words_that_are_read_there():
 )
 def test_each_prompt_of_a_completion_has_answers_of_its_own(prompt, most):
     asked = json.dumps({"model": "m", "prompt": prompt, "max_tokens": 5, "n": 4}).encode()
-    bound = Asking("completions", asked).bound()
+    bound = RequestTemplate("completions", asked).token_bound()
 
     assert (bound and bound.output_tokens) == most
 
 
 @pytest.mark.parametrize("endpoint", ["moderations", "messages/count_tokens"])
 def test_what_is_free_is_not_bound(endpoint):
-    asking = Asking(endpoint, body())
-    asking.bind(77, "openai")
+    template = RequestTemplate(endpoint, body())
+    template.limit_output(77, "openai")
 
-    assert json.loads(asking._body) == json.loads(body())
-    assert asking.bound() == Usage()
+    assert json.loads(template._body) == json.loads(body())
+    assert template.token_bound() == Usage()
 
 
 def test_nothing_is_written_into_a_request_that_nobody_knows():
-    asking = Asking("images/generations", body())
-    asking.bind(77, "openai")
+    template = RequestTemplate("images/generations", body())
+    template.limit_output(77, "openai")
 
-    assert json.loads(asking._body) == json.loads(body())
-    assert asking.bound() is None
+    assert json.loads(template._body) == json.loads(body())
+    assert template.token_bound() is None
 
 
 @pytest.mark.parametrize(
@@ -134,23 +136,25 @@ def test_nothing_is_written_into_a_request_that_nobody_knows():
     ],
 )
 def test_it_says_why_there_is_no_bound(endpoint, more, why):
-    assert Asking(endpoint, body(**more)).unbounded().startswith(why)
+    assert RequestTemplate(endpoint, body(**more)).unbounded_reason().startswith(why)
 
 
 def test_null_is_no_bound():
-    asking = Asking("chat/completions", body(max_tokens=None))
-    asking.bind(77, "acme")
+    template = RequestTemplate("chat/completions", body(max_tokens=None))
+    template.limit_output(77, "acme")
 
-    assert asking.bound().output_tokens == 77
+    assert template.token_bound().output_tokens == 77
 
 
 def test_without_a_limit_requests_stay_as_they_are():
-    assert json.loads(Asking("chat/completions", body())._body) == json.loads(body())
+    assert json.loads(RequestTemplate("chat/completions", body())._body) == json.loads(body())
 
 
 def engine(usd, **more):
     policy = Policy(spend=SpendPolicy(max_usd=usd, **more))
-    return Engine(policy, lambda provider, model: prices(provider, model, into="3", out="15"))
+    return Engine(
+        policy, SpendAccounts(lambda provider, model: prices(provider, model, into="3", out="15"))
+    )
 
 
 async def test_an_sdk_is_told_what_its_request_lacks():
@@ -229,7 +233,7 @@ def test_a_settings_file_has_limits_and_a_reload_goes_on_from_what_was_spent(tmp
     )
     path.write_text(text.format("5"))
     settings = stormbreak.load(path)
-    purse = settings.engine.payers.purse(settings.now.policy)
+    purse = spend_accounts(settings.engine).account(settings.now.policy.spend)
     purse.spend(3)
     path.write_text(text.format("8.5"))
     settings.reload()

@@ -142,7 +142,7 @@ async def test_a_connection_is_used_again_after_a_right_end(scene):
 
 
 async def test_a_complete_answer_does_not_wait_for_a_server_that_never_ends_it(scene, monkeypatch):
-    monkeypatch.setattr("stormbreak.http.exchange.GRACE", 0.05)
+    monkeypatch.setattr("stormbreak.http.response.GRACE", 0.05)
     await scene.of((ENDLESS + WHOLE, End.HANG))
     async with scene.stream() as stream:
         assert await pieces_of(stream.texts()) == ["hello", " there"]

@@ -161,7 +161,7 @@ async def test_what_breaks_is_raised_and_not_sent_again(scene, name, way):
     elif way == "raw":
         assert b"".join(got) == error.received
     with pytest.raises(StreamBrokenError):  # once more, if it is asked again
-        await stream.piece()
+        await stream.next_chunk()
 
 
 async def test_the_deadline_bounds_the_whole(scene):

@@ -13,7 +13,7 @@ from chat_stream import (
     STOP,
     WHOLE_ANSWER,
 )
-from clients import PAYLOAD, lane_of
+from clients import PAYLOAD, target_state_of
 from sockets import End
 from stream_scene import pieces_of
 
@@ -59,7 +59,7 @@ async def test_closing_is_idempotent_and_counts_as_nothing(scene):
         assert scene.in_flight == 0
     await stream.aclose()
     await scene.server.all_closed()
-    assert lane_of(scene.client).admission.service == 0.0
+    assert target_state_of(scene.client).admission.service == 0.0
     with pytest.raises(RuntimeError, match="closed"):
         await anext(stream.texts())
     assert "closed" in repr(stream)
@@ -69,7 +69,7 @@ async def test_who_leaves_at_the_end_marker_has_had_a_whole_answer(scene):
     await scene.of((ENDLESS + OPENING + HELLO + STOP + DONE, End.HANG))
     async with scene.stream() as stream:
         await anext(stream)
-    assert lane_of(scene.client).admission.service > 0.0
+    assert target_state_of(scene.client).admission.service > 0.0
     assert stream.usage == Usage(input_tokens=3, output_tokens=2)
 
 
@@ -110,10 +110,10 @@ def test_one_that_outlives_its_loop(stormbreak_provider):
         return await client.stream("chat/completions", PAYLOAD)
 
     stream = asyncio.run(open_one())
-    assert lane_of(client).slots.in_flight == 1
+    assert target_state_of(client).slots.in_flight == 1
     asyncio.run(stream.aclose())
-    assert lane_of(client).slots.in_flight == 0
+    assert target_state_of(client).slots.in_flight == 0
     dropped = asyncio.run(open_one())
     with pytest.warns(ResourceWarning, match="never closed"):
         del dropped
-    assert lane_of(client).slots.in_flight == 0
+    assert target_state_of(client).slots.in_flight == 0

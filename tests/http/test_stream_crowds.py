@@ -8,7 +8,9 @@ import warnings
 from contextlib import suppress
 
 import pytest
+from doors import until
 from sockets import End, answer, served
+from table_test import table_test
 
 from stormbreak.core.backoff import Backoff
 from stormbreak.core.concurrency_limit import FixedLimit
@@ -62,14 +64,14 @@ async def live(client, chance):
                     await asyncio.sleep(chance.choice([0, 0, 0.005]))
 
 
-@pytest.mark.parametrize("seed", range(6))
+@table_test("seed", range(6))
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 async def test_nothing_stays_behind(seed):
     chance = random.Random(seed)
     scripts = [chance.choice(SCRIPTS) for _ in range(400)]
     async with served(*scripts) as server:
         client = AsyncClient(base_url=server.base_url, model="m", policy=POLICY)
-        lane = client.engine.lane(client.target("m"))
+        target_state = client.engine.target_state(client.target("m"))
         tasks = []
         for _ in range(80):
             tasks.append(asyncio.create_task(live(client, chance)))
@@ -80,9 +82,9 @@ async def test_nothing_stays_behind(seed):
         tasks.clear()
         gc.collect()
 
-        assert (lane.slots.in_flight, lane.admission.queued) == (0, 0)
-        await asyncio.sleep(0)
-        assert not (await client._routes.wires()[0]._pool()).incoming
+        assert (target_state.slots.in_flight, target_state.admission.queued) == (0, 0)
+        pool = await client._resolver.first.routes.connections()[0]._pool()
+        await until(lambda: not pool.streams)
         await client.close()
         await server.all_closed()
 
@@ -99,7 +101,7 @@ def test_one_that_is_collected_on_another_thread():
                 thread = threading.Thread(target=kept.clear)
                 thread.start()
                 thread.join()
-            assert client.engine.lane(client.target("m")).slots.in_flight == 0
+            assert client.engine.target_state(client.target("m")).slots.in_flight == 0
             await server.all_closed()
             await client.close()
 
@@ -131,7 +133,7 @@ async def test_whatever_the_provider_does_no_wrong_answer_is_accepted(stormbreak
             return text == answer_text(payload | {"model": "m"})
 
         got = await asyncio.gather(*(ask(number) for number in range(60)))
-        in_flight = client.engine.lane(client.target("m")).slots.in_flight
+        in_flight = client.engine.target_state(client.target("m")).slots.in_flight
 
     assert False not in got
     assert got.count(True) > 20

@@ -4,7 +4,7 @@ import asyncio
 import json
 
 import pytest
-from clients import SAY, lane_of, sent_by
+from clients import SAY, sent_by, target_state_of
 from sockets import EVENTS, answer, served
 
 from stormbreak.http.client import AsyncClient
@@ -21,7 +21,7 @@ def client_of(base_url, **more):
 
 def begun_at(client):
     """What its target has been seen to begin to answer."""
-    return lane_of(client).diagnosis._first_output_estimate
+    return target_state_of(client).diagnosis._first_output_estimate
 
 
 async def test_the_answer_is_the_same_as_unstreamed(stormbreak_provider):

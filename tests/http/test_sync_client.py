@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import pytest
 from chat_stream import CUT, HELLO, WHOLE, WHOLE_ANSWER
-from clients import PAYLOAD, SAY, THRICE, lane_of
+from clients import PAYLOAD, SAY, THRICE, target_state_of
 from forking import in_child
 from interrupts import interrupted
 from sockets import PATIENCE, End, answer, failing, served, until
@@ -50,7 +50,7 @@ def serve():
 
 
 def in_flight(client):
-    return lane_of(client).slots.in_flight
+    return target_state_of(client).slots.in_flight
 
 
 def elsewhere(do):
@@ -170,7 +170,7 @@ def test_close_from_another_thread_ends_all_that_waits_and_all_that_was_sent(ser
         sent = elsewhere(lambda: client.chat(SAY))
         until(lambda: in_flight(client) == 1)
         waits = elsewhere(lambda: client.chat(SAY))
-        until(lambda: lane_of(client).admission.queued == 1)
+        until(lambda: target_state_of(client).admission.queued == 1)
         client.close()
 
         assert isinstance(waits(), ClientClosedError)

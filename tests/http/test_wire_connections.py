@@ -13,7 +13,7 @@ from sockets import BODY, CHUNKED, HALF, End, answer, free_port, served
 
 from stormbreak.drivers.background_loop import Background
 from stormbreak.http.h1.aiohttp_connection import AiohttpConnection
-from stormbreak.http.h1.connection import HttpRequest
+from stormbreak.http.models import PreparedRequest
 from stormbreak.llm.models import HttpResponse
 from stormbreak.types import Verdict
 
@@ -23,7 +23,7 @@ def open_files():
 
 
 def request_to(port, host="127.0.0.1"):
-    return HttpRequest(f"http://{host}:{port}/v1/x", {}, b"{}")
+    return PreparedRequest(f"http://{host}:{port}/v1/x", {}, b"{}")
 
 
 # ------------------------------------------------------------ no connection

@@ -6,7 +6,7 @@ import traceback
 import pytest
 from sockets import CHUNKED, HALF, End, answer, served
 
-from stormbreak.http.h1.connection import HttpRequest
+from stormbreak.http.models import PreparedRequest
 from stormbreak.llm.models import HttpResponse
 from stormbreak.types import Outcome
 
@@ -56,6 +56,6 @@ async def test_no_outcome_holds_the_key(ask, script):
 
 
 async def test_a_request_and_an_answer_show_neither_key_nor_text():
-    request = HttpRequest("http://h/v1", {"Authorization": "canary"}, b"canary")
-    assert repr(request) == "HttpRequest('http://h/v1', 6 bytes)"
-    assert repr(HttpResponse(200, {"x": "canary"}, b"canary", 0)) == "HttpAnswer(200, 6 bytes)"
+    request = PreparedRequest("http://h/v1", {"Authorization": "canary"}, b"canary")
+    assert repr(request) == "PreparedRequest('http://h/v1', 6 bytes)"
+    assert repr(HttpResponse(200, {"x": "canary"}, b"canary", 0)) == "HttpResponse(200, 6 bytes)"

@@ -7,6 +7,7 @@ import asyncio
 import pytest
 from sockets import PATIENCE, End, served
 from streamed import chunk
+from table_test import table_test
 
 from stormbreak.core.policy import Policy
 from stormbreak.core.retry import RetryPolicy
@@ -33,8 +34,8 @@ async def test_of_a_plain_answer():
             await asyncio.wait_for(client.chat([]), PATIENCE)
 
 
-@pytest.mark.parametrize("ways", ["plain", "stream"])
-@pytest.mark.parametrize("end", [b"\nzz\r\n", [b"\n", End.CLOSE], [b"\n", End.RESET]])
+@table_test("ways", ["plain", "stream"])
+@table_test("end", [b"\nzz\r\n", [b"\n", End.CLOSE], [b"\n", End.RESET]])
 async def test_where_the_end_of_a_chunk_comes_with_it(ways, end):
     """The end of a chunk wakes whoever reads, with nothing to read: it must not go on waiting."""
     script = [HEAD + chunked(b"{")[:-1], LATER, *([end] if isinstance(end, bytes) else end)]

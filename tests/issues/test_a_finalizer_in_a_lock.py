@@ -60,7 +60,7 @@ def test_a_client_may_be_collected_wherever_a_lock_is_held():
         "stormbreak.drivers.turn_lock",
         "stormbreak.http.transports.origin_resolver",
         "stormbreak.telemetry.logs",
-        "stormbreak.telemetry.watch",
+        "stormbreak.telemetry.live_state",
     }
 
 
@@ -138,8 +138,8 @@ def test_a_listener_that_has_a_lock_hears_of_a_dropped_stream_later():
             gc.enable()
 
     assert within_time(drop_in_the_listener), "deadlock"
-    assert engine.lane(TARGET).slots.in_flight == 0
-    driver._stepper.tell()
+    assert engine.target_state(TARGET).slots.in_flight == 0
+    driver._stepper.deliver_events()
     assert heard.count("CallCancelled") == 1
 
 

@@ -121,7 +121,7 @@ def test_what_is_gone_forgets_nothing():
 def test_a_few_seconds_of_dropped_clients_and_forks():
     """The short version of `tests/prove/test_prove_soak.py`."""
     run = subprocess.run(
-        [sys.executable, SUPPORT / "soak.py", "2"],
+        [sys.executable, SUPPORT / "soak.py", "0.5"],
         check=False, capture_output=True, text=True, timeout=240,
     )  # fmt: skip
     assert (run.returncode, run.stderr) == (0, "")

@@ -43,7 +43,7 @@ def test_those_who_wait_look_again_by_themselves(monkeypatch):
     tasks = []
     loop = asyncio.new_event_loop()
     loop.run_until_complete(keep_time_and_leave())
-    assert engine.lane(TARGET).admission.queued == 1
+    assert engine.target_state(TARGET).admission.queued == 1
     closing = threading.Thread(target=lambda: (waits.wait(), loop.close(), closed.set()))
     closing.start()
     ended = asyncio.run(wait())

@@ -5,6 +5,7 @@ import json
 import pytest
 from clients import client_of
 from sockets import HALF, End, answer, served
+from table_test import table_test
 
 from stormbreak.errors import BrokenAnswerError
 
@@ -12,11 +13,9 @@ SOUND = b"\xff\xfb\x90d\x00" + bytes(range(256)) * 20
 SPEECH = {"model": "tts-1", "input": "hello", "voice": "alloy"}
 
 
-@pytest.mark.parametrize(
-    "body", [SOUND, b"{" + SOUND, b"<" + SOUND, b"\n" + SOUND, b"ID3 data: \n\n"]
-)
-@pytest.mark.parametrize("kind", ["audio/mpeg", "image/png; x=y", "application/octet-stream"])
-@pytest.mark.parametrize("stream", [False, True])
+@table_test("body", [SOUND, b"{" + SOUND, b"<" + SOUND, b"\n" + SOUND, b"ID3 data: \n\n"])
+@table_test("kind", ["audio/mpeg", "image/png; x=y", "application/octet-stream"])
+@table_test("stream", [False, True])
 async def test_comes_as_it_is(kind, body, stream):
     async with served(answer(body, content_type=kind)) as server, client_of(server) as client:
         got = await client.request("audio/speech", SPEECH | {"stream": stream})

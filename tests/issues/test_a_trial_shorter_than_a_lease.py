@@ -36,6 +36,6 @@ def test_a_call_whose_patience_is_long_enough_is_not_rejected():
 @pytest.mark.parametrize(("lease", "retry_at"), [(60.0, 22.0), (14.0, 21.0), (6.0, 13.0)])
 def test_a_hasty_call_is_told_the_earlier_of_the_two(lease, retry_at):
     stage = half_open(lease)
-    stage.lane.admission.service = 60.0  # seconds; else the probe is expected sooner than both
+    stage.state.admission.service = 60.0  # seconds; else the probe is expected sooner than both
 
     assert stage.start(fail_fast=True).ended.retry_at == retry_at

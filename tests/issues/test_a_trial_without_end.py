@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from stage import INVALID, OK, SERVER_ERROR, THROTTLED
+from table_test import table_test
 
 from stormbreak.core.breaker import Breaker
 from stormbreak.core.circuit import BreakerPolicy, State
@@ -36,8 +37,8 @@ class Trial:
         self.now = self.breaker.until
 
     def take(self):
-        assert self.breaker.ready_at(self.now) <= self.now
-        return self.breaker.take(self.now)
+        assert self.breaker.ready_at(None, self.now) <= self.now
+        return self.breaker.take(None, self.now)
 
     def settle(self, token, outcome):
         self.breaker.settle(token, outcome, self.now, 0.5)
@@ -47,14 +48,14 @@ class Trial:
 
     def send_until_refused(self, outcome, most=1000):
         for sent in range(most):
-            if self.breaker.ready_at(self.now) > self.now:
+            if self.breaker.ready_at(None, self.now) > self.now:
                 return sent
             self.send(outcome)
         return most
 
 
-@pytest.mark.parametrize("probes", [1, 3, 10])
-@pytest.mark.parametrize(("outcome", "times"), [(THROTTLED, 3), (INVALID, 3), (CANCELLED, 10)])
+@table_test("probes", [1, 3, 10])
+@table_test(("outcome", "times"), [(THROTTLED, 3), (INVALID, 3), (CANCELLED, 10)])
 def test_what_one_trial_sends_has_a_bound(probes, outcome, times):
     trial = Trial(probes)
 
@@ -70,7 +71,7 @@ def test_no_mixture_sends_more(outcomes):
     trial = Trial()
     sent = 0
     for outcome in outcomes:
-        if trial.breaker.ready_at(trial.now) > trial.now:
+        if trial.breaker.ready_at(None, trial.now) > trial.now:
             break
         trial.send(outcome)
         sent += 1
@@ -85,12 +86,12 @@ def test_a_probe_that_is_under_way_may_still_decide(outcome, after):
     under_way = trial.take()
     assert trial.send_until_refused(THROTTLED) == 9
     assert trial.breaker.state is State.HALF_OPEN
-    assert trial.breaker.ready_at(trial.now) == trial.now + 60.0 + 20.0
+    assert trial.breaker.ready_at(None, trial.now) == trial.now + 60.0 + 20.0
     trial.now += 59.0
     trial.settle(under_way, outcome)
 
     assert trial.breaker.state is after
-    assert trial.breaker.ready_at(trial.now) == (
+    assert trial.breaker.ready_at(None, trial.now) == (
         -float("inf") if outcome is OK else trial.now + 40.0
     )
 

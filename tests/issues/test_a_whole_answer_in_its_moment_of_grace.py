@@ -12,6 +12,7 @@ import pytest
 from clients import ONCE, SAY, client_of
 from sockets import CHUNKED, End, served
 from streamed import DONE, chat, chunk, event, message, response
+from table_test import table_test
 
 from stormbreak.errors import StreamBrokenError, UpstreamError
 from stormbreak.events import CallCancelled, CallEnded
@@ -30,7 +31,7 @@ def kept_open(*events):
 
 @pytest.fixture(autouse=True)
 def _long_grace(monkeypatch):
-    monkeypatch.setattr("stormbreak.http.exchange.GRACE", 30.0)
+    monkeypatch.setattr("stormbreak.http.response.GRACE", 30.0)
 
 
 def listened(client):
@@ -53,8 +54,8 @@ async def read_to_the_end(stream, seen):
         seen.set()
 
 
-@pytest.mark.parametrize("endpoint", FORMATS)
-@pytest.mark.parametrize("way", ["events", "answer", "late answer"])
+@table_test("endpoint", FORMATS)
+@table_test("way", ["events", "answer", "late answer"])
 async def test_a_deadline_gives_the_answer_of_a_stream(endpoint, way):
     async with served(kept_open(*FORMATS[endpoint](TEXTS))) as server, client_of(server) as client:
         ends = listened(client)
@@ -189,7 +190,7 @@ WAYS = [requested, streamed, awaited]
 
 @pytest.mark.parametrize("way", WAYS)
 async def test_a_relay_that_writes_stop_into_every_chunk_may_pause(way, monkeypatch):
-    monkeypatch.setattr("stormbreak.http.exchange.GRACE", 0.05)
+    monkeypatch.setattr("stormbreak.http.response.GRACE", 0.05)
     first, second = map(stop_in_every_chunk, TEXTS)
     script = [CHUNKED, chunked(first), 0.4, chunked(second + DONE), b"0\r\n\r\n"]
     async with served(script) as server, client_of(server) as client, asyncio.timeout(20):
@@ -197,8 +198,8 @@ async def test_a_relay_that_writes_stop_into_every_chunk_may_pause(way, monkeypa
         assert len(server.requests) == 1
 
 
-@pytest.mark.parametrize("end", [End.CLOSE, End.RESET, End.HANG])
-@pytest.mark.parametrize("way", WAYS)
+@table_test("end", [End.CLOSE, End.RESET, End.HANG])
+@table_test("way", WAYS)
 async def test_what_breaks_behind_a_finish_reason_alone_is_no_answer(way, end):
     script = [CHUNKED, chunked(stop_in_every_chunk("Hello")), end]
     policy = replace(ONCE, stall_timeout=0.2)

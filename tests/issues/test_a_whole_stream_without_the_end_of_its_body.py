@@ -12,6 +12,7 @@ import pytest
 from clients import ONCE, QUICK, client_of
 from sockets import CHUNKED, EVENTS, End, answer, served
 from streamed import DONE, chat, message, response
+from table_test import table_test
 
 import stormbreak.httpx
 from stormbreak.core.policy import Policy
@@ -64,9 +65,9 @@ async def awaited(server, endpoint):
         return (await stream.answer()).text
 
 
-@pytest.mark.parametrize("way", [requested, streamed, awaited])
-@pytest.mark.parametrize("ending", ENDINGS)
-@pytest.mark.parametrize("endpoint", FORMATS)
+@table_test("way", [requested, streamed, awaited])
+@table_test("ending", ENDINGS)
+@table_test("endpoint", FORMATS)
 async def test_is_an_answer_and_its_connection_is_closed(endpoint, ending, way):
     async with served(script(FORMATS[endpoint](TEXTS), ending)) as server:
         async with asyncio.timeout(20):
@@ -100,9 +101,9 @@ TRANSPORTS = {
 }
 
 
-@pytest.mark.parametrize("ending", ["closed", "open"])
-@pytest.mark.parametrize("delivered", [True, False], ids=["delivered", "on the wire"])
-@pytest.mark.parametrize("over", TRANSPORTS)
+@table_test("ending", ["closed", "open"])
+@table_test("delivered", [True, False])
+@table_test("over", TRANSPORTS)
 async def test_so_it_is_under_an_sdk(over, delivered, ending):
     make, transport = TRANSPORTS[over]
     async with served(script(chat(TEXTS), ending)) as server, asyncio.timeout(20):
@@ -123,8 +124,8 @@ async def test_so_it_is_under_an_sdk(over, delivered, ending):
         assert len(server.requests) == 1
 
 
-@pytest.mark.parametrize("way", [requested, streamed, awaited])
-@pytest.mark.parametrize("ending", ["closed", "open"])
+@table_test("way", [requested, streamed, awaited])
+@table_test("ending", ["closed", "open"])
 async def test_the_marker_of_the_end_is_not_needed_where_nothing_else_is_missing(ending, way):
     events = chat(TEXTS)
     assert events.pop() == DONE
@@ -133,8 +134,8 @@ async def test_the_marker_of_the_end_is_not_needed_where_nothing_else_is_missing
         assert len(server.requests) == 1
 
 
-@pytest.mark.parametrize("ending", ["closed", "reset", "short"])
-@pytest.mark.parametrize("endpoint", FORMATS)
+@table_test("ending", ["closed", "reset", "short"])
+@table_test("endpoint", FORMATS)
 async def test_what_ends_before_it_is_over_is_none(endpoint, ending):
     made = FORMATS[endpoint](TEXTS)
     needed = 3 if endpoint == "chat/completions" else len(made) - 1

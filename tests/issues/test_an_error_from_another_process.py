@@ -6,10 +6,11 @@ import threading
 from types import MappingProxyType
 
 import pytest
+from table_test import table_test
 
 from stormbreak import errors, explain
 from stormbreak.errors import CallError, StormbreakError, StreamBrokenError, error_for
-from stormbreak.http.exchange import Received
+from stormbreak.http.models import Response
 from stormbreak.llm.models import HttpResponse, ParsedResponse
 from stormbreak.types import CallResult, Outcome, Target, Verdict
 
@@ -23,7 +24,7 @@ def kinds(above):
 CALL_ERRORS = [kind for kind in kinds(CallError) if kind.__module__ == errors.__name__]
 
 
-@pytest.mark.parametrize("kind", CALL_ERRORS, ids=lambda kind: kind.__name__)
+@table_test("kind", CALL_ERRORS)
 def test_comes_as_it_went(kind):
     more = {"received": b"some"} if kind is StreamBrokenError else {}
     error = kind("m: broken", target=Target("p", "m", "0123abcd"), ended=ENDED, **more)
@@ -48,20 +49,20 @@ def test_other_errors_come_as_they_went(kind):
 
 def answered(**more):
     sent = HttpResponse(429, MappingProxyType({"x": "1"}), b"{}", 0.0, **more)
-    return Received(429, b"{}", ParsedResponse(Verdict.THROTTLED), sent)
+    return Response(429, b"{}", ParsedResponse(Verdict.THROTTLED), sent)
 
 
 COPIES = [lambda error: pickle.loads(pickle.dumps(error)), copy.copy, copy.deepcopy]
 
 
-@pytest.mark.parametrize("copied", COPIES, ids=["pickle", "copy", "deepcopy"])
-@pytest.mark.parametrize("more", [{}, {"repeated": MappingProxyType({"x": ("1", "2")})}])
+@table_test("copied", COPIES)
+@table_test("more", [{}, {"repeated": MappingProxyType({"x": ("1", "2")})}])
 def test_an_error_with_an_http_answer(copied, more):
     outcome = Outcome(Verdict.THROTTLED, value=answered(**more), status=429, code="slow_down")
     came = copied(error_for(Target("p", "m"), CallResult(outcome, attempts=2)))
     assert (came.status, came.code, came.attempts) == (429, "slow_down", 2)
     assert came.ended.outcome.value == outcome.value
-    assert came.ended.outcome.value.sent.headers["x"] == "1"
+    assert came.ended.outcome.value.original.headers["x"] == "1"
 
 
 class OddError(Exception):
@@ -72,8 +73,8 @@ class OddError(Exception):
         self.lock = lock
 
 
-@pytest.mark.parametrize("copied", COPIES, ids=["pickle", "copy", "deepcopy"])
-@pytest.mark.parametrize("lock", [None, threading.Lock()])
+@table_test("copied", COPIES)
+@table_test("lock", [None, threading.Lock()])
 def test_what_cannot_travel_stays_behind(copied, lock):
     outcome = Outcome(Verdict.RESET, value=answered(), error=OddError("odd", lock=lock))
     error = error_for(Target("p", "m"), CallResult(outcome, history=("event", threading.Lock())))

@@ -47,10 +47,10 @@ WAYS = pytest.mark.parametrize("ask", [plain, assembled, handed_over])
     ids=["cut", "reset", "silent", "no gzip", "another packing", "no chunk"],
 )
 async def test_a_final_error_is_sent_once(monkeypatch, ask, script):
-    monkeypatch.setattr(connection, "EXPLAINED", 0.1)
+    monkeypatch.setattr(connection, "ERROR_SILENCE", 0.1)
     async with served(script) as server, client_of(server, THRICE, api_key=KEY) as client:
         with pytest.raises(AuthenticationError):
-            await asyncio.wait_for(ask(client), 2.0)
+            await asyncio.wait_for(ask(client), 30.0)
         await client.close()
         await server.all_closed()
         assert len(server.requests) == 1

@@ -2,16 +2,16 @@
 stream was complete, and its caller got all but the first piece of its text.
 """
 
-import pytest
 from chat_stream import DONE, HELLO, STOP, THERE
 from clients import PAYLOAD, client_of
 from sockets import EVENTS, answer, served
+from table_test import table_test
 
 MARK = b"\xef\xbb\xbf"
 
 
-@pytest.mark.parametrize("blanks", [b" ", b"\t", MARK, MARK * 2, b"\r\n \n" + MARK])
-@pytest.mark.parametrize("size", [1, 10_000])
+@table_test("blanks", [b" ", b"\t", MARK, MARK * 2, b"\r\n \n" + MARK])
+@table_test("size", [1, 10_000])
 async def test_cost_no_text(blanks, size):
     whole = blanks + HELLO + THERE + STOP + DONE
     pieces = [whole[at : at + size] for at in range(0, len(whole), size)]

@@ -14,4 +14,4 @@ def test_a_permit_passed_on_by_closing_was_taken_then():
     stage.now += 50.0
     run.close()
 
-    assert waiting.command.ticket.permit.taken_at == stage.now
+    assert waiting.command.ticket.permit.sent_at == stage.now

@@ -34,7 +34,7 @@ def test_the_cap_is_the_policys_longest_wait():
     stage = Stage(policy(retry=RetryPolicy(max_wait=60.0)))
     stage.start().step(told(61.0))
 
-    assert stage.lane.cooldown.ready_at(stage.now) == 160.0
+    assert stage.state.cooldown.ready_at(None, stage.now) == 160.0
 
 
 def test_they_come_back_in_a_small_group():
@@ -54,7 +54,7 @@ def test_told_again_they_stay_away_again():
     stage.tick(900.0)
     stage.start().step(told(YEARS))
 
-    assert stage.lane.cooldown.ready_at(stage.now) == stage.now + 900.0
+    assert stage.state.cooldown.ready_at(None, stage.now) == stage.now + 900.0
 
 
 @pytest.mark.parametrize("breaker", [None, FRAGILE])
@@ -63,7 +63,7 @@ def test_reset_lifts_the_cooldown_and_the_pace(breaker):
     stage.start().step(told(100.0)).close()
     crowd = [stage.start(fail_fast=False) for _ in range(20)]
     assert sent(stage) == 0
-    stage.lane.reset(stage.now)
+    stage.state.reset(stage.now)
     stage.settle()
 
     assert stage.engine.snapshot(stage.now)["targets"]["acme/large"]["cooldown"] == 0.0
@@ -79,7 +79,7 @@ def test_reset_lifts_what_is_left_of_a_pace():
         run.step(OK)
     stage.settle()
     assert sum(run.queued for run in crowd) > 0
-    stage.lane.reset(stage.now)
+    stage.state.reset(stage.now)
     stage.settle()
 
     assert not any(run.queued for run in crowd)

@@ -72,7 +72,7 @@ def test_and_as_long_as_it_hangs_it_gets_no_more_than_one_that_fails(dead_for):
 def test_where_answers_were_late_before_it_may_be_an_overload_and_the_lease_holds():
     """What hangs after late answers is queued: more of it would make the queue longer."""
     site = Site(DIED + 60.0)
-    diagnosis = site.driver.engine.lane(TARGET).diagnosis
+    diagnosis = site.driver.engine.target_state(TARGET).diagnosis
     diagnosis._late_share = 0.9
 
     assert diagnosis.lost_after is None

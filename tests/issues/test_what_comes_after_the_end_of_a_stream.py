@@ -1,8 +1,8 @@
 """Found by fuzzing: events after the one that ends a stream were handed to its caller, as if they were of the answer."""
 
-import pytest
 from sockets import End, served
 from streamed import DONE, chat, message, response
+from table_test import table_test
 
 from stormbreak.http.client import AsyncClient
 
@@ -15,9 +15,9 @@ AFTER = {
 }
 
 
-@pytest.mark.parametrize("size", [0, 7], ids=["in one piece", "in small pieces"])
-@pytest.mark.parametrize("after", AFTER)
-@pytest.mark.parametrize("endpoint", STREAMS)
+@table_test("size", [0, 7])
+@table_test("after", AFTER)
+@table_test("endpoint", STREAMS)
 async def test_is_no_part_of_it(endpoint, after, size):
     made = STREAMS[endpoint](["Hello", " there"])
     sent = b"".join(made) + AFTER[after](made)

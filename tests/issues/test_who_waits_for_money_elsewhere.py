@@ -7,6 +7,7 @@ from stage import OK, OTHER, SERVER_ERROR, Stage, policy
 from stormbreak.core.engine import Engine
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.core.spend_policy import SpendPolicy
+from stormbreak.cost.spend_gate import SpendAccounts
 
 ONCE = RetryPolicy(max_attempts=1)
 DOLLAR, OF_OTHER = usage(1_000_000), usage(10_000_000)
@@ -18,7 +19,7 @@ def rules(**spend):
 
 def stage(**spend):
     made = Stage(rules(**spend))
-    made.engine = Engine(made.engine.policy, price_of)
+    made.engine = Engine(made.engine.policy, SpendAccounts(price_of))
     return made
 
 

@@ -3,10 +3,10 @@ attempts are left, delay and a minimum useful time fit before the deadline and w
 pays. The budget is charged last, so a refusal costs nothing.
 """
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from stage import SERVER_ERROR, TIMEOUT
+from table_test import table_test
 
 from stormbreak.core.backoff import Backoff
 from stormbreak.core.retry import NoRetry, Retry, RetryAllowance, RetryPolicy, decide
@@ -72,7 +72,7 @@ def test_a_retry_that_is_not_free_costs_one():
     assert budget.balance(0.0) == 4.0
 
 
-@pytest.mark.parametrize("verdict", list(Verdict))
+@table_test("verdict", list(Verdict))
 def test_only_transient_verdicts_are_retried(verdict):
     transient = {
         Verdict.THROTTLED,

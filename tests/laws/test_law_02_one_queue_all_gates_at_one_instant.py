@@ -12,7 +12,7 @@ from stage import OK, OTHER, SERVER_ERROR, Stage, policy, told
 from stormbreak.core.backoff import Backoff
 from stormbreak.core.circuit import BreakerPolicy, State
 from stormbreak.core.concurrency_limit import FixedLimit
-from stormbreak.core.gate import OPEN
+from stormbreak.core.gate import READY
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.core.trip import ConsecutiveFailures
 from stormbreak.types import CANCELLED
@@ -45,7 +45,7 @@ def test_a_free_slot_is_not_enough_while_the_target_asked_to_be_left_alone():
     blocker.step(told(20.0)).close()
     stage.pass_time(19.9)
     assert told_to_wait.queued
-    assert stage.lane.slots.in_flight == 0
+    assert stage.state.slots.in_flight == 0
     stage.pass_time(0.1)
     assert told_to_wait.sending
 
@@ -67,24 +67,24 @@ def test_the_probe_is_not_taken_while_another_gate_holds_the_call():
     slow, ill = stage.start(), stage.start()
     ill.step(SERVER_ERROR).close()
     slow_too = stage.start(fail_fast=False)
-    stage.lane.slots.limit = 1  # no slot when the open time ends
+    stage.state.slots.limit = 1  # no slot when the open time ends
     stage.pass_time(60.0)
     assert slow_too.queued
-    assert stage.lane.breaker.state is State.OPEN  # only a call that leaves moves it
+    assert stage.state.breaker.state is State.OPEN  # only a call that leaves moves it
     slow.step(CANCELLED)
     stage.settle()
     assert slow_too.sending
-    assert stage.lane.breaker.state is State.HALF_OPEN
+    assert stage.state.breaker.state is State.HALF_OPEN
 
 
 def test_all_gates_are_taken_in_one_step_the_probe_last():
     stage = scene()
-    *gates, observer = stage.lane.admission._gates
+    *gates, observer = stage.state.admission._gates
     stage.fail_until_open()
 
     assert [gate.name for gate in gates] == ["cooldown", "pace", "limit", "breaker"]
-    assert observer is stage.lane.diagnosis
-    assert observer.ready_at(stage.now) == OPEN  # it holds nothing back
+    assert observer is stage.state.diagnosis
+    assert observer.ready_at(None, stage.now) == READY  # it holds nothing back
 
 
 @pytest.mark.parametrize("outcome", [SERVER_ERROR, told(3.0)])
@@ -94,7 +94,7 @@ def test_nothing_is_held_while_backing_off(outcome):
     run.step(outcome)
 
     assert run.backing_off
-    assert stage.lane.slots.in_flight == 0
+    assert stage.state.slots.in_flight == 0
     assert other.sending
 
 
@@ -104,7 +104,7 @@ def test_nothing_is_held_while_queueing():
     for _ in range(5):
         stage.start()
 
-    assert stage.lane.slots.in_flight == 1
+    assert stage.state.slots.in_flight == 1
 
 
 @given(waits=st.integers(1, 4))  # of a longer queue the newest would go first

@@ -6,6 +6,7 @@ clients return in lockstep. No overflow at attempt 5,000.
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from table_test import table_test
 
 from stormbreak.core.backoff import Backoff
 
@@ -26,13 +27,13 @@ WIDTHS = {
 AT_THE_CAP = 60.0  # the delay before, which decorrelated jitter goes by
 
 
-@pytest.mark.parametrize("rule", ALL, ids=lambda rule: rule.kind)
+@table_test("rule", ALL)
 @given(retry=st.sampled_from([1, 2, 63, 64, 1023, 1024, 1025, 5_000, 10**6]), chance=CHANCE)
 def test_every_delay_is_a_span(rule, retry, chance):
     assert 0.0 <= rule.delay(retry, chance, AT_THE_CAP) <= 60.0 * 1.3
 
 
-@pytest.mark.parametrize("factor", [1.0, 1.5, 2, 2.0, 10.0, 1e300])
+@table_test("factor", [1.0, 1.5, 2, 2.0, 10.0, 1e300])
 def test_no_overflow_at_attempt_5000(factor):
     delay = Backoff(kind="exponential", initial_delay=1.0, factor=factor, max_delay=60.0).delay(
         5_000, 0.5

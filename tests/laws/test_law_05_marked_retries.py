@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sockets import End, answer, failing, free_port, served
 from stage import OK, OTHER, THROTTLED, Stage, policy
+from table_test import table_test
 
 from stormbreak.batch.job import Job, run_job
 from stormbreak.batch.options import BatchOptions
@@ -111,7 +112,7 @@ def test_what_succeeds_at_once_counts_nothing():
 # ---------------------------------------------------------------- the mark, on real sockets
 
 
-@pytest.mark.parametrize("name", [*MARKED, *UNMARKED])
+@table_test("name", [*MARKED, *UNMARKED])
 async def test_the_wire_knows_what_may_have_been_processed(name):
     script = MARKED.get(name) or UNMARKED[name]
     chosen = replace(QUICK, attempt_timeout=0.2) if script is End.HANG else QUICK

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from stage import OK, SERVER_ERROR, TIMEOUT, Stage, policy
+from table_test import table_test
 
 from stormbreak.core.breaker import Breaker
 from stormbreak.core.circuit import BreakerPolicy, State
@@ -127,7 +128,7 @@ def test_a_cold_start_waits_for_the_slow_answers(ill):
     for run in runs[:ill]:
         run.step(SERVER_ERROR).close()
 
-    assert (stage.lane.breaker.state is State.OPEN) == (ill >= 80)
+    assert (stage.state.breaker.state is State.OPEN) == (ill >= 80)
 
 
 class OpenLoop:
@@ -150,11 +151,11 @@ class OpenLoop:
 
     def arrive(self, place):
         now = self.timeline.now
-        if self.breaker.ready_at(now) > now:
+        if self.breaker.ready_at(None, now) > now:
             self.rejected += 1
             return
         self.sent += 1
-        token = self.breaker.take(now)
+        token = self.breaker.take(None, now)
         took, outcome = self.fate(place, self.chance)
         self.timeline.at(now + took, partial(self.end, token, outcome))
 
@@ -174,24 +175,24 @@ def fails_at_once_or_hangs(seconds):
     return lambda place, chance: (0.05, SERVER_ERROR) if place % 2 else (seconds, TIMEOUT)
 
 
-@pytest.mark.parametrize("rate", [2.0, 5.0, 20.0, 100.0])
-@pytest.mark.parametrize("seconds", [0.01, 1.0, 5.0, 30.0])
+@table_test("rate", [2.0, 5.0, 20.0, 100.0])
+@table_test("seconds", [0.01, 1.0, 5.0, 30.0])
 def test_a_dead_target_opens_the_circuit_from_cold_once_eight_calls_have_failed(rate, seconds):
     played = OpenLoop(rate, fails_after(seconds), seconds=seconds + 9 / rate)
 
     assert played.opened_at == pytest.approx(seconds + 7 / rate)
 
 
-@pytest.mark.parametrize("rate", [2.0, 5.0, 20.0])
-@pytest.mark.parametrize("seconds", [1.0, 5.0, 30.0])
+@table_test("rate", [2.0, 5.0, 20.0])
+@table_test("seconds", [1.0, 5.0, 30.0])
 def test_so_does_one_whose_failures_take_unequal_times(rate, seconds):
     played = OpenLoop(rate, fails_after_about(seconds), seconds=3 * seconds + 20 / rate)
 
     assert played.opened_at is not None
 
 
-@pytest.mark.parametrize("rate", [2.0, 5.0, 20.0, 100.0])
-@pytest.mark.parametrize("seconds", [5.0, 10.0, 30.0])
+@table_test("rate", [2.0, 5.0, 20.0, 100.0])
+@table_test("seconds", [5.0, 10.0, 30.0])
 def test_so_does_one_that_refuses_half_of_the_calls_at_once_and_lets_the_others_hang(rate, seconds):
     played = OpenLoop(rate, fails_at_once_or_hangs(seconds), seconds=3 * seconds + 20 / rate)
 
@@ -212,9 +213,9 @@ def test_a_target_that_dies_when_the_circuit_has_just_closed_opens_it_again():
     )  # of 1,200, with three probes each ten seconds: the longest open time, and theirs
 
 
-@pytest.mark.parametrize("answer", [0.5, 5.0, 50.0])
-@pytest.mark.parametrize("failure", [0.01, 4.0])
-@pytest.mark.parametrize("rate", [2.0, 20.0])
+@table_test("answer", [0.5, 5.0, 50.0])
+@table_test("failure", [0.01, 4.0])
+@table_test("rate", [2.0, 20.0])
 def test_some_failures_do_not_open_it_from_cold_however_slow_the_answers(answer, failure, rate):
     """A quarter fails, sooner or later than the others answer."""
 
@@ -259,12 +260,12 @@ def failed_until_open(stage):
     for failures in range(1, 100):
         stage.now += 1.0
         stage.start().step(SERVER_ERROR).close()
-        if stage.lane.breaker.state is State.OPEN:
+        if stage.state.breaker.state is State.OPEN:
             return failures
     return None
 
 
-@pytest.mark.parametrize("usual", range(8))
+@table_test("usual", range(8))
 def test_the_default_opens_when_nothing_is_answered_for_longer_than_chance_explains(usual):
     """Before it dies, there are so many failures for each answer."""
     stage = Stage(policy(breaker=BreakerPolicy()))
@@ -274,7 +275,7 @@ def test_the_default_opens_when_nothing_is_answered_for_longer_than_chance_expla
             stage.start().step(outcome).close()
     share = min(0.85, max(0.4, usual / (usual + 1)))
 
-    assert stage.lane.breaker.trips == 0
+    assert stage.state.breaker.trips == 0
     assert failed_until_open(stage) == ceil(log(0.001) / log(share))
 
 
@@ -290,7 +291,7 @@ def test_by_default_failures_count_that_left_after_the_last_that_was_answered(an
     for run in runs:
         run.step(SERVER_ERROR).close()
 
-    assert stage.lane.breaker.state is state
+    assert stage.state.breaker.state is state
 
 
 @given(chance=st.floats(0.0, 1.0, exclude_max=True))
@@ -298,5 +299,5 @@ def test_the_default_opens_shortly_for_a_jittered_time(chance):
     stage = Stage(policy(breaker=BreakerPolicy()), chance=chance)
     stage.fail_until_open()
 
-    assert stage.lane.breaker.state is State.OPEN
-    assert 0.5 <= stage.lane.breaker.until - stage.now < 1.0
+    assert stage.state.breaker.state is State.OPEN
+    assert 0.5 <= stage.state.breaker.until - stage.now < 1.0

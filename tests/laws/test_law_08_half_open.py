@@ -46,7 +46,7 @@ def test_no_more_than_m_at_once_leave(probes, max_concurrent_probes):
     stage, crowd = half_open(probes, max_concurrent_probes)
 
     assert len(sending(crowd)) == min(max_concurrent_probes, probes)
-    assert stage.lane.breaker.state is State.HALF_OPEN
+    assert stage.state.breaker.state is State.HALF_OPEN
 
 
 @given(
@@ -69,12 +69,12 @@ def test_decided_as_soon_as_the_outcome_is_certain_and_not_before(
         may_close = good + (probes - sent) >= success_ratio * probes - 1e-9
         must_close = good >= success_ratio * probes - 1e-9
         if not may_close:
-            assert stage.lane.breaker.state is State.OPEN
+            assert stage.state.breaker.state is State.OPEN
             return
         if must_close:
-            assert stage.lane.breaker.state is State.CLOSED
+            assert stage.state.breaker.state is State.CLOSED
             return
-        assert stage.lane.breaker.state is State.HALF_OPEN
+        assert stage.state.breaker.state is State.HALF_OPEN
         stage.settle()
         assert len(sending(crowd)) == min(max_concurrent_probes, probes - sent)
     raise AssertionError("N probes did not decide")
@@ -98,7 +98,7 @@ def test_twenty_callers_send_a_dead_target_no_more_than_its_probes():
             waiting[0].step(SERVER_ERROR).close()
             stage.settle()
         assert sent <= 3, f"in trial {trial}"
-        assert stage.lane.breaker.state is State.OPEN
+        assert stage.state.breaker.state is State.OPEN
 
 
 def test_a_hung_probe_holds_the_circuit_for_its_lease_only():
@@ -110,9 +110,9 @@ def test_a_hung_probe_holds_the_circuit_for_its_lease_only():
     other = next(run for run in sending(crowd) if run is not hung)
     other.step(OK)
 
-    assert stage.lane.breaker.state is State.CLOSED
+    assert stage.state.breaker.state is State.CLOSED
     hung.step(SERVER_ERROR)
-    assert stage.lane.breaker.state is State.CLOSED
+    assert stage.state.breaker.state is State.CLOSED
 
 
 @given(
@@ -130,7 +130,7 @@ def test_a_target_that_is_well_is_let_back_in_however_slow_it_is(
     began, fates, answer_at = stage.now, iter(hangs), {}
     needed = max(1, ceil(success_ratio * probes - 1e-9))
     closed_by = began + (sum(hangs) + needed - 1) * LEASE + latency
-    while stage.lane.breaker.state is State.HALF_OPEN:
+    while stage.state.breaker.state is State.HALF_OPEN:
         for run in sending(crowd):
             answer_at.setdefault(run, inf if next(fates, False) else stage.now + latency)
         run = min(answer_at, key=answer_at.get)
@@ -141,7 +141,7 @@ def test_a_target_that_is_well_is_let_back_in_however_slow_it_is(
             run.step(OK)
         stage.settle()
 
-    assert stage.lane.breaker.state is State.CLOSED
+    assert stage.state.breaker.state is State.CLOSED
 
 
 @given(late=st.lists(st.booleans(), max_size=10))
@@ -157,22 +157,22 @@ def test_late_results_move_nothing(late):
     stage = Stage(policy(breaker=breaker))
     old = [stage.start() for _ in late]
     stage.fail_until_open()
-    epoch = stage.lane.breaker._epoch
+    epoch = stage.state.breaker._epoch
 
     def come_back(place):
         for run, well in zip(old[place::3], late[place::3], strict=True):
             run.step(OK if well else SERVER_ERROR).close()
 
     come_back(0)
-    assert (stage.lane.breaker.state, stage.lane.breaker._epoch) == (State.OPEN, epoch)
+    assert (stage.state.breaker.state, stage.state.breaker._epoch) == (State.OPEN, epoch)
     stage.pass_time(5.0)
     probe = stage.start()
     come_back(1)
-    trial = stage.lane.breaker.trial
+    trial = stage.state.breaker.trial
     assert (trial.succeeded, trial.failed, len(trial.probes)) == (0, 0, 1)
     probe.step(OK)
     come_back(2)
-    assert stage.lane.breaker.state is State.CLOSED
+    assert stage.state.breaker.state is State.CLOSED
 
 
 @given(cancelled=st.integers(1, 19))
@@ -183,7 +183,7 @@ def test_a_cancelled_probe_gives_its_place_to_the_next(cancelled):
         stage.settle()
         assert len(sending(crowd)) == 2
 
-    assert stage.lane.breaker.state is State.HALF_OPEN
+    assert stage.state.breaker.state is State.HALF_OPEN
 
 
 @given(
@@ -201,10 +201,10 @@ def test_the_open_time_grows_to_its_cap_and_is_jittered_after_it(growth, longest
     stage.fail_until_open()
     expected = 5.0
     for _ in range(8):
-        open_for = stage.lane.breaker.until - stage.now
+        open_for = stage.state.breaker.until - stage.now
         assert open_for == pytest.approx(expected * (1 + jitter * (2 * chance - 1)))
         expected = min(expected * growth, max(longest, 5.0))
-        stage.now = stage.lane.breaker.until
+        stage.now = stage.state.breaker.until
         stage.start().step(SERVER_ERROR).close()
 
 
@@ -213,7 +213,7 @@ def test_the_server_may_set_the_open_time_and_is_never_asked_earlier(named, chan
     breaker = BreakerPolicy(trip=ConsecutiveFailures(failure_threshold=1), respect_retry_after=heed)
     stage = Stage(policy(breaker=breaker), chance=chance)
     stage.start().step(SERVER_ERROR._replace(retry_after=named)).close()
-    open_for = stage.lane.breaker.until - stage.now
+    open_for = stage.state.breaker.until - stage.now
     own = breaker.open_duration * (1 + breaker.open_duration_jitter * (2 * chance - 1))
 
     assert open_for == pytest.approx(max(own, heed * min(named, 900.0) * (1 + 0.5 * chance)))
@@ -223,14 +223,14 @@ def test_half_open_has_a_longest_time_by_default():
     """All probes hang, and so does whoever takes their places."""
     stage, crowd = half_open(1, 1, crowd=40)
     stage.pass_time(899.0)
-    assert stage.lane.breaker.state is State.HALF_OPEN
+    assert stage.state.breaker.state is State.HALF_OPEN
     left = len(sending(crowd))
     stage.pass_time(1.0)
     assert len(sending(crowd)) == left
     stage.pass_time(5.0)  # the open time
     newest = next(run for run in reversed(stage.runs) if run.sending)
     newest.step(OK)
-    assert stage.lane.breaker.state is State.CLOSED
+    assert stage.state.breaker.state is State.CLOSED
 
 
 @given(late=st.lists(st.booleans(), min_size=1, max_size=5))
@@ -240,8 +240,8 @@ def test_probes_of_a_trial_that_is_over_move_nothing(late):
     for well in late:
         sending(crowd)[0].step(OK if well else SERVER_ERROR).close()
 
-    assert stage.lane.breaker.state is State.OPEN
-    assert stage.lane.breaker.until == stage.now + 5.0
+    assert stage.state.breaker.state is State.OPEN
+    assert stage.state.breaker.until == stage.now + 5.0
 
 
 @given(late=st.lists(st.booleans(), min_size=1, max_size=5))
@@ -250,10 +250,10 @@ def test_probes_of_a_trial_move_nothing_in_the_next(late):
     stage, _ = half_open(5, 5, crowd=10, max_half_open_duration=20.0)
     hung = [run for run in stage.runs if run.sending]
     stage.pass_time(25.0)  # the rest of the trial, and the open time after it
-    trial = stage.lane.breaker.trial
+    trial = stage.state.breaker.trial
     assert len(trial.probes) == 5
     for run, well in zip(hung, late, strict=False):
         run.step(OK if well else SERVER_ERROR).close()
 
-    assert stage.lane.breaker.trial is trial
+    assert stage.state.breaker.trial is trial
     assert (trial.succeeded, trial.failed, len(trial.probes)) == (0, 0, 5)

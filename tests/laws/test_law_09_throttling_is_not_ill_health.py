@@ -53,7 +53,7 @@ def test_they_never_open_a_circuit(verdicts):
     for verdict in verdicts:
         answered(stage, Outcome(verdict))
 
-    assert stage.lane.breaker.state is State.CLOSED
+    assert stage.state.breaker.state is State.CLOSED
 
 
 @given(st.lists(st.sampled_from(HEALTHY), min_size=2, max_size=2))
@@ -61,9 +61,9 @@ def test_nor_do_they_count_as_successes(between):
     stage = Stage(policy(breaker=FRAGILE))
     for verdict in [SERVER_ERROR, Outcome(between[0]), SERVER_ERROR, Outcome(between[1])]:
         answered(stage, verdict if isinstance(verdict, Outcome) else Outcome(verdict))
-    assert stage.lane.breaker.state is State.CLOSED
+    assert stage.state.breaker.state is State.CLOSED
     answered(stage, SERVER_ERROR)
-    assert stage.lane.breaker.state is State.OPEN
+    assert stage.state.breaker.state is State.OPEN
 
 
 @pytest.mark.parametrize("outcome", [THROTTLED, Outcome(Verdict.BILLING)])
@@ -73,10 +73,10 @@ def test_a_throttled_probe_decides_nothing(outcome):
     stage.pass_time(5.0)
     for _ in range(8):  # less than three times as many as there are probes
         answered(stage, outcome)
-    assert stage.lane.breaker.state is State.HALF_OPEN
+    assert stage.state.breaker.state is State.HALF_OPEN
     answered(stage, OK)
     answered(stage, OK)
-    assert stage.lane.breaker.state is State.CLOSED
+    assert stage.state.breaker.state is State.CLOSED
 
 
 def test_throttling_with_a_time_cools_the_target_instead():
@@ -84,7 +84,7 @@ def test_throttling_with_a_time_cools_the_target_instead():
     answered(stage, told(10.0))
 
     assert stage.start().queued
-    assert stage.lane.cooldown.until == stage.now + 10.0
+    assert stage.state.cooldown.until == stage.now + 10.0
 
 
 def test_the_article_counts_them():
@@ -92,19 +92,19 @@ def test_the_article_counts_them():
     for _ in range(5):
         answered(stage, THROTTLED)
 
-    assert stage.lane.breaker.state is State.OPEN
+    assert stage.state.breaker.state is State.OPEN
 
 
 def test_what_counts_can_be_changed():
     ignored = Stage(policy(breaker=FRAGILE, ignored=(Verdict.SERVER_ERROR,)))
     for _ in range(9):
         answered(ignored, SERVER_ERROR)
-    assert ignored.lane.breaker.state is State.CLOSED
+    assert ignored.state.breaker.state is State.CLOSED
 
     counted = Stage(policy(breaker=FRAGILE, failures=(Verdict.INVALID,)))
     for _ in range(3):
         answered(counted, Outcome(Verdict.INVALID))
-    assert counted.lane.breaker.state is State.OPEN
+    assert counted.state.breaker.state is State.OPEN
 
 
 def test_a_verdict_cannot_be_both():

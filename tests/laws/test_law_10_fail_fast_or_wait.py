@@ -101,7 +101,7 @@ def test_half_open_without_a_free_probe_fails_fast_too():
 
 def test_isolated_fails_fast_and_knows_no_time():
     stage = ill()
-    stage.lane.isolate(stage.now)
+    stage.state.isolate(stage.now)
     ended = stage.start().ended
 
     assert (ended.stopped, ended.retry_at) == ("breaker", None)
@@ -114,7 +114,7 @@ def test_a_patient_call_waits_no_longer_than_it_may():
     ended = stage.start(fail_fast=False, within=15.0).ended
 
     assert (ended.stopped, ended.retry_at) == ("breaker", 120.0)
-    assert stage.lane.breaker.state is State.OPEN
+    assert stage.state.breaker.state is State.OPEN
     assert told(ended) == "acme/large: the call may not wait that long: the circuit is open"
 
 
@@ -127,7 +127,7 @@ def test_a_patient_call_is_told_how_the_circuit_stands_when_its_time_is_over():
     assert (
         told(patient.ended) == "acme/large: could not be served in time: the circuit is half-open"
     )
-    stage.lane.isolate(stage.now)
+    stage.state.isolate(stage.now)
     patient = stage.start(fail_fast=False, within=15.0)
     stage.pass_time(15.0)
     assert told(patient.ended) == "acme/large: could not be served in time: the circuit is isolated"
@@ -152,7 +152,7 @@ def test_a_hasty_call_comes_back_when_the_probe_should_have_been_answered():
     stage.pass_time(20.0)
     assert stage.start().sending
     assert stage.start().ended.retry_at == stage.now + 1.0
-    stage.lane.admission.service = 3.0
+    stage.state.admission.service = 3.0
 
     assert stage.start().ended.retry_at == stage.now + 3.0
 
@@ -161,7 +161,7 @@ def test_who_waits_for_a_slot_is_told_that_the_circuit_was_isolated():
     stage = Stage(policy(breaker=ONE, limit=FixedLimit(max_in_flight=1)))
     stage.start()
     hasty = stage.start()
-    stage.lane.isolate(stage.now)
+    stage.state.isolate(stage.now)
     stage.settle()
     assert told(hasty.ended) == "acme/large: the circuit is isolated"
 
@@ -172,7 +172,7 @@ def test_a_trial_that_is_over_by_its_time_is_told_as_open():
     stage.pass_time(20.0)
     assert stage.start().sending
     stage.pass_time(30.0)
-    assert stage.lane.breaker.state is State.HALF_OPEN
+    assert stage.state.breaker.state is State.HALF_OPEN
     assert told(stage.start().ended) == "acme/large: the circuit is open"
 
 
@@ -186,7 +186,7 @@ def test_which_presets_fail_fast(preset, fails_fast):
 
 def test_who_waited_for_an_isolated_circuit_in_vain_is_told_that_it_was_the_circuit():
     stage = Stage(policy(breaker=ONE))
-    stage.lane.isolate(stage.now)
+    stage.state.isolate(stage.now)
     run = stage.start(fail_fast=False, patience=20.0)
     stage.pass_time(20.1)
     error = error_for(TARGET, run.ended)

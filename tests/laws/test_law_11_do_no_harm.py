@@ -36,7 +36,7 @@ def test_long_and_short_answers_of_one_burst_are_no_congestion(took):
         stage.now = began + span
         run.step(OK)
 
-    assert stage.lane.slots.limit >= 256
+    assert stage.state.slots.limit >= 256
 
 
 @given(
@@ -49,7 +49,7 @@ def test_failures_beside_answers_on_time_do_not_shrink_it(rows, failure):
         for outcome in [failure] * failures + [OK] * answers:
             stage.start().step(outcome)
             stage.tick(0.1)
-            assert stage.lane.slots.limit >= 256
+            assert stage.state.slots.limit >= 256
 
 
 @given(
@@ -61,9 +61,9 @@ def test_where_nothing_is_answered_it_is_one_and_silence_gives_it_back(failures,
     stage = scene()
     for _ in range(failures):
         stage.start().step(failure)
-    assert stage.lane.slots.limit == 1  # nothing was proven
+    assert stage.state.slots.limit == 1  # nothing was proven
     stage.tick(silence)
-    slots = stage.lane.slots
+    slots = stage.state.slots
     slots.tick(stage.now, 0.0)
     assert slots.limit >= 1
     assert (slots.limit >= 256) == (silence >= 125.0)
@@ -93,7 +93,7 @@ def test_it_grows_again_with_what_is_served():
             stage.start()
         stage.runs = [run for run in stage.runs if not run.over]
         stage.tick(1.0)
-        limits.append(stage.lane.slots.limit)
+        limits.append(stage.state.slots.limit)
 
     assert min(limits) >= 1
     assert limits[59] > 10  # it grew again
@@ -122,7 +122,7 @@ def test_whoever_waits_is_let_go_by_the_fade_alone():
         stage.tick(1.0)
         for run in served:
             run.step(OK)
-    while stage.lane.slots.limit >= 256:
+    while stage.state.slots.limit >= 256:
         stage.start().step(SERVER_ERROR)
     stage.tick(5.5)  # the hold is over, and the fade has begun
     while not (late := stage.start()).queued:

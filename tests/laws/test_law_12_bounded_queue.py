@@ -10,7 +10,7 @@ from stage import OK, Spaced, Stage, policy
 
 from stormbreak.core.automatic_limit import AutomaticLimit
 from stormbreak.core.concurrency_limit import FixedLimit
-from stormbreak.core.queue_order import QueuePolicy
+from stormbreak.core.queue import QueuePolicy
 from stormbreak.types import Priority
 
 PRIORITIES = st.sampled_from(list(Priority))
@@ -62,13 +62,13 @@ def test_of_a_queue_that_stands_the_newest_interactive_call_is_served(
     if limit != "fixed":
         stage = Stage(policy(limit=AutomaticLimit(max_in_flight=slots)))
     if limit == "automatic, binds":
-        gate = stage.lane.slots
+        gate = stage.state.slots
         gate.in_flight = gate.limit
         gate.tick(stage.now, 1.1)
         gate.in_flight = 0
     if spaced:
-        stage.lane.admission._spacings = (Spaced(1e9),)
-    width = stage.lane.slots.limit
+        stage.state.admission._pacing = (Spaced(1e9),)
+    width = stage.state.slots.limit
     blockers = [stage.start() for _ in range(width)]
     runs = [stage.start(priority=priority) for priority in arrivals]
     blockers[0].step(OK)
@@ -133,7 +133,7 @@ def test_who_cannot_be_served_in_time_is_shed_on_arrival(slots, service, ahead, 
     for _ in range(slots + ahead):
         stage.start()
     mine = stage.start(patience=patience)
-    wait = stage.lane.admission.service * (ahead + 1) / slots
+    wait = stage.state.admission.service * (ahead + 1) / slots
     assume(abs(wait - patience) > 1e-6)
 
     assume(abs(wait - patience) > 1e-6)  # rounding decides there
@@ -158,7 +158,7 @@ def test_nobody_who_waited_is_sent_without_time_for_an_answer(service, deadlines
         current = next((run for run in runs if run.sending), None)
         if current is not None and stage.now - stage.runs[0].since >= 1.0:
             left = current.call.deadline_at - stage.now
-            assert left >= 1.75 * stage.lane.admission.service - 1e-6
+            assert left >= 1.75 * stage.state.admission.service - 1e-6
     stage.pass_time(60.0)
 
     assert {"shed", None} >= {run.ended.stopped for run in runs}
@@ -174,4 +174,4 @@ def test_whose_time_is_over_is_shed_at_that_moment(patiences):
     for run, patience in zip(runs, patiences, strict=True):
         assert run.ended.stopped == "shed"
         assert abs(run.ended.waited - patience) < 1e-6
-    assert stage.lane.admission.queued == 0
+    assert stage.state.admission.queued == 0

@@ -25,11 +25,11 @@ def scene(*, slots=1000, **quota):
 
 
 def tokens_told(**said):
-    return OK._replace(told=RateLimits(tokens=RateLimitStatus(**said)))
+    return OK._replace(rate_limits=RateLimits(tokens=RateLimitStatus(**said)))
 
 
 def requests_told(**said):
-    return OK._replace(told=RateLimits(requests=RateLimitStatus(**said)))
+    return OK._replace(rate_limits=RateLimits(requests=RateLimitStatus(**said)))
 
 
 def sending(stage):
@@ -209,7 +209,7 @@ class Server:
             self.limit, int(self.left), (self.limit - int(self.left)) * 60 / self.limit
         )
         self.served, self.refused = self.served + fits, self.refused + (not fits)
-        return (OK if fits else THROTTLED)._replace(told=RateLimits(tokens=said))
+        return (OK if fits else THROTTLED)._replace(rate_limits=RateLimits(tokens=said))
 
 
 @pytest.mark.parametrize("latency", [0.0, 0.5, 5.0])
@@ -343,6 +343,6 @@ def test_nothing_is_refunded_twice_or_lost(calls, chance):
             run.step(outcome)
         run.close()
     whole = 10**8  # what the bucket holds
-    waits = stage.lane.quota._tpm.ready_at(whole) - stage.now
+    waits = stage.state.quota._tpm.ready_at(whole) - stage.now
 
     assert waits == pytest.approx(owed / 100, abs=1e-3) or (owed == 0 and waits <= 0)

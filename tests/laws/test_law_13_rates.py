@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from stage import OK, THROTTLED, Stage, policy, told
+from table_test import table_test
 
 from stormbreak.core.backoff import Backoff
 from stormbreak.core.retry import RetryPolicy
@@ -58,7 +59,7 @@ def test_a_stray_429_teaches_nothing(good):
         stage.start().step(THROTTLED)
 
     assert stage.start().sending
-    assert not stage.lane.is_spaced(stage.now)
+    assert not stage.state.rate.in_force(stage.now)
 
 
 def test_two_minutes_later_it_is_forgotten_and_whoever_waits_leaves():
@@ -67,18 +68,18 @@ def test_two_minutes_later_it_is_forgotten_and_whoever_waits_leaves():
         stage.start().step(THROTTLED)
         stage.tick(0.2)
     waiting = [stage.start() for _ in range(30)]
-    assert stage.lane.is_spaced(stage.now)
+    assert stage.state.rate.in_force(stage.now)
     assert any(run.queued for run in waiting)
     stage.pass_time(118.0)
-    assert stage.lane.is_spaced(stage.now)
+    assert stage.state.rate.in_force(stage.now)
     stage.pass_time(2.1)
 
-    assert not stage.lane.is_spaced(stage.now)
+    assert not stage.state.rate.in_force(stage.now)
     assert not any(run.queued for run in waiting)
 
 
-@pytest.mark.parametrize("refusal", [THROTTLED, told(1.0)])
-@pytest.mark.parametrize("of_ten", [2, 3, 5])
+@table_test("refusal", [THROTTLED, told(1.0)])
+@table_test("of_ten", [2, 3, 5])
 def test_refusals_by_bad_luck_do_not_slow_it_down_for_long(refusal, of_ten):
     stage, refused = scene(), {0: 0, 1: 0}
     for number in range(20 * 90):
@@ -91,5 +92,5 @@ def test_refusals_by_bad_luck_do_not_slow_it_down_for_long(refusal, of_ten):
         stage.runs = [run for run in stage.runs if not run.over]
 
     assert refused[1] >= 20 * 30  # everything that came in the last thirty seconds, at once
-    assert stage.lane.is_random(stage.now)
-    assert not stage.lane.is_spaced(stage.now)
+    assert stage.state.is_random(stage.now)
+    assert not stage.state.rate.in_force(stage.now)

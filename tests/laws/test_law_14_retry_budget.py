@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from stage import INVALID, OK, SERVER_ERROR, THROTTLED, TIMEOUT, Stage, policy, told
+from table_test import table_test
 
 from stormbreak.core.automatic_limit import AutomaticLimit
 from stormbreak.core.backoff import Backoff
@@ -39,14 +40,14 @@ def exhausted(stage, outcome):
     return run.ended
 
 
-@pytest.mark.parametrize("verdict", TRANSIENT)
+@table_test("verdict", TRANSIENT)
 def test_a_lone_script_may_retry_twice_what_is_no_timeout(verdict):
     ended = exhausted(scene(), Outcome(verdict))
 
     assert (ended.attempts, ended.stopped) == (1 if verdict is Verdict.TIMEOUT else 3, "budget")
 
 
-@pytest.mark.parametrize("verdict", [each for each in TRANSIENT if each is not Verdict.THROTTLED])
+@table_test("verdict", [each for each in TRANSIENT if each is not Verdict.THROTTLED])
 def test_a_busy_process_pays_once_nothing_is_answered(verdict):
     stage = scene()
     for _ in range(34):
@@ -76,9 +77,9 @@ def test_retries_after_bare_429s_are_held_by_the_send_rate_that_these_teach():
     assert all(run.ended is None for run in calls)
 
 
-@pytest.mark.parametrize("verdict", TRANSIENT)
-@pytest.mark.parametrize("load", LOADS)
-@pytest.mark.parametrize(("successes", "failures"), [(8, 1), (7, 2), (9, 1), (0, 10)])
+@table_test("verdict", TRANSIENT)
+@table_test("load", LOADS)
+@table_test(("successes", "failures"), [(8, 1), (7, 2), (9, 1), (0, 10)])
 def test_what_is_free(verdict, load, successes, failures):
     budget, outcome = Budget(BudgetPolicy()), Outcome(verdict)
     for each in [OK] * successes + [outcome] * failures:
@@ -103,9 +104,9 @@ def test_bare_429s_of_a_busy_process_are_paid_where_they_teach_no_rate(adaptive_
     assert exhausted(stage, THROTTLED).attempts == attempts
 
 
-@pytest.mark.parametrize("verdict", TRANSIENT)
-@pytest.mark.parametrize("load", LOADS)
-@pytest.mark.parametrize("failures", [3, 9])
+@table_test("verdict", TRANSIENT)
+@table_test("load", LOADS)
+@table_test("failures", [3, 9])
 def test_nothing_is_free_in_a_lone_process_after_three_failures_in_a_row(verdict, load, failures):
     budget, outcome = Budget(BudgetPolicy()), Outcome(verdict)
     for _ in range(failures):
@@ -133,40 +134,40 @@ def test_a_timeout_is_free_where_a_later_attempt_was_answered_on_time(overtaken)
 
 def test_which_gates_hold_the_traffic():
     stage = scene(limit=FixedLimit(max_in_flight=2), breaker=BreakerPolicy(), adaptive_rate=True)
-    lane = stage.lane
-    assert not lane.load(stage.now).gated
+    target_state = stage.state
+    assert not target_state.load(stage.now).gated
     stage.start()
-    assert not lane.load(stage.now).gated
+    assert not target_state.load(stage.now).gated
     stage.start()
-    assert lane.load(stage.now).gated  # the limit is reached ...
-    assert not lane.load(stage.now).followed  # ... but it is a fixed one
+    assert target_state.load(stage.now).gated  # the limit is reached ...
+    assert not target_state.load(stage.now).followed  # ... but it is a fixed one
     for run in stage.runs:
         run.step(OK)
-    assert not lane.load(stage.now).gated
+    assert not target_state.load(stage.now).gated
     for _ in range(7):
-        lane.rate.take(stage.now)
-        lane.rate.settle(None, THROTTLED, stage.now, 0.5)
+        target_state.rate.take(None, stage.now)
+        target_state.rate.settle(None, THROTTLED, stage.now, 0.5)
         stage.now += 1.0
-    assert lane.load(stage.now).gated  # a send rate is in force, ...
-    assert lane.load(stage.now).followed  # ... and follows what is served
-    assert not lane.load(stage.now + 120.0).gated
+    assert target_state.load(stage.now).gated  # a send rate is in force, ...
+    assert target_state.load(stage.now).followed  # ... and follows what is served
+    assert not target_state.load(stage.now + 120.0).gated
     stage.now += 120.0
-    stage.lane.isolate(stage.now)
-    assert lane.load(stage.now).gated  # the circuit is not closed
-    assert not lane.load(stage.now).followed
+    stage.state.isolate(stage.now)
+    assert target_state.load(stage.now).gated  # the circuit is not closed
+    assert not target_state.load(stage.now).followed
 
 
 def test_an_automatic_limit_that_is_reached_follows_what_is_served():
     stage = scene(limit=AutomaticLimit(max_in_flight=20))
-    lane = stage.lane
+    target_state = stage.state
     crowd = [stage.start() for _ in range(20)]
-    assert lane.load(stage.now).gated
-    assert not lane.load(stage.now).followed  # at its ceiling it has learned nothing
+    assert target_state.load(stage.now).gated
+    assert not target_state.load(stage.now).followed  # at its ceiling it has learned nothing
     for run in crowd:
         run.step(SERVER_ERROR).close()
     stage.start()
 
-    assert lane.load(stage.now).followed
+    assert target_state.load(stage.now).followed
 
 
 def test_a_success_ends_the_row():

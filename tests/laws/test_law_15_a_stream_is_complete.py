@@ -10,6 +10,7 @@ import pytest
 from fakewire import CUT, FakeIncoming, FakeWire
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from table_test import table_test
 
 from stormbreak.core.presets import OFF
 from stormbreak.errors import StreamBrokenError, UpstreamError
@@ -37,7 +38,7 @@ def read(pieces, end=b"", way="answer", **asked):
     async def main():
         client = AsyncClient(base_url="http://127.0.0.1:1/v1", model="m", policy=OFF)
         wire = FakeWire(FakeIncoming(pieces, end))
-        client._routes._wires[client.base_url] = wire
+        client._resolver.first.routes._connections[client.base_url] = wire
         try:
             async with client.stream("chat/completions", SAY | asked) as stream:
                 if way == "texts":
@@ -49,13 +50,13 @@ def read(pieces, end=b"", way="answer", **asked):
                 return (await stream.answer()).text
         finally:
             assert wire.opened[0].closed
-            assert client.engine.lane(client.target("m")).slots.in_flight == 0
+            assert client.engine.target_state(client.target("m")).slots.in_flight == 0
 
     return asyncio.run(main())
 
 
-@pytest.mark.parametrize("way", ["answer", "texts", "raw"])
-@pytest.mark.parametrize("end", [b"", CUT, Outcome(Verdict.TIMEOUT, status=200)], ids=str)
+@table_test("way", ["answer", "texts", "raw"])
+@table_test("end", [b"", CUT, Outcome(Verdict.TIMEOUT, status=200)])
 def test_no_cut_stream_is_taken_for_a_whole_one(end, way):
     for size in range(len(WHOLE)):
         if end == b"" and size >= FINISHED:
@@ -88,8 +89,8 @@ def test_no_noise_between_events_is_taken_for_an_answer(position, noise, way):
         read(pieces, way=way)
 
 
-@pytest.mark.parametrize("way", ["answer", "texts", "events"])
-@pytest.mark.parametrize(
+@table_test("way", ["answer", "texts", "events"])
+@table_test(
     "data",
     [b'{"choices":[{"delta":{"content":"\xff"}}]}', b'{"choices":[{"delta":{"content":"a"}}}'],
 )

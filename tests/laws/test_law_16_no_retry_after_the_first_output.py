@@ -85,10 +85,10 @@ def test_it_costs_the_budget_nothing():
 def test_the_circuit_sees_what_the_whole_stream_came_to(last, state):
     stage = Stage(policy(breaker=FRAGILE))
     run = start(stage).step(BEGUN)
-    assert stage.lane.breaker.state is State.CLOSED
+    assert stage.state.breaker.state is State.CLOSED
     run.step(last)
 
-    assert stage.lane.breaker.state is state
+    assert stage.state.breaker.state is state
 
 
 @pytest.mark.parametrize("way", ["step", "close", "drop"])
@@ -96,13 +96,13 @@ def test_the_slot_is_held_to_the_end_and_no_longer(way):
     stage = Stage(policy(limit=FixedLimit(max_in_flight=1)))
     run, waiting = start(stage).step(BEGUN), start(stage)
     stage.tick(30.0)
-    assert (stage.lane.slots.in_flight, waiting.queued) == (1, True)
+    assert (stage.state.slots.in_flight, waiting.queued) == (1, True)
     getattr(run, way)()
     stage.settle()
     assert waiting.sending
     waiting.close()
 
-    assert stage.lane.slots.in_flight == 0
+    assert stage.state.slots.in_flight == 0
 
 
 def test_a_stream_that_is_given_up_counts_as_nothing():
@@ -111,19 +111,19 @@ def test_a_stream_that_is_given_up_counts_as_nothing():
     stage.tick(5.0)
     run.close()
 
-    assert stage.lane.admission.service == 0.0  # no answer was seen whole
-    assert stage.lane.breaker.state is State.CLOSED
+    assert stage.state.admission.service == 0.0  # no answer was seen whole
+    assert stage.state.breaker.state is State.CLOSED
     assert stage.engine.budget._in_a_row == 0
 
 
 def test_the_diagnosis_hears_of_the_first_output():
     stage = Stage(policy(limit=AutomaticLimit()))
     run = start(stage)
-    serving = [stage.lane.diagnosis._first_output_estimate.serving]
+    serving = [stage.state.diagnosis._first_output_estimate.serving]
     run.step(BEGUN)
-    serving.append(stage.lane.diagnosis._first_output_estimate.serving)
+    serving.append(stage.state.diagnosis._first_output_estimate.serving)
     run.step(OK)
-    serving.append(stage.lane.diagnosis._first_output_estimate.serving)
+    serving.append(stage.state.diagnosis._first_output_estimate.serving)
 
     assert serving == [0, 1, 0]
 
@@ -146,7 +146,7 @@ def test_our_own_deadline_is_no_evidence(attempt_timeout, took, outcome, counted
     run.step(outcome)
 
     assert run.ended.outcome.own_deadline is not counted
-    assert (stage.lane.breaker.state is State.OPEN) is counted
+    assert (stage.state.breaker.state is State.OPEN) is counted
 
 
 def test_the_deadline_may_begin_when_the_attempt_leaves():
@@ -191,7 +191,7 @@ def test_nothing_is_sent_after_the_first_output(steps):
     assert delivered <= 1
     if not run.over:
         run.close()
-    assert stage.lane.slots.in_flight == 0
+    assert stage.state.slots.in_flight == 0
 
 
 # ---------------------------------------------------------------- generators around which there is an engine

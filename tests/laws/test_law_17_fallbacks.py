@@ -5,13 +5,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from stage import INVALID, OK, SERVER_ERROR, THROTTLED, TIMEOUT, Stage, policy, told
+from table_test import table_test
 
 from stormbreak.core.backoff import Backoff
+from stormbreak.core.call import GRACE
 from stormbreak.core.circuit import BreakerPolicy
 from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.fallback import DEPRIORITIZED, ELSEWHERE, TRANSIENT, Step, TargetOrder
 from stormbreak.core.flow import Ask, Send
-from stormbreak.core.plan import GRACE
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.core.retry_budget import BudgetPolicy
 from stormbreak.core.trip import ConsecutiveFailures
@@ -84,14 +85,14 @@ def test_the_answer_says_which_target_it_came_from(answered):
     assert (ended.target, ended.source, ended.stopped) == (answered, source, None)
 
 
-@pytest.mark.parametrize("verdict", [v for v in Verdict if v not in (Verdict.OK, *ELSEWHERE)])
+@table_test("verdict", [v for v in Verdict if v not in (Verdict.OK, *ELSEWHERE)])
 def test_what_would_be_as_wrong_elsewhere_goes_nowhere(verdict):
     run = start(Stage(ONCE), to(SECOND), CACHE, DEGRADED).step(Outcome(verdict))
 
     assert run.ended.outcome.verdict is verdict
 
 
-@pytest.mark.parametrize("verdict", [v for v in ELSEWHERE if v is not REJECTED])
+@table_test("verdict", [v for v in ELSEWHERE if v is not REJECTED])
 def test_everything_else_does(verdict):
     assert where(start(Stage(ONCE), to(SECOND)).step(Outcome(verdict))) == SECOND
 
@@ -471,13 +472,13 @@ def test_nothing_is_held_when_it_is_over(outcomes, steps, leave, chance):
         run.close()
 
     for target in (FIRST, SECOND, THIRD):
-        assert stage.engine.lane(target).slots.in_flight == 0
-        assert stage.engine.lane(target).admission.queued == 0
+        assert stage.engine.target_state(target).slots.in_flight == 0
+        assert stage.engine.target_state(target).admission.queued == 0
     assert len(told_of(stage, CallEnded)) == (run.ended is not None)
 
 
 def test_transient_verdicts_are_those_that_may_be_retried():
     stage = Stage()
-    retried = {verdict for verdict, row in stage.lane.treatments.items() if row.retry}
+    retried = {verdict for verdict, row in stage.state.treatments.items() if row.retry}
 
     assert retried | {REJECTED} == set(TRANSIENT)

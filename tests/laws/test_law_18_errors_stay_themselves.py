@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sockets import End, answer, failing, free_port, served
 from stage import OTHER, SERVER_ERROR, TARGET, Stage, policy
+from table_test import table_test
 
 from stormbreak import CircuitBreaker
 from stormbreak.core.backoff import Backoff
@@ -122,8 +123,8 @@ ENGINE_WAYS = [
 BEYOND = [KeyboardInterrupt, SystemExit, asyncio.CancelledError, GeneratorExit]
 
 
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("kind", [TheirError, ValueError, *BEYOND])
+@table_test("way", WAYS)
+@table_test("kind", [TheirError, ValueError, *BEYOND])
 def test_what_a_function_raises_is_raised_as_that_very_object(way, kind):
     breaker = CircuitBreaker(BreakerPolicy(trip=ConsecutiveFailures(failure_threshold=1)))
     cause = LookupError("why")
@@ -138,11 +139,9 @@ def test_what_a_function_raises_is_raised_as_that_very_object(way, kind):
     assert (kind not in BEYOND) == (breaker.trips == 1)
 
 
-@pytest.mark.parametrize("on", [None, Exception, LookupError], ids=str)
-@pytest.mark.parametrize("way", ENGINE_WAYS)
-@pytest.mark.parametrize(
-    "kind", [TheirError, ValueError, KeyboardInterrupt, asyncio.CancelledError]
-)
+@table_test("on", [None, Exception, LookupError])
+@table_test("way", ENGINE_WAYS)
+@table_test("kind", [TheirError, ValueError, KeyboardInterrupt, asyncio.CancelledError])
 def test_so_is_what_a_function_in_an_engine_raises_at_last(way, kind, on):
     guard, cause, raised = made(on=on), LookupError("why"), []
 
@@ -325,15 +324,15 @@ class Raising(FakeWire):
 async def test_what_is_no_failure_passes_through_the_client_untouched(kind):
     raised = kind("mine")
     async with AsyncClient(base_url="http://127.0.0.1:1/v1", model="m", policy=QUICK) as client:
-        client._routes._wires[client.base_url] = Raising(raised)
+        client._resolver.first.routes._connections[client.base_url] = Raising(raised)
         asking = client.chat(SAY)
         with pytest.raises(kind) as caught:  # by hand: a loop would stop for some of them
             asking.send(None)
-        lane = client.engine.lane(client.target("m"))
+        target_state = client.engine.target_state(client.target("m"))
 
     assert caught.value is raised
     assert getattr(raised, "__notes__", []) == []
-    assert lane.slots.in_flight == 0
+    assert target_state.slots.in_flight == 0
 
 
 async def test_a_call_that_is_cancelled_is_cancelled():
@@ -344,4 +343,4 @@ async def test_a_call_that_is_cancelled_is_cancelled():
         with pytest.raises(asyncio.CancelledError):
             await task
         await server.all_closed()
-        assert client.engine.lane(client.target("m")).slots.in_flight == 0
+        assert client.engine.target_state(client.target("m")).slots.in_flight == 0

@@ -18,6 +18,7 @@ from canary import KEY, PROMPT, assert_clean, shown_by
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from sockets import answer, failing, served
+from table_test import table_test
 
 from stormbreak.batch.job import Job, run_job
 from stormbreak.batch.options import BatchOptions
@@ -68,7 +69,7 @@ async def ask_all(client):
 # ------------------------------------------------------------ it goes to no other origin
 
 
-@pytest.mark.parametrize("status", range(300, 309))
+@table_test("status", range(300, 309))
 async def test_no_redirect_is_followed(status):
     async with served() as other:
         where = f"{other.base_url}/chat/completions"

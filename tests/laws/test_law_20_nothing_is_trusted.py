@@ -18,6 +18,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from sockets import End, answer, failing, served
+from table_test import table_test
 
 from stormbreak.cli.main import main
 from stormbreak.config import load_policy
@@ -25,7 +26,7 @@ from stormbreak.config.policy_toml import plain
 from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.policy import Policy
 from stormbreak.core.presets import OFF
-from stormbreak.core.queue_order import QueuePolicy
+from stormbreak.core.queue import QueuePolicy
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.errors import ConfigurationError
 from stormbreak.http.client import AsyncClient
@@ -61,7 +62,7 @@ def toml_of(path, literal):
     return f"{header}{key} = {literal}\n"
 
 
-@pytest.mark.parametrize("path", PATHS, ids=".".join)
+@table_test("path", PATHS)
 def test_every_key_of_a_policy_names_itself_and_a_value_that_cannot_be(path, tmp_path, capsys):
     file = tmp_path / "policy.toml"
     file.write_text(toml_of(path, '"a-wrong-word"' if path[-1] != "path" else "7"))
@@ -75,7 +76,7 @@ def test_every_key_of_a_policy_names_itself_and_a_value_that_cannot_be(path, tmp
     assert ("a-wrong-word" if path[-1] != "path" else "7") in said.err
 
 
-@pytest.mark.parametrize("path", PATHS, ids=".".join)
+@table_test("path", PATHS)
 def test_a_key_in_any_place_of_a_policy_is_refused_without_echo(path, tmp_path):
     file = tmp_path / "policy.toml"
     for text in (toml_of(path, f'"{CANARY}"'), f"{toml_of(path, '1')}# {CANARY}\n"):
@@ -157,7 +158,7 @@ def test_a_claim_is_read_or_refused_and_never_executed(text):
             trap.assert_not_called()
 
 
-@pytest.mark.parametrize("text", CODE)
+@table_test("text", CODE)
 def test_code_for_a_claim_exits_with_2_and_one_line(text, capsys):
     code = main(["storm", "run", "dip", "--assert", text])
     said = capsys.readouterr()

@@ -107,8 +107,8 @@ class Process:
     longest: float = 0.0
 
     @property
-    def lane(self):
-        return self.engine.lane(TARGET)
+    def state(self):
+        return self.engine.target_state(TARGET)
 
     def hear(self, event):
         if isinstance(event, Returned) and event.at - event.took >= BEGINS:
@@ -126,17 +126,17 @@ class Process:
 def wrong_in_overload(process, now):
     if process.answers < ENOUGH and process.ended < REFUSED:
         return False
-    cause = process.lane.diagnosis.cause(now)
+    cause = process.state.diagnosis.cause(now)
     fails = now - process.failed_at <= 1.0
     return cause is Cause.BAD_LUCK or (cause is Cause.NONE and fails)
 
 
 def wrong_in_bad_luck(process, now):
-    lane = process.lane
-    slots = lane.slots
-    held = lane.admission.queued and slots.binds(now) and slots.in_flight >= slots.limit
-    cause = lane.diagnosis.cause(now)
-    shut = lane.breaker.state_at(now) is not State.CLOSED
+    target_state = process.state
+    slots = target_state.slots
+    held = target_state.admission.queued and slots.binds(now) and slots.in_flight >= slots.limit
+    cause = target_state.diagnosis.cause(now)
+    shut = target_state.breaker.state_at(now) is not State.CLOSED
     return bool(cause in (Cause.OVERLOAD, Cause.DEAD) or shut or held)
 
 
@@ -159,7 +159,9 @@ def longest_wrong(storm, seed, is_wrong):
         driver = drivers[calls.processes[number]]
         deadline_at = timeline.now + load.deadline
         call = Call(driver.engine.number(), TARGET, deadline_at=deadline_at, patience=load.deadline)
-        driver.start(call, partial(world.send, Sent(number, 0), driver.first), lambda _: None)
+        driver.start(
+            call, partial(world.send, Sent(number, 0), driver.first_output), lambda _: None
+        )
 
     for number, at in enumerate(calls.times):
         timeline.at(at, partial(start, number))

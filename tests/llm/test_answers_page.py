@@ -2,18 +2,18 @@
 
 import json
 
-import pytest
 from streamed import event as in_event
+from table_test import table_test
 
 import answers_page
+from answer_examples import ERROR_SHAPES, SOURCES, STATUSES_OF, STREAM_ENDINGS
 from stormbreak.llm.classify import read_answer
 from stormbreak.llm.error_body import parse_error
 from stormbreak.llm.error_tables import BROAD, BROAD_CODES, CODES, NAMED, PHRASES
 from stormbreak.llm.finish_reasons import FINISH_REASONS, FinishMeaning, Reason, reason_of
 from stormbreak.llm.models import HttpResponse, Shape, endpoint_of
 from stormbreak.llm.providers import PRESETS
-from stormbreak.llm.shapes import ERROR_SHAPES, SOURCES, STATUSES_OF, STREAM_ENDINGS
-from stormbreak.llm.stream_formats import FORMATS
+from stormbreak.llm.stream_reader import FORMATS
 from stormbreak.llm.stream_scanner import StreamScanner
 from stormbreak.types import TREATMENTS, Verdict
 
@@ -23,7 +23,7 @@ def test_the_page_is_up_to_date():
     assert answers_page.PAGE.read_text(encoding="utf-8") == answers_page.page()
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@table_test("preset", PRESETS)
 def test_each_preset_is_in_every_table(preset):
     tables = (FINISH_REASONS.values(), ERROR_SHAPES, STREAM_ENDINGS)
     assert all(any(preset in row.providers for row in table) for table in tables)
@@ -49,7 +49,7 @@ def test_no_code_stands_twice():
     assert not NAMED.keys() & BROAD.keys()
 
 
-@pytest.mark.parametrize("reason", FINISH_REASONS.values(), ids=lambda reason: reason.name)
+@table_test("reason", FINISH_REASONS.values())
 def test_a_finish_reason_means_what_the_table_says(reason: Reason):
     assert reason_of(reason.name.upper()) is reason
     told = [
@@ -59,14 +59,14 @@ def test_a_finish_reason_means_what_the_table_says(reason: Reason):
     full, empty = (
         read_answer(HttpResponse(200, {}, body.encode(), 0.0), Shape.CHAT) for body in told
     )
-    never = reason.meaning in {FinishMeaning.HALF, FinishMeaning.ERROR}
+    never = reason.meaning in {FinishMeaning.ABORTED, FinishMeaning.ERROR}
     assert full.verdict is (reason.verdict if never else Verdict.OK)
     assert empty.verdict is reason.verdict
     if reason.meaning is FinishMeaning.FILTERED:
         assert not TREATMENTS[empty.verdict].retry
 
 
-@pytest.mark.parametrize("shape", ERROR_SHAPES, ids=lambda shape: shape.example)
+@table_test("shape", ERROR_SHAPES)
 def test_an_error_is_seen_in_every_form(shape):
     body = shape.example.encode()
     assert parse_error(body, is_error=shape.needs_status) is not None
@@ -84,12 +84,10 @@ def test_every_format_has_its_endings():
     for ending in STREAM_ENDINGS:
         examples[endpoint_of(ending.format)].append(ending.example[-1])
     for shape, format_ in FORMATS.items():
-        assert all(any(last in each for each in examples[shape]) for last in format_.lasts)
+        assert all(any(last in each for each in examples[shape]) for last in format_.last_events)
 
 
-@pytest.mark.parametrize(
-    "ending", STREAM_ENDINGS, ids=lambda each: f"{each.format}:{each.example[-1]}"
-)
+@table_test("ending", STREAM_ENDINGS)
 def test_a_stream_that_is_passed_on_ends_in_the_same_way(ending):
     scanner = StreamScanner(endpoint_of(ending.format))
     for block in ending.blocks():

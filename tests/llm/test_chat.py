@@ -2,6 +2,7 @@
 
 import pytest
 from chunks import assembled, call, choice, message, whole_call
+from table_test import table_test
 
 from stormbreak.llm.chat import ChatAssembly
 from stormbreak.llm.stream_deltas import MalformedChunkError
@@ -118,19 +119,19 @@ def test_choices_are_put_in_order():
 def test_every_choice_must_say_why_it_ended():
     one, two = ChatAssembly(), ChatAssembly(2)
     for assembly in one, two:
-        assert assembly.wrong(done=True)
+        assert assembly.missing(done=True)
         assembly.add(choice({"content": "a"}))
-        assert assembly.wrong(done=True)
+        assert assembly.missing(done=True)
         assembly.add(choice({}, finish_reason="stop"))
         assembly.add(choice({}, finish_reason=None))
-    assert one.wrong(done=True) is None
-    assert two.wrong(done=False)
-    assert two.wrong(done=True) is None
+    assert one.missing(done=True) is None
+    assert two.missing(done=False)
+    assert two.missing(done=True) is None
     one.add({"choices": [{"index": 1, "delta": {}}]})
-    assert one.wrong(done=True)
+    assert one.missing(done=True)
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("chunk", "output"),
     [
         (choice({"role": "assistant", "content": ""}), False),
@@ -149,7 +150,7 @@ def test_output_is_noticed(chunk, output):
     assert assembly.has_output is output
 
 
-@pytest.mark.parametrize(
+@table_test(
     "chunks",
     [
         [{"choices": 5}],

@@ -2,6 +2,7 @@
 
 import pytest
 from chunks import assembled, call, choice, message
+from table_test import table_test
 
 
 def test_the_arguments_of_a_function_call_grow():
@@ -66,7 +67,7 @@ def test_a_name_in_pieces_is_joined_and_a_repeated_one_is_not():
 THOUGHT = {"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("pieces", "content"),
     [
         ([[THOUGHT], "Pa", "ris"], [THOUGHT, {"type": "text", "text": "Paris"}]),

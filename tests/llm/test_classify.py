@@ -3,6 +3,7 @@ import json
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from table_test import table_test
 
 from stormbreak.llm.classify import read_answer, verdict_of_status
 from stormbreak.llm.error_tables import BROAD, NAMED, STATUSES
@@ -23,7 +24,7 @@ def bare(status, body=b"", headers=None):
     return read_answer(HttpResponse(status, headers or {}, body, NOW), Shape.CHAT)
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("statuses", "verdict"),
     [
         ((400, 406, 411, 413, 414, 415, 422, 424, 431, 451, 499, 501), Verdict.INVALID),
@@ -48,7 +49,7 @@ def test_a_status_alone(statuses, verdict):
         assert bare(status, b"\xff{]").verdict is verdict
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("status", "fields", "verdict"),
     [
         # OpenAI and HolySheep
@@ -148,7 +149,7 @@ def test_openrouters_budget_of_calls_in_flight_passes():
     assert inside.verdict is Verdict.THROTTLED
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("error", "verdict", "code"),
     [
         ({"code": 502, "message": "x"}, Verdict.SERVER_ERROR, "502"),
@@ -170,7 +171,7 @@ def test_openrouters_budget_of_calls_in_flight_passes():
         (True, Verdict.SERVER_ERROR, None),
     ],
 )
-@pytest.mark.parametrize("shape", Shape)
+@table_test("shape", Shape)
 def test_an_error_inside_a_success_counts_as_what_it_names(error, verdict, code, shape):
     reading = read(200, error, shape=shape)
     assert (reading.verdict, reading.code) == (verdict, code)
@@ -188,7 +189,7 @@ def test_waits_go_with_verdicts_that_may_be_retried():
     assert read(200, code=429, message="try again in 599ms").retry_after == pytest.approx(0.599)
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("location", "detail"),
     [
         ("https://Login.Example.com:8443/v1?key=abc", "redirected to login.example.com"),
@@ -215,7 +216,7 @@ def test_what_may_have_been_billed_is_marked():
     assert bare(200).maybe_processed
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("error", "headers", "marked"),
     [
         ("server_is_overloaded", {}, False),
@@ -370,7 +371,7 @@ def test_no_provider_text_gets_into_a_reading(status, field, place):
     assert "canary" not in repr(reading).lower()
 
 
-@pytest.mark.parametrize("status", sorted(STATUSES))
+@table_test("status", sorted(STATUSES))
 def test_a_final_4xx_stays_final_whatever_the_code(status):
     if TREATMENTS[STATUSES[status]].retry:
         return
@@ -378,7 +379,7 @@ def test_a_final_4xx_stays_final_whatever_the_code(status):
         assert not TREATMENTS[read(status, code=name).verdict].retry
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("status", "headers", "forbidden"),
     [
         (429, {"x-should-retry": "false"}, True),

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from streamed import whole_message, whole_response
+from table_test import table_test
 
 from stormbreak.llm.classify import read_answer
 from stormbreak.llm.completeness import read_body
@@ -43,7 +44,7 @@ def read(body, shape=Shape.CHAT, status=200, **asked):
     return read_answer(HttpResponse(status, {}, raw, 0.0), shape, **asked)
 
 
-@pytest.mark.parametrize("shape", Shape)
+@table_test("shape", Shape)
 def test_a_whole_answer_is_ok(shape):
     assert read(WHOLE[shape], shape).verdict is Verdict.OK
     assert read(json.dumps(WHOLE[shape], ensure_ascii=False).encode(), shape).verdict is Verdict.OK
@@ -79,7 +80,7 @@ def test_text_of_a_message_that_is_not_plain(content, text):
     assert (reading.verdict, reading.text) == (Verdict.OK, text)
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("body", "detail"),
     [
         (b"", "empty body"),
@@ -108,7 +109,7 @@ def test_text_of_a_message_that_is_not_plain(content, text):
         ({"choices": [CHOICE, {"message": {}}]}, "no finish_reason"),
     ],
 )
-@pytest.mark.parametrize("status", [200, 201, 204, 206])
+@table_test("status", [200, 201, 204, 206])
 def test_a_chat_completion_that_is_none(body, detail, status):
     reading = read(body, status=status)
     assert (reading.verdict, reading.detail) == (Verdict.BROKEN, detail)
@@ -134,7 +135,7 @@ def test_an_error_beside_an_answer_is_an_error():
     )
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("data", "detail"),
     [
         ([], "no data"),
@@ -226,7 +227,7 @@ def test_an_error_with_one_word_is_one():
         assert read(CHAT | {"error": error}).verdict is Verdict.SERVER_ERROR
 
 
-@pytest.mark.parametrize("embedding", [[1], [-0.5], [0, 1e-7], "/+zM", "_-zM", "zczMPQ=="])
+@table_test("embedding", [[1], [-0.5], [0, 1e-7], "/+zM", "_-zM", "zczMPQ=="])
 def test_numbers_and_base64_are_embeddings(embedding):
     assert read({"data": [{"embedding": embedding}]}, Shape.EMBEDDINGS).verdict is Verdict.OK
     spaced = json.dumps({"data": [{"embedding": embedding}]}, indent=2).replace("/", "\\/")

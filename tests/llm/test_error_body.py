@@ -3,6 +3,7 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from table_test import table_test
 
 from stormbreak.llm.error_body import identifier, parse_error
 
@@ -11,7 +12,7 @@ def complaint(value, *, is_error=True):
     return parse_error(json.dumps(value).encode(), is_error=is_error)
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("body", "names", "status"),
     [
         ({"error": {"code": "c", "type": "t"}}, ("c", "t"), None),
@@ -52,7 +53,7 @@ def test_looser_forms_count_only_where_the_status_says_error():
     assert complaint({"type": "error", "code": "c"}, is_error=False).names == ("c", "error")
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("message", "seconds"),
     [
         ("Please try again in 599ms.", 0.599),
@@ -81,7 +82,7 @@ def test_a_retry_delay_wins_over_the_message():
     assert complaint({"error": error}).wait == 53.01
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("text", "passes"),
     [
         ("rate_limit_exceeded", True),

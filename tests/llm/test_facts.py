@@ -2,8 +2,8 @@
 
 import json
 
-import pytest
 from facts import FACTS, anthropic, aws
+from table_test import table_test
 
 from stormbreak.llm.classify import read_answer
 from stormbreak.llm.error_tables import is_known
@@ -33,7 +33,7 @@ def name_of(row):
     )
 
 
-@pytest.mark.parametrize("row", FACTS, ids=name_of)
+@table_test("row", FACTS)
 def test_fact(row):
     _, status, named, verdict, wait, headers = row
     reading = read_answer(HttpResponse(status, headers, body_of(named), NOW), Shape.CHAT)
@@ -49,7 +49,7 @@ BREAKER = {
 }
 
 
-@pytest.mark.parametrize("verdict", sorted({row[3] for row in FACTS}))
+@table_test("verdict", sorted({row[3] for row in FACTS}))
 def test_what_the_facts_say_of_breaker_and_retry(verdict):
     treatment = TREATMENTS[verdict]
     assert treatment.tally is BREAKER.get(verdict, Tally.NOTHING)

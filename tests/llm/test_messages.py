@@ -3,6 +3,7 @@
 import pytest
 from readings import Reader
 from streamed import MESSAGE_USAGE, PING, event, message, typed, whole_message
+from table_test import table_test
 
 from stormbreak.llm.models import Shape
 from stormbreak.types import Usage, Verdict
@@ -95,12 +96,12 @@ def test_thinking_tools_and_citations_are_put_together():
     ]
 
 
-@pytest.mark.parametrize("left", range(len(STREAM)))
+@table_test("left", range(len(STREAM)))
 def test_a_stream_without_its_end_is_broken(left):
     READER.check_cut(STREAM[:left])
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("events", "detail"),
     [
         (STREAM[1:], "not a part of a message"),
@@ -116,7 +117,7 @@ def test_what_is_missing_or_too_much_is_told(events, detail):
     assert READER.streamed(*events)[0].detail == detail
 
 
-@pytest.mark.parametrize("before", range(len(STREAM) - 1))
+@table_test("before", range(len(STREAM) - 1))
 def test_an_error_event_counts_as_the_error_it_names(before):
     said = {"type": "error", "error": {"type": "overloaded_error", "message": "x"}}
     reading, body = READER.streamed(*STREAM[:before], event(said, "error"))
@@ -147,7 +148,7 @@ def test_a_block_that_begins_with_something_is_output(start, output):
     assert READER.fed(STREAM[0], begun)[0].first_output is output
 
 
-@pytest.mark.parametrize(
+@table_test(
     "odd",
     [
         typed("content_block_delta", index=0, delta={"type": "text_delta", "text": 5}),

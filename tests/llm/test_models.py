@@ -1,9 +1,9 @@
-import pytest
+from table_test import table_test
 
 from stormbreak.llm.models import Shape, endpoint_of
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("endpoint", "shape"),
     [
         ("/v1/chat/completions", Shape.CHAT),

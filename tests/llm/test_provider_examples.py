@@ -4,6 +4,7 @@ import json
 
 import pytest
 from streamed import DONE, chunk, event, message, response, typed, whole_message, whole_response
+from table_test import table_test
 
 from stormbreak.llm.classify import read_answer
 from stormbreak.llm.models import HttpResponse, Shape, endpoint_of
@@ -62,8 +63,8 @@ FILTERED = [
 ]
 
 
-@pytest.mark.parametrize("reason", FILTERED)
-@pytest.mark.parametrize("empty", [None, {}, {"role": "assistant", "content": None}])
+@table_test("reason", FILTERED)
+@table_test("empty", [None, {}, {"role": "assistant", "content": None}])
 def test_a_filtered_answer_with_nothing_in_it_is_final(reason, empty):
     reading = read({"choices": [choice(reason, empty)], "usage": {"prompt_tokens": 7}})
     assert reading.verdict is Verdict.FILTERED
@@ -73,15 +74,15 @@ def test_a_filtered_answer_with_nothing_in_it_is_final(reason, empty):
     assert reading.maybe_processed
 
 
-@pytest.mark.parametrize("reason", FILTERED)
+@table_test("reason", FILTERED)
 def test_a_filtered_stream_with_nothing_in_it_is_final(reason):
     for events in ([bare_chunk(reason), DONE], [chunk("", role="assistant"), bare_chunk(reason)]):
         assert assembled(events)[0].verdict is Verdict.FILTERED
         assert scanned(events).verdict is Verdict.FILTERED
 
 
-@pytest.mark.parametrize("reason", FILTERED)
-@pytest.mark.parametrize(
+@table_test("reason", FILTERED)
+@table_test(
     "message", [{"content": "Hi"}, {"content": None, "refusal": "No."}, {"tool_calls": [{}]}]
 )
 def test_what_came_before_the_filter_is_an_answer(reason, message):
@@ -180,7 +181,7 @@ def test_an_error_of_groq_beside_a_finish_reason(error):
     assert read({"choices": [choice("stop", MESSAGE)], **fine}).verdict is Verdict.OK
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("code", "verdict"),
     [
         (1000, Verdict.SERVER_ERROR),
@@ -245,8 +246,8 @@ def test_an_account_of_fireworks_that_is_suspended():
     assert read({"error": {"message": words}}, status=412).verdict is Verdict.BILLING
 
 
-@pytest.mark.parametrize(("status", "verdict"), [(498, "overloaded"), (425, "server_error")])
-@pytest.mark.parametrize("code", [None, "rate_limit_exceeded", "capacity_exceeded", "too_early"])
+@table_test(("status", "verdict"), [(498, "overloaded"), (425, "server_error")])
+@table_test("code", [None, "rate_limit_exceeded", "capacity_exceeded", "too_early"])
 def test_498_and_425_count_whatever_code_they_have(status, verdict, code):
     reading = read({"error": {"message": "x", "code": code}}, status=status)
     assert reading.verdict == verdict
@@ -262,7 +263,7 @@ def test_a_vector_with_something_else_in_it(odd):
     assert read({"data": [{"embedding": vector}]}, Shape.EMBEDDINGS).verdict is Verdict.BROKEN
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("places", "verdict"),
     [
         ((0, 1), Verdict.OK),
@@ -327,7 +328,7 @@ def test_a_response_that_ends_without_its_output(left_out):
     assert scanned([events[0], end], Shape.RESPONSES).verdict is Verdict.BROKEN
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("shape", "body"),
     [
         (Shape.CHAT, {"choices": [choice("stop", MESSAGE)]}),
@@ -417,7 +418,7 @@ def test_log_probabilities_of_a_text_completion():
     assert whole["choices"][0]["logprobs"] == expected
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("body", "verdict"),
     [
         ({"choices": [{"text": "Hi", "finish_reason": "stop"}]}, Verdict.OK),

@@ -1,6 +1,7 @@
 """Which header an API gets its key in."""
 
 import pytest
+from table_test import table_test
 
 from stormbreak.llm.models import Shape
 from stormbreak.llm.providers import key_headers
@@ -13,7 +14,7 @@ VERSION = {"anthropic-version": "2023-06-01"}
 OTHERS = set(Shape) - {Shape.MESSAGES}
 
 
-@pytest.mark.parametrize(
+@table_test(
     "host",
     ["api.openai.com", "openrouter.ai", "127.0.0.1", "api.deepseek.com", "api.anthropic.com.evil.example",
      "evil-openai.azure.com", "openai.azure.com", "x.openai.azure.com.evil.example", "azure.com", ""],

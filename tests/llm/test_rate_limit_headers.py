@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from table_test import table_test
 
 from stormbreak.llm.rate_limit_headers import parse_rate_limits
 from stormbreak.types import RateLimits, RateLimitStatus
@@ -18,7 +19,7 @@ def read(**headers):
     return parse_rate_limits({name.replace("_", "-"): text for name, text in headers.items()}, NOW)
 
 
-@pytest.mark.parametrize("case", SAMPLES, ids=lambda case: case["id"])
+@table_test("case", SAMPLES)
 def test_samples_are_understood(case):
     headers = {name.lower(): value for name, value in case["headers"].items()}
     expected = case["expect"]["limits"]
@@ -44,7 +45,7 @@ def test_azure_writes_whole_seconds_and_does_not_know():
     ) == RateLimits(requests=RateLimitStatus(250, 249, 1.0))
 
 
-@pytest.mark.parametrize("remaining", ["-1", "", "many", "1e400", "nan", "0x10", "1,000", "٣"])
+@table_test("remaining", ["-1", "", "many", "1e400", "nan", "0x10", "1,000", "٣"])
 def test_a_remainder_that_is_none_says_nothing(remaining):
     assert read(x_ratelimit_limit_tokens="100", x_ratelimit_remaining_tokens=remaining) is None
 

@@ -5,6 +5,7 @@ import json
 import pytest
 from readings import Reader
 from streamed import event, response, typed, whole_response
+from table_test import table_test
 
 from stormbreak.llm.models import Shape, endpoint_of
 from stormbreak.types import TREATMENTS, Usage, Verdict
@@ -79,19 +80,19 @@ def test_an_output_that_the_end_leaves_out_is_what_came():
     assert READER.streamed(STREAM[0], emptied)[1]["output"] == []
 
 
-@pytest.mark.parametrize("left", range(len(STREAM)))
+@table_test("left", range(len(STREAM)))
 def test_a_stream_without_its_end_is_broken(left):
     READER.check_cut(STREAM[:left])
 
 
-@pytest.mark.parametrize(
+@table_test(
     "said",
     [
         {"type": "error", "code": "insufficient_quota", "message": "x", "param": None},
         {"type": "error", "error": {"type": "insufficient_quota", "message": "x"}},
     ],
 )
-@pytest.mark.parametrize("before", range(len(STREAM) - 1))
+@table_test("before", range(len(STREAM) - 1))
 def test_an_error_event_counts_as_the_error_it_names(said, before):
     """`response.created` comes first, then the error: nothing is lost yet, and a fallback may follow."""
     assembler, _ = READER.fed(*STREAM[:before], event(said, "error"))
@@ -105,7 +106,7 @@ def test_the_first_output_is_a_delta():
     READER.check_first_output(STREAM, before=4, after=5)
 
 
-@pytest.mark.parametrize(
+@table_test(
     "odd",
     [
         event({"no": "type"}),
@@ -122,7 +123,7 @@ def test_a_malformed_event_breaks_the_stream(odd):
     READER.check_malformed([*STREAM[:5], odd, *STREAM[5:]], "not a part of a response")
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("endpoint", "shape"),
     [
         ("/v1/responses", Shape.RESPONSES),

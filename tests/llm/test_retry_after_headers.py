@@ -1,13 +1,13 @@
 """Whatever stands in any header that may name a wait: no wait, a long one, and never an error."""
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from table_test import table_test
 
 from stormbreak.llm.classify import read_answer
 from stormbreak.llm.models import HttpResponse, Shape
 from stormbreak.llm.retry_after import retry_after
-from stormbreak.llm.time_formats import LONGEST
+from stormbreak.llm.time_formats import MAX_WAIT
 from stormbreak.types import Verdict
 
 NOW = 1795557600.0  # 2026-11-24T22:00:00Z
@@ -56,18 +56,18 @@ PAST = [
 ]
 
 
-@pytest.mark.parametrize("name", [*NAMED_WAITS, *RESETS])
-@pytest.mark.parametrize("value", [*NO_WAIT, *PAST, "2026-11-24T21:59:59Z"])
+@table_test("name", [*NAMED_WAITS, *RESETS])
+@table_test("value", [*NO_WAIT, *PAST, "2026-11-24T21:59:59Z"])
 def test_what_is_no_wait_in_any_header(name, value):
     headers = {name: value, **RESETS.get(name, {})}
     assert retry_after(headers, status=429, received_at=NOW) is None
 
 
-@pytest.mark.parametrize("name", [*NAMED_WAITS, *RESETS])
-@pytest.mark.parametrize("value", ["1" + "0" * 400, "9" * 5000])
+@table_test("name", [*NAMED_WAITS, *RESETS])
+@table_test("value", ["1" + "0" * 400, "9" * 5000])
 def test_a_huge_wait_is_long_and_not_absent(name, value):
     headers = {name: value, **RESETS.get(name, {})}
-    assert retry_after(headers, status=429, received_at=NOW) == LONGEST
+    assert retry_after(headers, status=429, received_at=NOW) == MAX_WAIT
 
 
 @given(
@@ -79,5 +79,5 @@ def test_a_huge_wait_is_long_and_not_absent(name, value):
 def test_no_header_raises_or_names_a_wait_out_of_bounds(name, value, body, status):
     headers = {name: value, **RESETS.get(name, {})}
     reading = read_answer(HttpResponse(status, headers, body, NOW), Shape.CHAT)
-    assert reading.retry_after is None or 0 < reading.retry_after <= LONGEST
+    assert reading.retry_after is None or 0 < reading.retry_after <= MAX_WAIT
     assert reading.verdict is not Verdict.OK

@@ -1,11 +1,12 @@
 import pytest
+from table_test import table_test
 
 from stormbreak.llm.retry_after import parse_reset
 
 NOW = 1795557600.0  # 2026-11-24T22:00:00Z
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("text", "seconds"),
     [
         ("1s", 1.0),

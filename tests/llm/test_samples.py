@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-import pytest
+from table_test import table_test
 
 from stormbreak.llm.classify import read_answer
 from stormbreak.llm.models import HttpResponse, Shape
@@ -47,7 +47,7 @@ def answer_of(case):
     return HttpResponse(case["status"], case["headers"], raw, NOW)
 
 
-@pytest.mark.parametrize("case", ERRORS, ids=lambda case: case["id"])
+@table_test("case", ERRORS)
 def test_error_is_understood(case):
     reading = read_answer(answer_of(case), Shape.CHAT)
     expected = case["expect"]
@@ -59,7 +59,7 @@ def test_error_is_understood(case):
     assert (treatment.tally is Tally.FAILURE) == (expected["breaker"] == "failure")
 
 
-@pytest.mark.parametrize("case", HEADERS, ids=lambda case: case["id"])
+@table_test("case", HEADERS)
 def test_wait_is_understood(case):
     headers = {name.lower(): value for name, value in case["headers"].items()}
     wait = retry_after(headers, status=case["status"], received_at=NOW)

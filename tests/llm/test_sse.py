@@ -3,6 +3,7 @@ from itertools import pairwise
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from table_test import table_test
 
 from stormbreak.llm.sse import LINE_LIMIT, Event, EventReader, LineTooLongError
 
@@ -13,8 +14,8 @@ def events(*chunks, end=True):
     return found + (list(reader.end()) if end else [])
 
 
-@pytest.mark.parametrize("newline", [b"\n", b"\r", b"\r\n"])
-@pytest.mark.parametrize(
+@table_test("newline", [b"\n", b"\r", b"\r\n"])
+@table_test(
     ("lines", "expected"),
     [
         ([b"data: a", b"", b"data: b", b""], [Event(b"", b"a"), Event(b"", b"b")]),
@@ -49,7 +50,7 @@ def test_events_come_as_soon_as_they_are_whole():
     assert list(reader.feed(b"\n")) == [Event(b"", b"b")]
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("rest", "expected", "cut"),
     [
         (b"", [], False),
@@ -118,7 +119,7 @@ def test_whole_events_are_read_as_they_are_byte_by_byte(pieces):
     assert events(*pieces) == events(*[stream[at : at + 1] for at in range(len(stream))])
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("fed", "is_open"),
     [
         (b"", False),

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from streamed import whole_response
+from table_test import table_test
 
 from stormbreak.llm.stream_event_text import is_readable, text_of
 from stormbreak.llm.surrogates import decoded
@@ -16,7 +17,7 @@ def chat(content, index=0):
     return {"choices": [{"index": index, "delta": {"content": content}}]}
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("said", "text"),
     [
         (chat("well"), "well"),
@@ -68,7 +69,7 @@ def test_half_a_character_is_replaced():
     assert decoded(half)["choices"][0]["delta"]["content"] == "so �"
 
 
-@pytest.mark.parametrize("data", [b"", b"{", b"[DONE]", b'{"a":"\xff"}', b"\xff", b"[" * 100_000])
+@table_test("data", [b"", b"{", b"[DONE]", b'{"a":"\xff"}', b"\xff", b"[" * 100_000])
 def test_what_cannot_be_read(data):
     assert not is_readable(data)
     assert text_of(data) == ""

@@ -6,6 +6,7 @@ from itertools import pairwise
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from table_test import table_test
 
 from stormbreak.llm import stream_reader as module
 from stormbreak.llm.classify import read_answer
@@ -71,8 +72,8 @@ def test_a_stream_becomes_the_answer_it_would_have_been():
     assert read_answer(HttpResponse(200, HEADERS, body, 0.0), Shape.CHAT) == reading
 
 
-@pytest.mark.parametrize("newline", [b"\n", b"\r", b"\r\n"])
-@pytest.mark.parametrize("size", [1, 7, 4096])
+@table_test("newline", [b"\n", b"\r", b"\r\n"])
+@table_test("size", [1, 7, 4096])
 def test_line_ends_comments_marks_and_chunk_sizes_change_nothing(newline, size):
     noisy = b"\xef\xbb\xbf: hello\n\n" + STREAM.replace(b"data: [", b": ping\n\nid: 5\ndata:[")
     assert read(*split(noisy.replace(b"\n", newline), size)) == read(STREAM)
@@ -90,7 +91,7 @@ def test_a_stream_with_its_finish_reasons_needs_no_done():
     assert (reading.verdict, reading.usage) == (Verdict.OK, Usage())
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("stream", "detail"),
     [
         (b"".join(EVENTS[:3]), "stream ended without finish_reason"),
@@ -115,7 +116,7 @@ def test_a_stream_with_its_finish_reasons_needs_no_done():
         (b"\r\n\r\n", "empty body"),
     ],
 )
-@pytest.mark.parametrize("size", [7, 1 << 22])
+@table_test("size", [7, 1 << 22])
 def test_a_broken_stream(stream, detail, size):
     reading, body = read(*split(stream, size))
     assert (reading.verdict, reading.detail, reading.request_id) == (
@@ -148,7 +149,7 @@ def test_a_stream_without_text_is_an_empty_message():
         assert (reading.verdict, reading.text) == (Verdict.OK, "")
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("error", "verdict", "code"),
     [
         (
@@ -163,7 +164,7 @@ def test_a_stream_without_text_is_an_empty_message():
         ({"type": "error", "code": "insufficient_quota"}, Verdict.BILLING, "insufficient_quota"),
     ],
 )
-@pytest.mark.parametrize("before", [0, 2, 5])
+@table_test("before", [0, 2, 5])
 def test_an_error_event_counts_as_the_error_it_names(error, verdict, code, before):
     reading, body = read(b"".join(EVENTS[:before]) + event(error) + DONE)
     assert (reading.verdict, reading.code, reading.request_id) == (verdict, code, "req_1")
@@ -324,7 +325,7 @@ def test_a_cut_stream_is_never_ok_before_its_last_finish_reason(drawn, at):
     assert (reading.verdict, body) == (Verdict.BROKEN, b"")
 
 
-@pytest.mark.parametrize("at", range(len(b"".join(EVENTS[:-1])), len(STREAM)))
+@table_test("at", range(len(b"".join(EVENTS[:-1])), len(STREAM)))
 def test_a_cut_after_the_last_finish_reason_is_ok_between_events_only(at):
     """What may be lost there is usage, never a part of the answer."""
     reading, _ = read(STREAM[:at])

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from streamed import DONE, PING, chat, chunk, event, message, response
+from table_test import table_test
 
 from stormbreak.llm import sse
 from stormbreak.llm import stream_reader as module
@@ -66,9 +67,9 @@ def told(reading):
     return (*known, reading.usage, reading.finish_reason)
 
 
-@pytest.mark.parametrize("shape", STREAMS)
-@pytest.mark.parametrize("newline", [b"\n", b"\r", b"\r\n"])
-@pytest.mark.parametrize("size", [1, 7, 200, 1 << 20])
+@table_test("shape", STREAMS)
+@table_test("newline", [b"\n", b"\r", b"\r\n"])
+@table_test("size", [1, 7, 200, 1 << 20])
 def test_a_whole_stream_is_ok_with_its_usage(shape, newline, size):
     noisy = b"\xef\xbb\xbf" + b"".join([*NOISE[1:4], *STREAMS[shape]])
     reading = scan(shape, *split(noisy.replace(b"\n", newline), size))
@@ -100,9 +101,9 @@ def test_first_output_and_the_end_are_noticed_as_they_come(shape):
     assert scanner.end()[0].verdict is Verdict.OK
 
 
-@pytest.mark.parametrize("shape", STREAMS)
-@pytest.mark.parametrize("error", ERRORS)
-@pytest.mark.parametrize("size", [7, 1 << 20])
+@table_test("shape", STREAMS)
+@table_test("error", ERRORS)
+@table_test("size", [7, 1 << 20])
 def test_an_error_event_is_found_before_and_after_output(shape, error, size):
     for before in range(len(STREAMS[shape]) - 1):
         stream = b"".join([*STREAMS[shape][:before], error, *STREAMS[shape][before:]])
@@ -230,9 +231,9 @@ def test_a_stream_is_bounded(monkeypatch):
         assert scan(Shape.CHAT, *STREAMS[Shape.CHAT]).verdict is verdict
 
 
-@pytest.mark.parametrize("shape", Shape)
-@pytest.mark.parametrize("body", [b"", b"<html>", b'{"error": {"code": 503}}', b"{}", b"[1]"])
-@pytest.mark.parametrize("status", [200, 429, 503])
+@table_test("shape", Shape)
+@table_test("body", [b"", b"<html>", b'{"error": {"code": 503}}', b"{}", b"[1]"])
+@table_test("status", [200, 429, 503])
 def test_a_plain_body_is_read_as_such(shape, body, status):
     scanner = fed(StreamScanner, shape, body, status=status)
     reading = read_answer(HttpResponse(status, HEADERS, body, 0.0), shape)

@@ -4,6 +4,7 @@ from email.utils import format_datetime, parsedate_to_datetime
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from table_test import table_test
 
 from stormbreak.llm.time_formats import parse_http_date, rfc3339
 
@@ -74,7 +75,7 @@ def test_the_examples_of_rfc_9110_are_one_instant():
     assert rfc3339("1994-11-06t08:49:37z") == 784111777.0
 
 
-@pytest.mark.parametrize(
+@table_test(
     "text",
     [
         "",
@@ -115,11 +116,11 @@ def test_a_broken_clock_does_not_raise(now):
     parse_http_date("Sunday, 06-Nov-94 08:49:37 GMT", now)
 
 
-@pytest.mark.parametrize(
+@table_test(
     "form",
     ["Tue, 24 Nov 2026 22:01:40", "Tuesday, 24-Nov-26 22:01:40", "Tue Nov 24 22:01:40 2026"],
 )
-@pytest.mark.parametrize(
+@table_test(
     ("zone", "ahead"),
     [
         ("", 0),
@@ -137,9 +138,7 @@ def test_a_zone_may_be_written_in_any_way_or_left_out(form, zone, ahead):
     assert parse_http_date(form + zone, NOW.timestamp()) == NOW.timestamp() + 100 - ahead
 
 
-@pytest.mark.parametrize(
-    "zone", [" PST", " +2400", " +0260", " +02:00", " +02", "GMT", " gmt GMT", " "]
-)
+@table_test("zone", [" PST", " +2400", " +0260", " +02:00", " +02", "GMT", " gmt GMT", " "])
 def test_a_zone_that_nobody_knows_makes_no_date(zone):
     assert parse_http_date("Tue, 24 Nov 2026 22:01:40" + zone, NOW.timestamp()) is None
 

@@ -3,11 +3,12 @@ import math
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from table_test import table_test
 
-from stormbreak.llm.time_formats import LONGEST, duration, number, wait
+from stormbreak.llm.time_formats import MAX_WAIT, duration, number, wait
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("text", "seconds"),
     [
         ("1s", 1.0),
@@ -39,7 +40,7 @@ def test_duration(text, seconds):
     assert duration(text) == (None if seconds is None else pytest.approx(seconds))
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("text", "value"),
     [
         ("0", 0.0),
@@ -65,7 +66,7 @@ def test_number(text, value):
     assert number(text) == value
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("seconds", "expected"),
     [
         (None, None),
@@ -73,8 +74,8 @@ def test_number(text, value):
         (-1.0, None),
         (math.nan, None),
         (-math.inf, None),
-        (math.inf, LONGEST),
-        (1e30, LONGEST),
+        (math.inf, MAX_WAIT),
+        (1e30, MAX_WAIT),
         (0.001, 0.001),
     ],
 )

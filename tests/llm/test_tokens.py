@@ -3,6 +3,7 @@ from time import process_time
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from table_test import table_test
 
 from stormbreak.llm.tokens import ANSWER, DATA, estimate
 
@@ -14,7 +15,7 @@ def test_a_quarter_of_the_bytes_and_the_bound():
     assert estimate(BODY, bound=100, choices=3) == len(BODY) // 4 + 1 + 300
 
 
-@pytest.mark.parametrize("bound", [None, 0, -5, "100", 1.5, True, [1], 10**30])
+@table_test("bound", [None, 0, -5, "100", 1.5, True, [1], 10**30])
 def test_what_is_no_bound_is_none(bound):
     assert estimate(BODY, bound=bound) == len(BODY) // 4 + 1 + ANSWER
 
@@ -49,4 +50,4 @@ def test_a_long_text_counts_in_full_and_is_read_once(text):
     began = process_time()
 
     assert estimate(body, answers=False) == pytest.approx(size / 4, rel=0.01)
-    assert process_time() - began < 1.0
+    assert process_time() - began < 10.0

@@ -6,6 +6,7 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from table_test import table_test
 
 from stormbreak.llm.tokens import PICTURE, TEMPLATE, TOOLS, bound_of, input_bound, unbounded_by
 from stormbreak.types import Usage
@@ -36,7 +37,7 @@ def test_every_text_in_a_body_has_no_more_bytes_than_its_bound(texts, ascii_only
     assert written + around <= input_bound(asked)
 
 
-@pytest.mark.parametrize("bound", [None, 0, -1, True, "100", 1.5, 10**8])
+@table_test("bound", [None, 0, -1, True, "100", 1.5, 10**8])
 def test_without_a_bound_of_the_answer_there_is_none(bound):
     assert bound_of(body(), bound=bound) is None
 
@@ -71,7 +72,7 @@ def test_a_picture_is_no_text(part):
     assert input_bound(asked) >= len(asked) + 3 * PICTURE
 
 
-@pytest.mark.parametrize(
+@table_test(
     "more",
     [
         {"previous_response_id": "resp_1"},
@@ -156,7 +157,7 @@ def test_what_is_to_be_kept_for_longer_may_all_be_written_for_an_hour(ttl):
     assert bound.cache_write_tokens == bound.cache_write_1h_tokens == input_bound(asked)
 
 
-@pytest.mark.parametrize(
+@table_test(
     "asked",
     [
         body(),

@@ -1,10 +1,10 @@
-import pytest
+from table_test import table_test
 
 from stormbreak.llm.tokens import usage_of
 from stormbreak.types import Usage
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("usage", "expected"),
     [
         ({"prompt_tokens": 3, "completion_tokens": 4}, (3, 4, 0)),
@@ -54,7 +54,7 @@ def by_time(short, hour):
     return {"ephemeral_5m_input_tokens": short, "ephemeral_1h_input_tokens": hour}
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("said", "written", "hour"),
     [
         ({"cache_creation_input_tokens": 2}, 2, 0),
@@ -77,7 +77,7 @@ def test_what_anthropic_says_was_written_is_input_besides(said, written, hour):
     )
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("said", "cached", "written", "hour"),
     [
         ({"prompt_tokens_details": {"cached_tokens": 3, "cache_write_tokens": 2}}, 3, 2, 0),
@@ -105,8 +105,8 @@ def test_responses_say_it_too():
     assert usage_of(usage).cache_write_tokens == 3
 
 
-@pytest.mark.parametrize("bad", [-1, 10**30, 1.5, "2", True, [2], {}, float("nan"), float("inf")])
-@pytest.mark.parametrize(
+@table_test("bad", [-1, 10**30, 1.5, "2", True, [2], {}, float("nan"), float("inf")])
+@table_test(
     "said",
     [
         lambda bad: ANTHROPIC | {"cache_creation_input_tokens": bad},

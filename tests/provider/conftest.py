@@ -67,7 +67,7 @@ class RawClient:
     """One connection."""
 
     def __init__(self, port: int):
-        self.sock = socket.create_connection(("127.0.0.1", port), timeout=5)
+        self.sock = socket.create_connection(("127.0.0.1", port), timeout=30)
 
     def send(self, data: bytes):
         self.sock.sendall(data)

@@ -5,6 +5,7 @@ from itertools import pairwise
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from table_test import table_test
 
 from stormbreak.provider.http1 import MAX_BODY, MAX_HEAD, Reader, UnreadableError
 
@@ -45,7 +46,7 @@ def head(*lines):
 IN_CHUNKS = head(b"transfer-encoding: chunked")
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("data", "status"),
     [
         (b"\x16\x03\x01\x02\r\n\r\n", 400),
@@ -94,7 +95,7 @@ def test_keep_alive_is_as_the_client_says(line, version, kept):
     assert request.keep_alive is kept
 
 
-@pytest.mark.parametrize(
+@table_test(
     "data",
     [
         *(IN_CHUNKS + size + b"\r\nhello\r\n0\r\n\r\n" for size in (
@@ -122,16 +123,14 @@ def test_what_two_readers_may_read_differently_is_refused(data):
     assert refused.value.status == 400
 
 
-@pytest.mark.parametrize(
-    "size", [b"5", b"05", b"5 ", b"5;a=b", b'5 ; a="\t b"', b"0000000000000005"]
-)
+@table_test("size", [b"5", b"05", b"5 ", b"5;a=b", b'5 ; a="\t b"', b"0000000000000005"])
 def test_a_chunk_size_is_hexadecimal_with_extensions(size):
     (request,) = read_all([IN_CHUNKS + size + b"\r\nhello\r\n0\r\n\r\n"])
     assert request.body == b"hello"
 
 
-@pytest.mark.parametrize("word", [b"close", b"Close", b"keep-alive, close", b"close ,x"])
-@pytest.mark.parametrize("cut", [False, True], ids=["together", "apart"])
+@table_test("word", [b"close", b"Close", b"keep-alive, close", b"close ,x"])
+@table_test("cut", [False, True])
 def test_nothing_follows_a_request_that_closes(word, cut):
     first, second = head(b"connection: " + word, b"content-length: 2") + b"ab", head()
     requests = read_all([first, second] if cut else [first + second])

@@ -19,11 +19,11 @@ def test_it_says_where_it_listens_and_stops_when_told(number):
         assert line.startswith("listening on http://127.0.0.1:")
         assert line.endswith("/v1\n")
         port = int(line.split(":")[2].split("/")[0])
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
         connection.request("GET", "/v1/models")
         assert connection.getresponse().status == 200
         it.send_signal(number)
-        out, err = it.communicate(timeout=10)
+        out, err = it.communicate(timeout=60)
         connection.close()
     assert (it.returncode, out, err) == (0, "", "")
 

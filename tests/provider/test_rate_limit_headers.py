@@ -4,6 +4,7 @@ import asyncio
 from dataclasses import replace
 
 import pytest
+from table_test import table_test
 
 from stormbreak.core.policy import Policy
 from stormbreak.core.rate_limit_policy import RateLimitPolicy
@@ -20,7 +21,7 @@ STANDINGS = [Standing(False, 600, 590.4, 1.0), Standing(True, 60_000, 0.0, 59.99
 ONLY_REQUESTS = {Dialect.OPENROUTER, Dialect.IETF, Dialect.IETF_06}
 
 
-@pytest.mark.parametrize("dialect", sorted(set(Dialect) - {Dialect.AZURE_UNKNOWN}))
+@table_test("dialect", sorted(set(Dialect) - {Dialect.AZURE_UNKNOWN}))
 def test_every_dialect_is_understood(dialect):
     said = parse_rate_limits(dict(limit_headers(dialect, STANDINGS, NOW)), NOW)
 
@@ -37,7 +38,7 @@ def test_azure_may_not_know():
     assert parse_rate_limits(headers, NOW) is None
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("dialect", "header"),
     [
         (Dialect.GROQ, ("x-ratelimit-reset-tokens", "1m0s")),

@@ -1,6 +1,7 @@
 """Scenario files: what they say is what is played, and one line says what is wrong with them."""
 
 import pytest
+from table_test import table_test
 
 from stormbreak.errors import ConfigurationError
 from stormbreak.provider.fault_kinds import CONDITIONS, Kind, WaitForm
@@ -76,7 +77,7 @@ def test_a_file_says_what_is_played(tmp_path):
     assert scenario.load.bursts == (Burst(at=60.0, calls=1200, repeat=5),)
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("toml", "complaint"),
     [
         ("slots = 3", "unknown key slots = 3; known: name, description,"),
@@ -191,6 +192,6 @@ STORMS = {
 }
 
 
-@pytest.mark.parametrize("name", STORMS)
+@table_test("name", STORMS)
 def test_the_format_can_say_every_storm(name):
     assert parse(STORMS[name], source=f"{name}.toml").load is not None

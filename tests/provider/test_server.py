@@ -99,6 +99,36 @@ def test_pipelined_requests_are_answered_in_order(calm, dial):
     assert found == sorted(found)
 
 
+def test_a_request_that_two_readers_could_read_differently_gets_400(calm, dial):
+    start = b"POST /v1/chat/completions HTTP/1.1\r\n"
+    host, chunked, end = b"host: h\r\n", b"transfer-encoding: chunked\r\n", b"\r\n"
+    chunk = b"\r\nhello\r\n0\r\n\r\n"
+    requests = {
+        "a chunk size with 0x": start + host + chunked + end + b"0x5" + chunk,
+        "LF in a chunk extension": start + host + chunked + end + b"5;a\nb" + chunk,
+        "NUL in a value": start + host + b"a: b\x00c\r\n" + end,
+        "bare CR in a value": start + host + b"a: b\rc\r\n" + end,
+        "bare LF in a value": start + host + b"a: b\nc: d\r\n" + end,
+        "a vertical tab before chunked": start + host + b"transfer-encoding: \x0bchunked\r\n" + end,
+        "no Host": start + b"content-length: 0\r\n" + end,
+        "two Hosts": start + host + b"host: other\r\n" + end,
+    }
+    for name, request in requests.items():
+        client = dial(calm)
+        client.send(request)
+        heard, ending = client.everything(patience=5.0)
+        assert heard.startswith(b"HTTP/1.1 400 "), name
+        assert ending == "closed", name
+
+
+def test_a_request_after_connection_close_is_not_answered(calm, dial):
+    client = dial(calm)
+    client.send(request_bytes(headers=["connection: close"]) + request_bytes())
+    heard, ending = client.everything(patience=5.0)
+    assert heard.count(b"HTTP/1.1 ") == heard.count(b"HTTP/1.1 200 ") == 1
+    assert ending == "closed"
+
+
 def test_a_malformed_request_is_told_and_the_connection_ends(calm, dial):
     client = dial(calm)
     client.send(b"NONSENSE\r\n\r\n")

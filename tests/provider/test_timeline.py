@@ -3,6 +3,7 @@
 import math
 
 import pytest
+from table_test import table_test
 
 from stormbreak.provider.chance import mix
 from stormbreak.provider.fault_kinds import Kind
@@ -26,7 +27,7 @@ ramp = 30
 """
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("moment", "slots"),
     [(0, 100), (9.9, 100), (10, 10), (69, 10), (85, 55), (100, 100), (500, 100)],
 )

@@ -32,8 +32,11 @@ def payload(**more):
 
 def at_rest(client):
     """Nothing in flight, no permit out, nobody in a queue."""
-    lanes = client.snapshot()["targets"].values()
-    return all((lane["in_flight"], lane["queued"]) == (0, 0) for lane in lanes)
+    target_states = client.snapshot()["targets"].values()
+    return all(
+        (target_state["in_flight"], target_state["queued"]) == (0, 0)
+        for target_state in target_states
+    )
 
 
 async def test_a_plain_call(model, client_of):

@@ -33,8 +33,10 @@ async def told(client, call):
     answered = [one for one in ended if not isinstance(one, BaseException)]
     broken = [one for one in ended if isinstance(one, CallError)]
     assert len(answered) + len(broken) == COUNT, ended
-    lanes = client.snapshot()["targets"].values()
-    assert all(lane["in_flight"] == lane["queued"] == 0 for lane in lanes)
+    target_states = client.snapshot()["targets"].values()
+    assert all(
+        target_state["in_flight"] == target_state["queued"] == 0 for target_state in target_states
+    )
     return answered, broken
 
 

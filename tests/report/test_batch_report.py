@@ -98,10 +98,10 @@ def test_the_cost_is_told_by_model_and_waste_between_its_bounds(tmp_path):
     ("end", "said"),
     [
         ("finished", "2.0 a second."),
-        ("refused", "rows failed in a row for the same reason, which no row is to blame for."),
-        ("spent", "too little was left of its limit of spending."),
-        ("unreachable", "nothing answered there."),
-        ("interrupted", "the same command goes on from there."),
+        ("refused", "many rows in a row failed for a reason that has nothing to do with them."),
+        ("spent", "the spend limit was reached."),
+        ("unreachable", "the provider could not be reached."),
+        ("interrupted", "the same command resumes it."),
     ],
 )
 def test_the_verdict_says_how_it_ended(tmp_path, end, said):
@@ -202,7 +202,7 @@ def test_a_run_that_reaches_nobody_has_a_report_and_its_exit_code(tmp_path, free
     code, said = report_of(tmp_path, "--base-url", url, "--connect-grace", "0.3")
     assert code == 2
     assert "0 of 20 rows are answered, 20 are left." in said
-    assert "nothing answered there." in said
+    assert "the provider could not be reached." in said
 
 
 def test_a_report_may_be_a_picture(tmp_path, stormbreak_provider):
@@ -221,7 +221,7 @@ def test_a_run_that_sent_nothing_says_so_and_draws_nothing(tmp_path):
     page = batch_page(summary, course)
     assert page.verdict == "10 of 10 rows are answered. This run sent nothing."
     assert [each.title for each in page.sections] == ["In figures", "Cost"]
-    assert batch_picture(summary, course).tiles == []
+    assert not batch_picture(summary, course).charts
     assert png_of(batch_picture(summary, course))
 
 

@@ -1,11 +1,12 @@
 from math import isnan, nan
 
 import pytest
+from table_test import table_test
 
 from stormbreak.report.chart import POINTS, Line, Panel, clock_for, means, stride
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("count", "step"),
     [(1, 1), (POINTS, 1), (POINTS + 1, 2), (1457, 20), (5 * POINTS, 5), (86_400, 1000)],
 )

@@ -16,7 +16,7 @@ from stormbreak.cost.money import USD, Currency
 from stormbreak.cost.roi import Case
 from stormbreak.cost.sheet import Column, Kind, Sheet
 from stormbreak.report.cost_facts import Cost, CostFacts, Costs
-from stormbreak.report.cost_report import cost_page, cost_picture, savings_panel
+from stormbreak.report.cost_report import cost_page, cost_picture, savings_chart
 from stormbreak.report.picture import png_of
 
 ARTICLE = ["--prices", "article-2025", "--tokens", "50M"]
@@ -53,7 +53,7 @@ def report_of(tmp_path, *argv):
 
 
 def test_savings_are_drawn_over_a_year_against_what_the_move_costs():
-    panel = savings_panel(a_case(), USD)
+    panel = savings_chart(a_case(), USD).panel
     saved, price = panel.lines
     assert panel.y_label == "thousands of USD"
     assert list(panel.xs) == list(range(13))
@@ -73,14 +73,14 @@ def test_savings_are_drawn_over_a_year_against_what_the_move_costs():
     ],
 )
 def test_a_payback_that_is_not_within_the_year_is_told_and_not_shaded(more, said):
-    panel = savings_panel(a_case(**more), USD)
+    panel = savings_chart(a_case(**more), USD).panel
     assert panel.shaded is None
     assert panel.about.endswith(f"{said}.")
 
 
 def test_losses_go_below_the_axis():
-    assert savings_panel(a_case(candidate=4_000), USD).bottom == -12.0
-    assert savings_panel(a_case(), USD).bottom == 0.0
+    assert savings_chart(a_case(candidate=4_000), USD).panel.bottom == -12.0
+    assert savings_chart(a_case(), USD).panel.bottom == 0.0
 
 
 @pytest.mark.parametrize(
@@ -93,13 +93,13 @@ def test_losses_go_below_the_axis():
     ],
 )
 def test_the_unit_keeps_the_ticks_short(current, unit):
-    panel = savings_panel(a_case(current=current, candidate=0, migration=1), USD)
+    panel = savings_chart(a_case(current=current, candidate=0, migration=1), USD).panel
     assert panel.y_label == unit
     assert panel.top < 10_000
 
 
 def test_savings_are_in_the_currency_asked_for():
-    panel = savings_panel(a_case(), Currency("VND", Decimal(26_000)))
+    panel = savings_chart(a_case(), Currency("VND", Decimal(26_000))).panel
     assert panel.y_label == "millions of VND"
     assert panel.lines[1].ys[0] == 52.0
 
@@ -134,7 +134,7 @@ def test_what_is_too_much_for_bars_is_told():
     facts = some_facts(bars=[costs(25)])
     told = section(cost_page(facts, [], {}), "USD")
     assert len(told.bars) == 20
-    assert told.lead == "The first 20 of 25; all stand in the table."
+    assert told.lead == "The first 20 of 25; all are in the table."
     picture = cost_picture(facts)
     assert len(picture.bars[0].bars) == 12
     assert picture.note
@@ -153,8 +153,8 @@ def test_tables_have_the_columns_for_eyes_and_empty_ones_are_left_out():
 def test_sentences_are_told_in_their_groups():
     said = ["one", "", "When not to switch:", "- now: two", "- three"]
     first, second = cost_page(some_facts(), said, {}).sections
-    assert list(first.said) == ["one"]
-    assert (second.title, list(second.said)) == ("When not to switch", ["now: two", "three"])
+    assert list(first.sentences) == ["one"]
+    assert (second.title, list(second.sentences)) == ("When not to switch", ["now: two", "three"])
 
 
 # ------------------------------------------------------------ the commands

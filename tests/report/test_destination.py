@@ -116,4 +116,4 @@ def test_a_run_that_is_interrupted_has_its_report(tmp_path, stormbreak_provider)
         run.send_signal(signal.SIGINT)
         assert run.wait(30) == 130
 
-    assert "The run was interrupted; the same command goes on from there." in report.read_text()
+    assert "The run was interrupted; the same command resumes it." in report.read_text()

@@ -16,8 +16,8 @@ from PIL import Image
 
 from stormbreak.report.chart import Line, Panel
 from stormbreak.report.drawing import drawing_of
-from stormbreak.report.page import Card, Key, keys_of
-from stormbreak.report.picture import Picture, Tile, png_of
+from stormbreak.report.page import Card, Chart, Key, keys_of
+from stormbreak.report.picture import Picture, png_of
 from stormbreak.report.theme import STROKES
 
 PANEL = Panel(
@@ -94,9 +94,9 @@ def test_a_single_point_can_be_drawn():
 def test_a_picture():
     cards = [Card(name=EVIL, figure="98 %", about="of all " * 30, stroke=STROKES[0])] * 9
     keys = keys_of(PANEL.lines)
-    tiles = [Tile(title=EVIL, panel=PANEL, keys=keys)] * 3
+    tiles = [Chart(title=EVIL, panel=PANEL, keys=keys)] * 3
     picture = Picture(
-        title=EVIL, verdict="It goes on. " * 30, tiles=tiles, keys=keys, cards=cards, note="why"
+        title=EVIL, verdict="It goes on. " * 30, charts=tiles, keys=keys, cards=cards, note="why"
     )
     drawn = png_of(picture)
 
@@ -136,8 +136,10 @@ def test_no_text_of_a_picture_lies_on_another_or_beyond_the_edge(figures, cards,
     keys = [Key(name=name, stroke=STROKES[0]) for name in names]
     about = "lost, with 82.0 % of the possible answers: as good as 57 s down; ±89 USD over seeds"
     several = [Card(name=long, figure="7,500 USD", about=about, stroke=STROKES[0])] * cards
-    tiles = [Tile(title="What came back", panel=PANEL, keys=() if shared else keys)] * 2
-    png_of(Picture(title="t", verdict="v", tiles=tiles, keys=keys if shared else (), cards=several))
+    tiles = [Chart(title="What came back", panel=PANEL, keys=() if shared else keys)] * 2
+    png_of(
+        Picture(title="t", verdict="v", charts=tiles, keys=keys if shared else (), cards=several)
+    )
 
     figure = figures[0]
     texts = [text for text in figure.findobj(Text) if text.get_text() and text.get_visible()]

@@ -4,12 +4,12 @@ import pytest
 
 from stormbreak.cost.downtime import MINUTE
 from stormbreak.provider.scenario_file import load
-from stormbreak.report.storm_measures import ARTICLE, watched
+from stormbreak.report.storm_measures import ARTICLE, measured_seconds
 
 
 def test_a_storm_is_watched_from_its_trigger_on():
-    assert watched(load("incident")) == 1457 - 30
-    assert watched(load("calm-burst")) is None
+    assert measured_seconds(load("incident")) == 1457 - 30
+    assert measured_seconds(load("calm-burst")) is None
 
 
 def test_a_second_of_the_articles_downtime():

@@ -1,8 +1,8 @@
 """Paint can be told apart from what is behind them, and lines without any colour."""
 
-import pytest
+from table_test import table_test
 
-from stormbreak.report.theme import STROKES, TONES, light, stand_in, themed
+from stormbreak.report.theme import STROKES, TONES, light, placeholder, themed
 
 REQUIRED_KEY = {"ink": 7.0, "muted": 4.5, "trigger": 4.5, "ideal": 3.0} | {
     stroke.role: 3.0 for stroke in STROKES
@@ -22,9 +22,9 @@ def contrast(one, other):
     return (high + 0.05) / (low + 0.05)
 
 
-@pytest.mark.parametrize("theme", ["light", "dark"])
-@pytest.mark.parametrize("role", REQUIRED_KEY)
-@pytest.mark.parametrize("behind", ["page", "card"])
+@table_test("theme", ["light", "dark"])
+@table_test("role", REQUIRED_KEY)
+@table_test("behind", ["page", "card"])
 def test_what_is_drawn_can_be_seen(theme, role, behind):
     colour, ground = getattr(TONES[role], theme), getattr(TONES[behind], theme)
     assert contrast(colour, ground) >= REQUIRED_KEY[role]
@@ -37,6 +37,6 @@ def test_no_two_lines_have_the_same_dash_or_marker_or_colour():
 
 
 def test_stand_ins_become_variables():
-    style = f"fill: {stand_in('ink')}; stroke: {stand_in('line-1')}"
+    style = f"fill: {placeholder('ink')}; stroke: {placeholder('line-1')}"
     assert themed(style) == "fill: var(--ink); stroke: var(--line-1)"
-    assert len({stand_in(role) for role in TONES}) == len(TONES)
+    assert len({placeholder(role) for role in TONES}) == len(TONES)

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from table_test import table_test
 
 from stormbreak.errors import ConfigurationError
 from stormbreak.storm.assertions import NAMES, parse_assertion, values
@@ -32,7 +33,7 @@ CALM = Measures(
 )
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("text", "holds"),
     [
         ("goodput >= 0.98", True),
@@ -58,7 +59,7 @@ def test_claims(text, holds):
     assert parse_assertion(text).holds(CALM) is holds
 
 
-@pytest.mark.parametrize("sign", ["<", "<=", ">", ">=", "==", "!="])
+@table_test("sign", ["<", "<=", ">", ">=", "==", "!="])
 def test_of_a_share_of_nothing_nothing_holds(sign):
     claim = parse_assertion(f"goodput {sign} 0.5 and shed == 0")
     nothing = replace(CALM, goodput=None)
@@ -74,7 +75,7 @@ def test_a_claim_knows_what_it_is_about():
     assert claim.names() == ("goodput", "shed")
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("text", "complaint"),
     [
         ("godput >= 0.97", "'godput' is no measure; did you mean goodput?"),

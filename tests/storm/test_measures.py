@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+from table_test import table_test
 
 from stormbreak.provider.scenario import Load
 from stormbreak.storm.ideal import Amount
@@ -95,7 +96,7 @@ def test_what_was_seen_beside_the_calls():
     assert (measures.peak_attempts, measures.wasted, measures.openings) == (5, 0.25, 3)
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("bad", "seconds"),
     [
         (set(), 0.0),

@@ -5,6 +5,7 @@ from math import inf, nan
 from typing import get_args, get_type_hints
 
 import pytest
+from table_test import table_test
 
 from stormbreak.core.backoff import Backoff
 from stormbreak.core.circuit import BreakerPolicy
@@ -12,7 +13,7 @@ from stormbreak.core.concurrency_limit import Limit
 from stormbreak.core.fallback import CachePolicy
 from stormbreak.core.hedge import HedgePolicy
 from stormbreak.core.policy import LARGEST, SMALLEST, Policy
-from stormbreak.core.queue_order import QueuePolicy
+from stormbreak.core.queue import QueuePolicy
 from stormbreak.core.rate_limit_policy import RateLimitPolicy
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.core.retry_budget import BudgetPolicy
@@ -87,7 +88,7 @@ def policy_with(part):
     return places[type(part)]()
 
 
-@pytest.mark.parametrize(("part", "name", "values"), list(numbers()))
+@table_test(("part", "name", "values"), list(numbers()))
 def test_a_number_is_refused_in_one_line_or_works(part, name, values):
     for value in values:
         given = (value,) if name == "longer_backoff_on" else value

@@ -1,6 +1,7 @@
 """The baselines say what the code does that they stand for."""
 
 import pytest
+from table_test import table_test
 
 from stormbreak.core.concurrency_limit import AimdLimit, FixedLimit
 from stormbreak.core.presets import ARTICLE
@@ -73,7 +74,7 @@ def test_the_article_is_the_preset():
     assert BASELINES["article"].policy == ARTICLE
 
 
-@pytest.mark.parametrize("name", PLAIN)
+@table_test("name", PLAIN)
 def test_nothing_but_retries(name):
     policy = BASELINES[name].policy
 

@@ -5,6 +5,7 @@ from collections import Counter
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from table_test import table_test
 
 from stormbreak.errors import ConfigurationError
 from stormbreak.provider.scenario_file import builtin_names, dump, load, parse
@@ -87,7 +88,7 @@ def test_the_same_seed_and_number_give_the_same_storm(preset):
     )
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("preset", "family"), [(preset, family) for preset in PRESETS for family in families_of(preset)]
 )
 @settings(max_examples=25, deadline=None)
@@ -97,7 +98,7 @@ def test_a_draw_that_is_written_is_read_back_as_it_was(preset, family, number, s
     assert parse(dump(scenario)) == scenario
 
 
-@pytest.mark.parametrize("name", builtin_names())
+@table_test("name", builtin_names())
 def test_every_scenario_that_is_written_is_read_back_as_it_was(name):
     scenario = load(name)
     assert parse(dump(scenario)) == scenario

@@ -4,6 +4,7 @@ import json
 from dataclasses import fields
 
 import pytest
+from table_test import table_test
 
 from stormbreak.cli.main import main
 from stormbreak.core.presets import INTERACTIVE
@@ -76,7 +77,7 @@ def test_when_it_happens():
     }
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("text", "complaint"),
     [
         ("", "not what `storm run --json` prints"),

@@ -4,6 +4,7 @@ from dataclasses import replace
 from hashlib import sha256
 
 import pytest
+from table_test import table_test
 
 from stormbreak.core.backoff import Backoff
 from stormbreak.core.concurrency_limit import FixedLimit
@@ -112,7 +113,7 @@ def test_policies_meet_the_same_calls_and_the_same_luck():
 # ------------------------------------------------------------ the world
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("trouble", "verdict", "took"),
     [
         (None, Verdict.OK, 1.0),
@@ -265,7 +266,7 @@ def test_progress_is_told_to_the_end():
 # ------------------------------------------------------------ every policy, every scenario
 
 
-@pytest.mark.parametrize("name", [*PRESETS, *BASELINES])
+@table_test("name", [*PRESETS, *BASELINES])
 def test_every_call_ends_and_nothing_is_held(name):
     """`simulate` itself raises where a permit or a ticket is left."""
     contender = BASELINES.get(name) or NamedPolicy(name=name, policy=PRESETS[name])

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 from measured import MEASURES
+from table_test import table_test
 
 from stormbreak.cli.storm.plot import picture
 from stormbreak.provider.scenario import Load, Provider, Scenario
@@ -67,7 +68,7 @@ def test_the_same_runs_give_the_same_text():
     assert picture(STORM, [result()], width=80) == picture(STORM, [result()], width=80)
 
 
-@pytest.mark.parametrize("width", [20, 40, 60, 80, 133, 200])
+@table_test("width", [20, 40, 60, 80, 133, 200])
 def test_it_is_as_wide_as_it_may_be(width):
     drawn = picture(STORM, [result()], width=width)
 

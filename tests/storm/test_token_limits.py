@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+from table_test import table_test
 
 from stormbreak.core.presets import OFF
 from stormbreak.core.rate_limit_policy import RateLimitPolicy
@@ -72,7 +73,7 @@ def test_a_quota_of_as_many_tokens_is_never_refused():
 SAYS_NOTHING = {Dialect.AZURE_UNKNOWN}
 
 
-@pytest.mark.parametrize("dialect", sorted(set(Dialect) - SAYS_NOTHING))
+@table_test("dialect", sorted(set(Dialect) - SAYS_NOTHING))
 def test_what_headers_say_of_requests_is_heard(dialect):
     whole_at_once = dialect in {Dialect.OPENROUTER, Dialect.IETF, Dialect.IETF_06}
     kind = LimitKind.WINDOW if whole_at_once else LimitKind.BUCKET

@@ -4,6 +4,7 @@ import time
 from dataclasses import replace
 
 import pytest
+from table_test import table_test
 
 from stormbreak.core.presets import OFF
 from stormbreak.errors import ConfigurationError
@@ -29,7 +30,7 @@ def log(tmp_path):
 # ------------------------------------------------------------ logs
 
 
-@pytest.mark.parametrize(
+@table_test(
     "text",
     [
         "0\n1.5\n1.5\n4\n",
@@ -57,7 +58,7 @@ def test_a_field_of_json_lines_or_a_column(log, text):
     assert read_arrivals(log(text), column="at") == [0.0, 1.5, 4.0]
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("text", "column", "complaint"),
     [
         ("", None, "holds no arrival"),
@@ -212,7 +213,7 @@ def test_a_file_may_name_the_times_itself():
     assert traffic(storm.load, 10.0, seed=1).tokens == [10, 20, 30]
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("text", "complaint"),
     [
         ("arrival_times = [2, 1]", "load.arrival_times must be in order, got 1.0 after 2.0"),

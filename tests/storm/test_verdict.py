@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 from measured import MEASURES
+from table_test import table_test
 
 from stormbreak.provider.scenario import Load, Provider, Scenario
 from stormbreak.storm.result import NO_SERIES, Result
@@ -89,7 +90,7 @@ def test_who_is_always_a_little_behind_has_no_weak_moment():
     assert weakest([late], CALM.load) is None
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("answers", "lost"),
     [
         (flat(), 0.0),

@@ -1,14 +1,17 @@
-"""Batches for tests: inputs, scenarios, the command as a process of its own, and what must hold afterwards."""
+"""Batches for tests: inputs, scenarios, the command here or as a process of its own, and what must hold afterwards."""
 
+import io
 import json
 import os
 import subprocess
 import sys
 import time
 from collections import Counter
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
+from unittest.mock import patch
 
 from stormbreak.batch.running.snapshot import RunSnapshot
+from stormbreak.cli.main import main
 from stormbreak.cost.ledger import Cost
 from stormbreak.llm.providers import PRESETS
 from stormbreak.testing import answer_text
@@ -78,16 +81,17 @@ def command(*args):
     return [sys.executable, "-W", "error", "-m", "stormbreak", *map(str, args)]
 
 
-def run(*args, patience=PATIENCE, **env):
-    """Run the command to its end."""
-    return subprocess.run(
-        command(*args),
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=patience,
-        env=environment(**env),
-    )
+def run(*args, **env):
+    """Run the command to its end in this process; its exit code and what it printed."""
+    out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True) for _ in range(2))
+    with (
+        patch.dict(os.environ, environment(**env), clear=True),
+        redirect_stdout(out),
+        redirect_stderr(err),
+    ):
+        code = main([*map(str, args)])
+    printed = (stream.buffer.getvalue().decode() for stream in (out, err))
+    return subprocess.CompletedProcess(args, code, *printed)
 
 
 @contextmanager

@@ -85,8 +85,8 @@ from stormbreak.cost.meter import Meter  # noqa: E402
 from stormbreak.http.client import AsyncClient  # noqa: E402
 from stormbreak.httpx2 import AsyncTransport, Transport, wrap  # noqa: E402
 from stormbreak.telemetry.attachment import attach  # noqa: E402
+from stormbreak.telemetry.live_state import LiveState  # noqa: E402
 from stormbreak.telemetry.logs import Logs  # noqa: E402
-from stormbreak.telemetry.watch import Watch  # noqa: E402
 from stormbreak.testing import serve  # noqa: E402
 
 for name, kind in KINDS.items():
@@ -116,7 +116,7 @@ def ask(base_url):
         assert http.post(f"{base_url}/chat/completions", json=ASK).status_code == 200
     with (
         httpx2.Client(timeout=30.0, transport=Transport()) as http,
-        attach(http, Meter(lambda *_: None), Logs(), Watch()),
+        attach(http, Meter(lambda *_: None), Logs(), LiveState()),
     ):
         with http.stream("POST", f"{base_url}/chat/completions", json=ASK | {"stream": True}) as r:
             r.read()

@@ -11,7 +11,7 @@ from stage import OK, SERVER_ERROR, TARGET, policy
 from stormbreak.core.backoff import Backoff
 from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.engine import Engine
-from stormbreak.core.queue_order import QueuePolicy
+from stormbreak.core.queue import QueuePolicy
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.drivers.asyncio_driver import AsyncioDriver
 from stormbreak.drivers.thread_driver import ThreadDriver
@@ -156,8 +156,12 @@ class BackgroundTraffic:
 
     def check(self, started):
         """Nothing is in flight, no permit is out, and the counters add up."""
-        lane, seen, told = self.engine.lane(TARGET), self.seen, self.told
-        assert (lane.slots.in_flight, lane.admission.queued, self.inside) == (0, 0, 0)
+        target_state, seen, told = self.engine.target_state(TARGET), self.seen, self.told
+        assert (target_state.slots.in_flight, target_state.admission.queued, self.inside) == (
+            0,
+            0,
+            0,
+        )
         assert (self.engine.woken, self.engine.events) == ([], [])
         assert self.most <= LIMIT
         assert seen["ended"] + seen["cancelled"] == started

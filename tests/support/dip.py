@@ -103,14 +103,14 @@ def simulated(seed=0, *, streamed=True):
     def arrive(number):
         now = timeline.now
         call = Call(driver.engine.number(), target, now + DEADLINE, DEADLINE, streams=streamed)
-        send = partial(world.send, Sent(number, 0), driver.first)
+        send = partial(world.send, Sent(number, 0), driver.first_output)
         driver.start(call, send, partial(end, now))
 
     def end(came, how):
         seen.ended.append(CallResult(came, timeline.now, how.outcome.verdict is Verdict.OK))
 
     def look():
-        seen.limits.append((timeline.now, driver.engine.lane(target).slots.limit))
+        seen.limits.append((timeline.now, driver.engine.target_state(target).slots.limit))
 
     for number in range(int(END * RATE)):
         timeline.at(number / RATE, partial(arrive, number))
@@ -141,7 +141,7 @@ async def _live(base_url, streamed):
         seen.ended.append(CallResult(came, time.monotonic() - began, ok))
 
     async def look(client):
-        slots = client.engine.lane(client.target("m")).slots
+        slots = client.engine.target_state(client.target("m")).slots
         while True:
             seen.limits.append((time.monotonic() - began, slots.limit))
             await asyncio.sleep(EVERY)

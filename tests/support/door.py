@@ -5,8 +5,8 @@ from stage import OK, TARGET
 from stormbreak.core.admission import TargetQueue
 from stormbreak.core.concurrency_limit import FixedLimit, FixedLimiter
 from stormbreak.core.diagnosis import Diagnosis
-from stormbreak.core.gate import OPEN
-from stormbreak.core.queue_order import QueuePolicy
+from stormbreak.core.gate import READY
+from stormbreak.core.queue import QueuePolicy
 from stormbreak.types import TREATMENTS, Call
 
 INF = float("inf")
@@ -15,17 +15,18 @@ INF = float("inf")
 class Barrier:
     """A gate that opens when the test says so, and writes down what is asked of it."""
 
+    takes = True
     settles_success = True
 
     def __init__(self, name="barrier", log=None):
         self.name = name
-        self.opens_at = OPEN
+        self.opens_at = READY
         self.log = [] if log is None else log
 
-    def ready_at(self, now):
-        return self.opens_at if self.opens_at > now else OPEN
+    def ready_at(self, _call, now):
+        return self.opens_at if self.opens_at > now else READY
 
-    def take(self, now):
+    def take(self, _call, _now):
         self.log.append(("take", self.name))
         return self.name
 
@@ -42,16 +43,16 @@ class Indifferent(Barrier):
 class Turnstile(Barrier):
     """One that closes for a second behind everybody who passes."""
 
-    def take(self, now):
+    def take(self, call, now):
         self.opens_at = now + 1.0
-        return super().take(now)
+        return super().take(call, now)
 
 
 class Scale(Barrier):
-    """One that opens as many seconds after zero as the call that was weighed last has tokens."""
+    """One that opens as many seconds after zero as the call has tokens."""
 
-    def weigh(self, call):
-        self.opens_at = float(call.tokens)
+    def ready_at(self, call, now):
+        return float(call.tokens) if call.tokens > now else READY
 
 
 class Told(FixedLimiter):
@@ -68,14 +69,14 @@ class Told(FixedLimiter):
 class Growing(FixedLimiter):
     """A limit that is small now."""
 
-    most = None
+    max_limit = None
 
     def __init__(self, *, limit, most):
         super().__init__(FixedLimit(max_in_flight=limit))
-        self.most = most
+        self.max_limit = most
 
 
-class Door:
+class SdkTransport:
     """An admission with one barrier and so many slots."""
 
     def __init__(self, *, slots=1, size=100, barriers=1, kind=Barrier, spacings=()):
@@ -89,15 +90,13 @@ class Door:
         self.numbers = iter(range(1, 1000))
         diagnosis = Diagnosis(TREATMENTS)
         gates = [*self.barriers, self.slots, diagnosis]
-        weigh = self.barrier.weigh if kind is Scale else None
         self.admission = TargetQueue(
             gates,
             self.slots,
             diagnosis,
             QueuePolicy(max_size=size),
             self.wake,
-            spacings=spacings,
-            weigh=weigh,
+            pacing=spacings,
         )
 
     def wake(self, ticket):
@@ -108,7 +107,8 @@ class Door:
         return self.admission.enter(Call(next(self.numbers), TARGET, **call), now, expires_at)
 
     def learn(self, seconds):
-        self.admission.learn(seconds)
+        admission = self.admission
+        admission.service += (seconds - admission.service) * (0.1 if admission.service else 1.0)
 
 
 def free(place, now=0.0, outcome=OK):

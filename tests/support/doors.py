@@ -159,7 +159,9 @@ async def door(sdk, base_url, policy=QUICK, **more):
 
 def in_flight(transport):
     """Permits that are out."""
-    return sum(lane["in_flight"] for lane in transport.snapshot()["targets"].values())
+    return sum(
+        target_state["in_flight"] for target_state in transport.snapshot()["targets"].values()
+    )
 
 
 async def until(fact):

@@ -21,7 +21,7 @@ class FakeIncoming:
         self.closed = not self.left
         return got
 
-    def hurry(self, seconds):
+    def limit_silence(self, seconds):
         pass
 
     def close(self):

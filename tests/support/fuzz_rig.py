@@ -133,8 +133,8 @@ class Rig:
         client, self._client = self._client, None
         if client is None:
             return
-        for lane in client.snapshot()["targets"].values():
-            assert (lane["in_flight"], lane["queued"]) == (0, 0)
+        for target_state in client.snapshot()["targets"].values():
+            assert (target_state["in_flight"], target_state["queued"]) == (0, 0)
         assert self.open <= 4
         await client.close()
         del client

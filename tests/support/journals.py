@@ -4,7 +4,7 @@ import json
 
 from stormbreak.batch.input.request import Row
 from stormbreak.batch.store.record import Failure, Response
-from stormbreak.http.request_body import RequestFields
+from stormbreak.http.request import RequestFields
 from stormbreak.types import Verdict
 
 OK = Response(status_code=200, request_id="r", body=b'{"answer":1}')

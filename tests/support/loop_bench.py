@@ -18,7 +18,7 @@ class Bench:
         self.driver = AsyncioDriver(
             self.engine, clock=asyncio.get_running_loop().time, chance=lambda: 0.0
         )
-        self.lane = self.engine.lane(TARGET)
+        self.state = self.engine.target_state(TARGET)
         self.sent = []
 
     def call(self, *outcomes, takes=1.0, within=None, **call):
@@ -35,17 +35,17 @@ class Bench:
 
     @property
     def in_flight(self):
-        return self.lane.slots.in_flight
+        return self.state.slots.in_flight
 
     async def assert_at_rest(self):
         """Nothing is held, nobody waits, and the next call goes through."""
-        breaker = self.lane.breaker
-        assert (self.in_flight, self.lane.admission.queued) == (0, 0)
+        breaker = self.state.breaker
+        assert (self.in_flight, self.state.admission.queued) == (0, 0)
         assert breaker is None or breaker.trial is None or not breaker.trial.probes
         assert self.engine.woken == []
         last = await self.call(OK, fail_fast=False)
         assert last.outcome == OK
-        assert (self.in_flight, self.lane.admission.queued) == (0, 0)
+        assert (self.in_flight, self.state.admission.queued) == (0, 0)
 
     def _numbered(self, within, call):
         deadline_at = None if within is None else now() + within

@@ -22,8 +22,8 @@ def scene(*, most=1, **changes):
 
 def answered(stage, target=TARGET):
     """One call has been answered in time."""
-    diagnosis = stage.engine.lane(target).diagnosis
-    diagnosis.settle(diagnosis.take(stage.now), OK, stage.now, 0.5)
+    diagnosis = stage.engine.target_state(target).diagnosis
+    diagnosis.settle(diagnosis.take(None, stage.now), OK, stage.now, 0.5)
 
 
 def slow(stage, **call):

@@ -8,8 +8,7 @@ from inspect import isasyncgenfunction, iscoroutinefunction
 from pathlib import Path
 from typing import NamedTuple
 
-from stormbreak.http.transports.async_transport import AsyncSdkTransport
-from stormbreak.http.transports.sdk_transport import Door
+from stormbreak.http.transports.sdk_transport import AsyncSdkTransport, SdkTransport
 
 PLACE = Path(__file__).parents[2] / "docs" / "sdks"
 GEMINI = "https://generativelanguage.googleapis.com/v1beta/openai/"
@@ -64,7 +63,7 @@ class Running:
 
     def __init__(self, names):
         self.__dict__.update(names)
-        self.doors = [each for each in names.values() if isinstance(each, Door)]
+        self.doors = [each for each in names.values() if isinstance(each, SdkTransport)]
 
     async def ask(self, way, prompt="Hello?"):
         """Call a function of the page that asks."""
@@ -97,8 +96,12 @@ class Running:
 
     def in_flight(self):
         """Permits that are out."""
-        lanes = [lane for door in self.doors for lane in door.snapshot()["targets"].values()]
-        return sum(lane["in_flight"] for lane in lanes)
+        target_states = [
+            target_state
+            for door in self.doors
+            for target_state in door.snapshot()["targets"].values()
+        ]
+        return sum(target_state["in_flight"] for target_state in target_states)
 
     async def close(self):
         """Close the connections of this loop, and those of the loop in the background."""

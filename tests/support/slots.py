@@ -1,10 +1,10 @@
 """The automatic limit and the diagnosis that it asks, with a clock, by hand."""
 
-from stage import OK, SERVER_ERROR, told
+from stage import OK, SERVER_ERROR, TARGET, told
 
 from stormbreak.core.automatic_limit import AutomaticLimit, AutomaticLimiter
 from stormbreak.core.diagnosis import Diagnosis
-from stormbreak.types import TREATMENTS
+from stormbreak.types import TREATMENTS, Call
 
 
 class SlotGate:
@@ -25,11 +25,11 @@ class SlotGate:
         return self.gate.limit
 
     def take(self, count=1, *, streams=False):
-        take = self.diagnosis.take_streaming if streams else self.diagnosis.take
+        call = Call(0, TARGET, streams=streams)
         taken = []
         for _ in range(count):
-            self.gate.take(self.now)
-            taken.append(take(self.now))
+            self.gate.take(call, self.now)
+            taken.append(self.diagnosis.take(call, self.now))
         self.tick()
         return taken
 
@@ -41,7 +41,7 @@ class SlotGate:
 
     def first(self, flights):
         for flight in flights:
-            self.diagnosis.first(flight, self.now)
+            self.diagnosis.first_output(flight, self.now)
         self.tick()
 
     def serve(self, seconds, rate=10, took=2.0):

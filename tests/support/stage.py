@@ -4,10 +4,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
+from stormbreak.core.call import run_call
 from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.engine import Engine
 from stormbreak.core.flow import Command, DeliverStream, Race, Send, Wait, WaitFor, close
-from stormbreak.core.plan import run_call
 from stormbreak.core.policy import Policy
 from stormbreak.core.target_state import TargetState
 from stormbreak.events import Event
@@ -34,7 +34,7 @@ class Spaced:
     def __init__(self, per_second: float) -> None:
         self.per_second = per_second
 
-    def in_force(self, now: float) -> bool:
+    def paces(self, _call: Call, _now: float) -> bool:
         return True
 
     def time_to_send(self, sends: float, now: float) -> float:
@@ -135,8 +135,8 @@ class Stage:
         self.events: list[Event] = []
 
     @property
-    def lane(self) -> TargetState:
-        return self.engine.lane(TARGET)
+    def state(self) -> TargetState:
+        return self.engine.target_state(TARGET)
 
     def listen(self) -> "Stage":
         self.engine.listeners.append(self.events.append)
@@ -186,7 +186,7 @@ class Stage:
 
     def fail_until_open(self) -> None:
         """Fail calls until the circuit is open; their own retries are cancelled."""
-        while self.lane.breaker.state.value == "closed":
+        while self.state.breaker.state.value == "closed":
             run = self.start()
             run.step(SERVER_ERROR)
             run.close()

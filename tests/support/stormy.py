@@ -6,7 +6,7 @@ In a storm; against a provider so slow that attempts get others beside them; and
 import asyncio
 from typing import Any, NamedTuple
 
-from clients import has_answered, lane_of
+from clients import has_answered, target_state_of
 
 from stormbreak.core.backoff import Backoff
 from stormbreak.core.concurrency_limit import AimdLimit, FixedLimit
@@ -84,7 +84,7 @@ async def _play(storm, slow, listeners, *, key="sk-canary-0123456789", prompt="h
             )
     for policy in (HEDGED, ALONE):
         async with client(slow, policy) as one:
-            has_answered(lane_of(one))
+            has_answered(target_state_of(one))
             await _ask(one, prompt)
     async with client(storm, FALLING) as one:
         one.isolate("m")

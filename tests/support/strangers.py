@@ -55,4 +55,4 @@ def talked_to(talk):
         thread.start()
         yield f"http://127.0.0.1:{server.getsockname()[1]}/v1"
         server.shutdown(socket.SHUT_RDWR)
-        thread.join(5)
+        thread.join(30)

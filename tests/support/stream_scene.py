@@ -1,6 +1,6 @@
 """A client that reads streams of a server that plays scripts; and that nothing of them stays behind."""
 
-from clients import PAYLOAD, THRICE, client_of, lane_of
+from clients import PAYLOAD, THRICE, client_of, target_state_of
 from sockets import served
 
 
@@ -23,7 +23,7 @@ class StreamScene:
 
     @property
     def in_flight(self):
-        return lane_of(self.client).slots.in_flight
+        return target_state_of(self.client).slots.in_flight
 
 
 async def pieces_of(iterator, upto=None):

@@ -41,11 +41,11 @@ class Ward:
 
     @property
     def ready(self):
-        return self.breaker.ready_at(self.now) <= self.now
+        return self.breaker.ready_at(None, self.now) <= self.now
 
     def take(self):
         assert self.ready
-        return self.breaker.take(self.now)
+        return self.breaker.take(None, self.now)
 
     def settle(self, token, outcome):
         self.breaker.settle(token, outcome, self.now, self.chance)

@@ -1,9 +1,9 @@
 """A diagnosis with a clock, by hand."""
 
-from stage import OK, SERVER_ERROR
+from stage import OK, SERVER_ERROR, TARGET
 
 from stormbreak.core.diagnosis import Diagnosis
-from stormbreak.types import TREATMENTS
+from stormbreak.types import TREATMENTS, Call
 
 
 class Watch:
@@ -14,8 +14,8 @@ class Watch:
         self.now = 100.0
 
     def send(self, count=1, *, streams=False):
-        take = self.diagnosis.take_streaming if streams else self.diagnosis.take
-        return [take(self.now) for _ in range(count)]
+        call = Call(0, TARGET, streams=streams)
+        return [self.diagnosis.take(call, self.now) for _ in range(count)]
 
     def end(self, flights, outcome=OK):
         for flight in flights:
@@ -23,7 +23,7 @@ class Watch:
 
     def first(self, flights):
         for flight in flights:
-            self.diagnosis.first(flight, self.now)
+            self.diagnosis.first_output(flight, self.now)
 
     def wait(self, seconds):
         self.now += seconds

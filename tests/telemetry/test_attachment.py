@@ -33,7 +33,7 @@ from stormbreak.telemetry import attach, name_of
 from stormbreak.types import Call
 
 SCRIPTS = [failing(503), answer()], [answer()]  # a connection each: some send again on the same
-HEARD = ["attempt.sent", "attempt.returned", "retry.planned", "attempt.sent", "attempt.returned"]
+HEARD = ["attempt.sent", "attempt.ended", "retry.scheduled", "attempt.sent", "attempt.ended"]
 HEARD += ["call.ended"]
 
 
@@ -98,7 +98,7 @@ async def test_clients_of_settings(ear, tmp_path, monkeypatch):
             settings.reload()
             await settings.client("main").chat(SAY)
 
-    assert ear.heard == [*HEARD, "attempt.sent", "attempt.returned", "call.ended"]
+    assert ear.heard == [*HEARD, "attempt.sent", "attempt.ended", "call.ended"]
     assert len(ear.watched) == 1
 
 
@@ -170,14 +170,14 @@ def test_a_bare_engine(ear):
 
 @pytest.mark.parametrize("what", [None, "sk-canary-0123456789", object(), {"engine": 1}])
 def test_what_has_no_engine_is_named_by_its_kind_only(what):
-    with pytest.raises(ConfigurationError, match="only what has an engine") as caught:
+    with pytest.raises(ConfigurationError, match="has no engine: attach to") as caught:
         attach(what, print)
 
     assert "canary" not in str(caught.value)
 
 
 def test_a_client_that_was_not_wrapped_has_none():
-    with httpx2.Client() as http, pytest.raises(ConfigurationError, match="got Client"):
+    with httpx2.Client() as http, pytest.raises(ConfigurationError, match=r"^Client has no engine"):
         attach(http, print)
 
 
@@ -251,4 +251,4 @@ def test_what_it_raises_is_logged_once_and_fails_no_call(ear, caplog, drive, cho
     assert (ended.outcome, ended.attempts) == (OK, 2)
     assert ear.heard == HEARD
     assert [record.exc_info[0] for record in caplog.records] == [LookupError]
-    assert engine.lane(TARGET).idle
+    assert engine.target_state(TARGET).idle

@@ -5,6 +5,7 @@ import re
 
 import pytest
 from scrapes import labels_of, read
+from table_test import table_test
 
 from stormbreak.cli.main import main
 from stormbreak.telemetry import dashboard
@@ -41,7 +42,7 @@ def found(run):
     return labels_of(read(metrics.exposition()[1]))
 
 
-@pytest.mark.parametrize("query", QUERIES)
+@table_test("query", QUERIES)
 def test_a_query_asks_for_metrics_and_labels_that_are_there(query, found):
     asked = selectors(query)
     rest = _BY.sub("", _SELECTOR.sub("", query).replace("[$__rate_interval]", ""))
@@ -134,7 +135,8 @@ def test_every_metric_is_on_it():
 
     assert set(FAMILIES) <= stems
     assert stems - set(FAMILIES) == {
-        "in_flight", "limit", "queued", "circuits", "cooldown_seconds", "retry_budget",
+        "attempts_in_flight", "concurrency_limit", "queue_length", "circuits",
+        "cooldown_remaining_seconds", "retry_budget",
     }  # fmt: skip
 
 

@@ -20,7 +20,7 @@ from stormbreak.drivers.flow_stepper import Stepper
 from stormbreak.errors import ConfigurationError
 from stormbreak.events import RetryRefused
 from stormbreak.telemetry import Logs, Metrics, attach, log_to
-from stormbreak.telemetry.watch import Watch
+from stormbreak.telemetry.live_state import LiveState
 from stormbreak.types import Call
 
 
@@ -194,7 +194,7 @@ def test_logs_tell_what_they_left_out(engine, caplog):
         assert len(caplog.records) == 1
 
     assert len(caplog.records) == 2
-    assert caplog.records[1].stormbreak_left_out == 2
+    assert caplog.records[1].stormbreak_suppressed == 2
     assert engine.listeners == []
 
 
@@ -202,11 +202,11 @@ def test_metrics_keep_what_they_counted_and_forget_what_stands(engine):
     metrics, stepper = Metrics(), stepper_on(engine)
     with attach(engine, metrics):
         flow, _ = stepper.start(Call(1, TARGET))
-        assert "stormbreak_in_flight" in names(metrics)
+        assert "stormbreak_attempts_in_flight" in names(metrics)
     stepper.step(flow, OK)
 
     assert "stormbreak_attempts_sent_total" in names(metrics)
-    assert not {"stormbreak_in_flight", "stormbreak_calls_total"} & names(metrics)
+    assert not {"stormbreak_attempts_in_flight", "stormbreak_calls_total"} & names(metrics)
 
 
 def names(metrics):
@@ -214,7 +214,7 @@ def names(metrics):
 
 
 def test_a_watch_asks_no_more(engine):
-    watch, stepper = Watch(), stepper_on(engine)
+    watch, stepper = LiveState(), stepper_on(engine)
     with attach(engine, watch):
         flow, _ = stepper.start(Call(1, TARGET))
         assert [target.in_flight for target in watch.state().targets] == [1]
@@ -227,12 +227,12 @@ def test_spans_that_are_open_end_unfinished_and_others_may_trace(engine):
     attached = attach(engine, first.listener)
     stepper.step(stepper.start(Call(1, TARGET))[0], OK)
     flow, _ = stepper.start(Call(2, TARGET))
-    spans = engine.companion
+    spans = engine.context_listener
     attached.detach()
     finished = [span.attributes.get("stormbreak.unfinished") for span in first.below(None)]
 
     assert finished == [None, True]
-    assert (engine.companion, engine.listeners) == (None, [])
+    assert (engine.context_listener, engine.listeners) == (None, [])
     spans.begins(Call(3, TARGET), 0.0)  # of a thread that was about to tell it
     assert [span.attributes.get("stormbreak.unfinished") for span in first.below(None)] == [
         None, True, True,
@@ -249,15 +249,15 @@ async def test_tracing_that_goes_as_a_call_begins_fails_no_call(engine):
     class Fleeting(Engine):
         """There whenever it is asked, and gone a moment later."""
 
-        companions = (None, engine.companion)
+        companions = (None, engine.context_listener)
 
         @property
-        def companion(self):
+        def context_listener(self):
             self.companions = self.companions[::-1]
             return self.companions[0]
 
-        @companion.setter
-        def companion(self, _):
+        @context_listener.setter
+        def context_listener(self, _):
             pass
 
     async def sender(_):

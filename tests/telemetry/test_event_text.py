@@ -1,41 +1,41 @@
-import pytest
 from happenings import one_of_each
 from stage import TARGET
+from table_test import table_test
 
 from stormbreak.core.explain import line_for
-from stormbreak.escape import LONGEST, tame
+from stormbreak.escape import LABEL, shown
 from stormbreak.events import CallEnded, CallRejected, CircuitChanged, RetryPlanned, RetryRefused
-from stormbreak.telemetry.event_text import words_for
+from stormbreak.telemetry.event_text import describe
 from stormbreak.types import Target, Verdict
 
 
 def test_each_event_has_its_line():
-    assert [words_for(event) for event in one_of_each()] == [
-        "call to acme/large: begins, with 1 label(s)",
-        "call to acme/large: waits for limit",
+    assert [describe(event) for event in one_of_each()] == [
+        "call to acme/large: started with 1 label(s)",
+        "call to acme/large: queued, held by limit",
         "attempt 1 at acme/large: sent",
         "attempt 1 at acme/large: overloaded, status 503, busy, cut after 812 bytes after 1.2 s",
         "attempt 1 at acme/large: first output after 0.5 s",
         "attempt 2 at acme/large: beside the one before, unanswered after 1.5 s",
-        "attempt 1 at acme/large: takes long, and gets none beside it: load",
+        "attempt 1 at acme/large: slow, but not hedged: load",
         "attempt 1 at acme/large: overtaken after 1.5 s",
         "attempt 1 at acme/large: overloaded, again after 2.5 s, paid, may have been processed and billed",
         "attempt 1 at acme/large: overloaded, no retry: budget",
         "fell back from acme/large to acme/small: overloaded",
         "no fallback from acme/large to cache: nothing found",
         "rejected by breaker at acme/large: the circuit is open; come back in 4.0 s",
-        "call to acme/large: overloaded after 2 attempt(s), 2.5 s unserved, may have been processed and billed",
-        "call to acme/large: cancelled while an attempt was under way",
+        "call to acme/large: overloaded after 2 attempt(s), 2.5 s waiting, may have been processed and billed",
+        "call to acme/large: cancelled with an attempt in flight",
         "circuit of acme/large: closed to open for 5.0 s",
-        "cooldown of acme/large: left alone for 12.0 s",
-        "spending, last at acme/large: 80 % of 50 USD are spent; all of it is there again in 60 s",
+        "cooldown of acme/large: no calls for 12.0 s",
+        "spending, last at acme/large: 80 % of 50 USD; resets in 60 s",
         "shadow of acme/large: breaker would open for 5.0 s",
     ]
 
 
 def test_what_is_not_known_is_not_told():
     assert [
-        words_for(event)
+        describe(event)
         for event in (
             RetryPlanned(3.0, 1, TARGET, 1, 3.0, True),
             RetryRefused(3.0, 1, TARGET, 1, "verdict"),
@@ -47,7 +47,7 @@ def test_what_is_not_known_is_not_told():
         "attempt 1 at acme/large: again after 0.0 s, free",
         "attempt 1 at acme/large: no retry: verdict",
         "rejected by queue at acme/large: 9 calls are waiting",
-        "call to acme/large: ok after 1 attempt(s), 0.0 s unserved",
+        "call to acme/large: ok after 1 attempt(s), 0.0 s waiting",
         "circuit of acme/large: half_open to closed",
     ]
 
@@ -56,7 +56,7 @@ def test_a_line_and_a_note_are_the_same_words():
     noted = [event for event in one_of_each() if line_for(event)]
 
     assert len(noted) == 6
-    assert all(words_for(event).startswith(line_for(event)) for event in noted)
+    assert all(describe(event).startswith(line_for(event)) for event in noted)
 
 
 HOSTILE = [
@@ -69,17 +69,17 @@ HOSTILE = [
 ]
 
 
-@pytest.mark.parametrize("name", HOSTILE, ids=ascii)
+@table_test("name", HOSTILE)
 def test_a_hostile_name_stays_one_short_line_without_a_key(name):
     for target in (Target("p", name), Target(name, "m"), Target("p", "m", "", name)):
         for event in one_of_each(target, other=str(target)):
-            line = words_for(event)
+            line = describe(event)
             assert line.isprintable()
-            assert len(line) < 2 * (LONGEST + 100)
+            assert len(line) < 2 * (LABEL + 100)
             assert "a1B2" not in line
 
 
 def test_a_tame_name_stays_as_it_is():
-    for name in ("gpt-4.1-mini-2025-04-14", "meta/llama-3", "modèle", "m" * LONGEST):
-        assert tame(name) == name
-    assert tame("m" * (LONGEST + 1)) == "m" * (LONGEST - 3) + "..."
+    for name in ("gpt-4.1-mini-2025-04-14", "meta/llama-3", "modèle", "m" * LABEL):
+        assert shown(name, LABEL) == name
+    assert shown("m" * (LABEL + 1), LABEL) == "m" * (LABEL - 1) + "…"

@@ -12,7 +12,7 @@ from stormbreak.telemetry import Metrics
 from stormbreak.telemetry.event_metrics import FAMILIES
 from stormbreak.telemetry.event_text import NAMES, name_of
 from stormbreak.telemetry.logs import LEVELS
-from stormbreak.telemetry.prometheus_multiprocess import Gauges
+from stormbreak.telemetry.prometheus_multiprocess import GaugeCollector
 
 PAGE = Path(__file__).parents[2] / "docs" / "telemetry.md"
 PROMISED = {
@@ -22,19 +22,19 @@ PROMISED = {
     "CallEnded": "call.ended",
     "CallCancelled": "call.cancelled",
     "Sent": "attempt.sent",
-    "Returned": "attempt.returned",
-    "Committed": "attempt.committed",
-    "Overtaken": "attempt.overtaken",
+    "Returned": "attempt.ended",
+    "Committed": "attempt.first_output",
+    "Overtaken": "attempt.superseded",
     "Hedged": "hedge.sent",
     "HedgeRefused": "hedge.refused",
-    "RetryPlanned": "retry.planned",
+    "RetryPlanned": "retry.scheduled",
     "RetryRefused": "retry.refused",
-    "FellBack": "fallback.taken",
+    "FellBack": "fallback.started",
     "FallbackRefused": "fallback.refused",
     "CircuitChanged": "circuit.changed",
     "CooldownStarted": "cooldown.started",
-    "SpendReached": "spend.reached",
-    "WouldHave": "shadow.would_have",
+    "SpendReached": "spend.threshold_reached",
+    "WouldHave": "shadow.decision",
 }
 
 
@@ -70,7 +70,7 @@ def test_the_page_tells_who_has_a_line():
 
 def test_the_page_tells_every_metric_with_its_labels():
     metrics = Metrics()
-    kinds = {family.name: family.type for family in Gauges(metrics._standing).describe()}
+    kinds = {family.name: family.type for family in GaugeCollector(metrics._gauges).describe()}
     kinds |= {
         f"stormbreak_{name}{'' if family.buckets else '_total'}": (
             "histogram" if family.buckets else "counter"

@@ -11,7 +11,7 @@ def said_by(code):
 
 
 def test_logs_load_nothing_heavy():
-    code = "import sys; from stormbreak.telemetry import log_to, words_for; print(*sys.modules)"
+    code = "import sys; from stormbreak.telemetry import log_to, describe; print(*sys.modules)"
     loaded = set(said_by(code).split())
 
     assert "stormbreak.telemetry.logs" in loaded
@@ -24,12 +24,12 @@ def test_logs_load_nothing_heavy():
         (
             "Metrics",
             "prometheus_client",
-            "metrics need prometheus_client, which comes with stormbreak[metrics]\n",
+            "metrics need prometheus_client: pip install 'stormbreak[metrics]'\n",
         ),
         (
             "Tracing",
             "opentelemetry",
-            "traces need opentelemetry-api, which comes with stormbreak[otel]\n",
+            "traces need opentelemetry-api: pip install 'stormbreak[otel]'\n",
         ),
     ],
 )

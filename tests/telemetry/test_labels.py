@@ -7,14 +7,16 @@ import pytest
 from happenings import one_of_each
 from hypothesis import given
 from hypothesis import strategies as st
-from stage import TARGET, Stage
+from stage import TARGET
 
-from stormbreak.core import admission, race, retry, shadow
+from stormbreak.core import admission, attempt, retry, shadow
+from stormbreak.core.engine import Engine
 from stormbreak.core.policy import Policy
 from stormbreak.core.rate_limit_policy import RateLimitPolicy
 from stormbreak.core.spend_policy import SpendPolicy
+from stormbreak.cost.spend_gate import SpendAccounts
 from stormbreak.telemetry import labels
-from stormbreak.telemetry.event_metrics import FAMILIES, measured
+from stormbreak.telemetry.event_metrics import FAMILIES, updates_of
 from stormbreak.telemetry.labels import OTHER, Targets
 from stormbreak.types import Target
 
@@ -36,30 +38,37 @@ def words_in(module, function):
 
 def test_the_sets_are_those_of_the_core():
     rules = Policy(rate_limit=RateLimitPolicy(rpm=60.0), spend=SpendPolicy(max_usd=1.0))
-    lane = Stage(rules).lane
-    gates = {gate.name for gate in lane.admission._gates if gate is not lane.diagnosis}
+    engine = Engine(rules, SpendAccounts(lambda *_: None))
+    target_state = engine.target_state(Target("p", "m"))
+    gates = {
+        gate.name for gate in target_state.admission._gates if gate is not target_state.diagnosis
+    }
 
     assert gates | {"queue"} == labels.QUEUE_GATES  # the diagnosis holds nobody
     assert words_in(retry, "decide") - labels.RETRY_GATES == {retry.decide.__doc__}
     assert words_in(retry, "decide") >= labels.RETRY_GATES
-    assert words_in(race, "_refusal") & labels.HEDGE_GATES == {"attempts", "deadline", "load"}
+    assert words_in(attempt, "_refusing_gate") & labels.HEDGE_GATES == {
+        "attempts",
+        "deadline",
+        "load",
+    }
     assert words_in(admission, "_policy_of") - {"pace"} <= labels.POLICIES
-    assert set(shadow._CIRCUIT.values()) <= labels.DIFFERENCES
-    assert words_in(shadow, "decided") - {"retry", "retry_later", "retry_sooner", "not_retry"} == {
-        inspect.getdoc(shadow.ShadowGate.decided)
+    assert set(shadow._CIRCUIT.values()) <= labels.SHADOW_DECISIONS
+    assert words_in(shadow, "compare") - {"retry", "retry_later", "retry_sooner", "not_retry"} == {
+        inspect.getdoc(shadow.ShadowGate.compare)
     }
 
 
 def test_every_event_has_as_many_labels_as_its_metric_and_none_is_other():
     for event in one_of_each():
-        for name, values, amount in measured(event):
+        for name, values, amount in updates_of(event):
             assert len(values) == len(FAMILIES[name].labels), name
             assert OTHER not in values
             assert amount > 0
 
 
 def test_every_metric_is_of_some_event():
-    assert {name for event in one_of_each() for name, _, _ in measured(event)} == set(FAMILIES)
+    assert {name for event in one_of_each() for name, _, _ in updates_of(event)} == set(FAMILIES)
 
 
 @given(st.text(max_size=30), st.sampled_from(one_of_each()))
@@ -70,10 +79,19 @@ def test_a_word_that_nobody_knows_is_other(word, event):
         if hasattr(event, field)
     }
     known = {*labels.QUEUE_GATES, *labels.RETRY_GATES, *labels.HEDGE_GATES, *labels.POLICIES}
-    known |= {*labels.FALLBACK_GATES, *labels.STATES, *labels.MECHANISMS, *labels.DIFFERENCES}
-    known |= {*labels.VERDICTS, *labels.PLACES, *labels.TOKENS, "target", "true", "false", OTHER}
+    known |= {*labels.FALLBACK_GATES, *labels.STATES, *labels.MECHANISMS, *labels.SHADOW_DECISIONS}
+    known |= {
+        *labels.VERDICTS,
+        *labels.TOKENS,
+        "target",
+        "cache",
+        "degraded",
+        "true",
+        "false",
+        OTHER,
+    }
 
-    for _, values, _ in measured(event._replace(**changed)):
+    for _, values, _ in updates_of(event._replace(**changed)):
         assert set(values) <= known
 
 
@@ -85,8 +103,8 @@ def test_a_target_is_told_without_its_key():
     assert targets.label(Target("prices", "")) == "prices"
 
 
-def test_targets_beyond_the_most_are_other():
-    targets = Targets(most=3)
+def test_targets_beyond_the_maximum_are_other():
+    targets = Targets(maximum=3)
     many = [Target("acme", f"model-{number}") for number in range(1000)]
 
     assert [targets.label(target) for target in many[:5]] == [
@@ -100,7 +118,7 @@ def test_targets_beyond_the_most_are_other():
 
 
 def test_keys_that_rotate_use_up_no_targets():
-    targets = Targets(most=2)
+    targets = Targets(maximum=2)
     for number in range(1000):
         assert targets.label(Target("acme", "large", f"{number:08x}")) == "acme/large"
 

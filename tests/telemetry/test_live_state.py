@@ -11,15 +11,16 @@ from pathlib import Path
 import pytest
 from happenings import one_of_each
 from stage import OTHER, TARGET, Stage, policy, told
+from table_test import table_test
 
 from stormbreak.core.breaker import BreakerPolicy
 from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.policy import Policy
 from stormbreak.drivers.listeners import subscribe
 from stormbreak.events import CallRejected, CircuitChanged, RetryPlanned, Returned, Sent
-from stormbreak.telemetry.recent_decisions import MOST, TOGETHER
+from stormbreak.telemetry.labels import MAX_TARGETS
+from stormbreak.telemetry.live_state import GROUPED_WITHIN, MAX_DECISIONS, LiveState
 from stormbreak.telemetry.state import FORMAT, SECONDS, decoded, encoded
-from stormbreak.telemetry.watch import MOST_TARGETS, Watch
 from stormbreak.types import Target, Verdict
 
 
@@ -30,7 +31,7 @@ def clock():
 
 @pytest.fixture
 def watch(clock):
-    return Watch(clock=lambda: clock[0])
+    return LiveState(clock=lambda: clock[0])
 
 
 def returned(at, verdict=Verdict.OK, target=TARGET):
@@ -52,7 +53,7 @@ def only(state):
 def test_every_event_is_heard_and_counted(watch):
     for event in one_of_each():
         watch(event)
-    counts = watch.plain()["counts"]
+    counts = watch.as_dict()["counts"]
     assert counts == {
         "calls": 1, "answered": 0, "cancelled": 1, "attempts": 1, "retries": 1, "retries_refused": 1, "rejected": 1,
         "hedges": 1, "fallbacks": 1, "circuits_opened": 1, "cooldowns": 1,
@@ -97,15 +98,15 @@ def test_it_keeps_little_of_a_long_storm(watch, clock):
         watch(retry(at, list(Verdict)[n % 16], Target("acme", f"m{n % 300}")))
     clock[0] = 3000.0
     state = watch.state()
-    assert len(state.targets) == MOST_TARGETS
-    assert len(state.decisions) <= MOST
-    assert len(watch._recent._growing) <= MOST
+    assert len(state.targets) == MAX_TARGETS
+    assert len(state.decisions) <= MAX_DECISIONS
+    assert len(watch._recent._growing) <= MAX_DECISIONS
     assert len(encoded(state)) < 200_000
     assert sum(sum(t.verdicts.values()) for t in state.targets) == 600  # ten each second
 
 
 def test_targets_beyond_the_bound_are_others_until_there_is_room(watch, clock):
-    for n in range(MOST_TARGETS + 5):
+    for n in range(MAX_TARGETS + 5):
         watch(returned(1000.0, target=Target("acme", f"m{n}")))
     names = Counter(target.target for target in watch.state().targets)
     assert names["others"] == 1
@@ -126,8 +127,8 @@ def test_alike_and_close_together_they_are_one(watch, clock):
     decisions = watch.state().decisions
     assert sorted(decision.times for decision in decisions) == [1, 1, 100]
     of_many = next(decision for decision in decisions if decision.times == 100)
-    assert of_many.name == "retry.planned"
-    assert "again after 99.0 s" in of_many.words  # those of the last
+    assert of_many.name == "retry.scheduled"
+    assert "again after 99.0 s" in of_many.text  # those of the last
     assert of_many.ago == 1.0
 
 
@@ -139,8 +140,8 @@ def test_a_circuit_that_closes_again_is_no_opening(watch):
 
 def test_later_they_are_something_new(watch, clock):
     watch(retry(1000.0))
-    watch(retry(1000.0 + TOGETHER))
-    watch(retry(1000.1 + 2 * TOGETHER))
+    watch(retry(1000.0 + GROUPED_WITHIN))
+    watch(retry(1000.1 + 2 * GROUPED_WITHIN))
     clock[0] = 1010.0
     assert [decision.times for decision in watch.state().decisions] == [1, 2]
 
@@ -153,7 +154,7 @@ def test_a_storm_does_not_push_out_what_a_circuit_did(watch, clock):
     clock[0] = 1010.0
     assert {it.name: it.times for it in watch.state().decisions} == {
         "call.rejected": 10_000,
-        "retry.planned": 10_000,
+        "retry.scheduled": 10_000,
         "circuit.changed": 1,
     }
 
@@ -204,12 +205,12 @@ def test_of_their_cooldowns_the_longest_is_told_and_of_their_budgets_the_poorest
     for stage, asked in zip(stages, (8.0, 4.0), strict=True):
         runs = [stage.start() for _ in range(int(asked))]
         runs[0].step(told(asked))
-    lanes = [stage.engine.lane(TARGET).snapshot(1000.0) for stage in stages]
+    target_states = [stage.engine.target_state(TARGET).snapshot(1000.0) for stage in stages]
     target = only(watch.state())
-    assert lanes[0]["cooldown"] > lanes[1]["cooldown"] > 0
-    assert lanes[0]["budget"] != lanes[1]["budget"]
-    assert target.cooldown == round(lanes[0]["cooldown"], 3)
-    assert target.budget == round(min(lane["budget"] for lane in lanes), 3)
+    assert target_states[0]["cooldown"] > target_states[1]["cooldown"] > 0
+    assert target_states[0]["budget"] != target_states[1]["budget"]
+    assert target.cooldown == round(target_states[0]["cooldown"], 3)
+    assert target.budget == round(min(target_state["budget"] for target_state in target_states), 3)
 
 
 def test_of_their_reasons_that_of_the_longest_queue_is_told(watch):
@@ -242,22 +243,22 @@ def test_plain_values_say_the_same_as_the_page(watch):
     watch(returned(1000.0))
     kind, body = watch.page()
     assert kind == "application/json"
-    assert json.loads(body) == json.loads(json.dumps(watch.plain()))
+    assert json.loads(body) == json.loads(json.dumps(watch.as_dict()))
     assert decoded(body) == watch.state()
-    assert watch.plain()["format"] == FORMAT
-    assert watch.plain()["pid"] == os.getpid()
+    assert watch.as_dict()["format"] == FORMAT
+    assert watch.as_dict()["pid"] == os.getpid()
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("body", "said"),
     [
-        (b"", "it says what no stormbreak says"),
-        (b"<html>", "it says what no stormbreak says"),
-        (b"[1]", "it says what no stormbreak says"),
-        (b'{"format": "secret"}', "it says what no stormbreak says"),
-        (b'{"format": 1}', "it says what no stormbreak says"),
-        (b"[" * 100_000, "it says what no stormbreak says"),
-        (b'{"format": 2}', r"it is of another stormbreak \(format 2, not 1\)"),
+        (b"", "the response is not a stormbreak state"),
+        (b"<html>", "the response is not a stormbreak state"),
+        (b"[1]", "the response is not a stormbreak state"),
+        (b'{"format": "secret"}', "the response is not a stormbreak state"),
+        (b'{"format": 1}', "the response is not a stormbreak state"),
+        (b"[" * 100_000, "the response is not a stormbreak state"),
+        (b'{"format": 2}', r"another version of stormbreak is there \(format 2, not 1\)"),
     ],
 )
 def test_what_is_no_state_is_said(body, said):
@@ -305,8 +306,9 @@ FORKED = """
 import os, sys, threading, warnings
 warnings.simplefilter("ignore", DeprecationWarning)  # a fork beside threads
 from happenings import one_of_each
-from stormbreak.telemetry.watch import Watch
-watch = Watch()
+from stormbreak.telemetry.labels import MAX_TARGETS
+from stormbreak.telemetry.live_state import LiveState
+watch = LiveState()
 for event in one_of_each():
     watch(event)
 held, go = threading.Event(), threading.Event()

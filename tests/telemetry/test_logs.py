@@ -49,15 +49,15 @@ def test_decisions_have_lines_and_the_rest_has_none(caplog):
 
     assert told(caplog.records) == [
         ("INFO", "stormbreak.hedge", "attempt 2 at acme/large: beside the one before, unanswered after 1.5 s"),
-        ("DEBUG", "stormbreak.hedge", "attempt 1 at acme/large: takes long, and gets none beside it: load"),
+        ("DEBUG", "stormbreak.hedge", "attempt 1 at acme/large: slow, but not hedged: load"),
         ("INFO", "stormbreak.retry", "attempt 1 at acme/large: overloaded, again after 2.5 s, paid, may have been processed and billed"),
         ("WARNING", "stormbreak.retry", "attempt 1 at acme/large: overloaded, no retry: budget"),
         ("INFO", "stormbreak.fallback", "fell back from acme/large to acme/small: overloaded"),
         ("WARNING", "stormbreak.fallback", "no fallback from acme/large to cache: nothing found"),
         ("WARNING", "stormbreak.call", "rejected by breaker at acme/large: the circuit is open; come back in 4.0 s"),
         ("WARNING", "stormbreak.circuit", "circuit of acme/large: closed to open for 5.0 s"),
-        ("INFO", "stormbreak.cooldown", "cooldown of acme/large: left alone for 12.0 s"),
-        ("WARNING", "stormbreak.spend", "spending, last at acme/large: 80 % of 50 USD are spent; all of it is there again in 60 s"),
+        ("INFO", "stormbreak.cooldown", "cooldown of acme/large: no calls for 12.0 s"),
+        ("WARNING", "stormbreak.spend", "spending, last at acme/large: 80 % of 50 USD; resets in 60 s"),
         ("INFO", "stormbreak.shadow", "shadow of acme/large: breaker would open for 5.0 s"),
     ]  # fmt: skip
 
@@ -78,7 +78,7 @@ def test_a_machine_finds_fields(lines):
     }
 
     assert fields == {
-        "stormbreak_event": "retry.planned",
+        "stormbreak_event": "retry.scheduled",
         "stormbreak_target": "acme/large",
         "stormbreak_call": 7,
         "stormbreak_attempt": 2,
@@ -96,11 +96,11 @@ def test_a_storm_of_calls_is_no_storm_of_lines(lines):
 
     assert [record.getMessage() for record in lines] == [
         "rejected by breaker at acme/large: the circuit is open; come back in 4.0 s",
-        "rejected by breaker at acme/large: the circuit is open; come back in 4.0 s (4999 such line(s) left out, this is the last)",
+        "rejected by breaker at acme/large: the circuit is open; come back in 4.0 s (the last of 4999 suppressed lines)",
         "rejected by breaker at acme/large: the circuit is open; come back in 4.0 s",
-        "rejected by breaker at acme/large: the circuit is open; come back in 4.0 s (4999 such line(s) left out, this is the last)",
+        "rejected by breaker at acme/large: the circuit is open; come back in 4.0 s (the last of 4999 suppressed lines)",
     ]
-    assert [getattr(record, "stormbreak_left_out", 0) for record in lines] == [0, 4999, 0, 4999]
+    assert [getattr(record, "stormbreak_suppressed", 0) for record in lines] == [0, 4999, 0, 4999]
 
 
 def test_what_was_left_out_is_told_with_whatever_comes_next(lines):
@@ -111,7 +111,7 @@ def test_what_was_left_out_is_told_with_whatever_comes_next(lines):
     assert len(lines) == 1
     logs(Sent(101.0, 2, TARGET, 1))
 
-    assert [getattr(record, "stormbreak_left_out", 0) for record in lines] == [0, 2]
+    assert [getattr(record, "stormbreak_suppressed", 0) for record in lines] == [0, 2]
     logs(Sent(200.0, 3, TARGET, 1))
     logs.flush()
     assert len(lines) == 2
@@ -135,12 +135,12 @@ def test_circuits_always_have_their_line(lines):
 
 
 def test_made_up_targets_share_their_lines(lines):
-    logs = Logs(most_targets=3)
+    logs = Logs(max_targets=3)
     for number in range(1000):
         logs(rejected(100.0, target=Target("acme", f"made-up-{number}")))
 
     assert len(lines) == 4
-    assert len(logs._spells) == 4
+    assert len(logs._bursts) == 4
 
 
 def test_all_may_be_wished_for(lines):
@@ -152,7 +152,7 @@ def test_all_may_be_wished_for(lines):
 
 
 def test_what_nobody_reads_is_not_put_into_words(caplog, monkeypatch):
-    monkeypatch.setattr("stormbreak.telemetry.logs.words_for", None)  # calling it would fail
+    monkeypatch.setattr("stormbreak.telemetry.logs.describe", None)  # calling it would fail
     caplog.set_level(logging.ERROR, "stormbreak")
     logs = Logs()
     for event in one_of_each():
@@ -160,7 +160,7 @@ def test_what_nobody_reads_is_not_put_into_words(caplog, monkeypatch):
     logs.flush()
 
     assert not caplog.records
-    assert not logs._spells
+    assert not logs._bursts
 
 
 def test_a_hostile_name_makes_no_second_line(lines):
@@ -220,7 +220,7 @@ def test_from_many_threads_no_line_is_lost_or_written_twice(lines):
         thread.join()
     logs.flush()
 
-    assert [getattr(record, "stormbreak_left_out", 0) for record in lines] == [0, 7999]
+    assert [getattr(record, "stormbreak_suppressed", 0) for record in lines] == [0, 7999]
 
 
 def test_a_call_that_the_garbage_collector_ends_in_the_middle_stands_nothing_still(lines):

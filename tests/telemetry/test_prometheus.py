@@ -46,15 +46,15 @@ def test_each_event_is_counted():
         ("stormbreak_calls_total", "acme/large", "overloaded"): 1,
         ("stormbreak_calls_total", "acme/large", "cancelled"): 1,
         ("stormbreak_calls_queued_total", "acme/large", "limit"): 1,
-        ("stormbreak_rejected_total", "acme/large", "breaker"): 1,
-        ("stormbreak_maybe_processed_total", "acme/large"): 1,
+        ("stormbreak_calls_rejected_total", "acme/large", "breaker"): 1,
+        ("stormbreak_attempts_maybe_processed_total", "acme/large"): 1,
         ("stormbreak_attempts_sent_total", "acme/large"): 1,
         ("stormbreak_attempts_total", "acme/large", "overloaded"): 1,
         ("stormbreak_tokens_total", "acme/large", "input"): 12,
         ("stormbreak_tokens_total", "acme/large", "output"): 7,
-        ("stormbreak_tokens_total", "acme/large", "cached"): 5,
-        ("stormbreak_tokens_total", "acme/large", "written"): 4,
-        ("stormbreak_attempts_overtaken_total", "acme/large"): 1,
+        ("stormbreak_tokens_total", "acme/large", "cache_read"): 5,
+        ("stormbreak_tokens_total", "acme/large", "cache_creation"): 4,
+        ("stormbreak_attempts_superseded_total", "acme/large"): 1,
         ("stormbreak_retries_total", "acme/large", "false", "overloaded"): 1,
         ("stormbreak_retries_refused_total", "acme/large", "budget"): 1,
         ("stormbreak_hedges_total", "acme/large"): 1,
@@ -63,7 +63,7 @@ def test_each_event_is_counted():
         ("stormbreak_fallbacks_refused_total", "acme/large", "cache", "nothing found"): 1,
         ("stormbreak_circuit_transitions_total", "acme/large", "closed", "open"): 1,
         ("stormbreak_cooldowns_total", "acme/large"): 1,
-        ("stormbreak_shadow_total", "acme/large", "breaker", "open"): 1,
+        ("stormbreak_shadow_decisions_total", "acme/large", "breaker", "open"): 1,
     }
 
 
@@ -101,7 +101,7 @@ def test_seconds_go_into_buckets():
     assert value(samples, f"{taken}_bucket", ok="true", le="0.25") == 0
     assert value(samples, f"{taken}_bucket", ok="true", le="0.5") == 1
     assert value(samples, f"{taken}_sum", ok="false") == 61.0
-    assert value(samples, "stormbreak_first_output_seconds_sum") == 0.07
+    assert value(samples, "stormbreak_time_to_first_output_seconds_sum") == 0.07
     assert value(samples, "stormbreak_call_wait_seconds_sum") == 1.5
 
 
@@ -111,20 +111,22 @@ def test_gauges_tell_what_stands_where():
     flows = [stepper.start(Call(number, FIRST))[0] for number in range(5)]
     samples = scraped(metrics)
 
-    assert value(samples, "stormbreak_in_flight", target="acme/large") == 2
-    assert value(samples, "stormbreak_limit", target="acme/large") == 2
-    assert value(samples, "stormbreak_queued", target="acme/large") == 3
+    assert value(samples, "stormbreak_attempts_in_flight", target="acme/large") == 2
+    assert value(samples, "stormbreak_concurrency_limit", target="acme/large") == 2
+    assert value(samples, "stormbreak_queue_length", target="acme/large") == 3
     assert value(samples, "stormbreak_retry_budget", target="acme/large") == 0.5
-    assert value(samples, "stormbreak_cooldown_seconds", target="acme/large") == 0
+    assert value(samples, "stormbreak_cooldown_remaining_seconds", target="acme/large") == 0
     assert by(samples, "stormbreak_circuits", "state") == {
         "closed": 1, "half_open": 0, "isolated": 0, "open": 0,
     }  # fmt: skip
 
     stepper.step(flows[0], told(8.0))
-    stepper.by_hand(lambda engine, now: engine.lane(FIRST).isolate(now))
+    stepper.between_steps(lambda engine, now: engine.target_state(FIRST).isolate(now))
     samples = scraped(metrics)
 
-    assert value(samples, "stormbreak_cooldown_seconds", target="acme/large") == 10  # spread
+    assert (
+        value(samples, "stormbreak_cooldown_remaining_seconds", target="acme/large") == 10
+    )  # spread
     assert by(samples, "stormbreak_circuits", "state") == {
         "closed": 0, "half_open": 0, "isolated": 1, "open": 0,
     }  # fmt: skip
@@ -138,7 +140,7 @@ def test_what_is_not_there_has_no_gauge():
     stepper.start(Call(1, TARGET))
     names = {name for name, _ in scraped(metrics)}
 
-    assert "stormbreak_limit" in names
+    assert "stormbreak_concurrency_limit" in names
     assert not {"stormbreak_circuits", "stormbreak_retry_budget"} & names
 
 
@@ -152,8 +154,8 @@ def test_several_engines_and_keys_add_up_in_one_registry():
     ]
     samples = scraped(metrics)
 
-    assert value(samples, "stormbreak_in_flight", target="acme/large") == 6
-    assert value(samples, "stormbreak_limit", target="acme/large") == 12
+    assert value(samples, "stormbreak_attempts_in_flight", target="acme/large") == 6
+    assert value(samples, "stormbreak_concurrency_limit", target="acme/large") == 12
     assert value(samples, "stormbreak_circuits", target="acme/large", state="closed") == 6
     for stepper, flow in flows:
         stepper.step(flow, OK)
@@ -164,13 +166,13 @@ def test_an_engine_that_is_gone_has_no_gauges_and_is_not_kept():
     metrics = Metrics()
     stepper = stepper_on(metrics)
     stepper.step(stepper.start(Call(1, TARGET))[0], OK)
-    assert value(scraped(metrics), "stormbreak_limit") == 2
+    assert value(scraped(metrics), "stormbreak_concurrency_limit") == 2
     del stepper
     gc.collect()
     samples = scraped(metrics)
 
-    assert not list(metrics._standing._engines)
-    assert value(samples, "stormbreak_limit") == 0
+    assert not list(metrics._gauges.engines)
+    assert value(samples, "stormbreak_concurrency_limit") == 0
     assert value(samples, "stormbreak_calls_total") == 1  # what was counted stays
 
 
@@ -187,14 +189,14 @@ def test_a_scrape_does_not_list_what_is_pending(monkeypatch):
     stepper.start(Call(1, TARGET))
     monkeypatch.setattr("stormbreak.drivers.flow_stepper.shown", None)  # calling it would fail
 
-    assert value(scraped(metrics), "stormbreak_in_flight") == 1
+    assert value(scraped(metrics), "stormbreak_attempts_in_flight") == 1
 
 
 def test_a_registry_has_one_metrics_and_says_so():
     registry = prometheus_client.CollectorRegistry()
     Metrics(registry)
 
-    with pytest.raises(ConfigurationError, match="has metrics of stormbreak's already"):
+    with pytest.raises(ConfigurationError, match="has stormbreak's metrics already"):
         Metrics(registry)
 
 
@@ -211,15 +213,15 @@ def test_a_registry_of_others_shows_both():
 
 
 def test_hostile_targets_fill_no_memory():
-    metrics = Metrics(most_targets=5)
+    metrics = Metrics(max_targets=5)
     for number in range(500):
         for event in one_of_each(Target("acme", f"model\n{number}")):
             metrics(event)
     samples = scraped(metrics)
     targets = by(samples, "stormbreak_attempts_sent_total", "target")
 
-    assert targets == {f"acme/model?{number}": 1 for number in range(5)} | {"other": 495}
-    assert len(metrics._told) < 6 * 25
+    assert targets == {f"acme/model\\n{number}": 1 for number in range(5)} | {"other": 495}
+    assert len(metrics._children) < 6 * 25
 
 
 def test_what_a_call_that_failed_cost_is_counted():
@@ -243,7 +245,7 @@ def test_of_cooldowns_the_longest_is_told_and_of_budgets_the_poorest():
         kept += [stepper, flows]
     samples = scraped(metrics)
 
-    assert value(samples, "stormbreak_cooldown_seconds") == 10.0
+    assert value(samples, "stormbreak_cooldown_remaining_seconds") == 10.0
     assert value(samples, "stormbreak_retry_budget") == pytest.approx(0.4)
 
 

@@ -81,10 +81,10 @@ def test_each_tells_of_all(start):
             worker.call("large")
 
     for worker in (one, two):
-        assert worker.sees(4, "stormbreak_in_flight")
-        assert worker.sees(3, "stormbreak_queued")
+        assert worker.sees(4, "stormbreak_attempts_in_flight")
+        assert worker.sees(3, "stormbreak_queue_length")
         samples = worker.samples
-        assert value(samples, "stormbreak_limit") == 4
+        assert value(samples, "stormbreak_concurrency_limit") == 4
         assert by(samples, "stormbreak_circuits", "state")["closed"] == 2
         assert value(samples, "stormbreak_attempts_sent_total") == 4
         assert value(samples, "stormbreak_retry_budget") == pytest.approx(0.3)  # the poorer one's
@@ -94,8 +94,8 @@ def test_each_tells_of_all(start):
 
     one.end()
     assert value(one.samples, "stormbreak_calls_total", verdict="ok") == 1
-    assert two.sees(4, "stormbreak_in_flight")  # another one left the queue
-    assert two.sees(2, "stormbreak_queued")
+    assert two.sees(4, "stormbreak_attempts_in_flight")  # another one left the queue
+    assert two.sees(2, "stormbreak_queue_length")
 
 
 def test_of_cooldowns_the_longest_is_told(start):
@@ -104,20 +104,20 @@ def test_of_cooldowns_the_longest_is_told(start):
         worker.call("large")
         worker.cool(seconds)
 
-    assert two.sees(10.0, "stormbreak_cooldown_seconds")
-    assert one.sees(10.0, "stormbreak_cooldown_seconds")
+    assert two.sees(10.0, "stormbreak_cooldown_remaining_seconds")
+    assert one.sees(10.0, "stormbreak_cooldown_remaining_seconds")
 
 
 def test_one_that_died_has_nothing_standing_any_more_and_keeps_what_it_counted(start):
     one, two = start(2)
     one.call("large")
     two.call("large")
-    assert one.sees(2, "stormbreak_in_flight")
+    assert one.sees(2, "stormbreak_attempts_in_flight")
     two.die()
     samples = one.samples
 
-    assert value(samples, "stormbreak_in_flight") == 1
-    assert value(samples, "stormbreak_limit") == 2
+    assert value(samples, "stormbreak_attempts_in_flight") == 1
+    assert value(samples, "stormbreak_concurrency_limit") == 2
     assert value(samples, "stormbreak_attempts_sent_total") == 2
     assert value(samples, "stormbreak_processes") == 1
 
@@ -126,12 +126,12 @@ def test_one_that_had_no_call_yet_says_so_of_the_dead(start):
     """It may be the one that was started in place of another, which was killed."""
     one, two = start(2)
     one.call("large")
-    assert two.sees(1, "stormbreak_in_flight")
+    assert two.sees(1, "stormbreak_attempts_in_flight")
     assert value(two.samples, "stormbreak_processes") == 2
     one.die()
 
     (three,) = start(1)
-    assert value(three.samples, "stormbreak_in_flight") == 0
+    assert value(three.samples, "stormbreak_attempts_in_flight") == 0
     assert value(three.samples, "stormbreak_processes") == 2
 
 
@@ -141,8 +141,8 @@ def test_files_that_are_not_named_by_processes_are_left_alone(start):
     for worker in (one, two):
         worker.call("large")
 
-    assert one.sees(2, "stormbreak_in_flight")
-    assert two.sees(2, "stormbreak_in_flight")
+    assert one.sees(2, "stormbreak_attempts_in_flight")
+    assert two.sees(2, "stormbreak_attempts_in_flight")
 
 
 def test_what_is_gone_weighs_nothing(start):
@@ -151,14 +151,14 @@ def test_what_is_gone_weighs_nothing(start):
     one.call("large")
     two.call("large")
     two.call("small")
-    assert one.sees(3, "stormbreak_in_flight")
+    assert one.sees(3, "stormbreak_attempts_in_flight")
     two.detach()
 
-    assert one.sees(1, "stormbreak_in_flight")
+    assert one.sees(1, "stormbreak_attempts_in_flight")
     samples = two.samples
     assert value(samples, "stormbreak_retry_budget", target="acme/large") == pytest.approx(0.1)
     assert value(samples, "stormbreak_retry_budget", target="acme/small") == float("inf")
-    assert value(samples, "stormbreak_limit") == 2
+    assert value(samples, "stormbreak_concurrency_limit") == 2
 
 
 def test_a_fork_writes_for_itself(start):
@@ -171,13 +171,13 @@ def test_a_fork_writes_for_itself(start):
     worker.call("large")
     samples = worker.samples
 
-    assert value(before, "stormbreak_in_flight") == 2
-    assert value(samples, "stormbreak_in_flight", target="acme/large") == 2
-    assert value(samples, "stormbreak_in_flight", target="acme/old") == 1
+    assert value(before, "stormbreak_attempts_in_flight") == 2
+    assert value(samples, "stormbreak_attempts_in_flight", target="acme/large") == 2
+    assert value(samples, "stormbreak_attempts_in_flight", target="acme/old") == 1
     assert value(samples, "stormbreak_attempts_sent_total", target="acme/large") == 2
     assert value(samples, "stormbreak_retry_budget", target="acme/old") == pytest.approx(0.2)
     worker.call("large")
-    assert other.sees(3, "stormbreak_in_flight", target="acme/large")
+    assert other.sees(3, "stormbreak_attempts_in_flight", target="acme/large")
 
 
 def complaint(code, **around):

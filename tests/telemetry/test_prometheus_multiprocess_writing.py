@@ -19,7 +19,7 @@ class Gauges:
 
 
 def test_trouble_is_told_once_and_it_goes_on_until_nobody_has_the_gauges(monkeypatch, caplog):
-    monkeypatch.setattr(prometheus_multiprocess, "EVERY", 0.001)
+    monkeypatch.setattr(prometheus_multiprocess, "WRITE_INTERVAL", 0.001)
     trouble, written = [OSError("no space left")] * 2, threading.Event()
 
     def write():
@@ -30,13 +30,13 @@ def test_trouble_is_told_once_and_it_goes_on_until_nobody_has_the_gauges(monkeyp
     gauges = Gauges(write)
     writer = threading.Thread(target=prometheus_multiprocess._keep_writing, args=(ref(gauges),))
     writer.start()
-    assert written.wait(5)
+    assert written.wait(30)
     del gauges
-    writer.join(5)
+    writer.join(30)
 
     assert not writer.is_alive()
     assert [each.message for each in caplog.records] == [
-        "gauges cannot be written: other processes tell old ones"
+        "cannot write gauges: other processes export old ones"
     ]
 
 
@@ -44,7 +44,7 @@ def test_trouble_is_told_once_and_it_goes_on_until_nobody_has_the_gauges(monkeyp
 def reading(monkeypatch, tmp_path):
     """A collector that meets so many files that are not finished; gives how often it reads."""
     monkeypatch.setenv(prometheus_multiprocess.FOLDER, str(tmp_path))
-    monkeypatch.setattr(prometheus_multiprocess, "A_MOMENT", 0.0)
+    monkeypatch.setattr(prometheus_multiprocess, "_READ_PAUSE", 0.0)
 
     def begin(unfinished):
         reads = []

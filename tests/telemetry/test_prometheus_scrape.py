@@ -11,7 +11,7 @@ from stormy import CALLS, TROUBLES
 from web import serving
 
 from stormbreak.events import CallEnded, Queued, Returned, Sent
-from stormbreak.telemetry.event_metrics import FAMILIES, measured
+from stormbreak.telemetry.event_metrics import FAMILIES, updates_of
 from stormbreak.telemetry.labels import OTHER
 
 
@@ -77,9 +77,9 @@ def test_a_scrape_says_what_the_callers_met(run):
     )
     assert by(samples, "stormbreak_fallbacks_total", "to") == {"degraded": 1}
     assert by(samples, "stormbreak_fallbacks_refused_total", "to") == {"cache": 1}
-    assert by(samples, "stormbreak_rejected_total", "policy") == {"breaker": 1}
+    assert by(samples, "stormbreak_calls_rejected_total", "policy") == {"breaker": 1}
     assert by(samples, "stormbreak_hedges_refused_total", "gate") == {"load": 1}
-    assert value(samples, "stormbreak_attempts_overtaken_total") == 1
+    assert value(samples, "stormbreak_attempts_superseded_total") == 1
 
 
 def test_a_scrape_says_what_the_events_say(run):
@@ -103,7 +103,7 @@ def test_a_scrape_says_what_the_events_say(run):
 def test_every_metric_is_in_it_and_no_label_is_other(run):
     _, metrics, heard = run
 
-    assert {name for event in heard for name, _, _ in measured(event)} == set(FAMILIES)
+    assert {name for event in heard for name, _, _ in updates_of(event)} == set(FAMILIES)
     assert not [labels for _, labels in scraped(metrics) if OTHER in dict(labels).values()]
 
 

@@ -48,7 +48,7 @@ def test_a_plain_call_lives_until_it_is_closed(stormbreak_provider):
         assert serving.address == f"http://127.0.0.1:{serving.port}"
         client.chat(SAY)
         url = f"{serving.address}/state"
-        with urllib.request.urlopen(url, timeout=5) as answer:
+        with urllib.request.urlopen(url, timeout=30) as answer:
             assert json.load(answer)["counts"]["answered"] == 1
         serving.close()
         serving.close()

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from stormbreak.errors import ConfigurationError
-from stormbreak.telemetry.status_server import LONGEST, SocketFile, StatusServer
+from stormbreak.telemetry.status_server import MAX_SOCKET_PATH, SocketFile, StatusServer
 
 PAGES = {"/hello": lambda: ("text/plain", b"hello")}
 
@@ -78,7 +78,7 @@ def test_one_in_use_is_left_alone(path):
 
 def test_what_is_no_socket_is_left_alone(path):
     path.write_text("mine")
-    with pytest.raises(ConfigurationError, match="exists, and is no socket"):
+    with pytest.raises(ConfigurationError, match="exists and is not a socket"):
         StatusServer(PAGES, path=path)
     assert path.read_text() == "mine"
 
@@ -87,7 +87,7 @@ def test_a_link_is_not_followed(path, tmp_path):
     theirs = tmp_path / "theirs"
     theirs.write_text("mine")
     path.symlink_to(theirs)
-    with pytest.raises(ConfigurationError, match="exists, and is no socket"):
+    with pytest.raises(ConfigurationError, match="exists and is not a socket"):
         StatusServer(PAGES, path=path)
     assert theirs.read_text() == "mine"
 
@@ -106,9 +106,9 @@ def test_no_such_folder(tmp_path):
 
 
 def test_too_long_a_path_is_said(tmp_path):
-    path = tmp_path / ("n" * (LONGEST - len(str(tmp_path)))) / "s"
+    path = tmp_path / ("n" * (MAX_SOCKET_PATH - len(str(tmp_path)))) / "s"
     with pytest.raises(
-        ConfigurationError, match=f"too long for a socket: {LONGEST} bytes at the most"
+        ConfigurationError, match=f"too long for a socket: {MAX_SOCKET_PATH} bytes at most"
     ):
         StatusServer(PAGES, path=path)
 

@@ -29,7 +29,7 @@ from stormbreak.batch.store.run_file import read_run
 from stormbreak.core.policy import Policy
 from stormbreak.errors import ConfigurationError
 from stormbreak.escape import path_of
-from stormbreak.http.request_body import encoded
+from stormbreak.http.request import encode_payload
 
 RowObjects = Iterable[Mapping[str, Any]]
 Rows = RowObjects | StrPath
@@ -158,7 +158,7 @@ def _check(files: BatchPaths, fingerprint: str, count: int) -> None:
 def _line(row: object, number: int) -> bytes:
     if not isinstance(row, Mapping):
         raise ConfigurationError(f"row {number} must be a dict, got {type(row).__name__}")
-    return encoded(dict(row), name=f"row {number}") + b"\n"
+    return encode_payload(dict(row), name=f"row {number}") + b"\n"
 
 
 class _RowsError(Exception):

@@ -11,9 +11,9 @@ from math import ceil
 from typing import TypeAlias
 
 from stormbreak.batch.input.request import Row
-from stormbreak.core.spend_policy import known_max_cost
+from stormbreak.cost.price_table import known_max_cost
 from stormbreak.cost.prices import Prices, Service, Tokens
-from stormbreak.http.request_template import Asking
+from stormbreak.http.request import RequestTemplate
 from stormbreak.llm.tokens import ANSWER
 from stormbreak.types import Usage
 
@@ -69,13 +69,15 @@ def estimate(
     """Estimate by model, with `answer` tokens per answer; `longest` is the bound of rows that have none."""
     models: dict[str, ModelEstimate] = {}
     for row in rows:
-        asking = Asking(row.endpoint, row.body, fields=row.fields)
-        asking.bind(longest, provider)
-        name = asking.wanted.model
+        template = RequestTemplate(row.endpoint, row.body, fields=row.fields)
+        template.limit_output(longest, provider)
+        name = template.model
         model = models.get(name)
         if model is None:
             model = models[name] = ModelEstimate(model=name, prices=price_of(provider, name))
-        model.add(asking.expected(ANSWER if answer is None else answer), asking.bound())
+        model.add(
+            template.expected_usage(ANSWER if answer is None else answer), template.token_bound()
+        )
     return tuple(models.values())
 
 

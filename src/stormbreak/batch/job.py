@@ -33,18 +33,19 @@ from stormbreak.core.fallback import Place, ToTargets
 from stormbreak.core.policy import Policy
 from stormbreak.core.presets import OFF, body_defaults, for_batch
 from stormbreak.core.row_schedule import PER_WIDTH, max_rows_in_flight
-from stormbreak.core.spend_policy import PriceOf
 from stormbreak.core.target_state import Listener
 from stormbreak.cost.meter import Meter
 from stormbreak.cost.price_file import builtin_names
 from stormbreak.cost.price_lookup import load_lookup
+from stormbreak.cost.price_table import PriceOf
+from stormbreak.cost.spend_gate import spend_accounts
 from stormbreak.errors import ConfigurationError
 from stormbreak.escape import path_of
 from stormbreak.http.client import AsyncClient
 from stormbreak.http.environment import is_disabled
 from stormbreak.http.h1.connection import POOL_LIMIT
 from stormbreak.http.pricing import list_price
-from stormbreak.http.request_template import NO_BOUND, Asking
+from stormbreak.http.request import NO_BOUND, RequestTemplate
 
 POLICY = "batch"
 CONNECT_GRACE = 30.0  # seconds in which something must have answered
@@ -304,16 +305,15 @@ def check_cost(rows: Rows, index: int, client: AsyncClient) -> None:
         ConfigurationError: it has no bound, or its model no price.
     """
     row = rows.row_at(index)
-    asking = Asking(row.endpoint, row.body, fields=row.fields)
-    target = client.target(asking.wanted.model)
-    asking.bind(client.policy.spend.max_output_tokens, target.provider)
+    template = RequestTemplate(row.endpoint, row.body, fields=row.fields)
+    target = client.target(template.model)
+    template.limit_output(client.policy.spend.max_output_tokens, target.provider)
     where = f"{path_of(rows.path)}: row {row.custom_id!r}"
-    if asking.bound() is None:
-        why = asking.unbounded()
+    if template.token_bound() is None:
+        why = template.unbounded_reason()
         hint = "; --max-output-tokens does for such rows" if why == NO_BOUND else ""
         raise ConfigurationError(f"{where}: {why}{hint}")
-    price_of = client.engine.payers.price_of
-    if price_of is None or price_of(target.provider, target.model) is None:
+    if spend_accounts(client.engine).price_of(target.provider, target.model) is None:
         raise ConfigurationError(
             f"{where}: no price is known of {target.model} at {target.provider}; --prices takes a file"
         )

@@ -8,9 +8,9 @@ from rich.table import Table
 from stormbreak.cli.command import flag, options, subcommand
 from stormbreak.cli.options import JSON
 from stormbreak.cli.output import draw, json_text, say
-from stormbreak.doctor.environment import surroundings
+from stormbreak.doctor.environment import check_environment
 from stormbreak.doctor.findings import Finding, Severity, sorted_by_severity
-from stormbreak.doctor.installed_sdks import Installed, Setting, installed, told_of
+from stormbreak.doctor.installed_sdks import Installed, Setting, check_installed, installed
 from stormbreak.doctor.sdks import NEVER_SENDS
 from stormbreak.errors import ConfigurationError
 
@@ -32,7 +32,7 @@ def command(anything: tuple[str, ...], *, as_json: bool, strict: bool) -> int:
             "doctor takes no argument; to check a client, call stormbreak.doctor.examine(client) in Python"
         )
     here = installed()
-    findings = sorted_by_severity((*surroundings(), *told_of(here)))
+    findings = sorted_by_severity((*check_environment(), *check_installed(here)))
     if as_json:
         say(json_text({"installed": here, "findings": findings}))
     else:
@@ -49,9 +49,9 @@ def _show(here: list[Installed], findings: list[Finding]) -> None:
             row = (one.name, one.version, one.library, _setting(one.retries), timeout)
             table.add_row(*map(escape, row))
         draw(table)
-        say("* known of the version that was checked; all else was read from what is installed\n")
+        say("* known from the checked version; everything else is read from the installed one\n")
         for one in here:
-            say(f"door of {one.name}: {one.door}")
+            say(f"transport of {one.name}: {one.transport}")
         say("")
     else:
         say("No SDK that is known here is installed.\n")

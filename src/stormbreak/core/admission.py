@@ -1,16 +1,14 @@
 """The queue of one target: the only way to it.
 
-A call leaves when every gate agrees at one instant; then all are taken in one step, the breaker's probe
-last. Nothing is held while waiting. The queue is bounded, served by priority, and sheds at once what cannot be
+A call leaves when every gate is ready for it at one instant; then all gates are taken in one step, the breaker's probe
+last. Nothing is held while waiting. The queue is bounded, served by priority, and sheds at once every call that cannot be
 served within its patience and deadline: on arrival, when a gate closes for longer than that, or at its turn.
 
-Within a priority the oldest is served first. Interactive calls are served newest first while the in-flight
+Within a priority the oldest call is served first. Interactive calls are served newest first while the in-flight
 limit binds and a queue stands: then there are more calls than can be served, and those that have waited long
-would only be served too late. Not so under a send rate, where oldest first answers more.
+would be served too late. Not so under a send rate, where oldest first answers more. `queue` decides who is next.
 
-Who is next, by priority and by fair shares between tenants, is a matter of the `queueing`.
-
-Who pumps: whatever changes a gate (a settled permit) pumps in the same step. When only time can open the
+Whatever changes a gate (a settled permit) also pumps the queue, in the same step. When only time can open the
 gates, one ticket keeps time for the whole queue: its owner looks again at `wake_at`. If it leaves, another
 takes over.
 """
@@ -20,17 +18,23 @@ from math import inf
 from typing import Any
 
 from stormbreak.core.diagnosis import Diagnosis
-from stormbreak.core.gate import OPEN, Circuit, Gate, PacingGate, SlotGate, VetoGate
-from stormbreak.core.permit import Permit
-from stormbreak.core.queue_order import Queue, QueuePolicy
-from stormbreak.core.ticket import Ticket
+from stormbreak.core.gate import (
+    READY,
+    CircuitGate,
+    Gate,
+    PacingGate,
+    Permit,
+    SlotGate,
+    SpendingGate,
+)
+from stormbreak.core.queue import Queue, QueuePolicy, Ticket
 from stormbreak.types import Call, Outcome, Priority, Rejection, Verdict
 
 SERVICE_MARGIN = 1.75  # a call is sent only if this many mean service times fit before its deadline
 LEARNING = 0.1  # weight of the newest answer in the mean service time
-NO_LATENESS_BEFORE = 1.0  # seconds; whoever waited less is not shed at its turn
+NO_LATENESS_BEFORE = 1.0  # seconds; a call that waited less is not shed at its turn
 PROBES_DECIDE_WITHIN = (
-    1.0  # seconds that probes are given at least, before a rejected call comes back
+    1.0  # seconds, at least, before a call rejected by a half-open circuit returns
 )
 STANDING_QUEUE_RATIO = 4  # times the limit: a queue this long stands
 
@@ -49,36 +53,35 @@ class TargetQueue:
         policy: QueuePolicy,
         wake: Callable[[Ticket], None],
         *,
-        spacings: Sequence[PacingGate] = (),
-        circuit: Circuit | None = None,
-        weigh: Callable[[Call], None] | None = None,
-        spending: VetoGate | None = None,
+        pacing: Sequence[PacingGate] = (),
+        circuit: CircuitGate | None = None,
+        spending: SpendingGate | None = None,
+        is_calm: Callable[[float], bool] = lambda _: False,
     ) -> None:
-        """Served through `gates`, of which `slots` is one, all of `spacings` are some, and `circuit` may be one.
+        """Serve through `gates`; the other gates are some of them.
 
-        `weigh(call)` tells a gate that asks how heavy a call is which one it will be asked about; `spending` says what will
-        never leave, and when to look again.
+        `is_calm(now)`: whether all gates are certainly ready, for any call. It saves asking each of them.
         """
         self._gates = tuple(gates)
         self._ready_ats = tuple(gate.ready_at for gate in gates if gate is not diagnosis)
-        self._takes = tuple(gate.take for gate in gates)
-        self._settles = _last_first(gates, lambda _: True)
-        self._settles_well = _last_first(gates, lambda gate: gate.settles_success)
+        self._takes = tuple((place, gate.take) for place, gate in enumerate(gates) if gate.takes)
+        in_reverse = [*enumerate(gates)][::-1]
+        self._settles = tuple((place, gate.settle) for place, gate in in_reverse)
+        self._settles_success = tuple(
+            (place, gate.settle) for place, gate in in_reverse if gate.settles_success
+        )
         self._slots = slots
-        self._slots_gate = self._gates[self._gates.index(slots)]
         self._diagnosis = diagnosis
-        self._observer = self._gates.index(diagnosis)
-        takes = list(self._takes)
-        takes[self._observer] = diagnosis.take_streaming
-        self._take_streaming = tuple(takes)
+        self._diagnosis_place = self._gates.index(diagnosis)
         self._policy = policy
         self._wake = wake
-        self._spacings = tuple(spacings)
+        self._pacing = tuple(pacing)
         self._circuit = circuit
-        self._reserve_for = weigh
-        self._spend_gate = spending
+        self._spending = spending
+        self._is_calm = is_calm
         self._queue = Queue(policy)
         self._timekeeper: Ticket | None = None
+        self._newest_call: Call | None = None  # a snapshot of an empty queue is about this one
         self.service = 0.0  # mean seconds from leaving to a complete answer; 0 while unknown
 
     @property
@@ -87,25 +90,27 @@ class TargetQueue:
         return self._queue.size
 
     def enter(self, call: Call, now: float, expires_at: float) -> Permit | Ticket | Rejection:
-        """Leave at once if every gate agrees and nobody waits; else queue, or say why not."""
+        """Leave at once if every gate is ready and no call waits; else queue, or say why not."""
+        self._newest_call = call
+        queue = self._queue
         if now >= expires_at:
-            return self._shed_rejection(now)
-        if self._queue.size:
+            return self._shed(call, now)
+        if queue.size:
             self.pump(now)  # time may have opened a gate, and room in the queue with it
         else:
             self._slots.tick(now, 0.0)
-        if not self._queue.size and self._ready_at(call, now) <= now:
+        if not queue.size and (self._is_calm(now) or self._ready_at(call, now) <= now):
             return self._grant(call, now)
         refusal = self._refusal(call, now, expires_at) or self._make_room(call, now, expires_at)
         if refusal is not None:
             return refusal
         ticket = Ticket(self.withdraw, call, now, expires_at)
-        self._queue.push(ticket)
+        queue.push(ticket)
         self.pump(now)
         return ticket.permit or ticket.rejection or ticket
 
-    def slip_in(self, call: Call, now: float) -> Permit | None:
-        """Leave at once if every gate agrees and nobody waits; else not at all."""
+    def try_enter(self, call: Call, now: float) -> Permit | None:
+        """Leave at once if every gate is ready and no call waits; else return None."""
         if self._queue.size or self._ready_at(call, now) > now:
             return None
         return self._grant(call, now)
@@ -116,35 +121,35 @@ class TargetQueue:
             self._timekeeper, ticket.check_at = None, None
         self.pump(now)
         if not ticket.decided and now >= ticket.expires_at:
-            self._reject(ticket, self._shed_rejection(now))
+            self._reject(ticket, self._shed(ticket.call, now))
             self.pump(now)
         ticket.due = False
 
     def withdraw(self, ticket: Ticket, now: float) -> None:
-        """Take back a ticket that still waits; if it kept time, another will."""
+        """Take back a ticket that still waits; if it kept time, another one will."""
         if ticket in self._queue:
             self._discard(ticket)
             self.pump(now)
 
     def pump(self, now: float) -> None:
-        """Let leave whoever may, and see to it that somebody looks again when time opens a gate."""
+        """Let calls leave while every gate is ready, and see to it that a ticket looks again when time opens a gate."""
         queue = self._queue
         self._slots.tick(now, now - queue.oldest_at() if queue.size else 0.0)
         while queue.size:
-            ticket = queue.peek(stands=self._has_standing_queue(now))
+            ticket = self._next(now)
             ready_at = self._ready_at(ticket.call, now)
             if ready_at > now:
-                never = self._spend_gate and self._spend_gate.veto(ticket.call, now)
-                if never:
-                    self._reject(ticket, never)
+                veto = self._spending and self._spending.veto(ticket.call, now)
+                if veto:
+                    self._reject(ticket, veto)
                     continue
-                if ready_at == inf and self._spend_gate is not None:
-                    ready_at = self._spend_gate.recheck_at()
+                if ready_at == inf and self._spending is not None:
+                    ready_at = self._spending.recheck_at()
                 if ready_at != inf:
                     self._set_timekeeper(ready_at)
                 return
             if self._cannot_finish(ticket, now):
-                self._reject(ticket, self._shed_rejection(now))
+                self._reject(ticket, self._shed(ticket.call, now))
                 continue
             queue.serve(ticket)
             self._clear_timekeeper(ticket)
@@ -159,84 +164,92 @@ class TargetQueue:
                 self._reject(ticket, refusal)
 
     def settle(
-        self, tokens: list[Any], taken_at: float, outcome: Outcome, now: float, uniform: float
+        self, tokens: list[Any], sent_at: float, outcome: Outcome, now: float, uniform: float
     ) -> None:
-        """Give every gate its token back, last taken first, and let leave whoever may now."""
-        well = outcome.verdict is Verdict.OK
-        for place, settle in self._settles_well if well else self._settles:
+        """Give every gate its token back, last taken first, and let calls leave that now may."""
+        success = outcome.verdict is Verdict.OK
+        for place, settle in self._settles_success if success else self._settles:
             settle(tokens[place], outcome, now, uniform)
-        took = now - taken_at
-        if well or (outcome.own_deadline and took > self.service):
-            self.learn(took)
+        took = now - sent_at
+        if success or (outcome.own_deadline and took > self.service):
+            self.service += (took - self.service) * (LEARNING if self.service else 1.0)
+        if self._queue.size:
+            self.pump(now)
+        else:
+            self._slots.tick(now, 0.0)
+
+    def first_output(self, tokens: list[Any], now: float) -> None:
+        """Note that an attempt produces its first output: one more slot is proven, and a call may leave."""
+        self._diagnosis.first_output(tokens[self._diagnosis_place], now)
         self.pump(now)
 
-    def first(self, tokens: list[Any], now: float) -> None:
-        """Take note that an attempt begins to put out: a slot more is proven, and somebody may leave."""
-        self._diagnosis.first(tokens[self._observer], now)
-        self.pump(now)
-
-    def learn(self, took: float) -> None:
-        """Remember how long an answer takes."""
-        self.service += (took - self.service) * (LEARNING if self.service else 1.0)
-
-    def held_by(self, now: float) -> str:
-        """Name of the gate that holds the queue the longest; "queue" where it is others waiting."""
-        gate = self._held_by(now)
+    def held_by(self, call: Call, now: float) -> str:
+        """Name of the gate that holds the next call, or `call`, the longest; "queue" where it is other calls."""
+        gate = self._holding_gate(self._next(now).call if self._queue.size else call, now)
         return "queue" if gate is None else gate.name
+
+    def observed_call(self, now: float) -> Call | None:
+        """The call that a snapshot is about: the next one in the queue, or else the newest that came."""
+        return self._next(now).call if self._queue.size else self._newest_call
 
     def snapshot(self, now: float) -> dict[str, Any]:
         """How many calls wait, for which gate, and for how many seconds, where its time is known.
 
         A gate that is closed for too long to wait for holds calls, too, though none is in the queue.
         """
-        gate = self._held_by(now)
-        until = inf if gate is None else gate.ready_at(now)
+        call = self.observed_call(now)
+        gate = None if call is None else self._holding_gate(call, now)
+        until = inf if gate is None or call is None else gate.ready_at(call, now)
         holds = self.queued or self._policy.max_pause < until - now < inf
         return {
             "queued": self.queued,
-            "held_by": self.held_by(now) if holds else None,
+            "held_by": ("queue" if gate is None else gate.name) if holds else None,
             "held_for": until - now if holds and until != inf else None,
         }
 
-    def _held_by(self, now: float) -> Gate | None:
+    def _next(self, now: float) -> Ticket:
+        return self._queue.peek(stands=self._has_standing_queue(now))
+
+    def _holding_gate(self, call: Call, now: float) -> Gate | None:
         """The gate that will be closed the longest; of two that wait for an event, not the slots."""
-        gate = max(self._gates, key=lambda gate: (gate.ready_at(now), gate is not self._slots_gate))
-        return gate if gate.ready_at(now) > now else None
+        gate = max(
+            self._gates, key=lambda gate: (gate.ready_at(call, now), gate is not self._slots)
+        )
+        return gate if gate.ready_at(call, now) > now else None
 
     def _ready_at(self, call: Call, now: float) -> float:
-        if self._reserve_for is not None:
-            self._reserve_for(call)
-        latest = OPEN
+        latest = READY
         for gate_ready_at in self._ready_ats:
-            ready_at = gate_ready_at(now)
+            ready_at = gate_ready_at(call, now)
             if ready_at > latest:  # noqa: PLR1730 - on the way of every call
                 latest = ready_at
         return latest
 
     def _grant(self, call: Call, now: float) -> Permit:
-        takes = self._take_streaming if call.streams else self._takes
-        return Permit(self, [take(now) for take in takes], now)
+        tokens: list[Any] = [now] * len(self._gates)
+        for place, take in self._takes:
+            tokens[place] = take(call, now)
+        return Permit(self, tokens, now)
 
     def _has_standing_queue(self, now: float) -> bool:
         """Whether more calls wait than can be served."""
+        queue = self._queue
         return (
-            self._queue.size > STANDING_QUEUE_RATIO * self._slots.limit
+            queue.size > STANDING_QUEUE_RATIO * self._slots.limit
             and self._slots.binds(now)
-            and not any(spacing.in_force(now) for spacing in self._spacings)
+            and not any(gate.paces(next(iter(queue)).call, now) for gate in self._pacing)
         )
 
     def _refusal(self, call: Call, now: float, expires_at: float) -> Rejection | None:
-        never = self._spend_gate and self._spend_gate.veto(call, now)
-        if never:
-            return never
-        if self._reserve_for is not None:
-            self._reserve_for(call)
+        veto = self._spending and self._spending.veto(call, now)
+        if veto:
+            return veto
         for gate in self._gates:
-            ready_at = gate.ready_at(now)
-            if ready_at <= now or gate is self._slots_gate:  # a slot may come free sooner
+            ready_at = gate.ready_at(call, now)
+            if ready_at <= now or gate is self._slots:  # a slot may come free sooner
                 continue
             if gate is self._circuit:
-                half_open = self._circuit.standing(now) == "half-open"
+                half_open = self._circuit.state_text(now) == "half-open"
                 if call.fail_fast:
                     if half_open:  # its probes will probably decide sooner
                         ready_at = min(ready_at, now + max(PROBES_DECIDE_WITHIN, self.service))
@@ -244,7 +257,7 @@ class TargetQueue:
                 if half_open:
                     continue
             if ready_at != inf and ready_at > min(expires_at, now + self._policy.max_pause):
-                return self._rejection(gate, TOO_LONG, now)
+                return self._rejection(gate, TOO_LONG, call, now)
         return None
 
     def _make_room(self, call: Call, now: float, expires_at: float) -> Rejection | None:
@@ -252,7 +265,10 @@ class TargetQueue:
         wait = self._time_until_turn(ahead, now, slots=self._slots.limit)
         stands = self._has_standing_queue(now)
         newest_first = call.priority is Priority.INTERACTIVE and stands
-        if now + self._soonest(ahead, now) > expires_at and not newest_first:
+        # By the largest limit: one learned in the middle of an episode says little of the next, and a call that is
+        # rejected cannot be called back.
+        soonest = self._time_until_turn(ahead, now, slots=self._slots.max_limit)
+        if now + soonest > expires_at and not newest_first:
             return Rejection("shed", LATE, now + wait)
         if self._queue.size < self._policy.max_size:
             return None
@@ -264,19 +280,9 @@ class TargetQueue:
         self._reject(displaced, Rejection("queue", f"made room for {whose}"))
         return None
 
-    def _soonest(self, ahead: float, now: float) -> float:
-        """Seconds until the turn of a call with so many `ahead`, if the limit grows to its most at once.
-
-        A limit in the middle of an episode says little of what it will be in the next: who is turned away
-        for it cannot be called back.
-        """
-        return self._time_until_turn(ahead, now, slots=self._slots.most)
-
     def _time_until_turn(self, ahead: float, now: float, *, slots: float) -> float:
         by_slots = self.service * (ahead + 1) / slots
-        return max(
-            [by_slots, *(spacing.time_to_send(ahead + 1, now) for spacing in self._spacings)]
-        )
+        return max([by_slots, *(gate.time_to_send(ahead + 1, now) for gate in self._pacing)])
 
     def _cannot_finish(self, ticket: Ticket, now: float) -> bool:
         if now >= ticket.expires_at:
@@ -286,22 +292,22 @@ class TargetQueue:
             return False
         return now + SERVICE_MARGIN * self.service > deadline_at
 
-    def _shed_rejection(self, now: float) -> Rejection:
-        """Say that the time is over, which gate took it, and when to come back."""
-        gate = self._held_by(now)
-        if gate is None or gate is self._slots_gate:
+    def _shed(self, call: Call, now: float) -> Rejection:
+        """Reject a call that ran out of time: which gate held it, and when to come back."""
+        gate = self._holding_gate(call, now)
+        if gate is None or gate is self._slots:
             wait = self.service * (self.queued + 1) / self._slots.limit
             return Rejection("shed", LATE, now + wait)
-        return self._rejection(gate, LATE, now)
+        return self._rejection(gate, LATE, call, now)
 
-    def _rejection(self, gate: Gate, reason: str, now: float) -> Rejection:
+    def _rejection(self, gate: Gate, reason: str, call: Call, now: float) -> Rejection:
         if gate is self._circuit:
             reason = f"{reason}: {self._circuit_text(now)}"
-        return Rejection(_policy_of(gate), reason, _known(gate.ready_at(now)))
+        return Rejection(_policy_of(gate), reason, _known(gate.ready_at(call, now)))
 
     def _circuit_text(self, now: float) -> str:
         assert self._circuit is not None
-        return f"the circuit is {self._circuit.standing(now)}"
+        return f"the circuit is {self._circuit.state_text(now)}"
 
     def _reject(self, ticket: Ticket, rejection: Rejection) -> None:
         self._discard(ticket)
@@ -322,13 +328,6 @@ class TargetQueue:
             keeper.check_at = at
             self._timekeeper = keeper
             self._wake(keeper)
-
-
-def _last_first(
-    gates: Sequence[Gate], chosen: Callable[[Gate], bool]
-) -> tuple[tuple[int, Callable[..., None]], ...]:
-    """Where the tokens of the chosen gates stand, and who takes them back."""
-    return tuple((i, gate.settle) for i, gate in reversed([*enumerate(gates)]) if chosen(gate))
 
 
 def _policy_of(gate: Gate) -> str:

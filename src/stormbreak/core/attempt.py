@@ -1,31 +1,39 @@
-"""One attempt of a call: queue, send once, settle.
+"""One attempt of a call: queue, send once, settle. With a hedge policy, others may be sent beside it.
 
-An answer that is delivered as it comes is settled like any other, at its end: the permit stays with the frame of the
+A streamed answer is settled like any other, at its end: the permit stays with the frame of the
 attempt while the caller reads.
 """
 
 from math import inf
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from stormbreak.core.call_state import CallState
-from stormbreak.core.engine import Engine
-from stormbreak.core.flow import DeliverStream, FlowClosed, Send, Steps, WaitFor
-from stormbreak.core.permit import Permit
+from stormbreak.core.flow import (
+    Command,
+    DeliverStream,
+    FlowClosed,
+    Race,
+    Resume,
+    Send,
+    Steps,
+    WaitFor,
+    close,
+)
+from stormbreak.core.gate import Permit
+from stormbreak.core.hedge import HedgeTimer
+from stormbreak.core.queue import Ticket
 from stormbreak.core.target_state import TargetState
-from stormbreak.core.ticket import Ticket
-from stormbreak.events import Committed, Queued, Returned, Sent
-from stormbreak.types import CANCELLED, CANCELLED_AFTER_SEND, Call, Outcome, Rejection, Verdict
+from stormbreak.events import Committed, Hedged, HedgeRefused, Overtaken, Queued, Returned, Sent
+from stormbreak.types import CANCELLED, CANCELLED_AFTER_SEND, Outcome, Rejection, Verdict
 
 FIRST_OUTPUT_GRACE = 0.001  # seconds; a timer may run this much before its time
 
-Moment: TypeAlias = tuple[float, float]
 Attempt: TypeAlias = Steps[tuple[Outcome, float, float]]
 
 
-def attempted(
-    engine: Engine,
-    lane: TargetState,
-    trail: CallState,
+def run_attempt(
+    target_state: TargetState,
+    state: CallState,
     now: float,
     uniform: float,
     permit: Permit | None = None,
@@ -34,41 +42,37 @@ def attempted(
 
     Whatever was taken here, or brought, is settled here, however the frame is left.
     """
-    call = trail.call
-    place = permit or lane.admission.enter(call, now, _expires_at(call, trail, now))
+    call = state.call
+    expires_at = inf if call.deadline_at is None else call.deadline_at
+    if call.patience is not None:
+        expires_at = min(expires_at, now + (call.patience - state.waited))
+    place = permit or target_state.admission.enter(call, now, expires_at)
     if isinstance(place, Rejection):
         return Outcome(Verdict.REJECTED, rejection=place), now, uniform
     outcome = CANCELLED
     try:
         if isinstance(place, Ticket):
-            now, uniform = yield from _queue(lane, trail, place, now)
+            now, uniform = yield from _wait_in_queue(target_state, state, place, now)
             if place.rejection is not None:
                 outcome = Outcome(Verdict.REJECTED, rejection=place.rejection)
                 return outcome, now, uniform
-        trail.attempts += 1
-        number = trail.attempts
-        if call.span is not None:
-            ends_at = now + call.span
-            if call.deadline_at is not None:
-                ends_at = min(ends_at, call.deadline_at)
-            call = trail.call = call._replace(deadline_at=ends_at, span=None)
-        timeout = _attempt_timeout(lane, call, now)
-        if engine.listeners:
-            trail.note(_sent(call, number, now))
-        began = trail.sent_at = now
+        timeout = _begin(target_state, state, now)
+        number, sent_at = state.attempts, now
         permit = place.permit if isinstance(place, Ticket) else place
         outcome = CANCELLED_AFTER_SEND
         answered, now, uniform = yield Send(call.target, number, timeout, permit)
         outcome = answered or CANCELLED_AFTER_SEND
-        trail.unconnected += outcome.rejection is not None  # by this machine: nothing was sent
+        if outcome.rejection is not None:  # by this machine: nothing was sent
+            state.unconnected += 1
         if call.delivers and outcome.committed:
-            delivery = _delivery(engine, trail, number, permit, outcome, now, took=now - began)
+            delivery = _commit(state, number, permit, outcome, now, took=now - sent_at)
             outcome = CANCELLED_AFTER_SEND
             answered, now, uniform = yield delivery
             outcome = (answered or CANCELLED_AFTER_SEND)._replace(committed=True)
-        if outcome.verdict is Verdict.TIMEOUT and _by_own_deadline(lane, call, outcome, began, now):
-            outcome = outcome._replace(own_deadline=True)
-        _record_outcome(engine, lane, trail, number, outcome, now, took=now - began)
+        if outcome.verdict is not Verdict.OK or state.engine.listeners:
+            outcome = _note_return(target_state, state, number, outcome, sent_at, now)
+        if target_state.budget is not None and not outcome.own_deadline:
+            target_state.budget.record(outcome, now)
     except FlowClosed as closed:
         now, uniform = closed.moment
         raise
@@ -77,13 +81,42 @@ def attempted(
     return outcome, now, uniform
 
 
-def _sent(call: Call, number: int, now: float) -> Sent:
-    return Sent(now, call.number, call.target, number, call.priority, call.tenant, call.bound)
+def _wait_in_queue(
+    target_state: TargetState, state: CallState, ticket: Ticket, now: float
+) -> Steps[tuple[float, float]]:
+    """Wait until the queue has decided about `ticket`; return the time and a chance."""
+    began, admission = now, target_state.admission
+    state.note(Queued, now, admission.held_by(state.call, now))
+    while True:
+        _, now, uniform = yield WaitFor(ticket, ticket.wake_at)
+        admission.check(ticket, now)
+        if ticket.decided:
+            state.waited += now - began
+            state.queued += now - began
+            return now, uniform
 
 
-def _delivery(
-    engine: Engine,
-    trail: CallState,
+def _begin(target_state: TargetState, state: CallState, now: float) -> float | None:
+    """Count the attempt, and begin the span of a call with its first; return the timeout of the attempt."""
+    call = state.call
+    if call.span is not None:
+        ends_at = now + call.span
+        if call.deadline_at is not None:
+            ends_at = min(ends_at, call.deadline_at)
+        call = state.call = call._replace(deadline_at=ends_at, span=None)
+    state.attempts += 1
+    state.sent_at = now
+    if state.engine.listeners:
+        state.note(Sent, now, state.attempts, call.priority, call.tenant, call.bound)
+    timeout = target_state.policy.attempt_timeout
+    if call.deadline_at is None:
+        return timeout
+    left = call.deadline_at - now
+    return left if timeout is None else min(timeout, left)
+
+
+def _commit(
+    state: CallState,
     number: int,
     permit: Permit | None,
     outcome: Outcome,
@@ -91,94 +124,235 @@ def _delivery(
     *,
     took: float,
 ) -> DeliverStream:
-    """Commit: the caller gets the first output, and with it all that follows."""
-    call = trail.call
+    """Commit: the caller gets the first output, and all that follows."""
+    call = state.call
     if permit is not None:
-        permit.first(now)
-    if engine.listeners:
-        trail.note(Committed(now, call.number, call.target, number, took))
+        permit.first_output(now)
+    if state.engine.listeners:
+        state.note(Committed, now, number, took)
     until = call.deadline_at if call.stream_deadline_at is None else call.stream_deadline_at
     return DeliverStream(
         outcome,
         None if until == inf else until,
-        trail.attempts,
-        trail.waited,
-        trail.maybe_processed,
+        state.attempts,
+        state.waited,
+        state.maybe_processed,
     )
 
 
-def _queue(lane: TargetState, trail: CallState, ticket: Ticket, now: float) -> Steps[Moment]:
-    """Wait until the queue has decided about `ticket`."""
-    call, began = trail.call, now
-    trail.note(Queued(now, call.number, call.target, lane.admission.held_by(now)))
-    while True:
-        _, now, uniform = yield WaitFor(ticket, ticket.wake_at)
-        lane.admission.check(ticket, now)
-        if ticket.decided:
-            trail.waited += now - began
-            trail.queued += now - began
-            return now, uniform
-
-
-def _record_outcome(
-    engine: Engine,
-    lane: TargetState,
-    trail: CallState,
+def _note_return(
+    target_state: TargetState,
+    state: CallState,
     number: int,
     outcome: Outcome,
+    sent_at: float,
     now: float,
-    *,
-    took: float,
-) -> None:
-    if lane.budget is not None and not outcome.own_deadline:
-        lane.budget.record(outcome, now)
-    if outcome.verdict is not Verdict.OK and lane.treatments[outcome.verdict].retry:
-        lane.failed_at = now
-    if engine.listeners or outcome.verdict is not Verdict.OK:
-        call = trail.call
-        trail.note(
-            Returned(
-                now,
-                call.number,
-                call.target,
-                number,
-                outcome.verdict,
-                outcome.status,
-                outcome.code,
-                took,
-                outcome.detail,
-                outcome.usage,
-                outcome.maybe_processed,
-            )
-        )
+) -> Outcome:
+    """Note how an attempt ended; return its outcome, marked where only the call's own deadline ended it."""
+    verdict = outcome.verdict
+    if verdict is Verdict.TIMEOUT and _is_own_deadline(target_state, state, outcome, sent_at, now):
+        outcome = outcome._replace(own_deadline=True)
+    if target_state.treatments[verdict].retry:
+        target_state.failed_at = now
+    details = outcome.status, outcome.code, now - sent_at, outcome.detail, outcome.usage
+    state.note(Returned, now, number, verdict, *details, outcome.maybe_processed)
+    return outcome
 
 
-def _expires_at(call: Call, trail: CallState, now: float) -> float:
-    deadline_at = inf if call.deadline_at is None else call.deadline_at
-    patience = inf if call.patience is None else call.patience - trail.waited
-    return min(deadline_at, now + patience)
-
-
-def _attempt_timeout(lane: TargetState, call: Call, now: float) -> float | None:
-    timeout = lane.policy.attempt_timeout
-    if call.deadline_at is None:
-        return timeout
-    left = call.deadline_at - now
-    return left if timeout is None else min(timeout, left)
-
-
-def _by_own_deadline(
-    lane: TargetState, call: Call, outcome: Outcome, began: float, now: float
+def _is_own_deadline(
+    target_state: TargetState, state: CallState, outcome: Outcome, sent_at: float, now: float
 ) -> bool:
-    """Whether it was the call's deadline, and nothing shorter, that ended an attempt.
+    """Whether the call's deadline, and nothing shorter, ended an attempt.
 
-    Beyond the first output an attempt has no time of its own.
+    Beyond the first output an attempt has no timeout of its own.
     """
-    if (
-        call.deadline_at is None
-        or now < call.deadline_at - FIRST_OUTPUT_GRACE
-        or outcome.status is not None
-    ):
+    deadline_at = state.call.deadline_at
+    early = deadline_at is None or now < deadline_at - FIRST_OUTPUT_GRACE
+    if early or deadline_at is None or outcome.status is not None:
         return False
-    timeout = lane.policy.attempt_timeout
-    return outcome.committed or timeout is None or call.deadline_at - began < timeout
+    timeout = target_state.policy.attempt_timeout
+    return outcome.committed or timeout is None or deadline_at - sent_at < timeout
+
+
+# ---------------------------------------------------------------- hedged attempts
+# An attempt, and others beside it if it takes long: the first answer counts, the rest are given up. Each is an attempt
+# like any other, with a permit of its own in a frame of its own. A failure ends the race only when no other attempt is in
+# flight. `hedge` knows when an attempt is slow; whether another may be sent is decided here, the budget last.
+
+
+class _Result(NamedTuple):
+    """The outcome of an attempt, the time, and a chance."""
+
+    outcome: Outcome
+    now: float
+    uniform: float
+
+
+class _Rival:
+    """One attempt of a race; once it is `sent`, at `sent_at`."""
+
+    sent_at: float
+
+    def __init__(self, flow: Attempt) -> None:
+        self.flow = flow
+        self.sent: Send | None = None
+
+    def step(self, resume: Resume | None = None) -> Command | _Result:
+        """Go on to the next command, or to the end."""
+        try:
+            return next(self.flow) if resume is None else self.flow.send(resume)
+        except StopIteration as stop:
+            return _Result(*stop.value)
+
+    @property
+    def first_output_at(self) -> float | None:
+        """When it produced its first output, where that was reported."""
+        permit = self.sent and self.sent.permit
+        return permit.first_output_at if permit else None
+
+
+def run_hedged(target_state: TargetState, state: CallState, now: float, uniform: float) -> Attempt:
+    """Make an attempt, and others beside it while it is slow. All are settled, however the frame is left."""
+    assert target_state.hedging is not None, "only a policy with hedges races"
+    race = _HedgedAttempt(target_state, target_state.hedging, state)
+    try:
+        return (yield from race.run(now, uniform))
+    except FlowClosed as closed:
+        race.close(*closed.moment)
+        raise
+    finally:
+        race.drop()
+
+
+class _HedgedAttempt:
+    """A race in progress, and what has failed in it."""
+
+    def __init__(self, target_state: TargetState, hedging: HedgeTimer, state: CallState) -> None:
+        self._target_state = target_state
+        self._hedging = hedging
+        self._state = state
+        self._streams = state.call.delivers or state.call.streams
+        self._rivals: list[_Rival] = []
+        self._hedges = 0
+        self._winner: _Rival | None = None
+        self._failures: list[Outcome] = []
+
+    def run(self, now: float, uniform: float) -> Attempt:
+        """Run it to the end."""
+        rival = _Rival(run_attempt(self._target_state, self._state, now, uniform))
+        self._rivals.append(rival)
+        command = rival.step()
+        while not isinstance(command, Send | _Result):  # it queues
+            resume = yield command
+            now = resume[1]
+            command = rival.step(resume)
+        if isinstance(command, _Result):
+            return command
+        slow_at = self._on_sent(rival, command, now)
+        while True:
+            race = Race(tuple(rival.sent for rival in self._rivals if rival.sent), slow_at)
+            outcome, now, uniform = yield race
+            if race.first is None:
+                slow_at = self._hedge(now, uniform)
+                continue
+            result = _Result(outcome or CANCELLED_AFTER_SEND, now, uniform)
+            ended = yield from self._on_return(race.first, result)
+            if ended is not None:
+                return ended
+
+    def close(self, now: float, uniform: float) -> None:
+        """Give up all attempts in flight."""
+        for rival in self._rivals:
+            close(rival.flow, now, uniform)
+
+    def drop(self) -> None:
+        """Give them up where the time is not known."""
+        for rival in self._rivals:
+            rival.flow.close()
+
+    def _on_sent(self, rival: _Rival, sent: Send, now: float) -> float:
+        """Note that it was sent; return when the next may follow."""
+        rival.sent, rival.sent_at = sent, now
+        if self._hedges == self._hedging.max_hedges:
+            return inf
+        return now + self._hedging.delay(streams=self._streams)
+
+    def _hedge(self, now: float, uniform: float) -> float:
+        """Send another attempt beside those in flight, if that is allowed; return when the next may follow."""
+        if any(rival.first_output_at is not None for rival in self._rivals):
+            return inf
+        state, target_state = self._state, self._target_state
+        gate = self._refusing_gate(now)
+        permit = None if gate else target_state.admission.try_enter(state.call, now)
+        if permit is None:
+            gate = gate or target_state.admission.held_by(state.call, now)
+        elif target_state.budget is not None and not target_state.budget.try_pay(now):
+            permit.settle(CANCELLED, now, uniform)
+            gate = "budget"
+        if permit is None or gate:
+            state.note(HedgeRefused, now, state.attempts, gate)
+            return inf
+        self._hedges += 1
+        state.note(Hedged, now, state.attempts + 1, now - self._rivals[-1].sent_at)
+        rival = _Rival(run_attempt(target_state, state, now, uniform, permit))
+        self._rivals.append(rival)
+        sent = rival.step()
+        assert isinstance(sent, Send), "an attempt with a permit is sent"
+        return self._on_sent(rival, sent, now)
+
+    def _refusing_gate(self, now: float) -> str:
+        """Which of the gates that cost nothing to ask refuses another attempt; empty if none."""
+        state, call, retry = self._state, self._state.call, self._target_state.policy.retry
+        here = state.attempts - state.earlier_attempts
+        if here >= retry.max_attempts or (call.most is not None and state.attempts >= call.most):
+            return "attempts"
+        if call.deadline_at is not None and call.deadline_at - now < retry.min_time_left:
+            return "deadline"
+        load = self._target_state.load(now)
+        return "load" if load.ill or load.gated else ""
+
+    def _on_return(self, sent: Send, result: _Result) -> Steps[_Result | None]:
+        """One attempt has ended, or begins to deliver: return the result of the race, None while others are in flight."""
+        rival = next(rival for rival in self._rivals if rival.sent is sent)
+        took = (rival.first_output_at or result.now) - rival.sent_at
+        command = rival.step(result)
+        if isinstance(command, DeliverStream):
+            self._win(rival, took, result)
+            command = rival.step((yield command))
+        elif result.outcome.verdict is Verdict.OK:
+            self._win(rival, took, result)
+        assert isinstance(command, _Result), "an attempt is sent once"
+        self._rivals.remove(rival)
+        if rival is not self._winner:
+            self._failures.append(command.outcome)
+            if self._rivals:
+                return None
+        return command._replace(outcome=self._combined(command.outcome))
+
+    def _combined(self, last: Outcome) -> Outcome:
+        """The outcome of the race: a win, or else a failure that is final, or the last. Counts the other failures."""
+        chosen, state = last, self._state
+        if self._winner is None:
+            treatments = self._target_state.treatments
+            final = (each for each in self._failures if not treatments[each.verdict].retry)
+            chosen = next(final, last)
+        for each in self._failures:
+            if each is not chosen:
+                state.unconnected += each.verdict is Verdict.CONNECT_FAILED
+                state.maybe_processed += each.maybe_processed
+        return chosen
+
+    def _win(self, winner: _Rival, took: float, result: _Result) -> None:
+        """Give up all other attempts."""
+        state, now = self._state, result.now
+        self._hedging.on_return(took, streams=self._streams)
+        for rival in self._rivals:
+            if rival is winner or rival.sent is None:
+                continue
+            age = now - rival.sent_at
+            self._hedging.on_return(age, streams=self._streams)
+            state.maybe_processed += 1
+            state.note(Overtaken, now, rival.sent.attempt, age)
+            close(rival.flow, now, result.uniform)
+        self._rivals[:] = [winner]
+        self._winner = winner

@@ -23,7 +23,7 @@ from typing import Literal
 
 from stormbreak.core.checks import check_types, require
 from stormbreak.core.diagnosis import RECENTLY, Diagnosis
-from stormbreak.core.gate import OPEN, UNTIL_EVENT
+from stormbreak.core.gate import NEVER, READY
 from stormbreak.types import Outcome
 
 # ---------------------------------------------------------------- limit floor
@@ -43,10 +43,6 @@ GAIN, PLUS = 1.5, 2.0  # the floor at first, beside what was usually in flight
 
 class LimitFloor:
     """Gives the floor. Feed it while all is quiet, and during an episode."""
-
-    __slots__ = (
-        "_began_at", "_floor", "_in_flight", "_most", "_moved_at", "_rate", "_recent", "_since"
-    )  # fmt: skip
 
     def __init__(self, most: float) -> None:
         """The floor never exceeds `most`."""
@@ -111,7 +107,7 @@ FAILING = 10.0  # seconds since failures stood out
 LEAST = 2.0  # while there is evidence, before fading
 STANDING = 1.0  # seconds in the queue
 LOOK = 1.0  # seconds between two looks while all is quiet
-RETRY_LOOK = 0.05  # seconds; nobody asks again sooner
+RETRY_LOOK = 0.05  # seconds; the shortest wait before another look
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,27 +132,8 @@ class AutomaticLimit:
 class AutomaticLimiter:
     """The gate that counts slots, as many as seem good."""
 
-    __slots__ = (
-        "_answers",
-        "_control",
-        "_diagnosis",
-        "_doubling",
-        "_full_at",
-        "_grown",
-        "_grown_at",
-        "_held",
-        "_held_at",
-        "_hold",
-        "_limit_floor",
-        "_look_at",
-        "_paused",
-        "_policy",
-        "_stood_at",
-        "in_flight",
-        "limit",
-        "most",
-    )  # fmt: skip
     name = "limit"
+    takes = True
     settles_success = True
 
     def __init__(
@@ -176,7 +153,7 @@ class AutomaticLimiter:
         self._stood_at = -inf  # when a queue that stands was last evidence
         self._hold, self._doubling = HOLD, DOUBLING
         self._grown, self._grown_at = 0.0, -inf  # doublings since, as of the last change of speed
-        self.most: float = policy.max_in_flight  # the ceiling, raised by what was proven
+        self.max_limit: float = policy.max_in_flight  # the ceiling, raised by what was proven
         self.in_flight = 0
         self.limit = policy.max_in_flight
 
@@ -191,12 +168,12 @@ class AutomaticLimiter:
 
     learned = binds
 
-    def ready_at(self, now: float) -> float:
-        """OPEN while a slot is free; else when time alone may free one (an answer may come sooner)."""
+    def ready_at(self, _call: object, now: float) -> float:
+        """READY while a slot is free; else when time alone may free one (an answer may come sooner)."""
         if self.in_flight < self.limit:
-            return OPEN
-        if not self.binds(now) or self.in_flight >= self.most:
-            return UNTIL_EVENT
+            return READY
+        if not self.binds(now) or self.in_flight >= self.max_limit:
+            return NEVER
         base = max(LEAST, self._control, self._held)
         begins_at = self._evidence_at + self._hold
         growth = self._doubling * max(0.0, log2((self.in_flight + 1) / base) - self._grown)
@@ -216,7 +193,8 @@ class AutomaticLimiter:
     def tick(self, now: float, waited: float) -> None:
         """Look at the time; the oldest call in the queue has `waited` so long."""
         diagnosis = self._diagnosis
-        diagnosis.look(now)
+        if now >= diagnosis.look_at:
+            diagnosis.look(now)
         full = self.in_flight >= self.limit
         if full:
             self._full_at = now
@@ -231,11 +209,11 @@ class AutomaticLimiter:
         ):
             self._look(now)
 
-    def take(self, now: float) -> None:  # noqa: ARG002
+    def take(self, _call: object, _now: float) -> None:
         """Occupy a slot."""
         self.in_flight += 1
 
-    def settle(self, token: None, outcome: Outcome, now: float, uniform: float) -> None:  # noqa: ARG002
+    def settle(self, _token: None, _outcome: Outcome, now: float, _uniform: float) -> None:
         """Free the slot."""
         if self.in_flight >= self.limit:
             self._full_at = now
@@ -251,7 +229,9 @@ class AutomaticLimiter:
         dead = now - diagnosis.dead_at < HOLD
         plus, least = (min(1.0, policy.headroom), 1.0) if dead else (policy.headroom, LEAST)
         self._control = max(least, gain * proven + plus)
-        self.most = max(policy.max_in_flight, self._control) if proven else policy.max_in_flight
+        self.max_limit = (
+            max(policy.max_in_flight, self._control) if proven else policy.max_in_flight
+        )
         evidence_at = self._evidence_at
         if evidence_at > self._held_at:
             self._held, self._held_at = self._control, evidence_at
@@ -263,7 +243,7 @@ class AutomaticLimiter:
         floor_ = 0.0 if diagnosis.judge.streams else self._floor(now)
         limit = max(1.0, self._limit(now, floor_))
         lost = 0 if now - diagnosis.late_at < HOLD else diagnosis.lost
-        self.limit = floor(min(self.most, limit + lost))
+        self.limit = floor(min(self.max_limit, limit + lost))
 
     def _doublings(self, now: float) -> float:
         """How often it has doubled since the last evidence."""
@@ -273,7 +253,7 @@ class AutomaticLimiter:
     def _limit(self, now: float, floor_: float) -> float:
         quiet = now - self._evidence_at - self._hold
         if quiet >= FADE:
-            return self.most
+            return self.max_limit
         if quiet <= 0:
             return max(self._control, floor_)
         return max(max(self._control, self._held) * 2 ** self._doublings(now), floor_)

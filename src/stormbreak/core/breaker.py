@@ -20,12 +20,13 @@ token carries the epoch (a probe: the trial) that gave it: a result that comes l
 moves nothing. An attempt that we ended ourselves, by a cancel or our own deadline, is never a failure; where
 it was already slow, it was a slow call.
 
-A trial is over by its time, without anybody who acts then: the circuit counts as open from that moment on,
+A trial is over by its time, without any action: the circuit counts as open from that moment on,
 and moves at the next step. While it lasts, a call that finds no free place may look again when a lease is over or
 the open time after the trial, whichever comes first.
 """
 
 from collections.abc import Mapping
+from math import inf
 from typing import Protocol, TypeAlias
 
 from stormbreak.core.checks import require, require_number
@@ -33,9 +34,8 @@ from stormbreak.core.circuit import BreakerPolicy, Mode, State
 from stormbreak.core.circuit_snapshot import LONGEST, CircuitSnapshot
 from stormbreak.core.cooldown import SPREAD
 from stormbreak.core.diagnosis import Diagnosis
-from stormbreak.core.gate import OPEN, UNTIL_EVENT
+from stormbreak.core.gate import NEVER, READY, InFlight
 from stormbreak.core.half_open import Decision, Probe, Trial
-from stormbreak.core.in_flight import InFlight
 from stormbreak.core.trip import Counts
 from stormbreak.types import Outcome, Tally, Treatment, Verdict
 
@@ -43,7 +43,7 @@ MAX_RETRY_AFTER = 900.0
 """Seconds that count of a time named by a server, at the most; then it is spread."""
 
 REMEMBERED = 900.0
-"""Seconds for which a circuit that may be probed is remembered, though nobody probes it."""
+"""Seconds for which a circuit that may be probed is remembered, though no call probes it."""
 
 Pass: TypeAlias = tuple[
     int, float, InFlight | None
@@ -52,7 +52,7 @@ BreakerToken: TypeAlias = Pass | Probe
 
 
 class OnChange(Protocol):
-    """Is told of every change of state."""
+    """Is called at every change of state."""
 
     def __call__(self, before: State, after: State, *, now: float, until: float | None) -> None:
         """`until` is the end of the open time, or of an isolation, where the circuit opened for a time."""
@@ -65,30 +65,8 @@ class Breaker:
     `trips` is how often the rule said to open; in metrics-only mode, how often it would have.
     """
 
-    __slots__ = (
-        "_alone",
-        "_counts",
-        "_diagnosis",
-        "_epoch",
-        "_hold",
-        "_manual_until",
-        "_named_ends_at",
-        "_observes",
-        "_on_change",
-        "_open_duration",
-        "_open_is_idle",
-        "_policy",
-        "_retry_after_until",
-        "_spread",
-        "_treatments",
-        "_trip",
-        "_uniform",
-        "state",
-        "trial",
-        "trips",
-        "until",
-    )  # fmt: skip
     name = "breaker"
+    takes = True
     settles_success = True
 
     def __init__(
@@ -103,7 +81,7 @@ class Breaker:
     ) -> None:
         """A time that a failure named is stretched by up to `spread` of itself.
 
-        Without a `diagnosis` that somebody feeds, it makes its own. `alone`: no cooldown stands beside it, so a time
+        Without a `diagnosis` it makes and feeds its own. `alone`: no cooldown stands beside it, so a time
         that a probe is given holds the next probes.
         """
         self._policy = policy
@@ -118,12 +96,11 @@ class Breaker:
         self._alone = alone
         self._epoch = 0
         self._open_duration = policy.open_duration  # as grown so far
-        self._retry_after_until = (
-            OPEN  # the latest time that a failure named since the last success
-        )
-        self._named_ends_at = OPEN  # the same as spread when the circuit opened
-        self._hold = OPEN  # no probe leaves before
-        self._manual_until = OPEN  # end of an isolation by hand
+        # The latest time that a failure named since the last success.
+        self._retry_after_until = -inf
+        self._named_ends_at = -inf  # the same as spread when the circuit opened
+        self._hold = -inf  # no probe leaves before
+        self._manual_until = -inf  # end of an isolation by hand
         self._uniform = 0.5  # the chance that opened the circuit last
         self.trial: Trial | None = None
         self.trips = 0
@@ -133,32 +110,32 @@ class Breaker:
 
     @property
     def _open_until_at(self) -> float:
-        return UNTIL_EVENT if self._open_is_idle is State.ISOLATED else OPEN
+        return NEVER if self._open_is_idle is State.ISOLATED else READY
 
-    def ready_at(self, now: float) -> float:
+    def ready_at(self, _call: object, now: float) -> float:
         """When a call may leave: see `Gate`."""
         if self.state is State.CLOSED:
-            return OPEN
+            return READY
         if self.trial is None:
-            return self.until if self.until > now else OPEN
+            return self.until if self.until > now else READY
         until = self._open_until(self.trial.ends_at, self._after_trial(self.trial), self._uniform)
         if not self._is_stale(now):
-            hold = self._hold if self._hold > now else OPEN
+            hold = self._hold if self._hold > now else READY
             return min(max(self.trial.ready_at(now), hold), until)
-        return until if until > now else OPEN
+        return until if until > now else READY
 
     def state_at(self, now: float) -> State:
         """Return the state that counts now: a trial that is over by its time counts as open."""
         return State.OPEN if self._is_stale(now) else self.state
 
-    def standing(self, now: float) -> str:
+    def state_text(self, now: float) -> str:
         """Return the same as a word for messages."""
         return self.state_at(now).value.replace("_", "-")
 
     def next_probe(self, now: float) -> float | None:
         """Return the seconds until a call may leave as a probe; None where none is to come, or some are under way."""
-        ready_at = self.ready_at(now)
-        if self.state_at(now) not in (State.OPEN, State.ISOLATED) or ready_at == UNTIL_EVENT:
+        ready_at = self.ready_at(None, now)
+        if self.state_at(now) not in (State.OPEN, State.ISOLATED) or ready_at == NEVER:
             return None
         return max(0.0, ready_at - now)
 
@@ -169,26 +146,26 @@ class Breaker:
     def is_needed(self, now: float) -> bool:
         """Whether a new breaker would let pass what this one holds back, or be quicker to.
 
-        Not for ever: some time after its next probe was due, a circuit that nobody asks for is as good as closed.
+        Not for ever: some time after its next probe was due, an unused circuit is as good as closed.
         """
         if self.state is self._open_is_idle:
             return False
-        ready_at = self.ready_at(now)
+        ready_at = self.ready_at(None, now)
         return ready_at > now or now - self.until < REMEMBERED
 
-    def take(self, now: float) -> BreakerToken:
+    def take(self, _call: object, now: float) -> BreakerToken:
         """Let one call pass: freely while closed, as a probe otherwise."""
         if self.state is State.CLOSED:
-            return self._epoch, now, self._diagnosis.take(now) if self._observes else None
+            return self._epoch, now, self._diagnosis.take(None, now) if self._observes else None
         self._end_stale_trial(now)
         if self.state is State.ISOLATED and self._policy.mode is not Mode.NORMAL:
             self.reset(now)  # no trial would ever decide
-            return self.take(now)
+            return self.take(None, now)
         if self.trial is None:
             self.trial = Trial(self._policy, now, pace=self._open_duration)
             self._move(State.HALF_OPEN, now)
         probe = self.trial.take(now, lost_after=self._diagnosis.lost_after)
-        probe.flight = self._diagnosis.take(now) if self._observes else None
+        probe.flight = self._diagnosis.take(None, now) if self._observes else None
         return probe
 
     def settle(self, token: BreakerToken, outcome: Outcome, now: float, uniform: float) -> None:
@@ -201,7 +178,13 @@ class Breaker:
             self._diagnosis.settle(flight, outcome, now, uniform)
         tally = Tally.NOTHING if outcome.own_deadline else self._treatments[outcome.verdict].tally
         if not isinstance(token, Probe) and token[0] == self._epoch:  # then the circuit is closed
-            if self._should_trip(tally, outcome, now, now - token[1]):
+            took = now - token[1]
+            if tally is Tally.SUCCESS:
+                self._retry_after_until = -inf  # a failure cannot speak for a target that serves
+                trips = self._trip.record(now, failed=False, took=took)
+            else:
+                trips = self._should_trip(tally, outcome, now, took)
+            if trips:
                 self._trips(now, uniform)
             return
         self._end_stale_trial(now)
@@ -209,9 +192,6 @@ class Breaker:
             self._settle_probe(token, tally, outcome, now, uniform)
 
     def _should_trip(self, tally: Tally, outcome: Outcome, now: float, took: float) -> bool:
-        if tally is Tally.SUCCESS:
-            self._retry_after_until = OPEN  # a failure cannot speak for a target that serves
-            return self._trip.record(now, failed=False, took=took)
         if tally is Tally.NOTHING:
             return _was_cancelled_late(outcome) and self._trip.cut(now, took)
         self._respect_retry_after(outcome, now)
@@ -225,7 +205,7 @@ class Breaker:
         if counts and self._trip.is_slow(now - probe.sent_at):
             tally = Tally.FAILURE  # slow is what the rule calls ill
         if tally is Tally.SUCCESS:
-            self._retry_after_until = self._hold = OPEN
+            self._retry_after_until = self._hold = -inf
         elif tally is Tally.FAILURE or self._alone:
             self._respect_retry_after(outcome, now)
             if self._alone:
@@ -270,12 +250,12 @@ class Breaker:
         return max(until, self._retry_after_end(at, uniform))
 
     def _retry_after_end(self, at: float, uniform: float) -> float:
-        """When the named time is over that holds at `at`, spread; OPEN where none does."""
+        """When the named time is over that holds at `at`, spread; READY where none does."""
         named = self._retry_after_until - at
-        return at + named * (1 + self._spread * uniform) if named > 0 else OPEN
+        return at + named * (1 + self._spread * uniform) if named > 0 else READY
 
     def _after_trial(self, trial: Trial) -> float:
-        """The open time after a trial without a decision: that nothing was told is no sign of illness."""
+        """The open time after a trial without a decision: no result is no sign of illness."""
         return self._open_duration if trial.spent else self._longer()
 
     def _longer(self) -> float:
@@ -295,14 +275,14 @@ class Breaker:
                 f"duration must be above 0, up to {LONGEST:.0f} s",
                 duration,
             )
-        self._manual_until = UNTIL_EVENT if duration is None else now + duration
+        self._manual_until = NEVER if duration is None else now + duration
         self.until = max(self._manual_until, self._open_until_at)
         self._move(State.ISOLATED, now)
 
     def reset(self, now: float) -> None:
         """Close, and forget what was counted; a breaker that is forced open stays isolated."""
         self._forget()
-        self._manual_until = OPEN
+        self._manual_until = -inf
         self.until = self._open_until_at
         self._move(self._open_is_idle, now)
 
@@ -325,7 +305,7 @@ class Breaker:
         """
         open_for = self._open_duration
         if self._manual_until > now:
-            left = 0.0 if self._manual_until == UNTIL_EVENT else self._manual_until - now
+            left = 0.0 if self._manual_until == NEVER else self._manual_until - now
             return CircuitSnapshot(state=State.ISOLATED, open_left=left, open_for=open_for)
         if self.state is State.CLOSED or self._policy.mode is not Mode.NORMAL:
             return CircuitSnapshot(state=State.CLOSED, open_left=0.0, open_for=open_for)
@@ -338,7 +318,7 @@ class Breaker:
             )
             return CircuitSnapshot(
                 state=State.OPEN,
-                open_left=max(0.0, self.ready_at(now) - now),
+                open_left=max(0.0, self.ready_at(None, now) - now),
                 open_for=open_for,
                 named_left=max(0.0, named - now),
             )
@@ -351,7 +331,7 @@ class Breaker:
         policy makes it: it may be another than the one that was saved under.
         """
         self._forget()
-        self._manual_until = OPEN
+        self._manual_until = -inf
         left = saved.open_left - elapsed
         if saved.state is State.ISOLATED and (saved.open_left == 0 or left > 0):
             self.isolate(now, duration=left if saved.open_left else None)
@@ -373,20 +353,20 @@ class Breaker:
     def _forget(self) -> None:
         self._trip.reset()
         self._open_duration = self._policy.open_duration
-        self._retry_after_until = OPEN
+        self._retry_after_until = -inf
 
     def _move(self, after: State, now: float) -> None:
         before, self.state = self.state, after
         self._epoch += 1
-        self._hold = OPEN
+        self._hold = -inf
         self._diagnosis.probed = after in (State.OPEN, State.HALF_OPEN)
         if after is not State.HALF_OPEN:
             self.trial = None
         if after is not State.ISOLATED:
-            self._manual_until = OPEN
+            self._manual_until = -inf
         if after is not before or after is State.OPEN:
             shut = after in (State.OPEN, State.ISOLATED)
-            until = self.until if shut and self.until < UNTIL_EVENT else None
+            until = self.until if shut and self.until < NEVER else None
             self._on_change(before, after, now=now, until=until)
 
 

@@ -1,110 +1,268 @@
-"""The life of a call at one target: an attempt, and perhaps back off and another. How one is made is `attempt`."""
+"""The life of a call, from top to bottom: its targets, its attempts at each, the backoff between two.
 
-from collections.abc import Callable
+`run_call` begins it. `FallbackRun` leads a call with fallbacks from target to target. `run_target` makes attempts at one
+target until one is answered or no retry is allowed (`retry` decides). How one attempt is made is in `attempt`; the
+rules of fallbacks are in `fallback`. The result is an answer, wherever it came from, or the failure at the first target.
+"""
+
+from collections.abc import Callable, Generator, Sequence
 from functools import partial
 from math import inf
+from typing import TypeAlias
 
-from stormbreak.core.attempt import attempted
+from stormbreak.core.attempt import run_attempt, run_hedged
 from stormbreak.core.call_state import CallState
 from stormbreak.core.engine import Engine
-from stormbreak.core.flow import Flow, Wait
-from stormbreak.core.race import raced
-from stormbreak.core.retry import NoRetry, Retry, RetryAllowance, decide
-from stormbreak.core.shadow import ShadowGate
+from stormbreak.core.fallback import DEPRIORITIZED, Step, ordered
+from stormbreak.core.flow import Ask, Command, Flow, Resume, Wait
+from stormbreak.core.retry import NoRetry, Retry, decide
 from stormbreak.core.target_state import TargetState
-from stormbreak.events import CallRejected, RetryPlanned, RetryRefused
-from stormbreak.types import CallResult, Outcome, Rejection, Verdict
+from stormbreak.events import (
+    CallRejected,
+    FallbackRefused,
+    FellBack,
+    Labelled,
+    RetryPlanned,
+    RetryRefused,
+)
+from stormbreak.types import FALLBACK, Call, CallResult, Outcome, Rejection, Target, Verdict
+
+GRACE = 0.25
+"""Seconds that a local answer may take beyond the deadline that all other answers missed."""
+
+_ALL_VERDICTS = frozenset(Verdict)
+
+_FallbackSteps: TypeAlias = Generator[Command, Resume, Outcome]
 
 
-def carry(engine: Engine, lane: TargetState, trail: CallState, now: float, uniform: float) -> Flow:
-    """Carry the call of `trail` to its end at its target. Nothing is held while backing off."""
-    call = trail.call
-    attempt = raced if call.races and lane.hedging is not None else attempted
+def run_call(engine: Engine, call: Call, now: float, uniform: float) -> Flow:
+    """Run `call` to its end, at its target and where its fallbacks lead."""
+    target_state = engine.target_state(call.target)
+    if engine.crowded:
+        engine.make_room(now)
+        target_state = engine.target_state(call.target)  # it is in use now
+    if target_state.budget is not None:
+        target_state.budget.earn(now)
+    if target_state.shadow_budget is not None:
+        target_state.shadow_budget.earn(now)
+    if call.labels and engine.listeners:
+        engine.events.append(Labelled(now, call.number, call.target, call.labels))
+    state = CallState(engine, call)
+    if call.fallbacks:
+        return FallbackRun(state, uniform).run(now)
+    return run_target(target_state, state, now, uniform)
+
+
+# ---------------------------------------------------------------- one target
+
+
+def run_target(target_state: TargetState, state: CallState, now: float, uniform: float) -> Flow:
+    """Make attempts at the call's target until one is answered or no retry is allowed. Nothing is held in backoff."""
+    hedges = state.call.races and target_state.hedging is not None
+    make_attempt = run_hedged if hedges else run_attempt
     failure: Outcome | None = None
     while True:
-        outcome, now, uniform = yield from attempt(engine, lane, trail, now, uniform)
+        outcome, now, uniform = yield from make_attempt(target_state, state, now, uniform)
         if outcome.verdict is Verdict.OK:
-            return trail.end(outcome, now)
+            return state.end(outcome, now)
         if outcome.rejection is not None:
-            return _rejected(trail, outcome.rejection, failure, now)
+            return _end_rejected(state, outcome.rejection, failure, now)
         failure = outcome
-        trail.unconnected += outcome.verdict is Verdict.CONNECT_FAILED
-        trail.maybe_processed += outcome.maybe_processed
-        deciding = partial(
-            decide,
-            treatment=lane.treatments[outcome.verdict],
-            outcome=outcome,
-            attempt=trail.attempts - trail.before,
-            left=_time_left(trail, now),
-            load=lane.load(now, trail.sent_at),
-            elsewhere=outcome.verdict in trail.elsewhere and lane.is_open(now),
-            now=now,
-            uniform=uniform,
-            previous=trail.delay,
-        )
-        decision = deciding(lane.policy.retry, budget=lane.budget)
-        if lane.shadow is not None:
-            _decide_shadow(lane, lane.shadow, decision, deciding, now)
+        state.unconnected += outcome.verdict is Verdict.CONNECT_FAILED
+        state.maybe_processed += outcome.maybe_processed
+        decision = _decide(target_state, state, outcome, now, uniform)
         if isinstance(decision, NoRetry):
             if decision.gate == "budget":
-                lane.refused_at = now
-            trail.note(
-                RetryRefused(
-                    now, call.number, call.target, trail.attempts, decision.gate, outcome.verdict
-                )
-            )
-            return trail.end(outcome, now, stopped=decision.gate, retry_at=decision.retry_at)
-        until = decision.until
-        trail.delay = until - now
-        trail.note(
-            RetryPlanned(
-                now,
-                call.number,
-                call.target,
-                trail.attempts,
-                *decision,
-                outcome.maybe_processed,
-                outcome.verdict,
-            )
-        )
+                target_state.refused_at = now
+            state.note(RetryRefused, now, state.attempts, decision.gate, outcome.verdict)
+            return state.end(outcome, now, stopped=decision.gate, retry_at=decision.retry_at)
+        until, free = decision
+        state.delay = until - now
+        details = state.attempts, until, free, outcome.maybe_processed, outcome.verdict
+        state.note(RetryPlanned, now, *details)
         began = now
-        lane.backing_off += 1
+        target_state.backing_off += 1
         try:
             while now < until:  # the timers of some loops run early
                 _, now, uniform = yield Wait(until)
         finally:
-            lane.backing_off -= 1
-        trail.waited += now - began
+            target_state.backing_off -= 1
+        state.waited += now - began
 
 
-def _decide_shadow(
-    lane: TargetState,
-    shadow: ShadowGate,
-    decision: Retry | NoRetry,
-    deciding: Callable[..., Retry | NoRetry],
-    now: float,
-) -> None:
-    """Let the shadow decide about the same retry, and compare."""
-    policy = lane.policy.shadow
-    if policy is not None and policy.retries:
-        retry = policy.retry or lane.policy.retry
-        shadow.decided(now, decision, deciding(retry, budget=lane.shadow_budget))
-
-
-def _rejected(
-    trail: CallState, rejection: Rejection, failure: Outcome | None, now: float
-) -> CallResult:
-    """End a call that was refused here. What an earlier attempt met at the target is told first."""
-    call = trail.call
-    trail.note(CallRejected(now, call.number, call.target, *rejection))
-    outcome = failure or Outcome(Verdict.REJECTED, rejection=rejection)
-    return trail.end(outcome, now, stopped=rejection.policy, retry_at=rejection.retry_at)
-
-
-def _time_left(trail: CallState, now: float) -> RetryAllowance:
-    call = trail.call
-    return RetryAllowance(
-        deadline=inf if call.deadline_at is None else call.deadline_at - now,
-        patience=inf if call.patience is None else call.patience - trail.waited,
-        attempts=inf if call.most is None else call.most - trail.attempts,
+def _decide(
+    target_state: TargetState, state: CallState, outcome: Outcome, now: float, uniform: float
+) -> Retry | NoRetry:
+    """Decide about a retry, and let a shadow policy decide about the same one."""
+    policy, verdict = target_state.policy, outcome.verdict
+    deciding: Callable[..., Retry | NoRetry] = partial(
+        decide,
+        treatment=target_state.treatments[verdict],
+        outcome=outcome,
+        attempt=state.attempts - state.earlier_attempts,
+        left=state.allowance(now),
+        load=target_state.load(now, state.sent_at),
+        elsewhere=verdict in state.fallback_verdicts and target_state.is_open(now),
+        now=now,
+        uniform=uniform,
+        previous=state.delay,
     )
+    decision = deciding(policy.retry, budget=target_state.budget)
+    if target_state.shadow is not None and policy.shadow is not None and policy.shadow.retries:
+        shadow_policy = policy.shadow.retry or policy.retry
+        shadow_decision = deciding(shadow_policy, budget=target_state.shadow_budget)
+        target_state.shadow.compare(now, decision, shadow_decision)
+    return decision
+
+
+def _end_rejected(
+    state: CallState, rejection: Rejection, failure: Outcome | None, now: float
+) -> CallResult:
+    """End a call that was rejected here; its outcome is the failure of an earlier attempt, if there was one."""
+    state.note(CallRejected, now, *rejection)
+    outcome = failure or Outcome(Verdict.REJECTED, rejection=rejection)
+    return state.end(outcome, now, stopped=rejection.policy, retry_at=rejection.retry_at)
+
+
+# ---------------------------------------------------------------- from target to target
+
+
+class FallbackRun:
+    """One call with fallbacks; `chance` draws a target of a weighted pool."""
+
+    def __init__(self, state: CallState, chance: float) -> None:
+        state.may_move = True
+        self._engine = state.engine
+        self._state = state
+        self._chance = chance
+        self._call = state.call
+        self._met: set[Verdict] = set()
+        self._tried: set[Target] = set()
+
+    def run(self, now: float) -> Flow:
+        """Try the target, then every step that is for a verdict that was met."""
+        state, steps = self._state, self._call.fallbacks
+        first = yield from self._run_target(self._call.target, steps, now)
+        outcome = first.outcome
+        for place, step in enumerate(steps, 1):
+            if _is_over(outcome):
+                break
+            if not self._met & step.on:
+                continue
+            if step.targets:
+                outcome = yield from self._move(step, steps[place:], outcome)
+            else:
+                outcome = yield from self._ask(step, outcome)
+        state.may_move = False
+        if outcome.verdict is Verdict.OK:
+            return state.end(outcome, state.ended_at)
+        state.call = state.call._replace(target=self._call.target)
+        last = outcome if outcome.verdict is Verdict.CANCELLED else first.outcome
+        return state.end(last, state.ended_at, stopped=first.stopped, retry_at=first.retry_at)
+
+    def _move(self, step: Step, later: Sequence[Step], outcome: Outcome) -> _FallbackSteps:
+        """Go on to the targets of `step`, until one answers."""
+        state = self._state
+        in_order = ordered(step, self._chance, self._utilization)
+        targets = [target for target in in_order if target not in self._tried]
+        for place, target in enumerate(targets, 1):
+            gate = self._refusing_gate(target, outcome, state.ended_at)
+            if gate is not None:
+                state.note(FallbackRefused, state.ended_at, str(target), gate)
+                continue
+            self._note_fallback(str(target), outcome)
+            others = (step, *later) if place < len(targets) else later
+            ended = yield from self._run_target(target, others, state.ended_at)
+            outcome = ended.outcome
+            if _is_over(outcome):
+                state.source = FALLBACK
+                break
+        return outcome
+
+    def _ask(self, step: Step, outcome: Outcome) -> _FallbackSteps:
+        """Have the driver ask for a local answer; without one the failure stays."""
+        state, deadline_at = self._state, self._state.call.deadline_at
+        until = None if deadline_at is None else max(deadline_at, state.ended_at + GRACE)
+        found, now, _ = yield Ask(step, outcome, until)
+        state.ended_at = now
+        if found is None or found.verdict is not Verdict.OK:
+            state.note(FallbackRefused, now, step.source, "nothing found")
+            return outcome
+        self._note_fallback(step.source, outcome)
+        state.source = step.source
+        return found
+
+    def _run_target(
+        self, target: Target, steps: Sequence[Step], now: float
+    ) -> Generator[Command, Resume, CallResult]:
+        state, engine = self._state, self._engine
+        self._tried.add(target)
+        fallback_verdicts = self._fallback_verdicts(steps, now)
+        if target != self._call.target and self._call.patience is None:
+            fallback_verdicts = _ALL_VERDICTS  # it ends, and may begin again at its own target
+        state.move(
+            target,
+            patience=self._patience(steps),
+            fail_fast=self._call.fail_fast or bool(fallback_verdicts),
+            fallback_verdicts=fallback_verdicts,
+        )
+        ended = yield from run_target(engine.target_state(target), state, now, self._chance)
+        outcome = ended.outcome
+        self._met.add(outcome.verdict)
+        if ended.history and isinstance(ended.history[-1], CallRejected):
+            self._met.add(Verdict.REJECTED)  # after a failure, which is what it ended with
+        target_state = engine.target_state(target)  # a new one may have taken its place
+        if outcome.verdict is Verdict.OK:
+            target_state.failed_in_a_row = 0
+        elif target_state.treatments[outcome.verdict].retry:
+            target_state.failed_in_a_row += 1
+        return ended
+
+    def _fallback_verdicts(self, steps: Sequence[Step], now: float) -> frozenset[Verdict]:
+        """The verdicts for which a target of these steps can take the call, so that it need not wait for an open circuit."""
+
+        def is_free(target: Target) -> bool:
+            return target not in self._tried and not self._engine.is_open(target, now)
+
+        open_steps = (
+            step.on
+            for step in steps
+            if step.bounds_waiting and any(is_free(target) for target, _ in step.targets)
+        )
+        return frozenset[Verdict]().union(*open_steps)
+
+    def _patience(self, steps: Sequence[Step]) -> float | None:
+        """How long the call may be unserved in all, where these steps are still to come."""
+        waited = self._state.waited
+        bounds = [waited + step.after for step in steps if step.after and step.bounds_waiting]
+        if self._call.patience is not None:
+            bounds.append(self._call.patience)
+        return min(bounds, default=None)
+
+    def _refusing_gate(self, target: Target, outcome: Outcome, now: float) -> str | None:
+        """Which gate refuses the move, if any; the budget is charged last, and only where all others agree."""
+        call, target_state = self._state.call, self._engine.target_state(target)
+        if call.most is not None and self._state.attempts >= call.most:
+            return "attempts"
+        left = inf if call.deadline_at is None else call.deadline_at - now
+        if left < target_state.policy.retry.min_time_left:
+            return "deadline"
+        is_load = target_state.treatments[
+            outcome.verdict
+        ].retry  # not so where it was rejected here
+        doubted, budget = target_state.failed_in_a_row >= DEPRIORITIZED, target_state.budget
+        if is_load and doubted and budget is not None and not budget.try_pay(now):
+            return "budget"
+        return None
+
+    def _utilization(self, target: Target) -> float:
+        return self._engine.target_state(target).utilization(self._state.ended_at)
+
+    def _note_fallback(self, to: str, outcome: Outcome) -> None:
+        state = self._state
+        state.note(FellBack, state.ended_at, to, outcome.verdict, outcome.maybe_processed)
+
+
+def _is_over(outcome: Outcome) -> bool:
+    """Whether nothing else is to be tried: it is answered, given up, or part of it has reached the caller."""
+    return outcome.committed or outcome.verdict in (Verdict.OK, Verdict.CANCELLED)

@@ -1,99 +1,45 @@
 """What one call has been through so far."""
 
 from collections import deque
+from collections.abc import Callable
+from math import inf
 
 from stormbreak.core.engine import Engine
+from stormbreak.core.retry import RetryAllowance
 from stormbreak.events import CallEnded, Event
 from stormbreak.types import TARGET, Call, CallResult, Outcome, Target, Verdict
 
-REMEMBERED = 64  # events a call keeps of itself
+MAX_EVENTS = 64  # that a call keeps
+NO_VERDICTS = frozenset[Verdict]()
 
 
 class CallState:
-    """Counts attempts and unserved seconds, and keeps the last events for whoever asks why.
+    """Counts attempts and unserved seconds, and keeps the last events of a call for `explain`.
 
-    `queued` is the part of `waited` that was spent in the queue; `delay` is the last backoff, `before` are the attempts at
-    earlier targets, `source` says where the answer comes from, and `elsewhere` for which verdicts another target can take the call. `unconnected` and `maybe_processed` count attempts as
-    `CallResult` does.
-
-    A call that succeeds at once leaves no events unless somebody listens.
+    A call that succeeds at once keeps no events unless there are listeners.
     """
 
     __slots__ = (
-        "_engine", "_history", "attempts", "call", "delay", "maybe_processed", "queued", "sent_at", "unconnected",
-        "waited",
+        "_events", "attempts", "call", "delay", "earlier_attempts", "ended_at", "engine", "fallback_verdicts", "may_move",
+        "maybe_processed", "queued", "sent_at", "source", "unconnected", "waited",
     )  # fmt: skip
-    before = 0
-    elsewhere: frozenset[Verdict] = frozenset()
-    source = TARGET
 
     def __init__(self, engine: Engine, call: Call) -> None:
-        self._engine = engine
-        self._history: deque[Event] | None = None
+        self.engine = engine
         self.call = call
         self.attempts = 0
-        self.unconnected = 0
-        self.maybe_processed = 0
-        self.waited = 0.0
-        self.queued = 0.0
-        self.delay = 0.0
+        self.earlier_attempts = 0  # at earlier targets
+        self.unconnected = 0  # attempts without a connection
+        self.maybe_processed = 0  # failed attempts that may have been processed
+        self.waited = 0.0  # seconds unserved: in the queue and in backoff
+        self.queued = 0.0  # seconds of these in the queue
+        self.delay = 0.0  # the last backoff in seconds
         self.sent_at = 0.0  # when the last attempt left
-
-    def note(self, event: Event) -> None:
-        """Keep an event, and pass it on if somebody listens."""
-        if self._history is None:
-            self._history = deque(maxlen=REMEMBERED)
-        self._history.append(event)
-        if self._engine.listeners:
-            self._engine.events.append(event)
-
-    def end(
-        self,
-        outcome: Outcome,
-        now: float,
-        *,
-        stopped: str | None = None,
-        retry_at: float | None = None,
-    ) -> CallResult:
-        """Sum up, and tell that the call is over."""
-        if self._engine.listeners:
-            call = self.call
-            self.note(
-                CallEnded(
-                    now,
-                    call.number,
-                    call.target,
-                    outcome.verdict,
-                    self.attempts,
-                    self.waited,
-                    self.maybe_processed,
-                    outcome.usage if outcome.verdict is Verdict.OK else None,
-                )
-            )
-        return self._sum(outcome, stopped, retry_at)
-
-    def _sum(self, outcome: Outcome, stopped: str | None, retry_at: float | None) -> CallResult:
-        history = tuple(self._history) if self._history else ()
-        deadline_at = self.call.deadline_at
-        return CallResult(
-            outcome, self.attempts, self.waited, stopped, retry_at, history,
-            self.queued, deadline_at, self.unconnected, self.call.target, self.source,
-            self.maybe_processed,
-        )  # fmt: skip
-
-
-class FallbackCallState(CallState):
-    """That of a call with fallbacks: while `more` may follow, an end at one target is not that of the call."""
-
-    __slots__ = ("before", "elsewhere", "ended_at", "more", "source")
-
-    def __init__(self, engine: Engine, call: Call) -> None:
-        super().__init__(engine, call)
-        self.before = 0
-        self.elsewhere = frozenset()
-        self.ended_at = 0.0
-        self.more = True
-        self.source = TARGET
+        self.ended_at = 0.0  # when the call ended at its last target
+        self.source = TARGET  # where the answer comes from
+        self.fallback_verdicts = NO_VERDICTS  # for which another target takes the call
+        self.may_move = False  # then an end at one target is not the end of the call
+        self._events: deque[Event] | None = None
 
     def move(
         self,
@@ -101,13 +47,31 @@ class FallbackCallState(CallState):
         *,
         patience: float | None,
         fail_fast: bool,
-        elsewhere: frozenset[Verdict],
+        fallback_verdicts: frozenset[Verdict],
     ) -> None:
-        """Begin at a target."""
+        """Begin at a target of a call with fallbacks."""
         self.call = self.call._replace(target=target, patience=patience, fail_fast=fail_fast)
-        self.elsewhere = elsewhere
-        self.before = self.attempts
+        self.fallback_verdicts = fallback_verdicts
+        self.earlier_attempts = self.attempts
         self.delay = 0.0
+
+    def allowance(self, now: float) -> RetryAllowance:
+        """What is left to the call."""
+        call = self.call
+        return RetryAllowance(
+            deadline=inf if call.deadline_at is None else call.deadline_at - now,
+            patience=inf if call.patience is None else call.patience - self.waited,
+            attempts=inf if call.most is None else call.most - self.attempts,
+        )
+
+    def note(self, event: Callable[..., Event], now: float, *details: object) -> None:
+        """Keep an event of this call and target, and emit it to listeners."""
+        noted = event(now, self.call.number, self.call.target, *details)
+        if self._events is None:
+            self._events = deque(maxlen=MAX_EVENTS)
+        self._events.append(noted)
+        if self.engine.listeners:
+            self.engine.events.append(noted)
 
     def end(
         self,
@@ -117,8 +81,23 @@ class FallbackCallState(CallState):
         stopped: str | None = None,
         retry_at: float | None = None,
     ) -> CallResult:
-        """Sum up what came of one target, or in the end of all."""
+        """Sum up how the call ended, at one target or altogether."""
         self.ended_at = now
-        if self.more:
-            return self._sum(outcome, stopped, retry_at)
-        return super().end(outcome, now, stopped=stopped, retry_at=retry_at)
+        if self.engine.listeners and not self.may_move:
+            usage = outcome.usage if outcome.verdict is Verdict.OK else None
+            details = outcome.verdict, self.attempts, self.waited, self.maybe_processed, usage
+            self.note(CallEnded, now, *details)
+        return CallResult(
+            outcome,
+            self.attempts,
+            self.waited,
+            stopped,
+            retry_at,
+            tuple(self._events) if self._events else (),
+            self.queued,
+            self.call.deadline_at,
+            self.unconnected,
+            self.call.target,
+            self.source,
+            self.maybe_processed,
+        )

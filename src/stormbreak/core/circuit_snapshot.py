@@ -17,7 +17,7 @@ from stormbreak.key_patterns import quoted
 KEPT = (State.CLOSED, State.OPEN, State.ISOLATED)
 
 LONGEST = 366 * 86400.0
-"""Seconds. A longer span is not saved: nobody waits for it."""
+"""Seconds. A longer span is not saved: no call waits for it."""
 
 LONG = 60  # characters of a value that are shown
 

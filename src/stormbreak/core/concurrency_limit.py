@@ -2,14 +2,14 @@
 
 The AIMD limit climbs by `step` per round trip, that is by `step` / limit with each answer; until the first sign of
 congestion by one with each answer, which doubles it per round trip. But only answers to attempts during which
-it was reached count: what nobody needs is not proven. It falls to `share` of itself when the target throttles, is
+it was reached count: an unused slot proves nothing. It falls to `share` of itself when the target throttles, is
 overloaded, lets an attempt time out, or (with `slow`) answers late; nothing else is a sign, not a server
 error, a wrong request or our own deadline. Many clients that do so come to equal parts of a target that they
 know nothing of (Chiu and Jain, "Analysis of the Increase and Decrease Algorithms for Congestion Avoidance",
 1989).
 
-A round trip is an epoch. A fall begins a new one, and what left before it moves nothing any more: that told
-of the limit as it was. So a burst of refusals is one sign, not as many as there were in flight.
+A round trip is an epoch. A fall begins a new one, and what left before it moves nothing any more: it says something
+about the limit as it was. So a burst of refusals is one sign, not as many as there were in flight.
 """
 
 from collections.abc import Callable
@@ -20,10 +20,10 @@ from typing import Literal, TypeAlias, assert_never
 from stormbreak.core.automatic_limit import AutomaticLimit, AutomaticLimiter
 from stormbreak.core.checks import check_types, require
 from stormbreak.core.diagnosis import Diagnosis
-from stormbreak.core.gate import OPEN, UNTIL_EVENT
+from stormbreak.core.gate import NEVER, READY
 from stormbreak.types import Outcome, Verdict
 
-LEARNED_FOR = 120.0  # seconds for which a fall is remembered where nobody asks
+LEARNED_FOR = 120.0  # seconds for which a fall is remembered
 CONGESTED = frozenset({Verdict.THROTTLED, Verdict.OVERLOADED, Verdict.TIMEOUT})
 
 
@@ -72,17 +72,8 @@ class AimdLimit:
 class AimdLimiter:
     """The gate that counts slots. The token is the epoch in which the attempt left, and when."""
 
-    __slots__ = (
-        "_epoch",
-        "_exact",
-        "_fell_at",
-        "_full_at",
-        "_policy",
-        "_slow",
-        "in_flight",
-        "limit",
-    )
     name = "limit"
+    takes = True
     settles_success = True
 
     def __init__(self, policy: AimdLimit) -> None:
@@ -90,21 +81,21 @@ class AimdLimiter:
         self._slow = inf if policy.slow_call_threshold is None else policy.slow_call_threshold
         self._exact = float(policy.initial_in_flight)
         self._epoch = 0
-        self._fell_at = OPEN  # never yet
+        self._fell_at = -inf  # never yet
         self._full_at = -inf  # when the limit was last seen to be reached
         self.limit = policy.initial_in_flight
         self.in_flight = 0
 
     @property
-    def most(self) -> float:
+    def max_limit(self) -> float:
         """What the limit may grow to."""
         return self._policy.max_in_flight
 
-    def ready_at(self, now: float) -> float:  # noqa: ARG002
-        """OPEN while a slot is free."""
-        return OPEN if self.in_flight < self.limit else UNTIL_EVENT
+    def ready_at(self, _call: object, _now: float) -> float:
+        """READY while a slot is free."""
+        return READY if self.in_flight < self.limit else NEVER
 
-    def binds(self, now: float) -> bool:  # noqa: ARG002
+    def binds(self, _now: float) -> bool:
         """It always does."""
         return True
 
@@ -112,10 +103,10 @@ class AimdLimiter:
         """Whether it fell of late: what it has climbed since is soon found again."""
         return now - self._fell_at < LEARNED_FOR
 
-    def tick(self, now: float, waited: float) -> None:
+    def tick(self, _now: float, _waited: float) -> None:
         """Nothing changes with time."""
 
-    def take(self, now: float) -> tuple[int, float]:
+    def take(self, _call: object, now: float) -> tuple[int, float]:
         """Occupy a slot."""
         self.in_flight += 1
         if self.in_flight >= self.limit:
@@ -127,7 +118,7 @@ class AimdLimiter:
         token: tuple[int, float],
         outcome: Outcome,
         now: float,
-        uniform: float,  # noqa: ARG002
+        _uniform: float,
     ) -> None:
         """Free the slot, and climb or fall if this attempt knew the present limit."""
         self.in_flight -= 1
@@ -176,8 +167,8 @@ class FixedLimit:
 class FixedLimiter:
     """The gate that counts slots."""
 
-    __slots__ = ("in_flight", "limit")
     name = "limit"
+    takes = True
     settles_success = True
 
     def __init__(self, policy: FixedLimit) -> None:
@@ -185,30 +176,30 @@ class FixedLimiter:
         self.in_flight = 0
 
     @property
-    def most(self) -> float:
+    def max_limit(self) -> float:
         """It stays what it is."""
         return self.limit
 
-    def ready_at(self, now: float) -> float:  # noqa: ARG002
-        """OPEN while a slot is free."""
-        return OPEN if self.in_flight < self.limit else UNTIL_EVENT
+    def ready_at(self, _call: object, _now: float) -> float:
+        """READY while a slot is free."""
+        return READY if self.in_flight < self.limit else NEVER
 
-    def binds(self, now: float) -> bool:  # noqa: ARG002
+    def binds(self, _now: float) -> bool:
         """A fixed limit always does."""
         return True
 
-    def learned(self, now: float) -> bool:  # noqa: ARG002
+    def learned(self, _now: float) -> bool:
         """It learns nothing."""
         return False
 
-    def tick(self, now: float, waited: float) -> None:
+    def tick(self, _now: float, _waited: float) -> None:
         """Nothing changes with time."""
 
-    def take(self, now: float) -> None:  # noqa: ARG002
+    def take(self, _call: object, _now: float) -> None:
         """Occupy a slot."""
         self.in_flight += 1
 
-    def settle(self, token: None, outcome: Outcome, now: float, uniform: float) -> None:  # noqa: ARG002
+    def settle(self, _token: None, _outcome: Outcome, _now: float, _uniform: float) -> None:
         """Free the slot."""
         self.in_flight -= 1
 

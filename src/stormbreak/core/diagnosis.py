@@ -1,6 +1,6 @@
 """What kind of trouble a target is in: overload, bad luck, or dead. The only judge of it.
 
-Sending less helps against an overload, and against nothing else. So whoever holds traffic back asks here first.
+Sending less helps against an overload, and against nothing else. So every gate that holds traffic back asks here first.
 The evidence is in the answers, not in the failures:
 
 - *overload*: answers come, and they are late against what is usual here (`late_at`);
@@ -10,11 +10,11 @@ The evidence is in the answers, not in the failures:
 Lateness is a running score (a CUSUM) over answers alone: up by one late answer, down by one on time. At its top each late
 one is evidence. An attempt that hangs has no vote: it may be lost, and says nothing of those that are served.
 
-Whether a target is dead is told by the attempts that left after the last one that was answered. Each of them that failed, or is
+A target is dead by the evidence of the attempts that left after the last one that was answered. Each of them that failed, or is
 older than is usual, counts. Where a share s of all attempts fails by chance, n of them in a row come with probability s^n:
 a run is taken for death where that is below `RARE`. The share is learned from the runs that an answer ended.
 
-Attempts that stream tell more than others: when they begin to put out. They and the others have baselines of
+Attempts that stream show more than others: the time of their first output. They and the others have baselines of
 their own; those that stream are the judges of lateness as soon as enough is known of them, and until none has left for
 `JUDGED`. The others then have no vote, or their whole answers would look late beside first outputs.
 """
@@ -24,11 +24,10 @@ from collections.abc import Callable, Mapping
 from enum import StrEnum
 from math import inf, log
 
-from stormbreak.core.gate import OPEN
-from stormbreak.core.in_flight import Completion, InFlight
+from stormbreak.core.gate import READY, Completion, InFlight
 from stormbreak.core.latency_baseline import LatencyBaseline
 from stormbreak.core.throughput_estimate import FirstOutputEstimate, RateEstimate
-from stormbreak.types import Outcome, Tally, Treatment, Verdict
+from stormbreak.types import Call, Outcome, Tally, Treatment, Verdict
 
 TOP_TOTAL, TOP_FIRST = 8, 5  # late answers in excess that are evidence
 WEIGHT = 0.1  # of the newest in a moving share
@@ -62,41 +61,14 @@ class Diagnosis:
     """Watches every attempt at one target. A gate that is always open; the token is the attempt's flight."""
 
     __slots__ = (
-        "_answered_at",
-        "_answered_sent_at",
-        "_by_rate",
-        "_chosen_at",
-        "_contradicted",
-        "_failing",
-        "_first_output_estimate",
-        "_is_luck",
-        "_late",
-        "_late_share",
-        "_limited",
-        "_on_time_sent_at",
-        "_overdue",
-        "_plain",
-        "_quick",
-        "_refused",
-        "_refused_at",
-        "_refused_sent_at",
-        "_run",
-        "_streamed",
-        "_streamed_at",
-        "_treatments",
-        "_usual_run",
-        "_watched",
-        "answers",
-        "dead_at",
-        "evidence_at",
-        "failed_at",
-        "judge",
-        "late_at",
-        "on_time_at",
-        "probed",
-        "throttled_at",
+        "_answered_at", "_answered_sent_at", "_by_rate", "_chosen_at", "_contradicted", "_failing",
+        "_first_output_estimate", "_is_luck", "_late", "_late_share", "_limited", "_looked_for", "_on_time_sent_at",
+        "_overdue", "_plain", "_quick", "_refused", "_refused_at", "_refused_sent_at", "_run", "_streamed", "_streamed_at",
+        "_treatments", "_usual_run", "_watched", "answers", "dead_at", "evidence_at", "failed_at", "judge", "late_at",
+        "look_at", "on_time_at", "probed", "throttled_at",
     )  # fmt: skip
     name = "diagnosis"
+    takes = True
     settles_success = True
 
     def __init__(
@@ -116,6 +88,8 @@ class Diagnosis:
         self.judge = self._plain = LatencyBaseline()
         self._streamed = LatencyBaseline(streams=True)
         self._chosen_at = -inf
+        self.look_at = -inf  # an earlier `look` finds nothing new
+        self._looked_for: float | None = None  # what was usual at the last look
         self._streamed_at = -inf  # when an attempt that streams last left
         self._first_output_estimate = FirstOutputEstimate()
         self._by_rate = RateEstimate()
@@ -123,12 +97,10 @@ class Diagnosis:
         self._watched: deque[InFlight] = deque()  # in the order in which they left
         self._late = 0
         self._late_share = 0.0  # of the answers
-        self._run: list[
-            float
-        ] = []  # when those failures left that left after the last answered one
-        self._quick: list[
-            float
-        ] = []  # those of them that were refused or broken before they were late
+        # When those failures left that left after the last answered one.
+        self._run: list[float] = []
+        # Those of them that were refused or broken before they were late.
+        self._quick: list[float] = []
         self._usual_run = 0.0  # failures between two answers
         self._failing = 0.0  # share of failures
         self._refused_sent_at = -inf  # when the last that met a 429 left ...
@@ -147,55 +119,68 @@ class Diagnosis:
         self.failed_at = -inf  # when failures last stood out
         self.throttled_at = -inf
 
-    def ready_at(self, now: float) -> float:  # noqa: ARG002
-        """Always OPEN."""
-        return OPEN
+    def ready_at(self, _call: object, _now: float) -> float:
+        """Always READY."""
+        return READY
 
-    def take(self, now: float) -> InFlight:
-        """An attempt leaves."""
-        return self._leave(InFlight(now), self._plain)
-
-    def take_streaming(self, now: float) -> InFlight:
-        """An attempt leaves whose first output will be told."""
-        self._streamed_at = now
-        return self._leave(InFlight(now, streams=True), self._streamed)
-
-    def _leave(self, flight: InFlight, baseline: LatencyBaseline) -> InFlight:
-        baseline.sent(flight)
+    def take(self, call: Call | None, now: float) -> InFlight:
+        """Watch an attempt that leaves. Without a call, its first output is not reported."""
+        if call is not None and call.streams:
+            self._streamed_at = now
+            flight = InFlight(now, streams=True)
+            self._streamed.on_send(flight)
+        else:
+            flight = InFlight(now)
+            self._plain.on_send(flight)
         watched = self._watched
-        while watched and watched[0].landing is not None:  # nobody may have looked for long
+        while (
+            watched and watched[0].completion is not None
+        ):  # `look` may not have been called for long
             watched.popleft()
         if len(watched) < RECOVERY_WINDOW:
             watched.append(flight)
+        usual = self._looked_for
+        if usual is not None and now + usual < self.look_at:
+            self.look_at = now + usual
         return flight
 
-    def first(self, flight: InFlight, now: float) -> None:
+    def first_output(self, flight: InFlight, now: float) -> None:
         """The first output of an attempt has come."""
-        if not flight.streams or flight.first_at is not None or flight.landing is not None:
+        if (
+            not flight.streams
+            or flight.first_output_at is not None
+            or flight.completion is not None
+        ):
             return
-        flight.first_at = now
+        flight.first_output_at = now
         self._overdue.discard(flight)
         self._first_output_estimate.first(now)
 
-    def settle(self, token: InFlight, outcome: Outcome, now: float, uniform: float) -> None:  # noqa: ARG002
+    def settle(self, token: InFlight, outcome: Outcome, now: float, _uniform: float) -> None:
         """An attempt ended."""
         flight = token
-        landing = flight.land(outcome)
+        answered = outcome.verdict is Verdict.OK
+        if answered:
+            completion = flight.completion = Completion.ANSWERED
+        else:
+            completion = flight.complete(outcome)
         if self._overdue:
             self._overdue.discard(flight)
-        if flight.first_at is not None:
+        if flight.first_output_at is not None:
             self._first_output_estimate.ended(now)
         if flight.sent_at <= self._refused_at or outcome.verdict is Verdict.THROTTLED:
             self._compare(flight, outcome, now)
-        if landing is Completion.ANSWERED:
+        if answered:
             self.answers += 1
-            if flight.first_at is None:
+            if flight.first_output_at is None:
                 self._by_rate.answered(now, now - flight.sent_at, self.judge.mean)
             self._answered(flight, now)
-        elif landing is not Completion.CUT:
+        elif completion is not Completion.CUT:
             self._failed(flight, outcome, now)
         baseline = self._streamed if flight.streams else self._plain
-        baseline.landed(flight, now, self.evidence_at)
+        baseline.on_completion(flight, now, self.evidence_at)
+        if self.judge.usual != self._looked_for:
+            self.look_at = -inf
 
     def _compare(self, flight: InFlight, outcome: Outcome, now: float) -> None:
         """See what becomes of those that left after one that met a 429, and before that was heard."""
@@ -218,19 +203,23 @@ class Diagnosis:
         return self._contradicted > MAJORITY
 
     def look(self, now: float) -> None:
-        """See who is older than is usual by now."""
+        """Find the attempts that are older than is usual by now."""
         if now >= self._chosen_at + LOOK:
             self._chosen_at = now
             self._choose_judge(now)
-        usual = self.judge.usual
+        usual = self._looked_for = self.judge.usual
+        self.look_at = self._chosen_at + LOOK
         watched = self._watched
         while watched:
             flight = watched[0]
-            if flight.landing is None:
-                if usual is None or flight.sent_at + usual > now:
+            if flight.completion is None:
+                if usual is None:
+                    return
+                if flight.sent_at + usual > now:
+                    self.look_at = min(self.look_at, flight.sent_at + usual)
                     return
                 uses_first_output = self.judge.streams
-                if not uses_first_output or (flight.streams and flight.first_at is None):
+                if not uses_first_output or (flight.streams and flight.first_output_at is None):
                     self._overdue.add(flight)
                     self._count(flight, now, quick=False)
             watched.popleft()
@@ -248,7 +237,9 @@ class Diagnosis:
                 self._usual_run -= WEIGHT * self._usual_run
         if judge.streams and not flight.streams:
             return
-        here = now if flight.first_at is None or not judge.streams else flight.first_at
+        here = (
+            now if flight.first_output_at is None or not judge.streams else flight.first_output_at
+        )
         if judge.usual is None or here - sent_at <= judge.usual:
             self._late_share -= WEIGHT * self._late_share
             if self._late:
@@ -268,7 +259,7 @@ class Diagnosis:
         if self._failing >= SUSPICIOUS_RATIO:
             self.failed_at = now
         if self._treatments[outcome.verdict].tally is Tally.FAILURE:
-            self._count(flight, now, quick=flight.landing is Completion.REFUSED)
+            self._count(flight, now, quick=flight.completion is Completion.REFUSED)
 
     def _count(self, flight: InFlight, now: float, *, quick: bool) -> None:
         """One more in the run, if it left after the last that was answered."""
@@ -314,13 +305,13 @@ class Diagnosis:
         for flight in self._watched:
             if flight.sent_at > last:
                 break
-            undecided += flight.landing is None and flight.sent_at >= first
+            undecided += flight.completion is None and flight.sent_at >= first
         return undecided <= UNDECIDED * len(run)
 
     def is_dead(self, now: float) -> bool:
         """Whether nothing has been answered for longer than chance explains.
 
-        Where a limit finds itself and the answers before were late, timeouts tell of an overload, which is a matter of the
+        Where a limit finds itself and the answers before were late, timeouts are a sign of overload, which is a matter of the
         limit. Then only failures count that came sooner.
         """
         self.look(now)
@@ -354,7 +345,7 @@ class Diagnosis:
         usual = self.lost_after if self.probed else None
         if usual is not None:
             for flight in self._watched:
-                if flight.landing is None:
+                if flight.completion is None:
                     return flight.sent_at + usual
         return inf
 

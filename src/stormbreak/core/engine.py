@@ -1,251 +1,287 @@
-"""What the calls of one process share: the queue and gates of each target, the budget, the events.
+"""What the calls of one process share: the state of each target, the retry budgets, the spend limits, the events.
 
-Pure and without locks: a driver holds its lock during each step and afterwards takes away what the step left
+Pure and without locks: a driver holds its lock during each step and then takes away what the step left
 behind, the tickets to wake (`woken`) and the events to deliver (`events`).
 """
 
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Mapping
-from decimal import Decimal
+from contextlib import AbstractContextManager
 from itertools import count
-from typing import Any
+from typing import Any, Protocol
 
 from stormbreak.core.circuit import Mode, State
 from stormbreak.core.circuit_snapshot import CircuitSnapshot
-from stormbreak.core.context_listener import ContextListener
+from stormbreak.core.flow import Send
+from stormbreak.core.gate import SpendingGate, SpendLimits
 from stormbreak.core.policy import Policy
-from stormbreak.core.retry_budget import Budget
-from stormbreak.core.shared_budgets import SharedBudgets
-from stormbreak.core.spend_policy import PriceOf
-from stormbreak.core.spending import Spending
+from stormbreak.core.queue import Ticket
+from stormbreak.core.retry_budget import Budget, BudgetPolicy
 from stormbreak.core.target_state import Listener, TargetState
-from stormbreak.core.ticket import Ticket
+from stormbreak.errors import ConfigurationError
 from stormbreak.events import Event
-from stormbreak.types import Target
+from stormbreak.types import Call, Target
 
 MAX_TARGETS = 256  # targets that are remembered, besides those with something in force
-EVICTION_CHECKS = (
-    4  # at lanes per call, while there are more: each call brings one more at the most
-)
+EVICTION_CHECKS = 4  # targets looked at per call, while there are more: each call adds one at most
+
+
+class ContextListener(Protocol):
+    """Runs in the context of the caller: a trace begins its spans under the span that is current there.
+
+    It hears of every call before its first event, on the thread and in the context of the caller.
+    """
+
+    def begins(self, call: Call, now: float) -> None:
+        """Note that `call` begins. An exception is logged once, and fails no call."""
+        ...
+
+    def around(self, number: int, sent: Send) -> AbstractContextManager[object]:
+        """Return the context of one attempt of that call: entered before it is sent, left when its sender is done.
+
+        It raises nothing.
+        """
+        ...
 
 
 class Engine:
     """The shared state under one policy, and under those of targets that have their own.
 
-    Policies that say the same of who pays share one that does, across targets.
+    Equal budgets are one budget, and equal spend limits are one account, across targets.
     """
 
-    def __init__(self, policy: Policy, price_of: PriceOf | None = None) -> None:
-        """`price_of` is asked where a policy has a limit of spending."""
+    def __init__(self, policy: Policy, spending: SpendLimits | None = None) -> None:
+        """Policies with a spend limit need `spending`."""
         self.policy = policy
-        self._price_of = price_of
-        self.races = policy.hedge is not None  # some attempts may get others beside them
-        self._accounts: Mapping[Target, Policy] = {}
-        self._past: Mapping[Target, Policy] = {}  # those before
+        self.spending = spending
+        self.races = policy.hedge is not None  # some attempts may be hedged
+        self._policies: Mapping[Target, Policy] = {}  # of targets that have their own
+        self._earlier_policies: Mapping[Target, Policy] = {}
         self.listeners: list[Listener] = []
-        self.companion: ContextListener | None = None
-        self.look: Callable[[], Callable[..., dict[str, Any]] | None] = _nobody  # of who steps it
-        self._numbers = count(1)
+        self.context_listener: ContextListener | None = None
+        # How to reach the stepper, which alone knows the time.
+        self.look: Callable[[], Callable[..., dict[str, Any]] | None] = _no_stepper
+        self.number: Callable[[], int] = count(1).__next__  # for a new call
         self.start_over()
 
     def start_over(self) -> None:
-        """Forget all that was learned, and all that is under way: in a child process it will never end."""
-        self.payers = SharedBudgets(self._on_freed, self._price_of)
+        """Forget all that was learned and all calls in progress, as in a forked child: there they never end."""
+        if self.spending is not None:
+            self.spending.start_over()
+        self._budgets: dict[tuple[str, BudgetPolicy], Budget] = {}
         self.events: list[Event] = []
         self.woken: list[Ticket] = []
-        self._lanes: OrderedDict[Target, TargetState] = OrderedDict()
-        self.crowded = False  # whether there are more lanes than MAX_TARGETS
-        self._former: list[
-            TargetState
-        ] = []  # others have taken their place, but calls still wait in them
+        self.targets: OrderedDict[Target, TargetState] = OrderedDict()
+        self.crowded = False  # whether there are more targets than MAX_TARGETS
+        self._replaced: list[TargetState] = []  # new states took their place, but calls still wait
 
-    @property
-    def budget(self) -> Budget | None:
-        """That of its own policy."""
-        return self.payers.budgets(self.policy)[0]
+    # ------------------------------------------------------------ policies, budgets, spend limits
 
     def policy_of(self, target: Target) -> Policy:
-        """What the lane of `target` goes by, if it is made now."""
+        """Return the policy of a new state of `target`."""
         if not target.name:
             return self.policy
         account = target.account
-        return self._accounts.get(account) or self._past.get(account, self.policy)
+        return self._policies.get(account) or self._earlier_policies.get(account, self.policy)
 
     def is_gone(self, target: Target) -> bool:
-        """Whether a target was named once, and is no longer: only who began before can ask for it."""
-        return bool(target.name) and target.account not in self._accounts
+        """Whether a target was named once, and is no longer: only calls that began before can ask for it."""
+        return bool(target.name) and target.account not in self._policies
 
-    def _on_freed(self, now: float, gate: Spending | None = None) -> None:
-        """Money went through that gate: who waits for some at other targets may leave, or never will."""
-        for lane in (*self._lanes.values(), *self._former):
-            if lane.spending not in (None, gate) and lane.admission.queued:
-                lane.admission.pump(now)
+    @property
+    def budget(self) -> Budget | None:
+        """The retry budget of the engine's own policy."""
+        return self.budgets(self.policy)[0]
 
-    def may_spend(self, policy: Policy, most: Decimal, now: float) -> None:
-        """Let what is spent under `policy` go up to so much by now, within its limit; whoever waited for it leaves."""
-        purse = self.payers.purse(policy)
-        if purse is not None:
-            purse.allowed = most
-            self._on_freed(now)
+    def budgets(self, policy: Policy) -> tuple[Budget | None, Budget | None]:
+        """Return the retry budget of `policy`, and that of its shadow."""
+        shadow = None if policy.shadow is None else policy.shadow.retry_budget
+        return self._budget("real", policy.retry_budget), self._budget("shadow", shadow)
+
+    def _budget(self, kind: str, policy: BudgetPolicy | None) -> Budget | None:
+        if policy is None:
+            return None
+        budget = self._budgets.get((kind, policy))
+        if budget is None:
+            budget = self._budgets[kind, policy] = Budget(policy)
+        return budget
+
+    def spend_gate(self, policy: Policy, target: Target) -> SpendingGate | None:
+        """Make the spend gate of a target; None where its policy has no spend limit."""
+        if self.spending is None:
+            if policy.spend.acts:
+                raise ConfigurationError("spend.max_usd needs an engine that knows prices")
+            return None
+        return self.spending.gate(policy.spend, target, self.emit, self.on_spend_settled)
+
+    def on_spend_settled(self, now: float, gate: SpendingGate | None = None) -> None:
+        """Let calls leave that waited at other gates for money, or reject those for which too little is left."""
+        for target_state in (*self.targets.values(), *self._replaced):
+            if target_state.spending not in (None, gate) and target_state.admission.queued:
+                target_state.admission.pump(now)
 
     def govern(
         self,
         policy: Policy,
-        accounts: Mapping[Target, Policy],
+        policies: Mapping[Target, Policy],
         now: float,
         *,
         anew: Collection[Target] = (),
     ) -> None:
-        """Go by other policies from now on; `accounts` are the named targets without their models.
+        """Follow other policies from now on; `policies` are those of the named targets, without their models.
 
-        A lane whose policy stays as it was stays. Another one makes way for a new lane, to which it leaves its
-        circuit; whoever is in it ends there. So does whoever is in the lane of a target that is gone. The accounts
-        `anew` know nothing of what was before.
+        A target whose policy stays keeps its state. Another one gets a new state, which takes over the
+        circuit; calls in the old state, or at a target that is gone, end there. The targets `anew` forget
+        everything.
         """
-        past = {**self._past, **self._accounts}
-        changes = [(past[account], accounts[account]) for account in accounts if account in past]
-        self.payers.succeed([(self.policy, policy), *changes])
-        self.policy, self._accounts, self._past = policy, accounts, self._accounts
-        self.races = any(each.hedge is not None for each in (policy, *accounts.values()))
-        before = (*self._former, *self._lanes.values())
-        for target, lane in list(self._lanes.items()):
-            lane.gone = self.is_gone(target)
-            if (lane.gone and lane.idle) or target.account in anew:
-                del self._lanes[target]
-            elif not lane.gone and lane.policy != self.policy_of(target):
-                self._lanes[target] = self._succeed(lane, now)
-        here = self._lanes.values()
-        self._former = [it for it in before if it.admission.queued and it not in here]
-        self._on_freed(now)  # a limit may have been raised
+        known = {**self._earlier_policies, **self._policies}
+        changes = [(known[target], policies[target]) for target in policies if target in known]
+        if self.spending is not None:
+            pairs = [(self.policy, policy), *changes]
+            self.spending.replace([(old.spend, new.spend) for old, new in pairs])
+        self.policy, self._policies, self._earlier_policies = policy, policies, self._policies
+        self.races = any(each.hedge is not None for each in (policy, *policies.values()))
+        before = (*self._replaced, *self.targets.values())
+        for target, target_state in list(self.targets.items()):
+            target_state.gone = self.is_gone(target)
+            if (target_state.gone and target_state.idle) or target.account in anew:
+                del self.targets[target]
+            elif not target_state.gone and target_state.policy != self.policy_of(target):
+                self.targets[target] = self._replace(target_state, now)
+        current = self.targets.values()
+        self._replaced = [each for each in before if each.admission.queued and each not in current]
+        self.on_spend_settled(now)  # a limit may have been raised
 
-    def _succeed(self, lane: TargetState, now: float) -> TargetState:
-        new = TargetState(self, lane.target)
-        if lane.breaker is not None:
-            saved = lane.breaker.save(now)
+    def _replace(self, old: TargetState, now: float) -> TargetState:
+        new = TargetState(self, old.target)
+        if old.breaker is not None:
+            saved = old.breaker.save(now)
             if saved.state is not State.CLOSED:
                 new.restore(saved, now, elapsed=0.0)
             if new.breaker is not None:
-                new.breaker.trips = lane.breaker.trips
-        new.openings = lane.openings  # what was restored did not open once more
-        breaker = new.policy.breaker  # calls in the lane of before go by its mode, too
-        for former in self._states_of(lane.target):
-            former.force(breaker is not None and breaker.mode is Mode.FORCED_OPEN, now)
+                new.breaker.trips = old.breaker.trips
+        new.openings = old.openings  # what was restored did not open once more
+        breaker = new.policy.breaker  # calls in the old state follow its mode, too
+        for target_state in self._states_of(old.target):
+            target_state.force(breaker is not None and breaker.mode is Mode.FORCED_OPEN, now)
         return new
 
+    # ------------------------------------------------------------ targets
+
+    def target_state(self, target: Target) -> TargetState:
+        """Return the state of `target`, made on first use."""
+        target_state = self.targets.get(target)
+        if target_state is None:
+            target_state = self.targets[target] = TargetState(self, target)
+            self.crowded = len(self.targets) > MAX_TARGETS
+        target_state.recently_used = True
+        return target_state
+
     def _states_of(self, target: Target) -> list[TargetState]:
-        """Return the lane of `target`, where there is one, and those of before in which calls still wait."""
-        former = [lane for lane in self._former if lane.target == target]
-        return [*former, self._lanes[target]] if target in self._lanes else former
+        """Return the state of `target`, where there is one, and replaced ones in which calls still wait."""
+        replaced = [each for each in self._replaced if each.target == target]
+        return [*replaced, self.targets[target]] if target in self.targets else replaced
 
     def isolate(self, target: Target, now: float, *, duration: float | None = None) -> None:
-        """Open the circuit of `target` by hand, until `reset` or for so many seconds."""
-        self.lane(target)
-        for lane in self._states_of(target):
-            lane.isolate(now, duration=duration)
+        """Open the circuit of `target` by hand, until `reset` or for `duration` seconds."""
+        self.target_state(target)
+        for target_state in self._states_of(target):
+            target_state.isolate(now, duration=duration)
 
     def reset(self, target: Target, now: float) -> None:
         """Close the circuit of `target` by hand, and lift its cooldown."""
-        self.lane(target)
-        for lane in self._states_of(target):
-            lane.reset(now)
+        self.target_state(target)
+        for target_state in self._states_of(target):
+            target_state.reset(now)
 
     def pause(self, target: Target, seconds: float, now: float) -> None:
         """Send nothing to `target` for so many seconds."""
-        self.lane(target)
-        for lane in self._states_of(target):
-            lane.cooldown.hold(now + seconds, now)
-
-    def lane(self, target: Target) -> TargetState:
-        """The lane of `target`, made when first asked for."""
-        lane = self._lanes.get(target)
-        if lane is None:
-            lane = self._lanes[target] = TargetState(self, target)
-            self.crowded = len(self._lanes) > MAX_TARGETS
-        lane.recently_used = True
-        return lane
+        self.target_state(target)
+        for target_state in self._states_of(target):
+            target_state.cooldown.hold(now + seconds, now)
 
     def is_open(self, target: Target, now: float) -> bool:
-        """Whether the circuit of `target` lets nobody pass now; makes no lane."""
-        lane = self._lanes.get(target)
-        return lane is not None and lane.is_open(now)
+        """Whether the circuit of `target` lets no call pass now; makes no state."""
+        target_state = self.targets.get(target)
+        return target_state is not None and target_state.is_open(now)
 
     def make_room(self, now: float) -> None:
-        """Forget lanes beyond MAX_TARGETS, of those that are not needed the one that was not used for longest first.
+        """Forget targets beyond MAX_TARGETS: of those not needed, the least recently used.
 
-        Looks at a few of them only: a lane that was used since the last look goes to the end (a clock, as of pages in memory).
+        Looks at a few of them only; one that was used since the last look goes to the end (the clock algorithm
+        of page caches).
         """
-        lanes = self._lanes
         for _ in range(EVICTION_CHECKS):
-            if len(lanes) <= MAX_TARGETS:
+            if len(self.targets) <= MAX_TARGETS:
                 break
-            target, lane = next(iter(lanes.items()))
-            if lane.recently_used or lane.is_needed(now):
-                lane.recently_used = False
-                lanes.move_to_end(target)
+            target, target_state = next(iter(self.targets.items()))
+            if target_state.recently_used or target_state.is_needed(now):
+                target_state.recently_used = False
+                self.targets.move_to_end(target)
             else:
-                del lanes[target]
-        self.crowded = len(lanes) > MAX_TARGETS
+                del self.targets[target]
+        self.crowded = len(self.targets) > MAX_TARGETS
 
     def forget(self, targets: Iterable[Target], now: float) -> bool:
-        """Drop all that is known of `targets`, unless one of them is still needed: whether it is gone."""
-        lanes = [self._lanes[target] for target in targets if target in self._lanes]
-        if any(lane.is_needed(now) for lane in lanes):
+        """Drop all that is known of `targets`, unless one of them is still needed; return whether it is gone."""
+        known = [self.targets[target] for target in targets if target in self.targets]
+        if any(target_state.is_needed(now) for target_state in known):
             return False
-        for lane in lanes:
-            del self._lanes[lane.target]
+        for target_state in known:
+            del self.targets[target_state.target]
         return True
 
-    def number(self) -> int:
-        """A number for a new call."""
-        return next(self._numbers)
+    # ------------------------------------------------------------ calls, events, snapshots
 
     def wake(self, ticket: Ticket) -> None:
         """Ask the driver to wake the owner of `ticket` after this step."""
         ticket.due = True
         self.woken.append(ticket)
 
+    def emit(self, event: Event) -> None:
+        """Leave an event for the listeners, if there are any."""
+        if self.listeners:
+            self.events.append(event)
+
     def save_circuits(self, now: float) -> dict[Target, CircuitSnapshot]:
-        """What is worth keeping over a restart of every circuit that is not closed."""
+        """Return what is worth keeping over a restart of every circuit that is not closed."""
         saved = {
-            target: lane.breaker.save(now)
-            for target, lane in self._lanes.items()
-            if lane.breaker is not None
+            target: target_state.breaker.save(now)
+            for target, target_state in self.targets.items()
+            if target_state.breaker is not None
         }
-        return {
-            target: circuit
-            for target, circuit in saved.items()
-            if circuit.state is not State.CLOSED
-        }
+        return {target: each for target, each in saved.items() if each.state is not State.CLOSED}
 
     def restore_circuits(
         self, saved: Mapping[Target, CircuitSnapshot], now: float, elapsed: float
     ) -> None:
-        """Take up what was saved `elapsed` seconds ago; other circuits stay as they are."""
+        """Restore circuits that were saved `elapsed` seconds ago; other circuits stay as they are."""
         for target, circuit in saved.items():
-            self.lane(target)
-            for lane in self._states_of(target):
-                lane.restore(circuit, now, elapsed=elapsed)
+            self.target_state(target)
+            for target_state in self._states_of(target):
+                target_state.restore(circuit, now, elapsed=elapsed)
 
     def snapshot(self, now: float | None = None, *, pending: bool = True) -> dict[str, Any]:
         """Every target's state, and the retries that could be paid; without `now` also what each `pending` call waits for.
 
-        That is for users, from any thread: whoever steps the engine is asked, and looks between two steps.
+        Without `now` it is for users, from any thread: the stepper takes it between two steps.
         """
         if now is None:
             look = self.look()
             if look is None:
-                raise RuntimeError("nobody steps this engine: it has no time of its own")
+                raise RuntimeError("no driver steps this engine: it has no time of its own")
             return look(pending=pending)
+        spend = [] if self.spending is None else list(self.spending.snapshot(now))
         return {
             "budget": None if self.budget is None else self.budget.balance(now),
             "targets": {
-                str(target): lane.snapshot(now)
-                for target, lane in self._lanes.items()
-                if not (lane.gone and lane.idle)
+                str(target): target_state.snapshot(now)
+                for target, target_state in self.targets.items()
+                if not (target_state.gone and target_state.idle)
             },
-            **self.payers.snapshot(now),
+            **({"spend": spend} if spend else {}),
         }
 
 
-def _nobody() -> None:
+def _no_stepper() -> None:
     return None

@@ -65,10 +65,10 @@ def _left(until: float | None, now: float) -> float | None:
 
 
 # ---------------------------------------------------------------- attempt notes
-# The notes of an error: a line for each attempt and each fallback, the last `MOST` of them. They
+# The notes of an error: a line for each attempt and each fallback, the last `MAX_LINES` of them. They
 # are made of events, so that no key, prompt or provider's text can be in them.
 
-MOST = 12  # lines
+MAX_LINES = 12
 
 Error = TypeVar("Error", bound=CallError)
 
@@ -84,12 +84,12 @@ def add_attempt_notes(error: Error) -> Error:
 def notes_of(ended: CallResult) -> list[str]:
     """What a call has tried, a line each; the first sums up."""
     lines = list(history_lines(ended.history))
-    said = f"tried: {ended.attempts} attempt(s), {ended.waited:.1f} s unserved"
+    summary = f"tried: {ended.attempts} attempt(s), {ended.waited:.1f} s unserved"
     if ended.maybe_processed:
-        said += f", {ended.maybe_processed} may have been processed and billed"
-    if len(lines) > MOST:
-        said += f"; the last {MOST} lines of {len(lines)}"
-    return [said, *lines[-MOST:]]
+        summary += f", {ended.maybe_processed} may have been processed and billed"
+    if len(lines) > MAX_LINES:
+        summary += f"; the last {MAX_LINES} lines of {len(lines)}"
+    return [summary, *lines[-MAX_LINES:]]
 
 
 def history_lines(history: Iterable[object]) -> Iterator[str]:
@@ -125,5 +125,5 @@ def _result_text(event: Returned | Hedged | Overtaken) -> str:
     if isinstance(event, Overtaken):
         return f"overtaken after {event.took:.1f} s"
     status = f", status {event.status}" if event.status else ""
-    more = "".join(f", {said}" for said in (event.code, event.detail) if said)
+    more = "".join(f", {part}" for part in (event.code, event.detail) if part)
     return f"{event.verdict}{status}{more} after {event.took:.1f} s"

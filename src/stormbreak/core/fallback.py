@@ -26,7 +26,7 @@ DEPRIORITIZED = 3
 """Failures in a row, of those that may be retried, after which a move to a target has to be paid."""
 
 AFTER = 2.0
-"""Seconds that nobody waits longer than, who can be served at another target."""
+"""Seconds that a call waits at most if another target can serve it."""
 
 TRANSIENT = (
     Verdict.THROTTLED,
@@ -160,7 +160,7 @@ def check_rule(on: Iterable[Verdict], after: float | None) -> None:
 
 
 class Step(NamedTuple):
-    """A rule, made ready for one call: `targets` with their weights, or whom the driver is to ask (`source`)."""
+    """A rule, made ready for one call: `targets` with their weights, or the local source that the driver asks."""
 
     on: frozenset[Verdict]
     after: float | None

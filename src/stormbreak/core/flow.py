@@ -22,8 +22,8 @@ from contextlib import suppress
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 from stormbreak.core.fallback import Step
-from stormbreak.core.permit import Permit
-from stormbreak.core.ticket import Ticket
+from stormbreak.core.gate import Permit
+from stormbreak.core.queue import Ticket
 from stormbreak.types import CallResult, Outcome, Target
 
 
@@ -43,7 +43,7 @@ class WaitFor(NamedTuple):
 class Send(NamedTuple):
     """Send one attempt to `target`; give up after `timeout` seconds (None: never).
 
-    Whoever sees its first output may tell the `permit`, in a step of the engine.
+    The sender may report its first output to the `permit`, in a step of the engine.
     """
 
     target: Target
@@ -55,8 +55,8 @@ class Send(NamedTuple):
 class Race:
     """Have all of `sends` under way until the first of them ends, or until `until` (inf: however long it takes).
 
-    Those that are under way go on, the others begin now. Once another command follows, whoever is under way that it
-    does not name has lost: a driver gives it up. It is resumed with the outcome of the one that it puts into `first`,
+    Those in flight go on, the others begin now. An attempt in flight that the next command does not name has lost: the
+    driver gives it up. It is resumed with the outcome of the one that it puts into `first`,
     in the order in which they end; at `until` with None. Only for calls that say that their driver can do this.
     """
 
@@ -79,7 +79,7 @@ class DeliverStream(NamedTuple):
 
 
 class Ask(NamedTuple):
-    """Ask whom `step` names for an answer, after `failure`; until then at the latest (None: whenever)."""
+    """Ask the local source of `step` for an answer after `failure`, until then at the latest (None: no limit)."""
 
     step: Step
     failure: Outcome

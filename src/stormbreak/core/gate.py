@@ -1,93 +1,212 @@
-"""What stands between a call and its target, and the permit that says it may pass.
+"""Gates: the conditions under which a call may be sent, and the permit of a call that met them all.
 
-Every attempt passes the same gates in the same order, all in one step; whoever passed holds one permit,
-owned by one frame and settled exactly once.
+Every attempt passes the same gates in the same order, in one step. It then holds one permit, which one frame owns and
+settles exactly once.
 """
 
+from collections.abc import Callable, Mapping, Sequence
+from enum import Enum
 from math import inf
 from typing import Any, Protocol
 
-from stormbreak.types import Call, Outcome, Rejection
+from stormbreak.core.spend_policy import SpendPolicy
+from stormbreak.events import Event
+from stormbreak.types import TREATMENTS, Call, Outcome, Rejection, Target, Verdict
 
-OPEN = -inf
-"""`ready_at` of a gate that would let a call pass now."""
+READY = -inf
+"""`ready_at` of a gate that lets the call pass now."""
 
-UNTIL_EVENT = inf
-"""`ready_at` of a gate that waits for something to happen, not for a time."""
+NEVER = inf
+"""`ready_at` of a gate that no passing of time opens, only an event."""
 
 
-class SlotGate(Protocol):
-    """What the queue needs to know of the gate that counts slots."""
+class Gate(Protocol):
+    """One condition for sending. A gate changes nothing but itself."""
+
+    name: str
+
+    takes: bool
+    """Whether `take` does anything; else its token is the time at which the attempt leaves."""
+
+    settles_success: bool
+    """Whether `settle` does anything after a success."""
+
+    def ready_at(self, call: Call, now: float, /) -> float:
+        """READY, the time at which it makes sense to ask again, or NEVER. Changes nothing."""
+        ...
+
+    def take(self, call: Call, now: float, /) -> Any:
+        """Let one attempt pass and return a token for `settle`. Only for a gate that is READY for this call."""
+        ...
+
+    def settle(self, token: Any, outcome: Outcome, now: float, uniform: float, /) -> None:
+        """Take back `token` and learn from `outcome`. CANCELLED frees the token and teaches nothing."""
+        ...
+
+
+class SlotGate(Gate, Protocol):
+    """The gate that counts attempts in flight."""
 
     limit: int
     in_flight: int
 
     @property
-    def most(self) -> float:
-        """What the limit may grow to."""
+    def max_limit(self) -> float:
+        """The largest value that `limit` may grow to."""
         ...
 
-    def binds(self, now: float) -> bool:
-        """Whether the limit is one that congestion, or a user, has set."""
+    def binds(self, now: float, /) -> bool:
+        """Whether congestion or the user has set the limit."""
         ...
 
-    def learned(self, now: float) -> bool:
-        """Whether congestion of late has taught it a limit that a new one would have to find again."""
+    def learned(self, now: float, /) -> bool:
+        """Whether recent congestion has taught it a limit that a new gate would have to learn again."""
         ...
 
-    def tick(self, now: float, waited: float) -> None:
-        """Look at the time; the oldest call in the queue has `waited` so long."""
+    def tick(self, now: float, waited: float, /) -> None:
+        """Update the limit. `waited` is the time in seconds that the oldest queued call has waited."""
         ...
 
 
-class PacingGate(Protocol):
-    """What the queue needs to know of a gate that spaces out sends."""
+class PacingGate(Gate, Protocol):
+    """A gate that spaces out sends."""
 
-    def in_force(self, now: float) -> bool:
-        """Whether a send rate holds."""
+    def paces(self, call: Call, now: float, /) -> bool:
+        """Whether a send rate is in force for calls like this one."""
         ...
 
     def time_to_send(self, sends: float, now: float) -> float:
-        """Seconds until so many more have been sent; 0 where no rate holds."""
+        """Seconds until this many more calls have been sent; 0 where no rate is in force."""
         ...
 
 
-class VetoGate(Protocol):
-    """What the queue needs to know of the gate that may refuse a call for good."""
+class SpendingGate(Gate, Protocol):
+    """The gate that reserves what an attempt may cost."""
 
     def veto(self, call: Call, now: float) -> Rejection | None:
-        """Why `call`, which cannot leave now, never will; None: it may."""
+        """Why `call`, which cannot leave now, never will; None if it may still leave."""
         ...
 
     def recheck_at(self) -> float:
-        """When the gate that waits for an event has another look, whatever happens; inf: never."""
+        """When to look again although the gate said NEVER; inf: not before an event."""
         ...
 
 
-class Gate(Protocol):
-    """One condition for leaving. A gate changes nothing but itself."""
+class SpendLimits(Protocol):
+    """The spend limits of one engine. Package `cost` supplies them."""
 
-    name: str
-
-    settles_success: bool
-    """Whether `settle` does anything after a success."""
-
-    def ready_at(self, now: float) -> float:
-        """OPEN, the time at which it makes sense to ask again, or UNTIL_EVENT. Never changes anything."""
+    def start_over(self) -> None:
+        """Forget all that was spent, as in a forked child."""
         ...
 
-    def take(self, now: float) -> Any:
-        """Let one attempt pass and return a token for `settle`. Call only when `ready_at` says OPEN."""
+    def gate(
+        self,
+        policy: SpendPolicy,
+        target: Target,
+        emit: Callable[[Event], None],
+        on_settled: Callable[[float, SpendingGate], None],
+    ) -> SpendingGate | None:
+        """Make the gate of a target; None where there is no limit. `on_settled` is called after each attempt."""
         ...
 
-    def settle(self, token: Any, outcome: Outcome, now: float, uniform: float) -> None:
-        """Take back `token` and learn from `outcome`; CANCELLED frees and teaches nothing."""
+    def replace(self, changes: Sequence[tuple[SpendPolicy, SpendPolicy]]) -> None:
+        """Replace limits, each by the second of a pair."""
+        ...
+
+    def snapshot(self, now: float) -> Sequence[Mapping[str, Any]]:
+        """Return the state of each account."""
         ...
 
 
-class Circuit(Gate, Protocol):
-    """What the queue needs to know of the gate that is a circuit breaker."""
+class CircuitGate(Gate, Protocol):
+    """The circuit breaker."""
 
-    def standing(self, now: float) -> str:
-        """How it counts now: closed, open, half-open or isolated."""
+    def state_text(self, now: float) -> str:
+        """The state in force: closed, open, half-open or isolated."""
         ...
+
+
+# ---------------------------------------------------------------- permit
+
+
+class Issuer(Protocol):
+    """Grants permits, and takes the tokens of the gates back."""
+
+    def settle(
+        self, tokens: list[Any], sent_at: float, outcome: Outcome, now: float, uniform: float
+    ) -> None:
+        """Give every gate its token back, with the outcome of the attempt that left at `sent_at`."""
+        ...
+
+    def first_output(self, tokens: list[Any], now: float) -> None:
+        """Note that the attempt produces its first output."""
+        ...
+
+
+class Permit:
+    """The tokens of all gates. One frame owns it and settles it once; a second time does nothing."""
+
+    __slots__ = ("_issuer", "_tokens", "first_output_at", "sent_at")
+
+    def __init__(self, issuer: Issuer, tokens: list[Any], sent_at: float) -> None:
+        self._issuer = issuer
+        self._tokens: list[Any] | None = tokens
+        self.sent_at = sent_at
+        self.first_output_at: float | None = None
+
+    def first_output(self, now: float) -> None:
+        """Note that the attempt produces its first output; does nothing once it has been settled."""
+        if self._tokens is not None:
+            self.first_output_at = now
+            self._issuer.first_output(self._tokens, now)
+
+    def settle(self, outcome: Outcome, now: float, uniform: float) -> None:
+        """Give every gate its token back, with the outcome of the attempt."""
+        tokens, self._tokens = self._tokens, None
+        if tokens is not None:
+            self._issuer.settle(tokens, self.sent_at, outcome, now, uniform)
+
+
+# ---------------------------------------------------------------- attempt in flight
+
+
+class Completion(Enum):
+    """How an attempt ended, as far as that says something about load."""
+
+    ANSWERED = "answered"
+    REFUSED = "refused"  # refused, reset or broken: its duration says nothing
+    LATE = "late"  # timed out
+    CUT = "cut"  # ended by us, or for a reason of its own: an invalid request, a named pause
+
+
+class InFlight:
+    """One attempt in flight: the token of the diagnosis. With `streams`, its first output is reported.
+
+    `block` belongs to the latency baseline, `counted` to the diagnosis.
+    """
+
+    __slots__ = ("block", "completion", "counted", "first_output_at", "sent_at", "streams")
+
+    def __init__(self, sent_at: float, *, streams: bool = False) -> None:
+        self.sent_at = sent_at
+        self.streams = streams
+        self.first_output_at: float | None = None
+        self.completion: Completion | None = None
+        self.block: Any = None
+        self.counted = False
+
+    def complete(self, outcome: Outcome) -> Completion:
+        """End the attempt; return what its outcome says about load."""
+        verdict = outcome.verdict
+        if verdict is Verdict.OK:
+            completion = Completion.ANSWERED
+        else:
+            paused = verdict is Verdict.THROTTLED and outcome.retry_after is not None
+            if paused or outcome.own_deadline or not TREATMENTS[verdict].retry:
+                completion = Completion.CUT
+            elif verdict is Verdict.TIMEOUT:
+                completion = Completion.LATE
+            else:
+                completion = Completion.REFUSED
+        self.completion = completion
+        return completion

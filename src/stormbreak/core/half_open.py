@@ -7,7 +7,7 @@ late, probes that hang may be queued, and the lease alone holds. The result of a
 a target slower than the lease, and well, would never be let back in. A trial that has not decided by `ends_at`
 is over: what it knows is stale, or its probes came to nothing.
 
-A probe that tells nothing, one way or the other, gives its place to another; but not without end. After
+A probe without a clear result gives its place to another; but not without end. After
 `ANSWERED` times as many answers of that kind as there are probes, or `RETURNED_UNUSED` times as many that came to nothing
 for any reason, no more are sent: the trial is *spent*. Those under way may still decide, until their leases are over.
 """
@@ -16,17 +16,16 @@ from enum import Enum
 from math import ceil, inf
 
 from stormbreak.core.circuit import BreakerPolicy
-from stormbreak.core.gate import OPEN, UNTIL_EVENT
-from stormbreak.core.in_flight import InFlight
+from stormbreak.core.gate import NEVER, READY, InFlight
 from stormbreak.core.trip import ROUNDING
 from stormbreak.types import Tally
 
 ANSWERED = 3
-"""Times `probes`: answers that tell nothing of health, such as a 429 or a 401. Where half of the answers are 429s, a
+"""Times `probes`: answers that say nothing about health, such as a 429 or a 401. Where half of the answers are 429s, a
 trial of three probes still decides 99 times in 100."""
 
 RETURNED_UNUSED = 10
-"""Times `probes`: probes that told nothing, those among them that we ended ourselves: callers that cancel are no
+"""Times `probes`: probes without a clear result, including those that we ended ourselves: callers that cancel are no
 reason to keep others away."""
 
 
@@ -52,20 +51,6 @@ class Probe:
 class Trial:
     """At most `probes`, `max_concurrent_probes` at the same time, decided as soon as the outcome of them all is certain."""
 
-    __slots__ = (
-        "_answered",
-        "_needed",
-        "_pace",
-        "_policy",
-        "_returned_unused",
-        "_tolerated",
-        "ends_at",
-        "failed",
-        "probes",
-        "spent",
-        "succeeded",
-    )  # fmt: skip
-
     def __init__(self, policy: BreakerPolicy, now: float, *, pace: float) -> None:
         """`pace`: the open time before."""
         self._policy = policy
@@ -76,18 +61,18 @@ class Trial:
         self.ends_at = inf if longest is None else now + longest
         self.probes: list[Probe] = []  # that hold a place, or did until their lease was over
         self.succeeded = self.failed = 0
-        self._answered = self._returned_unused = 0  # what told nothing
+        self._answered = self._returned_unused = 0  # without a clear result
         self.spent = False
 
     def ready_at(self, now: float) -> float:
-        """OPEN where a probe may leave, or when the next lease is over; UNTIL_EVENT where none will leave."""
+        """READY where a probe may leave, or when the next lease is over; NEVER where none will leave."""
         if self.spent:
-            return UNTIL_EVENT
+            return NEVER
         holding = self._leases(now)
         left = self._policy.probes - self.succeeded - self.failed - len(holding)
         if left > 0 and len(holding) < self._policy.max_concurrent_probes:
-            return OPEN
-        return min(holding, default=OPEN)
+            return READY
+        return min(holding, default=READY)
 
     def take(self, now: float, *, lost_after: float | None = None) -> Probe:
         """Send a probe, whose place comes free when it is older than `lost_after`, an open time after another's."""

@@ -39,8 +39,6 @@ class HedgePolicy:
 class _RecentDurations:
     """What recent attempts took."""
 
-    __slots__ = ("_taken",)
-
     def __init__(self) -> None:
         self._taken: deque[float] = deque(maxlen=KEPT)
 
@@ -55,25 +53,23 @@ class _RecentDurations:
 class HedgeTimer:
     """Knows of one target when an attempt is slow. Times to first outputs and to whole answers are kept apart."""
 
-    __slots__ = ("_policy", "_times")
-
     def __init__(self, policy: HedgePolicy) -> None:
         self._policy = policy
         self._times = (_RecentDurations(), _RecentDurations())
 
     @property
-    def most(self) -> int:
+    def max_hedges(self) -> int:
         """Hedges of one attempt."""
         return self._policy.max_hedges
 
-    def delay(self, *, begins: bool) -> float:
-        """Seconds after which an attempt is slow, where its first output is told if it `begins`; inf while unknown."""
+    def delay(self, *, streams: bool) -> float:
+        """Seconds after which an attempt is slow; inf while unknown. With `streams`, its first output is reported."""
         policy = self._policy
         after = policy.delay or 0.0
         if policy.percentile is None:
             return after
-        return max(after, self._times[begins].quantile(policy.percentile))
+        return max(after, self._times[streams].quantile(policy.percentile))
 
-    def took(self, seconds: float, *, begins: bool) -> None:
-        """Learn from an attempt that was answered, or that another has overtaken."""
-        self._times[begins].add(seconds)
+    def on_return(self, seconds: float, *, streams: bool) -> None:
+        """Learn from the duration of an attempt that was answered, or that another one has overtaken."""
+        self._times[streams].add(seconds)

@@ -13,7 +13,7 @@ from math import fsum, inf
 from statistics import median
 from typing import NamedTuple
 
-from stormbreak.core.in_flight import Completion, InFlight
+from stormbreak.core.gate import Completion, InFlight
 
 BLOCK = 16  # attempts
 LEAST = 8  # samples that make a block worth keeping
@@ -55,8 +55,6 @@ class LatencyBaseline:
     With `streams`, `usual` is that of first outputs; `mean` is always that of whole answers.
     """
 
-    __slots__ = ("_clean_at", "_filling", "_kept", "_learned_at", "mean", "streams", "usual")
-
     def __init__(self, *, streams: bool = False) -> None:
         self._filling = _Block(0.0)
         self._filling.sent = BLOCK  # the first attempt opens one
@@ -67,7 +65,7 @@ class LatencyBaseline:
         self.usual: float | None = None
         self.mean: float | None = None
 
-    def sent(self, flight: InFlight) -> None:
+    def on_send(self, flight: InFlight) -> None:
         """Take in an attempt that leaves."""
         block = self._filling
         if block.sent == BLOCK:
@@ -77,14 +75,16 @@ class LatencyBaseline:
         block.sent += 1
         flight.block = block
 
-    def landed(self, flight: InFlight, now: float, evidence_at: float) -> None:
+    def on_completion(self, flight: InFlight, now: float, evidence_at: float) -> None:
         """Take in an attempt that has ended; `evidence_at` is the last sign of congestion."""
         block: _Block = flight.block
-        if flight.landing is Completion.ANSWERED or flight.landing is Completion.LATE:
+        if flight.completion is Completion.ANSWERED or flight.completion is Completion.LATE:
             total = now - flight.sent_at
             block.totals.append(total)
-            known = self.streams and flight.first_at is not None
-            block.samples.append((flight.first_at or 0.0) - flight.sent_at if known else total)
+            known = self.streams and flight.first_output_at is not None
+            block.samples.append(
+                (flight.first_output_at or 0.0) - flight.sent_at if known else total
+            )
         block.ended += 1
         if block.ended == BLOCK:
             self._close(block, now, evidence_at)
@@ -106,10 +106,10 @@ class LatencyBaseline:
             self._learn()
 
     def _learn(self) -> None:
-        medians = sorted(block.median for block in self._kept)
+        medians = sorted([block.median for block in self._kept])
         odd = TRIM * medians[int(LOW * (len(medians) - 1))]
         even = [block for block in self._kept if block.median <= odd]
-        pooled = sorted(sample for block in even for sample in block.samples)
+        pooled = sorted([sample for block in even for sample in block.samples])
         count = len(pooled)
         if count < ENOUGH:
             return
@@ -117,4 +117,4 @@ class LatencyBaseline:
         quantile = FIRST_QUANTILE if self.streams else TOTAL_QUANTILE
         high = pooled[int(quantile * count)]
         self.usual = max(high, TIMES * middle, middle + PLUS)
-        self.mean = fsum(block.total for block in even) / count
+        self.mean = fsum([block.total for block in even]) / count

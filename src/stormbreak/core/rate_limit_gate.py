@@ -1,13 +1,10 @@
-"""The gate that counts requests and tokens: an estimate reserved before, the usage settled after.
+"""The gate of rate limits: it reserves one request and its estimated tokens, and settles the real usage afterwards.
 
-It is the only gate that asks how heavy a call is, so the queue tells it (`weigh`) before it asks when it opens. A
-call leaves when one request and its estimate of tokens fit into every limit, the configured ones and those that
-the server told. The first in the queue waits for its own estimate; lighter ones do not overtake it, or the heavy
+A call leaves when it fits into every limit, the configured ones (`Bucket`) and those that the server reported in its headers
+(`ReportedLimit`). The first call in the queue waits for its own estimate; lighter ones do not overtake it, or the heavy
 would never leave.
 
-What becomes of a reservation:
-
-| what came of the attempt | request | tokens |
+| outcome of the attempt | request | tokens |
 |---|---|---|
 | nothing was sent, or there was no connection | refunded | refunded |
 | an answer with its usage | counts | usage counts |
@@ -15,32 +12,33 @@ What becomes of a reservation:
 | anything else: refused, not served | counts | refunded |
 """
 
+from math import inf
 from typing import TypeAlias
 
-from stormbreak.core.bucket import Bucket
-from stormbreak.core.gate import OPEN
+from stormbreak.core.gate import READY
 from stormbreak.core.rate_limit_policy import RateLimitPolicy
-from stormbreak.core.rate_limit_status import Told
-from stormbreak.types import Call, Outcome, RateLimits, Verdict
+from stormbreak.types import Call, Outcome, RateLimitStatus, Verdict
 
-LEARNING = 0.1  # weight of the newest answer in what is usual
-RECENT = 1.0  # seconds since it held somebody
+LEARNING = 0.1  # weight of the newest answer in the usual number of tokens
+RECENT = 1.0  # seconds since a limit held calls
+MINUTE = 60.0  # what a limit is per, where the server does not say
+MIN_SPEED = 1e-9  # per second
+SLACK = 1.0  # seconds; resets are rounded
 _NOT_SENT = frozenset({Verdict.CONNECT_FAILED, Verdict.REJECTED})
 
-
 Reserved: TypeAlias = tuple[int, float, float, float]
-"""What one attempt took: its tokens, and the receipts of `rpm` and of what was told of requests and tokens."""
+"""What one attempt took: its tokens, and the receipts of `rpm` and of the reported limits of requests and tokens."""
 
 
 class RateLimitGate:
     """One request and some tokens for every attempt."""
 
-    __slots__ = ("_longest", "_rpm", "_tokens", "_told", "_tpm", "_typical_tokens")
     name = "quota"
+    takes = True
     settles_success = True
 
     def __init__(self, policy: RateLimitPolicy, *, longest: float, share: float = 1.0) -> None:
-        """What the server told, or counted, closes a limit for `longest` seconds at the most. All limits count by their `share`."""
+        """No report closes a limit for longer than `longest` seconds. Of all limits, `share` is for this process."""
         self._longest = longest
         self._rpm = (
             None if policy.rpm is None else Bucket(share * policy.rpm / 60, policy.burst_seconds)
@@ -48,93 +46,91 @@ class RateLimitGate:
         self._tpm = (
             None if policy.tpm is None else Bucket(share * policy.tpm / 60, policy.burst_seconds)
         )
-        self._told = (
-            (Told(longest, share), Told(longest, share)) if policy.learn_from_headers else None
+        self._reported = (
+            (ReportedLimit(longest, share), ReportedLimit(longest, share))
+            if policy.learn_from_headers
+            else None
         )
         self._typical_tokens = 0.0  # tokens of a call that was answered; 0 while unknown
-        self._tokens = 0  # of the call that is asked about
 
-    def weigh(self, call: Call) -> None:
-        """The next questions are about `call`."""
-        self._tokens = call.tokens
-
-    def ready_at(self, now: float) -> float:
-        """OPEN, or when the call fits into every limit."""
-        ready_at = OPEN
+    def ready_at(self, call: Call, now: float) -> float:
+        """READY, or when the call fits into every limit."""
+        ready_at = READY
         if self._rpm is not None:
             ready_at = self._rpm.ready_at(1)
         if self._tpm is not None:
-            ready_at = max(ready_at, self._tpm.ready_at(self._tokens))
-        if self._told is not None:
-            requests, tokens = self._told
+            ready_at = max(ready_at, self._tpm.ready_at(call.tokens))
+        if self._reported is not None:
+            requests, tokens = self._reported
             if now < requests.until:
                 ready_at = max(ready_at, requests.ready_at(1, now))
             if now < tokens.until:
-                ready_at = max(ready_at, tokens.ready_at(self._tokens, now))
-        return ready_at if ready_at > now else OPEN
+                ready_at = max(ready_at, tokens.ready_at(call.tokens, now))
+        return ready_at if ready_at > now else READY
 
-    def scarcer(self, now: float) -> str | None:
-        """Return what the call that was asked about last waits for the longest: "requests" or "tokens"; None: it may leave."""
-        ready_at = self.ready_at(now)
+    def scarcer(self, call: Call, now: float) -> str | None:
+        """Return what `call` waits for the longest: "requests" or "tokens"; None: it may leave."""
+        ready_at = self.ready_at(call, now)
         if ready_at <= now:
             return None
         requests = [] if self._rpm is None else [self._rpm.ready_at(1)]
-        if self._told is not None:
-            requests.append(self._told[0].ready_at(1, now))
+        if self._reported is not None:
+            requests.append(self._reported[0].ready_at(1, now))
         return "requests" if ready_at in requests else "tokens"
 
     def is_needed(self, now: float) -> bool:
-        """Whether some of a configured limit is taken, or much of one that was told: a new gate would begin with all of it."""
+        """Whether some of a configured limit is taken, or much of a reported one: a new gate would begin with all of it."""
         buckets = (self._rpm, self._tpm)
         return any(bucket is not None and bucket.full_at > now for bucket in buckets) or any(
-            told.is_scarce(now) for told in self._told or ()
+            limit.is_scarce(now) for limit in self._reported or ()
         )
 
-    def in_force(self, now: float) -> bool:
-        """Whether a configured limit holds calls, or did a moment ago."""
+    def paces(self, call: Call, now: float) -> bool:
+        """Whether a configured limit holds calls like this one, or did a moment ago."""
         since = now - RECENT
         return (self._rpm is not None and self._rpm.ready_at(1) > since) or (
-            self._tpm is not None and self._tpm.ready_at(self._tokens) > since
+            self._tpm is not None and self._tpm.ready_at(call.tokens) > since
         )
 
     def time_to_send(self, sends: float, now: float) -> float:
         """Seconds until so many more have been sent, by the configured requests alone."""
         return 0.0 if self._rpm is None else max(0.0, self._rpm.turn_at(sends - 1) - now)
 
-    def take(self, now: float) -> Reserved:
+    def take(self, call: Call, now: float) -> Reserved:
         """Reserve for one attempt."""
-        reserved = self._tokens
+        reserved = call.tokens
         rpm = 0.0 if self._rpm is None else self._rpm.take(1, now)
         if self._tpm is not None:
             self._tpm.take(reserved, now)
-        if self._told is None:
+        if self._reported is None:
             return reserved, rpm, 0.0, 0.0
-        requests, tokens = self._told
+        requests, tokens = self._reported
         return reserved, rpm, requests.take(1, now), tokens.take(reserved, now)
 
     def is_what_lacks(self, outcome: Outcome) -> bool:
         """Whether it was tokens that were wanting, and what remains would do for a usual call.
 
         Then the heavy one has to wait, and others need not. Where less remains, all have to: what a server says of
-        its limit is not enough to send by while it refuses, since a window that is told as if it flowed would be
+        its limit is not enough to send by while it refuses, since a window that is reported as if it flowed would be
         met too early again and again (goodput 75 to 82 instead of 93 in `tokens`).
         """
-        said = outcome.told
+        report = outcome.rate_limits
         if (
-            self._told is None
+            self._reported is None
             or not self._typical_tokens
-            or said is None
-            or said.requests is None
-            or said.tokens is None
+            or report is None
+            or report.requests is None
+            or report.tokens is None
         ):
             return False
         return (
-            bool(said.requests.remaining) and (said.tokens.remaining or 0.0) >= self._typical_tokens
+            bool(report.requests.remaining)
+            and (report.tokens.remaining or 0.0) >= self._typical_tokens
         )
 
-    def settle(self, token: Reserved, outcome: Outcome, now: float, uniform: float) -> None:  # noqa: ARG002
-        """Give back what was reserved too much, and hear what the server said."""
-        reserved, rpm, requests_receipt, tokens_receipt = token
+    def settle(self, token: Reserved, outcome: Outcome, now: float, _uniform: float) -> None:
+        """Give back what was reserved too much, and learn what the server reports."""
+        reserved, rpm, requests_receipt, _ = token
         used = _used(outcome, reserved)
         served = outcome.verdict is Verdict.OK
         if served:
@@ -144,32 +140,32 @@ class RateLimitGate:
         if not served and not _was_sent(outcome):
             if self._rpm is not None:
                 self._rpm.refund(1, rpm, now)
-            if self._told is not None:
-                self._told[0].settle(1, requests_receipt, now)
+            if self._reported is not None:
+                self._reported[0].settle(1, requests_receipt, now)
         left = reserved - used
         if left and self._tpm is not None:
             self._tpm.settle(left, latest=now + self._longest)
-        if self._told is None:
+        if self._reported is not None:
+            self._settle_reported(self._reported, token, left, outcome, now)
+
+    def _settle_reported(
+        self,
+        limits: tuple["ReportedLimit", "ReportedLimit"],
+        token: Reserved,
+        left: float,
+        outcome: Outcome,
+        now: float,
+    ) -> None:
+        """Give back to the reported limits, and take in what this answer reports."""
+        _, _, *receipts = token
+        if left and now < limits[1].until:
+            limits[1].settle(left, receipts[1], now)
+        if outcome.rate_limits is None:
             return
-        _, tokens = self._told
-        if left and now < tokens.until:
-            tokens.settle(left, tokens_receipt, now)
-        if outcome.told is not None:
-            receipts = requests_receipt, tokens_receipt
-            _hear(self._told, outcome.told, receipts, now, served=served)
-
-
-def _hear(
-    told: tuple[Told, Told],
-    said: RateLimits,
-    receipts: tuple[float, float],
-    now: float,
-    *,
-    served: bool,
-) -> None:
-    for limit, allowance, receipt in zip(told, said, receipts, strict=True):
-        if allowance is not None:
-            limit.hear(allowance, receipt, now, served=served)
+        served = outcome.verdict is Verdict.OK
+        for limit, report, receipt in zip(limits, outcome.rate_limits, receipts, strict=True):
+            if report is not None:
+                limit.update(report, receipt, now, served=served)
 
 
 def _was_sent(outcome: Outcome) -> bool:
@@ -183,3 +179,173 @@ def _used(outcome: Outcome, reserved: int) -> int:
         return outcome.used
     counts = outcome.verdict is Verdict.OK or outcome.maybe_processed
     return reserved if counts else 0
+
+
+# ---------------------------------------------------------------- configured limits
+
+
+class Bucket:
+    """A bucket that holds `depth` seconds of a flow of `rate` per second, by virtual scheduling. It begins full.
+
+    Nothing is counted. What was taken is a time: `full_at`, when the bucket would be full again without further
+    takes. Taking moves it by what the amount is worth in seconds; an amount may be taken when it would leave
+    `full_at` no further ahead than the bucket is deep. This is the generic cell rate algorithm (ITU-T I.371, 1993) with a
+    weight. An amount larger than the whole bucket may be taken when the bucket is full, and is then paid off.
+
+    So of takes that are never given back, at most `depth * rate + rate * t` lie within any t seconds (or the largest
+    take, if that is more). `settle` gives back what was reserved too much: averages are kept, and a window holds
+    more than it should by at most what was given back in it. `refund` is for an attempt that never happened, and keeps the
+    bound for every window: of the time that the amount was worth, only the part still ahead is given back.
+    """
+
+    def __init__(self, rate: float, depth: float) -> None:
+        self._seconds = 1 / rate  # that one is worth
+        self._depth = max(depth, self._seconds)
+        self.full_at = 0.0  # when it is full again, if nobody takes any more
+        self._returned_unused = 0.0  # seconds, ever
+
+    def ready_at(self, amount: float) -> float:
+        """The time from which `amount` may be taken, if nothing is given back until then."""
+        spare = self._depth - amount * self._seconds
+        return self.full_at - spare if spare > 0 else self.full_at
+
+    def turn_at(self, ahead: float) -> float:
+        """The time from which one may be taken after `ahead` others, each of one."""
+        return self.ready_at(1) + ahead * self._seconds
+
+    def take(self, amount: float, now: float) -> float:
+        """Take `amount`, and return a receipt for `refund`."""
+        full_at = max(self.full_at, now) + amount * self._seconds
+        self.full_at = full_at
+        return full_at + self._returned_unused
+
+    def settle(self, amount: float, *, latest: float = inf) -> None:
+        """Give back `amount` that was not used; a negative one was used beyond what was taken.
+
+        The debt that makes is paid off at `latest`, whatever it is: one wrong count closes nothing for ever.
+        """
+        full_at = self.full_at - amount * self._seconds
+        self.full_at = min(full_at, max(self.full_at, latest))
+
+    def refund(self, amount: float, receipt: float, now: float) -> None:
+        """Give back an amount that was taken for nothing, as far as its time has not gone by.
+
+        What others got back meanwhile has moved that time; it is taken for earlier than it may be, never for later.
+        """
+        ahead = receipt - self._returned_unused - now
+        seconds = min(amount * self._seconds, max(0.0, ahead))
+        self.full_at -= seconds
+        self._returned_unused += seconds
+
+
+# ---------------------------------------------------------------- reported limits
+
+
+class ReportedLimit:
+    """A limit of requests or of tokens as the server reported it, carried on from there. At first everything passes.
+
+    Servers report how much remains of a limit, and when it is full again. One that *flows* comes back
+    evenly until its reset: at (limit - remaining) / reset per second. Any other is full at its reset and not before.
+
+    A report is true of the moment in which the server counted that attempt. Attempts that left later are
+    not in it yet, so they are subtracted; a report on an attempt that left before the one reported last is outdated.
+
+    A limit that does not flow is used up once until its reset. A server that serves two attempts and reports after both that
+    nothing remains does not mean it, and is not believed again: some gateways send 0 for want of a number.
+
+    Where nothing remains and no time is named, nothing is known. No report holds for longer than `longest`
+    seconds: then an attempt has to find out.
+    """
+
+    def __init__(self, longest: float, share: float = 1.0) -> None:
+        """No report holds for longer than `longest` seconds; `share` of what is reported is for this process."""
+        self._longest = longest
+        self._share = share
+        self._limit = inf
+        self._remaining = inf  # at `_at`
+        self._at = 0.0
+        self._flow = 0.0  # per second, from then on
+        self.until = READY  # the end of what is known; later, everything passes
+        self._taken = 0.0  # in all
+        self._believed = True
+        self._empty_until = -inf  # the end of what it report was used up, after it had served
+        self._reported_receipt = -1.0  # of the news heard last: what had been taken
+
+    def ready_at(self, amount: float, now: float) -> float:
+        """READY, or when `amount` remains. More than the limit may leave when all of it is there."""
+        if now >= self.until:
+            return READY
+        lacks = min(amount, self._limit) - self._remaining
+        if lacks <= 0:
+            return READY
+        if not self._flow:
+            return self.until
+        ready_at = min(self._at + lacks / self._flow, self.until)
+        return ready_at if ready_at > now else READY
+
+    def is_scarce(self, now: float) -> bool:
+        """Whether less than half of the limit is known to remain, or, where that is not known, nothing."""
+        if now >= self.until:
+            return False
+        remains = self._remaining + (now - self._at) * self._flow
+        return remains < (1 if self._limit == inf else self._limit / 2)
+
+    def take(self, amount: float, now: float) -> float:
+        """Take `amount`, and return a receipt: news from before it was taken do not know of it."""
+        self._taken += amount
+        if now < self.until:
+            self._advance_window(now)
+            self._remaining -= amount
+        return self._taken
+
+    def settle(self, amount: float, receipt: float, now: float) -> None:
+        """Give back `amount` of what was taken; a negative one was used beyond it.
+
+        What the server had counted when it was heard last is not corrected: it knew better.
+        """
+        if now < self.until and receipt > self._reported_receipt:
+            self._advance_window(now)
+            self._remaining = min(self._limit, self._remaining + amount)
+
+    def update(self, report: RateLimitStatus, receipt: float, now: float, *, served: bool) -> None:
+        """Believe what the answer to the attempt with that receipt report; `served` if it was no refusal."""
+        if report.remaining is None or not self._believed:
+            return
+        remaining = self._share * report.remaining
+        limit = inf if report.limit is None else max(self._share * report.limit, remaining)
+        missing = limit - remaining
+        reset = report.reset
+        if reset is None:
+            if report.window is None or limit in (0.0, inf):
+                return
+            reset = report.window * (missing / limit if report.flows else 1.0)
+        flow = self._refill_rate(report, limit, missing, reset)
+        if served and not flow and not report.remaining:
+            self._on_exhausted(now, reset)
+        if receipt < self._reported_receipt or not self._believed:
+            return
+        self._reported_receipt = receipt
+        self._limit = limit
+        self._remaining = remaining - (self._taken - receipt)
+        self._at = now
+        self._flow = flow
+        # Once it is whole again, what flows is still bounded by how it flows.
+        self.until = now + (self._longest if self._flow else min(reset, self._longest))
+
+    def _on_exhausted(self, now: float, reset: float) -> None:
+        if now + SLACK < self._empty_until:
+            self._believed, self.until = False, READY
+        self._empty_until = now + reset
+
+    def _refill_rate(
+        self, report: RateLimitStatus, limit: float, missing: float, reset: float
+    ) -> float:
+        if not report.flows or limit == inf:
+            return 0.0
+        if missing and reset > 0:
+            return max(MIN_SPEED, missing / reset)
+        return limit / (report.window or MINUTE)
+
+    def _advance_window(self, now: float) -> None:
+        self._remaining = min(self._limit, self._remaining + (now - self._at) * self._flow)
+        self._at = now

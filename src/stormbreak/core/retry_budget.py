@@ -6,7 +6,7 @@ capacity. The account starts empty: a credit at the start would be multiplied by
 
 A retry is free where there is evidence that it does no harm:
 
-- the server named the time to come back, and it is not so brief that it keeps nobody away;
+- the server named the time to come back, and it is long enough to keep calls away;
 - answers come, and most of them are on time (`diagnosis`): the failure was bad luck, and sending less would not
   help. After a timeout only if an attempt that left later was answered on time: where all hang, nobody overtakes. After a 429
   only if 429s slow us down (a learned rate, a limit that has fallen), or most attempts beside it are served: it may stand for a limit;
@@ -100,7 +100,9 @@ class Budget:
 
     def earn(self, now: float) -> None:
         """A call has come."""
-        self._tokens = min(self._policy.capacity, self.balance(now) + self._policy.ratio)
+        policy = self._policy
+        balance = self._tokens * exp(-max(0.0, now - self._since) / policy.decay_time)
+        self._tokens = min(policy.capacity, balance + policy.ratio)
         self._since = now
 
     def balance(self, now: float) -> float:
@@ -146,5 +148,5 @@ class Budget:
 
 
 def _was_invited_by_server(outcome: Outcome) -> bool:
-    """Whether the server itself named the time to come back, late enough to keep anybody away."""
+    """Whether the server itself named the time to come back, late enough to keep calls away."""
     return outcome.retry_after is not None and outcome.retry_after >= SHORT_WAIT

@@ -22,7 +22,7 @@ from typing import NamedTuple
 from stormbreak.core.backoff import Backoff
 from stormbreak.core.cooldown import SPREAD
 from stormbreak.core.policy import Policy
-from stormbreak.core.spending import COST
+from stormbreak.core.spend_policy import COST
 from stormbreak.types import TARGET, TREATMENTS, CallResult, Outcome, Verdict
 
 ATTEMPTS = 10  # sends of one row over all its rounds, but for those that got no connection

@@ -13,7 +13,7 @@ teach nothing.
 from collections.abc import Callable
 from math import inf, log, sqrt
 
-from stormbreak.core.gate import OPEN
+from stormbreak.core.gate import READY
 from stormbreak.core.window import TimeWindow
 from stormbreak.types import Outcome, Verdict
 
@@ -21,7 +21,7 @@ from stormbreak.types import Outcome, Verdict
 # Bad luck: a target that refuses a share of everything, however much it is sent. A limit that is
 # used up and bad luck look alike at first: both answer with 429. They differ in what helps. Against
 # a limit, sending less makes the refusals stop. Against bad luck it changes nothing: the same share
-# is turned away, and whoever sends ever less to escape it is soon sending nothing. So when refusals
+# is turned away, and a sender that slows down to escape it is soon sending nothing. So when refusals
 # slow us down, a trial begins: while less is sent, each second is weighed for "the share is as
 # before" against "the share has fallen to a quarter" (a sequential probability ratio test, Wald
 # 1945). Once the odds for bad luck are a hundred to one, it is taken for that, for ten minutes, and
@@ -42,16 +42,6 @@ REMEMBER_FOR = 600.0  # seconds
 
 class _HypothesisTest:
     """Weighs seconds, each when it is over."""
-
-    __slots__ = (
-        "_accepted_weighs",
-        "_begins_at",
-        "_refused_weighs",
-        "refused",
-        "refused_at",
-        "score",
-        "sent",
-    )
 
     def __init__(self, share: float, now: float) -> None:
         self._refused_weighs = -log(FALLEN)
@@ -75,11 +65,6 @@ class _HypothesisTest:
 
 class RandomRefusals:
     """Finds out whether refusals are bad luck. All times are seconds, shares are within [0, 1]."""
-
-    __slots__ = (
-        "_doubt", "_doubted_until", "_followed", "_on_found", "_refused", "_second", "_sent", "_share", "_trial",
-        "_until", "is_limit",
-    )  # fmt: skip
 
     def __init__(self, on_found: Callable[[float], None]) -> None:
         """`on_found(now)` is called when a trial has shown that they are."""
@@ -110,7 +95,7 @@ class RandomRefusals:
         self._trial = _HypothesisTest(share, now)
         return True
 
-    def sent(self, now: float) -> None:
+    def on_send(self, now: float) -> None:
         """One was sent."""
         if now >= self._second + 1:
             self._turn(now)
@@ -174,7 +159,7 @@ class RandomRefusals:
 WINDOW = 10.0  # seconds
 SHARE = 0.1  # of what was sent that must have been refused ...
 LEAST = 2  # ... and at least so many
-ENOUGH = 5  # sends that a first lesson needs, or it is told by chance
+ENOUGH = 5  # sends that a first lesson needs, or chance decides
 BUSY = 5.0  # seconds of sending before a first lesson
 PAUSE = 2.0  # seconds between two lessons
 BELOW = 0.9  # of the accepted rate
@@ -188,22 +173,8 @@ QUIET_AFTER = 15.0  # seconds without growth after a lesson during a trial
 class AdaptiveSendRate:
     """The gate that spaces out sends. At most one second's worth of them leaves at once."""
 
-    __slots__ = (
-        "_busy_since",
-        "_credit",
-        "_earned_at",
-        "_earning",
-        "_learned_at",
-        "_on_random_refusals",
-        "_random_refusals",
-        "_rate",
-        "_refused",
-        "_sent",
-        "_sent_at",
-        "_slowest",
-        "_still_until",
-    )  # fmt: skip
     name = "rate"
+    takes = True
     settles_success = False
 
     def __init__(self, on_random: Callable[[float], None] = lambda _: None) -> None:
@@ -213,7 +184,7 @@ class AdaptiveSendRate:
         self._random_refusals = RandomRefusals(self._found)
         self._on_random_refusals = on_random
         self._rate = inf  # when it was learned
-        self._learned_at = -inf
+        self.learned_at = -inf
         self._still_until = -inf  # the rate grows from then on
         self._slowest = MIN_SPEED
         self._credit = 0.0  # sends earned, as of `_earned_at`
@@ -224,7 +195,11 @@ class AdaptiveSendRate:
 
     def in_force(self, now: float) -> bool:
         """Whether a rate holds."""
-        return now - self._learned_at < FADE
+        return now - self.learned_at < FADE
+
+    def paces(self, _call: object, now: float) -> bool:
+        """Whether a rate is in force."""
+        return self.in_force(now)
 
     def is_random(self, now: float) -> bool:
         """Whether refusals are bad luck."""
@@ -247,31 +222,31 @@ class AdaptiveSendRate:
         growth = log(GROWTH)
         return log(1 + sends * growth / self.rate_at(now)) / growth
 
-    def ready_at(self, now: float) -> float:
-        """OPEN, or when the next send has been earned."""
-        if now - self._learned_at >= FADE:
-            return OPEN
+    def ready_at(self, _call: object, now: float) -> float:
+        """READY, or when the next send has been earned."""
+        if now - self.learned_at >= FADE:
+            return READY
         earned_at = self._earned_at + (1 - self._credit) / self._earning
-        return OPEN if now >= earned_at else min(earned_at, self._learned_at + FADE)
+        return READY if now >= earned_at else min(earned_at, self.learned_at + FADE)
 
-    def take(self, now: float) -> None:
+    def take(self, _call: object, now: float) -> None:
         """One leaves."""
         if now - self._sent_at > WINDOW:
             self._busy_since = now
         self._sent_at = now
         self._sent.add(now, failed=False)
-        self._random_refusals.sent(now)
-        if self.in_force(now):
+        self._random_refusals.on_send(now)
+        if now - self.learned_at < FADE:
             self._earn(now)
             self._credit = max(0.0, self._credit - 1)
 
-    def settle(self, token: None, outcome: Outcome, now: float, uniform: float) -> None:  # noqa: ARG002
+    def settle(self, _token: None, outcome: Outcome, now: float, _uniform: float) -> None:
         """Learn from a refusal."""
         if outcome.verdict is not Verdict.THROTTLED:
             return
         self._refused.add(now, failed=True)
         self._random_refusals.refused(now)
-        if now - self._learned_at < PAUSE or now - self._busy_since < BUSY:
+        if now - self.learned_at < PAUSE or now - self._busy_since < BUSY:
             return
         self._sent.roll(now)
         sent, refused = self._sent.calls, self._refused.calls
@@ -296,13 +271,13 @@ class AdaptiveSendRate:
         if self._random_refusals.suppose(refused / max(sent, refused), now) or before == inf:
             self._slowest = max(MIN_SPEED, slower * served, self._slowest / 2)
         self._earn(now)
-        self._learned_at = now
+        self.learned_at = now
         self._still_until = now + QUIET_AFTER if self._random_refusals.on_trial(now) else now
         self._rate = self._earning = max(self._slowest, accepted)
 
     def _found(self, now: float) -> None:
         """The refusals are bad luck: no rate helps against that."""
-        self._learned_at = -inf
+        self.learned_at = -inf
         self._on_random_refusals(now)
 
     def _earn(self, now: float) -> None:

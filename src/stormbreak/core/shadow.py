@@ -1,12 +1,12 @@
 """Policies that decide beside the real one, and are not obeyed.
 
 A shadow sees only what really happened: attempts that left, and what came of them. It changes no call, draws
-no chance of its own and keeps nobody waiting. What it would have done is counted, and told as events.
+no chance of its own and delays no call. What it would have done is counted, and emitted as events.
 
 Each mechanism is asked by itself. An attempt that it would have held back was sent all the same, but not for
-it: the mechanism takes no notice of that attempt's outcome, as it would not have seen it. So an open circuit
+it: the mechanism ignores that attempt's outcome, which it would not have seen. So an open circuit
 learns from probes alone, in the shadow, too. What a shadow cannot know is what would have become of a call
-that it would have sent later, or once more: it tells how often a policy would step in, not what that gains.
+that it would have sent later, or once more: it shows how often a policy would act, not what that gains.
 That is what the simulator is for.
 
 The gate of a shadow is always open. It stands among the real gates of a target, where there is a shadow, so
@@ -23,14 +23,14 @@ from stormbreak.core.checks import check_types
 from stormbreak.core.circuit import BreakerPolicy, State
 from stormbreak.core.concurrency_limit import Limit, Limiter, limiter
 from stormbreak.core.diagnosis import Diagnosis
-from stormbreak.core.gate import OPEN, UNTIL_EVENT, Gate
+from stormbreak.core.gate import NEVER, READY, Gate
 from stormbreak.core.rate_limit_gate import RateLimitGate
 from stormbreak.core.rate_limit_policy import RateLimitPolicy
 from stormbreak.core.retry import NoRetry, Retry, RetryPolicy
 from stormbreak.core.retry_budget import Budget, BudgetPolicy
 from stormbreak.core.send_rate import AdaptiveSendRate
 from stormbreak.core.tally import check_verdict_lists
-from stormbreak.types import Outcome, Treatment, Verdict
+from stormbreak.types import Call, Outcome, Treatment, Verdict
 
 DIFFERENT = 0.001  # seconds; two times further apart differ
 
@@ -65,7 +65,7 @@ class ShadowPolicy:
 
 
 Report = Callable[[float, str, str, float | None], None]
-"""Is told when, which mechanism, what it would have done, and until when (None: no such time)."""
+"""Gets the time, the mechanism, what it would have done, and until when (None: no such time)."""
 
 _CIRCUIT = {State.OPEN: "open", State.HALF_OPEN: "probe", State.CLOSED: "close"}
 
@@ -74,6 +74,7 @@ class ShadowGate:
     """The shadow of one target's gates. The token holds those of the mechanisms that let the attempt pass."""
 
     name = "shadow"
+    takes = True
     settles_success = True
 
     def __init__(
@@ -118,18 +119,18 @@ class ShadowGate:
             self._gates.append(self.breaker)
         self._gates.append(diagnosis)  # settles before all that asks it
 
-    def ready_at(self, now: float) -> float:  # noqa: ARG002
-        """Always OPEN: a shadow keeps nobody waiting."""
-        return OPEN
+    def ready_at(self, _call: object, _now: float) -> float:
+        """Always READY: a shadow delays no call."""
+        return READY
 
-    def take(self, now: float) -> list[tuple[Gate, Any]]:
+    def take(self, call: Call, now: float) -> list[tuple[Gate, Any]]:
         """An attempt leaves: count who would have held it, and let the others take note."""
         self._tick(now)
         passed = []
         for gate in self._gates:
-            ready_at = gate.ready_at(now)
+            ready_at = gate.ready_at(call, now)
             if ready_at <= now:
-                passed.append((gate, gate.take(now)))
+                passed.append((gate, gate.take(call, now)))
             else:
                 would = self._refusal if gate is self.breaker else "wait"
                 self.would(now, gate.name, would, ready_at)
@@ -145,7 +146,7 @@ class ShadowGate:
             self.budget.record(outcome, now)
         self._tick(now)
 
-    def decided(self, now: float, real: Retry | NoRetry, shadow: Retry | NoRetry) -> None:
+    def compare(self, now: float, real: Retry | NoRetry, shadow: Retry | NoRetry) -> None:
         """After a failure: count where the shadow would have decided otherwise about a retry."""
         if isinstance(shadow, NoRetry):
             if isinstance(real, Retry):
@@ -157,9 +158,9 @@ class ShadowGate:
             self.would(now, "retry", "retry_later" if later else "retry_sooner", shadow.until)
 
     def would(self, now: float, mechanism: str, what: str, until: float | None) -> None:
-        """Count, and tell."""
+        """Count and report it."""
         self.counts[f"{mechanism}.{what}"] += 1
-        self._report(now, mechanism, what, None if until == UNTIL_EVENT else until)
+        self._report(now, mechanism, what, None if until == NEVER else until)
 
     def snapshot(self) -> dict[str, Any]:
         """What stands where in the shadow, and how often it would have stepped in."""

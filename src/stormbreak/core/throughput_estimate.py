@@ -15,8 +15,6 @@ LEARNING = 0.02  # weight of a longer answer in the least time of one
 class FirstOutputEstimate:
     """The peak of attempts that put out, over the last `SLICES` seconds."""
 
-    __slots__ = ("_peaks", "_second", "serving")
-
     def __init__(self) -> None:
         self.serving = 0  # attempts past their first output now
         self._second = 0
@@ -66,8 +64,6 @@ class RateEstimate:
     A slice is half that time wide, and at least a second. Until the usual time is known, a smoothed minimum
     stands in.
     """
-
-    __slots__ = ("_least", "_slices")
 
     def __init__(self) -> None:
         self._slices: deque[_Slice] = deque(maxlen=SLICES)

@@ -16,7 +16,7 @@ from typing import Annotated, NamedTuple, Self, TypeAlias, TypeVar
 
 from msgspec import Meta
 
-from stormbreak.core.spend_policy import EXACT, PriceOf, PriceTable, known_cost, known_max_cost
+from stormbreak.cost.price_table import EXACT, PriceOf, PriceTable, known_cost, known_max_cost
 from stormbreak.errors import ConfigurationError
 from stormbreak.types import Labels, Priority, Target, Usage
 

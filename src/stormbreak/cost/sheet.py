@@ -11,6 +11,7 @@ from decimal import Decimal
 from enum import Enum, auto
 
 from stormbreak.cost.money import KEPT, USD, Currency, near, rounded, without_zeros
+from stormbreak.escape import printable
 
 Cell = Decimal | int | str | None
 
@@ -119,14 +120,10 @@ def csv_safe(cell: Cell) -> Cell:
     """Escape text that a spreadsheet would read as a formula; a number stays as it is."""
     if isinstance(cell, str):
         apostrophe = "'" if cell.startswith(_FORMULA) else ""
-        return apostrophe + "".join(map(_printable, cell))
+        return apostrophe + printable(cell)
     if isinstance(cell, Decimal):
         return f"{cell:f}"
     return cell
-
-
-def _printable(char: str) -> str:
-    return char if char.isprintable() else char.encode("unicode_escape").decode()
 
 
 def volume(tokens: Decimal) -> str:

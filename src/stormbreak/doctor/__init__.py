@@ -1,6 +1,6 @@
-"""Looks at installed SDKs and at a client object, and names what would multiply attempts, wait for ever or lead past us.
+"""Examines installed SDKs and client objects for what multiplies attempts, never times out or bypasses a policy.
 
-The public names. Each is loaded when it is first used: what is installed is looked at without a client.
+Each public name is loaded on first use: installed SDKs are listed without importing a client.
 """
 
 from typing import TYPE_CHECKING

@@ -1,82 +1,170 @@
-"""Examines a client of the user's: what stands between a call and the provider."""
+"""Examine a client object of the user: every layer between a call and the provider."""
 
 import gc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
-from stormbreak.doctor.connection_checks import addresses, pools
-from stormbreak.doctor.discovery import arrives, chains, named, read
+from stormbreak.core.presets import is_off
+from stormbreak.doctor.connection_checks import check_address, check_pool
+from stormbreak.doctor.discovery import RequestPath, class_name, find_paths, leaves, read
 from stormbreak.doctor.findings import Finding, Severity, sorted_by_severity
-from stormbreak.doctor.request_path import RequestPath
-from stormbreak.doctor.retry_counts import retrier
-from stormbreak.doctor.stacked_retries import stacks
-from stormbreak.doctor.timeouts import spans
-from stormbreak.doctor.transports import bypasses, doorways, is_bypassed
+from stormbreak.doctor.retries import check_retries, retrier
+from stormbreak.doctor.timeouts import check_timeouts
 from stormbreak.errors import ConfigurationError
+from stormbreak.http.environment import is_disabled
 
-MANY = 16  # open clients of one class; one per host and loop would be plenty
+MAX_CLIENTS = 16  # open clients of one class; one per host and event loop is enough
 
 
 def examine(client: object, *, name: str = "client") -> list[Finding]:
-    """Name what is wrong with `client`, the worst first; `name` is what paths begin with.
+    """Report what is wrong with `client`, the worst first; `name` is the start of every path.
 
-    It may be a client of openai or anthropic, of httpx2 or httpx, one of stormbreak's; a model or client of a
-    framework over those; a method of one; a function or an object that uses one. Nothing is sent, and nothing is changed.
+    `client` is a client of openai, anthropic, httpx2, httpx or stormbreak; a model or client of a framework over those; a
+    method of one; or a function or object that uses one. Nothing is sent, and nothing is changed.
 
     Raises:
-        ConfigurationError: no client can be found in it.
+        ConfigurationError: it contains no known client.
     """
-    ways = [RequestPath(chain) for chain in chains(client, name)]
-    if not ways:
+    paths = find_paths(client, name)
+    if not paths:
         raise ConfigurationError(
-            f"no client of an SDK or an HTTP library is known to be in a {named(client)}"
+            f"no client of a known SDK or HTTP library found in {class_name(client)}"
         )
-    return sorted_by_severity(_examined(ways))
+    return sorted_by_severity(_examined(paths))
 
 
-def _examined(ways: list[RequestPath]) -> Iterator[Finding]:
-    astray = bypasses(ways)
-    for way in ways:
-        first = (is_bypassed,) if way in astray else (doorways, stacks)
-        for rule in (*first, spans, pools, addresses):
-            yield from rule(way)
-        yield from _lost(way)
-        yield from _crowd(way)
+def _examined(paths: list[RequestPath]) -> Iterator[Finding]:
+    guarded = {id(path.http.thing) for path in paths if path.http and path.transport}
+    for path in paths:
+        if path.http and not path.transport and id(path.http.thing) in guarded:
+            yield _bypassed(path)
+            checks = CHECKS_OF_EVERY_PATH
+        else:
+            checks = CHECKS_OF_POLICY + CHECKS_OF_EVERY_PATH
+        for check in checks:
+            yield from check(path)
 
 
-def _lost(way: RequestPath) -> Iterator[Finding]:
-    if not arrives(way.chain):
+def _bypassed(path: RequestPath) -> Finding:
+    """Report where a path leaves the client that has a transport of ours on another path."""
+    assert path.http is not None
+    return Finding(
+        Severity.WRONG,
+        "bypassed-transport",
+        path.layers[path.layers.index(path.http) + 1].path,
+        "a proxy or mount of the client bypasses its stormbreak transport",
+        why="Its requests are not limited, counted or stopped by a circuit.",
+        instead="AsyncTransport(proxy=...) in place of the client's proxy, or wrap() around a client without a transport",
+    )
+
+
+# ---------------------------------------------------------------- checks
+
+
+def check_transport(path: RequestPath) -> Iterator[Finding]:
+    """Check that the policy is on and the transport fits its client."""
+    if path.policy is not None and is_off(path.policy):
+        disabled = is_disabled()
         yield Finding(
-            severity=Severity.NOTE,
-            name="not-reached",
-            where=way.chain[-1].path,
-            what=f"the HTTP client of {retrier(way.chain[-1])} cannot be reached from here",
-            why="It is made at the first call, for each call, or elsewhere, so only its settings could be looked at.",
-            instead="examine the HTTP client or the SDK client that you give it",
+            Severity.WRONG,
+            "policy-off",
+            f"{path.guard_path}.policy",
+            "every policy is off" + (": STORMBREAK_DISABLED is set" if disabled else ""),
+            why="Each call is sent once, without limits, circuits or retries.",
+            instead="unset STORMBREAK_DISABLED"
+            if disabled
+            else "the preset interactive, or a policy of your own",
+        )
+    if path.http is None:
+        return
+    if getattr(path.http.thing, "is_closed", False):
+        yield Finding(
+            Severity.WRONG,
+            "closed",
+            path.http.path,
+            "the HTTP client is closed",
+            why="Every request through it fails.",
+            instead="one client for the life of the process, closed at its end",
+        )
+    if path.transport is not None:
+        yield from _misplaced(path)
+
+
+def _misplaced(path: RequestPath) -> Iterator[Finding]:
+    assert path.http is not None
+    assert path.transport is not None
+    transport, http = path.transport.thing, path.http
+    blocking = not hasattr(http.thing, "aclose")
+    fits = transport.library.name in http.packages
+    if not fits or blocking != (transport.sends == "handle_request"):
+        kind = "Transport" if blocking else "AsyncTransport"
+        yield Finding(
+            Severity.WRONG,
+            "wrong-transport",
+            path.transport.path,
+            f"a {type(transport).__name__} of stormbreak.{transport.library.name} does not fit this client",
+            why="The first call fails: httpx2 and httpx, sync and async clients have unrelated transport classes.",
+            instead=f"stormbreak.{path.library}.{kind}",
+        )
+    trusts = getattr(http.thing, "trust_env", True)
+    if transport.inner is None and transport.trust_env and not trusts:
+        yield Finding(
+            Severity.RISK,
+            "trust-env",
+            f"{http.path}.trust_env",
+            "the client does not trust the environment, but its stormbreak transport does",
+            why="The transport connects with its own settings, and uses proxies and certificates of the environment.",
+            instead="AsyncTransport(trust_env=False), or Transport(trust_env=False)",
         )
 
 
-def _crowd(way: RequestPath) -> Iterator[Finding]:
-    """Clients that are made for each call stay open until they are collected, each with a pool of its own."""
-    for layer in way.chain:
+def check_reach(path: RequestPath) -> Iterator[Finding]:
+    """Check that the HTTP client could be found."""
+    if not leaves(path.layers):
+        last = path.layers[-1]
+        yield Finding(
+            Severity.NOTE,
+            "not-reached",
+            last.path,
+            f"the HTTP client of {retrier(last)} cannot be reached from here",
+            why="It is created at the first call, for each call, or elsewhere. Only its settings were examined.",
+            instead="examine the HTTP client or the SDK client that you pass to it",
+        )
+
+
+def check_reuse(path: RequestPath) -> Iterator[Finding]:
+    """Check that clients are reused. Clients made for each call stay open until they are collected."""
+    for layer in path.layers:
         if read(layer.thing, "reuse_client") is False:
-            yield _per_call(f"{layer.path}.reuse_client", "a client is made for each call")
-    if way.http is None:
+            yield _per_call(f"{layer.path}.reuse_client", "a client is created for each call")
+    if path.http is None:
         return
-    kind = type(way.http.thing)
+    kind = type(path.http.thing)
     alive = sum(
         type(each) is kind and read(each, "is_closed") is False for each in gc.get_objects()
     )
-    if alive > MANY:
-        what = f"{alive} open clients of {named(way.http.thing)} are in this process"
-        yield _per_call(way.http.path, what)
+    if alive > MAX_CLIENTS:
+        what = f"this process has {alive} open clients of {class_name(path.http.thing)}"
+        yield _per_call(path.http.path, what)
 
 
 def _per_call(where: str, what: str) -> Finding:
     return Finding(
-        severity=Severity.RISK,
-        name="many-clients",
-        where=where,
-        what=what,
-        why="A client made for each call connects anew each time, and no engine sees what the others send.",
+        Severity.RISK,
+        "many-clients",
+        where,
+        what,
+        why="A client per call opens a new connection each time, and no engine sees what the others send.",
         instead="one client per process, shared",
     )
+
+
+Check = Callable[[RequestPath], Iterator[Finding]]
+
+CHECKS_OF_POLICY: tuple[Check, ...] = (check_transport, check_retries)
+CHECKS_OF_EVERY_PATH: tuple[Check, ...] = (
+    check_timeouts,
+    check_pool,
+    check_address,
+    check_reach,
+    check_reuse,
+)

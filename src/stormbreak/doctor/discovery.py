@@ -1,24 +1,28 @@
-"""From what a user has in hand (a client, a model of a framework, a decorated function) to the HTTP clients within.
+"""Find the HTTP clients in what a user has: a client, a model of a framework, a decorated function.
 
-Frameworks keep their clients in attributes that differ and move; the table below names them. Nothing is imported, for
-what is looked at has brought its own modules along; nothing is called but properties.
+Frameworks keep their clients in attributes that differ and move; a table below lists them. Nothing is imported, since the
+object has loaded its own modules. Nothing is called except properties.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from functools import partial
+from functools import cached_property, partial
 from itertools import chain, islice
 from types import FunctionType, MappingProxyType, MethodType, ModuleType
 from typing import Any, NamedTuple
 
+from stormbreak.core.policy import Policy
 from stormbreak.http.client import AsyncClient
 from stormbreak.http.sync_client import Client
-from stormbreak.http.transports.sdk_transport import Door
+from stormbreak.http.transports.sdk_transport import SdkTransport
+
+SDKS = frozenset({"openai", "anthropic"})
+"""SDKs that stop retrying on `x-should-retry: false`, which every final answer of ours carries."""
 
 _MAX_DEPTH = 12
-_MOST = 64  # chains that are followed
+_MAX_PATHS = 64
 
-_WAYS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+_ATTRIBUTES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "openai": ("_client",),
         "anthropic": ("_client",),
@@ -34,34 +38,37 @@ _WAYS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "litellm": ("client",),
     }
 )
-"""Where what is within is kept, by the package of a class."""
+"""The attributes that hold the inner client, by the package of the outer class."""
 
-_UNDER = ("wrapped", "_wrapped", "transport", "_transport", "inner", "_inner", "_sync_transport", "_async_transport")  # fmt: skip
-"""Where transports that wrap another keep it."""
-_FUNCTIONS = ("func", "__wrapped__")
+_OF_TRANSPORTS = ("wrapped", "_wrapped", "transport", "_transport", "inner", "_inner", "_sync_transport", "_async_transport")  # fmt: skip
+_OF_FUNCTIONS = ("func", "__wrapped__")
 _LIBRARIES = frozenset({"httpx2", "httpx"})
-_SENDS = ("handle_request", "handle_async_request")
+_SEND_METHODS = ("handle_request", "handle_async_request")
 
 
 class ClientLayer(NamedTuple):
-    """A thing on the way of a request, and its path from what was given."""
+    """An object that a request passes, and its path from the examined one."""
 
     path: str
     thing: Any
 
     @property
     def name(self) -> str:
-        """How the user's code would write it: of what a function uses, without the function."""
+        """The path as code: of an object that a function uses, without the function."""
         return self.path.rpartition(":")[2]
 
     @property
     def packages(self) -> frozenset[str]:
-        """The packages that its classes come from."""
+        """The packages of its classes."""
         return packages_of(self.thing)
 
 
-class NotBuiltYet:
-    """The SDK client that llama-index makes at its first call, by the settings that it will give it."""
+Layers = tuple[ClientLayer, ...]
+"""The layers that a request passes, the outermost first."""
+
+
+class LazyClient:
+    """The SDK client that llama-index will create at its first call, with the settings it will pass."""
 
     def __init__(self, model: Any, http: Any) -> None:
         self.max_retries = model.max_retries
@@ -71,25 +78,24 @@ class NotBuiltYet:
         self._client = http
 
 
-Chain = tuple[ClientLayer, ...]
-"""The layers that a request passes, the outermost first."""
+# ---------------------------------------------------------------- kinds of objects
 
 
 def packages_of(thing: object) -> frozenset[str]:
-    """The packages that the classes of a thing come from."""
+    """Return the packages of the classes of an object."""
     return frozenset(str(base.__module__).partition(".")[0] for base in type(thing).__mro__)
 
 
-def named(thing: object) -> str:
-    """The class of a thing, as its users write it."""
+def class_name(thing: object) -> str:
+    """Return the class of an object with its package, as users write it."""
     kind = type(thing)
     return f"{kind.__module__.partition('.')[0]}.{kind.__qualname__}"
 
 
 def is_known(thing: object) -> bool:
-    """Whether it is of an SDK or a framework, or sends by itself."""
-    ours = isinstance(thing, AsyncClient | Client | Door)
-    return ours or is_http_client(thing) or bool(packages_of(thing) & _WAYS.keys())
+    """Whether it is part of an SDK or a framework, or sends requests itself."""
+    ours = isinstance(thing, AsyncClient | Client | SdkTransport)
+    return ours or is_http_client(thing) or bool(packages_of(thing) & _ATTRIBUTES.keys())
 
 
 def is_http_client(thing: object) -> bool:
@@ -99,104 +105,177 @@ def is_http_client(thing: object) -> bool:
 
 
 def is_transport(thing: object) -> bool:
-    """Whether requests of httpx2 or httpx can be sent through it."""
-    return any(callable(getattr(type(thing), name, None)) for name in _SENDS)
+    """Whether it is a transport of httpx2 or httpx."""
+    return any(callable(getattr(type(thing), name, None)) for name in _SEND_METHODS)
 
 
-def chains(thing: object, name: str = "client") -> list[Chain]:
-    """Every way that a request can take from `thing`, which is called `name`, out.
+def is_sdk(layer: ClientLayer) -> bool:
+    """Whether it is a client of an SDK whose retries our transport stops."""
+    if isinstance(layer.thing, LazyClient):
+        return True
+    return (
+        bool(layer.packages & SDKS)
+        and not is_http_client(layer.thing)
+        and isinstance(read(layer.thing, "max_retries"), int)
+    )
 
-    Ways that are lost end where they are. They are told only where no other is known, and only from what we know: in
-    what is the user's own, anything may stand about.
-    """
-    found = list(islice(_follow((ClientLayer(name, thing),)), _MOST))
-    return [one for one in found if arrives(one)] or [
-        one for one in found if is_known(one[0].thing)
-    ]
 
-
-def arrives(way: Chain) -> bool:
-    """Whether it ends where requests leave."""
-    end = way[-1].thing
+def leaves(layers: Layers) -> bool:
+    """Whether the path ends where requests are sent."""
+    end = layers[-1].thing
     return isinstance(end, AsyncClient | Client) or is_transport(end)
 
 
-def _follow(way: Chain) -> Iterator[Chain]:
-    seen = {id(layer.thing) for layer in way}
-    further = [layer for layer in _within(way[-1]) if id(layer.thing) not in seen]
-    if not further or len(way) == _MAX_DEPTH:
-        yield way
+def read(thing: object, name: str) -> Any:
+    """Return an attribute; None if it does not exist or its property fails."""
+    try:
+        return getattr(thing, name, None)
+    except Exception:  # noqa: BLE001 - a property of somebody else may raise anything
+        return None
+
+
+def names_used_by(function: object) -> dict[str, Any]:
+    """Return the globals and closure variables that a function uses, by name."""
+    code = getattr(function, "__code__", None)
+    if code is None:
+        return {}
+    namespace = getattr(function, "__globals__", {})
+    used = {name: namespace[name] for name in code.co_names if name in namespace}
+    cells = getattr(function, "__closure__", None) or ()
+    for name, cell in zip(code.co_freevars, cells, strict=False):
+        with suppress(ValueError):  # not filled yet
+            used[name] = cell.cell_contents
+    return used
+
+
+# ---------------------------------------------------------------- paths
+
+
+class RequestPath:
+    """One path of a request, from the examined object to where it is sent. Missing parts are None."""
+
+    def __init__(self, layers: Layers) -> None:
+        self.layers = layers
+
+    @cached_property
+    def transport(self) -> ClientLayer | None:
+        """Our transport."""
+        return self._first(lambda layer: isinstance(layer.thing, SdkTransport))
+
+    @cached_property
+    def http(self) -> ClientLayer | None:
+        """The client of an HTTP library."""
+        return self._first(lambda layer: is_http_client(layer.thing))
+
+    @cached_property
+    def sdk(self) -> ClientLayer | None:
+        """The client of openai or anthropic."""
+        return self._first(is_sdk)
+
+    @cached_property
+    def pool(self) -> tuple[str, Any] | None:
+        """The connection pool of an HTTP library, with its path."""
+        end = self.layers[-1]
+        pool = getattr(end.thing, "_pool", None)
+        return None if pool is None else (f"{end.path}._pool", pool)
+
+    @cached_property
+    def _guard(self) -> ClientLayer | None:
+        """Our transport or our client."""
+        return self.transport or self._first(
+            lambda layer: isinstance(layer.thing, AsyncClient | Client)
+        )
+
+    @property
+    def policy(self) -> Policy | None:
+        """The policy in force."""
+        return None if self._guard is None else self._guard.thing.policy
+
+    @property
+    def guard_path(self) -> str:
+        """The path of what has the policy."""
+        assert self._guard is not None
+        return self._guard.path
+
+    @property
+    def library(self) -> str:
+        """The HTTP library: httpx for a client of the older one, else httpx2."""
+        old = self.http is not None and "httpx" in self.http.packages
+        return "httpx" if old else "httpx2"
+
+    def _first(self, holds: Callable[[ClientLayer], bool]) -> ClientLayer | None:
+        return next((layer for layer in self.layers if holds(layer)), None)
+
+
+def find_paths(thing: object, name: str = "client") -> list[RequestPath]:
+    """Return every path of a request from `thing`, which is called `name`.
+
+    Paths that do not reach a transport count only if there is no other, and only from a known object: a user's own object
+    may hold anything.
+    """
+    found = list(islice(_follow((ClientLayer(name, thing),)), _MAX_PATHS))
+    complete = [layers for layers in found if leaves(layers)]
+    kept = complete or [layers for layers in found if is_known(layers[0].thing)]
+    return [RequestPath(layers) for layers in kept]
+
+
+def _follow(layers: Layers) -> Iterator[Layers]:
+    seen = {id(layer.thing) for layer in layers}
+    further = [layer for layer in _within(layers[-1]) if id(layer.thing) not in seen]
+    if not further or len(layers) == _MAX_DEPTH:
+        yield layers
         return
     for layer in further:
-        yield from _follow((*way, layer))
+        yield from _follow((*layers, layer))
 
 
 def _within(layer: ClientLayer) -> Iterator[ClientLayer]:
-    """What a request meets next; nothing where it leaves, or where nobody knows."""
+    """Find the next layers; none where the request is sent, or where it is unknown."""
     thing = layer.thing
     if isinstance(thing, AsyncClient | Client | ModuleType):
-        return  # to look around in a module would import more of it
+        return  # reading attributes of a module may import more of it
     if is_http_client(thing):
-        yield ClientLayer(f"{layer.path}._transport", thing._transport)  # noqa: SLF001 - there is no public way
+        yield ClientLayer(f"{layer.path}._transport", thing._transport)  # noqa: SLF001 - there is no public access
         for pattern, transport in thing._mounts.items():  # noqa: SLF001
-            if transport is not None:  # None: the transport
+            if transport is not None:  # None means the transport above
                 yield ClientLayer(f"{layer.path}._mounts[{pattern.pattern!r}]", transport)
     elif isinstance(thing, MethodType):
         yield ClientLayer(f"{layer.path}.__self__", thing.__self__)
     elif isinstance(thing, FunctionType | partial):
-        yield from _each(layer, _FUNCTIONS)
-        yield from _known(layer, ":", used_by(thing))
-    elif ways := _ways(layer):
-        yield from _each(layer, ways)
-        yield from _unmade(layer)
-    elif not is_transport(thing):  # of the user's own
-        yield from _known(layer, ".", read(thing, "__dict__") or {})
+        yield from _in_attributes(layer, _OF_FUNCTIONS)
+        yield from _known_among(layer, ":", names_used_by(thing))
+    elif attributes := _attributes_of(layer):
+        yield from _in_attributes(layer, attributes)
+        yield from _lazy_clients(layer)
+    elif not is_transport(thing):  # an object of the user
+        yield from _known_among(layer, ".", read(thing, "__dict__") or {})
 
 
-def _unmade(layer: ClientLayer) -> Iterator[ClientLayer]:
+def _lazy_clients(layer: ClientLayer) -> Iterator[ClientLayer]:
     thing = layer.thing
-    for kept, made, given in (
+    for attribute, method, http in (
         ("_client", "_get_client()", "_http_client"),
         ("_aclient", "_get_aclient()", "_async_http_client"),
     ):
-        if "llama_index" in layer.packages and hasattr(thing, kept) and not read(thing, kept):
-            yield ClientLayer(f"{layer.path}.{made}", NotBuiltYet(thing, read(thing, given)))
+        missing = hasattr(thing, attribute) and not read(thing, attribute)
+        if "llama_index" in layer.packages and missing:
+            yield ClientLayer(f"{layer.path}.{method}", LazyClient(thing, read(thing, http)))
 
 
-def _ways(layer: ClientLayer) -> tuple[str, ...]:
-    """The attributes in which a transport, an SDK or a framework keeps what is within."""
-    if isinstance(layer.thing, Door):
+def _attributes_of(layer: ClientLayer) -> tuple[str, ...]:
+    """The attributes in which a transport, an SDK or a framework keeps the next layer."""
+    if isinstance(layer.thing, SdkTransport):
         return ("inner",)
     if is_transport(layer.thing):
         own = type(layer.thing).__module__.partition(".")[0] in _LIBRARIES
-        return () if own else _UNDER
-    if isinstance(layer.thing, NotBuiltYet):
+        return () if own else _OF_TRANSPORTS
+    if isinstance(layer.thing, LazyClient):
         return ("_client",)
-    ways = (_WAYS[package] for package in _WAYS if package in layer.packages)
-    return tuple(dict.fromkeys(chain.from_iterable(ways)))
+    names = (_ATTRIBUTES[package] for package in _ATTRIBUTES if package in layer.packages)
+    return tuple(dict.fromkeys(chain.from_iterable(names)))
 
 
-def used_by(function: object) -> dict[str, Any]:
-    """What a function takes from around it, by name."""
-    code = getattr(function, "__code__", None)
-    if code is None:
-        return {}
-    around = getattr(function, "__globals__", {})
-    held = {name: around[name] for name in code.co_names if name in around}
-    cells = getattr(function, "__closure__", None) or ()
-    for name, cell in zip(code.co_freevars, cells, strict=False):
-        with suppress(ValueError):  # not filled yet
-            held[name] = cell.cell_contents
-    return held
-
-
-def _known(layer: ClientLayer, join: str, things: Mapping[str, Any]) -> Iterator[ClientLayer]:
-    for name, thing in tuple(things.items()):  # of a module, they may grow when they are touched
-        if not isinstance(thing, type) and is_known(thing):
-            yield ClientLayer(f"{layer.path}{join}{name}", thing)
-
-
-def _each(layer: ClientLayer, names: tuple[str, ...]) -> Iterator[ClientLayer]:
+def _in_attributes(layer: ClientLayer, names: tuple[str, ...]) -> Iterator[ClientLayer]:
     for name in names:
         found = read(layer.thing, name)
         path = f"{layer.path}.{name}"
@@ -207,9 +286,7 @@ def _each(layer: ClientLayer, names: tuple[str, ...]) -> Iterator[ClientLayer]:
             yield ClientLayer(path, found)
 
 
-def read(thing: object, name: str) -> Any:
-    """An attribute; None where there is none, or a property of somebody else's fails."""
-    try:
-        return getattr(thing, name, None)
-    except Exception:  # noqa: BLE001 - whatever a stranger's property raises
-        return None
+def _known_among(layer: ClientLayer, join: str, things: Mapping[str, Any]) -> Iterator[ClientLayer]:
+    for name, thing in tuple(things.items()):  # reading a module's attributes may add more
+        if not isinstance(thing, type) and is_known(thing):
+            yield ClientLayer(f"{layer.path}{join}{name}", thing)

@@ -1,4 +1,4 @@
-"""What the environment decides before any code does: switches, addresses, keys, proxies, certificates. No value of a key is told."""
+"""Check the environment variables: policy switch, addresses, keys, proxies, certificates. No key is shown."""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -10,105 +10,97 @@ from stormbreak.http.endpoint import origin_of, same_origin
 from stormbreak.http.environment import is_disabled, proxy_for, tls_context
 from stormbreak.llm.providers import PRESETS
 
-_ANYWHERE = origin_of(PRESETS["openai"].base_url, None)
+_ANY_ORIGIN = origin_of(PRESETS["openai"].base_url, None)
 
 _PAIRS = (
     ("STORMBREAK_BASE_URL", "STORMBREAK_API_KEY", None),
     ("OPENAI_BASE_URL", "OPENAI_API_KEY", "openai"),
     ("ANTHROPIC_BASE_URL", "ANTHROPIC_API_KEY", "anthropic"),
 )
-"""Where an address stands, the key that goes there, and whose key that is by its name."""
+"""The variable of an address, that of its key, and the provider of the key."""
 
 
-def surroundings(environ: Mapping[str, str] = os.environ) -> Iterator[Finding]:
-    """What is wrong or remarkable in the environment."""
+def check_environment(environ: Mapping[str, str] = os.environ) -> Iterator[Finding]:
+    """Check the environment variables."""
     if is_disabled(environ):
         yield Finding(
-            severity=Severity.WRONG,
-            name="policy-off",
-            where="STORMBREAK_DISABLED",
-            what="every policy is off",
-            why="Each call is sent once, and nothing is held back, limited or retried.",
+            Severity.WRONG,
+            "policy-off",
+            "STORMBREAK_DISABLED",
+            "every policy is off",
+            why="Each call is sent once, without limits, circuits or retries.",
             instead="unset STORMBREAK_DISABLED",
         )
     for address, key, owner in _PAIRS:
-        yield from _address(environ, address, key, owner)
-    yield from _keys(environ)
-    yield from _proxy()
-    yield from _certificates(environ)
+        yield from _check_address(environ, address, key, owner)
+    for preset in PRESETS.values():
+        name = preset.key_env or ""
+        value = environ.get(name)
+        if value and (error := _origin_error(preset.base_url, value)):
+            yield _bad(name, error, "the key alone, without spaces and line breaks")
+    yield from _check_proxy()
+    if environ.get("SSL_CERT_FILE"):
+        try:
+            tls_context(environ)
+        except ConfigurationError as error:
+            yield _bad("SSL_CERT_FILE", str(error), "a file of PEM certificates, or unset it")
 
 
-def _address(
+def _check_address(
     environ: Mapping[str, str], address: str, key: str, owner: str | None
 ) -> Iterator[Finding]:
     base_url = environ.get(address)
     if not base_url:
         if owner is None and environ.get(key):
-            yield _odd(key, f"it is set without {address}", f"set {address}, or unset {key}")
+            yield _bad(key, f"it is set without {address}", f"set {address}, or unset {key}")
         return
-    complaint = _complaint(base_url, environ.get(key) or None)
-    if complaint:
-        yield _odd(address, complaint, "https, with a plain host, and the key in its own variable")
+    error = _origin_error(base_url, environ.get(key) or None)
+    if error:
+        yield _bad(address, error, "https, a plain host, and the key in its own variable")
     elif owner and environ.get(key) and not same_origin(base_url, PRESETS[owner].base_url):
         yield Finding(
-            severity=Severity.NOTE,
-            name="key-elsewhere",
-            where=address,
-            what=f"{key} goes to {urlsplit(base_url).hostname}",
-            why="A variable that is left over sends one provider's key to another.",
-            instead=f"leave it if that host is meant, or unset {address}",
+            Severity.NOTE,
+            "key-elsewhere",
+            address,
+            f"{key} goes to {urlsplit(base_url).hostname}",
+            why="A forgotten variable sends the key of one provider to another.",
+            instead=f"leave it if you mean that host, or unset {address}",
         )
 
 
-def _keys(environ: Mapping[str, str]) -> Iterator[Finding]:
-    """Keys that cannot be keys: with a line break at the end, most of the time."""
-    for preset in PRESETS.values():
-        key = environ.get(preset.key_env or "")
-        if key and (complaint := _complaint(preset.base_url, key)):
-            assert preset.key_env is not None
-            yield _odd(preset.key_env, complaint, "the key alone, without blanks and line breaks")
-
-
-def _complaint(base_url: str, key: str | None) -> str:
+def _origin_error(base_url: str, key: str | None) -> str:
     try:
         origin_of(base_url, key)
-    except ConfigurationError as error:  # which repeats neither key nor password
+    except ConfigurationError as error:  # its message has neither key nor password
         return str(error)
     return ""
 
 
-def _proxy() -> Iterator[Finding]:
+def _check_proxy() -> Iterator[Finding]:
     try:
-        proxy = proxy_for(_ANYWHERE)
+        proxy = proxy_for(_ANY_ORIGIN)
     except ConfigurationError as error:
-        yield _odd("HTTPS_PROXY or ALL_PROXY", str(error), "an http proxy, or a door with inner=")
+        yield _bad(
+            "HTTPS_PROXY or ALL_PROXY", str(error), "an http proxy, or a transport with inner="
+        )
         return
     if proxy is not None:
         yield Finding(
-            severity=Severity.NOTE,
-            name="proxy",
-            where="HTTPS_PROXY or ALL_PROXY",
-            what=f"calls go through a proxy at {urlsplit(proxy).hostname}",
-            why="Its limits and timeouts stand in front of the provider's: a 502 or 504 may be its own.",
-            instead="leave it, or NO_PROXY for the hosts that need none",
+            Severity.NOTE,
+            "proxy",
+            "HTTPS_PROXY or ALL_PROXY",
+            f"calls go through a proxy at {urlsplit(proxy).hostname}",
+            why="Its limits and timeouts add to the provider's: a 502 or 504 may come from the proxy.",
+            instead="leave it, or NO_PROXY for hosts without a proxy",
         )
 
 
-def _certificates(environ: Mapping[str, str]) -> Iterator[Finding]:
-    if not environ.get("SSL_CERT_FILE"):
-        return
-    try:
-        tls_context(environ)
-    except ConfigurationError as error:
-        yield _odd("SSL_CERT_FILE", str(error), "a file of certificates in PEM, or unset it")
-
-
-def _odd(where: str, what: str, instead: str) -> Finding:
+def _bad(where: str, what: str, instead: str) -> Finding:
     return Finding(
-        severity=Severity.WRONG,
-        name="bad-variable",
-        where=where,
-        what=what,
-        why="Calls are refused for it, or go elsewhere than somebody thinks.",
+        Severity.WRONG,
+        "bad-variable",
+        where,
+        what,
+        why="Calls fail because of it, or go to another host than intended.",
         instead=instead,
     )

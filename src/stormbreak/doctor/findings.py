@@ -1,33 +1,33 @@
-"""What a doctor says: a finding names a fact, its place, why it matters and what to write instead."""
+"""A finding of the doctor: a fact, its place, why it matters, and what to do instead."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
-LONG = 300.0  # seconds without a byte that are worth a word; the longest answers begin sooner
+LONG = 300.0  # seconds without a byte; even the longest answers begin sooner
 
 
 class Severity(StrEnum):
     """How bad it is, the worst first."""
 
     WRONG = "wrong"
-    """It acts against you as it stands: calls are lost, multiplied, unbounded or lead past every policy."""
+    """It harms you now: calls are lost, multiplied, unbounded, or bypass every policy."""
     RISK = "risk"
-    """It will in a storm."""
+    """It will harm you in a storm."""
     NOTE = "note"
-    """Good to know; nothing needs to change."""
+    """Good to know. Nothing needs to change."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Finding:
-    """One fact. `name` is short and stays what it is, for scripts; no field holds a key or a prompt."""
+    """One fact. `name` is stable, for scripts. No field holds a key or a prompt."""
 
     severity: Severity
     name: str
     where: str
     what: str
-    why: str
-    instead: str
+    why: str = field(kw_only=True)
+    instead: str = field(kw_only=True)
 
     def __str__(self) -> str:
         return (
@@ -38,6 +38,6 @@ class Finding:
 
 
 def sorted_by_severity(findings: Iterable[Finding]) -> list[Finding]:
-    """Each finding once, the worst first, else in the order in which they were found."""
+    """Return each finding once, the worst first, otherwise in the order found."""
     order = list(Severity)
     return sorted(dict.fromkeys(findings), key=lambda finding: order.index(finding.severity))

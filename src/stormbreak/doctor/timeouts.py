@@ -1,115 +1,100 @@
-"""What bounds the time of a call: the timeouts of SDKs and HTTP clients, and the deadlines of policies."""
+"""Check what bounds the time of a call: timeouts of SDKs and HTTP clients, deadlines of policies."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from stormbreak.doctor.discovery import ClientLayer
+from stormbreak.doctor.discovery import ClientLayer, RequestPath
 from stormbreak.doctor.findings import LONG, Finding, Severity
-from stormbreak.doctor.request_path import RequestPath
-from stormbreak.doctor.retry_counts import attempts_of
+from stormbreak.doctor.retries import attempts_of
 
 _PARTS = ("connect", "read", "write", "pool")
 _MILLISECONDS = {"google": "_http_options", "mistralai": ""}
-"""Where those keep theirs that count in milliseconds, and pass it with each request."""
+"""SDKs with timeouts in milliseconds, which they pass with each request, and the attribute that holds them."""
 
 
-class Spans(NamedTuple):
-    """Timeouts in seconds by part, and where they stand."""
+class Timeouts(NamedTuple):
+    """Timeouts in seconds by part, and their path."""
 
     where: str
     by_part: Mapping[str, float | None]
 
 
-def spans(way: RequestPath) -> Iterator[Finding]:
-    """What may wait for ever, or for so long that it comes to the same."""
-    if way.policy is not None:
-        yield from _under(way)
+def check_timeouts(path: RequestPath) -> Iterator[Finding]:
+    """Check for missing and very long timeouts."""
+    found = _timeouts_of(path)
+    if path.policy is not None:
+        yield from _under_policy(path, found)
         return
-    said = _said(way)
-    if said is None:
+    if found is None:
         return
-    silent = [part for part, span in said.by_part.items() if span is None]
-    if silent:
-        severity = Severity.WRONG if "read" in silent else Severity.RISK
-        yield _missing(said.where, silent, severity)
-    read = said.by_part["read"]
+    missing = [part for part, seconds in found.by_part.items() if seconds is None]
+    if missing:
+        yield Finding(
+            Severity.WRONG if "read" in missing else Severity.RISK,
+            "no-timeout",
+            found.where,
+            f"no timeout for {', '.join(missing)}",
+            why="One server that goes silent blocks its callers for ever, and no retry starts.",
+            instead="timeout=60 (for the SDKs: seconds without a byte), or a stormbreak transport, whose policy has a deadline",
+        )
+    read = found.by_part["read"]
     if read is not None and read >= LONG:
-        yield _long(way, said.where, read)
+        yield _long(path, found.where, read)
 
 
-def _under(way: RequestPath) -> Iterator[Finding]:
-    """Under a policy its deadline bounds the call, or its timeout each attempt."""
-    policy = way.policy
+def _under_policy(path: RequestPath, found: Timeouts | None) -> Iterator[Finding]:
+    policy = path.policy
     assert policy is not None
-    bounds = (policy.deadline, policy.attempt_timeout, policy.idle_timeout)
-    said = _said(way)
-    read = None if said is None else said.by_part["read"]
-    if any(bounds) or read is not None:
+    read = None if found is None else found.by_part["read"]
+    if any((policy.deadline, policy.attempt_timeout, policy.idle_timeout)) or read is not None:
         return
-    layer = way.door or way.ours
-    assert layer is not None
     yield Finding(
-        severity=Severity.WRONG,
-        name="no-timeout",
-        where=f"{layer.path}.policy",
-        what="neither the policy (deadline, attempt_timeout, idle_timeout) nor a timeout bounds a call",
-        why="One server that goes silent holds its callers, and their places in the limit, for ever.",
+        Severity.WRONG,
+        "no-timeout",
+        f"{path.guard_path}.policy",
+        "neither the policy (deadline, attempt_timeout, idle_timeout) nor a timeout bounds a call",
+        why="One server that goes silent blocks its callers, and their slots in the limit, for ever.",
         instead="a policy with a deadline or an attempt_timeout, such as the preset interactive",
     )
 
 
-def _said(way: RequestPath) -> Spans | None:
-    """The timeouts that count: an SDK passes its own with each request, past those of its HTTP client."""
-    for layer in reversed(way.chain):
-        for package, home in _MILLISECONDS.items():
-            if package in layer.packages and layer is not way.http:
-                found = _in_milliseconds(layer, home)
+def _long(path: RequestPath, where: str, read: float) -> Finding:
+    attempts = 1 if path.sdk is None else attempts_of(path.sdk) or 1
+    total = f", {read * attempts:g} s over {attempts:g} attempts" if attempts > 1 else ""
+    return Finding(
+        Severity.RISK,
+        "long-timeout",
+        where,
+        f"a silent server blocks a call for {read:g} s{total}; no deadline covers all attempts",
+        why="Calls that hang fill threads and pools long before the first of them fails.",
+        instead="timeout=60 if answers begin within a minute, or a policy: its deadline covers all attempts",
+    )
+
+
+def _timeouts_of(path: RequestPath) -> Timeouts | None:
+    """Return the timeouts in force: an SDK passes its own with each request, over those of its HTTP client."""
+    for layer in reversed(path.layers):
+        for package, holder in _MILLISECONDS.items():
+            if package in layer.packages and layer is not path.http:
+                found = _in_milliseconds(layer, holder)
                 if found is not None:
                     return found
-    layer = way.sdk or way.http
-    return None if layer is None else Spans(f"{layer.path}.timeout", _parts(layer.thing.timeout))
+    owner = path.sdk or path.http
+    return None if owner is None else Timeouts(f"{owner.path}.timeout", _parts(owner.thing.timeout))
 
 
-def _in_milliseconds(layer: ClientLayer, home: str) -> Spans | None:
-    name = "timeout" if home else "timeout_ms"
-    holder = getattr(layer.thing, home, None) if home else layer.thing
-    if not hasattr(holder, name):
+def _in_milliseconds(layer: ClientLayer, holder: str) -> Timeouts | None:
+    name = "timeout" if holder else "timeout_ms"
+    owner = getattr(layer.thing, holder, None) if holder else layer.thing
+    if not hasattr(owner, name):
         return None
-    span = getattr(holder, name)
-    seconds = span / 1000 if isinstance(span, int | float) and span else None
-    return Spans(".".join(filter(None, (layer.path, home, name))), _parts(seconds))
+    value = getattr(owner, name)
+    seconds = value / 1000 if isinstance(value, int | float) and value else None
+    return Timeouts(".".join(filter(None, (layer.path, holder, name))), _parts(seconds))
 
 
 def _parts(timeout: Any) -> Mapping[str, float | None]:
-    """A number of seconds, None, or the timeouts of an HTTP library, by part."""
+    """Split a number of seconds, None, or the timeout of an HTTP library into parts."""
     if timeout is None or isinstance(timeout, int | float):
         return dict.fromkeys(_PARTS, timeout)
     return {part: getattr(timeout, part, None) for part in _PARTS}
-
-
-def _missing(where: str, silent: list[str], severity: Severity) -> Finding:
-    return Finding(
-        severity=severity,
-        name="no-timeout",
-        where=where,
-        what=f"no timeout for {', '.join(silent)}",
-        why="One server that goes silent holds its callers for ever, and no retry ever begins.",
-        instead="timeout=60 (for the SDKs: seconds without a byte), or a transport of stormbreak's, whose policy has a deadline",
-    )
-
-
-def _long(way: RequestPath, where: str, read: float) -> Finding:
-    attempts = 1 if way.sdk is None else attempts_of(way.sdk) or 1
-    whole = (
-        f", {read * attempts:g} s over {attempts:g} attempts and their pauses"
-        if attempts > 1
-        else ""
-    )
-    return Finding(
-        severity=Severity.RISK,
-        name="long-timeout",
-        where=where,
-        what=f"a silent server is waited for {read:g} s{whole}; no deadline is over all attempts",
-        why="Calls that hang fill threads and pools long before the first of them fails.",
-        instead="timeout=60 where answers begin within a minute, or a policy: its deadline is over all attempts",
-    )

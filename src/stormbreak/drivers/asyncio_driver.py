@@ -11,14 +11,13 @@ from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 from typing import Any, TypeAlias, TypeVar, cast
 
-from stormbreak.core.context_listener import ContextListener
-from stormbreak.core.engine import Engine
+from stormbreak.core.engine import ContextListener, Engine
 from stormbreak.core.flow import Ask, DeliverStream, Flow, Race, Send, Wait, WaitFor
 from stormbreak.drivers.asyncio_tasks import (
+    ActiveCalls,
     HedgeTasks,
     RejectedWhileClosingError,
     StreamCutError,
-    UnderWay,
     wake,
 )
 from stormbreak.drivers.caller_driven import CallerDriven
@@ -53,34 +52,31 @@ class AsyncioDriver:
         self.engine = engine
         self.clock = clock
         self._stepper = shared_stepper(engine, clock=clock, chance=chance)
-        self._active_calls = UnderWay()
+        self._active_calls = ActiveCalls()
         reset_in_child(self._active_calls.forget)
 
-    def run(
+    def open(
         self, call: Call, sender: Sender, asker: Asker | None = None
-    ) -> Coroutine[Any, Any, CallResult]:
-        """Carry `call` to its end; `sender` makes one attempt and never raises but when cancelled; `asker` finds answers elsewhere.
+    ) -> Coroutine[Any, Any, CallResult | LoopDelivery]:
+        """Run `call` to its end, or if it delivers to the first output of an attempt.
+
+        Then `sender` answers with an outcome that is `committed`, and the holder of the delivery does the rest.
+        """
+        return self.run(call, sender, asker)
+
+    async def run(self, call: Call, sender: Sender, asker: Asker | None = None) -> CallResult:
+        """Run `call` to its end. `sender` makes one attempt and never raises unless cancelled; `asker` finds local answers.
 
         Cancelling closes the flow: what it held is free, and counts neither as success nor as failure.
-        """
-        assert not call.delivers, "a call that delivers is opened"
-        # Not awaited here: one frame less on the way of every call.
-        return cast("Coroutine[Any, Any, CallResult]", self.open(call, sender, asker))
-
-    async def open(
-        self, call: Call, sender: Sender, asker: Asker | None = None
-    ) -> CallResult | LoopDelivery:
-        """Carry `call` to its end, or if it delivers to the first output of an attempt.
-
-        Then `sender` answers with an outcome that is `committed`, and the rest is up to whoever holds the delivery.
+        A call that delivers is opened, not run.
         """
         stepper: Stepper | HedgeTasks = self._stepper
-        under_way, attempts = self._active_calls, 0
-        if under_way.ending and under_way.closed_here():
-            return under_way.sent_away(attempts)
-        companion = self.engine.companion
-        if self.engine.races or companion is not None:
-            stepper, sender = self._prepared(call, sender, companion)
+        active, attempts = self._active_calls, 0
+        if active.ending and active.closed_here():
+            return active.ended_by_closing(attempts)
+        context_listener = self.engine.context_listener
+        if self.engine.races or context_listener is not None:
+            stepper, sender = self._prepared(call, sender, context_listener)
         flow, command = stepper.start(call)
         try:
             while True:
@@ -97,12 +93,12 @@ class AsyncioDriver:
             if isinstance(error, StreamCutError):
                 return error.ended
             if isinstance(error, RejectedWhileClosingError):
-                return under_way.sent_away(attempts)
+                return active.ended_by_closing(attempts)
             raise
         if isinstance(command, DeliverStream):
             delivery = LoopDelivery(self._stepper, flow, command)
-            under_way.reads(delivery)
-            return delivery
+            active.reads(delivery)
+            return cast("CallResult", delivery)  # to `open`; one frame less for all other calls
         return command
 
     async def _until_next(
@@ -118,17 +114,17 @@ class AsyncioDriver:
             assert isinstance(stepper, HedgeTasks), "who does not say so does not race"
             try:
                 return await stepper.until_first(command)
-            except StreamCutError:  # told by the first of them
+            except StreamCutError:  # by the first of them
                 raise StreamCutError(command.sends[-1].attempt) from None
         await self._wait(flow, command)
         return None
 
     def _prepared(
-        self, call: Call, sender: Sender, companion: ContextListener | None
+        self, call: Call, sender: Sender, context_listener: ContextListener | None
     ) -> tuple[Stepper | HedgeTasks, Sender]:
         """What steps a call that may race, or has company, and what sends its attempts."""
-        if companion is not None:
-            sender = _accompanied(sender, companion, call.number)
+        if context_listener is not None:
+            sender = _in_context(sender, context_listener, call.number)
         if self.engine.races:
             return HedgeTasks(self._stepper, partial(self._send, sender)), sender
         return self._stepper, sender
@@ -152,24 +148,24 @@ class AsyncioDriver:
                 handed.answer(None)
         except RejectedWhileClosingError:
             handed.close()
-            handed.command = self._active_calls.sent_away(0)
+            handed.command = self._active_calls.ended_by_closing(0)
             return None
         except BaseException:
             handed.close()
             raise
         return command if isinstance(command, Send) else None
 
-    def first(self, send: Send) -> None:
+    def first_output(self, send: Send) -> None:
         """The sender of a call that `streams` says here that its attempt begins to put out; from any thread."""
-        self._stepper.first(send)
+        self._stepper.first_output(send)
 
-    def by_hand(self, do: Callable[[Engine, float], R]) -> R:
-        """Do something to the engine between two steps, at a time; whom it concerns is woken. From any thread.
+    def between_steps(self, do: Callable[[Engine, float], R]) -> R:
+        """Do something to the engine between two steps, at a time; the calls that it concerns are woken. From any thread.
 
         Raises:
             RuntimeError: a listener asks for it, from within an event.
         """
-        return self._stepper.by_hand(do)
+        return self._stepper.between_steps(do)
 
     def snapshot(self, *, pending: bool = True) -> dict[str, Any]:
         """What stands where, between two steps, and what each `pending` call waits for. From any thread."""
@@ -191,13 +187,11 @@ class AsyncioDriver:
         self._active_calls.end_streams(loop)
 
     async def _send(self, sender: Sender, command: Send) -> Outcome:
-        under_way = self._active_calls
-        timeout = Timeout(command.timeout, under_way.timeouts)
+        active = self._active_calls
+        timeout = Timeout(command.timeout, active.timeouts)
         try:
             with timeout:
-                if (
-                    under_way.ending and under_way.closed_here()
-                ):  # a moment ago, when it was not found
+                if active.ending and active.closed_here():  # a moment ago, when it was not found
                     raise StreamCutError(command.attempt)
                 return await sender(command)
         except AnsweredError as answered:
@@ -205,7 +199,7 @@ class AsyncioDriver:
                 return answered.outcome
             raise
         except TimeoutError:  # not kept: its frames hold the request
-            if under_way.ending and under_way.closed_here():
+            if active.ending and active.closed_here():
                 raise StreamCutError(command.attempt) from None
             return _TIMED_OUT._replace(error=TimeoutError(f"no answer in {command.timeout:g} s"))
 
@@ -213,19 +207,19 @@ class AsyncioDriver:
         if asker is None:
             return None
         left = None if command.until is None else command.until - self.clock()
-        under_way = self._active_calls
+        active = self._active_calls
         try:
-            with Timeout(left, under_way.timeouts):
+            with Timeout(left, active.timeouts):
                 return await asker(command)
         except TimeoutError:
-            if under_way.ending and under_way.closed_here():
+            if active.ending and active.closed_here():
                 raise RejectedWhileClosingError from None
             return None
 
     async def _wait(self, flow: Flow, command: Wait | WaitFor) -> None:
-        """Wait as told; raise RejectedWhileClosingError if nobody may wait any more."""
-        under_way = self._active_calls
-        under_way.may_wait()
+        """Carry out a wait; raise RejectedWhileClosingError if no call may wait any more."""
+        active = self._active_calls
+        active.may_wait()
         loop = asyncio.get_running_loop()
         future: asyncio.Future[None] = loop.create_future()
         ticket = command.ticket if isinstance(command, WaitFor) else None
@@ -238,11 +232,11 @@ class AsyncioDriver:
         if seconds != float("inf"):
             timer = loop.call_later(seconds, wake, future)
         try:
-            await under_way.wait(future)
+            await active.wait(future)
         finally:
             if timer is not None:
                 timer.cancel()
-        under_way.may_wait()
+        active.may_wait()
 
 
 def _give_up(stepper: Stepper | HedgeTasks, flow: Flow, error: BaseException) -> None:
@@ -256,9 +250,9 @@ def _give_up(stepper: Stepper | HedgeTasks, flow: Flow, error: BaseException) ->
         stepper.close(flow)
 
 
-def _accompanied(sender: Sender, companion: ContextListener, number: int) -> Sender:
+def _in_context(sender: Sender, context_listener: ContextListener, number: int) -> Sender:
     async def send(command: Send) -> Outcome:
-        with companion.around(number, command):
+        with context_listener.around(number, command):
             return await sender(command)
 
     return send

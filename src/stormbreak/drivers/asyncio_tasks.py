@@ -27,11 +27,11 @@ class HedgeTasks:
         self._wake: asyncio.Future[None] | None = None
 
     def start(self, call: Call) -> tuple[Flow, Command | CallResult]:
-        """Start the flow of `call`, and tell it that it may race."""
+        """Start the flow of `call`, and allow it to race."""
         return self._stepper.start(call._replace(races=True))
 
     def step(self, flow: Flow, outcome: Outcome | None) -> Command | CallResult:
-        """Resume `flow`; whoever is no part of its next command is given up."""
+        """Resume `flow`; attempts that its next command does not name are given up."""
         command = self._stepper.step(flow, outcome)
         self._keep(command.sends if isinstance(command, Race) else ())
         return command
@@ -106,7 +106,7 @@ def _lost(task: "asyncio.Task[Outcome]") -> None:
 
 
 class StreamCutError(Exception):
-    """Inside of a driver: an attempt was cancelled because the client was closed. `ended` tells how its call ended."""
+    """Inside of a driver: an attempt was cancelled because the client was closed. `ended` is the result of its call."""
 
     def __init__(self, attempt: int) -> None:
         super().__init__()
@@ -114,11 +114,11 @@ class StreamCutError(Exception):
 
 
 class RejectedWhileClosingError(Exception):
-    """Inside of a driver: nobody may wait any more."""
+    """Inside of a driver: no call may wait any more."""
 
 
-class UnderWay:
-    """Keeps track of it. Everything but what is said otherwise may be called from any thread."""
+class ActiveCalls:
+    """Keeps track of the active calls. Methods may be called from any thread unless they say otherwise."""
 
     __slots__ = ("__weakref__", "_closed", "_closed_on", "_drained", "_streams", "_waits", "ending", "timeouts")  # fmt: skip
 
@@ -139,17 +139,17 @@ class UnderWay:
         """See whether one may wait on the running loop.
 
         Raises:
-            RejectedWhileClosingError: nobody may.
+            RejectedWhileClosingError: no call may.
         """
         if self.ending and (self._drained or self.closed_here()):
             raise RejectedWhileClosingError
 
-    def sent_away(self, attempts: int) -> CallResult:
+    def ended_by_closing(self, attempts: int) -> CallResult:
         """How the call of someone ends who may not wait, or not begin, on the running loop, after so many attempts."""
         return (CLOSED if self.closed_here() else DRAINED)._replace(attempts=attempts)
 
     async def wait(self, waking: "asyncio.Future[None]") -> None:
-        """Wait for what will be woken by whoever has it, or because nobody may wait any longer."""
+        """Wait until `waking` is set, or until no call may wait any longer."""
         self._waits.add(waking)
         try:
             self.may_wait()  # that may have changed since a moment ago
@@ -161,7 +161,7 @@ class UnderWay:
         """A stream has begun, on the running loop."""
         self._streams.add(delivery)
         if self.ending and self.closed_here():  # a moment ago, when it was not found
-            delivery.call_off()
+            delivery.cut_off()
 
     def drain(self) -> None:
         """Send away who waits, now or later."""
@@ -182,7 +182,7 @@ class UnderWay:
     def end_streams(self, loop: asyncio.AbstractEventLoop | None) -> None:
         """End the streams that are read on `loop`, or on any."""
         for delivery in self._streams:
-            on_loop(delivery.loop, loop, delivery.call_off)
+            on_loop(delivery.loop, loop, delivery.cut_off)
 
     def forget(self) -> None:
         """Leave all of it to the parent process."""

@@ -22,7 +22,7 @@ from stormbreak.drivers.locks import holds_lock, may_wait, new_lock
 T = TypeVar("T")
 _Tasks: TypeAlias = "SimpleQueue[Callable[[], None] | None]"  # None: it is over
 
-SOON = 1.0  # seconds after which whoever waits is asked whether it may
+SOON = 1.0  # seconds after which a waiting thread checks whether it may wait
 LEAVING = 5.0  # seconds that a cancelled call has to close its connection, and the loop to end with the process
 
 
@@ -83,7 +83,7 @@ class Background:
 
         Raises:
             RuntimeError: the process ends. What is cleared away then may still want to close its connections, but a
-                thread that starts so late never runs, and whoever starts it would wait for ever.
+                thread that starts so late never runs, and its starter would wait for ever.
         """
         loop = self._loop
         if loop is not None:
@@ -155,26 +155,26 @@ class _Job(Generic[T]):
         self._coroutine = coroutine
         self.loop: asyncio.AbstractEventLoop
         self._task: asyncio.Task[T] | None = None
-        self._errands: _Tasks = SimpleQueue()
+        self._tasks: _Tasks = SimpleQueue()
 
     def begin(self, loop: asyncio.AbstractEventLoop) -> None:
-        _ERRANDS.set(self._errands)  # in a context of its own, which the task inherits
+        _BLOCKING_WORK.set(self._tasks)  # in a context of its own, which the task inherits
         self._task = loop.create_task(self._coroutine)
-        self._task.add_done_callback(lambda _: self._errands.put(None))
+        self._task.add_done_callback(lambda _: self._tasks.put(None))
 
     def cancel(self) -> None:
         assert self._task is not None
         self._task.cancel()
 
     def wait(self, within: float | None) -> bool:
-        """Wait for its end, and run its errands; signals are dealt with meanwhile. False: not ended `within` seconds.
+        """Wait for its end, and run its tasks; signals are dealt with meanwhile. False: not ended `within` seconds.
 
         Raises:
             RuntimeError: this thread holds a lock of ours, as where a finalizer makes a call: the loop may wait for it.
         """
         try:
-            while (errand := self._errands.get(timeout=within or SOON)) is not None:
-                errand()
+            while (task_ := self._tasks.get(timeout=within or SOON)) is not None:
+                task_()
         except Empty:
             if within is not None:
                 return False
@@ -182,15 +182,15 @@ class _Job(Generic[T]):
                 raise RuntimeError("a finalizer may not wait in the middle of a step") from None
         else:
             return True
-        while (errand := self._errands.get()) is not None:
-            errand()
+        while (task_ := self._tasks.get()) is not None:
+            task_()
         return True
 
     def let_go(self, seconds: float) -> None:
-        """Wait for its end, no longer than so many seconds, and run no errand any more."""
+        """Wait for its end, no longer than so many seconds, and run no task_ any more."""
         with suppress(Empty):
             while not (self._task is not None and self._task.done()):
-                self._errands.get(timeout=seconds)
+                self._tasks.get(timeout=seconds)
 
     def result(self) -> T:
         assert self._task is not None
@@ -199,34 +199,34 @@ class _Job(Generic[T]):
         return self._task.result()
 
 
-_ERRANDS: ContextVar[_Tasks] = ContextVar("_ERRANDS")  # of the thread that waits
+_BLOCKING_WORK: ContextVar[_Tasks] = ContextVar("_BLOCKING_WORK")  # of the thread that waits
 
 
 async def run_in_waiting_thread(do: Callable[[], T], undo: Callable[[T], None] | None = None) -> T:
     """Have the thread that waits for this coroutine `do` what blocks; return what it does, or raise it.
 
-    Nothing can stop it there. Where nobody wants what came of it any more, since this was cancelled, `undo` gets it.
-    An interrupt of the thread goes to whoever asked it to wait.
+    Nothing can stop it there. If this was cancelled meanwhile, `undo` gets its result.
+    An interrupt of the thread goes to the caller that made it wait.
     """
     loop = asyncio.get_running_loop()
     done: asyncio.Future[T] = loop.create_future()
 
-    def tell(told: Callable[[], None]) -> None:
+    def notify(report: Callable[[], None]) -> None:
         with suppress(RuntimeError):  # a loop that is closed
-            loop.call_soon_threadsafe(told)
+            loop.call_soon_threadsafe(report)
 
-    def errand() -> None:
+    def task_() -> None:
         if done.cancelled():
             return
         try:
             got = do()
         except Exception as error:  # noqa: BLE001 - it is raised where it was asked for
             failed = error
-            tell(lambda: None if done.cancelled() else done.set_exception(failed))
+            notify(lambda: None if done.cancelled() else done.set_exception(failed))
         else:
-            tell(lambda: _give(done, got, undo))
+            notify(lambda: _give(done, got, undo))
 
-    _ERRANDS.get().put(errand)
+    _BLOCKING_WORK.get().put(task_)
     return await done
 
 

@@ -1,4 +1,4 @@
-"""A call whose attempts are made by whoever holds it: a driver's `run`, turned inside out.
+"""A call whose holder makes the attempts: a driver's `run`, turned inside out.
 
 The driver waits until an attempt may leave and hands over; the holder makes the attempt and answers with what came of
 it. An answer never waits, so it may be given where nothing can be awaited, as at the end of a `with` block. A call

@@ -139,7 +139,7 @@ class CircuitBreaker(TurnLock[tuple[_Pass, Outcome], _Changes]):
             if inspect.iscoroutine(result):
                 result.close()
                 attempt.cancel()
-                raise TypeError("an asynchronous function needs async_call")
+                raise TypeError("function is asynchronous: use async_call")
             attempt.judge(result)
             return result
 
@@ -211,7 +211,7 @@ class CircuitBreaker(TurnLock[tuple[_Pass, Outcome], _Changes]):
 
     def _look(self) -> tuple[float, float]:
         now = self._clock()
-        return now, self._breaker.ready_at(now)
+        return now, self._breaker.ready_at(None, now)
 
     def _enter(self) -> _Pass:
         return self._turn(self._take)
@@ -221,7 +221,7 @@ class CircuitBreaker(TurnLock[tuple[_Pass, Outcome], _Changes]):
         if ready_at > now:
             self._rejected += 1
             raise self._refusal(ready_at, now)
-        return self._breaker, self._breaker.take(now)
+        return self._breaker, self._breaker.take(None, now)
 
     def _leave(self, passed: _Pass, outcome: Outcome) -> None:
         self._postpone((passed, outcome))
@@ -234,7 +234,7 @@ class CircuitBreaker(TurnLock[tuple[_Pass, Outcome], _Changes]):
 
     def _refusal(self, ready_at: float, now: float) -> CircuitOpenError:
         retry_at = None if ready_at == inf else ready_at
-        reason = f"the circuit is {self._breaker.standing(now)}"
+        reason = f"the circuit is {self._breaker.state_text(now)}"
         rejection = Rejection("breaker", reason, retry_at)
         outcome = Outcome(Verdict.REJECTED, rejection=rejection)
         ended = CallResult(outcome, stopped="breaker", retry_at=retry_at)

@@ -10,7 +10,7 @@ from contextlib import suppress
 from weakref import ref
 
 from stormbreak.core.flow import DeliverStream, Flow
-from stormbreak.core.ticket import Ticket
+from stormbreak.core.queue import Ticket
 from stormbreak.drivers.flow_stepper import Stepper
 from stormbreak.errors import ENDED_BY_CLOSING
 from stormbreak.types import (
@@ -114,7 +114,7 @@ class LoopDelivery(Delivery):
         self._timer: asyncio.TimerHandle | None = None
         if command.until is not None:
             left = command.until - stepper.clock()
-            # The timer must not keep alive what nobody else holds.
+            # The timer must not keep the delivery alive.
             self._timer = self.loop.call_later(left, _time_is_over, ref(self), left)
 
     def drop(self, outcome: Outcome | None = None) -> None:
@@ -123,7 +123,7 @@ class LoopDelivery(Delivery):
         super().drop(outcome)
         if open_:
             with suppress(RuntimeError):  # a loop that is closed
-                self.loop.call_soon_threadsafe(self._stepper.tell)
+                self.loop.call_soon_threadsafe(self._stepper.deliver_events)
                 if timer is not None:
                     self.loop.call_soon_threadsafe(timer.cancel)
 
@@ -136,8 +136,8 @@ class LoopDelivery(Delivery):
         if self.cut is not None:
             self.cut()
 
-    def call_off(self) -> None:
-        """End it because the client is closed: what the call held is free, and whoever reads is told. On its loop."""
+    def cut_off(self) -> None:
+        """End it because the client is closed: what the call held is free, and its reader gets an error. On its loop."""
         if self.over or self._ends_whole():
             return
         flow = self._take()

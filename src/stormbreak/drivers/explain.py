@@ -92,40 +92,40 @@ _MAX_DEPTH = 16
 
 
 class AttemptHistory:
-    """The story of a call to `target`; it may be told before it has ended."""
+    """The story of a call to `target`; it may be taken before the call has ended."""
 
-    def __init__(self, target: Target, told: CallResult | DeliverStream) -> None:
+    def __init__(self, target: Target, result: CallResult | DeliverStream) -> None:
         self.target = target
-        self._told = told
+        self._result = result
 
     @property
     def attempts(self) -> int:
         """How often something was sent."""
-        return self._told.attempts
+        return self._result.attempts
 
     @property
     def ended(self) -> CallResult | None:
         """How it ended; None while its answer is on its way."""
-        return self._told if isinstance(self._told, CallResult) else None
+        return self._result if isinstance(self._result, CallResult) else None
 
     def end(self, ended: CallResult) -> None:
         """Note how it ended."""
-        self._told = ended
+        self._result = ended
 
     def lines(self) -> Iterator[str]:
         """Tell it, a line for each attempt and each move, and one that sums up."""
-        told = self._told
-        if isinstance(told, CallResult):
-            yield from history_lines(told.history)
+        result = self._result
+        if isinstance(result, CallResult):
+            yield from history_lines(result.history)
         yield f"{self.target}: {self._summary()}"
 
     def _summary(self) -> str:
-        told = self._told
-        spent = f"{told.attempts} attempt(s), {told.waited:.2f} s waited"
-        if not isinstance(told, CallResult):
+        result = self._result
+        spent = f"{result.attempts} attempt(s), {result.waited:.2f} s waited"
+        if not isinstance(result, CallResult):
             return f"its answer is on its way; {spent}"
-        stopped = f"; no further retry: {told.stopped}" if told.stopped else ""
-        return f"{told.outcome.verdict} after {spent}{stopped}"
+        stopped = f"; no further retry: {result.stopped}" if result.stopped else ""
+        return f"{result.outcome.verdict} after {spent}{stopped}"
 
 
 def explain(what: object) -> str:

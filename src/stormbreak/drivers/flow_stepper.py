@@ -12,12 +12,11 @@ from contextlib import suppress
 from typing import Any, TypeAlias, TypeVar
 from weakref import WeakMethod, ref
 
-from stormbreak.core.context_listener import ContextListener
-from stormbreak.core.engine import Engine
+from stormbreak.core.call import run_call
+from stormbreak.core.engine import ContextListener, Engine
 from stormbreak.core.explain import shown
 from stormbreak.core.flow import Command, DeliverStream, Flow, Race, Send, close
-from stormbreak.core.plan import run_call
-from stormbreak.core.ticket import Ticket
+from stormbreak.core.queue import Ticket
 from stormbreak.drivers.locks import new_lock
 from stormbreak.drivers.turn_lock import TurnLock
 from stormbreak.events import CallCancelled, Event
@@ -28,13 +27,13 @@ R = TypeVar("R")
 _Left: TypeAlias = tuple[Sequence[Callable[[], None]], Sequence[Event]]
 
 _TROUBLE = (Exception, CancelledError, GeneratorExit)
-"""What a listener may raise. It is a plain function: nobody cancels or closes it, so these two are mistakes of its own."""
+"""What a listener may raise. It is a plain function: it is never cancelled or closed, so these two are its own mistakes."""
 
 _log = logging.getLogger("stormbreak")
 
 
 class Stepper(TurnLock[Flow, _Left]):
-    """Steps the flows of one engine; safe from any thread. Flows that nobody will resume are what is postponed."""
+    """Steps the flows of one engine; safe from any thread. What is postponed is flows without an owner."""
 
     def __init__(
         self,
@@ -72,9 +71,9 @@ class Stepper(TurnLock[Flow, _Left]):
         if self._delivering:
             self._refuse_reentry()
         engine = self.engine
-        companion = engine.companion
-        if companion is not None:
-            self._enter_contexts(companion, call)
+        context_listener = engine.context_listener
+        if context_listener is not None:
+            self._enter_contexts(context_listener, call)
         with self._lock:
             if self._busy:
                 self._refuse_in_the_middle()
@@ -94,7 +93,7 @@ class Stepper(TurnLock[Flow, _Left]):
                 self._act(left)
             except (
                 BaseException
-            ):  # an interrupt in a listener: nobody has the flow yet, to close it
+            ):  # an interrupt in a listener: the flow has no owner yet to close it
                 self.close(flow)
                 raise
         return flow, command
@@ -128,17 +127,17 @@ class Stepper(TurnLock[Flow, _Left]):
             self._act(left)
         return command
 
-    def first(self, send: Send) -> None:
+    def first_output(self, send: Send) -> None:
         """Note that the attempt of `send` begins to put out; once it has ended, this does nothing."""
         if self._delivering:
             self._refuse_reentry()
         if send.permit is None:
             return
         permit = send.permit
-        self._turn(lambda: permit.first(self.clock()))
+        self._turn(lambda: permit.first_output(self.clock()))
 
-    def by_hand(self, do: Callable[[Engine, float], R]) -> R:
-        """Do something to the engine between two steps; whom it concerns is woken.
+    def between_steps(self, do: Callable[[Engine, float], R]) -> R:
+        """Do something to the engine between two steps; the calls that it concerns are woken.
 
         Raises:
             RuntimeError: a listener asks for it, from within a step's events.
@@ -154,13 +153,13 @@ class Stepper(TurnLock[Flow, _Left]):
     def _snapshot(self, *, pending: bool) -> dict[str, Any]:
         now = self.clock()
         calls = self._pending.values() if pending else ()
-        told = (
+        waiting = (
             {"pending": [shown(call, command, now) for call, command in calls]} if pending else {}
         )
-        return self.engine.snapshot(now) | told
+        return self.engine.snapshot(now) | waiting
 
     def close(self, flow: Flow) -> None:
-        """Close `flow`; what it held is free, and goes to whoever waits for it.
+        """Close `flow`; what it held is free, and goes to the next call that waits for it.
 
         In the middle of another flow's step on the same thread it is closed at the end of that step.
         """
@@ -178,7 +177,7 @@ class Stepper(TurnLock[Flow, _Left]):
         self._postpone(flow)
         self._catch_up(self._collect_woken)
 
-    def tell(self) -> None:
+    def deliver_events(self) -> None:
         """Have listeners hear now of what was dropped."""
         self._turn(lambda: None)
 
@@ -245,11 +244,11 @@ class Stepper(TurnLock[Flow, _Left]):
             if not within:
                 self._delivering.discard(here)
 
-    def _enter_contexts(self, companion: ContextListener, call: Call) -> None:
+    def _enter_contexts(self, context_listener: ContextListener, call: Call) -> None:
         try:
-            companion.begins(call, self.clock())
+            context_listener.begins(call, self.clock())
         except _TROUBLE:
-            self._warn_once(companion)
+            self._warn_once(context_listener)
 
     def _warn_once(self, listener: object) -> None:
         known = self._warned.get(id(listener))
@@ -281,10 +280,10 @@ _lock = new_lock()
 def shared_stepper(
     engine: Engine, *, clock: Callable[[], float], chance: Callable[[], float]
 ) -> Stepper:
-    """The stepper of `engine`, for as long as anybody has it.
+    """The stepper of `engine`, for as long as a driver has it.
 
     Raises:
-        ValueError: somebody steps it already, by another clock or chance.
+        ValueError: a driver steps it already, by another clock or chance.
     """
     while True:
         before = engine.look

@@ -32,7 +32,7 @@ class Waiter(Protocol):
         """Wait until it is set, or for so many seconds."""
 
     def set(self) -> None:
-        """Let whoever waits go, now or later; from any thread."""
+        """Let the waiting thread go, now or later; from any thread."""
 
 
 class ParkedThread:
@@ -144,14 +144,14 @@ class ThreadDriver:
         self._waits.clear()
 
     def _send(self, call: Call, sender: Sender, command: Send) -> Outcome:
-        companion = self.engine.companion
-        if companion is None:
+        context_listener = self.engine.context_listener
+        if context_listener is None:
             return sender(command)
-        with companion.around(call.number, command):
+        with context_listener.around(call.number, command):
             return sender(command)
 
     def _wait(self, command: Wait | WaitFor | Race) -> bool:
-        """Wait as told; False if the driver is drained meanwhile."""
+        """Carry out a wait; return False if the driver is drained meanwhile."""
         assert not isinstance(command, Race), "who cannot stop an attempt does not race"
         parking, seconds = self._parking(), command.until - self.clock()
         if isinstance(command, WaitFor):

@@ -37,10 +37,10 @@ class AnsweredError(asyncio.CancelledError):
 class Timeouts:
     """Those of one driver, on whichever loops."""
 
-    __slots__ = ("_all", "_here")
+    __slots__ = ("_all", "local")
 
     def __init__(self) -> None:
-        self._here = _Here()
+        self.local = _Here()
         self.forget()
 
     def forget(self) -> None:
@@ -49,9 +49,9 @@ class Timeouts:
 
     def here(self) -> "_OnLoop":
         """Those of the running loop."""
-        loop, here = asyncio.get_running_loop(), self._here.last
+        loop, here = asyncio.get_running_loop(), self.local.last
         if here is None or here.loop is not loop:
-            here = self._here.last = _OnLoop(loop)
+            here = self.local.last = _OnLoop(loop)
             self._all.add(here)
         return here
 
@@ -64,7 +64,7 @@ class Timeouts:
 class Timeout:
     """Raises TimeoutError after so many seconds: `asyncio.timeout` without what is not needed here.
 
-    With None it does so when it is ended, and else never. A cancel by somebody else goes before it.
+    With None it does so when it is ended, and else never. A cancel from outside goes before it.
     """
 
     __slots__ = ("__weakref__", "_among", "_cancelling", "_fired", "_handle", "_on", "_seconds", "_task", "_with", "alone")  # fmt: skip
@@ -73,15 +73,17 @@ class Timeout:
         self._seconds = seconds
         self._among = among
         self._fired = False
-        self.alone = False  # afterwards: it fired, and nobody else cancelled
+        self.alone = False  # afterwards: it fired, and there was no cancel from outside
         self._handle: asyncio.TimerHandle | None = None  # its own timer
 
     def __enter__(self) -> None:
-        here, seconds = self._among.here(), self._seconds
+        here, seconds = self._among.local.last, self._seconds
+        if here is None or here.loop is not asyncio.get_running_loop():
+            here = self._among.here()
         task = asyncio.current_task(here.loop)
         if task is None:
             raise RuntimeError("an attempt with a timeout needs a task to run in")
-        self._task = ref(task)  # whoever has closed a loop without a word is rid of its tasks
+        self._task = ref(task)  # weak: a loop that was closed silently takes its tasks along
         self._cancelling = task.cancelling()
         self._on = here  # which lives as long
         if seconds is not None and seconds >= EXACT:

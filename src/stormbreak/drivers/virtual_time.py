@@ -21,7 +21,7 @@ Reply: TypeAlias = Callable[[Outcome], None]
 VirtualSender: TypeAlias = Callable[[Send, Reply], Callable[[], None] | None]
 """Takes an attempt and a callback for its outcome; may return what to do if the attempt is given up.
 
-A call that delivers is told twice of an attempt: at its first output, `committed`, and at the end of it all.
+The callback of a call that delivers is called twice: at its first output, `committed`, and at the end of it all.
 """
 
 _TIMED_OUT = Outcome(Verdict.TIMEOUT, maybe_processed=True)
@@ -101,9 +101,9 @@ class VirtualDriver:
         run.begin(call)
         return run.cancel
 
-    def first(self, send: Send) -> None:
+    def first_output(self, send: Send) -> None:
         """A sender may say here that its attempt begins to put out."""
-        self.stepper.first(send)
+        self.stepper.first_output(send)
 
 
 class _Rival:
@@ -192,7 +192,7 @@ class _Run:
             self._done(command)
         elif isinstance(command, WaitFor):
             self._wait_for(command, self._turn)
-        elif isinstance(command, Ask):  # there is nobody to ask in virtual time
+        elif isinstance(command, Ask):  # there are no local answers in virtual time
             self._resume(self._turn, None)
         elif isinstance(command, Race):
             self._start_race(command, self._turn)
@@ -241,7 +241,7 @@ class _Run:
             return
         if rival.timer is not None:
             self._driver.timeline.cancel(rival.timer)
-        assert self._race is not None, "whoever crosses has started"
+        assert self._race is not None, "a rival has started"
         self._race.first = self._winner = send
         self._give_up = rival.give_up
         self._resume(self._turn, outcome)

@@ -1,1 +1,1 @@
-"""Retries, limits and circuit breakers for any Python function: not only LLM APIs have storms."""
+"""Retries, limits and circuit breakers for any Python function."""

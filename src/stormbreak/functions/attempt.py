@@ -1,18 +1,25 @@
-"""One attempt at a user's function, as a context that classifies its end; and the attempt history of a call."""
+"""A call to a user's function: its attempts as context managers, one after the other, and their history.
 
+`for attempt in ...` and `async for attempt in ...` go through the attempts of one call. The engine decides between two of
+them. The call begins with the first.
+"""
+
+from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeAlias
 
 from stormbreak.core.engine import Engine
 from stormbreak.core.explain import add_attempt_notes, notes_of
 from stormbreak.core.flow import DeliverStream, Send
+from stormbreak.drivers.asyncio_driver import AsyncioDriver
 from stormbreak.drivers.caller_driven import CallerDriven
 from stormbreak.drivers.explain import KEPT_AS, AttemptHistory
 from stormbreak.drivers.judge import OK
+from stormbreak.drivers.thread_driver import ThreadDriver
 from stormbreak.drivers.timeouts import Timeout, Timeouts
 from stormbreak.errors import error_for
-from stormbreak.functions.nesting import HELD, Held, innermost, record_given_up, was_given_up
+from stormbreak.functions.nesting import CURRENT, RunningAttempt, gave_up, innermost, was_given_up
 from stormbreak.functions.outcome_rules import Rules
 from stormbreak.types import CallResult, Outcome, Target, Verdict
 
@@ -22,25 +29,24 @@ _MAX_NOTES = 64  # on one exception: some raise the same object again and again
 
 
 class FunctionHistory(AttemptHistory):
-    """That of a call around a function."""
+    """The history of a call to a function."""
 
 
-def tell(error: BaseException, target: Target, ended: CallResult) -> None:
-    """Have `error`, with which a call ends, tell what was tried, if a retry was made or refused by a gate."""
-    refused = record_given_up(ended)
+def _add_history(error: BaseException, target: Target, ended: CallResult) -> None:
+    """Add the attempts to the `error` of a call, if a retry was made or refused by a gate."""
+    refused = gave_up(ended)
     if ended.attempts == 1 and not refused:
         return
-    with suppress(
-        Exception
-    ):  # one that takes no attributes, such as a frozen dataclass: it is to be raised, not ours
-        _note(error, ended, refused=refused)
-    # Without what came of it: an exception that holds itself is freed late.
+    # An exception that takes no attributes, such as a frozen dataclass, is raised without them.
+    with suppress(Exception):
+        _add_notes(error, ended, refused=refused)
+    # Without the outcome: an exception that refers to itself is freed late.
     bare = ended._replace(outcome=ended.outcome._replace(error=None, value=None))
     with suppress(Exception):
         setattr(error, KEPT_AS, FunctionHistory(target, bare))
 
 
-def _note(error: BaseException, ended: CallResult, *, refused: bool) -> None:
+def _add_notes(error: BaseException, ended: CallResult, *, refused: bool) -> None:
     if len(getattr(error, "__notes__", ())) >= _MAX_NOTES:
         return
     for line in notes_of(ended):
@@ -49,71 +55,64 @@ def _note(error: BaseException, ended: CallResult, *, refused: bool) -> None:
         error.add_note(f"no further retry: {ended.stopped}")
 
 
-def give_up(error: BaseException) -> None:
-    """Tell the attempt that is under way around this call that `error` was retried for as long as it could be."""
-    outer = innermost()
-    if outer is not None:
-        outer.given_up = error
-
-
 # ---------------------------------------------------------------- attempt
 
 _COMMITTED = Outcome(Verdict.OK, committed=True)
-
-
 _TIMEOUTS = Timeouts()
 
 
-class Course:
-    """What all attempts of one call share. `cut` is what the last one ended with, if we cut it."""
+class FunctionCall:
+    """The state that all attempts of one call share."""
 
     __slots__ = (
-        "_given_up_within", "cut", "engine", "handed", "number", "retries_given_up", "rules", "target",
+        "_gave_up_within", "call", "engine", "number", "retry_exhausted", "rules", "target", "timed_out",
     )  # fmt: skip
 
     def __init__(
         self,
         engine: Engine,
         target: Target,
-        handed: CallerDriven,
+        call: CallerDriven,
         rules: Rules,
         *,
         number: int,
-        retries_given_up: bool,
+        retry_exhausted: bool,
     ) -> None:
-        self.number = number  # of the call
+        self.number = number
         self.engine = engine
         self.target = target
-        self.handed = handed
+        self.call = call
         self.rules = rules
-        self.retries_given_up = retries_given_up
-        self.cut: TimeoutError | None = None
-        self._given_up_within = False  # what the last attempt raised
+        self.retry_exhausted = retry_exhausted
+        self.timed_out: TimeoutError | None = None  # the end of the last attempt, if we cut it off
+        self._gave_up_within = False  # an inner call gave up on the last error
 
-    def outcome_of(self, error: Exception, held: Held) -> Outcome:
-        """Judge what an attempt raised. One that we cut is retried where the rules retry a TimeoutError."""
+    def outcome_of(self, error: Exception, attempt: RunningAttempt) -> Outcome:
+        """Judge the error of an attempt. Our own timeout is retried if the rules retry a TimeoutError."""
         outcome = self.rules.of_error(error)
-        if error is self.cut:
+        if error is self.timed_out:
             forbidden = (
                 outcome.forbidden
-                or not self.engine.lane(self.target).treatments[outcome.verdict].retry
+                or not self.engine.target_state(self.target).treatments[outcome.verdict].retry
             )
             return Outcome(Verdict.TIMEOUT, error=error, maybe_processed=True, forbidden=forbidden)
-        self._given_up_within = not self.retries_given_up and was_given_up(error, held)
-        return outcome._replace(forbidden=True) if self._given_up_within else outcome
+        self._gave_up_within = not self.retry_exhausted and was_given_up(error, attempt)
+        return outcome._replace(forbidden=True) if self._gave_up_within else outcome
 
     def final(self) -> BaseException | None:
-        """What the call ends with: the user's own exception, or one of ours; None where it was a result."""
-        ended = self.handed.command
+        """Return the exception that the call ends with, the user's or ours; None if it returned a result."""
+        ended = self.call.command
         assert isinstance(ended, CallResult), "it has ended"
         outcome = ended.outcome
         if outcome.verdict is Verdict.OK:
             return None
         error = outcome.error
-        if error is not None and error is not self.cut:
-            tell(error, self.target, ended)
-            if self._given_up_within or record_given_up(ended):
-                give_up(error)
+        if error is not None and error is not self.timed_out:
+            _add_history(error, self.target, ended)
+            if self._gave_up_within or gave_up(ended):
+                outer = innermost()
+                if outer is not None:
+                    outer.given_up = error
             return error
         if error is None and outcome.rejection is None:
             return None
@@ -123,35 +122,24 @@ class Course:
 
 
 class Attempt:
-    """One attempt. Left by an exception it failed, if the rules say so, and the next may follow; else it succeeded.
+    """One attempt, as a context manager. An exception that the rules name is a failure, and a retry may follow.
 
-    A result that is to be judged is handed to `judge`. A cancel or an interrupt ends the call, and counts neither as
-    success nor as failure.
+    `judge` judges a result. A cancel or an interrupt ends the call, and counts neither as success nor as failure.
     """
 
     __slots__ = (
-        "_armed",
-        "_around",
-        "_before",
-        "_committed",
-        "_cuts",
-        "_function_call",
-        "_held",
-        "_outcome",
-        "_seconds",
-        "_send",
-        "_until",
-        "over",
+        "_before", "_cancellable", "_committed", "_companion", "_function_call", "_outcome", "_running", "_seconds",
+        "_send", "_timer", "_until", "over",
     )  # fmt: skip
 
-    def __init__(self, course: Course, send: Send, *, cuts: bool) -> None:
-        self._function_call = course
+    def __init__(self, function_call: FunctionCall, send: Send, *, cancellable: bool) -> None:
+        self._function_call = function_call
         self._send = send
-        self._cuts = cuts  # it runs in a task, which can be stopped in the middle
-        self._armed: Timeout | None = None
-        self._around: AbstractContextManager[object] | None = None
-        self._before: Held | None = None
-        self._held: Held | None = None
+        self._cancellable = cancellable  # it runs in a task
+        self._timer: Timeout | None = None
+        self._companion: AbstractContextManager[object] | None = None
+        self._before: RunningAttempt | None = None
+        self._running: RunningAttempt | None = None
         self._committed = False
         self._outcome = OK
         self._until: float | None = None
@@ -159,42 +147,45 @@ class Attempt:
 
     @property
     def number(self) -> int:
-        """Which attempt of its call it is, from 1."""
+        """The number of the attempt, from 1."""
         return self._send.attempt
 
     def judge(self, result: Any) -> bool:
-        """Say what was returned, and learn whether it is a success. An exception that is raised later goes before.
+        """Judge a result; return whether it is a success. An exception raised later overrides it.
 
-        An exception of the user's own `failed_result` ends the call: it says nothing of the target, and what was
-        returned is not asked for again.
+        An exception of the user's `failed_result` ends the call without a retry: it is not evidence about the target.
         """
         try:
             self._outcome = self._function_call.rules.of_result(result)
         except BaseException as error:
-            error.add_note("raised by failed_result, of an attempt that had returned")
+            error.add_note("raised by failed_result after the attempt had returned")
             self.cancel()
             raise
         return self._outcome.verdict is Verdict.OK
 
     def commit(self) -> None:
-        """Say that somebody has seen a part of what comes: from here on nothing is retried, nor cut by the timeout."""
+        """Record that the caller has seen output: from here on there is no retry and no attempt timeout."""
         if not self._committed:
             self._committed = True
             self.disarm()
-            command = self._function_call.handed.answer(_COMMITTED)
+            command = self._function_call.call.answer(_COMMITTED)
             if isinstance(command, DeliverStream):
                 self._until = command.until
 
     def cancel(self) -> None:
-        """End the call: it counts neither as success nor as failure, and nothing is retried."""
-        self._function_call.handed.close()
+        """End the call without a retry; it counts neither as success nor as failure."""
+        self._function_call.call.close()
 
     def __enter__(self) -> Self:
-        if self._held is not None:
-            raise RuntimeError("an attempt is entered once; the loop has the next")
-        self._held = Held(self._function_call.engine, self._function_call.target, innermost())
+        if self._running is not None:
+            raise RuntimeError(
+                "an attempt can be entered only once: continue the loop for the next"
+            )
+        self._running = RunningAttempt(
+            self._function_call.engine, self._function_call.target, innermost()
+        )
         self.step_in()
-        if self._cuts and self._send.timeout is not None:
+        if self._cancellable and self._send.timeout is not None:
             self._arm(self._send.timeout)
         return self
 
@@ -205,32 +196,32 @@ class Attempt:
         at: TracebackType | None,
     ) -> bool:
         self.over = True
-        handed, held = self._function_call.handed, self._held
-        assert held is not None
-        held.live = False
+        call, running = self._function_call.call, self._running
+        assert running is not None
+        running.live = False
         self.step_out()
         try:
             error = self.disarm(kind, error)
-            if handed.flow is None:  # cancelled
+            if call.flow is None:  # cancelled
                 return False
             if error is None:
-                handed.answer(self._outcome)
+                call.answer(self._outcome)
                 return False
             if not isinstance(error, Exception):
-                handed.close()
+                call.close()
                 return False
-            command = handed.answer(self._function_call.outcome_of(error, held))
-        except BaseException:  # of a rule, or a listener
-            handed.close()
+            command = call.answer(self._function_call.outcome_of(error, running))
+        except BaseException:  # from a rule or a listener
+            call.close()
             raise
         finally:
-            held.given_up = None
+            running.given_up = None
         return not isinstance(command, CallResult) or self._end(error)
 
     def _end(self, error: Exception) -> bool:
-        """End the call, with the exception that is under way unless we cut it."""
+        """End the call with the user's exception, or with ours after a timeout. Returns False to re-raise."""
         final = self._function_call.final()
-        self._function_call.handed.forget()
+        self._function_call.call.forget()
         try:
             if final is None or final is error:
                 return False
@@ -239,61 +230,61 @@ class Attempt:
             del final
 
     def step_in(self) -> None:
-        """From here on it is this attempt that runs, in the present context."""
-        self._before = HELD.get()
-        HELD.set(self._held)
-        companion = self._function_call.engine.companion
-        if companion is not None:
-            self._around = companion.around(self._function_call.number, self._send)
-            self._around.__enter__()
+        """Make this attempt the running one in the present context."""
+        self._before = CURRENT.get()
+        CURRENT.set(self._running)
+        context_listener = self._function_call.engine.context_listener
+        if context_listener is not None:
+            self._companion = context_listener.around(self._function_call.number, self._send)
+            self._companion.__enter__()
 
     def step_out(self) -> None:
-        """Somebody else runs, who may have calls of his own."""
-        around, self._around = self._around, None
-        if around is not None:
-            around.__exit__(None, None, None)
-        HELD.set(self._before)
+        """Restore the attempt before: the consumer runs, and its calls are its own."""
+        context_listener, self._companion = self._companion, None
+        if context_listener is not None:
+            context_listener.__exit__(None, None, None)
+        CURRENT.set(self._before)
 
-    def has_next(self, now: float, stall: float | None) -> None:
-        """Let a committed attempt run on, for `stall` seconds at the most, and not beyond the deadline of its call.
+    def expect_next(self, now: float, stall: float | None) -> None:
+        """Wait for the next item, for `stall` seconds at most, and not beyond the deadline of the call.
 
         Raises:
-            TimeoutError: that has passed.
+            TimeoutError: the deadline has passed.
         """
         seconds = stall
         if self._until is not None:
             left = self._until - now
             if left <= 0:
-                raise self._cut("no end before the deadline")
+                raise self._time_out("no end before the deadline")
             seconds = left if stall is None else min(stall, left)
-        if self._cuts and seconds is not None:
+        if self._cancellable and seconds is not None:
             self._arm(seconds)
 
     def disarm(
         self, kind: type[BaseException] | None = None, error: BaseException | None = None
     ) -> BaseException | None:
-        """Stop the timer; with what it was left, a TimeoutError if that was our doing."""
-        armed, self._armed = self._armed, None
-        if armed is None:
+        """Stop the timer. Return the error of the attempt, as a TimeoutError if the timer caused it."""
+        timer, self._timer = self._timer, None
+        if timer is None:
             return error
         try:
-            armed.__exit__(kind)
+            timer.__exit__(kind)
         except TimeoutError:
-            return self._cut(f"no answer in {self._seconds:g} s")
+            return self._time_out(f"no answer in {self._seconds:g} s")
         return error
 
     def _arm(self, seconds: float) -> None:
         self._seconds = seconds
-        self._armed = Timeout(seconds, _TIMEOUTS)
-        self._armed.__enter__()
+        self._timer = Timeout(seconds, _TIMEOUTS)
+        self._timer.__enter__()
 
-    def _cut(self, said: str) -> TimeoutError:
-        self._function_call.cut = cut = TimeoutError(said)
-        return cut
+    def _time_out(self, text: str) -> TimeoutError:
+        self._function_call.timed_out = error = TimeoutError(text)
+        return error
 
 
 class NestedAttempt:
-    """What looks like an attempt to a block that runs as a part of another one's attempt."""
+    """Stands in for the attempt of a call that is part of an outer attempt, which is the one that counts."""
 
     __slots__ = ("over",)
     number = 1
@@ -302,29 +293,116 @@ class NestedAttempt:
         self.over = False
 
     def judge(self, result: Any) -> bool:  # noqa: ARG002
-        """The attempt around it is judged."""
+        """Accept every result: the outer attempt is judged."""
         return True
 
-    def commit(self) -> None:
-        """The attempt around it is committed, or not."""
+    def _do_nothing(self, *_: object) -> None:
+        """Leave it to the outer attempt."""
 
-    def cancel(self) -> None:
-        """The attempt around it is judged by what it does."""
-
-    def step_in(self) -> None:
-        """It is the attempt around it that runs."""
-
-    def step_out(self) -> None:
-        """As that."""
-
-    def has_next(self, now: float, stall: float | None) -> None:
-        """The attempt around it has a time."""
-
-    def disarm(self) -> None:
-        """There is no timer."""
+    commit = cancel = step_in = step_out = expect_next = disarm = _do_nothing
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.over = True
+
+
+# ---------------------------------------------------------------- loop of attempts
+
+StartCall: TypeAlias = Callable[[], FunctionCall | None]
+"""Begins a call; returns None if it is nested."""
+
+
+class _Loop:
+    """The common part of blocking and asynchronous loops."""
+
+    __slots__ = ("_attempt", "_begin", "_function_call")
+
+    def __init__(self, begin: StartCall) -> None:
+        self._begin = begin
+        self._function_call: FunctionCall | None = None
+        self._attempt: Attempt | NestedAttempt | None = None
+
+    def _next(self) -> FunctionCall | None:
+        """Return the call, begun if necessary, if it may have a further attempt."""
+        if self._attempt is None:
+            self._function_call = self._begin()
+            if self._function_call is None:
+                self._attempt = NestedAttempt()
+            return self._function_call
+        if not self._attempt.over:
+            if self._function_call is not None:
+                self._function_call.call.close()
+            raise RuntimeError("the attempt was not entered: write `with attempt:` in the loop")
+        function_call = self._function_call
+        return None if function_call is None or function_call.call.flow is None else function_call
+
+    def _nested_attempt(self) -> NestedAttempt | None:
+        """Return the only attempt of a nested call; None once it was made."""
+        attempt = self._attempt
+        return attempt if isinstance(attempt, NestedAttempt) and not attempt.over else None
+
+    def _end(self, function_call: FunctionCall) -> None:
+        """End the loop: no further attempt may leave. Raises the exception of the call, if it has one."""
+        final = function_call.final()
+        function_call.call.forget()
+        try:
+            if final is not None:
+                raise final
+        finally:  # its traceback holds this frame
+            del final
+
+
+class Attempts(_Loop):
+    """The attempts of blocking code."""
+
+    __slots__ = ("_driver",)
+
+    def __init__(self, driver: ThreadDriver, begin: StartCall) -> None:
+        super().__init__(begin)
+        self._driver = driver
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Attempt | NestedAttempt:
+        function_call = self._next()
+        if function_call is None:
+            nested = self._nested_attempt()
+            if nested is None:
+                raise StopIteration
+            return nested
+        send = self._driver.leave(function_call.call)
+        if send is None:
+            self._end(function_call)
+            raise StopIteration
+        self._attempt = attempt = Attempt(function_call, send, cancellable=False)
+        return attempt
+
+
+class AsyncAttempts(_Loop):
+    """The attempts of asynchronous code: each can be cancelled by its timeout."""
+
+    __slots__ = ("_driver",)
+
+    def __init__(self, driver: AsyncioDriver, begin: StartCall) -> None:
+        super().__init__(begin)
+        self._driver = driver
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Attempt | NestedAttempt:
+        function_call = self._next()
+        if function_call is None:
+            nested = self._nested_attempt()
+            if nested is None:
+                raise StopAsyncIteration
+            return nested
+        send = await self._driver.leave(function_call.call)
+        if send is None:
+            self._end(function_call)
+            raise StopAsyncIteration
+        self._attempt = attempt = Attempt(function_call, send, cancellable=True)
+        return attempt

@@ -1,23 +1,22 @@
-"""What comes item by item, and the engine around it: repeated before its first item, and never again after that.
+"""The engine around generators and other iterables: retried before the first item, and never after it.
 
-The attempt lasts until the stream is exhausted, fails or is closed, and keeps its place until then. While the consumer
-has an item it is not the attempt that runs: calls that the consumer makes are calls of their own.
+The attempt holds its slot until the iterator is exhausted, fails or is closed. While the consumer has an item, the attempt
+does not run: calls of the consumer are calls of their own.
 """
 
 import inspect
 from collections.abc import AsyncGenerator, Callable, Generator
 from typing import Any
 
-from stormbreak.functions.attempt import Attempt, NestedAttempt
-from stormbreak.functions.attempt_loop import AsyncAttempts, Attempts
+from stormbreak.functions.attempt import AsyncAttempts, Attempt, Attempts, NestedAttempt
 
 
 def streaming(
     begin: Callable[[], Attempts], make: Callable[..., Any], clock: Callable[[], float]
 ) -> Callable[..., Generator[Any, Any, Any]]:
-    """A generator function that goes through what `make` makes: a generator, or anything else that is iterable.
+    """Return a generator function over the iterable that `make` returns.
 
-    The deadline is looked at between two items. What is sent or thrown in is passed on to a generator.
+    The deadline is checked between items. Values and exceptions of `send` and `throw` go to an inner generator.
     """
 
     def guarded(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
@@ -48,11 +47,11 @@ def _items(
                 sent = yield item
             except GeneratorExit:
                 raise
-            except BaseException as error:  # noqa: BLE001 - what a consumer throws in goes to the generator
+            except BaseException as error:  # noqa: BLE001 - passed to the inner generator
                 thrown = error
             finally:
                 attempt.step_in()
-            attempt.has_next(clock(), None)
+            attempt.expect_next(clock(), None)
             item = _resumed(items, sent, thrown)
     except StopIteration as stop:
         return stop.value
@@ -72,10 +71,9 @@ def async_streaming(
     clock: Callable[[], float],
     stall: float | None,
 ) -> Callable[..., AsyncGenerator[Any, Any]]:
-    """A generator function that goes through what `make` makes, or what that can be awaited for.
+    """Return an asynchronous generator function over the asynchronous iterable that `make` returns, or an awaitable of it.
 
-    That is an asynchronous generator, or anything else to be gone through with `async for`. Behind its first item it is
-    cut after a silence of `stall` seconds, and at its deadline.
+    After its first item it is cut off after `stall` seconds without an item, and at the deadline.
     """
 
     async def guarded(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
@@ -99,7 +97,7 @@ def async_streaming(
                             thrown = error
                         finally:
                             attempt.step_in()
-                        attempt.has_next(clock(), stall)
+                        attempt.expect_next(clock(), stall)
                         item = await _async_resumed(items, sent, thrown)
                         attempt.disarm()
                 except StopAsyncIteration:

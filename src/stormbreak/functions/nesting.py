@@ -1,10 +1,10 @@
-"""Guarded functions that call guarded functions: who is inside of whose attempt, in the present context.
+"""Guarded functions that call guarded functions: which attempt a call runs in.
 
-A call to the same target of the same engine, from within one of its attempts, rides along: it is a part of that
-attempt. Were it a call of its own, it would wait for a place that its own caller holds. And what an inner call gave up
-on is not tried again by an outer one: three times three attempts are how storms are made.
+A call to the same target of the same engine, from within one of its attempts, is nested: it is part of that attempt. As a
+call of its own it would wait for a slot that its own caller holds. An outer call does not retry what an inner call gave up
+on: three times three attempts make a storm.
 
-What is held is noted in a context variable: tasks and `to_thread` inherit it, a bare thread pool does not.
+The running attempt is in a context variable: tasks and `to_thread` inherit it, a bare thread pool does not.
 """
 
 from collections.abc import Iterator
@@ -15,18 +15,18 @@ from stormbreak.drivers.explain import AttemptHistory, history_of
 from stormbreak.errors import CallError
 from stormbreak.types import CallResult, Target
 
-_OWN_GATES = frozenset(("verdict", "forbidden", "committed"))
-"""Gates that say of an error that it is not to be retried there at all; whoever is outside may think otherwise."""
+_FINAL_GATES = frozenset(("verdict", "forbidden", "committed"))
+"""Gates that never retry an error at that level; an outer level may."""
 
 _MAX_DEPTH = 16
 
 
-class Held:
-    """An attempt that is under way; it knows what inner calls gave up on meanwhile."""
+class RunningAttempt:
+    """An attempt in progress, and the error that an inner call gave up on meanwhile."""
 
     __slots__ = ("engine", "given_up", "live", "outer", "target")
 
-    def __init__(self, engine: Engine, target: Target, outer: "Held | None") -> None:
+    def __init__(self, engine: Engine, target: Target, outer: "RunningAttempt | None") -> None:
         self.engine = engine
         self.target = target
         self.outer = outer
@@ -34,48 +34,49 @@ class Held:
         self.given_up: BaseException | None = None
 
 
-HELD: ContextVar[Held | None] = ContextVar("stormbreak_held", default=None)
+CURRENT: ContextVar[RunningAttempt | None] = ContextVar("stormbreak_attempt", default=None)
 
 
-def innermost() -> Held | None:
-    """The innermost attempt here that has not ended: a task may outlive the attempt that it was started in."""
-    held = HELD.get()
-    while held is not None and not held.live:
-        held = held.outer
-    return held
+def _live() -> Iterator[RunningAttempt]:
+    """The attempts around this call, innermost first. A task may outlive the attempt in which it was started."""
+    attempt = CURRENT.get()
+    while attempt is not None:
+        if attempt.live:
+            yield attempt
+        attempt = attempt.outer
 
 
-def rides(engine: Engine, target: Target) -> bool:
-    """Whether a call to `target` from here is a part of an attempt there."""
-    held = HELD.get()
-    while held is not None:
-        if held.live and held.engine is engine and held.target == target:
-            return True
-        held = held.outer
-    return False
+def innermost() -> RunningAttempt | None:
+    """Return the innermost attempt around this call."""
+    return next(_live(), None)
 
 
-def record_given_up(ended: CallResult) -> bool:
-    """Whether a call ended with something that would have been retried, were there no gates."""
-    return ended.stopped is not None and ended.stopped not in _OWN_GATES
+def is_nested(engine: Engine, target: Target) -> bool:
+    """Whether a call to `target` from here is part of an attempt to it."""
+    return any(each.engine is engine and each.target == target for each in _live())
 
 
-def was_given_up(error: BaseException, held: Held) -> bool:
-    """Whether a call within `held` retried `error`, or its cause, for as long as it could: a guarded one, or a client's."""
+def gave_up(ended: CallResult) -> bool:
+    """Whether a call ended with a failure that only a gate did not retry."""
+    return ended.stopped is not None and ended.stopped not in _FINAL_GATES
+
+
+def was_given_up(error: BaseException, attempt: RunningAttempt) -> bool:
+    """Whether a guarded call or a client call within `attempt` gave up on `error` or its cause."""
     link: BaseException | None = error
     for _ in range(_MAX_DEPTH):
         if link is None:
             break
-        if link is held.given_up or any(map(record_given_up, _history_from(link))):
+        if link is attempt.given_up or any(map(gave_up, _results_from(link))):
             return True
         link = link.__cause__
     return False
 
 
-def _history_from(error: BaseException) -> Iterator[CallResult]:
-    """How calls of a client or through a door ended, as their errors tell.
+def _results_from(error: BaseException) -> Iterator[CallResult]:
+    """The results of client and transport calls that an error carries.
 
-    Those around functions tell `held` instead: their error may be one object, raised again and again.
+    Calls of functions record it in the `RunningAttempt` instead: the same exception object may be raised many times.
     """
     if isinstance(error, CallError):
         yield error.ended

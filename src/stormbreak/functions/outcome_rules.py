@@ -1,8 +1,8 @@
-"""What an exception or a result of a user's function means, by the rules that the user gave.
+"""The user's rules: which exceptions and results of a function are failures.
 
-Rules are exception classes, functions that look at an exception, a mapping from classes to verdicts, or a `Judge`.
-Whatever no rule speaks of is not retried and tells the breaker nothing. With no rule at all nothing is retried, and
-what a `Judge` calls a failure counts as one.
+Rules are exception classes, functions of an exception, a mapping from classes to verdicts, or a `Judge`. An exception
+without a rule is not retried and does not count for the breaker. Without any rule nothing is retried, and the failures of
+a `Judge` count.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,13 +15,13 @@ from stormbreak.drivers.judge import FAILED, OK, UNCOUNTED, Judge, check_functio
 from stormbreak.errors import ConfigurationError
 from stormbreak.types import Outcome, Verdict
 
-Said: TypeAlias = bool | Verdict | Outcome | None
-"""True: a failure, read by what the exception carries. False, None: none of this rule's. Else: just this."""
+RuleResult: TypeAlias = bool | Verdict | Outcome | None
+"""Of a rule. True: a failure, with the verdict that the exception carries. False, None: the rule does not apply."""
 
-Look: TypeAlias = Callable[[Any], Said]
-Rule: TypeAlias = type[BaseException] | Look
+Predicate: TypeAlias = Callable[[Any], RuleResult]
+Rule: TypeAlias = type[BaseException] | Predicate
 FailureRules: TypeAlias = (
-    Rule | tuple[Rule, ...] | Mapping[type[BaseException], Said | Look] | Judge
+    Rule | tuple[Rule, ...] | Mapping[type[BaseException], RuleResult | Predicate] | Judge
 )
 
 _FORMS = (
@@ -31,14 +31,14 @@ _FORMS = (
 
 
 class Rules:
-    """All rules of one user, in one form."""
+    """The rules of one `resilient`."""
 
     __slots__ = ("_failed_result", "_of_error", "_retry_after")
 
     def __init__(
         self,
         on: FailureRules | None,
-        failed_result: Look | None = None,
+        failed_result: Predicate | None = None,
         retry_after: Callable[[Any], float | None] | None = None,
     ) -> None:
         for name, given in ("failed_result", failed_result), ("retry_after", retry_after):
@@ -51,26 +51,26 @@ class Rules:
 
     @property
     def retries(self) -> bool:
-        """Whether there is anything that they retry."""
+        """Whether they retry anything."""
         return self._of_error is not _must_not_repeat or self._failed_result is not None
 
     def of_error(self, error: Exception) -> Outcome:
-        """Judge what was raised; the outcome carries it."""
+        """Judge an exception; the outcome carries it."""
         outcome = self._of_error(error)
         wait = outcome.retry_after
         if self._retry_after is not None and outcome is not UNCOUNTED:
             named = self._retry_after(error)
             if named is not None and isfinite(named):
                 wait = max(0.0, named)
-        # A rejection elsewhere is none of this call's, nor is what was committed there.
+        # A rejection or a commit of an inner call is not that of this call.
         return outcome._replace(error=error, retry_after=wait, rejection=None, committed=False)
 
     def of_result(self, result: Any) -> Outcome:
-        """Judge what was returned."""
+        """Judge a result."""
         if self._failed_result is None:
             return OK
-        said = self._failed_result(result)
-        return OK if not said else _outcome(said, FAILED)
+        answer = self._failed_result(result)
+        return _outcome(answer, FAILED) if answer else OK
 
 
 def _compiled(on: FailureRules | None) -> Callable[[Exception], Outcome]:
@@ -97,58 +97,60 @@ def _must_not_repeat(error: Exception) -> Outcome:
 
 def _any_of(rules: tuple[Rule, ...]) -> Callable[[Exception], Outcome]:
     classes = tuple(rule for rule in rules if isinstance(rule, type))
-    looks = tuple(rule for rule in rules if not isinstance(rule, type))
+    predicates = tuple(rule for rule in rules if not isinstance(rule, type))
 
     def judge(error: Exception) -> Outcome:
         if isinstance(error, classes):
             return _read(error)
-        return _by_predicate(looks, error)
+        return _by_predicate(predicates, error)
 
     return judge
 
 
-def _by_predicate(looks: tuple[Look, ...], error: Exception) -> Outcome:
-    for look in looks:
-        said = look(error)
-        if said:
-            return _outcome(said, _read(error))
+def _by_predicate(predicates: tuple[Predicate, ...], error: Exception) -> Outcome:
+    for predicate in predicates:
+        answer = predicate(error)
+        if answer:
+            return _outcome(answer, _read(error))
     return UNCOUNTED
 
 
-def _by_class(table: Mapping[type[BaseException], Said | Look]) -> Callable[[Exception], Outcome]:
-    for kind, said in table.items():
+def _by_class(
+    table: Mapping[type[BaseException], RuleResult | Predicate],
+) -> Callable[[Exception], Outcome]:
+    for kind, answer in table.items():
         if not (_is_rule(kind) and isinstance(kind, type)):
             raise ConfigurationError(f"on must name exception classes, got {shown(kind)}")
-        if not callable(said):
-            _outcome(said, FAILED)
+        if not callable(answer):
+            _outcome(answer, FAILED)
 
     def judge(error: Exception) -> Outcome:
-        for kind in type(error).__mro__:  # the nearest class speaks
+        for kind in type(error).__mro__:  # the nearest class counts
             if kind in table:
-                said = table[kind]
-                return _outcome(said(error) if callable(said) else said, _read(error))
+                answer = table[kind]
+                return _outcome(answer(error) if callable(answer) else answer, _read(error))
         return UNCOUNTED
 
     return judge
 
 
 def _read(error: Exception) -> Outcome:
-    """What the exception says of itself, or that it is a failure."""
+    """Read the outcome that the exception carries, or else call it a failure."""
     read = outcome_of(error)
     return FAILED if read is None else read
 
 
-def _outcome(said: Said, read: Outcome) -> Outcome:
-    """Make an outcome of what a rule said; status and named time are those that were read.
+def _outcome(answer: RuleResult, read: Outcome) -> Outcome:
+    """Make an outcome of a rule's answer; status and retry-after stay those that were `read`.
 
     Raises:
-        ConfigurationError: it said something that no failure can be.
+        ConfigurationError: the answer is not a failure.
     """
-    if said is None or isinstance(said, bool):
-        return read if said else UNCOUNTED
-    outcome = said if isinstance(said, Outcome) else read._replace(verdict=said)
+    if answer is None or isinstance(answer, bool):
+        return read if answer else UNCOUNTED
+    outcome = answer if isinstance(answer, Outcome) else read._replace(verdict=answer)
     if outcome.verdict not in COUNTABLE:
         raise ConfigurationError(
-            f"a rule must say a bool, or the verdict of a failure, got {shown(said)}"
+            f"a rule must return a bool or the verdict of a failure, got {shown(answer)}"
         )
     return outcome

@@ -1,8 +1,8 @@
 """`resilient`: the engine around any function, as a decorator, a call or a loop of attempts.
 
-Nothing is retried unless the user says what; limits, circuit, queue, cooldown and deadline hold in any case. What the
-function raises reaches the caller as itself. Only where nothing could be sent, or where an attempt was cut by its
-timeout, is the error one of ours.
+Nothing is retried unless the user names the failures; limits, circuit, queue, cooldown and deadline always apply. The
+caller gets the function's own exceptions. Only if nothing could be sent, or if an attempt timed out, is the error one of
+ours.
 """
 
 import inspect
@@ -22,11 +22,10 @@ from stormbreak.drivers.listeners import Attached, subscribe
 from stormbreak.drivers.scope import checked_text, current
 from stormbreak.drivers.thread_driver import ParkedThread, ThreadDriver, Waiter
 from stormbreak.errors import ConfigurationError
-from stormbreak.functions.attempt import Course
-from stormbreak.functions.attempt_loop import AsyncAttempts, Attempts
+from stormbreak.functions.attempt import AsyncAttempts, Attempts, FunctionCall
 from stormbreak.functions.iterators import async_streaming, streaming
-from stormbreak.functions.nesting import HELD, rides
-from stormbreak.functions.outcome_rules import FailureRules, Look, Rules
+from stormbreak.functions.nesting import CURRENT, is_nested
+from stormbreak.functions.outcome_rules import FailureRules, Predicate, Rules
 from stormbreak.http.environment import in_force
 from stormbreak.key_patterns import quoted
 from stormbreak.types import Call, Priority, Target
@@ -36,17 +35,17 @@ R = TypeVar("R")
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 FUNCTION = Target("function", "")
-"""What a target is called that has no name."""
+"""The target without a name."""
 
 
 class Resilient:
-    """One target, and what is to be done about its trouble; made by `resilient`.
+    """One target and its engine; made by `resilient`.
 
-    As a decorator it keeps a function's kind: blocking, asynchronous, a generator of either. One object serves many
-    threads and event loops; in a forked child it begins anew.
+    As a decorator it keeps the kind of a function: blocking, asynchronous, or a generator of either. One object serves
+    many threads and event loops. A forked child starts afresh.
     """
 
-    def __init__(  # noqa: PLR0913 - keywords are cheap to read
+    def __init__(  # noqa: PLR0913 - keyword arguments
         self,
         engine: Engine,
         rules: Rules,
@@ -64,7 +63,7 @@ class Resilient:
         self._target = target
         self._priority = engine.policy.priority if priority is None else priority
         self._tenant = tenant
-        self._retry_given_up = retry_exhausted
+        self._retry_exhausted = retry_exhausted
         self._clock = clock
         self._threads = ThreadDriver(engine, clock=clock, chance=chance, parking=parking)
         self._loops = AsyncioDriver(engine, clock=clock, chance=chance)
@@ -76,7 +75,7 @@ class Resilient:
 
     @property
     def target(self) -> Target:
-        """What its circuit and its queue are called."""
+        """The name of its circuit and its queue."""
         if self._target is None:
             self._target = FUNCTION
         return self._target
@@ -84,25 +83,25 @@ class Resilient:
     def __call__(self, function: Function) -> Function:
         """Decorate a function, an asynchronous one, or a generator of either kind.
 
-        A target without a name is called as the first function it decorates.
+        A target without a name takes that of the first function.
         """
-        if isinstance(function, staticmethod | classmethod):  # what it makes a method of is guarded
+        if isinstance(function, staticmethod | classmethod):  # decorate the function within
             return cast("Function", type(function)(self(function.__func__)))
         if not callable(function):
             raise ConfigurationError(f"only a function can be decorated, got {shown(function)}")
         if self._target is None:
             self._target = Target(getattr(function, "__qualname__", FUNCTION.provider), "")
         guarded = wraps(function)(self._around(function))
-        guarded.guarded_by = self  # type: ignore[attr-defined] # for whoever asks what is around it: the doctor
+        guarded.guarded_by = self  # type: ignore[attr-defined] # read by the doctor
         return cast("Function", guarded)
 
     def call(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Call `function`, again where the rules and the policy say so.
+        """Call `function`, with retries by the rules and the policy.
 
-        Nothing can stop a function that blocks: deadline and timeout are looked at between attempts.
+        A blocking function cannot be stopped: deadline and timeout are checked between attempts.
 
         Raises:
-            RejectedError: nothing was called (any more); says which policy refused and when to come back.
+            RejectedError: no (further) call was made; it names the policy and when to come back.
             TypeError: `function` is asynchronous.
         """
         if self._joins_outer_attempt():
@@ -113,7 +112,7 @@ class Resilient:
                 if isinstance(result, CoroutineType):
                     result.close()
                     attempt.cancel()
-                    raise TypeError("an asynchronous function needs async_call")
+                    raise TypeError("function is asynchronous: use async_call")
                 if attempt.judge(result):
                     break
         return result
@@ -121,11 +120,11 @@ class Resilient:
     async def async_call(
         self, function: Callable[P, Awaitable[R]], /, *args: P.args, **kwargs: P.kwargs
     ) -> R:
-        """Await `function`, again where the rules and the policy say so. An attempt is cancelled when its time is over.
+        """Await `function`, with retries by the rules and the policy. A timeout cancels the attempt.
 
         Raises:
-            RejectedError: nothing was called (any more); says which policy refused and when to come back.
-            AttemptTimeoutError: the last attempt was cancelled when its time was over.
+            RejectedError: no (further) call was made; it names the policy and when to come back.
+            AttemptTimeoutError: the last attempt timed out.
         """
         if self._joins_outer_attempt():
             return await function(*args, **kwargs)
@@ -139,18 +138,18 @@ class Resilient:
     def stream(
         self, make: Callable[..., Any], /, *args: Any, **kwargs: Any
     ) -> Generator[Any, Any, Any]:
-        """Go through what `make` makes, such as a generator; it is made again only if it fails before its first item.
+        """Iterate over what `make` returns, such as a generator. It is retried only before its first item.
 
-        The call begins when the first item is asked for. It holds its place until the end, or until it is closed.
+        The call begins with the first `next`. It holds its slot until the end, or until it is closed.
         """
         return self._streaming(make)(*args, **kwargs)
 
     def async_stream(
         self, make: Callable[..., Any], /, *args: Any, **kwargs: Any
     ) -> AsyncGenerator[Any, Any]:
-        """Go through what `make` makes, or what that can be awaited for: an asynchronous generator, or an iterable.
+        """Iterate over the asynchronous iterable that `make` returns, or an awaitable of it.
 
-        As `stream`; behind its first item a silence as long as the policy's `stall_timeout` ends it.
+        Like `stream`; after its first item, the policy's `stall_timeout` bounds the time between items.
         """
         return self._async_streaming(make)(*args, **kwargs)
 
@@ -163,34 +162,36 @@ class Resilient:
         return AsyncAttempts(self._loops, self._begin)
 
     def subscribe(self, listener: Listener) -> Attached:
-        """Have `listener` called with every event of the engine, until what is returned is detached.
+        """Call `listener` with every event of the engine, until the returned handle is detached.
 
-        It may not make calls on it.
+        The listener may not make calls on the engine.
         """
         return subscribe(self.engine, listener)
 
     def snapshot(self) -> dict[str, Any]:
-        """What stands where: every target's circuit, queue, limit and cooldown, and the retry budget."""
+        """Return the circuit, queue, limit and cooldown of every target, and the retry budget."""
         return self._loops.snapshot()
 
     @property
     def attempts(self) -> int:
-        """How often a call may be made: once where nothing is retried."""
+        """The maximum number of attempts: 1 if nothing is retried."""
         return self.policy.retry.max_attempts if self._rules.retries else 1
 
     def isolate(self, *, duration: float | None = None) -> None:
-        """Open the circuit by hand, until `reset` or for `duration` seconds; from any thread.
+        """Open the circuit manually, until `reset` or for `duration` seconds. From any thread.
 
         Raises:
-            ConfigurationError: the policy has no circuit breaker, or `duration` is no span of time.
+            ConfigurationError: the policy has no circuit breaker, or `duration` is not a valid time.
         """
         if self.policy.breaker is None:
-            raise ConfigurationError("the policy has no breaker: no circuit can be isolated")
-        self._loops.by_hand(lambda engine, now: engine.isolate(self.target, now, duration=duration))
+            raise ConfigurationError("isolate: the policy has no breaker")
+        self._loops.between_steps(
+            lambda engine, now: engine.isolate(self.target, now, duration=duration)
+        )
 
     def reset(self) -> None:
-        """Close the circuit by hand, and lift the cooldown; who waited leaves."""
-        self._loops.by_hand(lambda engine, now: engine.reset(self.target, now))
+        """Close the circuit manually, and end the cooldown. Waiting calls leave."""
+        self._loops.between_steps(lambda engine, now: engine.reset(self.target, now))
 
     def _around(self, function: Callable[..., Any]) -> Callable[..., Any]:
         if _is(inspect.isasyncgenfunction, function):
@@ -218,10 +219,10 @@ class Resilient:
         return async_streaming(lambda: AsyncAttempts(self._loops, begin), make, self._clock, stall)
 
     def _joins_outer_attempt(self) -> bool:
-        return HELD.get() is not None and rides(self.engine, self.target)
+        return CURRENT.get() is not None and is_nested(self.engine, self.target)
 
-    def _begin(self, *, streams: bool = False) -> Course | None:
-        """Begin a call, unless it is a part of one that is under way here."""
+    def _begin(self, *, streams: bool = False) -> FunctionCall | None:
+        """Begin a call; return None if it is part of an outer attempt."""
         if self._joins_outer_attempt():
             return None
         engine, target = self.engine, self.target
@@ -230,24 +231,33 @@ class Resilient:
         priority = self._priority if here.priority is None else here.priority
         tenant = self._tenant if here.tenant is None else here.tenant
         call = Call(
-            engine.number(), target, here.earlier(deadline_at), policy.patience, priority, policy.fail_fast,
-            None, here.most, tenant, streams, 0, True, labels=here.labels,
-        )  # fmt: skip
-        return Course(
+            engine.number(),
+            target,
+            deadline_at=here.earlier(deadline_at),
+            patience=policy.patience,
+            priority=priority,
+            fail_fast=policy.fail_fast,
+            most=here.most,
+            tenant=tenant,
+            streams=streams,
+            delivers=True,
+            labels=here.labels,
+        )
+        return FunctionCall(
             engine,
             target,
             self._threads.hand(call),
             self._rules,
             number=call.number,
-            retries_given_up=self._retry_given_up,
+            retry_exhausted=self._retry_exhausted,
         )
 
 
-def resilient(  # noqa: PLR0913 - keywords are cheap to read
+def resilient(  # noqa: PLR0913 - keyword arguments
     policy: Policy | str | None = None,
     *,
     on: FailureRules | None = None,
-    failed_result: Look | None = None,
+    failed_result: Predicate | None = None,
     retry_after: Callable[[Any], float | None] | None = None,
     target: Target | str | None = None,
     engine: Engine | None = None,
@@ -255,29 +265,31 @@ def resilient(  # noqa: PLR0913 - keywords are cheap to read
     tenant: str = "",
     retry_exhausted: bool = False,
 ) -> Resilient:
-    """Put an engine around any function: see `Resilient` for how, and docs/resilient.md.
+    """Put an engine around any function: see `Resilient` and docs/resilient.md.
 
     Args:
         policy: a `Policy` or the name of a preset; by default "interactive".
-        on: what is a failure to be retried: exception classes, functions of an exception, a mapping from classes to
-            verdicts, or a `Judge`. Nothing is retried by default.
-        failed_result: tells a result that is a failure. If retries run out, the last one is returned.
-        retry_after: the seconds to wait that an exception names, if it does.
-        target: what is called, by name: its circuit, its limit and its queue. By default the first function decorated.
-        engine: that of a client or of another `Resilient`, to share its circuits, limits and budget; its policy holds.
-        priority: whose calls are served first when a queue stands; by default that of the policy.
-        tenant: on whose behalf the calls are, where tenants share.
-        retry_exhausted: retry also what a call inside has retried for as long as it could.
+        on: the failures to retry: exception classes, functions of an exception, a mapping from classes to verdicts, or a
+            `Judge`. By default nothing is retried.
+        failed_result: returns True for a result that is a failure. If retries run out, the last result is returned.
+        retry_after: returns the seconds to wait that an exception names, or None.
+        target: the name of what is called, for its circuit, limit and queue; by default the first decorated function.
+        engine: the engine of a client or another `Resilient`, to share its circuits, limits, budget and policy.
+        priority: the priority in the queue; by default that of the policy.
+        tenant: the tenant of the calls, for fair shares.
+        retry_exhausted: retry also a failure on which an inner call gave up.
 
     Raises:
-        ConfigurationError: names what cannot be right.
+        ConfigurationError: an argument is invalid.
     """
     if engine is None:
         engine = Engine(_checked(in_force(_policy("interactive" if policy is None else policy))))
     elif not isinstance(engine, Engine):
         raise ConfigurationError(f"engine must be an engine, got {shown(engine)}")
     elif policy is not None:
-        raise ConfigurationError("an engine has its policy: name one of engine and policy")
+        raise ConfigurationError(
+            "give an engine or a policy, not both: an engine has its own policy"
+        )
     if priority is not None and not isinstance(priority, Priority):
         raise ConfigurationError(f"priority must be a Priority, got {quoted(str(priority))}")
     return Resilient(
@@ -300,28 +312,30 @@ def _target(target: object) -> Target | None:
 
 def _policy(policy: object) -> Policy | str:
     if callable(policy):
-        raise ConfigurationError("resilient takes a policy, no function: write @resilient(...)")
+        raise ConfigurationError("resilient takes a policy, not a function: write @resilient(...)")
     if not isinstance(policy, Policy | str):
         raise ConfigurationError(f"policy must be a Policy or a preset, got {shown(policy)}")
     return policy
 
 
 def _checked(policy: Policy) -> Policy:
-    """Refuse what nobody would heed around a function."""
+    """Refuse settings that have no meaning for a function."""
     if policy.fallback:
-        raise ConfigurationError("fallback must be empty around a function: it has nowhere to go")
+        raise ConfigurationError(
+            "fallback must be empty around a function: there is no other target"
+        )
     if policy.rate_limit.tpm is not None:
         raise ConfigurationError(
-            f"rate_limit.tpm must be absent around a function: nobody counts tokens, got {policy.rate_limit.tpm:g}"
+            f"rate_limit.tpm must be absent around a function, which has no tokens, got {policy.rate_limit.tpm:g}"
         )
     if policy.spend.acts:
         raise ConfigurationError(
-            f"spend.max_usd must be absent around a function: nobody knows what it costs, got {policy.spend.max_usd:g}"
+            f"spend.max_usd must be absent around a function, whose cost is unknown, got {policy.spend.max_usd:g}"
         )
     return policy
 
 
 def _is(kind: Callable[[Any], bool], function: Callable[..., Any]) -> bool:
-    """Whether a function, or an object that is called like one, is of that kind; a class makes an object, whatever that is."""
+    """Whether a function or a callable object is of that kind. Of a class, its `__call__` does not count."""
     called = None if isinstance(function, type) else getattr(function, "__call__", None)  # noqa: B004
     return kind(function) or kind(called)

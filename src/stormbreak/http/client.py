@@ -1,39 +1,45 @@
-"""The asynchronous client: one engine, an origin, any number of models, and wherever its policy falls back to.
+"""The asynchronous client: one engine, an origin, any number of models, and the fallbacks of its policy.
 
-`request` and `chat` answer with an `Answer` or raise; `ask` answers with how the call ended, as a value,
-for those (such as the batch runner) who want every outcome.
+`request` and `chat` return an `Answer` or raise. `ask` returns how the call ended as a value: the batch runner uses it.
 """
 
 import asyncio
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
+from decimal import Decimal
 from functools import partial
-from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
+from stormbreak.core.circuit_snapshot import parse_snapshots, span_in
 from stormbreak.core.engine import Engine
 from stormbreak.core.explain import add_attempt_notes
 from stormbreak.core.policy import Policy
-from stormbreak.core.spend_policy import PriceOf
-from stormbreak.drivers.asyncio_driver import Asker
+from stormbreak.core.target_state import Listener
+from stormbreak.cost.price_table import PriceOf
+from stormbreak.cost.spend_gate import SpendAccounts, allow_spending, spend_accounts
+from stormbreak.drivers.asyncio_driver import Asker, AsyncioDriver
+from stormbreak.drivers.listeners import Attached, subscribe
 from stormbreak.drivers.scope import checked_priority, current
-from stormbreak.errors import error_for
-from stormbreak.http.client_controls import ClientControls
+from stormbreak.errors import ConfigurationError, error_for
 from stormbreak.http.endpoint import DynamicKey, KeyFunction
 from stormbreak.http.environment import find_endpoint, in_force
-from stormbreak.http.exchange import answer_of
 from stormbreak.http.h1.connect import connect
 from stormbreak.http.local_answers import Degraded, LocalAnswers
 from stormbreak.http.pricing import check_prices, list_price
-from stormbreak.http.request_body import RequestFields, encoded
-from stormbreak.http.request_source import BufferedSender, StreamSender
-from stormbreak.http.request_template import Asking
-from stormbreak.http.routes import Routes
+from stormbreak.http.request import (
+    RequestFields,
+    RequestTemplate,
+    encode_payload,
+    fields_of,
+    set_stream,
+)
+from stormbreak.http.response import answer_of
+from stormbreak.http.routing import Routes, SingleTarget, TargetConfig, TargetResolver
+from stormbreak.http.session import BufferedSender, StreamSender, make_call
 from stormbreak.http.stream import PendingStream, Stream
 from stormbreak.http.stream_source import LocalSource
-from stormbreak.http.target_config import SingleTarget, TargetConfig, TargetResolver, model_of
-from stormbreak.llm.models import OPERATIONS
+from stormbreak.llm.models import endpoint_of
 from stormbreak.types import (
     CACHE,
     DEGRADED,
@@ -43,8 +49,126 @@ from stormbreak.types import (
     Call,
     CallResult,
     Priority,
+    Target,
     Verdict,
 )
+
+
+class _CallOptions(NamedTuple):
+    """How a call is made, beside its payload."""
+
+    priority: Priority | None
+    deadline: float | None
+    tenant: str
+    queue_is_free: bool = False
+    attempts: int | None = None
+
+
+class ClientControls:
+    """What both clients offer besides calls: observe the engine, control its circuits, shut down. Thread-safe."""
+
+    engine: Engine
+    _resolver: TargetResolver
+    _driver: AsyncioDriver
+
+    @property
+    def policy(self) -> Policy:
+        """The policy of its calls; of a pool, that of its first target."""
+        return self._resolver.first.policy
+
+    @property
+    def base_url(self) -> str:
+        """Where calls go."""
+        return self._resolver.first.origin.base_url
+
+    def target(self, model: str) -> Target:
+        """Return the first target of calls for `model`; of a pool, that of its first member."""
+        return self._resolver.first.target(model)
+
+    def subscribe(self, listener: Listener) -> Attached:
+        """Call `listener` with every event, on any thread, until the returned handle's `detach()` is called.
+
+        It may not make calls on this client.
+        """
+        return subscribe(self.engine, listener)
+
+    def snapshot(self, *, pending: bool = True) -> dict[str, Any]:
+        """Return the state of every target (circuit, queue, limit, cooldown) and of the retry budget.
+
+        With `pending`, also what each call waits for, which is much where many wait.
+        """
+        return self._driver.snapshot(pending=pending)
+
+    def isolate(self, target: Target | str, *, duration: float | None = None) -> None:
+        """Open the circuit of a target, or of a model, by hand: no call passes.
+
+        Until `reset`, or for `duration` seconds, after which probes decide. Calls in the queue that fail fast are
+        rejected at once.
+
+        Raises:
+            ConfigurationError: the policy has no circuit breaker, or `duration` is no span of time.
+        """
+        if self.policy.breaker is None:
+            raise ConfigurationError("the policy has no breaker: no circuit can be isolated")
+        where = self._target_of(target)
+        self._driver.between_steps(
+            lambda engine, now: engine.isolate(where, now, duration=duration)
+        )
+
+    def reset(self, target: Target | str) -> None:
+        """Close the circuit of a target, or of a model, and end its cooldown; waiting calls leave."""
+        where = self._target_of(target)
+        self._driver.between_steps(lambda engine, now: engine.reset(where, now))
+
+    def save_circuits(self) -> dict[str, Any]:
+        """Return the circuits that are not closed, by model, as plain values for `restore_circuits` of another process.
+
+        Circuits of fallback targets are not among them.
+        """
+        saved = self._driver.between_steps(lambda engine, now: engine.save_circuits(now))
+        circuits = {
+            target.model: circuit.as_dict()
+            for target, circuit in saved.items()
+            if target == self.target(target.model)
+        }
+        return {"circuits": circuits, "saved_at": time.time()}
+
+    def restore_circuits(self, values: Mapping[str, Any]) -> None:
+        """Restore what `save_circuits` returned; the time since then counts, by the wall clock.
+
+        Without a breaker in the policy, nothing is restored.
+
+        Raises:
+            ConfigurationError: names the wrong value; nothing has changed.
+        """
+        circuits = parse_snapshots(values)
+        elapsed = max(0.0, time.time() - span_in(values, "saved_at"))
+        saved = {self.target(model): circuit for model, circuit in circuits.items()}
+        self._driver.between_steps(lambda engine, now: engine.restore_circuits(saved, now, elapsed))
+
+    def pause(self, target: Target | str, seconds: float) -> None:
+        """Send nothing to a target, or a model, for `seconds`, as it asked an earlier process."""
+        where = self._target_of(target)
+        self._driver.between_steps(lambda engine, now: engine.pause(where, seconds, now))
+
+    def may_spend(self, usd: Decimal) -> None:
+        """Allow at most this many US dollars to be spent by now, within the spend limit of the policy."""
+        policy = self.policy
+        self._driver.between_steps(lambda engine, now: allow_spending(engine, policy, usd, now))
+
+    def _target_of(self, target: Target | str) -> Target:
+        return self.target(target) if isinstance(target, str) else target
+
+    def drain(self) -> None:
+        """Let calls in flight finish; end every call that waits, now or later, as CANCELLED."""
+        self._driver.drain()
+
+    def stop(self, loop: asyncio.AbstractEventLoop | None = None) -> None:
+        """End every call of this client on `loop`, or on every loop, now or later, with a `ClientClosedError`.
+
+        A stream ends with a `StreamBrokenError`. Idle connections stay open.
+        """
+        self._driver.close(loop)
 
 
 class AsyncClient(ClientControls):
@@ -53,8 +177,8 @@ class AsyncClient(ClientControls):
     Args:
         provider: name of a preset, such as "openai" or "anthropic" (docs/client.md names them all).
         base_url: where to send instead, up to and including "/v1".
-        api_key: the key, or a function (a coroutine function, too) that is asked for it before each attempt; by default
-            it comes from the environment (see docs/client.md).
+        api_key: the key, or a function (a coroutine function, too) that is called for it before each attempt; by
+            default it comes from the environment (see docs/client.md).
         api_key_env: name of the environment variable that holds the key.
         model: the model of payloads that name none.
         policy: a `Policy` or the name of a preset.
@@ -62,7 +186,7 @@ class AsyncClient(ClientControls):
         stream_on_wire: have plain chat completions sent as streams and assemble them, so that the policy sees when
             each answer begins (see docs/client.md).
         degraded: makes answers for a `degraded` rule of the policy's fallbacks that has no text (see docs/fallbacks.md).
-        prices: says what a model costs, by provider and name, for `Answer.cost` and for a limit of spending
+        prices: gives what a model costs, by provider and name, for `Answer.cost` and for a spend limit
             (`policy.spend`); by default today's list prices.
     """
 
@@ -97,29 +221,21 @@ class AsyncClient(ClientControls):
             environ=os.environ,
             connect=partial(connect, policy.limit.max_in_flight),
         )
-        at_hand = LocalAnswers(policy, degraded)
-        footing = TargetConfig(policy, routes, at_hand, model, stream_on_wire, policy.weighs)
-        self._stand(Engine(policy, prices or list_price), SingleTarget(footing))
+        local_answers = LocalAnswers(policy, degraded)
+        config = TargetConfig(policy, routes, local_answers, model, stream_on_wire, policy.weighs)
+        self._use(Engine(policy, SpendAccounts(prices or list_price)), SingleTarget(config))
 
     @classmethod
-    def on(cls, engine: Engine, ground: TargetResolver) -> Self:
-        """Make a client of an engine that is there already, and may be shared."""
+    def on(cls, engine: Engine, resolver: TargetResolver) -> Self:
+        """Make a client of an engine that exists, and may be shared."""
         client = cls.__new__(cls)
-        client._stand(engine, ground)  # noqa: SLF001 - of this very class
+        client._use(engine, resolver)  # noqa: SLF001 - of this very class
         return client
 
-    @property
-    def _routes(self) -> Routes:
-        return self._ground.first.routes
-
-    @property
-    def _price_of(self) -> PriceOf | None:
-        return self.engine.payers.price_of
-
-    @property
-    def base_url(self) -> str:
-        """Where calls go."""
-        return self._ground.first.base_url
+    def _use(self, engine: Engine, resolver: TargetResolver) -> None:
+        self.engine = engine
+        self._resolver = resolver
+        self._driver = AsyncioDriver(engine)
 
     async def request(
         self,
@@ -132,21 +248,23 @@ class AsyncClient(ClientControls):
     ) -> Answer:
         """Send `payload` to `endpoint`, such as "chat/completions"; `deadline` is seconds from now.
 
-        Where calls wait, those of each `tenant` get their fair share.
+        Where calls wait, each `tenant` gets a fair share.
 
         Raises:
-            RejectedError: nothing was sent; says which policy refused and when to come back.
+            RejectedError: nothing was sent; says which policy rejected it and when to come back.
             UpstreamError: the last attempt failed; its subclass says how.
             ClientClosedError: this client was closed, before or meanwhile.
-            ConfigurationError: the payload names no model, or is no JSON; or the priority is none.
+            ConfigurationError: the payload names no model, or is no JSON; or the priority is invalid.
         """
-        model, body = self._encoded(payload)
-        ended = await self.ask(endpoint, body, priority=priority, deadline=deadline, tenant=tenant)
-        target = ended.target or self.target(model)
-        outcome = ended.outcome
-        if outcome.verdict is not Verdict.OK:
-            raise add_attempt_notes(error_for(target, ended)) from outcome.error
-        return answer_of(target, ended, self._price_of)
+        payload = {**payload, "model": self._resolver.first.model_of(payload)}
+        body = encode_payload(payload)
+        template = RequestTemplate(endpoint, body, fields=fields_of(payload, body))
+        config = self._resolver.resolve(template.fields.model)
+        ended = await self._run(config, template, _CallOptions(priority, deadline, tenant))
+        target = ended.target or self.target(template.fields.model)
+        if ended.outcome.verdict is not Verdict.OK:
+            raise add_attempt_notes(error_for(target, ended)) from ended.outcome.error
+        return answer_of(target, ended, spend_accounts(self.engine).price_of)
 
     async def chat(
         self,
@@ -176,47 +294,44 @@ class AsyncClient(ClientControls):
         deadline: float | None = None,
         tenant: str = "",
     ) -> PendingStream:
-        """Send `payload` as `request` does, and hand over the answer while it comes: see `http.stream.Stream`.
+        """Send `payload` as `request` does, and return the answer while it comes: see `http.stream.Stream`.
 
         Use it as ``async with client.stream(...) as stream``, or await it. That waits for the first output; until
-        then attempts are repeated as ever. `deadline` bounds the whole stream, the policy's attempt timeout the
-        time to its first output, its idle timeout silence.
-
-        Raises:
-            RejectedError: nothing was sent; says which policy refused and when to come back.
-            UpstreamError: the last attempt failed before its first output; its subclass says how.
-            ClientClosedError: this client was closed, before or meanwhile.
-            ConfigurationError: the payload names no model, or is no JSON; or the priority is none.
+        then attempts are retried as ever, and it raises what `request` raises. `deadline` bounds the whole stream, the
+        policy's attempt timeout the time to its first output, its idle timeout silence.
         """
-        return PendingStream(self._open(endpoint, payload, priority, deadline, tenant))
+        return PendingStream(
+            self._open(endpoint, payload, _CallOptions(priority, deadline, tenant))
+        )
 
     async def _open(
-        self,
-        endpoint: str,
-        payload: Mapping[str, Any],
-        priority: Priority | None,
-        deadline: float | None,
-        tenant: str,
+        self, endpoint: str, payload: Mapping[str, Any], options: _CallOptions
     ) -> Stream:
-        _, body = self._encoded(payload)
-        footing = self._ground.footing(body)
-        asking = Asking(endpoint, body, delivers=True)
-        call = self._call(footing, asking, priority, tenant, deadline, delivers=True)
-        sender = StreamSender(asking, footing.routes, self.engine.policy)
-        opened = await self._driver.open(call, sender, _asker(footing, call, asking))
-        target, source = sender.target or call.target, sender.source
+        payload = {**payload, "model": self._resolver.first.model_of(payload)}
+        set_stream(payload, endpoint_of(endpoint))
+        body = encode_payload(payload)
+        template = RequestTemplate(endpoint, body, fields=fields_of(payload, body))
+        config = self._resolver.resolve(template.fields.model)
+        call = self._call(config, template, options, delivers=True)
+        sender = StreamSender(
+            template, config.routes, self.engine.policy, self._driver.first_output
+        )
+        asker = _asker(config, template) if call.fallbacks else None
+        opened = await self._driver.open(call, sender, asker)
+        target, source = sender.target or call.target, sender.stream_source
+        price_of = spend_accounts(self.engine).price_of
         if isinstance(opened, CallResult):
             target = opened.target or target
             if opened.outcome.verdict is not Verdict.OK:
                 raise add_attempt_notes(error_for(target, opened)) from opened.outcome.error
             if opened.source in (CACHE, DEGRADED):
-                at_hand = LocalSource(opened.outcome)
-                return Stream(target, at_hand, opened, opened.source, price_of=self._price_of)
+                local = LocalSource(opened.outcome)
+                return Stream(target, local, opened, opened.source, price_of=price_of)
             came_from = opened.source
         else:
             came_from = TARGET if target == call.target else FALLBACK
         assert source is not None
-        return Stream(target, source, opened, came_from, price_of=self._price_of, client=self)
+        return Stream(target, source, opened, came_from, price_of=price_of, client=self)
 
     async def ask(  # noqa: PLR0913 - keywords are cheap to read
         self,
@@ -231,76 +346,62 @@ class AsyncClient(ClientControls):
         idempotency_key: str | None = None,
         fields: RequestFields | None = None,
     ) -> CallResult:
-        """Send a JSON object given as bytes, a model in it, and tell how it ended.
+        """Send a JSON object, encoded and with its model, and return how the call ended.
 
-        `attempts` are the most that are made, where the policy allows more. With `queue_is_free` the seconds to the
-        deadline count from when the first attempt leaves.
-
-        The outcome's value is the last `Received`, where anything was. A streamed answer is assembled.
-        Every attempt at one target carries the same key, at the first the `idempotency_key`, by default one of this call's own.
+        At most `attempts` are made, where the policy allows more. With `queue_is_free` the deadline counts from when
+        the first attempt leaves. The outcome's value is the last `Response`, where there was one; a stream is
+        assembled. Every attempt at one target has the same idempotency key, at the first target `idempotency_key`.
         A caller that has parsed the body passes its `fields`.
 
         Raises:
-            ConfigurationError: the body is no JSON object, or names no model; or the priority is none.
+            ConfigurationError: the body is no JSON object, or names no model; or the priority is invalid.
         """
-        footing = self._ground.footing(body)
-        asking = Asking(
-            endpoint, body, on_wire=footing.stream_on_wire, key=idempotency_key, fields=fields
-        )
-        call = self._call(
-            footing, asking, priority, tenant, deadline, queue_is_free=queue_is_free, most=attempts
-        )
+        template = RequestTemplate(endpoint, body, key=idempotency_key, fields=fields)
+        config = self._resolver.resolve(template.fields.model)
+        options = _CallOptions(priority, deadline, tenant, queue_is_free, attempts)
+        return await self._run(config, template, options)
 
-        sender = BufferedSender(asking, footing.routes, self.engine.policy, self._driver.first)
-        ended = await self._driver.run(call, sender, _asker(footing, call, asking))
-        if footing.at_hand.keeps:
-            footing.at_hand.keep(asking.request(footing.base_url, footing.api_key), ended)
-        return ended
-
-    def _encoded(self, payload: Mapping[str, Any]) -> tuple[str, bytes]:
-        model = model_of(payload.get("model"), self._ground.first)
-        return model, encoded({**payload, "model": model})
+    def _run(
+        self, config: TargetConfig, template: RequestTemplate, options: _CallOptions
+    ) -> Coroutine[Any, Any, CallResult]:
+        if config.stream_on_wire:
+            template.stream_on_wire()
+        call = self._call(config, template, options)
+        sender = BufferedSender(
+            template, config.routes, self.engine.policy, self._driver.first_output
+        )
+        asker = _asker(config, template) if call.fallbacks else None
+        running = self._driver.run(call, sender, asker)  # not awaited: a frame less in every call
+        return _stored(config, template, running) if config.local_answers.caches else running
 
     def _call(
         self,
-        footing: TargetConfig,
-        asking: Asking,
-        priority: Priority | None,
-        tenant: str,
-        deadline: float | None,
+        config: TargetConfig,
+        template: RequestTemplate,
+        options: _CallOptions,
         *,
-        queue_is_free: bool = False,
-        most: int | None = None,
         delivers: bool = False,
     ) -> Call:
-        policy, model = footing.policy, asking.wanted.model
-        target = footing.target(model)
-        if policy.spend.acts:
-            asking.bind(policy.spend.max_output_tokens, target.provider)
-        asking.to(footing.routes.route(target))  # what cannot be sent is told before it waits
-        span = policy.deadline if deadline is None else deadline
-        own = None if span is None or queue_is_free else time.monotonic() + span
-        bound = asking.bound() if footing.weighs or self.engine.listeners else None
-        here = current()
-        wanted = here.priority if priority is None else checked_priority(priority)
-        return Call(
-            self.engine.number(),
+        policy, model = config.policy, template.fields.model
+        target = config.target(model)
+        if config.reserves and policy.spend.acts:
+            template.limit_output(policy.spend.max_output_tokens, target.provider)
+        template.prepare(config.routes.route(target))  # what cannot be sent fails before it waits
+        span = policy.deadline if options.deadline is None else options.deadline
+        return make_call(
+            self.engine,
+            template,
             target,
-            here.earlier(own),
-            policy.patience,
-            policy.priority if wanted is None else wanted,
-            policy.fail_fast,
-            span if queue_is_free else None,
-            here.most if most is None else most,
-            tenant or here.tenant or "",
-            asking.begins,
-            asking.tokens() if footing.weighs else 0,
-            delivers,
-            footing.steps(model),
-            labels=here.labels,
-            operation=OPERATIONS.get(asking.shape, ""),
-            bound=bound,
-            unbounded=asking.unbounded() if footing.weighs and bound is None else "",
+            policy=policy,
+            reserves=config.reserves,
+            scope=current(),
+            steps=config.steps(model),
+            deadline_at=None if span is None or options.queue_is_free else time.monotonic() + span,
+            priority=None if options.priority is None else checked_priority(options.priority),
+            tenant=options.tenant,
+            attempts=options.attempts,
+            span=span if options.queue_is_free else None,
+            delivers=delivers,
         )
 
     async def close(self) -> None:
@@ -309,24 +410,27 @@ class AsyncClient(ClientControls):
         A second time does nothing. On other loops it goes on.
         """
         self.stop(asyncio.get_running_loop())
-        for each in self._ground.owned():
+        for each in self._resolver.owned():
             await each.close()
 
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.close()
 
 
-def _asker(footing: TargetConfig, call: Call, asking: Asking) -> Asker | None:
-    """Who finds the answers at hand, where a fallback may ask for one."""
-    if not call.fallbacks:
-        return None
-    request = asking.request(footing.base_url, footing.api_key)
-    return lambda ask: footing.at_hand.find(ask, request)
+async def _stored(
+    config: TargetConfig, template: RequestTemplate, running: Coroutine[Any, Any, CallResult]
+) -> CallResult:
+    """Wait for the end of a call, and cache its answer."""
+    ended = await running
+    request = template.local_request(config.origin.base_url, config.origin.api_key)
+    config.local_answers.store(request, ended)
+    return ended
+
+
+def _asker(config: TargetConfig, template: RequestTemplate) -> Asker:
+    """Return what finds the local answers that a fallback asks for."""
+    request = template.local_request(config.origin.base_url, config.origin.api_key)
+    return lambda ask: config.local_answers.find(ask, request)

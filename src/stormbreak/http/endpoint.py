@@ -22,18 +22,18 @@ from stormbreak.llm.models import Shape
 from stormbreak.llm.providers import key_headers
 from stormbreak.types import Outcome, Verdict
 
-_SALT = secrets.token_bytes(16)  # digests tell keys of one process apart, and say nothing elsewhere
+_SALT = secrets.token_bytes(16)  # digests distinguish the keys of one process only
 _HOST = re.compile(r"[\w-]+(\.[\w-]+)*\.?|[0-9a-f]*:[0-9a-f:.]+(%[\w.-]+)?")
 _PATH = re.compile(r"[\w.~:@-]+(/[\w.~:@-]+)*/?", re.ASCII)  # no "%": it can spell ".." and "/"
 _QUERY = re.compile(r"[\w.~:@/=&%+-]*", re.ASCII)
 _PORTS = {"http": 80, "https": 443}
-_SAID = {"Content-Type": "application/json", "User-Agent": "stormbreak"}
+_OWN_HEADERS = {"Content-Type": "application/json", "User-Agent": "stormbreak"}
 _HIDDEN = "what looks like a key"
 _SCHEMES = ("http", "https")
 _MAX_HOST = 253  # RFC 1035, without the last dot
 _KEY_PART = re.compile(r"(?=[a-z]*[0-9])[a-z0-9]{16,}", re.IGNORECASE | re.ASCII)
 _MAX_SCHEME = 12
-_ENDPOINTS = 64  # are remembered; hardly anybody uses more than three
+_ENDPOINTS = 64  # that are remembered; few users have more than three
 _KEY_PARAMETERS = frozenset(
     {"key", "apikey", "api-key", "api_key", "x-api-key", "subscription-key", "access_token"}
 )
@@ -43,7 +43,7 @@ _KEY_PARAMETERS = frozenset(
 class Origin:
     """A base URL and its key. The key appears in no repr, and only in requests to this very origin.
 
-    `headers` are what every request there carries, the key among them, by the shape of the answer that it asks for.
+    `headers` are those of every request there, with the key, by the shape that it asks for.
     """
 
     base_url: str
@@ -52,7 +52,7 @@ class Origin:
 
     def __post_init__(self) -> None:
         host = self.host.removesuffix(".")
-        made = {shape: _SAID | key_headers(host, self.api_key, shape) for shape in Shape}
+        made = {shape: _OWN_HEADERS | key_headers(host, self.api_key, shape) for shape in Shape}
         object.__setattr__(self, "headers", made)
 
     @property
@@ -62,13 +62,13 @@ class Origin:
 
     @property
     def key_digest(self) -> str:
-        """Eight hex digits that tell this key from others within this process."""
+        """Eight hex digits that distinguish this key from others within this process."""
         if self.api_key is None:
             return ""
         return blake2s(self.api_key.encode(), key=_SALT, digest_size=4).hexdigest()
 
     def url_of(self, endpoint: str) -> str:
-        """Full URL of an endpoint such as "chat/completions"; a key among its parameters is left out.
+        """Return the full URL of an endpoint such as "chat/completions"; a key among its parameters is removed.
 
         Raises:
             ConfigurationError: the endpoint is anything but a path below the base URL.
@@ -78,7 +78,7 @@ class Origin:
 
 @lru_cache(maxsize=_ENDPOINTS)
 def _below(endpoint: str) -> str:
-    """Path and query of an endpoint, as they are put behind a base URL."""
+    """Return the path and query of an endpoint, as they follow a base URL."""
     path, _, query = endpoint.partition("?")
     path = path.removeprefix("/")
     climbs = any(part in (".", "..") for part in path.split("/"))
@@ -120,7 +120,7 @@ def origin_of(base_url: str, api_key: str | None, *, allow_http: bool = False) -
 
 
 def is_host(host: str) -> bool:
-    """Whether this can be the name or the address of a host: its form, and the lengths that DNS allows."""
+    """Whether this is a possible name or address of a host: its form, and the lengths that DNS allows."""
     if not _HOST.fullmatch(host):
         return False
     if ":" in host:
@@ -133,7 +133,7 @@ def is_host(host: str) -> bool:
 
 
 def _is_key(host: str) -> bool:
-    """Whether a key stands where a host belongs: URLs have it in lower case, and it would be looked up, and shown."""
+    """Whether a key is in the place of the host: it would be looked up, and shown. URLs lower its case."""
     return (
         "." not in host
         and has_key_prefix(host, any_case=True)
@@ -157,7 +157,7 @@ def _split(url: str) -> SplitResult:
         _ = parts.port  # read when asked for
     except ValueError:
         parts = None
-    if parts is None:  # raised out here, since the ValueError repeats the URL
+    if parts is None:  # raised here, since the ValueError repeats the URL
         raise ConfigurationError("base_url cannot be read as a URL")
     return parts
 
@@ -180,18 +180,16 @@ def is_loopback(host: str) -> bool:
 
 
 def _shown(parts: SplitResult) -> str:
-    """Scheme and host, for an error; a scheme that is too long for one may be a key before a colon."""
-    if (
-        not parts.netloc and parts.scheme not in _SCHEMES
-    ):  # of localhost:80, localhost is none either
+    """Return scheme and host, for an error; a long scheme may be a key before a colon."""
+    if not parts.netloc and parts.scheme not in _SCHEMES:  # such as localhost:80
         return "no http:// or https:// before it"
     scheme = repr(parts.scheme) if len(parts.scheme) <= _MAX_SCHEME else _HIDDEN
     return f"scheme {scheme} and host {_host_in(parts)}"
 
 
 def _host_in(parts: SplitResult) -> str:
-    """The host in quotes. Whole names often look like a token, so of those only a familiar key is hidden."""
-    host = parts.netloc.rpartition("@")[2]  # as it was written, for a key has capitals
+    """Return the host in quotes. Full names often look like a token, so only a known kind of key is hidden in them."""
+    host = parts.netloc.rpartition("@")[2]  # as written, since a key has capitals
     hidden = has_key_prefix(host, any_case=True) or ("." not in host and holds_token(host))
     return _HIDDEN if hidden else repr(parts.hostname)
 
@@ -200,11 +198,11 @@ def _host_in(parts: SplitResult) -> str:
 # The function is called for each attempt, so that a retry has the key of its own time.
 
 KeyFunction: TypeAlias = Callable[[], str | Awaitable[str]]
-"""Gives a key, or a coroutine that does. It runs on the event loop: one that blocks should be a coroutine function."""
+"""Returns a key, or a coroutine that does. It runs on the event loop: a coroutine function should do what blocks."""
 
 
 class DynamicKey:
-    """The key of one origin. Until it is asked, a random word stands for it, and tells it from other keys."""
+    """The key of one origin, from a function. A random stand-in distinguishes it from other keys."""
 
     def __init__(self, function: KeyFunction) -> None:
         self._function = function
@@ -212,7 +210,7 @@ class DynamicKey:
         self.stand_in = secrets.token_hex(16)
 
     async def ask(self, origin: Origin, *, allow_http: bool) -> Origin | Outcome:
-        """The origin with its key; where the function fails, an attempt that failed for it. Never its message: it may hold the key."""
+        """Return the origin with its key; if the function fails, an outcome without its message, which may hold the key."""
         try:
             key: Any = self._function()
             if inspect.isawaitable(key):
@@ -222,7 +220,7 @@ class DynamicKey:
         except Exception as error:  # noqa: BLE001 - it is the user's
             return _failed(type(error).__name__)
         if not isinstance(key, str):
-            return _failed(f"it gave a {type(key).__name__}")
+            return _failed(f"it returned a {type(key).__name__}")
         try:
             return self._origin(origin, key, allow_http=allow_http)
         except ConfigurationError as error:
@@ -238,4 +236,4 @@ class DynamicKey:
 
 
 def _failed(why: str) -> Outcome:
-    return Outcome(Verdict.AUTH, detail=f"the function that gives the key failed: {why}")
+    return Outcome(Verdict.AUTH, detail=f"the key function failed: {why}")

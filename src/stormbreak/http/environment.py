@@ -1,8 +1,8 @@
-"""What the environment says: keys, base URLs, proxies, the off switch.
+"""Settings from the environment: keys, base URLs, proxies, certificates, the off switch.
 
 Keys come from, in this order: the variable the user named; the named provider's own variable, for its own
 address only; `STORMBREAK_API_KEY` together with `STORMBREAK_BASE_URL`; `OPENAI_API_KEY`, but only together with
-`OPENAI_BASE_URL` or for OpenAI's own address, so that a key never wanders to another host.
+`OPENAI_BASE_URL` or for OpenAI's own address, so that no key gets to another host.
 """
 
 import os
@@ -34,7 +34,7 @@ from stormbreak.llm.providers import PRESETS, KnownProvider, preset
 class ProviderEndpoint(NamedTuple):
     """A provider's name, as it appears in targets, and its origin.
 
-    In a settings file it has a `name`, and a `policy` of its own. Its `key` may have to be asked for.
+    In a settings file it has a `name`, and its own `policy`. A `key` function is called before each attempt.
     """
 
     provider: str
@@ -54,15 +54,15 @@ def find_endpoint(
     allow_http: bool = False,
     environ: Mapping[str, str] = os.environ,
 ) -> ProviderEndpoint:
-    """Find out where to send and with which key; `provider` names a preset, `base_url` wins over it.
+    """Find where to send, and the key; `provider` names a preset, `base_url` overrides its address.
 
     Raises:
-        ConfigurationError: nothing says where to send, or a needed key is missing; names the variable.
+        ConfigurationError: there is no address, or a needed key is missing; names the variable.
     """
     known = preset(provider) if provider else None
     if base_url is None:
         base_url = known.base_url if known else _base_url(environ)
-    asked = api_key if isinstance(api_key, DynamicKey) else None
+    dynamic = api_key if isinstance(api_key, DynamicKey) else None
     if isinstance(api_key, DynamicKey):
         api_key = api_key.stand_in
     elif api_key is None:
@@ -71,7 +71,7 @@ def find_endpoint(
     if api_key is None and known is not None and known.key_env is not None:
         raise ConfigurationError(_no_key(known, origin))
     name = known.name if known else _name_of(origin)
-    return ProviderEndpoint(name, origin, key=asked, allow_http=allow_http)
+    return ProviderEndpoint(name, origin, key=dynamic, allow_http=allow_http)
 
 
 def _base_url(environ: Mapping[str, str]) -> str:
@@ -81,7 +81,7 @@ def _base_url(environ: Mapping[str, str]) -> str:
     if environ.get("OPENAI_API_KEY"):
         return PRESETS["openai"].base_url
     raise ConfigurationError(
-        "nothing says where to send: name a provider or a base URL, or set STORMBREAK_BASE_URL"
+        "no address to send to: name a provider or a base URL, or set STORMBREAK_BASE_URL"
     )
 
 
@@ -97,11 +97,7 @@ def _key(
 def key_variables(
     provider: str | None, base_url: str | None, environ: Mapping[str, str] = os.environ
 ) -> list[str]:
-    """The variables that are looked at for a key where none is named, in their order.
-
-    Raises:
-        ConfigurationError: nothing says where to send.
-    """
+    """Return the variables that may hold the key, in their order; raise ConfigurationError if there is no address."""
     known = preset(provider) if provider else None
     if base_url is None:
         base_url = known.base_url if known else _base_url(environ)
@@ -123,7 +119,7 @@ def _candidates(
 
 
 def _value_of(named: str, environ: Mapping[str, str]) -> str:
-    """The variable of that name; whoever gave the key itself instead does not find it in an error."""
+    """Return the variable of that name; an error never shows it, since it may be the key itself."""
     is_name = VARIABLE.fullmatch(named) is not None
     if is_name and environ.get(named):
         return environ[named]
@@ -152,7 +148,7 @@ def _no_key(known: KnownProvider, origin: Origin) -> str:
 
 
 def _name_of(origin: Origin) -> str:
-    """Name of the preset with this base URL, else the host and port."""
+    """Return the name of the preset with this base URL, else the host and port."""
     for known in PRESETS.values():
         if known.base_url == origin.base_url:
             return known.name
@@ -160,10 +156,10 @@ def _name_of(origin: Origin) -> str:
 
 
 def proxy_for(origin: Origin) -> str | None:
-    """The proxy that HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY name; none for this machine.
+    """Return the proxy by HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY; None for this machine.
 
     Raises:
-        ConfigurationError: it is not a proxy that speaks HTTP; names the scheme, never its password.
+        ConfigurationError: it is no HTTP proxy; names the scheme, never its password.
     """
     if is_loopback(origin.host):
         return None
@@ -176,9 +172,9 @@ def proxy_for(origin: Origin) -> str | None:
         proxy = f"http://{proxy}"
     scheme = proxy.partition("://")[0].lower()
     if scheme not in ("http", "https"):
-        said = quoted(scheme)
+        value = quoted(scheme)
         raise ConfigurationError(
-            f"the proxy for {parts.scheme} (from the environment) must be http or https, got {said}"
+            f"the proxy for {parts.scheme} (from the environment) must be http or https, got {value}"
         )
     if not is_proxy(proxy):
         raise ConfigurationError(
@@ -188,7 +184,7 @@ def proxy_for(origin: Origin) -> str | None:
 
 
 def is_proxy(proxy: object) -> bool:
-    """Whether it is the http or https URL of a host that can be, and of a port."""
+    """Whether it is the http or https URL of a possible host and port."""
     if not isinstance(proxy, str):
         return False
     try:
@@ -200,7 +196,7 @@ def is_proxy(proxy: object) -> bool:
 
 
 def tls_context(environ: Mapping[str, str] = os.environ) -> ssl.SSLContext:
-    """Whom to trust: the certificates of this machine, or those in SSL_CERT_FILE.
+    """Return the trusted certificates: those of this machine, or those in SSL_CERT_FILE.
 
     Raises:
         ConfigurationError: SSL_CERT_FILE holds no certificates that can be read.
@@ -219,26 +215,26 @@ def is_disabled(environ: Mapping[str, str] = os.environ) -> bool:
 
 
 def share(environ: Mapping[str, str] = os.environ) -> float | None:
-    """The part of what a target allows that STORMBREAK_SHARE leaves to this process: `1/4`, or `0.25`; None if unset.
+    """Return the share of the limits that STORMBREAK_SHARE gives this process: `1/4`, or `0.25`; None if unset.
 
     Raises:
-        ConfigurationError: it is no such part; says what it is.
+        ConfigurationError: it is no share; shows the value.
     """
-    said = environ.get("STORMBREAK_SHARE")
-    if not said:
+    value = environ.get("STORMBREAK_SHARE")
+    if not value:
         return None
     try:
-        part = float(Fraction(said))
+        part = float(Fraction(value))
     except (ValueError, ZeroDivisionError, OverflowError):
         part = 0.0
-    require(0 < part <= 1, "STORMBREAK_SHARE must be a part, such as 1/4 or 0.25", quoted(said))
+    require(0 < part <= 1, "STORMBREAK_SHARE must be a part, such as 1/4 or 0.25", quoted(value))
     return part
 
 
 def in_force(policy: Policy | str) -> Policy:
-    """The policy that a client goes by: the one it was given, or named by a preset, with its share; none where all are turned off.
+    """Return the policy in force: the given one, or that of a preset, with its share; `OFF` if all are turned off.
 
-    The environment's share is for policies that name none.
+    The environment's share applies to policies that set none.
     """
     chosen = preset_policy(policy) if isinstance(policy, str) else policy
     if is_disabled():

@@ -1,13 +1,13 @@
-"""Answers that need no target: those that were good once, and those that say that there is none.
+"""Answers without a target: cached ones, and degraded ones of the user's.
 
-A cache that is a file is read and written in threads, so that no loop waits for a disk. No trouble in here becomes that of
-a call: an answer that is there is worth more than a copy of it, and a failure is told as it was.
+A cache in a file is read and written in threads, so that no loop waits for a disk. No failure in here fails a call.
 """
 
 import asyncio
 import inspect
 import logging
 from collections.abc import Awaitable, Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple, TypeAlias
 
 import msgspec
@@ -17,25 +17,26 @@ from stormbreak.cache.memory import Cache, cache_key
 from stormbreak.core.fallback import ToCache
 from stormbreak.core.flow import Ask
 from stormbreak.core.policy import Policy
-from stormbreak.http.exchange import Received
-from stormbreak.llm.answer_writer import written
+from stormbreak.http.models import Response
 from stormbreak.llm.classify import read_answer
 from stormbreak.llm.models import HttpResponse, Shape
 from stormbreak.types import CACHE, TARGET, CallResult, Outcome, Verdict
 
-Said: TypeAlias = str | Mapping[str, Any] | None
-Degraded: TypeAlias = Callable[[Mapping[str, Any], Outcome], Said | Awaitable[Said]]
-"""Makes an answer out of the payload of a call and its failure: a text, or a whole body; None: it has none."""
+DegradedAnswer: TypeAlias = str | Mapping[str, Any] | None
+Degraded: TypeAlias = Callable[
+    [Mapping[str, Any], Outcome], DegradedAnswer | Awaitable[DegradedAnswer]
+]
+"""Makes an answer from the payload of a call and its failure: a text, or a whole body; None: no answer."""
 
-_FUNCTION, _CACHE = "the function for degraded answers", "the cache of answers"
+_FUNCTION, _CACHE = "the function for degraded answers", "the answer cache"
 
 _MAY_BE_FILES = (Shape.JSON, Shape.RESOURCE)
 
 _log = logging.getLogger("stormbreak")
 
 
-class Request(NamedTuple):
-    """What was asked, as far as an answer depends on it. Its repr shows neither key nor prompt."""
+class LocalRequest(NamedTuple):
+    """What a local answer depends on. Its repr shows neither key nor prompt."""
 
     base_url: str
     endpoint: str
@@ -46,104 +47,165 @@ class Request(NamedTuple):
     choices: int = 1
     inputs: int | None = None
 
-    def key(self, secret: bytes) -> bytes | None:
-        """Under which its answer is kept; None: it is not."""
+    def cache_key(self, secret: bytes) -> bytes | None:
+        """Return the key of its answer in a cache; None if it is not cached."""
         return cache_key(secret, self.base_url, self.endpoint, self.body, self.api_key)
 
     def __repr__(self) -> str:
-        return f"Request({self.endpoint!r}, {len(self.body)} bytes)"
+        return f"LocalRequest({self.endpoint!r}, {len(self.body)} bytes)"
 
 
 class LocalAnswers:
-    """The cache and the degraded answers of one client; either may be missing.
-
-    A cache is opened where the fallbacks of the policy have a use for it.
-    """
+    """The cache and the degraded answers of one client, as far as its policy has a fallback to them."""
 
     def __init__(self, policy: Policy, degraded: Degraded | None) -> None:
-        keeps = any(isinstance(rule, ToCache) for rule in policy.fallback)
-        self._cache = open_cache(policy.cache) if keeps else None
+        self.caches = any(isinstance(rule, ToCache) for rule in policy.fallback)
+        self._cache = open_cache(policy.cache) if self.caches else None
         self._degraded = degraded
-        self.keeps = keeps
-        self._keeping: set[asyncio.Future[None]] = set()
+        self._writing: set[asyncio.Future[None]] = set()
         self._warned: set[str] = set()
 
-    async def find(self, ask: Ask, request: Request) -> Outcome | None:
-        """The answer that a step asks for, where there is one."""
-        is_kept = ask.step.source == CACHE
+    async def find(self, ask: Ask, request: LocalRequest) -> Outcome | None:
+        """Find the answer for a fallback step; None if there is none."""
+        is_cached = ask.step.source == CACHE
         try:
-            body = await (self._kept(request) if is_kept else self._made(ask, request))
+            body = await (self._cached(request) if is_cached else self._degrade(ask, request))
             return None if body is None else _outcome(body, request)
-        except Exception as error:  # noqa: BLE001 - what helps must not make it worse
-            self._warn_once(_CACHE if is_kept else _FUNCTION, error)
+        except Exception as error:  # noqa: BLE001 - a fallback must not make it worse
+            self._warn_once(_CACHE if is_cached else _FUNCTION, error)
             return None
 
-    def keep(self, request: Request, ended: CallResult) -> None:
-        """Have the answer with which a call ended kept, some time soon; only a good one of its own target is."""
+    def store(self, request: LocalRequest, ended: CallResult) -> None:
+        """Cache the answer of a call soon, if it is a success of its first target."""
         if self._cache is None or ended.outcome.verdict is not Verdict.OK or ended.source != TARGET:
             return
         try:
-            self._keep(self._cache, request, ended.outcome.value.body)
-        except Exception as error:  # noqa: BLE001 - such as no thread to be had: the answer is there
+            self._store(self._cache, request, ended.outcome.value.body)
+        except Exception as error:  # noqa: BLE001 - such as no free thread: the call has its answer
             self._warn_once(_CACHE, error)
 
-    def _keep(self, cache: Cache, request: Request, body: bytes) -> None:
-        key = request.key(cache.secret)
-        if key is None or not _is_found_again(body, request):
+    def _store(self, cache: Cache, request: LocalRequest, body: bytes) -> None:
+        key = request.cache_key(cache.secret)
+        if key is None or not _is_readable_again(body, request):
             return
         if not cache.blocks:
             cache.put(key, body)
             return
         loop = asyncio.get_running_loop()
-        keeping = loop.run_in_executor(None, cache.put, key, body)
-        self._keeping.add(keeping)
-        keeping.add_done_callback(self._keeping.discard)
+        writing = loop.run_in_executor(None, cache.put, key, body)
+        self._writing.add(writing)
+        writing.add_done_callback(self._writing.discard)
 
     async def close(self) -> None:
-        """Wait until all of the running loop is kept. The cache stays open: other loops may use it."""
+        """Wait for the cache writes of the running loop. The cache stays open: other loops may use it."""
         here = asyncio.get_running_loop()
-        keeping = [each for each in tuple(self._keeping) if each.get_loop() is here]
-        if keeping:
-            await asyncio.wait(keeping)
+        writing = [each for each in tuple(self._writing) if each.get_loop() is here]
+        if writing:
+            await asyncio.wait(writing)
 
-    async def _kept(self, request: Request) -> bytes | None:
+    async def _cached(self, request: LocalRequest) -> bytes | None:
         if self._cache is None:
             return None
-        key = request.key(self._cache.secret)
+        key = request.cache_key(self._cache.secret)
         if key is None:
             return None
         get = self._cache.get
         found = await asyncio.to_thread(get, key) if self._cache.blocks else get(key)
         return None if found is None else found.body
 
-    async def _made(self, ask: Ask, request: Request) -> bytes | None:
-        said: Any = ask.step.text
-        if said is None and self._degraded is not None:
-            said = self._degraded(msgspec.json.decode(request.body), ask.failure)
-            if inspect.isawaitable(said):
-                said = await said
-        if isinstance(said, Mapping):
-            return msgspec.json.encode(said)
-        if said is None:
+    async def _degrade(self, ask: Ask, request: LocalRequest) -> bytes | None:
+        answer: Any = ask.step.text
+        if answer is None and self._degraded is not None:
+            answer = self._degraded(msgspec.json.decode(request.body), ask.failure)
+            if inspect.isawaitable(answer):
+                answer = await answer
+        if isinstance(answer, Mapping):
+            return msgspec.json.encode(answer)
+        if answer is None:
             return None
-        return written(request.shape, str(said), request.model, choices=request.choices)
+        return write_answer(request.shape, str(answer), request.model, choices=request.choices)
 
     def _warn_once(self, what: str, error: Exception) -> None:
         if what not in self._warned:
             self._warned.add(what)
-            _log.warning("%s failed, which is told once: %s", what, type(error).__name__)
+            _log.warning("%s failed (logged once): %s", what, type(error).__name__)
 
 
-def _is_found_again(body: bytes, request: Request) -> bool:
-    """Whether a good answer is good without its headers, too: by them alone is a file known for what it is."""
+def _is_readable_again(body: bytes, request: LocalRequest) -> bool:
+    """Whether a success can be read without its headers, which alone mark a file."""
     return request.shape not in _MAY_BE_FILES or _outcome(body, request) is not None
 
 
-def _outcome(body: bytes, request: Request) -> Outcome | None:
-    """Read it as if it had just come; what is no whole answer is none."""
-    answer = HttpResponse(200, {}, body, 0.0)
-    reading = read_answer(answer, request.shape, choices=request.choices, inputs=request.inputs)
-    if reading.verdict is not Verdict.OK:
+def _outcome(body: bytes, request: LocalRequest) -> Outcome | None:
+    """Read it as if it had just come; None if it is no complete answer."""
+    response = HttpResponse(200, {}, body, 0.0)
+    parsed = read_answer(response, request.shape, choices=request.choices, inputs=request.inputs)
+    if parsed.verdict is not Verdict.OK:
         return None
-    usage = reading.usage if reading.usage.total else None
-    return Outcome(Verdict.OK, value=Received(200, body, reading), status=200, usage=usage)
+    usage = parsed.usage if parsed.usage.total else None
+    return Outcome(Verdict.OK, value=Response(200, body, parsed), status=200, usage=usage)
+
+
+# ---------------------------------------------------------------- a text in the format of an endpoint
+
+ID = "stormbreak-degraded"
+"""The `id` of a degraded answer."""
+
+MAX_CHOICES = 128  # no provider gives more
+
+
+def write_answer(shape: Shape, text: str, model: str, *, choices: int = 1) -> bytes | None:
+    """Write an answer with `text` in each of its choices, no tokens used; None if the shape holds no text."""
+    write = _WRITERS.get(shape)
+    if write is None or choices > MAX_CHOICES:
+        return None
+    return msgspec.json.encode(write(text, model, choices))
+
+
+def _chat(text: str, model: str, choices: int) -> dict[str, Any]:
+    message = {"role": "assistant", "content": text}
+    return {
+        "id": ID,
+        "object": "chat.completion",
+        "created": 0,
+        "model": model,
+        "choices": [
+            {"index": index, "message": message, "finish_reason": "stop"}
+            for index in range(choices)
+        ],
+        "usage": {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0},
+    }
+
+
+def _response(text: str, model: str, _: int) -> dict[str, Any]:
+    content = [{"type": "output_text", "text": text, "annotations": []}]
+    message = {"id": f"{ID}-1", "type": "message", "role": "assistant", "status": "completed"}
+    return {
+        "id": ID,
+        "object": "response",
+        "created_at": 0,
+        "status": "completed",
+        "error": None,
+        "incomplete_details": None,
+        "model": model,
+        "output": [message | {"content": content}],
+        "usage": {"input_tokens": 0, "output_tokens": 0, "total_tokens": 0},
+    }
+
+
+def _message(text: str, model: str, _: int) -> dict[str, Any]:
+    return {
+        "id": ID,
+        "type": "message",
+        "role": "assistant",
+        "model": model,
+        "content": [{"type": "text", "text": text}],
+        "stop_reason": "end_turn",
+        "stop_sequence": None,
+        "usage": {"input_tokens": 0, "output_tokens": 0},
+    }
+
+
+_WRITERS: Mapping[Shape, Callable[[str, str, int], dict[str, Any]]] = MappingProxyType(
+    {Shape.CHAT: _chat, Shape.RESPONSES: _response, Shape.MESSAGES: _message}
+)

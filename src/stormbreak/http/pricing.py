@@ -1,11 +1,12 @@
-"""What answers cost, and where the prices come from: today's list prices, unless others are given."""
+"""The cost of answers, and the default prices: today's list prices."""
 
 from decimal import Decimal
 from typing import Any, Self
 
 from stormbreak.core.engine import Engine
 from stormbreak.core.policy import Policy
-from stormbreak.core.spend_policy import PriceOf, PriceTable, known_cost
+from stormbreak.cost.price_table import PriceOf, PriceTable, known_cost
+from stormbreak.cost.spend_gate import SpendAccounts
 from stormbreak.errors import ConfigurationError
 from stormbreak.http.environment import in_force
 from stormbreak.types import CACHE, DEGRADED, FixedCost, Target, Usage
@@ -14,7 +15,7 @@ _NOTHING = Decimal(0)
 
 
 class LazyCost:
-    """What an answer costs, worked out when somebody asks: most never ask, and to load the list prices takes long."""
+    """The cost of an answer, computed on demand: few callers ask, and loading the list prices takes long."""
 
     __slots__ = ("price_of", "source", "target", "usage")
 
@@ -26,7 +27,7 @@ class LazyCost:
 
     @property
     def usd(self) -> Decimal | None:
-        """In US dollars; None where that is not known."""
+        """In US dollars; None if unknown."""
         if self.source in (CACHE, DEGRADED):
             return _NOTHING
         target = self.target
@@ -38,23 +39,23 @@ class LazyCost:
             return None
 
     def __deepcopy__(self, _: object) -> Self:
-        """Itself, which never changes: whose prices they are need not be one that can be copied."""
+        """Return itself, which never changes: `price_of` may not be copyable."""
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Prices do not travel, and need not be ones that can be pickled; what it came to does."""
+        """Pickle the cost, not `price_of`, which may not be picklable."""
         return FixedCost, (self.usd,)
 
 
 def list_price(provider: str, model: str) -> PriceTable | None:
-    """Today's list price of a model; None where it is not known. The prices are loaded when first asked for."""
-    from stormbreak.cost.price_lookup import price_of  # noqa: PLC0415 - nobody else needs it
+    """Return today's list price of a model; None if unknown. The prices are loaded at the first call."""
+    from stormbreak.cost.price_lookup import price_of  # noqa: PLC0415 - it is slow to load
 
     return price_of(provider, model)
 
 
 def check_prices(policy: Policy) -> None:
-    """Load the list prices, where `policy` has a limit of spending: later it would take the time of a call.
+    """Load the list prices if `policy` has a spend limit, so that no call waits for that.
 
     Raises:
         ConfigurationError: they are not installed.
@@ -64,7 +65,7 @@ def check_prices(policy: Policy) -> None:
 
 
 def engine_for(policy: Policy | str) -> Engine:
-    """Make an engine for a policy, or a preset, as it is in force here. Raises as `check_prices` does."""
+    """Make an engine for a policy, or a preset, as it is in force here; raise as `check_prices` does."""
     chosen = in_force(policy)
     check_prices(chosen)
-    return Engine(chosen, list_price)
+    return Engine(chosen, SpendAccounts(list_price))

@@ -1,8 +1,7 @@
-"""Redact what a provider repeats of a request: the one place for it.
+"""Redact what a provider repeats of a request: the key, if it can be a secret, and the text of the request.
 
-A good answer goes to the caller, to OUTPUT and to the cache as it came: nothing in it is redacted. Everything else that a
-provider writes (error bodies, codes, ids, hosts) ends up in failed files, logs and errors: there the key is redacted, if it
-can be a secret, and so is the text of the request.
+A successful answer goes to the caller, to OUTPUT and to the cache unchanged. Error bodies, codes, ids and hosts end up
+in failed files, logs and errors: they are redacted.
 """
 
 import json
@@ -17,62 +16,55 @@ from stormbreak.key_patterns import may_be_secret
 from stormbreak.llm.error_tables import is_known
 from stormbreak.llm.models import ParsedResponse
 from stormbreak.llm.surrogates import UNREADABLE
-from stormbreak.types import Verdict
 
 GONE = b"[...]"
-SECRET = 8  # characters; anything shorter than that keeps no secret
-MIN_MATCH = 12  # characters of a single word that may tell whose text it is from
+SECRET = 8  # characters; a shorter text is no secret
+MIN_MATCH = 12  # characters of a single word that identifies a text
 
 KEPT = (
     64 * 2**10
-)  # bytes of a failed answer; a longer one explains nothing and takes long to look through
-
-LONG = 4 * 2**10  # bytes of a request that holds many words
+)  # bytes of a failed answer; a longer one is dropped, since it takes long to search
+LONG = 4 * 2**10  # bytes of a request with many words
 
 _WORD = re.compile(rf"[\w-]{{{MIN_MATCH},}}")
 
 
 def redact(
-    reading: ParsedResponse, body: bytes, *, api_key: str | None, asked: bytes
+    parsed: ParsedResponse, body: bytes, *, api_key: str | None, asked: bytes
 ) -> tuple[ParsedResponse, bytes]:
-    """Redact the key and the text of the request `asked` in the body of a failure, and in any reading's identifiers."""
-    key = _secret(api_key)
-    if reading.verdict is not Verdict.OK:
-        for form in _forms_of_key(key):
-            body = body.replace(form, GONE)
-        body = _without_words(body, asked)
-    return _without_identifiers(reading, key.lower(), asked), body
+    """Redact the key and the text of the request `asked` in a failure: its body and its identifiers.
+
+    A code that our own tables know is no secret.
+    """
+    for form in _forms_of_key(_secret(api_key)):
+        body = body.replace(form, GONE)
+    code, request_id, detail = parsed.code, parsed.request_id, parsed.detail
+    if request_id is not None and repeats(request_id, api_key, asked):
+        request_id = None
+    if code is not None and not is_known(code) and repeats(code, api_key, asked):
+        code = None
+    if detail is not None and repeats(detail, api_key, b""):
+        detail = "redirected"
+    parsed = parsed._replace(code=code, request_id=request_id, detail=detail)
+    return parsed, _without_words(body, asked)
+
+
+def repeats(text: str, api_key: str | None, asked: bytes) -> bool:
+    """Whether a text repeats the request, the key, or a good part of the key."""
+    if text.encode() in asked:
+        return True
+    key, text = _secret(api_key).lower(), text.lower()
+    return bool(key) and (key in text or (len(text) >= SECRET and text in key))
 
 
 @lru_cache(maxsize=64)
 def _secret(api_key: str | None) -> str:
-    """The key, where it can be a secret; else nothing."""
+    """Return the key if it can be a secret, else an empty text."""
     return api_key if api_key is not None and may_be_secret(api_key) else ""
 
 
-def _without_identifiers(reading: ParsedResponse, key: str, asked: bytes) -> ParsedResponse:
-    """Drop ids and codes that repeat something; a code that our own tables know is no secret."""
-
-    def safe(said: str | None) -> str | None:
-        echoes = said is not None and (said.encode() in asked or _repeats(said, key))
-        return None if echoes else said
-
-    code = reading.code if is_known(reading.code) else safe(reading.code)
-    request_id = safe(reading.request_id)
-    detail = "redirected" if _repeats(reading.detail or "", key) else reading.detail
-    if (code, request_id, detail) == (reading.code, reading.request_id, reading.detail):
-        return reading
-    return reading._replace(code=code, request_id=request_id, detail=detail)
-
-
-def _repeats(said: str, key: str) -> bool:
-    """Whether `said` repeats the key, or a good part of it."""
-    said = said.lower()
-    return bool(key) and (key in said or (len(said) >= SECRET and said in key))
-
-
 def _without_words(body: bytes, asked: bytes) -> bytes:
-    """Drop every text of the request, and every long word of one, however it is quoted."""
+    """Redact every text of the request, and every long word of one, however it is quoted."""
     if len(body) > KEPT:
         return b""
     texts = set(_texts(asked))
@@ -83,27 +75,29 @@ def _without_words(body: bytes, asked: bytes) -> bytes:
         for word in _WORD.findall(text)
         if word[:SECRET] in starts or not word.isascii()
     }
-    found = [said for said in texts | words if _may_stand(said, body, starts)]
-    for said in sorted(found, key=len, reverse=True):
-        for form in sorted(_forms(said), key=len, reverse=True):  # a bare one is a part of a quoted
+    found = [text for text in texts | words if _may_contain(body, text, starts)]
+    for text in sorted(found, key=len, reverse=True):
+        for form in sorted(
+            _forms(text), key=len, reverse=True
+        ):  # a plain form is part of a quoted one
             body = body.replace(form, GONE)
     return body
 
 
 def _starts(body: bytes, *, many: bool) -> Container[str]:
-    """What plain texts that stand in a body may start with; where `many` will be looked up, as a set."""
+    """Return what plain texts in a body may start with; as a set if `many` will be looked up."""
     shown = body.decode("latin-1")
     return {shown[at : at + SECRET] for at in range(len(shown))} if many else shown
 
 
-def _may_stand(said: str, body: bytes, starts: Container[str]) -> bool:
-    """Whether a text may stand in a body in any form, by how it starts: an image is a hundred thousand words.
+def _may_contain(body: bytes, text: str, starts: Container[str]) -> bool:
+    """Whether a body may contain a text in any form, by its start: an image has a hundred thousand words.
 
-    No form is shorter than the text, and none but those with a backslash differs from it in what is plain.
+    No form is shorter than the text, and only forms with a backslash differ from it in plain characters.
     """
-    if len(said) > len(body):
+    if len(text) > len(body):
         return False
-    start = said[:SECRET]
+    start = text[:SECRET]
     if start.isascii() and start.isprintable() and '"' not in start and "\\" not in start:
         return start in starts
     return b"\\" in body or start.encode(errors="replace") in body
@@ -111,16 +105,16 @@ def _may_stand(said: str, body: bytes, starts: Container[str]) -> bool:
 
 @lru_cache(maxsize=64)
 def _forms_of_key(key: str) -> tuple[bytes, ...]:
-    """The key as it may stand in a body, the longest first; few keys have any but one form."""
+    """Return the forms of a key in a body, the longest first; few keys have more than one."""
     forms = {key} - {""}
-    for _ in range(2):  # in a JSON string, and in JSON that is quoted in another
+    for _ in range(2):  # in a JSON string, and in JSON quoted in another
         quoted = {json.dumps(form)[1:-1] for form in forms}
         forms |= quoted | {form.replace("/", r"\/") for form in quoted}
     return tuple(form.encode() for form in sorted(forms, key=len, reverse=True))
 
 
 def _texts(asked: bytes) -> Iterator[str]:
-    """Every text of a request that is long enough to be one; its model is none."""
+    """Yield every text of a request, but its model, that is long enough."""
     try:
         request = msgspec.json.decode(asked)
     except UNREADABLE:
@@ -139,7 +133,7 @@ def _texts(asked: bytes) -> Iterator[str]:
 
 
 def _forms(text: str) -> set[bytes]:
-    """`text` as it may stand in a body: as it is, in a JSON string, and in JSON that is quoted in another."""
+    """Return the forms of a text in a body: as it is, in a JSON string, and in JSON quoted in another."""
     once = {json.dumps(text, ensure_ascii=ascii_)[1:-1] for ascii_ in (True, False)}
     twice = {
         json.dumps(form, ensure_ascii=ascii_)[1:-1] for form in once for ascii_ in (True, False)

@@ -1,28 +1,41 @@
-"""Settings in force: one engine for all targets and pools of a file, clients of them, and a reload that drops no call."""
+"""A settings file in use: one engine for all its targets and pools, clients of them, and a reload that drops no call.
+
+A `Generation` is one reading of the file. It is complete before it replaces the one before, so that a wrong file changes
+nothing.
+"""
 
 import asyncio
 import os
 import random
-from collections.abc import Mapping
-from types import TracebackType
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Self
 
+from stormbreak.config.load import load_settings
+from stormbreak.config.settings import PoolSettings, Settings, TargetSettings
 from stormbreak.core.engine import Engine
 from stormbreak.core.fallback import Step, ordered
-from stormbreak.core.spend_policy import PriceOf
+from stormbreak.core.policy import Policy
+from stormbreak.cost.price_table import PriceOf
+from stormbreak.cost.spend_gate import SpendAccounts
 from stormbreak.drivers.asyncio_driver import AsyncioDriver
 from stormbreak.drivers.background_loop import BACKGROUND
 from stormbreak.drivers.locks import LiveSet
 from stormbreak.errors import ConfigurationError
 from stormbreak.http.client import AsyncClient
 from stormbreak.http.endpoint import DynamicKey, KeyFunction
-from stormbreak.http.generation import Generation, SettingsBuilder
+from stormbreak.http.environment import ProviderEndpoint, find_endpoint, in_force
+from stormbreak.http.h1.connect import connect
+from stormbreak.http.h1.connection import POOL_LIMIT
 from stormbreak.http.local_answers import Degraded, LocalAnswers
-from stormbreak.http.pricing import list_price
+from stormbreak.http.pricing import check_prices, list_price
+from stormbreak.http.routing import OriginConnections, Pool, Routes, RouteTable, TargetConfig
 from stormbreak.http.sync_client import Client
-from stormbreak.http.target_config import TargetConfig
-from stormbreak.key_patterns import quoted
+from stormbreak.key_patterns import hidden, quoted
 from stormbreak.types import Target
+
+# ---------------------------------------------------------------- settings in use
 
 
 def load(
@@ -33,11 +46,11 @@ def load(
     degraded: Degraded | None = None,
     prices: PriceOf | None = None,
 ) -> "LiveSettings":
-    """Read a settings file, and be ready to make clients of what it names (see docs/configuration.md).
+    """Read a settings file, to make clients of its targets and pools (see docs/configuration.md).
 
-    `keys` are functions that give the keys of targets, by name, before each attempt. `profile` is by default what
-    STORMBREAK_PROFILE says. `degraded` makes answers for a `degraded` rule that has no text. `prices` are for limits of
-    spending and for what answers cost, as an `AsyncClient` has them.
+    `keys` are functions that return the keys of targets, by name, before each attempt. `profile` is by default
+    STORMBREAK_PROFILE. `degraded` makes answers for a `degraded` rule that has no text. `prices` are for spend limits
+    and for the cost of answers, as in an `AsyncClient`.
 
     Raises:
         ConfigurationError: one line that names the file, the key or the variable, and the value.
@@ -46,7 +59,7 @@ def load(
 
 
 class LiveSettings:
-    """What a settings file says, in force; `load` makes it. It may be used from any thread and event loop."""
+    """A settings file in use; `load` makes it. Use it from any thread and event loop."""
 
     def __init__(
         self,
@@ -57,119 +70,117 @@ class LiveSettings:
         degraded: Degraded | None,
         prices: PriceOf | None = None,
     ) -> None:
-        asked = {name: _asked(name, function) for name, function in keys.items()}
-        self._maker = maker = SettingsBuilder(
-            path, profile, asked, degraded, self._order, {}, prices is None
+        dynamic_keys = {name: _dynamic_key(name, function) for name, function in keys.items()}
+        self._builder = builder = SettingsBuilder(
+            path,
+            profile,
+            dynamic_keys,
+            degraded,
+            self._order,
+            OriginConnections(partial(connect, POOL_LIMIT)),
+            list_prices=prices is None,
         )
-        self._now = maker.read()
-        unknown = next((name for name in keys if name not in self._now.footings), None)
+        self._now = builder.read()
+        unknown = next((name for name in keys if name not in self._now.configs), None)
         if unknown is not None:
-            raise maker.wrong(f"keys names {quoted(str(unknown))}, which is no target")
-        self.engine = Engine(self._now.policy, prices or list_price)
+            raise builder.wrong(f"keys names {quoted(str(unknown))}, which is no target")
+        self.engine = Engine(self._now.policy, SpendAccounts(prices or list_price))
         self._driver = AsyncioDriver(self.engine)
         self._clients: LiveSet[AsyncClient] = LiveSet()
-        self._take(self._now)
+        self._apply(self._now)
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The targets and pools there are."""
+        """The names of the targets and pools."""
         return self._now.settings.names
 
     def client(self, name: str) -> AsyncClient:
-        """A client of a target or a pool, which goes along with every reload. Its connections are closed with the settings.
+        """Make a client of a target or a pool, which follows every reload. The settings close its connections.
 
         Raises:
-            ConfigurationError: there is none of that name.
+            ConfigurationError: no target or pool has that name.
         """
         self._now.find(name)
-        client = AsyncClient.on(self.engine, _Named(self, name))
+        client = AsyncClient.on(self.engine, _NamedTarget(self, name))
         self._clients.add(client)
         return client
 
     def blocking_client(self, name: str) -> Client:
-        """The same for code that blocks."""
+        """Make the same for blocking code."""
         return Client.of(self.client(name))
 
     def reload(self) -> None:
-        """Read the file again. Calls that have begun end as they began; new ones go by what it says now.
+        """Read the file again. Calls that have begun keep their settings; new ones use the new.
 
-        A target that is as it was keeps its circuit, its limits and what was learned; one of which only the policy has
-        changed keeps its circuit.
+        An unchanged target keeps its circuit, its limits and what was learned; one whose policy alone has changed keeps
+        its circuit.
 
         Raises:
             ConfigurationError: the file is wrong, or a key is missing; everything stays as it was.
-            RuntimeError: a listener asks for it, from within an event.
+            RuntimeError: a listener calls it, from within an event.
         """
-        self._take(self._maker.read(self._now))
+        self._apply(self._builder.read(self._now))
 
     def snapshot(self) -> dict[str, Any]:
-        """What stands where: every target, and every call that is under way."""
+        """Return the state of every target, and every call in progress."""
         return self._driver.snapshot()
 
     @property
-    def now(self) -> Generation:
+    def now(self) -> "Generation":
         """What is in force."""
         return self._now
 
     async def close(self) -> None:
         """End every call of its clients on the running loop, now or later, and close the connections there."""
-        here = asyncio.get_running_loop()
+        loop = asyncio.get_running_loop()
         for client in self._clients:
-            client.stop(here)
-        for footing in self._now.footings.values():
-            await footing.at_hand.close()
-        for wire in tuple(self._maker.wires.values()):
-            await wire.close()
+            client.stop(loop)
+        for config in self._now.configs.values():
+            await config.local_answers.close()
+        for connection in tuple(self._builder.connections.values()):
+            await connection.close()
 
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.close()
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
-        """End the calls of clients that block, and close their connections."""
+    def __exit__(self, *_: object) -> None:
+        """End the calls of blocking clients, and close their connections."""
         BACKGROUND.finish(self.close)
 
-    def _take(self, made: Generation) -> None:
-        def take(engine: Engine, now: float) -> None:
-            moved = made.moved_since(self._now)
-            engine.govern(made.policy, made.accounts, now, anew=moved)
-            self._now = made
+    def _apply(self, generation: "Generation") -> None:
+        def apply(engine: Engine, now: float) -> None:
+            moved = generation.moved_since(self._now)
+            engine.govern(generation.policy, generation.policies, now, anew=moved)
+            self._now = generation
 
-        self._driver.by_hand(take)
+        self._driver.between_steps(apply)
 
     def _order(self, step: Step) -> tuple[Target, ...]:
         chance = random.random()  # noqa: S311 - not secret
 
         def order(engine: Engine, now: float) -> tuple[Target, ...]:
-            return ordered(step, chance, lambda target: engine.lane(target).taken(now))
+            return ordered(
+                step, chance, lambda target: engine.target_state(target).utilization(now)
+            )
 
-        return self._driver.by_hand(order)
+        return self._driver.between_steps(order)
 
 
-def _asked(name: object, function: Any) -> DynamicKey:
+def _dynamic_key(name: object, function: Any) -> DynamicKey:
     if callable(function):
         return DynamicKey(function)
-    kind = type(function).__name__  # it is not repeated: it may be the key
+    kind = type(function).__name__  # the value is not shown: it may be the key
     raise ConfigurationError(f"keys must be functions: that of {quoted(str(name))} is a {kind}")
 
 
-class _Named:
-    """The ground of a client of a name: whatever that stands for at the time of a call."""
+class _NamedTarget:
+    """Resolves a name to what the settings have under it at the time of a call."""
 
     def __init__(self, settings: LiveSettings, name: str) -> None:
         self._settings = settings
@@ -180,11 +191,162 @@ class _Named:
         """The target, or the first of the pool."""
         return self._settings.now.find(self._name)[0]
 
-    def footing(self, body: bytes) -> TargetConfig:
-        """The target, or that of the pool whose turn it is."""
+    def resolve(self, model: str) -> TargetConfig:
+        """Return the target, or the member of the pool whose turn it is."""
         first, pool = self._settings.now.find(self._name)
-        return first if pool is None else pool.footing(body)
+        return first if pool is None else pool.resolve(model)
 
     def owned(self) -> tuple[LocalAnswers, ...]:
-        """No wires: others use them, too. What is kept of answers is waited for."""
-        return tuple(footing.at_hand for footing in self._settings.now.footings.values())
+        """Return the caches, whose writes are waited for. Others use the connections, too."""
+        return tuple(config.local_answers for config in self._settings.now.configs.values())
+
+
+# ---------------------------------------------------------------- one reading of the file
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """The settings, and the configs of their targets."""
+
+    settings: Settings
+    policy: Policy
+    configs: Mapping[str, TargetConfig]
+    pools: Mapping[str, Pool]
+
+    @property
+    def policies(self) -> dict[Target, Policy]:
+        """The policies of the targets, by target without its model."""
+        return {config.account: config.policy for config in self.configs.values()}
+
+    def moved_since(self, before: "Generation") -> frozenset[Target]:
+        """Return targets of the same name, provider and key whose address has changed."""
+        then = {config.account: config.origin.base_url for config in before.configs.values()}
+        return frozenset(
+            config.account
+            for config in self.configs.values()
+            if then.get(config.account, config.origin.base_url) != config.origin.base_url
+        )
+
+    def find(self, name: str) -> tuple[TargetConfig, Pool | None]:
+        """Return the config of a target, or of the first of a pool, and the pool.
+
+        Raises:
+            ConfigurationError: no target and no pool has that name.
+        """
+        if name in self.configs:
+            return self.configs[name], None
+        if name in self.pools:
+            pool = self.pools[name]
+            return pool.members[0], pool
+        known = ", ".join(self.settings.names) or "there is none"
+        raise ConfigurationError(f"no target or pool is called {quoted(str(name))}; known: {known}")
+
+
+@dataclass(frozen=True, slots=True)
+class SettingsBuilder:
+    """Reads the generations of one file. Connections outlive them: those not in use close by themselves.
+
+    `order` puts the targets of a step into the order in which they are tried. With `list_prices`, spend limits use
+    them.
+    """
+
+    path: str | os.PathLike[str]
+    profile: str | None
+    keys: Mapping[str, DynamicKey]
+    degraded: Degraded | None
+    order: Callable[[Step], tuple[Target, ...]]
+    connections: OriginConnections
+    list_prices: bool = True
+
+    def read(self, before: Generation | None = None) -> Generation:
+        """Read the file.
+
+        Raises:
+            ConfigurationError: it is wrong, or a key is missing.
+        """
+        settings = load_settings(self.path, profile=self.profile)
+        if not settings.targets:  # a file that is about to be written is empty
+            raise self.wrong("it names no target, as in [targets.main]")
+        table = RouteTable()
+        configs = {}
+        reserves = in_force(settings.policy).weighs  # fallbacks may lead to targets under it
+        for name, target in settings.targets.items():
+            try:
+                configs[name] = self._config(name, target, table, before, reserves=reserves)
+            except ConfigurationError as error:
+                raise self.wrong(f"targets.{name}: {error}") from None
+        reserves = any(config.reserves for config in configs.values())
+        pools = {
+            name: self._pool(pool, configs, reserves=reserves)
+            for name, pool in settings.pools.items()
+        }
+        return Generation(settings, in_force(settings.policy), configs, pools)
+
+    def wrong(self, what: str) -> ConfigurationError:
+        """Make an error that names the file."""
+        return ConfigurationError(f"{hidden(str(self.path))}: {what}")
+
+    def _config(
+        self,
+        name: str,
+        target: TargetSettings,
+        table: RouteTable,
+        before: Generation | None,
+        *,
+        reserves: bool,
+    ) -> TargetConfig:
+        policy = in_force(target.policy)
+        if self.list_prices:
+            check_prices(policy)
+        routes = Routes(
+            self._endpoint(name, target)._replace(name=name, policy=policy),
+            policy.fallback,
+            allow_http=target.allow_http,
+            environ=os.environ,
+            connect=self.connections.to,
+            table=table,
+        )
+        if before is not None and before.settings.targets.get(name) == target:
+            local_answers = before.configs[name].local_answers  # those in memory stay valid
+        else:
+            local_answers = LocalAnswers(policy, self.degraded)
+        return TargetConfig(
+            policy,
+            routes,
+            local_answers,
+            target.model,
+            target.stream_on_wire,
+            reserves or policy.weighs,
+        )
+
+    def _endpoint(self, name: str, target: TargetSettings) -> ProviderEndpoint:
+        key = self.keys.get(name)
+        if key is not None and target.api_key_env is not None:
+            raise ConfigurationError("it has an api_key_env, and a function for its key")
+        return find_endpoint(
+            target.provider,
+            base_url=target.base_url,
+            api_key=key,
+            api_key_env=target.api_key_env,
+            allow_http=target.allow_http,
+        )
+
+    def _pool(
+        self, settings: PoolSettings, configs: Mapping[str, TargetConfig], *, reserves: bool
+    ) -> Pool:
+        pool: Pool
+
+        def pool_step(model: str) -> Step:
+            return pool.step(model)
+
+        members = tuple(
+            replace(
+                configs[member.target],
+                pool_step=pool_step,
+                weight=member.weight,
+                reserves=reserves,
+            )
+            for member in settings.targets
+        )
+        pool = Pool(members, settings.on, settings.max_wait, settings.order, self.order)
+        return pool

@@ -1,28 +1,30 @@
 """An answer that its caller reads while it comes.
 
-A stream that ends rightly just ends. Whatever else becomes of it raises `StreamBrokenError`: nothing is sent again
-after the first output has reached the caller.
+A complete stream just ends. Any other end raises `StreamBrokenError`: nothing is retried after the first output has
+reached the caller.
 """
 
 import warnings
 from collections import deque
-from collections.abc import AsyncIterator, Coroutine, Generator, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterator
 from decimal import Decimal
 from enum import Enum
-from types import TracebackType
-from typing import Any, NamedTuple, NoReturn, Self
+from typing import Any, NamedTuple, NoReturn, Self, TypeVar
 
 from stormbreak.core.explain import add_attempt_notes
-from stormbreak.core.spend_policy import PriceOf
+from stormbreak.cost.price_table import PriceOf
 from stormbreak.drivers.delivery import LoopDelivery
 from stormbreak.errors import broken_stream
-from stormbreak.http.exchange import Received, answer_of
+from stormbreak.http.models import Response
 from stormbreak.http.pricing import LazyCost
+from stormbreak.http.response import answer_of
 from stormbreak.http.stream_source import LocalSource, Source
 from stormbreak.llm.sse import Event, EventReader
-from stormbreak.llm.stream_event_text import ends, is_readable, text_of
+from stormbreak.llm.stream_event_text import is_last, is_readable, text_of
 from stormbreak.llm.surrogates import decoded
 from stormbreak.types import TARGET, Answer, CallResult, Target, Usage, Verdict
+
+T = TypeVar("T")
 
 _DONE = b"[DONE]"
 
@@ -41,7 +43,7 @@ class StreamEvent(NamedTuple):
         return f"StreamEvent({self.name!r}, {len(self.data)} bytes)"
 
 
-class _StreamFormat(Enum):
+class _Reading(Enum):
     EVENTS = "events"
     TEXTS = "texts"
     RAW = "raw bytes"
@@ -49,12 +51,12 @@ class _StreamFormat(Enum):
 
 
 class Stream:
-    """A stream that has begun, or ended whole: iterate over its events, over `texts()` or `raw()`, or await `answer()`.
+    """A stream that has begun, or is complete: iterate over its events, over `texts()` or `raw()`, or await `answer()`.
 
-    It is read in one of these ways, by one task. The marker ``[DONE]`` is no event. Of a server that answers in one
-    piece, and of an answer that came from no target (see `source`), that is the only event. Close it with `aclose`, or
-    use it in an ``async with``: it holds a connection and its place in the limits. One that is dropped is closed, with
-    a ResourceWarning; a cancel while it is read closes it.
+    Read it in one of these ways, by one task. The marker ``[DONE]`` is no event. An answer in one piece, such as one
+    that came from no target (see `source`), is a single event. Close it with `aclose`, or use it in an ``async with``:
+    it holds a connection and its place in the limits. One that is dropped is closed, with a ResourceWarning; a cancel
+    while it is read closes it.
     """
 
     def __init__(
@@ -68,34 +70,32 @@ class Stream:
         client: object = None,
     ) -> None:
         self.target = target
-        self.source = came_from  # as that of an `Answer`
+        self.source = came_from  # as in an `Answer`
         self.status = source.head.status
         self.request_id = source.request_id
         self._source = source
         self._price_of = price_of
-        self._client = (
-            client  # settings end what their clients do, and know them no longer than they live
-        )
+        self._client = client  # kept alive: settings close the clients that they still know
         self._held = deque(source.held)
         self._delivery = opened if isinstance(opened, LoopDelivery) else None
         self._ended = None if isinstance(opened, LoopDelivery) else opened
         self._closed = False
         self._reading = False
-        self._spoilt = False
+        self._malformed = False
         self._at_end = False
-        self._told = False  # some of its text
-        self._as: _StreamFormat | None = None
+        self._has_text = False
+        self._as: _Reading | None = None
         self._reader: EventReader | None = EventReader()
         self._ready: deque[StreamEvent] = deque()
         if self._delivery is not None:
             self._delivery.cut = source.close
             self._delivery.complete = source.complete
-            if self._delivery.over:  # its client was closed before anybody held it
+            if self._delivery.over:  # its client was closed meanwhile
                 source.close()
 
     @property
     def attempts(self) -> int:
-        """How often something was sent."""
+        """How many attempts were sent."""
         return self._so_far[0]
 
     @property
@@ -105,46 +105,46 @@ class Stream:
 
     @property
     def maybe_processed(self) -> int:
-        """How many attempts may have been processed, and billed, besides the one that answers."""
+        """How many earlier attempts may have been processed, and billed."""
         return self._so_far[2]
 
     @property
     def usage(self) -> Usage | None:
-        """Tokens as the provider counted them; None until the stream has ended rightly."""
-        received = None if self._ended is None else self._ended.outcome.value
-        return received.reading.usage if isinstance(received, Received) else None
+        """Tokens as the provider counted them; None until the stream is complete."""
+        response = None if self._ended is None else self._ended.outcome.value
+        return response.parsed.usage if isinstance(response, Response) else None
 
     @property
     def cost(self) -> Decimal | None:
-        """What it costs in US dollars, as that of an `Answer`; None until the stream has ended rightly."""
+        """The cost in US dollars, as in an `Answer`; None until the stream is complete."""
         usage = self.usage
         if usage is None:
             return None
         return LazyCost(self._price_of, self.target, usage, self.source).usd
 
     def __aiter__(self) -> Self:
-        self._read_as(_StreamFormat.EVENTS)
+        self._read_as(_Reading.EVENTS)
         return self
 
     async def __anext__(self) -> StreamEvent:
         """Wait for the next event.
 
         Raises:
-            StreamBrokenError: it was cut, went silent, said that something failed, or is malformed.
+            StreamBrokenError: it was cut, went silent, reported an error, or is malformed.
         """
         ready = self._ready
         while not ready:
-            if self._spoilt:
+            if self._malformed:
                 self._break()
-            chunk = await self.piece()
+            chunk = await self.next_chunk()
             if chunk is None:
                 self._take_rest()
-            elif not self._source.failed:  # else what failed is in there, and it is raised next
+            elif not self._source.failed:  # else the error is in there, and raised next
                 self._take(chunk)
         return ready.popleft()
 
-    async def together(self) -> list[StreamEvent]:
-        """Wait for the next event, and take all that came with it; none at the right end."""
+    async def next_events(self) -> list[StreamEvent]:
+        """Wait for the next event, and return all that came with it; none at the end."""
         try:
             events = [await self.__anext__()]
         except StopAsyncIteration:
@@ -155,16 +155,16 @@ class Stream:
 
     def texts(self) -> AsyncIterator[str]:
         """Iterate over the pieces of text of the first choice."""
-        self._read_as(_StreamFormat.TEXTS)
-        return _Texts(self)
+        self._read_as(_Reading.TEXTS)
+        return _Iterator(self._next_text)
 
     def raw(self) -> AsyncIterator[bytes]:
-        """Iterate over the bytes as they come, in whatever pieces."""
-        self._read_as(_StreamFormat.RAW)
-        return _Raw(self)
+        """Iterate over the bytes as they come, in chunks of any size."""
+        self._read_as(_Reading.RAW)
+        return _Iterator(self._next_raw)
 
-    async def piece(self) -> bytes | None:
-        """Wait for the next bytes; None at the right end. For one that is read as `raw` only."""
+    async def next_chunk(self) -> bytes | None:
+        """Wait for the next bytes; None at the end. For one that is read as `raw` only."""
         if self._held:
             return self._held.popleft()
         if self._over:
@@ -187,27 +187,39 @@ class Stream:
         self._raise_if_failed()
         return None
 
+    async def _next_text(self) -> str:
+        while True:
+            text = self.text_in(await self.__anext__())
+            if text:
+                return text
+
+    async def _next_raw(self) -> bytes:
+        chunk = await self.next_chunk()
+        if chunk is None:
+            raise StopAsyncIteration
+        return chunk
+
     def text_in(self, event: StreamEvent) -> str:
-        """The piece of text in the next of its events; empty where it has none."""
+        """Return the text in the next of its events; empty if it has none."""
         if not self._source.is_plain:
-            text = text_of(event.data, begun=self._told)
-            self._told = self._told or bool(text)
+            text = text_of(event.data, begun=self._has_text)
+            self._has_text = self._has_text or bool(text)
             return text
         assert self._ended is not None
-        return str(self._ended.outcome.value.reading.text)
+        return str(self._ended.outcome.value.parsed.text)
 
     async def answer(self) -> Answer:
-        """Read it to its end, and assemble the answer that the same call would have got unstreamed.
+        """Read it to its end, and assemble the answer of the same call without streaming.
 
         Raises:
-            StreamBrokenError: it was cut, went silent, said that something failed, or is malformed.
+            StreamBrokenError: it was cut, went silent, reported an error, or is malformed.
         """
         delivery = self._delivery
-        late = delivery is None or delivery.over  # nothing of it was put together in time
+        late = delivery is None or delivery.over  # nothing was assembled in time
         if self._as is None and not late:
             self._source.assemble()
-        self._read_as(_StreamFormat.ANSWER)
-        while await self.piece() is not None:
+        self._read_as(_Reading.ANSWER)
+        while await self.next_chunk() is not None:
             pass
         assert self._ended is not None
         ended = self._ended
@@ -218,7 +230,7 @@ class Stream:
     async def aclose(self) -> None:
         """Close the connection, and free what the call holds. A second time does nothing.
 
-        A stream that was complete by then was a success; of any other nobody knows.
+        A stream that was complete by then is a success; any other is neither a success nor a failure.
         """
         if self._over:
             return
@@ -227,12 +239,7 @@ class Stream:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.aclose()
 
     def __del__(self) -> None:
@@ -259,11 +266,11 @@ class Stream:
         assert self._delivery is not None
         return self._delivery.command[2:]
 
-    def _read_as(self, way: _StreamFormat) -> None:
-        if self._as not in (None, way):
-            raise RuntimeError(f"the stream is read as {self._as.value} already")
-        self._as = way
-        if way is not _StreamFormat.ANSWER and self._delivery is not None:
+    def _read_as(self, reading: _Reading) -> None:
+        if self._as not in (None, reading):
+            raise RuntimeError(f"the stream is already read as {self._as.value}")
+        self._as = reading
+        if reading is not _Reading.ANSWER and self._delivery is not None:
             self._source.held = []
 
     def _raise_if_failed(self) -> None:
@@ -279,7 +286,7 @@ class Stream:
         raise add_attempt_notes(error) from ended.outcome.error
 
     def _give_up(self, *, dropped: bool = False) -> None:
-        """Free all there is; of a complete answer, as a success. One that is `dropped` is so by a finalizer."""
+        """Free everything; a complete answer is a success. `dropped`: by a finalizer."""
         delivery, finished = self._delivery, self._source.finished()
         if delivery is not None and dropped:
             delivery.drop(finished)
@@ -298,30 +305,30 @@ class Stream:
             self._add(self._reader.feed(chunk))
 
     def _add(self, events: Iterator[Event]) -> None:
-        """Hand over what belongs to the answer: what comes after its end does not."""
+        """Queue the events of the answer: what comes after its end is not part of it."""
         for name, data in events:
             if self._at_end:
                 return
             if is_readable(data):
                 self._ready.append(StreamEvent(name.decode(errors="replace") if name else "", data))
-                self._at_end = ends(data, self._source.lasts)
+                self._at_end = is_last(data, self._source.last_events)
             elif data.strip() == _DONE:
                 self._at_end = True
             else:
-                self._spoilt = True
+                self._malformed = True
                 return
 
     def _break(self) -> NoReturn:
-        """End it for an event that cannot be read; the scanner looks into those alone that may mean something to it."""
+        """End it for an event that is no JSON; the scanner does not look into all of them."""
         self._source.close()
         assert self._delivery is not None
-        ended = self._delivery.end(self._source.spoilt())
+        ended = self._delivery.end(self._source.malformed())
         assert ended is not None
         self._ended = ended
         self._raise(ended)
 
     def _take_rest(self) -> None:
-        """Take the event that the right end left open, or the only one there is."""
+        """Take the event that the end left open, or the only one."""
         reader, self._reader = self._reader, None
         if reader is None:
             raise StopAsyncIteration
@@ -332,37 +339,18 @@ class Stream:
         self._add(reader.end())
 
 
-class _Texts:
-    def __init__(self, stream: Stream) -> None:
-        self._stream = stream
+class _Iterator(AsyncIterator[T]):
+    """Iterates with a method of a stream: without a frame of its own, since it runs for each chunk."""
 
-    def __aiter__(self) -> Self:
-        return self
+    def __init__(self, following: Callable[[], Coroutine[Any, Any, T]]) -> None:
+        self._following = following
 
-    async def __anext__(self) -> str:
-        while True:
-            event = await self._stream.__anext__()
-            text = self._stream.text_in(event)
-            if text:
-                return text
-
-
-class _Raw:
-    def __init__(self, stream: Stream) -> None:
-        self._stream = stream
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> bytes:
-        chunk = await self._stream.piece()
-        if chunk is None:
-            raise StopAsyncIteration
-        return chunk
+    def __anext__(self) -> Coroutine[Any, Any, T]:
+        return self._following()
 
 
 class PendingStream:
-    """A stream that is asked for: await it, or use it in an ``async with``."""
+    """A stream that was asked for: await it, or use it in an ``async with``."""
 
     def __init__(self, opening: Coroutine[Any, Any, Stream]) -> None:
         self._opening = opening
@@ -379,11 +367,6 @@ class PendingStream:
         self._stream = await self._opening
         return self._stream
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         if self._stream is not None:
             await self._stream.aclose()

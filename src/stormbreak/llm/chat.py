@@ -1,10 +1,9 @@
 """Chat and text completions: assembled from the chunks of a stream, or watched while they arrive.
 
-Chunks carry deltas, which a `JsonAccumulator` joins; tool calls are joined by their index. What stands
-beside the delta of a choice is no delta: there, text replaces the text before. A whole message stands for the deltas
-of a choice that had none. What comes out has the form
-of the answer that the same call would have got unstreamed; fields that nobody knows here pass through.
-Around the choices, the first real value wins: some streams begin with a chunk that knows nothing yet.
+Chunks carry deltas, which a `JsonAccumulator` joins; tool calls are joined by their index. Fields beside the delta of a
+choice are replaced, not joined. A whole message replaces the deltas of a choice that had none. The result has the form
+of the same answer without streaming; unknown fields are kept. Around the choices, the first real value wins: some
+streams begin with an empty chunk.
 """
 
 import re
@@ -31,9 +30,9 @@ _TAKEN = frozenset({"index", "delta", "message", "text"})
 
 
 class ChatAssembly:
-    """Collect chunks; `result` is the completion so far."""
+    """Collects chunks; `result` is the completion so far."""
 
-    ended = False  # only `[DONE]` says that nothing more will come
+    ended = False  # only `[DONE]` ends the stream
     _object = "chat.completion"
 
     def __init__(self, choices: int = 1) -> None:
@@ -42,7 +41,7 @@ class ChatAssembly:
         self._top: dict[str, Any] = {}
         self._usage: Any = None
         self._choices: dict[int, _Choice] = {}
-        self._went_on = False
+        self._continued = False
 
     def add(self, chunk: dict[str, Any]) -> None:
         """Take one chunk; raise MalformedChunkError."""
@@ -56,18 +55,18 @@ class ChatAssembly:
             finished = choice.finish_reason is not None
             brought = choice.add(part)
             self.has_output |= brought
-            self._went_on |= finished and brought
+            self._continued |= finished and brought
 
     def _choice_of(self, part: dict[str, Any]) -> "_Choice":  # noqa: ARG002 - those of texts differ
         return _Choice()
 
-    def wrong(self, *, done: bool = False) -> str | None:
-        """Tell what is missing: every choice must come, and say why it ended.
+    def missing(self, *, done: bool = False) -> str | None:
+        """Return what is missing: every choice needs a finish reason.
 
-        With `[DONE]`, fewer choices than wanted are all that the server gives: some do not know `n`. Where output came
-        after a finish reason, that means nothing: some relays of Gemini write one into every chunk.
+        With `[DONE]`, fewer choices are enough: some servers do not know `n`. A finish reason with more output after it
+        does not count: some relays of Gemini write one into every chunk.
         """
-        if self._went_on and not done:
+        if self._continued and not done:
             return UNFINISHED
         choices = self._choices.values()
         enough = len(choices) >= self._wanted or (done and bool(choices))
@@ -75,7 +74,7 @@ class ChatAssembly:
         return None if whole else UNFINISHED
 
     def result(self) -> dict[str, Any]:
-        """Give the completion as its unstreamed body would be."""
+        """Return the body of the same answer without streaming."""
         whole = self._top | {
             "object": self._object,
             "choices": [self._choices[index].result(index) for index in sorted(self._choices)],
@@ -84,15 +83,15 @@ class ChatAssembly:
 
 
 class _ToolCall:
-    """One tool call, whose arguments come in pieces."""
+    """One tool call, whose arguments come in fragments."""
 
     def __init__(self, index: int, name: object) -> None:
         self.index = index
         self.id = name
         self._pieces = JsonAccumulator()
 
-    def is_behind(self, delta: dict[str, Any]) -> bool:
-        """Whether a piece without an id begins another call, since nothing of this one is missing."""
+    def is_followed_by(self, delta: dict[str, Any]) -> bool:
+        """Whether a delta without an id begins another call, since this one is complete."""
         if delta.get("id"):
             return False
         function = expect_object(delta.get("function") or {})
@@ -114,8 +113,8 @@ class _ToolCall:
 class _ToolCalls:
     """The tool calls of a message.
 
-    Pieces belong together by index; some providers send none, or the same for all: a new id is a new call. Gemini sends
-    no ids either: then a name with the beginning of arguments, where those before are complete, is a new call.
+    Deltas belong together by index; some providers send none, or the same for all: a new id is a new call. Gemini sends
+    no ids either: then a name with the start of arguments, after complete ones, is a new call.
     """
 
     def __init__(self) -> None:
@@ -123,11 +122,11 @@ class _ToolCalls:
         self._open: dict[int, _ToolCall] = {}
 
     def add(self, deltas: list[Any]) -> bool:
-        """Take the deltas of one chunk and tell whether there were any."""
+        """Take the deltas of one chunk and return whether there were any."""
         for position, delta in enumerate(map(expect_object, deltas)):
             index, name = expect_index(delta.get("index"), position), delta.get("id")
             call = self._open.get(index)
-            if call is None or (name and call.id and name != call.id) or call.is_behind(delta):
+            if call is None or (name and call.id and name != call.id) or call.is_followed_by(delta):
                 call = self._open[index] = _ToolCall(index, name)
                 self._calls.append(call)
             call.add(delta)
@@ -153,7 +152,7 @@ class _Choice:
         self._rest = JsonAccumulator(joins=False)
 
     def add(self, part: dict[str, Any]) -> bool:
-        """Take this choice's part of a chunk and tell whether it brought output."""
+        """Take this choice's part of a chunk and return whether it has output."""
         rest = {name: value for name, value in part.items() if name not in _TAKEN}
         delta = dict(self._delta_of(part, begun=self._begun))
         self.finish_reason = (
@@ -182,7 +181,7 @@ class _Choice:
         return {"logprobs": logprobs or None, "finish_reason": self.finish_reason}
 
     def _add_logprobs(self, logprobs: Any) -> None:
-        """Take the logprobs of a chunk; Together sends the number of its one token."""
+        """Take the logprobs of a chunk; Together sends one number."""
         if type(logprobs) in (int, float):
             self._numbers.append(logprobs)
         else:
@@ -201,7 +200,7 @@ class _TextChoice(_Choice):
 
 
 class TextAssembly(ChatAssembly):
-    """The same of a text completion."""
+    """The same for a text completion."""
 
     _object = "text_completion"
 
@@ -219,7 +218,7 @@ def _is_json(text: str) -> bool:
 
 
 def _fill(whole: dict[str, Any], more: dict[str, Any]) -> None:
-    """Add what is not there yet: the first real value wins; "", 0 and the like are none."""
+    """Add what is missing: the first real value wins; "", 0 and the like are none."""
     for name, value in more.items():
         so_far = whole.get(name)
         if isinstance(value, dict) and (isinstance(so_far, dict) or not so_far):
@@ -231,7 +230,7 @@ def _fill(whole: dict[str, Any], more: dict[str, Any]) -> None:
 
 
 def usage_in(chunk: dict[str, Any]) -> Any:
-    """Find the usage in a chunk; Groq has its own place for it, in the last one."""
+    """Find the usage in a chunk; Groq has its own place for it."""
     own = chunk.get("x_groq")
     return chunk.get("usage") or (own.get("usage") if isinstance(own, dict) else None)
 
@@ -246,13 +245,9 @@ _ERROR_FIELD = re.compile(rb"(?:^|[\r\n])error:")
 
 
 class ChatWatcher:
-    """Take chunks, the first ones and whatever is not `quiet`; know what they tell.
+    """Watches chunks: the first ones, and all that are not `quiet`. `choices` is what the call asked for (`n`)."""
 
-    Args:
-        choices: how many choices the call asked for (`n`).
-    """
-
-    ended = False  # only `[DONE]` says that nothing more will come
+    ended = False  # only `[DONE]` ends the stream
     _delta_of: Callable[..., dict[str, Any]] = staticmethod(delta_of)
 
     def __init__(self, choices: int = 1) -> None:
@@ -261,13 +256,13 @@ class ChatWatcher:
         self.finish_reason: str | None = None  # of the first choice
         self._wanted = choices
         self._reasons: dict[int, str | None] = {}
-        self._went_on = False  # after a finish reason, which then means nothing
+        self._continued = False  # after a finish reason
 
     @staticmethod
     def quiet(block: bytes) -> bool:
-        """Whether whole events can be nothing but output: no reason to finish, no error, no `[DONE]`.
+        """Whether whole events can only be output: no finish reason, no error, no `[DONE]`.
 
-        Keys are looked for as they are written, in quotes: within a text, quotes are escaped.
+        Keys are searched with their quotes: within a text, quotes are escaped.
         """
         return not (  # `find` takes half the time of `in`
             block.find(b"[DONE]") >= 0
@@ -287,7 +282,7 @@ class ChatWatcher:
             delta = self._delta_of(part, begun=self.has_output)
             brought, before = brings_output(delta), self._reasons.get(index)
             self.has_output = self.has_output or brought
-            self._went_on = self._went_on or (before is not None and brought)
+            self._continued = self._continued or (before is not None and brought)
             self._reasons[index] = reason or before
         self.finish_reason = self._reasons[min(self._reasons)] if self._reasons else None
 
@@ -300,9 +295,9 @@ class ChatWatcher:
         """Why each choice ended."""
         return list(self._reasons.values())
 
-    def wrong(self, *, done: bool = False) -> str | None:
-        """Tell what is missing if nothing more comes; with `[DONE]` the server says itself that nothing does."""
-        if self._went_on and not done:
+    def missing(self, *, done: bool = False) -> str | None:
+        """Return what is missing if nothing more comes; with `[DONE]`, nothing will."""
+        if self._continued and not done:
             return UNFINISHED
         reasons = self._reasons.values()
         enough = len(reasons) >= self._wanted or (done and bool(reasons))
@@ -316,6 +311,6 @@ def _may_be_error(block: bytes) -> bool:
 
 
 class CompletionWatcher(ChatWatcher):
-    """The same of a text completion."""
+    """The same for a text completion."""
 
     _delta_of = staticmethod(text_of)

@@ -1,8 +1,8 @@
-"""Whether the body of a success is a complete answer (law 15), and what it says if it is.
+"""Whether the body of a success is a complete answer (law 15), and what it contains.
 
-A status of 200 proves nothing: bodies come empty, cut, as HTML of a proxy, as JSON of something else. Each
-shape has one reader that decodes once, into the few fields that matter; the rest is checked for syntax only.
-Those of the Responses and the Messages API have modules of their own.
+A status of 200 proves nothing: bodies come empty, cut, as HTML of a proxy, as JSON of something else. Each shape has
+one reader that decodes once, into the few fields that matter; the rest is checked for syntax only. The Responses and
+the Messages API have their own modules.
 """
 
 import re
@@ -13,14 +13,14 @@ from typing import Any
 
 import msgspec
 
-from stormbreak.llm.error_body import speaks
-from stormbreak.llm.finish_reasons import reason_of, refused
+from stormbreak.llm.error_body import is_error_value
+from stormbreak.llm.finish_reasons import FINISH_REASONS, reason_of, refused
 from stormbreak.llm.messages import read_message
-from stormbreak.llm.models import ParsedResponse, Shape, without_mark
+from stormbreak.llm.models import BOM, ParsedResponse, Shape, without_mark
 from stormbreak.llm.parsed_answer import ERROR_INSIDE, SuccessBody, broken, refused_by
 from stormbreak.llm.responses import read_response
 from stormbreak.llm.stream_deltas import brings_output
-from stormbreak.llm.surrogates import UNREADABLE, mended
+from stormbreak.llm.surrogates import UNREADABLE, replace_lone_surrogates
 from stormbreak.llm.tokens import usage_of
 from stormbreak.types import Verdict
 
@@ -33,7 +33,7 @@ _REFUSED = "refused by its finish reason"
 _OF_MODELS = (Shape.CHAT, Shape.RESPONSES, Shape.MESSAGES, Shape.EMBEDDINGS)
 MAX_ITEMS = 10_000
 """Choices or other items of one answer; providers allow 128 choices and 2,048 inputs."""
-_LARGE = 2**18  # bytes; smaller bodies need no look
+_LARGE = 2**18  # bytes; smaller bodies are not checked
 _LISTS: Mapping[Shape, str] = MappingProxyType(
     {
         Shape.CHAT: "choices",
@@ -87,7 +87,7 @@ class _Resource(SuccessBody):
     status: Any = None
 
     def is_error(self) -> bool:
-        """Whether it is an error; a job that failed, and has an error to tell of, is none."""
+        """Whether it is an error; a job that failed, and has an error field, is none."""
         named = any((self.object, self.id, self.status))
         return super().is_error() and ("error" in (self.object, self.type) or not named)
 
@@ -97,28 +97,29 @@ def read_body(
 ) -> ParsedResponse:
     """Read the body of a success: OK if it is complete, else what is wrong with it.
 
-    A byte order mark in front is passed over. `wanted` is how many choices or embeddings the call asked for; None if that is not known.
+    A byte order mark at its start is ignored. `wanted`: how many choices or embeddings were asked for; None if not known.
     """
-    body = without_mark(body)
+    if body.startswith(BOM):
+        body = without_mark(body)
     try:
         if not body.isascii():
-            body.decode()  # the decoder does not look into strings that it skips
+            body.decode()  # the decoder does not check strings that it skips
         if len(body) > _LARGE and _has_too_many(body, shape, wanted):
             return broken(f"more than {MAX_ITEMS} items in one list", request_id)
         return _READERS[shape](body, request_id, wanted)
     except msgspec.ValidationError:
         return broken(f"not a {shape.value}", request_id)
     except UNREADABLE:
-        whole = mended(body)
+        whole = replace_lone_surrogates(body)
         if whole != body:
             return read_body(whole, shape, request_id, wanted)
         return broken(_unreadable(body), request_id)
 
 
 def _has_too_many(body: bytes, shape: Shape, wanted: int | None) -> bool:
-    """Whether the list that a reader makes objects of is longer than MAX_ITEMS.
+    """Whether the list that a reader decodes is longer than MAX_ITEMS.
 
-    Each item would take about 100 bytes: 32 MiB of empty ones took 4 s and 1.2 GB.
+    Each item takes about 100 bytes: 32 MiB of empty ones took 4 s and 1.2 GB.
     """
     field = _LISTS.get(shape)
     if field is None or body.count(b"{") <= MAX_ITEMS:
@@ -130,7 +131,7 @@ def _has_too_many(body: bytes, shape: Shape, wanted: int | None) -> bool:
 
 @lru_cache(maxsize=len(Shape))
 def _probe(field: str) -> Callable[[bytes], bool]:
-    """Make a decoder that looks at one list up to the first item that is too many, and skips the rest."""
+    """Make a decoder that reads one list up to the first item too many, and skips the rest."""
     items = [(f"item_{at}", msgspec.Raw, msgspec.Raw()) for at in range(MAX_ITEMS + 1)]
     few = msgspec.defstruct("_Few", items, array_like=True)
     decode = msgspec.json.Decoder(msgspec.defstruct("_Probe", [(field, few | None, None)])).decode
@@ -143,9 +144,9 @@ def _probe(field: str) -> Callable[[bytes], bool]:
 
 
 def read_any(body: bytes) -> ParsedResponse:
-    """Read the body of a success whose format nobody names; one that fits none is not OK."""
-    readings = (read_body(body, shape, None, None) for shape in _OF_MODELS)
-    return next((each for each in readings if each.verdict is Verdict.OK), _OF_NO_FORMAT)
+    """Read the body of a success of unknown shape; one that fits no shape is not OK."""
+    parsed = (read_body(body, shape, None, None) for shape in _OF_MODELS)
+    return next((each for each in parsed if each.verdict is Verdict.OK), _OF_NO_FORMAT)
 
 
 def _unreadable(body: bytes) -> str:
@@ -170,19 +171,24 @@ def _chat(body: bytes, request_id: str | None, wanted: int | None) -> ParsedResp
         if answer.choices is None and isinstance(answer.request_id, str):
             return _deferred(request_id)
         return broken("no choices", request_id)
-    found = [wrong for wrong in map(_wrong, answer.choices) if wrong is not None]
-    other = next((wrong for wrong in found if wrong is not _REFUSED), None) if found else None
-    if other is not None:
-        return broken(other, request_id)
-    if found:
-        reason = refused([each.finish_reason for each in answer.choices], has_output=_brings(body))
+    is_refused = False
+    for choice in answer.choices:
+        problem = _problem(choice)
+        if problem is _REFUSED:
+            is_refused = True
+        elif problem is not None:
+            return broken(problem, request_id)
+    if is_refused:
+        reason = refused(
+            [each.finish_reason for each in answer.choices], has_output=_has_output(body)
+        )
         if reason is not None:
             return refused_by(reason, answer.usage, request_id)
     first = answer.choices[0]
     content = None if first.message is None else first.message.content
     return ParsedResponse(
         Verdict.OK,
-        detail=_too_few(len(answer.choices), wanted),
+        detail=_too_few(len(answer.choices), wanted) if wanted != 1 else None,
         text=content if isinstance(content, str) else _text_of_parts(content),
         usage=usage_of(answer.usage),
         finish_reason=first.finish_reason,
@@ -191,21 +197,22 @@ def _chat(body: bytes, request_id: str | None, wanted: int | None) -> ParsedResp
 
 
 def _deferred(request_id: str | None) -> ParsedResponse:
-    """An answer of xAI's that is to be had later: another request would begin, and bill, another one."""
+    """Return that xAI deferred the answer: another attempt would start, and bill, another one."""
     detail = "the answer is deferred: deferred calls are not followed"
     return broken(detail, request_id)._replace(verdict=Verdict.INVALID)
 
 
-def _too_few(came: int, wanted: int | None) -> str | None:
-    """Tell that a server gives fewer choices than asked for: it does not know `n`, and would not know it again."""
-    return f"{came} of {wanted} choices" if wanted is not None and came < wanted else None
+def _too_few(count: int, wanted: int | None) -> str | None:
+    """Describe fewer choices than asked for: the server does not know `n`, so a retry would not help."""
+    return f"{count} of {wanted} choices" if wanted is not None and count < wanted else None
 
 
-def _wrong(choice: _Choice) -> str | None:
-    if choice.error and speaks(choice.error):
+def _problem(choice: _Choice) -> str | None:
+    if choice.error and is_error_value(choice.error):
         return ERROR_INSIDE
     if choice.finish_reason:
-        reason = reason_of(choice.finish_reason)
+        word = choice.finish_reason
+        reason = FINISH_REASONS.get(word) or reason_of(word)
         if reason is not None and reason.verdict is not Verdict.OK:
             return _REFUSED
     if choice.message is None:
@@ -213,17 +220,19 @@ def _wrong(choice: _Choice) -> str | None:
     return None if choice.finish_reason else "no finish_reason"
 
 
-def _brings(body: bytes) -> bool:
-    """Whether any message of a completion has something in it."""
+def _has_output(body: bytes) -> bool:
+    """Whether any message of a completion has content."""
     messages = (choice.get("message") for choice in msgspec.json.decode(body)["choices"])
     return any(isinstance(each, dict) and brings_output(each) for each in messages)
 
 
 def _completion(body: bytes, request_id: str | None, wanted: int | None) -> ParsedResponse:
-    """Read a completion of old. Some servers leave out why it ended, and llama.cpp once had a form of its own."""
+    """Read a text completion. Some servers send no finish reason; old llama.cpp has its own form."""
     answer = _decode_completion(body)
     choices = answer.choices
-    if answer.is_error() or any(each.error and speaks(each.error) for each in choices or ()):
+    if answer.is_error() or any(
+        each.error and is_error_value(each.error) for each in choices or ()
+    ):
         return broken(ERROR_INSIDE, request_id)
     if not choices:
         if not isinstance(answer.content, str):
@@ -273,7 +282,7 @@ def _embeddings(body: bytes, request_id: str | None, wanted: int | None) -> Pars
 
 
 def _is_embedding(item: _Item) -> bool:
-    """Tell a list of numbers, or their base64, from everything else, without making numbers of it."""
+    """Whether it is a list of numbers, or their base64, without decoding the numbers."""
     raw = bytes(item.embedding)
     if _EMBEDDING.match(raw) is None:
         return False
@@ -290,7 +299,7 @@ def _json(body: bytes, request_id: str | None, _: int | None) -> ParsedResponse:
 
 
 def _resource(body: bytes, request_id: str | None, _: int | None) -> ParsedResponse:
-    """Read what is there to be looked at: lists as well, and whatever became of a job."""
+    """Read the answer to a lookup: lists, too, and jobs in any state."""
     if not body.lstrip().startswith(b"{"):
         msgspec.json.decode(body)
         return ParsedResponse(Verdict.OK, request_id=request_id)

@@ -1,6 +1,4 @@
-"""What an error body says, in whichever of its many forms, before anyone judges it.
-
-The known forms are in `shapes.ERROR_SHAPES`.
+"""Read an error body, in any of its many forms. `classify` decides what it means.
 
 Messages are kept for matching and for the hints in them; they never leave this package.
 """
@@ -29,7 +27,7 @@ _HINT = re.compile(
 
 
 class ProviderError(NamedTuple):
-    """An error as its body tells it. `names` are codes and types, the most specific first."""
+    """An error as its body has it. `names` are codes and types, the most specific first."""
 
     names: tuple[str, ...] = ()
     status: int | None = None
@@ -42,30 +40,30 @@ class ProviderError(NamedTuple):
 
     @property
     def code(self) -> str | None:
-        """The provider's own word for it, or else its number; None rather than anything in free text."""
+        """The provider's own code, or else the status; never free text."""
         shown = next(filter(None, map(identifier, self.names)), None)
         return shown or (str(self.status) if self.status else None)
 
 
 def identifier(text: object) -> str | None:
-    """Pass a short identifier, and nothing that could be a sentence or a key."""
+    """Pass a short identifier; None for anything that could be a sentence or a key."""
     if not isinstance(text, str) or not _IDENTIFIER.fullmatch(text) or _KEYLIKE.match(text):
         return None
     return text
 
 
-def speaks(error: object) -> bool:
-    """Whether what stands where an error may stand is one: an object of empty values says nothing."""
+def is_error_value(error: object) -> bool:
+    """Whether the value of an error field is an error: an object of empty values is none."""
     return any(error.values()) if isinstance(error, dict) else bool(error)
 
 
-def error_next_to_result(said: Mapping[str, Any]) -> Any:
+def error_next_to_result(data: Mapping[str, Any]) -> Any:
     """Find the error that Groq or MiniMax puts beside an answer; None if there is none.
 
     MiniMax always sends `base_resp`; a `status_code` of 0 is a success.
     """
-    groq, minimax = _object(said.get("x_groq")), _object(said.get("base_resp"))
-    if speaks(groq.get("error")):
+    groq, minimax = _object(data.get("x_groq")), _object(data.get("base_resp"))
+    if is_error_value(groq.get("error")):
         return groq["error"]
     return minimax if minimax.get("status_code") else None
 
@@ -75,52 +73,52 @@ def parse_error(body: bytes, *, is_error: bool) -> ProviderError | None:
 
     Args:
         body: the body as it came.
-        is_error: whether it is known to be an error, so that looser forms count.
+        is_error: it is known to be an error, so that looser forms count.
     """
     try:
-        said = msgspec.json.decode(without_mark(body))
+        data = msgspec.json.decode(without_mark(body))
     except UNREADABLE:
         return None
-    return find_error(said, is_error=is_error)
+    return find_error(data, is_error=is_error)
 
 
-def find_error(said: object, *, is_error: bool) -> ProviderError | None:
+def find_error(data: object, *, is_error: bool) -> ProviderError | None:
     """Find the error in a decoded body."""
-    if isinstance(said, list) and said and (is_error or _is_of_gemini(said[0])):
-        said = said[0]
-    if not isinstance(said, dict):
+    if isinstance(data, list) and data and (is_error or _is_of_gemini(data[0])):
+        data = data[0]
+    if not isinstance(data, dict):
         return None
-    error = said.get("error")
-    if not speaks(error):
-        error = _in_choices(said.get("choices"))
-    if not error and ("x_groq" in said or "base_resp" in said):
-        error = error_next_to_result(said)
+    error = data.get("error")
+    if not is_error_value(error):
+        error = _in_choices(data.get("choices"))
+    if not error and ("x_groq" in data or "base_resp" in data):
+        error = error_next_to_result(data)
     if error:
-        return _complaint(error, said)
-    if is_error or said.get("object") == "error" or said.get("type") == "error":
-        return _complaint(said, {})
+        return _provider_error(error, data)
+    if is_error or data.get("object") == "error" or data.get("type") == "error":
+        return _provider_error(data, {})
     return None
 
 
-def _is_of_gemini(said: object) -> bool:
-    """Whether the first thing in a list is an error and nothing else."""
-    return isinstance(said, dict) and len(said) == 1 and isinstance(said.get("error"), dict)
+def _is_of_gemini(data: object) -> bool:
+    """Whether the first item of a list is an error and nothing else."""
+    return isinstance(data, dict) and len(data) == 1 and isinstance(data.get("error"), dict)
 
 
 def _in_choices(choices: object) -> Any:
     if not isinstance(choices, list):
         return None
     errors = (choice.get("error") for choice in choices if isinstance(choice, dict))
-    return next(filter(speaks, errors), None)
+    return next(filter(is_error_value, errors), None)
 
 
-def _complaint(error: object, beside: dict[str, Any]) -> ProviderError:
-    """Read an error object, or a text; some put its code or its status `beside` it."""
+def _provider_error(error: object, beside: dict[str, Any]) -> ProviderError:
+    """Read an error object, or a text; some servers put its code or its status `beside` it."""
     if not isinstance(error, dict):
         error = {"message": error, "code": beside.get("code"), "type": beside.get("error_type")}
     inner = error.get("error")
     if isinstance(inner, dict) and not (error.get("message") or error.get("code")):
-        error = inner  # of Groq, and of gateways that hand on what they got
+        error = inner  # of Groq, and of gateways that pass errors on
     metadata, details = _object(error.get("metadata")), error.get("details")
     status = _status(error.get("code")) or _status(error.get("status"))
     message = _message(
@@ -156,7 +154,7 @@ def _message(*parts: object) -> str:
 
 
 def _status(value: object) -> int | None:
-    """Read an HTTP status that stands where a code may stand."""
+    """Read an HTTP status in the place of a code."""
     if isinstance(value, str) and re.fullmatch(r"[45]\d\d", value, re.ASCII):
         value = int(value)
     return value if type(value) is int and 400 <= value <= 599 else None

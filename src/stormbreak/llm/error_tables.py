@@ -1,7 +1,7 @@
 """What every status, code and message of an LLM API means: data only, `classify` applies it.
 
-`docs/verdicts.md` tells the rules, and `docs/background/answers.md` is made from these tables. What is in no table falls to a default that can do no harm:
-an unknown 4xx is final, since sending it again would fail again; an unknown 5xx is a server error.
+`docs/verdicts.md` has the rules; `docs/background/answers.md` is made from these tables. An entry in no table gets a
+harmless default: an unknown 4xx is final, since sending it again would fail again; an unknown 5xx is a server error.
 """
 
 import re
@@ -51,7 +51,7 @@ STATUSES: Mapping[int, Verdict] = MappingProxyType(
         425: _V.SERVER_ERROR,  # too early, says a server or its edge: it is about now, not about the request
         429: _V.THROTTLED,
         498: _V.OVERLOADED,  # Groq's flex tier: capacity exceeded
-        499: _V.INVALID,  # the server saw a client hang up: it speaks of a call that is gone
+        499: _V.INVALID,  # the server saw a client hang up: about another call
         501: _V.INVALID,
         503: _V.OVERLOADED,
         529: _V.OVERLOADED,
@@ -59,7 +59,7 @@ STATUSES: Mapping[int, Verdict] = MappingProxyType(
 )
 
 UNTOUCHED = frozenset({501, 505, 521, 522, 523, 525, 526, 529})
-"""Failures of 500 and above that came before any work: a refusal, or an edge that never reached the model's server."""
+"""Statuses of 500 and above that fail before any work: a refusal, or an edge that did not reach the model's server."""
 
 CODES: tuple[Code, ...] = _codes(
     {
@@ -123,7 +123,7 @@ CODES: tuple[Code, ...] = _codes(
     }
 )
 NAMED = _by_name(CODES)
-"""Codes that say more than a status does, in lower case."""
+"""Codes that are more specific than a status, in lower case."""
 
 BROAD_CODES: tuple[Code, ...] = _codes(
     {
@@ -162,7 +162,7 @@ BROAD_CODES: tuple[Code, ...] = _codes(
     }
 )
 BROAD = _by_name(BROAD_CODES)
-"""Types so wide that any status says more; they decide where an error came without a status of its own."""
+"""Types less specific than any status; they decide only if an error has no status of its own."""
 
 MINIMAX_CODES: Mapping[int, Verdict] = MappingProxyType(
     {
@@ -174,7 +174,7 @@ MINIMAX_CODES: Mapping[int, Verdict] = MappingProxyType(
         1027: _V.FILTERED,  # the answer
         1039: _V.THROTTLED,  # tokens per minute
         1041: _V.THROTTLED,  # connections
-        1042: _V.INVALID,  # too many characters that nobody can see
+        1042: _V.INVALID,  # too many invisible characters
         2013: _V.INVALID,
         2045: _V.THROTTLED,  # requests grow too quickly
         2049: _V.AUTH,
@@ -186,13 +186,13 @@ MINIMAX_CODES: Mapping[int, Verdict] = MappingProxyType(
 PAIRS: Mapping[tuple[int, str], Verdict] = MappingProxyType(
     {(424, "modelstreamerrorexception"): _V.SERVER_ERROR}  # Bedrock; to Groq, 424 is final
 )
-"""A status and a code that together mean what neither does alone."""
+"""A status and a code with a meaning of their own together."""
 
 _NUMBER = re.compile("[45][0-9][0-9]")
 
 
 def is_known(code: str | None) -> bool:
-    """Whether a code is one of these, or the number of a status: no secret, wherever it is met."""
+    """Whether a code is in these tables, or is the number of a status: then it is no secret."""
     return code is not None and bool(
         code.lower() in NAMED
         or code.lower() in BROAD
@@ -203,7 +203,7 @@ def is_known(code: str | None) -> bool:
 
 
 class Phrase(NamedTuple):
-    """Words in a message, in lower case, that refine one of the verdicts `on` which they may stand."""
+    """Words in a message, in lower case, that refine a verdict in `on`."""
 
     pattern: re.Pattern[str]
     verdict: Verdict
@@ -261,18 +261,18 @@ PHRASES: tuple[Phrase, ...] = (
         {"model not exist": "deepseek", "is not a valid model id": "openrouter"},
     ),
 )
-"""What a refused request may say in words only; read where nothing better is known."""
+"""Errors that are described in the message only; used where nothing better is known."""
 
 OVERSIZED = re.compile(
     r"request too large.{0,400}?limit:? (\d{1,18}), requested:? (\d{1,18})", re.DOTALL
 )
-"""A request beyond a per-minute limit as a whole: no wait makes it fit."""
+"""A request larger than a per-minute limit: no wait makes it fit."""
 
 DAILY = re.compile("per_?day")
-"""In the id of a quota: it is back tomorrow, whatever shorter wait is named beside it."""
+"""In the id of a quota: it is refilled tomorrow, whatever shorter wait is named."""
 
 NONE_GRANTED = re.compile(r"\blimit: 0(?!\d|[.,]\d)")
 """In the message of a throttle: this account has no quota at all."""
 
 RETRYABLE_BUDGET = "openrouter_in_flight_budget"
-"""The one limit source behind which OpenRouter's 402 means: come back in a moment."""
+"""The one limit source for which OpenRouter's 402 means: retry soon."""

@@ -1,12 +1,11 @@
-"""Why an answer ended: every finish reason that a provider documents, as data, and what it makes of the answer.
+"""Why an answer ended: every finish reason that a provider documents, as data, and what it means for the answer.
 
-An answer that ended because it was complete, long enough or at a tool call is a success. One that was *filtered* is
-a success if anything came of it, as its caller may want it; if nothing came, it is `filtered`: final, since the same
-request would be filtered again. The same holds for what a model spoilt. One that the server gave up *halfway* is
-never a success, however much of it came.
+An answer that is complete, reached its limit or ended at a tool call is a success. A *filtered* one is a success if it
+has content, since its caller may want that; an empty one is `filtered`: final, since the same request would be filtered
+again. The same holds for output that the model *malformed*. One that the server *aborted* is never a success.
 
-A reason that is not listed is taken for a complete ending: a new word for an old thing is likelier than a failure
-without an error, and to refuse a good answer is to pay for it twice. Without a message the answer is broken anyway.
+An unknown reason counts as complete: a new word for an old thing is likelier than a failure without an error, and to
+reject a good answer is to pay for it twice. Without a message the answer is broken anyway.
 """
 
 from collections.abc import Iterable, Mapping
@@ -18,24 +17,24 @@ from stormbreak.types import Verdict
 
 
 class FinishMeaning(Enum):
-    """What a finish reason says of the answer."""
+    """What a finish reason means for the answer."""
 
     COMPLETE = "complete"
     TRUNCATED = "cut at a limit"
     TOOL_CALL = "tool call"
     FILTERED = "filtered"
-    SPOILT = "spoilt by the model"
-    HALF = "given up halfway"
+    MALFORMED = "malformed by the model"
+    ABORTED = "aborted by the server"
     ERROR = "error"
 
 
-_NEVER = frozenset({FinishMeaning.HALF, FinishMeaning.ERROR})
+_NEVER_SUCCESS = frozenset({FinishMeaning.ABORTED, FinishMeaning.ERROR})
 
 
 class Reason(NamedTuple):
     """A finish reason, in lower case.
 
-    `verdict` is that of an answer with nothing in it; of one that was given up, in any case.
+    `verdict` is that of an empty answer; of an aborted one, in any case.
     """
 
     name: str
@@ -45,11 +44,12 @@ class Reason(NamedTuple):
 
 
 def _rows(
-    meaning: FinishMeaning, verdict: Verdict, by_name: Mapping[str, str]
+    meaning: FinishMeaning, verdict: Verdict, by_provider: Mapping[str, str]
 ) -> tuple[tuple[str, Reason], ...]:
     return tuple(
         (name, Reason(name, meaning, verdict, tuple(providers.split())))
-        for name, providers in by_name.items()
+        for providers, names in by_provider.items()
+        for name in names.split()
     )
 
 
@@ -65,126 +65,112 @@ FINISH_REASONS: Mapping[str, Reason] = MappingProxyType(
                 FinishMeaning.COMPLETE,
                 Verdict.OK,
                 {
-                    "stop": _COMPATIBLE,
-                    "completed": "openai xai",  # the status of a response
-                    "end_turn": "anthropic xai",
-                    "stop_sequence": "anthropic local cohere",
-                    "eos": "together",
-                    "eos_token": "local",
-                    "reason_stop": "xai",
-                    "finish_reason_unspecified": "gemini",
-                    "complete": "cohere",
+                    _COMPATIBLE: "stop",
+                    "openai xai": "completed",
+                    "anthropic xai": "end_turn",
+                    "anthropic local cohere": "stop_sequence",
+                    "together": "eos",
+                    "local": "eos_token",
+                    "xai": "reason_stop",
+                    "gemini": "finish_reason_unspecified",
+                    "cohere": "complete",
                 },
             ),
             *_rows(
                 FinishMeaning.TRUNCATED,
                 Verdict.OK,
                 {
-                    "length": _COMPATIBLE,
-                    "incomplete": "openai xai",  # the status of a response that names no reason
-                    "max_output_tokens": "openai xai",
-                    "max_messages": "openai",
-                    "steered": "openai",
-                    "max_tokens": "anthropic gemini cohere",
-                    "model_context_window_exceeded": "anthropic bedrock",
-                    "pause_turn": "anthropic",
-                    "compaction": "anthropic",
-                    "model_length": "mistral",
-                    "continuation": "gemini",
-                    "too_many_tool_calls": "gemini",
-                    "reason_max_len": "xai",
-                    "reason_max_context": "xai",
-                    "reason_time_limit": "xai",
-                    "repetition": "local",
-                    "error_limit": "cohere",
+                    _COMPATIBLE: "length",
+                    "openai xai": "incomplete max_output_tokens",
+                    "openai": "max_messages steered",
+                    "anthropic gemini cohere": "max_tokens",
+                    "anthropic bedrock": "model_context_window_exceeded",
+                    "anthropic": "pause_turn compaction",
+                    "mistral": "model_length",
+                    "gemini": "continuation too_many_tool_calls",
+                    "xai": "reason_max_len reason_max_context reason_time_limit",
+                    "local": "repetition",
+                    "cohere": "error_limit",
                 },
             ),
             *_rows(
                 FinishMeaning.TOOL_CALL,
                 Verdict.OK,
                 {
-                    "tool_calls": _COMPATIBLE,
-                    "function_call": "openai azure groq together fireworks",
-                    "tool_use": "anthropic",
-                    "tool_call": "cohere",
-                    "reason_tool_calls": "xai",
+                    _COMPATIBLE: "tool_calls",
+                    "openai azure groq together fireworks": "function_call",
+                    "anthropic": "tool_use",
+                    "cohere": "tool_call",
+                    "xai": "reason_tool_calls",
                 },
             ),
             *_rows(
                 FinishMeaning.FILTERED,
                 Verdict.FILTERED,
                 {
-                    "content_filter": (
-                        "openai azure holysheep deepseek groq openrouter gemini cerebras local"
-                    ),
-                    "refusal": "anthropic",
-                    "safety": "gemini",
-                    "recitation": "gemini",
-                    "blocklist": "gemini",
-                    "prohibited_content": "gemini",
-                    "spii": "gemini",
-                    "language": "gemini",
-                    "other": "gemini",
-                    "image_safety": "gemini",
-                    "image_prohibited_content": "gemini",
-                    "image_recitation": "gemini",
-                    "image_other": "gemini",
-                    "no_image": "gemini",
-                    "escalation": "gemini",
-                    "jailbreak": "gemini",
-                    "model_armor": "gemini",
-                    "content_filtered": "bedrock",
-                    "guardrail_intervened": "bedrock",
-                    "error_toxic": "cohere",
-                    "sensitive": "zhipu",
+                    "openai azure holysheep deepseek groq openrouter gemini cerebras local": """
+                        content_filter
+                    """,
+                    "anthropic": "refusal",
+                    "gemini": """
+                        safety recitation blocklist prohibited_content spii language other
+                        image_safety image_prohibited_content image_recitation image_other
+                        no_image escalation jailbreak model_armor
+                    """,
+                    "bedrock": "content_filtered guardrail_intervened",
+                    "cohere": "error_toxic",
+                    "zhipu": "sensitive",
                 },
             ),
-            *_rows(FinishMeaning.FILTERED, Verdict.AUTH, {"pup_limited_disabled": "gemini"}),
+            *_rows(FinishMeaning.FILTERED, Verdict.AUTH, {"gemini": "pup_limited_disabled"}),
             *_rows(
-                FinishMeaning.SPOILT,
+                FinishMeaning.MALFORMED,
                 Verdict.BROKEN,
                 {
-                    "malformed_function_call": "gemini",
-                    "unexpected_tool_call": "gemini",
-                    "malformed_response": "gemini",
-                    "malformed_model_output": "bedrock",
-                    "malformed_tool_use": "bedrock",
+                    "gemini": """
+                        malformed_function_call unexpected_tool_call malformed_response
+                    """,
+                    "bedrock": "malformed_model_output malformed_tool_use",
                 },
             ),
-            *_rows(FinishMeaning.SPOILT, Verdict.INVALID, {"missing_thought_signature": "gemini"}),
             *_rows(
-                FinishMeaning.HALF,
-                Verdict.OVERLOADED,
-                {"insufficient_system_resource": "deepseek"},
+                FinishMeaning.MALFORMED, Verdict.INVALID, {"gemini": "missing_thought_signature"}
             ),
             *_rows(
-                FinishMeaning.HALF,
+                FinishMeaning.ABORTED,
+                Verdict.OVERLOADED,
+                {"deepseek": "insufficient_system_resource"},
+            ),
+            *_rows(
+                FinishMeaning.ABORTED,
                 Verdict.SERVER_ERROR,
                 {
-                    "abort": "local",  # vLLM, SGLang
-                    "cancelled": "local",
-                    "network_error": "zhipu",
-                    "reason_invalid": "xai",
-                    "user_cancel": "cohere",
+                    "local": "abort cancelled",
+                    "zhipu": "network_error",
+                    "xai": "reason_invalid",
+                    "cohere": "user_cancel",
                 },
             ),
-            *_rows(FinishMeaning.HALF, Verdict.TIMEOUT, {"timeout": "cohere"}),
+            *_rows(FinishMeaning.ABORTED, Verdict.TIMEOUT, {"cohere": "timeout"}),
             *_rows(
                 FinishMeaning.ERROR,
                 Verdict.SERVER_ERROR,
-                {"error": "openrouter mistral together fireworks local cohere"},
+                {"openrouter mistral together fireworks local cohere": "error"},
             ),
         )
     )
 )
-"""Every finish reason, stop reason and reason of an incomplete response that is known, by its name."""
+"""Every known finish reason, stop reason and reason of an incomplete response, by its name.
+
+`completed` and `incomplete` are the status of a response; `abort` comes from vLLM and SGLang.
+"""
 
 
 def reason_of(word: str) -> Reason | None:
-    """Find a finish reason by what a provider wrote, in whatever case; None if it is not listed.
+    """Find a finish reason by the word of a provider, in any case; None if it is not listed.
 
-    Gemini puts its own word behind that of chat completions: ``content_filter: PROHIBITED_CONTENT``. Its own word
-    says more; if that is new, the other one counts.
+    Gemini puts its own word after that of chat completions: ``content_filter: PROHIBITED_CONTENT``. Its own word counts,
+    or else the other one.
     """
     found = FINISH_REASONS.get(word)
     if found is not None:
@@ -194,7 +180,7 @@ def reason_of(word: str) -> Reason | None:
 
 
 def refused(words: Iterable[str | None], *, has_output: bool) -> Reason | None:
-    """Tell by the finish reasons of its choices why an answer is no success; None if it is one.
+    """Return the finish reason that makes an answer no success; None if it is one.
 
     Args:
         words: the finish reason of every choice.
@@ -204,8 +190,8 @@ def refused(words: Iterable[str | None], *, has_output: bool) -> Reason | None:
     for word in words:
         reason = reason_of(word) if word else None
         if reason is None or reason.verdict is Verdict.OK:
-            has_output = True  # to end like that is an answer, whatever came
-        elif reason.meaning in _NEVER:
+            has_output = True  # that is an answer, whatever its content
+        elif reason.meaning in _NEVER_SUCCESS:
             return reason
         else:
             empty = empty or reason

@@ -35,7 +35,7 @@ _decode = msgspec.json.Decoder(_Message).decode
 
 
 def read_message(body: bytes, request_id: str | None, _: int | None) -> ParsedResponse:
-    """Read the body of a success; raise what msgspec does."""
+    """Read the body of a success; raise what msgspec raises."""
     answer = _decode(body)
     if answer.is_error():
         return broken(ERROR_INSIDE, request_id)
@@ -58,10 +58,10 @@ def read_message(body: bytes, request_id: str | None, _: int | None) -> ParsedRe
 
 
 # ---------------------------------------------------------------- streamed messages
-# `message_start` brings the message without its content; each block of it begins with
+# `message_start` has the message without its content; each block begins with
 # `content_block_start`, grows by `content_block_delta` and ends with `content_block_stop`;
-# `message_delta` says why the message ended, and `message_stop` that this was all. `ping` and
-# events of kinds that are not known here say nothing.
+# `message_delta` has the stop reason, and `message_stop` ends the stream. `ping` and unknown events
+# are ignored.
 
 END = "message_stop"
 _INPUT = "partial_json"
@@ -69,49 +69,49 @@ _OWN = frozenset({"type", "delta", "usage"})
 
 
 class MessagesWatcher:
-    """What tells how the stream goes: begun, output, usage, why it stopped, and its end."""
+    """Watches the stream: begun, output, usage, stop reason, end."""
 
     def __init__(self, _: int = 1) -> None:
         self.has_output = False
         self.ended = False
         self._usage: dict[str, Any] = {}
-        self._is_counted = False  # to the end
+        self._has_final_usage = False
         self.finish_reason: str | None = None
         self._begun = False
 
     @property
     def usage(self) -> dict[str, Any]:
-        """What was counted; nothing where the answer was not: its beginning counts no more than that."""
-        return self._usage if self._is_counted else {}
+        """The usage; empty until the output is counted, since the first event counts only the input."""
+        return self._usage if self._has_final_usage else {}
 
     @staticmethod
     def quiet(block: bytes) -> bool:
-        """Whether whole events can be nothing but content, or pings."""
+        """Whether whole events can only be content, or pings."""
         return not (  # `find` takes half the time of `in`
             block.find(b"message_") >= 0 or block.find(b"error") >= 0 or block.find(b"[DONE]") >= 0
         )
 
-    def add(self, said: dict[str, Any]) -> None:
+    def add(self, data: dict[str, Any]) -> None:
         """Take the data of one event; raise MalformedChunkError."""
-        kind = said.get("type")
+        kind = data.get("type")
         if kind == "message_start":
-            self._begin(expect_object(said.get("message")))
+            self._begin(expect_object(data.get("message")))
         elif kind in {"content_block_start", "content_block_delta"}:
             field = "content_block" if kind == "content_block_start" else "delta"
             self._require_begun()
-            self.has_output = brings_output(expect_object(said.get(field))) or self.has_output
+            self.has_output = brings_output(expect_object(data.get(field))) or self.has_output
         elif kind == "message_delta":
             self._require_begun()
-            reason = expect_finish_reason(expect_object(said.get("delta") or {}).get("stop_reason"))
+            reason = expect_finish_reason(expect_object(data.get("delta") or {}).get("stop_reason"))
             self.finish_reason = reason or self.finish_reason
-            self._count(said)
-            counted = expect_object(said.get("usage") or {}).get("output_tokens")
-            self._is_counted = self._is_counted or counted is not None
+            self._count(data)
+            counted = expect_object(data.get("usage") or {}).get("output_tokens")
+            self._has_final_usage = self._has_final_usage or counted is not None
         elif kind == END:
             self.ended = True
 
-    def usage_in(self, said: dict[str, Any]) -> Any:  # noqa: ARG002 - the same for every format
-        """Find the usage in an event; here it is in none that is quiet."""
+    def usage_in(self, data: dict[str, Any]) -> Any:  # noqa: ARG002 - the same for every format
+        """Find the usage in a quiet event; here none has it."""
         return None
 
     @property
@@ -119,8 +119,8 @@ class MessagesWatcher:
         """Why it ended."""
         return [self.finish_reason]
 
-    def wrong(self, *, done: bool = False) -> str | None:  # noqa: ARG002 - the format has an end of its own
-        """Tell what is missing if nothing more comes."""
+    def missing(self, *, done: bool = False) -> str | None:  # noqa: ARG002 - the format has its own end
+        """Return what is missing if nothing more comes."""
         if not self._begun:
             return "stream ended without message_start"
         if not self.finish_reason:
@@ -137,14 +137,14 @@ class MessagesWatcher:
         if not self._begun:
             raise MalformedChunkError
 
-    def _count(self, said: dict[str, Any]) -> None:
-        """Take what is counted: the later number is of the whole, the earlier one stays where none comes."""
-        counts = expect_object(said.get("usage") or {})
+    def _count(self, data: dict[str, Any]) -> None:
+        """Take the counts: a later one replaces an earlier one."""
+        counts = expect_object(data.get("usage") or {})
         self._usage |= {name: count for name, count in counts.items() if count is not None}
 
 
 class MessageAssembly(WatchedAssembly):
-    """The message itself, put together; `result` is what the same call would have got unstreamed."""
+    """Assembles the message; `result` is the body of the same answer without streaming."""
 
     def __init__(self, _: int = 1) -> None:
         self._watcher: MessagesWatcher = MessagesWatcher()
@@ -152,38 +152,38 @@ class MessageAssembly(WatchedAssembly):
         self._end: dict[str, Any] = {}
         self._blocks: dict[int, list[_StreamedBlock]] = {}
 
-    def add(self, said: dict[str, Any]) -> None:
+    def add(self, data: dict[str, Any]) -> None:
         """Take the data of one event; raise MalformedChunkError."""
-        self._watcher.add(said)
-        kind = said.get("type")
+        self._watcher.add(data)
+        kind = data.get("type")
         if kind == "message_start":
-            self._message = said["message"]
+            self._message = data["message"]
         elif kind == "content_block_start":
-            self._start(expect_index(said.get("index")), said["content_block"])
+            self._start(expect_index(data.get("index")), data["content_block"])
         elif kind == "content_block_delta":
-            blocks = self._blocks.get(expect_index(said.get("index")))
+            blocks = self._blocks.get(expect_index(data.get("index")))
             if not blocks:
                 raise MalformedChunkError
-            blocks[-1].add(said["delta"])
+            blocks[-1].add(data["delta"])
         elif kind == "message_delta":
-            beside = {name: value for name, value in said.items() if name not in _OWN}
-            self._end |= beside | (said.get("delta") or {})
+            beside = {name: value for name, value in data.items() if name not in _OWN}
+            self._end |= beside | (data.get("delta") or {})
 
     def _start(self, index: int, start: dict[str, Any]) -> None:
-        """Begin a block. Ollama gives one index to several: what has grown, or is another thing, is another block."""
+        """Begin a block. Ollama gives one index to several: one that has grown, or differs, is another block."""
         blocks = self._blocks.setdefault(index, [])
         if not (blocks and blocks[-1].is_begun_by(start)):
             blocks.append(_StreamedBlock(start))
 
     def result(self) -> dict[str, Any]:
-        """Give the message as its unstreamed body would be."""
+        """Return the body of the same answer without streaming."""
         blocks = (block for index in sorted(self._blocks) for block in self._blocks[index])
         content = [block.result() for block in blocks]
         return self._message | {"content": content} | self._end | {"usage": self._watcher.usage}
 
 
 class _StreamedBlock:
-    """One block of content. The input of a tool comes as pieces of JSON text."""
+    """One block of content. The input of a tool comes as fragments of JSON text."""
 
     def __init__(self, start: dict[str, Any]) -> None:
         self._pieces = JsonAccumulator()
@@ -192,7 +192,7 @@ class _StreamedBlock:
         self._start: dict[str, Any] | None = start
 
     def is_begun_by(self, start: dict[str, Any]) -> bool:
-        """Whether this is the block that begins like that, and nothing has been added to it yet."""
+        """Whether this block begins like that, and nothing was added to it yet."""
         return self._start == start
 
     def add(self, delta: dict[str, Any]) -> None:
@@ -213,10 +213,7 @@ class _StreamedBlock:
 
 
 def _parsed(text: str) -> Any:
-    """Parse the input of a tool.
-
-    One that a model left unfinished, or got wrong, is kept as Anthropic's documentation has it.
-    """
+    """Parse the input of a tool; invalid JSON is kept in the form of Anthropic's documentation."""
     try:
         return msgspec.json.decode(text)
     except UNREADABLE:

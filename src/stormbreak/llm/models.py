@@ -1,7 +1,6 @@
-"""What goes into the provider semantics, and what comes out.
+"""The values of this package: an `HttpResponse` goes in, a `ParsedResponse` comes out.
 
-An `HttpResponse` is everything a server said; a `ParsedResponse` is what it means. Neither holds more than the one
-answer, and nothing here reads a clock: the time of receipt is part of the input.
+Nothing here reads a clock: the time of receipt is part of the input.
 """
 
 from collections.abc import Mapping
@@ -45,21 +44,21 @@ OPERATIONS: Mapping[Shape, str] = MappingProxyType(
         Shape.MESSAGES: "chat",
     }
 )
-"""What is asked for, in the words of OpenTelemetry (gen_ai.operation.name); of other shapes it is not known."""
+"""The operation in the words of OpenTelemetry (gen_ai.operation.name), where it is known."""
 
 FREE = ("/moderations", "/messages/count_tokens", "/responses/input_tokens")
-"""Endpoints that cost nothing, and have no answer of a model."""
+"""Endpoints that cost nothing, since no model answers."""
 
-_ENDPOINTS = 64  # are remembered; hardly anybody uses more than three
+_ENDPOINTS = 64  # that are remembered; few users have more than three
 BOM = b"\xef\xbb\xbf"
-"""A byte order mark, which some servers write before JSON, and decoders refuse."""
+"""A byte order mark, which some servers write before JSON, and decoders reject."""
 
-_NOT_ANTHROPIC = "/threads/"  # the messages of a thread are objects of OpenAI's
+_NOT_ANTHROPIC = "/threads/"  # the messages of a thread are OpenAI objects
 
 
 @lru_cache(maxsize=_ENDPOINTS)
 def endpoint_of(endpoint: str) -> Shape:
-    """Tell the shape from the end of a path or URL; an endpoint nobody knows answers any JSON object."""
+    """Return the shape by the end of a path or URL; an unknown endpoint returns any JSON object."""
     path = path_of(endpoint)
     if _NOT_ANTHROPIC in path:
         return Shape.JSON
@@ -67,21 +66,21 @@ def endpoint_of(endpoint: str) -> Shape:
 
 
 def without_mark(body: bytes) -> bytes:
-    """JSON without the byte order mark in front of it; anything else as it is."""
+    """Return JSON without its byte order mark; anything else as it is."""
     if not body.startswith(BOM) or not body[len(BOM) :].lstrip().startswith((b"{", b"[")):
         return body
     return body[len(BOM) :]
 
 
 def path_of(endpoint: str) -> str:
-    """The path of an endpoint, with one slash in front and none behind."""
+    """Return the path of an endpoint, with one slash before and none after it."""
     return "/" + endpoint.partition("?")[0].strip("/")
 
 
 class HttpResponse(NamedTuple):
     """One HTTP response. Header names are lower-case; `received_at` is in unix epoch seconds.
 
-    Of headers that came several times, `repeated` has all values, and `headers` what one of them comes to.
+    `repeated` has all values of headers that came several times, `headers` one of them.
     """
 
     status: int
@@ -92,24 +91,24 @@ class HttpResponse(NamedTuple):
 
     @property
     def succeeded(self) -> bool:
-        """Whether its status says so; no other answer needs its body to be known for what it is."""
+        """Whether the status is 2xx."""
         return 200 <= self.status <= 299
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Be picklable whatever the headers are kept in."""
+        """Be picklable with any mapping of headers."""
         repeated = dict(self.repeated)
         return type(self), (*self._replace(headers=dict(self.headers), repeated=repeated),)
 
     def __repr__(self) -> str:
-        return f"HttpAnswer({self.status}, {len(self.body)} bytes)"
+        return f"HttpResponse({self.status}, {len(self.body)} bytes)"
 
 
 class ParsedResponse(NamedTuple):
     """What an answer means.
 
-    `code` and `request_id` are identifiers of the provider's, or None: never free text. `detail` is in our
-    own words; of a success it says what is odd about it. `text` and `finish_reason` are those of the first choice. `retry_after` is in seconds, and
-    only where waiting may help.
+    `code` and `request_id` are identifiers of the provider, never free text. `detail` is in our own words; of a success
+    it says what is unusual. `text` and `finish_reason` are those of the first choice. `retry_after` is in seconds, and
+    set only if waiting may help.
     """
 
     verdict: Verdict
@@ -120,8 +119,8 @@ class ParsedResponse(NamedTuple):
     usage: Usage = NO_USAGE
     finish_reason: str | None = None
     request_id: str | None = None
-    maybe_processed: bool = False  # the work may have been done, and billed, without reaching us
-    forbidden: bool = False  # the server says that it must not be sent again
+    maybe_processed: bool = False  # the work may have been done, and billed
+    forbidden: bool = False  # the server forbids a retry
 
     def __repr__(self) -> str:
-        return f"Reading({self.verdict}, code={self.code!r}, detail={self.detail!r})"
+        return f"ParsedResponse({self.verdict}, code={self.code!r}, detail={self.detail!r})"

@@ -1,10 +1,10 @@
-"""What the bodies of all successes have in common, whatever endpoint they are of."""
+"""What the bodies of all successes have in common, whatever the endpoint."""
 
 from typing import Any
 
 import msgspec
 
-from stormbreak.llm.error_body import error_next_to_result, speaks
+from stormbreak.llm.error_body import error_next_to_result, is_error_value
 from stormbreak.llm.finish_reasons import FinishMeaning, Reason
 from stormbreak.llm.models import ParsedResponse
 from stormbreak.llm.tokens import usage_of
@@ -26,7 +26,7 @@ class SuccessBody(msgspec.Struct):
     def is_error(self) -> bool:
         """Whether it is an error, or has one beside the answer."""
         named = self.object == "error" or self.type == "error"
-        if named or (self.error and speaks(self.error)):
+        if named or (self.error and is_error_value(self.error)):
             return True
         if self.x_groq is None and self.base_resp is None:
             return False
@@ -36,14 +36,14 @@ class SuccessBody(msgspec.Struct):
 
 
 def broken(detail: str, request_id: str | None) -> ParsedResponse:
-    """Say that an answer is none; `detail` is in our own words."""
+    """Return that an answer is not usable; `detail` is in our own words."""
     return ParsedResponse(
         Verdict.BROKEN, detail=detail, request_id=request_id, maybe_processed=True
     )
 
 
 def refused_by(reason: Reason, usage: object, request_id: str | None) -> ParsedResponse:
-    """Say that an answer is none by its finish reason; it was billed all the same."""
+    """Return that an answer is not usable by its finish reason; it was billed all the same."""
     if reason.meaning is FinishMeaning.ERROR:
         return broken(ERROR_INSIDE, request_id)
     return ParsedResponse(

@@ -1,4 +1,4 @@
-"""The providers that are known by name, and the headers in which an API expects its key."""
+"""The known providers, and the headers in which an API expects its key."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -10,7 +10,7 @@ from stormbreak.llm.models import Shape
 
 
 class KnownProvider(NamedTuple):
-    """Where a provider is, and which environment variable holds its key (None: it needs no key)."""
+    """The address of a provider, and the environment variable with its key (None: it needs no key)."""
 
     name: str
     base_url: str
@@ -46,7 +46,7 @@ PRESETS: Mapping[str, KnownProvider] = MappingProxyType(
 
 
 def preset(name: str) -> KnownProvider:
-    """Find a provider by name; raise ConfigurationError with the names that are known."""
+    """Find a provider by name; raise ConfigurationError with the known names."""
     known = PRESETS.get(name)
     if known is None:
         raise ConfigurationError(
@@ -56,9 +56,9 @@ def preset(name: str) -> KnownProvider:
 
 
 # ---------------------------------------------------------------- key headers
-# In which header an API expects its key, and what else it requires. A host that is known decides.
-# Of all others, what is asked for does: the header is `Authorization`, except that a message of
-# Anthropic's API goes with `x-api-key` as well, since the many that speak that API do not agree.
+# In which header an API expects its key, and what else it requires. A known host decides; for all
+# others the shape does: the header is `Authorization`, and for Anthropic's Messages API `x-api-key`
+# as well, since its many implementations do not agree.
 # vLLM and Ollama read `Authorization` alone (vllm#51572, ollama#16922), proxies to Anthropic
 # `x-api-key` alone, gateways either. Anthropic itself is reported to refuse both together
 # (moeru-ai/airi#2098), and so a key of its own kind goes in `x-api-key` alone, wherever it goes.
@@ -73,7 +73,7 @@ ANTHROPIC_KEY = "sk-ant-"
 
 
 def key_headers(host: str, api_key: str | None, shape: Shape) -> dict[str, str]:
-    """Write the headers with which `host` (in lower case) is asked for an answer of this shape."""
+    """Return the headers of a request for this shape to `host` (in lower case)."""
     headers = dict(VERSION) if _is_anthropic(host, shape) or shape is Shape.MESSAGES else {}
     if api_key is not None:
         for name in _names(host, api_key, shape):
@@ -91,5 +91,5 @@ def _names(host: str, api_key: str, shape: Shape) -> tuple[str, ...]:
 
 
 def _is_anthropic(host: str, shape: Shape) -> bool:
-    """Whether it is Anthropic's own API; its chat completions are asked for as OpenAI's are."""
+    """Whether it is Anthropic's own API; its chat completions work as OpenAI's do."""
     return host == ANTHROPIC and shape is not Shape.CHAT

@@ -1,20 +1,20 @@
-"""What the headers of an answer say of rate limits: every dialect in one table, one structure out of it.
+"""Rate-limit headers: every dialect in one table, read into one structure.
 
-| who | names | reset |
+| provider | names | reset |
 |---|---|---|
 | OpenAI, Groq, Azure, Together, ... | `x-ratelimit-{limit,remaining,reset}-{requests,tokens}` | `6m0s`, `12ms`; Azure: seconds |
-| OpenAI | also `-tokens_usage_based` behind `x-ratelimit-{limit,remaining,reset}` | the same |
-| Cerebras | the same, with `-minute`, `-hour` or `-day` behind | seconds |
+| OpenAI | also `x-ratelimit-{limit,remaining,reset}-tokens_usage_based` | the same |
+| Cerebras | the same, followed by `-minute`, `-hour` or `-day` | seconds |
 | Mistral | `x-ratelimit-{limit,remaining}-{req,tokens}-minute` | none: a minute |
 | Anthropic | `anthropic-ratelimit-{requests,tokens,input-tokens,output-tokens}-{limit,remaining,reset}` | RFC 3339 |
 | OpenRouter, gateways | `x-ratelimit-{limit,remaining,reset}` | seconds, or a point in time, also in ms |
 | IETF draft -06 | `ratelimit-{limit,remaining,reset}` | seconds |
 | IETF draft -11 | `ratelimit`, `ratelimit-policy` | `t`, seconds |
 
-A limit of zero or less is what some servers say when they do not know (-1), and so is a negative remainder:
-nothing is taken from it. Garbage is as good as nothing said. Of several limits of one thing (per minute and per day, of
-input, of output and of their sum) the one of which the smallest share remains is told. Output is the exception: beside a sum
-its limit is told only where nothing of it remains, since what a call reserves is mostly input. No input raises.
+A limit of zero or less, or a negative remainder, means that the server does not know it (-1): it is ignored, as garbage
+is. Of several limits of one thing (per minute and per day, of input, of output and of their sum) the one with the
+smallest share left is returned. Output is the exception: beside a sum its limit counts only when it is used up, since a
+call reserves mostly input. No input raises.
 """
 
 import re
@@ -39,7 +39,7 @@ class _Dialect(NamedTuple):
     tokens: bool  # else requests
     window: float | None = None
     flows: bool = True
-    whole: str | None = None  # a header of the sum: beside it, this counts only where it is used up
+    whole: str | None = None  # a header of the sum: beside it, this counts only when it is used up
 
 
 def _dialects() -> Iterator[_Dialect]:
@@ -60,42 +60,44 @@ def _dialects() -> Iterator[_Dialect]:
 _BY_REMAINING: Mapping[str, _Dialect] = MappingProxyType(
     {dialect.names.format("remaining"): dialect for dialect in _dialects()}
 )
-"""Without a remainder the others say nothing that could be acted on."""
+"""Without a remainder the other headers are of no use."""
 
 _PARTS = frozenset(f"anthropic-ratelimit-{part}-tokens-remaining" for part in ("input", "output"))
 
 
 def parse_rate_limits(headers: Mapping[str, str], received_at: float) -> RateLimits | None:
-    """Read what the headers (by lower-case name) say of limits; None if they say nothing.
+    """Read the limits in the headers (by lower-case name); None if there are none.
 
     `received_at` is unix epoch seconds; the answer's own `Date` goes before it.
     """
     requests: RateLimitStatus | None = None
     tokens: RateLimitStatus | None = None
-    for is_tokens, said in _said(headers, received_at):
+    for is_tokens, status in _statuses(headers, received_at):
         if is_tokens:
-            tokens = _narrower(tokens, said)
+            tokens = _narrower(tokens, status)
         else:
-            requests = _narrower(requests, said)
+            requests = _narrower(requests, status)
     return None if requests is None and tokens is None else RateLimits(requests, tokens)
 
 
-def _said(headers: Mapping[str, str], received_at: float) -> Iterator[tuple[bool, RateLimitStatus]]:
+def _statuses(
+    headers: Mapping[str, str], received_at: float
+) -> Iterator[tuple[bool, RateLimitStatus]]:
     now: float | None = None
     for name in sorted(
         headers, key=_PARTS.__contains__
-    ):  # behind the sum, which counts where both are as tight
+    ):  # after the sum, which counts where both are as tight
         if "ratelimit" not in name:
             continue
         if now is None:
             now = parse_server_date(headers, received_at)
         dialect = _BY_REMAINING.get(name)
         if dialect is not None:
-            said = _rate_limit(headers, dialect, now)
-            if said is not None and not (said.remaining and dialect.whole in headers):
-                yield dialect.tokens, said
+            status = _rate_limit(headers, dialect, now)
+            if status is not None and not (status.remaining and dialect.whole in headers):
+                yield dialect.tokens, status
         elif name == "ratelimit":
-            yield from ((False, said) for said in _ietf(headers))
+            yield from ((False, status) for status in _ietf(headers))
 
 
 def _rate_limit(
@@ -132,9 +134,9 @@ def _narrower(one: RateLimitStatus | None, other: RateLimitStatus) -> RateLimitS
     return other if one is None or _share(other) < _share(one) else one
 
 
-def _share(said: RateLimitStatus) -> float:
-    assert said.remaining is not None
-    return said.remaining / said.limit if said.limit else float(said.remaining > 0)
+def _share(status: RateLimitStatus) -> float:
+    assert status.remaining is not None
+    return status.remaining / status.limit if status.limit else float(status.remaining > 0)
 
 
 def _count(text: str) -> float | None:
@@ -147,5 +149,5 @@ def _float(text: str | None) -> float | None:
 
 
 def _not_negative(seconds: float | None) -> float | None:
-    """A reset that has just passed is now; one beyond all numbers is none."""
+    """A reset that has passed is now; an infinite one is none."""
     return None if seconds is None or not seconds < _SANE else max(0.0, seconds)

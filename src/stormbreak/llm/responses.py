@@ -1,8 +1,8 @@
 """The Responses API: read a complete answer; assemble or watch a streamed one.
 
-`completed` and `incomplete` are answers, the second one with the reason why it ended early. One that is not
-finished yet, or was cancelled, answers a call for the background: it cannot be followed here, and to ask for it
-again would begin, and bill, another one.
+`completed` and `incomplete` are answers; the second has the reason why it ended early. A response that is not finished
+yet, or was cancelled, belongs to a background call: it is not followed here, and another attempt would start, and bill,
+another one.
 """
 
 import re
@@ -47,7 +47,7 @@ _decode = msgspec.json.Decoder(_Response).decode
 
 
 def read_response(body: bytes, request_id: str | None, _: int | None) -> ParsedResponse:
-    """Read the body of a success; raise what msgspec does."""
+    """Read the body of a success; raise what msgspec raises."""
     answer = _decode(body)
     if answer.is_error() or answer.status == "failed":
         return broken(ERROR_INSIDE, request_id)
@@ -77,7 +77,7 @@ def _reason(answer: _Response) -> str | None:
 
 
 def _brings(item: _Item) -> bool:
-    """Whether an item is more than a message with nothing in it."""
+    """Whether an item is more than an empty message."""
     parts = item.content if isinstance(item.content, list) else []
     return item.type != "message" or any(
         part.get("text") or part.get("refusal") for part in parts if isinstance(part, dict)
@@ -85,7 +85,7 @@ def _brings(item: _Item) -> bool:
 
 
 def _text_of(item: _Item) -> str:
-    """Join the text of a message; other items (reasoning, calls) have none that is the answer."""
+    """Join the text of a message; other items (reasoning, calls) have no answer text."""
     parts = item.content if item.type == "message" and isinstance(item.content, list) else []
     texts = (
         part.get("text")
@@ -97,27 +97,27 @@ def _text_of(item: _Item) -> str:
 
 # ---------------------------------------------------------------- streamed responses
 # The last event carries the whole response. `response.completed` and `response.incomplete` end a
-# stream, `response.failed` fails it. What comes before is for those who show it as it comes; the
-# first delta is the first output, not `response.created`.
+# stream, `response.failed` fails it. The events before are for display; the first delta is the
+# first output, not `response.created`.
 
 ENDS = {"response.completed": "completed", "response.incomplete": "incomplete"}
 _FAILED = "response.failed"
-_LASTS = (*ENDS, _FAILED)
+_LAST_EVENTS = (*ENDS, _FAILED)
 TEXT = "response.output_text.delta"
 _ITEM = "response.output_item.done"
-_TELLS = re.compile(rb"response\.(?:created|completed|incomplete|failed)")
+_NOT_QUIET = re.compile(rb"response\.(?:created|completed|incomplete|failed)")
 
 
-def error_in_event(said: object, *, is_error: bool) -> ProviderError | None:
-    """Find the error in an event, also the one inside a response that failed, or says that it has not."""
-    if isinstance(said, dict) and said.get("type") in _LASTS:
-        found = find_error(said.get("response"), is_error=False)
-        return found or (ProviderError() if said["type"] == _FAILED else None)
-    return find_error(said, is_error=is_error)
+def error_in_event(data: object, *, is_error: bool) -> ProviderError | None:
+    """Find the error in an event, or inside a response, whatever its status."""
+    if isinstance(data, dict) and data.get("type") in _LAST_EVENTS:
+        found = find_error(data.get("response"), is_error=False)
+        return found or (ProviderError() if data["type"] == _FAILED else None)
+    return find_error(data, is_error=is_error)
 
 
 class ResponsesWatcher:
-    """What tells how the stream goes: output, and the response that ends it."""
+    """Watches the stream: output, and the response that ends it."""
 
     def __init__(self, _: int = 1) -> None:
         self.has_output = False
@@ -133,27 +133,27 @@ class ResponsesWatcher:
 
     @staticmethod
     def quiet(block: bytes) -> bool:
-        """Whether whole events can be nothing but output."""
+        """Whether whole events can only be output."""
         return not (  # `find` takes half the time of `in`
-            block.find(b"error") >= 0 or block.find(b"[DONE]") >= 0 or _TELLS.search(block)
+            block.find(b"error") >= 0 or block.find(b"[DONE]") >= 0 or _NOT_QUIET.search(block)
         )
 
-    def add(self, said: dict[str, Any]) -> None:
+    def add(self, data: dict[str, Any]) -> None:
         """Take the data of one event; raise MalformedChunkError."""
-        kind = said.get("type")
+        kind = data.get("type")
         if not isinstance(kind, str):
             raise MalformedChunkError
         if kind in ENDS:
-            self._end(expect_object(said.get("response")), ENDS[kind])
+            self._end(expect_object(data.get("response")), ENDS[kind])
         elif kind == "response.created":
             if self._begun:  # two streams in one
                 raise MalformedChunkError
             self._begun = True
-        elif kind == _ITEM or (kind.endswith(".delta") and said.get("delta")):
+        elif kind == _ITEM or (kind.endswith(".delta") and data.get("delta")):
             self.has_output = True
 
-    def usage_in(self, said: dict[str, Any]) -> Any:  # noqa: ARG002 - the same for every format
-        """Find the usage in an event; here it is in none that is quiet."""
+    def usage_in(self, data: dict[str, Any]) -> Any:  # noqa: ARG002 - the same for every format
+        """Find the usage in a quiet event; here none has it."""
         return None
 
     @property
@@ -161,8 +161,8 @@ class ResponsesWatcher:
         """Why it ended."""
         return [self.finish_reason]
 
-    def wrong(self, *, done: bool = False) -> str | None:  # noqa: ARG002 - the format has an end of its own
-        """Tell what is missing if nothing more comes."""
+    def missing(self, *, done: bool = False) -> str | None:  # noqa: ARG002 - the format has its own end
+        """Return what is missing if nothing more comes."""
         if self.response is None:
             return "stream ended without response.completed"
         bare = self.response["output"] is None and not self.has_output
@@ -182,7 +182,7 @@ class ResponsesWatcher:
 class ResponseAssembly(WatchedAssembly):
     """The response itself.
 
-    Some servers leave its `output` empty at the end, or out: then it is the items that came, or else the text.
+    Some servers leave its `output` empty at the end, or out: then the items before count, or else the text.
     """
 
     def __init__(self, _: int = 1) -> None:
@@ -190,17 +190,17 @@ class ResponseAssembly(WatchedAssembly):
         self._items: dict[int, Any] = {}
         self._texts: list[str] = []
 
-    def add(self, said: dict[str, Any]) -> None:
+    def add(self, data: dict[str, Any]) -> None:
         """Take the data of one event; raise MalformedChunkError."""
-        self._watcher.add(said)
-        kind = said["type"]
-        if kind == _ITEM and said.get("item") is not None:
-            self._items[expect_index(said.get("output_index"), len(self._items))] = said["item"]
-        elif kind == TEXT and isinstance(said.get("delta"), str):
-            self._texts.append(said["delta"])
+        self._watcher.add(data)
+        kind = data["type"]
+        if kind == _ITEM and data.get("item") is not None:
+            self._items[expect_index(data.get("output_index"), len(self._items))] = data["item"]
+        elif kind == TEXT and isinstance(data.get("delta"), str):
+            self._texts.append(data["delta"])
 
     def result(self) -> dict[str, Any]:
-        """Give the response as its unstreamed body would be."""
+        """Return the body of the same answer without streaming."""
         response = self._watcher.response
         assert response is not None
         items = [self._items[index] for index in sorted(self._items)]

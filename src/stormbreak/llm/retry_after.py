@@ -1,14 +1,13 @@
-"""How long the server asked us to wait: `Retry-After` in all its forms, reset headers, the body's hint.
+"""How long the server asks us to wait: `Retry-After` in all its forms, reset headers, the hint in the body.
 
-In this order: `retry-after-ms`, `x-ms-retry-after-ms`, `x-amz-retry-after` (milliseconds), `retry-after`, the hint of the body, and, on a 429
-alone, the reset of a limit of which nothing remains. The first that can be read decides. Resets come last
-since they tell when a limit is full again, which is later than when the next call fits.
+Sources, in this order: `retry-after-ms`, `x-ms-retry-after-ms`, `x-amz-retry-after` (milliseconds), `retry-after`, the hint of the body, and, on a 429
+alone, the reset of a limit that is used up. The first that can be read decides. Resets come last, since they say when a
+limit is full again, which is later than when the next call fits.
 
-A wait that is zero, negative, in the past or garbage is no wait: None, and the caller backs off by itself.
-Dates are compared with the answer's own `Date`, so that a clock that is wrong on either side does no harm.
-Some servers write a point in time where a span belongs (`Retry-After: 1795557602`): a bare number that makes a
-time within 30 days of now, in seconds or milliseconds, is read as one. Read as a span it would be too long to
-wait for in any case.
+A wait that is zero, negative, in the past or garbage is None: the caller backs off by itself. Dates are compared with
+the response's own `Date`, so that a wrong clock on either side does no harm. Some servers write a point in time instead
+of a span (`Retry-After: 1795557602`): a bare number that is a time within 30 days of now, in seconds or milliseconds, is
+read as one. As a span it would be too long to wait for anyway.
 """
 
 import re
@@ -17,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from stormbreak.llm.time_formats import duration, number, parse_http_date, rfc3339, wait
 
 # ---------------------------------------------------------------- reset times
-# When a limit is whole again, as seconds from now, in every form that servers write: `1s`, `6m0s`,
+# When a limit is full again, in seconds from now, in every form that servers write: `1s`, `6m0s`,
 # `2m59.56s`, `12ms`, `1d2h`; `30`, `8.64`; `2026-11-24T22:00:30Z`; a point in time in seconds or in
 # milliseconds since 1970. A bare number of 30 days or more is a point in time, not a span.
 
@@ -52,7 +51,7 @@ _IETF_ITEM = re.compile(r";\s*([rt])=(\d{1,18})(?![\d.])", re.ASCII)
 def retry_after(
     headers: Mapping[str, str], *, status: int, received_at: float, hint: float | None = None
 ) -> float | None:
-    """Find the seconds to wait after an answer that failed; None where the server named no time.
+    """Return the seconds to wait after a failure; None if the server named no time.
 
     Args:
         headers: by lower-case name.
@@ -89,7 +88,7 @@ def _named(headers: Mapping[str, str], received_at: float) -> float | None:
 
 
 def _span(written: float, per_second: int, now: float) -> float:
-    """Read a bare number as a span, or as a point in time where that is near."""
+    """Read a bare number as a span, or as a point in time if that is near."""
     if written >= EPOCH_FROM:
         for at in (written, written / 1000):
             if abs(at - now) <= _NEAR:
@@ -98,7 +97,7 @@ def _span(written: float, per_second: int, now: float) -> float:
 
 
 def parse_server_date(headers: Mapping[str, str], received_at: float) -> float:
-    """Tell the time by the server's clock, or else by ours."""
+    """Return the time by the server's clock, or else by ours."""
     date = parse_http_date(headers.get("date", "").strip(), received_at)
     return received_at if date is None else date
 

@@ -1,9 +1,9 @@
-"""Server-sent events out of bytes that come in any pieces (WHATWG HTML, 9.2).
+"""Server-sent events from chunks of bytes of any size (WHATWG HTML, 9.2).
 
-Lines end with LF, CR or CRLF, also when CR and LF arrive apart; comments are skipped; the `data` lines of an event
-are joined with LF. Two differences from browsers: all that is invisible before the first line is skipped, not only one
-byte order mark; and an event that the end of the stream left without its blank line is still handed out, for whoever
-reads it to judge, while one that ends before its data is remembered as `cut`.
+Lines end with LF, CR or CRLF, also when CR and LF arrive apart; comments are skipped; the `data` lines of an event are
+joined with LF. Two differences from browsers: all invisible bytes before the first line are skipped, not only one byte
+order mark; and an event without a blank line at the end of the stream is still yielded, while one without data sets
+`cut`.
 """
 
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ class Event(NamedTuple):
 
 
 class LineTooLongError(Exception):
-    """A line goes beyond LINE_LIMIT."""
+    """A line is longer than LINE_LIMIT."""
 
 
 class EventReader:
@@ -44,7 +44,7 @@ class EventReader:
 
     @property
     def is_open(self) -> bool:
-        """Whether an event has begun that has not ended. A comment is no part of one, whole or not."""
+        """Whether an event has begun and not ended. Comments do not count."""
         begun = self._pending and not self._pending.startswith(b":")
         return bool(begun or self._in_event or self._after_cr or self._data)
 
@@ -114,7 +114,7 @@ class EventReader:
 
 
 def _is_one(chunk: bytes) -> bool:
-    """Whether it is one event with one line of data, as nearly all pieces of nearly all streams are."""
+    """Whether it is one event with one line of data, as most chunks are."""
     return (
         chunk.startswith(b"data: ")
         and chunk.endswith(b"\n\n")

@@ -4,15 +4,15 @@ from typing import Any, Protocol
 
 # ---------------------------------------------------------------- JSON in pieces
 # Text is joined, a list is extended, an object grows field by field; a number or a boolean replaces
-# the one before, unless it is 0 or false; null says nothing. Where kinds clash, an empty text, list
-# or object gives way, and anything else is refused: nothing that a provider sent may get lost in
-# silence. Three exceptions:
+# the one before, unless it is 0 or false; null is ignored. Where kinds differ, an empty text, list or
+# object is replaced, and anything else is an error: nothing that a provider sent may get lost
+# silently. Three exceptions:
 #
 # - `id`, `type` and `role` are never joined: they never come in pieces, and providers repeat them;
-# - a `name` that repeats what is there already is a repetition, not a piece;
+# - a `name` that repeats the one before is a repetition, not a piece;
 # - `content` may change between text and a list of parts: the text becomes a part of its own.
 
-SAID = frozenset({"id", "type", "role"})
+NEVER_JOINED = frozenset({"id", "type", "role"})
 _MIXED = {str, list}
 
 
@@ -35,7 +35,7 @@ class JsonAccumulator:
         return bool(self._fields)
 
     def add(self, delta: dict[str, Any]) -> bool:
-        """Take a delta and tell whether it brought anything; raise MalformedChunkError if kinds clash."""
+        """Take a delta and return whether it has content; raise MalformedChunkError if kinds differ."""
         grew = False
         for name, piece in delta.items():
             field = self._fields.get(name)
@@ -45,7 +45,7 @@ class JsonAccumulator:
         return grew
 
     def result(self) -> dict[str, Any]:
-        """Give the object so far."""
+        """Return the object so far."""
         return {name: field.result() for name, field in self._fields.items()}
 
 
@@ -57,7 +57,7 @@ class _Field:
         self._joins = joins
         self._kind: type = type(None)
         self._length = 0  # of the text so far
-        self._so_far: Any = None
+        self._value: Any = None
 
     def add(self, piece: Any) -> bool:
         kind = _kind(piece)
@@ -71,57 +71,57 @@ class _Field:
             self._extend(piece)
             return bool(piece)
         if self._kind is dict:
-            self._so_far.add(piece)
+            self._value.add(piece)
             return bool(piece)
-        if piece or self._so_far is None:
-            self._so_far = piece
+        if piece or self._value is None:
+            self._value = piece
         return bool(piece)
 
     def result(self) -> Any:
         if self._kind is str:
-            return "".join(self._so_far)
+            return "".join(self._value)
         if self._kind is list:
-            return [part.result() if isinstance(part, _Text) else part for part in self._so_far]
-        return self._so_far.result() if self._kind is dict else self._so_far
+            return [part.result() if isinstance(part, _Text) else part for part in self._value]
+        return self._value.result() if self._kind is dict else self._value
 
     def _turn_into(self, kind: type, piece: Any) -> bool:
-        """Get ready for a piece of another kind; False if there is nothing in it."""
+        """Prepare for a piece of another kind; False if the piece is empty."""
         if self._is_empty():
             self._kind = kind
             if kind is dict:
-                self._so_far = JsonAccumulator(joins=self._joins)
+                self._value = JsonAccumulator(joins=self._joins)
             else:
-                self._so_far = None if kind is float else []
+                self._value = None if kind is float else []
         elif kind is not float and not piece:
             return False
         elif self._name == "content" and {kind, self._kind} == _MIXED:
             if kind is list:
-                self._kind, self._so_far = list, [_Text(self._so_far)]
+                self._kind, self._value = list, [_Text(self._value)]
         else:
             raise MalformedChunkError
         return True
 
     def _is_empty(self) -> bool:
-        return self._kind is not float and not self._so_far
+        return self._kind is not float and not self._value
 
     def _join(self, piece: str) -> bool:
-        if not self._joins or self._name in SAID:
+        if not self._joins or self._name in NEVER_JOINED:
             if piece:
-                self._so_far = [piece]
-            return bool(piece) and self._name not in SAID
+                self._value = [piece]
+            return bool(piece) and self._name not in NEVER_JOINED
         repeated = self._name == "name" and len(piece) == self._length and piece == self.result()
         if piece and not repeated:
-            self._so_far.append(piece)
+            self._value.append(piece)
             self._length += len(piece)
         return bool(piece)
 
     def _extend(self, piece: Any) -> None:
         if isinstance(piece, list):
-            self._so_far.extend(piece)
-        elif isinstance(self._so_far[-1], _Text):
-            self._so_far[-1].pieces.append(piece)
+            self._value.extend(piece)
+        elif isinstance(self._value[-1], _Text):
+            self._value[-1].pieces.append(piece)
         else:
-            self._so_far.append(_Text([piece]))
+            self._value.append(_Text([piece]))
 
 
 class _Text:
@@ -135,7 +135,7 @@ class _Text:
 
 
 def _kind(piece: object) -> type:
-    """Tell the kind of a JSON value; float stands for all that replace: numbers, true and false."""
+    """Return the kind of a JSON value; float stands for numbers, true and false, which replace."""
     for kind in (str, list, dict, type(None)):
         if isinstance(piece, kind):
             return kind
@@ -171,16 +171,16 @@ def expect_index(value: object, default: int = 0) -> int:
 
 
 def expect_finish_reason(value: object) -> str | None:
-    """Pass a reason or none, as which some write the word; raise MalformedChunkError."""
+    """Pass a reason or None; some write the word "null"; raise MalformedChunkError."""
     if value is not None and not isinstance(value, str):
         raise MalformedChunkError
     return None if value == "null" else value
 
 
 def delta_of(choice: dict[str, Any], *, begun: bool) -> dict[str, Any]:
-    """What a choice of a chunk brings: its delta, or else its message; raise MalformedChunkError.
+    """Return the delta of a choice, or else its message; raise MalformedChunkError.
 
-    Some servers give the whole message in one event. Others repeat it at the end: once a choice has `begun`, it is none.
+    Some servers send the whole message in one event. Others repeat it at the end: ignored once a choice has `begun`.
     """
     delta = choice.get("delta")
     if delta is None and not begun:
@@ -189,18 +189,16 @@ def delta_of(choice: dict[str, Any], *, begun: bool) -> dict[str, Any]:
 
 
 def text_of(choice: dict[str, Any], *, begun: bool) -> dict[str, Any]:
-    """What a choice of a chunk of a text completion brings: its text, as a delta.
-
-    Mistral answers as a chat to what is to be filled in.
-    """
+    """Return the text of a choice of a text completion, as a delta. Mistral sends chat deltas."""
     text = choice.get("text")
     return delta_of(choice, begun=begun) if text is None else {"text": text}
 
 
 def brings_output(delta: dict[str, Any]) -> bool:
-    """Whether a delta brings anything but who speaks, and of what kind it is."""
+    """Whether a delta has more than role, id and type."""
     return any(
-        value and not (name in SAID and isinstance(value, str)) for name, value in delta.items()
+        value and not (name in NEVER_JOINED and isinstance(value, str))
+        for name, value in delta.items()
     )
 
 
@@ -208,7 +206,7 @@ def brings_output(delta: dict[str, Any]) -> bool:
 
 
 class EventConsumer(Protocol):
-    """Whatever takes the decoded data of events and knows how far the answer has come."""
+    """Takes the decoded data of events, and knows how far the answer has come."""
 
     @property
     def has_output(self) -> bool:
@@ -218,19 +216,15 @@ class EventConsumer(Protocol):
     def ended(self) -> bool:
         """Whether nothing that may still come can change the answer."""
 
-    def add(self, said: dict[str, Any], /) -> None:
+    def add(self, data: dict[str, Any], /) -> None:
         """Take the data of one event; raise MalformedChunkError."""
 
-    def wrong(self, *, done: bool = False) -> str | None:
-        """Tell what is missing if nothing more comes; None of a complete answer.
-
-        Args:
-            done: whether the stream said that it is over.
-        """
+    def missing(self, *, done: bool = False) -> str | None:
+        """Return what is missing if nothing more comes; None for a complete answer. `done`: after ``[DONE]``."""
 
 
 class WatchedAssembly:
-    """Keeps an answer; how far it has come is for its `_watcher` to say, another follower."""
+    """Keeps an answer; its `_watcher`, another consumer, knows how far it has come."""
 
     _watcher: EventConsumer
 
@@ -244,6 +238,6 @@ class WatchedAssembly:
         """Whether nothing that may still come can change the answer."""
         return self._watcher.ended
 
-    def wrong(self, *, done: bool = False) -> str | None:
-        """Tell what is missing if nothing more comes; None of a complete answer."""
-        return self._watcher.wrong(done=done)
+    def missing(self, *, done: bool = False) -> str | None:
+        """Return what is missing if nothing more comes; None for a complete answer."""
+        return self._watcher.missing(done=done)

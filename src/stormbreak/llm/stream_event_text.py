@@ -1,7 +1,4 @@
-"""What a single event of a stream holds: whether it can be read, and the text that it adds to the answer.
-
-For all formats: chat completions, text completions, Responses, Messages.
-"""
+"""A single event of a stream: whether it is JSON, and the text that it adds to the answer, in every format."""
 
 from typing import Any
 
@@ -35,7 +32,7 @@ _ANYTHING = msgspec.json.Decoder(msgspec.Raw)
 
 
 def is_readable(data: bytes) -> bool:
-    """Whether it is JSON, as far as that can be told without making anything of it."""
+    """Whether it is JSON, without decoding the values."""
     try:
         decoded(data, _ANYTHING.decode)
         if not data.isascii():
@@ -45,20 +42,20 @@ def is_readable(data: bytes) -> bool:
     return True
 
 
-def ends(data: bytes, lasts: frozenset[str]) -> bool:
-    """Whether the event is of one of these types."""
-    if not any(data.find(last.encode()) >= 0 for last in lasts):
+def is_last(data: bytes, last_events: frozenset[str]) -> bool:
+    """Whether the event has one of these types."""
+    if not any(data.find(last.encode()) >= 0 for last in last_events):
         return False
     try:
-        return decoded(data, _CHUNK.decode).type in lasts
+        return decoded(data, _CHUNK.decode).type in last_events
     except (*UNREADABLE, TypeError):  # a type may be anything
         return False
 
 
 def text_of(data: bytes, *, begun: bool = False) -> str:
-    """Read the text that an event adds to the first choice; empty where it adds none, or is no such event.
+    """Return the text that an event adds to the first choice; empty if it adds none.
 
-    The whole of an answer in one event is the text of one that has not `begun`, and else a repetition.
+    A whole answer in one event is a repetition if the text has `begun`.
     """
     try:
         text = _text_of(decoded(data, _CHUNK.decode), begun=begun)

@@ -1,28 +1,87 @@
 """Read the bytes of a stream as events, or as a plain body in their place; and assemble the answer.
 
-A server that answers a streaming request with a plain body (an error, JSON, a page of HTML) is read as
-such: what opens with a brace, a bracket or a tag is no event stream, whatever its content type says.
-What is kept of the events is for the consumer to say.
+A server may answer a streaming request with a plain body (an error, JSON, a page of HTML): what opens with a brace, a
+bracket or a tag is no event stream, whatever its content type. The consumer decides what is kept of the events.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from enum import Enum
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
+from stormbreak.llm.chat import ChatAssembly, ChatWatcher, CompletionWatcher, TextAssembly
 from stormbreak.llm.classify import is_media, read_answer, read_error, request_id_of
-from stormbreak.llm.error_body import ProviderError
+from stormbreak.llm.error_body import ProviderError, find_error
+from stormbreak.llm.messages import END, MessageAssembly, MessagesWatcher
 from stormbreak.llm.models import HttpResponse, ParsedResponse, Shape
+from stormbreak.llm.responses import ENDS, ResponseAssembly, ResponsesWatcher, error_in_event
 from stormbreak.llm.sse import INVISIBLE, Event, EventReader, LineTooLongError
 from stormbreak.llm.stream_deltas import EventConsumer, MalformedChunkError, expect_object
-from stormbreak.llm.stream_formats import FORMATS, Format, StreamAssembly
 from stormbreak.llm.surrogates import UNREADABLE, decoded
 from stormbreak.types import Verdict
 
+# ---------------------------------------------------------------- formats
+
+
+class StreamAssembly(EventConsumer, Protocol):
+    """A consumer that keeps the answer."""
+
+    def result(self) -> dict[str, Any]:
+        """Return the body of the same answer without streaming."""
+
+
+class StreamWatcher(EventConsumer, Protocol):
+    """A consumer that keeps only how the stream went. It need not take `quiet` events."""
+
+    @property
+    def usage(self) -> Any:
+        """The usage so far."""
+
+    @property
+    def finish_reason(self) -> str | None:
+        """Why the first choice ended."""
+
+    @property
+    def reasons(self) -> list[str | None]:
+        """Why each choice ended."""
+
+    def quiet(self, block: bytes, /) -> bool:
+        """Whether these whole events can only be output."""
+
+    def usage_in(self, data: dict[str, Any], /) -> Any:
+        """Find the usage in the data of a quiet event."""
+
+
+class Format(NamedTuple):
+    """How answers of one shape are streamed. `assembly` and `watcher` get the number of choices.
+
+    `last_events` are the types of the events that end a stream, beside ``[DONE]``: what comes after is not part of it.
+    """
+
+    assembly: Callable[[int], StreamAssembly]
+    watcher: Callable[[int], StreamWatcher]
+    find_error: Callable[..., ProviderError | None] = find_error
+    last_events: frozenset[str] = frozenset()
+
+
+FORMATS: Mapping[Shape, Format] = MappingProxyType(
+    {
+        Shape.CHAT: Format(ChatAssembly, ChatWatcher),
+        Shape.COMPLETION: Format(TextAssembly, CompletionWatcher),
+        Shape.RESPONSES: Format(
+            ResponseAssembly, ResponsesWatcher, error_in_event, frozenset(ENDS)
+        ),
+        Shape.MESSAGES: Format(MessageAssembly, MessagesWatcher, last_events=frozenset({END})),
+    }
+)
+
+# ---------------------------------------------------------------- reader
+
 TOTAL_LIMIT = 64 * 1024 * 1024
-_LOOKS = 64  # for the end behind the usage, and no more: each takes longer with each choice that a server makes up
+_MAX_USAGE_CHECKS = 64  # each takes longer with each choice that a server invents
 UNREADABLE_EVENT = (*UNREADABLE, MalformedChunkError)
 
 
@@ -33,7 +92,7 @@ class _Form(Enum):
 
 
 class StreamReader(ABC):
-    """Take the bytes of one answer as they come.
+    """Takes the bytes of one answer as they come.
 
     Args:
         shape: what the call asked for; chat completions, responses and messages may come as events.
@@ -64,16 +123,16 @@ class StreamReader(ABC):
         self._size = 0
         self._events = EventReader()
         self._format: Format | None = FORMATS.get(shape)
-        self._consumer: EventConsumer | None = self._format and self._follow(self._format)
+        self._consumer: EventConsumer | None = self._format and self._make_consumer(self._format)
         self._done = False
-        self._counted_up = False
-        self._looks = 0
+        self._has_final_usage = False
+        self._usage_checks = 0
         self._failure: ParsedResponse | None = None
         self._error_body = b""
 
     @abstractmethod
-    def _follow(self, kind: Format) -> EventConsumer:
-        """Make what follows the events of this answer."""
+    def _make_consumer(self, kind: Format) -> EventConsumer:
+        """Make the consumer of the events of this answer."""
 
     @property
     def first_output(self) -> bool:
@@ -82,33 +141,33 @@ class StreamReader(ABC):
 
     @property
     def over(self) -> bool:
-        """Whether nothing that may still come can change the result: the end was seen, or a failure."""
+        """Whether nothing that may still come can change the result: after the end, or a failure."""
         return self._done or self._failure is not None
 
     @property
     def whole(self) -> bool:
-        """Whether this is decided even if not a byte more comes: `over`, or all finish reasons, then usage, have come.
+        """Whether the result is final even if nothing more comes: `over`, or usage came after all finish reasons.
 
-        Finish reasons alone do not decide it: some relays write one into every chunk, and may pause.
+        Finish reasons alone are not enough: some relays write one into every chunk, and may pause.
         """
-        return self.over or (self._counted_up and not self._is_open())
+        return self.over or (self._has_final_usage and not self._is_open())
 
     @property
     def finished(self) -> bool:
         """Whether it would be a complete answer if its body ended here."""
-        follower = self._consumer
+        consumer = self._consumer
         return self.over or (
-            follower is not None and follower.wrong() is None and not self._is_open()
+            consumer is not None and consumer.missing() is None and not self._is_open()
         )
 
     @property
     def failed(self) -> bool:
-        """Whether something has come that no complete answer has in it."""
+        """Whether something came that no complete answer contains."""
         return self._failure is not None
 
     @property
     def is_plain(self) -> bool:
-        """Whether this is no event stream, but a body like that of any other answer."""
+        """Whether this is no event stream, but one body."""
         return self._form is not _Form.EVENTS
 
     def feed(self, chunk: bytes) -> None:
@@ -122,25 +181,24 @@ class StreamReader(ABC):
             self._read_events(chunk)
         else:
             self._plain += chunk
-            self._recognise()
+            self._detect_form()
 
     def _plain_body(self) -> bytes | None:
-        """Give the body that is no stream; None if this is one, or has failed."""
+        """Return the body that is no stream; None if this is one, or has failed."""
         return bytes(self._plain) if self.is_plain and not self._failure else None
 
     def _finish(self) -> ParsedResponse | None:
-        """Read what the end of the stream left, and tell what failed, or is missing."""
+        """Read what the end of the stream left; return what failed, or is missing."""
         if not self.over:
             self._read_rest()
-        wrong = (
-            self._consumer.wrong(done=self._done) if self._consumer and not self._failure else None
-        )
-        if wrong:
-            self._break(wrong)
+        if self._consumer and not self._failure:
+            missing = self._consumer.missing(done=self._done)
+            if missing:
+                self._break(missing)
         return self._failure
 
-    def _recognise(self) -> None:
-        """Decide by the first visible character."""
+    def _detect_form(self) -> None:
+        """Detect the form by the first visible character."""
         if self._form is _Form.PLAIN:
             return
         self._plain = self._plain.lstrip(INVISIBLE)
@@ -153,7 +211,7 @@ class StreamReader(ABC):
         if self._format:
             start, self._plain = bytes(self._plain), bytearray()
             self._read_events(start)
-        else:  # final: to ask for this stream again would only pay for it again
+        else:  # final: another attempt would only pay for the stream again
             detail = f"a stream cannot be made into a {self._shape.value}"
             self._fail(ParsedResponse(Verdict.INVALID, detail=detail, maybe_processed=True))
 
@@ -179,40 +237,41 @@ class StreamReader(ABC):
             self._done = True
             return
         try:
-            said: Any = decoded(event.data)
-            complaint = self._format.find_error(said, is_error=event.name == b"error")
-            if complaint:
-                self._complain(event, complaint)
+            data: Any = decoded(event.data)
+            error = self._format.find_error(data, is_error=event.name == b"error")
+            if error:
+                self._error_body = event.data
+                self._fail(read_error(self._head, error))
             else:
-                self._consumer.add(expect_object(said))
+                self._consumer.add(expect_object(data))
                 self._done = self._consumer.ended
-                self._look_for_count(said)
+                self._check_usage(data)
         except MalformedChunkError:
             self._break(f"not a part of a {self._shape.value}")
         except UNREADABLE_EVENT:
             self._break("invalid json in an event")
 
-    def _look_for_count(self, said: dict[str, Any]) -> None:
-        """See whether this event counts the answer up: usage in an event of its own, behind all finish reasons."""
-        if said.get("choices"):
-            self._counted_up = False
-        elif not self._counted_up and said.get("usage") and self._looks < _LOOKS:
-            self._looks += 1
-            self._counted_up = self._consumer is not None and self._consumer.wrong() is None
+    def _check_usage(self, data: dict[str, Any]) -> None:
+        """Check whether this event has the final usage: without choices, after all finish reasons."""
+        if data.get("choices"):
+            self._has_final_usage = False
+        elif (
+            not self._has_final_usage
+            and data.get("usage")
+            and self._usage_checks < _MAX_USAGE_CHECKS
+        ):
+            self._usage_checks += 1
+            self._has_final_usage = self._consumer is not None and self._consumer.missing() is None
 
     def _is_open(self) -> bool:
         """Whether an event has begun that has not ended."""
         return self._events.is_open
 
-    def _complain(self, event: Event, complaint: ProviderError) -> None:
-        self._error_body = event.data
-        self._fail(read_error(self._head, complaint))
-
     def _break(self, detail: str) -> None:
         self._fail(ParsedResponse(Verdict.BROKEN, detail=detail, maybe_processed=True))
 
-    def _fail(self, reading: ParsedResponse) -> None:
-        self._failure = reading._replace(request_id=request_id_of(self._head.headers))
+    def _fail(self, parsed: ParsedResponse) -> None:
+        self._failure = parsed._replace(request_id=request_id_of(self._head.headers))
 
     def _read(self, body: bytes) -> ParsedResponse:
         answer = self._head._replace(body=body)
@@ -221,27 +280,27 @@ class StreamReader(ABC):
 
 # ---------------------------------------------------------------- assembler
 # The assembled answer is classified like a plain one (law 15). A chat completion is complete when
-# every choice has said why it finished. The closing ``[DONE]`` is not asked for where the body ends
-# rightly, or usage follows in an event of its own: some providers omit it. Without either, silence
-# or a cut after the finish reasons makes no answer: some relays write a finish reason into every
-# chunk. A response is complete with ``response.completed`` (or ``incomplete``), a message with
+# every choice has a finish reason. The closing ``[DONE]`` is not required if the body ends correctly,
+# or usage follows in an event of its own: some providers omit it. Without either, silence or a cut
+# after the finish reasons is no complete answer: some relays write a finish reason into every chunk.
+# A response is complete with ``response.completed`` (or ``incomplete``), a message with
 # ``message_stop``.
 
 
 class StreamAssembler(StreamReader):
-    """Take the bytes of one answer as they come; `end` says what they were, and gives the whole."""
+    """Takes the bytes of one answer as they come; `end` returns what they mean, and the assembled body."""
 
     _assembly: StreamAssembly
 
-    def _follow(self, kind: Format) -> StreamAssembly:
+    def _make_consumer(self, kind: Format) -> StreamAssembly:
         self._assembly = kind.assembly(self._choices)
         return self._assembly
 
     def end(self) -> tuple[ParsedResponse, bytes]:
-        """Judge the stream that ended here, and give the body it amounts to.
+        """Return what the stream means, and its body.
 
-        The body of a success is what the call would have got unstreamed; that of an error is the error as
-        it came; there is none of a broken stream.
+        The body of a success is that of the same answer without streaming; that of an error is the error as it came; a
+        broken stream has none.
         """
         plain = self._plain_body()
         if plain is not None:
@@ -256,6 +315,6 @@ class StreamAssembler(StreamReader):
             return ParsedResponse(
                 Verdict.BROKEN, detail="nested too deeply", maybe_processed=True
             ), b""
-        reading = self._read(body)
-        whole = reading.verdict is Verdict.OK or reading.finish_reason is not None
-        return reading, body if whole else b""
+        parsed = self._read(body)
+        whole = parsed.verdict is Verdict.OK or parsed.finish_reason is not None
+        return parsed, body if whole else b""

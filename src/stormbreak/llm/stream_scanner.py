@@ -1,10 +1,10 @@
-"""A stream that is passed through to its caller as it comes, watched without being put together.
+"""Watch a stream that passes through to its caller, without assembling it.
 
-Until the first output, every event is decoded: an error there may still be answered by a retry. From then on
-whole events are only looked through for what could tell more than output: keys, as they stand in JSON
-(`"finish_reason":` with a value; in a text its quotes would be escaped), names of events, `[DONE]`. What may
-tell more is decoded. So the verdict is that of `StreamAssembler` wherever the events are sound; what makes a
-single event of output unreadable (a bad byte within its JSON) is for the caller to find, who reads it anyway.
+Until the first output, every event is decoded: an error there can still be retried. From then on whole events are only
+searched for what could be more than output: keys, as they stand in JSON (`"finish_reason":` with a value; in a text its
+quotes would be escaped), names of events, `[DONE]`. Only events with such a match are decoded. So the verdict is that of
+`StreamAssembler` wherever the events are well-formed; the caller, who reads each event, finds a single output event that
+is no JSON.
 
 Usage may come with every event: the last one is kept as it came, and decoded at the end.
 """
@@ -19,13 +19,18 @@ from stormbreak.llm.models import ParsedResponse
 from stormbreak.llm.parsed_answer import refused_by
 from stormbreak.llm.sse import Event, EventReader
 from stormbreak.llm.stream_deltas import expect_object
-from stormbreak.llm.stream_formats import Format, StreamWatcher
-from stormbreak.llm.stream_reader import TOTAL_LIMIT, UNREADABLE_EVENT, StreamReader
+from stormbreak.llm.stream_reader import (
+    TOTAL_LIMIT,
+    UNREADABLE_EVENT,
+    Format,
+    StreamReader,
+    StreamWatcher,
+)
 from stormbreak.llm.surrogates import decoded
 from stormbreak.llm.tokens import usage_of
 from stormbreak.types import Verdict
 
-MAX_UNPARSED = 2**20  # bytes of events that are only looked through; longer ones are read
+MAX_UNPARSED = 2**20  # bytes of events that are only searched; longer ones are decoded
 
 _WHOLE = (b"}\n\n", b"}\r\n\r\n")  # how nearly every event ends
 _BLANK = (b"\n\n", b"\r\r", b"\r\n\r\n")  # the longest last
@@ -33,14 +38,14 @@ _USAGE = re.compile(rb'"usage"\s*:\s*\{')
 
 
 class StreamScanner(StreamReader):
-    """Look at the bytes of one answer as they pass; `end` says what they were."""
+    """Watches the bytes of one answer as they pass; `end` returns what they mean."""
 
     _watcher: StreamWatcher
     _skims = False
     _counted = b""  # the last quiet events with usage
 
-    def _follow(self, kind: Format) -> StreamWatcher:
-        self._watcher = kind.marks(self._choices)
+    def _make_consumer(self, kind: Format) -> StreamWatcher:
+        self._watcher = kind.watcher(self._choices)
         self._open = bytearray()  # an event that has not ended yet, while skimming
         return self._watcher
 
@@ -53,9 +58,9 @@ class StreamScanner(StreamReader):
             super().feed(chunk)
 
     def end(self) -> tuple[ParsedResponse, bytes]:
-        """Judge the stream that ended here, and give the body of an error, or of an answer that is no stream.
+        """Return what the stream means, and the body of an error, or of an answer that is no stream.
 
-        The body of a stream has passed: there is none, and no text in the reading.
+        The body of a stream has passed: there is none, and no text.
         """
         plain = self._plain_body()
         if plain is not None:
@@ -67,8 +72,8 @@ class StreamScanner(StreamReader):
         return (failure, self._error_body) if failure else (self._complete(), b"")
 
     def _complete(self) -> ParsedResponse:
-        marks, request_id = self._watcher, request_id_of(self._head.headers)
-        reason = refused(marks.reasons, has_output=marks.has_output)
+        watcher, request_id = self._watcher, request_id_of(self._head.headers)
+        reason = refused(watcher.reasons, has_output=watcher.has_output)
         if reason is not None and reason.meaning is FinishMeaning.ERROR:
             return read_error(self._head, ProviderError())._replace(request_id=request_id)
         if reason is not None:
@@ -76,7 +81,7 @@ class StreamScanner(StreamReader):
         return ParsedResponse(
             Verdict.OK,
             usage=usage_of(self._usage()),
-            finish_reason=marks.finish_reason,
+            finish_reason=watcher.finish_reason,
             request_id=request_id,
         )
 
@@ -88,7 +93,7 @@ class StreamScanner(StreamReader):
             self._decode(chunk[at:])
 
     def _start_pass_through(self, chunk: bytes) -> int:
-        """Read to the end of the first event, and tell where that is."""
+        """Read to the end of the first event; return where that is."""
         ends = [chunk.find(blank) + len(blank) for blank in _BLANK if chunk.find(blank) >= 0]
         at = min(ends, default=0)
         self._decode(chunk[:at])
@@ -105,9 +110,7 @@ class StreamScanner(StreamReader):
         blanks = _BLANK if self._open.find(b"\r", start) >= 0 else _BLANK[:1]
         found = [(self._open.rfind(blank, start), len(blank)) for blank in blanks]
         at = max(end + size if end >= 0 else 0 for end, size in found)
-        if (
-            len(self._open) - at > MAX_UNPARSED
-        ):  # no common event: whoever reads it bounds its lines
+        if len(self._open) - at > MAX_UNPARSED:  # no common event: the reader bounds its lines
             at = len(self._open)
         block = bytes(self._open[:at])
         del self._open[:at]

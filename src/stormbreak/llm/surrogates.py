@@ -1,4 +1,4 @@
-"""Half characters: a model cut in the middle of an emoji leaves one surrogate, which strict decoders refuse."""
+"""Lone surrogates: a model cut in the middle of an emoji leaves one, which strict decoders reject."""
 
 import re
 from collections.abc import Callable
@@ -9,10 +9,10 @@ import msgspec
 T = TypeVar("T")
 
 UNREADABLE = (msgspec.MsgspecError, UnicodeError, RecursionError)
-"""What decoding JSON raises, whatever the bytes."""
+"""All that decoding JSON raises."""
 
-MOST_HALVES = 50_000
-"""Escaped halves, in pairs or alone, that are looked at in one text: 30 ms. A model leaves one in a string at most."""
+MAX_SURROGATES = 50_000
+"""Escaped surrogates, in pairs or alone, that are checked in one text: 30 ms. A model leaves at most one in a string."""
 
 _SURROGATES = re.compile(
     rb"\\u[dD](?:[89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}"  # a whole character
@@ -21,22 +21,20 @@ _SURROGATES = re.compile(
 _ALONE = len(rb"\ud83d")
 
 
-def mended(body: bytes) -> bytes:
-    r"""Put the replacement character, \ufffd, in place of every lone half in the strings of a JSON text.
+def replace_lone_surrogates(body: bytes) -> bytes:
+    r"""Replace every lone surrogate in the strings of a JSON text by \ufffd.
 
-    A text with more than `MOST_HALVES` comes back as it is. The time is linear in the size of the text.
+    A text with more than `MAX_SURROGATES` comes back as it is. The time is linear in the size of the text.
     """
     parts: list[bytes] = []
-    copied = at = looked_at = 0
+    copied = at = checked = 0
     while found := _SURROGATES.search(body, at):
-        looked_at += 1
-        if looked_at > MOST_HALVES:
+        checked += 1
+        if checked > MAX_SURROGATES:
             return body
         start, end = found.span()
         before = body[at:start]
-        if (
-            len(before) - len(before.rstrip(b"\\"))
-        ) % 2:  # its backslash is escaped: no half, but text
+        if (len(before) - len(before.rstrip(b"\\"))) % 2:  # its backslash is escaped: it is text
             at = start + len(rb"\u")
             continue
         at = end
@@ -47,11 +45,11 @@ def mended(body: bytes) -> bytes:
 
 
 def decoded(data: bytes, decode: Callable[[bytes], T] = msgspec.json.decode) -> T:
-    """Decode JSON, with lone halves mended where it cannot be decoded as it is; raise what `decode` does."""
+    """Decode JSON, lone surrogates replaced if it cannot be decoded as it is; raise what `decode` raises."""
     try:
         return decode(data)
     except (msgspec.DecodeError, UnicodeError):
-        whole = mended(data)
+        whole = replace_lone_surrogates(data)
         if whole == data:
             raise
         return decode(whole)

@@ -2,7 +2,8 @@
 
 HTTP has three forms (RFC 9110, 5.6.7), all of them in GMT: ``Sun, 06 Nov 1994 08:49:37 GMT``,
 ``Sunday, 06-Nov-94 08:49:37 GMT`` and ``Sun Nov  6 08:49:37 1994``. Servers also write ``UTC``, ``+0000``, another offset or
-no zone at all (then GMT is meant), and the day in one digit. Reset headers use RFC 3339: ``1994-11-06T09:49:37.5+01:00``. The weekday is not checked: a server that errs there still means the date.
+no zone at all (then it is GMT), and the day in one digit. Reset headers use RFC 3339: ``1994-11-06T09:49:37.5+01:00``.
+The weekday is not checked.
 """
 
 import math
@@ -38,7 +39,7 @@ _RFC3339 = re.compile(
 
 
 def parse_http_date(text: str, now: float) -> float | None:
-    """Read an HTTP date; None if it is none. `now` settles the century of a two-digit year."""
+    """Read an HTTP date; None if it is none. `now` decides the century of a two-digit year."""
     for form in _HTTP_FORMS:
         found = form.fullmatch(text)
         if found:
@@ -102,8 +103,8 @@ def _days(year: int, month: int, day: int) -> int:
 
 # ---------------------------------------------------------------- durations
 
-LONGEST = 10 * 365 * 86_400.0
-"""Ten years stand for every longer wait: no call waits that long, so all of them fail at once."""
+MAX_WAIT = 10 * 365 * 86_400.0
+"""Ten years, the maximum of every wait: no call waits that long."""
 
 _NUMBER = re.compile(r"\d+(?:\.\d+)?", re.ASCII)
 _UNITS = {
@@ -126,9 +127,9 @@ _WORD_SECONDS = (1e-3, 1.0, 60.0, 3600.0, 86_400.0)
 
 
 def number(text: str) -> float | None:
-    """Read digits with an optional fraction; a sign, an exponent, `inf`, `nan` and hexadecimal make no number.
+    """Read digits with an optional fraction; a sign, an exponent, `inf`, `nan` and hexadecimal are not accepted.
 
-    A number beyond the range of floats is infinite here: a wait that long is long, not absent.
+    A number beyond the range of floats is infinite: a long wait, not a missing one.
     """
     return float(text) if _NUMBER.fullmatch(text) else None
 
@@ -147,7 +148,7 @@ def duration(text: str) -> float | None:
 
 
 def wait(seconds: float | None) -> float | None:
-    """Make a wait of a span: None for one that is absent, zero, negative or no number; never above LONGEST."""
+    """Return a span as a wait, at most MAX_WAIT; None if it is absent, zero, negative or no number."""
     if seconds is None or math.isnan(seconds) or seconds <= 0:
         return None
-    return min(seconds, LONGEST)
+    return min(seconds, MAX_WAIT)

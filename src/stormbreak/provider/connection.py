@@ -1,6 +1,6 @@
-"""One connection of a client: bytes in, requests out to the desk; scripts played back, one at a time.
+"""One connection of a client: it parses requests for the handler, and plays response scripts one at a time.
 
-Pipelined requests wait until the answer before theirs is written. The connection knows nothing of scenarios.
+Pipelined requests wait until the response before theirs is written. The connection knows nothing of scenarios.
 """
 
 import asyncio
@@ -14,30 +14,30 @@ from stormbreak.provider.http1 import Reader, Request, UnreadableError
 from stormbreak.provider.scripts import Ending, Idle, Piece, Script
 
 _LINGER_NOTHING = struct.pack("ii", 1, 0)
-_PARTING = 1.0  # seconds in which a client may read why its request was refused
+_CLOSE_DELAY = 1.0  # seconds for a client to read why its request was refused
 
 
-class Desk(Protocol):
-    """Whoever answers the requests."""
+class RequestHandler(Protocol):
+    """Answers the requests of connections."""
 
     def opened(self, connection: "Connection") -> int:
-        """Welcome a connection and give it its number."""
+        """Register a connection and return its number."""
 
     def begun(self, request: Request) -> Script | None:
-        """Answer a request of which only the head has come, if at all; its body is then read for nobody."""
+        """Return a response to a request of which only the head has arrived, or None. Its body is then ignored."""
 
     def handle(self, connection: "Connection", request: Request) -> None:
-        """See to it that, now or later, the connection plays an answer."""
+        """Make the connection play a response, now or later."""
 
     def unreadable(self, connection: "Connection", error: UnreadableError) -> None:
-        """Answer something that is no request."""
+        """Respond to a malformed request."""
 
     def lost(self, connection: "Connection") -> None:
-        """Forget a connection, and whatever it was waiting for."""
+        """Remove a connection, and its waiting request."""
 
 
 def _has_arrived(transport: asyncio.Transport) -> bool:
-    """Whether there is something from the client that nobody has read yet."""
+    """Whether the client has sent bytes that are not read yet."""
     poll = select.poll()
     poll.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
     return bool(poll.poll(0))
@@ -46,34 +46,34 @@ def _has_arrived(transport: asyncio.Transport) -> bool:
 class Connection(asyncio.Protocol):
     """Reads requests and plays scripts."""
 
-    def __init__(self, desk: Desk) -> None:
-        self._desk = desk
+    def __init__(self, handler: RequestHandler) -> None:
+        self._handler = handler
         self._reader = Reader()
         self._transport: asyncio.Transport | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._occupied = False  # a request is being answered
         self._reading = False
-        self._parting = False  # nothing more is read; the connection ends
-        self._answered_early = False  # the request that is being read is for nobody
-        self._racing = False  # what comes next ends the connection
-        self._full = False  # the client does not read what it is sent
-        self._held = False  # an answer waits until it does
+        self._closing = False  # nothing more is read; the connection ends
+        self._answered_early = False  # the request that is being read is already answered
+        self._racing = False  # the next bytes end the connection
+        self._full = False  # the client does not read
+        self._held = False  # a response waits until it does
         self._pieces: Iterator[Piece] = iter(())
         self._ending = Ending.KEEP
         self._idle: Idle | None = None
         self._done: Callable[[], None] | None = None
         self.number = 0
 
-    # ------------------------------------------------------------ what the event loop calls
+    # ------------------------------------------------------------ called by the event loop
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Open."""
-        self._transport = cast("asyncio.Transport", transport)  # uvloop's is none by name
-        self.number = self._desk.opened(self)
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is not a subclass
+        self.number = self._handler.opened(self)
 
     def data_received(self, data: bytes) -> None:
-        """Take in bytes; handle a request if none is being answered."""
-        if self._parting:
+        """Parse bytes; handle a request if none is being answered."""
+        if self._closing:
             return
         if self._racing:
             self.drop()
@@ -91,23 +91,23 @@ class Connection(asyncio.Protocol):
         """Close."""
         self._transport = None
         self._stop_timer()
-        self._desk.lost(self)
+        self._handler.lost(self)
 
     def pause_writing(self) -> None:
-        """Note that the client does not read."""
+        """Stop writing: the client does not read."""
         self._full = True
 
     def resume_writing(self) -> None:
-        """Go on with an answer that was held."""
+        """Continue a response that was held."""
         self._full = False
         if self._held:
             self._held = False
             self._go_on()
 
-    # ------------------------------------------------------------ what the desk calls
+    # ------------------------------------------------------------ called by the handler
 
     def play(self, script: Script, *, keep_alive: bool, done: Callable[[], None] | None) -> None:
-        """Play an answer; `done` is called once it is written whole. A client that has left hears nothing."""
+        """Play a response; `done` is called once it is complete. Nothing is sent to a client that has left."""
         close = script.ending is Ending.KEEP and not keep_alive
         self._pieces = iter(script.pieces)
         self._ending = Ending.CLOSE if close else script.ending
@@ -116,19 +116,19 @@ class Connection(asyncio.Protocol):
         self._go_on()
 
     def drop(self) -> None:
-        """End the connection at once, without a word."""
+        """End the connection at once, without a response."""
         self._stop_timer()
         if self._transport is not None:
             self._transport.abort()
 
-    # ------------------------------------------------------------ inside
+    # ------------------------------------------------------------ internal
 
     def _read_on(self) -> None:
-        if self._reading:  # an answer that was written at once leads back here
+        if self._reading:  # a response written at once leads back here
             return
         self._reading = True
         try:
-            while not self._occupied and not self._parting:
+            while not self._occupied and not self._closing:
                 request = self._reader.next()
                 if request is None:
                     self._begin()
@@ -137,16 +137,16 @@ class Connection(asyncio.Protocol):
                     self._answered_early = False
                     continue
                 self._occupied = True
-                self._desk.handle(self, request)
+                self._handler.handle(self, request)
         except UnreadableError as error:
             self._refuse(error)
         finally:
             self._reading = False
 
     def _begin(self) -> None:
-        """Look at a request that has only begun to come."""
+        """Handle a request of which only the head has arrived."""
         request = self._reader.begun()
-        script = None if request is None else self._desk.begun(request)
+        script = None if request is None else self._handler.begun(request)
         if script is None:
             self._send_continue()
             return
@@ -159,12 +159,12 @@ class Connection(asyncio.Protocol):
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def _refuse(self, error: UnreadableError) -> None:
-        if self._occupied:  # far too much sent ahead, while an answer is being written
+        if self._occupied:  # too many bytes sent ahead, while a response is written
             self.drop()
             return
-        self._parting = True
+        self._closing = True
         self._occupied = True
-        self._desk.unreadable(self, error)
+        self._handler.unreadable(self, error)
 
     def _go_on(self, data: bytes = b"") -> None:
         self._timer = None
@@ -191,9 +191,9 @@ class Connection(asyncio.Protocol):
             case Ending.RESET:
                 self._reset(transport)
             case Ending.CLOSE:
-                self._part(transport)
+                self._close(transport)
             case Ending.HALF:
-                self._parting = True
+                self._closing = True
                 transport.write_eof()
             case Ending.RACE:
                 self._racing = True
@@ -201,11 +201,11 @@ class Connection(asyncio.Protocol):
             self._done()
         self._occupied = False
         self._read_on()
-        if self._idle is not None and not self._occupied and not self._parting:
+        if self._idle is not None and not self._occupied and not self._closing:
             self._be_idle(self._idle)
 
     def _be_idle(self, idle: Idle) -> None:
-        """Do something that nobody has asked for; whatever comes from the client before prevents it."""
+        """Schedule an unsolicited action; bytes from the client before it prevent it."""
         self._idle = None
         loop = asyncio.get_running_loop()
         self._timer = loop.call_later(idle.pause, self._interrupt, idle)
@@ -220,19 +220,19 @@ class Connection(asyncio.Protocol):
             transport.close()
 
     def _reset(self, transport: asyncio.Transport) -> None:
-        """Close with RST: linger switched on, with a time of zero."""
-        self._parting = True
+        """Close with RST: SO_LINGER with a time of zero."""
+        self._closing = True
         sock = transport.get_extra_info("socket")
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_NOTHING)
         transport.abort()
 
-    def _part(self, transport: asyncio.Transport) -> None:
-        """Close so that the client can still read the answer, even if it is sending."""
-        if not self._parting:
-            self._parting = True
+    def _close(self, transport: asyncio.Transport) -> None:
+        """Close so that the client can still read the response, even while it sends."""
+        if not self._closing:
+            self._closing = True
             transport.close()
             return
-        self._timer = asyncio.get_running_loop().call_later(_PARTING, transport.close)
+        self._timer = asyncio.get_running_loop().call_later(_CLOSE_DELAY, transport.close)
 
     def _stop_timer(self) -> None:
         if self._timer is not None:

@@ -1,7 +1,7 @@
-"""Just enough HTTP/1.1 for a server that is called by well-behaved clients and played at by tests.
+"""A strict HTTP/1.1 request parser for the embedded provider, for tests only.
 
-Knows requests with a length or in chunks, keep-alive, pipelining and `Expect: 100-continue`. It bounds head and
-body, and refuses whatever it cannot read with certainty.
+It reads requests with a length or in chunks, keep-alive, pipelining and `Expect: 100-continue`. It bounds head and body,
+and refuses every request that another parser might read differently.
 """
 
 import re
@@ -15,10 +15,10 @@ MAX_HEAD = 64 * 1024
 MAX_BODY = 8 * 1024 * 1024
 
 _CHUNK_LINE = 256
-_CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")  # all but the tab
+_CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")  # without the tab
 _CHUNK = re.compile(rb"([0-9A-Fa-f]{1,16})[ \t]*(?:;[^\x00-\x08\x0a-\x1f\x7f]*)?")
 _ONCE = frozenset({b"host", b"transfer-encoding"})
-_WORDS = {status.value: status.phrase for status in HTTPStatus} | {
+_REASONS = {status.value: status.phrase for status in HTTPStatus} | {
     498: "Capacity Exceeded",
     520: "Web Server Returned an Unknown Error",
     521: "Web Server Is Down",
@@ -33,7 +33,7 @@ Headers = tuple[tuple[str, str], ...]
 
 
 class UnreadableError(Exception):
-    """A request that cannot be read; the connection ends after `status` has been told."""
+    """A malformed request: the connection ends after a response with `status`."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -41,7 +41,7 @@ class UnreadableError(Exception):
 
 
 class Request(NamedTuple):
-    """One request, whole. Header names are in lower case."""
+    """One complete request. Header names are in lower case."""
 
     method: str
     path: str
@@ -60,21 +60,21 @@ class _Head(NamedTuple):
 
 
 class Reader:
-    """Cuts a stream of bytes into requests: `feed` it, then ask for `next` until it returns None."""
+    """Parses a stream of bytes into requests: `feed` it, then call `next` until it returns None."""
 
     __slots__ = ("_begun", "_body", "_buffer", "_ended", "_head", "_searched", "continue_wanted")
 
     def __init__(self) -> None:
         self._buffer = bytearray()
         self._head: _Head | None = None
-        self._begun = False  # the head was given away before its body had come
+        self._begun = False  # `begun` has returned the head
         self._body = bytearray()
-        self._ended = False  # the last request said that none follows
-        self._searched = 0  # bytes in which the end of the head or of the trailer does not begin
+        self._ended = False  # the last request had `Connection: close`
+        self._searched = 0  # bytes already searched for the end of the head or trailer
         self.continue_wanted = False
 
     def feed(self, data: bytes) -> None:
-        """Take in what arrived; refuse to hold more than one request of the largest size and its head."""
+        """Add bytes. It buffers at most one request of the maximum size and its head."""
         if self._ended:
             return
         self._buffer += data
@@ -82,9 +82,10 @@ class Reader:
             raise UnreadableError(413, "too much sent ahead")
 
     def next(self) -> Request | None:
-        """Return the next complete request, or None; raise UnreadableError where there can be none.
+        """Return the next complete request, or None. Bytes after `Connection: close` are ignored.
 
-        What follows a request with ``Connection: close`` is none.
+        Raises:
+            UnreadableError: the request is malformed.
         """
         if self._ended:
             return None
@@ -101,14 +102,14 @@ class Reader:
         return _request(head, body)
 
     def begun(self) -> Request | None:
-        """Return the request of which only the head has come, without a body and only once; None if there is none."""
+        """Return a request of which only the head has arrived, once and without a body; None if there is none."""
         if self._head is None or self._begun:
             return None
         self._begun = True
         return _request(self._head, b"")
 
     def _read_head(self) -> bool:
-        while self._buffer[:2] == b"\r\n":  # robust clients end a body with an extra line
+        while self._buffer[:2] == b"\r\n":  # some clients end a body with an extra line
             del self._buffer[:2]
         end = self._find_end(0, MAX_HEAD)
         if end < 0:
@@ -124,7 +125,7 @@ class Reader:
         return True
 
     def _find_end(self, start: int, stop: int) -> int:
-        """Find the empty line that ends a head or a trailer, from where the last search stopped; -1 if there is none."""
+        """Find the end of a head or trailer, from where the last search stopped; -1 if it is missing."""
         end = self._buffer.find(b"\r\n\r\n", max(start, self._searched), stop)
         self._searched = 0 if end >= 0 else max(0, min(len(self._buffer), stop) - 3)
         return end
@@ -146,7 +147,7 @@ class Reader:
             if len(self._buffer) < end + 2 + size + 2:
                 return None
             if self._buffer[end + 2 + size : end + 4 + size] != b"\r\n":
-                raise UnreadableError(400, "chunk does not end where it should")
+                raise UnreadableError(400, "chunk data is longer than its size")
             self._body += self._buffer[end + 2 : end + 2 + size]
             del self._buffer[: end + 4 + size]
         if len(self._buffer) >= _CHUNK_LINE:
@@ -225,11 +226,11 @@ def _date(second: int) -> str:
 
 @lru_cache(maxsize=64)
 def _status_line(status: int, media: str) -> bytes:
-    return f"HTTP/1.1 {status} {_WORDS[status]}\r\ncontent-type: {media}\r\n".encode()
+    return f"HTTP/1.1 {status} {_REASONS[status]}\r\ncontent-type: {media}\r\n".encode()
 
 
 def head(status: int, media: str, length: int | None, headers: Headers) -> bytes:
-    """Write the head of an answer; a length of None means that chunks follow."""
+    """Encode the head of a response; a length of None means chunked."""
     framing = "transfer-encoding: chunked" if length is None else f"content-length: {length}"
     extra = "".join(f"\r\n{name}: {value}" for name, value in headers)
     rest = f"{framing}\r\ndate: {_date(int(time.time()))}{extra}\r\n\r\n"
@@ -237,5 +238,5 @@ def head(status: int, media: str, length: int | None, headers: Headers) -> bytes
 
 
 def chunk(data: bytes) -> bytes:
-    """Frame one chunk; the empty one ends a body."""
+    """Encode one chunk; the empty one ends a body."""
     return b"%x\r\n%b\r\n" % (len(data), data)

@@ -1,4 +1,4 @@
-"""Reports for eyes: one HTML file that needs nothing else, or one picture, of a storm, a batch or costs.
+"""Reports on a storm, a batch or costs: one HTML file without dependencies, or one picture. Needs the extra `report`.
 
-Start with `destination.py`, which is all that a command needs to know. The extra `report` brings what draws and fills in.
+Commands use `destination.py` only.
 """

@@ -1,4 +1,4 @@
-"""The report of a batch run: what came of the rows, how it went over time, and what went wrong."""
+"""The report of a batch run: rows, charts over time, retries, failures and cost."""
 
 from collections.abc import Sequence
 from itertools import islice
@@ -7,82 +7,76 @@ from pathlib import Path
 from stormbreak.batch.running.runner import End
 from stormbreak.batch.running.stats import Histogram, RunStats
 from stormbreak.batch.running.summary import Summary
-from stormbreak.batch.store.cost import BatchCost
+from stormbreak.batch.store.cost import BatchCost, ModelCost
 from stormbreak.batch.store.paths import BatchPaths
+from stormbreak.cost.ledger import Span
+from stormbreak.cost.money import USD, between
 from stormbreak.escape import shown
 from stormbreak.report.batch_charts import charts_of
-from stormbreak.report.batch_cost import cost_section
-from stormbreak.report.drawing import drawing_of
-from stormbreak.report.page import Bar, Card, Chart, Page, Section, Table, keys_of
-from stormbreak.report.picture import Picture, Tile
+from stormbreak.report.page import Bar, Card, Page, Section, Table
+from stormbreak.report.picture import Picture
 
 FAILURES = 20
-"""Failed rows that are shown; all of them stand in the failed file."""
+"""Maximum failed rows on the page; the failed file has all of them."""
 
 _LONG = 300  # characters of a message
 
 _ENDS = {
     End.FINISHED.value: "",
-    End.REFUSED.value: " The run stopped early: rows failed in a row for the same reason, which no row is to blame for.",
-    End.SPENT.value: " The run stopped early: too little was left of its limit of spending.",
-    End.UNREACHABLE.value: " The run stopped early: nothing answered there.",
-    End.INTERRUPTED.value: " The run was interrupted; the same command goes on from there.",
+    End.REFUSED.value: " The run stopped early: many rows in a row failed for a reason that has nothing to do with them.",
+    End.SPENT.value: " The run stopped early: the spend limit was reached.",
+    End.UNREACHABLE.value: " The run stopped early: the provider could not be reached.",
+    End.INTERRUPTED.value: " The run was interrupted; the same command resumes it.",
 }
 
 
-def batch_page(summary: Summary, course: RunStats, cost: BatchCost | None = None) -> Page:
-    """Make the page of a run that has ended; `cost` is what all runs on its OUTPUT cost, where that is known."""
-    went: list[Section | None] = []
+def batch_page(summary: Summary, stats: RunStats, cost: BatchCost | None = None) -> Page:
+    """Make the page of a finished run; `cost` is that of all runs on its OUTPUT, if known."""
+    over_time: list[Section | None] = []
     if summary.attempts:
-        went = [Section(title="Over time", charts=_charts(course)), _seconds(course)]
+        over_time = [Section(title="Over time", charts=charts_of(stats)), _seconds(stats)]
     sections = [
-        Section(title="In figures", cards=_cards(summary, course)),
-        *went,
-        _retries(summary, course),
-        _trouble(course),
-        _targets(course),
+        Section(title="In figures", cards=_cards(summary, stats)),
+        *over_time,
+        _retries(summary, stats),
+        _failed_attempts(stats),
+        _targets(stats),
         _failures(summary),
-        cost_section(cost),
+        _cost(cost),
     ]
     return Page(
         kind="a batch run",
         title=shown(Path(summary.input).name),
-        about="",
         verdict=_verdict(summary),
         facts=_facts(summary),
         sections=[section for section in sections if section is not None],
     )
 
 
-def batch_picture(summary: Summary, course: RunStats) -> Picture:
-    """Make the picture: the charts, and the figures above them."""
-    tiles = [
-        Tile(title=title, panel=panel, keys=keys_of(panel.lines))
-        for title, panel in (charts_of(course) if summary.attempts else ())
-    ]
+def batch_picture(summary: Summary, stats: RunStats) -> Picture:
+    """Make the picture: the charts, and cards above them."""
     return Picture(
         title=f"{shown(Path(summary.input).name)} at {shown(summary.base_url, 80)}",
         verdict=_verdict(summary),
-        tiles=tiles,
-        keys=(),
-        cards=_cards(summary, course)[:4],
+        cards=_cards(summary, stats)[:4],
+        charts=charts_of(stats) if summary.attempts else (),
     )
 
 
 def _verdict(summary: Summary) -> str:
-    said = (
+    text = (
         f"{summary.successful:,} of {summary.total:,} rows are answered"
         f"{f', {summary.failed:,} failed' if summary.failed else ''}"
         f"{f', {summary.left:,} are left' if summary.left else ''}."
     )
     if summary.attempts:
-        said += (
+        text += (
             f" This run took {_span(summary.elapsed)} for {summary.answered:,} of them,"
             f" {summary.throughput:,.1f} a second."
         )
     else:
-        said += " This run sent nothing."
-    return said + _ENDS[summary.end]
+        text += " This run sent nothing."
+    return text + _ENDS[summary.end]
 
 
 def _facts(summary: Summary) -> list[tuple[str, str]]:
@@ -98,7 +92,7 @@ def _facts(summary: Summary) -> list[tuple[str, str]]:
     return facts
 
 
-def _cards(summary: Summary, course: RunStats) -> list[Card]:
+def _cards(summary: Summary, stats: RunStats) -> list[Card]:
     billed = summary.maybe_processed
     return [
         Card(
@@ -113,13 +107,13 @@ def _cards(summary: Summary, course: RunStats) -> list[Card]:
         ),
         Card(
             name="Time to an answer",
-            figure=_quantile(course.latencies, 0.5),
-            about=f"median of attempts that were answered; 99th percentile {_quantile(course.latencies, 0.99)}",
+            figure=_quantile(stats.latencies, 0.5),
+            about=f"median of attempts that were answered; 99th percentile {_quantile(stats.latencies, 0.99)}",
         ),
         Card(
             name="Retries",
             figure=f"{summary.retries:,}",
-            about=f"of {summary.attempts:,} attempts; {billed:,} may have been billed besides the answers",
+            about=f"of {summary.attempts:,} attempts; {billed:,} without an answer may have been billed",
         ),
         Card(
             name="Tokens",
@@ -129,39 +123,32 @@ def _cards(summary: Summary, course: RunStats) -> list[Card]:
         Card(
             name="Circuits and pauses",
             figure=f"{summary.circuits_opened:,} / {summary.cooldowns:,}",
-            about="openings of circuits, and pauses that the provider asked for",
+            about="circuits opened, and pauses that the provider asked for",
         ),
     ]
 
 
-def _charts(course: RunStats) -> list[Chart]:
-    return [
-        Chart(title=title, drawing=drawing_of(panel, salt=title), keys=keys_of(panel.lines))
-        for title, panel in charts_of(course)
-    ]
-
-
-def _seconds(course: RunStats) -> Section:
+def _seconds(stats: RunStats) -> Section:
     shares = {"median": 0.5, "90th percentile": 0.9, "99th percentile": 0.99, "99.9th": 0.999}
     rows = [
         [name, *(_quantile(histogram, share) for share in shares.values())]
         for name, histogram in (
-            ("from sending an attempt to its answer", course.latencies),
-            ("waits of a row, before and between attempts", course.waits),
+            ("from sending an attempt to its answer", stats.latencies),
+            ("waits of a row, before and between attempts", stats.waits),
         )
     ]
     return Section(
         title="Seconds",
-        lead="Right to within 5 %: times are counted in classes, so that any number of rows takes the same memory.",
+        lead="Accurate to 5 %: times are counted in classes, so memory does not grow with the rows.",
         table=Table(heads=["", *shares], rows=rows),
     )
 
 
-def _retries(summary: Summary, course: RunStats) -> Section | None:
+def _retries(summary: Summary, stats: RunStats) -> Section | None:
     if not summary.retries:
         return None
     reasons = {
-        verdict.replace("_", " "): count for verdict, count in course.retry_reasons.most_common()
+        verdict.replace("_", " "): count for verdict, count in stats.retry_reasons.most_common()
     }
     later = summary.retries - sum(reasons.values())
     if later > 0:
@@ -172,23 +159,23 @@ def _retries(summary: Summary, course: RunStats) -> Section | None:
     ]
     return Section(
         title="Retries, by reason",
-        lead="What the attempt before had come to. A row comes back in a later round where its call was not allowed a"
-        " further attempt: the budget for retries was used up, or the pause was too long to wait in.",
+        lead="The verdict of the attempt before. A row comes back in a later round if its call got no retry: the retry"
+        " budget was empty, or the pause was too long.",
         bars=bars,
     )
 
 
-def _trouble(course: RunStats) -> Section | None:
-    if not course.failures:
+def _failed_attempts(stats: RunStats) -> Section | None:
+    if not stats.failures:
         return None
     rows = [
         [
-            told.verdict.replace("_", " "),
-            "" if told.status is None else str(told.status),
-            "" if told.code is None else shown(told.code),
+            kind.verdict.replace("_", " "),
+            "" if kind.status is None else str(kind.status),
+            "" if kind.code is None else shown(kind.code),
             f"{count:,}",
         ]
-        for told, count in course.failures.most_common()
+        for kind, count in stats.failures.most_common()
     ]
     return Section(
         title="What came back in place of answers",
@@ -198,10 +185,10 @@ def _trouble(course: RunStats) -> Section | None:
     )
 
 
-def _targets(course: RunStats) -> Section | None:
-    if len(course.targets) < 2:
+def _targets(stats: RunStats) -> Section | None:
+    if len(stats.targets) < 2:
         return None
-    rows = [[shown(name, 80), f"{count:,}"] for name, count in course.targets.most_common()]
+    rows = [[shown(name, 80), f"{count:,}"] for name, count in stats.targets.most_common()]
     return Section(
         title="Where attempts went", table=Table(heads=["target", "attempts"], rows=rows)
     )
@@ -223,7 +210,7 @@ def _failures(summary: Summary) -> Section | None:
     ]
     return Section(
         title="Rows that failed",
-        lead=f"{len(rows):,} of {summary.failed:,}; all of them stand in {shown(failed.name)}.",
+        lead=f"{len(rows):,} of {summary.failed:,}; {shown(failed.name)} has all of them.",
         table=Table(heads=["custom_id", "verdict", "why", "attempts"], rows=rows, texts=(1, 2)),
     )
 
@@ -242,3 +229,53 @@ def _span(seconds: float) -> str:
         return f"{seconds:.1f} s"
     minutes = round(seconds / 60)
     return f"{minutes} minutes" if minutes < 120 else f"{minutes // 60} h {minutes % 60:02} min"
+
+
+# ---------------------------------------------------------------- cost
+
+_COST_HEADS = (
+    "model",
+    "answers",
+    "tokens in",
+    "tokens out",
+    "useful, USD",
+    "wasted, USD",
+    "in all, USD",
+)
+_UNKNOWN_COST = "not known"
+
+
+def _cost(cost: BatchCost | None) -> Section:
+    """Make the section of the cost of all runs on one OUTPUT, by model. None: not known."""
+    if cost is None or not cost.models:
+        return Section(
+            title="Cost",
+            lead="Not known: no answer has a usage, or there is no price list (pip install 'stormbreak[cost]').",
+        )
+    lead = (
+        "Of all runs on this file, at list prices or the given ones. The cost of an attempt without an answer lies"
+        " between bounds: only the provider knows it."
+    )
+    return Section(
+        title="Cost",
+        lead=" ".join([lead, *(shown(note, 200) for note in cost.notes)]),
+        table=Table(heads=_COST_HEADS, rows=[_cost_row(each) for each in cost.models]),
+    )
+
+
+def _cost_row(each: ModelCost) -> list[str]:
+    return [
+        shown(each.model),
+        f"{each.answers:,}",
+        f"{each.tokens.input:,.0f}",
+        f"{each.tokens.output:,.0f}",
+        _UNKNOWN_COST if each.useful is None else USD.shown(each.useful),
+        _usd(each.wasted),
+        _usd(each.in_all),
+    ]
+
+
+def _usd(span: Span | None) -> str:
+    if span is None:
+        return _UNKNOWN_COST
+    return between(USD.shown(span.least), USD.shown(span.most))

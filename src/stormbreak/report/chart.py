@@ -1,21 +1,21 @@
-"""What a chart shows, before anybody draws it: numbers over time, or over something else."""
+"""The data of a chart: lines over time or over another quantity."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isnan, nan
 
 POINTS = 120
-"""Points of a line, at the most: with more, dashes cannot be told apart any more."""
+"""Maximum points of a line: with more, dashes look alike."""
 
 _CLIPPED_AT = 1.5  # times the highest number of the lines
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Line:
-    """Numbers at the points of a panel; NaN where there is none.
+    """Values at the points of a panel; NaN where there is none.
 
-    `stroke` is a place in `theme.STROKES`; None is the backdrop that others are held against. `low` and `high` are
-    the least and the most of several runs.
+    `stroke` is an index in `theme.STROKES`; None is the backdrop. `low` and `high` are the minimum and maximum of several
+    runs.
     """
 
     name: str
@@ -26,15 +26,16 @@ class Line:
 
     @property
     def drawn(self) -> bool:
-        """Whether there is anything to see."""
+        """Whether it has any value."""
         return not all(map(isnan, self.ys))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Panel:
-    """One chart: lines over `xs`, with a span that is shaded.
+    """Lines over `xs`, with an optional shaded span.
 
-    `about` tells it in words to those who cannot see it; with `whole`, there are whole numbers at the y axis only.
+    `about` is the text alternative. With `whole` the y axis has whole numbers only. With `clipped` the backdrop may exceed
+    the top.
     """
 
     about: str
@@ -49,38 +50,38 @@ class Panel:
 
     @property
     def top(self) -> float:
-        """The highest number in it; of a `clipped` one, that of its lines, and the backdrop may go beyond."""
+        """The upper end of the y axis."""
         lines = [line for line in self.lines if not (self.clipped and line.stroke is None)]
         heights = [y for line in lines for y in (*line.ys, *(line.high or ())) if not isnan(y)]
         return max(heights, default=0.0) * (_CLIPPED_AT if self.clipped else 1.0)
 
     @property
     def bottom(self) -> float:
-        """The lowest number of its lines, where that is below nothing."""
+        """The lower end of the y axis: the lowest negative value, or 0."""
         return min((y for line in self.lines for y in line.ys if y < 0), default=0.0)
 
 
 @dataclass(frozen=True, slots=True)
 class Clock:
-    """In which unit a span of time is told."""
+    """The unit of a time axis."""
 
     unit: str
     seconds: float
 
     def label(self, since: str) -> str:
-        """Name the axis."""
+        """Return the label of the axis."""
         return f"{self.unit} since {since}"
 
 
 def clock_for(span: float) -> Clock:
-    """Choose the unit that a span of so many seconds is best read in."""
+    """Choose the unit for a time span in seconds."""
     if span < 600:
         return Clock("seconds", 1.0)
     return Clock("minutes", 60.0) if span < 4 * 3600 else Clock("hours", 3600.0)
 
 
 def stride(count: int) -> int:
-    """How many of `count` numbers become one, so that no more than `POINTS` are left: 1, 2, 5, 10, 20, 50, ..."""
+    """Return how many of `count` values become one to leave at most `POINTS`: 1, 2, 5, 10, 20, 50, ..."""
     scale = 1
     while True:
         for step in (scale, 2 * scale, 5 * scale):
@@ -90,11 +91,11 @@ def stride(count: int) -> int:
 
 
 def means(values: Sequence[float], step: int) -> list[float]:
-    """The mean of every `step` numbers."""
+    """Return the mean of every `step` values."""
     return [mean(values[start : start + step]) for start in range(0, len(values), step)]
 
 
 def mean(values: Sequence[float]) -> float:
-    """The mean of those that are none NaN; NaN where there is none."""
+    """Return the mean, without NaNs; NaN if there is no value."""
     known = [value for value in values if not isnan(value)]
     return sum(known) / len(known) if known else nan

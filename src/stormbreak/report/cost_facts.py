@@ -1,4 +1,4 @@
-"""What a report of costs is made of, as the command that worked it out hands it over. Light to import."""
+"""The content of a cost report, as commands pass it. Light to import."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ from stormbreak.cost.roi import Case
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cost:
-    """Dollars, and what or whom they are of; a `claim` is marked as one."""
+    """An amount of dollars and its name; a `claim` is marked as one."""
 
     name: str
     usd: Decimal
@@ -19,7 +19,7 @@ class Cost:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Costs:
-    """Costs that are held against each other, as bars. `exact` ones, which are prices, are not rounded to a coin."""
+    """Costs to compare as bars. `exact` ones, which are prices, are not rounded to cents."""
 
     title: str
     costs: Sequence[Cost]
@@ -28,9 +28,9 @@ class Costs:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CostFacts:
-    """What stands above the tables: what it is about, what came of it in one sentence, and what is drawn.
+    """Everything above the tables: the subject, the result in one sentence, and the charts.
 
-    With a `move`, its savings over a year are drawn against what it costs.
+    With a `move`, a chart compares its savings over a year with its cost.
     """
 
     kind: str

@@ -1,4 +1,4 @@
-"""The report of `stormbreak cost` and of an estimate: result, bars or savings, tables and notes."""
+"""The report of `stormbreak cost` and of an estimate: the result, charts, tables and notes."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal
@@ -11,9 +11,8 @@ from stormbreak.cost.sheet import Kind, Sheet, percent
 from stormbreak.escape import shown
 from stormbreak.report.chart import Line, Panel
 from stormbreak.report.cost_facts import CostFacts, Costs
-from stormbreak.report.drawing import drawing_of
-from stormbreak.report.page import Bar, Card, Chart, Page, Section, Table, keys_of
-from stormbreak.report.picture import BarBlock, Picture, Tile
+from stormbreak.report.page import Bar, BarChart, Card, Chart, Page, Section, Table
+from stormbreak.report.picture import Picture
 
 # ---------------------------------------------------------------- savings chart and cards
 
@@ -25,19 +24,20 @@ _SCALES = (
     (10**6, "millions of "),
     (10**3, "thousands of "),
 )
-_LARGE = 10  # of a unit, from which a tick is easier to read in it
+_LARGE = 10  # units from which the larger unit is used
 
 
-def savings_panel(case: Case, currency: Currency) -> Panel:
-    """Draw twelve months; what it takes to pay for the move is shaded, where it is less than that."""
+def savings_chart(case: Case, currency: Currency) -> Chart:
+    """Make the chart of twelve months, with the payback time shaded."""
     months = range(MONTHS + 1)
     saved = [case.saving * month * currency.per_usd for month in months]
     costs = case.migration * currency.per_usd
     size, scale = _scale(max(map(abs, (*saved, costs))))
     unit = f"{scale}{currency.code}"
     paid = case.payback
-    return Panel(
-        about=f"{SAVINGS}, in {unit}, over twelve months: {_told(paid)}.",
+    payback = "never paid back" if paid is None else f"paid back after {_months(paid)}"
+    panel = Panel(
+        about=f"{SAVINGS}, in {unit}, over twelve months: {payback}.",
         x_label="months since the move",
         y_label=unit,
         xs=[float(month) for month in months],
@@ -48,10 +48,11 @@ def savings_panel(case: Case, currency: Currency) -> Panel:
         shaded=(0.0, float(paid)) if paid and paid <= MONTHS else None,
         shaded_as=f"payback: {_months(paid)}" if paid else "",
     )
+    return Chart.with_legend(SAVINGS, panel)
 
 
 def savings_cards(case: Case, currency: Currency) -> list[Card]:
-    """The figures of the case as given, each under its right name."""
+    """Make the cards of a case."""
     share, returned = case.share, case.returned
     return [
         Card(
@@ -77,23 +78,19 @@ def savings_cards(case: Case, currency: Currency) -> list[Card]:
     ]
 
 
-def _told(payback: Decimal | None) -> str:
-    return "never paid back" if payback is None else f"paid back after {_months(payback)}"
-
-
 def _months(months: Decimal) -> str:
     return f"{near(months, 1)} months"
 
 
-def _scale(most: Decimal) -> tuple[int, str]:
-    """The unit in which ticks are short."""
-    return next((each for each in _SCALES if most >= _LARGE * each[0]), (1, ""))
+def _scale(largest: Decimal) -> tuple[int, str]:
+    """Choose the unit for short tick labels."""
+    return next((each for each in _SCALES if largest >= _LARGE * each[0]), (1, ""))
 
 
 # ---------------------------------------------------------------- report
 
 BARS, BARS_OF_PICTURE, BLOCKS_OF_PICTURE = 20, 12, 4
-"""Bars of a chart at the most; and how many of how many charts are in a picture. All amounts stand in the tables."""
+"""Maximum bars of a chart on a page and in a picture, and charts in a picture. The tables have all amounts."""
 
 _LONG = 1000  # characters of a sentence
 _TITLES: Mapping[str, str] = MappingProxyType(
@@ -109,8 +106,8 @@ _TITLES: Mapping[str, str] = MappingProxyType(
 )
 
 
-def cost_page(facts: CostFacts, said: Sequence[str], sheets: Mapping[str, Sheet]) -> Page:
-    """Make the page: all sheets, and all that is `said` of them."""
+def cost_page(facts: CostFacts, sentences: Sequence[str], sheets: Mapping[str, Sheet]) -> Page:
+    """Make the page: charts, all sheets, and the sentences about them."""
     tables = [
         Section(title=_TITLES.get(name, name), table=_table(sheet))
         for name, sheet in sheets.items()
@@ -120,33 +117,27 @@ def cost_page(facts: CostFacts, said: Sequence[str], sheets: Mapping[str, Sheet]
     return Page(
         kind=facts.kind,
         title=shown(facts.title, 120),
-        about="",
         verdict=shown(facts.verdict, _LONG),
         facts=[(name, shown(value, 200)) for name, value in facts.facts],
-        sections=[*_move(facts), *bars, *tables, *_said(said)],
+        sections=[*_move(facts), *bars, *tables, *_notes(sentences)],
     )
 
 
 def cost_picture(facts: CostFacts) -> Picture:
-    """Make the picture: the charts, and the figures of a move above them."""
-    tiles, case = list[Tile](), facts.move
-    if case is not None:
-        panel = savings_panel(case, facts.currency)
-        tiles = [Tile(title=SAVINGS, panel=panel, keys=keys_of(panel.lines))]
-    blocks = [
-        BarBlock(title=shown(each.title, 120), bars=_bars(each, facts, BARS_OF_PICTURE))
-        for each in facts.bars[:BLOCKS_OF_PICTURE]
-        if each.costs
-    ]
+    """Make the picture: the charts, and the cards of a move above them."""
+    case = facts.move
     left = any(len(each.costs) > BARS_OF_PICTURE for each in facts.bars)
     return Picture(
         title=f"{facts.kind}: {shown(facts.title, 100)}",
         verdict=shown(facts.verdict, _LONG),
-        tiles=tiles,
-        keys=(),
         cards=[] if case is None else savings_cards(case, facts.currency),
-        bars=blocks,
-        note="Not all bars are shown; a page has more, and all tables."
+        charts=[] if case is None else [savings_chart(case, facts.currency)],
+        bars=[
+            BarChart(title=shown(each.title, 120), bars=_bars(each, facts, BARS_OF_PICTURE))
+            for each in facts.bars[:BLOCKS_OF_PICTURE]
+            if each.costs
+        ],
+        note="Not all bars are shown; the HTML report has more, and all tables."
         if left or len(facts.bars) > BLOCKS_OF_PICTURE
         else "",
     )
@@ -156,27 +147,25 @@ def _move(facts: CostFacts) -> Iterator[Section]:
     case = facts.move
     if case is None:
         return
-    panel = savings_panel(case, facts.currency)
-    chart = Chart(title=SAVINGS, drawing=drawing_of(panel, salt=SAVINGS), keys=keys_of(panel.lines))
     yield Section(title="In figures", cards=savings_cards(case, facts.currency))
-    yield Section(title="Over twelve months", charts=[chart])
+    yield Section(title="Over twelve months", charts=[savings_chart(case, facts.currency)])
 
 
 def _bars_section(each: Costs, facts: CostFacts) -> Section:
     count = len(each.costs)
-    lead = f"The first {BARS} of {count:,}; all stand in the table." if count > BARS else ""
+    lead = f"The first {BARS} of {count:,}; all are in the table." if count > BARS else ""
     return Section(title=shown(each.title, 120), lead=lead, bars=_bars(each, facts, BARS))
 
 
-def _bars(each: Costs, facts: CostFacts, most: int) -> list[Bar]:
-    costs = each.costs[:most]
+def _bars(each: Costs, facts: CostFacts, maximum: int) -> list[Bar]:
+    costs = each.costs[:maximum]
     longest = max(cost.usd for cost in costs) or 1
-    written = facts.currency.exact if each.exact else facts.currency.shown
+    amount = facts.currency.exact if each.exact else facts.currency.shown
     return [
         Bar(
             name=f"{shown(cost.name)}{' (a claim)' if cost.claim else ''}",
             share=float(cost.usd / longest),
-            figure=f"{written(cost.usd)} {facts.currency.code}",
+            figure=f"{amount(cost.usd)} {facts.currency.code}",
         )
         for cost in costs
     ]
@@ -195,15 +184,15 @@ def _table(sheet: Sheet) -> Table:
     )
 
 
-def _said(said: Sequence[str]) -> Iterator[Section]:
-    """Sentences in groups, as empty lines part them; a first line that ends in a colon is the group's title."""
+def _notes(sentences: Sequence[str]) -> Iterator[Section]:
+    """Group sentences at empty ones; a first sentence that ends in a colon is the title of its group."""
     groups: list[list[str]] = [[]]
-    for sentence in said:
+    for sentence in sentences:
         if sentence:
             groups[-1].append(shown(sentence.removeprefix("- "), _LONG))
         else:
             groups.append([])
     for group in filter(None, groups):
         titled = group[0].endswith(":")
-        title = group[0].removesuffix(":") if titled else "What to know of it"
-        yield Section(title=title, said=group[1:] if titled else group)
+        title = group[0].removesuffix(":") if titled else "Notes"
+        yield Section(title=title, sentences=group[1:] if titled else group)

@@ -1,6 +1,6 @@
-"""Where a report goes: all that a command needs to know. Light to import; what draws is loaded when something is written.
+"""The file of a report, the only module that commands need. Light to import: drawing code is loaded on writing.
 
-Everything that can be wrong with the place is found out before anything runs.
+Problems with the file are reported before anything runs.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
     from stormbreak.storm.survey import Survey
 
 PAGE, PICTURE = ".html", ".png"
-_NEEDED = ("jinja2", "matplotlib")
+_REQUIRED = ("jinja2", "matplotlib")
 
 
 class ReportFile:
-    """A file that a report will be written to: a page, or a picture, by its name."""
+    """The file of a report: HTML or a picture, by its suffix."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -38,20 +38,21 @@ class ReportFile:
 
     @classmethod
     def of(cls, name: str, *, kinds: Sequence[str] = (PAGE, PICTURE)) -> Self:
-        """Find out whether a report can be written there; leaves nothing behind. `kinds` are the suffixes allowed.
+        """Check that a report can be written there, without a trace. `kinds` are the allowed suffixes.
 
         Raises:
-            ConfigurationError: it cannot, or what draws it is not installed.
+            ConfigurationError: it cannot, or the extra `report` is not installed.
         """
         path = Path(name)
         if path.suffix.lower() not in kinds:
             raise ConfigurationError(
                 f"--report must end in {' or '.join(kinds)}, got {quoted(name)}"
             )
-        if any(find_spec(module) is None for module in _NEEDED):
-            needed = " and ".join(_NEEDED)
-            raise ConfigurationError(f"--report needs {needed}: pip install 'stormbreak[report]'")
-        _try_out(path)
+        if any(find_spec(module) is None for module in _REQUIRED):
+            required = " and ".join(_REQUIRED)
+            raise ConfigurationError(f"--report needs {required}: pip install 'stormbreak[report]'")
+        with suppress(_WriteCheckDoneError), replacing(path):
+            raise _WriteCheckDoneError
         if path.exists() and not path.is_file():
             what = "a directory" if path.is_dir() else "no file that can be replaced"
             raise ConfigurationError(f"--report {path_of(path)}: is {what}")
@@ -64,51 +65,48 @@ class ReportFile:
         *,
         live: bool = False,
     ) -> None:
-        """Write the report of a storm, simulated or `live`; its verdict is on the policy of the first result.
-
-        Raises:
-            ConfigurationError: it cannot be written any more.
-        """
-        from stormbreak.report import storm_report as report  # noqa: PLC0415 - loads what draws
+        """Write the report of a storm, simulated or `live`; its verdict is on the policy of the first result."""
+        from stormbreak.report import storm_report as report  # noqa: PLC0415 - drawing code
 
         self._write(
             lambda: report.storm_page(scenario, results, live=live),
             lambda: report.storm_picture(scenario, results),
         )
 
-    def batch(
-        self, summary: "Summary", course: "RunStats", cost: "BatchCost | None" = None
-    ) -> None:
-        """Write the report of a batch run. Raises ConfigurationError if it cannot be written any more."""
-        from stormbreak.report import batch_report as report  # noqa: PLC0415 - loads what draws
+    def batch(self, summary: "Summary", stats: "RunStats", cost: "BatchCost | None" = None) -> None:
+        """Write the report of a batch run."""
+        from stormbreak.report import batch_report as report  # noqa: PLC0415 - drawing code
 
         self._write(
-            lambda: report.batch_page(summary, course, cost),
-            lambda: report.batch_picture(summary, course),
+            lambda: report.batch_page(summary, stats, cost),
+            lambda: report.batch_picture(summary, stats),
         )
 
-    def cost(self, facts: "CostFacts", said: Sequence[str], sheets: "Mapping[str, Sheet]") -> None:
-        """Write the report of costs. Raises ConfigurationError if it cannot be written any more."""
-        from stormbreak.report import cost_report as report  # noqa: PLC0415 - loads what draws
+    def cost(
+        self, facts: "CostFacts", sentences: Sequence[str], sheets: "Mapping[str, Sheet]"
+    ) -> None:
+        """Write the report of costs."""
+        from stormbreak.report import cost_report as report  # noqa: PLC0415 - drawing code
 
         self._write(
-            lambda: report.cost_page(facts, said, sheets), lambda: report.cost_picture(facts)
+            lambda: report.cost_page(facts, sentences, sheets), lambda: report.cost_picture(facts)
         )
 
     def survey(self, found: "Survey") -> None:
-        """Write the page of a survey. Raises ConfigurationError if it cannot be written any more."""
-        from stormbreak.report import survey_report as report  # noqa: PLC0415 - loads what draws
+        """Write the page of a survey."""
+        from stormbreak.report import survey_report as report  # noqa: PLC0415 - drawing code
 
         self._write(lambda: report.survey_page(found))
 
     def _write(
         self, page: "Callable[[], Page]", picture: "Callable[[], Picture] | None" = None
     ) -> None:
-        from stormbreak.report.page import fill_in  # noqa: PLC0415 - loads what draws
-        from stormbreak.report.picture import png_of  # noqa: PLC0415 - loads what draws
+        """Raise ConfigurationError if the file can no longer be written."""
+        from stormbreak.report.page import html_of  # noqa: PLC0415 - drawing code
+        from stormbreak.report.picture import png_of  # noqa: PLC0415 - drawing code
 
         if picture is None or self._kind == PAGE:
-            made = fill_in(page()).encode()
+            made = html_of(page()).encode()
         else:
             made = png_of(picture())
         with replacing(self.path) as file:
@@ -116,9 +114,4 @@ class ReportFile:
 
 
 class _WriteCheckDoneError(Exception):
-    """Nothing was to be written."""
-
-
-def _try_out(path: Path) -> None:
-    with suppress(_WriteCheckDoneError), replacing(path):
-        raise _WriteCheckDoneError
+    """Ends the check without writing."""

@@ -1,7 +1,7 @@
-"""Draw panels with matplotlib: as SVG in a page, or together in one picture (`picture.py`).
+"""Draw panels with matplotlib, without pyplot: as SVG in a page, or together in a picture (`picture.py`).
 
-No pyplot. matplotlib reads some settings from one place for the whole process only; they are set for the time of a drawing,
-under a lock, and put back. Whatever the user's own settings file says does not matter.
+Some settings of matplotlib are global. They are set for the time of a drawing, under a lock, and restored. The user's
+settings file is ignored.
 """
 
 import re
@@ -21,7 +21,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from stormbreak.drivers.locks import new_lock
 from stormbreak.report.chart import Line, Panel
-from stormbreak.report.theme import STROKES, Colours, stand_in, themed
+from stormbreak.report.theme import STROKES, Colours, placeholder, themed
 
 _LOCK = new_lock()
 _SETTINGS: dict[Any, Any] = {
@@ -33,16 +33,16 @@ _SETTINGS: dict[Any, Any] = {
 _HEADROOM, _HEADROOM_WITH_NAME = (
     1.08,
     1.2,
-)  # above the highest number; where something is shaded, its name is there
-_MARKERS = 5  # on each line, about
+)  # above the highest value; the name of a shaded span is there
+_MARKERS = 5  # on each line, approximately
 _THIN, _THICK = 1.1, 1.9  # points
 
 
 @contextmanager
 def settings(salt: str) -> Iterator[None]:
-    """Draw within this; with the same salt, the same drawing comes out the same."""
+    """Draw in this context. The same salt makes the same drawing identical."""
     with _LOCK, warnings.catch_warnings(), mpl.rc_context():
-        # A name may have letters that the font lacks: a page shows them nevertheless, a picture shows boxes.
+        # The font may lack letters of a name: a page shows them, a picture shows boxes.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         mpl.rcdefaults()
         mpl.rcParams.update(_SETTINGS | {"svg.hashsalt": salt})
@@ -82,7 +82,7 @@ def _frame(panel: Panel, axes: Axes, paint: Colours, size: float) -> None:
 
 
 def number(value: float) -> str:
-    """Write the number of a tick."""
+    """Format the number of a tick."""
     return f"{value:,.0f}" if abs(value) >= 10 or value == int(value) else f"{value:g}"
 
 
@@ -131,18 +131,18 @@ def _draw_line(panel: Panel, line: Line, axes: Axes, paint: Colours) -> None:
 
 
 def _marked(line: Line) -> list[int]:
-    """Which points get a marker: some of those that are there, not where the other lines have theirs."""
-    there = [place for place, y in enumerate(line.ys) if not isnan(y)]
-    step = max(1, len(there) // _MARKERS)
+    """Choose the points with a marker, at other places than those of the other lines."""
+    known = [place for place, y in enumerate(line.ys) if not isnan(y)]
+    step = max(1, len(known) // _MARKERS)
     offset = step * ((line.stroke or 0) + 1) // (len(STROKES) + 1)
-    return there[min(offset, len(there) - 1) :: step]
+    return known[min(offset, len(known) - 1) :: step]
 
 
 # ---------------------------------------------------------------- panel as SVG
-# Text is text, colours are those of the page, and nothing refers to other files.
+# Text stays text, colours are CSS variables of the page.
 
 WIDTH, HEIGHT = 440, 232
-"""Of a drawing, in its own units. A column of a page is about so wide, a telephone a little less."""
+"""Of a drawing in its own units: about the width of a page column."""
 
 _TEXT = 12.5
 _MARGINS = {"left": 46, "right": 10, "top": 30, "bottom": 42}  # in the same units
@@ -152,7 +152,7 @@ _DROPPED = {"metadata", "style"}
 
 
 def drawing_of(panel: Panel, *, salt: str) -> Markup:
-    """Draw `panel`. `salt` must differ between the drawings of a page: names in them are made of it."""
+    """Draw `panel` as SVG. `salt` must be unique in a page: ids are made from it."""
     with settings(salt):
         figure = Figure(figsize=(WIDTH / _INCH, HEIGHT / _INCH), dpi=_INCH)
         figure.patch.set_visible(False)
@@ -164,10 +164,10 @@ def drawing_of(panel: Panel, *, salt: str) -> Markup:
                 1 - (_MARGINS["top"] + _MARGINS["bottom"]) / HEIGHT,
             )
         )
-        draw(panel, axes, stand_in, _TEXT)
+        draw(panel, axes, placeholder, _TEXT)
         drawn = BytesIO()
         figure.savefig(drawn, format="svg", metadata={"Date": None})
-    root = fromstring(drawn.getvalue())  # noqa: S314 - what matplotlib has just written
+    root = fromstring(drawn.getvalue())  # noqa: S314 - written by matplotlib
     _clean(root)
     root.attrib = {
         "class": "chart",
@@ -175,15 +175,15 @@ def drawing_of(panel: Panel, *, salt: str) -> Markup:
         "role": "img",
         "aria-label": panel.about,
     }
-    return Markup(tostring(root, encoding="unicode"))  # noqa: S704 - escaped by whoever serialised it
+    return Markup(tostring(root, encoding="unicode"))  # noqa: S704 - escaped by tostring
 
 
 def _clean(element: Element) -> None:
-    """Take out what a page has itself, and the names of namespaces, which HTML does without."""
+    """Remove namespaces, metadata and styles that the page defines."""
     element.tag = _local(element.tag)
     attributes = {_local(name): value for name, value in element.attrib.items()}
     if element.tag == "g":
-        attributes.pop("id", None)  # nobody refers to groups, and each drawing numbers them alike
+        attributes.pop("id", None)  # not referenced, and the same in each drawing
     if "style" in attributes:
         attributes["style"] = _style(attributes["style"])
     if "d" in attributes:

@@ -1,22 +1,23 @@
-"""The page: what stands on it, as values, and the filling in of its template. No script, and nothing from elsewhere."""
+"""The page of a report as values, and its HTML. The file needs no script and no other file."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
+from itertools import count
+from typing import Self
 
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from stormbreak import __version__
-from stormbreak.report.chart import Line
+from stormbreak.report.chart import Line, Panel
+from stormbreak.report.drawing import drawing_of
 from stormbreak.report.theme import STROKES, Stroke, variables
-
-_TEMPLATE = "page.html"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Key:
-    """What a line of the charts stands for; without a stroke, the backdrop."""
+    """A line of a legend; without a stroke it is the backdrop."""
 
     name: str
     stroke: Stroke | None
@@ -24,16 +25,21 @@ class Key:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chart:
-    """A drawing under a heading, with its own legend where the section has none."""
+    """A panel under a heading, with its own legend unless the section or picture has one."""
 
     title: str
-    drawing: Markup
+    panel: Panel
     keys: Sequence[Key] = ()
+
+    @classmethod
+    def with_legend(cls, title: str, panel: Panel) -> Self:
+        """Make a chart with a legend of its own."""
+        return cls(title=title, panel=panel, keys=keys_of(panel.lines))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Card:
-    """One figure that is worth being large, what it is of, and a word about it."""
+    """One large figure with its name and an explanation."""
 
     name: str
     figure: str
@@ -43,7 +49,7 @@ class Card:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bar:
-    """A length among others: `share` of the longest."""
+    """One bar; `share` is its length relative to the longest."""
 
     name: str
     share: float
@@ -51,8 +57,16 @@ class Bar:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BarChart:
+    """Bars under a heading."""
+
+    title: str
+    bars: Sequence[Bar]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Table:
-    """Rows under heads; the first cell of a row is its name, the others are figures. `texts` are columns of words."""
+    """The first cell of a row is its name. `texts` are the columns of text; the others are numbers."""
 
     heads: Sequence[str]
     rows: Sequence[Sequence[str]]
@@ -61,7 +75,7 @@ class Table:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Section:
-    """A part of the page; whatever it has not is left out."""
+    """A part of the page. Empty parts are left out."""
 
     title: str
     lead: str = ""
@@ -71,35 +85,37 @@ class Section:
     bars: Sequence[Bar] = ()
     table: Table | None = None
     notes: Sequence[tuple[str, str]] = ()
-    said: Sequence[str] = ()
+    sentences: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Page:
-    """A report: what it is about, what came of it in one sentence, and the sections."""
+    """A report: its subject, the result in one sentence, and the sections."""
 
     kind: str
     title: str
-    about: str
+    about: str = ""
     verdict: str
     facts: Sequence[tuple[str, str]]
     sections: Sequence[Section]
 
 
 def keys_of(lines: Sequence[Line]) -> list[Key]:
-    """The legend of these lines."""
+    """Return the legend of these lines."""
     return [
         Key(name=line.name, stroke=None if line.stroke is None else STROKES[line.stroke])
         for line in lines
     ]
 
 
-def fill_in(page: Page) -> str:
-    """Make the HTML of `page`. All text in it is escaped."""
+def html_of(page: Page) -> str:
+    """Render a page as HTML. All text in it is escaped."""
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    source = files("stormbreak.report").joinpath(_TEMPLATE).read_text(encoding="utf-8")
+    numbers = count(1)
+    environment.filters["draw"] = lambda panel: drawing_of(panel, salt=f"chart {next(numbers)}")
+    source = files("stormbreak.report").joinpath("page.html").read_text(encoding="utf-8")
     light, dark = map(Markup, variables())
     template = environment.from_string(source)
     return template.render(page=page, light=light, dark=dark, version=__version__)

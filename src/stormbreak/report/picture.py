@@ -1,10 +1,10 @@
-"""Several panels and bars in one picture (PNG), for places that take no page. Always in the light theme."""
+"""Charts, figures and bars in one picture (PNG), in the light theme, for places that take no HTML."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from io import BytesIO
 from textwrap import wrap
-from typing import Literal, TypeAlias
+from typing import Literal, Protocol, TypeAlias
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -13,143 +13,75 @@ from matplotlib.patches import Patch
 from PIL import Image
 
 from stormbreak.escape import ending
-from stormbreak.report.chart import Panel
 from stormbreak.report.drawing import draw, settings
-from stormbreak.report.page import Bar, Card, Key
-from stormbreak.report.theme import Colours, Stroke, light
+from stormbreak.report.page import BarChart, Card, Chart, Key
+from stormbreak.report.theme import light
 
-# ---------------------------------------------------------------- bars
-
-_BAR = 26  # hundredths of an inch, with the space to the next
-_THICK = 0.6  # of that
-_START, _LONGEST = 0.38, 0.46  # of the width
-_GAP = 0.008
-_LETTERS = 50  # of a name
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BarBlock:
-    """Bars under a heading."""
-
-    title: str
-    bars: Sequence[Bar]
-
-    @property
-    def height(self) -> float:
-        """Of the bars, in hundredths of an inch."""
-        return _BAR * len(self.bars)
-
-
-def draw_bars(block: BarBlock, axes: Axes, paint: Colours, size: float) -> None:
-    """Draw them over all of `axes`, with text of `size` points."""
-    axes.set_axis_off()
-    axes.set_xlim(0, 1)
-    axes.set_ylim(len(block.bars) - 0.5, -0.5)
-    for place, bar in enumerate(block.bars):
-        length = _LONGEST * bar.share
-        axes.barh(place, length, _THICK, left=_START, color=paint("line-1"))
-        for x, text, side in (
-            (_START - _GAP, ending(bar.name, _LETTERS), "right"),
-            (_START + length + _GAP, bar.figure, "left"),
-        ):
-            axes.text(x, place, text, ha=side, va="center", fontsize=size, color=paint("ink"))
-
-
-# ---------------------------------------------------------------- picture
-
-# All in hundredths of an inch.
-_WIDTH, _MARGIN = 1200, 52
-_COLUMNS, _BETWEEN = 2, 72
-_PANEL, _BELOW, _HEADING = 196, 62, 46
-_LINE, _SMALL_LINE, _CARD, _CARD_LINE, _KEYS, _BLOCK = 30, 20, 64, 16, 30, 24
-_LETTER, _BOLD_LETTER, _SMALL_LETTER = 8.0, 9.4, 7.2  # about as wide as most are
-_KEY = 72  # of a key, besides its name
-_KEY_LINE = 22
-_TILE = (_WIDTH - 2 * _MARGIN - (_COLUMNS - 1) * _BETWEEN) / _COLUMNS
+# Lengths in hundredths of an inch.
 _INCH = 100
+_WIDTH, _MARGIN = 1200, 52
+_INNER = _WIDTH - 2 * _MARGIN
+_COLUMNS, _GUTTER = 2, 72
+_PANEL, _BELOW_PANEL, _HEADING = 196, 62, 46
+_LINE, _SMALL_LINE, _CARD, _CARD_LINE, _KEYS, _BLOCK = 30, 20, 64, 16, 30, 24
+_LETTER, _BOLD_LETTER, _SMALL_LETTER = 8.0, 9.4, 7.2  # mean width
+_KEY, _KEY_LINE = 72, 22  # a key of a legend, without its name
+_CHART = (_INNER - (_COLUMNS - 1) * _GUTTER) / _COLUMNS
+_BAR = 26  # with the space to the next
+
+# Shares of the width of a bar chart.
+_BAR_START, _BAR_LENGTH, _BAR_GAP, _BAR_THICKNESS = 0.38, 0.46, 0.008, 0.6
 
 _SCALE = 140  # pixels to an inch
 _BIG, _TEXT, _SMALL = 15.5, 10.5, 9.0  # points
-_VERDICT, _NOTE = 92, 160  # characters of a line
+_VERDICT_LETTERS, _NOTE_LETTERS, _BAR_LETTERS, _KEY_LETTERS = 92, 160, 50, 48
+_MAX_CARDS, _CARDS_PER_ROW = 6, 3  # four fit in one row, too
+_COLOURS, _KMEANS_ROUNDS = 256, 3
 _Corner: TypeAlias = Literal["upper left", "upper right"]
-_MAX_CARDS = 6
-_CARDS_IN_A_ROW = 3  # four stand in one, too
-_MAX_KEY = 48  # characters
-_COLOURS = 256
-_ROUNDS = 3
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tile:
-    """A panel under a heading, with its own legend where the picture has none."""
-
-    title: str
-    panel: Panel
-    keys: Sequence[Key] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Picture:
-    """What is on it, from the top down."""
+    """Its parts, from top to bottom."""
 
     title: str
     verdict: str
-    tiles: Sequence[Tile]
-    keys: Sequence[Key]
-    cards: Sequence[Card]
-    bars: Sequence[BarBlock] = ()
+    cards: Sequence[Card] = ()
+    keys: Sequence[Key] = ()
+    charts: Sequence[Chart] = ()
+    bars: Sequence[BarChart] = ()
     note: str = ""
 
 
 def png_of(picture: Picture) -> bytes:
-    """Draw it."""
-    verdict, note = wrap(picture.verdict, _VERDICT), wrap(picture.note, _NOTE)
-    cards = _cards(picture.cards[:_MAX_CARDS])
-    keys = list(_in_rows(picture.keys, _WIDTH - 2 * _MARGIN))
-    starts = range(0, len(picture.tiles), _COLUMNS)
-    rows = [_Row(picture.tiles[start : start + _COLUMNS]) for start in starts]
-    height = (
-        _MARGIN * 2
-        + _SMALL_LINE
-        + len(verdict) * _LINE
-        + sum(row.height for row in cards)
-        + _KEYS * len(keys)
-        + sum(row.height for row in rows)
-        + sum(_heading_and(block) for block in picture.bars)
-        + len(note) * _SMALL_LINE
-    )
+    """Draw a picture."""
+    verdict, note = wrap(picture.verdict, _VERDICT_LETTERS), wrap(picture.note, _NOTE_LETTERS)
+    keys = list(_rows_of_keys(picture.keys, _INNER))
+    starts = range(0, len(picture.charts), _COLUMNS)
+    parts: list[_Part] = [
+        *_rows_of_cards(picture.cards[:_MAX_CARDS]),
+        *(_Legend(row) for row in keys),
+        *(_ChartRow(picture.charts[start : start + _COLUMNS]) for start in starts),
+        *(_Bars(chart) for chart in picture.bars),
+    ]
+    text = _SMALL_LINE + len(verdict) * _LINE + len(note) * _SMALL_LINE
     with settings(""):
-        sheet = _Sheet(height)
+        sheet = _Sheet(2 * _MARGIN + text + sum(part.height for part in parts))
         sheet.write(_MARGIN, picture.title, size=_TEXT, role="muted")
         sheet.down(_SMALL_LINE + 6)
         for line in verdict:
             sheet.write(_MARGIN, line, size=_BIG, weight="bold")
             sheet.down(_LINE)
-        for row in cards:
-            row.draw(sheet)
-        for line_of_keys in keys:
-            sheet.legend(line_of_keys, _MARGIN)
-            sheet.down(_KEYS)
-        for tiles in rows:
-            tiles.draw(sheet)
-        for block in picture.bars:
-            sheet.down(_BLOCK / 2)
-            sheet.write(_MARGIN, block.title, size=_TEXT, weight="bold")
-            sheet.down(_KEYS)
-            draw_bars(block, sheet.axes(_MARGIN, _WIDTH - 2 * _MARGIN, block.height), light, _TEXT)
-            sheet.down(block.height + _BLOCK / 2)
+        for part in parts:
+            part.draw(sheet)
         for line in note:
             sheet.write(_MARGIN, line, size=_SMALL, role="muted")
             sheet.down(_SMALL_LINE)
         return sheet.png()
 
 
-def _heading_and(block: BarBlock) -> float:
-    return _KEYS + block.height + _BLOCK
-
-
 class _Sheet:
-    """A figure that is filled from the top down."""
+    """A figure that is filled from top to bottom."""
 
     def __init__(self, height: float) -> None:
         self._height = height
@@ -170,7 +102,7 @@ class _Sheet:
         weight: str = "normal",
         below: float = 0.0,
     ) -> None:
-        """Write a line of text whose top is here, or so much below."""
+        """Write a line of text at the current height plus `below`."""
         y = 1 - (self._y + below) / self._height
         self._figure.text(
             x / _WIDTH, y, text, fontsize=size, color=light(role), weight=weight, va="top"
@@ -183,15 +115,14 @@ class _Sheet:
     def legend(
         self, keys: Sequence[Key], x: float, *, to: _Corner = "upper left", below: float = 0.0
     ) -> None:
-        """Draw a legend whose top left, or top right, is here, or so much below."""
-        handles = [_handle(key) for key in keys]
+        """Draw a legend with its corner at the current height plus `below`."""
         self._figure.legend(
-            handles=handles,
+            handles=[_handle(key) for key in keys],
             loc=to,
             bbox_to_anchor=(x / _WIDTH, 1 - (self._y + below) / self._height),
             borderaxespad=0,
             borderpad=0,
-            ncols=len(handles),
+            ncols=len(keys),
             frameon=False,
             fontsize=_TEXT,
             labelcolor=light("ink"),
@@ -200,70 +131,93 @@ class _Sheet:
         )
 
     def png(self) -> bytes:
-        """The picture. A chart has few colours: with a palette it is a third as large, and looks the same."""
+        """Encode the picture with a palette: a third of the size, and it looks the same."""
         drawn, small = BytesIO(), BytesIO()
         self._figure.savefig(drawn, format="png", metadata={"Software": None})
-        # MAXCOVERAGE keeps colours that are rare: those of thin lines. The rounds keep those of large areas as they are.
+        # MAXCOVERAGE keeps rare colours: those of thin lines. The rounds keep those of large areas as they are.
         method, dither = Image.Quantize.MAXCOVERAGE, Image.Dither.NONE
         palette = (
             Image.open(drawn)
             .convert("RGB")
-            .quantize(_COLOURS, method, kmeans=_ROUNDS, dither=dither)
+            .quantize(_COLOURS, method, kmeans=_KMEANS_ROUNDS, dither=dither)
         )
         palette.save(small, format="png", optimize=True)
         return small.getvalue()
 
 
+# ---------------------------------------------------------------- parts
+
+
+class _Part(Protocol):
+    """A part of the picture over its whole width."""
+
+    @property
+    def height(self) -> float: ...
+
+    def draw(self, sheet: _Sheet) -> None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class _Cards:
-    """Cards side by side, and what each of them says, in lines."""
+    """Cards side by side; `texts` are the wrapped lines of each."""
 
     cards: Sequence[Card]
-    told: Sequence[Sequence[str]]
+    texts: Sequence[Sequence[str]]
     width: float
 
     @property
     def height(self) -> float:
-        return _CARD + _CARD_LINE * max(map(len, self.told))
+        return _CARD + _CARD_LINE * max(map(len, self.texts))
 
     def draw(self, sheet: _Sheet) -> None:
         sheet.down(_BLOCK / 2)
-        for place, (card, told) in enumerate(zip(self.cards, self.told, strict=True)):
+        for place, (card, text) in enumerate(zip(self.cards, self.texts, strict=True)):
             x = _MARGIN + place * self.width
             role = "ink" if card.stroke is None else card.stroke.role
             name = ending(card.name, int(self.width / _BOLD_LETTER))
             sheet.write(x, name, size=_TEXT, role=role, weight="bold")
             sheet.write(x, card.figure, size=_BIG, weight="bold", below=17)
-            sheet.write(x, "\n".join(told), size=_SMALL, role="muted", below=41)
+            sheet.write(x, "\n".join(text), size=_SMALL, role="muted", below=41)
         sheet.down(self.height - _BLOCK / 2)
 
 
-def _cards(cards: Sequence[Card]) -> list[_Cards]:
-    """Cards in rows that leave each of them its place."""
-    columns = len(cards) if len(cards) == _CARDS_IN_A_ROW + 1 else _CARDS_IN_A_ROW
-    width = (_WIDTH - 2 * _MARGIN) / columns
+def _rows_of_cards(cards: Sequence[Card]) -> list[_Cards]:
+    columns = len(cards) if len(cards) == _CARDS_PER_ROW + 1 else _CARDS_PER_ROW
+    width = _INNER / columns
     letters = int(width / _SMALL_LETTER)
     rows = [cards[start : start + columns] for start in range(0, len(cards), columns)]
     return [_Cards(row, [wrap(card.about, letters)[:3] for card in row], width) for row in rows]
 
 
-def _in_rows(keys: Sequence[Key], room: float) -> Iterator[list[Key]]:
-    """Keys of a legend, as many in a row as there is room for, with names that are not too long."""
-    row, left = list[Key](), room
+@dataclass(frozen=True, slots=True)
+class _Legend:
+    """One row of the legend of all charts."""
+
+    keys: Sequence[Key]
+    height: float = _KEYS
+
+    def draw(self, sheet: _Sheet) -> None:
+        sheet.legend(self.keys, _MARGIN)
+        sheet.down(_KEYS)
+
+
+def _rows_of_keys(keys: Sequence[Key], width: float) -> Iterator[list[Key]]:
+    """Break a legend into rows of that width; long names are shortened."""
+    row, left = list[Key](), width
     for key in keys:
-        named = replace(key, name=ending(key.name, _MAX_KEY))
-        width = _KEY + _LETTER * len(named.name)
-        if row and width > left:
+        short = replace(key, name=ending(key.name, _KEY_LETTERS))
+        needed = _KEY + _LETTER * len(short.name)
+        if row and needed > left:
             yield row
-            row, left = [], room
-        row.append(named)
-        left -= width
+            row, left = [], width
+        row.append(short)
+        left -= needed
     if row:
         yield row
 
 
 def _handle(key: Key) -> Line2D | Patch:
-    stroke: Stroke | None = key.stroke
+    stroke = key.stroke
     if stroke is None:
         return Patch(facecolor=light("ideal"), alpha=0.3, label=key.name)
     return Line2D(
@@ -279,34 +233,60 @@ def _handle(key: Key) -> Line2D | Patch:
     )
 
 
-class _Row:
-    """Tiles side by side. Their legends stand beside the titles, or below them where one is too wide for that."""
+class _ChartRow:
+    """Charts side by side. Legends are beside the titles, or below them if one is too wide."""
 
-    def __init__(self, tiles: Sequence[Tile]) -> None:
-        self._tiles = tiles
-        legends = [tile.keys if len(tile.keys) > 1 else () for tile in tiles]
-        rooms = [_TILE - _BOLD_LETTER * len(tile.title) - _BLOCK for tile in tiles]
-        beside = [list(_in_rows(keys, room)) for keys, room in zip(legends, rooms, strict=True)]
+    def __init__(self, charts: Sequence[Chart]) -> None:
+        self._charts = charts
+        legends = [chart.keys if len(chart.keys) > 1 else () for chart in charts]
+        widths = [_CHART - _BOLD_LETTER * len(chart.title) - _BLOCK for chart in charts]
+        beside = [
+            list(_rows_of_keys(keys, width)) for keys, width in zip(legends, widths, strict=True)
+        ]
         self._beside = all(len(rows) <= 1 for rows in beside)
         self._legends = (
-            beside if self._beside else [list(_in_rows(keys, _TILE)) for keys in legends]
+            beside if self._beside else [list(_rows_of_keys(keys, _CHART)) for keys in legends]
         )
-
-    @property
-    def _heading(self) -> float:
-        return _HEADING + (0 if self._beside else _KEY_LINE * max(map(len, self._legends)))
-
-    @property
-    def height(self) -> float:
-        return self._heading + _PANEL + _BELOW
+        below = 0 if self._beside else _KEY_LINE * max(map(len, self._legends))
+        self._heading = _HEADING + below
+        self.height = self._heading + _PANEL + _BELOW_PANEL
 
     def draw(self, sheet: _Sheet) -> None:
-        places = [_MARGIN + place * (_TILE + _BETWEEN) for place in range(len(self._tiles))]
-        for x, tile, legend in zip(places, self._tiles, self._legends, strict=True):
-            sheet.write(x, tile.title, size=_TEXT, weight="bold")
+        places = [_MARGIN + place * (_CHART + _GUTTER) for place in range(len(self._charts))]
+        for x, chart, legend in zip(places, self._charts, self._legends, strict=True):
+            sheet.write(x, chart.title, size=_TEXT, weight="bold")
             for number, keys in enumerate(legend, 0 if self._beside else 1):
-                sheet.legend(keys, x + _TILE, to="upper right", below=number * _KEY_LINE)
+                sheet.legend(keys, x + _CHART, to="upper right", below=number * _KEY_LINE)
         sheet.down(self._heading)
-        for x, tile in zip(places, self._tiles, strict=True):
-            draw(tile.panel, sheet.axes(x + 20, _TILE - 20, _PANEL), light, _SMALL)
-        sheet.down(_PANEL + _BELOW)
+        for x, chart in zip(places, self._charts, strict=True):
+            draw(chart.panel, sheet.axes(x + 20, _CHART - 20, _PANEL), light, _SMALL)
+        sheet.down(_PANEL + _BELOW_PANEL)
+
+
+class _Bars:
+    """A bar chart over the whole width."""
+
+    def __init__(self, chart: BarChart) -> None:
+        self._chart = chart
+        self._bars = _BAR * len(chart.bars)
+        self.height = _KEYS + self._bars + _BLOCK
+
+    def draw(self, sheet: _Sheet) -> None:
+        sheet.down(_BLOCK / 2)
+        sheet.write(_MARGIN, self._chart.title, size=_TEXT, weight="bold")
+        sheet.down(_KEYS)
+        self._draw_bars(sheet.axes(_MARGIN, _INNER, self._bars))
+        sheet.down(self._bars + _BLOCK / 2)
+
+    def _draw_bars(self, axes: Axes) -> None:
+        axes.set_axis_off()
+        axes.set_xlim(0, 1)
+        axes.set_ylim(len(self._chart.bars) - 0.5, -0.5)
+        for place, bar in enumerate(self._chart.bars):
+            length = _BAR_LENGTH * bar.share
+            axes.barh(place, length, _BAR_THICKNESS, left=_BAR_START, color=light("line-1"))
+            for x, text, side in (
+                (_BAR_START - _BAR_GAP, ending(bar.name, _BAR_LETTERS), "right"),
+                (_BAR_START + length + _BAR_GAP, bar.figure, "left"),
+            ):
+                axes.text(x, place, text, ha=side, va="center", fontsize=_TEXT, color=light("ink"))

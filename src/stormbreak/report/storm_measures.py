@@ -1,4 +1,4 @@
-"""The measures of a storm as text, and its cost under each policy."""
+"""The measures of a storm as a table, and its cost under each policy."""
 
 from collections.abc import Callable, Mapping
 from decimal import Decimal
@@ -14,31 +14,17 @@ from stormbreak.report.theme import STROKES
 from stormbreak.storm.measures import SHARES, Spread, spread
 
 
-class _Written(NamedTuple):
+class _Format(NamedTuple):
     number: Callable[[float], str]
     unit: str = ""
 
 
-def _percent(value: float) -> str:
-    return f"{100 * value:.1f}"
+_PERCENT = _Format(lambda value: f"{100 * value:.1f}", " %")
+_SECONDS = _Format(lambda value: f"{value:,.0f}" if value >= 100 else f"{value:.2f}", " s")
+_COUNT = _Format(lambda value: f"{value:,.0f}")
+_RATIO = _Format(lambda value: f"{value:.2f}")
 
-
-def _seconds(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 else f"{value:.2f}"
-
-
-def _count(value: float) -> str:
-    return f"{value:,.0f}"
-
-
-def _ratio(value: float) -> str:
-    return f"{value:.2f}"
-
-
-_PERCENT, _SECONDS = _Written(_percent, " %"), _Written(_seconds, " s")
-_COUNT, _RATIO = _Written(_count), _Written(_ratio)
-
-_ROWS: Mapping[str, tuple[str, _Written]] = MappingProxyType(
+_ROWS: Mapping[str, tuple[str, _Format]] = MappingProxyType(
     {
         "goodput": ("answers in time, of those possible", _PERCENT),
         "trigger_goodput": ("the same while the trigger lasts", _PERCENT),
@@ -61,9 +47,9 @@ _ROWS: Mapping[str, tuple[str, _Written]] = MappingProxyType(
 )
 
 
-_OF_TRIGGERS = frozenset({"trigger_goodput", "recovery"})
-_UNSEEN = frozenset({"openings"})  # from outside a program
-_SEEN: Mapping[str, str] = MappingProxyType(
+_NEEDS_TRIGGER = frozenset({"trigger_goodput", "recovery"})
+_NOT_LIVE = frozenset({"openings"})  # not visible from outside a program
+_LIVE_LABELS: Mapping[str, str] = MappingProxyType(
     {
         "added_wait_p50": "wait until a call was first asked for, median",
         "added_wait_p99": "wait until a call was first asked for, 99th percentile",
@@ -72,34 +58,31 @@ _SEEN: Mapping[str, str] = MappingProxyType(
 
 
 def measures_table(comparison: Comparison, *, live: bool = False) -> Table:
-    """Measures as rows, policies as columns; with several seeds each with its standard deviation.
-
-    What is known only where there is a trigger, or from inside a program, is left out where it is not.
-    """
+    """Make a table with measures as rows and policies as columns; several seeds add the standard deviation."""
     load = comparison.scenario.load
     calm = load is None or load.trigger_until is None
-    unknown = (_OF_TRIGGERS if calm else frozenset()) | (_UNSEEN if live else frozenset())
+    unknown = (_NEEDS_TRIGGER if calm else frozenset()) | (_NOT_LIVE if live else frozenset())
     columns = [spread(comparison.measures(policy)) for policy in comparison.runs]
     rows = [
         [
-            _SEEN.get(name, label) if live else label,
-            *(_cell(name, column[name], written) for column in columns),
+            _LIVE_LABELS.get(name, label) if live else label,
+            *(_cell(name, column[name], form) for column in columns),
         ]
-        for name, (label, written) in _ROWS.items()
+        for name, (label, form) in _ROWS.items()
         if name not in unknown
     ]
     return Table(heads=["", *comparison.names.values()], rows=rows)
 
 
-def _cell(name: str, found: Spread, written: _Written) -> str:
+def _cell(name: str, found: Spread, form: _Format) -> str:
     if found.mean is None:
         absent = "-" if name in SHARES else "never"
         return (
             absent if found.never == found.seeds else f"{absent} in {found.never} of {found.seeds}"
         )
-    mean, deviation = written.number(found.mean), written.number(found.deviation or 0.0)
-    around = "" if deviation == written.number(0.0) else f" ±{deviation}"
-    return mean + around + written.unit
+    mean, deviation = form.number(found.mean), form.number(found.deviation or 0.0)
+    around = "" if deviation == form.number(0.0) else f" ±{deviation}"
+    return mean + around + form.unit
 
 
 # ---------------------------------------------------------------- cost of a storm
@@ -108,8 +91,8 @@ ARTICLE = Downtime()
 """The article's own estimate."""
 
 
-def watched(scenario: Scenario) -> float | None:
-    """Seconds that measures are taken over, from the trigger on; None where there is no trigger to speak of."""
+def measured_seconds(scenario: Scenario) -> float | None:
+    """Return the seconds from the trigger to the end; None without a trigger."""
     load = scenario.load
     if load is None or load.trigger_until is None:
         return None
@@ -117,18 +100,18 @@ def watched(scenario: Scenario) -> float | None:
 
 
 def cost_section(comparison: Comparison) -> Section | None:
-    """The section of the page; None where there is no trigger, and so no downtime to compare with."""
-    if watched(comparison.scenario) is None:
+    """Make the section of the page; None without a trigger, since there is no downtime."""
+    if measured_seconds(comparison.scenario) is None:
         return None
     return Section(
         title="What it would cost",
-        lead=f"{story(comparison)} {_difference(comparison)}".rstrip(),
+        lead=f"{cost_basis(comparison)} {_difference(comparison)}".rstrip(),
         cards=cost_cards(comparison),
     )
 
 
 def cost_cards(comparison: Comparison) -> list[Card]:
-    """What each policy loses; where that cannot be told in money, what it answers."""
+    """Make a card with the loss of each policy; without a trigger, with its goodput."""
     cards = []
     for place, policy in enumerate(comparison.runs):
         losses = _losses(comparison, policy)
@@ -139,27 +122,27 @@ def cost_cards(comparison: Comparison) -> list[Card]:
     return cards
 
 
-def story(comparison: Comparison) -> str:
-    """Where the figures come from; nothing where there are none."""
-    seconds = watched(comparison.scenario)
+def cost_basis(comparison: Comparison) -> str:
+    """Say where the cost figures come from; empty without a trigger."""
+    seconds = measured_seconds(comparison.scenario)
     if seconds is None:
         return ""
     return (
-        f"By the article's story: {ARTICLE.minutes} minutes of downtime lost {ARTICLE.cost:,} USD,"
-        f" {ARTICLE.per_minute / MINUTE:,.0f} USD a second. That figure is scaled here by the share of the possible answers that"
-        f" is lost in the {span(seconds)} from the trigger on; it is no forecast for your own house."
+        f"In the article, {ARTICLE.minutes} minutes of downtime cost {ARTICLE.cost:,} USD,"
+        f" {ARTICLE.per_minute / MINUTE:,.0f} USD a second. That figure is scaled here by the ratio of possible answers"
+        f" lost in the {format_span(seconds)} from the trigger on. It is not a forecast for your company."
     )
 
 
-def span(seconds: float) -> str:
-    """Tell how long something lasts."""
+def format_span(seconds: float) -> str:
+    """Format a time span."""
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.1f} minutes" if seconds < 7200 else f"{seconds / 3600:.1f} hours"
 
 
 def _losses(comparison: Comparison, policy: str) -> list[Loss]:
-    seconds = watched(comparison.scenario)
+    seconds = measured_seconds(comparison.scenario)
     if seconds is None:
         return []
     return [
@@ -169,12 +152,12 @@ def _losses(comparison: Comparison, policy: str) -> list[Loss]:
 
 
 def _whole(goodput: float | None) -> Decimal:
-    """Of nothing, nothing is lost."""
+    """Return the goodput; 1 if no answer was possible, since nothing is lost."""
     return Decimal(1) if goodput is None else Decimal(str(goodput))
 
 
 def _difference(comparison: Comparison) -> str:
-    """What the policy asked for changes, against the worst of the others."""
+    """Compare the first policy with the worst of the others."""
     usd = {
         policy: fmean(one.cost for one in _losses(comparison, policy)) for policy in comparison.runs
     }
@@ -199,9 +182,9 @@ def _answered(comparison: Comparison, policy: str) -> tuple[str, str]:
 def _lost(losses: list[Loss]) -> tuple[str, str]:
     share, down = (
         fmean(one.share for one in losses),
-        span(fmean(MINUTE * one.minutes for one in losses)),
+        format_span(fmean(MINUTE * one.minutes for one in losses)),
     )
-    about = f"lost, with {100 * share:.1f} % of the possible answers: as good as {down} down"
+    about = f"lost, with {100 * share:.1f} % of the possible answers: like {down} of downtime"
     if len(losses) > 1:
         about += f"; ±{_dollars(stdev(float(one.cost) for one in losses))} over seeds"
     return _dollars(fmean(one.cost for one in losses)), about

@@ -1,4 +1,4 @@
-"""The report of a storm: the verdict, what each policy gave and cost, and what happened second by second."""
+"""The report of a storm: the verdict, measures and cost of each policy, and charts over time."""
 
 import re
 from collections.abc import Sequence
@@ -6,10 +6,15 @@ from dataclasses import replace
 
 from stormbreak.escape import shown
 from stormbreak.provider.scenario import Load, Scenario
-from stormbreak.report.drawing import drawing_of
 from stormbreak.report.page import Chart, Key, Page, Section, keys_of
-from stormbreak.report.picture import Picture, Tile
-from stormbreak.report.storm_measures import cost_cards, cost_section, measures_table, span, story
+from stormbreak.report.picture import Picture
+from stormbreak.report.storm_measures import (
+    cost_basis,
+    cost_cards,
+    cost_section,
+    format_span,
+    measures_table,
+)
 from stormbreak.report.storm_series import (
     ANSWERS,
     ATTEMPTS,
@@ -27,13 +32,14 @@ from stormbreak.storm.verdict import verdict
 
 _BEFORE_A_UNIT = re.compile(r"(?<=\d) (?=%|s\b)")
 _OVER_TIME = (ATTEMPTS, LOST, WASTED, QUEUED, OPEN)
-_BOTH = replace(ANSWERS, backdrop=("what was possible, and the calls that arrived", ANSWERS.pick))
+_ANSWERS_AND_ATTEMPTS = replace(
+    ANSWERS, backdrop=("what was possible, and the calls that arrived", ANSWERS.pick)
+)
 _LONG = 600  # characters of a sentence
-_A_PAGE = "a report as .html"
 
 
 def storm_page(scenario: Scenario, results: Sequence[Result], *, live: bool = False) -> Page:
-    """Make the page of one scenario and its runs; the verdict is on the policy, or the program, of the first."""
+    """Make the page of a scenario and its runs; the verdict is on the policy or program of the first."""
     comparison = Comparison(scenario, results)
     sections = [
         _answers(comparison),
@@ -45,7 +51,7 @@ def storm_page(scenario: Scenario, results: Sequence[Result], *, live: bool = Fa
         ),
         _over_time(comparison),
         _limits(comparison),
-        Section(title="The words", notes=_WORDS),
+        Section(title="Terms", notes=_TERMS),
     ]
     return Page(
         kind="a storm, played live" if live else "a storm, simulated",
@@ -58,43 +64,34 @@ def storm_page(scenario: Scenario, results: Sequence[Result], *, live: bool = Fa
 
 
 def storm_picture(scenario: Scenario, results: Sequence[Result]) -> Picture:
-    """Make the picture: answers and attempts, and what each policy came to."""
+    """Make the picture: answers and attempts, and the cost of each policy."""
     comparison = Comparison(scenario, results)
-    tiles = [
-        Tile(
-            title=_title(comparison, quantity, view),
-            panel=comparison.panel(view, quantity, comparison.drawn),
-        )
-        for quantity in (ANSWERS, ATTEMPTS)
-        for view in comparison.views
-    ]
     return Picture(
         title=f"{shown(scenario.name)}: {shown(scenario.description, 110)}",
         verdict=_verdict(comparison),
-        tiles=tiles,
-        keys=_keys(comparison, _BOTH),
         cards=cost_cards(comparison),
-        note=f"{story(comparison)}{_left_out(comparison, _A_PAGE)}".strip(),
+        keys=_keys(comparison, _ANSWERS_AND_ATTEMPTS),
+        charts=_charts(comparison, (ANSWERS, ATTEMPTS)),
+        note=f"{cost_basis(comparison)}{_left_out(comparison, 'a report as .html')}".strip(),
     )
 
 
 def _verdict(comparison: Comparison) -> str:
     policy = next(iter(comparison.runs))
-    said = shown(verdict(comparison.scenario, comparison.runs[policy]), _LONG)
-    return _BEFORE_A_UNIT.sub("\N{NO-BREAK SPACE}", said)
+    text = shown(verdict(comparison.scenario, comparison.runs[policy]), _LONG)
+    return _BEFORE_A_UNIT.sub("\N{NO-BREAK SPACE}", text)
 
 
 def _facts(scenario: Scenario, comparison: Comparison, *, live: bool) -> list[tuple[str, str]]:
     load, seeds = scenario.load, comparison.seeds
     assert load is not None
-    told = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]}-{seeds[-1]}"
     return [
-        ("played" if live else "simulated", span(scenario.duration)),
+        ("played" if live else "simulated", format_span(scenario.duration)),
         ("trigger", _trigger(load)),
         ("copies" if live else "processes", f"{load.processes:,}"),
         ("deadline", f"{load.deadline:g} s"),
         ("timeout of an attempt", f"{load.timeout:g} s"),
-        ("seeds" if len(seeds) > 1 else "seed", told),
+        ("seeds", f"{seeds[0]}-{seeds[-1]}") if len(seeds) > 1 else ("seed", f"{seeds[0]}"),
     ]
 
 
@@ -110,13 +107,13 @@ def _answers(comparison: Comparison) -> Section:
     return Section(
         title="Answers in time",
         lead=lead + _left_out(comparison, "the tables") + _band(comparison),
-        keys=_keys(comparison, _BOTH if beside else ANSWERS),
+        keys=_keys(comparison, _ANSWERS_AND_ATTEMPTS if beside else ANSWERS),
         charts=_charts(comparison, [ANSWERS, *beside]),
     )
 
 
 def _beside(comparison: Comparison) -> list[Quantity]:
-    """What stands beside the answers: where there is one view only, its place would be empty."""
+    """Return the chart beside the answers; with two views there is no room for one."""
     return [] if len(comparison.views) > 1 else [ATTEMPTS]
 
 
@@ -124,20 +121,20 @@ def _left_out(comparison: Comparison, where: str) -> str:
     rest = len(comparison.runs) - len(comparison.drawn)
     if not rest:
         return ""
-    return f" Only the first {len(comparison.drawn)} policies are drawn; the other {rest} stand in {where}."
+    return f" Only the first {len(comparison.drawn)} policies are drawn; the other {rest} are in {where}."
 
 
 def _band(comparison: Comparison) -> str:
     if len(comparison.seeds) == 1:
         return ""
-    return f" Lines are means of {len(comparison.seeds)} seeds; the band around a line goes from the lowest to the highest."
+    return f" Lines are means of {len(comparison.seeds)} seeds; the band around a line is from the lowest to the highest."
 
 
 def _measured(scenario: Scenario, comparison: Comparison, *, live: bool) -> str:
     assert scenario.load is not None
     since = "over all of the run" if scenario.load.trigger_until is None else "from the trigger on"
     if live:
-        return f"Taken {since}, from what the provider saw. One storm: another seed gives another, and how much is chance."
+        return f"Taken {since}, from what the provider saw. This is one storm: run other seeds to see how much is chance."
     several = len(comparison.seeds) > 1
     return f"Taken {since}." + (
         f" Means of {len(comparison.seeds)} seeds, with the standard deviation after ±."
@@ -153,7 +150,7 @@ def _over_time(comparison: Comparison) -> Section:
     never = ", ".join(each.title.lower() for each in known if each not in seen)
     return Section(
         title="Second by second",
-        lead=f"Left out, for it never happened: {never}." if never else "",
+        lead=f"Left out, because it never happened: {never}." if never else "",
         keys=_keys(comparison, seen[0]) if seen else (),
         charts=_charts(comparison, seen),
     )
@@ -163,15 +160,14 @@ def _limits(comparison: Comparison) -> Section | None:
     if not comparison.knows(IN_FLIGHT.pick):
         return None
     view = comparison.views[-1]
-    charts = []
-    for place, policy in enumerate(comparison.drawn):
-        panel = comparison.panel(view, IN_FLIGHT, [policy])
-        drawing = drawing_of(panel, salt=f"limit {place}")
-        charts.append(Chart(title=comparison.names[policy], drawing=drawing))
+    charts = [
+        Chart(title=comparison.names[policy], panel=comparison.panel(view, IN_FLIGHT, [policy]))
+        for policy in comparison.drawn
+    ]
     return Section(
         title="In flight, against the limit",
-        lead=f"{view.name}, over all processes. Grey is the limit that each policy sets itself, where one is in force;"
-        " one far above what is in flight is out of sight.",
+        lead=f"{view.name}, over all processes. Grey is the limit that the policy sets, if any;"
+        " a limit far above the attempts in flight is not shown.",
         charts=charts,
     )
 
@@ -180,10 +176,7 @@ def _charts(comparison: Comparison, quantities: Sequence[Quantity]) -> list[Char
     return [
         Chart(
             title=_title(comparison, quantity, view),
-            drawing=drawing_of(
-                comparison.panel(view, quantity, comparison.drawn),
-                salt=f"{quantity.title} {view.name}",
-            ),
+            panel=comparison.panel(view, quantity, comparison.drawn),
         )
         for quantity in quantities
         for view in comparison.views
@@ -202,20 +195,20 @@ def _keys(comparison: Comparison, quantity: Quantity) -> list[Key]:
 
 _IDEAL = (
     "A fluid optimum that knows the capacity at every moment, keeps all calls in one queue, oldest first, and drops"
-    " only what cannot meet its deadline any more. No client can answer more, and some storms keep every client below it."
+    " only calls that can no longer meet their deadline. No client can answer more; in some storms no client gets close."
 )
-_WORDS = (
+_TERMS = (
     ("The ideal", _IDEAL),
     (
         "Trigger",
-        "What the storm begins with: more traffic, or less capacity. Recovery counts from its end.",
+        "The start of the storm: more traffic, or less capacity. Recovery counts from its end.",
     ),
     (
         "Recovered",
-        "The first second after the trigger from which, for 30 s, 95 % of the calls that come are answered in time.",
+        "The first second after the trigger from which 95 % of the arriving calls are answered in time for 30 s.",
     ),
     (
         "Wasted work",
-        "The provider goes on working for clients who have given up. That is what keeps a collapsed system down.",
+        "The provider keeps working for clients that have given up. This keeps a collapsed system down.",
     ),
 )

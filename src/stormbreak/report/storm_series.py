@@ -1,4 +1,4 @@
-"""Simulated runs, ready to be drawn: each policy as one line, with the spread over seeds."""
+"""Runs of a storm as chart data: one line for each policy, with the spread over seeds."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,11 +13,11 @@ from stormbreak.storm.measures import Measures, average
 from stormbreak.storm.result import Series
 
 Pick = Callable[[Series], Sequence[float | None]]
-"""Takes one number for each second out of a series; None where there is none."""
+"""Selects one value per second from a series; None where there is none."""
 
-_BEFORE, _AFTER = 0.4, 2.0  # lengths of the trigger that are shown around it
+_BEFORE, _AFTER = 0.4, 2.0  # shown around the trigger, in lengths of it
 _MIN_BEFORE, _MIN_AFTER = 10, 30  # seconds
-_WORTH_A_VIEW = 2.0  # the whole run is so many times longer than what is around the trigger
+_WORTH_A_VIEW = 2.0  # the whole run must be that many times longer than the view of the trigger
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,9 +31,9 @@ class View:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quantity:
-    """Something that is drawn over time; `backdrop` is what it is held against, and its name.
+    """A quantity over time; `backdrop` is a name and a quantity for comparison.
 
-    A `clipped` backdrop may be far above all else, and is then out of sight.
+    A `clipped` backdrop may exceed the chart.
     """
 
     title: str
@@ -44,7 +44,7 @@ class Quantity:
 
 
 class Comparison:
-    """One scenario and its runs: under several policies perhaps, with several seeds perhaps, the same for each policy."""
+    """A scenario and its runs under one or more policies, each with the same seeds."""
 
     def __init__(self, scenario: Scenario, results: Sequence[Result]) -> None:
         self.scenario = scenario
@@ -56,12 +56,12 @@ class Comparison:
 
     @property
     def seeds(self) -> list[int]:
-        """Those of the runs."""
+        """The seeds of the runs."""
         return [result.seed for result in self._first]
 
     @property
     def drawn(self) -> list[str]:
-        """The policies that there are strokes for."""
+        """The policies that have a stroke."""
         return list(self.runs)[: len(STROKES)]
 
     @property
@@ -69,25 +69,25 @@ class Comparison:
         return next(iter(self.runs.values()))
 
     def measures(self, policy: str) -> list[Measures]:
-        """Those of each run."""
+        """Return the measures of each run."""
         return [result.measures for result in self.runs[policy]]
 
     def mean(self, policy: str) -> Measures:
-        """Those of all runs together."""
+        """Return the mean measures of all runs."""
         return average(self.measures(policy))
 
     def knows(self, pick: Pick) -> bool:
-        """Whether the quantity was looked at."""
+        """Whether every run has the quantity."""
         return all(len(pick(result.series)) for runs in self.runs.values() for result in runs)
 
     def any(self, pick: Pick) -> bool:
-        """Whether the quantity is ever more than nothing, under any policy."""
+        """Whether the quantity is ever above zero, under any drawn policy."""
         return any(
             any(pick(result.series)) for policy in self.drawn for result in self.runs[policy]
         )
 
     def panel(self, view: View, quantity: Quantity, policies: Sequence[str]) -> Panel:
-        """Draw a quantity under these policies."""
+        """Make the panel of a quantity under these policies."""
         length = view.end - view.start
         step, clock = stride(length), clock_for(length)
         lines = [self._line(view, step, policy, quantity.pick) for policy in policies]
@@ -101,9 +101,9 @@ class Comparison:
         shaded = None
         if load is not None and load.trigger_until is not None:
             shaded = ((load.trigger_at or 0.0) / clock.seconds, load.trigger_until / clock.seconds)
-        told = ", ".join(line.name for line in lines)
+        names = ", ".join(line.name for line in lines)
         return Panel(
-            about=f"{quantity.title}, in {quantity.unit}: {told}. {view.name}.",
+            about=f"{quantity.title}, in {quantity.unit}: {names}. {view.name}.",
             x_label=clock.label("the start"),
             y_label=quantity.unit + ("" if step == 1 else f", means of {step} s"),
             xs=[second / clock.seconds for second in seconds],
@@ -128,14 +128,14 @@ def _mean_of(runs: Sequence[Sequence[float]]) -> list[float]:
 
 
 def _cut(run: Result, pick: Pick, view: View) -> list[float]:
-    """The seconds of a view. What lies beyond the end of a series, where all calls have ended, is nothing."""
+    """Return the values in a view; 0 after the end of the series, when all calls have ended."""
     seconds = list(pick(run.series)[view.start : view.end])
     seconds += [0.0] * (view.end - view.start - len(seconds))
     return [nan if value is None else value for value in seconds]
 
 
 def _views(scenario: Scenario, results: Sequence[Result]) -> Sequence[View]:
-    """The whole run; and what is around the trigger, where that is a small part of it."""
+    """Return the whole run, and the time around the trigger if that is a small part of it."""
     load = scenario.load
     assert load is not None
     if load.trigger_until is None:  # it ends when its last call does

@@ -1,4 +1,4 @@
-"""The report of a survey: what a policy loses in random storms, the worst first."""
+"""The report of a survey: the loss of a policy in random storms, the worst first."""
 
 from collections.abc import Mapping
 from math import inf
@@ -16,7 +16,7 @@ def survey_page(found: Survey) -> Page:
     return Page(
         kind="a survey of random batches" if found.is_batch else "a survey of random storms",
         title=shown(found.policy),
-        about="Every policy meets the same storms: the same calls, with the same luck.",
+        about="Every policy gets the same storms: the same calls and the same random numbers.",
         verdict=shown(found.sentence, _LONG),
         facts=[
             ("storms", f"{len(found.scores):,}"),
@@ -29,7 +29,7 @@ def survey_page(found: Survey) -> Page:
             _means(found),
             Section(title="By family", table=_losses(found, "family", found.families)),
             *([] if found.is_batch else [_sizes(found)]),
-            Section(title="The words", notes=_BATCH_WORDS if found.is_batch else _WORDS),
+            Section(title="Terms", notes=_BATCH_TERMS if found.is_batch else _TERMS),
         ],
     )
 
@@ -78,7 +78,7 @@ def _means(found: Survey) -> Section:
 def _sizes(found: Survey) -> Section:
     return Section(
         title="By size of process",
-        lead="Calls a second and process, in calm. A process with few calls has little to learn from.",
+        lead="Calls per second and process before the storm. A process with few calls has little to learn from.",
         table=_losses(found, "calls/s of a process", found.fleets),
     )
 
@@ -103,14 +103,14 @@ def _number(value: float) -> str:
     return f"{value:,.1f}" if value < inf else "never"
 
 
-_WORDS = (
+_TERMS = (
     ("Goodput", "Answers in time, of those that were possible, from the start of the trouble on."),
     (
         "Lost, or regret",
         "Points of goodput that the best of the other policies has more; 0 where none has. No policy is the best in all storms.",
     ),
 )
-_BATCH_WORDS = (
+_BATCH_TERMS = (
     (
         "Lost",
         "Seconds until 99 % of the rows are answered, as a multiple of those of the fastest other policy; 1 where no other gets there.",

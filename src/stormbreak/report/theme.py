@@ -1,8 +1,7 @@
-"""Colours and strokes. Nothing is told by colour alone: each line has a dash and a marker of its own, too.
+"""Colours and strokes. Colour is never the only difference: each line has its own dash and marker.
 
-The hues are those of Okabe and Ito, which the colour-blind can tell apart; they are darker on white and lighter on black,
-so that a thin line is seen (a contrast of 3 or more). A drawing for a page is made in stand-in colours, which are replaced
-by CSS variables: one drawing serves light and dark.
+The hues are those of Okabe and Ito, safe for colour-blind readers, darker on white and lighter on black for a contrast of
+at least 3. A page drawing uses placeholder colours, which become CSS variables: one drawing serves both themes.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -10,12 +9,12 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 Colours = Callable[[str], str]
-"""Gives the colour of a role, such as "ink", as "#rrggbb"."""
+"""Maps a role, such as "ink", to "#rrggbb"."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tone:
-    """One role's colour, in both themes."""
+    """The colour of a role in both themes."""
 
     light: str
     dark: str
@@ -42,7 +41,7 @@ TONES: Mapping[str, Tone] = MappingProxyType(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stroke:
-    """How a line is told from the others: `dash` in widths of itself, `outline` as an SVG path around (0, 0)."""
+    """The look of a line: `dash` in line widths, `outline` of the marker as an SVG path around (0, 0)."""
 
     role: str
     dash: tuple[float, ...]
@@ -62,30 +61,30 @@ STROKES: Sequence[Stroke] = (
         role="line-6", dash=(3.0, 1.4, 1.0, 1.4, 1.0, 1.4), marker="v", outline="M0 3.2L3 -2.4H-3Z"
     ),
 )
-"""Strokes of lines that are compared, in their order; more lines than strokes are not drawn."""
+"""Strokes in order of use; further lines are not drawn."""
 
-_STAND_INS = {role: f"#0a0b{number:02x}" for number, role in enumerate(TONES, 1)}
+_PLACEHOLDERS = {role: f"#0a0b{number:02x}" for number, role in enumerate(TONES, 1)}
 
 
 def light(role: str) -> str:
-    """Paint for a picture."""
+    """Return the colour of a role in a picture."""
     return TONES[role].light
 
 
-def stand_in(role: str) -> str:
-    """Paint for a drawing that goes through `themed` afterwards."""
-    return _STAND_INS[role]
+def placeholder(role: str) -> str:
+    """Return the colour of a role in a drawing for `themed`."""
+    return _PLACEHOLDERS[role]
 
 
 def themed(style: str) -> str:
-    """Replace stand-in colours in a style by CSS variables."""
-    for role, colour in _STAND_INS.items():
+    """Replace the placeholder colours in a style with CSS variables."""
+    for role, colour in _PLACEHOLDERS.items():
         style = style.replace(colour, f"var(--{role})")
     return style
 
 
 def variables() -> tuple[str, str]:
-    """The CSS variables of the light theme, and of the dark one."""
+    """Return the CSS variables of the light and the dark theme."""
     return (
         " ".join(f"--{role}: {tone.light};" for role, tone in TONES.items()),
         " ".join(f"--{role}: {tone.dark};" for role, tone in TONES.items()),

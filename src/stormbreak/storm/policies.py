@@ -16,7 +16,7 @@ from stormbreak.core.backoff import Backoff
 from stormbreak.core.concurrency_limit import AimdLimit, FixedLimit
 from stormbreak.core.policy import Policy
 from stormbreak.core.presets import ARTICLE, OFF, PRESETS
-from stormbreak.core.queue_order import QueuePolicy
+from stormbreak.core.queue import QueuePolicy
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.core.retry_budget import BudgetPolicy
 from stormbreak.errors import ConfigurationError

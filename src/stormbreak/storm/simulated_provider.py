@@ -129,7 +129,7 @@ class SimulatedProvider:
         if waiting.tokens and outcome.verdict is Verdict.OK:
             outcome = outcome._replace(usage=Usage(input_tokens=waiting.tokens))
         if waiting.told is not None:
-            outcome = outcome._replace(told=waiting.told)
+            outcome = outcome._replace(rate_limits=waiting.told)
         if self._ignores_retry_after and outcome.retry_after is not None:
             outcome = outcome._replace(retry_after=None)
         if later := delay_of(reply):

@@ -204,7 +204,7 @@ class _Fleet:
         )
         count = 1 if shared else load.processes
         self._drivers = [self._process(number, seed) for number in range(count)]
-        self._lanes = [driver.engine.lane(TARGET) for driver in self._drivers]
+        self._lanes = [driver.engine.target_state(TARGET) for driver in self._drivers]
         self._batches = [
             self._batch(policy, number, seed) for number in range(count if in_batches else 0)
         ]
@@ -283,7 +283,7 @@ class _Fleet:
         driver, tokens = self._drivers[process], self._calls.tokens[turn.index]
         driver.start(
             self._call(driver.engine, turn, tokens),
-            partial(self._world.send, Sent(turn.index, tokens, turn.attempts), driver.first),
+            partial(self._world.send, Sent(turn.index, tokens, turn.attempts), driver.first_output),
             done,
         )
 

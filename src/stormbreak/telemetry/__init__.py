@@ -1,6 +1,6 @@
-"""What the engine does, told to logs, metrics, traces and people: listeners of its events, and nothing more.
+"""Logs, metrics, traces and a status server: listeners to the events of an engine.
 
-The public names. Each is loaded when it is first used: metrics need an extra.
+Each public name is loaded on first use, since some need an extra.
 """
 
 from typing import TYPE_CHECKING
@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from stormbreak.telemetry.attachment import log_to as log_to
     from stormbreak.telemetry.event_metrics import dashboard as dashboard
     from stormbreak.telemetry.event_text import NAMES as NAMES
+    from stormbreak.telemetry.event_text import describe as describe
     from stormbreak.telemetry.event_text import name_of as name_of
-    from stormbreak.telemetry.event_text import words_for as words_for
     from stormbreak.telemetry.logs import Logs as Logs
     from stormbreak.telemetry.otel.tracing import Tracing as Tracing
     from stormbreak.telemetry.prometheus import Metrics as Metrics
@@ -28,10 +28,10 @@ _HOMES = {
     "Tracing": "stormbreak.telemetry.otel.tracing",
     "attach": "stormbreak.telemetry.attachment",
     "dashboard": "stormbreak.telemetry.event_metrics",
+    "describe": "stormbreak.telemetry.event_text",
     "log_to": "stormbreak.telemetry.attachment",
     "name_of": "stormbreak.telemetry.event_text",
     "serve": "stormbreak.telemetry.status_pages",
-    "words_for": "stormbreak.telemetry.event_text",
 }
 
 __all__ = [*_HOMES]  # noqa: PLE0604 - names only

@@ -1,4 +1,4 @@
-"""Letting listeners hear what an engine does, whatever the engine is in."""
+"""Attach listeners to an engine, or to any object that has one."""
 
 from typing import Any
 
@@ -9,41 +9,38 @@ from stormbreak.errors import ConfigurationError
 from stormbreak.telemetry.logs import Logs
 
 
-def attach(what: Any, *listeners: Listener) -> Attached:
-    """Have each of the `listeners` hear every event of `what`, and look at what stands where, until it is detached.
+def attach(to: Any, *listeners: Listener) -> Attached:
+    """Send every event of `to` to each of the `listeners`, until the returned handle is detached.
 
-    `what` is a client, settings, a transport of `stormbreak.httpx2` or `stormbreak.httpx`, a client that was wrapped, a
-    `Resilient`, or an engine. To be attached twice makes no difference. A batch takes its listeners in `run_job`.
-    What is returned has `detach()`, and may stand in a `with`.
-
-    Raises:
-        ConfigurationError: there is no engine in it.
-    """
-    return Attached(engine_of(what), *listeners)
-
-
-def log_to(what: Any, *, every: float = 1.0) -> Attached:
-    """Log the decisions of `what` to the logger "stormbreak", until it is detached.
-
-    `attach` tells what it may be, `Logs` what is logged.
-    """
-    return attach(what, Logs(every=every))
-
-
-def engine_of(what: Any) -> Engine:
-    """The engine in what has one.
+    `to` is a client, settings, a transport of `stormbreak.httpx2` or `stormbreak.httpx`, a wrapped client, a `Resilient`
+    or an engine. Attaching a listener twice changes nothing. A batch takes its listeners in `run_job`. The handle has
+    `detach()`, and is a context manager.
 
     Raises:
-        ConfigurationError: there is none.
+        ConfigurationError: `to` has no engine.
     """
-    found = what if isinstance(what, Engine) else getattr(what, "engine", None)
+    return Attached(engine_of(to), *listeners)
+
+
+def log_to(to: Any, *, every: float = 1.0) -> Attached:
+    """Log the decisions of `to` to the logger "stormbreak": see `attach` and `Logs`."""
+    return attach(to, Logs(every=every))
+
+
+def engine_of(owner: Any) -> Engine:
+    """Return the engine of an object.
+
+    Raises:
+        ConfigurationError: it has none.
+    """
+    found = owner if isinstance(owner, Engine) else getattr(owner, "engine", None)
     if isinstance(found, Engine):
         return found
     from stormbreak.http.transports.wrap import installed_transports  # noqa: PLC0415 - it needs aiohttp
 
-    for door in installed_transports(what):
-        return door.engine
+    for transport in installed_transports(owner):
+        return transport.engine
     raise ConfigurationError(
-        "only what has an engine can be listened to: a client, settings, a transport, a wrapped client,"
-        f" a Resilient or an engine; got {type(what).__qualname__}"
+        f"{type(owner).__qualname__} has no engine: attach to a client, settings, a transport, a wrapped client,"
+        " a Resilient or an engine"
     )

@@ -1,7 +1,6 @@
-"""The metrics of events: which metric, with which labels, and how much; and the Grafana dashboard.
+"""The metrics of events, one table for all exporters; and the Grafana dashboard over them.
 
-All exporters of metrics use this table, so that they report the same. Every metric has the label `target`, and
-those that are named here; what they may say is in `labels`. Money is in none.
+Every metric has the label `target`, and those named here; `labels` has their values. No metric holds money.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -9,34 +8,16 @@ from importlib.resources import files
 from types import MappingProxyType
 from typing import Any, NamedTuple, TypeAlias
 
-from stormbreak.events import (
-    CallCancelled,
-    CallEnded,
-    CallRejected,
-    CircuitChanged,
-    Committed,
-    CooldownStarted,
-    Event,
-    FallbackRefused,
-    FellBack,
-    Hedged,
-    HedgeRefused,
-    Overtaken,
-    Queued,
-    RetryPlanned,
-    RetryRefused,
-    Returned,
-    Sent,
-    WouldHave,
-)
+from stormbreak import events
+from stormbreak.events import Event
 from stormbreak.telemetry.labels import (
-    DIFFERENCES,
     FALLBACK_GATES,
     HEDGE_GATES,
     MECHANISMS,
     POLICIES,
     QUEUE_GATES,
     RETRY_GATES,
+    SHADOW_DECISIONS,
     STATES,
     TOKENS,
     VERDICTS,
@@ -45,14 +26,14 @@ from stormbreak.telemetry.labels import (
 )
 from stormbreak.types import Usage, Verdict
 
-ATTEMPTS_TAKE = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0)
-"""Upper bounds of buckets, in seconds: from an answer that was at hand to a model that thinks."""
+ATTEMPT_SECONDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0)
+"""Upper bounds of buckets, from a cached answer to a reasoning model."""
 
-CALLS_WAIT = (0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 60.0, 300.0, 900.0)
+WAIT_SECONDS = (0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 60.0, 300.0, 900.0)
 
 
 class Family(NamedTuple):
-    """One metric: a histogram of seconds if it has `buckets`, else a counter."""
+    """One metric: with `buckets` a histogram of seconds, else a counter."""
 
     text: str
     labels: tuple[str, ...] = ()
@@ -61,138 +42,116 @@ class Family(NamedTuple):
 
 FAMILIES: Mapping[str, Family] = MappingProxyType(
     {
-        "calls": Family("Calls that ended, by what they came to.", ("verdict",)),
-        "calls_queued": Family("Calls that could not leave at once, by what held them.", ("gate",)),
-        "rejected": Family("Calls that were not sent (any more), by who refused.", ("policy",)),
+        "calls": Family("Calls that ended.", ("verdict",)),
+        "calls_queued": Family("Calls that were queued, by the gate that held them.", ("gate",)),
+        "calls_rejected": Family("Calls rejected without sending anything further.", ("policy",)),
         "call_wait_seconds": Family(
-            "What calls spent unserved: queue, cooldown, backoff.", (), CALLS_WAIT
+            "Time of calls in queue, cooldown and backoff.", (), WAIT_SECONDS
         ),
-        "maybe_processed": Family(
-            "Attempts that may have been processed, and billed, besides the answer."
+        "attempts_sent": Family("Attempts sent."),
+        "attempts": Family("Attempts that ended.", ("verdict",)),
+        "attempts_maybe_processed": Family(
+            "Attempts without an answer that the provider may have processed and billed."
         ),
-        "attempts_sent": Family("Attempts that left."),
-        "attempts": Family("Attempts that ended, by what they came to.", ("verdict",)),
+        "attempts_superseded": Family("Attempts dropped because another was answered first."),
+        "attempt_duration_seconds": Family("Duration of attempts.", ("ok",), ATTEMPT_SECONDS),
+        "time_to_first_output_seconds": Family(
+            "Time to the first output of streams.", (), ATTEMPT_SECONDS
+        ),
         "tokens": Family(
-            "Tokens of attempts, as the provider counted them; those cached or written to a cache are input.",
+            "Tokens of attempts, as the provider counted them; cache tokens are part of the input.",
             ("kind",),
         ),
-        "attempts_overtaken": Family("Attempts given up because another was answered first."),
-        "attempt_duration_seconds": Family("How long attempts took.", ("ok",), ATTEMPTS_TAKE),
-        "first_output_seconds": Family(
-            "How long the first output of streams took.", (), ATTEMPTS_TAKE
-        ),
         "retries": Family(
-            "Further attempts that were allowed, by what the one before came to.",
-            ("reason", "free"),
+            "Retries scheduled, by the verdict of the attempt before.", ("reason", "free")
         ),
-        "retries_refused": Family("Further attempts that were refused.", ("gate",)),
-        "hedges": Family("Attempts sent beside a slow one."),
-        "hedges_refused": Family("Slow attempts that got none beside them.", ("gate",)),
-        "fallbacks": Family("Calls that went on elsewhere.", ("to", "reason")),
-        "fallbacks_refused": Family("Calls that did not go on elsewhere.", ("to", "gate")),
-        "circuit_transitions": Family(
-            "Circuits that moved from one state to another.", ("before", "after")
-        ),
-        "cooldowns": Family("Times that a target asked to be left alone."),
-        "shadow": Family(
-            "What a policy in the shadow would have done.", ("mechanism", "difference")
+        "retries_refused": Family("Retries refused.", ("gate",)),
+        "hedges": Family("Hedged attempts sent."),
+        "hedges_refused": Family("Hedged attempts refused.", ("gate",)),
+        "fallbacks": Family("Calls that fell back.", ("to", "reason")),
+        "fallbacks_refused": Family("Fallbacks refused.", ("to", "gate")),
+        "circuit_transitions": Family("Circuit state changes.", ("from_state", "to_state")),
+        "cooldowns": Family("Cooldowns started."),
+        "shadow_decisions": Family(
+            "Decisions that a shadow policy would have made differently.",
+            ("mechanism", "decision"),
         ),
     }
 )
-"""By name, which exporters put their own prefix before and suffix behind."""
+"""By name, without the exporter's prefix and suffix."""
 
 MetricUpdate: TypeAlias = tuple[str, tuple[str, ...], float]
-"""The name of a metric, the values of its labels but for the target, and how much."""
+"""The name of a metric, the values of its labels except the target, and the amount."""
 
 
-def measured(event: Event) -> tuple[MetricUpdate, ...]:
-    """What an event comes to; most are one, labels come to nothing."""
-    measure = _MEASURES.get(type(event))
-    return () if measure is None else measure(event)
+def updates_of(event: Event) -> tuple[MetricUpdate, ...]:
+    """Return the metric updates of an event; most events have one, some none."""
+    update = _UPDATES.get(type(event))
+    return () if update is None else update(event)
 
 
-def _sent(_: Sent) -> tuple[MetricUpdate, ...]:
-    return (("attempts_sent", (), 1),)
+def _count(name: str, *labels: str) -> tuple[MetricUpdate, ...]:
+    return ((name, labels, 1),)
 
 
-def _returned(event: Returned) -> tuple[MetricUpdate, ...]:
-    ok = "true" if event.verdict is Verdict.OK else "false"
-    told = (
+def _bool(fact: bool) -> str:  # noqa: FBT001
+    return "true" if fact else "false"
+
+
+def _returned(event: events.Returned) -> tuple[MetricUpdate, ...]:
+    ok = _bool(event.verdict is Verdict.OK)
+    return (
         ("attempts", (event.verdict.value,), 1),
         ("attempt_duration_seconds", (ok,), event.took),
+        *(() if event.usage is None else _tokens(event.usage)),
     )
-    return told if event.usage is None else (*told, *_used(event.usage))
 
 
-def _used(usage: Usage) -> Iterator[MetricUpdate]:
+def _tokens(usage: Usage) -> Iterator[MetricUpdate]:
     cache = usage.cached_input_tokens, usage.cache_write_tokens
-    counts = usage.input_tokens, usage.output_tokens, *cache
-    for kind, count in zip(TOKENS, counts, strict=True):
+    for kind, count in zip(TOKENS, (usage.input_tokens, usage.output_tokens, *cache), strict=True):
         if count > 0:
             yield "tokens", (kind,), count
 
 
-def _ended(event: CallEnded) -> tuple[MetricUpdate, ...]:
-    told = (
-        ("calls", (event.verdict.value,), 1),
-        ("call_wait_seconds", (), event.waited),
-    )
+def _ended(event: events.CallEnded) -> tuple[MetricUpdate, ...]:
+    updates = ("calls", (event.verdict.value,), 1), ("call_wait_seconds", (), event.waited)
     if event.maybe_processed:
-        return (*told, ("maybe_processed", (), event.maybe_processed))
-    return told
+        return (*updates, ("attempts_maybe_processed", (), event.maybe_processed))
+    return updates
 
 
-def _retried(event: RetryPlanned) -> tuple[MetricUpdate, ...]:
-    reason = one_of(VERDICTS, event.verdict)
-    return (("retries", (reason, "true" if event.free else "false"), 1),)
-
-
-def _fell_back(event: FellBack) -> tuple[MetricUpdate, ...]:
-    return (("fallbacks", (kind_of(event.to), event.verdict.value), 1),)
-
-
-def _not_fallen_back(event: FallbackRefused) -> tuple[MetricUpdate, ...]:
-    gate = one_of(FALLBACK_GATES, event.gate)
-    return (("fallbacks_refused", (kind_of(event.to), gate), 1),)
-
-
-def _moved(event: CircuitChanged) -> tuple[MetricUpdate, ...]:
-    states = one_of(STATES, event.before), one_of(STATES, event.after)
-    return (("circuit_transitions", states, 1),)
-
-
-def _differed(event: WouldHave) -> tuple[MetricUpdate, ...]:
-    what = one_of(MECHANISMS, event.mechanism), one_of(DIFFERENCES, event.what)
-    return (("shadow", what, 1),)
-
-
-_MEASURES: Mapping[type, Callable[[Any], tuple[MetricUpdate, ...]]] = MappingProxyType(
+_UPDATES: Mapping[type, Callable[[Any], tuple[MetricUpdate, ...]]] = MappingProxyType(
     {
-        Sent: _sent,
-        Returned: _returned,
-        CallEnded: _ended,
-        CallCancelled: lambda _: (("calls", (Verdict.CANCELLED.value,), 1),),
-        Queued: lambda event: (("calls_queued", (one_of(QUEUE_GATES, event.held_by),), 1),),
-        CallRejected: lambda event: (("rejected", (one_of(POLICIES, event.policy),), 1),),
-        Committed: lambda event: (("first_output_seconds", (), event.took),),
-        Overtaken: lambda _: (("attempts_overtaken", (), 1),),
-        Hedged: lambda _: (("hedges", (), 1),),
-        HedgeRefused: lambda event: (("hedges_refused", (one_of(HEDGE_GATES, event.gate),), 1),),
-        RetryPlanned: _retried,
-        RetryRefused: lambda event: (("retries_refused", (one_of(RETRY_GATES, event.gate),), 1),),
-        FellBack: _fell_back,
-        FallbackRefused: _not_fallen_back,
-        CircuitChanged: _moved,
-        CooldownStarted: lambda _: (("cooldowns", (), 1),),
-        WouldHave: _differed,
+        events.Queued: lambda e: _count("calls_queued", one_of(QUEUE_GATES, e.held_by)),
+        events.CallRejected: lambda e: _count("calls_rejected", one_of(POLICIES, e.policy)),
+        events.CallEnded: _ended,
+        events.CallCancelled: lambda _: _count("calls", Verdict.CANCELLED.value),
+        events.Sent: lambda _: _count("attempts_sent"),
+        events.Returned: _returned,
+        events.Committed: lambda e: (("time_to_first_output_seconds", (), e.took),),
+        events.Overtaken: lambda _: _count("attempts_superseded"),
+        events.Hedged: lambda _: _count("hedges"),
+        events.HedgeRefused: lambda e: _count("hedges_refused", one_of(HEDGE_GATES, e.gate)),
+        events.RetryPlanned: lambda e: _count(
+            "retries", one_of(VERDICTS, e.verdict), _bool(e.free)
+        ),
+        events.RetryRefused: lambda e: _count("retries_refused", one_of(RETRY_GATES, e.gate)),
+        events.FellBack: lambda e: _count("fallbacks", kind_of(e.to), e.verdict.value),
+        events.FallbackRefused: lambda e: _count(
+            "fallbacks_refused", kind_of(e.to), one_of(FALLBACK_GATES, e.gate)
+        ),
+        events.CircuitChanged: lambda e: _count(
+            "circuit_transitions", one_of(STATES, e.before), one_of(STATES, e.after)
+        ),
+        events.CooldownStarted: lambda _: _count("cooldowns"),
+        events.WouldHave: lambda e: _count(
+            "shadow_decisions", one_of(MECHANISMS, e.mechanism), one_of(SHADOW_DECISIONS, e.what)
+        ),
     }
 )
 
 
-# ---------------------------------------------------------------- Grafana dashboard
-# A test checks its queries against the real metrics.
-
-
 def dashboard() -> str:
-    """The dashboard as JSON, to be imported into Grafana."""
+    """Return the Grafana dashboard as JSON. A test runs its queries against the real metrics."""
     return (files("stormbreak.telemetry") / "grafana.json").read_text("utf-8")

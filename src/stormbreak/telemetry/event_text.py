@@ -1,147 +1,118 @@
-"""Names and one-line texts of events, the same in logs, metrics, traces and pages. Names do not change.
+"""Names and one-line texts of events, the same in logs, metrics, traces and pages.
 
-The first word of a name says what it is about, the second what happened to it: see docs/telemetry.md.
+Names are stable, for programs. Texts may change from release to release. They hold no key, prompt or provider text.
 """
 
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from stormbreak import events
 from stormbreak.core.explain import line_for
-from stormbreak.escape import tame, tamed
-from stormbreak.events import (
-    CallCancelled,
-    CallEnded,
-    CallRejected,
-    CircuitChanged,
-    Committed,
-    CooldownStarted,
-    Event,
-    FallbackRefused,
-    FellBack,
-    Hedged,
-    HedgeRefused,
-    Labelled,
-    Overtaken,
-    Queued,
-    RetryPlanned,
-    RetryRefused,
-    Returned,
-    Sent,
-    SpendReached,
-    WouldHave,
-)
+from stormbreak.escape import LABEL, escape_target, shown
+from stormbreak.events import Event
 
 NAMES: Mapping[type, str] = MappingProxyType(
     {
-        Labelled: "call.labelled",
-        Queued: "call.queued",
-        CallRejected: "call.rejected",
-        CallEnded: "call.ended",
-        CallCancelled: "call.cancelled",
-        Sent: "attempt.sent",
-        Returned: "attempt.returned",
-        Committed: "attempt.committed",
-        Overtaken: "attempt.overtaken",
-        Hedged: "hedge.sent",
-        HedgeRefused: "hedge.refused",
-        RetryPlanned: "retry.planned",
-        RetryRefused: "retry.refused",
-        FellBack: "fallback.taken",
-        FallbackRefused: "fallback.refused",
-        CircuitChanged: "circuit.changed",
-        CooldownStarted: "cooldown.started",
-        SpendReached: "spend.reached",
-        WouldHave: "shadow.would_have",
+        events.Labelled: "call.labelled",
+        events.Queued: "call.queued",
+        events.CallRejected: "call.rejected",
+        events.CallEnded: "call.ended",
+        events.CallCancelled: "call.cancelled",
+        events.Sent: "attempt.sent",
+        events.Returned: "attempt.ended",
+        events.Committed: "attempt.first_output",
+        events.Overtaken: "attempt.superseded",
+        events.Hedged: "hedge.sent",
+        events.HedgeRefused: "hedge.refused",
+        events.RetryPlanned: "retry.scheduled",
+        events.RetryRefused: "retry.refused",
+        events.FellBack: "fallback.started",
+        events.FallbackRefused: "fallback.refused",
+        events.CircuitChanged: "circuit.changed",
+        events.CooldownStarted: "cooldown.started",
+        events.SpendReached: "spend.threshold_reached",
+        events.WouldHave: "shadow.decision",
     }
 )
-"""By kind of event."""
+"""By class: the subject, then what happened to it."""
 
 
 def name_of(event: Event) -> str:
-    """The name of an event, such as "retry.refused"."""
+    """Return the name of an event, such as "retry.refused"."""
     return NAMES[type(event)]
 
 
-# ---------------------------------------------------------------- text of events
-# There is no key, no prompt and no text of a provider's in it, only what the event carries; names
-# that others chose are made fit for one line. Words may get better from release to release:
-# programs go by `name_of`.
+def describe(event: Event) -> str:
+    """Describe an event in one line. Names chosen by others are escaped."""
+    event = event._replace(target=escape_target(event.target))
+    if isinstance(event, events.FellBack | events.FallbackRefused):
+        event = event._replace(to=shown(event.to, LABEL))
+    return _of_call(event) or _of_attempt(event) or _of_target(event) or line_for(event)
 
 
-def words_for(event: Event) -> str:
-    """What happened, in one line."""
-    event = event._replace(target=tamed(event.target))
-    if isinstance(event, FellBack | FallbackRefused):
-        event = event._replace(to=tame(event.to))
-    return _of_a_call(event) or _of_an_attempt(event) or _of_a_target(event) or line_for(event)
+def _of_call(event: Event) -> str:
+    match event:
+        case events.Labelled():
+            text = f"started with {len(event.labels)} label(s)"
+        case events.Queued():
+            text = f"queued, held by {event.held_by}"
+        case events.CallCancelled():
+            text = f"cancelled{' with an attempt in flight' * event.sent}"
+        case events.CallEnded():
+            text = (
+                f"{event.verdict} after {event.attempts} attempt(s), {event.waited:.1f} s waiting"
+                f"{_billed(event.maybe_processed)}"
+            )
+        case events.CallRejected():
+            return line_for(event) + _seconds(event, event.retry_at, "; come back in {:.1f} s")
+        case _:
+            return ""
+    return f"call to {event.target}: {text}"
 
 
-def _of_a_call(event: Event) -> str:
-    if isinstance(event, Labelled):
-        return f"call to {event.target}: begins, with {len(event.labels)} label(s)"
-    if isinstance(event, Queued):
-        return f"call to {event.target}: waits for {event.held_by}"
-    if isinstance(event, CallRejected):
-        return line_for(event) + _come_back(event)
-    if isinstance(event, CallCancelled):
-        return f"call to {event.target}: cancelled{' while an attempt was under way' * event.sent}"
-    if isinstance(event, CallEnded):
-        said = f"{event.verdict} after {event.attempts} attempt(s), {event.waited:.1f} s unserved"
-        return f"call to {event.target}: {said}{_billed(event.maybe_processed)}"
-    return ""
+def _of_attempt(event: Event) -> str:
+    match event:
+        case events.Sent():
+            text = "sent"
+        case events.Committed():
+            text = f"first output after {event.took:.1f} s"
+        case events.HedgeRefused():
+            text = f"slow, but not hedged: {event.gate}"
+        case events.RetryPlanned():
+            paid = "free" if event.free else "paid"
+            text = (
+                f"{_verdict(event)}again after {event.until - event.at:.1f} s, {paid}"
+                f"{_billed(event.maybe_processed)}"
+            )
+        case events.RetryRefused():
+            text = f"{_verdict(event)}no retry: {event.gate}"
+        case _:
+            return ""
+    return f"attempt {event.attempt} at {event.target}: {text}"
 
 
-def _of_an_attempt(event: Event) -> str:
-    if isinstance(event, Sent):
-        told = "sent"
-    elif isinstance(event, Committed):
-        told = f"first output after {event.took:.1f} s"
-    elif isinstance(event, HedgeRefused):
-        told = f"takes long, and gets none beside it: {event.gate}"
-    elif isinstance(event, RetryPlanned):
-        paid = "free" if event.free else "paid"
-        again = f"again after {event.until - event.at:.1f} s, {paid}"
-        told = f"{_verdict(event)}{again}{_billed(event.maybe_processed)}"
-    elif isinstance(event, RetryRefused):
-        told = f"{_verdict(event)}no retry: {event.gate}"
-    else:
-        return ""
-    return f"attempt {event.attempt} at {event.target}: {told}"
+def _of_target(event: Event) -> str:
+    match event:
+        case events.CircuitChanged():
+            text = f"circuit of {event.target}: {event.before} to {event.after}"
+        case events.CooldownStarted():
+            text = f"cooldown of {event.target}: no calls"
+        case events.WouldHave():
+            text = f"shadow of {event.target}: {event.mechanism} would {event.what}"
+        case events.SpendReached():
+            text = f"spending, last at {event.target}: {event.percent} % of {event.limit:f} USD"
+            return text + _seconds(event, event.until, "; resets in {:.0f} s")
+        case _:
+            return ""
+    return text + _seconds(event, event.until, " for {:.1f} s")
 
 
-def _of_a_target(event: Event) -> str:
-    if isinstance(event, CircuitChanged):
-        return f"circuit of {event.target}: {event.before} to {event.after}{_for(event)}"
-    if isinstance(event, CooldownStarted):
-        return f"cooldown of {event.target}: left alone{_for(event)}"
-    if isinstance(event, SpendReached):
-        spent = f"{event.percent} % of {event.limit:f} USD are spent"
-        return f"spending, last at {event.target}: {spent}{_new(event)}"
-    if isinstance(event, WouldHave):
-        return f"shadow of {event.target}: {event.mechanism} would {event.what}{_for(event)}"
-    return ""
-
-
-def _verdict(event: RetryPlanned | RetryRefused) -> str:
+def _verdict(event: events.RetryPlanned | events.RetryRefused) -> str:
     return f"{event.verdict}, " if event.verdict else ""
 
 
-def _come_back(event: CallRejected) -> str:
-    if event.retry_at is None:
-        return ""
-    return f"; come back in {max(0.0, event.retry_at - event.at):.1f} s"
-
-
-def _for(event: CircuitChanged | CooldownStarted | WouldHave) -> str:
-    return "" if event.until is None else f" for {max(0.0, event.until - event.at):.1f} s"
-
-
-def _new(event: SpendReached) -> str:
-    return (
-        ""
-        if event.until is None
-        else f"; all of it is there again in {max(0.0, event.until - event.at):.0f} s"
-    )
+def _seconds(event: Event, until: float | None, text: str) -> str:
+    return "" if until is None else text.format(max(0.0, until - event.at))
 
 
 def _billed(attempts: int) -> str:

@@ -1,110 +1,134 @@
-"""What stands where at the moment somebody looks: the snapshots of engines, in numbers, for whoever exports gauges.
+"""Gauges: the present state of engines, read when somebody asks.
 
-Several engines, and several keys of one target, are one number each: what is counted adds up, of cooldowns the longest is
-told, of budgets the poorest. Engines are not kept alive; those that nobody steps any more have nothing to tell.
+Several engines, and several keys of one target, give one value. `MERGE` holds the only rules for that; Prometheus applies
+the same rule across processes. Engines are not kept alive.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
 from types import MappingProxyType
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 from stormbreak.core.engine import Engine
+from stormbreak.drivers.explain import slow_reason
 from stormbreak.drivers.locks import LiveSet
 from stormbreak.telemetry.labels import STATES, Targets
 
-TargetSnapshots: TypeAlias = Mapping[str, list[Mapping[str, Any]]]
-"""The snapshots of lanes, by the label of their target."""
+Snapshot: TypeAlias = Mapping[str, Any]
+"""One target of one engine, as `Engine.snapshot` gives it."""
+
+Rule: TypeAlias = Literal["sum", "max", "min"]
+
+MERGE: Mapping[str, Rule] = MappingProxyType(
+    {"in_flight": "sum", "limit": "sum", "queued": "sum", "cooldown": "max", "budget": "min"}
+)
+"""How the values of several snapshots become one."""
+
+_FUNCTIONS: Mapping[Rule, Callable[[Iterable[float]], float]] = MappingProxyType(
+    {"sum": sum, "max": max, "min": min}
+)
+_WORST_FIRST = ("isolated", "open", "half_open", "closed")
+
+
+def merged(field: str, snapshots: Sequence[Snapshot]) -> float | None:
+    """Merge one field of several snapshots; None if none of them has a value."""
+    known = [each[field] for each in snapshots if each[field] is not None]
+    return _FUNCTIONS[MERGE[field]](known) if known else None
+
+
+def merge_target(snapshots: Sequence[Snapshot]) -> Snapshot:
+    """Merge the snapshots of one target: of circuits the worst, of reasons that of the longest queue."""
+    circuits = {each["circuit"] for each in snapshots}
+    now = datetime.now().astimezone()
+    by_queue = sorted(snapshots, key=lambda each: -each["queued"])
+    return {
+        "circuit": next((state for state in _WORST_FIRST if state in circuits), None),
+        **{field: _rounded(merged(field, snapshots)) for field in MERGE},
+        "slow": next((reason for each in by_queue if (reason := slow_reason(each, now))), ""),
+    }
+
+
+def _rounded(value: float | None) -> float | None:
+    return round(value, 3) if isinstance(value, float) else value
+
+
+class WatchedEngines(LiveSet[Engine]):
+    """The engines whose state is read. From any thread."""
+
+    __slots__ = ()
+
+    def snapshots(self, key: Callable[[str, Snapshot], str]) -> dict[str, list[Snapshot]]:
+        """Read every target, grouped by `key` of its name and snapshot. An engine without a driver is left out."""
+        found: dict[str, list[Snapshot]] = {}
+        for engine in self:
+            try:
+                targets = engine.snapshot(pending=False)["targets"]
+            except RuntimeError:  # it has no driver yet, or no longer
+                continue
+            for name, snapshot in targets.items():
+                found.setdefault(key(name, snapshot), []).append(snapshot)
+        return found
+
+
+# ---------------------------------------------------------------- gauges for exporters
 
 GaugeValues: TypeAlias = Iterator[tuple[Mapping[str, str], float]]
 """Labels and values."""
 
 
 class Gauge(NamedTuple):
-    """One metric: what it means, its labels, what it is made of, and what several processes come to."""
+    """One metric. Without a `field` it counts circuits by state."""
 
     text: str
-    labels: tuple[str, ...]
-    values: Callable[[TargetSnapshots], GaugeValues]
-    across: str  # sum, max or min
+    field: str = ""
+    labels: tuple[str, ...] = ("target",)
+
+    @property
+    def across(self) -> Rule:
+        """How the values of several processes become one."""
+        return MERGE.get(self.field, "sum")
+
+    def values(self, by_label: Mapping[str, Sequence[Snapshot]]) -> GaugeValues:
+        """Compute the values from the snapshots of each target label."""
+        for label, snapshots in by_label.items():
+            if self.field:
+                value = merged(self.field, snapshots)
+                if value is not None:
+                    yield {"target": label}, value
+                continue
+            states = [each["circuit"] for each in snapshots if each["circuit"] is not None]
+            for state in STATES if states else ():
+                yield {"target": label, "state": state}, states.count(state)
 
 
-_TOGETHER: Mapping[str, Callable[[Iterable[float]], float]] = MappingProxyType(
-    {"sum": sum, "max": max, "min": min}
-)
-
-
-def _of(key: str, across: str, text: str) -> Gauge:
-    """One value for each target, of what the snapshots of its lanes have under `key`."""
-    together = _TOGETHER[across]
-
-    def values(lanes: TargetSnapshots) -> GaugeValues:
-        for label, snapshots in lanes.items():
-            known = [each[key] for each in snapshots if each[key] is not None]
-            if known:
-                yield {"target": label}, together(known)
-
-    return Gauge(text, ("target",), values, across)
-
-
-def _circuits(lanes: TargetSnapshots) -> GaugeValues:
-    for label, snapshots in lanes.items():
-        states = [each["circuit"] for each in snapshots if each["circuit"] is not None]
-        for state in STATES if states else ():
-            yield {"target": label, "state": state}, states.count(state)
-
-
-STANDING: Mapping[str, Gauge] = MappingProxyType(
+GAUGES: Mapping[str, Gauge] = MappingProxyType(
     {
-        "in_flight": _of("in_flight", "sum", "Attempts that are in flight."),
-        "limit": _of("limit", "sum", "Attempts that may be in flight."),
-        "queued": _of("queued", "sum", "Calls that wait in the queue."),
-        "cooldown_seconds": _of(
-            "cooldown", "max", "Seconds for which the target asked to be left alone."
+        "attempts_in_flight": Gauge("Attempts in flight.", "in_flight"),
+        "concurrency_limit": Gauge("Maximum number of attempts in flight.", "limit"),
+        "queue_length": Gauge("Calls waiting in the queue.", "queued"),
+        "cooldown_remaining_seconds": Gauge(
+            "Time until the cooldown of the target ends.", "cooldown"
         ),
-        "retry_budget": _of(
-            "budget", "min", "Retries that could be paid; targets may share a budget."
-        ),
+        "retry_budget": Gauge("Retries that the budget can pay; targets may share it.", "budget"),
         "circuits": Gauge(
-            "Circuits in each state, one for each engine and key.",
-            ("target", "state"),
-            _circuits,
-            "sum",
+            "Circuits in each state, one for each engine and key.", labels=("target", "state")
         ),
     }
 )
-"""By name, which exporters put their own prefix before."""
+"""By name; exporters add their own prefix."""
 
 
-class Standing:
-    """Looks at the engines it watches whenever it is asked; from any thread."""
+class EngineGauges:
+    """Reads the gauges of the watched engines. From any thread."""
 
     def __init__(self, targets: Targets) -> None:
         self._targets = targets
-        self._engines: LiveSet[Engine] = LiveSet()
+        self.engines = WatchedEngines()
 
-    def watch(self, engine: Engine) -> None:
-        """Tell of this engine, too."""
-        self._engines.add(engine)
+    def values(self, name: str) -> GaugeValues:
+        """Read one gauge."""
+        return GAUGES[name].values(self.by_label())
 
-    def unwatch(self, engine: Engine) -> None:
-        """Tell of it no more."""
-        self._engines.discard(engine)
-
-    def of(self, name: str) -> GaugeValues:
-        """The values of one gauge."""
-        return STANDING[name].values(self.lanes())
-
-    def lanes(self) -> TargetSnapshots:
-        """The snapshots of all lanes."""
-        found: dict[str, list[Mapping[str, Any]]] = {}
-        for snapshot in self._snapshots():
-            for lane in snapshot["targets"].values():
-                found.setdefault(self._targets.label_of(lane["place"]), []).append(lane)
-        return found
-
-    def _snapshots(self) -> Iterator[Mapping[str, Any]]:
-        for engine in self._engines:
-            try:
-                yield engine.snapshot(pending=False)
-            except RuntimeError:  # nobody steps it any more
-                continue
+    def by_label(self) -> Mapping[str, list[Snapshot]]:
+        """Read all snapshots, grouped by target label."""
+        return self.engines.snapshots(lambda _, each: self._targets.label_of(each["place"]))

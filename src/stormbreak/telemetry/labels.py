@@ -1,17 +1,17 @@
-"""What labels of metrics may say: words of fixed sets, and a bounded number of targets.
+"""Label values of metrics: words from fixed sets, and a bounded number of targets.
 
-A label never holds what a user, a tenant or a provider wrote freely: each new value is a new series for as long as the
-process lives, and whoever can make values up could fill the memory of whoever keeps them.
+A label never holds free text of a user, a tenant or a provider: each new value is a new time series, and an unbounded
+number of them would fill the memory of the process and of Prometheus.
 """
 
 from collections.abc import Collection
 
 from stormbreak.core.circuit import State
-from stormbreak.escape import tame
+from stormbreak.escape import LABEL, shown
 from stormbreak.types import CACHE, DEGRADED, TARGET, Target, Verdict
 
 OTHER = "other"
-MOST_TARGETS = 100
+MAX_TARGETS = 100
 
 VERDICTS = frozenset(verdict.value for verdict in Verdict)
 STATES = tuple(state.value for state in State)
@@ -34,10 +34,9 @@ FALLBACK_GATES = frozenset({"attempts", "budget", "deadline", "nothing found"})
 POLICIES = frozenset(
     {"breaker", "cooldown", "cost", "limit", "queue", "quota", "rate", "shed", "spend"}
 )
-TOKENS = ("input", "output", "cached", "written")
-PLACES = (CACHE, DEGRADED)
+TOKENS = ("input", "output", "cache_read", "cache_creation")
 MECHANISMS = QUEUE_GATES | RETRY_GATES | {"retry"}
-DIFFERENCES = frozenset(
+SHADOW_DECISIONS = frozenset(
     {
         "close",
         "isolated",
@@ -54,42 +53,40 @@ DIFFERENCES = frozenset(
 
 
 def one_of(known: Collection[str], word: str | None) -> str:
-    """The word if it is one of the `known`, or else "other"."""
-    return (
-        str(word) if word is not None and word in known else OTHER
-    )  # a verdict is more than a text
+    """Return the word if it is `known`, else "other"."""
+    return str(word) if word is not None and word in known else OTHER
 
 
 def kind_of(to: str) -> str:
-    """What a call falls back to: another "target", or the "cache" or "degraded" answer at hand."""
-    return to if to in PLACES else TARGET
+    """Name the kind of a fallback: another "target", the "cache", or a "degraded" answer."""
+    return to if to in (CACHE, DEGRADED) else TARGET
 
 
 class Targets:
-    """Labels for targets: their provider and model, without the key; beyond the first so many, all are "other".
+    """Labels for targets: provider and model, without the key. Targets beyond the first `maximum` are "other".
 
-    From any thread: there is no lock, for the worst that can happen is a label or two more.
+    From any thread, without a lock: a race adds a label or two at most.
     """
 
-    def __init__(self, most: int = MOST_TARGETS) -> None:
-        self._most = most
+    def __init__(self, maximum: int = MAX_TARGETS) -> None:
+        self._maximum = maximum
         self._labels: dict[Target, str] = {}
         self._known: set[str] = set()
 
     def label(self, target: Target) -> str:
-        """The label of a target."""
+        """Return the label of a target."""
         label = self._labels.get(target)
         if label is None:
             label = self.label_of(target.place)
-            if len(self._labels) < 10 * self._most:  # the same model may come with many keys
+            if len(self._labels) < 10 * self._maximum:  # one model may have many keys
                 self._labels[target] = label
         return label
 
     def label_of(self, place: str) -> str:
-        """The label of a target that is known by its place."""
-        label = tame(place)
+        """Return the label of a target, given its place (provider and model)."""
+        label = shown(place, LABEL)
         if label not in self._known:
-            if len(self._known) >= self._most:
+            if len(self._known) >= self._maximum:
                 return OTHER
             self._known.add(label)
         return label

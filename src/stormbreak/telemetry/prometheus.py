@@ -1,4 +1,4 @@
-"""Metrics for Prometheus: counters and histograms made of events, gauges made of snapshots. Needs the extra `metrics`.
+"""Metrics for Prometheus: counters and histograms from events, gauges from snapshots. Needs the extra `metrics`.
 
 ::
 
@@ -6,7 +6,7 @@
     attach(client, metrics)
     app.mount("/metrics", metrics.asgi_app())
 
-One object serves any number of engines, threads and event loops. docs/telemetry.md tells what each metric means.
+One object serves any number of engines, threads and event loops. docs/telemetry.md lists the metrics.
 """
 
 from collections.abc import Callable
@@ -17,140 +17,135 @@ from stormbreak.core.engine import Engine
 from stormbreak.drivers.fork_safety import reset_in_child
 from stormbreak.errors import ConfigurationError
 from stormbreak.events import Event
-from stormbreak.telemetry.event_metrics import FAMILIES, Family, measured
-from stormbreak.telemetry.gauges import Standing
-from stormbreak.telemetry.labels import MOST_TARGETS, Targets
+from stormbreak.telemetry.event_metrics import FAMILIES, Family, updates_of
+from stormbreak.telemetry.gauges import EngineGauges
+from stormbreak.telemetry.labels import MAX_TARGETS, Targets
 
 try:
     import prometheus_client
 except ModuleNotFoundError as missing:
     raise ConfigurationError(
-        "metrics need prometheus_client, which comes with stormbreak[metrics]"
+        "metrics need prometheus_client: pip install 'stormbreak[metrics]'"
     ) from missing
 
 from stormbreak.telemetry.prometheus_multiprocess import (
     PREFIX,
     AllProcesses,
-    Gauges,
+    GaugeCollector,
     SharedGauges,
+    fork_lock,
     is_multiprocess,
-    writing,
 )
 
 
 class Metrics:
-    """A listener that counts, and tells Prometheus.
+    """A listener that counts events for Prometheus.
 
     Args:
-        registry: where the metrics are registered; by default a registry of their own. One object a registry: it may be
-            attached to any number of engines.
-        most_targets: distinct targets that get a label of their own; those that come later are "other".
+        registry: where the metrics are registered; by default a registry of their own. Use one object per registry: it
+            can be attached to any number of engines.
+        max_targets: targets with a label of their own; later ones are "other".
 
     Raises:
-        ConfigurationError: the registry has metrics of stormbreak's already, or the multi-process mode of
-            `prometheus_client` is half set up.
+        ConfigurationError: the registry has stormbreak's metrics already, or the multi-process mode of
+            `prometheus_client` is incomplete.
     """
 
     def __init__(
         self,
         registry: prometheus_client.CollectorRegistry | None = None,
         *,
-        most_targets: int = MOST_TARGETS,
+        max_targets: int = MAX_TARGETS,
     ) -> None:
         self.registry = prometheus_client.CollectorRegistry() if registry is None else registry
-        self._targets = Targets(most_targets)
-        self._standing = Standing(self._targets)
-        self._told: dict[tuple[str, str, tuple[str, ...]], Callable[[float], None]] = {}
-        self._written: SharedGauges | None = None
-        self._served = self.registry
-        several = is_multiprocess()
+        self._targets = Targets(max_targets)
+        self._gauges = EngineGauges(self._targets)
+        self._children: dict[tuple[str, str, tuple[str, ...]], Callable[[float], None]] = {}
+        self._shared: SharedGauges | None = None
+        self._exported = self.registry
+        multiprocess = is_multiprocess()
         try:
-            if several:
-                self._written = SharedGauges(self._standing, self.registry)
-                self._served = prometheus_client.CollectorRegistry()
-                self._served.register(AllProcesses(self._written.write))
+            if multiprocess:
+                self._shared = SharedGauges(self._gauges, self.registry)
+                self._exported = prometheus_client.CollectorRegistry()
+                self._exported.register(AllProcesses(self._shared.write))
             else:
-                self.registry.register(Gauges(self._standing))
-        except ValueError as twice:
+                self.registry.register(GaugeCollector(self._gauges))
+        except ValueError as duplicate:
             raise ConfigurationError(
-                "the registry has metrics of stormbreak's already: attach those to every client"
-            ) from twice
-        self._families = {name: self._made(name, family) for name, family in FAMILIES.items()}
+                "the registry has stormbreak's metrics already: attach that Metrics object to every client"
+            ) from duplicate
+        self._families = {name: self._register(name, family) for name, family in FAMILIES.items()}
         reset_in_child(self._begin)
 
     def _begin(self) -> None:
-        self._told = {}
-        if self._written is None:
+        self._children = {}
+        if self._shared is None:
             for metric in self._families.values():
-                _free_in_child(metric)
+                _renew_locks(metric)
             self.registry._lock = Lock()  # noqa: SLF001
 
     def watch(self, engine: Engine) -> None:
-        """Tell what stands where in this engine, too, for as long as it lives."""
-        self._standing.watch(engine)
+        """Export the gauges of this engine, as long as it lives."""
+        self._gauges.engines.add(engine)
 
     def unwatch(self, engine: Engine) -> None:
-        """Tell of it no more; what was counted stays."""
-        self._standing.unwatch(engine)
+        """Stop exporting its gauges; its counts stay."""
+        self._gauges.engines.discard(engine)
 
     def __call__(self, event: Event) -> None:
         """Count an event."""
-        measures = measured(event)
-        if not measures:
+        updates = updates_of(event)
+        if not updates:
             return
         target = self._targets.label(event.target)
-        for name, labels, amount in measures:
-            tell = self._told.get((name, target, labels))
-            if tell is None:
-                tell = self._told[name, target, labels] = self._child(name, target, labels)
-            tell(amount)
+        for name, labels, amount in updates:
+            update = self._children.get((name, target, labels))
+            if update is None:
+                update = self._children[name, target, labels] = self._child(name, target, labels)
+            update(amount)
 
     def exposition(self) -> tuple[str, bytes]:
-        """Everything in the registry, as Prometheus reads it: the content type, and the text.
-
-        In the multi-process mode of `prometheus_client` it is everything of all processes; so it is in the applications.
-        """
-        text = prometheus_client.generate_latest(self._served)
+        """Return the content type and the text that Prometheus scrapes; in multi-process mode, that of all processes."""
+        text = prometheus_client.generate_latest(self._exported)
         return prometheus_client.CONTENT_TYPE_LATEST, text
 
     def asgi_app(self) -> Callable[..., Any]:
-        """An ASGI application that answers every path with the metrics."""
-        return prometheus_client.make_asgi_app(self._served)
+        """Return an ASGI application that serves the metrics on every path."""
+        return prometheus_client.make_asgi_app(self._exported)
 
     def wsgi_app(self) -> Callable[..., Any]:
-        """A WSGI application that answers every path with the metrics."""
-        return prometheus_client.make_wsgi_app(self._served)
+        """Return a WSGI application that serves the metrics on every path."""
+        return prometheus_client.make_wsgi_app(self._exported)
 
-    def _made(
+    def _register(
         self, name: str, family: Family
     ) -> prometheus_client.Counter | prometheus_client.Histogram:
-        labels = ("target", *family.labels)
+        described = PREFIX + name, family.text, ("target", *family.labels)
         if not family.buckets:
-            return prometheus_client.Counter(
-                PREFIX + name, family.text, labels, registry=self.registry
-            )
+            return prometheus_client.Counter(*described, registry=self.registry)
         return prometheus_client.Histogram(
-            PREFIX + name, family.text, labels, buckets=family.buckets, registry=self.registry
+            *described, buckets=family.buckets, registry=self.registry
         )
 
     def _child(self, name: str, target: str, labels: tuple[str, ...]) -> Callable[[float], None]:
         child = self._families[name].labels(target, *labels)
-        tell = child.inc if isinstance(child, prometheus_client.Counter) else child.observe
-        written = self._written
-        if written is None:
-            return tell
+        update = child.inc if isinstance(child, prometheus_client.Counter) else child.observe
+        shared = self._shared
+        if shared is None:
+            return update
 
-        def register_process(amount: float) -> None:
-            with writing:  # nobody forks meanwhile: the library has one lock for all that it writes
-                tell(amount)
-            written.begin()
+        def update_and_share(amount: float) -> None:
+            with fork_lock:
+                update(amount)
+            shared.start()
 
-        return register_process
+        return update_and_share
 
 
-def _free_in_child(metric: Any) -> None:
-    """Free the locks of the library's own, which another thread of the parent may hold at the fork."""
-    for each in (metric, *metric._metrics.values()):  # noqa: SLF001 - there is no public way
+def _renew_locks(metric: Any) -> None:
+    """Replace the library's locks in a child: another thread of the parent may have held them at the fork."""
+    for each in (metric, *metric._metrics.values()):  # noqa: SLF001 - there is no public access
         parts = (getattr(each, "_value", None), getattr(each, "_sum", None))
         for part in (each, *parts, *getattr(each, "_buckets", ())):
             if hasattr(part, "_lock"):

@@ -1,4 +1,9 @@
-"""Gauges for Prometheus, read at each scrape; also of several processes behind one port."""
+"""Prometheus gauges, read at each scrape, and the multi-process mode of `prometheus_client`.
+
+In that mode every process writes its numbers to files below PROMETHEUS_MULTIPROC_DIR, and the scraped process adds them
+up. The library does so for counters. No process can read the gauges of another, so each writes its own once a second, and
+before it is scraped.
+"""
 
 import logging
 import os
@@ -18,69 +23,72 @@ from prometheus_client.registry import Collector
 from stormbreak.drivers.fork_safety import reset_in_child
 from stormbreak.drivers.locks import new_lock
 from stormbreak.errors import ConfigurationError
-from stormbreak.telemetry.gauges import STANDING, Standing
+from stormbreak.telemetry.gauges import GAUGES, EngineGauges
 
 PREFIX = "stormbreak_"
+FOLDER = "PROMETHEUS_MULTIPROC_DIR"
+WRITE_INTERVAL = 1.0  # seconds
+_READ_PAUSE = 0.01  # seconds in which another process fills a file that it has just created
+_MAX_READS = 20
+
+_log = logging.getLogger("stormbreak")
 
 
-class Gauges(Collector):
-    """Looks whenever it is asked; from any thread."""
+class GaugeCollector(Collector):
+    """Reads the gauges at each scrape, from any thread."""
 
-    def __init__(self, standing: Standing) -> None:
-        self._standing = standing
+    def __init__(self, gauges: EngineGauges) -> None:
+        self._gauges = gauges
 
     def describe(self) -> Iterable[GaugeMetricFamily]:
-        """The gauges, without a value."""
-        return _empty().values()
+        """Return the gauges without values."""
+        return _families().values()
 
     def collect(self) -> Iterable[GaugeMetricFamily]:
-        """The gauges as they stand."""
-        lanes, families = self._standing.lanes(), _empty()
-        for name, family in families.items():
-            gauge = STANDING[name]
-            for labels, value in gauge.values(lanes):
-                family.add_metric([labels[label] for label in gauge.labels], value)
+        """Return the gauges with their present values."""
+        families = _families()
+        for (name, labels), value in _read(self._gauges).items():
+            families[name].add_metric(labels, value)
         return families.values()
 
 
-def _empty() -> dict[str, GaugeMetricFamily]:
+def _families() -> dict[str, GaugeMetricFamily]:
     return {
         name: GaugeMetricFamily(PREFIX + name, gauge.text, labels=gauge.labels)
-        for name, gauge in STANDING.items()
+        for name, gauge in GAUGES.items()
+    }
+
+
+def _read(gauges: EngineGauges) -> dict[tuple[str, tuple[str, ...]], float]:
+    """Return the values by gauge name and label values."""
+    by_label = gauges.by_label()
+    return {
+        (name, tuple(labels[label] for label in gauge.labels)): value
+        for name, gauge in GAUGES.items()
+        for labels, value in gauge.values(by_label)
     }
 
 
 # ---------------------------------------------------------------- multi-process mode
-# In this mode of `prometheus_client` every process writes its numbers into files of its own below
-# PROMETHEUS_MULTIPROC_DIR, and whichever is scraped adds up what all have written. Counters do so
-# by themselves. A gauge is looked up, and nobody can look into another process: so each writes its
-# own gauges down once a second, and before it is scraped.
 
-EVERY = 1.0  # seconds between two looks
-A_MOMENT = 0.01  # seconds in which a process fills a file that it has made
-MOMENTS = 20  # at the most
-FOLDER = "PROMETHEUS_MULTIPROC_DIR"
+_NEUTRAL = {"sum": 0.0, "max": 0.0, "min": float("inf")}
+"""The value that changes nothing in the total: a value cannot be removed from the files."""
 
-_log = logging.getLogger("stormbreak")
-
-_NOTHING = {"sum": 0.0, "max": 0.0, "min": float("inf")}
-"""What changes nothing in what all processes come to: a value cannot be taken out of the files."""
-
-writing = new_lock()
+fork_lock = new_lock()
+"""Held while `prometheus_client` writes: a child forked meanwhile would inherit the library's locked lock."""
 if hasattr(os, "register_at_fork"):
-    # prometheus_client has a lock for all that it writes: a child that is made meanwhile would wait for ever.
     os.register_at_fork(
-        before=writing.acquire,
-        after_in_parent=writing.release,
-        after_in_child=writing.release,
+        before=fork_lock.acquire,
+        after_in_parent=fork_lock.release,
+        after_in_child=fork_lock.release,
     )
 
 
 def is_multiprocess() -> bool:
-    """Whether prometheus_client is in its multi-process mode, which it chooses when it is imported.
+    """Whether `prometheus_client` chose its multi-process mode when it was imported.
 
     Raises:
-        ConfigurationError: the mode was asked for too late, or the folder is not there.
+        ConfigurationError: the variable was set too late, or its folder does not exist.
     """
     folder = os.environ.get(FOLDER)
     if values.ValueClass is values.MutexValue:
@@ -95,10 +103,10 @@ def is_multiprocess() -> bool:
 
 
 class SharedGauges:
-    """What stands in this process, written where every process reads it. From any thread."""
+    """Writes the gauges of this process where every process can read them. From any thread."""
 
-    def __init__(self, standing: Standing, registry: prometheus_client.CollectorRegistry) -> None:
-        self._standing = standing
+    def __init__(self, gauges: EngineGauges, registry: prometheus_client.CollectorRegistry) -> None:
+        self._source = gauges
         self._gauges = {
             name: prometheus_client.Gauge(
                 PREFIX + name,
@@ -107,12 +115,12 @@ class SharedGauges:
                 registry=registry,
                 multiprocess_mode=f"live{gauge.across}",  # type: ignore[arg-type]
             )
-            for name, gauge in STANDING.items()
+            for name, gauge in GAUGES.items()
         }
-        # By it, too, each has a file, and the others know by what its files are named.
+        # It also gives every process a file whose name has its process id.
         self._processes = prometheus_client.Gauge(
             PREFIX + "processes",
-            "Processes that have had a call, or were scraped, and live.",
+            "Live processes that had a call or were scraped.",
             registry=registry,
             multiprocess_mode="livesum",
         )
@@ -121,76 +129,67 @@ class SharedGauges:
         reset_in_child(self._begin)
 
     def _begin(self) -> None:
-        self._writer: threading.Thread | None = None  # a fork has none
+        self._writer: threading.Thread | None = None  # threads do not survive a fork
 
-    def begin(self) -> None:
-        """Write from now on, as long as this object lives; if that is so already, do nothing."""
+    def start(self) -> None:
+        """Write from now on, as long as this object lives. A second call does nothing."""
         if self._writer is not None:
             return
         writer = threading.Thread(
             target=_keep_writing, args=(ref(self),), name="stormbreak-gauges", daemon=True
         )
-        with writing:
+        with fork_lock:
             first = self._writer is None
             if first:
                 self._writer = writer
         if first:
             try:
-                writer.start()  # not under the lock: that waits for the new thread
+                writer.start()  # not under the lock: it waits for the new thread
             except RuntimeError:  # no thread can be started: the next event tries again
                 self._writer = None
                 raise
 
     def write(self) -> None:
-        """Write what stands where now."""
-        with writing:  # looking, too: who looks first must not write last
-            now = self._now()
+        """Write the present values."""
+        with fork_lock:  # also while reading: an earlier reading must not be written last
+            now = _read(self._source)
             self._processes.set(1)
             for name, labels in self._written - now.keys():
-                self._gauges[name].labels(*labels).set(_NOTHING[STANDING[name].across])
+                self._gauges[name].labels(*labels).set(_NEUTRAL[GAUGES[name].across])
             for (name, labels), value in now.items():
                 self._gauges[name].labels(*labels).set(value)
             self._written |= now.keys()
 
-    def _now(self) -> dict[tuple[str, tuple[str, ...]], float]:
-        lanes = self._standing.lanes()
-        return {
-            (name, tuple(labels[label] for label in gauge.labels)): value
-            for name, gauge in STANDING.items()
-            for labels, value in gauge.values(lanes)
-        }
-
 
 class AllProcesses(Collector):
-    """The numbers of all processes, as one. `write` is called first, so that those of this one are of now."""
+    """The totals of all processes. `write` is called first, so that the values of this one are current."""
 
     def __init__(self, write: Callable[[], None]) -> None:
         self._write = write
 
     def collect(self) -> Iterable[Metric]:
-        """All that they have written; the gauges of those that are no more are not among it."""
+        """Return the totals, without the gauges of dead processes."""
         self._write()
         _remove_dead_processes(Path(os.environ[FOLDER]))
         collector = multiprocess.MultiProcessCollector(None)  # type: ignore[no-untyped-call]
-        for _ in range(MOMENTS):
-            with suppress(struct.error):  # a file that another process has made, and not filled
+        for _ in range(_MAX_READS):
+            with suppress(struct.error):  # another process has created a file and not filled it
                 return list(collector.collect())  # type: ignore[no-untyped-call]
-            time.sleep(A_MOMENT)
+            time.sleep(_READ_PAUSE)
         return list(collector.collect())  # type: ignore[no-untyped-call]
 
 
 def _remove_dead_processes(folder: Path) -> None:
-    """Remove what processes that are no more had to say of what stands: it stands no longer."""
     pids = {path.stem.rpartition("_")[2] for path in folder.glob("gauge_live*_*.db")}
-    if str(os.getpid()) not in pids or os.name != "posix":  # then they are known by something else
+    if str(os.getpid()) not in pids or os.name != "posix":  # the files are not named by process id
         return
     for pid in pids:
-        if not _lives(pid):
-            with suppress(FileNotFoundError):  # another one has seen to it
+        if not _is_alive(pid):
+            with suppress(FileNotFoundError):  # another process has removed it
                 multiprocess.mark_process_dead(int(pid), str(folder))  # type: ignore[no-untyped-call]
 
 
-def _lives(pid: str) -> bool:
+def _is_alive(pid: str) -> bool:
     try:
         os.kill(int(pid), 0)
     except ProcessLookupError:
@@ -200,16 +199,14 @@ def _lives(pid: str) -> bool:
     return True
 
 
-def _keep_writing(held: "ref[SharedGauges]") -> None:
-    told = False
-    while (gauges := held()) is not None:
+def _keep_writing(reference: "ref[SharedGauges]") -> None:
+    warned = False
+    while (gauges := reference()) is not None:
         try:
             gauges.write()
         except Exception:  # noqa: BLE001 - such as a full disk, which may pass
-            if not told:
-                _log.warning(
-                    "gauges cannot be written: other processes tell old ones", exc_info=True
-                )
-            told = True
+            if not warned:
+                _log.warning("cannot write gauges: other processes export old ones", exc_info=True)
+            warned = True
         del gauges
-        time.sleep(EVERY)
+        time.sleep(WRITE_INTERVAL)

@@ -1,7 +1,6 @@
-"""What `/state` says, as values; JSON is made of them, and read into them, here.
+"""The values of `/state`, and their JSON. They hold no key, prompt, label or tenant.
 
-There is no key, prompt, label or tenant among them. A reader passes over what it does not know; `format` grows when
-something changes its meaning.
+A reader ignores unknown fields. `format` grows when a field changes its meaning.
 """
 
 from collections.abc import Mapping
@@ -10,12 +9,12 @@ from dataclasses import dataclass
 import msgspec
 
 FORMAT = 1
-SECONDS = 60  # how far the series look back
+SECONDS = 60  # length of the series
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counts:
-    """Since the watch began: `calls` that ended, `answered` of them, `cancelled` besides, and what was decided on the way."""
+    """Totals since the start: `calls` that ended, how many of them were `answered`, those `cancelled`, and decisions."""
 
     calls: int = 0
     answered: int = 0
@@ -32,10 +31,9 @@ class Counts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TargetSnapshot:
-    """One target. `verdicts` are those of attempts in the last 60 s; `ok` and `not_ok` count them by the second, oldest first.
+    """One target. `verdicts` counts the attempts of the last 60 s; `ok` and `not_ok` count them by second, oldest first.
 
-    Of a target that only the engine or only the watch knows, the rest is as if nothing were there. `cooldown` is the
-    seconds that are left of it, `budget` the retries that could be paid, `slow` says in words what holds its calls back now.
+    `cooldown` is the remaining seconds, `budget` the retries it can pay, `slow` the reason why calls wait now.
     """
 
     target: str
@@ -53,17 +51,17 @@ class TargetSnapshot:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
-    """What was decided so many seconds `ago`, and, alike and close together, so many `times`; in words that may change."""
+    """A decision `ago` seconds ago; similar ones close together count as one, with their number in `times`."""
 
     ago: float
     name: str
-    words: str
+    text: str
     times: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchSnapshot:
-    """Rows over all runs on an OUTPUT; `rate` is rows per second of late, `to_go` the seconds that the rest would take, `slow` why, in words."""
+    """Rows over all runs on an OUTPUT: `rate` in rows per second, `to_go` in seconds, `slow` the reason if it is slow."""
 
     total: int
     done: int
@@ -78,10 +76,9 @@ class BatchSnapshot:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CostSnapshot:
-    """US dollars that all attempts have cost, between what is known and the most that it can be.
+    """The cost of all attempts in US dollars, between bounds.
 
-    Attempts at models without a known price, so many as are `unpriced`, are in neither. Of those that are
-    `unbounded` nothing says what they can cost at the most.
+    `unpriced` attempts, at models without a known price, are in neither bound. Of `unbounded` ones the maximum is unknown.
     """
 
     least: float
@@ -92,7 +89,7 @@ class CostSnapshot:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class State:
-    """A process at one moment. `watched` is how long it has been, in seconds."""
+    """A process at one moment. `watched` is the seconds since the start."""
 
     format: int = FORMAT
     pid: int
@@ -113,20 +110,20 @@ class _Format(msgspec.Struct):
 
 
 def encoded(state: State) -> bytes:
-    """As JSON."""
+    """Encode as JSON."""
     return msgspec.json.encode(state)
 
 
 def decoded(body: bytes) -> State:
-    """Read it again.
+    """Decode JSON.
 
     Raises:
-        ValueError: it is no state, or one of another format; the message says which, and holds nothing of the body.
+        ValueError: it is no state, or has another format. The message quotes nothing of the body.
     """
     try:
-        spoken = msgspec.json.decode(body, type=_Format).format
-        if spoken == FORMAT:
+        found = msgspec.json.decode(body, type=_Format).format
+        if found == FORMAT:
             return _DECODER.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        raise ValueError("it says what no stormbreak says") from None
-    raise ValueError(f"it is of another stormbreak (format {spoken}, not {FORMAT})")
+        raise ValueError("the response is not a stormbreak state") from None
+    raise ValueError(f"another version of stormbreak is there (format {found}, not {FORMAT})")

@@ -1,4 +1,4 @@
-"""The other end of a port: finding it by what its user typed, and asking it for its state."""
+"""The client of a status server: find the server by what the user typed, and read its state."""
 
 import http.client
 import re
@@ -8,34 +8,34 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from stormbreak.errors import ConfigurationError
-from stormbreak.escape import tame
+from stormbreak.escape import LABEL, shown
 from stormbreak.telemetry.state import State, decoded
 from stormbreak.telemetry.status_server import HOST, SocketFile
 
-LARGEST = 4 << 20  # bytes of a state
+MAX_STATE = 4 << 20  # bytes
 _LOOPBACK = frozenset({"localhost", HOST, "::1"})
 _HOST_AND_PORT = re.compile(r"(?P<host>[\w.-]+|\[[0-9a-fA-F:.]+\]):(?P<port>[0-9]{1,5})", re.ASCII)
 
 
 class NoServerError(Exception):
-    """Nobody listens there; the message says how that is known."""
+    """Nothing listens there. The message has the reason."""
 
 
 class ConnectionClosedError(NoServerError):
-    """Somebody took the connection and hung up: the end, or a port with too many visitors at this moment."""
+    """The server closed the connection: it ends, or has too many requests at the moment."""
 
 
 class NoResponseError(Exception):
-    """Whoever listens there did not answer in time."""
+    """The server did not respond in time."""
 
 
 class NotStormbreakError(Exception):
-    """What answers there is not one of us; the message says how that is known."""
+    """The server is not stormbreak's. The message has the reason."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
-    """Where a state is served: a port of this machine, or a socket. `name` is what its user calls it."""
+class ServerAddress:
+    """The address of a status server: a port of this machine, or a socket. `name` is what the user calls it."""
 
     host: str = HOST
     port: int = 0
@@ -44,44 +44,54 @@ class Place:
 
     def __str__(self) -> str:
         if self.name or self.path is not None:
-            return tame(self.name or str(self.path), 200)
+            return shown(self.name or str(self.path), 200)
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
-def place_of(text: str) -> Place | None:
-    """The port that `text` names: a number, host:port, or a URL. None: it must be a path.
+def parse_address(text: str) -> ServerAddress | None:
+    """Parse a port number, host:port or URL. None: it must be a path.
 
     Raises:
-        ConfigurationError: it names a port of another machine, or none that can be.
+        ConfigurationError: it names another machine, or no valid port.
     """
     if text.isascii() and text.isdecimal():
-        return _on(HOST, int(text), text)
+        return _checked(HOST, int(text), text)
     if "://" in text:
         try:
             url = urlsplit(text)
             host, port = url.hostname or "", url.port
         except ValueError:
-            raise ConfigurationError(f"{tame(text)}: not a URL") from None
+            raise ConfigurationError(f"{shown(text, LABEL)}: not a URL") from None
         if url.scheme != "http":
-            raise ConfigurationError(f"{tame(text)}: a port is served over http, without TLS")
-        return _on(host, 80 if port is None else port, text)
+            raise ConfigurationError(f"{shown(text, LABEL)}: use http: a status server has no TLS")
+        return _checked(host, 80 if port is None else port, text)
     found = _HOST_AND_PORT.fullmatch(text)
     if found is None:
         return None
-    return _on(found["host"].strip("[]"), int(found["port"]), text)
+    return _checked(found["host"].strip("[]"), int(found["port"]), text)
 
 
-def look(place: Place, timeout: float) -> State:
-    """Ask for the state there; each step of that may take `timeout` seconds.
+def _checked(host: str, port: int, text: str) -> ServerAddress:
+    if host not in _LOOPBACK:
+        raise ConfigurationError(
+            f"{shown(text, LABEL)}: not this machine; a status server listens on 127.0.0.1 only"
+        )
+    if not 0 < port < 1 << 16:
+        raise ConfigurationError(f"{shown(text, LABEL)}: a port is from 1 to 65535")
+    return ServerAddress(host=host, port=port)
+
+
+def fetch_state(server: ServerAddress, timeout: float) -> State:
+    """Read the state of a server; each step may take `timeout` seconds.
 
     Raises:
         NoServerError, ConnectionClosedError, NoResponseError, NotStormbreakError: there is none.
     """
-    connection = _Connection(place, timeout)
+    connection = _Connection(server, timeout)
     try:
         connection.request("GET", "/state")
-        answer = connection.getresponse()
-        body = answer.read(LARGEST + 1)
+        response = connection.getresponse()
+        body = response.read(MAX_STATE + 1)
     except TimeoutError as error:
         raise NoResponseError from error
     except (ConnectionResetError, BrokenPipeError) as error:
@@ -89,13 +99,13 @@ def look(place: Place, timeout: float) -> State:
     except OSError as error:  # refused, or no such file
         raise NoServerError((error.strerror or type(error).__name__).lower()) from error
     except (http.client.HTTPException, ValueError) as error:
-        raise NotStormbreakError("it does not speak HTTP") from error
+        raise NotStormbreakError("the response is not HTTP") from error
     finally:
         connection.close()
-    if answer.status != http.HTTPStatus.OK:
-        raise NotStormbreakError(f"it answers /state with status {answer.status}")
-    if len(body) > LARGEST:
-        raise NotStormbreakError("it says more than a state can be")
+    if response.status != http.HTTPStatus.OK:
+        raise NotStormbreakError(f"/state has status {response.status}")
+    if len(body) > MAX_STATE:
+        raise NotStormbreakError("the response is too large for a state")
     try:
         return decoded(body)
     except ValueError as error:
@@ -103,24 +113,15 @@ def look(place: Place, timeout: float) -> State:
 
 
 class _Connection(http.client.HTTPConnection):
-    """To a place, whichever kind it is of; proxies of the environment do not count."""
+    """A connection to a port or a socket, never through a proxy."""
 
-    def __init__(self, place: Place, timeout: float) -> None:
-        super().__init__("localhost" if place.path else place.host, place.port, timeout=timeout)
-        self._place = place
+    def __init__(self, server: ServerAddress, timeout: float) -> None:
+        super().__init__("localhost" if server.path else server.host, server.port, timeout=timeout)
+        self._path = server.path
 
     def connect(self) -> None:
         """Connect."""
-        if self._place.path is None:
+        if self._path is None:
             super().connect()
         else:
-            self.sock: socket.socket = SocketFile(self._place.path).connected(self.timeout or 1.0)
-
-
-def _on(host: str, port: int, text: str) -> Place:
-    if host not in _LOOPBACK:
-        said = "not this machine; a port is served on 127.0.0.1 only"
-        raise ConfigurationError(f"{tame(text)}: {said}")
-    if not 0 < port < 1 << 16:
-        raise ConfigurationError(f"{tame(text)}: a port is from 1 to 65535")
-    return Place(host=host, port=port)
+            self.sock: socket.socket = SocketFile(self._path).connected(self.timeout or 1.0)

@@ -1,7 +1,6 @@
 """The status server of an application: `/state` for `stormbreak top`, and `/metrics` for Prometheus."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -10,63 +9,50 @@ from stormbreak.core.target_state import Listener
 from stormbreak.drivers.listeners import Attached
 from stormbreak.errors import ConfigurationError
 from stormbreak.telemetry.attachment import engine_of
-from stormbreak.telemetry.status_server import NotServedError, Page, StatusServer
-from stormbreak.telemetry.watch import Watch
-
-# ---------------------------------------------------------------- pages
+from stormbreak.telemetry.live_state import LiveState
+from stormbreak.telemetry.status_server import Page, PageUnavailableError, StatusServer
 
 
-@dataclass(frozen=True, slots=True)
-class Observed:
-    """`watch` is one of the `listeners`; `pages` are for a `StatusServer`."""
+class StatusPages:
+    """The `pages` of a `StatusServer`, and the `listeners` that fill them."""
 
-    watch: Watch
-    listeners: tuple[Listener, ...]
-    pages: Mapping[str, Page]
+    def __init__(self, *, metrics: bool) -> None:
+        self.live = LiveState()
+        self.listeners: tuple[Listener, ...] = (self.live,)
+        self.pages: dict[str, Page] = {"/state": self.live.page}
+        if metrics:
+            self._add_metrics()
 
-    @classmethod
-    def new(cls, *, metrics: bool) -> Self:
-        """`/state`, and if so asked `/metrics`; where the extra for that is not installed, the page says so."""
-        watch = Watch()
-        observed = cls(watch, (watch,), {"/state": watch.page})
-        if not metrics:
-            return observed
-        listener, page = _metrics()
-        heard = () if listener is None else (listener,)
-        return cls(watch, (watch, *heard), {**observed.pages, "/metrics": page})
+    def _add_metrics(self) -> None:
+        """Add `/metrics`; without the extra, the page says how to install it."""
+        try:
+            from stormbreak.telemetry.prometheus import Metrics  # noqa: PLC0415 - an extra
+        except ConfigurationError as missing:
+            why = str(missing)
 
+            def unavailable() -> tuple[str, bytes]:
+                raise PageUnavailableError(why)
 
-def _metrics() -> tuple[Listener | None, Page]:
-    try:
-        from stormbreak.telemetry.prometheus import Metrics  # noqa: PLC0415 - an extra
-    except ConfigurationError as missing:
-        said = str(missing)
-
-        def not_installed() -> tuple[str, bytes]:
-            raise NotServedError(said)
-
-        return None, not_installed
-    metrics = Metrics()
-    return metrics, metrics.exposition
-
-
-# ---------------------------------------------------------------- serve
+            self.pages["/metrics"] = unavailable
+            return
+        listener = Metrics()
+        self.listeners += (listener,)
+        self.pages["/metrics"] = listener.exposition
 
 
 class Serving:
-    """Serves what it sees of `engines` until it is closed. `address` is a URL, or the path of a socket."""
+    """Serves the status of `engines` until it is closed. `address` is a URL, or the path of a socket."""
 
     def __init__(self, engines: Sequence[Engine], *, port: int, path: Path | None) -> None:
-        self._observed = Observed.new(metrics=True)
-        self._port = StatusServer(self._observed.pages, port=port, path=path)
-        self.address = self._port.address
-        self.port = self._port.port
-        listeners = self._observed.listeners
-        self._attached = [Attached(engine, *listeners) for engine in engines]
+        status = StatusPages(metrics=True)
+        self._server = StatusServer(status.pages, port=port, path=path)
+        self.address = self._server.address
+        self.port = self._server.port
+        self._attached = [Attached(engine, *status.listeners) for engine in engines]
 
     def close(self) -> None:
-        """Serve and listen no more; a second time does nothing."""
-        self._port.close()
+        """Stop serving and listening. Idempotent."""
+        self._server.close()
         for attached in self._attached:
             attached.detach()
 
@@ -77,18 +63,18 @@ class Serving:
         self.close()
 
 
-def serve(*what: Any, port: int | None = None, path: str | Path | None = None) -> Serving:
+def serve(*owners: Any, port: int | None = None, path: str | Path | None = None) -> Serving:
     """Serve `/state` and `/metrics` of clients, transports, settings or engines, to this machine only.
 
-    On `port` of 127.0.0.1, or on a Unix socket at `path` that only its owner may open; without either on a free port. In
-    a `with`, until its end; otherwise until `close()`, or the end of the process. `attach` tells what `what` may be.
+    On `port` of 127.0.0.1, or on a Unix socket at `path` that only its owner can open; by default on a free port. It
+    serves until the end of a `with`, until `close()`, or until the process ends. See `attach` for the `owners`.
 
     Raises:
-        ConfigurationError: the port or the path cannot be taken; or there is no engine to look at.
+        ConfigurationError: the port or the path is not available, or there is no engine.
     """
-    if not what:
+    if not owners:
         raise ConfigurationError("serve: give at least one client, transport or engine")
     if port is not None and path is not None:
         raise ConfigurationError("serve: give a port or a path, not both")
-    engines = [engine_of(each) for each in what]
+    engines = [engine_of(each) for each in owners]
     return Serving(engines, port=port or 0, path=None if path is None else Path(path))

@@ -1,11 +1,11 @@
-"""A small HTTP server for this machine that answers GET with the pages of functions.
+"""A small HTTP server for this machine: GET requests for pages made by functions.
 
-It listens on 127.0.0.1, or on a Unix socket that only its owner may open. Its threads end with the process, take a few
-requests at a time and give each a few seconds; whatever goes wrong in them stays in them. In a forked child nobody
-serves, and nothing of the parent's is closed or removed.
+It listens on 127.0.0.1, or on a Unix socket that only its owner can open. Its daemon threads serve a few requests at a
+time, each for a few seconds, and their errors stay in them. A forked child does not serve, and closes or removes nothing
+of its parent.
 
-A web page that is open in a browser of this machine can send requests here under a name of its own. So the header Host
-must name this machine, or nothing is told.
+A web page in a browser of this machine can send requests here under a host name of its own (DNS rebinding). So the server
+answers only if the header Host names this machine.
 """
 
 import atexit
@@ -27,51 +27,48 @@ from typing import Any, Self, TypeAlias
 from stormbreak.drivers.fork_safety import reset_in_child
 from stormbreak.drivers.locks import new_lock
 from stormbreak.errors import ConfigurationError
-from stormbreak.escape import tame
+from stormbreak.escape import shown
 
 # ---------------------------------------------------------------- Unix socket
-# The file is made for its owner alone, taken over where it is stale, and removed where it is ours.
-# The kernel takes no long paths for sockets. Of two forms of a path, the given one and that from
-# the working directory, the shorter is used.
 
-LONGEST = 103 if sys.platform == "darwin" else 107  # bytes
-ANSWERS_WITHIN = 1.0  # seconds that a look at who is there already may take
-_SHOWN = 4096  # characters of a path in a message
+MAX_SOCKET_PATH = 103 if sys.platform == "darwin" else 107  # bytes that the kernel takes
+PROBE_TIMEOUT = 1.0  # seconds to find out whether a socket file is in use
+_MAX_SHOWN = 4096  # characters of a path in a message
 
 
 class SocketFile:
-    """Where a socket is to be, or is.
+    """A Unix socket: created for its owner only, replaced if stale, removed if it is still the one we made.
 
     Raises:
-        ConfigurationError: the path is too long for a socket, or leads nowhere.
+        ConfigurationError: the path is too long for a socket, or the working directory does not exist.
     """
 
     def __init__(self, path: Path) -> None:
         try:
             self.path = path.absolute()
-        except OSError as error:  # the working directory is gone
-            said = (error.strerror or "cannot be found").lower()
-            raise ConfigurationError(f"{tame(str(path), _SHOWN)}: {said}") from error
+        except OSError as error:  # the working directory was removed
+            why = (error.strerror or "cannot be found").lower()
+            raise ConfigurationError(f"{shown(str(path), _MAX_SHOWN)}: {why}") from error
         self._made: tuple[int, int] | None = None
         self._address()
 
     def bind(self, to: socket.socket) -> None:
-        """Bind `to` there. Nobody can connect before it listens, and then only its owner.
+        """Bind `to` to the path. It accepts connections only once it listens, from its owner only.
 
         Raises:
-            ConfigurationError: somebody listens there, something else stands there, or no socket can be made there.
+            ConfigurationError: the path is in use, is not a socket, or cannot be created.
         """
-        self._clear()
+        self._remove_stale()
         try:
             to.bind(self._address())
             self.path.chmod(0o600)
             found = self.path.lstat()
         except OSError as error:
-            raise self._unfit((error.strerror or "no socket can be there").lower()) from error
+            raise self._error(error.strerror or "no socket can be created there") from error
         self._made = found.st_dev, found.st_ino
 
     def connected(self, timeout: float) -> socket.socket:
-        """Connect to it."""
+        """Return a socket connected to it."""
         client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             client.settimeout(timeout)
@@ -88,66 +85,64 @@ class SocketFile:
             if (found.st_dev, found.st_ino) == self._made:
                 self.path.unlink()
 
-    def _clear(self) -> None:
-        """Take away a socket that nobody listens to any more."""
+    def _remove_stale(self) -> None:
         try:
             found = self.path.lstat()
         except OSError:
             return
         if not stat.S_ISSOCK(found.st_mode):
-            raise self._unfit("exists, and is no socket")
+            raise self._error("exists and is not a socket")
         try:
-            self.connected(ANSWERS_WITHIN).close()
+            self.connected(PROBE_TIMEOUT).close()
         except ConnectionRefusedError:
             with suppress(OSError):
                 self.path.unlink()
         except OSError as error:
-            raise self._unfit((error.strerror or "does not answer").lower()) from error
+            raise self._error(error.strerror or "does not answer") from error
         else:
-            raise self._unfit("in use")
+            raise self._error("in use")
 
     def _address(self) -> str:
+        """Return the shorter of the absolute and the relative path: the kernel limits the length."""
         forms = [str(self.path)]
-        with suppress(OSError):  # the working directory is gone
+        with suppress(OSError):  # the working directory was removed
             forms.append(os.path.relpath(self.path))
         shortest = min(forms, key=lambda form: len(os.fsencode(form)))
-        if len(os.fsencode(shortest)) > LONGEST:
-            raise self._unfit(f"too long for a socket: {LONGEST} bytes at the most")
+        if len(os.fsencode(shortest)) > MAX_SOCKET_PATH:
+            raise self._error(f"too long for a socket: {MAX_SOCKET_PATH} bytes at most")
         return shortest
 
-    def _unfit(self, why: str) -> ConfigurationError:
-        return ConfigurationError(f"{tame(str(self.path), _SHOWN)}: {why}")
+    def _error(self, why: str) -> ConfigurationError:
+        return ConfigurationError(f"{shown(str(self.path), _MAX_SHOWN)}: {why.lower()}")
 
 
 # ---------------------------------------------------------------- server
 
 HOST = "127.0.0.1"
-PATIENCE = 5.0  # seconds that a client may be silent in the middle of a request
-ENOUGH = 10.0  # seconds that one may take for all of it, however little it is silent
-ROOM = 16  # requests at a time; whoever comes beyond that is turned away
-LOOK_EVERY = 1.0  # seconds after which a closed port is noticed, if all else fails
-BREATH = 0.1  # seconds before the next try to accept, such as when no file is left to open
+IDLE_TIMEOUT = 5.0  # seconds without a byte in the middle of a request
+REQUEST_TIMEOUT = 10.0  # seconds for a whole request
+MAX_REQUESTS = 16  # at a time; further connections are closed
+POLL_INTERVAL = 1.0  # seconds after which a closed server is noticed at the latest
+ACCEPT_PAUSE = 0.1  # seconds after a failed accept, such as without free file descriptors
 
-_NAMES = frozenset({"localhost", HOST, "[::1]"})
+_HOST_NAMES = frozenset({"localhost", HOST, "[::1]"})
 _TEXT = "text/plain; charset=utf-8"
 
 Page: TypeAlias = Callable[[], tuple[str, bytes]]
-"""What a path answers: the type of its content, and that. It is called in a thread of the port's."""
+"""Makes the content type and the body of a path, in a thread of the server."""
 
 _log = logging.getLogger("stormbreak")
 
 
-class NotServedError(Exception):
-    """Raised by a page that there is not: answered as 501, with the one line that says why."""
+class PageUnavailableError(Exception):
+    """Raised by a page that cannot be served: answered with status 501 and this line."""
 
 
 class StatusServer:
-    """Serves `pages`, by their paths, until it is closed; `pages` may change meanwhile.
-
-    On `port` of 127.0.0.1 (0 takes a free one), or on a socket at `path`.
+    """Serves `pages` by path until it is closed, on `port` of 127.0.0.1 (0 picks a free one) or a socket at `path`.
 
     Raises:
-        ConfigurationError: the port is in use, or no socket can be there.
+        ConfigurationError: the port is in use, or no socket can be created.
     """
 
     def __init__(
@@ -157,7 +152,7 @@ class StatusServer:
         self._file = None if path is None else SocketFile(path)
         try:
             self._server = _Server(pages, unix=path is not None)
-        except OSError as error:  # such as no file left to open
+        except OSError as error:  # such as no free file descriptor
             raise ConfigurationError(f"cannot listen: {error.strerror}") from error
         try:
             self._bind(port)
@@ -167,37 +162,33 @@ class StatusServer:
         self.port: int | None = None if path is not None else self._server.server_address[1]
         self._lock = new_lock()
         self._thread = threading.Thread(
-            target=self._server.serve, name="stormbreak port", daemon=True
+            target=self._server.serve, name="stormbreak status server", daemon=True
         )
         try:
             self._thread.start()
         except RuntimeError:
-            self._server.server_close()
-            if self._file is not None:
-                self._file.remove()
+            self._release()
             raise ConfigurationError("cannot listen: no thread can be started") from None
         atexit.register(self.close)
         reset_in_child(self._forget)
 
     @property
     def address(self) -> str:
-        """Where it is: a URL, or the path of its socket."""
+        """Its URL, or the path of its socket."""
         return f"http://{HOST}:{self.port}" if self.path is None else str(self.path)
 
     def close(self) -> None:
-        """Stop listening, and remove the socket; a second time does nothing. Whoever is being answered still is."""
+        """Stop listening and remove the socket. Requests in progress are still answered. Idempotent."""
         with self._lock:
             if self._server.closed:
                 return
             self._server.closed = True
         atexit.unregister(self.close)
-        # It looks up, and sees that it is closed; so it does by itself where the socket is out of reach.
+        # A connection wakes it up; without one it notices within POLL_INTERVAL.
         with suppress(OSError, ConfigurationError), self._connected():
             pass
-        self._thread.join(2 * LOOK_EVERY)
-        self._server.server_close()
-        if self._file is not None:
-            self._file.remove()
+        self._thread.join(2 * POLL_INTERVAL)
+        self._release()
 
     def __enter__(self) -> Self:
         return self
@@ -213,14 +204,19 @@ class StatusServer:
                 self._server.server_address = (HOST, port)
                 self._server.server_bind()
             except (OSError, OverflowError) as error:
-                said = getattr(error, "strerror", None) or "a port is from 0 to 65535"
-                raise ConfigurationError(f"cannot listen on {HOST} port {port}: {said}") from error
+                why = getattr(error, "strerror", None) or "a port is from 0 to 65535"
+                raise ConfigurationError(f"cannot listen on {HOST} port {port}: {why}") from error
         self._server.server_activate()
 
     def _connected(self) -> socket.socket:
         if self._file is not None:
-            return self._file.connected(LOOK_EVERY)
-        return socket.create_connection((HOST, self.port or 0), LOOK_EVERY)
+            return self._file.connected(POLL_INTERVAL)
+        return socket.create_connection((HOST, self.port or 0), POLL_INTERVAL)
+
+    def _release(self) -> None:
+        self._server.server_close()
+        if self._file is not None:
+            self._file.remove()
 
     def _forget(self) -> None:
         self._server.closed = True
@@ -228,12 +224,12 @@ class StatusServer:
 
 
 class _Server(ThreadingMixIn, TCPServer):
-    """Bound and activated by its owner, so that nobody connects to a socket before its mode is set."""
+    """Its owner binds and activates it, so that nobody connects before the mode of the socket is set."""
 
     daemon_threads = True
     allow_reuse_address = True
-    request_queue_size = ROOM
-    timeout = LOOK_EVERY
+    request_queue_size = MAX_REQUESTS
+    timeout = POLL_INTERVAL
 
     def __init__(self, pages: Mapping[str, Page], *, unix: bool) -> None:
         self.address_family = socket.AF_UNIX if unix else socket.AF_INET
@@ -241,140 +237,137 @@ class _Server(ThreadingMixIn, TCPServer):
         self.allow_reuse_address = not unix
         self.pages = pages
         self.closed = False
-        self.complained: set[str] = set()
-        self._since: dict[socket.socket, float] = {}  # when each request began
-        self._watching = new_lock()
-        self._room = threading.BoundedSemaphore(ROOM)
+        self.failed_pages: set[str] = set()
+        self._started: dict[socket.socket, float] = {}
+        self._started_lock = new_lock()
+        self._slots = threading.BoundedSemaphore(MAX_REQUESTS)
 
     def serve(self) -> None:
-        """Take requests until it is closed."""
+        """Accept requests until it is closed."""
         while not self.closed:
             self.handle_request()
-            self._cut_off(time.monotonic() - ENOUGH)
+            self._cut_off(time.monotonic() - REQUEST_TIMEOUT)
 
     def get_request(self) -> tuple[socket.socket, Any]:
-        """Accept; where that fails, it is not tried again at once."""
+        """Accept; pause after a failure."""
         try:
             return self.socket.accept()
         except OSError:
-            time.sleep(BREATH)
+            time.sleep(ACCEPT_PAUSE)
             raise
 
     def verify_request(self, request: Any, client_address: Any) -> bool:  # noqa: ARG002
-        """Whether anybody is answered still."""
+        """Refuse requests once it is closed."""
         return not self.closed
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Answer in a thread, if there is room for one more."""
-        if not self._room.acquire(blocking=False):
+        """Answer in a thread, if fewer than MAX_REQUESTS are being answered."""
+        if not self._slots.acquire(blocking=False):
             self.shutdown_request(request)
             return
         try:
             super().process_request(request, client_address)
         except BaseException:
-            self._room.release()
+            self._slots.release()
             raise
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
-        """Answer."""
+        """Answer, and release the slot."""
         try:
             super().process_request_thread(request, client_address)
         finally:
-            self._room.release()
+            self._slots.release()
 
     def finish_request(self, request: Any, client_address: Any) -> None:
-        """Answer, with an eye on the time."""
-        with self._watching:
-            self._since[request] = time.monotonic()
+        """Answer, with the start time noted."""
+        with self._started_lock:
+            self._started[request] = time.monotonic()
         try:
             super().finish_request(request, client_address)
         finally:
-            with self._watching:
-                del self._since[request]
+            with self._started_lock:
+                del self._started[request]
 
     def _cut_off(self, late: float) -> None:
-        """Hang up on whoever began before `late`: a byte now and then would keep a place for ever."""
-        with self._watching:
-            for request, since in self._since.items():
-                if since < late:
+        """Close requests that started before `late`: a client that drips bytes would hold its slot for ever."""
+        with self._started_lock:
+            for request, started in self._started.items():
+                if started < late:
                     with suppress(OSError):
                         request.shutdown(socket.SHUT_RDWR)
 
     def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002
-        """Say it to nobody but the log: most often the client has gone."""
-        _log.debug("a request to the port failed", exc_info=True)
+        """Log it for debugging: usually the client has gone."""
+        _log.debug("a request to the status server failed", exc_info=True)
 
 
 class _Handler(BaseHTTPRequestHandler):
     """One request."""
 
     server: _Server
-    timeout = PATIENCE
-    default_request_version = "HTTP/1.0"  # so that what cannot be read gets a status, too
+    timeout = IDLE_TIMEOUT
+    default_request_version = "HTTP/1.0"  # so that an unreadable request gets a status, too
     error_message_format = "%(message)s\n"
     error_content_type = _TEXT
 
     def do_GET(self) -> None:
         """Answer with the page, if Host and path are right."""
-        if not self._is_meant():
-            self._say(HTTPStatus.FORBIDDEN, "the header Host must be localhost or 127.0.0.1")
+        if not self._names_this_machine():
+            self._reply(HTTPStatus.FORBIDDEN, "the header Host must be localhost or 127.0.0.1")
             return
         path = self.path.partition("?")[0]
         page = self.server.pages.get(path)
         if page is None:
-            there = ", ".join(sorted(self.server.pages))
-            self._say(HTTPStatus.NOT_FOUND, f"no such page; there are: {there}")
+            known = ", ".join(sorted(self.server.pages))
+            self._reply(HTTPStatus.NOT_FOUND, f"no such page; there are: {known}")
             return
         try:
             kind, body = page()
-        except NotServedError as why:
-            self._say(HTTPStatus.NOT_IMPLEMENTED, str(why))
-        except Exception:  # noqa: BLE001 - a page's trouble is told, and goes no further
+        except PageUnavailableError as why:
+            self._reply(HTTPStatus.NOT_IMPLEMENTED, str(why))
+        except Exception:  # noqa: BLE001 - an error of a page is logged and goes no further
             self._warn_once(path)
-            self._say(HTTPStatus.INTERNAL_SERVER_ERROR, "the page failed; the log says why")
+            self._reply(HTTPStatus.INTERNAL_SERVER_ERROR, "the page failed; see the log")
         else:
-            self._answer(HTTPStatus.OK, kind, body)
+            self._send(HTTPStatus.OK, kind, body)
 
     def _refuse(self) -> None:
-        self._say(HTTPStatus.METHOD_NOT_ALLOWED, "only GET", Allow="GET")
+        self._reply(HTTPStatus.METHOD_NOT_ALLOWED, "only GET", Allow="GET")
 
     do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = _refuse  # noqa: N815
 
     def version_string(self) -> str:
-        """What the header Server says."""
+        """Return the header Server."""
         return "stormbreak"
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - named by the library
-        """Nothing: standard error belongs to the application."""
+        """Write nothing: standard error belongs to the application."""
 
-    def _is_meant(self) -> bool:
-        hosts = self.headers.get_all("Host") or []
+    def _names_this_machine(self) -> bool:
+        hosts = [str(host).strip().lower() for host in self.headers.get_all("Host") or []]
         if len(hosts) != 1:
             return False
-        name, _, port = str(hosts[0]).strip().lower().rpartition(":")
-        if not port.isdecimal():  # there is none
-            name = str(hosts[0]).strip().lower()
-        return name in _NAMES
+        name, _, port = hosts[0].rpartition(":")
+        return (name if port.isdecimal() else hosts[0]) in _HOST_NAMES
 
-    def _say(self, status: HTTPStatus, line: str, **headers: str) -> None:
-        self._answer(status, _TEXT, f"{line}\n".encode(), **headers)
+    def _reply(self, status: HTTPStatus, line: str, **headers: str) -> None:
+        self._send(status, _TEXT, f"{line}\n".encode(), **headers)
 
-    def _answer(self, status: HTTPStatus, kind: str, body: bytes, **headers: str) -> None:
+    def _send(self, status: HTTPStatus, kind: str, body: bytes, **headers: str) -> None:
         self.send_response(status)
-        given = {
+        always = {
             "Content-Type": kind,
             "Content-Length": str(len(body)),
             "Cache-Control": "no-store",
+            "X-Content-Type-Options": "nosniff",
         }
-        for name, value in (given | {"X-Content-Type-Options": "nosniff"} | headers).items():
+        for name, value in (always | headers).items():
             self.send_header(name, value)
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(body)
 
     def _warn_once(self, path: str) -> None:
-        if path not in self.server.complained:
-            self.server.complained.add(path)
-            _log.warning(
-                "the page %s failed; its further failures are not reported", path, exc_info=True
-            )
+        if path not in self.server.failed_pages:
+            self.server.failed_pages.add(path)
+            _log.warning("the page %s failed; further failures are not logged", path, exc_info=True)

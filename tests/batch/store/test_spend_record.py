@@ -15,6 +15,7 @@ from stormbreak.batch.store.spend_record import ATTEMPTS, PART, SpendRecord
 from stormbreak.core.policy import Policy
 from stormbreak.core.spend_policy import SpendPolicy
 from stormbreak.cost.ledger import Account, Bill, Bills, Cost, ModelUsage, PricedSum, TokenSum
+from stormbreak.cost.spend_gate import spend_accounts
 from stormbreak.types import Target
 
 LIMIT = Decimal("0.5")
@@ -50,7 +51,7 @@ class Scene:
         self.client = AsyncClient(
             base_url="http://127.0.0.1:9/v1", api_key="-", policy=policy, prices=price_of
         )
-        self.purse = self.client.engine.payers.purse(policy)
+        self.purse = spend_accounts(self.client.engine).account(policy.spend)
         self.under_way = PricedSum()
         self.store = Store(account)
         self.record = SpendRecord(self.client, self.store, self, price_of if limited else None)
@@ -62,7 +63,7 @@ class Scene:
 
     def send(self, tokens):
         cost = Decimal(tokens) / 10**6
-        self.purse.set_aside(cost, 0.0)
+        self.purse.reserve(cost, 0.0)
         self.under_way.put(usage(tokens), cost)
 
     @property
@@ -95,7 +96,7 @@ def test_no_more_is_spent_than_is_written():
 
 def test_what_is_set_aside_and_on_no_bill_yet_is_allowed_for_as_well():
     scene = Scene()
-    scene.purse.set_aside(Decimal("0.011"), 0.0)
+    scene.purse.reserve(Decimal("0.011"), 0.0)
     scene.record.write()
 
     assert scene.allowed_for == Decimal("0.161")

@@ -17,8 +17,8 @@ ASKED = {"model": "m", "messages": SAY, "stream": True}
 
 
 def circuits(transport):
-    lanes = transport.engine.snapshot()["targets"].values()
-    return [(lane["circuit"], lane["in_flight"]) for lane in lanes]
+    target_states = transport.engine.snapshot()["targets"].values()
+    return [(target_state["circuit"], target_state["in_flight"]) for target_state in target_states]
 
 
 async def test_a_stream_that_is_read_counts_as_nothing():

@@ -56,7 +56,7 @@ def within(seconds):
 )
 async def test_an_answer_ends_with_it(lib, client, script):
     async with served(script) as server, client() as (http, do):
-        with within(2.5), scope(deadline=0.2), pytest.raises(lib.ReadTimeout):
+        with within(20), scope(deadline=0.5), pytest.raises(lib.ReadTimeout):
             await do(http.post, f"{server.base_url}/files", files=FILE)
         assert len(server.requests) == 1
         await until(lambda: server.closed == 1)
@@ -71,8 +71,8 @@ async def test_a_deadline_that_is_over_sends_nothing(lib, client):
 
 async def test_a_header_says_it_too_and_is_not_sent(lib, client):
     async with served([End.HANG]) as server, client() as (http, do):
-        url, said = f"{server.base_url}/files", {"x-stormbreak-deadline": "0.2"}
-        with within(1.0), pytest.raises(lib.ReadTimeout):
+        url, said = f"{server.base_url}/files", {"x-stormbreak-deadline": "0.5"}
+        with within(20), pytest.raises(lib.ReadTimeout):
             await do(http.post, url, files=FILE, headers=said)
         assert "x-stormbreak-deadline" not in server.requests[0].headers
         with pytest.raises(ConfigurationError, match="x-stormbreak-deadline must be seconds"):
@@ -81,7 +81,7 @@ async def test_a_header_says_it_too_and_is_not_sent(lib, client):
 
 async def test_what_comes_in_time_is_left_alone(client):
     async with served([0.05, answer(b"whole")]) as server, client() as (http, do):
-        with scope(deadline=5.0):
+        with scope(deadline=60.0):
             said = await do(http.post, f"{server.base_url}/files", files=FILE)
     assert said.content == b"whole"
 
@@ -102,9 +102,9 @@ async def test_an_upload_ends_with_it(lib):
         served([End.HANG]) as server,
         lib.AsyncClient(transport=ours.AsyncTransport(QUICK)) as http,
     ):
-        with within(1.0), scope(deadline=0.2), pytest.raises(lib.ReadTimeout):
+        with within(20), scope(deadline=0.5), pytest.raises(lib.ReadTimeout):
             await http.post(f"{server.base_url}/files", content=pieces())
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(30):
             await left.wait()
         await until(lambda: server.closed == 1)
 
@@ -113,7 +113,7 @@ async def test_an_upload_ends_with_it(lib):
 async def test_an_sdk_raises_its_own_timeout(sdk):
     async with served([End.HANG]) as server:
         client = sdk.client(server.base_url, sdk.transport(), max_retries=0)
-        with within(1.0), scope(deadline=0.2), pytest.raises(openai.APITimeoutError):
+        with within(20), scope(deadline=0.5), pytest.raises(openai.APITimeoutError):
             await sdk.do(client.files.create, file=FILE["file"], purpose="batch")
         await sdk.close(client)
     assert KEY in server.requests[0].headers["authorization"]

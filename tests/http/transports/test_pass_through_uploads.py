@@ -47,7 +47,7 @@ def upload(lib, request):
             async with lib.AsyncClient(transport=ours.AsyncTransport(QUICK), timeout=10) as http:
                 return await http.post(url, content=awaits(pieces), headers=headers)
         finally:
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(30):
                 while leaves and not left:  # noqa: ASYNC110 - it is the garbage collector that comes
                     await asyncio.sleep(0.005)
 

@@ -6,11 +6,12 @@ from importlib import import_module
 import pytest
 from doors import QUICK
 from sockets import answer, served
+from table_test import table_test
 
 from stormbreak import ConfigurationError, Priority, scope
 from stormbreak.drivers.background_loop import Background
 from stormbreak.drivers.scope import current
-from stormbreak.http.transports.header_options import scope_from_headers
+from stormbreak.http.transports.sdk_request import scope_from_headers
 
 OURS = {
     "X-Stormbreak-Priority": "batch",
@@ -50,7 +51,7 @@ def test_they_go_before_the_scope_and_extend_no_deadline():
         assert said(deadline="1").deadline_at < outer.deadline_at
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("name", "value", "told"),
     [
         ("priority", "1", "x-stormbreak-priority must be one of interactive, batch, background"),
@@ -90,9 +91,9 @@ def test_an_empty_tenant_is_nobody():
         assert said(retries="1").tenant == "acme"
 
 
-@pytest.mark.parametrize("what", [ASK, LOOK, UPLOAD], ids=["asked", "looked", "passed"])
-@pytest.mark.parametrize("inner", [False, True], ids=["own", "inner"])
-@pytest.mark.parametrize("name", ["httpx2", "httpx"])
+@table_test("what", [ASK, LOOK, UPLOAD])
+@table_test("inner", [False, True])
+@table_test("name", ["httpx2", "httpx"])
 async def test_they_are_left_out_of_what_is_sent(name, inner, what):
     lib, ours = import_module(name), import_module(f"stormbreak.{name}")
     path, sent = what
@@ -110,9 +111,9 @@ async def test_they_are_left_out_of_what_is_sent(name, inner, what):
     assert_ours_are_left_out(request)
 
 
-@pytest.mark.parametrize("what", [ASK, LOOK, UPLOAD], ids=["asked", "looked", "passed"])
-@pytest.mark.parametrize("inner", [False, True], ids=["own", "inner"])
-@pytest.mark.parametrize("name", ["httpx2", "httpx"])
+@table_test("what", [ASK, LOOK, UPLOAD])
+@table_test("inner", [False, True])
+@table_test("name", ["httpx2", "httpx"])
 def test_they_are_left_out_of_what_is_sent_by_one_that_blocks(name, inner, what):
     lib, ours = import_module(name), import_module(f"stormbreak.{name}")
     path, sent = what

@@ -27,7 +27,7 @@ CASES = [(way, ORDERS[0]) for way in WAYS] + [(WAYS[0], order) for order in ORDE
 
 
 def trouble(number, status):
-    told = "retry_after = 0.5\nform = 'ms'" if status == 429 else ""
+    told = "retry_after = 0.5\nretry_after_form = 'ms'" if status == 429 else ""
     return f"[[faults]]\nkind = '{status}'\nrequests = [{number}]\n{told}\n"
 
 

@@ -1,10 +1,10 @@
 """What the door reads in a request: may it be repeated, where does it go, with which key."""
 
-import pytest
+from table_test import table_test
 
-from stormbreak.http.transports.recent_failures import KEPT, RecentFailures
-from stormbreak.http.transports.sdk_request import SdkRequest, Spans, spans_in
+from stormbreak.http.transports.sdk_request import SdkRequest, SdkTimeouts, read_timeouts
 from stormbreak.http.transports.sdk_response import Failure
+from stormbreak.http.transports.sdk_transport import KEPT, RecentFailures
 
 JSON = {"content-type": "application/json"}
 
@@ -13,7 +13,7 @@ def post(url, **headers):
     return SdkRequest("POST", url, JSON | headers)
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("url", "base", "endpoint"),
     [
         ("https://a/v1/chat/completions", "https://a/v1", "chat/completions"),
@@ -35,7 +35,7 @@ def test_safe_to_repeat(url, base, endpoint):
     assert request.place == (base, endpoint)
 
 
-@pytest.mark.parametrize(
+@table_test(
     "url",
     [
         "https://a/v1/files",
@@ -66,7 +66,7 @@ def test_looks():
     assert not SdkRequest("GET", url, {"accept": "text/event-stream"}).is_lookup
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("headers", "url", "key"),
     [
         ({"authorization": "Bearer k"}, "https://a/", "k"),
@@ -81,29 +81,31 @@ def test_the_key(headers, url, key):
     assert SdkRequest("GET", url, headers).key == key
 
 
-def test_spans():
-    assert spans_in({"timeout": {"connect": 5.0, "read": None, "pool": 1}}) == Spans(5.0, None)
-    assert spans_in({}) == Spans()
+def test_timeouts():
+    assert read_timeouts({"timeout": {"connect": 5.0, "read": None, "pool": 1}}) == SdkTimeouts(
+        5.0, None
+    )
+    assert read_timeouts({}) == SdkTimeouts()
 
 
-def test_a_call_that_was_given_up_is_told_again_to_the_sdk_s_own_retry_only():
+def test_a_call_that_was_failures_is_told_again_to_the_sdk_s_own_retry_only():
     now = [0.0]
-    given_up = RecentFailures(lambda: now[0])
+    failures = RecentFailures(lambda: now[0])
     failure = Failure("ReadTimeout", "m", None)
     url = "https://a/v1/messages"
-    given_up.keep(post(url), b"a", failure)
+    failures.keep(post(url), b"a", failure)
     retry = post(url, **{"x-stainless-retry-count": "1"})
-    assert given_up.find(retry, b"a") is failure
-    assert given_up.find(post(url), b"a") is None
-    assert given_up.find(post(url, **{"x-stainless-retry-count": "0"}), b"a") is None
-    assert given_up.find(retry, b"b") is None
-    assert given_up.find(retry._replace(headers=retry.headers | {"x-api-key": "k"}), b"a") is None
+    assert failures.find(retry, b"a") is failure
+    assert failures.find(post(url), b"a") is None
+    assert failures.find(post(url, **{"x-stainless-retry-count": "0"}), b"a") is None
+    assert failures.find(retry, b"b") is None
+    assert failures.find(retry._replace(headers=retry.headers | {"x-api-key": "k"}), b"a") is None
     now[0] = KEPT
-    assert given_up.find(retry, b"a") is None
+    assert failures.find(retry, b"a") is None
 
 
 def test_no_more_than_so_many_are_kept():
-    given_up = RecentFailures(lambda: 0.0)
+    failures = RecentFailures(lambda: 0.0)
     for number in range(1500):
-        given_up.keep(post("https://a/v1/messages"), b"%d" % number, Failure("X", "m", None))
-    assert len(given_up._kept) == 1024
+        failures.keep(post("https://a/v1/messages"), b"%d" % number, Failure("X", "m", None))
+    assert len(failures._kept) == 1024

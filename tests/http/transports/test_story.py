@@ -55,4 +55,4 @@ async def test_what_cannot_be_sent_is_tried_once():
         with pytest.raises(httpx2.RemoteProtocolError) as caught:
             await client.post("http://127.0.0.1/v1/chat/completions", json=payload)
     assert len(seen) == 1
-    assert "no request that can be sent" in explain(caught.value)
+    assert "request cannot be sent" in explain(caught.value)

@@ -83,7 +83,7 @@ async def test_the_timeout_bounds_the_time_to_the_first_output(sdk):
         began = time.monotonic()
         with pytest.raises(sdk.module.APITimeoutError):
             await sdk.ask(client, stream=True)
-        assert time.monotonic() - began < 3
+        assert time.monotonic() - began < 20
         await server.all_closed()
     assert len(server.requests) == 1
 

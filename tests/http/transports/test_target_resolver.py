@@ -21,7 +21,7 @@ ASK = {"model": "m", "messages": SAY}
 
 @pytest.fixture(autouse=True)
 def few(monkeypatch):
-    monkeypatch.setattr(origin_resolver, "MOST", FEW)
+    monkeypatch.setattr(origin_resolver, "MAX_ROUTES", FEW)
 
 
 class Rotating:
@@ -41,7 +41,7 @@ class Rotating:
 
     @property
     def keys(self):
-        kept = self.transport._places._kept.values()
+        kept = self.transport._resolver._kept.values()
         return [each.routes.endpoint.origin.api_key for each in kept]
 
     @property
@@ -54,7 +54,7 @@ async def test_a_thousand_keys_leave_no_more_than_the_bound():
         rotating = Rotating(server, AsyncTransport(QUICK))
         assert await rotating.ask(*range(300)) == [200] * 300
         assert rotating.targets == FEW
-        assert len(rotating.transport._places._kept) == FEW
+        assert len(rotating.transport._resolver._kept) == FEW
         await rotating.http.aclose()
 
 
@@ -116,15 +116,15 @@ def test_one_wire_leads_to_an_origin_whichever_thread_comes_first():
         made.append(object())
         wire = made[-1]
         if len(made) == 1:
-            others.append(here.wire(origin))  # another comes before this one is done
+            others.append(here.connection(origin))  # another comes before this one is done
         return wire
 
     others = []
     here = origin_resolver.OriginResolver(
         (), allow_http=False, connect=connect, forget=lambda _: True
     )
-    assert here.wire(origin) is here.wire(origin) is others[0]
-    assert here.wires() == (others[0],)
+    assert here.connection(origin) is here.connection(origin) is others[0]
+    assert here.connections() == (others[0],)
 
 
 def test_hosts_do_not_pile_up_but_for_those_that_are_in_use():
@@ -136,10 +136,10 @@ def test_hosts_do_not_pile_up_but_for_those_that_are_in_use():
             with here.routes(f"https://{number}.example/v1", None):
                 pass
         for number in range(20, 40):
-            here.wire(origin_of(f"https://{number}.example/v1", None))
-        assert len(here.wires()) <= FEW + 1
-        assert kept.wires()[0] in here.wires()
-    assert here.wire(origin_of("https://kept.example/v1", None)) is kept.wires()[0]
+            here.connection(origin_of(f"https://{number}.example/v1", None))
+        assert len(here.connections()) <= FEW + 1
+        assert kept.connections()[0] in here.connections()
+    assert here.connection(origin_of("https://kept.example/v1", None)) is kept.connections()[0]
 
 
 def test_hosts_that_one_inner_transport_leads_to_do_not_pile_up():
@@ -150,11 +150,11 @@ def test_hosts_that_one_inner_transport_leads_to_do_not_pile_up():
     for number in range(20):
         with here.routes(f"https://{number}.example/v1", None):
             pass
-    assert len(here.wires()) <= FEW + 1
+    assert len(here.connections()) <= FEW + 1
 
 
 async def test_what_is_read_from_a_host_that_is_forgotten_is_read_to_its_end(monkeypatch):
-    monkeypatch.setattr(origin_resolver, "MOST", 1)
+    monkeypatch.setattr(origin_resolver, "MAX_ROUTES", 1)
     body = b"x" * 10_000
     script = [answer(body[:5000], content_length=10_000), 0.3, body[5000:]]
     async with (
@@ -163,7 +163,7 @@ async def test_what_is_read_from_a_host_that_is_forgotten_is_read_to_its_end(mon
         served(answer(b"{}")) as third,
     ):
         transport = AsyncTransport(QUICK)
-        http = httpx2.AsyncClient(transport=transport)
+        http = httpx2.AsyncClient(transport=transport, timeout=60)
         request = http.build_request("GET", f"{server.base_url}/files/1")
         response = await http.send(request, stream=True)
         parts = response.aiter_raw()
@@ -172,6 +172,6 @@ async def test_what_is_read_from_a_host_that_is_forgotten_is_read_to_its_end(mon
             assert (await http.get(f"{other.base_url}/models")).status_code == 200
         gc.collect()
         await asyncio.sleep(0.05)
-        assert len(transport._places.wires()) == 1
+        assert len(transport._resolver.connections()) == 1
         assert got + b"".join([part async for part in parts]) == body
         await http.aclose()

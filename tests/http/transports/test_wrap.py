@@ -8,6 +8,7 @@ import openai
 import pytest
 from doors import KEY, ONCE, QUICK, SAY, each_way, in_flight
 from sockets import answer, failing, served
+from table_test import table_test
 
 from stormbreak import ConfigurationError
 from stormbreak.core.engine import Engine
@@ -82,7 +83,7 @@ def closed():
     return client
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("make", "wrong"),
     [
         (lambda: wrap(httpx2.Client()), "already"),
@@ -90,7 +91,7 @@ def closed():
         (lambda: httpx2.AsyncClient(transport=AsyncTransport()), "already"),
         (
             lambda: httpx2.Client(transport=Transport(), proxy="http://127.0.0.1:9"),
-            "leads past its transport",
+            "bypasses its stormbreak transport",
         ),
         (
             lambda: openai.OpenAI(
@@ -99,7 +100,7 @@ def closed():
                     transport=Transport(), mounts={"https://a": httpx2.HTTPTransport()}
                 ),
             ),
-            "leads past its transport",
+            "bypasses its stormbreak transport",
         ),
         (closed, "the client is closed"),
         (httpx.Client, "got httpx.Client"),
@@ -123,8 +124,8 @@ def test_what_cannot_be_wrapped_is_told_at_once(make, wrong):
     [
         (Transport, httpx2.AsyncHTTPTransport, "a synchronous transport, got AsyncHTTPTransport"),
         (AsyncTransport, httpx2.HTTPTransport, "an asynchronous transport, got HTTPTransport"),
-        (Transport, httpx.HTTPTransport, "inner is of httpx, and this transport of httpx2"),
-        (Transport, Transport, "stormbreak's already"),
+        (Transport, httpx.HTTPTransport, "inner is a transport of httpx, not of httpx2"),
+        (Transport, Transport, "already a stormbreak transport"),
     ],
 )
 def test_what_cannot_be_inside(door, inner, wrong):

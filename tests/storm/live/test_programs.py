@@ -52,7 +52,7 @@ async def test_a_cancel_ends_the_program_and_all_it_started(script, tmp_path, fi
         await storm
     while is_alive(child):
         await asyncio.sleep(0.01)
-        assert time.monotonic() - began < 5.0
+        assert time.monotonic() - began < 30.0
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc")
@@ -69,14 +69,14 @@ async def test_who_does_not_end_with_the_storm_is_ended(script, tmp_path):
 async def test_who_left_the_group_holds_nothing_up(script):
     """A daemon in a session of its own is not ours to end, and keeps standard error open."""
     away = script(
-        "import subprocess\nsubprocess.Popen(['sleep', '3'], start_new_session=True)\nsys.exit('gone')"
+        "import subprocess\nsubprocess.Popen(['sleep', '20'], start_new_session=True)\nsys.exit('gone')"
     )
     began = time.monotonic()
     with pytest.raises(ProgramError) as caught:
         await play(LONG, away)
 
     assert caught.value.said == "gone\n"
-    assert time.monotonic() - began < 2.5
+    assert time.monotonic() - began < 15.0
 
 
 def test_a_program_is_called_after_its_script_or_itself(tmp_path):

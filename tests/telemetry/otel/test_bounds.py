@@ -25,7 +25,7 @@ from stormbreak.types import Call
 
 @pytest.fixture
 def traces():
-    return Traces(most_calls=3)
+    return Traces(max_calls=3)
 
 
 def engine_of(listener):
@@ -49,7 +49,7 @@ def test_calls_that_never_end_are_not_kept_for_ever(traces):
         stepper.step(flow, OK)
     assert len(traces.below(None)) == 5
     assert len(traces.spans) == 2 + 2 + 3 * 2
-    assert not stepper.engine.companion._calls._calls
+    assert not stepper.engine.context_listener._calls._calls
 
 
 def test_two_engines_number_their_calls_alike_and_are_told_apart(traces):
@@ -88,7 +88,7 @@ def test_a_call_that_began_before_is_left_alone(traces):
     stepper = stepper_on(engine)
     flow, command = stepper.start(Call(1, TARGET))
     attach(engine, traces.listener)
-    with engine.companion.around(1, command):
+    with engine.context_listener.around(1, command):
         assert not get_current_span().is_recording()
     stepper.step(flow, OK)
 
@@ -135,7 +135,7 @@ def test_a_forked_child_has_calls_of_its_own(traces):
 
     def child():
         ThreadDriver(engine).run(Call(engine.number(), TARGET), lambda _: OK)
-        return len(traces.spans) == 2 and not engine.companion._calls._calls
+        return len(traces.spans) == 2 and not engine.context_listener._calls._calls
 
     assert in_child(child)
     stepper.step(flow, OK)
@@ -143,7 +143,7 @@ def test_a_forked_child_has_calls_of_its_own(traces):
 
 
 def test_labels_are_names_and_not_one_text():
-    with pytest.raises(ConfigurationError, match="several names"):
+    with pytest.raises(ConfigurationError, match="a collection of label names"):
         Tracing(labels="feature")
 
 
@@ -170,7 +170,7 @@ def test_an_attempt_nobody_began_has_the_span_of_its_call(traces):
     engine = engine_of(traces.listener)
     stepper = stepper_on(engine)
     flow, _ = stepper.start(Call(1, TARGET))
-    with engine.companion.around(1, Send(TARGET, 7, None)):
+    with engine.context_listener.around(1, Send(TARGET, 7, None)):
         assert get_current_span().name == "call large"
     stepper.step(flow, OK)
 
@@ -183,4 +183,4 @@ def test_a_code_that_others_chose_is_made_fit(traces):
     stepper.step(stepper.start(Call(1, TARGET))[0], outcome)
     (attempt,) = traces.only()[1]
 
-    assert attempt.attributes["stormbreak.code"] == "a?b" + "c" * 74 + "..."
+    assert attempt.attributes["stormbreak.code"] == "a\\nb" + "c" * 75 + "…"

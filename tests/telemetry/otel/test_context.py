@@ -167,7 +167,7 @@ async def test_hedges_have_their_own(traces):
             return OK
 
     engine = Engine(policy(hedge=HedgePolicy(delay=0.02, percentile=None), retry=RETRIED.retry))
-    has_answered(engine.lane(TARGET))
+    has_answered(engine.target_state(TARGET))
     attach(engine, traces.listener)
     with traces.tracer.start_as_current_span("user's"):
         await AsyncioDriver(engine).run(Call(1, TARGET), sender)

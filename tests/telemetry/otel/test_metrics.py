@@ -14,7 +14,7 @@ from stormbreak.drivers.flow_stepper import Stepper
 from stormbreak.errors import InvalidRequestError
 from stormbreak.events import CallCancelled, CallEnded, Committed, Sent
 from stormbreak.telemetry import attach
-from stormbreak.telemetry.otel.metrics import BOUNDS
+from stormbreak.telemetry.otel.metrics import SECONDS_BOUNDS
 from stormbreak.types import Call, Target
 
 DURATION = "gen_ai.client.operation.duration"
@@ -51,7 +51,10 @@ def as_prometheus(traces):
 def test_prometheus_is_told_the_same_either_way(play):
     _, _, metrics, traces = play
     direct, through = read(metrics.exposition()[1]), as_prometheus(traces)
-    moves = {"stormbreak_cooldown_seconds", "stormbreak_retry_budget"}  # while time passes
+    moves = {
+        "stormbreak_cooldown_remaining_seconds",
+        "stormbreak_retry_budget",
+    }  # while time passes
 
     assert set(through) == set(direct)
     assert {key: value for key, value in through.items() if key[0] not in moves} == {
@@ -68,7 +71,7 @@ def test_operations_are_calls_as_they_were_made(play):
 
     assert sum(point.count for point in points.values()) == len(ended)
     assert set(by_error) == {event.verdict.value for event in ended}
-    assert {point.explicit_bounds for point in points.values()} == {BOUNDS}
+    assert {point.explicit_bounds for point in points.values()} == {SECONDS_BOUNDS}
 
 
 def test_each_call_and_each_attempt_that_left_has_a_span(play):
@@ -163,7 +166,7 @@ def test_what_callers_give_up_has_no_duration():
 
 
 def test_hostile_models_fill_no_memory():
-    traces, engine = Traces(most_targets=3), Engine(policy())
+    traces, engine = Traces(max_targets=3), Engine(policy())
     attach(engine, traces.listener)
     stepper = Stepper(engine, clock=lambda: 1.0, chance=lambda: 0.5)
     for number in range(1, 20):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from stormbreak.telemetry.event_text import NAMES
 from stormbreak.telemetry.otel import conventions, metrics
-from stormbreak.telemetry.otel.spans import TOLD
+from stormbreak.telemetry.otel.spans import SPAN_EVENTS
 
 PAGE = Path(__file__).parents[3] / "docs" / "telemetry.md"
 SECTION = PAGE.read_text().partition("\n## OpenTelemetry\n")[2].partition("\n## ")[0]
@@ -19,9 +19,9 @@ def test_every_name_is_told_and_no_other():
         for name, value in vars(conventions).items()
         if name.isupper() and isinstance(value, str) and not value.endswith(".")
     }
-    events = {NAMES[kind] for kind in TOLD} | {"attempt.committed"}
+    events = {NAMES[kind] for kind in SPAN_EVENTS} | {"attempt.first_output"}
 
     assert told == known - {conventions.TOKEN_TYPE} | events | {
         metrics.DURATION, metrics.FIRST_CHUNK, metrics.TOKENS,
     }  # fmt: skip
-    assert f"`{conventions.LABEL}NAME`" in SECTION
+    assert f"`{conventions.CALL_LABEL}NAME`" in SECTION

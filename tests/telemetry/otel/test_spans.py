@@ -94,7 +94,7 @@ async def test_a_retry_is_an_event_and_another_attempt(stormbreak_provider, trac
     )  # fmt: skip
     assert (first.status.status_code, first.status.description) == (StatusCode.ERROR, "overloaded")
     assert said(second, VERDICT, ERROR, "http.request.resend_count") == ("ok", None, 1)
-    assert name == "retry.planned"
+    assert name == "retry.scheduled"
     assert told.pop("stormbreak.seconds") == pytest.approx(0.01)
     assert told == {
         "stormbreak.attempt": 1,
@@ -134,7 +134,7 @@ async def test_a_stream_lasts_until_its_end(stormbreak_provider, traces):
     ((name, told),) = events_of(attempt)
 
     assert said(call, VERDICT, "gen_ai.request.stream") == ("ok", True)
-    assert (name, [*told]) == ("attempt.committed", ["stormbreak.seconds"])
+    assert (name, [*told]) == ("attempt.first_output", ["stormbreak.seconds"])
     assert call.attributes["gen_ai.response.time_to_first_chunk"] >= told["stormbreak.seconds"] > 0
 
 
@@ -149,7 +149,7 @@ async def test_a_stream_that_is_cut(stormbreak_provider, traces):
 
     assert said(call, VERDICT, ERROR) == said(attempt, VERDICT, ERROR) == ("broken", "broken")
     assert attempt.status.description.startswith("broken: ")
-    assert [name for name, _ in events_of(attempt)] == ["attempt.committed"]
+    assert [name for name, _ in events_of(attempt)] == ["attempt.first_output"]
 
 
 @pytest.mark.parametrize("streams", [False, True])
@@ -201,7 +201,7 @@ async def test_a_hedge_is_two_attempts_at_once(traces):
     assert said(slow, VERDICT, ERROR) == ("cancelled", None)
     assert said(quick, VERDICT, "stormbreak.attempt") == ("ok", 2)
     assert slow.start_time < quick.start_time < slow.end_time
-    assert [name for name, _ in events_of(call)] == ["hedge.sent", "attempt.overtaken"]
+    assert [name for name, _ in events_of(call)] == ["hedge.sent", "attempt.superseded"]
     assert said(call, VERDICT, "stormbreak.maybe_processed") == ("ok", 1)
 
 
@@ -241,7 +241,7 @@ async def test_a_fallback_to_another_target(stormbreak_provider, traces, monkeyp
         "ok", well.port, "spare",
     )  # fmt: skip
     assert events_of(call)[-1] == (
-        "fallback.taken",
+        "fallback.started",
         {
             "stormbreak.maybe_processed": False,
             "stormbreak.to": f"127.0.0.1:{well.port}/spare",  # without the digest of its key

@@ -18,7 +18,7 @@ from msgspec import UNSET, DecodeError, Raw, Struct, UnsetType, ValidationError
 from msgspec.json import Decoder, encode
 
 from stormbreak.escape import quoted
-from stormbreak.http.request_body import RequestFields
+from stormbreak.http.request import RequestFields
 
 ID_LIMIT = 512  # characters of a custom_id
 CHAT = "/chat/completions"

@@ -43,10 +43,10 @@ from stormbreak.core.presets import is_off
 from stormbreak.core.row_schedule import Reschedule, RowAttempt, Schedule
 from stormbreak.errors import ConfigurationError
 from stormbreak.events import CooldownStarted, Event, Queued, RetryPlanned, Sent
+from stormbreak.http import models
 from stormbreak.http.client import AsyncClient
-from stormbreak.http.exchange import Received
-from stormbreak.http.h1.connection import CONNECT_TIMEOUT
 from stormbreak.http.h1.failures import OPEN_FILES, is_out_of_files
+from stormbreak.http.models import CONNECT_TIMEOUT
 from stormbreak.types import FALLBACK, TARGET, CallResult, Outcome, Verdict
 
 FLUSH_EVERY = 0.1  # seconds
@@ -266,11 +266,11 @@ class Runner:
             return
         received = ended.outcome.value
         response = None
-        if isinstance(received, Received):
+        if isinstance(received, models.Response):
             response = _response(received, _answered_by(ended) if fate.ok else None)
         if fate.ok:
             assert response is not None
-            self.stats.add_usage(received.reading.usage)
+            self.stats.add_usage(received.parsed.usage)
             self.journal.succeed(row, response)
             self._after_row(None, ended, sent_at=sent_at, now=now)
         else:
@@ -509,10 +509,10 @@ def _answered_by(ended: CallResult) -> str | None:
     return None if ended.source == TARGET else ended.source
 
 
-def _response(received: Received, answered_by: str | None) -> Response:
+def _response(received: models.Response, answered_by: str | None) -> Response:
     return Response(
         status_code=received.status,
-        request_id=received.reading.request_id,
+        request_id=received.parsed.request_id,
         body=received.body,
         answered_by=answered_by,
     )

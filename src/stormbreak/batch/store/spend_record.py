@@ -11,10 +11,10 @@ from dataclasses import replace
 from decimal import Decimal
 
 from stormbreak.batch.store.output_files import Store
-from stormbreak.core.spend_account import Purse
-from stormbreak.core.spend_policy import PriceOf
 from stormbreak.cost.ledger import NOTHING, Account, Cost, SpendLimit
 from stormbreak.cost.meter import Meter
+from stormbreak.cost.price_table import PriceOf
+from stormbreak.cost.spend_gate import SpendAccount, spend_accounts
 from stormbreak.drivers.locks import new_lock
 from stormbreak.events import CooldownStarted
 from stormbreak.http.client import AsyncClient
@@ -35,15 +35,15 @@ class SpendRecord:
     def __init__(
         self, client: AsyncClient, store: Store, meter: Meter, price_of: PriceOf | None
     ) -> None:
-        budgets = client.engine.payers
+        accounts = spend_accounts(client.engine)
         self.cost = Cost()
         self.limit: SpendLimit | None = None
         self._client = client
         self._store = store
         self._meter = meter
-        self._list_price = budgets.price_of or _no_price
-        self._spend = budgets.purse(client.policy)
-        self._bound: tuple[Purse, PriceOf] | None = None
+        self._list_price: PriceOf = accounts.price_of
+        self._spend = accounts.account(client.policy.spend)
+        self._bound: tuple[SpendAccount, PriceOf] | None = None
         if self._spend is not None and price_of is not None:
             self._bound = self._spend, price_of
         self._allowed = NOTHING
@@ -136,7 +136,7 @@ def _future(pauses: Mapping[str, float]) -> dict[str, float]:
     return {model: until for model, until in pauses.items() if until > now}
 
 
-def _step(spend: Purse) -> Decimal:
+def _step(spend: SpendAccount) -> Decimal:
     return max(spend.limit / PART, ATTEMPTS * spend.largest)
 
 

@@ -12,7 +12,7 @@ from stormbreak.core.target_state import Listener
 from stormbreak.cost.ledger import Cost
 from stormbreak.errors import ConfigurationError
 from stormbreak.telemetry.state import BatchSnapshot, CostSnapshot
-from stormbreak.telemetry.status_pages import Observed
+from stormbreak.telemetry.status_pages import StatusPages
 from stormbreak.telemetry.status_server import StatusServer
 
 
@@ -27,20 +27,20 @@ class StatusSocket:
     """
 
     def __init__(self, output: Path, port: int | None) -> None:
-        self._observed = Observed.new(metrics=port is not None)
+        self._status = StatusPages(metrics=port is not None)
         self._output = output
         self._throughput = Throughput()
         self._stack = ExitStack()
         self._begun = False
         if port is not None:
-            taken = self._stack.enter_context(StatusServer(self._observed.pages, port=port))
+            taken = self._stack.enter_context(StatusServer(self._status.pages, port=port))
             with suppress(OSError):  # such as a terminal that is gone
                 print(f"serving {taken.address}/metrics", file=sys.stderr)  # noqa: T201
 
     @property
     def listeners(self) -> tuple[Listener, ...]:
         """What needs the events of the run."""
-        return self._observed.listeners
+        return self._status.listeners
 
     def __enter__(self) -> Self:
         return self
@@ -52,7 +52,7 @@ class StatusSocket:
         """Publish the snapshot of the run; call it four times a second."""
         snapshot = runner.snapshot
         rate, to_go = self._throughput.update(snapshot)
-        self._observed.watch.batch = BatchSnapshot(
+        self._status.live.batch = BatchSnapshot(
             total=snapshot.total,
             done=snapshot.done,
             failed=snapshot.failed,
@@ -65,12 +65,12 @@ class StatusSocket:
         )
         if not self._begun:
             self._begun = True
-            self._observed.watch.cost = lambda: _cost_snapshot(runner.spend.cost)
+            self._status.live.cost = lambda: _cost_snapshot(runner.spend.cost)
             self._open_socket()
 
     def _open_socket(self) -> None:
         try:
-            port = StatusServer(self._observed.pages, path=BatchPaths.of(self._output).socket)
+            port = StatusServer(self._status.pages, path=BatchPaths.of(self._output).socket)
         except ConfigurationError:
             return  # `stormbreak top` reports that there is none
         self._stack.enter_context(port)

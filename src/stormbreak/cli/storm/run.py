@@ -57,11 +57,11 @@ def _tokens(path: Path) -> list[int]:
     """Estimate the tokens of each row, as `batch run` does."""
     # Imported here: slow, and needed for a batch only.
     from stormbreak.batch.input.index import Rows  # noqa: PLC0415
-    from stormbreak.http.request_template import Asking  # noqa: PLC0415
+    from stormbreak.http.request import RequestTemplate  # noqa: PLC0415
 
     with Rows.read(path, model=_MODEL) as rows:
         found = map(rows.row_at, range(len(rows)))
-        return [Asking(row.endpoint, row.body).tokens() for row in found]
+        return [RequestTemplate(row.endpoint, row.body).estimated_tokens() for row in found]
 
 
 # ---------------------------------------------------------------- command

@@ -32,9 +32,9 @@ from stormbreak.telemetry.status_client import (
     NoResponseError,
     NoServerError,
     NotStormbreakError,
-    Place,
-    look,
-    place_of,
+    ServerAddress,
+    fetch_state,
+    parse_address,
 )
 
 # ---------------------------------------------------------------- key presses
@@ -75,7 +75,7 @@ def _read(keyboard: int, seconds: float) -> str:
 # ---------------------------------------------------------------- find the status server
 
 
-def find(text: str | None) -> Place:
+def find(text: str | None) -> ServerAddress:
     """Return where the state of `text` is served; None means the only running batch in this folder.
 
     Raises:
@@ -83,15 +83,15 @@ def find(text: str | None) -> Place:
     """
     if text is None:
         return _only_one(Path())
-    return place_of(text) or _of_path(Path(text))
+    return parse_address(text) or _of_path(Path(text))
 
 
-def _of_path(path: Path) -> Place:
+def _of_path(path: Path) -> ServerAddress:
     if _is(path.is_socket):
-        return Place(path=path)
+        return ServerAddress(path=path)
     files = BatchPaths.of(path)
     if _is(files.socket.is_socket) and held(files):
-        return Place(path=files.socket, name=str(path))
+        return ServerAddress(path=files.socket, name=str(path))
     if held(files):
         why = "its run has no socket here; start that run with --metrics-port"
     elif _is(files.run.is_file):
@@ -101,7 +101,7 @@ def _of_path(path: Path) -> Place:
     raise ConfigurationError(f"{path_of(path)}: {why}")
 
 
-def _only_one(folder: Path) -> Place:
+def _only_one(folder: Path) -> ServerAddress:
     outputs = [
         each.with_suffix("") for each in sorted(folder.glob("*.sock")) if _is(each.is_socket)
     ]
@@ -115,7 +115,7 @@ def _only_one(folder: Path) -> Place:
         raise ConfigurationError(
             f"several batches are running in this folder: {names}; give one of them"
         )
-    return Place(path=BatchPaths.of(running[0]).socket, name=str(running[0]))
+    return ServerAddress(path=BatchPaths.of(running[0]).socket, name=str(running[0]))
 
 
 def _is(fact: Callable[[], bool]) -> bool:
@@ -175,9 +175,9 @@ def _forgive(output: object) -> None:
         output.reconfigure(errors="replace")
 
 
-def _first_look(place: Place) -> State:
+def _first_look(place: ServerAddress) -> State:
     try:
-        return look(place, FIRST)
+        return fetch_state(place, FIRST)
     except NoServerError as gone:
         raise ConfigurationError(f"{place}: nothing answers there: {gone}") from gone
     except NoResponseError as silent:
@@ -186,7 +186,7 @@ def _first_look(place: Place) -> State:
         raise ConfigurationError(f"{place}: no stormbreak is there: {stranger}") from stranger
 
 
-def _watch(console: Console, place: Place, state: State) -> str | None:
+def _watch(console: Console, place: ServerAddress, state: State) -> str | None:
     """Show the state until the user quits; return a last line if the watched process ended."""
     answered_at = asked_at = time.monotonic()
     drawn: object = None
@@ -203,7 +203,7 @@ def _watch(console: Console, place: Place, state: State) -> str | None:
                 continue
             asked_at = time.monotonic()
             try:
-                state = look(place, EVERY)
+                state = fetch_state(place, EVERY)
                 answered_at = asked_at = time.monotonic()
             except (
                 NoResponseError,
@@ -215,7 +215,7 @@ def _watch(console: Console, place: Place, state: State) -> str | None:
     return f"{place} has ended; last seen: {_last_seen(state)}"
 
 
-def _group(console: Console, place: Place, state: State, silent: float) -> Group:
+def _group(console: Console, place: ServerAddress, state: State, silent: float) -> Group:
     width, height = console.size
     frame = Frame(
         where=str(place),
@@ -254,7 +254,7 @@ def _interruptible() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _save(state: State, place: Place, path: Path) -> None:
+def _save(state: State, place: ServerAddress, path: Path) -> None:
     console = Console(
         record=True, width=PICTURE_WIDTH, color_system="truecolor", file=io.StringIO()
     )

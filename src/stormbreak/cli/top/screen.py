@@ -11,7 +11,7 @@ from rich.text import Text
 
 from stormbreak.cli.numbers import dollars, short, span
 from stormbreak.cost.money import USD
-from stormbreak.escape import tame
+from stormbreak.escape import shown
 from stormbreak.telemetry.state import (
     BatchSnapshot,
     CostSnapshot,
@@ -112,7 +112,7 @@ class Frame:
             figures.append("   stopping: no new requests", style="yellow")
         yield figures
         if batch.slow:
-            yield Text(" slow ", style="dim").append(tame(batch.slow, 160), style="not dim yellow")
+            yield Text(" slow ", style="dim").append(shown(batch.slow, 160), style="not dim yellow")
 
     # ------------------------------------------------------------ targets
 
@@ -138,7 +138,7 @@ class Frame:
 
     def _card(self, target: TargetSnapshot) -> Iterator[Text]:
         yield _apart(
-            Text(f" {tame(target.target, 120)}", style="bold"), _health(target), self._columns
+            Text(f" {shown(target.target, 120)}", style="bold"), _health(target), self._columns
         )
         limit = target.limit or 0
         share = target.in_flight / limit if limit > 0 else 0.0
@@ -151,31 +151,31 @@ class Frame:
         yield line
         if target.slow:
             yield Text("   slow      ", style="dim").append(
-                tame(target.slow, 120), style="not dim yellow"
+                shown(target.slow, 120), style="not dim yellow"
             )
         top = max([*target.ok, *target.not_ok], default=0)
         yield self._curve("ok", target.ok, top, "green")
         bad = self._curve("not ok", target.not_ok, top, "red")
         verdicts = {name: count for name, count in target.verdicts.items() if name != "ok"}
-        counts = ", ".join(f"{tame(name, 20)} {count:,}" for name, count in verdicts.items())
+        counts = ", ".join(f"{shown(name, 20)} {count:,}" for name, count in verdicts.items())
         yield bad.append(f"  {counts}", style="not dim")
 
     def _rows(self, targets: Sequence[TargetSnapshot], room: int) -> Iterator[Text]:
         """Write a line for each target, as many as fit."""
         yield Text(" circuit    cooldown flight  queue   ok/s not ok  target", style="dim")
-        shown = targets if len(targets) < room else targets[: room - 2]
-        for target in shown:
+        first = targets if len(targets) < room else targets[: room - 2]
+        for target in first:
             line = Text(" ").append_text(_circuit(target))
             line.pad_right(max(1, 12 - line.cell_len))
             cooldown = f"{target.cooldown:.1f} s" if target.cooldown > 0 else ""
             line.append(f"{cooldown:>8}", style="yellow")
             line.append(f"{short(target.in_flight):>7}{short(target.queued):>7}")
             line.append(f"{_rate(target.ok):>7.1f}{_rate(target.not_ok):>7.1f}  ")
-            line.append(tame(target.target, 120), style="bold")
+            line.append(shown(target.target, 120), style="bold")
             yield (
-                line.append(f"  {tame(target.slow, 120)}", style="yellow") if target.slow else line
+                line.append(f"  {shown(target.slow, 120)}", style="yellow") if target.slow else line
             )
-        more = len(targets) - len(shown)
+        more = len(targets) - len(first)
         if more:
             yield Text(f" and {more:,} more", style="dim")
 
@@ -208,7 +208,7 @@ class Frame:
         for decision in decisions:
             times = f"{self.glyphs.times}{short(decision.times)}" if decision.times > 1 else ""
             line = Text(f" {_ago(decision.ago):>5} {times:<6} ", style="dim")
-            yield line.append(tame(decision.words, 300), style="not dim")
+            yield line.append(shown(decision.text, 300), style="not dim")
 
 
 def _counts(counts: Counts, batch_retries: int | None) -> Iterator[Text]:
@@ -256,7 +256,7 @@ def _figures(named: dict[str, int]) -> Text:
 def _circuit(target: TargetSnapshot) -> Text:
     """Write the state of the circuit."""
     circuit = target.circuit or "none"
-    return Text(tame(circuit, 12).replace("_", "-"), style=_STYLES.get(circuit, "dim"))
+    return Text(shown(circuit, 12).replace("_", "-"), style=_STYLES.get(circuit, "dim"))
 
 
 def _health(target: TargetSnapshot) -> Text:

@@ -8,7 +8,7 @@ import asyncio
 import errno
 import ssl
 import time
-from collections.abc import AsyncGenerator, AsyncIterable, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import suppress
 from fcntl import ioctl
 from functools import lru_cache, partial
@@ -26,34 +26,35 @@ from stormbreak.drivers.fork_safety import reset_in_child
 from stormbreak.drivers.locks import LiveSet
 from stormbreak.http.h1.connection import (
     BODY_LIMIT,
-    CONNECT_TIMEOUT,
     ExchangeResult,
-    HttpRequest,
-    collected,
+    broken_body,
+    collect,
     repeated_headers,
+    silent_body,
 )
 from stormbreak.http.h1.decoding import ACCEPTED, Decoder, decoder_of
 from stormbreak.http.h1.failures import EarlyResponseError, outcome_of
+from stormbreak.http.models import CONNECT_TIMEOUT, PreparedRequest
 from stormbreak.llm.models import HttpResponse
-from stormbreak.types import Outcome, Verdict
+from stormbreak.types import Outcome
 
 # ---------------------------------------------------------------- protocol fixes
-# Where its parser fails within a body, such as at a chunk that is none, aiohttp closes the
-# connection and stops its timer of silence, and tells nobody who reads that body. And the end of a
-# chunk wakes whoever reads although there is nothing to read; what fails before they have run is
-# seen by none of them, since `readany` looks for failures only before it waits for the first time.
-# Either way they would wait until their own deadline, or for ever.
+# If its parser fails within a body, such as at an invalid chunk, aiohttp closes the connection and
+# stops its read timeout, but does not tell the reader of that body. And the end of a chunk wakes
+# the reader although there is nothing to read; a failure before it has run is lost, since `readany`
+# checks for failures only before it waits for the first time. Either way the reader would wait
+# until its own deadline, or for ever.
 #
-# Relied on: `ResponseHandler.set_exception` is called for all that ends a connection badly, and
+# Relied on: `ResponseHandler.set_exception` is called for every failure of a connection, and
 # `_payload` is the body that is being read; `StreamReader._wait` ends whenever anything has come,
 # or an end, and `_buffer` is what has come.
 
 
 class Protocol(ResponseHandler):
-    """Whoever reads a body hears that no more of it will come."""
+    """Passes a parser failure on to the reader of the body."""
 
     def set_exception(self, exc: BaseException, *cause: Any) -> None:
-        """End the connection, and the body that has not come to its end."""
+        """End the connection, and the body that is not complete."""
         super().set_exception(exc, *cause)
         payload = self._payload
         if payload is None or payload.is_eof() or payload.exception() is not None:
@@ -63,7 +64,7 @@ class Protocol(ResponseHandler):
 
 
 async def next_bytes(content: aiohttp.StreamReader) -> bytes:
-    """Wait for the next bytes of a body, none at its end; raise what it failed with when all that came is read."""
+    """Wait for the next bytes of a body, none at its end; raise its failure after all that came is read."""
     while not content.at_eof():
         if content._buffer:  # noqa: SLF001 - as `readany` has it
             return content._read_nowait(-1)  # noqa: SLF001
@@ -80,19 +81,19 @@ def _raise_failure(content: aiohttp.StreamReader) -> None:
 
 
 def protocol(loop: asyncio.AbstractEventLoop) -> ResponseHandler:
-    """Make one, for a connector."""
+    """Make a `Protocol` for a connector."""
     return Protocol(loop)
 
 
 # ---------------------------------------------------------------- response stream
-# Relied on: `StreamReader.set_exception` wakes whoever reads, and `ClientResponse.close` closes the
+# Relied on: `StreamReader.set_exception` wakes the reader, and `ClientResponse.close` closes the
 # connection unless the body has been read to its end.
 
 
 class AiohttpResponse:
-    """The body of `response`, of the running loop. Silence is one of the server: it counts only while we wait for it.
+    """The body of `response`, on the running loop. Silence counts only while we wait for the server.
 
-    One timer looks now and then how long that has been; nothing is set or cancelled for each piece.
+    One timer checks it now and then; nothing is set or cancelled for each piece.
     """
 
     def __init__(
@@ -102,12 +103,12 @@ class AiohttpResponse:
         decoder: Decoder | None,
         idle_timeout: float | None,
         *,
-        most: float | None = None,
+        max_bytes: float | None = None,
     ) -> None:
         self.head = head
-        self.pool: object = None  # held while this is: a pool that nobody holds closes
+        self.pool: object = None  # kept alive: an unreferenced pool closes
         self._decoder = decoder
-        self._pieces: Iterator[bytes] = iter(())  # unpacked, and not taken yet
+        self._chunks: Iterator[bytes] = iter(())  # unpacked, and not read yet
         self._response = response
         self._content = response.content
         self._loop = asyncio.get_running_loop()
@@ -116,15 +117,15 @@ class AiohttpResponse:
         self._silent = False
         self._closed = False
         self._size = 0
-        self._most = BODY_LIMIT if most is None else most
+        self._max_bytes = BODY_LIMIT if max_bytes is None else max_bytes
         self._timer: asyncio.TimerHandle | None = None
         if idle_timeout is not None:
-            self._look_at(self._loop.time() + idle_timeout)
+            self._check_at(self._loop.time() + idle_timeout)
 
     async def read(self) -> bytes | Outcome:
-        """Wait for the next bytes: none at the end of the body, the outcome where there is no good end."""
+        """Wait for the next bytes: none at the end of the body, an outcome if it broke."""
         if self._closed:
-            return self._cut()
+            return self._failure() or broken_body(self.head.status)
         self._waiting_since = self._loop.time()
         try:
             chunk = await (
@@ -134,10 +135,10 @@ class AiohttpResponse:
             )
         except (aiohttp.ClientError, OSError, ValueError) as error:
             self.close()
-            return self._went_silent() or outcome_of(error, self.head.status)
+            return self._failure() or outcome_of(error, self.head.status)
         except RuntimeError:  # the connections of the loop were closed
             self.close()
-            return self._cut()
+            return self._failure() or broken_body(self.head.status)
         except BaseException:
             self.close()
             raise
@@ -145,17 +146,17 @@ class AiohttpResponse:
         self._size += len(chunk)
         if not chunk:
             self.close()
-        elif self._size > self._most:
+        elif self._size > self._max_bytes:
             self.close()
-            return self._broken(f"larger than {int(self._most) >> 20} MiB")
+            return broken_body(self.head.status, f"larger than {int(self._max_bytes) >> 20} MiB")
         return chunk
 
-    def hurry(self, seconds: float) -> None:
-        """Wait no longer than so many seconds for each of the bytes that are still to come."""
+    def limit_silence(self, seconds: float) -> None:
+        """From now on wait at most `seconds` for the next bytes."""
         if seconds < self._idle and not self._closed:
             self._idle = seconds
             self._drop_timer()
-            self._look_at(self._loop.time() + seconds)
+            self._check_at(self._loop.time() + seconds)
 
     def close(self) -> None:
         """Close the connection, unless the body has been read to its end."""
@@ -163,77 +164,67 @@ class AiohttpResponse:
             self._closed = True
             self._drop_timer()
             if self._waiting_since != inf and self._content.exception() is None:
-                # Else whoever reads gets an exception that aiohttp has one of: it would keep all their frames.
+                # Else the reader gets a shared exception of aiohttp's, which would keep all its frames.
                 self._content.set_exception(aiohttp.ClientConnectionError("closed"))
             _close(self._response, self._loop)
 
-    def leave(self) -> None:
-        """Have nothing more to do with the connection: it is that of a parent process."""
+    def abandon(self) -> None:
+        """Abandon the connection: it belongs to a parent process."""
         self._closed = True
 
     def __del__(self) -> None:
         if not self._closed:
             loop, response = self._loop, self._response
             try:
-                loop.call_soon_threadsafe(_let_go, response, loop, self._timer)
+                loop.call_soon_threadsafe(_close_dropped, response, loop, self._timer)
             except RuntimeError:  # a loop that is closed
                 _close(response, loop)
 
-    def look(self) -> None:
-        """See how long it has been silent."""
+    def check_silence(self) -> None:
+        """Close it if it has been silent for too long."""
         now = self._loop.time()
         due = self._waiting_since + self._idle
         if now < due:
-            self._look_at(min(due, now + self._idle))
+            self._check_at(min(due, now + self._idle))
             return
         self._silent = True
         self.close()
 
     async def _unpacked(self, decoder: Decoder) -> bytes:
         while True:
-            for piece in self._pieces:
-                return piece
+            for chunk in self._chunks:
+                return chunk
             packed = await next_bytes(self._content)
             if not packed:
                 decoder.end()
                 return b""
-            self._pieces = decoder.feed(packed)
+            self._chunks = decoder.feed(packed)
 
-    def _look_at(self, when: float) -> None:
-        # The timer must not keep alive what nobody else holds.
-        self._timer = self._loop.call_at(when, _look, ref(self))
+    def _check_at(self, when: float) -> None:
+        # The timer must not keep the response alive.
+        self._timer = self._loop.call_at(when, _check, ref(self))
 
     def _drop_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
-    def _went_silent(self) -> Outcome | None:
-        if not self._silent:
-            return None
-        status = self.head.status
-        return Outcome(Verdict.TIMEOUT, status=status, detail="went silent", maybe_processed=True)
-
-    def _cut(self) -> Outcome:
-        return self._went_silent() or self._broken("body was cut")
-
-    def _broken(self, detail: str) -> Outcome:
-        status = self.head.status
-        return Outcome(Verdict.BROKEN, status=status, detail=detail, maybe_processed=True)
+    def _failure(self) -> Outcome | None:
+        return silent_body(self.head.status) if self._silent else None
 
 
-def _look(held: "ref[AiohttpResponse]") -> None:
-    incoming = held()
-    if incoming is not None:
-        incoming.look()
+def _check(held: "ref[AiohttpResponse]") -> None:
+    stream = held()
+    if stream is not None:
+        stream.check_silence()
 
 
-def _let_go(
+def _close_dropped(
     response: aiohttp.ClientResponse,
     loop: asyncio.AbstractEventLoop,
     timer: asyncio.TimerHandle | None,
 ) -> None:
-    """See on the loop to what was dropped, perhaps on another thread."""
+    """Close, on the loop, what was dropped on any thread."""
     if timer is not None:
         timer.cancel()
     _close(response, loop)
@@ -242,7 +233,7 @@ def _let_go(
 def _close(response: aiohttp.ClientResponse, loop: asyncio.AbstractEventLoop) -> None:
     connection = response.connection
     response.close()
-    if connection is not None and loop.is_closed():  # then aiohttp has left it alone
+    if connection is not None and loop.is_closed():  # then aiohttp does not close it
         with suppress(RuntimeError):
             connection.close()
 
@@ -250,23 +241,23 @@ def _close(response: aiohttp.ClientResponse, loop: asyncio.AbstractEventLoop) ->
 # ---------------------------------------------------------------- connection and pool
 
 KEEP_ALIVE = 60.0  # seconds
-_TIMEOUTS = 16  # are remembered: nearly all attempts have the same
-_NOTHING = bytes(4)  # a C int that says 0
-SMALL = 1024 * 1024  # bytes of a body that is written in one go
+_TIMEOUTS = 16  # that are remembered: nearly all attempts have the same
+_ZERO = bytes(4)  # a C int
+SMALL = 1024 * 1024  # bytes of a body that is written at once
 
-_PARENTS: list[object] = []  # what must not be collected, or it would be closed
+_PARENTS: list[object] = []  # never collected, since that would close it
 
 
 class _Pool(NamedTuple):
     session: aiohttp.ClientSession
     closer: AsyncGenerator[None, None]
-    incoming: LiveSet[AiohttpResponse]
+    streams: LiveSet[AiohttpResponse]
 
 
 class AiohttpConnection:
     """At most `limit` connections per event loop; each pool is closed with its loop at the latest.
 
-    `tls` says whom to trust; it is needed for https only.
+    `tls` holds the trusted certificates; it is needed for https only.
     """
 
     def __init__(
@@ -276,10 +267,10 @@ class AiohttpConnection:
         self._proxy = proxy
         self._tls = tls
         self._pools: WeakKeyDictionary[asyncio.AbstractEventLoop, _Pool] = WeakKeyDictionary()
-        reset_in_child(self._leave_behind)
+        reset_in_child(self._abandon_parent)
 
-    async def exchange(self, request: HttpRequest) -> ExchangeResult:
-        """Send once and read the whole answer. Cancelling closes the connection."""
+    async def exchange(self, request: PreparedRequest) -> ExchangeResult:
+        """Send once and read the whole response. Cancelling closes the connection."""
         response: aiohttp.ClientResponse | None = None
         pool = await self._pool()
         try:
@@ -287,72 +278,69 @@ class AiohttpConnection:
             head = _head_of(response)
             came_whole = response.content.is_eof() and "content-encoding" not in head.headers
             if not (head.succeeded and came_whole):
-                return await collected(self._incoming_of(pool, response, head, request))
-            body = response.content.read_nowait()  # it came with its head, as most do
+                return await collect(self._open_stream(pool, response, head, request))
+            body = response.content.read_nowait()  # it came with its head, as most bodies do
             response.release()
         except (aiohttp.ClientError, OSError, ValueError) as error:
             return outcome_of(error, response.status if response is not None else None)
         else:
             if len(body) > BODY_LIMIT:
-                return Outcome(
-                    Verdict.BROKEN,
-                    status=head.status,
-                    detail=f"larger than {BODY_LIMIT >> 20} MiB",
-                    maybe_processed=True,
-                )
+                return broken_body(head.status, f"larger than {BODY_LIMIT >> 20} MiB")
             return head._replace(body=body)
         finally:
             if response is not None and not response.closed:
                 response.close()
 
-    async def open(self, request: HttpRequest) -> AiohttpResponse | Outcome:
-        """Send once, and wait for no more than the head of the answer. Cancelling closes the connection."""
+    async def open(self, request: PreparedRequest) -> AiohttpResponse | Outcome:
+        """Send once, and wait for the head of the response. Cancelling closes the connection."""
         pool = await self._pool()
         try:
             response = await self._post(pool.session, request, sock_read=request.idle_timeout)
         except (aiohttp.ClientError, OSError, ValueError) as error:
             return outcome_of(error, None)
-        return self._incoming_of(pool, response, _head_of(response), request)
+        return self._open_stream(pool, response, _head_of(response), request)
 
     @staticmethod
-    def _incoming_of(
-        pool: _Pool, response: aiohttp.ClientResponse, head: HttpResponse, request: HttpRequest
+    def _open_stream(
+        pool: _Pool, response: aiohttp.ClientResponse, head: HttpResponse, request: PreparedRequest
     ) -> AiohttpResponse:
         connection = response.connection
         if connection is not None and connection.protocol is not None:
             connection.protocol.read_timeout = (
-                None  # a timer for each piece; from here on there is our own
+                None  # a timer for each chunk; from here on ours is used
             )
-        incoming = AiohttpResponse(
-            response, head, _decoder(head), request.idle_timeout, most=request.most
+        stream = AiohttpResponse(
+            response, head, _decoder(head), request.idle_timeout, max_bytes=request.max_bytes
         )
-        incoming.pool = pool
-        pool.incoming.add(incoming)
-        return incoming
+        stream.pool = pool
+        pool.streams.add(stream)
+        return stream
 
     async def close(self) -> None:
-        """Close the connections of the running loop; whoever reads there is woken, which aiohttp would not do."""
+        """Close the connections of the running loop and wake their readers, which aiohttp would not do."""
         pool = self._pools.pop(asyncio.get_running_loop(), None)
         if pool is not None:
-            for incoming in pool.incoming:
-                incoming.close()
+            for stream in pool.streams:
+                stream.close()
             await pool.closer.aclose()
 
-    def _leave_behind(self) -> None:
-        """Use no connection of the parent process, and close none: the loop's selector is shared, too."""
-        _PARENTS.append([(loop, pool, list(pool.incoming)) for loop, pool in self._pools.items()])
+    def _abandon_parent(self) -> None:
+        """Neither use nor close a connection of the parent process: the selector of its loop is shared, too."""
+        _PARENTS.append([(loop, pool, list(pool.streams)) for loop, pool in self._pools.items()])
         for pool in self._pools.values():
-            for incoming in pool.incoming:
-                incoming.leave()
+            for stream in pool.streams:
+                stream.abandon()
         self._pools = WeakKeyDictionary()
 
     async def _post(
-        self, session: aiohttp.ClientSession, request: HttpRequest, *, sock_read: float | None
+        self, session: aiohttp.ClientSession, request: PreparedRequest, *, sock_read: float | None
     ) -> aiohttp.ClientResponse:
+        url, body = request.url, request.body
         response = await session.request(
             request.method,
-            _address(request.url),
-            data=_data_of(request.body),
+            # One that has escapes stays as it is written: escaped again, its signature would be wrong.
+            URL(url, encoded="%" in url and url.isascii() and " " not in url),
+            data=BytesIO(body) if isinstance(body, bytes) and len(body) > SMALL else body,
             headers=request.headers,
             proxy=self._proxy,
             allow_redirects=False,
@@ -368,7 +356,7 @@ class AiohttpConnection:
         loop = asyncio.get_running_loop()
         pool = self._pools.get(loop)
         if pool is None or pool.session.closed:
-            for known in self._pools.keyrefs():  # other threads add theirs meanwhile
+            for known in self._pools.keyrefs():  # other threads add theirs
                 other = known()
                 if other is not None and other.is_closed():
                     self._pools.pop(other, None)
@@ -386,22 +374,11 @@ class AiohttpConnection:
             ),
             cookie_jar=aiohttp.DummyCookieJar(),
             headers={"Accept-Encoding": ACCEPTED},
-            skip_auto_headers=("Accept", "Content-Type", "User-Agent"),  # nothing unasked
+            skip_auto_headers=("Accept", "Content-Type", "User-Agent"),  # nothing implicit
             auto_decompress=False,  # it would not miss the end of a gzip body
         )
         session._retry_connection = False  # noqa: SLF001 - no attempt that policies do not see
         return session
-
-
-def _address(url: str) -> URL:
-    """A URL as it is written, where whoever wrote it has escaped something: escaped anew, its signature would be wrong."""
-    return URL(url, encoded="%" in url and url.isascii() and " " not in url)
-
-
-def _data_of(body: bytes | AsyncIterable[bytes]) -> Any:
-    if isinstance(body, bytes):
-        return body if len(body) <= SMALL else BytesIO(body)
-    return body
 
 
 @lru_cache(maxsize=_TIMEOUTS)
@@ -410,7 +387,7 @@ def _timeout(connect: float, read: float | None) -> aiohttp.ClientTimeout:
         total=None,
         sock_connect=connect,
         sock_read=read,
-        ceil_threshold=CONNECT_TIMEOUT,  # up to there to the point, not to the second
+        ceil_threshold=CONNECT_TIMEOUT,  # exact up to there, not rounded to seconds
     )
 
 
@@ -436,7 +413,7 @@ async def _closing(session: aiohttp.ClientSession) -> AsyncGenerator[None, None]
 
 
 class _Connector(aiohttp.TCPConnector):
-    """Uses no connection again on which bytes came that nobody had asked for: they would be the next answer."""
+    """Does not reuse a connection on which unrequested bytes came: they would be the next answer."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
@@ -470,11 +447,11 @@ class _Connector(aiohttp.TCPConnector):
 
 
 def _has_unread(protocol: aiohttp.client_proto.ResponseHandler) -> bool:
-    """Whether bytes have come that the loop has not read yet. Later ones cannot be told from an answer."""
+    """Whether bytes have come that the loop has not read yet. Later ones look like an answer."""
     socket = None if protocol.transport is None else protocol.transport.get_extra_info("socket")
     if socket is None:
         return False
     try:
-        return ioctl(socket.fileno(), FIONREAD, _NOTHING) != _NOTHING
+        return ioctl(socket.fileno(), FIONREAD, _ZERO) != _ZERO
     except OSError:  # it is closed
         return False

@@ -1,16 +1,115 @@
-"""Our own wire to an origin: with the proxy and the certificates that the environment names."""
+"""Make connections: with the proxy and the certificates of the environment, or those that a transport is given."""
 
+import ssl
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+from stormbreak.drivers.locks import cached_value
+from stormbreak.errors import ConfigurationError
 from stormbreak.http.endpoint import Origin
-from stormbreak.http.environment import proxy_for, tls_context
-from stormbreak.http.h1.connection import POOL_LIMIT, Wire
+from stormbreak.http.environment import is_proxy, proxy_for, tls_context
+from stormbreak.http.h1.connection import POOL_LIMIT, Connection
+
+Verify: TypeAlias = ssl.SSLContext | bool
+Cert: TypeAlias = str | tuple[str, str] | tuple[str, str, str]
 
 
-def connect(most: int, origin: Origin) -> Wire:
-    """Make a wire of at most so many connections, but never of more than `POOL_LIMIT`."""
+def connect(limit: int, origin: Origin) -> Connection:
+    """Make a connection of at most `limit` sockets, and never more than `POOL_LIMIT`."""
     from stormbreak.http.h1.aiohttp_connection import AiohttpConnection  # noqa: PLC0415 - aiohttp only when needed
 
     return AiohttpConnection(
-        limit=min(most, POOL_LIMIT),
+        limit=min(limit, POOL_LIMIT),
         proxy=proxy_for(origin),
         tls=tls_context() if origin.base_url.startswith("https:") else None,
     )
+
+
+class ConnectionFactory:
+    """The settings of our own connections, as the HTTP libraries name them. An `inner` transport has its own.
+
+    Raises:
+        ConfigurationError: names a setting that is wrong, or does not go with another.
+    """
+
+    def __init__(
+        self,
+        *,
+        inner: Any,
+        wrap_inner: Callable[[Any], Connection],
+        limit: int,
+        proxy: str | None,
+        verify: Verify,
+        cert: Cert | None,
+        trust_env: bool,
+        http2: bool,
+    ) -> None:
+        self.inner = inner
+        self._wrapped = None if inner is None else wrap_inner(inner)
+        self._limit = limit
+        self._proxy = proxy
+        self._verify = verify
+        self._cert = cert
+        self.trust_env = trust_env
+        given = [
+            name
+            for name, odd in {
+                "proxy": proxy is not None,
+                "verify": verify is not True,
+                "cert": cert is not None,
+                "trust_env": not trust_env,
+                "http2": http2,
+            }.items()
+            if odd
+        ]
+        if inner is not None and given:
+            raise ConfigurationError(f"{given[0]} goes to the inner transport, not to ours")
+        if http2:
+            raise ConfigurationError(
+                "http2 is not supported: give an inner transport that supports it"
+            )
+        if proxy is not None and not is_proxy(proxy):
+            raise ConfigurationError("proxy must be an http:// or https:// URL, as a string")
+        if not isinstance(verify, ssl.SSLContext | bool):
+            raise ConfigurationError("verify must be an ssl.SSLContext, True or False")
+        if inner is None:
+            _ = (
+                self._tls if cert is not None or verify is not True else None
+            )  # wrong files fail at the start
+
+    def connection_to(self, origin: Origin) -> Connection:
+        """Make the connection to an origin."""
+        from stormbreak.http.h1.aiohttp_connection import AiohttpConnection  # noqa: PLC0415 - only when needed
+
+        if self._wrapped is not None:
+            return self._wrapped
+        proxy = self._proxy
+        if proxy is None and self.trust_env:
+            proxy = proxy_for(origin)
+        secure = origin.base_url.startswith("https:")
+        return AiohttpConnection(limit=self._limit, proxy=proxy, tls=self._tls if secure else None)
+
+    def connections(self) -> tuple[Connection, ...]:
+        """Return the one over the inner transport, if any: requests that only pass through make none."""
+        return () if self._wrapped is None else (self._wrapped,)
+
+    @cached_value
+    def _tls(self) -> ssl.SSLContext:
+        context = self._certificates()
+        if self._cert is not None:
+            files = (self._cert,) if isinstance(self._cert, str) else self._cert
+            try:
+                context.load_cert_chain(*files)
+            except OSError as error:
+                reason = error.strerror or "no certificate and key in it"
+                raise ConfigurationError(f"cert: {reason}") from None
+        return context
+
+    def _certificates(self) -> ssl.SSLContext:
+        if isinstance(self._verify, ssl.SSLContext):
+            return self._verify
+        context = tls_context() if self.trust_env else tls_context({})
+        if not self._verify:
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        return context

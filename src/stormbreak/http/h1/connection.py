@@ -1,31 +1,32 @@
-"""One HTTP request and its response: the small interface that hides the HTTP library.
+"""One HTTP request and its response: the interface that hides the HTTP library.
 
-A wire makes exactly one attempt: it does not retry, does not follow redirects and never raises for what a
-server or a network did. It answers with an `HttpResponse`, or with the `Outcome` of an attempt that got none.
+A connection makes exactly one attempt: it does not retry, does not follow redirects and never raises for what a
+server or a network did. It returns an `HttpResponse`, or the `Outcome` of an attempt that got none.
 """
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from itertools import islice
-from typing import NamedTuple, Protocol, TypeAlias
+from typing import Protocol, TypeAlias
 from weakref import WeakKeyDictionary
 
+from stormbreak.http.models import PreparedRequest
 from stormbreak.llm.models import HttpResponse
-from stormbreak.types import Outcome
+from stormbreak.types import Outcome, Verdict
 
 # ---------------------------------------------------------------- repeated headers
 # Some, such as `Set-Cookie`, come several times in one response: all of them are passed on.
 
-Sent: TypeAlias = Mapping[str, str | tuple[str, ...]]
-"""Headers of an answer by their lower-case names; of those that come several times all values, in their order."""
+RepeatableHeaders: TypeAlias = Mapping[str, str | tuple[str, ...]]
+"""Headers of a response by their lower-case names; a repeated one has all its values, in their order."""
 
 
-def repeated_headers(came: Iterable[tuple[str, str]]) -> dict[str, tuple[str, ...]]:
-    """Of the headers, by their lower-case names, those that came several times, with all their values."""
+def repeated_headers(lines: Iterable[tuple[str, str]]) -> dict[str, tuple[str, ...]]:
+    """Return the headers that came several times, by their lower-case names, with all their values."""
     values: dict[str, tuple[str, ...]] = {}
-    for name, value in came:
+    for name, value in lines:
         key = name.lower()
         values[key] = (*values.get(key, ()), value)
     return {name: several for name, several in values.items() if len(several) > 1}
@@ -34,12 +35,12 @@ def repeated_headers(came: Iterable[tuple[str, str]]) -> dict[str, tuple[str, ..
 def with_repeats(
     headers: Mapping[str, str], repeated: Mapping[str, tuple[str, ...]]
 ) -> dict[str, str | tuple[str, ...]]:
-    """The headers, each with all the values that it came with."""
+    """Return the headers, each with all its values."""
     return {**headers, **{name: repeated[name] for name in repeated if name in headers}}
 
 
-def split_repeats(headers: Sent) -> list[tuple[str, str]]:
-    """A line for each value."""
+def split_repeats(headers: RepeatableHeaders) -> list[tuple[str, str]]:
+    """Return a line for each value."""
     return [
         (name, each)
         for name, value in headers.items()
@@ -49,20 +50,20 @@ def split_repeats(headers: Sent) -> list[tuple[str, str]]:
 
 # ---------------------------------------------------------------- memory for bodies
 # A body may grow to 64 MiB, and a few KiB of gzip are enough for that: many at once would not fit.
-# Beyond its first `FREE` bytes a body takes from a common budget. Where nothing is left, reading
-# waits until other bodies have ended, and TCP slows the server down meanwhile: no answer fails for
-# want of memory, except by its own timeout. One body at a time may go beyond the budget, so that
-# there is always one that ends. In all that is the budget, one body, and `FREE` for each attempt.
+# Beyond its first `FREE` bytes a body takes from a common budget. If that is empty, reading waits
+# until other bodies have ended, and TCP slows the server down meanwhile: no answer fails for lack
+# of memory, except by its own timeout. One body at a time may exceed the budget, so that there is
+# always one that ends. The total is the budget, one body, and `FREE` for each attempt.
 #
-# Large bodies take turns, too: one of them goes on in each turn of the loop. What unpacks and reads
-# them is work, and many that are ready at once would hold up every other call on the loop.
+# Large bodies take turns, too: one of them continues in each turn of the loop. Unpacking is work,
+# and many bodies that are ready at once would hold up every other call on the loop.
 
 FREE = 256 * 1024  # bytes; hardly any answer is larger
 BUDGET = 256 * 2**20  # bytes
 
 
 class BodyMemory:
-    """What is left for all bodies of one loop. Those that wait are served one by one, in the order of their coming."""
+    """The budget of all bodies of one loop. Waiting bodies are served one by one, first come first served."""
 
     def __init__(self) -> None:
         self.left = BUDGET
@@ -71,7 +72,7 @@ class BodyMemory:
         self.waiting: deque[tuple[Held, int, asyncio.Future[None]]] = deque()
 
     def grants(self, held: "Held", size: int) -> bool:
-        """Give a body `size` more bytes, if that can be."""
+        """Give a body `size` more bytes, if possible."""
         if size > self.left and self.beyond is not held:
             if self.beyond is not None:
                 return False
@@ -81,7 +82,7 @@ class BodyMemory:
         return True
 
     def wake(self) -> None:
-        """Serve the next that waits, as far as what is left goes, in the next turn of the loop."""
+        """Serve the next waiting body, if the budget allows, in the next turn of the loop."""
         if self.waiting and not self._due:
             self._due = True
             with suppress(RuntimeError):  # that loop is closed
@@ -103,7 +104,7 @@ class BodyMemory:
 
 
 class Held:
-    """What one body takes of the memory of the running loop; `release` gives it back."""
+    """What one body holds of the memory of the running loop; `release` gives it back."""
 
     __slots__ = ("_memory", "size")
 
@@ -112,7 +113,7 @@ class Held:
         self._memory: BodyMemory | None = None
 
     async def grow_to(self, size: int) -> None:
-        """Wait until the body may have `size` bytes in all."""
+        """Wait until the body may have `size` bytes in total."""
         missing = size - FREE - self.size
         if missing <= 0:
             return
@@ -120,7 +121,7 @@ class Held:
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         memory.waiting.append((self, missing, future))
         memory.wake()
-        # Where this is cancelled, `release` sees to what was granted, and to those behind.
+        # If this is cancelled, `release` returns what was granted, and wakes the next.
         await future
 
     def release(self) -> None:
@@ -149,43 +150,32 @@ def _of_running_loop() -> BodyMemory:
 # ---------------------------------------------------------------- connection interface
 
 BODY_LIMIT = 64 * 2**20  # bytes of one decoded body
-ERROR_LIMIT = 2**20  # bytes of that of an error; the rest says nothing more, and is not read
-CONNECT_TIMEOUT = 10.0  # seconds
+ERROR_LIMIT = 2**20  # bytes of the body of an error that are read
 POOL_LIMIT = 4096  # connections; beyond it even an unlimited policy waits for the pool
-EXPLAINED = 5.0  # seconds of silence in the body of an error: its head has said what it is
-
-
-class HttpRequest(NamedTuple):
-    """A POST, unless `method` says otherwise; its answer may have `most` bytes, by default `BODY_LIMIT`.
-
-    Somebody else ends the attempt `within` so many seconds, if need be. Its repr shows neither key nor prompt.
-    """
-
-    url: str
-    headers: Mapping[str, str]
-    body: bytes | AsyncIterable[bytes]
-    idle_timeout: float | None = None
-    connect_timeout: float = CONNECT_TIMEOUT
-    method: str = "POST"
-    most: float | None = None
-    within: float | None = None
-
-    def __repr__(self) -> str:
-        size = f"{len(self.body)} bytes" if isinstance(self.body, bytes) else "a stream"
-        return f"HttpRequest({self.url.partition('?')[0]!r}, {size})"
+ERROR_SILENCE = 5.0  # seconds in the body of an error: its head has said what it is
 
 
 ExchangeResult: TypeAlias = HttpResponse | Outcome
 
 
 MALFORMED = "body cannot be decompressed"
-"""Detail of an outcome: what came of the body may not be what was sent, even if it reads well."""
+"""Detail of an outcome: what came of the body may not be what was sent, even if it can be parsed."""
+
+
+def broken_body(status: int, detail: str = "body was cut") -> Outcome:
+    """Return the outcome of a body without a good end."""
+    return Outcome(Verdict.BROKEN, status=status, detail=detail, maybe_processed=True)
+
+
+def silent_body(status: int) -> Outcome:
+    """Return the outcome of a body that stopped coming."""
+    return Outcome(Verdict.TIMEOUT, status=status, detail="went silent", maybe_processed=True)
 
 
 class ResponseStream(Protocol):
-    """An answer whose head has come, and whose body comes as it is read. It owns its connection.
+    """A response whose head has come; its body is read in chunks. It owns its connection.
 
-    One that is dropped closes its connection, on whatever thread that happens.
+    One that is dropped closes its connection, on any thread.
     """
 
     head: HttpResponse
@@ -197,27 +187,27 @@ class ResponseStream(Protocol):
         """
         ...
 
-    def hurry(self, seconds: float) -> None:
-        """Wait no longer than so many seconds for each of the bytes that are still to come."""
+    def limit_silence(self, seconds: float) -> None:
+        """From now on wait at most `seconds` for the next bytes."""
         ...
 
     def close(self) -> None:
-        """Close the connection, unless the body was read to its end; whoever reads is woken."""
+        """Close the connection, unless the body was read to its end. A waiting reader wakes."""
         ...
 
 
-async def collected(incoming: ResponseStream) -> ExchangeResult:
-    """Read an answer to its end; the connection is closed if that did not come.
+async def collect(stream: ResponseStream) -> ExchangeResult:
+    """Read a response to its end; the connection is closed if that did not come.
 
-    An error is what its head says, however its body ends: cut, silent, endless or garbled, it stays final, or keeps its
+    The head of an error decides, however its body ends: cut, silent, endless or garbled, it stays final, or keeps its
     time to come back.
     """
     parts: list[bytes] = []
-    succeeded, size, held = incoming.head.succeeded, 0, Held()
+    succeeded, size, held = stream.head.succeeded, 0, Held()
     if not succeeded:
-        incoming.hurry(EXPLAINED)
+        stream.limit_silence(ERROR_SILENCE)
     try:
-        while (succeeded or size < ERROR_LIMIT) and (got := await incoming.read()):
+        while (succeeded or size < ERROR_LIMIT) and (got := await stream.read()):
             if isinstance(got, bytes):
                 parts.append(got)
                 size += len(got)
@@ -229,22 +219,22 @@ async def collected(incoming: ResponseStream) -> ExchangeResult:
                 break
         body = parts[0] if len(parts) == 1 else b"".join(parts)
     finally:
-        incoming.close()
+        stream.close()
         held.release()
-    return incoming.head._replace(body=body if succeeded else body[:ERROR_LIMIT])
+    return stream.head._replace(body=body if succeeded else body[:ERROR_LIMIT])
 
 
-class Wire(Protocol):
-    """Something that can carry requests."""
+class Connection(Protocol):
+    """Sends requests to one origin, over as many sockets as it needs."""
 
-    async def exchange(self, request: HttpRequest) -> ExchangeResult:
-        """Send once and read the whole answer. Cancelling closes the connection."""
+    async def exchange(self, request: PreparedRequest) -> ExchangeResult:
+        """Send once and read the whole response. Cancelling closes the socket."""
         ...
 
-    async def open(self, request: HttpRequest) -> ResponseStream | Outcome:
-        """Send once, and wait for no more than the head of the answer. Cancelling closes the connection."""
+    async def open(self, request: PreparedRequest) -> ResponseStream | Outcome:
+        """Send once, and wait for the head of the response. Cancelling closes the socket."""
         ...
 
     async def close(self) -> None:
-        """Close the connections of the running loop."""
+        """Close the sockets of the running loop."""
         ...

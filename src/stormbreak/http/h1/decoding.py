@@ -1,7 +1,6 @@
-"""Bodies that come compressed, unpacked piece by piece, and complete only with the end that their format has.
+"""Unpack compressed bodies chunk by chunk; one without the end of its format is cut (law 15).
 
-The HTTP library would unpack them, too, but takes a gzip body without its trailer for a whole one: an answer that was cut
-there could not be told from a good one (law 15). A piece is at most `PIECE` bytes, whatever it was packed into.
+The HTTP library would accept a gzip body without its trailer. A chunk is at most `PIECE` bytes, whatever its packed size.
 """
 
 import zlib
@@ -29,20 +28,20 @@ _PACKING = frozenset(
 
 PIECE = 1024 * 1024
 MAX_MEMBERS = 1000
-"""A body may be several gzip members in a row. Empty ones cost time and bring nothing."""
+"""Gzip members of one body. Many empty ones only cost time."""
 
 _GZIP = 16 + zlib.MAX_WBITS
 
 
 class UndecodableError(ValueError):
-    """A body that is not what its header says, or ends early; the message says which, in our words."""
+    """A body that does not match its header, or ends early; the message is in our words."""
 
 
 class UnacceptedCodingError(UndecodableError):
-    """A body that is packed in a way that was not accepted: asked for again, it comes in the same."""
+    """A body with an encoding that was not accepted; a retry would get the same."""
 
     def __init__(self) -> None:
-        super().__init__("packed in a way that was not accepted: ask the provider for gzip or none")
+        super().__init__("content encoding is not accepted: ask the provider for gzip or none")
 
 
 class Decoder:
@@ -56,38 +55,38 @@ class Decoder:
         self._packed = 0
 
     def feed(self, packed: bytes) -> Iterator[bytes]:
-        """Unpack what came; raises UndecodableError where it cannot be."""
+        """Unpack the next bytes; raise UndecodableError if that fails."""
         self._packed += len(packed)
-        if self._packed > BODY_LIMIT:  # what unpacks to nothing has no other bound
+        if self._packed > BODY_LIMIT:  # a body that unpacks to nothing has no other bound
             raise UndecodableError(f"larger than {BODY_LIMIT >> 20} MiB")
         left = packed
         while left:
             member = self._member or self._begin(left[0])
             try:
-                piece = member.decompress(left, PIECE)
+                chunk = member.decompress(left, PIECE)
             except zlib.error:
                 raise UndecodableError(MALFORMED) from None
-            if piece:
-                yield piece
+            if chunk:
+                yield chunk
             if member.eof:
                 self._member = None
                 left = member.unused_data
             else:
                 left = member.unconsumed_tail
-        while self._member is not None and (piece := self._more(self._member)):
-            yield piece
+        while self._member is not None and (chunk := self._more(self._member)):
+            yield chunk
 
     def end(self) -> None:
-        """Nothing more comes; raises UndecodableError if something is missing. An empty body is whole."""
+        """Check the end of the body; raise UndecodableError if something is missing. An empty body is complete."""
         if self._member is not None:
             raise UndecodableError("compressed body was cut")
 
     def _more(self, member: "zlib._Decompress") -> bytes:
-        """What was unpacked already, and did not fit into the piece before."""
-        piece = member.decompress(b"", PIECE)
+        """Return what was unpacked, and did not fit into the chunk before."""
+        chunk = member.decompress(b"", PIECE)
         if member.eof:
             self._member = None
-        return piece
+        return chunk
 
     def _begin(self, first: int) -> "zlib._Decompress":
         self._members += 1
@@ -98,10 +97,10 @@ class Decoder:
 
 
 def decoder_of(encoding: str) -> Decoder | None:
-    """Make what unpacks a body with this ``Content-Encoding``; None where there is nothing to unpack.
+    """Make the decoder of a ``Content-Encoding``; None if there is nothing to unpack.
 
-    What packs nothing (`none`, `utf-8`) is passed over, as HTTP libraries do. Of a coding that packs, but is not one of the
-    `ACCEPTED`, or of several, nothing can be unpacked.
+    Names that pack nothing (`none`, `utf-8`) are ignored, as HTTP libraries do. A coding that is not `ACCEPTED`, or
+    several of them, cannot be unpacked.
     """
     names = [name for each in encoding.split(",") if (name := each.strip().lower()) in _PACKING]
     if not names:
@@ -114,7 +113,7 @@ def decoder_of(encoding: str) -> Decoder | None:
 
 
 def _deflate(first: int) -> int:
-    """The window of what is called deflate: that with a zlib header, as it should be, or the bare form."""
+    """Return the window of deflate: with a zlib header, as specified, or raw."""
     return zlib.MAX_WBITS if first & 0x0F == zlib.DEFLATED else -zlib.MAX_WBITS
 
 

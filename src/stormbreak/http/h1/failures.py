@@ -1,8 +1,7 @@
-"""What a failed exchange means: an exception of aiohttp's in, an outcome out.
+"""What a failed exchange means: an exception of aiohttp in, an outcome out.
 
-The exceptions themselves are not kept. They hold the headers of the request with the key in them, passwords
-of proxies, what the server wrote, and frames in which all of that stands. What the operating system or TLS
-said is kept, as an exception of its own.
+The exceptions are not kept: they hold the headers of the request with the key, passwords of proxies, text of the
+server, and frames with all of that. The error of the operating system or TLS is kept, as an exception of its own.
 """
 
 import errno
@@ -16,7 +15,7 @@ from stormbreak.http.h1.decoding import UnacceptedCodingError, UndecodableError
 from stormbreak.types import Outcome, Rejection, Verdict
 
 OPEN_FILES = "open_files"
-"""The policy that rejects an attempt: the limit of this process, or machine, on open files. Nothing was sent."""
+"""The policy of a rejection: the limit of this process, or machine, on open files. Nothing was sent."""
 
 _TOO_MANY = Outcome(
     Verdict.REJECTED,
@@ -29,11 +28,11 @@ _TOO_MANY = Outcome(
 
 
 class EarlyResponseError(aiohttp.ClientError):
-    """A good answer began before the request was sent whole: it cannot be the answer to it."""
+    """A success began before the whole request was sent: it cannot be the answer to it."""
 
 
 def outcome_of(error: Exception, status: int | None) -> Outcome:
-    """Tell what a failed exchange means; `status` is None while no headers had come."""
+    """Return what a failed exchange means; `status` is None if no headers had come."""
     if isinstance(error, aiohttp.ClientHttpProxyError):
         return Outcome(
             Verdict.CONNECT_FAILED, detail=f"the proxy refused with status {error.status}"
@@ -53,12 +52,12 @@ def is_out_of_files(error: BaseException | None) -> bool:
 
 
 def _lacks_files(error: aiohttp.ClientConnectorError) -> bool:
-    """Whether no connection was made because this process, or machine, may open no more files."""
+    """Whether the connection failed because this process, or machine, may open no more files."""
     if is_out_of_files(error.os_error):
         return True
     if not isinstance(error, aiohttp.ClientConnectorDNSError):
         return False
-    try:  # a resolver does not tell that it could not open a file
+    try:  # a resolver does not report that it could not open a file
         os.close(os.dup(0))
     except OSError as lack:
         return is_out_of_files(lack)
@@ -69,7 +68,7 @@ def _failure(error: Exception, *, answered: bool) -> tuple[Verdict, str]:
     if isinstance(error, TimeoutError):
         return Verdict.TIMEOUT, "went silent"
     if isinstance(error, EarlyResponseError):
-        return Verdict.BROKEN, "answered before the request was sent whole"
+        return Verdict.BROKEN, "answered before the whole request was sent"
     if isinstance(error, UndecodableError):
         again = not isinstance(error, UnacceptedCodingError)
         return Verdict.BROKEN if again else Verdict.UNREPEATABLE, str(error)
@@ -100,17 +99,17 @@ def _connect_detail(error: Exception) -> str:
 
 
 def _cause(error: Exception) -> OSError | None:
-    """What the operating system, TLS or a timer said; None where they said nothing."""
+    """Return the error of the operating system, TLS or a timer; None if there is none."""
     if isinstance(error, aiohttp.ConnectionTimeoutError):
         return TimeoutError("no connection in time")
-    said: BaseException = error
+    cause: BaseException = error
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
-        said = error.certificate_error
+        cause = error.certificate_error
     elif isinstance(error, aiohttp.ClientConnectorError):
-        said = error.os_error
-    if not isinstance(said, OSError) or not isinstance(said.strerror, str):
+        cause = error.os_error
+    if not isinstance(cause, OSError) or not isinstance(cause.strerror, str):
         return None
     for kind in (ssl.SSLError, socket.gaierror):
-        if isinstance(said, kind):
-            return kind(said.errno, said.strerror)
-    return OSError(said.errno, said.strerror)
+        if isinstance(cause, kind):
+            return kind(cause.errno, cause.strerror)
+    return OSError(cause.errno, cause.strerror)

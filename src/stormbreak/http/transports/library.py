@@ -11,13 +11,13 @@ from stormbreak.drivers.explain import KEPT_AS, AttemptHistory
 from stormbreak.errors import StreamBrokenError
 from stormbreak.http.h1.connection import (
     MALFORMED,
+    RepeatableHeaders,
     ResponseStream,
-    Sent,
     repeated_headers,
     split_repeats,
 )
 from stormbreak.http.stream import Stream
-from stormbreak.http.transports.sdk_request import OURS, SdkRequest, spans_in
+from stormbreak.http.transports.sdk_request import OURS, SdkRequest, read_timeouts
 from stormbreak.http.transports.sdk_response import Failure, failure_of
 from stormbreak.http.transports.wrapped_body import LATE, WrappedBody, parser_of, seconds_to
 from stormbreak.llm.models import HttpResponse
@@ -28,9 +28,9 @@ from stormbreak.types import Outcome, Verdict
 
 
 class BufferedBody:
-    """Comes before the library's own class of response, and gives it the body that it would read out of its stream.
+    """A mixin for the library's response class: `read` returns the ready body without its stream.
 
-    What is iterated over, or closed unread, is as the library has it.
+    Iterating, or closing it unread, works as in the library.
     """
 
     ready: bytes | None = None
@@ -38,7 +38,7 @@ class BufferedBody:
     async def aread(self) -> bytes:
         """Read the body, and close the response."""
         response: Any = self
-        if self._takes(response):
+        if self._use_ready(response):
             await response.aclose()
         body: bytes = await super().aread()  # type: ignore[misc]  # of the library
         return body
@@ -46,13 +46,13 @@ class BufferedBody:
     def read(self) -> bytes:
         """Read the body, and close the response."""
         response: Any = self
-        if self._takes(response):
+        if self._use_ready(response):
             response.close()
         body: bytes = super().read()  # type: ignore[misc]  # of the library
         return body
 
-    def _takes(self, response: Any) -> bool:
-        """Make what is there the content, if nobody has begun to read."""
+    def _use_ready(self, response: Any) -> bool:
+        """Set the ready body as the content, if reading has not begun."""
         ready, self.ready = self.ready, None
         if ready is None or response.is_stream_consumed or response.is_closed:
             return False
@@ -63,57 +63,65 @@ class BufferedBody:
 
 # ---------------------------------------------------------------- library classes
 
-_SPANS = ("connect", "read", "write", "pool")
+_TIMEOUTS = ("connect", "read", "write", "pool")
 _PROTOCOL = {"http_version": b"HTTP/1.1"}
 _OURS = OURS.encode()
 
 
 class Library:
-    """An HTTP library by its module."""
+    """An HTTP library, by its module."""
 
-    def __init__(
-        self, module: ModuleType, whole: type[BufferedBody], inner_body: type[WrappedBody]
-    ) -> None:
-        """`whole` is its class of response, for a body that is there; `inner_body` its class of byte stream."""
+    def __init__(self, module: ModuleType, buffered: type[BufferedBody]) -> None:
+        """`buffered` is its class of response, for a body that is ready."""
         self._module: Any = module
-        self._whole: Any = whole
-        self._inner_body = inner_body
         self.name = module.__name__
+        reading, blocking = self._module.AsyncByteStream, self._module.SyncByteStream
+        self._buffered: Any = buffered
+        self._wrapped = _subclass(WrappedBody, blocking, reading)
+        self.stream_bodies = {
+            True: _subclass(StreamBody, SyncBody, blocking),
+            False: _subclass(StreamBody, AsyncBody, reading),
+        }
+        """The class of a streamed body, by whether it is read by a blocking thread."""
+        self.pass_through_bodies = {
+            True: _subclass(PassThroughBody, SyncBody, blocking),
+            False: _subclass(PassThroughBody, AsyncBody, reading),
+        }
 
     def read(self, request: Any) -> SdkRequest:
         """Read all of a request but its body."""
-        spans = spans_in(request.extensions)
+        timeouts = read_timeouts(request.extensions)
         headers = _headers_in(request.headers.raw, _text)
-        return SdkRequest(request.method.upper(), str(request.url), headers, spans)
+        return SdkRequest(request.method.upper(), str(request.url), headers, timeouts)
 
     def request(self, method: str, url: str, headers: Mapping[str, str], **more: Any) -> Any:
         """Make a request for an inner transport."""
         return self._module.Request(method, url, headers=_as_sent(headers), **more)
 
-    def over_inner(
+    def wrap_response(
         self,
         response: Any,
         until: float | None = None,
         late: Callable[[], Exception] | None = None,
     ) -> Any:
-        """The response of an inner transport, as it may be read: see `WrappedBody`."""
+        """Return the response of an inner transport, with its body bounded as `WrappedBody` says."""
         parser = parser_of(response)
         if parser is not None or until is not None:
-            response.stream = self._inner_body(response, parser, until, late)
+            response.stream = self._wrapped(response, parser, until, late)
         return response
 
     def head_of(self, response: Any, received_at: float) -> HttpResponse:
-        """All of a response of an inner transport but its body; what is no UTF-8 is escaped, as our own wire does."""
+        """Return the head of a response of an inner transport; bytes that are no UTF-8 are escaped, as our own connection does."""
         raw = response.headers.raw
         headers = _headers_in(raw, _escaped)
         head = HttpResponse(response.status_code, headers, b"", received_at)
         if len(headers) == len(raw):
             return head
-        came = ((name.decode("latin-1"), _escaped(value)) for name, value in raw)
-        return head._replace(repeated=repeated_headers(came))
+        lines = ((name.decode("latin-1"), _escaped(value)) for name, value in raw)
+        return head._replace(repeated=repeated_headers(lines))
 
     def without_our_headers(self, request: Any) -> Any:
-        """The request, or a copy of it without the headers that are meant for us."""
+        """Return the request, without the headers that are meant for us."""
         headers = request.headers.raw
         kept = [each for each in headers if not each[0].lower().startswith(_OURS)]
         if len(kept) == len(headers):
@@ -121,51 +129,56 @@ class Library:
         more = {"stream": request.stream, "extensions": request.extensions}
         return self._module.Request(request.method, request.url, headers=kept, **more)
 
-    def within(self, request: Any, seconds: float) -> Any:
-        """The request, with no timeout of its own that is longer."""
-        said = request.extensions.get("timeout") or {}
-        spans = {name: min(said.get(name) or seconds, seconds) for name in _SPANS}
-        extensions = {**request.extensions, "timeout": spans}
+    def with_timeout(self, request: Any, seconds: float) -> Any:
+        """Return the request, its own timeouts no longer than `seconds`."""
+        given = request.extensions.get("timeout") or {}
+        timeouts = {name: min(given.get(name) or seconds, seconds) for name in _TIMEOUTS}
+        extensions = {**request.extensions, "timeout": timeouts}
         headers, stream = request.headers.raw, request.stream
         return self._module.Request(
             request.method, request.url, headers=headers, stream=stream, extensions=extensions
         )
 
     def response(
-        self, status: int, headers: Sent, *, story: AttemptHistory | None = None, **body: Any
+        self,
+        status: int,
+        headers: RepeatableHeaders,
+        *,
+        history: AttemptHistory | None = None,
+        **body: Any,
     ) -> Any:
         """Make a response; its body is `content` or `stream`."""
-        extensions = _PROTOCOL if story is None else _PROTOCOL | {KEPT_AS: story}
+        extensions = _PROTOCOL if history is None else _PROTOCOL | {KEPT_AS: history}
         content = body.get("content")
         if content is None:
             sent = _as_sent(headers)
             return self._module.Response(status, headers=sent, extensions=extensions, **body)
         sent = _as_sent({**headers, "content-length": str(len(content))})
         stream = self._module.ByteStream(content)
-        made = self._whole(status, headers=sent, extensions=extensions, stream=stream)
+        made = self._buffered(status, headers=sent, extensions=extensions, stream=stream)
         made.ready = content
         return made
 
     def error(self, failure: Failure, request: Any) -> Exception:
-        """Make the exception; its notes tell what was tried."""
+        """Make the exception; its notes list the attempts."""
         error: Exception = getattr(self._module, failure.kind)(failure.message, request=request)
         for line in failure.notes():
             error.add_note(line)
-        setattr(error, KEPT_AS, failure.story)
+        setattr(error, KEPT_AS, failure.history)
         return error
 
     @property
     def errors(self) -> tuple[type[Exception], ...]:
-        """What its transports raise for what a server or a network did."""
+        """What its transports raise for failures of a server or a network."""
         return (self._module.RequestError,)
 
     def outcome_of(self, error: Exception, status: int | None) -> Outcome:
-        """Tell what a failure of a transport's means. The exception itself, which holds the request, is not kept."""
+        """Return what an exception of a transport means. It holds the request, so it is not kept."""
         kinds = self._module
         if isinstance(error, kinds.ConnectTimeout | kinds.ConnectError | kinds.ProxyError):
             return Outcome(Verdict.CONNECT_FAILED, detail="no connection")
         if isinstance(error, kinds.UnsupportedProtocol | kinds.LocalProtocolError):
-            return Outcome(Verdict.INVALID, detail="no request that can be sent")
+            return Outcome(Verdict.INVALID, detail="request cannot be sent")
         verdict, detail = Verdict.RESET, "connection lost"
         if isinstance(error, kinds.TimeoutException):
             verdict, detail = Verdict.TIMEOUT, "went silent"
@@ -179,13 +192,13 @@ class Library:
 
 
 def _is_of_parser(error: Exception) -> bool:
-    """Whether httpcore could not parse what came; else nothing came before the end of the connection."""
+    """Whether httpcore could not parse the response; else the connection ended before it."""
     below = getattr(error.__cause__, "__context__", None)  # httpcore's pool drops the cause
     return type(below).__module__.partition(".")[0] == "h11"
 
 
-def _as_sent(headers: Sent) -> Any:
-    """Headers as the library takes them: as bytes, where they hold more than ASCII, which is all that it would encode."""
+def _as_sent(headers: RepeatableHeaders) -> Any:
+    """Return headers as the library takes them: as bytes if they are not ASCII, which is all that it encodes."""
     lines = split_repeats(headers)
     if all(value.isascii() for _, value in lines):
         return lines
@@ -193,7 +206,7 @@ def _as_sent(headers: Sent) -> Any:
 
 
 def _headers_in(raw: Iterable[tuple[bytes, bytes]], read: Callable[[bytes], str]) -> dict[str, str]:
-    """Headers by their lower-case names; those that come several times are one. The library's own way is a slow one."""
+    """Return headers by their lower-case names, repeated ones joined. The library's own way is slow."""
     headers: dict[str, str] = {}
     for name, value in raw:
         key, text = name.decode("latin-1").lower(), read(value)
@@ -213,17 +226,16 @@ def _text(value: bytes) -> str:
 
 
 # ---------------------------------------------------------------- streamed bodies
-# Each body owns its connection, and a stream its permits, too. A transport makes the byte streams
-# of its HTTP library out of them: of one that is read on a loop, or of one that is read by a thread
-# that blocks.
+# Each body owns its connection, and a stream its permits, too. They are byte streams of the HTTP
+# library: read on a loop, or by a blocking thread.
 
 
 class Body(ABC):
-    """What is read here or there."""
+    """A body that is read on a loop or by a thread."""
 
     @abstractmethod
-    async def piece(self) -> bytes | None:
-        """Wait for the next bytes; None at the right end. Raises what the library has for another."""
+    async def next_chunk(self) -> bytes | None:
+        """Wait for the next bytes; None at the end. Raises the library's exception for a broken body."""
 
     @abstractmethod
     async def free(self) -> None:
@@ -234,8 +246,8 @@ class AsyncBody(Body):
     """Reads it on the running loop."""
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        while (piece := await self.piece()) is not None:
-            yield piece
+        while (chunk := await self.next_chunk()) is not None:
+            yield chunk
 
     async def aclose(self) -> None:
         """Close the connection, and free what the call holds. A second time does nothing."""
@@ -243,11 +255,11 @@ class AsyncBody(Body):
 
 
 class SyncBody(Body):
-    """Reads it on the thread that asks, which blocks. Another may close it."""
+    """Reads it on the calling thread, which blocks. Another may close it."""
 
     def __iter__(self) -> Iterator[bytes]:
-        while (piece := BACKGROUND.run(self.piece())) is not None:
-            yield piece
+        while (chunk := BACKGROUND.run(self.next_chunk())) is not None:
+            yield chunk
 
     def close(self) -> None:
         """Close the connection, and free what the call holds. A second time does nothing."""
@@ -255,26 +267,26 @@ class SyncBody(Body):
 
 
 class StreamBody(Body):
-    """A stream that has begun; its bytes are untouched. One that breaks raises what the library has for it."""
+    """A stream that has begun; its bytes are untouched. If it breaks, it raises the library's exception."""
 
     def __init__(
-        self, stream: Stream, story: AttemptHistory, library: Library, request: Any
+        self, stream: Stream, history: AttemptHistory, library: Library, request: Any
     ) -> None:
         stream.raw()
         self._stream = stream
-        self._story = story
+        self._history = history
         self._library = library
         self._request = request
 
-    async def piece(self) -> bytes | None:
-        """Wait for the next bytes; None at the right end."""
+    async def next_chunk(self) -> bytes | None:
+        """Wait for the next bytes; None at the end."""
         try:
-            return await self._stream.piece()
+            return await self._stream.next_chunk()
         except StreamBrokenError as broken:
-            failed, said = broken, str(broken)
-        self._story.end(failed.ended)
+            failed, message = broken, str(broken)
+        self._history.end(failed.ended)
         outcome = failed.ended.outcome
-        failure = failure_of(outcome, self._story)._replace(message=said)
+        failure = failure_of(outcome, self._history)._replace(message=message)
         raise self._library.error(failure, self._request) from outcome.error
 
     async def free(self) -> None:
@@ -283,33 +295,38 @@ class StreamBody(Body):
 
 
 class PassThroughBody(Body):
-    """The body of an answer that only passes, no longer than `until`."""
+    """The body of a response that passes through, read until `until` at the latest."""
 
     def __init__(
-        self, incoming: ResponseStream, library: Library, request: Any, until: float | None
+        self, stream: ResponseStream, library: Library, request: Any, until: float | None
     ) -> None:
         self._until = until
-        self._incoming = incoming
+        self._stream = stream
         self._library = library
         self._request = request
 
-    async def piece(self) -> bytes | None:
+    async def next_chunk(self) -> bytes | None:
         """Wait for the next bytes; None at the end."""
         if self._until is None:
-            got = await self._incoming.read()
+            chunk = await self._stream.read()
         else:
-            got = await self._in_time(self._until)
-        if not isinstance(got, bytes):
-            raise self._library.error(failure_of(got, None), self._request) from got.error
-        return got or None
+            chunk = await self._in_time(self._until)
+        if not isinstance(chunk, bytes):
+            raise self._library.error(failure_of(chunk, None), self._request) from chunk.error
+        return chunk or None
 
     async def _in_time(self, until: float) -> bytes | Outcome:
         try:
             async with asyncio.timeout(seconds_to(until)):
-                return await self._incoming.read()
+                return await self._stream.read()
         except TimeoutError:
             raise self._library.error(LATE, self._request) from None
 
     async def free(self) -> None:
         """Close the connection, unless the body was read to its end."""
-        self._incoming.close()
+        self._stream.close()
+
+
+def _subclass(*bases: type) -> Any:
+    """Make a class of the library that reads its body as we do."""
+    return type(bases[0].__name__, bases, {})

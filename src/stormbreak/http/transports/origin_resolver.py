@@ -1,8 +1,8 @@
-"""Where the requests at a door lead: routes by origin and key, wires by origin.
+"""Where the requests through a transport go: routes by origin and key, one connection by origin.
 
-Keys that rotate would pile up: beyond a bound, the routes that were not used for longest are forgotten, and what the
-engine knows of their targets, unless a call is under way there or they are to be left alone. So do hosts: beyond as many
-wires, those that no route leads over go. Whatever is still read holds its pool, which closes by itself afterwards.
+Keys that rotate would pile up: beyond `MAX_ROUTES`, the least recently used routes are forgotten, and what the engine
+knows of their targets, unless a call is in progress there or they have a cooldown. So are connections that no route
+uses. A response that is still read keeps its pool, which closes by itself afterwards.
 """
 
 import os
@@ -18,21 +18,21 @@ from stormbreak.drivers.fork_safety import reset_in_child
 from stormbreak.drivers.locks import new_lock
 from stormbreak.http.endpoint import Origin, origin_of
 from stormbreak.http.environment import ProviderEndpoint
-from stormbreak.http.h1.connection import Wire
-from stormbreak.http.routes import Routes
+from stormbreak.http.h1.connection import Connection
+from stormbreak.http.routing import OriginConnections, Routes
 from stormbreak.llm.providers import PRESETS
 from stormbreak.types import Target
 
-MOST = 256  # routes that are kept; nobody uses so many keys at a time
+MAX_ROUTES = 256  # that are kept, and connections; more than any application uses at a time
 
 _SALT = secrets.token_bytes(16)
 _NAMES = {urlsplit(known.base_url).netloc: known.name for known in PRESETS.values()}
 
 
 class OriginResolver:
-    """The routes of one door, made as its requests come.
+    """The routes of one transport, made as its requests come.
 
-    `connect` makes a wire to an origin. `forget` drops what is known of targets, if they are idle.
+    `connect` makes the connection to an origin. `forget` drops what is known of targets, if they are idle.
     """
 
     def __init__(
@@ -40,15 +40,14 @@ class OriginResolver:
         rules: tuple[Fallback, ...],
         *,
         allow_http: bool,
-        connect: Callable[[Origin], Wire],
+        connect: Callable[[Origin], Connection],
         forget: Callable[[tuple[Target, ...]], bool],
     ) -> None:
         self._rules = rules
         self._allow_http = allow_http
-        self._connect = connect
         self._forget = forget
         self._kept: OrderedDict[tuple[str, bytes], _Kept] = OrderedDict()
-        self._wires: dict[tuple[str, str], Wire] = {}
+        self._connections = OriginConnections(connect)
         self._lock = new_lock()
         reset_in_child(self._reset_after_fork)
 
@@ -58,17 +57,18 @@ class OriginResolver:
 
     @contextmanager
     def routes(self, base_url: str, key: str | None) -> Iterator[Routes]:
-        """Where a request to this address may lead; not forgotten within.
+        """Return the routes of a request to this address; they are not forgotten within the context.
 
         Raises:
-            ConfigurationError: the key would travel in the clear, or a fallback lacks its own.
+            ConfigurationError: the key would travel in the clear, or a fallback has no key.
         """
-        where = base_url, _digest(key)
-        kept = self._used(where, None)
-        if kept is None:  # what makes routes calls too much to be done under the lock
-            kept = self._used(where, _Kept(self._made(base_url, key)))
+        digest = b"" if key is None else blake2b(key.encode(), key=_SALT, digest_size=16).digest()
+        where = base_url, digest
+        kept = self._use(where, None)
+        if kept is None:  # making routes calls too much to be done under the lock
+            kept = self._use(where, _Kept(self._make(base_url, key)))
             assert kept is not None
-        if len(self._kept) > MOST:
+        if len(self._kept) > MAX_ROUTES:
             self._drop_one()
         try:
             yield kept.routes
@@ -76,8 +76,8 @@ class OriginResolver:
             with self._lock:
                 kept.calls -= 1
 
-    def _used(self, where: tuple[str, bytes], made: "_Kept | None") -> "_Kept | None":
-        """The routes that are kept, or those that were made, with one call more; None where there are neither."""
+    def _use(self, where: tuple[str, bytes], made: "_Kept | None") -> "_Kept | None":
+        """Return the kept routes, or those that were made, with one call more; None if there are neither."""
         with self._lock:
             kept = self._kept.get(where)
             if kept is not None:
@@ -89,7 +89,7 @@ class OriginResolver:
             kept.calls += 1
             return kept
 
-    def _made(self, base_url: str, key: str | None) -> Routes:
+    def _make(self, base_url: str, key: str | None) -> Routes:
         origin = self.origin(base_url, key)
         netloc = urlsplit(origin.base_url).netloc
         return Routes(
@@ -97,14 +97,14 @@ class OriginResolver:
             self._rules,
             allow_http=self._allow_http,
             environ=os.environ,
-            connect=self.wire,
+            connect=self.connection,
         )
 
     def _drop_one(self) -> None:
         with self._lock:
             idle = [(where, kept) for where, kept in self._kept.items() if not kept.calls]
         for where, kept in idle:
-            if not self._forget(kept.routes.own()):
+            if not self._forget(kept.routes.own_targets()):
                 continue
             with self._lock:
                 if not kept.calls:  # still
@@ -112,41 +112,33 @@ class OriginResolver:
             return
 
     def origin(self, base_url: str, key: str | None) -> Origin:
-        """Tie the key to its address; raise ConfigurationError where it would travel in the clear."""
+        """Tie the key to its address; raise ConfigurationError if it would travel in the clear."""
         return origin_of(base_url, key, allow_http=self._allow_http)
 
-    def wire(self, origin: Origin) -> Wire:
-        """The one wire to an origin, whatever the path and the key."""
-        parts = urlsplit(origin.base_url)
-        place = parts.scheme, parts.netloc
-        wire = self._wires.get(place)
-        if wire is None:  # several threads may find that: one wire is kept
-            wire = self._wires.setdefault(place, self._connect(origin))
-            if len(self._wires) > MOST:
-                self._drop_wires(place)
-        return wire
+    def connection(self, origin: Origin) -> Connection:
+        """Return the one connection to an origin, for every path and key."""
+        connection = self._connections.to(origin)
+        if len(self._connections) > MAX_ROUTES:
+            self._drop_connections(self._connections.place_of(origin))
+        return connection
 
-    def _drop_wires(self, newest: tuple[str, str]) -> None:
+    def _drop_connections(self, newest: tuple[str, str]) -> None:
         with self._lock:
-            needed = {wire for kept in self._kept.values() for wire in kept.routes.wires()}
-            for place, wire in tuple(self._wires.items()):
-                if len(self._wires) <= MOST:
+            used = {each for kept in self._kept.values() for each in kept.routes.connections()}
+            last = self._connections.get(newest)
+            for place, connection in tuple(self._connections.items()):
+                if len(self._connections) <= MAX_ROUTES:
                     break
-                if place != newest and (wire not in needed or wire is self._wires[newest]):
-                    self._wires.pop(place, None)
+                if place != newest and (connection not in used or connection is last):
+                    self._connections.pop(place, None)
 
-    def wires(self) -> tuple[Wire, ...]:
-        """All there are."""
-        return tuple(self._wires.values())
-
-
-def _digest(key: str | None) -> bytes:
-    """What stands for a key where it might be shown."""
-    return b"" if key is None else blake2b(key.encode(), key=_SALT, digest_size=16).digest()
+    def connections(self) -> tuple[Connection, ...]:
+        """Return all of them."""
+        return tuple(self._connections.values())
 
 
 class _Kept:
-    """Routes, and how many calls are under way there; changed under the lock of their places."""
+    """Routes, and how many calls use them; changed under the lock of the resolver."""
 
     __slots__ = ("calls", "routes")
 

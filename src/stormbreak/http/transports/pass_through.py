@@ -7,7 +7,8 @@ from math import inf
 from urllib.parse import urljoin
 
 from stormbreak.http.endpoint import same_origin
-from stormbreak.http.h1.connection import CONNECT_TIMEOUT, HttpRequest, ResponseStream, Wire
+from stormbreak.http.h1.connection import Connection, ResponseStream
+from stormbreak.http.models import CONNECT_TIMEOUT, PreparedRequest
 from stormbreak.http.transports.sdk_request import SdkRequest, without_hops
 from stormbreak.http.transports.sdk_response import Failure, failure_of
 from stormbreak.http.transports.wrapped_body import LATE, seconds_to
@@ -15,138 +16,141 @@ from stormbreak.llm.models import HttpResponse
 from stormbreak.types import Outcome
 
 # ---------------------------------------------------------------- upload
-# Sent once, piece by piece, and exactly as long as was announced.
+# Sent once, chunk by chunk, and exactly as long as announced.
 
 
 class WrongLengthError(Exception):
-    """A body is not as long as its `Content-Length` says: a server would wait for the rest, or miss it."""
+    """A body is not as long as its `Content-Length`."""
 
 
 class Upload:
-    """The pieces of a body, as it is sent.
+    """The chunks of a body, as it is sent.
 
-    Of a length that was announced, the last piece is sent without a look for more, since a server may answer before that
-    has been taken; `finish` looks. `failure` is what went wrong, if anything did: what a body raises is for whoever made it,
-    and whoever carries it would only tell of a lost connection.
+    When the announced length is reached, the last chunk is sent without a check for more, since a server may answer
+    before that; `finish` checks. `failure` is what the body raised: the connection would only report that it was lost.
     """
 
-    def __init__(self, pieces: AsyncIterable[bytes], length: int | None) -> None:
-        """`length` is what was announced, if anything was."""
+    def __init__(self, chunks: AsyncIterable[bytes], length: int | None) -> None:
+        """`length` is the announced length, if any."""
         self.failure: Exception | None = None
-        self._pieces = pieces
+        self._pieces = chunks
         self._length = length
         self._sent: AsyncIterator[bytes] | None = None  # all that was announced
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        pieces = aiter(self._pieces)
+        chunks = aiter(self._pieces)
         try:
-            async for piece in pieces if self._length is None else _measured(pieces, self._length):
-                yield piece
+            async for chunk in chunks if self._length is None else _measured(chunks, self._length):
+                yield chunk
             if self._length:
-                self._sent = pieces
+                self._sent = chunks
         except Exception as error:
             self.failure = error
             raise
         finally:
             if self._sent is None:
-                await _close(pieces)
+                await _close(chunks)
 
     async def finish(self) -> None:
-        """Let a body that was sent whole come to its end; with more of it, `failure` says so."""
-        pieces, self._sent = self._sent, None
-        if pieces is None:
+        """Read the end of a body that was sent whole; if there is more of it, that is a `failure`."""
+        chunks, self._sent = self._sent, None
+        if chunks is None:
             return
         try:
-            async for piece in pieces:
-                if piece:
+            async for chunk in chunks:
+                if chunk:
                     self.failure = _longer()
                     break
-        except Exception as error:  # noqa: BLE001 - it is looked at
+        except Exception as error:  # noqa: BLE001 - the caller raises it
             self.failure = error
         finally:
-            await _close(pieces)
+            await _close(chunks)
 
 
-async def _measured(pieces: AsyncIterator[bytes], left: int) -> AsyncIterator[bytes]:
+async def _measured(chunks: AsyncIterator[bytes], left: int) -> AsyncIterator[bytes]:
     while left:
-        piece = await anext(pieces, None)
-        if piece is None:
+        chunk = await anext(chunks, None)
+        if chunk is None:
             raise WrongLengthError("the body is shorter than its Content-Length says")
-        left -= len(piece)
+        left -= len(chunk)
         if left < 0:
             raise _longer()
-        yield piece
+        yield chunk
 
 
 def _longer() -> WrongLengthError:
     return WrongLengthError("the body is longer than its Content-Length says")
 
 
-async def _close(pieces: AsyncIterator[bytes]) -> None:
-    if isinstance(pieces, AsyncGenerator):
-        await pieces.aclose()
+async def _close(chunks: AsyncIterator[bytes]) -> None:
+    if isinstance(chunks, AsyncGenerator):
+        await chunks.aclose()
 
 
 # ---------------------------------------------------------------- pass through
 
-_ONCE = ("location", "content-length")  # what was looked at is what is passed on
+_ONCE = ("location", "content-length")  # passed on as they were checked
 
 
-async def passed(
-    wire: Wire, seen: SdkRequest, body: AsyncIterable[bytes], *, until: float | None
+async def pass_through(
+    connection: Connection,
+    sdk_request: SdkRequest,
+    body: AsyncIterable[bytes],
+    *,
+    until: float | None,
 ) -> tuple[HttpResponse, ResponseStream] | Failure:
-    """Send `body` once, piece by piece, and wait for the head of the answer, made ready for the SDK.
+    """Send `body` once, chunk by chunk, and wait for the head of the response, prepared for the SDK.
 
-    No longer than `until`, on the monotonic clock. What the body raises is raised.
+    At most until `until`, on the monotonic clock. An exception of the body is raised.
     """
     if until is not None and time.monotonic() >= until:
         return LATE
-    length = seen.headers.get("content-length")
+    length = sdk_request.headers.get("content-length")
     upload = Upload(body, int(length) if length is not None and length.isdecimal() else None)
     try:
         async with asyncio.timeout(seconds_to(until)):
-            incoming = await wire.open(_request(seen, upload))
+            stream = await connection.open(_request(sdk_request, upload))
             await upload.finish()
     except TimeoutError:
         return LATE
-    if upload.failure is not None and (isinstance(incoming, Outcome) or incoming.head.succeeded):
-        if not isinstance(incoming, Outcome):
-            incoming.close()
+    if upload.failure is not None and (isinstance(stream, Outcome) or stream.head.succeeded):
+        if not isinstance(stream, Outcome):
+            stream.close()
         if isinstance(upload.failure, WrongLengthError):
             return Failure("LocalProtocolError", str(upload.failure), None)
         raise upload.failure
-    if isinstance(incoming, Outcome):
-        return failure_of(incoming, None)
-    head = incoming.head
+    if isinstance(stream, Outcome):
+        return failure_of(stream, None)
+    head = stream.head
     passing = without_hops(head.headers.items())
-    if "content-encoding" in passing and seen.method != "HEAD":
+    if "content-encoding" in passing and sdk_request.method != "HEAD":
         del passing["content-encoding"]  # it is unpacked
     elif "content-length" in head.headers:
         passing["content-length"] = head.headers["content-length"]
-    if redirects_to_other_origin(passing, seen.url):
+    if redirects_to_other_origin(passing, sdk_request.url):
         del passing["location"]
     several = {name: head.repeated[name] for name in head.repeated if name not in _ONCE}
-    return head._replace(headers=passing, repeated=several), incoming
+    return head._replace(headers=passing, repeated=several), stream
 
 
-def _request(seen: SdkRequest, upload: Upload) -> HttpRequest:
-    headers = seen.forwarded_headers()
-    has_body = {"content-length", "transfer-encoding"} & seen.headers.keys()
-    if "content-length" in seen.headers:
-        headers["content-length"] = seen.headers["content-length"]
-    return HttpRequest(
-        seen.url,
+def _request(sdk_request: SdkRequest, upload: Upload) -> PreparedRequest:
+    headers = sdk_request.forwarded_headers()
+    has_body = {"content-length", "transfer-encoding"} & sdk_request.headers.keys()
+    if "content-length" in sdk_request.headers:
+        headers["content-length"] = sdk_request.headers["content-length"]
+    return PreparedRequest(
+        sdk_request.url,
         headers,
         upload if has_body else b"",
-        seen.spans.read,
-        connect_timeout=seen.spans.connect or CONNECT_TIMEOUT,
-        method=seen.method,
-        most=inf,
+        sdk_request.timeouts.read,
+        connect_timeout=sdk_request.timeouts.connect or CONNECT_TIMEOUT,
+        method=sdk_request.method,
+        max_bytes=inf,
     )
 
 
 def redirects_to_other_origin(headers: Mapping[str, str], url: str) -> bool:
-    """Whether an answer from `url` sends whoever follows to another origin: the key would go there, too."""
+    """Whether a response from `url` redirects to another origin: the key would go there, too."""
     location = headers.get("location")
     if location is None:
         return False

@@ -1,36 +1,47 @@
-"""What an SDK asks for, read from its HTTP request: where, with which key, and whether it may be sent again.
+"""A request of an SDK: where it goes, with which key, whether it may be retried, and what its headers ask of us.
 
-Only what is known to be safe to repeat goes through an engine. All else passes.
+Only requests that are known to be safe to repeat go through an engine. All others pass through.
 """
 
-from collections.abc import Iterable, Mapping
+import re
+import time
+from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
+import msgspec
+
+from stormbreak.drivers.scope import Scope, checked_labels, checked_text, current
+from stormbreak.errors import ConfigurationError
+from stormbreak.http.models import CONNECT_TIMEOUT, PreparedRequest
+from stormbreak.http.request import Lookup, RequestTemplate
+from stormbreak.http.routing import Route
+from stormbreak.key_patterns import quoted
 from stormbreak.llm.models import FREE, Shape, endpoint_of
+from stormbreak.llm.stream_reader import FORMATS
+from stormbreak.types import Priority
+
+R = TypeVar("R")
 
 OURS = "x-stormbreak-"
-"""How the headers begin that are meant for us."""
-
-NO_MODEL = "-"
-"""The model of targets that are asked for lists and the like."""
+"""The prefix of the headers that are meant for us."""
 
 _KEY_HEADERS = ("authorization", "x-api-key", "api-key", "x-goog-api-key")
 _KEY_PARAMETER = "key"
 _RETRY_COUNT = "x-stainless-retry-count"
-_PLACES = 64  # addresses that are remembered
+_MAX_URLS = 64  # that are remembered
 _NOT_PASSED = frozenset(
     {
-        "accept-encoding",  # whoever carries the request unpacks the answer, and says what it can
+        "accept-encoding",  # the connection that sends the request unpacks the answer
         "connection", "content-length", "keep-alive", "proxy-authenticate", "proxy-authorization",
         "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade",
     }
 )  # fmt: skip
 
 
-class Spans(NamedTuple):
-    """The timeouts of a request in seconds; None: none."""
+class SdkTimeouts(NamedTuple):
+    """The timeouts of a request in seconds; None: no timeout."""
 
     connect: float | None = None
     read: float | None = None
@@ -42,11 +53,11 @@ class SdkRequest(NamedTuple):
     method: str
     url: str
     headers: Mapping[str, str]
-    spans: Spans = Spans()
+    timeouts: SdkTimeouts = SdkTimeouts()
 
     @property
     def key(self) -> str | None:
-        """The key in it, wherever it stands."""
+        """Its API key, from a header or the URL."""
         for name in _KEY_HEADERS:
             word = self.headers.get(name, "").rpartition(" ")[2]
             if word:
@@ -56,13 +67,13 @@ class SdkRequest(NamedTuple):
 
     @property
     def sdk_retry_count(self) -> int:
-        """Which retry of the SDK's own this is; 0: none, as far as it says."""
-        said = self.headers.get(_RETRY_COUNT, "")
-        return int(said) if said.isascii() and said.isdigit() else 0
+        """The number of this retry by the SDK itself; 0 if it is none."""
+        count = self.headers.get(_RETRY_COUNT, "")
+        return int(count) if count.isascii() and count.isdigit() else 0
 
     @property
     def is_model_call(self) -> bool:
-        """Whether it asks a model for something that may be asked for again; its body is still to be looked into."""
+        """Whether it is a call to a model that may be repeated, as far as its head shows."""
         return (
             self.method == "POST"
             and _endpoint_in(self.url.partition("?")[0]) is not None
@@ -71,7 +82,7 @@ class SdkRequest(NamedTuple):
 
     @property
     def is_lookup(self) -> bool:
-        """Whether it reads something, as one piece of JSON; openai asks for streams as if they were."""
+        """Whether it reads something, as one piece of JSON; openai sends the same head for some streams."""
         return (
             self.method == "GET"
             and _is_json(self.headers.get("accept", ""))
@@ -80,19 +91,19 @@ class SdkRequest(NamedTuple):
 
     @property
     def place(self) -> tuple[str, str]:
-        """The base URL and the endpoint behind it; neither has a query."""
+        """The base URL and the endpoint after it, both without a query."""
         return _place(self.url.partition("?")[0])
 
-    def forwarded_headers(self, *, more: Mapping[str, str] | None = None) -> dict[str, str]:
-        """Its headers, without those of one hop and those that are meant for us; `more` where it has none of the name."""
-        return dict(more or {}) | without_hops(self.headers.items())
+    def forwarded_headers(self) -> dict[str, str]:
+        """Return its headers, without those of one hop and those that are meant for us."""
+        return without_hops(self.headers.items())
 
     def __repr__(self) -> str:
-        return f"DoorRequest({self.method} {self.url.partition('?')[0]!r})"
+        return f"SdkRequest({self.method} {self.url.partition('?')[0]!r})"
 
 
 def without_hops(headers: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """The headers that are for more than one connection, and not for us."""
+    """Return the headers that are for more than one connection, and not for us."""
     return {
         name: value
         for name, value in headers
@@ -100,21 +111,21 @@ def without_hops(headers: Iterable[tuple[str, str]]) -> dict[str, str]:
     }
 
 
-def spans_in(extensions: Mapping[str, Any]) -> Spans:
-    """The timeouts in the extensions of a request."""
-    said = extensions.get("timeout") or {}
-    return Spans(*(_span(said.get(name)) for name in Spans._fields))
+def read_timeouts(extensions: Mapping[str, Any]) -> SdkTimeouts:
+    """Read the timeouts in the extensions of a request."""
+    timeouts = extensions.get("timeout") or {}
+    return SdkTimeouts(*(_seconds(timeouts.get(name)) for name in SdkTimeouts._fields))
 
 
-def _span(said: Any) -> float | None:
-    return float(said) if isinstance(said, int | float) and said > 0 else None
+def _seconds(value: Any) -> float | None:
+    return float(value) if isinstance(value, int | float) and value > 0 else None
 
 
 def _is_json(content_type: str) -> bool:
     return content_type.partition(";")[0].strip().lower() == "application/json"
 
 
-@lru_cache(_PLACES)
+@lru_cache(_MAX_URLS)
 def _place(url: str) -> tuple[str, str]:
     parts = urlsplit(url)
     endpoint = _endpoint_in(url) or "/" + parts.path.rpartition("/")[2]
@@ -122,9 +133,9 @@ def _place(url: str) -> tuple[str, str]:
     return urlunsplit((parts.scheme, parts.netloc, base, "", "")), endpoint[1:]
 
 
-@lru_cache(_PLACES)
+@lru_cache(_MAX_URLS)
 def _endpoint_in(url: str) -> str | None:
-    """The end of the path, if it is an endpoint that is safe to repeat."""
+    """Return the end of the path, if it is an endpoint that is safe to repeat."""
     path = urlsplit(url).path
     for end in FREE:
         if path.endswith(end):
@@ -132,3 +143,123 @@ def _endpoint_in(url: str) -> str | None:
     if endpoint_of(path) is Shape.JSON:
         return None
     return "/chat/completions" if path.endswith("/chat/completions") else path[path.rindex("/") :]
+
+
+# ---------------------------------------------------------------- what it asks for
+# Its own target gets the request as the SDK wrote it; a fallback gets one of ours.
+
+_LASTING = ("background", "conversation")  # they leave something on the server: never repeated
+
+
+class ModelCall(RequestTemplate):
+    """A call to a model."""
+
+    def __init__(
+        self, request: SdkRequest, endpoint: str, body: bytes, *, stream_on_wire: bool = False
+    ) -> None:
+        super().__init__(endpoint, body, key=request.headers.get("idempotency-key"))
+        if stream_on_wire:
+            self.stream_on_wire()
+        self._request = request
+
+    def _prepare(self, route: Route) -> PreparedRequest:
+        """Prepare the request to a target; the first one is the SDK's own."""
+        prepared = super()._prepare(route)
+        if self.prepared:
+            return prepared
+        headers = self._request.forwarded_headers()
+        headers = {"idempotency-key": prepared.headers["Idempotency-Key"], **headers}
+        if self.streamed and not self.delivers:
+            headers["accept"] = "text/event-stream"
+        return _as_written(prepared, self._request, headers)
+
+
+def read_call(
+    request: SdkRequest, endpoint: str, body: bytes, *, stream_on_wire: bool
+) -> ModelCall | Lookup | None:
+    """Read what the request asks for; None if it is not known to be safe to repeat."""
+    if request.is_lookup:
+        lookup = PreparedRequest("", {}, b"", method="GET")
+        return Lookup(_as_written(lookup, request, request.forwarded_headers()))
+    try:
+        call = ModelCall(request, endpoint, body, stream_on_wire=stream_on_wire)
+    except ConfigurationError:  # it names no model, or is no JSON: the server will say so
+        return None
+    if call.shape is Shape.RESPONSES and _lasts(body):
+        return None
+    return None if call.delivers and call.shape not in FORMATS else call
+
+
+def _lasts(body: bytes) -> bool:
+    fields = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+    return any(bytes(fields.get(name, b"null")) not in (b"null", b"false") for name in _LASTING)
+
+
+def _as_written(
+    prepared: PreparedRequest, request: SdkRequest, headers: Mapping[str, str]
+) -> PreparedRequest:
+    connect = min(CONNECT_TIMEOUT, request.timeouts.connect or CONNECT_TIMEOUT)
+    return prepared._replace(url=request.url, headers=headers, connect_timeout=connect)
+
+
+# ---------------------------------------------------------------- headers for us
+# `x-stormbreak-priority` (interactive, batch or background), `x-stormbreak-deadline` (seconds from
+# when the request comes), `x-stormbreak-tenant`, `x-stormbreak-label-NAME`, `x-stormbreak-retries`:
+# a scope for this request alone. They are not sent on.
+
+_LABEL = "label-"
+_SECONDS = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
+_COUNT = re.compile(r"[0-9]{1,9}")
+_PRIORITIES = {priority.name.lower(): priority for priority in Priority}
+_KNOWN = ("priority", "deadline", "tenant", "label-NAME", "retries")
+
+
+def scope_from_headers(headers: Mapping[str, str]) -> Scope:
+    """Return the scope of a request with these headers, their names in lower case; they go before the scope here.
+
+    Raises:
+        ConfigurationError: names a header that is none of ours, or whose value is invalid.
+    """
+    if OURS not in "\n".join(headers):  # quicker than to look at each name
+        return current()
+    given = {name[len(OURS) :]: value for name, value in headers.items() if name.startswith(OURS)}
+    labels = {name[len(_LABEL) :]: given.pop(name) for name in [*given] if name.startswith(_LABEL)}
+    own = Scope(
+        _taken(given, "deadline", _deadline_at),
+        _taken(given, "priority", _priority),
+        _taken(given, "tenant", lambda text: checked_text(f"{OURS}tenant", text)),
+        checked_labels(labels),
+        _taken(given, "retries", _retries),
+    )
+    for name in given:
+        known = ", ".join(OURS + each for each in _KNOWN)
+        raise ConfigurationError(f"no header is called {quoted(OURS + name)}; there are {known}")
+    return current().around(own)
+
+
+def _taken(given: dict[str, str], name: str, read: Callable[[str], R]) -> R | None:
+    text = given.pop(name, None)
+    return None if text is None else read(text)
+
+
+def _deadline_at(text: str) -> float:
+    if _SECONDS.fullmatch(text) is None:
+        raise _wrong("deadline", "seconds, such as 30 or 2.5", text)
+    return time.monotonic() + float(text)
+
+
+def _priority(text: str) -> Priority:
+    priority = _PRIORITIES.get(text.lower())
+    if priority is None:
+        raise _wrong("priority", f"one of {', '.join(_PRIORITIES)}", text)
+    return priority
+
+
+def _retries(text: str) -> int:
+    if _COUNT.fullmatch(text) is None:
+        raise _wrong("retries", "a whole number, 0 or more", text)
+    return int(text)
+
+
+def _wrong(name: str, rule: str, text: str) -> ConfigurationError:
+    return ConfigurationError(f"{OURS}{name} must be {rule}, got {quoted(text)}")

@@ -1,6 +1,6 @@
-"""How the end of a call is told to an SDK: an answer as the provider sent it, one of our own, or an exception.
+"""How a call ends for an SDK: a response as the provider sent it, one of our own, or an exception.
 
-Every final answer forbids the SDK to try again by itself: that would multiply attempts.
+Every final response forbids the SDK to retry by itself: that would multiply attempts.
 """
 
 from math import ceil
@@ -8,10 +8,10 @@ from typing import NamedTuple
 
 import msgspec
 
-from stormbreak.core.spending import COST
+from stormbreak.core.spend_policy import COST
 from stormbreak.drivers.explain import AttemptHistory
-from stormbreak.http.exchange import Received
-from stormbreak.http.h1.connection import Sent, with_repeats
+from stormbreak.http.h1.connection import RepeatableHeaders, with_repeats
+from stormbreak.http.models import Response
 from stormbreak.http.transports.sdk_request import without_hops
 from stormbreak.llm.models import HttpResponse, Shape
 from stormbreak.llm.surrogates import UNREADABLE
@@ -22,7 +22,7 @@ FINAL = {"x-should-retry": "false"}
 _JSON = "application/json"
 _UNAVAILABLE = frozenset(
     {"breaker", "queue", "shed", "drain", "closed", "limit"}
-)  # others tell of rates
+)  # others are about rates
 _STATUSES = {
     Verdict.THROTTLED: 429,
     Verdict.BILLING: 429,
@@ -34,16 +34,16 @@ _STATUSES = {
     Verdict.TOO_LONG: 400,
     Verdict.INVALID: 400,
     Verdict.FILTERED: 400,
-}  # of an error inside of a success
+}  # of an error inside a success
 _BROKEN = 502
 _TYPES = {429: "rate_limit_error", 503: "overloaded_error", _BROKEN: "api_error"}
 
 
 class Reply(NamedTuple):
-    """An answer to an SDK. Its repr shows no text."""
+    """A response to an SDK. Its repr shows no text."""
 
     status: int
-    headers: Sent
+    headers: RepeatableHeaders
     body: bytes
 
     def __repr__(self) -> str:
@@ -51,84 +51,88 @@ class Reply(NamedTuple):
 
 
 class Failure(NamedTuple):
-    """An exception for an SDK: the name of its class in the HTTP library, and what it says."""
+    """An exception for an SDK: the name of its class in the HTTP library, and its message."""
 
     kind: str
     message: str
-    story: AttemptHistory | None
+    history: AttemptHistory | None
     cause: BaseException | None = None
 
     def notes(self) -> tuple[str, ...]:
-        """What was tried, a line each."""
-        return () if self.story is None else tuple(self.story.lines())
+        """Return the attempts, a line each."""
+        return () if self.history is None else tuple(self.history.lines())
 
 
 def response_for(
-    shape: Shape, story: AttemptHistory, ended: CallResult, now: float
+    shape: Shape, history: AttemptHistory, ended: CallResult, now: float
 ) -> Reply | Failure:
-    """Tell an SDK, which asked for an answer of this shape, how its call ended."""
+    """Return the end of a call for an SDK that asked for this shape."""
     outcome = ended.outcome
     if outcome.rejection is not None:
-        return _rejected(shape, outcome.rejection, story, now)
-    received = outcome.value
-    if not isinstance(received, Received):
-        return failure_of(outcome, story)
-    sent = received.sent or HttpResponse(received.status, {}, received.body, now)
-    headers = headers_of(sent, story)
-    if outcome.verdict is Verdict.OK or not sent.succeeded or is_filtered(outcome):
-        if sent.headers.get("content-type", "").startswith("text/event-stream"):
-            headers["content-type"] = _JSON  # it was put together
-        return Reply(sent.status, headers, sent.body)
+        return _rejected(shape, outcome.rejection, history, now)
+    response = outcome.value
+    if not isinstance(response, Response):
+        return failure_of(outcome, history)
+    original = response.original or HttpResponse(response.status, {}, response.body, now)
+    headers = response_headers(original, history)
+    if outcome.verdict is Verdict.OK or not original.succeeded or is_filtered(outcome):
+        if original.headers.get("content-type", "").startswith("text/event-stream"):
+            headers["content-type"] = _JSON  # it was assembled
+        return Reply(original.status, headers, original.body)
     status = _STATUSES.get(outcome.verdict, _BROKEN)
-    body = sent.body
+    body = original.body
     if not _is_error(body):
-        body = _error(shape, status, outcome.code, f"the answer was no good: {outcome.detail}")
+        body = _error(shape, status, outcome.code, f"the answer is not usable: {outcome.detail}")
     return Reply(status, headers | {"content-type": _JSON}, body)
 
 
 def is_filtered(outcome: Outcome) -> bool:
-    """Whether an answer, and no error, says by its finish reason that nothing came of it: an SDK's user looks for that."""
-    received = outcome.value
-    told = isinstance(received, Received) and received.reading.finish_reason is not None
-    return told and not TREATMENTS[outcome.verdict].retry
+    """Whether an answer, and no error, failed by its finish reason, which users of SDKs look at."""
+    response = outcome.value
+    finished = isinstance(response, Response) and response.parsed.finish_reason is not None
+    return finished and not TREATMENTS[outcome.verdict].retry
 
 
-def headers_of(head: HttpResponse, story: AttemptHistory) -> dict[str, str | tuple[str, ...]]:
-    """The headers of an answer as the SDK gets them: of one that was decoded, and is not to be followed."""
+def response_headers(
+    head: HttpResponse, history: AttemptHistory
+) -> dict[str, str | tuple[str, ...]]:
+    """Return the headers for the SDK, of a body that was unpacked, without a redirect."""
     headers = with_repeats(without_hops(head.headers.items()), head.repeated)
     for name in ("content-encoding", "location"):
         headers.pop(name, None)
-    return headers | FINAL | _told(story)
+    return headers | FINAL | _our_headers(history)
 
 
-def _told(story: AttemptHistory) -> dict[str, str]:
-    target = str(story.target)
+def _our_headers(history: AttemptHistory) -> dict[str, str]:
+    target = str(history.target)
     named = {"x-stormbreak-target": target} if _is_plain(target) else {}
-    return named | {"x-stormbreak-attempts": str(story.attempts)}
+    return named | {"x-stormbreak-attempts": str(history.attempts)}
 
 
 def _is_plain(text: str) -> bool:
     return text.isascii() and text.isprintable()
 
 
-def _rejected(shape: Shape, rejection: Rejection, story: AttemptHistory, now: float) -> Reply:
+def _rejected(shape: Shape, rejection: Rejection, history: AttemptHistory, now: float) -> Reply:
     status = 503 if rejection.policy in _UNAVAILABLE else 429
     if rejection.policy == COST:  # it is about the request itself
         status = 400
     wait = 1 if rejection.retry_at is None else max(1, ceil(rejection.retry_at - now))
-    message = f"stormbreak sent nothing to {story.target}: {rejection.reason} ({rejection.policy})"
-    headers = {"content-type": _JSON, "retry-after": str(wait)} | FINAL | _told(story)
+    message = (
+        f"stormbreak sent nothing to {history.target}: {rejection.reason} ({rejection.policy})"
+    )
+    headers = {"content-type": _JSON, "retry-after": str(wait)} | FINAL | _our_headers(history)
     return Reply(status, headers, _error(shape, status, f"stormbreak_{rejection.policy}", message))
 
 
-def failure_of(outcome: Outcome, story: AttemptHistory | None) -> Failure:
-    """Tell of an attempt, the last of `story`, that got no answer."""
+def failure_of(outcome: Outcome, history: AttemptHistory | None) -> Failure:
+    """Return the exception of an attempt, the last of `history`, that got no response."""
     message = str(outcome.detail or outcome.error or outcome.verdict)
-    return Failure(_kind_of(outcome), message, story, outcome.error)
+    return Failure(_kind_of(outcome), message, history, outcome.error)
 
 
 def _kind_of(outcome: Outcome) -> str:
-    """Name of the exception that an HTTP library has for a failure without an answer."""
+    """Return the name of the exception that an HTTP library has for a failure without a response."""
     if outcome.verdict is Verdict.TIMEOUT:
         return "ReadTimeout"
     if outcome.verdict is Verdict.CONNECT_FAILED:
@@ -138,10 +142,10 @@ def _kind_of(outcome: Outcome) -> str:
 
 def _is_error(body: bytes) -> bool:
     try:
-        said = msgspec.json.decode(body)
+        error = msgspec.json.decode(body)
     except UNREADABLE:
         return False
-    return isinstance(said, dict) and bool(said.get("error"))
+    return isinstance(error, dict) and bool(error.get("error"))
 
 
 def _error(shape: Shape, status: int, code: str | None, message: str) -> bytes:

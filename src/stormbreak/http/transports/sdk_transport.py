@@ -1,18 +1,23 @@
-"""What all doors share: requests of an HTTP library in, its responses or exceptions out, an engine in between.
+"""What both transports share: a request of an HTTP library in, its response or exception out, an engine in between.
 
-It serves httpx2 and httpx alike, which differ in their classes only. Who waits for the coroutines here, and on which
-loop, is up to the doors (`transport`, `sync_transport`).
+It serves httpx2 and httpx, which differ in their classes only. `AsyncSdkTransport` runs on the caller's loop,
+`sync_transport` on the background loop.
 """
 
 import asyncio
+import secrets
+import time
+from collections import OrderedDict
 from collections.abc import AsyncIterable, Awaitable, Callable
 from functools import partial
+from hashlib import blake2b
+from math import inf
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
 from stormbreak.core.engine import Engine
 from stormbreak.core.policy import Policy
-from stormbreak.core.spending import COST
+from stormbreak.core.spend_policy import COST
 from stormbreak.core.target_state import Listener
 from stormbreak.drivers.asyncio_driver import Asker, AsyncioDriver
 from stormbreak.drivers.delivery import LoopDelivery
@@ -20,44 +25,47 @@ from stormbreak.drivers.explain import AttemptHistory
 from stormbreak.drivers.listeners import Attached, subscribe
 from stormbreak.drivers.scope import Scope
 from stormbreak.errors import ConfigurationError
+from stormbreak.http.h1.connect import Cert, ConnectionFactory, Verify
 from stormbreak.http.h1.connection import POOL_LIMIT, with_repeats
 from stormbreak.http.local_answers import Degraded, LocalAnswers
 from stormbreak.http.pricing import engine_for
-from stormbreak.http.routes import Routes
+from stormbreak.http.request import NO_MODEL, Lookup
+from stormbreak.http.routing import Routes
+from stormbreak.http.session import BufferedSender, StreamSender, make_call
 from stormbreak.http.stream import Stream
 from stormbreak.http.stream_source import Source
-from stormbreak.http.transports.connection_factory import Cert, ConnectionFactory, Verify
-from stormbreak.http.transports.header_options import scope_from_headers
-from stormbreak.http.transports.library import Library, PassThroughBody, StreamBody
+from stormbreak.http.transports.library import Library
 from stormbreak.http.transports.origin_resolver import OriginResolver
-from stormbreak.http.transports.pass_through import passed, redirects_to_other_origin
-from stormbreak.http.transports.recent_failures import RecentFailures
-from stormbreak.http.transports.sdk_call_kinds import Ask, Look, asked_in
-from stormbreak.http.transports.sdk_calls import make_call, make_sender
-from stormbreak.http.transports.sdk_request import NO_MODEL, SdkRequest
+from stormbreak.http.transports.pass_through import pass_through, redirects_to_other_origin
+from stormbreak.http.transports.sdk_request import (
+    ModelCall,
+    SdkRequest,
+    SdkTimeouts,
+    read_call,
+    scope_from_headers,
+)
 from stormbreak.http.transports.sdk_response import (
     Failure,
     Reply,
-    headers_of,
     is_filtered,
     response_for,
+    response_headers,
 )
 from stormbreak.http.transports.wrapped_body import LATE, seconds_to
 from stormbreak.http.transports.wrapped_connection import WrappedConnection, check_wrapped
 from stormbreak.llm.models import endpoint_of
-from stormbreak.types import CallResult, Outcome, Rejection, Target, Verdict
+from stormbreak.types import Call, CallResult, Outcome, Rejection, Target, Verdict
 
 UNCOUNTED = "what it costs cannot be counted: it is no JSON, names no model, or lasts on the server"
-"""Of a request that would pass, why a limit of spending refuses it."""
+"""Why a spend limit rejects a request that would otherwise pass through."""
 
 
-class Door:
-    """A transport: one engine for all the hosts, keys and models that are asked through it."""
+class SdkTransport:
+    """A transport: one engine for all the hosts, keys and models that are called through it."""
 
     library: ClassVar[Library]
     sends: ClassVar[str]  # the method by which a transport of its kind sends
-    stream_body: ClassVar[Callable[..., StreamBody]]
-    pass_through_body: ClassVar[Callable[..., PassThroughBody]]
+    blocks: ClassVar[bool]  # the caller's thread
 
     def __init__(  # noqa: PLR0913 - keywords are cheap to read
         self,
@@ -73,22 +81,22 @@ class Door:
         trust_env: bool = True,
         http2: bool = False,
     ) -> None:
-        """Make one; it may be shared by any number of clients.
+        """Make one; any number of clients may share it.
 
         Args:
-            policy: a `Policy`, the name of a preset, or the engine of another door, to share all it knows.
-            inner: another transport of the library to send through, instead of our own pools.
+            policy: a `Policy`, the name of a preset, or the engine of another transport, to share all it knows.
+            inner: another transport of the library to send through, instead of our own connections.
             stream_on_wire: have plain chat completions sent as streams and assemble them (see docs/client.md).
             degraded: makes answers for a `degraded` rule of the policy's fallbacks that has no text.
             allow_http: allow a key over plain http to another machine.
             proxy: URL of an http or https proxy, for every host.
-            verify: whom to trust: a context, or False for whoever answers.
+            verify: which certificates to trust: a context, or False for all.
             cert: files of a client certificate, as the library takes them.
             trust_env: whether proxies and certificates in the environment count.
-            http2: refused, since our own pools do not speak it.
+            http2: rejected, since our own connections do not support it.
 
         Raises:
-            ConfigurationError: names the argument that cannot be right.
+            ConfigurationError: names the argument that is wrong.
         """
         self.engine = policy if isinstance(policy, Engine) else engine_for(policy)
         self.policy = self.engine.policy
@@ -96,7 +104,7 @@ class Door:
         self._stream_on_wire = stream_on_wire
         self._connecting = ConnectionFactory(
             inner=inner,
-            inner_wire=lambda inner: WrappedConnection(self.library, self._as_async(inner)),
+            wrap_inner=lambda inner: WrappedConnection(self.library, self._as_async(inner)),
             limit=min(self.policy.limit.max_in_flight, POOL_LIMIT),
             proxy=proxy,
             verify=verify,
@@ -104,122 +112,175 @@ class Door:
             trust_env=trust_env,
             http2=http2,
         )
-        self._places = OriginResolver(
+        self._resolver = OriginResolver(
             self.policy.fallback,
             allow_http=allow_http,
             connect=self._connecting.connection_to,
-            forget=lambda targets: driver.by_hand(lambda engine, now: engine.forget(targets, now)),
+            forget=lambda targets: driver.between_steps(
+                lambda engine, now: engine.forget(targets, now)
+            ),
         )
-        if isinstance(inner, Door):
-            raise ConfigurationError("inner is a transport of stormbreak's already")
+        if isinstance(inner, SdkTransport):
+            raise ConfigurationError("inner is already a stormbreak transport")
         if inner is not None:
             check_wrapped(inner, self.library, self.sends)
         self._local_answers = LocalAnswers(self.policy, degraded)
-        self._given_up = RecentFailures(self._driver.clock)
+        self._recent_failures = RecentFailures(self._driver.clock)
 
     def _as_async(self, inner: Any) -> Any:
-        """The inner transport, as one that is asynchronous."""
+        """Return the inner transport as an asynchronous one."""
         return inner
 
-    def _asked(self, seen: SdkRequest, body: bytes) -> Ask | Look | None:
-        """What is asked for, where the engine should hear of it."""
-        return asked_in(seen, seen.place[1], body, on_wire=self._stream_on_wire)
+    def _read_call(self, request: SdkRequest, body: bytes) -> ModelCall | Lookup | None:
+        """Read what the engine may repeat; None: it passes through."""
+        return read_call(request, request.place[1], body, stream_on_wire=self._stream_on_wire)
 
-    async def _answered(self, asked: Ask | Look, seen: SdkRequest, request: Any) -> Any:
-        """Carry a call to its end, or to the first output of a stream: its response, or an exception.
+    async def _run(self, source: ModelCall | Lookup, sdk_request: SdkRequest, request: Any) -> Any:
+        """Run a call to its end, or to the first output of a stream: return its response, or raise an exception.
 
         Raises:
             ConfigurationError: the key would travel in the clear to another machine, a fallback has none, or a header
-                of ours cannot be right.
+                of ours is invalid.
         """
-        here = scope_from_headers(seen.headers)
-        known = self._given_up.find(seen, request.content)
+        scope = scope_from_headers(sdk_request.headers)
+        known = self._recent_failures.find(sdk_request, request.content)
         if known is not None:
             raise self.library.error(known, request) from known.cause
-        with self._places.routes(seen.place[0], seen.key) as routes:
-            told = await self._answer(asked, seen, routes, request, here)
-        if isinstance(told, Failure):
-            self._given_up.keep(seen, request.content, told)
-            raise self.library.error(told, request) from told.cause
-        return told
+        with self._resolver.routes(sdk_request.place[0], sdk_request.key) as routes:
+            result = await self._call(source, sdk_request, routes, request, scope)
+        if isinstance(result, Failure):
+            self._recent_failures.keep(sdk_request, request.content, result)
+            raise self.library.error(result, request) from result.cause
+        return result
 
-    async def _answer(
-        self, asked: Ask | Look, seen: SdkRequest, routes: Routes, request: Any, here: Scope
+    async def _call(
+        self,
+        source: ModelCall | Lookup,
+        sdk_request: SdkRequest,
+        routes: Routes,
+        request: Any,
+        scope: Scope,
     ) -> Any:
-        """The response that a call ends with or begins to give; or how it failed without one."""
-        target = routes.target(asked.model)
+        """Return the response that a call ends with or begins; or how it failed without one."""
+        target = routes.target(source.model)
         if self.policy.spend.acts:
-            asked.bind(self.policy.spend.max_output_tokens, target.provider)
-        asked.to(routes.route(target))  # its own target is the first
-        call = make_call(
-            self.engine,
-            asked,
-            target,
-            spans=seen.spans,
-            steps=routes.steps(asked.model),
-            here=here,
-        )
+            source.limit_output(self.policy.spend.max_output_tokens, target.provider)
+        source.prepare(routes.route(target))  # its own target is the first
+        call = self._make_call(source, target, routes, sdk_request.timeouts, scope)
         driver = self._driver
-        sender = make_sender(asked, routes, seen.spans, self.policy, driver.first)
-        opened = await driver.open(call, sender, self._asker(asked, seen))
-        source = sender.source
+        sender = self._sender(source, routes, sdk_request.timeouts)
+        opened = await driver.open(call, sender, self._asker(source, sdk_request))
+        stream_source = sender.stream_source
         if isinstance(opened, LoopDelivery):
-            assert source is not None
-            story = AttemptHistory(sender.target or target, opened.command)
-            return self._begun(source, story, opened, request)
-        story = AttemptHistory(opened.target or target, opened)
-        if source is not None and is_filtered(opened.outcome):
+            assert stream_source is not None
+            history = AttemptHistory(sender.target or target, opened.command)
+            return self._stream_response(stream_source, history, opened, request)
+        history = AttemptHistory(opened.target or target, opened)
+        if stream_source is not None and is_filtered(opened.outcome):
             opened = opened._replace(outcome=opened.outcome._replace(verdict=Verdict.OK))
-        if source is not None and opened.outcome.verdict is Verdict.OK:  # it came whole
-            return self._begun(source, story, opened, request)
-        self._keep(asked, seen, opened)
-        told = response_for(asked.shape, story, opened, driver.clock())
-        if isinstance(told, Failure):
-            return told
-        return self.library.response(told.status, told.headers, story=story, content=told.body)
+        if stream_source is not None and opened.outcome.verdict is Verdict.OK:  # it came whole
+            return self._stream_response(stream_source, history, opened, request)
+        if self._local_answers.caches and isinstance(source, ModelCall):
+            self._local_answers.store(
+                source.local_request(sdk_request.place[0], sdk_request.key), opened
+            )
+        result = response_for(source.shape, history, opened, driver.clock())
+        if isinstance(result, Failure):
+            return result
+        return self.library.response(
+            result.status, result.headers, history=history, content=result.body
+        )
 
-    def _begun(
-        self, source: Source, story: AttemptHistory, opened: LoopDelivery | CallResult, request: Any
+    def _make_call(
+        self,
+        source: ModelCall | Lookup,
+        target: Target,
+        routes: Routes,
+        timeouts: SdkTimeouts,
+        scope: Scope,
+    ) -> Call:
+        """Make the call. The SDK's own timeout bounds all of a plain call, and of a stream the time to its first output."""
+        policy, now = self.policy, time.monotonic()
+        steps = routes.steps(source.model)
+        if source.delivers:  # a local answer is no stream
+            steps = tuple(step for step in steps if step.targets)
+        whole, read = policy.deadline or inf, timeouts.read or inf
+        deadline = min(whole, read)
+        return make_call(
+            self.engine,
+            source,
+            target,
+            policy=policy,
+            reserves=policy.weighs,
+            scope=scope,
+            steps=steps,
+            deadline_at=None if deadline == inf else now + deadline,
+            delivers=source.delivers,
+            stream_deadline_at=scope.earlier(now + whole) if source.delivers else None,
+        )
+
+    def _sender(
+        self, source: ModelCall | Lookup, routes: Routes, timeouts: SdkTimeouts
+    ) -> BufferedSender | StreamSender:
+        """Make the sender; after the first output of a stream the SDK's own timeout bounds silence."""
+        policy, on_output = self.policy, self._driver.first_output
+        if not source.delivers:
+            return BufferedSender(source, routes, policy, on_output)
+        given = [each for each in (timeouts.read, policy.idle_timeout) if each is not None]
+        idle = min(given, default=None)
+        return StreamSender(source, routes, policy, on_output, idle_timeout=idle)
+
+    def _stream_response(
+        self,
+        source: Source,
+        history: AttemptHistory,
+        opened: LoopDelivery | CallResult,
+        request: Any,
     ) -> Any:
-        """The response to a stream that has begun, or came whole."""
-        stream = Stream(story.target, source, opened)
-        body = self.stream_body(stream, story, self.library, request)
-        headers = headers_of(source.head, story)
-        return self.library.response(source.head.status, headers, story=story, stream=body)
+        """Return the response to a stream that has begun, or came whole."""
+        stream = Stream(history.target, source, opened)
+        body = self.library.stream_bodies[self.blocks](stream, history, self.library, request)
+        headers = response_headers(source.head, history)
+        return self.library.response(source.head.status, headers, history=history, stream=body)
 
-    def _is_beyond_limits(self, seen: SdkRequest) -> bool:
-        """Whether it asks a model, but would only pass, while there is a limit of spending."""
-        return seen.is_model_call and self.policy.spend.acts
+    def _exceeds_spend_limit(self, sdk_request: SdkRequest) -> bool:
+        """Whether it calls a model, but would only pass through, while there is a spend limit."""
+        return sdk_request.is_model_call and self.policy.spend.acts
 
-    def _refused(self, seen: SdkRequest) -> Any:
-        """The response to a request of which no limit of spending would hear."""
-        base_url, endpoint = seen.place
+    def _rejection(self, sdk_request: SdkRequest) -> Any:
+        """Return the response to a request that no spend limit could count."""
+        base_url, endpoint = sdk_request.place
         target = Target(urlsplit(base_url).netloc, NO_MODEL)
         ended = CallResult(
             Outcome(Verdict.REJECTED, rejection=Rejection(COST, UNCOUNTED)), stopped=COST
         )
-        story = AttemptHistory(target, ended)
-        told = response_for(endpoint_of(endpoint), story, ended, self._driver.clock())
-        assert isinstance(told, Reply), "a rejection is answered"
-        return self.library.response(told.status, told.headers, story=story, content=told.body)
+        history = AttemptHistory(target, ended)
+        reply = response_for(endpoint_of(endpoint), history, ended, self._driver.clock())
+        assert isinstance(reply, Reply), "a rejection is answered"
+        return self.library.response(
+            reply.status, reply.headers, history=history, content=reply.body
+        )
 
-    async def _pass(self, seen: SdkRequest, sent: AsyncIterable[bytes], request: Any) -> Any:
-        """Send once, over our own pools, what is not known to be safe to repeat; the engine does not hear of it."""
-        until = scope_from_headers(seen.headers).deadline_at
-        origin = self._places.origin(seen.place[0], seen.key)
-        got = await passed(self._places.wire(origin), seen, sent, until=until)
-        if isinstance(got, Failure):
-            raise self.library.error(got, request) from got.cause
-        head, incoming = got
-        body = self.pass_through_body(incoming, self.library, request, until)
+    async def _pass(self, sdk_request: SdkRequest, body: AsyncIterable[bytes], request: Any) -> Any:
+        """Send once, over our own connections and past the engine, what may not be safe to repeat."""
+        until = scope_from_headers(sdk_request.headers).deadline_at
+        origin = self._resolver.origin(sdk_request.place[0], sdk_request.key)
+        result = await pass_through(
+            self._resolver.connection(origin), sdk_request, body, until=until
+        )
+        if isinstance(result, Failure):
+            raise self.library.error(result, request) from result.cause
+        head, stream = result
+        body_class = self.library.pass_through_bodies[self.blocks]
+        response_body = body_class(stream, self.library, request, until)
         headers = with_repeats(head.headers, head.repeated)
-        return self.library.response(head.status, headers, stream=body)
+        return self.library.response(head.status, headers, stream=response_body)
 
     async def _pass_inside(
-        self, seen: SdkRequest, request: Any, send: Callable[[Any], Awaitable[Any]]
+        self, sdk_request: SdkRequest, request: Any, send: Callable[[Any], Awaitable[Any]]
     ) -> Any:
-        """Send once, through the inner transport, what the engine does not hear of."""
-        ready, until = self._ready_to_pass(seen, request)
+        """Send once, through the inner transport and past the engine."""
+        ready, until = self._prepare_pass(sdk_request, request)
         try:
             async with asyncio.timeout(seconds_to(until)) as bound:
                 response = await send(ready)
@@ -227,42 +288,38 @@ class Door:
             if not bound.expired():  # one of the body's own
                 raise
             raise self._late(request) from None
-        if redirects_to_other_origin(response.headers, seen.url):
+        if redirects_to_other_origin(response.headers, sdk_request.url):
             del response.headers["location"]
-        return self.library.over_inner(response, until, partial(self._late, request))
+        return self.library.wrap_response(response, until, partial(self._late, request))
 
-    def _ready_to_pass(self, seen: SdkRequest, request: Any) -> tuple[Any, float | None]:
-        """The request as it passes through the inner transport, to be sent once; and until when.
+    def _prepare_pass(self, sdk_request: SdkRequest, request: Any) -> tuple[Any, float | None]:
+        """Return the request for the inner transport, to be sent once; and its deadline.
 
         Raises:
-            ConfigurationError: the key would travel in the clear to another machine, or a header of ours cannot be right.
+            ConfigurationError: the key would travel in the clear to another machine, or a header of ours is invalid.
         """
-        until = scope_from_headers(seen.headers).deadline_at
-        self._places.origin(seen.place[0], seen.key)
+        until = scope_from_headers(sdk_request.headers).deadline_at
+        self._resolver.origin(sdk_request.place[0], sdk_request.key)
         ready = self.library.without_our_headers(request)
         if until is None:
             return ready, until
         left = seconds_to(until)
         if not left:
             raise self._late(request)
-        return self.library.within(ready, left), until
+        return self.library.with_timeout(ready, left), until
 
     def _late(self, request: Any) -> Exception:
         return self.library.error(LATE, request)
 
-    def _asker(self, asked: Ask | Look, seen: SdkRequest) -> Asker | None:
-        if not self.policy.fallback or not isinstance(asked, Ask):
+    def _asker(self, source: ModelCall | Lookup, sdk_request: SdkRequest) -> Asker | None:
+        if not self.policy.fallback or not isinstance(source, ModelCall):
             return None
-        wanted = asked.request(seen.place[0], seen.key)
-        return lambda ask: self._local_answers.find(ask, wanted)
-
-    def _keep(self, asked: Ask | Look, seen: SdkRequest, ended: CallResult) -> None:
-        if self._local_answers.keeps and isinstance(asked, Ask):
-            self._local_answers.keep(asked.request(seen.place[0], seen.key), ended)
+        local = source.local_request(sdk_request.place[0], sdk_request.key)
+        return lambda ask: self._local_answers.find(ask, local)
 
     @property
     def inner(self) -> Any:
-        """The transport that it sends through; None: our own pools."""
+        """The transport that it sends through; None: our own connections."""
         return self._connecting.inner
 
     @property
@@ -271,18 +328,87 @@ class Door:
         return self._connecting.trust_env
 
     def subscribe(self, listener: Listener) -> Attached:
-        """Have `listener` called with every event, until what is returned is detached.
+        """Call `listener` with every event, until the returned handle's `detach()` is called.
 
         It may not make calls through this transport.
         """
         return subscribe(self.engine, listener)
 
     def snapshot(self) -> dict[str, Any]:
-        """What stands where: every target's circuit, queue, limit and cooldown, and the retry budget."""
+        """Return the state of every target (circuit, queue, limit, cooldown) and of the retry budget."""
         return self._driver.snapshot()
 
     async def _close(self) -> None:
         """Close the connections of the running loop."""
         await self._local_answers.close()
-        for wire in {*self._places.wires(), *self._connecting.wires()}:
-            await wire.close()
+        for each in {*self._resolver.connections(), *self._connecting.connections()}:
+            await each.close()
+
+
+class AsyncSdkTransport(SdkTransport):
+    """An asynchronous transport; its arguments are those of `SdkTransport`. `inner` is asynchronous, too."""
+
+    sends = "handle_async_request"
+    blocks = False
+
+    async def handle_async_request(self, request: Any) -> Any:
+        """Answer a request of the library with its response, or raise its exception.
+
+        Raises:
+            ConfigurationError: the key would travel in the clear to another machine, a fallback has none, or a header
+                of ours is invalid.
+        """
+        sdk_request = self.library.read(request)
+        source = None
+        if sdk_request.is_model_call or sdk_request.is_lookup:
+            source = self._read_call(sdk_request, await request.aread())
+        if source is not None:
+            return await self._run(source, sdk_request, request)
+        if self._exceeds_spend_limit(sdk_request):
+            return self._rejection(sdk_request)
+        if self.inner is not None:
+            return await self._pass_inside(sdk_request, request, self.inner.handle_async_request)
+        return await self._pass(sdk_request, request.stream, request)
+
+    async def aclose(self) -> None:
+        """Close the connections of the running loop. Its streams end, and count as nothing."""
+        self._driver.end_streams(asyncio.get_running_loop())
+        await self._close()
+
+
+# ---------------------------------------------------------------- recent failures
+# An exception carries no header that forbids a retry. So when an SDK retries a failed call by itself
+# within a minute, the same failure is raised at once. Of a request only a digest is kept.
+
+KEPT = 60.0  # seconds; the SDKs come back within 8
+_MAX_KEPT = 1024
+_SALT = secrets.token_bytes(16)
+
+
+class RecentFailures:
+    """What was raised for which request, on any thread."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._kept: OrderedDict[bytes, tuple[float, Failure]] = OrderedDict()
+
+    def keep(self, request: SdkRequest, body: bytes, failure: Failure) -> None:
+        """Remember the failure of a request."""
+        self._kept[_digest(request, body)] = self._clock(), failure
+        while len(self._kept) > _MAX_KEPT:
+            self._kept.popitem(last=False)
+
+    def find(self, request: SdkRequest, body: bytes) -> Failure | None:
+        """Return the failure of the call that an SDK retries; None for a call of its own."""
+        if not request.sdk_retry_count:
+            return None
+        known = self._kept.get(_digest(request, body))
+        return known[1] if known is not None and self._clock() - known[0] < KEPT else None
+
+
+def _digest(request: SdkRequest, body: bytes) -> bytes:
+    digest = blake2b(key=_SALT, digest_size=16)
+    for part in (request.method, request.url, request.key or ""):
+        digest.update(part.encode() + b"\0")
+    digest.update(body)
+    return digest.digest()

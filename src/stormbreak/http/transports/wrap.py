@@ -1,4 +1,4 @@
-"""Putting doors under a client that is there already, with all that it is set to: its transport, its proxies, its mounts."""
+"""Put our transports under an existing client, over its own transport, proxies and mounts."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,31 +7,33 @@ from stormbreak.core.engine import Engine
 from stormbreak.core.policy import Policy
 from stormbreak.errors import ConfigurationError
 from stormbreak.http.pricing import engine_for
-from stormbreak.http.transports.sdk_transport import Door
+from stormbreak.http.transports.sdk_transport import SdkTransport
 
 _OWN = ("_transport", "_mounts")
 """Where httpx2 and httpx keep what a client sends through."""
 
 
 def put_under(
-    client: Any, doors: Mapping[type, type[Door]], policy: Policy | str | Engine, **settings: Any
+    client: Any,
+    kinds: Mapping[type, type[SdkTransport]],
+    policy: Policy | str | Engine,
+    **settings: Any,
 ) -> None:
-    """Put a door over each transport that the client has, all of one engine; `doors` by the class of client.
-
-    The client is one of the library, or one of an SDK, which has such a client.
+    """Put one of our transports over each transport of the client, all of one engine; `kinds` by the class of client.
 
     Raises:
-        ConfigurationError: it is neither; or there is a door already, past which its proxies may lead; or it is closed.
+        ConfigurationError: it is no client of the library, nor an SDK that has one; or it is wrapped already, in whole
+            or in part; or it is closed.
     """
-    http, kind = _found(client, doors)
+    http, kind = _http_client(client, kinds)
     all_ = (http._transport, *http._mounts.values())  # noqa: SLF001 - there is no public way
     transports = {id(each): each for each in all_ if each is not None}
-    behind = [each for each in transports.values() if isinstance(each, Door)]
-    if len(behind) == len(transports):
-        raise ConfigurationError("the client has a transport of stormbreak's already")
-    if behind:
+    ours = [each for each in transports.values() if isinstance(each, SdkTransport)]
+    if len(ours) == len(transports):
+        raise ConfigurationError("the client already has a stormbreak transport")
+    if ours:
         raise ConfigurationError(
-            "a proxy or mount of the client leads past its transport of stormbreak's:"
+            "a proxy or mount of the client bypasses its stormbreak transport:"
             " give the proxy to that, or wrap a client without it"
         )
     if http.is_closed:
@@ -43,25 +45,27 @@ def put_under(
         http._mounts[pattern] = made.get(id(inner))  # noqa: SLF001 - None: the transport
 
 
-def installed_transports(client: Any) -> list[Door]:
-    """The doors that a client of the library sends through, or that of an SDK on one; none if it was not wrapped."""
-    for one in (client, getattr(client, "_client", None)):
-        mounts = getattr(one, "_mounts", None)
-        inners = mounts.values() if isinstance(mounts, Mapping) else ()
-        transports = (getattr(one, "_transport", None), *inners)
-        doors = [each for each in transports if isinstance(each, Door)]
-        if doors:
-            return doors
+def installed_transports(client: Any) -> list[SdkTransport]:
+    """Return our transports under a client of the library, or under an SDK that has one."""
+    for each in (client, getattr(client, "_client", None)):
+        mounts = getattr(each, "_mounts", None)
+        mounted = mounts.values() if isinstance(mounts, Mapping) else ()
+        transports = (getattr(each, "_transport", None), *mounted)
+        ours = [transport for transport in transports if isinstance(transport, SdkTransport)]
+        if ours:
+            return ours
     return []
 
 
-def _found(client: Any, doors: Mapping[type, type[Door]]) -> tuple[Any, type[Door]]:
-    """The HTTP client in `client`, and what goes under it."""
-    for one in (client, getattr(client, "_client", None)):
-        for http, door in doors.items():
-            if isinstance(one, http) and all(hasattr(one, name) for name in _OWN):
-                return one, door
+def _http_client(
+    client: Any, kinds: Mapping[type, type[SdkTransport]]
+) -> tuple[Any, type[SdkTransport]]:
+    """Return the HTTP client of `client`, and the kind of transport that goes under it."""
+    for each in (client, getattr(client, "_client", None)):
+        for http, kind in kinds.items():
+            if isinstance(each, http) and all(hasattr(each, name) for name in _OWN):
+                return each, kind
     inner = getattr(client, "_client", client)
     name = f"{type(inner).__module__.partition('.')[0]}.{type(inner).__qualname__}"
-    wanted = " or ".join(f"{each.__module__}.{each.__qualname__}" for each in doors)
+    wanted = " or ".join(f"{each.__module__}.{each.__qualname__}" for each in kinds)
     raise ConfigurationError(f"only {wanted}, or an SDK on one, can be wrapped, got {name}")

@@ -19,17 +19,17 @@ from stormbreak.http.transports.sdk_response import Failure
 # The connections of a wrapped transport are not ours.
 #
 # Law 6: a thread that blocks in such a transport is released at its deadline. Only its socket can
-# wake it, and no public hook of httpcore leads from a request that waits for its head to the
-# socket. So the background loop looks at the frames of the thread: the innermost `self` with
-# httpcore's public `get_extra_info` is the stream that it waits for.
+# wake it, and no public hook of httpcore leads from a waiting request to the socket. So the
+# background loop searches the frames of the thread: the innermost `self` with httpcore's public
+# `get_extra_info` is the stream that it waits for.
 #
-# Law 15: a connection on which bytes came that no request asked for is closed instead of used
-# again. httpcore looks at the socket before it uses a connection, but not at what it has read from
-# there already: in h11's buffer, in the TLS buffer and in anyio's queue.
+# Law 15: a connection with unrequested bytes is closed instead of reused. httpcore checks the socket
+# before it reuses a connection, but not what it has already read: in h11's buffer, in the TLS buffer
+# and in anyio's queue.
 #
-# This module holds all that we rely on below the documented surface of httpx, httpx2, httpcore,
-# httpcore2 and anyio. `tests/laws/test_law_15_the_answer_to_that_very_call.py` looks for each name.
-# Without them, the laws do not hold there, and nothing else breaks.
+# This module uses undocumented parts of httpx, httpx2, httpcore, httpcore2 and anyio.
+# `tests/laws/test_law_15_the_answer_to_that_very_call.py` checks each name. Without them, the laws do
+# not hold there, and nothing else breaks.
 
 T = TypeVar("T")
 
@@ -39,19 +39,19 @@ TO_H11 = ("_httpcore_stream", "_stream", "_connection", "_h11_state")
 TO_QUEUE = ("_protocol", "read_queue")
 """From an anyio stream to the bytes that it has read and not handed out."""
 
-_FIRST_LOOK, _MAX_LOOK = 0.01, 1.0  # seconds between two looks for the socket of a thread
+_FIRST_PAUSE, _MAX_PAUSE = 0.01, 1.0  # seconds between two searches for the socket of a thread
 
 
 def parser_of(response: Any) -> Any:
-    """The h11 connection that parses the response of an inner transport; None: it is HTTP/2, or no connection."""
+    """Return the h11 connection that parses a response; None if it is HTTP/2, or no connection."""
     found = _follow(response.stream, TO_H11)
     return found if hasattr(found, "trailing_data") and hasattr(found, "send_failed") else None
 
 
-def close_if_unasked(parser: Any, network_stream: Any) -> None:
-    """Have the connection closed, and not used again, if bytes came behind the end of the response that was read."""
+def close_if_unrequested(parser: Any, network_stream: Any) -> None:
+    """Prevent reuse of the connection if bytes came after the end of the response."""
     if parser.trailing_data[0] or _has_buffered(network_stream):
-        parser.send_failed()  # an h11 connection with an error is not used again
+        parser.send_failed()  # an h11 connection with an error is not reused
 
 
 def _has_buffered(network_stream: Any) -> bool:
@@ -66,7 +66,7 @@ def _has_buffered(network_stream: Any) -> bool:
 
 
 def _has_decrypted(tls: ssl.SSLObject) -> bool:
-    """Whether its memory holds bytes, or the end; it reads from nothing but memory."""
+    """Whether its buffer holds bytes, or the end; it reads only from memory."""
     try:
         tls.read(1)
     except ssl.SSLWantReadError:
@@ -83,7 +83,7 @@ def _follow(start: Any, names: tuple[str, ...]) -> Any:
 
 
 async def interruptible(work: Callable[[], T], undo: Callable[[T], None] | None = None) -> T:
-    """Have the thread that waits for this coroutine do `work`, which blocks; cancelling wakes it by its socket.
+    """Run blocking `work` on the thread that waits for this coroutine; cancelling wakes it by its socket.
 
     `undo` gets a result that comes after the cancellation.
     """
@@ -91,12 +91,12 @@ async def interruptible(work: Callable[[], T], undo: Callable[[T], None] | None 
     try:
         return await run_in_waiting_thread(blocking.run, undo)
     except asyncio.CancelledError:
-        _interrupt(blocking, asyncio.get_running_loop(), _FIRST_LOOK)
+        _interrupt(blocking, asyncio.get_running_loop(), _FIRST_PAUSE)
         raise
 
 
 class _Blocking(Generic[T]):
-    """One piece of blocking work on a thread. The lock is of this work only: no fork and no finalizer can need it."""
+    """One unit of blocking work on a thread. The lock is its own: no fork and no finalizer needs it."""
 
     def __init__(self, work: Callable[[], T]) -> None:
         self._work = work
@@ -117,8 +117,8 @@ class _Blocking(Generic[T]):
                 self._thread = None
 
     def interrupt(self) -> bool:
-        """Shut the socket that the thread waits for, if it can be found; return whether the work is over."""
-        with self._lock:  # until it is released, the thread cannot turn to other work
+        """Shut the socket that the thread waits for, if it is found; return whether the work is over."""
+        with self._lock:  # while it is held, the thread cannot start other work
             self._is_interrupted = True
             if self._thread is None:
                 return True
@@ -137,7 +137,7 @@ class _Blocking(Generic[T]):
             one: Any = frame.f_locals.get("self")
             if one is self:
                 return found
-            if isinstance(one, socket.socket):  # in a handshake the stream has handed it over
+            if isinstance(one, socket.socket):  # during a TLS handshake
                 handshaking = handshaking or one
             elif found is None and hasattr(type(one), "get_extra_info"):
                 found = handshaking or one.get_extra_info("socket")
@@ -146,26 +146,26 @@ class _Blocking(Generic[T]):
 
 
 def _interrupt(blocking: _Blocking[Any], loop: asyncio.AbstractEventLoop, pause: float) -> None:
-    """Interrupt it until it is over: a transport of the user's own may send again."""
+    """Interrupt it until it is over: a transport of the user may retry."""
     if not blocking.interrupt():
-        pause = min(2 * pause, _MAX_LOOK)
+        pause = min(2 * pause, _MAX_PAUSE)
         loop.call_later(pause, partial(_interrupt, blocking, loop, pause))
 
 
 # ---------------------------------------------------------------- wrapped body
 
-LATE = Failure("ReadTimeout", "its deadline is over", None)
+LATE = Failure("ReadTimeout", "the deadline has passed", None)
 
 
 def seconds_to(until: float | None) -> float | None:
-    """Seconds to a point on the monotonic clock, none of them where it is over; None: there is no such point."""
+    """Return the seconds to a point on the monotonic clock, 0 if it has passed; None for no point."""
     return None if until is None else max(0.0, until - time.monotonic())
 
 
 class WrappedBody:
-    """The stream of `response`, read on a loop or by a thread, no longer than `until`; `late` makes what is raised then.
+    """The stream of `response`, read on a loop or by a thread until `until`; `late` makes the exception then.
 
-    Closing it closes the connection, too, where bytes came that nobody asked for.
+    Closing it closes the connection, too, if unrequested bytes came.
     """
 
     def __init__(
@@ -182,50 +182,50 @@ class WrappedBody:
         self._late = late
 
     def __iter__(self) -> Iterator[bytes]:
-        pieces = iter(self._stream)
-        return pieces if self._until is None else self._each_in_time(pieces)
+        chunks = iter(self._stream)
+        return chunks if self._until is None else self._each_in_time(chunks)
 
     def __aiter__(self) -> AsyncIterator[bytes]:
-        pieces = self._stream.__aiter__()
-        return pieces if self._until is None else self._each_in_time_on_loop(pieces)
+        chunks = self._stream.__aiter__()
+        return chunks if self._until is None else self._each_in_time_on_loop(chunks)
 
-    def _each_in_time(self, pieces: Iterator[bytes]) -> Iterator[bytes]:
+    def _each_in_time(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
         def following() -> bytes | None:
-            return next(pieces, None)
+            return next(chunks, None)
 
         while True:
-            piece = BACKGROUND.run(self._in_time(interruptible(following)))
-            if piece is None:
+            chunk = BACKGROUND.run(self._in_time(interruptible(following)))
+            if chunk is None:
                 return
-            yield piece
+            yield chunk
 
-    async def _each_in_time_on_loop(self, pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    async def _each_in_time_on_loop(self, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         try:
-            while (piece := await self._in_time(anext(pieces, None))) is not None:
-                yield piece
+            while (chunk := await self._in_time(anext(chunks, None))) is not None:
+                yield chunk
         finally:
-            if isinstance(pieces, AsyncGenerator):
-                await pieces.aclose()
+            if isinstance(chunks, AsyncGenerator):
+                await chunks.aclose()
 
     async def _in_time(self, coming: Any) -> bytes | None:
         assert self._late is not None
         try:
             async with asyncio.timeout(seconds_to(self._until)) as bound:
-                piece: bytes | None = await coming
+                chunk: bytes | None = await coming
         except TimeoutError:
             if not bound.expired():
                 raise
             raise self._late() from None
-        return piece
+        return chunk
 
     def close(self) -> None:
         """Close the response."""
         if self._parser is not None:
-            close_if_unasked(self._parser, self._network_stream)
+            close_if_unrequested(self._parser, self._network_stream)
         self._stream.close()
 
     async def aclose(self) -> None:
         """Close the response."""
         if self._parser is not None:
-            close_if_unasked(self._parser, self._network_stream)
+            close_if_unrequested(self._parser, self._network_stream)
         await self._stream.aclose()

@@ -1,6 +1,6 @@
-"""A wire over another transport of the HTTP library, with whatever that is set to.
+"""A connection over another transport of the HTTP library, with all its settings.
 
-It makes one attempt per request, as every wire: a transport that retries by itself hides attempts from the policy.
+It makes one attempt per request: a transport that retries by itself would hide attempts from the policy.
 """
 
 import asyncio
@@ -12,9 +12,16 @@ from typing import Any
 
 from stormbreak.drivers.locks import LiveSet
 from stormbreak.errors import ConfigurationError
-from stormbreak.http.h1.connection import BODY_LIMIT, ExchangeResult, HttpRequest, collected
+from stormbreak.http.h1.connection import (
+    BODY_LIMIT,
+    ExchangeResult,
+    broken_body,
+    collect,
+    silent_body,
+)
+from stormbreak.http.models import PreparedRequest
 from stormbreak.http.transports.library import Library
-from stormbreak.types import Outcome, Verdict
+from stormbreak.types import Outcome
 
 _SENDS = {"handle_async_request": "an asynchronous", "handle_request": "a synchronous"}
 _GRACE = 0.1  # seconds
@@ -22,15 +29,11 @@ _LIBRARIES = frozenset({"httpx", "httpx2"})
 
 
 def check_wrapped(inner: Any, library: Library, sends: str) -> None:
-    """Refuse what cannot be sent through by its method `sends`, or would hide attempts from the policy.
-
-    Raises:
-        ConfigurationError: says what is wrong with it.
-    """
+    """Check that the method `sends` sends, and does not hide attempts from the policy; raise ConfigurationError."""
     kind = type(inner)
     homes = {base.__module__.partition(".")[0] for base in kind.__mro__} & _LIBRARIES
     if homes and library.name not in homes:
-        raise ConfigurationError(f"inner is of {homes.pop()}, and this transport of {library.name}")
+        raise ConfigurationError(f"inner is a transport of {homes.pop()}, not of {library.name}")
     if not callable(getattr(inner, sends, None)):
         raise ConfigurationError(f"inner must be {_SENDS[sends]} transport, got {kind.__name__}")
     retries = getattr(getattr(inner, "_pool", None), "_retries", 0)
@@ -41,26 +44,26 @@ def check_wrapped(inner: Any, library: Library, sends: str) -> None:
 
 
 class WrappedConnection:
-    """Carries requests over `inner`."""
+    """Sends requests through `inner`."""
 
     def __init__(self, library: Library, inner: Any) -> None:
         self._library = library
         self._inner = inner
-        self._incoming: LiveSet[WrappedResponse] = LiveSet()
+        self._streams: LiveSet[WrappedResponse] = LiveSet()
 
-    async def exchange(self, request: HttpRequest) -> ExchangeResult:
-        """Send once and read the whole answer. Cancelling closes the connection."""
-        incoming = await self.open(request)
-        if isinstance(incoming, Outcome):
-            return incoming
-        return await collected(incoming)
+    async def exchange(self, request: PreparedRequest) -> ExchangeResult:
+        """Send once and read the whole response. Cancelling closes the connection."""
+        stream = await self.open(request)
+        if isinstance(stream, Outcome):
+            return stream
+        return await collect(stream)
 
-    async def open(self, request: HttpRequest) -> "WrappedResponse | Outcome":
-        """Send once, and wait for no more than the head of the answer. Cancelling closes the connection."""
+    async def open(self, request: PreparedRequest) -> "WrappedResponse | Outcome":
+        """Send once, and wait for the head of the response. Cancelling closes the connection."""
         idle = request.idle_timeout
         pool = None
-        if request.within is not None:  # also where no socket is found that could be shut
-            pool = request.within + _GRACE
+        if request.attempt_timeout is not None:  # also if no socket is found to be shut
+            pool = request.attempt_timeout + _GRACE
             idle = min(idle or inf, pool)
         spans = {"connect": request.connect_timeout, "read": idle, "write": idle, "pool": pool}
         made = self._library.request(
@@ -74,20 +77,20 @@ class WrappedConnection:
             response = await self._inner.handle_async_request(made)
         except self._library.errors as error:
             return self._library.outcome_of(error, None)
-        response = self._library.over_inner(response)
-        incoming = WrappedResponse(response, self._library, request.most)
-        self._incoming.add(incoming)
-        return incoming
+        response = self._library.wrap_response(response)
+        stream = WrappedResponse(response, self._library, request.max_bytes)
+        self._streams.add(stream)
+        return stream
 
     async def close(self) -> None:
-        """Close the inner transport: it is ours. Whoever reads is woken before, since a closed socket wakes nobody."""
+        """Close the inner transport. Readers are woken before, since a closed socket does not wake them."""
         loop = asyncio.get_running_loop()
-        here = [each for each in self._incoming if each.loop is loop]
+        here = [each for each in self._streams if each.loop is loop]
         with suppress(TimeoutError):
             async with asyncio.timeout(_GRACE):
-                for incoming in here:
-                    incoming.close()
-                while any(incoming.is_read for incoming in here):  # noqa: ASYNC110 - a turn or two
+                for stream in here:
+                    stream.close()
+                while any(stream.is_read for stream in here):  # noqa: ASYNC110 - a turn or two
                     await asyncio.sleep(0)
                 closing = [each for each in _CLOSING if each.get_loop() is loop]
                 if closing:
@@ -98,32 +101,32 @@ class WrappedConnection:
 class WrappedResponse:
     """The body of a response of an inner transport, as it comes; of the running loop."""
 
-    def __init__(self, response: Any, library: Library, most: float | None) -> None:
+    def __init__(self, response: Any, library: Library, max_bytes: float | None) -> None:
         self.head = library.head_of(response, time.time())
         self._response = response
         self._library = library
         self._chunks = response.aiter_bytes()
-        self._left: float = BODY_LIMIT if most is None else most
+        self._left: float = BODY_LIMIT if max_bytes is None else max_bytes
         self._patience: float | None = None
         self._waiting: asyncio.Timeout | None = None
         self.loop = asyncio.get_running_loop()
         self._closed = False
-        self._cut = False  # closed while somebody was reading
+        self._cut = False  # closed while it was read
 
     @property
     def is_read(self) -> bool:
-        """Whether somebody waits for its next bytes."""
+        """Whether a reader waits for its next bytes."""
         return self._waiting is not None
 
     async def read(self) -> bytes | Outcome:
         """Wait for the next bytes: none at the end of the body, an outcome where it ended badly."""
         if self._closed:
-            return self._broken("body was cut")
+            return broken_body(self.head.status)
         got = await self._next()
         if isinstance(got, bytes):
             self._left -= len(got)
             if self._left < 0:
-                got = self._broken("larger than it may be")
+                got = broken_body(self.head.status, "larger than it may be")
         if not isinstance(got, bytes) or not got:
             self.close()
         return got
@@ -134,9 +137,9 @@ class WrappedResponse:
                 return await anext(self._chunks, b"")
         except TimeoutError:
             if not self._cut:
-                return self._silent()
+                return silent_body(self.head.status)
             _start(self.loop, self._response.aclose())
-            return self._broken("body was cut")
+            return broken_body(self.head.status)
         except self._library.errors as error:
             return self._library.outcome_of(error, self.head.status)
         except BaseException:
@@ -146,12 +149,12 @@ class WrappedResponse:
         finally:
             self._waiting = None
 
-    def hurry(self, seconds: float) -> None:
-        """Wait no longer than so many seconds for each of the bytes that are still to come."""
+    def limit_silence(self, seconds: float) -> None:
+        """From now on wait at most `seconds` for the next bytes."""
         self._patience = seconds if self._patience is None else min(self._patience, seconds)
 
     def close(self) -> None:
-        """Close the connection, unless the body was read to its end; whoever reads is woken."""
+        """Close the connection, unless the body was read to its end. A waiting reader wakes."""
         if self._closed:
             return
         self._closed = True
@@ -168,20 +171,12 @@ class WrappedResponse:
                 loop = self.loop
                 loop.call_soon_threadsafe(lambda: _start(loop, closing()))
 
-    def _silent(self) -> Outcome:
-        status = self.head.status
-        return Outcome(Verdict.TIMEOUT, status=status, detail="went silent", maybe_processed=True)
-
-    def _broken(self, detail: str) -> Outcome:
-        status = self.head.status
-        return Outcome(Verdict.BROKEN, status=status, detail=detail, maybe_processed=True)
-
 
 _CLOSING: set[asyncio.Task[None]] = set()
 
 
 def _start(loop: asyncio.AbstractEventLoop, closing: Coroutine[Any, Any, None]) -> None:
-    """Close, some time soon; whatever goes wrong with a connection that nobody wants any more is of no interest."""
+    """Close soon, in the background; errors of an abandoned connection do not matter."""
     task = loop.create_task(_quietly(closing))
     _CLOSING.add(task)
     task.add_done_callback(_CLOSING.discard)

@@ -1,10 +1,10 @@
-"""Traces and metrics for OpenTelemetry, by its API alone: which SDK gets them, if any, is the user's choice."""
+"""Traces and metrics for OpenTelemetry, through its API only. The user chooses the SDK."""
 
 from stormbreak.errors import ConfigurationError
 
 try:
-    import opentelemetry.trace  # noqa: F401 - asked for by name, so that the error can say what brings it
+    import opentelemetry.trace  # noqa: F401 - checked here, so that the error can name the extra
 except ModuleNotFoundError as missing:
     raise ConfigurationError(
-        "traces need opentelemetry-api, which comes with stormbreak[otel]"
+        "traces need opentelemetry-api: pip install 'stormbreak[otel]'"
     ) from missing

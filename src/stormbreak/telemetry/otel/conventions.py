@@ -1,7 +1,7 @@
 """The names of attributes: those of OpenTelemetry's semantic conventions, and our own under "stormbreak.".
 
-The conventions for generative AI are still in development, and live in a repository of their own; the names are written
-down here instead of being taken from a package that calls them deprecated. There is none for a prompt or an answer.
+The GenAI conventions are still in development, in a repository of their own. The names are listed here, because the
+published package marks them as deprecated. No attribute holds a prompt or an answer.
 """
 
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import TypeAlias
 from urllib.parse import urlsplit
 
-from stormbreak.escape import tame
+from stormbreak.escape import LABEL, shown
 from stormbreak.llm.providers import PRESETS
 from stormbreak.types import Target, Usage
 
@@ -22,8 +22,8 @@ FIRST_CHUNK = "gen_ai.response.time_to_first_chunk"
 TOKEN_TYPE = "gen_ai.token.type"  # noqa: S105 - no secret
 INPUT_TOKENS = "gen_ai.usage.input_tokens"
 OUTPUT_TOKENS = "gen_ai.usage.output_tokens"
-CACHED_TOKENS = "gen_ai.usage.cache_read.input_tokens"
-WRITTEN_TOKENS = "gen_ai.usage.cache_creation.input_tokens"
+CACHE_READ_TOKENS = "gen_ai.usage.cache_read.input_tokens"
+CACHE_WRITE_TOKENS = "gen_ai.usage.cache_creation.input_tokens"
 ERROR_TYPE = "error.type"
 STATUS_CODE = "http.response.status_code"
 RESENDS = "http.request.resend_count"
@@ -35,7 +35,7 @@ ATTEMPTS = "stormbreak.attempts"
 CODE = "stormbreak.code"
 FREE = "stormbreak.free"
 GATE = "stormbreak.gate"
-LABEL = "stormbreak.label."  # and the name of the label
+CALL_LABEL = "stormbreak.label."  # a prefix
 MAYBE_PROCESSED = "stormbreak.maybe_processed"
 POLICY = "stormbreak.policy"
 PRIORITY = "stormbreak.priority"
@@ -54,35 +54,34 @@ Attributes: TypeAlias = dict[str, Value]
 _PROVIDERS: Mapping[str, str] = MappingProxyType(
     {"gemini": "gcp.gemini", "mistral": "mistral_ai", "xai": "x_ai"}
 )
-"""What the conventions call otherwise than our presets."""
+"""Providers whose name in the conventions differs from that of our preset."""
 
 
 @lru_cache(maxsize=256)
-def where(target: Target) -> Attributes:
-    """What is said of a target on a span, not to be changed. Its key is not: digests mean nothing in another process."""
-    told: Attributes = {TARGET: tame(target.place)}
+def target_attributes(target: Target) -> Attributes:
+    """Return the attributes of a target, not to be changed. They have no key digest: it differs between processes."""
+    attributes: Attributes = {TARGET: shown(target.place, LABEL)}
     if target.model:
-        told |= {PROVIDER: provider_of(target), MODEL: tame(target.model), **_server_of(target)}
-    return told
+        attributes |= {
+            PROVIDER: _PROVIDERS.get(target.provider) or shown(target.provider, LABEL),
+            MODEL: shown(target.model, LABEL),
+            **_server_attributes(target),
+        }
+    return attributes
 
 
-def used(usage: Usage) -> Attributes:
-    """The tokens of an answer, as far as they were counted."""
+def usage_attributes(usage: Usage) -> Attributes:
+    """Return the token counts of an answer."""
     return {
         INPUT_TOKENS: usage.input_tokens,
         OUTPUT_TOKENS: usage.output_tokens,
-        CACHED_TOKENS: usage.cached_input_tokens,
-        WRITTEN_TOKENS: usage.cache_write_tokens,
+        CACHE_READ_TOKENS: usage.cached_input_tokens,
+        CACHE_WRITE_TOKENS: usage.cache_write_tokens,
     }
 
 
-def provider_of(target: Target) -> str:
-    """The provider, as the conventions call it; one that nobody knows by name is called by its address."""
-    return _PROVIDERS.get(target.provider) or tame(target.provider)
-
-
-def _server_of(target: Target) -> Attributes:
-    """The server, of a target that is named by its address; one of a known name may be behind another address."""
+def _server_attributes(target: Target) -> Attributes:
+    """Return the server of a target named by its address. A preset may be used with another address."""
     if target.provider in PRESETS:
         return {}
     try:
@@ -92,5 +91,6 @@ def _server_of(target: Target) -> Attributes:
         return {}
     if not host:
         return {}
-    told: Attributes = {ADDRESS: tame(host)}
-    return told if port is None else told | {PORT: port}
+    return (
+        {ADDRESS: shown(host, LABEL)} if port is None else {ADDRESS: shown(host, LABEL), PORT: port}
+    )

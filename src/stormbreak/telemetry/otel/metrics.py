@@ -1,7 +1,7 @@
-"""OpenTelemetry metrics: those of the GenAI conventions, and our own as instruments.
+"""OpenTelemetry metrics: those of the GenAI conventions, and the metrics of `event_metrics` and `gauges`.
 
-The duration of operations is that of calls, as the user made them; tokens are those of every attempt for which the provider
-said how many, for each of them is billed.
+Durations are those of calls, as the user made them. Tokens are those of every attempt whose usage the provider reported,
+since each of them is billed.
 """
 
 from collections.abc import Callable, Iterable
@@ -10,7 +10,7 @@ from typing import TypeAlias
 from opentelemetry.metrics import CallbackOptions, Meter, Observation
 
 from stormbreak.telemetry.event_metrics import Family
-from stormbreak.telemetry.gauges import STANDING, Standing
+from stormbreak.telemetry.gauges import GAUGES, EngineGauges
 from stormbreak.telemetry.labels import OTHER, Targets
 from stormbreak.telemetry.otel import conventions as names
 from stormbreak.types import Target, Usage, Verdict
@@ -19,27 +19,28 @@ DURATION = "gen_ai.client.operation.duration"
 FIRST_CHUNK = "gen_ai.client.operation.time_to_first_chunk"
 TOKENS = "gen_ai.client.token.usage"
 
-BOUNDS = tuple(0.01 * 2**power for power in range(14))
-"""Upper bounds of buckets in seconds, as the conventions give them; those for tokens follow."""
-
+SECONDS_BOUNDS = tuple(0.01 * 2**power for power in range(14))
 TOKEN_BOUNDS = tuple(4**power for power in range(14))
+"""Upper bounds of buckets, as the conventions give them."""
 
 
-class GenAi:
-    """Seconds and tokens of operations. What is no operation of a model, such as a function, is not measured."""
+class GenAiMetrics:
+    """Durations and tokens of GenAI operations. Calls without an operation, such as functions, are not measured."""
 
     def __init__(self, meter: Meter, targets: Targets) -> None:
         self._targets = targets
         self._durations = meter.create_histogram(
-            DURATION, "s", "GenAI operation duration.", explicit_bucket_boundaries_advisory=BOUNDS
+            DURATION,
+            "s",
+            "GenAI operation duration.",
+            explicit_bucket_boundaries_advisory=SECONDS_BOUNDS,
         )
-        self._firsts = meter.create_histogram(
+        self._first_chunks = meter.create_histogram(
             FIRST_CHUNK,
             "s",
             "Time to receive the first chunk of a stream.",
-            explicit_bucket_boundaries_advisory=BOUNDS,
+            explicit_bucket_boundaries_advisory=SECONDS_BOUNDS,
         )
-
         self._tokens = meter.create_histogram(
             TOKENS,
             "{token}",
@@ -47,72 +48,69 @@ class GenAi:
             explicit_bucket_boundaries_advisory=TOKEN_BOUNDS,
         )
 
-    def began(self, seconds: float, target: Target, operation: str) -> None:
-        """The first output of a stream came."""
+    def record_first_chunk(self, seconds: float, target: Target, operation: str) -> None:
+        """Record the time to the first output of a stream."""
         if operation:
-            self._firsts.record(seconds, self._of(target, operation))
+            self._first_chunks.record(seconds, self._attributes(target, operation))
 
-    def used(self, usage: Usage, target: Target, operation: str) -> None:
-        """An attempt used so many tokens."""
+    def record_usage(self, usage: Usage, target: Target, operation: str) -> None:
+        """Record the tokens of an attempt."""
         if operation:
-            attributes = self._of(target, operation)
+            attributes = self._attributes(target, operation)
             for kind, count in (("input", usage.input_tokens), ("output", usage.output_tokens)):
                 self._tokens.record(count, attributes | {names.TOKEN_TYPE: kind})
 
-    def ended(self, seconds: float, target: Target, operation: str, verdict: Verdict) -> None:
-        """An operation is over."""
+    def record_duration(
+        self, seconds: float, target: Target, operation: str, verdict: Verdict
+    ) -> None:
+        """Record the duration of a call."""
         if operation:
-            attributes = self._of(target, operation)
+            attributes = self._attributes(target, operation)
             if verdict is not Verdict.OK:
                 attributes[names.ERROR_TYPE] = verdict.value
             self._durations.record(seconds, attributes)
 
-    def _of(self, target: Target, operation: str) -> names.Attributes:
-        """Attributes of a bounded number: what has no label of its own is "other"."""
-        told = names.where(target)
+    def _attributes(self, target: Target, operation: str) -> names.Attributes:
+        """Return a bounded number of attributes: a target without a label of its own is "other"."""
         if self._targets.label(target) == OTHER:
-            told = {names.PROVIDER: OTHER, names.MODEL: OTHER}
-        known = {name: value for name, value in told.items() if name != names.TARGET}
-        return {names.OPERATION: operation, **known}
+            attributes: names.Attributes = {names.PROVIDER: OTHER, names.MODEL: OTHER}
+        else:
+            attributes = {**names.target_attributes(target)}
+            del attributes[names.TARGET]
+        return {names.OPERATION: operation, **attributes}
 
 
 # ---------------------------------------------------------------- our own metrics
-# The numbers of `event_metrics` and the gauges. Their names and labels are such that a collector
-# which hands them on to Prometheus makes of them what `Metrics` tells it: "stormbreak.calls"
-# becomes `stormbreak_calls_total`, and a dashboard does not see the difference.
+# A collector that hands them to Prometheus makes the names of `Metrics` of them: "stormbreak.calls"
+# becomes `stormbreak_calls_total`. So one dashboard serves both.
 
 PREFIX = "stormbreak."
 _SECONDS = "_seconds"
 
-Tell: TypeAlias = Callable[[float, dict[str, str]], None]
+Record: TypeAlias = Callable[[float, dict[str, str]], None]
 
 
-def teller(meter: Meter, name: str, family: Family) -> Tell:
-    """What tells an amount, with labels, of the metric of this name."""
-    named, unit = _named(name)
+def instrument(meter: Meter, name: str, family: Family) -> Record:
+    """Create a counter or histogram; return the function that records an amount with labels."""
+    name, unit = _name_and_unit(name)
     if not family.buckets:
-        return meter.create_counter(named, unit, family.text).add
+        return meter.create_counter(name, unit, family.text).add
     return meter.create_histogram(
-        named, unit, family.text, explicit_bucket_boundaries_advisory=family.buckets
+        name, unit, family.text, explicit_bucket_boundaries_advisory=family.buckets
     ).record
 
 
-def observe(meter: Meter, standing: Standing) -> None:
-    """Have what stands where told whenever somebody reads the metrics."""
-    for name, gauge in STANDING.items():
-        named, unit = _named(name)
-        meter.create_observable_gauge(named, [_look(name, standing)], unit, gauge.text)
+def observe(meter: Meter, gauges: EngineGauges) -> None:
+    """Create the gauges, read whenever the metrics are collected."""
+    for key, gauge in GAUGES.items():
+        name, unit = _name_and_unit(key)
+        meter.create_observable_gauge(name, [_callback(key, gauges)], unit, gauge.text)
 
 
-def _look(name: str, standing: Standing) -> Callable[[CallbackOptions], Iterable[Observation]]:
-    def look(_: CallbackOptions) -> Iterable[Observation]:
-        return [Observation(value, dict(labels)) for labels, value in standing.of(name)]
-
-    return look
+def _callback(key: str, gauges: EngineGauges) -> Callable[[CallbackOptions], Iterable[Observation]]:
+    return lambda _: [Observation(value, dict(labels)) for labels, value in gauges.values(key)]
 
 
-def _named(name: str) -> tuple[str, str]:
-    """The name without its unit, and that."""
-    if name.endswith(_SECONDS):
-        return PREFIX + name.removesuffix(_SECONDS), "s"
-    return PREFIX + name, ""
+def _name_and_unit(name: str) -> tuple[str, str]:
+    bare = name.removesuffix(_SECONDS)
+    return PREFIX + bare, "" if bare == name else "s"

@@ -1,11 +1,11 @@
 """OpenTelemetry spans of one engine's calls: one for each call, and below it one for each attempt.
 
-A call's span begins under the span that was current where the call was made, which is asked once, at its beginning: what
-follows may happen on other threads. Decisions are events on it. An attempt's span is current while the attempt is being
-sent, and lasts until its answer has come: that of a stream until its end.
+The parent of a call's span is the span that was current where the call was made, read once: later steps may run on other
+threads. Decisions are events on it. An attempt's span is current while the attempt is being sent, and ends with its answer;
+that of a stream ends with the stream.
 
-Spans are of the kind "client"; only that of the call names a `gen_ai.operation.name`, so that whoever counts operations
-counts calls. Functions are no models: their spans have names and targets only.
+Spans have the kind "client". Only the call's span has a `gen_ai.operation.name`, so that the number of operations is the
+number of calls. The spans of functions have a name and a target only.
 """
 
 import re
@@ -18,69 +18,54 @@ from typing import Any
 from opentelemetry.context import Context, attach, detach, get_current
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer, set_span_in_context
 
+from stormbreak import events
 from stormbreak.core.flow import Send
 from stormbreak.drivers.fork_safety import reset_in_child
 from stormbreak.drivers.locks import new_lock
-from stormbreak.escape import tame
-from stormbreak.events import (
-    CallCancelled,
-    CallEnded,
-    CallRejected,
-    Committed,
-    Event,
-    FallbackRefused,
-    FellBack,
-    Hedged,
-    HedgeRefused,
-    Overtaken,
-    Queued,
-    RetryPlanned,
-    RetryRefused,
-    Returned,
-    Sent,
-)
+from stormbreak.escape import LABEL, shown
+from stormbreak.events import Event
 from stormbreak.telemetry.event_text import name_of
 from stormbreak.telemetry.labels import kind_of
 from stormbreak.telemetry.otel import conventions as names
-from stormbreak.telemetry.otel.metrics import GenAi
+from stormbreak.telemetry.otel.metrics import GenAiMetrics
 from stormbreak.types import FALLBACK, TARGET, Call, Target, Verdict
 
 # ---------------------------------------------------------------- current span
 
-_HERE: ContextVar[None] = ContextVar("stormbreak.otel.here")
+_MARKER: ContextVar[None] = ContextVar("stormbreak.otel.marker")
 
 
-class Current:
-    """A span as the current one, for one `with`.
+class CurrentSpan:
+    """A context manager that makes a span the current one.
 
-    The block may be left in another context than it was entered in, as when the garbage collector ends a coroutine or a
-    generator: the span was never current there, and nothing is put back.
+    The garbage collector may end a coroutine or a generator in another context than it was entered in. The span was never
+    current there, so nothing is restored.
     """
 
-    __slots__ = ("_entered", "_here", "_span")
+    __slots__ = ("_entered", "_marker", "_span")
 
     def __init__(self, span: Span) -> None:
         self._span = span
 
     def __enter__(self) -> None:
-        self._here: Token[None] = _HERE.set(None)
+        self._marker: Token[None] = _MARKER.set(None)
         self._entered: Token[Context] = attach(set_span_in_context(self._span))
 
     def __exit__(self, *_: object) -> None:
         try:
-            _HERE.reset(self._here)
-        except ValueError:  # of another context
+            _MARKER.reset(self._marker)
+        except ValueError:  # from another context
             return
         detach(self._entered)
 
 
 # ---------------------------------------------------------------- active spans
-# The calls of one engine whose span has not ended. A call that never ends, such as one of an event
-# loop that stood still for ever, must not be kept for ever: beyond a bound the oldest make way.
+# The calls of one engine whose span has not ended. A call may never end, such as one of a stopped
+# event loop: beyond a bound the oldest are dropped.
 
 
 class ActiveSpan:
-    """A call: its span, the context under which those of its attempts are, and what is open of these, by number."""
+    """A call: its span, the parent context of its attempts, and their open spans by number."""
 
     __slots__ = ("attempts", "began", "context", "operation", "source", "span")
 
@@ -93,64 +78,62 @@ class ActiveSpan:
         self.attempts: dict[int, Span] = {}
 
 
-class UnderWay:
-    """At most `most` calls, by number; `overdue` is given one that has to make way. From any thread."""
+class ActiveSpans:
+    """At most `max_calls` calls, by number; the oldest are ended as unfinished. From any thread."""
 
-    def __init__(self, most: int, overdue: Callable[[ActiveSpan], None]) -> None:
-        self._most = most
-        self._overdue = overdue
-        # The garbage collector may come with a signal handler or a finalizer in the middle of this.
-        self._lock = new_lock()
+    def __init__(self, max_calls: int) -> None:
+        self._max_calls = max_calls
+        self._lock = new_lock()  # a finalizer or a signal handler may run in the middle of a method
         self.forget()
 
     def forget(self) -> None:
-        """Forget them all: in a child process they never end."""
+        """Forget all calls: in a child process they never end."""
         self._calls: dict[int, ActiveSpan] = {}
 
     def close(self) -> None:
-        """Give up all of them, and from now on each that comes."""
+        """End all calls, and from now on each new one."""
         with self._lock:
-            self._most = 0
+            self._max_calls = 0
             calls, self._calls = self._calls, {}
         for call in calls.values():
-            self._overdue(call)
+            _end_unfinished(call)
 
     def add(self, number: int, call: ActiveSpan) -> None:
-        """Keep a call."""
+        """Add a call."""
         oldest: ActiveSpan | None = None
         with self._lock:
             self._calls[number] = call
-            if len(self._calls) > self._most:
+            if len(self._calls) > self._max_calls:
                 oldest = self._calls.pop(next(iter(self._calls)))
         if oldest is not None:
-            self._overdue(oldest)
+            _end_unfinished(oldest)
 
     def find(self, number: int) -> ActiveSpan | None:
-        """The call of this number."""
+        """Return a call by its number."""
         return self._calls.get(number)
 
-    def take(self, number: int) -> ActiveSpan | None:
-        """The same, which is then no longer kept."""
+    def pop(self, number: int) -> ActiveSpan | None:
+        """Remove a call and return it."""
         with self._lock:
             return self._calls.pop(number, None)
 
 
 # ---------------------------------------------------------------- span events
 
-TOLD = (
-    Queued,
-    CallRejected,
-    Hedged,
-    HedgeRefused,
-    Overtaken,
-    RetryPlanned,
-    RetryRefused,
-    FellBack,
-    FallbackRefused,
+SPAN_EVENTS = (
+    events.Queued,
+    events.CallRejected,
+    events.Hedged,
+    events.HedgeRefused,
+    events.Overtaken,
+    events.RetryPlanned,
+    events.RetryRefused,
+    events.FellBack,
+    events.FallbackRefused,
 )
-"""Others begin or end a span, or are about a target."""
+"""The other events begin or end a span, or are about a target."""
 
-_DIGEST = re.compile(r"#[0-9a-f]{8}$")  # that of the key, behind a target
+_DIGEST = re.compile(r"#[0-9a-f]{8}$")  # of the key, after a target
 _ATTRIBUTES = {
     "attempt": names.ATTEMPT,
     "verdict": names.VERDICT,
@@ -165,34 +148,32 @@ _ATTRIBUTES = {
 
 
 def name_and_attributes(event: Event) -> tuple[str, names.Attributes]:
-    """The name of an event and what it says; `stormbreak.seconds` is how long something takes or took, from then."""
-    told: names.Attributes = {}
+    """Return the name and the attributes of an event; `stormbreak.seconds` is how long something takes or took."""
+    attributes: names.Attributes = {}
     for field, name in _ATTRIBUTES.items():
         value = getattr(event, field, None)
         if value is not None:
-            told[name] = _plain(value)
+            attributes[name] = _attribute(value)
     seconds = _seconds(event)
     if seconds is not None:
-        told[names.SECONDS] = seconds
-    return name_of(event), told
+        attributes[names.SECONDS] = seconds
+    return name_of(event), attributes
 
 
-def _plain(value: Any) -> names.Value:
+def _attribute(value: Any) -> names.Value:
     if isinstance(value, Verdict):
         return value.value
-    return tame(_DIGEST.sub("", value)) if isinstance(value, str) else value
+    return shown(_DIGEST.sub("", value), LABEL) if isinstance(value, str) else value
 
 
 def _seconds(event: Event) -> float | None:
-    if isinstance(event, Hedged):
+    if isinstance(event, events.Hedged):
         return event.after
-    if isinstance(event, Overtaken):
+    if isinstance(event, events.Overtaken):
         return event.took
-    until = None
-    if isinstance(event, RetryPlanned):
-        until = event.until
-    elif isinstance(event, CallRejected):
-        until = event.retry_at
+    until = (
+        event.until if isinstance(event, events.RetryPlanned) else getattr(event, "retry_at", None)
+    )
     return None if until is None else max(0.0, until - event.at)
 
 
@@ -200,113 +181,113 @@ def _seconds(event: Event) -> float | None:
 
 
 class Spans:
-    """A listener to one engine, and the companion of its calls.
+    """A listener to one engine, and the context_listener of its calls.
 
     Args:
-        tracer: makes the spans.
-        measures: hears how long operations took.
-        labels: the names of those labels of calls that become attributes.
-        most: calls under way of which spans are kept.
+        tracer: creates the spans.
+        measures: records durations and tokens.
+        labels: the names of call labels that become attributes.
+        max_calls: calls with open spans.
     """
 
     def __init__(
-        self, tracer: Tracer, measures: GenAi, *, labels: frozenset[str], most: int
+        self, tracer: Tracer, measures: GenAiMetrics, *, labels: frozenset[str], max_calls: int
     ) -> None:
         self._tracer = tracer
         self._measures = measures
         self._labels = labels
-        self._calls = UnderWay(most, _give_up)
+        self._calls = ActiveSpans(max_calls)
         reset_in_child(self._forget)
 
     def _forget(self) -> None:
         self._calls.forget()
 
     def close(self) -> None:
-        """End all spans that are open, as unfinished; none is made from now on."""
+        """End all open spans as unfinished, and create no more."""
         self._calls.close()
 
     def begins(self, call: Call, now: float) -> None:
-        """Begin the span of a call, under the one that is current here."""
+        """Start the span of a call, below the current span."""
         context, target = get_current(), call.target
-        attributes = names.where(target) | {names.PRIORITY: call.priority.name.lower()}
+        attributes = names.target_attributes(target) | {names.PRIORITY: call.priority.name.lower()}
         if call.operation:
             attributes[names.OPERATION] = call.operation
             if call.delivers:
                 attributes[names.STREAM] = True
         for name, value in call.labels:
             if name in self._labels:
-                attributes[names.LABEL + name] = value
-        name = f"{call.operation or 'call'} {tame(target.model or target.provider)}"
+                attributes[names.CALL_LABEL + name] = value
+        name = f"{call.operation or 'call'} {shown(target.model or target.provider, LABEL)}"
         span = self._tracer.start_span(name, context, _kind(target), attributes)
         below = set_span_in_context(span, context)
         self._calls.add(call.number, ActiveSpan(span, below, operation=call.operation, began=now))
 
     def around(self, number: int, sent: Send) -> AbstractContextManager[object]:
-        """Make the span of an attempt the current one."""
+        """Return a context in which the span of an attempt is the current one."""
         call = self._calls.find(number)
-        if call is None:  # it began before anybody listened
+        if call is None:  # it began before we listened
             return nullcontext()
-        return Current(call.attempts.get(sent.attempt, call.span))
+        return CurrentSpan(call.attempts.get(sent.attempt, call.span))
 
     def __call__(self, event: Event) -> None:
-        """Put an event where it belongs."""
+        """Update the span of an event."""
         number = getattr(event, "call", None)
-        if number is None:  # it is about a target
+        if number is None:  # the event is about a target
             return
-        ends = isinstance(event, CallEnded | CallCancelled)
-        call = self._calls.take(number) if ends else self._calls.find(number)
+        ends = isinstance(event, events.CallEnded | events.CallCancelled)
+        call = self._calls.pop(number) if ends else self._calls.find(number)
         if call is None:
             return
-        if isinstance(event, TOLD) and call.span.is_recording():
+        if isinstance(event, SPAN_EVENTS) and call.span.is_recording():
             call.span.add_event(*name_and_attributes(event))
-        act = _ACTS.get(type(event))
-        if act is not None:
-            act(self, call, event)
+        handler = _HANDLERS.get(type(event))
+        if handler is not None:
+            handler(self, call, event)
 
-    def _sent(self, call: ActiveSpan, event: Sent) -> None:
-        if not call.span.is_recording():  # nor would this be
+    def _sent(self, call: ActiveSpan, event: events.Sent) -> None:
+        if not call.span.is_recording():  # not sampled
             return
-        attributes = names.where(event.target) | {names.ATTEMPT: event.attempt}
+        attributes = names.target_attributes(event.target) | {names.ATTEMPT: event.attempt}
         if event.attempt > 1:
             attributes[names.RESENDS] = event.attempt - 1
-        name = f"attempt {tame(event.target.model or event.target.provider)}"
+        name = f"attempt {shown(event.target.model or event.target.provider, LABEL)}"
         call.attempts[event.attempt] = self._tracer.start_span(
             name, call.context, _kind(event.target), attributes
         )
 
-    def _returned(self, call: ActiveSpan, event: Returned) -> None:
+    def _returned(self, call: ActiveSpan, event: events.Returned) -> None:
         if event.usage is not None:
-            self._measures.used(event.usage, event.target, call.operation)
+            self._measures.record_usage(event.usage, event.target, call.operation)
         span = call.attempts.pop(event.attempt, None)
         if span is None:
             return
         if event.status is not None:
             span.set_attribute(names.STATUS_CODE, event.status)
         if event.code is not None:
-            span.set_attribute(names.CODE, tame(event.code))
+            span.set_attribute(names.CODE, shown(event.code, LABEL))
         _end(span, event.verdict, event.detail)
 
-    def _committed(self, call: ActiveSpan, event: Committed) -> None:
+    def _committed(self, call: ActiveSpan, event: events.Committed) -> None:
         seconds = event.at - call.began
         call.span.set_attribute(names.FIRST_CHUNK, seconds)
         span = call.attempts.get(event.attempt)
         if span is not None:
-            span.add_event("attempt.committed", {names.SECONDS: event.took})
-        self._measures.began(seconds, event.target, call.operation)
+            span.add_event(name_of(event), {names.SECONDS: event.took})
+        self._measures.record_first_chunk(seconds, event.target, call.operation)
 
-    def _overtaken(self, call: ActiveSpan, event: Overtaken) -> None:
+    def _overtaken(self, call: ActiveSpan, event: events.Overtaken) -> None:
         span = call.attempts.pop(event.attempt, None)
         if span is not None:
             _end(span, Verdict.CANCELLED)
 
-    def _fell_back(self, call: ActiveSpan, event: FellBack) -> None:
+    def _fell_back(self, call: ActiveSpan, event: events.FellBack) -> None:
         to = kind_of(event.to)
         call.source = FALLBACK if to == TARGET else to
 
-    def _rejected(self, call: ActiveSpan, event: CallRejected) -> None:
+    def _rejected(self, call: ActiveSpan, event: events.CallRejected) -> None:
         call.span.set_attribute(names.POLICY, event.policy)
 
-    def _ended(self, call: ActiveSpan, event: CallEnded) -> None:
+    def _ended(self, call: ActiveSpan, event: events.CallEnded) -> None:
         span, verdict = call.span, event.verdict
         _end_attempts(call)
         span.set_attributes(
@@ -319,25 +300,25 @@ class Spans:
         if verdict is Verdict.OK:
             span.set_attribute(names.SOURCE, call.source)
         if event.usage is not None:
-            span.set_attributes(names.used(event.usage))
+            span.set_attributes(names.usage_attributes(event.usage))
         _end(span, verdict)
-        self._measures.ended(event.at - call.began, event.target, call.operation, verdict)
+        self._measures.record_duration(event.at - call.began, event.target, call.operation, verdict)
 
-    def _cancelled(self, call: ActiveSpan, _: CallCancelled) -> None:
+    def _cancelled(self, call: ActiveSpan, _: events.CallCancelled) -> None:
         _end_attempts(call)
         _end(call.span, Verdict.CANCELLED)
 
 
-_ACTS: Mapping[type, Callable[[Spans, ActiveSpan, Any], None]] = MappingProxyType(
+_HANDLERS: Mapping[type, Callable[[Spans, ActiveSpan, Any], None]] = MappingProxyType(
     {
-        Sent: Spans._sent,  # noqa: SLF001 - of the class above
-        Returned: Spans._returned,  # noqa: SLF001
-        Committed: Spans._committed,  # noqa: SLF001
-        Overtaken: Spans._overtaken,  # noqa: SLF001
-        FellBack: Spans._fell_back,  # noqa: SLF001
-        CallRejected: Spans._rejected,  # noqa: SLF001
-        CallEnded: Spans._ended,  # noqa: SLF001
-        CallCancelled: Spans._cancelled,  # noqa: SLF001
+        events.Sent: Spans._sent,  # noqa: SLF001 - of the class above
+        events.Returned: Spans._returned,  # noqa: SLF001
+        events.Committed: Spans._committed,  # noqa: SLF001
+        events.Overtaken: Spans._overtaken,  # noqa: SLF001
+        events.FellBack: Spans._fell_back,  # noqa: SLF001
+        events.CallRejected: Spans._rejected,  # noqa: SLF001
+        events.CallEnded: Spans._ended,  # noqa: SLF001
+        events.CallCancelled: Spans._cancelled,  # noqa: SLF001
     }
 )
 
@@ -347,23 +328,22 @@ def _kind(target: Target) -> SpanKind:
 
 
 def _end(span: Span, verdict: Verdict, detail: str | None = None) -> None:
-    """End a span. What was given up by its caller is no error, for nobody knows what would have come of it."""
+    """End a span. A cancelled call or attempt is not an error: its result is unknown."""
     span.set_attribute(names.VERDICT, verdict.value)
     if verdict not in (Verdict.OK, Verdict.CANCELLED):
         span.set_attribute(names.ERROR_TYPE, verdict.value)
-        said = verdict.value if detail is None else f"{verdict.value}: {detail}"
-        span.set_status(Status(StatusCode.ERROR, said))
+        text = verdict.value if detail is None else f"{verdict.value}: {detail}"
+        span.set_status(Status(StatusCode.ERROR, text))
     span.end()
 
 
 def _end_attempts(call: ActiveSpan) -> None:
-    """End the attempts that were under way when their call was given up."""
+    """End the open attempts of a call that was cancelled."""
     while call.attempts:
         _end(call.attempts.popitem()[1], Verdict.CANCELLED)
 
 
-def _give_up(call: ActiveSpan) -> None:
-    """End what nobody will hear of again, or too late."""
+def _end_unfinished(call: ActiveSpan) -> None:
     _end_attempts(call)
     call.span.set_attribute(names.UNFINISHED, True)
     call.span.end()

@@ -6,12 +6,14 @@ from decimal import Decimal
 import pytest
 from metering import price_of, usage
 from stage import INVALID, OK, OTHER, SERVER_ERROR, TARGET, TIMEOUT, Stage, policy, told
+from table_test import table_test
 
 from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.engine import Engine
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.core.spend_policy import SpendPolicy
 from stormbreak.cost.prices import Prices, Rate, Rates, Source, Step
+from stormbreak.cost.spend_gate import SpendAccounts, allow_spending, spend_accounts
 from stormbreak.errors import ConfigurationError
 from stormbreak.events import SpendReached
 from stormbreak.types import Outcome, Target, Verdict
@@ -26,7 +28,7 @@ def stage(max_usd=2.0, period=None, **changes):
     made = Stage(
         policy(**{"retry": ONCE, "spend": SpendPolicy(max_usd=max_usd, period=period), **changes})
     )
-    made.engine = Engine(made.engine.policy, price_of)
+    made.engine = Engine(made.engine.policy, SpendAccounts(price_of))
     return made
 
 
@@ -53,7 +55,7 @@ def test_the_most_that_an_attempt_can_cost_is_set_aside_and_the_rest_given_back(
     assert money(made) == (0.01, 0)
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("outcome", "spent"),
     [
         (answered(CENT), 0.01),
@@ -310,7 +312,7 @@ def test_who_keeps_a_limit_that_another_target_gives_up_keeps_its_money():
 
 def test_what_a_cache_makes_dearer_is_within_the_most():
     made = stage()
-    made.engine = Engine(made.engine.policy, lambda *_: Dearer())
+    made.engine = Engine(made.engine.policy, SpendAccounts(lambda *_: Dearer()))
     made.start(bound=DOLLAR)
 
     assert money(made) == (0, 1.5)
@@ -318,7 +320,7 @@ def test_what_a_cache_makes_dearer_is_within_the_most():
 
 def test_a_price_that_falls_with_the_length_of_a_prompt_does_not_make_the_most_of_it_less():
     made = stage()
-    made.engine = Engine(made.engine.policy, lambda *_: CHEAP_WHEN_LONG)
+    made.engine = Engine(made.engine.policy, SpendAccounts(lambda *_: CHEAP_WHEN_LONG))
     run = made.start(bound=DOLLAR)
     assert money(made) == (0, 1)
     run.step(answered(usage(100_000)))
@@ -328,7 +330,7 @@ def test_a_price_that_falls_with_the_length_of_a_prompt_does_not_make_the_most_o
 
 def test_a_usage_without_a_price_spends_all_that_was_set_aside():
     made = stage()
-    made.engine = Engine(made.engine.policy, lambda *_: Half())
+    made.engine = Engine(made.engine.policy, SpendAccounts(lambda *_: Half()))
     made.start(bound=DOLLAR).step(SERVER_ERROR._replace(usage=usage(1, 1)))
 
     assert money(made) == (1, 0)
@@ -372,15 +374,15 @@ class Dearer(Sold):
 
 def test_who_waits_below_the_limit_leaves_when_more_is_allowed():
     made = stage(max_usd=10.0)
-    made.engine.may_spend(made.engine.policy, Decimal(1), made.now)
+    allow_spending(made.engine, made.engine.policy, Decimal(1), made.now)
     first, second = made.start(bound=DOLLAR), made.start(bound=DOLLAR)
     there = made.start(target=OTHER, bound=usage(10_000_000))
     made.start(bound=CENT).close()
-    assert made.engine.payers.purse(made.engine.policy).largest == 1
+    assert spend_accounts(made.engine).account(made.engine.policy.spend).largest == 1
     first.step(answered(DOLLAR))
     made.settle()
     assert (second.queued, there.queued) == (True, True)
-    made.engine.may_spend(made.engine.policy, Decimal(3), made.now)
+    allow_spending(made.engine, made.engine.policy, Decimal(3), made.now)
     made.settle()
 
     assert (second.sending, there.sending) == (True, True)
@@ -413,15 +415,13 @@ class Odd:
         return self._cost
 
 
-@pytest.mark.parametrize(
-    "cost", [KeyError("m"), ZeroDivisionError(), 0.01, None, Decimal("nan"), Decimal(-1)]
-)
+@table_test("cost", [KeyError("m"), ZeroDivisionError(), 0.01, None, Decimal("nan"), Decimal(-1)])
 def test_prices_that_fail_when_an_answer_has_come_lose_neither_it_nor_its_slot(cost):
     """It was raised in the middle of giving everything back."""
     made = Stage(policy(retry=ONCE, spend=SpendPolicy(max_usd=2.0)))
-    made.engine = Engine(made.engine.policy, lambda *_: Odd(cost))
+    made.engine = Engine(made.engine.policy, SpendAccounts(lambda *_: Odd(cost)))
     run = made.start(bound=DOLLAR).step(answered(CENT))
 
     assert run.ended.outcome.verdict is Verdict.OK
-    assert made.lane.idle
+    assert made.state.idle
     assert money(made) == (1, 0)  # for as much was set aside

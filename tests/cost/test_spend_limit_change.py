@@ -7,6 +7,7 @@ from stage import OK, Stage, policy
 from stormbreak.core.engine import Engine
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.core.spend_policy import SpendPolicy
+from stormbreak.cost.spend_gate import SpendAccounts
 from stormbreak.types import Target
 
 DOLLAR, LITTLE = usage(1_000_000), usage(1)
@@ -21,7 +22,7 @@ def rules(usd, per=None):
 def made():
     """All go by one limit, of which a dollar is spent."""
     stage = Stage(rules(2.0))
-    stage.engine = Engine(rules(2.0), price_of)
+    stage.engine = Engine(rules(2.0), SpendAccounts(price_of))
     govern(stage, 2.0, a=2.0, b=2.0)
     stage.start(target=A, bound=DOLLAR).step(OK)
     return stage

@@ -1,17 +1,18 @@
 """An answer of our own reads as one of a provider's."""
 
 import pytest
+from table_test import table_test
 
-from stormbreak.llm.answer_writer import ID, written
+from stormbreak.http.local_answers import ID, write_answer
 from stormbreak.llm.classify import read_answer
 from stormbreak.llm.models import HttpResponse, Shape
 from stormbreak.types import Usage, Verdict
 
 
-@pytest.mark.parametrize("shape", [Shape.CHAT, Shape.RESPONSES, Shape.MESSAGES])
-@pytest.mark.parametrize("text", ["later", "sp\u00e4ter, \U0001f331", '"quoted"\n'])
+@table_test("shape", [Shape.CHAT, Shape.RESPONSES, Shape.MESSAGES])
+@table_test("text", ["later", "sp\u00e4ter, \U0001f331", '"quoted"\n'])
 def test_it_is_a_whole_answer_without_tokens(shape, text):
-    body = written(shape, text, "m")
+    body = write_answer(shape, text, "m")
     reading = read_answer(HttpResponse(200, {}, body, 0.0), shape)
 
     assert (reading.verdict, reading.text, reading.usage) == (Verdict.OK, text, Usage())
@@ -21,16 +22,16 @@ def test_it_is_a_whole_answer_without_tokens(shape, text):
 @pytest.mark.parametrize("choices", [1, 3])
 def test_it_has_as_many_choices_as_were_asked_for(choices):
     """Found by review: who asked for two choices got no degraded answer."""
-    body = written(Shape.CHAT, "later", "m", choices=choices)
+    body = write_answer(Shape.CHAT, "later", "m", choices=choices)
     reading = read_answer(HttpResponse(200, {}, body, 0.0), Shape.CHAT, choices=choices)
 
     assert (reading.verdict, reading.detail) == (Verdict.OK, None)
 
 
 def test_nobody_writes_a_billion_choices():
-    assert written(Shape.CHAT, "later", "m", choices=10**9) is None
+    assert write_answer(Shape.CHAT, "later", "m", choices=10**9) is None
 
 
 @pytest.mark.parametrize("shape", [Shape.EMBEDDINGS, Shape.JSON])
 def test_what_is_no_text_is_not_written(shape):
-    assert written(shape, "later", "m") is None
+    assert write_answer(shape, "later", "m") is None

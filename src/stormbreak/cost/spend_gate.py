@@ -1,0 +1,323 @@
+"""The spend limit: reserve the most that an attempt can cost before it leaves, settle what it did cost afterwards.
+
+`SpendAccounts` holds the accounts of one engine, one for each limit; all targets under the same limit share its account.
+`SpendGate` is the gate of one target. What is spent and what is reserved never exceed the limit together, as long as
+no attempt costs more than its bound. A limit may be per period: the first begins with the first attempt, and the cost of an
+attempt belongs to the period in which it left.
+
+| outcome of the attempt | spent |
+|---|---|
+| its usage arrived | what that costs |
+| an answer without usage, or an attempt that may have been processed | all that was reserved |
+| anything else: refused, never sent | nothing |
+"""
+
+from collections.abc import Callable, Sequence
+from decimal import Decimal
+from math import inf
+from typing import NamedTuple
+
+from stormbreak.core.engine import Engine
+from stormbreak.core.gate import NEVER, READY
+from stormbreak.core.policy import Policy
+from stormbreak.core.spend_policy import COST, SpendPolicy
+from stormbreak.cost.price_table import EXACT, PriceOf, PriceTable, known_cost, known_max_cost
+from stormbreak.events import Event, SpendReached
+from stormbreak.types import Call, Outcome, Rejection, Target, Verdict
+
+ALERTS = (50, 80, 100)
+"""Per cent of the limit that are reported when they are reached."""
+
+ALL = ALERTS[-1]
+
+NOTHING = Decimal(0)
+INFINITE = Decimal("inf")
+
+
+class SpendAccount:
+    """What is spent and reserved under one limit. Its period ends at `ends_at`; inf: never, or none has begun.
+
+    No more is reserved than is `allowed` by now, where that is less than the limit: a batch first writes down what may be
+    spent. `largest` is the largest bound of any attempt so far.
+    """
+
+    def __init__(self, policy: SpendPolicy) -> None:
+        self._per = inf if policy.period is None else policy.period
+        self.ends_at = inf
+        self._period = 0
+        self.spent = NOTHING
+        """US dollars, at the most, in the period that began last."""
+        self._reserved = NOTHING
+        self._reported = 0  # per cent
+        self._limit_reported = False
+        self.allowed = INFINITE
+        self.largest = NOTHING
+        self.change_limit(policy)
+
+    def change_limit(self, policy: SpendPolicy) -> None:
+        """Keep another limit for the same period from now on; parts of it that are not reached yet will be reported."""
+        assert policy.max_usd is not None, "there is a limit"
+        self.limit = Decimal(str(policy.max_usd))
+        self._reported = min(self._reported, self._reached())
+        self._limit_reported = self._reported == ALL
+
+    def branch(self, policy: SpendPolicy) -> "SpendAccount":
+        """Make an account with a limit of its own for the same period, of which as much is spent as of this one."""
+        account = SpendAccount(policy)
+        account.ends_at, account._period, account.spent = self.ends_at, self._period, self.spent
+        account._reported = account._reached()
+        account._limit_reported = account._reported == ALL
+        return account
+
+    def ready_at(self, bound: Decimal, now: float) -> float:
+        """READY; the end of the period; or NEVER, where others may give back enough."""
+        taken = NOTHING if now >= self.ends_at else self.taken
+        if EXACT.add(taken, bound) <= min(self.limit, self.allowed):
+            return READY
+        return self.ends_at if self._lacks(bound, now) else NEVER
+
+    def lacks(self, bound: Decimal, now: float) -> bool:
+        """Whether `bound` cannot be reserved in this period, whatever others give back."""
+        return bound > self.limit or self._lacks(bound, now)
+
+    def _lacks(self, bound: Decimal, now: float) -> bool:
+        return now < self.ends_at and EXACT.add(self.spent, bound) > self.limit
+
+    @property
+    def taken(self) -> Decimal:
+        """What is spent and reserved, in the period that began last."""
+        return EXACT.add(self.spent, self._reserved)
+
+    @property
+    def room(self) -> Decimal:
+        """What else may be reserved in it by now."""
+        return EXACT.subtract(min(self.limit, self.allowed), self.taken)
+
+    @property
+    def is_periodic(self) -> bool:
+        """Whether another period follows."""
+        return self._per != inf
+
+    def reserve(self, bound: Decimal, now: float) -> int:
+        """Reserve `bound`; return the number of the period that it belongs to."""
+        self._roll(now)
+        if self.ends_at == inf and self._per != inf:
+            self.ends_at = now + self._per
+        self._reserved = EXACT.add(self._reserved, bound)
+        return self._period
+
+    def settle(self, bound: Decimal, cost: Decimal, period: int, now: float) -> None:
+        """Spend `cost` of the `bound` that was reserved in `period`."""
+        self._roll(now)
+        if period == self._period:
+            self._reserved = EXACT.subtract(self._reserved, bound)
+            self.spend(cost)
+
+    def spend(self, cost: Decimal) -> None:
+        """Spend what is no longer reserved, or what was spent before there was this account."""
+        self.spent = EXACT.add(self.spent, cost)
+
+    def next_alert(self, *, rejected: bool = False) -> int | None:
+        """Return the next of the `ALERTS` once it is reached; the last also after a call was rejected for lack of money.
+
+        Each is returned once, those below the last also after such a rejection: much may be left for smaller calls.
+        """
+        before, self._reported = self._reported, max(self._reported, self._reached())
+        if (rejected or self._reported == ALL) and not self._limit_reported:
+            self._limit_reported = True
+            return ALL
+        return self._reported if before < self._reported < ALL else None
+
+    def _reached(self) -> int:
+        percent = int(100 * self.spent / self.limit)
+        return max((alert for alert in ALERTS if alert <= percent), default=0)
+
+    def snapshot(self, now: float) -> dict[str, str | float | None]:
+        """US dollars in digits, and seconds until the period ends."""
+        over = now >= self.ends_at
+        return {
+            "limit": str(self.limit),
+            "spent": str(NOTHING if over else self.spent),
+            "set_aside": str(NOTHING if over else self._reserved),
+            "ends": None if over or self.ends_at == inf else self.ends_at - now,
+        }
+
+    def _roll(self, now: float) -> None:
+        """Begin another period if the last one is over."""
+        if now >= self.ends_at:
+            self._period += 1
+            self.ends_at = inf
+            self.spent = self._reserved = NOTHING
+            self._reported = 0
+            self._limit_reported = False
+
+
+class Reservation(NamedTuple):
+    """What one attempt has reserved, in which period."""
+
+    bound: Decimal
+    period: int
+
+
+class SpendGate:
+    """The gate of one target, on an account that it shares with other targets.
+
+    It emits an event when a further part of the limit is reached. `on_settled(now, self)` is called when an attempt
+    is settled, so that calls queued at other targets are looked at; those here are looked at anyway.
+    """
+
+    name = "spend"
+    takes = True
+    settles_success = True
+
+    def __init__(
+        self,
+        account: SpendAccount,
+        target: Target,
+        prices: PriceTable | None,
+        emit: Callable[[Event], None],
+        on_settled: Callable[[float, "SpendGate"], None],
+    ) -> None:
+        self.account = account
+        self._target = target
+        self._prices = prices
+        self._emit = emit
+        self._on_settled = on_settled
+        self._priced: tuple[object, Decimal | None] = (None, None)  # the last bound and its price
+
+    def veto(self, call: Call, now: float) -> Rejection | None:
+        """Why `call` may never leave, if so."""
+        account, bound = self.account, self._max_cost(call)
+        if bound is None:
+            return Rejection(COST, self._unknown(call))
+        if not account.lacks(bound, now):
+            return None
+        if bound > account.limit:
+            reason = f"it may cost {bound:.6f} USD, and the limit is {account.limit} USD"
+            return Rejection(COST, reason)
+        self._alert(now, rejected=True)
+        if account.is_periodic:
+            return None
+        return Rejection(self.name, f"the limit of {account.limit} USD leaves no {bound:.6f} USD")
+
+    def ready_at(self, call: Call, now: float) -> float:
+        """READY, when the call may leave, or NEVER."""
+        bound = self._max_cost(call)
+        return NEVER if bound is None else self.account.ready_at(bound, now)
+
+    def take(self, call: Call, now: float) -> Reservation:
+        """Reserve for one attempt."""
+        bound = self._max_cost(call)
+        assert bound is not None, "the gate was ready"
+        return Reservation(bound, self.account.reserve(bound, now))
+
+    def settle(self, token: Reservation, outcome: Outcome, now: float, _uniform: float) -> None:
+        """Spend what the attempt cost, and give back the rest."""
+        bound, period = token
+        usage = outcome.usage
+        cost = None if usage is None else known_cost(self._prices, usage)
+        if cost is None:
+            billed = outcome.verdict is Verdict.OK or outcome.maybe_processed
+            cost = bound if billed or usage is not None else NOTHING
+        self.account.settle(bound, cost, period, now)
+        self._alert(now)
+        self._on_settled(now, self)
+
+    def recheck_at(self) -> float:
+        """When another period begins, whatever is still reserved in this one."""
+        return self.account.ends_at
+
+    def _max_cost(self, call: Call) -> Decimal | None:
+        """The most that an attempt of `call` costs; None where nobody knows. Remembers the last one: every gate asks anew."""
+        if call.bound is None:
+            return None
+        known, cost = self._priced
+        if call.bound is not known:
+            cost = known_max_cost(self._prices, call.bound)
+            self._priced = call.bound, cost
+            if cost is not None and cost > self.account.largest:
+                self.account.largest = cost
+        return cost
+
+    def _unknown(self, call: Call) -> str:
+        if call.bound is None:
+            return call.unbounded or "nothing bounds what it costs"
+        return f"no price is known of {call.target.model} at {call.target.provider}"
+
+    def _alert(self, now: float, *, rejected: bool = False) -> None:
+        percent, account = self.account.next_alert(rejected=rejected), self.account
+        if percent is not None:
+            until = None if account.ends_at == inf else account.ends_at
+            event = SpendReached(now, self._target, percent, account.spent, account.limit, until)
+            self._emit(event)
+
+
+class SpendAccounts:
+    """The spend accounts of one engine, by limit. `price_of` gives the prices of a model."""
+
+    def __init__(self, price_of: PriceOf) -> None:
+        self.price_of = price_of
+        self._accounts: dict[SpendPolicy, SpendAccount] = {}
+
+    def start_over(self) -> None:
+        """Forget all that was spent, as in a forked child."""
+        self._accounts = {}
+
+    def account(self, policy: SpendPolicy) -> SpendAccount | None:
+        """Return the account of a limit; None where there is no limit."""
+        if not policy.acts:
+            return None
+        account = self._accounts.get(policy)
+        if account is None:
+            account = self._accounts[policy] = SpendAccount(policy)
+        return account
+
+    def gate(
+        self,
+        policy: SpendPolicy,
+        target: Target,
+        emit: Callable[[Event], None],
+        on_settled: Callable[[float, SpendGate], None],
+    ) -> SpendGate | None:
+        """Make the gate of a target; None where there is no limit."""
+        account = self.account(policy)
+        if account is None:
+            return None
+        prices = self.price_of(target.provider, target.model)
+        return SpendGate(account, target, prices, emit, on_settled)
+
+    def replace(self, changes: Sequence[tuple[SpendPolicy, SpendPolicy]]) -> None:
+        """Replace limits, each by the second of a pair: what was spent in a period counts under another limit for it, too.
+
+        A limit that some targets keep stays with those: a target that leaves it begins with all that was spent under it.
+        So does one that leaves for another limit than the first does.
+        """
+        before = dict(self._accounts)
+        kept = {new for _, new in changes}
+        for old, new in changes:
+            account = before.get(old)
+            if account is None or not new.acts or old.period != new.period or new in self._accounts:
+                continue
+            if old in kept or old not in self._accounts:
+                self._accounts[new] = account.branch(new)
+            else:
+                account.change_limit(new)
+                self._accounts[new] = self._accounts.pop(old)
+
+    def snapshot(self, now: float) -> list[dict[str, str | float | None]]:
+        """Return the state of each account."""
+        return [account.snapshot(now) for account in self._accounts.values()]
+
+
+def spend_accounts(engine: Engine) -> SpendAccounts:
+    """Return the accounts of an engine that was made with some."""
+    assert isinstance(engine.spending, SpendAccounts), "the engine was made with prices"
+    return engine.spending
+
+
+def allow_spending(engine: Engine, policy: Policy, amount: Decimal, now: float) -> None:
+    """Let up to `amount` be spent under `policy` by now, within its limit; calls that waited for it leave."""
+    account = spend_accounts(engine).account(policy.spend)
+    if account is not None:
+        account.allowed = amount
+        engine.on_spend_settled(now)

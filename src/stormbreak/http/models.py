@@ -1,0 +1,48 @@
+"""The values of one attempt over HTTP: the request that is sent, and the response that was read."""
+
+from collections.abc import AsyncIterable, Mapping
+from typing import NamedTuple
+
+from stormbreak.llm.models import HttpResponse, ParsedResponse, Shape
+
+CONNECT_TIMEOUT = 10.0  # seconds
+
+
+class PreparedRequest(NamedTuple):
+    """One request as it is sent, and the answer it asks for. Its repr shows neither key nor prompt.
+
+    Timeouts are in seconds. The caller ends the attempt after `attempt_timeout`, if it is set. The response has at most
+    `max_bytes`, by default `BODY_LIMIT`. `choices` are asked for, or embeddings of `inputs` (None: not known).
+    """
+
+    url: str
+    headers: Mapping[str, str]
+    body: bytes | AsyncIterable[bytes]
+    idle_timeout: float | None = None
+    connect_timeout: float = CONNECT_TIMEOUT
+    method: str = "POST"
+    max_bytes: float | None = None
+    attempt_timeout: float | None = None
+    shape: Shape = Shape.RESOURCE
+    streamed: bool = False
+    choices: int = 1
+    inputs: int | None = None
+
+    def __repr__(self) -> str:
+        size = f"{len(self.body)} bytes" if isinstance(self.body, bytes) else "a stream"
+        return f"PreparedRequest({self.url.partition('?')[0]!r}, {size})"
+
+
+class Response(NamedTuple):
+    """A response and what it means; the body of a stream is assembled. Its repr shows no text.
+
+    `original` is what came, headers included. It may repeat the request: only the caller may see it.
+    """
+
+    status: int
+    body: bytes
+    parsed: ParsedResponse
+    original: HttpResponse | None = None
+
+    def __repr__(self) -> str:
+        return f"Response({self.status}, {len(self.body)} bytes, {self.parsed.verdict})"

@@ -1,0 +1,461 @@
+"""From a payload to the request that is sent: encoded once, its fields read once, prepared once for each target."""
+
+import secrets
+from collections.abc import Iterator, Mapping
+from hashlib import blake2b
+from math import isfinite
+from typing import Any
+
+import msgspec
+
+from stormbreak.errors import ConfigurationError
+from stormbreak.http.endpoint import Origin
+from stormbreak.http.local_answers import LocalRequest
+from stormbreak.http.models import PreparedRequest
+from stormbreak.http.routing import Route
+from stormbreak.llm.models import FREE, Shape, endpoint_of, path_of
+from stormbreak.llm.stream_reader import FORMATS
+from stormbreak.llm.surrogates import UNREADABLE
+from stormbreak.llm.tokens import bound_of, estimate, is_bounded, unbounded_by
+from stormbreak.types import Target, Usage
+
+NO_BOUND = "nothing in the request bounds what it costs, such as max_tokens"
+"""Why a request has no token bound, where a limit of its output is all that is missing."""
+
+NO_MODEL = "-"
+"""The model of targets of lookups."""
+
+_REPORTS_USAGE = frozenset({Shape.CHAT, Shape.COMPLETION})
+"""Formats that report the usage of a stream only on request."""
+
+_MAX_COMPLETION_TOKENS = frozenset({"openai", "azure"})
+"""Providers whose newer models reject max_tokens."""
+
+_ACCEPT_STREAM = "text/event-stream"
+_ACCEPT_JSON = "application/json"
+_ACCEPT_ANY = "application/json, */*;q=0.5"  # for an endpoint that may return a file
+
+# ---------------------------------------------------------------- the fields of a body
+
+
+class RequestFields(msgspec.Struct):
+    """The fields of a request body that the client uses. Its repr shows no text."""
+
+    model: str
+    stream: bool | None = None
+    n: int | None = None
+    best_of: Any = None
+    stream_options: Any = None
+    modalities: Any = None
+    audio: Any = None
+    deferred: Any = None
+    max_tokens: Any = None
+    max_completion_tokens: Any = None
+    max_output_tokens: Any = None
+
+    def output_limit(self, shape: Shape) -> int | None:
+        """Return the maximum tokens of one answer, if the body sets it in a field that the endpoint reads.
+
+        Of two names for it the larger number counts: some servers know only one of them, and ignore the other.
+        """
+        match shape:
+            case Shape.RESPONSES:
+                limits = [self.max_output_tokens]
+            case Shape.CHAT:
+                limits = [self.max_completion_tokens, self.max_tokens]
+            case _:
+                limits = [self.max_tokens]
+        return max(filter(is_bounded, limits), default=None)
+
+    @property
+    def choices(self) -> int:
+        """How many answers are generated and billed; of `best_of` only the best `n` are returned."""
+        return max(self.n or 1, self.best_of if is_bounded(self.best_of) else 1)
+
+    @property
+    def may_stream(self) -> bool:
+        """Whether the same answer can come as a stream: the body does not say how it should come.
+
+        ``"stream": false`` does; and audio has other formats in a stream.
+        """
+        fields = (self.stream, self.stream_options, self.modalities, self.audio)
+        return all(each is None for each in fields)
+
+    def __repr__(self) -> str:
+        return f"RequestFields({self.stream=}, {self.n=})"
+
+
+class _Embedded(msgspec.Struct):
+    input: str | list[msgspec.Raw]
+
+
+class _Prompted(msgspec.Struct):
+    prompt: str | list[msgspec.Raw] | None = None
+
+
+_DECODE_FIELDS = msgspec.json.Decoder(RequestFields).decode
+_DECODE_EMBEDDED = msgspec.json.Decoder(_Embedded).decode
+_DECODE_PROMPTED = msgspec.json.Decoder(_Prompted).decode
+_DECODE_RAW = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_BUILTIN = frozenset({str, bool, int, float, list, dict, type(None)})
+_FIELD_NAMES = frozenset(RequestFields.__struct_fields__)
+
+
+def read_fields(body: bytes) -> RequestFields:
+    """Read the fields of a body; raise ConfigurationError if it is no JSON object or names no model."""
+    try:
+        return _DECODE_FIELDS(body)
+    except msgspec.ValidationError as error:
+        wrong = str(error)  # it names a type and a path, no value
+    except UNREADABLE:
+        wrong = "it is no JSON object"
+    # Raised out here, since a UnicodeError would carry the whole body along.
+    raise ConfigurationError(f"the body cannot be sent: {wrong}")
+
+
+def fields_of(payload: Mapping[str, Any], body: bytes) -> RequestFields:
+    """Read the fields of a payload that was encoded as `body`; raise ConfigurationError as `read_fields` does."""
+    names = payload.keys() & _FIELD_NAMES
+    if len(names) == 1:  # the model
+        return RequestFields(payload["model"])
+    fields = {name: payload[name] for name in names}
+    if not _BUILTIN.issuperset(map(type, fields.values())):
+        return read_fields(body)
+    try:
+        return msgspec.convert(fields, RequestFields)
+    except msgspec.ValidationError as error:
+        raise ConfigurationError(f"the body cannot be sent: {error}") from None
+
+
+def set_stream(payload: dict[str, Any], shape: Shape) -> None:
+    """Ask for a stream; with its usage, too, unless the payload has `stream_options`.
+
+    ``"stream_options": None`` asks for nothing, and is left out.
+    """
+    usage = {"include_usage": True} if shape in _REPORTS_USAGE else None
+    if payload.setdefault("stream_options", usage) is None:
+        del payload["stream_options"]
+    payload["stream"] = True
+
+
+def with_fields(body: bytes, **fields: Any) -> bytes:
+    """Return the body with these fields set. Every other field stays as it was written."""
+    return msgspec.json.encode(_DECODE_RAW(body) | fields)
+
+
+def as_stream(body: bytes) -> bytes:
+    """Ask for the same answer as a stream, its usage included."""
+    return with_fields(body, stream=True, stream_options={"include_usage": True})
+
+
+def count_inputs(body: bytes) -> int | None:
+    """Count what is to be embedded: a text, its tokens, or a list of either; None if there is no such thing."""
+    try:
+        return _count_texts(_DECODE_EMBEDDED(body).input)
+    except UNREADABLE:
+        return None
+
+
+def count_prompts(body: bytes) -> int | None:
+    """Count the prompts of a text completion, each of which is answered; None if they cannot be counted."""
+    try:
+        prompt = _DECODE_PROMPTED(body).prompt
+    except UNREADABLE:
+        return None
+    return 1 if prompt is None else _count_texts(prompt)
+
+
+def _count_texts(given: str | list[msgspec.Raw]) -> int | None:
+    if isinstance(given, str):
+        return 1
+    first = bytes(given[0])[:1] if given else b""
+    if first in {b'"', b"["}:
+        return len(given)
+    return 1 if first.isdigit() else None  # the tokens of one text
+
+
+# ---------------------------------------------------------------- encoding a payload
+
+_FLAT: Any = str | int | float | bool | None
+_DEEP: Any = _FLAT
+for _ in range(8):  # levels; deeper payloads take the slow check
+    _DEEP = _FLAT | list[_DEEP] | dict[str, _DEEP]
+
+# A class, since msgspec would prepare any other type at each call.
+_Plain = msgspec.defstruct("_Plain", [("value", _DEEP)])
+_UNFIT = (bytes, bytearray, memoryview)
+_MAX_SHOWN = 40  # characters of a name in a path
+
+
+def encode_payload(payload: Mapping[str, Any], *, name: str = "the payload") -> bytes:
+    """Encode a payload as JSON.
+
+    Raises ConfigurationError for what JSON cannot hold, with its path but not its value. msgspec would turn bytes into
+    a string, and numbers that are not finite into null.
+    """
+    try:
+        body = msgspec.json.encode(payload)
+        if b"null" not in body:  # nor a number that is not finite
+            try:
+                msgspec.convert({"value": payload}, _Plain)
+            except (msgspec.ValidationError, RecursionError):
+                pass  # look closely
+            else:
+                return body
+        builtins = msgspec.to_builtins(payload, builtin_types=_UNFIT, enc_hook=_keep_raw)
+        wrong = next(_unfit(builtins, ""), None)
+        if wrong is None:
+            return body
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        wrong = next(_unfit(payload, ""), f"it holds what is none ({type(error).__name__})")
+    # Raised out here, since a UnicodeError would carry the whole text along.
+    raise ConfigurationError(f"{name} cannot be written as JSON: {wrong}")
+
+
+def _unfit(value: object, path: str, levels: int = 100) -> Iterator[str]:
+    """Describe what JSON cannot hold, and where."""
+    if isinstance(value, Mapping) and levels:
+        for key, each in value.items():
+            if isinstance(key, _UNFIT) or (isinstance(key, float) and not isfinite(key)):
+                yield f"{path or 'it'} has a key of type {type(key).__name__}"
+            name = str(key)
+            shown = name if name.isidentifier() and len(name) <= _MAX_SHOWN else "..."
+            yield from _unfit(each, f"{path}.{shown}".removeprefix("."), levels - 1)
+    elif isinstance(value, list | tuple) and levels:
+        for index, each in enumerate(value):
+            yield from _unfit(each, f"{path}[{index}]", levels - 1)
+    elif isinstance(value, float) and not isfinite(value):
+        yield f"{path} is {value}"
+    elif isinstance(value, _UNFIT) or not _is_encodable(value):
+        what = f"is of type {type(value).__name__}"
+        if type(value) is str:
+            what = "holds half a character (a lone surrogate)"
+        yield f"{path} {what}"
+
+
+def _is_encodable(value: object) -> bool:
+    try:
+        msgspec.json.encode(value)
+    except (TypeError, ValueError, OverflowError, RecursionError):
+        return False
+    return True
+
+
+def _keep_raw(value: object) -> object:
+    if isinstance(value, msgspec.Raw):
+        return None  # it is sent as it is
+    raise TypeError(type(value).__name__)
+
+
+# ---------------------------------------------------------------- one body, a request for each target
+
+
+class RequestTemplate:
+    """A body, from which the request to each target is prepared.
+
+    Every attempt at one target carries the same idempotency key: at the first target the `key`, at each other one
+    derived from it; by default random keys. A target with another model gets the body with that model.
+
+    Raises:
+        ConfigurationError: the body is no JSON object, names no model, or asks for a deferred answer.
+    """
+
+    def __init__(
+        self,
+        endpoint: str,
+        body: bytes,
+        *,
+        key: str | None = None,
+        fields: RequestFields | None = None,
+    ) -> None:
+        """`fields` are those of the body, where they are known."""
+        self.endpoint = endpoint
+        self.shape = shape = endpoint_of(endpoint)
+        if fields is None:
+            fields = read_fields(body)
+        self.fields = fields
+        if fields.deferred and shape is Shape.CHAT:
+            raise ConfigurationError(
+                '"deferred": true asks for a job, and every attempt would start another one; remove it'
+            )
+        self.streamed = bool(fields.stream)
+        self._given = self._body = self._unlimited = body
+        self._key = key
+        self._max_output: int | None = None
+        self._prompts = count_prompts(body) if shape is Shape.COMPLETION else 1
+        self._choices = (fields.n or 1) * (self._prompts or 1)  # that are returned
+        self._inputs = count_inputs(body) if shape is Shape.EMBEDDINGS else None
+        self.prepared: dict[Target, tuple[Route, PreparedRequest]] = {}
+
+    @property
+    def model(self) -> str:
+        """The model that the body names."""
+        return self.fields.model
+
+    @property
+    def delivers(self) -> bool:
+        """Whether the body itself asks for a stream."""
+        return bool(self.fields.stream)
+
+    @property
+    def reports_output(self) -> bool:
+        """Whether the first output is visible before the end of the answer."""
+        return self.streamed and self.shape in FORMATS
+
+    def stream_on_wire(self) -> None:
+        """Ask for a stream, to be assembled, where the answer is the same."""
+        if self.shape is Shape.CHAT and self.fields.may_stream:
+            self._body = self._unlimited = as_stream(self._body)
+            self.streamed = True
+
+    def prepare(self, route: Route) -> PreparedRequest:
+        """Prepare the request to a target, once; raise ConfigurationError if the endpoint is no path."""
+        found = self.prepared.get(route.target)
+        if found is None:
+            found = self.prepared[route.target] = route, self._prepare(route)
+        return found[1]
+
+    def _prepare(self, route: Route) -> PreparedRequest:
+        origin, target, shape = route.origin, route.target, self.shape
+        body = self._body
+        if self._max_output is not None:
+            body = self._limited(target.provider, self._max_output)
+        if target.model != self.fields.model:
+            body = with_fields(body, model=target.model)
+        accept = _ACCEPT_ANY if shape is Shape.JSON else _ACCEPT_JSON
+        if self.streamed:
+            accept = _ACCEPT_STREAM
+        if self._key is None:
+            key = secrets.token_hex(16)
+        elif not self.prepared:
+            key = self._key
+        else:
+            source = f"{self._key} {origin.base_url} {target}"
+            key = blake2b(source.encode(), digest_size=16).hexdigest()
+        return PreparedRequest(
+            origin.url_of(self.endpoint),
+            {**origin.headers[shape], "Accept": accept, "Idempotency-Key": key},
+            body,
+            shape=shape,
+            streamed=self.streamed,
+            choices=self._choices,
+            inputs=self._inputs,
+        )
+
+    # ------------------------------------------------------------ tokens
+
+    def estimated_tokens(self) -> int:
+        """Estimate the tokens of an attempt, prompt and answer together."""
+        choices = (self._prompts or 1) * self.fields.choices
+        return estimate(
+            self._body, bound=self._output_limit, choices=choices, answers=self._has_output
+        )
+
+    def limit_output(self, tokens: int | None, provider: str) -> None:
+        """Limit the output of a body that sets no limit itself; call it before anything is prepared.
+
+        `provider` is the first target's; each other target gets the field that it reads.
+        """
+        assert not self.prepared, "a prepared request does not change"
+        if (
+            tokens is None
+            or self.shape is Shape.JSON
+            or not self._has_output
+            or self._output_limit is not None
+        ):
+            return
+        self._max_output = tokens
+        self._body = self._limited(provider, tokens)
+
+    def _limited(self, provider: str, tokens: int) -> bytes:
+        field = "max_output_tokens" if self.shape is Shape.RESPONSES else "max_tokens"
+        if self.shape is Shape.CHAT and provider in _MAX_COMPLETION_TOKENS:
+            field = "max_completion_tokens"
+        return with_fields(self._unlimited, **{field: tokens})
+
+    @property
+    def _output_limit(self) -> int | None:
+        limit = self._max_output
+        return self.fields.output_limit(self.shape) if limit is None else limit
+
+    @property
+    def _has_output(self) -> bool:
+        return self.shape is not Shape.EMBEDDINGS
+
+    def token_bound(self) -> Usage | None:
+        """Return the maximum tokens of an attempt; None if nothing bounds them."""
+        if path_of(self.endpoint).endswith(FREE):
+            return Usage()
+        if self._prompts is None:
+            return None
+        choices = self._prompts * self.fields.choices
+        limit = self._output_limit
+        return bound_of(self._body, bound=limit, choices=choices, answers=self._has_output)
+
+    def unbounded_reason(self) -> str:
+        """Say why there is no token bound."""
+        field = unbounded_by(self._body)
+        if field is not None:
+            return f"its {field} may cost more than can be known"
+        if self._prompts is None:
+            return "its prompts cannot be counted"
+        return NO_BOUND
+
+    def expected_usage(self, output_tokens: int) -> Usage:
+        """Estimate the usage of an attempt whose answers have `output_tokens` each, or their limit if it is lower."""
+        limit = self._output_limit
+        length = output_tokens if limit is None else min(limit, output_tokens)
+        return Usage(
+            input_tokens=estimate(self._body, answers=False),
+            output_tokens=self.fields.choices * length if self._has_output else 0,
+        )
+
+    def local_request(self, base_url: str, api_key: str | None) -> LocalRequest:
+        """Return what a local answer depends on."""
+        return LocalRequest(
+            base_url,
+            self.endpoint,
+            self.shape,
+            self._given,
+            self.fields.model,
+            api_key,
+            self._choices,
+            self._inputs,
+        )
+
+
+def headers_for(origin: Origin, request: PreparedRequest) -> dict[str, str]:
+    """Return the headers of a request with another key of its origin: no header of the old key stays."""
+    own = {name: request.headers[name] for name in ("Accept", "Idempotency-Key")}
+    return {**origin.headers[request.shape], **own}
+
+
+class Lookup:
+    """A request that only reads, such as a list of models. It goes to its own target alone, and uses no tokens."""
+
+    model = NO_MODEL
+    delivers = reports_output = streamed = False
+    shape = Shape.RESOURCE
+
+    def __init__(self, request: PreparedRequest) -> None:
+        self._request = request
+        self.prepared: dict[Target, tuple[Route, PreparedRequest]] = {}
+
+    def prepare(self, _route: Route) -> PreparedRequest:
+        """Return the request."""
+        return self._request
+
+    def limit_output(self, _tokens: int | None, _provider: str) -> None:
+        """Nothing to do: no model answers."""
+
+    def estimated_tokens(self) -> int:
+        """It uses no tokens."""
+        return 0
+
+    def token_bound(self) -> Usage:
+        """It uses no tokens."""
+        return Usage()
+
+    def unbounded_reason(self) -> str:
+        """It has a bound."""
+        return ""

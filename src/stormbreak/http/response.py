@@ -1,0 +1,226 @@
+"""What a response means: whole, or put together from a stream; and the answer made of it."""
+
+from asyncio import CancelledError
+from collections.abc import Callable
+from typing import TypeAlias, TypeVar
+
+from stormbreak.cost.price_table import PriceOf
+from stormbreak.http.h1.connection import (
+    FREE,
+    MALFORMED,
+    ExchangeResult,
+    Held,
+    ResponseStream,
+    collect,
+)
+from stormbreak.http.models import PreparedRequest, Response
+from stormbreak.http.pricing import LazyCost
+from stormbreak.http.redact import redact, repeats
+from stormbreak.llm.classify import read_answer
+from stormbreak.llm.models import BOM, HttpResponse, ParsedResponse, Shape, without_mark
+from stormbreak.llm.rate_limit_headers import parse_rate_limits
+from stormbreak.llm.stream_reader import FORMATS, StreamAssembler, StreamReader
+from stormbreak.types import Answer, CallResult, Outcome, Target, Verdict
+
+Reader = TypeVar("Reader", bound=StreamReader)
+
+Parsed: TypeAlias = tuple[HttpResponse, ParsedResponse]
+"""A response, its body assembled where it was a stream, and what it means."""
+
+GRACE = 0.25  # seconds that a body may go on after the end of its answer, to reuse the connection
+MAX_PIECES_AFTER_END = 16  # a server may never stop
+
+# ---------------------------------------------------------------- a whole body
+
+
+def parse_response(result: ExchangeResult, request: PreparedRequest) -> Parsed | Outcome:
+    """Read a response that came whole."""
+    if isinstance(result, Outcome):
+        return result
+    if result.body.startswith(BOM) and request.shape is not Shape.RESOURCE:  # that may be a file
+        result = result._replace(body=without_mark(result.body))
+    parsed = read_answer(result, request.shape, choices=request.choices, inputs=request.inputs)
+    if (
+        parsed.verdict is Verdict.BROKEN
+        and request.shape in FORMATS
+        and result.succeeded
+        and result.headers.get("content-type", "").startswith("text/event-")
+    ):  # a stream that was not asked for: the server would send one again
+        assembler = stream_reader(StreamAssembler, request, result)
+        assembler.feed(result.body)
+        parsed, body = assembler.end()
+        result = result._replace(body=body)
+    return result, parsed
+
+
+async def read_failure(
+    stream: ResponseStream, request: PreparedRequest, api_key: str | None, *, learn: bool
+) -> Outcome:
+    """Read a response whose status is no success."""
+    result = parse_response(await collect(stream), request)
+    return (
+        result if isinstance(result, Outcome) else outcome_of(result, request, api_key, learn=learn)
+    )
+
+
+def outcome_of(
+    result: Parsed, request: PreparedRequest, api_key: str | None, *, learn: bool
+) -> Outcome:
+    """Make the outcome of an attempt, the key and the request's text redacted; `learn` reads rate-limit headers."""
+    http, parsed = result
+    assert isinstance(request.body, bytes)
+    succeeded = parsed.verdict is Verdict.OK
+    body = http.body
+    if not succeeded:
+        parsed, body = redact(parsed, body, api_key=api_key, asked=request.body)
+    elif parsed.request_id is not None and repeats(parsed.request_id, api_key, request.body):
+        parsed = parsed._replace(request_id=None)
+    usage = parsed.usage
+    return Outcome(
+        parsed.verdict,
+        value=Response(http.status, body, parsed, http),
+        status=http.status,
+        code=parsed.code,
+        detail=parsed.detail,
+        retry_after=parsed.retry_after,
+        maybe_processed=not succeeded and parsed.maybe_processed,
+        forbidden=parsed.forbidden,
+        usage=usage if usage.input_tokens or usage.output_tokens else None,
+        rate_limits=parse_rate_limits(http.headers, http.received_at) if learn else None,
+    )
+
+
+def answer_of(target: Target, ended: CallResult, price_of: PriceOf | None) -> Answer:
+    """Make the answer of a call that succeeded; `price_of` gives its cost."""
+    response = ended.outcome.value
+    assert isinstance(response, Response)
+    parsed = response.parsed
+    return Answer(
+        text=parsed.text,
+        usage=parsed.usage,
+        target=target,
+        attempts=ended.attempts,
+        waited=ended.waited,
+        raw=response.body,
+        status=response.status,
+        request_id=parsed.request_id,
+        source=ended.source,
+        detail=ended.outcome.detail,
+        maybe_processed=ended.maybe_processed,
+        costs=LazyCost(price_of, target, parsed.usage, ended.source),
+    )
+
+
+# ---------------------------------------------------------------- a stream
+
+
+def stream_reader(kind: type[Reader], request: PreparedRequest, head: HttpResponse) -> Reader:
+    """Make the reader of a stream that begins with `head`."""
+    return kind(
+        request.shape,
+        status=head.status,
+        headers=head.headers,
+        received_at=head.received_at,
+        choices=request.choices,
+        inputs=request.inputs,
+    )
+
+
+async def assemble_stream(
+    stream: ResponseStream,
+    request: PreparedRequest,
+    stall_timeout: float | None,
+    on_output: Callable[[], None] | None,
+) -> tuple[Parsed | Outcome, CancelledError | None]:
+    """Put a streamed answer together. A cancel that came after its end is returned, not raised.
+
+    `on_output` is called at the first output; from then on `stall_timeout` bounds silence.
+    """
+    if not stream.head.succeeded:
+        return parse_response(await collect(stream), request), None
+    assembler = stream_reader(StreamAssembler, request, stream.head)
+    body = StreamedBody(stream)
+    body.is_kept = True
+    cancel: CancelledError | None = None
+    try:
+        failure = await _read_all(body, stream, assembler, stall_timeout, on_output)
+    except CancelledError as error:
+        if assembler.failed or not assembler.whole:
+            raise
+        failure, cancel = None, error
+    finally:
+        stream.close()
+        body.release()
+    if failure is not None:
+        return failure, None
+    parsed, whole = assembler.end()
+    return (stream.head._replace(body=whole), parsed), cancel
+
+
+async def _read_all(
+    body: "StreamedBody",
+    stream: ResponseStream,
+    assembler: StreamAssembler,
+    stall_timeout: float | None,
+    on_output: Callable[[], None] | None,
+) -> Outcome | None:
+    """Read until the answer is over, or has failed; return the outcome if the connection failed."""
+    has_output = False
+    while not assembler.failed:
+        chunk = await body.read_into(assembler)
+        if isinstance(chunk, Outcome):
+            return chunk
+        if not chunk:
+            break
+        if not has_output and assembler.first_output:
+            has_output = True
+            if on_output is not None:
+                on_output()
+            if stall_timeout is not None:
+                stream.limit_silence(stall_timeout)
+    return None
+
+
+class StreamedBody:
+    """The body of a streamed answer, read until the answer is over: one rule for all that read a stream.
+
+    Once the format says that the answer is over, nothing that comes after, or fails to come, changes it: a missing last
+    chunk, a lost connection, silence. The same holds after the usage that follows all finish reasons. The rest is read
+    for `GRACE` only, to reuse the connection. Finish reasons alone do not end an answer, since some relays write them
+    into every chunk: then the body must end correctly. Bytes that cannot be decompressed break an answer that is over,
+    too: it may not be what was sent.
+    """
+
+    is_kept = False  # what was read stays in memory
+
+    def __init__(self, stream: ResponseStream) -> None:
+        self._stream = stream
+        self._after_end = 0  # pieces
+        self._size = 0
+        self._held = Held()
+
+    async def read_into(self, reader: StreamReader) -> bytes | Outcome:
+        """Read the next bytes and feed the reader; no bytes at the end of the answer, an outcome if it broke.
+
+        Cancelling closes the connection.
+        """
+        if self._after_end > MAX_PIECES_AFTER_END:
+            self._stream.close()
+            return b""
+        chunk = await self._stream.read()
+        if not isinstance(chunk, bytes):
+            return b"" if reader.whole and chunk.detail != MALFORMED else chunk
+        if chunk:
+            self._size += len(chunk)
+            if self.is_kept and self._size > FREE:
+                await self._held.grow_to(self._size)
+            reader.feed(chunk)
+            if reader.whole:
+                self._after_end += 1
+                self._stream.limit_silence(GRACE)
+        return chunk
+
+    def release(self) -> None:
+        """Give back the memory of what was kept."""
+        self.is_kept = False
+        self._held.release()

@@ -1,0 +1,345 @@
+"""Where calls go: the route to each target, and the target config of each call.
+
+All targets that the fallbacks of a policy name are found when the client is made, so that a wrong address or a missing
+key is an error at the start. Each target keeps its own origin and connection: no key travels to another origin.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+from urllib.parse import urlsplit
+
+from stormbreak.core.fallback import Fallback, Place, Step, TargetOrder, ToDegraded, ToTargets
+from stormbreak.core.policy import Policy
+from stormbreak.errors import ConfigurationError
+from stormbreak.http.endpoint import DynamicKey, Origin
+from stormbreak.http.environment import ProviderEndpoint, find_endpoint
+from stormbreak.http.h1.connection import Connection
+from stormbreak.http.local_answers import LocalAnswers
+from stormbreak.types import CACHE, DEGRADED, FALLBACK, Target, Verdict
+
+_SOURCES = {"targets": FALLBACK, "cache": CACHE, "degraded": DEGRADED}  # by kind of fallback
+
+MAX_MODELS = 1024
+"""Models that are remembered: callers choose their names, and may never repeat one."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """How to reach a target. A `key` is asked for before each attempt."""
+
+    target: Target
+    origin: Origin
+    connection: Connection
+    policy: Policy | None = None  # where it is not the client's
+    key: DynamicKey | None = None
+    allow_http: bool = False
+
+
+class RouteTable:
+    """The routes of one client, or of several that share them. Those of many models are dropped and made again."""
+
+    def __init__(self) -> None:
+        self._routes: dict[Target, Route] = {}
+        self._endpoints: dict[Target, list[tuple[ProviderEndpoint, Connection]]] = {}  # by account
+
+    def add_endpoint(self, endpoint: ProviderEndpoint, connection: Connection) -> None:
+        """Make the targets of this endpoint routable."""
+        known = self._endpoints.setdefault(_target(endpoint, ""), [])
+        if (endpoint, connection) not in known:
+            known.append((endpoint, connection))
+
+    def add(self, target: Target, endpoint: ProviderEndpoint, connection: Connection) -> None:
+        """Remember a route; the first to a target counts."""
+        if target in self._routes:
+            return
+        if len(self._routes) >= MAX_MODELS:
+            self._forget()
+        self._routes[target] = _route(target, endpoint, connection)
+
+    def route(self, target: Target) -> Route:
+        """Return the route to a target of a known endpoint."""
+        route = self._routes.get(target)
+        if route is None:
+            endpoint, connection = self._endpoints[target.account][0]
+            self.add(target, endpoint, connection)
+            route = _route(target, endpoint, connection)
+        return route
+
+    def targets(self) -> tuple[Target, ...]:
+        """Return the targets that are remembered."""
+        return tuple(self._routes)
+
+    def _forget(self) -> None:
+        """Forget what can be made again: of two endpoints with one name and key, a target alone does not name the address."""
+        self._routes = {
+            target: route
+            for target, route in tuple(self._routes.items())
+            if len(self._endpoints[target.account]) > 1
+        }
+
+
+class Routes:
+    """The routes of one client. `connect` makes the connection to an origin; `table` may be shared."""
+
+    def __init__(
+        self,
+        endpoint: ProviderEndpoint,
+        rules: tuple[Fallback, ...],
+        *,
+        allow_http: bool,
+        environ: Mapping[str, str],
+        connect: Callable[[Origin], Connection],
+        table: RouteTable | None = None,
+    ) -> None:
+        self.endpoint = endpoint
+        self._table = RouteTable() if table is None else table
+        self.route = self._table.route
+        self._targets: dict[str, Target] = {}  # by model
+        self._steps: dict[str, tuple[Step, ...]] = {}
+        self._rules = [
+            (
+                rule,
+                tuple(_fallback_endpoints(rule, endpoint, allow_http=allow_http, environ=environ)),
+            )
+            for rule in rules
+        ]
+        endpoints = (endpoint, *(each for _, several in self._rules for each in several))
+        addresses = {each.origin.base_url: each.origin for each in endpoints}
+        self._connections = {address: connect(origin) for address, origin in addresses.items()}
+        for each in endpoints:
+            self._table.add_endpoint(each, self._connections[each.origin.base_url])
+
+    def target(self, model: str) -> Target:
+        """Return the first target of a call for `model`."""
+        target = self._targets.get(model)
+        if target is None:
+            target = self._add(self.endpoint, model)
+            make_room(self._targets)
+            self._targets[model] = target
+        return target
+
+    def steps(self, model: str) -> tuple[Step, ...]:
+        """Return the fallbacks of a call for `model`."""
+        steps = self._steps.get(model)
+        if steps is None:
+            make_room(self._steps)
+            steps = self._steps[model] = tuple(self._steps_for(model))
+        return steps
+
+    def own_targets(self) -> tuple[Target, ...]:
+        """Return the remembered targets that have its own key."""
+        key = self.endpoint.origin.key_digest
+        return tuple(target for target in self._table.targets() if target.key == key)
+
+    def connections(self) -> tuple[Connection, ...]:
+        """Return all of them."""
+        return tuple(self._connections.values())
+
+    def _steps_for(self, model: str) -> Iterator[Step]:
+        for rule, endpoints in self._rules:
+            on, after, source = frozenset(rule.on), rule.max_wait, _SOURCES[rule.kind]
+            if isinstance(rule, ToTargets):
+                targets = tuple(
+                    (self._add(endpoint, other), place.weight)
+                    for endpoint, place in zip(endpoints, rule.targets, strict=True)
+                    if (other := place.model_for(model)) is not None
+                )
+                if targets:
+                    yield Step(on, after, source, targets, rule.order)
+            else:
+                text = rule.text if isinstance(rule, ToDegraded) else None
+                yield Step(on, after, source, text=text)
+
+    def _add(self, endpoint: ProviderEndpoint, model: str) -> Target:
+        """Return the target of a model there, and make it routable."""
+        target = _target(endpoint, model)
+        self._table.add(target, endpoint, self._connections[endpoint.origin.base_url])
+        return target
+
+
+def make_room(by_model: dict[str, T]) -> None:
+    """Empty a memory by model when it is full: it can all be made again."""
+    if len(by_model) >= MAX_MODELS:
+        by_model.clear()
+
+
+def _target(endpoint: ProviderEndpoint, model: str) -> Target:
+    return Target(endpoint.provider, model, endpoint.origin.key_digest, endpoint.name)
+
+
+def _route(target: Target, endpoint: ProviderEndpoint, connection: Connection) -> Route:
+    policy, key, allow_http = endpoint.policy, endpoint.key, endpoint.allow_http
+    return Route(target, endpoint.origin, connection, policy, key, allow_http)
+
+
+def _fallback_endpoints(
+    rule: Fallback, own: ProviderEndpoint, *, allow_http: bool, environ: Mapping[str, str]
+) -> Iterator[ProviderEndpoint]:
+    if isinstance(rule, ToTargets):
+        for number, place in enumerate(rule.targets):
+            try:
+                yield _endpoint(place, own, allow_http=allow_http, environ=environ)
+            except ConfigurationError as error:
+                raise ConfigurationError(f"fallback.targets[{number}]: {error}") from None
+
+
+def _endpoint(
+    place: Place, own: ProviderEndpoint, *, allow_http: bool, environ: Mapping[str, str]
+) -> ProviderEndpoint:
+    """Find the endpoint of a fallback. It differs from the client's only in what it names; another address has its own key."""
+    elsewhere = place.provider is not None or place.base_url is not None
+    if not elsewhere and place.api_key_env is None:
+        return own
+    found = find_endpoint(
+        place.provider,
+        base_url=place.base_url if elsewhere else own.origin.base_url,
+        api_key_env=place.api_key_env,
+        allow_http=allow_http,
+        environ=environ,
+    )
+    return found if elsewhere else found._replace(provider=own.provider)
+
+
+class OriginConnections(dict[tuple[str, str], Connection]):
+    """One connection per scheme, host and port, for every path and key."""
+
+    def __init__(self, connect: Callable[[Origin], Connection]) -> None:
+        super().__init__()
+        self._connect = connect
+
+    def to(self, origin: Origin) -> Connection:
+        """Return the connection to an origin; of several threads that make one, all get the same."""
+        place = self.place_of(origin)
+        connection = self.get(place)
+        return self.setdefault(place, self._connect(origin)) if connection is None else connection
+
+    @staticmethod
+    def place_of(origin: Origin) -> tuple[str, str]:
+        """Return the scheme, and the host with its port."""
+        parts = urlsplit(origin.base_url)
+        return parts.scheme, parts.netloc
+
+
+# ---------------------------------------------------------------- target configs
+# A call keeps the config that it began with. A client has one, or takes it from a settings file at
+# the time of the call.
+
+
+@dataclass(frozen=True, slots=True)
+class TargetConfig:
+    """How calls to one target are made. `model` is for payloads that name none; in a pool it replaces theirs.
+
+    `reserves`: some target that the call may reach limits tokens or dollars. `pool_step` comes before the policy's own
+    fallbacks.
+    """
+
+    policy: Policy
+    routes: Routes
+    local_answers: LocalAnswers
+    model: str | None = None
+    stream_on_wire: bool = False
+    reserves: bool = False
+    pool_step: Callable[[str], Step] | None = None
+    weight: float = 1.0
+
+    @property
+    def origin(self) -> Origin:
+        """Where its calls go, with the key that is not asked for."""
+        return self.routes.endpoint.origin
+
+    @property
+    def account(self) -> Target:
+        """Its target, without the model."""
+        return _target(self.routes.endpoint, "")
+
+    def target(self, model: str) -> Target:
+        """Return the first target of calls for `model`."""
+        if self.pool_step is not None and self.model:
+            model = self.model
+        return self.routes.target(model)
+
+    def steps(self, model: str) -> tuple[Step, ...]:
+        """Return the fallbacks of a call for `model`."""
+        own = self.routes.steps(model) if self.policy.fallback else ()
+        return own if self.pool_step is None else (self.pool_step(model), *own)
+
+    def model_of(self, payload: Mapping[str, object]) -> str:
+        """Return the model of a payload, by default its own; raise ConfigurationError if there is none."""
+        model = payload.get("model") or self.model
+        if not isinstance(model, str) or not model:
+            raise ConfigurationError("model is missing: name it in the payload or in the client")
+        return model
+
+
+class TargetResolver(Protocol):
+    """Finds the target config of each call."""
+
+    @property
+    def first(self) -> TargetConfig:
+        """The config that describes the client."""
+        ...
+
+    def resolve(self, model: str) -> TargetConfig:
+        """Return the config of a call for this model."""
+        ...
+
+    def owned(self) -> tuple[LocalAnswers | Connection, ...]:
+        """Return what is closed with the client."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class SingleTarget:
+    """Always the same config."""
+
+    first: TargetConfig
+
+    def resolve(self, _model: str) -> TargetConfig:
+        """Return the only one."""
+        return self.first
+
+    def owned(self) -> tuple[LocalAnswers | Connection, ...]:
+        """Return all it has."""
+        return self.first.local_answers, *self.first.routes.connections()
+
+
+class Pool:
+    """Target configs of which one is chosen for each call; the others are its first fallback.
+
+    `order` puts the targets of a step into the order in which they are tried.
+    """
+
+    def __init__(
+        self,
+        members: tuple[TargetConfig, ...],
+        on: tuple[Verdict, ...],
+        after: float | None,
+        choose: TargetOrder,
+        order: Callable[[Step], tuple[Target, ...]],
+    ) -> None:
+        self.members = members
+        self._on = frozenset(on)
+        self._after = after
+        self._choose = choose
+        self._order = order
+        self._steps: dict[str, Step] = {}
+
+    def resolve(self, model: str) -> TargetConfig:
+        """Return the config of the member whose turn it is."""
+        if self._choose is TargetOrder.IN_ORDER:
+            return self.members[0]
+        first = self._order(self.step(model))[0]
+        return next(member for member in self.members if member.target(model) == first)
+
+    def step(self, model: str) -> Step:
+        """Return the fallback to all members, for a call for `model`; it skips those that were tried."""
+        step = self._steps.get(model)
+        if step is None:
+            targets = tuple((member.target(model), member.weight) for member in self.members)
+            step = Step(self._on, self._after, FALLBACK, targets, self._choose)
+            make_room(self._steps)
+            self._steps[model] = step
+        return step

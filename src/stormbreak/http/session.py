@@ -1,0 +1,204 @@
+"""One call to an LLM API: its `Call` for the engine, and the sender of its attempts."""
+
+from collections.abc import Callable
+from functools import partial
+
+from stormbreak.core.engine import Engine
+from stormbreak.core.fallback import Step
+from stormbreak.core.flow import Send
+from stormbreak.core.policy import Policy
+from stormbreak.drivers.scope import Scope
+from stormbreak.drivers.timeouts import AnsweredError
+from stormbreak.http.models import CONNECT_TIMEOUT, PreparedRequest
+from stormbreak.http.request import Lookup, RequestTemplate, headers_for
+from stormbreak.http.response import assemble_stream, outcome_of, parse_response
+from stormbreak.http.routing import Route, Routes
+from stormbreak.http.stream_source import Source, open_source
+from stormbreak.llm.models import OPERATIONS
+from stormbreak.types import Call, Outcome, Priority, Target, Verdict
+
+CONNECT_SHARE = 0.9  # of an attempt's time; the rest shows that the connection failed
+
+
+def make_call(  # noqa: PLR0913 - keywords are cheap to read
+    engine: Engine,
+    source: RequestTemplate | Lookup,
+    target: Target,
+    *,
+    policy: Policy,
+    reserves: bool,
+    scope: Scope,
+    steps: tuple[Step, ...],
+    deadline_at: float | None,
+    priority: Priority | None = None,
+    tenant: str = "",
+    attempts: int | None = None,
+    span: float | None = None,
+    delivers: bool = False,
+    stream_deadline_at: float | None = None,
+) -> Call:
+    """Make a call. The scope extends neither the deadline nor the policy.
+
+    `reserves`: tokens or dollars are reserved for it. `priority`, `tenant` and `attempts` go before the scope's.
+    """
+    bound = source.token_bound() if reserves or engine.listeners else None
+    if priority is None:
+        priority = policy.priority if scope.priority is None else scope.priority
+    return Call(
+        engine.number(),
+        target,
+        deadline_at=scope.earlier(deadline_at),
+        patience=policy.patience,
+        priority=priority,
+        fail_fast=policy.fail_fast,
+        span=span,
+        most=scope.most if attempts is None else attempts,
+        tenant=tenant or scope.tenant or "",
+        streams=source.reports_output,
+        tokens=source.estimated_tokens() if reserves else 0,
+        delivers=delivers,
+        fallbacks=steps,
+        stream_deadline_at=stream_deadline_at,
+        labels=scope.labels,
+        operation=OPERATIONS.get(source.shape, ""),
+        bound=bound,
+        unbounded=source.unbounded_reason() if reserves and bound is None else "",
+    )
+
+
+class Sender:
+    """Sends the attempts of one call. `idle_timeout`, in seconds, is by default that of the policy.
+
+    Of a delivered call, `stream_source` is the stream that succeeded, or the last one, from `target`.
+    """
+
+    target: Target | None = None
+    stream_source: Source | None = None
+
+    def __init__(
+        self,
+        source: RequestTemplate | Lookup,
+        routes: Routes,
+        policy: Policy,
+        on_output: Callable[[Send], None],
+        *,
+        idle_timeout: float | None = None,
+    ) -> None:
+        """`on_output` is called at the first output of an assembled stream."""
+        self._source = source
+        self._routes = routes
+        self._policy = policy
+        self._on_output = on_output
+        self._idle_timeout = idle_timeout
+
+    async def __call__(self, command: Send) -> Outcome:
+        """Send once. The driver ends it after `command.timeout` seconds.
+
+        What has no connection shortly before that has failed to connect: nothing can have been processed.
+        """
+        found = self._source.prepared.get(command.target)
+        if found is None:
+            route = self._routes.route(command.target)
+            request = self._source.prepare(route)
+        else:
+            route, request = found
+        api_key = route.origin.api_key
+        if route.key is not None:
+            origin = await route.key.ask(route.origin, allow_http=route.allow_http)
+            if isinstance(origin, Outcome):
+                return origin
+            api_key = origin.api_key
+            request = request._replace(headers=headers_for(origin, request))
+        policy, timeout = route.policy or self._policy, command.timeout
+        connect = request.connect_timeout
+        if timeout is not None:
+            connect = min(connect, CONNECT_SHARE * timeout)
+        request = request._replace(
+            idle_timeout=policy.idle_timeout if self._idle_timeout is None else self._idle_timeout,
+            connect_timeout=connect,
+            attempt_timeout=timeout,
+        )
+        outcome = await self._attempt(command, route, request, policy, api_key)
+        if outcome.verdict is Verdict.CONNECT_FAILED and _is_too_short(outcome, timeout, policy):
+            return outcome._replace(own_deadline=True)
+        return outcome
+
+    async def _attempt(
+        self,
+        command: Send,
+        route: Route,
+        request: PreparedRequest,
+        policy: Policy,
+        api_key: str | None,
+    ) -> Outcome:
+        raise NotImplementedError
+
+
+class BufferedSender(Sender):
+    """Waits for the end of each answer."""
+
+    async def _attempt(
+        self,
+        command: Send,
+        route: Route,
+        request: PreparedRequest,
+        policy: Policy,
+        api_key: str | None,
+    ) -> Outcome:
+        learn, cancel = policy.rate_limit.learn_from_headers, None
+        if not request.streamed:
+            result = parse_response(await route.connection.exchange(request), request)
+        else:
+            stream = await route.connection.open(request)
+            if isinstance(stream, Outcome):
+                return stream
+            first = partial(self._on_output, command)
+            on_output = first if self._source.reports_output else None
+            result, cancel = await assemble_stream(stream, request, policy.stall_timeout, on_output)
+        if isinstance(result, Outcome):
+            return result
+        outcome = outcome_of(result, request, api_key, learn=learn)
+        if cancel is not None:
+            raise AnsweredError(outcome, cancel)
+        return outcome
+
+
+class StreamSender(Sender):
+    """Waits for the first output of each answer."""
+
+    _has_succeeded = False
+
+    async def _attempt(
+        self,
+        command: Send,
+        route: Route,
+        request: PreparedRequest,
+        policy: Policy,
+        api_key: str | None,
+    ) -> Outcome:
+        outcome, source = await open_source(
+            route.connection,
+            request,
+            api_key,
+            stall_timeout=policy.stall_timeout,
+            learn=policy.rate_limit.learn_from_headers,
+            on_cancelled=partial(self._take, command, succeeded=True),
+        )
+        self._take(command, source, succeeded=outcome.verdict is Verdict.OK)
+        return outcome
+
+    def _take(self, command: Send, source: Source | None, *, succeeded: bool) -> None:
+        if not self._has_succeeded:  # attempts may race: one that comes too late changes nothing
+            self.target, self.stream_source = command.target, source
+            self._has_succeeded = succeeded
+
+
+def _is_too_short(outcome: Outcome, timeout: float | None, policy: Policy) -> bool:
+    """Whether our own deadline left less than the usual time to connect."""
+    usual = policy.attempt_timeout
+    return (
+        isinstance(outcome.error, TimeoutError)
+        and timeout is not None
+        and CONNECT_SHARE * timeout < CONNECT_TIMEOUT
+        and (usual is None or timeout < usual)
+    )

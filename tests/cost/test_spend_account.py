@@ -1,0 +1,167 @@
+"""The money of one policy, without calls."""
+
+import decimal
+from decimal import Decimal
+from math import inf
+
+import pytest
+
+from stormbreak.core.gate import NEVER, READY
+from stormbreak.core.spend_policy import SpendPolicy
+from stormbreak.cost.spend_gate import SpendAccount
+
+ONE, TWO, THREE = map(Decimal, (1, 2, 3))
+
+
+def account(usd=2.0, per=None):
+    return SpendAccount(SpendPolicy(max_usd=usd, period=per))
+
+
+def test_it_may_be_spent_to_the_last_cent():
+    made = account()
+    assert made.ready_at(TWO, 0.0) == READY
+    made.reserve(ONE, 0.0)
+    assert made.ready_at(ONE, 0.0) == READY
+    assert made.ready_at(Decimal("1.01"), 0.0) == NEVER
+
+
+def test_what_can_still_be_had_is_not_lacking():
+    made = account()
+    made.settle(ONE, ONE, made.reserve(ONE, 0.0), 0.0)
+
+    assert not made.lacks(ONE, 0.0)
+    assert made.lacks(Decimal("1.01"), 0.0)
+    assert made.ready_at(Decimal("1.01"), 0.0) == made.ends_at == inf
+
+
+def test_what_would_fit_into_what_is_spent_waits_for_others_and_not_for_the_period():
+    made = account(per=60.0)
+    made.reserve(TWO, 0.0)
+
+    assert made.ready_at(TWO, 59.0) == NEVER
+    assert not made.lacks(TWO, 59.0)
+
+
+def test_a_period_is_over_at_its_end():
+    made = account(per=60.0)
+    made.settle(TWO, TWO, made.reserve(TWO, 0.0), 0.0)
+
+    assert (made.ready_at(TWO, 59.9), made.ready_at(TWO, 60.0)) == (60.0, READY)
+    assert (made.lacks(TWO, 59.9), made.lacks(TWO, 60.0)) == (True, False)
+    assert made.ready_at(THREE, 60.0) == NEVER
+    assert made.snapshot(59.9)["spent"] == "2"
+    assert made.snapshot(60.0) == {"limit": "2.0", "spent": "0", "set_aside": "0", "ends": None}
+
+
+def test_a_period_is_as_long_as_it_is_whoever_comes_in_it():
+    made = account(per=60.0)
+    first = made.reserve(ONE, 5.0)
+    assert made.ends_at == 65.0
+    assert made.reserve(ONE, 30.0) == first
+    assert made.ends_at == 65.0
+
+    assert made.reserve(ONE, 70.0) == first + 1
+    assert made.ends_at == 130.0
+
+
+def test_what_ends_at_the_end_of_its_period_is_none_of_the_next():
+    made = account(per=60.0)
+    period = made.reserve(TWO, 0.0)
+    made.settle(TWO, TWO, period, 60.0)
+
+    assert (made.spent, made.taken, made.ends_at) == (0, 0, inf)
+
+
+def test_no_more_is_set_aside_than_is_allowed_by_now():
+    made = account()
+    made.allowed = ONE
+
+    assert made.ready_at(ONE, 0.0) == READY
+    assert made.ready_at(Decimal("1.01"), 0.0) == NEVER
+    assert not made.lacks(TWO, 0.0)
+    made.reserve(ONE, 0.0)
+    assert made.room == 0
+    made.allowed = THREE
+    assert made.room == 1
+
+
+@pytest.mark.parametrize(
+    ("percents", "told"),
+    [
+        ([49, "49.9", 50, 51, "79.9", 80, "99.9", 100, 110], [50, 80, 100]),
+        ([95, 100], [80, 100]),
+        ([100], [100]),
+    ],
+)
+def test_each_part_is_told_once(percents, told):
+    made = account(usd=100.0)
+    heard = []
+    for percent in percents:
+        made.spend(Decimal(percent) - made.spent)
+        heard.append(made.next_alert())
+
+    shares = [each for each in heard if each is not None]
+    assert shares == told
+
+
+def test_a_refusal_is_news_once():
+    made = account()
+
+    assert made.next_alert(rejected=True) == 100
+    assert made.next_alert(rejected=True) is None
+
+
+def test_a_refusal_leaves_the_other_parts_to_be_told():
+    made = account()
+    made.next_alert(rejected=True)
+    told = []
+    for _ in range(4):
+        made.spend(Decimal("0.5"))
+        told.append(made.next_alert())
+
+    assert told == [None, 50, None, None]
+    made.change_limit(SpendPolicy(max_usd=3.0))
+    assert made.next_alert(rejected=True) == 100
+
+
+def test_who_leaves_with_what_was_spent_hears_of_the_parts_that_are_still_to_come():
+    made = account()
+    made.spend(ONE)
+    made.next_alert()
+    met, half = (made.branch(SpendPolicy(max_usd=usd)) for usd in (1.0, 1.6))
+    half.spend(Decimal("0.4"))
+
+    assert (met.next_alert(), met.next_alert(rejected=True)) == (None, None)
+    assert half.next_alert() == 80
+    assert half.next_alert(rejected=True) == 100
+    assert (made.spent, made.next_alert()) == (1, None)
+
+
+def test_each_period_has_news_of_its_own():
+    made = account(per=60.0)
+    made.settle(TWO, TWO, made.reserve(TWO, 0.0), 0.0)
+    assert made.next_alert() == 100
+    made.reserve(ONE, 60.0)
+
+    assert made.next_alert() is None
+    assert made.next_alert(rejected=True) == 100
+
+
+def test_news_say_when_the_period_ends():
+    made = account(per=60.0)
+    made.settle(TWO, TWO, made.reserve(TWO, 5.0), 5.0)
+
+    assert (made.next_alert(), made.ends_at) == (100, 65.0)
+
+
+def test_a_thread_that_reckons_with_few_digits_spends_as_much():
+    made = account(usd=1000.0)
+    made.spend(Decimal(100))
+    with decimal.localcontext(prec=4):
+        for _ in range(1000):
+            period = made.reserve(Decimal("0.5001"), 0.0)
+            made.settle(Decimal("0.5001"), Decimal("0.0004"), period, 0.0)
+        assert made.ready_at(Decimal("899.6"), 0.0) == READY
+        assert made.ready_at(Decimal("899.6001"), 0.0) != READY
+
+    assert (made.spent, made.taken) == (Decimal("100.4"), Decimal("100.4"))
