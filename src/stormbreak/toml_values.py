@@ -21,7 +21,7 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from stormbreak.core.checks import shown
 from stormbreak.errors import ConfigurationError
-from stormbreak.key_patterns import is_secret_name, quoted
+from stormbreak.key_patterns import is_secret_name, looks_like_key, quoted
 from stormbreak.toml_file import Table
 
 T = TypeVar("T")
@@ -45,7 +45,7 @@ UNKNOWN = "unknown key "
 def join(path: str, key: str) -> str:
     """`path` with one more key, quoted and cut where it is none that anybody would write."""
     if not BARE.fullmatch(key):
-        key = json.dumps(key[:MAX_SHOWN]) if quoted(key) == repr(key) else f"({quoted(key)})"
+        key = json.dumps(key[:MAX_SHOWN])
     return f"{path}.{key}" if path else key
 
 
@@ -71,8 +71,11 @@ def one_of(words: Iterable[str]) -> str:
 def _unknown(path: str, key: str, given: Any, known: Iterable[str]) -> ConfigurationError:
     nearest = get_close_matches(key, known, n=1)
     hint = f"did you mean {nearest[0]}?" if nearest else f"known: {', '.join(known)}"
+    name = join(path, key)
+    if looks_like_key(key):
+        name = f"{path}.({quoted(key)})" if path else f"({quoted(key)})"
     value = "(not shown)" if is_secret_name(key) else show(given)
-    return ConfigurationError(f"{UNKNOWN}{join(path, key)} = {value}; {hint}")
+    return ConfigurationError(f"{UNKNOWN}{name} = {value}; {hint}")
 
 
 # ---------------------------------------------------------------- types
@@ -221,7 +224,7 @@ def _read_plain(kind: type, value: Any, path: str) -> Any:
         try:
             _expect(isfinite(value), "a finite number", value, path)
         except OverflowError:
-            raise _WrongTypeError(path, "a number", value) from None
+            raise _WrongTypeError(path, "a number below 1e308", value) from None
         return value
     if kind is Decimal:
         number = isinstance(value, int | Decimal) and not isinstance(value, bool)

@@ -162,7 +162,7 @@ def test_check_looks_at_every_profile(settings, capsys):
     settings.write_text(SETTINGS + "modle = 'x'\n")
     assert main(["config", "check", "settings.toml"]) == 2
     assert capsys.readouterr().err == (
-        "stormbreak: settings.toml: unknown key profiles.staging.targets.main.modle ="
+        "stormbreak: settings.toml: unknown key profiles.staging.targets.main.modle = 'x';"
         " did you mean model?\n"
     )
     assert main(["config", "check", "settings.toml", "--profile", "staging"]) == 2

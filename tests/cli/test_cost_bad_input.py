@@ -203,4 +203,4 @@ def test_a_typo_in_a_price_file_is_named(tmp_path, capsys):
     path = tmp_path / "deal.toml"
     path.write_text("[[prices]]\nprovider = 'x'\nmodel = 'm'\ninptu = 2.5\n")
     said = refused(capsys, f"compare --tokens 1M --prices {path}")
-    assert said.startswith(f"{path}: unknown key prices[0].inptu = 2.5; known: ")
+    assert said.startswith(f"{path}: unknown key prices[0].inptu = 2.5; did you mean input?")

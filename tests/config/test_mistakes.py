@@ -50,7 +50,8 @@ TABLE = {
     "deadline = nan": 'deadline must be a finite number or "none", got nan',
     "deadline = -inf": 'deadline must be a finite number or "none", got -inf',
     "deadline = 1e999": 'deadline must be a finite number or "none", got inf',
-    "deadline = 1" + 400 * "0": f'deadline must be a number or "none", got 1{39 * "0"}...',
+    "deadline = 1"
+    + 400 * "0": f'deadline must be a number below 1e308 or "none", got 1{39 * "0"}...',
     "deadline = " + 5000 * "9": "a number in it is too long",
     "[spend]\nmax_usd = -3": "spend.max_usd must be positive, got -3",
     "[spend]\nmax_usd = '5 USD'": "spend.max_usd must be a number or \"none\", got '5 USD'",

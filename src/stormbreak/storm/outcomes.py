@@ -104,7 +104,7 @@ def check_playable(scenario: Scenario) -> None:
         if trouble.match is not None:
             raise ConfigurationError(
                 f"{scenario.name}: faults[{place}].match cannot be simulated, for simulated calls have no"
-                f" text (requests and first can), got {quoted(trouble.match)}"
+                f" text (requests and first_attempts can), got {quoted(trouble.match)}"
             )
 
 
