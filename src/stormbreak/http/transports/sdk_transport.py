@@ -211,7 +211,7 @@ class SdkTransport:
             source,
             target,
             policy=policy,
-            reserves=policy.weighs,
+            reserves=policy.reserves,
             scope=scope,
             steps=steps,
             deadline_at=None if deadline == inf else now + deadline,
