@@ -24,7 +24,7 @@ ALLOWED = {
     "telemetry/status_server.py BoundedSemaphore": "never waited for; no child serves",
     "telemetry/prometheus.py Lock": "takes the place of one of prometheus_client in a child",
     "http/h1/aiohttp_connection.py WeakKeyDictionary": "each loop has its own entry; single operations only",
-    "doctor/request_path.py cached_property": "of one thread, in a process of its own",
+    "doctor/discovery.py cached_property": "of one thread, in a process of its own",
 }
 
 

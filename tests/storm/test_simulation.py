@@ -203,14 +203,14 @@ def test_each_process_has_an_engine_of_its_own_unless_all_share_one():
 
 def test_with_first_output_each_answer_is_seen_to_begin():
     firsts = []
-    seen = Diagnosis.first
+    seen = Diagnosis.first_output
     with pytest.MonkeyPatch.context() as patched:
 
         def first(diagnosis, flight, now):
             firsts.append(now - flight.sent_at)
             seen(diagnosis, flight, now)
 
-        patched.setattr(Diagnosis, "first", first)
+        patched.setattr(Diagnosis, "first_output", first)
         plain = simulate(alone(), INTERACTIVE)
         assert firsts == []
         streamed = simulate(alone(), INTERACTIVE, first_output=True)
