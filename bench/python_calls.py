@@ -29,7 +29,7 @@ RESUMABLE = inspect.CO_COROUTINE | inspect.CO_GENERATOR | inspect.CO_ASYNC_GENER
 async def count(call: Callable[[], Awaitable[object]]) -> Counter[str]:
     """Count the Python calls in our files of `MEASURED` calls, by file and function."""
     counts: Counter[str] = Counter()
-    seen: set[FrameType] = set()  # of coroutines and generators: each resume is an event of the same frame
+    seen: set[FrameType] = set()  # those that can be resumed: each resume is an event, too
 
     def on_event(frame: FrameType, event: str, _: object) -> None:
         code = frame.f_code

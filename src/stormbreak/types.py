@@ -36,6 +36,10 @@ class Verdict(StrEnum):
     CANCELLED = "cancelled"
 
 
+VERDICT_OK = Verdict.OK
+"""For code on the way of every call: Python finds a name of a module several times faster than a member of an Enum."""
+
+
 class Tally(Enum):
     """What a verdict tells a circuit breaker."""
 

@@ -30,7 +30,7 @@ from math import inf
 from typing import Protocol, TypeAlias
 
 from stormbreak.core.checks import require, require_number
-from stormbreak.core.circuit import BreakerPolicy, Mode, State
+from stormbreak.core.circuit import CLOSED, BreakerPolicy, Mode, State
 from stormbreak.core.circuit_snapshot import LONGEST, CircuitSnapshot
 from stormbreak.core.cooldown import SPREAD
 from stormbreak.core.diagnosis import Diagnosis
@@ -44,6 +44,8 @@ MAX_RETRY_AFTER = 900.0
 
 REMEMBERED = 900.0
 """Seconds for which a circuit that may be probed is remembered, though no call probes it."""
+
+_SUCCESS = Tally.SUCCESS
 
 Pass: TypeAlias = tuple[
     int, float, InFlight | None
@@ -155,7 +157,7 @@ class Breaker:
 
     def take(self, _call: object, now: float) -> BreakerToken:
         """Let one call pass: freely while closed, as a probe otherwise."""
-        if self.state is State.CLOSED:
+        if self.state is CLOSED:
             return self._epoch, now, self._diagnosis.take(None, now) if self._observes else None
         self._end_stale_trial(now)
         if self.state is State.ISOLATED and self._policy.mode is not Mode.NORMAL:
@@ -179,7 +181,7 @@ class Breaker:
         tally = Tally.NOTHING if outcome.own_deadline else self._treatments[outcome.verdict].tally
         if not isinstance(token, Probe) and token[0] == self._epoch:  # then the circuit is closed
             took = now - token[1]
-            if tally is Tally.SUCCESS:
+            if tally is _SUCCESS:
                 self._retry_after_until = -inf  # a failure cannot speak for a target that serves
                 trips = self._trip.record(now, failed=False, took=took)
             else:

@@ -25,7 +25,16 @@ from stormbreak.events import (
     RetryPlanned,
     RetryRefused,
 )
-from stormbreak.types import FALLBACK, Call, CallResult, Outcome, Rejection, Target, Verdict
+from stormbreak.types import (
+    FALLBACK,
+    VERDICT_OK,
+    Call,
+    CallResult,
+    Outcome,
+    Rejection,
+    Target,
+    Verdict,
+)
 
 GRACE = 0.25
 """Seconds that a local answer may take beyond the deadline that all other answers missed."""
@@ -63,7 +72,7 @@ def run_target(target_state: TargetState, state: CallState, now: float, uniform:
     failure: Outcome | None = None
     while True:
         outcome, now, uniform = yield from make_attempt(target_state, state, now, uniform)
-        if outcome.verdict is Verdict.OK:
+        if outcome.verdict is VERDICT_OK:
             return state.end(outcome, now)
         if outcome.rejection is not None:
             return _end_rejected(state, outcome.rejection, failure, now)

@@ -16,6 +16,9 @@ class State(StrEnum):
     ISOLATED = "isolated"
 
 
+CLOSED = State.CLOSED
+
+
 class Mode(StrEnum):
     """What a breaker may do. Isolating by hand works in every mode."""
 

@@ -19,7 +19,7 @@ from math import inf
 from typing import Protocol
 
 from stormbreak.core.gate import READY
-from stormbreak.types import Outcome, Treatment, Verdict
+from stormbreak.types import VERDICT_OK, Outcome, Treatment, Verdict
 
 SPREAD = 0.5
 """A named time t becomes anything within [t, (1 + SPREAD) t], unless a policy says otherwise."""
@@ -72,7 +72,7 @@ class Cooldown:
 
     def settle(self, token: float, outcome: Outcome, now: float, uniform: float) -> None:
         """Start, extend or lift the cooldown."""
-        if outcome.verdict is Verdict.OK:
+        if outcome.verdict is VERDICT_OK:
             if self.until > now and token >= self._refused_sent_at:
                 self.lift(now)
             return
@@ -156,6 +156,6 @@ class Pace:
 
     def settle(self, token: int, outcome: Outcome, _now: float, _uniform: float) -> None:
         """Count the attempts that were refused with a named time."""
-        refused = outcome.retry_after is not None and outcome.verdict is not Verdict.OK
+        refused = outcome.retry_after is not None and outcome.verdict is not VERDICT_OK
         if refused and token == self._number:
             self._refused += 1

@@ -24,10 +24,10 @@ from collections.abc import Callable, Mapping
 from enum import StrEnum
 from math import inf, log
 
-from stormbreak.core.gate import READY, Completion, InFlight
+from stormbreak.core.gate import ANSWERED, READY, Completion, InFlight
 from stormbreak.core.latency_baseline import LatencyBaseline
 from stormbreak.core.throughput_estimate import FirstOutputEstimate, RateEstimate
-from stormbreak.types import Call, Outcome, Tally, Treatment, Verdict
+from stormbreak.types import VERDICT_OK, Call, Outcome, Tally, Treatment, Verdict
 
 TOP_TOTAL, TOP_FIRST = 8, 5  # late answers in excess that are evidence
 WEIGHT = 0.1  # of the newest in a moving share
@@ -159,16 +159,18 @@ class Diagnosis:
     def settle(self, token: InFlight, outcome: Outcome, now: float, _uniform: float) -> None:
         """An attempt ended."""
         flight = token
-        answered = outcome.verdict is Verdict.OK
+        answered = outcome.verdict is VERDICT_OK
         if answered:
-            completion = flight.completion = Completion.ANSWERED
+            completion = flight.completion = ANSWERED
         else:
             completion = flight.complete(outcome)
         if self._overdue:
             self._overdue.discard(flight)
         if flight.first_output_at is not None:
             self._first_output_estimate.ended(now)
-        if flight.sent_at <= self._refused_at or outcome.verdict is Verdict.THROTTLED:
+        if flight.sent_at <= self._refused_at or (
+            not answered and outcome.verdict is Verdict.THROTTLED
+        ):
             self._compare(flight, outcome, now)
         if answered:
             self.answers += 1

@@ -13,7 +13,7 @@ from math import fsum, inf
 from statistics import median
 from typing import NamedTuple
 
-from stormbreak.core.gate import Completion, InFlight
+from stormbreak.core.gate import ANSWERED, Completion, InFlight
 
 BLOCK = 16  # attempts
 LEAST = 8  # samples that make a block worth keeping
@@ -78,7 +78,7 @@ class LatencyBaseline:
     def on_completion(self, flight: InFlight, now: float, evidence_at: float) -> None:
         """Take in an attempt that has ended; `evidence_at` is the last sign of congestion."""
         block: _Block = flight.block
-        if flight.completion is Completion.ANSWERED or flight.completion is Completion.LATE:
+        if flight.completion is ANSWERED or flight.completion is Completion.LATE:
             total = now - flight.sent_at
             block.totals.append(total)
             known = self.streams and flight.first_output_at is not None

@@ -32,7 +32,7 @@ from typing import NamedTuple
 
 from stormbreak.core.checks import check_types, require, require_window
 from stormbreak.core.window import TimeWindow
-from stormbreak.types import TREATMENTS, Outcome, Verdict
+from stormbreak.types import TREATMENTS, VERDICT_OK, Outcome, Verdict
 
 SHORT_WAIT = 0.5  # seconds; a shorter named time makes no retry free
 
@@ -101,8 +101,10 @@ class Budget:
     def earn(self, now: float) -> None:
         """A call has come."""
         policy = self._policy
-        balance = self._tokens * exp(-max(0.0, now - self._since) / policy.decay_time)
-        self._tokens = min(policy.capacity, balance + policy.ratio)
+        tokens, since_then = self._tokens, now - self._since
+        if since_then > 0:
+            tokens *= exp(-since_then / policy.decay_time)
+        self._tokens = min(policy.capacity, tokens + policy.ratio)
         self._since = now
 
     def balance(self, now: float) -> float:
@@ -113,14 +115,13 @@ class Budget:
 
     def record(self, outcome: Outcome, now: float) -> None:
         """Take note of how an attempt ended."""
-        if outcome.verdict is Verdict.CANCELLED:
-            return
-        failed = outcome.verdict is not Verdict.OK
-        self._recent.add(now, failed=failed)
-        if not failed:
+        if outcome.verdict is VERDICT_OK:
             self._in_a_row = 0
+        elif outcome.verdict is Verdict.CANCELLED:
+            return
         elif TREATMENTS[outcome.verdict].retry and not _was_invited_by_server(outcome):
             self._in_a_row += 1
+        self._recent.add(now, failed=False)  # only its calls are asked for
 
     def is_free(self, outcome: Outcome, now: float, load: Load = UNKNOWN) -> bool:
         """Whether a retry after `outcome` (already recorded) need not be paid."""

@@ -28,6 +28,7 @@ from stormbreak.types import Outcome, Verdict
 # its share is followed. A share that climbs beyond what chance explains ends it, and the next trial
 # has to wait, each time twice as long.
 
+WINDOW = 10.0  # seconds in which sends and refusals are counted, in slices of one second
 FALLEN = 0.25  # of the share before: what a limit's refusals fall to once less is sent
 ODDS = log(100.0)  # that decide a trial, either way
 SETTLING = 5.0  # seconds at the start of a trial that do not count, since less is sent only then
@@ -72,6 +73,7 @@ class RandomRefusals:
         self._trial: _HypothesisTest | None = None
         self._second = 0  # the one that is counted now
         self._sent = self._refused = 0  # in it
+        self._sent_before = TimeWindow(WINDOW)  # in the seconds before
         self._share = 0.0
         self._followed = 0.0  # attempts that the share stands on
         self._until = -inf
@@ -106,6 +108,11 @@ class RandomRefusals:
         self._turn(now)
         self._refused += 1
 
+    def sent_lately(self, now: float) -> int:
+        """Return how many were sent in the last `WINDOW` seconds. Only after a refusal at `now`."""
+        self._sent_before.roll(now)
+        return self._sent_before.calls + self._sent
+
     def explains(self, sent: int, refused: int) -> bool:
         """Whether bad luck explains that of `sent` so many were `refused`.
 
@@ -128,6 +135,7 @@ class RandomRefusals:
             return
         over, sent, refused = self._second, self._sent, self._refused
         self._second, self._sent, self._refused = second, 0, 0
+        self._sent_before.add(over, failed=False, calls=sent)
         if self._trial is not None:
             self._try(self._trial, over, sent, refused, now)
         elif self.holds(now):
@@ -156,7 +164,6 @@ class RandomRefusals:
 
 # ---------------------------------------------------------------- adaptive send rate
 
-WINDOW = 10.0  # seconds
 SHARE = 0.1  # of what was sent that must have been refused ...
 LEAST = 2  # ... and at least so many
 ENOUGH = 5  # sends that a first lesson needs, or chance decides
@@ -179,7 +186,6 @@ class AdaptiveSendRate:
 
     def __init__(self, on_random: Callable[[float], None] = lambda _: None) -> None:
         """`on_random(now)` is called when refusals have proved to be bad luck."""
-        self._sent = TimeWindow(WINDOW)
         self._refused = TimeWindow(WINDOW)
         self._random_refusals = RandomRefusals(self._found)
         self._on_random_refusals = on_random
@@ -234,7 +240,6 @@ class AdaptiveSendRate:
         if now - self._sent_at > WINDOW:
             self._busy_since = now
         self._sent_at = now
-        self._sent.add(now, failed=False)
         self._random_refusals.on_send(now)
         if now - self.learned_at < FADE:
             self._earn(now)
@@ -248,8 +253,7 @@ class AdaptiveSendRate:
         self._random_refusals.refused(now)
         if now - self.learned_at < PAUSE or now - self._busy_since < BUSY:
             return
-        self._sent.roll(now)
-        sent, refused = self._sent.calls, self._refused.calls
+        sent, refused = self._random_refusals.sent_lately(now), self._refused.calls
         if refused < max(LEAST, SHARE * sent) or (sent < ENOUGH and not self.in_force(now)):
             return
         if self._random_refusals.holds(now):

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from stormbreak.core.admission import TargetQueue
 from stormbreak.core.breaker import Breaker
-from stormbreak.core.circuit import State
+from stormbreak.core.circuit import CLOSED, State
 from stormbreak.core.circuit_snapshot import CircuitSnapshot
 from stormbreak.core.concurrency_limit import limiter
 from stormbreak.core.cooldown import Cooldown, Pace
@@ -151,7 +151,7 @@ class TargetState:
             and self.pace.ends_at <= now
             and (rate is None or now - rate.learned_at >= RATE_FADE)
             and slots.in_flight < slots.limit
-            and (breaker is None or breaker.state is State.CLOSED)
+            and (breaker is None or breaker.state is CLOSED)
         )
 
     # ------------------------------------------------------------ how gates inform each other
