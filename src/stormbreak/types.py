@@ -159,7 +159,7 @@ class Call(NamedTuple):
     priority: Priority = Priority.INTERACTIVE
     fail_fast: bool = True  # an open circuit rejects at once; otherwise the call waits for it
     span: float | None = None  # sets the deadline, so many seconds after the first attempt left
-    most: int | None = None  # attempts at the most, where that is less than the policy allows
+    max_attempts: int | None = None  # where that is less than the policy allows
     tenant: str = ""  # on whose behalf: a queue serves tenants in fair shares
     streams: bool = False  # whoever sends it will tell when its first output comes
     tokens: int = 0  # estimate of what an attempt uses, prompt and answer together

@@ -88,7 +88,7 @@ def test_and_where_most_attempts_beside_them_are_served():
 
 def test_and_where_the_limit_has_fallen():
     stage = Stage(policy(limit=AimdLimit()))
-    stage.start(most=1).step(THROTTLED)
+    stage.start(max_attempts=1).step(THROTTLED)
 
     assert stage.state.load(stage.now).slowed_by_429s
 

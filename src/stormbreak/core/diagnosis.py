@@ -354,7 +354,7 @@ class Diagnosis:
     @property
     def lost(self) -> int:
         """Attempts under way that will hardly be answered: overdue, and overtaken or while the circuit sets the pace."""
-        if self.probed and self.lost_after is not None:
+        if not self._overdue or (self.probed and self.lost_after is not None):
             return len(self._overdue)
         return sum(self.is_overtaken(flight.sent_at) for flight in self._overdue)
 

@@ -138,7 +138,7 @@ class RandomRefusals:
         self._sent_before.add(over, failed=False, calls=sent)
         if self._trial is not None:
             self._try(self._trial, over, sent, refused, now)
-        elif self.holds(now):
+        elif now < self._until:
             self._follow(sent, refused)
 
     def _try(
