@@ -150,7 +150,10 @@ class Usage:
 
 
 class Call(NamedTuple):
-    """What a caller asked for, as far as policies need to know. `number` is unique in one engine."""
+    """What a caller asked for, as far as policies need to know. Times and timeouts are seconds.
+
+    `number` is unique in one engine. Without a `deadline_at` or `patience` the call may take, or wait, for any time.
+    """
 
     number: int
     target: Target
@@ -158,21 +161,21 @@ class Call(NamedTuple):
     patience: float | None = None
     priority: Priority = Priority.INTERACTIVE
     fail_fast: bool = True  # an open circuit rejects at once; otherwise the call waits for it
-    span: float | None = None  # sets the deadline, so many seconds after the first attempt left
-    max_attempts: int | None = None  # where that is less than the policy allows
+    span: float | None = None  # the deadline is this long after the first attempt is sent
+    max_attempts: int | None = None  # if it is lower than that of the policy
     tenant: str = ""  # on whose behalf: a queue serves tenants in fair shares
-    streams: bool = False  # whoever sends it will tell when its first output comes
+    streams: bool = False  # the sender reports the first output of each attempt
     tokens: int = 0  # estimate of what an attempt uses, prompt and answer together
-    delivers: bool = False  # the caller gets the answer as it comes, from its first output on
-    fallbacks: tuple[Any, ...] = ()  # of `core.fallback.Step`: where it may go from there
+    delivers: bool = False  # the caller reads the answer as a stream
+    fallbacks: tuple[Any, ...] = ()  # of `core.fallback.Step`, in the order in which they are tried
     stream_deadline_at: float | None = (
         None  # of a delivery, where `deadline_at` is only that of its first output
     )
-    races: bool = False  # whoever carries it out can give up one attempt for another
+    races: bool = False  # its driver can run several attempts at once, for hedges
     labels: Labels = ()
-    bound: Usage | None = None  # the most tokens of one attempt, where that can be told
-    operation: str = ""  # what is asked for, such as "chat", where that is known; for tracing
-    unbounded: str = ""  # why that cannot be told, where somebody may ask
+    bound: Usage | None = None  # maximum tokens of one attempt; None: unknown
+    operation: str = ""  # for tracing, such as "chat"; empty: unknown
+    unbounded: str = ""  # why `bound` is unknown
 
 
 class Rejection(NamedTuple):

@@ -47,7 +47,8 @@ def run_attempt(
 ) -> Attempt:
     """Queue, unless there is a permit already; send once and settle.
 
-    Whatever was taken here, or brought, is settled here, however the frame is left.
+    The queue answers with a permit (send now), a ticket (wait) or a rejection. Whatever was taken here, or brought, is
+    settled here, however the frame is left.
     """
     call = state.call
     expires_at = inf if call.deadline_at is None else call.deadline_at
@@ -71,7 +72,9 @@ def run_attempt(
         outcome = CANCELLED_AFTER_SEND
         answered, now, uniform = yield Send(call.target, number, timeout, permit)
         outcome = answered or CANCELLED_AFTER_SEND
-        if outcome.rejection is not None:  # by this machine: nothing was sent
+        if (
+            outcome.rejection is not None
+        ):  # by the sender, such as for want of open files: nothing was sent
             state.unconnected += 1
         if call.delivers and outcome.committed:
             delivery = _commit(state, number, permit, outcome, now, took=now - sent_at)

@@ -1,7 +1,7 @@
 """What one process knows of a target: its gates in their order, the queue in front of them, and how they inform each other.
 
-The order of the gates: cooldown, pace, send rate, quota, spend limit, slots, circuit, shadow. Tokens go back in reverse, so the
-diagnosis, which is always ready, stands last: it learns of an outcome before the gates that ask it.
+The order of the gates: cooldown, pace, send rate, quota, spend limit, slots, circuit, shadow, diagnosis. An outcome reaches them
+in reverse: the diagnosis, which lets every call pass, is last so that it learns of an outcome before the gates that ask it.
 """
 
 from collections.abc import Callable

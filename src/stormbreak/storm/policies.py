@@ -1,7 +1,7 @@
 """Policies to compare: what people use today, as policies of the same engine; and finding a policy by name.
 
-Of the baselines only `openai_sdk` and `article` respect Retry-After. The others ignore it, as the code does that
-they stand for; the simulator hides it from them, since no policy of the engine can ignore it. Every one
+The baselines `none` to `decorrelated` ignore Retry-After, as the code that they stand for does; the simulator hides it
+from them, since no policy of the engine can ignore it. The others respect it. Every one
 is bounded by the deadline of the call. The article's also has its limit of ten in flight and its breaker.
 """
 
