@@ -21,7 +21,7 @@ from stormbreak.drivers.timeouts import Timeout, Timeouts
 from stormbreak.errors import error_for
 from stormbreak.functions.nesting import CURRENT, RunningAttempt, gave_up, innermost, was_given_up
 from stormbreak.functions.outcome_rules import Rules
-from stormbreak.types import CallResult, Outcome, Target, Verdict
+from stormbreak.types import VERDICT_OK, CallResult, Outcome, Target, Verdict
 
 # ---------------------------------------------------------------- attempt history
 
@@ -161,7 +161,7 @@ class Attempt:
             error.add_note("raised by failed_result after the attempt had returned")
             self.cancel()
             raise
-        return self._outcome.verdict is Verdict.OK
+        return self._outcome.verdict is VERDICT_OK
 
     def commit(self) -> None:
         """Record that the caller has seen output: from here on there is no retry and no attempt timeout."""

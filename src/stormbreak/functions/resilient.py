@@ -233,7 +233,7 @@ class Resilient:
         call = Call(
             engine.number(),
             target,
-            deadline_at=here.earlier(deadline_at),
+            deadline_at=deadline_at if here.deadline_at is None else here.earlier(deadline_at),
             patience=policy.patience,
             priority=priority,
             fail_fast=policy.fail_fast,
