@@ -6,7 +6,7 @@ from stage import OK, SERVER_ERROR, told
 
 from stormbreak.core.circuit import BreakerPolicy
 from stormbreak.core.concurrency_limit import FixedLimit
-from stormbreak.core.rate_limit_policy import RateLimitPolicy
+from stormbreak.core.rate_limit_gate import RateLimitPolicy
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.core.retry_budget import BudgetPolicy, Load
 from stormbreak.core.target_state import TargetState

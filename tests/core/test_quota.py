@@ -3,8 +3,7 @@ from stage import INVALID, OK, SERVER_ERROR, TARGET, THROTTLED, TIMEOUT, Stage, 
 from table_test import table_test
 
 from stormbreak.core.gate import READY
-from stormbreak.core.rate_limit_gate import RateLimitGate
-from stormbreak.core.rate_limit_policy import RateLimitPolicy
+from stormbreak.core.rate_limit_gate import RateLimitGate, RateLimitPolicy
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.errors import ConfigurationError
 from stormbreak.types import (

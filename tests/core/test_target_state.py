@@ -9,7 +9,7 @@ from stormbreak.core.circuit import BreakerPolicy, State
 from stormbreak.core.circuit_snapshot import CircuitSnapshot
 from stormbreak.core.concurrency_limit import AimdLimit, FixedLimit
 from stormbreak.core.policy import Policy
-from stormbreak.core.rate_limit_policy import RateLimitPolicy
+from stormbreak.core.rate_limit_gate import RateLimitPolicy
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.core.retry_budget import Load
 from stormbreak.core.trip import ConsecutiveFailures

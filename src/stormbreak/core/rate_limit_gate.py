@@ -12,11 +12,12 @@ would never leave.
 | anything else: refused, not served | counts | refunded |
 """
 
+from dataclasses import dataclass
 from math import inf
 from typing import TypeAlias
 
+from stormbreak.core.checks import check_types, require
 from stormbreak.core.gate import READY
-from stormbreak.core.rate_limit_policy import RateLimitPolicy
 from stormbreak.types import Call, Outcome, RateLimitStatus, Verdict
 
 LEARNING = 0.1  # weight of the newest answer in the usual number of tokens
@@ -28,6 +29,32 @@ _NOT_SENT = frozenset({Verdict.CONNECT_FAILED, Verdict.REJECTED})
 
 Reserved: TypeAlias = tuple[int, float, float, float]
 """What one attempt took: its tokens, and the receipts of `rpm` and of the reported limits of requests and tokens."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RateLimitPolicy:
+    """At most `rpm` requests and `tpm` tokens per minute, per process and target. None: without a limit.
+
+    After a pause, `burst_seconds` seconds of them may leave at once (at least one request). With `learn_from_headers`, what
+    the headers of answers say of such limits is obeyed, too.
+    """
+
+    rpm: float | None = None
+    tpm: float | None = None
+    burst_seconds: float = 1.0
+    learn_from_headers: bool = False
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        for name in ("rpm", "tpm"):
+            limit = getattr(self, name)
+            require(limit is None or limit > 0, f"{name} must be positive", limit)
+        require(self.burst_seconds >= 0, "burst_seconds must not be negative", self.burst_seconds)
+
+    @property
+    def acts(self) -> bool:
+        """Whether there is anything to do."""
+        return self.learn_from_headers or self.rpm is not None or self.tpm is not None
 
 
 class RateLimitGate:

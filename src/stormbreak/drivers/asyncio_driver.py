@@ -20,8 +20,7 @@ from stormbreak.drivers.asyncio_tasks import (
     StreamCutError,
     wake,
 )
-from stormbreak.drivers.caller_driven import CallerDriven
-from stormbreak.drivers.delivery import LoopDelivery, check_ticket
+from stormbreak.drivers.delivery import CallerDriven, LoopDelivery, check_ticket
 from stormbreak.drivers.flow_stepper import Stepper, shared_stepper
 from stormbreak.drivers.fork_safety import reset_in_child
 from stormbreak.drivers.timeouts import AnsweredError, Timeout

@@ -13,8 +13,7 @@ from typing import Protocol, TypeAlias
 
 from stormbreak.core.engine import Engine
 from stormbreak.core.flow import Ask, DeliverStream, Race, Send, Wait, WaitFor
-from stormbreak.drivers.caller_driven import CallerDriven
-from stormbreak.drivers.delivery import DRAINED, Delivery, check_ticket
+from stormbreak.drivers.delivery import DRAINED, CallerDriven, Delivery, check_ticket
 from stormbreak.drivers.flow_stepper import shared_stepper
 from stormbreak.drivers.fork_safety import reset_in_child
 from stormbreak.types import Call, CallResult, Outcome

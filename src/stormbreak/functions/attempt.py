@@ -13,7 +13,7 @@ from stormbreak.core.engine import Engine
 from stormbreak.core.explain import add_attempt_notes, notes_of
 from stormbreak.core.flow import DeliverStream, Send
 from stormbreak.drivers.asyncio_driver import AsyncioDriver
-from stormbreak.drivers.caller_driven import CallerDriven
+from stormbreak.drivers.delivery import CallerDriven
 from stormbreak.drivers.explain import KEPT_AS, AttemptHistory
 from stormbreak.drivers.judge import OK
 from stormbreak.drivers.thread_driver import ThreadDriver
