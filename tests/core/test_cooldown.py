@@ -12,7 +12,7 @@ from stormbreak.types import CANCELLED, TREATMENTS, Verdict
 class Rest:
     def __init__(self, **values):
         self.told = []
-        self.cooldown = Cooldown(TREATMENTS, self.on_change, longest=900.0, **values)
+        self.cooldown = Cooldown(TREATMENTS, self.on_change, max_wait=900.0, **values)
 
     def on_change(self, *, now, until):
         self.told.append((now, until))

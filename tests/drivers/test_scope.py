@@ -11,7 +11,7 @@ from sockets import End, answer, failing, served
 from table_test import table_test
 
 from stormbreak import Client, ConfigurationError, Priority, UpstreamError, scope
-from stormbreak.drivers.scope import LONGEST, MAX_LABELS, Scope, current
+from stormbreak.drivers.scope import MAX_LABELS, MAX_TEXT, Scope, current
 from stormbreak.errors import AttemptTimeoutError, ShedError
 from stormbreak.events import Labelled, Sent
 from stormbreak.testing import serve
@@ -118,7 +118,7 @@ def test_the_inner_decides_and_adds_its_labels():
         ({"retries": 1.5}, "retries must be a whole number, got float"),
         ({"retries": True}, "retries must be a whole number, got bool"),
         ({"tenant": 7}, "tenant must be printable text of at most 200 characters, got '7'"),
-        ({"tenant": "x" * (LONGEST + 1)}, "tenant must be printable text"),
+        ({"tenant": "x" * (MAX_TEXT + 1)}, "tenant must be printable text"),
         ({"labels": ["a"]}, "labels must be a mapping of names to texts, got list"),
         ({"labels": {"Feature": "x"}}, "the name of a label must be .*, got 'Feature'"),
         ({"labels": {"": "x"}}, "the name of a label must be .*, got ''"),

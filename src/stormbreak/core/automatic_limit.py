@@ -103,7 +103,7 @@ NEARLY_FULL = (
     1.2  # ... and the gain is no more than this: a larger one only makes that queue longer
 )
 FAILING = 10.0  # seconds since failures stood out
-LEAST = 2.0  # while there is evidence, before fading
+MIN_LIMIT = 2.0  # while there is evidence, before fading
 STANDING = 1.0  # seconds in the queue
 LOOK = 1.0  # seconds between two looks while all is quiet
 RETRY_LOOK = 0.05  # seconds; the shortest wait before another look
@@ -145,8 +145,8 @@ class AutomaticLimiter:
         self._limit_floor = LimitFloor(policy.max_in_flight)
         self._answers = 0  # when the floor was last fed
         self._look_at = -inf  # before this, and without new evidence, there is nothing to see
-        self._control = LEAST  # what evidence would make of the limit, at the last look
-        self._held = LEAST  # the same when the last evidence came
+        self._control = MIN_LIMIT  # what evidence would make of the limit, at the last look
+        self._held = MIN_LIMIT  # the same when the last evidence came
         self._held_at = -inf
         self._full_at = -inf  # until when no slot was free
         self._stood_at = -inf  # when a queue that stands was last evidence
@@ -173,7 +173,7 @@ class AutomaticLimiter:
             return READY
         if not self.binds(now) or self.in_flight >= self.max_limit:
             return NEVER
-        base = max(LEAST, self._control, self._held)
+        base = max(MIN_LIMIT, self._control, self._held)
         begins_at = self._evidence_at + self._hold
         growth = self._doubling * max(0.0, log2((self.in_flight + 1) / base) - self._grown)
         opens_at = min(max(self._grown_at, begins_at) + growth, begins_at + FADE)
@@ -228,7 +228,7 @@ class AutomaticLimiter:
         proven = diagnosis.proven(now, late=late)
         gain = min(NEARLY_FULL, policy.headroom_factor) if late else policy.headroom_factor
         dead = now - diagnosis.dead_at < HOLD
-        plus, least = (min(1.0, policy.headroom), 1.0) if dead else (policy.headroom, LEAST)
+        plus, least = (min(1.0, policy.headroom), 1.0) if dead else (policy.headroom, MIN_LIMIT)
         self._control = max(least, gain * proven + plus)
         self.max_limit = (
             max(policy.max_in_flight, self._control) if proven else policy.max_in_flight

@@ -31,7 +31,7 @@ from typing import Protocol, TypeAlias
 
 from stormbreak.core.checks import require, require_number
 from stormbreak.core.circuit import CLOSED, BreakerPolicy, Mode, State
-from stormbreak.core.circuit_snapshot import LONGEST, CircuitSnapshot
+from stormbreak.core.circuit_snapshot import MAX_SECONDS, CircuitSnapshot
 from stormbreak.core.cooldown import SPREAD
 from stormbreak.core.diagnosis import Diagnosis
 from stormbreak.core.gate import NEVER, READY, InFlight
@@ -214,9 +214,9 @@ class Breaker:
                 self._hold = self._retry_after_end(now, uniform)
         answered = not _was_cancelled_late(outcome)
         decision = self.trial.settle(probe, tally, answered=answered, now=now)
-        if decision is Decision.ILL:
+        if decision is Decision.UNHEALTHY:
             self._open(now, now, self._longer(), uniform)
-        elif decision is Decision.WELL:
+        elif decision is Decision.HEALTHY:
             self.reset(now)
         else:
             self._end_stale_trial(now)  # with this probe it may be spent
@@ -273,8 +273,8 @@ class Breaker:
         if duration is not None:
             require_number("duration", duration)
             require(
-                0 < duration <= LONGEST,
-                f"duration must be above 0, up to {LONGEST:.0f} s",
+                0 < duration <= MAX_SECONDS,
+                f"duration must be above 0, up to {MAX_SECONDS:.0f} s",
                 duration,
             )
         self._manual_until = NEVER if duration is None else now + duration
@@ -344,8 +344,12 @@ class Breaker:
 
     def _restore_open(self, saved: CircuitSnapshot, now: float, elapsed: float) -> None:
         policy = self._policy
-        self._open_duration = min(max(saved.open_for, policy.open_duration), self._policy.most_open)
-        own = min(saved.open_left, self._policy.most_open * (1 + policy.open_duration_jitter))
+        self._open_duration = min(
+            max(saved.open_for, policy.open_duration), self._policy.open_duration_limit
+        )
+        own = min(
+            saved.open_left, self._policy.open_duration_limit * (1 + policy.open_duration_jitter)
+        )
         longest_named = MAX_RETRY_AFTER * (1 + self._spread) if policy.respect_retry_after else 0.0
         named = min(saved.named_left, longest_named)
         self._named_ends_at = now + max(0.0, named - elapsed)

@@ -10,7 +10,7 @@ no earlier than the refused one, and was served, lifts the cooldown. The refused
 still waits (its retry respects the time by itself). Without this, a provider that refuses three in ten at random
 would be approached by one call at a time.
 
-Nor can one answer close the target for longer than `longest`, and its spread: the refused call ends with its own
+Nor can one answer close the target for longer than `max_wait`, and its spread: the refused call ends with its own
 time, the others come back then, a few at first, and are refused again if it was meant.
 """
 
@@ -48,14 +48,14 @@ class Cooldown:
         treatments: Mapping[Verdict, Treatment],
         on_change: OnCooldown,
         *,
-        longest: float,
+        max_wait: float,
         spread: float = SPREAD,
-        spared: Callable[[Outcome, float], bool] = lambda *_: False,
+        affects_one_call: Callable[[Outcome, float], bool] = lambda *_: False,
     ) -> None:
-        """`spared(outcome, now)`: whether only the refused call has to wait."""
-        self._spared = spared
+        """`affects_one_call(outcome, now)`: whether only the refused call has to wait."""
+        self._affects_one_call = affects_one_call
         self._spread = spread
-        self._longest = longest
+        self._max_wait = max_wait
         self._treatments = treatments
         self._on_change = on_change
         self._refused_sent_at = -inf  # when the newest attempt left that was refused with a time
@@ -77,10 +77,14 @@ class Cooldown:
                 self.lift(now)
             return
         wait = outcome.retry_after
-        if not wait or not self._treatments[outcome.verdict].cools or self._spared(outcome, now):
+        if (
+            not wait
+            or not self._treatments[outcome.verdict].cools
+            or self._affects_one_call(outcome, now)
+        ):
             return
         self._refused_sent_at = max(self._refused_sent_at, token)
-        wait = min(wait, self._longest)
+        wait = min(wait, self._max_wait)
         if self.until < now + wait:
             self.asked = wait
             self.until = now + wait * (1 + self._spread * uniform)

@@ -12,7 +12,7 @@ one is evidence. An attempt that hangs has no vote: it may be lost, and says not
 
 A target is dead by the evidence of the attempts that left after the last one that was answered. Each of them that failed, or is
 older than is usual, counts. Where a share s of all attempts fails by chance, n of them in a row come with probability s^n:
-a run is taken for death where that is below `RARE`. The share is learned from the runs that an answer ended.
+a run is taken for death where that is below `SIGNIFICANCE`. The share is learned from the runs that an answer ended.
 
 Attempts that stream show more than others: the time of their first output. They and the others have baselines of
 their own; those that stream are the judges of lateness as soon as enough is known of them, and until none has left for
@@ -32,9 +32,9 @@ from stormbreak.types import VERDICT_OK, Call, Outcome, Tally, Treatment, Verdic
 TOP_TOTAL, TOP_FIRST = 8, 5  # late answers in excess that are evidence
 WEIGHT = 0.1  # of the newest in a moving share
 MAJORITY = 0.5  # of the answers that are late
-RARE = 0.001  # what chance does not explain
-LEAST = 0.4  # the lowest share of failures that chance is granted ...
-MOST = 0.85  # ... and the highest
+SIGNIFICANCE = 0.001  # what chance does not explain
+MIN_FAILURE_SHARE = 0.4  # the lowest share of failures that chance is granted ...
+MAX_FAILURE_SHARE = 0.85  # ... and the highest
 UNDECIDED = 0.25  # of a run: so many may still be under way
 KEPT = 256  # failures of a run that are kept
 RECOVERY_WINDOW = (
@@ -297,7 +297,7 @@ class Diagnosis:
     def max_failure_run(self) -> float:
         """Failures in a row that chance explains."""
         share = self._usual_run / (1 + self._usual_run)
-        return log(RARE) / log(min(MOST, max(LEAST, share)))
+        return log(SIGNIFICANCE) / log(min(MAX_FAILURE_SHARE, max(MIN_FAILURE_SHARE, share)))
 
     def _is_unexplained(self, run: list[float]) -> bool:
         if not run or len(run) < self.max_failure_run:

@@ -74,13 +74,13 @@ class Load(NamedTuple):
     """What the gates of a target know of the load on it."""
 
     gated: bool = False  # they hold the traffic, so that a retry adds none
-    followed: bool = (
+    adaptive: bool = (
         False  # ... and by something that follows what is served, not by a circuit or a fixed limit
     )
-    well: bool = False  # answers come, most of them on time
+    healthy: bool = False  # answers come, most of them on time
     overtaken: bool = False  # others that left later than the one that failed were answered on time
     slowed_by_429s: bool = False  # they slow the traffic down, or most beside them are served
-    ill: bool = False  # answers are late, or none comes: more than not knowing that it is well
+    unhealthy: bool = False  # answers are late, or none comes; more than not healthy
 
 
 UNKNOWN = Load()
@@ -134,9 +134,9 @@ class Budget:
         if lone and self._in_a_row > self._policy.low_traffic_retries:
             return False
         if outcome.verdict is Verdict.TIMEOUT:
-            return (load.well and load.overtaken) or (load.followed and not lone)
-        well = load.well and (load.slowed_by_429s or outcome.verdict is not Verdict.THROTTLED)
-        return well or load.gated or lone
+            return (load.healthy and load.overtaken) or (load.adaptive and not lone)
+        healthy = load.healthy and (load.slowed_by_429s or outcome.verdict is not Verdict.THROTTLED)
+        return healthy or load.gated or lone
 
     def try_pay(self, now: float) -> bool:
         """Draw one retry; False, and nothing drawn, where there is less than one."""

@@ -33,8 +33,8 @@ FALLEN = 0.25  # of the share before: what a limit's refusals fall to once less 
 ODDS = log(100.0)  # that decide a trial, either way
 SETTLING = 5.0  # seconds at the start of a trial that do not count, since less is sent only then
 SILENT = 40.0  # seconds without a refusal that end a trial undecided
-MOST = 0.9  # the highest share that is bad luck and no outage
-FEWEST = 0.05  # a lower share needs no name
+MAX_SHARE = 0.9  # the highest share that is bad luck and no outage
+MIN_SHARE = 0.05  # a lower share needs no name
 DOUBT = 30.0  # seconds without a trial after bad luck that proved none; doubles
 NOISE = 3.0  # standard deviations that chance explains
 MEMORY = 1_000  # attempts over which the share is followed
@@ -45,14 +45,14 @@ class _HypothesisTest:
     """Weighs seconds, each when it is over."""
 
     def __init__(self, share: float, now: float) -> None:
-        self._refused_weighs = -log(FALLEN)
-        self._accepted_weighs = log((1 - share) / (1 - FALLEN * share))
+        self._refusal_weight = -log(FALLEN)
+        self._success_weight = log((1 - share) / (1 - FALLEN * share))
         self._begins_at = now + SETTLING
         self.refused_at = now
         self.score = 0.0
         self.sent = self.refused = 0
 
-    def weigh(self, second: int, sent: int, refused: int) -> None:
+    def add_second(self, second: int, sent: int, refused: int) -> None:
         """Take in what was sent and refused within `second`."""
         if refused:
             self.refused_at = second + 1.0
@@ -61,7 +61,7 @@ class _HypothesisTest:
         self.sent += sent
         self.refused += refused
         accepted = max(0, sent - refused)
-        self.score += refused * self._refused_weighs + accepted * self._accepted_weighs
+        self.score += refused * self._refusal_weight + accepted * self._success_weight
 
 
 class RandomRefusals:
@@ -92,7 +92,7 @@ class RandomRefusals:
 
     def suppose(self, share: float, now: float) -> bool:
         """Begin a trial of whether a `share` of refusals is bad luck, unless one runs or has just misled: whether it began."""
-        if share > MOST or now < self._doubted_until or self.on_trial(now):
+        if share > MAX_SHARE or now < self._doubted_until or self.on_trial(now):
             return False
         self._trial = _HypothesisTest(share, now)
         return True
@@ -144,11 +144,11 @@ class RandomRefusals:
     def _try(
         self, trial: _HypothesisTest, second: int, sent: int, refused: int, now: float
     ) -> None:
-        trial.weigh(second, sent, refused)
+        trial.add_second(second, sent, refused)
         if abs(trial.score) >= ODDS or now - trial.refused_at > SILENT:
             self._trial = None
             self.is_limit = trial.score <= -ODDS
-        if trial.score >= ODDS and trial.refused <= MOST * trial.sent:
+        if trial.score >= ODDS and trial.refused <= MAX_SHARE * trial.sent:
             self._followed = float(trial.sent)
             self._share = trial.refused / trial.sent
             self._until = now + REMEMBER_FOR
@@ -157,15 +157,15 @@ class RandomRefusals:
     def _follow(self, sent: int, refused: int) -> None:
         self._followed = min(MEMORY, self._followed + sent)
         share = self._share + (refused - self._share * sent) / self._followed
-        self._share = min(MOST, share)
-        if self._share < FEWEST:
+        self._share = min(MAX_SHARE, share)
+        if self._share < MIN_SHARE:
             self._until = -inf
 
 
 # ---------------------------------------------------------------- adaptive send rate
 
 SHARE = 0.1  # of what was sent that must have been refused ...
-LEAST = 2  # ... and at least so many
+MIN_REFUSALS = 2  # ... and at least so many
 ENOUGH = 5  # sends that a first lesson needs, or chance decides
 BUSY = 5.0  # seconds of sending before a first lesson
 PAUSE = 2.0  # seconds between two lessons
@@ -254,7 +254,7 @@ class AdaptiveSendRate:
         if now - self.learned_at < PAUSE or now - self._busy_since < BUSY:
             return
         sent, refused = self._random_refusals.sent_lately(now), self._refused.calls
-        if refused < max(LEAST, SHARE * sent) or (sent < ENOUGH and not self.in_force(now)):
+        if refused < max(MIN_REFUSALS, SHARE * sent) or (sent < ENOUGH and not self.in_force(now)):
             return
         if self._random_refusals.holds(now):
             if self._random_refusals.explains(sent, refused):

@@ -102,7 +102,7 @@ class ShadowGate:
         if policy.adaptive_rate:
             self._gates.append(AdaptiveSendRate())
         if policy.rate_limit is not None:
-            self.quota = RateLimitGate(policy.rate_limit, longest=retry.max_wait, share=share)
+            self.quota = RateLimitGate(policy.rate_limit, max_wait=retry.max_wait, share=share)
             self._gates.append(self.quota)
         if policy.limit is not None:
             self.slots = limiter(policy.limit, diagnosis, paused=paused, share=share)

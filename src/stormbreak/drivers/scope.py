@@ -18,7 +18,7 @@ from stormbreak.key_patterns import quoted
 from stormbreak.types import Labels, Priority
 
 MAX_LABELS = 16
-LONGEST = 200  # characters of a tenant, or of the value of a label
+MAX_TEXT = 200  # characters of a tenant, or of the value of a label
 
 _LABEL = re.compile(r"[a-z0-9_.-]{1,64}")
 
@@ -189,9 +189,9 @@ def checked_labels(labels: object) -> Labels:
 
 def checked_text(name: str, text: object) -> str:
     """Refuse what is no text, or too long, or would break a line of a log."""
-    if not isinstance(text, str) or len(text) > LONGEST or not text.isprintable():
+    if not isinstance(text, str) or len(text) > MAX_TEXT or not text.isprintable():
         raise ConfigurationError(
-            f"{name} must be printable text of at most {LONGEST} characters, got {quoted(str(text))}"
+            f"{name} must be printable text of at most {MAX_TEXT} characters, got {quoted(str(text))}"
         )
     return text
 

@@ -92,8 +92,8 @@ class Timeout:
             self._with = here.new_grain(grain) if due is None else due
             self._with.add(self)
             return
-        self._with = here.apart
-        here.apart.add(self)
+        self._with = here.exact
+        here.exact.add(self)
         if seconds is not None:
             self._handle = here.loop.call_later(seconds, self.fire)
 
@@ -129,11 +129,11 @@ class Timeout:
 class _OnLoop:
     """Those of one loop: several that share a timer, and others apart."""
 
-    __slots__ = ("__weakref__", "apart", "due", "loop")
+    __slots__ = ("__weakref__", "due", "exact", "loop")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
-        self.apart: set[Timeout] = set()
+        self.exact: set[Timeout] = set()
         self.due: dict[int, set[Timeout]] = {}  # by the number of the grain they end with
 
     def new_grain(self, grain: int) -> set[Timeout]:
@@ -144,7 +144,7 @@ class _OnLoop:
 
     def end(self) -> None:
         """Fire them all."""
-        for timeout in [each for some in (self.apart, *self.due.values()) for each in some]:
+        for timeout in [each for some in (self.exact, *self.due.values()) for each in some]:
             timeout.fire()
 
     def _fire(self, grain: int) -> None:

@@ -373,7 +373,7 @@ class Attempts(_Loop):
             if nested is None:
                 raise StopIteration
             return nested
-        send = self._driver.leave(function_call.call)
+        send = self._driver.wait_to_send(function_call.call)
         if send is None:
             self._end(function_call)
             raise StopIteration
@@ -400,7 +400,7 @@ class AsyncAttempts(_Loop):
             if nested is None:
                 raise StopAsyncIteration
             return nested
-        send = await self._driver.leave(function_call.call)
+        send = await self._driver.wait_to_send(function_call.call)
         if send is None:
             self._end(function_call)
             raise StopAsyncIteration

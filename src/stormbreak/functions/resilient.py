@@ -246,7 +246,7 @@ class Resilient:
         return FunctionCall(
             engine,
             target,
-            self._threads.hand(call),
+            self._threads.begin(call),
             self._rules,
             number=call.number,
             retry_exhausted=self._retry_exhausted,

@@ -257,16 +257,16 @@ class TargetConfig:
 
     def target(self, model: str) -> Target:
         """Return the first target of a call for `model`."""
-        return self.routes.first(self._asked(model)).target
+        return self.routes.first(self._model_for(model)).target
 
     def route_and_steps(self, model: str) -> tuple[Route, tuple[Step, ...]]:
         """Return the route of a call for `model` to its first target, and its fallbacks."""
         own = self.routes.steps(model) if self.policy.fallback else ()
         if self.pool_step is None:
             return self.routes.first(model), own
-        return self.routes.first(self._asked(model)), (self.pool_step(model), *own)
+        return self.routes.first(self._model_for(model)), (self.pool_step(model), *own)
 
-    def _asked(self, model: str) -> str:
+    def _model_for(self, model: str) -> str:
         """The model that is asked for instead, where it is one of a pool."""
         return model if self.pool_step is None or not self.model else self.model
 
