@@ -90,7 +90,7 @@ def test_what_came_of_it_can_be_forgotten():
 async def test_it_waits_for_its_place_on_a_thread_and_on_a_loop():
     bench = Bench()
     first, second, third = bench.hand(), bench.hand(), bench.hand()
-    blocked = asyncio.create_task(asyncio.to_thread(bench.threads.leave, second))
+    blocked = asyncio.create_task(asyncio.to_thread(bench.threads.wait_to_send, second))
     waits = asyncio.create_task(bench.loops.wait_to_send(third))
     await asyncio.sleep(0.01)
     assert not blocked.done()
