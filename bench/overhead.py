@@ -22,7 +22,7 @@ from stormbreak import Policy, Target, resilient
 from stormbreak.core.circuit import BreakerPolicy
 from stormbreak.core.engine import Engine
 from stormbreak.core.flow import Send
-from stormbreak.core.rate_limit_policy import RateLimitPolicy
+from stormbreak.core.rate_limit_gate import RateLimitPolicy
 from stormbreak.core.trip import AnyRule, FailureRate, SlowRate
 from stormbreak.drivers.asyncio_driver import AsyncioDriver
 from stormbreak.drivers.virtual_time import Reply, Timeline, VirtualDriver

@@ -1,9 +1,11 @@
 """Count the Python calls that one steady call makes in our files: `python bench/python_calls.py [engine|chat]`.
 
-Calls of functions written in C are not counted. A steady call succeeds at once; nothing is queued, and nobody listens.
+Calls of functions written in C are not counted, and a coroutine that is resumed counts once. A steady call succeeds at
+once; nothing is queued, and nobody listens.
 """
 
 import asyncio
+import inspect
 import sys
 import time
 from collections import Counter
@@ -21,15 +23,19 @@ from stormbreak.types import Call, Outcome, Verdict
 
 HOME = str(Path(stormbreak.__file__).parent)
 WARM_UP, MEASURED = 200, 100
+RESUMABLE = inspect.CO_COROUTINE | inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
 
 
 async def count(call: Callable[[], Awaitable[object]]) -> Counter[str]:
     """Count the Python calls in our files of `MEASURED` calls, by file and function."""
     counts: Counter[str] = Counter()
+    seen: set[FrameType] = set()  # those that can be resumed: each resume is an event, too
 
     def on_event(frame: FrameType, event: str, _: object) -> None:
         code = frame.f_code
-        if event == "call" and code.co_filename.startswith(HOME):
+        if event == "call" and frame not in seen and code.co_filename.startswith(HOME):
+            if code.co_flags & RESUMABLE:
+                seen.add(frame)
             counts[f"{code.co_filename[len(HOME) + 1 :]}:{code.co_name}"] += 1
 
     for _ in range(WARM_UP):

@@ -21,7 +21,7 @@ from stormbreak.asgi import HEADER, Rejections
 from stormbreak.core.breaker import BreakerPolicy
 from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.policy import Policy
-from stormbreak.core.rate_limit_policy import RateLimitPolicy
+from stormbreak.core.rate_limit_gate import RateLimitPolicy
 from stormbreak.core.trip import ConsecutiveFailures
 from stormbreak.drivers.scope import current
 from stormbreak.errors import error_for

@@ -279,14 +279,14 @@ def test_a_policy_without_spread_comes_back_at_the_named_time():
     assert run.command.until == stage.now + 7.0
 
 
-@pytest.mark.parametrize(("most", "sent"), [(1, 1), (2, 2), (None, 3), (9, 3)])
-def test_a_call_may_have_fewer_attempts_than_its_policy(most, sent):
+@pytest.mark.parametrize(("max_attempts", "sent"), [(1, 1), (2, 2), (None, 3), (9, 3)])
+def test_a_call_may_have_fewer_attempts_than_its_policy(max_attempts, sent):
     stage = Stage(
         policy(
             retry=RetryPolicy(max_attempts=3, backoff=Backoff(kind="constant", initial_delay=1.0))
         )
     )
-    run = stage.start(most=most)
+    run = stage.start(max_attempts=max_attempts)
     while run.ended is None:
         run.step(CONNECT_FAILED if run.command.attempt == 2 else SERVER_ERROR)
         stage.tick(1.0)

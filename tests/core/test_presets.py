@@ -17,7 +17,7 @@ from stormbreak.core.presets import (
     is_off,
     preset,
 )
-from stormbreak.core.rate_limit_policy import RateLimitPolicy
+from stormbreak.core.rate_limit_gate import RateLimitPolicy
 from stormbreak.core.trip import ConsecutiveFailures
 from stormbreak.errors import ConfigurationError
 from stormbreak.types import TREATMENTS, Priority, Tally, Verdict

@@ -3,8 +3,7 @@ from stage import INVALID, OK, SERVER_ERROR, TARGET, THROTTLED, TIMEOUT, Stage, 
 from table_test import table_test
 
 from stormbreak.core.gate import READY
-from stormbreak.core.rate_limit_gate import RateLimitGate
-from stormbreak.core.rate_limit_policy import RateLimitPolicy
+from stormbreak.core.rate_limit_gate import RateLimitGate, RateLimitPolicy
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.errors import ConfigurationError
 from stormbreak.types import (
@@ -24,7 +23,7 @@ NOW = 100.0
 
 
 def quota(**values):
-    return RateLimitGate(RateLimitPolicy(**values), longest=900.0)
+    return RateLimitGate(RateLimitPolicy(**values), max_wait=900.0)
 
 
 def call(tokens=0):
@@ -271,7 +270,7 @@ def test_who_wants_few_tokens_need_not_wait_with_who_wants_many():
 
 def test_of_what_is_configured_a_process_uses_its_share():
     gate = RateLimitGate(
-        RateLimitPolicy(rpm=120.0, tpm=1200.0, burst_seconds=0.0), longest=900.0, share=0.25
+        RateLimitPolicy(rpm=120.0, tpm=1200.0, burst_seconds=0.0), max_wait=900.0, share=0.25
     )
     take(gate)
     assert ask(gate) == pytest.approx(NOW + 2.0)  # thirty a minute
@@ -281,7 +280,7 @@ def test_of_what_is_configured_a_process_uses_its_share():
 
 
 def test_of_what_the_server_told_a_process_uses_its_share():
-    gate = RateLimitGate(RateLimitPolicy(learn_from_headers=True), longest=900.0, share=0.25)
+    gate = RateLimitGate(RateLimitPolicy(learn_from_headers=True), max_wait=900.0, share=0.25)
     said = {"limit": 600.0, "remaining": 200.0, "reset": 40.0}
     gate.settle(take(gate, 100), told(**said), NOW, 0.5)
 

@@ -14,13 +14,13 @@ WINDOW = FLOWS._replace(flows=False)
 
 
 def heard(said, now=100.0):
-    told = ReportedLimit(longest=900.0)
+    told = ReportedLimit(max_wait=900.0)
     told.update(said, told.take(1, now), now, served=True)
     return told
 
 
 def test_until_something_is_heard_everything_passes():
-    assert ReportedLimit(longest=900.0).ready_at(10**9, 0.0) == READY
+    assert ReportedLimit(max_wait=900.0).ready_at(10**9, 0.0) == READY
 
 
 def test_what_remains_may_leave_at_once_and_the_rest_as_it_flows():
@@ -119,7 +119,7 @@ def test_no_more_flows_in_than_the_limit_holds():
 
 
 def test_news_of_attempts_that_took_nothing_are_heard():
-    told = ReportedLimit(longest=900.0)
+    told = ReportedLimit(max_wait=900.0)
     one, other = told.take(0, 100.0), told.take(0, 100.0)
     told.update(FLOWS._replace(remaining=0.0), one, 101.0, served=True)
     assert told.ready_at(1, 101.0) > 101.0
@@ -128,7 +128,7 @@ def test_news_of_attempts_that_took_nothing_are_heard():
 
 
 def test_attempts_that_left_later_are_subtracted():
-    told = ReportedLimit(longest=900.0)
+    told = ReportedLimit(max_wait=900.0)
     receipt = told.take(1, 100.0)
     for _ in range(10):
         told.take(1, 100.0)
@@ -138,7 +138,7 @@ def test_attempts_that_left_later_are_subtracted():
 
 
 def test_old_news_are_no_news():
-    told = ReportedLimit(longest=900.0)
+    told = ReportedLimit(max_wait=900.0)
     early, late = told.take(1, 100.0), told.take(1, 100.0)
     told.update(FLOWS._replace(remaining=0.0), late, 101.0, served=True)
     told.update(FLOWS._replace(remaining=60.0), early, 102.0, served=True)
@@ -147,7 +147,7 @@ def test_old_news_are_no_news():
 
 
 def test_what_the_server_had_counted_is_not_given_back():
-    told = ReportedLimit(longest=900.0)
+    told = ReportedLimit(max_wait=900.0)
     early = told.take(40, 100.0)
     heard_last = told.take(1, 100.0)
     told.update(FLOWS._replace(remaining=0.0), heard_last, 101.0, served=True)
@@ -179,7 +179,7 @@ news = st.builds(
 
 @given(st.lists(st.tuples(st.floats(0.0, 100.0), st.integers(1, 2000), news), max_size=30))
 def test_looking_changes_nothing_and_it_opens_when_it_said(steps):
-    told, now = ReportedLimit(longest=900.0), 0.0
+    told, now = ReportedLimit(max_wait=900.0), 0.0
     for pause, amount, said in steps:
         now += pause
         ready_at = told.ready_at(amount, now)
@@ -198,7 +198,7 @@ EMPTY = RateLimitStatus(limit=60.0, remaining=0.0, reset=50.0, flows=False)
 
 def two_say(one, other, *, served, later=0.5):
     """Two attempts in flight at once are answered, one after the other."""
-    told = ReportedLimit(longest=900.0)
+    told = ReportedLimit(max_wait=900.0)
     receipts = told.take(1, 100.0), told.take(1, 100.0)
     told.update(one, receipts[0], 101.0, served=served)
     told.update(other, receipts[1], 101.0 + later, served=served)

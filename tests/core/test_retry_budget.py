@@ -10,10 +10,10 @@ from stormbreak.core.retry_budget import SHORT_WAIT, UNKNOWN, Budget, BudgetPoli
 from stormbreak.errors import ConfigurationError
 from stormbreak.types import CANCELLED, Outcome, Verdict
 
-WELL = Load(well=True)
-OVERTAKEN = Load(well=True, overtaken=True)
+HEALTHY = Load(healthy=True)
+OVERTAKEN = Load(healthy=True, overtaken=True)
 GATED = Load(gated=True)
-FOLLOWED = Load(gated=True, followed=True)
+ADAPTIVE = Load(gated=True, adaptive=True)
 
 
 def earned(calls, **changes):
@@ -128,26 +128,26 @@ BUSY = [OK] * 9
 LOADS = [
     # what happened before, the failure, what the gates know, whether its retry is free
     (BUSY, SERVER_ERROR, UNKNOWN, False),
-    (BUSY, SERVER_ERROR, WELL, True),
-    (BUSY, THROTTLED, WELL, False),  # nothing would slow us down at a real limit
-    (BUSY, THROTTLED, Load(well=True, slowed_by_429s=True), True),
+    (BUSY, SERVER_ERROR, HEALTHY, True),
+    (BUSY, THROTTLED, HEALTHY, False),  # nothing would slow us down at a real limit
+    (BUSY, THROTTLED, Load(healthy=True, slowed_by_429s=True), True),
     (BUSY, THROTTLED, Load(slowed_by_429s=True), False),
     (BUSY, SERVER_ERROR, GATED, True),
     (BUSY, TIMEOUT, UNKNOWN, False),
-    (BUSY, TIMEOUT, WELL, False),
+    (BUSY, TIMEOUT, HEALTHY, False),
     (BUSY, TIMEOUT, OVERTAKEN, True),
     (BUSY, TIMEOUT, Load(overtaken=True), False),
     (BUSY, TIMEOUT, GATED, False),  # by a circuit: all would leave at once when it closes
-    (BUSY, TIMEOUT, FOLLOWED, True),
-    ([SERVER_ERROR] * 9, SERVER_ERROR, WELL, True),  # however many fail
+    (BUSY, TIMEOUT, ADAPTIVE, True),
+    ([SERVER_ERROR] * 9, SERVER_ERROR, HEALTHY, True),  # however many fail
     ([TIMEOUT] * 9, TIMEOUT, OVERTAKEN, True),
-    ([], TIMEOUT, WELL, False),
+    ([], TIMEOUT, HEALTHY, False),
     ([], TIMEOUT, OVERTAKEN, True),  # in a process with hardly any traffic
-    ([], TIMEOUT, FOLLOWED, False),  # which does not know what its gates hold
+    ([], TIMEOUT, ADAPTIVE, False),  # which does not know what its gates hold
     ([TIMEOUT] * 2, TIMEOUT, OVERTAKEN, False),
-    ([SERVER_ERROR] * 2, SERVER_ERROR, WELL, False),
+    ([SERVER_ERROR] * 2, SERVER_ERROR, HEALTHY, False),
     ([SERVER_ERROR] * 2, SERVER_ERROR, GATED, False),
-    ([OK] * 7 + [SERVER_ERROR] * 2, SERVER_ERROR, WELL, True),
+    ([OK] * 7 + [SERVER_ERROR] * 2, SERVER_ERROR, HEALTHY, True),
     (BUSY, told(SHORT_WAIT), UNKNOWN, True),
     ([TIMEOUT] * 2, told(SHORT_WAIT), UNKNOWN, True),
 ]
@@ -243,4 +243,4 @@ def test_traffic_counts_for_exactly_half_a_minute():
 
 
 def test_who_knows_nothing_of_the_load_claims_nothing():
-    assert Load(gated=False, well=False, overtaken=False) == UNKNOWN
+    assert Load(gated=False, healthy=False, overtaken=False) == UNKNOWN

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stormbreak.core.send_rate import FEWEST, MOST, RandomRefusals
+from stormbreak.core.send_rate import MAX_SHARE, MIN_SHARE, RandomRefusals
 
 
 class RandomStorm:
@@ -121,7 +121,7 @@ def test_refusals_that_decide_nothing_keep_a_trial_going():
 
 
 def test_where_nearly_everything_is_refused_there_is_no_bad_luck():
-    assert not RandomStorm(MOST + 0.01).luck.on_trial(100.0)
+    assert not RandomStorm(MAX_SHARE + 0.01).luck.on_trial(100.0)
     draw = RandomStorm(0.5).play(30, 10, 10)
 
     assert (draw.found, draw.luck.on_trial(draw.now)) == ([], False)
@@ -195,7 +195,7 @@ def test_a_share_of_next_to_nothing_is_forgotten():
     draw.play(500, 10, 0)
 
     assert not draw.luck.holds(draw.now)
-    assert FEWEST > 0
+    assert MIN_SHARE > 0
 
 
 def test_after_an_error_the_next_trial_waits_and_each_time_twice_as_long():
@@ -235,7 +235,7 @@ def test_whatever_comes_the_share_is_one_and_it_never_fails(steps):
         draw.now += pause
         draw.play(1, sent, refused)
         draw.luck.suppose(share, draw.now)
-        assert 0.0 <= draw.luck._share <= MOST
+        assert 0.0 <= draw.luck._share <= MAX_SHARE
         if draw.luck.holds(draw.now):
             draw.luck.explains(sent, refused)
 

@@ -9,7 +9,7 @@ from stormbreak.core.circuit import BreakerPolicy, State
 from stormbreak.core.circuit_snapshot import CircuitSnapshot
 from stormbreak.core.concurrency_limit import AimdLimit, FixedLimit
 from stormbreak.core.policy import Policy
-from stormbreak.core.rate_limit_policy import RateLimitPolicy
+from stormbreak.core.rate_limit_gate import RateLimitPolicy
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.core.retry_budget import Load
 from stormbreak.core.trip import ConsecutiveFailures
@@ -67,8 +67,8 @@ def test_an_answer_shows_that_the_target_is_well_and_overtakes_who_left_before_i
     stage.tick(1.0)
     stage.start().step(OK)
 
-    assert stage.state.load(stage.now, stage.now - 0.1) == Load(well=True, overtaken=True)
-    assert stage.state.load(stage.now, stage.now) == Load(well=True)
+    assert stage.state.load(stage.now, stage.now - 0.1) == Load(healthy=True, overtaken=True)
+    assert stage.state.load(stage.now, stage.now) == Load(healthy=True)
 
 
 @pytest.mark.parametrize("adaptive_rate", [False, True])
@@ -88,7 +88,7 @@ def test_and_where_most_attempts_beside_them_are_served():
 
 def test_and_where_the_limit_has_fallen():
     stage = Stage(policy(limit=AimdLimit()))
-    stage.start(most=1).step(THROTTLED)
+    stage.start(max_attempts=1).step(THROTTLED)
 
     assert stage.state.load(stage.now).slowed_by_429s
 
@@ -111,7 +111,7 @@ def test_the_trouble_is_what_the_diagnosis_says():
         stage.start().step(SERVER_ERROR)
 
     assert stage.state.snapshot(stage.now)["trouble"] == "dead"
-    assert not stage.state.load(stage.now).well
+    assert not stage.state.load(stage.now).healthy
 
 
 def test_who_is_given_to_an_attempt_is_its_own_time():

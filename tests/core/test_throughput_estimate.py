@@ -108,7 +108,7 @@ def test_by_rate_the_stand_in_grows_slowly_with_longer_answers():
     proven.answered(0.0, 1.0, None)
     proven.answered(0.0, 11.0, None)
 
-    assert proven._least == pytest.approx(1.2)
+    assert proven._min_duration == pytest.approx(1.2)
 
 
 def test_by_rate_the_best_two_slices_count_and_are_forgotten():

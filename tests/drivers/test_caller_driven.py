@@ -28,7 +28,7 @@ class Bench:
         self.loops = AsyncioDriver(self.engine)
 
     def hand(self):
-        return self.threads.hand(Call(self.engine.number(), TARGET))
+        return self.threads.begin(Call(self.engine.number(), TARGET))
 
     @property
     def in_flight(self):
@@ -38,10 +38,10 @@ class Bench:
 def test_it_is_answered_until_it_ends():
     bench = Bench()
     handed = bench.hand()
-    assert isinstance(bench.threads.leave(handed), Send)
+    assert isinstance(bench.threads.wait_to_send(handed), Send)
     assert isinstance(handed.answer(OK), CallResult)
     assert handed.answer(SERVER_ERROR) == handed.command  # that changes nothing
-    assert bench.threads.leave(handed) is None
+    assert bench.threads.wait_to_send(handed) is None
     assert handed.command.outcome == OK
     assert bench.in_flight == 0
 
@@ -58,7 +58,7 @@ def test_a_closed_one_changes_nothing():
 async def test_a_dropped_one_is_closed_and_whoever_waits_for_its_place_is_woken():
     bench = Bench()
     first, second = bench.hand(), bench.hand()
-    waits = asyncio.create_task(bench.loops.leave(second))
+    waits = asyncio.create_task(bench.loops.wait_to_send(second))
     await asyncio.sleep(0)
     del first
     gc.collect()
@@ -70,8 +70,8 @@ async def test_a_dropped_one_is_closed_and_whoever_waits_for_its_place_is_woken(
 def test_what_ends_a_wait_on_a_thread_closes_it():
     threads, engine = Threads(), Engine(ONE)
     driver = ThreadDriver(engine, clock=threads.time, parking=threads.parking)
-    first, second = (driver.hand(Call(engine.number(), TARGET)) for _ in range(2))
-    thread = threads.spawn(0.0, lambda: driver.leave(second))
+    first, second = (driver.begin(Call(engine.number(), TARGET)) for _ in range(2))
+    thread = threads.spawn(0.0, lambda: driver.wait_to_send(second))
     threads.at(1.0, lambda: threads.cancel(thread))
     threads.run()
     assert second.flow is None
@@ -90,8 +90,8 @@ def test_what_came_of_it_can_be_forgotten():
 async def test_it_waits_for_its_place_on_a_thread_and_on_a_loop():
     bench = Bench()
     first, second, third = bench.hand(), bench.hand(), bench.hand()
-    blocked = asyncio.create_task(asyncio.to_thread(bench.threads.leave, second))
-    waits = asyncio.create_task(bench.loops.leave(third))
+    blocked = asyncio.create_task(asyncio.to_thread(bench.threads.wait_to_send, second))
+    waits = asyncio.create_task(bench.loops.wait_to_send(third))
     await asyncio.sleep(0.01)
     assert not blocked.done()
     first.answer(OK)
@@ -106,7 +106,7 @@ async def test_it_waits_for_its_place_on_a_thread_and_on_a_loop():
 async def test_a_cancel_while_it_waits_closes_it():
     bench = Bench()
     first, second = bench.hand(), bench.hand()
-    waits = asyncio.create_task(bench.loops.leave(second))
+    waits = asyncio.create_task(bench.loops.wait_to_send(second))
     await asyncio.sleep(0)
     waits.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -119,11 +119,11 @@ async def test_a_cancel_while_it_waits_closes_it():
 async def test_draining_ends_who_waits():
     bench = Bench()
     first, second, third = bench.hand(), bench.hand(), bench.hand()
-    waits = asyncio.create_task(bench.loops.leave(second))
+    waits = asyncio.create_task(bench.loops.wait_to_send(second))
     await asyncio.sleep(0)
     bench.loops.drain()
     assert (await waits, second.command) == (None, DRAINED)
     threading.Timer(0.01, bench.threads.drain).start()
-    assert (bench.threads.leave(third), third.command) == (None, DRAINED)
+    assert (bench.threads.wait_to_send(third), third.command) == (None, DRAINED)
     first.close()
     assert bench.in_flight == 0

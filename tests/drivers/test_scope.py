@@ -11,7 +11,7 @@ from sockets import End, answer, failing, served
 from table_test import table_test
 
 from stormbreak import Client, ConfigurationError, Priority, UpstreamError, scope
-from stormbreak.drivers.scope import LONGEST, MAX_LABELS, Scope, current
+from stormbreak.drivers.scope import MAX_LABELS, MAX_TEXT, Scope, current
 from stormbreak.errors import AttemptTimeoutError, ShedError
 from stormbreak.events import Labelled, Sent
 from stormbreak.testing import serve
@@ -93,8 +93,7 @@ def test_all_of_it_holds():
     with scope(
         priority=Priority.BATCH, tenant="acme", labels={"b": "2", "a": "1"}, retries=2
     ) as here:
-        assert here == Scope(None, Priority.BATCH, "acme", (("a", "1"), ("b", "2")), 2)
-        assert here.most == 3
+        assert here == Scope(None, Priority.BATCH, "acme", (("a", "1"), ("b", "2")), 3)
     assert current() == Scope()
 
 
@@ -103,9 +102,9 @@ def test_the_inner_decides_and_adds_its_labels():
         with scope(labels={"b": "2", "c": "2"}) as added:
             assert added.labels == (("a", "1"), ("b", "2"), ("c", "2"))
             assert added[1:3] == (Priority.BATCH, "acme")
-            assert added.retries == 0
+            assert added.max_attempts == 1
         with scope(priority=Priority.INTERACTIVE, tenant="shop", retries=3) as inner:
-            assert inner[1:] == (Priority.INTERACTIVE, "shop", (("a", "1"), ("b", "1")), 3)
+            assert inner[1:] == (Priority.INTERACTIVE, "shop", (("a", "1"), ("b", "1")), 4)
         with scope(tenant="") as nobody:
             assert nobody.tenant == ""
 
@@ -119,7 +118,7 @@ def test_the_inner_decides_and_adds_its_labels():
         ({"retries": 1.5}, "retries must be a whole number, got float"),
         ({"retries": True}, "retries must be a whole number, got bool"),
         ({"tenant": 7}, "tenant must be printable text of at most 200 characters, got '7'"),
-        ({"tenant": "x" * (LONGEST + 1)}, "tenant must be printable text"),
+        ({"tenant": "x" * (MAX_TEXT + 1)}, "tenant must be printable text"),
         ({"labels": ["a"]}, "labels must be a mapping of names to texts, got list"),
         ({"labels": {"Feature": "x"}}, "the name of a label must be .*, got 'Feature'"),
         ({"labels": {"": "x"}}, "the name of a label must be .*, got ''"),
@@ -223,7 +222,7 @@ def test_a_generator_that_is_ended_elsewhere_leaves_nothing():
     copy_context().run(begun.close)  # as a loop does with one that was dropped
     assert current() == Scope()
     with scope(retries=1) as here:
-        assert here == Scope(retries=1)
+        assert here == Scope(max_attempts=2)
     assert current() == Scope()
 
 
@@ -246,7 +245,7 @@ async def test_a_call_has_what_holds_unless_it_says_otherwise():
             await client.request("chat/completions", {"messages": SAY}, **said)
             await client.ask("chat/completions", b'{"model": "m", "messages": []}', attempts=3)
         await client.chat(SAY)
-    told = [(call.priority, call.tenant, call.most, call.labels) for call in calls]
+    told = [(call.priority, call.tenant, call.max_attempts, call.labels) for call in calls]
     labels = (("a", "1"),)
     assert told == [
         (Priority.BATCH, "acme", 1, labels),

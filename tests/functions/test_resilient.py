@@ -18,7 +18,7 @@ from stormbreak import CircuitOpenError, ConfigurationError, Policy, Target, exp
 from stormbreak.core.backoff import Backoff
 from stormbreak.core.circuit import BreakerPolicy
 from stormbreak.core.fallback import ToDegraded
-from stormbreak.core.rate_limit_policy import RateLimitPolicy
+from stormbreak.core.rate_limit_gate import RateLimitPolicy
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.core.trip import ConsecutiveFailures
 from stormbreak.errors import AttemptTimeoutError

@@ -7,7 +7,7 @@ import pytest
 from sockets import answer, served
 
 from stormbreak.core.policy import Policy
-from stormbreak.core.rate_limit_policy import RateLimitPolicy
+from stormbreak.core.rate_limit_gate import RateLimitPolicy
 from stormbreak.http.client import AsyncClient
 
 SAY = [{"role": "user", "content": "hello"}]

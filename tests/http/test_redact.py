@@ -19,7 +19,7 @@ ASKED = json.dumps(
 
 
 def left_of(body, verdict=Verdict.INVALID, asked=ASKED):
-    return redact(ParsedResponse(verdict), body, api_key=KEY, asked=asked)[1]
+    return redact(ParsedResponse(verdict), body, api_key=KEY, request_body=asked)[1]
 
 
 @table_test("ascii_", [True, False])
@@ -52,7 +52,7 @@ def test_a_word_that_stands_for_a_key_is_no_secret():
     reading = ParsedResponse(Verdict.INVALID, code="anything_is_missing")
     body = b'{"error": {"message": "anything is missing"}}'
 
-    assert redact(reading, body, api_key="anything", asked=ASKED) == (reading, body)
+    assert redact(reading, body, api_key="anything", request_body=ASKED) == (reading, body)
 
 
 @given(st.text(min_size=8), st.booleans(), st.sampled_from(["", IMAGE]))

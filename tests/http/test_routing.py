@@ -59,8 +59,8 @@ def test_another_key_stays_at_the_address_and_is_another_target():
     target, origin = only(made)
 
     assert (origin.base_url, origin.api_key) == ("https://own.example/v1", "spare-key")
-    assert target.provider == made.target("m").provider
-    assert target.key != made.target("m").key
+    assert target.provider == made.first("m").target.provider
+    assert target.key != made.first("m").target.key
     assert connected == ["https://own.example/v1"]
 
 
@@ -68,7 +68,7 @@ def test_another_model_stays_with_address_and_key():
     made, _ = routes(to(model="large"))
     target, origin = only(made)
 
-    assert target == made.target("large")
+    assert target == made.first("large").target
     assert origin.api_key == "own-key"
 
 
@@ -142,14 +142,14 @@ def test_models_without_end_are_not_remembered_and_still_led_to(monkeypatch):
     monkeypatch.setattr(module, "MAX_MODELS", 8)
     made, connected = routes(to(api_key_env="SPARE_KEY"), to(provider="deepseek"))
     first = [
-        made.target("m0"),
+        made.first("m0").target,
         *(target for step in made.steps("m0") for target, _ in step.targets),
     ]
     for number in range(100):
-        made.target(f"m{number}")
+        made.first(f"m{number}")
         made.steps(f"m{number}")
 
-    assert max(len(made._targets), len(made._steps), len(made._table._routes)) <= 8
+    assert max(len(made._first), len(made._steps), len(made._table._routes)) <= 8
     assert first[0] not in made._table._routes  # its call may still be under way
     assert [made.route(target).origin.api_key for target in first] == [
         "own-key",
@@ -180,7 +180,7 @@ def test_two_addresses_of_one_name_and_key_are_never_taken_for_each_other(monkey
     made, _ = routes(ToTargets(targets=places), environ=environ)
     (step,) = made.steps("m")
     for number in range(100):
-        made.target(f"m{number}")
+        made.first(f"m{number}")
 
     assert [made.route(target).origin.host for target, _ in step.targets] == [
         "a.example",

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from stage import OK, SERVER_ERROR, THROTTLED, Stage, policy
 
 from stormbreak.core.concurrency_limit import FixedLimit
-from stormbreak.core.rate_limit_policy import RateLimitPolicy
+from stormbreak.core.rate_limit_gate import RateLimitPolicy
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.types import Outcome, Priority, RateLimits, RateLimitStatus, Usage, Verdict
 

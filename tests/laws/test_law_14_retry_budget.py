@@ -86,10 +86,10 @@ def test_what_is_free(verdict, load, successes, failures):
         budget.record(each, 0.0)
     lone = successes + failures < 10
     if verdict is Verdict.TIMEOUT:
-        free = (load.well and load.overtaken) or (load.followed and not lone)
+        free = (load.healthy and load.overtaken) or (load.adaptive and not lone)
     else:
         heeded = load.slowed_by_429s or verdict is not Verdict.THROTTLED
-        free = (load.well and heeded) or load.gated or lone
+        free = (load.healthy and heeded) or load.gated or lone
 
     assert budget.is_free(outcome, 0.0, load) is free
 
@@ -140,7 +140,7 @@ def test_which_gates_hold_the_traffic():
     assert not target_state.load(stage.now).gated
     stage.start()
     assert target_state.load(stage.now).gated  # the limit is reached ...
-    assert not target_state.load(stage.now).followed  # ... but it is a fixed one
+    assert not target_state.load(stage.now).adaptive  # ... but it is a fixed one
     for run in stage.runs:
         run.step(OK)
     assert not target_state.load(stage.now).gated
@@ -149,12 +149,12 @@ def test_which_gates_hold_the_traffic():
         target_state.rate.settle(None, THROTTLED, stage.now, 0.5)
         stage.now += 1.0
     assert target_state.load(stage.now).gated  # a send rate is in force, ...
-    assert target_state.load(stage.now).followed  # ... and follows what is served
+    assert target_state.load(stage.now).adaptive  # ... and follows what is served
     assert not target_state.load(stage.now + 120.0).gated
     stage.now += 120.0
     stage.state.isolate(stage.now)
     assert target_state.load(stage.now).gated  # the circuit is not closed
-    assert not target_state.load(stage.now).followed
+    assert not target_state.load(stage.now).adaptive
 
 
 def test_an_automatic_limit_that_is_reached_follows_what_is_served():
@@ -162,12 +162,12 @@ def test_an_automatic_limit_that_is_reached_follows_what_is_served():
     target_state = stage.state
     crowd = [stage.start() for _ in range(20)]
     assert target_state.load(stage.now).gated
-    assert not target_state.load(stage.now).followed  # at its ceiling it has learned nothing
+    assert not target_state.load(stage.now).adaptive  # at its ceiling it has learned nothing
     for run in crowd:
         run.step(SERVER_ERROR).close()
     stage.start()
 
-    assert target_state.load(stage.now).followed
+    assert target_state.load(stage.now).adaptive
 
 
 def test_a_success_ends_the_row():

@@ -241,7 +241,7 @@ def test_a_key_of_any_form_is_blotted_where_it_is_repeated(key, depth, verdict, 
     for _ in range(depth):
         said = json.dumps(said)
         said = said.replace("/", r"\/") if slashes else said
-    _, body = redact(ParsedResponse(verdict), said.encode(), api_key=key, asked=b"{}")
+    _, body = redact(ParsedResponse(verdict), said.encode(), api_key=key, request_body=b"{}")
     left = body.decode()
     for _ in range(depth):
         left = json.loads(left)

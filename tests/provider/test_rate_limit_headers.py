@@ -7,7 +7,7 @@ import pytest
 from table_test import table_test
 
 from stormbreak.core.policy import Policy
-from stormbreak.core.rate_limit_policy import RateLimitPolicy
+from stormbreak.core.rate_limit_gate import RateLimitPolicy
 from stormbreak.http.client import AsyncClient
 from stormbreak.llm.rate_limit_headers import parse_rate_limits
 from stormbreak.provider.rate_limit import Standing

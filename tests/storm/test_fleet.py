@@ -6,7 +6,7 @@ import pytest
 
 from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.presets import INTERACTIVE
-from stormbreak.core.rate_limit_policy import RateLimitPolicy
+from stormbreak.core.rate_limit_gate import RateLimitPolicy
 from stormbreak.events import Returned, Sent
 from stormbreak.provider.scenario import Limit, LimitKind, Load, Provider, Scenario
 from stormbreak.storm import simulate

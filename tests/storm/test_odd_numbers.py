@@ -14,7 +14,7 @@ from stormbreak.core.fallback import CachePolicy
 from stormbreak.core.hedge import HedgePolicy
 from stormbreak.core.policy import LARGEST, SMALLEST, Policy
 from stormbreak.core.queue import QueuePolicy
-from stormbreak.core.rate_limit_policy import RateLimitPolicy
+from stormbreak.core.rate_limit_gate import RateLimitPolicy
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.core.retry_budget import BudgetPolicy
 from stormbreak.core.spend_policy import SpendPolicy

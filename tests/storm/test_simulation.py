@@ -10,7 +10,7 @@ from stormbreak.core.backoff import Backoff
 from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.diagnosis import Diagnosis
 from stormbreak.core.presets import INTERACTIVE, OFF, PRESETS
-from stormbreak.core.rate_limit_policy import RateLimitPolicy
+from stormbreak.core.rate_limit_gate import RateLimitPolicy
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.errors import ConfigurationError
 from stormbreak.events import CallEnded, Returned, Sent

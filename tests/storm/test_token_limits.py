@@ -6,7 +6,7 @@ import pytest
 from table_test import table_test
 
 from stormbreak.core.presets import OFF
-from stormbreak.core.rate_limit_policy import RateLimitPolicy
+from stormbreak.core.rate_limit_gate import RateLimitPolicy
 from stormbreak.events import Returned
 from stormbreak.provider.scenario import Dialect, Limit, LimitKind, Load, Provider, Scenario
 from stormbreak.provider.scenario_file import load

@@ -18,7 +18,7 @@ from sockets import PATIENCE, answer
 
 from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.policy import Policy
-from stormbreak.core.rate_limit_policy import RateLimitPolicy
+from stormbreak.core.rate_limit_gate import RateLimitPolicy
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.errors import CallError, ConnectionLostError, StreamBrokenError
 from stormbreak.http.client import AsyncClient

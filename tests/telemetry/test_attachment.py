@@ -221,8 +221,8 @@ def in_virtual_time(engine):
 
 def handed(engine):
     driver, answers = ThreadDriver(engine), outcomes()
-    holder = driver.hand(Call(1, TARGET))
-    while (send := driver.leave(holder)) is not None:
+    holder = driver.begin(Call(1, TARGET))
+    while (send := driver.wait_to_send(holder)) is not None:
         holder.answer(answers(send))
     return holder.command
 

@@ -12,7 +12,7 @@ from stage import TARGET
 from stormbreak.core import admission, attempt, retry, shadow
 from stormbreak.core.engine import Engine
 from stormbreak.core.policy import Policy
-from stormbreak.core.rate_limit_policy import RateLimitPolicy
+from stormbreak.core.rate_limit_gate import RateLimitPolicy
 from stormbreak.core.spend_policy import SpendPolicy
 from stormbreak.cost.spend_gate import SpendAccounts
 from stormbreak.telemetry import labels

@@ -28,7 +28,7 @@ from stormbreak.core.gate import (
     SpendingGate,
 )
 from stormbreak.core.queue import Queue, QueuePolicy, Ticket
-from stormbreak.types import Call, Outcome, Priority, Rejection, Verdict
+from stormbreak.types import VERDICT_OK, Call, Outcome, Priority, Rejection
 
 SERVICE_MARGIN = 1.75  # a call is sent only if this many mean service times fit before its deadline
 LEARNING = 0.1  # weight of the newest answer in the mean service time
@@ -167,7 +167,7 @@ class TargetQueue:
         self, tokens: list[Any], sent_at: float, outcome: Outcome, now: float, uniform: float
     ) -> None:
         """Give every gate its token back, last taken first, and let calls leave that now may."""
-        success = outcome.verdict is Verdict.OK
+        success = outcome.verdict is VERDICT_OK
         for place, settle in self._settles_success if success else self._settles:
             settle(tokens[place], outcome, now, uniform)
         took = now - sent_at

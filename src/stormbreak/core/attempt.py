@@ -24,7 +24,14 @@ from stormbreak.core.hedge import HedgeTimer
 from stormbreak.core.queue import Ticket
 from stormbreak.core.target_state import TargetState
 from stormbreak.events import Committed, Hedged, HedgeRefused, Overtaken, Queued, Returned, Sent
-from stormbreak.types import CANCELLED, CANCELLED_AFTER_SEND, Outcome, Rejection, Verdict
+from stormbreak.types import (
+    CANCELLED,
+    CANCELLED_AFTER_SEND,
+    VERDICT_OK,
+    Outcome,
+    Rejection,
+    Verdict,
+)
 
 FIRST_OUTPUT_GRACE = 0.001  # seconds; a timer may run this much before its time
 
@@ -57,9 +64,11 @@ def run_attempt(
             if place.rejection is not None:
                 outcome = Outcome(Verdict.REJECTED, rejection=place.rejection)
                 return outcome, now, uniform
+            permit = place.permit
+        else:
+            permit = place
         timeout = _begin(target_state, state, now)
         number, sent_at = state.attempts, now
-        permit = place.permit if isinstance(place, Ticket) else place
         outcome = CANCELLED_AFTER_SEND
         answered, now, uniform = yield Send(call.target, number, timeout, permit)
         outcome = answered or CANCELLED_AFTER_SEND
@@ -72,7 +81,7 @@ def run_attempt(
             outcome = CANCELLED_AFTER_SEND
             answered, now, uniform = yield delivery
             outcome = (answered or CANCELLED_AFTER_SEND)._replace(committed=True)
-        if outcome.verdict is not Verdict.OK or state.engine.listeners:
+        if outcome.verdict is not VERDICT_OK or state.engine.listeners:
             outcome = _note_return(target_state, state, number, outcome, sent_at, now)
         if target_state.budget is not None and not outcome.own_deadline:
             target_state.budget.record(outcome, now)
@@ -115,7 +124,7 @@ def _begin(target_state: TargetState, state: CallState, now: float) -> float | N
     if call.deadline_at is None:
         return timeout
     left = call.deadline_at - now
-    return left if timeout is None else min(timeout, left)
+    return left if timeout is None or left < timeout else timeout
 
 
 def _commit(
@@ -307,12 +316,14 @@ class _HedgedAttempt:
         """Which of the gates that cost nothing to ask refuses another attempt; empty if none."""
         state, call, retry = self._state, self._state.call, self._target_state.policy.retry
         here = state.attempts - state.earlier_attempts
-        if here >= retry.max_attempts or (call.most is not None and state.attempts >= call.most):
+        if here >= retry.max_attempts or (
+            call.max_attempts is not None and state.attempts >= call.max_attempts
+        ):
             return "attempts"
         if call.deadline_at is not None and call.deadline_at - now < retry.min_time_left:
             return "deadline"
         load = self._target_state.load(now)
-        return "load" if load.ill or load.gated else ""
+        return "load" if load.unhealthy or load.gated else ""
 
     def _on_return(self, sent: Send, result: _Result) -> Steps[_Result | None]:
         """One attempt has ended, or begins to deliver: return the result of the race, None while others are in flight."""

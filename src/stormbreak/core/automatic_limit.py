@@ -44,9 +44,8 @@ GAIN, PLUS = 1.5, 2.0  # the floor at first, beside what was usually in flight
 class LimitFloor:
     """Gives the floor. Feed it while all is quiet, and during an episode."""
 
-    def __init__(self, most: float) -> None:
-        """The floor never exceeds `most`."""
-        self._most = most
+    def __init__(self, max_floor: float) -> None:
+        self._max_floor = max_floor
         self._rate = 0.0  # usual answers per second
         self._in_flight = 0.0  # usually
         self._recent = 0.0  # answers, decaying over the window of an episode
@@ -71,7 +70,7 @@ class LimitFloor:
         if self._began_at is None:
             self._began_at = self._moved_at = now
             self._recent = self._rate * window
-            self._floor = min(self._most, GAIN * self._in_flight + PLUS)
+            self._floor = min(self._max_floor, GAIN * self._in_flight + PLUS)
         self._recent = self._recent * exp(-span / window) + answers
         if failing:
             self._floor = 0.0
@@ -89,7 +88,7 @@ class LimitFloor:
         self._moved_at = now
         if rate < PROBE_BELOW * self._rate:
             steps = min(steps, 10.0)  # 2 to the power of a long silence is no number
-            self._floor = min(self._most, self._floor * 2.0**steps)
+            self._floor = min(self._max_floor, self._floor * 2.0**steps)
         elif rate > self._rate:
             self._floor *= 0.5**steps
 
@@ -104,7 +103,7 @@ NEARLY_FULL = (
     1.2  # ... and the gain is no more than this: a larger one only makes that queue longer
 )
 FAILING = 10.0  # seconds since failures stood out
-LEAST = 2.0  # while there is evidence, before fading
+MIN_LIMIT = 2.0  # while there is evidence, before fading
 STANDING = 1.0  # seconds in the queue
 LOOK = 1.0  # seconds between two looks while all is quiet
 RETRY_LOOK = 0.05  # seconds; the shortest wait before another look
@@ -146,8 +145,8 @@ class AutomaticLimiter:
         self._limit_floor = LimitFloor(policy.max_in_flight)
         self._answers = 0  # when the floor was last fed
         self._look_at = -inf  # before this, and without new evidence, there is nothing to see
-        self._control = LEAST  # what evidence would make of the limit, at the last look
-        self._held = LEAST  # the same when the last evidence came
+        self._control = MIN_LIMIT  # what evidence would make of the limit, at the last look
+        self._held = MIN_LIMIT  # the same when the last evidence came
         self._held_at = -inf
         self._full_at = -inf  # until when no slot was free
         self._stood_at = -inf  # when a queue that stands was last evidence
@@ -174,7 +173,7 @@ class AutomaticLimiter:
             return READY
         if not self.binds(now) or self.in_flight >= self.max_limit:
             return NEVER
-        base = max(LEAST, self._control, self._held)
+        base = max(MIN_LIMIT, self._control, self._held)
         begins_at = self._evidence_at + self._hold
         growth = self._doubling * max(0.0, log2((self.in_flight + 1) / base) - self._grown)
         opens_at = min(max(self._grown_at, begins_at) + growth, begins_at + FADE)
@@ -222,17 +221,18 @@ class AutomaticLimiter:
     def _look(self, now: float) -> None:
         diagnosis = self._diagnosis
         policy = self._policy
-        self._look_at = now if self.binds(now) else now + LOOK
+        evidence_at = self._evidence_at
+        binds = now - evidence_at < HOLD + FADE
+        self._look_at = now if binds else now + LOOK
         late = now - diagnosis.late_at < FRESH
         proven = diagnosis.proven(now, late=late)
         gain = min(NEARLY_FULL, policy.headroom_factor) if late else policy.headroom_factor
         dead = now - diagnosis.dead_at < HOLD
-        plus, least = (min(1.0, policy.headroom), 1.0) if dead else (policy.headroom, LEAST)
+        plus, least = (min(1.0, policy.headroom), 1.0) if dead else (policy.headroom, MIN_LIMIT)
         self._control = max(least, gain * proven + plus)
         self.max_limit = (
             max(policy.max_in_flight, self._control) if proven else policy.max_in_flight
         )
-        evidence_at = self._evidence_at
         if evidence_at > self._held_at:
             self._held, self._held_at = self._control, evidence_at
             self._grown, self._grown_at = 0.0, evidence_at
@@ -240,8 +240,8 @@ class AutomaticLimiter:
         if speed != (self._hold, self._doubling):
             self._grown, self._grown_at = self._doublings(now), now
             self._hold, self._doubling = speed
-        floor_ = 0.0 if diagnosis.judge.streams else self._floor(now)
-        limit = max(1.0, self._limit(now, floor_))
+        floor_ = 0.0 if diagnosis.judge.streams else self._floor(now, binds=binds)
+        limit = max(1.0, self._limit(now, evidence_at, floor_))
         lost = 0 if now - diagnosis.late_at < HOLD else diagnosis.lost
         self.limit = floor(min(self.max_limit, limit + lost))
 
@@ -250,18 +250,18 @@ class AutomaticLimiter:
         begins_at = max(self._grown_at, self._evidence_at + self._hold)
         return self._grown + max(0.0, now - begins_at) / self._doubling
 
-    def _limit(self, now: float, floor_: float) -> float:
-        quiet = now - self._evidence_at - self._hold
+    def _limit(self, now: float, evidence_at: float, floor_: float) -> float:
+        quiet = now - evidence_at - self._hold
         if quiet >= FADE:
             return self.max_limit
         if quiet <= 0:
             return max(self._control, floor_)
         return max(max(self._control, self._held) * 2 ** self._doublings(now), floor_)
 
-    def _floor(self, now: float) -> float:
+    def _floor(self, now: float, *, binds: bool) -> float:
         diagnosis = self._diagnosis
         answers, self._answers = diagnosis.answers - self._answers, diagnosis.answers
-        if not self.binds(now):
+        if not binds:
             self._limit_floor.quiet(now, answers, self.in_flight)
             return 0.0
         failing = now - diagnosis.failed_at < FAILING or self._paused(now)

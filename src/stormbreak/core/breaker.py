@@ -30,8 +30,8 @@ from math import inf
 from typing import Protocol, TypeAlias
 
 from stormbreak.core.checks import require, require_number
-from stormbreak.core.circuit import BreakerPolicy, Mode, State
-from stormbreak.core.circuit_snapshot import LONGEST, CircuitSnapshot
+from stormbreak.core.circuit import CLOSED, BreakerPolicy, Mode, State
+from stormbreak.core.circuit_snapshot import MAX_SECONDS, CircuitSnapshot
 from stormbreak.core.cooldown import SPREAD
 from stormbreak.core.diagnosis import Diagnosis
 from stormbreak.core.gate import NEVER, READY, InFlight
@@ -44,6 +44,8 @@ MAX_RETRY_AFTER = 900.0
 
 REMEMBERED = 900.0
 """Seconds for which a circuit that may be probed is remembered, though no call probes it."""
+
+_SUCCESS = Tally.SUCCESS
 
 Pass: TypeAlias = tuple[
     int, float, InFlight | None
@@ -155,7 +157,7 @@ class Breaker:
 
     def take(self, _call: object, now: float) -> BreakerToken:
         """Let one call pass: freely while closed, as a probe otherwise."""
-        if self.state is State.CLOSED:
+        if self.state is CLOSED:
             return self._epoch, now, self._diagnosis.take(None, now) if self._observes else None
         self._end_stale_trial(now)
         if self.state is State.ISOLATED and self._policy.mode is not Mode.NORMAL:
@@ -179,7 +181,7 @@ class Breaker:
         tally = Tally.NOTHING if outcome.own_deadline else self._treatments[outcome.verdict].tally
         if not isinstance(token, Probe) and token[0] == self._epoch:  # then the circuit is closed
             took = now - token[1]
-            if tally is Tally.SUCCESS:
+            if tally is _SUCCESS:
                 self._retry_after_until = -inf  # a failure cannot speak for a target that serves
                 trips = self._trip.record(now, failed=False, took=took)
             else:
@@ -212,9 +214,9 @@ class Breaker:
                 self._hold = self._retry_after_end(now, uniform)
         answered = not _was_cancelled_late(outcome)
         decision = self.trial.settle(probe, tally, answered=answered, now=now)
-        if decision is Decision.ILL:
+        if decision is Decision.UNHEALTHY:
             self._open(now, now, self._longer(), uniform)
-        elif decision is Decision.WELL:
+        elif decision is Decision.HEALTHY:
             self.reset(now)
         else:
             self._end_stale_trial(now)  # with this probe it may be spent
@@ -271,8 +273,8 @@ class Breaker:
         if duration is not None:
             require_number("duration", duration)
             require(
-                0 < duration <= LONGEST,
-                f"duration must be above 0, up to {LONGEST:.0f} s",
+                0 < duration <= MAX_SECONDS,
+                f"duration must be above 0, up to {MAX_SECONDS:.0f} s",
                 duration,
             )
         self._manual_until = NEVER if duration is None else now + duration
@@ -342,8 +344,12 @@ class Breaker:
 
     def _restore_open(self, saved: CircuitSnapshot, now: float, elapsed: float) -> None:
         policy = self._policy
-        self._open_duration = min(max(saved.open_for, policy.open_duration), self._policy.most_open)
-        own = min(saved.open_left, self._policy.most_open * (1 + policy.open_duration_jitter))
+        self._open_duration = min(
+            max(saved.open_for, policy.open_duration), self._policy.open_duration_limit
+        )
+        own = min(
+            saved.open_left, self._policy.open_duration_limit * (1 + policy.open_duration_jitter)
+        )
         longest_named = MAX_RETRY_AFTER * (1 + self._spread) if policy.respect_retry_after else 0.0
         named = min(saved.named_left, longest_named)
         self._named_ends_at = now + max(0.0, named - elapsed)

@@ -28,7 +28,16 @@ from stormbreak.events import (
     RetryPlanned,
     RetryRefused,
 )
-from stormbreak.types import FALLBACK, Call, CallResult, Outcome, Rejection, Target, Verdict
+from stormbreak.types import (
+    FALLBACK,
+    VERDICT_OK,
+    Call,
+    CallResult,
+    Outcome,
+    Rejection,
+    Target,
+    Verdict,
+)
 
 GRACE = 0.25
 """Seconds that a local answer may take beyond the deadline that all other answers missed."""
@@ -66,7 +75,7 @@ def run_target(target_state: TargetState, state: CallState, now: float, uniform:
     failure: Outcome | None = None
     while True:
         outcome, now, uniform = yield from make_attempt(target_state, state, now, uniform)
-        if outcome.verdict is Verdict.OK:
+        if outcome.verdict is VERDICT_OK:
             return state.end(outcome, now)
         if outcome.rejection is not None:
             return _end_rejected(state, outcome.rejection, failure, now)
@@ -245,7 +254,7 @@ class FallbackRun:
     def _refusing_gate(self, target: Target, outcome: Outcome, now: float) -> str | None:
         """Which gate refuses the move, if any; the budget is charged last, and only where all others agree."""
         call, target_state = self._state.call, self._engine.target_state(target)
-        if call.most is not None and self._state.attempts >= call.most:
+        if call.max_attempts is not None and self._state.attempts >= call.max_attempts:
             return "attempts"
         left = inf if call.deadline_at is None else call.deadline_at - now
         if left < target_state.policy.retry.min_time_left:

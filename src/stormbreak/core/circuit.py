@@ -16,6 +16,9 @@ class State(StrEnum):
     ISOLATED = "isolated"
 
 
+CLOSED = State.CLOSED
+
+
 class Mode(StrEnum):
     """What a breaker may do. Isolating by hand works in every mode."""
 
@@ -82,7 +85,7 @@ class BreakerPolicy:
         require(longest is None or longest > 0, "max_half_open_duration must be positive", longest)
 
     @property
-    def most_open(self) -> float:
+    def open_duration_limit(self) -> float:
         """The longest open time that this policy makes by itself, before jitter."""
         return (
             self.open_duration
@@ -92,4 +95,4 @@ class BreakerPolicy:
 
     def longer(self, open_for: float) -> float:
         """The open time that follows upon `open_duration`, before jitter."""
-        return min(open_for * self.open_duration_factor, self.most_open)
+        return min(open_for * self.open_duration_factor, self.open_duration_limit)

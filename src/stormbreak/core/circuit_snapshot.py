@@ -16,7 +16,7 @@ from stormbreak.key_patterns import quoted
 
 KEPT = (State.CLOSED, State.OPEN, State.ISOLATED)
 
-LONGEST = 366 * 86400.0
+MAX_SECONDS = 366 * 86400.0
 """Seconds. A longer span is not saved: no call waits for it."""
 
 LONG = 60  # characters of a value that are shown
@@ -47,9 +47,9 @@ class CircuitSnapshot:
         """In plain values, as JSON has them."""
         return {
             "state": self.state.value,
-            "open_left": min(self.open_left, LONGEST),
-            "open_for": min(self.open_for, LONGEST),
-            "named_left": min(self.named_left, LONGEST),
+            "open_left": min(self.open_left, MAX_SECONDS),
+            "open_for": min(self.open_for, MAX_SECONDS),
+            "named_left": min(self.named_left, MAX_SECONDS),
         }
 
 
@@ -106,7 +106,7 @@ def span_in(values: Mapping[str, Any], key: str) -> float:
 
 def _bounded(values: Mapping[str, Any], key: str) -> float:
     span = span_in(values, key)
-    require(span <= LONGEST, f"{key} must be at most {LONGEST:.0f} s", span)
+    require(span <= MAX_SECONDS, f"{key} must be at most {MAX_SECONDS:.0f} s", span)
     return span
 
 

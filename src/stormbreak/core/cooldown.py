@@ -10,7 +10,7 @@ no earlier than the refused one, and was served, lifts the cooldown. The refused
 still waits (its retry respects the time by itself). Without this, a provider that refuses three in ten at random
 would be approached by one call at a time.
 
-Nor can one answer close the target for longer than `longest`, and its spread: the refused call ends with its own
+Nor can one answer close the target for longer than `max_wait`, and its spread: the refused call ends with its own
 time, the others come back then, a few at first, and are refused again if it was meant.
 """
 
@@ -19,7 +19,7 @@ from math import inf
 from typing import Protocol
 
 from stormbreak.core.gate import READY
-from stormbreak.types import Outcome, Treatment, Verdict
+from stormbreak.types import VERDICT_OK, Outcome, Treatment, Verdict
 
 SPREAD = 0.5
 """A named time t becomes anything within [t, (1 + SPREAD) t], unless a policy says otherwise."""
@@ -48,14 +48,14 @@ class Cooldown:
         treatments: Mapping[Verdict, Treatment],
         on_change: OnCooldown,
         *,
-        longest: float,
+        max_wait: float,
         spread: float = SPREAD,
-        spared: Callable[[Outcome, float], bool] = lambda *_: False,
+        affects_one_call: Callable[[Outcome, float], bool] = lambda *_: False,
     ) -> None:
-        """`spared(outcome, now)`: whether only the refused call has to wait."""
-        self._spared = spared
+        """`affects_one_call(outcome, now)`: whether only the refused call has to wait."""
+        self._affects_one_call = affects_one_call
         self._spread = spread
-        self._longest = longest
+        self._max_wait = max_wait
         self._treatments = treatments
         self._on_change = on_change
         self._refused_sent_at = -inf  # when the newest attempt left that was refused with a time
@@ -72,15 +72,19 @@ class Cooldown:
 
     def settle(self, token: float, outcome: Outcome, now: float, uniform: float) -> None:
         """Start, extend or lift the cooldown."""
-        if outcome.verdict is Verdict.OK:
+        if outcome.verdict is VERDICT_OK:
             if self.until > now and token >= self._refused_sent_at:
                 self.lift(now)
             return
         wait = outcome.retry_after
-        if not wait or not self._treatments[outcome.verdict].cools or self._spared(outcome, now):
+        if (
+            not wait
+            or not self._treatments[outcome.verdict].cools
+            or self._affects_one_call(outcome, now)
+        ):
             return
         self._refused_sent_at = max(self._refused_sent_at, token)
-        wait = min(wait, self._longest)
+        wait = min(wait, self._max_wait)
         if self.until < now + wait:
             self.asked = wait
             self.until = now + wait * (1 + self._spread * uniform)
@@ -156,6 +160,6 @@ class Pace:
 
     def settle(self, token: int, outcome: Outcome, _now: float, _uniform: float) -> None:
         """Count the attempts that were refused with a named time."""
-        refused = outcome.retry_after is not None and outcome.verdict is not Verdict.OK
+        refused = outcome.retry_after is not None and outcome.verdict is not VERDICT_OK
         if refused and token == self._number:
             self._refused += 1

@@ -12,7 +12,7 @@ one is evidence. An attempt that hangs has no vote: it may be lost, and says not
 
 A target is dead by the evidence of the attempts that left after the last one that was answered. Each of them that failed, or is
 older than is usual, counts. Where a share s of all attempts fails by chance, n of them in a row come with probability s^n:
-a run is taken for death where that is below `RARE`. The share is learned from the runs that an answer ended.
+a run is taken for death where that is below `SIGNIFICANCE`. The share is learned from the runs that an answer ended.
 
 Attempts that stream show more than others: the time of their first output. They and the others have baselines of
 their own; those that stream are the judges of lateness as soon as enough is known of them, and until none has left for
@@ -24,17 +24,17 @@ from collections.abc import Callable, Mapping
 from enum import StrEnum
 from math import inf, log
 
-from stormbreak.core.gate import READY, Completion, InFlight
+from stormbreak.core.gate import ANSWERED, READY, Completion, InFlight
 from stormbreak.core.latency_baseline import LatencyBaseline
 from stormbreak.core.throughput_estimate import FirstOutputEstimate, RateEstimate
-from stormbreak.types import Call, Outcome, Tally, Treatment, Verdict
+from stormbreak.types import VERDICT_OK, Call, Outcome, Tally, Treatment, Verdict
 
 TOP_TOTAL, TOP_FIRST = 8, 5  # late answers in excess that are evidence
 WEIGHT = 0.1  # of the newest in a moving share
 MAJORITY = 0.5  # of the answers that are late
-RARE = 0.001  # what chance does not explain
-LEAST = 0.4  # the lowest share of failures that chance is granted ...
-MOST = 0.85  # ... and the highest
+SIGNIFICANCE = 0.001  # what chance does not explain
+MIN_FAILURE_SHARE = 0.4  # the lowest share of failures that chance is granted ...
+MAX_FAILURE_SHARE = 0.85  # ... and the highest
 UNDECIDED = 0.25  # of a run: so many may still be under way
 KEPT = 256  # failures of a run that are kept
 RECOVERY_WINDOW = (
@@ -159,16 +159,18 @@ class Diagnosis:
     def settle(self, token: InFlight, outcome: Outcome, now: float, _uniform: float) -> None:
         """An attempt ended."""
         flight = token
-        answered = outcome.verdict is Verdict.OK
+        answered = outcome.verdict is VERDICT_OK
         if answered:
-            completion = flight.completion = Completion.ANSWERED
+            completion = flight.completion = ANSWERED
         else:
             completion = flight.complete(outcome)
         if self._overdue:
             self._overdue.discard(flight)
         if flight.first_output_at is not None:
             self._first_output_estimate.ended(now)
-        if flight.sent_at <= self._refused_at or outcome.verdict is Verdict.THROTTLED:
+        if flight.sent_at <= self._refused_at or (
+            not answered and outcome.verdict is Verdict.THROTTLED
+        ):
             self._compare(flight, outcome, now)
         if answered:
             self.answers += 1
@@ -297,7 +299,7 @@ class Diagnosis:
     def max_failure_run(self) -> float:
         """Failures in a row that chance explains."""
         share = self._usual_run / (1 + self._usual_run)
-        return log(RARE) / log(min(MOST, max(LEAST, share)))
+        return log(SIGNIFICANCE) / log(min(MAX_FAILURE_SHARE, max(MIN_FAILURE_SHARE, share)))
 
     def _is_unexplained(self, run: list[float]) -> bool:
         if not run or len(run) < self.max_failure_run:
@@ -354,7 +356,7 @@ class Diagnosis:
     @property
     def lost(self) -> int:
         """Attempts under way that will hardly be answered: overdue, and overtaken or while the circuit sets the pace."""
-        if self.probed and self.lost_after is not None:
+        if not self._overdue or (self.probed and self.lost_after is not None):
             return len(self._overdue)
         return sum(self.is_overtaken(flight.sent_at) for flight in self._overdue)
 

@@ -179,6 +179,9 @@ class Completion(Enum):
     CUT = "cut"  # ended by us, or for a reason of its own: an invalid request, a named pause
 
 
+ANSWERED = Completion.ANSWERED
+
+
 class InFlight:
     """One attempt in flight: the token of the diagnosis. With `streams`, its first output is reported.
 

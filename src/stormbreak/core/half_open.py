@@ -32,8 +32,8 @@ reason to keep others away."""
 class Decision(Enum):
     """How a trial ends."""
 
-    WELL = "well"
-    ILL = "ill"
+    HEALTHY = "healthy"
+    UNHEALTHY = "unhealthy"
 
 
 class Probe:
@@ -100,8 +100,8 @@ class Trial:
         if self.spent:
             self.ends_at = min(self.ends_at, max(self._leases(now), default=now))
         if self.failed > self._tolerated:
-            return Decision.ILL
-        return Decision.WELL if self.succeeded >= self._needed else None
+            return Decision.UNHEALTHY
+        return Decision.HEALTHY if self.succeeded >= self._needed else None
 
     def _was_inconclusive(self, *, answered: bool) -> None:
         self._answered += answered

@@ -13,10 +13,10 @@ from math import fsum, inf
 from statistics import median
 from typing import NamedTuple
 
-from stormbreak.core.gate import Completion, InFlight
+from stormbreak.core.gate import ANSWERED, Completion, InFlight
 
 BLOCK = 16  # attempts
-LEAST = 8  # samples that make a block worth keeping
+MIN_SAMPLES = 8  # samples that make a block worth keeping
 KEPT = 16  # blocks
 ENOUGH = 20  # samples for an opinion
 TRIM = 2.0  # a block is odd when its median is this many times the low ones'
@@ -78,7 +78,7 @@ class LatencyBaseline:
     def on_completion(self, flight: InFlight, now: float, evidence_at: float) -> None:
         """Take in an attempt that has ended; `evidence_at` is the last sign of congestion."""
         block: _Block = flight.block
-        if flight.completion is Completion.ANSWERED or flight.completion is Completion.LATE:
+        if flight.completion is ANSWERED or flight.completion is Completion.LATE:
             total = now - flight.sent_at
             block.totals.append(total)
             known = self.streams and flight.first_output_at is not None
@@ -90,7 +90,7 @@ class LatencyBaseline:
             self._close(block, now, evidence_at)
 
     def _close(self, block: _Block, now: float, evidence_at: float) -> None:
-        if len(block.samples) < LEAST:
+        if len(block.samples) < MIN_SAMPLES:
             return
         if self.mean is None and block.totals:
             self.mean = fsum(block.totals) / len(block.totals)
@@ -107,9 +107,9 @@ class LatencyBaseline:
 
     def _learn(self) -> None:
         medians = sorted([block.median for block in self._kept])
-        odd = TRIM * medians[int(LOW * (len(medians) - 1))]
-        even = [block for block in self._kept if block.median <= odd]
-        pooled = sorted([sample for block in even for sample in block.samples])
+        limit = TRIM * medians[int(LOW * (len(medians) - 1))]
+        typical = [block for block in self._kept if block.median <= limit]
+        pooled = sorted([sample for block in typical for sample in block.samples])
         count = len(pooled)
         if count < ENOUGH:
             return
@@ -117,4 +117,4 @@ class LatencyBaseline:
         quantile = FIRST_QUANTILE if self.streams else TOTAL_QUANTILE
         high = pooled[int(quantile * count)]
         self.usual = max(high, TIMES * middle, middle + PLUS)
-        self.mean = fsum([block.total for block in even]) / count
+        self.mean = fsum([block.total for block in typical]) / count

@@ -12,11 +12,12 @@ would never leave.
 | anything else: refused, not served | counts | refunded |
 """
 
+from dataclasses import dataclass
 from math import inf
 from typing import TypeAlias
 
+from stormbreak.core.checks import check_types, require
 from stormbreak.core.gate import READY
-from stormbreak.core.rate_limit_policy import RateLimitPolicy
 from stormbreak.types import Call, Outcome, RateLimitStatus, Verdict
 
 LEARNING = 0.1  # weight of the newest answer in the usual number of tokens
@@ -30,6 +31,32 @@ Reserved: TypeAlias = tuple[int, float, float, float]
 """What one attempt took: its tokens, and the receipts of `rpm` and of the reported limits of requests and tokens."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RateLimitPolicy:
+    """At most `rpm` requests and `tpm` tokens per minute, per process and target. None: without a limit.
+
+    After a pause, `burst_seconds` seconds of them may leave at once (at least one request). With `learn_from_headers`, what
+    the headers of answers say of such limits is obeyed, too.
+    """
+
+    rpm: float | None = None
+    tpm: float | None = None
+    burst_seconds: float = 1.0
+    learn_from_headers: bool = False
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        for name in ("rpm", "tpm"):
+            limit = getattr(self, name)
+            require(limit is None or limit > 0, f"{name} must be positive", limit)
+        require(self.burst_seconds >= 0, "burst_seconds must not be negative", self.burst_seconds)
+
+    @property
+    def acts(self) -> bool:
+        """Whether there is anything to do."""
+        return self.learn_from_headers or self.rpm is not None or self.tpm is not None
+
+
 class RateLimitGate:
     """One request and some tokens for every attempt."""
 
@@ -37,9 +64,9 @@ class RateLimitGate:
     takes = True
     settles_success = True
 
-    def __init__(self, policy: RateLimitPolicy, *, longest: float, share: float = 1.0) -> None:
-        """No report closes a limit for longer than `longest` seconds. Of all limits, `share` is for this process."""
-        self._longest = longest
+    def __init__(self, policy: RateLimitPolicy, *, max_wait: float, share: float = 1.0) -> None:
+        """No report closes a limit for longer than `max_wait` seconds. Of all limits, `share` is for this process."""
+        self._max_wait = max_wait
         self._rpm = (
             None if policy.rpm is None else Bucket(share * policy.rpm / 60, policy.burst_seconds)
         )
@@ -47,7 +74,7 @@ class RateLimitGate:
             None if policy.tpm is None else Bucket(share * policy.tpm / 60, policy.burst_seconds)
         )
         self._reported = (
-            (ReportedLimit(longest, share), ReportedLimit(longest, share))
+            (ReportedLimit(max_wait, share), ReportedLimit(max_wait, share))
             if policy.learn_from_headers
             else None
         )
@@ -69,7 +96,7 @@ class RateLimitGate:
         return ready_at if ready_at > now else READY
 
     def scarcer(self, call: Call, now: float) -> str | None:
-        """Return what `call` waits for the longest: "requests" or "tokens"; None: it may leave."""
+        """Return what `call` waits for the max_wait: "requests" or "tokens"; None: it may leave."""
         ready_at = self.ready_at(call, now)
         if ready_at <= now:
             return None
@@ -144,7 +171,7 @@ class RateLimitGate:
                 self._reported[0].settle(1, requests_receipt, now)
         left = reserved - used
         if left and self._tpm is not None:
-            self._tpm.settle(left, latest=now + self._longest)
+            self._tpm.settle(left, latest=now + self._max_wait)
         if self._reported is not None:
             self._settle_reported(self._reported, token, left, outcome, now)
 
@@ -253,13 +280,13 @@ class ReportedLimit:
     A limit that does not flow is used up once until its reset. A server that serves two attempts and reports after both that
     nothing remains does not mean it, and is not believed again: some gateways send 0 for want of a number.
 
-    Where nothing remains and no time is named, nothing is known. No report holds for longer than `longest`
+    Where nothing remains and no time is named, nothing is known. No report holds for longer than `max_wait`
     seconds: then an attempt has to find out.
     """
 
-    def __init__(self, longest: float, share: float = 1.0) -> None:
-        """No report holds for longer than `longest` seconds; `share` of what is reported is for this process."""
-        self._longest = longest
+    def __init__(self, max_wait: float, share: float = 1.0) -> None:
+        """No report holds for longer than `max_wait` seconds; `share` of what is reported is for this process."""
+        self._max_wait = max_wait
         self._share = share
         self._limit = inf
         self._remaining = inf  # at `_at`
@@ -330,7 +357,7 @@ class ReportedLimit:
         self._at = now
         self._flow = flow
         # Once it is whole again, what flows is still bounded by how it flows.
-        self.until = now + (self._longest if self._flow else min(reset, self._longest))
+        self.until = now + (self._max_wait if self._flow else min(reset, self._max_wait))
 
     def _on_exhausted(self, now: float, reset: float) -> None:
         if now + SLACK < self._empty_until:

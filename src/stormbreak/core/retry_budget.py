@@ -32,7 +32,7 @@ from typing import NamedTuple
 
 from stormbreak.core.checks import check_types, require, require_window
 from stormbreak.core.window import TimeWindow
-from stormbreak.types import TREATMENTS, Outcome, Verdict
+from stormbreak.types import TREATMENTS, VERDICT_OK, Outcome, Verdict
 
 SHORT_WAIT = 0.5  # seconds; a shorter named time makes no retry free
 
@@ -74,13 +74,13 @@ class Load(NamedTuple):
     """What the gates of a target know of the load on it."""
 
     gated: bool = False  # they hold the traffic, so that a retry adds none
-    followed: bool = (
+    adaptive: bool = (
         False  # ... and by something that follows what is served, not by a circuit or a fixed limit
     )
-    well: bool = False  # answers come, most of them on time
+    healthy: bool = False  # answers come, most of them on time
     overtaken: bool = False  # others that left later than the one that failed were answered on time
     slowed_by_429s: bool = False  # they slow the traffic down, or most beside them are served
-    ill: bool = False  # answers are late, or none comes: more than not knowing that it is well
+    unhealthy: bool = False  # answers are late, or none comes; more than not healthy
 
 
 UNKNOWN = Load()
@@ -101,8 +101,10 @@ class Budget:
     def earn(self, now: float) -> None:
         """A call has come."""
         policy = self._policy
-        balance = self._tokens * exp(-max(0.0, now - self._since) / policy.decay_time)
-        self._tokens = min(policy.capacity, balance + policy.ratio)
+        tokens, since_then = self._tokens, now - self._since
+        if since_then > 0:
+            tokens *= exp(-since_then / policy.decay_time)
+        self._tokens = min(policy.capacity, tokens + policy.ratio)
         self._since = now
 
     def balance(self, now: float) -> float:
@@ -113,14 +115,13 @@ class Budget:
 
     def record(self, outcome: Outcome, now: float) -> None:
         """Take note of how an attempt ended."""
-        if outcome.verdict is Verdict.CANCELLED:
-            return
-        failed = outcome.verdict is not Verdict.OK
-        self._recent.add(now, failed=failed)
-        if not failed:
+        if outcome.verdict is VERDICT_OK:
             self._in_a_row = 0
+        elif outcome.verdict is Verdict.CANCELLED:
+            return
         elif TREATMENTS[outcome.verdict].retry and not _was_invited_by_server(outcome):
             self._in_a_row += 1
+        self._recent.add(now, failed=False)  # only its calls are asked for
 
     def is_free(self, outcome: Outcome, now: float, load: Load = UNKNOWN) -> bool:
         """Whether a retry after `outcome` (already recorded) need not be paid."""
@@ -133,9 +134,9 @@ class Budget:
         if lone and self._in_a_row > self._policy.low_traffic_retries:
             return False
         if outcome.verdict is Verdict.TIMEOUT:
-            return (load.well and load.overtaken) or (load.followed and not lone)
-        well = load.well and (load.slowed_by_429s or outcome.verdict is not Verdict.THROTTLED)
-        return well or load.gated or lone
+            return (load.healthy and load.overtaken) or (load.adaptive and not lone)
+        healthy = load.healthy and (load.slowed_by_429s or outcome.verdict is not Verdict.THROTTLED)
+        return healthy or load.gated or lone
 
     def try_pay(self, now: float) -> bool:
         """Draw one retry; False, and nothing drawn, where there is less than one."""

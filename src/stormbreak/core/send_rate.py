@@ -28,12 +28,13 @@ from stormbreak.types import Outcome, Verdict
 # its share is followed. A share that climbs beyond what chance explains ends it, and the next trial
 # has to wait, each time twice as long.
 
+WINDOW = 10.0  # seconds in which sends and refusals are counted, in slices of one second
 FALLEN = 0.25  # of the share before: what a limit's refusals fall to once less is sent
 ODDS = log(100.0)  # that decide a trial, either way
 SETTLING = 5.0  # seconds at the start of a trial that do not count, since less is sent only then
 SILENT = 40.0  # seconds without a refusal that end a trial undecided
-MOST = 0.9  # the highest share that is bad luck and no outage
-FEWEST = 0.05  # a lower share needs no name
+MAX_SHARE = 0.9  # the highest share that is bad luck and no outage
+MIN_SHARE = 0.05  # a lower share needs no name
 DOUBT = 30.0  # seconds without a trial after bad luck that proved none; doubles
 NOISE = 3.0  # standard deviations that chance explains
 MEMORY = 1_000  # attempts over which the share is followed
@@ -44,14 +45,14 @@ class _HypothesisTest:
     """Weighs seconds, each when it is over."""
 
     def __init__(self, share: float, now: float) -> None:
-        self._refused_weighs = -log(FALLEN)
-        self._accepted_weighs = log((1 - share) / (1 - FALLEN * share))
+        self._refusal_weight = -log(FALLEN)
+        self._success_weight = log((1 - share) / (1 - FALLEN * share))
         self._begins_at = now + SETTLING
         self.refused_at = now
         self.score = 0.0
         self.sent = self.refused = 0
 
-    def weigh(self, second: int, sent: int, refused: int) -> None:
+    def add_second(self, second: int, sent: int, refused: int) -> None:
         """Take in what was sent and refused within `second`."""
         if refused:
             self.refused_at = second + 1.0
@@ -60,7 +61,7 @@ class _HypothesisTest:
         self.sent += sent
         self.refused += refused
         accepted = max(0, sent - refused)
-        self.score += refused * self._refused_weighs + accepted * self._accepted_weighs
+        self.score += refused * self._refusal_weight + accepted * self._success_weight
 
 
 class RandomRefusals:
@@ -72,6 +73,7 @@ class RandomRefusals:
         self._trial: _HypothesisTest | None = None
         self._second = 0  # the one that is counted now
         self._sent = self._refused = 0  # in it
+        self._sent_before = TimeWindow(WINDOW)  # in the seconds before
         self._share = 0.0
         self._followed = 0.0  # attempts that the share stands on
         self._until = -inf
@@ -90,7 +92,7 @@ class RandomRefusals:
 
     def suppose(self, share: float, now: float) -> bool:
         """Begin a trial of whether a `share` of refusals is bad luck, unless one runs or has just misled: whether it began."""
-        if share > MOST or now < self._doubted_until or self.on_trial(now):
+        if share > MAX_SHARE or now < self._doubted_until or self.on_trial(now):
             return False
         self._trial = _HypothesisTest(share, now)
         return True
@@ -105,6 +107,11 @@ class RandomRefusals:
         """One was refused."""
         self._turn(now)
         self._refused += 1
+
+    def sent_lately(self, now: float) -> int:
+        """Return how many were sent in the last `WINDOW` seconds. Only after a refusal at `now`."""
+        self._sent_before.roll(now)
+        return self._sent_before.calls + self._sent
 
     def explains(self, sent: int, refused: int) -> bool:
         """Whether bad luck explains that of `sent` so many were `refused`.
@@ -128,19 +135,20 @@ class RandomRefusals:
             return
         over, sent, refused = self._second, self._sent, self._refused
         self._second, self._sent, self._refused = second, 0, 0
+        self._sent_before.add(over, failed=False, calls=sent)
         if self._trial is not None:
             self._try(self._trial, over, sent, refused, now)
-        elif self.holds(now):
+        elif now < self._until:
             self._follow(sent, refused)
 
     def _try(
         self, trial: _HypothesisTest, second: int, sent: int, refused: int, now: float
     ) -> None:
-        trial.weigh(second, sent, refused)
+        trial.add_second(second, sent, refused)
         if abs(trial.score) >= ODDS or now - trial.refused_at > SILENT:
             self._trial = None
             self.is_limit = trial.score <= -ODDS
-        if trial.score >= ODDS and trial.refused <= MOST * trial.sent:
+        if trial.score >= ODDS and trial.refused <= MAX_SHARE * trial.sent:
             self._followed = float(trial.sent)
             self._share = trial.refused / trial.sent
             self._until = now + REMEMBER_FOR
@@ -149,16 +157,15 @@ class RandomRefusals:
     def _follow(self, sent: int, refused: int) -> None:
         self._followed = min(MEMORY, self._followed + sent)
         share = self._share + (refused - self._share * sent) / self._followed
-        self._share = min(MOST, share)
-        if self._share < FEWEST:
+        self._share = min(MAX_SHARE, share)
+        if self._share < MIN_SHARE:
             self._until = -inf
 
 
 # ---------------------------------------------------------------- adaptive send rate
 
-WINDOW = 10.0  # seconds
 SHARE = 0.1  # of what was sent that must have been refused ...
-LEAST = 2  # ... and at least so many
+MIN_REFUSALS = 2  # ... and at least so many
 ENOUGH = 5  # sends that a first lesson needs, or chance decides
 BUSY = 5.0  # seconds of sending before a first lesson
 PAUSE = 2.0  # seconds between two lessons
@@ -179,7 +186,6 @@ class AdaptiveSendRate:
 
     def __init__(self, on_random: Callable[[float], None] = lambda _: None) -> None:
         """`on_random(now)` is called when refusals have proved to be bad luck."""
-        self._sent = TimeWindow(WINDOW)
         self._refused = TimeWindow(WINDOW)
         self._random_refusals = RandomRefusals(self._found)
         self._on_random_refusals = on_random
@@ -234,7 +240,6 @@ class AdaptiveSendRate:
         if now - self._sent_at > WINDOW:
             self._busy_since = now
         self._sent_at = now
-        self._sent.add(now, failed=False)
         self._random_refusals.on_send(now)
         if now - self.learned_at < FADE:
             self._earn(now)
@@ -248,9 +253,8 @@ class AdaptiveSendRate:
         self._random_refusals.refused(now)
         if now - self.learned_at < PAUSE or now - self._busy_since < BUSY:
             return
-        self._sent.roll(now)
-        sent, refused = self._sent.calls, self._refused.calls
-        if refused < max(LEAST, SHARE * sent) or (sent < ENOUGH and not self.in_force(now)):
+        sent, refused = self._random_refusals.sent_lately(now), self._refused.calls
+        if refused < max(MIN_REFUSALS, SHARE * sent) or (sent < ENOUGH and not self.in_force(now)):
             return
         if self._random_refusals.holds(now):
             if self._random_refusals.explains(sent, refused):

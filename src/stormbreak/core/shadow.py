@@ -24,8 +24,7 @@ from stormbreak.core.circuit import BreakerPolicy, State
 from stormbreak.core.concurrency_limit import Limit, Limiter, limiter
 from stormbreak.core.diagnosis import Diagnosis
 from stormbreak.core.gate import NEVER, READY, Gate
-from stormbreak.core.rate_limit_gate import RateLimitGate
-from stormbreak.core.rate_limit_policy import RateLimitPolicy
+from stormbreak.core.rate_limit_gate import RateLimitGate, RateLimitPolicy
 from stormbreak.core.retry import NoRetry, Retry, RetryPolicy
 from stormbreak.core.retry_budget import Budget, BudgetPolicy
 from stormbreak.core.send_rate import AdaptiveSendRate
@@ -103,7 +102,7 @@ class ShadowGate:
         if policy.adaptive_rate:
             self._gates.append(AdaptiveSendRate())
         if policy.rate_limit is not None:
-            self.quota = RateLimitGate(policy.rate_limit, longest=retry.max_wait, share=share)
+            self.quota = RateLimitGate(policy.rate_limit, max_wait=retry.max_wait, share=share)
             self._gates.append(self.quota)
         if policy.limit is not None:
             self.slots = limiter(policy.limit, diagnosis, paused=paused, share=share)

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from stormbreak.core.admission import TargetQueue
 from stormbreak.core.breaker import Breaker
-from stormbreak.core.circuit import State
+from stormbreak.core.circuit import CLOSED, State
 from stormbreak.core.circuit_snapshot import CircuitSnapshot
 from stormbreak.core.concurrency_limit import limiter
 from stormbreak.core.cooldown import Cooldown, Pace
@@ -88,16 +88,16 @@ class TargetState:
         self.cooldown = Cooldown(
             self.treatments,
             self._on_cooldown,
-            longest=retry.max_wait,
+            max_wait=retry.max_wait,
             spread=retry.retry_after_jitter,
-            spared=self._is_spared,
+            affects_one_call=self._affects_one_call,
         )
         self.pace = Pace()
         self.rate = (
             AdaptiveSendRate(on_random=self._on_random_refusals) if policy.adaptive_rate else None
         )
         self.quota = (
-            RateLimitGate(policy.rate_limit, longest=retry.max_wait, share=policy.process_share)
+            RateLimitGate(policy.rate_limit, max_wait=retry.max_wait, share=policy.process_share)
             if policy.rate_limit.acts
             else None
         )
@@ -121,7 +121,7 @@ class TargetState:
         )
         self.shadow = None if policy.shadow is None else self._shadow(policy.shadow)
         self.admission = self._queue(engine)
-        self._asks_call = self.quota is not None or self.spending is not None
+        self._depends_on_call = self.quota is not None or self.spending is not None
         self.hedging = None if policy.hedge is None else HedgeTimer(policy.hedge)
 
     def _queue(self, engine: Shared) -> TargetQueue:
@@ -146,12 +146,12 @@ class TargetState:
         """Whether every gate is certainly ready, whatever the call: one look instead of one at each gate."""
         rate, breaker, slots = self.rate, self.breaker, self.slots
         return (
-            not self._asks_call
+            not self._depends_on_call
             and self.cooldown.until <= now
             and self.pace.ends_at <= now
             and (rate is None or now - rate.learned_at >= RATE_FADE)
             and slots.in_flight < slots.limit
-            and (breaker is None or breaker.state is State.CLOSED)
+            and (breaker is None or breaker.state is CLOSED)
         )
 
     # ------------------------------------------------------------ how gates inform each other
@@ -171,7 +171,7 @@ class TargetState:
     def _is_paused(self, now: float) -> bool:
         return self.cooldown.until > now
 
-    def _is_spared(self, outcome: Outcome, now: float) -> bool:
+    def _affects_one_call(self, outcome: Outcome, now: float) -> bool:
         """Whether only the refused call has to wait: random refusals, or tokens that only it needs."""
         return (
             self.is_random(now)
@@ -247,9 +247,9 @@ class TargetState:
         learned = self.slots.learned(now)
         return Load(
             gated=waits or spaced or circuit,
-            followed=spaced or (waits and learned),
-            well=self.diagnosis.is_healthy(now),
-            ill=self.diagnosis.is_unhealthy(now),
+            adaptive=spaced or (waits and learned),
+            healthy=self.diagnosis.is_healthy(now),
+            unhealthy=self.diagnosis.is_unhealthy(now),
             slowed_by_429s=self.rate is not None or learned or self.diagnosis.refuses_randomly,
             overtaken=self.diagnosis.is_overtaken(sent_at),
         )

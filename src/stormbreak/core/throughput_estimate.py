@@ -67,23 +67,23 @@ class RateEstimate:
 
     def __init__(self) -> None:
         self._slices: deque[_Slice] = deque(maxlen=SLICES)
-        self._least: float | None = None
+        self._min_duration: float | None = None
 
     def answered(self, now: float, took: float, mean: float | None) -> None:
         """An attempt was answered after `took` seconds."""
-        least = self._least
-        if least is None or took < least:
-            self._least = took
+        shortest = self._min_duration
+        if shortest is None or took < shortest:
+            self._min_duration = took
         else:
-            self._least = least + LEARNING * (took - least)
+            self._min_duration = shortest + LEARNING * (took - shortest)
         slices = self._slices
         if not slices or now >= slices[-1].ends:
-            self._roll(now, self._least if mean is None else mean)
+            self._roll(now, self._min_duration if mean is None else mean)
         slices[-1].answers += 1
 
     def at(self, now: float, mean: float | None) -> float:
         """Rate times time; 0 while nothing is known."""
-        service = self._least if mean is None else mean
+        service = self._min_duration if mean is None else mean
         if service is None:
             return 0.0
         self._roll(now, service)

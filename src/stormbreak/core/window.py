@@ -33,13 +33,13 @@ class TimeWindow:
         self.calls = 0
         self.failures = 0
 
-    def add(self, now: float, *, failed: bool) -> None:
-        """Count one outcome."""
+    def add(self, now: float, *, failed: bool, calls: int = 1) -> None:
+        """Count one outcome, or several `calls` at once."""
         if now >= self._ends:
             self._roll_to(int(now / self._width))
         index = self._index
-        self._calls[index] += 1
-        self.calls += 1
+        self._calls[index] += calls
+        self.calls += calls
         if failed:
             self._failures[index] += 1
             self.failures += 1

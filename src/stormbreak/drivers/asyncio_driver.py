@@ -20,8 +20,7 @@ from stormbreak.drivers.asyncio_tasks import (
     StreamCutError,
     wake,
 )
-from stormbreak.drivers.caller_driven import CallerDriven
-from stormbreak.drivers.delivery import LoopDelivery, check_ticket
+from stormbreak.drivers.delivery import CallerDriven, LoopDelivery, check_ticket
 from stormbreak.drivers.flow_stepper import Stepper, shared_stepper
 from stormbreak.drivers.fork_safety import reset_in_child
 from stormbreak.drivers.timeouts import AnsweredError, Timeout
@@ -129,29 +128,29 @@ class AsyncioDriver:
             return HedgeTasks(self._stepper, partial(self._send, sender)), sender
         return self._stepper, sender
 
-    def hand(self, call: Call) -> CallerDriven:
-        """Begin `call`, whose attempts the holder makes; `leave` says when."""
+    def begin(self, call: Call) -> CallerDriven:
+        """Begin `call`, whose attempts the holder makes; `wait_to_send` waits for each."""
         return CallerDriven(self._stepper, call)
 
-    async def leave(self, handed: CallerDriven) -> Send | None:
+    async def wait_to_send(self, call: CallerDriven) -> Send | None:
         """Wait until an attempt may leave; None where there is none to come, and the command of the call says why.
 
         The timeout of the attempt is the holder's. A cancel closes the call.
         """
-        command = handed.command
+        command = call.command
         if isinstance(command, Send):  # at once, as nearly always
             return command
         try:
-            while isinstance(command := handed.command, Wait | WaitFor):
-                assert handed.flow is not None
-                await self._wait(handed.flow, command)
-                handed.answer(None)
+            while isinstance(command := call.command, Wait | WaitFor):
+                assert call.flow is not None
+                await self._wait(call.flow, command)
+                call.answer(None)
         except RejectedWhileClosingError:
-            handed.close()
-            handed.command = self._active_calls.ended_by_closing(0)
+            call.close()
+            call.command = self._active_calls.ended_by_closing(0)
             return None
         except BaseException:
-            handed.close()
+            call.close()
             raise
         return command if isinstance(command, Send) else None
 

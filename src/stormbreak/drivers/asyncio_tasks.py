@@ -12,7 +12,7 @@ from stormbreak.drivers.locks import LiveSet
 from stormbreak.drivers.timeouts import Timeouts, on_loop
 from stormbreak.types import Call, CallResult, Outcome
 
-_losing: set["asyncio.Task[Outcome]"] = set()
+_cancelled_tasks: set["asyncio.Task[Outcome]"] = set()
 """Tasks that were given up and have not ended yet: a loop keeps none but weak references."""
 
 
@@ -63,7 +63,7 @@ class HedgeTasks:
         loop, timer = asyncio.get_running_loop(), None
         self._wake = loop.create_future()
         if until != inf:
-            timer = loop.call_later(until - self._stepper.clock(), self._rouse)
+            timer = loop.call_later(until - self._stepper.clock(), self._wake_up)
         try:
             await self._wake
         finally:
@@ -76,24 +76,24 @@ class HedgeTasks:
             return await self._send(send)
         finally:
             self._ended.append(send)
-            self._rouse()
+            self._wake_up()
 
-    def _rouse(self) -> None:
+    def _wake_up(self) -> None:
         if self._wake is not None and not self._wake.done():
             self._wake.set_result(None)
 
     def _keep(self, sends: tuple[Send, ...]) -> None:
         for send in [send for send in self._tasks if send not in sends]:
             task = self._tasks.pop(send)
-            _losing.add(task)
-            task.add_done_callback(_lost)
+            _cancelled_tasks.add(task)
+            task.add_done_callback(_close_result)
             task.cancel()
         self._ended = [send for send in self._ended if send in self._tasks]
 
 
-def _lost(task: "asyncio.Task[Outcome]") -> None:
+def _close_result(task: "asyncio.Task[Outcome]") -> None:
     """Close what an attempt brought that was answered in the instant in which it was given up."""
-    _losing.discard(task)
+    _cancelled_tasks.discard(task)
     if not task.cancelled() and task.exception() is None and task.result().committed:
         task.result().value.close()
 

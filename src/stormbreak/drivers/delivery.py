@@ -1,7 +1,8 @@
-"""Deliver a stream to its caller: the rest of a flow, from its first output to its end.
+"""Calls that their holder carries on: all attempts of one (`CallerDriven`), or a stream from its first output to its end (`Delivery`).
 
-The flow is resumed once, with what the whole stream came to. Whoever holds a `Delivery` says so with `end`, or gives
-it up with `close`; one that is dropped, by the garbage collector and on whatever thread, is closed as well.
+The driver does the waiting; the holder reports what came of an attempt or of the whole stream. A report never waits, so it may
+be made where nothing can be awaited, as at the end of a `with` block. A call that the holder drops, on whatever thread the
+garbage collector runs, is closed.
 """
 
 import asyncio
@@ -9,13 +10,14 @@ from collections.abc import Callable
 from contextlib import suppress
 from weakref import ref
 
-from stormbreak.core.flow import DeliverStream, Flow
+from stormbreak.core.flow import Command, DeliverStream, Flow
 from stormbreak.core.queue import Ticket
 from stormbreak.drivers.flow_stepper import Stepper
 from stormbreak.errors import ENDED_BY_CLOSING
 from stormbreak.types import (
     CANCELLED,
     CANCELLED_AFTER_SEND,
+    Call,
     CallResult,
     Outcome,
     Rejection,
@@ -49,6 +51,47 @@ STREAM_CUT = CallResult(
 def check_ticket(ticket: Ticket) -> float:
     """Seconds until the owner of `ticket` looks unasked; not the same for all, which would be a hiccup."""
     return LOOK_AGAIN * (1 + ticket.call.number % 64 / 64)
+
+
+# ---------------------------------------------------------------- attempts made by the holder
+
+
+class CallerDriven:
+    """One call under way: its `command` is what is to be done next, `CallResult` in the end."""
+
+    __slots__ = ("_stepper", "command", "flow")
+
+    def __init__(self, stepper: Stepper, call: Call) -> None:
+        self.flow: Flow | None = None
+        self._stepper = stepper
+        flow, self.command = stepper.start(call)
+        if not isinstance(self.command, CallResult):
+            self.flow = flow
+
+    def answer(self, outcome: Outcome | None) -> Command | CallResult:
+        """Say what came of the command, and learn the next. Once the call is closed, nothing changes."""
+        if self.flow is not None:
+            self.command = self._stepper.step(self.flow, outcome)
+            if isinstance(self.command, CallResult):
+                self.flow = None
+        return self.command
+
+    def forget(self) -> None:
+        """Keep no longer what came of it: an exception whose traceback leads here would hold itself."""
+        if isinstance(self.command, CallResult):
+            outcome = self.command.outcome._replace(value=None, error=None)
+            self.command = self.command._replace(outcome=outcome)
+
+    def close(self) -> None:
+        """Give it up: what the call held is free, and counts neither as success nor as failure."""
+        flow, self.flow = self.flow, None
+        if flow is not None:
+            self._stepper.close(flow)
+
+    def __del__(self) -> None:
+        flow, self.flow = self.flow, None
+        if flow is not None:
+            self._stepper.drop(flow)
 
 
 # ---------------------------------------------------------------- delivery

@@ -18,7 +18,7 @@ from stormbreak.key_patterns import quoted
 from stormbreak.types import Labels, Priority
 
 MAX_LABELS = 16
-LONGEST = 200  # characters of a tenant, or of the value of a label
+MAX_TEXT = 200  # characters of a tenant, or of the value of a label
 
 _LABEL = re.compile(r"[a-z0-9_.-]{1,64}")
 
@@ -26,20 +26,14 @@ _LABEL = re.compile(r"[a-z0-9_.-]{1,64}")
 class Scope(NamedTuple):
     """What holds here; None, or nothing, where the call itself or its policy decides.
 
-    `deadline_at` is on the monotonic clock. An empty `tenant` says that it is nobody's. `retries` are the attempts that
-    may follow the first.
+    `deadline_at` is on the monotonic clock. An empty `tenant` says that it is nobody's.
     """
 
     deadline_at: float | None = None
     priority: Priority | None = None
     tenant: str | None = None
     labels: Labels = ()
-    retries: int | None = None
-
-    @property
-    def most(self) -> int | None:
-        """Attempts at the most; None: as many as the policy allows."""
-        return None if self.retries is None else self.retries + 1
+    max_attempts: int | None = None
 
     def earlier(self, deadline_at: float | None) -> float | None:
         """Which deadline comes first: this one, or that of a call itself."""
@@ -58,7 +52,7 @@ class Scope(NamedTuple):
             self.priority if inner.priority is None else inner.priority,
             self.tenant if inner.tenant is None else inner.tenant,
             _merged(self.labels, inner.labels),
-            self.retries if inner.retries is None else inner.retries,
+            self.max_attempts if inner.max_attempts is None else inner.max_attempts,
         )
 
 
@@ -86,6 +80,8 @@ def _frame() -> _Frame | None:
 
 def current() -> Scope:
     """What holds where this is called."""
+    if _CURRENT.get() is None:  # as for most calls
+        return _NOTHING
     frame = _frame()
     return _NOTHING if frame is None else frame.scope
 
@@ -159,7 +155,7 @@ def scope(
         priority,
         None if tenant is None else checked_text("tenant", tenant),
         () if labels is None else checked_labels(labels),
-        retries,
+        None if retries is None else retries + 1,
     )
     return Block(own, inf if deadline is None else deadline)
 
@@ -193,9 +189,9 @@ def checked_labels(labels: object) -> Labels:
 
 def checked_text(name: str, text: object) -> str:
     """Refuse what is no text, or too long, or would break a line of a log."""
-    if not isinstance(text, str) or len(text) > LONGEST or not text.isprintable():
+    if not isinstance(text, str) or len(text) > MAX_TEXT or not text.isprintable():
         raise ConfigurationError(
-            f"{name} must be printable text of at most {LONGEST} characters, got {quoted(str(text))}"
+            f"{name} must be printable text of at most {MAX_TEXT} characters, got {quoted(str(text))}"
         )
     return text
 

@@ -13,8 +13,7 @@ from typing import Protocol, TypeAlias
 
 from stormbreak.core.engine import Engine
 from stormbreak.core.flow import Ask, DeliverStream, Race, Send, Wait, WaitFor
-from stormbreak.drivers.caller_driven import CallerDriven
-from stormbreak.drivers.delivery import DRAINED, Delivery, check_ticket
+from stormbreak.drivers.delivery import DRAINED, CallerDriven, Delivery, check_ticket
 from stormbreak.drivers.flow_stepper import shared_stepper
 from stormbreak.drivers.fork_safety import reset_in_child
 from stormbreak.types import Call, CallResult, Outcome
@@ -110,27 +109,27 @@ class ThreadDriver:
                 stepper.close(flow)
         return command
 
-    def hand(self, call: Call) -> CallerDriven:
-        """Begin `call`, whose attempts the holder makes; `leave` says when."""
+    def begin(self, call: Call) -> CallerDriven:
+        """Begin `call`, whose attempts the holder makes; `wait_to_send` waits for each."""
         return CallerDriven(self._stepper, call)
 
-    def leave(self, handed: CallerDriven) -> Send | None:
+    def wait_to_send(self, call: CallerDriven) -> Send | None:
         """Wait until an attempt may leave; None where there is none to come, and the command of the call says why.
 
         An exception, KeyboardInterrupt above all, closes the call.
         """
-        command = handed.command
+        command = call.command
         if isinstance(command, Send):  # at once, as nearly always
             return command
         try:
-            while isinstance(command := handed.command, Wait | WaitFor):
+            while isinstance(command := call.command, Wait | WaitFor):
                 if self._draining or not self._wait(command):
-                    handed.close()
-                    handed.command = DRAINED
+                    call.close()
+                    call.command = DRAINED
                     return None
-                handed.answer(None)
+                call.answer(None)
         except BaseException:
-            handed.close()
+            call.close()
             raise
         return command if isinstance(command, Send) else None
 

@@ -87,10 +87,13 @@ class Timeout:
         self._cancelling = task.cancelling()
         self._on = here  # which lives as long
         if seconds is not None and seconds >= EXACT:
-            self._with = here.add(self, seconds)
+            grain = int((here.loop.time() + seconds) / GRAIN) + 1
+            due = here.due.get(grain)
+            self._with = here.new_grain(grain) if due is None else due
+            self._with.add(self)
             return
-        self._with = here.apart
-        here.apart.add(self)
+        self._with = here.exact
+        here.exact.add(self)
         if seconds is not None:
             self._handle = here.loop.call_later(seconds, self.fire)
 
@@ -126,30 +129,26 @@ class Timeout:
 class _OnLoop:
     """Those of one loop: several that share a timer, and others apart."""
 
-    __slots__ = ("__weakref__", "_due", "apart", "loop")
+    __slots__ = ("__weakref__", "due", "exact", "loop")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
-        self.apart: set[Timeout] = set()
-        self._due: dict[int, set[Timeout]] = {}  # by the number of the grain they end with
+        self.exact: set[Timeout] = set()
+        self.due: dict[int, set[Timeout]] = {}  # by the number of the grain they end with
 
-    def add(self, timeout: Timeout, seconds: float) -> set[Timeout]:
-        """Fire `timeout` in so many seconds, or up to a grain later, if it is still in the set then."""
-        grain = int((self.loop.time() + seconds) / GRAIN) + 1
-        due = self._due.get(grain)
-        if due is None:
-            due = self._due[grain] = set()
-            self.loop.call_at(grain * GRAIN, self._fire, grain)
-        due.add(timeout)
+    def new_grain(self, grain: int) -> set[Timeout]:
+        """Fire at the end of this grain the timeouts that are then still in the returned set."""
+        due = self.due[grain] = set()
+        self.loop.call_at(grain * GRAIN, self._fire, grain)
         return due
 
     def end(self) -> None:
         """Fire them all."""
-        for timeout in [each for some in (self.apart, *self._due.values()) for each in some]:
+        for timeout in [each for some in (self.exact, *self.due.values()) for each in some]:
             timeout.fire()
 
     def _fire(self, grain: int) -> None:
-        for timeout in self._due.pop(grain):
+        for timeout in self.due.pop(grain):
             timeout.fire()
 
 

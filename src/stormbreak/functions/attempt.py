@@ -13,7 +13,7 @@ from stormbreak.core.engine import Engine
 from stormbreak.core.explain import add_attempt_notes, notes_of
 from stormbreak.core.flow import DeliverStream, Send
 from stormbreak.drivers.asyncio_driver import AsyncioDriver
-from stormbreak.drivers.caller_driven import CallerDriven
+from stormbreak.drivers.delivery import CallerDriven
 from stormbreak.drivers.explain import KEPT_AS, AttemptHistory
 from stormbreak.drivers.judge import OK
 from stormbreak.drivers.thread_driver import ThreadDriver
@@ -21,7 +21,7 @@ from stormbreak.drivers.timeouts import Timeout, Timeouts
 from stormbreak.errors import error_for
 from stormbreak.functions.nesting import CURRENT, RunningAttempt, gave_up, innermost, was_given_up
 from stormbreak.functions.outcome_rules import Rules
-from stormbreak.types import CallResult, Outcome, Target, Verdict
+from stormbreak.types import VERDICT_OK, CallResult, Outcome, Target, Verdict
 
 # ---------------------------------------------------------------- attempt history
 
@@ -161,7 +161,7 @@ class Attempt:
             error.add_note("raised by failed_result after the attempt had returned")
             self.cancel()
             raise
-        return self._outcome.verdict is Verdict.OK
+        return self._outcome.verdict is VERDICT_OK
 
     def commit(self) -> None:
         """Record that the caller has seen output: from here on there is no retry and no attempt timeout."""
@@ -373,7 +373,7 @@ class Attempts(_Loop):
             if nested is None:
                 raise StopIteration
             return nested
-        send = self._driver.leave(function_call.call)
+        send = self._driver.wait_to_send(function_call.call)
         if send is None:
             self._end(function_call)
             raise StopIteration
@@ -400,7 +400,7 @@ class AsyncAttempts(_Loop):
             if nested is None:
                 raise StopAsyncIteration
             return nested
-        send = await self._driver.leave(function_call.call)
+        send = await self._driver.wait_to_send(function_call.call)
         if send is None:
             self._end(function_call)
             raise StopAsyncIteration

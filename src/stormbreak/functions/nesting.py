@@ -48,7 +48,10 @@ def _live() -> Iterator[RunningAttempt]:
 
 def innermost() -> RunningAttempt | None:
     """Return the innermost attempt around this call."""
-    return next(_live(), None)
+    attempt = CURRENT.get()
+    while attempt is not None and not attempt.live:
+        attempt = attempt.outer
+    return attempt
 
 
 def is_nested(engine: Engine, target: Target) -> bool:

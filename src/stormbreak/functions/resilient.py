@@ -233,11 +233,11 @@ class Resilient:
         call = Call(
             engine.number(),
             target,
-            deadline_at=here.earlier(deadline_at),
+            deadline_at=deadline_at if here.deadline_at is None else here.earlier(deadline_at),
             patience=policy.patience,
             priority=priority,
             fail_fast=policy.fail_fast,
-            most=here.most,
+            max_attempts=here.max_attempts,
             tenant=tenant,
             streams=streams,
             delivers=True,
@@ -246,7 +246,7 @@ class Resilient:
         return FunctionCall(
             engine,
             target,
-            self._threads.hand(call),
+            self._threads.begin(call),
             self._rules,
             number=call.number,
             retry_exhausted=self._retry_exhausted,

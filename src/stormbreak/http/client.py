@@ -236,6 +236,7 @@ class AsyncClient(ClientControls):
         self.engine = engine
         self._resolver = resolver
         self._driver = AsyncioDriver(engine)
+        self._price_of = spend_accounts(engine).price_of
 
     async def request(
         self,
@@ -264,7 +265,7 @@ class AsyncClient(ClientControls):
         target = ended.target or self.target(template.fields.model)
         if ended.outcome.verdict is not Verdict.OK:
             raise add_attempt_notes(error_for(target, ended)) from ended.outcome.error
-        return answer_of(target, ended, spend_accounts(self.engine).price_of)
+        return answer_of(target, ended, self._price_of)
 
     async def chat(
         self,
@@ -319,7 +320,7 @@ class AsyncClient(ClientControls):
         asker = _asker(config, template) if call.fallbacks else None
         opened = await self._driver.open(call, sender, asker)
         target, source = sender.target or call.target, sender.stream_source
-        price_of = spend_accounts(self.engine).price_of
+        price_of = self._price_of
         if isinstance(opened, CallResult):
             target = opened.target or target
             if opened.outcome.verdict is not Verdict.OK:
@@ -383,19 +384,19 @@ class AsyncClient(ClientControls):
         delivers: bool = False,
     ) -> Call:
         policy, model = config.policy, template.fields.model
-        target = config.target(model)
+        route, steps = config.route_and_steps(model)
         if config.reserves and policy.spend.acts:
-            template.limit_output(policy.spend.max_output_tokens, target.provider)
-        template.prepare(config.routes.route(target))  # what cannot be sent fails before it waits
+            template.limit_output(policy.spend.max_output_tokens, route.target.provider)
+        template.prepare(route)  # what cannot be sent fails before it waits
         span = policy.deadline if options.deadline is None else options.deadline
         return make_call(
             self.engine,
             template,
-            target,
+            route.target,
             policy=policy,
             reserves=config.reserves,
             scope=current(),
-            steps=config.steps(model),
+            steps=steps,
             deadline_at=None if span is None or options.queue_is_free else time.monotonic() + span,
             priority=None if options.priority is None else checked_priority(options.priority),
             tenant=options.tenant,

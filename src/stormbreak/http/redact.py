@@ -17,7 +17,7 @@ from stormbreak.llm.error_tables import is_known
 from stormbreak.llm.models import ParsedResponse
 from stormbreak.llm.surrogates import UNREADABLE
 
-GONE = b"[...]"
+REDACTED = b"[...]"
 SECRET = 8  # characters; a shorter text is no secret
 MIN_MATCH = 12  # characters of a single word that identifies a text
 
@@ -30,28 +30,28 @@ _WORD = re.compile(rf"[\w-]{{{MIN_MATCH},}}")
 
 
 def redact(
-    parsed: ParsedResponse, body: bytes, *, api_key: str | None, asked: bytes
+    parsed: ParsedResponse, body: bytes, *, api_key: str | None, request_body: bytes
 ) -> tuple[ParsedResponse, bytes]:
-    """Redact the key and the text of the request `asked` in a failure: its body and its identifiers.
+    """Redact the key and the text of the request in a failure: its body and its identifiers.
 
     A code that our own tables know is no secret.
     """
     for form in _forms_of_key(_secret(api_key)):
-        body = body.replace(form, GONE)
+        body = body.replace(form, REDACTED)
     code, request_id, detail = parsed.code, parsed.request_id, parsed.detail
-    if request_id is not None and repeats(request_id, api_key, asked):
+    if request_id is not None and repeats(request_id, api_key, request_body):
         request_id = None
-    if code is not None and not is_known(code) and repeats(code, api_key, asked):
+    if code is not None and not is_known(code) and repeats(code, api_key, request_body):
         code = None
     if detail is not None and repeats(detail, api_key, b""):
         detail = "redirected"
     parsed = parsed._replace(code=code, request_id=request_id, detail=detail)
-    return parsed, _without_words(body, asked)
+    return parsed, _without_words(body, request_body)
 
 
-def repeats(text: str, api_key: str | None, asked: bytes) -> bool:
+def repeats(text: str, api_key: str | None, request_body: bytes) -> bool:
     """Whether a text repeats the request, the key, or a good part of the key."""
-    if text.encode() in asked:
+    if text.encode() in request_body:
         return True
     key, text = _secret(api_key).lower(), text.lower()
     return bool(key) and (key in text or (len(text) >= SECRET and text in key))
@@ -63,12 +63,12 @@ def _secret(api_key: str | None) -> str:
     return api_key if api_key is not None and may_be_secret(api_key) else ""
 
 
-def _without_words(body: bytes, asked: bytes) -> bytes:
+def _without_words(body: bytes, request_body: bytes) -> bytes:
     """Redact every text of the request, and every long word of one, however it is quoted."""
     if len(body) > KEPT:
         return b""
-    texts = set(_texts(asked))
-    starts = _starts(body, many=len(asked) > LONG)
+    texts = set(_texts(request_body))
+    starts = _starts(body, many=len(request_body) > LONG)
     words = {
         word
         for text in texts
@@ -80,7 +80,7 @@ def _without_words(body: bytes, asked: bytes) -> bytes:
         for form in sorted(
             _forms(text), key=len, reverse=True
         ):  # a plain form is part of a quoted one
-            body = body.replace(form, GONE)
+            body = body.replace(form, REDACTED)
     return body
 
 
@@ -113,10 +113,10 @@ def _forms_of_key(key: str) -> tuple[bytes, ...]:
     return tuple(form.encode() for form in sorted(forms, key=len, reverse=True))
 
 
-def _texts(asked: bytes) -> Iterator[str]:
+def _texts(request_body: bytes) -> Iterator[str]:
     """Yield every text of a request, but its model, that is long enough."""
     try:
-        request = msgspec.json.decode(asked)
+        request = msgspec.json.decode(request_body)
     except UNREADABLE:
         return
     if isinstance(request, dict):

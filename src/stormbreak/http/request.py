@@ -279,6 +279,7 @@ class RequestTemplate:
                 '"deferred": true asks for a job, and every attempt would start another one; remove it'
             )
         self.streamed = bool(fields.stream)
+        self.reports_output = self.streamed and shape in FORMATS  # before the end of the answer
         self._given = self._body = self._unlimited = body
         self._key = key
         self._max_output: int | None = None
@@ -297,26 +298,17 @@ class RequestTemplate:
         """Whether the body itself asks for a stream."""
         return bool(self.fields.stream)
 
-    @property
-    def reports_output(self) -> bool:
-        """Whether the first output is visible before the end of the answer."""
-        return self.streamed and self.shape in FORMATS
-
     def stream_on_wire(self) -> None:
         """Ask for a stream, to be assembled, where the answer is the same."""
         if self.shape is Shape.CHAT and self.fields.may_stream:
             self._body = self._unlimited = as_stream(self._body)
-            self.streamed = True
+            self.streamed = self.reports_output = True
 
     def prepare(self, route: Route) -> PreparedRequest:
         """Prepare the request to a target, once; raise ConfigurationError if the endpoint is no path."""
-        found = self.prepared.get(route.target)
-        if found is None:
-            found = self.prepared[route.target] = route, self._prepare(route)
-        return found[1]
-
-    def _prepare(self, route: Route) -> PreparedRequest:
         origin, target, shape = route.origin, route.target, self.shape
+        if target in self.prepared:
+            return self.prepared[target][1]
         body = self._body
         if self._max_output is not None:
             body = self._limited(target.provider, self._max_output)
@@ -332,7 +324,7 @@ class RequestTemplate:
         else:
             source = f"{self._key} {origin.base_url} {target}"
             key = blake2b(source.encode(), digest_size=16).hexdigest()
-        return PreparedRequest(
+        request = PreparedRequest(
             origin.url_of(self.endpoint),
             {**origin.headers[shape], "Accept": accept, "Idempotency-Key": key},
             body,
@@ -341,6 +333,8 @@ class RequestTemplate:
             choices=self._choices,
             inputs=self._inputs,
         )
+        self.prepared[target] = route, request
+        return request
 
     # ------------------------------------------------------------ tokens
 

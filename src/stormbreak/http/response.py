@@ -72,7 +72,7 @@ def outcome_of(
     succeeded = parsed.verdict is Verdict.OK
     body = http.body
     if not succeeded:
-        parsed, body = redact(parsed, body, api_key=api_key, asked=request.body)
+        parsed, body = redact(parsed, body, api_key=api_key, request_body=request.body)
     elif parsed.request_id is not None and repeats(parsed.request_id, api_key, request.body):
         parsed = parsed._replace(request_id=None)
     usage = parsed.usage

@@ -97,7 +97,7 @@ class Routes:
         self.endpoint = endpoint
         self._table = RouteTable() if table is None else table
         self.route = self._table.route
-        self._targets: dict[str, Target] = {}  # by model
+        self._first: dict[str, Route] = {}  # by model
         self._steps: dict[str, tuple[Step, ...]] = {}
         self._rules = [
             (
@@ -112,14 +112,13 @@ class Routes:
         for each in endpoints:
             self._table.add_endpoint(each, self._connections[each.origin.base_url])
 
-    def target(self, model: str) -> Target:
-        """Return the first target of a call for `model`."""
-        target = self._targets.get(model)
-        if target is None:
-            target = self._add(self.endpoint, model)
-            make_room(self._targets)
-            self._targets[model] = target
-        return target
+    def first(self, model: str) -> Route:
+        """Return the route to the first target of a call for `model`."""
+        route = self._first.get(model)
+        if route is None:
+            make_room(self._first)
+            route = self._first[model] = self.route(self._add(self.endpoint, model))
+        return route
 
     def steps(self, model: str) -> tuple[Step, ...]:
         """Return the fallbacks of a call for `model`."""
@@ -131,8 +130,9 @@ class Routes:
 
     def own_targets(self) -> tuple[Target, ...]:
         """Return the remembered targets that have its own key."""
-        key = self.endpoint.origin.key_digest
-        return tuple(target for target in self._table.targets() if target.key == key)
+        key, first = self.endpoint.origin.key_digest, (each.target for each in self._first.values())
+        kept = (target for target in self._table.targets() if target.key == key)
+        return tuple({*first, *kept})
 
     def connections(self) -> tuple[Connection, ...]:
         """Return all of them."""
@@ -256,15 +256,19 @@ class TargetConfig:
         return _target(self.routes.endpoint, "")
 
     def target(self, model: str) -> Target:
-        """Return the first target of calls for `model`."""
-        if self.pool_step is not None and self.model:
-            model = self.model
-        return self.routes.target(model)
+        """Return the first target of a call for `model`."""
+        return self.routes.first(self._model_for(model)).target
 
-    def steps(self, model: str) -> tuple[Step, ...]:
-        """Return the fallbacks of a call for `model`."""
+    def route_and_steps(self, model: str) -> tuple[Route, tuple[Step, ...]]:
+        """Return the route of a call for `model` to its first target, and its fallbacks."""
         own = self.routes.steps(model) if self.policy.fallback else ()
-        return own if self.pool_step is None else (self.pool_step(model), *own)
+        if self.pool_step is None:
+            return self.routes.first(model), own
+        return self.routes.first(self._model_for(model)), (self.pool_step(model), *own)
+
+    def _model_for(self, model: str) -> str:
+        """The model that is asked for instead, where it is one of a pool."""
+        return model if self.pool_step is None or not self.model else self.model
 
     def model_of(self, payload: Mapping[str, object]) -> str:
         """Return the model of a payload, by default its own; raise ConfigurationError if there is none."""

@@ -297,7 +297,7 @@ class _Fleet:
             fail_fast=self._policy.fail_fast,
             streams=self._streamed,
             tokens=tokens,
-            most=turn.left if self._batches else None,
+            max_attempts=turn.left if self._batches else None,
         )
 
     def _end(self, number: int, ended: CallResult) -> None:

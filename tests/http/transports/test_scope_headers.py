@@ -38,7 +38,7 @@ def test_without_headers_the_scope_around_holds():
 
 def test_all_that_can_be_said():
     here = scope_from_headers({name.lower(): value for name, value in OURS.items()})
-    assert here[1:] == (Priority.BATCH, "acme", (("feature", "search"),), 1)
+    assert here[1:] == (Priority.BATCH, "acme", (("feature", "search"),), 2)
     assert 29 < here.deadline_at - time.monotonic() <= 30
 
 
@@ -46,7 +46,7 @@ def test_they_go_before_the_scope_and_extend_no_deadline():
     around = {"priority": Priority.BATCH, "tenant": "acme", "labels": {"a": "1", "b": "1"}}
     with scope(**around, retries=0, deadline=5) as outer:
         told = said(priority="Interactive", tenant="shop", retries="2", label_b="2", deadline="9.5")
-        assert told[1:] == (Priority.INTERACTIVE, "shop", (("a", "1"), ("b", "2")), 2)
+        assert told[1:] == (Priority.INTERACTIVE, "shop", (("a", "1"), ("b", "2")), 3)
         assert told.deadline_at == outer.deadline_at
         assert said(deadline="1").deadline_at < outer.deadline_at
 

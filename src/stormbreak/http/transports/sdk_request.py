@@ -162,16 +162,19 @@ class ModelCall(RequestTemplate):
             self.stream_on_wire()
         self._request = request
 
-    def _prepare(self, route: Route) -> PreparedRequest:
-        """Prepare the request to a target; the first one is the SDK's own."""
-        prepared = super()._prepare(route)
-        if self.prepared:
+    def prepare(self, route: Route) -> PreparedRequest:
+        """Prepare the request to a target, once; the first one is the SDK's own."""
+        is_first = not self.prepared
+        prepared = super().prepare(route)
+        if not is_first:
             return prepared
         headers = self._request.forwarded_headers()
         headers = {"idempotency-key": prepared.headers["Idempotency-Key"], **headers}
         if self.streamed and not self.delivers:
             headers["accept"] = "text/event-stream"
-        return _as_written(prepared, self._request, headers)
+        prepared = _as_written(prepared, self._request, headers)
+        self.prepared[route.target] = route, prepared
+        return prepared
 
 
 def read_call(
@@ -229,7 +232,7 @@ def scope_from_headers(headers: Mapping[str, str]) -> Scope:
         _taken(given, "priority", _priority),
         _taken(given, "tenant", lambda text: checked_text(f"{OURS}tenant", text)),
         checked_labels(labels),
-        _taken(given, "retries", _retries),
+        _taken(given, "retries", _max_attempts),
     )
     for name in given:
         known = ", ".join(OURS + each for each in _KNOWN)
@@ -255,10 +258,10 @@ def _priority(text: str) -> Priority:
     return priority
 
 
-def _retries(text: str) -> int:
+def _max_attempts(text: str) -> int:
     if _COUNT.fullmatch(text) is None:
         raise _wrong("retries", "a whole number, 0 or more", text)
-    return int(text)
+    return int(text) + 1
 
 
 def _wrong(name: str, rule: str, text: str) -> ConfigurationError:

@@ -162,10 +162,11 @@ class SdkTransport:
         scope: Scope,
     ) -> Any:
         """Return the response that a call ends with or begins; or how it failed without one."""
-        target = routes.target(source.model)
+        route = routes.first(source.model)
+        target = route.target
         if self.policy.spend.acts:
             source.limit_output(self.policy.spend.max_output_tokens, target.provider)
-        source.prepare(routes.route(target))  # its own target is the first
+        source.prepare(route)  # its own target is the first
         call = self._make_call(source, target, routes, sdk_request.timeouts, scope)
         driver = self._driver
         sender = self._sender(source, routes, sdk_request.timeouts)
