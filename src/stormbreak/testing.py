@@ -145,7 +145,7 @@ def survey(  # noqa: PLR0913 - keyword-only, one for each option
     families: Sequence[str] = (),
     preset: str = "interactive",
     compare: Sequence[str | Path | Policy | NamedPolicy] = (),
-    lucks: int = 2,
+    runs: int = 2,
     processes: int = 1,
 ) -> Survey:
     """Survey a policy in random storms, and check it: what `stormbreak storm survey` does, without the screen.
@@ -158,7 +158,7 @@ def survey(  # noqa: PLR0913 - keyword-only, one for each option
         families: names of families; none means all.
         preset: "interactive" or "batch".
         compare: other policies beside the baselines.
-        lucks: runs of each storm and policy; their mean counts.
+        runs: runs of each storm and policy; their mean counts.
         processes: how many of them at once.
 
     Raises:
@@ -179,7 +179,7 @@ def survey(  # noqa: PLR0913 - keyword-only, one for each option
         seed=seed,
         families=families,
         preset=preset,
-        lucks=lucks,
+        runs=runs,
         processes=processes,
     )
     if claim is not None and not claim.holds(found.figures):

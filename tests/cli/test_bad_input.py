@@ -64,9 +64,9 @@ def test_no_key_in_a_scenario_is_repeated(tmp_path, monkeypatch, capsys):
         (f"{TOKEN} = 1", "unknown key (what looks like a key, not like a name) = 1"),
         (f"speed = '{TOKEN}'", "speed must be a number, got what looks like a key"),
         (f"a = {{{TOKEN} = 1, {TOKEN} = 2}}", "broken TOML: a key that looks like a secret"),
-        (f"{LOAD}preset = '{TOKEN}'", "load.preset: no policy and no file is called what looks"),
+        (f"{LOAD}preset = '{TOKEN}'", "load.preset: no policy or file is named what looks"),
         (f"{LOAD}arrivals = '{TOKEN}'", "load.arrivals must be one of poisson, even, got what"),
-        (f"{LOAD}preset = 'batsh'", "load.preset: no policy and no file is called 'batsh'; did"),
+        (f"{LOAD}preset = 'batsh'", "load.preset: no policy or file is named 'batsh'; did"),
     ):
         monkeypatch.chdir(tmp_path)
         Path("mine.toml").write_text(toml)

@@ -170,5 +170,5 @@ def test_an_answer_before_the_request_was_whole(trouble, dial):
     client.send(whole[split:])
     assert client.everything(0.1) == (b"", "silent")
     assert client.ask().json["choices"][0]["message"]["content"] == answer_text(CHAT)
-    assert provider.stats()["troubles"]["early_answer"] == 1
+    assert provider.stats()["faults"]["early_answer"] == 1
     assert provider.stats()["arrivals"] == 1

@@ -73,7 +73,7 @@ def test_a_refusal_is_an_error_in_the_format_of_the_address(
     assert heard.json["error"]["type"] == claude
     stats = provider.stats()
     assert stats["answers"] == {str(status): 3}
-    assert stats["troubles"][kind] == 3
+    assert stats["faults"][kind] == 3
 
 
 @pytest.mark.parametrize("kind", PAGES)

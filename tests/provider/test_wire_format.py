@@ -41,7 +41,7 @@ def test_a_hang_says_nothing(trouble, dial):
     provider = trouble("hang")
     heard = dial(provider).ask(patience=0.2)
     assert (heard.status, heard.ending) == (None, "silent")
-    assert provider.stats()["troubles"]["hang"] == 1
+    assert provider.stats()["faults"]["hang"] == 1
 
 
 # ---------------------------------------------------------------- spoilt plain answers

@@ -167,6 +167,6 @@ def test_a_worker_that_is_killed_is_one_clear_line(begun):
 
     out, err = begun.communicate(timeout=60)
     assert (begun.returncode, out) == (2, "")
-    assert "a process of the simulation was ended from outside" in err
+    assert "a process of the simulation was killed" in err
     assert err.count("\n") == 1
     wait_for(lambda: not group(begun.pid), "nobody is left")

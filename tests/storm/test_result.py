@@ -80,16 +80,16 @@ def test_when_it_happens():
 @table_test(
     ("text", "complaint"),
     [
-        ("", "not what `storm run --json` prints"),
-        ("[]", "not what `storm run --json` prints: Expected `object`, got `array`"),
+        ("", "not output of `storm run --json`"),
+        ("[]", "not output of `storm run --json`: Expected `object`, got `array`"),
         ('{"scenario": "x"}', "Object missing required field `policy`"),
-        (b"\xff", "not what `storm run --json` prints"),
+        (b"\xff", "not output of `storm run --json`"),
         (
             '{"scenario": "", "policy": "", "duration": 1, "trigger_at": null, "trigger_until": null,'
             ' "runs": [{"series": ' + "[" * 100_000,
-            "not what `storm run --json` prints",
+            "not output of `storm run --json`",
         ),
-        ("[" * 100_000, "not what `storm run --json` prints"),
+        ("[" * 100_000, "not output of `storm run --json`"),
     ],
 )
 def test_what_is_no_document(tmp_path, text, complaint):
@@ -109,7 +109,7 @@ def test_a_run_that_lacks_something(printed, name):
     del document["runs"][0][name]
     path.write_text(json.dumps(document))
 
-    with pytest.raises(ConfigurationError, match="not what `storm run --json` prints"):
+    with pytest.raises(ConfigurationError, match="not output of `storm run --json`"):
         read(path)
 
 

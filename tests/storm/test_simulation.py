@@ -174,12 +174,15 @@ def test_the_deaf_do_not_hear_when_to_come_back():
         ),
     )
     times = {
-        deaf: [
+        ignores_retry_after: [
             e.at
-            for e in heard(alone(told), NamedPolicy(name="", policy=policy, deaf=deaf))
+            for e in heard(
+                alone(told),
+                NamedPolicy(name="", policy=policy, ignores_retry_after=ignores_retry_after),
+            )
             if isinstance(e, Sent)
         ]
-        for deaf in (False, True)
+        for ignores_retry_after in (False, True)
     }
 
     assert times[False] == pytest.approx([1.0, 4.05])
@@ -203,14 +206,14 @@ def test_each_process_has_an_engine_of_its_own_unless_all_share_one():
 
 def test_with_first_output_each_answer_is_seen_to_begin():
     firsts = []
-    seen = Diagnosis.first
+    seen = Diagnosis.first_output
     with pytest.MonkeyPatch.context() as patched:
 
         def first(diagnosis, flight, now):
             firsts.append(now - flight.sent_at)
             seen(diagnosis, flight, now)
 
-        patched.setattr(Diagnosis, "first", first)
+        patched.setattr(Diagnosis, "first_output", first)
         plain = simulate(alone(), INTERACTIVE)
         assert firsts == []
         streamed = simulate(alone(), INTERACTIVE, first_output=True)

@@ -12,8 +12,8 @@ from stormbreak.provider.fault_kinds import Kind
 from stormbreak.provider.scenario import Burst, Fault, Load, Provider, Scenario
 from stormbreak.provider.scenario_file import load
 from stormbreak.storm import simulate
-from stormbreak.storm.result import Look
-from stormbreak.storm.simulation import Watch
+from stormbreak.storm.result import Sample
+from stormbreak.storm.simulation import Sampler
 
 
 def herd(*, calls=6, slots=2, processes=1, timeout=30.0, trouble=(), at=2.0):
@@ -29,7 +29,7 @@ def herd(*, calls=6, slots=2, processes=1, timeout=30.0, trouble=(), at=2.0):
     )
 
 
-NOTHING = Look(0, 0, None, 0, 0, 0, 0.0)
+NOTHING = Sample(0, 0, None, 0, 0, 0, 0.0)
 LIMITED = replace(OFF, limit=FixedLimit(max_in_flight=3))
 
 
@@ -131,7 +131,7 @@ def test_looking_changes_nothing(monkeypatch):
     storm = replace(load("dip"), duration=90.0)
     events = {True: [], False: []}
     seen = simulate(storm, INTERACTIVE, seed=1, listener=events[True].append)
-    monkeypatch.setattr(Watch, "look", lambda *_: NOTHING)
+    monkeypatch.setattr(Sampler, "sample", lambda *_: NOTHING)
     unseen = simulate(storm, INTERACTIVE, seed=1, listener=events[False].append)
 
     assert events[True] == events[False]

@@ -258,11 +258,11 @@ def test_an_assert_that_does_not_hold_says_the_value(capsys, small):
 
 def test_a_mistake_is_one_line_and_exit_code_2(capsys, small):
     for args, complaint in (
-        (["--assert", "godput > 1"], "--assert: 'godput' is no measure; did you mean goodput?"),
+        (["--assert", "godput > 1"], "--assert: 'godput' is not a measure; did you mean goodput?"),
         (["--report", "x.pdf"], "--report must end in .html or .png, got 'x.pdf'"),
-        (["--policy", "navie"], "no policy and no file is called 'navie'; did you mean naive?"),
+        (["--policy", "navie"], "no policy or file is named 'navie'; did you mean naive?"),
         (["--compare", ", ,"], "'--compare': must be names with commas between them, got ', ,'"),
-        (["--compare", "none,xyzzy"], "is called 'xyzzy'; there are: interactive, batch, article"),
+        (["--compare", "none,xyzzy"], "is named 'xyzzy'; policies: interactive, batch, article"),
         (["--policy", "./none.toml"], "./none.toml: cannot be read"),
         (["--seeds", "0"], "'--seeds'"),
         (["--jobs", "0"], "'--jobs'"),
@@ -344,7 +344,5 @@ def test_a_share_of_nothing_is_shown_as_none_and_holds_no_claim(capsys, tmp_path
     assert code == 1
     assert "nothing being possible while the trigger lasts" in out
     assert next(line.split()[1] for line in out.splitlines() if "trigger_goodput" in line) == "-"
-    assert err == (
-        f"stormbreak: --assert does not hold: {claim}; trigger_goodput is a share of nothing\n"
-    )
+    assert err == (f"stormbreak: --assert does not hold: {claim}; trigger_goodput is undefined\n")
     assert document["trigger_goodput"] is None

@@ -12,7 +12,7 @@ from stormbreak.storm.policies import BASELINES, NamedPolicy
 from stormbreak.storm.survey import Figures, rivals_of, survey
 
 OURS = NamedPolicy(name="interactive", policy=INTERACTIVE)
-FEW = {"draws": 2, "families": ["luck", "cut"], "lucks": 2, "seed": 197}  # small ones
+FEW = {"draws": 2, "families": ["luck", "cut"], "runs": 2, "seed": 197}  # small ones
 
 
 def by_hand():
@@ -118,7 +118,7 @@ def test_a_survey_of_batches():
         draws=1,
         families=["cut"],
         preset="batch",
-        lucks=1,
+        runs=1,
     ).scores
     assert set(dip.values) == {"loop_naive", "loop_exponential", "loop_full_jitter"}
     assert all(value > 1.0 for value in dip.values.values())

@@ -13,7 +13,7 @@ from stormbreak.provider.scenario_file import parse
 from stormbreak.storm.policies import BASELINES
 from stormbreak.testing import storm, survey
 
-FEW = {"draws": 1, "lucks": 1, "families": ["luck"], "seed": 197}
+FEW = {"draws": 1, "runs": 1, "families": ["luck"], "seed": 197}
 SMALL = """
 name = "small"
 duration = 40
@@ -63,7 +63,7 @@ def test_a_claim_that_does_not_hold_fails_the_test_with_the_verdict_and_the_valu
 
 
 def test_a_claim_is_read_before_anything_is_simulated():
-    with pytest.raises(ConfigurationError, match="check: 'godput' is no measure; did you mean"):
+    with pytest.raises(ConfigurationError, match="check: 'godput' is not a measure; did you mean"):
         storm("incident", check="godput > 1")
 
 
@@ -104,7 +104,9 @@ def test_a_survey_that_is_worse_than_claimed_fails_with_its_sentence_and_the_val
 
 
 def test_a_claim_of_a_survey_is_read_before_anything_is_simulated():
-    with pytest.raises(ConfigurationError, match="check: 'regret_p9' is no measure; did you mean"):
+    with pytest.raises(
+        ConfigurationError, match="check: 'regret_p9' is not a measure; did you mean"
+    ):
         survey(check="regret_p9 <= 3")
-    with pytest.raises(ConfigurationError, match="'makespan' is no measure"):
+    with pytest.raises(ConfigurationError, match="'makespan' is not a measure"):
         survey(check="makespan <= 3")
