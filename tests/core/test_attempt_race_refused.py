@@ -25,7 +25,7 @@ class TestWhatKeepsAHedgeFromBeingSent:
 
     def test_the_attempts_are_used_up(self):
         self.refused(scene(retry=RetryPolicy(max_attempts=1)), "attempts")
-        self.refused(scene(), "attempts", most=1)
+        self.refused(scene(), "attempts", max_attempts=1)
 
     def test_too_little_time_is_left(self):
         self.refused(scene(), "deadline", within=AFTER + 0.4)
@@ -45,7 +45,7 @@ class TestWhatKeepsAHedgeFromBeingSent:
     def test_the_target_asked_to_be_left_alone(self):
         stage = scene()
         run = stage.start(races=True)
-        stage.start(most=1).step(told(60.0))
+        stage.start(max_attempts=1).step(told(60.0))
         stage.pass_time(AFTER)
 
         assert run.racing == [1]
@@ -68,7 +68,7 @@ class TestWhatKeepsAHedgeFromBeingSent:
         stage = scene()
         for _ in range(8):
             stage.pass_time(0.01)
-            stage.start(most=1).step(SERVER_ERROR)
+            stage.start(max_attempts=1).step(SERVER_ERROR)
 
         self.refused(stage, "load")
 

@@ -286,7 +286,7 @@ def test_a_call_may_have_fewer_attempts_than_its_policy(most, sent):
             retry=RetryPolicy(max_attempts=3, backoff=Backoff(kind="constant", initial_delay=1.0))
         )
     )
-    run = stage.start(most=most)
+    run = stage.start(max_attempts=most)
     while run.ended is None:
         run.step(CONNECT_FAILED if run.command.attempt == 2 else SERVER_ERROR)
         stage.tick(1.0)

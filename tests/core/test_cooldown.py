@@ -36,7 +36,7 @@ def test_it_is_stretched_as_the_policy_says():
     assert rest.cooldown.ready_at(None, 1.0) == 11.0
 
     stage = Stage(policy(retry=RetryPolicy(retry_after_jitter=0.0)), chance=1.0)
-    stage.start(most=1).step(told(10.0))
+    stage.start(max_attempts=1).step(told(10.0))
     assert stage.state.cooldown.until == stage.now + 10.0
 
 

@@ -88,7 +88,7 @@ def test_and_where_most_attempts_beside_them_are_served():
 
 def test_and_where_the_limit_has_fallen():
     stage = Stage(policy(limit=AimdLimit()))
-    stage.start(most=1).step(THROTTLED)
+    stage.start(max_attempts=1).step(THROTTLED)
 
     assert stage.state.load(stage.now).slowed_by_429s
 
@@ -107,10 +107,10 @@ def test_calls_that_waited_for_a_pause_do_not_make_the_limit_bind():
 def test_the_trouble_is_what_the_diagnosis_says():
     stage = Stage(policy(retry=ONCE))
     for number in range(8):
-        assert stage.state.snapshot(stage.now)["trouble"] == ("bad luck" if number else "none")
+        assert stage.state.snapshot(stage.now)["diagnosis"] == ("bad luck" if number else "none")
         stage.start().step(SERVER_ERROR)
 
-    assert stage.state.snapshot(stage.now)["trouble"] == "dead"
+    assert stage.state.snapshot(stage.now)["diagnosis"] == "dead"
     assert not stage.state.load(stage.now).well
 
 
@@ -300,7 +300,7 @@ def test_a_lane_without_breaker_and_pause_says_so():
         "quota": None,
         "rate": None,
         "limit_learned": False,
-        "trouble": "none",
+        "diagnosis": "none",
         "trips": 0,
         "failure_rate": None,
         "slow_call_rate": None,

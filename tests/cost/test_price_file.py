@@ -167,9 +167,9 @@ def test_each_service_has_its_own_prices():
         ),
         (f"per_usd = 0\n{ONE}flat = 1", "per_usd must be between 0.000001 and 10,000,000, got 0"),
         ("name = 'x'", "lacks prices, got a table"),
-        ("prices = [", "broken TOML: "),
+        ("prices = [", "invalid TOML: "),
         ("api_key = 'hunter2'", "unknown key api_key = (not shown)"),
-        ("# sk-proj-c4n4ryAbCdEf1234567890", "line 1 looks like it holds an API key"),
+        ("# sk-proj-c4n4ryAbCdEf1234567890", "line 1 looks like it contains an API key"),
     ],
 )
 def test_what_is_wrong_is_one_line_with_file_path_and_value(toml, complaint, tmp_path):

@@ -94,7 +94,7 @@ def test_all_of_it_holds():
         priority=Priority.BATCH, tenant="acme", labels={"b": "2", "a": "1"}, retries=2
     ) as here:
         assert here == Scope(None, Priority.BATCH, "acme", (("a", "1"), ("b", "2")), 2)
-        assert here.most == 3
+        assert here.max_attempts == 3
     assert current() == Scope()
 
 
@@ -246,7 +246,7 @@ async def test_a_call_has_what_holds_unless_it_says_otherwise():
             await client.request("chat/completions", {"messages": SAY}, **said)
             await client.ask("chat/completions", b'{"model": "m", "messages": []}', attempts=3)
         await client.chat(SAY)
-    told = [(call.priority, call.tenant, call.most, call.labels) for call in calls]
+    told = [(call.priority, call.tenant, call.max_attempts, call.labels) for call in calls]
     labels = (("a", "1"),)
     assert told == [
         (Priority.BATCH, "acme", 1, labels),

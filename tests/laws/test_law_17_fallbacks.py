@@ -169,7 +169,11 @@ def test_each_target_has_its_own_attempts_and_none_is_tried_twice():
 
 
 def test_most_attempts_hold_across_all():
-    run = start(Stage(ONCE), to(SECOND), to(THIRD), CACHE, most=2).step(THROTTLED).step(THROTTLED)
+    run = (
+        start(Stage(ONCE), to(SECOND), to(THIRD), CACHE, max_attempts=2)
+        .step(THROTTLED)
+        .step(THROTTLED)
+    )
 
     assert where(run) == "cache"
 

@@ -148,7 +148,7 @@ def test_a_file_says_what_is_played(tmp_path):
             "load.arrivals must be one of poisson, even, got 'odd'",
         ),
         ("[load]\nprocesses = 2", "load.rate must be positive if there are no bursts, got 0.0"),
-        ("[provider", "broken TOML: "),
+        ("[provider", "invalid TOML: "),
     ],
 )
 def test_a_mistake_is_one_line_with_file_key_and_value(toml, message):

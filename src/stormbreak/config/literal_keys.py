@@ -17,7 +17,7 @@ COUNT = "max_output_tokens"  # a number, or "none"
 PATH = "path"  # of a file; those with a number in them look like tokens
 NAMING = frozenset({"targets", "pools", "profiles"})  # their keys are names that people think of
 NAMES = frozenset({"model", "target", "targets"})  # "gpt-4.1-mini-2025-04-14" is no secret
-_ADVICE = "a file holds no keys, they come from environment variables"
+_ADVICE = "a file must not contain keys, use environment variables"
 
 
 def refuse(table: dict[str, Any], path: str = "") -> None:

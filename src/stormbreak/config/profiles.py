@@ -127,7 +127,7 @@ def _folded(key: str) -> str:
 
 def _value(variable: str, text: str) -> Any:
     if has_key_prefix(text):
-        raise ConfigurationError(f"{variable} looks like it holds an API key")
+        raise ConfigurationError(f"{variable} looks like it contains an API key")
     try:
         table = tomllib.loads(f"value = {text}")
     except (ValueError, RecursionError):

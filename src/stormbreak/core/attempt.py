@@ -304,7 +304,9 @@ class _HedgedAttempt:
         """Which of the gates that cost nothing to ask refuses another attempt; empty if none."""
         state, call, retry = self._state, self._state.call, self._target_state.policy.retry
         here = state.attempts - state.earlier_attempts
-        if here >= retry.max_attempts or (call.most is not None and state.attempts >= call.most):
+        if here >= retry.max_attempts or (
+            call.max_attempts is not None and state.attempts >= call.max_attempts
+        ):
             return "attempts"
         if call.deadline_at is not None and call.deadline_at - now < retry.min_time_left:
             return "deadline"

@@ -242,7 +242,7 @@ class FallbackRun:
     def _refusing_gate(self, target: Target, outcome: Outcome, now: float) -> str | None:
         """Which gate refuses the move, if any; the budget is charged last, and only where all others agree."""
         call, target_state = self._state.call, self._engine.target_state(target)
-        if call.most is not None and self._state.attempts >= call.most:
+        if call.max_attempts is not None and self._state.attempts >= call.max_attempts:
             return "attempts"
         left = inf if call.deadline_at is None else call.deadline_at - now
         if left < target_state.policy.retry.min_time_left:

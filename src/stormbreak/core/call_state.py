@@ -61,7 +61,7 @@ class CallState:
         return RetryAllowance(
             deadline=inf if call.deadline_at is None else call.deadline_at - now,
             patience=inf if call.patience is None else call.patience - self.waited,
-            attempts=inf if call.most is None else call.most - self.attempts,
+            attempts=inf if call.max_attempts is None else call.max_attempts - self.attempts,
         )
 
     def note(self, event: Callable[..., Event], now: float, *details: object) -> None:

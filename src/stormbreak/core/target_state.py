@@ -302,7 +302,7 @@ class TargetState:
             "quota": None if self.quota is None or call is None else self.quota.scarcer(call, now),
             "rate": None if rate == inf else rate,
             "limit_learned": self.slots.learned(now),
-            "trouble": self.diagnosis.cause(now).value,
+            "diagnosis": self.diagnosis.cause(now).value,
             "circuit": None if breaker is None else breaker.state_at(now).value,
             "next_probe": None if breaker is None else breaker.next_probe(now),
             "trips": 0 if breaker is None else breaker.trips,

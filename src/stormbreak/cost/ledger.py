@@ -34,13 +34,13 @@ MAX_USD = Decimal(10**18)
 class Span(NamedTuple):
     """US dollars: what is known, and the most that it can be."""
 
-    least: Decimal
-    most: Decimal
+    min_usd: Decimal
+    max_usd: Decimal
 
     @property
     def is_exact(self) -> bool:
         """Whether it is known to the last digit."""
-        return self.least == self.most
+        return self.min_usd == self.max_usd
 
 
 @dataclass(slots=True, kw_only=True)
@@ -87,7 +87,7 @@ class TokenSum:
 
     def max_cost(self, prices: PriceTable) -> Decimal:
         """US dollars at most, where the tokens are bounds; spread as in `cost`."""
-        return self._priced(prices.max_output_within)
+        return self._priced(prices.max_cost_within)
 
     def _priced(self, cost: Callable[[Usage], Decimal]) -> Decimal:
         counts = (self.output_tokens, *self._nested)
@@ -196,7 +196,9 @@ class Bill:
     def in_all(self) -> Span:
         """Both."""
         useful, wasted = self.of_use, self.for_nothing
-        return Span(EXACT.add(useful.least, wasted.least), EXACT.add(useful.most, wasted.most))
+        return Span(
+            EXACT.add(useful.min_usd, wasted.min_usd), EXACT.add(useful.max_usd, wasted.max_usd)
+        )
 
     @property
     def is_whole(self) -> bool:
@@ -398,7 +400,7 @@ class ModelUsage:
             raise ConfigurationError(f"no price is known of {where}, where this batch went before")
         known = prices.max_cost_of(self.useful.usage) + prices.max_cost_of(self.wasted.usage)
         bounds = (self.used_uncounted.usage, self.wasted_open.usage)
-        return known + sum(prices.max_output_within(each) for each in bounds)
+        return known + sum(prices.max_cost_within(each) for each in bounds)
 
     def cost(self, prices: PriceTable) -> Span:
         """What it has cost, each attempt counted as the mean."""
@@ -430,8 +432,8 @@ class Cost:
     `unbounded` ones.
     """
 
-    least: Decimal = Decimal(0)
-    most: Decimal = Decimal(0)
+    min_usd: Decimal = Decimal(0)
+    max_usd: Decimal = Decimal(0)
     priced: int = 0
     unpriced: int = 0
     unbounded: int = 0
@@ -491,8 +493,8 @@ class Account:
         costs = [(each, each.known_cost(price_of)) for each in self.spent if each.attempts]
         known = [(each, span) for each, span in costs if span is not None]
         return Cost(
-            least=sum((span.least for _, span in known), Decimal(0)),
-            most=sum((span.most for _, span in known), self.lost),
+            min_usd=sum((span.min_usd for _, span in known), Decimal(0)),
+            max_usd=sum((span.max_usd for _, span in known), self.lost),
             priced=sum(each.attempts for each, _ in known),
             unpriced=sum(each.attempts for each, span in costs if span is None),
             unbounded=sum(each.unbounded for each, _ in known),

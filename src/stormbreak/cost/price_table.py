@@ -21,7 +21,7 @@ class PriceTable(Protocol):
         """The most that attempts cost which used this much together, whatever each of them did. Raises as `cost_of` does."""
         ...
 
-    def max_output_within(self, bound: Usage) -> Decimal:
+    def max_cost_within(self, bound: Usage) -> Decimal:
         """The most that attempts cost which used no more than `bound` together. Raises as `cost_of` does.
 
         All of the input may have been read from a cache, or written to one; for an hour no more than the bound says.
@@ -40,7 +40,7 @@ def known_cost(prices: PriceTable | None, usage: Usage) -> Decimal | None:
 
 def known_max_cost(prices: PriceTable | None, bound: Usage) -> Decimal | None:
     """The most that an attempt with this bound can cost; else as `known_cost`."""
-    return _known(prices, bound, lambda known: known.max_output_within(bound))
+    return _known(prices, bound, lambda known: known.max_cost_within(bound))
 
 
 def _known(

@@ -116,7 +116,7 @@ class Rates:
         """The most that these tokens cost, over any number of requests. Raises as `cost` does."""
         return self._sum(tokens, lambda rate: rate.highest(tokens.input))
 
-    def max_output_within(self, bound: Tokens) -> Decimal:
+    def max_cost_within(self, bound: Tokens) -> Decimal:
         """The most that they cost, whatever part is read from a cache or written to one. Raises as `cost` does.
 
         Writes for an hour are at most those of `bound`.
@@ -195,9 +195,9 @@ class Prices:
         """The most that calls cost that used this together, whatever the length of each. Raises as `Rates.cost` does."""
         return self.standard.max_cost(Tokens.of(usage))
 
-    def max_output_within(self, bound: Usage) -> Decimal:
+    def max_cost_within(self, bound: Usage) -> Decimal:
         """The most that calls cost that used at most this together. Raises as `Rates.cost` does."""
-        return self.standard.max_output_within(Tokens.of(bound))
+        return self.standard.max_cost_within(Tokens.of(bound))
 
 
 def normalise_model(model: str) -> str:

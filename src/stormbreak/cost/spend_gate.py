@@ -138,7 +138,7 @@ class SpendAccount:
         return {
             "limit": str(self.limit),
             "spent": str(NOTHING if over else self.spent),
-            "set_aside": str(NOTHING if over else self._reserved),
+            "reserved": str(NOTHING if over else self._reserved),
             "ends": None if over or self.ends_at == inf else self.ends_at - now,
         }
 

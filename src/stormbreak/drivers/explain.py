@@ -24,7 +24,7 @@ _CIRCUITS = MappingProxyType(
     }
 )
 
-_TROUBLES = {"overload": "answers are late", "dead": "nothing is answered"}
+_CAUSES = {"overload": "answers are late", "dead": "nothing is answered"}
 
 
 def slow_reason(target: Mapping[str, Any], at: datetime) -> str:
@@ -69,7 +69,7 @@ def _gate(target: Mapping[str, Any], at: datetime) -> str:
 
 
 def _limit(target: Mapping[str, Any]) -> str:
-    why = _TROUBLES.get(target["trouble"], "it grows again after an overload")
+    why = _CAUSES.get(target["diagnosis"], "it grows again after an overload")
     return f"limit: {target['limit']:,} in flight, {why}"
 
 

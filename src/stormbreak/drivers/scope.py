@@ -37,8 +37,8 @@ class Scope(NamedTuple):
     retries: int | None = None
 
     @property
-    def most(self) -> int | None:
-        """Attempts at the most; None: as many as the policy allows."""
+    def max_attempts(self) -> int | None:
+        """Maximum attempts; None: as the policy allows."""
         return None if self.retries is None else self.retries + 1
 
     def earlier(self, deadline_at: float | None) -> float | None:

@@ -237,7 +237,7 @@ class Resilient:
             patience=policy.patience,
             priority=priority,
             fail_fast=policy.fail_fast,
-            most=here.most,
+            max_attempts=here.max_attempts,
             tenant=tenant,
             streams=streams,
             delivers=True,

@@ -52,7 +52,7 @@ def make_call(  # noqa: PLR0913 - keywords are cheap to read
         priority=priority,
         fail_fast=policy.fail_fast,
         span=span,
-        most=scope.most if attempts is None else attempts,
+        max_attempts=scope.max_attempts if attempts is None else attempts,
         tenant=tenant or scope.tenant or "",
         streams=source.reports_output,
         tokens=source.estimated_tokens() if reserves else 0,

@@ -31,15 +31,15 @@ class Range(NamedTuple):
     """The range of a number, and its name in messages."""
 
     words: str
-    least: float = 0
-    most: float = math.inf
+    lower: float = 0
+    upper: float = math.inf
     above: float = -math.inf
     minimum: float = SMALLEST
     maximum: float = MAX_COUNT
 
     def problem(self, value: float) -> str | None:
         """Describe the range that a number is out of; None if it is in range."""
-        if not (self.least <= value <= self.most and value > self.above) or value == math.inf:
+        if not (self.lower <= value <= self.upper and value > self.above) or value == math.inf:
             return self.words
         if value > self.maximum:
             return f"at most {self.maximum:,}"
@@ -58,9 +58,9 @@ Ramp = Annotated[float, Range("zero or positive", maximum=MAX_RAMP)]
 Speed = Annotated[float, Range("positive", above=0, minimum=MIN_SPEED, maximum=MAX_SPEED)]
 Rate = Annotated[float, Range("zero or positive")]
 Positive = Annotated[float, Range("positive", above=0)]
-AtLeastOne = Annotated[float, Range("at least 1", least=1)]
-Share = Annotated[float, Range("between 0 and 1", most=1)]
-Count = Annotated[int, Range("at least 1", least=1)]
+AtLeastOne = Annotated[float, Range("at least 1", lower=1)]
+Share = Annotated[float, Range("between 0 and 1", upper=1)]
+Count = Annotated[int, Range("at least 1", lower=1)]
 Depth = Annotated[int, Range("zero or positive")]
 
 

@@ -147,21 +147,21 @@ class _Quota:
 
     def __init__(self, limit: Limit, calls: float, burst: float | None = None) -> None:
         self._limit = limit
-        self._calls = self._most = calls
+        self._calls = self._max = calls
         if limit.kind is LimitKind.BUCKET and burst is not None:
-            self._most = burst
-        self.left = self._most
+            self._max = burst
+        self.left = self._max
         self._since = 0.0
 
     def at(self, now: float) -> float:
         limit = self._limit
         if limit.kind is LimitKind.BUCKET:
             gained = (now - self._since) * self._calls / limit.period
-            self.left = min(self._most, self.left + gained)
+            self.left = min(self._max, self.left + gained)
         elif int((now + _NEGLIGIBLE) / limit.period) != int(
             (self._since + _NEGLIGIBLE) / limit.period
         ):
-            self.left = self._most
+            self.left = self._max
         self._since = now
         return self.left
 

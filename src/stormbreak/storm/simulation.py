@@ -300,7 +300,7 @@ class _Fleet:
             fail_fast=self._policy.fail_fast,
             streams=self._streamed,
             tokens=tokens,
-            most=row.left if self._batches else None,
+            max_attempts=row.left if self._batches else None,
         )
 
     def _end(self, number: int, ended: CallResult) -> None:

@@ -32,7 +32,7 @@ class CpuLoad:
         self._pids = tuple(pids)
         self._since = time.monotonic()
         self._before = self._read()
-        self._most: dict[str, float] = {}
+        self._max: dict[str, float] = {}
 
     def sample(self) -> None:
         """Measure the shares of a window, if one is over."""
@@ -45,13 +45,13 @@ class CpuLoad:
             if name in self._before:
                 share = max(0.0, seconds - self._before[name]) / took
                 kind = name.partition(" ")[0]
-                self._most[kind] = max(share, self._most.get(kind, 0.0))
+                self._max[kind] = max(share, self._max.get(kind, 0.0))
         self._before = now
 
     @property
     def busiest(self) -> PeakCpuLoad:
         """The maxima so far; unknown until the first window is over."""
-        return PeakCpuLoad(**{kind: round(share, 3) for kind, share in self._most.items()})
+        return PeakCpuLoad(**{kind: round(share, 3) for kind, share in self._max.items()})
 
     def _read(self) -> dict[str, float]:
         """CPU seconds so far, where known."""
