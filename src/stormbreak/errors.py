@@ -250,7 +250,7 @@ def error_for(target: Target, ended: CallResult) -> CallError:
         if kind is RejectedError:  # the class does not name the policy
             message += f" ({outcome.rejection.policy})"
         return kind(message, target=target, ended=ended)
-    message = f"{target}: {_said(outcome, f'after {ended.attempts} attempt(s)')}"
+    message = f"{target}: {_describe(outcome, f'after {ended.attempts} attempt(s)')}"
     message += f"; no further retry: {ended.stopped}" if ended.stopped else ""
     return _FAILURES.get(outcome.verdict, UpstreamError)(message, target=target, ended=ended)
 
@@ -259,13 +259,13 @@ def broken_stream(
     target: Target, ended: CallResult, *, size: int, received: bytes
 ) -> StreamBrokenError:
     """Make the exception for a stream that broke after `size` bytes."""
-    message = f"{target}: {_said(ended.outcome, f'after {size} bytes of a stream')}"
+    message = f"{target}: {_describe(ended.outcome, f'after {size} bytes of a stream')}"
     return StreamBrokenError(message, target=target, ended=ended, received=received)
 
 
-def _said(outcome: Outcome, after: str) -> str:
-    said = " ".join(str(part) for part in (outcome.status, outcome.code, outcome.detail) if part)
-    return f"{outcome.verdict} {after}" + (f" ({said})" if said else "")
+def _describe(outcome: Outcome, after: str) -> str:
+    details = " ".join(str(part) for part in (outcome.status, outcome.code, outcome.detail) if part)
+    return f"{outcome.verdict} {after}" + (f" ({details})" if details else "")
 
 
 def _made_again(kind: type[CallError], args: tuple[object, ...]) -> CallError:
