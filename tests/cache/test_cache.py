@@ -252,7 +252,9 @@ def test_a_cache_that_has_lost_a_part_is_refused(path, lost):
 
 
 def test_a_place_that_is_none_is_refused(tmp_path):
-    with pytest.raises(ConfigurationError, match="cannot open the cache of answers: No such file or directory"):
+    with pytest.raises(
+        ConfigurationError, match="cannot open the cache of answers: No such file or directory"
+    ):
         SqliteCache(tmp_path / "none" / "answers.db", CachePolicy())
 
 

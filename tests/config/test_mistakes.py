@@ -43,7 +43,7 @@ TABLE = {
     # numbers
     "[retry.backoff]\ninitial_delay = -3": "retry.backoff.initial_delay must be positive, got -3",
     "[retry.backoff]\ninitial_delay = 9\nmax_delay = 1": "retry.backoff.max_delay must not be below initial_delay, got 1",
-    "[breaker.trip]\nkind = 'failure_rate'\nratio = 1.5": "breaker.trip.ratio must lie in (0, 1], got 1.5",
+    "[breaker.trip]\nkind = 'failure_rate'\nratio = 1.5": "breaker.trip.ratio must be within (0, 1], got 1.5",
     "[breaker.trip]\nratio = 0.5": "unknown key breaker.trip.ratio = 0.5; known: kind",
     "[retry]\nmax_attempts = 0": "retry.max_attempts must be at least 1, got 0",
     "deadline = -1": "deadline must be positive, got -1",

@@ -30,7 +30,7 @@ def test_by_name():
 
 
 def test_an_unknown_name_is_told_with_those_that_exist():
-    with pytest.raises(ConfigurationError, match="'speedy'; there are: interactive, batch"):
+    with pytest.raises(ConfigurationError, match="'speedy'; presets: interactive, batch"):
         preset("speedy")
 
 

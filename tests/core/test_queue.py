@@ -308,7 +308,7 @@ def test_weights_are_a_copy_and_the_policy_can_be_sent_to_another_process():
     [
         ({"max_size": -1}, "max_size must not be negative, got -1"),
         ({"max_pause": 0}, "max_pause must be positive, got 0"),
-        ({"min_share": 0.5}, r"min_share must lie in \[0, 1/3\], got 0.5"),
+        ({"min_share": 0.5}, r"min_share must be within \[0, 1/3\], got 0.5"),
         ({"tenant_weights": {"shop": 0}}, "tenant_weights.shop must be positive, got 0"),
         ({"tenant_weights": {"a\n": 1}}, r"names in tenant_weights must be printable, got 'a\\n'"),
     ],

@@ -72,7 +72,9 @@ class SqliteCache:
             self._connection.execute("PRAGMA journal_mode = WAL")
         except (OSError, sqlite3.Error, ValueError) as error:
             reason = getattr(error, "strerror", None) or str(error)
-            raise ConfigurationError(f"{path}: cannot open the cache of answers: {reason}") from None
+            raise ConfigurationError(
+                f"{path}: cannot open the cache of answers: {reason}"
+            ) from None
         reset_in_child(self._leave_behind)
 
     def get(self, key: bytes) -> CacheEntry | None:

@@ -1,4 +1,4 @@
-"""Requests and tokens per minute: what is configured."""
+"""The policy of requests and tokens per minute."""
 
 from dataclasses import dataclass
 
@@ -7,10 +7,10 @@ from stormbreak.core.checks import check_types, require
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RateLimitPolicy:
-    """At most `rpm` requests and `tpm` tokens per minute, per process and target. None: without a limit.
+    """At most `rpm` requests and `tpm` tokens per minute, per process and target. None: no limit.
 
-    After a pause, `burst_seconds` seconds of them may leave at once (at least one request). With `learn_from_headers`, what
-    the headers of answers say of such limits is obeyed, too.
+    After a pause, those of `burst_seconds` may leave at once (at least one request). With `learn_from_headers`,
+    rate-limit headers are respected, too.
     """
 
     rpm: float | None = None
@@ -27,5 +27,5 @@ class RateLimitPolicy:
 
     @property
     def acts(self) -> bool:
-        """Whether there is anything to do."""
+        """Whether any limit applies."""
         return self.learn_from_headers or self.rpm is not None or self.tpm is not None

@@ -1,8 +1,8 @@
-"""A call whose holder makes the attempts: a driver's `run`, turned inside out.
+"""A call whose caller makes the attempts: a driver's `run`, inverted.
 
-The driver waits until an attempt may leave and hands over; the holder makes the attempt and answers with what came of
-it. An answer never waits, so it may be given where nothing can be awaited, as at the end of a `with` block. A call
-that is dropped, by the garbage collector and on whatever thread, is closed.
+The driver waits until an attempt may leave; the caller makes the attempt and reports its
+outcome. Reporting never waits, so it works at the end of a `with` block. A dropped call is
+closed by the garbage collector, on any thread.
 """
 
 from stormbreak.core.flow import Command, Flow
@@ -11,7 +11,7 @@ from stormbreak.types import Call, CallResult, Outcome
 
 
 class CallerDriven:
-    """One call under way: its `command` is what is to be done next, `CallResult` in the end."""
+    """An active call: `command` is its next command, or its `CallResult` at the end."""
 
     __slots__ = ("_stepper", "command", "flow")
 
@@ -23,7 +23,7 @@ class CallerDriven:
             self.flow = flow
 
     def answer(self, outcome: Outcome | None) -> Command | CallResult:
-        """Say what came of the command, and learn the next. Once the call is closed, nothing changes."""
+        """Report the outcome of the command, and get the next. Does nothing once the call is closed."""
         if self.flow is not None:
             self.command = self._stepper.step(self.flow, outcome)
             if isinstance(self.command, CallResult):
@@ -31,13 +31,13 @@ class CallerDriven:
         return self.command
 
     def forget(self) -> None:
-        """Keep no longer what came of it: an exception whose traceback leads here would hold itself."""
+        """Drop the result: an exception whose traceback leads here would keep itself alive."""
         if isinstance(self.command, CallResult):
             outcome = self.command.outcome._replace(value=None, error=None)
             self.command = self.command._replace(outcome=outcome)
 
     def close(self) -> None:
-        """Give it up: what the call held is free, and counts neither as success nor as failure."""
+        """Close the call: its permits are freed, and count neither as success nor as failure."""
         flow, self.flow = self.flow, None
         if flow is not None:
             self._stepper.close(flow)
