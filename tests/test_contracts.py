@@ -10,7 +10,7 @@ from time import perf_counter
 import pytest
 
 ROOT = Path(__file__).parent.parent
-HEAVY = {"aiohttp", "asyncio", "click", "pydantic", "rich"}
+HEAVY = {"httptools", "asyncio", "click", "pydantic", "rich"}
 ALLOWED = 0.150  # seconds that `import stormbreak` may take more than bare Python
 
 
@@ -48,7 +48,7 @@ def test_the_contracts_are_kept(copy):
         ("core/policy.py", "import pydantic", "stormbreak.core.policy -> pydantic"),
         ("llm/__init__.py", "import random", "stormbreak.llm -> random"),
         ("batch/job.py", "import genai_prices", "stormbreak.batch.job -> genai_prices"),
-        ("cost/roi.py", "import aiohttp", "stormbreak.cost.roi -> aiohttp"),
+        ("cost/roi.py", "import httptools", "stormbreak.cost.roi -> httptools"),
         ("types.py", "from stormbreak import core", "stormbreak.types -> stormbreak.core"),
     ],
 )
@@ -83,7 +83,7 @@ def test_help_and_lists_load_no_engine():
     run = [sys.executable, "-c", code, *commands]
     loaded = set(subprocess.check_output(run, text=True).splitlines()[-1].split())
     assert "stormbreak" in loaded
-    assert set() == {"aiohttp", "asyncio", "pydantic", "stormbreak.core.engine"} & loaded
+    assert set() == {"httptools", "asyncio", "pydantic", "stormbreak.core.engine"} & loaded
 
 
 def test_importing_stormbreak_is_quick():

@@ -1,9 +1,11 @@
 """The studies of `make research` still import what they study, and their variants still change something."""
 
+import tomllib
 from importlib import import_module
 
 import pytest
 
+from mutations import SOURCE, VERDICTS
 from variants import applied, every
 
 
@@ -20,3 +22,8 @@ def test_a_variant_changes_something_and_is_undone():
                 getattr(owner, name) for owner, name, _ in variant.patches
             ]
         assert before == [getattr(owner, name) for owner, name, _ in variant.patches]
+
+
+def test_the_verdicts_on_mutants_can_be_read():
+    verdicts = tomllib.loads(VERDICTS.read_text())
+    assert [file for file in verdicts if not (SOURCE / file).exists()] == []

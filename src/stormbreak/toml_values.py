@@ -171,12 +171,12 @@ class _Reader:
         except _WrongTypeError as error:
             if not optional or error.path != path:
                 raise
-            raise _WrongTypeError(path, f'{error.wanted} or "{NONE}"', value) from None
+            raise _wrong_type(path, f'{error.wanted} or "{NONE}"', value) from None
 
     def _choose_kind(self, members: list[type], value: Any, path: str) -> type:
         kinds = _kinds(members)
         if isinstance(value, str) and value in kinds:
-            raise _WrongTypeError(path, f'a table with kind = "{value}"', value)
+            raise _wrong_type(path, f'a table with kind = "{value}"', value)
         _expect(isinstance(value, dict), "a table", value, path)
         if "kind" not in value:
             raise ConfigurationError(f"{path} lacks kind: {one_of(kinds)}")
@@ -190,7 +190,7 @@ class _Reader:
     def _read_table(self, kind: Any, value: Any, path: str) -> Any:
         kinds = _kinds([kind])
         if isinstance(value, str) and value in kinds:
-            raise _WrongTypeError(path, f'a table with kind = "{value}"', value)
+            raise _wrong_type(path, f'a table with kind = "{value}"', value)
         _expect(isinstance(value, dict), "a table", value, path)
         items = fields(kind)
         names = (*self._also.get(kind, ()), *(item.name for item in items))
@@ -212,9 +212,13 @@ class _Reader:
 class _WrongTypeError(ConfigurationError):
     """Make the error of a wrong type; it mentions "none" if None is allowed."""
 
-    def __init__(self, path: str, wanted: str, given: Any) -> None:
-        self.path, self.wanted = path, wanted
-        super().__init__(str(must(path, wanted, given)))
+    path = wanted = ""
+
+
+def _wrong_type(path: str, wanted: str, given: Any) -> _WrongTypeError:
+    error = _WrongTypeError(str(must(path, wanted, given)))
+    error.path, error.wanted = path, wanted
+    return error
 
 
 def _read_plain(kind: type, value: Any, path: str) -> Any:
@@ -224,7 +228,7 @@ def _read_plain(kind: type, value: Any, path: str) -> Any:
         try:
             _expect(isfinite(value), "a finite number", value, path)
         except OverflowError:
-            raise _WrongTypeError(path, "a number below 1e308", value) from None
+            raise _wrong_type(path, "a number below 1e308", value) from None
         return value
     if kind is Decimal:
         number = isinstance(value, int | Decimal) and not isinstance(value, bool)
@@ -246,4 +250,4 @@ def _choose(choices: dict[Any, Any], value: Any, path: str) -> Any:
 
 def _expect(fits: bool, wanted: str, value: Any, path: str) -> None:  # noqa: FBT001
     if not fits:
-        raise _WrongTypeError(path, wanted, value)
+        raise _wrong_type(path, wanted, value)

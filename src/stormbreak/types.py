@@ -145,7 +145,10 @@ class Usage:
 
 
 class Call(NamedTuple):
-    """A call, as far as policies need it. `number` is unique in one engine."""
+    """A call, as far as policies need it. Times and timeouts are seconds.
+
+    `number` is unique in one engine. Without a `deadline_at` or `patience` the call may take, or wait, for any time.
+    """
 
     number: int
     target: Target
@@ -153,20 +156,20 @@ class Call(NamedTuple):
     patience: float | None = None
     priority: Priority = Priority.INTERACTIVE
     fail_fast: bool = True  # an open circuit rejects at once; otherwise the call waits for it
-    span: float | None = None  # seconds of the deadline after the first attempt left
-    max_attempts: int | None = None  # maximum attempts, if less than the policy allows
+    span: float | None = None  # the deadline is this long after the first attempt is sent
+    max_attempts: int | None = None  # maximum of attempts, if it is lower than that of the policy
     tenant: str = ""  # a queue serves tenants in fair shares
-    streams: bool = False  # the driver reports its first output
-    tokens: int = 0  # estimate for one attempt, prompt and answer together
-    delivers: bool = False  # the caller gets the answer from its first output on
-    fallbacks: tuple[Any, ...] = ()  # of `core.fallback.Step`: its fallbacks
+    streams: bool = False  # the sender reports the first output of each attempt
+    tokens: int = 0  # estimate of what an attempt uses, prompt and answer together
+    delivers: bool = False  # the caller reads the answer as a stream
+    fallbacks: tuple[Any, ...] = ()  # of `core.fallback.Step`, in the order in which they are tried
     stream_deadline_at: float | None = (
         None  # of a streamed answer; then `deadline_at` bounds only its first output
     )
-    races: bool = False  # the driver can cancel one attempt for another
+    races: bool = False  # its driver can run several attempts at once, for hedges
     labels: Labels = ()
-    bound: Usage | None = None  # maximum tokens of one attempt, if known
-    operation: str = ""  # operation, such as "chat", if known; for tracing
+    bound: Usage | None = None  # maximum tokens of one attempt; None: unknown
+    operation: str = ""  # for tracing, such as "chat"; empty: unknown
     unbounded: str = ""  # why `bound` is unknown
 
 

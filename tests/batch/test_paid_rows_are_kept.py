@@ -248,7 +248,7 @@ def test_the_help_of_a_retry_names_no_default_that_it_does_not_use(capsys):
     assert main(["batch", "retry", "--help"]) == 0
     assert "[default:" not in capsys.readouterr().out
     assert main(["batch", "run", "--help"]) == 0
-    assert capsys.readouterr().out.count("[default:") == 3
+    assert capsys.readouterr().out.count("[default:") == 4
 
 
 def test_a_report_of_a_run_that_hit_its_limit(tmp_path, output, stormbreak_provider, capsys):
@@ -262,4 +262,4 @@ def test_a_report_of_a_run_that_hit_its_limit(tmp_path, output, stormbreak_provi
     flags = ["--max-cost", "0.2", "--prices", str(prices), "--report", str(report), "--quiet"]
     assert main([*map(str, run_args(source, output, provider.base_url)), *flags]) == 1
     assert "no report" not in capsys.readouterr().err
-    assert "too little was left of its limit of spending" in report.read_text()
+    assert "The run stopped early: the spend limit was reached." in report.read_text()

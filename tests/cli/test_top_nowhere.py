@@ -31,12 +31,15 @@ def test_what_is_no_place_is_said_in_one_line(refused):
         ("nothing.jsonl", "nothing.jsonl: not the OUTPUT of a batch, a socket or a port"),
         ("0", "0: a port is from 1 to 65535"),
         ("65536", "65536: a port is from 1 to 65535"),
-        ("example.com:80", "example.com:80: not this machine; a port is served on 127.0.0.1 only"),
+        (
+            "example.com:80",
+            "example.com:80: not this machine; a status server listens on 127.0.0.1 only",
+        ),
         (
             "http://10.0.0.1:80/x",
-            "http://10.0.0.1:80/x: not this machine; a port is served on 127.0.0.1 only",
+            "http://10.0.0.1:80/x: not this machine; a status server listens on 127.0.0.1 only",
         ),
-        ("https://localhost:80", "https://localhost:80: a port is served over http, without TLS"),
+        ("https://localhost:80", "https://localhost:80: use http: a status server has no TLS"),
         ("http://[::1", "http://[::1: not a URL"),
         ("http://localhost:x/", "http://localhost:x/: not a URL"),
         ("\x1b[31mx", "\\x1b[31mx: not the OUTPUT of a batch, a socket or a port"),
@@ -63,10 +66,13 @@ def test_of_several_one_must_be_named(monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("page", "said"),
     [
-        (("text/html", b"<html>secret"), "it says what no stormbreak says"),
-        (("application/json", b'{"format": 7}'), "it is of another stormbreak (format 7, not 1)"),
-        (("application/json", b" " * (5 << 20)), "it says more than a state can be"),
-        (None, "it answers /state with status 404"),
+        (("text/html", b"<html>secret"), "the response is not a stormbreak state"),
+        (
+            ("application/json", b'{"format": 7}'),
+            "another version of stormbreak is there (format 7, not 1)",
+        ),
+        (("application/json", b" " * (5 << 20)), "the response is too large for a state"),
+        (None, "/state has status 404"),
     ],
 )
 def test_a_stranger_is_there(refused, page, said):
@@ -85,4 +91,4 @@ def test_what_speaks_no_http_is_there(refused):
     with socket.create_server(("127.0.0.1", 0)) as server:
         threading.Thread(target=speak, daemon=True).start()
         port = server.getsockname()[1]
-        assert "it does not speak HTTP" in refused(port)
+        assert "the response is not HTTP" in refused(port)

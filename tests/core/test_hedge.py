@@ -75,7 +75,7 @@ def test_the_numbers():
         ({"delay": -1.0}, "delay must not be negative, got -1"),
         ({"percentile": 0.0}, "percentile must be between 0 and 1, got 0"),
         ({"percentile": 1.0}, "percentile must be between 0 and 1, got 1"),
-        ({"percentile": None}, "after or percentile must be given"),
+        ({"percentile": None}, "delay or percentile must be given"),
         ({"max_hedges": 0}, "max_hedges must be at least 1, got 0"),
     ],
 )

@@ -23,8 +23,8 @@ ALLOWED = {
     "drivers/thread_driver.py Lock": "parks one thread; no child has that thread",
     "telemetry/status_server.py BoundedSemaphore": "never waited for; no child serves",
     "telemetry/prometheus.py Lock": "takes the place of one of prometheus_client in a child",
-    "http/h1/aiohttp_connection.py WeakKeyDictionary": "each loop has its own entry; single operations only",
-    "doctor/request_path.py cached_property": "of one thread, in a process of its own",
+    "http/h1/async_connection.py WeakKeyDictionary": "each loop has its own entry; single operations only",
+    "doctor/discovery.py cached_property": "of one thread, in a process of its own",
 }
 
 

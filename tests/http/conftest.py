@@ -4,7 +4,7 @@ import os
 import pytest
 from stream_scene import StreamScene
 
-from stormbreak.http.h1.aiohttp_connection import AiohttpConnection
+from stormbreak.http.h1.async_connection import AsyncConnection
 from stormbreak.http.models import PreparedRequest
 
 
@@ -19,7 +19,7 @@ def direct(monkeypatch):
 @pytest.fixture
 async def wire():
     """A wire that is closed at the end, and must leave nothing behind."""
-    wire = AiohttpConnection(limit=300)
+    wire = AsyncConnection(limit=300)
     yield wire
     await wire.close()
     gc.collect()

@@ -187,7 +187,7 @@ def test_this_machine_is_asked_directly(proxied, host):
 
 
 def test_a_proxy_that_speaks_no_http_is_refused_without_its_password(proxied):
-    with pytest.raises(ConfigurationError, match="http or https, got 'socks5'") as caught:
+    with pytest.raises(ConfigurationError, match="must be an http:// URL, got 'socks5'") as caught:
         proxied(HTTPS_PROXY="socks5://user:secret@p:1")
     assert "secret" not in str(caught.value)
 
@@ -219,7 +219,7 @@ def test_a_malformed_proxy_fails_at_the_start_and_is_not_repeated(proxied, proxy
 
 
 @pytest.mark.parametrize(
-    "proxy", ["http://user:p%40ss@p.example:3128/", "https://p", "[::1]:3128", "p"]
+    "proxy", ["http://user:p%40ss@p.example:3128/", "http://p", "[::1]:3128", "p"]
 )
 def test_a_proxy_may_have_a_user_or_no_port(proxied, proxy):
     assert proxied(HTTPS_PROXY=proxy).endswith(proxy)

@@ -84,7 +84,7 @@ SPOILT = [  # kind, verdict of a plain answer, verdict of a stream, detail of th
     ("quiet_close", Verdict.OK, Verdict.OK, None),
     ("close_race", Verdict.OK, Verdict.OK, None),
     ("early_answer", Verdict.OK, Verdict.OK, None),  # these requests come whole with their heads
-    ("short_length", Verdict.BROKEN, Verdict.BROKEN, "not HTTP"),
+    ("short_length", Verdict.BROKEN, Verdict.BROKEN, "invalid json in an event"),
     ("long_length", Verdict.TIMEOUT, Verdict.OK, None),
     ("long_header", Verdict.BROKEN, Verdict.BROKEN, "not HTTP"),
     ("endless_headers", Verdict.BROKEN, Verdict.BROKEN, "not HTTP"),

@@ -1,36 +1,23 @@
 """Law 15. A success is the answer to that very call: whatever a server sends besides never reaches another one."""
 
 import asyncio
-import inspect
 import json
 import socket
 import ssl
 from asyncio.trsock import TransportSocket
 from collections import deque
 from importlib import import_module
-from pathlib import Path
 
-import aiohttp
 import h11
 import pytest
-from aiohttp.client_proto import ResponseHandler
 from doors import ONCE
 from doubles import PAUSE, Doubles, ask_all
 from sockets import answer, served, tls
 from wrapped import INNER, WRAPPED, asking, inner_of
 
-from stormbreak.http.h1.aiohttp_connection import _Connector
 from stormbreak.http.transports.wrapped_body import TO_QUEUE, _follow, parser_of
 
-ADR = (Path(__file__).parents[2] / "docs/adr/0004-the-http-engine.md").read_text()
 READ_AT_ONCE = 65536  # bytes
-HOOKS = {
-    aiohttp.BaseConnector: ["_factory"],
-    ResponseHandler: ["should_close", "_parser", "_payload", "set_exception", "read_timeout"],
-    aiohttp.ClientSession: ["_retry_connection"],
-    aiohttp.ClientResponse: ["_writer"],
-    aiohttp.StreamReader: ["set_exception", "_wait", "_buffer", "_read_nowait"],
-}
 
 
 def content(text):
@@ -125,19 +112,3 @@ async def test_the_hooks_of_the_libraries_are_there(way):
         else:
             assert isinstance(_follow(stream._stream, TO_QUEUE), deque)
             await inner.aclose()
-
-
-def test_the_hooks_that_this_stands_on_are_there():
-    """All that ADR 4 lists, below aiohttp's documented surface: in this version the behaviour is tested, too."""
-    assert aiohttp.__version__.startswith("3.14.")
-    for name in ("_get", "_release"):
-        ours = inspect.signature(getattr(_Connector, name))
-        theirs = inspect.signature(getattr(aiohttp.TCPConnector, name))
-        assert list(ours.parameters) == list(theirs.parameters)
-    for owner, names in HOOKS.items():
-        source = inspect.getsource(owner)
-        assert [name for name in names if name not in source] == []
-        assert f"`{owner.__name__}" in ADR
-        assert [name for name in names if f"{name}`" not in ADR] == []
-    assert isinstance(ResponseHandler.should_close, property)
-    assert ResponseHandler.read_timeout.fset is not None

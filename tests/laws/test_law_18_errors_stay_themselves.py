@@ -17,7 +17,7 @@ from table_test import table_test
 from stormbreak import CircuitBreaker
 from stormbreak.core.backoff import Backoff
 from stormbreak.core.circuit import BreakerPolicy
-from stormbreak.core.explain import MOST, add_attempt_notes
+from stormbreak.core.explain import MAX_LINES, add_attempt_notes
 from stormbreak.core.fallback import Place, Step, ToTargets
 from stormbreak.core.policy import Policy
 from stormbreak.core.retry import RetryPolicy
@@ -191,7 +191,7 @@ def test_notes_tell_every_attempt_and_have_a_bound(verdicts, processed):
         stage.tick(2.0)
     ended = run.step(Outcome(Verdict.INVALID, status=400)).ended
     first, *lines = add_attempt_notes(error_for(TARGET, ended)).__notes__
-    kept = [*verdicts, Verdict.INVALID][-MOST:]
+    kept = [*verdicts, Verdict.INVALID][-MAX_LINES:]
 
     assert len(kept) == len(lines)
     for number, (line, verdict) in enumerate(

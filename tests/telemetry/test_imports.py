@@ -15,7 +15,7 @@ def test_logs_load_nothing_heavy():
     loaded = set(said_by(code).split())
 
     assert "stormbreak.telemetry.logs" in loaded
-    assert not loaded & {"aiohttp", "asyncio", "prometheus_client", "pydantic", "opentelemetry"}
+    assert not loaded & {"httptools", "asyncio", "prometheus_client", "pydantic", "opentelemetry"}
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,8 @@ def run_attempt(
 ) -> Attempt:
     """Queue unless there is a permit; send once and settle.
 
-    This frame settles the permit, however it is left.
+    The queue answers with a permit (send now), a ticket (wait) or a rejection. This frame settles
+    the permit, however it is left.
     """
     call = state.call
     expires_at = inf if call.deadline_at is None else call.deadline_at
@@ -62,7 +63,9 @@ def run_attempt(
         outcome = CANCELLED_AFTER_SEND
         answered, now, uniform = yield Send(call.target, number, timeout, permit)
         outcome = answered or CANCELLED_AFTER_SEND
-        if outcome.rejection is not None:  # by this machine: nothing was sent
+        if (
+            outcome.rejection is not None
+        ):  # by the sender, such as for want of open files: nothing was sent
             state.unconnected += 1
         if call.delivers and outcome.committed:
             delivery = _commit(state, number, permit, outcome, now, took=now - sent_at)

@@ -3,6 +3,9 @@
 `run_call` begins it. `FallbackRun` leads a call with fallbacks from target to target. `run_target` makes attempts at one
 target until one is answered or no retry is allowed (`retry` decides). How one attempt is made is in `attempt`; the
 rules of fallbacks are in `fallback`. The result is an answer from any source, or the failure at the first target.
+
+A driver runs the flow: it executes each command that the flow yields (`flow`) and resumes it with the outcome, the time
+`now` in seconds, and `uniform`, a new random number in [0, 1).
 """
 
 from collections.abc import Callable, Generator, Sequence
@@ -40,7 +43,7 @@ def run_call(engine: Engine, call: Call, now: float, uniform: float) -> Flow:
     target_state = engine.target_state(call.target)
     if engine.crowded:
         engine.make_room(now)
-        target_state = engine.target_state(call.target)  # it is in use now
+        target_state = engine.target_state(call.target)  # `make_room` may have marked it as unused
     if target_state.budget is not None:
         target_state.budget.earn(now)
     if target_state.shadow_budget is not None:

@@ -76,7 +76,9 @@ class BreakerPolicy:
             "max_concurrent_probes must be at least 1",
             self.max_concurrent_probes,
         )
-        require(0 < self.success_ratio <= 1, "success_ratio must be within (0, 1]", self.success_ratio)
+        require(
+            0 < self.success_ratio <= 1, "success_ratio must be within (0, 1]", self.success_ratio
+        )
         require(self.probe_lease > 0, "probe_lease must be positive", self.probe_lease)
         longest = self.max_half_open_duration
         require(longest is None or longest > 0, "max_half_open_duration must be positive", longest)

@@ -1,10 +1,10 @@
 """In-flight limits: additive increase and multiplicative decrease (AIMD), or a fixed number.
 
-The AIMD limit climbs by `step` per round trip, that is by `step` / limit with each answer; until the first sign of
+The AIMD limit climbs by `increase` per round trip, that is by `increase` / limit with each answer; until the first sign of
 congestion by one with each answer, which doubles it per round trip. But only answers to attempts during which
-it was reached count: an unused slot proves nothing. It falls to `share` of itself when the target throttles, is
-overloaded, lets an attempt time out, or (with `slow`) answers late. Server
-errors, wrong requests and our deadline are not signs of congestion. Many such clients converge to equal shares
+it was reached count: an unused slot proves nothing. It is multiplied by `decrease_factor` when the target throttles,
+is overloaded, lets an attempt time out, or (with `slow_call_threshold`) answers late. Server errors,
+wrong requests and our deadline are not signs of congestion. Many such clients converge to equal shares
 of a target (Chiu and Jain, "Analysis of the Increase and Decrease Algorithms for Congestion Avoidance",
 1989).
 

@@ -10,7 +10,7 @@ executes the commands; it alone sleeps, locks, draws random numbers and reads th
                            If the call delivers: at its first output, with an outcome that is `committed`
     Race(...)              with the outcome of the first of several attempts that ends, or at `until`
     Ask(...)               with an answer, or None where there is none
-    Deliver(...)           once, when the stream that the caller now reads has ended, with the outcome of
+    DeliverStream(...)     once, when the stream that the caller now reads has ended, with the outcome of
                            it all; TIMEOUT at `until`
 
 Every resume carries an outcome (None after a wait), the time `now` and a `uniform` random number in [0, 1).

@@ -32,7 +32,7 @@ class HedgePolicy:
         after, share = self.delay, self.percentile
         require(after is None or after >= 0, "delay must not be negative", after)
         require(share is None or 0 < share < 1, "percentile must be between 0 and 1", share)
-        require(after is not None or share is not None, "after or percentile must be given", None)
+        require(after is not None or share is not None, "delay or percentile must be given", None)
         require(self.max_hedges >= 1, "max_hedges must be at least 1", self.max_hedges)
 
 

@@ -126,8 +126,8 @@ class Policy:
         )
 
     @property
-    def weighs(self) -> bool:
-        """Whether it counts tokens, or what they cost, before a call is sent."""
+    def reserves(self) -> bool:
+        """Whether tokens, or what they cost, are reserved before a call is sent."""
         return self.rate_limit.acts or self.spend.acts
 
     @property

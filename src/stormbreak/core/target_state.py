@@ -1,7 +1,7 @@
 """The state of one target: its gates in order, the queue before them, and their wiring.
 
-The order of the gates: cooldown, pace, send rate, quota, spend limit, slots, circuit, shadow. Tokens are returned in reverse, so the
-diagnosis, which is always ready, is last: it learns an outcome before the gates that ask it.
+The order of the gates: cooldown, pace, send rate, quota, spend limit, slots, circuit, shadow, diagnosis. An outcome reaches them
+in reverse: the diagnosis, which lets every call pass, is last so that it learns of an outcome before the gates that ask it.
 """
 
 from collections.abc import Callable

@@ -263,7 +263,7 @@ class CircuitBreaker(TurnLock[tuple[_Pass, Outcome], _Changes]):
             before, after = changes.popleft()
             try:
                 self._on_change(before, after)
-            except Exception:  # noqa: BLE001 - a listener's trouble must never fail a call
+            except Exception:  # noqa: BLE001 - a listener must never fail a call
                 _log.exception("a listener of circuit breaker %s failed", self.name)
 
 

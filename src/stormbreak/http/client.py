@@ -222,7 +222,7 @@ class AsyncClient(ClientControls):
             connect=partial(connect, policy.limit.max_in_flight),
         )
         local_answers = LocalAnswers(policy, degraded)
-        config = TargetConfig(policy, routes, local_answers, model, stream_on_wire, policy.weighs)
+        config = TargetConfig(policy, routes, local_answers, model, stream_on_wire, policy.reserves)
         self._use(Engine(policy, SpendAccounts(prices or list_price)), SingleTarget(config))
 
     @classmethod

@@ -171,10 +171,10 @@ def proxy_for(origin: Origin) -> str | None:
     if "://" not in proxy:
         proxy = f"http://{proxy}"
     scheme = proxy.partition("://")[0].lower()
-    if scheme not in ("http", "https"):
+    if scheme != "http":
         value = quoted(scheme)
         raise ConfigurationError(
-            f"the proxy for {parts.scheme} (from the environment) must be http or https, got {value}"
+            f"the proxy for {parts.scheme} (from the environment) must be an http:// URL, got {value}"
         )
     if not is_proxy(proxy):
         raise ConfigurationError(
@@ -184,7 +184,7 @@ def proxy_for(origin: Origin) -> str | None:
 
 
 def is_proxy(proxy: object) -> bool:
-    """Whether it is the http or https URL of a possible host and port."""
+    """Whether it is the http URL of a possible host and port."""
     if not isinstance(proxy, str):
         return False
     try:
@@ -192,7 +192,7 @@ def is_proxy(proxy: object) -> bool:
         host, port = parts.hostname, parts.port
     except ValueError:
         return False
-    return parts.scheme in ("http", "https") and bool(host) and is_host(host or "") and port != 0
+    return parts.scheme == "http" and bool(host) and is_host(host or "") and port != 0
 
 
 def tls_context(environ: Mapping[str, str] = os.environ) -> ssl.SSLContext:

@@ -22,7 +22,7 @@ CONNECT_SHARE = 0.9  # of an attempt's time; the rest shows that the connection 
 
 def make_call(  # noqa: PLR0913 - keywords are cheap to read
     engine: Engine,
-    source: RequestTemplate | Lookup,
+    template: RequestTemplate | Lookup,
     target: Target,
     *,
     policy: Policy,
@@ -41,7 +41,7 @@ def make_call(  # noqa: PLR0913 - keywords are cheap to read
 
     `reserves`: tokens or dollars are reserved for it. `priority`, `tenant` and `attempts` go before the scope's.
     """
-    bound = source.token_bound() if reserves or engine.listeners else None
+    bound = template.token_bound() if reserves or engine.listeners else None
     if priority is None:
         priority = policy.priority if scope.priority is None else scope.priority
     return Call(
@@ -54,22 +54,23 @@ def make_call(  # noqa: PLR0913 - keywords are cheap to read
         span=span,
         max_attempts=scope.max_attempts if attempts is None else attempts,
         tenant=tenant or scope.tenant or "",
-        streams=source.reports_output,
-        tokens=source.estimated_tokens() if reserves else 0,
+        streams=template.reports_output,
+        tokens=template.estimated_tokens() if reserves else 0,
         delivers=delivers,
         fallbacks=steps,
         stream_deadline_at=stream_deadline_at,
         labels=scope.labels,
-        operation=OPERATIONS.get(source.shape, ""),
+        operation=OPERATIONS.get(template.shape, ""),
         bound=bound,
-        unbounded=source.unbounded_reason() if reserves and bound is None else "",
+        unbounded=template.unbounded_reason() if reserves and bound is None else "",
     )
 
 
 class Sender:
-    """Sends the attempts of one call. `idle_timeout`, in seconds, is by default that of the policy.
+    """Sends the attempts of one call. The driver calls it for each `Send` that the call's flow yields.
 
-    Of a delivered call, `stream_source` is the stream that succeeded, or the last one, from `target`.
+    `idle_timeout`, in seconds, is by default that of the policy. Of a delivered call, `stream_source` is the stream that
+    succeeded, or the last one, from `target`.
     """
 
     target: Target | None = None
@@ -77,7 +78,7 @@ class Sender:
 
     def __init__(
         self,
-        source: RequestTemplate | Lookup,
+        template: RequestTemplate | Lookup,
         routes: Routes,
         policy: Policy,
         on_output: Callable[[Send], None],
@@ -85,7 +86,7 @@ class Sender:
         idle_timeout: float | None = None,
     ) -> None:
         """`on_output` is called at the first output of an assembled stream."""
-        self._source = source
+        self._template = template
         self._routes = routes
         self._policy = policy
         self._on_output = on_output
@@ -96,10 +97,10 @@ class Sender:
 
         What has no connection shortly before that has failed to connect: nothing can have been processed.
         """
-        found = self._source.prepared.get(command.target)
+        found = self._template.prepared.get(command.target)
         if found is None:
             route = self._routes.route(command.target)
-            request = self._source.prepare(route)
+            request = self._template.prepare(route)
         else:
             route, request = found
         api_key = route.origin.api_key
@@ -153,7 +154,7 @@ class BufferedSender(Sender):
             if isinstance(stream, Outcome):
                 return stream
             first = partial(self._on_output, command)
-            on_output = first if self._source.reports_output else None
+            on_output = first if self._template.reports_output else None
             result, cancel = await assemble_stream(stream, request, policy.stall_timeout, on_output)
         if isinstance(result, Outcome):
             return result

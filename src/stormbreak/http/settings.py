@@ -269,7 +269,7 @@ class SettingsBuilder:
             raise self.wrong("it names no target, as in [targets.main]")
         table = RouteTable()
         configs = {}
-        reserves = in_force(settings.policy).weighs  # fallbacks may lead to targets under it
+        reserves = in_force(settings.policy).reserves  # fallbacks may lead to targets under it
         for name, target in settings.targets.items():
             try:
                 configs[name] = self._config(name, target, table, before, reserves=reserves)
@@ -316,7 +316,7 @@ class SettingsBuilder:
             local_answers,
             target.model,
             target.stream_on_wire,
-            reserves or policy.weighs,
+            reserves or policy.reserves,
         )
 
     def _endpoint(self, name: str, target: TargetSettings) -> ProviderEndpoint:

@@ -1,8 +1,8 @@
 """Policies to compare: today's common practice as policies of the same engine; and finding a policy by name.
 
-Of the baselines only `openai_sdk` and `article` respect Retry-After. The others ignore it, like the code that
-they represent; the simulator hides it from them, since no policy of the engine can ignore it. The deadline of the call
-bounds each of them. The article's also has its limit of ten in flight and its breaker.
+The baselines `none` to `decorrelated` ignore Retry-After, like the code that they represent; the simulator hides it
+from them, since no policy of the engine can ignore it. The others respect it. Every one
+is bounded by the deadline of the call. The article's also has its limit of ten in flight and its breaker.
 """
 
 from collections.abc import Mapping

@@ -36,7 +36,7 @@ def engine_of(owner: Any) -> Engine:
     found = owner if isinstance(owner, Engine) else getattr(owner, "engine", None)
     if isinstance(found, Engine):
         return found
-    from stormbreak.http.transports.wrap import installed_transports  # noqa: PLC0415 - it needs aiohttp
+    from stormbreak.http.transports.wrap import installed_transports  # noqa: PLC0415 - only when needed
 
     for transport in installed_transports(owner):
         return transport.engine

@@ -16,9 +16,9 @@ Cert: TypeAlias = str | tuple[str, str] | tuple[str, str, str]
 
 def connect(limit: int, origin: Origin) -> Connection:
     """Make a connection of at most `limit` sockets, and never more than `POOL_LIMIT`."""
-    from stormbreak.http.h1.aiohttp_connection import AiohttpConnection  # noqa: PLC0415 - aiohttp only when needed
+    from stormbreak.http.h1.async_connection import AsyncConnection  # noqa: PLC0415 - only when needed
 
-    return AiohttpConnection(
+    return AsyncConnection(
         limit=min(limit, POOL_LIMIT),
         proxy=proxy_for(origin),
         tls=tls_context() if origin.base_url.startswith("https:") else None,
@@ -69,7 +69,7 @@ class ConnectionFactory:
                 "http2 is not supported: give an inner transport that supports it"
             )
         if proxy is not None and not is_proxy(proxy):
-            raise ConfigurationError("proxy must be an http:// or https:// URL, as a string")
+            raise ConfigurationError("proxy must be an http:// URL, as a string")
         if not isinstance(verify, ssl.SSLContext | bool):
             raise ConfigurationError("verify must be an ssl.SSLContext, True or False")
         if inner is None:
@@ -79,7 +79,7 @@ class ConnectionFactory:
 
     def connection_to(self, origin: Origin) -> Connection:
         """Make the connection to an origin."""
-        from stormbreak.http.h1.aiohttp_connection import AiohttpConnection  # noqa: PLC0415 - only when needed
+        from stormbreak.http.h1.async_connection import AsyncConnection  # noqa: PLC0415 - only when needed
 
         if self._wrapped is not None:
             return self._wrapped
@@ -87,7 +87,7 @@ class ConnectionFactory:
         if proxy is None and self.trust_env:
             proxy = proxy_for(origin)
         secure = origin.base_url.startswith("https:")
-        return AiohttpConnection(limit=self._limit, proxy=proxy, tls=self._tls if secure else None)
+        return AsyncConnection(limit=self._limit, proxy=proxy, tls=self._tls if secure else None)
 
     def connections(self) -> tuple[Connection, ...]:
         """Return the one over the inner transport, if any: requests that only pass through make none."""

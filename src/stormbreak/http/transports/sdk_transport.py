@@ -89,7 +89,7 @@ class SdkTransport:
             stream_on_wire: have plain chat completions sent as streams and assemble them (see docs/client.md).
             degraded: makes answers for a `degraded` rule of the policy's fallbacks that has no text.
             allow_http: allow a key over plain http to another machine.
-            proxy: URL of an http or https proxy, for every host.
+            proxy: URL of an HTTP proxy, for every host.
             verify: which certificates to trust: a context, or False for all.
             cert: files of a client certificate, as the library takes them.
             trust_env: whether proxies and certificates in the environment count.
@@ -211,7 +211,7 @@ class SdkTransport:
             source,
             target,
             policy=policy,
-            reserves=policy.weighs,
+            reserves=policy.reserves,
             scope=scope,
             steps=steps,
             deadline_at=None if deadline == inf else now + deadline,

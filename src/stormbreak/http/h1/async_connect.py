@@ -1,0 +1,171 @@
+"""A connection made on an event loop: names looked up, addresses raced, the proxy's tunnel, TLS."""
+
+import asyncio
+import socket
+import ssl
+import time
+from collections.abc import Callable
+from typing import Any, TypeAlias, TypeVar
+
+from stormbreak.http.h1.address import Address, Proxy, connect_request, interleave
+from stormbreak.http.h1.failures import ProxyRefusedError
+from stormbreak.http.h1.message import MAX_HEAD, MalformedResponseError, ResponseParser
+
+P = TypeVar("P", bound=asyncio.Protocol)
+Found: TypeAlias = list[tuple[int, tuple[Any, ...]]]
+
+STAGGER = 0.25  # seconds until the next address is tried beside those before (RFC 8305, section 5)
+DNS_TTL = 10.0  # seconds; a burst of connections asks once
+_MAX_NAMES = 64
+
+
+class Resolver:
+    """Looks names up, each once in `DNS_TTL` seconds; those who ask meanwhile share the answer."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, int], tuple[float, Found]] = {}
+        self._asked: dict[tuple[str, int], asyncio.Task[Found]] = {}
+
+    async def addresses(self, host: str, port: int) -> Found:
+        """The addresses of a host; raises what the resolver raises."""
+        literal = _literal(host, port)
+        if literal is not None:
+            return literal
+        key = host, port
+        known = self._known.get(key)
+        if known is not None and known[0] > time.monotonic():
+            return known[1]
+        task = self._asked.get(key)
+        if task is None:
+            task = asyncio.get_running_loop().create_task(self._ask(host, port))
+            self._asked[key] = task
+            task.add_done_callback(lambda done: self._answered(key, done))
+        return await asyncio.shield(task)
+
+    def forget(self, host: str, port: int) -> None:
+        """Ask again next time: no address of this host could be reached."""
+        self._known.pop((host, port), None)
+
+    async def _ask(self, host: str, port: int) -> Found:
+        loop = asyncio.get_running_loop()
+        found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        return interleave([(family, address) for family, _, _, _, address in found])
+
+    def _answered(self, key: tuple[str, int], task: "asyncio.Task[Found]") -> None:
+        self._asked.pop(key, None)
+        if not task.cancelled() and task.exception() is None:
+            while len(self._known) >= _MAX_NAMES:
+                self._known.pop(next(iter(self._known)))
+            self._known[key] = time.monotonic() + DNS_TTL, task.result()
+
+
+def _literal(host: str, port: int) -> Found | None:
+    """The one address that `host` is itself; None: it is a name, or has a zone, which the resolver reads."""
+    for family in (socket.AF_INET, socket.AF_INET6):
+        try:
+            socket.inet_pton(family, host)
+        except (OSError, UnicodeError):
+            continue
+        return [(family, (host, port))]
+    return None
+
+
+async def connect(
+    resolver: Resolver,
+    address: Address,
+    proxy: Proxy | None,
+    tls: ssl.SSLContext | None,
+    factory: Callable[[], P],
+) -> tuple[asyncio.Transport, P]:
+    """Connect to `address`, through `proxy` if there is one. Cancelling closes what was opened.
+
+    Raises:
+        OSError: no connection; of TLS an ssl.SSLError, of the proxy's tunnel a ProxyRefusedError.
+        RuntimeError: no thread can be started for the resolver.
+    """
+    loop = asyncio.get_running_loop()
+    goal = (address.host, address.port) if proxy is None else (proxy.host, proxy.port)
+    sock = await _race(resolver, *goal)
+    try:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if proxy is not None and address.secure:
+            await _tunnel(sock, address, proxy)
+        if not address.secure:
+            transport, protocol = await loop.create_connection(factory, sock=sock)
+        else:
+            transport, protocol = await loop.create_connection(
+                factory, sock=sock, ssl=tls or True, server_hostname=address.host.removesuffix(".")
+            )
+    except BaseException:
+        sock.close()
+        raise
+    return transport, protocol
+
+
+async def _race(resolver: Resolver, host: str, port: int) -> socket.socket:
+    """The first socket that connects: every `STAGGER` seconds, or when one has failed, another address is tried."""
+    addresses = await resolver.addresses(host, port)
+    if len(addresses) == 1:
+        try:
+            return await _open(*addresses[0])
+        except OSError:
+            resolver.forget(host, port)
+            raise
+    left = list(addresses)
+    running: set[asyncio.Task[socket.socket]] = set()
+    failures: list[BaseException] = []
+    try:
+        while left or running:
+            if left:
+                running.add(asyncio.get_running_loop().create_task(_open(*left.pop(0))))
+            done, running = await asyncio.wait(
+                running, timeout=STAGGER if left else None, return_when=asyncio.FIRST_COMPLETED
+            )
+            for task in done:
+                error = task.exception()
+                if error is None:
+                    running |= done - {task}
+                    return task.result()
+                failures.append(error)
+        resolver.forget(host, port)
+        raise failures[0]
+    finally:
+        for task in running:
+            task.add_done_callback(_close_late)
+            task.cancel()
+
+
+def _close_late(task: "asyncio.Task[socket.socket]") -> None:
+    if not task.cancelled() and task.exception() is None:
+        task.result().close()
+
+
+async def _open(family: int, address: tuple[Any, ...]) -> socket.socket:
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(sock, address)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+async def _tunnel(sock: socket.socket, address: Address, proxy: Proxy) -> None:
+    """Have the proxy connect to `address`: what is sent from here on goes there."""
+    loop = asyncio.get_running_loop()
+    parser = ResponseParser("HEAD")  # a tunnel begins behind the head
+    try:
+        await loop.sock_sendall(sock, connect_request(address, proxy))
+        while not parser.complete:
+            data = await loop.sock_recv(sock, MAX_HEAD)
+            if not data:
+                raise ProxyRefusedError(None)
+            parser.feed(data)
+    except (MalformedResponseError, ConnectionError):
+        raise ProxyRefusedError(None) from None
+    finally:
+        parser.close()
+    assert parser.status is not None
+    if not 200 <= parser.status <= 299:
+        raise ProxyRefusedError(parser.status)

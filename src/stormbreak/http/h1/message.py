@@ -1,0 +1,222 @@
+"""HTTP/1.1 as bytes, without a socket: the head of a request out, one response in.
+
+llhttp (by httptools) parses, strictly. This module adds what it allows and we do not: other versions than 1.0 and 1.1,
+other transfer codings than `chunked`, blank lines before the answer, heads without a bound (RFC 9112, sections 2.2, 6.1, 11.2).
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+
+from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
+
+MAX_HEAD = 64 * 1024  # bytes before the body, interim (1xx) responses included
+MAX_HEADERS = 200
+_NAMES: dict[
+    bytes, str
+] = {}  # lower-case names of headers that have come; providers send the same ones
+_MAX_NAMES = 500
+_START = b"HTTP/"
+_FRAMING = ("content-length", "transfer-encoding")
+_CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+
+
+class MalformedResponseError(ValueError):
+    """What came is not the HTTP response to one request."""
+
+
+class CutResponseError(ValueError):
+    """The connection ended before the response did."""
+
+
+class ResponseParser:
+    """One response: feed it what the server sends, and take what has come.
+
+    `status` is None until the head is complete. `body` holds the pieces that nobody has taken yet. After `complete`, `reusable`
+    says whether the connection may carry another request: not where bytes came behind the response.
+    """
+
+    __slots__ = (
+        "_count", "_head_size", "_interim", "_is_head", "_llhttp", "_size", "_start", "_until_close", "body", "complete", "headers",
+        "repeated", "reusable", "status",
+    )  # fmt: skip
+
+    def __init__(self, method: str = "POST") -> None:
+        self._llhttp: HttpResponseParser | None = HttpResponseParser(self)
+        self._start = b""
+        self._is_head = method == "HEAD"
+        self._head_size = 0
+        self._count = self._size = 0
+        self._interim = self._until_close = False
+        self.status: int | None = None
+        self.headers: dict[str, str] = {}
+        self.repeated: dict[str, tuple[str, ...]] = {}
+        self.body: list[bytes] = []
+        self.complete = self.reusable = False
+
+    def feed(self, data: bytes) -> None:
+        """Parse what came. What was complete before the bytes that are wrong stays.
+
+        Raises:
+            MalformedResponseError: this cannot be, or go on as, the response to one request.
+        """
+        if self.complete:
+            self.reusable = False
+            return
+        if self.status is None:
+            if self._head_size < len(_START):  # llhttp skips blank lines, and takes RTSP for HTTP
+                self._start += data[: len(_START)]
+                if self._start[: len(_START)] != _START[: len(self._start)]:
+                    raise MalformedResponseError
+            self._head_size += len(data)
+        llhttp = self._llhttp
+        assert llhttp is not None
+        try:
+            llhttp.feed_data(data)
+        except (HttpParserError, HttpParserUpgrade):
+            self.reusable = False
+            if not self.complete:
+                raise MalformedResponseError from None
+        if self.status is None and self._head_size > MAX_HEAD:
+            raise MalformedResponseError
+
+    def end(self) -> None:
+        """Note that the connection has ended.
+
+        Raises:
+            CutResponseError: the response has not.
+        """
+        self.reusable = False
+        if not self.complete:
+            if not self._until_close:
+                raise CutResponseError
+            self._finish()
+
+    def take(self) -> bytes:
+        """The bytes of the body that nobody has taken."""
+        body = self.body
+        if not body:
+            return b""
+        piece = body[0] if len(body) == 1 else b"".join(body)
+        body.clear()
+        return piece
+
+    # ------------------------------------------------------------ called by llhttp
+
+    def on_message_begin(self) -> None:
+        """Note bytes behind the response: the next one, or anything."""
+        if self.complete:
+            self.reusable = False
+
+    def on_status(self, reason: bytes) -> None:
+        """Check the reason."""
+        if _CONTROL.search(reason):
+            raise MalformedResponseError
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Keep a header; a trailer is dropped."""
+        if self.status is not None:  # a trailer, or of bytes behind the response
+            return
+        key = _NAMES.get(name) or _lower(name)
+        try:
+            text = value.decode()
+        except UnicodeDecodeError:
+            text = value.decode("utf-8", "surrogateescape")
+        headers = self.headers
+        if key in headers:
+            self.repeated[key] = (*self.repeated.get(key, (headers[key],)), text)
+        headers[key] = text
+        self._count += 1
+        self._size += len(name) + len(value)
+        if self._count > MAX_HEADERS or self._size > MAX_HEAD:
+            raise MalformedResponseError
+
+    def on_headers_complete(self) -> None:
+        """Check the head, and skip an interim response."""
+        if self.complete:
+            return
+        assert self._llhttp is not None
+        if self._llhttp.get_http_version() not in ("1.1", "1.0"):
+            raise MalformedResponseError
+        status = self._llhttp.get_status_code()
+        if status < 200:
+            self._interim = True
+            self.headers, self.repeated = {}, {}
+            if status == 101:  # nobody asked for another protocol
+                raise MalformedResponseError
+            return
+        coding = self.headers.get("transfer-encoding")
+        if coding is not None and (
+            coding.lower() != "chunked" or "transfer-encoding" in self.repeated
+        ):
+            raise MalformedResponseError
+        self.reusable = self._llhttp.should_keep_alive()
+        self._until_close = (
+            coding is None and "content-length" not in self.headers and status not in (204, 304)
+        )
+        self.status = status
+        if self._is_head:  # its head tells of a body that does not come
+            self.reusable = False
+            self._finish()
+
+    def on_body(self, piece: bytes) -> None:
+        """Keep a piece of the body."""
+        if not self.complete:
+            self.body.append(piece)
+
+    def on_message_complete(self) -> None:
+        """Note the end of the response."""
+        if self._interim:
+            self._interim = False
+        elif not self.complete:
+            self._finish()
+
+    def _finish(self) -> None:
+        self.complete = True
+
+    def close(self) -> None:
+        """Let go of llhttp's parser, which holds this object."""
+        self._llhttp = None
+
+
+def _lower(name: bytes) -> str:
+    text = name.decode("ascii").lower()
+    if len(_NAMES) < _MAX_NAMES:
+        _NAMES[name] = text
+    return text
+
+
+@lru_cache(maxsize=256)
+def given_names(names: tuple[str, ...]) -> frozenset[str]:
+    """The lower-case names of a request's headers."""
+    return frozenset(name.lower() for name in names)
+
+
+def request_head(
+    method: str,
+    target: str,
+    host: str,
+    headers: Mapping[str, str],
+    given: frozenset[str],
+    more: Iterable[str],
+) -> bytes:
+    """The head of a request; `given` are the lower-case names of its headers, `more` are further lines.
+
+    How the body is sent is said in `more`, never in `headers`, unless its length is known by the caller alone.
+
+    Raises:
+        ValueError: a header holds a line break.
+    """
+    lines = [f"{method} {target} HTTP/1.1"]
+    if "host" not in given:
+        lines.append(f"Host: {host}")
+    if "transfer-encoding" in given or (
+        "content-length" in given and any("Content-L" in line for line in more)
+    ):
+        headers = {name: value for name, value in headers.items() if name.lower() not in _FRAMING}
+    lines += [f"{name}: {value}" for name, value in headers.items()]
+    lines += more
+    head = "\r\n".join(lines)
+    if head.count("\n") != len(lines) - 1 or head.count("\r") != len(lines) - 1 or "\0" in head:
+        raise ValueError("a header holds a line break or a NUL")
+    return f"{head}\r\n\r\n".encode("utf-8", "surrogateescape")
