@@ -19,7 +19,7 @@ def heard(said, now=100.0):
     return told
 
 
-def test_until_something_is_heard_everything_passes():
+def test_every_call_passes_before_the_first_report():
     assert ReportedLimit(longest=900.0).ready_at(10**9, 0.0) == READY
 
 
@@ -118,7 +118,7 @@ def test_no_more_flows_in_than_the_limit_holds():
     assert told.ready_at(1, 200.0) == pytest.approx(201.0)
 
 
-def test_news_of_attempts_that_took_nothing_are_heard():
+def test_reports_on_attempts_without_tokens_count():
     told = ReportedLimit(longest=900.0)
     one, other = told.take(0, 100.0), told.take(0, 100.0)
     told.update(FLOWS._replace(remaining=0.0), one, 101.0, served=True)

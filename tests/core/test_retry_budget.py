@@ -242,5 +242,5 @@ def test_traffic_counts_for_exactly_half_a_minute():
     assert budget.is_free(THROTTLED, 30.0)
 
 
-def test_who_knows_nothing_of_the_load_claims_nothing():
+def test_without_knowledge_of_the_load_no_retry_is_free():
     assert Load(gated=False, well=False, overtaken=False) == UNKNOWN

@@ -79,7 +79,7 @@ def test_work_goes_on_for_clients_that_have_gone():
     assert (model.clients.abandoned, model.clients.wasted_work, model.clients.work) == (1, 2, 4)
 
 
-def test_whoever_has_been_answered_cannot_abandon():
+def test_an_answered_request_cannot_be_abandoned():
     model = model_of(provider=provider())
     number = model.arrive(0.0, 1)
     model.advance(2.0)
@@ -126,7 +126,7 @@ def test_a_hang_is_never_answered_and_takes_no_slot():
     assert model.clients.outcomes == {"hang": 1, "ok": 1}
 
 
-def test_a_limit_names_the_wait_and_does_not_count_the_crowd():
+def test_a_limit_names_the_wait_and_ignores_background_traffic():
     limit = Limit(kind=LimitKind.WINDOW, requests=1, period=60)
     model = model_of(
         provider=provider(), limit=limit, background_traffic=BackgroundTraffic(rate=10)
@@ -151,7 +151,7 @@ def test_a_spoilt_answer_costs_its_work():
 # ---------------------------------------------------------------- the crowd
 
 
-def test_the_crowd_comes_at_its_rate_and_takes_slots_from_the_clients():
+def test_background_traffic_comes_at_its_rate_and_takes_slots():
     crowd = BackgroundTraffic(rate=10, steps=(Step(at=100, rate=100), Step(at=200, rate=0)))
     model = model_of(provider=provider(slots=250), background_traffic=crowd)
     model.advance(500)
@@ -162,7 +162,7 @@ def test_the_crowd_comes_at_its_rate_and_takes_slots_from_the_clients():
     assert model.next_event_at() is None
 
 
-def test_refused_crowds_come_back_as_often_as_they_may():
+def test_refused_background_traffic_retries_as_often_as_configured():
     crowd = BackgroundTraffic(rate=10, steps=(Step(at=10, rate=0),), retries=3, retry_delay=1.0)
     down = Fault(kind=Kind.DOWN)
     model = model_of(provider=provider(), background_traffic=crowd, faults=(down,))

@@ -12,7 +12,7 @@ from stormbreak.cli.main import main
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_it_says_where_it_listens_and_stops_when_told(number):
+def test_it_prints_its_address_and_stops_on_a_signal(number):
     command = [sys.executable, "-m", "stormbreak", "provider", "serve", "--port", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as it:
         line = it.stdout.readline()

@@ -128,7 +128,7 @@ def test_a_body_without_an_end(played, payload):
 
 
 @plays("gzip_lie")
-def test_what_is_said_to_be_gzip_and_is_not(played):
+def test_a_false_gzip_encoding(played):
     data, _ = played("gzip_lie")
     assert b"content-encoding: gzip" in data
     assert said_in(data) == answer_text(CHAT)

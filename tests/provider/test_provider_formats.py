@@ -81,7 +81,7 @@ def test_a_streamed_message_says_the_same(client):
         ({**CLAUDE, "messages": []}, VERSION, "'messages' must be a list that is not empty"),
     ],
 )
-def test_what_is_wrong_with_a_message_is_said_in_its_format(client, payload, headers, message):
+def test_an_error_of_a_message_has_the_format_of_the_endpoint(client, payload, headers, message):
     heard = client.ask(path="/v1/messages", payload=payload, headers=headers)
     assert (heard.status, heard.json["type"]) == (400, "error")
     assert heard.json["error"] == {"type": "invalid_request_error", "message": message}

@@ -56,7 +56,7 @@ def test_no_limit_grants_more_than_it_says(gaps):
     assert granted <= 2 + now / 2 + 1e-6
 
 
-def test_whoever_waits_as_told_is_served():
+def test_a_call_that_waits_for_the_named_time_is_served():
     for limit in (window(requests=3, period=7), bucket(requests=3, period=7, burst=1)):
         now = 0.0
         for _ in range(50):

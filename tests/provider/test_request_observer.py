@@ -73,7 +73,7 @@ async def test_what_is_no_good_answer_is_none(kind):
     assert observer.words == ["received one"]
 
 
-async def test_an_answer_that_nobody_waits_for_is_none():
+async def test_an_answer_without_a_waiting_client_is_dropped():
     server, observer = await watched('[[faults]]\nkind = "slow_body"\nadded_latency = 1\n')
     await ask(server, "one", patience=0.2)
     await ask(server, "two")

@@ -17,12 +17,12 @@ def test_every_builtin_scenario_loads_and_tells_what_it_is():
         assert scenario.description
 
 
-def test_a_misspelt_name_is_told_the_nearest():
+def test_a_misspelt_name_gets_the_nearest_as_hint():
     with pytest.raises(ConfigurationError, match="'inciden'; did you mean incident\\? scenarios: "):
         load("inciden")
 
 
-def test_hostile_plays_every_trouble_that_a_client_can_see():
+def test_hostile_has_every_fault_that_a_client_can_see():
     played = {trouble.kind for trouble in load("hostile").faults}
     assert played == set(Kind) - CONDITIONS - {Kind.STALE, Kind.EARLY_ANSWER}
 

@@ -129,7 +129,7 @@ def test_a_request_after_connection_close_is_not_answered(calm, dial):
     assert ending == "closed"
 
 
-def test_a_malformed_request_is_told_and_the_connection_ends(calm, dial):
+def test_a_malformed_request_gets_an_error_and_the_connection_ends(calm, dial):
     client = dial(calm)
     client.send(b"NONSENSE\r\n\r\n")
     heard = client.hear()
@@ -144,7 +144,7 @@ def test_a_body_too_large_is_refused_before_it_is_sent(calm, dial):
     assert client.hear().status == 413
 
 
-def test_a_client_that_asks_first_is_told_to_go_on(calm, dial):
+def test_expect_100_continue_is_answered(calm, dial):
     client = dial(calm)
     whole = request_bytes(headers=["expect: 100-continue"])
     split = whole.index(b"\r\n\r\n") + 4
@@ -225,7 +225,7 @@ def test_coming_back_too_early_is_noticed(trouble, dial, form):
     assert example["by"] > 0
 
 
-def test_coming_back_as_told_is_in_time(trouble, dial):
+def test_a_retry_at_the_named_time_is_not_early(trouble, dial):
     provider = trouble("429", 'retry_after = 0.05\nretry_after_form = "ms"\nuntil = 0.06')
     client = dial(provider)
     wait = int(client.ask().headers["retry-after-ms"]) / 1000
@@ -252,7 +252,7 @@ def test_time_begins_with_the_first_request_and_again_after_a_reset(trouble, dia
     assert client.ask().status == 503
 
 
-def test_a_reset_cuts_off_whoever_waits(trouble, dial, eventually):
+def test_a_reset_closes_waiting_connections(trouble, dial, eventually):
     provider = trouble("hang")
     client = dial(provider)
     client.send(request_bytes())
@@ -262,7 +262,7 @@ def test_a_reset_cuts_off_whoever_waits(trouble, dial, eventually):
     assert provider.stats()["waiting"] == 0
 
 
-def test_the_crowd_lives_on_while_nobody_asks(stormbreak_provider, dial):
+def test_background_traffic_goes_on_without_clients(stormbreak_provider, dial):
     provider = stormbreak_provider("[provider]\nservice = 0\n[background_traffic]\nrate = 1000")
     dial(provider).ask()
     time.sleep(0.3)

@@ -83,7 +83,7 @@ def test_chance_decides_among_the_chosen_and_leaves_the_others_alone():
     assert not any(phase.draw(mix(n), None, streamed=False) for n in range(100)), "the crowd's"
 
 
-def test_a_trouble_of_streams_does_not_choose_a_plain_request(trouble, dial):
+def test_a_stream_fault_does_not_select_a_plain_request(trouble, dial):
     assert dial(trouble("cut_stream", "first_attempts = 1")).ask(payload=CHAT).json["choices"]
 
 

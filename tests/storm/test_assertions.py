@@ -55,7 +55,7 @@ CALM = Measures(
         ("wasted < .01", True),
     ],
 )
-def test_claims(text, holds):
+def test_assertions(text, holds):
     assert parse_assertion(text).holds(CALM) is holds
 
 
@@ -69,7 +69,7 @@ def test_of_a_share_of_nothing_nothing_holds(sign):
     assert values(claim, nothing) == "goodput is undefined, shed is 0"
 
 
-def test_a_claim_knows_what_it_is_about():
+def test_an_assertion_lists_its_measures():
     claim = parse_assertion("goodput > 1 or (shed == 0 and goodput > 0.5)")
 
     assert claim.names() == ("goodput", "shed")
@@ -116,7 +116,7 @@ def test_a_claim_knows_what_it_is_about():
         ("shed == 0 or " * 100, "longer than 1000 characters"),
     ],
 )
-def test_what_is_no_claim_is_refused_in_words(text, complaint):
+def test_an_invalid_assertion_is_rejected_with_a_message(text, complaint):
     with pytest.raises(ConfigurationError, match=re.escape(complaint)):
         parse_assertion(text)
 

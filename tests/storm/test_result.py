@@ -52,14 +52,14 @@ def test_a_document_is_read_as_it_was_simulated(printed):
     assert results[1].series.plain() == simulated.series.plain()
 
 
-def test_each_second_is_only_told_when_asked_for(printed):
+def test_the_series_is_printed_only_on_request(printed):
     path = printed()
 
     assert "series" not in json.loads(path.read_text())["runs"][0]
     assert read(path)[1][0].series == NO_SERIES
 
 
-def test_a_series_is_told_by_its_names():
+def test_a_series_has_its_values_by_name():
     result = simulate(parse(SMALL), INTERACTIVE, seed=1)
     told = result.plain(series=True)["series"]
 

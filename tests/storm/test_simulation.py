@@ -229,7 +229,7 @@ def test_the_scenario_says_deadline_patience_and_timeout():
     assert simulate(alone(), hasty).measures.success == 1.0
 
 
-def test_the_crowd_stays_away():
+def test_background_traffic_is_replaced_by_default():
     storm = load("outage")
     calm = replace(storm, background_traffic=None)
 
@@ -237,7 +237,7 @@ def test_the_crowd_stays_away():
     assert simulate(storm, OFF, seed=1) == simulate(calm, OFF, seed=1)
 
 
-def test_beside_the_crowd_clients_share_the_capacity():
+def test_clients_share_the_capacity_with_background_traffic():
     load = Load(rate=3.0, deadline=10.0, timeout=4.0)
     storm = Scenario(
         name="crowded",
@@ -258,7 +258,7 @@ def test_a_scenario_without_load_cannot_be_simulated():
         simulate(Scenario(name="calm"), OFF)
 
 
-def test_progress_is_told_to_the_end():
+def test_progress_is_reported_to_the_end():
     told = []
     simulate(STORM, OFF, progress=told.append)
 

@@ -94,7 +94,7 @@ def test_a_share_of_the_processes_that_is_limited_makes_no_limit_of_all():
     assert max(told.limited) == 20
 
 
-def test_circuits_that_are_not_closed_are_counted_while_nobody_calls_too():
+def test_open_circuits_are_counted_also_without_calls():
     """Each of the processes that had a call opens at its first failure, and stays open for longer than this lasts."""
     breaker = BreakerPolicy(
         trip=ConsecutiveFailures(failure_threshold=1), open_duration=100.0, open_duration_jitter=0.0
@@ -112,7 +112,7 @@ def test_circuits_that_are_not_closed_are_counted_while_nobody_calls_too():
     assert told.open_circuits == (0, 0, *(4,) * 8)
 
 
-def test_wasted_work_is_told_when_it_ends():
+def test_wasted_work_is_counted_when_it_ends():
     """Two of six are answered in time; the others have gone, and are worked on for two seconds each all the same."""
     scenario = herd(timeout=3.0)
     result = simulate(scenario, OFF)

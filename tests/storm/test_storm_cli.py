@@ -91,7 +91,7 @@ def test_json_has_the_measures_by_name_and_is_the_same_every_time(capsys, small)
     assert run(capsys, *args)[1] == out
 
 
-def test_over_several_seeds_the_spread_is_told(capsys, small):
+def test_several_seeds_show_the_spread(capsys, small):
     code, out, _ = run(capsys, "run", small, "--seeds", "3")
     assert code == 0
     assert re.search(r"^ success +\d+\.\d ±\d+\.\d % $", out, re.MULTILINE), out
@@ -331,7 +331,7 @@ def test_a_report_that_fails_at_the_end_loses_nothing_of_the_rest(
     assert "cannot write" in err
 
 
-def test_a_share_of_nothing_is_shown_as_none_and_holds_no_claim(capsys, tmp_path):
+def test_an_undefined_share_is_none_and_fails_every_assertion(capsys, tmp_path):
     """Nothing can be answered while it is down: 100 % of it would be a good figure for a bad minute."""
     path = tmp_path / "down.toml"
     path.write_text(

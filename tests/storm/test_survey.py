@@ -49,7 +49,7 @@ def test_the_figures_of_a_survey():
     )
 
 
-def test_a_claim_about_a_survey():
+def test_an_assertion_about_a_survey():
     figures = by_hand().figures
     assert parse_assertion("regret_p90 <= 10 and within_5 > 0.7", about=Figures).holds(figures)
     claim = parse_assertion("goodput > 0.9 or ahead > 0", about=Figures)
@@ -100,7 +100,7 @@ def test_every_policy_meets_the_same_storm():
         assert score.lost == 0.0
 
 
-def test_the_progress_of_every_run_is_told():
+def test_the_progress_of_every_run_is_reported():
     told = {}
     survey(
         OURS,

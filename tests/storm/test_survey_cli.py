@@ -75,7 +75,7 @@ def test_json_is_all_there_is(capsys):
     assert {"mean", "median", "p90", "worst", "within_1", "within_5"} < set(told)
 
 
-def test_a_claim_that_does_not_hold_is_exit_code_1(capsys):
+def test_a_failed_assertion_is_exit_code_1(capsys):
     few = [*FEW, "--storms", "1", "--policy", "none"]
     code, _, err = run(capsys, *few, "--assert", "regret_worst <= 0.1")
     assert code == 1

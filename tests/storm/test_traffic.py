@@ -15,7 +15,7 @@ def test_herds_come_in_one_instant_among_the_others():
     assert set(calls.processes) == {0, 1, 2, 3}
 
 
-def test_nobody_comes_after_the_end():
+def test_there_are_no_arrivals_after_the_end():
     load = Load(rate=5.0, bursts=(Burst(at=10.0, calls=3),))
 
     assert max(traffic(load, 10.0, seed=1).times) < 10.0

@@ -317,7 +317,7 @@ def test_how_far_it_is_stands_on_a_terminal(brief, asker, typed):
     assert re.search(r"of 1 s: \d+ calls, \d+ attempts, \d+ answered", plain)
 
 
-def test_reasons_to_doubt_the_figures_are_said():
+def test_reasons_to_doubt_the_figures_are_printed():
     busiest = PeakCpuLoad(program=0.93, provider=0.85, machine=0.99)
     played = Played(result=None, unmatched_requests=3, exits=(0,), latest=0.4, busiest=busiest)
     assert [warning.split(":")[0] for warning in warnings_of(played)] == [

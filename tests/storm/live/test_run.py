@@ -65,7 +65,7 @@ async def test_retries_are_seen_by_the_provider(asker):
     assert (measures.success, measures.amplification, measures.p50) == (0.0, 2.0, None)
 
 
-async def test_an_answer_for_a_client_who_has_gone_is_none_but_work(asker):
+async def test_work_for_a_client_that_left_is_counted_without_an_answer(asker):
     measures = (await play(short(service=0.4), asker(1, 0.1))).result.measures
 
     assert (measures.success, measures.amplification, measures.shed) == (0.0, 1.0, 0)
@@ -195,7 +195,7 @@ async def test_a_program_that_dies_early_is_named(script, source, what, said):
     assert said in caught.value.stderr
 
 
-async def test_what_it_said_last_is_bounded(script):
+async def test_the_end_of_standard_error_is_bounded(script):
     loud = script("sys.stderr.write('x' * 1_000_000 + 'y')\nsys.exit(1)")
     with pytest.raises(ProgramError) as caught:
         await play(short(), loud)
@@ -222,7 +222,7 @@ async def test_a_program_that_never_asks_is_named(script, monkeypatch):
         await play(short(), script(""), own_traffic=True)
 
 
-async def test_why_nothing_was_understood_is_said(script, monkeypatch):
+async def test_an_unparsable_request_gets_the_reason(script, monkeypatch):
     monkeypatch.setattr(run, "PATIENCE", 1.0)
     lost = script(
         "import os, urllib.request\n"
