@@ -30,7 +30,7 @@ PAGE = Path(__file__).parent.parent / "docs" / "background" / "answers.md"
 INTRODUCTION = """\
 # What each provider answers
 
-Sample up a finish reason, an error or the end of a stream, and see which verdict stormbreak gives it. The rules behind
+Look up a finish reason, an error or the end of a stream, and see which verdict stormbreak gives it. The rules behind
 the tables, and what each verdict does, are in [verdicts.md](../verdicts.md).
 
 This page is made from the tables of the code, by its own readers: `python bench/answers_page.py` writes it, and a test

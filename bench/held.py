@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 class Watch:
-    """Counts the chunks of so many streams, from any thread, and samples twice."""
+    """Counts the chunks of so many streams, from any thread, and looks twice."""
 
     def __init__(self, streams: int, chunks: int) -> None:
         self._streams = streams

@@ -1,4 +1,4 @@
-"""Makes the pictures of docs/reports.md and of the README anew: real runs, and a real browser that samples at their reports.
+"""Makes the pictures of docs/reports.md and of the README anew: real runs, and a real browser that looks at their reports.
 
 python bench/screenshots.py [incident] [batch]
 """

@@ -6,7 +6,7 @@ A row fails only on a final verdict, on its deadline, or after `ATTEMPTS` attemp
 never got a connection says nothing of the row, and does not count. Any other end of a
 call (an empty retry budget, used-up retries, a pause longer than a call may wait) reschedules the row: it is sent
 after the Retry-After, or after a backoff. The backoff grows with each round. It does not where another row was answered
-in this one, for then it was bad luck; but the last `SPREAD_OUT` sends are spread out, since the trouble may last. With `once`, one attempt is all. Fresh rows are held back while many wait to come back, so
+in this one, for then it was bad luck; but the last `SPREAD_OUT` sends are spread out, since an outage may last. With `once`, one attempt is all. Fresh rows are held back while many wait to come back, so
 that an outage does not drag the whole input through its first failure, and memory stays bounded. A row is taken only when there is
 room for it: a call that backs off makes room for another one.
 

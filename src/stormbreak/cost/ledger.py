@@ -1,4 +1,4 @@
-"""Accounts of tokens and US dollars: what attempts used, what that costs, and between which bounds the rest lies.
+"""Accounts of tokens and US dollars: the usage of attempts, its cost, and the bounds of unknown costs.
 
 Only the provider knows whether it bills an attempt that failed, was cut, overtaken or cancelled. Such an attempt costs
 anything from nothing to its bound, so known costs and bounds are added separately.
@@ -32,7 +32,7 @@ MAX_USD = Decimal(10**18)
 
 
 class Span(NamedTuple):
-    """US dollars: what is known, and the most that it can be."""
+    """A range of US dollars: known, and possible."""
 
     min_usd: Decimal
     max_usd: Decimal
@@ -144,7 +144,7 @@ KINDS = ("useful", "used_uncounted", "wasted", "wasted_open")
 
 @dataclass(slots=True, kw_only=True)
 class Bill:
-    """Attempts by what they were good for.
+    """Attempts by purpose.
 
     `useful` and `wasted` have a usage: of answers that reached callers, and of everything else. The other two only have
     bounds: `used_uncounted` for answers without usage, `wasted_open` for what may have been billed for nothing. `free`
@@ -184,12 +184,12 @@ class Bill:
 
     @property
     def of_use(self) -> Span:
-        """What the answers cost that callers got."""
+        """The cost of delivered answers."""
         return Span(self.useful.usd, EXACT.add(self.useful.usd, self.used_uncounted.usd))
 
     @property
     def for_nothing(self) -> Span:
-        """What the rest cost."""
+        """The cost of everything else."""
         return Span(self.wasted.usd, EXACT.add(self.wasted.usd, self.wasted_open.usd))
 
     @property
@@ -206,7 +206,7 @@ class Bill:
         return not (self.unpriced or self.unbounded)
 
     def copy(self) -> "Bill":
-        """The same, as it is now."""
+        """A copy."""
         useful, used_uncounted, wasted, wasted_open = (replace(each) for each in self.sums)
         return replace(
             self,
@@ -219,7 +219,7 @@ class Bill:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bills:
-    """The bill of everything, and one for each purpose; names that came too late for a bill of their own share "other".
+    """The bill of everything, and one for each purpose; names beyond the maximum share "other".
 
     `waste` goes by reason: a verdict, or "overtaken", "cancelled", "cut". Attempts `under_way` are in no bill yet; their
     sums are bounds.
@@ -268,11 +268,11 @@ class Ledger:
         self._by: dict[str, dict[str, Bill]] = {kind: {} for kind in _PURPOSES}
 
     def cost(self, target: Target, usage: Usage) -> Decimal | None:
-        """What an attempt with this usage costs there; None where that is not known."""
+        """Return the cost of an attempt with this usage; None if unknown."""
         return known_cost(self._prices_at(target), usage)
 
     def max_cost(self, target: Target, bound: Usage) -> Decimal | None:
-        """The most that an attempt with this bound can cost there; None where that is not known."""
+        """Return the maximum cost of an attempt with this bound; None if unknown."""
         return known_max_cost(self._prices_at(target), bound)
 
     def _prices_at(self, target: Target) -> PriceTable | None:
