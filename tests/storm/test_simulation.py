@@ -320,3 +320,14 @@ def test_no_policy_spoils_a_calm(name):
     assert measures.shed == 0
     assert measures.added_wait_p99 <= 0.05
     assert measures.success >= 0.98
+
+
+def test_no_calm_burst_is_held_back_whether_its_answers_are_streamed_or_not():
+    """Of a burst the longest answers come last: they are no sign of congestion."""
+    for first_output in (False, True):
+        measures = simulate(
+            load("calm-burst"), INTERACTIVE, seed=1, first_output=first_output
+        ).measures
+        assert measures.shed == 0
+        assert measures.success > 0.99
+        assert measures.added_wait_p99 <= 0.05

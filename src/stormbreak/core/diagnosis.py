@@ -249,6 +249,8 @@ class Diagnosis:
                 self._on_time_sent_at = sent_at
             return
         self._late_share += WEIGHT * (1 - self._late_share)
+        if judge.streams and sent_at <= self._on_time_sent_at:
+            return  # of a burst the longest come last: one that left later was on time
         top = TOP_FIRST if judge.streams else TOP_TOTAL
         self._late = min(top, self._late + 1)
         if self._late == top:
