@@ -1,13 +1,13 @@
-"""For web applications: a call that stormbreak refused becomes a 503 with `Retry-After`, and requests bring deadlines.
+"""For web applications: a rejected call becomes a 503 with `Retry-After`, and requests set deadlines.
 
-`Rejections` is a middleware for whatever speaks ASGI, without a framework::
+`Rejections` is an ASGI middleware without a framework::
 
     app.add_middleware(Rejections)                      # Starlette, FastAPI
     application = Rejections(application)               # anything else
 
-What a call raised, of a client or of an SDK over a transport of ours, is taken for a refusal where nothing was sent, where
-the request's own deadline ended it, or where it is known when to come back. All else, and all that is raised after the
-response has begun, goes on as it is.
+An exception of a client, or of an SDK over our transport, counts as a rejection if nothing was sent, if
+the request's deadline ended the call, or if the time to retry is known. Other exceptions, and all that are raised after
+the response has begun, pass unchanged.
 """
 
 import re
@@ -29,9 +29,9 @@ App: TypeAlias = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[N
 
 HEADER = "x-request-deadline-ms"
 
-_RATES = frozenset({"rate", "quota"})  # of this process, or told by headers: too many requests
+_RATES = frozenset({"rate", "quota"})  # of this process, or from headers: too many requests
 _HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
-_LONGEST = 20  # characters of a deadline; more is no number that anybody means
+_LONGEST = 20  # characters of a deadline; more is not a sensible number
 
 
 class Rejections:
@@ -39,11 +39,11 @@ class Rejections:
 
     Args:
         app: the application.
-        deadline_header: which header of a request says in how many milliseconds its caller stops waiting; all calls
-            end by then. None: no header does.
+        deadline_header: the request header with the milliseconds that its caller still waits; all calls
+            end by then. None: no such header.
 
     Raises:
-        ConfigurationError: no header can be called so.
+        ConfigurationError: it is not a valid header name.
     """
 
     def __init__(self, app: App, *, deadline_header: str | None = HEADER) -> None:
@@ -51,7 +51,7 @@ class Rejections:
         self._header = None if deadline_header is None else _name(deadline_header)
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
-        """Serve one request; what is none of HTTP passes."""
+        """Serve one request; pass anything but HTTP."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -77,7 +77,7 @@ class Rejections:
             await _refuse(send, ended)
 
     def _deadline(self, headers: Iterable[tuple[bytes, bytes]]) -> float | None:
-        """Seconds that the caller still waits, as the header says; of several the least."""
+        """Return the seconds that the caller still waits; of several headers the least."""
         given = [value for name, value in headers if name.lower() == self._header]
         return min((self._seconds(value) for value in given), default=None)
 
@@ -94,7 +94,7 @@ class Rejections:
 
 
 def _name(header: object) -> bytes:
-    """The name of a header, as ASGI has it."""
+    """Return the name of a header in ASGI's form."""
     if not isinstance(header, str) or _HEADER.fullmatch(header) is None:
         raise ConfigurationError(
             f"deadline_header must be the name of a header, got {shown(header)}"
@@ -103,9 +103,9 @@ def _name(header: object) -> bytes:
 
 
 def _ended(error: Exception) -> CallResult | None:
-    """How the call ended that raised `error`; None for what is somebody else's. Of several that were refused, the last to be due.
+    """Return the result of the call that raised `error`; None if it is not ours. Of several rejections, the latest to retry.
 
-    An SDK's error has our answer as its `response`, or the exception of an HTTP library, which tells it, as its cause.
+    An SDK's error has our answer as its `response`, or the exception of an HTTP library as its cause.
     """
     if isinstance(error, ExceptionGroup):
         ends = [_ended(each) for each in error.exceptions]
@@ -117,7 +117,7 @@ def _ended(error: Exception) -> CallResult | None:
         story = None if isinstance(place, CallError) else history_of(place)
         if (
             type(story) is AttemptHistory and story.ended is not None
-        ):  # no other: what a guarded function raises is its own
+        ):  # no other: exceptions of a guarded function are its own
             return story.ended
     return None
 
@@ -128,7 +128,7 @@ def _is_refusal(ended: CallResult) -> bool:
 
 
 async def _refuse(send: Send, ended: CallResult) -> None:
-    """Say it without naming targets: this goes to whoever is outside."""
+    """Write the response without targets: it goes to external clients."""
     rejection = ended.outcome.rejection
     status = 429 if rejection is not None and rejection.policy in _RATES else 503
     more = []

@@ -1,21 +1,21 @@
-"""Every exception stormbreak raises, split first by where the fault lies.
+"""All exceptions of stormbreak, split first by where the fault is.
 
 ::
 
     StormbreakError
     ├── ConfigurationError            misconfigured: names the key or file, and the value
     ├── RejectedError                 refused here: nothing was sent
-    │   ├── CircuitOpenError          the target is ill; says when to come back
+    │   ├── CircuitOpenError          the circuit is not closed; says when to retry
     │   ├── QueueFullError            the bounded queue is full
-    │   ├── ShedError                 could not have been served within patience and deadline
-    │   └── CooldownError             the target asked to be left alone for longer than the call may wait
-    ├── ClientClosedError             the client was closed before the call, or while it waited or was under way
+    │   ├── ShedError                 could not be served within patience and deadline
+    │   └── CooldownError             the target's Retry-After is longer than the call may wait
+    ├── ClientClosedError             the client was closed before or during the call
     └── UpstreamError                 failed there: carries verdict, status, code, target, attempts
-        ├── ThrottledError            429 and its like
+        ├── ThrottledError            429 and similar
         ├── OverloadedError           503, 529: no capacity
-        ├── ServerError               500, 502, 504 and other 5xx; also where the server forbids to repeat it
-        ├── BrokenAnswerError         cut, malformed, empty or not an answer, whatever the status said
-        ├── StreamBrokenError         as the above, after its first output had reached the caller
+        ├── ServerError               500, 502, 504 and other 5xx; also if the server forbids a retry
+        ├── BrokenAnswerError         cut, malformed, empty or not an answer, whatever the status
+        ├── StreamBrokenError         the same, after the first output reached the caller
         ├── ConnectionLostError       reset, or never connected
         ├── AttemptTimeoutError       no answer in time
         ├── BillingError              quota or credit is used up; waiting does not help
@@ -38,19 +38,19 @@ from stormbreak.types import CallResult, Outcome, Target, Verdict
 _nested: ContextVar[bool] = ContextVar("nested", default=False)  # in `_travels`
 
 ENDED_BY_CLOSING = "closed"
-"""What stopped a call whose client was closed."""
+"""The reason of a call whose client was closed."""
 
 
 class StormbreakError(Exception):
-    """Base of everything raised here."""
+    """Base of all exceptions of stormbreak."""
 
 
 class ConfigurationError(StormbreakError, ValueError):
-    """Something given by the user cannot be right; the message names the key or file and the value."""
+    """An invalid setting or argument; the message names the key or file and the value."""
 
 
 class CallError(StormbreakError):
-    """A call did not end in an answer. `ended` tells how it went, `target` where it was to go."""
+    """A call without an answer. `ended` is its result, `target` its first target."""
 
     def __init__(self, message: str, *, target: Target, ended: CallResult) -> None:
         super().__init__(message)
@@ -58,13 +58,13 @@ class CallError(StormbreakError):
         self.ended = ended
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Come out of another process as it went in: a pool of processes breaks with what does not.
+        """Make the error picklable: a process pool breaks on errors that are not.
 
-        What cannot travel stays behind: exceptions of libraries that hold sockets or contexts, and the HTTP answer of such.
+        What cannot be pickled is dropped: exceptions that hold sockets or contexts, and their HTTP responses.
         """
         state = {name: it for name, it in self.__dict__.items() if name == "ended" or _travels(it)}
         state["ended"] = _portable(self.ended)
-        # Of a cause of a cause, none: of a circle of them, there would be no end.
+        # No cause of a cause: they may form a cycle.
         if self.__cause__ is not None and not _nested.get() and _travels(self.__cause__):
             state["__cause__"] = self.__cause__
         state["__suppress_context__"] = self.__suppress_context__
@@ -77,21 +77,21 @@ class CallError(StormbreakError):
 
     @property
     def attempts(self) -> int:
-        """How often something was sent."""
+        """The number of attempts."""
         return self.ended.attempts
 
     @property
     def retry_at(self) -> float | None:
-        """When to come back, on the driver's monotonic clock; None where nobody knows."""
+        """When to retry, on the driver's monotonic clock; None if unknown."""
         return self.ended.retry_at
 
 
 class RejectedError(CallError):
-    """Refused here: nothing was sent for this reason, and `policy` says by whom."""
+    """Rejected here: nothing was sent; `policy` names the policy."""
 
     @property
     def policy(self) -> str:
-        """Name of the policy that refused."""
+        """The name of the policy that rejected the call."""
         rejection = self.ended.outcome.rejection
         return rejection.policy if rejection else ""
 
@@ -101,37 +101,37 @@ class CircuitOpenError(RejectedError):
 
 
 class QueueFullError(RejectedError):
-    """The queue of the target holds as many calls as it may."""
+    """The queue of the target is full."""
 
 
 class ShedError(RejectedError):
-    """The call could not have been served within its patience and deadline."""
+    """The call could not be served within its patience and deadline."""
 
 
 class CooldownError(RejectedError):
-    """The target asked to be left alone for longer than the call may wait."""
+    """The target's cooldown is longer than the call may wait."""
 
 
 class ClientClosedError(CallError):
-    """The client was closed: before the call, while it waited, or while it was under way.
+    """The client was closed before or during the call.
 
-    `attempts` says how often something was sent; the last may have been processed.
+    The last of the `attempts` may have been processed.
     """
 
 
 class UpstreamError(CallError):
-    """The last attempt failed at the target, or on the way."""
+    """The last attempt failed at the target or on the network."""
 
     verdicts: ClassVar[tuple[Verdict, ...]] = ()
 
     @property
     def status(self) -> int | None:
-        """HTTP status of the last answer, where there was one."""
+        """HTTP status of the last response, if any."""
         return self.ended.outcome.status
 
     @property
     def code(self) -> str | None:
-        """The provider's own error code or type, where it sent one."""
+        """The provider's error code or type, if it sent one."""
         return self.ended.outcome.code
 
 
@@ -160,10 +160,10 @@ class BrokenAnswerError(UpstreamError):
 
 
 class StreamBrokenError(UpstreamError):
-    """A stream broke after its first output had reached the caller: nothing was sent again.
+    """A stream broke after its first output reached the caller, so there was no retry.
 
-    `received` are the bytes that came, of a long stream the last of them; neither the message nor the repr shows
-    any. `verdict`, `status` and `code` tell how it broke.
+    `received` has the bytes received, of a long stream only the last; neither message nor repr shows
+    them. `verdict`, `status` and `code` give the cause.
     """
 
     def __init__(self, message: str, *, target: Target, ended: CallResult, received: bytes) -> None:
@@ -190,7 +190,7 @@ class BillingError(UpstreamError):
 
 
 class AuthenticationError(UpstreamError):
-    """The key was refused, or may not do this."""
+    """The key was rejected, or lacks permission."""
 
     verdicts = (Verdict.AUTH,)
 
@@ -202,7 +202,7 @@ class NotFoundError(UpstreamError):
 
 
 class PromptTooLongError(UpstreamError):
-    """The prompt is beyond the model's context."""
+    """The prompt exceeds the model's context."""
 
     verdicts = (Verdict.TOO_LONG,)
 
@@ -214,13 +214,13 @@ class InvalidRequestError(UpstreamError):
 
 
 class FilteredError(UpstreamError):
-    """A content filter refused the prompt or the answer."""
+    """A content filter rejected the prompt or the answer."""
 
     verdicts = (Verdict.FILTERED,)
 
 
 class RedirectedError(UpstreamError):
-    """The answer pointed elsewhere; stormbreak never follows."""
+    """The response was a redirect; stormbreak never follows it."""
 
     verdicts = (Verdict.REDIRECTED,)
 
@@ -237,7 +237,7 @@ _FAILURES: dict[Verdict, type[UpstreamError]] = {
 
 
 def error_for(target: Target, ended: CallResult) -> CallError:
-    """Make the exception that tells how a call to `target` ended."""
+    """Make the exception for a call to `target`."""
     outcome = ended.outcome
     if ended.stopped == ENDED_BY_CLOSING:
         message = f"{target}: the client is closed"
@@ -247,10 +247,10 @@ def error_for(target: Target, ended: CallResult) -> CallError:
     if outcome.rejection is not None:
         kind: type[CallError] = _REJECTIONS.get(outcome.rejection.policy, RejectedError)
         message = f"{target}: {outcome.rejection.reason}"
-        if kind is RejectedError:  # no name of its own: say which policy it was
+        if kind is RejectedError:  # the class does not name the policy
             message += f" ({outcome.rejection.policy})"
         return kind(message, target=target, ended=ended)
-    message = f"{target}: {_said(outcome, f'after {ended.attempts} attempt(s)')}"
+    message = f"{target}: {_describe(outcome, f'after {ended.attempts} attempt(s)')}"
     message += f"; no further retry: {ended.stopped}" if ended.stopped else ""
     return _FAILURES.get(outcome.verdict, UpstreamError)(message, target=target, ended=ended)
 
@@ -258,14 +258,14 @@ def error_for(target: Target, ended: CallResult) -> CallError:
 def broken_stream(
     target: Target, ended: CallResult, *, size: int, received: bytes
 ) -> StreamBrokenError:
-    """Make the exception that tells how a stream broke, after `size` bytes."""
-    message = f"{target}: {_said(ended.outcome, f'after {size} bytes of a stream')}"
+    """Make the exception for a stream that broke after `size` bytes."""
+    message = f"{target}: {_describe(ended.outcome, f'after {size} bytes of a stream')}"
     return StreamBrokenError(message, target=target, ended=ended, received=received)
 
 
-def _said(outcome: Outcome, after: str) -> str:
-    said = " ".join(str(part) for part in (outcome.status, outcome.code, outcome.detail) if part)
-    return f"{outcome.verdict} {after}" + (f" ({said})" if said else "")
+def _describe(outcome: Outcome, after: str) -> str:
+    details = " ".join(str(part) for part in (outcome.status, outcome.code, outcome.detail) if part)
+    return f"{outcome.verdict} {after}" + (f" ({details})" if details else "")
 
 
 def _made_again(kind: type[CallError], args: tuple[object, ...]) -> CallError:
@@ -285,9 +285,9 @@ def _portable(ended: CallResult) -> CallResult:
 
 
 def _travels(value: object) -> bool:
-    """Whether it can be taken apart and put together again, as pickling does: some exceptions can be only the one.
+    """Whether it can be pickled and unpickled: some exceptions can only be pickled.
 
-    Of a class that another process could not import, it cannot.
+    False if another process could not import its class.
     """
     token = _nested.set(True)
     try:

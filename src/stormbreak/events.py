@@ -1,6 +1,6 @@
-"""What happened, as small immutable values: one stream, many listeners.
+"""Events as small immutable values: one stream, many listeners.
 
-Events are built only where somebody listens, or where a call has something to explain. They carry times,
+Events are built only for listeners, or for `explain`. They carry times,
 targets, verdicts and reasons; never a key, a prompt or an answer. `call` numbers the calls of one engine.
 """
 
@@ -11,7 +11,7 @@ from stormbreak.types import Labels, Priority, Target, Usage, Verdict
 
 
 class Labelled(NamedTuple):
-    """A call begins that has labels. One that has none begins without an event."""
+    """A call with labels begins. A call without labels begins without an event."""
 
     at: float
     call: int
@@ -29,7 +29,7 @@ class Queued(NamedTuple):
 
 
 class Sent(NamedTuple):
-    """An attempt left. `bound` is the most tokens that it can use, where that can be told."""
+    """An attempt was sent. `bound` is its maximum number of tokens, if known."""
 
     at: float
     call: int
@@ -52,8 +52,8 @@ class Returned(NamedTuple):
     code: str | None
     took: float
     detail: str | None = None  # in our words
-    usage: Usage | None = None  # where the provider said
-    maybe_processed: bool = False  # and billed, although it is no answer
+    usage: Usage | None = None  # if the provider reported it
+    maybe_processed: bool = False  # and billed, although it failed
 
 
 class Committed(NamedTuple):
@@ -67,7 +67,7 @@ class Committed(NamedTuple):
 
 
 class Hedged(NamedTuple):
-    """Another attempt is sent beside one that is unanswered after so many seconds; `attempt` is its number."""
+    """A hedge: another attempt is sent beside an unanswered one; `attempt` is its number."""
 
     at: float
     call: int
@@ -77,7 +77,7 @@ class Hedged(NamedTuple):
 
 
 class HedgeRefused(NamedTuple):
-    """An attempt takes long, and none was sent beside it: `gate` refused."""
+    """A slow attempt was not hedged: `gate` refused."""
 
     at: float
     call: int
@@ -87,7 +87,7 @@ class HedgeRefused(NamedTuple):
 
 
 class Overtaken(NamedTuple):
-    """An attempt was given up unanswered, for another was answered first. It may have been processed, and billed."""
+    """An attempt was dropped because another was answered first. It may have been processed, and billed."""
 
     at: float
     call: int
@@ -97,9 +97,9 @@ class Overtaken(NamedTuple):
 
 
 class RetryPlanned(NamedTuple):
-    """A further attempt was allowed; `free` says whether the budget was spared.
+    """A retry was allowed; `free` says that it cost no budget.
 
-    `maybe_processed` marks it: what it repeats may have been processed, and billed. `verdict` is what the attempt came to.
+    `maybe_processed`: the attempt before may have been processed, and billed; `verdict` is its verdict.
     """
 
     at: float
@@ -113,7 +113,7 @@ class RetryPlanned(NamedTuple):
 
 
 class RetryRefused(NamedTuple):
-    """A further attempt was refused by `gate`; `verdict` is what the one before came to."""
+    """A retry was refused by `gate`; `verdict` is that of the attempt before."""
 
     at: float
     call: int
@@ -124,18 +124,18 @@ class RetryRefused(NamedTuple):
 
 
 class FellBack(NamedTuple):
-    """A call goes on elsewhere: to another target, or to an answer from "cache" or "degraded"."""
+    """A call falls back: to another target, or to an answer from "cache" or "degraded"."""
 
     at: float
     call: int
     target: Target
     to: str
     verdict: Verdict
-    maybe_processed: bool = False  # as that of a retry
+    maybe_processed: bool = False  # as of a retry
 
 
 class FallbackRefused(NamedTuple):
-    """A call did not go on to `to`: `gate` refused, or nothing was found there."""
+    """A call did not fall back to `to`: `gate` refused, or nothing was found there."""
 
     at: float
     call: int
@@ -145,7 +145,7 @@ class FallbackRefused(NamedTuple):
 
 
 class CallRejected(NamedTuple):
-    """Nothing was sent (any more): `policy` refused."""
+    """Nothing (more) was sent: `policy` rejected the call."""
 
     at: float
     call: int
@@ -156,7 +156,7 @@ class CallRejected(NamedTuple):
 
 
 class CallEnded(NamedTuple):
-    """A call is over; `maybe_processed` as that of `CallResult`, `usage` is that of the answer, wherever it comes from."""
+    """A call ended; `maybe_processed` as in `CallResult`, `usage` is that of the answer, whatever its source."""
 
     at: float
     call: int
@@ -169,7 +169,7 @@ class CallEnded(NamedTuple):
 
 
 class CallCancelled(NamedTuple):
-    """A call was given up by its caller, or by a drain, before it came to an end; with `sent`, an attempt was under way."""
+    """A call was cancelled by its caller, or by a drain; with `sent`, an attempt was in flight."""
 
     at: float
     call: int
@@ -188,7 +188,7 @@ class CircuitChanged(NamedTuple):
 
 
 class CooldownStarted(NamedTuple):
-    """A target asked to be left alone until `until`."""
+    """A target's Retry-After starts a cooldown until `until`."""
 
     at: float
     target: Target
@@ -196,7 +196,7 @@ class CooldownStarted(NamedTuple):
 
 
 class SpendReached(NamedTuple):
-    """Of a limit of spending, so many per cent are spent; at 100 it holds calls. `target` is where the last of it went."""
+    """A percentage of a spend limit is reached; at 100 it holds calls. `target` had the last attempt."""
 
     at: float
     target: Target
@@ -207,7 +207,7 @@ class SpendReached(NamedTuple):
 
 
 class WouldHave(NamedTuple):
-    """What a policy in the shadow would have done, and did not: see `docs/policies.md`."""
+    """What a shadow policy would have done: see `docs/policies.md`."""
 
     at: float
     target: Target

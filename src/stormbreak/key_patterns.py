@@ -1,6 +1,6 @@
-"""What looks like an API key: one rule for all who quote a name that somebody gave.
+"""Recognise API keys before a name is quoted in a message.
 
-Whatever this lets pass may be quoted by an error, so it is stricter than a scanner of source code would be.
+Messages may quote whatever passes, so it is stricter than a source code scanner.
 """
 
 import re
@@ -14,12 +14,12 @@ _IN_ANY_CASE = re.compile(_FAMILIAR.pattern, re.IGNORECASE)
 _SECRET_NAME = re.compile(r"(key|secret|token|password|authorization|bearer|credentials?)s?$")
 _CONSTANT = re.compile(r"[A-Z][A-Z0-9]*(_[A-Z0-9]+)+", re.ASCII)
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-"""What a shell takes for the name of a variable."""
+"""A valid name of an environment variable."""
 
 _MAX_SHOWN = 60  # characters of a name
 _MIN_SECRET = 8
-_LONG_SECRET = 16  # characters that even plain words make a secret with
-_MIN_CHARACTERS = 5  # different ones, or it is filler such as xxxxxxxx
+_LONG_SECRET = 16  # length from which even plain words are a secret
+_MIN_CHARACTERS = 5  # minimum of different characters; less is filler such as xxxxxxxx
 _PLAIN_WORDS = re.compile(r"[A-Za-z]?[a-z]*([-_. ][A-Za-z]?[a-z]*)*|[A-Z]+([-_. ][A-Z]+)*")
 _UNQUOTED = "what looks like a key, not like a name"
 _PARTS = re.compile(r"[-./:@\s]")
@@ -27,7 +27,7 @@ _TOKEN = re.compile(r"(?=.*[0-9])(?=.*[A-Za-z])[\w+/=.-]{16,}", re.ASCII)
 
 
 def has_key_prefix(text: str, *, any_case: bool = False) -> bool:
-    """Whether `text` holds a key of a familiar form; hosts come in lower case, so there `any_case` counts."""
+    """Whether `text` contains a key with a known prefix, in any case with `any_case`, as in hosts."""
     return (_IN_ANY_CASE if any_case else _FAMILIAR).search(text) is not None
 
 
@@ -37,10 +37,10 @@ def is_token(word: str) -> bool:
 
 
 def may_be_secret(key: str) -> bool:
-    """Whether an API key is worth hiding: it has a familiar form, is long, or is no plain word.
+    """Whether an API key must be hidden: it has a known prefix, is long, or is not a plain word.
 
-    Local servers take any key, and their guides write `anything`, `not-needed` or `sk-1234`: such a word also stands in
-    texts that have nothing to do with a key.
+    Local servers accept any key, and their guides use `anything`, `not-needed` or `sk-1234`: such words also occur in
+    unrelated texts.
     """
     if len(key) < _MIN_SECRET:
         return False
@@ -57,27 +57,27 @@ def holds_token(text: str) -> bool:
 
 
 def looks_like_key(text: str) -> bool:
-    """Whether `text` is better not repeated."""
+    """Whether `text` must not be repeated."""
     return has_key_prefix(text) or holds_token(text)
 
 
 def is_constant(word: str) -> bool:
-    """Whether a word is written like the name of an environment variable, and so is no key, however long it is."""
+    """Whether a word looks like the name of an environment variable, and so is not a key."""
     return _CONSTANT.fullmatch(word) is not None
 
 
 def is_secret_name(name: str) -> bool:
-    """Whether what is called so is a secret by its name, however it looks."""
+    """Whether a name says that its value is a secret."""
     return _SECRET_NAME.search(name.lower()) is not None
 
 
 def quoted(name: str) -> str:
-    """A name in quotes, cut where it is long; of a key, only that it looks like one."""
+    """Quote a name, shortened if long; of a key, say only that it looks like one."""
     return _UNQUOTED if looks_like_key(name) else _in_quotes(name)
 
 
 def quote_model(name: str) -> str:
-    """The same for the name of a model, a provider or both: their parts look like keys only when put together."""
+    """Quote the name of a model, a provider or both: only their parts are checked for keys."""
     secret = has_key_prefix(name) or any(map(is_token, _PARTS.split(name)))
     return _UNQUOTED if secret else _in_quotes(name)
 
@@ -87,7 +87,7 @@ def _in_quotes(name: str) -> str:
 
 
 def hidden(line: str, *, tokens: bool = False) -> str:
-    """The line without keys of a familiar form; with `tokens`, also without words that look like a secret."""
+    """Hide keys with a known prefix; with `tokens`, also words that look like a secret."""
     line = _FAMILIAR.sub(_HIDDEN, line)
     if not tokens:
         return line

@@ -1,4 +1,4 @@
-"""The public names of a package, each loaded from its home when it is first used: importing the package stays quick."""
+"""Load each public name of a package on first use, so that importing the package stays fast."""
 
 from collections.abc import Callable, Mapping
 from importlib import import_module

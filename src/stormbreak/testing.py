@@ -1,7 +1,7 @@
-"""For tests of applications on LLM APIs: the embedded provider, as a pytest fixture or a context manager; and storms.
+"""For tests of applications on LLM APIs: the embedded provider as a pytest fixture or context manager, and storms.
 
-pytest loads this module in every run of a project that has stormbreak installed; it therefore imports nothing
-else of it until it is used. All but the fixture works without pytest, in a notebook or a demonstration.
+pytest loads this module whenever stormbreak is installed, so it imports nothing else of stormbreak until it is
+used. All but the fixture works without pytest, for example in a notebook.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class ProviderFactory(Protocol):
         seed: int = 0,
         speed: float | None = None,
     ) -> RunningProvider:
-        """Start one: a scenario by name, by path, as TOML text or as a value."""
+        """Start a provider: a scenario by name, by path, as TOML text or as a value."""
 
 
 def serve(
@@ -45,20 +45,20 @@ def serve(
     speed: float | None = None,
     port: int = 0,
 ) -> AbstractContextManager[RunningProvider]:
-    """Have a scenario played on 127.0.0.1 until the block ends.
+    """Play a scenario on 127.0.0.1 until the block ends.
 
     Args:
         scenario: a name, a path, TOML text (anything with a line break in it) or a value.
-        seed: the same seed gives the same troubles.
-        speed: scenario seconds in one real second; by default what the scenario says.
-        port: 0 takes a free one.
+        seed: the same seed gives the same faults.
+        speed: scenario seconds in one real second; by default that of the scenario.
+        port: 0 picks a free one.
 
     Returns:
-        A context, whose value has `base_url` (with "/v1"), `port`, `scenario`, `stats()` (what happened, as
-        docs/provider.md tells) and `reset()` (the same storm again).
+        A context, whose value has `base_url` (with "/v1"), `port`, `scenario`, `stats()` (see
+        docs/provider.md) and `reset()` (restart the scenario).
 
     Raises:
-        ConfigurationError: the scenario cannot be right, or nobody may listen on that port.
+        ConfigurationError: the scenario is invalid, or the port is not available.
     """
     from stormbreak.provider import in_thread  # noqa: PLC0415
 
@@ -66,9 +66,9 @@ def serve(
 
 
 def answer_text(payload: Mapping[str, Any]) -> str:
-    """Compose the text with which the provider answers this very request, in whatever format.
+    """Return the text with which the provider answers this request, in any format.
 
-    `payload` is the body of the request, with its model; how its answer is delivered (`stream`) makes no difference.
+    `payload` is the body of the request, with its model; `stream` makes no difference.
     """
     from stormbreak.provider.formats.base import text_for  # noqa: PLC0415
     from stormbreak.provider.formats.registry import request_digest  # noqa: PLC0415
@@ -87,24 +87,24 @@ def storm(
     shared: bool = False,
     first_output: bool = False,
 ) -> Sequence[Result]:
-    """Simulate what a storm does to a policy, and check it: what `stormbreak storm run` does, without the screen.
+    """Simulate a storm under a policy and check the measures, as `stormbreak storm run` does.
 
     Args:
         scenario: a name, a path, TOML text (anything with a line break in it) or a value.
-        policy: what `--policy` takes, or a value; by default the preset that the scenario names.
-        check: a claim as `--assert` takes it, 'goodput >= 0.95 and recovery <= 5', about the mean of all seeds.
+        policy: a value of `--policy`, or a Policy; by default the preset of the scenario.
+        check: a condition as for `--assert`, 'goodput >= 0.95 and recovery <= 5', on the mean of all seeds.
         seed: the first.
-        seeds: how many runs, one for each.
-        processes: how many of them at once.
+        seeds: the number of runs.
+        processes: parallel runs.
         shared: whether all processes of the scenario share one engine.
-        first_output: whether answers are streamed on the wire.
+        first_output: whether answers are streamed.
 
     Returns:
-        The results, one for each seed.
+        One result for each seed.
 
     Raises:
-        AssertionError: the claim does not hold; says what came of the storm, and the values.
-        ConfigurationError: the scenario, the policy or the claim cannot be right.
+        AssertionError: the condition does not hold; has the verdict and the values.
+        ConfigurationError: the scenario, the policy or the condition is invalid.
     """
     from stormbreak.provider.in_thread import scenario_of  # noqa: PLC0415
     from stormbreak.storm import policies  # noqa: PLC0415
@@ -145,25 +145,25 @@ def survey(  # noqa: PLR0913 - keyword-only, one for each option
     families: Sequence[str] = (),
     preset: str = "interactive",
     compare: Sequence[str | Path | Policy | NamedPolicy] = (),
-    lucks: int = 2,
+    runs: int = 2,
     processes: int = 1,
 ) -> Survey:
-    """Survey a policy in random storms, and check it: what `stormbreak storm survey` does, without the screen.
+    """Survey a policy in random storms and check the measures, as `stormbreak storm survey` does.
 
     Args:
-        policy: what `--policy` takes, or a value; by default the preset.
-        draws: how many storms.
-        check: a claim as `--assert` takes it, 'regret_p90 <= 3 and within_5 >= 0.97'.
+        policy: a value of `--policy`, or a Policy; by default the preset.
+        draws: the number of storms.
+        check: a condition as for `--assert`, 'regret_p90 <= 3 and within_5 >= 0.97'.
         seed: of the draws.
         families: names of families; none means all.
         preset: "interactive" or "batch".
-        compare: other policies beside the baselines.
-        lucks: runs of each storm and policy; their mean counts.
-        processes: how many of them at once.
+        compare: other policies besides the baselines.
+        runs: runs of each storm and policy; their mean counts.
+        processes: parallel runs.
 
     Raises:
-        AssertionError: the claim does not hold; says what came of the survey, and the values.
-        ConfigurationError: a policy, a family or the claim cannot be right.
+        AssertionError: the condition does not hold; has the result and the values.
+        ConfigurationError: a policy, a family or the condition is invalid.
     """
     from stormbreak.storm import policies  # noqa: PLC0415
     from stormbreak.storm.assertions import parse_assertion, values  # noqa: PLC0415
@@ -179,7 +179,7 @@ def survey(  # noqa: PLR0913 - keyword-only, one for each option
         seed=seed,
         families=families,
         preset=preset,
-        lucks=lucks,
+        runs=runs,
         processes=processes,
     )
     if claim is not None and not claim.holds(found.figures):
@@ -190,7 +190,7 @@ def survey(  # noqa: PLR0913 - keyword-only, one for each option
 
 
 def _fixture(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Make a fixture of it, where there is pytest."""
+    """Make it a fixture if pytest is installed."""
     try:
         import pytest  # noqa: PLC0415
     except ModuleNotFoundError:

@@ -1,7 +1,7 @@
-"""TOML files that people write, policies and scenarios: read whole but not at any size, and parsed.
+"""Read and parse TOML files of limited size.
 
-Whatever is wrong is one `ConfigurationError` without the name of the file, which callers put before it. A file that
-holds a familiar API key is refused, and the key is never repeated: such files are shared and kept.
+Every error is a `ConfigurationError` without the name of the file, which callers prepend. A file that
+contains an API key is rejected, and the key is never repeated, since such files are shared.
 """
 
 import errno
@@ -17,14 +17,14 @@ from stormbreak.errors import ConfigurationError
 from stormbreak.key_patterns import has_key_prefix, holds_token, quoted
 
 LARGEST = 1024 * 1024  # bytes
-MAX_DEPTH = 32  # tables and lists within each other; no file of ours needs ten
-PIPE_PATIENCE = 5.0  # seconds until somebody writes to a pipe
+MAX_DEPTH = 32  # nested tables and lists
+PIPE_PATIENCE = 5.0  # seconds to wait for the writer of a pipe
 
 Table = dict[str, Any]
 
 
 def read_text(path: str | os.PathLike[str], *, what: str) -> str:
-    """The text of the file; `what` it is, in the words of a message."""
+    """Read the text of the file; `what` describes it in messages."""
     try:
         content = read_bytes(path, what=what)
     except OSError as error:
@@ -37,10 +37,10 @@ def read_text(path: str | os.PathLike[str], *, what: str) -> str:
 
 
 def opened(path: str | os.PathLike[str], *, buffering: int = DEFAULT_BUFFER_SIZE) -> BufferedReader:
-    """Open a file that somebody named for reading: a pipe as well, if somebody writes to it.
+    """Open a file for reading; also a pipe, if it has a writer.
 
     Raises:
-        OSError: it cannot be opened, or is no possible name; `strerror` says why.
+        OSError: it cannot be opened, or the name is invalid; `strerror` says why.
     """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -60,15 +60,15 @@ def _wait_for_pipe_writer(fd: int) -> None:
     waiting = select.poll()
     waiting.register(fd, select.POLLIN)
     if not waiting.poll(PIPE_PATIENCE * 1000):
-        raise OSError(errno.EPIPE, "nobody writes to that pipe")
+        raise OSError(errno.EPIPE, "the pipe has no writer")
 
 
 def read_bytes(path: str | os.PathLike[str], *, what: str, largest: int = LARGEST) -> bytes:
-    """All that is in the file, within limits.
+    """Read the whole file.
 
     Raises:
-        OSError: as `opened` does.
-        ConfigurationError: there is too much of it.
+        OSError: as `opened`.
+        ConfigurationError: it is too large.
     """
     with opened(path) as file:
         content = file.read(largest + 1)
@@ -78,15 +78,15 @@ def read_bytes(path: str | os.PathLike[str], *, what: str, largest: int = LARGES
 
 
 def parse(text: str, *, what: str, parse_float: Callable[[str], Any] = float) -> Table:
-    """The table that the text says; `parse_float` makes a number of the digits of a fraction."""
+    """Parse TOML; `parse_float` converts fractions."""
     _refuse_familiar(text, what)
     try:
         table = tomllib.loads(text, parse_float=parse_float)
     except tomllib.TOMLDecodeError as error:
         reason = "a key that looks like a secret" if holds_token(str(error)) else error
-        raise ConfigurationError(f"broken TOML: {reason}") from None
+        raise ConfigurationError(f"invalid TOML: {reason}") from None
     except ValueError:  # Python refuses to read an integer of thousands of digits
-        raise ConfigurationError("a number in it is too long") from None
+        raise ConfigurationError("a number is too long") from None
     except RecursionError:
         raise ConfigurationError("nested too deeply") from None
     check_depth(table)
@@ -94,7 +94,7 @@ def parse(text: str, *, what: str, parse_float: Callable[[str], Any] = float) ->
 
 
 def check_depth(table: Table) -> None:
-    """Refuse what is nested deeper than whoever looks through it can follow: a key of many parts is a table in each."""
+    """Reject a table that is nested too deeply for recursion; each part of a dotted key is a table."""
     level: list[tuple[str, object]] = [*table.items()]
     for _ in range(MAX_DEPTH):
         level = [(top, inner) for top, value in level for inner in _inside(value)]
@@ -111,10 +111,10 @@ def _inside(value: object) -> Iterable[object]:
 
 
 def _refuse_familiar(text: str, what: str) -> None:
-    """Refuse a text in which a line, a comment included, holds a key of a familiar form."""
+    """Reject a text with an API key in any line, comments included."""
     for number, line in enumerate(text.splitlines(), 1):
         if has_key_prefix(line):
             raise ConfigurationError(
-                f"line {number} looks like it holds an API key; {what} holds no keys,"
-                " they come from environment variables"
+                f"line {number} looks like it contains an API key; {what} must not contain keys,"
+                " use environment variables"
             )

@@ -1,9 +1,9 @@
-"""Dataclasses out of the tables of a TOML file.
+"""Convert TOML tables to dataclasses.
 
-The fields of the dataclasses, their types and defaults are the schema; there is no second list of keys. Unknown
-keys, other types and NaN are refused at every level with one line: the path of the key, what it must be, what it
-is. Callers put the name of the file before it. Where a type is a union of dataclasses, `kind` says which one is
-meant. Ranges are for the dataclasses themselves to check: what they say gets the path of their table.
+The fields of the dataclasses, their types and defaults are the schema. Unknown
+keys, wrong types and NaN are rejected at every level with one line: the path of the key, what it must be, what it
+is. Callers prepend the name of the file. For a union of dataclasses, `kind` selects one.
+Dataclasses check ranges themselves; their messages get the path of their table.
 """
 
 import json
@@ -27,35 +27,35 @@ from stormbreak.toml_file import Table
 T = TypeVar("T")
 
 NONE = "none"
-"""How a policy says None: unbounded, or a part that is left out. TOML has no null."""
+"""None in a policy file: unbounded, or a part that is left out. TOML has no null."""
 
 BARE = re.compile(r"[\w-]{1,40}", re.ASCII)
-"""Keys that a TOML file needs not quote."""
+"""Keys that need no quotes in TOML."""
 
 MAX_SHOWN = 40  # characters of a key or of the digits of a number
-MAX_ITEMS = 1000  # of a list: readers look through all of them
+MAX_ITEMS = 1000  # maximum items of a list
 _WANTED = {int: "a whole number", bool: "true or false", str: "a string", Decimal: "a number"}
 
 UNKNOWN = "unknown key "
-"""What a message about an unknown key begins with; all others begin with the path."""
+"""The start of messages about unknown keys; all others begin with the path."""
 
 # ---------------------------------------------------------------- messages
 
 
 def join(path: str, key: str) -> str:
-    """`path` with one more key, quoted and cut where it is none that anybody would write."""
+    """Append a key to `path`, quoted and shortened if it is unusual."""
     if not BARE.fullmatch(key):
         key = json.dumps(key[:MAX_SHOWN])
     return f"{path}.{key}" if path else key
 
 
 def must(path: str, wanted: str, given: Any) -> ConfigurationError:
-    """Say what a value must be, and what it is."""
+    """Make the error of a wrong value: what it must be, and what it is."""
     return ConfigurationError(f"{path} must be {wanted}, got {show(given)}")
 
 
 def show(value: Any) -> str:
-    """A value for a message: not at length, and nothing of what looks like a key."""
+    """Format a value for a message: shortened, without anything that looks like a key."""
     if isinstance(value, dict | list):
         return "a table" if isinstance(value, dict) else "a list"
     if isinstance(value, bool):
@@ -64,7 +64,7 @@ def show(value: Any) -> str:
 
 
 def one_of(words: Iterable[str]) -> str:
-    """List the words that are allowed."""
+    """List the allowed words."""
     return f"one of {', '.join(words)}"
 
 
@@ -82,12 +82,12 @@ def _unknown(path: str, key: str, given: Any, known: Iterable[str]) -> Configura
 
 
 def parts_of(hint: Any) -> tuple[type, ...]:
-    """The dataclasses that a type allows."""
+    """Return the dataclasses in a type."""
     return tuple(part for part in _members(hint) if isinstance(part, type) and is_dataclass(part))
 
 
 def word_of(member: Enum) -> str:
-    """How a file calls a member of an enumeration."""
+    """Return the name of an enumeration's member in files."""
     return member.value if isinstance(member.value, str) else member.name.lower()
 
 
@@ -118,10 +118,10 @@ def read(
     none: bool = False,
     also: Mapping[type, tuple[str, ...]] | None = None,
 ) -> T:
-    """Make a `kind`, a dataclass, of the table.
+    """Convert the table to a `kind`, a dataclass.
 
-    With `none`, the word "none" says None wherever a type allows that. `also` are keys of a class that its tables
-    may have and that the caller has taken out: a message about an unknown key names them.
+    With `none`, the word "none" means None wherever a type allows it. `also` are further keys by class, which the
+    caller has removed; messages about unknown keys list them.
 
     Raises:
         ConfigurationError: one line that names the key and the value.
@@ -137,11 +137,11 @@ class _Reader:
         self._also = also
 
     def read(self, hint: Any, value: Any, path: str) -> Any:
-        """Turn a TOML value into what the type asks for."""
+        """Convert a TOML value to the type."""
         origin, inner = get_origin(hint), get_args(hint)
         if origin is Annotated:
             made = self.read(inner[0], value, path)
-            made = float(made) if inner[0] is float else made  # the Range beside it is of floats
+            made = float(made) if inner[0] is float else made  # its Range is of floats
         elif origin in (Union, UnionType):
             made = self._read_union(hint, value, path)
         elif origin is tuple:
@@ -210,7 +210,7 @@ class _Reader:
 
 
 class _WrongTypeError(ConfigurationError):
-    """A value that is not of the type; where None is allowed, too, the message says so."""
+    """Make the error of a wrong type; it mentions "none" if None is allowed."""
 
     path = wanted = ""
 

@@ -1,8 +1,7 @@
-"""The words that every part shares: verdicts and their treatment, targets, calls, outcomes, answers.
+"""The shared types: verdicts and their treatment, targets, calls, outcomes, answers.
 
-Values only. Nothing here decides, waits or talks: `llm` and `http` choose a verdict for what came back,
-`core` acts on it, drivers carry it out. All points in time (`*_at`, `until`) are seconds on the driver's
-monotonic clock; all spans are seconds.
+Values only: `llm` and `http` choose the verdict of a response, `core` decides what to do, drivers do it.
+All points in time (`*_at`, `until`) are seconds on the driver's monotonic clock; all durations are seconds.
 """
 
 from collections.abc import Mapping
@@ -14,7 +13,7 @@ from typing import Any, NamedTuple, Protocol, TypeAlias
 
 
 class Verdict(StrEnum):
-    """What one attempt, or one call, came to."""
+    """The result of one attempt, or of one call."""
 
     OK = "ok"
     THROTTLED = "throttled"
@@ -41,7 +40,7 @@ VERDICT_OK = Verdict.OK
 
 
 class Tally(Enum):
-    """What a verdict tells a circuit breaker."""
+    """What a verdict means to a circuit breaker."""
 
     SUCCESS = "success"
     FAILURE = "failure"
@@ -49,11 +48,11 @@ class Tally(Enum):
 
 
 class Treatment(NamedTuple):
-    """What the policies do about a verdict."""
+    """How the policies treat a verdict."""
 
     retry: bool
     tally: Tally
-    cools: bool  # a time named by the server keeps every call away from the target until then
+    cools: bool  # a time named by the server holds every call to the target
 
 
 _FINAL = Treatment(retry=False, tally=Tally.NOTHING, cools=False)
@@ -78,7 +77,7 @@ TREATMENTS: Mapping[Verdict, Treatment] = MappingProxyType(
         Verdict.REDIRECTED: _FINAL,
         Verdict.UNREPEATABLE: _ILL._replace(
             retry=False, cools=False
-        ),  # failed, and must not be sent again
+        ),  # failed, and must not be retried
         Verdict.REJECTED: _FINAL,
         Verdict.CANCELLED: _FINAL,
     }
@@ -87,7 +86,7 @@ TREATMENTS: Mapping[Verdict, Treatment] = MappingProxyType(
 
 
 class Priority(IntEnum):
-    """Who is served first when a queue stands; lower goes first."""
+    """The order of service in a queue; lower is first."""
 
     INTERACTIVE = 0
     BATCH = 1
@@ -95,10 +94,10 @@ class Priority(IntEnum):
 
 
 class Target(NamedTuple):
-    """Where an attempt goes: a provider, a model, and a digest that tells keys apart without naming them.
+    """Where an attempt goes: a provider, a model, and a digest that distinguishes keys.
 
-    What a settings file names has that `name`, too; under another name it is another target. What is no LLM API has a
-    name, as its provider, and no model.
+    A target of a settings file also has its `name` there; another name makes another target. A target that is not an LLM API
+    has its name as provider, and no model.
     """
 
     provider: str
@@ -115,26 +114,26 @@ class Target(NamedTuple):
 
     @property
     def place(self) -> str:
-        """Where it is, whichever key is used there."""
+        """Provider and model, whatever the key."""
         named = f"{self.name}=" if self.name else ""
         return named + (f"{self.provider}/{self.model}" if self.model else self.provider)
 
     @property
     def account(self) -> "Target":
-        """Whatever its model."""
+        """Provider and key, whatever the model."""
         return self._replace(model="")
 
 
 Labels: TypeAlias = tuple[tuple[str, str], ...]
-"""Names and what users say under them of their calls, in the order of the names; policies do not look at them."""
+"""The user's labels of calls, sorted by name; policies ignore them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
-    """Tokens as the provider counted them, or as many as they can be.
+    """Tokens as the provider counted them, or their upper bounds.
 
-    Some of the input was read from a cache (`cached_input_tokens`), and some of the rest was written to one: in all
-    (`cache_write_tokens`), and of these for an hour (`cache_write_1h_tokens`).
+    Part of the input was read from a cache (`cached_input_tokens`), and part of the rest was written to one
+    (`cache_write_tokens`), some of that for an hour (`cache_write_1h_tokens`).
     """
 
     input_tokens: int = 0
@@ -150,7 +149,7 @@ class Usage:
 
 
 class Call(NamedTuple):
-    """What a caller asked for, as far as policies need to know. Times and timeouts are seconds.
+    """A call, as far as policies need it. Times and timeouts are seconds.
 
     `number` is unique in one engine. Without a `deadline_at` or `patience` the call may take, or wait, for any time.
     """
@@ -169,7 +168,7 @@ class Call(NamedTuple):
     delivers: bool = False  # the caller reads the answer as a stream
     fallbacks: tuple[Any, ...] = ()  # of `core.fallback.Step`, in the order in which they are tried
     stream_deadline_at: float | None = (
-        None  # of a delivery, where `deadline_at` is only that of its first output
+        None  # of a streamed answer; then `deadline_at` bounds only its first output
     )
     races: bool = False  # its driver can run several attempts at once, for hedges
     labels: Labels = ()
@@ -179,7 +178,7 @@ class Call(NamedTuple):
 
 
 class Rejection(NamedTuple):
-    """Why nothing was sent: the policy that refused, and when to come back (None: no such time)."""
+    """Why nothing was sent: the policy, and when to retry (None: unknown)."""
 
     policy: str
     reason: str
@@ -187,45 +186,45 @@ class Rejection(NamedTuple):
 
 
 class RateLimitStatus(NamedTuple):
-    """What a server said of one limit; None where it said nothing that can be true."""
+    """One limit as a server reported it; None for missing or impossible values."""
 
     limit: float | None = None
     remaining: float | None = None
-    reset: float | None = None  # seconds until all of it is there again
-    window: float | None = None  # seconds that the limit is for
-    flows: bool = True  # comes back evenly until the reset, and not all at once
+    reset: float | None = None  # seconds until all of it is available again
+    window: float | None = None  # seconds of the limit's period
+    flows: bool = True  # refills evenly until the reset, not all at once
 
 
 class RateLimits(NamedTuple):
-    """What the headers of one answer said of the limits of requests and of tokens."""
+    """The limits of requests and of tokens in the headers of one response."""
 
     requests: RateLimitStatus | None = None
     tokens: RateLimitStatus | None = None
 
 
 class Outcome(NamedTuple):
-    """What came of one attempt, as a value; exceptions appear only where a driver meets its user."""
+    """The result of one attempt as a value; only drivers turn it into an exception."""
 
     verdict: Verdict
     value: Any = None
     error: BaseException | None = None
     status: int | None = None
-    code: str | None = None  # the provider's own error code or type; never its message
+    code: str | None = None  # the provider's error code or type; never its message
     detail: str | None = (
         None  # our words: "cut after 812 bytes"; never text of a prompt or an answer
     )
     retry_after: float | None = None  # seconds from now, named by the server
     maybe_processed: bool = False  # the server may have done (and billed) the work
-    forbidden: bool = False  # the server, or the user, says that it must not be sent again
-    own_deadline: bool = False  # ended by our own deadline: no evidence against the target
+    forbidden: bool = False  # the server, or the user, forbids a retry
+    own_deadline: bool = False  # ended by our deadline: no evidence against the target
     committed: bool = False  # output has reached the caller
     rejection: Rejection | None = None
-    usage: Usage | None = None  # where the provider said
+    usage: Usage | None = None  # if the provider reported it
     rate_limits: RateLimits | None = None  # what the headers reported
 
     @property
     def used(self) -> int | None:
-        """Tokens, prompt and answer together, where the provider said."""
+        """Tokens, prompt and answer together, if the provider reported it."""
         return None if self.usage is None else self.usage.total
 
 
@@ -235,39 +234,39 @@ CANCELLED_AFTER_SEND = Outcome(Verdict.CANCELLED, maybe_processed=True)
 
 
 TARGET, FALLBACK, CACHE, DEGRADED = "target", "fallback", "cache", "degraded"
-"""Sources of an answer: the target that was asked first, another one, an answer of before, or one without a model."""
+"""Sources of an answer: the first target, another one, a cached answer, or a degraded one."""
 
 
 class CallResult(NamedTuple):
-    """How a call ended: its last outcome, and what it took to get there."""
+    """The result of a call: its last outcome, attempts and waits."""
 
     outcome: Outcome
     attempts: int = 0
     waited: float = 0.0  # seconds spent unserved: queue, cooldown, backoff
     stopped: str | None = None  # the gate that refused a further retry; None after a success
-    retry_at: float | None = None  # when it makes sense to come back, where that is known
+    retry_at: float | None = None  # when a retry makes sense, if known
     history: tuple[Any, ...] = ()  # the last events of this call, oldest first
-    queued: float = 0.0  # of `waited`, what was spent in the queue: gates, cooldown, no backoff
+    queued: float = 0.0  # of `waited`, the part in the queue, cooldown included, without backoff
     deadline_at: float | None = None  # None also if its `span` had not begun
     unconnected: int = 0  # attempts that never got a connection
-    target: Target | None = None  # the last one, where it answered or failed
-    source: str = TARGET  # where the answer comes from
+    target: Target | None = None  # the last target that answered or failed
+    source: str = TARGET  # source of the answer
     maybe_processed: int = (
         0  # attempts that may have been processed, and billed, besides the answer
     )
 
 
 class Cost(Protocol):
-    """What an answer costs."""
+    """The cost of an answer."""
 
     @property
     def usd(self) -> Decimal | None:
-        """In US dollars; None where that is not known."""
+        """In US dollars; None if unknown."""
         ...
 
 
 class FixedCost(NamedTuple):
-    """What an answer costs, as far as that is known."""
+    """The cost of an answer, as far as known."""
 
     usd: Decimal | None = None
 
@@ -276,11 +275,11 @@ class FixedCost(NamedTuple):
 class Answer:
     """A complete, well-formed answer to one call.
 
-    `raw` is the provider's JSON body as it came (bytes of one JSON value); a streamed answer is assembled
-    into the body that the same call would have got unstreamed. `waited` is seconds spent unserved. Of the
-    `attempts`, so many as `maybe_processed` may have been processed, and billed, besides the answer. `detail` says
-    what is odd about the answer, such as "1 of 3 choices" where the server passed over `n`. Neither
-    the text nor the body is in the repr: answers end up in logs, and what a provider wrote may repeat a prompt.
+    `raw` is the provider's JSON body, unchanged; a streamed answer is assembled
+    into the body of the same call without streaming. `waited` is seconds spent unserved. `maybe_processed` counts
+    `attempts` that may have been processed, and billed, besides the answer. `detail` says what is unusual,
+    such as "1 of 3 choices" if the server ignored `n`. The repr has neither text nor body: answers end up in logs,
+    and an answer may repeat a prompt.
     """
 
     text: str = field(repr=False)
@@ -291,18 +290,16 @@ class Answer:
     raw: bytes = field(repr=False)
     status: int = 200
     request_id: str | None = None
-    source: str = (
-        TARGET  # where it comes from: "target", "fallback" (another target), "cache", "degraded"
-    )
+    source: str = TARGET  # source: "target", "fallback" (another target), "cache", "degraded"
     detail: str | None = None
     maybe_processed: int = 0
     costs: Cost = field(default=FixedCost(), repr=False, compare=False)
 
     @property
     def cost(self) -> Decimal | None:
-        """What its own usage costs in US dollars, at the prices of its client; worked out when asked for, and never a guess.
+        """The cost of its usage in US dollars, at the prices of its client; computed on access, never a guess.
 
-        Nothing for an answer that no target gave. None where the usage is not known, or the price at the target that
-        answered: it is not listed, or the list prices (the extra `cost`) are not installed. Other attempts are not in it.
+        Zero for an answer without a target. None if the usage is unknown, or the price at the target that
+        answered: it is not listed, or the list prices (the extra `cost`) are not installed. Other attempts are not included.
         """
         return self.costs.usd

@@ -161,7 +161,7 @@ def test_failures_are_read_back_and_sent_once_more(output, stormbreak_provider):
     calm = options | {"base_url": stormbreak_provider("calm").base_url}
     assert run(PROMPTS[:3], **calm).attempts == 0
     mended = run(PROMPTS[:3], **calm, choice=failed_rows([Verdict.AUTH]))
-    assert (mended.mended, mended.complete) == (3, True)
+    assert (mended.recovered, mended.complete) == (3, True)
 
 
 def test_a_policy_of_its_own_and_progress_in_another_thread(output, stormbreak_provider):

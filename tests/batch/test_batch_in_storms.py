@@ -76,7 +76,7 @@ def test_a_storm_loses_nothing_and_nobody_comes_early(tmp_path, count, service, 
     assert took < patience_for(count)
     assert_answered(rows, output)
     assert seen["early"] == 0, seen["early_examples"]
-    assert seen["troubles"]["cut_body"] > 0
+    assert seen["faults"]["cut_body"] > 0
     assert seen["arrivals"] == summary["attempts"]
     assert seen["keys"]["answered_twice"] == 0
 

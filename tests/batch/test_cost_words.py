@@ -8,9 +8,9 @@ from stormbreak.cli.numbers import format_cost
 from stormbreak.cost.ledger import Cost, SpendLimit
 
 
-def cost(least="0", most="0", **changes):
+def cost(low="0", high="0", **changes):
     counts = {"priced": 5, "unpriced": 0, "unbounded": 0} | changes
-    return Cost(least=Decimal(least), most=Decimal(most), **counts)
+    return Cost(min_usd=Decimal(low), max_usd=Decimal(high), **counts)
 
 
 LIMIT = SpendLimit(Decimal(20), Decimal("4.5"))

@@ -113,7 +113,7 @@ def test_no_spoilt_answer_passes_for_one(batch_run, tmp_path, stormbreak_provide
     assert code == 0
     assert_each_has_its_own(rows, tmp_path / "out.jsonl")
     seen = provider.stats()
-    assert set(kinds) <= {kind for kind, count in seen["troubles"].items() if count}
+    assert set(kinds) <= {kind for kind, count in seen["faults"].items() if count}
     assert seen["keys"]["answered_twice"] == 0
 
 

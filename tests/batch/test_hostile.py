@@ -73,10 +73,10 @@ def check(made, ends, output, seen, *, killed=0):
         ends.values()
     )  # counted where they are sent: a lost connection may come before one
     for kind, count in refused.items():
-        assert count <= seen["troubles"][kind] <= count + killed * WIDTH
-    assert sum(seen["troubles"][kind] for kind in refused) <= len(ends) + killed * WIDTH
+        assert count <= seen["faults"][kind] <= count + killed * WIDTH
+    assert sum(seen["faults"][kind] for kind in refused) <= len(ends) + killed * WIDTH
     assert (seen["early"], seen["early_examples"]) == (0, [])
-    met = {kind for kind, count in seen["troubles"].items() if count}
+    met = {kind for kind, count in seen["faults"].items() if count}
     assert len(met - set(FINAL)) > 30
 
 

@@ -62,9 +62,9 @@ def test_what_becomes_of_them_counts_when_it_is_durable(begun, ids):
     with closing(RowJournal(begun, ids, failed_rows())) as journal:
         journal.succeed(ids.row(1), OK)
         journal.fail(ids.row(2), failure(Verdict.AUTH))
-        assert (journal.again, journal.mended, journal.failed, journal.done) == (3, 0, 3, 1)
+        assert (journal.again, journal.recovered, journal.failed, journal.done) == (3, 0, 3, 1)
         journal.flush()
-        assert (journal.again, journal.mended, journal.failed, journal.done) == (1, 1, 2, 2)
+        assert (journal.again, journal.recovered, journal.failed, journal.done) == (1, 1, 2, 2)
         assert journal.retried == 3
 
 

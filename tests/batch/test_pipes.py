@@ -47,7 +47,7 @@ def test_a_run_file(files):
     os.mkfifo(files.run)
     (error,) = ended(lambda: read_run(files), files.run)
     assert isinstance(error, ConfigurationError)
-    assert "nobody writes to that pipe" in str(error)
+    assert "the pipe has no writer" in str(error)
 
 
 def test_the_answers_whose_cost_is_asked_for(files, make_rows):
@@ -56,7 +56,7 @@ def test_the_answers_whose_cost_is_asked_for(files, make_rows):
     os.mkfifo(files.output)
     (error,) = ended(lambda: read_cost(files.output, PriceLookup(())), files.output)
     assert isinstance(error, ConfigurationError)
-    assert "nobody writes to that pipe" in str(error)
+    assert "the pipe has no writer" in str(error)
 
 
 def test_an_input_of_before(files):

@@ -60,7 +60,9 @@ def test_a_run_that_stops_says_what_it_waits_for():
 
 @pytest.mark.parametrize("width", [80, 100])
 def test_what_it_costs_has_a_line_of_its_own(width):
-    cost = Cost(least=Decimal("1234.5"), most=Decimal("2345.6"), priced=9, unpriced=0, unbounded=0)
+    cost = Cost(
+        min_usd=Decimal("1234.5"), max_usd=Decimal("2345.6"), priced=9, unpriced=0, unbounded=0
+    )
     limit = SpendLimit(Decimal(5_000), Decimal(2000))
     lines = drawn(width, cost=cost, cost_limit=limit)
     assert lines[:-1] == drawn(width)
@@ -70,7 +72,9 @@ def test_what_it_costs_has_a_line_of_its_own(width):
 
 
 def test_what_is_too_long_is_cut():
-    cost = Cost(least=Decimal(10**9), most=Decimal(10**10), priced=1, unpriced=999, unbounded=1)
+    cost = Cost(
+        min_usd=Decimal(10**9), max_usd=Decimal(10**10), priced=1, unpriced=999, unbounded=1
+    )
     lines = drawn(80, cost=cost)
     assert len(lines) == 5
     assert lines[-1].rstrip().endswith("…")
@@ -140,7 +144,7 @@ def test_a_line_every_five_seconds_and_one_at_the_end(lines):
 
 
 def test_a_line_says_what_it_has_cost(lines):
-    cost = Cost(least=Decimal(1), most=Decimal(2), priced=1, unpriced=0, unbounded=0)
+    cost = Cost(min_usd=Decimal(1), max_usd=Decimal(2), priced=1, unpriced=0, unbounded=0)
     assert lines(5.1, cost=cost).endswith(" circuit half-open, cost 1.00 to 2.00 USD\n")
 
 

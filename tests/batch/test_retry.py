@@ -16,10 +16,10 @@ def test_a_job_with_the_rows_that_failed(run_rows, stormbreak_provider, files):
     assert run_rows(rows, stormbreak_provider(ill())).failed == 15
     well = stormbreak_provider(scenario())
     some = run_rows(rows, well, choice=failed_rows([Verdict.NOT_FOUND]))
-    assert (some.retried, some.mended, some.answered, some.failed) == (10, 10, 10, 5)
+    assert (some.retried, some.recovered, some.answered, some.failed) == (10, 10, 10, 5)
     assert named(read(files.failed)) == ids(range(5))
     rest = run_rows(rows, well, choice=failed_rows())
-    assert (rest.retried, rest.mended, rest.failed, rest.left) == (5, 5, 0, 0)
+    assert (rest.retried, rest.recovered, rest.failed, rest.left) == (5, 5, 0, 0)
     assert well.stats()["arrivals"] == 15
     assert_answered(rows, files.output)
 
@@ -42,7 +42,7 @@ def test_rows_that_can_never_be_answered_do_not_stand_in_the_way(
     assert run_rows(rows, stormbreak_provider(ill())).failed == 499
     hopeless = [{"kind": "404", "match": f"document {number} (meets"} for number in range(1, 26)]
     summary = run_rows(rows, stormbreak_provider(scenario(*hopeless)), choice=failed_rows())
-    assert (summary.end, summary.mended, summary.failed) == ("finished", 474, 25)
+    assert (summary.end, summary.recovered, summary.failed) == ("finished", 474, 25)
 
 
 def test_a_row_that_comes_back_is_in_the_failed_file_until_it_is_answered(
@@ -59,7 +59,7 @@ def test_a_row_that_comes_back_is_in_the_failed_file_until_it_is_answered(
         seen.append((len(read(files.output)), len(read(files.failed)), runner.journal.again))
 
     summary = run_rows(rows, flaky, tick=look, choice=failed_rows())
-    assert (summary.mended, summary.failed) == (2, 0)
+    assert (summary.recovered, summary.failed) == (2, 0)
     assert summary.attempts > 2
     assert seen[0] == (1, 2, 2)
     assert {answers + again for answers, _, again in seen} == {3}

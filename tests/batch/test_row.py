@@ -188,7 +188,7 @@ def test_what_is_wrong_is_said_without_the_prompt(line, said):
 
 
 def test_a_row_without_any_model_is_refused():
-    with pytest.raises(InputRowError, match="names no model, and no --model stands in"):
+    with pytest.raises(InputRowError, match="names no model, and there is no --model"):
         parse({"prompt": "x"}, model=None)
 
 

@@ -94,15 +94,15 @@ def test_what_is_no_json_at_all_is_told_what_a_line_holds(read, tmp_path):
 
 def test_duplicates_name_both_lines_and_the_id(read, tmp_path):
     said = refused(read, line("a") + b"\n\n" + line("b") + b"\n" + line("a"))
-    assert said == f"{tmp_path}/in.jsonl:4: custom_id 'a' stands on line 1 already"
+    assert said == f"{tmp_path}/in.jsonl:4: custom_id 'a' is already on line 1"
 
 
 def test_neighbouring_duplicates(read):
-    assert "stands on line 1 already" in refused(read, line("a") + b"\n" + line("a"))
+    assert "is already on line 1" in refused(read, line("a") + b"\n" + line("a"))
 
 
 def test_an_id_may_not_be_that_of_a_line_without_one(read):
-    assert "'row-2' stands on line 1 already" in refused(read, line("row-2") + b"\n" + line())
+    assert "'row-2' is already on line 1" in refused(read, line("row-2") + b"\n" + line())
 
 
 @pytest.mark.parametrize(
@@ -129,7 +129,7 @@ def test_hash_collisions_are_no_duplicates(read, monkeypatch):
     rows = read(b"\n".join(line(f"{n:03}") for n in range(50)))
     assert [rows.find(f"{n:03}") for n in range(50)] == list(range(50))
     assert rows.find("999") is None
-    assert "'007' stands on line 8 already" in refused(
+    assert "'007' is already on line 8" in refused(
         read, b"\n".join(line(f"{n:03}") for n in [*range(50), 7])
     )
 

@@ -16,7 +16,7 @@ def test_nothing_there(tmp_path, output, free_port):
     options = BatchOptions(base_url=url, connect_grace=0.3)
     job = Job(source=source, output=output, policy=BATCH, options=options)
     summary = run_job(job)
-    assert (summary.end, summary.trouble) == ("unreachable", "connection refused")
+    assert (summary.end, summary.connect_error) == ("unreachable", "connection refused")
     assert (summary.left, summary.failed) == (5, 0)
 
 
@@ -33,7 +33,7 @@ def test_connections_that_never_open_reach_nothing(run_rows, full_port, within):
     """Connecting has nine tenths of either: on a busy machine, too, that must end first."""
     nowhere = SimpleNamespace(base_url=f"http://127.0.0.1:{full_port}/v1")
     summary = run_rows(chat_rows(30), nowhere, within=within, connect_grace=2.5)
-    assert (summary.end, summary.trouble) == ("unreachable", "connection timed out")
+    assert (summary.end, summary.connect_error) == ("unreachable", "connection timed out")
     assert (summary.left, summary.failed) == (30, 0)
 
 
@@ -42,7 +42,7 @@ def test_giving_up_waits_for_nobody(run_rows, full_port):
     nowhere = SimpleNamespace(base_url=f"http://127.0.0.1:{full_port}/v1")
 
     def tick(runner):
-        runner.stats.trouble = runner.stats.trouble or "an earlier attempt"
+        runner.stats.connect_error = runner.stats.connect_error or "an earlier attempt"
 
     summary = run_rows(chat_rows(5), nowhere, tick=tick, connect_grace=0.3)
     assert summary.end == "unreachable"

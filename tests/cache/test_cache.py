@@ -213,7 +213,7 @@ def test_an_empty_file_becomes_one(path):
 def test_a_file_that_is_none_is_refused_and_left_alone(path, content):
     path.write_bytes(content)
     with pytest.raises(
-        ConfigurationError, match=r"answers\.db: no cache of answers: .*not a database"
+        ConfigurationError, match=r"answers\.db: cannot open the cache of answers: .*not a database"
     ):
         SqliteCache(path, CachePolicy())
 
@@ -247,12 +247,14 @@ def test_a_cache_that_has_lost_a_part_is_refused(path, lost):
     SqliteCache(path, CachePolicy()).close()
     with sqlite3.connect(path) as other:
         other.execute(lost)
-    with pytest.raises(ConfigurationError, match="no cache of answers"):
+    with pytest.raises(ConfigurationError, match="cannot open the cache of answers"):
         SqliteCache(path, CachePolicy())
 
 
 def test_a_place_that_is_none_is_refused(tmp_path):
-    with pytest.raises(ConfigurationError, match="no cache of answers: No such file or directory"):
+    with pytest.raises(
+        ConfigurationError, match="cannot open the cache of answers: No such file or directory"
+    ):
         SqliteCache(tmp_path / "none" / "answers.db", CachePolicy())
 
 
@@ -267,5 +269,5 @@ def test_trouble_is_told_once_and_is_no_answer(path, caplog, monkeypatch):
         other.execute("COMMIT")
 
     assert cache.get(b"two") is None
-    assert caplog.messages == ["the cache of answers fails, which is told once: OperationalError"]
+    assert caplog.messages == ["the cache of answers fails (logged once): OperationalError"]
     cache.close()

@@ -52,13 +52,13 @@ def test_it_is_what_the_report_says(batch_run, provider, prices, status, output,
     assert code == 0
     assert re.search(rf"circuit closed, cost {WITHIN}\n$", err)
     assert (said["priced"] > 30, said["unpriced"], said["unbounded"]) == (True, 0, 0)
-    assert 0.45 <= said["least"] < said["most"]  # cut bodies may be billed
+    assert 0.45 <= said["min_usd"] < said["max_usd"]  # cut bodies may be billed
 
     assert json.loads(status(*prices, "--json"))["cost"] == said
     assert main(["cost", "report", str(output), *prices, "--json"]) == 0
     (model,) = json.loads(capsys.readouterr()[0])["models"]
-    assert model["total_least"] == pytest.approx(said["least"])
-    assert model["total_most"] == pytest.approx(said["most"])
+    assert model["total_min"] == pytest.approx(said["min_usd"])
+    assert model["total_max"] == pytest.approx(said["max_usd"])
 
 
 def test_in_words(batch_run, provider, prices, status):
@@ -72,14 +72,14 @@ def test_it_is_of_all_runs(batch_run, provider, prices):
     first = json.loads(batch_run(*prices, "--json", "--max-cost", "0.2", provider=provider)[1])
     second = json.loads(batch_run(*prices, "--json", provider=provider)[1])
     assert first["end"] == "spent"
-    assert first["cost"]["least"] < first["cost"]["most"] == pytest.approx(first["spent"])
-    assert second["cost"]["least"] >= 0.45 > second["answered"] * 0.0151
+    assert first["cost"]["min_usd"] < first["cost"]["max_usd"] == pytest.approx(first["spent"])
+    assert second["cost"]["min_usd"] >= 0.45 > second["answered"] * 0.0151
 
 
 def test_without_a_price_nothing_is_said_of_it(batch_run, provider, status):
     _, out, err = batch_run("--json", provider=provider)
     said = json.loads(out)["cost"]
-    assert (said["priced"], said["least"], said["most"]) == (0, 0, 0)
+    assert (said["priced"], said["min_usd"], said["max_usd"]) == (0, 0, 0)
     assert said["unpriced"] > 30
     assert "cost" not in err
     assert "cost" not in status()

@@ -64,7 +64,7 @@ def test_rows_tokens_and_cost(estimate, deal):
     assert model["expected"] == (4 * into + 16 * 1000) / Decimal(1_000_000)
     assert model["batch_api"] == model["expected"] / 2
     most = sum(size(row) + 64 for row in rows)
-    assert model["most"] == (4 * most + 16 * 1000) / Decimal(1_000_000)
+    assert model["max"] == (4 * most + 16 * 1000) / Decimal(1_000_000)
 
 
 def test_each_model_has_its_row_and_long_prompts_have_their_price(estimate, deal):
@@ -88,7 +88,7 @@ def test_the_most_is_the_dearest_price_that_a_prompt_can_reach(estimate, tmp_pat
     (model,) = estimate(row, *URL, "--prices", str(path))["models"]
 
     assert model["expected"] == (model["input_tokens"] + 2 * 10) / Decimal(1_000_000)
-    assert model["most"] == (4 * (size(row[0]) + 64) + 16 * 10) / Decimal(1_000_000)
+    assert model["max"] == (4 * (size(row[0]) + 64) + 16 * 10) / Decimal(1_000_000)
 
 
 def test_answers_are_as_long_as_is_said_but_no_longer_than_they_may_be(estimate, deal):
@@ -98,7 +98,7 @@ def test_answers_are_as_long_as_is_said_but_no_longer_than_they_may_be(estimate,
 
     assert bounded["models"][0]["output_tokens"] == 100
     assert open_["models"][0]["output_tokens"] == 160
-    assert (open_["models"][0]["most"], open_["models"][0]["unbounded_rows"]) == (None, 2)
+    assert (open_["models"][0]["max"], open_["models"][0]["unbounded_rows"]) == (None, 2)
     assert (given["models"][0]["output_tokens"], given["models"][0]["unbounded_rows"]) == (600, 0)
 
 
@@ -120,7 +120,7 @@ def test_what_has_no_price_is_not_free(estimate):
     said = estimate(chat_rows(2, max_tokens=5), *URL)
     (model,) = said["models"]
 
-    assert [model[name] for name in ("expected", "most", "batch_api")] == [None, None, None]
+    assert [model[name] for name in ("expected", "max", "batch_api")] == [None, None, None]
     assert any("storm-1 has no known price at acme.example" in note for note in said["notes"])
 
 
@@ -130,7 +130,7 @@ def test_half_a_price_is_none(estimate, tmp_path):
     said = estimate(chat_rows(2, max_tokens=100), *URL, "--prices", str(path))
     (model,) = said["models"]
 
-    assert (model["rows"], model["expected"], model["most"], model["batch_api"]) == (
+    assert (model["rows"], model["expected"], model["max"], model["batch_api"]) == (
         2, None, None, None,
     )  # fmt: skip
     why = "storm-1 has no known output price at acme.example, so its cost is unknown."

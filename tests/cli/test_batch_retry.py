@@ -79,7 +79,7 @@ def test_without_a_word_it_goes_to_where_the_last_run_went(provider, retry, fail
 
     assert code == 1
     assert provider.stats()["arrivals"] - arrived == summary["attempts"] == 11
-    assert (summary["retried"], summary["mended"], summary["failed"]) == (11, 0, 11)
+    assert (summary["retried"], summary["recovered"], summary["failed"]) == (11, 0, 11)
     assert (summary["answered"], summary["left"]) == (0, 0)
     assert named(read(failed)) == ids(range(11))
 
@@ -101,7 +101,7 @@ def test_only_what_failed_so_and_the_rest_stays_untouched(
     summary = json.loads(said)
 
     assert code == 1
-    assert well.stats()["arrivals"] == summary["retried"] == summary["mended"] == len(sent)
+    assert well.stats()["arrivals"] == summary["retried"] == summary["recovered"] == len(sent)
     assert (summary["successful"], summary["failed"]) == (19 + len(sent), 11 - len(sent))
     assert named(read(output)) >= ids(sent)
     assert {line["custom_id"]: line for line in read(failed)} == {
@@ -149,7 +149,7 @@ def test_rows_that_were_never_sent_are_left_for_batch_run(
     code, said, _ = retry(*elsewhere(well), "--json")
     summary = json.loads(said)
     assert code == 1
-    assert summary["mended"] == summary["retried"] > 0
+    assert summary["recovered"] == summary["retried"] > 0
     assert summary["left"] > 0
     assert f"{summary['left']:,}; batch run continues with them" in retry(*elsewhere(well))[1]
     assert batch_run("--quiet", provider=well)[0] == 0

@@ -80,7 +80,7 @@ BROKEN = [
     (GOOD + b"\xff\xfe\n", "in.jsonl:2"),
     (
         GOOD + json.dumps(chat_row(2)).encode() + b"\n" + GOOD,
-        "in.jsonl:3: custom_id 'row-1' stands on line 1",
+        "in.jsonl:3: custom_id 'row-1' is already on line 1",
     ),
     (GOOD + b'{"custom_id": "y", "prompt": "no model"}\n', "in.jsonl:2: names no model"),
 ]

@@ -8,7 +8,7 @@ from stormbreak.types import Verdict
 
 NOTHING = dict.fromkeys(
     (
-        "total", "successful", "failed", "left", "retried", "mended", "answered", "attempts", "retries",
+        "total", "successful", "failed", "left", "retried", "recovered", "answered", "attempts", "retries",
         "maybe_processed", "circuits_opened", "cooldowns", "waited", "input_tokens", "output_tokens",
         "elapsed", "throughput",
     ),
@@ -20,7 +20,7 @@ def said(*, retry=False, **changes):
     """The lines by their names."""
     facts = NOTHING | {
         "input": "in.jsonl", "output": "out.jsonl", "base_url": "http://there/v1", "end": End.FINISHED.value,
-        "refused_by": None, "trouble": "", "reason": None, "verdicts": {}, "max_cost": None, "spent": None, "cost": Cost(),
+        "refused_by": None, "connect_error": "", "reason": None, "verdicts": {}, "max_cost": None, "spent": None, "cost": Cost(),
     }  # fmt: skip
     lines = summary_text(Summary(**facts | changes), retry=retry).splitlines()
     return {line[:10].strip(): line[11:] for line in lines}
@@ -48,4 +48,4 @@ def test_what_a_retry_leaves_is_for_batch_run():
 def test_rows_that_had_failed_are_told_where_there_were_any():
     assert "retried" not in said()
     assert said(retry=True)["retried"].startswith("0 rows that had failed; 0 of them")
-    assert said(retried=1200, mended=2)["retried"].startswith("1,200 rows that had failed; 2 of")
+    assert said(retried=1200, recovered=2)["retried"].startswith("1,200 rows that had failed; 2 of")

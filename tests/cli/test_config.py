@@ -49,7 +49,7 @@ def test_show_prints_a_preset(capsys):
         words, _, values = out.partition("\n\n")
         assert (values, err) == (describe(PRESETS[name]), "")
         assert all(line.startswith("#") for line in words.splitlines())
-        assert "# Its priority is" in words
+        assert "# Default priority:" in words
         assert "# here: " in words
 
 
@@ -124,7 +124,7 @@ def test_show_says_what_each_target_is_and_where_its_key_comes_from(settings, ca
     out = shown(capsys)
     assert (
         "# Target main: openai at https://api.openai.com/v1, large, its key from $MAIN_KEY (set).\n"
-        "# It goes by the policy above.\n"
+        "# It uses the policy above.\n"
     ) in out
     assert "# Pool chat: main (weight 1) and spare (weight 1), in_order.\n" in out
     assert "canary" not in out

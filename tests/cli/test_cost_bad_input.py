@@ -23,7 +23,7 @@ def test_bad_input_is_one_line(capsys):
         ("compare --tokens 1M", "give --models, or a price file with --prices"),
         (
             "compare --tokens 1M --models gtp-4.1",
-            "nobody is known to sell 'gtp-4.1'; did you mean gpt",
+            "no known provider sells 'gtp-4.1'; did you mean gpt",
         ),
         (
             "compare --tokens 1M --models gpt-4.1 --providers opanai",
@@ -97,7 +97,7 @@ def test_bad_input_is_one_line(capsys):
             f"{COMPARE} --service-tier gold",
             "Invalid value for '--service-tier': 'gold' is not one of",
         ),
-        (f"{COMPARE} --prices nope", "no price file is called 'nope'; those that come along: art"),
+        (f"{COMPARE} --prices nope", "no price file is named 'nope'; built-in price files: art"),
         (f"{COMPARE} --currency VND", "--currency VND needs --rate, the units of it per US dollar"),
         (f"{COMPARE} --currency VDN --rate 2", "--currency must be a code of ISO 4217, got 'VDN'"),
         (f"{COMPARE} --currency VND --rate nan", "--rate must be a number, got 'nan'"),
@@ -139,7 +139,7 @@ def test_bad_input_is_one_line(capsys):
             "Invalid value for '--downtime-minutes': must be a num",
         ),
         ("prices", "give a MODEL, --providers or --prices FILE"),
-        ("prices gtp-4.1", "nobody is known to sell 'gtp-4.1'; did you mean gpt-4.1"),
+        ("prices gtp-4.1", "no known provider sells 'gtp-4.1'; did you mean gpt-4.1"),
         ("prices gpt-4.1 --providers anthropic", "no price is known for 'gpt-4.1' at anthropic"),
         ("prices --providers nobody", "no prices are known of 'nobody'"),
         ("report out.jsonl", "out.jsonl.run: not found; out.jsonl is no output of a batch run"),
@@ -172,7 +172,7 @@ def test_a_misspelt_model_is_not_lost_among_those_that_were_used(tmp_path, capsy
     path = tmp_path / "usage.csv"
     path.write_text("model,input_tokens,output_tokens\ngpt-4.1,1,1\n")
     said = refused(capsys, f"compare --from {path} --models gtp-4.1")
-    assert said.startswith("nobody is known to sell 'gtp-4.1'; did you mean gpt-4.1")
+    assert said.startswith("no known provider sells 'gtp-4.1'; did you mean gpt-4.1")
 
 
 def test_a_storm_without_a_trigger_has_no_price(tmp_path, capsys):

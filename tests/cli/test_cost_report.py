@@ -91,7 +91,7 @@ def test_the_bill_of_the_provider_lies_within_what_it_says(batch, provider, deal
     cost = (3 * billed["input_tokens"] + Decimal(15) * billed["output_tokens"]) / 1_000_000
 
     assert model["answers"] == len(ROWS)
-    assert model["useful"] == model["total_least"] < cost < model["total_most"]
+    assert model["useful"] == model["total_min"] < cost < model["total_max"]
     assert (
         model["useful"]
         == (3 * model["input_tokens"] + Decimal(15) * model["output_tokens"]) / 1_000_000
@@ -134,9 +134,9 @@ def test_several_models_are_summed_up_where_all_have_a_price(batch, deal, tmp_pa
     out = report(capsys, batch, "--prices", deal, "--json", "--report", page)
     first, second, whole = json.loads(out, parse_float=Decimal)["models"]
     assert (whole["model"], whole["provider"], whole["answers"]) == ("all", None, 60)
-    for sum_ in ("useful", "attempts_besides", "wasted_most", "total_least", "total_most"):
+    for sum_ in ("useful", "attempts_besides", "wasted_max", "total_min", "total_max"):
         assert whole[sum_] == first[sum_] + second[sum_]
-    assert whole["total_least"] < whole["total_most"]
+    assert whole["total_min"] < whole["total_max"]
     assert re.search(r"The batch has cost [<.\d]+ to [.\d]+ USD\.", page.read_text())
 
 
@@ -234,7 +234,7 @@ def test_what_was_written_to_a_cache_is_on_the_bill_to_the_cent(tmp_path, capsys
     (model,) = said["models"]
 
     assert 0 < hour < written < billed["input_tokens"]
-    assert model["total_least"] == model["total_most"] == cost / 10**6
+    assert model["total_min"] == model["total_max"] == cost / 10**6
     assert (model["cache_write_tokens"], model["cache_write_1h_tokens"]) == (written, hour)
     assert run["account"]["spent"][0]["useful"]["cache_write_1h_tokens"] == hour
     assert "written" in report(capsys, output, "--prices", deal)

@@ -74,15 +74,15 @@ def test_a_frame():
 
 def test_what_it_has_cost():
     for cost, said in (
-        (CostSnapshot(least=1.5, most=1.5), "cost 1.50 USD"),
-        (CostSnapshot(least=0.001, most=2), "cost <0.01 to 2.00 USD"),
+        (CostSnapshot(min_usd=1.5, max_usd=1.5), "cost 1.50 USD"),
+        (CostSnapshot(min_usd=0.001, max_usd=2), "cost <0.01 to 2.00 USD"),
         (
-            CostSnapshot(least=1, most=2, unpriced=3),
+            CostSnapshot(min_usd=1, max_usd=2, unpriced=3),
             "cost 1.00 to 2.00 USD, and 3 attempts without a known price",
         ),
-        (CostSnapshot(least=1, most=2, unbounded=3), "cost 1.00 to 2.00 USD or more"),
-        (CostSnapshot(least=-1e300, most=1e300), "cost -1e+300 to 1e+300 USD"),
-        (CostSnapshot(least=0, most=0, unpriced=3), "cost 3 attempts without a known price"),
+        (CostSnapshot(min_usd=1, max_usd=2, unbounded=3), "cost 1.00 to 2.00 USD or more"),
+        (CostSnapshot(min_usd=-1e300, max_usd=1e300), "cost -1e+300 to 1e+300 USD"),
+        (CostSnapshot(min_usd=0, max_usd=0, unpriced=3), "cost 3 attempts without a known price"),
     ):
         assert f" {said}" in [line.rstrip() for line in drawn(state(cost=cost))]
 

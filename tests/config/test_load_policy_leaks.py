@@ -11,14 +11,14 @@ CANARY = "sk-canary-4f9a81c2d7"
 TOKEN = "Zk39fjA0qLm2Xw7RtY5b"
 
 REFUSED = {
-    f'api_key = "{CANARY}"': "line 1 looks like it holds an API key",
-    f'[retry]\nkind = "{CANARY}"': "line 2 looks like it holds an API key",
-    f"# my key: {CANARY}": "line 1 looks like it holds an API key",
-    f'x = "Bearer {TOKEN}"': "line 1 looks like it holds an API key",
-    f"# X-Api-Key: {TOKEN}": "line 1 looks like it holds an API key",
-    f"# api-key:{TOKEN}": "line 1 looks like it holds an API key",
-    f"{CANARY} = 1": "line 1 looks like it holds an API key",
-    f'broken = "{CANARY}': "line 1 looks like it holds an API key",
+    f'api_key = "{CANARY}"': "line 1 looks like it contains an API key",
+    f'[retry]\nkind = "{CANARY}"': "line 2 looks like it contains an API key",
+    f"# my key: {CANARY}": "line 1 looks like it contains an API key",
+    f'x = "Bearer {TOKEN}"': "line 1 looks like it contains an API key",
+    f"# X-Api-Key: {TOKEN}": "line 1 looks like it contains an API key",
+    f"# api-key:{TOKEN}": "line 1 looks like it contains an API key",
+    f"{CANARY} = 1": "line 1 looks like it contains an API key",
+    f'broken = "{CANARY}': "line 1 looks like it contains an API key",
     'api_key = "hunter2"': "api_key looks like an API key",
     '[retry]\napikey = "hunter2"': "retry.apikey looks like an API key",
     '[retry.backoff]\nAuthorization = "hunter2"': "retry.backoff.Authorization looks like",
@@ -29,7 +29,7 @@ REFUSED = {
     f'[cache]\npath = "{TOKEN}"': "cache.path looks like an API key",
     f"[retry]\n{TOKEN} = 1": "retry has a key that looks like a secret",
     f"{TOKEN} = 1": "the file has a key that looks like a secret",
-    f"a = {{{TOKEN} = 1, {TOKEN} = 2}}": "broken TOML: a key that looks like a secret",
+    f"a = {{{TOKEN} = 1, {TOKEN} = 2}}": "invalid TOML: a key that looks like a secret",
 }
 
 

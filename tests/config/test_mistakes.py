@@ -43,7 +43,7 @@ TABLE = {
     # numbers
     "[retry.backoff]\ninitial_delay = -3": "retry.backoff.initial_delay must be positive, got -3",
     "[retry.backoff]\ninitial_delay = 9\nmax_delay = 1": "retry.backoff.max_delay must not be below initial_delay, got 1",
-    "[breaker.trip]\nkind = 'failure_rate'\nratio = 1.5": "breaker.trip.ratio must lie in (0, 1], got 1.5",
+    "[breaker.trip]\nkind = 'failure_rate'\nratio = 1.5": "breaker.trip.ratio must be within (0, 1], got 1.5",
     "[breaker.trip]\nratio = 0.5": "unknown key breaker.trip.ratio = 0.5; known: kind",
     "[retry]\nmax_attempts = 0": "retry.max_attempts must be at least 1, got 0",
     "deadline = -1": "deadline must be positive, got -1",
@@ -52,7 +52,7 @@ TABLE = {
     "deadline = 1e999": 'deadline must be a finite number or "none", got inf',
     "deadline = 1"
     + 400 * "0": f'deadline must be a number below 1e308 or "none", got 1{39 * "0"}...',
-    "deadline = " + 5000 * "9": "a number in it is too long",
+    "deadline = " + 5000 * "9": "a number is too long",
     "[spend]\nmax_usd = -3": "spend.max_usd must be positive, got -3",
     "[spend]\nmax_usd = '5 USD'": "spend.max_usd must be a number or \"none\", got '5 USD'",
     "[spend]\nmax_usd = nan": 'spend.max_usd must be a finite number or "none", got nan',
@@ -84,8 +84,8 @@ TABLE = {
     "priority = 'Batch'": "priority must be one of interactive, batch, background, got 'Batch'",
     "priority = 1": "priority must be one of interactive, batch, background, got 1",
     # what is no policy at all
-    "deadline = 3\nx =": "broken TOML: Invalid value (at end of document)",
-    "a = 1\n\nb c": "broken TOML: Expected '=' after a key in a key/value pair (at line 3, column 3)",
+    "deadline = 3\nx =": "invalid TOML: Invalid value (at end of document)",
+    "a = 1\n\nb c": "invalid TOML: Expected '=' after a key in a key/value pair (at line 3, column 3)",
     "a = " + 5000 * "[": "nested too deeply",
     "a." * 2000 + "a = 1": "'a' is nested too deeply: more than 32 levels",
     "a = '" + 1024 * 1024 * "x" + "'": "too large for a policy: more than 1048576 bytes",

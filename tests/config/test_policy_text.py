@@ -1,4 +1,4 @@
-"""A policy in words, and the delays of its backoff."""
+"""A policy in sentences, and the delays of its backoff."""
 
 from dataclasses import fields, replace
 from string import Formatter
@@ -7,8 +7,8 @@ from typing import get_args, get_origin, get_type_hints
 import pytest
 from table_test import table_test
 
-from stormbreak.config import account, delay_table, policy_summary
-from stormbreak.config.policy_summary import _SAID, ARTICLE, TEXTS, delays, told
+from stormbreak.config import delay_table, policy_summary, summarise
+from stormbreak.config.policy_summary import ARTICLE, FORMATS, TEXTS, delays, text_of
 from stormbreak.core.backoff import FIELDS, Backoff
 from stormbreak.core.concurrency_limit import AimdLimit
 from stormbreak.core.fallback import Place, ToTargets
@@ -45,87 +45,84 @@ def texts(part):
     return [(TEXTS[part], {field.name for field in fields(part)} - {"kind"})]
 
 
-def test_every_kind_of_part_has_words():
+def test_every_kind_of_part_has_a_template():
     assert set(TEXTS) == (parts() - {Backoff}) | {*FIELDS}
 
 
 @table_test("part", sorted(parts(), key=lambda part: part.__name__))
-def test_every_field_has_a_place_in_the_words(part):
-    """A new field fails here until config/policy_summary.py says it."""
+def test_every_field_is_in_its_template(part):
+    """A new field fails here until config/policy_summary.py has it."""
     for text, names in texts(part):
         places = [(name, spec) for _, name, spec, _ in Formatter().parse(text) if name]
         assert names == {name for name, _ in places}
         for _, spec in places:
             how = spec.partition("|")[0].partition(" ")[0]
-            assert how in {*_SAID, "part", "either"}
+            assert how in {*FORMATS, "part", "either"}
 
 
 @table_test("part", sorted(parts(), key=lambda part: part.__name__))
-def test_every_part_can_be_told(part):
-    text = told(SAMPLES.get(part) or part())
+def test_every_part_has_a_summary(part):
+    text = text_of(SAMPLES.get(part) or part())
     assert "{" not in text
     assert "None" not in text
 
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_statements_are_lines_that_end(name):
-    lines = list(account(PRESETS[name]))
+    lines = list(summarise(PRESETS[name]))
     assert {line[-1] for line in lines} <= {".", ":"}
     assert all(line[0].isupper() or line[0].isdigit() for line in lines)
 
 
-def test_the_article_in_words():
-    said = " ".join(account(ARTICLE_PRESET))
+def test_the_summary_of_the_article():
+    said = " ".join(summarise(ARTICLE_PRESET))
     for words in [
-        "A call ends after any time at all, and waits unserved for 5 minutes.",
-        "A call is sent 6 times at most",
-        "Retries come after 1 s, then 2 times the delay before, at most 1 minute; moved by chance by up to 30 %",
+        "Deadline of a call: none. Maximum time in queue, cooldown and backoff: 5 minutes.",
+        "At most 6 attempts per call",
+        "Delay before the first retry: 1 s, then 2 times the delay before, at most 1 minute; with up to 30 % of jitter",
         "Retries are free.",
         "The circuit opens after 5 failures in a row.",
-        "The breaker also counts as failures: throttled; and not at all: none.",
-        "At most 10 attempts to one target may be in flight.",
-        "one step ahead: 504.",
+        "The breaker also counts as failures: throttled; it ignores: none.",
+        "Maximum attempts in flight to one target: 10.",
+        "one step longer after these statuses: 504.",
     ]:
         assert words in said
 
 
-def test_what_changes_is_said():
+def test_the_summary_shows_changed_values():
     queue = QueuePolicy(min_share=0.1, tenant_weights={"shop": 3})
     policy = Policy(
         limit=AimdLimit(slow_call_threshold=90),
         queue=queue,
         failures=(Verdict.TIMEOUT, Verdict.AUTH),
     )
-    said = " ".join(account(replace(policy, shadow=policy.shadow_overrides())))
+    said = " ".join(summarise(replace(policy, shadow=policy.shadow_overrides())))
     for words in [
         "an answer is late after 90 s.",
-        "gets 10 % of what is served",
-        "where not 1: shop 3.",
+        "gets at least 10 % of the service",
+        "if not 1: shop 3.",
         "timeout and auth",
-        "In the shadow, reported and not obeyed:",
+        "The shadow policy is reported and not applied:",
     ]:
         assert words in said
-    assert "Nothing decides in the shadow." in list(account(policy))
+    assert "There is no shadow policy." in list(summarise(policy))
 
 
-def test_what_is_not_there_is_not_said_to_be():
-    said = " ".join(account(PRESETS["interactive"]))
+def test_the_summary_of_absent_values():
+    said = " ".join(summarise(PRESETS["interactive"]))
     assert (
-        "Per minute any number of requests and any number of tokens may go to one target;"
-        " where a number bounds them, that of 1 s may go at once." in said
+        "Rate limit of a target per minute: any number of requests and any number of tokens;"
+        " a burst may use those of 1 s at once." in said
     )
-    still = " ".join(account(ARTICLE_PRESET))
+    still = " ".join(summarise(ARTICLE_PRESET))
     assert (
-        "It stays open for 30 s, not moved by chance; after each failed trial as long again"
-        in still
+        "It stays open for 30 s, without jitter; after each failed trial as long as before" in still
     )
     stretched = Policy(retry=RetryPolicy(retry_after_jitter=0))
-    assert "A wait that the server names is not stretched by chance;" in " ".join(
-        account(stretched)
-    )
+    assert "A Retry-After is followed without jitter;" in " ".join(summarise(stretched))
     for name in PRESETS:
-        assert " 0 %" not in " ".join(account(PRESETS[name]))
-        assert "e+" not in " ".join(account(PRESETS[name]))
+        assert " 0 %" not in " ".join(summarise(PRESETS[name]))
+        assert "e+" not in " ".join(summarise(PRESETS[name]))
 
 
 @table_test(

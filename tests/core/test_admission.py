@@ -137,7 +137,7 @@ def test_oldest_first_within_a_priority_and_the_urgent_before_the_patient():
     assert [tickets[n] for n in (2, 5, 1, 4, 0, 3)] == served
 
 
-def test_nobody_overtakes_a_standing_queue():
+def test_no_call_overtakes_a_standing_queue():
     door = GatedQueue()
     door.barrier.opens_at = 5.0
     first = door.enter(0.0)

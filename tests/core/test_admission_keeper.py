@@ -71,7 +71,7 @@ def test_the_keeper_is_not_woken_for_what_it_knows():
     assert door.woken == []
 
 
-def test_the_keeper_is_told_when_a_gate_will_open_earlier():
+def test_the_timer_ticket_is_woken_when_a_gate_opens_earlier():
     door = GatedQueue()
     door.barrier.opens_at = 50.0
     ticket = door.enter()

@@ -84,7 +84,7 @@ def test_whether_a_call_may_wait_is_asked_about_that_very_call():
     assert [ticket.decided for ticket in (light, heavy)] == [False, True]
 
 
-def test_the_limit_hears_how_long_the_oldest_has_waited_and_of_no_wait_where_nobody_does():
+def test_the_limit_gets_the_wait_of_the_oldest_call_or_none():
     slots = Told()
     door = GatedQueue(slots=slots)
     permit = door.enter(3.0)
@@ -105,7 +105,7 @@ def test_the_limit_hears_how_long_the_oldest_has_waited_and_of_no_wait_where_nob
     ]
 
 
-def test_sweep_rejects_whoever_a_gate_now_keeps_too_long():
+def test_sweep_rejects_calls_that_a_gate_holds_too_long():
     door = GatedQueue()
     door.enter()
     brief, patient = door.enter(expires_at=10.0), door.enter(expires_at=50.0)
@@ -160,7 +160,7 @@ def test_a_limit_that_may_grow_sheds_only_what_would_be_late_at_its_most():
     assert door.enter(expires_at=1.1).policy == "shed"
 
 
-def test_nobody_is_shed_while_nothing_is_known():
+def test_no_call_is_shed_before_a_service_time_is_known():
     door = GatedQueue(slots=1)
     door.enter()
 
@@ -181,7 +181,7 @@ def test_at_its_turn_a_call_is_sent_only_if_an_answer_takes_no_longer_than_is_le
 
 
 @pytest.mark.parametrize("turn", [10.0, 12.0])
-def test_whose_time_is_over_at_its_turn_is_shed_though_nobody_looked(turn):
+def test_an_expired_call_is_shed_at_its_turn(turn):
     door = GatedQueue()
     first, ticket, next_one = door.enter(), door.enter(expires_at=10.0), door.enter()
     free(first, turn)

@@ -81,7 +81,7 @@ def test_when_all_have_failed_the_call_backs_off(order):
 
 
 @pytest.mark.parametrize("last", [SERVER_ERROR, INVALID])
-def test_a_failure_that_is_final_is_told_rather_than_one_that_is_not(last):
+def test_a_final_failure_is_reported_before_a_transient_one(last):
     first = INVALID if last is SERVER_ERROR else SERVER_ERROR
     run = slow(scene())
     run.cross(1, first)
@@ -144,7 +144,7 @@ def test_as_many_as_the_policy_says():
     assert [event.attempt for event in heard(stage, Overtaken)] == [1, 3]
 
 
-def test_whoever_cannot_stop_an_attempt_does_not_race():
+def test_a_driver_that_cannot_stop_attempts_does_not_race():
     stage = scene()
     run = stage.start()
     stage.pass_time(10.0)
@@ -162,7 +162,7 @@ def test_one_that_begins_to_put_out_is_not_slow():
     assert not heard(stage, Hedged, HedgeRefused)
 
 
-def test_a_stream_is_delivered_by_whoever_begins_first():
+def test_the_first_attempt_with_output_delivers_the_stream():
     stage = scene()
     run = slow(stage, delivers=True)
     run.cross(2, FIRST)
@@ -185,7 +185,7 @@ def test_a_stream_that_breaks_after_its_first_output_is_not_taken_up_by_another(
     assert run.ended.attempts == 2
 
 
-def test_what_became_of_a_stream_is_told_and_not_what_failed_beside_it():
+def test_a_race_returns_the_outcome_of_the_stream_not_of_a_failed_hedge():
     run = slow(scene(), delivers=True)
     run.cross(1, SERVER_ERROR)
     run.cross(2, FIRST)
@@ -196,7 +196,7 @@ def test_what_became_of_a_stream_is_told_and_not_what_failed_beside_it():
 
 @pytest.mark.parametrize("leave", ["close", "drop"])
 @pytest.mark.parametrize("hedged", [False, True])
-def test_whoever_gives_the_call_up_gives_all_of_its_attempts_up(leave, hedged):
+def test_cancelling_a_call_cancels_all_of_its_attempts(leave, hedged):
     stage = scene()
     run = slow(stage) if hedged else stage.start(races=True)
     getattr(run, leave)()
@@ -263,7 +263,7 @@ def test_each_target_of_a_call_is_slow_by_its_own_times():
     assert stage.engine.target_state(OTHER).hedging is not stage.state.hedging
 
 
-def test_a_throttled_hedge_holds_back_nobody_but_by_its_own_gates():
+def test_a_throttled_hedge_holds_calls_only_by_its_gates():
     stage = scene()
     run = slow(stage)
     run.cross(2, THROTTLED)
@@ -272,7 +272,7 @@ def test_a_throttled_hedge_holds_back_nobody_but_by_its_own_gates():
     assert run.ended.outcome is OK
 
 
-def test_without_a_policy_for_it_nobody_races():
+def test_no_hedges_without_a_hedge_policy():
     stage = Stage(replace(scene().engine.policy, hedge=None))
 
     assert stage.start(races=True).sending
@@ -282,7 +282,7 @@ def test_without_a_policy_for_it_nobody_races():
     ("call", "begins"),
     [({}, False), ({"streams": True}, True), ({"delivers": True}, True)],
 )
-def test_times_are_those_of_first_outputs_where_those_are_told(call, begins):
+def test_times_are_those_of_reported_first_outputs(call, begins):
     stage = scene(hedge=HedgePolicy())
     for _ in range(20):
         run = stage.start(races=True, **call)

@@ -34,7 +34,7 @@ class TestWhatKeepsAHedgeFromBeingSent:
     def test_the_limit_is_reached(self):
         self.refused(scene(limit=FixedLimit(max_in_flight=1)), "load")
 
-    def test_somebody_waits(self):
+    def test_a_waiting_call(self):
         stage = scene(limit=FixedLimit(max_in_flight=1))
         run = stage.start(races=True)
         stage.start()

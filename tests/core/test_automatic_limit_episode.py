@@ -97,7 +97,7 @@ def test_the_time_it_names_is_when_the_fade_opens_it_though_nothing_was_proven_s
     assert slots.gate.ready_at(None, slots.now) == READY
 
 
-def test_nobody_asks_again_sooner_than_in_50_ms():
+def test_no_retry_is_sooner_than_50_ms():
     slots = SlotGate()
     slots.fail()
     slots.take(2)
@@ -106,7 +106,7 @@ def test_nobody_asks_again_sooner_than_in_50_ms():
     assert slots.gate.ready_at(None, at) == at + 0.05
 
 
-def test_whoever_finds_it_full_looks_at_once():
+def test_a_call_that_finds_it_full_checks_at_once():
     """The ceiling is raised by what was proven in this very instant."""
     slots = SlotGate(max_in_flight=10)
     slots.first(slots.take(10, streams=True))

@@ -66,7 +66,7 @@ def test_transitions(state, event, after):
     assert after is ward.state
 
 
-def test_every_change_is_told_with_the_end_of_the_open_time():
+def test_every_change_is_reported_with_the_end_of_the_open_time():
     ward = Ward()
     ward.send(SERVER_ERROR, SERVER_ERROR)
     ward.now = 10.0
@@ -80,7 +80,7 @@ def test_every_change_is_told_with_the_end_of_the_open_time():
 
 
 @pytest.mark.parametrize("state", [CLOSED, ISOLATED])
-def test_what_changes_nothing_is_not_told(state):
+def test_a_change_without_effect_is_not_reported(state):
     ward = Ward().bring_to(state)
     told = len(ward.changes)
     ward.breaker.reset(ward.now) if state is CLOSED else ward.breaker.isolate(ward.now)

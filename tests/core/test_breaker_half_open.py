@@ -149,7 +149,7 @@ def test_a_trial_that_comes_to_nothing_opens_the_circuit_again():
     assert (ward.state, ward.breaker.until) == (OPEN, began + 120.0)
 
 
-def test_a_stale_trial_that_nobody_looked_at_for_long_makes_room_for_a_new_one():
+def test_a_stale_trial_makes_room_for_a_new_one():
     ward = Ward(max_half_open_duration=100.0).bring_to(HALF_OPEN)
     ward.send(OK)
     ward.now += 1000.0

@@ -61,7 +61,7 @@ def test_a_server_may_keep_the_circuit_open(named, heed, chance, open_for):
     assert ward.breaker.until == open_for
 
 
-def test_even_less_than_a_second_that_a_server_names_is_heeded():
+def test_a_retry_after_below_a_second_is_respected():
     ward = Ward(open_duration=0.2)
     ward.chance = 0.0
     ward.send(SERVER_ERROR._replace(retry_after=0.8), SERVER_ERROR)

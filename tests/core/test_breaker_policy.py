@@ -213,8 +213,8 @@ def test_the_utmost_values_are_possible():
 RATES = [FailureRate, SlowRate]
 IMPOSSIBLE = [
     (ConsecutiveFailures, {"failure_threshold": 0}, "failure_threshold must be at least 1, got 0"),
-    *((rule, {"ratio": 0}, r"ratio must lie in \(0, 1\], got 0") for rule in RATES),
-    *((rule, {"ratio": 1.01}, r"ratio must lie in \(0, 1\], got 1.01") for rule in RATES),
+    *((rule, {"ratio": 0}, r"ratio must be within \(0, 1\], got 0") for rule in RATES),
+    *((rule, {"ratio": 1.01}, r"ratio must be within \(0, 1\], got 1.01") for rule in RATES),
     *((rule, {"min_calls": 0}, "min_calls must be at least 1, got 0") for rule in RATES),
     (FailureRate, {"window_seconds": 0}, "window_seconds must be positive, got 0"),
     (SlowRate, {"window_seconds": 0}, "window_seconds must be positive, got 0"),

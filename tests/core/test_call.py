@@ -71,7 +71,7 @@ def test_a_driver_that_wakes_early_does_not_make_the_retry_early():
     assert run.step().command == Wait(until)
 
 
-def test_what_stopped_it_and_when_to_come_back_are_told():
+def test_the_reason_and_the_time_to_retry_are_reported():
     stage = Stage()
     ended = stage.start(patience=5.0).step(told(60.0)).ended
 
@@ -95,7 +95,7 @@ def test_a_rejected_call_says_by_whom():
     assert (ended.attempts, ended.stopped) == (0, "queue")
 
 
-def test_what_the_target_said_is_told_before_what_we_said():
+def test_a_failure_at_the_target_is_reported_before_a_rejection():
     rules = BreakerPolicy(
         trip=ConsecutiveFailures(failure_threshold=1), open_duration=5.0, open_duration_jitter=0
     )
@@ -209,7 +209,7 @@ def test_the_events_of_a_target():
     ] * 2
 
 
-def test_nothing_is_told_when_nobody_listens():
+def test_no_events_without_listeners():
     stage = Stage()
     stage.start().step(THROTTLED)
     stage.start().step(OK)
@@ -244,7 +244,7 @@ def test_each_call_earns_for_the_budget_once():
     assert stage.engine.budget.balance(stage.now) == 0.0
 
 
-def test_what_was_spent_in_the_queue_is_told_apart_from_backoff():
+def test_time_in_the_queue_is_separate_from_backoff():
     stage = Stage(
         policy(
             limit=FixedLimit(max_in_flight=1), retry=RetryPolicy(backoff=Backoff(kind="constant"))

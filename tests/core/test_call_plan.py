@@ -34,7 +34,7 @@ def where(run):
 # ------------------------------------------------------------------ patience
 
 
-def test_at_a_later_target_too_nobody_waits_who_can_be_served_at_the_next():
+def test_a_call_never_waits_at_a_target_if_the_next_can_serve_it():
     run = start(Stage(EAGER), to(SECOND), to(THIRD, after=2.0)).step(BILLING)
     assert where(run) == SECOND
 
@@ -42,7 +42,7 @@ def test_at_a_later_target_too_nobody_waits_who_can_be_served_at_the_next():
     assert run.step(told(30.0)).backing_off  # there is none after it
 
 
-def test_nor_who_can_be_served_at_another_target_of_the_same_rule():
+def test_a_call_does_not_wait_if_another_target_of_the_rule_can_serve_it():
     run = start(Stage(EAGER), to(SECOND, THIRD, after=2.0)).step(BILLING)
     assert where(run) == SECOND
 
@@ -82,7 +82,7 @@ def test_where_one_target_of_a_rule_answers_the_others_are_left_alone():
     assert (ended.outcome, ended.target, ended.attempts) == (OK, SECOND, 2)
 
 
-def test_an_answer_at_hand_is_told_when_it_was_found():
+def test_a_local_answer_has_the_time_when_it_was_found():
     stage = Stage(ONCE).listen()
     run = start(stage, CACHE).step(SERVER_ERROR)
     stage.tick(0.2)

@@ -138,7 +138,7 @@ def test_what_was_counted_before_is_forgotten():
     assert breaker.state is State.OPEN
 
 
-def test_no_time_has_passed_unless_it_is_told():
+def test_no_time_passes_unless_it_is_given():
     breaker = fresh()
     fail(breaker, 100.0)
     other = fresh()
@@ -250,7 +250,7 @@ def test_what_a_patient_policy_saves_can_be_read():
     assert again(breaker, 0.0, at=0.0).state is State.OPEN
 
 
-def test_an_open_time_that_nobody_named_is_that_of_the_policy_of_today():
+def test_a_restored_open_time_is_capped_by_the_present_policy():
     breaker = fresh(open_duration=600.0)
     fail(breaker, 100.0)
 

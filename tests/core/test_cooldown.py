@@ -21,7 +21,7 @@ class Rest:
         self.cooldown.settle(left, outcome, now, chance)
 
 
-def test_open_until_told():
+def test_open_until_reset():
     rest = Rest()
     for outcome in (OK, THROTTLED, SERVER_ERROR, CANCELLED, told(0.0)):
         rest.answer(outcome, left=0.0, now=1.0)
@@ -95,7 +95,7 @@ def test_success_matters_to_a_cooldown():
     assert Cooldown.settles_success  # or nobody would tell it
 
 
-def test_the_latest_that_was_told_counts():
+def test_the_latest_report_counts():
     rest = Rest()
     rest.answer(told(10.0), left=5.0, now=6.0)
     rest.answer(told(20.0), left=1.0, now=7.0)

@@ -191,7 +191,7 @@ def test_who_left_before_one_that_was_answered_on_time_is_overtaken():
     assert not watch.diagnosis.is_overtaken(watch.now)
 
 
-def test_where_all_hang_nobody_is_overtaken():
+def test_no_attempt_is_overtaken_while_all_hang():
     watch = Watch().know()
     early = watch.now
     before = watch.send(5)
@@ -222,7 +222,7 @@ def test_overload_lasts_until_an_answer_is_on_time_and_for_ten_seconds_at_least(
     assert watch.answer(1).fail(3).cause is Cause.BAD_LUCK
 
 
-def test_where_everybody_is_refused_it_is_an_overload_until_somebody_is_answered():
+def test_refusals_alone_are_an_overload_until_an_answer():
     watch = Watch().know().wait(11.0)
     assert watch.fail(7, THROTTLED).cause is Cause.BAD_LUCK
     assert watch.fail(1, THROTTLED).cause is Cause.OVERLOAD
@@ -284,7 +284,7 @@ def test_timeouts_are_death_again_when_the_late_answers_are_half_a_minute_old():
     assert watch.wait(1.0).is_dead
 
 
-def test_who_has_ended_is_not_watched_though_nobody_looks():
+def test_ended_attempts_are_not_watched():
     watch = Watch()
     for _ in range(100):
         watch.end(watch.send())

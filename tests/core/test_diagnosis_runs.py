@@ -159,7 +159,7 @@ def test_who_is_answered_after_all_has_not_failed():
     assert watch.diagnosis._usual_run == pytest.approx(0.1)
 
 
-def test_whoever_asks_looks_at_the_time():
+def test_every_check_looks_at_the_time():
     watch = Watch().know()
     watch.send(8)
     watch.now += 2.0
@@ -189,7 +189,7 @@ def test_where_a_share_hangs_beside_answers_nothing_is_dead():
     assert watch.cause is Cause.BAD_LUCK or watch.cause is Cause.NONE
 
 
-def test_before_anything_is_usual_who_hangs_does_not_count():
+def test_a_hanging_attempt_does_not_count_before_a_baseline_exists():
     watch = Watch()
     watch.send(100)
 

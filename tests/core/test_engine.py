@@ -38,7 +38,7 @@ def test_snapshot_says_what_stands_where():
                 "quota": None,
                 "rate": None,
                 "limit_learned": False,
-                "trouble": "none",
+                "diagnosis": "none",
                 "trips": 0,
                 "failure_rate": None,
                 "slow_call_rate": None,

@@ -70,7 +70,7 @@ def test_the_first_line_sums_up():
     ]
 
 
-def test_of_many_lines_the_last_are_told():
+def test_the_last_of_many_lines_are_kept():
     exactly, *_ = notes_of(ended(*map(returned, range(MAX_LINES)), attempts=MAX_LINES))
     first, *lines = notes_of(ended(*map(returned, range(MAX_LINES + 3)), attempts=MAX_LINES + 3))
 

@@ -66,7 +66,7 @@ def test_never_older_than_its_seconds_and_never_a_slice_short(steps):
         assert sum(surely) <= window.failures <= sum(at_most)
 
 
-def test_ten_slices_unless_told_otherwise():
+def test_ten_slices_by_default():
     window = TimeWindow(10.0)
     window.add(0.95, failed=True)
 

@@ -80,7 +80,7 @@ def test_by_weight_those_without_room_come_last():
     )
 
 
-def test_by_weight_the_last_is_drawn_where_rounding_leaves_nobody():
+def test_by_weight_rounding_falls_back_to_the_last_target():
     assert order(TargetOrder.WEIGHTED, 0.1, 0.2, 0.3, uniform=1 - 2**-53) == "cba"
 
 

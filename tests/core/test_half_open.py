@@ -10,7 +10,7 @@ from stormbreak.types import Tally
 
 @table_test("probes", [1, 2, 5])
 @table_test(("answered", "times"), [(True, 3), (False, 10)])
-def test_a_trial_is_spent_by_probes_that_told_nothing(probes, answered, times):
+def test_probes_without_a_clear_result_spend_a_trial(probes, answered, times):
     trial = Trial(BreakerPolicy(probes=probes), 0.0, pace=5.0)
     for _ in range(times * probes):
         assert trial.ready_at(0.0) == READY

@@ -37,7 +37,7 @@ WRONG = [
 
 
 @table_test(("part", "message"), WRONG)
-def test_a_number_that_nobody_means_is_named_by_its_path(part, message):
+def test_a_number_out_of_bounds_is_named_by_its_path(part, message):
     with pytest.raises(ConfigurationError, match=f"^{message}"):
         check_magnitudes(part)
 

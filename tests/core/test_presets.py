@@ -29,8 +29,8 @@ def test_by_name():
     assert [preset(name) for name in names] == [INTERACTIVE, BATCH, ARTICLE, OFF]
 
 
-def test_an_unknown_name_is_told_with_those_that_exist():
-    with pytest.raises(ConfigurationError, match="'speedy'; there are: interactive, batch"):
+def test_an_unknown_preset_lists_the_presets():
+    with pytest.raises(ConfigurationError, match="'speedy'; presets: interactive, batch"):
         preset("speedy")
 
 
@@ -137,13 +137,13 @@ def test_impossible_values_are_named(name):
         Policy(**{name: 0})
 
 
-def test_so_are_numbers_that_nobody_means_and_words_for_a_priority():
+def test_numbers_out_of_bounds_and_invalid_priorities_are_rejected():
     with pytest.raises(ConfigurationError, match="patience must be at least 1e-06 and at most"):
         Policy(patience=1e300)
     with pytest.raises(ConfigurationError, match="priority must be a Priority, got 0"):
         Policy(priority=0)
 
 
-def test_off_holds_nobody_back():
+def test_off_holds_no_call():
     assert not any(treatment.cools for treatment in OFF.treatments.values())
     assert any(treatment.cools for treatment in INTERACTIVE.treatments.values())

@@ -91,7 +91,7 @@ def test_who_does_not_wait_earns_no_credit():
     assert serve(queue).call.priority is INTERACTIVE
 
 
-def test_no_credit_is_earned_while_nobody_more_urgent_waits():
+def test_no_credit_is_earned_while_no_more_urgent_call_waits():
     queue = queue_of(*(ticket(n, BATCH) for n in range(50)), ticket(99, BACKGROUND))
     for _ in range(19):
         serve(queue)
@@ -113,7 +113,7 @@ def test_turns_of_the_most_urgent_that_waits_are_not_held_against_it_later():
     assert BATCH in [serve(queue).call.priority for _ in range(20)]
 
 
-def test_credit_is_gone_when_nobody_more_urgent_waits():
+def test_credit_is_reset_when_no_more_urgent_call_waits():
     less = [ticket(n, priority) for priority in (BATCH, BACKGROUND) for n in range(9)]
     queue = queue_of(ticket(), ticket(), *less, min_share=0.25)
     served = [serve(queue).call.priority for _ in range(3)]
@@ -177,7 +177,7 @@ def test_without_a_least_share_a_call_is_behind_all_that_are_more_urgent():
 
 
 @pytest.mark.parametrize(("own", "makes_room"), [(0, True), (1, False)])
-def test_room_is_made_only_where_somebody_has_more(own, makes_room):
+def test_room_is_made_only_if_a_tenant_has_more(own, makes_room):
     """Two of another tenant wait; with the call that comes, its own would be one, or two."""
     others = [ticket(n, tenant="other") for n in range(2)]
     queue = queue_of(*others, *[ticket(9, tenant="own")] * own)
@@ -308,7 +308,7 @@ def test_weights_are_a_copy_and_the_policy_can_be_sent_to_another_process():
     [
         ({"max_size": -1}, "max_size must not be negative, got -1"),
         ({"max_pause": 0}, "max_pause must be positive, got 0"),
-        ({"min_share": 0.5}, r"min_share must lie in \[0, 1/3\], got 0.5"),
+        ({"min_share": 0.5}, r"min_share must be within \[0, 1/3\], got 0.5"),
         ({"tenant_weights": {"shop": 0}}, "tenant_weights.shop must be positive, got 0"),
         ({"tenant_weights": {"a\n": 1}}, r"names in tenant_weights must be printable, got 'a\\n'"),
     ],

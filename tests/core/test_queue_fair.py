@@ -44,7 +44,7 @@ def test_who_was_idle_comes_back_without_credit():
     assert turns(shares, 6) == "ababab"
 
 
-def test_who_comes_and_goes_gets_no_more_than_who_stays():
+def test_a_tenant_that_leaves_and_returns_gains_nothing():
     """Ever new names with one call each: the old one keeps its half."""
     shares = waiting("a")
     served = []
@@ -66,7 +66,7 @@ def test_giving_up_a_turn_costs_and_gains_nothing():
     assert turns(shares, 4) == "baba"
 
 
-def test_nothing_is_remembered_of_those_who_left():
+def test_tenants_without_calls_are_forgotten():
     shares = waiting("a")
     for n in range(1000):
         shares.enter(f"t{n}")

@@ -79,7 +79,7 @@ def test_a_full_queue_does_not_look_at_each_of_thousands():
     assert crowd.looks <= 5 * 100
 
 
-def test_while_nobody_asks_loads_are_not_kept_without_end():
+def test_unused_loads_are_cleaned_up():
     crowd = BackgroundTraffic()
     for _ in range(3):
         crowd.come("a")

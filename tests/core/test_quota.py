@@ -94,7 +94,7 @@ def requests_receipt(**requests):
     return OK._replace(rate_limits=RateLimits(requests=RateLimitStatus(**requests)))
 
 
-def test_what_was_told_gets_back_what_was_not_used():
+def test_a_reported_limit_is_refunded():
     gate = quota(learn_from_headers=True)
     first, second = take(gate, 100), take(gate, 100)
     gate.settle(first, told(limit=600.0, remaining=200.0, reset=40.0), NOW, 0.5)
@@ -104,7 +104,7 @@ def test_what_was_told_gets_back_what_was_not_used():
     assert ask(gate, 171) == pytest.approx(NOW + 0.1)
 
 
-def test_what_was_told_of_requests_gets_back_one_that_was_not_sent():
+def test_a_reported_request_limit_is_refunded_if_nothing_was_sent():
     gate = quota(learn_from_headers=True)
     first, second = take(gate), take(gate)
     gate.settle(first, requests_receipt(limit=60.0, remaining=1.0, reset=59.0), NOW, 0.5)
@@ -151,7 +151,7 @@ def test_tokens_that_hold_are_in_force_for_a_second_more():
     assert [gate.paces(call(50), now) for now in (NOW, 105.9, 106.0)] == [True, True, False]
 
 
-def test_the_time_for_sends_is_told_by_the_requests_alone():
+def test_the_time_for_sends_depends_only_on_requests():
     gate = quota(rpm=60, burst_seconds=10)
     assert gate.time_to_send(10, NOW) == 0.0
     for _ in range(10):
@@ -189,7 +189,7 @@ def test_a_quota_acts_where_there_is_something_to_do():
     )
 
 
-def test_a_count_gone_wrong_closes_the_limit_for_no_longer_than_anything_that_is_told():
+def test_a_wrong_count_closes_the_limit_no_longer_than_a_report():
     gate = quota(tpm=60_000.0)
     gate.settle(take(gate, tokens=100), OK._replace(usage=Usage(output_tokens=10**12)), NOW, 0.5)
 
@@ -242,7 +242,7 @@ def test_what_is_usual_moves_a_tenth_of_the_way_with_each_answer(remaining, lack
     assert gate.is_what_lacks(THROTTLED._replace(rate_limits=told)) is lacks
 
 
-def test_where_nothing_is_said_of_what_remains_nothing_is_enough():
+def test_a_report_without_a_remainder_is_ignored():
     gate = quota(learn_from_headers=True)
     usually(gate, 1)
     told = TOKENS_LACK._replace(tokens=RateLimitStatus(10_000, None, 48.0))
@@ -250,7 +250,7 @@ def test_where_nothing_is_said_of_what_remains_nothing_is_enough():
     assert gate.is_what_lacks(THROTTLED._replace(rate_limits=told)) is False
 
 
-def test_who_wants_few_tokens_need_not_wait_with_who_wants_many():
+def test_a_small_call_need_not_wait_for_the_tokens_of_a_large_one():
     stage = Stage(
         policy(
             rate_limit=RateLimitPolicy(learn_from_headers=True), retry=RetryPolicy(max_attempts=2)

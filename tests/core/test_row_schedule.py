@@ -241,7 +241,7 @@ def test_never_before_the_named_time_and_spread_beyond_it(uniform, wait):
     assert fate.due <= 10 + 1.5 * wait + 1e-6
 
 
-def test_rows_told_the_same_time_come_back_spread_out():
+def test_rows_with_the_same_retry_after_are_spread_out():
     made = proven(12)
     turns = taken(made)[0]
     dues = [
@@ -268,7 +268,7 @@ def dark(made, turn, rounds):
     return turn
 
 
-def test_the_pause_grows_while_nobody_is_answered():
+def test_the_pause_grows_while_no_row_is_answered():
     made = proven(2)
     turn = dark(made, made.take(0.0), 4)
     pauses = [

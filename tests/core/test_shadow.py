@@ -50,7 +50,7 @@ def once(stage, outcome):
     return run
 
 
-def test_a_circuit_that_would_have_opened_refuses_nobody():
+def test_a_circuit_in_metrics_only_mode_rejects_no_call():
     stage = beside({"retry": RetryPolicy(max_attempts=1), "fail_fast": True}, breaker=FRAGILE)
     for outcome in (SERVER_ERROR, SERVER_ERROR, OK, OK):
         assert once(stage, outcome).ended.attempts == 1
@@ -285,7 +285,7 @@ def test_both_accounts_earn():
     )
 
 
-def test_no_event_is_built_where_nobody_listens():
+def test_no_event_is_built_without_listeners():
     stage = Stage(policy(shadow=ShadowPolicy(limit=FixedLimit(max_in_flight=1))))
     stage.start(), stage.start()
 

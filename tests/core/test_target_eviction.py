@@ -144,7 +144,7 @@ class TestWhatIsNeededStays:
         assert not stage.state.is_needed(stage.now + 61.0)
 
     @pytest.mark.parametrize(("remaining", "stays"), [(0, True), (49, True), (99, False)])
-    def test_a_limit_that_was_told_and_is_nearly_used_up(self, remaining, stays):
+    def test_a_reported_limit_that_is_nearly_used_up(self, remaining, stays):
         told = RateLimits(RateLimitStatus(limit=100, remaining=remaining, reset=60.0, flows=False))
         stage = Stage(policy(rate_limit=RateLimitPolicy(learn_from_headers=True)))
         stage.start().step(OK._replace(rate_limits=told))

@@ -44,7 +44,7 @@ def test_of_a_limit_of_one_all_is_taken_by_one():
     assert stage.state.utilization(stage.now) == 1.0
 
 
-def test_where_nobody_may_leave_there_is_no_room():
+def test_a_target_that_lets_no_call_leave_has_no_room():
     stage = Stage(policy(limit=FixedLimit(max_in_flight=4), retry=ONCE))
     stage.start().step(told(10.0))
 
@@ -72,7 +72,7 @@ def test_an_answer_shows_that_the_target_is_well_and_overtakes_who_left_before_i
 
 
 @pytest.mark.parametrize("adaptive_rate", [False, True])
-def test_429s_are_heeded_where_they_teach_a_rate(adaptive_rate):
+def test_429s_limit_the_send_rate_if_configured(adaptive_rate):
     stage = Stage(policy(adaptive_rate=adaptive_rate))
     stage.start().step(THROTTLED)
 
@@ -104,10 +104,10 @@ def test_calls_that_waited_for_a_pause_do_not_make_the_limit_bind():
     assert stage.state.slots.limit == 256
 
 
-def test_the_trouble_is_what_the_diagnosis_says():
+def test_the_snapshot_shows_the_diagnosis():
     stage = Stage(policy(retry=ONCE))
     for number in range(8):
-        assert stage.state.snapshot(stage.now)["trouble"] == ("bad luck" if number else "none")
+        assert stage.state.snapshot(stage.now)["diagnosis"] == ("bad luck" if number else "none")
         stage.start().step(SERVER_ERROR)
 
     assert stage.state.snapshot(stage.now)["trouble"] == "dead"
@@ -229,7 +229,7 @@ def test_how_often_its_circuit_opened_is_counted():
     assert stage.state.openings == 2
 
 
-def test_whoever_waits_for_a_pause_leaves_when_it_is_lifted_by_hand():
+def test_reset_lets_calls_leave_that_wait_for_a_pause():
     stage = Stage(policy(retry=ONCE))
     stage.start().step(told(60.0))
     crowd = [stage.start() for _ in range(9)]
@@ -240,7 +240,7 @@ def test_whoever_waits_for_a_pause_leaves_when_it_is_lifted_by_hand():
     assert stage.state.snapshot(stage.now)["cooldown"] == 0.0
 
 
-def test_whoever_leaves_paced_leaves_at_once_by_hand():
+def test_reset_lets_paced_calls_leave_at_once():
     stage = Stage(policy(limit=FixedLimit(max_in_flight=10), retry=ONCE))
     stage.start().step(told(4.0))
     for _ in range(20):
@@ -272,7 +272,7 @@ def test_and_does_not_leave_paced_though_another_pause_comes_and_goes():
     assert all(run.sending for run in crowd)
 
 
-def test_whoever_waits_leaves_when_a_circuit_is_restored_as_closed():
+def test_waiting_calls_leave_when_a_circuit_is_restored_as_closed():
     stage = Stage(policy(breaker=FRAGILE))
     stage.state.isolate(stage.now)
     run = stage.start(fail_fast=False)
@@ -284,7 +284,7 @@ def test_whoever_waits_leaves_when_a_circuit_is_restored_as_closed():
     assert run.sending
 
 
-def test_a_lane_without_breaker_and_pause_says_so():
+def test_the_snapshot_of_a_target_without_breaker_and_pause():
     stage = Stage(policy(limit=FixedLimit(max_in_flight=2)))
 
     assert stage.state.target == TARGET
@@ -300,7 +300,7 @@ def test_a_lane_without_breaker_and_pause_says_so():
         "quota": None,
         "rate": None,
         "limit_learned": False,
-        "trouble": "none",
+        "diagnosis": "none",
         "trips": 0,
         "failure_rate": None,
         "slow_call_rate": None,

@@ -90,7 +90,7 @@ def test_without_providers_it_is_the_file_and_the_makers():
     ]
     assert offers_for("gpt-4.1", [Seller("acme")], article) == [Offer(Seller("acme"), "gpt-4.1")]
     assert str(offers_for("gpt-5", [], article)[0]) == "openai/gpt-5"
-    with pytest.raises(UnknownPriceError, match="nobody is known to sell 'gtp-5'"):
+    with pytest.raises(UnknownPriceError, match="no known provider sells 'gtp-5'"):
         offers_for("gtp-5", [], article)
 
 

@@ -83,7 +83,7 @@ async def spent_on(endpoint, script, *, is_streamed):
             await client.request(endpoint, ASKED[endpoint])
         (purse,) = client.snapshot()["spend"]
     bound = next(event.bound for event in heard if hasattr(event, "bound"))
-    most = price_of("", "").max_output_within(bound)
+    most = price_of("", "").max_cost_within(bound)
     return Decimal(purse["spent"]) / most, Decimal(purse["spent"]), meter.snapshot().total
 
 
@@ -109,7 +109,7 @@ async def test_more_than_was_set_aside_is_spent_too(endpoint, is_streamed):
     script = stream(endpoint, usage) if is_streamed else whole(endpoint, usage)
     _, spent, bill = await spent_on(endpoint, script, is_streamed=is_streamed)
 
-    assert spent == bill.in_all.least == bill.in_all.most
+    assert spent == bill.in_all.min_usd == bill.in_all.max_usd
 
 
 @FORMATS

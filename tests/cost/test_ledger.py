@@ -195,9 +195,9 @@ def test_what_it_has_cost_is_known_and_what_it_can_be():
     free = ModelUsage(provider="p", model="secret", free=3)
     cost = Account(spent=(PRICED, SECRET, free)).cost(price_of)
 
-    assert cost == Cost(least=usd("0.45"), most=usd("0.86"), priced=8, unpriced=7, unbounded=1)
+    assert cost == Cost(min_usd=usd("0.45"), max_usd=usd("0.86"), priced=8, unpriced=7, unbounded=1)
     assert cost.is_known
-    assert Account(spent=(PRICED,), lost=usd("0.5")).cost(price_of).most == usd("1.36")
+    assert Account(spent=(PRICED,), lost=usd("0.5")).cost(price_of).max_usd == usd("1.36")
     assert not Account(spent=(SECRET,)).cost(price_of).is_known
     assert not Account().cost(price_of).is_known
 

@@ -31,7 +31,7 @@ def test_an_answer_costs_what_its_usage_says():
 
     bill = meter.snapshot().total
     assert bill.of_use == (usd("1.55"), usd("1.55"))
-    assert bill.for_nothing.most == 0
+    assert bill.for_nothing.max_usd == 0
     assert bill.saved_by_cache == usd("0.45")
     assert (bill.attempts, bill.useful.input_tokens, bill.useful.cached_input_tokens) == (
         1, 1_000_000, 500_000,
@@ -264,7 +264,7 @@ def test_an_answer_of_before_saves_what_it_would_cost_again():
 
     bill = meter.snapshot().total
     assert bill.saved_by_cache == 1
-    assert bill.in_all.most == 0
+    assert bill.in_all.max_usd == 0
 
 
 def test_an_answer_that_says_there_is_none_saves_nothing():

@@ -116,19 +116,19 @@ def test_each_service_has_its_own_prices():
         ),
         (
             f"{DOTTED}flat = 1\n{DASHED}flat = 2",
-            "prices[1] must not say again what 'X/A-1' costs",
+            "prices[1] repeats the price of 'X/A-1'",
         ),
         (
             f"{ONE}input = 1\nlong_prompts = [{{ above = 9, input = 2 }}, {{ above = 9, input = 3 }}]",
-            "prices[0].long_prompts[1].above must not be said again, got 9",
+            "prices[0].long_prompts[1].above must be unique, got 9",
         ),
         (ONE, "prices[0].input, or flat in its place, must be given, got none"),
         (
             f"{ONE}output = 2",
             "prices[0].input, or flat in its place, must be given, got output = 2",
         ),
-        (f"{ONE}flat = 1\ninput = 2", "prices[0].input must not be given beside flat, got 2"),
-        (f"{ONE}flat = 1\noutput = 2", "prices[0].output must not be given beside flat, got 2"),
+        (f"{ONE}flat = 1\ninput = 2", "prices[0].input cannot be combined with flat, got 2"),
+        (f"{ONE}flat = 1\noutput = 2", "prices[0].output cannot be combined with flat, got 2"),
         (f"{ONE}flat = 1\nbatch = {{ output = 1 }}", "prices[0].batch.input, or flat in its place"),
         (f"{ONE}flat = 1\nbatch = 3", "prices[0].batch must be a table, got 3"),
         (
@@ -153,10 +153,10 @@ def test_each_service_has_its_own_prices():
         (f"{ONE}flat = 1\nmaker = 'openai/'", "prices[0].maker must be provider/model, got 'open"),
         (f"{ONE}flat = 1\nmaker = '/m'", "prices[0].maker must be provider/model, got '/m'"),
         ("[[prices]]\nprovider = ' x'\nmodel = 'm'\nflat = 1", "prices[0].provider must be a name"),
-        ("prices = []", "prices must say what something costs, got none"),
+        ("prices = []", "prices must have at least one price, got none"),
         (f"name = ''\n{ONE}flat = 1", "name must be a name, got ''"),
         (f"name = 'market'\n{ONE}flat = 1", "name must not be that of list prices, got 'market'"),
-        (f"{ONE}flat = 1\n{ONE}flat = 2", "prices[1] must not say again what 'x/m' costs"),
+        (f"{ONE}flat = 1\n{ONE}flat = 2", "prices[1] repeats the price of 'x/m'"),
         (f"as_of = 'May'\n{ONE}flat = 1", "as_of must be a date such as 2025-11-11, got 'May'"),
         (f"as_of = 2025-11-11T10:00:00\n{ONE}flat = 1", "as_of must be a date such as"),
         (f"claim = 'yes'\n{ONE}flat = 1", "claim must be true or false, got 'yes'"),
@@ -167,9 +167,9 @@ def test_each_service_has_its_own_prices():
         ),
         (f"per_usd = 0\n{ONE}flat = 1", "per_usd must be between 0.000001 and 10,000,000, got 0"),
         ("name = 'x'", "lacks prices, got a table"),
-        ("prices = [", "broken TOML: "),
+        ("prices = [", "invalid TOML: "),
         ("api_key = 'hunter2'", "unknown key api_key = (not shown)"),
-        ("# sk-proj-c4n4ryAbCdEf1234567890", "line 1 looks like it holds an API key"),
+        ("# sk-proj-c4n4ryAbCdEf1234567890", "line 1 looks like it contains an API key"),
     ],
 )
 def test_what_is_wrong_is_one_line_with_file_path_and_value(toml, complaint, tmp_path):
@@ -185,5 +185,5 @@ def test_what_is_wrong_is_one_line_with_file_path_and_value(toml, complaint, tmp
 
 @pytest.mark.parametrize("name", ["articel-2025", "/nowhere.toml", "a\0b", "."])
 def test_a_file_that_is_not_there_is_named(name):
-    with pytest.raises(ConfigurationError, match=r"no price file is called .*: article-2025"):
+    with pytest.raises(ConfigurationError, match=r"no price file is named .*: article-2025"):
         load(name)

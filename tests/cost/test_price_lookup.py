@@ -103,5 +103,5 @@ def test_two_files_of_one_name_are_not_taken_for_one():
         parse(f"[[prices]]\nprovider = 'x'\nmodel = 'm'\nflat = {n}", source="deal.toml")
         for n in (1, 2)
     ]
-    with pytest.raises(ConfigurationError, match="two price files are called 'deal'"):
+    with pytest.raises(ConfigurationError, match="two price files are named 'deal'"):
         PriceLookup(files)

@@ -139,8 +139,8 @@ def test_the_most_of_several_calls_is_no_less_than_what_they_cost(rates, calls):
     cost = sum(map(prices.cost_of, calls))
 
     assert cost <= prices.max_cost_of(together(calls))
-    assert cost <= sum(prices.max_output_within(bound_of(used)) for used in calls)
-    assert cost <= prices.max_output_within(together([bound_of(used) for used in calls]))
+    assert cost <= sum(prices.max_cost_within(bound_of(used)) for used in calls)
+    assert cost <= prices.max_cost_within(together([bound_of(used) for used in calls]))
 
 
 @given(any_rates, usages())
@@ -157,7 +157,7 @@ def test_a_bound_is_what_the_dearest_way_costs_and_no_more(rates, used):
         )
     ]
 
-    assert prices.max_output_within(bound) == max(map(prices.max_cost_of, ways))
+    assert prices.max_cost_within(bound) == max(map(prices.max_cost_of, ways))
 
 
 @given(amounts, amounts, amounts, counts, counts, shares)

@@ -50,7 +50,7 @@ def test_a_period_is_over_at_its_end():
     assert (made.lacks(TWO, 59.9), made.lacks(TWO, 60.0)) == (True, False)
     assert made.ready_at(THREE, 60.0) == NEVER
     assert made.snapshot(59.9)["spent"] == "2"
-    assert made.snapshot(60.0) == {"limit": "2.0", "spent": "0", "set_aside": "0", "ends": None}
+    assert made.snapshot(60.0) == {"limit": "2.0", "spent": "0", "reserved": "0", "ends": None}
 
 
 def test_a_period_is_as_long_as_it_is_whoever_comes_in_it():

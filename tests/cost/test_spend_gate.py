@@ -43,7 +43,7 @@ def standing(made):
 
 def money(made):
     purse = standing(made)
-    return float(purse["spent"]), float(purse["set_aside"])
+    return float(purse["spent"]), float(purse["reserved"])
 
 
 def test_the_most_that_an_attempt_can_cost_is_set_aside_and_the_rest_given_back():
@@ -351,7 +351,7 @@ class Sold:
     def max_cost_of(self, used):
         return self.cost_of(used)
 
-    def max_output_within(self, bound):
+    def max_cost_within(self, bound):
         cached = (0, bound.input_tokens)
         return max(self.cost_of(replace(bound, cached_input_tokens=each)) for each in cached)
 
@@ -406,7 +406,7 @@ class Odd:
     def __init__(self, cost):
         self._cost = cost
 
-    def max_output_within(self, _):
+    def max_cost_within(self, _):
         return Decimal(1)
 
     def cost_of(self, _):

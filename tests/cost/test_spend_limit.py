@@ -117,11 +117,11 @@ def test_all_that_was_billed_is_within_the_limit_and_within_what_the_meter_says(
     billed = sum((cost for _, cost in provider.billed), Decimal(0))
     (purse,) = engine.snapshot(200.0)["spend"]
     assert billed <= Decimal(purse["spent"]) <= Decimal(str(usd))
-    assert Decimal(purse["set_aside"]) == 0
+    assert Decimal(purse["reserved"]) == 0
     bill = meter.snapshot()
-    assert bill.total.in_all.least <= billed <= bill.total.in_all.most
+    assert bill.total.in_all.min_usd <= billed <= bill.total.in_all.max_usd
     assert not bill.under_way
-    assert bill.total.in_all.most == Decimal(purse["spent"])
+    assert bill.total.in_all.max_usd == Decimal(purse["spent"])
 
 
 @settings(max_examples=6)

@@ -92,7 +92,7 @@ async def test_a_limit_is_never_passed(stormbreak_provider):
     assert max(seen) <= Decimal(str(LIMIT))
     assert billed(provider) <= Decimal(purse["spent"]) <= Decimal(str(LIMIT))
     assert billed(provider) > Decimal("1.5")  # and it was used
-    assert Decimal(purse["set_aside"]) == 0
+    assert Decimal(purse["reserved"]) == 0
     assert fates.count("answered") > 80
     assert fates.count("spend") > 250
 

@@ -15,10 +15,10 @@ TARGET = Target("p", "m")
 def record(*attempts, speed=1.0):
     """A record of attempts given as (time, ok)."""
     made = Record(speed)
-    made.hear(Sent(100.0, 1, TARGET, 1))
+    made.on_event(Sent(100.0, 1, TARGET, 1))
     for at, ok in attempts:
         verdict = Verdict.OK if ok else Verdict.THROTTLED
-        made.hear(Returned(100.0 + at, 1, TARGET, 1, verdict, None, None, 0.1))
+        made.on_event(Returned(100.0 + at, 1, TARGET, 1, verdict, None, None, 0.1))
     return made
 
 

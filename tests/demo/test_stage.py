@@ -17,7 +17,7 @@ def test_what_an_earlier_demo_left_is_replaced(tmp_path):
 @pytest.mark.parametrize("name", ["documents.jsonl", "answers.jsonl", "answers.txt"])
 def test_files_of_somebody_elses_stay(tmp_path, name):
     (tmp_path / name).write_text("precious")
-    with pytest.raises(ConfigurationError, match="somebody else"):
+    with pytest.raises(ConfigurationError, match="not from a demo"):
         prepare(tmp_path)
 
     assert (tmp_path / name).read_text() == "precious"

@@ -33,7 +33,7 @@ def test_a_stepper_goes_with_its_drivers():
     del driver
     gc.collect()
 
-    with pytest.raises(RuntimeError, match="no driver steps"):
+    with pytest.raises(RuntimeError, match="no driver runs"):
         engine.snapshot()
 
 

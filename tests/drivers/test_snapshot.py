@@ -131,5 +131,5 @@ async def test_it_may_be_left_out():
 
 
 def test_an_engine_that_nobody_steps_has_no_time():
-    with pytest.raises(RuntimeError, match="no driver steps this engine"):
+    with pytest.raises(RuntimeError, match="no driver runs this engine"):
         Engine(policy()).snapshot()

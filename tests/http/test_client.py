@@ -31,7 +31,7 @@ async def test_200_calls_at_once(stormbreak_provider):
         assert one.text == answer_text({"model": "m", "messages": say})
     stats = provider.stats()
     assert stats["keys"] == {
-        "asked": 200, "answered": 200, "answered_twice": 0, "answers": 200, "most_attempts": 1,
+        "asked": 200, "answered": 200, "answered_twice": 0, "answers": 200, "max_attempts": 1,
     }  # fmt: skip
     assert stats["idempotency"] == {"keys": 200, "repeats": 0}
     assert stats["connections"]["opened"] <= 200

@@ -84,7 +84,7 @@ async def test_inputs_that_nobody_can_count_are_not_counted(given):
     assert (ended.outcome.verdict, again.outcome.verdict) == (Verdict.OK, Verdict.OK)
 
 
-async def test_fewer_choices_than_were_asked_for_are_told():
+async def test_fewer_choices_than_requested_are_reported():
     async with served() as server, client_of(server, ONCE) as client:
         ended = await client.ask("chat/completions", b'{"model":"m","n":2}')
         assert (ended.outcome.verdict, ended.outcome.detail) == (Verdict.OK, "1 of 2 choices")

@@ -261,7 +261,7 @@ async def test_a_file_is_not_kept_since_nothing_says_later_what_it_is(tmp_path, 
 
 def test_a_cache_that_cannot_be_opened_is_told_when_the_client_is_made(tmp_path):
     cache = CachePolicy(path=str(tmp_path / "none" / "answers.db"))
-    with pytest.raises(ConfigurationError, match="no cache of answers"):
+    with pytest.raises(ConfigurationError, match="cannot open the cache of answers"):
         AsyncClient(
             base_url="http://127.0.0.1:1/v1", policy=Policy(fallback=(ToCache(),), cache=cache)
         )

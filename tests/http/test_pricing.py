@@ -53,7 +53,7 @@ def of_use(meter):
     """What the meter says of all calls so far; it must be exact."""
     span = meter.snapshot().total.of_use
     assert span.is_exact
-    return span.least
+    return span.min_usd
 
 
 # ---------------------------------------------------------------- as the meter has it
@@ -91,7 +91,7 @@ async def test_attempts_that_were_wasted_are_not_in_it(stormbreak_provider):
 
     assert sum(each.maybe_processed for each in answers) > 5
     assert sum(each.cost for each in answers) == of_use(meter)
-    assert meter.snapshot().total.for_nothing.most > 0
+    assert meter.snapshot().total.for_nothing.max_usd > 0
 
 
 def test_the_client_that_blocks_has_the_same(stormbreak_provider):

@@ -175,7 +175,7 @@ async def test_a_target_at_another_address_begins_anew(path):
     ("wrong", "said"),
     [
         ("deadlin = 3", "unknown key deadlin = 3; did you mean deadline?"),
-        ("deadline = x", "broken TOML: Invalid value (at line 1, column 12)"),
+        ("deadline = x", "invalid TOML: Invalid value (at line 1, column 12)"),
         ("", "it names no target, as in [targets.main]"),
         ('[targets.main]\napi_key_env = "NOT_SET"\nbase_url = "{first}"',
          "targets.main: no API key: the environment variable NOT_SET is not set"),

@@ -31,7 +31,7 @@ def test_each_preset_is_in_every_table(preset):
     assert preset in SOURCES
 
 
-def test_whoever_documents_something_has_a_source():
+def test_every_documenting_provider_has_a_source():
     rows = (
         *FINISH_REASONS.values(),
         *CODES,

@@ -83,7 +83,7 @@ def test_text_beside_a_tool_call_is_kept():
 
 
 @pytest.mark.parametrize("index", [None, 0])
-def test_tool_calls_of_one_index_are_told_apart_by_id(index):
+def test_tool_calls_of_one_index_are_distinguished_by_id(index):
     found = message(
         call(index, "f", "{}", id="a", type="function"),
         call(index, "g", "{", id="b", type="function"),

@@ -29,7 +29,7 @@ def test_audio_grows():
     }
 
 
-def test_fields_that_nobody_knows_grow_by_kind():
+def test_unknown_delta_fields_are_joined_by_kind():
     found = message(
         {"x": {"a": "b", "c": [1], "d": {"e": "f"}, "g": 1, "h": None, "i": "", "j": True}},
         {"x": {"a": "c", "c": [2], "d": {"e": "g"}, "g": 2, "h": 3, "i": {"k": 1}, "j": False}},

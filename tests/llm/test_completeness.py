@@ -234,7 +234,7 @@ def test_numbers_and_base64_are_embeddings(embedding):
     assert read(spaced.encode(), Shape.EMBEDDINGS).verdict is Verdict.OK
 
 
-def test_fewer_choices_than_were_asked_for_are_told():
+def test_fewer_choices_than_requested_are_reported():
     """Decided: a server that ignores `n` ignores it again, and each answer is paid for."""
     one, three = {"choices": [CHOICE]}, {"choices": [CHOICE] * 3}
     assert read(one, choices=1).verdict is Verdict.OK

@@ -58,7 +58,7 @@ def test_what_the_facts_say_of_breaker_and_retry(verdict):
     )
 
 
-def test_an_outcome_that_nobody_knows_may_have_been_billed():
+def test_an_unknown_outcome_may_have_been_billed():
     body = json.dumps(anthropic("api_error", "change_outcome_unknown")).encode()
     reading = read_answer(HttpResponse(503, {}, body, NOW), Shape.JSON)
     assert (reading.code, reading.maybe_processed) == ("change_outcome_unknown", True)

@@ -113,7 +113,7 @@ def test_a_stream_without_its_end_is_broken(left):
         (STREAM[:1] + STREAM[3:], "not a part of a message"),  # the start of a block is lost
     ],
 )
-def test_what_is_missing_or_too_much_is_told(events, detail):
+def test_missing_and_extra_fields_are_reported(events, detail):
     assert READER.streamed(*events)[0].detail == detail
 
 

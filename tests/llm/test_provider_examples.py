@@ -162,7 +162,7 @@ def test_what_the_model_spoilt_is_broken_where_nothing_else_came(reason):
 
 
 @pytest.mark.parametrize("reason", ["something_new", "STOP", "end_turn", "eos", "model_length"])
-def test_a_reason_nobody_knows_ends_an_answer(reason):
+def test_an_unknown_finish_reason_ends_an_answer(reason):
     """Decided: to refuse it would pay for every good answer again. Without a message it is none."""
     reading = read({"choices": [choice(reason, MESSAGE)]})
     assert (reading.verdict, reading.finish_reason) == (Verdict.OK, reason)

@@ -25,7 +25,7 @@ def test_presets_are_what_the_providers_document():
     assert all(preset(name).name == name for name in PRESETS)
 
 
-def test_an_unknown_provider_is_told_the_known_ones():
+def test_an_unknown_provider_lists_the_known_ones():
     with pytest.raises(ConfigurationError, match=r"openai, anthropic, .*local; got 'opanai'"):
         preset("opanai")
 

@@ -139,7 +139,7 @@ def test_a_zone_may_be_written_in_any_way_or_left_out(form, zone, ahead):
 
 
 @table_test("zone", [" PST", " +2400", " +0260", " +02:00", " +02", "GMT", " gmt GMT", " "])
-def test_a_zone_that_nobody_knows_makes_no_date(zone):
+def test_an_unknown_zone_makes_no_date(zone):
     assert parse_http_date("Tue, 24 Nov 2026 22:01:40" + zone, NOW.timestamp()) is None
 
 

@@ -113,7 +113,7 @@ def test_null_refers_to_nothing():
     assert input_bound(body(previous_response_id=None)) is not None
 
 
-def test_what_cannot_be_told_is_named():
+def test_unknown_values_are_named():
     assert unbounded_by(body(conversation="c")) == "conversation"
     assert unbounded_by(body(tools=[{"type": "web_search_preview"}])) == "web_search"
     assert unbounded_by(body(x=[{"file_id": "f"}])) == "file_id"

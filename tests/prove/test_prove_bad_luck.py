@@ -76,7 +76,7 @@ def test_only_the_rows_whose_ten_sends_all_meet_bad_luck_are_not_answered(tmp_pa
     assert set(failed) == unlucky(rows, seed)
     assert {line["error"]["attempts"] for line in failed.values()} <= {ATTEMPTS}
     assert_answered([row for row in rows if row["custom_id"] not in failed], output)
-    assert seen["keys"]["most_attempts"] == ATTEMPTS
+    assert seen["keys"]["max_attempts"] == ATTEMPTS
 
 
 @pytest.mark.parametrize("seed", OUTAGES)

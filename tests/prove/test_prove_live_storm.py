@@ -41,7 +41,7 @@ def brief(drawn):
     scenario, load = drawn.scenario, drawn.scenario.load
     early = load.trigger_at - CALM
     trouble = [
-        replace(each, at=each.at - early, until=each.until - early) for each in scenario.trouble
+        replace(each, at=each.at - early, until=each.until - early) for each in scenario.faults
     ]
     until = load.trigger_until - early
     return replace(

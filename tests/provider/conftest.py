@@ -38,7 +38,7 @@ def unchunk(data: bytes) -> bytes:
 
 
 def body_of(data):
-    """What stands behind the head; unframed where it is in chunks."""
+    """What state behind the head; unframed where it is in chunks."""
     head, _, body = data.partition(b"\r\n\r\n")
     return unchunk(body) if b"transfer-encoding: chunked" in head else body
 

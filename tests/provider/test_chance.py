@@ -25,7 +25,7 @@ def test_every_draw_is_finite_and_in_range(bits):
     assert 0 <= uniform(bits) < 1
     assert 0 <= exponential(bits) < 40
     assert abs(normal(bits)) < 10
-    assert 1 <= Lognormal.of(mean=20, cv=2, least=1, most=120).draw(bits) <= 120
+    assert 1 <= Lognormal.of(mean=20, cv=2, minimum=1, maximum=120).draw(bits) <= 120
 
 
 @pytest.mark.parametrize(("mean", "cv"), [(2.0, 0.5), (20.0, 2.0), (0.02, 0.1)])

@@ -48,7 +48,7 @@ def test_a_full_queue_refuses_with_a_bare_429_after_50_ms():
     *_, refused = [model.arrive(0.0, key) for key in range(3)]
     [reply] = model.advance(1)
     assert (reply.request, reply.at, reply.retry_after) == (refused, 0.05, None)
-    assert reply.trouble.kind is Kind.S429
+    assert reply.fault.kind is Kind.S429
     assert model.clients.outcomes == {"queue_full": 1}
     assert model.clients.series() == {
         "arrivals": [3],
@@ -79,7 +79,7 @@ def test_work_goes_on_for_clients_that_have_gone():
     assert (model.clients.abandoned, model.clients.wasted_work, model.clients.work) == (1, 2, 4)
 
 
-def test_whoever_has_been_answered_cannot_abandon():
+def test_an_answered_request_cannot_be_abandoned():
     model = model_of(provider=provider())
     number = model.arrive(0.0, 1)
     model.advance(2.0)
@@ -105,7 +105,7 @@ def test_an_outage_refuses_fast_and_capacity_comes_back_to_a_standing_queue():
     model.arrive(5.0, 1)
     model.arrive(12.0, 2)
     down, served = model.advance(100)
-    assert (down.at, down.trouble.kind) == (12.05, Kind.DOWN)
+    assert (down.at, down.fault.kind) == (12.05, Kind.DOWN)
     assert served.at == 32.0
 
 
@@ -126,7 +126,7 @@ def test_a_hang_is_never_answered_and_takes_no_slot():
     assert model.clients.outcomes == {"hang": 1, "ok": 1}
 
 
-def test_a_limit_names_the_wait_and_does_not_count_the_crowd():
+def test_a_limit_names_the_wait_and_ignores_background_traffic():
     limit = Limit(kind=LimitKind.WINDOW, requests=1, period=60)
     model = model_of(
         provider=provider(), limit=limit, background_traffic=BackgroundTraffic(rate=10)
@@ -134,9 +134,9 @@ def test_a_limit_names_the_wait_and_does_not_count_the_crowd():
     model.arrive(10.0, 1)
     model.arrive(20.0, 2)
     replies = model.advance(30)
-    limited = next(reply for reply in replies if reply.trouble)
+    limited = next(reply for reply in replies if reply.fault)
     assert limited.at + limited.retry_after == pytest.approx(60)
-    assert set(model.crowd.outcomes) == {"ok"}
+    assert set(model.background.outcomes) == {"ok"}
 
 
 def test_a_spoilt_answer_costs_its_work():
@@ -144,31 +144,31 @@ def test_a_spoilt_answer_costs_its_work():
     model = model_of(provider=provider(), faults=(cut,))
     model.arrive(0.0, 1)
     [reply] = model.advance(10)
-    assert (reply.at, reply.trouble.kind) == (2.0, Kind.CUT_BODY)
+    assert (reply.at, reply.fault.kind) == (2.0, Kind.CUT_BODY)
     assert model.clients.work == 2
 
 
 # ---------------------------------------------------------------- the crowd
 
 
-def test_the_crowd_comes_at_its_rate_and_takes_slots_from_the_clients():
+def test_background_traffic_comes_at_its_rate_and_takes_slots():
     crowd = BackgroundTraffic(rate=10, steps=(Step(at=100, rate=100), Step(at=200, rate=0)))
     model = model_of(provider=provider(slots=250), background_traffic=crowd)
     model.advance(500)
-    seconds = model.crowd.series()["arrivals"]
+    seconds = model.background.series()["arrivals"]
     assert fmean(seconds[:100]) == pytest.approx(10, rel=0.15)
     assert fmean(seconds[100:200]) == pytest.approx(100, rel=0.05)
     assert sum(seconds[200:]) == 0
     assert model.next_event_at() is None
 
 
-def test_refused_crowds_come_back_as_often_as_they_may():
+def test_refused_background_traffic_retries_as_often_as_configured():
     crowd = BackgroundTraffic(rate=10, steps=(Step(at=10, rate=0),), retries=3, retry_delay=1.0)
     down = Fault(kind=Kind.DOWN)
     model = model_of(provider=provider(), background_traffic=crowd, faults=(down,))
     model.advance(100)
-    assert model.crowd.arrivals % 4 == 0
-    assert model.crowd.outcomes == {"down": model.crowd.arrivals}
+    assert model.background.arrivals % 4 == 0
+    assert model.background.outcomes == {"down": model.background.arrivals}
 
 
 def test_the_incident_collapses_and_recovers():
@@ -178,8 +178,8 @@ def test_the_incident_collapses_and_recovers():
     assert model.busy == 240
     model.advance(300)
     assert model.queued == 0
-    assert model.crowd.outcomes["queue_full"] > 15_000
-    assert 3 * 440 < peak_arrivals(model.crowd, model.clients) < 3000
+    assert model.background.outcomes["queue_full"] > 15_000
+    assert 3 * 440 < peak_arrivals(model.background, model.clients) < 3000
 
 
 # ---------------------------------------------------------------- properties
@@ -258,14 +258,14 @@ def play(scenario, calls, *, seed=0, steps=1, watch=None):
 @settings(deadline=None)
 def test_every_request_has_one_outcome_and_at_most_one_end(scenario, calls):
     def conserved(model):
-        for tally in (model.clients, model.crowd):
+        for tally in (model.clients, model.background):
             assert tally.arrivals == sum(tally.outcomes.values()) + tally.inside
             assert tally.inside >= 0
-        assert model.busy + model.queued <= model.clients.inside + model.crowd.inside
+        assert model.busy + model.queued <= model.clients.inside + model.background.inside
 
     model, replies = play(scenario, calls, watch=conserved)
     assert model.clients.arrivals == sum(model.clients.outcomes.values()) == len(calls)
-    assert (model.busy, model.queued, model.crowd.inside) == (0, 0, 0)
+    assert (model.busy, model.queued, model.background.inside) == (0, 0, 0)
     ends = [reply.request for reply in replies if reply.part is Part.WHOLE]
     assert len(ends) == len(set(ends))
     silent = sum(model.clients.outcomes.get(name, 0) for name in ("wasted", "dropped", "hang"))
@@ -294,7 +294,7 @@ def test_a_run_depends_on_its_seed_and_not_on_how_time_was_cut(scenario, calls, 
     again, in_steps = play(scenario, calls, seed=seed, steps=7)
     assert replies == in_steps
     assert once.clients.outcomes == again.clients.outcomes
-    assert once.crowd.seconds == again.crowd.seconds
+    assert once.background.seconds == again.background.seconds
 
 
 @given(CALLS)
@@ -314,7 +314,7 @@ def test_the_chances_of_a_request_do_not_depend_on_its_place():
     forth = {there.arrive(0.0, key): key for key in range(50)}
     reverse = {back.arrive(0.0, key): key for key in reversed(range(50))}
     fates = [
-        {numbers[reply.request]: (reply.at, reply.trouble) for reply in model.advance(FOREVER)}
+        {numbers[reply.request]: (reply.at, reply.fault) for reply in model.advance(FOREVER)}
         for model, numbers in ((there, forth), (back, reverse))
     ]
     assert fates[0] == fates[1]

@@ -12,7 +12,7 @@ from stormbreak.cli.main import main
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_it_says_where_it_listens_and_stops_when_told(number):
+def test_it_prints_its_address_and_stops_on_a_signal(number):
     command = [sys.executable, "-m", "stormbreak", "provider", "serve", "--port", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as it:
         line = it.stdout.readline()
@@ -29,10 +29,10 @@ def test_it_says_where_it_listens_and_stops_when_told(number):
 
 
 def test_bad_usage_is_one_line_and_exit_code_2(capsys):
-    for arguments, complaint in (
+    for arguments, message in (
         (
             ["--scenario", "tempest"],
-            "no scenario and no file is called 'tempest'; there are: bench,",
+            "no scenario or file is named 'tempest'; scenarios: bench,",
         ),
         (
             ["--speed", "0"],
@@ -47,7 +47,7 @@ def test_bad_usage_is_one_line_and_exit_code_2(capsys):
     ):
         assert main(["provider", "serve", *arguments]) == 2
         err = capsys.readouterr().err
-        assert err.startswith(f"stormbreak: {complaint}")
+        assert err.startswith(f"stormbreak: {message}")
         assert err.count("\n") == 1
 
 

@@ -128,7 +128,7 @@ def test_a_body_without_an_end(played, payload):
 
 
 @plays("gzip_lie")
-def test_what_is_said_to_be_gzip_and_is_not(played):
+def test_a_false_gzip_encoding(played):
     data, _ = played("gzip_lie")
     assert b"content-encoding: gzip" in data
     assert said_in(data) == answer_text(CHAT)
@@ -170,5 +170,5 @@ def test_an_answer_before_the_request_was_whole(trouble, dial):
     client.send(whole[split:])
     assert client.everything(0.1) == (b"", "silent")
     assert client.ask().json["choices"][0]["message"]["content"] == answer_text(CHAT)
-    assert provider.stats()["troubles"]["early_answer"] == 1
+    assert provider.stats()["faults"]["early_answer"] == 1
     assert provider.stats()["arrivals"] == 1

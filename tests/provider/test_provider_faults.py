@@ -31,7 +31,7 @@ def test_only_good_answers_count(trouble, dial):
 
 
 @pytest.mark.parametrize("kind", ["stall", "stall_early", "long_length"])
-def test_who_waits_for_the_rest_of_an_answer_is_told_nothing_else(trouble, dial, kind):
+def test_a_client_that_waits_for_the_rest_gets_nothing_else(trouble, dial, kind):
     client = dial(trouble(kind, "requests = [1]"))
     client.send(request_bytes())
     assert client.everything(0.1)[1] == "silent"

@@ -74,17 +74,17 @@ def test_a_streamed_message_says_the_same(client):
 
 
 @pytest.mark.parametrize(
-    ("payload", "headers", "complaint"),
+    ("payload", "headers", "message"),
     [
         (CLAUDE, [], "anthropic-version: header is required"),
         (CHAT, VERSION, "max_tokens: a number of at least 1 is required"),
         ({**CLAUDE, "messages": []}, VERSION, "'messages' must be a list that is not empty"),
     ],
 )
-def test_what_is_wrong_with_a_message_is_said_in_its_format(client, payload, headers, complaint):
+def test_an_error_of_a_message_has_the_format_of_the_endpoint(client, payload, headers, message):
     heard = client.ask(path="/v1/messages", payload=payload, headers=headers)
     assert (heard.status, heard.json["type"]) == (400, "error")
-    assert heard.json["error"] == {"type": "invalid_request_error", "message": complaint}
+    assert heard.json["error"] == {"type": "invalid_request_error", "message": message}
 
 
 def test_any_way_to_show_a_key_will_do(stormbreak_provider, dial):

@@ -73,7 +73,7 @@ def test_a_refusal_is_an_error_in_the_format_of_the_address(
     assert heard.json["error"]["type"] == claude
     stats = provider.stats()
     assert stats["answers"] == {str(status): 3}
-    assert stats["troubles"][kind] == 3
+    assert stats["faults"][kind] == 3
 
 
 @pytest.mark.parametrize("kind", PAGES)
@@ -85,7 +85,7 @@ def test_edges_speak_html(trouble, dial, kind):
     assert kind.encode() in heard.body
 
 
-def test_a_spend_limit_is_told_in_the_details(trouble, dial):
+def test_a_spend_limit_is_in_the_error_details(trouble, dial):
     heard = dial(trouble("spend_limit")).ask(path="/v1/messages", payload=CLAUDE, headers=VERSION)
     assert heard.json["error"]["details"] == {"error_code": "enforced_spend_limit_reached"}
 

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stormbreak.errors import ConfigurationError
-from stormbreak.provider.rate_limit import RequestLimit, Standing, limit_of
+from stormbreak.provider.rate_limit import LimitState, RequestLimit, limit_of
 from stormbreak.provider.scenario import Limit, LimitKind
 
 
@@ -56,7 +56,7 @@ def test_no_limit_grants_more_than_it_says(gaps):
     assert granted <= 2 + now / 2 + 1e-6
 
 
-def test_whoever_waits_as_told_is_served():
+def test_a_call_that_waits_for_the_named_time_is_served():
     for limit in (window(requests=3, period=7), bucket(requests=3, period=7, burst=1)):
         now = 0.0
         for _ in range(50):
@@ -74,7 +74,10 @@ def test_tokens_are_counted_beside_requests():
     assert limit.take(0, 5000) is None
     assert limit.take(0, 2000) == 10
     assert limit.take(0, 1000) is None  # the refused one cost nothing
-    assert limit.standings(0) == [Standing(False, 600, 598, 0.2), Standing(True, 6000, 0, 60)]
+    assert limit.limit_states(0) == [
+        LimitState(False, 600, 598, 0.2),
+        LimitState(True, 6000, 0, 60),
+    ]
     assert limit.take(10, 1000) is None
 
 
@@ -82,11 +85,11 @@ def test_tokens_alone_in_a_window():
     limit = window(tokens=100, period=10)
     assert limit.take(3, 80) is None
     assert limit.take(3, 30) == 7
-    assert limit.standings(4) == [Standing(True, 100, 20, 6)]
+    assert limit.limit_states(4) == [LimitState(True, 100, 20, 6)]
 
 
 def test_something_must_be_limited():
     with pytest.raises(
-        ConfigurationError, match="requests must be given where tokens are not, got neither"
+        ConfigurationError, match="requests must be given unless tokens are, got neither"
     ):
         Limit(kind=LimitKind.WINDOW)

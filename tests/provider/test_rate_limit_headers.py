@@ -10,12 +10,12 @@ from stormbreak.core.policy import Policy
 from stormbreak.core.rate_limit_gate import RateLimitPolicy
 from stormbreak.http.client import AsyncClient
 from stormbreak.llm.rate_limit_headers import parse_rate_limits
-from stormbreak.provider.rate_limit import Standing
+from stormbreak.provider.rate_limit import LimitState
 from stormbreak.provider.rate_limit_headers import limit_headers
 from stormbreak.provider.scenario import Dialect
 
 NOW = 1795557600.25
-STANDINGS = [Standing(False, 600, 590.4, 1.0), Standing(True, 60_000, 0.0, 59.9995)]
+STANDINGS = [LimitState(False, 600, 590.4, 1.0), LimitState(True, 60_000, 0.0, 59.9995)]
 
 
 ONLY_REQUESTS = {Dialect.OPENROUTER, Dialect.IETF, Dialect.IETF_06}
@@ -59,7 +59,7 @@ def test_resets_are_written_in_the_way_of_the_house(dialect, header):
     [(0, "0ms"), (0.0121, "13ms"), (8.64, "8.64s"), (360, "6m0s"), (3723, "1h2m3s")],
 )
 def test_spans_are_written_as_go_does(seconds, written):
-    headers = dict(limit_headers(Dialect.OPENAI, [Standing(False, 1, 0, seconds)], NOW))
+    headers = dict(limit_headers(Dialect.OPENAI, [LimitState(False, 1, 0, seconds)], NOW))
     assert headers["x-ratelimit-reset-requests"] == written
 
 

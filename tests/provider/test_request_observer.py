@@ -17,11 +17,11 @@ class Watching:
     def __init__(self):
         self.seen = []
 
-    def asked(self, asked, at):
-        self.seen.append(("asked", json.loads(asked.essence)["messages"][0]["content"], at))
+    def received(self, request, at):
+        self.seen.append(("received", json.loads(request.essence)["messages"][0]["content"], at))
 
-    def answered(self, asked, at):
-        self.seen.append(("answered", json.loads(asked.essence)["messages"][0]["content"], at))
+    def answered(self, request, at):
+        self.seen.append(("answered", json.loads(request.essence)["messages"][0]["content"], at))
 
     @property
     def words(self):
@@ -29,11 +29,11 @@ class Watching:
 
 
 async def watched(trouble=""):
-    """A provider before a witness, in a storm that is not begun."""
-    server, witness = ProviderServer(parse(CALM), speed=2.0), Watching()
+    """A provider before an observer, in a scenario that has not begun."""
+    server, observer = ProviderServer(parse(CALM), speed=2.0), Watching()
     await server.start()
-    server.play(parse(CALM + trouble), witness)
-    return server, witness
+    server.play(parse(CALM + trouble), observer)
+    return server, observer
 
 
 async def ask(server, prompt, *, patience=5.0, **more):
@@ -53,37 +53,37 @@ async def ask(server, prompt, *, patience=5.0, **more):
 
 
 @pytest.mark.parametrize("streamed", [False, True])
-async def test_an_answer_is_told_with_its_times(streamed):
-    server, witness = await watched()
+async def test_the_observer_sees_an_answer_with_its_times(streamed):
+    server, observer = await watched()
     await ask(server, "one", stream=streamed)
     await server.close()
 
-    assert witness.words == ["asked one", "answered one"]
-    (_, _, came), (_, _, went) = witness.seen
+    assert observer.words == ["received one", "answered one"]
+    (_, _, came), (_, _, went) = observer.seen
     assert came == pytest.approx(0.0, abs=0.05)  # scenario time begins with it
     assert 0.1 <= went - came < 1.0  # in scenario seconds, at double speed
 
 
 @pytest.mark.parametrize("kind", ["503", "cut_body", "stale", "error_in_200"])
 async def test_what_is_no_good_answer_is_none(kind):
-    server, witness = await watched(f'[[faults]]\nkind = "{kind}"\n')
+    server, observer = await watched(f'[[faults]]\nkind = "{kind}"\n')
     assert b"HTTP/1.1" in await ask(server, "one")
     await server.close()
 
-    assert witness.words == ["asked one"]
+    assert observer.words == ["received one"]
 
 
-async def test_an_answer_that_nobody_waits_for_is_none():
-    server, witness = await watched('[[faults]]\nkind = "slow_body"\nadded_latency = 1\n')
+async def test_an_answer_without_a_waiting_client_is_dropped():
+    server, observer = await watched('[[faults]]\nkind = "slow_body"\nadded_latency = 1\n')
     await ask(server, "one", patience=0.2)
     await ask(server, "two")
     await server.close()
 
-    assert witness.words == ["asked one", "asked two", "answered two"]
+    assert observer.words == ["received one", "received two", "answered two"]
 
 
 async def test_time_may_begin_before_the_first_request():
-    server, witness = await watched()
+    server, observer = await watched()
     assert server.now == 0.0
     server.begin()
     await asyncio.sleep(0.1)
@@ -91,7 +91,7 @@ async def test_time_may_begin_before_the_first_request():
     await ask(server, "one")
     await server.close()
 
-    assert witness.seen[0][2] > 0.2
+    assert observer.seen[0][2] > 0.2
 
 
 async def test_another_scenario_begins_anew_before_another_witness():
@@ -104,5 +104,5 @@ async def test_another_scenario_begins_anew_before_another_witness():
     stats = server.stats()
     await server.close()
 
-    assert (before.words, now.words) == (["asked one", "answered one"], ["asked two"])
+    assert (before.words, now.words) == (["received one", "answered one"], ["received two"])
     assert stats["arrivals"] == 1

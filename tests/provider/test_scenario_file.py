@@ -17,12 +17,12 @@ def test_every_builtin_scenario_loads_and_tells_what_it_is():
         assert scenario.description
 
 
-def test_a_misspelt_name_is_told_the_nearest():
-    with pytest.raises(ConfigurationError, match="'inciden'; did you mean incident\\? there are: "):
+def test_a_misspelt_name_gets_the_nearest_as_hint():
+    with pytest.raises(ConfigurationError, match="'inciden'; did you mean incident\\? scenarios: "):
         load("inciden")
 
 
-def test_hostile_plays_every_trouble_that_a_client_can_see():
+def test_hostile_has_every_fault_that_a_client_can_see():
     played = {trouble.kind for trouble in load("hostile").faults}
     assert played == set(Kind) - CONDITIONS - {Kind.STALE, Kind.EARLY_ANSWER}
 
@@ -78,7 +78,7 @@ def test_a_file_says_what_is_played(tmp_path):
 
 
 @table_test(
-    ("toml", "complaint"),
+    ("toml", "message"),
     [
         ("slots = 3", "unknown key slots = 3; known: name, description,"),
         ("[provider]\nslotz = 3", "unknown key provider.slotz = 3; did you mean slots?"),
@@ -102,7 +102,7 @@ def test_a_file_says_what_is_played(tmp_path):
         ),
         (
             "[limit]\nkind = 'window'",
-            "limit.requests must be given where tokens are not, got neither",
+            "limit.requests must be given unless tokens are, got neither",
         ),
         ("[[faults]]\nkind = '418'", "faults[0].kind must be one of capacity, service, down,"),
         (
@@ -111,7 +111,7 @@ def test_a_file_says_what_is_played(tmp_path):
         ),
         (
             "[[faults]]\nkind = 'hang'\nfactor = 2",
-            "faults[0].factor means nothing for the kind 'hang', got 2",
+            "faults[0].factor does not apply to the kind 'hang', got 2",
         ),
         ("[[faults]]\nkind = 'capacity'", "faults[0].factor is needed for the kind 'capacity'"),
         (
@@ -122,7 +122,7 @@ def test_a_file_says_what_is_played(tmp_path):
             "[[faults]]\nkind='500'\nshare=0.6\n[[faults]]\nkind='502'\nshare=0.6\nat=3",
             "faults: shares must not add up to more than 1, got 1.2 at 3 s",
         ),
-        ("[[faults]]\nkind='500'\nmatch=''", "faults[0].match must be a text that is not empty"),
+        ("[[faults]]\nkind='500'\nmatch=''", "faults[0].match must not be empty"),
         (
             "[[faults]]\nkind='500'\nrequests=[1, 0]",
             "faults[0].requests must be at least 1, got 0",
@@ -133,7 +133,7 @@ def test_a_file_says_what_is_played(tmp_path):
         ),
         (
             "[[faults]]\nkind='down'\nfirst_attempts=1",
-            "faults[0].first_attempts means nothing for the kind 'down', got 1",
+            "faults[0].first_attempts does not apply to the kind 'down', got 1",
         ),
         (
             "[[faults]]\nkind='budget'",
@@ -147,14 +147,14 @@ def test_a_file_says_what_is_played(tmp_path):
             "[load]\narrivals = 'odd'\nrate = 1",
             "load.arrivals must be one of poisson, even, got 'odd'",
         ),
-        ("[load]\nprocesses = 2", "load.rate must be positive where no burst comes, got 0.0"),
-        ("[provider", "broken TOML: "),
+        ("[load]\nprocesses = 2", "load.rate must be positive if there are no bursts, got 0.0"),
+        ("[provider", "invalid TOML: "),
     ],
 )
-def test_a_mistake_is_one_line_with_file_key_and_value(toml, complaint):
+def test_a_mistake_is_one_line_with_file_key_and_value(toml, message):
     with pytest.raises(ConfigurationError) as caught:
         parse(toml, source="bad.toml")
-    assert str(caught.value).startswith(f"bad.toml: {complaint}")
+    assert str(caught.value).startswith(f"bad.toml: {message}")
     assert "\n" not in str(caught.value)
 
 
@@ -165,7 +165,7 @@ def test_a_scenario_made_in_python_is_checked_too():
 
 def test_an_unknown_name_lists_the_known_ones():
     with pytest.raises(
-        ConfigurationError, match=r"called 'storm'; there are: .*calm, calm-burst, chaos"
+        ConfigurationError, match=r"named 'storm'; scenarios: .*calm, calm-burst, chaos"
     ):
         load("storm")
 

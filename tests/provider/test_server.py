@@ -58,7 +58,7 @@ def test_models_are_listed(calm, dial):
 
 
 @pytest.mark.parametrize(
-    ("asking", "status", "code"),
+    ("info", "status", "code"),
     [
         ({"path": "/v2/chat"}, 404, "unknown_url"),
         ({"method": "GET"}, 405, "method_not_allowed"),
@@ -69,9 +69,9 @@ def test_models_are_listed(calm, dial):
         ({"payload": {"model": "m"}, "path": "/v1/embeddings"}, 400, None),
     ],
 )
-def test_mistakes_get_an_error_and_keep_the_connection(calm, dial, asking, status, code):
+def test_mistakes_get_an_error_and_keep_the_connection(calm, dial, info, status, code):
     client = dial(calm)
-    heard = client.ask(**asking)
+    heard = client.ask(**info)
     assert heard.status == status
     assert heard.json["error"]["code"] == code
     assert client.ask().status == 200
@@ -129,7 +129,7 @@ def test_a_request_after_connection_close_is_not_answered(calm, dial):
     assert ending == "closed"
 
 
-def test_a_malformed_request_is_told_and_the_connection_ends(calm, dial):
+def test_a_malformed_request_gets_an_error_and_the_connection_ends(calm, dial):
     client = dial(calm)
     client.send(b"NONSENSE\r\n\r\n")
     heard = client.hear()
@@ -144,7 +144,7 @@ def test_a_body_too_large_is_refused_before_it_is_sent(calm, dial):
     assert client.hear().status == 413
 
 
-def test_a_client_that_asks_first_is_told_to_go_on(calm, dial):
+def test_expect_100_continue_is_answered(calm, dial):
     client = dial(calm)
     whole = request_bytes(headers=["expect: 100-continue"])
     split = whole.index(b"\r\n\r\n") + 4
@@ -169,7 +169,7 @@ def test_statistics_can_be_asked_over_http(calm, dial):
     heard = client.ask(method="GET", path="/_provider/stats", payload=None)
     assert heard.json["arrivals"] == 1
     assert heard.json["clients"]["outcomes"] == {"ok": 1}
-    assert heard.json["crowd"]["arrivals"] == 0
+    assert heard.json["background_traffic"]["arrivals"] == 0
 
 
 def test_a_client_that_leaves_is_worked_for_in_vain(stormbreak_provider, dial, eventually):
@@ -205,7 +205,7 @@ def test_answers_given_twice_and_repeated_idempotency_keys_are_counted(calm, dia
         "answered": 2,
         "answered_twice": 1,
         "answers": 3,
-        "most_attempts": 2,
+        "max_attempts": 2,
     }
     assert stats["idempotency"] == {"keys": 1, "repeats": 1}
 
@@ -221,11 +221,11 @@ def test_coming_back_too_early_is_noticed(trouble, dial, form):
     stats = provider.stats()
     assert stats["early"] == 1
     [example] = stats["early_examples"]
-    assert (example["told_on"], example["came_on"]) == (1, 2)
+    assert (example["promised_on"], example["arrived_on"]) == (1, 2)
     assert example["by"] > 0
 
 
-def test_coming_back_as_told_is_in_time(trouble, dial):
+def test_a_retry_at_the_named_time_is_not_early(trouble, dial):
     provider = trouble("429", 'retry_after = 0.05\nretry_after_form = "ms"\nuntil = 0.06')
     client = dial(provider)
     wait = int(client.ask().headers["retry-after-ms"]) / 1000
@@ -252,7 +252,7 @@ def test_time_begins_with_the_first_request_and_again_after_a_reset(trouble, dia
     assert client.ask().status == 503
 
 
-def test_a_reset_cuts_off_whoever_waits(trouble, dial, eventually):
+def test_a_reset_closes_waiting_connections(trouble, dial, eventually):
     provider = trouble("hang")
     client = dial(provider)
     client.send(request_bytes())
@@ -262,11 +262,11 @@ def test_a_reset_cuts_off_whoever_waits(trouble, dial, eventually):
     assert provider.stats()["waiting"] == 0
 
 
-def test_the_crowd_lives_on_while_nobody_asks(stormbreak_provider, dial):
+def test_background_traffic_goes_on_without_clients(stormbreak_provider, dial):
     provider = stormbreak_provider("[provider]\nservice = 0\n[background_traffic]\nrate = 1000")
     dial(provider).ask()
     time.sleep(0.3)
-    assert provider.stats()["crowd"]["arrivals"] > 100
+    assert provider.stats()["background_traffic"]["arrivals"] > 100
 
 
 async def test_chaos_can_be_lived_through(stormbreak_provider):

@@ -12,7 +12,7 @@ from stormbreak.provider.timeline import forecast
 
 
 def spell_at(toml, moment):
-    return [spell for spell in forecast(parse(toml)) if spell.at <= moment][-1]
+    return [phase for phase in forecast(parse(toml)) if phase.at <= moment][-1]
 
 
 RAMP = """
@@ -47,8 +47,8 @@ def test_shares_strike_as_often_as_they_say():
         f'[[faults]]\nkind = "{kind}"\nshare = {share}\n'
         for kind, share in [("429", 0.3), ("reset", 0.01), ("cut_stream", 0.2)]
     )
-    spell = spell_at(toml, 0)
-    drawn = [spell.draw(mix(place), streamed=True) for place in range(20_000)]
+    phase = spell_at(toml, 0)
+    drawn = [phase.draw(mix(place), streamed=True) for place in range(20_000)]
     kinds = [trouble.kind for trouble in drawn if trouble]
     assert kinds.count(Kind.S429) / 20_000 == pytest.approx(0.3, abs=0.01)
     assert kinds.count(Kind.RESET) / 20_000 == pytest.approx(0.01, abs=0.003)
@@ -56,6 +56,6 @@ def test_shares_strike_as_often_as_they_say():
 
 
 def test_a_plain_answer_has_no_stream_to_cut():
-    spell = spell_at('[[faults]]\nkind = "cut_stream"', 0)
-    assert spell.draw(mix(1), streamed=False) is None
-    assert spell.draw(mix(1), streamed=True).kind is Kind.CUT_STREAM
+    phase = spell_at('[[faults]]\nkind = "cut_stream"', 0)
+    assert phase.draw(mix(1), streamed=False) is None
+    assert phase.draw(mix(1), streamed=True).kind is Kind.CUT_STREAM

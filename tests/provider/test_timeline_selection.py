@@ -6,7 +6,7 @@ from stormbreak.provider.chance import mix
 from stormbreak.provider.fault_kinds import Kind
 from stormbreak.provider.scenario import Fault
 from stormbreak.provider.scenario_file import parse
-from stormbreak.provider.timeline import Asking, forecast, picked
+from stormbreak.provider.timeline import RequestInfo, forecast, matches
 
 from .conftest import CHAT
 
@@ -26,9 +26,14 @@ def row(text):
     ],
 )
 def test_all_keys_must_fit(keys, chosen):
-    asked = [Asking(1, 1, b"a"), Asking(2, 1, b"b"), Asking(3, 2, b"a"), Asking(4, 2, b"b")]
+    asked = [
+        RequestInfo(1, 1, b"a"),
+        RequestInfo(2, 1, b"b"),
+        RequestInfo(3, 2, b"a"),
+        RequestInfo(4, 2, b"b"),
+    ]
     trouble = Fault(kind=Kind.S500, **keys)
-    assert [picked(trouble, asking) for asking in asked] == chosen
+    assert [matches(trouble, info) for info in asked] == chosen
 
 
 def test_the_first_attempts_with_each_body_meet_it(trouble, dial):
@@ -71,14 +76,14 @@ def test_what_chooses_goes_before_what_does_not(stormbreak_provider, dial):
 
 def test_chance_decides_among_the_chosen_and_leaves_the_others_alone():
     scenario = parse("[[faults]]\nkind = '500'\nrequests = [1]\nshare = 0.3")
-    [spell] = forecast(scenario)
-    drawn = [spell.draw(mix(n), Asking(1, 1), streamed=False) for n in range(10_000)]
+    [phase] = forecast(scenario)
+    drawn = [phase.draw(mix(n), RequestInfo(1, 1), streamed=False) for n in range(10_000)]
     assert sum(trouble is not None for trouble in drawn) == pytest.approx(3000, abs=150)
-    assert not any(spell.draw(mix(n), Asking(2, 1), streamed=False) for n in range(100))
-    assert not any(spell.draw(mix(n), None, streamed=False) for n in range(100)), "the crowd's"
+    assert not any(phase.draw(mix(n), RequestInfo(2, 1), streamed=False) for n in range(100))
+    assert not any(phase.draw(mix(n), None, streamed=False) for n in range(100)), "the crowd's"
 
 
-def test_a_trouble_of_streams_does_not_choose_a_plain_request(trouble, dial):
+def test_a_stream_fault_does_not_select_a_plain_request(trouble, dial):
     assert dial(trouble("cut_stream", "first_attempts = 1")).ask(payload=CHAT).json["choices"]
 
 

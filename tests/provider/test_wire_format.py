@@ -41,7 +41,7 @@ def test_a_hang_says_nothing(trouble, dial):
     provider = trouble("hang")
     heard = dial(provider).ask(patience=0.2)
     assert (heard.status, heard.ending) == (None, "silent")
-    assert provider.stats()["troubles"]["hang"] == 1
+    assert provider.stats()["faults"]["hang"] == 1
 
 
 # ---------------------------------------------------------------- spoilt plain answers
@@ -160,7 +160,7 @@ def test_a_cut_body_of_a_stream_lacks_the_last_chunk(trouble, dial):
     assert not heard.body.endswith(b"0\r\n\r\n")
 
 
-def test_other_troubles_of_streams(trouble, dial):
+def test_other_stream_faults(trouble, dial):
     assert dial(trouble("empty_body")).ask(payload=STREAM).body == b"0\r\n\r\n"
     broken = dial(trouble("invalid_json")).ask(payload=STREAM).events[-1]
     with pytest.raises(json.JSONDecodeError):

@@ -55,7 +55,7 @@ CALM = Measures(
         ("wasted < .01", True),
     ],
 )
-def test_claims(text, holds):
+def test_assertions(text, holds):
     assert parse_assertion(text).holds(CALM) is holds
 
 
@@ -66,10 +66,10 @@ def test_of_a_share_of_nothing_nothing_holds(sign):
 
     assert not claim.holds(nothing)
     assert parse_assertion(f"goodput {sign} 0.5 or shed == 0").holds(nothing)
-    assert values(claim, nothing) == "goodput is a share of nothing, shed is 0"
+    assert values(claim, nothing) == "goodput is undefined, shed is 0"
 
 
-def test_a_claim_knows_what_it_is_about():
+def test_an_assertion_lists_its_measures():
     claim = parse_assertion("goodput > 1 or (shed == 0 and goodput > 0.5)")
 
     assert claim.names() == ("goodput", "shed")
@@ -78,45 +78,45 @@ def test_a_claim_knows_what_it_is_about():
 @table_test(
     ("text", "complaint"),
     [
-        ("godput >= 0.97", "'godput' is no measure; did you mean goodput?"),
-        ("recover == never", "'recover' is no measure; did you mean recovery?"),
-        ("", "it ends too early"),
-        ("goodput >= 0.9 and", "it ends too early"),
-        ("goodput = 0.9", "cannot be read from '= 0.9' on; write =="),
-        ("goodput >= 90%", "cannot be read from '%' on; write 0.9 for 90 %"),
-        ("p99 < 3 & shed == 0", "cannot be read from '& shed == 0' on; write and"),
-        ("p99 < 3 || shed == 0", "cannot be read from '|| shed == 0' on; write or"),
+        ("godput >= 0.97", "'godput' is not a measure; did you mean goodput?"),
+        ("recover == never", "'recover' is not a measure; did you mean recovery?"),
+        ("", "unexpected end"),
+        ("goodput >= 0.9 and", "unexpected end"),
+        ("goodput = 0.9", "cannot be parsed from '= 0.9' on; write =="),
+        ("goodput >= 90%", "cannot be parsed from '%' on; write 0.9 for 90 %"),
+        ("p99 < 3 & shed == 0", "cannot be parsed from '& shed == 0' on; write and"),
+        ("p99 < 3 || shed == 0", "cannot be parsed from '|| shed == 0' on; write or"),
         ("goodput >= 95", "goodput is a share, 0.9 for 90 %, got 95"),
         ("wasted <= 5", "wasted is a share, 0.9 for 90 %, got 5"),
-        ("goodput", "after goodput comes one of < <= > >= == !=, got ''"),
-        ("goodput >= much", "goodput is compared with a number, got 'much'"),
-        ("goodput == never", "goodput is compared with a number, got 'never'"),
+        ("goodput", "goodput must be followed by one of < <= > >= == !=, got ''"),
+        ("goodput >= much", "goodput must be compared with a number, got 'much'"),
+        ("goodput == never", "goodput must be compared with a number, got 'never'"),
         ("(goodput > 0.9", "a closing parenthesis is missing"),
-        ("goodput > 0.9)", "nothing more was expected at ')'"),
-        ("goodput > 0.9 shed == 0", "nothing more was expected at 'shed'"),
-        ("0.9 < goodput", "'0.9' is no measure"),
-        ("goodput != nan", "goodput is compared with a number, got 'nan'"),
-        ("p99 <= infinity", "p99 is compared with a number, got 'infinity'"),
-        ("p99 <= Inf", "p99 is compared with a number, got 'Inf'"),
-        ("p99 <= 1e3", "cannot be read from '1e3' on"),
-        ("p99 <= 1_000", "cannot be read from '1_000' on"),
-        ("p99 <= 1.2.3", "cannot be read from '1.2.3' on"),
-        ("p99 <= " + "9" * 400, "p99 is compared with a number, got '9999"),
-        ("shed == 0and goodput >= 0", "cannot be read from '0and goodput >= 0' on"),
-        ("shed == 0goodput", "cannot be read from '0goodput' on"),
-        ("GOODPUT > 0", "'GOODPUT' is no measure; did you mean goodput?"),
-        ("P99 > 0", "'P99' is no measure; did you mean p99?"),
+        ("goodput > 0.9)", "unexpected ')'"),
+        ("goodput > 0.9 shed == 0", "unexpected 'shed'"),
+        ("0.9 < goodput", "'0.9' is not a measure"),
+        ("goodput != nan", "goodput must be compared with a number, got 'nan'"),
+        ("p99 <= infinity", "p99 must be compared with a number, got 'infinity'"),
+        ("p99 <= Inf", "p99 must be compared with a number, got 'Inf'"),
+        ("p99 <= 1e3", "cannot be parsed from '1e3' on"),
+        ("p99 <= 1_000", "cannot be parsed from '1_000' on"),
+        ("p99 <= 1.2.3", "cannot be parsed from '1.2.3' on"),
+        ("p99 <= " + "9" * 400, "p99 must be compared with a number, got '9999"),
+        ("shed == 0and goodput >= 0", "cannot be parsed from '0and goodput >= 0' on"),
+        ("shed == 0goodput", "cannot be parsed from '0goodput' on"),
+        ("GOODPUT > 0", "'GOODPUT' is not a measure; did you mean goodput?"),
+        ("P99 > 0", "'P99' is not a measure; did you mean p99?"),
         (
             "attempts_per_sent_call==1 and godput==1",
-            "'godput' is no measure; did you mean goodput?",
+            "'godput' is not a measure; did you mean goodput?",
         ),
-        ("sk-proj-abcdefgh12345678 > 1", "cannot be read, and holds what looks like a key"),
-        ("__import__('os')", "cannot be read from"),
-        ("(" * 21 + "shed == 0" + ")" * 21, "more than 20 parentheses in each other"),
+        ("sk-proj-abcdefgh12345678 > 1", "cannot be parsed, and contains what looks like a key"),
+        ("__import__('os')", "cannot be parsed from"),
+        ("(" * 21 + "shed == 0" + ")" * 21, "more than 20 nested parentheses"),
         ("shed == 0 or " * 100, "longer than 1000 characters"),
     ],
 )
-def test_what_is_no_claim_is_refused_in_words(text, complaint):
+def test_an_invalid_assertion_is_rejected_with_a_message(text, complaint):
     with pytest.raises(ConfigurationError, match=re.escape(complaint)):
         parse_assertion(text)
 

@@ -37,7 +37,7 @@ def plain_loop():
     """A row is sent until it is answered, whatever the provider says of when, as jitter_loop.py does."""
     usual = BASELINES["loop_full_jitter"]
     retry = replace(usual.policy.retry, max_attempts=1_000)
-    return replace(usual, deaf=True, policy=replace(usual.policy, retry=retry))
+    return replace(usual, ignores_retry_after=True, policy=replace(usual.policy, retry=retry))
 
 
 def seconds(policy, seed):

@@ -149,7 +149,7 @@ def test_no_calls_no_answers():
     assert ideal([], provider=P) == []
 
 
-def test_nothing_is_played_on_when_nobody_waits(monkeypatch):
+def test_the_simulation_ends_when_no_call_waits(monkeypatch):
     """A deadline of days costs no days of steps."""
     flow, steps = _Fluid.flow, []
     monkeypatch.setattr(_Fluid, "flow", lambda *args: steps.append(1) or flow(*args))

@@ -128,7 +128,7 @@ def test_weights_are_numbers_too():
         (lambda: Policy(deadline=10**5000), "got a number of thousands of digits"),
     ],
 )
-def test_what_is_said_of_a_number_that_is_refused(make, complaint):
+def test_the_message_about_a_number_out_of_range(make, complaint):
     with pytest.raises(ConfigurationError) as caught:
         make()
     assert complaint in str(caught.value)

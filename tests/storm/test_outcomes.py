@@ -62,14 +62,14 @@ def meaning(outcome):
 
 
 @pytest.mark.parametrize("kind", PLAIN)
-async def test_each_trouble_means_what_it_means_on_the_wire(kind, stormbreak_provider):
+async def test_each_fault_has_the_outcome_of_the_wire(kind, stormbreak_provider):
     scenario = storm(kind=kind, **KEYS.get(kind, {}))
 
     assert meaning(simulated(scenario)) == meaning(await live(stormbreak_provider(scenario)))
 
 
 @pytest.mark.parametrize("kind", sorted(ANSWERED - REFUSALS))
-async def test_each_trouble_of_a_stream_means_what_it_means_on_the_wire(kind, stormbreak_provider):
+async def test_each_stream_fault_has_the_outcome_of_the_wire(kind, stormbreak_provider):
     scenario = storm(kind=kind, **KEYS.get(kind, {}))
     outcome = await live(stormbreak_provider(scenario), streamed=True)
 
@@ -77,7 +77,7 @@ async def test_each_trouble_of_a_stream_means_what_it_means_on_the_wire(kind, st
 
 
 @pytest.mark.parametrize(("kind", "form"), TOLD)
-async def test_a_wait_is_told_as_on_the_wire(kind, form, stormbreak_provider):
+async def test_a_wait_is_rounded_as_on_the_wire(kind, form, stormbreak_provider):
     scenario = storm(kind=kind, retry_after=2.3, retry_after_form=form)
 
     assert meaning(simulated(scenario)) == meaning(await live(stormbreak_provider(scenario)))
@@ -101,7 +101,7 @@ def test_every_kind_that_is_answered_has_a_meaning():
     ("kind", "begins", "ends"),
     [(Kind.STALL, True, False), (Kind.STALL_EARLY, False, False), (Kind.ERROR_EARLY, False, True)],
 )
-def test_what_is_never_said_is_never_heard(kind, begins, ends):
+def test_missing_headers_teach_nothing(kind, begins, ends):
     trouble = Fault(kind=kind)
 
     assert sees_retry_after(Reply(1.0, 1, Part.FIRST, trouble, 2.0)) is begins

@@ -42,7 +42,7 @@ def test_processes_side_by_side_find_the_same():
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-def test_the_progress_of_every_run_is_told(processes):
+def test_the_progress_of_every_run_is_reported(processes):
     told = {}
     simulate_all(runs(1), processes=processes, progress=told.__setitem__)
 
@@ -50,7 +50,7 @@ def test_the_progress_of_every_run_is_told(processes):
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-def test_what_cannot_be_simulated_is_said_in_the_same_words(processes):
+def test_a_scenario_that_cannot_be_simulated_has_the_same_message(processes):
     with pytest.raises(ConfigurationError, match=r"small: a simulation needs a \[load\], got none"):
         simulate_all(runs(1, scenario=replace(STORM, load=None)), processes=processes)
 
@@ -167,6 +167,6 @@ def test_a_worker_that_is_killed_is_one_clear_line(begun):
 
     out, err = begun.communicate(timeout=60)
     assert (begun.returncode, out) == (2, "")
-    assert "a process of the simulation was ended from outside" in err
+    assert "a process of the simulation was killed" in err
     assert err.count("\n") == 1
     wait_for(lambda: not group(begun.pid), "nobody is left")

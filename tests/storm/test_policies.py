@@ -41,13 +41,15 @@ def test_the_sdk_waits_half_a_second_doubled_up_to_eight_less_up_to_a_quarter():
         assert rule.delay(retry, 1.0) == pytest.approx(plain)
 
 
-def test_the_sdk_comes_back_exactly_when_it_was_told():
+def test_the_sdk_retries_exactly_at_the_named_time():
     assert BASELINES["openai_sdk"].policy.retry.retry_after_jitter == 0.0
-    assert not BASELINES["openai_sdk"].deaf
+    assert not BASELINES["openai_sdk"].ignores_retry_after
 
 
 def test_the_plain_retries_do_not_hear_when_to_come_back():
-    assert {name for name in NAMES if BASELINES[name].deaf} == set(PLAIN) - {"openai_sdk"}
+    assert {name for name in NAMES if BASELINES[name].ignores_retry_after} == set(PLAIN) - {
+        "openai_sdk"
+    }
 
 
 def test_a_loop_has_64_rows_in_flight_and_loses_none():

@@ -12,7 +12,7 @@ from stormbreak.provider.scenario_file import builtin_names, dump, load, parse
 from stormbreak.storm.ideal import check_length, ideal_throughput, within
 from stormbreak.storm.measures import RECOVERY_WINDOW
 from stormbreak.storm.outcomes import check_playable
-from stormbreak.storm.random_storms import FAMILIES, FLEETS, MOST_CALLS, draw, families_of
+from stormbreak.storm.random_storms import FAMILIES, FLEETS, MAX_CALLS, draw, families_of
 from stormbreak.storm.traffic import check_measured, traffic
 
 PRESETS = ("interactive", "batch")
@@ -45,7 +45,7 @@ def test_a_storm_can_be_measured_is_not_too_long_and_has_calls_that_can_be_answe
         scenario = draw(number, seed=5).scenario
         calls = calls_of(scenario)
         check_measured(scenario, calls)
-        assert 0 < len(calls.times) <= 2.1 * MOST_CALLS
+        assert 0 < len(calls.times) <= 2.1 * MAX_CALLS
         assert 30 <= scenario.load.trigger_at <= 60
         assert scenario.load.trigger_until <= scenario.duration - RECOVERY_WINDOW
         if number % 15 == 0:  # the ideal of all 300 takes half a minute
@@ -71,7 +71,7 @@ def test_families_take_turns_and_fleets_of_all_sizes_are_drawn():
 def test_the_traffic_of_a_batch_does_not_change():
     assert set(FAMILIES) - set(families_of("batch")) == {"spike", "herd", "ramp"}
     with pytest.raises(
-        ConfigurationError, match="no family of batches is called 'herd'; there are: dip"
+        ConfigurationError, match="no family of batches is named 'herd'; families: dip"
     ):
         draw(0, seed=0, families=["herd"], preset="batch")
 

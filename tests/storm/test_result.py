@@ -52,14 +52,14 @@ def test_a_document_is_read_as_it_was_simulated(printed):
     assert results[1].series.plain() == simulated.series.plain()
 
 
-def test_each_second_is_only_told_when_asked_for(printed):
+def test_the_series_is_printed_only_on_request(printed):
     path = printed()
 
     assert "series" not in json.loads(path.read_text())["runs"][0]
     assert read(path)[1][0].series == NO_SERIES
 
 
-def test_a_series_is_told_by_its_names():
+def test_a_series_has_its_values_by_name():
     result = simulate(parse(SMALL), INTERACTIVE, seed=1)
     told = result.plain(series=True)["series"]
 
@@ -80,16 +80,16 @@ def test_when_it_happens():
 @table_test(
     ("text", "complaint"),
     [
-        ("", "not what `storm run --json` prints"),
-        ("[]", "not what `storm run --json` prints: Expected `object`, got `array`"),
+        ("", "not output of `storm run --json`"),
+        ("[]", "not output of `storm run --json`: Expected `object`, got `array`"),
         ('{"scenario": "x"}', "Object missing required field `policy`"),
-        (b"\xff", "not what `storm run --json` prints"),
+        (b"\xff", "not output of `storm run --json`"),
         (
             '{"scenario": "", "policy": "", "duration": 1, "trigger_at": null, "trigger_until": null,'
             ' "runs": [{"series": ' + "[" * 100_000,
-            "not what `storm run --json` prints",
+            "not output of `storm run --json`",
         ),
-        ("[" * 100_000, "not what `storm run --json` prints"),
+        ("[" * 100_000, "not output of `storm run --json`"),
     ],
 )
 def test_what_is_no_document(tmp_path, text, complaint):
@@ -109,7 +109,7 @@ def test_a_run_that_lacks_something(printed, name):
     del document["runs"][0][name]
     path.write_text(json.dumps(document))
 
-    with pytest.raises(ConfigurationError, match="not what `storm run --json` prints"):
+    with pytest.raises(ConfigurationError, match="not output of `storm run --json`"):
         read(path)
 
 

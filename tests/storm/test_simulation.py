@@ -174,12 +174,15 @@ def test_the_deaf_do_not_hear_when_to_come_back():
         ),
     )
     times = {
-        deaf: [
+        ignores_retry_after: [
             e.at
-            for e in heard(alone(told), NamedPolicy(name="", policy=policy, deaf=deaf))
+            for e in heard(
+                alone(told),
+                NamedPolicy(name="", policy=policy, ignores_retry_after=ignores_retry_after),
+            )
             if isinstance(e, Sent)
         ]
-        for deaf in (False, True)
+        for ignores_retry_after in (False, True)
     }
 
     assert times[False] == pytest.approx([1.0, 4.05])
@@ -226,7 +229,7 @@ def test_the_scenario_says_deadline_patience_and_timeout():
     assert simulate(alone(), hasty).measures.success == 1.0
 
 
-def test_the_crowd_stays_away():
+def test_background_traffic_is_replaced_by_default():
     storm = load("outage")
     calm = replace(storm, background_traffic=None)
 
@@ -234,7 +237,7 @@ def test_the_crowd_stays_away():
     assert simulate(storm, OFF, seed=1) == simulate(calm, OFF, seed=1)
 
 
-def test_beside_the_crowd_clients_share_the_capacity():
+def test_clients_share_the_capacity_with_background_traffic():
     load = Load(rate=3.0, deadline=10.0, timeout=4.0)
     storm = Scenario(
         name="crowded",
@@ -255,7 +258,7 @@ def test_a_scenario_without_load_cannot_be_simulated():
         simulate(Scenario(name="calm"), OFF)
 
 
-def test_progress_is_told_to_the_end():
+def test_progress_is_reported_to_the_end():
     told = []
     simulate(STORM, OFF, progress=told.append)
 

@@ -12,8 +12,8 @@ from stormbreak.provider.fault_kinds import Kind
 from stormbreak.provider.scenario import Burst, Fault, Load, Provider, Scenario
 from stormbreak.provider.scenario_file import load
 from stormbreak.storm import simulate
-from stormbreak.storm.result import Look
-from stormbreak.storm.simulation import Watch
+from stormbreak.storm.result import Sample
+from stormbreak.storm.simulation import Sampler
 
 
 def herd(*, calls=6, slots=2, processes=1, timeout=30.0, trouble=(), at=2.0):
@@ -29,7 +29,7 @@ def herd(*, calls=6, slots=2, processes=1, timeout=30.0, trouble=(), at=2.0):
     )
 
 
-NOTHING = Look(0, 0, None, 0, 0, 0, 0.0)
+NOTHING = Sample(0, 0, None, 0, 0, 0, 0.0)
 LIMITED = replace(OFF, limit=FixedLimit(max_in_flight=3))
 
 
@@ -94,7 +94,7 @@ def test_a_share_of_the_processes_that_is_limited_makes_no_limit_of_all():
     assert max(told.limited) == 20
 
 
-def test_circuits_that_are_not_closed_are_counted_while_nobody_calls_too():
+def test_open_circuits_are_counted_also_without_calls():
     """Each of the processes that had a call opens at its first failure, and stays open for longer than this lasts."""
     breaker = BreakerPolicy(
         trip=ConsecutiveFailures(failure_threshold=1), open_duration=100.0, open_duration_jitter=0.0
@@ -112,7 +112,7 @@ def test_circuits_that_are_not_closed_are_counted_while_nobody_calls_too():
     assert told.open_circuits == (0, 0, *(4,) * 8)
 
 
-def test_wasted_work_is_told_when_it_ends():
+def test_wasted_work_is_counted_when_it_ends():
     """Two of six are answered in time; the others have gone, and are worked on for two seconds each all the same."""
     scenario = herd(timeout=3.0)
     result = simulate(scenario, OFF)
@@ -131,7 +131,7 @@ def test_looking_changes_nothing(monkeypatch):
     storm = replace(load("dip"), duration=90.0)
     events = {True: [], False: []}
     seen = simulate(storm, INTERACTIVE, seed=1, listener=events[True].append)
-    monkeypatch.setattr(Watch, "look", lambda *_: NOTHING)
+    monkeypatch.setattr(Sampler, "sample", lambda *_: NOTHING)
     unseen = simulate(storm, INTERACTIVE, seed=1, listener=events[False].append)
 
     assert events[True] == events[False]

@@ -91,7 +91,7 @@ def test_json_has_the_measures_by_name_and_is_the_same_every_time(capsys, small)
     assert run(capsys, *args)[1] == out
 
 
-def test_over_several_seeds_the_spread_is_told(capsys, small):
+def test_several_seeds_show_the_spread(capsys, small):
     code, out, _ = run(capsys, "run", small, "--seeds", "3")
     assert code == 0
     assert re.search(r"^ success +\d+\.\d ±\d+\.\d % $", out, re.MULTILINE), out
@@ -258,11 +258,11 @@ def test_an_assert_that_does_not_hold_says_the_value(capsys, small):
 
 def test_a_mistake_is_one_line_and_exit_code_2(capsys, small):
     for args, complaint in (
-        (["--assert", "godput > 1"], "--assert: 'godput' is no measure; did you mean goodput?"),
+        (["--assert", "godput > 1"], "--assert: 'godput' is not a measure; did you mean goodput?"),
         (["--report", "x.pdf"], "--report must end in .html or .png, got 'x.pdf'"),
-        (["--policy", "navie"], "no policy and no file is called 'navie'; did you mean naive?"),
+        (["--policy", "navie"], "no policy or file is named 'navie'; did you mean naive?"),
         (["--compare", ", ,"], "'--compare': must be names with commas between them, got ', ,'"),
-        (["--compare", "none,xyzzy"], "is called 'xyzzy'; there are: interactive, batch, article"),
+        (["--compare", "none,xyzzy"], "is named 'xyzzy'; policies: interactive, batch, article"),
         (["--policy", "./none.toml"], "./none.toml: cannot be read"),
         (["--seeds", "0"], "'--seeds'"),
         (["--jobs", "0"], "'--jobs'"),
@@ -331,7 +331,7 @@ def test_a_report_that_fails_at_the_end_loses_nothing_of_the_rest(
     assert "cannot write" in err
 
 
-def test_a_share_of_nothing_is_shown_as_none_and_holds_no_claim(capsys, tmp_path):
+def test_an_undefined_share_is_none_and_fails_every_assertion(capsys, tmp_path):
     """Nothing can be answered while it is down: 100 % of it would be a good figure for a bad minute."""
     path = tmp_path / "down.toml"
     path.write_text(
@@ -344,7 +344,5 @@ def test_a_share_of_nothing_is_shown_as_none_and_holds_no_claim(capsys, tmp_path
     assert code == 1
     assert "nothing being possible while the trigger lasts" in out
     assert next(line.split()[1] for line in out.splitlines() if "trigger_goodput" in line) == "-"
-    assert err == (
-        f"stormbreak: --assert does not hold: {claim}; trigger_goodput is a share of nothing\n"
-    )
+    assert err == (f"stormbreak: --assert does not hold: {claim}; trigger_goodput is undefined\n")
     assert document["trigger_goodput"] is None

@@ -12,7 +12,7 @@ from stormbreak.storm.policies import BASELINES, NamedPolicy
 from stormbreak.storm.survey import Figures, rivals_of, survey
 
 OURS = NamedPolicy(name="interactive", policy=INTERACTIVE)
-FEW = {"draws": 2, "families": ["luck", "cut"], "lucks": 2, "seed": 197}  # small ones
+FEW = {"draws": 2, "families": ["luck", "cut"], "runs": 2, "seed": 197}  # small ones
 
 
 def by_hand():
@@ -49,7 +49,7 @@ def test_the_figures_of_a_survey():
     )
 
 
-def test_a_claim_about_a_survey():
+def test_an_assertion_about_a_survey():
     figures = by_hand().figures
     assert parse_assertion("regret_p90 <= 10 and within_5 > 0.7", about=Figures).holds(figures)
     claim = parse_assertion("goodput > 0.9 or ahead > 0", about=Figures)
@@ -100,7 +100,7 @@ def test_every_policy_meets_the_same_storm():
         assert score.lost == 0.0
 
 
-def test_the_progress_of_every_run_is_told():
+def test_the_progress_of_every_run_is_reported():
     told = {}
     survey(
         OURS,
@@ -118,7 +118,7 @@ def test_a_survey_of_batches():
         draws=1,
         families=["cut"],
         preset="batch",
-        lucks=1,
+        runs=1,
     ).scores
     assert set(dip.values) == {"loop_naive", "loop_exponential", "loop_full_jitter"}
     assert all(value > 1.0 for value in dip.values.values())

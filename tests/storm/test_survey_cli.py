@@ -75,7 +75,7 @@ def test_json_is_all_there_is(capsys):
     assert {"mean", "median", "p90", "worst", "within_1", "within_5"} < set(told)
 
 
-def test_a_claim_that_does_not_hold_is_exit_code_1(capsys):
+def test_a_failed_assertion_is_exit_code_1(capsys):
     few = [*FEW, "--storms", "1", "--policy", "none"]
     code, _, err = run(capsys, *few, "--assert", "regret_worst <= 0.1")
     assert code == 1
@@ -95,20 +95,20 @@ def test_bad_input_is_one_line_before_anything_runs(capsys, tmp_path, monkeypatc
     for args, complaint in (
         (
             ["--storms", "1", "--families", "dip,dib"],
-            "no family of storms is called 'dib'; there are: spike, dip",
+            "no family of storms is named 'dib'; families: spike, dip",
         ),
-        (["--preset", "batch", "--families", "herd"], "no family of batches is called 'herd'"),
-        (["--policy", "interactiv"], "no policy and no file is called 'interactiv'; did you mean"),
+        (["--preset", "batch", "--families", "herd"], "no family of batches is named 'herd'"),
+        (["--policy", "interactiv"], "no policy or file is named 'interactiv'; did you mean"),
         (["--policy", "./gone.toml"], "gone.toml"),
         (["--policy", "broken.toml"], "broken.toml"),
-        (["--compare", "nobody"], "no policy and no file is called 'nobody'"),
+        (["--compare", "nobody"], "no policy or file is named 'nobody'"),
         (["--output", "broken.toml"], "--output broken.toml: "),
         (["--output", "broken.toml/in"], "--output broken.toml/in: not a directory"),
         (["--output", "/proc"], "--output /proc: "),
         (["--output", "a\0b"], "--output "),
         (["--report", "survey.png"], "--report must end in .html, got 'survey.png'"),
         (["--report", "gone/survey.html"], "gone/survey.html: cannot write: no such file"),
-        (["--assert", "makespan < 1"], "--assert: 'makespan' is no measure; did you mean"),
+        (["--assert", "makespan < 1"], "--assert: 'makespan' is not a measure; did you mean"),
         (["--storms", "0"], "--storms"),
         (["--preset", "article"], "--preset"),
     ):

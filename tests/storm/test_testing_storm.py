@@ -13,7 +13,7 @@ from stormbreak.provider.scenario_file import parse
 from stormbreak.storm.policies import BASELINES
 from stormbreak.testing import storm, survey
 
-FEW = {"draws": 1, "lucks": 1, "families": ["luck"], "seed": 197}
+FEW = {"draws": 1, "runs": 1, "families": ["luck"], "seed": 197}
 SMALL = """
 name = "small"
 duration = 40
@@ -47,11 +47,11 @@ def test_a_policy_is_named_or_given_or_that_of_the_scenario(tmp_path):
     assert storm(scenario, policy=BASELINES["fixed"])[0].policy == "fixed"
 
 
-def test_a_claim_that_holds_says_nothing():
+def test_an_assertion_that_holds_prints_nothing():
     assert storm(SMALL, check="goodput > 0.9 and openings == 0")
 
 
-def test_a_claim_that_does_not_hold_fails_the_test_with_the_verdict_and_the_values():
+def test_a_failed_check_raises_with_the_verdict_and_the_values():
     with pytest.raises(AssertionError) as caught:
         storm(SMALL, seeds=2, check="amplification > 1 or shed > 0")
 
@@ -62,8 +62,8 @@ def test_a_claim_that_does_not_hold_fails_the_test_with_the_verdict_and_the_valu
     )
 
 
-def test_a_claim_is_read_before_anything_is_simulated():
-    with pytest.raises(ConfigurationError, match="check: 'godput' is no measure; did you mean"):
+def test_an_assertion_is_parsed_before_anything_is_simulated():
+    with pytest.raises(ConfigurationError, match="check: 'godput' is not a measure; did you mean"):
         storm("incident", check="godput > 1")
 
 
@@ -94,7 +94,7 @@ def test_a_survey_takes_what_a_storm_takes(tmp_path):
     assert survey(**FEW).policy == "interactive"
 
 
-def test_a_survey_that_is_worse_than_claimed_fails_with_its_sentence_and_the_values():
+def test_a_failed_check_of_a_survey_raises_with_its_sentence_and_the_values():
     with pytest.raises(AssertionError) as caught:
         survey("none", check="regret_p90 <= 0.1", **FEW)
 
@@ -103,8 +103,10 @@ def test_a_survey_that_is_worse_than_claimed_fails_with_its_sentence_and_the_val
     assert values.startswith("regret_p90 <= 0.1 does not hold: regret_p90 is ")
 
 
-def test_a_claim_of_a_survey_is_read_before_anything_is_simulated():
-    with pytest.raises(ConfigurationError, match="check: 'regret_p9' is no measure; did you mean"):
+def test_an_assertion_of_a_survey_is_parsed_before_anything_is_simulated():
+    with pytest.raises(
+        ConfigurationError, match="check: 'regret_p9' is not a measure; did you mean"
+    ):
         survey(check="regret_p9 <= 3")
-    with pytest.raises(ConfigurationError, match="'makespan' is no measure"):
+    with pytest.raises(ConfigurationError, match="'makespan' is not a measure"):
         survey(check="makespan <= 3")

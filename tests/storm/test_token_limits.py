@@ -74,7 +74,7 @@ SAYS_NOTHING = {Dialect.AZURE_UNKNOWN}
 
 
 @table_test("dialect", sorted(set(Dialect) - SAYS_NOTHING))
-def test_what_headers_say_of_requests_is_heard(dialect):
+def test_request_limits_in_headers_are_learned(dialect):
     whole_at_once = dialect in {Dialect.OPENROUTER, Dialect.IETF, Dialect.IETF_06}
     kind = LimitKind.WINDOW if whole_at_once else LimitKind.BUCKET
     storm = scenario(Limit(kind=kind, requests=300, period=60.0, headers=dialect))
@@ -84,7 +84,7 @@ def test_what_headers_say_of_requests_is_heard(dialect):
 
 
 @pytest.mark.parametrize("dialect", [Dialect.OPENAI, Dialect.ANTHROPIC])
-def test_what_headers_say_of_tokens_is_heard(dialect):
+def test_token_limits_in_headers_are_learned(dialect):
     storm = scenario(replace(BUCKET, tokens=30_000, headers=dialect), tokens_variation=1.0)
     learns = replace(OFF, rate_limit=RateLimitPolicy(learn_from_headers=True))
 

@@ -15,7 +15,7 @@ def test_herds_come_in_one_instant_among_the_others():
     assert set(calls.processes) == {0, 1, 2, 3}
 
 
-def test_nobody_comes_after_the_end():
+def test_there_are_no_arrivals_after_the_end():
     load = Load(rate=5.0, bursts=(Burst(at=10.0, calls=3),))
 
     assert max(traffic(load, 10.0, seed=1).times) < 10.0
@@ -43,7 +43,7 @@ def test_even_arrivals_need_no_chance():
     [
         (
             Load(rate=1e9),
-            "load must bring at most 10000000 calls in a simulation, got about 6e\\+10",
+            "load must have at most 10000000 calls in a simulation, got about 6e\\+10",
         ),
         (Load(rate=1.0, steps=(Step(at=50.0, rate=2e6, ramp=5.0),)), "got about 1.5e"),
         (Load(bursts=(Burst(at=1.0, calls=6_000_000, repeat=2),)), "got about 1.2e"),

@@ -61,9 +61,9 @@ def test_a_field_of_json_lines_or_a_column(log, text):
 @table_test(
     ("text", "column", "complaint"),
     [
-        ("", None, "holds no arrival"),
-        ("\n \n", None, "holds no arrival"),
-        ("at\n", "at", "holds no arrival"),
+        ("", None, "has no arrivals"),
+        ("\n \n", None, "has no arrivals"),
+        ("at\n", "at", "has no arrivals"),
         ("1\nsoon\n", None, ":2: must be a number of seconds, got 'soon'"),
         ("1\n2026-11-26T13:30:00Z\n", None, ":2: must be a number of seconds, got '2026-11-26T"),
         (
@@ -78,14 +78,14 @@ def test_a_field_of_json_lines_or_a_column(log, text):
         (
             "1764164000250\n1764165000250\n",
             None,
-            "must lie within 1,000,000 s, got 1,000,000 s (milli",
+            "must be within 1,000,000 s, got 1,000,000 s (milli",
         ),
         ('{"at": 1}\n{"on": 2}\n', "at", ":2: has no field 'at'"),
-        ('{"at": 1}\n{"at": \n', "at", ":2: broken JSON"),
+        ('{"at": 1}\n{"at": \n', "at", ":2: invalid JSON"),
         ('{"at": null}\n', "at", ":1: must be a time in ISO 8601, or seconds, got 'None'"),
-        ("user,when\n1,2\n", "at", ":1: no column is called 'at'; there are: 'user', 'when'"),
+        ("user,when\n1,2\n", "at", ":1: no column is named 'at'; columns: 'user', 'when'"),
         ("user,at\n1,2\n3\n", "at", ":3: must be a number of seconds, got ''"),
-        ("user,at\n" + "x" * 200_000, "at", ":2: not a line of CSV"),
+        ("user,at\n" + "x" * 200_000, "at", ":2: not valid CSV"),
         ("x" * 1_100_000, None, ":1: longer than 1,048,576 characters"),
     ],
 )
@@ -108,10 +108,10 @@ def test_what_cannot_be_read(tmp_path):
 
 
 def test_more_than_can_be_simulated_is_refused_while_it_is_read(log, monkeypatch):
-    monkeypatch.setattr(user_traffic, "MOST_CALLS", 3)
+    monkeypatch.setattr(user_traffic, "MAX_CALLS", 3)
 
     assert len(read_arrivals(log("1\n" * 3))) == 3
-    with pytest.raises(ConfigurationError, match="must hold at most 3 arrivals, holds more"):
+    with pytest.raises(ConfigurationError, match="must have at most 3 arrivals, has more"):
         read_arrivals(log("1\n" * 4 + "and what follows is not looked at"))
 
 
@@ -152,12 +152,14 @@ def test_times_without_a_zone_know_no_summer(tmp_path, monkeypatch):
 def test_calls_of_which_none_would_be_measured_are_refused():
     """Or every measure would be perfect: nothing lost of nothing."""
     short = with_arrivals(load("dip"), [0.0, 29.9])
-    with pytest.raises(ConfigurationError, match="dip: no call comes from the trigger at 30 s on"):
+    with pytest.raises(
+        ConfigurationError, match="dip: no call arrives from the trigger at 30 s on"
+    ):
         simulate(short, OFF)
     assert simulate(with_arrivals(load("dip"), [0.0, 30.0]), OFF).measures.calls == 1
 
     rare = Scenario(name="rare", duration=1.0, provider=Provider(), load=Load(rate=1e-6))
-    with pytest.raises(ConfigurationError, match="rare: no call comes in 1 s"):
+    with pytest.raises(ConfigurationError, match="rare: no call arrives in 1 s"):
         simulate(rare, OFF)
 
 
@@ -219,19 +221,22 @@ def test_a_file_may_name_the_times_itself():
         ("arrival_times = [2, 1]", "load.arrival_times must be in order, got 1.0 after 2.0"),
         (
             "arrival_times = [1]\nrate = 2",
-            "load.arrival_times stand alone: no rate, steps or bursts beside them",
+            "load.arrival_times cannot be combined with rate, steps or bursts",
         ),
         (
             "arrival_times = [1, 2]\narrival_tokens = [3]",
-            "load.arrival_tokens must be as many as arrival_times (2), got 1",
+            "load.arrival_tokens must have as many values as arrival_times (2), got 1",
         ),
-        ("arrival_tokens = [3]", "load.arrival_tokens must be as many as arrival_times (0), got 1"),
+        (
+            "arrival_tokens = [3]",
+            "load.arrival_tokens must have as many values as arrival_times (0), got 1",
+        ),
         ("arrival_times = [-1]", "load.arrival_times must be zero or positive, got -1"),
         (
             "arrival_times = [10]",
-            "load.arrival_times must lie before the end (duration 10.0), got 10.0",
+            "load.arrival_times must be before the end (duration 10.0), got 10.0",
         ),
-        ("arrival_times = []", "load.rate must be positive where no burst comes, got 0.0"),
+        ("arrival_times = []", "load.rate must be positive if there are no bursts, got 0.0"),
     ],
 )
 def test_what_such_a_file_cannot_say(text, complaint):

@@ -173,12 +173,12 @@ def test_a_makespan_over_several_seeds():
     assert "possible, none came in 1 runs; " in verdict(CALM, both)
 
 
-def test_of_runs_without_a_series_no_weakness_is_told():
+def test_runs_without_a_series_have_no_weakest_moment():
     told = verdict(STORM, [replace(result([]), series=NO_SERIES)])
     assert told.endswith("90.0 % while the trigger lasts.")
 
 
-def test_where_nothing_was_possible_for_a_while_no_share_is_told():
+def test_a_share_is_undefined_while_no_answer_was_possible():
     some = [result(flat()), result(flat(), seed=1, trigger_goodput=None, goodput=None)]
 
     assert "possible, nothing being possible while the trigger lasts; no moment" in verdict(

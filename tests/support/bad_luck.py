@@ -55,7 +55,7 @@ def unlucky(rows, seed, *, storm=LUCK, sends=ATTEMPTS):
         for attempt in range(1, sends + 1):
             now = next(moments)
             model.arrive(now, asked.key + attempt)
-            if any(reply.trouble is None for reply in model.advance(now + TIMEOUT)):
+            if any(reply.fault is None for reply in model.advance(now + TIMEOUT)):
                 return True
         return False
 

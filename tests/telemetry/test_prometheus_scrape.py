@@ -51,9 +51,7 @@ def test_a_scrape_says_what_the_provider_says(run):
         target: told.storm["arrivals"],
         told.targets["slow"]: told.slow["arrivals"],
     }
-    assert ended == {
-        verdict: told.storm["troubles"][kind] for kind, (verdict, _) in TROUBLES.items()
-    }
+    assert ended == {verdict: told.storm["faults"][kind] for kind, (verdict, _) in TROUBLES.items()}
     assert min(ended.values()) > 0
     assert (
         value(samples, "stormbreak_attempts_total", target=target, verdict="ok")

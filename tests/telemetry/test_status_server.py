@@ -73,7 +73,7 @@ def test_a_page_is_what_its_function_says_at_that_moment(port):
 
 
 def test_what_is_not_there_is_said_in_one_line(port):
-    assert ask(port, "/")[::2] == (404, "no such page; there are: /fails, /hello, /not-there\n")
+    assert ask(port, "/")[::2] == (404, "no such page; pages: /fails, /hello, /not-there\n")
     assert ask(port, "/not-there")[::2] == (501, "install the extra\n")
 
 

@@ -33,7 +33,7 @@ class ModelEstimate:
     input_tokens: int = 0
     output_tokens: int = 0
     expected: Decimal | None = NOTHING
-    most: Decimal | None = NOTHING
+    max_usd: Decimal | None = NOTHING
     batched: Decimal | None = NOTHING  # expected, at the provider's batch prices
     unbounded: int = 0  # rows without a bound
 
@@ -44,7 +44,9 @@ class ModelEstimate:
         self.input_tokens += expected.input_tokens
         self.output_tokens += expected.output_tokens
         self.expected = _plus(self.expected, self._cost(expected))
-        self.most = _plus(self.most, None if bound is None else known_max_cost(self.prices, bound))
+        self.max_usd = _plus(
+            self.max_usd, None if bound is None else known_max_cost(self.prices, bound)
+        )
         self.batched = _plus(self.batched, self._cost(expected, Service.BATCH))
 
     def _cost(self, usage: Usage, service: Service = Service.STANDARD) -> Decimal | None:

@@ -1,4 +1,4 @@
-"""The in-memory cache, and what all caches share: the entry, the interface, the key of a request."""
+"""The in-memory cache; and the entry, interface and keys of all caches."""
 
 import secrets
 import time
@@ -18,7 +18,7 @@ from stormbreak.llm.surrogates import UNREADABLE
 
 
 class CacheEntry(NamedTuple):
-    """An answer's body, JSON as the provider wrote it, and when it was kept (unix epoch seconds)."""
+    """The body of an answer, the provider's JSON, and the time it was stored (unix epoch seconds)."""
 
     body: bytes
     at: float
@@ -28,34 +28,33 @@ class CacheEntry(NamedTuple):
 
 
 class Cache(Protocol):
-    """Keeps one answer per key, the last. From any thread; nothing that goes wrong in it fails a call."""
+    """Keeps the last answer of each key. Thread-safe; its errors never fail a call."""
 
     blocks: bool
-    """Whether a disk may have to be waited for."""
+    """Whether it may block on a disk."""
 
     @property
     def secret(self) -> bytes:
-        """What digests of requests are keyed with: see `cache_key`."""
+        """The secret of request digests: see `cache_key`."""
         ...
 
     def get(self, key: bytes) -> CacheEntry | None:
-        """The answer of that key, unless it is too old."""
+        """Return the answer of that key, unless it has expired."""
         ...
 
     def put(self, key: bytes, body: bytes) -> None:
-        """Keep an answer; the oldest make room for it."""
+        """Store an answer; delete the oldest to make room."""
         ...
 
     def close(self) -> None:
-        """Let go of what is held; afterwards nothing is found and nothing kept."""
+        """Release its resources; afterwards it stores and finds nothing."""
         ...
 
 
 # ---------------------------------------------------------------- cache key
-# A keyed digest of the server, the endpoint, the body (its model included) and the API key. How an
-# answer is to be delivered (`stream`) is left out, since it changes nothing that is said, and so is
-# the order of the body's fields. Without the secret nobody can find out by trying whether a certain
-# prompt was asked, or with which key.
+# A keyed digest of the server, the endpoint, the body (its model included) and the API key. Delivery
+# options (`stream`) and the order of the body's fields do not count, since they do not change the
+# answer. Without the secret, nobody can test whether a certain prompt was sent, or with which key.
 
 SECRET_BYTES = 32
 _DELIVERY = frozenset({"stream", "stream_options"})
@@ -65,21 +64,21 @@ _encode = msgspec.json.Encoder(order="sorted").encode
 def cache_key(
     secret: bytes, base_url: str, endpoint: str, body: bytes, api_key: str | None
 ) -> bytes | None:
-    """The key of an answer to `body`, 32 bytes; None for a body that is no JSON object."""
+    """Return the key of an answer to `body`, 32 bytes; None for a body that is not a JSON object."""
     try:
-        said = msgspec.json.decode(body)
+        payload = msgspec.json.decode(body)
     except UNREADABLE:
         return None
-    if not isinstance(said, dict):
+    if not isinstance(payload, dict):
         return None
-    return _digest(secret, said, base_url.rstrip("/"), endpoint.strip("/"), api_key or "")
+    return _digest(secret, payload, base_url.rstrip("/"), endpoint.strip("/"), api_key or "")
 
 
-def _digest(secret: bytes, said: Mapping[str, object], *words: str) -> bytes:
+def _digest(secret: bytes, payload: Mapping[str, object], *words: str) -> bytes:
     digest = blake2b(key=secret, digest_size=32)
-    essence = _encode({name: value for name, value in said.items() if name not in _DELIVERY})
+    essence = _encode({name: value for name, value in payload.items() if name not in _DELIVERY})
     for part in (*(word.encode() for word in words), essence):
-        digest.update(len(part).to_bytes(8, "big"))  # so that no part can pass for the next
+        digest.update(len(part).to_bytes(8, "big"))  # so that parts cannot be confused
         digest.update(part)
     return digest.digest()
 
@@ -88,7 +87,7 @@ def _digest(secret: bytes, said: Mapping[str, object], *words: str) -> bytes:
 
 
 class MemoryCache:
-    """A cache of one process. `clock` tells unix epoch seconds."""
+    """A cache of one process. `clock` returns unix epoch seconds."""
 
     blocks = False
 
@@ -102,14 +101,14 @@ class MemoryCache:
         reset_in_child(self._count)
 
     def get(self, key: bytes) -> CacheEntry | None:
-        """The answer of that key, unless it is too old."""
+        """Return the answer of that key, unless it has expired."""
         with self._lock:
             kept = self._answers.get(key)
         fresh = kept is not None and self._clock() - kept.at < self._policy.max_age
         return kept if fresh else None
 
     def put(self, key: bytes, body: bytes) -> None:
-        """Keep an answer; the oldest make room for it."""
+        """Store an answer; delete the oldest to make room."""
         kept = CacheEntry(body, self._clock())
         with self._lock:
             self._drop(key)
@@ -119,13 +118,13 @@ class MemoryCache:
                 self._drop(next(iter(self._answers)))
 
     def close(self) -> None:
-        """Forget all."""
+        """Clear the cache."""
         with self._lock:
             self._answers.clear()
             self._bytes = 0
 
     def _count(self) -> None:
-        """Count anew in a child process: a thread of the parent may have been in the middle of it."""
+        """Recount in a child process: a thread of the parent may have been changing it."""
         self._bytes = sum(len(kept.body) for kept in self._answers.values())
 
     def _drop(self, key: bytes) -> None:

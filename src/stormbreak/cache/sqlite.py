@@ -1,7 +1,7 @@
-"""Answers kept in a file: SQLite, readable by its owner alone, shared by any number of processes.
+"""A cache in an SQLite file, readable only by its owner, shared by any number of processes.
 
-What is kept is the JSON that came, under keyed digests; neither a prompt nor an API key is in the file. A cache is there
-to help when everything else fails: trouble with it is told once in the log and is no answer, never an error of the call.
+It stores the JSON of answers under keyed digests; the file has neither prompts nor API keys. Since the cache is the
+last resort, its errors are logged once and count as a miss; they never fail a call.
 """
 
 import logging
@@ -22,9 +22,9 @@ from stormbreak.drivers.locks import new_lock
 from stormbreak.errors import ConfigurationError
 
 VERSION = 1
-"""Of the tables below, kept as SQLite's `user_version`."""
+"""Version of the tables below, stored as SQLite's `user_version`."""
 
-PATIENCE = 1.0  # seconds to wait for another process; an answer that is not kept is no misfortune
+PATIENCE = 1.0  # seconds to wait for another process; then the answer is not stored
 PRIVATE = stat.S_IRUSR | stat.S_IWUSR
 _TABLES = (
     "CREATE TABLE secret (bytes BLOB NOT NULL)",
@@ -43,10 +43,10 @@ _log = logging.getLogger("stormbreak")
 
 
 class SqliteCache:
-    """A cache in the file `path`, made where there is none. `clock` tells unix epoch seconds.
+    """A cache in the file `path`, created if missing. `clock` returns unix epoch seconds.
 
     Raises:
-        ConfigurationError: it cannot be opened, or is no cache of ours.
+        ConfigurationError: it cannot be opened, or is not a cache of stormbreak.
     """
 
     blocks = True
@@ -68,15 +68,17 @@ class SqliteCache:
             _make(self._path)
             self._connection: sqlite3.Connection | None = _connect(self._path)
             self.secret = _prepare(self._connection)
-            self._path.chmod(PRIVATE)  # now that it is known to be ours
+            self._path.chmod(PRIVATE)  # only after the check that it is ours
             self._connection.execute("PRAGMA journal_mode = WAL")
         except (OSError, sqlite3.Error, ValueError) as error:
             reason = getattr(error, "strerror", None) or str(error)
-            raise ConfigurationError(f"{path}: no cache of answers: {reason}") from None
+            raise ConfigurationError(
+                f"{path}: cannot open the cache of answers: {reason}"
+            ) from None
         reset_in_child(self._leave_behind)
 
     def get(self, key: bytes) -> CacheEntry | None:
-        """The answer of that key, unless it is too old."""
+        """Return the answer of that key, unless it has expired."""
         oldest = self._clock() - self._policy.max_age
 
         def look(connection: sqlite3.Connection) -> CacheEntry | None:
@@ -87,7 +89,7 @@ class SqliteCache:
         return self._with(look)
 
     def put(self, key: bytes, body: bytes) -> None:
-        """Keep an answer; the oldest make room for it."""
+        """Store an answer; delete the oldest to make room."""
         now = self._clock()
         oldest = now - self._policy.max_age
 
@@ -127,11 +129,11 @@ class SqliteCache:
             if not self._warned:
                 self._warned = True
                 name = type(error).__name__
-                _log.warning("the cache of answers fails, which is told once: %s", name)
+                _log.warning("the cache of answers fails (logged once): %s", name)
             return None
 
     def _leave_behind(self) -> None:
-        """Neither use nor close in a child what its parent has open: see "How To Corrupt" in SQLite's manual."""
+        """Neither use nor close the parent's connection in a child: see "How To Corrupt" in SQLite's manual."""
         connection, self._connection = self._connection, None
         _PARENTS.append(connection)
         self._busy = False
@@ -139,11 +141,11 @@ class SqliteCache:
             self._connection = _connect(self._path)
 
 
-_PARENTS: list[sqlite3.Connection | None] = []  # what must not be collected, or it would be closed
+_PARENTS: list[sqlite3.Connection | None] = []  # must not be collected, which would close it
 
 
 def _make(path: Path) -> None:
-    """Have a file there; one that is empty is readable by its owner alone before anything is written to it."""
+    """Create the file, readable only by its owner, if it is missing or empty."""
     flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0)
     fd = os.open(path, flags, PRIVATE)
     try:
@@ -158,7 +160,7 @@ def _connect(path: Path) -> sqlite3.Connection:
         path, timeout=PATIENCE, isolation_level=None, check_same_thread=False
     )
     connection.execute("PRAGMA synchronous = NORMAL")
-    connection.execute("PRAGMA secure_delete = ON")  # what is deleted is overwritten
+    connection.execute("PRAGMA secure_delete = ON")  # overwrite deleted content
     return connection
 
 
@@ -174,7 +176,7 @@ def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
 
 
 def _prepare(connection: sqlite3.Connection) -> bytes:
-    """Make the tables where there are none, and read the secret. Raises ValueError for another's file."""
+    """Create missing tables, and read the secret. Raises ValueError for a foreign file."""
     with _transaction(connection):
         (version,) = connection.execute("PRAGMA user_version").fetchone()
         (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
@@ -188,19 +190,19 @@ def _prepare(connection: sqlite3.Connection) -> bytes:
         found = connection.execute("SELECT secret.bytes FROM secret, size").fetchone()
     secret = None if found is None else found[0]
     if not isinstance(secret, bytes) or len(secret) != SECRET_BYTES:
-        raise ValueError("a part of it is gone")
+        raise ValueError("a part of it is missing")
     return secret
 
 
-def _make_room(connection: sqlite3.Connection, most: int) -> None:
-    """Delete the oldest until all have `most` bytes together."""
+def _make_room(connection: sqlite3.Connection, max_bytes: int) -> None:
+    """Delete the oldest until `max_bytes` are left."""
     (size,) = connection.execute("SELECT bytes FROM size").fetchone()
-    if size <= most:
+    if size <= max_bytes:
         return
     gone: list[tuple[bytes]] = []
     for key, length in connection.execute("SELECT key, length(body) FROM answers ORDER BY at"):
         gone.append((key,))
         size -= length
-        if size <= most:
+        if size <= max_bytes:
             break
     connection.executemany("DELETE FROM answers WHERE key = ?", gone)

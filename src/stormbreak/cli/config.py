@@ -12,12 +12,12 @@ from stormbreak.cli.command import option, options, subcommand
 from stormbreak.cli.output import say
 from stormbreak.config import (
     Settings,
-    account,
     delay_table,
     describe_settings,
     load_settings,
     profiles_in,
     resolve_settings,
+    summarise,
 )
 from stormbreak.config.policy_summary import seconds, several
 from stormbreak.config.settings import PoolSettings, TargetSettings
@@ -47,7 +47,7 @@ def _of_a_table(line: str) -> bool:
 
 
 def _statements(settings: Settings, environ: Mapping[str, str]) -> Iterator[str]:
-    yield from account(settings.policy)
+    yield from summarise(settings.policy)
     yield ""
     yield from delay_table(settings.policy.retry.backoff)
     for name, target in settings.targets.items():
@@ -61,15 +61,15 @@ def _statements(settings: Settings, environ: Mapping[str, str]) -> Iterator[str]
 def _target(
     name: str, target: TargetSettings, settings: Settings, environ: Mapping[str, str]
 ) -> Iterator[str]:
-    model = target.model or "the model that each call names"
+    model = target.model or "the model of each call"
     yield f"Target {name}: {_place(target)}, {model}, its key {_key(target, environ)}."
     if target.stream_on_wire:
         yield "Its chat completions are sent as streams."
     if target.policy == settings.policy:
-        yield "It goes by the policy above."
+        yield "It uses the policy above."
         return
-    yield "It goes by its own policy:"
-    yield from (f"  {line}" for line in account(target.policy))
+    yield "It uses its own policy:"
+    yield from (f"  {line}" for line in summarise(target.policy))
 
 
 def _place(target: TargetSettings) -> str:
@@ -85,17 +85,17 @@ def _key(target: TargetSettings, environ: Mapping[str, str]) -> str:
         try:
             variables = key_variables(target.provider, target.base_url, environ)
         except ConfigurationError:
-            return "not known: nothing says where to send"
+            return "unknown: no address is set"
     sources = [f"${name} ({'set' if environ.get(name) else 'not set'})" for name in variables]
     return f"from {' or '.join(sources)}" if sources else "from the program"
 
 
 def _pool(name: str, pool: PoolSettings) -> Iterator[str]:
     members = several(f"{member.target} (weight {member.weight:g})" for member in pool.targets)
-    after = "any time at all" if pool.max_wait is None else seconds(pool.max_wait)
+    after = "any time" if pool.max_wait is None else seconds(pool.max_wait)
     yield f"Pool {name}: {members}, {word_of(pool.order)}."
     yield (
-        f"A call that ends as {several(pool.on)}, or would wait for more than {after}, goes on to the others."
+        f"A call that ends as {several(pool.on)}, or would wait more than {after}, falls back to the others."
     )
 
 

@@ -41,7 +41,7 @@ def format_cost(cost: Cost, limit: SpendLimit | None) -> str:
     """Write what a batch has cost, and the share of its limit; nothing that is unknown."""
     parts = []
     if cost.is_known:
-        low, high = USD.shown(cost.least), USD.shown(cost.most)
+        low, high = USD.shown(cost.min_usd), USD.shown(cost.max_usd)
         parts.append(dollars(low, high, unpriced=cost.unpriced, unbounded=cost.unbounded))
     if limit is not None:
         share = int(100 * limit.spent / limit.usd)

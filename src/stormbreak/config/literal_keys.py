@@ -1,6 +1,6 @@
-"""Refuses a file that holds what looks like an API key, and never says what it was.
+"""Reject a file that contains what looks like an API key, without repeating it.
 
-It is shared, printed and put under version control; keys come from environment variables.
+Files are shared, printed and put under version control; keys belong in environment variables.
 """
 
 import re
@@ -10,18 +10,18 @@ from stormbreak.errors import ConfigurationError
 from stormbreak.key_patterns import is_constant, is_secret_name, is_token
 from stormbreak.toml_values import join
 
-TENANTS = "queue.tenant_weights"  # names of tenants: ids and hashes, among others
+TENANTS = "queue.tenant_weights"  # names of tenants may be ids and hashes
 MODELS = "models"  # names of models, by names of models
 VARIABLE = "api_key_env"  # names the variable that holds a key
 COUNT = "max_output_tokens"  # a number, or "none"
-PATH = "path"  # of a file; those with a number in them look like tokens
-NAMING = frozenset({"targets", "pools", "profiles"})  # their keys are names that people think of
+PATH = "path"  # paths with digits look like tokens
+NAMING = frozenset({"targets", "pools", "profiles"})  # their keys are chosen names
 NAMES = frozenset({"model", "target", "targets"})  # "gpt-4.1-mini-2025-04-14" is no secret
-_ADVICE = "a file holds no keys, they come from environment variables"
+_ADVICE = "a file must not contain keys, use environment variables"
 
 
 def refuse(table: dict[str, Any], path: str = "") -> None:
-    """Refuse a table with a key that is named like a secret, or with a value that looks like one."""
+    """Reject a table with a key named like a secret, or a value that looks like one."""
     for key, value in table.items():
         if path.rpartition(".")[2] == MODELS:
             for name in (key, value):

@@ -1,7 +1,7 @@
-"""Reading policy and settings files, on top of a preset.
+"""Read policy and settings files, on top of a preset.
 
-A settings file is a policy, and beside it targets, pools and profiles. Where a target has a table as its `policy`,
-that is laid over the file's own policy, or over the `preset` that it names; a word is the name of a preset.
+A settings file is a policy with targets, pools and profiles. A table as the `policy` of a target changes the
+file's policy, or the `preset` that it names; a text is the name of a preset.
 """
 
 import os
@@ -45,7 +45,7 @@ def load_settings(
     profile: str | None = None,
     environ: Mapping[str, str] = os.environ,
 ) -> Settings:
-    """Read the settings in a TOML file, with a `profile` of it (STORMBREAK_PROFILE says which, if nothing else does).
+    """Read the settings in a TOML file, with one of its profiles (by default STORMBREAK_PROFILE).
 
     Raises:
         ConfigurationError: one line that names the file, the key or the variable, and the value.
@@ -57,30 +57,30 @@ def load_settings(
         layers = Overrides(table)
         chosen = profile or environ.get(PROFILE)
         if chosen:
-            layers.lay_profile(chosen, _chosen(chosen, profiles, by_variable=not profile))
-        layers.lay_environment(environ)
+            layers.apply_profile(chosen, _chosen(chosen, profiles, by_variable=not profile))
+        layers.apply_environment(environ)
         try:
             return _settings(layers.table)
         except ConfigurationError as error:
-            raise ConfigurationError(layers.placed(str(error))) from None
+            raise ConfigurationError(layers.with_source(str(error))) from None
     except ConfigurationError as error:
         raise ConfigurationError(f"{hidden(str(path))}: {error}") from None
 
 
 def resolve_policy(name_or_path: str) -> Policy:
-    """Return the preset of that name; else the policy in the file of that name.
+    """Return a preset by name, or the policy in a file.
 
     Raises:
-        ConfigurationError: there is neither, or the file is wrong.
+        ConfigurationError: there is neither, or the file is invalid.
     """
     return resolve_preset(name_or_path) or load_policy(name_or_path)
 
 
 def resolve_settings(name_or_path: str, *, profile: str | None = None) -> Settings:
-    """Return the preset of that name, as settings without targets; else the settings in the file of that name.
+    """Return a preset by name, as settings without targets, or the settings in a file.
 
     Raises:
-        ConfigurationError: there is neither, or the file is wrong.
+        ConfigurationError: there is neither, or the file is invalid.
     """
     preset = resolve_preset(name_or_path)
     if preset is not None:
@@ -109,12 +109,12 @@ def _refuse_settings(table: Table) -> None:
 
 
 def resolve_preset(name_or_path: str) -> Policy | None:
-    """Return the preset of that name, None where it is that of a file."""
+    """Return a preset by name; None if it is the name of a file."""
     if name_or_path in PRESETS:
         return PRESETS[name_or_path]
     looks_like_a_file = "/" in name_or_path or name_or_path.endswith(".toml")
     exists = os.path.exists(name_or_path)  # noqa: PTH110 - Path raises for odd names
-    # a path may well look like a token
+    # a path may look like a token
     is_key = has_key_prefix if looks_like_a_file else looks_like_key
     if not exists and is_key(name_or_path):
         raise ConfigurationError(
@@ -151,7 +151,7 @@ def _read(kind: type[T], table: Table) -> T:
 
 
 def _policy(table: Table) -> Policy:
-    """Read the policy that a table says; takes its preset out of it."""
+    """Convert a table to a policy; removes its preset."""
     base = _preset(table.pop("preset", "interactive"), "preset")
     return _read(Policy, overlay(plain(base), table, plain(Policy())))
 
@@ -180,7 +180,7 @@ def _settings(table: Table) -> Settings:
 
 
 def _each(tables: Any, prepare: Callable[[str, Table], Table]) -> Any:
-    """Prepare each table for reading; what is no table is refused later."""
+    """Prepare each table for conversion; other values are rejected later."""
     if not isinstance(tables, dict):
         return tables
     return {

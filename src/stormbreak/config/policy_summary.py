@@ -1,18 +1,17 @@
-"""A policy in sentences: what it will do, one sentence or two for each part; and the delays of its backoff.
+"""Summarise a policy in sentences, one or two for each part; and tabulate the delays of its backoff.
 
-Each kind of part has a text with a place for every one of its fields; a test sees to it that none is
-missing. A place says how its value is said::
+Each kind of part has a template with every one of its fields; a test checks that. A field has a format::
 
     {patience:seconds}            10 minutes            {success_ratio:share}    50 %
-    {calls:times call}            10 calls              {failures:several}  throttled and timeout
-    {cooldown:either yes|no}      by a bool             {jitter:plain}      as it is
-    {spread:moved stretched}      stretched by chance by up to 50 %, not stretched by chance
-    {growth:grown}                2 times as long, as long again
-    {rules:parts}                 the texts of several
-    {fallback:parts none}         the same, or what is said where there are none
-    {text:name}                   a text as it is       {longest_answer:bounded}  bounded to 512 tokens
-    {budget:part no budget}       the text of that part, or what is said where there is none
-    {deadline:seconds|no bound}   likewise after a |, for other values
+    {calls:times call}            10 calls              {failures:several}       throttled and timeout
+    {cooldown:either yes|no}      by a bool             {jitter:plain}           a number
+    {spread:jittered}             with up to 50 % of jitter, without jitter
+    {growth:grown}                2 times as long, as long as before
+    {rules:parts}                 the texts of several parts
+    {fallback:parts none}         the same, or this text if there are none
+    {text:name}                   a text, unchanged     {longest_answer:bounded}  limited to 512 tokens
+    {budget:part no budget}       the text of that part, or this text if there is none
+    {deadline:seconds|none}       what follows | stands for None
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -44,112 +43,112 @@ from stormbreak.toml_values import word_of
 TEXTS: Mapping[type | str, str] = MappingProxyType(
     {
         Policy: """\
-A call ends after {deadline:seconds|any time at all}, and waits unserved for {patience:seconds|as long as it takes}.
-An attempt may take {attempt_timeout:seconds|any time}, and be silent for {idle_timeout:seconds|all of it}; \
-a stream after its first output for {stall_timeout:seconds|any time}.
-Its priority is {priority:word}, where it names none.
+Deadline of a call: {deadline:seconds|none}. Maximum time in queue, cooldown and backoff: {patience:seconds|none}.
+Timeout of an attempt: {attempt_timeout:seconds|none}; without a byte: {idle_timeout:seconds|none}; \
+of a stream between two events: {stall_timeout:seconds|none}.
+Default priority: {priority:word}.
 {retry:part}
 {retry_budget:part Retries are free.}
 {breaker:part There is no circuit breaker.}
-The breaker also counts as failures: {failures:several}; and not at all: {ignored:several}.
-While the circuit is open, calls {fail_fast:either fail at once|wait for it}.
-A time that the server names keeps {cooldown:either every call away|only that call away}.
+The breaker also counts as failures: {failures:several}; it ignores: {ignored:several}.
+While the circuit is open, calls {fail_fast:either fail at once|wait}.
+A Retry-After holds {cooldown:either all calls to the target|only the call that got it}.
 {limit:part}
-429s that pile up {adaptive_rate:either teach a send rate|teach no send rate}.
+Repeated 429s {adaptive_rate:either limit the send rate|do not limit the send rate}.
 {rate_limit:part}
-Of quotas and a fixed limit, this process may use {process_share:share}.
+This process may use {process_share:share} of rate limits and of a fixed concurrency limit.
 {spend:part}
 {queue:part}
-{hedge:part No attempt gets another beside it.}
+{hedge:part There are no hedges.}
 {fallback:parts There is no fallback.}
 {cache:part}
-{shadow:part Nothing decides in the shadow.}""",
+{shadow:part There is no shadow policy.}""",
         RetryPolicy: """\
-A call is sent {max_attempts:times time} at most, with at least {min_time_left:seconds} left for a further attempt.
+At most {max_attempts:times attempt} per call; a retry needs at least {min_time_left:seconds} before the deadline.
 {backoff:part}
-A wait that the server names is {retry_after_jitter:moved stretched}; beyond {max_wait:seconds} it ends the call.
-After these statuses the delay is one step ahead: {longer_backoff_on:several}.""",
-        "constant": "Retries come after {initial_delay:seconds} each.",
-        "linear": "Retries come after {initial_delay:seconds}, and so much more each time, at most {max_delay:seconds}.",
-        "exponential": "Retries come after {initial_delay:seconds}, then {factor:plain} times the delay before, at most {max_delay:seconds}.",
+A Retry-After is followed {retry_after_jitter:jittered}; one of more than {max_wait:seconds} ends the call.
+The delay is one step longer after these statuses: {longer_backoff_on:several}.""",
+        "constant": "Delay before each retry: {initial_delay:seconds}.",
+        "linear": "Delay before a retry: {initial_delay:seconds} times the number of the retry, at most {max_delay:seconds}.",
+        "exponential": "Delay before the first retry: {initial_delay:seconds}, then {factor:plain} times the delay before, at most {max_delay:seconds}.",
         "proportional_jitter": """\
-Retries come after {initial_delay:seconds}, then {factor:plain} times the delay before, at most {max_delay:seconds}; \
-{jitter:moved moved}, never below {min_delay:seconds}.""",
+Delay before the first retry: {initial_delay:seconds}, then {factor:plain} times the delay before, at most {max_delay:seconds}; \
+{jitter:jittered}, at least {min_delay:seconds}.""",
         "full_jitter": """\
-Retries come after anything up to {initial_delay:seconds}, then up to {factor:plain} times as much each time, at most {max_delay:seconds}.""",
+Delay before the first retry: random up to {initial_delay:seconds}, then up to {factor:plain} times as much each time, at most {max_delay:seconds}.""",
         "equal_jitter": """\
-Retries come after {initial_delay:seconds}, then {factor:plain} times as much each time, at most {max_delay:seconds}; \
-of that half for certain, the other half by chance.""",
+Delay before the first retry: {initial_delay:seconds}, then {factor:plain} times as much each time, at most {max_delay:seconds}; \
+half of it is fixed, the other half random.""",
         "decorrelated_jitter": """\
-Retries come after anything from {initial_delay:seconds} to {factor:plain} times the delay before, at most {max_delay:seconds}.""",
+Delay before a retry: random from {initial_delay:seconds} to {factor:plain} times the delay before, at most {max_delay:seconds}.""",
         BudgetPolicy: """\
-A call earns {ratio:plain} retries, {capacity:plain} are kept at most, and 63 % of what is unspent is gone after {decay_time:seconds}.
+A call earns {ratio:plain} retries; at most {capacity:plain} are kept, and unspent ones decay by 63 % in {decay_time:seconds}.
 A process with fewer than {low_traffic_calls:times answer} in {low_traffic_window:seconds} has {low_traffic_retries:times free retry} in a row, \
-none of them after a timeout.
-{no_free_retries:either No retry is free, whatever the evidence|Retries are free while the evidence says that they do no harm}.""",
+but not after a timeout.
+{no_free_retries:either Every retry costs budget|A retry is free if the evidence shows that it does no harm}.""",
         BreakerPolicy: """\
-The mode of the breaker is {mode:word}.
+Mode of the circuit breaker: {mode:word}.
 {trip:part}
-It stays open for {open_duration:seconds}, {open_duration_jitter:moved moved}; after each failed trial {open_duration_factor:grown}, \
+It stays open for {open_duration:seconds}, {open_duration_jitter:jittered}; after each failed trial {open_duration_factor:grown}, \
 at most {max_open_duration:seconds}.
-A time that a failure named {respect_retry_after:either may keep it open longer|does not keep it open}.
-Then {probes:times probe}, {max_concurrent_probes:plain} at the same time, decide; each keeps its place for {probe_lease:seconds}.
-It closes when {success_ratio:share} of them succeed, and {reopen_on_any_failure:either one failure|a failure too many} opens it again, \
-as does a trial undecided after {max_half_open_duration:seconds|no time at all}.""",
+A Retry-After of a failure {respect_retry_after:either can keep it open longer|does not keep it open longer}.
+Then it sends {probes:times probe}, at most {max_concurrent_probes:plain} at once; an unanswered probe blocks its place for {probe_lease:seconds}.
+It closes if {success_ratio:share} of the probes succeed; it reopens after {reopen_on_any_failure:either one failure|too many failures}, \
+or without a decision after {max_half_open_duration:seconds|any time}.""",
         ConsecutiveFailures: "The circuit opens after {failure_threshold:times failure} in a row.",
-        DeadTarget: "The circuit opens when nothing has been answered for longer than chance explains.",
+        DeadTarget: "The circuit opens when the target answers nothing for longer than chance explains.",
         FailureRate: """\
 The circuit opens when {ratio:share} of at least {min_calls:times outcome} {window_seconds:within|}{window_calls:latest|} are failures.""",
         SlowRate: """\
 The circuit opens when {ratio:share} of at least {min_calls:times outcome} {window_seconds:within|}{window_calls:latest|} \
 took {slow_call_threshold:seconds} or more.""",
-        AnyRule: "Each of these rules may open the circuit:\n{rules:parts}",
-        FixedLimit: "At most {max_in_flight:times attempt} to one target may be in flight.",
+        AnyRule: "Each of these rules can open the circuit:\n{rules:parts}",
+        FixedLimit: "Maximum attempts in flight to one target: {max_in_flight:plain}.",
         AimdLimit: """\
-In flight to one target may be {initial_in_flight:times attempt}, {increase:plain} more per round trip while that is reached, {max_in_flight:plain} at most.
-A sign of congestion leaves {decrease_factor:share} of it, at least {min_in_flight:plain}; an answer is late after {slow_call_threshold:seconds|no time}.""",
+Maximum attempts in flight to one target: {initial_in_flight:plain}, {increase:plain} more per round trip while all are in use, up to {max_in_flight:plain}.
+Congestion reduces it to {decrease_factor:share}, at least {min_in_flight:plain}; an answer is late after {slow_call_threshold:seconds|any time}.""",
         AutomaticLimit: """\
-Up to {max_in_flight:times attempt} to one target may be in flight; under congestion {headroom_factor:plain} times what was just served, and {headroom:plain}.""",
+Maximum attempts in flight to one target: {max_in_flight:plain}; under congestion {headroom_factor:plain} times the recent throughput, plus {headroom:plain}.""",
         RateLimitPolicy: """\
-Per minute {rpm:times request|any number of requests} and {tpm:times token|any number of tokens} may go to one target; \
-where a number bounds them, that of {burst_seconds:seconds} may go at once.
-What the headers of answers say of limits is {learn_from_headers:either obeyed|not heard}.""",
+Rate limit of a target per minute: {rpm:times request|any number of requests} and {tpm:times token|any number of tokens}; \
+a burst may use those of {burst_seconds:seconds} at once.
+Rate-limit headers are {learn_from_headers:either respected|ignored}.""",
         SpendPolicy: """\
-All attempts together may cost {max_usd:times US dollar|any sum} within {period:seconds|the life of the process}.
-Under a limit, a request that does not bound its answer is {max_output_tokens:bounded|refused}.""",
+Spend limit of all attempts: {max_usd:times US dollar|none} in {period:seconds|the life of the process}.
+Under a spend limit, a request without an output limit is {max_output_tokens:bounded|rejected}.""",
         QueuePolicy: """\
-At most {max_size:times call} wait for one target; a pause of more than {max_pause:seconds} rejects.
-Each priority that waits gets {min_share:share} of what is served. Turns of tenants, where not 1: {tenant_weights:weights}.""",
+At most {max_size:times call} wait for one target; a pause of more than {max_pause:seconds} rejects calls.
+Each waiting priority gets at least {min_share:share} of the service. Weights of tenants, if not 1: {tenant_weights:weights}.""",
         HedgePolicy: """\
-An attempt that takes longer than {delay:seconds|no fixed time}, and than {percentile:share|no part} of the recent ones, gets another \
-beside it, {max_hedges:times time} at most; the budget pays.""",
+An attempt that takes longer than {delay:seconds|any fixed time}, and than {percentile:share|none} of recent attempts, is hedged, \
+at most {max_hedges:times time}; hedges cost budget.""",
         ToTargets: """\
-A call that ends as {on:several}, or would wait for more than {max_wait:seconds|any time at all}, goes to these targets, {order:word}:
+A call that ends as {on:several}, or would wait more than {max_wait:seconds|any time}, falls back to these targets, {order:word}:
 {targets:parts}""",
         Place: """\
-- {provider:name|the same provider}, {base_url:name|at its address}, with the key of {api_key_env:name|its own}, \
-{model:name|the same model}, by the model of the call: {models:names}, weight {weight:plain};""",
+- {provider:name|the same provider}, {base_url:name|at its address}, with the key in {api_key_env:name|its own variable}, \
+{model:name|the same model}; models by the model of the call: {models:names}; weight {weight:plain};""",
         ToCache: """\
-A call that ends as {on:several}, or would wait for more than {max_wait:seconds|any time at all}, gets the answer that the same \
-request got before, where there is one.""",
+A call that ends as {on:several}, or would wait more than {max_wait:seconds|any time}, gets the cached answer to the same \
+request, if there is one.""",
         ToDegraded: """\
-A call that ends as {on:several}, or would wait for more than {max_wait:seconds|any time at all}, gets as its answer: \
-{text:name|what the program makes}.""",
+A call that ends as {on:several}, or would wait more than {max_wait:seconds|any time}, gets this answer: \
+{text:name|made by the program}.""",
         CachePolicy: """\
-For a rule that gives answers of before, they are kept {path:name|in memory} for {max_age:seconds}, with {max_bytes:plain} bytes at most.""",
+Answers for fallbacks to the cache are kept {path:name|in memory} for {max_age:seconds}, at most {max_bytes:plain} bytes.""",
         ShadowPolicy: """\
-In the shadow, reported and not obeyed:
-{retry:part No retries are decided.}
+The shadow policy is reported and not applied:
+{retry:part It decides no retries.}
 {retry_budget:part Retries are free.}
 {breaker:part There is no circuit breaker.}
-{limit:part There is no limit.}
-429s that pile up {adaptive_rate:either teach a send rate|teach no send rate}.
-{rate_limit:part There are no quotas.}
-Counted as failures, too: {failures:several|what is counted in force}; and not at all: {ignored:several|what is not in force}.
-While the circuit is open, calls {fail_fast:either would fail at once|would wait for it, or do as in force}.""",
+{limit:part There is no concurrency limit.}
+Repeated 429s {adaptive_rate:either limit the send rate|do not limit the send rate}.
+{rate_limit:part There are no rate limits.}
+Its breaker also counts as failures: {failures:several|those of the policy}; it ignores: {ignored:several|those of the policy}.
+While its circuit is open, calls {fail_fast:either would fail at once|would wait, or do as in the policy}.""",
     }
 )
-"""By type of part, for a backoff by its kind. Lines are statements."""
+"""Templates by type of part; of a backoff, by its kind. Each line is a statement."""
 
 
 # ---------------------------------------------------------------- formats of numbers
@@ -158,7 +157,7 @@ _SPANS = (("hour", 3600.0), ("minute", 60.0))
 
 
 def seconds(span: float) -> str:
-    """Say a span in the largest unit that divides it: 600 is "10 minutes", 90 is "90 s"."""
+    """Format a duration in the largest unit that divides it: 600 is "10 minutes", 90 is "90 s"."""
     for name, length in _SPANS:
         count = span / length
         if count >= 1 and count == int(count):
@@ -167,22 +166,22 @@ def seconds(span: float) -> str:
 
 
 def share(part: float) -> str:
-    """Say a part of one in per cent."""
+    """Format a share as a percentage."""
     return f"{100 * part:g} %"
 
 
-def moved(part: float, how: str) -> str:
-    """Say by how much chance moves something, `how` it does."""
-    return f"{how} by chance by up to {share(part)}" if part else f"not {how} by chance"
+def jittered(part: float) -> str:
+    """Format an amount of jitter: "with up to 30 % of jitter"."""
+    return f"with up to {share(part)} of jitter" if part else "without jitter"
 
 
 def grown(factor: float) -> str:
-    """Say how long the next one is."""
-    return "as long again" if factor == 1 else f"{factor:g} times as long"
+    """Format a growth factor of a duration."""
+    return "as long as before" if factor == 1 else f"{factor:g} times as long"
 
 
 def times(count: float, name: str) -> str:
-    """Say how many: "1 minute", "3 minutes"."""
+    """Format a count: "1 minute", "3 minutes"."""
     if count == 1:
         return f"1 {name}"
     number = plain(count)
@@ -190,12 +189,12 @@ def times(count: float, name: str) -> str:
 
 
 def plain(number: float) -> str:
-    """Say a number: "268,435,456" if it is whole, "0.1" if not."""
+    """Format a number: "268,435,456" if it is whole, "0.1" if not."""
     return f"{int(number):,}" if number == int(number) else f"{number:g}"
 
 
 def several(items: Iterable[object]) -> str:
-    """List them: "504", "throttled and timeout", "none"."""
+    """Format a list: "504", "throttled and timeout", "none"."""
     words = [word_of(item) if isinstance(item, Enum) else str(item) for item in items]
     *others, last = words or ["none"]
     return f"{', '.join(others)} and {last}" if others else last
@@ -204,13 +203,13 @@ def several(items: Iterable[object]) -> str:
 # ---------------------------------------------------------------- policy as text
 
 
-def account(policy: Policy) -> Iterator[str]:
-    """Tell the policy, a line for each statement."""
-    return (line for line in told(policy).splitlines() if line)
+def summarise(policy: Policy) -> Iterator[str]:
+    """Return the statements of a policy, a line each."""
+    return (line for line in text_of(policy).splitlines() if line)
 
 
-def told(part: Any) -> str:
-    """Tell one part of it."""
+def text_of(part: Any) -> str:
+    """Return the statements of one part."""
     values = {field.name: getattr(part, field.name) for field in fields(part)}
     text = TEXTS[part.kind if isinstance(part, Backoff) else type(part)]
     return _SentenceFormatter().vformat(text, (), values)
@@ -219,33 +218,33 @@ def told(part: Any) -> str:
 class _SentenceFormatter(Formatter):
     def format_field(self, value: Any, format_spec: str) -> str:
         spec, _, absent = format_spec.partition("|")
-        how, _, what = spec.partition(" ")
+        how, _, argument = spec.partition(" ")
         if how == "part":
-            return told(value) if is_dataclass(value) else what
+            return text_of(value) if is_dataclass(value) else argument
         if how == "either":
-            return what if value else absent
+            return argument if value else absent
         if value is None:
             return absent
-        said: str = _SAID[how](value, what)
-        return said
+        text: str = FORMATS[how](value, argument)
+        return text
 
 
-_SAID: Mapping[str, Any] = MappingProxyType(
+FORMATS: Mapping[str, Any] = MappingProxyType(
     {
         "seconds": lambda value, _: seconds(value),
         "within": lambda value, _: f"within {seconds(value)}",
         "latest": lambda value, _: f"among the last {plain(value)}",
         "share": lambda value, _: share(value),
-        "moved": moved,
+        "jittered": lambda value, _: jittered(value),
         "grown": lambda value, _: grown(value),
         "times": times,
         "several": lambda value, _: several(value),
         "word": lambda value, _: word_of(value),
-        "bounded": lambda value, _: f"bounded to {times(value, 'token')}",
+        "bounded": lambda value, _: f"limited to {times(value, 'token')}",
         "plain": lambda value, _: plain(value),
         "name": lambda value, _: value,
-        "parts": lambda value, none: "\n".join(told(part) for part in value) or none,
-        "names": lambda value, _: several(f"{there} for {asked}" for asked, there in value.items()),
+        "parts": lambda value, none: "\n".join(text_of(part) for part in value) or none,
+        "names": lambda value, _: several(f"{there} for {model}" for model, there in value.items()),
         "weights": lambda value, _: several(
             f"{tenant} {plain(weight)}" for tenant, weight in value.items()
         ),
@@ -254,8 +253,8 @@ _SAID: Mapping[str, Any] = MappingProxyType(
 
 
 # ---------------------------------------------------------------- backoff delays
-# Where chance decides, the least and the most. A decorrelated delay depends on the one before: the
-# least follows from the least, the most from the most.
+# Of random delays, the range. A decorrelated delay depends on the one before: the minimum follows
+# from the minimum, the maximum from the maximum.
 
 RETRIES = 4  # the columns of the article's table
 
@@ -267,22 +266,22 @@ ARTICLE: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "decorrelated_jitter": ("1-3", "3-9", "1-3", "3-9"),
     }
 )
-"""What the article says, in seconds. Its table has +-20 %, its code +-30 %; its decorrelated jitter alternates."""
+"""The article's delays in seconds. Its table has +-20 %, its code +-30 %; its decorrelated jitter alternates."""
 
 
 def delays(backoff: Backoff) -> tuple[str, ...]:
-    """Seconds before each of the first retries."""
+    """Return the seconds before each of the first retries."""
     cells = []
-    least = most = 0.0
+    low = high = 0.0
     for retry in range(1, RETRIES + 1):
-        least = backoff.delay(retry, 0.0, least)
-        most = backoff.delay(retry, 1.0, most)
-        cells.append(f"{least:.4g}" if least == most else f"{least:.4g}-{most:.4g}")
+        low = backoff.delay(retry, 0.0, low)
+        high = backoff.delay(retry, 1.0, high)
+        cells.append(f"{low:.4g}" if low == high else f"{low:.4g}-{high:.4g}")
     return tuple(cells)
 
 
 def table(own: Backoff) -> Iterator[str]:
-    """Lines of the table: the policy's own backoff, then every kind with its defaults."""
+    """Return the lines of the table: the policy's backoff, then every kind with its defaults."""
     heads = tuple(f"retry {retry}" for retry in range(1, RETRIES + 1))
     yield _row("seconds before", heads, "in the article")
     yield _row(f"here: {own.kind}", delays(own), "  ".join(ARTICLE.get(own.kind, ("-",))))

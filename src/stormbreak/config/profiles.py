@@ -1,7 +1,7 @@
-"""What is laid over a settings file: one of its profiles, and what variables of the environment say.
+"""Overrides of a settings file: one of its profiles, and environment variables.
 
-`STORMBREAK__TARGETS__MAIN__MODEL=gpt-4.1` says what `targets.main.model = "gpt-4.1"` would. Names are found whatever
-their case, and with `_` for `-`, since a shell has no such variables. A value is read as TOML, and as a word where it is none.
+`STORMBREAK__TARGETS__MAIN__MODEL=gpt-4.1` means `targets.main.model = "gpt-4.1"`. Names ignore case, and `_` also
+stands for `-`. A value is parsed as TOML, else taken as text.
 """
 
 import tomllib
@@ -21,24 +21,24 @@ EMPTY: Mapping[str, Any] = MappingProxyType({})
 
 
 class Overrides:
-    """A table, and from where each of its values came: a mistake is told of the place where it was made."""
+    """A table and the source of each of its values, for messages."""
 
     def __init__(self, table: Table) -> None:
         self.table = table
         self._from: dict[
             str, tuple[str, str]
-        ] = {}  # by path: what to say before it, and its path there
+        ] = {}  # by path: the prefix of messages, and the path there
 
-    def lay_profile(self, name: str, profile: object) -> None:
-        """Lay a profile of the file over it."""
+    def apply_profile(self, name: str, profile: object) -> None:
+        """Apply a profile of the file."""
         where = join("profiles", name)
         if not isinstance(profile, dict):
             raise ConfigurationError(f"{where} must be a table")
-        self._lay(profile)
+        self._apply(profile)
         self._from |= {path: ("", f"{where}.{path}") for path in _paths(profile)}
 
-    def lay_environment(self, environ: Mapping[str, str]) -> None:
-        """Lay over it what the environment says, all at once: a `kind` takes nothing away that another variable says."""
+    def apply_environment(self, environ: Mapping[str, str]) -> None:
+        """Apply the environment variables together, so that a `kind` removes no value of another variable."""
         together: Table = {}
         for variable in sorted(name for name in environ if name.startswith(PREFIX)):
             value = _value(variable, environ[variable])
@@ -54,26 +54,26 @@ class Overrides:
             together = overlay(together, over)
             made = _made_by(path, self.table)
             self._from |= {where: (f"{variable}: ", where) for where in made}
-        self._lay(together)
+        self._apply(together)
 
-    def placed(self, mistake: str) -> str:
-        """The mistake, told of where it was made."""
-        head = UNKNOWN if mistake.startswith(UNKNOWN) else ""
-        rest = mistake.removeprefix(head)
+    def with_source(self, message: str) -> str:
+        """Return the error message with the source of the value."""
+        head = UNKNOWN if message.startswith(UNKNOWN) else ""
+        rest = message.removeprefix(head)
         path = max((path for path in self._from if _begins(rest, path)), key=len, default=None)
         if path is None:
-            return mistake
+            return message
         source, there = self._from[path]
         return f"{source}{head}{there}{rest[len(path) :]}"
 
-    def _lay(self, over: Table) -> None:
+    def _apply(self, over: Table) -> None:
         self.table = overlay(self.table, over)
 
 
 def overlay(
     base: Mapping[str, Any], over: Mapping[str, Any], fresh: Mapping[str, Any] = EMPTY
 ) -> Table:
-    """Return `base` with what `over` says.
+    """Return `base` changed by `over`.
 
     A table in `over` changes the table of that name and keeps the rest of it, unless it names another `kind`: that
     starts from the kind's own defaults. Where `base` has no such table, it starts from `fresh`.
@@ -82,7 +82,7 @@ def overlay(
     for key, value in over.items():
         below, unused = base.get(key), fresh.get(key)
         if key == "policy" and isinstance(below, str):
-            below = {"preset": below}  # which that word is short for
+            below = {"preset": below}  # short form
         start = below if isinstance(below, dict) else unused
         if isinstance(value, dict) and isinstance(start, dict) and _same_kind(start, value):
             merged[key] = overlay(start, value, unused if isinstance(unused, dict) else EMPTY)
@@ -96,12 +96,12 @@ def _same_kind(below: Mapping[str, Any], over: Mapping[str, Any]) -> bool:
 
 
 def _keys(variable: str, table: Mapping[str, Any]) -> list[str]:
-    """The keys that a variable names, as they are written in the table where it has them."""
+    """Return the keys that a variable names, spelled as in the table."""
     words = variable.removeprefix(PREFIX).split("__")
     if len(words) > MAX_DEPTH:
         raise ConfigurationError(f"{quoted(variable)} names a key of more than {MAX_DEPTH} parts")
     if not all(words):
-        raise ConfigurationError(f"{quoted(variable)} names no key: two _ stand between keys")
+        raise ConfigurationError(f"{quoted(variable)} names no key: write two _ between keys")
     keys = []
     below: Any = table
     for word in words:
@@ -113,7 +113,7 @@ def _keys(variable: str, table: Mapping[str, Any]) -> list[str]:
 
 
 def _made_by(path: list[str], table: Mapping[str, Any]) -> Iterator[str]:
-    """The paths that a value at `path` is the first to name, its own the last."""
+    """Yield the paths that a value at `path` creates, its own last."""
     below: Any = table
     for depth, key in enumerate(path, 1):
         below = below.get(key) if isinstance(below, dict) else None
@@ -127,7 +127,7 @@ def _folded(key: str) -> str:
 
 def _value(variable: str, text: str) -> Any:
     if has_key_prefix(text):
-        raise ConfigurationError(f"{variable} looks like it holds an API key")
+        raise ConfigurationError(f"{variable} looks like it contains an API key")
     try:
         table = tomllib.loads(f"value = {text}")
     except (ValueError, RecursionError):
@@ -150,5 +150,5 @@ def _joined(keys: list[str]) -> str:
     return path
 
 
-def _begins(mistake: str, path: str) -> bool:
-    return mistake.startswith(path) and mistake[len(path) : len(path) + 1] in ("", " ", ".", "[")
+def _begins(message: str, path: str) -> bool:
+    return message.startswith(path) and message[len(path) : len(path) + 1] in ("", " ", ".", "[")

@@ -1,6 +1,6 @@
-"""What a settings file says: targets and pools by name, and the policy of all that name none of their own.
+"""The values of a settings file: targets and pools by name, and the default policy.
 
-Values only. Who finds addresses and keys, and makes clients of it, is `http.settings`.
+`http.settings` resolves addresses and keys, and makes clients.
 """
 
 from collections.abc import Iterable, Mapping
@@ -17,7 +17,7 @@ from stormbreak.types import Verdict
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TargetSettings:
-    """What a client of one target is made with: the arguments of `AsyncClient` that can stand in a file."""
+    """One target: the arguments of `AsyncClient` that a file can set."""
 
     provider: str | None = None
     base_url: str | None = None
@@ -32,14 +32,14 @@ class TargetSettings:
             preset(self.provider)
         require(self.model != "", "model must be the name of a model", '""')
         if self.api_key_env is not None and not VARIABLE.fullmatch(self.api_key_env):
-            raise ConfigurationError(  # and is not repeated: it may be the key
+            raise ConfigurationError(  # not repeated: it may be the key
                 "api_key_env must be the name of a variable: letters, digits and _, no digit first"
             )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Member:
-    """A target in a pool, by its name; of a weighted choice it gets `weight` parts."""
+    """A target in a pool, by name, with its `weight` in a weighted choice."""
 
     target: str = ""
     weight: float = 1.0
@@ -51,7 +51,7 @@ class Member:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoolSettings:
-    """Targets of which one is chosen for each call; the others are its first fallback, as in `ToTargets`."""
+    """Targets, of which each call chooses one; the others are its first fallback, as in `ToTargets`."""
 
     targets: tuple[Member, ...] = ()
     on: tuple[Verdict, ...] = ELSEWHERE
@@ -69,7 +69,7 @@ class PoolSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """A whole file, with its profile and what the environment says laid over it."""
+    """A settings file with its profile and environment applied."""
 
     policy: Policy = field(default_factory=Policy)
     targets: Mapping[str, TargetSettings] = field(default_factory=dict)
@@ -88,7 +88,7 @@ class Settings:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Whom a client may be asked for."""
+        """The names of targets and pools."""
         return (*self.targets, *self.pools)
 
 

@@ -1,1 +1,1 @@
-"""What to do about trouble: retries, breakers, limits, budgets, queues. Pure: decides, never acts."""
+"""Retries, breakers, limits, budgets, queues. Pure: it decides and never acts."""

@@ -1,16 +1,16 @@
-"""The queue of one target: the only way to it.
+"""The queue of one target: every call passes it.
 
 A call leaves when every gate is ready for it at one instant; then all gates are taken in one step, the breaker's probe
-last. Nothing is held while waiting. The queue is bounded, served by priority, and sheds at once every call that cannot be
+last. A waiting call holds nothing. The queue is bounded, served by priority, and sheds every call that cannot be
 served within its patience and deadline: on arrival, when a gate closes for longer than that, or at its turn.
 
 Within a priority the oldest call is served first. Interactive calls are served newest first while the in-flight
-limit binds and a queue stands: then there are more calls than can be served, and those that have waited long
-would be served too late. Not so under a send rate, where oldest first answers more. `queue` decides who is next.
+limit binds and a queue stands: then not all calls can be served, and those that have waited long
+would be served too late. Under a send rate, oldest first answers more. `queue` decides which call is next.
 
-Whatever changes a gate (a settled permit) also pumps the queue, in the same step. When only time can open the
-gates, one ticket keeps time for the whole queue: its owner looks again at `wake_at`. If it leaves, another
-takes over.
+Every change of a gate (a settled permit) also pumps the queue, in the same step. When only time can open the
+gates, one ticket is the timer of the whole queue: its owner looks again at `wake_at`. If it leaves, another
+ticket takes over.
 """
 
 from collections.abc import Callable, Sequence
@@ -43,7 +43,7 @@ TOO_LONG = "the call may not wait that long"
 
 
 class TargetQueue:
-    """Gates in the order in which they are taken, and the queue in front of them."""
+    """The gates in the order of taking, and the queue before them."""
 
     def __init__(  # noqa: PLR0913 - keywords are cheap to read
         self,
@@ -86,11 +86,11 @@ class TargetQueue:
 
     @property
     def queued(self) -> int:
-        """How many calls wait."""
+        """The number of waiting calls."""
         return self._queue.size
 
     def enter(self, call: Call, now: float, expires_at: float) -> Permit | Ticket | Rejection:
-        """Leave at once if every gate is ready and no call waits; else queue, or say why not."""
+        """Leave at once if every gate is ready and no call waits; else queue, or reject with a reason."""
         self._newest_call = call
         queue = self._queue
         if now >= expires_at:
@@ -116,7 +116,7 @@ class TargetQueue:
         return self._grant(call, now)
 
     def check(self, ticket: Ticket, now: float) -> None:
-        """Look again for `ticket`, because it was woken or its time has come."""
+        """Check `ticket` again, after a wake-up or at its time."""
         if ticket is self._timekeeper:
             self._timekeeper, ticket.check_at = None, None
         self.pump(now)
@@ -126,13 +126,13 @@ class TargetQueue:
         ticket.due = False
 
     def withdraw(self, ticket: Ticket, now: float) -> None:
-        """Take back a ticket that still waits; if it kept time, another one will."""
+        """Withdraw a waiting ticket; if it was the timer, another one takes over."""
         if ticket in self._queue:
             self._discard(ticket)
             self.pump(now)
 
     def pump(self, now: float) -> None:
-        """Let calls leave while every gate is ready, and see to it that a ticket looks again when time opens a gate."""
+        """Let calls leave while every gate is ready, and set a ticket's timer for when time opens a gate."""
         queue = self._queue
         self._slots.tick(now, now - queue.oldest_at() if queue.size else 0.0)
         while queue.size:
@@ -157,7 +157,7 @@ class TargetQueue:
             self._wake(ticket)
 
     def sweep(self, now: float) -> None:
-        """Reject every waiting call that a gate, just closed, will keep for longer than it may wait."""
+        """Reject every waiting call that a gate, just closed, will hold for longer than it may wait."""
         for ticket in list(self._queue):
             refusal = self._refusal(ticket.call, now, ticket.expires_at)
             if refusal is not None:
@@ -179,23 +179,23 @@ class TargetQueue:
             self._slots.tick(now, 0.0)
 
     def first_output(self, tokens: list[Any], now: float) -> None:
-        """Note that an attempt produces its first output: one more slot is proven, and a call may leave."""
+        """Record the first output of an attempt: one more slot is proven, and a call may leave."""
         self._diagnosis.first_output(tokens[self._diagnosis_place], now)
         self.pump(now)
 
     def held_by(self, call: Call, now: float) -> str:
-        """Name of the gate that holds the next call, or `call`, the longest; "queue" where it is other calls."""
+        """Return the gate that holds the next call, or `call`, the longest; "queue" if other calls hold it."""
         gate = self._holding_gate(self._next(now).call if self._queue.size else call, now)
         return "queue" if gate is None else gate.name
 
     def observed_call(self, now: float) -> Call | None:
-        """The call that a snapshot is about: the next one in the queue, or else the newest that came."""
+        """The call of a snapshot: the next one in the queue, or else the newest."""
         return self._next(now).call if self._queue.size else self._newest_call
 
     def snapshot(self, now: float) -> dict[str, Any]:
-        """How many calls wait, for which gate, and for how many seconds, where its time is known.
+        """Return the number of waiting calls, the gate that holds them, and the seconds until it opens, if known.
 
-        A gate that is closed for too long to wait for holds calls, too, though none is in the queue.
+        A gate that is closed for longer than calls may wait also holds calls, though none is in the queue.
         """
         call = self.observed_call(now)
         gate = None if call is None else self._holding_gate(call, now)
@@ -211,7 +211,7 @@ class TargetQueue:
         return self._queue.peek(stands=self._has_standing_queue(now))
 
     def _holding_gate(self, call: Call, now: float) -> Gate | None:
-        """The gate that will be closed the longest; of two that wait for an event, not the slots."""
+        """Return the gate that will be closed the longest; of two that wait for an event, not the slots."""
         gate = max(
             self._gates, key=lambda gate: (gate.ready_at(call, now), gate is not self._slots)
         )
@@ -265,7 +265,7 @@ class TargetQueue:
         wait = self._time_until_turn(ahead, now, slots=self._slots.limit)
         stands = self._has_standing_queue(now)
         newest_first = call.priority is Priority.INTERACTIVE and stands
-        # By the largest limit: one learned in the middle of an episode says little of the next, and a call that is
+        # By the largest limit: one learned during an episode says little about the next, and a call that is
         # rejected cannot be called back.
         soonest = self._time_until_turn(ahead, now, slots=self._slots.max_limit)
         if now + soonest > expires_at and not newest_first:
@@ -293,7 +293,7 @@ class TargetQueue:
         return now + SERVICE_MARGIN * self.service > deadline_at
 
     def _shed(self, call: Call, now: float) -> Rejection:
-        """Reject a call that ran out of time: which gate held it, and when to come back."""
+        """Reject a call that ran out of time, with the gate that held it and the time to retry."""
         gate = self._holding_gate(call, now)
         if gate is None or gate is self._slots:
             wait = self.service * (self.queued + 1) / self._slots.limit

@@ -45,10 +45,10 @@ def run_attempt(
     uniform: float,
     permit: Permit | None = None,
 ) -> Attempt:
-    """Queue, unless there is a permit already; send once and settle.
+    """Queue unless there is a permit; send once and settle.
 
-    The queue answers with a permit (send now), a ticket (wait) or a rejection. Whatever was taken here, or brought, is
-    settled here, however the frame is left.
+    The queue answers with a permit (send now), a ticket (wait) or a rejection. This frame settles
+    the permit, however it is left.
     """
     call = state.call
     expires_at = inf if call.deadline_at is None else call.deadline_at
@@ -96,7 +96,7 @@ def run_attempt(
 def _wait_in_queue(
     target_state: TargetState, state: CallState, ticket: Ticket, now: float
 ) -> Steps[tuple[float, float]]:
-    """Wait until the queue has decided about `ticket`; return the time and a chance."""
+    """Wait until the queue decides about `ticket`; return the time and a random number."""
     began, admission = now, target_state.admission
     state.note(Queued, now, admission.held_by(state.call, now))
     while True:
@@ -109,7 +109,7 @@ def _wait_in_queue(
 
 
 def _begin(target_state: TargetState, state: CallState, now: float) -> float | None:
-    """Count the attempt, and begin the span of a call with its first; return the timeout of the attempt."""
+    """Count the attempt, start the call's span with the first, and return the timeout."""
     call = state.call
     if call.span is not None:
         ends_at = now + call.span
@@ -136,7 +136,7 @@ def _commit(
     *,
     took: float,
 ) -> DeliverStream:
-    """Commit: the caller gets the first output, and all that follows."""
+    """Commit: the caller gets the output from here on."""
     call = state.call
     if permit is not None:
         permit.first_output(now)
@@ -160,7 +160,7 @@ def _note_return(
     sent_at: float,
     now: float,
 ) -> Outcome:
-    """Note how an attempt ended; return its outcome, marked where only the call's own deadline ended it."""
+    """Record the end of an attempt; return its outcome, marked if only the call's deadline ended it."""
     verdict = outcome.verdict
     if verdict is Verdict.TIMEOUT and _is_own_deadline(target_state, state, outcome, sent_at, now):
         outcome = outcome._replace(own_deadline=True)
@@ -174,9 +174,9 @@ def _note_return(
 def _is_own_deadline(
     target_state: TargetState, state: CallState, outcome: Outcome, sent_at: float, now: float
 ) -> bool:
-    """Whether the call's deadline, and nothing shorter, ended an attempt.
+    """Whether the call's deadline, and no shorter timeout, ended an attempt.
 
-    Beyond the first output an attempt has no timeout of its own.
+    After the first output an attempt has no timeout of its own.
     """
     deadline_at = state.call.deadline_at
     early = deadline_at is None or now < deadline_at - FIRST_OUTPUT_GRACE
@@ -187,13 +187,13 @@ def _is_own_deadline(
 
 
 # ---------------------------------------------------------------- hedged attempts
-# An attempt, and others beside it if it takes long: the first answer counts, the rest are given up. Each is an attempt
-# like any other, with a permit of its own in a frame of its own. A failure ends the race only when no other attempt is in
-# flight. `hedge` knows when an attempt is slow; whether another may be sent is decided here, the budget last.
+# A slow attempt gets others beside it: the first answer counts, the rest are cancelled. Each is an attempt like any
+# other, with its own permit and frame. A failure ends the race only when no other attempt is in flight.
+# `hedge` knows when an attempt is slow; this code decides whether to send another, the budget last.
 
 
 class _Result(NamedTuple):
-    """The outcome of an attempt, the time, and a chance."""
+    """The outcome of an attempt, the time, and a random number."""
 
     outcome: Outcome
     now: float
@@ -218,13 +218,13 @@ class _Rival:
 
     @property
     def first_output_at(self) -> float | None:
-        """When it produced its first output, where that was reported."""
+        """The time of its first output, if reported."""
         permit = self.sent and self.sent.permit
         return permit.first_output_at if permit else None
 
 
 def run_hedged(target_state: TargetState, state: CallState, now: float, uniform: float) -> Attempt:
-    """Make an attempt, and others beside it while it is slow. All are settled, however the frame is left."""
+    """Make an attempt, and hedges while it is slow. All are settled, however the frame is left."""
     assert target_state.hedging is not None, "only a policy with hedges races"
     race = _HedgedAttempt(target_state, target_state.hedging, state)
     try:
@@ -237,7 +237,7 @@ def run_hedged(target_state: TargetState, state: CallState, now: float, uniform:
 
 
 class _HedgedAttempt:
-    """A race in progress, and what has failed in it."""
+    """A race in progress, and its failures."""
 
     def __init__(self, target_state: TargetState, hedging: HedgeTimer, state: CallState) -> None:
         self._target_state = target_state
@@ -273,17 +273,17 @@ class _HedgedAttempt:
                 return ended
 
     def close(self, now: float, uniform: float) -> None:
-        """Give up all attempts in flight."""
+        """Cancel all attempts in flight."""
         for rival in self._rivals:
             close(rival.flow, now, uniform)
 
     def drop(self) -> None:
-        """Give them up where the time is not known."""
+        """Cancel them without knowing the time."""
         for rival in self._rivals:
             rival.flow.close()
 
     def _on_sent(self, rival: _Rival, sent: Send, now: float) -> float:
-        """Note that it was sent; return when the next may follow."""
+        """Record that it was sent; return when the next may follow."""
         rival.sent, rival.sent_at = sent, now
         if self._hedges == self._hedging.max_hedges:
             return inf
@@ -313,7 +313,7 @@ class _HedgedAttempt:
         return self._on_sent(rival, sent, now)
 
     def _refusing_gate(self, now: float) -> str:
-        """Which of the gates that cost nothing to ask refuses another attempt; empty if none."""
+        """Return the free gate that refuses another attempt; empty if none does."""
         state, call, retry = self._state, self._state.call, self._target_state.policy.retry
         here = state.attempts - state.earlier_attempts
         if here >= retry.max_attempts or (
@@ -326,7 +326,7 @@ class _HedgedAttempt:
         return "load" if load.unhealthy or load.gated else ""
 
     def _on_return(self, sent: Send, result: _Result) -> Steps[_Result | None]:
-        """One attempt has ended, or begins to deliver: return the result of the race, None while others are in flight."""
+        """Handle the end or first output of an attempt: return the result of the race, None while others are in flight."""
         rival = next(rival for rival in self._rivals if rival.sent is sent)
         took = (rival.first_output_at or result.now) - rival.sent_at
         command = rival.step(result)
@@ -357,7 +357,7 @@ class _HedgedAttempt:
         return chosen
 
     def _win(self, winner: _Rival, took: float, result: _Result) -> None:
-        """Give up all other attempts."""
+        """Cancel all other attempts."""
         state, now = self._state, result.now
         self._hedging.on_return(took, streams=self._streams)
         for rival in self._rivals:

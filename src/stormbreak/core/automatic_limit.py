@@ -1,19 +1,19 @@
 """The automatic in-flight limit, and the floor that keeps it from throttling a target that is only slow.
 
 Without evidence that sending less helps, the limit does not bind, up to a ceiling: a calm burst from idle is
-sent at once, long and short answers side by side are no congestion, and neither are failures beside answers
-that are on time. The evidence is that of the `diagnosis` (answers are late, or nothing is answered), and a
-queue that stands while it is not certain that all is well; in a cold start only one that stands for want of
-slots, for one that stands behind a cooldown would make a limit of what the first few calls have proven. With
-evidence, the limit is a little above what was just proven to be served (`throughput_estimate`), less so while
-answers are late, one where nothing is answered, and not below the `LimitFloor`. For some seconds after the
-last evidence it goes on following what is proven, so in silence it falls. Then it doubles, from what it was
-when that evidence came (or from what is proven by now, where that is more): silence has proven nothing. It
-does so slowly, unless answers are on time and have been for a while; the time before is not made up for.
-After `FADE` it is gone. It is at least 1 and can always grow again. Attempts that are lost hold no slot:
+sent at once. Long and short answers side by side are not congestion, nor are failures beside answers
+on time. Evidence is the `diagnosis` (answers are late, or nothing is answered), and a standing queue
+unless the target is certainly healthy. In a cold start, the queue must wait for slots: one behind a
+cooldown would turn the throughput of the first few calls into a limit.
+
+With evidence, the limit is a little above the proven throughput (`throughput_estimate`), less so while
+answers are late, one if nothing is answered, and never below the `LimitFloor`. For some seconds after the
+last evidence it still follows the throughput, so in silence it falls. Then it doubles repeatedly, from its
+value at that evidence or from the present throughput, whichever is more. It doubles slowly, unless answers
+have been on time for a while. After `FADE` it is gone. It is at least 1 and can always grow again. Lost attempts hold no slot:
 overdue and overtaken while answers are on time, or overdue while the circuit lets only probes pass.
 
-`limit` is as of the last `tick`; while all is quiet, a tick hardly looks.
+`limit` is as of the last `tick`; while all is quiet, a tick costs little.
 """
 
 from collections.abc import Callable
@@ -27,11 +27,11 @@ from stormbreak.core.gate import NEVER, READY
 from stormbreak.types import Outcome
 
 # ---------------------------------------------------------------- limit floor
-# Finds out whether our own limit holds the target back. Where only total times are known, a queue
-# and a slower target look alike: both are late. A stale mean then makes the limit too small, which
-# proves still less, and so on down. What tells them apart is the yield: late and as many answers as
-# before means a queue; late, no failures and *fewer* answers than before means that we may be
-# throttling ourselves. Then a floor under the limit grows until the answers are back.
+# Detects that our limit throttles the target. With total times only, a queue and a slower
+# target look alike: both are late. A stale mean then makes the limit too small, which lowers the
+# proven throughput, and so on. The yield distinguishes them: late and as many answers as before
+# means a queue; late, without failures and with *fewer* answers means that we may throttle
+# ourselves. Then a floor under the limit grows until the answers are back.
 
 TAU = 30.0  # seconds; weight of the usual rate of answers and in-flight count
 STEP = 10.0  # seconds in which the floor doubles or halves
@@ -42,7 +42,7 @@ GAIN, PLUS = 1.5, 2.0  # the floor at first, beside what was usually in flight
 
 
 class LimitFloor:
-    """Gives the floor. Feed it while all is quiet, and during an episode."""
+    """The floor. It is updated while all is quiet, and during an episode."""
 
     def __init__(self, max_floor: float) -> None:
         self._max_floor = max_floor
@@ -55,7 +55,7 @@ class LimitFloor:
         self._floor = 0.0
 
     def quiet(self, now: float, answers: int, in_flight: int) -> None:
-        """All is quiet: learn what is usual. `answers` since it was last fed."""
+        """Learn the usual rate while all is quiet. `answers` since the last update."""
         span = self._span(now)
         self._began_at = None
         if span > 0:
@@ -64,7 +64,7 @@ class LimitFloor:
             self._in_flight += weight * (in_flight - self._in_flight)
 
     def floor(self, now: float, answers: int, mean: float, *, failing: bool) -> float:
-        """The floor during an episode; `failing` takes it away."""
+        """Return the floor during an episode; none while `failing`."""
         window = max(GRACE, GRACE_TIMES * mean)
         span = self._span(now)
         if self._began_at is None:
@@ -111,7 +111,7 @@ RETRY_LOOK = 0.05  # seconds; the shortest wait before another look
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AutomaticLimit:
-    """Found by itself: `headroom_factor` times what was proven, and `headroom`; without evidence, `max_in_flight`."""
+    """An automatic limit: `headroom_factor` times the proven throughput plus `headroom`; without evidence, `max_in_flight`."""
 
     kind: Literal["automatic"] = "automatic"
     finds_itself = True
@@ -129,7 +129,7 @@ class AutomaticLimit:
 
 
 class AutomaticLimiter:
-    """The gate that counts slots, as many as seem good."""
+    """The gate that counts slots, with an automatic limit."""
 
     name = "limit"
     takes = True
@@ -138,7 +138,7 @@ class AutomaticLimiter:
     def __init__(
         self, policy: AutomaticLimit, diagnosis: Diagnosis, *, paused: Callable[[float], bool]
     ) -> None:
-        """`paused(now)` says whether the target asked to be left alone: then silence is no sign."""
+        """`paused(now)`: whether a cooldown holds; then silence is not evidence."""
         self._policy = policy
         self._diagnosis = diagnosis
         self._paused = paused
@@ -158,17 +158,17 @@ class AutomaticLimiter:
 
     @property
     def _evidence_at(self) -> float:
-        """The last evidence that sending less helps."""
+        """The time of the last evidence that sending less helps."""
         return max(self._diagnosis.evidence_at, self._stood_at)
 
     def binds(self, now: float) -> bool:
-        """Whether there is a limit but the ceiling."""
+        """Whether the limit is below the ceiling."""
         return now - self._evidence_at < HOLD + FADE
 
     learned = binds
 
     def ready_at(self, _call: object, now: float) -> float:
-        """READY while a slot is free; else when time alone may free one (an answer may come sooner)."""
+        """READY while a slot is free; else the time at which one may become free (an answer may be sooner)."""
         if self.in_flight < self.limit:
             return READY
         if not self.binds(now) or self.in_flight >= self.max_limit:
@@ -180,7 +180,7 @@ class AutomaticLimiter:
         return max(now + RETRY_LOOK, min(opens_at, self._diagnosis.overdue_at()))
 
     def _is_cautious(self, now: float) -> bool:
-        """Whether it is not certain that answers are on time again, or that the target would let more pass."""
+        """Whether it is uncertain that answers are on time again."""
         diagnosis = self._diagnosis
         trouble_at = max(diagnosis.late_at, diagnosis.throttled_at)
         return now - trouble_at < RECENTLY or not diagnosis.is_healthy(now)
@@ -190,7 +190,7 @@ class AutomaticLimiter:
         return now - self._full_at < STANDING or self._diagnosis.judge.usual is not None
 
     def tick(self, now: float, waited: float) -> None:
-        """Look at the time; the oldest call in the queue has `waited` so long."""
+        """Update the limit; the oldest queued call has waited `waited` seconds."""
         diagnosis = self._diagnosis
         if now >= diagnosis.look_at:
             diagnosis.look(now)
@@ -246,7 +246,7 @@ class AutomaticLimiter:
         self.limit = floor(min(self.max_limit, limit + lost))
 
     def _doublings(self, now: float) -> float:
-        """How often it has doubled since the last evidence."""
+        """Return the number of doublings since the last evidence."""
         begins_at = max(self._grown_at, self._evidence_at + self._hold)
         return self._grown + max(0.0, now - begins_at) / self._doubling
 

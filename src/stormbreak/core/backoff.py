@@ -1,4 +1,4 @@
-"""How long to wait before a retry, where the server named no time.
+"""The delay before a retry without Retry-After.
 
 Jitter is applied after the cap: before it, every delay at the cap would be the same, and clients that failed
 together would return together. Sources: AWS Architecture Blog, "Exponential Backoff And Jitter" (full, equal and
@@ -34,7 +34,7 @@ FIELDS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "decorrelated_jitter": _GROWTH,
     }
 )
-"""What each kind uses, beside `kind`; the others must stay as they are by default."""
+"""The fields of each kind, besides `kind`; other fields must keep their defaults."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,13 +44,13 @@ class Backoff:
     - constant: `initial_delay` each time
     - linear: initial_delay * retry, at most `max_delay`
     - exponential: d
-    - proportional_jitter: d, moved by chance by up to +-`jitter` of itself, at least `min_delay`
-    - full_jitter: anything from 0 to d: the widest spread, the least contention
-    - equal_jitter: anything from d / 2 to d: never a very short delay
-    - decorrelated_jitter: anything from `initial_delay` to `factor` times the delay before, at most `max_delay`
+    - proportional_jitter: d, plus or minus a random share of up to `jitter`, at least `min_delay`
+    - full_jitter: random from 0 to d: the widest spread, the least contention
+    - equal_jitter: random from d / 2 to d: never a very short delay
+    - decorrelated_jitter: random from `initial_delay` to `factor` times the delay before, at most `max_delay`
 
-    `factor` is 2 by default, 3 for decorrelated_jitter. The published decorrelated jitter cuts at `max_delay` what
-    chance has drawn; here `max_delay` cuts the range that chance draws from, so that delays at the cap differ.
+    `factor` is 2 by default, 3 for decorrelated_jitter. The published decorrelated jitter caps the drawn
+    delay at `max_delay`; here `max_delay` caps the range of the draw, so that delays at the cap differ.
     """
 
     kind: Kind = "full_jitter"
@@ -82,7 +82,7 @@ class Backoff:
     def delay(self, retry: int, uniform: float, previous: float = 0.0) -> float:
         """Return the seconds before retry number `retry`, from 1.
 
-        `uniform` is a chance in [0, 1); `previous` is the delay before the attempt that failed, 0 where there was none.
+        `uniform` is a random number in [0, 1); `previous` is the delay before the failed attempt, 0 without one.
         """
         kind, first, cap = self.kind, self.initial_delay, self.max_delay
         if kind == "constant":

@@ -1,6 +1,6 @@
-"""The circuit breaker: stops sending to a target that is ill, and finds out when it is well again.
+"""The circuit breaker: it stops sending to an unhealthy target, and probes it for recovery.
 
-States and what moves them::
+States and transitions::
 
     state      event                                     next
     closed     the trip rule says so                     open
@@ -15,14 +15,14 @@ States and what moves them::
     isolated   its duration is over, and a call would    half-open (closed where the mode never opens)
                leave
 
-`ready_at` looks and changes nothing; only `take` moves open to half-open. Each state has an epoch, and each
-token carries the epoch (a probe: the trial) that gave it: a result that comes late, from an earlier state,
-moves nothing. An attempt that we ended ourselves, by a cancel or our own deadline, is never a failure; where
-it was already slow, it was a slow call.
+`ready_at` changes nothing; only `take` moves open to half-open. Each state has an epoch, and each
+token carries the epoch (a probe: the trial) that issued it: a late result of an earlier state
+changes nothing. An attempt that we ended, by a cancel or our deadline, is never a failure; if
+it was already slow, it counts as a slow call.
 
-A trial is over by its time, without any action: the circuit counts as open from that moment on,
-and moves at the next step. While it lasts, a call that finds no free place may look again when a lease is over or
-the open time after the trial, whichever comes first.
+A trial ends by time without any action: the circuit counts as open from then on,
+and changes at the next step. During a trial, a call without a free place looks again when a lease ends or
+after the open time that follows the trial, whichever is first.
 """
 
 from collections.abc import Mapping
@@ -40,10 +40,10 @@ from stormbreak.core.trip import Counts
 from stormbreak.types import Outcome, Tally, Treatment, Verdict
 
 MAX_RETRY_AFTER = 900.0
-"""Seconds that count of a time named by a server, at the most; then it is spread."""
+"""Maximum seconds of a Retry-After, before its jitter."""
 
 REMEMBERED = 900.0
-"""Seconds for which a circuit that may be probed is remembered, though no call probes it."""
+"""Seconds for which an unprobed circuit is remembered after its open time."""
 
 _SUCCESS = Tally.SUCCESS
 
@@ -54,17 +54,17 @@ BreakerToken: TypeAlias = Pass | Probe
 
 
 class OnChange(Protocol):
-    """Is called at every change of state."""
+    """Called at every change of state."""
 
     def __call__(self, before: State, after: State, *, now: float, until: float | None) -> None:
-        """`until` is the end of the open time, or of an isolation, where the circuit opened for a time."""
+        """`until` is the end of the open time, or of a timed isolation."""
         ...
 
 
 class Breaker:
-    """The gate that asks whether the target is well.
+    """The gate of a target's health.
 
-    `trips` is how often the rule said to open; in metrics-only mode, how often it would have.
+    `trips` counts how often the rule opened the circuit, or in metrics-only mode would have.
     """
 
     name = "breaker"
@@ -81,10 +81,10 @@ class Breaker:
         alone: bool = False,
         diagnosis: Diagnosis | None = None,
     ) -> None:
-        """A time that a failure named is stretched by up to `spread` of itself.
+        """A Retry-After of a failure is extended by a random share of up to `spread`.
 
-        Without a `diagnosis` it makes and feeds its own. `alone`: no cooldown stands beside it, so a time
-        that a probe is given holds the next probes.
+        Without a `diagnosis` it creates its own. `alone`: there is no cooldown gate, so the Retry-After of a
+        probe holds the next probes.
         """
         self._policy = policy
         self._spread = spread
@@ -115,7 +115,7 @@ class Breaker:
         return NEVER if self._open_is_idle is State.ISOLATED else READY
 
     def ready_at(self, _call: object, now: float) -> float:
-        """When a call may leave: see `Gate`."""
+        """Return when a call may leave: see `Gate`."""
         if self.state is State.CLOSED:
             return READY
         if self.trial is None:
@@ -127,7 +127,7 @@ class Breaker:
         return until if until > now else READY
 
     def state_at(self, now: float) -> State:
-        """Return the state that counts now: a trial that is over by its time counts as open."""
+        """Return the state now: a trial that has ended by time counts as open."""
         return State.OPEN if self._is_stale(now) else self.state
 
     def state_text(self, now: float) -> str:
@@ -135,7 +135,7 @@ class Breaker:
         return self.state_at(now).value.replace("_", "-")
 
     def next_probe(self, now: float) -> float | None:
-        """Return the seconds until a call may leave as a probe; None where none is to come, or some are under way."""
+        """Return the seconds until a call may leave as a probe; None if none will, or if probes are in flight."""
         ready_at = self.ready_at(None, now)
         if self.state_at(now) not in (State.OPEN, State.ISOLATED) or ready_at == NEVER:
             return None
@@ -146,9 +146,9 @@ class Breaker:
         return self._trip.counts(now)
 
     def is_needed(self, now: float) -> bool:
-        """Whether a new breaker would let pass what this one holds back, or be quicker to.
+        """Whether it has state that a new breaker lacks.
 
-        Not for ever: some time after its next probe was due, an unused circuit is as good as closed.
+        Some time after its next probe was due, an unused circuit counts as closed.
         """
         if self.state is self._open_is_idle:
             return False
@@ -161,7 +161,7 @@ class Breaker:
             return self._epoch, now, self._diagnosis.take(None, now) if self._observes else None
         self._end_stale_trial(now)
         if self.state is State.ISOLATED and self._policy.mode is not Mode.NORMAL:
-            self.reset(now)  # no trial would ever decide
+            self.reset(now)  # a trial would never decide
             return self.take(None, now)
         if self.trial is None:
             self.trial = Trial(self._policy, now, pace=self._open_duration)
@@ -179,7 +179,7 @@ class Breaker:
             assert flight is not None
             self._diagnosis.settle(flight, outcome, now, uniform)
         tally = Tally.NOTHING if outcome.own_deadline else self._treatments[outcome.verdict].tally
-        if not isinstance(token, Probe) and token[0] == self._epoch:  # then the circuit is closed
+        if not isinstance(token, Probe) and token[0] == self._epoch:  # the circuit is closed
             took = now - token[1]
             if tally is _SUCCESS:
                 self._retry_after_until = -inf  # a failure cannot speak for a target that serves
@@ -205,7 +205,7 @@ class Breaker:
         assert self.trial is not None
         counts = tally is Tally.SUCCESS or _was_cancelled_late(outcome)
         if counts and self._trip.is_slow(now - probe.sent_at):
-            tally = Tally.FAILURE  # slow is what the rule calls ill
+            tally = Tally.FAILURE  # slow calls are failures of the rule
         if tally is Tally.SUCCESS:
             self._retry_after_until = self._hold = -inf
         elif tally is Tally.FAILURE or self._alone:
@@ -252,23 +252,23 @@ class Breaker:
         return max(until, self._retry_after_end(at, uniform))
 
     def _retry_after_end(self, at: float, uniform: float) -> float:
-        """When the named time is over that holds at `at`, spread; READY where none does."""
+        """Return the end of the Retry-After in force at `at`, with jitter; READY if there is none."""
         named = self._retry_after_until - at
         return at + named * (1 + self._spread * uniform) if named > 0 else READY
 
     def _after_trial(self, trial: Trial) -> float:
-        """The open time after a trial without a decision: no result is no sign of illness."""
+        """Return the open time after a trial without a decision, which does not show bad health."""
         return self._open_duration if trial.spent else self._longer()
 
     def _longer(self) -> float:
-        """The open time after one more failed trial, before jitter."""
+        """Return the open time after one more failed trial, before jitter."""
         return self._policy.longer(self._open_duration)
 
     def isolate(self, now: float, *, duration: float | None = None) -> None:
-        """Open by hand: until `reset`, or for so many seconds, after which a trial decides.
+        """Isolate: until `reset`, or for `duration` seconds, after which a trial decides.
 
         Raises:
-            ConfigurationError: `duration` is no span of time.
+            ConfigurationError: `duration` is not a valid duration.
         """
         if duration is not None:
             require_number("duration", duration)
@@ -282,14 +282,14 @@ class Breaker:
         self._move(State.ISOLATED, now)
 
     def reset(self, now: float) -> None:
-        """Close, and forget what was counted; a breaker that is forced open stays isolated."""
+        """Close, and reset the counts; a breaker that is forced open stays isolated."""
         self._forget()
         self._manual_until = -inf
         self.until = self._open_until_at
         self._move(self._open_is_idle, now)
 
     def force(self, forced_open: bool, now: float) -> None:  # noqa: FBT001
-        """Be forced open from now on, or no longer: the policy that says so has changed."""
+        """Force the circuit open, or stop: its policy has changed."""
         at_rest = State.ISOLATED if forced_open else State.CLOSED
         if at_rest is self._open_is_idle:
             return
@@ -300,10 +300,10 @@ class Breaker:
             self.reset(now)
 
     def save(self, now: float) -> CircuitSnapshot:
-        """Return what is worth keeping over a restart.
+        """Return the state to keep over a restart.
 
-        Half-open is saved as open: its probes do not come back. What the mode alone isolates is saved as closed: the
-        next process has a mode of its own.
+        Half-open is saved as open: its probes are lost. An isolation by the mode alone is saved as closed: the
+        next process has its own mode.
         """
         open_for = self._open_duration
         if self._manual_until > now:
@@ -327,10 +327,10 @@ class Breaker:
         return CircuitSnapshot(state=State.OPEN, open_left=0.0, open_for=open_for)
 
     def restore(self, saved: CircuitSnapshot, now: float, *, elapsed: float = 0.0) -> None:
-        """Take up what was saved `elapsed` seconds ago. What was counted, and who was under way, is forgotten.
+        """Restore the state that was saved `elapsed` seconds ago, without counts and calls in flight.
 
-        Only a breaker in normal mode opens so; isolated is isolated in every mode. No time is longer than this
-        policy makes it: it may be another than the one that was saved under.
+        Only a breaker in normal mode opens this way; isolated is isolated in every mode. This policy, which may differ
+        from the saved one, caps all times.
         """
         self._forget()
         self._manual_until = -inf

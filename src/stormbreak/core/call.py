@@ -1,10 +1,10 @@
-"""The life of a call, from top to bottom: its targets, its attempts at each, the backoff between two.
+"""A call, from top to bottom: its targets, the attempts at each, and the backoff between them.
 
 `run_call` begins it. `FallbackRun` leads a call with fallbacks from target to target. `run_target` makes attempts at one
 target until one is answered or no retry is allowed (`retry` decides). How one attempt is made is in `attempt`; the
-rules of fallbacks are in `fallback`. The result is an answer, wherever it came from, or the failure at the first target.
+rules of fallbacks are in `fallback`. The result is an answer from any source, or the failure at the first target.
 
-A driver runs the flow: it carries out each command that the flow yields (`flow`) and resumes it with the outcome, the time
+A driver runs the flow: it executes each command that the flow yields (`flow`) and resumes it with the outcome, the time
 `now` in seconds, and `uniform`, a new random number in [0, 1).
 """
 
@@ -40,7 +40,7 @@ from stormbreak.types import (
 )
 
 GRACE = 0.25
-"""Seconds that a local answer may take beyond the deadline that all other answers missed."""
+"""Seconds that a local answer may take beyond the deadline."""
 
 _ALL_VERDICTS = frozenset(Verdict)
 
@@ -48,7 +48,7 @@ _FallbackSteps: TypeAlias = Generator[Command, Resume, Outcome]
 
 
 def run_call(engine: Engine, call: Call, now: float, uniform: float) -> Flow:
-    """Run `call` to its end, at its target and where its fallbacks lead."""
+    """Run `call` to its end, at its target and its fallbacks."""
     target_state = engine.target_state(call.target)
     if engine.crowded:
         engine.make_room(now)
@@ -105,7 +105,7 @@ def run_target(target_state: TargetState, state: CallState, now: float, uniform:
 def _decide(
     target_state: TargetState, state: CallState, outcome: Outcome, now: float, uniform: float
 ) -> Retry | NoRetry:
-    """Decide about a retry, and let a shadow policy decide about the same one."""
+    """Decide about a retry, also for the shadow policy."""
     policy, verdict = target_state.policy, outcome.verdict
     deciding: Callable[..., Retry | NoRetry] = partial(
         decide,
@@ -152,7 +152,7 @@ class FallbackRun:
         self._tried: set[Target] = set()
 
     def run(self, now: float) -> Flow:
-        """Try the target, then every step that is for a verdict that was met."""
+        """Try the target, then every step whose verdicts match a failure."""
         state, steps = self._state, self._call.fallbacks
         first = yield from self._run_target(self._call.target, steps, now)
         outcome = first.outcome
@@ -173,7 +173,7 @@ class FallbackRun:
         return state.end(last, state.ended_at, stopped=first.stopped, retry_at=first.retry_at)
 
     def _move(self, step: Step, later: Sequence[Step], outcome: Outcome) -> _FallbackSteps:
-        """Go on to the targets of `step`, until one answers."""
+        """Try the targets of `step` until one answers."""
         state = self._state
         in_order = ordered(step, self._chance, self._utilization)
         targets = [target for target in in_order if target not in self._tried]
@@ -192,7 +192,7 @@ class FallbackRun:
         return outcome
 
     def _ask(self, step: Step, outcome: Outcome) -> _FallbackSteps:
-        """Have the driver ask for a local answer; without one the failure stays."""
+        """Ask the driver for a local answer; without one the failure stays."""
         state, deadline_at = self._state, self._state.call.deadline_at
         until = None if deadline_at is None else max(deadline_at, state.ended_at + GRACE)
         found, now, _ = yield Ask(step, outcome, until)
@@ -244,7 +244,7 @@ class FallbackRun:
         return frozenset[Verdict]().union(*open_steps)
 
     def _patience(self, steps: Sequence[Step]) -> float | None:
-        """How long the call may be unserved in all, where these steps are still to come."""
+        """Return the maximum time unserved while these steps remain."""
         waited = self._state.waited
         bounds = [waited + step.after for step in steps if step.after and step.bounds_waiting]
         if self._call.patience is not None:
@@ -252,7 +252,7 @@ class FallbackRun:
         return min(bounds, default=None)
 
     def _refusing_gate(self, target: Target, outcome: Outcome, now: float) -> str | None:
-        """Which gate refuses the move, if any; the budget is charged last, and only where all others agree."""
+        """Return the gate that refuses the fallback, if any; the budget is charged last, if all others agree."""
         call, target_state = self._state.call, self._engine.target_state(target)
         if call.max_attempts is not None and self._state.attempts >= call.max_attempts:
             return "attempts"
@@ -276,5 +276,5 @@ class FallbackRun:
 
 
 def _is_over(outcome: Outcome) -> bool:
-    """Whether nothing else is to be tried: it is answered, given up, or part of it has reached the caller."""
+    """Whether the call ends here: it is answered, cancelled, or part of it has reached the caller."""
     return outcome.committed or outcome.verdict in (Verdict.OK, Verdict.CANCELLED)

@@ -1,4 +1,4 @@
-"""What one call has been through so far."""
+"""The state of one call."""
 
 from collections import deque
 from collections.abc import Callable
@@ -56,7 +56,7 @@ class CallState:
         self.delay = 0.0
 
     def allowance(self, now: float) -> RetryAllowance:
-        """What is left to the call."""
+        """Return the time and attempts that are left."""
         call = self.call
         return RetryAllowance(
             deadline=inf if call.deadline_at is None else call.deadline_at - now,
@@ -81,7 +81,7 @@ class CallState:
         stopped: str | None = None,
         retry_at: float | None = None,
     ) -> CallResult:
-        """Sum up how the call ended, at one target or altogether."""
+        """Return the result of the call, at one target or overall."""
         self.ended_at = now
         if self.engine.listeners and not self.may_move:
             usage = outcome.usage if outcome.verdict is Verdict.OK else None

@@ -1,4 +1,4 @@
-"""The checks that policy values make of themselves."""
+"""Checks of policy values."""
 
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import fields, is_dataclass
@@ -22,27 +22,26 @@ def require(holds: bool, rule: str, value: object) -> None:  # noqa: FBT001
 
 
 def require_window(name: str, seconds: float) -> None:
-    """Refuse a window that is none, or too short to be counted in."""
+    """Reject a window that is not positive, or too short to count in."""
     require(seconds > 0, f"{name} must be positive", seconds)
     require(seconds >= MIN_WINDOW, f"{name} must be at least {MIN_WINDOW:g}", seconds)
 
 
 def require_number(name: str, value: object) -> None:
-    """Refuse what is no number."""
+    """Reject anything but a number."""
     holds, rule = _TESTS[float]
     require_type(holds(value), f"{name} must be {rule}", value)
 
 
 def require_type(holds: bool, rule: str, value: object) -> None:  # noqa: FBT001
-    """Raise a ConfigurationError that shows a number as it is, and of anything else its type: it may be a secret."""
+    """Raise a ConfigurationError that shows a number, but of other values only the type: they may be secrets."""
     require(holds, rule, value if isinstance(value, Real | None) else type(value).__name__)
 
 
 def check_types(part: object) -> None:
-    """Refuse a field of a policy value that has not the type that its class declares.
+    """Reject a field of a policy value that does not have its declared type.
 
-    Whole numbers, numbers, switches, texts, parts, and what collections hold of them. Of an enumeration the class
-    itself says which words there are.
+    It checks numbers, booleans, texts, parts, and collections of these. Enumerations check themselves.
 
     Raises:
         ConfigurationError: names the field.
@@ -53,7 +52,7 @@ def check_types(part: object) -> None:
 
 
 def check_unused(part: Any) -> tuple[str, ...]:
-    """Refuse a field that differs from its default and means nothing for the kind; returns what the kind uses."""
+    """Reject a changed field that does not apply to the kind; return the fields of the kind."""
     used: tuple[str, ...] = part.fields_by_kind[part.kind]
     for field in fields(part):
         value = getattr(part, field.name)
@@ -85,7 +84,7 @@ def _rules(part: Hashable) -> list[tuple[str, _Test]]:
 
 
 def _test(hint: Any) -> _Test | None:
-    """Return how to recognise a value of that type, and what to call it; None: it is not checked."""
+    """Return the check and the name of a type; None: it is not checked."""
     origin, members = get_origin(hint), get_args(hint)
     if origin is Literal:
         return lambda value: value in members, " or ".join(map(repr, members))
@@ -118,7 +117,7 @@ def _all_of(origin: type, item: _Test | None) -> _Test:
 
 
 def shown(value: object, *, longest: int = MAX_SHOWN, write: Callable[[object], str] = str) -> str:
-    """A value for a message, as `write` has it, not at length."""
+    """Format a value for a message, shortened."""
     try:
         text = write(value)
     except ValueError:  # Python writes no integer of thousands of digits

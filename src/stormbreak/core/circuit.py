@@ -1,4 +1,4 @@
-"""What can be configured about a circuit breaker, and the states it can be in."""
+"""The policy of a circuit breaker, and its states."""
 
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -8,7 +8,7 @@ from stormbreak.core.trip import DeadTarget, TripRule
 
 
 class State(StrEnum):
-    """Where a circuit stands."""
+    """The state of a circuit."""
 
     CLOSED = "closed"
     OPEN = "open"
@@ -20,21 +20,21 @@ CLOSED = State.CLOSED
 
 
 class Mode(StrEnum):
-    """What a breaker may do. Isolating by hand works in every mode."""
+    """The mode of a breaker. Isolation works in every mode."""
 
     NORMAL = "normal"
-    METRICS_ONLY = "metrics_only"  # counts, and says when it would have opened; never opens
-    DISABLED = "disabled"  # lets pass, and counts nothing
-    FORCED_OPEN = "forced_open"  # lets nothing pass
+    METRICS_ONLY = "metrics_only"  # counts, and reports when it would open; never opens
+    DISABLED = "disabled"  # lets calls pass, and counts nothing
+    FORCED_OPEN = "forced_open"  # lets no call pass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BreakerPolicy:
-    """When to open, how long to stay open, and what it takes to close again.
+    """When to open, how long to stay open, and when to close.
 
-    `open_duration` seconds are moved by chance by up to +-`open_duration_jitter` of themselves, after each failed trial they are
-    `open_duration_factor` times as long, up to `max_open_duration`. With `respect_retry_after` a circuit that opens stays open at least
-    until the time that a failure named.
+    `open_duration` seconds vary at random by up to +-`open_duration_jitter` of themselves; after each failed trial they are
+    `open_duration_factor` times as long, up to `max_open_duration`. With `respect_retry_after` an open circuit stays open at least
+    as long as a failure's Retry-After.
 
     Half-open sends at most `probes`, no more than `max_concurrent_probes` at the same time; one unanswered for `probe_lease` seconds makes room
     for another. So does one that is older than usual, after answers on time: one per open time, which grows likewise. `success_ratio` is the share of them that must succeed. A trial without a decision after `max_half_open_duration`
@@ -79,7 +79,9 @@ class BreakerPolicy:
             "max_concurrent_probes must be at least 1",
             self.max_concurrent_probes,
         )
-        require(0 < self.success_ratio <= 1, "success_ratio must lie in (0, 1]", self.success_ratio)
+        require(
+            0 < self.success_ratio <= 1, "success_ratio must be within (0, 1]", self.success_ratio
+        )
         require(self.probe_lease > 0, "probe_lease must be positive", self.probe_lease)
         longest = self.max_half_open_duration
         require(longest is None or longest > 0, "max_half_open_duration must be positive", longest)

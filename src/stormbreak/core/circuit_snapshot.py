@@ -1,7 +1,6 @@
-"""What is kept of a circuit when a process ends, and taken up by the next one.
+"""The state of a circuit that one process saves and the next restores.
 
-In spans only: the clocks of two processes have nothing in common. How much time has passed in between is for
-whoever keeps it to say.
+It has durations only, since the clocks of two processes are unrelated. The caller supplies the time between.
 """
 
 from collections.abc import Mapping
@@ -24,10 +23,9 @@ LONG = 60  # characters of a value that are shown
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CircuitSnapshot:
-    """A circuit, at rest. `open_left` seconds of the open time are left; `open_for` has it grown to so far.
+    """A saved circuit. `open_left` seconds of the open time remain, which has grown to `open_for`.
 
-    `named_left` seconds are left of a time that the target named. An isolation by hand has an `open_left`, too, where
-    it is for a time; 0 is without end.
+    `named_left` seconds of a Retry-After remain. A timed isolation also has an `open_left`; 0 means no end.
     """
 
     state: State
@@ -44,7 +42,7 @@ class CircuitSnapshot:
         require(self.named_left >= 0, "named_left must not be negative", self.named_left)
 
     def as_dict(self) -> dict[str, Any]:
-        """In plain values, as JSON has them."""
+        """Return plain values for JSON."""
         return {
             "state": self.state.value,
             "open_left": min(self.open_left, MAX_SECONDS),
@@ -54,10 +52,10 @@ class CircuitSnapshot:
 
 
 def parse_snapshot(values: Mapping[str, Any]) -> CircuitSnapshot:
-    """Read what `as_dict` wrote; other keys are left alone.
+    """Parse the result of `as_dict`; ignore other keys.
 
     Raises:
-        ConfigurationError: names the key and the value that cannot be right.
+        ConfigurationError: names the invalid key and value.
     """
     table_in(values, "a saved circuit")
     state = values.get("state")
@@ -73,10 +71,10 @@ def parse_snapshot(values: Mapping[str, Any]) -> CircuitSnapshot:
 
 
 def parse_snapshots(values: Mapping[str, Any]) -> dict[str, CircuitSnapshot]:
-    """Read the circuits of several models, by name, under `circuits`.
+    """Parse the circuits of several models, by name, under `circuits`.
 
     Raises:
-        ConfigurationError: names the model, the key and the value that cannot be right.
+        ConfigurationError: names the model and the invalid key and value.
     """
     table_in(values, "saved circuits")
     circuits = table_in(values.get("circuits"), "circuits")
@@ -93,10 +91,10 @@ def _read_one(model: object, circuit: Any) -> CircuitSnapshot:
 
 
 def span_in(values: Mapping[str, Any], key: str) -> float:
-    """A finite number of seconds.
+    """Return a finite number of seconds.
 
     Raises:
-        ConfigurationError: it is none.
+        ConfigurationError: it is not one.
     """
     value = values.get(key)
     if not _is_finite(value):

@@ -3,13 +3,13 @@
 The AIMD limit climbs by `increase` per round trip, that is by `increase` / limit with each answer; until the first sign of
 congestion by one with each answer, which doubles it per round trip. But only answers to attempts during which
 it was reached count: an unused slot proves nothing. It is multiplied by `decrease_factor` when the target throttles,
-is overloaded, lets an attempt time out, or (with `slow_call_threshold`) answers late; nothing else is a sign, not a server
-error, a wrong request or our own deadline. Many clients that do so come to equal parts of a target that they
-know nothing of (Chiu and Jain, "Analysis of the Increase and Decrease Algorithms for Congestion Avoidance",
+is overloaded, lets an attempt time out, or (with `slow_call_threshold`) answers late. Server errors,
+wrong requests and our deadline are not signs of congestion. Many such clients converge to equal shares
+of a target (Chiu and Jain, "Analysis of the Increase and Decrease Algorithms for Congestion Avoidance",
 1989).
 
-A round trip is an epoch. A fall begins a new one, and what left before it moves nothing any more: it says something
-about the limit as it was. So a burst of refusals is one sign, not as many as there were in flight.
+A round trip is an epoch. A fall begins a new one, and results of earlier attempts change nothing: they belong to
+the old limit. So a burst of refusals counts as one sign.
 """
 
 from collections.abc import Callable
@@ -29,9 +29,9 @@ CONGESTED = frozenset({Verdict.THROTTLED, Verdict.OVERLOADED, Verdict.TIMEOUT})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AimdLimit:
-    """From `initial_in_flight` up by `increase` per round trip, down to `decrease_factor` of itself; within `min_in_flight` and `max_in_flight`.
+    """A limit from `initial_in_flight`, up by `increase` per round trip, down to `decrease_factor` of itself; between `min_in_flight` and `max_in_flight`.
 
-    An answer that takes longer than `slow_call_threshold` seconds is a sign of congestion, too (None: however long).
+    An answer that takes longer than `slow_call_threshold` seconds is also congestion (None: never).
     """
 
     kind: Literal["aimd"] = "aimd"
@@ -88,7 +88,7 @@ class AimdLimiter:
 
     @property
     def max_limit(self) -> float:
-        """What the limit may grow to."""
+        """The maximum of the limit."""
         return self._policy.max_in_flight
 
     def ready_at(self, _call: object, _now: float) -> float:
@@ -96,11 +96,11 @@ class AimdLimiter:
         return READY if self.in_flight < self.limit else NEVER
 
     def binds(self, _now: float) -> bool:
-        """It always does."""
+        """Always true: the limit always binds."""
         return True
 
     def learned(self, now: float) -> bool:
-        """Whether it fell of late: what it has climbed since is soon found again."""
+        """Whether it fell recently."""
         return now - self._fell_at < LEARNED_FOR
 
     def tick(self, _now: float, _waited: float) -> None:
@@ -120,7 +120,7 @@ class AimdLimiter:
         now: float,
         _uniform: float,
     ) -> None:
-        """Free the slot, and climb or fall if this attempt knew the present limit."""
+        """Free the slot, and adapt the limit if the attempt belongs to this epoch."""
         self.in_flight -= 1
         epoch, sent_at = token
         late = self._is_late(outcome, now - sent_at)
@@ -153,7 +153,7 @@ class AimdLimiter:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FixedLimit:
-    """Always the same number."""
+    """A fixed limit."""
 
     kind: Literal["fixed"] = "fixed"
     finds_itself = False
@@ -177,7 +177,7 @@ class FixedLimiter:
 
     @property
     def max_limit(self) -> float:
-        """It stays what it is."""
+        """The limit: it never grows."""
         return self.limit
 
     def ready_at(self, _call: object, _now: float) -> float:
@@ -185,11 +185,11 @@ class FixedLimiter:
         return READY if self.in_flight < self.limit else NEVER
 
     def binds(self, _now: float) -> bool:
-        """A fixed limit always does."""
+        """Always true: a fixed limit always binds."""
         return True
 
     def learned(self, _now: float) -> bool:
-        """It learns nothing."""
+        """Always false: it learns nothing."""
         return False
 
     def tick(self, _now: float, _waited: float) -> None:
@@ -213,9 +213,9 @@ Limiter: TypeAlias = FixedLimiter | AimdLimiter | AutomaticLimiter
 def limiter(
     policy: Limit, diagnosis: Diagnosis, *, paused: Callable[[float], bool], share: float = 1.0
 ) -> Limiter:
-    """Make the machine. `paused(now)` says whether the target asked to be left alone.
+    """Make the limiter of a policy. `paused(now)`: whether a cooldown holds.
 
-    Of a fixed limit it gets its `share`, rounded down, and one slot at least; the others find their own.
+    A fixed limit is multiplied by `share`, rounded down, at least one; the others adapt by themselves.
     """
     match policy:
         case FixedLimit():

@@ -1,14 +1,13 @@
-"""Keep calls away from a target until the time that it named, and approach it slowly afterwards.
+"""Hold calls to a target until its Retry-After, and ramp up afterwards.
 
 Two gates, because they end differently. `Cooldown` holds every call until the named time. `Pace` then
-lets the queue leave in groups for a while, so that the end of a pause is no stampede; a circuit
-that closes starts it too.
+lets the queue leave in groups for a while, to avoid a stampede after the pause; a closing circuit
+also starts it.
 
-The named time t is moved by chance within [t, 1.5 t] for the whole process, so that a fleet does not come
-back in one instant. One answer cannot speak for the target when others contradict it: an attempt that left
-no earlier than the refused one, and was served, lifts the cooldown. The refused call
-still waits (its retry respects the time by itself). Without this, a provider that refuses three in ten at random
-would be approached by one call at a time.
+The named time t becomes a random time within [t, 1.5 t] for the whole process, so that a fleet does not return
+at one instant. An attempt that left no earlier than the refused one, and was served, lifts the cooldown.
+The refused call still waits (its retry respects the time). Without this, a provider that refuses three in ten at random
+would get one call at a time.
 
 Nor can one answer close the target for longer than `max_wait`, and its spread: the refused call ends with its own
 time, the others come back then, a few at first, and are refused again if it was meant.
@@ -22,14 +21,14 @@ from stormbreak.core.gate import READY
 from stormbreak.types import VERDICT_OK, Outcome, Treatment, Verdict
 
 SPREAD = 0.5
-"""A named time t becomes anything within [t, (1 + SPREAD) t], unless a policy says otherwise."""
+"""A named time t becomes a random time within [t, (1 + SPREAD) t], unless a policy changes it."""
 
 MIN_GROUP = 4
-"""Calls that leave together after a pause, at least: a single one might be unlucky."""
+"""Minimum number of calls that leave together after a pause: a single one might be unlucky."""
 
 
 class OnCooldown(Protocol):
-    """Is called when a cooldown starts, moves or is lifted."""
+    """Called when a cooldown starts, moves or is lifted."""
 
     def __call__(self, *, now: float, until: float | None) -> None:
         """`until` is its end; None when it is lifted."""
@@ -37,7 +36,7 @@ class OnCooldown(Protocol):
 
 
 class Cooldown:
-    """The gate that keeps calls away until a named time. The token is the time at which an attempt left."""
+    """The gate that holds calls until a named time. The token is the time at which an attempt left."""
 
     name = "cooldown"
     takes = False
@@ -91,7 +90,7 @@ class Cooldown:
             self._on_change(now=now, until=self.until)
 
     def hold(self, until: float, now: float) -> None:
-        """Keep calls away until then, as the target asked an earlier process."""
+        """Hold calls until `until`, a cooldown of an earlier process."""
         if self.until < until:
             self.asked = until - now
             self.until = until
@@ -108,8 +107,8 @@ class Pace:
     """The gate that lets calls leave in groups for a while. The token is the number of the pace.
 
     A group leaves at one instant. It starts small and doubles from one pace to the next while most of
-    those that left before were not refused with a named time; else it halves. So a target that is really exhausted gets
-    few calls, and one that refuses some at random is soon used in full.
+    the calls before were not refused with a named time; else it halves. So an exhausted target gets
+    few calls, and one that refuses at random is soon fully used.
     """
 
     name = "pace"
@@ -123,9 +122,9 @@ class Pace:
         self._gap = 0.0
 
     def start(self, at: float, seconds: float, calls: int) -> None:
-        """From `at` on, let at most `calls` leave within `seconds`, the groups evenly spaced.
+        """From `at` on, let at most `calls` leave within `seconds`, in evenly spaced groups.
 
-        A pace that has begun is not cut short by another.
+        A new pace does not end one that has begun.
         """
         if self._left:
             well = 2 * self._refused <= self._left
@@ -139,7 +138,7 @@ class Pace:
         self._vacant = self._group
 
     def stop(self) -> None:
-        """Let everything leave."""
+        """Let all calls leave."""
         self._next_at = self.ends_at = READY
 
     def ready_at(self, _call: object, now: float) -> float:
@@ -149,7 +148,7 @@ class Pace:
         return min(self._next_at, self.ends_at)
 
     def take(self, _call: object, now: float) -> int:
-        """Let one leave; when its group is complete, the next may leave after as many gaps."""
+        """Let one call leave; after a complete group, the next one leaves after as many gaps."""
         if now < self.ends_at:
             self._left += 1
             self._vacant -= 1

@@ -1,22 +1,22 @@
-"""What kind of trouble a target is in: overload, bad luck, or dead. The only judge of it.
+"""The diagnosis of a target: overload, bad luck, or dead.
 
-Sending less helps against an overload, and against nothing else. So every gate that holds traffic back asks here first.
-The evidence is in the answers, not in the failures:
+Sending less helps only against an overload. So every gate that holds traffic back asks here first.
+The evidence is the answers, not the failures:
 
-- *overload*: answers come, and they are late against what is usual here (`late_at`);
-- *dead*: no answer comes at all, for longer than chance explains (`dead_at`);
-- *bad luck*: failures, next to answers that are on time. Sending less changes nothing, and retrying is right.
+- *overload*: answers come, but later than usual (`late_at`);
+- *dead*: no answer comes, for longer than chance explains (`dead_at`);
+- *bad luck*: failures beside answers on time. Sending less changes nothing, and retrying is right.
 
 Lateness is a running score (a CUSUM) over answers alone: up by one late answer, down by one on time. At its top each late
-one is evidence. An attempt that hangs has no vote: it may be lost, and says nothing of those that are served.
+one is evidence. A hanging attempt does not count: it may be lost, and says nothing about those that are served.
 
 A target is dead by the evidence of the attempts that left after the last one that was answered. Each of them that failed, or is
 older than is usual, counts. Where a share s of all attempts fails by chance, n of them in a row come with probability s^n:
 a run is taken for death where that is below `SIGNIFICANCE`. The share is learned from the runs that an answer ended.
 
-Attempts that stream show more than others: the time of their first output. They and the others have baselines of
-their own; those that stream are the judges of lateness as soon as enough is known of them, and until none has left for
-`JUDGED`. The others then have no vote, or their whole answers would look late beside first outputs.
+Streaming attempts show more than others: the time of their first output. They have a separate
+baseline, and decide lateness as soon as enough is known about them, until none has left for
+`JUDGED`. Then others do not count, since their whole answers would look late beside first outputs.
 """
 
 from collections import deque
@@ -49,7 +49,7 @@ LATE_FOR = 10.0  # seconds since lateness was evidence
 
 
 class Cause(StrEnum):
-    """What kind of trouble it is."""
+    """The cause of failures or lateness."""
 
     NONE = "none"
     BAD_LUCK = "bad luck"
@@ -58,7 +58,7 @@ class Cause(StrEnum):
 
 
 class Diagnosis:
-    """Watches every attempt at one target. A gate that is always open; the token is the attempt's flight."""
+    """Watches every attempt at one target. A gate that is always READY; the token is the attempt's flight."""
 
     __slots__ = (
         "_answered_at", "_answered_sent_at", "_by_rate", "_chosen_at", "_contradicted", "_failing",
@@ -78,9 +78,9 @@ class Diagnosis:
         limited: bool = False,
         is_random: Callable[[float], bool] = lambda _: False,
     ) -> None:
-        """What counts as a failure is in the `treatments`. `limited`: a limit that finds itself deals with overload.
+        """The `treatments` define failures. `limited`: an automatic limit handles overload.
 
-        `is_random(now)`: whether 429s have proved to be bad luck; then they are no evidence.
+        `is_random(now)`: whether 429s are known to be bad luck; then they are not evidence.
         """
         self._is_luck = is_random
         self._limited = limited
@@ -124,7 +124,7 @@ class Diagnosis:
         return READY
 
     def take(self, call: Call | None, now: float) -> InFlight:
-        """Watch an attempt that leaves. Without a call, its first output is not reported."""
+        """Register an attempt that leaves. Without a call, its first output is not reported."""
         if call is not None and call.streams:
             self._streamed_at = now
             flight = InFlight(now, streams=True)
@@ -145,7 +145,7 @@ class Diagnosis:
         return flight
 
     def first_output(self, flight: InFlight, now: float) -> None:
-        """The first output of an attempt has come."""
+        """Record the first output of an attempt."""
         if (
             not flight.streams
             or flight.first_output_at is not None
@@ -157,7 +157,7 @@ class Diagnosis:
         self._first_output_estimate.first(now)
 
     def settle(self, token: InFlight, outcome: Outcome, now: float, _uniform: float) -> None:
-        """An attempt ended."""
+        """Record the end of an attempt."""
         flight = token
         answered = outcome.verdict is VERDICT_OK
         if answered:
@@ -185,7 +185,7 @@ class Diagnosis:
             self.look_at = -inf
 
     def _compare(self, flight: InFlight, outcome: Outcome, now: float) -> None:
-        """See what becomes of those that left after one that met a 429, and before that was heard."""
+        """Compare with attempts that left after one with a 429, and before that response."""
         beside = self._refused_sent_at <= flight.sent_at <= self._refused_at
         if outcome.verdict is Verdict.OK:
             if beside:
@@ -201,11 +201,11 @@ class Diagnosis:
 
     @property
     def refuses_randomly(self) -> bool:
-        """Whether of the attempts beside one that meets a 429 most are served: the others need not wait with it."""
+        """Whether most attempts beside one with a 429 are served: then the others need not wait."""
         return self._contradicted > MAJORITY
 
     def look(self, now: float) -> None:
-        """Find the attempts that are older than is usual by now."""
+        """Find the attempts that are older than usual."""
         if now >= self._chosen_at + LOOK:
             self._chosen_at = now
             self._choose_judge(now)
@@ -266,7 +266,7 @@ class Diagnosis:
             self._count(flight, now, quick=flight.completion is Completion.REFUSED)
 
     def _count(self, flight: InFlight, now: float, *, quick: bool) -> None:
-        """One more in the run, if it left after the last that was answered."""
+        """Add to the run, if it left after the last answered attempt."""
         if flight.counted or flight.sent_at <= self._answered_sent_at:
             return
         flight.counted = True
@@ -292,12 +292,12 @@ class Diagnosis:
         return len(self._run)
 
     def start_run(self) -> None:
-        """Forget the failures in a row."""
+        """Reset the failures in a row."""
         self._run, self._quick = [], []
 
     @property
     def max_failure_run(self) -> float:
-        """Failures in a row that chance explains."""
+        """The number of failures in a row that chance explains."""
         share = self._usual_run / (1 + self._usual_run)
         return log(SIGNIFICANCE) / log(min(MAX_FAILURE_SHARE, max(MIN_FAILURE_SHARE, share)))
 
@@ -313,10 +313,10 @@ class Diagnosis:
         return undecided <= UNDECIDED * len(run)
 
     def is_dead(self, now: float) -> bool:
-        """Whether nothing has been answered for longer than chance explains.
+        """Whether nothing was answered for longer than chance explains.
 
-        Where a limit finds itself and the answers before were late, timeouts are a sign of overload, which is a matter of the
-        limit. Then only failures count that came sooner.
+        With an automatic limit and late answers before, timeouts are a sign of overload, which the
+        limit handles. Then only earlier failures count.
         """
         self.look(now)
         overloaded = self._limited and self._was_late(now)
@@ -326,7 +326,7 @@ class Diagnosis:
         return self._late_share >= MAJORITY and now - self._answered_at < RECENTLY
 
     def is_healthy(self, now: float) -> bool:
-        """Whether answers come, most of them on time; in the last minutes, where there is little traffic."""
+        """Whether answers come, most of them on time; in the last minutes if there is little traffic."""
         return not self.is_unhealthy(now) and now - self.on_time_at <= REMEMBERED
 
     def is_unhealthy(self, now: float) -> bool:
@@ -341,11 +341,11 @@ class Diagnosis:
 
     @property
     def lost_after(self) -> float | None:
-        """Age at which a probe is lost; None where answers before were late, so that it may be queued."""
+        """The age at which a probe is lost; None if answers were late before, so that it may be queued."""
         return None if self._late_share >= WEIGHT else self.judge.usual
 
     def overdue_at(self) -> float:
-        """When the next attempt is lost while the circuit sets the pace; inf where that is not known."""
+        """When the next attempt is lost while the circuit sets the pace; inf if unknown."""
         usual = self.lost_after if self.probed else None
         if usual is not None:
             for flight in self._watched:
@@ -361,7 +361,7 @@ class Diagnosis:
         return sum(self.is_overtaken(flight.sent_at) for flight in self._overdue)
 
     def cause(self, now: float) -> Cause:
-        """What kind of trouble it is now."""
+        """Return the cause now."""
         if self.is_dead(now):
             return Cause.DEAD
         if now - self.late_at < LATE_FOR or self.late_at > self.on_time_at:
@@ -371,25 +371,25 @@ class Diagnosis:
         return Cause.OVERLOAD if self._is_everybody_refused() else Cause.BAD_LUCK
 
     def _is_everybody_refused(self) -> bool:
-        """Whether 429s come and no answer beside them, for longer than chance explains."""
+        """Whether only 429s come, for longer than chance explains."""
         return (
             self._refused_at - self.on_time_at > LATE_FOR and self._refused >= self.max_failure_run
         )
 
     def proven(self, now: float, *, late: bool) -> float:
-        """Attempts that the target has just been shown to serve at once."""
+        """Return the proven number of attempts that the target serves at once."""
         if late:
             self._first_output_estimate.forget(now)
         return self._first_output_estimate.at(now) + self._by_rate.at(now, self.mean)
 
     @property
     def mean(self) -> float | None:
-        """Mean seconds of a whole answer; they take as long whether they are streamed or not."""
+        """Mean seconds of a whole answer, streamed or not."""
         mean = self.judge.mean
         return self._streamed.mean if mean is None else mean
 
     def _choose_judge(self, now: float) -> None:
-        """Measure lateness by first outputs where enough is known of them."""
+        """Measure lateness by first outputs if enough are known."""
         known = self._streamed.usual is not None and now - self._streamed_at < JUDGED
         judge = self._streamed if known else self._plain
         if judge is not self.judge:

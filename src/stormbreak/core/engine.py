@@ -1,7 +1,7 @@
-"""What the calls of one process share: the state of each target, the retry budgets, the spend limits, the events.
+"""The shared state of the calls of one process: targets, retry budgets, spend limits, events.
 
-Pure and without locks: a driver holds its lock during each step and then takes away what the step left
-behind, the tickets to wake (`woken`) and the events to deliver (`events`).
+Pure and without locks: a driver holds its lock during each step and then collects
+the tickets to wake (`woken`) and the events to deliver (`events`).
 """
 
 from collections import OrderedDict
@@ -22,24 +22,24 @@ from stormbreak.errors import ConfigurationError
 from stormbreak.events import Event
 from stormbreak.types import Call, Target
 
-MAX_TARGETS = 256  # targets that are remembered, besides those with something in force
+MAX_TARGETS = 256  # maximum remembered targets, besides those with state in force
 EVICTION_CHECKS = 4  # targets looked at per call, while there are more: each call adds one at most
 
 
 class ContextListener(Protocol):
     """Runs in the context of the caller: a trace begins its spans under the span that is current there.
 
-    It hears of every call before its first event, on the thread and in the context of the caller.
+    It gets every call before its first event, on the thread and in the context of the caller.
     """
 
     def begins(self, call: Call, now: float) -> None:
-        """Note that `call` begins. An exception is logged once, and fails no call."""
+        """Handle the start of `call`. An exception is logged once, and fails no call."""
         ...
 
     def around(self, number: int, sent: Send) -> AbstractContextManager[object]:
         """Return the context of one attempt of that call: entered before it is sent, left when its sender is done.
 
-        It raises nothing.
+        It must not raise.
         """
         ...
 
@@ -65,7 +65,7 @@ class Engine:
         self.start_over()
 
     def start_over(self) -> None:
-        """Forget all that was learned and all calls in progress, as in a forked child: there they never end."""
+        """Reset all learned state and active calls, in a forked child: there they never end."""
         if self.spending is not None:
             self.spending.start_over()
         self._budgets: dict[tuple[str, BudgetPolicy], Budget] = {}
@@ -85,7 +85,7 @@ class Engine:
         return self._policies.get(account) or self._earlier_policies.get(account, self.policy)
 
     def is_gone(self, target: Target) -> bool:
-        """Whether a target was named once, and is no longer: only calls that began before can ask for it."""
+        """Whether a target is no longer named: only earlier calls can use it."""
         return bool(target.name) and target.account not in self._policies
 
     @property
@@ -115,7 +115,7 @@ class Engine:
         return self.spending.gate(policy.spend, target, self.emit, self.on_spend_settled)
 
     def on_spend_settled(self, now: float, gate: SpendingGate | None = None) -> None:
-        """Let calls leave that waited at other gates for money, or reject those for which too little is left."""
+        """Let calls that waited for the spend limit leave, or reject them if too little is left."""
         for target_state in (*self.targets.values(), *self._replaced):
             if target_state.spending not in (None, gate) and target_state.admission.queued:
                 target_state.admission.pump(now)
@@ -128,11 +128,10 @@ class Engine:
         *,
         anew: Collection[Target] = (),
     ) -> None:
-        """Follow other policies from now on; `policies` are those of the named targets, without their models.
+        """Apply new policies; `policies` are those of the named targets, without their models.
 
-        A target whose policy stays keeps its state. Another one gets a new state, which takes over the
-        circuit; calls in the old state, or at a target that is gone, end there. The targets `anew` forget
-        everything.
+        A target with an unchanged policy keeps its state. Another one gets a new state, which takes over the
+        circuit; calls in the old state, or at a removed target, end there. The targets `anew` lose all state.
         """
         known = {**self._earlier_policies, **self._policies}
         changes = [(known[target], policies[target]) for target in policies if target in known]
@@ -160,7 +159,7 @@ class Engine:
                 new.restore(saved, now, elapsed=0.0)
             if new.breaker is not None:
                 new.breaker.trips = old.breaker.trips
-        new.openings = old.openings  # what was restored did not open once more
+        new.openings = old.openings  # a restored circuit does not count as opened
         breaker = new.policy.breaker  # calls in the old state follow its mode, too
         for target_state in self._states_of(old.target):
             target_state.force(breaker is not None and breaker.mode is Mode.FORCED_OPEN, now)
@@ -178,37 +177,37 @@ class Engine:
         return target_state
 
     def _states_of(self, target: Target) -> list[TargetState]:
-        """Return the state of `target`, where there is one, and replaced ones in which calls still wait."""
+        """Return the state of `target`, if any, and replaced states in which calls still wait."""
         replaced = [each for each in self._replaced if each.target == target]
         return [*replaced, self.targets[target]] if target in self.targets else replaced
 
     def isolate(self, target: Target, now: float, *, duration: float | None = None) -> None:
-        """Open the circuit of `target` by hand, until `reset` or for `duration` seconds."""
+        """Isolate the circuit of `target`, until `reset` or for `duration` seconds."""
         self.target_state(target)
         for target_state in self._states_of(target):
             target_state.isolate(now, duration=duration)
 
     def reset(self, target: Target, now: float) -> None:
-        """Close the circuit of `target` by hand, and lift its cooldown."""
+        """Close the circuit of `target`, and lift its cooldown."""
         self.target_state(target)
         for target_state in self._states_of(target):
             target_state.reset(now)
 
     def pause(self, target: Target, seconds: float, now: float) -> None:
-        """Send nothing to `target` for so many seconds."""
+        """Send nothing to `target` for `seconds`."""
         self.target_state(target)
         for target_state in self._states_of(target):
             target_state.cooldown.hold(now + seconds, now)
 
     def is_open(self, target: Target, now: float) -> bool:
-        """Whether the circuit of `target` lets no call pass now; makes no state."""
+        """Whether the circuit of `target` lets no call pass now; creates no state."""
         target_state = self.targets.get(target)
         return target_state is not None and target_state.is_open(now)
 
     def make_room(self, now: float) -> None:
         """Forget targets beyond MAX_TARGETS: of those not needed, the least recently used.
 
-        Looks at a few of them only; one that was used since the last look goes to the end (the clock algorithm
+        Checks only a few of them; one that was used since the last check goes to the end (the clock algorithm
         of page caches).
         """
         for _ in range(EVICTION_CHECKS):
@@ -223,7 +222,7 @@ class Engine:
         self.crowded = len(self.targets) > MAX_TARGETS
 
     def forget(self, targets: Iterable[Target], now: float) -> bool:
-        """Drop all that is known of `targets`, unless one of them is still needed; return whether it is gone."""
+        """Remove the states of `targets`, unless one is still needed; return whether they are removed."""
         known = [self.targets[target] for target in targets if target in self.targets]
         if any(target_state.is_needed(now) for target_state in known):
             return False
@@ -239,12 +238,12 @@ class Engine:
         self.woken.append(ticket)
 
     def emit(self, event: Event) -> None:
-        """Leave an event for the listeners, if there are any."""
+        """Queue an event for the listeners, if any."""
         if self.listeners:
             self.events.append(event)
 
     def save_circuits(self, now: float) -> dict[Target, CircuitSnapshot]:
-        """Return what is worth keeping over a restart of every circuit that is not closed."""
+        """Return the state of every circuit that is not closed, to keep over a restart."""
         saved = {
             target: target_state.breaker.save(now)
             for target, target_state in self.targets.items()
@@ -262,14 +261,14 @@ class Engine:
                 target_state.restore(circuit, now, elapsed=elapsed)
 
     def snapshot(self, now: float | None = None, *, pending: bool = True) -> dict[str, Any]:
-        """Every target's state, and the retries that could be paid; without `now` also what each `pending` call waits for.
+        """Return every target's state and the budget; without `now` also what each `pending` call waits for.
 
-        Without `now` it is for users, from any thread: the stepper takes it between two steps.
+        Users call it without `now`, from any thread: the stepper runs it between two steps.
         """
         if now is None:
             look = self.look()
             if look is None:
-                raise RuntimeError("no driver steps this engine: it has no time of its own")
+                raise RuntimeError("no driver runs this engine, so it has no clock")
             return look(pending=pending)
         spend = [] if self.spending is None else list(self.spending.snapshot(now))
         return {

@@ -1,4 +1,4 @@
-"""Explain calls in plain values: what each active call waits for, and what a call has tried. No key, no prompt."""
+"""Explain calls in plain values: what each active call waits for, and its attempts. No key, no prompt."""
 
 from collections.abc import Iterable, Iterator
 from math import inf
@@ -19,7 +19,7 @@ from stormbreak.types import Call, CallResult
 
 
 def shown(call: Call, command: Command, now: float) -> dict[str, Any]:
-    """One of them; times are seconds from `now`, None where there is no bound."""
+    """Describe one call; times are seconds from `now`, None if unbounded."""
     target = call.target
     if isinstance(command, WaitFor):
         target = command.ticket.call.target
@@ -65,8 +65,8 @@ def _left(until: float | None, now: float) -> float | None:
 
 
 # ---------------------------------------------------------------- attempt notes
-# The notes of an error: a line for each attempt and each fallback, the last `MAX_LINES` of them. They
-# are made of events, so that no key, prompt or provider's text can be in them.
+# The notes of an error: a line for each attempt and fallback, the last `MAX_LINES`. They are made
+# from events, so they cannot contain keys, prompts or provider text.
 
 MAX_LINES = 12
 
@@ -74,7 +74,7 @@ Error = TypeVar("Error", bound=CallError)
 
 
 def add_attempt_notes(error: Error) -> Error:
-    """Add to `error` what was tried; where nothing was sent, there is nothing to add. Returns the same object."""
+    """Add the attempts, if any, to the notes of `error`; return it."""
     if error.ended.attempts:
         for line in notes_of(error.ended):
             error.add_note(line)
@@ -82,7 +82,7 @@ def add_attempt_notes(error: Error) -> Error:
 
 
 def notes_of(ended: CallResult) -> list[str]:
-    """What a call has tried, a line each; the first sums up."""
+    """Return the attempts of a call, a line each, after a summary line."""
     lines = list(history_lines(ended.history))
     summary = f"tried: {ended.attempts} attempt(s), {ended.waited:.1f} s unserved"
     if ended.maybe_processed:
@@ -93,7 +93,7 @@ def notes_of(ended: CallResult) -> list[str]:
 
 
 def history_lines(history: Iterable[object]) -> Iterator[str]:
-    """Tell the events of a call, a line for each attempt and each move."""
+    """Format the events of a call, a line for each attempt and fallback."""
     line = ""
     for event in history:
         if isinstance(event, RetryPlanned):
@@ -107,7 +107,7 @@ def history_lines(history: Iterable[object]) -> Iterator[str]:
 
 
 def line_for(event: object) -> str:
-    """One line for an attempt, a move or a rejection; empty for what is none."""
+    """Format an attempt, a fallback or a rejection; empty for other events."""
     if isinstance(event, Returned | Hedged | Overtaken):
         return f"attempt {event.attempt} at {event.target}: {_result_text(event)}"
     if isinstance(event, FellBack):

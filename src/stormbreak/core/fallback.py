@@ -1,17 +1,17 @@
-"""Where a call goes when its target cannot answer: ordered rules, each for certain verdicts.
+"""Fallbacks of a call whose target cannot answer: ordered rules, each for certain verdicts.
 
-A rule leads to other targets (another provider, another key, a model with a larger context), to an answer that was good
-once, or to one that says that there is none. The rules are asked in their order, each once; the first that is for
-the verdict and can do something does. One deadline and one budget hold across all of them.
+A rule leads to other targets (another provider, another key, a model with a larger context), to a cached
+answer, or to a degraded one. The rules are tried in order, each once; the first that matches
+the verdict and can serve the call does. One deadline and one budget hold across all of them.
 
-While a rule for rejected calls is still to come, no call waits longer than its `after` where it is: for a slot,
-for the end of a cooldown, for a backoff. It does not wait for an open circuit at all while the circuit of a target of such a rule
-lets calls pass. Where every circuit is open, it waits for that of its own target. A call without a bound on its patience never waits for the
-circuit of a fallback: it ends there, and its own target may be well again before.
+While a rule for rejected calls remains, a call waits at most its `max_wait` before it: for a slot,
+a cooldown or a backoff. It does not wait for an open circuit while the circuit of a target of such a rule
+lets calls pass. If every circuit is open, it waits for that of its own target. A call with unlimited patience never waits for the
+circuit of a fallback: it ends there, since its own target may recover sooner.
 
-A move to another target is no retry there, but it is load that was not meant for it. So it is free only as long as that
-target seems well (fewer than `DEPRIORITIZED` failures in a row came back from it) or nothing was sent so far; else the
-budget pays, as for a retry: when everything is down, falling from one to the next must not double the traffic.
+A fallback to another target is extra load there. So it is free only while that
+target seems healthy (fewer than `DEPRIORITIZED` failures in a row) or nothing was sent so far; else it costs
+budget like a retry: when everything is down, fallbacks must not double the traffic.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -23,10 +23,10 @@ from stormbreak.core.checks import check_types, require
 from stormbreak.types import Target, Verdict
 
 DEPRIORITIZED = 3
-"""Failures in a row, of those that may be retried, after which a move to a target has to be paid."""
+"""Retryable failures in a row of a target, after which a fallback to it costs budget."""
 
 AFTER = 2.0
-"""Seconds that a call waits at most if another target can serve it."""
+"""Maximum seconds of wait if another target can serve the call."""
 
 TRANSIENT = (
     Verdict.THROTTLED,
@@ -39,13 +39,13 @@ TRANSIENT = (
     Verdict.REJECTED,
 )
 ELSEWHERE = (*TRANSIENT, Verdict.BILLING, Verdict.AUTH, Verdict.NOT_FOUND)
-"""What another provider or key may do better; the same request would be as wrong there."""
+"""Verdicts that another provider or key may avoid; an invalid request would fail there too."""
 
 POSSIBLE = (*ELSEWHERE, Verdict.TOO_LONG, Verdict.FILTERED, Verdict.INVALID, Verdict.REDIRECTED)
 
 
 class TargetOrder(StrEnum):
-    """Which target of several comes first: as they are written, by chance and weight, or the one with most room."""
+    """The order of several targets: as listed, random by weight, or the least loaded first."""
 
     IN_ORDER = "in_order"
     WEIGHTED = "weighted"
@@ -54,13 +54,13 @@ class TargetOrder(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """A target in words: what is None is as in the call that falls back.
+    """A fallback target: None means the value of the call that falls back.
 
-    A `provider` or `base_url` brings its own key, from `api_key_env` or the environment; `model` alone stays where it
-    is. Of a weighted pool, a place gets `weight` parts.
+    A `provider` or `base_url` has its own key, from `api_key_env` or the environment; `model` alone stays at the same
+    provider. `weight` counts in a weighted pool.
 
-    `models` says by the model of the call which one is asked there; a call for another asks `model`, and where that is
-    None, too, it does not go there at all.
+    `models` maps the model of the call to the model there; other calls use `model`, and if that is None, too, they
+    do not go there.
     """
 
     provider: str | None = None
@@ -82,7 +82,7 @@ class Place:
         object.__setattr__(self, "models", dict(self.models))  # the caller's own may change
 
     def model_for(self, model: str) -> str | None:
-        """The model that a call for `model` asks here; None: it does not come here."""
+        """Return the model here for a call of `model`; None: the call does not go here."""
         if self.models:
             return self.models.get(model, self.model)
         return self.model or model
@@ -106,7 +106,7 @@ class ToTargets:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToCache:
-    """For the verdicts `on`, the answer that the same request got once, if it is kept."""
+    """For the verdicts `on`, the cached answer to the same request, if any."""
 
     kind: Literal["cache"] = "cache"
     on: tuple[Verdict, ...] = ELSEWHERE
@@ -119,7 +119,7 @@ class ToCache:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToDegraded:
-    """For the verdicts `on`, `text` as the answer; None: what the client's function makes."""
+    """For the verdicts `on`, `text` as the answer; None: the result of the client's function."""
 
     kind: Literal["degraded"] = "degraded"
     on: tuple[Verdict, ...] = ELSEWHERE
@@ -136,9 +136,9 @@ Fallback: TypeAlias = ToTargets | ToCache | ToDegraded
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CachePolicy:
-    """Where good answers are kept for a `ToCache` rule: in the file `path` (None: in memory).
+    """The cache of good answers for `ToCache` rules: in the file `path` (None: in memory).
 
-    Each is given for `max_age` seconds; together they have at most `max_bytes`.
+    An answer expires after `max_age` seconds; all have at most `max_bytes`.
     """
 
     path: str | None = None
@@ -152,7 +152,7 @@ class CachePolicy:
 
 
 def check_rule(on: Iterable[Verdict], after: float | None) -> None:
-    """Refuse what no rule can be for, or wait for."""
+    """Reject invalid verdicts and waits of a rule."""
     odd = [str(verdict) for verdict in on if verdict not in POSSIBLE]
     require(not odd, "on must name only verdicts of calls that failed", ", ".join(odd))
     require(bool(tuple(on)), "on must name a verdict", "none")
@@ -160,7 +160,7 @@ def check_rule(on: Iterable[Verdict], after: float | None) -> None:
 
 
 class Step(NamedTuple):
-    """A rule, made ready for one call: `targets` with their weights, or the local source that the driver asks."""
+    """A rule prepared for one call: `targets` with their weights, or a local source for the driver."""
 
     on: frozenset[Verdict]
     after: float | None
@@ -171,14 +171,14 @@ class Step(NamedTuple):
 
     @property
     def bounds_waiting(self) -> bool:
-        """Whether a call does not wait for long where this step is still to come."""
+        """Whether this step limits the wait of a call before it."""
         return self.after is not None and Verdict.REJECTED in self.on
 
 
 def ordered(step: Step, uniform: float, load: Callable[[Target], float]) -> tuple[Target, ...]:
-    """The targets of a step in the order of their turns; `load` is the share of a target's room that is taken.
+    """Return the targets of a step in order; `load` is the used share of a target's capacity.
 
-    By weight the first is drawn with `uniform`, the others follow by their weights. Those without room come last.
+    By weight the first is drawn with `uniform`, the others follow by weight. Full targets are last.
     """
     places = step.targets
     if step.choose is TargetOrder.IN_ORDER:

@@ -1,7 +1,7 @@
-"""The commands a call yields, and how drivers resume or close it.
+"""The commands of a call, and how drivers resume or close it.
 
-A call is a *flow*: a generator that yields commands and is resumed with what came of them. A driver
-carries the commands out; it alone sleeps, locks, draws chance and reads the clock::
+A call is a *flow*: a generator that yields commands and is resumed with their results. A driver
+executes the commands; it alone sleeps, locks, draws random numbers and reads the clock::
 
     flow yields            driver resumes it
     Wait(until)            at `until`
@@ -13,7 +13,7 @@ carries the commands out; it alone sleeps, locks, draws chance and reads the clo
     DeliverStream(...)     once, when the stream that the caller now reads has ended, with the outcome of
                            it all; TIMEOUT at `until`
 
-Every resume carries an outcome (None after a wait), the time `now` and a `uniform` chance in [0, 1).
+Every resume carries an outcome (None after a wait), the time `now` and a `uniform` random number in [0, 1).
 The flow returns `CallResult`.
 """
 
@@ -53,11 +53,11 @@ class Send(NamedTuple):
 
 
 class Race:
-    """Have all of `sends` under way until the first of them ends, or until `until` (inf: however long it takes).
+    """Run all of `sends` until the first of them ends, or until `until` (inf: no limit).
 
-    Those in flight go on, the others begin now. An attempt in flight that the next command does not name has lost: the
-    driver gives it up. It is resumed with the outcome of the one that it puts into `first`,
-    in the order in which they end; at `until` with None. Only for calls that say that their driver can do this.
+    Attempts in flight go on, the others start now. The driver cancels an attempt in flight that the next command
+    does not name. It puts the ended attempt into `first`, in the order of their ends, and resumes with its outcome;
+    at `until` with None. Only for calls whose driver supports races.
     """
 
     __slots__ = ("first", "sends", "until")
@@ -79,7 +79,7 @@ class DeliverStream(NamedTuple):
 
 
 class Ask(NamedTuple):
-    """Ask the local source of `step` for an answer after `failure`, until then at the latest (None: no limit)."""
+    """Ask the local source of `step` for an answer after `failure`, until `until` (None: no limit)."""
 
     step: Step
     failure: Outcome
@@ -94,9 +94,9 @@ Flow: TypeAlias = Steps[CallResult]
 
 
 class FlowClosed(BaseException):
-    """Thrown into a flow to close it: like `close()`, but it says when.
+    """Thrown into a flow to close it: like `close()`, but with the time.
 
-    Not a GeneratorExit: that would reach the frames below a `yield from` as a bare one, without the moment.
+    Not a GeneratorExit: frames below a `yield from` would get a plain one, without the time.
     """
 
     def __init__(self, now: float, uniform: float) -> None:

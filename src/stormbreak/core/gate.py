@@ -14,10 +14,10 @@ from stormbreak.events import Event
 from stormbreak.types import TREATMENTS, Call, Outcome, Rejection, Target, Verdict
 
 READY = -inf
-"""`ready_at` of a gate that lets the call pass now."""
+"""The result of `ready_at` if the call may pass now."""
 
 NEVER = inf
-"""`ready_at` of a gate that no passing of time opens, only an event."""
+"""The result of `ready_at` if only an event, not time, opens the gate."""
 
 
 class Gate(Protocol):

@@ -1,4 +1,4 @@
-"""The trial of a half-open circuit: a few probes decide whether the target is well again.
+"""The trial of a half-open circuit: a few probes decide whether the target has recovered.
 
 A probe holds its place for at most its lease; when that is over another call may have the place, so a probe
 that hangs cannot hold the circuit. Where the time of an answer is known, a place comes free once its probe is older than that,
@@ -30,7 +30,7 @@ reason to keep others away."""
 
 
 class Decision(Enum):
-    """How a trial ends."""
+    """The end of a trial."""
 
     HEALTHY = "healthy"
     UNHEALTHY = "unhealthy"
@@ -49,7 +49,7 @@ class Probe:
 
 
 class Trial:
-    """At most `probes`, `max_concurrent_probes` at the same time, decided as soon as the outcome of them all is certain."""
+    """At most `probes`, `max_concurrent_probes` at once, decided as soon as the result is certain."""
 
     def __init__(self, policy: BreakerPolicy, now: float, *, pace: float) -> None:
         """`pace`: the open time before."""
@@ -65,7 +65,7 @@ class Trial:
         self.spent = False
 
     def ready_at(self, now: float) -> float:
-        """READY where a probe may leave, or when the next lease is over; NEVER where none will leave."""
+        """READY if a probe may leave, the end of the next lease, or NEVER if no probe will leave."""
         if self.spent:
             return NEVER
         holding = self._leases(now)
@@ -88,7 +88,7 @@ class Trial:
         return probe
 
     def settle(self, probe: Probe, tally: Tally, *, answered: bool, now: float) -> Decision | None:
-        """Take the place back and count; None while nothing is certain. `answered`: not ended by ourselves."""
+        """Free the place and count; None while undecided. `answered`: not ended by us."""
         if probe in self.probes:  # else its lease is over, and its place given away
             self.probes.remove(probe)
         if tally is Tally.SUCCESS:
@@ -112,5 +112,5 @@ class Trial:
         )
 
     def _leases(self, now: float) -> list[float]:
-        """When the places that are held come free."""
+        """Yield when the held places become free."""
         return [probe.lease_until for probe in self.probes if probe.lease_until > now]

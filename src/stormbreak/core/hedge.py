@@ -1,8 +1,8 @@
-"""When an attempt has taken so long that another is sent beside it: a hedge.
+"""Hedges: when an attempt is slow, another is sent beside it.
 
-Dean and Barroso, "The Tail at Scale" (2013): who waits for the slowest tenth of a server's answers gets most of them
-sooner by asking again. It is worth its price where slowness is chance, and ruinous where it is load. So a hedge is
-always paid from the budget, of which a call earns a tenth, and is not sent while anything holds the traffic.
+Dean and Barroso, "The Tail at Scale" (2013): hedging the slowest tenth of requests answers most of them
+sooner. It helps if slowness is random, and harms if it is load. So a hedge
+always costs budget, of which a call earns a tenth, and is not sent while a gate holds traffic.
 """
 
 from collections import deque
@@ -17,10 +17,10 @@ ENOUGH = 20  # of them, for an opinion
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HedgePolicy:
-    """Send again beside an attempt that is unanswered after a time, `max_hedges` times in all.
+    """Hedge an attempt that is unanswered after a time, at most `max_hedges` times.
 
-    The time is `delay` seconds, or what `percentile` (a share) of the recent attempts at this target took if that
-    is longer; None leaves that bound out. Where the first output of an answer is told, it is the time to that.
+    The time is `delay` seconds, or the `percentile` (a share) of recent durations at this target if
+    longer; None disables that bound. For streaming attempts it is the time to the first output.
     """
 
     delay: float | None = None
@@ -37,7 +37,7 @@ class HedgePolicy:
 
 
 class _RecentDurations:
-    """What recent attempts took."""
+    """The durations of recent attempts."""
 
     def __init__(self) -> None:
         self._taken: deque[float] = deque(maxlen=KEPT)
@@ -51,7 +51,7 @@ class _RecentDurations:
 
 
 class HedgeTimer:
-    """Knows of one target when an attempt is slow. Times to first outputs and to whole answers are kept apart."""
+    """Decides for one target when an attempt is slow. Times to first outputs and to whole answers are separate."""
 
     def __init__(self, policy: HedgePolicy) -> None:
         self._policy = policy
@@ -71,5 +71,5 @@ class HedgeTimer:
         return max(after, self._times[streams].quantile(policy.percentile))
 
     def on_return(self, seconds: float, *, streams: bool) -> None:
-        """Learn from the duration of an attempt that was answered, or that another one has overtaken."""
+        """Learn from the duration of an answered or overtaken attempt."""
         self._times[streams].add(seconds)

@@ -1,4 +1,4 @@
-"""What is usual for a target: how long its answers take when nothing is wrong.
+"""The latency baseline of a target: the usual duration of its answers.
 
 Attempts are grouped in the order they were *sent*, sixteen to a block, and a block counts when all of them
 have ended. The order of sending matters: of a burst, the shortest answers come first and the longest last,
@@ -66,7 +66,7 @@ class LatencyBaseline:
         self.mean: float | None = None
 
     def on_send(self, flight: InFlight) -> None:
-        """Take in an attempt that leaves."""
+        """Register an attempt that leaves."""
         block = self._filling
         if block.sent == BLOCK:
             block = self._filling = _Block(flight.sent_at)
@@ -76,7 +76,7 @@ class LatencyBaseline:
         flight.block = block
 
     def on_completion(self, flight: InFlight, now: float, evidence_at: float) -> None:
-        """Take in an attempt that has ended; `evidence_at` is the last sign of congestion."""
+        """Record the end of an attempt; `evidence_at` is the last sign of congestion."""
         block: _Block = flight.block
         if flight.completion is ANSWERED or flight.completion is Completion.LATE:
             total = now - flight.sent_at

@@ -21,8 +21,8 @@ from stormbreak.types import Priority, Treatment, Verdict
 
 # ---------------------------------------------------------------- bounds of numbers
 # Windows are cut into slices and rates turned into seconds: with 1e-310 such a quotient overflows,
-# and beside 1e300 a clock stands still. So a number that is not 0 lies between bounds that nobody
-# comes near who means it.
+# and added to 1e300 a time does not change. So a number that is not 0 must be within bounds that no
+# sensible value exceeds.
 
 SMALLEST = 1e-6
 LARGEST = 1e12
@@ -59,18 +59,17 @@ def _steps(value: Any) -> Iterator[tuple[str, Any]]:
 class Policy:
     """How calls are treated. Durations are seconds; None means unbounded, or absent for a part.
 
-    Parts (`retry`, `breaker`, `limit`, ...) are values of their own, with docstrings of their own; docs/policies.md shows
-    them all, and `dataclasses.replace(policy, patience=5.0)` changes one. What cannot be right is a ConfigurationError.
+    Parts (`retry`, `breaker`, `limit`, ...) are values with their own docstrings; docs/policies.md shows
+    all, and `dataclasses.replace(policy, patience=5.0)` changes one. Invalid values raise ConfigurationError.
 
     `deadline` bounds a call over all attempts and waits, `patience` the time it may spend unserved.
     `attempt_timeout` bounds one attempt, `idle_timeout` the silence within one, `stall_timeout` that of a stream after its
-    first output: before it a model may think in silence, behind it nothing is sent again. `fail_fast` calls are
-    rejected by an open circuit, others wait for it. With `cooldown`, a time named by the server keeps every
-    call away until then, and not only the one that was told. `failures` are verdicts that the breaker counts as
-    failures beyond those of the verdict table, `ignored` those that it does not count at all. With `adaptive_rate`,
-    429s that pile up teach a send rate. `process_share` is this process's part, with others beside it, of what is counted for a target: `rate_limit`,
-    what the target told of its quotas, and a fixed `limit`; what finds itself needs none. `spend` bounds what all attempts cost. With `hedge`, an attempt that takes long gets another beside it. What is in `shadow` decides beside this policy, and is not obeyed. `fallback` are rules, asked in
-    their order, for calls that their target cannot answer; `cache` is for those of them that give answers of before.
+    first output. An open circuit rejects `fail_fast` calls, others wait for it. With `cooldown`, a Retry-After holds every
+    call to the target, not only the one that got it. `failures` are further verdicts that the breaker counts as
+    failures, `ignored` those that it does not count. With `adaptive_rate`, repeated 429s limit the send rate. `process_share` is this process's share of `rate_limit`, of reported limits and of a fixed `limit`; adaptive limits need none.
+    `spend` bounds the cost of all attempts. With `hedge`, a slow attempt gets another beside it. `shadow` is a policy
+    that is reported and not applied. `fallback` are rules, tried in order, for calls that their target cannot answer;
+    `cache` is for rules that give cached answers.
     """
 
     deadline: float | None = 600.0
@@ -113,7 +112,7 @@ class Policy:
         check_verdict_lists(self.failures, self.ignored)
 
     def shadow_overrides(self) -> ShadowPolicy:
-        """What of this policy can decide beside another: see `ShadowPolicy` for what cannot."""
+        """Return the parts that a shadow can decide; see `ShadowPolicy` for the others."""
         return ShadowPolicy(
             failures=self.failures,
             ignored=self.ignored,

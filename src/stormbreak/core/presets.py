@@ -1,7 +1,7 @@
 """Policies by name.
 
-`interactive` is the default, with limits that find themselves; `batch` is the same without a deadline; `article` has
-exactly the numbers of the article that stormbreak began with, its mistakes mended; `off` sends once and holds nothing.
+`interactive` is the default, with automatic limits; `batch` is the same without a deadline; `article` has
+the numbers of the founding article without its mistakes; `off` sends once and limits nothing.
 """
 
 from collections.abc import Mapping
@@ -64,7 +64,7 @@ ARTICLE = Policy(
 )
 
 ARTICLE_BODY: Mapping[str, float] = MappingProxyType({"temperature": 0.7, "max_tokens": 1000})
-"""What the article's batch asks for; a row of a chat that names something else has its way."""
+"""The fields of the article's batch; the values of a row take precedence."""
 
 OFF = Policy(
     deadline=None,
@@ -90,18 +90,18 @@ PRESETS: Mapping[str, Policy] = MappingProxyType(
 
 
 def for_batch(policy: Policy) -> Policy:
-    """The same policy, but waiting where it would have failed fast (the article: 60 s per attempt)."""
+    """Return the policy for a batch: it waits instead of failing fast (the article: 60 s per attempt)."""
     timeout = 60.0 if policy == ARTICLE else policy.attempt_timeout
     return replace(policy, fail_fast=False, patience=None, attempt_timeout=timeout)
 
 
 def body_defaults(policy: Policy) -> Mapping[str, float]:
-    """What goes into the bodies of a batch under `policy`, where a row does not say: nothing, but for the article's."""
+    """Return default fields of batch bodies under `policy`: none, except for the article's."""
     return ARTICLE_BODY if policy == ARTICLE else MappingProxyType({})
 
 
 def is_off(policy: Policy) -> bool:
-    """Whether this is `off`, perhaps with bounds of time and limits that somebody named beside it."""
+    """Whether this is `off`, with any time bounds and limits."""
     bare = replace(
         policy,
         deadline=None,
@@ -116,7 +116,7 @@ def is_off(policy: Policy) -> bool:
 
 
 def preset(name: str) -> Policy:
-    """The policy called `name`.
+    """Return the preset `name`.
 
     Raises:
         ConfigurationError: there is no such preset; names those that exist.
@@ -127,5 +127,5 @@ def preset(name: str) -> Policy:
         known = ", ".join(PRESETS)
         hint = "; stormbreak.config.load_policy reads a file" if name.endswith(".toml") else ""
         raise ConfigurationError(
-            f"no preset is called {quoted(name)}; there are: {known}{hint}"
+            f"no preset is named {quoted(name)}; presets: {known}{hint}"
         ) from None

@@ -1,4 +1,4 @@
-"""Who is next of all calls that wait for one target: by priority, then by fair shares between tenants.
+"""The order of calls that wait for one target: by priority, then by fair shares between tenants.
 
 The more urgent calls go first, but no priority starves: while it has calls waiting, each priority gets at least
 `min_share` of what is served. Every call served elsewhere adds that much credit to a waiting priority; a whole credit is
@@ -27,8 +27,8 @@ CLEANUP_SIZE = 64  # outdated heap entries that are worth a cleanup
 class QueuePolicy:
     """At most `max_size` calls wait for one target; a pause named for longer than `max_pause` s rejects.
 
-    Every priority that waits gets `min_share` of what is served, at least. `tenant_weights` are calls of a tenant
-    that are served for one of a tenant that is not named; they hold within a priority.
+    Every waiting priority gets at least `min_share` of the service. `tenant_weights` are relative to the weight 1 of
+    other tenants, within a priority.
     """
 
     max_size: int = 10_000
@@ -41,7 +41,7 @@ class QueuePolicy:
         require(self.max_size >= 0, "max_size must not be negative", self.max_size)
         require(self.max_pause > 0, "max_pause must be positive", self.max_pause)
         most = 1 / len(Priority)
-        require(0 <= self.min_share <= most, "min_share must lie in [0, 1/3]", self.min_share)
+        require(0 <= self.min_share <= most, "min_share must be within [0, 1/3]", self.min_share)
         for tenant, weight in self.tenant_weights.items():
             require(
                 tenant.isprintable(), "names in tenant_weights must be printable", ascii(tenant)
@@ -275,7 +275,7 @@ class TenantQueue:
 
 
 class FairShares:
-    """Whose turn it is among tenants with waiting calls. `weights` names those whose weight is not 1.
+    """The turns of tenants with waiting calls. `weights` names those whose weight is not 1.
 
     Self-clocked fair queueing (Golestani, "A Self-Clocked Fair Queueing Scheme for Broadband Applications", 1994).
     A virtual clock stands at the finish of the call served last. A tenant that begins to wait finishes 1 / weight after

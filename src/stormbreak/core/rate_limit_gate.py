@@ -1,8 +1,8 @@
 """The gate of rate limits: it reserves one request and its estimated tokens, and settles the real usage afterwards.
 
-A call leaves when it fits into every limit, the configured ones (`Bucket`) and those that the server reported in its headers
-(`ReportedLimit`). The first call in the queue waits for its own estimate; lighter ones do not overtake it, or the heavy
-would never leave.
+A call leaves when it fits into every limit: the configured ones (`Bucket`) and those in the server's headers
+(`ReportedLimit`). The first call in the queue waits for its own estimate; smaller calls do not overtake it, or large
+ones would never leave.
 
 | outcome of the attempt | request | tokens |
 |---|---|---|
@@ -106,7 +106,7 @@ class RateLimitGate:
         return "requests" if ready_at in requests else "tokens"
 
     def is_needed(self, now: float) -> bool:
-        """Whether some of a configured limit is taken, or much of a reported one: a new gate would begin with all of it."""
+        """Whether some of a configured limit is used, or much of a reported one: a new gate would start with all of it."""
         buckets = (self._rpm, self._tpm)
         return any(bucket is not None and bucket.full_at > now for bucket in buckets) or any(
             limit.is_scarce(now) for limit in self._reported or ()
@@ -120,7 +120,7 @@ class RateLimitGate:
         )
 
     def time_to_send(self, sends: float, now: float) -> float:
-        """Seconds until so many more have been sent, by the configured requests alone."""
+        """Seconds until `count` more calls are sent, by the configured requests alone."""
         return 0.0 if self._rpm is None else max(0.0, self._rpm.turn_at(sends - 1) - now)
 
     def take(self, call: Call, now: float) -> Reserved:
@@ -156,7 +156,7 @@ class RateLimitGate:
         )
 
     def settle(self, token: Reserved, outcome: Outcome, now: float, _uniform: float) -> None:
-        """Give back what was reserved too much, and learn what the server reports."""
+        """Refund what was reserved too much, and learn the reported limits."""
         reserved, rpm, requests_receipt, _ = token
         used = _used(outcome, reserved)
         served = outcome.verdict is Verdict.OK
@@ -183,7 +183,7 @@ class RateLimitGate:
         outcome: Outcome,
         now: float,
     ) -> None:
-        """Give back to the reported limits, and take in what this answer reports."""
+        """Refund the reported limits, and learn what this answer reports."""
         _, _, *receipts = token
         if left and now < limits[1].until:
             limits[1].settle(left, receipts[1], now)
@@ -232,12 +232,12 @@ class Bucket:
         self._returned_unused = 0.0  # seconds, ever
 
     def ready_at(self, amount: float) -> float:
-        """The time from which `amount` may be taken, if nothing is given back until then."""
+        """Return the time from which `amount` may be taken without refunds."""
         spare = self._depth - amount * self._seconds
         return self.full_at - spare if spare > 0 else self.full_at
 
     def turn_at(self, ahead: float) -> float:
-        """The time from which one may be taken after `ahead` others, each of one."""
+        """Return the time from which one may be taken after `ahead` others."""
         return self.ready_at(1) + ahead * self._seconds
 
     def take(self, amount: float, now: float) -> float:
@@ -335,7 +335,7 @@ class ReportedLimit:
             self._remaining = min(self._limit, self._remaining + amount)
 
     def update(self, report: RateLimitStatus, receipt: float, now: float, *, served: bool) -> None:
-        """Believe what the answer to the attempt with that receipt report; `served` if it was no refusal."""
+        """Apply the report of the answer to the attempt with that receipt; `served`: it was not refused."""
         if report.remaining is None or not self._believed:
             return
         remaining = self._share * report.remaining

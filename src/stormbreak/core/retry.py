@@ -18,12 +18,12 @@ from stormbreak.types import Outcome, Treatment
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryPolicy:
-    """At most `max_attempts` sends, the first included.
+    """At most `max_attempts` attempts, the first included.
 
-    `min_time_left` seconds must be left for an attempt to be worth sending. A wait named by the server beyond
-    `max_wait` ends the call, which then says when to come back; other calls to that target are kept away
-    as if `max_wait` had been named. A named time of t seconds becomes anything within [t, (1 + spread) t].
-    After a status in `longer_backoff_on` the backoff is that of one retry more.
+    A retry needs `min_time_left` seconds before the deadline. A Retry-After beyond
+    `max_wait` ends the call with the time to retry; it holds other calls to that target for
+    `max_wait`. A Retry-After of t seconds becomes a random time within [t, (1 + retry_after_jitter) t].
+    After a status in `longer_backoff_on` the delay is that of the next retry.
     """
 
     max_attempts: int = 6
@@ -46,21 +46,21 @@ class RetryPolicy:
 
 
 class Retry(NamedTuple):
-    """Send again, not before `until`."""
+    """Retry, not before `until`."""
 
     until: float
     free: bool
 
 
 class NoRetry(NamedTuple):
-    """Do not send again: `gate` refused. `retry_at` is when the server said to come back, if it did."""
+    """Do not retry: `gate` refused. `retry_at` is the time of the server's Retry-After, if any."""
 
     gate: str
     retry_at: float | None = None
 
 
 class RetryAllowance(NamedTuple):
-    """What is left to a call: seconds of its time, and attempts; inf where it is unbounded."""
+    """The time and attempts that a call has left; inf if unbounded."""
 
     deadline: float = inf
     patience: float = inf
@@ -112,7 +112,7 @@ def decide(  # noqa: PLR0913 - keywords are cheap to read
 
 
 def _floor(backoff: Backoff) -> float:
-    """The shortest delay that a rule ever gives: without a budget, nothing else bounds the retries of a server that names less."""
+    """The minimum delay: without a budget, nothing else bounds retries after a shorter Retry-After."""
     return backoff.min_delay if backoff.kind == "proportional_jitter" else backoff.delay(1, 0.0)
 
 

@@ -1,29 +1,29 @@
-"""Who pays for a retry.
+"""The retry budget.
 
-Retries multiply traffic exactly when a target can bear it least. So a retry has to be paid from what
-calls have earned, and the system cannot collapse from retries as long as load * (1 + ratio) stays below
-capacity. The account starts empty: a credit at the start would be multiplied by the number of processes.
+Retries multiply traffic when a target can handle it least. So a retry costs budget that
+calls have earned, and retries cannot overload the system as long as load * (1 + ratio) stays below
+capacity. The budget starts empty: a credit at the start would be multiplied by the number of processes.
 
-A retry is free where there is evidence that it does no harm:
+A retry is free if there is evidence that it does no harm:
 
-- the server named the time to come back, and it is long enough to keep calls away;
+- the server named a Retry-After that is long enough to hold calls;
 - answers come, and most of them are on time (`diagnosis`): the failure was bad luck, and sending less would not
   help. After a timeout only if an attempt that left later was answered on time: where all hang, nobody overtakes. After a 429
   only if 429s slow us down (a learned rate, a limit that has fallen), or most attempts beside it are served: it may stand for a limit;
 - the process's own gates hold the traffic (a queue stands, the limit is reached, a send rate is in force, or
   the circuit is not closed), and it has had enough outcomes to know.
 
-A process with hardly any traffic (fewer than `low_traffic_calls` outcomes in `low_traffic_window`) cannot know. It is not made to pay for
-anything but timeouts, or a lone script could not retry at all; but after `low_traffic_retries` failures in a row it pays for all. Thousands of
-small processes, each sure that its own retry does no harm, are what keeps an overload alive.
+A process with low traffic (fewer than `low_traffic_calls` outcomes in `low_traffic_window`) has no such evidence. It pays only for
+timeouts, or a lone script could not retry at all; but after `low_traffic_retries` failures in a row it pays for all, since
+free retries of thousands of small processes keep an overload alive.
 
-Everything else, timeouts first, is paid.
+Everything else, timeouts first, costs budget.
 
-A row is of failures that may be retried. Timeouts count in it although they are never free themselves: they
-are the strongest sign of an overload, and if one ended the row, errors between timeouts would be free for ever.
-Failures that named the time to come back do not lengthen it: whoever comes when asked has used up nothing (ADR 23).
-Final verdicts (a wrong request, a wrong key) neither lengthen a row nor end it: they say nothing about how the
-target bears its load.
+Only retryable failures count as failures in a row. Timeouts count although they are never free: they
+are the strongest sign of an overload, and if one ended the row, errors between timeouts would always be free.
+Failures with a Retry-After do not count: a client that returns on time has used up nothing (ADR 23).
+Final verdicts (a wrong request, a wrong key) neither count nor end the row: they say nothing about the
+target's load.
 """
 
 from dataclasses import dataclass
@@ -71,7 +71,7 @@ class BudgetPolicy:
 
 
 class Load(NamedTuple):
-    """What the gates of a target know of the load on it."""
+    """What the gates of a target know about its load."""
 
     gated: bool = False  # they hold the traffic, so that a retry adds none
     adaptive: bool = (
@@ -99,7 +99,7 @@ class Budget:
         self._in_a_row = 0
 
     def earn(self, now: float) -> None:
-        """A call has come."""
+        """Earn for a call."""
         policy = self._policy
         tokens, since_then = self._tokens, now - self._since
         if since_then > 0:
@@ -108,7 +108,7 @@ class Budget:
         self._since = now
 
     def balance(self, now: float) -> float:
-        """Retries that could be paid at `now`."""
+        """Return the number of retries that the budget can pay at `now`."""
         if not self._tokens:
             return 0.0
         return self._tokens * exp(-max(0.0, now - self._since) / self._policy.decay_time)
@@ -124,7 +124,7 @@ class Budget:
         self._recent.add(now, failed=False)  # only its calls are asked for
 
     def is_free(self, outcome: Outcome, now: float, load: Load = UNKNOWN) -> bool:
-        """Whether a retry after `outcome` (already recorded) need not be paid."""
+        """Whether a retry after `outcome` (already recorded) is free."""
         if self._policy.no_free_retries:
             return False
         if _was_invited_by_server(outcome):
@@ -139,7 +139,7 @@ class Budget:
         return healthy or load.gated or lone
 
     def try_pay(self, now: float) -> bool:
-        """Draw one retry; False, and nothing drawn, where there is less than one."""
+        """Pay for one retry; return False if the budget has less than one."""
         balance = self.balance(now)
         if balance < 1.0:
             return False
@@ -149,5 +149,5 @@ class Budget:
 
 
 def _was_invited_by_server(outcome: Outcome) -> bool:
-    """Whether the server itself named the time to come back, late enough to keep calls away."""
+    """Whether the server named a Retry-After that is long enough to hold calls."""
     return outcome.retry_after is not None and outcome.retry_after >= SHORT_WAIT

@@ -1,17 +1,17 @@
-"""Which row of a batch goes next, and what becomes of a row that did not end in an answer. Pure.
+"""The schedule of a batch: which row is next, and when a row without an answer is sent again. Pure.
 
-`batch run` and the simulator use it: a row is sent again in both by the same rule.
+`batch run` and the simulator use it.
 
 A row fails only on a final verdict, on its deadline, or after `ATTEMPTS` attempts; one that
-never got a connection says nothing of the row, and does not count. Whatever else stops a
-call (an empty retry budget, used-up retries, a pause longer than a call may wait) reschedules it: it comes
-back when the server said, or after a backoff. The backoff grows with each round. It does not where another row was answered
-in this one, for then it was bad luck; but the last `SPREAD_OUT` sends are spread out, since the trouble may last. With `once`, one attempt is all. Fresh rows are held back while many wait to come back, so
+never got a connection says nothing of the row, and does not count. Any other end of a
+call (an empty retry budget, used-up retries, a pause longer than a call may wait) reschedules the row: it is sent
+after the Retry-After, or after a backoff. The backoff grows with each round. It does not where another row was answered
+in this one, for then it was bad luck; but the last `SPREAD_OUT` sends are spread out, since an outage may last. With `once`, one attempt is all. Fresh rows are held back while many wait to come back, so
 that an outage does not drag the whole input through its first failure, and memory stays bounded. A row is taken only when there is
 room for it: a call that backs off makes room for another one.
 
-The first rows are scouts: until one of them shows that address, key, model and account are right, at most `PROBE_ROWS`
-are sent, and if all of them meet the same final verdict, the run stops.
+The first rows are probes: until one of them shows that address, key, model and account are right, at most `PROBE_ROWS`
+are sent, and if all of them get the same final verdict, the run stops.
 """
 
 from collections.abc import Iterator
@@ -31,13 +31,13 @@ WIDEST = 256  # rows sent or about to be, whatever a policy says
 PER_WIDTH = 5  # calls under way for each place: one that is sent, and others that back off
 DELAYED_SHARE = 1_000  # rows waiting to come back, at the most, before fresh ones are held back
 STOPPING = frozenset({Verdict.AUTH, Verdict.NOT_FOUND, Verdict.BILLING, Verdict.REDIRECTED})
-"""Final verdicts about address, key, model or account: all scouts that meet one of them stop the run."""
+"""Final verdicts about address, key, model or account: if all probe rows get one of them, the run stops."""
 
 SPREAD_OUT = 4
-"""Sends of a row that are kept for later, however well other rows fare: a trouble may last for a minute or two."""
+"""Attempts of a row that are kept for later: an outage may last for a minute or two."""
 
 _BACKOFF = Backoff(initial_delay=2.0, max_delay=60.0)
-_MIN = 0.5  # seconds before a row comes back
+_MIN = 0.5  # seconds before a row is sent again
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,13 +59,13 @@ class RowAttempt:
 
 
 class Reschedule(NamedTuple):
-    """The row comes back at `due`."""
+    """The row is sent again at `due`."""
 
     due: float
 
 
 class Final(NamedTuple):
-    """The row is over, with `attempts` sends in all."""
+    """The row has ended, after `attempts` attempts."""
 
     ok: bool
     attempts: int
@@ -73,7 +73,7 @@ class Final(NamedTuple):
 
 
 def max_rows_in_flight(policy: Policy) -> int:
-    """How many rows are sent or about to be, where no flag says it."""
+    """Return the default number of rows sent or about to be."""
     return min(policy.limit.max_in_flight, WIDEST)
 
 
@@ -109,17 +109,17 @@ class Schedule:
 
     @property
     def waiting(self) -> int:
-        """Rows that wait to come back."""
+        """The number of rows that wait to be sent again."""
         return len(self._later)
 
     @property
     def next_at(self) -> float | None:
-        """When the first of them does."""
+        """When the first of them is due."""
         return self._later[0][0] if self._later else None
 
     @property
     def scouting(self) -> bool:
-        """Whether no row has yet shown that the run makes sense."""
+        """Whether no row has shown yet that address, key, model and account are right."""
         return self._is_probing
 
     def has_room(self, backing_off: int) -> bool:
@@ -128,7 +128,7 @@ class Schedule:
         return sent < self._width and self.under_way < PER_WIDTH * self._width
 
     def take(self, now: float) -> RowAttempt | float | None:
-        """The next row; or when to ask again (inf: when a row has ended); or None when all are over."""
+        """Return the next row; or when to ask again (inf: when a row has ended); or None when all have ended."""
         if self._later and self._later[0][0] <= now:
             self.under_way += 1
             return replace(heappop(self._later)[2], began=now)
@@ -143,7 +143,7 @@ class Schedule:
     def settle(
         self, turn: RowAttempt, ended: CallResult, now: float, uniform: float
     ) -> Final | Reschedule:
-        """Say what becomes of a row after its call has ended."""
+        """Decide whether a row is done or rescheduled after its call."""
         self.under_way -= 1
         verdict = ended.outcome.verdict
         attempts = turn.attempts + ended.attempts
@@ -165,11 +165,11 @@ class Schedule:
         return Reschedule(due)
 
     def stop_reason(self) -> Verdict | None:
-        """The final verdict that every scout met, if the run should stop for it."""
+        """The final verdict of all probe rows, if the run should stop for it."""
         return self._scouted[0] if self._is_probing and len(self._scouted) >= PROBE_ROWS else None
 
     def may_stop_for(self, verdict: Verdict) -> bool:
-        """Whether the run may yet stop for a scout's verdict, which then says nothing about its row."""
+        """Whether the run may still stop for the verdict of a probe row."""
         return self._is_probing and verdict in self._stopping
 
     def _may_send_fresh(self) -> bool:
@@ -183,9 +183,9 @@ class Schedule:
         return index
 
     def _learn(self, outcome: Outcome) -> None:
-        """A scout that is over speaks for the run, unless it met what every other scout met, too.
+        """Evaluate a finished probe row: the run goes on unless all get the same verdict.
 
-        One that got no answer in HTTP has nothing to say, and another goes in its stead.
+        A row without an HTTP response is replaced by another.
         """
         if outcome.status is None:
             self._probe_rows -= 1

@@ -2,7 +2,7 @@
 
 A refusal frees its slot at once, so a limit on what is in flight alone lets thousands of them through. When
 429s pile up, sending is held a little below what was accepted in the last seconds; the rate grows slowly and
-is gone after two minutes. One stray 429 teaches nothing.
+is gone after two minutes. One stray 429 has no effect.
 
 A lesson also begins a trial of whether refusals are bad luck (`RandomRefusals`), which no slower sending
 would help against. Until a trial has found a limit, the rate goes no lower than what was served when it
@@ -42,7 +42,7 @@ REMEMBER_FOR = 600.0  # seconds
 
 
 class _HypothesisTest:
-    """Weighs seconds, each when it is over."""
+    """Evaluates each second when it is over."""
 
     def __init__(self, share: float, now: float) -> None:
         self._refusal_weight = -log(FALLEN)
@@ -65,10 +65,10 @@ class _HypothesisTest:
 
 
 class RandomRefusals:
-    """Finds out whether refusals are bad luck. All times are seconds, shares are within [0, 1]."""
+    """Tests whether refusals are bad luck. All times are seconds, shares are within [0, 1]."""
 
     def __init__(self, on_found: Callable[[float], None]) -> None:
-        """`on_found(now)` is called when a trial has shown that they are."""
+        """`on_found(now)` is called when a trial has found bad luck."""
         self._on_found = on_found
         self._trial: _HypothesisTest | None = None
         self._second = 0  # the one that is counted now
@@ -82,12 +82,12 @@ class RandomRefusals:
         self.is_limit = False  # whether the last trial found that sending less helps
 
     def on_trial(self, now: float) -> bool:
-        """Whether a trial is under way."""
+        """Whether a trial is running."""
         self._turn(now)
         return self._trial is not None
 
     def holds(self, now: float) -> bool:
-        """Whether refusals are taken for bad luck."""
+        """Whether refusals count as bad luck."""
         return now < self._until
 
     def suppose(self, share: float, now: float) -> bool:
@@ -98,13 +98,13 @@ class RandomRefusals:
         return True
 
     def on_send(self, now: float) -> None:
-        """One was sent."""
+        """Count an attempt."""
         if now >= self._second + 1:
             self._turn(now)
         self._sent += 1
 
     def refused(self, now: float) -> None:
-        """One was refused."""
+        """Count a refusal."""
         self._turn(now)
         self._refused += 1
 
@@ -114,7 +114,7 @@ class RandomRefusals:
         return self._sent_before.calls + self._sent
 
     def explains(self, sent: int, refused: int) -> bool:
-        """Whether bad luck explains that of `sent` so many were `refused`.
+        """Whether bad luck explains `refused` of `sent`.
 
         The deviation allowed is that of the count itself and of the share, which is an estimate, too.
         """
@@ -123,7 +123,7 @@ class RandomRefusals:
         return refused <= share * sent + NOISE * sqrt(spread)
 
     def revoke(self, now: float) -> None:
-        """It was none, or is no longer."""
+        """End the finding: it was wrong, or no longer holds."""
         self._until = -inf
         self.is_limit = True
         self._doubted_until = now + self._doubt
@@ -200,7 +200,7 @@ class AdaptiveSendRate:
         self._busy_since = -inf
 
     def in_force(self, now: float) -> bool:
-        """Whether a rate holds."""
+        """Whether a rate is in force."""
         return now - self.learned_at < FADE
 
     def paces(self, _call: object, now: float) -> bool:
@@ -219,9 +219,9 @@ class AdaptiveSendRate:
         return self._rate * growth
 
     def time_to_send(self, sends: float, now: float) -> float:
-        """Seconds until so many more have been sent, at a rate that grows; 0 where none is in force.
+        """Seconds until `count` more are sent at the growing rate; 0 without a rate.
 
-        That it stands still during a trial is left out on purpose: the trial may end, and who is rejected gains nothing.
+        It ignores that the rate does not grow during a trial: the trial may end.
         """
         if not self.in_force(now):
             return 0.0
@@ -236,7 +236,7 @@ class AdaptiveSendRate:
         return READY if now >= earned_at else min(earned_at, self.learned_at + FADE)
 
     def take(self, _call: object, now: float) -> None:
-        """One leaves."""
+        """Let one call leave."""
         if now - self._sent_at > WINDOW:
             self._busy_since = now
         self._sent_at = now
@@ -280,12 +280,12 @@ class AdaptiveSendRate:
         self._rate = self._earning = max(self._slowest, accepted)
 
     def _found(self, now: float) -> None:
-        """The refusals are bad luck: no rate helps against that."""
+        """Drop the rate: refusals are bad luck."""
         self.learned_at = -inf
         self._on_random_refusals(now)
 
     def _earn(self, now: float) -> None:
-        """Put down what was earned since the last time. Between two sends the rate stands still."""
+        """Add the sends earned since the last time. The rate is constant between two sends."""
         earned = (now - self._earned_at) * self._earning
         self._credit = min(max(1.0, self._earning), self._credit + earned)
         self._earned_at = now

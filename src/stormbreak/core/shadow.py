@@ -1,16 +1,14 @@
-"""Policies that decide beside the real one, and are not obeyed.
+"""Shadow policies: they decide beside the real one and are not applied.
 
-A shadow sees only what really happened: attempts that left, and what came of them. It changes no call, draws
-no chance of its own and delays no call. What it would have done is counted, and emitted as events.
+A shadow sees only real attempts and their outcomes. It changes and delays no call, and draws
+no random numbers. Its decisions are counted, and emitted as events.
 
-Each mechanism is asked by itself. An attempt that it would have held back was sent all the same, but not for
-it: the mechanism ignores that attempt's outcome, which it would not have seen. So an open circuit
-learns from probes alone, in the shadow, too. What a shadow cannot know is what would have become of a call
-that it would have sent later, or once more: it shows how often a policy would act, not what that gains.
-That is what the simulator is for.
+Each mechanism is separate. It ignores the outcome of an attempt that it would have held back, since it
+would not have seen it. So an open circuit in the shadow also learns from probes alone. A shadow cannot know the outcome
+of a call that it would have sent later, or once more: it shows how often a policy would act, not the benefit.
+Use the simulator for that.
 
-The gate of a shadow is always open. It stands among the real gates of a target, where there is a shadow, so
-that nothing asks for one where there is none.
+The gate of a shadow is always READY. It is among the gates of a target only if there is a shadow.
 """
 
 from collections import Counter
@@ -36,11 +34,10 @@ DIFFERENT = 0.001  # seconds; two times further apart differ
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShadowPolicy:
-    """The mechanisms that decide beside the real ones; those that are None do not.
+    """The mechanisms that decide beside the real ones; None: no shadow of that mechanism.
 
-    What the breaker counts (`failures`, `ignored`) and whether calls wait for it (`fail_fast`) is as in the policy
-    in force where it is None. What else a policy says cannot be decided beside another: deadline, patience and timeouts
-    of a call that has only one fate, the queue, the cooldown, the priority.
+    `failures`, `ignored` and `fail_fast` are those of the real policy if None. Other parts of a policy have no
+    shadow: deadline, patience, timeouts, the queue, the cooldown, the priority.
     """
 
     failures: tuple[Verdict, ...] | None = None
@@ -59,12 +56,12 @@ class ShadowPolicy:
 
     @property
     def retries(self) -> bool:
-        """Whether anything is decided about retries."""
+        """Whether it decides about retries."""
         return self.retry is not None or self.retry_budget is not None
 
 
 Report = Callable[[float, str, str, float | None], None]
-"""Gets the time, the mechanism, what it would have done, and until when (None: no such time)."""
+"""Gets the time, the mechanism, its decision, and the end of the decision (None: unknown)."""
 
 _CIRCUIT = {State.OPEN: "open", State.HALF_OPEN: "probe", State.CLOSED: "close"}
 
@@ -123,7 +120,7 @@ class ShadowGate:
         return READY
 
     def take(self, call: Call, now: float) -> list[tuple[Gate, Any]]:
-        """An attempt leaves: count who would have held it, and let the others take note."""
+        """Count the mechanisms that would have held an attempt, and let the others take it."""
         self._tick(now)
         passed = []
         for gate in self._gates:
@@ -138,7 +135,7 @@ class ShadowGate:
     def settle(
         self, token: list[tuple[Gate, Any]], outcome: Outcome, now: float, uniform: float
     ) -> None:
-        """An attempt ended: let those take note that would have sent it."""
+        """Settle the mechanisms that would have sent the attempt."""
         for gate, passed in reversed(token):
             gate.settle(passed, outcome, now, uniform)
         if self.budget is not None and not outcome.own_deadline:
@@ -146,7 +143,7 @@ class ShadowGate:
         self._tick(now)
 
     def compare(self, now: float, real: Retry | NoRetry, shadow: Retry | NoRetry) -> None:
-        """After a failure: count where the shadow would have decided otherwise about a retry."""
+        """After a failure, count a different decision about a retry."""
         if isinstance(shadow, NoRetry):
             if isinstance(real, Retry):
                 self.would(now, shadow.gate, "not_retry", None)
@@ -162,7 +159,7 @@ class ShadowGate:
         self._report(now, mechanism, what, None if until == NEVER else until)
 
     def snapshot(self) -> dict[str, Any]:
-        """What stands where in the shadow, and how often it would have stepped in."""
+        """Return the state of the shadow, and how often it would have intervened."""
         return {
             "circuit": None if self.breaker is None else self.breaker.state.value,
             "limit": None if self.slots is None else self.slots.limit,

@@ -1,19 +1,19 @@
-"""The spend limit: what is configured. Package `cost` supplies the gate that keeps it (`cost.spend_gate`)."""
+"""The policy of the spend limit. Package `cost` supplies the gate (`cost.spend_gate`)."""
 
 from dataclasses import dataclass
 
 from stormbreak.core.checks import check_types, require
 
 COST = "cost"
-"""The policy that rejects a call for what it alone may cost: more than the whole limit, or an unknown amount."""
+"""The policy name of a rejection because one call may exceed the whole limit, or its cost is unknown."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpendPolicy:
-    """At most `max_usd` US dollars are spent in every `period` seconds (None: ever), per process. None: without a limit.
+    """At most `max_usd` US dollars in every `period` seconds (None: ever), per process. None: no limit.
 
-    It holds for all targets that have the same limit, together. Before an attempt leaves, the most that it can cost is
-    reserved. So its answer needs a bound: a request that names none is bounded to `max_output_tokens`; None: it is rejected.
+    All targets with the same limit share it. Before an attempt leaves, its maximum cost is
+    reserved. So its answer needs a bound: a request without one gets `max_output_tokens`; None: it is rejected.
     """
 
     max_usd: float | None = None

@@ -1,4 +1,4 @@
-"""What the verdicts tell a breaker, where a policy says otherwise than the verdict table."""
+"""The verdict table of a policy: which verdicts the breaker counts."""
 
 from collections.abc import Collection, Iterable, Mapping
 from types import MappingProxyType
@@ -9,14 +9,14 @@ from stormbreak.types import TREATMENTS, Tally, Treatment, Verdict
 _OUR_OWN = (Verdict.REJECTED, Verdict.CANCELLED)
 
 COUNTABLE = tuple(verdict for verdict in Verdict if verdict not in (Verdict.OK, *_OUR_OWN))
-"""Verdicts that a policy may have counted as failures, or not at all: a success is none, and some are our own doing."""
+"""Verdicts that a policy can count as failures or ignore: no success, and none that we caused."""
 
 
 def check_verdict_lists(failures: Collection[Verdict], ignored: Collection[Verdict]) -> None:
-    """Check what a policy names as `failures` and as `ignored`.
+    """Check the `failures` and `ignored` of a policy.
 
     Raises:
-        ConfigurationError: a verdict that cannot count, or one in both.
+        ConfigurationError: a verdict cannot count, or is in both.
     """
     for name, verdicts in ("failures", failures), ("ignored", ignored):
         odd = [str(verdict) for verdict in verdicts if verdict not in COUNTABLE]
@@ -26,7 +26,7 @@ def check_verdict_lists(failures: Collection[Verdict], ignored: Collection[Verdi
 
 
 def tallied(failures: Iterable[Verdict], ignored: Iterable[Verdict]) -> Mapping[Verdict, Treatment]:
-    """The verdict table, but `failures` count as such and `ignored` not at all."""
+    """Return the verdict table with `failures` counted as failures and `ignored` not counted."""
     table = dict(TREATMENTS)
     for tally, verdicts in (Tally.FAILURE, failures), (Tally.NOTHING, ignored):
         for verdict in verdicts:

@@ -1,4 +1,4 @@
-"""What one process knows of a target: its gates in their order, the queue in front of them, and how they inform each other.
+"""The state of one target: its gates in order, the queue before them, and their wiring.
 
 The order of the gates: cooldown, pace, send rate, quota, spend limit, slots, circuit, shadow, diagnosis. An outcome reaches them
 in reverse: the diagnosis, which lets every call pass, is last so that it learns of an outcome before the gates that ask it.
@@ -39,7 +39,7 @@ Listener = Callable[[Event], None]
 
 
 class Shared(Protocol):
-    """What the states of all targets share: the engine."""
+    """The part of the engine that all target states share."""
 
     def policy_of(self, target: Target) -> Policy:
         """Return the policy of a target."""
@@ -67,7 +67,7 @@ class Shared(Protocol):
 
 
 class TargetState:
-    """One target: its gates, and the queue in front of them."""
+    """One target: its gates, and the queue before them."""
 
     def __init__(self, engine: Shared, target: Target) -> None:
         self.policy = policy = engine.policy_of(target)
@@ -77,7 +77,7 @@ class TargetState:
         self.target = target
         self.gone = engine.is_gone(target)
         self.openings = 0  # how often the circuit opened
-        self.failed_in_a_row = 0  # calls that fell back from here, or to here
+        self.failed_in_a_row = 0  # calls that fell back from or to here
         self.failed_at = -inf  # the last failure that a retry may follow
         self.refused_at = -inf  # when the budget last refused a retry
         self.backing_off = 0  # calls between two attempts
@@ -125,7 +125,7 @@ class TargetState:
         self.hedging = None if policy.hedge is None else HedgeTimer(policy.hedge)
 
     def _queue(self, engine: Shared) -> TargetQueue:
-        """Put the gates into their order, and the queue in front of them."""
+        """Order the gates, and create the queue before them."""
         gates: tuple[Gate | None, ...] = (
             self.cooldown, self.pace, self.rate, self.quota, self.spending, self.slots, self.breaker, self.shadow,
             self.diagnosis,
@@ -143,7 +143,7 @@ class TargetState:
         )
 
     def _is_calm(self, now: float) -> bool:
-        """Whether every gate is certainly ready, whatever the call: one look instead of one at each gate."""
+        """Whether every gate is certainly ready for any call: one check instead of one for each gate."""
         rate, breaker, slots = self.rate, self.breaker, self.slots
         return (
             not self._depends_on_call
@@ -210,10 +210,10 @@ class TargetState:
     def _on_shadow(self, now: float, mechanism: str, decision: str, until: float | None) -> None:
         self._emit(WouldHave(now, self.target, mechanism, decision, until))
 
-    # ------------------------------------------------------------ what the gates know
+    # ------------------------------------------------------------ state of the gates
 
     def is_random(self, now: float) -> bool:
-        """Whether refusals have proved to be random."""
+        """Whether refusals are known to be random."""
         return self.rate is not None and self.rate.is_random(now)
 
     @property
@@ -240,7 +240,7 @@ class TargetState:
         return self.breaker is not None and self.breaker.ready_at(None, now) > now
 
     def load(self, now: float, sent_at: float = -inf) -> Load:
-        """What the gates know of the load on this target, for an attempt that left at `sent_at`."""
+        """Return what the gates know about the target's load, for an attempt that left at `sent_at`."""
         waits = self.admission.queued > 0 or self.slots.in_flight >= self.slots.limit
         spaced = self.rate is not None and self.rate.in_force(now)
         circuit = self.breaker is not None and self.breaker.state is not State.CLOSED
@@ -255,26 +255,26 @@ class TargetState:
         )
 
     def utilization(self, now: float) -> float:
-        """The share of the slots that calls in flight and in the queue take; 1 and more where none may leave."""
+        """Return the share of slots in use by calls in flight and queued; 1 or more if none may leave."""
         shut = self.cooldown.until > now or self.is_open(now)
         return shut + (self.slots.in_flight + self.admission.queued) / max(1, self.slots.limit)
 
-    # ------------------------------------------------------------ by hand
+    # ------------------------------------------------------------ manual control
 
     def isolate(self, now: float, *, duration: float | None = None) -> None:
-        """Open the circuit by hand, until `reset` or for a time; calls that fail fast leave the queue."""
+        """Isolate the circuit, until `reset` or for a time; calls that fail fast leave the queue."""
         if self.breaker is not None:
             self.breaker.isolate(now, duration=duration)
             self.admission.pump(now)
 
     def force(self, forced_open: bool, now: float) -> None:  # noqa: FBT001
-        """Follow a newer policy whose breaker is forced open, or no longer."""
+        """Apply a new policy whose breaker is forced open, or no longer."""
         if self.breaker is not None:
             self.breaker.force(forced_open, now)
             self.admission.pump(now)
 
     def reset(self, now: float) -> None:
-        """Close the circuit and lift cooldown and pace, by hand; calls that waited for them leave."""
+        """Close the circuit and lift cooldown and pace; calls that waited for them leave."""
         if self.breaker is not None:
             self.breaker.reset(now)
         self.cooldown.lift(now)
@@ -289,7 +289,7 @@ class TargetState:
             self.admission.pump(now)
 
     def snapshot(self, now: float) -> dict[str, Any]:
-        """The state of every gate in plain values; times are seconds from `now`."""
+        """Return the state of every gate as plain values; times are seconds from `now`."""
         breaker, until = self.breaker, self.cooldown.until
         counts = Counts() if breaker is None else breaker.counts(now)
         call = self.admission.observed_call(now)
@@ -302,7 +302,7 @@ class TargetState:
             "quota": None if self.quota is None or call is None else self.quota.scarcer(call, now),
             "rate": None if rate == inf else rate,
             "limit_learned": self.slots.learned(now),
-            "trouble": self.diagnosis.cause(now).value,
+            "diagnosis": self.diagnosis.cause(now).value,
             "circuit": None if breaker is None else breaker.state_at(now).value,
             "next_probe": None if breaker is None else breaker.next_probe(now),
             "trips": 0 if breaker is None else breaker.trips,

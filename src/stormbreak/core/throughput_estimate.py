@@ -1,7 +1,7 @@
-"""How many attempts a target has just been shown to serve at once.
+"""The throughput estimate: how many attempts a target demonstrably serves at once.
 
-Where first outputs are known, it is the peak of attempts past theirs: service slots, counted. Where only
-the end is known, it is successes per second times the usual time of one (Little's law).
+If first outputs are known, it is the peak of attempts past theirs, which counts service slots. If only
+the ends are known, it is successes per second times the usual duration (Little's law).
 """
 
 from collections import deque
@@ -13,7 +13,7 @@ LEARNING = 0.02  # weight of a longer answer in the least time of one
 
 
 class FirstOutputEstimate:
-    """The peak of attempts that put out, over the last `SLICES` seconds."""
+    """The peak of attempts with output, over the last `SLICES` seconds."""
 
     def __init__(self) -> None:
         self.serving = 0  # attempts past their first output now
@@ -21,23 +21,23 @@ class FirstOutputEstimate:
         self._peaks: deque[int] = deque([0] * SLICES, maxlen=SLICES)
 
     def first(self, now: float) -> None:
-        """An attempt begins to put out."""
+        """Record the first output of an attempt."""
         self._roll(now)
         self.serving += 1
         self._peaks[-1] = max(self._peaks[-1], self.serving)
 
     def ended(self, now: float) -> None:
-        """An attempt that had begun to put out has ended."""
+        """Record the end of an attempt with output."""
         self._roll(now)
         self.serving -= 1
 
     def at(self, now: float) -> float:
-        """The peak."""
+        """Return the peak."""
         self._roll(now)
         return max(self._peaks)
 
     def forget(self, now: float) -> None:
-        """Forget all but the last slices: what was before has changed."""
+        """Drop all but the last slices."""
         self._roll(now)
         for place in range(SLICES - RECENT):
             self._peaks[place] = 0

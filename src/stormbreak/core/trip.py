@@ -1,7 +1,7 @@
-"""When a closed circuit opens: the rules, as data, and the counters that they make.
+"""Trip rules of a circuit, as data, and their counters.
 
-A success never opens a circuit, and a quick answer never opens it for slowness: only an outcome of the kind
-that is counted can be one too many.
+A success never opens a circuit, and a fast answer never opens it for slowness: only a counted
+failure or slow call does.
 """
 
 from abc import ABC, abstractmethod
@@ -14,10 +14,10 @@ from stormbreak.core.diagnosis import Diagnosis
 from stormbreak.core.window import CountWindow, TimeWindow
 
 MAX_WINDOW_CALLS = 100_000
-"""Outcomes that a count window holds, at the most: they are kept one by one."""
+"""Maximum outcomes of a count window: they are stored one by one."""
 
 SHOWN_SECONDS = 10.0
-"""Seconds of the window that is shown where the rule has none."""
+"""Seconds of the displayed window if the rule has none."""
 
 ROUNDING = 1e-9  # 0.28 * 25 is a little more than 7
 
@@ -25,9 +25,9 @@ ROUNDING = 1e-9  # 0.28 * 25 is a little more than 7
 
 
 class Counts(NamedTuple):
-    """What a rule has counted so far. A rate is None where nothing is in its window, or the rule has none.
+    """The counts of a rule. A rate is None if its window is empty, or the rule has none.
 
-    `calls` are those in the window of failures, or of slow calls where only these are counted.
+    `calls` are those in the window of failures, or of slow calls if only these are counted.
     """
 
     calls: int = 0
@@ -38,29 +38,29 @@ class Counts(NamedTuple):
 
 
 class TripCounter(ABC):
-    """Counts outcomes and says when it is too much."""
+    """Counts outcomes and decides when to open."""
 
     __slots__ = ()
 
     @abstractmethod
     def record(self, now: float, *, failed: bool, took: float = 0.0) -> bool:
-        """Count one outcome that took so many seconds; True means: open the circuit."""
+        """Count one outcome of `took` seconds; return True to open the circuit."""
 
     def cut(self, now: float, took: float) -> bool:  # noqa: ARG002
         """Count an attempt that we ended ourselves: no failure, but perhaps slow."""
         return False
 
     def is_slow(self, took: float) -> bool:  # noqa: ARG002
-        """Whether a rule calls that slow."""
+        """Whether a rule counts that as slow."""
         return False
 
     @abstractmethod
     def counts(self, now: float) -> Counts:
-        """Return what is counted now."""
+        """Return the counts."""
 
     @abstractmethod
     def reset(self) -> None:
-        """Forget everything, as when a circuit closes."""
+        """Reset the counts, as when a circuit closes."""
 
 
 class ConsecutiveCounter(TripCounter):
@@ -84,7 +84,7 @@ class ConsecutiveCounter(TripCounter):
 
 
 class DeadTargetCounter(TripCounter):
-    """Whether the target is dead, as the diagnosis of its attempts says. The window is only shown."""
+    """Whether the target is dead according to the diagnosis. The window is only displayed."""
 
     __slots__ = ("_diagnosis", "_window")
 
@@ -146,7 +146,7 @@ class RateCounter(TripCounter):
 
 
 class AnyCounter(TripCounter):
-    """Several of them; every one counts everything, and the first that has enough opens."""
+    """Several counters; each counts all outcomes, and the first to trip opens."""
 
     __slots__ = ("_counters",)
 
@@ -186,7 +186,7 @@ def _failures_in(window: TimeWindow | CountWindow, now: float) -> Counts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConsecutiveFailures:
-    """Open after `failure_threshold` failures in a row. One success in between starts the count anew."""
+    """Open after `failure_threshold` failures in a row. A success resets the count."""
 
     kind: Literal["consecutive"] = "consecutive"
     failure_threshold: int = 5
@@ -205,9 +205,9 @@ class ConsecutiveFailures:
 class DeadTarget:
     """Open when nothing has been answered for longer than chance explains (`diagnosis`): the default.
 
-    Five failures in a row are common where a half of all calls fails by chance. Where nothing had failed before, eight
-    of them are not, and where a share of 70 % had, 20. Attempts that are older than is usual count as failures, and
-    answers to attempts that left before the failures did tell nothing.
+    Five failures in a row are common if half of all calls fail at random. Eight are not if none had failed before,
+    nor are 20 if 70 % had. Attempts that are older than usual count as failures. Answers to attempts
+    that left before the failures do not count.
     """
 
     kind: Literal["dead_target"] = "dead_target"
@@ -244,8 +244,8 @@ class FailureRate:
 class SlowRate:
     """Open when `ratio` of the outcomes in the window took `slow_call_threshold` seconds or more.
 
-    The window is as in `FailureRate`, with 60 seconds by default. Answers of reasoning models honestly take minutes:
-    set `slow_call_threshold` well above what is usual.
+    The window is as in `FailureRate`, with 60 seconds by default. Answers of reasoning models can take minutes:
+    set `slow_call_threshold` well above the usual duration.
     """
 
     kind: Literal["slow_rate"] = "slow_rate"
@@ -268,7 +268,7 @@ class SlowRate:
 
 def _check_rate(rule: FailureRate | SlowRate) -> None:
     check_types(rule)
-    require(0 < rule.ratio <= 1, "ratio must lie in (0, 1]", rule.ratio)
+    require(0 < rule.ratio <= 1, "ratio must be within (0, 1]", rule.ratio)
     require(rule.min_calls >= 1, "min_calls must be at least 1", rule.min_calls)
     seconds, calls = rule.window_seconds, rule.window_calls
     if calls is None:
@@ -293,7 +293,7 @@ SingleRule: TypeAlias = DeadTarget | ConsecutiveFailures | FailureRate | SlowRat
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AnyRule:
-    """Open as soon as one of `rules` says so; all of them count all outcomes."""
+    """Open as soon as one of `rules` trips; all of them count all outcomes."""
 
     kind: Literal["any"] = "any"
     rules: tuple[SingleRule, ...] = (FailureRate(), SlowRate())

@@ -1,10 +1,10 @@
-"""Counting outcomes over the last seconds, or the last so many, in constant time."""
+"""Count outcomes over the last seconds, or the last n, in constant time."""
 
 from collections import deque
 from math import inf
 
 LONG_AGO = -(2**63)
-"""A slice before any that a clock can name."""
+"""A slice before any time of a clock."""
 
 
 class TimeWindow:
@@ -24,7 +24,7 @@ class TimeWindow:
         self.clear()
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Reset the counts."""
         self._calls = [0] * self._buckets
         self._failures = [0] * self._buckets
         self._head = LONG_AGO
@@ -50,7 +50,7 @@ class TimeWindow:
             self._roll_to(int(now / self._width))
 
     def _roll_to(self, head: int) -> None:
-        if head <= self._head:  # rounding: the division and the product need not agree
+        if head <= self._head:  # rounding: division and product may differ
             return
         for slice_ in range(max(self._head + 1, head - self._buckets + 1), head + 1):
             index = slice_ % self._buckets
@@ -63,7 +63,7 @@ class TimeWindow:
 
 
 class CountWindow:
-    """Calls and failures among the `last` outcomes, however old they are."""
+    """Calls and failures among the `last` outcomes, of any age."""
 
     __slots__ = ("_outcomes", "calls", "failures")
 
@@ -72,7 +72,7 @@ class CountWindow:
         self.clear()
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Reset the counts."""
         self._outcomes.clear()
         self.calls = 0
         self.failures = 0

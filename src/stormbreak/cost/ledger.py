@@ -1,4 +1,4 @@
-"""Accounts of tokens and US dollars: what attempts used, what that costs, and between which bounds the rest lies.
+"""Accounts of tokens and US dollars: the usage of attempts, its cost, and the bounds of unknown costs.
 
 Only the provider knows whether it bills an attempt that failed, was cut, overtaken or cancelled. Such an attempt costs
 anything from nothing to its bound, so known costs and bounds are added separately.
@@ -32,15 +32,15 @@ MAX_USD = Decimal(10**18)
 
 
 class Span(NamedTuple):
-    """US dollars: what is known, and the most that it can be."""
+    """A range of US dollars: known, and possible."""
 
-    least: Decimal
-    most: Decimal
+    min_usd: Decimal
+    max_usd: Decimal
 
     @property
     def is_exact(self) -> bool:
         """Whether it is known to the last digit."""
-        return self.least == self.most
+        return self.min_usd == self.max_usd
 
 
 @dataclass(slots=True, kw_only=True)
@@ -87,7 +87,7 @@ class TokenSum:
 
     def max_cost(self, prices: PriceTable) -> Decimal:
         """US dollars at most, where the tokens are bounds; spread as in `cost`."""
-        return self._priced(prices.max_output_within)
+        return self._priced(prices.max_cost_within)
 
     def _priced(self, cost: Callable[[Usage], Decimal]) -> Decimal:
         counts = (self.output_tokens, *self._nested)
@@ -144,7 +144,7 @@ KINDS = ("useful", "used_uncounted", "wasted", "wasted_open")
 
 @dataclass(slots=True, kw_only=True)
 class Bill:
-    """Attempts by what they were good for.
+    """Attempts by purpose.
 
     `useful` and `wasted` have a usage: of answers that reached callers, and of everything else. The other two only have
     bounds: `used_uncounted` for answers without usage, `wasted_open` for what may have been billed for nothing. `free`
@@ -184,19 +184,21 @@ class Bill:
 
     @property
     def of_use(self) -> Span:
-        """What the answers cost that callers got."""
+        """The cost of delivered answers."""
         return Span(self.useful.usd, EXACT.add(self.useful.usd, self.used_uncounted.usd))
 
     @property
     def for_nothing(self) -> Span:
-        """What the rest cost."""
+        """The cost of everything else."""
         return Span(self.wasted.usd, EXACT.add(self.wasted.usd, self.wasted_open.usd))
 
     @property
     def in_all(self) -> Span:
         """Both."""
         useful, wasted = self.of_use, self.for_nothing
-        return Span(EXACT.add(useful.least, wasted.least), EXACT.add(useful.most, wasted.most))
+        return Span(
+            EXACT.add(useful.min_usd, wasted.min_usd), EXACT.add(useful.max_usd, wasted.max_usd)
+        )
 
     @property
     def is_whole(self) -> bool:
@@ -204,7 +206,7 @@ class Bill:
         return not (self.unpriced or self.unbounded)
 
     def copy(self) -> "Bill":
-        """The same, as it is now."""
+        """A copy."""
         useful, used_uncounted, wasted, wasted_open = (replace(each) for each in self.sums)
         return replace(
             self,
@@ -217,7 +219,7 @@ class Bill:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bills:
-    """The bill of everything, and one for each purpose; names that came too late for a bill of their own share "other".
+    """The bill of everything, and one for each purpose; names beyond the maximum share "other".
 
     `waste` goes by reason: a verdict, or "overtaken", "cancelled", "cut". Attempts `under_way` are in no bill yet; their
     sums are bounds.
@@ -266,11 +268,11 @@ class Ledger:
         self._by: dict[str, dict[str, Bill]] = {kind: {} for kind in _PURPOSES}
 
     def cost(self, target: Target, usage: Usage) -> Decimal | None:
-        """What an attempt with this usage costs there; None where that is not known."""
+        """Return the cost of an attempt with this usage; None if unknown."""
         return known_cost(self._prices_at(target), usage)
 
     def max_cost(self, target: Target, bound: Usage) -> Decimal | None:
-        """The most that an attempt with this bound can cost there; None where that is not known."""
+        """Return the maximum cost of an attempt with this bound; None if unknown."""
         return known_max_cost(self._prices_at(target), bound)
 
     def _prices_at(self, target: Target) -> PriceTable | None:
@@ -398,7 +400,7 @@ class ModelUsage:
             raise ConfigurationError(f"no price is known of {where}, where this batch went before")
         known = prices.max_cost_of(self.useful.usage) + prices.max_cost_of(self.wasted.usage)
         bounds = (self.used_uncounted.usage, self.wasted_open.usage)
-        return known + sum(prices.max_output_within(each) for each in bounds)
+        return known + sum(prices.max_cost_within(each) for each in bounds)
 
     def cost(self, prices: PriceTable) -> Span:
         """What it has cost, each attempt counted as the mean."""
@@ -430,8 +432,8 @@ class Cost:
     `unbounded` ones.
     """
 
-    least: Decimal = Decimal(0)
-    most: Decimal = Decimal(0)
+    min_usd: Decimal = Decimal(0)
+    max_usd: Decimal = Decimal(0)
     priced: int = 0
     unpriced: int = 0
     unbounded: int = 0
@@ -491,8 +493,8 @@ class Account:
         costs = [(each, each.known_cost(price_of)) for each in self.spent if each.attempts]
         known = [(each, span) for each, span in costs if span is not None]
         return Cost(
-            least=sum((span.least for _, span in known), Decimal(0)),
-            most=sum((span.most for _, span in known), self.lost),
+            min_usd=sum((span.min_usd for _, span in known), Decimal(0)),
+            max_usd=sum((span.max_usd for _, span in known), self.lost),
             priced=sum(each.attempts for each, _ in known),
             unpriced=sum(each.attempts for each, span in costs if span is None),
             unbounded=sum(each.unbounded for each, _ in known),

@@ -52,7 +52,7 @@ class Asked:
         for name in ("input", "output"):
             price = getattr(self, name)
             twice = self.flat is not None and price is not None
-            require(not twice, f"{name} must not be given beside flat", price)
+            require(not twice, f"{name} cannot be combined with flat", price)
 
     def __str__(self) -> str:
         given = ((item.name, getattr(self, item.name)) for item in fields(Asked))
@@ -95,9 +95,7 @@ class Entry(Asked):
         steps = [step.above for step in self.long_prompts]
         for place, above in enumerate(steps):
             if above in steps[:place]:
-                raise ConfigurationError(
-                    f"long_prompts[{place}].above must not be said again, got {above}"
-                )
+                raise ConfigurationError(f"long_prompts[{place}].above must be unique, got {above}")
         provider, _, model = self.maker.partition("/")
         if self.maker and not (provider and model):
             raise ConfigurationError(f"maker must be provider/model, got {quote_model(self.maker)}")
@@ -125,7 +123,7 @@ class PriceFile:
             )
         _check_name("name", self.name)
         require(self.name != MARKET, "name must not be that of list prices", repr(MARKET))
-        require(bool(self.prices), "prices must say what something costs", "none")
+        require(bool(self.prices), "prices must have at least one price", "none")
         self._check_prices()
 
     def _check_prices(self) -> None:
@@ -138,7 +136,7 @@ class PriceFile:
             name = (entry.provider.lower(), normalise_model(entry.model))
             if name in known:
                 twice = quote_model(f"{entry.provider}/{entry.model}")
-                raise ConfigurationError(f"prices[{place}] must not say again what {twice} costs")
+                raise ConfigurationError(f"prices[{place}] repeats the price of {twice}")
             known.add(name)
 
     def offers(self) -> Iterator[Prices]:
@@ -192,7 +190,7 @@ class PriceFile:
 
 
 def builtin_names() -> list[str]:
-    """List the price files that come with the package."""
+    """List the built-in price files."""
     folder = files("stormbreak.cost") / "files"
     return sorted(item.name[:-5] for item in folder.iterdir() if item.name.endswith(".toml"))
 
@@ -201,7 +199,7 @@ def load(name_or_path: str | Path) -> PriceFile:
     """Find a price file by its name, or read it.
 
     Raises:
-        ConfigurationError: there is none, or a value in it is wrong.
+        ConfigurationError: there is none, or it has an invalid value.
     """
     name = str(name_or_path)
     if name in builtin_names():
@@ -210,7 +208,7 @@ def load(name_or_path: str | Path) -> PriceFile:
     if not os.path.isfile(name):  # noqa: PTH113 - Path raises for odd names
         known = ", ".join(builtin_names())
         raise ConfigurationError(
-            f"no price file is called {quote_model(name)}; those that come along: {known}"
+            f"no price file is named {quote_model(name)}; built-in price files: {known}"
         )
     try:
         text = toml_file.read_text(name, what=_WHAT)

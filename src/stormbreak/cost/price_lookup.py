@@ -76,7 +76,7 @@ class PriceLookup:
             if file.name in self.files:
                 name = quote_model(file.name)
                 raise ConfigurationError(
-                    f"two price files are called {name}: give one another name (name = ...)"
+                    f"two price files are named {name}: give one another name (name = ...)"
                 )
             self.files[file.name] = file
             for prices in file.offers():
@@ -141,7 +141,7 @@ class PriceLookup:
         sellers = (Seller(name) for name in self.providers())
         known = dict.fromkeys(name for seller in sellers for name in self.models(seller))
         near = _near(model, known)
-        return UnknownPriceError(f"nobody is known to sell {quote_model(model)}{near}")
+        return UnknownPriceError(f"no known provider sells {quote_model(model)}{near}")
 
     def file_prices(self) -> list[Prices]:
         """All prices in the files."""

@@ -1,4 +1,4 @@
-"""What the cost of a call is worked out with: a table of prices, and exact decimal arithmetic."""
+"""The interface of prices, and exact decimal arithmetic."""
 
 from collections.abc import Callable
 from decimal import Context, Decimal, localcontext
@@ -7,24 +7,24 @@ from typing import Protocol, TypeAlias
 from stormbreak.types import Usage
 
 EXACT = Context(prec=50)
-"""For all sums in dollars: threads of an application may have contexts that round to few digits."""
+"""The decimal context of all sums in dollars: threads may have contexts of low precision."""
 
 
 class PriceTable(Protocol):
     """The prices of one model at one provider."""
 
     def cost_of(self, usage: Usage) -> Decimal:
-        """What one attempt with this usage costs, in US dollars; raises ConfigurationError where that is not known."""
+        """Return the cost of one attempt with this usage, in US dollars; raise ConfigurationError if unknown."""
         ...
 
     def max_cost_of(self, usage: Usage) -> Decimal:
-        """The most that attempts cost which used this much together, whatever each of them did. Raises as `cost_of` does."""
+        """Return the maximum cost of attempts with this usage in total. Raises as `cost_of`."""
         ...
 
-    def max_output_within(self, bound: Usage) -> Decimal:
-        """The most that attempts cost which used no more than `bound` together. Raises as `cost_of` does.
+    def max_cost_within(self, bound: Usage) -> Decimal:
+        """Return the maximum cost of attempts with at most `bound` in total. Raises as `cost_of`.
 
-        All of the input may have been read from a cache, or written to one; for an hour no more than the bound says.
+        Any input may have been read from a cache, or written to one; for an hour at most as in the bound.
         """
         ...
 
@@ -34,13 +34,13 @@ PriceOf: TypeAlias = Callable[[str, str], PriceTable | None]
 
 
 def known_cost(prices: PriceTable | None, usage: Usage) -> Decimal | None:
-    """What an attempt with this usage costs; None where a price is not known. No tokens, as of a list of models, are free."""
+    """Return the cost of an attempt with this usage; None if unknown. Zero tokens are free."""
     return _known(prices, usage, lambda known: known.cost_of(usage))
 
 
 def known_max_cost(prices: PriceTable | None, bound: Usage) -> Decimal | None:
-    """The most that an attempt with this bound can cost; else as `known_cost`."""
-    return _known(prices, bound, lambda known: known.max_output_within(bound))
+    """Return the maximum cost of an attempt with this bound; else as `known_cost`."""
+    return _known(prices, bound, lambda known: known.max_cost_within(bound))
 
 
 def _known(

@@ -113,11 +113,11 @@ class Rates:
         return self._sum(tokens, lambda rate: rate.at(prompt))
 
     def max_cost(self, tokens: Tokens) -> Decimal:
-        """The most that these tokens cost, over any number of requests. Raises as `cost` does."""
+        """Return the maximum cost of these tokens, over any number of requests. Raises as `cost`."""
         return self._sum(tokens, lambda rate: rate.highest(tokens.input))
 
-    def max_output_within(self, bound: Tokens) -> Decimal:
-        """The most that they cost, whatever part is read from a cache or written to one. Raises as `cost` does.
+    def max_cost_within(self, bound: Tokens) -> Decimal:
+        """Return the maximum cost for any part read from a cache or written to one. Raises as `cost`.
 
         Writes for an hour are at most those of `bound`.
         """
@@ -192,12 +192,12 @@ class Prices:
         return self.standard.cost(Tokens.of(usage), prompt=usage.input_tokens)
 
     def max_cost_of(self, usage: Usage) -> Decimal:
-        """The most that calls cost that used this together, whatever the length of each. Raises as `Rates.cost` does."""
+        """Return the maximum cost of calls with this usage in total, of any length. Raises as `Rates.cost`."""
         return self.standard.max_cost(Tokens.of(usage))
 
-    def max_output_within(self, bound: Usage) -> Decimal:
-        """The most that calls cost that used at most this together. Raises as `Rates.cost` does."""
-        return self.standard.max_output_within(Tokens.of(bound))
+    def max_cost_within(self, bound: Usage) -> Decimal:
+        """Return the maximum cost of calls with at most this in total. Raises as `Rates.cost`."""
+        return self.standard.max_cost_within(Tokens.of(bound))
 
 
 def normalise_model(model: str) -> str:

@@ -1,4 +1,4 @@
-"""The spend limit: reserve the most that an attempt can cost before it leaves, settle what it did cost afterwards.
+"""The spend limit: reserve the maximum cost of an attempt before it leaves, and settle the real cost afterwards.
 
 `SpendAccounts` holds the accounts of one engine, one for each limit; all targets under the same limit share its account.
 `SpendGate` is the gate of one target. What is spent and what is reserved never exceed the limit together, as long as
@@ -35,7 +35,7 @@ INFINITE = Decimal("inf")
 
 
 class SpendAccount:
-    """What is spent and reserved under one limit. Its period ends at `ends_at`; inf: never, or none has begun.
+    """The spent and reserved amounts under one limit. Its period ends at `ends_at`; inf: never, or none has begun.
 
     No more is reserved than is `allowed` by now, where that is less than the limit: a batch first writes down what may be
     spent. `largest` is the largest bound of any attempt so far.
@@ -62,7 +62,7 @@ class SpendAccount:
         self._limit_reported = self._reported == ALL
 
     def branch(self, policy: SpendPolicy) -> "SpendAccount":
-        """Make an account with a limit of its own for the same period, of which as much is spent as of this one."""
+        """Make an account with another limit for the same period and the same spent amount."""
         account = SpendAccount(policy)
         account.ends_at, account._period, account.spent = self.ends_at, self._period, self.spent
         account._reported = account._reached()
@@ -85,7 +85,7 @@ class SpendAccount:
 
     @property
     def taken(self) -> Decimal:
-        """What is spent and reserved, in the period that began last."""
+        """The spent and reserved amounts of the latest period."""
         return EXACT.add(self.spent, self._reserved)
 
     @property
@@ -138,7 +138,7 @@ class SpendAccount:
         return {
             "limit": str(self.limit),
             "spent": str(NOTHING if over else self.spent),
-            "set_aside": str(NOTHING if over else self._reserved),
+            "reserved": str(NOTHING if over else self._reserved),
             "ends": None if over or self.ends_at == inf else self.ends_at - now,
         }
 
@@ -228,7 +228,7 @@ class SpendGate:
         return self.account.ends_at
 
     def _max_cost(self, call: Call) -> Decimal | None:
-        """The most that an attempt of `call` costs; None where nobody knows. Remembers the last one: every gate asks anew."""
+        """Return the maximum cost of an attempt of `call`; None if unknown. It caches the last one."""
         if call.bound is None:
             return None
         known, cost = self._priced

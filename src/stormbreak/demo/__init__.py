@@ -1,1 +1,1 @@
-"""The demonstration: one storm, played twice, against the code that lost and against stormbreak."""
+"""The demo: one storm, played against the article's code and against stormbreak."""

@@ -18,8 +18,8 @@ from stormbreak.types import Verdict
 
 # ---------------------------------------------------------------- record of an act
 
-CALM = 0.95  # share of successes that counts as recovered ...
-SPELL = 5.0  # ... when it holds for this many seconds
+CALM_SHARE = 0.95  # share of successes of a recovered act ...
+CALM_SECONDS = 5.0  # ... over this many seconds
 
 
 @dataclass(slots=True)
@@ -31,8 +31,8 @@ class Record:
     sent: int = 0
     returned: list[tuple[float, bool]] = field(default_factory=list)
 
-    def hear(self, event: Event) -> None:
-        """Take note of an event."""
+    def on_event(self, event: Event) -> None:
+        """Record an event."""
         if isinstance(event, Sent):
             self.sent += 1
             self.began = event.at if self.began is None else self.began
@@ -42,21 +42,21 @@ class Record:
 
     @property
     def last_at(self) -> float:
-        """Storm time of the last attempt that came back."""
+        """Storm time of the last ended attempt."""
         return self.returned[-1][0] if self.returned else 0.0
 
-    def recovery(self, trouble_ends: float) -> float | None:
-        """Seconds from the trouble's end to the first `SPELL` with `CALM` successes; None: never."""
-        late = [(at, ok) for at, ok in self.returned if at >= trouble_ends]
-        starts = [trouble_ends, *(at for at, ok in late if ok)]
+    def recovery(self, faults_end: float) -> float | None:
+        """Seconds from the end of the faults to the first `CALM_SECONDS` with `CALM_SHARE` successes; None: never."""
+        late = [(at, ok) for at, ok in self.returned if at >= faults_end]
+        starts = [faults_end, *(at for at, ok in late if ok)]
         for start in starts:
-            spell = [ok for at, ok in late if start <= at < start + SPELL]
-            if spell and sum(spell) >= CALM * len(spell):
-                return start - trouble_ends
+            window = [ok for at, ok in late if start <= at < start + CALM_SECONDS]
+            if window and sum(window) >= CALM_SHARE * len(window):
+                return start - faults_end
         return None
 
     def strip(self, width: int, until: float) -> Sequence[tuple[int, int]]:
-        """Successes and failures in `width` equal slices of the time up to `until`."""
+        """Count successes and failures in `width` equal slices of the time up to `until`."""
         slices = [[0, 0] for _ in range(width)]
         for at, ok in self.returned:
             index = min(int(at / until * width), width - 1)
@@ -74,7 +74,7 @@ _YEAR = 365.25 * 24 * 3600
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """What came of one act."""
+    """The result of one act."""
 
     answered: int
     failed: int
@@ -83,7 +83,7 @@ class Result:
 
 
 def article_sleep(row: int) -> str:
-    """How long the article's code would sleep when row `row` meets a 429: 2 ** row * 0.5 s, in words."""
+    """Format how long the article's code sleeps after a 429 of row `row`: 2 ** row * 0.5 s."""
     seconds = 2**row / 2
     for unit, size in (("years", _YEAR), ("days", 86_400), ("hours", 3_600), ("minutes", 60)):
         if seconds >= 2 * size:
@@ -98,7 +98,7 @@ def _many(count: float, unit: str) -> str:
 def article(
     documents: Path, base_url: str, speed: float, *, lost: Callable[[int, Verdict], None]
 ) -> Result:
-    """Send each row once, ten at a time; what fails is lost. `lost` is told of each."""
+    """Send each row once, ten at a time; call `lost` for each row that fails."""
     record = Record(speed)
     answered = asyncio.run(_send_once(documents, base_url, record, lost))
     return Result(answered=answered, failed=ROWS - answered, record=record)
@@ -109,7 +109,7 @@ async def _send_once(
 ) -> int:
     with Rows.read(documents) as rows:
         async with AsyncClient(base_url=base_url, policy=_ONE_ATTEMPT) as client:
-            client.subscribe(record.hear)
+            client.subscribe(record.on_event)
 
             async def send(index: int) -> bool:
                 row = rows.row_at(index)
@@ -125,12 +125,12 @@ async def _send_once(
 def stormbreak(
     documents: Path, output: Path, base_url: str, speed: float, tick: Callable[[int], None]
 ) -> Result:
-    """Run the same rows through `batch run`; `tick` is told how many are answered."""
+    """Run the same rows with `batch run`; call `tick` with the number of answered rows."""
     record = Record(speed)
     policy = replace(BATCH, limit=FixedLimit(max_in_flight=CONCURRENCY))
     options = BatchOptions(base_url=base_url)
     job = Job(source=documents, output=output, policy=policy, options=options)
-    summary = run_job(job, lambda runner: tick(runner.journal.done), listeners=[record.hear])
+    summary = run_job(job, lambda runner: tick(runner.journal.done), listeners=[record.on_event])
     return Result(
         answered=summary.successful,
         failed=summary.failed,

@@ -1,4 +1,4 @@
-"""How the demonstration looks."""
+"""The output of the demo."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,13 +15,13 @@ from stormbreak.types import Verdict
 
 WIDTH = 54  # slices of the strip
 INDENT = 22  # columns before it
-SHOWN = 4  # lost rows that get a line of their own
+SHOWN = 4  # lost rows with a line
 
 _BARS = " ▁▂▃▄▅▆▇█"
 
 
 class Screen:
-    """Prints the demonstration to a console."""
+    """Prints the demo to a console."""
 
     def __init__(self, console: Console) -> None:
         self._print = console.print
@@ -30,27 +30,27 @@ class Screen:
         self._lost = 0
 
     def open(self, *, spike: tuple[float, float], speed: float) -> None:
-        """Say what is about to happen."""
+        """Print the introduction."""
         begins, ends = spike
-        said = Text.assemble(
+        text = Text.assemble(
             ("A sale day. ", "bold"),
             "Traffic at an AI provider rises by 340 % for ",
             (f"{ends - begins:.0f} seconds", "bold"),
-            ". Whoever is refused comes back at once, so it answers with 429s long after. "
-            "In the middle of it runs one job: ",
+            ". Refused clients retry at once, so the provider answers with 429s long after. "
+            "One job runs in the middle of it: ",
             (f"{ROWS} document prompts", "bold"),
             ", ten at a time.\n",
             (f"Played on real sockets, {speed:g} times as fast.", "dim"),
         )
         title = "[bold]stormbreak demo[/]"
-        self._print(Panel(said, title=title, border_style="cyan", padding=(1, 2)))
+        self._print(Panel(text, title=title, border_style="cyan", padding=(1, 2)))
 
     def sleeps(self) -> None:
-        """Say what the article's code does after a 429."""
+        """Print what the article's code does after a 429."""
         self._print(
-            "   After a 429 it sleeps 2 ** row / 2 seconds and holds its place meanwhile:\n"
+            "   After a 429 it sleeps 2 ** row / 2 seconds and keeps its slot meanwhile:\n"
             f"   row 20 would now sleep {article_sleep(20)}, row 37 would now sleep {article_sleep(37)}.\n"
-            "   Not slept here; the row counts as lost.",
+            "   Not simulated here; the row counts as lost.",
             style="dim",
             highlight=False,
         )
@@ -61,26 +61,26 @@ class Screen:
         self._print(f"\n[bold cyan]{number}[/]  [bold]{title}[/]")
 
     def lost(self, row: int, verdict: Verdict) -> None:
-        """Show a row that was lost; after the first few, stop."""
+        """Print a lost row; only the first few."""
         self._lost += 1
         if self._lost > SHOWN:
             return
         if verdict is Verdict.THROTTLED:
-            said = (
+            text = (
                 f"row {row} got a 429 and would now sleep [bold red]{article_sleep(row)}[/]; lost"
             )
         else:
-            said = f"row {row} met {verdict.value.replace('_', ' ')}; lost"
-        self._print(f"   [red]✗[/] {said}", highlight=False)
+            text = f"row {row} got {verdict.value.replace('_', ' ')}; lost"
+        self._print(f"   [red]✗[/] {text}", highlight=False)
 
     def many_lost(self) -> None:
-        """Say how many more were lost."""
+        """Print the number of further lost rows."""
         if self._lost > SHOWN:
             self._print(f"   [red]✗[/] ... and {self._lost - SHOWN} more", highlight=False)
 
     @contextmanager
     def bar(self) -> Iterator["Bar"]:
-        """Show a bar of answered rows for as long as the block lasts."""
+        """Show a bar of answered rows during the block."""
         columns = (
             TextColumn("  "),
             BarColumn(bar_width=40),
@@ -91,7 +91,7 @@ class Screen:
             yield Bar(progress)
 
     def compare(self, before: Result, after: Result, *, spike: tuple[float, float]) -> None:
-        """Print both acts side by side, above it when each got its answers."""
+        """Print both acts side by side, below a chart of their answers."""
         until = max(before.record.last_at, after.record.last_at, spike[1])
         self._print()
         for line in (
@@ -107,16 +107,16 @@ class Screen:
         self._print(_table(before, after, spike[1]))
 
     def close(self, after: Result, *, where: str) -> None:
-        """Say what it came to."""
+        """Print the result."""
         style = "bold green" if after.answered == ROWS else "bold red"
         self._print(
             f"\nstormbreak answered [{style}]{after.answered} of {ROWS}[/].", highlight=False
         )
-        self._print(f"The answers lie in [bold]{where}[/].", highlight=False)
+        self._print(f"The answers are in [bold]{where}[/].", highlight=False)
 
 
 class Bar:
-    """A bar that can be told how far things are."""
+    """A progress bar."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
@@ -138,7 +138,7 @@ def _strip(name: str, result: Result, until: float, *, coloured: bool) -> Text:
 
 
 def _bar_of(good: int, bad: int, top: int) -> Text:
-    """Draw one slice: its height is the attempts, on a root scale, its colour what most of them met."""
+    """Draw one slice: its height is the attempts, on a root scale, its colour the majority of outcomes."""
     if not good + bad:
         return Text("·", style="dim")
     height = round(((good + bad) / top) ** 0.5 * (len(_BARS) - 1))
@@ -152,14 +152,12 @@ def _scale(spike: tuple[float, float], until: float) -> Text:
     return Text.assemble(" " * INDENT, (spiked, "yellow"), (end, "dim"))
 
 
-def _table(before: Result, after: Result, trouble_ends: float) -> Table:
+def _table(before: Result, after: Result, faults_end: float) -> Table:
     table = Table(box=None, padding=(0, 3), header_style="bold")
     table.add_column("")
     table.add_column("the article's code", justify="right")
     table.add_column("stormbreak", justify="right", style="bold")
-    for row in zip(
-        _NAMES, _figures(before, trouble_ends), _figures(after, trouble_ends), strict=True
-    ):
+    for row in zip(_NAMES, _figures(before, faults_end), _figures(after, faults_end), strict=True):
         table.add_row(*row)
     return table
 
@@ -167,9 +165,9 @@ def _table(before: Result, after: Result, trouble_ends: float) -> Table:
 _NAMES = ("answered", "failed", "attempts", "amplification", "recovery", "storm seconds", "seconds")
 
 
-def _figures(result: Result, trouble_ends: float) -> Sequence[str]:
+def _figures(result: Result, faults_end: float) -> Sequence[str]:
     record = result.record
-    recovery = record.recovery(trouble_ends)
+    recovery = record.recovery(faults_end)
     return (
         f"{result.answered}",
         f"[red]{result.failed}[/]" if result.failed else "0",

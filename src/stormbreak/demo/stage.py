@@ -1,4 +1,4 @@
-"""What the demonstration is played on: a provider in a process of its own, and 500 prompts in a file."""
+"""The setting of the demo: a provider in its own process, and 500 prompts in a file."""
 
 import json
 import subprocess
@@ -12,16 +12,16 @@ from stormbreak.errors import ConfigurationError
 
 ROWS = 500
 MODEL = "gpt-4.1"
-MARKER = ".stormbreak-demo"  # says that what lies beside it may be replaced
+MARKER = ".stormbreak-demo"  # marks files that may be replaced
 
 _INSTRUCTION = "You answer questions about products from the catalogue."
 
 
 def prepare(directory: Path) -> tuple[Path, Path]:
-    """Write the job into `directory`, free of what an earlier demo left; return its file and that for answers.
+    """Write the job into `directory`, without files of earlier demos; return the input and output file.
 
     Raises:
-        ConfigurationError: files of those names are there, and no demo has left them.
+        ConfigurationError: files of those names exist and are not from a demo.
     """
     directory.mkdir(parents=True, exist_ok=True)
     marker = directory / MARKER
@@ -29,7 +29,7 @@ def prepare(directory: Path) -> tuple[Path, Path]:
     leftovers = [documents, *directory.glob("answers*")]
     if not marker.exists() and any(path.exists() for path in leftovers):
         raise ConfigurationError(
-            f"{directory} holds files of somebody else's; choose another --output"
+            f"{directory} has files that are not from a demo; choose another --output"
         )
     marker.touch()
     for path in leftovers:
@@ -63,23 +63,23 @@ class Stage:
         self.base_url = base_url
 
     def reset(self) -> None:
-        """Begin the storm anew, with the next request."""
+        """Restart the storm with the next request."""
         url = self.base_url.removesuffix("/v1") + "/_provider/reset"
         urllib.request.urlopen(urllib.request.Request(url, method="POST"), timeout=10).close()  # noqa: S310
 
 
 @contextmanager
 def provider(scenario: str, *, seed: int) -> Iterator[Stage]:
-    """Serve `scenario` from a process of its own, for as long as the block lasts."""
+    """Serve `scenario` from its own process during the block."""
     command = [sys.executable, "-m", "stormbreak", "provider", "serve"]
     command += ["--port", "0", "--scenario", scenario, "--seed", str(seed)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)  # noqa: S603
     try:
         assert process.stdout is not None
-        said = process.stdout.readline()
-        if "http://" not in said:
+        text = process.stdout.readline()
+        if "http://" not in text:
             raise ConfigurationError("the embedded provider did not start")
-        yield Stage(said.split()[-1])
+        yield Stage(text.split()[-1])
     finally:
         process.terminate()
         process.wait(timeout=10)

@@ -1,1 +1,1 @@
-"""The only places that sleep, lock, draw chance and read the clock, one module per world."""
+"""Drivers: the only modules that sleep, lock, draw random numbers and read the clock."""

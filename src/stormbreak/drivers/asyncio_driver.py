@@ -1,7 +1,7 @@
-"""The asyncio driver: carries out what flows command on whichever event loop the caller runs.
+"""The asyncio driver: it executes the commands of flows on the caller's event loop.
 
-One engine may serve several loops and threads: a ticket that is granted in one is woken in the other. A
-cancelled caller closes its flow at once; the sender, being cancelled, closes its own connection.
+One engine may serve several loops and threads: a grant on one wakes a ticket on another. A
+cancelled caller closes its flow at once; the cancelled sender closes its connection.
 """
 
 import asyncio
@@ -36,9 +36,9 @@ _TIMED_OUT = Outcome(Verdict.TIMEOUT, maybe_processed=True)
 
 
 class AsyncioDriver:
-    """Runs calls on the current event loop. Drivers of one engine step it by turns, on whatever thread.
+    """Runs calls on the current event loop. Drivers of one engine step it in turn, on any thread.
 
-    `clock` must run with the loop's own clock. `chance` gives numbers in [0, 1).
+    `clock` must run at the rate of the loop's clock. `chance` returns numbers in [0, 1).
     """
 
     def __init__(
@@ -57,16 +57,16 @@ class AsyncioDriver:
     def open(
         self, call: Call, sender: Sender, asker: Asker | None = None
     ) -> Coroutine[Any, Any, CallResult | LoopDelivery]:
-        """Run `call` to its end, or if it delivers to the first output of an attempt.
+        """Run `call` to its end, or if it delivers, to the first output of an attempt.
 
-        Then `sender` answers with an outcome that is `committed`, and the holder of the delivery does the rest.
+        Then `sender` returns a `committed` outcome, and the owner of the delivery does the rest.
         """
         return self.run(call, sender, asker)
 
     async def run(self, call: Call, sender: Sender, asker: Asker | None = None) -> CallResult:
         """Run `call` to its end. `sender` makes one attempt and never raises unless cancelled; `asker` finds local answers.
 
-        Cancelling closes the flow: what it held is free, and counts neither as success nor as failure.
+        Cancelling closes the flow: its permits are freed, and count neither as success nor as failure.
         A call that delivers is opened, not run.
         """
         stepper: Stepper | HedgeTasks = self._stepper
@@ -97,7 +97,7 @@ class AsyncioDriver:
         if isinstance(command, DeliverStream):
             delivery = LoopDelivery(self._stepper, flow, command)
             active.reads(delivery)
-            return cast("CallResult", delivery)  # to `open`; one frame less for all other calls
+            return cast("CallResult", delivery)  # to `open`; saves a frame for other calls
         return command
 
     async def _until_next(
@@ -121,7 +121,7 @@ class AsyncioDriver:
     def _prepared(
         self, call: Call, sender: Sender, context_listener: ContextListener | None
     ) -> tuple[Stepper | HedgeTasks, Sender]:
-        """What steps a call that may race, or has company, and what sends its attempts."""
+        """The stepper and the sender of a call that may race."""
         if context_listener is not None:
             sender = _in_context(sender, context_listener, call.number)
         if self.engine.races:
@@ -135,7 +135,7 @@ class AsyncioDriver:
     async def wait_to_send(self, call: CallerDriven) -> Send | None:
         """Wait until an attempt may leave; None where there is none to come, and the command of the call says why.
 
-        The timeout of the attempt is the holder's. A cancel closes the call.
+        The caller enforces the timeout of the attempt. A cancel closes the call.
         """
         command = call.command
         if isinstance(command, Send):  # at once, as nearly always
@@ -155,34 +155,34 @@ class AsyncioDriver:
         return command if isinstance(command, Send) else None
 
     def first_output(self, send: Send) -> None:
-        """The sender of a call that `streams` says here that its attempt begins to put out; from any thread."""
+        """Report the first output of an attempt of a call that `streams`. Thread-safe."""
         self._stepper.first_output(send)
 
     def between_steps(self, do: Callable[[Engine, float], R]) -> R:
-        """Do something to the engine between two steps, at a time; the calls that it concerns are woken. From any thread.
+        """Change the engine between two steps; affected calls are woken. Thread-safe.
 
         Raises:
-            RuntimeError: a listener asks for it, from within an event.
+            RuntimeError: a listener calls it within an event.
         """
         return self._stepper.between_steps(do)
 
     def snapshot(self, *, pending: bool = True) -> dict[str, Any]:
-        """What stands where, between two steps, and what each `pending` call waits for. From any thread."""
+        """Return a snapshot between two steps, and what each `pending` call waits for. Thread-safe."""
         return self._stepper.snapshot(pending=pending)
 
     def drain(self) -> None:
-        """Let what was sent be answered; end every call that waits, now or later, as CANCELLED. From any thread."""
+        """Let attempts in flight finish; end every waiting call, now or later, as CANCELLED. Thread-safe."""
         self._active_calls.drain()
 
     def close(self, loop: asyncio.AbstractEventLoop | None = None) -> None:
-        """End every call on `loop`, or on every loop, now or later: those that wait, those that were sent, those that are read.
+        """End every call on `loop`, or on every loop, now or later: waiting, in flight, or streaming.
 
-        From any thread. On the running loop it has happened when this returns; elsewhere it happens soon.
+        Thread-safe. On the running loop it is done on return; elsewhere soon after.
         """
         self._active_calls.close(loop)
 
     def end_streams(self, loop: asyncio.AbstractEventLoop) -> None:
-        """End the streams that are read on `loop`; what they held is free, and counts as nothing. From any thread."""
+        """End the streams that are read on `loop`; their permits are freed and not counted. Thread-safe."""
         self._active_calls.end_streams(loop)
 
     async def _send(self, sender: Sender, command: Send) -> Outcome:
@@ -216,7 +216,7 @@ class AsyncioDriver:
             return None
 
     async def _wait(self, flow: Flow, command: Wait | WaitFor) -> None:
-        """Carry out a wait; raise RejectedWhileClosingError if no call may wait any more."""
+        """Execute a wait; raise RejectedWhileClosingError if no call may wait any more."""
         active = self._active_calls
         active.may_wait()
         loop = asyncio.get_running_loop()
@@ -258,7 +258,7 @@ def _in_context(sender: Sender, context_listener: ContextListener, number: int) 
 
 
 class _Waker:
-    """Wakes one waiting flow, from whichever thread the grant came."""
+    """Wakes one waiting flow, from any thread."""
 
     __slots__ = ("_flow", "_future", "_loop", "_stepper")
 

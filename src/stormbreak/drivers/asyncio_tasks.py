@@ -17,7 +17,7 @@ _cancelled_tasks: set["asyncio.Task[Outcome]"] = set()
 
 
 class HedgeTasks:
-    """Steps the flow of one call that may race, and carries its races out; `send` makes one attempt."""
+    """Steps the flow of one call that may race, and executes its races; `send` makes one attempt."""
 
     def __init__(self, stepper: Stepper, send: Callable[[Send], Awaitable[Outcome]]) -> None:
         self._stepper = stepper
@@ -31,13 +31,13 @@ class HedgeTasks:
         return self._stepper.start(call._replace(races=True))
 
     def step(self, flow: Flow, outcome: Outcome | None) -> Command | CallResult:
-        """Resume `flow`; attempts that its next command does not name are given up."""
+        """Resume `flow`; cancel attempts that its next command does not name."""
         command = self._stepper.step(flow, outcome)
         self._keep(command.sends if isinstance(command, Race) else ())
         return command
 
     def close(self, flow: Flow) -> None:
-        """Close `flow`, and give up all attempts."""
+        """Close `flow`, and cancel all attempts."""
         self._stepper.close(flow)
         self._keep(())
 
@@ -47,7 +47,7 @@ class HedgeTasks:
         self._keep(())
 
     async def until_first(self, race: Race) -> Outcome | None:
-        """Have all of `race` under way until the first ends, with its outcome, or its time has come, with None."""
+        """Run all of `race` until the first ends, with its outcome, or until its time, with None."""
         loop = asyncio.get_running_loop()
         for send in race.sends:
             if send not in self._tasks:
@@ -99,14 +99,14 @@ def _close_result(task: "asyncio.Task[Outcome]") -> None:
 
 
 # ---------------------------------------------------------------- active calls
-# Who waits, sends or reads a stream in one driver, on any event loop; and how to end it. *Drained*:
+# The waiting, sending and streaming calls of one driver, on any event loop. *Drained*:
 # attempts in flight finish, queued calls are rejected. *Closed*, on one loop or on all: queued
 # calls are rejected, attempts are cancelled, streams end for their readers, and later calls are
-# rejected. What a call held is free then, and counts neither as success nor as failure.
+# rejected. Permits are freed, and count neither as success nor as failure.
 
 
 class StreamCutError(Exception):
-    """Inside of a driver: an attempt was cancelled because the client was closed. `ended` is the result of its call."""
+    """Internal to drivers: an attempt was cancelled because the client was closed. `ended` is the result of its call."""
 
     def __init__(self, attempt: int) -> None:
         super().__init__()
@@ -114,7 +114,7 @@ class StreamCutError(Exception):
 
 
 class RejectedWhileClosingError(Exception):
-    """Inside of a driver: no call may wait any more."""
+    """Internal to drivers: no call may wait any more."""
 
 
 class ActiveCalls:
@@ -136,16 +136,16 @@ class ActiveCalls:
         return self._closed or asyncio.get_running_loop() in self._closed_on
 
     def may_wait(self) -> None:
-        """See whether one may wait on the running loop.
+        """Check whether a call may wait on the running loop.
 
         Raises:
-            RejectedWhileClosingError: no call may.
+            RejectedWhileClosingError: it may not.
         """
         if self.ending and (self._drained or self.closed_here()):
             raise RejectedWhileClosingError
 
     def ended_by_closing(self, attempts: int) -> CallResult:
-        """How the call of someone ends who may not wait, or not begin, on the running loop, after so many attempts."""
+        """Return the result of a call that may not wait or begin on the running loop, after `attempts`."""
         return (CLOSED if self.closed_here() else DRAINED)._replace(attempts=attempts)
 
     async def wait(self, waking: "asyncio.Future[None]") -> None:
@@ -164,12 +164,12 @@ class ActiveCalls:
             delivery.cut_off()
 
     def drain(self) -> None:
-        """Send away who waits, now or later."""
+        """Reject waiting calls, now and later."""
         self.ending = self._drained = True
         self._wake(None)
 
     def close(self, loop: asyncio.AbstractEventLoop | None) -> None:
-        """End all there is on `loop`, or on every loop, now or later. A second time does nothing."""
+        """End all calls on `loop`, or on every loop, now and later. Idempotent."""
         if loop is None:
             self._closed = True
         else:
@@ -185,7 +185,7 @@ class ActiveCalls:
             on_loop(delivery.loop, loop, delivery.cut_off)
 
     def forget(self) -> None:
-        """Leave all of it to the parent process."""
+        """Forget all calls in a child process."""
         self.timeouts.forget()
         self._waits.clear()
         self._streams = LiveSet()
@@ -196,6 +196,6 @@ class ActiveCalls:
 
 
 def wake(waking: "asyncio.Future[None]") -> None:
-    """Wake who waits; a second time does nothing. On its own loop."""
+    """Wake waiting calls, on the loop. Idempotent."""
     if not waking.done():
         waking.set_result(None)

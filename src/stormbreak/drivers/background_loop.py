@@ -1,8 +1,8 @@
-"""The event loop of all synchronous clients of a process: one, on a thread of its own.
+"""The event loop of all synchronous clients of a process, on its own thread.
 
-It starts when it is first used and ends with the process; a forked child starts its own. Who asks something of it
-blocks, and does meanwhile what is asked of it in turn: work that blocks (`run_in_waiting_thread`). uvloop is used where it is
-installed; the loop policy of the process is left alone.
+It starts on first use and ends with the process; a forked child starts its own. A thread that waits for it
+runs blocking work for it meanwhile (`run_in_waiting_thread`). uvloop is used if
+installed; the loop policy of the process is not changed.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ _log = logging.getLogger("stormbreak")
 
 
 class Background:
-    """One loop, from its first use to its `stop`; after that the next use starts another."""
+    """One loop, from first use to `stop`; the next use starts another."""
 
     def __init__(self) -> None:
         self._lock = new_lock()
@@ -45,7 +45,7 @@ class Background:
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run `coroutine` there, in the caller's context, and wait for what it returns or raises.
 
-        KeyboardInterrupt, and whatever else ends the wait, cancels it first, and waits until it has let go.
+        KeyboardInterrupt, or another end of the wait, cancels it and waits until it has ended.
 
         Raises:
             RuntimeError: it is asked on the very thread that would have to do it, or by a finalizer in the middle of what
@@ -58,7 +58,7 @@ class Background:
     def _begun(self, coroutine: Coroutine[Any, Any, T]) -> "_Job[T]":
         if threading.current_thread() is self._thread:
             coroutine.close()
-            raise RuntimeError("what runs on the background loop may not wait for it")
+            raise RuntimeError("code on the background loop may not wait for it")
         job = _Job(coroutine)
         try:
             loop = self.loop()
@@ -79,7 +79,7 @@ class Background:
             raise
 
     def loop(self) -> asyncio.AbstractEventLoop:
-        """The loop, started if need be.
+        """Return the loop, started if necessary.
 
         Raises:
             RuntimeError: the process ends. What is cleared away then may still want to close its connections, but a
@@ -107,7 +107,7 @@ class Background:
         return loop
 
     def finish(self, ending: Callable[[], Coroutine[Any, Any, None]]) -> bool:
-        """Run what ends something on the loop, and wait for it where that is safe; False if there is no loop.
+        """Run a closing function on the loop, and wait for it where that is safe; return False without a loop.
 
         Then nothing is under way there. In a finalizer, under a lock, or on the loop's own thread it is only handed over;
         elsewhere it is waited for no longer than `LEAVING`.
@@ -138,7 +138,7 @@ class Background:
             _log.debug("what was closed by a finalizer failed", exc_info=task.exception())
 
     def stop(self) -> None:
-        """Cancel what runs, close the loop, and wait for that; from any other thread."""
+        """Cancel all tasks, close the loop, and wait; from any other thread."""
         with self._lock:
             loop, thread = self._loop, self._thread
             self._loop = self._thread = None
@@ -203,7 +203,7 @@ _BLOCKING_WORK: ContextVar[_Tasks] = ContextVar("_BLOCKING_WORK")  # of the thre
 
 
 async def run_in_waiting_thread(do: Callable[[], T], undo: Callable[[T], None] | None = None) -> T:
-    """Have the thread that waits for this coroutine `do` what blocks; return what it does, or raise it.
+    """Run the blocking `do` in the thread that waits for this coroutine; return its result, or raise.
 
     Nothing can stop it there. If this was cancelled meanwhile, `undo` gets its result.
     An interrupt of the thread goes to the caller that made it wait.
@@ -255,7 +255,7 @@ def _forever(loop: asyncio.AbstractEventLoop) -> None:
 
 
 async def _end() -> None:
-    """Cancel all there is, and what it begins while it ends."""
+    """Cancel all tasks, and those that they start while they end."""
     await asyncio.sleep(0)  # what was just handed over begins
     while others := asyncio.all_tasks() - {asyncio.current_task()}:
         for task in others:
@@ -264,6 +264,6 @@ async def _end() -> None:
 
 
 BACKGROUND = Background()
-"""That of this process."""
+"""The background loop of this process."""
 
 atexit.register(BACKGROUND.stop)

@@ -1,7 +1,7 @@
-"""A circuit breaker on its own, around any function: the machine of `core.breaker` with a lock and a clock.
+"""A standalone circuit breaker around any function: `core.breaker` with a lock and a clock.
 
-It never waits: a call that may not pass fails at once with the time to come back. One object may serve many
-threads and event loops; in a forked child it begins anew, as what is under way in the parent will never end there.
+It never waits: a rejected call fails at once with the time to retry. One object may serve many
+threads and event loops; in a forked child it is reset, since calls of the parent never end there.
 """
 
 import inspect
@@ -37,12 +37,12 @@ _log = logging.getLogger("stormbreak")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BreakerMetrics:
-    """What a circuit breaker has counted.
+    """The counts of a circuit breaker.
 
     `calls`, `failures` and `slow_calls` are those that its trip rule has in its window now; under `consecutive`, the
-    failures in a row. A rate is a share from 0 to 1, and None where there is none: before the first call, or where no
-    rule counts that. `rejected` are calls that did not pass, `trips` how often the rule said to open, both since the
-    breaker was made.
+    failures in a row. A rate is a share from 0 to 1, and None before the first call, or if no
+    rule counts it. `rejected` counts rejected calls, `trips` how often the rule opened the circuit, both since the
+    breaker was created.
     """
 
     state: State
@@ -56,12 +56,12 @@ class BreakerMetrics:
 
 
 class CircuitBreaker(TurnLock[tuple[_Pass, Outcome], _Changes]):
-    """Stops calling what is ill, and finds out when it is well again.
+    """Stops calls to a failing target, and probes it for recovery.
 
-    `call`, `async_call`, `with breaker.attempt()` and the object as a decorator all do the same; whatever may not
-    pass raises CircuitOpenError, whose `retry_at` is on `clock`. `judge` says what is a failure. `on_change` is
-    called with the state before and after each change, in the order of the changes and once at a time, perhaps on the
-    thread of another call; an exception in it is logged and fails no call.
+    `call`, `async_call`, `with breaker.attempt()` and the object as a decorator all do the same; a rejected call
+    raises CircuitOpenError, whose `retry_at` is on `clock`. `judge` defines failures. `on_change` is
+    called with the state before and after each change, in order and one at a time, perhaps on the
+    thread of another call; its exceptions are logged and fail no call.
     """
 
     def __init__(
@@ -99,17 +99,17 @@ class CircuitBreaker(TurnLock[tuple[_Pass, Outcome], _Changes]):
 
     @property
     def state(self) -> State:
-        """Where the circuit stands. An open one whose time is over stays open until the next call."""
+        """The state of the circuit. An open circuit stays open until the first call after its open time."""
         return self._turn(lambda: self._breaker.state_at(self._clock()))
 
     @property
     def trips(self) -> int:
-        """How often the rule said to open; in metrics-only mode, how often it would have."""
+        """How often the rule opened the circuit, or in metrics-only mode would have."""
         return self._breaker.trips
 
     @property
     def metrics(self) -> BreakerMetrics:
-        """What is counted now."""
+        """The counts now."""
         return self._turn(self._measure)
 
     def _measure(self) -> BreakerMetrics:
@@ -123,15 +123,15 @@ class CircuitBreaker(TurnLock[tuple[_Pass, Outcome], _Changes]):
 
     @property
     def retry_in(self) -> float | None:
-        """Seconds until a call may pass, 0.0 if one may now; None while nobody knows."""
+        """Seconds until a call may pass, 0.0 if one may now; None if unknown."""
         now, ready_at = self._turn(self._look)
         return None if ready_at == inf else max(0.0, ready_at - now)
 
     def call(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Call `function`, if the circuit lets it pass, and count what comes of it.
+        """Call `function`, if the circuit lets it pass, and count the outcome.
 
         Raises:
-            CircuitOpenError: it does not; nothing was called.
+            CircuitOpenError: the call was rejected.
             TypeError: `function` is asynchronous.
         """
         with self.attempt() as attempt:
@@ -146,10 +146,10 @@ class CircuitBreaker(TurnLock[tuple[_Pass, Outcome], _Changes]):
     async def async_call(
         self, function: Callable[P, Awaitable[R]], /, *args: P.args, **kwargs: P.kwargs
     ) -> R:
-        """Await `function`, if the circuit lets it pass, and count what comes of it; a cancel frees its place.
+        """Await `function`, if the circuit lets it pass, and count the outcome; a cancel frees its place.
 
         Raises:
-            CircuitOpenError: it does not; nothing was called.
+            CircuitOpenError: the call was rejected.
         """
         with self.attempt() as attempt:
             result = await function(*args, **kwargs)
@@ -157,14 +157,14 @@ class CircuitBreaker(TurnLock[tuple[_Pass, Outcome], _Changes]):
             return result
 
     def attempt(self) -> "Attempt":
-        """One attempt as a context, in asynchronous functions too: `with breaker.attempt(): ...`."""
+        """Return one attempt as a context manager, also for asynchronous functions: `with breaker.attempt(): ...`."""
         return Attempt(self)
 
     def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
         """Decorate a function, or an asynchronous one.
 
         Raises:
-            TypeError: it is a generator: what it does happens after it has returned.
+            TypeError: it is a generator, whose body runs after it has returned.
         """
         if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
             raise TypeError("a generator has done nothing yet when it returns; use attempt() in it")
@@ -183,27 +183,27 @@ class CircuitBreaker(TurnLock[tuple[_Pass, Outcome], _Changes]):
         return guarded
 
     def isolate(self, *, duration: float | None = None) -> None:
-        """Open by hand: until `reset`, or for `duration` seconds, after which probes decide.
+        """Isolate: until `reset`, or for `duration` seconds, after which probes decide.
 
         Raises:
-            ConfigurationError: `duration` is no span of time.
+            ConfigurationError: `duration` is not a valid duration.
         """
         self._turn(lambda: self._breaker.isolate(self._clock(), duration=duration))
 
     def reset(self) -> None:
-        """Close by hand, and forget what was counted; a breaker that is forced open stays isolated."""
+        """Close, and reset the counts; a breaker that is forced open stays isolated."""
         self._turn(lambda: self._breaker.reset(self._clock()))
 
     def save(self) -> dict[str, Any]:
-        """The state in plain values, for `restore` in another process. Half-open is saved as open."""
+        """Return the state as plain values, for `restore` in another process. Half-open is saved as open."""
         saved = self._turn(lambda: self._breaker.save(self._clock()))
         return {**saved.as_dict(), "saved_at": self._wall_clock()}
 
     def restore(self, values: Mapping[str, Any]) -> None:
-        """Take up what `save` gave; the time since then counts, by the wall clock.
+        """Restore the result of `save`; the time since then counts, by the wall clock.
 
         Raises:
-            ConfigurationError: names the key and the value that cannot be right; nothing has changed.
+            ConfigurationError: names the invalid key and value; nothing has changed.
         """
         saved = parse_snapshot(values)
         elapsed = max(0.0, self._wall_clock() - span_in(values, "saved_at"))
@@ -250,7 +250,7 @@ class CircuitBreaker(TurnLock[tuple[_Pass, Outcome], _Changes]):
         return self._changes or None
 
     def _deliver_later(self, left: _Changes) -> None:
-        """Deliver what is queued, unless that is under way: on another thread, or below a listener on this one."""
+        """Deliver queued changes, unless another thread, or a listener on this one, is delivering them."""
         while left and self._delivering.acquire(blocking=False):
             try:
                 self._deliver(left)
@@ -263,14 +263,14 @@ class CircuitBreaker(TurnLock[tuple[_Pass, Outcome], _Changes]):
             before, after = changes.popleft()
             try:
                 self._on_change(before, after)
-            except Exception:  # noqa: BLE001 - a listener's trouble must never fail a call
+            except Exception:  # noqa: BLE001 - a listener must never fail a call
                 _log.exception("a listener of circuit breaker %s failed", self.name)
 
 
 class Attempt:
-    """One attempt that a circuit let pass: counted once, when its context is left.
+    """One attempt through the circuit: counted once, when its context is left.
 
-    What the context raises is judged; else it succeeded, unless `judge` was given a result that says otherwise.
+    An exception of the context is judged; else it succeeded, unless `judge` was given a failed result.
     """
 
     __slots__ = ("_breaker", "_outcome", "_passed")
@@ -298,7 +298,7 @@ class Attempt:
             self._breaker._leave(self._passed, outcome)  # noqa: SLF001
 
     def judge(self, result: object) -> None:
-        """Say what came of it; an exception that is raised later goes before.
+        """Judge a result; a later exception overrides it.
 
         An exception of the user's own `failed_result` is raised, and the attempt counts as cancelled: it says nothing
         of the target.

@@ -27,8 +27,8 @@ from stormbreak.types import (
 # ---------------------------------------------------------------- shared by all waiting calls
 
 LOOK_AGAIN = 5.0
-"""Who waits in a queue looks again within one to two times so many seconds, unasked: the one that keeps the time
-for all may be on a loop that is busy, or was closed without a word."""
+"""A waiting call checks the queue by itself after one to two times this many seconds: the ticket that is the timer
+for all may be on a busy or closed loop."""
 
 DRAINED = CallResult(
     CANCELLED._replace(rejection=Rejection("drain", "the client is drained")), stopped="drained"
@@ -49,7 +49,7 @@ STREAM_CUT = CallResult(
 
 
 def check_ticket(ticket: Ticket) -> float:
-    """Seconds until the owner of `ticket` looks unasked; not the same for all, which would be a hiccup."""
+    """Return the seconds until the owner of `ticket` checks by itself; jittered."""
     return LOOK_AGAIN * (1 + ticket.call.number % 64 / 64)
 
 
@@ -98,7 +98,7 @@ class CallerDriven:
 
 
 class Delivery:
-    """What is left of a call after its first output. Its deadline, `command.until`, is for its holder to keep."""
+    """The rest of a call after its first output. Its owner enforces the deadline, `command.until`."""
 
     def __init__(self, stepper: Stepper, flow: Flow, command: DeliverStream) -> None:
         self.command = command
@@ -112,9 +112,9 @@ class Delivery:
         return self._flow is None
 
     def end(self, outcome: Outcome) -> CallResult | None:
-        """Say what the stream came to; how the call ended, or None where it had been closed.
+        """End with the outcome of the stream; return the result of the call, or None if it was closed.
 
-        A second time changes nothing.
+        Idempotent.
         """
         flow = self._take()
         if flow is not None:
@@ -124,13 +124,13 @@ class Delivery:
         return self.ended
 
     def close(self) -> None:
-        """Give it up: what the call held is free, and counts neither as success nor as failure."""
+        """Close it: its permits are freed, and count neither as success nor as failure."""
         flow = self._take()
         if flow is not None:
             self._stepper.close(flow)
 
     def drop(self, outcome: Outcome | None = None) -> None:
-        """Give it up in a finalizer; with an outcome, it ends with that."""
+        """Close it in a finalizer; with an outcome, end with that."""
         flow, self._flow = self._flow, None
         if flow is not None:
             self._stepper.drop(flow, outcome)
@@ -144,9 +144,9 @@ class Delivery:
 
 
 class LoopDelivery(Delivery):
-    """That of the running loop: at the deadline of the call it ends by itself.
+    """A delivery on the running loop: it ends at the deadline of the call.
 
-    `cut` is called then, and has to end the reading. An answer that is `complete` by then is a success.
+    `cut` is called then, and must end the reading. An answer that is `complete` by then is a success.
     """
 
     def __init__(self, stepper: Stepper, flow: Flow, command: DeliverStream) -> None:
@@ -161,7 +161,7 @@ class LoopDelivery(Delivery):
             self._timer = self.loop.call_later(left, _time_is_over, ref(self), left)
 
     def drop(self, outcome: Outcome | None = None) -> None:
-        """Give it up in a finalizer, on whatever thread; with an outcome, it ends with that."""
+        """Close it in a finalizer, on any thread; with an outcome, end with that."""
         open_, timer = not self.over, self._timer
         super().drop(outcome)
         if open_:
@@ -171,7 +171,7 @@ class LoopDelivery(Delivery):
                     self.loop.call_soon_threadsafe(timer.cancel)
 
     def time_is_over(self, seconds: float) -> None:
-        """End it by the call's own deadline."""
+        """End it at the call's deadline."""
         if self.over or self._ends_whole():
             return
         error = TimeoutError(f"no end within {seconds:g} s of its first output")
@@ -180,7 +180,7 @@ class LoopDelivery(Delivery):
             self.cut()
 
     def cut_off(self) -> None:
-        """End it because the client is closed: what the call held is free, and its reader gets an error. On its loop."""
+        """End it because the client is closed: its permits are freed, and its reader gets an error. On its loop."""
         if self.over or self._ends_whole():
             return
         flow = self._take()
@@ -196,7 +196,7 @@ class LoopDelivery(Delivery):
                 self.cut()
 
     def _ends_whole(self) -> bool:
-        """End it as a success if the answer is complete: it was paid for, and only the end of its body is waited for."""
+        """End it as a success if the answer is complete: only the end of its body is missing."""
         outcome = None if self.complete is None else self.complete()
         if outcome is None:
             return False

@@ -24,11 +24,11 @@ _CIRCUITS = MappingProxyType(
     }
 )
 
-_TROUBLES = {"overload": "answers are late", "dead": "nothing is answered"}
+_CAUSES = {"overload": "answers are late", "dead": "nothing is answered"}
 
 
 def slow_reason(target: Mapping[str, Any], at: datetime) -> str:
-    """Say what holds the calls to a target (`TargetState.snapshot`); "" if nothing does. `at` is the time of the snapshot."""
+    """Explain what holds the calls to a target (`TargetState.snapshot`); "" if nothing does. `at` is the time of the snapshot."""
     return (
         _circuit(target)
         or _cooldown(target)
@@ -69,7 +69,7 @@ def _gate(target: Mapping[str, Any], at: datetime) -> str:
 
 
 def _limit(target: Mapping[str, Any]) -> str:
-    why = _TROUBLES.get(target["trouble"], "it grows again after an overload")
+    why = _CAUSES.get(target["diagnosis"], "it grows again after an overload")
     return f"limit: {target['limit']:,} in flight, {why}"
 
 
@@ -85,14 +85,14 @@ def _clock(at: datetime, seconds: float) -> str:
 # ---------------------------------------------------------------- attempt history
 
 KEPT_AS = "stormbreak"
-"""Under this name a story is kept among the extensions of a response, and on an exception."""
+"""The name of the history in the extensions of a response, and on an exception."""
 
 _LINKS = ("response", "__cause__", "__context__")
 _MAX_DEPTH = 16
 
 
 class AttemptHistory:
-    """The story of a call to `target`; it may be taken before the call has ended."""
+    """The attempt history of a call to `target`; also before the call has ended."""
 
     def __init__(self, target: Target, result: CallResult | DeliverStream) -> None:
         self.target = target
@@ -100,20 +100,20 @@ class AttemptHistory:
 
     @property
     def attempts(self) -> int:
-        """How often something was sent."""
+        """The number of attempts."""
         return self._result.attempts
 
     @property
     def ended(self) -> CallResult | None:
-        """How it ended; None while its answer is on its way."""
+        """Its result; None while it is in flight."""
         return self._result if isinstance(self._result, CallResult) else None
 
     def end(self, ended: CallResult) -> None:
-        """Note how it ended."""
+        """Record the result."""
         self._result = ended
 
     def lines(self) -> Iterator[str]:
-        """Tell it, a line for each attempt and each move, and one that sums up."""
+        """Format it: a line for each attempt and fallback, and a summary line."""
         result = self._result
         if isinstance(result, CallResult):
             yield from history_lines(result.history)
@@ -123,15 +123,15 @@ class AttemptHistory:
         result = self._result
         spent = f"{result.attempts} attempt(s), {result.waited:.2f} s waited"
         if not isinstance(result, CallResult):
-            return f"its answer is on its way; {spent}"
+            return f"in flight; {spent}"
         stopped = f"; no further retry: {result.stopped}" if result.stopped else ""
         return f"{result.outcome.verdict} after {spent}{stopped}"
 
 
 def explain(what: object) -> str:
-    """Tell what was tried for an answer or a failure: a response, an exception of an SDK's, or one of ours.
+    """Explain the attempts of an answer or a failure: a response, an SDK's exception, or one of ours.
 
-    Empty where nothing is known of it.
+    Empty if nothing is known.
     """
     for place, link in enumerate(_chain(what)):
         story = history_of(link)
@@ -154,7 +154,7 @@ def _chain(what: object) -> Iterator[object]:
 
 
 def history_of(what: object) -> AttemptHistory | None:
-    """The story that this very object carries, if any."""
+    """Return the history of this object, if any."""
     if isinstance(what, CallError):
         return AttemptHistory(what.target, what.ended)
     story: Any = getattr(what, KEPT_AS, None)

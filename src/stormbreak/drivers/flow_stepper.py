@@ -27,13 +27,13 @@ R = TypeVar("R")
 _Left: TypeAlias = tuple[Sequence[Callable[[], None]], Sequence[Event]]
 
 _TROUBLE = (Exception, CancelledError, GeneratorExit)
-"""What a listener may raise. It is a plain function: it is never cancelled or closed, so these two are its own mistakes."""
+"""Exceptions of listeners. A listener is a plain function, never cancelled or closed, so these two are its errors."""
 
 _log = logging.getLogger("stormbreak")
 
 
 class Stepper(TurnLock[Flow, _Left]):
-    """Steps the flows of one engine; safe from any thread. What is postponed is flows without an owner."""
+    """Steps the flows of one engine; thread-safe. Flows without an owner are postponed."""
 
     def __init__(
         self,
@@ -99,7 +99,7 @@ class Stepper(TurnLock[Flow, _Left]):
         return flow, command
 
     def step(self, flow: Flow, outcome: Outcome | None) -> Command | CallResult:
-        """Resume `flow` with what came of its last command.
+        """Resume `flow` with the result of its last command.
 
         Raises:
             RuntimeError: as from `start`.
@@ -128,7 +128,7 @@ class Stepper(TurnLock[Flow, _Left]):
         return command
 
     def first_output(self, send: Send) -> None:
-        """Note that the attempt of `send` begins to put out; once it has ended, this does nothing."""
+        """Record the first output of the attempt of `send`; does nothing once it has ended."""
         if self._delivering:
             self._refuse_reentry()
         if send.permit is None:
@@ -137,17 +137,17 @@ class Stepper(TurnLock[Flow, _Left]):
         self._turn(lambda: permit.first_output(self.clock()))
 
     def between_steps(self, do: Callable[[Engine, float], R]) -> R:
-        """Do something to the engine between two steps; the calls that it concerns are woken.
+        """Change the engine between two steps; affected calls are woken.
 
         Raises:
-            RuntimeError: a listener asks for it, from within a step's events.
+            RuntimeError: a listener calls it within a step's events.
         """
         if self._delivering:
             self._refuse_reentry()
         return self._turn(lambda: do(self.engine, self.clock()))
 
     def snapshot(self, *, pending: bool = True) -> dict[str, Any]:
-        """What stands where, between two steps, and what each `pending` call waits for; listeners may look, too."""
+        """Return a snapshot between two steps, and what each `pending` call waits for; listeners may call it."""
         return self._turn(lambda: self._snapshot(pending=pending))
 
     def _snapshot(self, *, pending: bool) -> dict[str, Any]:
@@ -159,7 +159,7 @@ class Stepper(TurnLock[Flow, _Left]):
         return self.engine.snapshot(now) | waiting
 
     def close(self, flow: Flow) -> None:
-        """Close `flow`; what it held is free, and goes to the next call that waits for it.
+        """Close `flow`; its permits go to the next waiting calls.
 
         In the middle of another flow's step on the same thread it is closed at the end of that step.
         """
@@ -167,7 +167,7 @@ class Stepper(TurnLock[Flow, _Left]):
         self._catch_up()
 
     def drop(self, flow: Flow, last: Outcome | None = None) -> None:
-        """Close `flow` in a finalizer: what it held is free at once, and listeners hear of it with the next step.
+        """Close `flow` in a finalizer: its permits are freed at once, and listeners get its events with the next step.
 
         They may have locks of their own, which the very thread may hold that the finalizer interrupts.
         A flow with a `last` outcome is resumed with it first.
@@ -178,15 +178,15 @@ class Stepper(TurnLock[Flow, _Left]):
         self._catch_up(self._collect_woken)
 
     def deliver_events(self) -> None:
-        """Have listeners hear now of what was dropped."""
+        """Deliver the events of dropped flows now."""
         self._turn(lambda: None)
 
     def abandon(self, flow: Flow) -> None:
-        """Leave `flow`, whose owner is gone, to be closed at the end of the present step."""
+        """Close `flow`, which has no owner, at the end of the present step."""
         self._postpone(flow)
 
     def arm(self, ticket: Ticket, waker: Callable[[], None]) -> bool:
-        """Have `waker` called when the ticket is woken; False if it was woken already."""
+        """Call `waker` when the ticket is woken; return False if it was woken already."""
         with self._lock:
             if ticket.due:
                 return False
@@ -280,7 +280,7 @@ _lock = new_lock()
 def shared_stepper(
     engine: Engine, *, clock: Callable[[], float], chance: Callable[[], float]
 ) -> Stepper:
-    """The stepper of `engine`, for as long as a driver has it.
+    """Return the stepper of `engine`, shared while a driver has it.
 
     Raises:
         ValueError: a driver steps it already, by another clock or chance.

@@ -1,8 +1,8 @@
-"""What a child process must forget of its parent.
+"""Reset state in forked child processes.
 
 A fork copies the memory and shares the sockets. In the child no attempt of the parent will ever end, a lock may
-be held by a thread that is not there, and what is read from a connection is missing in the parent. So whoever
-holds any of that says here how it is forgotten; it happens before anything else runs in the child. Locks are free by
+be held by a thread that is not there, and what is read from a connection is missing in the parent. So objects with such state
+register a reset here; it runs before anything else in the child. Locks are free by
 then (`locks.new_lock`).
 """
 
@@ -21,7 +21,7 @@ _reset_in_child: dict[int, _Forgetful] = {}
 
 
 def reset_in_child(forget: Callable[[], None]) -> None:
-    """Have the bound method `forget` called in every child, for as long as its object lives; one of each object."""
+    """Call the bound method `forget` in every child while its object lives; one method per object."""
     method = cast("MethodType", forget)
     key, function = id(method.__self__), method.__func__
 

@@ -1,7 +1,7 @@
-"""What an exception or a result of any function tells a circuit breaker.
+"""Judge an exception or a result of any function for a circuit breaker.
 
-For functions that call an LLM API by whatever SDK: the status that an exception carries decides as in the
-verdict table, so that a 429 or a 401 is no sign of ill health, and its headers may name a time to come back.
+For functions that call an LLM API by any SDK, the status of an exception decides as in the
+verdict table, so that a 429 or a 401 is not a failure, and its headers may have a Retry-After.
 """
 
 import inspect
@@ -22,9 +22,9 @@ UNCOUNTED = Outcome(Verdict.INVALID)
 
 
 def outcome_of(error: BaseException) -> Outcome | None:
-    """Read what an exception says of itself, as stormbreak, openai, httpx, requests and aiohttp raise them.
+    """Read the outcome of an exception of stormbreak, openai, httpx, requests or aiohttp.
 
-    None where it carries neither an outcome nor the status of an answer.
+    None if it has neither an outcome nor a status.
     """
     if isinstance(error, CallError):
         return error.ended.outcome
@@ -49,11 +49,11 @@ def _named_time(error: BaseException, response: object, status: int) -> float | 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Judge:
-    """Which exceptions and results are failures.
+    """Defines which exceptions and results are failures.
 
     An exception of `failures`, and not of `ignored`, is one, unless `outcome_of` reads something else in it
     (None: nothing is read, and a 429 is a failure like any other). Other exceptions are not counted at all. A
-    cancel, an interrupt or an exit is never a failure. `failed_result` tells a result that is one.
+    cancel, an interrupt or an exit is never a failure. `failed_result` returns True for a failed result.
     """
 
     failures: tuple[type[BaseException], ...] = (Exception,)
@@ -68,7 +68,7 @@ class Judge:
             check_function(name, getattr(self, name))
 
     def of_error(self, error: BaseException) -> Outcome:
-        """Judge what was raised.
+        """Judge an exception.
 
         Raises:
             TypeError: `outcome_of` gave something else than an Outcome or None.
@@ -83,13 +83,13 @@ class Judge:
         return FAILED if read is None else read
 
     def of_result(self, result: Any) -> Outcome:
-        """Judge what was returned."""
+        """Judge a result."""
         failed = self.failed_result is not None and self.failed_result(result)
         return FAILED if failed else OK
 
 
 def check_function(name: str, given: object) -> None:
-    """Refuse what is no function, or an asynchronous one: nobody would await what it says.
+    """Reject anything but a function, and asynchronous functions, whose result would not be awaited.
 
     Raises:
         ConfigurationError: it is neither None nor a function.

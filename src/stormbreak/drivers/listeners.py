@@ -1,4 +1,4 @@
-"""Who hears the events of an engine, and how they stop hearing them."""
+"""Subscribe listeners to the events of an engine, and detach them."""
 
 from typing import Self
 
@@ -8,16 +8,16 @@ from stormbreak.drivers.locks import new_lock
 
 
 class Attached:
-    """Listeners that hear an engine from now on, until `detach`; in a `with`, until its end.
+    """Listeners attached to an engine until `detach`, or the end of a `with` block.
 
-    A listener that heard it before is somebody else's to take away: it stays. One that has a method `watch` is given
-    the engine first; one that has `unwatch` is given it last. Any thread may attach and detach.
+    A listener that was attached before stays attached. A method `watch` of a listener gets
+    the engine first, a method `unwatch` gets it last. Thread-safe.
     """
 
     def __init__(self, engine: Engine, *listeners: Listener) -> None:
         self.listeners = listeners
         self._engine = engine
-        self._mine: list[Listener] = []  # those that did not hear it before
+        self._mine: list[Listener] = []  # those that were not attached before
         try:
             for listener in listeners:
                 self._attach(listener)
@@ -34,9 +34,9 @@ class Attached:
             self._mine.append(listener)
 
     def detach(self) -> None:
-        """Have them hear no more; a second time does nothing.
+        """Detach them. Idempotent.
 
-        An event that another thread is telling at this moment may still reach them.
+        An event that another thread is delivering at this moment may still reach them.
         """
         with _turn:
             mine, self._mine = self._mine, []
@@ -57,10 +57,10 @@ _turn = new_lock()
 
 
 def subscribe(engine: Engine, listener: Listener) -> Attached:
-    """Have `listener` called with every event of `engine` from now on, once, however often it subscribes.
+    """Call `listener` with every event of `engine` from now on, once, however often it subscribes.
 
-    It is called after the step that an event is of, on whatever thread, and may not make calls on this engine. What it
-    raises is logged once, and fails no call.
+    It is called after the step of an event, on any thread, and may not make calls on this engine. Its exceptions
+    are logged once, and fail no call.
     """
     return Attached(engine, listener)
 

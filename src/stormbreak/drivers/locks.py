@@ -4,8 +4,8 @@ The garbage collector runs at almost any allocation, and a signal handler betwee
 other people's code on the thread that they interrupt: finalizers of an SDK, weak references, generators that are
 closed. So every lock here is reentrant, is made by `new_lock`, and is free again in a forked child. While one is held:
 
-- nothing waits: not for another thread, not for a loop, not for the start of a thread;
-- nothing is called that can be left out: listeners, log handlers and users' functions come after it is released;
+- code does not wait for another thread, a loop, or the start of a thread;
+- code does not call listeners, log handlers or users' functions; they are called after the release;
 - the data is in order at each point where such code can come in, or that code is postponed (`turn_lock`).
 
 Code that waits for another thread asks `may_wait` first where it can run in a finalizer. Where a lock would only guard a

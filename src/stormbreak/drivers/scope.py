@@ -1,7 +1,7 @@
-"""What holds for every call that is made within a block, however far down: a context variable.
+"""Settings for all calls within a block, at any depth: a context variable.
 
-It goes with tasks, with `asyncio.to_thread` and with what is handed to the background loop, as context variables do. A
-task that is started in a block keeps what held there.
+Tasks, `asyncio.to_thread` and the background loop inherit it, as context variables do. A
+task that is started in a block keeps its settings.
 """
 
 import re
@@ -24,7 +24,7 @@ _LABEL = re.compile(r"[a-z0-9_.-]{1,64}")
 
 
 class Scope(NamedTuple):
-    """What holds here; None, or nothing, where the call itself or its policy decides.
+    """The settings of a scope; None, or empty, if the call or its policy decides.
 
     `deadline_at` is on the monotonic clock. An empty `tenant` says that it is nobody's.
     """
@@ -36,13 +36,13 @@ class Scope(NamedTuple):
     max_attempts: int | None = None
 
     def earlier(self, deadline_at: float | None) -> float | None:
-        """Which deadline comes first: this one, or that of a call itself."""
+        """Return the earlier deadline: this one, or that of a call."""
         if self.deadline_at is None or deadline_at is None:
             return self.deadline_at if deadline_at is None else deadline_at
         return min(self.deadline_at, deadline_at)
 
     def around(self, inner: "Scope") -> "Scope":
-        """What holds in a scope within this one: the inner decides, but never extends the deadline.
+        """Return the scope within this one: the inner settings win, but never extend the deadline.
 
         Raises:
             ConfigurationError: there are too many labels in all.
@@ -87,7 +87,7 @@ def current() -> Scope:
 
 
 class Block:
-    """A scope, for one `with`. It decorates nothing: around an asynchronous function it would end before that begins."""
+    """A scope for one `with`. Not a decorator: around an asynchronous function it would end before that begins."""
 
     def __init__(self, own: Scope, deadline: float) -> None:
         self._own = own
@@ -129,17 +129,17 @@ def scope(
     labels: Mapping[str, str] | None = None,
     retries: int | None = None,
 ) -> Block:
-    """Say in a `with` what holds for all calls in the block; see docs/scope.md.
+    """Set options for all calls in a `with` block; see docs/scope.md.
 
     Args:
-        priority: whose calls are served first when a queue stands.
-        deadline: all calls end within so many seconds from when the block is entered; no inner scope may extend that.
-        tenant: on whose behalf the calls are; empty: on nobody's, whatever the scope around says.
-        labels: what listeners and snapshots tell of the calls; added to those of the scope around.
-        retries: attempts that may follow the first, where the policy allows more.
+        priority: the order of service in a queue.
+        deadline: seconds from the start of the block in which all calls end; an inner scope cannot extend it.
+        tenant: the tenant of the calls; empty: none, whatever the outer scope.
+        labels: labels of the calls in events and snapshots; added to those of the outer scope.
+        retries: maximum attempts after the first, if the policy allows more.
 
     Raises:
-        ConfigurationError: names what cannot be right, and the value.
+        ConfigurationError: names the invalid argument and its value.
     """
     if priority is not None:
         checked_priority(priority)
@@ -161,7 +161,7 @@ def scope(
 
 
 def checked_priority(priority: object) -> Priority:
-    """Refuse here what would be found out only when a queue stands."""
+    """Check the priority now instead of in a queue."""
     if not isinstance(priority, Priority):
         known = ", ".join(f"Priority.{one.name}" for one in Priority)
         raise ConfigurationError(f"priority must be one of {known}, got {quoted(str(priority))}")

@@ -1,7 +1,7 @@
-"""The driver for threads: carries out what flows command by blocking the thread that calls.
+"""The driver for threads: it executes the commands of flows by blocking the calling thread.
 
-Nothing here can stop a sender in the middle: it ends its attempt itself when `Send.timeout` has passed, and says so.
-An exception that gets out of one, KeyboardInterrupt above all, closes the flow and goes on to the caller.
+It cannot stop a sender: the sender ends its attempt itself after `Send.timeout`.
+An exception of a sender, such as KeyboardInterrupt, closes the flow and reaches the caller.
 """
 
 import random
@@ -31,7 +31,7 @@ class Waiter(Protocol):
         """Wait until it is set, or for so many seconds."""
 
     def set(self) -> None:
-        """Let the waiting thread go, now or later; from any thread."""
+        """Release the waiting thread, now or later. Thread-safe."""
 
 
 class ParkedThread:
@@ -48,15 +48,15 @@ class ParkedThread:
         self._lock.acquire(timeout=timeout)
 
     def set(self) -> None:
-        """Let the thread go, now or later; a second time does nothing."""
+        """Release the thread, now or later. Idempotent."""
         with suppress(RuntimeError):  # it is free
             self._lock.release()
 
 
 class ThreadDriver:
-    """Runs calls on the thread that asks. Drivers of one engine step it by turns, whatever they run on.
+    """Runs calls on the calling thread. Drivers of one engine step it in turn.
 
-    `clock` must run with what `parking` waits by. `chance` gives numbers in [0, 1).
+    `clock` must run at the rate of `parking`'s clock. `chance` returns numbers in [0, 1).
     """
 
     def __init__(
@@ -76,19 +76,19 @@ class ThreadDriver:
         reset_in_child(self._forget)
 
     def run(self, call: Call, sender: Sender, asker: Asker | None = None) -> CallResult:
-        """Carry `call` to its end; `sender` makes one attempt; `asker` finds answers elsewhere, in the time it is given.
+        """Run `call` to its end; `sender` makes one attempt; `asker` finds local answers within a time.
 
-        An exception of either closes the flow: what it held is free, and counts neither as success nor as failure.
+        An exception of either closes the flow: its permits are freed, and count neither as success nor as failure.
         """
         ended = self.open(call, sender, asker)
         assert isinstance(ended, CallResult), "a call that delivers is opened"
         return ended
 
     def open(self, call: Call, sender: Sender, asker: Asker | None = None) -> CallResult | Delivery:
-        """Carry `call` to its end, or if it delivers to the first output of an attempt.
+        """Run `call` to its end, or if it delivers, to the first output of an attempt.
 
-        Then `sender` answers with an outcome that is `committed`, and the rest, the deadline included, is up to
-        whoever holds the delivery.
+        Then `sender` returns a `committed` outcome, and the owner of the delivery does the rest and enforces the
+        deadline.
         """
         stepper = self._stepper
         flow, command = stepper.start(call)
@@ -116,7 +116,7 @@ class ThreadDriver:
     def wait_to_send(self, call: CallerDriven) -> Send | None:
         """Wait until an attempt may leave; None where there is none to come, and the command of the call says why.
 
-        An exception, KeyboardInterrupt above all, closes the call.
+        An exception, such as KeyboardInterrupt, closes the call.
         """
         command = call.command
         if isinstance(command, Send):  # at once, as nearly always
@@ -134,7 +134,7 @@ class ThreadDriver:
         return command if isinstance(command, Send) else None
 
     def drain(self) -> None:
-        """Let what was sent be answered; end every call that waits, now or later, as CANCELLED. From any thread."""
+        """Let attempts in flight finish; end every waiting call, now or later, as CANCELLED. Thread-safe."""
         self._draining = True
         for wait in tuple(self._waits):
             wait.set()
@@ -150,7 +150,7 @@ class ThreadDriver:
             return sender(command)
 
     def _wait(self, command: Wait | WaitFor | Race) -> bool:
-        """Carry out a wait; return False if the driver is drained meanwhile."""
+        """Execute a wait; return False if the driver is drained meanwhile."""
         assert not isinstance(command, Race), "who cannot stop an attempt does not race"
         parking, seconds = self._parking(), command.until - self.clock()
         if isinstance(command, WaitFor):

@@ -1,7 +1,7 @@
-"""Taking turns at something that many threads share.
+"""Turns of many threads at a shared object.
 
 A turn takes the lock for microseconds and never across I/O; what it leaves behind, such as tickets to wake and events to
-deliver, is dealt with after the lock is released. Correct without the GIL.
+deliver, is handled after the lock is released. Correct without the GIL.
 
 The garbage collector may drop a caller, and so come with what that caller held, in the middle of a turn on the very
 same thread. A plain lock would then stand still for ever, and a reentrant one alone would let it change what the
@@ -34,11 +34,11 @@ class TurnLock(ABC, Generic[Held, Left]):
         self._postponed: deque[Held] = deque()
 
     def _reset_after_fork(self) -> None:
-        """Begin anew in a child process: there no thread has the lock or will end an open turn."""
+        """Reset in a child process: there no thread has the lock or will end an open turn."""
         self._begin()
 
     def _turn(self, do: Callable[[], R]) -> R:
-        """Do something under the lock; then deal with what it left behind.
+        """Run a step under the lock; then handle what it left behind.
 
         Within another turn of the same thread it is a part of that one.
         """
@@ -95,4 +95,4 @@ class TurnLock(ABC, Generic[Held, Left]):
 
     @abstractmethod
     def _deliver_later(self, left: Left) -> None:
-        """Deal with what a turn left behind; the lock is released."""
+        """Handle what a turn left behind; the lock is released."""

@@ -1,7 +1,7 @@
 """The driver for virtual time: hours pass in seconds, and the same seed gives the same events.
 
-`Timeline` is a clock that jumps to the next thing that is due. A `VirtualDriver` runs the calls of one
-engine on it; many drivers may share one timeline, as many processes share the world's time.
+`Timeline` is a clock that jumps to the next event. A `VirtualDriver` runs the calls of one
+engine on it; many drivers may share one timeline, like many processes.
 """
 
 import random
@@ -19,9 +19,9 @@ from stormbreak.types import Call, CallResult, Outcome, Verdict
 
 Reply: TypeAlias = Callable[[Outcome], None]
 VirtualSender: TypeAlias = Callable[[Send, Reply], Callable[[], None] | None]
-"""Takes an attempt and a callback for its outcome; may return what to do if the attempt is given up.
+"""Takes an attempt and a callback for its outcome; may return a function that cancels the attempt.
 
-The callback of a call that delivers is called twice: at its first output, `committed`, and at the end of it all.
+The callback of a call that delivers is called twice: at its first output, `committed`, and at the end.
 """
 
 _TIMED_OUT = Outcome(Verdict.TIMEOUT, maybe_processed=True)
@@ -34,7 +34,7 @@ MANY = 64  # cancelled timers that are worth a clearance
 
 
 class Timeline:
-    """A clock that jumps. Things due at the same time happen in the order in which they were asked for."""
+    """A clock that jumps. Events at the same time happen in the order of their scheduling."""
 
     def __init__(self, start: float = 0.0) -> None:
         self.now = start
@@ -47,13 +47,13 @@ class Timeline:
         return self.now
 
     def at(self, when: float, do: Callable[[], None]) -> Timer:
-        """Do something at `when`, or now if that has passed. The timer may be cancelled."""
+        """Schedule an action at `when`, or now if that has passed. Returns a timer."""
         timer = [max(when, self.now), next(self._order), do]
         heappush(self._due, timer)
         return timer
 
     def cancel(self, timer: Timer) -> None:
-        """Forget what `timer` was to do; nothing if it has been done."""
+        """Cancel `timer`; does nothing if it has fired."""
         if timer[2] is None:
             return
         timer[2] = None
@@ -64,7 +64,7 @@ class Timeline:
             self._cancelled = 0
 
     def run(self, until: float = inf) -> None:
-        """Let everything happen that is due up to `until`."""
+        """Run all events up to `until`."""
         due = self._due
         while due and due[0][0] <= until:
             timer = heappop(due)
@@ -96,13 +96,13 @@ class VirtualDriver:
     def start(
         self, call: Call, sender: VirtualSender, done: Callable[[CallResult], None]
     ) -> Callable[[], None]:
-        """Start `call` now; `done` gets how it ended. Returns a function that cancels it."""
+        """Start `call` now; `done` gets the result. Returns a function that cancels it."""
         run = _Run(self, sender, done)
         run.begin(call)
         return run.cancel
 
     def first_output(self, send: Send) -> None:
-        """A sender may say here that its attempt begins to put out."""
+        """Report the first output of an attempt."""
         self.stepper.first_output(send)
 
 
@@ -233,7 +233,7 @@ class _Run:
             self._set_timer(race.until, None)
 
     def _late_answer(self, send: Send, outcome: Outcome) -> None:
-        """One of several attempts has ended, or the winner has more to say."""
+        """Handle the end of one of several attempts, or further output of the winner."""
         rival = self._rivals.pop(send, None)
         if rival is None:
             if send is self._winner and self._delivering is not None:
@@ -247,7 +247,7 @@ class _Run:
         self._resume(self._turn, outcome)
 
     def _lose(self) -> None:
-        """Give up all that are under way."""
+        """Cancel all attempts in flight."""
         rivals, self._rivals = self._rivals, {}
         for rival in rivals.values():
             if rival.timer is not None:

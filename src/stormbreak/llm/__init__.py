@@ -1,1 +1,1 @@
-"""What LLM APIs say: errors, headers, streams, usage, presets. Pure: bytes and times in, meaning out."""
+"""Parse the responses of LLM APIs: errors, headers, streams, usage; and provider presets. Pure."""

@@ -60,7 +60,7 @@ def _dialects() -> Iterator[_Dialect]:
 _BY_REMAINING: Mapping[str, _Dialect] = MappingProxyType(
     {dialect.names.format("remaining"): dialect for dialect in _dialects()}
 )
-"""Without a remainder the other headers are of no use."""
+"""Without a remainder the other headers are ignored."""
 
 _PARTS = frozenset(f"anthropic-ratelimit-{part}-tokens-remaining" for part in ("input", "output"))
 

@@ -1,4 +1,4 @@
-"""How long the server asks us to wait: `Retry-After` in all its forms, reset headers, the hint in the body.
+"""Parse the wait that a server names: `Retry-After` in all its forms, reset headers, the hint in the body.
 
 Sources, in this order: `retry-after-ms`, `x-ms-retry-after-ms`, `x-amz-retry-after` (milliseconds), `retry-after`, the hint of the body, and, on a 429
 alone, the reset of a limit that is used up. The first that can be read decides. Resets come last, since they say when a

@@ -1,1 +1,1 @@
-"""The embedded provider: a pure model of capacity and trouble, and its skin on real sockets."""
+"""The embedded provider: a pure model of capacity and faults, and a server on real sockets."""

@@ -1,4 +1,4 @@
-"""When calls arrive, at a rate that changes in steps and ramps: at random (Poisson), or evenly."""
+"""When calls arrive, at a rate with steps and ramps: random (Poisson) or even."""
 
 import math
 
@@ -11,7 +11,7 @@ Rates = list[tuple[float, float]]
 
 
 def rate_segments(rate: float, steps: tuple[Step, ...]) -> Rates:
-    """Give the rate from each moment on; a ramp becomes short steps, each with its middle rate."""
+    """Return the rate from each time on; a ramp becomes short steps, each with its middle rate."""
     rates = [(0.0, rate)]
     for step in steps:
         before = rates[-1][1]
@@ -24,7 +24,7 @@ def rate_segments(rate: float, steps: tuple[Step, ...]) -> Rates:
 
 
 class Poisson:
-    """Gives the next arrival after a time; reproducible by `salt`."""
+    """Poisson arrivals, reproducible by `salt`."""
 
     __slots__ = ("_drawn", "_salt", "_steps")
 
@@ -36,7 +36,7 @@ class Poisson:
     def next_after(self, now: float) -> float | None:
         """Draw the next arrival; None if no more will come. Times must not go back.
 
-        A gap that reaches over a step is drawn anew from there: exponential gaps have no memory.
+        A gap that crosses a step is redrawn from there: exponential gaps have no memory.
         """
         while True:
             while len(self._steps) > 1 and self._steps[1][0] <= now:
@@ -54,7 +54,7 @@ class Poisson:
 
 
 class Even:
-    """Gives the next arrival after the last one: one each time that the rate has added up to one call."""
+    """Even arrivals: one each time that the rate adds up to one call."""
 
     __slots__ = ("_steps",)
 

@@ -1,8 +1,8 @@
 """Chance without state: every draw is a pure function of a seed and a key.
 
-Draws keyed by request do not depend on the order in which requests arrive, so that the interleaving of
-concurrent clients disturbs a run as little as possible; and the same seed gives the same numbers on every
-version of Python, which `random` does not promise. The generator is the finaliser of splitmix64.
+Draws are keyed by request, not by arrival order, so the interleaving of concurrent clients hardly
+changes a run. The same seed gives the same numbers on every version of Python, which `random` does not promise.
+The generator is the finaliser of splitmix64.
 """
 
 import math
@@ -39,21 +39,21 @@ def normal(bits: int) -> float:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lognormal:
-    """A lognormal distribution cut to [least, most]; `sigma` 0 makes it a constant."""
+    """A lognormal distribution cut to [minimum, maximum]; `sigma` 0 makes it a constant."""
 
     mu: float
     sigma: float
-    least: float
-    most: float
+    minimum: float
+    maximum: float
 
     @classmethod
-    def of(cls, *, mean: float, cv: float, least: float = 0.0, most: float = math.inf) -> Self:
+    def of(cls, *, mean: float, cv: float, minimum: float = 0.0, maximum: float = math.inf) -> Self:
         """Choose the distribution by its mean and its coefficient of variation, before the cut."""
         variance = math.log(1.0 + cv * cv)
         mu = math.log(mean) - variance / 2 if mean > 0 else -math.inf
-        return cls(mu=mu, sigma=math.sqrt(variance), least=least, most=most)
+        return cls(mu=mu, sigma=math.sqrt(variance), minimum=minimum, maximum=maximum)
 
     def draw(self, bits: int) -> float:
         """Read 64 bits as one number of this distribution."""
         value = math.exp(self.mu + self.sigma * normal(bits) if self.sigma else self.mu)
-        return min(max(value, self.least), self.most)
+        return min(max(value, self.minimum), self.maximum)

@@ -1,7 +1,7 @@
-"""What the provider remembers of its clients: who was answered how often, and who came back too early.
+"""The provider's record of its clients: answers for each request, and retries that came too early.
 
-A request is known by the digest of its body. A promise is the wait that an answer really asked for, on the
-monotonic clock, from the moment it was written.
+The digest of its body identifies a request. A promise is the wait that a response named, on the
+monotonic clock, from the time it was written.
 """
 
 from collections import Counter
@@ -25,28 +25,30 @@ class Record:
 
 
 class EarlyReturn(NamedTuple):
-    """An attempt that came before the time its predecessor was told."""
+    """An attempt before the time that the response to the previous one named."""
 
     key: str
     by: float  # seconds
-    told_on: int  # the connection that carried the promise
-    came_on: int  # the connection that carried the attempt
+    promised_on: int  # the connection that carried the promise
+    arrived_on: int  # the connection that carried the attempt
 
 
 class Ledger:
-    """Keeps count over one run of a scenario."""
+    """Counts attempts and answers in one run of a scenario."""
 
     def __init__(self) -> None:
         self.records: dict[str, Record] = {}
         self.statuses: Counter[str] = Counter()
-        self.troubles: Counter[str] = Counter()
+        self.faults: Counter[str] = Counter()
         self.waits: Counter[str] = Counter()
         self.early = 0
         self._early_examples: list[EarlyReturn] = []
         self._idempotency: Counter[bytes] = Counter()
 
-    def asked(self, digest: str, now: float, connection: int, idempotency: bytes | None) -> Record:
-        """Note an attempt, and whether it keeps the wait that its predecessor was told."""
+    def record_attempt(
+        self, digest: str, now: float, connection: int, idempotency: bytes | None
+    ) -> Record:
+        """Record an attempt, and whether it came before the promised time."""
         record = self.records.get(digest)
         if record is None:
             record = self.records[digest] = Record()
@@ -61,17 +63,17 @@ class Ledger:
         return record
 
     def promised(self, record: Record, until: float, form: WaitForm, connection: int) -> None:
-        """Note that the client of a request was told to stay away until then."""
+        """Record that a response named a wait until `until`."""
         self.waits[form.value] += 1
         record.wait_promised_until = until
         record.promised_on = connection
 
     def summary(self) -> dict[str, Any]:
-        """Put it all into plain values."""
+        """Return the counts as plain values."""
         records = self.records.values()
         return {
             "answers": dict(self.statuses),
-            "troubles": dict(self.troubles),
+            "faults": dict(self.faults),
             "retry_after": dict(self.waits),
             "early": self.early,
             "early_examples": [example._asdict() for example in self._early_examples],
@@ -80,7 +82,7 @@ class Ledger:
                 "answered": sum(record.answers > 0 for record in records),
                 "answered_twice": sum(record.answers > 1 for record in records),
                 "answers": sum(record.answers for record in records),
-                "most_attempts": max((record.attempts for record in records), default=0),
+                "max_attempts": max((record.attempts for record in records), default=0),
             },
             "idempotency": {
                 "keys": len(self._idempotency),

@@ -1,9 +1,9 @@
-"""Counters of the provider: the requests of one party (clients or crowd), and the attempts that it bills."""
+"""Counters of the provider: requests of clients or background traffic, and billed attempts."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from stormbreak.provider.formats.base import Asked
+from stormbreak.provider.formats.base import ParsedRequest
 
 _SECONDS_KEPT = 4 * 3600
 
@@ -15,7 +15,7 @@ class Tally:
     """Counts by outcome, and a series by scenario second.
 
     Every request ends in exactly one outcome: `ok`, `wasted` (served after its client had gone), `dropped`
-    (by the front end), `queue_full`, `limit`, `down`, or the kind of its trouble.
+    (by the front end), `queue_full`, `limit`, `down`, or the kind of its fault.
     """
 
     __slots__ = ("abandoned", "arrivals", "outcomes", "seconds", "wasted_work", "work")
@@ -24,8 +24,8 @@ class Tally:
         self.arrivals = 0
         self.abandoned = 0
         self.outcomes: dict[str, int] = {}
-        self.work = 0.0  # seconds of service given
-        self.wasted_work = 0.0  # of these, to requests whose client had gone
+        self.work = 0.0  # seconds of service
+        self.wasted_work = 0.0  # of these, for requests whose client had left
         self.seconds: list[list[int]] = []
 
     @property
@@ -63,7 +63,7 @@ class Tally:
 
 
 def peak_arrivals(*tallies: Tally) -> int:
-    """Find the most attempts of all parties together within one scenario second."""
+    """Return the maximum number of attempts in one scenario second."""
     longest = max((len(tally.seconds) for tally in tallies), default=0)
     return max(
         (
@@ -75,11 +75,11 @@ def peak_arrivals(*tallies: Tally) -> int:
 
 
 # ---------------------------------------------------------------- billing
-# Every attempt that the provider has worked for, whether or not its answer reached anybody.
+# Every attempt that was processed, even if its answer reached nobody.
 
 
 class Billed(NamedTuple):
-    """Some attempts and their tokens; of the input, so many were written to a cache, and of these so many for an hour."""
+    """Attempts and their tokens: input includes cache writes, and cache writes include those for an hour."""
 
     attempts: int = 0
     input_tokens: int = 0
@@ -87,37 +87,39 @@ class Billed(NamedTuple):
     cache_write_tokens: int = 0
     cache_write_1h_tokens: int = 0
 
-    def plus(self, asked: Asked) -> "Billed":
+    def plus(self, request: ParsedRequest) -> "Billed":
         """With another attempt."""
-        short, hour = asked.written
+        short, hour = request.written
         return Billed(
             self.attempts + 1,
-            self.input_tokens + asked.input_tokens,
-            self.output_tokens + asked.answer_tokens,
+            self.input_tokens + request.input_tokens,
+            self.output_tokens + request.answer_tokens,
             self.cache_write_tokens + short + hour,
             self.cache_write_1h_tokens + hour,
         )
 
 
 class Billing:
-    """The bills, by model and by request, and who is still being worked for."""
+    """Billed attempts by model and by request, and the requests in progress."""
 
     def __init__(self) -> None:
         self.by_model: dict[str, Billed] = {}
         self.by_digest: dict[str, Billed] = {}
-        self._open: dict[int, Asked] = {}
+        self._open: dict[int, ParsedRequest] = {}
 
-    def arrived(self, number: int, asked: Asked) -> None:
-        """A request has come in under this number."""
-        self._open[number] = asked
+    def arrived(self, number: int, request: ParsedRequest) -> None:
+        """Register a request."""
+        self._open[number] = request
 
     def ended(self, number: int, *, worked: bool) -> None:
-        """The provider is through with it, and bills it if it has `worked`."""
-        asked = self._open.pop(number, None)
-        if asked is not None and worked:
-            self.by_model[asked.model] = self.by_model.get(asked.model, Billed()).plus(asked)
-            self.by_digest[asked.digest] = self.by_digest.get(asked.digest, Billed()).plus(asked)
+        """End a request, and bill it if it was processed."""
+        request = self._open.pop(number, None)
+        if request is not None and worked:
+            self.by_model[request.model] = self.by_model.get(request.model, Billed()).plus(request)
+            self.by_digest[request.digest] = self.by_digest.get(request.digest, Billed()).plus(
+                request
+            )
 
     def summary(self) -> Mapping[str, Any]:
-        """By model, in plain values."""
+        """Return the bills by model as plain values."""
         return {model: billed._asdict() for model, billed in self.by_model.items()}

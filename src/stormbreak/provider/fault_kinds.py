@@ -1,4 +1,4 @@
-"""Every kind of fault, and which keys of a fault mean something for it."""
+"""Every kind of fault, and the keys that apply to it."""
 
 from collections.abc import Mapping
 from enum import StrEnum
@@ -6,7 +6,7 @@ from types import MappingProxyType
 
 
 class WaitForm(StrEnum):
-    """How a wait is written: `Retry-After` in whole seconds or as a date, `retry-after-ms`, or not at all."""
+    """The form of a wait: `Retry-After` in whole seconds or as a date, `retry-after-ms`, or not at all."""
 
     SECONDS = "seconds"
     DATE = "date"
@@ -15,13 +15,13 @@ class WaitForm(StrEnum):
 
 
 class Kind(StrEnum):
-    """What can go wrong."""
+    """The kinds of fault."""
 
-    # conditions: they hold for everybody as long as they last
+    # conditions: they apply to every request while they last
     CAPACITY = "capacity"
     SERVICE = "service"
     DOWN = "down"
-    # refusals: quick, no slot is taken, no work is done
+    # refusals: quick, without a slot or any work
     S400 = "400"
     S401 = "401"
     S403 = "403"
@@ -59,7 +59,7 @@ class Kind(StrEnum):
     HANG = "hang"
     # before the request was read whole
     EARLY_ANSWER = "early_answer"
-    # spoilt answers: the work was done
+    # broken answers: the work was done
     SLOW_HEADERS = "slow_headers"
     SLOW_BODY = "slow_body"
     STALL = "stall"
@@ -141,14 +141,14 @@ WELL_FORMED = SLOW | {
     Kind.CRLF,
     Kind.CR,
 }
-"""The whole answer comes, and it is the right one; what is odd is how it comes, or what happens after it."""
+"""The whole correct answer arrives; only its form, or what follows it, is unusual."""
 
 SILENT = frozenset({Kind.HANG, Kind.STALL, Kind.STALL_EARLY, Kind.LONG_LENGTH, Kind.HEARTBEATS})
-"""The whole answer never comes, and nothing says so."""
+"""The whole answer never arrives, and no error says so."""
 
 _CHOSEN = frozenset({"share", "match", "requests", "first_attempts"})
 _REFUSED = _CHOSEN | {"respond_after"}
-_TOLD = _REFUSED | {"retry_after", "retry_after_form"}  # a status that may name a time to come back
+_TOLD = _REFUSED | {"retry_after", "retry_after_form"}  # a status that may come with Retry-After
 _EXCEPTIONS = {
     Kind.CAPACITY: frozenset({"factor", "ramp"}),
     Kind.SERVICE: frozenset({"factor", "ramp"}),
@@ -178,4 +178,4 @@ ALLOWED_KEYS: Mapping[Kind, frozenset[str]] = MappingProxyType(
 REQUIRED_KEY: Mapping[Kind, str] = MappingProxyType(
     {Kind.CAPACITY: "factor", Kind.SERVICE: "factor", Kind.BUDGET: "retry_after"}
 )
-"""The key without which a kind means nothing."""
+"""The key that a kind requires."""

@@ -1,8 +1,7 @@
 """Ranges written into the types of a scenario's fields, and the check that reads them back.
 
-A scenario made in Python and one read from a file go through the same check. It also refuses NaN and the
-infinities, which no comparison would catch later, and numbers so small or so large that nothing sensible can
-come of them.
+A scenario made in Python and one read from a file go through the same check. It also rejects NaN, infinities,
+and numbers that are too small or too large to make sense.
 """
 
 import math
@@ -13,55 +12,55 @@ from stormbreak.errors import ConfigurationError
 from stormbreak.toml_values import MAX_SHOWN
 
 SMALLEST = 1e-6
-"""What is not 0 is no less: sums of smaller numbers stand still, quotients by them overflow."""
+"""Minimum of a number that is not 0: smaller ones vanish in sums and overflow in quotients."""
 
-LONGEST = 1_000_000
-"""Seconds that anything lasts, at the most: more than eleven days."""
+MAX_SECONDS = 1_000_000
+"""Maximum duration in seconds: more than eleven days."""
 
 MAX_RAMP = 86_400
-"""Seconds of a ramp: it becomes four steps a second."""
+"""Maximum seconds of a ramp: it becomes four steps a second."""
 
 MIN_SPEED, MAX_SPEED = 0.001, 1_000_000
-"""Scenario seconds in one real second."""
+"""Maximum scenario seconds in one real second."""
 
-MOST = 1_000_000_000
-"""Of whatever is counted."""
+MAX_COUNT = 1_000_000_000
+"""Maximum of a count."""
 
 
 class Range(NamedTuple):
-    """What a number may be and how a message calls it; between `shortest` and `cap` is what anybody needs."""
+    """The range of a number, and its name in messages."""
 
     words: str
-    least: float = 0
-    most: float = math.inf
+    lower: float = 0
+    upper: float = math.inf
     above: float = -math.inf
-    shortest: float = SMALLEST
-    cap: float = MOST
+    minimum: float = SMALLEST
+    maximum: float = MAX_COUNT
 
-    def breach(self, value: float) -> str | None:
-        """Say what a number that is out of the range must be; None for one that is in it."""
-        if not (self.least <= value <= self.most and value > self.above) or value == math.inf:
+    def problem(self, value: float) -> str | None:
+        """Describe the range that a number is out of; None if it is in range."""
+        if not (self.lower <= value <= self.upper and value > self.above) or value == math.inf:
             return self.words
-        if value > self.cap:
-            return f"at most {self.cap:,}"
-        if 0 < value < self.shortest:
+        if value > self.maximum:
+            return f"at most {self.maximum:,}"
+        if 0 < value < self.minimum:
             return (
-                f"at least {self.shortest:g}"
+                f"at least {self.minimum:g}"
                 if self.above == 0
-                else f"0 or at least {self.shortest:g}"
+                else f"0 or at least {self.minimum:g}"
             )
         return None
 
 
-Seconds = Annotated[float, Range("zero or positive", cap=LONGEST)]
-Span = Annotated[float, Range("positive", above=0, cap=LONGEST)]
-Ramp = Annotated[float, Range("zero or positive", cap=MAX_RAMP)]
-Speed = Annotated[float, Range("positive", above=0, shortest=MIN_SPEED, cap=MAX_SPEED)]
+Seconds = Annotated[float, Range("zero or positive", maximum=MAX_SECONDS)]
+Span = Annotated[float, Range("positive", above=0, maximum=MAX_SECONDS)]
+Ramp = Annotated[float, Range("zero or positive", maximum=MAX_RAMP)]
+Speed = Annotated[float, Range("positive", above=0, minimum=MIN_SPEED, maximum=MAX_SPEED)]
 Rate = Annotated[float, Range("zero or positive")]
 Positive = Annotated[float, Range("positive", above=0)]
-AtLeastOne = Annotated[float, Range("at least 1", least=1)]
-Share = Annotated[float, Range("between 0 and 1", most=1)]
-Count = Annotated[int, Range("at least 1", least=1)]
+AtLeastOne = Annotated[float, Range("at least 1", lower=1)]
+Share = Annotated[float, Range("between 0 and 1", upper=1)]
+Count = Annotated[int, Range("at least 1", lower=1)]
 Depth = Annotated[int, Range("zero or positive")]
 
 
@@ -82,8 +81,8 @@ def check_ranges(value: object) -> None:
     for name, allowed in _ranges(type(value)):
         given = getattr(value, name)
         for number in given if isinstance(given, tuple) else (given,):
-            breach = None if number is None else allowed.breach(number)
-            if breach is not None:
+            problem = None if number is None else allowed.problem(number)
+            if problem is not None:
                 raise ConfigurationError(
-                    f"{name} must be {breach}, got {shown(number, longest=MAX_SHOWN)}"
+                    f"{name} must be {problem}, got {shown(number, longest=MAX_SHOWN)}"
                 )

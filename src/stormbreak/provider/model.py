@@ -4,17 +4,17 @@ A request passes, in this order:
 
 1. the front end, which handles `max_requests_per_second` attempts per second and lets up to `backlog` seconds of them wait;
    beyond that a request is dropped silently and its client only sees its own timeout;
-2. the troubles of the moment: an outage refuses everybody, others strike by share;
-3. the request limit (it counts the clients' key; the crowd has keys of its own);
+2. the active faults: an outage refuses every request, others a share of them;
+3. the request limit (it counts the clients' key; background traffic has other keys);
 4. the queue, first in, first out; a full one refuses;
 5. a slot, held for the service time. The first token of a streamed answer comes after the prefill.
 
-Nothing leaves because its client has: the work goes on, and is counted as wasted. When capacity shrinks, what is
-being served is finished and nothing new starts until there is a slot again. The crowd's requests take the same
-way but exist only as numbers.
+A request stays when its client leaves: the work goes on and counts as wasted. When capacity shrinks, requests in
+service finish, and no new one starts until a slot is free. Requests of background traffic take the same
+path but exist only as numbers.
 
-All times are scenario seconds and may not go back. The machine neither sleeps nor reads a clock: call
-`advance(now)` at `next_event_at()` or whenever it suits, answers are never lost by coming late.
+All times are scenario seconds and may not go back. The model neither sleeps nor reads a clock: call
+`advance(now)` at `next_event_at()` or at any later time; no reply is lost.
 """
 
 import heapq
@@ -28,9 +28,9 @@ from stormbreak.provider.arrivals import Poisson
 from stormbreak.provider.chance import Lognormal, mix, uniform
 from stormbreak.provider.counters import Tally
 from stormbreak.provider.fault_kinds import REFUSALS, Kind, WaitForm
-from stormbreak.provider.rate_limit import Standing, limit_of
+from stormbreak.provider.rate_limit import LimitState, limit_of
 from stormbreak.provider.scenario import BackgroundTraffic, Fault, Scenario
-from stormbreak.provider.timeline import Asking, Spell, forecast
+from stormbreak.provider.timeline import Phase, RequestInfo, forecast
 
 _QUEUE_FULL = Fault(kind=Kind.S429)
 
@@ -43,34 +43,34 @@ class Part(StrEnum):
 
 
 class Reply(NamedTuple):
-    """What the provider says to a request at `at`.
+    """The provider's reply to a request at `at`.
 
-    `trouble` is None for a good answer; else it is a refusal, or how the answer is spoilt. `done_at` is when the
-    last token comes.
+    `fault` is None for a good answer; else it is the refusal, or the fault of the answer. `done_at` is the time of the
+    last token.
     """
 
     at: float
     request: int
     part: Part
-    trouble: Fault | None
+    fault: Fault | None
     done_at: float
     retry_after: float | None = None
 
 
 class _Job:
-    """One request on its way through the provider; number 0 is the crowd's."""
+    """One request in the provider; number 0 is background traffic."""
 
     __slots__ = (
         "arrived",
-        "asking",
         "done_at",
+        "fault",
         "gone",
         "key",
         "number",
+        "request_info",
         "streamed",
         "tokens",
         "tries",
-        "trouble",
     )
 
     def __init__(
@@ -81,8 +81,8 @@ class _Job:
         self.arrived = arrived
         self.streamed = streamed
         self.tokens = tokens
-        self.asking: Asking | None = None
-        self.trouble: Fault | None = None
+        self.request_info: RequestInfo | None = None
+        self.fault: Fault | None = None
         self.tries = 0
         self.done_at = arrived
         self.gone = False
@@ -90,30 +90,30 @@ class _Job:
 
 class _Refusal(NamedTuple):
     job: _Job
-    trouble: Fault
+    fault: Fault
     outcome: str
     retry_after: float | None
 
 
 class ProviderModel:
-    """One provider living through one scenario."""
+    """The model of one provider in one scenario."""
 
     def __init__(
         self, scenario: Scenario, seed: int = 0, ended: Callable[..., None] | None = None
     ) -> None:
-        """`ended(number, worked=...)` is told of every request that is through, and whether it was worked for."""
+        """Create the model; it calls `ended(number, worked=...)` for every request that ends."""
         provider = scenario.provider
         self.scenario = scenario
         self.clients = Tally()
-        self.crowd = Tally()
+        self.background = Tally()
         self.busy = 0
         self._salt = mix(seed)
         self._ended = ended
         self._service = Lognormal.of(
             mean=provider.service,
             cv=provider.variation,
-            least=provider.min_service,
-            most=math.inf if provider.max_service is None else provider.max_service,
+            minimum=provider.min_service,
+            maximum=math.inf if provider.max_service is None else provider.max_service,
         )
         self._queue: deque[_Job] = deque()
         self._room = math.inf if provider.queue is None else provider.queue
@@ -123,19 +123,19 @@ class ProviderModel:
         self._front_gap = (
             1.0 / provider.max_requests_per_second if provider.max_requests_per_second else 0.0
         )
-        self._front_free_at = 0.0
-        self._agenda: list[tuple[float, int, Callable[..., None], object]] = []
-        self._entries = 0
-        self._inside: dict[int, _Job] = {}
-        self._numbers = 0
+        self._front_end_free_at = 0.0
+        self._events: list[tuple[float, int, Callable[..., None], object]] = []
+        self._event_count = 0
+        self._jobs: dict[int, _Job] = {}
+        self._request_count = 0
         self._replies: list[Reply] = []
-        spells = forecast(scenario)
-        self._phase = spells[0]
-        for spell in spells[1:]:
-            self._plan(spell.at, self._turn, spell)
-        self._invite(scenario.background_traffic)
+        phases = forecast(scenario)
+        self._phase = phases[0]
+        for phase in phases[1:]:
+            self._plan(phase.at, self._enter_phase, phase)
+        self._start_background_traffic(scenario.background_traffic)
 
-    # ------------------------------------------------------------ what the world calls
+    # ------------------------------------------------------------ interface
 
     @property
     def queued(self) -> int:
@@ -152,97 +152,99 @@ class ProviderModel:
         attempt: int = 1,
         text: bytes = b"",
     ) -> int:
-        """Take in a request and return its number; `key` alone decides its chances.
+        """Accept a request and return its number; `key` alone seeds its random draws.
 
-        `tokens` are what it counts in a limit of tokens; `attempt` says how often it was sent by now, and `text`
-        is its body, for troubles that choose.
+        `tokens` count against a limit of tokens; `attempt` is 1 for the first with this body; `text`
+        is its body, for faults that select requests.
         """
         self._run_until(now)
-        self._numbers += 1
-        job = _Job(self._numbers, mix(self._salt ^ mix(key)), now, streamed=streamed, tokens=tokens)
-        job.asking = Asking(self._numbers, attempt, text)
-        self._inside[job.number] = job
+        self._request_count += 1
+        job = _Job(
+            self._request_count, mix(self._salt ^ mix(key)), now, streamed=streamed, tokens=tokens
+        )
+        job.request_info = RequestInfo(self._request_count, attempt, text)
+        self._jobs[job.number] = job
         self._enter(now, job)
         return job.number
 
     def has(self, request: int) -> bool:
-        """Whether it is not through with a request."""
-        return request in self._inside
+        """Whether a request has not ended."""
+        return request in self._jobs
 
     def answers_early(self, now: float, key: int) -> bool:
-        """Whether a request that has only begun to come is answered at once; it is no arrival."""
+        """Whether a request of which only the head arrived is answered at once; it does not count as an arrival."""
         self._run_until(now)
         return uniform(mix(self._salt ^ mix(key))) < self._phase.early
 
-    def standings(self, now: float) -> list[Standing]:
-        """Tell how the limits of the clients' key stand."""
-        return [] if self._limit is None else self._limit.standings(now)
+    def limit_states(self, now: float) -> list[LimitState]:
+        """Return the states of the limits of the clients' key."""
+        return [] if self._limit is None else self._limit.limit_states(now)
 
     def advance(self, now: float) -> list[Reply]:
-        """Let time pass and return the replies that have become due, oldest first."""
+        """Advance the time and return the replies that are due, oldest first."""
         self._run_until(now)
         replies, self._replies = self._replies, []
         return replies
 
     def next_event_at(self) -> float | None:
-        """Tell when something will change; None if nothing is under way."""
-        return self._agenda[0][0] if self._agenda else None
+        """Return the time of the next change; None if there is none."""
+        return self._events[0][0] if self._events else None
 
     def abandon(self, request: int, now: float) -> None:
-        """Note that the client of a request has gone; unknown or answered requests are ignored."""
+        """Record that the client of a request has left; unknown or answered requests are ignored."""
         self._run_until(now)
-        job = self._inside.get(request)
+        job = self._jobs.get(request)
         if job is not None and not job.gone:
             job.gone = True
             self.clients.abandoned += 1
 
     # ------------------------------------------------------------ the agenda
 
-    def _plan(self, at: float, act: Callable[..., None], what: object) -> None:
-        self._entries += 1
-        heapq.heappush(self._agenda, (at, self._entries, act, what))
+    def _plan(self, at: float, action: Callable[..., None], value: object) -> None:
+        self._event_count += 1
+        heapq.heappush(self._events, (at, self._event_count, action, value))
 
     def _run_until(self, now: float) -> None:
-        agenda = self._agenda
+        agenda = self._events
         while agenda and agenda[0][0] <= now:
-            at, _, act, what = heapq.heappop(agenda)
-            act(at, what)
+            at, _, action, value = heapq.heappop(agenda)
+            action(at, value)
 
-    def _turn(self, now: float, spell: Spell) -> None:
-        self._phase = spell
+    def _enter_phase(self, now: float, phase: Phase) -> None:
+        self._phase = phase
         self._fill(now)
 
-    # ------------------------------------------------------------ the way of a request
+    # ------------------------------------------------------------ path of a request
 
     def _counters(self, job: _Job) -> Tally:
-        return self.clients if job.number else self.crowd
+        return self.clients if job.number else self.background
 
     def _enter(self, now: float, job: _Job) -> None:
         self._counters(job).arrived(now)
-        starts = max(now, self._front_free_at)
+        starts = max(now, self._front_end_free_at)
         if starts - now > self.scenario.provider.backlog:
             self._end(now, job, "dropped")
             return
-        self._front_free_at = starts + self._front_gap
+        self._front_end_free_at = starts + self._front_gap
         if starts > now:
             self._plan(starts, self._admit, job)
         else:
             self._admit(now, job)
 
     def _admit(self, now: float, job: _Job) -> None:
-        spell = self._phase
-        if spell.down is not None:
-            self._refuse(now, job, spell.down, "down")
+        phase = self._phase
+        if phase.down is not None:
+            self._refuse(now, job, phase.down, "down")
             return
-        if spell.faults or spell.picky:
-            trouble = spell.draw(job.key, job.asking, streamed=job.streamed)
-            if trouble is not None and trouble.kind in REFUSALS:
-                self._refuse(now, job, trouble, trouble.kind.value)
+        if phase.faults or phase.selective:
+            fault = phase.draw(job.key, job.request_info, streamed=job.streamed)
+            if fault is not None and fault.kind in REFUSALS:
+                self._refuse(now, job, fault, fault.kind.value)
                 return
-            job.trouble = trouble
+            job.fault = fault
         if self._limited(now, job):
             return
-        if self.busy < spell.slots:  # then nobody is queueing either
+        if self.busy < phase.slots:  # then the queue is empty
             self._start(now, job)
         elif len(self._queue) < self._room:
             self._queue.append(job)
@@ -261,24 +263,24 @@ class ProviderModel:
         return True
 
     def _refuse(
-        self, now: float, job: _Job, trouble: Fault, outcome: str, wait: float | None = None
+        self, now: float, job: _Job, fault: Fault, outcome: str, wait: float | None = None
     ) -> None:
-        if trouble.kind is Kind.HANG:
+        if fault.kind is Kind.HANG:
             self._end(now, job, outcome)
             return
-        told = trouble.retry_after if wait is None else wait
-        told = None if trouble.retry_after_form is WaitForm.BARE else told
+        retry_after = fault.retry_after if wait is None else wait
+        retry_after = None if fault.retry_after_form is WaitForm.BARE else retry_after
         self._plan(
-            now + trouble.respond_after, self._refused, _Refusal(job, trouble, outcome, told)
+            now + fault.respond_after, self._refused, _Refusal(job, fault, outcome, retry_after)
         )
 
     def _refused(self, now: float, refusal: _Refusal) -> None:
-        job, trouble, outcome, told = refusal
+        job, fault, outcome, retry_after = refusal
         self._end(now, job, outcome)
         if job.number == 0:
-            self._return(now, job)
+            self._retry_in_background(now, job)
         elif not job.gone:
-            self._replies.append(Reply(now, job.number, Part.WHOLE, trouble, now, told))
+            self._replies.append(Reply(now, job.number, Part.WHOLE, fault, now, retry_after))
 
     def _fill(self, now: float) -> None:
         while self._queue and self.busy < self._phase.slots:
@@ -289,12 +291,12 @@ class ProviderModel:
         span = self._service.draw(mix(job.key)) * self._phase.slowdown
         job.done_at = now + span
         if job.streamed:
-            self._plan(now + span * self.scenario.provider.prefill, self._speak, job)
+            self._plan(now + span * self.scenario.provider.prefill, self._send_first, job)
         self._plan(job.done_at, self._finish, (job, span))
 
-    def _speak(self, now: float, job: _Job) -> None:
+    def _send_first(self, now: float, job: _Job) -> None:
         if not job.gone:
-            self._replies.append(Reply(now, job.number, Part.FIRST, job.trouble, job.done_at))
+            self._replies.append(Reply(now, job.number, Part.FIRST, job.fault, job.done_at))
 
     def _finish(self, now: float, done: tuple[_Job, float]) -> None:
         job, span = done
@@ -305,48 +307,54 @@ class ProviderModel:
             tally.wasted_work += span
             self._end(now, job, "wasted", worked=True)
         else:
-            self._end(now, job, job.trouble.kind.value if job.trouble else "ok", worked=True)
+            self._end(now, job, job.fault.kind.value if job.fault else "ok", worked=True)
             if job.number:
-                self._replies.append(Reply(now, job.number, Part.WHOLE, job.trouble, now))
+                self._replies.append(Reply(now, job.number, Part.WHOLE, job.fault, now))
         self._fill(now)
 
     def _end(self, now: float, job: _Job, outcome: str, *, worked: bool = False) -> None:
         self._counters(job).ended(now, outcome)
-        self._inside.pop(job.number, None)
+        self._jobs.pop(job.number, None)
         if self._ended is not None and job.number:
             self._ended(job.number, worked=worked)
 
     def _late(self, now: float, job: _Job) -> bool:
         if job.number:
             return job.gone
-        crowd = self.scenario.background_traffic
-        return crowd is not None and crowd.timeout is not None and now - job.arrived > crowd.timeout
+        traffic = self.scenario.background_traffic
+        return (
+            traffic is not None
+            and traffic.timeout is not None
+            and now - job.arrived > traffic.timeout
+        )
 
-    # ------------------------------------------------------------ the crowd
+    # ------------------------------------------------------------ background traffic
 
-    def _invite(self, crowd: BackgroundTraffic | None) -> None:
-        if crowd is not None:
-            self._flow = Poisson(crowd.rate, crowd.steps, mix(self._salt ^ 0xC40D))
-            self._expect(0.0)
+    def _start_background_traffic(self, traffic: BackgroundTraffic | None) -> None:
+        if traffic is not None:
+            self._flow = Poisson(traffic.rate, traffic.steps, mix(self._salt ^ 0xC40D))
+            self._plan_background_request(0.0)
 
-    def _expect(self, now: float) -> None:
+    def _plan_background_request(self, now: float) -> None:
         at = self._flow.next_after(now)
         if at is not None:
-            self._plan(at, self._join, None)
+            self._plan(at, self._arrive_in_background, None)
 
-    def _join(self, now: float, _: object) -> None:
-        key = mix(self._salt + self.crowd.arrivals + 1)
+    def _arrive_in_background(self, now: float, _: object) -> None:
+        key = mix(self._salt + self.background.arrivals + 1)
         self._enter(now, _Job(0, key, now))
-        self._expect(now)
+        self._plan_background_request(now)
 
-    def _return(self, now: float, job: _Job) -> None:
-        crowd = self.scenario.background_traffic
-        if crowd is None or job.tries >= crowd.retries:
+    def _retry_in_background(self, now: float, job: _Job) -> None:
+        traffic = self.scenario.background_traffic
+        if traffic is None or job.tries >= traffic.retries:
             return
         again = _Job(0, mix(job.key + 1), now)
         again.tries = job.tries + 1
-        self._plan(now + crowd.retry_delay * (0.5 + uniform(again.key)), self._come_back, again)
+        self._plan(
+            now + traffic.retry_delay * (0.5 + uniform(again.key)), self._arrive_again, again
+        )
 
-    def _come_back(self, now: float, job: _Job) -> None:
+    def _arrive_again(self, now: float, job: _Job) -> None:
         job.arrived = now
         self._enter(now, job)

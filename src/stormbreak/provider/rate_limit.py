@@ -1,6 +1,6 @@
-"""Limits of requests and tokens: fixed windows and token buckets, and how each of them stands.
+"""Limits of requests and tokens: fixed windows and token buckets.
 
-Each answers the one question `take(now, tokens)`: None, or the seconds until asking again makes sense.
+`take(now, tokens)` returns None, or the seconds until a retry makes sense.
 """
 
 import math
@@ -9,8 +9,8 @@ from typing import NamedTuple, Protocol
 from stormbreak.provider.scenario import Limit, LimitKind
 
 
-class Standing(NamedTuple):
-    """How one limit stands: so much of `limit` remains, all of it in `reset` seconds."""
+class LimitState(NamedTuple):
+    """The state of one limit: `remaining` of `limit` now, all of it in `reset` seconds."""
 
     tokens: bool  # else requests
     limit: float
@@ -24,17 +24,17 @@ class _Meter(Protocol):
     limit: float
 
     def wait(self, amount: float, now: float) -> float | None:
-        """Tell the seconds until `amount` would fit if nobody else asked; None if it does."""
+        """Return the seconds until `amount` would fit without other requests; None if it fits."""
 
     def charge(self, amount: float) -> None:
-        """Take `amount`, or what is there of it."""
+        """Take `amount`, or what remains of it."""
 
-    def stands(self, now: float) -> tuple[float, float]:
-        """Tell what remains, and the seconds until all of it does."""
+    def state(self, now: float) -> tuple[float, float]:
+        """Return what remains, and the seconds until all of it is available."""
 
 
 class _Window:
-    """So much in each window; windows begin at multiples of their length."""
+    """A fixed window; windows begin at multiples of their length."""
 
     __slots__ = ("_per", "_used", "_window", "limit")
 
@@ -53,7 +53,7 @@ class _Window:
     def charge(self, amount: float) -> None:
         self._used += amount
 
-    def stands(self, now: float) -> tuple[float, float]:
+    def state(self, now: float) -> tuple[float, float]:
         self._turn(now)
         return max(0.0, self.limit - self._used), (self._window + 1) * self._per - now
 
@@ -64,7 +64,7 @@ class _Window:
 
 
 class _Bucket:
-    """Flows in at a steady rate up to `limit`; never below zero."""
+    """A token bucket: it refills at a steady rate up to `limit`, and never falls below zero."""
 
     __slots__ = ("_at", "_left", "_rate", "limit")
 
@@ -82,7 +82,7 @@ class _Bucket:
     def charge(self, amount: float) -> None:
         self._left = max(0.0, self._left - amount)
 
-    def stands(self, now: float) -> tuple[float, float]:
+    def state(self, now: float) -> tuple[float, float]:
         self._flow(now)
         return self._left, (self.limit - self._left) / self._rate
 
@@ -92,7 +92,7 @@ class _Bucket:
 
 
 class RequestLimit:
-    """Counts requests, tokens, or both. What is refused costs `reject_cost` of a request, and no tokens."""
+    """Counts requests, tokens, or both. A rejected request costs `reject_cost` of one, and no tokens."""
 
     def __init__(self, limit: Limit) -> None:
         self._cost = limit.reject_cost
@@ -100,7 +100,7 @@ class RequestLimit:
         self._tokens = _meter(limit, limit.tokens, None)
 
     def take(self, now: float, tokens: int = 0) -> float | None:
-        """Take one request; where it does not fit, charge the reject and return the seconds to wait."""
+        """Take one request; if it does not fit, charge the reject cost and return the seconds to wait."""
         wanted = [(meter, amount) for meter, amount in self._wanted(tokens) if meter is not None]
         waits = [meter.wait(amount, now) for meter, amount in wanted]
         if all(wait is None for wait in waits):
@@ -112,10 +112,10 @@ class RequestLimit:
             waits[0] = self._requests.wait(1, now)
         return max(wait for wait in waits if wait is not None)
 
-    def standings(self, now: float) -> list[Standing]:
-        """Tell how each limit stands."""
+    def limit_states(self, now: float) -> list[LimitState]:
+        """Return the state of each limit."""
         return [
-            Standing(meter is self._tokens, meter.limit, *meter.stands(now))
+            LimitState(meter is self._tokens, meter.limit, *meter.state(now))
             for meter in (self._requests, self._tokens)
             if meter is not None
         ]
@@ -133,5 +133,5 @@ def _meter(limit: Limit, amount: float | None, burst: float | None) -> _Meter | 
 
 
 def limit_of(limit: Limit | None) -> RequestLimit | None:
-    """Build the machine for what a scenario says."""
+    """Build the limit of a scenario."""
     return None if limit is None else RequestLimit(limit)

@@ -1,4 +1,4 @@
-"""What a provider tells in headers: how its limits stand, in the dialects of providers, and when to come back."""
+"""Encode rate-limit headers in the dialects of providers, and Retry-After."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -8,7 +8,7 @@ from types import MappingProxyType
 
 from stormbreak.provider.fault_kinds import WaitForm
 from stormbreak.provider.http1 import Headers
-from stormbreak.provider.rate_limit import Standing
+from stormbreak.provider.rate_limit import LimitState
 from stormbreak.provider.scenario import Dialect
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -18,9 +18,9 @@ _MAX_WAIT = 1e9  # seconds; no date can be written for much more
 def retry_after_headers(
     form: WaitForm, wait: float | None, now: float
 ) -> tuple[Headers, float | None]:
-    """Write down a wait of real seconds from the wall-clock time `now`.
+    """Encode a wait of real seconds from the wall-clock time `now`.
 
-    Returns the headers and the seconds that they really ask for, which rounding only makes longer.
+    Returns the headers and the seconds that they name, which rounding can only make longer.
     """
     if wait is None or form is WaitForm.BARE:
         return (), None
@@ -35,71 +35,71 @@ def retry_after_headers(
     return (("retry-after", str(seconds)),), float(seconds)
 
 
-def limit_headers(dialect: Dialect, standings: Sequence[Standing], now: float) -> Headers:
-    """Write down how limits stand; `now` is the wall-clock time, resets are real seconds."""
-    return tuple(_DIALECTS[dialect](standings, now))
+def limit_headers(dialect: Dialect, limit_states: Sequence[LimitState], now: float) -> Headers:
+    """Encode limit states; `now` is the wall-clock time, resets are real seconds."""
+    return tuple(_DIALECTS[dialect](limit_states, now))
 
 
 _Pairs = Iterator[tuple[str, str]]
 
 
-def _openai(standings: Sequence[Standing], _: float) -> _Pairs:
-    for one in standings:
+def _openai(limit_states: Sequence[LimitState], _: float) -> _Pairs:
+    for one in limit_states:
         yield from _openai_pair(f"x-ratelimit-{{}}-{_thing(one)}", one, _go(one.reset))
 
 
-def _azure(standings: Sequence[Standing], _: float) -> _Pairs:
-    for one in standings:
+def _azure(limit_states: Sequence[LimitState], _: float) -> _Pairs:
+    for one in limit_states:
         yield from _openai_pair(f"x-ratelimit-{{}}-{_thing(one)}", one, str(math.ceil(one.reset)))
 
 
-def _azure_unknown(standings: Sequence[Standing], _: float) -> _Pairs:
-    """Azure's Responses API: it does not know."""
-    for one in standings:
+def _azure_unknown(limit_states: Sequence[LimitState], _: float) -> _Pairs:
+    """unknown, as Azure's Responses API reports it."""
+    for one in limit_states:
         yield f"x-ratelimit-limit-{_thing(one)}", "-1"
         yield f"x-ratelimit-remaining-{_thing(one)}", "0"
         yield f"x-ratelimit-reset-{_thing(one)}", "0"
 
 
-def _cerebras(standings: Sequence[Standing], _: float) -> _Pairs:
-    for one in standings:
+def _cerebras(limit_states: Sequence[LimitState], _: float) -> _Pairs:
+    for one in limit_states:
         names = f"x-ratelimit-{{}}-{_thing(one)}-minute"
         yield from _openai_pair(names, one, f"{max(0.0, one.reset):.9f}")
 
 
-def _mistral(standings: Sequence[Standing], _: float) -> _Pairs:
-    for one in standings:
+def _mistral(limit_states: Sequence[LimitState], _: float) -> _Pairs:
+    for one in limit_states:
         word = "tokens" if one.tokens else "req"
         yield from list(_openai_pair(f"x-ratelimit-{{}}-{word}-minute", one, ""))[:2]
 
 
-def _anthropic(standings: Sequence[Standing], now: float) -> _Pairs:
-    for one in standings:
+def _anthropic(limit_states: Sequence[LimitState], now: float) -> _Pairs:
+    for one in limit_states:
         at = _EPOCH + timedelta(seconds=math.ceil(now + one.reset))
         reset = at.isoformat().replace("+00:00", "Z")
         yield from _openai_pair(f"anthropic-ratelimit-{_thing(one)}-{{}}", one, reset)
 
 
-def _openrouter(standings: Sequence[Standing], now: float) -> _Pairs:
-    for one in standings:
+def _openrouter(limit_states: Sequence[LimitState], now: float) -> _Pairs:
+    for one in limit_states:
         if not one.tokens:
             yield from _openai_pair("x-ratelimit-{}", one, str(math.ceil((now + one.reset) * 1000)))
 
 
-def _ietf_06(standings: Sequence[Standing], _: float) -> _Pairs:
-    for one in standings:
+def _ietf_06(limit_states: Sequence[LimitState], _: float) -> _Pairs:
+    for one in limit_states:
         if not one.tokens:
             yield from _openai_pair("ratelimit-{}", one, str(math.ceil(one.reset)))
 
 
-def _ietf(standings: Sequence[Standing], _: float) -> _Pairs:
-    for one in standings:
+def _ietf(limit_states: Sequence[LimitState], _: float) -> _Pairs:
+    for one in limit_states:
         if not one.tokens:
             yield "ratelimit-policy", f'"default";q={int(one.limit)}'
             yield "ratelimit", f'"default";r={int(one.remaining)};t={math.ceil(one.reset)}'
 
 
-_DIALECTS: Mapping[Dialect, Callable[[Sequence[Standing], float], _Pairs]] = MappingProxyType(
+_DIALECTS: Mapping[Dialect, Callable[[Sequence[LimitState], float], _Pairs]] = MappingProxyType(
     {
         Dialect.OPENAI: _openai,
         Dialect.GROQ: _openai,
@@ -115,18 +115,18 @@ _DIALECTS: Mapping[Dialect, Callable[[Sequence[Standing], float], _Pairs]] = Map
 )
 
 
-def _thing(one: Standing) -> str:
+def _thing(one: LimitState) -> str:
     return "tokens" if one.tokens else "requests"
 
 
-def _openai_pair(names: str, one: Standing, reset: str) -> _Pairs:
+def _openai_pair(names: str, one: LimitState, reset: str) -> _Pairs:
     yield names.format("limit"), str(int(one.limit))
     yield names.format("remaining"), str(int(one.remaining))
     yield names.format("reset"), reset
 
 
 def _go(seconds: float) -> str:
-    """Write a span as Go does: `12ms`, `8.64s`, `6m0s`, `1h2m3s`."""
+    """Format a duration as Go does: `12ms`, `8.64s`, `6m0s`, `1h2m3s`."""
     ms = math.ceil(seconds * 1000)
     if ms < 1000:
         return f"{ms}ms"

@@ -1,4 +1,4 @@
-"""What the provider answers at once, without any work: models, statistics, reset, and what is wrong with a request."""
+"""Responses without work: models, statistics, reset, and errors of a request."""
 
 from collections.abc import Callable
 from typing import Any
@@ -17,7 +17,7 @@ _KEYS = (b"authorization", b"x-api-key", b"api-key")
 
 
 class Routes:
-    """The addresses of a provider."""
+    """The routes of a provider."""
 
     def __init__(
         self,
@@ -40,10 +40,10 @@ class Routes:
         }
 
     def answer(self, request: Request) -> Script:
-        """Answer anything that is not work."""
+        """Answer a request that needs no work."""
         route = self._routes.get(request.path)
         if route is None:
-            refusal = Refusal(404, "there is no such address", code="unknown_url")
+            refusal = Refusal(404, "no such route", code="unknown_url")
             return self.error(refusal, request.path)
         method, body = route
         if request.method != method:
@@ -52,18 +52,18 @@ class Routes:
         return self.error(wrong, request.path) if wrong else plain(200, body(), self.headers())
 
     def unauthorized(self, request: Request) -> Refusal | None:
-        """Check that there is a key, where one is required; any will do."""
+        """Require any key, if the scenario asks for one."""
         if not self._provider.require_key or any(map(request.headers.get, _KEYS)):
             return None
-        return Refusal(401, "you did not provide an API key", code="invalid_api_key")
+        return Refusal(401, "no API key was provided", code="invalid_api_key")
 
     def error(self, refusal: Refusal, path: str = "", *more: tuple[str, str]) -> Script:
-        """Say what is wrong, as it is said at this address."""
+        """Make the error response in the format of this route."""
         body = FORMATS[path].error(refusal) if path in FORMATS else base.error(refusal)
         return plain(refusal.status, body, self.headers() + more)
 
     def headers(self) -> Headers:
-        """Give the next answer its identity."""
+        """Return the headers of the next answer, with a request id."""
         self._identities += 1
         return (("x-request-id", f"req_{mix(self._salt + self._identities):016x}"),)
 

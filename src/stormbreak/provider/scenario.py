@@ -1,7 +1,7 @@
-"""What a scenario says: the provider, its limit, its faults, the background traffic, the load of the clients.
+"""A scenario as values: the provider, its limit, its faults, the background traffic, the load of the clients.
 
-Values only, each checked when it is made. Times and spans are scenario seconds: the simulator plays them as
-they are, sockets play `speed` of them in one real second.
+Each value is checked when it is made. Times and durations are scenario seconds: the simulator takes them as
+they are, the server plays `speed` of them in one real second.
 """
 
 from dataclasses import dataclass, fields
@@ -27,14 +27,14 @@ from stormbreak.provider.field_ranges import (
 )
 
 RECOVERY_WINDOW = 30
-"""Seconds in which calls must succeed for a recovery: so long a simulation goes on after its trigger."""
+"""Seconds in which calls must succeed for a recovery; a simulation lasts as long after its trigger."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Provider:
-    """Capacity. None means without a limit.
+    """Capacity. None means no limit.
 
-    `service` is the mean seconds of work of one answer, `variation` its coefficient of variation, `min_service` and `max_service`
+    `service` is the mean service time in seconds, `variation` its coefficient of variation, `min_service` and `max_service`
     cut it; the first token comes after the share `prefill` of it. With `use_max_tokens`, every answer uses, and bills, all the
     tokens that its request allows.
     """
@@ -61,14 +61,14 @@ class Provider:
 
 
 class LimitKind(StrEnum):
-    """How requests are counted."""
+    """The kind of counter."""
 
     WINDOW = "window"
     BUCKET = "bucket"
 
 
 class Dialect(StrEnum):
-    """In whose headers the limits are told."""
+    """The dialect of the rate-limit headers."""
 
     OPENAI = "openai"
     GROQ = "groq"
@@ -87,7 +87,7 @@ class Limit:
     """`requests` and `tokens` per `period` seconds and key. A refused request costs `reject_cost` of one, and no tokens.
 
     Tokens on sockets are those of the prompt, and `max_tokens` or what the answer has; in the simulator a `[load]`
-    says how many a call has. With `headers`, answers tell how the limits stand.
+    says how many a call has. With `headers`, answers carry rate-limit headers.
     """
 
     kind: LimitKind
@@ -102,17 +102,17 @@ class Limit:
     def __post_init__(self) -> None:
         check_ranges(self)
         if self.requests is None and self.tokens is None:
-            raise ConfigurationError("requests must be given where tokens are not, got neither")
+            raise ConfigurationError("requests must be given unless tokens are, got neither")
         if self.kind is LimitKind.WINDOW and self.burst is not None:
-            raise ConfigurationError(f"burst means nothing for a window, got {self.burst}")
+            raise ConfigurationError(f"burst does not apply to a window, got {self.burst}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fault:
-    """Something that goes wrong from `at` until `until` (None: to the end), for a `share` of the requests.
+    """A fault from `at` until `until` (None: to the end), for a `share` of the requests.
 
-    `match`, `requests` and `first_attempts` choose among them before the share does: those whose body contains a text,
-    those with these numbers (the first request is 1), the first so many attempts with each body.
+    `match`, `requests` and `first_attempts` select requests before the share does: those whose body contains a text,
+    those with these numbers (the first request is 1), the first attempts with each body.
     """
 
     kind: Kind
@@ -120,9 +120,9 @@ class Fault:
     until: Span | None = None
     share: Share = 1.0
     factor: Rate | None = None  # of the capacity, or of the service time
-    ramp: Ramp = 0.0  # after `until`, back to normal in a straight line
-    respond_after: Seconds = 0.05  # until a refusal is on the wire
-    added_latency: Seconds = 5.0  # by how much a slow answer is slower
+    ramp: Ramp = 0.0  # seconds of a linear return to normal after `until`
+    respond_after: Seconds = 0.05  # until a refusal is sent
+    added_latency: Seconds = 5.0  # of a slow answer
     retry_after: Seconds | None = None
     retry_after_form: WaitForm = WaitForm.SECONDS
     match: str | None = None
@@ -130,14 +130,14 @@ class Fault:
     first_attempts: Count | None = None
 
     @property
-    def picks(self) -> bool:
-        """Whether it chooses among the requests by more than chance."""
+    def is_selective(self) -> bool:
+        """Whether it selects requests by more than chance."""
         return bool(self.match is not None or self.requests or self.first_attempts is not None)
 
     def __post_init__(self) -> None:
         check_ranges(self)
         if self.match == "":
-            raise ConfigurationError("match must be a text that is not empty, got ''")
+            raise ConfigurationError("match must not be empty, got ''")
         if self.until is not None and self.until <= self.at:
             raise ConfigurationError(f"until must be after at ({self.at}), got {self.until}")
         needed = REQUIRED_KEY.get(self.kind)
@@ -152,13 +152,13 @@ class Fault:
             known = ALLOWED_KEYS[self.kind] | {"kind", "at", "until"}
             if item.name not in known and value != item.default:
                 raise ConfigurationError(
-                    f"{item.name} means nothing for the kind {self.kind.value!r}, got {value!r}"
+                    f"{item.name} does not apply to the kind {self.kind.value!r}, got {value!r}"
                 )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """From `at` on, `rate` calls per second; within `ramp` seconds in a straight line, else at once."""
+    """From `at` on, `rate` calls per second; reached linearly within `ramp` seconds."""
 
     at: Seconds
     rate: Rate
@@ -170,10 +170,10 @@ class Step:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BackgroundTraffic:
-    """The load of everybody else, lived through inside the model.
+    """The load of all other clients, simulated inside the model.
 
-    A call that the provider refuses comes back `retries` times, about `retry_delay` later each time. An answer
-    later than `timeout` finds nobody.
+    A refused call is retried `retries` times, about `retry_delay` later each time. An answer
+    later than `timeout` is wasted.
     """
 
     rate: Rate
@@ -202,15 +202,15 @@ class Burst:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Load:
-    """What the clients under test do: read by the simulator, where they replace the background traffic; ignored on sockets.
+    """The load of the clients under test: read by the simulator, where it replaces the background traffic; ignored on sockets.
 
-    With `keep_background_traffic` it stays, and the clients come on top of it.
+    With `keep_background_traffic` the background traffic stays.
 
     `processes`, `deadline` and `timeout` are N, D and T of the storm tables. `trigger_at` and `trigger_until`
-    bound what is measured as the trigger, which must end `RECOVERY_WINDOW` seconds before the scenario does. A call has
+    bound the trigger, which must end `RECOVERY_WINDOW` seconds before the scenario does. A call has
     `tokens` on average, lognormal with the coefficient of variation `tokens_variation`, prompt and answer together; clients
-    estimate them right. With `arrival_times`, calls arrive exactly then, in this order, instead of at a rate; `arrival_tokens` then may
-    say the tokens of each.
+    estimate them exactly. With `arrival_times`, calls arrive at these times, in this order, instead of at a rate; `arrival_tokens` may
+    then give the tokens of each.
     """
 
     rate: Rate = 0.0
@@ -241,7 +241,9 @@ class Load:
         if self.arrival_times or self.arrival_tokens:
             _check_times(self, flows=flows)
         elif not flows:
-            raise ConfigurationError(f"rate must be positive where no burst comes, got {self.rate}")
+            raise ConfigurationError(
+                f"rate must be positive if there are no bursts, got {self.rate}"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -265,7 +267,7 @@ class Scenario:
             last = self.load.arrival_times[-1] if self.load.arrival_times else 0.0
             if last >= self.duration:
                 raise ConfigurationError(
-                    f"load.arrival_times must lie before the end (duration {self.duration}), got {last}"
+                    f"load.arrival_times must be before the end (duration {self.duration}), got {last}"
                 )
         for moment in sorted({fault.at for fault in self.faults}):
             total = fsum(item.share for item in self.faults if _draws(item) and _on(item, moment))
@@ -276,7 +278,7 @@ class Scenario:
 
 
 def _check_trigger(load: Load, duration: float) -> None:
-    """Refuse what a simulation could not measure."""
+    """Reject what a simulation cannot measure."""
     if load.trigger_at is not None and load.trigger_at >= duration:
         raise ConfigurationError(
             f"load.trigger_at must be before the end (duration {duration}), got {load.trigger_at}"
@@ -289,7 +291,7 @@ def _check_trigger(load: Load, duration: float) -> None:
 
 
 def _draws(fault: Fault) -> bool:
-    return "share" in ALLOWED_KEYS[fault.kind] and not fault.picks
+    return "share" in ALLOWED_KEYS[fault.kind] and not fault.is_selective
 
 
 def _on(fault: Fault, moment: float) -> bool:
@@ -298,10 +300,10 @@ def _on(fault: Fault, moment: float) -> bool:
 
 def _check_times(load: Load, *, flows: bool) -> None:
     if flows:
-        raise ConfigurationError("arrival_times stand alone: no rate, steps or bursts beside them")
+        raise ConfigurationError("arrival_times cannot be combined with rate, steps or bursts")
     if load.arrival_tokens and len(load.arrival_tokens) != len(load.arrival_times):
         raise ConfigurationError(
-            f"arrival_tokens must be as many as arrival_times ({len(load.arrival_times)}), got {len(load.arrival_tokens)}"
+            f"arrival_tokens must have as many values as arrival_times ({len(load.arrival_times)}), got {len(load.arrival_tokens)}"
         )
     for before, after in pairwise(load.arrival_times):
         if after < before:

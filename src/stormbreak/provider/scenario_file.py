@@ -1,4 +1,4 @@
-"""Scenarios and files: TOML in, checked values out, or one line that names the file, the key and the value; and back."""
+"""Read and write scenarios as TOML; an error is one line with the file, the key and the value."""
 
 import os
 from dataclasses import fields, is_dataclass
@@ -19,20 +19,20 @@ _WHAT = "a scenario"
 
 
 def builtin_names() -> list[str]:
-    """List the scenarios that come with the package."""
+    """List the built-in scenarios."""
     folder = files("stormbreak.provider") / "scenarios"
     return sorted(item.name[:-5] for item in folder.iterdir() if item.name.endswith(".toml"))
 
 
 def load(name_or_path: str | Path) -> Scenario:
-    """Find a scenario by its name, or read it from a file."""
+    """Load a built-in scenario by name, or read one from a file."""
     name = str(name_or_path)
     source = f"{name}.toml" if name in builtin_names() else name
     return parse(text_of(name_or_path), source=source)
 
 
 def text_of(name_or_path: str | Path) -> str:
-    """The TOML of a scenario, by its name or from a file; not looked at yet."""
+    """Return the TOML of a scenario, by name or from a file, unchecked."""
     name = str(name_or_path)
     if name in builtin_names():
         return (files("stormbreak.provider") / "scenarios" / f"{name}.toml").read_text("utf-8")
@@ -41,7 +41,7 @@ def text_of(name_or_path: str | Path) -> str:
         near = get_close_matches(name, known, n=1)
         hint = f"did you mean {near[0]}? " if near else ""
         raise ConfigurationError(
-            f"no scenario and no file is called {quoted(name)}; {hint}there are: {', '.join(known)}"
+            f"no scenario or file is named {quoted(name)}; {hint}scenarios: {', '.join(known)}"
         )
     try:
         return toml_file.read_text(name, what=_WHAT)
@@ -50,7 +50,7 @@ def text_of(name_or_path: str | Path) -> str:
 
 
 def parse(text: str, *, source: str = "scenario.toml") -> Scenario:
-    """Read a scenario from TOML; `source` names it in messages, and gives it a name if it has none."""
+    """Parse a scenario from TOML; `source` names it in messages, and names the scenario if it has no name."""
     try:
         table = toml_file.parse(text, what=_WHAT)
         table.setdefault("name", Path(source).stem)
@@ -60,7 +60,7 @@ def parse(text: str, *, source: str = "scenario.toml") -> Scenario:
 
 
 def dump(scenario: Scenario) -> str:
-    """Write a scenario as TOML that `parse` reads back; what is as by default is left out."""
+    """Format a scenario as TOML that `parse` reads back; defaults are left out."""
     return tomli_w.dumps(_plain(scenario))
 
 

@@ -1,7 +1,7 @@
-"""What is played on the wire for one answer: pieces of bytes with pauses between them, and an ending.
+"""The script of one answer on a connection: pieces of bytes with pauses between them, and an ending.
 
-Every answer is such a script, good ones and spoilt ones alike; the connection that plays it knows nothing of
-troubles. Scripts are values and can be tested without a socket. Pauses are real seconds.
+Every answer is a script, good or faulty; the connection that plays it knows nothing of
+faults. Scripts are values and can be tested without a socket. Pauses are real seconds.
 """
 
 from collections.abc import Iterable
@@ -15,10 +15,10 @@ EVENTS = "text/event-stream; charset=utf-8"
 
 
 class Ending(StrEnum):
-    """What becomes of the connection.
+    """How the connection ends.
 
-    `half` says the end of what is sent, but goes on reading; `race` ends when the next request begins to come;
-    `hang` says nothing more until the client leaves.
+    `half` closes the sending side and goes on reading; `race` closes when the next request begins to arrive;
+    `hang` sends nothing more until the client leaves.
     """
 
     KEEP = "keep"
@@ -37,7 +37,7 @@ class Piece(NamedTuple):
 
 
 class Idle(NamedTuple):
-    """What happens on a connection on which nothing was asked for so long."""
+    """An unsolicited action on a connection that was idle for so many seconds."""
 
     pause: float
     data: bytes
@@ -45,31 +45,31 @@ class Idle(NamedTuple):
 
 
 class Script(NamedTuple):
-    """One answer as it is played."""
+    """The script of one answer."""
 
-    pieces: Iterable[Piece]  # they may never end
+    pieces: Iterable[Piece]  # may be endless
     ending: Ending
-    status: int | None  # None: no status ever reaches the client
+    status: int | None  # None: the client gets no status
     idle: Idle | None = None  # after it
 
 
 def plain(status: int, body: bytes, headers: Headers, media: str = JSON) -> Script:
-    """Answer with a body and keep the connection."""
+    """Send a body and keep the connection."""
     return once(head(status, media, len(body), headers) + body, status=status)
 
 
 def once(data: bytes, *, ending: Ending = Ending.KEEP, status: int = 200) -> Script:
-    """Write everything at once."""
+    """Send everything at once."""
     return Script([Piece(0, data)], ending, status)
 
 
 def chunked(pieces: list[Piece]) -> Script:
-    """End a body that goes in chunks, and keep the connection."""
+    """End a chunked body and keep the connection."""
     return Script([*pieces, Piece(0, chunk(b""))], Ending.KEEP, 200)
 
 
 def paced(opening: bytes, events: list[bytes], lasting: float) -> list[Piece]:
-    """Send the first event, as a chunk, with the head, the others evenly over the time."""
+    """Send the first event with the head, and the others evenly over the time, as chunks."""
     pause = lasting / max(1, len(events) - 1)
     if pause < 0.001 or not events:
         return [Piece(0, opening + b"".join(map(chunk, events)))]

@@ -21,7 +21,7 @@ from stormbreak.provider.fault_kinds import CONDITIONS, REFUSALS, WELL_FORMED, K
 from stormbreak.provider.faults import answered
 from stormbreak.provider.faults.play import FaultContext
 from stormbreak.provider.faults.refusals import refused
-from stormbreak.provider.formats.base import Asked, Refusal
+from stormbreak.provider.formats.base import ParsedRequest, Refusal
 from stormbreak.provider.formats.registry import FORMATS, understand
 from stormbreak.provider.http1 import Headers, Request, UnreadableError
 from stormbreak.provider.model import Part, ProviderModel, Reply
@@ -31,14 +31,14 @@ from stormbreak.provider.scenario import Scenario
 from stormbreak.provider.scripts import Script
 
 # ---------------------------------------------------------------- scenario time
-# One timer serves everybody: it rings at most once a millisecond, however much is going on.
+# One timer serves all requests: it fires at most once a millisecond.
 
 _TICK = 0.001
-_IDLE_TICK = 0.25  # nobody waits, but the crowd lives on
+_IDLE_TICK = 0.25  # no request waits, but background traffic goes on
 
 
 class Pace:
-    """Translates between the scenario's seconds and the monotonic clock."""
+    """Converts between scenario seconds and the monotonic clock."""
 
     def __init__(self, speed: float, ring: Callable[[], None]) -> None:
         self.speed = speed
@@ -49,25 +49,25 @@ class Pace:
 
     @property
     def running(self) -> bool:
-        """Tell whether scenario time has begun."""
+        """Whether scenario time has begun."""
         return self._began is not None
 
     def begin(self) -> None:
-        """Let scenario time begin, unless it has."""
+        """Start scenario time, unless it runs."""
         if self._began is None:
             self._began = time.monotonic()
 
     def stop(self) -> None:
-        """Set scenario time back to before its beginning."""
+        """Reset scenario time to before its start."""
         self._cancel()
         self._began = None
 
     def now(self) -> float:
-        """Tell the scenario time; 0 before it begins."""
+        """Return the scenario time; 0 before it begins."""
         return 0.0 if self._began is None else (time.monotonic() - self._began) * self.speed
 
     def aim(self, due: float | None, *, busy: bool) -> None:
-        """Ring at the scenario time `due` or a little later, much later if nobody is waiting."""
+        """Fire at the scenario time `due` or a little later; much later if no request waits."""
         if due is None or self._began is None:
             return
         now = time.monotonic()
@@ -92,13 +92,13 @@ class Pace:
 
 
 class RequestObserver(Protocol):
-    """Is told, on the provider's event loop."""
+    """Observes requests, on the provider's event loop."""
 
-    def asked(self, asked: Asked, at: float) -> None:
-        """A request has come in whole, and can be understood."""
+    def received(self, request: ParsedRequest, at: float) -> None:
+        """A complete, valid request has arrived."""
 
-    def answered(self, asked: Asked, at: float) -> None:
-        """A good answer to it has been written whole, to a connection that was still there."""
+    def answered(self, request: ParsedRequest, at: float) -> None:
+        """A good answer to it was written completely to an open connection."""
 
 
 # ---------------------------------------------------------------- server
@@ -107,14 +107,14 @@ HOST = "127.0.0.1"
 
 
 class _Exchange(NamedTuple):
-    """A request that the model works on, and everything its answer needs."""
+    """A request in the model, and everything its answer needs."""
 
     connection: Connection
     keep_alive: bool
-    asked: Asked
-    other: Asked  # another request, whose answer would be the wrong one
+    parsed: ParsedRequest
+    other: ParsedRequest  # another request, for wrong answers
     record: Record
-    told: Headers  # how the limits stood when it had been counted
+    rate_limit_headers: Headers  # after this request was counted
 
 
 class ProviderServer:
@@ -128,32 +128,34 @@ class ProviderServer:
         self._server: asyncio.Server | None = None
         self._connections: set[Connection] = set()
         self._opened = 0
-        self._begun = 0  # requests whose head came before their body
+        self._heads = 0  # requests whose head came before their body
         self._previous = ""  # the digest of the last request
-        self._pace = Pace(self.speed, self._attend)
+        self._pace = Pace(self.speed, self._deliver_due)
         self._waiting: dict[int, _Exchange] = {}
         self._numbers: dict[Connection, int] = {}
-        self._witness: RequestObserver | None = None
+        self._observer: RequestObserver | None = None
         self._routes = Routes(scenario.provider, seed=seed, stats=self.stats, reset=self.reset)
         self._begin()
 
-    # ------------------------------------------------------------ what its owner calls
+    # ------------------------------------------------------------ called by its owner
 
     @property
     def base_url(self) -> str:
-        """The address to give to clients."""
+        """The base URL for clients."""
         return f"http://{HOST}:{self.port}/v1"
 
     async def start(self, port: int = 0) -> None:
-        """Listen; port 0 takes a free one."""
+        """Listen; port 0 picks a free one."""
         loop = asyncio.get_running_loop()
         try:
             self._server = await loop.create_server(
                 lambda: Connection(self), HOST, port, backlog=4096
             )
         except OSError as error:
-            why = os.strerror(error.errno) if error.errno else error.strerror  # not asyncio's words
-            raise ConfigurationError(f"cannot listen on {HOST} port {port}: {why}") from error
+            reason = (
+                os.strerror(error.errno) if error.errno else error.strerror
+            )  # asyncio's own message is longer
+            raise ConfigurationError(f"cannot listen on {HOST} port {port}: {reason}") from error
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def close(self) -> None:
@@ -166,19 +168,19 @@ class ProviderServer:
             await self._server.wait_closed()
 
     def reset(self) -> None:
-        """Begin the scenario anew, with the next request; whoever still waits for an answer is cut off."""
+        """Restart the scenario with the next request; connections that wait for an answer are closed."""
         for exchange in tuple(self._waiting.values()):
             exchange.connection.drop()
         self._begin()
 
-    def play(self, scenario: Scenario, witness: RequestObserver | None = None) -> None:
-        """Reset, with another scenario and before another observer; which models there are, and keys, stays."""
+    def play(self, scenario: Scenario, observer: RequestObserver | None = None) -> None:
+        """Reset, with another scenario and observer; models and key requirement stay."""
         self.scenario = scenario
-        self._witness = witness
+        self._observer = observer
         self.reset()
 
     def begin(self) -> None:
-        """Let scenario time begin now, and not with the first request."""
+        """Start scenario time now instead of with the first request."""
         self._pace.begin()
 
     @property
@@ -187,9 +189,9 @@ class ProviderServer:
         return self._pace.now()
 
     def stats(self) -> dict[str, Any]:
-        """Tell what happened since the start or the last reset."""
+        """Return the counts since the start or the last reset."""
         if self._pace.running:
-            self._attend()
+            self._deliver_due()
         model = self._model
         return {
             "scenario": self.scenario.name,
@@ -199,26 +201,26 @@ class ProviderServer:
             "arrivals": model.clients.arrivals,
             **self._ledger.summary(),
             "billed": self.billing.summary(),
-            "troubles": self._ledger.troubles | _silent(model.clients),
+            "faults": self._ledger.faults | _silent(model.clients),
             "in_service": model.busy,
             "queue": model.queued,
             "waiting": len(self._waiting),
-            "peak_attempts_per_second": peak_arrivals(model.clients, model.crowd),
-            "clients": _party(model.clients),
-            "crowd": _party(model.crowd),
+            "peak_attempts_per_second": peak_arrivals(model.clients, model.background),
+            "clients": _traffic_counts(model.clients),
+            "background_traffic": _traffic_counts(model.background),
             "connections": {"open": len(self._connections), "opened": self._opened},
         }
 
-    # ------------------------------------------------------------ what connections call
+    # ------------------------------------------------------------ called by connections
 
     def opened(self, connection: Connection) -> int:
-        """Welcome a connection."""
+        """Register a connection and return its number."""
         self._connections.add(connection)
         self._opened += 1
         return self._opened
 
     def lost(self, connection: Connection) -> None:
-        """Forget a connection; the model goes on working for it, in vain."""
+        """Remove a connection; the model goes on working for its request."""
         self._connections.discard(connection)
         number = self._numbers.pop(connection, None)
         if number is not None:
@@ -226,37 +228,39 @@ class ProviderServer:
             self._model.abandon(number, self._pace.now())
 
     def unreadable(self, connection: Connection, error: UnreadableError) -> None:
-        """Say what was wrong, and part."""
-        self._complain(connection, Refusal(error.status, str(error)), "", keep_alive=False)
+        """Send the error and close."""
+        self._send_error(connection, Refusal(error.status, str(error)), "", keep_alive=False)
 
     def begun(self, request: Request) -> Script | None:
-        """Answer a request early, where the scenario says so: with the answer to another."""
+        """Answer a request early with the answer to another, if the scenario says so."""
         if request.path not in FORMATS or request.method != "POST":
             return None
-        self._begun += 1
-        if not self._model.answers_early(self._pace.now(), self._begun):
+        self._heads += 1
+        if not self._model.answers_early(self._pace.now(), self._heads):
             return None
         self._pace.begin()
-        self._ledger.troubles[Kind.EARLY_ANSWER.value] += 1
+        self._ledger.faults[Kind.EARLY_ANSWER.value] += 1
         self._ledger.statuses["200"] += 1
-        other = Asked(FORMATS[request.path], "storm-1", self._previous, b"", {"input": ""}, False)
+        other = ParsedRequest(
+            FORMATS[request.path], "storm-1", self._previous, b"", {"input": ""}, False
+        )
         return answered(FaultContext(other, self._routes.headers(), other), None)
 
     def handle(self, connection: Connection, request: Request) -> None:
-        """Hand work to the model; answer everything else at once."""
+        """Pass work to the model; answer everything else at once."""
         format_ = FORMATS.get(request.path)
         if format_ is None or request.method != "POST":
             script = self._routes.answer(request)
             connection.play(script, keep_alive=request.keep_alive, done=None)
             return
         wrong = self._routes.unauthorized(request)
-        asked = wrong or understand(format_, request.headers, request.body)
-        if isinstance(asked, Refusal):
-            self._complain(connection, asked, request.path, keep_alive=request.keep_alive)
+        parsed = wrong or understand(format_, request.headers, request.body)
+        if isinstance(parsed, Refusal):
+            self._send_error(connection, parsed, request.path, keep_alive=request.keep_alive)
         else:
-            self._work_on(connection, request, asked)
+            self._work_on(connection, request, parsed)
 
-    def _complain(
+    def _send_error(
         self, connection: Connection, refusal: Refusal, path: str, *, keep_alive: bool
     ) -> None:
         self._ledger.statuses[str(refusal.status)] += 1
@@ -264,50 +268,52 @@ class ProviderServer:
 
     # ------------------------------------------------------------ work
 
-    def _work_on(self, connection: Connection, request: Request, asked: Asked) -> None:
+    def _work_on(self, connection: Connection, request: Request, parsed: ParsedRequest) -> None:
         self._pace.begin()
-        record = self._ledger.asked(
-            asked.digest,
+        record = self._ledger.record_attempt(
+            parsed.digest,
             time.monotonic(),
             connection.number,
             request.headers.get(b"idempotency-key"),
         )
-        if self._witness is not None:
-            self._witness.asked(asked, self._pace.now())
-        key = asked.key + record.attempts
-        asked = asked._replace(fills=self.scenario.provider.use_max_tokens)
+        if self._observer is not None:
+            self._observer.received(parsed, self._pace.now())
+        key = parsed.key + record.attempts
+        parsed = parsed._replace(fills=self.scenario.provider.use_max_tokens)
         number = self._model.arrive(
             self._pace.now(),
             key,
-            streamed=asked.streamed,
-            tokens=asked.tokens,
+            streamed=parsed.streamed,
+            tokens=parsed.tokens,
             attempt=record.attempts,
-            text=asked.essence,
+            text=parsed.essence,
         )
         if self._model.has(number):
-            self.billing.arrived(number, asked)
-        other = self._other_response(asked)
-        told = self._told()
+            self.billing.arrived(number, parsed)
+        other = self._other_response(parsed)
+        rate_limit_headers = self._rate_limit_headers()
         self._waiting[number] = _Exchange(
-            connection, request.keep_alive, asked, other, record, told
+            connection, request.keep_alive, parsed, other, record, rate_limit_headers
         )
         self._numbers[connection] = number
-        self._attend()
+        self._deliver_due()
 
-    def _other_response(self, asked: Asked) -> Asked:
-        """Make up a request like this one; it is known by what was asked before, if that was another."""
-        previous, self._previous = self._previous, asked.digest
-        return asked._replace(
-            digest=f"{mix(asked.key):016x}" if previous == asked.digest else previous
+    def _other_response(self, parsed: ParsedRequest) -> ParsedRequest:
+        """Make a request like this one with the digest of the previous one, if that differs."""
+        previous, self._previous = self._previous, parsed.digest
+        return parsed._replace(
+            digest=f"{mix(parsed.key):016x}" if previous == parsed.digest else previous
         )
 
-    def _told(self) -> Headers:
+    def _rate_limit_headers(self) -> Headers:
         limit = self.scenario.limit
         if limit is None or limit.headers is None:
             return ()
-        standings = self._model.standings(self._pace.now())
-        real = [one._replace(reset=one.reset / self.speed) for one in standings]
-        return limit_headers(limit.headers, real, time.time())
+        limit_states = [
+            state._replace(reset=state.reset / self.speed)
+            for state in self._model.limit_states(self._pace.now())
+        ]
+        return limit_headers(limit.headers, limit_states, time.time())
 
     def _deliver(self, reply: Reply) -> None:
         exchange = self._waiting.get(reply.request)
@@ -315,50 +321,48 @@ class ProviderServer:
             return
         if reply.part is Part.WHOLE:
             self._finish(exchange.connection, reply.request)
-            if exchange.asked.streamed and not _is_refusal(reply):
-                return  # it has been playing since its first token
-        if reply.trouble is not None:
-            self._ledger.troubles[reply.trouble.kind.value] += 1
+            if exchange.parsed.streamed and not _is_refusal(reply):
+                return  # the stream plays since its first token
+        if reply.fault is not None:
+            self._ledger.faults[reply.fault.kind.value] += 1
         script = self._script(reply, exchange)
         self._ledger.statuses[str(script.status or "none")] += 1
         done = partial(self._written, reply, exchange)
         exchange.connection.play(script, keep_alive=exchange.keep_alive, done=done)
 
     def _written(self, reply: Reply, exchange: _Exchange) -> None:
-        """Count a good answer once it is written whole; a stream may end a moment before the model's work."""
+        """Count a good answer once it is completely written; a stream may end shortly before the model's work."""
         if reply.part is Part.FIRST:
             self._finish(exchange.connection, reply.request)
-        if reply.trouble is None or reply.trouble.kind in WELL_FORMED:
+        if reply.fault is None or reply.fault.kind in WELL_FORMED:
             exchange.record.answers += 1
-            if self._witness is not None:
-                self._witness.answered(exchange.asked, self._pace.now())
+            if self._observer is not None:
+                self._observer.answered(exchange.parsed, self._pace.now())
 
     def _finish(self, connection: Connection, number: int) -> None:
-        if (
-            self._numbers.get(connection) == number
-        ):  # else it belongs to a run before the last reset
+        if self._numbers.get(connection) == number:  # else it belongs to a run before the reset
             del self._numbers[connection], self._waiting[number]
 
     def _script(self, reply: Reply, exchange: _Exchange) -> Script:
-        trouble = reply.trouble
-        headers = self._routes.headers() + exchange.told
-        if trouble is not None and _is_refusal(reply):
+        fault = reply.fault
+        headers = self._routes.headers() + exchange.rate_limit_headers
+        if fault is not None and _is_refusal(reply):
             waits = self._wait(reply, exchange)
-            return refused(trouble.kind, exchange.asked.format, headers + waits)
+            return refused(fault.kind, exchange.parsed.format, headers + waits)
         play = FaultContext(
-            exchange.asked,
+            exchange.parsed,
             headers,
             exchange.other,
             lasting=(reply.done_at - reply.at) / self.speed,
-            slower=trouble.added_latency / self.speed if trouble else 0.0,
-            after=trouble.respond_after / self.speed if trouble else 0.0,
+            slower=fault.added_latency / self.speed if fault else 0.0,
+            after=fault.respond_after / self.speed if fault else 0.0,
         )
-        return answered(play, trouble.kind if trouble else None)
+        return answered(play, fault.kind if fault else None)
 
     def _wait(self, reply: Reply, exchange: _Exchange) -> Headers:
-        if reply.trouble is None or reply.retry_after is None:
+        if reply.fault is None or reply.retry_after is None:
             return ()
-        form = reply.trouble.retry_after_form
+        form = reply.fault.retry_after_form
         headers, promise = retry_after_headers(form, reply.retry_after / self.speed, time.time())
         if promise is not None:
             until = time.monotonic() + promise
@@ -372,27 +376,27 @@ class ProviderServer:
         self.billing = Billing()
         self._model = ProviderModel(self.scenario, self.seed, self.billing.ended)
         self._ledger = Ledger()
-        self._begun = 0
+        self._heads = 0
         self._previous = f"{mix(self.seed):016x}"
         self._waiting.clear()
         self._numbers.clear()
 
-    def _attend(self) -> None:
+    def _deliver_due(self) -> None:
         for reply in self._model.advance(self._pace.now()):
             self._deliver(reply)
         self._pace.aim(self._model.next_event_at(), busy=bool(self._waiting))
 
 
 def _is_refusal(reply: Reply) -> bool:
-    return reply.trouble is not None and reply.trouble.kind in REFUSALS | CONDITIONS
+    return reply.fault is not None and reply.fault.kind in REFUSALS | CONDITIONS
 
 
 def _silent(tally: Tally) -> Counter[str]:
-    """Pick the troubles that show in no answer."""
+    """Return the faults without an answer."""
     return Counter({name: tally.outcomes.get(name, 0) for name in ("hang", "dropped")})
 
 
-def _party(tally: Tally) -> dict[str, Any]:
+def _traffic_counts(tally: Tally) -> dict[str, Any]:
     return {
         "arrivals": tally.arrivals,
         "outcomes": dict(tally.outcomes),
@@ -405,7 +409,7 @@ def _party(tally: Tally) -> dict[str, Any]:
 
 
 def new_loop() -> asyncio.AbstractEventLoop:
-    """Make the quickest event loop there is here."""
+    """Make the fastest event loop that is installed."""
     with suppress(ImportError):
         import uvloop  # noqa: PLC0415
 

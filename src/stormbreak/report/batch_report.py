@@ -278,4 +278,4 @@ def _cost_row(each: ModelCost) -> list[str]:
 def _usd(span: Span | None) -> str:
     if span is None:
         return _UNKNOWN_COST
-    return between(USD.shown(span.least), USD.shown(span.most))
+    return between(USD.shown(span.min_usd), USD.shown(span.max_usd))

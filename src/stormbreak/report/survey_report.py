@@ -104,7 +104,7 @@ def _number(value: float) -> str:
 
 
 _TERMS = (
-    ("Goodput", "Answers in time, of those that were possible, from the start of the trouble on."),
+    ("Goodput", "Answers in time, of those that were possible, from the start of the faults on."),
     (
         "Lost, or regret",
         "Points of goodput that the best of the other policies has more; 0 where none has. No policy is the best in all storms.",

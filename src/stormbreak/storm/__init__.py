@@ -1,4 +1,4 @@
-"""Storms simulated: real engines against the provider model, in virtual time."""
+"""Simulated storms: real engines against the provider model, in virtual time."""
 
 from stormbreak.storm.result import Result
 from stormbreak.storm.simulation import simulate

@@ -1,14 +1,14 @@
-"""What `--assert` (or a test's `check`) says about the measures: a small grammar, read by hand and never evaluated as code.
+"""Conditions on the measures for `--assert` and `check`: a small grammar, never evaluated as code.
 
 ::
 
-    claim      = every { "or" every }
+    assertion      = every { "or" every }
     every      = part { "and" part }
-    part       = "(" claim ")" | measure comparison value
+    part       = "(" assertion ")" | measure comparison value
     comparison = "<" | "<=" | ">" | ">=" | "==" | "!="
-    value      = a number in plain digits, or "never" for a time that never came
+    value      = a decimal number, or "never" for a time that never came
 
-A time that never came is later than any number. Of a share of nothing no comparison holds.
+A time that never came exceeds any number. No comparison holds for an undefined share.
 """
 
 import operator
@@ -25,16 +25,16 @@ from stormbreak.key_patterns import looks_like_key
 from stormbreak.storm.measures import SHARES, Measures, rounded
 
 NEVER = "never"
-OF_NOTHING = "a share of nothing"
+OF_NOTHING = "undefined"
 
-_LONGEST = 1000  # characters of a claim
+_MAX_LENGTH = 1000  # characters of a assertion
 _SHOWN = 40  # of them, in a message
 _MAX_DEPTH = 20  # parentheses in parentheses
 _NUMBER = r"(?:\d+\.?\d*|\.\d+)"
 _TOKEN = re.compile(rf"\s*(?:[A-Za-z_]\w*|{_NUMBER}(?![\w.])|<=|>=|==|!=|<|>|\(|\))", re.ASCII)
 _WORD_BREAKS = re.compile(r"[\s<>=!()]+")
 _IN_SHARES = SHARES | {"wasted", "within_1", "within_5"}
-_MAX_SHARE = 1.5  # a larger number is meant in percent: the claim would hold always or never
+_MAX_SHARE = 1.5  # a larger number is a percentage: the condition would hold always or never
 _HINTS: Mapping[str, str] = MappingProxyType(
     {"%": "; write 0.9 for 90 %", "=": "; write ==", "&": "; write and", "|": "; write or"}
 )
@@ -53,71 +53,71 @@ NAMES = tuple(field.name for field in fields(Measures))
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """One measure held against a number."""
+    """Comparison of one measure with a number."""
 
     measure: str
     sign: str
     value: float
 
     def holds(self, measures: object) -> bool:
-        """Whether it is so."""
+        """Whether it holds."""
         number = getattr(measures, self.measure)
         if number is None and self.measure in _IN_SHARES:
             return False
         return _COMPARISONS[self.sign](inf if number is None else number, self.value)
 
     def names(self) -> tuple[str, ...]:
-        """The measure that it is about."""
+        """The name of the measure."""
         return (self.measure,)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AndOr:
-    """Several claims of which all, or any, must hold."""
+    """Several conditions, of which all or any must hold."""
 
     together: Callable[[list[bool]], bool]
-    parts: tuple["Claim", ...]
+    parts: tuple["Assertion", ...]
 
     def holds(self, measures: object) -> bool:
-        """Whether it is so."""
+        """Whether it holds."""
         return self.together([part.holds(measures) for part in self.parts])
 
     def names(self) -> tuple[str, ...]:
-        """The measures that it is about, each once."""
+        """The names of the measures, each once."""
         return tuple(dict.fromkeys(name for part in self.parts for name in part.names()))
 
 
-Claim: TypeAlias = Comparison | AndOr
+Assertion: TypeAlias = Comparison | AndOr
 
 
-def parse_assertion(text: str, *, source: str = "--assert", about: type = Measures) -> Claim:
-    """Read a claim about the fields of the dataclass `about`; `source` names where it was given.
+def parse_assertion(text: str, *, source: str = "--assert", about: type = Measures) -> Assertion:
+    """Parse a condition on the fields of the dataclass `about`; `source` names the option.
 
     Raises:
-        ConfigurationError: it is none; names what is wrong, and the nearest measure for a misspelt one.
+        ConfigurationError: it cannot be parsed; suggests the nearest measure for a misspelt one.
     """
     try:
         return _Reader(text, about).read()
     except _SyntaxError as error:
         secret = any(map(looks_like_key, _WORD_BREAKS.split(text)))
-        why = "cannot be read, and holds what looks like a key" if secret else error
-        raise ConfigurationError(f"{source}: {why}") from None
+        reason = "cannot be parsed, and contains what looks like a key" if secret else error
+        raise ConfigurationError(f"{source}: {reason}") from None
 
 
-def values(claim: Claim, measures: object) -> str:
-    """What the measures are that a claim is about, in words."""
-    found = ((name, rounded(getattr(measures, name))) for name in claim.names())
-    return ", ".join(f"{name} is {_in_words(name, value)}" for name, value in found)
+def values(assertion: Assertion, measures: object) -> str:
+    """Describe the values of the measures of a condition."""
+    found = ((name, rounded(getattr(measures, name))) for name in assertion.names())
+    return ", ".join(f"{name} is {_describe(name, value)}" for name, value in found)
 
 
-def _in_words(name: str, value: float | None) -> str:
+def _describe(name: str, value: float | None) -> str:
     if value is None:
         return OF_NOTHING if name in _IN_SHARES else NEVER
     return str(value)
 
 
 class _SyntaxError(ValueError):
-    """A text that is no claim."""
+    """A text that is not a condition."""
 
 
 class _Reader:
@@ -132,39 +132,39 @@ class _Reader:
         self._place = 0
         self._depth = 0
 
-    def read(self) -> Claim:
-        claim = self._claim()
+    def read(self) -> Assertion:
+        assertion = self._assertion()
         if self._place < len(self._tokens):
-            raise _SyntaxError(f"nothing more was expected at {self._tokens[self._place]!r}")
-        return claim
+            raise _SyntaxError(f"unexpected {self._tokens[self._place]!r}")
+        return assertion
 
-    def _claim(self) -> Claim:
+    def _assertion(self) -> Assertion:
         return self._joined("or", any, self._every)
 
-    def _every(self) -> Claim:
+    def _every(self) -> Assertion:
         return self._joined("and", all, self._part)
 
     def _joined(
-        self, word: str, together: Callable[[list[bool]], bool], read: Callable[[], Claim]
-    ) -> Claim:
+        self, word: str, together: Callable[[list[bool]], bool], read: Callable[[], Assertion]
+    ) -> Assertion:
         parts = [read()]
         while self._peek() == word:
             self._place += 1
             parts.append(read())
         return parts[0] if len(parts) == 1 else AndOr(together=together, parts=tuple(parts))
 
-    def _part(self) -> Claim:
+    def _part(self) -> Assertion:
         if self._peek() != "(":
             return self._comparison()
         self._place += 1
         self._depth += 1
         if self._depth > _MAX_DEPTH:
-            raise _SyntaxError(f"more than {_MAX_DEPTH} parentheses in each other")
-        claim = self._claim()
+            raise _SyntaxError(f"more than {_MAX_DEPTH} nested parentheses")
+        assertion = self._assertion()
         if self._next() != ")":
             raise _SyntaxError("a closing parenthesis is missing")
         self._depth -= 1
-        return claim
+        return assertion
 
     def _comparison(self) -> Comparison:
         measure = self._next()
@@ -173,7 +173,7 @@ class _Reader:
         sign = self._next()
         if sign not in _COMPARISONS:
             raise _SyntaxError(
-                f"after {measure} comes one of {' '.join(_COMPARISONS)}, got {sign!r}"
+                f"{measure} must be followed by one of {' '.join(_COMPARISONS)}, got {sign!r}"
             )
         return Comparison(measure=measure, sign=sign, value=self._value(measure))
 
@@ -182,7 +182,7 @@ class _Reader:
         if word == NEVER and measure in self._may_never_come:
             return inf
         if not re.fullmatch(_NUMBER, word, re.ASCII) or float(word) == inf:
-            raise _SyntaxError(f"{measure} is compared with a number, got {word[:_SHOWN]!r}")
+            raise _SyntaxError(f"{measure} must be compared with a number, got {word[:_SHOWN]!r}")
         if measure in _IN_SHARES and float(word) > _MAX_SHARE:
             raise _SyntaxError(f"{measure} is a share, 0.9 for 90 %, got {word[:_SHOWN]}")
         return float(word)
@@ -197,14 +197,14 @@ class _Reader:
 
 
 def _tokens(text: str) -> list[str]:
-    if len(text) > _LONGEST:
-        raise _SyntaxError(f"longer than {_LONGEST} characters")
+    if len(text) > _MAX_LENGTH:
+        raise _SyntaxError(f"longer than {_MAX_LENGTH} characters")
     tokens, place, end = [], 0, len(text.rstrip())
     while place < end:
         match = _TOKEN.match(text, place)
         if match is None:
             rest = text[place:].strip()
-            raise _SyntaxError(f"cannot be read from {rest[:20]!r} on{_HINTS.get(rest[0], '')}")
+            raise _SyntaxError(f"cannot be parsed from {rest[:20]!r} on{_HINTS.get(rest[0], '')}")
         tokens.append(match[0].strip())
         place = match.end()
     return tokens
@@ -212,6 +212,6 @@ def _tokens(text: str) -> list[str]:
 
 def _no_measure(name: str, names: Sequence[str]) -> str:
     if not name:
-        return "it ends too early"
+        return "unexpected end"
     near = get_close_matches(name.lower(), names, n=1, cutoff=0.0)
-    return f"{name!r} is no measure; did you mean {near[0]}? There are: {', '.join(names)}"
+    return f"{name!r} is not a measure; did you mean {near[0]}? Measures: {', '.join(names)}"

@@ -1,16 +1,16 @@
-"""The best that any client could do: what goodput is measured against.
+"""The ideal throughput: the best that any client could do, the reference of goodput.
 
-A fluid optimum. Calls are an amount that flows, not single ones; it knows the capacity at every moment, keeps all
-calls in one queue of its own, oldest first, and drops only what cannot meet its deadline any more. In short steps:
+A fluid optimum: calls are a continuous amount. It knows the capacity at every moment, keeps all
+calls in one queue, oldest first, and drops only calls that cannot meet their deadline. In short steps:
 
-- what is in service leaves at `in service / service time` per second, and is an answer one service time after it
+- calls in service leave at `in service / service time` per second, and each is an answer one service time after it
   started;
-- what waits starts while there are free slots, and as the front end and the request limit allow;
-- a call starts only if it will be answered by its deadline; one that no longer can at the present service time waits
-  on for a shorter one, if the scenario brings one, and is dropped if not.
+- waiting calls start while slots are free, and as the front end and the request limit allow;
+- a call starts only if it will be answered by its deadline; one that cannot at the present service time waits
+  for a shorter one, if the scenario has one later, and is dropped if not.
 
-It has no use for retries: a trouble that strikes at random costs it nothing as long as it strikes less than every
-request, and a spoilt answer costs the slot it took. Attempt timeouts do not bind it.
+It needs no retries: a random refusal costs it nothing unless every request is refused,
+and a broken answer costs the slot it took. Attempt timeouts do not apply.
 """
 
 from bisect import bisect_right
@@ -22,18 +22,18 @@ from typing import NamedTuple
 from stormbreak.errors import ConfigurationError
 from stormbreak.provider.fault_kinds import REFUSALS
 from stormbreak.provider.scenario import Limit, LimitKind, Load, Scenario
-from stormbreak.provider.timeline import Spell, forecast
+from stormbreak.provider.timeline import Phase, forecast
 
 _STEP = 0.05  # seconds; shorter where service is
 _MIN_STEP = 0.001
 _STEPS_IN_A_SERVICE = 10
 _NEGLIGIBLE = 1e-9
 MAX_STEPS = 20_000_000
-"""Some minutes of work."""
+"""Maximum steps: some minutes of work."""
 
 
 class Amount(NamedTuple):
-    """So many answers at about `at`."""
+    """`amount` answers at about `at`."""
 
     at: float
     calls: float
@@ -41,13 +41,13 @@ class Amount(NamedTuple):
 
 class _Conditions(NamedTuple):
     at: float
-    slots: float  # those that bring good answers
+    slots: float  # slots with good answers
     service: float
-    shortest: float  # the shortest service time from now on
+    shortest: float  # shortest service time from `at` on
 
 
 def ideal_throughput(scenario: Scenario, arrivals: Sequence[float]) -> list[Amount]:
-    """Give the answers of the optimum for calls that arrive at `arrivals` (in order)."""
+    """Compute the answers of the optimum for calls that arrive at `arrivals` (in order)."""
     assert scenario.load is not None
     conditions = _conditions(scenario)
     step = _step(conditions)
@@ -71,12 +71,12 @@ def ideal_throughput(scenario: Scenario, arrivals: Sequence[float]) -> list[Amou
 
 
 def within(amounts: Sequence[Amount], start: float, end: float = inf) -> float:
-    """Add up what came at `start` or later and before `end`."""
+    """Sum the answers from `start` until before `end`."""
     return fsum(calls for at, calls in amounts if start <= at < end)
 
 
 def check_length(scenario: Scenario) -> None:
-    """Refuse a scenario that would take hours: ConfigurationError."""
+    """Reject a scenario that would take hours: ConfigurationError."""
     assert scenario.load is not None
     longest = MAX_STEPS * _step(_conditions(scenario))
     if scenario.duration + scenario.load.deadline > longest:
@@ -87,7 +87,7 @@ def check_length(scenario: Scenario) -> None:
 
 
 class _Fluid:
-    """What waits and what is in service, as amounts."""
+    """The amounts of waiting calls and of calls in service."""
 
     def __init__(self, scenario: Scenario, *, deadline: float, step: float) -> None:
         self._deadline = deadline
@@ -99,16 +99,16 @@ class _Fluid:
 
     @property
     def waits(self) -> bool:
-        """Whether anything does."""
+        """Whether any call waits."""
         return bool(self._waiting)
 
     def arrive(self, times: Sequence[float]) -> None:
-        """Queue calls; those of one step stand together."""
+        """Queue calls; those of one step are one entry."""
         if times:
             self._waiting.append((fsum(times) / len(times), float(len(times))))
 
     def flow(self, now: float, part: _Conditions) -> float:
-        """Let one step pass; return the amount that started."""
+        """Advance by one step; return the amount that started."""
         if part.service:
             self._in_service *= 1 - min(1.0, self._step / part.service)
         waiting = self._waiting
@@ -143,31 +143,31 @@ class _Fluid:
 
 
 class _Quota:
-    """How many calls a limit allows at once."""
+    """The number of calls that a limit allows at once."""
 
     def __init__(self, limit: Limit, calls: float, burst: float | None = None) -> None:
         self._limit = limit
-        self._calls = self._most = calls
+        self._calls = self._max = calls
         if limit.kind is LimitKind.BUCKET and burst is not None:
-            self._most = burst
-        self.left = self._most
+            self._max = burst
+        self.left = self._max
         self._since = 0.0
 
     def at(self, now: float) -> float:
         limit = self._limit
         if limit.kind is LimitKind.BUCKET:
             gained = (now - self._since) * self._calls / limit.period
-            self.left = min(self._most, self.left + gained)
+            self.left = min(self._max, self.left + gained)
         elif int((now + _NEGLIGIBLE) / limit.period) != int(
             (self._since + _NEGLIGIBLE) / limit.period
         ):
-            self.left = self._most
+            self.left = self._max
         self._since = now
         return self.left
 
 
 def _quotas_of(limit: Limit | None, load: Load | None) -> list[_Quota]:
-    """One for requests and one for tokens, of which every call has as many as the mean."""
+    """The limits of requests and of tokens; every call has the mean number of tokens."""
     quotas = []
     if limit is not None and limit.requests is not None:
         quotas.append(_Quota(limit, limit.requests, limit.burst))
@@ -177,31 +177,31 @@ def _quotas_of(limit: Limit | None, load: Load | None) -> list[_Quota]:
 
 
 def _conditions(scenario: Scenario) -> list[_Conditions]:
-    spells = forecast(scenario)
+    phases = forecast(scenario)
     service = scenario.provider.service
-    spans = [service * spell.slowdown for spell in spells]
+    spans = [service * phase.slowdown for phase in phases]
     return [
-        _Conditions(spell.at, _good_slots(spell), span, min(spans[place:]))
-        for place, (spell, span) in enumerate(zip(spells, spans, strict=True))
+        _Conditions(phase.at, _good_slots(phase), span, min(spans[place:]))
+        for place, (phase, span) in enumerate(zip(phases, spans, strict=True))
     ]
 
 
-def _good_slots(spell: Spell) -> float:
-    if spell.down is not None:
+def _good_slots(phase: Phase) -> float:
+    if phase.down is not None:
         return 0.0
-    refused = fsum(_shares(spell, refusals=True))
-    spoilt = fsum(_shares(spell, refusals=False))
+    refused = fsum(_shares(phase, refusals=True))
+    broken = fsum(_shares(phase, refusals=False))
     passed = 1.0 - refused
     if passed <= _NEGLIGIBLE:
         return 0.0
-    good = max(0.0, 1.0 - spoilt / passed)
-    return spell.slots * good if good else 0.0
+    good = max(0.0, 1.0 - broken / passed)
+    return phase.slots * good if good else 0.0
 
 
-def _shares(spell: Spell, *, refusals: bool) -> Iterator[float]:
+def _shares(phase: Phase, *, refusals: bool) -> Iterator[float]:
     before = 0.0
-    for end, trouble in spell.faults:
-        if (trouble.kind in REFUSALS) is refusals:
+    for end, fault in phase.faults:
+        if (fault.kind in REFUSALS) is refusals:
             yield end - before
         before = end
 

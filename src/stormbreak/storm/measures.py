@@ -1,7 +1,7 @@
-"""The measures of a simulation: the numbers that policies are compared by, and their spread over seeds.
+"""The measures of a simulation, and their spread over seeds.
 
-All are taken from the start of the trigger to the end; where a scenario has no trigger, over all of it. A time that
-never came is None, and so is a share of nothing: of the possible answers where none was possible, of calls where none came.
+They cover the time from the start of the trigger to the end, or the whole scenario if it has no trigger. A time that
+never came is None, and so is an undefined share: of the possible answers if none was possible, of calls if there are none.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,13 +16,13 @@ from stormbreak.storm.ideal import Amount, within
 RECOVERED = 0.95  # share of the calls of `RECOVERY_WINDOW` seconds that must be answered
 
 SHARES = frozenset({"goodput", "trigger_goodput", "success"})
-"""Measures that may be shares of nothing."""
+"""Measures that may be undefined shares."""
 
 _KEPT = 6  # decimal places of a measure
 
 
 class Record(NamedTuple):
-    """One call: when it came and ended, whether with an answer in time, and what it took."""
+    """One call: arrival, end, whether it was answered in time, attempts and wait."""
 
     arrived: float
     ended: float
@@ -33,7 +33,7 @@ class Record(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measures:
-    """Shares lie in [0, 1], times are seconds; see `docs/storms.md` for what each one means."""
+    """Shares are in [0, 1], times in seconds; `docs/storms.md` defines each one."""
 
     goodput: float | None
     trigger_goodput: float | None
@@ -54,12 +54,12 @@ class Measures:
     calls: int
 
     def plain(self) -> dict[str, float | int | None]:
-        """The same by name, rounded to what is meant."""
+        """Return the values by name, rounded."""
         return {name: rounded(value) for name, value in asdict(self).items()}
 
 
 class Observed(NamedTuple):
-    """What was seen beside the calls themselves."""
+    """Observations besides the calls."""
 
     attempts: Sequence[int]  # in each second
     wasted: float  # share of the provider's work
@@ -74,7 +74,7 @@ def measure(
     *,
     duration: float,
 ) -> Measures:
-    """Sum up the calls of one simulation, in order of arrival; they may arrive until `duration`."""
+    """Measure the calls of one simulation, in order of arrival; they may arrive until `duration`."""
     start = load.trigger_at or 0.0
     end = inf if load.trigger_until is None else load.trigger_until
     calls = [record for record in records if record.arrived >= start]
@@ -122,7 +122,7 @@ def recovery(records: Sequence[Record], load: Load, duration: float) -> float | 
 
 
 def rounded(value: float | None) -> float | int | None:
-    """A number as it is written down."""
+    """Round a number for output."""
     return round(value, _KEPT) if isinstance(value, float) else value
 
 
@@ -132,7 +132,7 @@ def quantile(ordered: Sequence[float], share: float) -> float | None:
 
 
 def average(several: Sequence[Measures]) -> Measures:
-    """The mean of each measure; where one of the times never came, it never did, and so with shares. Recovery: the worst."""
+    """Return the mean of each measure; None if it is None in any run. Recovery: the worst."""
     tables: list[Mapping[str, float | int | None]] = [asdict(measures) for measures in several]
     means = {name: _mean(table[name] for table in tables) for name in tables[0]}
     recoveries = [measures.recovery for measures in several if measures.recovery is not None]
@@ -202,12 +202,12 @@ class Spread:
     seeds: int
 
     def plain(self) -> dict[str, Value]:
-        """The same by name, rounded to what is meant."""
+        """Return the values by name, rounded."""
         return {name: rounded(value) for name, value in asdict(self).items()}
 
 
 def spread(several: Sequence[Measures]) -> Mapping[str, Spread]:
-    """Give the spread of each measure over runs that differ by their seed only."""
+    """Compute the spread of each measure over runs that differ only by seed."""
     tables = [asdict(measures) for measures in several]
     return MappingProxyType(
         {name: _of(name, [table[name] for table in tables]) for name in tables[0]}
@@ -215,7 +215,7 @@ def spread(several: Sequence[Measures]) -> Mapping[str, Spread]:
 
 
 def plain(spreads: Mapping[str, Spread]) -> dict[str, Any]:
-    """The same as plain values."""
+    """Return plain values."""
     return {name: each.plain() for name, each in spreads.items()}
 
 
@@ -232,5 +232,5 @@ def _of(name: str, values: Sequence[Value]) -> Spread:
 
 
 def _deviation(values: Sequence[float], mean: float) -> float:
-    """That of a sample."""
+    """Return the deviation of a sample."""
     return sqrt(fsum((value - mean) ** 2 for value in values) / (len(values) - 1))

@@ -1,9 +1,9 @@
-"""What a reply of the provider model means to a client: the outcome that the wire would have brought.
+"""Turn a reply of the provider model into the outcome that the client would see on a socket.
 
-What befalls a connection after its answer (`unasked`, `quiet_close`, `close_race`) has no meaning here: simulated
-calls have no connections. Nor have they bodies in which a text could be found.
+Faults of idle connections (`unasked`, `quiet_close`, `close_race`) do not apply: simulated
+calls have no connections, and no bodies in which a text could be found.
 
-`tests/storm/test_outcomes.py` compares each kind of trouble with what the HTTP client makes of it on a real socket.
+`tests/storm/test_outcomes.py` compares each kind of fault with the HTTP client's outcome on a real socket.
 """
 
 import math
@@ -16,7 +16,7 @@ from stormbreak.llm.classify import may_be_processed, verdict_of_status
 from stormbreak.llm.rate_limit_headers import parse_rate_limits
 from stormbreak.provider.fault_kinds import SILENT, SLOW, STATUSES, WELL_FORMED, Kind, WaitForm
 from stormbreak.provider.model import Part, Reply
-from stormbreak.provider.rate_limit import Standing
+from stormbreak.provider.rate_limit import LimitState
 from stormbreak.provider.rate_limit_headers import limit_headers
 from stormbreak.provider.scenario import Dialect, Scenario
 from stormbreak.types import TREATMENTS, Outcome, RateLimits, Verdict
@@ -40,15 +40,15 @@ _SPOILT = (
     Kind.ENDLESS_LINE,
 )
 _WHOLE_AS_STREAMS = frozenset({Kind.ENDLESS_BODY, Kind.LONG_LENGTH})
-"""Only the end of the body is missing: a stream is over when its format says so."""
+"""Only the end of the body is missing: a stream ends when its format says so."""
 
-_WORDLESS = frozenset(
+_WITHOUT_OUTPUT = frozenset(
     {Kind.STALL_EARLY, Kind.HEARTBEATS, Kind.ERROR_EARLY}
 )  # before the first output
 
 
 def _refused(status: int) -> Outcome:
-    """A refusal as the provider writes it: an overload is named."""
+    """A refusal as the provider encodes it: an overload is named."""
     verdict = verdict_of_status(status)
     processed = may_be_processed(status, verdict, refusal=True)
     return Outcome(verdict, status=status, maybe_processed=processed)
@@ -73,7 +73,7 @@ _OUTCOMES: Mapping[Kind, Outcome] = MappingProxyType(
         Kind.HALF_CLOSE: Outcome(Verdict.RESET, maybe_processed=True),
         Kind.ERROR_IN_200: _BROKEN._replace(verdict=Verdict.SERVER_ERROR),
         Kind.ERROR_EARLY: _BROKEN._replace(verdict=Verdict.SERVER_ERROR),
-        Kind.STALE: _OK,  # nobody can tell
+        Kind.STALE: _OK,  # not detectable
         Kind.SHORT_LENGTH: _BROKEN._replace(status=None),
         Kind.LONG_HEADER: _BROKEN._replace(status=None),
         Kind.ENDLESS_HEADERS: _BROKEN._replace(status=None),
@@ -82,44 +82,46 @@ _OUTCOMES: Mapping[Kind, Outcome] = MappingProxyType(
 
 
 def outcome_of(reply: Reply, *, streamed: bool = False) -> Outcome:
-    """Tell what a client makes of `reply`."""
-    if reply.trouble is None or (streamed and reply.trouble.kind in _WHOLE_AS_STREAMS):
+    """Return the outcome of `reply`."""
+    if reply.fault is None or (streamed and reply.fault.kind in _WHOLE_AS_STREAMS):
         return _OK
-    outcome = _OUTCOMES[reply.trouble.kind]
+    outcome = _OUTCOMES[reply.fault.kind]
     if reply.retry_after is None or not TREATMENTS[outcome.verdict].retry:
         return outcome
-    return outcome._replace(retry_after=_as_told(reply.retry_after, reply.trouble.retry_after_form))
+    return outcome._replace(retry_after=_as_sent(reply.retry_after, reply.fault.retry_after_form))
 
 
 def sees_retry_after(reply: Reply, *, streamed: bool = False) -> bool:
-    """Whether the client sees this part of an answer at all."""
-    if reply.trouble is None or (streamed and reply.trouble.kind in _WHOLE_AS_STREAMS):
+    """Whether the client sees this part of an answer."""
+    if reply.fault is None or (streamed and reply.fault.kind in _WHOLE_AS_STREAMS):
         return True
-    return reply.trouble.kind not in (_WORDLESS if reply.part is Part.FIRST else SILENT)
+    return reply.fault.kind not in (_WITHOUT_OUTPUT if reply.part is Part.FIRST else SILENT)
 
 
 def check_playable(scenario: Scenario) -> None:
-    """Raise ConfigurationError where a scenario chooses calls by their text."""
-    for place, trouble in enumerate(scenario.faults):
-        if trouble.match is not None:
+    """Raise ConfigurationError if a scenario selects calls by their text."""
+    for place, fault in enumerate(scenario.faults):
+        if fault.match is not None:
             raise ConfigurationError(
-                f"{scenario.name}: faults[{place}].match cannot be simulated, for simulated calls have no"
-                f" text (requests and first_attempts can), got {quoted(trouble.match)}"
+                f"{scenario.name}: faults[{place}].match cannot be simulated: simulated calls have no"
+                f" text; use requests or first_attempts; got {quoted(fault.match)}"
             )
 
 
-def told_of(dialect: Dialect, standings: Sequence[Standing], now: float) -> RateLimits | None:
-    """What a client reads in the headers of an answer at `now`."""
-    headers = limit_headers(dialect, standings, _EPOCH + now)
+def rate_limits_of(
+    dialect: Dialect, limit_states: Sequence[LimitState], now: float
+) -> RateLimits | None:
+    """Return the rate limits in the headers of an answer at `now`."""
+    headers = limit_headers(dialect, limit_states, _EPOCH + now)
     return parse_rate_limits({name.lower(): value for name, value in headers}, _EPOCH + now)
 
 
 def delay_of(reply: Reply) -> float:
-    """Seconds by which the client has the whole answer later than the provider had it ready."""
-    trouble = reply.trouble
-    return trouble.added_latency if trouble is not None and trouble.kind in SLOW else 0.0
+    """Seconds from the answer's end at the provider to its end at the client."""
+    fault = reply.fault
+    return fault.added_latency if fault is not None and fault.kind in SLOW else 0.0
 
 
-def _as_told(wait: float, form: WaitForm) -> float:
-    """`wait` as it is written on the wire: rounded up to what the form can say."""
+def _as_sent(wait: float, form: WaitForm) -> float:
+    """Round `wait` up to what its form in the header can express."""
     return math.ceil(wait * 1000) / 1000 if form is WaitForm.MS else float(max(1, math.ceil(wait)))

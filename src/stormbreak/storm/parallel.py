@@ -1,8 +1,8 @@
-"""Several simulations, one after another or in processes side by side; what comes of them is the same.
+"""Run simulations in sequence or in parallel processes, with the same results.
 
-Workers are started afresh (spawned): they share nothing with this process but the runs, an array in which each run says
-how far it is, and a pipe whose other end this process holds. When that end is gone, a worker ends at once, whatever it
-is doing: so none is left after Ctrl-C, nor where this process was killed.
+Workers are spawned: they share with this process only the runs, an array with the progress of each run,
+and a pipe whose other end this process holds. When that end closes, a worker ends at once,
+so none is left after Ctrl-C or when this process is killed.
 """
 
 import os
@@ -27,23 +27,23 @@ from stormbreak.storm.simulation import simulate
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
-_LOOK = 0.2  # seconds between two looks at the progress
+_POLL_INTERVAL = 0.2  # seconds between two reads of the progress
 
-Told = Callable[[int, float], None]
-"""Is told the number of a run, from 0, and the share of it that is done."""
+OnRunProgress = Callable[[int, float], None]
+"""Called with the number of a run, from 0, and the share of it that is done."""
 
 
 class Job(Protocol[T_co]):
-    """What a worker does."""
+    """The task of a worker."""
 
     def simulate(self, progress: Callable[[float], None]) -> T_co:
-        """Do it; `progress` gets the share that is done."""
+        """Run it; `progress` gets the share that is done."""
         ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """One simulation to do."""
+    """One simulation."""
 
     scenario: Scenario
     contender: NamedPolicy
@@ -52,7 +52,7 @@ class Run:
     first_output: bool = False
 
     def simulate(self, progress: Callable[[float], None]) -> Result:
-        """Do it."""
+        """Run it."""
         return simulate(
             self.scenario,
             self.contender,
@@ -64,17 +64,17 @@ class Run:
 
 
 def simulate_all(
-    runs: Sequence[Job[T]], *, processes: int = 1, progress: Told | None = None
+    runs: Sequence[Job[T]], *, processes: int = 1, progress: OnRunProgress | None = None
 ) -> list[T]:
-    """Do all `runs`, in up to so many processes; the results are in the order of the runs.
+    """Do all `runs` in at most `processes` processes; the results are in the order of the runs.
 
     Raises:
-        ConfigurationError: one of them cannot be simulated, or a process came to a sudden end.
+        ConfigurationError: one of them cannot be simulated, or a process was killed.
     """
     count = min(processes, len(runs))
     if count <= 1:
-        tell = progress or _nobody
-        return [run.simulate(partial(tell, number)) for number, run in enumerate(runs)]
+        report = progress or _nobody
+        return [run.simulate(partial(report, number)) for number, run in enumerate(runs)]
     return _side_by_side(runs, count, progress or _nobody)
 
 
@@ -82,7 +82,7 @@ def _nobody(_number: int, _share: float) -> None:
     pass
 
 
-def _side_by_side(runs: Sequence[Job[T]], count: int, progress: Told) -> list[T]:
+def _side_by_side(runs: Sequence[Job[T]], count: int, progress: OnRunProgress) -> list[T]:
     context = get_context("spawn")
     shares = context.RawArray("d", len(runs))
     theirs, ours = context.Pipe(duplex=False)
@@ -96,7 +96,7 @@ def _side_by_side(runs: Sequence[Job[T]], count: int, progress: Told) -> list[T]
         return [future.result() for future in futures]
     except BrokenProcessPool:
         raise ConfigurationError(
-            "a process of the simulation was ended from outside; fewer --jobs need less memory"
+            "a process of the simulation was killed; try fewer --jobs, which need less memory"
         ) from None
     except BaseException:
         ours.close()
@@ -107,11 +107,13 @@ def _side_by_side(runs: Sequence[Job[T]], count: int, progress: Told) -> list[T]
         theirs.close()
 
 
-def _follow(futures: Sequence[Future[Any]], shares: Sequence[float], progress: Told) -> None:
-    """Tell of the progress until all is done, or something went wrong."""
+def _follow(
+    futures: Sequence[Future[Any]], shares: Sequence[float], progress: OnRunProgress
+) -> None:
+    """Report progress until all are done or one fails."""
     pending = set(futures)
     while pending and not any(future.done() and future.exception() for future in futures):
-        _, pending = wait(pending, timeout=_LOOK, return_when=FIRST_EXCEPTION)
+        _, pending = wait(pending, timeout=_POLL_INTERVAL, return_when=FIRST_EXCEPTION)
         for number, share in enumerate(shares):
             if share:
                 progress(number, share)
@@ -119,7 +121,7 @@ def _follow(futures: Sequence[Future[Any]], shares: Sequence[float], progress: T
 
 @contextmanager
 def _workers_ignore_interrupts() -> Iterator[None]:
-    """Whoever is started meanwhile does not hear Ctrl-C, which is for us; we hear it afterwards."""
+    """Block Ctrl-C, so that processes started meanwhile ignore it; deliver it to this one afterwards."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield

@@ -1,6 +1,6 @@
-"""Policies to compare: what people use today, as policies of the same engine; and finding a policy by name.
+"""Policies to compare: today's common practice as policies of the same engine; and finding a policy by name.
 
-The baselines `none` to `decorrelated` ignore Retry-After, as the code that they stand for does; the simulator hides it
+The baselines `none` to `decorrelated` ignore Retry-After, like the code that they represent; the simulator hides it
 from them, since no policy of the engine can ignore it. The others respect it. Every one
 is bounded by the deadline of the call. The article's also has its limit of ten in flight and its breaker.
 """
@@ -26,14 +26,14 @@ from stormbreak.provider.scenario import Scenario
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NamedPolicy:
-    """A policy with a name. A `deaf` one does not hear when the server says to come back.
+    """A policy with a name. With `ignores_retry_after`, the simulator hides Retry-After from it.
 
-    In a batch, one that `reschedules` sends a row whose call has failed again later, as `batch run` does.
+    In a batch, one that `reschedules` sends failed rows again later, as `batch run` does.
     """
 
     name: str
     policy: Policy
-    deaf: bool = False
+    ignores_retry_after: bool = False
     reschedules: bool = True
 
 
@@ -53,7 +53,7 @@ def _loop(backoff: Backoff) -> Policy:
     )
 
 
-# 0.5 s, doubled up to 8 s, less up to a quarter by chance: 7/8 of that, and an eighth of it up or down
+# 0.5 s, doubled up to 8 s, minus up to a random quarter: 7/8 of that, plus or minus an eighth
 _SDK = Backoff(
     kind="proportional_jitter",
     initial_delay=0.5 * 7 / 8,
@@ -69,10 +69,10 @@ _BUDGET = replace(
     retry_budget=BudgetPolicy(ratio=0.1, capacity=10.0, no_free_retries=True),
 )
 
-# The limit of Netflix' concurrency-limits and its like, in front of retries: additive increase, multiplicative decrease
+# The limit of Netflix' concurrency-limits, before retries: additive increase, multiplicative decrease
 _AIMD = replace(_retries(5, Backoff()), limit=AimdLimit(), cooldown=True, queue=QueuePolicy())
 
-# What a batch is compared with: a row is sent until it is answered, ten times at most, 64 rows at a time
+# Baselines of a batch: a row is sent until it is answered, at most ten times, 64 rows at a time
 _LOOPS: Mapping[str, Policy] = MappingProxyType(
     {
         "loop_naive": _loop(Backoff(kind="constant", initial_delay=0.0)),
@@ -105,7 +105,9 @@ _RESPECTING: Mapping[str, Policy] = MappingProxyType(
 
 BASELINES: Mapping[str, NamedPolicy] = MappingProxyType(
     {
-        name: NamedPolicy(name=name, policy=policy, deaf=name in _IGNORING, reschedules=False)
+        name: NamedPolicy(
+            name=name, policy=policy, ignores_retry_after=name in _IGNORING, reschedules=False
+        )
         for name, policy in {**_IGNORING, **_RESPECTING}.items()
     }
 )
@@ -116,10 +118,10 @@ BASELINES: Mapping[str, NamedPolicy] = MappingProxyType(
 
 
 def find(name: str) -> NamedPolicy:
-    """Find the contender called `name`.
+    """Return the policy named `name`.
 
     Raises:
-        ConfigurationError: there is none, or the file is wrong.
+        ConfigurationError: there is none, or the file is invalid.
     """
     if name in BASELINES:
         return BASELINES[name]
@@ -128,16 +130,16 @@ def find(name: str) -> NamedPolicy:
         near = get_close_matches(name, known, n=1)
         hint = f"did you mean {near[0]}? " if near else ""
         raise ConfigurationError(
-            f"no policy and no file is called {quoted(name)}; {hint}there are: {', '.join(known)}"
+            f"no policy or file is named {quoted(name)}; {hint}policies: {', '.join(known)}"
         )
     return NamedPolicy(name=name, policy=resolve_policy(name))
 
 
 def own(scenario: Scenario, *, source: str) -> NamedPolicy:
-    """Find the policy that the scenario itself names; `source` is what the user calls the scenario.
+    """Return the policy that the scenario names; `source` is the user's name of the scenario.
 
     Raises:
-        ConfigurationError: it names none that exists.
+        ConfigurationError: there is no such policy.
     """
     try:
         return find(scenario.load.preset if scenario.load else "interactive")
@@ -146,19 +148,19 @@ def own(scenario: Scenario, *, source: str) -> NamedPolicy:
 
 
 def meant(policy: str | Path | Policy | NamedPolicy | None, scenario: Scenario) -> NamedPolicy:
-    """Find what a program means: a name, a path, a value, or None for the scenario's own.
+    """Return a policy from a name, a path, a value, or None for the scenario's own.
 
     Raises:
-        ConfigurationError: there is none, or the file is wrong.
+        ConfigurationError: there is none, or the file is invalid.
     """
     return own(scenario, source=scenario.name) if policy is None else given(policy)
 
 
 def given(policy: str | Path | Policy | NamedPolicy) -> NamedPolicy:
-    """Find the contender that a program gives: a name, a path or a value.
+    """Return a named policy from a name, a path or a value.
 
     Raises:
-        ConfigurationError: there is none, or the file is wrong.
+        ConfigurationError: there is none, or the file is invalid.
     """
     if isinstance(policy, NamedPolicy):
         return policy

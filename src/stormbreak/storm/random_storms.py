@@ -1,8 +1,8 @@
-"""Random storms: what a survey plays. Pure; the same seed and number give the same storm.
+"""Random storms for surveys. Pure; the same seed and number give the same storm.
 
 A draw starts from a random site: a provider with its slots and service time, a fleet of clients with its traffic,
-timeout and deadline. A family then adds its trouble. Sizes are chosen so that a draw has at most `MOST_CALLS` calls
-and is simulated in a few seconds. The ranges are wide on purpose: nobody knows the next incident.
+timeout and deadline. A family then adds its faults. Sizes are chosen so that a draw has at most `MAX_CALLS` calls
+and takes a few seconds to simulate. The ranges are wide on purpose: nobody knows the next incident.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -27,15 +27,15 @@ from stormbreak.provider.scenario import (
     Step,
 )
 
-MOST_CALLS = 6_000
-"""Calls that a draw is made for: a policy then takes a second or two. Herds and flapping may double them."""
+MAX_CALLS = 6_000
+"""Target number of calls of a draw: a policy then takes a second or two. Herds and flapping may double it."""
 
 _SMALL, _LARGE = 0.2, 2.0
 FLEETS = (f"under {_SMALL:g}", f"{_SMALL:g} to {_LARGE:g}", f"{_LARGE:g} and more")
-"""Sizes of a process: calls a second, in calm. All rows of a batch come in one process, which is of the largest."""
+"""Sizes of a process in calls a second, in calm. All rows of a batch are in one process, of the largest size."""
 
 BATCH = "batch"
-_LEAD = (30.0, 60.0)  # seconds of calm before the trouble
+_LEAD = (30.0, 60.0)  # seconds of calm before the faults
 _TAIL = (60.0, 120.0)  # and after it
 _MAX_BATCH = 200.0  # seconds at full capacity
 T = TypeVar("T")
@@ -64,38 +64,38 @@ class RandomStorm:
 
 
 class _Chance:
-    """The numbers of one draw."""
+    """The random numbers of one draw."""
 
     def __init__(self, seed: int, number: int) -> None:
         self._bits = mix(mix(seed) + number)
         self._drawn = 0
 
     def between(self, low: float, high: float) -> float:
-        """Draw a number, each as likely as any other."""
+        """Draw a number, uniformly."""
         self._drawn += 1
         return low + (high - low) * uniform(mix(self._bits + self._drawn))
 
     def scale(self, low: float, high: float) -> float:
-        """Draw a number, each order of magnitude as likely as any other."""
+        """Draw a number, uniformly by order of magnitude."""
         return float(low * (high / low) ** self.between(0.0, 1.0))
 
     def pick(self, options: Sequence[T]) -> T:
-        """Draw one of them."""
+        """Draw one item."""
         return options[int(self.between(0.0, len(options)))]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Site:
-    """Provider, clients and the time of the trouble; `capacity` is in calls a second."""
+    """Provider, clients and the time of the faults; `capacity` is in calls a second."""
 
     provider: Provider
     load: Load
     at: float
     length: float
     tail: float
-    trouble: tuple[Fault, ...] = ()
+    faults: tuple[Fault, ...] = ()
     limit: Limit | None = None
-    crowd: BackgroundTraffic | None = None
+    background_traffic: BackgroundTraffic | None = None
 
     @property
     def until(self) -> float:
@@ -106,26 +106,26 @@ class _Site:
         assert self.provider.slots is not None
         return self.provider.slots / self.provider.service
 
-    def having(self, *trouble: Fault) -> "_Site":
-        return replace(self, trouble=self.trouble + trouble)
+    def with_faults(self, *faults: Fault) -> "_Site":
+        return replace(self, faults=self.faults + faults)
 
-    def over(self, kind: Kind, share: float = 1.0, **more: float | None) -> "_Site":
-        """The site with a trouble of that kind while the trouble lasts."""
-        return self.having(
+    def with_fault(self, kind: Kind, share: float = 1.0, **more: float | None) -> "_Site":
+        """Return the site with a fault of `kind` from `at` to `until`."""
+        return self.with_faults(
             Fault(kind=kind, at=self.at, until=self.until, share=_short(share), **more)  # type: ignore[arg-type]
         )
 
-    def lasting(self, length: float) -> "_Site":
+    def with_length(self, length: float) -> "_Site":
         return replace(self, length=_short(max(1.0, min(self.length, length))))
 
-    def busy(self, times: float, ramp: float = 0.0) -> "_Site":
-        """The site with so many times its traffic while the trouble lasts."""
+    def with_traffic(self, factor: float, ramp: float = 0.0) -> "_Site":
+        """Return the site with `factor` times its traffic from `at` to `until`."""
         rate = self.load.rate
-        room = (MOST_CALLS - rate * (self.at + self.tail)) / (rate * times)
-        site = self.lasting(max(5.0, room))
+        room = (MAX_CALLS - rate * (self.at + self.tail)) / (rate * factor)
+        site = self.with_length(max(5.0, room))
         ramp = _short(min(ramp, site.length / 3))
         steps = (
-            Step(at=site.at, rate=_short(rate * times), ramp=ramp),
+            Step(at=site.at, rate=_short(rate * factor), ramp=ramp),
             Step(at=_short(site.until), rate=rate, ramp=ramp),
         )
         return replace(site, load=replace(site.load, steps=steps))
@@ -140,10 +140,10 @@ def draw(
         number: from 0.
         seed: of the whole survey.
         families: names in `FAMILIES`; none means all.
-        preset: "interactive", or "batch": all rows come in one instant and the trouble lasts.
+        preset: "interactive", or "batch": all rows arrive at once and the faults last.
 
     Raises:
-        ConfigurationError: a family has no such name.
+        ConfigurationError: there is no such family.
     """
     known = families_of(preset)
     names = tuple(families) or known
@@ -151,35 +151,35 @@ def draw(
     if unknown:
         kind = "batches" if preset == BATCH else "storms"
         raise ConfigurationError(
-            f"no family of {kind} is called {quoted(unknown[0])}; there are: {', '.join(known)}"
+            f"no family of {kind} is named {quoted(unknown[0])}; families: {', '.join(known)}"
         )
     family = names[number % len(names)]
     chance = _Chance(seed, number)
     if preset == BATCH:
         site = FAMILIES[family](chance, _batch(chance))
-        load = replace(site.load, rate=0.0, steps=())  # the rows are all the traffic there is
+        load = replace(site.load, rate=0.0, steps=())  # the rows are the only traffic
     else:
         site = FAMILIES[family](chance, _site(chance))
         load = replace(site.load, trigger_at=site.at, trigger_until=_short(site.until))
     scenario = Scenario(
         name=f"draw-{seed}-{number}",
-        description=f"{family}: {_in_words(site)}",
+        description=f"{family}: {_describe(site)}",
         duration=float(ceil(_short(site.until) + site.tail)),
         provider=site.provider,
         limit=site.limit,
-        faults=site.trouble,
-        background_traffic=site.crowd,
+        faults=site.faults,
+        background_traffic=site.background_traffic,
         load=load,
     )
     return RandomStorm(number=number, family=family, scenario=scenario)
 
 
 def families_of(preset: str) -> tuple[str, ...]:
-    """The families that a survey of `preset` draws from: no traffic changes in a batch."""
+    """Return the families of a survey of `preset`: traffic never changes in a batch."""
     return tuple(name for name in FAMILIES if preset != BATCH or name not in _OF_TRAFFIC)
 
 
-def _in_words(site: _Site) -> str:
+def _describe(site: _Site) -> str:
     load, provider = site.load, site.provider
     traffic = (
         f"{load.bursts[0].calls:,} rows at once"
@@ -188,17 +188,17 @@ def _in_words(site: _Site) -> str:
     )
     return (
         f"{traffic}, {provider.slots} slots of {provider.service:g} s, timeout {load.timeout:g} s,"
-        f" deadline {load.deadline:g} s, trouble from {site.at:g} to {site.until:.0f} s"
+        f" deadline {load.deadline:g} s, faults from {site.at:g} to {site.until:.0f} s"
     )
 
 
 def _site(chance: _Chance) -> _Site:
-    """A fleet of clients and its provider, before any trouble."""
+    """A fleet of clients and its provider, before any fault."""
     service = _short(chance.scale(0.2, 10.0))
     use = chance.between(0.3, 0.9)
     at, length, tail = chance.between(*_LEAD), chance.scale(10.0, 300.0), chance.between(*_TAIL)
-    most_slots = MOST_CALLS * service / use / (at + length + tail)
-    slots = int(max(10.0, min(chance.scale(10.0, 400.0), most_slots)))
+    max_slots = MAX_CALLS * service / use / (at + length + tail)
+    slots = int(max(10.0, min(chance.scale(10.0, 400.0), max_slots)))
     rate = _short(use * slots / service)
     timeout = _short(service * chance.between(3.0, 10.0))
     return _Site(
@@ -210,7 +210,7 @@ def _site(chance: _Chance) -> _Site:
             deadline=_short(timeout * chance.between(1.5, 10.0)),
         ),
         at=float(int(at)),
-        length=_short(max(10.0, min(length, MOST_CALLS / rate - at - tail))),
+        length=_short(max(10.0, min(length, MAX_CALLS / rate - at - tail))),
         tail=tail,
     )
 
@@ -226,7 +226,7 @@ def _provider(chance: _Chance, slots: int, service: float) -> Provider:
 
 
 def _batch(chance: _Chance) -> _Site:
-    """All rows of a batch in one instant."""
+    """All rows of a batch at once."""
     site = _site(chance)
     slots = int(chance.scale(30.0, 400.0))
     service = _short(chance.scale(0.2, 5.0))
@@ -254,43 +254,43 @@ def _batch(chance: _Chance) -> _Site:
 
 
 def _spike(chance: _Chance, site: _Site) -> _Site:
-    return site.lasting(60.0).busy(chance.scale(2.0, 10.0))
+    return site.with_length(60.0).with_traffic(chance.scale(2.0, 10.0))
 
 
 def _dip(chance: _Chance, site: _Site) -> _Site:
-    return site.over(Kind.CAPACITY, factor=_short(chance.between(0.05, 0.6)))
+    return site.with_fault(Kind.CAPACITY, factor=_short(chance.between(0.05, 0.6)))
 
 
 def _slow(chance: _Chance, site: _Site) -> _Site:
     ramp = _short(chance.between(0.0, site.length / 2))
-    return site.over(Kind.SERVICE, factor=_short(chance.scale(1.5, 6.0)), ramp=ramp)
+    return site.with_fault(Kind.SERVICE, factor=_short(chance.scale(1.5, 6.0)), ramp=ramp)
 
 
 def _down(chance: _Chance, site: _Site) -> _Site:
-    site = site.lasting(chance.scale(10.0, 120.0)).over(Kind.DOWN)
+    site = site.with_length(chance.scale(10.0, 120.0)).with_fault(Kind.DOWN)
     return _back_slowly(chance, site) if chance.between(0.0, 1.0) < 0.5 else site
 
 
 def _blackhole(chance: _Chance, site: _Site) -> _Site:
-    return site.lasting(chance.scale(10.0, 120.0)).over(Kind.HANG)
+    return site.with_length(chance.scale(10.0, 120.0)).with_fault(Kind.HANG)
 
 
 def _hang_share(chance: _Chance, site: _Site) -> _Site:
-    return site.over(Kind.HANG, chance.between(0.1, 0.7))
+    return site.with_fault(Kind.HANG, chance.between(0.1, 0.7))
 
 
 def _random_refusals(chance: _Chance, site: _Site) -> _Site:
-    return site.over(chance.pick(_FAST), chance.between(0.1, 0.75))
+    return site.with_fault(chance.pick(_FAST), chance.between(0.1, 0.75))
 
 
 def _cut(chance: _Chance, site: _Site) -> _Site:
-    return site.over(chance.pick((Kind.RESET, Kind.CUT_BODY)), chance.between(0.1, 0.7))
+    return site.with_fault(chance.pick((Kind.RESET, Kind.CUT_BODY)), chance.between(0.1, 0.7))
 
 
 def _throttled(chance: _Chance, site: _Site) -> _Site:
     named = chance.pick((None, None, chance.scale(0.3, 15.0)))
     share = chance.between(0.1, 0.7)
-    return site.over(Kind.S429, share, retry_after=None if named is None else _short(named))
+    return site.with_fault(Kind.S429, share, retry_after=None if named is None else _short(named))
 
 
 def _flapping(chance: _Chance, site: _Site) -> _Site:
@@ -298,7 +298,7 @@ def _flapping(chance: _Chance, site: _Site) -> _Site:
     times = max(2, min(6, int(300.0 / (dead + alive))))
     kind = chance.pick((Kind.DOWN, Kind.DOWN, Kind.HANG))
     calls = site.load.rate * (site.at + times * (dead + alive) + site.tail)
-    if calls > 2 * MOST_CALLS:
+    if calls > 2 * MAX_CALLS:
         dead, alive, times = min(dead, 10.0), min(alive, 20.0), 2
     parts = [
         Fault(
@@ -308,7 +308,7 @@ def _flapping(chance: _Chance, site: _Site) -> _Site:
         )
         for each in range(times)
     ]
-    return replace(site, length=_short(times * (dead + alive))).having(*parts)
+    return replace(site, length=_short(times * (dead + alive))).with_faults(*parts)
 
 
 def _mixed(chance: _Chance, site: _Site) -> _Site:
@@ -317,14 +317,14 @@ def _mixed(chance: _Chance, site: _Site) -> _Site:
     count = int(chance.between(3.0, 7.0))
     weights = [chance.between(0.2, 1.0) for _ in range(count)]
     for weight in weights:
-        site = site.over(chance.pick(kinds), total * weight / sum(weights))
+        site = site.with_fault(chance.pick(kinds), total * weight / sum(weights))
     return site
 
 
-def _overload_luck(chance: _Chance, site: _Site) -> _Site:
+def _random_overload_answers(chance: _Chance, site: _Site) -> _Site:
     share = chance.between(0.05, 0.35)
-    site = site.over(Kind.CAPACITY, factor=_short(chance.between(0.3, 0.9)))
-    return site.over(chance.pick((Kind.S503, Kind.S529, Kind.S500, Kind.RESET)), share)
+    site = site.with_fault(Kind.CAPACITY, factor=_short(chance.between(0.3, 0.9)))
+    return site.with_fault(chance.pick((Kind.S503, Kind.S529, Kind.S500, Kind.RESET)), share)
 
 
 def _request_limit(chance: _Chance, site: _Site) -> _Site:
@@ -342,7 +342,7 @@ def _request_limit(chance: _Chance, site: _Site) -> _Site:
         reject_cost=_short(chance.pick((0.0, 0.2, 1.0))),
         retry_after_form=chance.pick(_FORMS),
     )
-    return replace(site, limit=limit).busy(spare * times)
+    return replace(site, limit=limit).with_traffic(spare * times)
 
 
 def _token_limit(chance: _Chance, site: _Site) -> _Site:
@@ -355,13 +355,13 @@ def _token_limit(chance: _Chance, site: _Site) -> _Site:
         retry_after_form=chance.pick(_FORMS),
     )
     load = replace(site.load, tokens=tokens, tokens_variation=_short(chance.between(0.2, 1.2)))
-    return replace(site, limit=limit, load=load).busy(spare * times)
+    return replace(site, limit=limit, load=load).with_traffic(spare * times)
 
 
 def _of_limit(chance: _Chance, site: _Site, *, times: float) -> _Site:
-    """The site with slots to spare, and little enough traffic to be that busy for longer than a window of a minute."""
+    """Return the site with spare slots, and little enough traffic to be that busy for more than a minute."""
     length = chance.between(70.0, 150.0)
-    rate = min(site.load.rate, MOST_CALLS / (site.at + times * length + site.tail))
+    rate = min(site.load.rate, MAX_CALLS / (site.at + times * length + site.tail))
     assert site.provider.slots is not None
     return replace(
         site,
@@ -372,63 +372,74 @@ def _of_limit(chance: _Chance, site: _Site, *, times: float) -> _Site:
 
 
 def _herd(chance: _Chance, site: _Site) -> _Site:
-    calls = max(1, int(min(MOST_CALLS / 2, site.capacity * chance.scale(2.0, 40.0))))
+    calls = max(1, int(min(MAX_CALLS / 2, site.capacity * chance.scale(2.0, 40.0))))
     every = _short(chance.between(30.0, 90.0))
     beside = site.load.rate * (site.at + site.tail)
-    room = (2 * MOST_CALLS - beside) / (calls + site.load.rate * every)
+    room = (2 * MAX_CALLS - beside) / (calls + site.load.rate * every)
     times = int(max(1.0, min(4.0, room)))
     load = replace(site.load, bursts=(Burst(at=site.at, calls=calls, repeat=times, every=every),))
-    length = max(site.lasting(60.0).length, every * (times - 0.5))
+    length = max(site.with_length(60.0).length, every * (times - 0.5))
     return replace(site, load=load, length=_short(length))
 
 
 def _ramp(chance: _Chance, site: _Site) -> _Site:
     load = site.capacity * chance.between(1.2, 2.5)
-    return site.busy(load / site.load.rate, ramp=chance.between(20.0, 120.0))
+    return site.with_traffic(load / site.load.rate, ramp=chance.between(20.0, 120.0))
 
 
 def _two(chance: _Chance, site: _Site) -> _Site:
-    """One trouble, a pause, another one."""
+    """One fault, a pause, another one."""
     share = chance.between(0.3, 0.6)
     first = replace(site, length=_short(max(5.0, site.length * share)))
     pause = chance.between(0.0, 0.3) * site.length
     at = _short(first.until + pause)
     second = replace(site, at=at, length=_short(max(5.0, site.length - first.length - pause)))
-    makes = (_dip, _slow, _down, _hang_share, _random_refusals, _cut, _throttled, _overload_luck)
+    makes = (
+        _dip,
+        _slow,
+        _down,
+        _hang_share,
+        _random_refusals,
+        _cut,
+        _throttled,
+        _random_overload_answers,
+    )
     one, two = chance.pick(makes)(chance, first), chance.pick(makes)(chance, second)
     length = _short(two.until - site.at)
-    return replace(site, length=length, trouble=one.trouble + two.trouble)
+    return replace(site, length=length, faults=one.faults + two.faults)
 
 
 def _zone_loss(chance: _Chance, site: _Site) -> _Site:
-    """A share of the slots dies: what is sent there hangs or is reset until the balancer notices."""
+    """A share of the slots dies: requests to them hang or are reset until the balancer notices."""
     share = chance.between(0.15, 0.6)
     noticed = _short(min(chance.scale(5.0, 40.0), site.length * 0.8))
     kind = chance.pick((Kind.HANG, Kind.RESET, Kind.S502))
     lost = Fault(kind=kind, at=site.at, until=_short(site.at + noticed), share=_short(share))
-    return site.over(Kind.CAPACITY, factor=_short(1.0 - share)).having(lost)
+    return site.with_fault(Kind.CAPACITY, factor=_short(1.0 - share)).with_faults(lost)
 
 
-def _crowd(chance: _Chance, site: _Site) -> _Site:
-    """Others hit the same provider and retry at once, whatever it says; then capacity falls."""
+def _background_retries(chance: _Chance, site: _Site) -> _Site:
+    """Other clients hit the same provider and retry at once, ignoring Retry-After; then capacity falls."""
     part = chance.between(0.3, 0.7)
     rate = site.load.rate
-    crowd = BackgroundTraffic(
+    background_traffic = BackgroundTraffic(
         rate=_short(rate * part),
         retries=int(chance.between(2.0, 6.0)),
         retry_delay=_short(chance.scale(0.05, 1.0)),
         timeout=site.load.timeout,
     )
     load = replace(site.load, rate=_short(rate * (1 - part)), keep_background_traffic=True)
-    site = replace(site, crowd=crowd, load=load)
-    return site.over(Kind.CAPACITY, factor=_short(rate / site.capacity * chance.between(0.3, 1.0)))
+    site = replace(site, background_traffic=background_traffic, load=load)
+    return site.with_fault(
+        Kind.CAPACITY, factor=_short(rate / site.capacity * chance.between(0.3, 1.0))
+    )
 
 
 def _back_slowly(chance: _Chance, site: _Site) -> _Site:
-    """After the trouble capacity comes back in a straight line."""
+    """After the faults capacity returns linearly."""
     end = _short(site.until)
     ramp = _short(chance.between(5.0, 45.0))
-    return site.having(Fault(kind=Kind.CAPACITY, at=site.at, until=end, factor=0.1, ramp=ramp))
+    return site.with_faults(Fault(kind=Kind.CAPACITY, at=site.at, until=end, factor=0.1, ramp=ramp))
 
 
 FAMILIES: Mapping[str, Callable[[_Chance, _Site], _Site]] = MappingProxyType(
@@ -444,21 +455,21 @@ FAMILIES: Mapping[str, Callable[[_Chance, _Site], _Site]] = MappingProxyType(
         "throttled": _throttled,
         "flapping": _flapping,
         "mixed": _mixed,
-        "overload_luck": _overload_luck,
+        "overload_luck": _random_overload_answers,
         "request_limit": _request_limit,
         "token_limit": _token_limit,
         "herd": _herd,
         "ramp": _ramp,
         "two": _two,
         "zone_loss": _zone_loss,
-        "crowd": _crowd,
+        "crowd": _background_retries,
     }
 )
-"""How each family makes a storm of a site; by name."""
+"""The function of each family, by name: it makes a storm of a site."""
 
 _OF_TRAFFIC = frozenset({"spike", "herd", "ramp"})
 
 
 def _short(value: float) -> float:
-    """Three digits are enough, and make files that people can read."""
+    """Round to three digits, for readable files."""
     return float(f"{value:.3g}")

@@ -16,29 +16,29 @@ from stormbreak.storm.measures import Measures, Record, rounded
 # ---------------------------------------------------------------- time series
 
 
-class Look(NamedTuple):
-    """What stood at the end of a second, over all processes."""
+class Sample(NamedTuple):
+    """The state at the end of a second, over all processes."""
 
     in_flight: int  # attempts
-    queued: int  # calls in the clients' own queues
-    limit: int | None  # of attempts in flight; None unless that of every process binds
+    queued: int  # calls in the clients' queues
+    limit: int | None  # in flight; None unless the limit of every process binds
     limited: int  # processes whose limit binds
     open_circuits: int  # processes whose circuit is not closed
     queued_at_provider: int  # attempts in the provider's queue
-    wasted: float  # seconds of work for clients who had gone, up to here
+    wasted: float  # cumulative seconds of work for clients who had left
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Series:
-    """One number for each second, from 0 on: calls that arrived, attempts, answers in time, and the ideal's.
+    """One number for each second, from 0 on: arrivals, attempts, answers in time, and answers of the ideal.
 
-    `failed` calls ended in that second without an answer in time after an attempt, `shed` ones without any.
+    `failed` calls ended in that second without an answer in time after an attempt, `shed` calls without an attempt.
 
-    The others are as they stood when the second was over, over all processes: attempts `in_flight`, calls `queued`
+    The others are states at the end of the second, over all processes: attempts `in_flight`, calls `queued`
     in the clients, attempts `queued_at_provider` in the queue of the provider, `open_circuits` (processes whose circuit is not
-    closed). Of `limited` processes a limit binds, set by hand or found in congestion; `limit` is their sum, and None
-    unless all are limited: what others may send is up to nobody. `wasted` are the seconds of the provider's work that
-    came to an end in that second for clients who had gone. All of these are empty where nobody could look.
+    closed). Of `limited` processes a limit binds, fixed or found in congestion; `limit` is their sum, and None
+    unless all are limited. `wasted` are the seconds of the provider's work that
+    ended in that second for clients who had left. All of these are empty for live storms.
     """
 
     calls: tuple[int, ...]
@@ -56,7 +56,7 @@ class Series:
     wasted: tuple[float, ...] = ()
 
     def plain(self) -> dict[str, list[float | int | None]]:
-        """The same by name, rounded to what is meant."""
+        """Return the values by name, rounded."""
         return {
             item.name: [rounded(value) for value in getattr(self, item.name)]
             for item in fields(self)
@@ -67,16 +67,16 @@ def series(
     records: Sequence[Record],
     ideal: Sequence[Amount],
     attempts: Sequence[int],
-    looks: Sequence[Look] = (),
+    samples: Sequence[Sample] = (),
 ) -> Series:
-    """Count by second, until the last call has ended; there are `looks` at least until then, or none at all."""
+    """Count by second until the last call has ended; `samples` cover that time or are empty."""
     length = 1 + int(max((record.ended for record in records), default=0.0))
     lost = [record for record in records if not record.answered]
     flow = [0.0] * length
     for at, calls in ideal:
         if at < length:
             flow[int(at)] += calls
-    seen = looks[:length]
+    seen = samples[:length]
     return Series(
         calls=_counted((record.arrived for record in records), length),
         attempts=(*attempts, *[0] * (length - len(attempts))),
@@ -108,17 +108,17 @@ def _differences(sums: Sequence[float]) -> tuple[float, ...]:
 # ---------------------------------------------------------------- result and document
 
 LARGEST = 256 * 1024 * 1024
-"""Bytes of a result: hours of a storm under several policies."""
+"""Maximum bytes of a result: hours of a storm under several policies."""
 
 _WHAT = "the result of a storm"
 
 NO_SERIES = Series(calls=(), attempts=(), answers=(), ideal=(), failed=(), shed=())
-"""Of a run of which only the measures are known."""
+"""The series of a run with measures only."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """What came of a simulation."""
+    """The result of a simulation."""
 
     scenario: str
     policy: str
@@ -127,18 +127,18 @@ class Result:
     series: Series
 
     def plain(self, *, series: bool = False) -> dict[str, Any]:
-        """Policy, seed and measures by name; with `series`, each second of it, too."""
+        """Return policy, seed and measures by name; with `series`, also each second."""
         seconds = {"series": self.series.plain()} if series else {}
         return {"policy": self.policy, "seed": self.seed, **self.measures.plain(), **seconds}
 
 
 def of(policy: str, results: Sequence[Result]) -> list[Result]:
-    """Those under one policy."""
+    """Return the results of one policy."""
     return [result for result in results if result.policy == policy]
 
 
 def when(scenario: Scenario) -> dict[str, float | None]:
-    """When it ends and when its trigger lasts, in seconds, for the head of a document."""
+    """Return duration and trigger times in seconds, for the head of a document."""
     load = scenario.load
     return {
         "duration": scenario.duration,
@@ -148,7 +148,7 @@ def when(scenario: Scenario) -> dict[str, float | None]:
 
 
 class Document(msgspec.Struct, kw_only=True):
-    """What `storm run --json` has printed. Times are seconds."""
+    """The output of `storm run --json`. Times are seconds."""
 
     scenario: str
     policy: str
@@ -158,7 +158,7 @@ class Document(msgspec.Struct, kw_only=True):
     runs: list[dict[str, Any]]
 
     def results(self) -> list[Result]:
-        """The runs, in their order; without their series if it was not asked for."""
+        """The runs in order; without series unless requested."""
         return [
             Result(
                 scenario=self.scenario,
@@ -172,10 +172,10 @@ class Document(msgspec.Struct, kw_only=True):
 
 
 def read(path: str | Path) -> tuple[Document, list[Result]]:
-    """Read what `storm run --json` has printed.
+    """Read the output of `storm run --json`.
 
     Raises:
-        ConfigurationError: the file cannot be read, or holds something else.
+        ConfigurationError: the file cannot be read, or has other content.
     """
     try:
         document = msgspec.json.decode(
@@ -185,6 +185,6 @@ def read(path: str | Path) -> tuple[Document, list[Result]]:
     except OSError as error:
         raise ConfigurationError(f"{path}: cannot be read: {error.strerror}") from None
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise ConfigurationError(f"{path}: not what `storm run --json` prints: {error}") from None
+        raise ConfigurationError(f"{path}: not output of `storm run --json`: {error}") from None
     except ConfigurationError as error:
         raise ConfigurationError(f"{path}: {error}") from None

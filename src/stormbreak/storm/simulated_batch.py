@@ -1,7 +1,7 @@
-"""The rows of a simulated batch: in each process they are sent, and sent again, as `batch run` does it.
+"""The rows of a simulated batch: each process sends them as `batch run` does.
 
-Which row goes next and when a row comes back is decided by the same `Schedule`. A deadline begins here when a row arrives, as
-that of any simulated call does. A run that stops later on because an account is refused is not simulated: such rows fail.
+The same `Schedule` decides which row is next and when a row is sent again. A deadline begins when a row arrives, as
+for any simulated call. A run that stops later because an account is refused is not simulated: such rows fail.
 """
 
 from collections import deque
@@ -20,27 +20,27 @@ from stormbreak.types import CallResult
 
 
 class Start(Protocol):
-    """Starts the call of a row."""
+    """Start the call of a row."""
 
-    def __call__(self, turn: RowAttempt, done: Callable[[CallResult], None]) -> None:
-        """`done` gets how it ended."""
+    def __call__(self, row_attempt: RowAttempt, done: Callable[[CallResult], None]) -> None:
+        """`done` gets the result."""
         ...
 
 
 class End(Protocol):
-    """Is told that a row is over."""
+    """Called when a row ends."""
 
     def __call__(self, number: int, *, answered: bool, attempts: int, queued: float) -> None:
-        """`queued` are seconds before its calls, and in the queue of the target."""
+        """`queued` are the seconds before its calls and in the target's queue."""
         ...
 
 
 class _Arrived:
-    """Rows that no call was started for yet, as an iterator that goes on when more arrive."""
+    """Rows without a call, as an iterator that continues when more arrive."""
 
     def __init__(self) -> None:
         self.rows: deque[tuple[int, float]] = deque()
-        self.since = 0.0  # when the row that was taken last arrived
+        self.since = 0.0  # arrival of the row taken last
 
     def __iter__(self) -> Self:
         return self
@@ -59,14 +59,14 @@ class Batch:
         self,
         policy: Policy,
         timeline: Timeline,
-        lane: TargetState,
+        target_state: TargetState,
         *,
         chance: Callable[[], float],
         start: Start,
         end: End,
     ) -> None:
         self._timeline = timeline
-        self._lane = lane
+        self._target_state = target_state
         self._chance = chance
         self._start = start
         self._end = end
@@ -78,22 +78,22 @@ class Batch:
             spread=policy.retry.retry_after_jitter,
             unproven=True,
         )
-        self._queued: dict[int, float] = {}  # of rows whose first call has begun
+        self._queued: dict[int, float] = {}  # seconds of rows whose first call has begun
         self._timer: Timer | None = None
         self._wakes_at = inf
 
     @property
     def waiting(self) -> int:
-        """Rows that no call was started for yet."""
+        """The number of rows without a call."""
         return len(self._arrived.rows)
 
     def add(self, number: int) -> None:
-        """A row arrives."""
+        """Add a row."""
         self._arrived.rows.append((number, self._timeline.now))
         self._wake(self._timeline.now)
 
-    def hear(self, event: Event) -> None:
-        """Take note that a call backs off, and makes room."""
+    def on_event(self, event: Event) -> None:
+        """Handle an event: a call that backs off makes room."""
         if isinstance(event, RetryPlanned):
             self._wake(self._timeline.now)
 
@@ -106,35 +106,35 @@ class Batch:
         self._timer = self._timeline.at(at, self._dispatch)
 
     def _dispatch(self) -> None:
-        """Start the calls of all rows that may go now."""
+        """Start the calls of all rows that are ready."""
         self._timer, self._wakes_at = None, inf
         now, schedule = self._timeline.now, self._schedule
         if schedule.stop_reason() is not None:
             self._drop()
             return
-        while schedule.has_room(self._lane.backing_off):
-            turn = schedule.take(now)
-            if isinstance(turn, RowAttempt):
-                if not turn.rounds:
-                    self._queued[turn.index] = now - self._arrived.since
-                self._start(turn, partial(self._over, turn))
+        while schedule.has_room(self._target_state.backing_off):
+            row_attempt = schedule.take(now)
+            if isinstance(row_attempt, RowAttempt):
+                if not row_attempt.rounds:
+                    self._queued[row_attempt.index] = now - self._arrived.since
+                self._start(row_attempt, partial(self._over, row_attempt))
                 continue
-            if turn is not None and turn < inf:
-                self._wake(turn)
+            if row_attempt is not None and row_attempt < inf:
+                self._wake(row_attempt)
             return
 
-    def _over(self, turn: RowAttempt, ended: CallResult) -> None:
-        """A call has ended: the row comes back, or is over."""
-        now, number = self._timeline.now, turn.index
+    def _over(self, row_attempt: RowAttempt, ended: CallResult) -> None:
+        """End a call: the row is rescheduled or done."""
+        now, number = self._timeline.now, row_attempt.index
         self._queued[number] += ended.queued
-        fate = self._schedule.settle(turn, ended, now, self._chance())
-        if not isinstance(fate, Reschedule):
+        decision = self._schedule.settle(row_attempt, ended, now, self._chance())
+        if not isinstance(decision, Reschedule):
             queued = self._queued.pop(number)
-            self._end(number, answered=fate.ok, attempts=fate.attempts, queued=queued)
+            self._end(number, answered=decision.ok, attempts=decision.attempts, queued=queued)
         self._wake(now)
 
     def _drop(self) -> None:
-        """Send nothing more: every scout met the same final verdict."""
+        """Stop: every probe row got the same final verdict."""
         for number in self._arrived:
             waited = self._timeline.now - self._arrived.since
             self._end(number, answered=False, attempts=0, queued=waited)

@@ -1,6 +1,6 @@
-"""The provider as the simulated clients meet it: the provider model on a timeline.
+"""The provider of simulated clients: the provider model on a timeline.
 
-The network takes no time. A client that gives up is gone for the provider at that instant, but the work goes on.
+The network takes no time. When a client gives up, the provider knows at once, but the work goes on.
 """
 
 from collections.abc import Callable
@@ -12,37 +12,37 @@ from stormbreak.core.flow import Send
 from stormbreak.drivers.virtual_time import Reply as Answer
 from stormbreak.drivers.virtual_time import Timeline, Timer
 from stormbreak.provider.model import Part, ProviderModel, Reply
-from stormbreak.storm.outcomes import delay_of, outcome_of, sees_retry_after, told_of
+from stormbreak.storm.outcomes import delay_of, outcome_of, rate_limits_of, sees_retry_after
 from stormbreak.types import RateLimits, Usage, Verdict
 
 _TRIES = 16  # bits of a chance key that number the attempts of one call
 
 
 class Sent(NamedTuple):
-    """A call whose attempts are sent here, or a row with so many sends `before` this call."""
+    """A call whose attempts are sent here, or a row with `before` sends before this call."""
 
     number: int
-    tokens: int  # that each of them uses; here, prompt and answer are one number
+    tokens: int  # of each attempt, prompt and answer together
     before: int = 0
 
 
 First: TypeAlias = Callable[[Send], None]
 
 
-class _Asked(NamedTuple):
-    """An attempt that is not answered yet, and what its headers will say of limits."""
+class _Pending(NamedTuple):
+    """A pending attempt, with the rate limits of its headers."""
 
     answer: Answer
     first: First
     send: Send
     tokens: int
-    told: RateLimits | None
+    rate_limits: RateLimits | None
 
 
 class SimulatedProvider:
-    """Carries attempts to the model and replies back.
+    """Pass attempts to the model and replies back.
 
-    With `deaf`, clients do not hear when to come back; with `streamed`, they see the first output of an answer.
+    With `ignores_retry_after`, clients do not see Retry-After; with `streamed`, they see the first output of an answer.
     """
 
     def __init__(
@@ -50,24 +50,24 @@ class SimulatedProvider:
         model: ProviderModel,
         timeline: Timeline,
         *,
-        deaf: bool = False,
+        ignores_retry_after: bool = False,
         streamed: bool = False,
     ) -> None:
         self._model = model
         self._timeline = timeline
-        self._ignores_retry_after = deaf
+        self._ignores_retry_after = ignores_retry_after
         self._streamed = streamed
         limit = model.scenario.limit
         self._dialect = None if limit is None else limit.headers
-        self._waiting: dict[int, _Asked] = {}
+        self._waiting: dict[int, _Pending] = {}
         self._timer: Timer | None = None
         self._rings_at = inf
         self.attempts: list[int] = []  # in each second
 
     def send(self, call: Sent, first: First, send: Send, answer: Answer) -> partial[None]:
-        """Send an attempt of `call`; returns how to give it up. `first` hears of its first output.
+        """Send an attempt of `call`; return a function that cancels it. `first` is called at its first output.
 
-        Its chances depend on the call and on how often it was sent, on nothing else.
+        Its random draws depend only on the call and the number of the attempt.
         """
         now = self._timeline.now
         self._count(now)
@@ -76,15 +76,15 @@ class SimulatedProvider:
         request = self._model.arrive(
             now, key, streamed=self._streamed, tokens=call.tokens, attempt=attempt
         )
-        self._waiting[request] = _Asked(answer, first, send, call.tokens, self._told(now))
+        self._waiting[request] = _Pending(answer, first, send, call.tokens, self._rate_limits(now))
         self._aim()
         return partial(self._give_up, request)
 
-    def _told(self, now: float) -> RateLimits | None:
-        """What is counted when a request comes in is what its answer says, as on the embedded provider."""
+    def _rate_limits(self, now: float) -> RateLimits | None:
+        """Return the rate limits when a request arrives, which its answer reports, as on the embedded provider."""
         if self._dialect is None:
             return None
-        return told_of(self._dialect, self._model.standings(now), now)
+        return rate_limits_of(self._dialect, self._model.limit_states(now), now)
 
     def _give_up(self, request: int) -> None:
         if self._waiting.pop(request, None) is not None:
@@ -99,7 +99,7 @@ class SimulatedProvider:
         self.attempts[second] += 1
 
     def _aim(self) -> None:
-        """See to it that the model is woken when something changes in it."""
+        """Schedule the model's next change on the timeline."""
         at = self._model.next_event_at()
         if at is None or at >= self._rings_at:
             return
@@ -128,8 +128,8 @@ class SimulatedProvider:
         outcome = outcome_of(reply, streamed=self._streamed)
         if waiting.tokens and outcome.verdict is Verdict.OK:
             outcome = outcome._replace(usage=Usage(input_tokens=waiting.tokens))
-        if waiting.told is not None:
-            outcome = outcome._replace(rate_limits=waiting.told)
+        if waiting.rate_limits is not None:
+            outcome = outcome._replace(rate_limits=waiting.rate_limits)
         if self._ignores_retry_after and outcome.retry_after is not None:
             outcome = outcome._replace(retry_after=None)
         if later := delay_of(reply):

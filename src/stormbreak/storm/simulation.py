@@ -1,9 +1,9 @@
 """Simulate one scenario with one policy and one seed.
 
 Every process is a real engine under a virtual driver; all share one timeline and one provider model. `[load]` replaces
-the crowd. Where the load is a batch, its calls are rows, which are sent again as `batch run` does; baselines keep
-their own ways. Arrivals, the process of each call, the provider and each engine draw from streams of chance of their own,
-so that policies are compared on the same calls, which meet the same luck at their first, second, third attempt.
+the background traffic. In a batch, calls are rows, which are rescheduled as `batch run` does; baselines are not
+rescheduled. Arrivals, the process of each call, the provider and each engine have separate random streams,
+so that policies are compared on the same calls, which get the same draws at their first, second, third attempt.
 """
 
 import random
@@ -30,99 +30,99 @@ from stormbreak.storm.ideal import check_length, ideal_throughput
 from stormbreak.storm.measures import Observed, Record, measure
 from stormbreak.storm.outcomes import check_playable
 from stormbreak.storm.policies import NamedPolicy
-from stormbreak.storm.result import Look, Result, series
+from stormbreak.storm.result import Result, Sample, series
 from stormbreak.storm.simulated_batch import Batch
 from stormbreak.storm.simulated_provider import Sent, SimulatedProvider
 from stormbreak.storm.traffic import Traffic, check_measured, traffic
 from stormbreak.types import Call, CallResult, Target, Verdict
 
 # ---------------------------------------------------------------- sampling
-# Looks at all processes once in each second, and changes nothing in them. A process in which
-# nothing is under way stands still: it is not looked at again until a call arrives in it.
+# Samples all processes once a second and changes nothing in them. An idle process does not
+# change: it is not sampled again until a call arrives in it.
 
 
-class _Standing(NamedTuple):
+class _ProcessState(NamedTuple):
     """The limit of one process; whether it binds; whether its circuit is not closed."""
 
     limit: int
     binds: bool
-    shut: bool
+    open_circuit: bool
 
 
-class Watch:
-    """Sums up what stands in the `lanes`, one for each process, and in the provider."""
+class Sampler:
+    """Sums the states of the `targets`, one for each process, and of the provider."""
 
     def __init__(
-        self, lanes: Sequence[TargetState], model: ProviderModel, *, limited: bool
+        self, targets: Sequence[TargetState], model: ProviderModel, *, limited: bool
     ) -> None:
         """`limited`: whether the policy has a limit at all."""
-        self._lanes = lanes
+        self._targets = targets
         self._model = model
         self._limited = limited
-        self._awake: set[int] = set()
-        self._asleep = {number: _standing(lane, 0.0) for number, lane in enumerate(lanes)}
-        self._limit = sum(stands.limit for stands in self._asleep.values())  # of those asleep, ...
-        self._binding = sum(stands.binds for stands in self._asleep.values())
-        self._shut = sum(stands.shut for stands in self._asleep.values())
+        self._active: set[int] = set()
+        self._idle = {number: _state_of(target, 0.0) for number, target in enumerate(targets)}
+        self._limit = sum(state.limit for state in self._idle.values())  # of idle processes, ...
+        self._binding = sum(state.binds for state in self._idle.values())
+        self._open_circuits = sum(state.open_circuit for state in self._idle.values())
 
     def wake(self, process: int) -> None:
-        """Say that a call arrives in a process."""
-        if process not in self._awake:
-            self._awake.add(process)
-            self._count(self._asleep.pop(process), -1)
+        """Sample a process again: a call arrives in it."""
+        if process not in self._active:
+            self._active.add(process)
+            self._count(self._idle.pop(process), -1)
 
-    def look(self, now: float) -> Look:
-        """Say what stands now."""
-        in_flight = queued = limit = binding = shut = 0
-        for process in list(self._awake):
-            lane = self._lanes[process]
-            stands = _standing(lane, now)
-            in_flight += lane.slots.in_flight
-            queued += lane.admission.queued
-            limit += stands.limit
-            binding += stands.binds
-            shut += stands.shut
-            if lane.idle and not (stands.binds and isinstance(lane.slots, AutomaticLimiter)):
-                self._awake.remove(process)
-                self._asleep[process] = stands
-                self._count(stands, 1)
-                limit, binding, shut = (
-                    limit - stands.limit,
-                    binding - stands.binds,
-                    shut - stands.shut,
+    def sample(self, now: float) -> Sample:
+        """Return the state now."""
+        in_flight = queued = limit = binding = open_circuit = 0
+        for process in list(self._active):
+            target = self._targets[process]
+            state = _state_of(target, now)
+            in_flight += target.slots.in_flight
+            queued += target.admission.queued
+            limit += state.limit
+            binding += state.binds
+            open_circuit += state.open_circuit
+            if target.idle and not (state.binds and isinstance(target.slots, AutomaticLimiter)):
+                self._active.remove(process)
+                self._idle[process] = state
+                self._count(state, 1)
+                limit, binding, open_circuit = (
+                    limit - state.limit,
+                    binding - state.binds,
+                    open_circuit - state.open_circuit,
                 )
         binding += self._binding
-        return Look(
+        return Sample(
             in_flight=in_flight,
             queued=queued,
-            limit=limit + self._limit if self._limited and binding == len(self._lanes) else None,
+            limit=limit + self._limit if self._limited and binding == len(self._targets) else None,
             limited=binding if self._limited else 0,
-            open_circuits=shut + self._shut,
+            open_circuits=open_circuit + self._open_circuits,
             queued_at_provider=self._model.queued,
             wasted=self._model.clients.wasted_work,
         )
 
-    def _count(self, stands: _Standing, sign: int) -> None:
-        self._limit += sign * stands.limit
-        self._binding += sign * stands.binds
-        self._shut += sign * stands.shut
+    def _count(self, state: _ProcessState, sign: int) -> None:
+        self._limit += sign * state.limit
+        self._binding += sign * state.binds
+        self._open_circuits += sign * state.open_circuit
 
 
-def _standing(lane: TargetState, now: float) -> _Standing:
-    slots, breaker = lane.slots, lane.breaker
-    shut = breaker is not None and breaker.state is not State.CLOSED
-    return _Standing(slots.limit, slots.binds(now), shut)
+def _state_of(target: TargetState, now: float) -> _ProcessState:
+    slots, breaker = target.slots, target.breaker
+    open_circuit = breaker is not None and breaker.state is not State.CLOSED
+    return _ProcessState(slots.limit, slots.binds(now), open_circuit)
 
 
 # ---------------------------------------------------------------- simulation
 
 TARGET = Target("storm", "storm-1")
 
-_CHANCE = 0xC3  # key of the engines' streams
-_PAUSES = 0xD4  # and of the batches', for the time when a row comes back
+_CHANCE = 0xC3  # key of the engines' random streams
+_PAUSES = 0xD4  # and of the batches', for the pauses of rows
 _BATCH = "batch"  # preset of a load whose calls are rows
 _AFTERWARDS = 1.0  # seconds; the last call ends at its deadline
-_STRIDE = 0.01  # of a simulation, after which its progress is told
+_STRIDE = 0.01  # of a simulation between reports of progress
 
 Progress = Callable[[float], None]
 
@@ -140,27 +140,27 @@ def simulate(
     """Play `scenario` against `policy`, in virtual time: half an hour takes seconds.
 
     Args:
-        scenario: what happens (`stormbreak.provider.scenario_file.load` reads one by its name); its load says how many
-            processes there are, and their deadline and timeout.
-        policy: how calls are treated; its deadline, patience and attempt timeout are replaced by the scenario's.
-        seed: the same seed gives the same calls, luck and events.
+        scenario: the scenario (`stormbreak.provider.scenario_file.load` reads one by name); its load gives the number of
+            processes, their deadline and timeout.
+        policy: its deadline, patience and attempt timeout are replaced by the scenario's.
+        seed: the same seed gives the same calls, draws and events.
         shared: whether all processes share one engine.
-        first_output: whether answers are streamed on the wire, so that clients see the first output of each.
+        first_output: whether answers are streamed, so that clients see the first output of each.
         listener: gets every event of every engine.
-        progress: is told from time to time which share of the time has passed.
+        progress: called from time to time with the share of the time that has passed.
 
     Raises:
-        ConfigurationError: the scenario has no load, none that is measured, or too much of it.
+        ConfigurationError: the scenario has no load, no measured call, or too many calls.
     """
     if scenario.load is None:
         raise ConfigurationError(f"{scenario.name}: a simulation needs a [load], got none")
     check_length(scenario)
     check_playable(scenario)
-    contender = policy if isinstance(policy, NamedPolicy) else NamedPolicy(name="", policy=policy)
+    named = policy if isinstance(policy, NamedPolicy) else NamedPolicy(name="", policy=policy)
     calls = traffic(scenario.load, scenario.duration, seed)
     check_measured(scenario, calls)
     fleet = _Fleet(
-        scenario, scenario.load, contender, calls, seed=seed, shared=shared, streamed=first_output
+        scenario, scenario.load, named, calls, seed=seed, shared=shared, streamed=first_output
     )
     if listener is not None:
         fleet.listen(listener)
@@ -169,21 +169,21 @@ def simulate(
     records, observed = fleet.records, fleet.observed()
     return Result(
         scenario=scenario.name,
-        policy=contender.name,
+        policy=named.name,
         seed=seed,
         measures=measure(records, ideal, scenario.load, observed, duration=scenario.duration),
-        series=series(records, ideal, observed.attempts, fleet.looks),
+        series=series(records, ideal, observed.attempts, fleet.samples),
     )
 
 
 class _Fleet:
-    """All processes, and the world around them."""
+    """All processes, and the provider."""
 
     def __init__(
         self,
         scenario: Scenario,
         load: Load,
-        contender: NamedPolicy,
+        named: NamedPolicy,
         calls: Traffic,
         *,
         seed: int,
@@ -193,23 +193,26 @@ class _Fleet:
         self._load = load
         self._streamed = streamed
         self._calls = calls
-        in_batches = contender.reschedules and load.preset == _BATCH
-        policy = for_batch(contender.policy) if in_batches else contender.policy
-        self._policy = _under(policy, load)
+        in_batches = named.reschedules and load.preset == _BATCH
+        policy = for_batch(named.policy) if in_batches else named.policy
+        self._policy = _with_load_limits(policy, load)
         self._timeline = Timeline()
-        crowd = scenario.background_traffic if load.keep_background_traffic else None
-        self._model = ProviderModel(replace(scenario, background_traffic=crowd), seed)
+        background = scenario.background_traffic if load.keep_background_traffic else None
+        self._model = ProviderModel(replace(scenario, background_traffic=background), seed)
         self._world = SimulatedProvider(
-            self._model, self._timeline, deaf=contender.deaf, streamed=streamed
+            self._model,
+            self._timeline,
+            ignores_retry_after=named.ignores_retry_after,
+            streamed=streamed,
         )
         count = 1 if shared else load.processes
         self._drivers = [self._process(number, seed) for number in range(count)]
-        self._lanes = [driver.engine.target_state(TARGET) for driver in self._drivers]
+        self._targets = [driver.engine.target_state(TARGET) for driver in self._drivers]
         self._batches = [
             self._batch(policy, number, seed) for number in range(count if in_batches else 0)
         ]
-        self._watch = Watch(self._lanes, self._model, limited=contender.policy.limit != OFF.limit)
-        self.looks: list[Look] = []  # at the end of each second
+        self._sampler = Sampler(self._targets, self._model, limited=named.policy.limit != OFF.limit)
+        self.samples: list[Sample] = []  # at the end of each second
         self._ended: list[Record | None] = [None] * len(calls.times)
 
     def _process(self, number: int, seed: int) -> VirtualDriver:
@@ -220,12 +223,12 @@ class _Fleet:
         batch = Batch(
             policy,
             self._timeline,
-            self._lanes[process],
+            self._targets[process],
             chance=_chance(seed, _PAUSES, process),
             start=partial(self._start, process),
             end=self._record,
         )
-        self._drivers[process].engine.listeners.append(batch.hear)
+        self._drivers[process].engine.listeners.append(batch.on_event)
         return batch
 
     def listen(self, listener: Listener) -> None:
@@ -237,33 +240,33 @@ class _Fleet:
         if self._calls.times:
             self._timeline.at(self._calls.times[0], partial(self._arrive, 0))
         until = duration + self._load.deadline + _AFTERWARDS
-        told = 0.0
+        reported = 0.0
         for second in range(1, ceil(until) + 1):
             self._timeline.run(
                 min(until, nextafter(second, 0.0))
-            )  # what is due then is of the next
-            self.looks.append(self._look())
-            if progress is not None and second / until >= told + _STRIDE:
-                told = min(1.0, second / until)
-                progress(told)
+            )  # events at the end belong to the next second
+            self.samples.append(self._sample())
+            if progress is not None and second / until >= reported + _STRIDE:
+                reported = min(1.0, second / until)
+                progress(reported)
         self._timeline.run(until)
         if progress is not None:
             progress(1.0)
 
     @property
     def records(self) -> list[Record]:
-        """Every call, in order of arrival. All have ended, and nothing of theirs is held any more."""
+        """All calls, in order of arrival. Raises RuntimeError if a call has not ended or holds a permit."""
         records = [record for record in self._ended if record is not None]
-        held = sum(lane.slots.in_flight + lane.admission.queued for lane in self._lanes)
+        held = sum(target.slots.in_flight + target.admission.queued for target in self._targets)
         if len(records) < len(self._ended) or held:
             lost = len(self._ended) - len(records)
             raise RuntimeError(f"{lost} calls never ended, {held} permits and tickets are held")
         return records
 
     def observed(self) -> Observed:
-        """What was seen of the provider and the circuits."""
+        """Observations of the provider and the circuits."""
         tally = self._model.clients
-        openings = sum(lane.openings for lane in self._lanes)
+        openings = sum(target.openings for target in self._targets)
         wasted = tally.wasted_work / tally.work if tally.work else 0.0
         return Observed(self._world.attempts, wasted, openings)
 
@@ -277,27 +280,27 @@ class _Fleet:
         else:
             self._start(process, RowAttempt(index=number), partial(self._end, number))
 
-    def _start(self, process: int, turn: RowAttempt, done: Callable[[CallResult], None]) -> None:
-        """Start a call, or one of those of a row."""
-        self._watch.wake(process)
-        driver, tokens = self._drivers[process], self._calls.tokens[turn.index]
+    def _start(self, process: int, row: RowAttempt, done: Callable[[CallResult], None]) -> None:
+        """Start a call, or a call of a row."""
+        self._sampler.wake(process)
+        driver, tokens = self._drivers[process], self._calls.tokens[row.index]
         driver.start(
-            self._call(driver.engine, turn, tokens),
-            partial(self._world.send, Sent(turn.index, tokens, turn.attempts), driver.first_output),
+            self._call(driver.engine, row, tokens),
+            partial(self._world.send, Sent(row.index, tokens, row.attempts), driver.first_output),
             done,
         )
 
-    def _call(self, engine: Engine, turn: RowAttempt, tokens: int) -> Call:
+    def _call(self, engine: Engine, row: RowAttempt, tokens: int) -> Call:
         return Call(
             engine.number(),
             TARGET,
-            deadline_at=self._calls.times[turn.index] + self._load.deadline,
+            deadline_at=self._calls.times[row.index] + self._load.deadline,
             patience=self._load.deadline,
             priority=self._policy.priority,
             fail_fast=self._policy.fail_fast,
             streams=self._streamed,
             tokens=tokens,
-            max_attempts=turn.left if self._batches else None,
+            max_attempts=row.left if self._batches else None,
         )
 
     def _end(self, number: int, ended: CallResult) -> None:
@@ -313,19 +316,19 @@ class _Fleet:
             self._calls.times[number], self._timeline.now, answered, attempts, queued
         )
 
-    def _look(self) -> Look:
-        look = self._watch.look(self._timeline.now)
+    def _sample(self) -> Sample:
+        sample = self._sampler.sample(self._timeline.now)
         if not self._batches:
-            return look
-        return look._replace(queued=look.queued + sum(batch.waiting for batch in self._batches))
+            return sample
+        return sample._replace(queued=sample.queued + sum(batch.waiting for batch in self._batches))
 
 
 def _chance(seed: int, key: int, number: int) -> Callable[[], float]:
     return random.Random(mix(mix(mix(seed) ^ key) + number)).random  # noqa: S311
 
 
-def _under(policy: Policy, load: Load) -> Policy:
-    """The policy with the deadline, patience and attempt timeout of the scenario; what is simulated has no price."""
+def _with_load_limits(policy: Policy, load: Load) -> Policy:
+    """The policy with the deadline, patience and attempt timeout of the scenario, and without spending."""
     return replace(
         policy,
         deadline=load.deadline,

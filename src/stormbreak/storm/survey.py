@@ -1,10 +1,10 @@
-"""A survey: one policy in many random storms, beside what people use today.
+"""A survey: one policy in many random storms, compared with today's common practice.
 
-A single storm can be won by a policy that was made for it. A survey asks what a policy loses in storms that nobody
-thought of. Every policy meets the same calls with the same luck. The measure of a draw is *regret*: how many points of
-goodput the best of the others has more (0 where none has). A batch is measured by its makespan instead: seconds until
-99 % of the rows are answered, divided by that of the fastest of the others that answers as many. The
-rows of a batch are sent again as `batch run` does; baselines keep their own ways.
+A policy can be tuned to win a single storm. A survey measures what it loses in unforeseen
+storms. Every policy gets the same calls and random draws. The measure of a draw is *regret*: by how many points of
+goodput the best of the others is better (0 if none is). The measure of a batch is its makespan: seconds until
+99 % of the rows are answered, divided by those of the fastest of the others that answers as many. The
+rows of a batch are rescheduled as `batch run` does; baselines are not.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -24,36 +24,36 @@ RIVALS = ("none", "naive", "full_jitter", "openai_sdk", "article", "budget", "ai
 """The baselines of a survey."""
 
 BATCH_RIVALS = ("loop_naive", "loop_exponential", "loop_full_jitter")
-"""Loops that send a row again until it is answered, ten times at most, with 64 rows in flight."""
+"""The baselines of a batch: loops that send a row until it is answered, at most ten times, with 64 rows in flight."""
 
 NEAR = (1.0, 5.0)
 """Points of regret within which a draw counts as near the best."""
 
 WORST = 10
-"""Storms that are shown and saved, at most."""
+"""Maximum number of storms that are shown and saved."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SurveyRun:
-    """One policy in one draw with one luck: what a worker does."""
+    """One policy in one draw with one seed: the task of a worker."""
 
     draw: RandomStorm
     contender: NamedPolicy
     seed: int
 
     def simulate(self, progress: Callable[[float], None]) -> Measures:
-        """Play it, and keep the measures only."""
+        """Simulate it, and keep only the measures."""
         scenario = self.draw.scenario
         return simulate(scenario, self.contender, seed=self.seed, progress=progress).measures
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Score:
-    """One draw: what each policy came to.
+    """One draw: the value of each policy.
 
     `values` are the means over the runs: goodput in points (100 is all that was possible), or for a batch seconds
     until 99 % of the rows are answered (inf: never). `lost` is the regret in points; for a batch the ratio of
-    makespans, below 1 where the policy is faster than all others, and 1 where no other ever gets there.
+    makespans: below 1 if the policy is faster than all others, 1 if no policy answers 99 %.
     """
 
     draw: RandomStorm
@@ -63,7 +63,7 @@ class Score:
 
     @property
     def about(self) -> str:
-        """The storm in words."""
+        """The description of the storm."""
         return self.draw.scenario.description
 
 
@@ -79,7 +79,7 @@ class Summary:
     within: Mapping[float, float] = field(default_factory=dict)
 
     def plain(self) -> dict[str, Any]:
-        """The same in plain values; shares of draws by the points within which they are."""
+        """Return plain values; shares of draws by the points of regret that they stay within."""
         shares = {f"within_{points:g}": rounded(share) for points, share in self.within.items()}
         numbers = {name: _plain(getattr(self, name)) for name in ("mean", "median", "p90", "worst")}
         return {"draws": self.draws, **numbers, **shares}
@@ -87,10 +87,10 @@ class Summary:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figures:
-    """What a check can ask for. Regret is in points, or a ratio of makespans; shares are within [0, 1].
+    """The measures for checks. Regret is in points, or a ratio of makespans; shares are in [0, 1].
 
-    `goodput` is the mean of the policy's; `ahead` how many points (for a batch: seconds) it is better than the mean of
-    the best of the others. A batch has no goodput, and no share within some points: None.
+    `goodput` is the policy's mean; `ahead` is the lead in points (for a batch: seconds) over the best mean of
+    the others. A batch has no goodput, and no shares within points: None.
     """
 
     goodput: float | None
@@ -105,7 +105,7 @@ class Figures:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Survey:
-    """What came of a survey of `policy` against the `others`."""
+    """The result of a survey of `policy` against the `others`."""
 
     policy: str
     others: tuple[str, ...]
@@ -115,11 +115,11 @@ class Survey:
 
     @property
     def is_batch(self) -> bool:
-        """Whether it is about makespans, and not about goodput."""
+        """Whether it measures makespans instead of goodput."""
         return self.preset == BATCH
 
     def summary(self, scores: Sequence[Score] | None = None) -> Summary:
-        """Sum up all draws, or some of them."""
+        """Summarise all draws, or some of them."""
         lost = sorted(score.lost for score in (self.scores if scores is None else scores))
         near = () if self.is_batch else NEAR
         return Summary(
@@ -150,7 +150,7 @@ class Survey:
 
     @property
     def means(self) -> dict[str, float]:
-        """Mean goodput in points, or mean makespan in seconds; by policy, the one that is surveyed first."""
+        """Mean goodput in points, or mean makespan in seconds, by policy; the surveyed one first."""
         count = len(self.scores)
         return {
             name: sum(score.values[name] for score in self.scores) / count
@@ -158,45 +158,46 @@ class Survey:
         }
 
     def worst(self, count: int) -> list[Score]:
-        """The draws in which another policy does better, those that lose most first."""
+        """The draws that another policy wins, the largest loss first."""
         behind = [score for score in self.scores if score.best != self.policy]
         return sorted(behind, key=lambda score: (-score.lost, score.draw.number))[:count]
 
     @property
     def figures(self) -> Figures:
-        """What a check can ask for."""
-        whole = self.summary()
+        """Compute the measures for checks."""
+        total = self.summary()
         own, others = _own_and_others(self.means)
         best = (min if self.is_batch else max)(others, default=own)
         behind = 0.0 if own == best else own - best  # both may be infinite
         return Figures(
             goodput=None if self.is_batch else own / 100.0,
             ahead=-behind if self.is_batch else behind,
-            regret_mean=whole.mean,
-            regret_median=whole.median,
-            regret_p90=whole.p90,
-            regret_worst=whole.worst,
-            within_1=whole.within.get(1.0),
-            within_5=whole.within.get(5.0),
+            regret_mean=total.mean,
+            regret_median=total.median,
+            regret_p90=total.p90,
+            regret_worst=total.worst,
+            within_1=total.within.get(1.0),
+            within_5=total.within.get(5.0),
         )
 
     @property
     def sentence(self) -> str:
-        """What came of it, in one sentence."""
-        whole, means = self.summary(), self.means
+        """Summarise the survey in one sentence."""
+        total, means = self.summary(), self.means
         numbers = ", ".join(
-            f"{name} {_shown(getattr(whole, name))}" for name in ("mean", "median", "p90", "worst")
+            f"{name} {_format_number(getattr(total, name))}"
+            for name in ("mean", "median", "p90", "worst")
         )
-        head = f"{self.policy} in {whole.draws} random {'batches' if self.is_batch else 'storms'}"
+        head = f"{self.policy} in {total.draws} random {'batches' if self.is_batch else 'storms'}"
         if self.is_batch:
             return f"{head} (seed {self.seed}) takes, as a multiple of the fastest baseline's time: {numbers}."
         return (
             f"{head} (seed {self.seed}) has a mean goodput of {means[self.policy]:.1f} % and loses to the best of the others,"
-            f" in points: {numbers}; {100 * whole.within[5.0]:.0f} % of the storms are within 5 points."
+            f" in points: {numbers}; {100 * total.within[5.0]:.0f} % of the storms are within 5 points."
         )
 
     def plain(self) -> dict[str, Any]:
-        """The whole of it in plain values."""
+        """Return the survey as plain values."""
         return {
             "policy": self.policy,
             "others": list(self.others),
@@ -221,7 +222,7 @@ class Survey:
 
 
 def rivals_of(preset: str) -> list[NamedPolicy]:
-    """The baselines that a survey compares with."""
+    """Return the baselines of a survey."""
     return [BASELINES[name] for name in (BATCH_RIVALS if preset == BATCH else RIVALS)]
 
 
@@ -233,43 +234,43 @@ def survey(  # noqa: PLR0913 - keyword-only, one for each option
     seed: int = 0,
     families: Sequence[str] = (),
     preset: str = "interactive",
-    lucks: int = 2,
+    runs: int = 2,
     processes: int = 1,
     progress: Callable[[int, float, int], None] | None = None,
 ) -> Survey:
     """Play a policy and others in random storms.
 
     Args:
-        policy: whose regret it is.
-        others: what it is compared with; its own name among them is left out.
-        draws: how many storms.
+        policy: the surveyed policy.
+        others: policies to compare with; one with the same name is left out.
+        draws: the number of storms.
         seed: of the draws. The same seed gives the same storms.
-        families: which of `draws.FAMILIES`; none means all.
-        preset: "interactive": goodput counts; "batch": the time until 99 % of all rows are answered.
-        lucks: runs of each storm and policy, with other calls and other luck; what counts is their mean.
+        families: some of `random_storms.FAMILIES`; none means all.
+        preset: "interactive" measures goodput; "batch" the time until 99 % of all rows are answered.
+        runs: runs of each storm and policy with different seeds; the mean counts.
         processes: runs at once; the result is the same.
         progress: gets the number of a run, the share of it that is done, and how many runs there are.
 
     Raises:
-        ConfigurationError: a family has no such name, or a policy cannot be simulated.
+        ConfigurationError: there is no such family, or a policy cannot be simulated.
     """
     rivals = {each.name: each for each in others if each.name != policy.name}
     found = [draw(number, seed=seed, families=families, preset=preset) for number in range(draws)]
     contenders = (policy, *rivals.values())
-    runs = [
-        SurveyRun(draw=each, contender=contender, seed=luck)
+    jobs = [
+        SurveyRun(draw=each, contender=contender, seed=seed)
         for each in found
         for contender in contenders
-        for luck in range(1, lucks + 1)
+        for seed in range(1, runs + 1)
     ]
-    tell = None if progress is None else partial(_notify, progress, len(runs))
-    measured = simulate_all(runs, processes=processes, progress=tell)
+    report = None if progress is None else partial(_notify, progress, len(jobs))
+    measured = simulate_all(jobs, processes=processes, progress=report)
     scores = []
     for place, each in enumerate(found):
         values = {}
         for rank, contender in enumerate(contenders):
-            first = (place * len(contenders) + rank) * lucks
-            values[contender.name] = _value(measured[first : first + lucks], preset)
+            first = (place * len(contenders) + rank) * runs
+            values[contender.name] = _value(measured[first : first + runs], preset)
         scores.append(score(each, policy.name, values, preset))
     return Survey(
         policy=policy.name,
@@ -294,7 +295,7 @@ def _value(several: Sequence[Measures], preset: str) -> float:
 
 
 def score(of: RandomStorm, policy: str, values: Mapping[str, float], preset: str) -> Score:
-    """Compare the policy with the best of the others; where both are as good, it is the best."""
+    """Compare the policy with the best of the others."""
     rivals = [name for name in values if name != policy]
     own = values[policy]
     if preset == BATCH:
@@ -312,9 +313,9 @@ def _own_and_others(means: Mapping[str, float]) -> tuple[float, list[float]]:
 
 
 def _plain(value: float) -> float | int | None:
-    """A number as it is written down; None where 99 % of the rows are never answered."""
+    """Round a number for output; None if 99 % of the rows are never answered."""
     return rounded(value) if value < inf else None
 
 
-def _shown(value: float) -> str:
+def _format_number(value: float) -> str:
     return f"{value:.1f}" if value < inf else "never"

@@ -1,6 +1,6 @@
-"""The calls of one simulation: when each arrives, in which process, and how long it is.
+"""The calls of one simulation: arrival, process and length.
 
-All come from streams of chance of their own, so that they are the same for every policy.
+They have separate random streams, so that they are the same for every policy.
 """
 
 from collections.abc import Iterator
@@ -14,10 +14,10 @@ from stormbreak.provider.arrivals import Even, Poisson, rate_segments
 from stormbreak.provider.chance import Lognormal, mix
 from stormbreak.provider.scenario import Burst, Load, Scenario
 
-MOST_CALLS = 10_000_000
+MAX_CALLS = 10_000_000
 MAX_PROCESSES = 100_000
 
-_ARRIVALS, _PROCESSES, _TOKENS = 0xA1, 0xB2, 0xC3  # keys of the streams
+_ARRIVALS, _PROCESSES, _TOKENS = 0xA1, 0xB2, 0xC3  # keys of the random streams
 
 
 class Traffic(NamedTuple):
@@ -29,10 +29,10 @@ class Traffic(NamedTuple):
 
 
 def traffic(load: Load, duration: float, seed: int) -> Traffic:
-    """Draw every call that arrives before `duration`, in order, or take them as the load names them.
+    """Draw every call before `duration`, in order, or use the load's arrival times.
 
     Raises:
-        ConfigurationError: there would be more calls, or processes, than can be simulated.
+        ConfigurationError: there are too many calls or processes.
     """
     _check(load, duration)
     times = list(load.arrival_times) or _drawn(load, duration, seed)
@@ -42,12 +42,14 @@ def traffic(load: Load, duration: float, seed: int) -> Traffic:
 
 
 def check_measured(scenario: Scenario, calls: Traffic) -> None:
-    """Refuse calls of which none would be measured, so that no measure is good for want of calls: ConfigurationError."""
+    """Raise ConfigurationError if no call would be measured."""
     assert scenario.load is not None
     start = scenario.load.trigger_at or 0.0
     if not calls.times or calls.times[-1] < start:
         since = f"from the trigger at {start:g} s on" if start else f"in {scenario.duration:g} s"
-        raise ConfigurationError(f"{scenario.name}: no call comes {since}: nothing can be measured")
+        raise ConfigurationError(
+            f"{scenario.name}: no call arrives {since}, so nothing can be measured"
+        )
 
 
 def _drawn(load: Load, duration: float, seed: int) -> list[float]:
@@ -61,7 +63,7 @@ def _tokens(load: Load, calls: int, salt: int) -> list[int]:
         return list(load.arrival_tokens)
     if not load.tokens:
         return [0] * calls
-    drawn = Lognormal.of(mean=load.tokens, cv=load.tokens_variation, least=1.0)
+    drawn = Lognormal.of(mean=load.tokens, cv=load.tokens_variation, minimum=1.0)
     return [round(drawn.draw(mix(salt + number))) for number in range(calls)]
 
 
@@ -71,9 +73,9 @@ def _check(load: Load, duration: float) -> None:
             f"load.processes must be at most {MAX_PROCESSES} in a simulation, got {load.processes}"
         )
     calls = _expected(load, duration)
-    if calls > MOST_CALLS:
+    if calls > MAX_CALLS:
         raise ConfigurationError(
-            f"load must bring at most {MOST_CALLS} calls in a simulation, got about {calls:.3g}"
+            f"load must have at most {MAX_CALLS} calls in a simulation, got about {calls:.3g}"
         )
 
 

@@ -1,4 +1,4 @@
-"""One's own calls in place of those of a scenario: from a log of arrivals, or all of a batch at once."""
+"""Replace the calls of a scenario by the user's: from a log of arrivals, or a batch at once."""
 
 import csv
 import json
@@ -14,17 +14,17 @@ from typing import IO
 from stormbreak import toml_file
 from stormbreak.errors import ConfigurationError
 from stormbreak.key_patterns import quoted
-from stormbreak.provider.field_ranges import LONGEST
+from stormbreak.provider.field_ranges import MAX_SECONDS
 from stormbreak.provider.scenario import Load, Scenario
-from stormbreak.storm.traffic import MOST_CALLS
+from stormbreak.storm.traffic import MAX_CALLS
 
-BATCH_DEADLINE = 3600.0  # seconds of each call, where the scenario is not of a batch itself
+BATCH_DEADLINE = 3600.0  # seconds of each call, unless the scenario is a batch
 BATCH_TIMEOUT = 60.0
 _MAX_LINE = 2**20  # characters
 
 
 def with_arrivals(scenario: Scenario, times: Sequence[float]) -> Scenario:
-    """The scenario with calls at these times, in order, instead of its own; it lasts until the last has come."""
+    """Return the scenario with calls at these times, in order; it lasts until the last arrival."""
     given = tuple(times)
     if scenario.load is None:
         load = Load(arrival_times=given)
@@ -36,9 +36,9 @@ def with_arrivals(scenario: Scenario, times: Sequence[float]) -> Scenario:
 
 
 def with_batch(scenario: Scenario, tokens: Sequence[int]) -> Scenario:
-    """The scenario with a batch of so many `tokens` each instead of its calls: one process, all at second 0.
+    """Return the scenario with a batch of calls with these `tokens`: one process, all at second 0.
 
-    All of it is measured, not what follows the trigger only.
+    All of it is measured, not only the time after the trigger.
     """
     mine = scenario.load is not None and scenario.load.preset == "batch"
     load = Load(
@@ -55,11 +55,11 @@ def with_batch(scenario: Scenario, tokens: Sequence[int]) -> Scenario:
 def read_arrivals(path: str | Path, *, column: str | None = None) -> list[float]:
     """Read a log of arrivals: seconds from the first, in order.
 
-    Each line is a time: seconds (of whatever clock, since 1970 for one) or ISO 8601. With `column`, lines are JSON
-    objects, or CSV below a line of names, and the time is the field of this name.
+    Each line is a time: seconds (of any clock) or ISO 8601. With `column`, lines are JSON
+    objects, or CSV below a header line, and the time is the field of this name.
 
     Raises:
-        ConfigurationError: a line is no time, there is none, or there are more than can be simulated.
+        ConfigurationError: a line is not a time, there is none, or there are too many.
     """
     try:
         with TextIOWrapper(toml_file.opened(path), encoding="utf-8-sig", newline="") as file:
@@ -69,12 +69,12 @@ def read_arrivals(path: str | Path, *, column: str | None = None) -> list[float]
     except UnicodeDecodeError:
         raise ConfigurationError(f"{path}: not UTF-8 text") from None
     if not times:
-        raise ConfigurationError(f"{path}: holds no arrival")
+        raise ConfigurationError(f"{path}: has no arrivals")
     times.sort()
     first, last = times[0], times[-1]
-    if last - first >= LONGEST:
+    if last - first >= MAX_SECONDS:
         raise ConfigurationError(
-            f"{path}: the arrivals must lie within {LONGEST:,} s, got {last - first:,.0f} s"
+            f"{path}: the arrivals must be within {MAX_SECONDS:,} s, got {last - first:,.0f} s"
             " (milliseconds are not seconds)"
         )
     return [round(at - first, 6) for at in times]
@@ -83,25 +83,23 @@ def read_arrivals(path: str | Path, *, column: str | None = None) -> list[float]
 def _times(file: IO[str], path: str, column: str | None) -> list[float]:
     times: list[float] = []
     read: Callable[[str], float] | None = None
-    for number, said in _said(file, path, column):
+    for number, text in _time_texts(file, path, column):
         try:
             if read is None:
-                read = _seconds if _is_number(said) else _moment
-            times.append(read(said))
+                read = _seconds if _is_number(text) else _parse_time
+            times.append(read(text))
         except ValueError:
             kind = "a number of seconds" if read is _seconds else "a time in ISO 8601, or seconds"
             raise ConfigurationError(
-                f"{path}:{number}: must be {kind}, got {quoted(said)}"
+                f"{path}:{number}: must be {kind}, got {quoted(text)}"
             ) from None
-        if len(times) > MOST_CALLS:
-            raise ConfigurationError(
-                f"{path}: must hold at most {MOST_CALLS:,} arrivals, holds more"
-            )
+        if len(times) > MAX_CALLS:
+            raise ConfigurationError(f"{path}: must have at most {MAX_CALLS:,} arrivals, has more")
     return times
 
 
-def _said(file: IO[str], path: str, column: str | None) -> Iterator[tuple[int, str]]:
-    """What each line says of its time, with the number of the line; blank ones are left out."""
+def _time_texts(file: IO[str], path: str, column: str | None) -> Iterator[tuple[int, str]]:
+    """Return the time text of each line, with the number of the line; blank lines are left out."""
     place: int | None = None  # of the column
     for number, line in enumerate(iter(lambda: file.readline(_MAX_LINE + 1), ""), 1):
         where = f"{path}:{number}"
@@ -124,14 +122,14 @@ def _place(names: list[str], column: str, where: str) -> int:
     if column in names:
         return names.index(column)
     known = ", ".join(map(quoted, names))
-    raise ConfigurationError(f"{where}: no column is called {quoted(column)}; there are: {known}")
+    raise ConfigurationError(f"{where}: no column is named {quoted(column)}; columns: {known}")
 
 
 def _cells(line: str, where: str) -> list[str]:
     try:
         return [cell.strip() for cell in next(csv.reader([line.rstrip("\r\n")]))]
     except csv.Error:
-        raise ConfigurationError(f"{where}: not a line of CSV") from None
+        raise ConfigurationError(f"{where}: not valid CSV") from None
 
 
 def _field(line: str, column: str, where: str) -> str:
@@ -140,25 +138,25 @@ def _field(line: str, column: str, where: str) -> str:
     except KeyError:
         raise ConfigurationError(f"{where}: has no field {quoted(column)}") from None
     except (ValueError, RecursionError):
-        raise ConfigurationError(f"{where}: broken JSON") from None
+        raise ConfigurationError(f"{where}: invalid JSON") from None
 
 
-def _is_number(said: str) -> bool:
+def _is_number(text: str) -> bool:
     try:
-        float(said)
+        float(text)
     except ValueError:
         return False
     return True
 
 
-def _seconds(said: str) -> float:
-    number = float(said)
+def _seconds(text: str) -> float:
+    number = float(text)
     if not isfinite(number):
         raise ValueError
     return number
 
 
-def _moment(said: str) -> float:
-    """Seconds since 1970. Times without a zone are taken as they stand, as if they were all in one."""
-    moment = datetime.fromisoformat(said)
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+def _parse_time(text: str) -> float:
+    """Return seconds since 1970. Times without a zone are taken to share one."""
+    time = datetime.fromisoformat(text)
+    return (time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp()

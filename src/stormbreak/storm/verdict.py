@@ -1,8 +1,8 @@
-"""What a storm does to a policy, in one sentence; and the moment at which the policy was weakest.
+"""Summarise a storm under a policy in one sentence, with the policy's weakest moment.
 
-The weakest moment are the `WINDOW` seconds in which most answers are missing, of those that the ideal gives. An answer
-that comes earlier or later than the ideal's by no more than an attempt may take (the scenario's timeout) stands for it:
-services take their time by chance, the ideal's do not.
+The weakest moment is the `WINDOW` seconds with the most missing answers, compared with the ideal. An answer
+within the scenario's timeout of an ideal one counts for it, since service times are random
+and the ideal's are not.
 """
 
 from collections import deque
@@ -15,11 +15,11 @@ from stormbreak.storm.measures import Spread, spread
 from stormbreak.storm.result import Result, Series
 
 WINDOW = 5  # seconds
-_NO_WAIT = 0.05  # seconds; not worth a word
+_NO_WAIT = 0.05  # seconds; not mentioned
 
 
 class Moment(NamedTuple):
-    """The seconds from `start` until before `end`, in which so many of the `possible` answers were `missing`."""
+    """The seconds from `start` until before `end`, with `missing` of the `possible` answers."""
 
     start: int
     end: int
@@ -29,26 +29,28 @@ class Moment(NamedTuple):
 
 
 def verdict(scenario: Scenario, results: Sequence[Result]) -> str:
-    """Say what came of one policy, over one or more seeds."""
+    """Describe the result of one policy, over one or more seeds."""
     load = scenario.load
     spreads = spread([result.measures for result in results])
-    who = f"{scenario.name} under {results[0].policy}"
+    subject = f"{scenario.name} under {results[0].policy}"
     if len(results) > 1:
-        who += f" (seeds {results[0].seed}-{results[-1].seed})"
+        subject += f" (seeds {results[0].seed}-{results[-1].seed})"
     known = any(result.series.ideal for result in results)
     if known and not any(_possible(result, load) for result in results):
-        return f"{who}: no answer in time was possible, for any client."
+        return f"{subject}: no answer in time was possible, for any client."
     if load is None or load.trigger_until is None:
-        said = f"{who} {_answers(spreads)}, {_last(spreads)}; it {_harm(spreads)}"
+        sentence = f"{subject} {_answers(spreads)}, {_last(spreads)}; it {_harm(spreads)}"
     else:
         watched = scenario.duration - load.trigger_until
         during = _during(spreads["trigger_goodput"])
-        said = f"{who} {_recovery(spreads['recovery'], watched)} and {_answers(spreads)}, {during}"
-    return f"{said}; {_weakness(weakest(results, load))}." if known else f"{said}."
+        sentence = (
+            f"{subject} {_recovery(spreads['recovery'], watched)} and {_answers(spreads)}, {during}"
+        )
+    return f"{sentence}; {_weakness(weakest(results, load))}." if known else f"{sentence}."
 
 
 def _possible(result: Result, load: Load | None) -> float:
-    """Answers that the ideal gives, in the seconds that are measured."""
+    """The answers of the ideal in the measured seconds."""
     return fsum(result.series.ideal[_start(load) :])
 
 
@@ -57,7 +59,7 @@ def _start(load: Load | None) -> int:
 
 
 def weakest(results: Sequence[Result], load: Load | None) -> Moment | None:
-    """The moment at which most is missing, in whichever seed; None where not so much as one answer is."""
+    """Return the weakest moment over all seeds; None if less than one answer is missing."""
     load = load or Load(rate=1.0)
     moments = [_weakest(one.series, load, one.seed) for one in results]
     worst = max(moments, key=lambda moment: round(moment.missing))
@@ -65,11 +67,11 @@ def weakest(results: Sequence[Result], load: Load | None) -> Moment | None:
 
 
 def missing(series: Series, near: float) -> list[float]:
-    """How many of the ideal's answers in each second have no answer of that second, nor another one `near` seconds off.
+    """Count, by second, the ideal's answers without a real answer within `near` seconds.
 
-    What is too much in a second stands for what is missing just before, or else for what will be.
+    A surplus in a second counts for answers missing before it, or else after it.
     """
-    lacks: deque[tuple[int, float]] = deque()  # second, how many
+    lacks: deque[tuple[int, float]] = deque()  # second, count
     spare: deque[tuple[int, float]] = deque()
     for second, (came, possible) in enumerate(zip(series.answers, series.ideal, strict=True)):
         mine, others = (spare, lacks) if came > possible else (lacks, spare)
@@ -83,12 +85,12 @@ def missing(series: Series, near: float) -> list[float]:
 
 
 def unrecovered_answers(series: Series, near: float) -> float:
-    """How many of the ideal's answers have none of their own near them, if as many as can be have one.
+    """Count the ideal's answers without a real answer near them, in an optimal pairing.
 
-    Pairs are made in the order in which they come, which leaves the fewest alone. `missing` tells when the clients were
-    behind, and so of some that were only a little late, each in the place of the one before it.
+    Pairing in order leaves the fewest unpaired. `missing` also counts answers that are only a little late,
+    each in the place of the one before it.
     """
-    answers: deque[tuple[int, float]] = deque()  # without the ideal's: second, how many
+    answers: deque[tuple[int, float]] = deque()  # surplus: second, count
     ideal: deque[tuple[int, float]] = deque()
     alone: list[float] = []
     for second, (came, possible) in enumerate(zip(series.answers, series.ideal, strict=True)):
@@ -103,7 +105,7 @@ def unrecovered_answers(series: Series, near: float) -> float:
 
 
 def _pair(one: deque[tuple[int, float]], other: deque[tuple[int, float]]) -> None:
-    """Take from both what they have in common, the oldest first."""
+    """Subtract from both what they have in common, the oldest first."""
     while one and other:
         (at, mine), (then, theirs) = one.popleft(), other.popleft()
         if mine > theirs:
@@ -113,7 +115,7 @@ def _pair(one: deque[tuple[int, float]], other: deque[tuple[int, float]]) -> Non
 
 
 def _offset(others: deque[tuple[int, float]], amount: float, *, since: float) -> float:
-    """Take `amount` from the latest of the others, none from before `since`; return what is left of it."""
+    """Subtract `amount` from the latest of the others, none before `since`; return the rest."""
     while amount and others and others[-1][0] >= since:
         second, there = others.pop()
         if there > amount:
@@ -153,17 +155,17 @@ def _recovery(found: Spread, watched: float) -> str:
 def _answers(spreads: Mapping[str, Spread]) -> str:
     goodput = spreads["goodput"]
     if goodput.mean is None:
-        return f"has nothing to answer{_in_some(goodput)}"
+        return f"has nothing to answer{_in_some_runs(goodput)}"
     return f"answers {_percent(goodput)} of what was possible"
 
 
 def _during(found: Spread) -> str:
     if found.mean is None:
-        return f"nothing being possible while the trigger lasts{_in_some(found)}"
+        return f"nothing being possible while the trigger lasts{_in_some_runs(found)}"
     return f"{_percent(found)} while the trigger lasts"
 
 
-def _in_some(found: Spread) -> str:
+def _in_some_runs(found: Spread) -> str:
     return "" if found.never == found.seeds else f" in {found.never} of {found.seeds} runs"
 
 

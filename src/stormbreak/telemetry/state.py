@@ -81,8 +81,8 @@ class CostSnapshot:
     `unpriced` attempts, at models without a known price, are in neither bound. Of `unbounded` ones the maximum is unknown.
     """
 
-    least: float
-    most: float
+    min_usd: float
+    max_usd: float
     unpriced: int = 0
     unbounded: int = 0
 

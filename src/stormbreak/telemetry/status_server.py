@@ -319,7 +319,7 @@ class _Handler(BaseHTTPRequestHandler):
         page = self.server.pages.get(path)
         if page is None:
             known = ", ".join(sorted(self.server.pages))
-            self._reply(HTTPStatus.NOT_FOUND, f"no such page; there are: {known}")
+            self._reply(HTTPStatus.NOT_FOUND, f"no such page; pages: {known}")
             return
         try:
             kind, body = page()

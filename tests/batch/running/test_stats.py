@@ -192,9 +192,9 @@ def test_what_finds_no_http_server_is_unreachable(verdict):
     assert not stats.unreachable
     stats.hear(returned(1, verdict, None))
     assert stats.unreachable
-    assert stats.trouble == verdict.value.replace("_", " ")
+    assert stats.connect_error == verdict.value.replace("_", " ")
     stats.explain(Outcome(verdict, detail="host not found"))
-    assert stats.trouble == "host not found"
+    assert stats.connect_error == "host not found"
 
 
 @pytest.mark.parametrize(

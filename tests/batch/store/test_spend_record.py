@@ -213,7 +213,7 @@ def test_the_cost_is_that_of_the_last_update():
     record = priced_record(lambda _: account_of(100_000), spend=SpendPolicy(max_usd=2.0))
     assert (record.cost, record.limit) == (Cost(), None)
     record.update_cost()
-    assert (record.cost.least, record.cost.most) == (Decimal("0.1"), Decimal("0.1"))
+    assert (record.cost.min_usd, record.cost.max_usd) == (Decimal("0.1"), Decimal("0.1"))
     assert record.limit == (2, 0)
 
 
@@ -256,4 +256,4 @@ def test_the_last_update_to_start_is_the_last_to_end():
     on.set()
     first.join()
     last.join()
-    assert record.cost.least == Decimal("0.2")
+    assert record.cost.min_usd == Decimal("0.2")

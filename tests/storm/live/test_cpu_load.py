@@ -34,7 +34,7 @@ def test_what_a_program_started_and_waited_for_counts(monkeypatch, program):
     monkeypatch.setattr(cpu_load, "WINDOW", 0.0)
     watch, began = CpuLoad([program.pid]), time.monotonic()
     assert program.stdout.readline() == b"done\n"
-    watch.look()
+    watch.sample()
     took = time.monotonic() - began
 
     assert watch.busiest.program * took >= 0.9 * WORK
@@ -44,17 +44,17 @@ def test_what_a_program_started_and_waited_for_counts(monkeypatch, program):
 
 def test_the_busiest_window_counts_and_one_that_is_not_over_does_not(monkeypatch):
     watch = CpuLoad([])
-    watch.look()
+    watch.sample()
     assert watch.busiest == PeakCpuLoad()
 
     monkeypatch.setattr(cpu_load, "WINDOW", 0.0)
     since = time.process_time()
     while time.process_time() < since + 0.2:
         pass
-    watch.look()
+    watch.sample()
     worked = watch.busiest.provider
     time.sleep(0.3)
-    watch.look()
+    watch.sample()
     assert watch.busiest.provider == worked > 0
 
 
@@ -62,5 +62,5 @@ def test_a_program_that_has_gone_is_not_known(monkeypatch):
     monkeypatch.setattr(cpu_load, "WINDOW", 0.0)
     watch = CpuLoad([2**22 + 1])  # more than Linux gives
     time.sleep(0.01)
-    watch.look()
+    watch.sample()
     assert watch.busiest.program is None

@@ -95,7 +95,7 @@ def test_json_has_the_measures_of_the_first_and_of_each(capsys, small, asker, ty
     told = [document[name] for name in ("seed", "seeds", "scale", "until", "speed")]
     assert told == [3, 1, 2, 38, 25]
     (run,) = document["runs"]
-    assert (run["program"], run["seed"], run["strangers"]) == ("asker", 3, 0)
+    assert (run["program"], run["seed"], run["unmatched_requests"]) == ("asker", 3, 0)
     assert {name: run[name] for name in NAMES} == {name: document[name] for name in NAMES}
     assert set(run["busiest"]) == {"program", "provider", "machine"}
     assert document["calls"] > 40
@@ -224,11 +224,14 @@ def test_one_that_dies_is_named_and_the_others_play_on(capsys, brief, script, as
 def test_a_mistake_is_one_line_and_exit_code_2(capsys, small):
     for args, complaint in (
         ([], "Missing option '--cmd'"),
-        (["--cmd", "no-such-program -x"], "there is no program 'no-such-program' that can be sta"),
+        (["--cmd", "no-such-program -x"], "program 'no-such-program' not found"),
         (["--cmd", "a=sh", "--cmd", "a=sh -x"], "two programs are named 'a': write --cmd NAME="),
         (["--cmd", "sh", "--cmd", "/bin/sh"], "two programs are named 'sh'"),
-        (["--cmd", "/no/venv311/bin/run2"], "there is no program '/no/venv311/bin/run2' that"),
-        (["--cmd", "/no/" + "abcd1234" * 4], "no program what looks like a key"),
+        (["--cmd", "/no/venv311/bin/run2"], "program '/no/venv311/bin/run2' not found"),
+        (
+            ["--cmd", "/no/" + "abcd1234" * 4],
+            "program what looks like a key, not like a name not found",
+        ),
         (["--cmd", ""], "--cmd names no program"),
         (["--cmd", "a="], "--cmd names no program"),
         (["--cmd", "sh -c 'echo"], "--cmd cannot be read: no closing quotation"),
@@ -243,10 +246,13 @@ def test_a_mistake_is_one_line_and_exit_code_2(capsys, small):
         ),
         (["--cmd", "sh", "--speed", "-1"], "'--speed': must be a number from 0.001 to"),
         (["--cmd", "sh", "--copies", "0"], "'--copies'"),
-        (["--cmd", "sh", "--assert", "godput > 1"], "'godput' is no measure; did you mean good"),
+        (["--cmd", "sh", "--assert", "godput > 1"], "'godput' is not a measure; did you mean good"),
         (["--cmd", "sh", "--assert", "openings < 1"], "openings cannot be seen from outside a pr"),
         (["--cmd", "sh", "--report", "x.txt"], "--report must end in .html or .png, got 'x.txt'"),
-        (["--cmd", "sk-" + "abcd1234" * 4], "no program what looks like a key"),
+        (
+            ["--cmd", "sk-" + "abcd1234" * 4],
+            "program what looks like a key, not like a name not found",
+        ),
     ):
         code, out, err = live(capsys, small, *args)
 
@@ -311,9 +317,9 @@ def test_how_far_it_is_stands_on_a_terminal(brief, asker, typed):
     assert re.search(r"of 1 s: \d+ calls, \d+ attempts, \d+ answered", plain)
 
 
-def test_reasons_to_doubt_the_figures_are_said():
+def test_reasons_to_doubt_the_figures_are_printed():
     busiest = PeakCpuLoad(program=0.93, provider=0.85, machine=0.99)
-    played = Played(result=None, strangers=3, exits=(0,), latest=0.4, busiest=busiest)
+    played = Played(result=None, unmatched_requests=3, exits=(0,), latest=0.4, busiest=busiest)
     assert [warning.split(":")[0] for warning in warnings_of(played)] == [
         "a copy used 93% of a core for 5 s",
         "the provider used 85% of a core for 5 s",
@@ -321,5 +327,5 @@ def test_reasons_to_doubt_the_figures_are_said():
         "a call was handed over 0.4 s late",
         "3 requests had no prompt of the storm; only the attempts count them",
     ]
-    calm = Played(result=None, strangers=0, exits=(0,), latest=0.01, busiest=PeakCpuLoad())
+    calm = Played(result=None, unmatched_requests=0, exits=(0,), latest=0.01, busiest=PeakCpuLoad())
     assert list(warnings_of(calm)) == []

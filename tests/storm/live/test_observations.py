@@ -54,10 +54,10 @@ def test_a_line_says_all_that_a_call_needs():
 def test_records_of_calls_that_were_handed_over():
     seen = given()
     one, two, three = (asked(PROMPTS.prompt(number)) for number in (1, 2, 3))
-    seen.asked(one, 0.7)
-    seen.asked(two, 1.5)
-    seen.asked(two, 3.0)
-    seen.asked(three, 3.2)
+    seen.received(one, 0.7)
+    seen.received(two, 1.5)
+    seen.received(two, 3.0)
+    seen.received(three, 3.2)
     seen.answered(one, 2.0)
     seen.answered(two, 11.1)
     seen.answered(three, 13.0)  # exactly in time
@@ -70,23 +70,23 @@ def test_records_of_calls_that_were_handed_over():
         Record(4.0, 14.0, False, 0, 0.0),  # never asked for
     ]
     assert seen.attempts == [1, 1, 0, 2]
-    assert (seen.answers, seen.strangers) == (3, 0)
+    assert (seen.answers, seen.unmatched_requests) == (3, 0)
 
 
 def test_what_holds_no_prompt_is_a_stranger():
     seen = given()
-    seen.asked(asked("Hello?"), 0.1)
+    seen.received(asked("Hello?"), 0.1)
     seen.answered(asked("Hello?"), 0.2)
 
-    assert (seen.strangers, seen.answers, seen.attempts, seen.calls) == (1, 0, [1], {})
+    assert (seen.unmatched_requests, seen.answers, seen.attempts, seen.calls) == (1, 0, [1], {})
 
 
 def test_traffic_of_its_own_is_known_by_its_bodies():
     seen = Observations(lambda asked: asked.digest)
-    seen.asked(asked("b"), 2.0)
-    seen.asked(asked("a"), 1.0)
-    seen.asked(asked("a", stream=True), 2.5)  # how an answer comes is not what is asked
-    seen.asked(asked("c"), 9.0)
+    seen.received(asked("b"), 2.0)
+    seen.received(asked("a"), 1.0)
+    seen.received(asked("a", stream=True), 2.5)  # how an answer comes is not what is asked
+    seen.received(asked("c"), 9.0)
     seen.answered(asked("b"), 3.0)
 
     assert seen.for_unknown_calls(until=9.0, deadline=5.0) == [

@@ -49,7 +49,7 @@ async def test_every_call_is_handed_over_when_it_is_due_and_answered(asker):
     assert measures.added_wait_p99 < 2.0
     assert 0.9 < measures.goodput <= 1.1
     assert sum(played.result.series.calls) == sum(played.result.series.attempts) == 29
-    assert (played.exits, played.strangers) == ((0,), 0)
+    assert (played.exits, played.unmatched_requests) == ((0,), 0)
     assert played.latest < 2.0
     assert moments[-1].answers == moments[-1].calls == 29
     assert moments[0].until == 0.98
@@ -65,7 +65,7 @@ async def test_retries_are_seen_by_the_provider(asker):
     assert (measures.success, measures.amplification, measures.p50) == (0.0, 2.0, None)
 
 
-async def test_an_answer_for_a_client_who_has_gone_is_none_but_work(asker):
+async def test_work_for_a_client_that_left_is_counted_without_an_answer(asker):
     measures = (await play(short(service=0.4), asker(1, 0.1))).result.measures
 
     assert (measures.success, measures.amplification, measures.shed) == (0.0, 1.0, 0)
@@ -192,16 +192,16 @@ async def test_a_program_that_dies_early_is_named(script, source, what, said):
 
     assert str(caught.value).startswith("mortal: ")
     assert what in str(caught.value)
-    assert said in caught.value.said
+    assert said in caught.value.stderr
 
 
-async def test_what_it_said_last_is_bounded(script):
+async def test_the_end_of_standard_error_is_bounded(script):
     loud = script("sys.stderr.write('x' * 1_000_000 + 'y')\nsys.exit(1)")
     with pytest.raises(ProgramError) as caught:
         await play(short(), loud)
 
-    assert len(caught.value.said) == 4096
-    assert caught.value.said.endswith("y")
+    assert len(caught.value.stderr) == 4096
+    assert caught.value.stderr.endswith("y")
 
 
 async def test_a_copy_that_dies_is_numbered(script, tmp_path):
@@ -214,15 +214,15 @@ async def test_a_copy_that_dies_is_numbered(script, tmp_path):
 
 async def test_a_program_that_never_asks_is_named(script, monkeypatch):
     monkeypatch.setattr(run, "PATIENCE", 0.5)
-    with pytest.raises(ProgramError, match="0 of 1 copies asked for their first call"):
+    with pytest.raises(ProgramError, match="0 of 1 copies sent a request for their first call"):
         await play(short(), script("for line in sys.stdin: pass"))
-    with pytest.raises(ProgramError, match="it asked for nothing in"):
+    with pytest.raises(ProgramError, match="it sent no request in"):
         await play(short(), script("import time\ntime.sleep(60)"), own_traffic=True)
-    with pytest.raises(ProgramError, match="without having asked for anything, with exit code 0"):
+    with pytest.raises(ProgramError, match="without a request, with exit code 0"):
         await play(short(), script(""), own_traffic=True)
 
 
-async def test_why_nothing_was_understood_is_said(script, monkeypatch):
+async def test_an_unparsable_request_gets_the_reason(script, monkeypatch):
     monkeypatch.setattr(run, "PATIENCE", 1.0)
     lost = script(
         "import os, urllib.request\n"
@@ -236,12 +236,12 @@ async def test_a_program_that_stops_asking_is_named(script):
     once = script(
         "import live_asker, json\nlive_asker.ask(json.loads(input()))\nfor line in sys.stdin: pass"
     )
-    with pytest.raises(ProgramError, match="script: it asked for none of its calls"):
+    with pytest.raises(ProgramError, match="script: it sent no request for any of its calls"):
         await play(short(duration=0.3), once)
 
 
 async def test_a_storm_without_a_call_is_none(asker):
-    with pytest.raises(ConfigurationError, match=r"short: no call comes in 0.98 s"):
+    with pytest.raises(ConfigurationError, match=r"short: no call arrives in 0.98 s"):
         await play(short(rate=0.001), asker())
 
 

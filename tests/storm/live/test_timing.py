@@ -34,7 +34,7 @@ async def test_lines_tell_real_seconds(script, tmp_path):
     assert {(line["deadline"], line["timeout"]) for line in lines} == {(2.0, 0.5)}
 
 
-async def test_whoever_lost_the_first_call_while_starting_is_handed_it_again(script, monkeypatch):
+async def test_a_program_that_lost_its_first_call_gets_it_again(script, monkeypatch):
     monkeypatch.setattr(run, "_SLOW_START", 0.1)
     program = script(
         "import json, live_asker\nlost = sys.stdin.readline()\nfor line in sys.stdin:\n"
@@ -43,7 +43,7 @@ async def test_whoever_lost_the_first_call_while_starting_is_handed_it_again(scr
     assert (await play(staged(parse(SCENARIO)), program, speed=4.0)).exits == (0,)
 
 
-async def test_the_line_that_was_handed_over_latest_is_told(asker):
+async def test_the_latest_call_is_reported(asker):
     """Here the machine is busy with something else for a while, and then no more."""
     held = []
 

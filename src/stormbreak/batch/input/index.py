@@ -269,7 +269,7 @@ class Rows:
         twin = self._ids.add(custom_id)
         if twin is not None:
             first = self._numbers[twin]
-            raise InputRowError(f"custom_id {quoted(custom_id)} stands on line {first} already")
+            raise InputRowError(f"custom_id {quoted(custom_id)} is already on line {first}")
         self._numbers.append(number)
         self._hashes.append(hash(stripped) & _HASH_BITS)
 

@@ -233,6 +233,6 @@ def _missing(
         added |= {name: value for name, value in defaults.items() if name not in names}
     if fields.model is UNSET:
         if not model:
-            raise InputRowError("names no model, and no --model stands in")
+            raise InputRowError("names no model, and there is no --model")
         added["model"] = model
     return added

@@ -154,7 +154,7 @@ class RunStats:
     output_tokens: int = 0
     last_failure: Returned | None = None
     reasons: FailureReasons = field(default_factory=FailureReasons)  # of rows that failed
-    trouble: str = ""  # of the last attempt that reached no HTTP server
+    connect_error: str = ""  # of the last attempt that reached no HTTP server
 
     width: float = FIRST_WIDTH  # of a slice
     first: RunSnapshot | None = None
@@ -192,7 +192,7 @@ class RunStats:
     @property
     def unreachable(self) -> bool:
         """Whether attempts have failed, and nothing has spoken HTTP. A first answer may take its time."""
-        return bool(self.trouble) and not self._connected
+        return bool(self.connect_error) and not self._connected
 
     def silent_since(self, now: float) -> float:
         """Seconds since the oldest attempt left that has not come back; 0 where there is none."""
@@ -213,7 +213,7 @@ class RunStats:
     def explain(self, outcome: Outcome) -> None:
         """Learn from the last outcome of a call why nothing was reached; it has more words than an event."""
         if outcome.status is None and outcome.verdict in _REACHED_NOTHING and outcome.detail:
-            self.trouble = outcome.detail
+            self.connect_error = outcome.detail
 
     def add_usage(self, usage: Usage) -> None:
         """Count the tokens of one answer."""
@@ -250,7 +250,7 @@ class RunStats:
         if event.status is not None or verdict is Verdict.TIMEOUT:
             self._connected = True
         elif verdict in _REACHED_NOTHING or verdict is Verdict.REJECTED:
-            self.trouble = event.detail or verdict.value.replace("_", " ")
+            self.connect_error = event.detail or verdict.value.replace("_", " ")
         if self.began is None:
             return
         here = self._slice(event.at, self.began)

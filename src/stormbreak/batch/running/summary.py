@@ -21,14 +21,14 @@ class Summary:
     base_url: str
     end: str  # finished, refused, spent, unreachable or interrupted
     refused_by: Verdict | None  # the final verdict that stopped the run
-    trouble: str  # of the last attempt that reached no HTTP server
+    connect_error: str  # of the last attempt that reached no HTTP server
     reason: Reason | None  # of most failed rows of this run, or of its stop
     total: int
     successful: int
     failed: int
     left: int
     retried: int  # rows that had failed in earlier runs, and were sent again
-    mended: int  # those of them that are answered now
+    recovered: int  # those of them that are answered now
     answered: int  # rows answered by this run
     elapsed: float
     throughput: float  # answered rows per second
@@ -69,7 +69,9 @@ class Summary:
 def require_reached(summary: Summary) -> None:
     """Raise a ConfigurationError if nothing was ever reached."""
     if summary.end == End.UNREACHABLE.value:
-        raise ConfigurationError(f"{summary.base_url}: nothing answers there: {summary.trouble}")
+        raise ConfigurationError(
+            f"{summary.base_url}: nothing answers there: {summary.connect_error}"
+        )
 
 
 def summarise(
@@ -85,14 +87,14 @@ def summarise(
         base_url=runner.client.base_url,
         end=end.value,
         refused_by=runner.refused_by,
-        trouble=stats.trouble,
+        connect_error=stats.connect_error,
         reason=stats.reasons.most_frequent(runner.refused_by) or stats.reasons.most_frequent(),
         total=total,
         successful=journal.done,
         failed=journal.failed,
         left=total - journal.done - journal.failed,
         retried=journal.retried,
-        mended=journal.mended,
+        recovered=journal.recovered,
         answered=answered,
         elapsed=round(elapsed, 3),
         throughput=round(answered / elapsed, 2) if elapsed > 0 else 0.0,

@@ -48,7 +48,7 @@ class ModelCost:
         """Answers and waste together."""
         if self.useful is None or self.wasted is None:
             return None
-        return Span(self.useful + self.wasted.least, self.useful + self.wasted.most)
+        return Span(self.useful + self.wasted.min_usd, self.useful + self.wasted.max_usd)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

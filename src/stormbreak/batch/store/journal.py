@@ -50,7 +50,7 @@ class RowJournal:
     was written.
 
     `done` and `failed` count rows over all runs. This run sends `retried` of the failed rows: `again` are still to be sent,
-    `mended` are answered now.
+    `recovered` are answered now.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class RowJournal:
         self.done = self._states.count(_DONE)
         self.retried = self.again = self._states.count(_RETRY)
         self.failed = self._states.count(_FAILED) + self.again
-        self.mended = 0
+        self.recovered = 0
         for first in islice(self._sent(), 1):
             check_first(first)
         self._output.repair(output_end)
@@ -143,7 +143,7 @@ class RowJournal:
             self.failed += sum((after >= _FAILED) - (before >= _FAILED) for before, after in moves)
             again = [after for before, after in moves if before == _RETRY]
             self.again -= len(again)
-            self.mended += again.count(_DONE)
+            self.recovered += again.count(_DONE)
             del self._pending[:count]
             return count
 

@@ -66,7 +66,9 @@ def _left(summary: Summary, *, retry: bool) -> str:
 def _retried(summary: Summary, *, retry: bool) -> str:
     if not (summary.retried or retry):
         return ""
-    return f"{summary.retried:,} rows that had failed; {summary.mended:,} of them are now answered"
+    return (
+        f"{summary.retried:,} rows that had failed; {summary.recovered:,} of them are now answered"
+    )
 
 
 def _sent(summary: Summary, *, retry: bool) -> str:

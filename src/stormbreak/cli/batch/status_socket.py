@@ -78,8 +78,8 @@ class StatusSocket:
 
 def _cost_snapshot(cost: Cost) -> CostSnapshot:
     return CostSnapshot(
-        least=float(cost.least),
-        most=float(cost.most),
+        min_usd=float(cost.min_usd),
+        max_usd=float(cost.max_usd),
         unpriced=cost.unpriced,
         unbounded=cost.unbounded,
     )

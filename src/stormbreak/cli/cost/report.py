@@ -34,10 +34,10 @@ _COLUMNS = (
     Column("useful", "{} useful", Kind.MONEY),
     Column("attempts_besides", "attempts besides", Kind.COUNT),
     Column("attempts_free", "", Kind.COUNT),
-    Column("wasted_least", "wasted, at least", Kind.MONEY),
-    Column("wasted_most", "at most", Kind.MONEY),
-    Column("total_least", "{} in all, at least", Kind.MONEY),
-    Column("total_most", "at most", Kind.MONEY),
+    Column("wasted_min", "wasted, at least", Kind.MONEY),
+    Column("wasted_max", "at most", Kind.MONEY),
+    Column("total_min", "{} in all, at least", Kind.MONEY),
+    Column("total_max", "at most", Kind.MONEY),
     Column("currency", ""),
 )
 _WASTE = (
@@ -82,7 +82,7 @@ def _facts(cost: BatchCost, currency: Currency) -> CostFacts:
             Costs(
                 title=f"{currency.code} in all, at most",
                 costs=[
-                    bar(f"{each.model}, {each.provider}", each.in_all.most, each.prices)
+                    bar(f"{each.model}, {each.provider}", each.in_all.max_usd, each.prices)
                     for each in cost.models
                     if each.in_all is not None
                 ],
@@ -93,7 +93,7 @@ def _facts(cost: BatchCost, currency: Currency) -> CostFacts:
 
 
 def _ends(spans: Sequence[Span]) -> tuple[list[Decimal], list[Decimal]]:
-    return [span.least for span in spans], [span.most for span in spans]
+    return [span.min_usd for span in spans], [span.max_usd for span in spans]
 
 
 def _sheet(models: Sequence[ModelCost], currency: Currency) -> Sheet:

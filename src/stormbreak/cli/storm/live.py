@@ -31,12 +31,12 @@ from stormbreak.cli.storm.output import (
 from stormbreak.errors import ConfigurationError
 from stormbreak.escape import plain
 from stormbreak.key_patterns import hidden, quoted
-from stormbreak.provider.field_ranges import LONGEST
+from stormbreak.provider.field_ranges import MAX_SECONDS
 from stormbreak.provider.scenario import Scenario
 from stormbreak.provider.scenario_file import load
 from stormbreak.provider.server import new_loop
 from stormbreak.report.destination import ReportFile
-from stormbreak.storm.assertions import Claim, parse_assertion
+from stormbreak.storm.assertions import Assertion, parse_assertion
 from stormbreak.storm.live import Played, Program, ProgramError, play
 from stormbreak.storm.live.cpu_load import ENOUGH, WINDOW
 from stormbreak.storm.live.programs import name_of
@@ -89,8 +89,8 @@ def warnings_of(played: Played) -> Iterator[str]:
         yield f"all cores were busy for {WINDOW:g} s: waits for a core count, too"
     if played.latest >= _LATE:
         yield f"a call was handed over {played.latest:.1f} s late"
-    if played.strangers:
-        yield f"{played.strangers:,} requests had no prompt of the storm; only the attempts count them"
+    if played.unmatched_requests:
+        yield f"{played.unmatched_requests:,} requests had no prompt of the storm; only the attempts count them"
 
 
 # ---------------------------------------------------------------- command
@@ -139,7 +139,7 @@ class _Show(NamedTuple):
         "Multiply traffic, capacity and limits by N.",
         default=1.0,
     ),
-    option("--duration", Number(1e-6, LONGEST, name="SECONDS"), "End after SECONDS of it."),
+    option("--duration", Number(1e-6, MAX_SECONDS, name="SECONDS"), "End after SECONDS of it."),
     speed(1.0, "timers of the program keep real time"),
     seed(),
     SEEDS,
@@ -190,7 +190,7 @@ def command(  # noqa: PLR0913 - one parameter for each option
     return 0 if claimed is None else exit_code(claimed, str(claim), first)
 
 
-def _claim(text: str) -> Claim:
+def _claim(text: str) -> Assertion:
     claim = parse_assertion(text)
     for name in claim.names():
         if name in UNKNOWN:
@@ -270,7 +270,7 @@ async def _played(show: _Show, program: Program, seed: int) -> Played:
 
 def _in_a_line(error: ProgramError) -> str:
     """Write why a program failed, with the last line that it printed."""
-    lines = [line.strip() for line in error.said.splitlines() if line.strip()]
+    lines = [line.strip() for line in error.stderr.splitlines() if line.strip()]
     if not lines:
         return f"{error}, and printed nothing"
     return f"{error}; its last line: {plain(hidden(lines[-1], tokens=True), _MAX_LAST_LINE)}"
@@ -285,7 +285,7 @@ def _document(
             "program": one.result.policy,
             "seed": one.result.seed,
             **_known(one.result.measures.plain()),
-            "strangers": one.strangers,
+            "unmatched_requests": one.unmatched_requests,
             "exits": one.exits,
             "latest": round(one.latest, 3),
             "busiest": asdict(one.busiest),

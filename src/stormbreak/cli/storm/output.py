@@ -17,7 +17,7 @@ from rich.table import Table
 from stormbreak.cli.output import warn
 from stormbreak.escape import ending, plain
 from stormbreak.provider.scenario import Scenario
-from stormbreak.storm.assertions import Claim, values
+from stormbreak.storm.assertions import Assertion, values
 from stormbreak.storm.measures import SHARES, Measures, Spread, Value, average, spread
 from stormbreak.storm.measures import plain as plain_spread
 from stormbreak.storm.result import Result
@@ -151,12 +151,12 @@ def measures_of(results: Sequence[Result]) -> list[Measures]:
 # ---------------------------------------------------------------- exit code, progress
 
 
-def exit_code(claim: Claim, text: str, results: Sequence[Result]) -> int:
+def exit_code(claim: Assertion, text: str, results: Sequence[Result]) -> int:
     """Return 0 if the claim holds of the mean of the runs; else warn and return 1."""
     return judge(claim, text, average(measures_of(results)))
 
 
-def judge(claim: Claim, text: str, measures: object) -> int:
+def judge(claim: Assertion, text: str, measures: object) -> int:
     """Return 0 if the claim holds; else warn, with the values, and return 1."""
     if claim.holds(measures):
         return 0

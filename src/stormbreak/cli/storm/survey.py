@@ -91,7 +91,7 @@ def command(  # noqa: PLR0913 - one parameter for each option
         [*rivals_of(preset), *(policies.find(name) for name in compare)],
         draws=storms,
         seed=seed,
-        lucks=runs,
+        runs=runs,
         preset=preset,
         families=families,
         processes=jobs,
@@ -137,9 +137,9 @@ def _save(found: Survey, folder: Path) -> list[Path]:
     return paths
 
 
-def _again(found: Survey, path: Path, lucks: int) -> str:
+def _again(found: Survey, path: Path, runs: int) -> str:
     best = found.worst(1)[0].best
-    flags = ["--policy", found.policy, "--compare", best, "--seed", "1", "--seeds", str(lucks)]
+    flags = ["--policy", found.policy, "--compare", best, "--seed", "1", "--seeds", str(runs)]
     return plain(shlex.join(["stormbreak", "storm", "run", str(path), *flags]), _MAX_LINE)
 
 

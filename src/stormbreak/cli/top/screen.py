@@ -235,7 +235,7 @@ def _counts(counts: Counts, batch_retries: int | None) -> Iterator[Text]:
 
 def _cost(cost: CostSnapshot) -> str:
     """Write the bounds in dollars; nothing if nothing is known."""
-    low, high = _shown(cost.least), _shown(cost.most)
+    low, high = _shown(cost.min_usd), _shown(cost.max_usd)
     return dollars(low, high, unpriced=cost.unpriced, unbounded=cost.unbounded)
 
 

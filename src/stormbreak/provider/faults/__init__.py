@@ -14,7 +14,7 @@ _STREAMED: Mapping[Kind, Callable[[FaultContext], Script]] = connections.FAULTS 
 
 
 def answered(play: FaultContext, kind: Kind | None) -> Script:
-    """Play an answer, plain or streamed, spoilt as `kind` says."""
-    if play.asked.streamed:
+    """Make the script of an answer, plain or streamed, with the fault `kind`."""
+    if play.request.streamed:
         return streams.good(play) if kind is None else _STREAMED[kind](play)
     return bodies.good(play) if kind is None else _PLAIN[kind](play)

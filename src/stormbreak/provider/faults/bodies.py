@@ -1,4 +1,4 @@
-"""Plain answers, spoilt in their bodies."""
+"""Faults in the bodies of plain answers."""
 
 import math
 from collections.abc import Callable
@@ -16,7 +16,7 @@ _PIECES = 10
 
 
 def good(play: FaultContext) -> Script:
-    """Answer well."""
+    """Return a good answer."""
     return once(play.whole())
 
 
@@ -61,16 +61,16 @@ def _invalid_json(play: FaultContext) -> Script:
 
 
 def html_200(play: FaultContext) -> Script:
-    """Answer with the page of somebody in between."""
+    """Return the HTML page of a captive portal."""
     return plain(200, HTML, play.headers, "text/html")
 
 
 def _error_in_200(play: FaultContext) -> Script:
-    return plain(200, play.asked.format.late_error, play.headers)
+    return plain(200, play.request.format.late_error, play.headers)
 
 
 def _big_body(play: FaultContext) -> Script:
-    """Say more than was asked for, in a field that nobody knows."""
+    """Add an unknown field."""
     return plain(200, padded(play.body, BIG), play.headers)
 
 

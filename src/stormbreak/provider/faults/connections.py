@@ -1,6 +1,6 @@
-"""Faults of the connection: what HTTP frames wrongly, and what comes when nobody has asked.
+"""Faults of the connection: wrong framing, and unsolicited bytes.
 
-The answer underneath is good, plain or a stream; a stream goes in one piece here, with its length.
+The answer itself is good, plain or a stream. A stream is sent in one piece here, with its length.
 """
 
 import struct
@@ -15,12 +15,12 @@ from stormbreak.provider.http1 import chunk
 from stormbreak.provider.scripts import Ending, Idle, Piece, Script, once
 
 BOMB = 128 * 1024 * 1024
-"""Bytes that a bomb unpacks to; on the wire it has a thousandth of them."""
+"""Decompressed size of a bomb; on the wire it is a thousandth."""
 
 LONG_HEADER = 1024 * 1024
-_SHORT = 40  # bytes that a length leaves out, or names too many
+_SHORT = 40  # bytes that a wrong length is short or long by
 _ROUND = 256 * 1024
-_BREATH = 0.002  # seconds between the pieces of what never ends
+_BREATH = 0.002  # seconds between the pieces of an endless response
 _NOTHING = 1024 * 1024
 _GZIP_HEAD = b"\x1f\x8b\x08\0\0\0\0\0\0\xff"
 _GZIP = ("content-encoding", "gzip")
@@ -39,7 +39,7 @@ def _stale(play: FaultContext) -> Script:
 
 
 def _someone_elses_answer(play: FaultContext) -> bytes:
-    return play._replace(asked=play.other).whole()
+    return play._replace(request=play.other).whole()
 
 
 def _twice(play: FaultContext) -> Script:
@@ -77,8 +77,8 @@ def _endless_headers(play: FaultContext) -> Script:
 
 
 def _endless_body(play: FaultContext) -> Script:
-    """Go on after the answer with what means nothing: white space, or comments."""
-    more = b":" + b"." * _ROUND + b"\n\n" if play.asked.streamed else b" " * _ROUND
+    """Continue after the answer with white space or comments."""
+    more = b":" + b"." * _ROUND + b"\n\n" if play.request.streamed else b" " * _ROUND
     body = play.body.removesuffix(b"data: [DONE]\n\n")
     return Script(_endless(play.head() + chunk(body), chunk(more)), Ending.KEEP, 200)
 
@@ -109,7 +109,7 @@ def _gzipped(data: bytes) -> bytes:
 
 
 def _bomb(body: bytes) -> bytes:
-    """Pack an answer with much white space before it, which neither JSON nor streams mind."""
+    """Compress an answer after much white space, which JSON and streams ignore."""
     packed, check = _nothing(b"\n" if body.startswith((b"data:", b"event:")) else b" ")
     packer = zlib.compressobj(wbits=-zlib.MAX_WBITS)
     trailer = struct.pack("<II", zlib.crc32(body, check), len(body) + BOMB)
@@ -118,7 +118,7 @@ def _bomb(body: bytes) -> bytes:
 
 @lru_cache(maxsize=2)
 def _nothing(byte: bytes) -> tuple[bytes, int]:
-    """Pack the white space once and lay it down many times; and its checksum."""
+    """Compress the white space once and repeat it; also return its checksum."""
     part = byte * _NOTHING
     packer = zlib.compressobj(wbits=-zlib.MAX_WBITS)
     packed = packer.compress(part) + packer.flush(zlib.Z_FULL_FLUSH)

@@ -1,4 +1,4 @@
-"""Refusals: each kind's status and words, in the format of the address that was called."""
+"""Refusals: status and message of each kind, in the format of the endpoint."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -9,7 +9,7 @@ from stormbreak.provider.http1 import Headers
 from stormbreak.provider.scripts import Ending, Script, plain
 
 ELSEWHERE = "elsewhere.invalid"
-"""The host to which a redirect leads."""
+"""The host of redirects."""
 
 _EDGE = frozenset({Kind.S502, Kind.S520, Kind.S521, Kind.S522, Kind.S523, Kind.S524})
 _HTML = (
@@ -28,7 +28,7 @@ _REFUSALS: Mapping[Kind, Refusal] = MappingProxyType(
         Kind.S409: Refusal(409, "the resource is locked", "conflict_error"),
         Kind.S413: Refusal(413, "the request is too large", code="request_too_large"),
         Kind.S422: Refusal(422, "the request cannot be processed"),
-        Kind.S424: Refusal(424, "something that this depends on failed", "failed_dependency"),
+        Kind.S424: Refusal(424, "a dependency failed", "failed_dependency"),
         Kind.S425: Refusal(425, "too early", "too_early"),
         Kind.S429: Refusal(429, "too many requests", "requests", "rate_limit_exceeded"),
         Kind.S498: Refusal(498, "the flex tier has no capacity", code="capacity_exceeded"),
@@ -69,7 +69,7 @@ _REFUSALS: Mapping[Kind, Refusal] = MappingProxyType(
 
 
 def refused(kind: Kind, format_: Format, headers: Headers) -> Script:
-    """Play a refusal."""
+    """Make the script of a refusal."""
     if kind in _CONNECTION:
         return _CONNECTION[kind]
     if kind in _EDGE:

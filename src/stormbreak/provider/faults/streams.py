@@ -1,4 +1,4 @@
-"""Streamed answers, spoilt in their events."""
+"""Faults in the events of streamed answers."""
 
 from collections.abc import Callable, Iterator
 from types import MappingProxyType
@@ -10,10 +10,10 @@ from stormbreak.provider.formats.base import Events
 from stormbreak.provider.http1 import chunk
 from stormbreak.provider.scripts import Ending, Piece, Script, chunked, paced
 
-_FLUSHED = 0.02  # so that what was written has left before the connection is reset
-_LOST = 10  # bytes that an event lacks
+_FLUSHED = 0.02  # so that written bytes leave before the reset
+_LOST = 10  # bytes cut from an event
 _ROUND = 64 * 1024
-_BREATH = 0.002  # seconds between the pieces of what never ends
+_BREATH = 0.002  # seconds between the pieces of an endless response
 _BEAT = 0.01
 _BIG_EVENTS = 64
 
@@ -35,18 +35,18 @@ def _slow_body(play: FaultContext) -> Script:
 
 
 def _parts(play: FaultContext) -> Events:
-    assert play.asked.format.events is not None
-    return play.asked.format.events(play.asked)
+    assert play.request.format.events is not None
+    return play.request.format.events(play.request)
 
 
 def _half(play: FaultContext) -> list[Piece]:
-    """The first half of the events: some words are among them."""
+    """The first half of the events, with some words."""
     events = play.events
     return paced(play.head(), events[: len(events) // 2], play.lasting / 2)
 
 
 def _opened(play: FaultContext) -> list[Piece]:
-    """All that comes before the first word."""
+    """The events before the first word."""
     return paced(play.head(), _parts(play).opening, 0.0)
 
 
@@ -80,11 +80,11 @@ def _invalid_json(play: FaultContext) -> Script:
 
 
 def _error_in_200(play: FaultContext) -> Script:
-    return chunked([*_half(play), Piece(0, chunk(play.asked.format.late_event))])
+    return chunked([*_half(play), Piece(0, chunk(play.request.format.late_event))])
 
 
 def _error_early(play: FaultContext) -> Script:
-    return chunked([*_opened(play), Piece(0, chunk(play.asked.format.late_event))])
+    return chunked([*_opened(play), Piece(0, chunk(play.request.format.late_event))])
 
 
 def _no_done(play: FaultContext) -> Script:
@@ -93,7 +93,7 @@ def _no_done(play: FaultContext) -> Script:
 
 
 def _comments(play: FaultContext) -> Script:
-    """Say between the events that the model is still at it, as comments and as events that are none."""
+    """Send heartbeats between the events: comments, and blocks without data."""
     events = [b": PROCESSING\n\n:\n\n%bretry: 3000\n\n" % event for event in play.events]
     return chunked(paced(play.head(), events, play.lasting))
 
@@ -116,7 +116,7 @@ def _heartbeats(play: FaultContext) -> Script:
 
 
 def _beating(play: FaultContext) -> Iterator[Piece]:
-    """Say again and again that an answer will come, and never give any."""
+    """Send heartbeats for ever, and no answer."""
     yield from _opened(play)
     while True:
         yield Piece(_BEAT, chunk(b": PROCESSING\n\n"))
@@ -135,7 +135,7 @@ def _line(play: FaultContext) -> Iterator[Piece]:
 
 
 def _big_body(play: FaultContext) -> Script:
-    """Four megabytes of comments between the events, none of them too long a line."""
+    """Send four megabytes of comments between the events, in lines of legal length."""
     events = play.events
     size = bodies.BIG // _BIG_EVENTS
     padding = [b":%b\n\n" % (b"." * (size - 3)) for _ in range(_BIG_EVENTS)]

@@ -1,1 +1,1 @@
-"""What each address of the API says: answers plain and streamed, errors, all in the shape of that address."""
+"""The format of each API endpoint: plain and streamed answers, and errors."""

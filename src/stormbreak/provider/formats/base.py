@@ -1,4 +1,4 @@
-"""What all formats share: a parsed request, the text of answers, a refusal, a stream, errors."""
+"""Shared by all formats: a parsed request, the text of answers, refusals, streams, errors."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -8,7 +8,7 @@ import msgspec
 from stormbreak.provider.chance import mix
 
 # ---------------------------------------------------------------- text of answers
-# Words drawn by the digest of the request, which they name; never any of the prompt.
+# Words drawn by the digest of the request; the prompt is never repeated.
 
 _VOCABULARY = """
 amber anchor basin beacon birch bridge calm canyon cedar cinder cliff cloud copper coral cove current
@@ -20,18 +20,18 @@ _WORDS = _VOCABULARY.split()
 _WORD_COUNT = 12
 
 TOKENS = _WORD_COUNT + 2
-"""Tokens of every answer."""
+"""Tokens of an answer by default."""
 
 
 def text_for(digest: str) -> str:
-    """Compose the text that answers the request of this digest."""
+    """Compose the answer to the request with this digest."""
     bits = mix(int(digest, 16))
     words = [_WORDS[(bits >> (5 * place)) % len(_WORDS)] for place in range(_WORD_COUNT)]
     return f"Answer {digest}: {' '.join(words)}."
 
 
 def words_for(digest: str) -> list[str]:
-    """Cut that text into the pieces in which it is streamed."""
+    """Split that text into its streamed pieces."""
     first, *rest = text_for(digest).split(" ")
     return [first, *(f" {word}" for word in rest)]
 
@@ -39,13 +39,13 @@ def words_for(digest: str) -> list[str]:
 # ---------------------------------------------------------------- format interface
 
 BORN = 1_700_000_000
-"""A time of creation that is the same in every run."""
+"""A fixed time of creation, for reproducible runs."""
 
 encode = msgspec.json.Encoder().encode
 
 
 class Refusal(NamedTuple):
-    """A request that cannot be answered: the type and the code as the OpenAI API has them, `metadata` as OpenRouter."""
+    """A rejected request: type and code as in the OpenAI API, `metadata` as in OpenRouter's."""
 
     status: int
     message: str
@@ -55,7 +55,7 @@ class Refusal(NamedTuple):
 
 
 class CacheWrites(NamedTuple):
-    """Tokens of a prompt that are written to a cache: for five minutes, and for an hour."""
+    """Prompt tokens written to a cache: for five minutes, and for an hour."""
 
     short: int = 0
     hour: int = 0
@@ -66,18 +66,16 @@ def nothing_written(_: Mapping[str, Any]) -> CacheWrites:
     return CacheWrites()
 
 
-class Asked(NamedTuple):
-    """A request, understood: what its answer is made from."""
+class ParsedRequest(NamedTuple):
+    """A parsed request: all that its answer depends on."""
 
     format: "Format"
     model: str
     digest: str  # 16 hexadecimal digits
-    essence: (
-        bytes  # the body as JSON in one fixed form, without what says how the answer should come
-    )
+    essence: bytes  # the body as canonical JSON, without delivery options
     payload: Mapping[str, Any]
     streamed: bool
-    fills: bool = False  # its answer uses all tokens that it may have
+    fills: bool = False  # its answer uses all tokens that the request allows
 
     @property
     def input_tokens(self) -> int:
@@ -86,17 +84,17 @@ class Asked(NamedTuple):
 
     @property
     def written(self) -> CacheWrites:
-        """Those of the prompt that it has written to a cache."""
+        """Prompt tokens written to a cache."""
         return self.format.written(self.payload)
 
     @property
     def tokens(self) -> int:
-        """What the request counts in a limit of tokens."""
+        """Tokens that count against a limit."""
         return self.input_tokens + self.format.output_tokens(self.payload)
 
     @property
     def answer_tokens(self) -> int:
-        """Tokens of the answer, as it reports and bills them; those that its text has not are thoughts."""
+        """Tokens of the answer, reported and billed; those beyond its text are reasoning."""
         allowed = self.format.output_tokens(self.payload)
         return allowed if self.fills else min(allowed, TOKENS)
 
@@ -106,41 +104,41 @@ class Asked(NamedTuple):
         return int(self.digest, 16)
 
     def __repr__(self) -> str:
-        return f"Asked({self.digest})"
+        return f"ParsedRequest({self.digest})"
 
 
 class Events(NamedTuple):
     """A streamed answer, event by event."""
 
-    opening: list[bytes]  # nothing of the answer yet
-    output: list[bytes]  # its words
-    finish: list[bytes]  # why it finished, and its usage
+    opening: list[bytes]  # no part of the answer yet
+    output: list[bytes]  # the words
+    finish: list[bytes]  # finish reason and usage
     end: list[bytes]  # the end marker
 
     def all(self) -> list[bytes]:
-        """Every event in its order."""
+        """All events in order."""
         return [*self.opening, *self.output, *self.finish, *self.end]
 
 
 class Format(NamedTuple):
-    """One address of the API.
+    """One endpoint of the API.
 
     Attributes:
-        complaint: says what is wrong with a body that is a JSON object and names a model.
-        output_tokens: what an answer counts in a limit of tokens, as far as the body tells.
-        body: writes a plain answer.
-        events: writes a streamed one; None where there is none.
-        error: writes an error.
-        late_error: the error that is found inside a 200.
+        find_error: describes what is wrong with a JSON object that names a model.
+        output_tokens: tokens of the answer that count against a limit, as far as the body says.
+        body: encodes a plain answer.
+        events: encodes a streamed answer; None if there is none.
+        error: encodes an error.
+        late_error: the error inside a 200.
         late_event: the same as an event of a stream.
-        demands: headers without which a request is refused.
-        written: what of a prompt is written to a cache.
+        demands: required headers.
+        written: counts prompt tokens written to a cache.
     """
 
-    complaint: Callable[[Mapping[str, Any]], str | None]
+    find_error: Callable[[Mapping[str, Any]], str | None]
     output_tokens: Callable[[Mapping[str, Any]], int]
-    body: Callable[[Asked], bytes]
-    events: Callable[[Asked], Events] | None
+    body: Callable[[ParsedRequest], bytes]
+    events: Callable[[ParsedRequest], Events] | None
     error: Callable[[Refusal], bytes]
     late_error: bytes
     late_event: bytes
@@ -149,19 +147,19 @@ class Format(NamedTuple):
 
 
 def whole_number(value: Any, default: int) -> int:
-    """Read a whole number; anything else is `default`."""
+    """Return a whole number; `default` for anything else."""
     return value if isinstance(value, int) and not isinstance(value, bool) else default
 
 
-def messages_complaint(payload: Mapping[str, Any]) -> str | None:
-    """Ask for messages."""
+def find_message_error(payload: Mapping[str, Any]) -> str | None:
+    """Require messages."""
     messages = payload.get("messages")
     fits = isinstance(messages, list) and bool(messages)
     return None if fits else "'messages' must be a list that is not empty"
 
 
 def named_event(name: str, said: Mapping[str, Any]) -> bytes:
-    """Write an event that has a name."""
+    """Encode a named event."""
     return b"event: %b\ndata: %b\n\n" % (name.encode(), encode(said))
 
 
@@ -172,7 +170,7 @@ LATE_EVENT = b"data: %b\n\n" % LATE_ERROR
 
 
 def error(refusal: Refusal) -> bytes:
-    """Write an error."""
+    """Encode an error."""
     said: dict[str, Any] = {
         "message": refusal.message,
         "type": refusal.kind,

@@ -7,11 +7,11 @@ from stormbreak.provider.formats import base
 from stormbreak.provider.formats.base import (
     BORN,
     TOKENS,
-    Asked,
     Events,
     Format,
+    ParsedRequest,
     encode,
-    messages_complaint,
+    find_message_error,
     text_for,
     whole_number,
     words_for,
@@ -24,38 +24,39 @@ def _output_tokens(payload: Mapping[str, Any]) -> int:
     return max(most, 0) or TOKENS
 
 
-def _usage(asked: Asked) -> dict[str, Any]:
+def _usage(request: ParsedRequest) -> dict[str, Any]:
     return {
-        "prompt_tokens": asked.input_tokens,
-        "total_tokens": asked.input_tokens + asked.answer_tokens,
-        "completion_tokens": asked.answer_tokens,
+        "prompt_tokens": request.input_tokens,
+        "total_tokens": request.input_tokens + request.answer_tokens,
+        "completion_tokens": request.answer_tokens,
         "prompt_tokens_details": {"cached_tokens": 0},
     }
 
 
-def _body(asked: Asked) -> bytes:
-    message = {"role": "assistant", "content": text_for(asked.digest)}
+def _body(request: ParsedRequest) -> bytes:
+    message = {"role": "assistant", "content": text_for(request.digest)}
     return encode(
         {
-            "id": f"chatcmpl-{asked.digest}",
+            "id": f"chatcmpl-{request.digest}",
             "object": "chat.completion",
             "created": BORN,
-            "model": asked.model,
+            "model": request.model,
             "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
-            "usage": _usage(asked),
+            "usage": _usage(request),
         }
     )
 
 
-def _events(asked: Asked) -> Events:
-    """Role, words, finish, usage if wanted, `[DONE]`."""
-    finish = [_chunk(asked, [_choice({}, "stop")])]
-    if _wants_usage(asked.payload):
-        finish.append(_chunk(asked, [], usage=_usage(asked)))
+def _events(request: ParsedRequest) -> Events:
+    """Role, words, finish reason, usage if requested, `[DONE]`."""
+    finish = [_chunk(request, [_choice({}, "stop")])]
+    if _wants_usage(request.payload):
+        finish.append(_chunk(request, [], usage=_usage(request)))
     return Events(
-        opening=[_chunk(asked, [_choice({"role": "assistant", "content": ""}, None)])],
+        opening=[_chunk(request, [_choice({"role": "assistant", "content": ""}, None)])],
         output=[
-            _chunk(asked, [_choice({"content": word}, None)]) for word in words_for(asked.digest)
+            _chunk(request, [_choice({"content": word}, None)])
+            for word in words_for(request.digest)
         ],
         finish=finish,
         end=[b"data: [DONE]\n\n"],
@@ -71,12 +72,12 @@ def _choice(delta: dict[str, Any], finish: str | None) -> dict[str, Any]:
     return {"index": 0, "delta": delta, "finish_reason": finish}
 
 
-def _chunk(asked: Asked, choices: list[dict[str, Any]], **more: Any) -> bytes:
+def _chunk(request: ParsedRequest, choices: list[dict[str, Any]], **more: Any) -> bytes:
     said = {
-        "id": f"chatcmpl-{asked.digest}",
+        "id": f"chatcmpl-{request.digest}",
         "object": "chat.completion.chunk",
         "created": BORN,
-        "model": asked.model,
+        "model": request.model,
         "choices": choices,
         **more,
     }
@@ -84,7 +85,7 @@ def _chunk(asked: Asked, choices: list[dict[str, Any]], **more: Any) -> bytes:
 
 
 CHAT = Format(
-    complaint=messages_complaint,
+    find_error=find_message_error,
     output_tokens=_output_tokens,
     body=_body,
     events=_events,

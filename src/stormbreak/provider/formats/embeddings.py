@@ -7,24 +7,24 @@ from typing import Any
 
 from stormbreak.provider.chance import mix, uniform
 from stormbreak.provider.formats import base
-from stormbreak.provider.formats.base import Asked, Format, encode, whole_number
+from stormbreak.provider.formats.base import Format, ParsedRequest, encode, whole_number
 
 _MAX_DIMENSIONS = 4096
 
 
-def _complaint(payload: Mapping[str, Any]) -> str | None:
+def _find_error(payload: Mapping[str, Any]) -> str | None:
     texts = payload.get("input")
     fits = isinstance(texts, str) or (isinstance(texts, list) and 0 < len(texts) <= 2048)
     return None if fits else "'input' must be a string or a list of at most 2048 items"
 
 
-def _body(asked: Asked) -> bytes:
+def _body(request: ParsedRequest) -> bytes:
     data = [
-        {"object": "embedding", "index": place, "embedding": _vector(asked, place)}
-        for place in range(_count(asked.payload["input"]))
+        {"object": "embedding", "index": place, "embedding": _vector(request, place)}
+        for place in range(_count(request.payload["input"]))
     ]
-    usage = {"prompt_tokens": asked.input_tokens, "total_tokens": asked.input_tokens}
-    return encode({"object": "list", "data": data, "model": asked.model, "usage": usage})
+    usage = {"prompt_tokens": request.input_tokens, "total_tokens": request.input_tokens}
+    return encode({"object": "list", "data": data, "model": request.model, "usage": usage})
 
 
 def _count(texts: Any) -> int:
@@ -34,16 +34,16 @@ def _count(texts: Any) -> int:
     return len(texts)
 
 
-def _vector(asked: Asked, place: int) -> list[float] | str:
-    dimensions = min(max(whole_number(asked.payload.get("dimensions"), 16), 1), _MAX_DIMENSIONS)
-    start = mix(asked.key + place)
+def _vector(request: ParsedRequest, place: int) -> list[float] | str:
+    dimensions = min(max(whole_number(request.payload.get("dimensions"), 16), 1), _MAX_DIMENSIONS)
+    start = mix(request.key + place)
     numbers = array("f", (uniform(mix(start + d)) * 2 - 1 for d in range(dimensions)))
-    packed = asked.payload.get("encoding_format") == "base64"
+    packed = request.payload.get("encoding_format") == "base64"
     return b64encode(numbers.tobytes()).decode() if packed else numbers.tolist()
 
 
 EMBEDDINGS = Format(
-    complaint=_complaint,
+    find_error=_find_error,
     output_tokens=lambda _: 0,
     body=_body,
     events=None,

@@ -1,4 +1,4 @@
-"""`/v1/messages`, as Anthropic has it: from `message_start` to `message_stop`."""
+"""`/v1/messages`, as in Anthropic's API: from `message_start` to `message_stop`."""
 
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
@@ -6,13 +6,13 @@ from typing import Any
 
 from stormbreak.provider.formats.base import (
     TOKENS,
-    Asked,
     CacheWrites,
     Events,
     Format,
+    ParsedRequest,
     Refusal,
     encode,
-    messages_complaint,
+    find_message_error,
     named_event,
     text_for,
     whole_number,
@@ -41,13 +41,13 @@ _DETAILED = frozenset(
         "change_outcome_unknown",
     }
 )
-"""The codes that Anthropic writes down; of every other error it says only the type."""
+"""The error codes that Anthropic sends; other errors have only a type."""
 
 
-def _complaint(payload: Mapping[str, Any]) -> str | None:
+def _find_error(payload: Mapping[str, Any]) -> str | None:
     if whole_number(payload.get("max_tokens"), 0) < 1:
         return "max_tokens: a number of at least 1 is required"
-    return messages_complaint(payload)
+    return find_message_error(payload)
 
 
 def _output_tokens(payload: Mapping[str, Any]) -> int:
@@ -55,7 +55,7 @@ def _output_tokens(payload: Mapping[str, Any]) -> int:
 
 
 def _written(payload: Mapping[str, Any]) -> CacheWrites:
-    """What stands in the blocks that are marked with `cache_control`. Each request writes it anew, and none reads it."""
+    """Count tokens of blocks with `cache_control`. Each request writes them; none reads them."""
     short = hour = 0
     for block in _blocks(payload):
         control = block.get("cache_control")
@@ -77,19 +77,19 @@ def _blocks(payload: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def _message(
-    asked: Asked, content: list[Any], stop: str | None, output_tokens: int
+    request: ParsedRequest, content: list[Any], stop: str | None, output_tokens: int
 ) -> dict[str, Any]:
-    short, hour = asked.written
+    short, hour = request.written
     return {
-        "id": f"msg_{asked.digest}",
+        "id": f"msg_{request.digest}",
         "type": "message",
         "role": "assistant",
-        "model": asked.model,
+        "model": request.model,
         "content": content,
         "stop_reason": stop,
         "stop_sequence": None,
         "usage": {
-            "input_tokens": asked.input_tokens - short - hour,
+            "input_tokens": request.input_tokens - short - hour,
             "cache_creation_input_tokens": short + hour,
             "cache_read_input_tokens": 0,
             "cache_creation": {
@@ -101,31 +101,31 @@ def _message(
     }
 
 
-def _body(asked: Asked) -> bytes:
-    content = [{"type": "text", "text": text_for(asked.digest)}]
-    return encode(_message(asked, content, "end_turn", asked.answer_tokens))
+def _body(request: ParsedRequest) -> bytes:
+    content = [{"type": "text", "text": text_for(request.digest)}]
+    return encode(_message(request, content, "end_turn", request.answer_tokens))
 
 
-def _events(asked: Asked) -> Events:
+def _events(request: ParsedRequest) -> Events:
     def event(name: str, **more: Any) -> bytes:
         return named_event(name, {"type": name, **more})
 
     return Events(
         opening=[
-            event("message_start", message=_message(asked, [], None, 1)),
+            event("message_start", message=_message(request, [], None, 1)),
             event("content_block_start", index=0, content_block={"type": "text", "text": ""}),
             event("ping"),
         ],
         output=[
             event("content_block_delta", index=0, delta={"type": "text_delta", "text": word})
-            for word in words_for(asked.digest)
+            for word in words_for(request.digest)
         ],
         finish=[
             event("content_block_stop", index=0),
             event(
                 "message_delta",
                 delta={"stop_reason": "end_turn", "stop_sequence": None},
-                usage={"output_tokens": asked.answer_tokens},
+                usage={"output_tokens": request.answer_tokens},
             ),
         ],
         end=[event("message_stop")],
@@ -133,7 +133,7 @@ def _events(asked: Asked) -> Events:
 
 
 def _error(refusal: Refusal) -> bytes:
-    """Name the error by its status; a code, where there is one, stands in the details."""
+    """Encode an error: the type by status, and the code, if any, in the details."""
     kind = _TYPES.get(refusal.status)
     if kind is None:
         kind = "invalid_request_error" if refusal.status < 500 else "api_error"
@@ -146,7 +146,7 @@ def _error(refusal: Refusal) -> bytes:
 _LATE = {"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}}
 
 MESSAGES = Format(
-    complaint=_complaint,
+    find_error=_find_error,
     output_tokens=_output_tokens,
     body=_body,
     events=_events,

@@ -1,4 +1,4 @@
-"""From the body of a request to what its answer is made from, or to what is wrong with it."""
+"""Parse the body of a request, or describe what is wrong with it."""
 
 from collections.abc import Mapping
 from hashlib import blake2b
@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from stormbreak.provider.formats.base import Asked, Format, Refusal
+from stormbreak.provider.formats.base import Format, ParsedRequest, Refusal
 from stormbreak.provider.formats.chat import CHAT
 from stormbreak.provider.formats.embeddings import EMBEDDINGS
 from stormbreak.provider.formats.messages import MESSAGES
@@ -21,14 +21,16 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
         "/v1/messages": MESSAGES,
     }
 )
-"""The addresses where work is asked for."""
+"""The formats by endpoint."""
 
-_DELIVERY = ("stream", "stream_options")  # how an answer comes does not change what it says
+_DELIVERY = ("stream", "stream_options")  # delivery options do not change the answer
 _encode = msgspec.json.Encoder(order="sorted").encode
 
 
-def understand(format_: Format, headers: Mapping[bytes, bytes], body: bytes) -> Asked | Refusal:
-    """Read a request; `headers` by lower-case name."""
+def understand(
+    format_: Format, headers: Mapping[bytes, bytes], body: bytes
+) -> ParsedRequest | Refusal:
+    """Parse a request; `headers` by lower-case name."""
     for name in format_.demands:
         if name not in headers:
             return Refusal(400, f"{name.decode()}: header is required")
@@ -41,11 +43,11 @@ def understand(format_: Format, headers: Mapping[bytes, bytes], body: bytes) -> 
     model = payload.get("model")
     if not isinstance(model, str):
         return Refusal(400, "you must provide a model")
-    wrong = format_.complaint(payload)
+    wrong = format_.find_error(payload)
     if wrong:
         return Refusal(400, wrong)
     essence = _essence(payload)
-    return Asked(
+    return ParsedRequest(
         format=format_,
         model=model,
         digest=_digest(essence),
@@ -56,7 +58,7 @@ def understand(format_: Format, headers: Mapping[bytes, bytes], body: bytes) -> 
 
 
 def request_digest(payload: Mapping[str, Any]) -> str:
-    """Compute the digest by which a request is known."""
+    """Compute the digest that identifies a request."""
     return _digest(_essence(payload))
 
 

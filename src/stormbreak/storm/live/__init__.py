@@ -1,4 +1,4 @@
-"""Storms on real sockets: the embedded provider against any program that asks it."""
+"""Storms on real sockets: the embedded provider against any program."""
 
 from stormbreak.storm.live.programs import Program, ProgramError
 from stormbreak.storm.live.run import Played, play

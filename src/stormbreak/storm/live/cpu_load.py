@@ -1,6 +1,6 @@
-"""How busy processors were, so that a figure can be told from a machine that could not keep up.
+"""CPU load during a live storm, to detect results that an overloaded machine distorted.
 
-Read from /proc, once in `WINDOW` seconds; where there is none, nobody knows.
+It is read from /proc once in `WINDOW` seconds, and unknown where there is no /proc.
 """
 
 import os
@@ -10,32 +10,32 @@ from dataclasses import dataclass
 from pathlib import Path
 
 WINDOW = 5.0
-"""Seconds over which a share is taken."""
+"""Seconds of a measurement window."""
 
 ENOUGH = 0.8
-"""Of a core, from which on a process may have held things up."""
+"""Share of a core above which a process may have been the bottleneck."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PeakCpuLoad:
-    """The largest share of a core in any window; of the machine, of all its cores. None: not known."""
+    """The largest share of a core (of the machine: of all cores) in any window. None: unknown."""
 
-    program: float | None = None  # the busiest of its copies, with what they started and waited for
+    program: float | None = None  # the busiest copy, with its waited-for children
     provider: float | None = None
     machine: float | None = None
 
 
 class CpuLoad:
-    """Watches some processes beside this one, in which the provider is."""
+    """Watches some processes and this one, which runs the provider."""
 
     def __init__(self, pids: Iterable[int]) -> None:
         self._pids = tuple(pids)
         self._since = time.monotonic()
         self._before = self._read()
-        self._most: dict[str, float] = {}
+        self._max: dict[str, float] = {}
 
-    def look(self) -> None:
-        """Take the shares of a window, if one is over."""
+    def sample(self) -> None:
+        """Measure the shares of a window, if one is over."""
         took = time.monotonic() - self._since
         if took < WINDOW:
             return
@@ -45,23 +45,23 @@ class CpuLoad:
             if name in self._before:
                 share = max(0.0, seconds - self._before[name]) / took
                 kind = name.partition(" ")[0]
-                self._most[kind] = max(share, self._most.get(kind, 0.0))
+                self._max[kind] = max(share, self._max.get(kind, 0.0))
         self._before = now
 
     @property
     def busiest(self) -> PeakCpuLoad:
-        """The most until now; nothing before the first window is over."""
-        return PeakCpuLoad(**{kind: round(share, 3) for kind, share in self._most.items()})
+        """The maxima so far; unknown until the first window is over."""
+        return PeakCpuLoad(**{kind: round(share, 3) for kind, share in self._max.items()})
 
     def _read(self) -> dict[str, float]:
-        """CPU seconds until now of whatever is known."""
+        """CPU seconds so far, where known."""
         seconds = {"provider": time.process_time(), "machine": _of_machine()}
         seconds.update((f"program {pid}", _of_process(pid)) for pid in self._pids)
         return {name: known for name, known in seconds.items() if known is not None}
 
 
 def _of_process(pid: int) -> float | None:
-    """User and system time, of its waited-for children, too (proc(5): fields 14 to 17)."""
+    """User and system time, with waited-for children (proc(5): fields 14 to 17)."""
     try:
         told = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
@@ -71,7 +71,7 @@ def _of_process(pid: int) -> float | None:
 
 
 def _of_machine() -> float | None:
-    """All but idle and waiting for disks, per core (proc(5): /proc/stat)."""
+    """Busy time per core, without disk waits (proc(5): /proc/stat)."""
     try:
         first = Path("/proc/stat").read_text().partition("\n")[0]
     except OSError:

@@ -11,14 +11,14 @@ from typing import NamedTuple, TypeAlias
 
 import msgspec
 
-from stormbreak.provider.formats.base import Asked
+from stormbreak.provider.formats.base import ParsedRequest
 from stormbreak.storm.measures import Record, quantile
 
-_PROMPT_TOKENS = 40  # about; what a call has beyond them is its answer
+_PROMPT_TOKENS = 40  # about; the other tokens of a call are its answer
 
 
 class Bounds(NamedTuple):
-    """What every call is told beside its prompt."""
+    """The fields of every call besides its prompt."""
 
     model: str
     deadline: float  # real seconds
@@ -26,7 +26,7 @@ class Bounds(NamedTuple):
 
 
 class Prompts:
-    """Texts that hold a mark; a body that holds the text, in whatever format, is of that call."""
+    """Prompts with a mark; a body with the text, in any format, belongs to that call."""
 
     def __init__(self, of: str) -> None:
         self._of = of
@@ -37,12 +37,12 @@ class Prompts:
         return f"call {number} of {self._of}: say something about the weather."
 
     def number_in(self, body: bytes) -> int | None:
-        """Which call a body is of; of several, as in a conversation, the last. None: of none."""
+        """Return the call that a body belongs to; the last of several, as in a conversation. None: no call."""
         found = self._mark.findall(body)
         return int(found[-1]) if found else None
 
     def line(self, number: int, bounds: Bounds, *, called: int, tokens: int = 0) -> bytes:
-        """The line that asks for a call; to the program its number is `called`."""
+        """Encode the line for a call; the program sees `called` as its number."""
         said = {"call": called, "prompt": self.prompt(number), **bounds._asdict()}
         if tokens:
             said["max_tokens"] = max(1, tokens - _PROMPT_TOKENS)
@@ -50,10 +50,10 @@ class Prompts:
 
 
 # ---------------------------------------------------------------- observed calls
-# Pure. The measures are taken from these records; nothing here is what a program says of itself. A
-# call was answered in time if a good answer had been written whole, to a connection that was still
-# there, by its deadline. One that was not counts as ended at its deadline, since nobody outside
-# knows when the program gave it up.
+# Pure. The measures come from these records, not from what a program reports. A
+# call was answered in time if a good answer was written completely, to an open connection,
+# by its deadline. Any other call counts as ended at its deadline, since only the program
+# knows when it gave up.
 
 Name: TypeAlias = int | str  # the number of a call, or the digest of its body
 
@@ -61,60 +61,60 @@ Name: TypeAlias = int | str  # the number of a call, or the digest of its body
 class ObservedCall:
     """The attempts of one call; times are scenario seconds."""
 
-    __slots__ = ("answered_at", "asked_at", "attempts")
+    __slots__ = ("answered_at", "attempts", "requested_at")
 
-    def __init__(self, asked_at: float) -> None:
-        self.asked_at = asked_at  # at first
+    def __init__(self, requested_at: float) -> None:
+        self.requested_at = requested_at  # at first
         self.attempts = 0
         self.answered_at: float | None = None  # at first
 
     def record(self, arrived: float, deadline: float) -> Record:
-        """This call, if it arrived at `arrived`."""
+        """Return the record of this call, if it arrived at `arrived`."""
         in_time = self.answered_at is not None and self.answered_at <= arrived + deadline
         ended = self.answered_at if in_time else arrived + deadline
         assert ended is not None
-        return Record(arrived, ended, in_time, self.attempts, max(0.0, self.asked_at - arrived))
+        return Record(arrived, ended, in_time, self.attempts, max(0.0, self.requested_at - arrived))
 
 
 class Observations:
-    """The observer of a storm. `matched_by` tells of which call a request is; None: of none that was given."""
+    """The observer of a storm. `matched_by` returns the call of a request; None: no call."""
 
-    def __init__(self, matched_by: Callable[[Asked], Name | None]) -> None:
+    def __init__(self, matched_by: Callable[[ParsedRequest], Name | None]) -> None:
         self._known_by = matched_by
         self.calls: dict[Name, ObservedCall] = {}
-        self.strangers = 0  # requests for no call
+        self.unmatched_requests = 0  # requests for no call
         self.attempts: list[int] = []  # in each second
-        self.answers = 0  # to calls that had none
+        self.answers = 0  # first answers of calls
 
-    def asked(self, asked: Asked, at: float) -> None:
-        """Note an attempt."""
+    def received(self, request: ParsedRequest, at: float) -> None:
+        """Record an attempt."""
         second = int(at)
         self.attempts.extend([0] * (second + 1 - len(self.attempts)))
         self.attempts[second] += 1
-        name = self._known_by(asked)
+        name = self._known_by(request)
         if name is None:
-            self.strangers += 1
+            self.unmatched_requests += 1
             return
         call = self.calls.get(name)
         if call is None:
             call = self.calls[name] = ObservedCall(at)
         call.attempts += 1
 
-    def answered(self, asked: Asked, at: float) -> None:
-        """Note an answer."""
-        name = self._known_by(asked)
+    def answered(self, request: ParsedRequest, at: float) -> None:
+        """Record an answer."""
+        name = self._known_by(request)
         call = None if name is None else self.calls.get(name)
         if call is not None and call.answered_at is None:
             call.answered_at = at
             self.answers += 1
 
     def has_answered(self, name: Name) -> bool:
-        """Whether that call has its answer."""
+        """Whether that call is answered."""
         call = self.calls.get(name)
         return call is not None and call.answered_at is not None
 
     def for_sent_calls(self, times: Sequence[float], deadline: float) -> list[Record]:
-        """The calls that were handed to the program at `times`; call number i is the i-th, from 1 on."""
+        """Return the calls that were given to the program at `times`; numbers start at 1."""
         never = ObservedCall(0.0)
         return [
             self.calls.get(number, never).record(arrived, deadline)
@@ -122,12 +122,14 @@ class Observations:
         ]
 
     def for_unknown_calls(self, until: float, deadline: float) -> list[Record]:
-        """The calls that the program brought before `until`: each arrived when it was first asked for."""
-        calls = sorted(self.calls.values(), key=lambda call: call.asked_at)
-        return [call.record(call.asked_at, deadline) for call in calls if call.asked_at < until]
+        """Return the program's own calls before `until`: each arrived with its first request."""
+        calls = sorted(self.calls.values(), key=lambda call: call.requested_at)
+        return [
+            call.record(call.requested_at, deadline) for call in calls if call.requested_at < until
+        ]
 
 
 def waits(records: Sequence[Record], start: float) -> tuple[float, float]:
-    """Median and 99th percentile of the seconds until a call was first asked for, over those that ever were."""
+    """Median and 99th percentile of the seconds until the first request of a call, over the calls that were requested."""
     ordered = sorted(call.queued for call in records if call.attempts and call.arrived >= start)
     return quantile(ordered, 0.5) or 0.0, quantile(ordered, 0.99) or 0.0

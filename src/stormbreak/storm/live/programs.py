@@ -1,8 +1,8 @@
-"""The programs under test: copies of one command, each in a process group of its own, which ends with the storm.
+"""The programs under test: copies of one command, each in a process group of its own, which is killed after the storm.
 
-A program gets the environment it would have anyway, with the address of the provider and a key that opens nothing.
-What it writes to its standard output is not read: the provider saw all that counts. Of what it writes to standard error
-the end is kept, for the case that it dies.
+A program gets its usual environment, with the base URL of the provider and a dummy key.
+Its standard output is not read: the provider sees all that counts. The end of its standard
+error is kept, in case it dies.
 """
 
 import asyncio
@@ -20,13 +20,13 @@ from stormbreak.errors import ConfigurationError, StormbreakError
 from stormbreak.key_patterns import looks_like_key, quoted
 
 KEY = "storm"
-"""What every program gets for a key."""
+"""The dummy API key of every program."""
 
 _KEPT = 4096  # bytes of standard error
 _STDERR = 2
 _GRACE = 2.0  # seconds between SIGTERM and SIGKILL
-_LOOK = 0.02  # seconds between looks at one that is to end
-_STDERR_TAIL = 0.5  # seconds in which what a dead program wrote is still read
+_LOOK = 0.02  # seconds between checks of a process that must end
+_STDERR_TAIL = 0.5  # seconds to read the output of a dead program
 
 
 class Program(NamedTuple):
@@ -36,25 +36,23 @@ class Program(NamedTuple):
     words: tuple[str, ...]
 
     def check(self) -> None:
-        """Raise ConfigurationError if there is nothing to start."""
+        """Raise ConfigurationError if the program does not exist."""
         if not self.words:
             raise ConfigurationError("--cmd names no program")
         if which(self.words[0]) is None:
-            raise ConfigurationError(
-                f"--cmd: there is no program {_named(self.words[0])} that can be started"
-            )
+            raise ConfigurationError(f"--cmd: program {_named(self.words[0])} not found")
 
 
 class ProgramError(StormbreakError):
-    """A program did not play its part. `said` is the end of its standard error, as it wrote it."""
+    """A program failed. `stderr` is the end of its standard error, unchanged."""
 
-    def __init__(self, what: str, *, said: str = "") -> None:
+    def __init__(self, what: str, *, stderr: str = "") -> None:
         super().__init__(what)
-        self.said = said
+        self.stderr = stderr
 
 
 class Copy(asyncio.SubprocessProtocol):
-    """One running copy of a program, and the leader of a process group."""
+    """One running copy of a program, the leader of a process group."""
 
     def __init__(self, number: int) -> None:
         self.number = number  # from 1 on
@@ -62,32 +60,34 @@ class Copy(asyncio.SubprocessProtocol):
         self._tail = b""
         self._silent = asyncio.Event()
 
-    # ------------------------------------------------------------ what the event loop calls
+    # ------------------------------------------------------------ called by the event loop
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """It runs."""
-        self._transport = cast("asyncio.SubprocessTransport", transport)  # uvloop's is none by name
+        """Store the pipe to its standard input."""
+        self._transport = cast(
+            "asyncio.SubprocessTransport", transport
+        )  # uvloop's is not a subclass
 
     def pipe_data_received(self, fd: int, data: bytes) -> None:  # noqa: ARG002
-        """It wrote to its standard error."""
+        """Keep the end of its standard error."""
         self._tail = (self._tail + data)[-_KEPT:]
 
     def pipe_connection_lost(self, fd: int, exc: Exception | None) -> None:  # noqa: ARG002
-        """It, and whoever it gave it to, closed its standard error."""
+        """All processes have closed its standard error."""
         if fd == _STDERR:
             self._silent.set()
 
-    # ------------------------------------------------------------ what its owner calls
+    # ------------------------------------------------------------ called by its owner
 
     @property
     def transport(self) -> asyncio.SubprocessTransport:
-        """The process; it must have been started."""
+        """The transport of the started process."""
         assert self._transport is not None
         return self._transport
 
     @property
     def pid(self) -> int:
-        """Its process, and its process group."""
+        """The process id, also of its group."""
         pid = self.transport.get_pid()
         assert pid is not None
         return pid
@@ -98,13 +98,13 @@ class Copy(asyncio.SubprocessProtocol):
         return self.transport.get_returncode()
 
     def feed(self, line: bytes) -> None:
-        """Hand it a line; what it does not read waits, and one that has ended misses it."""
+        """Send it a line; unread lines are buffered, an ended process gets none."""
         pipe = self._stdin
         if pipe is not None and not pipe.is_closing():
             pipe.write(line)
 
     def finish(self) -> None:
-        """Tell it that nothing more comes."""
+        """Close its standard input."""
         if self._stdin is not None:
             self._stdin.close()
 
@@ -116,7 +116,7 @@ class Copy(asyncio.SubprocessProtocol):
         return self._tail.decode(errors="replace")
 
     def send(self, number: signal.Signals) -> None:
-        """Send a signal to all that is left of its process group."""
+        """Send a signal to the rest of its process group."""
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, number)
 
@@ -128,7 +128,7 @@ class Copy(asyncio.SubprocessProtocol):
 async def start(
     program: Program, running: list[Copy], copies: int, around: Mapping[str, str], *, fed: bool
 ) -> None:
-    """Start so many copies, each put into `running` at once; with `fed`, lines can be handed to them."""
+    """Start `copies`, each added to `running` at once; with `fed`, they can be sent lines."""
     loop = asyncio.get_running_loop()
     for number in range(1, copies + 1):
         try:
@@ -142,13 +142,15 @@ async def start(
                 start_new_session=True,
             )
         except (OSError, ValueError) as error:
-            why = getattr(error, "strerror", None) or "it cannot be started"
-            raise ConfigurationError(f"--cmd: {_named(program.words[0])}: {why.lower()}") from error
+            reason = getattr(error, "strerror", None) or "it cannot be started"
+            raise ConfigurationError(
+                f"--cmd: {_named(program.words[0])}: {reason.lower()}"
+            ) from error
         running.append(copy)
 
 
 async def stop(copies: Sequence[Copy]) -> None:
-    """End them and all that they started; whoever does not go is killed."""
+    """Terminate the copies and their children; kill those that do not end."""
     for copy in copies:
         copy.send(signal.SIGTERM)
     try:
@@ -164,14 +166,14 @@ async def stop(copies: Sequence[Copy]) -> None:
 
 
 async def _gone(copies: Sequence[Copy]) -> None:
-    """Wait until none of them runs; not, as asyncio's `wait` may, for whatever else holds their pipes."""
+    """Wait until none of them runs, even if others still hold their pipes."""
     for copy in copies:
         while copy.code is None:  # noqa: ASYNC110
             await asyncio.sleep(_LOOK)
 
 
 def environment(base_url: str) -> dict[str, str]:
-    """What a program finds around it."""
+    """Return the environment of a program."""
     away = os.environ.get("NO_PROXY") or os.environ.get("no_proxy") or ""
     direct = ",".join(filter(None, ["127.0.0.1", away]))
     return {
@@ -186,13 +188,13 @@ def environment(base_url: str) -> dict[str, str]:
 
 
 def name_of(words: Sequence[str]) -> str:
-    """What a command is called that was given no name: its script, else its program."""
+    """Return the name of a command without a given name: its script, else its program."""
     scripts = [Path(word).stem for word in words if _is_file(word)]
     return scripts[-1] if scripts else Path(words[0]).name if words else ""
 
 
 def _named(word: str) -> str:
-    """A program in quotes. A path has letters and digits as a key has: its parts are looked at one by one."""
+    """Quote a program. A path can look like a key, so its parts are checked one by one."""
     is_path = "/" in word and not any(map(looks_like_key, word.split("/")))
     return repr(word) if is_path else quoted(word)
 

@@ -1,7 +1,7 @@
-"""One storm for one program, from its first call before the storm to the measures. Everything runs on one event loop.
+"""Run one live storm against one program, from the rehearsal call to the measures, on one event loop.
 
-The provider, which is in this process, begins scenario time when the storm does; calls are handed over by that time,
-and ended by it.
+The provider runs in this process and starts scenario time with the storm; calls are sent and expire
+by scenario time.
 """
 
 import asyncio
@@ -22,16 +22,16 @@ from stormbreak.storm.result import Result, series
 from stormbreak.storm.traffic import Traffic, check_measured, traffic
 
 PATIENCE = 60.0
-"""Real seconds in which a program must have made its first call."""
+"""Real seconds for the first call of a program."""
 
-_LOOK = 0.05  # real seconds between looks at the programs
-_SLOW_START = 5.0  # real seconds that a first call may take to be asked for
+_LOOK = 0.05  # real seconds between checks of the programs
+_SLOW_START = 5.0  # real seconds until the request of a first call
 _AFTERWARDS = 1.0  # scenario seconds; the last call ends at its deadline
 _NOTHING = Traffic([], [], [])
 
 
 class Moment(NamedTuple):
-    """How far a storm is: the scenario time, and what was counted until then."""
+    """The progress of a storm: the scenario time, and the counts so far."""
 
     now: float
     until: float
@@ -45,18 +45,18 @@ Progress = Callable[[Moment], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Played:
-    """What came of it.
+    """The result of a live storm.
 
     Attributes:
-        result: the measures, as of a simulation; of `openings` nothing is known, and nothing counted.
-        strangers: requests that held no prompt of the storm.
-        exits: the exit codes of the copies; None: it had to be stopped.
-        latest: real seconds by which the latest call was handed over too late.
-        busiest: how busy processors were.
+        result: the measures, as of a simulation, without `openings`, which are unknown.
+        unmatched_requests: requests without a prompt of the storm.
+        exits: the exit codes of the copies; None: it was stopped.
+        latest: the maximum delay in sending a call to a program, real seconds.
+        busiest: the CPU load.
     """
 
     result: Result
-    strangers: int
+    unmatched_requests: int
     exits: tuple[int | None, ...]
     latest: float
     busiest: PeakCpuLoad
@@ -72,11 +72,11 @@ async def play(
     own_traffic: bool = False,
     progress: Progress | None = None,
 ) -> Played:
-    """Play a scenario, as `staged` made it, to copies of a program. A cancel ends them all.
+    """Play a scenario, as `staged` made it, against copies of a program. A cancel ends them all.
 
     Raises:
-        ConfigurationError: it cannot be played, or the program not be started.
-        ProgramError: the program asked for nothing, or ended before it had got all its calls.
+        ConfigurationError: the scenario cannot be played, or the program cannot be started.
+        ProgramError: the program sent no request, or ended before it got all its calls.
     """
     load = scenario.load
     assert load is not None
@@ -107,7 +107,7 @@ def _calls(scenario: Scenario, load: Load, seed: int) -> Traffic:
 
 
 class _Storm:
-    """What goes on while it lasts."""
+    """The state of a running storm."""
 
     def __init__(
         self,
@@ -129,10 +129,10 @@ class _Storm:
         self._handed = 0
         self._latest = 0.0
 
-    # ------------------------------------------------------------ calls that are handed over
+    # ------------------------------------------------------------ calls sent to the program
 
     async def send_call(self, calls: Traffic, name: str) -> None:
-        """Rehearse, then hand over every call when it is due, until the last has ended."""
+        """Rehearse, then send every call when it is due, until the last has ended."""
         bounds = Bounds(
             model=next(iter(self._scenario.provider.models), "storm-1"),
             deadline=self._load.deadline / self._server.speed,
@@ -151,10 +151,10 @@ class _Storm:
             handing.cancel()
 
     async def _rehearse(self, prompts: Prompts, bounds: Bounds) -> None:
-        """One call to each copy, on a good day: whoever answers it has started, and found the provider.
+        """Send one call to each copy without faults: a copy that handles it has started and found the provider.
 
-        Its times are those of the storm, since programs set themselves up by their first line. Whoever is so slow to start
-        that it gives that call up is handed it again.
+        It has the deadline and timeout of the storm, since programs configure themselves by their first line. A copy that
+        starts so slowly that it gives up the call gets it again.
         """
         seen = Observations(lambda asked: prompts.number_in(asked.essence))
         self._server.play(rehearsal(self._scenario), seen)
@@ -168,9 +168,7 @@ class _Storm:
                 hand_at = loop.time() + bounds.deadline + _SLOW_START
             await self._check_alive("before the storm began")
             if loop.time() > end:
-                asked = (
-                    f"{len(seen.calls)} of {len(self._copies)} copies asked for their first call"
-                )
+                asked = f"{len(seen.calls)} of {len(self._copies)} copies sent a request for their first call"
                 raise self._failed(f"{asked}, and {seen.answers} got its answer, in {PATIENCE:g} s")
             await asyncio.sleep(_LOOK)
 
@@ -186,7 +184,7 @@ class _Storm:
             copy.finish()
 
     async def _watch(self, handing: asyncio.Task[None] | None = None) -> None:
-        """Look on until all has ended, or the last deadline has passed."""
+        """Watch until all calls have ended, or the last deadline has passed."""
         end = self._scenario.duration + self._load.deadline + _AFTERWARDS
         busy = CpuLoad(copy.pid for copy in self._copies)
         while self._server.now < end:
@@ -195,7 +193,7 @@ class _Storm:
                     return
             else:
                 await self._check_alive(f"after {self._server.now:.1f} s of the storm")
-            busy.look()
+            busy.sample()
             self._busiest = busy.busiest
             self._notify()
             await asyncio.sleep(_LOOK)
@@ -203,25 +201,25 @@ class _Storm:
     # ------------------------------------------------------------ a program's own traffic
 
     def attend(self) -> None:
-        """See every request from now on: a copy may ask while the next one is being started."""
+        """Observe every request from now on: a copy may send one while the next copy starts."""
         self._server.play(self._scenario, self._seen)
 
     async def wait_for(self) -> None:
-        """Wait for the program's first request, with which the storm begins; then look on."""
+        """Wait for the program's first request, which begins the storm; then watch."""
         loop = asyncio.get_running_loop()
         end = loop.time() + PATIENCE
         while not self._seen.calls:
             if all(copy.code is not None for copy in self._copies):
-                await self._check_alive("without having asked for anything")
+                await self._check_alive("without a request")
             if loop.time() > end:
-                raise self._failed(f"it asked for nothing in {PATIENCE:g} s")
+                raise self._failed(f"it sent no request in {PATIENCE:g} s")
             await asyncio.sleep(_LOOK)
         await self._watch()
 
-    # ------------------------------------------------------------ what came of it
+    # ------------------------------------------------------------ result
 
     def played(self, program: str, seed: int, calls: Traffic) -> Played:
-        """Take the measures."""
+        """Compute the measures."""
         scenario, load, seen = self._scenario, self._load, self._seen
         records = (
             seen.for_sent_calls(calls.times, load.deadline)
@@ -229,7 +227,7 @@ class _Storm:
             else seen.for_unknown_calls(scenario.duration, load.deadline)
         )
         if not any(record.attempts for record in records):
-            raise self._failed("it asked for none of its calls")
+            raise self._failed("it sent no request for any of its calls")
         ideal = ideal_throughput(scenario, [record.arrived for record in records])
         last = 1 + int(max(record.ended for record in records))
         attempts = seen.attempts[:last]
@@ -245,13 +243,13 @@ class _Storm:
                 measures=_with_waits(measures, records, load),
                 series=series(records, ideal, attempts),
             ),
-            strangers=seen.strangers,
+            unmatched_requests=seen.unmatched_requests,
             exits=tuple(copy.code for copy in self._copies),
             latest=self._latest,
             busiest=self._busiest,
         )
 
-    # ------------------------------------------------------------ on the way
+    # ------------------------------------------------------------ checks
 
     def _notify(self) -> None:
         if self._progress is not None:
@@ -267,23 +265,23 @@ class _Storm:
                     f"copy {copy.number} of {len(self._copies)} " if len(self._copies) > 1 else ""
                 )
                 raise self._failed(
-                    f"{which}ended {when}, with {_in_words(copy.code)}",
-                    said=await copy.stderr_tail(),
+                    f"{which}ended {when}, with {_describe(copy.code)}",
+                    stderr=await copy.stderr_tail(),
                 )
 
-    def _failed(self, what: str, *, said: str = "") -> ProgramError:
+    def _failed(self, what: str, *, stderr: str = "") -> ProgramError:
         statuses = self._server.stats()["answers"]
         refused = ", ".join(sorted(status for status in statuses if status in {"400", "401"}))
         if refused and not self._seen.calls:
             what += f" (its requests were answered with {refused})"
-        return ProgramError(f"{self._name}: {what}", said=said)
+        return ProgramError(f"{self._name}: {what}", stderr=stderr)
 
 
 def _with_waits(measures: Measures, records: Sequence[Record], load: Load) -> Measures:
-    """With the waits of the calls that were asked for: of the others nobody outside knows how long they waited."""
+    """Return the measures with the waits of requested calls; those of other calls are unknown."""
     middle, most = waits(records, load.trigger_at or 0.0)
     return replace(measures, added_wait_p50=middle, added_wait_p99=most)
 
 
-def _in_words(code: int) -> str:
+def _describe(code: int) -> str:
     return f"exit code {code}" if code >= 0 else f"signal {-code}"

@@ -1,4 +1,4 @@
-"""A scenario made smaller, shorter, and fit for sockets: pure, from scenario to scenario."""
+"""Scale a scenario down for sockets. Pure: from scenario to scenario."""
 
 from dataclasses import replace
 
@@ -6,7 +6,7 @@ from stormbreak.errors import ConfigurationError
 from stormbreak.provider.scenario import RECOVERY_WINDOW, Limit, Load, Provider, Scenario
 
 _MAX_REHEARSAL = 5.0  # seconds of service
-_ANY = Load(rate=1.0)  # its deadline and timeout hold where a scenario has no load
+_ANY = Load(rate=1.0)  # deadline and timeout for scenarios without a load
 
 
 def staged(
@@ -17,10 +17,10 @@ def staged(
     copies: int = 1,
     own_traffic: bool = False,
 ) -> Scenario:
-    """Make it what is played: `scale` times everything that is counted, no crowd, a process for each copy.
+    """Return the scenario as played: counts times `scale`, no background traffic, one process a copy.
 
     Raises:
-        ConfigurationError: it has no load to play, is too short to be measured, or too small to exist.
+        ConfigurationError: it has no load, or is too short or too small to be measured.
     """
     load = scenario.load
     if load is None:
@@ -44,7 +44,7 @@ def staged(
 
 
 def rehearsal(scenario: Scenario) -> Scenario:
-    """The same provider on a good day, for a first call before the storm."""
+    """The same provider without faults, for the rehearsal call."""
     provider = scenario.provider
     service = min(provider.service, _MAX_REHEARSAL)
     calm = replace(
@@ -67,7 +67,7 @@ def _shorter(scenario: Scenario, load: Load, until: float) -> float:
     if load.trigger_until is not None and until < load.trigger_until + RECOVERY_WINDOW:
         raise ConfigurationError(
             f"--duration must be at least {load.trigger_until + RECOVERY_WINDOW:g}, {RECOVERY_WINDOW} s after the trigger of"
-            f" {scenario.name}, so that a recovery can be seen; got {until:g}"
+            f" {scenario.name}, so that a recovery can be measured; got {until:g}"
         )
     return until
 
