@@ -55,7 +55,7 @@ def flags(command):
 
 
 def test_its_flags_are_those_of_the_commands():
-    shared, own = documented("Flags"), documented("Retry failed rows")
+    shared, own = documented("Options"), documented("Retry failed rows")
     assert shared == flags(run.command)
     assert own == flags(retry.command) - flags(run.command)
     assert flags(run.command) - flags(retry.command) == {"--output"}

@@ -196,7 +196,7 @@ def test_a_storm_that_ended_before_its_trigger_has_no_price(tmp_path, capsys):
 def test_a_storm_of_a_file_needs_that_file(tmp_path, capsys):
     path = tmp_path / "storm.json"
     path.write_text('{"scenario": "mine", "policy": "p", "runs": [{"policy": "p", "goodput": 1}]}')
-    assert "--scenario is needed: no scenario and no file" in refused(capsys, f"roi --storm {path}")
+    assert "--scenario is needed: no scenario or file" in refused(capsys, f"roi --storm {path}")
 
 
 def test_a_typo_in_a_price_file_is_named(tmp_path, capsys):

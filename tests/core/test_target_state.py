@@ -110,7 +110,7 @@ def test_the_snapshot_shows_the_diagnosis():
         assert stage.state.snapshot(stage.now)["diagnosis"] == ("bad luck" if number else "none")
         stage.start().step(SERVER_ERROR)
 
-    assert stage.state.snapshot(stage.now)["trouble"] == "dead"
+    assert stage.state.snapshot(stage.now)["diagnosis"] == "dead"
     assert not stage.state.load(stage.now).healthy
 
 

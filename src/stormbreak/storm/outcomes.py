@@ -74,7 +74,7 @@ _OUTCOMES: Mapping[Kind, Outcome] = MappingProxyType(
         Kind.ERROR_IN_200: _BROKEN._replace(verdict=Verdict.SERVER_ERROR),
         Kind.ERROR_EARLY: _BROKEN._replace(verdict=Verdict.SERVER_ERROR),
         Kind.STALE: _OK,  # not detectable
-        Kind.SHORT_LENGTH: _BROKEN._replace(status=None),
+        Kind.SHORT_LENGTH: _BROKEN,
         Kind.LONG_HEADER: _BROKEN._replace(status=None),
         Kind.ENDLESS_HEADERS: _BROKEN._replace(status=None),
     }
