@@ -39,7 +39,7 @@ lint: $(READY)
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
-test: $(READY)  ## the test suite (3 minutes)
+test: $(READY)  ## the test suite (6 minutes on two cores)
 	@TMPDIR=$(SCRATCH) $(BIN)/pytest -n 3 --dist worksteal
 
 format: $(READY)  ## format the code
