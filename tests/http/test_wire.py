@@ -171,3 +171,13 @@ async def test_a_large_body_is_sent_without_a_warning(wire):
 
 def test_the_bound_is_64_mib():
     assert async_connection.BODY_LIMIT == 64 * 2**20
+
+
+async def test_a_header_with_a_line_break_is_an_outcome_and_is_not_sent(wire):
+    async with served() as server:
+        url = f"{server.base_url}/chat/completions"
+        got = await wire.exchange(PreparedRequest(url, {"X": "canary\r\nY: z"}, b"{}"))
+        await server.all_closed()
+    assert (got.verdict, got.maybe_processed) == (Verdict.INVALID, False)
+    assert "canary" not in repr(got)
+    assert server.requests == []

@@ -32,6 +32,7 @@ KEEP_ALIVE = 60.0  # seconds that an idle socket is kept
 MAX_AGE = 3600.0  # seconds after which a socket is not used again: its address may have moved
 
 _PARENTS: list[object] = []  # never collected in a child, since that would close it
+_BAD_HEADER = Outcome(Verdict.INVALID, detail="a header holds a line break or a NUL")
 _NOT_SENT = Outcome(Verdict.RESET, detail="connection lost")
 
 
@@ -330,7 +331,11 @@ class AsyncConnection:
             absolute = f"http://{address.authority}{address.target}"
             if proxy.authorization is not None:
                 extra = (f"Proxy-Authorization: {proxy.authorization}",)
-        exchange.send(address, request, absolute, extra)
+        try:
+            exchange.send(address, request, absolute, extra)
+        except ValueError:  # its message may hold the header
+            exchange.fail(_BAD_HEADER)
+            return _BAD_HEADER
         return exchange
 
     async def _pool(self) -> Pool:

@@ -137,7 +137,7 @@ class Exchange:
             self._check_sent()
         if parser.complete:
             self._finish()
-        elif len(parser.body) > 1 and sum(map(len, parser.body)) > UNREAD:
+        elif parser.unread > UNREAD:
             self.socket.pause()
         self.wake()
 

@@ -38,7 +38,7 @@ class ResponseParser:
 
     __slots__ = (
         "_count", "_head_size", "_interim", "_is_head", "_llhttp", "_size", "_start", "_until_close", "body", "complete", "headers",
-        "repeated", "reusable", "status",
+        "repeated", "reusable", "status", "unread",
     )  # fmt: skip
 
     def __init__(self, method: str = "POST") -> None:
@@ -52,6 +52,7 @@ class ResponseParser:
         self.headers: dict[str, str] = {}
         self.repeated: dict[str, tuple[str, ...]] = {}
         self.body: list[bytes] = []
+        self.unread = 0  # bytes of it
         self.complete = self.reusable = False
 
     def feed(self, data: bytes) -> None:
@@ -99,6 +100,7 @@ class ResponseParser:
             return b""
         piece = body[0] if len(body) == 1 else b"".join(body)
         body.clear()
+        self.unread = 0
         return piece
 
     # ------------------------------------------------------------ called by llhttp
@@ -163,6 +165,7 @@ class ResponseParser:
         """Keep a piece of the body."""
         if not self.complete:
             self.body.append(piece)
+            self.unread += len(piece)
 
     def on_message_complete(self) -> None:
         """Note the end of the response."""
