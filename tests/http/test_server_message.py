@@ -7,6 +7,7 @@ from weakref import ref
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from malformed_requests import IN_CHUNKS, MALFORMED, head
 from table_test import table_test
 
 from stormbreak.http.h1.server_message import (
@@ -22,12 +23,7 @@ from stormbreak.http.h1.server_message import (
 MAX_BODY = 1 << 20
 
 
-def head(*lines, first=b"POST / HTTP/1.1", host=b"Host: h"):
-    return b"\r\n".join([first, host, *lines, b"", b""])
-
-
 LENGTH = head(b"Content-Length: 5")
-IN_CHUNKS = head(b"Transfer-Encoding: chunked")
 PLAIN = b"POST /v1/x?a=b HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nhello"
 PARTS = (
     b"POST /c HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -35,99 +31,6 @@ PARTS = (
 )
 BARE = b"\r\nGET / HTTP/1.0\r\nhost: h\r\n\r\n"
 LAST = b"HEAD /v1/models HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"
-
-MALFORMED = {
-    "two lengths": head(b"Content-Length: 5", b"Content-Length: 6") + b"hello!",
-    "the same length twice": head(b"Content-Length: 5", b"Content-Length: 5") + b"hello",
-    "a list of lengths": head(b"Content-Length: 5, 5") + b"hello",
-    "length and chunked": head(b"Content-Length: 5", b"Transfer-Encoding: chunked") + b"hello",
-    "chunked and length": head(b"Transfer-Encoding: chunked", b"Content-Length: 5") + b"0\r\n\r\n",
-    "a negative length": head(b"Content-Length: -5") + b"hello",
-    "a length with a sign": head(b"Content-Length: +5") + b"hello",
-    "a length in words": head(b"Content-Length: five") + b"hello",
-    "a length in hex": head(b"Content-Length: 0x5") + b"hello",
-    "an empty length": head(b"Content-Length:") + b"hello",
-    "a length with a blank in it": head(b"Content-Length: 5 5") + b"hello",
-    "a length beyond 64 bits": head(b"Content-Length: 99999999999999999999") + b"hello",
-    "a vertical tab before a length": head(b"Content-Length: \x0b5") + b"hello",
-    "a folded header": head(b"X: a", b" b"),
-    "a folded length": head(b"Content-Length:", b" 5") + b"hello",
-    "a header that begins with a blank": head(b" X: a"),
-    "bare LF behind the request line": b"GET / HTTP/1.1\nHost: h\r\n\r\n",
-    "bare LF behind a header": b"GET / HTTP/1.1\r\nHost: h\n\r\n",
-    "bare LF as the end of the head": b"GET / HTTP/1.1\r\nHost: h\r\n\n",
-    "bare LF in front": b"\nGET / HTTP/1.1\r\nHost: h\r\n\r\n",
-    "bare LF in a value": head(b"a: b\nc: d"),
-    "bare CR in a value": head(b"a: b\rc"),
-    "bare CR as the end of a line": b"GET / HTTP/1.1\rHost: h\r\n\r\n",
-    "bare CR in front": b"\rGET / HTTP/1.1\r\nHost: h\r\n\r\n",
-    "NUL in a value": head(b"a: b\x00c"),
-    "NUL in a name": head(b"a\x00: b"),
-    "NUL in the target": b"GET /\x00 HTTP/1.1\r\nHost: h\r\n\r\n",
-    "DEL in a value": head(b"a: b\x7f"),
-    "a control character in a value": head(b"a: b\x01"),
-    "a blank before the colon": head(b"X : a"),
-    "a blank in a name": head(b"a b: c"),
-    "no colon": head(b"no colon"),
-    "no name": head(b": a"),
-    "two blanks before the target": b"GET  / HTTP/1.1\r\nHost: h\r\n\r\n",
-    "two blanks before the version": b"GET /  HTTP/1.1\r\nHost: h\r\n\r\n",
-    "a tab before the version": b"GET /\tHTTP/1.1\r\nHost: h\r\n\r\n",
-    "a blank behind the version": b"GET / HTTP/1.1 \r\nHost: h\r\n\r\n",
-    "a blank in the target": b"GET /a b HTTP/1.1\r\nHost: h\r\n\r\n",
-    "LF in the target": b"GET /\n HTTP/1.1\r\nHost: h\r\n\r\n",
-    "a target that is not ASCII": b"GET /\xff HTTP/1.1\r\nHost: h\r\n\r\n",
-    "a fragment": b"GET /#a HTTP/1.1\r\nHost: h\r\n\r\n",
-    "a URL as target": b"GET http://other/ HTTP/1.1\r\nHost: h\r\n\r\n",
-    "an asterisk as target": b"OPTIONS * HTTP/1.1\r\nHost: h\r\n\r\n",
-    "no target": b"GET HTTP/1.1\r\nHost: h\r\n\r\n",
-    "no version": b"GET /\r\n\r\n",
-    "HTTP/2.0 as text": b"GET / HTTP/2.0\r\nHost: h\r\n\r\n",
-    "the preface of HTTP/2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
-    "HTTP/0.9": b"GET / HTTP/0.9\r\nHost: h\r\n\r\n",
-    "HTTP/1.2": b"GET / HTTP/1.2\r\nHost: h\r\n\r\n",
-    "HTTP/1.10": b"GET / HTTP/1.10\r\nHost: h\r\n\r\n",
-    "http/1.1": b"GET / http/1.1\r\nHost: h\r\n\r\n",
-    "RTSP": b"GET / RTSP/1.0\r\nHost: h\r\n\r\n",
-    "ICE": b"SOURCE / ICE/1.0\r\nHost: h\r\n\r\n",
-    "TLS": b"\x16\x03\x01\x02\x00\r\n\r\n",
-    "a method in lower case": b"get / HTTP/1.1\r\nHost: h\r\n\r\n",
-    "an unknown method": b"BREW / HTTP/1.1\r\nHost: h\r\n\r\n",
-    "CONNECT": b"CONNECT h:443 HTTP/1.1\r\nHost: h\r\n\r\n",
-    "an upgrade": head(b"Connection: upgrade", b"Upgrade: h2c"),
-    "no host": b"GET / HTTP/1.1\r\n\r\n",
-    "no host in 1.0": b"GET / HTTP/1.0\r\n\r\n",
-    "an empty host": b"GET / HTTP/1.1\r\nHost:\r\n\r\n",
-    "two hosts": head(b"Host: h"),
-    "two hosts in one": b"GET / HTTP/1.1\r\nHost: a, b\r\n\r\n",
-    "a host with a path": b"GET / HTTP/1.1\r\nHost: a/b\r\n\r\n",
-    "two keys": head(b"Authorization: a", b"authorization: b"),
-    "gzip, chunked": head(b"Transfer-Encoding: gzip, chunked") + b"0\r\n\r\n",
-    "chunked, gzip": head(b"Transfer-Encoding: chunked, gzip") + b"0\r\n\r\n",
-    "chunked twice": head(b"Transfer-Encoding: chunked, chunked") + b"0\r\n\r\n",
-    "two lines of chunked": head(*[b"Transfer-Encoding: chunked"] * 2) + b"0\r\n\r\n",
-    "two codings": head(b"Transfer-Encoding: gzip", b"Transfer-Encoding: chunked") + b"0\r\n\r\n",
-    "identity": head(b"Transfer-Encoding: identity") + b"hello",
-    "an empty coding": head(b"Transfer-Encoding:") + b"0\r\n\r\n",
-    "a word that ends in chunked": head(b"Transfer-Encoding: xchunked") + b"0\r\n\r\n",
-    "a vertical tab before chunked": head(b"Transfer-Encoding: \x0bchunked") + b"0\r\n\r\n",
-    "a form feed behind chunked": head(b"Transfer-Encoding: chunked\x0c") + b"0\r\n\r\n",
-    "chunked in 1.0": head(b"Transfer-Encoding: chunked", first=b"POST / HTTP/1.0") + b"0\r\n\r\n",
-    "a body with GET": head(b"Content-Length: 5", first=b"GET / HTTP/1.1") + b"hello",
-    "chunks with DELETE": head(b"Transfer-Encoding: chunked", first=b"DELETE / HTTP/1.1") + b"0\r\n\r\n",
-    **{
-        f"a chunk size of {size!r}": IN_CHUNKS + size + b"\r\nhello\r\n0\r\n\r\n"
-        for size in (
-            b"0x5", b"+5", b"-5", b"5_0", b" 5", b"5 ", b"5\x0b", b"", b";a", b"\xb2", b"5 5", b"5;a\nb", b"5;a\rb",
-            b"5;\x00", b"zz", b"10000000000000005",
-        )
-    },
-    "bare LF behind a chunk size": IN_CHUNKS + b"5\nhello\r\n0\r\n\r\n",
-    "bare LF behind a chunk": IN_CHUNKS + b"5\r\nhello\n0\r\n\r\n",
-    "a chunk that is too long": IN_CHUNKS + b"5\r\nhello!\r\n0\r\n\r\n",
-    "a trailer that is none": IN_CHUNKS + b"5\r\nhello\r\n0\r\nX\0: a\r\n\r\n",
-    "a length as trailer": IN_CHUNKS + b"5\r\nhello\r\n0\r\nContent-Length: 5\r\n\r\n",
-}  # fmt: skip
 
 
 def read_all(pieces, max_body=MAX_BODY):

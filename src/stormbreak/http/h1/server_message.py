@@ -142,6 +142,11 @@ class RequestParser:
         return self._head
 
     @property
+    def path(self) -> str:
+        """The path of the request that is coming in; empty if it is not known yet."""
+        return "" if self._parsed is None else self._parsed[1]
+
+    @property
     def is_between(self) -> bool:
         """Whether nothing has come of a further request."""
         return self._at == len(self._data) and not self._fed and self._head is None
