@@ -165,6 +165,8 @@ class BufferedSender(Sender):
         if isinstance(result, Outcome):
             return result
         outcome = outcome_of(result, request, api_key, learn=learn)
+        if self._template.schema is not None:
+            outcome = self._template.check(outcome, command.target)
         if cancel is not None:
             raise AnsweredError(outcome, cancel)
         return outcome

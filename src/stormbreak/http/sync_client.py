@@ -9,6 +9,7 @@ from decimal import Decimal
 from typing import Any, Self
 
 from stormbreak.drivers.blocking import run
+from stormbreak.http.answer_schema import REPAIRS, Schema
 from stormbreak.http.client import AsyncClient, ClientControls
 from stormbreak.http.stream import Stream, StreamEvent
 from stormbreak.types import Answer, Priority, Usage
@@ -45,11 +46,19 @@ class Client(ClientControls):
         priority: Priority | None = None,
         deadline: float | None = None,
         tenant: str = "",
+        schema: Schema | None = None,
+        repairs: int = REPAIRS,
     ) -> Answer:
         """Send `payload` to `endpoint` and wait for the answer, as `AsyncClient.request` does."""
         return run(
             self._client.request(
-                endpoint, payload, priority=priority, deadline=deadline, tenant=tenant
+                endpoint,
+                payload,
+                priority=priority,
+                deadline=deadline,
+                tenant=tenant,
+                schema=schema,
+                repairs=repairs,
             )
         )
 
@@ -61,6 +70,8 @@ class Client(ClientControls):
         priority: Priority | None = None,
         deadline: float | None = None,
         tenant: str = "",
+        schema: Schema | None = None,
+        repairs: int = REPAIRS,
         **options: Any,
     ) -> Answer:
         """Ask for a chat completion, as `AsyncClient.chat` does."""
@@ -71,6 +82,8 @@ class Client(ClientControls):
                 priority=priority,
                 deadline=deadline,
                 tenant=tenant,
+                schema=schema,
+                repairs=repairs,
                 **options,
             )
         )
