@@ -1,0 +1,1 @@
+"""The fleet: limits, money and cooldowns that several processes share through a store."""

@@ -1,0 +1,224 @@
+"""Carry reports and answers between the engines of this process and one store, on a thread of its own.
+
+The thread alone owns the connection. It starts with the first membership, and begins anew in a forked child.
+"""
+
+import atexit
+import logging
+import random
+import threading
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from functools import cache
+from math import inf
+from typing import Any
+from urllib.parse import urlsplit
+from weakref import ref
+
+from stormbreak.core.engine import Engine
+from stormbreak.core.fleet_policy import FleetPolicy
+from stormbreak.drivers.flow_stepper import Stepper, stepper_of
+from stormbreak.drivers.fork_safety import reset_in_child
+from stormbreak.errors import ConfigurationError
+from stormbreak.fleet.membership import Membership, SpendMembership
+from stormbreak.fleet.messages import Answer
+from stormbreak.fleet.sharing import SharedLimits
+from stormbreak.fleet.store import Said, Store, StoreError, open_store
+
+MIN_GAP = 0.01  # seconds between two beats
+TOGETHER = 0.02  # seconds; reports that are due within them go along
+RETRY = 1.0  # seconds after a failure, up to half of it more
+GOODBYE = 0.5  # seconds for the last reports of a process
+
+_log = logging.getLogger("stormbreak")
+
+
+class Heartbeat:
+    """The carrier of one store."""
+
+    def __init__(self, url: str) -> None:
+        self.place = _place(url)
+        self._url = url
+        self._begin()
+        reset_in_child(self._begin)
+        atexit.register(self.leave)
+
+    def _begin(self) -> None:
+        self._members: dict[Membership, ref[Engine]] = {}
+        self._removed: list[Membership] = []
+        self._event = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._leaving = False
+        self._sharing: bool | None = None  # None: not known yet
+        self._since = time.time()
+        self._restarts = 0
+
+    # ------------------------------------------------------------ from any thread, within a step
+
+    def add(self, engine: Engine, membership: Membership) -> None:
+        """Carry for another membership, which reports at once."""
+        self._members[membership] = ref(engine)
+        self.wake(membership)
+
+    def remove(self, membership: Membership) -> None:
+        """Carry no more for this one."""
+        self._members.pop(membership, None)
+
+    def wake(self, membership: Membership) -> None:
+        """Let it report at once."""
+        membership.next_at = -inf
+        self._event.set()
+        if self._thread is None:
+            self._thread = thread = threading.Thread(
+                target=self._run, name="stormbreak-fleet", daemon=True
+            )
+            thread.start()
+
+    def snapshot(self) -> Mapping[str, Any]:
+        """Return whether the store answers, and since when; as yet unknown counts as no."""
+        members = [each.members for each in tuple(self._members)]
+        return {
+            "store": self.place,
+            "sharing": bool(self._sharing),
+            "since": self._since,
+            "members": max(members, default=0),
+        }
+
+    def leave(self) -> None:
+        """At the end of the process: give back the leases, if the store answers soon."""
+        thread = self._thread
+        if thread is not None and self._members and self._sharing:
+            self._leaving = True
+            self._event.set()
+            thread.join(GOODBYE)
+
+    # ------------------------------------------------------------ on the thread
+
+    def _run(self) -> None:
+        store = open_store(self._url)
+        while not self._leaving:
+            self._event.wait(self._seconds_to_next())
+            self._event.clear()
+            if not self._leaving:
+                self._beat(store)
+                time.sleep(MIN_GAP)
+        self._say_goodbye(store)
+
+    def _seconds_to_next(self) -> float | None:
+        """Return how long nothing is due; None: for ever."""
+        left = inf
+        for member, stepper in self._alive():
+            left = min(left, member.next_at - stepper.clock())
+        return None if left == inf else max(0.0, left)
+
+    def _alive(self) -> list[tuple[Membership, Stepper]]:
+        """Return the memberships of engines that live."""
+        found = []
+        for member, known in list(self._members.items()):
+            engine = known()
+            stepper = None if engine is None else stepper_of(engine)
+            if engine is None:
+                self._members.pop(member, None)
+                self._removed.append(member)
+            elif stepper is not None:
+                found.append((member, stepper))
+        return found
+
+    def _beat(self, store: Store) -> None:
+        due: list[tuple[Membership, Stepper, float, Said]] = []
+        for member, stepper in self._alive():
+            if member.next_at <= stepper.clock() + TOGETHER:
+                due.append((member, stepper, *self._said(member, stepper)))
+                if member.is_gone:
+                    self._members.pop(member, None)
+        if not due:
+            return
+        try:
+            answers = store.beat([said for *_, said in due])
+        except StoreError as error:
+            self._note(store, str(error))
+            after = RETRY * (1 + random.random() / 2)  # noqa: S311 - spreads a fleet
+            for member, stepper, *_ in due:
+                stepper.between_steps(lambda _, now, member=member: member.fail(now, after))
+            return
+        for (member, stepper, sent_at, _), answer in zip(due, answers, strict=True):
+            _hear(member, stepper, answer, sent_at)
+        self._note(store, None)
+
+    def _said(self, member: Membership, stepper: Stepper) -> tuple[float, Said]:
+        def say(_: Engine, now: float) -> tuple[float, Said]:
+            member.next_at = inf  # until the answer, or until it is woken
+            return now, Said(member.scope, member.name, member.report(now))
+
+        return stepper.between_steps(say)
+
+    def _say_goodbye(self, store: Store) -> None:
+        def say(member: Membership) -> Any:
+            return lambda _, now: Said(member.scope, member.name, member.report(now, leaves=True))
+
+        with suppress(StoreError):  # its leases end by themselves
+            store.beat([stepper.between_steps(say(member)) for member, stepper in self._alive()])
+        store.close()
+
+    def _note(self, store: Store, error: str | None) -> None:
+        """Write one line when the store begins or ceases to answer, or has forgotten everything."""
+        members = tuple(self._members)
+        restarts = sum(member.restarts for member in members)
+        if (error is None) != self._sharing:
+            self._sharing, self._since = error is None, time.time()
+            if error is None:
+                count = max((member.members for member in members), default=1)
+                _log.info("fleet store %s: sharing with %d members", self.place, count)
+                if any(isinstance(member, SpendMembership) for member in members):
+                    for warning in store.warnings():
+                        _log.warning("fleet store %s: %s", self.place, warning)
+            else:
+                _log.warning("fleet store %s: disconnected, %s", self.place, error)
+        if restarts > self._restarts:
+            _log.warning(
+                "fleet store %s: it was restarted empty; what lost members had spent is not counted",
+                self.place,
+            )
+        self._restarts = restarts
+
+
+def _hear(member: Membership, stepper: Stepper, answer: Answer, sent_at: float) -> None:
+    woken: list[bool] = []
+
+    def hear(_: Engine, now: float) -> None:
+        woken.append(member.next_at == -inf)  # meanwhile: the answer does not know of that
+        member.apply(answer, sent_at, now)
+        if woken[0]:
+            member.next_at = min(member.next_at, now + MIN_GAP)
+
+    stepper.between_steps(hear)
+
+
+def _place(url: str) -> str:
+    """Return the URL without its user."""
+    parts = urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="").geturl()
+
+
+# ---------------------------------------------------------------- one for each store
+
+
+@cache
+def _heartbeat(url: str) -> Heartbeat:
+    return Heartbeat(url)
+
+
+def shared_limits() -> SharedLimits:
+    """Make the fleet of an engine that runs in real time.
+
+    Raises:
+        ConfigurationError: later, at the first target with a fleet, where the package of its store is missing.
+    """
+    return SharedLimits(_carrier_for, random.random)
+
+
+def _carrier_for(policy: FleetPolicy) -> Heartbeat:
+    if policy.url is None:
+        raise ConfigurationError("fleet.url must name a store, got none")
+    return _heartbeat(policy.url)
