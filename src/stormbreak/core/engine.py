@@ -139,7 +139,7 @@ class Engine:
                 raise ConfigurationError("spend.max_usd needs an engine that knows prices")
             return None
         gate = self.spending.gate(policy.spend, target, self.emit, self.on_spend_settled)
-        if gate is not None and self.fleet is not None and policy.fleet.acts:
+        if gate is not None and self.fleet is not None and policy.fleet.acts and policy.fleet.spend:
             self.fleet.share_spending(self, policy, gate)
         return gate
 

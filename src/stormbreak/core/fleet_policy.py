@@ -27,13 +27,15 @@ class FleetPolicy:
 
     `url` is `redis://HOST:PORT/DB`, `rediss://` with TLS, or `unix:///PATH`. While the store does not answer, each process
     uses an equal "share" of each limit, or "half" of that (`fallback`); and calls that need more money are
-    rejected, or with `on_store_loss="allow"` bounded by the whole limit in each process.
+    rejected, or with `on_store_loss="allow"` bounded by the whole limit in each process. Without `spend`, spend limits are
+    not shared.
     """
 
     url: str | None = None
     name: str = "default"
     fallback: Literal["share", "half"] = "share"
     on_store_loss: Literal["reject", "allow"] = "reject"
+    spend: bool = True
 
     def __post_init__(self) -> None:
         check_types(self)

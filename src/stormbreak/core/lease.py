@@ -31,6 +31,7 @@ class Lease:
     def __init__(self, policy: FleetPolicy, share: float, wake: Callable[[], None]) -> None:
         """`share` of each limit is for this process until the store has said how many there are."""
         self.policy = policy
+        self.is_known = False  # whether the store has ever answered
         self.late_at = inf  # when calls stop waiting for an answer; inf: none is missing
         self.wake = wake
         self.set_share(share)
@@ -87,8 +88,8 @@ class LeasedRate:
         )  # when another gate could replace this one: what is owed has been reported
         self._lease = lease
         self._ramps: deque[Ramp] = deque()
-        self._own = Bucket(rate, depth)
-        self._own_share = 1.0
+        self._own: Bucket | None = None
+        self._own_share = 0.0
 
     def add(self, ramp: Ramp) -> None:
         """Hold further units."""
@@ -106,7 +107,7 @@ class LeasedRate:
         if at <= now:
             return READY
         late_at = self._lease.late_at
-        return at if late_at == inf else min(at, max(late_at, self._bucket().ready_at(amount, now)))
+        return at if late_at == inf else min(at, max(late_at, self._bucket(now).ready_at(amount)))
 
     def turn_at(self, ahead: float, now: float) -> float:
         """Return the time from which one may be taken after `ahead` others, at the earliest."""
@@ -117,7 +118,7 @@ class LeasedRate:
         self.used += amount
         self.full_at = now + MEMORY
         if self._held_at(amount, now) > now:
-            self._bucket().take(amount, now)
+            self._bucket(now).take(amount, now)
             self.owed += amount
             return -inf
         lapses_at = inf
@@ -137,7 +138,7 @@ class LeasedRate:
         self.used -= amount
         if receipt == -inf:
             self.owed -= amount
-            self._own.settle(amount)
+            self._bucket(now).settle(amount)
         elif receipt > now:
             self._ramps.appendleft(Ramp(receipt - LAPSE, 0.0, amount, receipt - LAPSE))
 
@@ -145,17 +146,17 @@ class LeasedRate:
         """Give `amount` back to the fleet; a negative one was used beyond what was taken."""
         self.owed -= amount
 
-    def _bucket(self) -> Bucket:
-        """Return the bucket of this process's share."""
-        share = self._lease.share
-        if share != self._own_share:
-            before, self._own, self._own_share = (
-                self._own,
-                Bucket(self.rate * share, self.depth),
-                share,
-            )
-            self._own.full_at = before.full_at
-        return self._own
+    def _bucket(self, now: float) -> Bucket:
+        """Return the bucket of this process's share. Without a store from the start, it holds one unit at first."""
+        before, share = self._own, self._lease.share
+        if before is None or share != self._own_share:
+            self._own, self._own_share = Bucket(self.rate * share, self.depth), share
+            if before is not None:
+                self._own.full_at = before.full_at
+            elif not self._lease.is_known:
+                self._own.take(max(0.0, self.rate * share * self.depth - 1), now)
+            return self._own
+        return before
 
     def _held_at(self, amount: float, now: float) -> float:
         """Return when that many held units are usable; NEVER if there are not as many."""

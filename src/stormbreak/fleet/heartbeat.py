@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from functools import cache
+from functools import cache, partial
 from math import inf
 from typing import Any
 from urllib.parse import urlsplit
@@ -45,6 +45,7 @@ class Heartbeat:
         atexit.register(self.leave)
 
     def _begin(self) -> None:
+        self._store = open_store(self._url)  # not on the thread: to load its package takes a while
         self._members: dict[Membership, ref[Engine]] = {}
         self._removed: list[Membership] = []
         self._event = threading.Event()
@@ -96,7 +97,7 @@ class Heartbeat:
     # ------------------------------------------------------------ on the thread
 
     def _run(self) -> None:
-        store = open_store(self._url)
+        store = self._store
         while not self._leaving:
             self._event.wait(self._seconds_to_next())
             self._event.clear()
@@ -140,7 +141,7 @@ class Heartbeat:
             self._note(store, str(error))
             after = RETRY * (1 + random.random() / 2)  # noqa: S311 - spreads a fleet
             for member, stepper, *_ in due:
-                stepper.between_steps(lambda _, now, member=member: member.fail(now, after))
+                stepper.between_steps(partial(_fail, member, after))
             return
         for (member, stepper, sent_at, _), answer in zip(due, answers, strict=True):
             _hear(member, stepper, answer, sent_at)
@@ -169,7 +170,7 @@ class Heartbeat:
             self._sharing, self._since = error is None, time.time()
             if error is None:
                 count = max((member.members for member in members), default=1)
-                _log.info("fleet store %s: sharing with %d members", self.place, count)
+                _log.info("fleet store %s: sharing, members: %d", self.place, count)
                 if any(isinstance(member, SpendMembership) for member in members):
                     for warning in store.warnings():
                         _log.warning("fleet store %s: %s", self.place, warning)
@@ -193,6 +194,10 @@ def _hear(member: Membership, stepper: Stepper, answer: Answer, sent_at: float) 
             member.next_at = min(member.next_at, now + MIN_GAP)
 
     stepper.between_steps(hear)
+
+
+def _fail(member: Membership, after: float, _: Engine, now: float) -> None:
+    member.fail(now, after)
 
 
 def _place(url: str) -> str:

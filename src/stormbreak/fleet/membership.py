@@ -12,7 +12,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from decimal import ROUND_CEILING, Decimal
-from math import ceil, exp, inf
+from math import exp, inf
 from typing import Protocol
 from weakref import ref
 
@@ -37,8 +37,8 @@ BUSY = 0.25  # seconds
 CALM = 2.5
 IDLE = 10.0
 SHORT = 0.1  # seconds until a member asks again for slots or money that others hold
-FETCHED = 0.3  # seconds of recent use that are leased ahead ...
-WORTH_IT = 2.0  # ... of members that use this much per second
+FETCHED = 0.3  # seconds of recent use that are leased ahead
+WORTH_IT = 2.0  # per second; members that use less are calm
 USE_MEMORY = 1.0  # seconds in which 63 % of an earlier use per second are forgotten
 ROUNDING = 0.05  # seconds
 UNUSED = 1.0  # seconds after which money that is granted and not used is given back
@@ -82,6 +82,7 @@ class Membership(ABC):
             self.restarts += 1
         self.epoch, self.members = answer.epoch, int(answer.members)
         self.lease.set_share(1 / max(1, self.members))
+        self.lease.is_known = True
         after = self._apply(answer, sent_at, now)
         self.next_at = now + abs(after)
         self.lease.late_at = self.next_at + PATIENCE if after < 0 else inf
@@ -116,7 +117,7 @@ class _Use:
     @property
     def ahead(self) -> int:
         """What to lease ahead."""
-        return ceil(self.per_second * FETCHED) if self.per_second >= WORTH_IT else 0
+        return int(self.per_second * FETCHED)
 
 
 class TargetMembership(Membership):
@@ -196,7 +197,7 @@ class TargetMembership(Membership):
         denied = [
             rate.again
             for rate, want in ((answer.requests, requests), (answer.tokens, tokens))
-            if rate.lump + rate.count < want
+            if rate.lump + rate.units < want
         ]
         changed = False
         if lease.slots is not None:
@@ -263,7 +264,7 @@ def _rate_report(
 def _lease(rate: LeasedRate | None, lease: RateLease, now: float) -> None:
     if rate is not None:
         rate.add(Ramp(now + lease.lump_in, 0.0, lease.lump, now))
-        rate.add(Ramp(now + lease.first_in, lease.spacing, lease.count, now))
+        rate.add(Ramp(now + lease.first_in, lease.spacing, lease.units, now))
 
 
 # ---------------------------------------------------------------- a spend limit

@@ -93,7 +93,7 @@ class Report(NamedTuple):
 
 
 class RateLease(NamedTuple):
-    """Units of a rate: `lump` of them at one instant in `lump_in` s, then `count`, one every `spacing` s from `first_in`.
+    """Units of a rate: `lump` of them at one instant in `lump_in` s, then `units`, one every `spacing` s from `first_in`.
 
     A time that has passed is negative. It makes sense to ask for the rest after `again` seconds.
     """
@@ -102,7 +102,7 @@ class RateLease(NamedTuple):
     lump: float = 0.0
     first_in: float = 0.0
     spacing: float = 0.0
-    count: float = 0.0
+    units: float = 0.0
     again: float = 0.0
 
 

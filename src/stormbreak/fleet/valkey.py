@@ -167,10 +167,10 @@ def _read(fields: dict[bytes, bytes]) -> Scope:
     for name, record in fields.items():
         values = [value for (value,) in iter_unpack("<d", record)]
         if name:
-            scope.members[name.decode()] = Member(
-                values[0], Demand(*values[1:6]), Demand(*values[6:11]), *values[11:]
-            )
+            requests, tokens = Demand(*values[1:6]), Demand(*values[6:11])
+            scope.members[name.decode()] = Member(values[0], requests, tokens, *values[11:])
         else:
-            epoch, quiet, requests, tokens, *rest = values
-            scope = Scope(epoch, quiet, [requests, tokens], *rest, scope.members)  # type: ignore[arg-type]
+            scope.epoch, scope.quiet_until, *scope.tats = values[:4]
+            scope.cooldown_at, scope.cooldown_until, scope.started = values[4:7]
+            scope.ends_at, scope.folded = values[7:]
     return scope

@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
 from stormbreak.core.engine import Engine
+from stormbreak.core.fleet_policy import FleetPolicy
 from stormbreak.core.policy import Policy
 from stormbreak.core.spend_policy import COST
 from stormbreak.core.target_state import Listener
@@ -82,6 +83,7 @@ class SdkTransport:
         cert: Cert | None = None,
         trust_env: bool = True,
         http2: bool = False,
+        fleet: FleetPolicy | str | None = None,
     ) -> None:
         """Make one; any number of clients may share it.
 
@@ -96,11 +98,12 @@ class SdkTransport:
             cert: files of a client certificate, as the library takes them.
             trust_env: whether proxies and certificates in the environment count.
             http2: rejected, since our own connections do not support it.
+            fleet: the store of a fleet, or a `FleetPolicy`, in place of `policy.fleet` (see docs/fleet.md).
 
         Raises:
             ConfigurationError: names the argument that is wrong.
         """
-        self.engine = policy if isinstance(policy, Engine) else engine_for(policy)
+        self.engine = policy if isinstance(policy, Engine) else engine_for(policy, fleet)
         self.policy = self.engine.policy
         self._driver = driver = self._new_driver()
         self._stream_on_wire = stream_on_wire
