@@ -229,7 +229,8 @@ policies = built(
     ),
     fleet=built(
         FleetPolicy,
-        url=st.none() | st.sampled_from(["redis://cache:6379/0", "rediss://app@cache", "unix:///run/valkey"]),
+        url=st.none()
+        | st.sampled_from(["redis://cache:6379/0", "rediss://app@cache", "unix:///run/valkey"]),
         name=st.sampled_from(["default", "shop batch"]),
         fallback=st.sampled_from(["share", "half"]),
         on_store_loss=st.sampled_from(["reject", "allow"]),

@@ -39,10 +39,17 @@ reports = st.builds(
     requests=rates,
     tokens=rates,
     slots=st.builds(
-        SlotReport, limit=st.sampled_from([0.0, 1.0, 7.0, 20.0]), in_flight=whole, want=whole, cap=whole
+        SlotReport,
+        limit=st.sampled_from([0.0, 1.0, 7.0, 20.0]),
+        in_flight=whole,
+        want=whole,
+        cap=whole,
     ),
     cooldown=st.builds(
-        CooldownReport, kind=st.sampled_from([0.0, 1.0, 2.0]), age=st.floats(0, 5), left=st.floats(0, 9)
+        CooldownReport,
+        kind=st.sampled_from([0.0, 1.0, 2.0]),
+        age=st.floats(0, 5),
+        left=st.floats(0, 9),
     ),
     spend=st.builds(
         SpendReport,

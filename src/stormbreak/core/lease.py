@@ -7,7 +7,7 @@ stands in the queue, and the next answer of the store wakes it.
 |---|---|---|---|
 | answers | leased units | leased cap | leased allowance |
 | is late | or this process's share | or this process's share | leased allowance |
-| is lost, LOSS seconds later | this process's share | this process's share | the same, then the policy decides |
+| is lost: a report has failed, and LOSS seconds | this process's share | this process's share | the same, then the policy decides |
 """
 
 from collections import deque
@@ -20,7 +20,7 @@ from stormbreak.core.gate import NEVER, READY
 from stormbreak.core.rate_limit_gate import Bucket
 
 PATIENCE = 0.045  # seconds that a call waits for the store
-LOSS = 1.0  # seconds later, a store that is late is lost
+LOSS = 1.0  # seconds after it was late, a store that has failed is lost
 LAPSE = 1.0  # seconds after its time for which a unit may be used
 HALF = 0.5
 
@@ -33,6 +33,7 @@ class Lease:
         self.policy = policy
         self.is_known = False  # whether the store has ever answered
         self.late_at = inf  # when calls stop waiting for an answer; inf: none is missing
+        self.lost_at = inf  # when the store is lost, unless it answers; inf: no report has failed
         self.wake = wake
         self.set_share(share)
 
@@ -50,10 +51,15 @@ class Lease:
         """Whether calls no longer wait for an answer."""
         return now >= self.late_at
 
-    @property
-    def lost_at(self) -> float:
-        """When the store is lost, unless it answers."""
-        return self.late_at + LOSS
+    def answered(self, late_at: float) -> None:
+        """The store has answered; calls that wait now do so until `late_at` (inf: none does)."""
+        self.is_known = True
+        self.late_at, self.lost_at = late_at, inf
+
+    def failed(self, now: float) -> None:
+        """The store has not answered: calls no longer wait, and soon it counts as lost."""
+        self.late_at = min(self.late_at, now)
+        self.lost_at = min(self.lost_at, max(now, self.late_at + LOSS))
 
 
 # ---------------------------------------------------------------- rates

@@ -1,10 +1,7 @@
 """The fleet: limits, money and cooldowns that several processes share through a store."""
 
-from importlib.util import find_spec
-
 from stormbreak.core.engine import Fleet
 from stormbreak.core.policy import Policy
-from stormbreak.errors import ConfigurationError
 
 
 def fleet_for(*policies: Policy) -> Fleet | None:
@@ -16,8 +13,6 @@ def fleet_for(*policies: Policy) -> Fleet | None:
     urls = [policy.fleet.url for policy in policies if policy.fleet.url is not None]
     if not urls:
         return None
-    if find_spec("redis") is None and any(not url.startswith("parent:") for url in urls):
-        raise ConfigurationError("a fleet needs the redis package: pip install 'stormbreak[fleet]'")
     from stormbreak.fleet.heartbeat import shared_limits  # noqa: PLC0415 - most engines share nothing
 
-    return shared_limits()
+    return shared_limits(urls)

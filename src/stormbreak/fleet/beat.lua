@@ -110,7 +110,7 @@ local function lease_rate(kind)
   local depth = math.max(said.burst, seconds)
   local full_at = scope[tat]
   if full_at == 0 then full_at = now + depth end
-  full_at = full_at + (said.owed - me[owed]) * seconds
+  full_at = math.max(full_at, now) + (said.owed - me[owed]) * seconds
   full_at = math.min(math.max(full_at, now), now + math.max(depth, MAX_DEBT))
   me[owed], me[asked_at], me[want], me[least] = said.owed, now, said.want, said.least
   local room = math.floor((now + HORIZON + depth - full_at) / seconds)

@@ -3,15 +3,16 @@
 The thread alone owns the connection. It starts with the first membership, and begins anew in a forked child.
 """
 
+import _thread
 import atexit
 import logging
 import random
-import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from functools import cache, partial
 from math import inf
+from queue import Empty, SimpleQueue
 from typing import Any
 from urllib.parse import urlsplit
 from weakref import ref
@@ -28,6 +29,7 @@ from stormbreak.fleet.store import Said, Store, StoreError, open_store
 
 MIN_GAP = 0.01  # seconds between two beats
 TOGETHER = 0.02  # seconds; reports that are due within them go along
+LOOK = 1.0  # seconds until the thread looks for engines that are gone
 RETRY = 1.0  # seconds after a failure, up to half of it more
 GOODBYE = 0.5  # seconds for the last reports of a process
 
@@ -47,9 +49,11 @@ class Heartbeat:
     def _begin(self) -> None:
         self._store = open_store(self._url)  # not on the thread: to load its package takes a while
         self._members: dict[Membership, ref[Engine]] = {}
-        self._removed: list[Membership] = []
-        self._event = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._orphans: list[Membership] = []  # their engines are gone
+        # Reentrant, as an Event is not: the garbage collector may end a call on any thread, at any line.
+        self._woken: SimpleQueue[None] = SimpleQueue()
+        self._ended: SimpleQueue[None] = SimpleQueue()
+        self._runs = False
         self._leaving = False
         self._sharing: bool | None = None  # None: not known yet
         self._since = time.time()
@@ -69,12 +73,10 @@ class Heartbeat:
     def wake(self, membership: Membership) -> None:
         """Let it report at once."""
         membership.next_at = -inf
-        self._event.set()
-        if self._thread is None:
-            self._thread = thread = threading.Thread(
-                target=self._run, name="stormbreak-fleet", daemon=True
-            )
-            thread.start()
+        self._woken.put(None)
+        if not self._runs:
+            self._runs = True
+            _thread.start_new_thread(self._run, ())  # `Thread.start` would wait for it, in a step
 
     def snapshot(self) -> Mapping[str, Any]:
         """Return whether the store answers, and since when; as yet unknown counts as no."""
@@ -88,30 +90,35 @@ class Heartbeat:
 
     def leave(self) -> None:
         """At the end of the process: give back the leases, if the store answers soon."""
-        thread = self._thread
-        if thread is not None and self._members and self._sharing:
+        if self._runs and self._sharing and (self._members or self._orphans):
             self._leaving = True
-            self._event.set()
-            thread.join(GOODBYE)
+            self._woken.put(None)
+            with suppress(Empty):
+                self._ended.get(timeout=GOODBYE)
 
     # ------------------------------------------------------------ on the thread
 
     def _run(self) -> None:
         store = self._store
         while not self._leaving:
-            self._event.wait(self._seconds_to_next())
-            self._event.clear()
+            with suppress(Empty):
+                self._woken.get(timeout=self._seconds_to_next())
+                while True:
+                    self._woken.get_nowait()
             if not self._leaving:
                 self._beat(store)
                 time.sleep(MIN_GAP)
+        self._orphans += self._members  # whether or not a driver still runs their engines
         self._say_goodbye(store)
+        store.close()
+        self._ended.put(None)
 
-    def _seconds_to_next(self) -> float | None:
-        """Return how long nothing is due; None: for ever."""
-        left = inf
+    def _seconds_to_next(self) -> float:
+        """Return how long nothing is due, at most LOOK."""
+        left = LOOK
         for member, stepper in self._alive():
             left = min(left, member.next_at - stepper.clock())
-        return None if left == inf else max(0.0, left)
+        return max(0.0, left)
 
     def _alive(self) -> list[tuple[Membership, Stepper]]:
         """Return the memberships of engines that live."""
@@ -121,12 +128,14 @@ class Heartbeat:
             stepper = None if engine is None else stepper_of(engine)
             if engine is None:
                 self._members.pop(member, None)
-                self._removed.append(member)
+                self._orphans.append(member)
             elif stepper is not None:
                 found.append((member, stepper))
         return found
 
     def _beat(self, store: Store) -> None:
+        if self._orphans:
+            self._say_goodbye(store)
         due: list[tuple[Membership, Stepper, float, Said]] = []
         for member, stepper in self._alive():
             if member.next_at <= stepper.clock() + TOGETHER:
@@ -137,8 +146,8 @@ class Heartbeat:
             return
         try:
             answers = store.beat([said for *_, said in due])
-        except StoreError as error:
-            self._note(store, str(error))
+        except Exception as error:  # noqa: BLE001 - whatever it is, calls must not wait for it
+            self._note(store, str(error) if isinstance(error, StoreError) else type(error).__name__)
             after = RETRY * (1 + random.random() / 2)  # noqa: S311 - spreads a fleet
             for member, stepper, *_ in due:
                 stepper.between_steps(partial(_fail, member, after))
@@ -155,12 +164,16 @@ class Heartbeat:
         return stepper.between_steps(say)
 
     def _say_goodbye(self, store: Store) -> None:
-        def say(member: Membership) -> Any:
-            return lambda _, now: Said(member.scope, member.name, member.report(now, leaves=True))
-
-        with suppress(StoreError):  # its leases end by themselves
-            store.beat([stepper.between_steps(say(member)) for member, stepper in self._alive()])
-        store.close()
+        """Give back what is not used any more."""
+        orphans, self._orphans = self._orphans, []
+        now = time.monotonic()  # as the clocks of engines in real time
+        with suppress(StoreError):  # their leases end by themselves
+            store.beat(
+                [
+                    Said(member.scope, member.name, member.report(now, leaves=True))
+                    for member in orphans
+                ]
+            )
 
     def _note(self, store: Store, error: str | None) -> None:
         """Write one line when the store begins or ceases to answer, or has forgotten everything."""
@@ -214,12 +227,14 @@ def _heartbeat(url: str) -> Heartbeat:
     return Heartbeat(url)
 
 
-def shared_limits() -> SharedLimits:
-    """Make the fleet of an engine that runs in real time.
+def shared_limits(urls: Iterable[str]) -> SharedLimits:
+    """Make the fleet of an engine that runs in real time, with the stores at `urls`.
 
     Raises:
-        ConfigurationError: later, at the first target with a fleet, where the package of its store is missing.
+        ConfigurationError: the package of a store is missing.
     """
+    for url in urls:
+        _heartbeat(url)  # loads its package, which takes a while
     return SharedLimits(_carrier_for, random.random)
 
 

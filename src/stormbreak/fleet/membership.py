@@ -82,15 +82,14 @@ class Membership(ABC):
             self.restarts += 1
         self.epoch, self.members = answer.epoch, int(answer.members)
         self.lease.set_share(1 / max(1, self.members))
-        self.lease.is_known = True
         after = self._apply(answer, sent_at, now)
         self.next_at = now + abs(after)
-        self.lease.late_at = self.next_at + PATIENCE if after < 0 else inf
+        self.lease.answered(self.next_at + PATIENCE if after < 0 else inf)
         self.pump(now)
 
     def fail(self, now: float, retry_after: float) -> None:
         """There was no answer: calls do not wait for the next one."""
-        self.lease.late_at = min(self.lease.late_at, now)
+        self.lease.failed(now)
         self.next_at = now + retry_after
         self.pump(now)
 
@@ -304,7 +303,7 @@ class SpendMembership(Membership):
         on_change: Callable[[float], None],
     ) -> None:
         super().__init__(scope, name)
-        self._account = ref(account)
+        self._account = account
         self._period = policy.period or 0.0
         self._bounds = bounds
         self._on_change = on_change
@@ -315,8 +314,8 @@ class SpendMembership(Membership):
 
     @property
     def is_gone(self) -> bool:
-        """Whether the account was replaced."""
-        return self._account() is None
+        """Always false: an account lives as long as its engine."""
+        return False
 
     def pump(self, now: float) -> None:
         """Let calls leave that waited for the answer."""
@@ -324,10 +323,7 @@ class SpendMembership(Membership):
 
     def report(self, now: float, *, leaves: bool = False) -> Report:
         """Return what was granted, returned and spent, and what is needed."""
-        account, lease = self._account(), self.lease
-        if account is None:  # all that it was granted may have been spent
-            spend = SpendReport(limit=1.0, period=self._period)
-            return Report(self.epoch, 1.0, spend=spend)
+        account, lease = self._account, self.lease
         if now >= account.ends_at:
             account.begin_period()
             self._over = lease.started
@@ -354,9 +350,7 @@ class SpendMembership(Membership):
         return Report(self.epoch, float(leaves), spend=spend)
 
     def _apply(self, answer: Answer, sent_at: float, now: float) -> float:
-        account, lease, said = self._account(), self.lease, answer.spend
-        if account is None:
-            return inf
+        account, lease, said = self._account, self.lease, answer.spend
         if said.started == self._over:  # a little later there
             return -SHORT if self._needed else BUSY
         if said.started > 0:

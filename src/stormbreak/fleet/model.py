@@ -168,7 +168,7 @@ def _lease_rate(scope: Scope, kind: int, name: str, said: RateReport, now: float
     if tat == 0:
         tat = now + depth  # unknown: as if a burst had just been used
     mine = _demand(scope.members[name], kind)
-    tat += (said.owed - mine.owed) * seconds
+    tat = max(tat, now) + (said.owed - mine.owed) * seconds
     tat = min(max(tat, now), now + max(depth, MAX_DEBT))
     mine.owed = said.owed
     mine.asked_at, mine.want, mine.least = now, said.want, said.least
