@@ -45,7 +45,7 @@ class Server:
             with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1) as to:
                 to.settimeout(1)
                 to.sendall(b"PING\r\n")
-                if to.recv(16).startswith(b"+PONG"):
+                if to.recv(16).startswith((b"+PONG", b"-NOAUTH")):
                     return self
             time.sleep(0.01)
         raise RuntimeError(f"{self._command} does not answer")
@@ -72,15 +72,20 @@ class SlowProxy:
         self._port = port
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.url = f"redis://127.0.0.1:{self._listener.getsockname()[1]}"
-        threading.Thread(target=self._accept, daemon=True).start()
+        self._sockets = [self._listener]
+        self._threads = [threading.Thread(target=self._accept)]
+        self._threads[0].start()
 
     def _accept(self):
         with suppress(OSError):
             while True:
                 client, _ = self._listener.accept()
                 server = socket.create_connection(("127.0.0.1", self._port))
+                self._sockets += client, server
                 for source, to in ((client, server), (server, client)):
-                    threading.Thread(target=self._pass, args=(source, to), daemon=True).start()
+                    thread = threading.Thread(target=self._pass, args=(source, to))
+                    self._threads.append(thread)
+                    thread.start()
 
     def _pass(self, source, to):
         with suppress(OSError):
@@ -88,12 +93,19 @@ class SlowProxy:
                 time.sleep(self.delay / 2)
                 if not self.drops:
                     to.sendall(data)
-        for each in (source, to):
+        self._end((source, to))
+
+    def _end(self, sockets):
+        for each in sockets:
             with suppress(OSError):
                 each.shutdown(socket.SHUT_RDWR)
 
     def close(self):
-        self._listener.close()
+        self._end(self._sockets)
+        for thread in self._threads:
+            thread.join(5)
+        for each in self._sockets:
+            each.close()
 
 
 def free_port():

@@ -18,6 +18,7 @@ from stormbreak.core.policy import Policy
 from stormbreak.core.rate_limit_gate import RateLimitPolicy
 from stormbreak.core.spend_policy import SpendPolicy
 from stormbreak.errors import StormbreakError
+from stormbreak.fleet import valkey
 
 SAY = [{"role": "user", "content": "hello there"}]
 
@@ -52,6 +53,7 @@ async def work(options):
             errors.append(str(error))
         waits.append(time.monotonic() - start)
 
+    valkey.QUIET = options.get("quiet", valkey.QUIET)
     client = AsyncClient(base_url=options["base_url"], policy=policy_of(options), prices=price_of)
     async with client, asyncio.TaskGroup() as group:
         print("ready", flush=True)

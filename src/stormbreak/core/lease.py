@@ -19,7 +19,7 @@ from stormbreak.core.fleet_policy import FleetPolicy
 from stormbreak.core.gate import NEVER, READY
 from stormbreak.core.rate_limit_gate import Bucket
 
-PATIENCE = 0.045  # seconds that a call waits for the store
+PATIENCE = 0.035  # seconds that a call waits for the store
 LOSS = 1.0  # seconds after it was late, a store that has failed is lost
 LAPSE = 1.0  # seconds after its time for which a unit may be used
 HALF = 0.5

@@ -142,6 +142,8 @@ class Heartbeat:
                 due.append((member, stepper, *self._said(member, stepper)))
                 if member.is_gone:
                     self._members.pop(member, None)
+        if not self._members:
+            store.close()
         if not due:
             return
         try:

@@ -10,6 +10,7 @@ from contextlib import suppress
 from hashlib import sha1
 from importlib.resources import files
 from struct import iter_unpack
+from types import MappingProxyType
 from typing import Any
 
 from stormbreak.core.fleet_policy import PASSWORD
@@ -146,16 +147,21 @@ def _checked(reply: Any) -> Any:
 
 def _short(error: BaseException) -> str:
     """Say what failed, without what a server or library writes."""
-    words = {
+    kind = type(error).__name__
+    return next((text for word, text in _FAILURES.items() if kind.startswith(word)), kind)
+
+
+_FAILURES = MappingProxyType(
+    {
         "Timeout": "no answer in time",
+        "Connection": "no connection",
         "Authentication": "it refuses the user or the password",
-    }
-    words |= {
+        "BusyLoading": "it is loading its data",
         "NoPermission": "the user may not run scripts",
         "ReadOnly": "it is a read-only replica",
+        "OutOfMemory": "it is out of memory",
     }
-    kind = type(error).__name__
-    return next((text for word, text in words.items() if kind.startswith(word)), kind)
+)
 
 
 # ---------------------------------------------------------------- records, for `fleet status`
