@@ -10,6 +10,7 @@ from stormbreak.lazy_import import on_demand
 if TYPE_CHECKING:
     from stormbreak.batch.api import arun as arun
     from stormbreak.batch.api import run as run
+    from stormbreak.batch.export.export import read_table as read_table
     from stormbreak.batch.options import Options as Options
     from stormbreak.batch.options import failed_rows as failed_rows
     from stormbreak.batch.running.snapshot import RunSnapshot as RunSnapshot
@@ -29,6 +30,7 @@ _HOMES = {
     "failed_rows": "stormbreak.batch.options",
     "read_answers": "stormbreak.batch.store.reader",
     "read_failures": "stormbreak.batch.store.reader",
+    "read_table": "stormbreak.batch.export.export",
     "run": "stormbreak.batch.api",
 }
 

@@ -267,7 +267,8 @@ class Runner:
         received = ended.outcome.value
         response = None
         if isinstance(received, models.Response):
-            response = _response(received, _answered_by(ended) if fate.ok else None)
+            who = _answered_by(ended) if fate.ok else None
+            response = _response(received, who, attempts=fate.attempts)
         if fate.ok:
             assert response is not None
             self.stats.add_usage(received.parsed.usage)
@@ -509,10 +510,11 @@ def _answered_by(ended: CallResult) -> str | None:
     return None if ended.source == TARGET else ended.source
 
 
-def _response(received: models.Response, answered_by: str | None) -> Response:
+def _response(received: models.Response, answered_by: str | None, *, attempts: int) -> Response:
     return Response(
         status_code=received.status,
         request_id=received.parsed.request_id,
         body=received.body,
         answered_by=answered_by,
+        attempts=attempts,
     )
