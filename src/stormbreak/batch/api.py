@@ -3,17 +3,19 @@
 Rows that are Python objects go to a file beside OUTPUT, since a run that is resumed reads its INPUT again.
 """
 
+import asyncio
 import os
-from collections.abc import AsyncIterable, AsyncIterator, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Iterator, Mapping
 from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryFile
+from threading import Event
 from typing import Any, Unpack
 
 from msgspec.json import decode
 
-from stormbreak.batch.background_run import BackgroundRun, OnProgress
+from stormbreak.batch.background_run import BackgroundRun, OnProgress, call_soon
 from stormbreak.batch.input.spool import (
     Frame,
     RowObjects,
@@ -33,8 +35,10 @@ from stormbreak.batch.options import (
     path_from,
     table_options_from,
 )
+from stormbreak.batch.result_stream import ResultStream
 from stormbreak.batch.running.summary import Summary, require_reached
 from stormbreak.batch.store.paths import BatchPaths
+from stormbreak.batch.store.reader import Answered, Failed
 from stormbreak.core.policy import Policy
 
 Rows = RowObjects | Frame | StrPath
@@ -97,6 +101,76 @@ async def arun(
             summary = await BackgroundRun(replace(job, spooled=spool), on_progress).async_wait()
     require_reached(summary)
     return summary
+
+
+def results(
+    rows: Rows,
+    *,
+    output: StrPath,
+    choice: Choice = UNFINISHED_ROWS,
+    on_progress: OnProgress | None = None,
+    **options: Unpack[Options],
+) -> Iterator[Answered | Failed]:
+    """Run as `run` does, and yield each row of this run as it ends, in any order.
+
+    The run waits for its reader: while 256 results are unread, no further row is sent. Rows that earlier runs have answered are
+    in `output`. A reader that leaves early, as with `break`, stops the run as Ctrl-C does.
+
+    Raises:
+        ConfigurationError: as `run`, at the first row that is asked for.
+    """
+    job, context = _begin(rows, output, choice, options)
+    something = Event()
+    stream = ResultStream(something.set)
+    with context as spool:
+        background = BackgroundRun(replace(job, spooled=spool), on_progress, stream)
+        background.when_over(something.set)
+        try:
+            while not (background.is_over and stream.is_empty):
+                something.clear()
+                while (result := stream.get()) is not None:
+                    yield result
+                if not background.is_over:
+                    something.wait()
+        finally:
+            if not background.is_over:
+                background.stop()
+            summary = background.wait()
+    require_reached(summary)
+
+
+async def aresults(
+    rows: Rows | AsyncRows,
+    *,
+    output: StrPath,
+    choice: Choice = UNFINISHED_ROWS,
+    on_progress: OnProgress | None = None,
+    **options: Unpack[Options],
+) -> AsyncIterator[Answered | Failed]:
+    """Do as `results` does, without blocking the event loop. To leave early, use `contextlib.aclosing`."""
+    something, loop = asyncio.Event(), asyncio.get_running_loop()
+
+    def wake() -> None:
+        call_soon(loop, something.set)
+
+    stream = ResultStream(wake)
+    async with _iterable(rows, output) as found:
+        job, context = _begin(found, output, choice, options)
+        with context as spool:
+            background = BackgroundRun(replace(job, spooled=spool), on_progress, stream)
+            background.when_over(wake)
+            try:
+                while not (background.is_over and stream.is_empty):
+                    something.clear()
+                    while (result := stream.get()) is not None:
+                        yield result
+                    if not background.is_over:
+                        await something.wait()
+            finally:
+                if not background.is_over:
+                    background.stop()
+                summary = await background.async_wait()
+    require_reached(summary)
 
 
 def _begin(

@@ -15,6 +15,7 @@ from stormbreak.batch.export.export import export
 from stormbreak.batch.input.index import ReadProgress, Rows
 from stormbreak.batch.input.spool import Spooled, TableInput, spooled
 from stormbreak.batch.options import AUTO, UNFINISHED_ROWS, BatchOptions, Choice, option_flag
+from stormbreak.batch.result_stream import ResultStream
 from stormbreak.batch.running.file_limits import make_room, too_many_files
 from stormbreak.batch.running.runner import End, Runner
 from stormbreak.batch.running.stats import RunStats
@@ -215,11 +216,12 @@ def run_job(
     listeners: Iterable[Listener] = (),
     on_read: ReadProgress = lambda _: None,
     stats: RunStats | None = None,
+    results: ResultStream | None = None,
 ) -> Summary:
     """Run `job` to its end, or until a signal.
 
     `on_read` gets the number of rows read while INPUT is read, then `tick` the runner four times a second; `listeners` hear
-    every event. The counts go into `stats`.
+    every event. The counts go into `stats`, the rows that end into `results`, which hold the run back.
 
     Raises:
         ConfigurationError: an option is wrong, or OUTPUT cannot be written (any more).
@@ -253,6 +255,9 @@ def run_job(
             grace=job.options.connect_grace or CONNECT_GRACE,
             tick=tick,
         )
+        if results is not None:
+            store.journal.on_line = results.put
+            runner.reader_has_room = lambda: results.has_room
         end = _run_to_end(runner, client, spend)
         _tidy(store, rows, ordered=job.options.ordered and end is End.FINISHED)
         if job.files.table is not None and end is End.FINISHED:

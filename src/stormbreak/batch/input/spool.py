@@ -25,6 +25,7 @@ from stormbreak.batch.input.index import (
     new_fingerprint,
 )
 from stormbreak.batch.input.prompts import RequestMaker, RowError, plain_value
+from stormbreak.batch.input.request import InputRowError, Row, parse_row
 from stormbreak.batch.input.table import Table, find_format
 from stormbreak.batch.options import BatchOptions, TableOptions, option_flag
 from stormbreak.batch.store.append_file import fresh_path, replacing
@@ -140,6 +141,19 @@ def table_of(rows: object, options: TableOptions, given: BatchOptions) -> TableI
         return None
     table = Table(name="rows", paths=(), format="jsonl")
     return TableInput(table=table, options=options, given=given, copy=copy, name_of=str)
+
+
+def table_rows(source: TableInput, model: str | None) -> Iterator[Row]:
+    """Make the rows of a table as a run would send them, without a file; `model` is for rows that name none."""
+    if source.table.is_stream and source.options.makes_requests:
+        raise ConfigurationError(f"{source.table.name}: can be read once only; give a file")
+    for number, request in enumerate(source.requests(), 1):
+        line = encode_row(request, number)
+        try:
+            yield parse_row(line, index=number - 1, number=number, model=model)
+        except InputRowError as error:
+            where = f"{source.table.name}: row {number:,}"
+            raise ConfigurationError(f"{where}: {error}") from None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -127,6 +127,7 @@ class Runner:
         self._interrupts = 0
         self._hold_until = 0.0
         self._spare = ReservedFiles()
+        self.reader_has_room: Callable[[], bool] = lambda: True
         self._threads = ThreadPoolExecutor(THREADS, "stormbreak-batch")
         self._salt = f"{store.salt} {client.base_url}".encode()
         self.snapshot = self._take_snapshot()
@@ -188,7 +189,7 @@ class Runner:
     async def _dispatch(self) -> None:
         while self._end is None:
             self._wake.clear()
-            has_room = self.schedule.has_room(self.stats.backing_off)
+            has_room = self.schedule.has_room(self.stats.backing_off) and self.reader_has_room()
             if not has_room or self._account_errors.suspect is not None:
                 await self._wake.wait()
                 continue
@@ -344,6 +345,10 @@ class Runner:
     def _cancel_all(self) -> None:
         for task in self._calls:
             task.cancel()
+
+    def wake(self) -> None:
+        """Look again whether a row may be sent."""
+        self._wake.set()
 
     def interrupt(self) -> None:
         """Send nothing more, and end when what was sent is answered; the second time, end at once."""

@@ -49,7 +49,7 @@ class RowJournal:
     Call `succeed` and `fail` in one thread (about 10 us each), and `flush`, which blocks, in another, at most 100 ms after a line
     was written.
 
-    `done` and `failed` count rows over all runs. This run sends `retried` of the failed rows: `again` are still to be sent,
+    `on_line` gets each line that is written. `done` and `failed` count rows over all runs. This run sends `retried` of the failed rows: `again` are still to be sent,
     `recovered` are answered now.
     """
 
@@ -68,6 +68,7 @@ class RowJournal:
         Raises:
             ConfigurationError: a file holds anything else; nothing was changed.
         """
+        self.on_line: Callable[[bytes], object] = lambda _: None
         self._files = files
         self._rows = rows
         self._choice = choice
@@ -121,14 +122,18 @@ class RowJournal:
     def succeed(self, row: Row, response: Response) -> None:
         """Write the answer to `row`. Raises ValueError for a second answer."""
         self._require_unanswered(row)
-        self._output.append(success_line(row.custom_id, response))
+        line = success_line(row.custom_id, response)
+        self._output.append(line)
         self._move(row.index, _DONE)
+        self.on_line(line)
 
     def fail(self, row: Row, failure: Failure, response: Response | None = None) -> None:
         """Write the failure of `row`, and the provider's response, if there was one."""
         self._require_unanswered(row)
-        self._failed.append(failure_line(row.custom_id, failure, response))
+        line = failure_line(row.custom_id, failure, response)
+        self._failed.append(line)
         self._move(row.index, _FAILED)
+        self.on_line(line)
 
     def flush(self) -> int:
         """Sync and count what was written before the call; return the number of lines."""
