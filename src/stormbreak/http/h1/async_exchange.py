@@ -1,6 +1,7 @@
 """One exchange on an event loop: a request, its response as it comes, and the socket that carries both."""
 
 import asyncio
+import os
 import time
 from collections.abc import AsyncIterable, Sequence
 from contextlib import suppress
@@ -108,7 +109,7 @@ class Exchange:
         socket = self.socket
         try:
             async for piece in body:
-                if self.over:
+                if self.over or socket.transport.is_closing():
                     return
                 if piece:
                     framed = b"%x\r\n%b\r\n" % (len(piece), piece) if chunked else piece
@@ -292,13 +293,29 @@ class Socket(asyncio.Protocol):
     def eof_received(self) -> None:
         """The server sends no more: asyncio closes the connection."""
 
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
+    def connection_lost(self, exc: Exception | None) -> None:
         """Asyncio closed it."""
         self.resume_writing()
         exchange = self.exchange
+        if exc is not None and exchange is not None:
+            self._read_rest(exchange)
+            exchange = self.exchange
         self._forget()
         if exchange is not None:
             exchange.lost()
+
+    def _read_rest(self, exchange: Exchange) -> None:
+        """Take what came before the connection failed: asyncio reads no more after a failed write.
+
+        A server that refuses an upload answers, and closes while we still write.
+        """
+        self.spent = True
+        if self.transport.get_extra_info("sslcontext") is not None:  # asyncio has its state
+            return
+        descriptor = self.transport.get_extra_info("socket").fileno()
+        with suppress(OSError):
+            while self.exchange is exchange and (data := os.read(descriptor, UNREAD)):
+                exchange.received(data)
 
     def pause_writing(self) -> None:
         """Asyncio's buffer is full."""
