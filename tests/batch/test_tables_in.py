@@ -169,7 +169,8 @@ def test_plain_requests_are_read_where_they_are(tmp_path):
     path.write_text('{"prompt": "hi"}\n')
     assert find_table(path, TableOptions(), BatchOptions()) is None
     (tmp_path / "in.jsonl.gz").write_bytes(gzip.compress(path.read_bytes()))
-    assert requests(tmp_path / "in.jsonl.gz", TableOptions()) == [{"prompt": "hi"}]
+    found = requests(tmp_path / "in.jsonl.gz", TableOptions())
+    assert found == [{"custom_id": "row-1", "prompt": "hi"}]
 
 
 # ---------------------------------------------------------------- requests

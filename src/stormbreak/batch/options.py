@@ -100,6 +100,7 @@ class TableOptions(Struct, frozen=True, kw_only=True):
     id: str | None = None  # a column
     url: str | None = None
     delimiter: str | None = None
+    shard: str | None = None  # I/N
 
     @property
     def makes_requests(self) -> bool:
@@ -151,6 +152,7 @@ class Options(TypedDict, total=False):
     id: str | None  # the column that holds the custom_id
     url: str | None  # the endpoint; /v1/chat/completions
     delimiter: str | None  # of CSV
+    shard: str | None  # send only every N-th row from the I-th on: "3/8"
 
 
 def options_from(given: Options) -> BatchOptions:

@@ -12,7 +12,7 @@ from stormbreak.batch import arrow
 from stormbreak.batch.export.results import Results
 from stormbreak.batch.export.tables import write_table
 from stormbreak.batch.input.index import Rows
-from stormbreak.batch.input.table import Record, Table
+from stormbreak.batch.input.table import Record, Shard, Table
 from stormbreak.batch.options import BatchOptions
 from stormbreak.batch.store.paths import BatchPaths
 from stormbreak.batch.store.run_file import Run, TableRef, read_existing_run
@@ -113,6 +113,7 @@ def _reopened(ref: TableRef) -> Table:
         paths=tuple(map(Path, ref.paths)),
         format=ref.format,
         delimiter=ref.delimiter,
+        shard=Shard(*ref.shard),
     )
     if table.fingerprint() != ref.fingerprint:
         what = "has changed since the run, so the answers do not fit its rows"

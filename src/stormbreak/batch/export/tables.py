@@ -173,9 +173,8 @@ def _schema(rows: Rows, columns: Sequence[str]) -> Any:
 
 def _batches(rows: Rows, schema: Any) -> Iterator[Any]:
     if isinstance(rows, Table) and rows.format == "parquet":
-        for path in rows.paths:
-            for batch in arrow.read_batches(path, None):
-                yield batch if batch.schema.equals(schema) else batch.cast(schema)
+        for batch in rows.batches():
+            yield batch if batch.schema.equals(schema) else batch.cast(schema)
         return
     for records in chunks(rows.records()):
         yield arrow.to_batch(records, schema)

@@ -26,7 +26,7 @@ from stormbreak.batch.input.index import (
 )
 from stormbreak.batch.input.prompts import RequestMaker, RowError, plain_value
 from stormbreak.batch.input.request import InputRowError, Row, parse_row
-from stormbreak.batch.input.table import Table, find_format
+from stormbreak.batch.input.table import WHOLE, Shard, Table, find_format
 from stormbreak.batch.options import BatchOptions, TableOptions, option_flag
 from stormbreak.batch.store.append_file import fresh_path, replacing
 from stormbreak.batch.store.lock import held, locked
@@ -79,11 +79,15 @@ class TableInput:
                 name_of=self.name_of,
             )
         records = table.records(None if make is None else make.columns)
-        for number, record in enumerate(records, 1):
+        for number, record in zip(map(table.shard.number, count()), records, strict=False):
             if for_table and columns is None:
                 check_columns(record, prefix, f"{table.name}: row {number:,}")
             try:
-                yield record if make is None else make(record, number)
+                yield (
+                    {"custom_id": f"row-{number}"} | record
+                    if make is None
+                    else make(record, number)
+                )
             except RowError as error:
                 raise ConfigurationError(f"{table.name}: row {number:,}: {error}") from None
 
@@ -93,7 +97,11 @@ class TableInput:
         fingerprint = table.fingerprint()
         # What else the requests depend on: a digest, since a prompt is written nowhere.
         key = blake2b(fingerprint.encode(), digest_size=16)
-        key.update(msgspec.json.encode((options, self.given.max_output_tokens)))
+        key.update(
+            msgspec.json.encode(
+                (msgspec.structs.replace(options, shard=None), self.given.max_output_tokens)
+            )
+        )
         if options.template is not None:
             key.update(_template(options.template))
         paths = (files.rows,) if self.copy else tuple(path.absolute() for path in table.paths)
@@ -105,6 +113,7 @@ class TableInput:
             fingerprint=fingerprint,
             key=key.hexdigest(),
             has_columns=options.makes_requests,
+            shard=(table.shard.index, table.shard.count),
         )
 
 
@@ -121,7 +130,8 @@ def find_table(
     Raises:
         ConfigurationError: there is no such file.
     """
-    table = Table.find(source, delimiter=options.delimiter)
+    shard = _shard(options, name_of)
+    table = Table.find(source, delimiter=options.delimiter, shard=shard)
     if table.is_plain and not options.makes_requests:
         return None
     return TableInput(table=table, options=options, given=given, name_of=name_of)
@@ -133,14 +143,18 @@ def table_of(rows: object, options: TableOptions, given: BatchOptions) -> TableI
 
         def copy(file: BinaryIO) -> None:
             arrow.write_frame(rows, file)
-    elif options.makes_requests and isinstance(rows, Iterable):
+    elif (options.makes_requests or options.shard) and isinstance(rows, Iterable):
 
         def copy(file: BinaryIO) -> None:
             file.writelines(map(encode_row, _guarded(rows), count(1)))
     else:
         return None
-    table = Table(name="rows", paths=(), format="jsonl")
+    table = Table(name="rows", paths=(), format="jsonl", shard=_shard(options, str))
     return TableInput(table=table, options=options, given=given, copy=copy, name_of=str)
+
+
+def _shard(options: TableOptions, name_of: Callable[[str], str]) -> Shard:
+    return WHOLE if options.shard is None else Shard.parse(options.shard, name_of("shard"))
 
 
 def table_rows(source: TableInput, model: str | None) -> Iterator[Row]:
@@ -191,7 +205,8 @@ def _reuse(files: BatchPaths, source: TableInput) -> Spooled | None:
     if run is None or run.table is None or not files.input.exists():
         return None
     ref = source.ref(files)
-    return Spooled(fingerprint=run.fingerprint, table=ref) if ref.key == run.table.key else None
+    is_same = (ref.key, ref.shard) == (run.table.key, run.table.shard)
+    return Spooled(fingerprint=run.fingerprint, table=ref) if is_same else None
 
 
 def _write(

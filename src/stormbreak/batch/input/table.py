@@ -6,6 +6,7 @@ Rows are dicts by column, in the order of the files, and read one by one. What a
 import glob
 import gzip
 import os
+import re
 import shutil
 import stat
 import sys
@@ -14,9 +15,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
-from itertools import count
+from itertools import count, islice
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, Self, cast
+from typing import Any, BinaryIO, Literal, Self, TypeVar, cast
 
 from msgspec import DecodeError
 from msgspec.json import Decoder
@@ -30,6 +31,7 @@ from stormbreak.escape import path_of, quoted, reason
 
 Format = Literal["csv", "jsonl", "parquet"]
 Record = dict[str, Any]
+T = TypeVar("T")
 
 STDIN = Path("-")
 _FORMATS: dict[str, Format] = {
@@ -48,17 +50,49 @@ def format_of(path: Path) -> Format:
     return _FORMATS.get(name.suffix.lower(), "jsonl")
 
 
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """Every `count`-th row, from row `index` on; both count from 1."""
+
+    index: int
+    count: int
+
+    @classmethod
+    def parse(cls, text: str, where: str) -> Self:
+        """Parse `3/8`. Raises ConfigurationError."""
+        found = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text)
+        shard = cls(int(found[1]), int(found[2])) if found else cls(0, 0)
+        if not 1 <= shard.index <= shard.count:
+            raise ConfigurationError(f"{where} must be I/N, from 1/N to N/N, got {quoted(text)}")
+        return shard
+
+    def number(self, row: int) -> int:
+        """The number in the whole table, from 1, of the shard's row with this index, from 0."""
+        return self.index + row * self.count
+
+    def take(self, rows: Iterator[T]) -> Iterator[T]:
+        """Leave out the rows of other shards."""
+        return islice(rows, self.index - 1, None, self.count)
+
+
+WHOLE = Shard(1, 1)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Table:
-    """Files of one format with the same columns; `name` is theirs in messages. `delimiter` is for CSV."""
+    """Files of one format with the same columns, or a shard of their rows.
+
+    `name` is theirs in messages, `delimiter` is for CSV.
+    """
 
     name: str
     paths: tuple[Path, ...]
     format: Format
     delimiter: str = ","
+    shard: Shard = WHOLE
 
     @classmethod
-    def find(cls, source: Path, *, delimiter: str | None = None) -> Self:
+    def find(cls, source: Path, *, delimiter: str | None = None, shard: Shard = WHOLE) -> Self:
         """Find the files that `source` names, which may be a pattern such as `rows/*.parquet`.
 
         Raises:
@@ -77,12 +111,18 @@ class Table:
             paths=paths,
             format=formats.pop(),
             delimiter=delimiter or _delimiter(paths[0]),
+            shard=shard,
         )
 
     @property
     def is_plain(self) -> bool:
-        """Whether it is one file of uncompressed JSON lines, of which each row can be read by its offset."""
-        if self.format != "jsonl" or len(self.paths) > 1 or not _is_regular(self.paths[0]):
+        """Whether it is one whole file of uncompressed JSON lines, of which each row can be read by its offset."""
+        if (
+            self.shard != WHOLE
+            or self.format != "jsonl"
+            or len(self.paths) > 1
+            or not _is_regular(self.paths[0])
+        ):
             return False
         with _opened(self.paths[0]) as file:
             return not file.peek(4).startswith((_GZIP, _ZSTD))
@@ -109,6 +149,21 @@ class Table:
         Raises:
             ConfigurationError: a file cannot be read, or a row is invalid; names file and line.
         """
+        return self.shard.take(self._records(columns))
+
+    def batches(self) -> Iterator[Any]:
+        """Read the rows of Parquet in order, as record batches."""
+        begin = 0
+        for path in self.paths:
+            for batch in arrow.read_batches(path, None):
+                end = begin + batch.num_rows
+                taken = range(begin, end)[
+                    (self.shard.index - 1 - begin) % self.shard.count :: self.shard.count
+                ]
+                yield batch if self.shard == WHOLE else batch.take([each - begin for each in taken])
+                begin = end
+
+    def _records(self, columns: Sequence[str] | None) -> Iterator[Record]:
         first = self.columns()
         for path in self.paths:
             if path != self.paths[0] and self.format != "jsonl" and self._columns(path) != first:

@@ -41,7 +41,8 @@ Option = str | int | float | bool | None
 class TableRef:
     """The table whose rows became the requests in `Run.input`, and how to read it again.
 
-    `fingerprint` is of its files, `key` of all that the requests were made by. Without `has_columns` the rows are requests.
+    `fingerprint` is of its files, `key` of all that the requests were made by, except the `shard`. Without `has_columns` the
+    rows are requests.
     """
 
     name: str
@@ -51,6 +52,7 @@ class TableRef:
     fingerprint: str
     key: str
     has_columns: bool
+    shard: tuple[int, int] = (1, 1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -145,6 +145,7 @@ _TABLE = (
     option(
         "--delimiter", _Delimiter(), "Delimiter of CSV.", show_default="comma; tab for .tsv files"
     ),
+    option("--shard", "I/N", "Send only every N-th row, from the I-th on; see batch merge."),
 )
 
 
