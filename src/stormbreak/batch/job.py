@@ -25,6 +25,7 @@ from stormbreak.batch.store.lock import require_free
 from stormbreak.batch.store.output_files import Store, open_store, order_output
 from stormbreak.batch.store.paths import BatchPaths
 from stormbreak.batch.store.run_file import Option, Run, check_before
+from stormbreak.batch.store.shared_answers import SharedAnswers
 from stormbreak.batch.store.spend_record import SpendRecord
 from stormbreak.config import Settings, resolve_settings
 from stormbreak.config.load import resolve_preset
@@ -178,7 +179,8 @@ def _absolute(options: BatchOptions) -> BatchOptions:
         policy = os.path.abspath(policy)  # noqa: PTH100 - Path raises for odd names
     known = builtin_names()
     prices = [one if one in known else os.path.abspath(one) for one in options.prices]  # noqa: PTH100
-    return with_(options, policy=policy, prices=tuple(prices))
+    cache = options.cache and os.path.abspath(options.cache)  # noqa: PTH100
+    return with_(options, policy=policy, prices=tuple(prices), cache=cache)
 
 
 def _only_target(file: str, settings: Settings) -> TargetSettings | None:
@@ -245,6 +247,8 @@ def run_job(
         spend = SpendRecord(client, store, meter, prices)
         spend.open()
         done_before, began = store.journal.done, time.monotonic()
+        if job.options.dedupe or job.options.cache:
+            stack.enter_context(_share(job, rows, store, client.base_url))
         runner = Runner(
             client,
             rows,
@@ -391,6 +395,13 @@ def _tidy(store: Store, rows: Rows, *, ordered: bool) -> None:
     if ordered:
         store.journal.close()
         order_output(store.files, rows)
+
+
+def _share(job: Job, rows: Rows, store: Store, base_url: str) -> SharedAnswers:
+    """Write the answers that are known already."""
+    shared = SharedAnswers(rows, base_url, dedupe=job.options.dedupe, cache=job.options.cache)
+    shared.answer_known(store.journal, store.files.output)
+    return shared
 
 
 def _export(job: Job, store: Store, rows: Rows) -> None:

@@ -53,6 +53,8 @@ class BatchOptions(Struct, frozen=True, kw_only=True, omit_defaults=True):
     deadline: float | None = None
     connect_grace: float | None = None
     ordered: bool = False
+    dedupe: bool = False
+    cache: str | None = None
     flatten: bool = False
     prefix: str | None = None
     escape_formulas: bool = False
@@ -141,6 +143,8 @@ class Options(TypedDict, total=False):
     deadline: float | None  # seconds of one row, all in all
     connect_grace: float | None  # seconds until the run gives up if nothing answers
     ordered: bool  # sort `output` into the order of the rows at the end
+    dedupe: bool  # send identical requests once
+    cache: StrPath | None  # a folder with answers, which later runs use
     flatten: bool  # make a table also of an `output` of JSON lines: the rows, with their results as columns
     prefix: str | None  # before the names of the result columns of a table
     escape_formulas: bool  # of CSV: put ' before cells that a spreadsheet would run
@@ -171,6 +175,8 @@ def options_from(given: Options) -> BatchOptions:
         require(fits(value), f"{name} must be {rule}", shown(hidden(repr(value))))
     if policy is not None and not isinstance(policy, Policy):
         options["policy"] = str(path_from("policy", policy, "a Policy, a preset or a file"))
+    if "cache" in options:
+        options["cache"] = str(path_from("cache", options["cache"], "a path"))
     files = [prices] if isinstance(prices, str | os.PathLike) else prices
     paths = tuple(str(path_from("prices", file, "paths")) for file in files)
     return BatchOptions(**options, prices=paths)

@@ -16,6 +16,8 @@ from stormbreak.cost.price_table import PriceOf, known_cost
 from stormbreak.errors import ConfigurationError
 from stormbreak.escape import path_of
 from stormbreak.llm.completeness import read_any
+from stormbreak.llm.models import NO_USAGE
+from stormbreak.types import Usage
 
 
 class Result(NamedTuple):
@@ -106,24 +108,25 @@ class Results:
     def _answered(self, answered: Answered) -> Result:
         parsed = read_any(answered.raw)
         model = _model(answered.raw)
-        usage = parsed.usage
+        usage = parsed.usage if answered.attempts else NO_USAGE  # of another row, or of a cache
         return Result(
             answer=parsed.text or _embeddings(answered.raw) or "",
             model=model,
             input_tokens=usage.input_tokens,
             output_tokens=usage.output_tokens,
-            cost=self._cost(answered, model),
+            cost=self._cost(answered, usage, model),
             attempts=answered.attempts,
         )
 
-    def _cost(self, answered: Answered, model: str | None) -> float | None:
-        provider, who = self._provider, answered.answered_by
-        if who is not None:
-            provider, _, of_fallback = who.partition("/")
-            if not of_fallback:  # from a cache: nothing was sent
-                return 0.0
+    def _cost(self, answered: Answered, usage: Usage, model: str | None) -> float | None:
+        if not usage.total:
+            return 0.0 if not answered.attempts else None
+        provider, _, of_fallback = (answered.answered_by or "").partition("/")
+        if of_fallback:
             model = of_fallback
-        usd: Decimal | None = known_cost(self._price_of(provider, model or ""), answered.usage)
+        else:
+            provider = self._provider
+        usd: Decimal | None = known_cost(self._price_of(provider, model or ""), usage)
         return None if usd is None else float(usd)
 
 

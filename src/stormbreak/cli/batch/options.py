@@ -74,6 +74,8 @@ _LIMITS = options(
     option("--max-cost", Number(name="USD"), "Maximum cost of all runs on OUTPUT together."),
     max_output_tokens(),
     PRICES,
+    flag("--dedupe", "Send identical requests once."),
+    option("--cache", "DIR", "Keep answers in DIR, and take them from there instead of sending."),
 )
 PREFIX = option("--prefix", "TEXT", "Put TEXT before the names of the result columns of a table.")
 ESCAPE_FORMULAS = flag(
