@@ -3,6 +3,7 @@
 from array import array
 from contextlib import ExitStack
 from decimal import Decimal
+from functools import cache
 from typing import BinaryIO, NamedTuple, Self
 
 from msgspec import DecodeError, Raw, Struct
@@ -63,7 +64,7 @@ class Results:
         """
         self._files = files
         self._provider = provider
-        self._price_of = price_of
+        self._price_of = cache(price_of)  # a lookup takes a millisecond
         self._begins = array(
             "q", bytes(8 * len(rows))
         )  # offset + 1 in OUTPUT; negative: in the failed file

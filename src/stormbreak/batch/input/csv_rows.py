@@ -22,8 +22,6 @@ def read_csv(file: BinaryIO, name: str, delimiter: str) -> Iterator[tuple[int, C
     Raises:
         ConfigurationError: a row is no CSV, or not UTF-8; names `name` and the line.
     """
-    if csv.field_size_limit() < LINE_LIMIT:
-        csv.field_size_limit(LINE_LIMIT)
     lines: list[str] = []  # of the row that is being read
 
     def kept() -> Iterator[str]:
@@ -35,10 +33,13 @@ def read_csv(file: BinaryIO, name: str, delimiter: str) -> Iterator[tuple[int, C
     while True:
         number = reader.line_num + 1
         lines.clear()
+        limit = csv.field_size_limit(LINE_LIMIT)  # of the process: others keep theirs
         try:
             cells = next(reader, None)
         except csv.Error as error:
             raise ConfigurationError(f"{name}:{number}: {_problem(str(error))}") from None
+        finally:
+            csv.field_size_limit(limit)
         if cells is None:
             return
         if cells:
