@@ -40,6 +40,7 @@ from stormbreak.batch.running.summary import Summary, require_reached
 from stormbreak.batch.store.paths import BatchPaths
 from stormbreak.batch.store.reader import Answered, Failed
 from stormbreak.core.policy import Policy
+from stormbreak.http.answer_schema import AnswerSchema
 
 Rows = RowObjects | Frame | StrPath
 AsyncRows = AsyncIterable[Mapping[str, Any]]
@@ -65,8 +66,8 @@ def run(
         on_progress: is called with a `RunSnapshot` four times a second, in another thread; its exceptions are logged.
         options: `Options`, the options of the command line: provider, base_url, api_key_env, model, policy, concurrency, rpm,
             tpm, max_cost, max_output_tokens, prices, timeout, idle_timeout, deadline, connect_grace, ordered, fallback_base_url,
-            fallback_api_key_env, dedupe, cache, flatten, prefix, escape_formulas; and those of a table: prompt, system, template,
-            body, id, url, delimiter, shard.
+            fallback_api_key_env, schema, repairs, dedupe, cache, flatten, prefix, escape_formulas; and those of a table: prompt,
+            system, template, body, id, url, delimiter, shard.
 
     Returns:
         The summary. `answers()` and `failures()` read the rows back; `end` says why the run ended: a wrong key, for example,
@@ -178,11 +179,8 @@ def _begin(
 ) -> tuple[Job, AbstractContextManager[Spooled | None]]:
     """Make the job, and the context that spools rows to a file, where they are in none."""
     place = path_from("output", output, "a path, where answers are kept and a later run goes on")
-    given, of_table, policy = (
-        options_from(options),
-        table_options_from(options),
-        options.get("policy"),
-    )
+    given, of_table = options_from(options), table_options_from(options)
+    policy, schema = options.get("policy"), options.get("schema")
     files = BatchPaths.of(place, flatten=given.flatten)
     source, table, spool = files.input, None, None
     if isinstance(rows, str | os.PathLike):
@@ -197,6 +195,7 @@ def _begin(
         choice=choice,
         policy=policy if isinstance(policy, Policy) else None,
         table=table,
+        schema=schema if isinstance(schema, Mapping | type | AnswerSchema) else None,
         name_of=str,
     )
     return job, spool or nullcontext()

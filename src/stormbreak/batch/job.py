@@ -45,6 +45,7 @@ from stormbreak.cost.price_table import PriceOf
 from stormbreak.cost.spend_gate import spend_accounts
 from stormbreak.errors import ConfigurationError
 from stormbreak.escape import path_of
+from stormbreak.http.answer_schema import REPAIRS, AnswerSchema, Schema, read_schema, schema_of
 from stormbreak.http.client import AsyncClient
 from stormbreak.http.environment import is_disabled
 from stormbreak.http.h1.connection import POOL_LIMIT
@@ -82,6 +83,7 @@ class Job:
     kept: BatchOptions | None = None
     table: TableInput | None = None
     spooled: Spooled | None = None
+    schema: AnswerSchema | None = None
 
     def __post_init__(self) -> None:
         breaker = self.policy.breaker
@@ -112,11 +114,13 @@ def build_job(
     choice: Choice,
     policy: Policy | None = None,
     table: TableInput | None = None,
+    schema: Schema | None = None,
     name_of: Callable[[str], str] = option_flag,
 ) -> Job:
     """Make the job that these options ask for; the requests of a `table` take the place of `source`.
 
-    A `policy` object cannot be kept for a later `batch retry`: then no option is. Errors name options by `name_of`.
+    A `policy` object, or a `schema` that is in no file, cannot be kept for a later `batch retry`: then no option is. Errors
+    name options by `name_of`.
 
     Raises:
         ConfigurationError: an option is wrong, alone or with another one.
@@ -140,7 +144,8 @@ def build_job(
         price_of=load_lookup(options.prices).price_of if options.prices else None,
         allow_http=target is not None and target.allow_http,
         stream_on_wire=target is not None and target.stream_on_wire,
-        kept=_absolute(options) if policy is None else None,
+        kept=_absolute(options) if policy is None and schema is None else None,
+        schema=_schema(options, schema, name_of),
     )
 
 
@@ -156,6 +161,19 @@ def _check_together(options: BatchOptions, name_of: Callable[[str], str]) -> Non
     if options.fallback_api_key_env and not options.fallback_base_url:
         key, url = name_of("fallback_api_key_env"), name_of("fallback_base_url")
         raise ConfigurationError(f"{key}: give {url}, too")
+
+
+def _schema(
+    options: BatchOptions, schema: Schema | None, name_of: Callable[[str], str]
+) -> AnswerSchema | None:
+    repairs = REPAIRS if options.repairs is None else options.repairs
+    if options.schema is not None:
+        return read_schema(Path(options.schema), repairs=repairs)
+    if schema is not None:
+        return schema_of(schema, repairs)
+    if options.repairs is not None:
+        raise ConfigurationError(f"{name_of('repairs')}: give {name_of('schema')}, too")
+    return None
 
 
 def _with_timeouts(policy: Policy, options: BatchOptions) -> Policy:
@@ -179,8 +197,11 @@ def _absolute(options: BatchOptions) -> BatchOptions:
         policy = os.path.abspath(policy)  # noqa: PTH100 - Path raises for odd names
     known = builtin_names()
     prices = [one if one in known else os.path.abspath(one) for one in options.prices]  # noqa: PTH100
-    cache = options.cache and os.path.abspath(options.cache)  # noqa: PTH100
-    return with_(options, policy=policy, prices=tuple(prices), cache=cache)
+    cache, schema = (
+        path and os.path.abspath(path)  # noqa: PTH100
+        for path in (options.cache, options.schema)
+    )
+    return with_(options, policy=policy, prices=tuple(prices), cache=cache, schema=schema)
 
 
 def _only_target(file: str, settings: Settings) -> TargetSettings | None:
@@ -256,6 +277,7 @@ def run_job(
             spend=spend,
             stats=stats or RunStats(),
             width=_width(policy, job),
+            schema=job.schema,
             grace=job.options.connect_grace or CONNECT_GRACE,
             tick=tick,
         )
@@ -286,13 +308,21 @@ def _client(job: Job, policy: Policy) -> AsyncClient:
 
 
 def _recorded_options(job: Job, base_url: str) -> Mapping[str, Option]:
-    return {"model": job.options.model, "base_url": base_url, "ordered": job.options.ordered}
+    return {
+        "model": job.options.model,
+        "base_url": base_url,
+        "ordered": job.options.ordered,
+        "schema": None if job.schema is None else job.schema.digest,
+    }
 
 
 def _check_before(job: Job, recorded: Mapping[str, Option]) -> Run | None:
     """Refuse what can be refused before INPUT is read, which takes a while; return the run to continue."""
     sources = (job.source,) if job.table is None else job.table.table.paths
     last = check_before(job.files, sources, recorded, job.choice)
+    if last is not None and last.options.get("schema") and job.schema is None:
+        why = "was begun with a schema; give it again, so that answers are checked"
+        raise ConfigurationError(f"{path_of(job.files.output)}: {why}")
     require_free(job.files)
     return last
 
@@ -327,7 +357,7 @@ def _open(
 
     def check_first(index: int) -> None:
         if job.options.max_cost is not None:
-            check_cost(rows, index, client)
+            check_cost(rows, index, client, job.schema)
 
     return open_store(
         job.files.output,
@@ -340,14 +370,16 @@ def _open(
     )
 
 
-def check_cost(rows: Rows, index: int, client: AsyncClient) -> None:
+def check_cost(
+    rows: Rows, index: int, client: AsyncClient, schema: AnswerSchema | None = None
+) -> None:
     """Check that the first row to be sent can be held to a spend limit; later rows are refused one by one.
 
     Raises:
         ConfigurationError: it has no bound, or its model no price.
     """
     row = rows.row_at(index)
-    template = RequestTemplate(row.endpoint, row.body, fields=row.fields)
+    template = RequestTemplate(row.endpoint, row.body, fields=row.fields, schema=schema)
     target = client.target(template.model)
     template.limit_output(client.policy.spend.max_output_tokens, target.provider)
     where = f"{path_of(rows.path)}: row {row.custom_id!r}"
@@ -398,8 +430,9 @@ def _tidy(store: Store, rows: Rows, *, ordered: bool) -> None:
 
 
 def _share(job: Job, rows: Rows, store: Store, base_url: str) -> SharedAnswers:
-    """Write the answers that are known already."""
-    shared = SharedAnswers(rows, base_url, dedupe=job.options.dedupe, cache=job.options.cache)
+    """Write the answers that are known already; a schema changes the requests."""
+    place = base_url if job.schema is None else f"{base_url} {job.schema.digest}"
+    shared = SharedAnswers(rows, place, dedupe=job.options.dedupe, cache=job.options.cache)
     shared.answer_known(store.journal, store.files.output)
     return shared
 

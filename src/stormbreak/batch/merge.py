@@ -19,6 +19,7 @@ from stormbreak.batch.store.lock import locked
 from stormbreak.batch.store.paths import BatchPaths
 from stormbreak.batch.store.record import entries
 from stormbreak.batch.store.run_file import (
+    PINNED,
     Run,
     TableRef,
     check_before,
@@ -73,8 +74,9 @@ def _ordered(found: list[_Shard]) -> list[_Shard]:
     """Sort the shards. Raises ConfigurationError if they are not all shards of one table."""
     files, first, ref = found[0]
     for other, run, table in found:
-        if (table.key, run.options["model"]) != (ref.key, first.options["model"]):
-            what = "are shards of other rows, or with another prompt or model"
+        same = (run.options.get(name) == first.options.get(name) for name in PINNED)
+        if table.key != ref.key or not all(same):
+            what = f"are shards of other rows, or with another prompt, {' or '.join(PINNED)}"
             raise ConfigurationError(f"{path_of(files.output)} and {path_of(other.output)}: {what}")
     count = ref.shard[1]
     have = sorted(table.shard for _, _, table in found)

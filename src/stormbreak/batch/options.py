@@ -17,6 +17,7 @@ from msgspec.structs import asdict, replace
 from stormbreak.core.checks import require, shown
 from stormbreak.core.policy import Policy
 from stormbreak.errors import ConfigurationError
+from stormbreak.http.answer_schema import MAX_REPAIRS, AnswerSchema, Schema
 from stormbreak.http.endpoint import origin_of
 from stormbreak.key_patterns import hidden
 from stormbreak.types import TREATMENTS, Verdict
@@ -53,6 +54,8 @@ class BatchOptions(Struct, frozen=True, kw_only=True, omit_defaults=True):
     deadline: float | None = None
     connect_grace: float | None = None
     ordered: bool = False
+    schema: str | None = None
+    repairs: int | None = None
     dedupe: bool = False
     cache: str | None = None
     flatten: bool = False
@@ -62,7 +65,11 @@ class BatchOptions(Struct, frozen=True, kw_only=True, omit_defaults=True):
     @property
     def given(self) -> dict[str, object]:
         """Those that were given."""
-        return {name: value for name, value in asdict(self).items() if value}
+        return {
+            name: value
+            for name, value in asdict(self).items()
+            if value or (value == 0 and value is not False)
+        }
 
     def over(self, last: "BatchOptions") -> "BatchOptions":
         """Merge with `last`: these where given, else those of `last`.
@@ -148,6 +155,10 @@ class Options(TypedDict, total=False):
     flatten: bool  # make a table also of an `output` of JSON lines: the rows, with their results as columns
     prefix: str | None  # before the names of the result columns of a table
     escape_formulas: bool  # of CSV: put ' before cells that a spreadsheet would run
+    schema: (
+        Schema | StrPath | None
+    )  # a JSON schema, a file with one, or a pydantic model, that answers must fit
+    repairs: int | None  # how often the model is shown why an answer does not fit, and asked again
 
     prompt: str | None  # of each row of a table, with columns in braces: "Summarise {title}"
     system: str | None  # the system prompt, likewise
@@ -160,7 +171,9 @@ class Options(TypedDict, total=False):
 
 
 def options_from(given: Options) -> BatchOptions:
-    """Check the types that a caller from Python gives. A `Policy` is left out, and what `table_options_from` reads.
+    """Check the types that a caller from Python gives.
+
+    A `Policy`, a schema that is in no file, and what `table_options_from` reads, are left out.
 
     Raises:
         ConfigurationError: names the option and its value.
@@ -177,6 +190,11 @@ def options_from(given: Options) -> BatchOptions:
         options["policy"] = str(path_from("policy", policy, "a Policy, a preset or a file"))
     if "cache" in options:
         options["cache"] = str(path_from("cache", options["cache"], "a path"))
+    if isinstance(options.get("schema"), Mapping | type | AnswerSchema):
+        del options["schema"]
+    elif "schema" in options:
+        file = path_from("schema", options["schema"], "a dict, a pydantic model or a file")
+        options["schema"] = str(file)
     files = [prices] if isinstance(prices, str | os.PathLike) else prices
     paths = tuple(str(path_from("prices", file, "paths")) for file in files)
     return BatchOptions(**options, prices=paths)
@@ -212,6 +230,10 @@ def _is_count(value: object) -> bool:
     return type(value) is int and value > 0
 
 
+def _is_few(value: object) -> bool:
+    return type(value) is int and 0 <= value <= MAX_REPAIRS
+
+
 _TEXTS = (
     "provider", "base_url", "api_key_env", "fallback_base_url", "fallback_api_key_env", "model", "prefix",
 )  # fmt: skip
@@ -221,6 +243,7 @@ _RULES: Mapping[str, tuple[str, Callable[[object], bool]]] = MappingProxyType(
         **dict.fromkeys(_TEXTS, ("a string", _is_text)),
         **dict.fromkeys(_NUMBERS, ("a positive, finite number", _is_number)),
         "max_output_tokens": ("a positive whole number", _is_count),
+        "repairs": (f"a whole number from 0 to {MAX_REPAIRS}", _is_few),
         "concurrency": (
             f"{AUTO} or a positive whole number",
             lambda value: value == AUTO or _is_count(value),

@@ -99,7 +99,7 @@ class Table:
             ConfigurationError: there is none, or they have several formats.
         """
         paths: tuple[Path, ...] = (source,)
-        if not source.exists() and glob.has_magic(str(source)):
+        if glob.has_magic(str(source)) and not os.path.exists(source):  # noqa: PTH110 - Path raises for odd names
             paths = tuple(map(Path, sorted(glob.glob(str(source), recursive=True))))  # noqa: PTH207 - takes absolute ones
             if not paths:
                 raise ConfigurationError(f"{path_of(source)}: no file has such a name")
@@ -117,15 +117,12 @@ class Table:
     @property
     def is_plain(self) -> bool:
         """Whether it is one whole file of uncompressed JSON lines, of which each row can be read by its offset."""
-        if (
-            self.shard != WHOLE
-            or self.format != "jsonl"
-            or len(self.paths) > 1
-            or not _is_regular(self.paths[0])
-        ):
-            return False
-        with _opened(self.paths[0]) as file:
-            return not file.peek(4).startswith((_GZIP, _ZSTD))
+        path = self.paths[0]
+        return (
+            (self.format, self.shard, len(self.paths)) == ("jsonl", WHOLE, 1)
+            and path.suffix.lower() not in _COMPRESSED
+            and _is_regular(path)
+        )
 
     @property
     def is_stream(self) -> bool:

@@ -11,6 +11,7 @@ from stormbreak.batch.options import AUTO, TableOptions
 from stormbreak.cli.command import flag, option, options
 from stormbreak.cli.options import FILE, JSON, PORT, PRICES, REPORT, SECONDS, Integer, Number
 from stormbreak.core.presets import BATCH
+from stormbreak.http.answer_schema import MAX_REPAIRS, REPAIRS
 from stormbreak.key_patterns import quoted
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -77,7 +78,9 @@ _LIMITS = options(
     flag("--dedupe", "Send identical requests once."),
     option("--cache", "DIR", "Keep answers in DIR, and take them from there instead of sending."),
 )
-PREFIX = option("--prefix", "TEXT", "Put TEXT before the names of the result columns of a table.")
+PREFIX = option(
+    "--prefix", "PREFIX", "Put PREFIX before the names of the result columns of a table."
+)
 ESCAPE_FORMULAS = flag(
     "--escape-formulas", "In CSV, put ' before cells that a spreadsheet would run as a formula."
 )
@@ -117,6 +120,16 @@ def run_options(command: F, *, defaults: bool = True) -> F:
             show_default=default("set by the policy"),
         ),
     )
+    answers = options(
+        "Answers",
+        option("--schema", "FILE", "A JSON schema that every answer must fit."),
+        option(
+            "--repairs",
+            Integer(0, MAX_REPAIRS),
+            "Times to ask again, and show the model why its answer does not fit.",
+            show_default=default(f"{REPAIRS}"),
+        ),
+    )
     timeouts = options(
         "Timeouts",
         option(
@@ -134,12 +147,14 @@ def run_options(command: F, *, defaults: bool = True) -> F:
             show_default=default(f"{CONNECT_GRACE:g}"),
         ),
     )
-    return _DESTINATION(policy(_LIMITS(timeouts(_RESULTS(command)))))
+    return _DESTINATION(answers(policy(_LIMITS(timeouts(_RESULTS(command))))))
 
 
 _TABLE = (
-    option("--prompt", "TEXT", "Prompt of each row, with columns in braces: 'Summarise {title}'."),
-    option("--system", "TEXT", "System prompt of each row, likewise."),
+    option(
+        "--prompt", "PROMPT", "Prompt of each row, with columns in braces: 'Summarise {title}'."
+    ),
+    option("--system", "PROMPT", "System prompt of each row, likewise."),
     option("--template", FILE, "Jinja2 template of the prompt, instead of --prompt."),
     option("--body", "COLUMN", "Column with the whole request body, as JSON."),
     option("--id", "COLUMN", "Column with the custom_id.", show_default="row-1, row-2, ..."),

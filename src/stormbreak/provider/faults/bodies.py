@@ -4,9 +4,9 @@ import math
 from collections.abc import Callable
 from types import MappingProxyType
 
+from stormbreak.http.h1.server_message import chunk
 from stormbreak.provider.fault_kinds import Kind
 from stormbreak.provider.faults.play import FaultContext
-from stormbreak.provider.http1 import chunk
 from stormbreak.provider.scripts import Ending, Piece, Script, chunked, once, plain
 
 BIG = 4 * 1024 * 1024
@@ -88,6 +88,10 @@ def tiny_chunks(play: FaultContext) -> Script:
     return chunked([Piece(0, play.head()), *pieces])
 
 
+def _prose(play: FaultContext) -> Script:
+    return good(play.without_schema())
+
+
 FAULTS: MappingProxyType[Kind, Callable[[FaultContext], Script]] = MappingProxyType(
     {
         Kind.SLOW_HEADERS: _slow_headers,
@@ -97,6 +101,7 @@ FAULTS: MappingProxyType[Kind, Callable[[FaultContext], Script]] = MappingProxyT
         Kind.CUT_BODY: _cut_body,
         Kind.EMPTY_BODY: _empty_body,
         Kind.INVALID_JSON: _invalid_json,
+        Kind.PROSE: _prose,
         Kind.HTML_200: html_200,
         Kind.ERROR_IN_200: _error_in_200,
         Kind.BIG_BODY: _big_body,
