@@ -17,7 +17,10 @@ from sockets import served_aside
 
 from stormbreak.batch import arun, read_table
 from stormbreak.batch import run as run_batch
-from stormbreak.batch.export.results import RESULT_COLUMNS
+from stormbreak.batch.export.results import RESULT_COLUMNS, Result, Results
+from stormbreak.batch.input.index import Rows
+from stormbreak.batch.store.paths import BatchPaths
+from stormbreak.errors import ConfigurationError
 from stormbreak.testing import answer_text
 
 ANSWERS = ["--model", "storm-1", "--quiet"]
@@ -209,6 +212,12 @@ def test_a_half_finished_journal_is_exported(at, stormbreak_provider):
     assert 4 <= len(answered) < len(rows) == len(ROWS)
     assert all(row["answer"] == answer(row["title"]) for row in answered)
     assert not (at / "out.parquet").exists()
+    fast = stormbreak_provider().base_url
+    done = run_table(fast, "-o", "out.parquet", "--json")  # after kill -9
+    assert json.loads(done.stdout)["answered"] <= len(ROWS) - len(answered)
+    table = pl.read_parquet("out.parquet")
+    assert table["own"].to_list() == [row["own"] for row in ROWS]
+    assert table["answer"].to_list() == [answer(row["title"]) for row in ROWS]
 
 
 # ---------------------------------------------------------------- what goes wrong
@@ -297,6 +306,76 @@ def test_no_prompt_is_written_but_in_the_requests(at, place):
     assert named == ["out.csv.input.jsonl"]
 
 
+def test_a_batch_that_was_moved_is_exported_and_retried(at, stormbreak_provider):
+    good, bad = (
+        stormbreak_provider(scenario(*faults)).base_url
+        for faults in ((), ({"kind": "content_filter", "share": 0.5},))
+    )
+    (at / "old").mkdir()
+    run_batch(ROWS, output="old/out.parquet", **options(bad))
+    (at / "old").rename(at / "new")
+    assert run("batch", "retry", "new/out.parquet", "--base-url", good, "-q").returncode == 0
+    assert run("batch", "export", "new/out.parquet", "out.csv").returncode == 0
+    with (at / "out.csv").open(newline="") as file:
+        assert [row["answer"] for row in csv.DictReader(file)] == [
+            answer(row["title"]) for row in ROWS
+        ]
+
+
+def result_of(tmp_path, line, provider="openai"):
+    """The result of a row with this line in the journal; a token costs 1 dollar at openai, 2 at others."""
+    (tmp_path / "in.jsonl").write_text('{"custom_id": "a", "prompt": "x"}\n')
+    files = BatchPaths.of(tmp_path / "out.jsonl")
+    files.output.write_text(json.dumps({"custom_id": "a", "error": None} | line) + "\n")
+
+    class Price:
+        def __init__(self, usd):
+            self.usd = usd
+
+        def cost_of(self, usage):
+            return Decimal(usage.total * self.usd)
+
+    with (
+        Rows.read(tmp_path / "in.jsonl", model="m") as rows,
+        Results(
+            files, rows, provider=provider, price_of=lambda at, _: Price(1 if at == "openai" else 2)
+        ) as results,
+    ):
+        return results.at(0)
+
+
+CHAT = {
+    "model": "m-1",
+    "choices": [{"message": {"content": "hi"}, "finish_reason": "stop"}],
+    "usage": {"prompt_tokens": 3, "completion_tokens": 4},
+}
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ({}, Result("hi", None, "m-1", 3, 4, 7.0, 1)),
+        ({"attempts": 3}, Result("hi", None, "m-1", 3, 4, 7.0, 3)),
+        ({"answered_by": "other/m-2"}, Result("hi", None, "m-1", 3, 4, 14.0, 1)),
+        ({"answered_by": "cache", "attempts": 0}, Result("hi", None, "m-1", 0, 0, 0.0, 0)),
+    ],
+)
+def test_the_columns_of_an_answer(tmp_path, line, expected):
+    response = {"status_code": 200, "request_id": None, "body": CHAT}
+    assert result_of(tmp_path, line | {"response": response}) == expected
+
+
+@pytest.mark.parametrize(
+    ("vectors", "text"), [([[0.5, 1]], "[0.5,1]"), ([[0.5], [1]], "[[0.5],[1]]")]
+)
+def test_embeddings_are_json_in_a_table(tmp_path, vectors, text):
+    data = [{"index": at, "embedding": numbers} for at, numbers in enumerate(vectors)]
+    body = {"model": "e", "data": data, "usage": {"prompt_tokens": 2}}
+    response = {"status_code": 200, "request_id": None, "body": body}
+    answer = result_of(tmp_path, {"response": response}).answer
+    assert json.loads(answer) == json.loads(text)
+
+
 # ---------------------------------------------------------------- from Python
 
 
@@ -346,7 +425,7 @@ async def test_rows_from_an_async_iterator(at, place):
 def test_other_rows_do_not_replace_the_copy(at, place):
     run_batch(pl.DataFrame(ROWS), output="out.parquet", **options(place))
     before = {path.name: path.read_bytes() for path in at.iterdir()}
-    with pytest.raises(Exception, match="belongs to a run of other rows"):
+    with pytest.raises(ConfigurationError, match="belongs to a run of other rows"):
         run_batch(pl.DataFrame(ROWS[1:]), output="out.parquet", **options(place))
     assert {path.name: path.read_bytes() for path in at.iterdir()} == before
 
@@ -379,3 +458,19 @@ def test_requests_on_stdin_and_again(at, place):
             out, err = process.communicate(timeout=60)
         assert (process.returncode, err) == (0, "")
         assert f'"answered": {expected},' in out
+
+
+def test_what_is_no_table_of_rows(at, place):
+    lazy = pl.DataFrame(ROWS).lazy()
+    mixed = pd.DataFrame({"title": ["secret words", 1, {"a": 2}]})
+    for rows, message in (
+        (lazy, "rows must be a path, an iterable of dicts or a data frame, got LazyFrame"),
+        (5, "rows must be a path, an iterable of dicts or a data frame, got int"),
+        (mixed, "rows: the frame is no table: Conversion failed for column title"),
+    ):
+        with pytest.raises(ConfigurationError, match=message) as raised:
+            run_batch(rows, output="out.csv", **options(place))
+        assert "secret" not in str(raised.value)
+    with pytest.raises(ConfigurationError, match="rows: its rows are no requests: give prompt "):
+        run_batch(pl.DataFrame(ROWS), output="out.csv", base_url=place)
+    assert {path.name for path in at.iterdir()} <= {"out.csv.jsonl.lock"}

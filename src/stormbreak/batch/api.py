@@ -5,13 +5,13 @@ Rows that are Python objects go to a file beside OUTPUT, since a run that is res
 
 import asyncio
 import os
-from collections.abc import AsyncIterable, AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryFile
 from threading import Event
-from typing import Any, Unpack
+from typing import Any, Unpack, cast
 
 from msgspec.json import decode
 
@@ -40,6 +40,7 @@ from stormbreak.batch.running.summary import Summary, require_reached
 from stormbreak.batch.store.paths import BatchPaths
 from stormbreak.batch.store.reader import Answered, Failed
 from stormbreak.core.policy import Policy
+from stormbreak.errors import ConfigurationError
 from stormbreak.http.answer_schema import AnswerSchema
 
 Rows = RowObjects | Frame | StrPath
@@ -187,7 +188,11 @@ def _begin(
         source = Path(rows)
         table = find_table(source, of_table, given, str)
     else:
-        spool = spooled(files, table_of(rows, of_table, given) or rows)
+        made = table_of(rows, of_table, given)
+        if made is None and not isinstance(rows, Iterable):
+            what = "a path, an iterable of dicts or a data frame"
+            raise ConfigurationError(f"rows must be {what}, got {type(rows).__name__}")
+        spool = spooled(files, made or cast("RowObjects", rows))
     job = build_job(
         given,
         source=source,

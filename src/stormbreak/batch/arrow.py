@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 
 from stormbreak.batch.input.prompts import text_of
 from stormbreak.errors import ConfigurationError
-from stormbreak.escape import path_of, plain
+from stormbreak.escape import path_of, plain, quoted
 
 READ_ROWS = 4_096  # rows in memory at a time, and in a row group of a file that we write
 
@@ -65,8 +65,9 @@ def write_frame(frame: Any, file: BinaryIO) -> None:
         table = pa.table(frame)
         parquet().write_table(table, file, row_group_size=16 * READ_ROWS)
     except pa.ArrowException as error:
-        why = plain(str(error).partition("\n")[0], limit=120)
-        raise ConfigurationError(f"rows: the frame cannot be written as Parquet: {why}") from None
+        # The first message may repeat a value; pandas adds one that names the column.
+        why = str(error.args[-1]) if len(error.args) > 1 else type(error).__name__
+        raise ConfigurationError(f"rows: the frame is no table: {plain(why, limit=120)}") from None
 
 
 def read_file(path: Path) -> Any:
@@ -113,7 +114,11 @@ def to_batch(records: Sequence[dict[str, Any]], schema: Any) -> Any:
         values = [record.get(field.name) for record in records]
         if field.type == pa.string():
             values = [None if value is None else text_of(value) for value in values]
-        arrays.append(pa.array(values, field.type))
+        try:
+            arrays.append(pa.array(values, field.type))
+        except (pa.ArrowException, OverflowError):  # its message may repeat a value
+            what = f"column {quoted(field.name)} cannot be written as {field.type}"
+            raise ConfigurationError(what) from None
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 

@@ -15,7 +15,7 @@ from stormbreak.batch.input.index import Rows
 from stormbreak.batch.input.table import Record, Shard, Table
 from stormbreak.batch.options import BatchOptions
 from stormbreak.batch.store.paths import BatchPaths
-from stormbreak.batch.store.run_file import Run, TableRef, read_existing_run
+from stormbreak.batch.store.run_file import Run, TableRef, find_moved, read_existing_run
 from stormbreak.cost.price_table import PriceOf
 from stormbreak.errors import ConfigurationError
 from stormbreak.escape import path_of
@@ -49,7 +49,7 @@ def export_output(output: Path, path: Path, *, given: BatchOptions, price_of: Pr
     _check_place(files, run, path)
     if given.prefix is None and run.flags is not None:
         given = replace(given, prefix=run.flags.prefix)
-    with open_requests(run) as requests:
+    with open_requests(files, run) as requests:
         export(files, requests, run, path, given=given, price_of=price_of)
         return len(requests)
 
@@ -76,7 +76,9 @@ def export(
 ) -> None:
     """Write the table of a run whose requests are open. Of `given`, the options of tables count."""
     table = run.table
-    rows = RequestIds(requests) if table is None or not table.has_columns else _reopened(table)
+    rows = (
+        RequestIds(requests) if table is None or not table.has_columns else _reopened(files, table)
+    )
     with Results(files, requests, provider=_provider(run), price_of=price_of) as results:
         write_table(
             path,
@@ -87,7 +89,7 @@ def export(
         )
 
 
-def open_requests(run: Run) -> Rows:
+def open_requests(files: BatchPaths, run: Run) -> Rows:
     """Open the requests of a run.
 
     Raises:
@@ -95,7 +97,7 @@ def open_requests(run: Run) -> Rows:
     """
     model = run.options.get("model")
     rows = Rows.read(
-        Path(run.input),
+        find_moved(run.input, files.input),
         model=model if isinstance(model, str) else None,
         checked=run.fingerprint,
         table=None if run.table is None else run.table.name,
@@ -106,11 +108,11 @@ def open_requests(run: Run) -> Rows:
     return rows
 
 
-def _reopened(ref: TableRef) -> Table:
+def _reopened(files: BatchPaths, ref: TableRef) -> Table:
     """Open the table of a run again, unchanged."""
     table = Table(
         name=ref.name,
-        paths=tuple(map(Path, ref.paths)),
+        paths=tuple(find_moved(path, files.rows) for path in ref.paths),
         format=ref.format,
         delimiter=ref.delimiter,
         shard=Shard(*ref.shard),

@@ -17,7 +17,7 @@ from stormbreak.batch.input.prompts import plain_value, text_of
 from stormbreak.batch.input.table import Record, Table, format_of
 from stormbreak.batch.store.append_file import replacing
 from stormbreak.errors import ConfigurationError
-from stormbreak.escape import plain, quoted
+from stormbreak.escape import quoted
 
 _FORMULA = re.compile(r"[=+\-@\t\r]")
 _UNSAFE = re.compile(r'["\r\n]|^\s|\s$')
@@ -153,8 +153,9 @@ def _write_parquet(
                 arrays = [*batch.columns, *made]
                 writer.write_batch(pa.RecordBatch.from_arrays(arrays, schema=schema))
                 first += batch.num_rows
-    except pa.ArrowException as error:
-        raise ConfigurationError(f"cannot be written as Parquet: {plain(error, 200)}") from None
+    except pa.ArrowException as error:  # its message may repeat a value
+        what = f"the rows cannot be written as Parquet ({type(error).__name__})"
+        raise ConfigurationError(what) from None
 
 
 def _type(name: str) -> Any:

@@ -181,7 +181,7 @@ class Spooled:
 @contextmanager
 def spooled(
     files: BatchPaths,
-    source: TableInput | RowObjects | Frame,
+    source: TableInput | RowObjects,
     on_read: ReadProgress = lambda _: None,
 ) -> Iterator[Spooled]:
     """Write the requests to `files.input` (mode 0600); remove the file if no run was begun.
@@ -209,9 +209,7 @@ def _reuse(files: BatchPaths, source: TableInput) -> Spooled | None:
     return Spooled(fingerprint=run.fingerprint, table=ref) if is_same else None
 
 
-def _write(
-    files: BatchPaths, source: TableInput | RowObjects | Frame, on_read: ReadProgress
-) -> Spooled:
+def _write(files: BatchPaths, source: TableInput | RowObjects, on_read: ReadProgress) -> Spooled:
     digest, number, ref = new_fingerprint(), 0, None
     try:
         with locked(files), ExitStack() as written:
@@ -222,7 +220,6 @@ def _write(
             if isinstance(source, TableInput):
                 rows = source.requests(for_table=files.table is not None)
             else:
-                assert isinstance(source, Iterable)  # `table_of` has made a table of a frame
                 rows = source
             with replacing(files.input) as file:
                 for number, row in enumerate(_guarded(rows), 1):

@@ -117,6 +117,12 @@ def read_existing_run(files: BatchPaths) -> Run:
     return run
 
 
+def find_moved(path: str, beside: Path) -> Path:
+    """Find a file of a batch whose folder may have been moved: where it was, else `beside` OUTPUT."""
+    was = Path(path)
+    return beside if was.name == beside.name and not was.exists() else was
+
+
 def check(
     files: BatchPaths,
     rows: InputRef,

@@ -98,7 +98,7 @@ def _exit_code(summary: Summary) -> int:
 @subcommand(
     "stormbreak batch run prompts.jsonl -o answers.jsonl --provider openai -m gpt-4.1",
     "stormbreak batch run prompts.jsonl -o answers.jsonl --provider openai --max-cost 20 -c 50",
-    "stormbreak batch run rows.csv -o out.parquet --prompt 'Summarise {text}' --provider openai -m gpt-4.1",
+    "stormbreak batch run rows.csv -o out.csv --prompt 'Summarise {text}' --provider openai -m gpt-4.1",
 )
 @click.argument("source", metavar="INPUT", type=FILE)
 @option("-o --output", FILE, "File for the answers.", required=True)
