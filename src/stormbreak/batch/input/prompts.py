@@ -15,7 +15,7 @@ import msgspec
 from msgspec import DecodeError
 
 from stormbreak import toml_file
-from stormbreak.batch.input.request import CHAT, EMBEDDINGS, MESSAGES, RESPONSES
+from stormbreak.batch.input.request import CHAT, EMBEDDINGS, ENDPOINTS, MESSAGES, RESPONSES
 from stormbreak.batch.options import TableOptions, option_flag
 from stormbreak.errors import ConfigurationError
 from stormbreak.escape import path_of, quoted
@@ -25,11 +25,6 @@ ROW = "row"
 
 PROMPT = "the prompt"
 _MAX_NAMED = 20  # columns in a message
-_ENDPOINTS = {
-    prefix + each: each
-    for prefix in ("/v1", "")
-    for each in (CHAT, RESPONSES, MESSAGES, EMBEDDINGS)
-}
 
 
 class RowError(ValueError):
@@ -55,7 +50,7 @@ class Text:
         for _, column, form, conversion in parsed:
             if form or conversion or column == "":
                 what = "only the name of a column goes into braces"
-                raise ConfigurationError(f"{where}: {what}; --template does more")
+                raise ConfigurationError(f"{where}: {what}; write other braces twice")
 
         def fill(record: Mapping[str, Any]) -> str:
             return "".join(
@@ -183,9 +178,9 @@ class RequestMaker:
 
     def _maker(self, max_tokens: int | None) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
         """Return what makes a body in the format of the endpoint."""
-        endpoint = _ENDPOINTS.get(self._url)
+        endpoint = ENDPOINTS.get(self._url)
         if endpoint is None:
-            known = ", ".join(url for url in _ENDPOINTS if url.startswith("/v1"))
+            known = ", ".join(url for url in ENDPOINTS if url.startswith("/v1"))
             raise ConfigurationError(
                 f"{self._name_of('url')} must be one of {known}, got {quoted(self._url)}"
             )
