@@ -35,7 +35,7 @@ def at(tmp_path, monkeypatch):
 
 @pytest.fixture
 def place(stormbreak_provider):
-    return stormbreak_provider().base_url
+    return stormbreak_provider(scenario()).base_url
 
 
 def write_csv(path, rows):
@@ -188,7 +188,7 @@ def test_failed_rows_say_why_and_a_retry_makes_the_table_again(at, stormbreak_pr
     assert len(rows) == len(ROWS)
     assert {bool(row["answer"]) != bool(row["error"]) for row in rows} == {True}
     assert {row["error"].partition(":")[0] for row in rows} == {"", "filtered"}
-    good = stormbreak_provider().base_url
+    good = stormbreak_provider(scenario()).base_url
     assert run("batch", "retry", "out.csv", "--base-url", good, "-q").returncode == 0
     with (at / "out.csv").open(newline="") as file:
         assert [row["answer"] for row in csv.DictReader(file)] == [
@@ -212,7 +212,7 @@ def test_a_half_finished_journal_is_exported(at, stormbreak_provider):
     assert 4 <= len(answered) < len(rows) == len(ROWS)
     assert all(row["answer"] == answer(row["title"]) for row in answered)
     assert not (at / "out.parquet").exists()
-    fast = stormbreak_provider().base_url
+    fast = stormbreak_provider(scenario()).base_url
     done = run_table(fast, "-o", "out.parquet", "--json")  # after kill -9
     assert json.loads(done.stdout)["answered"] <= len(ROWS) - len(answered)
     table = pl.read_parquet("out.parquet")
