@@ -56,6 +56,7 @@ class BatchOptions(Struct, frozen=True, kw_only=True, omit_defaults=True):
     ordered: bool = False
     schema: str | None = None
     repairs: int | None = None
+    check_only: bool = False
 
     @property
     def given(self) -> dict[str, object]:
@@ -131,6 +132,7 @@ class Options(TypedDict, total=False):
         Schema | StrPath | None
     )  # a JSON schema, a file with one, or a pydantic model, that answers must fit
     repairs: int | None  # how often the model is shown why an answer does not fit, and asked again
+    check_only: bool  # check the schema, and do not ask the API for it
 
 
 def options_from(given: Options) -> BatchOptions:
