@@ -61,7 +61,7 @@ def test_models_are_listed(calm, dial):
     ("info", "status", "code"),
     [
         ({"path": "/v2/chat"}, 404, "unknown_url"),
-        ({"method": "GET"}, 405, "method_not_allowed"),
+        ({"method": "GET", "payload": None}, 405, "method_not_allowed"),
         ({"path": "/v1/models"}, 405, "method_not_allowed"),
         ({"payload": []}, 400, None),
         ({"payload": {"messages": [{}]}}, 400, None),
@@ -134,7 +134,7 @@ def test_a_malformed_request_gets_an_error_and_the_connection_ends(calm, dial):
     client.send(b"NONSENSE\r\n\r\n")
     heard = client.hear()
     assert heard.status == 400
-    assert heard.json["error"]["message"] == "malformed request line"
+    assert "the request line must be" in heard.json["error"]["message"]
     assert client.closed()
 
 

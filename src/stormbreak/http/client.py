@@ -20,6 +20,7 @@ from stormbreak.core.target_state import Listener
 from stormbreak.cost.price_table import PriceOf
 from stormbreak.cost.spend_gate import SpendAccounts, allow_spending, spend_accounts
 from stormbreak.drivers.asyncio_driver import Asker, AsyncioDriver
+from stormbreak.drivers.blocking_driver import BlockingDriver
 from stormbreak.drivers.listeners import Attached, subscribe
 from stormbreak.drivers.scope import checked_priority, current
 from stormbreak.errors import ConfigurationError, error_for
@@ -72,7 +73,7 @@ class ClientControls:
 
     engine: Engine
     _resolver: TargetResolver
-    _driver: AsyncioDriver
+    _driver: AsyncioDriver | BlockingDriver
 
     @property
     def policy(self) -> Policy:
@@ -173,11 +174,14 @@ class ClientControls:
         self._driver.drain()
 
     def stop(self, loop: asyncio.AbstractEventLoop | None = None) -> None:
-        """End every call of this client on `loop`, or on every loop, now or later, with a `ClientClosedError`.
+        """End every call of this client on `loop`, or everywhere, now or later, with a `ClientClosedError`.
 
         A stream ends with a `StreamBrokenError`. Idle connections stay open.
         """
-        self._driver.close(loop)
+        if isinstance(self._driver, BlockingDriver):
+            self._driver.close()
+        else:
+            self._driver.close(loop)
 
 
 class AsyncClient(ClientControls):
@@ -235,16 +239,21 @@ class AsyncClient(ClientControls):
         self._use(Engine(policy, SpendAccounts(prices or list_price)), SingleTarget(config))
 
     @classmethod
-    def on(cls, engine: Engine, resolver: TargetResolver) -> Self:
-        """Make a client of an engine that exists, and may be shared."""
+    def on(cls, engine: Engine, resolver: TargetResolver, *, blocks: bool = False) -> Self:
+        """Make a client of an engine that exists, and may be shared; one that `blocks` is run by `drivers.blocking`."""
         client = cls.__new__(cls)
-        client._use(engine, resolver)  # noqa: SLF001 - of this very class
+        client._use(engine, resolver, blocks=blocks)  # noqa: SLF001 - of this very class
         return client
 
-    def _use(self, engine: Engine, resolver: TargetResolver) -> None:
+    def for_blocking(self) -> Self:
+        """Make one of the same engine and targets that blocks."""
+        return self if self.blocks else self.on(self.engine, self._resolver, blocks=True)
+
+    def _use(self, engine: Engine, resolver: TargetResolver, *, blocks: bool = False) -> None:
         self.engine = engine
         self._resolver = resolver
-        self._driver = AsyncioDriver(engine)
+        self.blocks = blocks
+        self._driver = BlockingDriver(engine) if blocks else AsyncioDriver(engine)
         self._price_of = spend_accounts(engine).price_of
 
     async def request(
@@ -336,7 +345,11 @@ class AsyncClient(ClientControls):
         config = self._resolver.resolve(template.fields.model)
         call = self._call(config, template, options, delivers=True)
         sender = StreamSender(
-            template, config.routes, self.engine.policy, self._driver.first_output
+            template,
+            config.routes,
+            self.engine.policy,
+            self._driver.first_output,
+            blocks=self.blocks,
         )
         asker = _asker(config, template) if call.fallbacks else None
         opened = await self._driver.open(call, sender, asker)
@@ -393,7 +406,11 @@ class AsyncClient(ClientControls):
             template.stream_on_wire()
         call = self._call(config, template, options)
         sender = BufferedSender(
-            template, config.routes, self.engine.policy, self._driver.first_output
+            template,
+            config.routes,
+            self.engine.policy,
+            self._driver.first_output,
+            blocks=self.blocks,
         )
         asker = _asker(config, template) if call.fallbacks else None
         running = self._driver.run(call, sender, asker)  # not awaited: a frame less in every call
@@ -434,9 +451,14 @@ class AsyncClient(ClientControls):
 
         A second time does nothing. On other loops it goes on.
         """
-        self.stop(asyncio.get_running_loop())
+        if self.blocks:
+            self.stop()
+        else:
+            self.stop(asyncio.get_running_loop())
         for each in self._resolver.owned():
-            await each.close()
+            await (
+                each if isinstance(each, LocalAnswers) or not self.blocks else each.blocking
+            ).close()
 
     async def __aenter__(self) -> Self:
         return self

@@ -10,8 +10,10 @@ import struct
 from collections.abc import Callable, Iterator
 from typing import Protocol, cast
 
-from stormbreak.provider.http1 import Reader, Request, UnreadableError
+from stormbreak.http.h1.server_message import CONTINUE, Request, RequestParser, UnreadableError
 from stormbreak.provider.scripts import Ending, Idle, Piece, Script
+
+MAX_BODY = 8 * 1024 * 1024
 
 _LINGER_NOTHING = struct.pack("ii", 1, 0)
 _CLOSE_DELAY = 1.0  # seconds for a client to read why its request was refused
@@ -48,7 +50,7 @@ class Connection(asyncio.Protocol):
 
     def __init__(self, handler: RequestHandler) -> None:
         self._handler = handler
-        self._reader = Reader()
+        self._parser = RequestParser(max_body=MAX_BODY)
         self._transport: asyncio.Transport | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._occupied = False  # a request is being answered
@@ -81,7 +83,7 @@ class Connection(asyncio.Protocol):
         if not self._occupied:
             self._stop_timer()
         try:
-            self._reader.feed(data)
+            self._parser.feed(data)
         except UnreadableError as error:
             self._refuse(error)
             return
@@ -91,6 +93,7 @@ class Connection(asyncio.Protocol):
         """Close."""
         self._transport = None
         self._stop_timer()
+        self._parser.close()
         self._handler.lost(self)
 
     def pause_writing(self) -> None:
@@ -129,7 +132,7 @@ class Connection(asyncio.Protocol):
         self._reading = True
         try:
             while not self._occupied and not self._closing:
-                request = self._reader.next()
+                request = self._parser.next()
                 if request is None:
                     self._begin()
                     return
@@ -145,7 +148,7 @@ class Connection(asyncio.Protocol):
 
     def _begin(self) -> None:
         """Handle a request of which only the head has arrived."""
-        request = self._reader.begun()
+        request = self._parser.begun()
         script = None if request is None else self._handler.begun(request)
         if script is None:
             self._send_continue()
@@ -154,9 +157,9 @@ class Connection(asyncio.Protocol):
         self.play(script, keep_alive=True, done=None)
 
     def _send_continue(self) -> None:
-        if self._reader.continue_wanted and self._transport is not None:
-            self._reader.continue_wanted = False
-            self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        if self._parser.continue_wanted and self._transport is not None:
+            self._parser.continue_wanted = False
+            self._transport.write(CONTINUE)
 
     def _refuse(self, error: UnreadableError) -> None:
         if self._occupied:  # too many bytes sent ahead, while a response is written

@@ -6,8 +6,8 @@ from datetime import UTC, datetime, timedelta
 from email.utils import formatdate
 from types import MappingProxyType
 
+from stormbreak.http.h1.server_message import Headers
 from stormbreak.provider.fault_kinds import WaitForm
-from stormbreak.provider.http1 import Headers
 from stormbreak.provider.rate_limit import LimitState
 from stormbreak.provider.scenario import Dialect
 

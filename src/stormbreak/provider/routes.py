@@ -5,11 +5,11 @@ from typing import Any
 
 import msgspec
 
+from stormbreak.http.h1.server_message import Headers, Request
 from stormbreak.provider.chance import mix
 from stormbreak.provider.formats import base
 from stormbreak.provider.formats.base import BORN, Refusal, encode
 from stormbreak.provider.formats.registry import FORMATS
-from stormbreak.provider.http1 import Headers, Request
 from stormbreak.provider.scenario import Provider
 from stormbreak.provider.scripts import Script, plain
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from enum import StrEnum
 from typing import NamedTuple
 
-from stormbreak.provider.http1 import Headers, chunk, head
+from stormbreak.http.h1.server_message import Headers, chunk, response_head
 
 JSON = "application/json"
 EVENTS = "text/event-stream; charset=utf-8"
@@ -55,7 +55,7 @@ class Script(NamedTuple):
 
 def plain(status: int, body: bytes, headers: Headers, media: str = JSON) -> Script:
     """Send a body and keep the connection."""
-    return once(head(status, media, len(body), headers) + body, status=status)
+    return once(response_head(status, media, len(body), headers) + body, status=status)
 
 
 def once(data: bytes, *, ending: Ending = Ending.KEEP, status: int = 200) -> Script:

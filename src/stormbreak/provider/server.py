@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 from stormbreak.errors import ConfigurationError
+from stormbreak.http.h1.server_message import Headers, Request, UnreadableError
 from stormbreak.provider.chance import mix
 from stormbreak.provider.client_record import Ledger, Record
 from stormbreak.provider.connection import Connection
@@ -23,7 +24,6 @@ from stormbreak.provider.faults.play import FaultContext
 from stormbreak.provider.faults.refusals import refused
 from stormbreak.provider.formats.base import ParsedRequest, Refusal
 from stormbreak.provider.formats.registry import FORMATS, understand
-from stormbreak.provider.http1 import Headers, Request, UnreadableError
 from stormbreak.provider.model import Part, ProviderModel, Reply
 from stormbreak.provider.rate_limit_headers import limit_headers, retry_after_headers
 from stormbreak.provider.routes import Routes

@@ -4,9 +4,9 @@ import math
 from collections.abc import Callable
 from types import MappingProxyType
 
+from stormbreak.http.h1.server_message import chunk
 from stormbreak.provider.fault_kinds import Kind
 from stormbreak.provider.faults.play import FaultContext
-from stormbreak.provider.http1 import chunk
 from stormbreak.provider.scripts import Ending, Piece, Script, chunked, once, plain
 
 BIG = 4 * 1024 * 1024

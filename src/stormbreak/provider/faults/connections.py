@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator
 from functools import lru_cache
 from types import MappingProxyType
 
+from stormbreak.http.h1.server_message import chunk
 from stormbreak.provider.fault_kinds import Kind
 from stormbreak.provider.faults.play import FaultContext
-from stormbreak.provider.http1 import chunk
 from stormbreak.provider.scripts import Ending, Idle, Piece, Script, once
 
 BOMB = 128 * 1024 * 1024

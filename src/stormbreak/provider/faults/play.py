@@ -2,8 +2,8 @@
 
 from typing import NamedTuple
 
+from stormbreak.http.h1.server_message import CHUNKED, Headers, response_head
 from stormbreak.provider.formats.base import ParsedRequest
-from stormbreak.provider.http1 import Headers, head
 from stormbreak.provider.scripts import EVENTS, JSON
 
 
@@ -41,7 +41,8 @@ class FaultContext(NamedTuple):
 
     def head(self, length: int | None = None, *more: tuple[str, str]) -> bytes:
         """Encode the head of a good answer; without a length it is chunked."""
-        return head(200, self.media, length, self.headers + more)
+        framing = CHUNKED if length is None else length
+        return response_head(200, self.media, framing, self.headers + more)
 
     def whole(self) -> bytes:
         """Encode head and body of a good answer, with its length."""

@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from stormbreak.http.h1.server_message import Headers
 from stormbreak.provider.fault_kinds import Kind
 from stormbreak.provider.formats.base import Format, Refusal
-from stormbreak.provider.http1 import Headers
 from stormbreak.provider.scripts import Ending, Script, plain
 
 ELSEWHERE = "elsewhere.invalid"

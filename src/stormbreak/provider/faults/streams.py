@@ -3,11 +3,11 @@
 from collections.abc import Callable, Iterator
 from types import MappingProxyType
 
+from stormbreak.http.h1.server_message import chunk
 from stormbreak.provider.fault_kinds import Kind
 from stormbreak.provider.faults import bodies
 from stormbreak.provider.faults.play import FaultContext
 from stormbreak.provider.formats.base import Events
-from stormbreak.provider.http1 import chunk
 from stormbreak.provider.scripts import Ending, Piece, Script, chunked, paced
 
 _FLUSHED = 0.02  # so that written bytes leave before the reset

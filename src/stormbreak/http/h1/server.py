@@ -1,0 +1,120 @@
+"""A server of HTTP/1.1 on the running event loop: it listens, watches the bounds of its connections, and drains."""
+
+import asyncio
+import os
+from contextlib import suppress
+
+from stormbreak.errors import ConfigurationError
+from stormbreak.http.h1.server_connection import (
+    LINGER,
+    Application,
+    ServerBounds,
+    ServerConnection,
+)
+
+_BACKLOG = 4096
+_LAST_WORDS = 5.0  # seconds in which cancelled answers can tell their clients
+
+
+class HttpServer:
+    """Serves one application. `held` counts the bytes of requests that are held."""
+
+    def __init__(self, application: Application, bounds: ServerBounds | None = None) -> None:
+        self.application = application
+        self.bounds = bounds or ServerBounds()
+        self.draining = False
+        self.held = 0
+        self.port = 0
+        self._connections: set[ServerConnection] = set()
+        self._empty = asyncio.Event()
+        self._listener: asyncio.Server | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def start(self, host: str, port: int) -> None:
+        """Listen; port 0 picks a free one.
+
+        Raises:
+            ConfigurationError: the port or the address is not available.
+        """
+        loop = asyncio.get_running_loop()
+        try:
+            self._listener = await loop.create_server(
+                lambda: ServerConnection(self), host, port, backlog=_BACKLOG
+            )
+        except (OSError, OverflowError) as error:
+            number = getattr(error, "errno", None)
+            why = os.strerror(number) if number and number > 0 else "no such address or port"
+            raise ConfigurationError(f"cannot listen on {host} port {port}: {why}") from error
+        self.port = self._listener.sockets[0].getsockname()[1]
+        self._watch()
+
+    @property
+    def connections(self) -> int:
+        """How many are open."""
+        return len(self._connections)
+
+    @property
+    def busy(self) -> int:
+        """How many requests are being answered."""
+        return sum(connection.busy for connection in self._connections)
+
+    async def drain(self, grace: float) -> None:
+        """Stop listening, let answers end for `grace` seconds, then cancel them; close every connection.
+
+        An idle connection may send one more request within a second: the client could not know.
+        """
+        self.draining = True
+        if self._listener is not None:
+            self._listener.close()
+        if not await self._emptied(grace):
+            for connection in tuple(self._connections):
+                connection.expire()
+            await self._emptied(_LAST_WORDS)
+        await self.close()
+
+    async def close(self) -> None:
+        """Stop listening, and end every connection at once."""
+        self.draining = True
+        if self._timer is not None:
+            self._timer.cancel()
+        for connection in tuple(self._connections):
+            connection.abort()
+        if self._listener is not None:
+            self._listener.close()
+            await self._listener.wait_closed()
+
+    # ------------------------------------------------------------ called by connections
+
+    def admit(self, connection: ServerConnection) -> bool:
+        """Note a new connection; return whether there is room for it."""
+        self._connections.add(connection)
+        self._empty.clear()
+        return len(self._connections) <= self.bounds.max_connections
+
+    def gone(self, connection: ServerConnection) -> None:
+        """Forget a connection: it is closed, and its last request answered."""
+        self._connections.discard(connection)
+        if not self._connections:
+            self._empty.set()
+
+    # ------------------------------------------------------------ internal
+
+    async def _emptied(self, seconds: float) -> bool:
+        """Wait until no connection is left; return whether that was within `seconds`."""
+        if self._connections:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._empty.wait(), seconds)
+        return not self._connections
+
+    def _watch(self) -> None:
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        for connection in tuple(self._connections):
+            connection.check(now)
+        self._timer = loop.call_later(self._pause, self._watch)
+
+    @property
+    def _pause(self) -> float:
+        """Seconds between two looks at all connections."""
+        bounds = self.bounds
+        return min(LINGER, bounds.head_timeout, bounds.idle_timeout) / 4

@@ -1,0 +1,377 @@
+"""HTTP/1.1 for servers as bytes, without a socket: requests in, the heads and chunks of responses out.
+
+llhttp (by httptools) reads headers and bodies, strictly. What it allows and another parser may read differently is
+refused here:
+
+- a request line of exactly three parts: a method, a path, HTTP/1.0 or HTTP/1.1;
+- exactly one `Host`;
+- `Transfer-Encoding` is exactly `chunked`, once, and in HTTP/1.1 only;
+- a body comes with POST only; no CONNECT, and no `Upgrade`;
+- a header that a server decides by comes once (RFC 9112, sections 3, 3.2, 6.1).
+
+Each request is parsed when the one before it has been taken; after an error nothing more is.
+"""
+
+import re
+import time
+from collections.abc import Iterable
+from email.utils import formatdate
+from functools import lru_cache
+from http import HTTPStatus
+from typing import NamedTuple
+
+from httptools import HttpParserCallbackError, HttpParserError, HttpParserUpgrade, HttpRequestParser
+
+MAX_HEAD = 64 * 1024  # bytes of the request line and the headers
+MAX_HEADERS = 200
+_OVERHEAD = 16  # bytes on the wire for each byte of a body in chunks, besides MAX_HEAD
+_END = b"\r\n\r\n"  # of a head, and of a body in chunks
+_LINE = re.compile(  # the target is visible ASCII without a fragment
+    rb"(GET|HEAD|POST|PUT|PATCH|DELETE|OPTIONS) (/[!-\"$-~]*) HTTP/(1\.[01])"
+)
+_HOST = re.compile(rb"[\w.~!$&'()*+,;=%:\[\]-]+", re.ASCII)  # RFC 3986, section 3.2.2
+_ONCE = frozenset(
+    {
+        b"host", b"content-length", b"transfer-encoding", b"content-type", b"content-encoding", b"expect",
+        b"authorization", b"x-api-key", b"api-key", b"idempotency-key",
+    }
+)  # fmt: skip
+
+Headers = tuple[tuple[str, str], ...]
+
+
+class UnreadableError(Exception):
+    """A request that cannot be read: the connection ends after a response with `status`."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class Request(NamedTuple):
+    """One request. Header names are in lower case. Its repr shows neither key nor prompt."""
+
+    method: str
+    path: str
+    query: str
+    version: str  # "1.1" or "1.0"
+    headers: dict[bytes, bytes]
+    body: bytes
+    keep_alive: bool
+
+    def __repr__(self) -> str:
+        return f"Request({self.method} {self.path!r}, {len(self.body)} bytes)"
+
+
+class RequestParser:
+    """The requests of one connection: `feed` it, then call `next` until it returns None.
+
+    `continue_wanted` says that the client waits for an interim response before it sends the body; whoever sends that
+    resets it.
+    """
+
+    __slots__ = (
+        "_announced", "_at", "_body", "_body_size", "_count", "_data", "_ended", "_error", "_fed", "_head", "_headers",
+        "_host", "_left", "_line", "_llhttp", "_max_body", "_parsed", "_tail", "_whole", "continue_wanted",
+    )  # fmt: skip
+
+    def __init__(self, *, max_body: int) -> None:
+        self._llhttp: HttpRequestParser | None = HttpRequestParser(self)
+        self._max_body = max_body
+        self._data, self._at = b"", 0  # not parsed yet, from `_at` on
+        self._error: UnreadableError | None = None
+        self._ended = False  # the last request had `Connection: close`
+        self._host = b""  # the last good one: clients repeat it
+        self._line = b""  # the request line, as far as it has come
+        self._parsed: tuple[str, str, str, str] | None = None  # the request line
+        self._headers: dict[bytes, bytes] = {}
+        self._count = 0
+        self._tail = b""  # the last bytes that were parsed: `_END` may come in parts
+        self._fed = 0  # bytes of this head, or of this body
+        self._head: Request | None = None  # of a request whose body has not come whole
+        self._announced = False  # `begun` has returned it
+        self._left: int | None = None  # bytes of its body; None: in chunks
+        self._body: list[bytes] = []
+        self._body_size = 0
+        self._whole: Request | None = None
+        self.continue_wanted = False
+
+    def feed(self, data: bytes) -> None:
+        """Add bytes.
+
+        Raises:
+            UnreadableError: more than one request of the maximum size waits to be parsed.
+        """
+        if self._ended or self._error is not None:
+            return
+        if self._at < len(self._data):
+            data = self._data[self._at :] + data
+            if len(data) > self._max_body + 2 * MAX_HEAD:
+                raise self._refuse(413, "too much was sent ahead")
+        self._data, self._at = data, 0
+
+    def next(self) -> Request | None:
+        """Return the next complete request, or None. Bytes after `Connection: close` are ignored.
+
+        Raises:
+            UnreadableError: the bytes after the last request are none.
+        """
+        if self._error is not None:
+            raise self._error
+        data = self._data
+        size = len(data)
+        while self._at < size:
+            if self._head is None and not self._fed and not self._begins(data):
+                return None
+            start = self._at
+            end = self._at = self._end_of_part(start, size)
+            self._parse(data if end - start == size else data[start:end])
+            whole = self._whole
+            if whole is not None:
+                self._whole = None
+                if self._ended:
+                    self._data, self._at = b"", 0
+                return whole
+        return None
+
+    def begun(self) -> Request | None:
+        """Return a request of which only the head has arrived, once and without a body; None if there is none."""
+        if self._head is None or self._announced:
+            return None
+        self._announced = True
+        return self._head
+
+    @property
+    def path(self) -> str:
+        """The path of the request that is coming in; empty if it is not known yet."""
+        return "" if self._parsed is None else self._parsed[1]
+
+    @property
+    def is_between(self) -> bool:
+        """Whether nothing has come of a further request."""
+        return self._at == len(self._data) and not self._fed and self._head is None
+
+    @property
+    def in_body(self) -> bool:
+        """Whether a head has come whole, and its body has not."""
+        return self._head is not None
+
+    @property
+    def held(self) -> int:
+        """How many bytes of bodies, and of what waits to be parsed, are held."""
+        return self._body_size + len(self._data) - self._at
+
+    def close(self) -> None:
+        """Let go of llhttp's parser, which holds this object."""
+        self._llhttp = None
+        self._ended = True
+
+    def _begins(self, data: bytes) -> bool:
+        """Skip blank lines, as some clients end a body with one; return whether a request follows."""
+        while data.startswith(b"\r\n", self._at):
+            self._at += 2
+        rest = len(data) - self._at
+        return rest > 1 or (rest == 1 and data[self._at :] != b"\r")
+
+    def _end_of_part(self, start: int, size: int) -> int:
+        """Return where to parse up to, so that nothing of a further request is parsed."""
+        data = self._data
+        if self._head is not None and self._left is not None:
+            return min(size, start + self._left - self._body_size)
+        tail = self._tail
+        if tail:
+            end = (tail + data[start : start + 3]).find(_END)
+            if end >= 0:
+                return start + end + 4 - len(tail)
+        end = data.find(_END, start)
+        return size if end < 0 else end + 4
+
+    def _parse(self, piece: bytes) -> None:
+        in_head = self._head is None
+        self._fed += len(piece)
+        self._tail = (self._tail + piece[-3:])[-3:]
+        if in_head and self._parsed is None:
+            self._read_line(piece)
+        assert self._llhttp is not None
+        try:
+            self._llhttp.feed_data(piece)
+        except HttpParserCallbackError as error:
+            if error.__context__ is not self._error:  # a mistake of ours
+                raise
+        except (HttpParserError, HttpParserUpgrade) as error:
+            self._refuse(400, f"malformed request: {error}")
+        if self._error is not None:
+            raise self._error
+        if in_head and self._fed > MAX_HEAD:
+            raise self._refuse(431, "the request head is too large")
+        if (in_head and self._head is not None) or self._whole is not None:
+            self._fed, self._tail = 0, b""
+        elif not in_head and self._fed > MAX_HEAD + _OVERHEAD * self._body_size:
+            raise self._refuse(400, "the body has more framing than data")
+
+    def _read_line(self, piece: bytes) -> None:
+        line = self._line + piece
+        end = line.find(b"\r\n")
+        if end >= 0:
+            try:
+                self._parsed = _request_line(line[:end])
+            except UnreadableError as error:
+                self._error = error
+                raise
+            self._line = b""
+        elif not b"A" <= line[:1] <= b"Z" or b"\n" in piece:
+            raise self._refuse(400, _NO_LINE)
+        else:
+            self._line = line
+
+    def _refuse(self, status: int, message: str) -> UnreadableError:
+        self._error = UnreadableError(status, message)
+        return self._error
+
+    # ------------------------------------------------------------ called by llhttp
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Keep a header; a trailer is dropped."""
+        if self._head is not None:
+            return
+        headers, name = self._headers, name.lower()
+        if name in headers:
+            if name in _ONCE:
+                raise self._refuse(400, f"two {name.decode()} headers")
+            value = headers[name] + b", " + value
+        headers[name] = value
+        self._count += 1
+        if self._count > MAX_HEADERS:
+            raise self._refuse(431, f"more than {MAX_HEADERS} headers")
+
+    def on_headers_complete(self) -> None:
+        """Check the head."""
+        assert self._parsed is not None
+        assert self._llhttp is not None
+        method, _, _, version = self._parsed
+        headers = self._headers
+        host = headers.get(b"host")
+        if host is None or host != self._host:
+            if host is None or not _HOST.fullmatch(host):
+                raise self._refuse(400, "exactly one Host header with a host is needed")
+            self._host = host
+        if b"upgrade" in headers:
+            raise self._refuse(400, "no other protocol is spoken here: send no Upgrade header")
+        left = self._length(headers, version)
+        if left != 0 and method != "POST":
+            raise self._refuse(400, f"a {method} request has no body here")
+        self._left = left
+        keep_alive = self._llhttp.should_keep_alive()
+        self._head = Request(*self._parsed, headers, b"", keep_alive)
+        self._announced = False
+        self.continue_wanted = left != 0 and headers.get(b"expect", b"").lower() == b"100-continue"
+
+    def on_body(self, piece: bytes) -> None:
+        """Keep a piece of the body."""
+        self._body_size += len(piece)
+        if self._body_size > self._max_body:
+            raise self._refuse(413, self._too_large)
+        self._body.append(piece)
+        self.continue_wanted = False
+
+    def on_message_complete(self) -> None:
+        """Keep the whole request for `next`."""
+        request, body = self._head, self._body
+        assert request is not None
+        if body:
+            request = request._replace(body=body[0] if len(body) == 1 else b"".join(body))
+            self._body = []
+        self._whole = request
+        self._ended = not request.keep_alive
+        self._head = self._parsed = None
+        self._headers = {}
+        self._count = self._body_size = 0
+        self.continue_wanted = False
+
+    def _length(self, headers: dict[bytes, bytes], version: str) -> int | None:
+        """Check the framing of the body; return its length, None for chunks. llhttp refuses both together."""
+        coding = headers.get(b"transfer-encoding")
+        if coding is not None:
+            if coding.lower() != b"chunked" or version != "1.1":
+                raise self._refuse(400, "the only transfer coding is chunked, in HTTP/1.1")
+            return None
+        length = int(headers.get(b"content-length", b"0"))  # llhttp has checked that it is one
+        if length > self._max_body:
+            raise self._refuse(413, self._too_large)
+        return length
+
+    @property
+    def _too_large(self) -> str:
+        return f"the request body is larger than {self._max_body >> 20} MiB"
+
+
+_NO_LINE = "the request line must be a method, a path, and HTTP/1.1 or HTTP/1.0"
+
+
+def _request_line(line: bytes) -> tuple[str, str, str, str]:
+    """Return method, path, query and version."""
+    return _known_line(line) if b"?" not in line else _split(line)
+
+
+def _split(line: bytes) -> tuple[str, str, str, str]:
+    found = _LINE.fullmatch(line)
+    if found is None:
+        raise UnreadableError(400, _NO_LINE)
+    method, target, version = (part.decode("ascii") for part in found.groups())
+    path, _, query = target.partition("?")
+    return method, path, query, version
+
+
+_known_line = lru_cache(maxsize=64)(_split)  # not of a query: it may hold a key
+
+
+# ---------------------------------------------------------------- responses
+
+_REASONS = {status.value: status.phrase for status in HTTPStatus} | {
+    498: "Capacity Exceeded",
+    520: "Web Server Returned an Unknown Error",
+    521: "Web Server Is Down",
+    522: "Connection Timed Out",
+    523: "Origin Is Unreachable",
+    524: "A Timeout Occurred",
+    529: "Overloaded",
+}
+
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+@lru_cache(maxsize=1)
+def _date(second: int) -> str:
+    return formatdate(second, usegmt=True)
+
+
+@lru_cache(maxsize=64)
+def _status_line(status: int, media: str) -> str:
+    return f"HTTP/1.1 {status} {_REASONS.get(status, '')}\r\ncontent-type: {media}\r\n"
+
+
+CHUNKED = "transfer-encoding: chunked\r\n"
+UNTIL_CLOSE = ""
+
+
+def response_head(
+    status: int, media: str, framing: int | str, headers: Iterable[tuple[str, str]]
+) -> bytes:
+    """Encode the head of a response; `framing` is the length of its body, or `CHUNKED`, or `UNTIL_CLOSE`.
+
+    Raises:
+        ValueError: a header holds a line break or a NUL.
+    """
+    if isinstance(framing, int):
+        framing = f"content-length: {framing}\r\n"
+    lines = [f"{name}: {value}\r\n" for name, value in headers]
+    extra = "".join(lines)
+    if extra.count("\n") != len(lines) or extra.count("\r") != len(lines) or "\0" in extra:
+        raise ValueError("a header holds a line break or a NUL")
+    text = f"{_status_line(status, media)}{framing}date: {_date(int(time.time()))}\r\n{extra}\r\n"
+    return text.encode("utf-8", "surrogateescape")
+
+
+def chunk(data: bytes) -> bytes:
+    """Encode one chunk; the empty one ends a body."""
+    return b"%x\r\n%b\r\n" % (len(data), data)

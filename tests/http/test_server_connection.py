@@ -1,0 +1,366 @@
+"""A server connection on real sockets: one request at a time, bounds, clients that leave, and a good end."""
+
+import asyncio
+import time
+from contextlib import asynccontextmanager
+
+import pytest
+from malformed_requests import MALFORMED
+from table_test import table_test
+
+from stormbreak.errors import ConfigurationError
+from stormbreak.http.h1.server import HttpServer
+from stormbreak.http.h1.server_connection import ServerBounds, ServerResponse
+
+GET = b"GET /%b HTTP/1.1\r\nHost: h\r\n\r\n"
+POST = b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nhello"
+SHORT = {"head_timeout": 0.1, "idle_timeout": 0.2, "min_body_rate": 1e6}
+LARGE = 4 << 20
+
+
+class Echo:
+    """Answers with the path and the body; /slow waits to be told, /stream sends pieces, /large much."""
+
+    def __init__(self):
+        self.go = asyncio.Event()
+        self.at_once = self.most = 0
+        self.cancelled = []
+        self.finished = []
+        self.refused = None
+
+    def refuse(self, head, connection):
+        return self.refused
+
+    def unreadable(self, status, message, path):
+        return ServerResponse(status, f"{path} {message}".encode(), media="text/plain")
+
+    async def answer(self, request, connection):
+        self.at_once += 1
+        self.most = max(self.most, self.at_once)
+        connection.survives = request.path.startswith("/finish")
+        try:
+            await self._answer(request, connection)
+            self.finished.append(request.path)
+        except asyncio.CancelledError:
+            self.cancelled.append((request.path, connection.expired))
+            raise
+        finally:
+            self.at_once -= 1
+
+    async def _answer(self, request, connection):
+        path = request.path
+        if path.startswith("/fail"):
+            raise ZeroDivisionError
+        if path == "/breaks":
+            connection.begin(200, "text/plain", [])
+            connection.send(b"a")
+            raise ZeroDivisionError
+        if path in ("/slow", "/finish"):
+            await self.go.wait()
+        if path == "/stream":
+            connection.begin(200, "text/plain", [("x-a", "b")])
+            connection.send(b"one")
+            await self.go.wait()
+            connection.send(b"two")
+            connection.end()
+        elif path == "/large":
+            connection.begin(200, "text/plain", [])
+            for _ in range(64):
+                connection.send(b"z" * (LARGE // 64))
+                self.sent = getattr(self, "sent", 0) + 1
+                await connection.drained()
+            connection.end()
+        else:
+            connection.respond(
+                ServerResponse(200, path.encode() + request.body, media="text/plain")
+            )
+
+
+@asynccontextmanager
+async def serving(**bounds):
+    app = Echo()
+    server = HttpServer(app, ServerBounds(**bounds))
+    await server.start("127.0.0.1", 0)
+    try:
+        yield app, server
+    finally:
+        await server.close()
+
+
+@asynccontextmanager
+async def dialled(server, data=b""):
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    try:
+        writer.write(data)
+        yield reader, writer
+    finally:
+        writer.close()
+
+
+async def answer(reader):
+    """Read one response with its length."""
+    head = await reader.readuntil(b"\r\n\r\n")
+    length = int(head.split(b"content-length: ")[1].split(b"\r\n")[0])
+    return int(head.split()[1]), head, await reader.readexactly(length)
+
+
+async def until(holds, patience=5.0):
+    end = time.monotonic() + patience
+    while not holds():
+        assert time.monotonic() < end, "it never came to hold"
+        await asyncio.sleep(0.005)
+
+
+async def test_requests_of_one_connection_are_answered_in_order_and_one_at_a_time():
+    async with serving() as (app, server), dialled(server) as (reader, writer):
+        writer.write(GET % b"slow" + POST + GET % b"c")
+        await asyncio.sleep(0.02)
+        writer.write(GET % b"d" * 20)
+        app.go.set()
+        bodies = [(await answer(reader))[2] for _ in range(23)]
+        assert bodies == [b"/slow", b"/hello", b"/c", *[b"/d"] * 20]
+        assert (app.most, server.connections) == (1, 1)
+
+
+async def test_bytes_in_any_pieces_are_one_request():
+    async with serving() as (_, server), dialled(server) as (reader, writer):
+        for byte in POST:
+            writer.write(bytes([byte]))
+            await writer.drain()
+        assert (await answer(reader))[2] == b"/hello"
+        await until(lambda: server.held == 0)
+
+
+@table_test(
+    ("request_", "kept", "word"),
+    [
+        (GET % b"a", True, None),
+        (b"GET /a HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n", False, b"connection: close"),
+        (b"GET /a HTTP/1.0\r\nHost: h\r\n\r\n", False, b"connection: close"),
+        (b"GET /a HTTP/1.0\r\nHost: h\r\nConnection: keep-alive\r\n\r\n", True, b"connection: keep-alive"),
+    ],
+)  # fmt: skip
+async def test_a_connection_is_kept_as_both_sides_say(request_, kept, word):
+    async with serving() as (_, server), dialled(server, request_) as (reader, writer):
+        _, head, body = await answer(reader)
+        assert body == b"/a"
+        assert word is None or word in head
+        if kept:
+            writer.write(GET % b"b")
+            assert (await answer(reader))[2] == b"/b"
+        else:
+            assert await reader.read() == b""
+
+
+async def test_a_head_request_has_no_body():
+    head = b"HEAD /a HTTP/1.1\r\nHost: h\r\n\r\n"
+    async with serving() as (_, server), dialled(server, head + GET % b"b") as (reader, _):
+        said = await reader.readuntil(b"\r\n\r\n")
+        assert b"content-length: 2\r\n" in said
+        assert (await answer(reader))[2] == b"/b"
+
+
+async def test_a_stream_goes_in_chunks_as_it_comes():
+    async with serving() as (app, server), dialled(server, GET % b"stream") as (reader, writer):
+        head = await reader.readuntil(b"\r\n\r\n")
+        assert b"transfer-encoding: chunked" in head
+        assert b"x-a: b" in head
+        assert await reader.readexactly(8) == b"3\r\none\r\n"
+        app.go.set()
+        assert await reader.readexactly(13) == b"3\r\ntwo\r\n0\r\n\r\n"
+        writer.write(GET % b"b")
+        assert (await answer(reader))[2] == b"/b"
+
+
+async def test_a_stream_to_an_old_client_ends_with_its_connection():
+    old = b"GET /stream HTTP/1.0\r\nHost: h\r\nConnection: keep-alive\r\n\r\n"
+    async with serving() as (app, server), dialled(server, old) as (reader, _):
+        app.go.set()
+        head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+        assert body == b"onetwo"
+        assert b"connection: close" in head
+
+
+async def test_a_client_that_does_not_read_holds_the_answer_back():
+    async with serving() as (app, server), dialled(server, GET % b"large") as (reader, _):
+        reader._transport.pause_reading()
+        await until(lambda: getattr(app, "sent", 0) > 1)
+        await asyncio.sleep(0.05)
+        assert app.sent < 64
+        reader._transport.resume_reading()
+        data = b""
+        while not data.endswith(b"\r\n0\r\n\r\n"):
+            data += await reader.read(1 << 20)
+        assert data.count(b"z") == LARGE
+
+
+async def test_a_client_that_never_reads_is_closed():
+    async with serving(**SHORT) as (app, server), dialled(server, GET % b"large") as (reader, _):
+        reader._transport.pause_reading()
+        await until(lambda: server.connections == 0)
+        assert app.cancelled == [("/large", False)]
+
+
+async def test_a_large_last_answer_reaches_a_slow_client_whole():
+    request = b"GET /large HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"
+    async with serving(idle_timeout=2.0) as (_, server), dialled(server, request) as (reader, _):
+        data = b""
+        while piece := await reader.read(1 << 18):
+            data += piece
+            if len(data) < LARGE // 2:
+                await asyncio.sleep(0.02)
+        assert data.endswith(b"\r\n0\r\n\r\n")
+
+
+async def test_a_client_that_waits_for_a_word_gets_it():
+    expects = b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n"
+    async with serving() as (_, server), dialled(server, expects) as (reader, writer):
+        assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+        writer.write(b"hello")
+        assert (await answer(reader))[2] == b"/hello"
+
+
+async def test_a_request_is_refused_before_its_body_is_sent():
+    expects = b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n"
+    async with serving() as (app, server):
+        app.refused = ServerResponse(401, b"no")
+        async with dialled(server, expects) as (reader, _):
+            status, head, body = await answer(reader)
+            assert (status, body) == (401, b"no")
+            assert b"connection: close" in head
+            assert await reader.read() == b""
+
+
+async def test_malformed_requests_are_refused_and_end_the_connection():
+    async with serving() as (app, server):
+        for name, data in MALFORMED.items():
+            async with dialled(server, GET % b"good" + data + GET % b"never") as (reader, _):
+                assert (await answer(reader))[2] == b"/good", name
+                status, head, _ = await answer(reader)
+                assert status == 400, name
+                assert b"connection: close" in head, name
+                assert await reader.read() == b"", name
+        assert set(app.finished) == {"/good"}
+
+
+@table_test(
+    ("data", "status", "word"),
+    [
+        (b"POST / HTT", 408, b"head"),
+        (b"POST /x HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nhell", 408, b"/x the request body"),
+        (b"POST /x HTTP/1.1\r\nHost: h\r\nContent-Length: 99999999999\r\n\r\n", 413, b"/x"),
+        (b"GET /" + b"x" * 70_000, 431, b"head"),
+    ],
+)  # fmt: skip
+async def test_bounds_have_their_status(data, status, word):
+    async with serving(**SHORT) as (_, server), dialled(server, data) as (reader, _):
+        got, _, body = await answer(reader)
+        assert got == status
+        assert word in body
+        assert await reader.read() == b""
+
+
+async def test_a_slow_body_that_keeps_its_rate_is_waited_for():
+    bounds = {"head_timeout": 0.1, "min_body_rate": 100.0}
+    start = b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 60\r\n\r\n"
+    async with serving(**bounds) as (_, server), dialled(server, start) as (reader, writer):
+        for _ in range(6):
+            writer.write(b"x" * 10)
+            await asyncio.sleep(0.05)
+        assert (await answer(reader))[0] == 200
+
+
+async def test_idle_connections_are_closed_and_others_are_not():
+    async with (
+        serving(**SHORT) as (app, server),
+        dialled(server) as (idle, _),
+        dialled(server, GET % b"slow") as (busy, _),
+    ):
+        began = time.monotonic()
+        assert await idle.read() == b""
+        assert time.monotonic() - began < 1
+        await asyncio.sleep(0.3)
+        app.go.set()
+        assert (await answer(busy))[2] == b"/slow"
+
+
+async def test_connections_and_bytes_are_bounded():
+    start = b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 2000\r\n\r\n"
+    async with serving(max_connections=2, max_held=3000) as (_, server):
+        async with (
+            dialled(server, start + b"x" * 1900) as (_, _),
+            dialled(server, start) as (one, w),
+        ):
+            await until(lambda: server.held >= 1900)
+            async with dialled(server, GET % b"a") as (third, _):
+                assert (await answer(third))[0] == 503
+                assert await third.read() == b""
+            w.write(b"x" * 1500)
+            status, head, _ = await answer(one)
+            assert status == 503
+            assert b"retry-after: 1" in head
+        await until(lambda: server.held == 0 and server.connections == 0)
+
+
+@table_test("path", [b"slow", b"stream", b"finish"])
+async def test_a_client_that_leaves_cancels_its_answer_unless_it_is_to_be_finished(path):
+    async with serving() as (app, server):
+        async with dialled(server, GET % path) as _:
+            await until(lambda: app.at_once == 1)
+        if path == b"finish":
+            await asyncio.sleep(0.05)
+            assert app.cancelled == []
+            app.go.set()
+            await until(lambda: app.finished == ["/finish"])
+        else:
+            await until(lambda: app.cancelled == [("/" + path.decode(), False)])
+        await until(lambda: server.connections == 0)
+
+
+async def test_a_mistake_of_the_application_is_an_error_or_a_broken_answer(caplog):
+    async with serving() as (_, server):
+        async with dialled(server, GET % b"fail" + GET % b"a") as (reader, _):
+            assert (await answer(reader))[0] == 500
+            assert (await answer(reader))[2] == b"/a"
+        async with dialled(server, GET % b"breaks") as (reader, _):
+            assert (await reader.read()).endswith(b"\r\n\r\n1\r\na\r\n")
+        async with dialled(server, b"GET /breaks HTTP/1.0\r\nHost: h\r\n\r\n") as (reader, _):
+            with pytest.raises(ConnectionResetError):
+                await reader.read()
+        assert [each.args[0] for each in caplog.records] == ["ZeroDivisionError"] * 3
+
+
+async def test_a_drained_server_ends_what_has_begun():
+    async with serving() as (app, server):
+        async with dialled(server, GET % b"stream") as (busy, _), dialled(server) as (idle, writer):
+            await busy.readuntil(b"one\r\n")
+            draining = asyncio.create_task(server.drain(5.0))
+            await asyncio.sleep(0.01)
+            with pytest.raises(ConnectionRefusedError):
+                await asyncio.open_connection("127.0.0.1", server.port)
+            writer.write(GET % b"late")
+            _, head, body = await answer(idle)
+            assert body == b"/late"
+            assert b"connection: close" in head
+            assert not draining.done()
+            app.go.set()
+            assert await busy.read() == b"3\r\ntwo\r\n0\r\n\r\n"
+        await asyncio.wait_for(draining, 2)
+        assert app.cancelled == []
+
+
+async def test_what_does_not_end_within_the_grace_is_cancelled():
+    async with serving() as (app, server):
+        async with dialled(server, GET % b"stream") as (busy, _):
+            await busy.readuntil(b"one\r\n")
+            draining = asyncio.create_task(server.drain(0.05))
+            assert await busy.read() == b""
+        await asyncio.wait_for(draining, 2)
+        assert app.cancelled == [("/stream", True)]
+
+
+async def test_a_port_that_is_taken_is_named(free_port):
+    with pytest.raises(
+        ConfigurationError, match=f"127.0.0.1 port {free_port}: Address already in use"
+    ):
+        await HttpServer(Echo()).start("127.0.0.1", free_port)
