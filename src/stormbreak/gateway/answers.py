@@ -1,0 +1,99 @@
+"""The end of a call as a response to a client: statuses, bodies, and the headers that are passed on. Pure."""
+
+from collections.abc import Collection, Iterable, Iterator
+
+from stormbreak.drivers.explain import AttemptHistory
+from stormbreak.gateway.errors import FINAL, error_body, retry_after
+from stormbreak.http.h1.connection import RepeatableHeaders, split_repeats
+from stormbreak.http.h1.server_connection import JSON, ServerResponse
+from stormbreak.http.h1.server_message import Headers
+from stormbreak.http.models import Response
+from stormbreak.http.transports.sdk_response import Failure, Reply, response_for
+from stormbreak.llm.models import Shape
+from stormbreak.types import CallResult, Outcome, Verdict
+
+PASSED = frozenset(
+    {
+        "x-request-id", "request-id", "openai-processing-ms", "openai-version", "retry-after", "retry-after-ms",
+    }
+)  # fmt: skip
+"""The response headers of a provider that are passed on to every client."""
+
+ACCOUNT_LIMITS = ("x-ratelimit-", "anthropic-ratelimit-")
+"""The beginnings of those for keys without limits of their own: they are about the account that all share."""
+
+_ACCOUNT = {
+    Verdict.AUTH: "the provider refused the key of this gateway",
+    Verdict.BILLING: "the provider refused the account of this gateway",
+    Verdict.REDIRECTED: "the provider redirected to another host",
+}
+
+
+def response_of(
+    shape: Shape,
+    ended: CallResult,
+    history: AttemptHistory,
+    now: float,
+    *,
+    limited: bool,
+    secrets: Collection[bytes],
+) -> ServerResponse:
+    """Answer a call that ended without a stream. `limited`: the client's key has limits of its own.
+
+    An upstream error about the request stays as it came, unless it repeats one of `secrets`. One about the gateway's own
+    account becomes a 502: it may show a part of the key, and would blame the client's.
+    """
+    outcome = ended.outcome
+    if outcome.verdict in _ACCOUNT:
+        code, message = f"upstream_{outcome.verdict}", _ACCOUNT[outcome.verdict]
+        return ServerResponse(502, error_body(shape, 502, code, message), (FINAL,))
+    result = response_for(shape, history, ended, now)
+    if isinstance(result, Failure):
+        return _without_response(shape, outcome, ended, now)
+    headers = tuple(passed_headers(result.headers, limited=limited))
+    if outcome.verdict is Verdict.OK:
+        return ServerResponse(result.status, result.body, headers, _media(result))
+    if "retry-after" not in result.headers:
+        headers += _time_to_come_back(outcome, ended, now)
+    body = result.body
+    if isinstance(outcome.value, Response) and any(secret in body for secret in secrets):
+        body = outcome.value.body
+    return ServerResponse(result.status, body, (*headers, FINAL), _media(result))
+
+
+def passed_headers(headers: RepeatableHeaders, *, limited: bool) -> Iterator[tuple[str, str]]:
+    """Yield the headers of a provider that a client gets."""
+    for name, value in split_repeats(headers):
+        if name in PASSED or (not limited and name.startswith(ACCOUNT_LIMITS)):
+            yield name, value
+
+
+def our_headers(request_id: str, history: AttemptHistory | None) -> Iterable[tuple[str, str]]:
+    """Yield the headers that say how the gateway answered."""
+    yield "x-stormbreak-request-id", request_id
+    if history is not None:
+        yield "x-stormbreak-attempts", str(history.attempts)
+        place = history.target.place
+        if place.isascii() and place.isprintable():
+            yield "x-stormbreak-target", place
+
+
+def _without_response(
+    shape: Shape, outcome: Outcome, ended: CallResult, now: float
+) -> ServerResponse:
+    status = 504 if outcome.verdict is Verdict.TIMEOUT else 502
+    message = f"no complete answer came from the provider: {outcome.verdict}"
+    if outcome.detail:
+        message += f" ({outcome.detail})"
+    body = error_body(shape, status, f"upstream_{outcome.verdict}", message)
+    return ServerResponse(status, body, (*_time_to_come_back(outcome, ended, now), FINAL))
+
+
+def _time_to_come_back(outcome: Outcome, ended: CallResult, now: float) -> Headers:
+    if ended.retry_at is not None:
+        return (retry_after(ended.retry_at - now),)
+    return () if outcome.retry_after is None else (retry_after(outcome.retry_after),)
+
+
+def _media(reply: Reply) -> str:
+    return str(reply.headers.get("content-type", JSON))
