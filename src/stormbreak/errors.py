@@ -24,6 +24,7 @@
         ├── PromptTooLongError        beyond the model's context
         ├── InvalidRequestError       the request itself is wrong
         ├── FilteredError             a content filter refused
+        ├── SchemaMismatchError       the answer does not fit the schema of the call
         └── RedirectedError           a 3xx; never followed, names the host
 
 Messages carry codes and types, never keys, prompts or provider bodies.
@@ -217,6 +218,12 @@ class FilteredError(UpstreamError):
     """A content filter rejected the prompt or the answer."""
 
     verdicts = (Verdict.FILTERED,)
+
+
+class SchemaMismatchError(UpstreamError):
+    """The answer does not fit the schema of the call, nor did those after a repair."""
+
+    verdicts = (Verdict.SCHEMA_MISMATCH,)
 
 
 class RedirectedError(UpstreamError):

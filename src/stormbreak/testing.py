@@ -70,10 +70,9 @@ def answer_text(payload: Mapping[str, Any]) -> str:
 
     `payload` is the body of the request, with its model; `stream` makes no difference.
     """
-    from stormbreak.provider.formats.base import text_for  # noqa: PLC0415
-    from stormbreak.provider.formats.registry import request_digest  # noqa: PLC0415
+    from stormbreak.provider.formats.registry import text_of  # noqa: PLC0415
 
-    return text_for(request_digest(payload))
+    return text_of(payload)
 
 
 def storm(

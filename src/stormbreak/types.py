@@ -29,6 +29,7 @@ class Verdict(StrEnum):
     TOO_LONG = "too_long"
     INVALID = "invalid"
     FILTERED = "filtered"
+    SCHEMA_MISMATCH = "schema_mismatch"
     REDIRECTED = "redirected"
     UNREPEATABLE = "unrepeatable"
     REJECTED = "rejected"
@@ -74,6 +75,7 @@ TREATMENTS: Mapping[Verdict, Treatment] = MappingProxyType(
         Verdict.TOO_LONG: _FINAL,
         Verdict.INVALID: _FINAL,
         Verdict.FILTERED: _FINAL,
+        Verdict.SCHEMA_MISMATCH: _FINAL._replace(tally=Tally.SUCCESS),  # the target has answered
         Verdict.REDIRECTED: _FINAL,
         Verdict.UNREPEATABLE: _ILL._replace(
             retry=False, cools=False
@@ -202,6 +204,13 @@ class RateLimits(NamedTuple):
     tokens: RateLimitStatus | None = None
 
 
+class Repair(NamedTuple):
+    """The next attempt shows the model why its answer does not fit the schema: another request, so what it uses differs."""
+
+    tokens: int  # as `Call.tokens`
+    bound: Usage | None  # as `Call.bound`
+
+
 class Outcome(NamedTuple):
     """The result of one attempt as a value; only drivers turn it into an exception."""
 
@@ -221,6 +230,9 @@ class Outcome(NamedTuple):
     rejection: Rejection | None = None
     usage: Usage | None = None  # if the provider reported it
     rate_limits: RateLimits | None = None  # what the headers reported
+    repair: Repair | None = (
+        None  # of an answer that does not fit its schema, while repairs are left
+    )
 
     @property
     def used(self) -> int | None:
@@ -278,7 +290,7 @@ class Answer:
     `raw` is the provider's JSON body, unchanged; a streamed answer is assembled
     into the body of the same call without streaming. `waited` is seconds spent unserved. `maybe_processed` counts
     `attempts` that may have been processed, and billed, besides the answer. `detail` says what is unusual,
-    such as "1 of 3 choices" if the server ignored `n`. The repr has neither text nor body: answers end up in logs,
+    such as "1 of 3 choices" if the server ignored `n`. `parsed` is the answer to a call with a `schema`. The repr has neither text nor body: answers end up in logs,
     and an answer may repeat a prompt.
     """
 
@@ -293,6 +305,7 @@ class Answer:
     source: str = TARGET  # source: "target", "fallback" (another target), "cache", "degraded"
     detail: str | None = None
     maybe_processed: int = 0
+    parsed: Any = field(default=None, repr=False)
     costs: Cost = field(default=FixedCost(), repr=False, compare=False)
 
     @property

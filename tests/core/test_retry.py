@@ -6,7 +6,7 @@ from stormbreak.core.backoff import Backoff
 from stormbreak.core.retry import NoRetry, Retry, RetryAllowance, RetryPolicy, decide
 from stormbreak.core.retry_budget import Budget, BudgetPolicy
 from stormbreak.errors import ConfigurationError
-from stormbreak.types import TREATMENTS
+from stormbreak.types import TREATMENTS, Outcome, Repair, Verdict
 
 SECOND = RetryPolicy(
     max_attempts=3,
@@ -14,6 +14,10 @@ SECOND = RetryPolicy(
     min_time_left=0.5,
     max_wait=60.0,
 )
+
+
+MISFIT = Outcome(Verdict.SCHEMA_MISMATCH, status=200)
+TO_REPAIR = MISFIT._replace(repair=Repair(10, None))
 
 
 def ask(outcome=SERVER_ERROR, policy=SECOND, *, attempt=1, budget=None, chance=0.0, **left):
@@ -50,6 +54,10 @@ TABLE = [
     ({"outcome": told(10.0), "deadline": 9.0}, NoRetry("deadline", 110.0)),
     ({"outcome": told(10.0), "patience": 9.0}, NoRetry("patience", 110.0)),
     ({"outcome": told(10.0), "attempt": 3}, NoRetry("attempts", 110.0)),
+    ({"outcome": MISFIT}, NoRetry("repairs")),
+    ({"outcome": TO_REPAIR}, Retry(100.0, free=True)),  # at once: the target has answered
+    ({"outcome": TO_REPAIR, "attempt": 3}, NoRetry("attempts")),
+    ({"outcome": TO_REPAIR, "deadline": 0.49}, NoRetry("deadline")),
 ]
 
 

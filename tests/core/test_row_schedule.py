@@ -13,7 +13,7 @@ from stormbreak.core.row_schedule import (
     RowAttempt,
     Schedule,
 )
-from stormbreak.types import CACHE, FALLBACK, TREATMENTS, CallResult, Outcome, Verdict
+from stormbreak.types import CACHE, FALLBACK, TREATMENTS, CallResult, Outcome, Repair, Verdict
 
 FINAL = [Verdict.AUTH, Verdict.NOT_FOUND, Verdict.BILLING, Verdict.REDIRECTED]
 TRANSIENT = [verdict for verdict, treatment in TREATMENTS.items() if treatment.retry]
@@ -147,6 +147,26 @@ def test_a_verdict_on_the_row_itself_stops_nothing(verdict):
         made.settle(made.take(0.0), ended(verdict), 1.0, 0.0)
     assert made.stop_reason() is None
     assert made.take(1.0) is None
+
+
+@pytest.mark.parametrize("verdict", [Verdict.INVALID, Verdict.SCHEMA_MISMATCH])
+def test_a_verdict_on_the_options_stops_a_run_without_any_answer(verdict):
+    made = schedule(100, unproven=True)
+    for turn in taken(made)[0]:
+        made.settle(turn, ended(verdict), 1.0, 0.0)
+    assert made.stop_reason() is verdict
+
+
+def test_a_row_whose_repair_another_gate_refused_comes_back():
+    made = proven(2)
+    misfit = ended(Verdict.SCHEMA_MISMATCH, stopped="budget")
+    repair = Repair(tokens=10, bound=None)
+    fate = made.settle(
+        made.take(0.0), misfit._replace(outcome=misfit.outcome._replace(repair=repair)), 1.0, 0.0
+    )
+    assert isinstance(fate, Reschedule)
+    back = made.take(fate.due)
+    assert made.settle(back, misfit, fate.due, 0.0) == Final(ok=False, attempts=2)
 
 
 @pytest.mark.parametrize("verdict", [Verdict.CONNECT_FAILED, Verdict.TIMEOUT, Verdict.INVALID])

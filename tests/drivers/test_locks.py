@@ -1,8 +1,6 @@
 """Every lock of the package is one of `new_lock`, and what is kept by weak references needs none."""
 
 import ast
-import gc
-import threading
 from pathlib import Path
 
 import pytest
@@ -49,30 +47,6 @@ def test_all_locks_are_made_in_one_place():
         if name in BANNED
     }
     assert found == ALLOWED.keys()
-
-
-def test_who_holds_one_may_not_wait():
-    lock = new_lock()
-    told = []
-    assert locks.may_wait()
-    with lock:
-        assert not locks.may_wait()
-        other = threading.Thread(target=lambda: told.append(locks.may_wait()))
-        other.start()
-        other.join()
-    assert told == [True]
-
-
-def test_a_finalizer_may_not_wait():
-    told = []
-
-    class Dropped:
-        def __del__(self):
-            told.append(locks.may_wait())
-
-    Dropped()
-    gc.collect()
-    assert told == [False]
 
 
 def test_a_lock_that_is_gone_is_not_kept():

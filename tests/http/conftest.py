@@ -2,6 +2,7 @@ import gc
 import os
 
 import pytest
+from on_threads import ConnectionOnThreads
 from stream_scene import StreamScene
 
 from stormbreak.http.h1.async_connection import AsyncConnection
@@ -16,10 +17,10 @@ def direct(monkeypatch):
             monkeypatch.delenv(name)
 
 
-@pytest.fixture
-async def wire():
-    """A wire that is closed at the end, and must leave nothing behind."""
-    wire = AsyncConnection(limit=300)
+@pytest.fixture(params=["awaits", "blocks"])
+async def wire(request):
+    """A connection of each kind that is closed at the end, and must leave nothing behind."""
+    wire = (AsyncConnection if request.param == "awaits" else ConnectionOnThreads)(limit=300)
     yield wire
     await wire.close()
     gc.collect()

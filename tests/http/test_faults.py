@@ -128,7 +128,7 @@ def playing(stormbreak_provider, monkeypatch):
         client = AsyncClient(
             base_url=provider.base_url, model="m", policy=policy, stream_on_wire=streamed
         )
-        return provider, client
+        return provider, client.for_blocking() if way is not None and way.blocks else client
 
     return play
 

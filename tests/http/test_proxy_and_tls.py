@@ -6,6 +6,7 @@ import traceback
 from contextlib import asynccontextmanager, suppress
 
 import pytest
+from on_threads import ClientOnThreads
 from sockets import End, answer, served, tls
 
 from stormbreak.core.policy import Policy
@@ -18,11 +19,18 @@ ONCE = Policy(retry=RetryPolicy(max_attempts=1))
 SAY = [{"role": "user", "content": "hello"}]
 
 
-def client_of(url):
-    return AsyncClient(base_url=url, api_key=KEY, model="m", policy=ONCE)
+@pytest.fixture(params=[AsyncClient, ClientOnThreads], ids=["awaits", "blocks"])
+def make(request):
+    """Makes a client of each kind."""
+    return request.param
 
 
-async def test_ssl_cert_file_is_trusted(certificates, monkeypatch):
+@pytest.fixture
+def client_of(make):
+    return lambda url: make(base_url=url, api_key=KEY, model="m", policy=ONCE)
+
+
+async def test_ssl_cert_file_is_trusted(certificates, monkeypatch, client_of):
     trusted, _ = certificates
     monkeypatch.setenv("SSL_CERT_FILE", str(trusted[0]))
     async with served(ssl=tls(trusted)) as server:
@@ -32,7 +40,7 @@ async def test_ssl_cert_file_is_trusted(certificates, monkeypatch):
 
 
 @pytest.mark.parametrize("case", ["foreign", "name", "machine"])
-async def test_a_wrong_certificate_gets_no_key(certificates, monkeypatch, case):
+async def test_a_wrong_certificate_gets_no_key(certificates, monkeypatch, case, client_of):
     trusted, foreign = certificates
     if case != "machine":
         monkeypatch.setenv("SSL_CERT_FILE", str(trusted[0]))
@@ -48,7 +56,7 @@ async def test_a_wrong_certificate_gets_no_key(certificates, monkeypatch, case):
     assert isinstance(caught.value.__cause__, ssl.SSLError)
 
 
-async def test_https_to_a_server_that_speaks_http():
+async def test_https_to_a_server_that_speaks_http(client_of):
     async def plain(reader, writer):
         await reader.read(100)
         writer.write(answer(status=400))
@@ -90,7 +98,7 @@ async def tunnelling(port):
         await asyncio.sleep(0.02)
 
 
-async def test_https_goes_through_a_tunnel_that_sees_no_key(certificates, monkeypatch):
+async def test_https_goes_through_a_tunnel_that_sees_no_key(certificates, monkeypatch, client_of):
     trusted, _ = certificates
     monkeypatch.setenv("SSL_CERT_FILE", str(trusted[0]))
     async with served(ssl=tls(trusted)) as server, tunnelling(server.port) as (port, heads):
@@ -103,10 +111,10 @@ async def test_https_goes_through_a_tunnel_that_sees_no_key(certificates, monkey
     assert KEY not in head
 
 
-async def test_http_goes_through_the_proxy(monkeypatch):
+async def test_http_goes_through_the_proxy(monkeypatch, make):
     async with served() as proxy:
         monkeypatch.setenv("HTTP_PROXY", f"127.0.0.1:{proxy.port}")
-        async with AsyncClient(base_url="http://model.example/v1", model="m") as client:
+        async with make(base_url="http://model.example/v1", model="m") as client:
             assert (await client.chat(SAY)).text == "fine"
         assert proxy.requests[0].line == "POST http://model.example/v1/chat/completions HTTP/1.1"
 
@@ -119,7 +127,7 @@ async def test_http_goes_through_the_proxy(monkeypatch):
         (End.CLOSE, "after 1 attempt"),
     ],
 )
-async def test_a_proxy_that_refuses_gives_nothing_away(monkeypatch, script, said):
+async def test_a_proxy_that_refuses_gives_nothing_away(monkeypatch, script, said, client_of):
     """Found: this was taken for a broken answer that might have been paid for."""
     async with served(script) as proxy:
         monkeypatch.setenv("HTTPS_PROXY", f"http://user:proxysecret@127.0.0.1:{proxy.port}")
@@ -133,7 +141,7 @@ async def test_a_proxy_that_refuses_gives_nothing_away(monkeypatch, script, said
     assert KEY not in shown
 
 
-async def test_a_proxy_that_is_not_there(monkeypatch, unused_tcp_port):
+async def test_a_proxy_that_is_not_there(monkeypatch, unused_tcp_port, client_of):
     monkeypatch.setenv("HTTPS_PROXY", f"http://user:proxysecret@127.0.0.1:{unused_tcp_port}")
     async with client_of("https://model.example/v1") as client:
         with pytest.raises(ConnectionLostError, match="the proxy: connection refused") as caught:

@@ -1,22 +1,26 @@
 """The client for code that blocks, against real sockets: calls, streams, interrupts, threads, forks."""
 
+import asyncio
 import os
 import signal
 import threading
 import time
 import warnings
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 from chat_stream import CUT, HELLO, WHOLE, WHOLE_ANSWER
-from clients import PAYLOAD, SAY, THRICE, target_state_of
+from clients import ONCE, PAYLOAD, SAY, THRICE, target_state_of
 from forking import in_child
 from interrupts import interrupted
+from loop_thread import LoopThread
 from sockets import PATIENCE, End, answer, failing, served, until
 
 from stormbreak.core.concurrency_limit import FixedLimit
+from stormbreak.core.fallback import ToDegraded
+from stormbreak.core.hedge import HedgePolicy
 from stormbreak.core.policy import Policy
-from stormbreak.drivers.background_loop import Background
 from stormbreak.errors import (
     ClientClosedError,
     InvalidRequestError,
@@ -24,7 +28,7 @@ from stormbreak.errors import (
     StreamBrokenError,
 )
 from stormbreak.http.sync_client import Client
-from stormbreak.types import Usage
+from stormbreak.types import Usage, Verdict
 
 NARROW = Policy(retry_budget=None, limit=FixedLimit(max_in_flight=1), patience=60.0)
 
@@ -32,7 +36,7 @@ NARROW = Policy(retry_budget=None, limit=FixedLimit(max_in_flight=1), patience=6
 @pytest.fixture
 def serve():
     """Play scripts from a loop of their own; every client must have left in the end."""
-    host, servings = Background(), []
+    host, servings = LoopThread(), []
 
     @contextmanager
     def serving(*scripts, **settings):
@@ -242,3 +246,59 @@ def test_a_child_starts_afresh(serve):
                 os._exit(0 if well else 1)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
         assert client.chat(SAY).text == "fine"
+
+
+HEDGED = replace(THRICE, hedge=HedgePolicy(delay=0.1, percentile=None), retry_budget=None)
+
+
+def test_a_second_attempt_overtakes_one_that_nobody_answers(serve):
+    """Both run on this thread."""
+    with serve([End.HANG], [answer()], policy=HEDGED) as (client, server):
+        said = client.chat(SAY)
+        assert (said.text, said.attempts, said.maybe_processed) == ("fine", 2, 1)
+        assert in_flight(client) == 0
+        until(lambda: (server.opened, server.closed) == (2, 1))
+
+
+def test_a_stream_comes_from_the_attempt_that_begins_first(serve):
+    with serve([End.HANG], [WHOLE_ANSWER], policy=HEDGED) as (client, server):
+        with client.stream("chat/completions", PAYLOAD) as stream:
+            assert list(stream.texts()) == ["hello", " there"]
+        assert (stream.attempts, in_flight(client)) == (2, 0)
+        until(lambda: server.closed == 1)
+
+
+def test_no_thread_is_started_for_a_call(serve):
+    with serve([answer()]) as (client, server):
+        before = set(threading.enumerate())
+        client.chat(SAY)
+        with client.stream("chat/completions", PAYLOAD) as stream:
+            stream.answer()
+        assert set(threading.enumerate()) == before
+        assert [request.connection for request in server.requests] == [1, 1]
+
+
+def test_a_stream_ends_at_the_deadline_of_its_call(serve):
+    with serve([CUT, End.HANG]) as (client, _):
+        with (
+            client.stream("chat/completions", PAYLOAD, deadline=0.4) as stream,
+            pytest.raises(StreamBrokenError) as raised,
+        ):
+            list(stream.texts())
+        assert raised.value.ended.outcome.verdict is Verdict.TIMEOUT
+        assert in_flight(client) == 0
+
+
+def test_a_function_for_keys_and_one_for_degraded_answers_may_be_coroutines(serve):
+    async def key():
+        await asyncio.sleep(0.01)
+        return "sk-canary-0123456789"
+
+    async def degraded(payload, outcome):
+        await asyncio.sleep(0.01)
+        return f"no {payload['model']}: {outcome.verdict}"
+
+    policy = replace(ONCE, fallback=(ToDegraded(),))
+    with serve([failing(503)], policy=policy, api_key=key, degraded=degraded) as (client, server):
+        assert client.chat(SAY).text == "no m: overloaded"
+        assert server.requests[0].headers["authorization"] == "Bearer sk-canary-0123456789"

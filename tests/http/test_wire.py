@@ -9,7 +9,7 @@ import zlib
 import pytest
 from sockets import BODY, CHUNKED, HALF, End, answer, served
 
-from stormbreak.http.h1 import async_connection
+from stormbreak.http.h1 import response as h1_response
 from stormbreak.http.models import PreparedRequest
 from stormbreak.llm.models import HttpResponse
 from stormbreak.types import Outcome, Verdict
@@ -108,7 +108,7 @@ async def test_a_slow_answer_is_no_silence(ask):
 
 
 async def test_a_body_is_bounded(ask, monkeypatch):
-    for module in (async_connection,):
+    for module in (h1_response,):
         monkeypatch.setattr(module, "BODY_LIMIT", 2**20)
     async with served(answer(b" " * 2**20), answer(b" " * 2**23)) as server:
         assert len((await ask(server)).body) == 2**20
@@ -119,7 +119,7 @@ async def test_a_body_is_bounded(ask, monkeypatch):
 
 
 async def test_a_body_is_bounded_after_decompression(ask, monkeypatch):
-    for module in (async_connection,):
+    for module in (h1_response,):
         monkeypatch.setattr(module, "BODY_LIMIT", 2**20)
     bomb = gzip.compress(bytes(64 * 2**20))
     assert len(bomb) < 2**17
@@ -170,7 +170,7 @@ async def test_a_large_body_is_sent_without_a_warning(wire):
 
 
 def test_the_bound_is_64_mib():
-    assert async_connection.BODY_LIMIT == 64 * 2**20
+    assert h1_response.BODY_LIMIT == 64 * 2**20
 
 
 async def test_a_header_with_a_line_break_is_an_outcome_and_is_not_sent(wire):

@@ -9,9 +9,9 @@ import time
 from pathlib import Path
 
 import pytest
+from loop_thread import LoopThread
 from sockets import BODY, CHUNKED, HALF, End, answer, free_port, served
 
-from stormbreak.drivers.background_loop import Background
 from stormbreak.http.h1.async_connection import AsyncConnection
 from stormbreak.http.models import PreparedRequest
 from stormbreak.llm.models import HttpResponse
@@ -53,6 +53,7 @@ async def test_where_no_thread_can_look_a_name_up_there_is_no_connection(wire, m
     def full(_):
         raise RuntimeError("can't start new thread")
 
+    await wire.exchange(request_to(free_port()))  # the thread of the test that blocks has begun
     monkeypatch.setattr(threading.Thread, "start", full)
     got = await wire.exchange(request_to(80, "no-such-host.example"))
     monkeypatch.undo()  # the loop ends with a thread
@@ -71,6 +72,7 @@ async def test_another_error_of_the_network_is_named(wire, monkeypatch):
         raise OSError(errno.ENETUNREACH, "Network is unreachable")
 
     monkeypatch.setattr(asyncio.get_running_loop(), "sock_connect", unreachable)
+    monkeypatch.setattr(socket.socket, "connect_ex", lambda *_: errno.ENETUNREACH)
     got = await wire.exchange(request_to(80))
     assert got.verdict is Verdict.CONNECT_FAILED
     assert "unreachable" in got.detail
@@ -120,7 +122,7 @@ async def test_bytes_nobody_asked_for_are_never_the_next_answer(ask, late):
 
 async def test_bytes_that_the_loop_has_not_read_yet_are_not_the_next_answer_either(ask):
     """The loop is busy while they come, and sends the next request before it looks."""
-    host, serving = Background(), served([answer(), 0.02, answer(b"{}")], answer())
+    host, serving = LoopThread(), served([answer(), 0.02, answer(b"{}")], answer())
     server = await asyncio.to_thread(host.run, serving.__aenter__())
     try:
         await ask(server)
@@ -223,6 +225,7 @@ async def test_a_closed_wire_opens_again(wire):
 # ------------------------------------------------------------ cancelled
 
 
+@pytest.mark.parametrize("wire", ["awaits"], indirect=True)
 @pytest.mark.parametrize("script", [End.HANG, [b"HTTP/1.1 200 OK\r\n", End.HANG], [HALF, End.HANG]])
 async def test_cancelling_closes_the_connection(ask, script):
     async with served(script) as server:
@@ -235,6 +238,7 @@ async def test_cancelling_closes_the_connection(ask, script):
         await server.all_closed()
 
 
+@pytest.mark.parametrize("wire", ["awaits"], indirect=True)
 async def test_200_cancelled_calls_leave_nothing_open(ask, wire):
     async with served(answer(), End.HANG) as server:
         await ask(server)

@@ -4,7 +4,6 @@ It froze a process for good: the finalizer of an SDK's client came while the ver
 that lock, or waited for a loop that wanted it.
 """
 
-import asyncio
 import gc
 import subprocess
 import sys
@@ -17,7 +16,6 @@ from stage import OK, TARGET, policy
 
 from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.engine import Engine
-from stormbreak.drivers.background_loop import BACKGROUND
 from stormbreak.drivers.thread_driver import ParkedThread, ThreadDriver
 from stormbreak.httpx2 import Transport
 from stormbreak.types import Call, Outcome, Verdict
@@ -54,10 +52,10 @@ def test_a_client_may_be_collected_wherever_a_lock_is_held():
         "stormbreak.cache.memory",
         "stormbreak.cache.sqlite",
         "stormbreak.cost.meter",
-        "stormbreak.drivers.background_loop",
         "stormbreak.drivers.listeners",
         "stormbreak.drivers.flow_stepper",
         "stormbreak.drivers.turn_lock",
+        "stormbreak.http.h1.blocking_connection",
         "stormbreak.http.transports.origin_resolver",
         "stormbreak.telemetry.logs",
         "stormbreak.telemetry.live_state",
@@ -65,22 +63,14 @@ def test_a_client_may_be_collected_wherever_a_lock_is_held():
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_a_finalizer_does_not_wait_for_a_loop_that_waits_for_its_thread():
-    BACKGROUND.run(asyncio.sleep(0))
+def test_a_finalizer_waits_for_nobody():
     transport = Transport()
     stepper = transport._driver._stepper
-    asked = threading.Event()
-
-    async def step():
-        asked.set()
-        stepper.snapshot()
 
     def drop_under_the_lock():
         gc.collect()
-        SdkClient(httpx2.Client(transport=Transport()))
+        SdkClient(httpx2.Client(transport=Transport(transport.engine)))
         with stepper._lock:
-            asyncio.run_coroutine_threadsafe(step(), BACKGROUND.loop())
-            asked.wait(10.0)
             gc.collect()
 
     assert within_time(drop_under_the_lock), "deadlock"
@@ -91,26 +81,6 @@ def test_a_call_that_a_finalizer_makes_in_the_middle_of_a_step_is_refused():
     with driver._stepper._lock, pytest.raises(RuntimeError, match="finalizer"):
         driver._stepper._turn(lambda: driver.run(Call(1, TARGET), lambda _: OK))
     assert driver.run(Call(2, TARGET), lambda _: OK).outcome == OK
-
-
-def test_whoever_waits_for_the_loop_under_a_lock_that_the_loop_wants_is_told():
-    transport = Transport()
-    stepper = transport._driver._stepper
-    told = []
-
-    async def step():
-        await asyncio.sleep(0)
-        stepper.snapshot()
-
-    def wait_under_the_lock():
-        with stepper._lock:
-            try:
-                BACKGROUND.run(step())
-            except RuntimeError as error:
-                told.append(str(error))
-
-    assert within_time(wait_under_the_lock), "deadlock"
-    assert told == ["a finalizer may not wait in the middle of a step"]
 
 
 def test_a_listener_that_has_a_lock_hears_of_a_dropped_stream_later():

@@ -13,7 +13,6 @@ from forking import in_child
 from stormbreak.cache.memory import MemoryCache
 from stormbreak.core.fallback import CachePolicy
 from stormbreak.drivers import flow_stepper, fork_safety, locks
-from stormbreak.drivers.background_loop import BACKGROUND
 from stormbreak.httpx2 import Transport
 from stormbreak.testing import serve
 
@@ -53,11 +52,6 @@ def uses(transport, base_url):
 def test_a_child_makes_a_client_while_the_parent_makes_one():
     with held(flow_stepper._lock):
         assert in_child(lambda: Transport().engine is not None)
-
-
-def test_a_child_starts_a_loop_of_its_own_while_the_parent_starts_one():
-    with held(BACKGROUND._lock):
-        assert in_child(lambda: BACKGROUND.loop() is not None)
 
 
 def test_a_child_uses_a_cache_while_the_parent_uses_it():

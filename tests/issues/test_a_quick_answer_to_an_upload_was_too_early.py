@@ -6,9 +6,9 @@ Of a client that blocks each piece takes two hops between threads, and so does f
 import time
 
 import httpx2
+from loop_thread import LoopThread
 from sockets import answer, served
 
-from stormbreak.drivers.background_loop import Background
 from stormbreak.httpx2 import Transport
 
 
@@ -18,7 +18,7 @@ def test_a_body_ends_with_its_last_byte():
         yield b"def"
         time.sleep(0.5)  # until the answer is here; nobody should ask for more
 
-    host, serving = Background(), served(answer())
+    host, serving = LoopThread(), served(answer())
     server = host.run(serving.__aenter__())
     try:
         with httpx2.Client(transport=Transport(), base_url=server.base_url) as client:

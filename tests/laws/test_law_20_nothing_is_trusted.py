@@ -30,7 +30,7 @@ from stormbreak.core.queue import QueuePolicy
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.errors import ConfigurationError
 from stormbreak.http.client import AsyncClient
-from stormbreak.http.h1 import async_connection
+from stormbreak.http.h1 import response as h1_response
 from stormbreak.llm import sse, stream_reader
 from stormbreak.provider.scenario import Scenario
 from stormbreak.storm.assertions import parse_assertion
@@ -303,7 +303,7 @@ async def test_what_has_no_end_has_a_bound_and_a_verdict(
     script, policy, streamed, verdict, said, monkeypatch
 ):
     """The bounds of bytes are lowered, so that the test is quick; the real ones are in `test_faults`."""
-    for module in (async_connection,):
+    for module in (h1_response,):
         monkeypatch.setattr(module, "BODY_LIMIT", 2**22 if said == "line" else 2**20)
     monkeypatch.setattr(sse, "LINE_LIMIT", 2**20)
     monkeypatch.setattr(stream_reader, "TOTAL_LIMIT", 2**16 if said == "longer than" else 2**22)

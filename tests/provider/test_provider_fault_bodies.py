@@ -53,3 +53,21 @@ def test_seven_bytes_at_a_time_are_good(played):
     data, _ = played("tiny_chunks", STREAM)
     assert words_in(body_of(data)) == answer_text(CHAT)
     assert body_of(data).endswith(b"data: [DONE]\n\n")
+
+
+SCHEMA = {
+    "type": "object",
+    "properties": {"title": {"type": "string"}},
+    "required": ["title"],
+}
+ASKS_FOR_JSON = {"response_format": {"type": "json_schema", "json_schema": {"schema": SCHEMA}}}
+
+
+@plays("prose")
+def test_prose_in_place_of_the_json_that_was_asked_for(played):
+    wanted = json.loads(answer_text(CHAT | ASKS_FOR_JSON))
+    assert wanted.keys() == {"title"}
+    data, _ = played("prose", CHAT | ASKS_FOR_JSON)
+    assert said_in(data).startswith("Answer ")
+    data, _ = played("prose", STREAM | ASKS_FOR_JSON)
+    assert words_in(body_of(data)).startswith("Answer ")

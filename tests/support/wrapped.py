@@ -10,10 +10,12 @@ from typing import NamedTuple
 import anthropic
 import openai
 
-from stormbreak.drivers.background_loop import BACKGROUND
+from stormbreak.drivers.blocking import run
 from stormbreak.http.client import AsyncClient
-from stormbreak.http.transports.sync_transport import BridgedTransport
-from stormbreak.http.transports.wrapped_connection import WrappedConnection
+from stormbreak.http.transports.wrapped_connection import (
+    BlockingWrappedConnection,
+    WrappedConnection,
+)
 
 THREADS = 50
 KEY = "sk-wrapped-canary-0123456789"
@@ -47,13 +49,13 @@ def wire_of(way, **options):
     """The wire of ours over it."""
     library = import_module(f"stormbreak.{way.lib}").Transport.library
     inner = inner_of(way, **options)
-    return WrappedConnection(library, BridgedTransport(inner) if way.blocks else inner)
+    return (BlockingWrappedConnection if way.blocks else WrappedConnection)(library, inner)
 
 
 async def done(way, coroutine):
     """What a coroutine of ours returns, run where a call of that kind runs."""
     if way is not None and way.blocks:
-        return await asyncio.to_thread(BACKGROUND.run, coroutine)
+        return await asyncio.to_thread(run, coroutine)
     return await coroutine
 
 

@@ -29,6 +29,7 @@ from stormbreak.batch.store.run_file import read_run
 from stormbreak.core.policy import Policy
 from stormbreak.errors import ConfigurationError
 from stormbreak.escape import path_of
+from stormbreak.http.answer_schema import AnswerSchema
 from stormbreak.http.request import encode_payload
 
 RowObjects = Iterable[Mapping[str, Any]]
@@ -54,7 +55,7 @@ def run(
         on_progress: is called with a `RunSnapshot` four times a second, in another thread; its exceptions are logged.
         options: `Options`, the options of the command line: provider, base_url, api_key_env, model, policy, concurrency, rpm,
             tpm, max_cost, max_output_tokens, prices, timeout, idle_timeout, deadline, connect_grace, ordered, fallback_base_url,
-            fallback_api_key_env.
+            fallback_api_key_env, schema, repairs.
 
     Returns:
         The summary. `answers()` and `failures()` read the rows back; `end` says why the run ended: a wrong key, for example,
@@ -97,7 +98,7 @@ def _begin(
 ) -> tuple[Job, AbstractContextManager[str | None]]:
     """Make the job, and the context that spools rows to a file, where they are in none."""
     place = path_from("output", output, "a path, where answers are kept and a later run goes on")
-    files, policy = BatchPaths.of(place), options.get("policy")
+    files, policy, schema = BatchPaths.of(place), options.get("policy"), options.get("schema")
     source = Path(rows) if isinstance(rows, str | os.PathLike) else files.input
     job = build_job(
         options_from(options),
@@ -105,6 +106,7 @@ def _begin(
         output=place,
         choice=choice,
         policy=policy if isinstance(policy, Policy) else None,
+        schema=schema if isinstance(schema, Mapping | type | AnswerSchema) else None,
         name_of=str,
     )
     if isinstance(rows, str | os.PathLike):

@@ -41,6 +41,7 @@ from stormbreak.cost.price_table import PriceOf
 from stormbreak.cost.spend_gate import spend_accounts
 from stormbreak.errors import ConfigurationError
 from stormbreak.escape import path_of
+from stormbreak.http.answer_schema import REPAIRS, AnswerSchema, Schema, read_schema, schema_of
 from stormbreak.http.client import AsyncClient
 from stormbreak.http.environment import is_disabled
 from stormbreak.http.h1.connection import POOL_LIMIT
@@ -75,6 +76,7 @@ class Job:
     allow_http: bool = False
     stream_on_wire: bool = False
     kept: BatchOptions | None = None
+    schema: AnswerSchema | None = None
     fingerprint: str | None = None
 
     def __post_init__(self) -> None:
@@ -100,11 +102,13 @@ def build_job(
     output: Path,
     choice: Choice,
     policy: Policy | None = None,
+    schema: Schema | None = None,
     name_of: Callable[[str], str] = option_flag,
 ) -> Job:
     """Make the job that these options ask for.
 
-    A `policy` object cannot be kept for a later `batch retry`: then no option is. Errors name options by `name_of`.
+    A `policy` object, or a `schema` that is in no file, cannot be kept for a later `batch retry`: then no option is. Errors
+    name options by `name_of`.
 
     Raises:
         ConfigurationError: an option is wrong, alone or with another one.
@@ -126,7 +130,8 @@ def build_job(
         price_of=load_lookup(options.prices).price_of if options.prices else None,
         allow_http=target is not None and target.allow_http,
         stream_on_wire=target is not None and target.stream_on_wire,
-        kept=_absolute(options) if policy is None else None,
+        kept=_absolute(options) if policy is None and schema is None else None,
+        schema=_schema(options, schema, name_of),
     )
 
 
@@ -142,6 +147,19 @@ def _check_together(options: BatchOptions, name_of: Callable[[str], str]) -> Non
     if options.fallback_api_key_env and not options.fallback_base_url:
         key, url = name_of("fallback_api_key_env"), name_of("fallback_base_url")
         raise ConfigurationError(f"{key}: give {url}, too")
+
+
+def _schema(
+    options: BatchOptions, schema: Schema | None, name_of: Callable[[str], str]
+) -> AnswerSchema | None:
+    repairs = REPAIRS if options.repairs is None else options.repairs
+    if options.schema is not None:
+        return read_schema(Path(options.schema), repairs=repairs)
+    if schema is not None:
+        return schema_of(schema, repairs)
+    if options.repairs is not None:
+        raise ConfigurationError(f"{name_of('repairs')}: give {name_of('schema')}, too")
+    return None
 
 
 def _with_timeouts(policy: Policy, options: BatchOptions) -> Policy:
@@ -165,7 +183,8 @@ def _absolute(options: BatchOptions) -> BatchOptions:
         policy = os.path.abspath(policy)  # noqa: PTH100 - Path raises for odd names
     known = builtin_names()
     prices = [one if one in known else os.path.abspath(one) for one in options.prices]  # noqa: PTH100
-    return with_(options, policy=policy, prices=tuple(prices))
+    schema = options.schema and os.path.abspath(options.schema)  # noqa: PTH100
+    return with_(options, policy=policy, prices=tuple(prices), schema=schema)
 
 
 def _only_target(file: str, settings: Settings) -> TargetSettings | None:
@@ -235,6 +254,7 @@ def run_job(
             spend=spend,
             stats=stats or RunStats(),
             width=_width(policy, job),
+            schema=job.schema,
             grace=job.options.connect_grace or CONNECT_GRACE,
             tick=tick,
         )
@@ -260,13 +280,21 @@ def _client(job: Job, policy: Policy) -> AsyncClient:
 
 
 def _recorded_options(job: Job, base_url: str) -> Mapping[str, Option]:
-    return {"model": job.options.model, "base_url": base_url, "ordered": job.options.ordered}
+    return {
+        "model": job.options.model,
+        "base_url": base_url,
+        "ordered": job.options.ordered,
+        "schema": None if job.schema is None else job.schema.digest,
+    }
 
 
 def _check_before(job: Job, recorded: Mapping[str, Option]) -> Run | None:
     """Refuse what can be refused before INPUT is read, which takes a while; return the run to continue."""
     files = BatchPaths.of(job.output)
     last = check_before(files, job.source, recorded, job.choice)
+    if last is not None and last.options.get("schema") and job.schema is None:
+        why = "was begun with a schema; give it again, so that answers are checked"
+        raise ConfigurationError(f"{path_of(files.output)}: {why}")
     require_free(files)
     return last
 
@@ -291,21 +319,23 @@ def _open(
 
     def check_first(index: int) -> None:
         if job.options.max_cost is not None:
-            check_cost(rows, index, client)
+            check_cost(rows, index, client, job.schema)
 
     return open_store(
         job.output, rows, recorded=recorded, kept=kept, choice=job.choice, check_first=check_first
     )
 
 
-def check_cost(rows: Rows, index: int, client: AsyncClient) -> None:
+def check_cost(
+    rows: Rows, index: int, client: AsyncClient, schema: AnswerSchema | None = None
+) -> None:
     """Check that the first row to be sent can be held to a spend limit; later rows are refused one by one.
 
     Raises:
         ConfigurationError: it has no bound, or its model no price.
     """
     row = rows.row_at(index)
-    template = RequestTemplate(row.endpoint, row.body, fields=row.fields)
+    template = RequestTemplate(row.endpoint, row.body, fields=row.fields, schema=schema)
     target = client.target(template.model)
     template.limit_output(client.policy.spend.max_output_tokens, target.provider)
     where = f"{path_of(rows.path)}: row {row.custom_id!r}"

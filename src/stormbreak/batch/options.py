@@ -17,6 +17,7 @@ from msgspec.structs import asdict, replace
 from stormbreak.core.checks import require, shown
 from stormbreak.core.policy import Policy
 from stormbreak.errors import ConfigurationError
+from stormbreak.http.answer_schema import MAX_REPAIRS, AnswerSchema, Schema
 from stormbreak.http.endpoint import origin_of
 from stormbreak.key_patterns import hidden
 from stormbreak.types import TREATMENTS, Verdict
@@ -53,11 +54,17 @@ class BatchOptions(Struct, frozen=True, kw_only=True, omit_defaults=True):
     deadline: float | None = None
     connect_grace: float | None = None
     ordered: bool = False
+    schema: str | None = None
+    repairs: int | None = None
 
     @property
     def given(self) -> dict[str, object]:
         """Those that were given."""
-        return {name: value for name, value in asdict(self).items() if value}
+        return {
+            name: value
+            for name, value in asdict(self).items()
+            if value or (value == 0 and value is not False)
+        }
 
     def over(self, last: "BatchOptions") -> "BatchOptions":
         """Merge with `last`: these where given, else those of `last`.
@@ -120,10 +127,14 @@ class Options(TypedDict, total=False):
     deadline: float | None  # seconds of one row, all in all
     connect_grace: float | None  # seconds until the run gives up if nothing answers
     ordered: bool  # sort `output` into the order of the rows at the end
+    schema: (
+        Schema | StrPath | None
+    )  # a JSON schema, a file with one, or a pydantic model, that answers must fit
+    repairs: int | None  # how often the model is shown why an answer does not fit, and asked again
 
 
 def options_from(given: Options) -> BatchOptions:
-    """Check the types that a caller from Python gives. A `Policy` is left out.
+    """Check the types that a caller from Python gives. A `Policy`, and a schema that is in no file, are left out.
 
     Raises:
         ConfigurationError: names the option and its value.
@@ -135,6 +146,11 @@ def options_from(given: Options) -> BatchOptions:
         require(fits(value), f"{name} must be {rule}", shown(hidden(repr(value))))
     if policy is not None and not isinstance(policy, Policy):
         options["policy"] = str(path_from("policy", policy, "a Policy, a preset or a file"))
+    if isinstance(options.get("schema"), Mapping | type | AnswerSchema):
+        del options["schema"]
+    elif "schema" in options:
+        file = path_from("schema", options["schema"], "a dict, a pydantic model or a file")
+        options["schema"] = str(file)
     files = [prices] if isinstance(prices, str | os.PathLike) else prices
     paths = tuple(str(path_from("prices", file, "paths")) for file in files)
     return BatchOptions(**options, prices=paths)
@@ -159,6 +175,10 @@ def _is_count(value: object) -> bool:
     return type(value) is int and value > 0
 
 
+def _is_few(value: object) -> bool:
+    return type(value) is int and 0 <= value <= MAX_REPAIRS
+
+
 _TEXTS = (
     "provider", "base_url", "api_key_env", "fallback_base_url", "fallback_api_key_env", "model",
 )  # fmt: skip
@@ -168,6 +188,7 @@ _RULES: Mapping[str, tuple[str, Callable[[object], bool]]] = MappingProxyType(
         **dict.fromkeys(_TEXTS, ("a string", _is_text)),
         **dict.fromkeys(_NUMBERS, ("a positive, finite number", _is_number)),
         "max_output_tokens": ("a positive whole number", _is_count),
+        "repairs": (f"a whole number from 0 to {MAX_REPAIRS}", _is_few),
         "concurrency": (
             f"{AUTO} or a positive whole number",
             lambda value: value == AUTO or _is_count(value),

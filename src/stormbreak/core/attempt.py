@@ -81,8 +81,9 @@ def run_attempt(
             outcome = CANCELLED_AFTER_SEND
             answered, now, uniform = yield delivery
             outcome = (answered or CANCELLED_AFTER_SEND)._replace(committed=True)
+        result = outcome
         if outcome.verdict is not VERDICT_OK or state.engine.listeners:
-            outcome = _note_return(target_state, state, number, outcome, sent_at, now)
+            result, outcome = _note_return(target_state, state, number, outcome, sent_at, now)
         if target_state.budget is not None and not outcome.own_deadline:
             target_state.budget.record(outcome, now)
     except FlowClosed as closed:
@@ -90,7 +91,7 @@ def run_attempt(
         raise
     finally:
         place.settle(outcome, now, uniform)
-    return outcome, now, uniform
+    return result, now, uniform
 
 
 def _wait_in_queue(
@@ -159,8 +160,11 @@ def _note_return(
     outcome: Outcome,
     sent_at: float,
     now: float,
-) -> Outcome:
-    """Record the end of an attempt; return its outcome, marked if only the call's deadline ended it."""
+) -> tuple[Outcome, Outcome]:
+    """Record the end of an attempt; return its outcome, and what that says to the gates.
+
+    It is marked if only the call's deadline ended it. An answer that does not fit its schema is an answer to the gates.
+    """
     verdict = outcome.verdict
     if verdict is Verdict.TIMEOUT and _is_own_deadline(target_state, state, outcome, sent_at, now):
         outcome = outcome._replace(own_deadline=True)
@@ -168,7 +172,10 @@ def _note_return(
         target_state.failed_at = now
     details = outcome.status, outcome.code, now - sent_at, outcome.detail, outcome.usage
     state.note(Returned, now, number, verdict, *details, outcome.maybe_processed)
-    return outcome
+    evidence = outcome
+    if verdict is Verdict.SCHEMA_MISMATCH:
+        evidence = target_state.as_evidence(outcome)
+    return outcome, evidence
 
 
 def _is_own_deadline(

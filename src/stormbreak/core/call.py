@@ -90,6 +90,8 @@ def run_target(target_state: TargetState, state: CallState, now: float, uniform:
             return state.end(outcome, now, stopped=decision.gate, retry_at=decision.retry_at)
         until, free = decision
         state.delay = until - now
+        if outcome.repair is not None:
+            state.call = state.call._replace(**outcome.repair._asdict())
         details = state.attempts, until, free, outcome.maybe_processed, outcome.verdict
         state.note(RetryPlanned, now, *details)
         began = now

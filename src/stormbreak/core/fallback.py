@@ -41,7 +41,14 @@ TRANSIENT = (
 ELSEWHERE = (*TRANSIENT, Verdict.BILLING, Verdict.AUTH, Verdict.NOT_FOUND)
 """Verdicts that another provider or key may avoid; an invalid request would fail there too."""
 
-POSSIBLE = (*ELSEWHERE, Verdict.TOO_LONG, Verdict.FILTERED, Verdict.INVALID, Verdict.REDIRECTED)
+POSSIBLE = (
+    *ELSEWHERE,
+    Verdict.TOO_LONG,
+    Verdict.FILTERED,
+    Verdict.INVALID,
+    Verdict.REDIRECTED,
+    Verdict.SCHEMA_MISMATCH,
+)
 
 
 class TargetOrder(StrEnum):

@@ -3,6 +3,9 @@
 The gates, in this order: the verdict allows it, and the server does not forbid it; nothing has reached the caller, no open circuit
 sends the call elsewhere, attempts are left, the delay and a minimum of useful time fit before the deadline, within patience and below the cap, and the budget pays.
 The budget comes last, so that a refusal costs nothing.
+
+A repair (the answer did not fit its schema, and the model is shown why) passes the same gates, without a delay: the target has
+answered. So it is free where answers come, and paid where the target is in trouble.
 """
 
 from dataclasses import dataclass, field
@@ -13,7 +16,7 @@ from stormbreak.core.backoff import Backoff
 from stormbreak.core.checks import check_types, require
 from stormbreak.core.cooldown import SPREAD
 from stormbreak.core.retry_budget import UNKNOWN, Budget, Load
-from stormbreak.types import Outcome, Treatment
+from stormbreak.types import Outcome, Treatment, Verdict
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,11 +89,15 @@ def decide(  # noqa: PLR0913 - keywords are cheap to read
     `previous` is the delay before that attempt, in seconds; `elsewhere` says that the circuit is open, and that another
     target can take the call.
     """
-    delay = _delay(policy, outcome, attempt, uniform, previous)
+    repairs = outcome.repair is not None
+    delay = 0.0 if repairs else _delay(policy, outcome, attempt, uniform, previous)
     if budget is None and outcome.retry_after is not None:
         delay = max(delay, _floor(policy.backoff))
     gates = (
-        ("verdict", treatment.retry),
+        (
+            "repairs" if outcome.verdict is Verdict.SCHEMA_MISMATCH else "verdict",
+            treatment.retry or repairs,
+        ),
         ("forbidden", not outcome.forbidden),
         ("committed", not outcome.committed),
         ("breaker", not elsewhere),

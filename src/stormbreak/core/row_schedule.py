@@ -33,6 +33,9 @@ DELAYED_SHARE = 1_000  # rows waiting to come back, at the most, before fresh on
 STOPPING = frozenset({Verdict.AUTH, Verdict.NOT_FOUND, Verdict.BILLING, Verdict.REDIRECTED})
 """Final verdicts about address, key, model or account: if all probe rows get one of them, the run stops."""
 
+UNPROVEN = frozenset({Verdict.INVALID, Verdict.SCHEMA_MISMATCH})
+"""Verdicts that stop the run likewise while no row of OUTPUT was ever answered: the options, or the schema, may be wrong."""
+
 SPREAD_OUT = 4
 """Attempts of a row that are kept for later: an outage may last for a minute or two."""
 
@@ -80,7 +83,7 @@ def max_rows_in_flight(policy: Policy) -> int:
 class Schedule:
     """The rows of one run, in input order, with those that come back in between.
 
-    At most `width` calls are sent or about to be, and four times as many back off. With `unproven`, no row of this OUTPUT has ever been answered: then `INVALID` for all scouts stops the run, too.
+    At most `width` calls are sent or about to be, and four times as many back off. With `unproven`, no row of this OUTPUT has ever been answered: then `UNPROVEN` verdicts of all scouts stop the run, too.
     """
 
     def __init__(
@@ -103,7 +106,7 @@ class Schedule:
         self._probe_rows = 0
         self._is_probing = True
         self._scouted: list[Verdict] = []
-        self._stopping = STOPPING | {Verdict.INVALID} if unproven else STOPPING
+        self._stopping = STOPPING | UNPROVEN if unproven else STOPPING
         self._answered_at = float("-inf")  # when the target last answered a row
         self.under_way = 0
 
@@ -206,6 +209,8 @@ class Schedule:
         ):
             return False
         if verdict is Verdict.REJECTED:
+            return True
+        if ended.outcome.repair is not None:  # another gate refused it
             return True
         return TREATMENTS[verdict].retry and not ended.outcome.own_deadline
 

@@ -27,7 +27,7 @@ from stormbreak.core.shadow import ShadowGate, ShadowPolicy
 from stormbreak.core.tally import tallied
 from stormbreak.core.trip import Counts
 from stormbreak.events import CircuitChanged, CooldownStarted, Event, WouldHave
-from stormbreak.types import Outcome, Target
+from stormbreak.types import VERDICT_OK, Outcome, Tally, Target
 
 PACED = 0.5  # after a pause of t seconds the queue leaves within PACED * t ...
 PACED_BOUNDS = (0.1, 5.0)  # ... but within these seconds
@@ -209,6 +209,12 @@ class TargetState:
 
     def _on_shadow(self, now: float, mechanism: str, decision: str, until: float | None) -> None:
         self._emit(WouldHave(now, self.target, mechanism, decision, until))
+
+    def as_evidence(self, misfit: Outcome) -> Outcome:
+        """What an answer that does not fit its schema says about the target: it has answered, unless the policy counts it."""
+        if self.treatments[misfit.verdict].tally is not Tally.SUCCESS:
+            return misfit
+        return misfit._replace(verdict=VERDICT_OK, repair=None)
 
     # ------------------------------------------------------------ state of the gates
 

@@ -32,7 +32,12 @@ Sender: TypeAlias = Callable[[Send], Awaitable[Outcome]]
 Asker: TypeAlias = Callable[[Ask], Awaitable[Outcome | None]]
 
 _LAST = (CallResult, DeliverStream)
-_TIMED_OUT = Outcome(Verdict.TIMEOUT, maybe_processed=True)
+
+
+def timed_out(seconds: float | None) -> Outcome:
+    """The outcome of an attempt that was ended after so many seconds. What its frames hold, the request, is not kept."""
+    error = TimeoutError(f"no answer in {seconds:g} s")
+    return Outcome(Verdict.TIMEOUT, error=error, maybe_processed=True)
 
 
 class AsyncioDriver:
@@ -123,7 +128,7 @@ class AsyncioDriver:
     ) -> tuple[Stepper | HedgeTasks, Sender]:
         """The stepper and the sender of a call that may race."""
         if context_listener is not None:
-            sender = _in_context(sender, context_listener, call.number)
+            sender = in_context(sender, context_listener, call.number)
         if self.engine.races:
             return HedgeTasks(self._stepper, partial(self._send, sender)), sender
         return self._stepper, sender
@@ -200,7 +205,7 @@ class AsyncioDriver:
         except TimeoutError:  # not kept: its frames hold the request
             if active.ending and active.closed_here():
                 raise StreamCutError(command.attempt) from None
-            return _TIMED_OUT._replace(error=TimeoutError(f"no answer in {command.timeout:g} s"))
+            return timed_out(command.timeout)
 
     async def _ask(self, asker: Asker | None, command: Ask) -> Outcome | None:
         if asker is None:
@@ -249,7 +254,9 @@ def _give_up(stepper: Stepper | HedgeTasks, flow: Flow, error: BaseException) ->
         stepper.close(flow)
 
 
-def _in_context(sender: Sender, context_listener: ContextListener, number: int) -> Sender:
+def in_context(sender: Sender, context_listener: ContextListener, number: int) -> Sender:
+    """The sender, with the context of the attempt around it."""
+
     async def send(command: Send) -> Outcome:
         with context_listener.around(number, command):
             return await sender(command)

@@ -98,11 +98,17 @@ class CallerDriven:
 
 
 class Delivery:
-    """The rest of a call after its first output. Its owner enforces the deadline, `command.until`."""
+    """The rest of a call after its first output. Its owner enforces the deadline, `command.until`.
+
+    `cut` is called when it ends before its reader is done, and must end the reading. An answer that is `complete` by
+    then is a success.
+    """
 
     def __init__(self, stepper: Stepper, flow: Flow, command: DeliverStream) -> None:
         self.command = command
         self.ended: CallResult | None = None
+        self.cut: Callable[[], None] | None = None
+        self.complete: Callable[[], Outcome | None] | None = None
         self._stepper = stepper
         self._flow: Flow | None = flow
 
@@ -135,8 +141,43 @@ class Delivery:
         if flow is not None:
             self._stepper.drop(flow, outcome)
 
+    def time_is_over(self, seconds: float) -> None:
+        """End it at the call's deadline."""
+        if self.over or self._ends_whole():
+            return
+        error = TimeoutError(f"no end within {seconds:g} s of its first output")
+        self.end(Outcome(Verdict.TIMEOUT, error=error, maybe_processed=True))
+        if self.cut is not None:
+            self.cut()
+
+    def cut_off(self) -> None:
+        """End it because the client is closed: its permits are freed, and its reader gets an error."""
+        if self.over or self._ends_whole():
+            return
+        flow = self._take()
+        if flow is not None:
+            done = self.command
+            self.ended = STREAM_CUT._replace(
+                attempts=done.attempts,
+                waited=done.waited,
+                maybe_processed=done.maybe_processed + 1,
+            )
+            self._stepper.close(flow)
+            if self.cut is not None:
+                self.cut()
+
     def __del__(self) -> None:
         self.drop()
+
+    def _ends_whole(self) -> bool:
+        """End it as a success if the answer is complete: only the end of its body is missing."""
+        outcome = None if self.complete is None else self.complete()
+        if outcome is None:
+            return False
+        self.end(outcome)
+        if self.cut is not None:
+            self.cut()
+        return True
 
     def _take(self) -> Flow | None:
         flow, self._flow = self._flow, None
@@ -144,15 +185,10 @@ class Delivery:
 
 
 class LoopDelivery(Delivery):
-    """A delivery on the running loop: it ends at the deadline of the call.
-
-    `cut` is called then, and must end the reading. An answer that is `complete` by then is a success.
-    """
+    """A delivery on the running loop, where a timer ends it at the deadline of the call."""
 
     def __init__(self, stepper: Stepper, flow: Flow, command: DeliverStream) -> None:
         super().__init__(stepper, flow, command)
-        self.cut: Callable[[], None] | None = None
-        self.complete: Callable[[], Outcome | None] | None = None
         self.loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
         if command.until is not None:
@@ -169,41 +205,6 @@ class LoopDelivery(Delivery):
                 self.loop.call_soon_threadsafe(self._stepper.deliver_events)
                 if timer is not None:
                     self.loop.call_soon_threadsafe(timer.cancel)
-
-    def time_is_over(self, seconds: float) -> None:
-        """End it at the call's deadline."""
-        if self.over or self._ends_whole():
-            return
-        error = TimeoutError(f"no end within {seconds:g} s of its first output")
-        self.end(Outcome(Verdict.TIMEOUT, error=error, maybe_processed=True))
-        if self.cut is not None:
-            self.cut()
-
-    def cut_off(self) -> None:
-        """End it because the client is closed: its permits are freed, and its reader gets an error. On its loop."""
-        if self.over or self._ends_whole():
-            return
-        flow = self._take()
-        if flow is not None:
-            done = self.command
-            self.ended = STREAM_CUT._replace(
-                attempts=done.attempts,
-                waited=done.waited,
-                maybe_processed=done.maybe_processed + 1,
-            )
-            self._stepper.close(flow)
-            if self.cut is not None:
-                self.cut()
-
-    def _ends_whole(self) -> bool:
-        """End it as a success if the answer is complete: only the end of its body is missing."""
-        outcome = None if self.complete is None else self.complete()
-        if outcome is None:
-            return False
-        self.end(outcome)
-        if self.cut is not None:
-            self.cut()
-        return True
 
     def _take(self) -> Flow | None:
         timer, self._timer = self._timer, None

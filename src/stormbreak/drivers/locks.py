@@ -8,14 +8,12 @@ closed. So every lock here is reentrant, is made by `new_lock`, and is free agai
 - code does not call listeners, log handlers or users' functions; they are called after the release;
 - the data is in order at each point where such code can come in, or that code is postponed (`turn_lock`).
 
-Code that waits for another thread asks `may_wait` first where it can run in a finalizer. Where a lock would only guard a
-single operation, use none: an operation of a dict, set or deque cannot be interrupted (`LiveSet`, `cached_value`).
+Where a lock would only guard a single operation, use none: an operation of a dict, set or deque cannot be interrupted
+(`LiveSet`, `cached_value`).
 """
 
-import sys
 from collections.abc import Callable, Iterator
 from threading import RLock
-from types import FrameType
 from typing import Any, Generic, TypeVar
 from weakref import ref
 
@@ -40,24 +38,6 @@ def free_locks_in_child() -> None:
     for lock in _alive():
         if not lock._is_owned():  # noqa: SLF001 - as `threading.Condition` asks
             lock._at_fork_reinit()  # noqa: SLF001 - as `logging` does
-
-
-def holds_lock() -> bool:
-    """Whether this thread holds a lock of this package: whatever it waits for may be waiting for that lock."""
-    return any(lock._is_owned() for lock in _alive())  # noqa: SLF001
-
-
-def may_wait() -> bool:
-    """Whether this thread may wait for another one: it holds no lock of ours, and runs no finalizer.
-
-    A finalizer interrupts a thread that may hold anybody's lock, such as that of a log handler.
-    """
-    frame: FrameType | None = sys._getframe(1)  # noqa: SLF001 - `inspect` builds far more
-    while frame is not None:
-        if frame.f_code.co_name == "__del__":
-            return False
-        frame = frame.f_back
-    return not holds_lock()
 
 
 class LiveSet(Generic[T]):

@@ -1,7 +1,6 @@
 """Settings for all calls within a block, at any depth: a context variable.
 
-Tasks, `asyncio.to_thread` and the background loop inherit it, as context variables do. A
-task that is started in a block keeps its settings.
+Tasks and `asyncio.to_thread` inherit it, as context variables do. A task that is started in a block keeps its settings.
 """
 
 import re

@@ -101,7 +101,7 @@ class ThreadDriver:
                     outcome = None if asker is None else asker(command)
                 elif isinstance(command, DeliverStream):
                     return Delivery(stepper, flow, command)
-                elif self._draining or not self._wait(command):
+                elif self._draining or not self.wait(command):
                     return DRAINED
                 command = stepper.step(flow, outcome)
         finally:
@@ -123,7 +123,7 @@ class ThreadDriver:
             return command
         try:
             while isinstance(command := call.command, Wait | WaitFor):
-                if self._draining or not self._wait(command):
+                if self._draining or not self.wait(command):
                     call.close()
                     call.command = DRAINED
                     return None
@@ -132,6 +132,22 @@ class ThreadDriver:
             call.close()
             raise
         return command if isinstance(command, Send) else None
+
+    def wait(self, command: Wait | WaitFor | Race) -> bool:
+        """Execute a wait; return False if the driver is drained, or was meanwhile."""
+        assert not isinstance(command, Race), "who cannot stop an attempt does not race"
+        parking, seconds = self._parking(), command.until - self.clock()
+        if isinstance(command, WaitFor):
+            if not self._stepper.arm(command.ticket, parking.set):
+                return True
+            seconds = min(seconds, check_ticket(command.ticket))
+        self._waits.add(parking)
+        try:
+            if not self._draining:  # since a moment ago
+                parking.wait(min(max(0.0, seconds), FOREVER))
+        finally:
+            self._waits.discard(parking)
+        return not self._draining
 
     def drain(self) -> None:
         """Let attempts in flight finish; end every waiting call, now or later, as CANCELLED. Thread-safe."""
@@ -148,19 +164,3 @@ class ThreadDriver:
             return sender(command)
         with context_listener.around(call.number, command):
             return sender(command)
-
-    def _wait(self, command: Wait | WaitFor | Race) -> bool:
-        """Execute a wait; return False if the driver is drained meanwhile."""
-        assert not isinstance(command, Race), "who cannot stop an attempt does not race"
-        parking, seconds = self._parking(), command.until - self.clock()
-        if isinstance(command, WaitFor):
-            if not self._stepper.arm(command.ticket, parking.set):
-                return True
-            seconds = min(seconds, check_ticket(command.ticket))
-        self._waits.add(parking)
-        try:
-            if not self._draining:  # since a moment ago
-                parking.wait(min(max(0.0, seconds), FOREVER))
-        finally:
-            self._waits.discard(parking)
-        return not self._draining

@@ -14,14 +14,17 @@ from typing import Any, NamedTuple, Self
 from stormbreak.core.circuit_snapshot import parse_snapshots, span_in
 from stormbreak.core.engine import Engine
 from stormbreak.core.explain import add_attempt_notes
+from stormbreak.core.flow import Ask
 from stormbreak.core.policy import Policy
 from stormbreak.core.target_state import Listener
 from stormbreak.cost.price_table import PriceOf
 from stormbreak.cost.spend_gate import SpendAccounts, allow_spending, spend_accounts
 from stormbreak.drivers.asyncio_driver import Asker, AsyncioDriver
+from stormbreak.drivers.blocking_driver import BlockingDriver
 from stormbreak.drivers.listeners import Attached, subscribe
 from stormbreak.drivers.scope import checked_priority, current
 from stormbreak.errors import ConfigurationError, error_for
+from stormbreak.http.answer_schema import REPAIRS, AnswerSchema, Schema, schema_of
 from stormbreak.http.endpoint import DynamicKey, KeyFunction
 from stormbreak.http.environment import find_endpoint, in_force
 from stormbreak.http.h1.connect import connect
@@ -48,6 +51,7 @@ from stormbreak.types import (
     Answer,
     Call,
     CallResult,
+    Outcome,
     Priority,
     Target,
     Verdict,
@@ -69,7 +73,7 @@ class ClientControls:
 
     engine: Engine
     _resolver: TargetResolver
-    _driver: AsyncioDriver
+    _driver: AsyncioDriver | BlockingDriver
 
     @property
     def policy(self) -> Policy:
@@ -164,11 +168,14 @@ class ClientControls:
         self._driver.drain()
 
     def stop(self, loop: asyncio.AbstractEventLoop | None = None) -> None:
-        """End every call of this client on `loop`, or on every loop, now or later, with a `ClientClosedError`.
+        """End every call of this client on `loop`, or everywhere, now or later, with a `ClientClosedError`.
 
         A stream ends with a `StreamBrokenError`. Idle connections stay open.
         """
-        self._driver.close(loop)
+        if isinstance(self._driver, BlockingDriver):
+            self._driver.close()
+        else:
+            self._driver.close(loop)
 
 
 class AsyncClient(ClientControls):
@@ -226,16 +233,21 @@ class AsyncClient(ClientControls):
         self._use(Engine(policy, SpendAccounts(prices or list_price)), SingleTarget(config))
 
     @classmethod
-    def on(cls, engine: Engine, resolver: TargetResolver) -> Self:
-        """Make a client of an engine that exists, and may be shared."""
+    def on(cls, engine: Engine, resolver: TargetResolver, *, blocks: bool = False) -> Self:
+        """Make a client of an engine that exists, and may be shared; one that `blocks` is run by `drivers.blocking`."""
         client = cls.__new__(cls)
-        client._use(engine, resolver)  # noqa: SLF001 - of this very class
+        client._use(engine, resolver, blocks=blocks)  # noqa: SLF001 - of this very class
         return client
 
-    def _use(self, engine: Engine, resolver: TargetResolver) -> None:
+    def for_blocking(self) -> Self:
+        """Make one of the same engine and targets that blocks."""
+        return self if self.blocks else self.on(self.engine, self._resolver, blocks=True)
+
+    def _use(self, engine: Engine, resolver: TargetResolver, *, blocks: bool = False) -> None:
         self.engine = engine
         self._resolver = resolver
-        self._driver = AsyncioDriver(engine)
+        self.blocks = blocks
+        self._driver = BlockingDriver(engine) if blocks else AsyncioDriver(engine)
         self._price_of = spend_accounts(engine).price_of
 
     async def request(
@@ -246,20 +258,24 @@ class AsyncClient(ClientControls):
         priority: Priority | None = None,
         deadline: float | None = None,
         tenant: str = "",
+        schema: Schema | None = None,
+        repairs: int = REPAIRS,
     ) -> Answer:
         """Send `payload` to `endpoint`, such as "chat/completions"; `deadline` is seconds from now.
 
-        Where calls wait, each `tenant` gets a fair share.
+        Where calls wait, each `tenant` gets a fair share. With a `schema`, the answer is JSON that fits it, and has it as
+        `parsed`; the model is shown at most `repairs` times why an answer does not fit, and asked again.
 
         Raises:
             RejectedError: nothing was sent; says which policy rejected it and when to come back.
             UpstreamError: the last attempt failed; its subclass says how.
             ClientClosedError: this client was closed, before or meanwhile.
-            ConfigurationError: the payload names no model, or is no JSON; or the priority is invalid.
+            ConfigurationError: the payload names no model, or is no JSON; or the priority or the schema is invalid.
         """
+        checks = None if schema is None else schema_of(schema, repairs)
         payload = {**payload, "model": self._resolver.first.model_of(payload)}
         body = encode_payload(payload)
-        template = RequestTemplate(endpoint, body, fields=fields_of(payload, body))
+        template = RequestTemplate(endpoint, body, fields=fields_of(payload, body), schema=checks)
         config = self._resolver.resolve(template.fields.model)
         ended = await self._run(config, template, _CallOptions(priority, deadline, tenant))
         target = ended.target or self.target(template.fields.model)
@@ -275,6 +291,8 @@ class AsyncClient(ClientControls):
         priority: Priority | None = None,
         deadline: float | None = None,
         tenant: str = "",
+        schema: Schema | None = None,
+        repairs: int = REPAIRS,
         **options: Any,
     ) -> Answer:
         """Ask for a chat completion, as `request` does; `options` go into the payload (temperature, max_tokens, ...).
@@ -283,7 +301,13 @@ class AsyncClient(ClientControls):
         """
         payload = {"model": model, "messages": list(messages), **options}
         return await self.request(
-            "chat/completions", payload, priority=priority, deadline=deadline, tenant=tenant
+            "chat/completions",
+            payload,
+            priority=priority,
+            deadline=deadline,
+            tenant=tenant,
+            schema=schema,
+            repairs=repairs,
         )
 
     def stream(
@@ -315,7 +339,11 @@ class AsyncClient(ClientControls):
         config = self._resolver.resolve(template.fields.model)
         call = self._call(config, template, options, delivers=True)
         sender = StreamSender(
-            template, config.routes, self.engine.policy, self._driver.first_output
+            template,
+            config.routes,
+            self.engine.policy,
+            self._driver.first_output,
+            blocks=self.blocks,
         )
         asker = _asker(config, template) if call.fallbacks else None
         opened = await self._driver.open(call, sender, asker)
@@ -346,18 +374,21 @@ class AsyncClient(ClientControls):
         attempts: int | None = None,
         idempotency_key: str | None = None,
         fields: RequestFields | None = None,
+        schema: AnswerSchema | None = None,
     ) -> CallResult:
         """Send a JSON object, encoded and with its model, and return how the call ended.
 
         At most `attempts` are made, where the policy allows more. With `queue_is_free` the deadline counts from when
         the first attempt leaves. The outcome's value is the last `Response`, where there was one; a stream is
         assembled. Every attempt at one target has the same idempotency key, at the first target `idempotency_key`.
-        A caller that has parsed the body passes its `fields`.
+        A caller that has parsed the body passes its `fields`. An answer that does not fit the `schema` is a failure.
 
         Raises:
             ConfigurationError: the body is no JSON object, or names no model; or the priority is invalid.
         """
-        template = RequestTemplate(endpoint, body, key=idempotency_key, fields=fields)
+        template = RequestTemplate(
+            endpoint, body, key=idempotency_key, fields=fields, schema=schema
+        )
         config = self._resolver.resolve(template.fields.model)
         options = _CallOptions(priority, deadline, tenant, queue_is_free, attempts)
         return await self._run(config, template, options)
@@ -369,7 +400,11 @@ class AsyncClient(ClientControls):
             template.stream_on_wire()
         call = self._call(config, template, options)
         sender = BufferedSender(
-            template, config.routes, self.engine.policy, self._driver.first_output
+            template,
+            config.routes,
+            self.engine.policy,
+            self._driver.first_output,
+            blocks=self.blocks,
         )
         asker = _asker(config, template) if call.fallbacks else None
         running = self._driver.run(call, sender, asker)  # not awaited: a frame less in every call
@@ -410,9 +445,14 @@ class AsyncClient(ClientControls):
 
         A second time does nothing. On other loops it goes on.
         """
-        self.stop(asyncio.get_running_loop())
+        if self.blocks:
+            self.stop()
+        else:
+            self.stop(asyncio.get_running_loop())
         for each in self._resolver.owned():
-            await each.close()
+            await (
+                each if isinstance(each, LocalAnswers) or not self.blocks else each.blocking
+            ).close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -434,4 +474,9 @@ async def _stored(
 def _asker(config: TargetConfig, template: RequestTemplate) -> Asker:
     """Return what finds the local answers that a fallback asks for."""
     request = template.local_request(config.origin.base_url, config.origin.api_key)
-    return lambda ask: config.local_answers.find(ask, request)
+
+    async def find(ask: Ask) -> Outcome | None:
+        found = await config.local_answers.find(ask, request)
+        return None if found is None else template.check(found, None)
+
+    return find

@@ -16,6 +16,7 @@ from ipaddress import ip_address
 from typing import Any, TypeAlias
 from urllib.parse import SplitResult, unquote_plus, urlsplit, urlunsplit
 
+from stormbreak.drivers.blocking import foreign
 from stormbreak.errors import ConfigurationError
 from stormbreak.key_patterns import has_key_prefix, holds_token, quoted
 from stormbreak.llm.models import Shape
@@ -214,7 +215,7 @@ class DynamicKey:
         try:
             key: Any = self._function()
             if inspect.isawaitable(key):
-                key = await key
+                key = await foreign(key)
         except asyncio.CancelledError:
             raise
         except Exception as error:  # noqa: BLE001 - it is the user's

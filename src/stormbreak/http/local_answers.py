@@ -17,6 +17,7 @@ from stormbreak.cache.memory import Cache, cache_key
 from stormbreak.core.fallback import ToCache
 from stormbreak.core.flow import Ask
 from stormbreak.core.policy import Policy
+from stormbreak.drivers.blocking import blocks_here, foreign
 from stormbreak.http.models import Response
 from stormbreak.llm.classify import read_answer
 from stormbreak.llm.models import HttpResponse, Shape
@@ -88,7 +89,7 @@ class LocalAnswers:
         key = request.cache_key(cache.secret)
         if key is None or not _is_readable_again(body, request):
             return
-        if not cache.blocks:
+        if not cache.blocks or blocks_here():
             cache.put(key, body)
             return
         loop = asyncio.get_running_loop()
@@ -98,6 +99,8 @@ class LocalAnswers:
 
     async def close(self) -> None:
         """Wait for the cache writes of the running loop. The cache stays open: other loops may use it."""
+        if blocks_here():
+            return
         here = asyncio.get_running_loop()
         writing = [each for each in tuple(self._writing) if each.get_loop() is here]
         if writing:
@@ -110,7 +113,8 @@ class LocalAnswers:
         if key is None:
             return None
         get = self._cache.get
-        found = await asyncio.to_thread(get, key) if self._cache.blocks else get(key)
+        in_thread = self._cache.blocks and not blocks_here()
+        found = await asyncio.to_thread(get, key) if in_thread else get(key)
         return None if found is None else found.body
 
     async def _degrade(self, ask: Ask, request: LocalRequest) -> bytes | None:
@@ -118,7 +122,7 @@ class LocalAnswers:
         if answer is None and self._degraded is not None:
             answer = self._degraded(msgspec.json.decode(request.body), ask.failure)
             if inspect.isawaitable(answer):
-                answer = await answer
+                answer = await foreign(answer)
         if isinstance(answer, Mapping):
             return msgspec.json.encode(answer)
         if answer is None:

@@ -1,7 +1,7 @@
 """The values of one attempt over HTTP: the request that is sent, and the response that was read."""
 
 from collections.abc import AsyncIterable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from stormbreak.llm.models import HttpResponse, ParsedResponse, Shape
 
@@ -36,13 +36,15 @@ class PreparedRequest(NamedTuple):
 class Response(NamedTuple):
     """A response and what it means; the body of a stream is assembled. Its repr shows no text.
 
-    `original` is what came, headers included. It may repeat the request: only the caller may see it.
+    `original` is what came, headers included. It may repeat the request: only the caller may see it. `value` is what the text
+    holds, where a schema was checked.
     """
 
     status: int
     body: bytes
     parsed: ParsedResponse
     original: HttpResponse | None = None
+    value: Any = None
 
     def __repr__(self) -> str:
         return f"Response({self.status}, {len(self.body)} bytes, {self.parsed.verdict})"

@@ -9,15 +9,18 @@ from typing import Any
 import msgspec
 
 from stormbreak.errors import ConfigurationError
+from stormbreak.http.answer_schema import AnswerSchema
 from stormbreak.http.endpoint import Origin
 from stormbreak.http.local_answers import LocalRequest
-from stormbreak.http.models import PreparedRequest
+from stormbreak.http.models import PreparedRequest, Response
 from stormbreak.http.routing import Route
+from stormbreak.llm.finish_reasons import FinishMeaning, reason_of
 from stormbreak.llm.models import FREE, Shape, endpoint_of, path_of
+from stormbreak.llm.schema_request import CHECKED, UNASKED, format_field, repaired, without_format
 from stormbreak.llm.stream_reader import FORMATS
 from stormbreak.llm.surrogates import UNREADABLE
 from stormbreak.llm.tokens import bound_of, estimate, is_bounded, unbounded_by
-from stormbreak.types import Target, Usage
+from stormbreak.types import VERDICT_OK, Outcome, Repair, Target, Usage, Verdict
 
 NO_BOUND = "nothing in the request bounds what it costs, such as max_tokens"
 """Why a request has no token bound, where a limit of its output is all that is missing."""
@@ -31,6 +34,7 @@ _REPORTS_USAGE = frozenset({Shape.CHAT, Shape.COMPLETION})
 _MAX_COMPLETION_TOKENS = frozenset({"openai", "azure"})
 """Providers whose newer models reject max_tokens."""
 
+_IDEMPOTENCY_KEY = "Idempotency-Key"
 _ACCEPT_STREAM = "text/event-stream"
 _ACCEPT_JSON = "application/json"
 _ACCEPT_ANY = "application/json, */*;q=0.5"  # for an endpoint that may return a file
@@ -148,6 +152,16 @@ def as_stream(body: bytes) -> bytes:
     return with_fields(body, stream=True, stream_options={"include_usage": True})
 
 
+def _with_format(body: bytes, shape: Shape, schema: AnswerSchema) -> tuple[bytes, bool]:
+    """Ask for answers that fit a schema, where the API can and the body asks for no format; return whether it does."""
+    format_ = schema.format_of(shape)
+    if format_ is None:
+        return body, False
+    fields = _DECODE_RAW(body)
+    added = format_field(format_, shape, fields)
+    return (msgspec.json.encode(fields | added), True) if added else (body, False)
+
+
 def count_inputs(body: bytes) -> int | None:
     """Count what is to be embedded: a text, its tokens, or a list of either; None if there is no such thing."""
     try:
@@ -256,8 +270,11 @@ class RequestTemplate:
     Every attempt at one target carries the same idempotency key: at the first target the `key`, at each other one
     derived from it; by default random keys. A target with another model gets the body with that model.
 
+    With a `schema` the body asks for it where the API can. A repair is another request: it goes on with the answer that
+    does not fit, and has a key of its own.
+
     Raises:
-        ConfigurationError: the body is no JSON object, names no model, or asks for a deferred answer.
+        ConfigurationError: the body is no JSON object, names no model, asks for a deferred answer, or cannot have a schema.
     """
 
     def __init__(
@@ -267,6 +284,7 @@ class RequestTemplate:
         *,
         key: str | None = None,
         fields: RequestFields | None = None,
+        schema: AnswerSchema | None = None,
     ) -> None:
         """`fields` are those of the body, where they are known."""
         self.endpoint = endpoint
@@ -278,6 +296,16 @@ class RequestTemplate:
             raise ConfigurationError(
                 '"deferred": true asks for a job, and every attempt would start another one; remove it'
             )
+        if schema is not None and shape not in CHECKED:
+            raise ConfigurationError(
+                "a schema needs chat/completions, responses or messages; the answer of another endpoint is not checked"
+            )
+        self.schema = schema
+        self._repairs = 0
+        self._unrepaired: dict[Target, bytes] = {}
+        self._has_format = False
+        if schema is not None:
+            body, self._has_format = _with_format(body, shape, schema)
         self.streamed = bool(fields.stream)
         self.reports_output = self.streamed and shape in FORMATS  # before the end of the answer
         self._given = self._body = self._unlimited = body
@@ -312,6 +340,8 @@ class RequestTemplate:
         body = self._body
         if self._max_output is not None:
             body = self._limited(target.provider, self._max_output)
+        if self._has_format and shape is Shape.CHAT and target.provider in UNASKED:
+            body = without_format(body)
         if target.model != self.fields.model:
             body = with_fields(body, model=target.model)
         accept = _ACCEPT_ANY if shape is Shape.JSON else _ACCEPT_JSON
@@ -326,7 +356,7 @@ class RequestTemplate:
             key = blake2b(source.encode(), digest_size=16).hexdigest()
         request = PreparedRequest(
             origin.url_of(self.endpoint),
-            {**origin.headers[shape], "Accept": accept, "Idempotency-Key": key},
+            {**origin.headers[shape], "Accept": accept, _IDEMPOTENCY_KEY: key},
             body,
             shape=shape,
             streamed=self.streamed,
@@ -336,13 +366,59 @@ class RequestTemplate:
         self.prepared[target] = route, request
         return request
 
+    # ------------------------------------------------------------ schema
+
+    def check(self, outcome: Outcome, target: Target | None) -> Outcome:
+        """Check the text of an answer against the schema, if there is one. Without its `target` it is not repaired.
+
+        An answer that calls a tool is none yet. One that was cut at a limit would be cut again.
+        """
+        if self.schema is None or outcome.verdict is not VERDICT_OK:
+            return outcome
+        response: Response = outcome.value
+        parsed = response.parsed
+        reason = reason_of(parsed.finish_reason) if parsed.finish_reason else None
+        meaning = None if reason is None else reason.meaning
+        if meaning is FinishMeaning.TOOL_CALL or (
+            not parsed.text and b'"function_call"' in response.body
+        ):
+            return outcome
+        value, problem = self.schema.read(parsed.text)
+        if problem is None:
+            return outcome._replace(value=response._replace(value=value))
+        detail, repair = problem.detail, None
+        if meaning is FinishMeaning.TRUNCATED:
+            detail = f"{meaning.value}: {detail}"
+        elif target is not None:
+            repair = self._repair(target, parsed.text, problem.shown)
+        return outcome._replace(
+            verdict=Verdict.SCHEMA_MISMATCH, detail=detail, maybe_processed=True, repair=repair
+        )
+
+    def _repair(self, target: Target, answer: str, errors: str) -> Repair | None:
+        """Have the next attempt show the model what is wrong with its `answer`; None if no repair is left."""
+        schema = self.schema
+        assert schema is not None, "only an answer with a schema is repaired"
+        if self._repairs == schema.repairs:
+            return None
+        self._repairs += 1
+        route, request = self.prepared[target]
+        assert isinstance(request.body, bytes)
+        original = self._unrepaired.setdefault(target, request.body)
+        body = repaired(original, self.shape, schema=schema.encoded, answer=answer, errors=errors)
+        source = f"{request.headers[_IDEMPOTENCY_KEY]} ".encode() + body
+        key = blake2b(source, digest_size=16).hexdigest()
+        headers = {**request.headers, _IDEMPOTENCY_KEY: key}
+        self.prepared[target] = route, request._replace(body=body, headers=headers)
+        return Repair(self.estimated_tokens(body), self.token_bound(body))
+
     # ------------------------------------------------------------ tokens
 
-    def estimated_tokens(self) -> int:
-        """Estimate the tokens of an attempt, prompt and answer together."""
+    def estimated_tokens(self, body: bytes | None = None) -> int:
+        """Estimate the tokens of an attempt, prompt and answer together; also of a repair, by its body."""
         choices = (self._prompts or 1) * self.fields.choices
         return estimate(
-            self._body, bound=self._output_limit, choices=choices, answers=self._has_output
+            body or self._body, bound=self._output_limit, choices=choices, answers=self._has_output
         )
 
     def limit_output(self, tokens: int | None, provider: str) -> None:
@@ -376,15 +452,15 @@ class RequestTemplate:
     def _has_output(self) -> bool:
         return self.shape is not Shape.EMBEDDINGS
 
-    def token_bound(self) -> Usage | None:
-        """Return the maximum tokens of an attempt; None if nothing bounds them."""
+    def token_bound(self, body: bytes | None = None) -> Usage | None:
+        """Return the maximum tokens of an attempt, or of a repair with another body; None if nothing bounds them."""
         if path_of(self.endpoint).endswith(FREE):
             return Usage()
         if self._prompts is None:
             return None
         choices = self._prompts * self.fields.choices
         limit = self._output_limit
-        return bound_of(self._body, bound=limit, choices=choices, answers=self._has_output)
+        return bound_of(body or self._body, bound=limit, choices=choices, answers=self._has_output)
 
     def unbounded_reason(self) -> str:
         """Say why there is no token bound."""
@@ -420,7 +496,7 @@ class RequestTemplate:
 
 def headers_for(origin: Origin, request: PreparedRequest) -> dict[str, str]:
     """Return the headers of a request with another key of its origin: no header of the old key stays."""
-    own = {name: request.headers[name] for name in ("Accept", "Idempotency-Key")}
+    own = {name: request.headers[name] for name in ("Accept", _IDEMPOTENCY_KEY)}
     return {**origin.headers[request.shape], **own}
 
 
@@ -430,6 +506,7 @@ class Lookup:
     model = NO_MODEL
     delivers = reports_output = streamed = False
     shape = Shape.RESOURCE
+    schema = None
 
     def __init__(self, request: PreparedRequest) -> None:
         self._request = request
@@ -438,6 +515,10 @@ class Lookup:
     def prepare(self, _route: Route) -> PreparedRequest:
         """Return the request."""
         return self._request
+
+    def check(self, outcome: Outcome, _target: Target) -> Outcome:
+        """It has no schema."""
+        return outcome
 
     def limit_output(self, _tokens: int | None, _provider: str) -> None:
         """Nothing to do: no model answers."""

@@ -107,6 +107,7 @@ def answer_of(target: Target, ended: CallResult, price_of: PriceOf | None) -> An
         source=ended.source,
         detail=ended.outcome.detail,
         maybe_processed=ended.maybe_processed,
+        parsed=response.value,
         costs=LazyCost(price_of, target, parsed.usage, ended.source),
     )
 

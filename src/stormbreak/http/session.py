@@ -9,6 +9,7 @@ from stormbreak.core.flow import Send
 from stormbreak.core.policy import Policy
 from stormbreak.drivers.scope import Scope
 from stormbreak.drivers.timeouts import AnsweredError
+from stormbreak.http.h1.connection import Connection
 from stormbreak.http.models import CONNECT_TIMEOUT, PreparedRequest
 from stormbreak.http.request import Lookup, RequestTemplate, headers_for
 from stormbreak.http.response import assemble_stream, outcome_of, parse_response
@@ -84,13 +85,18 @@ class Sender:
         on_output: Callable[[Send], None],
         *,
         idle_timeout: float | None = None,
+        blocks: bool = False,
     ) -> None:
-        """`on_output` is called at the first output of an assembled stream."""
+        """`on_output` is called at the first output of an assembled stream; `blocks`: it runs on a thread that blocks."""
         self._template = template
         self._routes = routes
         self._policy = policy
         self._on_output = on_output
         self._idle_timeout = idle_timeout
+        self._blocks = blocks
+
+    def _connection(self, route: Route) -> Connection:
+        return route.connection.blocking if self._blocks else route.connection
 
     async def __call__(self, command: Send) -> Outcome:
         """Send once. The driver ends it after `command.timeout` seconds.
@@ -148,9 +154,9 @@ class BufferedSender(Sender):
     ) -> Outcome:
         learn, cancel = policy.rate_limit.learn_from_headers, None
         if not request.streamed:
-            result = parse_response(await route.connection.exchange(request), request)
+            result = parse_response(await self._connection(route).exchange(request), request)
         else:
-            stream = await route.connection.open(request)
+            stream = await self._connection(route).open(request)
             if isinstance(stream, Outcome):
                 return stream
             first = partial(self._on_output, command)
@@ -159,6 +165,8 @@ class BufferedSender(Sender):
         if isinstance(result, Outcome):
             return result
         outcome = outcome_of(result, request, api_key, learn=learn)
+        if self._template.schema is not None:
+            outcome = self._template.check(outcome, command.target)
         if cancel is not None:
             raise AnsweredError(outcome, cancel)
         return outcome
@@ -178,7 +186,7 @@ class StreamSender(Sender):
         api_key: str | None,
     ) -> Outcome:
         outcome, source = await open_source(
-            route.connection,
+            self._connection(route),
             request,
             api_key,
             stall_timeout=policy.stall_timeout,

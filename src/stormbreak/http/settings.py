@@ -21,7 +21,7 @@ from stormbreak.core.policy import Policy
 from stormbreak.cost.price_table import PriceOf
 from stormbreak.cost.spend_gate import SpendAccounts
 from stormbreak.drivers.asyncio_driver import AsyncioDriver
-from stormbreak.drivers.background_loop import BACKGROUND
+from stormbreak.drivers.blocking import run
 from stormbreak.drivers.locks import LiveSet
 from stormbreak.errors import ConfigurationError
 from stormbreak.http.client import AsyncClient
@@ -109,7 +109,10 @@ class LiveSettings:
 
     def blocking_client(self, name: str) -> Client:
         """Make the same for blocking code."""
-        return Client.of(self.client(name))
+        self._now.find(name)
+        client = AsyncClient.on(self.engine, _NamedTarget(self, name), blocks=True)
+        self._clients.add(client)
+        return Client.of(client)
 
     def reload(self) -> None:
         """Read the file again. Calls that have begun keep their settings; new ones use the new.
@@ -158,7 +161,8 @@ class LiveSettings:
         """End every call of its clients on the running loop, now or later, and close the connections there."""
         loop = asyncio.get_running_loop()
         for client in self._clients:
-            client.stop(loop)
+            if not client.blocks:
+                client.stop(loop)
         for config in self._now.configs.values():
             await config.local_answers.close()
         for connection in tuple(self._builder.connections.values()):
@@ -175,7 +179,11 @@ class LiveSettings:
 
     def __exit__(self, *_: object) -> None:
         """End the calls of blocking clients, and close their connections."""
-        BACKGROUND.finish(self.close)
+        for client in self._clients:
+            if client.blocks:
+                client.stop()
+        for connection in tuple(self._builder.connections.values()):
+            run(connection.blocking.close())
 
     def _order(self, step: Step) -> tuple[Target, ...]:
         chance = random.random()  # noqa: S311 - not secret

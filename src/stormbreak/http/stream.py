@@ -13,7 +13,9 @@ from typing import Any, NamedTuple, NoReturn, Self, TypeVar
 
 from stormbreak.core.explain import add_attempt_notes
 from stormbreak.cost.price_table import PriceOf
-from stormbreak.drivers.delivery import LoopDelivery
+from stormbreak.drivers.blocking import run
+from stormbreak.drivers.blocking_driver import BlockingDelivery
+from stormbreak.drivers.delivery import Delivery
 from stormbreak.errors import broken_stream
 from stormbreak.http.models import Response
 from stormbreak.http.pricing import LazyCost
@@ -63,7 +65,7 @@ class Stream:
         self,
         target: Target,
         source: Source | LocalSource,
-        opened: LoopDelivery | CallResult,
+        opened: Delivery | CallResult,
         came_from: str = TARGET,
         *,
         price_of: PriceOf | None = None,
@@ -78,8 +80,8 @@ class Stream:
         self._price_of = price_of
         self._client = client  # kept alive: settings close the clients that they still know
         self._held = deque(source.held)
-        self._delivery = opened if isinstance(opened, LoopDelivery) else None
-        self._ended = None if isinstance(opened, LoopDelivery) else opened
+        self._delivery = opened if isinstance(opened, Delivery) else None
+        self._ended = None if isinstance(opened, Delivery) else opened
         self._closed = False
         self._reading = False
         self._malformed = False
@@ -187,6 +189,13 @@ class Stream:
         self._ended = self._delivery.end(got)
         self._raise_if_failed()
         return None
+
+    def run(self, reading: Coroutine[Any, Any, T]) -> T:
+        """Run what reads it on this thread, which blocks, until the deadline of the call at the latest."""
+        delivery = self._delivery
+        if isinstance(delivery, BlockingDelivery):
+            return delivery.read(reading)
+        return run(reading)
 
     async def _next_text(self) -> str:
         while True:

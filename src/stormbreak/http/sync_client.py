@@ -1,4 +1,4 @@
-"""The client for blocking code: `AsyncClient`, used from any thread, on the background loop of the process.
+"""The client for blocking code: `AsyncClient`, run on the thread that calls, by any number of threads.
 
 An interrupt of the waiting thread (KeyboardInterrupt) closes the connection of the call, and frees what it held.
 """
@@ -8,7 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal
 from typing import Any, Self
 
-from stormbreak.drivers.background_loop import BACKGROUND
+from stormbreak.drivers.blocking import run
+from stormbreak.http.answer_schema import REPAIRS, Schema
 from stormbreak.http.client import AsyncClient, ClientControls
 from stormbreak.http.stream import Stream, StreamEvent
 from stormbreak.types import Answer, Priority, Usage
@@ -32,7 +33,7 @@ class Client(ClientControls):
         return blocking
 
     def _use(self, client: AsyncClient) -> None:
-        self._client = client
+        self._client = client = client.for_blocking()
         self.engine = client.engine
         self._resolver = client._resolver  # noqa: SLF001 - the other half of it
         self._driver = client._driver  # noqa: SLF001
@@ -45,11 +46,19 @@ class Client(ClientControls):
         priority: Priority | None = None,
         deadline: float | None = None,
         tenant: str = "",
+        schema: Schema | None = None,
+        repairs: int = REPAIRS,
     ) -> Answer:
         """Send `payload` to `endpoint` and wait for the answer, as `AsyncClient.request` does."""
-        return BACKGROUND.run(
+        return run(
             self._client.request(
-                endpoint, payload, priority=priority, deadline=deadline, tenant=tenant
+                endpoint,
+                payload,
+                priority=priority,
+                deadline=deadline,
+                tenant=tenant,
+                schema=schema,
+                repairs=repairs,
             )
         )
 
@@ -61,16 +70,20 @@ class Client(ClientControls):
         priority: Priority | None = None,
         deadline: float | None = None,
         tenant: str = "",
+        schema: Schema | None = None,
+        repairs: int = REPAIRS,
         **options: Any,
     ) -> Answer:
         """Ask for a chat completion, as `AsyncClient.chat` does."""
-        return BACKGROUND.run(
+        return run(
             self._client.chat(
                 messages,
                 model=model,
                 priority=priority,
                 deadline=deadline,
                 tenant=tenant,
+                schema=schema,
+                repairs=repairs,
                 **options,
             )
         )
@@ -91,15 +104,14 @@ class Client(ClientControls):
         pending = self._client.stream(
             endpoint, payload, priority=priority, deadline=deadline, tenant=tenant
         )
-        return BlockingStream(BACKGROUND.run(pending.opened()))
+        return BlockingStream(run(pending.opened()))
 
     def close(self) -> None:
         """End it for good: every call, now or later, ends with a `ClientClosedError`, and every stream breaks.
 
         From any thread; a second time does nothing.
         """
-        self._client.stop()
-        BACKGROUND.finish(self._client.close)
+        run(self._client.close())
 
     def __enter__(self) -> Self:
         return self
@@ -154,8 +166,8 @@ class BlockingStream:
 
     def __next__(self) -> StreamEvent:
         """Wait for the next event; raises what `Stream` raises."""
-        if not self._ready:  # a hop from thread to thread for all events that came together
-            self._ready.extend(BACKGROUND.run(self._stream.next_events()))
+        if not self._ready:
+            self._ready.extend(self._stream.run(self._stream.next_events()))
         if not self._ready:
             raise StopIteration
         return self._ready.popleft()
@@ -172,11 +184,11 @@ class BlockingStream:
 
     def answer(self) -> Answer:
         """Read it to its end, and assemble the answer of the same call without streaming."""
-        return BACKGROUND.run(self._stream.answer())
+        return self._stream.run(self._stream.answer())
 
     def close(self) -> None:
         """Close the connection, and free what the call holds. A second time does nothing."""
-        BACKGROUND.finish(self._stream.aclose)
+        run(self._stream.aclose())
 
     def __enter__(self) -> Self:
         return self
@@ -194,5 +206,5 @@ class BlockingStream:
                 yield text
 
     def _raw(self) -> Iterator[bytes]:
-        while (chunk := BACKGROUND.run(self._stream.next_chunk())) is not None:
+        while (chunk := self._stream.run(self._stream.next_chunk())) is not None:
             yield chunk

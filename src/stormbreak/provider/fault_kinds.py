@@ -72,6 +72,7 @@ class Kind(StrEnum):
     BIG_BODY = "big_body"
     TINY_CHUNKS = "tiny_chunks"
     STALE = "stale"
+    PROSE = "prose"
     # on the connection
     INTERIM = "interim"
     TWICE = "twice"
@@ -131,6 +132,7 @@ STREAM_ONLY = frozenset(
 WELL_FORMED = SLOW | {
     Kind.BIG_BODY,
     Kind.TINY_CHUNKS,
+    Kind.PROSE,
     Kind.INTERIM,
     Kind.TWICE,
     Kind.UNASKED,
@@ -141,7 +143,7 @@ WELL_FORMED = SLOW | {
     Kind.CRLF,
     Kind.CR,
 }
-"""The whole correct answer arrives; only its form, or what follows it, is unusual."""
+"""The whole correct answer arrives; only its form, or what follows it, is unusual. Prose ignores a schema."""
 
 SILENT = frozenset({Kind.HANG, Kind.STALL, Kind.STALL_EARLY, Kind.LONG_LENGTH, Kind.HEARTBEATS})
 """The whole answer never arrives, and no error says so."""

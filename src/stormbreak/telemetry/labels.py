@@ -26,6 +26,7 @@ RETRY_GATES = frozenset(
         "forbidden",
         "max_wait",
         "patience",
+        "repairs",
         "verdict",
     }
 )

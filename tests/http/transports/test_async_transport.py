@@ -18,7 +18,7 @@ from stormbreak import ConfigurationError, explain
 from stormbreak.core.fallback import Place, ToCache, ToDegraded, ToTargets
 from stormbreak.core.policy import Policy
 from stormbreak.core.retry import RetryPolicy
-from stormbreak.http.h1 import async_connection
+from stormbreak.http.h1 import response as h1_response
 from stormbreak.http.transports import wrapped_connection as inner_wire
 from stormbreak.httpx2 import AsyncTransport
 
@@ -140,7 +140,7 @@ async def test_a_download_is_no_answer(client):
 
 
 async def test_a_download_may_be_larger_than_an_answer(client, monkeypatch):
-    monkeypatch.setattr(async_connection, "BODY_LIMIT", 1000)
+    monkeypatch.setattr(h1_response, "BODY_LIMIT", 1000)
     async with served(answer(b"x" * 3000)) as server, client() as http:
         assert len((await http.get(f"{server.base_url}/files/f/content")).content) == 3000
 

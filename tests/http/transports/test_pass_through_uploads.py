@@ -1,7 +1,9 @@
 """Uploads that pass: exactly as long as was announced, and what their bodies raise is raised."""
 
 import asyncio
+import socket
 from importlib import import_module
+from types import SimpleNamespace
 
 import pytest
 from doors import QUICK
@@ -100,4 +102,23 @@ async def test_a_refusal_may_come_before_the_body_has_ended(upload):
     refusal = failing(413)
     async with served(refusal) as server:
         said = await upload(server, b"abc", *[b"x" * 65536] * 100)
+    assert said.status_code == 413
+
+
+async def test_a_refusal_is_read_though_the_server_closes_before_it_has_read_the_body(upload):
+    """The rest of the upload meets a reset; the refusal came before that."""
+
+    def refuse(listener):
+        client, _ = listener.accept()
+        with client:
+            head = b""
+            while b"\r\n\r\n" not in head:
+                head += client.recv(65536)
+            client.sendall(failing(413))
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        refusing = asyncio.create_task(asyncio.to_thread(refuse, listener))
+        server = SimpleNamespace(base_url=f"http://127.0.0.1:{listener.getsockname()[1]}/v1")
+        said = await upload(server, b"abc", *[b"x" * 65536] * 100)
+        await refusing
     assert said.status_code == 413

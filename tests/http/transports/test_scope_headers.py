@@ -5,11 +5,11 @@ from importlib import import_module
 
 import pytest
 from doors import QUICK
+from loop_thread import LoopThread
 from sockets import answer, served
 from table_test import table_test
 
 from stormbreak import ConfigurationError, Priority, scope
-from stormbreak.drivers.background_loop import Background
 from stormbreak.drivers.scope import current
 from stormbreak.http.transports.sdk_request import scope_from_headers
 
@@ -117,7 +117,7 @@ async def test_they_are_left_out_of_what_is_sent(name, inner, what):
 def test_they_are_left_out_of_what_is_sent_by_one_that_blocks(name, inner, what):
     lib, ours = import_module(name), import_module(f"stormbreak.{name}")
     path, sent = what
-    host, serving = Background(), served(answer())
+    host, serving = LoopThread(), served(answer())
     server = host.run(serving.__aenter__())
     try:
         transport = ours.Transport(QUICK, inner=lib.HTTPTransport() if inner else None)

@@ -15,13 +15,13 @@ import pytest
 from door_streams import HEAD, chunk
 from doors import KEY, ONCE, QUICK, SAY, in_flight
 from interrupts import interrupted
+from loop_thread import LoopThread
 from sockets import PATIENCE, End, answer, failing, served, until
 
 from stormbreak.core.circuit import BreakerPolicy
 from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.policy import Policy
 from stormbreak.core.trip import ConsecutiveFailures
-from stormbreak.drivers.background_loop import Background
 from stormbreak.httpx2 import AsyncTransport, Transport
 
 ASK = {"model": "m", "messages": SAY}
@@ -33,7 +33,7 @@ own_and_inner = pytest.mark.parametrize("inner", [None, httpx2.HTTPTransport], i
 @pytest.fixture
 def serve():
     """Play scripts on a loop of their own, to a client over a door; it must have left in the end."""
-    host, servings = Background(), []
+    host, servings = LoopThread(), []
 
     @contextmanager
     def serving(*scripts, inner=None, policy=QUICK):

@@ -159,7 +159,7 @@ ACCOUNT = frozenset({Verdict.AUTH, Verdict.BILLING})
 """Final verdicts about the account, which stop a run at any time."""
 
 _SERVED = frozenset(
-    {Verdict.OK, Verdict.TOO_LONG, Verdict.FILTERED}
+    {Verdict.OK, Verdict.TOO_LONG, Verdict.FILTERED, Verdict.SCHEMA_MISMATCH}
 )  # the account has been accepted
 
 Held = TypeVar("Held")

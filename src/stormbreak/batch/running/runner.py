@@ -44,6 +44,7 @@ from stormbreak.core.row_schedule import Reschedule, RowAttempt, Schedule
 from stormbreak.errors import ConfigurationError
 from stormbreak.events import CooldownStarted, Event, Queued, RetryPlanned, Sent
 from stormbreak.http import models
+from stormbreak.http.answer_schema import AnswerSchema
 from stormbreak.http.client import AsyncClient
 from stormbreak.http.h1.failures import OPEN_FILES, is_out_of_files
 from stormbreak.http.models import CONNECT_TIMEOUT
@@ -88,7 +89,7 @@ class Runner:
     and whenever little is left of what it allows.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - keywords are cheap to read
         self,
         client: AsyncClient,
         rows: Rows,
@@ -98,6 +99,7 @@ class Runner:
         stats: RunStats,
         width: int,
         grace: float,
+        schema: AnswerSchema | None = None,
         tick: Callable[["Runner"], None] = lambda _: None,
     ) -> None:
         self.client = client
@@ -116,6 +118,7 @@ class Runner:
         self.refused_by: Verdict | None = None
         self.width = width
         self._grace = grace
+        self._schema = schema
         self._tick = tick
         self._record_now = asyncio.Event()  # little is left of what may be spent, or a pause is new
         self._end: End | None = None
@@ -128,7 +131,8 @@ class Runner:
         self._hold_until = 0.0
         self._spare = ReservedFiles()
         self._threads = ThreadPoolExecutor(THREADS, "stormbreak-batch")
-        self._salt = f"{store.salt} {client.base_url}".encode()
+        form = "" if schema is None else f" {schema.digest}"  # it changes the requests
+        self._salt = f"{store.salt} {client.base_url}{form}".encode()
         self.snapshot = self._take_snapshot()
         client.subscribe(self._hear)
 
@@ -239,6 +243,7 @@ class Runner:
                 attempts=turn.left,
                 idempotency_key=self._key_of(row),
                 fields=row.fields,
+                schema=self._schema,
             )
         except ConfigurationError as error:  # about this row alone
             ended = CallResult(Outcome(Verdict.INVALID, detail=str(error)))

@@ -30,8 +30,8 @@ from stormbreak.escape import path_of, plain, reason
 from stormbreak.key_patterns import hidden
 
 VERSION = 1
-PINNED = ("model",)
-"""Options that may not change: an OUTPUT never holds the answers of two models unasked."""
+PINNED = ("model", "schema")
+"""Options that may not change: an OUTPUT never holds the answers of two models, or of two forms, unasked."""
 
 Option = str | int | float | bool | None
 
@@ -147,7 +147,7 @@ def record(
     `recorded` and `kept` options hold no key and no prompt. Pinned options stay as in `last`, and so do its kept options if
     there are no new ones. `now` is unix time.
     """
-    pinned = {name: last.options.get(name) for name in PINNED} if last else {}
+    pinned = {name: last.options.get(name) for name in PINNED if name in recorded} if last else {}
     run = Run(
         input=str(rows.path.absolute()),
         fingerprint=rows.fingerprint,

@@ -10,6 +10,7 @@ from stormbreak.batch.options import AUTO
 from stormbreak.cli.command import flag, option, options
 from stormbreak.cli.options import JSON, PORT, PRICES, REPORT, SECONDS, Integer, Number
 from stormbreak.core.presets import BATCH
+from stormbreak.http.answer_schema import MAX_REPAIRS, REPAIRS
 from stormbreak.key_patterns import quoted
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -97,6 +98,16 @@ def run_options(command: F, *, defaults: bool = True) -> F:
             show_default=default("set by the policy"),
         ),
     )
+    answers = options(
+        "Answers",
+        option("--schema", "FILE", "A JSON schema that every answer must fit."),
+        option(
+            "--repairs",
+            Integer(0, MAX_REPAIRS),
+            "Times to ask again, and show the model why its answer does not fit.",
+            show_default=default(f"{REPAIRS}"),
+        ),
+    )
     timeouts = options(
         "Timeouts",
         option(
@@ -114,7 +125,7 @@ def run_options(command: F, *, defaults: bool = True) -> F:
             show_default=default(f"{CONNECT_GRACE:g}"),
         ),
     )
-    return _DESTINATION(policy(_LIMITS(timeouts(_RESULTS(command)))))
+    return _DESTINATION(answers(policy(_LIMITS(timeouts(_RESULTS(command))))))
 
 
 def retry_options(command: F) -> F:

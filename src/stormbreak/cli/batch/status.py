@@ -27,6 +27,7 @@ _REFUSED = {
     Verdict.NOT_FOUND: "not_found, no such model or address",
     Verdict.REDIRECTED: "redirected, the address points elsewhere; redirects are never followed",
     Verdict.INVALID: "invalid, the request itself is wrong",
+    Verdict.SCHEMA_MISMATCH: "schema_mismatch, no answer fits the schema",
 }
 
 

@@ -3,38 +3,30 @@
 import asyncio
 import socket
 import ssl
-import time
 from collections.abc import Callable
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeVar
 
-from stormbreak.http.h1.address import Address, Proxy, connect_request, interleave
+from stormbreak.http.h1.address import Address, Proxy, connect_request
 from stormbreak.http.h1.failures import ProxyRefusedError
 from stormbreak.http.h1.message import MAX_HEAD, MalformedResponseError, ResponseParser
+from stormbreak.http.h1.names import STAGGER, Found, Names, in_order
 
 P = TypeVar("P", bound=asyncio.Protocol)
-Found: TypeAlias = list[tuple[int, tuple[Any, ...]]]
-
-STAGGER = 0.25  # seconds until the next address is tried beside those before (RFC 8305, section 5)
-DNS_TTL = 10.0  # seconds; a burst of connections asks once
-_MAX_NAMES = 64
 
 
 class Resolver:
-    """Looks names up, each once in `DNS_TTL` seconds; those who ask meanwhile share the answer."""
+    """Looks names up; those who ask for one meanwhile share the answer."""
 
     def __init__(self) -> None:
-        self._known: dict[tuple[str, int], tuple[float, Found]] = {}
+        self.names = Names()
         self._asked: dict[tuple[str, int], asyncio.Task[Found]] = {}
 
     async def addresses(self, host: str, port: int) -> Found:
         """The addresses of a host; raises what the resolver raises."""
-        literal = _literal(host, port)
-        if literal is not None:
-            return literal
+        found = self.names.find(host, port)
+        if found is not None:
+            return found
         key = host, port
-        known = self._known.get(key)
-        if known is not None and known[0] > time.monotonic():
-            return known[1]
         task = self._asked.get(key)
         if task is None:
             task = asyncio.get_running_loop().create_task(self._ask(host, port))
@@ -42,32 +34,14 @@ class Resolver:
             task.add_done_callback(lambda done: self._answered(key, done))
         return await asyncio.shield(task)
 
-    def forget(self, host: str, port: int) -> None:
-        """Ask again next time: no address of this host could be reached."""
-        self._known.pop((host, port), None)
-
     async def _ask(self, host: str, port: int) -> Found:
         loop = asyncio.get_running_loop()
-        found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        return interleave([(family, address) for family, _, _, _, address in found])
+        return in_order(await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM))
 
     def _answered(self, key: tuple[str, int], task: "asyncio.Task[Found]") -> None:
         self._asked.pop(key, None)
         if not task.cancelled() and task.exception() is None:
-            while len(self._known) >= _MAX_NAMES:
-                self._known.pop(next(iter(self._known)))
-            self._known[key] = time.monotonic() + DNS_TTL, task.result()
-
-
-def _literal(host: str, port: int) -> Found | None:
-    """The one address that `host` is itself; None: it is a name, or has a zone, which the resolver reads."""
-    for family in (socket.AF_INET, socket.AF_INET6):
-        try:
-            socket.inet_pton(family, host)
-        except (OSError, UnicodeError):
-            continue
-        return [(family, (host, port))]
-    return None
+            self.names.keep(*key, task.result())
 
 
 async def connect(
@@ -109,7 +83,7 @@ async def _race(resolver: Resolver, host: str, port: int) -> socket.socket:
         try:
             return await _open(*addresses[0])
         except OSError:
-            resolver.forget(host, port)
+            resolver.names.forget(host, port)
             raise
     left = list(addresses)
     running: set[asyncio.Task[socket.socket]] = set()
@@ -127,7 +101,7 @@ async def _race(resolver: Resolver, host: str, port: int) -> socket.socket:
                     running |= done - {task}
                     return task.result()
                 failures.append(error)
-        resolver.forget(host, port)
+        resolver.names.forget(host, port)
         raise failures[0]
     finally:
         for task in running:
@@ -166,6 +140,11 @@ async def _tunnel(sock: socket.socket, address: Address, proxy: Proxy) -> None:
         raise ProxyRefusedError(None) from None
     finally:
         parser.close()
+    check_tunnel(parser)
+
+
+def check_tunnel(parser: ResponseParser) -> None:
+    """Raise a ProxyRefusedError unless the proxy answered CONNECT with 2xx."""
     assert parser.status is not None
     if not 200 <= parser.status <= 299:
         raise ProxyRefusedError(parser.status)

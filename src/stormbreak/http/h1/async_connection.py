@@ -7,115 +7,24 @@ import asyncio
 import ssl
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator
 from contextlib import suppress
 from weakref import WeakKeyDictionary, ref
 
 from stormbreak.drivers.fork_safety import reset_in_child
-from stormbreak.drivers.locks import LiveSet
+from stormbreak.drivers.locks import LiveSet, cached_value
 from stormbreak.http.h1.address import Address, Proxy, address_of, proxy_of
 from stormbreak.http.h1.async_connect import Resolver, connect
-from stormbreak.http.h1.async_exchange import LOST, Exchange, Owner, Socket
-from stormbreak.http.h1.connection import BODY_LIMIT, ExchangeResult, broken_body, collect
-from stormbreak.http.h1.decoding import (
-    Decoder,
-    UnacceptedCodingError,
-    UndecodableError,
-    decoder_of,
-)
-from stormbreak.http.h1.failures import connect_outcome
+from stormbreak.http.h1.async_exchange import AsyncExchange, Owner, Socket
+from stormbreak.http.h1.blocking_connection import BlockingConnection
+from stormbreak.http.h1.connection import KEEP_ALIVE, MAX_AGE, ExchangeResult
+from stormbreak.http.h1.exchange import BAD_HEADER
+from stormbreak.http.h1.failures import NOT_SENT, PoolClosedError, connect_outcome
+from stormbreak.http.h1.response import SocketResponse, open_response, whole_response
 from stormbreak.http.models import PreparedRequest
-from stormbreak.llm.models import HttpResponse
-from stormbreak.types import Outcome, Verdict
-
-KEEP_ALIVE = 60.0  # seconds that an idle socket is kept
-MAX_AGE = 3600.0  # seconds after which a socket is not used again: its address may have moved
+from stormbreak.types import Outcome
 
 _PARENTS: list[object] = []  # never collected in a child, since that would close it
-_BAD_HEADER = Outcome(Verdict.INVALID, detail="a header holds a line break or a NUL")
-_NOT_SENT = Outcome(Verdict.RESET, detail="connection lost")
-
-
-class PoolClosedError(Exception):
-    """The pool was closed while a request waited for a socket."""
-
-
-class AsyncResponse:
-    """A response whose head has come. One that is dropped closes its connection, on whatever thread that happens."""
-
-    def __init__(
-        self, exchange: Exchange, head: HttpResponse, request: PreparedRequest, pool: "Pool"
-    ) -> None:
-        self.head = head
-        self.pool = pool  # held while this is: a pool that nobody holds closes
-        self._exchange = exchange
-        encoding = head.headers.get("content-encoding")
-        self._decoder: Decoder | None = None if encoding is None else decoder_of(encoding)
-        self._pieces: Iterator[bytes] = iter(())  # unpacked, and not taken yet
-        self._max_bytes = BODY_LIMIT if request.max_bytes is None else request.max_bytes
-        self._size = 0
-        self._closed = False
-        self._loop = asyncio.get_running_loop()
-
-    @property
-    def loop(self) -> asyncio.AbstractEventLoop:
-        """The loop it belongs to."""
-        return self._loop
-
-    async def read(self) -> bytes | Outcome:
-        """Wait for the next bytes: none at the end of the body, the outcome where there is no good end."""
-        if self._closed:
-            return self._exchange.failure or broken_body(self.head.status)
-        try:
-            got = await (
-                self._exchange.read() if self._decoder is None else self._unpacked(self._decoder)
-            )
-        except UndecodableError as error:
-            self.close()
-            broken = broken_body(self.head.status, str(error))
-            if isinstance(error, UnacceptedCodingError):
-                broken = broken._replace(verdict=Verdict.UNREPEATABLE)
-            return broken
-        if isinstance(got, Outcome) or not got:
-            self.close()
-            return got
-        self._size += len(got)
-        if self._size > self._max_bytes:
-            self.close()
-            return broken_body(self.head.status, f"larger than {int(self._max_bytes) >> 20} MiB")
-        return got
-
-    def limit_silence(self, seconds: float) -> None:
-        """Wait no longer than so many seconds for each of the bytes that are still to come."""
-        self._exchange.limit_silence(seconds)
-
-    def close(self) -> None:
-        """Close the connection, unless the whole body has come; whoever reads is woken."""
-        if not self._closed:
-            self._closed = True
-            self._exchange.fail(broken_body(self.head.status))
-            self._exchange.wake()
-
-    def abandon(self) -> None:
-        """Have nothing more to do with the connection: it is that of a parent process."""
-        self._closed = True
-
-    def __del__(self) -> None:
-        if not self._closed and not self._exchange.over:
-            with suppress(RuntimeError):  # a loop that is closed
-                self._loop.call_soon_threadsafe(self._exchange.fail, LOST)
-
-    async def _unpacked(self, decoder: Decoder) -> bytes | Outcome:
-        while True:
-            for piece in self._pieces:
-                return piece
-            packed = await self._exchange.read()
-            if isinstance(packed, Outcome):
-                return packed
-            if not packed:
-                decoder.end()
-                return b""
-            self._pieces = decoder.feed(packed)
 
 
 class Pool:
@@ -124,7 +33,7 @@ class Pool:
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.resolver = Resolver()
-        self.streams: LiveSet[AsyncResponse] = LiveSet()
+        self.streams: LiveSet[SocketResponse] = LiveSet()
         self.sockets: set[Socket] = set()
         self._connecting = 0
         self._idle: deque[Socket] = deque()
@@ -273,30 +182,22 @@ class AsyncConnection:
         self._pools: WeakKeyDictionary[asyncio.AbstractEventLoop, Pool] = WeakKeyDictionary()
         reset_in_child(self._leave_behind)
 
+    @cached_value
+    def blocking(self) -> BlockingConnection:
+        """The same for code that blocks."""
+        return BlockingConnection(limit=self._limit, proxy=self._proxy, tls=self._tls)
+
     async def exchange(self, request: PreparedRequest) -> ExchangeResult:
         """Send once and read the whole answer. Cancelling closes the connection."""
         pool = await self._pool()
-        got = await self._begin(pool, request)
-        if isinstance(got, Outcome):
-            return got
-        head = await got.head()
-        if isinstance(head, Outcome):
-            return head
-        if not (got.parser.complete and head.succeeded and "content-encoding" not in head.headers):
-            return await collect(self._response_of(pool, got, head, request))
-        body = got.parser.take()  # it came with its head, as most do
-        if len(body) > BODY_LIMIT:
-            return broken_body(head.status, f"larger than {BODY_LIMIT >> 20} MiB")
-        return head._replace(body=body)
+        begun = await self._begin(pool, request)
+        return begun if isinstance(begun, Outcome) else await whole_response(begun, request, pool)
 
-    async def open(self, request: PreparedRequest) -> AsyncResponse | Outcome:
+    async def open(self, request: PreparedRequest) -> SocketResponse | Outcome:
         """Send once, and wait for no more than the head of the answer. Cancelling closes the connection."""
         pool = await self._pool()
-        got = await self._begin(pool, request)
-        if isinstance(got, Outcome):
-            return got
-        head = await got.head()
-        return head if isinstance(head, Outcome) else self._response_of(pool, got, head, request)
+        begun = await self._begin(pool, request)
+        return begun if isinstance(begun, Outcome) else await open_response(begun, request, pool)
 
     async def close(self) -> None:
         """Close the connections of the running loop; whoever reads there is woken."""
@@ -304,15 +205,7 @@ class AsyncConnection:
         if pool is not None:
             await pool.close()
 
-    @staticmethod
-    def _response_of(
-        pool: Pool, exchange: Exchange, head: HttpResponse, request: PreparedRequest
-    ) -> AsyncResponse:
-        response = AsyncResponse(exchange, head, request, pool)
-        pool.streams.add(response)
-        return response
-
-    async def _begin(self, pool: Pool, request: PreparedRequest) -> Exchange | Outcome:
+    async def _begin(self, pool: Pool, request: PreparedRequest) -> AsyncExchange | Outcome:
         proxy = self._proxy
         try:
             address = address_of(request.url)
@@ -320,22 +213,16 @@ class AsyncConnection:
                 address, proxy, self._tls, request.connect_timeout
             )
         except PoolClosedError:
-            return _NOT_SENT
+            return NOT_SENT
         except (OSError, UnicodeError, RuntimeError) as error:
             return connect_outcome(error, proxied=proxy is not None)
-        exchange = Exchange(asyncio.get_running_loop(), socket, request)
+        exchange = AsyncExchange(asyncio.get_running_loop(), socket, request)
         socket.exchange = exchange
-        absolute: str | None = None
-        extra: tuple[str, ...] = ()
-        if proxy is not None and not address.secure:
-            absolute = f"http://{address.authority}{address.target}"
-            if proxy.authorization is not None:
-                extra = (f"Proxy-Authorization: {proxy.authorization}",)
         try:
-            exchange.send(address, request, absolute, extra)
+            exchange.send(request, address, proxy)
         except ValueError:  # its message may hold the header
-            exchange.fail(_BAD_HEADER)
-            return _BAD_HEADER
+            exchange.fail(BAD_HEADER)
+            return BAD_HEADER
         return exchange
 
     async def _pool(self) -> Pool:

@@ -1,8 +1,9 @@
-"""One exchange on an event loop: a request, its response as it comes, and the socket that carries both."""
+"""An exchange on an event loop, and the asyncio protocol of its socket."""
 
 import asyncio
+import os
 import time
-from collections.abc import AsyncIterable, Sequence
+from collections.abc import AsyncIterable
 from contextlib import suppress
 from fcntl import ioctl
 from math import inf
@@ -10,32 +11,11 @@ from termios import FIONREAD
 from typing import Any, Protocol
 from weakref import ref
 
-from stormbreak.http.h1.address import Address
-from stormbreak.http.h1.connection import broken_body, silent_body
-from stormbreak.http.h1.decoding import ACCEPTED
-from stormbreak.http.h1.message import (
-    CutResponseError,
-    MalformedResponseError,
-    ResponseParser,
-    given_names,
-    request_head,
-)
+from stormbreak.http.h1.address import Address, Proxy
+from stormbreak.http.h1.exchange import LOST, SMALL, UNREAD, Exchange, head_of
 from stormbreak.http.models import PreparedRequest
-from stormbreak.llm.models import HttpResponse
-from stormbreak.types import Outcome, Verdict
 
-UNREAD = 256 * 1024  # bytes of a body that wait to be read; beyond it the server has to wait
-SMALL = 1024 * 1024  # bytes of a body that are sent together with the head
-_ACCEPT = f"Accept-Encoding: {ACCEPTED}"
-_WITHOUT_BODY = frozenset({"GET", "HEAD", "DELETE", "OPTIONS"})
 _ZERO = bytes(4)  # a C int
-
-LOST = Outcome(Verdict.RESET, detail="connection lost", maybe_processed=True)
-_SILENT = Outcome(Verdict.TIMEOUT, detail="went silent", maybe_processed=True)
-_NOT_HTTP = Outcome(Verdict.BROKEN, detail="not HTTP", maybe_processed=True)
-_EARLY = Outcome(
-    Verdict.BROKEN, detail="answered before the whole request was sent", maybe_processed=True
-)
 
 
 class Owner(Protocol):
@@ -50,25 +30,19 @@ class Owner(Protocol):
         """A socket was closed."""
 
 
-class Exchange:
-    """One request on one connection, and what has come of the response. `failure` is set when no more can come."""
+class AsyncExchange(Exchange):
+    """One exchange on a loop."""
 
-    __slots__ = (
-        "_idle", "_loop", "_timer", "_waiter", "_waiting_since", "failure", "over", "parser", "received_at", "socket", "unsent",
-        "upload",
-    )  # fmt: skip
+    __slots__ = ("_idle", "_loop", "_timer", "_unsent", "_waiter", "_waiting_since", "socket", "upload")  # fmt: skip
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, socket: "Socket", request: PreparedRequest
     ) -> None:
-        self._loop = loop
+        super().__init__(socket, request)
         self.socket = socket
-        self.parser = ResponseParser(request.method)
-        self.failure: Outcome | None = None
-        self.over = False  # the connection is no longer this exchange's
-        self.received_at = 0.0
-        self.unsent = 0
         self.upload: asyncio.Task[None] | None = None
+        self._loop = loop
+        self._unsent = 0  # bytes, when that was looked at
         self._waiter: asyncio.Future[None] | None = None
         self._idle = inf
         self._waiting_since = inf
@@ -76,27 +50,16 @@ class Exchange:
         if request.idle_timeout is not None:
             self.limit_silence(request.idle_timeout)
 
-    def send(
-        self, address: Address, request: PreparedRequest, absolute: str | None, extra: Sequence[str]
-    ) -> None:
-        """Write the request; a body that is iterated over is sent by a task."""
-        body = request.body
-        given = given_names(tuple(request.headers))
-        lines = [] if "accept-encoding" in given else [_ACCEPT]
-        lines += extra
-        framing = _framing(request, given)
-        head = request_head(
-            request.method,
-            absolute or address.target,
-            address.authority,
-            request.headers,
-            given,
-            (*lines, *framing),
-        )
-        transport = self.socket.transport
+    def send(self, request: PreparedRequest, address: Address, proxy: Proxy | None) -> None:
+        """Write the request; a body that is iterated over is sent by a task.
+
+        Raises:
+            ValueError: a header holds a line break or a NUL.
+        """
+        head, chunked = head_of(request, address, proxy)
+        body, transport = request.body, self.socket.transport
         if not isinstance(body, bytes):
-            upload = self._upload(head, body, chunked=bool(framing))
-            self.upload = self._loop.create_task(upload)
+            self.upload = self._loop.create_task(self._upload(head, body, chunked=chunked))
         elif len(body) <= SMALL:
             transport.write(head + body)
         else:
@@ -108,7 +71,7 @@ class Exchange:
         socket = self.socket
         try:
             async for piece in body:
-                if self.over:
+                if self.over or socket.transport.is_closing():
                     return
                 if piece:
                     framed = b"%x\r\n%b\r\n" % (len(piece), piece) if chunked else piece
@@ -122,69 +85,40 @@ class Exchange:
         if not self.over:
             socket.transport.write(head + (b"0\r\n\r\n" if chunked else b""))
 
+    @property
+    def is_sent(self) -> bool:
+        """Whether the whole request has left."""
+        upload = self.upload
+        done = upload is None or upload.done()
+        return done and not self.socket.transport.get_write_buffer_size()
+
     # ------------------------------------------------------------ from the socket
 
     def received(self, data: bytes) -> None:
         """Take what came."""
-        parser = self.parser
-        had_head = parser.status is not None
-        try:
-            parser.feed(data)
-        except MalformedResponseError:
-            self.fail(_NOT_HTTP if parser.status is None else broken_body(parser.status))
-        if not had_head and parser.status is not None:
-            self.received_at = time.time()
-            self._check_sent()
-        if parser.complete:
-            self._finish()
-        elif parser.unread > UNREAD:
+        super().received(data)
+        if self.parser.unread > UNREAD and not self.over:
             self.socket.pause()
         self.wake()
 
     def lost(self) -> None:
         """The connection has ended."""
-        parser = self.parser
-        try:
-            parser.end()
-        except CutResponseError:
-            self.fail(LOST if parser.status is None else broken_body(parser.status))
-        else:
-            self._finish()
+        super().lost()
         self.wake()
 
-    def _check_sent(self) -> None:
-        """A good response to a request that was not sent whole is none; of an error the connection is spent."""
-        upload = self.upload
-        if (upload is None or upload.done()) and not self.socket.transport.get_write_buffer_size():
-            return
-        self.parser.reusable = False
-        self.socket.spent = True
-        if 200 <= (self.parser.status or 0) <= 299:
-            self.fail(_EARLY)
-
-    def _finish(self) -> None:
-        """The whole response is here: the connection is free for another request, or closed."""
-        if not self.over:
-            self._leave()
-            self.socket.free(reusable=self.parser.reusable)
-
-    def fail(self, outcome: Outcome) -> None:
-        """Close the connection; what came before can still be read."""
-        if self.failure is None:
-            self.failure = outcome
-        if not self.over:
-            self._leave()
-            self.socket.abort()
+    def drop(self) -> None:
+        """Close the connection, on whatever thread a finalizer runs."""
+        with suppress(RuntimeError):  # a loop that is closed
+            self._loop.call_soon_threadsafe(self.fail, LOST)
 
     def _leave(self) -> None:
-        self.over = True
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         if self.upload is not None:
             self.upload.cancel()
             self.upload = None  # its traceback holds the body
-        self.parser.close()
+        super()._leave()
 
     def wake(self) -> None:
         """Wake the reader."""
@@ -207,32 +141,6 @@ class Exchange:
             self._waiter = None
             self._waiting_since = inf
 
-    async def head(self) -> HttpResponse | Outcome:
-        """Wait for the head of the response."""
-        parser = self.parser
-        while parser.status is None:
-            if self.failure is not None:
-                return self.failure
-            await self.wait()
-        if self.failure is not None and self.failure.status is None:
-            return self.failure
-        return HttpResponse(parser.status, parser.headers, b"", self.received_at, parser.repeated)
-
-    async def read(self) -> bytes | Outcome:
-        """Wait for the next bytes of the body: none at its end."""
-        parser = self.parser
-        while True:
-            piece = parser.take()
-            if piece:
-                if not self.over:
-                    self.socket.resume()
-                return piece
-            if self.failure is not None:
-                return self.failure
-            if parser.complete:
-                return b""
-            await self.wait()
-
     def limit_silence(self, seconds: float) -> None:
         """Wait no longer than so many seconds for each of the bytes that are still to come."""
         if seconds < self._idle and not self.over:
@@ -245,24 +153,15 @@ class Exchange:
         """See how long the server has been silent, or has taken nothing of the request, while we waited for it."""
         now = self._loop.time()
         unsent = self.socket.transport.get_write_buffer_size()
-        if unsent < self.unsent:
+        if unsent < self._unsent:
             self._waiting_since = now
-        self.unsent = unsent
+        self._unsent = unsent
         due = self._waiting_since + self._idle
         if now < due:
             self._timer = self._loop.call_at(min(due, now + self._idle), self._look)
             return
-        status = self.parser.status
-        self.fail(_SILENT if status is None else silent_body(status))
+        self.silent()
         self.wake()
-
-
-def _framing(request: PreparedRequest, given: frozenset[str]) -> tuple[str, ...]:
-    """The line that says how the body is sent, where the caller's headers do not."""
-    if isinstance(request.body, bytes):
-        needed = bool(request.body) or request.method not in _WITHOUT_BODY
-        return (f"Content-Length: {len(request.body)}",) if needed else ()
-    return () if "content-length" in given else ("Transfer-Encoding: chunked",)
 
 
 class Socket(asyncio.Protocol):
@@ -271,7 +170,7 @@ class Socket(asyncio.Protocol):
     def __init__(self, owner: "ref[Owner]") -> None:
         self._owner = owner
         self.transport: Any = None
-        self.exchange: Exchange | None = None
+        self.exchange: AsyncExchange | None = None
         self.opened_at = self.idle_since = time.monotonic()
         self.closed = False
         self.spent = False  # may carry no other request
@@ -292,13 +191,29 @@ class Socket(asyncio.Protocol):
     def eof_received(self) -> None:
         """The server sends no more: asyncio closes the connection."""
 
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
+    def connection_lost(self, exc: Exception | None) -> None:
         """Asyncio closed it."""
         self.resume_writing()
         exchange = self.exchange
+        if exc is not None and exchange is not None:
+            self._read_rest(exchange)
+            exchange = self.exchange
         self._forget()
         if exchange is not None:
             exchange.lost()
+
+    def _read_rest(self, exchange: AsyncExchange) -> None:
+        """Take what came before the connection failed: asyncio reads no more after a failed write.
+
+        A server that refuses an upload answers, and closes while we still write.
+        """
+        self.spent = True
+        if self.transport.get_extra_info("sslcontext") is not None:  # asyncio has its state
+            return
+        descriptor = self.transport.get_extra_info("socket").fileno()
+        with suppress(OSError):
+            while self.exchange is exchange and (data := os.read(descriptor, UNREAD)):
+                exchange.received(data)
 
     def pause_writing(self) -> None:
         """Asyncio's buffer is full."""

@@ -12,6 +12,9 @@ from itertools import islice
 from typing import Protocol, TypeAlias
 from weakref import WeakKeyDictionary
 
+from stormbreak.drivers.blocking import Signal, blocks_here
+from stormbreak.drivers.fork_safety import reset_in_child
+from stormbreak.drivers.locks import new_lock
 from stormbreak.http.models import PreparedRequest
 from stormbreak.llm.models import HttpResponse
 from stormbreak.types import Outcome, Verdict
@@ -63,13 +66,11 @@ BUDGET = 256 * 2**20  # bytes
 
 
 class BodyMemory:
-    """The budget of all bodies of one loop. Waiting bodies are served one by one, first come first served."""
+    """A budget that bodies share. Waiting bodies are served one by one, first come first served."""
 
     def __init__(self) -> None:
         self.left = BUDGET
-        self._due = False  # the next is served in the next turn of the loop
         self.beyond: Held | None = None  # the one that may go beyond the budget
-        self.waiting: deque[tuple[Held, int, asyncio.Future[None]]] = deque()
 
     def grants(self, held: "Held", size: int) -> bool:
         """Give a body `size` more bytes, if possible."""
@@ -80,6 +81,38 @@ class BodyMemory:
         self.left -= size
         held.size += size
         return True
+
+    def give_back(self, held: "Held") -> None:
+        """Take back all that a body holds."""
+        self.left += held.size
+        held.size = 0
+        if self.beyond is held:
+            self.beyond = None
+        self.wake()
+
+    async def take(self, held: "Held", size: int) -> None:
+        """Wait until a body has `size` more bytes."""
+        raise NotImplementedError
+
+    def wake(self) -> None:
+        """Serve the next waiting body, if the budget allows."""
+        raise NotImplementedError
+
+
+class LoopMemory(BodyMemory):
+    """The budget of all bodies of one loop."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._due = False  # the next is served in the next turn of the loop
+        self.waiting: deque[tuple[Held, int, asyncio.Future[None]]] = deque()
+
+    async def take(self, held: "Held", size: int) -> None:
+        """Wait until a body has `size` more bytes. After a cancel, `give_back` returns what was granted."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.waiting.append((held, size, future))
+        self.wake()
+        await future
 
     def wake(self) -> None:
         """Serve the next waiting body, if the budget allows, in the next turn of the loop."""
@@ -103,8 +136,51 @@ class BodyMemory:
                 return
 
 
+class ThreadsMemory(BodyMemory):
+    """The budget of all bodies that threads of this process read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._lock = new_lock()
+        self.waiting: deque[tuple[Held, int, Signal]] = deque()
+        reset_in_child(self._forget)
+
+    async def take(self, held: "Held", size: int) -> None:
+        """Wait until a body has `size` more bytes."""
+        signal = Signal()
+        entry = held, size, signal
+        with self._lock:
+            self.waiting.append(entry)
+        self.wake()
+        try:
+            await signal.wait()
+        finally:
+            with self._lock, suppress(ValueError):
+                self.waiting.remove(entry)
+
+    def give_back(self, held: "Held") -> None:
+        """Take back all that a body holds."""
+        with self._lock:
+            super().give_back(held)
+
+    def wake(self) -> None:
+        """Serve those bodies that the budget allows."""
+        with self._lock:
+            while self.waiting:
+                ahead = (each for each in self.waiting if each[0] is self.beyond)
+                entry = next(ahead, self.waiting[0])
+                held, size, signal = entry
+                if not self.grants(held, size):
+                    return
+                self.waiting.remove(entry)
+                signal.set()
+
+    def _forget(self) -> None:
+        self.waiting.clear()
+
+
 class Held:
-    """What one body holds of the memory of the running loop; `release` gives it back."""
+    """What one body holds of the memory that it shares; `release` gives it back."""
 
     __slots__ = ("_memory", "size")
 
@@ -117,33 +193,26 @@ class Held:
         missing = size - FREE - self.size
         if missing <= 0:
             return
-        memory = self._memory = self._memory or _of_running_loop()
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        memory.waiting.append((self, missing, future))
-        memory.wake()
-        # If this is cancelled, `release` returns what was granted, and wakes the next.
-        await future
+        if self._memory is None:
+            self._memory = _THREADS if blocks_here() else _of_running_loop()
+        await self._memory.take(self, missing)
 
     def release(self) -> None:
         """Give everything back. A second time does nothing."""
         memory, self._memory = self._memory, None
-        if memory is None:
-            return
-        memory.left += self.size
-        self.size = 0
-        if memory.beyond is self:
-            memory.beyond = None
-        memory.wake()
+        if memory is not None:
+            memory.give_back(self)
 
 
-_MEMORIES: WeakKeyDictionary[asyncio.AbstractEventLoop, BodyMemory] = WeakKeyDictionary()
+_THREADS = ThreadsMemory()
+_MEMORIES: WeakKeyDictionary[asyncio.AbstractEventLoop, LoopMemory] = WeakKeyDictionary()
 
 
-def _of_running_loop() -> BodyMemory:
+def _of_running_loop() -> LoopMemory:
     loop = asyncio.get_running_loop()
     memory = _MEMORIES.get(loop)
     if memory is None:
-        memory = _MEMORIES[loop] = BodyMemory()
+        memory = _MEMORIES[loop] = LoopMemory()
     return memory
 
 
@@ -152,6 +221,8 @@ def _of_running_loop() -> BodyMemory:
 BODY_LIMIT = 64 * 2**20  # bytes of one decoded body
 ERROR_LIMIT = 2**20  # bytes of the body of an error that are read
 POOL_LIMIT = 4096  # connections; beyond it even an unlimited policy waits for the pool
+KEEP_ALIVE = 60.0  # seconds that an idle socket is kept
+MAX_AGE = 3600.0  # seconds after which a socket is not used again: its address may have moved
 ERROR_SILENCE = 5.0  # seconds in the body of an error: its head has said what it is
 
 
@@ -226,6 +297,11 @@ async def collect(stream: ResponseStream) -> ExchangeResult:
 
 class Connection(Protocol):
     """Sends requests to one origin, over as many sockets as it needs."""
+
+    @property
+    def blocking(self) -> "Connection":
+        """The same for coroutines that block their thread (`drivers.blocking`)."""
+        ...
 
     async def exchange(self, request: PreparedRequest) -> ExchangeResult:
         """Send once and read the whole response. Cancelling closes the socket."""

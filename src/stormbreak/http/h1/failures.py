@@ -26,6 +26,13 @@ _TOO_MANY = Outcome(
 )
 
 
+NOT_SENT = Outcome(Verdict.RESET, detail="connection lost")
+
+
+class PoolClosedError(Exception):
+    """The pool was closed while a request waited for a socket."""
+
+
 class ProxyRefusedError(OSError):
     """A proxy answered CONNECT with another status than 2xx, or with no HTTP (None)."""
 

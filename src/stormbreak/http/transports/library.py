@@ -1,12 +1,11 @@
 """The classes of httpx or httpx2, and the response bodies made of them: buffered, streamed, passed through."""
 
-import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
-from stormbreak.drivers.background_loop import BACKGROUND
+from stormbreak.drivers.blocking import LateError, in_time, run
 from stormbreak.drivers.explain import KEPT_AS, AttemptHistory
 from stormbreak.errors import StreamBrokenError
 from stormbreak.http.h1.connection import (
@@ -19,9 +18,11 @@ from stormbreak.http.h1.connection import (
 from stormbreak.http.stream import Stream
 from stormbreak.http.transports.sdk_request import OURS, SdkRequest, read_timeouts
 from stormbreak.http.transports.sdk_response import Failure, failure_of
-from stormbreak.http.transports.wrapped_body import LATE, WrappedBody, parser_of, seconds_to
+from stormbreak.http.transports.wrapped_body import LATE, WrappedBody, parser_of
 from stormbreak.llm.models import HttpResponse
 from stormbreak.types import Outcome, Verdict
+
+T = TypeVar("T")
 
 # ---------------------------------------------------------------- buffered body
 # Read in one step, where the HTTP library takes many (45 us).
@@ -237,6 +238,10 @@ class Body(ABC):
     async def next_chunk(self) -> bytes | None:
         """Wait for the next bytes; None at the end. Raises the library's exception for a broken body."""
 
+    def run(self, reading: Coroutine[Any, Any, T]) -> T:
+        """Run what reads it on the thread that blocks."""
+        return run(reading)
+
     @abstractmethod
     async def free(self) -> None:
         """Close the connection, and free what the call holds. A second time does nothing."""
@@ -258,12 +263,12 @@ class SyncBody(Body):
     """Reads it on the calling thread, which blocks. Another may close it."""
 
     def __iter__(self) -> Iterator[bytes]:
-        while (chunk := BACKGROUND.run(self.next_chunk())) is not None:
+        while (chunk := self.run(self.next_chunk())) is not None:
             yield chunk
 
     def close(self) -> None:
         """Close the connection, and free what the call holds. A second time does nothing."""
-        BACKGROUND.finish(self.free)
+        run(self.free())
 
 
 class StreamBody(Body):
@@ -289,6 +294,10 @@ class StreamBody(Body):
         failure = failure_of(outcome, self._history)._replace(message=message)
         raise self._library.error(failure, self._request) from outcome.error
 
+    def run(self, reading: Coroutine[Any, Any, T]) -> T:
+        """Run what reads it on the thread that blocks, until the deadline of the call."""
+        return self._stream.run(reading)
+
     async def free(self) -> None:
         """Close the connection, and free what the call holds. A second time does nothing."""
         await self._stream.aclose()
@@ -307,20 +316,13 @@ class PassThroughBody(Body):
 
     async def next_chunk(self) -> bytes | None:
         """Wait for the next bytes; None at the end."""
-        if self._until is None:
-            chunk = await self._stream.read()
-        else:
-            chunk = await self._in_time(self._until)
+        try:
+            chunk = await in_time(self._stream.read(), self._until)
+        except LateError:
+            raise self._library.error(LATE, self._request) from None
         if not isinstance(chunk, bytes):
             raise self._library.error(failure_of(chunk, None), self._request) from chunk.error
         return chunk or None
-
-    async def _in_time(self, until: float) -> bytes | Outcome:
-        try:
-            async with asyncio.timeout(seconds_to(until)):
-                return await self._stream.read()
-        except TimeoutError:
-            raise self._library.error(LATE, self._request) from None
 
     async def free(self) -> None:
         """Close the connection, unless the body was read to its end."""

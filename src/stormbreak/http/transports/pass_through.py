@@ -1,17 +1,16 @@
 """Pass requests through: send each once, unchanged, and return its response."""
 
-import asyncio
-import time
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Mapping
 from math import inf
 from urllib.parse import urljoin
 
+from stormbreak.drivers.blocking import LateError, in_time
 from stormbreak.http.endpoint import same_origin
 from stormbreak.http.h1.connection import Connection, ResponseStream
 from stormbreak.http.models import CONNECT_TIMEOUT, PreparedRequest
 from stormbreak.http.transports.sdk_request import SdkRequest, without_hops
 from stormbreak.http.transports.sdk_response import Failure, failure_of
-from stormbreak.http.transports.wrapped_body import LATE, seconds_to
+from stormbreak.http.transports.wrapped_body import LATE
 from stormbreak.llm.models import HttpResponse
 from stormbreak.types import Outcome
 
@@ -103,15 +102,11 @@ async def pass_through(
 
     At most until `until`, on the monotonic clock. An exception of the body is raised.
     """
-    if until is not None and time.monotonic() >= until:
-        return LATE
     length = sdk_request.headers.get("content-length")
     upload = Upload(body, int(length) if length is not None and length.isdecimal() else None)
     try:
-        async with asyncio.timeout(seconds_to(until)):
-            stream = await connection.open(_request(sdk_request, upload))
-            await upload.finish()
-    except TimeoutError:
+        stream = await in_time(_open(connection, _request(sdk_request, upload)), until)
+    except LateError:
         return LATE
     if upload.failure is not None and (isinstance(stream, Outcome) or stream.head.succeeded):
         if not isinstance(stream, Outcome):
@@ -131,6 +126,13 @@ async def pass_through(
         del passing["location"]
     several = {name: head.repeated[name] for name in head.repeated if name not in _ONCE}
     return head._replace(headers=passing, repeated=several), stream
+
+
+async def _open(connection: Connection, request: PreparedRequest) -> ResponseStream | Outcome:
+    stream = await connection.open(request)
+    if isinstance(request.body, Upload):
+        await request.body.finish()
+    return stream
 
 
 def _request(sdk_request: SdkRequest, upload: Upload) -> PreparedRequest:

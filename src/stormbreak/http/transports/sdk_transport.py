@@ -1,14 +1,14 @@
 """What both transports share: a request of an HTTP library in, its response or exception out, an engine in between.
 
 It serves httpx2 and httpx, which differ in their classes only. `AsyncSdkTransport` runs on the caller's loop,
-`sync_transport` on the background loop.
+`sync_transport` on the thread that calls.
 """
 
 import asyncio
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterable, Awaitable, Callable
+from collections.abc import AsyncIterable, Callable, Coroutine
 from functools import partial
 from hashlib import blake2b
 from math import inf
@@ -20,13 +20,15 @@ from stormbreak.core.policy import Policy
 from stormbreak.core.spend_policy import COST
 from stormbreak.core.target_state import Listener
 from stormbreak.drivers.asyncio_driver import Asker, AsyncioDriver
-from stormbreak.drivers.delivery import LoopDelivery
+from stormbreak.drivers.blocking import LateError, in_time
+from stormbreak.drivers.blocking_driver import BlockingDriver
+from stormbreak.drivers.delivery import Delivery
 from stormbreak.drivers.explain import AttemptHistory
 from stormbreak.drivers.listeners import Attached, subscribe
 from stormbreak.drivers.scope import Scope
 from stormbreak.errors import ConfigurationError
 from stormbreak.http.h1.connect import Cert, ConnectionFactory, Verify
-from stormbreak.http.h1.connection import POOL_LIMIT, with_repeats
+from stormbreak.http.h1.connection import POOL_LIMIT, Connection, with_repeats
 from stormbreak.http.local_answers import Degraded, LocalAnswers
 from stormbreak.http.pricing import engine_for
 from stormbreak.http.request import NO_MODEL, Lookup
@@ -100,11 +102,11 @@ class SdkTransport:
         """
         self.engine = policy if isinstance(policy, Engine) else engine_for(policy)
         self.policy = self.engine.policy
-        self._driver = driver = AsyncioDriver(self.engine)
+        self._driver = driver = self._new_driver()
         self._stream_on_wire = stream_on_wire
         self._connecting = ConnectionFactory(
             inner=inner,
-            wrap_inner=lambda inner: WrappedConnection(self.library, self._as_async(inner)),
+            wrap_inner=self._wrap,
             limit=min(self.policy.limit.max_in_flight, POOL_LIMIT),
             proxy=proxy,
             verify=verify,
@@ -127,9 +129,12 @@ class SdkTransport:
         self._local_answers = LocalAnswers(self.policy, degraded)
         self._recent_failures = RecentFailures(self._driver.clock)
 
-    def _as_async(self, inner: Any) -> Any:
-        """Return the inner transport as an asynchronous one."""
-        return inner
+    def _new_driver(self) -> AsyncioDriver | BlockingDriver:
+        return AsyncioDriver(self.engine)
+
+    def _wrap(self, inner: Any) -> Connection:
+        """Make a connection of an inner transport."""
+        return WrappedConnection(self.library, inner)
 
     def _read_call(self, request: SdkRequest, body: bytes) -> ModelCall | Lookup | None:
         """Read what the engine may repeat; None: it passes through."""
@@ -172,7 +177,7 @@ class SdkTransport:
         sender = self._sender(source, routes, sdk_request.timeouts)
         opened = await driver.open(call, sender, self._asker(source, sdk_request))
         stream_source = sender.stream_source
-        if isinstance(opened, LoopDelivery):
+        if isinstance(opened, Delivery):
             assert stream_source is not None
             history = AttemptHistory(sender.target or target, opened.command)
             return self._stream_response(stream_source, history, opened, request)
@@ -226,16 +231,18 @@ class SdkTransport:
         """Make the sender; after the first output of a stream the SDK's own timeout bounds silence."""
         policy, on_output = self.policy, self._driver.first_output
         if not source.delivers:
-            return BufferedSender(source, routes, policy, on_output)
+            return BufferedSender(source, routes, policy, on_output, blocks=self.blocks)
         given = [each for each in (timeouts.read, policy.idle_timeout) if each is not None]
         idle = min(given, default=None)
-        return StreamSender(source, routes, policy, on_output, idle_timeout=idle)
+        return StreamSender(
+            source, routes, policy, on_output, idle_timeout=idle, blocks=self.blocks
+        )
 
     def _stream_response(
         self,
         source: Source,
         history: AttemptHistory,
-        opened: LoopDelivery | CallResult,
+        opened: Delivery | CallResult,
         request: Any,
     ) -> Any:
         """Return the response to a stream that has begun, or came whole."""
@@ -266,8 +273,9 @@ class SdkTransport:
         """Send once, over our own connections and past the engine, what may not be safe to repeat."""
         until = scope_from_headers(sdk_request.headers).deadline_at
         origin = self._resolver.origin(sdk_request.place[0], sdk_request.key)
+        connection = self._resolver.connection(origin)
         result = await pass_through(
-            self._resolver.connection(origin), sdk_request, body, until=until
+            connection.blocking if self.blocks else connection, sdk_request, body, until=until
         )
         if isinstance(result, Failure):
             raise self.library.error(result, request) from result.cause
@@ -278,16 +286,13 @@ class SdkTransport:
         return self.library.response(head.status, headers, stream=response_body)
 
     async def _pass_inside(
-        self, sdk_request: SdkRequest, request: Any, send: Callable[[Any], Awaitable[Any]]
+        self, sdk_request: SdkRequest, request: Any, send: Callable[[Any], Coroutine[Any, Any, Any]]
     ) -> Any:
         """Send once, through the inner transport and past the engine."""
         ready, until = self._prepare_pass(sdk_request, request)
         try:
-            async with asyncio.timeout(seconds_to(until)) as bound:
-                response = await send(ready)
-        except TimeoutError:
-            if not bound.expired():  # one of the body's own
-                raise
+            response = await in_time(send(ready), until)
+        except LateError:
             raise self._late(request) from None
         if redirects_to_other_origin(response.headers, sdk_request.url):
             del response.headers["location"]
@@ -343,7 +348,7 @@ class SdkTransport:
         """Close the connections of the running loop."""
         await self._local_answers.close()
         for each in {*self._resolver.connections(), *self._connecting.connections()}:
-            await each.close()
+            await (each.blocking if self.blocks else each).close()
 
 
 class AsyncSdkTransport(SdkTransport):
@@ -373,6 +378,7 @@ class AsyncSdkTransport(SdkTransport):
 
     async def aclose(self) -> None:
         """Close the connections of the running loop. Its streams end, and count as nothing."""
+        assert isinstance(self._driver, AsyncioDriver)
         self._driver.end_streams(asyncio.get_running_loop())
         await self._close()
 

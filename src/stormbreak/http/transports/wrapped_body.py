@@ -1,27 +1,16 @@
 """Response bodies over a wrapped transport, with deadlines, interrupts and a check for stale bytes."""
 
 import asyncio
-import socket
 import ssl
-import sys
-import threading
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
-from contextlib import suppress
-from functools import partial
-from typing import Any, Generic, TypeVar
+from typing import Any
 
-from stormbreak.drivers.background_loop import BACKGROUND, run_in_waiting_thread
-from stormbreak.drivers.locks import new_lock
+from stormbreak.http.transports.interruptible import interruptible
 from stormbreak.http.transports.sdk_response import Failure
 
 # ---------------------------------------------------------------- deadlines and stale bytes
 # The connections of a wrapped transport are not ours.
-#
-# Law 6: a thread that blocks in such a transport is released at its deadline. Only its socket can
-# wake it, and no public hook of httpcore leads from a waiting request to the socket. So the
-# background loop searches the frames of the thread: the innermost `self` with httpcore's public
-# `get_extra_info` is the stream that it waits for.
 #
 # Law 15: a connection with unrequested bytes is closed instead of reused. httpcore checks the socket
 # before it reuses a connection, but not what it has already read: in h11's buffer, in the TLS buffer
@@ -31,15 +20,11 @@ from stormbreak.http.transports.sdk_response import Failure
 # `tests/laws/test_law_15_the_answer_to_that_very_call.py` checks each name. Without them, the laws do
 # not hold there, and nothing else breaks.
 
-T = TypeVar("T")
-
 TO_H11 = ("_httpcore_stream", "_stream", "_connection", "_h11_state")
 """From the stream of a response to the parser of its connection: a chain of attributes."""
 
 TO_QUEUE = ("_protocol", "read_queue")
 """From an anyio stream to the bytes that it has read and not handed out."""
-
-_FIRST_PAUSE, _MAX_PAUSE = 0.01, 1.0  # seconds between two searches for the socket of a thread
 
 
 def parser_of(response: Any) -> Any:
@@ -82,76 +67,6 @@ def _follow(start: Any, names: tuple[str, ...]) -> Any:
     return start
 
 
-async def interruptible(work: Callable[[], T], undo: Callable[[T], None] | None = None) -> T:
-    """Run blocking `work` on the thread that waits for this coroutine; cancelling wakes it by its socket.
-
-    `undo` gets a result that comes after the cancellation.
-    """
-    blocking = _Blocking(work)
-    try:
-        return await run_in_waiting_thread(blocking.run, undo)
-    except asyncio.CancelledError:
-        _interrupt(blocking, asyncio.get_running_loop(), _FIRST_PAUSE)
-        raise
-
-
-class _Blocking(Generic[T]):
-    """One unit of blocking work on a thread. The lock is its own: no fork and no finalizer needs it."""
-
-    def __init__(self, work: Callable[[], T]) -> None:
-        self._work = work
-        self._lock = new_lock()
-        self._thread: int | None = None
-        self._is_interrupted = False
-
-    def run(self) -> T:
-        """Do the work on this thread."""
-        with self._lock:
-            if self._is_interrupted:
-                raise InterruptedError
-            self._thread = threading.get_ident()
-        try:
-            return self._work()
-        finally:
-            with self._lock:
-                self._thread = None
-
-    def interrupt(self) -> bool:
-        """Shut the socket that the thread waits for, if it is found; return whether the work is over."""
-        with self._lock:  # while it is held, the thread cannot start other work
-            self._is_interrupted = True
-            if self._thread is None:
-                return True
-            found = self._socket()
-            if isinstance(found, socket.socket):
-                with suppress(OSError):
-                    socket.socket.shutdown(
-                        found, socket.SHUT_RDWR
-                    )  # an SSLSocket's own drops its TLS
-        return False
-
-    def _socket(self) -> socket.socket | None:
-        frame = sys._current_frames().get(self._thread or 0)  # noqa: SLF001 - documented
-        handshaking = found = None
-        while frame is not None:
-            one: Any = frame.f_locals.get("self")
-            if one is self:
-                return found
-            if isinstance(one, socket.socket):  # during a TLS handshake
-                handshaking = handshaking or one
-            elif found is None and hasattr(type(one), "get_extra_info"):
-                found = handshaking or one.get_extra_info("socket")
-            frame = frame.f_back
-        return None  # the thread has left the work
-
-
-def _interrupt(blocking: _Blocking[Any], loop: asyncio.AbstractEventLoop, pause: float) -> None:
-    """Interrupt it until it is over: a transport of the user may retry."""
-    if not blocking.interrupt():
-        pause = min(2 * pause, _MAX_PAUSE)
-        loop.call_later(pause, partial(_interrupt, blocking, loop, pause))
-
-
 # ---------------------------------------------------------------- wrapped body
 
 LATE = Failure("ReadTimeout", "the deadline has passed", None)
@@ -190,11 +105,13 @@ class WrappedBody:
         return chunks if self._until is None else self._each_in_time_on_loop(chunks)
 
     def _each_in_time(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
-        def following() -> bytes | None:
-            return next(chunks, None)
-
+        assert self._late is not None
+        assert self._until is not None
         while True:
-            chunk = BACKGROUND.run(self._in_time(interruptible(following)))
+            try:
+                chunk = interruptible(lambda: next(chunks, None), self._until)
+            except TimeoutError:
+                raise self._late() from None
             if chunk is None:
                 return
             yield chunk

@@ -5,21 +5,25 @@ It makes one attempt per request: a transport that retries by itself would hide 
 
 import asyncio
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
 from contextlib import suppress
+from functools import partial
 from math import inf
-from typing import Any
+from typing import Any, Self
 
+from stormbreak.drivers.blocking import Strand, running_strand
 from stormbreak.drivers.locks import LiveSet
 from stormbreak.errors import ConfigurationError
 from stormbreak.http.h1.connection import (
     BODY_LIMIT,
+    Connection,
     ExchangeResult,
     broken_body,
     collect,
     silent_body,
 )
 from stormbreak.http.models import PreparedRequest
+from stormbreak.http.transports.interruptible import interruptible
 from stormbreak.http.transports.library import Library
 from stormbreak.types import Outcome
 
@@ -51,28 +55,19 @@ class WrappedConnection:
         self._inner = inner
         self._streams: LiveSet[WrappedResponse] = LiveSet()
 
+    @property
+    def blocking(self) -> Connection:
+        """There is none: `inner` does not block."""
+        raise AssertionError("an asynchronous transport does not send for blocking code")
+
     async def exchange(self, request: PreparedRequest) -> ExchangeResult:
         """Send once and read the whole response. Cancelling closes the connection."""
         stream = await self.open(request)
-        if isinstance(stream, Outcome):
-            return stream
-        return await collect(stream)
+        return stream if isinstance(stream, Outcome) else await collect(stream)
 
     async def open(self, request: PreparedRequest) -> "WrappedResponse | Outcome":
         """Send once, and wait for the head of the response. Cancelling closes the connection."""
-        idle = request.idle_timeout
-        pool = None
-        if request.attempt_timeout is not None:  # also if no socket is found to be shut
-            pool = request.attempt_timeout + _GRACE
-            idle = min(idle or inf, pool)
-        spans = {"connect": request.connect_timeout, "read": idle, "write": idle, "pool": pool}
-        made = self._library.request(
-            request.method,
-            request.url,
-            request.headers,
-            content=request.body or None,
-            extensions={"timeout": spans},
-        )
+        made = _request_for(self._library, request)
         try:
             response = await self._inner.handle_async_request(made)
         except self._library.errors as error:
@@ -96,6 +91,127 @@ class WrappedConnection:
                 if closing:
                     await asyncio.wait(closing)
         await self._inner.aclose()
+
+
+def _request_for(library: Library, request: PreparedRequest) -> Any:
+    idle = request.idle_timeout
+    pool = None
+    if request.attempt_timeout is not None:  # also if no socket is found to be shut
+        pool = request.attempt_timeout + _GRACE
+        idle = min(idle or inf, pool)
+    spans = {"connect": request.connect_timeout, "read": idle, "write": idle, "pool": pool}
+    return library.request(
+        request.method,
+        request.url,
+        request.headers,
+        content=request.body or None,
+        extensions={"timeout": spans},
+    )
+
+
+class BlockingWrappedConnection:
+    """Sends requests through a synchronous `inner`, on the thread that waits for them."""
+
+    def __init__(self, library: Library, inner: Any) -> None:
+        self._library = library
+        self._inner = inner
+
+    @property
+    def blocking(self) -> Self:
+        """Itself."""
+        return self
+
+    async def exchange(self, request: PreparedRequest) -> ExchangeResult:
+        """Send once and read the whole response. Cancelling closes the connection."""
+        stream = await self.open(request)
+        return stream if isinstance(stream, Outcome) else await collect(stream)
+
+    async def open(self, request: PreparedRequest) -> "BlockingWrappedResponse | Outcome":
+        """Send once, and wait for the head of the response. Cancelling closes the connection."""
+        made = _request_for(self._library, request)
+        try:
+            response = interruptible(partial(self._inner.handle_request, made), undo=_close)
+        except self._library.errors as error:
+            return self._library.outcome_of(error, None)
+        response = self._library.wrap_response(response)
+        return BlockingWrappedResponse(response, self._library, request.max_bytes)
+
+    async def close(self) -> None:
+        """Close the inner transport."""
+        self._inner.close()
+
+
+def _close(late: Any) -> None:
+    late.close()
+
+
+class BlockingWrappedResponse:
+    """The body of a response of a synchronous inner transport, as it comes."""
+
+    def __init__(self, response: Any, library: Library, max_bytes: float | None) -> None:
+        self.head = library.head_of(response, time.time())
+        self._response = response
+        self._library = library
+        self._chunks: Iterator[bytes] = response.iter_bytes()
+        self._left: float = BODY_LIMIT if max_bytes is None else max_bytes
+        self._patience = inf
+        self._reader: Strand[Any] | None = None
+        self._closed = False
+
+    async def read(self) -> bytes | Outcome:
+        """Wait for the next bytes: none at the end of the body, an outcome where it ended badly."""
+        if self._closed:
+            return broken_body(self.head.status)
+        self._reader = running_strand()
+        try:
+            got = self._next()
+        except BaseException:
+            self._closed = True
+            raise
+        finally:
+            self._reader = None
+            if self._closed:  # by another thread, meanwhile
+                self._response.close()
+        if isinstance(got, bytes):
+            self._left -= len(got)
+            if self._left < 0:
+                got = broken_body(self.head.status, "larger than it may be")
+        if not isinstance(got, bytes) or not got:
+            self.close()
+        return got
+
+    def _next(self) -> bytes | Outcome:
+        try:
+            return interruptible(lambda: next(self._chunks, b""), time.monotonic() + self._patience)
+        except TimeoutError:
+            return silent_body(self.head.status)
+        except asyncio.CancelledError:
+            if self._closed:
+                return broken_body(self.head.status)
+            raise
+        except self._library.errors as error:
+            if self._closed:
+                return broken_body(self.head.status)
+            return self._library.outcome_of(error, self.head.status)
+
+    def limit_silence(self, seconds: float) -> None:
+        """From now on wait at most `seconds` for the next bytes."""
+        self._patience = min(self._patience, seconds)
+
+    def close(self) -> None:
+        """Close the connection, unless the body was read to its end. A waiting reader wakes."""
+        if self._closed:
+            return
+        self._closed = True
+        reader = self._reader
+        if reader is not None:
+            reader.interrupt()
+        else:
+            self._response.close()
+
+    def __del__(self) -> None:
+        if not self._closed:
+            self._response.close()
 
 
 class WrappedResponse:

@@ -88,6 +88,10 @@ def tiny_chunks(play: FaultContext) -> Script:
     return chunked([Piece(0, play.head()), *pieces])
 
 
+def _prose(play: FaultContext) -> Script:
+    return good(play.without_schema())
+
+
 FAULTS: MappingProxyType[Kind, Callable[[FaultContext], Script]] = MappingProxyType(
     {
         Kind.SLOW_HEADERS: _slow_headers,
@@ -97,6 +101,7 @@ FAULTS: MappingProxyType[Kind, Callable[[FaultContext], Script]] = MappingProxyT
         Kind.CUT_BODY: _cut_body,
         Kind.EMPTY_BODY: _empty_body,
         Kind.INVALID_JSON: _invalid_json,
+        Kind.PROSE: _prose,
         Kind.HTML_200: html_200,
         Kind.ERROR_IN_200: _error_in_200,
         Kind.BIG_BODY: _big_body,

@@ -17,6 +17,10 @@ class FaultContext(NamedTuple):
     slower: float = 0.0  # added latency of a slow answer
     after: float = 0.0  # until an unsolicited action
 
+    def without_schema(self) -> "FaultContext":
+        """The same for an answer that ignores the schema of its request."""
+        return self._replace(request=self.request._replace(schema=None))
+
     @property
     def media(self) -> str:
         """The type of the answer."""

@@ -142,6 +142,10 @@ def _big_body(play: FaultContext) -> Script:
     return chunked(paced(play.head(), [events[0], *padding, *events[1:]], play.lasting))
 
 
+def _prose(play: FaultContext) -> Script:
+    return good(play.without_schema())
+
+
 FAULTS: MappingProxyType[Kind, Callable[[FaultContext], Script]] = MappingProxyType(
     {
         Kind.SLOW_HEADERS: _slow_headers,
@@ -151,6 +155,7 @@ FAULTS: MappingProxyType[Kind, Callable[[FaultContext], Script]] = MappingProxyT
         Kind.CUT_BODY: _cut_body,
         Kind.EMPTY_BODY: _empty_body,
         Kind.INVALID_JSON: _invalid_json,
+        Kind.PROSE: _prose,
         Kind.HTML_200: bodies.html_200,
         Kind.ERROR_IN_200: _error_in_200,
         Kind.ERROR_EARLY: _error_early,

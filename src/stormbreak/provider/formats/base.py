@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from stormbreak.provider.chance import mix
+from stormbreak.provider.formats.json_text import json_for
 
 # ---------------------------------------------------------------- text of answers
 # Words drawn by the digest of the request; the prompt is never repeated.
@@ -23,16 +24,18 @@ TOKENS = _WORD_COUNT + 2
 """Tokens of an answer by default."""
 
 
-def text_for(digest: str) -> str:
-    """Compose the answer to the request with this digest."""
+def text_for(digest: str, schema: Any = None) -> str:
+    """Compose the answer to the request with this digest: prose, or JSON that fits a schema."""
+    if schema is not None:
+        return json_for(schema, int(digest, 16))
     bits = mix(int(digest, 16))
     words = [_WORDS[(bits >> (5 * place)) % len(_WORDS)] for place in range(_WORD_COUNT)]
     return f"Answer {digest}: {' '.join(words)}."
 
 
-def words_for(digest: str) -> list[str]:
-    """Split that text into its streamed pieces."""
-    first, *rest = text_for(digest).split(" ")
+def _pieces(text: str) -> list[str]:
+    """Split a text into its streamed pieces."""
+    first, *rest = text.split(" ")
     return [first, *(f" {word}" for word in rest)]
 
 
@@ -76,6 +79,17 @@ class ParsedRequest(NamedTuple):
     payload: Mapping[str, Any]
     streamed: bool
     fills: bool = False  # its answer uses all tokens that the request allows
+    schema: Any = None  # that the answer must fit
+
+    @property
+    def text(self) -> str:
+        """The text of its answer."""
+        return text_for(self.digest, self.schema)
+
+    @property
+    def words(self) -> list[str]:
+        """That text in its streamed pieces."""
+        return _pieces(self.text)
 
     @property
     def input_tokens(self) -> int:

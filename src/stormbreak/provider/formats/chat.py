@@ -12,9 +12,7 @@ from stormbreak.provider.formats.base import (
     ParsedRequest,
     encode,
     find_message_error,
-    text_for,
     whole_number,
-    words_for,
 )
 
 
@@ -34,7 +32,7 @@ def _usage(request: ParsedRequest) -> dict[str, Any]:
 
 
 def _body(request: ParsedRequest) -> bytes:
-    message = {"role": "assistant", "content": text_for(request.digest)}
+    message = {"role": "assistant", "content": request.text}
     return encode(
         {
             "id": f"chatcmpl-{request.digest}",
@@ -54,10 +52,7 @@ def _events(request: ParsedRequest) -> Events:
         finish.append(_chunk(request, [], usage=_usage(request)))
     return Events(
         opening=[_chunk(request, [_choice({"role": "assistant", "content": ""}, None)])],
-        output=[
-            _chunk(request, [_choice({"content": word}, None)])
-            for word in words_for(request.digest)
-        ],
+        output=[_chunk(request, [_choice({"content": word}, None)]) for word in request.words],
         finish=finish,
         end=[b"data: [DONE]\n\n"],
     )

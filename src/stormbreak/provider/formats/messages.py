@@ -14,9 +14,7 @@ from stormbreak.provider.formats.base import (
     encode,
     find_message_error,
     named_event,
-    text_for,
     whole_number,
-    words_for,
 )
 
 _TYPES: Mapping[int, str] = MappingProxyType(
@@ -102,7 +100,7 @@ def _message(
 
 
 def _body(request: ParsedRequest) -> bytes:
-    content = [{"type": "text", "text": text_for(request.digest)}]
+    content = [{"type": "text", "text": request.text}]
     return encode(_message(request, content, "end_turn", request.answer_tokens))
 
 
@@ -118,7 +116,7 @@ def _events(request: ParsedRequest) -> Events:
         ],
         output=[
             event("content_block_delta", index=0, delta={"type": "text_delta", "text": word})
-            for word in words_for(request.digest)
+            for word in request.words
         ],
         finish=[
             event("content_block_stop", index=0),

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from stormbreak.provider.formats.base import Format, ParsedRequest, Refusal
+from stormbreak.provider.formats.base import Format, ParsedRequest, Refusal, text_for
 from stormbreak.provider.formats.chat import CHAT
 from stormbreak.provider.formats.embeddings import EMBEDDINGS
 from stormbreak.provider.formats.messages import MESSAGES
@@ -23,6 +23,11 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
 )
 """The formats by endpoint."""
 
+_SCHEMAS = (
+    ("response_format", "json_schema", "schema"),
+    ("text", "format", "schema"),
+    ("output_config", "format", "schema"),
+)
 _DELIVERY = ("stream", "stream_options")  # delivery options do not change the answer
 _encode = msgspec.json.Encoder(order="sorted").encode
 
@@ -54,7 +59,24 @@ def understand(
         essence=essence,
         payload=payload,
         streamed=payload.get("stream") is True and format_.events is not None,
+        schema=_schema_of(payload),
     )
+
+
+def _schema_of(payload: Mapping[str, Any]) -> Any:
+    """Find the JSON schema that a request asks for, in the words of each API; None if there is none."""
+    for path in _SCHEMAS:
+        found: Any = payload
+        for key in path:
+            found = found.get(key) if isinstance(found, dict) else None
+        if found is not None:
+            return found
+    return None
+
+
+def text_of(payload: Mapping[str, Any]) -> str:
+    """Return the text that answers a request."""
+    return text_for(request_digest(payload), _schema_of(payload))
 
 
 def request_digest(payload: Mapping[str, Any]) -> str:

@@ -13,9 +13,7 @@ from stormbreak.provider.formats.base import (
     ParsedRequest,
     encode,
     named_event,
-    text_for,
     whole_number,
-    words_for,
 )
 
 
@@ -60,7 +58,7 @@ def _item(request: ParsedRequest, *, done: bool) -> dict[str, Any]:
         "type": "message",
         "status": "completed" if done else "in_progress",
         "role": "assistant",
-        "content": [_part(text_for(request.digest))] if done else [],
+        "content": [_part(request.text)] if done else [],
     }
 
 
@@ -75,7 +73,7 @@ def _body(request: ParsedRequest) -> bytes:
 def _events(request: ParsedRequest) -> Events:
     numbers = count()
     place = {"item_id": f"msg_{request.digest}", "output_index": 0, "content_index": 0}
-    text = text_for(request.digest)
+    text = request.text
 
     def event(name: str, **more: Any) -> bytes:
         return named_event(name, {"type": name, "sequence_number": next(numbers), **more})
@@ -88,10 +86,7 @@ def _events(request: ParsedRequest) -> Events:
             event("response.output_item.added", output_index=0, item=_item(request, done=False)),
             event("response.content_part.added", **place, part=_part("")),
         ],
-        output=[
-            event("response.output_text.delta", **place, delta=word)
-            for word in words_for(request.digest)
-        ],
+        output=[event("response.output_text.delta", **place, delta=word) for word in request.words],
         finish=[
             event("response.output_text.done", **place, text=text),
             event("response.content_part.done", **place, part=_part(text)),

@@ -1,0 +1,298 @@
+"""Coroutines that run on the calling thread: it blocks in `poll` while they wait for sockets.
+
+So blocking code runs the same coroutines as a loop does, without a loop and without another thread. They may wait for
+sockets (`SocketWait`) and for other threads (`Signal`), and for nothing of asyncio.
+"""
+
+import asyncio
+import select
+import socket
+import threading
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
+from contextlib import suppress
+from contextvars import Context, copy_context
+from math import ceil, inf
+from typing import Any, Generic, TypeVar
+
+T = TypeVar("T")
+
+READ, WRITE = select.POLLIN, select.POLLOUT
+
+
+class LateError(Exception):
+    """What was waited for was not over in time."""
+
+
+class SocketWait:
+    """Awaited, it returns those of its sockets that are ready for their events; none at `until`, or when interrupted."""
+
+    __slots__ = ("sockets", "until")
+
+    def __init__(self, *sockets: tuple[socket.socket, int], until: float = inf) -> None:
+        self.sockets = sockets
+        self.until = until  # on the monotonic clock
+
+    def __await__(self) -> Generator["SocketWait", list[socket.socket], list[socket.socket]]:
+        return (yield self)
+
+
+class Strand(Generic[T]):
+    """One coroutine. The first `resume`, with None, begins it; it runs until it waits."""
+
+    __slots__ = (
+        "_context",
+        "_coroutine",
+        "at_until",
+        "on_interrupt",
+        "over",
+        "result",
+        "until",
+        "waits_for",
+    )
+
+    def __init__(
+        self,
+        coroutine: Coroutine[Any, Any, T],
+        until: float = inf,
+        context: Context | None = None,
+    ) -> None:
+        self._coroutine = coroutine
+        self._context = context
+        self.until = until  # when whoever runs it ends it, on the monotonic clock
+        self.over = False
+        self.result: T | None = None
+        self.waits_for: SocketWait | None = None
+        self.at_until: Callable[[], None] | None = (
+            None  # ends what it waits for, instead of a cancel
+        )
+        self.on_interrupt: Callable[[], None] | None = None  # ends what blocks elsewhere
+
+    def resume(self, ready: list[socket.socket] | None) -> None:
+        """Go on, until it waits again or is over."""
+        self._step(self._coroutine.send, ready)
+
+    def throw(self, error: BaseException) -> None:
+        """Go on with `error`, raised where it waits."""
+        self._step(self._coroutine.throw, error)
+
+    def _step(self, go_on: Callable[[Any], Any], value: object) -> None:
+        within, _here.strand = _here.strand, self
+        try:
+            wanted = go_on(value) if self._context is None else self._context.run(go_on, value)
+        except StopIteration as stop:
+            self.over = True
+            self.result = stop.value
+            return
+        except BaseException:
+            self.over = True
+            raise
+        finally:
+            _here.strand = within
+        if not isinstance(wanted, SocketWait):
+            self.close()
+            raise RuntimeError("code that blocks may not wait for an event loop")  # noqa: TRY004
+        self.waits_for = wanted
+
+    def interrupt(self) -> None:
+        """Wake it where it waits, by shutting its sockets. From any thread."""
+        wait, end = self.waits_for, self.on_interrupt
+        if end is not None:
+            end()
+        if wait is not None:
+            for sock, _ in wait.sockets:
+                with suppress(OSError):  # it is closed
+                    socket.socket.shutdown(
+                        sock, socket.SHUT_RDWR
+                    )  # an SSLSocket's own drops its TLS
+
+    def close(self) -> None:
+        """Give it up."""
+        self.over = True
+        self._coroutine.close()
+
+
+def poll(strands: Sequence[Strand[Any]], until: float) -> None:
+    """Block until one of them can go on, or until `until`; then those that can do."""
+    poller = select.poll()
+    found: set[int] = set()
+    for strand in strands:
+        assert strand.waits_for is not None
+        until = min(until, strand.waits_for.until)
+        for sock, events in strand.waits_for.sockets:
+            number = sock.fileno()
+            if number < 0:  # closed by another thread
+                found.add(number)
+            else:
+                poller.register(number, events)
+    if not found:
+        left = until - time.monotonic()
+        events_of = poller.poll(None if left == inf else max(0, ceil(left * 1000)))
+        found = {number for number, _ in events_of}
+    now = time.monotonic()
+    for strand in strands:
+        wait = strand.waits_for
+        assert wait is not None
+        ready = [sock for sock, _ in wait.sockets if sock.fileno() in found]
+        if ready or now >= wait.until:
+            strand.resume(ready)
+
+
+class _Here(threading.local):
+    loop: object = ...  # that ran where `run` was called; ...: nowhere
+    strand: Strand[Any] | None = None  # that runs
+
+
+_here = _Here()
+
+
+def running_strand() -> Strand[Any] | None:
+    """The coroutine that runs on this thread, if it blocks."""
+    return _here.strand
+
+
+def blocks_here() -> bool:
+    """Whether the code that runs on this thread is run by `run`, and may wait for no event loop."""
+    return _here.loop is asyncio._get_running_loop()  # noqa: SLF001 - the public form raises
+
+
+def run(
+    coroutine: Coroutine[Any, Any, T],
+    until: float = inf,
+    *,
+    at_until: Callable[[], None] | None = None,
+) -> T:
+    """Run `coroutine` to its end on this thread; return what it does, or raise. An interrupt is raised in it.
+
+    `at_until` is called at `until`, on the monotonic clock, and must end what it waits for. Without one it is cancelled.
+
+    Raises:
+        LateError: it was cancelled at `until`.
+    """
+    outside, _here.loop = _here.loop, asyncio._get_running_loop()  # noqa: SLF001
+    strand: Strand[T] | None = None
+    try:
+        strand = Strand(coroutine, until)
+        strand.at_until = at_until
+        strand.resume(None)
+        while not strand.over:
+            poll((strand,), strand.until)
+            if time.monotonic() >= strand.until:
+                _end_late(strand)
+    except BaseException as error:
+        if strand is not None and not strand.over:
+            strand.throw(error)
+        if type(error) is asyncio.CancelledError and time.monotonic() >= until:
+            raise LateError from None  # it ended itself, in time
+        raise
+    finally:
+        _here.loop = outside
+    return strand.result  # type: ignore[return-value]  # it is over
+
+
+def _end_late(strand: Strand[Any]) -> None:
+    if strand.over:
+        return
+    if strand.at_until is not None:
+        strand.until = inf
+        strand.at_until()
+        strand.resume([])
+        return
+    try:
+        strand.throw(asyncio.CancelledError())
+    except asyncio.CancelledError:
+        raise LateError from None
+
+
+class Signal:
+    """Wakes a coroutine on a blocked thread, from any thread."""
+
+    def __init__(self) -> None:
+        self._here, self._there = socket.socketpair()
+        self._there.setblocking(False)
+
+    def set(self) -> None:
+        """Wake it, now or later."""
+        with suppress(OSError):  # it is closed, or was set often
+            self._there.send(b"\0")
+
+    async def wait(self, until: float = inf) -> bool:
+        """Wait until it is set; False: not by `until`. Then it is closed."""
+        try:
+            return bool(await SocketWait((self._here, READ), until=until))
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Close it."""
+        self._here.close()
+        self._there.close()
+
+
+async def in_time(coroutine: Coroutine[Any, Any, T], until: float | None) -> T:
+    """Await `coroutine` until `until` on the monotonic clock (None: for ever), on a loop or on a thread that blocks.
+
+    Raises:
+        LateError: it was cancelled then, or that time had passed before.
+    """
+    if until is None:
+        return await coroutine
+    left = until - time.monotonic()
+    if left <= 0:
+        coroutine.close()
+        raise LateError
+    if blocks_here():
+        return run(coroutine, until)
+    try:
+        async with asyncio.timeout(left) as bound:
+            return await coroutine
+    except TimeoutError:
+        if bound.expired():  # else it is the coroutine's own
+            raise LateError from None
+        raise
+
+
+async def foreign(awaitable: Awaitable[T]) -> T:
+    """Await what a function of the user's returned; where this thread blocks, on a loop of its own on another thread."""
+    if not blocks_here():
+        return await awaitable
+    job = _Job(awaitable)
+    try:
+        await job.done.wait()
+    except BaseException:
+        job.cancel()
+        raise
+    return job.result()
+
+
+class _Job(Generic[T]):
+    """An awaitable of the user's on a thread with a loop."""
+
+    def __init__(self, awaitable: Awaitable[T]) -> None:
+        self.done = Signal()
+        self._awaitable = awaitable
+        self._result: T
+        self._error: BaseException | None = None
+        self._at: tuple[asyncio.AbstractEventLoop, asyncio.Task[Any] | None] | None = None
+        threading.Thread(target=copy_context().run, args=(self._work,), daemon=True).start()
+
+    def _work(self) -> None:
+        async def main() -> None:
+            self._at = asyncio.get_running_loop(), asyncio.current_task()
+            self._result = await self._awaitable
+
+        try:
+            asyncio.run(main())
+        except BaseException as error:  # noqa: BLE001 - it is raised where it was asked for
+            self._error = error
+        self.done.set()
+
+    def cancel(self) -> None:
+        if self._at is not None and self._at[1] is not None:
+            with suppress(RuntimeError):  # it has ended
+                self._at[0].call_soon_threadsafe(self._at[1].cancel)
+
+    def result(self) -> T:
+        if self._error is not None:
+            raise self._error
+        return self._result

@@ -1,0 +1,213 @@
+"""The schema of an answer: a JSON schema or a pydantic model, against which the text of an answer is checked.
+
+A JSON schema is checked by jsonschema-rs (the extra `schema`), formats included; a reference to another document is refused,
+so that nothing is fetched. A pydantic model checks its own answers, and its instance is the parsed value.
+"""
+
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias
+
+import msgspec
+
+from stormbreak import toml_file
+from stormbreak.core.checks import require
+from stormbreak.errors import ConfigurationError
+from stormbreak.escape import path_of, plain
+from stormbreak.llm.models import Shape
+from stormbreak.llm.schema_request import response_format
+from stormbreak.llm.surrogates import UNREADABLE
+
+REPAIRS = 2
+"""How often a model is shown why its answer does not fit, and asked again, by default."""
+
+MAX_REPAIRS = 10
+
+_KEPT = 64  # schemas of earlier calls
+_MAX_ERRORS = 5  # that are shown to the model
+_MAX_SHOWN = 300  # characters of each
+_NO_JSON = "the answer is not JSON"
+
+_encode = msgspec.json.Encoder(order="sorted").encode
+
+
+class Problem(NamedTuple):
+    """Why an answer does not fit. `detail` names rules of the schema alone; `shown`, for the model, also quotes the answer."""
+
+    detail: str
+    shown: str
+
+
+_Check = Callable[[str], tuple[Any, Problem | None]]
+
+
+class AnswerSchema:
+    """What an answer must look like.
+
+    Args:
+        source: a JSON schema as a dict, or a pydantic model.
+        repairs: how often an answer that does not fit is asked for again.
+
+    Raises:
+        ConfigurationError: `source` is no JSON schema and no pydantic model, or `repairs` no small number.
+    """
+
+    def __init__(self, source: object, *, repairs: int = REPAIRS) -> None:
+        require(
+            type(repairs) is int and 0 <= repairs <= MAX_REPAIRS,
+            f"repairs must be a whole number from 0 to {MAX_REPAIRS}",
+            repairs,
+        )
+        self.repairs = repairs
+        self.json = json_schema_of(source)
+        self.encoded = _encoded(self.json)
+        self._formats: dict[Shape, msgspec.Raw | None] = {}
+        self._check = _check_by_model(source) if _is_model(source) else _validator(self.encoded)
+
+    def format_of(self, shape: Shape) -> msgspec.Raw | None:
+        """Return the format that requests ask for, encoded; None where the API cannot be asked."""
+        if shape not in self._formats:
+            found = response_format(self.json, shape)
+            self._formats[shape] = None if found is None else msgspec.Raw(_encode(found))
+        return self._formats[shape]
+
+    @property
+    def digest(self) -> str:
+        """Identifies the schema."""
+        return blake2b(self.encoded, digest_size=8).hexdigest()
+
+    def read(self, text: str) -> tuple[Any, Problem | None]:
+        """Return the value of an answer, or why it does not fit."""
+        return self._check(text)
+
+
+Schema: TypeAlias = Mapping[str, Any] | type | AnswerSchema
+"""What callers give: a JSON schema, a pydantic model, or a schema that was made before."""
+
+
+def schema_of(source: Schema, repairs: int) -> AnswerSchema:
+    """Make the schema of a call; one that is given as an `AnswerSchema` keeps its own repairs."""
+    if isinstance(source, AnswerSchema):
+        return source
+    if isinstance(source, Mapping):
+        return _of_json(_encoded(source), repairs)
+    return _of_model(source, repairs)
+
+
+@lru_cache(maxsize=_KEPT)
+def _of_json(schema: bytes, repairs: int) -> AnswerSchema:
+    return AnswerSchema(msgspec.json.decode(schema), repairs=repairs)
+
+
+@lru_cache(maxsize=_KEPT)
+def _of_model(model: type, repairs: int) -> AnswerSchema:
+    return AnswerSchema(model, repairs=repairs)
+
+
+def read_schema(path: Path, *, repairs: int = REPAIRS) -> AnswerSchema:
+    """Read a JSON schema from a file. Raises ConfigurationError."""
+    try:
+        return AnswerSchema(
+            msgspec.json.decode(toml_file.read_text(str(path), what="a JSON schema")),
+            repairs=repairs,
+        )
+    except UNREADABLE as error:
+        why = f"is not JSON: {error}"
+    except ConfigurationError as error:
+        why = str(error)
+    raise ConfigurationError(f"{path_of(path)}: {why}")
+
+
+def json_schema_of(source: object) -> dict[str, Any]:
+    """Return the JSON schema of a dict or of a pydantic model."""
+    if _is_model(source):
+        schema: dict[str, Any] = source.model_json_schema()  # type: ignore[attr-defined]
+        return schema
+    if isinstance(source, Mapping):
+        return dict(source)
+    raise ConfigurationError(
+        f"schema must be a JSON schema (a dict) or a pydantic model, got {type(source).__name__}"
+    )
+
+
+def _is_model(source: object) -> bool:
+    return isinstance(source, type) and hasattr(source, "model_validate_json")
+
+
+def _encoded(schema: Mapping[str, Any]) -> bytes:
+    try:
+        return _encode(schema)
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise ConfigurationError(f"schema is no JSON: {type(error).__name__}") from None
+
+
+# ---------------------------------------------------------------- checks
+
+
+def _validator(schema: bytes) -> _Check:
+    """Make the check of a JSON schema. Raises ConfigurationError."""
+    try:
+        import jsonschema_rs  # noqa: PLC0415 - optional
+    except ImportError:
+        raise ConfigurationError(
+            "a JSON schema needs jsonschema-rs: pip install 'stormbreak[schema]'"
+        ) from None
+    try:
+        validator = jsonschema_rs.validator_for(
+            msgspec.json.decode(schema), validate_formats=True, offline=True
+        )
+    except (ValueError, RecursionError) as error:
+        where = "/".join(str(part) for part in getattr(error, "instance_path", ()))
+        what = plain(getattr(error, "message", type(error).__name__), limit=_MAX_SHOWN)
+        raise ConfigurationError(
+            f"schema is no JSON schema: {f'{where}: ' if where else ''}{what}"
+        ) from None
+
+    def check(text: str) -> tuple[Any, Problem | None]:
+        try:
+            value = msgspec.json.decode(text)
+        except UNREADABLE as error:
+            return None, Problem(_NO_JSON, f"{_NO_JSON}: {error}")
+        if validator.is_valid(value):
+            return value, None
+        errors = list(validator.iter_errors(value))
+        return None, _problem(
+            [("/".join(map(str, each.schema_path)), _at(each)) for each in errors]
+        )
+
+    return check
+
+
+def _at(error: Any) -> str:
+    path = "".join(f"/{part}" for part in error.instance_path)
+    return f"{path or 'the whole answer'}: {error.message}"
+
+
+def _check_by_model(model: Any) -> _Check:
+    """Make the check of a pydantic model. A place in the answer may have a name that a model made up; fields are safe."""
+
+    def check(text: str) -> tuple[Any, Problem | None]:
+        try:
+            return model.model_validate_json(text), None
+        except ValueError as error:  # pydantic's own is one
+            errors = error.errors() if hasattr(error, "errors") else []
+        found = [
+            (
+                f"{each['loc'][0]}/{each['type']}"
+                if each["loc"][:1] and each["loc"][0] in model.model_fields
+                else each["type"],
+                f"/{'/'.join(map(str, each['loc']))}: {each['msg']}",
+            )
+            for each in errors
+        ]
+        return None, _problem(found) if found else Problem(_NO_JSON, _NO_JSON)
+
+    return check
+
+
+def _problem(errors: list[tuple[str, str]]) -> Problem:
+    more = f"; and {len(errors) - 1} more" if errors[1:] else ""
+    shown = [plain(text, limit=_MAX_SHOWN) for _, text in errors[:_MAX_ERRORS]]
+    return Problem(f"does not fit the schema: {plain(errors[0][0])}{more}", "\n".join(shown))

@@ -1,0 +1,210 @@
+"""A connection made on a thread that blocks: names looked up, addresses raced, the proxy's tunnel, TLS."""
+
+import errno
+import os
+import socket
+import ssl
+import threading
+import time
+from math import inf
+
+from stormbreak.drivers.blocking import READ, WRITE, Signal, SocketWait
+from stormbreak.drivers.locks import new_lock
+from stormbreak.http.h1.address import Address, Proxy, connect_request
+from stormbreak.http.h1.async_connect import check_tunnel
+from stormbreak.http.h1.failures import ProxyRefusedError
+from stormbreak.http.h1.message import (
+    MAX_HEAD,
+    CutResponseError,
+    MalformedResponseError,
+    ResponseParser,
+)
+from stormbreak.http.h1.names import STAGGER, Found, Names, in_order
+
+_UNDER_WAY = (0, errno.EINPROGRESS)
+
+
+class BlockingResolver:
+    """Looks names up on threads of its own, since a lookup cannot be given up; who asks meanwhile shares the answer."""
+
+    def __init__(self) -> None:
+        self.names = Names()
+        self._asked: dict[tuple[str, int], _Lookup] = {}
+
+    async def addresses(self, host: str, port: int, until: float) -> Found:
+        """The addresses of a host; raises what the resolver raises, or a TimeoutError."""
+        found = self.names.find(host, port)
+        if found is not None:
+            return found
+        key = host, port
+        lookup = self._asked.get(key)
+        if lookup is None:
+            lookup = self._asked[key] = _Lookup(host, port)
+        try:
+            found = await lookup.result(until)
+        finally:
+            if lookup.over:
+                self._asked.pop(key, None)
+        self.names.keep(host, port, found)
+        return found
+
+
+class _Lookup:
+    """One lookup on a thread."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self._place = host, port
+        self._lock = new_lock()
+        self._waiting: list[Signal] = []
+        self._found: Found = []
+        self._error: Exception | None = None
+        self.over = False
+        threading.Thread(target=self._work, name="stormbreak-names", daemon=True).start()
+
+    def _work(self) -> None:
+        try:
+            self._found = in_order(socket.getaddrinfo(*self._place, type=socket.SOCK_STREAM))
+        except (OSError, UnicodeError) as error:
+            self._error = error
+        with self._lock:
+            self.over = True
+            for signal in self._waiting:
+                signal.set()
+
+    async def result(self, until: float) -> Found:
+        signal = Signal()
+        with self._lock:
+            over = self.over
+            self._waiting.append(signal)
+        if over:
+            signal.close()
+        else:
+            await signal.wait(until)
+        if not self.over:
+            raise TimeoutError
+        if self._error is not None:
+            raise type(self._error)(*self._error.args)
+        return self._found
+
+
+async def connect(
+    resolver: BlockingResolver,
+    address: Address,
+    proxy: Proxy | None,
+    tls: ssl.SSLContext | None,
+    until: float,
+) -> socket.socket:
+    """Connect to `address`, through `proxy` if there is one, by `until`. Cancelling closes what was opened.
+
+    Raises:
+        OSError: no connection; of TLS an ssl.SSLError, of the proxy's tunnel a ProxyRefusedError.
+        RuntimeError: no thread can be started for the resolver.
+    """
+    host, port = (address.host, address.port) if proxy is None else (proxy.host, proxy.port)
+    addresses = await resolver.addresses(host, port, until)
+    try:
+        sock = await _race(addresses, until)
+    except OSError:
+        resolver.names.forget(host, port)
+        raise
+    try:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if proxy is not None and address.secure:
+            await _tunnel(sock, address, proxy, until)
+        if address.secure:
+            sock = await _secured(sock, address, tls or ssl.create_default_context(), until)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+async def _race(addresses: Found, until: float) -> socket.socket:
+    """The first socket that connects: every `STAGGER` seconds, or when one has failed, another address is tried."""
+    left, trying = list(addresses), list[socket.socket]()
+    failure: OSError | None = None
+    try:
+        while left or trying:
+            if left:
+                try:
+                    trying.append(_begin(*left.pop(0)))
+                except OSError as error:
+                    failure = failure or error
+                    continue
+            stagger = time.monotonic() + STAGGER if left else inf
+            ready = await SocketWait(*((each, WRITE) for each in trying), until=min(stagger, until))
+            for sock in ready:
+                trying.remove(sock)
+                number = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+                if not number:
+                    return sock
+                sock.close()
+                failure = failure or OSError(number, os.strerror(number))
+            if time.monotonic() >= until:
+                raise TimeoutError
+    finally:
+        for sock in trying:
+            sock.close()
+    raise failure or OSError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
+
+
+def _begin(family: int, address: tuple[object, ...]) -> socket.socket:
+    """A socket that connects; raises OSError where that fails at once."""
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    sock.setblocking(False)
+    number = sock.connect_ex(address)
+    if number in _UNDER_WAY:
+        return sock
+    sock.close()
+    raise OSError(number, os.strerror(number))
+
+
+async def _tunnel(sock: socket.socket, address: Address, proxy: Proxy, until: float) -> None:
+    """Have the proxy connect to `address`: what is sent from here on goes there."""
+    parser = ResponseParser("HEAD")  # a tunnel begins behind the head
+    try:
+        sock.sendall(connect_request(address, proxy))  # it fits into the buffer of a new socket
+        while not parser.complete:
+            await _ready(sock, READ, until)
+            data = sock.recv(MAX_HEAD)
+            if data:
+                parser.feed(data)
+            else:
+                parser.end()
+    except (CutResponseError, MalformedResponseError, ConnectionError, BlockingIOError):
+        raise ProxyRefusedError(None) from None
+    finally:
+        parser.close()
+    check_tunnel(parser)
+
+
+async def _secured(
+    sock: socket.socket, address: Address, tls: ssl.SSLContext, until: float
+) -> ssl.SSLSocket:
+    """The socket with TLS on it."""
+    secured = tls.wrap_socket(
+        sock, server_hostname=address.host.removesuffix("."), do_handshake_on_connect=False
+    )
+    try:
+        while (events := _shake(secured)) is not None:
+            await _ready(secured, events, until)
+    except BaseException:
+        secured.close()
+        raise
+    return secured
+
+
+def _shake(secured: ssl.SSLSocket) -> int | None:
+    """Go on with the handshake; return what it waits for, None at its end."""
+    try:
+        secured.do_handshake()
+    except ssl.SSLWantReadError:
+        return READ
+    except ssl.SSLWantWriteError:
+        return WRITE
+    return None
+
+
+async def _ready(sock: socket.socket, events: int, until: float) -> None:
+    if not await SocketWait((sock, events), until=until):
+        raise TimeoutError

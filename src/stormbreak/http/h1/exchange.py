@@ -1,0 +1,204 @@
+"""One exchange over HTTP/1.1: a request, its response as it comes, and the socket that carries both.
+
+What is the same on an event loop and on a thread that blocks. How it waits for bytes is left to the two kinds.
+"""
+
+import time
+from collections.abc import Sequence
+from typing import Protocol
+
+from stormbreak.http.h1.address import Address, Proxy
+from stormbreak.http.h1.connection import broken_body, silent_body
+from stormbreak.http.h1.decoding import ACCEPTED
+from stormbreak.http.h1.message import (
+    CutResponseError,
+    MalformedResponseError,
+    ResponseParser,
+    given_names,
+    request_head,
+)
+from stormbreak.http.models import PreparedRequest
+from stormbreak.llm.models import HttpResponse
+from stormbreak.types import Outcome, Verdict
+
+UNREAD = 256 * 1024  # bytes of a body that wait to be read; beyond it the server has to wait
+SMALL = 1024 * 1024  # bytes of a body that are sent together with the head
+_ACCEPT = f"Accept-Encoding: {ACCEPTED}"
+_WITHOUT_BODY = frozenset({"GET", "HEAD", "DELETE", "OPTIONS"})
+
+LOST = Outcome(Verdict.RESET, detail="connection lost", maybe_processed=True)
+BAD_HEADER = Outcome(Verdict.INVALID, detail="a header holds a line break or a NUL")
+_SILENT = Outcome(Verdict.TIMEOUT, detail="went silent", maybe_processed=True)
+_NOT_HTTP = Outcome(Verdict.BROKEN, detail="not HTTP", maybe_processed=True)
+_EARLY = Outcome(
+    Verdict.BROKEN, detail="answered before the whole request was sent", maybe_processed=True
+)
+
+
+class Carrier(Protocol):
+    """The socket of an exchange."""
+
+    spent: bool  # may carry no other request
+
+    def free(self, *, reusable: bool) -> None:
+        """The exchange is over: wait for another one, or close."""
+
+    def abort(self) -> None:
+        """Close at once."""
+
+    def resume(self) -> None:
+        """Read again, if it was too much."""
+
+
+class Exchange:
+    """One request, and what has come of the response. `failure` is set when no more can come."""
+
+    __slots__ = ("carrier", "failure", "over", "parser", "received_at")
+
+    def __init__(self, carrier: Carrier, request: PreparedRequest) -> None:
+        self.carrier = carrier
+        self.parser = ResponseParser(request.method)
+        self.failure: Outcome | None = None
+        self.over = False  # the connection is no longer this exchange's
+        self.received_at = 0.0
+
+    # ------------------------------------------------------------ what the two kinds differ in
+
+    @property
+    def is_sent(self) -> bool:
+        """Whether the whole request has left."""
+        raise NotImplementedError
+
+    async def wait(self) -> None:
+        """Wait until something has come, was lost, or the time is over. Cancelling closes the connection."""
+        raise NotImplementedError
+
+    def limit_silence(self, seconds: float) -> None:
+        """Wait no longer than so many seconds for each of the bytes that are still to come."""
+        raise NotImplementedError
+
+    def drop(self) -> None:
+        """Close the connection, on whatever thread a finalizer runs."""
+        raise NotImplementedError
+
+    def wake(self) -> None:
+        """Wake the reader."""
+
+    # ------------------------------------------------------------ from the socket
+
+    def received(self, data: bytes) -> None:
+        """Take what came."""
+        parser = self.parser
+        had_head = parser.status is not None
+        try:
+            parser.feed(data)
+        except MalformedResponseError:
+            self.fail(_NOT_HTTP if parser.status is None else broken_body(parser.status))
+        if not had_head and parser.status is not None:
+            self.received_at = time.time()
+            self._check_sent()
+        if parser.complete:
+            self._finish()
+
+    def lost(self) -> None:
+        """The connection has ended."""
+        parser = self.parser
+        try:
+            parser.end()
+        except CutResponseError:
+            self.fail(LOST if parser.status is None else broken_body(parser.status))
+        else:
+            self._finish()
+
+    def silent(self) -> None:
+        """The server has said nothing for too long."""
+        status = self.parser.status
+        self.fail(_SILENT if status is None else silent_body(status))
+
+    def _check_sent(self) -> None:
+        """A good response to a request that was not sent whole is none; of an error the connection is spent."""
+        if self.is_sent:
+            return
+        self.parser.reusable = False
+        self.carrier.spent = True
+        if 200 <= (self.parser.status or 0) <= 299:
+            self.fail(_EARLY)
+
+    def _finish(self) -> None:
+        """The whole response is here: the connection is free for another request, or closed."""
+        if not self.over:
+            self._leave()
+            self.carrier.free(reusable=self.parser.reusable)
+
+    def fail(self, outcome: Outcome) -> None:
+        """Close the connection; what came before can still be read."""
+        if self.failure is None:
+            self.failure = outcome
+        if not self.over:
+            self._leave()
+            self.carrier.abort()
+
+    def close(self, outcome: Outcome) -> None:
+        """Close the connection, and wake the reader."""
+        self.fail(outcome)
+        self.wake()
+
+    def _leave(self) -> None:
+        self.over = True
+        self.parser.close()
+
+    # ------------------------------------------------------------ from the reader
+
+    async def head(self) -> HttpResponse | Outcome:
+        """Wait for the head of the response."""
+        parser = self.parser
+        while parser.status is None:
+            if self.failure is not None:
+                return self.failure
+            await self.wait()
+        if self.failure is not None and self.failure.status is None:
+            return self.failure
+        return HttpResponse(parser.status, parser.headers, b"", self.received_at, parser.repeated)
+
+    async def read(self) -> bytes | Outcome:
+        """Wait for the next bytes of the body: none at its end."""
+        parser = self.parser
+        while True:
+            piece = parser.take()
+            if piece:
+                if not self.over:
+                    self.carrier.resume()
+                return piece
+            if self.failure is not None:
+                return self.failure
+            if parser.complete:
+                return b""
+            await self.wait()
+
+
+def head_of(request: PreparedRequest, address: Address, proxy: Proxy | None) -> tuple[bytes, bool]:
+    """The head of a request as it is sent, and whether its body is sent in chunks.
+
+    Raises:
+        ValueError: a header holds a line break or a NUL.
+    """
+    given = given_names(tuple(request.headers))
+    lines: list[str] = [] if "accept-encoding" in given else [_ACCEPT]
+    target = address.target
+    if proxy is not None and not address.secure:
+        target = f"http://{address.authority}{address.target}"
+        if proxy.authorization is not None:
+            lines.append(f"Proxy-Authorization: {proxy.authorization}")
+    framing = _framing(request, given)
+    head = request_head(
+        request.method, target, address.authority, request.headers, given, (*lines, *framing)
+    )
+    return head, bool(framing) and not isinstance(request.body, bytes)
+
+
+def _framing(request: PreparedRequest, given: frozenset[str]) -> Sequence[str]:
+    """The line that says how the body is sent, where the caller's headers do not."""
+    if isinstance(request.body, bytes):
+        needed = bool(request.body) or request.method not in _WITHOUT_BODY
+        return (f"Content-Length: {len(request.body)}",) if needed else ()
+    return () if "content-length" in given else ("Transfer-Encoding: chunked",)

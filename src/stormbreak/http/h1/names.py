@@ -1,0 +1,55 @@
+"""The addresses of hosts, remembered for a few seconds: a burst of connections asks the resolver once."""
+
+import socket
+import time
+from typing import Any, TypeAlias
+
+from stormbreak.http.h1.address import interleave
+
+Found: TypeAlias = list[tuple[int, tuple[Any, ...]]]
+"""Families and socket addresses, in the order in which they are tried."""
+
+STAGGER = 0.25  # seconds until the next address is tried beside those before (RFC 8305, section 5)
+DNS_TTL = 10.0  # seconds
+_MAX_NAMES = 64
+
+
+class Names:
+    """What the resolver said, for `DNS_TTL` seconds. From any thread."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, int], tuple[float, Found]] = {}
+
+    def find(self, host: str, port: int) -> Found | None:
+        """The addresses of a host, if they are known, or if `host` is one."""
+        literal = _literal(host, port)
+        if literal is not None:
+            return literal
+        known = self._known.get((host, port))
+        return known[1] if known is not None and known[0] > time.monotonic() else None
+
+    def keep(self, host: str, port: int, found: Found) -> None:
+        """Remember the addresses of a host."""
+        if len(self._known) >= _MAX_NAMES:
+            self._known.clear()
+        self._known[host, port] = time.monotonic() + DNS_TTL, found
+
+    def forget(self, host: str, port: int) -> None:
+        """Ask again next time: no address of this host could be reached."""
+        self._known.pop((host, port), None)
+
+
+def in_order(answers: list[tuple[Any, ...]]) -> Found:
+    """What `getaddrinfo` returned, in the order in which it is tried."""
+    return interleave([(family, address) for family, _, _, _, address in answers])
+
+
+def _literal(host: str, port: int) -> Found | None:
+    """The one address that `host` is itself; None: it is a name, or has a zone, which the resolver reads."""
+    for family in (socket.AF_INET, socket.AF_INET6):
+        try:
+            socket.inet_pton(family, host)
+        except (OSError, UnicodeError):
+            continue
+        return [(family, (host, port))]
+    return None

@@ -1,0 +1,121 @@
+"""A response whose head has come, over one of our own connections: its body, unpacked and bounded, as it comes."""
+
+from collections.abc import Iterator
+from typing import Protocol
+
+from stormbreak.drivers.locks import LiveSet
+from stormbreak.http.h1.connection import BODY_LIMIT, ExchangeResult, broken_body, collect
+from stormbreak.http.h1.decoding import (
+    Decoder,
+    UnacceptedCodingError,
+    UndecodableError,
+    decoder_of,
+)
+from stormbreak.http.h1.exchange import Exchange
+from stormbreak.http.models import PreparedRequest
+from stormbreak.llm.models import HttpResponse
+from stormbreak.types import Outcome, Verdict
+
+
+class ResponseOwner(Protocol):
+    """The pool of the connection."""
+
+    @property
+    def streams(self) -> "LiveSet[SocketResponse]":
+        """Responses whose body may still be read."""
+        ...
+
+
+class SocketResponse:
+    """A response whose head has come. One that is dropped closes its connection, on whatever thread that happens."""
+
+    def __init__(
+        self, exchange: Exchange, head: HttpResponse, request: PreparedRequest, pool: ResponseOwner
+    ) -> None:
+        self.head = head
+        self.pool = pool  # held while this is: a pool that nobody holds closes
+        self._exchange = exchange
+        encoding = head.headers.get("content-encoding")
+        self._decoder: Decoder | None = None if encoding is None else decoder_of(encoding)
+        self._pieces: Iterator[bytes] = iter(())  # unpacked, and not taken yet
+        self._max_bytes = BODY_LIMIT if request.max_bytes is None else request.max_bytes
+        self._size = 0
+        self._closed = False
+        pool.streams.add(self)
+
+    async def read(self) -> bytes | Outcome:
+        """Wait for the next bytes: none at the end of the body, the outcome where there is no good end."""
+        if self._closed:
+            return self._exchange.failure or broken_body(self.head.status)
+        try:
+            got = await (
+                self._exchange.read() if self._decoder is None else self._unpacked(self._decoder)
+            )
+        except UndecodableError as error:
+            self.close()
+            broken = broken_body(self.head.status, str(error))
+            if isinstance(error, UnacceptedCodingError):
+                broken = broken._replace(verdict=Verdict.UNREPEATABLE)
+            return broken
+        if isinstance(got, Outcome) or not got:
+            self.close()
+            return got
+        self._size += len(got)
+        if self._size > self._max_bytes:
+            self.close()
+            return broken_body(self.head.status, f"larger than {int(self._max_bytes) >> 20} MiB")
+        return got
+
+    def limit_silence(self, seconds: float) -> None:
+        """Wait no longer than so many seconds for each of the bytes that are still to come."""
+        self._exchange.limit_silence(seconds)
+
+    def close(self) -> None:
+        """Close the connection, unless the whole body has come; whoever reads is woken."""
+        if not self._closed:
+            self._closed = True
+            self._exchange.close(broken_body(self.head.status))
+
+    def abandon(self) -> None:
+        """Have nothing more to do with the connection: it is that of a parent process."""
+        self._closed = True
+
+    def __del__(self) -> None:
+        if not self._closed and not self._exchange.over:
+            self._exchange.drop()
+
+    async def _unpacked(self, decoder: Decoder) -> bytes | Outcome:
+        while True:
+            for piece in self._pieces:
+                return piece
+            packed = await self._exchange.read()
+            if isinstance(packed, Outcome):
+                return packed
+            if not packed:
+                decoder.end()
+                return b""
+            self._pieces = decoder.feed(packed)
+
+
+async def open_response(
+    exchange: Exchange, request: PreparedRequest, pool: ResponseOwner
+) -> SocketResponse | Outcome:
+    """Wait for the head of a response."""
+    head = await exchange.head()
+    return head if isinstance(head, Outcome) else SocketResponse(exchange, head, request, pool)
+
+
+async def whole_response(
+    exchange: Exchange, request: PreparedRequest, pool: ResponseOwner
+) -> ExchangeResult:
+    """Wait for a whole response."""
+    head = await exchange.head()
+    if isinstance(head, Outcome):
+        return head
+    parser = exchange.parser
+    if not (parser.complete and head.succeeded and "content-encoding" not in head.headers):
+        return await collect(SocketResponse(exchange, head, request, pool))
+    body = parser.take()  # it came with its head, as most do
+    if len(body) > BODY_LIMIT:
+        return broken_body(head.status, f"larger than {BODY_LIMIT >> 20} MiB")
+    return head._replace(body=body)

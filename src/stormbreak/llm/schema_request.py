@@ -1,0 +1,177 @@
+"""How an API is asked for JSON of a schema, and how a model is asked to repair an answer that does not fit.
+
+The APIs constrain an answer to a part of JSON Schema only, and refuse the rest. So they get a copy of the schema: objects
+without other properties, and rules that they do not know as words in the description. What comes back is checked against the
+schema itself. Where a schema cannot be written like that, OpenAI's API gets it as it is, as a wish (`strict` is false), and
+Anthropic's gets none.
+
+Sources: the schema helpers of the SDKs openai 3.57 (`lib/_pydantic.py`) and anthropic 2.14 (`lib/_parse/_transform.py`).
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from stormbreak.llm.models import Shape
+
+NAME = "answer"  # of the format, which OpenAI's API wants
+
+UNASKED = frozenset({"deepseek"})
+"""Providers whose chat completions refuse a JSON schema."""
+
+CHECKED = frozenset({Shape.CHAT, Shape.RESPONSES, Shape.MESSAGES})
+"""Formats whose answers have a text that can be checked."""
+
+_FIELDS = {Shape.CHAT: "response_format", Shape.RESPONSES: "text", Shape.MESSAGES: "output_config"}
+
+# ---------------------------------------------------------------- what each API takes
+
+_SHARED = frozenset(
+    {
+        "$ref", "$defs", "type", "enum", "const", "properties", "required", "additionalProperties", "items", "anyOf",
+        "title", "description",
+    }
+)  # fmt: skip
+_OPENAI = _SHARED | {
+    "definitions", "pattern", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf", "minItems",
+    "maxItems",
+}  # fmt: skip
+_ANTHROPIC = _SHARED | {"allOf"}
+_FORMATS = frozenset(
+    {"date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid"}
+)
+_BESIDE_REF = frozenset({"$ref", "$defs", "title", "description", "default"})
+_DROPPED = frozenset({"$schema", "$id", "$comment", "default", "examples"})  # no rules
+_OPENING = frozenset(
+    {
+        "patternProperties", "propertyNames", "unevaluatedProperties", "not", "if", "dependentSchemas", "prefixItems",
+        "$dynamicRef", "allOf",
+    }
+)  # fmt: skip
+"""Keywords that cannot be left out: without them another value would fit."""
+
+_BY_NAME = frozenset({"properties", "$defs", "definitions"})
+_LISTS = frozenset({"anyOf", "oneOf", "allOf"})
+
+
+class _UnfitError(Exception):
+    """The schema cannot be written in the part of JSON Schema that an API takes."""
+
+
+def schema_for(schema: Mapping[str, Any], shape: Shape) -> dict[str, Any] | None:
+    """Return the copy of a schema that an API can constrain an answer to; None if there is none.
+
+    OpenAI's needs an object, all of whose properties are required.
+    """
+    strict = shape is not Shape.MESSAGES
+    if strict and (schema.get("type") != "object" or "anyOf" in schema):
+        return None
+    try:
+        return _Closing(_OPENAI if strict else _ANTHROPIC, all_required=strict).copy(schema)
+    except (_UnfitError, RecursionError):
+        return None
+
+
+class _Closing:
+    """Copies a schema, with the keywords that an API knows."""
+
+    def __init__(self, known: frozenset[str], *, all_required: bool) -> None:
+        self._known = known
+        self._all_required = all_required
+
+    def copy(self, schema: object) -> dict[str, Any]:
+        """Copy a schema and those in it; raise _UnfitError."""
+        if not isinstance(schema, Mapping) or schema.keys() & (_OPENING - self._known):
+            raise _UnfitError
+        if "$ref" in schema and schema.keys() - _BESIDE_REF:
+            raise _UnfitError
+        if "anyOf" in schema and "oneOf" in schema:
+            raise _UnfitError
+        if "$ref" in schema:
+            schema = {key: schema[key] for key in ("$ref", "$defs") if key in schema}
+        closed: dict[str, Any] = {}
+        words: dict[str, Any] = {}
+        for key, value in schema.items():
+            if key in self._known or key == "oneOf" or (key == "format" and value in _FORMATS):
+                closed["anyOf" if key == "oneOf" else key] = self._value(key, value)
+            elif key not in _DROPPED:
+                words[key] = value
+        if schema.get("type") == "object" or "properties" in schema:
+            self._close(closed)
+        if words:
+            rules = msgspec.json.encode(words).decode()
+            closed["description"] = f"{closed.get('description', '')} {rules}".strip()
+        return closed
+
+    def _value(self, key: str, value: Any) -> Any:
+        if key in _BY_NAME and isinstance(value, Mapping):
+            return {name: self.copy(each) for name, each in value.items()}
+        if key in _LISTS and isinstance(value, list):
+            return [self.copy(each) for each in value]
+        return self.copy(value) if key == "items" else value
+
+    def _close(self, closed: dict[str, Any]) -> None:
+        """Allow no other properties; raise where the schema wants some."""
+        if closed.setdefault("additionalProperties", False) is not False:
+            raise _UnfitError
+        properties = closed.setdefault("properties", {})
+        if self._all_required and set(closed.get("required", ())) != set(properties):
+            raise _UnfitError
+
+
+# ---------------------------------------------------------------- fields of a request
+
+
+def response_format(schema: Mapping[str, Any], shape: Shape) -> dict[str, Any] | None:
+    """Return the format that a request asks for; None where the API cannot be asked for this schema."""
+    closed = schema_for(schema, shape)
+    if shape is Shape.MESSAGES:
+        return None if closed is None else {"type": "json_schema", "schema": closed}
+    named = {
+        "name": NAME,
+        "strict": closed is not None,
+        "schema": dict(schema) if closed is None else closed,
+    }
+    if shape is Shape.CHAT:
+        return {"type": "json_schema", "json_schema": named}
+    return {"type": "json_schema", **named}
+
+
+def format_field(
+    format_: msgspec.Raw, shape: Shape, own: Mapping[str, msgspec.Raw]
+) -> dict[str, Any]:
+    """Return the field that asks for a format, beside a request's `own` fields; none if it names a format itself."""
+    field = _FIELDS[shape]
+    if shape is Shape.CHAT:
+        return {} if field in own else {field: format_}
+    given = msgspec.json.decode(own[field]) if field in own else {}
+    if not isinstance(given, dict) or "format" in given:
+        return {}
+    return {field: {**given, "format": format_}}
+
+
+def without_format(body: bytes) -> bytes:
+    """Return the body of a chat completion without its format."""
+    fields = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+    del fields[_FIELDS[Shape.CHAT]]
+    return msgspec.json.encode(fields)
+
+
+# ---------------------------------------------------------------- repairs
+
+
+def repaired(body: bytes, shape: Shape, *, schema: bytes, answer: str, errors: str) -> bytes:
+    """Return the request that goes on with an answer that does not fit, and asks for one that does."""
+    fields: dict[str, msgspec.Raw] = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+    said = {
+        "role": "user",
+        "content": "Your answer does not fit the JSON schema below. Answer again, with JSON that fits it and nothing"
+        f" else.\n\nErrors:\n{errors}\n\nJSON schema:\n{schema.decode()}",
+    }
+    more = [{"role": "assistant", "content": answer}] if answer.strip() else []
+    name = "input" if shape is Shape.RESPONSES else "messages"
+    turns = msgspec.json.decode(fields[name]) if name in fields else []
+    if isinstance(turns, str):
+        turns = [{"role": "user", "content": turns}]
+    return msgspec.json.encode({**fields, name: [*turns, *more, said]})

@@ -1,0 +1,212 @@
+"""Coroutines that run on the thread that calls: they wait for sockets, end in time, and are woken by others."""
+
+import asyncio
+import contextvars
+import socket
+import threading
+import time
+
+import pytest
+from interrupts import interrupted
+from sockets import PATIENCE
+
+from stormbreak.drivers.blocking import (
+    READ,
+    LateError,
+    Signal,
+    SocketWait,
+    blocks_here,
+    foreign,
+    in_time,
+    run,
+    running_strand,
+)
+
+WHO = contextvars.ContextVar("WHO", default="nobody")
+
+
+@pytest.fixture
+def pair():
+    here, there = socket.socketpair()
+    with here, there:
+        yield here, there
+
+
+async def read(sock, until=float("inf")):
+    ready = await SocketWait((sock, READ), until=until)
+    return sock.recv(100) if ready else None
+
+
+def test_it_runs_here_in_the_context_of_the_caller():
+    async def who():
+        return WHO.get(), threading.current_thread(), blocks_here()
+
+    WHO.set("somebody")
+    assert run(who()) == ("somebody", threading.current_thread(), True)
+    assert not blocks_here()
+
+
+def test_what_it_raises_is_raised():
+    async def fails():
+        raise LookupError("gone")
+
+    with pytest.raises(LookupError, match="gone"):
+        run(fails())
+    assert not blocks_here()
+
+
+def test_it_waits_for_a_socket(pair):
+    here, there = pair
+    threading.Timer(0.02, there.sendall, (b"late",)).start()
+    assert run(read(here)) == b"late"
+
+
+def test_a_wait_that_is_over_is_resumed_with_nothing(pair):
+    assert run(read(pair[0], time.monotonic() + 0.02)) is None
+
+
+def test_it_is_cancelled_where_it_waits_when_its_time_is_over(pair):
+    ends = []
+
+    async def waits():
+        try:
+            await read(pair[0])
+        finally:
+            ends.append(True)
+
+    began = time.monotonic()
+    with pytest.raises(LateError):
+        run(waits(), began + 0.05)
+    assert 0.05 <= time.monotonic() - began < PATIENCE
+    assert ends == [True]
+
+
+def test_what_must_end_it_at_its_time_is_called_instead(pair):
+    here, there = pair
+    assert run(read(here), time.monotonic() + 0.02, at_until=lambda: there.sendall(b"over")) is None
+
+
+def test_an_interrupt_is_raised_where_it_waits(pair):
+    seen = []
+
+    async def waits():
+        try:
+            await read(pair[0])
+        except BaseException as error:
+            seen.append(type(error))
+            raise
+
+    with interrupted(once=lambda: True), pytest.raises(KeyboardInterrupt):
+        run(waits())
+    assert seen == [KeyboardInterrupt]
+
+
+def test_another_thread_wakes_it_by_its_socket(pair):
+    strands = []
+
+    async def waits():
+        strands.append(running_strand())
+        return await read(pair[0])
+
+    interrupt = threading.Timer(0.02, lambda: strands[0].interrupt())  # noqa: PLW0108 - there is none yet
+    interrupt.start()
+    assert run(waits()) == b""
+
+
+def test_code_that_waits_for_a_loop_is_refused():
+    with pytest.raises(RuntimeError, match="may not wait for an event loop"):
+        run(asyncio.sleep(0))
+
+
+def test_it_runs_within_a_loop_that_it_blocks(pair):
+    """As in a notebook."""
+
+    async def cell():
+        pair[1].sendall(b"fine")
+        return run(read(pair[0])), blocks_here()
+
+    assert asyncio.run(cell()) == (b"fine", False)
+
+
+def test_a_loop_within_it_is_a_loop():
+    async def outer():
+        return asyncio.run(inner())
+
+    async def inner():
+        await asyncio.sleep(0)
+        return blocks_here()
+
+    assert run(outer()) is False
+
+
+# ------------------------------------------------------------ bounds on both
+
+
+@pytest.mark.parametrize("drive", [asyncio.run, run], ids=["loop", "thread"])
+def test_what_is_bounded_ends_in_time_on_a_loop_and_on_a_thread(drive, pair):
+    async def quick():
+        return 1
+
+    async def slow():
+        if blocks_here():
+            await read(pair[0])
+        await asyncio.sleep(60)
+
+    async def its_own():
+        raise TimeoutError("its own")
+
+    async def main():
+        assert await in_time(quick(), None) == 1
+        assert await in_time(quick(), time.monotonic() + 60) == 1
+        with pytest.raises(LateError):
+            await in_time(slow(), time.monotonic() + 0.02)
+        with pytest.raises(LateError):
+            await in_time(quick(), time.monotonic() - 1)
+        with pytest.raises(TimeoutError, match="its own"):
+            await in_time(its_own(), time.monotonic() + 60)
+
+    drive(main())
+
+
+# ------------------------------------------------------------ other threads
+
+
+def test_a_signal_wakes_it_whenever_it_is_set():
+    before, later, never = Signal(), Signal(), Signal()
+    before.set()
+    before.set()
+    threading.Timer(0.02, later.set).start()
+    assert run(before.wait())
+    assert run(later.wait())
+    assert not run(never.wait(time.monotonic() + 0.02))
+    later.set()  # it is closed
+
+
+def test_a_coroutine_of_the_users_runs_on_a_loop_of_its_own():
+    async def theirs():
+        await asyncio.sleep(0.01)
+        return WHO.get()
+
+    async def fails():
+        await asyncio.sleep(0)
+        raise LookupError("theirs")
+
+    WHO.set("somebody")
+    assert run(foreign(theirs())) == "somebody"
+    assert asyncio.run(foreign(theirs())) == "somebody"
+    with pytest.raises(LookupError, match="theirs"):
+        run(foreign(fails()))
+
+
+def test_a_coroutine_of_the_users_is_cancelled_with_the_call():
+    ended = threading.Event()
+
+    async def theirs():
+        try:
+            await asyncio.sleep(60)
+        finally:
+            ended.set()
+
+    with pytest.raises(LateError):
+        run(foreign(theirs()), time.monotonic() + 0.1)
+    assert ended.wait(PATIENCE)

@@ -1,0 +1,301 @@
+"""Structured answers: asked for, checked always, repaired at most so many times."""
+
+import json
+import time
+from dataclasses import replace
+
+import pydantic
+import pytest
+from clients import ONCE, SAY, THRICE, client_of, sent_by, target_state_of
+from sockets import answer, failing, served
+
+from stormbreak import Client, UpstreamError
+from stormbreak.core.breaker import State
+from stormbreak.core.fallback import Place, ToDegraded, ToTargets
+from stormbreak.core.hedge import HedgePolicy
+from stormbreak.core.presets import INTERACTIVE
+from stormbreak.core.retry_budget import BudgetPolicy
+from stormbreak.cost.meter import Meter
+from stormbreak.errors import ConfigurationError, SchemaMismatchError
+from stormbreak.events import Returned
+from stormbreak.testing import serve
+from stormbreak.types import Usage, Verdict
+
+HOTEL = {
+    "type": "object",
+    "properties": {"name": {"type": "string"}, "stars": {"type": "integer", "maximum": 5}},
+    "required": ["name", "stars"],
+}
+GOOD = '{"name": "Reef", "stars": 3}'
+PROSE = "It is a lovely secret place."
+USED = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
+
+
+THIRD_IS_PROSE = """
+[provider]
+service = 0
+[[faults]]
+kind = "prose"
+requests = [3]
+"""
+
+
+class Hotel(pydantic.BaseModel):
+    name: str
+    stars: int = pydantic.Field(le=5)
+
+
+def says(text, finish_reason="stop", **message):
+    """A script: the model says a text."""
+    content = {"role": "assistant", "content": text, **message}
+    choice = {"index": 0, "message": content, "finish_reason": finish_reason}
+    return answer(json.dumps({"choices": [choice], "usage": USED}).encode())
+
+
+async def ask(*scripts, schema=HOTEL, policy=THRICE, **more):
+    """What a call with a schema gets, or the error, and what was sent for it."""
+    async with served(*scripts) as server, client_of(server, policy) as client:
+        try:
+            got = await client.chat(SAY, schema=schema, **more)
+        except SchemaMismatchError as error:
+            got = error
+        return got, server.requests
+
+
+@pytest.mark.parametrize("schema", [HOTEL, Hotel])
+async def test_an_answer_that_fits(schema):
+    got, (request,) = await ask(says(GOOD), schema=schema)
+    assert got.text == GOOD
+    assert got.parsed == (Hotel(name="Reef", stars=3) if schema is Hotel else json.loads(GOOD))
+    assert (got.attempts, got.maybe_processed) == (1, 0)
+    asked = json.loads(request.body)["response_format"]
+    assert asked["type"] == "json_schema"
+    assert asked["json_schema"]["strict"] is True
+    assert "Reef" not in repr(got)
+
+
+@pytest.mark.parametrize("schema", [HOTEL, Hotel])
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        (PROSE, "JSON"),
+        ('{"name": "Reef", "stars": 7}', "/stars: "),
+        ('{"name": "Reef"}', "stars"),
+        ("", "JSON"),
+    ],
+)
+async def test_the_model_is_shown_what_is_wrong(schema, text, shown):
+    got, requests = await ask(says(text), says(GOOD), schema=schema)
+    assert (got.attempts, got.maybe_processed) == (2, 1)
+    assert got.parsed
+    first, second = (json.loads(request.body) for request in requests)
+    *before, last = second["messages"]
+    answered = [{"role": "assistant", "content": text}] if text else []
+    assert before == [*first["messages"], *answered]
+    assert shown in last["content"]
+    assert second["response_format"] == first["response_format"]
+
+
+async def test_every_repair_is_a_request_of_its_own_and_goes_on_from_the_first():
+    got, requests = await ask(says(PROSE), says("[]"), says(GOOD))
+    bodies = [json.loads(request.body) for request in requests]
+    assert [len(body["messages"]) for body in bodies] == [1, 3, 3]
+    assert bodies[2]["messages"][1]["content"] == "[]"
+    keys = {request.headers["idempotency-key"] for request in requests}
+    assert len(keys) == 3
+    assert (got.attempts, got.maybe_processed) == (3, 2)
+
+
+async def test_a_repair_that_fails_is_retried_with_its_own_key():
+    policy = replace(THRICE, retry=replace(THRICE.retry, max_attempts=4))
+    got, requests = await ask(says(PROSE), failing(503), says(GOOD), policy=policy)
+    _, second, third = requests
+    assert second.body == third.body
+    assert second.headers["idempotency-key"] == third.headers["idempotency-key"]
+    assert got.attempts == 3
+
+
+@pytest.mark.parametrize(("repairs", "sent"), [(0, 1), (1, 2), (2, 3)])
+async def test_it_fails_once_no_repair_is_left(repairs, sent):
+    error, requests = await ask(*[says(PROSE)] * 5, repairs=repairs)
+    assert len(requests) == error.attempts == sent
+    assert error.ended.maybe_processed == sent
+    assert error.ended.stopped == "repairs"
+    assert error.verdict is Verdict.SCHEMA_MISMATCH
+    assert error.status == 200
+    assert isinstance(error, UpstreamError)
+    assert "lovely" not in f"{error} {error!r} {error.__notes__}"
+
+
+async def test_the_deadline_and_the_attempts_of_the_policy_hold_for_repairs():
+    error, requests = await ask(says(PROSE), says(GOOD), policy=ONCE)
+    assert (len(requests), error.ended.stopped) == (1, "attempts")
+    error, requests = await ask(says(PROSE), says(GOOD), deadline=0.3)
+    assert (len(requests), error.ended.stopped) == (1, "deadline")
+
+
+async def test_an_answer_that_was_cut_at_a_limit_would_be_cut_again():
+    error, requests = await ask(says('{"name": "Re', "length"), says(GOOD))
+    assert len(requests) == 1
+    assert "cut at a limit" in str(error)
+
+
+async def test_a_tool_call_is_no_answer_yet():
+    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    got, _ = await ask(says(None, "tool_calls", tool_calls=[call]))
+    assert (got.parsed, got.text, got.attempts) == (None, "", 1)
+
+
+async def test_what_the_answer_says_is_in_no_error():
+    secret = '{"name": "lovely", "stars": "secret", "lovely": 1}'
+    for schema in (HOTEL | {"additionalProperties": False}, Hotel):
+        error, _ = await ask(*[says(secret)] * 3, schema=schema)
+        assert "stars" in str(error)
+        assert "secret" not in f"{error} {error.__notes__}"
+        assert "lovely" not in f"{error} {error.__notes__}"
+
+
+# ------------------------------------------------------------ the target is well
+
+
+async def test_it_is_no_failure_of_the_target():
+    policy = replace(INTERACTIVE, retry=THRICE.retry)
+    async with (
+        served(*[says(PROSE)] * 90, says(GOOD)) as server,
+        client_of(server, policy) as client,
+    ):
+        for _ in range(30):
+            with pytest.raises(SchemaMismatchError):
+                await client.chat(SAY, schema=HOTEL)
+        state = target_state_of(client)
+        assert state.breaker.state is State.CLOSED
+        assert state.breaker.counts(time.monotonic()).failures == 0
+        assert not state.slots.learned(time.monotonic())
+        assert state.slots.in_flight == 0
+        assert len(server.requests) == 90  # no repair was charged
+
+
+@pytest.mark.parametrize(("counted", "failures"), [((), 0), ((Verdict.SCHEMA_MISMATCH,), 1)])
+async def test_a_policy_may_count_it_as_a_failure(counted, failures):
+    policy = replace(THRICE, failures=counted, breaker=INTERACTIVE.breaker)
+    async with served(says(PROSE), says(GOOD)) as server, client_of(server, policy) as client:
+        await client.chat(SAY, schema=HOTEL)
+        assert target_state_of(client).breaker.counts(time.monotonic()).failures == failures
+
+
+async def test_repairs_are_paid_where_nothing_is_free():
+    budget = BudgetPolicy(ratio=0.0, no_free_retries=True)
+    error, requests = await ask(
+        says(PROSE), says(GOOD), policy=replace(THRICE, retry_budget=budget)
+    )
+    assert (len(requests), error.ended.stopped) == (1, "budget")
+
+
+async def test_all_answers_are_billed():
+    events = []
+    async with served(says(PROSE), says(GOOD)) as server, client_of(server, THRICE) as client:
+        meter = Meter(lambda *_: None)
+        client.subscribe(meter)
+        client.subscribe(events.append)
+        got = await client.chat(SAY, schema=HOTEL)
+    usage = Usage(input_tokens=10, output_tokens=5)
+    back = [(each.verdict, each.usage) for each in events if isinstance(each, Returned)]
+    assert back == [(Verdict.SCHEMA_MISMATCH, usage), (Verdict.OK, usage)]
+    bills = meter.snapshot()
+    assert bills.total.attempts == 2
+    assert bills.waste["schema_mismatch"].attempts == 1
+    assert got.usage == usage
+
+
+async def test_a_repair_reserves_what_it_needs():
+    seen = []
+    async with served(says(PROSE * 100), says(GOOD)) as server, client_of(server, THRICE) as client:
+        client.subscribe(lambda event: seen.append(getattr(event, "bound", None)))
+        await client.chat(SAY, schema=HOTEL, max_tokens=50)
+    first, second = [bound for bound in seen if bound is not None]
+    assert second.input_tokens > first.input_tokens + len(PROSE * 100) // 4
+    assert first.output_tokens == second.output_tokens == 50
+
+
+# ------------------------------------------------------------ elsewhere
+
+
+async def test_another_target_may_answer():
+    async with served(*[says(PROSE)] * 3) as first, served(says(GOOD)) as second:
+        rule = ToTargets(on=(Verdict.SCHEMA_MISMATCH,), targets=(Place(base_url=second.base_url),))
+        async with client_of(first, replace(THRICE, fallback=(rule,))) as client:
+            got = await client.chat(SAY, schema=HOTEL)
+        assert (got.source, got.attempts) == ("fallback", 4)
+        assert sent_by(second) == sent_by(first)[:1]
+
+
+@pytest.mark.parametrize(("text", "fits"), [(GOOD, True), (PROSE, False)])
+async def test_a_degraded_answer_must_fit_too(text, fits):
+    rule = ToDegraded(on=(Verdict.SERVER_ERROR,), text=text)
+    async with (
+        served(failing(500)) as server,
+        client_of(server, replace(ONCE, fallback=(rule,))) as client,
+    ):
+        if fits:
+            assert (await client.chat(SAY, schema=HOTEL)).parsed == json.loads(GOOD)
+        else:
+            with pytest.raises(UpstreamError, match="server_error"):
+                await client.chat(SAY, schema=HOTEL)
+
+
+@pytest.mark.parametrize("endpoint", ["chat/completions", "responses", "messages"])
+async def test_every_api_and_streams(endpoint):
+    told = {"input": "hi"} if endpoint == "responses" else {"messages": SAY, "max_tokens": 90}
+    schema = HOTEL | {"properties": HOTEL["properties"] | {"stars": {"type": "integer"}}}
+    with serve(THIRD_IS_PROSE) as provider:
+        async with client_of(provider, THRICE) as client:
+            plain = await client.request(endpoint, told, schema=schema)
+            streamed = await client.request(endpoint, told | {"stream": True}, schema=schema)
+            odd = await client.request(endpoint, told, schema=schema)
+    assert plain.parsed == streamed.parsed == json.loads(plain.text)
+    assert plain.parsed.keys() == {"name", "stars"}
+    assert (plain.attempts, streamed.attempts, odd.attempts) == (1, 1, 2)
+
+
+def test_blocking_code():
+    with serve("bench") as provider, Client(base_url=provider.base_url, model="m") as client:
+        got = client.chat(SAY, schema=Hotel, repairs=0)
+        assert isinstance(got.parsed, Hotel)
+        assert client.request("chat/completions", {"messages": SAY}, schema=HOTEL).parsed["name"]
+
+
+async def test_a_hedge_that_fits_wins():
+    policy = replace(INTERACTIVE, hedge=HedgePolicy(delay=0.05, percentile=None))
+    async with served(says(PROSE), says(GOOD)) as server, client_of(server, policy) as client:
+        got = await client.chat(SAY, schema=HOTEL)
+    assert got.attempts == 2
+    assert got.parsed == json.loads(GOOD)
+
+
+# ------------------------------------------------------------ wrong schemas
+
+
+@pytest.mark.parametrize(
+    ("schema", "said"),
+    [
+        ({"type": "objekt"}, "schema is no JSON schema: type: "),
+        ({"$ref": "#/$defs/none"}, "schema is no JSON schema: "),
+        ({"$ref": "http://127.0.0.1:1/x.json"}, "schema is no JSON schema: "),
+        ({"$ref": "file:///etc/hostname"}, "schema is no JSON schema: "),
+        ({"pattern": "("}, "schema is no JSON schema: pattern: "),
+        ({"enum": {1j}}, "schema is no JSON: TypeError"),
+        (int, "schema must be a JSON schema (a dict) or a pydantic model, got type"),
+        ("x", "schema must be a JSON schema (a dict) or a pydantic model, got str"),
+    ],
+)
+async def test_a_wrong_schema_is_refused_before_anything_is_sent(schema, said):
+    async with served() as server, client_of(server) as client:
+        with pytest.raises(ConfigurationError) as caught:
+            await client.chat(SAY, schema=schema)
+        assert str(caught.value).startswith(said)
+        assert "\n" not in str(caught.value)
+        with pytest.raises(ConfigurationError, match="repairs must be a whole number"):
+            await client.chat(SAY, schema=HOTEL, repairs=-1)
+        with pytest.raises(ConfigurationError, match="a schema needs chat/completions"):
+            await client.request("embeddings", {"input": "x"}, schema=HOTEL)
+        assert not server.requests

@@ -1,0 +1,35 @@
+"""Blocking code of ours as asynchronous code: each call blocks a thread."""
+
+import asyncio
+
+from stormbreak.drivers.blocking import run
+from stormbreak.http.h1.async_connection import AsyncConnection
+from stormbreak.http.sync_client import Client
+
+
+class ConnectionOnThreads:
+    def __init__(self, limit):
+        self.connection = AsyncConnection(limit=limit).blocking
+
+    async def exchange(self, request):
+        return await asyncio.to_thread(run, self.connection.exchange(request))
+
+    async def close(self):
+        await asyncio.to_thread(run, self.connection.close())
+
+
+class ClientOnThreads:
+    def __init__(self, *args, **settings):
+        self.client = Client(*args, **settings)
+
+    async def chat(self, *args, **options):
+        return await asyncio.to_thread(self.client.chat, *args, **options)
+
+    async def request(self, *args, **options):
+        return await asyncio.to_thread(self.client.request, *args, **options)
+
+    async def __aenter__(self):
+        return self
+
+    async def __aexit__(self, *_):
+        await asyncio.to_thread(self.client.close)
