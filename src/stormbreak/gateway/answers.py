@@ -4,12 +4,12 @@ from collections.abc import Collection, Iterable, Iterator
 
 from stormbreak.drivers.explain import AttemptHistory
 from stormbreak.gateway.errors import FINAL, error_body, retry_after
-from stormbreak.http.h1.connection import RepeatableHeaders, split_repeats
+from stormbreak.http.h1.connection import RepeatableHeaders, split_repeats, with_repeats
 from stormbreak.http.h1.server_connection import JSON, ServerResponse
 from stormbreak.http.h1.server_message import Headers
 from stormbreak.http.models import Response
 from stormbreak.http.transports.sdk_response import Failure, Reply, response_for
-from stormbreak.llm.models import Shape
+from stormbreak.llm.models import HttpResponse, Shape
 from stormbreak.types import CallResult, Outcome, Verdict
 
 PASSED = frozenset(
@@ -47,6 +47,10 @@ def response_of(
     if outcome.verdict in _ACCOUNT:
         code, message = f"upstream_{outcome.verdict}", _ACCOUNT[outcome.verdict]
         return ServerResponse(502, error_body(shape, 502, code, message), (FINAL,))
+    value = outcome.value
+    original = value.original if isinstance(value, Response) else None
+    if outcome.verdict is Verdict.OK and original is not None:
+        return _success(original, limited=limited)
     result = response_for(shape, history, ended, now)
     if isinstance(result, Failure):
         return _without_response(shape, outcome, ended, now)
@@ -56,8 +60,8 @@ def response_of(
     if "retry-after" not in result.headers:
         headers += _time_to_come_back(outcome, ended, now)
     body = result.body
-    if isinstance(outcome.value, Response) and any(secret in body for secret in secrets):
-        body = outcome.value.body
+    if isinstance(value, Response) and any(secret in body for secret in secrets):
+        body = value.body
     return ServerResponse(result.status, body, (*headers, FINAL), _media(result))
 
 
@@ -76,6 +80,15 @@ def our_headers(request_id: str, history: AttemptHistory | None) -> Iterable[tup
         place = history.target.place
         if place.isascii() and place.isprintable():
             yield "x-stormbreak-target", place
+
+
+def _success(original: HttpResponse, *, limited: bool) -> ServerResponse:
+    headers = with_repeats(original.headers, original.repeated)
+    media = original.headers.get("content-type", JSON)
+    if media.startswith("text/event-stream"):  # it was assembled
+        media = JSON
+    passed = tuple(passed_headers(headers, limited=limited))
+    return ServerResponse(original.status, original.body, passed, media)
 
 
 def _without_response(

@@ -108,9 +108,10 @@ class GatewayCall:
         template = self._template()
         now = time.monotonic()
         deadline, whole = self._deadlines(now)
-        self._place = await self._limits.queues.enter(
-            self.key, tokens=template.estimated_tokens(), deadline_at=deadline
-        )
+        if self.key.settings.paced:
+            self._place = await self._limits.queues.enter(
+                self.key, tokens=template.estimated_tokens(), deadline_at=deadline
+            )
         route, steps = config.route_and_steps(self._model)
         if request.streamed:  # a local answer is no stream
             steps = tuple(step for step in steps if step.targets)

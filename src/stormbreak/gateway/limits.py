@@ -72,14 +72,12 @@ class KeyQueues:
 
     async def enter(
         self, key: ClientKey, *, tokens: int, deadline_at: float | None
-    ) -> CallerDriven | None:
-        """Wait until a call may begin, which is ended with `leave`; None for a key without such limits.
+    ) -> CallerDriven:
+        """Wait until a call of a key with such limits may begin. It is ended with `leave`.
 
         Raises:
             RefusedError: it cannot begin in time.
         """
-        if not key.settings.paced:
-            return None
         target = _target(key)
         patience = self._engine.policy_of(target).patience
         call = Call(
