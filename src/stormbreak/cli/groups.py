@@ -80,6 +80,7 @@ gateway = DefaultGroup(
         "Commands": {
             "init": ("stormbreak.cli.gateway.init", "Write a first file from the environment."),
             "key": ("stormbreak.cli.groups:gateway_key", "Make client keys."),
+            "rehearse": ("stormbreak.cli.gateway.rehearse", "Play a storm to a gateway."),
         }
     },
     examples=(
