@@ -220,6 +220,19 @@ async def test_a_spend_limit_comes_back_with_its_period(path):
         assert (await gateway.ask(asked)).status == 200
 
 
+async def test_a_key_sees_its_own_limits_and_what_it_has_spent(path):
+    async with limited(path, "rpm = 600\n" + SPEND.format(2, "period = 60\n")) as (gateway, _):
+        before = (await gateway.ask(None, "/v1/usage", method="GET")).json
+        await gateway.ask({**CHAT, "max_tokens": 90})
+        mine = (await gateway.ask(None, "/v1/usage", method="GET")).json
+        other = (await gateway.ask(None, "/v1/usage", method="GET", key=OTHER)).json
+    assert before["spend"] == {"limit": "2", "spent": "0", "reserved": "0", "ends": None}
+    assert (mine["key"], mine["rpm"], mine["tpm"]) == ("app", 600, None)
+    assert (mine["spend"]["spent"], mine["spend"]["reserved"]) == ("0.015", "0.000")
+    assert 50 < mine["spend"]["ends"] <= 60
+    assert other["spend"] is None
+
+
 # ------------------------------------------------------------------ wrong keys
 
 

@@ -30,6 +30,7 @@ class GatewaySettings:
     `models` leads names that clients ask for to targets or pools; a name that ends in `*` stands for all that begin so, and
     the longest counts. When a client leaves, its call is cancelled, or read to its end (`on_disconnect`). While a stream has no output, a comment is sent every
     `waiting_comment` seconds, which commits to status 200. `grace` is the time in which answers can end after SIGTERM.
+    What keys have spent is kept in the file `ledger` over restarts.
     """
 
     host: str = "127.0.0.1"
@@ -42,6 +43,7 @@ class GatewaySettings:
     grace: float = 600.0
     access_log: bool = True
     max_connections: int = 10_000
+    ledger: str | None = None
 
     def __post_init__(self) -> None:
         check_types(self)

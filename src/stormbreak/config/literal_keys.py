@@ -14,7 +14,7 @@ TENANTS = "queue.tenant_weights"  # names of tenants may be ids and hashes
 MODELS = "models"  # names of models, by names of models
 VARIABLE = "api_key_env"  # names the variable that holds a key
 COUNT = "max_output_tokens"  # a number, or "none"
-PATHS = frozenset({"path", "api_key_file"})  # paths with digits look like tokens
+PATHS = frozenset({"path", "api_key_file", "ledger"})  # paths with digits look like tokens
 NAMING = frozenset({"targets", "pools", "profiles", "keys"})  # their keys are chosen names
 NAMES = frozenset(
     {"model", "models", "target", "targets"}

@@ -160,6 +160,7 @@ SETTINGS: Mapping[str, str] = MappingProxyType(
         "gateway.grace": "seconds for answers to end after SIGTERM",
         "gateway.access_log": "a line for each request",
         "gateway.max_connections": "clients at once",
+        "gateway.ledger": "file for what keys have spent; none: a restart forgets it",
         "keys.sha256": "digest of the key",
         "keys.models": "names that it may ask for; none: all",
         "keys.priority": "order of service in a queue; none: that of the policy",

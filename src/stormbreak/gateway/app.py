@@ -14,7 +14,14 @@ from stormbreak.gateway.call import GatewayCall, Limits, Opened
 from stormbreak.gateway.errors import RefusedError, error_event, refusal
 from stormbreak.gateway.keys import ClientKey, Guesses, digest_of
 from stormbreak.gateway.metrics import GatewayMetrics, RequestRecord
-from stormbreak.gateway.request import MODELS, check_route, client_key, read_request, shape_of
+from stormbreak.gateway.request import (
+    LOOKUPS,
+    MODELS,
+    check_route,
+    client_key,
+    read_request,
+    shape_of,
+)
 from stormbreak.gateway.rules import GatewayRules
 from stormbreak.gateway.streaming import EVENTS, send_stream
 from stormbreak.http.h1.server_connection import ServerConnection, ServerResponse
@@ -59,9 +66,11 @@ class GatewayApp:
             check_route(request)
             key = self._key(request, connection)
             record.key = key.name
-            if request.path == MODELS:
+            if request.path in LOOKUPS:
                 record.outcome = "ok"
-                self._respond(connection, record, _models(self.rules.models(key)))
+                is_models = request.path == MODELS
+                found = _models(self.rules.models(key)) if is_models else self._usage(key)
+                self._respond(connection, record, found)
             else:
                 await self._call(request, connection, key, record)
         except RefusedError as error:
@@ -82,6 +91,19 @@ class GatewayApp:
         if key is None:
             raise self._guesses.wrong(connection.address, given)
         return key
+
+    def _usage(self, key: ClientKey) -> ServerResponse:
+        """Answer what a key may use, and what it has spent."""
+        settings, account = key.settings, self._limits.budgets.account(key)
+        spend = None if account is None else account.snapshot(self._driver.clock())
+        usage = {
+            "key": key.name,
+            "rpm": settings.rpm,
+            "tpm": settings.tpm,
+            "max_in_flight": settings.max_in_flight,
+            "spend": spend,
+        }
+        return ServerResponse(200, msgspec.json.encode(usage))
 
     async def _call(
         self, request: Request, connection: ServerConnection, key: ClientKey, record: RequestRecord

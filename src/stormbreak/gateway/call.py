@@ -14,9 +14,10 @@ from stormbreak.drivers.delivery import CallerDriven, LoopDelivery
 from stormbreak.drivers.explain import AttemptHistory
 from stormbreak.gateway.errors import RefusedError
 from stormbreak.gateway.keys import ClientKey
-from stormbreak.gateway.limits import KeyBudgets, KeyQueues, SpendingSender
+from stormbreak.gateway.limits import KeyQueues
 from stormbreak.gateway.request import ClientRequest
 from stormbreak.gateway.rules import GatewayRules
+from stormbreak.gateway.spending import KeyBudgets, SpendingSender
 from stormbreak.http.models import PreparedRequest
 from stormbreak.http.request import RequestTemplate, with_fields
 from stormbreak.http.routing import Route

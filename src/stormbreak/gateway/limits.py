@@ -1,23 +1,17 @@
-"""The limits of client keys: calls wait for `rpm`, `tpm` and `max_in_flight`, and are rejected over `spend`.
+"""The limits of client keys that make calls wait: `rpm`, `tpm`, `max_in_flight`.
 
-A key is a target of an engine of its own, whose gates and queue do the waiting; an attempt there is a whole call. What is
-spent is reserved before each upstream attempt, and settled after it, by the same gate as the spend limit of a policy.
+A key is a target of an engine of its own, whose gates and queue do the waiting; an attempt there is a whole call.
 """
 
 from collections.abc import Iterable
-from math import inf
 
 from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.engine import Engine
-from stormbreak.core.flow import Send
 from stormbreak.core.policy import Policy
 from stormbreak.core.rate_limit_gate import RateLimitPolicy
 from stormbreak.core.retry import RetryPolicy
-from stormbreak.cost.price_table import PriceOf
-from stormbreak.cost.spend_gate import Reservation, SpendAccount, SpendGate
-from stormbreak.drivers.asyncio_driver import AsyncioDriver, Sender
+from stormbreak.drivers.asyncio_driver import AsyncioDriver
 from stormbreak.drivers.delivery import CallerDriven
-from stormbreak.drivers.timeouts import AnsweredError
 from stormbreak.gateway.errors import RefusedError
 from stormbreak.gateway.keys import ClientKey
 from stormbreak.types import (
@@ -26,15 +20,11 @@ from stormbreak.types import (
     Call,
     CallResult,
     Outcome,
-    Rejection,
     Target,
     Verdict,
 )
 
 _UNLIMITED = 1_000_000  # calls in flight
-_SPEND = "spend"
-
-# ---------------------------------------------------------------- waiting
 
 
 def _target(key: ClientKey) -> Target:
@@ -108,95 +98,3 @@ def _too_many(key: ClientKey, ended: CallResult, now: float) -> RefusedError:
     message = f"key {key.name}: {reason}"
     wait = 1.0 if at is None else at - now
     return RefusedError(429, "key_limit", message, retry_after=wait, final=False)
-
-
-# ---------------------------------------------------------------- spending
-
-
-class KeyBudgets:
-    """What keys with a spend limit have spent, since the process began."""
-
-    def __init__(self, price_of: PriceOf) -> None:
-        self._price_of = price_of
-        self._accounts: dict[str, SpendAccount] = {}
-        self._gates: dict[tuple[str, Target], SpendGate] = {}
-
-    def apply(self, keys: Iterable[ClientKey]) -> None:
-        """Use the limits of these keys from now on; what was spent in a period counts under another limit for it."""
-        before, self._accounts, self._gates = self._accounts, {}, {}
-        for key in keys:
-            policy, account = key.settings.spend, before.get(key.name)
-            if not policy.acts:
-                continue
-            if account is None or account.per != (policy.period or inf):
-                account = SpendAccount(policy)
-            else:
-                account.change_limit(policy)
-            self._accounts[key.name] = account
-
-    def spent(self) -> dict[str, tuple[str, str]]:
-        """Return the dollars that keys have spent or reserved, and their limits."""
-        accounts = tuple(self._accounts.items())
-        return {name: (str(each.taken), str(each.limit)) for name, each in accounts}
-
-    def account(self, key: ClientKey) -> SpendAccount | None:
-        """Return the account of a key; None if it has no spend limit."""
-        return self._accounts.get(key.name)
-
-    def gate(self, key: ClientKey, target: Target) -> SpendGate:
-        """Return the gate of a key with a spend limit, for attempts at a target."""
-        gate = self._gates.get((key.name, target))
-        if gate is None:
-            prices = self._price_of(target.provider, target.model)
-            gate = SpendGate(self._accounts[key.name], target, prices, _ignore, _ignore)
-            self._gates[key.name, target] = gate
-        return gate
-
-
-def _ignore(*_: object) -> None:
-    """Nobody waits for an account of a key."""
-
-
-class SpendingSender:
-    """Reserves, in the account of a key, what each attempt may cost, before `sender` makes it."""
-
-    def __init__(
-        self, sender: Sender, budgets: KeyBudgets, key: ClientKey, call: Call, driver: AsyncioDriver
-    ) -> None:
-        self._sender = sender
-        self._budgets = budgets
-        self._key = key
-        self._call = call
-        self._clock = driver.clock
-        self._open: list[tuple[SpendGate, Reservation]] = []  # of streams that go on
-
-    async def __call__(self, command: Send) -> Outcome:
-        """Send once, if the key can pay."""
-        gate = self._budgets.gate(self._key, command.target)
-        now, call = self._clock(), self._call._replace(target=command.target)
-        if gate.ready_at(call, now) > now:
-            rejection = gate.veto(call, now)
-            if rejection is None:
-                until = gate.recheck_at()
-                at = now + 1 if until == inf else until
-                rejection = Rejection(_SPEND, f"the spend limit of key {self._key.name}", at)
-            return Outcome(Verdict.REJECTED, rejection=rejection)
-        reserved = gate.take(call, now)
-        outcome = CANCELLED_AFTER_SEND
-        try:
-            outcome = await self._sender(command)
-        except AnsweredError as answered:
-            outcome = answered.outcome
-            raise
-        finally:
-            if outcome.committed:
-                self._open.append((gate, reserved))
-            else:
-                gate.settle(reserved, outcome, self._clock(), 0.0)
-        return outcome
-
-    def end(self, outcome: Outcome | None) -> None:
-        """Settle streams that went on, with the outcome of the one that was read; None: it was cancelled."""
-        opened, self._open = self._open, []
-        for gate, reserved in opened:
-            gate.settle(reserved, outcome or CANCELLED_AFTER_SEND, self._clock(), 0.0)

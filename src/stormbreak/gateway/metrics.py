@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from secrets import token_hex
 
 from stormbreak.drivers.explain import AttemptHistory
-from stormbreak.gateway.request import ENDPOINTS, MODELS
+from stormbreak.gateway.request import ENDPOINTS, LOOKUPS
 
 ACCESS_LOG = logging.getLogger("stormbreak.gateway.access")
 
@@ -47,7 +47,7 @@ class RequestRecord:
     @property
     def endpoint(self) -> str:
         """Its path, if that is served."""
-        return self.path if self.path in ENDPOINTS or self.path == MODELS else "other"
+        return self.path if self.path in ENDPOINTS or self.path in LOOKUPS else "other"
 
 
 class GatewayMetrics:

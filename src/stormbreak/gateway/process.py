@@ -20,9 +20,11 @@ from stormbreak.errors import ConfigurationError
 from stormbreak.gateway.admin import AdminServer
 from stormbreak.gateway.app import GatewayApp
 from stormbreak.gateway.call import Limits
-from stormbreak.gateway.limits import KeyBudgets, KeyQueues
+from stormbreak.gateway.ledger import SpendLedger
+from stormbreak.gateway.limits import KeyQueues
 from stormbreak.gateway.metrics import GatewayMetrics
 from stormbreak.gateway.rules import GatewayRules, rules_of
+from stormbreak.gateway.spending import KeyBudgets
 from stormbreak.http.h1.server import HttpServer
 from stormbreak.http.h1.server_connection import ServerBounds
 from stormbreak.http.settings import Generation, load
@@ -30,7 +32,7 @@ from stormbreak.http.settings import Generation, load
 LOG = logging.getLogger("stormbreak.gateway")
 WATCH_INTERVAL = 1.0  # seconds between two looks at the file
 
-_FIXED = ("host", "port", "admin_host", "admin_port", "max_connections")
+_FIXED = ("host", "port", "admin_host", "admin_port", "max_connections", "ledger")
 
 
 class Gateway:
@@ -50,9 +52,10 @@ class Gateway:
         self.path = Path(path)
         self._live = load(path, prices=prices)
         self.settings = change(self._live.now.settings.gateway)
-        self._rules = self._checked(self._live.now)
+        self._rules = _rules(path, self._live.now)
         self._driver = AsyncioDriver(self._live.engine)
-        self._limits = Limits(KeyQueues(), KeyBudgets(spend_accounts(self._live.engine).price_of))
+        price_of = spend_accounts(self._live.engine).price_of
+        self._limits = Limits(KeyQueues(), KeyBudgets(price_of, self._ledger()))
         self.metrics = GatewayMetrics()
         self._app = GatewayApp(self._rules, self._driver, self._limits, self.metrics)
         bounds = ServerBounds(max_connections=self.settings.max_connections)
@@ -130,6 +133,7 @@ class Gateway:
         if self._admin is not None:
             self._admin.close()
         await self._live.close()
+        self._limits.budgets.close()
 
     async def reload(self) -> bool:
         """Read the file again; return whether that went well. A file that is wrong changes nothing."""
@@ -137,7 +141,7 @@ class Gateway:
             self._seen = self._mark()
             try:
                 generation = await asyncio.to_thread(self._live.read)
-                rules = self._checked(generation)
+                rules = _rules(self.path, generation)
             except ConfigurationError as error:
                 self.metrics.reloads["failed"] += 1
                 LOG.warning("the settings stay as they were: %s", error)
@@ -153,11 +157,9 @@ class Gateway:
 
     # ------------------------------------------------------------ internal
 
-    def _checked(self, generation: Generation) -> GatewayRules:
-        try:
-            return rules_of(generation)
-        except ConfigurationError as error:
-            raise ConfigurationError(f"{self.path}: {error}") from None
+    def _ledger(self) -> SpendLedger | None:
+        ledger = self.settings.ledger
+        return None if ledger is None else SpendLedger(self.path.parent / ledger)
 
     def _use(self, rules: GatewayRules) -> None:
         self._app.rules = rules
@@ -192,6 +194,22 @@ class Gateway:
             "in_flight": server.busy,
             "held_bytes": server.held,
         }
+
+
+def check(path: str | os.PathLike[str]) -> GatewayRules:
+    """Read a file and check it, without serving it.
+
+    Raises:
+        ConfigurationError: the file is wrong, or a key is missing.
+    """
+    return _rules(path, load(path).now)
+
+
+def _rules(path: str | os.PathLike[str], generation: Generation) -> GatewayRules:
+    try:
+        return rules_of(generation)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{path}: {error}") from None
 
 
 def with_options(settings: GatewaySettings, **options: Any) -> GatewaySettings:

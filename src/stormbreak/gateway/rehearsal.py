@@ -135,7 +135,9 @@ def _staged(
         )
         for name, target in settings.targets.items()
     }
-    gateway = replace(settings.gateway, host="127.0.0.1", port=0, admin_port=None, access_log=False)
+    gateway = replace(
+        settings.gateway, host="127.0.0.1", port=0, admin_port=None, access_log=False, ledger=None
+    )
     keys = {"rehearsal": KeySettings(sha256=digest_of(key.encode()), deadline=deadline)}
     return replace(settings, targets=targets, gateway=gateway, keys=keys)
 

@@ -17,7 +17,8 @@ from stormbreak.llm.models import Shape, endpoint_of
 from stormbreak.llm.stream_reader import FORMATS
 from stormbreak.llm.surrogates import UNREADABLE
 
-MODELS = "/v1/models"
+MODELS, USAGE = "/v1/models", "/v1/usage"
+LOOKUPS = (MODELS, USAGE)
 ENDPOINTS: Mapping[str, Shape] = MappingProxyType(
     {
         f"/v1/{endpoint}": endpoint_of(endpoint)
@@ -99,7 +100,7 @@ def check_route(request: Request) -> None:
     path, method = request.path, request.method
     if path in ENDPOINTS:
         allowed = "POST"
-    elif path == MODELS:
+    elif path in LOOKUPS:
         allowed = "GET"
     else:
         raise RefusedError(404, "unknown_url", f"{method} {path[:100]} is not served here")

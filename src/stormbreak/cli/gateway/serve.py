@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -11,7 +12,8 @@ import click
 from stormbreak.cli.command import flag, option, options, subcommand
 from stormbreak.cli.options import FILE, PORT
 from stormbreak.cli.output import say, warn
-from stormbreak.gateway.process import Gateway, with_options
+from stormbreak.config.gateway_settings import GatewaySettings
+from stormbreak.gateway.process import Gateway, check, with_options
 from stormbreak.gateway.summary import summarise
 from stormbreak.http.endpoint import is_loopback
 from stormbreak.provider.server import new_loop
@@ -31,7 +33,7 @@ from stormbreak.provider.server import new_loop
     option(
         "--admin-port", PORT, "Port of /live, /ready, /metrics and /state.", show_default="9464"
     ),
-    flag("--check", "Check FILE, say what each key may do, and exit."),
+    flag("--check only_check", "Check FILE, say what each key may do, and exit."),
 )
 def command(
     file: Path,
@@ -40,7 +42,7 @@ def command(
     port: int | None,
     admin_host: str | None,
     admin_port: int | None,
-    check: bool,
+    only_check: bool,
 ) -> None:
     """Serve the APIs of OpenAI and Anthropic on the targets and pools of FILE.
 
@@ -51,15 +53,16 @@ def command(
         with_options, host=host, port=port, admin_host=admin_host, admin_port=admin_port
     )
     with asyncio.Runner(loop_factory=new_loop) as runner:
-        runner.run(_check(file) if check else _serve(Gateway(file, change)))
+        runner.run(_check(file) if only_check else _serve(file, change))
 
 
 async def _check(file: Path) -> None:
-    say("\n".join(summarise(Gateway(file).rules)))
+    say("\n".join(summarise(check(file))))
     say(f"{file}: ok")
 
 
-async def _serve(gateway: Gateway) -> None:
+async def _serve(file: Path, change: Callable[[GatewaySettings], GatewaySettings]) -> None:
+    gateway = Gateway(file, change)
     _log_to_stderr()
     for name in ("host", "admin_host"):
         address = getattr(gateway.settings, name)
