@@ -73,7 +73,8 @@ class Reply:
 async def read_reply(reader):
     """Read one response with a length or in chunks."""
     lines = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
-    headers = dict(line.split(": ", 1) for line in lines[1:] if line)
+    pairs = (line.split(": ", 1) for line in lines[1:] if line)
+    headers = {name.lower(): value for name, value in pairs}
     status = int(lines[0].split()[1])
     if "content-length" in headers:
         body = await reader.readexactly(int(headers["content-length"]))
