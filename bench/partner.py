@@ -20,8 +20,9 @@ from multiprocessing.connection import Connection
 import uvloop
 
 import cores
+from stormbreak.http.h1.server import new_loop
 from stormbreak.provider.in_thread import scenario_of
-from stormbreak.provider.server import ProviderServer, new_loop
+from stormbreak.provider.server import ProviderServer
 
 SCENARIO = "bench"
 _LENGTH = b"content-length: "

@@ -15,10 +15,10 @@ from stormbreak.cli.output import draw, json_text, say, warn
 from stormbreak.cli.storm.options import assertion, seed, speed
 from stormbreak.cli.storm.output import judge, progress_bar, table
 from stormbreak.gateway.rehearsal import Progress, Rehearsed, rehearse
+from stormbreak.http.h1.server import new_loop
 from stormbreak.provider.field_ranges import MAX_SECONDS
 from stormbreak.provider.scenario import Scenario
 from stormbreak.provider.scenario_file import load
-from stormbreak.provider.server import new_loop
 from stormbreak.storm.assertions import parse_assertion
 from stormbreak.storm.live.scaling import staged
 

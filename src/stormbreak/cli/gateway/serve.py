@@ -16,7 +16,7 @@ from stormbreak.config.gateway_settings import GatewaySettings
 from stormbreak.gateway.process import Gateway, check, with_options
 from stormbreak.gateway.summary import summarise
 from stormbreak.http.endpoint import is_loopback
-from stormbreak.provider.server import new_loop
+from stormbreak.http.h1.server import new_loop
 
 
 @subcommand(
