@@ -65,7 +65,6 @@ def test_a_gateway_and_its_keys_are_read(read):
     assert (gateway.port, gateway.host, gateway.on_disconnect) == (9000, "127.0.0.1", "finish")
     assert app.spend == SpendPolicy(max_usd=5, period=86400)
     assert (app.priority, app.rpm, app.labels) == (Priority.BATCH, 60, {"team": "search"})
-    assert (app.limited, settings.keys["other"].limited) == (True, False)
 
 
 def test_a_gateway_is_described_as_a_file_that_reads_back_equal(read):

@@ -91,13 +91,3 @@ class KeySettings:
     def allows(self, model: str) -> bool:
         """Whether it may ask for a model."""
         return self.models is None or any(matches(name, model) for name in self.models)
-
-    @property
-    def paced(self) -> bool:
-        """Whether its calls may have to wait for its own limits."""
-        return any(limit is not None for limit in (self.rpm, self.tpm, self.max_in_flight))
-
-    @property
-    def limited(self) -> bool:
-        """Whether it has limits of its own: then those of the provider's account are not its business."""
-        return self.paced or self.spend.acts

@@ -1,6 +1,6 @@
 """The end of a call as a response to a client: statuses, bodies, and the headers that are passed on. Pure."""
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection
 
 from stormbreak.drivers.explain import AttemptHistory
 from stormbreak.gateway.errors import FINAL, error_body, retry_after
@@ -10,7 +10,7 @@ from stormbreak.http.h1.server_message import Headers
 from stormbreak.http.models import Response
 from stormbreak.http.transports.sdk_response import Failure, Reply, response_for
 from stormbreak.llm.models import HttpResponse, Shape
-from stormbreak.types import CallResult, Outcome, Verdict
+from stormbreak.types import VERDICT_OK, CallResult, Outcome, Verdict
 
 PASSED = frozenset(
     {
@@ -44,18 +44,18 @@ def response_of(
     account becomes a 502: it may show a part of the key, and would blame the client's.
     """
     outcome = ended.outcome
-    if outcome.verdict in _ACCOUNT:
-        code, message = f"upstream_{outcome.verdict}", _ACCOUNT[outcome.verdict]
-        return ServerResponse(502, error_body(shape, 502, code, message), (FINAL,))
-    value = outcome.value
+    verdict, value = outcome.verdict, outcome.value
     original = value.original if isinstance(value, Response) else None
-    if outcome.verdict is Verdict.OK and original is not None:
+    if verdict is VERDICT_OK and original is not None:
         return _success(original, limited=limited)
+    if verdict in _ACCOUNT:
+        code, message = f"upstream_{verdict}", _ACCOUNT[verdict]
+        return ServerResponse(502, error_body(shape, 502, code, message), (FINAL,))
     result = response_for(shape, history, ended, now)
     if isinstance(result, Failure):
         return _without_response(shape, outcome, ended, now)
-    headers = tuple(passed_headers(result.headers, limited=limited))
-    if outcome.verdict is Verdict.OK:
+    headers = passed_headers(result.headers, limited=limited)
+    if verdict is VERDICT_OK:
         return ServerResponse(result.status, result.body, headers, _media(result))
     if "retry-after" not in result.headers:
         headers += _time_to_come_back(outcome, ended, now)
@@ -65,29 +65,36 @@ def response_of(
     return ServerResponse(result.status, body, (*headers, FINAL), _media(result))
 
 
-def passed_headers(headers: RepeatableHeaders, *, limited: bool) -> Iterator[tuple[str, str]]:
-    """Yield the headers of a provider that a client gets."""
-    for name, value in split_repeats(headers):
-        if name in PASSED or (not limited and name.startswith(ACCOUNT_LIMITS)):
-            yield name, value
+def passed_headers(headers: RepeatableHeaders, *, limited: bool) -> Headers:
+    """Return the headers of a provider that a client gets."""
+    passed = {
+        name: value
+        for name, value in headers.items()
+        if name in PASSED or (not limited and name.startswith(ACCOUNT_LIMITS))
+    }
+    return tuple(split_repeats(passed)) if passed else ()
 
 
-def our_headers(request_id: str, history: AttemptHistory | None) -> Iterable[tuple[str, str]]:
-    """Yield the headers that say how the gateway answered."""
-    yield "x-stormbreak-request-id", request_id
-    if history is not None:
-        yield "x-stormbreak-attempts", str(history.attempts)
-        place = history.target.place
-        if place.isascii() and place.isprintable():
-            yield "x-stormbreak-target", place
+def our_headers(request_id: str, history: AttemptHistory | None) -> Headers:
+    """Return the headers that say how the gateway answered."""
+    identity = ("x-stormbreak-request-id", request_id)
+    if history is None:
+        return (identity,)
+    attempts = ("x-stormbreak-attempts", str(history.attempts))
+    place = history.target.place
+    if not (place.isascii() and place.isprintable()):
+        return identity, attempts
+    return identity, attempts, ("x-stormbreak-target", place)
 
 
 def _success(original: HttpResponse, *, limited: bool) -> ServerResponse:
-    headers = with_repeats(original.headers, original.repeated)
+    headers: RepeatableHeaders = original.headers
+    if original.repeated:
+        headers = with_repeats(original.headers, original.repeated)
     media = original.headers.get("content-type", JSON)
     if media.startswith("text/event-stream"):  # it was assembled
         media = JSON
-    passed = tuple(passed_headers(headers, limited=limited))
+    passed = passed_headers(headers, limited=limited)
     return ServerResponse(original.status, original.body, passed, media)
 
 

@@ -128,7 +128,7 @@ class GatewayApp:
                 opened.ended,
                 opened.history,
                 self._driver.clock(),
-                limited=key.settings.limited,
+                limited=key.limited,
                 secrets=rules.secrets,
             )
             record.outcome = str(opened.ended.outcome.verdict)
@@ -168,9 +168,10 @@ class GatewayApp:
     def _respond(
         self, connection: ServerConnection, record: RequestRecord, response: ServerResponse
     ) -> None:
-        ours = tuple(our_headers(record.request_id, record.history))
-        connection.respond(response._replace(headers=response.headers + ours))
-        record.status = response.status
+        status, body, headers, media = response
+        headers += our_headers(record.request_id, record.history)
+        connection.respond(ServerResponse(status, body, headers, media))
+        record.status = status
         self._metrics.ended(record)
 
     def _respond_refused(
@@ -190,7 +191,7 @@ class GatewayApp:
         response = refusal(shape_of(record.path), error)
         record.status = error.status
         self._metrics.ended(record)
-        ours = tuple(our_headers(record.request_id, record.history))
+        ours = our_headers(record.request_id, record.history)
         return response._replace(headers=response.headers + ours)
 
 

@@ -12,6 +12,7 @@ from stormbreak.core.flow import Ask
 from stormbreak.drivers.asyncio_driver import Asker, AsyncioDriver
 from stormbreak.drivers.delivery import CallerDriven, LoopDelivery
 from stormbreak.drivers.explain import AttemptHistory
+from stormbreak.errors import ConfigurationError
 from stormbreak.gateway.errors import RefusedError
 from stormbreak.gateway.keys import ClientKey
 from stormbreak.gateway.limits import KeyQueues
@@ -87,9 +88,8 @@ class GatewayCall:
                 " ask for a model of a single target without fallbacks"
             )
             raise RefusedError(400, "stateful_request", message)
-        settings = key.settings
         self.reports_usage = (
-            (settings.tpm is not None or settings.spend.acts)
+            key.metered
             and request.streamed
             and request.shape in _ASKED_USAGE
             and request.fields.stream_options is None
@@ -106,10 +106,13 @@ class GatewayCall:
             RefusedError: the limits of the key do not allow it.
         """
         request, config = self.request, self._config
-        template = self._template()
+        try:
+            template = self._template()
+        except ConfigurationError as error:
+            raise RefusedError(400, "invalid_body", str(error)) from None
         now = time.monotonic()
         deadline, whole = self._deadlines(now)
-        if self.key.settings.paced:
+        if self.key.paced:
             self._place = await self._limits.queues.enter(
                 self.key, tokens=template.estimated_tokens(), deadline_at=deadline
             )
@@ -122,7 +125,7 @@ class GatewayCall:
             template,
             route.target,
             policy=config.policy,
-            reserves=config.reserves or self.key.settings.limited,
+            reserves=config.reserves or self.key.limited,
             scope=self.key.scope,
             steps=steps,
             deadline_at=deadline,
@@ -144,47 +147,49 @@ class GatewayCall:
             self._limits.queues.leave(self._place, self._outcome)
 
     def _template(self) -> ClientTemplate:
-        request, config, settings = self.request, self._config, self.key.settings
+        request, config = self.request, self._config
         body = request.body
         if self.reports_usage:
             body = with_fields(body, stream_options={"include_usage": True})
         template = ClientTemplate(request, body)
         if config.stream_on_wire and not request.streamed:
             template.stream_on_wire()
-        spend = config.policy.spend if config.policy.spend.acts else settings.spend
-        if spend.acts:
+        bounds = [
+            spend.max_output_tokens
+            for spend in (config.policy.spend, self.key.settings.spend)
+            if spend.acts and spend.max_output_tokens is not None
+        ]
+        if bounds:
             provider = config.routes.first(self._model).target.provider
-            template.limit_output(spend.max_output_tokens, provider)
+            template.limit_output(min(bounds), provider)
         return template
 
     def _deadlines(self, now: float) -> tuple[float | None, float | None]:
         """Return the deadline of the first output or a plain answer, and of a stream that of the whole."""
-        limits = (self._config.policy.deadline, self.key.settings.deadline, self.request.bound)
-        whole = min(inf if limit is None else limit for limit in limits)
-        first = min(whole, self.request.read_timeout)
-        deadlines = [None if span == inf else now + span for span in (first, whole)]
-        return deadlines[0], deadlines[1] if self.request.streamed else None
+        request = self.request
+        whole = min(
+            request.bound, self._config.policy.deadline or inf, self.key.settings.deadline or inf
+        )
+        first = min(whole, request.read_timeout)
+        first_at = None if first == inf else now + first
+        return first_at, now + whole if request.streamed and whole != inf else None
 
     async def _run(self, call: Call, template: ClientTemplate) -> Opened:
         config, driver, request = self._config, self._driver, self.request
         policy, on_output = driver.engine.policy, driver.first_output
         sender: BufferedSender | StreamSender
         if request.streamed:
-            given = [each for each in (request.read_timeout, policy.idle_timeout) if each]
-            idle = min(given)
-            sender = StreamSender(
-                template,
-                config.routes,
-                policy,
-                on_output,
-                idle_timeout=None if idle == inf else idle,
-            )
+            idle = None  # that of the policy of each target
+            if request.read_timeout != inf:
+                idle = min(request.read_timeout, config.policy.idle_timeout or inf)
+            sender = StreamSender(template, config.routes, policy, on_output, idle_timeout=idle)
         else:
             sender = BufferedSender(template, config.routes, policy, on_output)
         spending: SpendingSender | BufferedSender | StreamSender = sender
-        if self._limits.budgets.account(self.key) is not None:
+        account = self._limits.budgets.account(self.key)
+        if account is not None:
             spending = self._spending = SpendingSender(
-                sender, self._limits.budgets, self.key, call, driver
+                sender, self._limits.budgets, account, self.key.name, call
             )
         opened = await driver.open(call, spending, self._asker(template, call))
         source = sender.stream_source

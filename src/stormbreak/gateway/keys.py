@@ -28,11 +28,17 @@ def digest_of(key: bytes) -> str:
 
 
 class ClientKey(NamedTuple):
-    """A key by its name, and the scope of its calls."""
+    """A key by its name, and the scope of its calls.
+
+    `paced`: its calls may have to wait for its own limits. `metered`: their tokens count. `limited`: it has any limit.
+    """
 
     name: str
     settings: KeySettings
     scope: Scope
+    paced: bool
+    metered: bool
+    limited: bool
 
 
 def client_keys(settings: Mapping[str, KeySettings]) -> dict[str, ClientKey]:
@@ -45,7 +51,10 @@ def client_keys(settings: Mapping[str, KeySettings]) -> dict[str, ClientKey]:
     for name, key in settings.items():
         tenant = name if key.tenant is None else checked_text(f"keys.{name}.tenant", key.tenant)
         labels = checked_labels(key.labels)
-        keys[key.sha256] = ClientKey(name, key, Scope(None, key.priority, tenant, labels))
+        scope = Scope(None, key.priority, tenant, labels)
+        paced = any(limit is not None for limit in (key.rpm, key.tpm, key.max_in_flight))
+        metered = key.tpm is not None or key.spend.acts
+        keys[key.sha256] = ClientKey(name, key, scope, paced, metered, paced or metered)
     return keys
 
 

@@ -55,7 +55,7 @@ class KeyQueues:
 
     def apply(self, keys: Iterable[ClientKey], patience: float | None) -> None:
         """Use the limits of these keys from now on."""
-        policies = {_target(key): _policy(key, patience) for key in keys if key.settings.paced}
+        policies = {_target(key): _policy(key, patience) for key in keys if key.paced}
         self._driver.between_steps(
             lambda engine, now: engine.govern(engine.policy, policies, now)  # calls in it go on
         )

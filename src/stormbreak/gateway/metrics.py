@@ -2,9 +2,11 @@
 
 import logging
 import time
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import count
 from secrets import token_hex
 
 from stormbreak.drivers.explain import AttemptHistory
@@ -13,7 +15,12 @@ from stormbreak.gateway.request import ENDPOINTS, LOOKUPS
 ACCESS_LOG = logging.getLogger("stormbreak.gateway.access")
 
 _BUCKETS = (0.005, 0.025, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
+_BOUNDS = (*_BUCKETS, float("inf"))
 _PREFIX = "stormbreak_gateway"
+_PROCESS = (
+    f"gw_{token_hex(6)}_"  # then a number: a random id for each request would take a system call
+)
+_NUMBERS = count(1)
 _HELP: Mapping[str, tuple[str, str]] = {
     "requests_total": ("counter", "Requests by client key, endpoint and status."),
     "outcomes_total": (
@@ -42,7 +49,7 @@ class RequestRecord:
     outcome: str = "refused"
     history: AttemptHistory | None = None
     began: float = field(default_factory=time.monotonic)
-    request_id: str = field(default_factory=lambda: f"gw_{token_hex(8)}")
+    request_id: str = field(default_factory=lambda: f"{_PROCESS}{next(_NUMBERS):x}")
 
     @property
     def endpoint(self) -> str:
@@ -66,7 +73,7 @@ class GatewayMetrics:
         took = time.monotonic() - record.began
         self._requests[record.key, record.endpoint, record.status] += 1
         self._outcomes[record.outcome] += 1
-        self._seconds[next((b for b in _BUCKETS if took <= b), float("inf"))] += 1
+        self._seconds[_BOUNDS[bisect_left(_BUCKETS, took)]] += 1
         self._sum += took
         if self.access_log and ACCESS_LOG.isEnabledFor(logging.INFO):
             ACCESS_LOG.info(
@@ -119,7 +126,7 @@ class GatewayMetrics:
 
     def _histogram(self, name: str) -> Iterator[str]:
         total = 0
-        for bound in (*_BUCKETS, float("inf")):
+        for bound in _BOUNDS:
             total += self._seconds[bound]
             yield f'{name}_bucket{{le="{"+Inf" if bound == float("inf") else bound}"}} {total}'
         yield f"{name}_sum {self._sum}"

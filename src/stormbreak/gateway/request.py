@@ -122,8 +122,7 @@ def read_request(request: Request, key_name: str) -> ClientRequest:
         fields = read_fields(request.body)
     except ConfigurationError as error:
         raise RefusedError(400, "invalid_body", str(error)) from None
-    state = _state(request.body) if shape is Shape.RESPONSES else _State()
-    stateful = next((name for name in state.__struct_fields__ if getattr(state, name)), None)
+    stateful, lasts = _state(request.body) if shape is Shape.RESPONSES else (None, False)
     query = f"?{_BETA}" if request.query == _BETA else ""
     return ClientRequest(
         request.path.removeprefix("/v1/") + query,
@@ -135,15 +134,18 @@ def read_request(request: Request, key_name: str) -> ClientRequest:
         _read_timeout(headers.get(_READ_TIMEOUT)),
         _idempotency_key(headers.get(b"idempotency-key"), key_name),
         stateful,
-        bool(state.background),
+        lasts,
     )
 
 
-def _state(body: bytes) -> _State:
+def _state(body: bytes) -> tuple[str | None, bool]:
+    """Return the field that refers to something at the provider, and whether a job is to be left there."""
     try:
-        return _DECODE_STATE(body)
+        state = _DECODE_STATE(body)
     except UNREADABLE:
         raise RefusedError(400, "invalid_body", "the body is not readable") from None
+    named = (name for name in state.__struct_fields__ if getattr(state, name))
+    return next(named, None), bool(state.background)
 
 
 def _text(name: bytes, value: bytes) -> str:
@@ -156,6 +158,8 @@ def _text(name: bytes, value: bytes) -> str:
 def _bound(headers: Mapping[bytes, bytes]) -> float:
     """Return the seconds in `x-stormbreak-deadline`; other headers of ours are refused, since the key decides."""
     bound = inf
+    if _OURS not in b"\n".join(headers):  # as for nearly all
+        return bound
     for name, value in headers.items():
         if name == _DEADLINE:
             if _SECONDS.fullmatch(value) is None:

@@ -31,15 +31,11 @@ class GatewayRules:
     """
 
     generation: Generation
+    settings: GatewaySettings
     keys: Mapping[str, ClientKey]
     leads: Mapping[str, str]
     beginnings: tuple[tuple[str, str], ...]
     secrets: tuple[bytes, ...]
-
-    @property
-    def settings(self) -> GatewaySettings:
-        """`[gateway]`."""
-        return self.generation.settings.gateway
 
     def models(self, key: ClientKey) -> list[str]:
         """Return the names that a key may ask for, without those by their beginning."""
@@ -93,4 +89,6 @@ def rules_of(generation: Generation) -> GatewayRules:
     patterns.sort(key=lambda each: -len(each[0]))
     keys = {config.origin.api_key for config in generation.configs.values()}
     secrets = tuple(key.encode() for key in keys if key)
-    return GatewayRules(generation, client_keys(settings.keys), leads, tuple(patterns), secrets)
+    return GatewayRules(
+        generation, settings.gateway, client_keys(settings.keys), leads, tuple(patterns), secrets
+    )

@@ -15,7 +15,7 @@ from stormbreak.core.flow import Send
 from stormbreak.core.spend_policy import SpendPolicy
 from stormbreak.cost.price_table import EXACT, PriceOf
 from stormbreak.cost.spend_gate import NOTHING, Reservation, SpendAccount, SpendGate
-from stormbreak.drivers.asyncio_driver import AsyncioDriver, Sender
+from stormbreak.drivers.asyncio_driver import Sender
 from stormbreak.drivers.timeouts import AnsweredError
 from stormbreak.gateway.keys import ClientKey
 from stormbreak.gateway.ledger import LedgerError, SpendLedger, Spent
@@ -25,6 +25,7 @@ PARTS = 50  # of a limit are written ahead at a time ...
 ATTEMPTS = 4  # ... or the cost of four attempts, where that is more
 _MARGIN = 1.0  # seconds that a period may end later than was written
 _SPEND = "spend"
+MAX_GATES = 1024  # that are remembered; they hold nothing
 
 
 class KeyBudgets:
@@ -39,9 +40,9 @@ class KeyBudgets:
     ) -> None:
         self._price_of = price_of
         self._ledger = ledger
-        self._clock = clock
+        self.clock = clock
         self._accounts: dict[str, SpendAccount] = {}
-        self._gates: dict[tuple[str, Target], SpendGate] = {}
+        self._gates: dict[tuple[SpendAccount, Target], SpendGate] = {}
         self._writing: dict[str, asyncio.Lock] = {}
 
     def apply(self, keys: Iterable[ClientKey]) -> None:
@@ -61,13 +62,15 @@ class KeyBudgets:
         """Return the account of a key; None if it has no spend limit."""
         return self._accounts.get(key.name)
 
-    def gate(self, key: ClientKey, target: Target) -> SpendGate:
-        """Return the gate of a key with a spend limit, for attempts at a target."""
-        gate = self._gates.get((key.name, target))
+    def gate(self, account: SpendAccount, target: Target) -> SpendGate:
+        """Return the gate of an account for attempts at a target."""
+        gate = self._gates.get((account, target))
         if gate is None:
             prices = self._price_of(target.provider, target.model)
-            gate = SpendGate(self._accounts[key.name], target, prices, _ignore, _ignore)
-            self._gates[key.name, target] = gate
+            gate = SpendGate(account, target, prices, _ignore, _ignore)
+            if len(self._gates) >= MAX_GATES:  # clients may choose the names of models
+                self._gates.clear()
+            self._gates[account, target] = gate
         return gate
 
     def spent(self) -> dict[str, tuple[str, str]]:
@@ -75,18 +78,18 @@ class KeyBudgets:
         accounts = tuple(self._accounts.items())
         return {name: (str(each.taken), str(each.limit)) for name, each in accounts}
 
-    async def allow(self, key: ClientKey, bound: Decimal) -> None:
+    async def allow(self, account: SpendAccount, name: str, bound: Decimal) -> None:
         """Write ahead, if need be, so that `bound` can be reserved; call `take` before anything is awaited.
 
         Raises:
             LedgerError: it cannot be written.
         """
-        if self._ledger is None or self._is_allowed(key.name, bound):
+        if self._ledger is None or self._is_allowed(account, bound):
             return
-        async with self._writing.setdefault(key.name, asyncio.Lock()):
-            account, now = self._accounts[key.name], self._clock()
-            if self._is_allowed(key.name, bound):  # another call has written meanwhile
+        async with self._writing.setdefault(name, asyncio.Lock()):
+            if self._is_allowed(account, bound):  # another call has written meanwhile
                 return
+            now = self.clock()
             begins = account.is_periodic and not now < account.ends_at < inf
             taken = NOTHING if begins else account.taken
             needed = EXACT.add(taken, bound)
@@ -96,14 +99,14 @@ class KeyBudgets:
             upto = min(account.limit, EXACT.add(needed, step))
             ends_in = (account.per if begins else account.ends_at - now) + _MARGIN
             row = Spent(upto, ends_in if account.is_periodic else None)
-            await asyncio.to_thread(self._ledger.write, key.name, row)
+            await asyncio.to_thread(self._ledger.write, name, row)
             account.allowed = upto
 
     def close(self) -> None:
         """Write what was spent exactly, and close the ledger."""
         if self._ledger is None:
             return
-        now = self._clock()
+        now = self.clock()
         for name, account in self._accounts.items():
             if not account.is_periodic or now < account.ends_at < inf:
                 left = account.ends_at - now if account.is_periodic else None
@@ -119,11 +122,11 @@ class KeyBudgets:
             if found is not None and (found.ends_in is None) != account.is_periodic:
                 account.spend(found.usd)
                 if found.ends_in is not None:
-                    account.ends_at = self._clock() + min(found.ends_in, account.per)
+                    account.ends_at = self.clock() + min(found.ends_in, account.per)
         return account
 
-    def _is_allowed(self, name: str, bound: Decimal) -> bool:
-        account, now = self._accounts[name], self._clock()
+    def _is_allowed(self, account: SpendAccount, bound: Decimal) -> bool:
+        now = self.clock()
         if account.is_periodic and not now < account.ends_at < inf:
             account.allowed = NOTHING  # another period begins, of which nothing is written
         return EXACT.add(account.taken, bound) <= account.allowed
@@ -137,23 +140,25 @@ class SpendingSender:
     """Reserves, in the account of a key, what each attempt may cost, before `sender` makes it."""
 
     def __init__(
-        self, sender: Sender, budgets: KeyBudgets, key: ClientKey, call: Call, driver: AsyncioDriver
+        self, sender: Sender, budgets: KeyBudgets, account: SpendAccount, name: str, call: Call
     ) -> None:
+        """`name` is that of the key; its account may outlive the key in the settings."""
         self._sender = sender
         self._budgets = budgets
-        self._key = key
+        self._account = account
+        self._name = name
         self._call = call
-        self._clock = driver.clock
+        self._clock = budgets.clock
         self._open: list[tuple[SpendGate, Reservation]] = []  # of streams that go on
 
     async def __call__(self, command: Send) -> Outcome:
         """Send once, if the key can pay."""
-        gate = self._budgets.gate(self._key, command.target)
+        gate = self._budgets.gate(self._account, command.target)
         call = self._call._replace(target=command.target)
         bound = gate.max_cost(call)
         if bound is not None:
             try:
-                await self._budgets.allow(self._key, bound)
+                await self._budgets.allow(self._account, self._name, bound)
             except LedgerError:
                 unwritten = Rejection(_SPEND, "the ledger of the gateway cannot be written")
                 return Outcome(Verdict.REJECTED, rejection=unwritten)
@@ -163,7 +168,7 @@ class SpendingSender:
             if rejection is None:
                 until = gate.recheck_at()
                 at = now + 1 if until == inf else until
-                rejection = Rejection(_SPEND, f"the spend limit of key {self._key.name}", at)
+                rejection = Rejection(_SPEND, f"the spend limit of key {self._name}", at)
             return Outcome(Verdict.REJECTED, rejection=rejection)
         reserved = gate.take(call, now)
         outcome = CANCELLED_AFTER_SEND

@@ -37,7 +37,7 @@ async def send_stream(
     if not connection.begun:
         head = stream.head
         headers = passed_headers(
-            with_repeats(head.headers, head.repeated), limited=call.key.settings.limited
+            with_repeats(head.headers, head.repeated), limited=call.key.limited
         )
         media = head.headers.get("content-type", EVENTS)
         connection.begin(head.status, media, (*headers, *our_headers(request_id, history)))
