@@ -167,12 +167,14 @@ def _schema(
     options: BatchOptions, schema: Schema | None, name_of: Callable[[str], str]
 ) -> AnswerSchema | None:
     repairs = REPAIRS if options.repairs is None else options.repairs
+    asks = not options.check_only
     if options.schema is not None:
-        return read_schema(Path(options.schema), repairs=repairs)
+        return read_schema(Path(options.schema), repairs=repairs, asks=asks)
     if schema is not None:
-        return schema_of(schema, repairs)
-    if options.repairs is not None:
-        raise ConfigurationError(f"{name_of('repairs')}: give {name_of('schema')}, too")
+        return schema_of(schema, repairs, asks=asks)
+    for name in ("repairs", "check_only"):
+        if name in options.given:
+            raise ConfigurationError(f"{name_of(name)}: give {name_of('schema')}, too")
     return None
 
 

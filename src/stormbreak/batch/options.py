@@ -61,6 +61,7 @@ class BatchOptions(Struct, frozen=True, kw_only=True, omit_defaults=True):
     flatten: bool = False
     prefix: str | None = None
     escape_formulas: bool = False
+    check_only: bool = False
 
     @property
     def given(self) -> dict[str, object]:
@@ -159,6 +160,7 @@ class Options(TypedDict, total=False):
         Schema | StrPath | None
     )  # a JSON schema, a file with one, or a pydantic model, that answers must fit
     repairs: int | None  # how often the model is shown why an answer does not fit, and asked again
+    check_only: bool  # check the schema, and do not ask the API for it
 
     prompt: str | None  # of each row of a table, with columns in braces: "Summarise {title}"
     system: str | None  # the system prompt, likewise

@@ -1,6 +1,6 @@
 """The groups of commands. Nothing here imports a command: `--help` of a group must be fast."""
 
-from stormbreak.cli.command import Group
+from stormbreak.cli.command import DefaultGroup, Group
 
 batch = Group(
     "batch",
@@ -64,6 +64,32 @@ cost = Group(
         }
     },
     examples=("stormbreak cost compare --models gpt-4.1,deepseek-v3.2 --tokens 50M",),
+)
+gateway_key = Group(
+    "key",
+    help="Make client keys.",
+    lazy={"Commands": {"new": ("stormbreak.cli.gateway.key:new", "Make a client key.")}},
+    examples=("stormbreak gateway key new app",),
+)
+gateway = DefaultGroup(
+    "gateway",
+    help="""Serve the APIs of OpenAI and Anthropic on the targets and pools of a settings file.
+
+    SIGHUP, or a change of FILE, reads it again; SIGTERM lets answers end.
+    """,
+    default="stormbreak.cli.gateway.serve",
+    lazy={
+        "Commands": {
+            "init": ("stormbreak.cli.gateway.init", "Write a first file from the environment."),
+            "key": ("stormbreak.cli.groups:gateway_key", "Make client keys."),
+            "rehearse": ("stormbreak.cli.gateway.rehearse", "Play a storm to a gateway."),
+        }
+    },
+    examples=(
+        "stormbreak gateway init gateway.toml",
+        "stormbreak gateway gateway.toml",
+        "stormbreak gateway key new app >> gateway.toml",
+    ),
 )
 telemetry = Group(
     "telemetry",

@@ -129,6 +129,7 @@ def run_options(command: F, *, defaults: bool = True) -> F:
             "Times to ask again, and show the model why its answer does not fit.",
             show_default=default(f"{REPAIRS}"),
         ),
+        flag("--check-only", "Check the schema, but do not send it: for an API that rejects it."),
     )
     timeouts = options(
         "Timeouts",
