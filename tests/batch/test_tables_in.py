@@ -77,6 +77,16 @@ def test_a_cell_of_megabytes():
     assert cells(f'a,b\n1,"{long}"\n')[1] == ["1", long]
 
 
+def test_the_limit_of_other_readers_stays():
+    before = csv.field_size_limit()
+    rows = read_csv(io.BytesIO(b"a\n1\n2\n"), "t.csv", ",")
+    next(rows)
+    assert csv.field_size_limit() == before  # also between two rows
+    with pytest.raises(ConfigurationError):
+        cells('a\n"1\n')
+    assert csv.field_size_limit() == before
+
+
 @pytest.mark.parametrize(
     ("text", "where", "what"),
     [
