@@ -11,6 +11,8 @@ batch = Group(
             "estimate": ("stormbreak.cli.batch.estimate", "Estimate the cost and time of a run."),
             "status": ("stormbreak.cli.batch.status", "Show the progress of a run."),
             "retry": ("stormbreak.cli.batch.retry", "Send the failed rows again."),
+            "export": ("stormbreak.cli.batch.export", "Make a table of rows and answers."),
+            "merge": ("stormbreak.cli.batch.merge", "Merge the outputs of shards."),
         }
     },
     examples=("stormbreak batch run prompts.jsonl -o answers.jsonl --provider openai -m gpt-4.1",),
