@@ -155,6 +155,8 @@ async def test_the_models_of_a_key_are_listed(path):
         ({"payload": b"[]"}, 400, "invalid_body"),
         ({"payload": {"messages": []}}, 400, "invalid_body"),
         ({"payload": {**CHAT, "model": 7}}, 400, "invalid_body"),
+        ({"payload": {**CHAT, "n": "x"}}, 400, "invalid_body"),
+        ({"payload": {**CHAT, "deferred": True}}, 400, "invalid_body"),
         ({"headers": ["content-encoding: gzip"]}, 400, "content_encoding"),
         ({"headers": ["x-stormbreak-tenant: other"]}, 400, "invalid_header"),
         ({"headers": ["x-stormbreak-priority: interactive"]}, 400, "invalid_header"),

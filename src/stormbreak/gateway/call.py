@@ -113,8 +113,9 @@ class GatewayCall:
         now = time.monotonic()
         deadline, whole = self._deadlines(now)
         if self.key.paced:
+            tokens = 0 if self.key.settings.tpm is None else template.estimated_tokens()
             self._place = await self._limits.queues.enter(
-                self.key, tokens=template.estimated_tokens(), deadline_at=deadline
+                self.key, tokens=tokens, deadline_at=deadline
             )
         route, steps = config.route_and_steps(self._model)
         if request.streamed:  # a local answer is no stream
@@ -125,7 +126,7 @@ class GatewayCall:
             template,
             route.target,
             policy=config.policy,
-            reserves=config.reserves or self.key.limited,
+            reserves=config.reserves or self.key.settings.spend.acts,
             scope=self.key.scope,
             steps=steps,
             deadline_at=deadline,

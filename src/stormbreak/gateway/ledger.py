@@ -47,6 +47,9 @@ class SpendLedger:
             descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             os.close(descriptor)
             self._db = sqlite3.connect(self.path, timeout=0, check_same_thread=False)
+        except (OSError, sqlite3.Error) as error:
+            raise self._unusable(error) from None
+        try:
             self._db.execute("PRAGMA locking_mode = EXCLUSIVE")
             self._db.execute("PRAGMA synchronous = FULL")
             with self._db:
@@ -54,10 +57,14 @@ class SpendLedger:
                 self._db.execute(_TABLE)
             self.path.chmod(stat.S_IRUSR | stat.S_IWUSR)
         except (OSError, sqlite3.Error) as error:
-            reason = getattr(error, "strerror", None) or str(error)
-            if "locked" in reason:
-                reason = "another process has it"
-            raise ConfigurationError(f"gateway.ledger {self.path}: {reason}") from None
+            self._db.close()
+            raise self._unusable(error) from None
+
+    def _unusable(self, error: Exception) -> ConfigurationError:
+        reason = getattr(error, "strerror", None) or str(error)
+        if "locked" in reason:
+            reason = "another process has it"
+        return ConfigurationError(f"gateway.ledger {self.path}: {reason}")
 
     def read(self, key: str) -> Spent | None:
         """Return what a key may have spent in a period that is not over; None: nothing."""
