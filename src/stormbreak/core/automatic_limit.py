@@ -218,11 +218,14 @@ class AutomaticLimiter:
         if self.in_flight >= self.limit:
             self._full_at = now
         self.in_flight -= 1
-        if outcome.verdict is Verdict.THROTTLED:
-            diagnosis = self._diagnosis
-            piled_up = diagnosis.throttled_at == diagnosis.failed_at == now
-            if piled_up and outcome.retry_after is None and now - self._full_at < STANDING:
-                self._stood_at = now
+        if outcome.verdict is Verdict.THROTTLED and self._is_too_much(outcome, now):
+            self._stood_at = now
+
+    def _is_too_much(self, refusal: Outcome, now: float) -> bool:
+        """Whether a 429 that just came shows that too much is in flight: one of many, of unknown cause, with no slot free."""
+        diagnosis = self._diagnosis
+        piled_up = diagnosis.throttled_at == diagnosis.failed_at == now
+        return piled_up and refusal.retry_after is None and now - self._full_at < STANDING
 
     def _look(self, now: float) -> None:
         diagnosis = self._diagnosis
