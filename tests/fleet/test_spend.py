@@ -52,7 +52,7 @@ def test_a_lost_member_and_a_durable_store_that_was_killed_cost_nothing(tmp_path
             server.start()
             ended = [worker.ended() for worker in workers[1:]]
             assert billed(provider) <= LIMIT
-            assert LIMIT / 2 <= billed(provider)  # a lost member keeps its last grant
+            assert billed(provider) >= LIMIT / 2  # a lost member keeps its last grant
     finally:
         server.kill()
     for each in ended:

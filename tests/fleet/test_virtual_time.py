@@ -32,12 +32,12 @@ SHARED = Policy(
 class Fleet:
     """Processes that call one target; an answer takes `service` seconds, more or less."""
 
-    def __init__(self, processes, policy=SHARED, *, service=1.0, outcome=Outcome(Verdict.OK)):
+    def __init__(self, processes, policy=SHARED, *, service=1.0):
         self.timeline = Timeline()
         self.store = VirtualStore(self.timeline)
         self.random = random.Random(3)
         self.sent, self.waits, self.in_flight, self.most_in_flight = [], [], 0, 0
-        self._service, self._outcome, self._policy = service, outcome, policy
+        self._service, self._policy = service, policy
         self._drivers = [
             VirtualDriver(
                 Engine(policy, fleet=self.store.fleet()),
@@ -68,7 +68,7 @@ class Fleet:
 
         def end():
             self.in_flight -= 1
-            reply(self._outcome)
+            reply(Outcome(Verdict.OK))
 
         self.timeline.at(self.timeline.now + self._service * self.random.uniform(0.5, 1.5), end)
 

@@ -46,7 +46,7 @@ class SpendAccount:
     """
 
     def __init__(self, policy: SpendPolicy) -> None:
-        self._per = inf if policy.period is None else policy.period
+        self.per = inf if policy.period is None else policy.period
         self.ends_at = inf
         self._period = 0
         self.spent = NOTHING
@@ -112,13 +112,13 @@ class SpendAccount:
     @property
     def is_periodic(self) -> bool:
         """Whether another period follows."""
-        return self._per != inf
+        return self.per != inf
 
     def reserve(self, bound: Decimal, now: float) -> int:
         """Reserve `bound`; return the number of the period that it belongs to."""
         self._roll(now)
-        if self.ends_at == inf and self._per != inf:
-            self.ends_at = now + self._per
+        if self.ends_at == inf and self.per != inf:
+            self.ends_at = now + self.per
         self._reserved = EXACT.add(self._reserved, bound)
         return self._period
 
