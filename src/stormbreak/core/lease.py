@@ -51,6 +51,11 @@ class Lease:
         """Whether calls no longer wait for an answer."""
         return now >= self.late_at
 
+    @property
+    def is_sharing(self) -> bool:
+        """Whether the store has answered the last report."""
+        return self.is_known and self.lost_at == inf
+
     def answered(self, late_at: float) -> None:
         """The store has answered; calls that wait now do so until `late_at` (inf: none does)."""
         self.is_known = True

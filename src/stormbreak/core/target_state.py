@@ -368,6 +368,7 @@ class TargetState:
             "cooldown_asked": self.cooldown.asked if until > now else 0.0,
             "service": self.admission.service,
             "budget": None if self.budget is None else self.budget.balance(now),
+            "sharing": None if self.lease is None else float(self.lease.is_sharing),
             "retries_refused": now - self.refused_at < REFUSED,
             **({} if self.shadow is None else {"shadow": self.shadow.snapshot()}),
         }

@@ -17,6 +17,7 @@ from urllib.parse import quote, unquote, urlsplit
 
 import msgspec
 
+from stormbreak.drivers.locks import new_lock
 from stormbreak.fleet.messages import Answer, Report
 from stormbreak.fleet.model import Scope, beat
 from stormbreak.fleet.store import TIMEOUT, Said, StoreError
@@ -30,7 +31,7 @@ class ParentStore:
     def __init__(self, clock: Callable[[], float] = monotonic) -> None:
         self.scopes: dict[str, Scope] = {}
         self._clock = clock
-        self._turn = threading.Lock()
+        self._turn = new_lock()
         self._folder = Path(mkdtemp(prefix="stormbreak-fleet-"))  # mode 0700
         self._path = self._folder / "socket"
         self.url = f"parent://{quote(str(self._path))}"

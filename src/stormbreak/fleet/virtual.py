@@ -6,7 +6,6 @@ from functools import partial
 from itertools import count
 from math import inf
 from typing import Any
-from weakref import WeakKeyDictionary
 
 from stormbreak.core.engine import Engine
 from stormbreak.drivers.flow_stepper import stepper_of
@@ -30,8 +29,8 @@ class VirtualStore:
         self.down = False
         self.scopes: dict[str, Scope] = {}
         self.beats = 0
-        self._timers: WeakKeyDictionary[Membership, Timer] = WeakKeyDictionary()
-        self._engines: WeakKeyDictionary[Membership, Engine] = WeakKeyDictionary()
+        self._timers: dict[Membership, Timer] = {}
+        self._engines: dict[Membership, Engine] = {}
         self._names = count()
         self._chance = random.Random(seed).random  # noqa: S311 - reproducible, not secret
 
