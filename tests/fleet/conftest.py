@@ -17,5 +17,5 @@ def own_server(tmp_path):
     """Yield a Valkey server that the test may freeze or kill."""
     server = Server("valkey", tmp_path).start()
     yield server
-    server.thaw() if server._process else None
+    server.thaw()
     server.kill()

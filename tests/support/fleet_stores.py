@@ -54,7 +54,8 @@ class Server:
         self._process.send_signal(signal.SIGSTOP)
 
     def thaw(self):
-        self._process.send_signal(signal.SIGCONT)
+        if self._process is not None:
+            self._process.send_signal(signal.SIGCONT)
 
     def kill(self):
         if self._process is not None:
@@ -80,7 +81,11 @@ class SlowProxy:
         with suppress(OSError):
             while True:
                 client, _ = self._listener.accept()
-                server = socket.create_connection(("127.0.0.1", self._port))
+                try:
+                    server = socket.create_connection(("127.0.0.1", self._port))
+                except OSError:
+                    client.close()
+                    continue
                 self._sockets += client, server
                 for source, to in ((client, server), (server, client)):
                     thread = threading.Thread(target=self._pass, args=(source, to))

@@ -6,6 +6,7 @@
 | wants more than it got | 0.05 to 0.25 s, as the store says |
 | used what it leases since its last report | BUSY |
 | in use at all | CALM |
+| (all of these) among more than CROWD members | longer in proportion |
 | not used for IDLE seconds, and holds nothing | never: the next call that waits wakes it |
 """
 
@@ -36,6 +37,8 @@ from stormbreak.fleet.model import LEASE
 BUSY = 0.25  # seconds
 CALM = 2.5
 IDLE = 10.0
+CROWD = 100  # members; more of them report less often, so that the store can follow ...
+MAX_GAP = 3.0  # ... but in time for their leases
 SHORT = 0.1  # seconds until a member asks again for slots or money that others hold
 FETCHED = 0.3  # seconds of recent use that are leased ahead
 WORTH_IT = 2.0  # per second; members that use less are calm
@@ -83,7 +86,8 @@ class Membership(ABC):
         self.epoch, self.members = answer.epoch, int(answer.members)
         self.lease.set_share(1 / max(1, self.members))
         after = self._apply(answer, sent_at, now)
-        self.next_at = now + abs(after)
+        crowd = max(1.0, self.members / CROWD)
+        self.next_at = now + (abs(after) if after == inf else min(abs(after) * crowd, MAX_GAP))
         self.lease.answered(self.next_at + PATIENCE if after < 0 else inf)
         self.pump(now)
 
