@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from stormbreak.core.admission import TargetQueue
 from stormbreak.core.breaker import Breaker
-from stormbreak.core.circuit import CLOSED, State
+from stormbreak.core.circuit import CLOSED, BreakerPolicy, State
 from stormbreak.core.circuit_snapshot import CircuitSnapshot
 from stormbreak.core.concurrency_limit import limiter
 from stormbreak.core.cooldown import Cooldown, Pace
@@ -89,7 +89,7 @@ class TargetState:
         self.recently_used = True  # since the engine last looked for targets to forget
         self._closing_until = -inf  # end of the pace that a closing circuit started
 
-        retry, breaker = policy.retry, policy.breaker
+        retry = policy.retry
         self.cooldown = Cooldown(
             self.treatments,
             self._on_cooldown,
@@ -123,17 +123,7 @@ class TargetState:
             share=policy.process_share,
             fixed=None if lease is None else lease.limiter,
         )
-        self.breaker = (
-            None
-            if breaker is None
-            else Breaker(
-                breaker,
-                self.treatments,
-                self._on_circuit,
-                spread=retry.retry_after_jitter,
-                diagnosis=self.diagnosis,
-            )
-        )
+        self.breaker = None if policy.breaker is None else self._breaker(policy.breaker)
         self.shadow = None if policy.shadow is None else self._shadow(policy.shadow)
         self.admission = self._queue(engine)
         self._depends_on_call = (
@@ -142,6 +132,15 @@ class TargetState:
             or (lease is not None and lease.slots is not None)
         )
         self.hedging = None if policy.hedge is None else HedgeTimer(policy.hedge)
+
+    def _breaker(self, policy: BreakerPolicy) -> Breaker:
+        return Breaker(
+            policy,
+            self.treatments,
+            self._on_circuit,
+            spread=self.policy.retry.retry_after_jitter,
+            diagnosis=self.diagnosis,
+        )
 
     def _queue(self, engine: Shared) -> TargetQueue:
         """Order the gates, and create the queue before them."""

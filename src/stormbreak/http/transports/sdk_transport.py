@@ -8,7 +8,7 @@ import asyncio
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterable, Callable, Coroutine
+from collections.abc import AsyncIterable, Callable, Coroutine, Iterable
 from functools import partial
 from hashlib import blake2b
 from math import inf
@@ -61,6 +61,10 @@ from stormbreak.types import Call, CallResult, Outcome, Rejection, Target, Verdi
 
 UNCOUNTED = "what it costs cannot be counted: it is no JSON, names no model, or lasts on the server"
 """Why a spend limit rejects a request that would otherwise pass through."""
+
+
+def _forget(driver: AsyncioDriver | BlockingDriver, targets: Iterable[Target]) -> bool:
+    return driver.between_steps(lambda engine, now: engine.forget(targets, now))
 
 
 class SdkTransport:
@@ -121,9 +125,7 @@ class SdkTransport:
             self.policy.fallback,
             allow_http=allow_http,
             connect=self._connecting.connection_to,
-            forget=lambda targets: driver.between_steps(
-                lambda engine, now: engine.forget(targets, now)
-            ),
+            forget=partial(_forget, driver),
         )
         if isinstance(inner, SdkTransport):
             raise ConfigurationError("inner is already a stormbreak transport")
