@@ -317,6 +317,18 @@ async def test_a_client_that_leaves_cancels_its_answer_unless_it_is_to_be_finish
         await until(lambda: server.connections == 0)
 
 
+@table_test("path", [b"slow", b"finish"])
+async def test_nothing_is_held_of_a_client_that_has_left(path):
+    async with serving() as (app, server):
+        async with dialled(server, GET % path + POST * 3) as (_, writer):
+            await until(lambda: app.at_once == 1)
+            writer.write(POST * 3)
+            await until(lambda: server.held >= 3 * len(POST))
+        app.go.set()
+        await until(lambda: server.connections == 0)
+        assert server.held == 0
+
+
 async def test_a_mistake_of_the_application_is_an_error_or_a_broken_answer(caplog):
     async with serving() as (_, server):
         async with dialled(server, GET % b"fail" + GET % b"a") as (reader, _):

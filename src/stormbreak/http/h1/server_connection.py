@@ -95,6 +95,7 @@ class ServerConnection(asyncio.Protocol):
         self._parser = RequestParser(max_body=server.bounds.max_body)
         self._transport: asyncio.Transport | None = None
         self._task: asyncio.Task[None] | None = None  # answers a request
+        self._started = False  # it runs
         self._request: Request | None = None  # that is answered
         self._keep_alive = True  # after the answer
         self._since = (
@@ -156,7 +157,7 @@ class ServerConnection(asyncio.Protocol):
             self._count_as(0)
             self._server.gone(self)
         elif not self.survives:
-            self._task.cancel()
+            self._cancel(self._task)
 
     def pause_writing(self) -> None:
         """Note that the client does not read."""
@@ -252,7 +253,7 @@ class ServerConnection(asyncio.Protocol):
         """Cancel the answer because the server ends: the application says so to the client."""
         if self._task is not None:
             self.expired = True
-            self._task.cancel()
+            self._cancel(self._task)
 
     def abort(self) -> None:
         """End the connection at once."""
@@ -273,6 +274,7 @@ class ServerConnection(asyncio.Protocol):
             return
         self._request = request
         self._keep_alive = request.keep_alive
+        self._started = False
         self._count()
         self._task = self._loop.create_task(self._answer(request))
 
@@ -293,7 +295,13 @@ class ServerConnection(asyncio.Protocol):
             parser.continue_wanted = False
             self._transport.write(CONTINUE)
 
+    def _cancel(self, task: asyncio.Task[None]) -> None:
+        task.cancel()
+        if not self._started:  # then nothing of it will ever run
+            self._answered()
+
     async def _answer(self, request: Request) -> None:
+        self._started = True
         try:
             await self._server.application.answer(request, self)
         except asyncio.CancelledError:
