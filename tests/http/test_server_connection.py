@@ -10,7 +10,11 @@ from table_test import table_test
 
 from stormbreak.errors import ConfigurationError
 from stormbreak.http.h1.server import HttpServer
-from stormbreak.http.h1.server_connection import ServerBounds, ServerResponse
+from stormbreak.http.h1.server_connection import (
+    ServerBounds,
+    ServerConnection,
+    ServerResponse,
+)
 
 GET = b"GET /%b HTTP/1.1\r\nHost: h\r\n\r\n"
 POST = b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nhello"
@@ -340,6 +344,36 @@ async def test_a_mistake_of_the_application_is_an_error_or_a_broken_answer(caplo
             with pytest.raises(ConnectionResetError):
                 await reader.read()
         assert [each.args[0] for each in caplog.records] == ["ZeroDivisionError"] * 3
+
+
+class ResetTransport:
+    """What asyncio has in the moment after a reset, before it notices."""
+
+    aborted = False
+
+    def get_extra_info(self, name):
+        return ("127.0.0.1", 1)
+
+    def is_closing(self):
+        return False
+
+    def write(self, data):
+        pass
+
+    def write_eof(self):
+        raise OSError(107, "Transport endpoint is not connected")
+
+    def abort(self):
+        self.aborted = True
+
+
+async def test_a_connection_that_was_reset_is_ended_quietly(caplog):
+    transport = ResetTransport()
+    connection = ServerConnection(HttpServer(Echo()))
+    connection.connection_made(transport)
+    connection.data_received(b"GET /a HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
+    await until(lambda: transport.aborted)
+    assert caplog.text == ""
 
 
 async def test_a_drained_server_ends_what_has_begun():

@@ -369,8 +369,12 @@ class ServerConnection(asyncio.Protocol):
         self._count_as(0)
         transport = self._transport
         if transport is not None and not transport.is_closing():
-            transport.write_eof()
-            transport.resume_reading()
+            try:
+                transport.write_eof()
+            except OSError:  # the client has reset it a moment ago
+                transport.abort()
+            else:
+                transport.resume_reading()
 
     def _wake(self) -> None:
         if self._drained is not None and not self._drained.done():
