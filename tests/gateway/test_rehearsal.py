@@ -40,8 +40,8 @@ share = 1
 [load]
 rate = 20
 arrivals = "even"
-deadline = 2
-timeout = 2
+deadline = 4
+timeout = 4
 """
 
 

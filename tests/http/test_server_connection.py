@@ -265,12 +265,12 @@ async def test_bounds_have_their_status(data, status, word):
 
 
 async def test_a_slow_body_that_keeps_its_rate_is_waited_for():
-    bounds = {"head_timeout": 0.1, "min_body_rate": 100.0}
+    bounds = {"head_timeout": 0.5, "min_body_rate": 20.0}
     start = b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 60\r\n\r\n"
     async with serving(**bounds) as (_, server), dialled(server, start) as (reader, writer):
         for _ in range(6):
             writer.write(b"x" * 10)
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.1)
         assert (await answer(reader))[0] == 200
 
 
@@ -282,7 +282,7 @@ async def test_idle_connections_are_closed_and_others_are_not():
     ):
         began = time.monotonic()
         assert await idle.read() == b""
-        assert time.monotonic() - began < 1
+        assert time.monotonic() - began < 5
         await asyncio.sleep(0.3)
         app.go.set()
         assert (await answer(busy))[2] == b"/slow"
