@@ -61,3 +61,9 @@ def test_what_can_be_no_output(output):
 def test_a_link_to_itself_is_said_where_it_is_opened(tmp_path):
     (tmp_path / "loop").symlink_to("loop")
     assert BatchPaths.of(tmp_path / "loop").output == tmp_path / "loop"
+
+
+@pytest.mark.parametrize("output", ["out.csv.gz", "out.jsonl.zst"])
+def test_an_output_is_not_compressed(output):
+    with pytest.raises(ConfigurationError, match="is written uncompressed; choose a name without"):
+        BatchPaths.of(Path(output))

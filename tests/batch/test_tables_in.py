@@ -1,5 +1,6 @@
 """Tables as INPUT: what is read, what is sent, and what is refused."""
 
+import csv
 import gzip
 import io
 import json
@@ -9,7 +10,11 @@ import sys
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from batches import run
+from hypothesis import given
+from hypothesis import strategies as st
 
+from stormbreak.batch.export.tables import write_csv
 from stormbreak.batch.input.csv_rows import read_csv
 from stormbreak.batch.input.prompts import RequestMaker, RowError, Text
 from stormbreak.batch.input.spool import find_table
@@ -72,6 +77,16 @@ def test_a_cell_of_megabytes():
     assert cells(f'a,b\n1,"{long}"\n')[1] == ["1", long]
 
 
+def test_the_limit_of_other_readers_stays():
+    before = csv.field_size_limit()
+    rows = read_csv(io.BytesIO(b"a\n1\n2\n"), "t.csv", ",")
+    next(rows)
+    assert csv.field_size_limit() == before  # also between two rows
+    with pytest.raises(ConfigurationError):
+        cells('a\n"1\n')
+    assert csv.field_size_limit() == before
+
+
 @pytest.mark.parametrize(
     ("text", "where", "what"),
     [
@@ -98,6 +113,31 @@ def test_two_columns_of_one_name(tmp_path):
     path.write_text("a,b,a\n1,2,3\n")
     with pytest.raises(ConfigurationError, match=r"rows.csv:1: two columns are named 'a'"):
         Table.find(path).columns()
+
+
+CELLS = st.none() | st.text(st.sampled_from("ab,;\t\"\r\n '=é\0"), max_size=6)
+
+
+@given(
+    rows=st.integers(1, 4).flatmap(
+        lambda width: st.lists(st.lists(CELLS, min_size=width, max_size=width), max_size=5)
+    ),
+    delimiter=st.sampled_from(",;\t"),
+)
+def test_what_we_write_as_csv_we_read_back(rows, delimiter):
+    columns = [f"c{number}" for number in range(len(rows[0]) if rows else 2)]
+    file = io.BytesIO()
+    records = (dict(zip(columns, row, strict=True)) for row in rows)
+    write_csv(file, records, columns, delimiter, escape_formulas=False)
+    file.seek(0)
+    [header, *found] = [row for _, row in read_csv(file, "t.csv", delimiter)]
+    assert header == columns
+    # A row that is nothing but one null is an empty line, which is no row.
+    assert found == [row for row in rows if row != [None]]
+    file.seek(0)
+    text = io.StringIO(file.getvalue().decode(), newline="")
+    others = [row for row in csv.reader(text, delimiter=delimiter, strict=True) if row]
+    assert others[1:] == [[cell or "" for cell in row] for row in rows if row != [None]]
 
 
 # ---------------------------------------------------------------- formats
@@ -304,3 +344,17 @@ def test_reading_a_table_does_not_need_its_length_in_memory(tmp_path):
     done = subprocess.check_output([sys.executable, "-c", code, path], text=True).split()
     assert int(done[0]) == 30_000
     assert int(done[1]) < 10_000  # KiB
+
+
+def test_an_estimate_of_a_table_is_that_of_its_requests(tmp_path):
+    table, plain = tmp_path / "rows.csv", tmp_path / "in.jsonl"
+    table.write_text("title,own\n" + "".join(f"Title {n},{'x' * 99}\n" for n in range(9)))
+    lines = [json.dumps({"prompt": f"Tell Title {number}"}) + "\n" for number in range(9)]
+    plain.write_text("".join(lines))
+    words = ["--provider", "openai", "-m", "gpt-4.1", "--json"]
+    estimates = [
+        json.loads(run("batch", "estimate", *args, *words).stdout)["models"]
+        for args in ((table, "--prompt", "Tell {title}"), (plain,))
+    ]
+    assert estimates[0] == estimates[1]
+    assert estimates[0][0]["rows"] == 9

@@ -283,6 +283,7 @@ def test_a_table_that_has_changed_is_not_joined_with_its_answers(at, place):
     assert "rows.csv: has changed since the run" in refused.stderr
     refused = run("batch", "export", "out.csv", "rows.csv")
     assert "is a file of the batch" in refused.stderr
+    assert "is written uncompressed" in run("batch", "export", "out.csv", "out.csv.gz").stderr
     assert not (at / "again.csv").exists()
 
 

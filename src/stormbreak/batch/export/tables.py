@@ -57,7 +57,7 @@ def write_table(
             _write_parquet(file, rows, results, columns, prefix)
         elif form == "csv":
             delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
-            _write_csv(
+            write_csv(
                 file,
                 _joined(rows, results, prefix),
                 (*columns, *names(prefix)),
@@ -92,7 +92,7 @@ def _joined(rows: Rows, results: Results, prefix: str) -> Iterator[Record]:
 # ---------------------------------------------------------------- CSV
 
 
-def _write_csv(
+def write_csv(
     file: BinaryIO,
     records: Iterator[Record],
     columns: Sequence[str],

@@ -6,14 +6,17 @@ The standard library's reader does the reading. It does not tell these two apart
 import csv
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from itertools import count
 from typing import BinaryIO
 
 from stormbreak.batch.input.index import LINE_LIMIT
+from stormbreak.drivers.locks import new_lock
 from stormbreak.errors import ConfigurationError
 
 Cells = list[str | None]
+_LIMIT = new_lock()
 
 
 def read_csv(file: BinaryIO, name: str, delimiter: str) -> Iterator[tuple[int, Cells]]:
@@ -33,17 +36,26 @@ def read_csv(file: BinaryIO, name: str, delimiter: str) -> Iterator[tuple[int, C
     while True:
         number = reader.line_num + 1
         lines.clear()
-        limit = csv.field_size_limit(LINE_LIMIT)  # of the process: others keep theirs
         try:
-            cells = next(reader, None)
+            with _long_cells():
+                cells = next(reader, None)
         except csv.Error as error:
             raise ConfigurationError(f"{name}:{number}: {_problem(str(error))}") from None
-        finally:
-            csv.field_size_limit(limit)
         if cells is None:
             return
         if cells:
             yield number, _with_nulls(cells, lines, delimiter)
+
+
+@contextmanager
+def _long_cells() -> Iterator[None]:
+    """Let the reader take long cells. The limit is one of the process: others keep theirs, and threads take turns."""
+    with _LIMIT:
+        before = csv.field_size_limit(LINE_LIMIT)
+        try:
+            yield
+        finally:
+            csv.field_size_limit(before)
 
 
 def _lines(file: BinaryIO, name: str) -> Iterator[str]:

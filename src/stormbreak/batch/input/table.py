@@ -26,6 +26,7 @@ from stormbreak import toml_file
 from stormbreak.batch import arrow
 from stormbreak.batch.input.csv_rows import read_csv
 from stormbreak.batch.input.index import LINE_LIMIT
+from stormbreak.batch.store.paths import COMPRESSED
 from stormbreak.errors import ConfigurationError
 from stormbreak.escape import path_of, quoted, reason
 
@@ -37,7 +38,6 @@ STDIN = Path("-")
 _FORMATS: dict[str, Format] = {
     ".csv": "csv", ".tsv": "csv", ".parquet": "parquet", ".pq": "parquet",
 }  # fmt: skip
-_COMPRESSED = (".gz", ".zst")
 _GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 _PARQUET = b"PAR1"
 _BOM = b"\xef\xbb\xbf"
@@ -46,7 +46,7 @@ _RECORD = Decoder(Record)
 
 def format_of(path: Path) -> Format:
     """Tell the format by the ending, before that of a compression; JSON lines where it is unknown."""
-    name = path.with_suffix("") if path.suffix.lower() in _COMPRESSED else path
+    name = path.with_suffix("") if path.suffix.lower() in COMPRESSED else path
     return _FORMATS.get(name.suffix.lower(), "jsonl")
 
 
@@ -120,7 +120,7 @@ class Table:
         path = self.paths[0]
         return (
             (self.format, self.shard, len(self.paths)) == ("jsonl", WHOLE, 1)
-            and path.suffix.lower() not in _COMPRESSED
+            and path.suffix.lower() not in COMPRESSED
             and _is_regular(path)
         )
 

@@ -10,6 +10,9 @@ from stormbreak.escape import path_of
 TABLES = frozenset({".csv", ".tsv", ".parquet", ".pq"})
 """Endings of an OUTPUT that is a table."""
 
+COMPRESSED = frozenset({".gz", ".zst"})
+"""Endings of compressed files, which are read, but not written."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchPaths:
@@ -39,6 +42,7 @@ class BatchPaths:
             real = output
         if not real.name:
             raise ConfigurationError(f"{path_of(output)}: not a name for an output")
+        require_uncompressed(real)
         journal, table = real.with_name(f"{real.name}.jsonl"), None
         if real.suffix.lower() in TABLES or flatten or _exists(_run_of(journal)):
             real, table = journal, real
@@ -52,6 +56,13 @@ class BatchPaths:
             rows=real.with_name(f"{real.stem}.rows"),
             socket=real.with_name(f"{real.name}.sock"),
         )
+
+
+def require_uncompressed(path: Path) -> None:
+    """Refuse a name that promises compression. Raises ConfigurationError."""
+    if path.suffix.lower() in COMPRESSED:
+        what = f"is written uncompressed; choose a name without {path.suffix}"
+        raise ConfigurationError(f"{path_of(path)}: {what}")
 
 
 def _run_of(output: Path) -> Path:

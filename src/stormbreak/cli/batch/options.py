@@ -161,7 +161,10 @@ _TABLE = (
     option("--id", "COLUMN", "Column with the custom_id.", show_default="row-1, row-2, ..."),
     option("--url", "URL", "Endpoint of the requests.", show_default="/v1/chat/completions"),
     option(
-        "--delimiter", _Delimiter(), "Delimiter of CSV.", show_default="comma; tab for .tsv files"
+        "--delimiter",
+        _Delimiter(),
+        "Delimiter of a CSV INPUT.",
+        show_default="comma; tab for .tsv files",
     ),
     option("--shard", "I/N", "Send only every N-th row, from the I-th on; see batch merge."),
 )
