@@ -346,13 +346,19 @@ async def test_a_mistake_of_the_application_is_an_error_or_a_broken_answer(caplo
         assert [each.args[0] for each in caplog.records] == ["ZeroDivisionError"] * 3
 
 
-class ResetTransport:
-    """What asyncio has in the moment after a reset, before it notices."""
+class Transport:
+    """A transport in a state that real sockets are in for a moment only."""
 
-    aborted = False
+    def __init__(self, *, was_reset=False, unsent=0):
+        self.was_reset = was_reset
+        self.unsent = unsent
+        self.ended = self.aborted = False
 
     def get_extra_info(self, name):
         return ("127.0.0.1", 1)
+
+    def get_write_buffer_size(self):
+        return self.unsent
 
     def is_closing(self):
         return False
@@ -361,19 +367,39 @@ class ResetTransport:
         pass
 
     def write_eof(self):
-        raise OSError(107, "Transport endpoint is not connected")
+        if self.was_reset:
+            raise OSError(107, "Transport endpoint is not connected")
+        self.ended = True
+
+    def resume_reading(self):
+        pass
 
     def abort(self):
         self.aborted = True
 
 
-async def test_a_connection_that_was_reset_is_ended_quietly(caplog):
-    transport = ResetTransport()
+def connected(transport):
+    """A connection on which a last request has come."""
     connection = ServerConnection(HttpServer(Echo()))
     connection.connection_made(transport)
     connection.data_received(b"GET /a HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
+    return connection
+
+
+async def test_a_connection_that_was_reset_is_ended_quietly(caplog):
+    transport = Transport(was_reset=True)
+    connected(transport)
     await until(lambda: transport.aborted)
     assert caplog.text == ""
+
+
+@table_test(("unsent", "waits"), [(1000, True), (0, False)])
+async def test_what_was_written_is_sent_to_a_client_that_has_ended_its_side(unsent, waits):
+    transport = Transport(unsent=unsent)
+    connection = connected(transport)
+    await until(lambda: transport.ended)
+    assert connection.eof_received() is waits
+    assert transport.aborted is not waits
 
 
 async def test_a_drained_server_ends_what_has_begun():

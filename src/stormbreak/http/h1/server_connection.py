@@ -98,9 +98,8 @@ class ServerConnection(asyncio.Protocol):
         self._started = False  # it runs
         self._request: Request | None = None  # that is answered
         self._keep_alive = True  # after the answer
-        self._since = (
-            self._loop.time()
-        )  # of being idle, reading, writing without progress, or closing
+        # since when it is idle, reads a request, writes without progress, or closes
+        self._since = self._loop.time()
         self._unsent = 0  # bytes, when that was looked at last
         self._paused = False  # nothing is read
         self._held = 0  # bytes that the server counts as held
@@ -142,8 +141,11 @@ class ServerConnection(asyncio.Protocol):
             self._count()
 
     def eof_received(self) -> bool:
-        """End: the client has left."""
-        if self._task is not None or self._transport is None or self._closing:
+        """End: the client has left. What was written before it is still sent."""
+        transport = self._transport
+        if self._closing and transport is not None and transport.get_write_buffer_size():
+            return True
+        if self._task is not None or self._closing:
             self.abort()
         return False
 
