@@ -1,6 +1,7 @@
 """The connection of threads that block, under attack: interrupts, crowds, forks, and other threads that close."""
 
 import gc
+import linecache
 import random
 import select
 import signal
@@ -139,11 +140,14 @@ def test_bodies_of_threads_that_the_budget_allows_open_no_files(monkeypatch):
 
 
 def interrupted_at(line, do):
-    """`do()`, interrupted before so many lines of ours were run; None: it ended before."""
-    left = [line]
+    """Run `do` on a thread, interrupted before so many lines of ours were run; whether it was."""
+    left, interrupts = [line], []
 
     def each(frame, event, _):
-        if event == "line":
+        code = linecache.getline(frame.f_code.co_filename, frame.f_lineno).split()
+        if (
+            event == "line" and code[0] != "with"
+        ):  # at its end no signal is handled, until it was left
             left[0] -= 1
             if not left[0]:
                 raise KeyboardInterrupt
@@ -152,15 +156,18 @@ def interrupted_at(line, do):
     def enter(frame, *_):
         return each if any(part in frame.f_code.co_filename for part in SEEN) else None
 
-    before = sys.gettrace()
-    sys.settrace(enter)
-    try:
-        do()
-    except KeyboardInterrupt:
-        return True
-    finally:
-        sys.settrace(before)
-    return None
+    def works():
+        sys.settrace(enter)
+        try:
+            do()
+        except KeyboardInterrupt:
+            interrupts.append(line)
+
+    # what is raised in an `except` by a trace function leaves the exception that was handled there to the thread
+    thread = threading.Thread(target=works)
+    thread.start()
+    thread.join(PATIENCE)
+    return bool(interrupts)
 
 
 @pytest.mark.parametrize(

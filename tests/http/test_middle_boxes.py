@@ -140,13 +140,13 @@ def both(plain, secure):
 async def test_a_forward_proxy_with_credentials(kind, certificates, tmp_path):
     async with behind(kind, tmp_path, certificates[0], credentials="user:s3cret@") as scene:
         wire, *servers = scene
-        for url in both(*servers):
-            for _ in range(3):
+        for url, calls in zip(both(*servers), (1, 3), strict=True):
+            for _ in range(calls):
                 assert (await wire.exchange(request_to(url))).status == 200
     for server in servers:
-        assert [each.line for each in server.requests] == ["POST /v1/x HTTP/1.1"] * 3
+        assert {each.line for each in server.requests} == {"POST /v1/x HTTP/1.1"}
         assert not any("proxy-authorization" in each.headers for each in server.requests)
-    assert (servers[0].opened, servers[1].opened) == (3, 1)  # tinyproxy keeps tunnels only
+    assert [(each.opened, len(each.requests)) for each in servers] == [(1, 1), (1, 3)]
 
 
 @KINDS
