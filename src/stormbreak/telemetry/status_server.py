@@ -135,23 +135,38 @@ _log = logging.getLogger("stormbreak")
 
 
 class PageUnavailableError(Exception):
-    """Raised by a page that cannot be served: answered with status 501 and this line."""
+    """Raised by a page that cannot be served: answered with `status` and this line."""
+
+    def __init__(self, message: str, *, status: int = HTTPStatus.NOT_IMPLEMENTED) -> None:
+        super().__init__(message)
+        self.status = HTTPStatus(status)
 
 
 class StatusServer:
-    """Serves `pages` by path until it is closed, on `port` of 127.0.0.1 (0 picks a free one) or a socket at `path`.
+    """Serves `pages` by path until it is closed, on `port` of `host` (0 picks a free one) or a socket at `path`.
+
+    With `any_name`, the header Host may name anything: for a server that others than this machine's programs reach.
 
     Raises:
         ConfigurationError: the port is in use, or no socket can be created.
     """
 
     def __init__(
-        self, pages: Mapping[str, Page], *, port: int = 0, path: Path | None = None
+        self,
+        pages: Mapping[str, Page],
+        *,
+        host: str = HOST,
+        port: int = 0,
+        path: Path | None = None,
+        any_name: bool = False,
     ) -> None:
         self.path = path
+        self._host = host
         self._file = None if path is None else SocketFile(path)
         try:
-            self._server = _Server(pages, unix=path is not None)
+            family = socket.AF_INET6 if ":" in host else socket.AF_INET
+            family = family if path is None else socket.AF_UNIX
+            self._server = _Server(pages, family, any_name=any_name)
         except OSError as error:  # such as no free file descriptor
             raise ConfigurationError(f"cannot listen: {error.strerror}") from error
         try:
@@ -175,7 +190,7 @@ class StatusServer:
     @property
     def address(self) -> str:
         """Its URL, or the path of its socket."""
-        return f"http://{HOST}:{self.port}" if self.path is None else str(self.path)
+        return f"http://{self._host}:{self.port}" if self.path is None else str(self.path)
 
     def close(self) -> None:
         """Stop listening and remove the socket. Requests in progress are still answered. Idempotent."""
@@ -201,17 +216,20 @@ class StatusServer:
             self._file.bind(self._server.socket)
         else:
             try:
-                self._server.server_address = (HOST, port)
+                self._server.server_address = (self._host, port)
                 self._server.server_bind()
             except (OSError, OverflowError) as error:
                 why = getattr(error, "strerror", None) or "a port is from 0 to 65535"
-                raise ConfigurationError(f"cannot listen on {HOST} port {port}: {why}") from error
+                raise ConfigurationError(
+                    f"cannot listen on {self._host} port {port}: {why}"
+                ) from error
         self._server.server_activate()
 
     def _connected(self) -> socket.socket:
         if self._file is not None:
             return self._file.connected(POLL_INTERVAL)
-        return socket.create_connection((HOST, self.port or 0), POLL_INTERVAL)
+        address: tuple[str, int] = self._server.socket.getsockname()[:2]
+        return socket.create_connection(address, POLL_INTERVAL)
 
     def _release(self) -> None:
         self._server.server_close()
@@ -231,10 +249,13 @@ class _Server(ThreadingMixIn, TCPServer):
     request_queue_size = MAX_REQUESTS
     timeout = POLL_INTERVAL
 
-    def __init__(self, pages: Mapping[str, Page], *, unix: bool) -> None:
-        self.address_family = socket.AF_UNIX if unix else socket.AF_INET
+    def __init__(
+        self, pages: Mapping[str, Page], family: socket.AddressFamily, *, any_name: bool
+    ) -> None:
+        self.address_family = family
         super().__init__(("", 0), _Handler, bind_and_activate=False)
-        self.allow_reuse_address = not unix
+        self.allow_reuse_address = family != socket.AF_UNIX
+        self.any_name = any_name
         self.pages = pages
         self.closed = False
         self.failed_pages: set[str] = set()
@@ -312,7 +333,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """Answer with the page, if Host and path are right."""
-        if not self._names_this_machine():
+        if not self.server.any_name and not self._names_this_machine():
             self._reply(HTTPStatus.FORBIDDEN, "the header Host must be localhost or 127.0.0.1")
             return
         path = self.path.partition("?")[0]
@@ -324,7 +345,7 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             kind, body = page()
         except PageUnavailableError as why:
-            self._reply(HTTPStatus.NOT_IMPLEMENTED, str(why))
+            self._reply(why.status, str(why))
         except Exception:  # noqa: BLE001 - an error of a page is logged and goes no further
             self._warn_once(path)
             self._reply(HTTPStatus.INTERNAL_SERVER_ERROR, "the page failed; see the log")
