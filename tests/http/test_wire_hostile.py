@@ -89,6 +89,27 @@ async def test_a_body_that_ends_with_a_reset_is_cut(wire):
     assert (got.verdict, got.detail) == (Verdict.BROKEN, "body was cut")
 
 
+async def test_a_refusal_that_came_before_a_write_failed_is_read(wire):
+    """Found: where the write met the reset first, the refusal was read and then forgotten."""
+    connected, refused = threading.Event(), threading.Event()
+
+    def serve(sock):
+        connected.wait(PATIENCE)
+        sock.sendall(answer(status=413))
+        reset(sock)
+        sock.close()
+        refused.set()
+
+    async def body():
+        connected.set()
+        refused.wait(PATIENCE)  # a loop has not read it either
+        yield b"x"
+
+    async with raw(serve) as port:
+        got = await wire.exchange(PreparedRequest(f"http://127.0.0.1:{port}/x", {}, body()))
+    assert got.status == 413
+
+
 # ------------------------------------------------------------ TLS
 
 

@@ -88,9 +88,9 @@ class BlockingExchange(Exchange):
             except _NOT_NOW:
                 pass
             except OSError:  # what came before the connection failed can still be read
-                while self._take() and not self.over:
-                    pass
-                self.fail(LOST)
+                while not self.over:
+                    if not self._take():
+                        self.fail(LOST)
                 return
             until = time.monotonic() + self._idle
             if not await SocketWait((sock, READ | WRITE), until=until):
