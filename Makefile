@@ -18,7 +18,7 @@ CHECK_PYTHON := $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 
 # Some environments forbid bytecode. The suite starts hundreds of processes, and each would compile everything anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo check lint test package format bench prove storms test-sdks test-real research research-tests published sensitivity mutations screenshots clean
+.PHONY: help demo check lint test test-lowest test-beside package format bench prove storms test-sdks test-real research research-tests published sensitivity mutations screenshots clean
 
 help:  ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## /  make \1 | /p' $(MAKEFILE_LIST) | column -t -s '|'
@@ -51,6 +51,27 @@ lint: $(READY)
 
 test: $(READY)  ## the test suite (6 minutes on two cores)
 	@TMPDIR=$(SCRATCH) $(BIN)/pytest -n 3 --dist worksteal
+
+# Of the suite, the rooms that use a dependency. plotext and rich draw in storm, httptools and msgspec are in http.
+USES_DEPENDENCIES := tests/cli tests/config tests/cost tests/http tests/llm tests/provider tests/report tests/telemetry \
+  tests/storm/test_storm_cli.py tests/storm/test_storm_plot.py tests/storm/test_storm_screen.py
+
+.venv-lowest/.ready: pyproject.toml
+	@$(CHECK_PYTHON)
+	@echo "setting up .venv-lowest (once)"
+	@$(PYTHON) -m venv .venv-lowest
+	@.venv-lowest/bin/python -m pip install $(QUIET) uv
+	@# Matplotlib 3.9 calls pyparsing by names that 3.3 warns about.
+	@.venv-lowest/bin/uv pip install --quiet --python .venv-lowest --resolution lowest-direct -e '.[fast,test]' 'pyparsing<3.3'
+	@touch $@
+
+test-lowest: .venv-lowest/.ready  ## test with the oldest dependencies that pyproject.toml allows (the rooms that use them)
+	@TMPDIR=$(SCRATCH) .venv-lowest/bin/python -m pytest -n 3 --dist worksteal $(USES_DEPENDENCIES)
+
+BESIDE ?= litellm[proxy] crewai langchain instructor semantic-kernel
+test-beside: $(READY)  ## resolve stormbreak beside other packages (BESIDE='langchain crewai')
+	@for each in $(BESIDE); do \
+	  $(BIN)/python -m pip install $(QUIET) --dry-run --ignore-installed --report - . "$$each" | $(BIN)/python bench/beside.py "$$each" || exit; done
 
 .venv-package/.ready:
 	@$(PYTHON) -m venv .venv-package
@@ -120,4 +141,4 @@ screenshots: $(READY)  # the pictures of README and docs/reports.md; needs chrom
 	$(BIN)/python bench/screenshots.py
 
 clean:  ## remove what the targets built
-	rm -rf $(VENV) $(REAL) .venv-sdks .venv-demo .venv-package dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache demo-results
+	rm -rf $(VENV) $(REAL) .venv-sdks .venv-demo .venv-lowest .venv-package dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache demo-results

@@ -7,7 +7,7 @@ import click
 
 from stormbreak.batch.job import CONNECT_GRACE, POLICY
 from stormbreak.batch.options import AUTO
-from stormbreak.cli.command import flag, option, options
+from stormbreak.cli.command import ParamType, flag, option, options
 from stormbreak.cli.options import JSON, PORT, PRICES, REPORT, SECONDS, Integer, Number
 from stormbreak.core.presets import BATCH
 from stormbreak.http.answer_schema import MAX_REPAIRS, REPAIRS
@@ -16,10 +16,10 @@ from stormbreak.key_patterns import quoted
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class _Concurrency(click.ParamType[int | str]):
+class _Concurrency(ParamType[int | str]):
     name = "N|auto"
 
-    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:  # noqa: ARG002
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:  # noqa: ARG002
         return self.name
 
     def convert(

@@ -14,7 +14,7 @@ from stormbreak.batch.store.reader import count_rows
 from stormbreak.batch.store.run_file import Run, read_existing_run
 from stormbreak.cli.batch.options import retry_options
 from stormbreak.cli.batch.run import run_and_report
-from stormbreak.cli.command import flag, option, options, subcommand
+from stormbreak.cli.command import ParamType, flag, option, options, subcommand
 from stormbreak.cli.options import FILE
 from stormbreak.cli.output import json_text, say
 from stormbreak.errors import ConfigurationError
@@ -25,7 +25,7 @@ from stormbreak.types import Verdict
 _KNOWN = {verdict.value: verdict for verdict in Verdict if verdict is not Verdict.OK}
 
 
-class _Verdicts(click.ParamType[tuple[Verdict, ...]]):
+class _Verdicts(ParamType[tuple[Verdict, ...]]):
     name = "VERDICT"
 
     def convert(
