@@ -57,6 +57,13 @@ def test_a_plain_call_lives_until_it_is_closed(stormbreak_provider):
     assert not [thread for thread in threading.enumerate() if thread.name == "stormbreak port"]
 
 
+def test_health_is_about_the_process_and_may_be_asked_from_elsewhere():
+    with serve(resilient(on=OSError, target="a"), host="0.0.0.0") as serving:
+        assert asked(serving.port, "/health") == (200, "ok\n")
+        assert asked(serving.port, "/metrics")[0] == 200
+        assert asked(serving.port, "/state")[0] == 404
+
+
 def test_on_a_socket(tmp_path):
     guarded = resilient(on=ConnectionError, target="prices")
     with serve(guarded, path=tmp_path / "app.sock") as serving:

@@ -12,8 +12,19 @@ from stormbreak.cli.options import JSON, PORT, PRICES, REPORT, SECONDS, Integer,
 from stormbreak.core.presets import BATCH
 from stormbreak.http.answer_schema import MAX_REPAIRS, REPAIRS
 from stormbreak.key_patterns import quoted
+from stormbreak.telemetry.status_server import HOST
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+class _ListenAddress(ParamType[tuple[str, int]]):
+    name = "[HOST:]PORT"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, int]:
+        host, _, port = str(value).rpartition(":")
+        return host.strip("[]") or HOST, PORT.convert(port, param, ctx)
 
 
 class _Concurrency(ParamType[int | str]):
@@ -72,7 +83,9 @@ _RESULTS = options(
     JSON,
     flag("-q --quiet", "Show no progress."),
     option(
-        "--metrics-port", PORT, "Serve /metrics and /state on this local port; 0 picks a free one."
+        "--metrics-port",
+        _ListenAddress(),
+        "Serve /metrics on this local port; 0 picks a free one. 0.0.0.0:9464 also serves other machines.",
     ),
 )
 

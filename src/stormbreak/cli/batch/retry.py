@@ -64,7 +64,7 @@ def command(
     as_json: bool,
     quiet: bool,
     report: str | None,
-    metrics_port: int | None,
+    metrics_port: tuple[str, int] | None,
     **given: Any,
 ) -> int:
     """Send the failed rows of OUTPUT again, with the options of the last run.
