@@ -18,7 +18,7 @@ CHECK_PYTHON := $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 
 # Some environments forbid bytecode. The suite starts hundreds of processes, and each would compile everything anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo check lint test test-lowest test-beside package format bench prove storms test-sdks test-real research research-tests published sensitivity mutations screenshots clean
+.PHONY: help demo check lint test test-lowest test-beside package format bench prove storms test-sdks test-ray test-real research research-tests published sensitivity mutations screenshots clean
 
 help:  ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## /  make \1 | /p' $(MAKEFILE_LIST) | column -t -s '|'
@@ -111,6 +111,15 @@ storms: $(READY)  # the tables of docs/storms.md; can be stopped and resumed
 test-sdks: $(SDKS:%=.venv-sdks/%/.ready)  ## run the recipes of docs/sdks with their frameworks (SDKS=instructor: one environment)
 	@for each in $(SDKS); do \
 	  STORMBREAK_SDKS=$$each .venv-sdks/$$each/bin/python -m pytest -m sdks -q tests/sdks || exit; done
+
+.venv-ray/.ready: pyproject.toml constraints-ray.txt
+	@echo "setting up .venv-ray (once; Ray takes 600 MB)"
+	@$(PYTHON) -m venv .venv-ray
+	@.venv-ray/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-ray.txt -e '.[ray]' hypothesis pytest pytest-asyncio
+	@touch $@
+
+test-ray: .venv-ray/.ready  ## test the Ray adapter on a real Ray with two actors
+	.venv-ray/bin/python -m pytest -m ray -q tests/ray
 
 $(REAL)/.ready: constraints-real.txt
 	@echo "building a model server in $(REAL) (once; a C++ compiler and some minutes)"

@@ -1,4 +1,4 @@
-"""The provider in a process and on a core of its own, and how fast it is when nothing holds it up.
+"""A server in a process and on a core of its own: the provider, and how fast it is when nothing holds it up.
 
 A benchmark of clients is worth something only if the server could do more: `Partner.busy` tells the share of a core
 the provider used, `flood` what it can do at most.
@@ -7,22 +7,33 @@ the provider used, `flood` what it can do at most.
 import asyncio
 import multiprocessing
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import (
+    AbstractAsyncContextManager,
+    AbstractContextManager,
+    asynccontextmanager,
+    contextmanager,
+)
+from functools import partial
 from multiprocessing.connection import Connection
 
 import uvloop
 
 import cores
-from stormbreak.provider.scenario_file import load
-from stormbreak.provider.server import ProviderServer, new_loop
+from stormbreak.http.h1.server import new_loop
+from stormbreak.provider.in_thread import scenario_of
+from stormbreak.provider.server import ProviderServer
 
 SCENARIO = "bench"
 _LENGTH = b"content-length: "
 
 
+Serving = Callable[[], AbstractAsyncContextManager[int]]
+"""Starts a server, and gives its port."""
+
+
 class Partner:
-    """A running provider."""
+    """A running server."""
 
     def __init__(self, pipe: Connection, port: int) -> None:
         self._pipe = pipe
@@ -30,18 +41,23 @@ class Partner:
         self.base_url = f"http://127.0.0.1:{port}/v1"
 
     def cpu(self) -> float:
-        """Tell the CPU seconds that the provider has used."""
+        """Tell the CPU seconds that it has used."""
         self._pipe.send("cpu")
         seconds: float = self._pipe.recv()
         return seconds
 
 
-@contextmanager
-def partner() -> Iterator[Partner]:
+def partner(scenario: str = SCENARIO) -> AbstractContextManager[Partner]:
     """Run the provider until the block ends."""
+    return in_process(partial(_provider, scenario), cores.PROVIDER)
+
+
+@contextmanager
+def in_process(serving: Serving, core: int) -> Iterator[Partner]:
+    """Run a server in a process on a core of its own, until the block ends."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    process = context.Process(target=_serve, args=(theirs,), daemon=True)
+    process = context.Process(target=_serve, args=(theirs, serving, core), daemon=True)
     process.start()
     try:
         yield Partner(ours, ours.recv())
@@ -50,13 +66,23 @@ def partner() -> Iterator[Partner]:
         process.join(10)
 
 
-def _serve(pipe: Connection) -> None:
-    cores.pin(cores.PROVIDER)
+def _serve(pipe: Connection, serving: Serving, core: int) -> None:
+    cores.pin(core)
     with asyncio.Runner(loop_factory=new_loop) as runner:
-        runner.run(_listen(pipe))
+        runner.run(_listen(pipe, serving))
 
 
-async def _listen(pipe: Connection) -> None:
+@asynccontextmanager
+async def _provider(scenario: str) -> AsyncIterator[int]:
+    server = ProviderServer(scenario_of(scenario))
+    await server.start()
+    try:
+        yield server.port
+    finally:
+        await server.close()
+
+
+async def _listen(pipe: Connection, serving: Serving) -> None:
     stopped = asyncio.Event()
 
     def obey() -> None:
@@ -65,13 +91,11 @@ async def _listen(pipe: Connection) -> None:
         else:
             stopped.set()
 
-    server = ProviderServer(load(SCENARIO))
-    await server.start()
-    asyncio.get_running_loop().add_reader(pipe.fileno(), obey)
-    pipe.send(server.port)
-    await stopped.wait()
-    asyncio.get_running_loop().remove_reader(pipe.fileno())
-    await server.close()
+    async with serving() as port:
+        asyncio.get_running_loop().add_reader(pipe.fileno(), obey)
+        pipe.send(port)
+        await stopped.wait()
+        asyncio.get_running_loop().remove_reader(pipe.fileno())
 
 
 class _Caller(asyncio.Protocol):

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 import cores
+import gateway
 import imports
 import overhead
 import report
@@ -19,6 +20,7 @@ from rounds import Section
 PARTS: dict[str, Callable[[], Sequence[Section]]] = {
     "overhead": overhead.sections,
     "throughput": throughput.sections,
+    "gateway": gateway.sections,
     "batch": rows.sections,
     "streams": streams.sections,
     "sdk-calls": sdk_calls.sections,

@@ -7,7 +7,7 @@ import re
 
 _HIDDEN = "(what looks like a key)"
 _FAMILIAR = re.compile(
-    r"\b((sk|pk|rk|hs|gsk|csk|xai|hf|r8|ghp|pplx|nvapi)[-_][\w-]{8,}"
+    r"\b((sk|pk|rk|hs|sb|gsk|csk|xai|hf|r8|ghp|pplx|nvapi)[-_][\w-]{8,}"
     r"|AIza[\w-]{10,}|AKIA[A-Z0-9]{12,}|Bearer\s+\S{8,}|(?i:(x-)?api-key:)\s*[\w-]{16,})"
 )
 _IN_ANY_CASE = re.compile(_FAMILIAR.pattern, re.IGNORECASE)

@@ -71,7 +71,9 @@ def test_the_same_call_goes_on_and_another_one_is_refused(output, place):
     again = run(PROMPTS, output=output, ordered=True, **place)
     assert (again.attempts, again.complete) == (0, True)
     assert [each.custom_id for each in again.answers()] == [f"row-{n}" for n in range(1, 41)]
-    with pytest.raises(ConfigurationError, match=r"a run of other rows \(40; these are 39\)"):
+    with pytest.raises(
+        ConfigurationError, match=r"a run of other rows or another prompt \(40 rows; these are 39\)"
+    ):
         run(PROMPTS[1:], output=output, **place)
     assert len(read(BatchPaths.of(output).input)) == 40
 

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,12 +20,31 @@ def test_the_neighbours_of_output(output, failed):
     files = BatchPaths.of(Path(output))
     assert files == BatchPaths(
         output=Path(output),
+        table=None,
         failed=Path(failed),
         run=Path(output + ".run"),
         lock=Path(output + ".lock"),
         input=Path(failed.replace(".failed", ".input")),
+        rows=Path(output.removesuffix(".jsonl") + ".rows"),
         socket=Path(output + ".sock"),
     )
+
+
+@pytest.mark.parametrize("ending", [".csv", ".tsv", ".parquet", ".PARQUET", ".pq"])
+def test_a_table_has_a_journal_beside_it(ending):
+    table = Path(f"a/out{ending}")
+    files = BatchPaths.of(table)
+    assert files.table == table
+    assert files == replace(BatchPaths.of(Path(f"a/out{ending}.jsonl")), table=table)
+
+
+def test_json_lines_are_a_table_with_flatten_and_after_a_run_with_it(tmp_path):
+    output = tmp_path / "out.jsonl"
+    files = BatchPaths.of(output, flatten=True)
+    assert (files.table, files.output) == (output, tmp_path / "out.jsonl.jsonl")
+    assert BatchPaths.of(output).table is None
+    files.run.touch()
+    assert BatchPaths.of(output) == files
 
 
 def test_two_names_of_one_file_share_their_neighbours(tmp_path):
@@ -41,3 +61,9 @@ def test_what_can_be_no_output(output):
 def test_a_link_to_itself_is_said_where_it_is_opened(tmp_path):
     (tmp_path / "loop").symlink_to("loop")
     assert BatchPaths.of(tmp_path / "loop").output == tmp_path / "loop"
+
+
+@pytest.mark.parametrize("output", ["out.csv.gz", "out.jsonl.zst"])
+def test_an_output_is_not_compressed(output):
+    with pytest.raises(ConfigurationError, match="is written uncompressed; choose a name without"):
+        BatchPaths.of(Path(output))

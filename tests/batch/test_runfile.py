@@ -41,6 +41,7 @@ def test_what_is_written(files, make_rows):
         "started_at": 1000.0,
         "flags": None,
         "pauses": {},
+        "table": None,
     }
     assert stat.S_IMODE(files.run.stat().st_mode) == 0o600
     assert "about" not in files.run.read_text()

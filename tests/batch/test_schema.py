@@ -133,9 +133,18 @@ def test_a_wrong_schema_file_is_one_line(source, schema, output, tmp_path, text,
     assert sorted(tmp_path.iterdir()) == before
 
 
-def test_repairs_need_a_schema(source, output):
-    done = run(*run_args(source, output, "http://127.0.0.1:9/v1"), "--repairs", "1")
-    assert (done.returncode, one_line(done.stderr)) == (2, "--repairs: give --schema, too")
+@pytest.mark.parametrize("flags", [("--repairs", "1"), ("--repairs", "0"), ("--check-only",)])
+def test_they_need_a_schema(source, output, flags):
+    done = run(*run_args(source, output, "http://127.0.0.1:9/v1"), *flags)
+    assert (done.returncode, one_line(done.stderr)) == (2, f"{flags[0]}: give --schema, too")
+
+
+def test_an_api_that_rejects_schemas_is_not_asked(source, schema, output):
+    with serve(scenario({"kind": "400", "match": "response_format"})) as provider:
+        assert go(source, output, provider, "--schema", schema).returncode == 1
+        assert provider.stats()["arrivals"] == 20  # all of them invalid: the run stopped
+        done = go(source, output, provider, "--schema", schema, "--check-only", "--repairs", "0")
+    assert "no answer fits the schema" in done.stdout  # it was not told to write JSON
 
 
 @pytest.mark.parametrize("form", [HOTEL, Hotel, "file"])

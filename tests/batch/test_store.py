@@ -6,7 +6,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from stormbreak.batch.api import spool_rows
+from stormbreak.batch.input.spool import spooled
 from stormbreak.batch.store.lock import held, locked
 from stormbreak.batch.store.output_files import open_store
 from stormbreak.batch.store.record import Failure, Response
@@ -132,10 +132,10 @@ def test_a_copy_that_a_killed_run_left_is_removed_by_the_next(files, make_rows):
 def test_rows_from_python_stay_while_another_run_on_them_begins(files):
     """It had the lock but had not written its run file: `batch retry` would have missed the rows."""
     with ExitStack() as taken:
-        with spool_rows(files, [{"prompt": "x"}]):
+        with spooled(files, [{"prompt": "x"}]):
             taken.enter_context(locked(files))
         assert files.input.exists()
-    with spool_rows(files, [{"prompt": "x"}]):
+    with spooled(files, [{"prompt": "x"}]):
         pass
     assert not files.input.exists()
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from batches import environment, read
 
-from stormbreak.cli.batch import retry, run
+from stormbreak.cli.batch import estimate, retry, run
 from stormbreak.types import Verdict
 
 PAGE = (Path(__file__).parents[2] / "docs" / "batch.md").read_text()
@@ -56,9 +56,11 @@ def flags(command):
 
 def test_its_flags_are_those_of_the_commands():
     shared, own = documented("Options"), documented("Retry failed rows")
-    assert shared == flags(run.command)
+    of_tables = documented("Tables")
+    assert shared | of_tables == flags(run.command)
     assert own == flags(retry.command) - flags(run.command)
-    assert flags(run.command) - flags(retry.command) == {"--output"}
+    assert flags(run.command) - flags(retry.command) == {"--output"} | of_tables
+    assert of_tables < flags(estimate.command)
 
 
 def test_its_verdicts_exist():

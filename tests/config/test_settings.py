@@ -8,11 +8,13 @@ import pytest
 from table_test import table_test
 
 from stormbreak.config import describe_settings, load_policy, load_settings, profiles_in
+from stormbreak.config.gateway_settings import GatewaySettings, KeySettings
 from stormbreak.config.policy_toml import SETTINGS
 from stormbreak.config.settings import Member, PoolSettings, TargetSettings
 from stormbreak.core.concurrency_limit import AimdLimit, FixedLimit
 from stormbreak.core.fallback import Place, TargetOrder, ToTargets
 from stormbreak.core.presets import ARTICLE, BATCH, INTERACTIVE
+from stormbreak.core.spend_policy import SpendPolicy
 from stormbreak.errors import ConfigurationError
 from stormbreak.http.client import AsyncClient
 from stormbreak.types import Verdict
@@ -134,12 +136,9 @@ def test_described_settings_read_back_equal(path, tmp_path, profile):
 
 def test_a_target_has_what_a_client_takes_apart_from_what_only_a_program_has():
     taken = set(inspect.signature(AsyncClient.__init__).parameters)
-    assert {field.name for field in fields(TargetSettings)} == taken - {
-        "self",
-        "api_key",
-        "degraded",
-        "prices",
-    }
+    only_a_program = {"self", "api_key", "degraded", "prices"}
+    only_a_file = {"api_key_file"}
+    assert {field.name for field in fields(TargetSettings)} == taken - only_a_program | only_a_file
 
 
 def test_a_pool_has_what_a_rule_for_targets_has():
@@ -153,7 +152,11 @@ def test_a_pool_has_what_a_rule_for_targets_has():
 def test_every_key_says_what_stands_behind_it():
     names = {f"targets.{field.name}" for field in fields(TargetSettings)}
     names |= {f"pools.{field.name}" for field in fields(PoolSettings)}
-    assert set(SETTINGS) == names | {f"pools.targets.{field.name}" for field in fields(Member)}
+    names |= {f"pools.targets.{field.name}" for field in fields(Member)}
+    names |= {f"gateway.{field.name}" for field in fields(GatewaySettings)}
+    names |= {f"keys.{field.name}" for field in fields(KeySettings)}
+    names |= {f"keys.spend.{field.name}" for field in fields(SpendPolicy)}
+    assert set(SETTINGS) == names
 
 
 # ------------------------------------------------------------------ profiles

@@ -187,6 +187,43 @@ def test_a_queue_that_stands_while_all_is_well_is_none():
     assert not slots.gate.binds(slots.now)
 
 
+@pytest.mark.parametrize(
+    ("refused", "outcome", "binds"),
+    [
+        (3, THROTTLED, False),  # not a third of the newest outcomes
+        (4, THROTTLED, True),
+        (100, told(1.0), False),  # the cooldown handles it
+        (7, SERVER_ERROR, False),
+    ],
+)
+def test_429s_that_pile_up_while_no_slot_is_free_are_evidence(refused, outcome, binds):
+    slots = SlotGate()
+    slots.settle(slots.take(256)[:refused], outcome)
+
+    assert slots.gate.binds(slots.now) is binds
+
+
+@pytest.mark.parametrize(("wanted", "binds"), [(255, False), (256, True)])
+def test_they_are_none_while_slots_are_free(wanted, binds):
+    slots = SlotGate()
+    slots.settle(slots.take(wanted), THROTTLED)
+
+    assert slots.gate.binds(slots.now) is binds
+
+
+def test_429s_beside_attempts_that_are_served_are_none():
+    slots = SlotGate()
+    refused, *served = slots.take(256)
+    slots.settle([refused], THROTTLED)
+    slots.tick(0.5)
+    slots.settle(served[:20])
+    slots.settle(served[20:25], THROTTLED)
+
+    assert slots.diagnosis.refuses_randomly
+    assert slots.diagnosis.failed_at == slots.now
+    assert not slots.gate.binds(slots.now)
+
+
 def test_evidence_renews_it():
     slots = SlotGate()
     slots.stand()

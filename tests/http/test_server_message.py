@@ -53,7 +53,7 @@ def cuts(data):
 def test_malformed_requests_are_refused_in_whatever_pieces_they_come():
     assert len(MALFORMED) >= 45
     for name, data in MALFORMED.items():
-        for pieces in cuts(PLAIN + data):
+        for pieces in [*cuts(data), *cuts(PLAIN + data)]:
             parser, requests = RequestParser(max_body=MAX_BODY), []
             with pytest.raises(UnreadableError) as refused:  # noqa: PT012 - any of the pieces
                 for piece in pieces:
@@ -62,7 +62,8 @@ def test_malformed_requests_are_refused_in_whatever_pieces_they_come():
                         requests.append(request)
                 raise AssertionError(name)
             assert refused.value.status == 400, name
-            assert [request.body for request in requests] == [b"hello"], name
+            bodies = [request.body for request in requests]
+            assert bodies == [b"hello"] * b"".join(pieces).startswith(PLAIN), name
             parser.feed(PLAIN)
             with pytest.raises(UnreadableError):
                 parser.next()
@@ -78,6 +79,45 @@ def test_requests_come_out_whole_however_the_bytes_are_cut(cut):
         ("POST", "/c", "", "1.1", b"abcd\r\n\r\ne", True),
         ("GET", "/", "", "1.0", b"", False),
     ]
+
+
+def outcome_of(pieces):
+    """The requests in these bytes, and whether what follows them was refused."""
+    parser, requests = RequestParser(max_body=MAX_BODY), []
+    try:
+        for piece in pieces:
+            parser.feed(piece)
+            while (request := parser.next()) is not None:
+                requests.append(request)
+    except UnreadableError:
+        return requests, True
+    return requests, False
+
+
+EDITS = st.lists(
+    st.tuples(
+        st.integers(0, len(PLAIN + PARTS + BARE)),
+        st.integers(0, 3),
+        st.one_of(
+            st.binary(max_size=3),
+            st.sampled_from(
+                [b"\r", b"\n", b"\r\n", b"\r\n\r\n", b" ", b"\0", b":", b"0\r\n\r\n", BARE]
+            ),
+        ),
+    ),
+    max_size=4,
+)
+
+
+@given(EDITS, st.lists(st.integers(0, 400), max_size=6))
+def test_what_is_refused_does_not_depend_on_the_cuts_either(edits, cut):
+    data = PLAIN + PARTS + BARE
+    for at, removed, added in edits:
+        data = data[:at] + added + data[at + removed :]
+    edges = [0, *sorted(min(each, len(data)) for each in cut), len(data)]
+    whole = outcome_of([data])
+    assert outcome_of(data[start:end] for start, end in pairwise(edges)) == whole
+    assert outcome_of(one_by_one(data)) == whole
 
 
 def test_a_request_is_whole_with_its_last_byte_and_not_before():

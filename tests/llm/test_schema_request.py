@@ -69,6 +69,39 @@ def test_optional_properties_are_no_strict_format_of_openai(schema):
     assert schema_for(schema, Shape.MESSAGES) is not None
 
 
+TREE = {
+    "type": "object",
+    "properties": {"child": {"anyOf": [{"$ref": "#/$defs/node"}, {"type": "null"}]}},
+    "required": ["child"],
+}
+
+
+@pytest.mark.parametrize(
+    "recursive",
+    [
+        TREE | {"$defs": {"node": TREE}},
+        TREE | {"properties": {"child": {"$ref": "#"}}},
+        TREE
+        | {
+            "$defs": {
+                "node": {"$ref": "#/$defs/other"},
+                "other": {"items": {"$ref": "#/$defs/node"}},
+            }
+        },
+    ],
+)
+def test_anthropic_knows_no_recursion(recursive):
+    assert schema_for(recursive, Shape.MESSAGES) is None
+    assert schema_for(recursive, Shape.CHAT) is not None
+    assert schema_for(TREE | {"$defs": {"node": HOTEL}}, Shape.MESSAGES) is not None
+
+
+def test_values_of_more_than_one_part_are_words():
+    closed = schema_for({"enum": [[1], "a"]}, Shape.MESSAGES)
+    assert closed == {"description": '{"enum":[[1],"a"]}'}
+    assert schema_for({"enum": ["a", None]}, Shape.MESSAGES) == {"enum": ["a", None]}
+
+
 def test_a_schema_without_an_end_is_a_wish():
     endless = {"type": "object", "properties": {}}
     endless["properties"]["self"] = endless

@@ -18,7 +18,7 @@ from stormbreak.storm.policies import BASELINES
 ONCE_A_ROUND = replace(BATCH, breaker=None, adaptive_rate=False, retry=RetryPolicy(max_attempts=1))
 
 
-def batch(*trouble, rows=100, slots=50, preset="batch", deadline=600.0, **load):
+def batch(*trouble, rows=100, slots=50, preset="batch", deadline=600.0, timeout=5.0, **load):
     """Rows in one instant before a provider that needs a second for each."""
     return Scenario(
         name="rows",
@@ -28,7 +28,7 @@ def batch(*trouble, rows=100, slots=50, preset="batch", deadline=600.0, **load):
         load=Load(
             bursts=(Burst(at=0.0, calls=rows),),
             deadline=deadline,
-            timeout=5.0,
+            timeout=timeout,
             preset=preset,
             **load,
         ),
@@ -152,3 +152,13 @@ def test_the_same_seed_gives_the_same_events():
     scenario = batch(unlucky(0.5))
     assert played(scenario, seed=3) == played(scenario, seed=3)
     assert played(scenario, seed=3) != played(scenario, seed=4)
+
+
+@pytest.mark.parametrize("processes", [1, 3])
+def test_a_burst_that_fills_the_queue_of_the_provider_is_held_back(processes):
+    scenario = batch(rows=800 * processes, slots=20 * processes, processes=processes, timeout=60.0)
+    full = replace(scenario.provider, queue=130 * processes)
+    measures, _ = played(replace(scenario, provider=full, duration=90.0), BATCH, seed=1)
+    assert measures.success == 1.0
+    assert measures.amplification < 1.6
+    assert measures.makespan < 1.15 * 40  # of what 20 slots can do

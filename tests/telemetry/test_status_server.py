@@ -310,20 +310,3 @@ def test_where_no_thread_can_be_started_no_socket_is_left(tmp_path, monkeypatch)
     with pytest.raises(ConfigurationError, match="no thread can be started"):
         StatusServer(PAGES, path=tmp_path / "s")
     assert list(tmp_path.iterdir()) == []
-
-
-def test_another_address_serves_what_is_public_to_any_host(caplog):
-    pages = {"/metrics": hello, "/health": hello, "/state": hello}
-    for host in ("0.0.0.0", "::"):
-        with StatusServer(pages, host=host) as port:
-            where = f"[{host}]" if ":" in host else host
-            assert port.address == f"http://{where}:{port.port}"
-            assert "every machine that reaches this address can read it" in caplog.messages[-1]
-            assert ask(port, "/metrics", Host="pod-7.internal:9464")[0] == 200
-            assert ask(port, "/health")[0] == 200
-            assert ask(port, "/state")[0] == 404
-
-
-def test_an_address_of_no_machine_here_is_one_line():
-    with pytest.raises(ConfigurationError, match=r"cannot listen on 203\.0\.113\.7 port 0: "):
-        StatusServer({}, host="203.0.113.7")

@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING
 from stormbreak.lazy_import import on_demand
 
 if TYPE_CHECKING:
+    from stormbreak.batch.api import aresults as aresults
     from stormbreak.batch.api import arun as arun
+    from stormbreak.batch.api import results as results
     from stormbreak.batch.api import run as run
+    from stormbreak.batch.export.export import read_table as read_table
     from stormbreak.batch.options import Options as Options
     from stormbreak.batch.options import failed_rows as failed_rows
     from stormbreak.batch.running.snapshot import RunSnapshot as RunSnapshot
@@ -25,10 +28,13 @@ _HOMES = {
     "Options": "stormbreak.batch.options",
     "RunSnapshot": "stormbreak.batch.running.snapshot",
     "Summary": "stormbreak.batch.running.summary",
+    "aresults": "stormbreak.batch.api",
     "arun": "stormbreak.batch.api",
     "failed_rows": "stormbreak.batch.options",
     "read_answers": "stormbreak.batch.store.reader",
     "read_failures": "stormbreak.batch.store.reader",
+    "read_table": "stormbreak.batch.export.export",
+    "results": "stormbreak.batch.api",
     "run": "stormbreak.batch.api",
 }
 

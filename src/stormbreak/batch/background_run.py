@@ -13,6 +13,7 @@ from contextvars import copy_context
 from threading import Thread
 
 from stormbreak.batch.job import Job, run_job
+from stormbreak.batch.result_stream import ResultStream
 from stormbreak.batch.running.runner import Runner
 from stormbreak.batch.running.snapshot import RunSnapshot
 from stormbreak.batch.running.summary import Summary
@@ -27,10 +28,16 @@ class StoppedError(StormbreakError):
 
 
 class BackgroundRun:
-    """Starts the job at once; calls `on_progress` four times a second, in the job's thread."""
+    """Starts the job at once; calls `on_progress` four times a second, in the job's thread.
 
-    def __init__(self, job: Job, on_progress: OnProgress | None) -> None:
+    The rows that end go to `results`, which hold the run back until they are read.
+    """
+
+    def __init__(
+        self, job: Job, on_progress: OnProgress | None, results: ResultStream | None = None
+    ) -> None:
         self._job = job
+        self._results = results
         self._on_progress = on_progress
         self._ended: Future[Summary] = Future()
         self._lock = new_lock()
@@ -38,16 +45,25 @@ class BackgroundRun:
         self._at: tuple[Runner, asyncio.AbstractEventLoop] | None = None
         Thread(target=copy_context().run, args=(self._work,), name="stormbreak-batch").start()
 
+    @property
+    def is_over(self) -> bool:
+        """Whether the run has ended."""
+        return self._ended.done()
+
+    def when_over(self, call: Callable[[], object]) -> None:
+        """Call it at the end of the run, in the run's thread, or at once."""
+        self._ended.add_done_callback(lambda _: call())
+
     def wait(self) -> Summary:
         """Wait for the end. Raises as `run_job` does."""
         try:
             wait([self._ended])
         except BaseException:
-            self._stop()
+            self.stop()
             try:
                 wait([self._ended])
             except BaseException:
-                self._stop()
+                self.stop()
                 wait([self._ended])
                 raise
             raise
@@ -59,11 +75,11 @@ class BackgroundRun:
         try:
             await asyncio.wait([ended])
         except asyncio.CancelledError:
-            self._stop()
+            self.stop()
             try:
                 await asyncio.wait([ended])
             except asyncio.CancelledError:
-                self._stop()
+                self.stop()
                 await asyncio.wait([ended])
                 raise
             finally:
@@ -72,17 +88,18 @@ class BackgroundRun:
             raise
         return ended.result()
 
-    def _stop(self) -> None:
+    def stop(self) -> None:
+        """Send nothing more, and end when what was sent is answered; the second time, end at once."""
         with self._lock:
             self._stops += 1
             if self._at is not None:
                 runner, loop = self._at
-                with suppress(RuntimeError):  # it has ended
-                    loop.call_soon_threadsafe(runner.interrupt)
+                call_soon(loop, runner.interrupt)
 
     def _work(self) -> None:
         try:
-            self._ended.set_result(run_job(self._job, self._tick, on_read=self._on_read))
+            summary = run_job(self._job, self._tick, on_read=self._on_read, results=self._results)
+            self._ended.set_result(summary)
         except BaseException as error:  # noqa: BLE001 - for the waiting thread
             self._ended.set_exception(error)
 
@@ -92,9 +109,18 @@ class BackgroundRun:
 
     def _tick(self, runner: Runner) -> None:
         if self._at is None:
+            loop = asyncio.get_running_loop()
+            if self._results is not None:
+                self._results.on_room = lambda: call_soon(loop, runner.wake)
             with self._lock:
-                self._at = runner, asyncio.get_running_loop()
+                self._at = runner, loop
                 for _ in range(self._stops):
                     runner.interrupt()
         if self._on_progress is not None:
             self._on_progress(runner.snapshot)
+
+
+def call_soon(loop: asyncio.AbstractEventLoop, call: Callable[[], object]) -> None:
+    """Call it in the thread of `loop`, unless that has ended."""
+    with suppress(RuntimeError):
+        loop.call_soon_threadsafe(call)

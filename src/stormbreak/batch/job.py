@@ -11,8 +11,11 @@ from typing import Any
 
 from msgspec.structs import replace as with_
 
+from stormbreak.batch.export.export import export
 from stormbreak.batch.input.index import ReadProgress, Rows
+from stormbreak.batch.input.spool import Spooled, TableInput, spooled
 from stormbreak.batch.options import AUTO, UNFINISHED_ROWS, BatchOptions, Choice, option_flag
+from stormbreak.batch.result_stream import ResultStream
 from stormbreak.batch.running.file_limits import make_room, too_many_files
 from stormbreak.batch.running.runner import End, Runner
 from stormbreak.batch.running.stats import RunStats
@@ -22,6 +25,7 @@ from stormbreak.batch.store.lock import require_free
 from stormbreak.batch.store.output_files import Store, open_store, order_output
 from stormbreak.batch.store.paths import BatchPaths
 from stormbreak.batch.store.run_file import Option, Run, check_before
+from stormbreak.batch.store.shared_answers import SharedAnswers
 from stormbreak.batch.store.spend_record import SpendRecord
 from stormbreak.config import Settings, resolve_settings
 from stormbreak.config.load import resolve_preset
@@ -63,7 +67,8 @@ class Job:
     The `options` take precedence over the policy's limits, quotas and spend limit; here `concurrency` may exceed `WIDEST`.
     `defaults` are fields of chats that rows do not name. `price_of` replaces today's list prices.
 
-    `kept` options go into the run file for `batch retry`. `fingerprint`, where given, must be that of INPUT.
+    `kept` options go into the run file for `batch retry`. The requests of a `table` are made when the job runs, or have been
+    `spooled` before; then `source` is the file that takes them.
     """
 
     source: Path
@@ -76,14 +81,20 @@ class Job:
     allow_http: bool = False
     stream_on_wire: bool = False
     kept: BatchOptions | None = None
+    table: TableInput | None = None
+    spooled: Spooled | None = None
     schema: AnswerSchema | None = None
-    fingerprint: str | None = None
 
     def __post_init__(self) -> None:
         breaker = self.policy.breaker
         if breaker is not None and breaker.mode is Mode.FORCED_OPEN:
             mode = breaker.mode.value
             raise ConfigurationError(f"breaker.mode is {mode}: no row would ever be sent")
+
+    @property
+    def files(self) -> BatchPaths:
+        """OUTPUT and its neighbours."""
+        return BatchPaths.of(self.output, flatten=self.options.flatten)
 
     @property
     def concurrency(self) -> int | None:
@@ -102,10 +113,11 @@ def build_job(
     output: Path,
     choice: Choice,
     policy: Policy | None = None,
+    table: TableInput | None = None,
     schema: Schema | None = None,
     name_of: Callable[[str], str] = option_flag,
 ) -> Job:
-    """Make the job that these options ask for.
+    """Make the job that these options ask for; the requests of a `table` take the place of `source`.
 
     A `policy` object, or a `schema` that is in no file, cannot be kept for a later `batch retry`: then no option is. Errors
     name options by `name_of`.
@@ -120,8 +132,10 @@ def build_job(
     chosen = settings.policy if target is None else target.policy
     if is_disabled():
         chosen = OFF
+    files = BatchPaths.of(output, flatten=options.flatten)
     return Job(
-        source=source,
+        source=source if table is None else files.input,
+        table=table,
         output=output,
         policy=_with_timeouts(for_batch(chosen), options),
         options=options if target is None else _placed(options, target, name_of),
@@ -153,12 +167,14 @@ def _schema(
     options: BatchOptions, schema: Schema | None, name_of: Callable[[str], str]
 ) -> AnswerSchema | None:
     repairs = REPAIRS if options.repairs is None else options.repairs
+    asks = not options.check_only
     if options.schema is not None:
-        return read_schema(Path(options.schema), repairs=repairs)
+        return read_schema(Path(options.schema), repairs=repairs, asks=asks)
     if schema is not None:
-        return schema_of(schema, repairs)
-    if options.repairs is not None:
-        raise ConfigurationError(f"{name_of('repairs')}: give {name_of('schema')}, too")
+        return schema_of(schema, repairs, asks=asks)
+    for name in ("repairs", "check_only"):
+        if name in options.given:
+            raise ConfigurationError(f"{name_of(name)}: give {name_of('schema')}, too")
     return None
 
 
@@ -183,8 +199,11 @@ def _absolute(options: BatchOptions) -> BatchOptions:
         policy = os.path.abspath(policy)  # noqa: PTH100 - Path raises for odd names
     known = builtin_names()
     prices = [one if one in known else os.path.abspath(one) for one in options.prices]  # noqa: PTH100
-    schema = options.schema and os.path.abspath(options.schema)  # noqa: PTH100
-    return with_(options, policy=policy, prices=tuple(prices), schema=schema)
+    cache, schema = (
+        path and os.path.abspath(path)  # noqa: PTH100
+        for path in (options.cache, options.schema)
+    )
+    return with_(options, policy=policy, prices=tuple(prices), cache=cache, schema=schema)
 
 
 def _only_target(file: str, settings: Settings) -> TargetSettings | None:
@@ -222,11 +241,12 @@ def run_job(
     listeners: Iterable[Listener] = (),
     on_read: ReadProgress = lambda _: None,
     stats: RunStats | None = None,
+    results: ResultStream | None = None,
 ) -> Summary:
     """Run `job` to its end, or until a signal.
 
     `on_read` gets the number of rows read while INPUT is read, then `tick` the runner four times a second; `listeners` hear
-    every event. The counts go into `stats`.
+    every event. The counts go into `stats`, the rows that end into `results`, which hold the run back.
 
     Raises:
         ConfigurationError: an option is wrong, or OUTPUT cannot be written (any more).
@@ -236,10 +256,13 @@ def run_job(
         client = _client(job, policy)
         recorded = _recorded_options(job, client.base_url)
         last = _check_before(job, recorded)
-        rows = stack.enter_context(_read(job, on_read, last))
+        spool = job.spooled
+        if job.table is not None:
+            spool = stack.enter_context(spooled(job.files, job.table, on_read))
+        rows = stack.enter_context(_read(job, on_read, last, spool))
         for listener in listeners:
             client.subscribe(listener)
-        store = stack.enter_context(_open(job, rows, recorded, client))
+        store = stack.enter_context(_open(job, rows, recorded, client, spool))
         # It counts tokens only: prices may change, and come later.
         meter = Meter(lambda *_: None, max_names=_MODELS, detailed=False)
         client.subscribe(meter)
@@ -247,6 +270,8 @@ def run_job(
         spend = SpendRecord(client, store, meter, prices)
         spend.open()
         done_before, began = store.journal.done, time.monotonic()
+        if job.options.dedupe or job.options.cache:
+            stack.enter_context(_share(job, rows, store, client.base_url))
         runner = Runner(
             client,
             rows,
@@ -258,8 +283,13 @@ def run_job(
             grace=job.options.connect_grace or CONNECT_GRACE,
             tick=tick,
         )
+        if results is not None:
+            store.journal.on_line = results.put
+            runner.reader_has_room = lambda: results.has_room
         end = _run_to_end(runner, client, spend)
         _tidy(store, rows, ordered=job.options.ordered and end is End.FINISHED)
+        if job.files.table is not None and end is End.FINISHED:
+            _export(job, store, rows)
         elapsed = time.monotonic() - began
         return summarise(
             runner, end, output=str(job.output), done_before=done_before, elapsed=elapsed
@@ -290,30 +320,40 @@ def _recorded_options(job: Job, base_url: str) -> Mapping[str, Option]:
 
 def _check_before(job: Job, recorded: Mapping[str, Option]) -> Run | None:
     """Refuse what can be refused before INPUT is read, which takes a while; return the run to continue."""
-    files = BatchPaths.of(job.output)
-    last = check_before(files, job.source, recorded, job.choice)
+    sources = (job.source,) if job.table is None else job.table.table.paths
+    last = check_before(job.files, sources, recorded, job.choice)
     if last is not None and last.options.get("schema") and job.schema is None:
         why = "was begun with a schema; give it again, so that answers are checked"
-        raise ConfigurationError(f"{path_of(files.output)}: {why}")
-    require_free(files)
+        raise ConfigurationError(f"{path_of(job.files.output)}: {why}")
+    require_free(job.files)
     return last
 
 
-def _read(job: Job, on_read: ReadProgress, last: Run | None) -> Rows:
+def _read(job: Job, on_read: ReadProgress, last: Run | None, spool: Spooled | None) -> Rows:
     # Whether a row is valid depends on the model: that of the run stays, except for `batch retry`.
     model = job.options.model
     checked = last.fingerprint if last and last.options.get("model") == model else None
+    table = (spool and spool.table) or (last and last.table)
     rows = Rows.read(
-        job.source, model=model, defaults=job.defaults, on_read=on_read, checked=checked
+        job.source,
+        model=model,
+        defaults=job.defaults,
+        on_read=on_read,
+        checked=checked,
+        table=table.name if table else None,
     )
-    if job.fingerprint not in (None, rows.fingerprint):
+    if spool is not None and spool.fingerprint != rows.fingerprint:
         rows.close()
         raise ConfigurationError(f"{path_of(job.source)}: was changed by another process")
     return rows
 
 
 def _open(
-    job: Job, rows: Rows, recorded: Mapping[str, Option], client: AsyncClient
+    job: Job,
+    rows: Rows,
+    recorded: Mapping[str, Option],
+    client: AsyncClient,
+    spool: Spooled | None,
 ) -> AbstractContextManager[Store]:
     kept = None if job.kept is None else job.kept.clean().at(client.base_url)
 
@@ -322,7 +362,13 @@ def _open(
             check_cost(rows, index, client, job.schema)
 
     return open_store(
-        job.output, rows, recorded=recorded, kept=kept, choice=job.choice, check_first=check_first
+        job.files.output,
+        rows,
+        recorded=recorded,
+        kept=kept,
+        choice=job.choice,
+        check_first=check_first,
+        table=None if spool is None else spool.table,
     )
 
 
@@ -383,6 +429,34 @@ def _tidy(store: Store, rows: Rows, *, ordered: bool) -> None:
     if ordered:
         store.journal.close()
         order_output(store.files, rows)
+
+
+def _share(job: Job, rows: Rows, store: Store, base_url: str) -> SharedAnswers:
+    """Write the answers that are known already; a schema changes the requests."""
+    place = base_url if job.schema is None else f"{base_url} {job.schema.digest}"
+    shared = SharedAnswers(rows, place, dedupe=job.options.dedupe, cache=job.options.cache)
+    shared.answer_known(store.journal, store.files.output)
+    return shared
+
+
+def _export(job: Job, store: Store, rows: Rows) -> None:
+    """Make the table. The answers are safe in the journal, whatever happens here."""
+    table = job.files.table
+    assert table is not None
+    try:
+        export(
+            store.files,
+            rows,
+            store.run,
+            table,
+            given=job.options,
+            price_of=job.price_of or list_price,
+        )
+    except ConfigurationError as error:
+        here, kept = path_of(table), path_of(store.files.output)
+        again = f"stormbreak batch export {here} {here}"
+        why = f"the answers are in {kept}, but not in a table yet: {error}; later: {again}"
+        raise ConfigurationError(why) from None
 
 
 # ---------------------------------------------------------------- the policy of a run

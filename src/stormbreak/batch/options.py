@@ -56,6 +56,12 @@ class BatchOptions(Struct, frozen=True, kw_only=True, omit_defaults=True):
     ordered: bool = False
     schema: str | None = None
     repairs: int | None = None
+    dedupe: bool = False
+    cache: str | None = None
+    flatten: bool = False
+    prefix: str | None = None
+    escape_formulas: bool = False
+    check_only: bool = False
 
     @property
     def given(self) -> dict[str, object]:
@@ -94,6 +100,24 @@ class BatchOptions(Struct, frozen=True, kw_only=True, omit_defaults=True):
         )
 
 
+class TableOptions(Struct, frozen=True, kw_only=True):
+    """The options that make requests of a table's rows, by their names; None where not given. They are kept in no file."""
+
+    prompt: str | None = None
+    system: str | None = None
+    template: str | None = None  # the path of a file
+    body: str | None = None  # a column
+    id: str | None = None  # a column
+    url: str | None = None
+    delimiter: str | None = None
+    shard: str | None = None  # I/N
+
+    @property
+    def makes_requests(self) -> bool:
+        """Whether rows are no requests by themselves."""
+        return any((self.prompt, self.template, self.body, self.system, self.id, self.url))
+
+
 def option_flag(name: str) -> str:
     """An option as it is typed."""
     return f"--{name.replace('_', '-')}"
@@ -127,25 +151,47 @@ class Options(TypedDict, total=False):
     deadline: float | None  # seconds of one row, all in all
     connect_grace: float | None  # seconds until the run gives up if nothing answers
     ordered: bool  # sort `output` into the order of the rows at the end
+    dedupe: bool  # send identical requests once
+    cache: StrPath | None  # a folder with answers, which later runs use
+    flatten: bool  # make a table also of an `output` of JSON lines: the rows, with their results as columns
+    prefix: str | None  # before the names of the result columns of a table
+    escape_formulas: bool  # of CSV: put ' before cells that a spreadsheet would run
     schema: (
         Schema | StrPath | None
     )  # a JSON schema, a file with one, or a pydantic model, that answers must fit
     repairs: int | None  # how often the model is shown why an answer does not fit, and asked again
+    check_only: bool  # check the schema, and do not ask the API for it
+
+    prompt: str | None  # of each row of a table, with columns in braces: "Summarise {title}"
+    system: str | None  # the system prompt, likewise
+    template: StrPath | None  # a file with a Jinja2 template of the prompt, instead of `prompt`
+    body: str | None  # the column that holds the whole request body, instead of `prompt`
+    id: str | None  # the column that holds the custom_id
+    url: str | None  # the endpoint; /v1/chat/completions
+    delimiter: str | None  # of CSV
+    shard: str | None  # send only every N-th row from the I-th on: "3/8"
 
 
 def options_from(given: Options) -> BatchOptions:
-    """Check the types that a caller from Python gives. A `Policy`, and a schema that is in no file, are left out.
+    """Check the types that a caller from Python gives.
+
+    A `Policy`, a schema that is in no file, and what `table_options_from` reads, are left out.
 
     Raises:
         ConfigurationError: names the option and its value.
     """
-    options: dict[str, Any] = {name: it for name, it in given.items() if it is not None}
+    table = TableOptions.__struct_fields__
+    options: dict[str, Any] = {
+        name: it for name, it in given.items() if it is not None and name not in table
+    }
     policy, prices = options.pop("policy", None), options.pop("prices", ())
     for name, value in options.items():
         rule, fits = _RULES.get(name, ("", lambda _: True))
         require(fits(value), f"{name} must be {rule}", shown(hidden(repr(value))))
     if policy is not None and not isinstance(policy, Policy):
         options["policy"] = str(path_from("policy", policy, "a Policy, a preset or a file"))
+    if "cache" in options:
+        options["cache"] = str(path_from("cache", options["cache"], "a path"))
     if isinstance(options.get("schema"), Mapping | type | AnswerSchema):
         del options["schema"]
     elif "schema" in options:
@@ -154,6 +200,17 @@ def options_from(given: Options) -> BatchOptions:
     files = [prices] if isinstance(prices, str | os.PathLike) else prices
     paths = tuple(str(path_from("prices", file, "paths")) for file in files)
     return BatchOptions(**options, prices=paths)
+
+
+def table_options_from(given: Options) -> TableOptions:
+    """Check the options that make requests of a table's rows. Raises ConfigurationError."""
+    options: dict[str, Any] = {name: given.get(name) for name in TableOptions.__struct_fields__}
+    if options["template"] is not None:
+        options["template"] = str(path_from("template", options["template"], "a file"))
+    for name, value in options.items():
+        fits = value is None or (value and isinstance(value, str))
+        require(bool(fits), f"{name} must be a string", type(value).__name__)
+    return TableOptions(**options)
 
 
 def path_from(name: str, value: object, what: str) -> Path:
@@ -180,7 +237,7 @@ def _is_few(value: object) -> bool:
 
 
 _TEXTS = (
-    "provider", "base_url", "api_key_env", "fallback_base_url", "fallback_api_key_env", "model",
+    "provider", "base_url", "api_key_env", "fallback_base_url", "fallback_api_key_env", "model", "prefix",
 )  # fmt: skip
 _NUMBERS = ("rpm", "tpm", "max_cost", "timeout", "idle_timeout", "deadline", "connect_grace")
 _RULES: Mapping[str, tuple[str, Callable[[object], bool]]] = MappingProxyType(

@@ -10,7 +10,7 @@ import secrets
 import sqlite3
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
@@ -90,13 +90,19 @@ class SqliteCache:
 
     def put(self, key: bytes, body: bytes) -> None:
         """Store an answer; delete the oldest to make room."""
+        self.put_all([(key, body)])
+
+    def put_all(self, answers: Iterable[tuple[bytes, bytes]]) -> None:
+        """Store several answers, by key, in one transaction."""
         now = self._clock()
         oldest = now - self._policy.max_age
 
         def keep(connection: sqlite3.Connection) -> None:
             with _transaction(connection):
-                connection.execute("DELETE FROM answers WHERE key = ? OR at <= ?", (key, oldest))
-                connection.execute("INSERT INTO answers VALUES (?, ?, ?)", (key, body, now))
+                connection.execute("DELETE FROM answers WHERE at <= ?", (oldest,))
+                for key, body in answers:
+                    connection.execute("DELETE FROM answers WHERE key = ?", (key,))
+                    connection.execute("INSERT INTO answers VALUES (?, ?, ?)", (key, body, now))
                 _make_room(connection, self._policy.max_bytes)
 
         self._with(keep)

@@ -146,12 +146,50 @@ class Group(Command, click.Group):
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the subcommands, without importing them, and then the options."""
-        commands = {
+        _write(formatter, self._rows())
+        super().format_options(ctx, formatter)
+
+    def _rows(self) -> dict[str, Rows]:
+        return {
             heading: [(name, text) for name, (_, text) in section.items()]
             for heading, section in self.sections.items()
         }
-        _write(formatter, commands)
-        super().format_options(ctx, formatter)
+
+
+class DefaultGroup(Group):
+    """A group that takes anything but a subcommand as the arguments of its `default`, whose options are in its help.
+
+    Args:
+        default: the module of that command; it is imported when it is called, and for the help.
+    """
+
+    def __init__(self, name: str, *, default: str, **settings: Any) -> None:
+        super().__init__(
+            name,
+            context_settings={"ignore_unknown_options": True},
+            subcommand_metavar="FILE [OPTIONS] | COMMAND [ARGS]...",
+            options_metavar=None,
+            **settings,
+        )
+        self.default = default
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find a subcommand; anything else is an argument of the default."""
+        if args[0] in self.lazy:
+            return super().resolve_command(ctx, args)
+        return ctx.info_name, self._default(), args
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the subcommands, and the options of the default."""
+        _write(formatter, self._rows())
+        Command.format_options(self._default(), ctx, formatter)
+
+    def _default(self) -> Command:
+        found = import_module(self.default).command
+        assert isinstance(found, Command)
+        return found
 
 
 def _write(formatter: click.HelpFormatter, sections: Mapping[str, Rows]) -> None:

@@ -1,6 +1,6 @@
 """The groups of commands. Nothing here imports a command: `--help` of a group must be fast."""
 
-from stormbreak.cli.command import Group
+from stormbreak.cli.command import DefaultGroup, Group
 
 batch = Group(
     "batch",
@@ -11,6 +11,8 @@ batch = Group(
             "estimate": ("stormbreak.cli.batch.estimate", "Estimate the cost and time of a run."),
             "status": ("stormbreak.cli.batch.status", "Show the progress of a run."),
             "retry": ("stormbreak.cli.batch.retry", "Send the failed rows again."),
+            "export": ("stormbreak.cli.batch.export", "Make a table of rows and answers."),
+            "merge": ("stormbreak.cli.batch.merge", "Merge the outputs of shards."),
         }
     },
     examples=("stormbreak batch run prompts.jsonl -o answers.jsonl --provider openai -m gpt-4.1",),
@@ -62,6 +64,32 @@ cost = Group(
         }
     },
     examples=("stormbreak cost compare --models gpt-4.1,deepseek-v3.2 --tokens 50M",),
+)
+gateway_key = Group(
+    "key",
+    help="Make client keys.",
+    lazy={"Commands": {"new": ("stormbreak.cli.gateway.key:new", "Make a client key.")}},
+    examples=("stormbreak gateway key new app",),
+)
+gateway = DefaultGroup(
+    "gateway",
+    help="""Serve the APIs of OpenAI and Anthropic on the targets and pools of a settings file.
+
+    SIGHUP, or a change of FILE, reads it again; SIGTERM lets answers end.
+    """,
+    default="stormbreak.cli.gateway.serve",
+    lazy={
+        "Commands": {
+            "init": ("stormbreak.cli.gateway.init", "Write a first file from the environment."),
+            "key": ("stormbreak.cli.groups:gateway_key", "Make client keys."),
+            "rehearse": ("stormbreak.cli.gateway.rehearse", "Play a storm to a gateway."),
+        }
+    },
+    examples=(
+        "stormbreak gateway init gateway.toml",
+        "stormbreak gateway gateway.toml",
+        "stormbreak gateway key new app >> gateway.toml",
+    ),
 )
 telemetry = Group(
     "telemetry",

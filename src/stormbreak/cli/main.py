@@ -26,6 +26,12 @@ root = Group(
             ),
             "top": ("stormbreak.cli.top", "Watch a running batch or application."),
         },
+        "Serve a team": {
+            "gateway": (
+                "stormbreak.cli.groups:gateway",
+                "Serve OpenAI's and Anthropic's APIs to other programs.",
+            ),
+        },
         "Test a policy": {
             "demo": ("stormbreak.cli.demo", "Watch 500 prompts survive an outage."),
             "storm": ("stormbreak.cli.groups:storm", "Simulate outages and peaks under a policy."),

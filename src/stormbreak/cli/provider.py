@@ -7,8 +7,9 @@ from stormbreak.cli.command import option, options, subcommand
 from stormbreak.cli.options import PORT
 from stormbreak.cli.output import say
 from stormbreak.cli.storm.options import seed, speed
+from stormbreak.http.h1.server import new_loop
 from stormbreak.provider.scenario_file import builtin_names, load
-from stormbreak.provider.server import ProviderServer, new_loop
+from stormbreak.provider.server import ProviderServer
 
 
 @subcommand(

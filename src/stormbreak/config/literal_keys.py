@@ -14,9 +14,13 @@ TENANTS = "queue.tenant_weights"  # names of tenants may be ids and hashes
 MODELS = "models"  # names of models, by names of models
 VARIABLE = "api_key_env"  # names the variable that holds a key
 COUNT = "max_output_tokens"  # a number, or "none"
-PATH = "path"  # paths with digits look like tokens
-NAMING = frozenset({"targets", "pools", "profiles"})  # their keys are chosen names
-NAMES = frozenset({"model", "target", "targets"})  # "gpt-4.1-mini-2025-04-14" is no secret
+PATHS = frozenset({"path", "api_key_file", "ledger"})  # paths with digits look like tokens
+NAMING = frozenset({"targets", "pools", "profiles", "keys"})  # their keys are chosen names
+NAMES = frozenset(
+    {"model", "models", "target", "targets"}
+)  # "gpt-4.1-mini-2025-04-14" is no secret
+DIGEST = "sha256"  # of a client key: it cannot be turned back into the key
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 _ADVICE = "a file must not contain keys, use environment variables"
 
 
@@ -48,7 +52,9 @@ def _refuse_value(path: str, key: str, value: Any) -> None:
 def _looks_secret(key: str, value: str) -> bool:
     if key == VARIABLE and is_constant(value):
         return False
-    if key == PATH and ("/" in value or "." in value):
+    if key == DIGEST and _SHA256.fullmatch(value):
+        return False
+    if key in PATHS and ("/" in value or "." in value):
         return False
     if key in NAMES:
         return any(map(is_token, re.split(r"[-./:_]", value)))

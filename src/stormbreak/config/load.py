@@ -1,6 +1,6 @@
 """Read policy and settings files, on top of a preset.
 
-A settings file is a policy with targets, pools and profiles. A table as the `policy` of a target changes the
+A settings file is a policy with targets, pools and profiles, and perhaps a gateway with its keys. A table as the `policy` of a target changes the
 file's policy, or the `preset` that it names; a text is the name of a preset.
 """
 
@@ -103,7 +103,7 @@ def _table(path: str | os.PathLike[str], what: str) -> Table:
 
 
 def _refuse_settings(table: Table) -> None:
-    beyond = [key for key in table if key in literal_keys.NAMING]
+    beyond = [key for key in table if key in literal_keys.NAMING or key == "gateway"]
     if beyond:
         raise ConfigurationError(f"expected a policy alone, without {' and '.join(beyond)}")
 
@@ -163,18 +163,21 @@ def _preset(name: object, path: str) -> Policy:
 
 
 def _settings(table: Table) -> Settings:
-    named = {key: table.pop(key, {}) for key in ("targets", "pools")}
+    named = {key: table.pop(key, {}) for key in ("targets", "pools", "keys")}
     for kind, tables in named.items():
         for name in tables if isinstance(tables, dict) else ():
             if not BARE.fullmatch(name):
                 raise ConfigurationError(
                     f"{join(kind, name)} must have a name of letters, digits, - and _, 40 at most"
                 )
+    gateway = table.pop("gateway", {})
     policy = _policy(table)
     whole = {
         "policy": plain(policy),
         "targets": _each(named["targets"], lambda name, one: _target(name, one, policy)),
         "pools": _each(named["pools"], _pool),
+        "gateway": gateway,
+        "keys": named["keys"],
     }
     return _read(Settings, whole)
 

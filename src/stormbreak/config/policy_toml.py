@@ -8,6 +8,7 @@ from enum import Enum
 from types import MappingProxyType
 from typing import Any
 
+from stormbreak.config.gateway_settings import GatewaySettings
 from stormbreak.config.settings import Settings
 from stormbreak.core.policy import Policy
 from stormbreak.core.presets import PRESETS
@@ -39,7 +40,7 @@ def plain(value: Any) -> Any:
 
 # ---------------------------------------------------------------- TOML text
 
-_NAMED = re.compile(r"^(targets|pools)\.[^.]+")
+_NAMED = re.compile(r"^(targets|pools|keys)\.[^.]+")
 
 UNITS: Mapping[str, str] = MappingProxyType(
     {
@@ -138,6 +139,7 @@ SETTINGS: Mapping[str, str] = MappingProxyType(
         "targets.provider": "by name",
         "targets.base_url": "none: the provider's own",
         "targets.api_key_env": "the variable that holds the key; none: the provider's own",
+        "targets.api_key_file": "the file that holds the key instead",
         "targets.model": "for payloads without a model; in a pool for all",
         "pools.targets": "each by its name",
         "pools.targets.target": "its name",
@@ -148,9 +150,33 @@ SETTINGS: Mapping[str, str] = MappingProxyType(
         "pools.on": "verdicts after which the other targets are tried",
         "pools.max_wait": "maximum seconds of wait before the fallback",
         "pools.targets.weight": "weight in a weighted choice",
+        "gateway.host": "address to listen on",
+        "gateway.port": "0: a free one",
+        "gateway.admin_host": "address of /live, /ready, /metrics and /state",
+        "gateway.admin_port": "0: a free one; none: no admin port",
+        "gateway.models": "target or pool, by the name that clients ask for; a * at the end: all that begin so",
+        "gateway.on_disconnect": "what happens to the call of a client that leaves",
+        "gateway.waiting_comment": "seconds between comments in a stream without output; none: no comments",
+        "gateway.grace": "seconds for answers to end after SIGTERM",
+        "gateway.access_log": "a line for each request",
+        "gateway.max_connections": "clients at once",
+        "gateway.ledger": "file for what keys have spent; none: a restart forgets it",
+        "keys.sha256": "digest of the key",
+        "keys.models": "names that it may ask for; none: all",
+        "keys.priority": "order of service in a queue; none: that of the policy",
+        "keys.tenant": "shares are fair between tenants; none: the name of the key",
+        "keys.labels": "labels of its calls",
+        "keys.deadline": "seconds for a call; none: that of the policy",
+        "keys.rpm": "requests per minute",
+        "keys.tpm": "tokens per minute, prompts and answers together",
+        "keys.max_in_flight": "calls at once",
+        "keys.spend": "more is rejected",
+        "keys.spend.max_usd": "US dollars for all attempts",
+        "keys.spend.period": "seconds of the limit; none: the life of the process",
+        "keys.spend.max_output_tokens": "for requests without an output limit; none: reject them",
     }
 )
-"""The meaning of each key of a target or a pool."""
+"""The meaning of each key of a target, a pool, the gateway or a client key."""
 
 
 def describe(policy: Policy) -> str:
@@ -170,6 +196,10 @@ def describe_settings(settings: Settings) -> str:
         lines += ["", f"[targets.{name}]", *_lines(table, f"targets.{name}")]
     for name, pool in settings.pools.items():
         lines += ["", f"[pools.{name}]", *_lines(plain(pool), f"pools.{name}")]
+    if settings.gateway != GatewaySettings():
+        lines += ["", "[gateway]", *_lines(plain(settings.gateway), "gateway")]
+    for name, key in settings.keys.items():
+        lines += ["", f"[keys.{name}]", *_lines(plain(key), f"keys.{name}")]
     return "\n".join(lines) + "\n"
 
 

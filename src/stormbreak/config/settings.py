@@ -1,4 +1,4 @@
-"""The values of a settings file: targets and pools by name, and the default policy.
+"""The values of a settings file: targets and pools by name, the default policy, and a gateway with its keys.
 
 `http.settings` resolves addresses and keys, and makes clients.
 """
@@ -6,22 +6,27 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from stormbreak.config.gateway_settings import ANY, GatewaySettings, KeySettings, matches
 from stormbreak.core.checks import require
 from stormbreak.core.fallback import AFTER, ELSEWHERE, TargetOrder, check_rule
 from stormbreak.core.policy import Policy
 from stormbreak.errors import ConfigurationError
-from stormbreak.key_patterns import VARIABLE, quoted
+from stormbreak.key_patterns import VARIABLE, quote_model, quoted
 from stormbreak.llm.providers import preset
 from stormbreak.types import Verdict
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TargetSettings:
-    """One target: the arguments of `AsyncClient` that a file can set."""
+    """One target: the arguments of `AsyncClient` that a file can set.
+
+    The key comes from the variable `api_key_env`, or from the file `api_key_file`.
+    """
 
     provider: str | None = None
     base_url: str | None = None
     api_key_env: str | None = None
+    api_key_file: str | None = None
     model: str | None = None
     policy: Policy = field(default_factory=Policy)
     allow_http: bool = False
@@ -35,6 +40,8 @@ class TargetSettings:
             raise ConfigurationError(  # not repeated: it may be the key
                 "api_key_env must be the name of a variable: letters, digits and _, no digit first"
             )
+        if self.api_key_env is not None and self.api_key_file is not None:
+            raise ConfigurationError("api_key_env and api_key_file exclude each other: name one")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +81,8 @@ class Settings:
     policy: Policy = field(default_factory=Policy)
     targets: Mapping[str, TargetSettings] = field(default_factory=dict)
     pools: Mapping[str, PoolSettings] = field(default_factory=dict)
+    gateway: GatewaySettings = field(default_factory=GatewaySettings)
+    keys: Mapping[str, KeySettings] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name, pool in self.pools.items():
@@ -85,6 +94,56 @@ class Settings:
                         f"pools.{name}.targets[{number}] must be {_one_of(self.targets)},"
                         f" got {quoted(member.target)}"
                     )
+        self._check_gateway()
+
+    def _check_gateway(self) -> None:
+        known = ", ".join(self.names) or "there is none"
+        for model, name in self.gateway.models.items():
+            if name not in self.names:
+                raise ConfigurationError(
+                    f"gateway.models.{model} must be the name of a target or pool ({known}), got {quoted(name)}"
+                )
+        digests: dict[str, str] = {}
+        for key, settings in self.keys.items():
+            other = digests.setdefault(settings.sha256, key)
+            if other != key:
+                raise ConfigurationError(f"keys.{key}.sha256 is also that of keys.{other}")
+            wrong = next(
+                (name for name in settings.models or () if not self._is_served(name)), None
+            )
+            if wrong is not None:
+                raise ConfigurationError(
+                    f"keys.{key}.models names {quote_model(wrong)}, which leads to no target:"
+                    " name it in gateway.models"
+                )
+
+    def _is_served(self, name: str) -> bool:
+        led = self.leads_to(name.removesuffix(ANY)) is not None
+        return led or any(matches(name, model) for model in self.model_names)
+
+    def leads_to(self, model: str) -> str | None:
+        """Return the target or pool to which a model name leads in the gateway; None: nowhere."""
+        if model in self.model_names:
+            return self.gateway.models.get(model, model)
+        patterns = [
+            name for name in self.gateway.models if name.endswith(ANY) and matches(name, model)
+        ]
+        return self.gateway.models[max(patterns, key=len)] if patterns else None
+
+    @property
+    def model_names(self) -> tuple[str, ...]:
+        """The model names that clients of the gateway can ask for, besides those that a beginning stands for.
+
+        A target or pool is such a name itself, if its model does not depend on the request.
+        """
+        named = (name for name in self.gateway.models if not name.endswith(ANY))
+        own = (name for name in self.names if self._has_model(name))
+        return tuple(dict.fromkeys((*named, *own)))
+
+    def _has_model(self, name: str) -> bool:
+        pool = self.pools.get(name)
+        members = [name] if pool is None else [member.target for member in pool.targets]
+        return all(self.targets[member].model is not None for member in members)
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -2,9 +2,10 @@
 
 Without evidence that sending less helps, the limit does not bind, up to a ceiling: a calm burst from idle is
 sent at once. Long and short answers side by side are not congestion, nor are failures beside answers
-on time. Evidence is the `diagnosis` (answers are late, or nothing is answered), and a standing queue
-unless the target is certainly healthy. In a cold start, the queue must wait for slots: one behind a
-cooldown would turn the throughput of the first few calls into a limit.
+on time. Evidence is the `diagnosis` (answers are late, or nothing is answered), a standing queue
+unless the target is certainly healthy, and 429s without a time that pile up while no slot is free: a refusal
+frees its slot at once, so a batch would ask a full target hundreds of times a second. In a cold start, the queue must
+wait for slots: one behind a cooldown would turn the throughput of the first few calls into a limit.
 
 With evidence, the limit is a little above the proven throughput (`throughput_estimate`), less so while
 answers are late, one if nothing is answered, and never below the `LimitFloor`. For some seconds after the
@@ -24,7 +25,7 @@ from typing import Literal
 from stormbreak.core.checks import check_types, require
 from stormbreak.core.diagnosis import RECENTLY, Diagnosis
 from stormbreak.core.gate import NEVER, READY
-from stormbreak.types import Outcome
+from stormbreak.types import Outcome, Verdict
 
 # ---------------------------------------------------------------- limit floor
 # Detects that our limit throttles the target. With total times only, a queue and a slower
@@ -149,7 +150,7 @@ class AutomaticLimiter:
         self._held = MIN_LIMIT  # the same when the last evidence came
         self._held_at = -inf
         self._full_at = -inf  # until when no slot was free
-        self._stood_at = -inf  # when a queue that stands was last evidence
+        self._stood_at = -inf  # when a queue that stands, or 429s, were last evidence
         self._hold, self._doubling = HOLD, DOUBLING
         self._grown, self._grown_at = 0.0, -inf  # doublings since, as of the last change of speed
         self.max_limit: float = policy.max_in_flight  # the ceiling, raised by what was proven
@@ -212,11 +213,19 @@ class AutomaticLimiter:
         """Occupy a slot."""
         self.in_flight += 1
 
-    def settle(self, _token: None, _outcome: Outcome, now: float, _uniform: float) -> None:
+    def settle(self, _token: None, outcome: Outcome, now: float, _uniform: float) -> None:
         """Free the slot."""
         if self.in_flight >= self.limit:
             self._full_at = now
         self.in_flight -= 1
+        if outcome.verdict is Verdict.THROTTLED and self._is_too_much(outcome, now):
+            self._stood_at = now
+
+    def _is_too_much(self, refusal: Outcome, now: float) -> bool:
+        """Whether a 429 that just came shows that too much is in flight: one of many, of unknown cause, with no slot free."""
+        diagnosis = self._diagnosis
+        piled_up = diagnosis.throttled_at == diagnosis.failed_at == now
+        return piled_up and refusal.retry_after is None and now - self._full_at < STANDING
 
     def _look(self, now: float) -> None:
         diagnosis = self._diagnosis

@@ -339,6 +339,10 @@ class Diagnosis:
         """Whether an attempt that left then was overtaken by one that was answered on time."""
         return self._on_time_sent_at > sent_at
 
+    def is_passed(self, sent_at: float) -> bool:
+        """Whether an attempt that left later was answered, on time or late."""
+        return self._answered_sent_at > sent_at
+
     @property
     def lost_after(self) -> float | None:
         """The age at which a probe is lost; None if answers were late before, so that it may be queued."""

@@ -121,6 +121,11 @@ class Schedule:
         return self._later[0][0] if self._later else None
 
     @property
+    def all_under_way(self) -> bool:
+        """Whether no row waits to be sent, for the first time or again."""
+        return self._drained and not self._later
+
+    @property
     def scouting(self) -> bool:
         """Whether no row has shown yet that address, key, model and account are right."""
         return self._is_probing

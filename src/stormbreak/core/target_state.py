@@ -260,6 +260,16 @@ class TargetState:
             overtaken=self.diagnosis.is_overtaken(sent_at),
         )
 
+    def is_straggler(self, now: float, sent_at: float, *, alone: bool) -> bool:
+        """Whether an attempt that left then and takes far too long is lost, and another may be answered.
+
+        Then one that left later was answered, whatever the load; or, if no other is to be sent (`alone`), answers are on time.
+        """
+        diagnosis = self.diagnosis
+        if diagnosis.is_dead(now):
+            return False
+        return diagnosis.is_passed(sent_at) or (alone and not diagnosis.is_unhealthy(now))
+
     def utilization(self, now: float) -> float:
         """Return the share of slots in use by calls in flight and queued; 1 or more if none may leave."""
         shut = self.cooldown.until > now or self.is_open(now)

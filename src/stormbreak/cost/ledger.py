@@ -488,6 +488,22 @@ class Account:
             self, spent=tuple(spent.values()), waste=dict(sorted(waste.items())), at_work=at_work
         )
 
+    def merged(self, other: "Account") -> "Account":
+        """Add the account of another batch."""
+        spent = {(each.provider, each.model): each for each in self.spent}
+        for each in other.spent:
+            place = each.provider, each.model
+            spent[place] = spent[place].plus(each) if place in spent else each
+        waste = dict(self.waste)
+        for reason, tokens in other.waste.items():
+            waste[reason] = waste.get(reason, TokenSum()) + tokens
+        return Account(
+            spent=tuple(spent.values()),
+            waste=dict(sorted(waste.items())),
+            killed=self.killed + other.killed,
+            lost=self.lost + other.lost,
+        )
+
     def cost(self, price_of: PriceOf) -> Cost:
         """What all of it has cost, as far as prices are known."""
         costs = [(each, each.known_cost(price_of)) for each in self.spent if each.attempts]

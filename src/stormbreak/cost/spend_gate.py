@@ -42,7 +42,7 @@ class SpendAccount:
     """
 
     def __init__(self, policy: SpendPolicy) -> None:
-        self._per = inf if policy.period is None else policy.period
+        self.per = inf if policy.period is None else policy.period
         self.ends_at = inf
         self._period = 0
         self.spent = NOTHING
@@ -96,13 +96,13 @@ class SpendAccount:
     @property
     def is_periodic(self) -> bool:
         """Whether another period follows."""
-        return self._per != inf
+        return self.per != inf
 
     def reserve(self, bound: Decimal, now: float) -> int:
         """Reserve `bound`; return the number of the period that it belongs to."""
         self._roll(now)
-        if self.ends_at == inf and self._per != inf:
-            self.ends_at = now + self._per
+        if self.ends_at == inf and self.per != inf:
+            self.ends_at = now + self.per
         self._reserved = EXACT.add(self._reserved, bound)
         return self._period
 
@@ -187,7 +187,7 @@ class SpendGate:
 
     def veto(self, call: Call, now: float) -> Rejection | None:
         """Why `call` may never leave, if so."""
-        account, bound = self.account, self._max_cost(call)
+        account, bound = self.account, self.max_cost(call)
         if bound is None:
             return Rejection(COST, self._unknown(call))
         if not account.lacks(bound, now):
@@ -202,12 +202,12 @@ class SpendGate:
 
     def ready_at(self, call: Call, now: float) -> float:
         """READY, when the call may leave, or NEVER."""
-        bound = self._max_cost(call)
+        bound = self.max_cost(call)
         return NEVER if bound is None else self.account.ready_at(bound, now)
 
     def take(self, call: Call, now: float) -> Reservation:
         """Reserve for one attempt."""
-        bound = self._max_cost(call)
+        bound = self.max_cost(call)
         assert bound is not None, "the gate was ready"
         return Reservation(bound, self.account.reserve(bound, now))
 
@@ -227,7 +227,7 @@ class SpendGate:
         """When another period begins, whatever is still reserved in this one."""
         return self.account.ends_at
 
-    def _max_cost(self, call: Call) -> Decimal | None:
+    def max_cost(self, call: Call) -> Decimal | None:
         """Return the maximum cost of an attempt of `call`; None if unknown. It caches the last one."""
         if call.bound is None:
             return None

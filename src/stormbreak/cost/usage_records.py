@@ -122,6 +122,7 @@ class Line(msgspec.Struct):
     custom_id: str
     response: _Response | None = None
     error: Any = None
+    attempts: Any = 1  # 0: the answer of another row, or of a cache, which costs nothing
 
 
 class _Body(msgspec.Struct):
@@ -157,7 +158,8 @@ def read_answers(lines: Iterable[bytes]) -> Iterator[Counted | Uncounted]:
             if not raw.endswith(b"\n"):
                 return
             raise ConfigurationError(f"line {number} is no line of batch output") from None
-        if line.response is not None and line.error is None and not _refused(line.response):
+        paid = line.error is None and line.attempts != 0
+        if line.response is not None and paid and not _refused(line.response):
             yield _record(bytes(line.response.body))
 
 

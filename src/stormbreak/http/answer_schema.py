@@ -49,25 +49,29 @@ class AnswerSchema:
     Args:
         source: a JSON schema as a dict, or a pydantic model.
         repairs: how often an answer that does not fit is asked for again.
+        asks: ask the API for this form; else answers are only checked.
 
     Raises:
         ConfigurationError: `source` is no JSON schema and no pydantic model, or `repairs` no small number.
     """
 
-    def __init__(self, source: object, *, repairs: int = REPAIRS) -> None:
+    def __init__(self, source: object, *, repairs: int = REPAIRS, asks: bool = True) -> None:
         require(
             type(repairs) is int and 0 <= repairs <= MAX_REPAIRS,
             f"repairs must be a whole number from 0 to {MAX_REPAIRS}",
             repairs,
         )
         self.repairs = repairs
+        self.asks = asks
         self.json = json_schema_of(source)
         self.encoded = _encoded(self.json)
         self._formats: dict[Shape, msgspec.Raw | None] = {}
         self._check = _check_by_model(source) if _is_model(source) else _validator(self.encoded)
 
     def format_of(self, shape: Shape) -> msgspec.Raw | None:
-        """Return the format that requests ask for, encoded; None where the API cannot be asked."""
+        """Return the format that requests ask for, encoded; None where the API is not asked."""
+        if not self.asks:
+            return None
         if shape not in self._formats:
             found = response_format(self.json, shape)
             self._formats[shape] = None if found is None else msgspec.Raw(_encode(found))
@@ -87,31 +91,32 @@ Schema: TypeAlias = Mapping[str, Any] | type | AnswerSchema
 """What callers give: a JSON schema, a pydantic model, or a schema that was made before."""
 
 
-def schema_of(source: Schema, repairs: int) -> AnswerSchema:
-    """Make the schema of a call; one that is given as an `AnswerSchema` keeps its own repairs."""
+def schema_of(source: Schema, repairs: int, *, asks: bool = True) -> AnswerSchema:
+    """Make the schema of a call; one that is given as an `AnswerSchema` stays as it is."""
     if isinstance(source, AnswerSchema):
         return source
     if isinstance(source, Mapping):
-        return _of_json(_encoded(source), repairs)
-    return _of_model(source, repairs)
+        return _of_json(_encoded(source), repairs, asks)
+    return _of_model(source, repairs, asks)
 
 
 @lru_cache(maxsize=_KEPT)
-def _of_json(schema: bytes, repairs: int) -> AnswerSchema:
-    return AnswerSchema(msgspec.json.decode(schema), repairs=repairs)
+def _of_json(schema: bytes, repairs: int, asks: bool) -> AnswerSchema:  # noqa: FBT001 - a cache's key
+    return AnswerSchema(msgspec.json.decode(schema), repairs=repairs, asks=asks)
 
 
 @lru_cache(maxsize=_KEPT)
-def _of_model(model: type, repairs: int) -> AnswerSchema:
-    return AnswerSchema(model, repairs=repairs)
+def _of_model(model: type, repairs: int, asks: bool) -> AnswerSchema:  # noqa: FBT001 - a cache's key
+    return AnswerSchema(model, repairs=repairs, asks=asks)
 
 
-def read_schema(path: Path, *, repairs: int = REPAIRS) -> AnswerSchema:
+def read_schema(path: Path, *, repairs: int = REPAIRS, asks: bool = True) -> AnswerSchema:
     """Read a JSON schema from a file. Raises ConfigurationError."""
     try:
         return AnswerSchema(
             msgspec.json.decode(toml_file.read_text(str(path), what="a JSON schema")),
             repairs=repairs,
+            asks=asks,
         )
     except UNREADABLE as error:
         why = f"is not JSON: {error}"

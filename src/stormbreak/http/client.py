@@ -160,6 +160,12 @@ class ClientControls:
         policy = self.policy
         self._driver.between_steps(lambda engine, now: allow_spending(engine, policy, usd, now))
 
+    def is_straggler(self, target: Target, sent_at: float, *, alone: bool) -> bool:
+        """Whether an attempt that takes far too long is lost; see `TargetState.is_straggler`."""
+        return self._driver.between_steps(
+            lambda engine, now: engine.target_state(target).is_straggler(now, sent_at, alone=alone)
+        )
+
     def _target_of(self, target: Target | str) -> Target:
         return self.target(target) if isinstance(target, str) else target
 

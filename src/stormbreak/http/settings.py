@@ -10,6 +10,7 @@ import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any, Self
 
 from stormbreak.config.load import load_settings
@@ -33,6 +34,7 @@ from stormbreak.http.pricing import check_prices, list_price
 from stormbreak.http.routing import OriginConnections, Pool, Routes, RouteTable, TargetConfig
 from stormbreak.http.sync_client import Client
 from stormbreak.key_patterns import hidden, quoted
+from stormbreak.toml_file import read_text
 from stormbreak.types import Target
 
 # ---------------------------------------------------------------- settings in use
@@ -87,7 +89,7 @@ class LiveSettings:
         self.engine = Engine(self._now.policy, SpendAccounts(prices or list_price))
         self._driver = AsyncioDriver(self.engine)
         self._clients: LiveSet[AsyncClient] = LiveSet()
-        self._apply(self._now)
+        self.apply(self._now)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -122,7 +124,29 @@ class LiveSettings:
             ConfigurationError: the file is wrong, or a key is missing; everything stays as it was.
             RuntimeError: a listener calls it, from within an event.
         """
-        self._apply(self._builder.read(self._now))
+        self.apply(self.read())
+
+    def read(self) -> "Generation":
+        """Read the file again, for `apply`: a caller may check more before.
+
+        Raises:
+            ConfigurationError: as `reload` does.
+        """
+        return self._builder.read(self._now)
+
+    def apply(self, generation: "Generation") -> None:
+        """Use what `read` has returned.
+
+        Raises:
+            RuntimeError: a listener calls it, from within an event.
+        """
+
+        def apply(engine: Engine, now: float) -> None:
+            moved = generation.moved_since(self._now)
+            engine.govern(generation.policy, generation.policies, now, anew=moved)
+            self._now = generation
+
+        self._driver.between_steps(apply)
 
     def snapshot(self) -> dict[str, Any]:
         """Return the state of every target, and every call in progress."""
@@ -160,14 +184,6 @@ class LiveSettings:
                 client.stop()
         for connection in tuple(self._builder.connections.values()):
             run(connection.blocking.close())
-
-    def _apply(self, generation: "Generation") -> None:
-        def apply(engine: Engine, now: float) -> None:
-            moved = generation.moved_since(self._now)
-            engine.govern(generation.policy, generation.policies, now, anew=moved)
-            self._now = generation
-
-        self._driver.between_steps(apply)
 
     def _order(self, step: Step) -> tuple[Target, ...]:
         chance = random.random()  # noqa: S311 - not secret
@@ -328,9 +344,11 @@ class SettingsBuilder:
         )
 
     def _endpoint(self, name: str, target: TargetSettings) -> ProviderEndpoint:
-        key = self.keys.get(name)
+        key: DynamicKey | str | None = self.keys.get(name)
         if key is not None and target.api_key_env is not None:
             raise ConfigurationError("it has an api_key_env, and a function for its key")
+        if key is None and target.api_key_file is not None:
+            key = self._key_in(target.api_key_file)
         return find_endpoint(
             target.provider,
             base_url=target.base_url,
@@ -338,6 +356,13 @@ class SettingsBuilder:
             api_key_env=target.api_key_env,
             allow_http=target.allow_http,
         )
+
+    def _key_in(self, path: str) -> str:
+        """Return the key in a file; a relative path starts at the settings file."""
+        try:
+            return read_text(Path(self.path).parent / path, what="a key file").strip()
+        except ConfigurationError as error:
+            raise ConfigurationError(f"api_key_file {quoted(path)}: {error}") from None
 
     def _pool(
         self, settings: PoolSettings, configs: Mapping[str, TargetConfig], *, reserves: bool

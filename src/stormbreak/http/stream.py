@@ -73,6 +73,7 @@ class Stream:
     ) -> None:
         self.target = target
         self.source = came_from  # as in an `Answer`
+        self.head = source.head
         self.status = source.head.status
         self.request_id = source.request_id
         self._source = source

@@ -9,6 +9,7 @@ Sources: the schema helpers of the SDKs openai 3.57 (`lib/_pydantic.py`) and ant
 """
 
 from collections.abc import Mapping
+from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
 import msgspec
@@ -29,12 +30,12 @@ _FIELDS = {Shape.CHAT: "response_format", Shape.RESPONSES: "text", Shape.MESSAGE
 
 _SHARED = frozenset(
     {
-        "$ref", "$defs", "type", "enum", "const", "properties", "required", "additionalProperties", "items", "anyOf",
+        "$ref", "$defs", "definitions", "type", "enum", "const", "properties", "required", "additionalProperties", "items", "anyOf",
         "title", "description",
     }
 )  # fmt: skip
 _OPENAI = _SHARED | {
-    "definitions", "pattern", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf", "minItems",
+    "pattern", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf", "minItems",
     "maxItems",
 }  # fmt: skip
 _ANTHROPIC = _SHARED | {"allOf"}
@@ -51,6 +52,7 @@ _OPENING = frozenset(
 )  # fmt: skip
 """Keywords that cannot be left out: without them another value would fit."""
 
+_DEFINITIONS = frozenset({"$defs", "definitions"})
 _BY_NAME = frozenset({"properties", "$defs", "definitions"})
 _LISTS = frozenset({"anyOf", "oneOf", "allOf"})
 
@@ -62,15 +64,41 @@ class _UnfitError(Exception):
 def schema_for(schema: Mapping[str, Any], shape: Shape) -> dict[str, Any] | None:
     """Return the copy of a schema that an API can constrain an answer to; None if there is none.
 
-    OpenAI's needs an object, all of whose properties are required.
+    OpenAI's needs an object, all of whose properties are required; Anthropic's knows no recursion.
     """
     strict = shape is not Shape.MESSAGES
+    if not strict and _is_recursive(schema):
+        return None
     if strict and (schema.get("type") != "object" or "anyOf" in schema):
         return None
     try:
         return _Closing(_OPENAI if strict else _ANTHROPIC, all_required=strict).copy(schema)
     except (_UnfitError, RecursionError):
         return None
+
+
+def _is_recursive(schema: Mapping[str, Any]) -> bool:
+    """Whether a part of a schema refers to itself, directly or through others."""
+    try:
+        graph = {"": _references(schema)}
+        for name in ("$defs", "definitions"):
+            graph |= {key: _references(part) for key, part in schema.get(name, {}).items()}
+        TopologicalSorter(graph).prepare()
+    except (CycleError, RecursionError, AttributeError):
+        return True
+    return False
+
+
+def _references(part: object) -> set[str]:
+    """The names of the parts that this one refers to; "" is the whole."""
+    if isinstance(part, Mapping):
+        own = {part["$ref"].rpartition("/")[2].removeprefix("#")} if "$ref" in part else set()
+        return own.union(
+            *(_references(each) for key, each in part.items() if key not in _DEFINITIONS)
+        )
+    if isinstance(part, list):
+        return set[str]().union(*map(_references, part))
+    return set()
 
 
 class _Closing:
@@ -93,7 +121,7 @@ class _Closing:
         closed: dict[str, Any] = {}
         words: dict[str, Any] = {}
         for key, value in schema.items():
-            if key in self._known or key == "oneOf" or (key == "format" and value in _FORMATS):
+            if self._is_known(key, value):
                 closed["anyOf" if key == "oneOf" else key] = self._value(key, value)
             elif key not in _DROPPED:
                 words[key] = value
@@ -103,6 +131,12 @@ class _Closing:
             rules = msgspec.json.encode(words).decode()
             closed["description"] = f"{closed.get('description', '')} {rules}".strip()
         return closed
+
+    def _is_known(self, key: str, value: Any) -> bool:
+        if key in ("enum", "const"):
+            values = value if key == "enum" and isinstance(value, list) else [value]
+            return not any(isinstance(each, list | dict) for each in values)
+        return key in self._known or key == "oneOf" or (key == "format" and value in _FORMATS)
 
     def _value(self, key: str, value: Any) -> Any:
         if key in _BY_NAME and isinstance(value, Mapping):

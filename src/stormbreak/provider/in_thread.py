@@ -7,10 +7,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+from stormbreak.http.h1.server import new_loop
 from stormbreak.provider.counters import Billed
 from stormbreak.provider.scenario import Scenario
 from stormbreak.provider.scenario_file import load, parse
-from stormbreak.provider.server import ProviderServer, new_loop
+from stormbreak.provider.server import ProviderServer
 
 _PATIENCE = 10.0
 

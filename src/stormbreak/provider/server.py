@@ -8,7 +8,6 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable
-from contextlib import suppress
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
@@ -406,12 +405,3 @@ def _traffic_counts(tally: Tally) -> dict[str, Any]:
         "wasted_seconds": round(tally.wasted_work, 3),
         "series": tally.series(),
     }
-
-
-def new_loop() -> asyncio.AbstractEventLoop:
-    """Make the fastest event loop that is installed."""
-    with suppress(ImportError):
-        import uvloop  # noqa: PLC0415
-
-        return uvloop.new_event_loop()
-    return asyncio.new_event_loop()

@@ -1,5 +1,6 @@
 """The status server of an application: `/state` for `stormbreak top`, `/metrics` for Prometheus, and `/health`."""
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -8,9 +9,15 @@ from stormbreak.core.engine import Engine
 from stormbreak.core.target_state import Listener
 from stormbreak.drivers.listeners import Attached
 from stormbreak.errors import ConfigurationError
+from stormbreak.http.endpoint import is_loopback
 from stormbreak.telemetry.attachment import engine_of
 from stormbreak.telemetry.live_state import LiveState
 from stormbreak.telemetry.status_server import HOST, Page, PageUnavailableError, StatusServer
+
+PUBLIC = frozenset({"/health", "/metrics"})
+"""The pages that another machine may read: without calls and rows in trouble."""
+
+_log = logging.getLogger("stormbreak")
 
 
 class StatusPages:
@@ -22,6 +29,19 @@ class StatusPages:
         self.pages: dict[str, Page] = {"/state": self.live.page, "/health": _health}
         if metrics:
             self._add_metrics()
+
+    def serve(self, host: str, port: int) -> StatusServer:
+        """Serve them on an address; beyond this machine only the `PUBLIC` ones, to any Host, with a warning in the log.
+
+        Raises:
+            ConfigurationError: the address is not available.
+        """
+        if is_loopback(host):
+            return StatusServer(self.pages, host=host, port=port)
+        pages = {path: page for path, page in self.pages.items() if path in PUBLIC}
+        server = StatusServer(pages, host=host, port=port, any_name=True)
+        _log.warning("%s: every machine that reaches this address can read it", server.address)
+        return server
 
     def _add_metrics(self) -> None:
         """Add `/metrics`; without the extra, the page says how to install it."""
@@ -52,7 +72,10 @@ class Serving:
         self, engines: Sequence[Engine], *, port: int, host: str, path: Path | None
     ) -> None:
         status = StatusPages(metrics=True)
-        self._server = StatusServer(status.pages, port=port, host=host, path=path)
+        if path is None:
+            self._server = status.serve(host, port)
+        else:
+            self._server = StatusServer(status.pages, path=path)
         self.address = self._server.address
         self.port = self._server.port
         self._attached = [Attached(engine, *status.listeners) for engine in engines]

@@ -1,12 +1,11 @@
-"""A small HTTP server: GET requests for pages made by functions.
+"""A small HTTP server for this machine: GET requests for pages made by functions.
 
-It listens on 127.0.0.1, on another address if asked, or on a Unix socket that only its owner can open. Its daemon threads serve a few requests at a
+It listens on 127.0.0.1, or on a Unix socket that only its owner can open. Its daemon threads serve a few requests at a
 time, each for a few seconds, and their errors stay in them. A forked child does not serve, and closes or removes nothing
 of its parent.
 
 A web page in a browser of this machine can send requests here under a host name of its own (DNS rebinding). So the server
-answers only if the header Host names this machine. On another address it answers any Host, but serves `PUBLIC` pages only,
-and logs a warning.
+answers only if the header Host names this machine.
 """
 
 import atexit
@@ -29,7 +28,6 @@ from stormbreak.drivers.fork_safety import reset_in_child
 from stormbreak.drivers.locks import new_lock
 from stormbreak.errors import ConfigurationError
 from stormbreak.escape import shown
-from stormbreak.http.endpoint import is_loopback
 
 # ---------------------------------------------------------------- Unix socket
 
@@ -127,9 +125,6 @@ MAX_REQUESTS = 16  # at a time; further connections are closed
 POLL_INTERVAL = 1.0  # seconds after which a closed server is noticed at the latest
 ACCEPT_PAUSE = 0.1  # seconds after a failed accept, such as without free file descriptors
 
-PUBLIC = frozenset({"/health", "/metrics"})
-"""The pages that another machine may read: without names of calls and rows in trouble."""
-
 _HOST_NAMES = frozenset({"localhost", HOST, "[::1]"})
 _TEXT = "text/plain; charset=utf-8"
 
@@ -140,11 +135,17 @@ _log = logging.getLogger("stormbreak")
 
 
 class PageUnavailableError(Exception):
-    """Raised by a page that cannot be served: answered with status 501 and this line."""
+    """Raised by a page that cannot be served: answered with `status` and this line."""
+
+    def __init__(self, message: str, *, status: int = HTTPStatus.NOT_IMPLEMENTED) -> None:
+        super().__init__(message)
+        self.status = HTTPStatus(status)
 
 
 class StatusServer:
     """Serves `pages` by path until it is closed, on `port` of `host` (0 picks a free one) or a socket at `path`.
+
+    With `any_name`, the header Host may name anything: for a server that others than this machine's programs reach.
 
     Raises:
         ConfigurationError: the port is in use, or no socket can be created.
@@ -154,18 +155,18 @@ class StatusServer:
         self,
         pages: Mapping[str, Page],
         *,
-        port: int = 0,
         host: str = HOST,
+        port: int = 0,
         path: Path | None = None,
+        any_name: bool = False,
     ) -> None:
         self.path = path
         self._host = host
-        public = path is None and not is_loopback(host)
-        if public:
-            pages = {name: page for name, page in pages.items() if name in PUBLIC}
         self._file = None if path is None else SocketFile(path)
         try:
-            self._server = _Server(pages, _family(host, path), public=public)
+            family = socket.AF_INET6 if ":" in host else socket.AF_INET
+            family = family if path is None else socket.AF_UNIX
+            self._server = _Server(pages, family, any_name=any_name)
         except OSError as error:  # such as no free file descriptor
             raise ConfigurationError(f"cannot listen: {error.strerror}") from error
         try:
@@ -185,19 +186,14 @@ class StatusServer:
             raise ConfigurationError("cannot listen: no thread can be started") from None
         atexit.register(self.close)
         reset_in_child(self._forget)
-        if public:
-            _log.warning("%s: every machine that reaches this address can read it", self.address)
 
     @property
     def address(self) -> str:
         """Its URL, or the path of its socket."""
         if self.path is not None:
             return str(self.path)
-        return (
-            f"http://[{self._host}]:{self.port}"
-            if ":" in self._host
-            else f"http://{self._host}:{self.port}"
-        )
+        host = f"[{self._host}]" if ":" in self._host else self._host
+        return f"http://{host}:{self.port}"
 
     def close(self) -> None:
         """Stop listening and remove the socket. Requests in progress are still answered. Idempotent."""
@@ -225,16 +221,18 @@ class StatusServer:
             try:
                 self._server.server_address = (self._host, port)
                 self._server.server_bind()
-            except (OSError, OverflowError, UnicodeError) as error:
+            except (OSError, OverflowError) as error:
                 why = getattr(error, "strerror", None) or "a port is from 0 to 65535"
-                where = f"{shown(self._host)} port {port}"
-                raise ConfigurationError(f"cannot listen on {where}: {why}") from error
+                raise ConfigurationError(
+                    f"cannot listen on {self._host} port {port}: {why}"
+                ) from error
         self._server.server_activate()
 
     def _connected(self) -> socket.socket:
         if self._file is not None:
             return self._file.connected(POLL_INTERVAL)
-        return socket.create_connection(self._server.socket.getsockname()[:2], POLL_INTERVAL)
+        address: tuple[str, int] = self._server.socket.getsockname()[:2]
+        return socket.create_connection(address, POLL_INTERVAL)
 
     def _release(self) -> None:
         self._server.server_close()
@@ -246,12 +244,6 @@ class StatusServer:
         self._server.socket.close()
 
 
-def _family(host: str, path: Path | None) -> socket.AddressFamily:
-    if path is not None:
-        return socket.AF_UNIX
-    return socket.AF_INET6 if ":" in host else socket.AF_INET
-
-
 class _Server(ThreadingMixIn, TCPServer):
     """Its owner binds and activates it, so that nobody connects before the mode of the socket is set."""
 
@@ -261,13 +253,13 @@ class _Server(ThreadingMixIn, TCPServer):
     timeout = POLL_INTERVAL
 
     def __init__(
-        self, pages: Mapping[str, Page], family: socket.AddressFamily, *, public: bool
+        self, pages: Mapping[str, Page], family: socket.AddressFamily, *, any_name: bool
     ) -> None:
         self.address_family = family
         super().__init__(("", 0), _Handler, bind_and_activate=False)
-        self.allow_reuse_address = family is not socket.AF_UNIX
+        self.allow_reuse_address = family != socket.AF_UNIX
+        self.any_name = any_name
         self.pages = pages
-        self.public = public
         self.closed = False
         self.failed_pages: set[str] = set()
         self._started: dict[socket.socket, float] = {}
@@ -344,7 +336,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """Answer with the page, if Host and path are right."""
-        if not self.server.public and not self._names_this_machine():
+        if not self.server.any_name and not self._names_this_machine():
             self._reply(HTTPStatus.FORBIDDEN, "the header Host must be localhost or 127.0.0.1")
             return
         path = self.path.partition("?")[0]
@@ -356,7 +348,7 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             kind, body = page()
         except PageUnavailableError as why:
-            self._reply(HTTPStatus.NOT_IMPLEMENTED, str(why))
+            self._reply(why.status, str(why))
         except Exception:  # noqa: BLE001 - an error of a page is logged and goes no further
             self._warn_once(path)
             self._reply(HTTPStatus.INTERNAL_SERVER_ERROR, "the page failed; see the log")

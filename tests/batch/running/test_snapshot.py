@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 from batches import chat_rows, scenario
 
+from stormbreak.batch.running.row_calls import RowCall, RowCalls
 from stormbreak.batch.running.runner import End, Runner
 from stormbreak.batch.running.snapshot import worst_circuit
 from stormbreak.batch.running.stats import RunStats
@@ -16,6 +17,7 @@ from stormbreak.cli.batch.progress import Lines
 from stormbreak.core.circuit import BreakerPolicy
 from stormbreak.core.fallback import Place, ToTargets
 from stormbreak.core.presets import BATCH
+from stormbreak.core.row_schedule import RowAttempt
 from stormbreak.core.trip import ConsecutiveFailures
 from stormbreak.cost.ledger import Cost
 
@@ -106,6 +108,8 @@ def snapshot_with(*targets, width=50):
     """Of a run with these targets, of which ten rows are under way and five come back later."""
     found = {"targets": {str(number): each for number, each in enumerate(targets)}}
     runner = Runner.__new__(Runner)
+    calls = RowCalls(SimpleNamespace(policy=BATCH))
+    calls.update((number, RowCall(RowAttempt(index=number))) for number in range(10))
     vars(runner).update(
         client=SimpleNamespace(snapshot=lambda *, pending: found),
         rows=range(100),
@@ -114,7 +118,7 @@ def snapshot_with(*targets, width=50):
         journal=SimpleNamespace(done=7, failed=3, again=1),
         stats=RunStats(input_tokens=11, output_tokens=13),
         spend=SimpleNamespace(cost=Cost(), limit=None),
-        _calls=dict.fromkeys(range(10)),
+        _calls=calls,
         _end=End.INTERRUPTED,
         _interrupts=1,
     )

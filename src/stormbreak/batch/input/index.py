@@ -128,8 +128,12 @@ class Rows:
     `fingerprint` is a hash of every byte of the file, which a later run compares.
     """
 
-    def __init__(self, path: Path, *, model: str | None, defaults: Mapping[str, float]) -> None:
+    def __init__(
+        self, path: Path, *, model: str | None, defaults: Mapping[str, float], table: str | None
+    ) -> None:
         self.path = path
+        self.name = str(path) if table is None else table
+        self._unit = "line" if table is None else "row"
         self.fingerprint = ""
         self._model = model
         self._defaults = defaults
@@ -151,8 +155,11 @@ class Rows:
         defaults: Mapping[str, float] | None = None,
         on_read: ReadProgress = lambda _: None,
         checked: str | None = None,
+        table: str | None = None,
     ) -> Self:
         """Check and index all of `path`; `model` is for rows that name none, `defaults` for missing fields of a chat.
+
+        `table` is the name of the table that the rows were made of, one a line: errors name its row.
 
         `on_read` is called now and then. `checked` is the fingerprint of an INPUT that was valid for the same model: of the same
         bytes, only the ids are read.
@@ -160,7 +167,7 @@ class Rows:
         Raises:
             ConfigurationError: a line is no request (names more of them), or two rows have one id.
         """
-        rows = cls(path, model=model, defaults=defaults or {})
+        rows = cls(path, model=model, defaults=defaults or {}, table=table)
         try:
             if checked is None or not rows._is_still(checked, on_read):
                 rows._index(on_read, rows._checked_id)
@@ -219,6 +226,10 @@ class Rows:
         """Read all rows again, in order."""
         return (self.row_at(index) for index in range(len(self)))
 
+    def ids(self) -> Iterator[str]:
+        """Read the ids of all rows, in order."""
+        return (_id_in(self._line_at(index), number) for index, number in enumerate(self._numbers))
+
     def find(self, custom_id: str) -> int | None:
         """Return the index of the row called `custom_id`, or None."""
         return self._ids.find(custom_id)
@@ -251,7 +262,7 @@ class Rows:
                 if number % REPORT_EVERY == 0:
                     on_read(len(self))
         if not len(self):
-            raise ConfigurationError(f"{path_of(self.path)}: the input holds no rows")
+            raise ConfigurationError(f"{path_of(self.name)}: the input holds no rows")
         self._offsets.append(offset)
         self.fingerprint = digest.hexdigest()
 
@@ -269,7 +280,7 @@ class Rows:
         twin = self._ids.add(custom_id)
         if twin is not None:
             first = self._numbers[twin]
-            raise InputRowError(f"custom_id {quoted(custom_id)} is already on line {first}")
+            raise InputRowError(f"custom_id {quoted(custom_id)} is already on {self._unit} {first}")
         self._numbers.append(number)
         self._hashes.append(hash(stripped) & _HASH_BITS)
 
@@ -290,7 +301,7 @@ class Rows:
             return ""
         named = ", ".join(str(each) for each in wrong[:MORE_WRONG])
         rest = " and others" if len(wrong) > MORE_WRONG else ""
-        return f"; wrong, too: line{'s' if wrong[1:] else ''} {named}{rest}"
+        return f"; wrong, too: {self._unit}{'s' if wrong[1:] else ''} {named}{rest}"
 
     def _parsed(self, line: bytes, index: int, number: int) -> Row:
         return parse_row(
@@ -298,7 +309,8 @@ class Rows:
         )
 
     def _wrong(self, number: int, what: str) -> ConfigurationError:
-        return ConfigurationError(f"{path_of(self.path)}:{number}: {what}")
+        row = f":{number}" if self._unit == "line" else f": row {number}"
+        return ConfigurationError(f"{path_of(self.name)}{row}: {what}")
 
 
 def _id_in(line: bytes, number: int) -> str:

@@ -78,7 +78,7 @@ _BODIES: Mapping[str, Decoder[Any]] = MappingProxyType(
         EMBEDDINGS: Decoder(_EmbeddingsBody),
     }
 )
-_ENDPOINTS = MappingProxyType(
+ENDPOINTS = MappingProxyType(
     {prefix + endpoint: endpoint for prefix in ("/v1", "") for endpoint in _BODIES}
 )
 
@@ -189,10 +189,10 @@ def _endpoint(head: _Line) -> str:
         if head.body is not UNSET:
             raise InputRowError("has no url")
         return CHAT
-    if url not in _ENDPOINTS:
+    if url not in ENDPOINTS:
         *others, last = (f"/v1{endpoint}" for endpoint in _BODIES)
         raise InputRowError(f"url must be {', '.join(others)} or {last}, got {quoted(url)}")
-    return _ENDPOINTS[url]
+    return ENDPOINTS[url]
 
 
 def _spelled_out(line: bytes, endpoint: str) -> bytes:

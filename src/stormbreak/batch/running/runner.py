@@ -33,6 +33,7 @@ from stormbreak.batch.running.failure_reasons import (
     failure_of,
 )
 from stormbreak.batch.running.file_limits import ReservedFiles
+from stormbreak.batch.running.row_calls import RowCall, RowCalls
 from stormbreak.batch.running.snapshot import RunSnapshot, slow_reason_for_run, worst_circuit
 from stormbreak.batch.running.stats import RunStats
 from stormbreak.batch.store.append_file import OutputError
@@ -123,15 +124,16 @@ class Runner:
         self._record_now = asyncio.Event()  # little is left of what may be spent, or a pause is new
         self._end: End | None = None
         self._error: BaseException | None = None
-        self._calls: dict[asyncio.Task[None], float] = {}  # when each was last sent; inf: not yet
+        self._calls = RowCalls(client)
         # Failures of the first rows, written once another row shows that address, key and model are right.
         self._held: list[_Held] = []
         self._wake = asyncio.Event()
         self._interrupts = 0
         self._hold_until = 0.0
         self._spare = ReservedFiles()
+        self.reader_has_room: Callable[[], bool] = lambda: True
         self._threads = ThreadPoolExecutor(THREADS, "stormbreak-batch")
-        form = "" if schema is None else f" {schema.digest}"  # it changes the requests
+        form = "" if schema is None else f" {schema.digest} {schema.asks}"  # they change requests
         self._salt = f"{store.salt} {client.base_url}{form}".encode()
         self.snapshot = self._take_snapshot()
         client.subscribe(self._hear)
@@ -192,7 +194,7 @@ class Runner:
     async def _dispatch(self) -> None:
         while self._end is None:
             self._wake.clear()
-            has_room = self.schedule.has_room(self.stats.backing_off)
+            has_room = self.schedule.has_room(self.stats.backing_off) and self.reader_has_room()
             if not has_room or self._account_errors.suspect is not None:
                 await self._wake.wait()
                 continue
@@ -203,8 +205,9 @@ class Runner:
             if turn is None:
                 return
             if isinstance(turn, RowAttempt):
-                task = asyncio.create_task(self._send_row(turn))
-                self._calls[task] = float("inf")
+                call = RowCall(turn)
+                task = asyncio.create_task(self._send_row(call))
+                self._calls[task] = call
                 task.add_done_callback(self._on_row_done)
             else:
                 await self._wait_until(turn)
@@ -220,18 +223,20 @@ class Runner:
         self.stats.hear(event)
         kind = type(event)
         if kind is Sent or kind is Queued:
-            if kind is Sent and (task := asyncio.current_task()) in self._calls:
-                self._calls[task] = time.monotonic()
+            self._calls.hear(event)
             if self.spend.is_short:
                 self._record_now.set()
         elif kind is RetryPlanned:
+            self._calls.hear(event)
             self._wake.set()
         elif isinstance(event, CooldownStarted):
             self.spend.pause(event)
             self._record_now.set()
 
-    async def _send_row(self, turn: RowAttempt) -> None:
+    async def _send_row(self, call: RowCall) -> None:
+        turn = call.turn
         row = self.rows.row_at(turn.index)
+        call.endpoint = row.endpoint
         now = time.monotonic()
         left = None if turn.deadline_at is None else max(0.0, turn.deadline_at - now)
         try:
@@ -247,6 +252,12 @@ class Runner:
             )
         except ConfigurationError as error:  # about this row alone
             ended = CallResult(Outcome(Verdict.INVALID, detail=str(error)))
+        except asyncio.CancelledError:
+            if not call.given_up:
+                raise
+            self.stats.add_straggler()
+            ended = call.straggled()
+        self._calls.learn(call, ended)
         if ended.stopped == "spend" and ended.retry_at is None:
             self._stop(End.SPENT)
         elif ended.stopped != "drained":
@@ -272,7 +283,8 @@ class Runner:
         received = ended.outcome.value
         response = None
         if isinstance(received, models.Response):
-            response = _response(received, _answered_by(ended) if fate.ok else None)
+            who = _answered_by(ended) if fate.ok else None
+            response = _response(received, who, attempts=fate.attempts)
         if fate.ok:
             assert response is not None
             self.stats.add_usage(received.parsed.usage)
@@ -337,7 +349,7 @@ class Runner:
         """Whether a call under way may yet show that the account works."""
         if not suspect.is_tried:
             return bool(self._calls)
-        return any(suspect.since <= sent_at < float("inf") for sent_at in self._calls.values())
+        return any(suspect.since <= call.sent_at < float("inf") for call in self._calls.values())
 
     def _stop(self, end: End) -> None:
         """Send nothing more; what was sent is still answered."""
@@ -348,6 +360,10 @@ class Runner:
     def _cancel_all(self) -> None:
         for task in self._calls:
             task.cancel()
+
+    def wake(self) -> None:
+        """Look again whether a row may be sent."""
+        self._wake.set()
 
     def interrupt(self) -> None:
         """Send nothing more, and end when what was sent is answered; the second time, end at once."""
@@ -444,6 +460,7 @@ class Runner:
         while True:
             self._show()
             now = time.monotonic()
+            self._calls.end_stragglers(alone=self.schedule.all_under_way or self.stopping)
             silent = self.stats.silent_since(now) >= CONNECTED_AFTER  # one has a connection
             if now >= give_up_at and self.stats.unreachable and not silent:
                 self._stop(End.UNREACHABLE)
@@ -467,6 +484,7 @@ class Runner:
         targets = self.client.snapshot(pending=False)["targets"].values()
         circuits = [each["circuit"] for each in targets]
         in_flight = sum(each["in_flight"] for each in targets)
+        straggling, rest = self._calls.straggling()
         limit = sum(each["limit"] for each in targets) if targets else self.width
         return RunSnapshot(
             at=time.monotonic(),
@@ -487,7 +505,8 @@ class Runner:
             interrupted=self.interrupted,
             cost=self.spend.cost,
             cost_limit=self.spend.limit,
-            slow=self._slow_reason(targets),
+            slow=self._slow_reason(targets) or _straggling(straggling),
+            straggling=rest,
         )
 
     def _slow_reason(self, targets: Collection[Mapping[str, Any]]) -> str:
@@ -507,6 +526,12 @@ class Runner:
         )
 
 
+def _straggling(attempts: int) -> str:
+    if attempts <= 1:
+        return "1 answer takes far longer than usual" if attempts else ""
+    return f"{attempts:,} answers take far longer than usual"
+
+
 def _answered_by(ended: CallResult) -> str | None:
     """Name what answered a row, where it was not the row's own target."""
     if ended.source == FALLBACK and ended.target is not None:
@@ -514,10 +539,11 @@ def _answered_by(ended: CallResult) -> str | None:
     return None if ended.source == TARGET else ended.source
 
 
-def _response(received: models.Response, answered_by: str | None) -> Response:
+def _response(received: models.Response, answered_by: str | None, *, attempts: int) -> Response:
     return Response(
         status_code=received.status,
         request_id=received.parsed.request_id,
         body=received.body,
         answered_by=answered_by,
+        attempts=attempts,
     )

@@ -42,6 +42,7 @@ class RunSnapshot:
     cost: Cost
     cost_limit: SpendLimit | None
     slow: str  # why the run is slow, or nothing is in flight
+    straggling: float = 0.0  # seconds until the slowest attempt ends, if it takes longer than usual
 
     @property
     def left(self) -> int:
@@ -64,7 +65,9 @@ class Throughput:
             seen.popleft()
         then, before = seen[0]
         rate = (over - before) / (now - then) if now > then else 0.0
-        return rate, snapshot.left / rate if rate > 0 else None
+        if rate > 0:
+            return rate, max(snapshot.left / rate, snapshot.straggling)
+        return rate, snapshot.straggling or None
 
 
 def worst_circuit(states: Collection[str | None]) -> str:

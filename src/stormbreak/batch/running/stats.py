@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, Self, TypeVar
 from stormbreak.batch.running.failure_reasons import FailureReasons
 from stormbreak.batch.running.snapshot import RunSnapshot
 from stormbreak.events import (
+    CallCancelled,
     CallEnded,
     CircuitChanged,
     CooldownStarted,
@@ -177,6 +178,7 @@ class RunStats:
             Sent: self._on_sent,
             Returned: self._on_returned,
             CallEnded: self._on_ended,
+            CallCancelled: self._on_cancelled,
             Hedged: self._on_hedged,
             RetryPlanned: self._on_retry_planned,
             Queued: self._on_queued,
@@ -214,6 +216,11 @@ class RunStats:
         """Learn from the last outcome of a call why nothing was reached; it has more words than an event."""
         if outcome.status is None and outcome.verdict in _REACHED_NOTHING and outcome.detail:
             self.connect_error = outcome.detail
+
+    def add_straggler(self) -> None:
+        """Count an attempt that was given up since it took too long."""
+        self.verdicts[Verdict.TIMEOUT.value] += 1
+        self.maybe_processed += 1
 
     def add_usage(self, usage: Usage) -> None:
         """Count the tokens of one answer."""
@@ -274,6 +281,11 @@ class RunStats:
         if self.began is not None:
             self.waits.add(event.waited)
             self._failed.pop(call, None)
+
+    def _on_cancelled(self, event: CallCancelled) -> None:
+        self._sent.pop(event.call, None)
+        self._backing_off.discard(event.call)
+        self._failed.pop(event.call, None)
 
     def _on_hedged(self, event: Hedged) -> None:
         self._hedges.add((event.call, event.attempt))

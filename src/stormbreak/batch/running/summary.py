@@ -3,7 +3,10 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
+from typing import Any
 
+from stormbreak.batch.arrow import to_polars
+from stormbreak.batch.export.export import read_table
 from stormbreak.batch.running.failure_reasons import Reason
 from stormbreak.batch.running.runner import End, Runner
 from stormbreak.batch.store.reader import Answered, Failed, read_answers, read_failures
@@ -58,6 +61,18 @@ class Summary:
         """Read the rows that failed, and why."""
         return read_failures(self.output)
 
+    def to_arrow(self) -> Any:
+        """Read the rows with their results beside them, in the order of the rows, as a pyarrow table."""
+        return read_table(self.output)
+
+    def to_pandas(self) -> Any:
+        """Do as `to_arrow`, as a pandas frame."""
+        return self.to_arrow().to_pandas()
+
+    def to_polars(self) -> Any:
+        """Do as `to_arrow`, as a polars frame."""
+        return to_polars(self.to_arrow())
+
     @property
     def cost_limit(self) -> SpendLimit | None:
         """What may be spent and what was, where there is a limit."""
@@ -82,7 +97,7 @@ def summarise(
     limit = runner.spend.limit
     answered = journal.done - done_before
     return Summary(
-        input=str(runner.rows.path),
+        input=runner.rows.name,
         output=output,
         base_url=runner.client.base_url,
         end=end.value,

@@ -178,7 +178,7 @@ class AppendFile:
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """Open a new file (mode 0600) that replaces `path` at the end, in one step, unless the block raises."""
-    fresh = _fresh(path)
+    fresh = fresh_path(path)
     try:
         fresh.unlink(missing_ok=True)  # from a crash, or a link that another user put there
         fd = os.open(fresh, os.O_WRONLY | os.O_EXCL | _CREATE, PRIVATE)
@@ -212,7 +212,7 @@ def remove(path: Path) -> None:
 def remove_stale_temp(path: Path) -> None:
     """Remove what a process left behind that was killed while it replaced `path`."""
     with contextlib.suppress(OSError):  # found again, and reported, where it is in the way
-        _fresh(path).unlink(missing_ok=True)
+        fresh_path(path).unlink(missing_ok=True)
 
 
 def sync_directory(path: Path) -> None:
@@ -229,7 +229,8 @@ def sync_directory(path: Path) -> None:
             raise
 
 
-def _fresh(path: Path) -> Path:
+def fresh_path(path: Path) -> Path:
+    """Name the file that `replacing` writes, before it replaces `path`."""
     return path.with_name(f"{path.name}.stormbreak-new")
 
 

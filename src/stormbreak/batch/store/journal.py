@@ -10,6 +10,7 @@ import contextlib
 import random
 from array import array
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from heapq import nsmallest
 from itertools import islice
 from pathlib import Path
@@ -32,6 +33,7 @@ from stormbreak.batch.store.record import (
     placed,
     success_line,
 )
+from stormbreak.batch.store.shared_answers import DUPLICATE, SharedAnswers
 from stormbreak.core.row_schedule import PROBE_ROWS
 from stormbreak.drivers.locks import new_lock
 from stormbreak.errors import ConfigurationError
@@ -49,7 +51,7 @@ class RowJournal:
     Call `succeed` and `fail` in one thread (about 10 us each), and `flush`, which blocks, in another, at most 100 ms after a line
     was written.
 
-    `done` and `failed` count rows over all runs. This run sends `retried` of the failed rows: `again` are still to be sent,
+    `on_line` gets each line that is written. With `shared`, rows with the same request get one answer. `done` and `failed` count rows over all runs. This run sends `retried` of the failed rows: `again` are still to be sent,
     `recovered` are answered now.
     """
 
@@ -68,6 +70,8 @@ class RowJournal:
         Raises:
             ConfigurationError: a file holds anything else; nothing was changed.
         """
+        self.on_line: Callable[[bytes], object] = lambda _: None
+        self.shared: SharedAnswers | None = None
         self._files = files
         self._rows = rows
         self._choice = choice
@@ -115,20 +119,52 @@ class RowJournal:
         yield from (index for index in self._sent() if index not in seen)
 
     def _sent(self) -> Iterator[int]:
-        sent = (_LEFT, _RETRY) if self._choice.fresh else (_RETRY,)
-        return (index for index, state in enumerate(self._states) if state in sent)
+        shared = self.shared
+        return (
+            index
+            for index in range(len(self._states))
+            if self.is_sent(index) and not (shared and shared.follows(index))
+        )
+
+    def is_sent(self, index: int) -> bool:
+        """Whether this run sends the row, or has yet to."""
+        state = self._states[index]
+        return state == _RETRY or (state == _LEFT and self._choice.fresh)
+
+    def is_done(self, index: int) -> bool:
+        """Whether the row is answered."""
+        return self._states[index] == _DONE
 
     def succeed(self, row: Row, response: Response) -> None:
         """Write the answer to `row`. Raises ValueError for a second answer."""
+        self._answer(row, response)
+        if self.shared is not None:
+            self.shared.keep(row, response)
+            copy = replace(response, attempts=0, answered_by=DUPLICATE)
+            for twin in self.shared.twins(row, self.is_sent):
+                self._answer(twin, copy)
+
+    def _answer(self, row: Row, response: Response) -> None:
         self._require_unanswered(row)
-        self._output.append(success_line(row.custom_id, response))
+        line = success_line(row.custom_id, response)
+        self._output.append(line)
         self._move(row.index, _DONE)
+        self.on_line(line)
 
     def fail(self, row: Row, failure: Failure, response: Response | None = None) -> None:
         """Write the failure of `row`, and the provider's response, if there was one."""
+        self._fail(row, failure, response)
+        if self.shared is not None:
+            copy = replace(failure, attempts=0, maybe_processed=0)
+            for twin in self.shared.twins(row, self.is_sent):
+                self._fail(twin, copy, response)
+
+    def _fail(self, row: Row, failure: Failure, response: Response | None) -> None:
         self._require_unanswered(row)
-        self._failed.append(failure_line(row.custom_id, failure, response))
+        line = failure_line(row.custom_id, failure, response)
+        self._failed.append(line)
         self._move(row.index, _FAILED)
+        self.on_line(line)
 
     def flush(self) -> int:
         """Sync and count what was written before the call; return the number of lines."""
@@ -138,6 +174,8 @@ class RowJournal:
                 self._output.sync()
             finally:
                 self._failed.sync()
+            if self.shared is not None:
+                self.shared.flush()
             moves = self._pending[:count]
             self.done += sum(after == _DONE for _, after in moves)
             self.failed += sum((after >= _FAILED) - (before >= _FAILED) for before, after in moves)

@@ -14,7 +14,7 @@ from stormbreak.batch.store.journal import RowJournal
 from stormbreak.batch.store.lock import locked
 from stormbreak.batch.store.paths import BatchPaths
 from stormbreak.batch.store.record import Index, placed
-from stormbreak.batch.store.run_file import Option, Run, check, note_account, record
+from stormbreak.batch.store.run_file import Option, Run, TableRef, check, note_account, record
 from stormbreak.cost.ledger import Account
 
 
@@ -51,6 +51,7 @@ def open_store(
     kept: BatchOptions | None = None,
     choice: Choice = UNFINISHED_ROWS,
     check_first: Callable[[int], None] = lambda _: None,
+    table: TableRef | None = None,
 ) -> Iterator[Store]:
     """Lock OUTPUT for a run over `rows` that sends those of `choice`; flush and close everything at the end.
 
@@ -69,7 +70,7 @@ def open_store(
             RowJournal(files, rows, choice, check_first=check_first)
         ) as journal:
             now = time.time()
-            run, changed = record(files, rows, recorded, last=last, now=now, kept=kept)
+            run, changed = record(files, rows, recorded, last=last, now=now, kept=kept, table=table)
             yield Store(files=files, journal=journal, changed=changed, run=run)
 
 

@@ -27,13 +27,14 @@ from stormbreak.types import Usage
 class Answered:
     """A row with its answer. `raw` is the provider's JSON body, left out of the repr: it may repeat a prompt.
 
-    `answered_by` names the fallback that answered, if one did.
+    `answered_by` names the fallback that answered, if one did; `attempts` are those of the run that got the answer.
     """
 
     custom_id: str
     status: int
     request_id: str | None
     answered_by: str | None
+    attempts: int = 1
     raw: bytes = field(repr=False)
 
     @property
@@ -92,6 +93,7 @@ class _Line(Struct):
     response: _Response | None = None
     error: _Error | None = None
     answered_by: str | None = None
+    attempts: int = 1
 
 
 _LINE = Decoder(_Line)
@@ -103,15 +105,7 @@ def read_answers(output: str | PathLike[str]) -> Iterator[Answered]:
     Raises:
         ConfigurationError: a line is not batch output; names it.
     """
-    for line in _lines(BatchPaths.of(Path(output)).output):
-        response = line.response or _Response()
-        yield Answered(
-            custom_id=line.custom_id,
-            status=response.status_code,
-            request_id=response.request_id,
-            answered_by=line.answered_by,
-            raw=bytes(response.body),
-        )
+    return map(_answered, _lines(BatchPaths.of(Path(output)).output))
 
 
 def read_failures(output: str | PathLike[str]) -> Iterator[Failed]:
@@ -122,18 +116,39 @@ def read_failures(output: str | PathLike[str]) -> Iterator[Failed]:
     Raises:
         ConfigurationError: a line is not batch output; names it.
     """
-    for line in _lines(BatchPaths.of(Path(output)).failed):
-        error = line.error or _Error()
-        yield Failed(
-            custom_id=line.custom_id,
-            verdict=error.verdict,
-            code=error.code,
-            message=error.message,
-            attempts=error.attempts,
-            maybe_processed=error.maybe_processed,
-            retry_at=error.retry_at,
-            raw=None if line.response is None else bytes(line.response.body),
-        )
+    return map(_failed, _lines(BatchPaths.of(Path(output)).failed))
+
+
+def parse_result(raw: bytes) -> Answered | Failed:
+    """Parse a line of OUTPUT or of the failed file. Raises ValueError if it is none."""
+    line = _LINE.decode(raw)
+    return _answered(line) if line.error is None else _failed(line)
+
+
+def _answered(line: _Line) -> Answered:
+    response = line.response or _Response()
+    return Answered(
+        custom_id=line.custom_id,
+        status=response.status_code,
+        request_id=response.request_id,
+        answered_by=line.answered_by,
+        attempts=line.attempts,
+        raw=bytes(response.body),
+    )
+
+
+def _failed(line: _Line) -> Failed:
+    error = line.error or _Error()
+    return Failed(
+        custom_id=line.custom_id,
+        verdict=error.verdict,
+        code=error.code,
+        message=error.message,
+        attempts=error.attempts,
+        maybe_processed=error.maybe_processed,
+        retry_at=error.retry_at,
+        raw=None if line.response is None else bytes(line.response.body),
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,7 +173,7 @@ def read_status(output: Path, price_of: PriceOf) -> Status:
     active = held(files)
     done, failed = count_rows(files)
     return Status(
-        input=run.input,
+        input=run.source,
         output=str(output),
         active=active,
         started_at=run.started_at,

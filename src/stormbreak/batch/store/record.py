@@ -34,10 +34,14 @@ _SHAPE_OF_NUMBERS = bytes.maketrans(b"123456789E", b"000000000e")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Response:
-    """The provider's response, with its `body` as received. `answered_by` names a fallback that answered."""
+    """The provider's response, with its `body` as received. `answered_by` names a fallback that answered.
+
+    An answer took so many `attempts`.
+    """
 
     status_code: int
     answered_by: str | None = None
+    attempts: int = 1
     request_id: str | None = None
     body: bytes = field(repr=False)
 
@@ -113,10 +117,10 @@ _FIELDS = Decoder(dict[str, Raw])
 
 def success_line(custom_id: str, response: Response) -> bytes:
     """Return the line, newline included, that records an answer."""
-    who = response.answered_by
-    return _line(
-        custom_id, response, b"null", b"" if who is None else b',"answered_by":' + _json(who)
-    )
+    who, attempts = response.answered_by, response.attempts
+    more = b"" if who is None else b',"answered_by":' + _json(who)
+    more += b"" if attempts == 1 else b',"attempts":%d' % attempts
+    return _line(custom_id, response, b"null", more)
 
 
 def failure_line(custom_id: str, failure: Failure, response: Response | None = None) -> bytes:

@@ -6,15 +6,16 @@ options may change, and the change is kept: a resume may use another address, li
 `account`: what the attempts of all these runs used; written every second, and at the end of a run.
 `flags`: the options of the last run, for `batch retry`, which may change pinned ones, too.
 `pauses`: until when (unix time) a model gets no request, also from the next run, because the provider named a time.
+`table`: the table that the requests were made of, if they were.
 `salt`: goes into the idempotency keys of all these runs, so that a row keeps its key after a crash.
 """
 
 import json
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 from msgspec import DecodeError, convert, to_builtins
 from msgspec.json import Decoder, encode
@@ -37,6 +38,24 @@ Option = str | int | float | bool | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TableRef:
+    """The table whose rows became the requests in `Run.input`, and how to read it again.
+
+    `fingerprint` is of its files, `key` of all that the requests were made by, except the `shard`. Without `has_columns` the
+    rows are requests.
+    """
+
+    name: str
+    paths: tuple[str, ...]
+    format: Literal["csv", "jsonl", "parquet"]
+    delimiter: str
+    fingerprint: str
+    key: str
+    has_columns: bool
+    shard: tuple[int, int] = (1, 1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
     """The run that an OUTPUT belongs to; `started_at` is unix time. A run with a `Policy` object has no `flags`."""
 
@@ -50,6 +69,12 @@ class Run:
     account: Account = field(default_factory=Account)
     flags: BatchOptions | None = None
     pauses: Mapping[str, float] = field(default_factory=dict)
+    table: TableRef | None = None
+
+    @property
+    def source(self) -> str:
+        """What the user gave as INPUT."""
+        return self.input if self.table is None else self.table.name
 
 
 class InputRef(Protocol):
@@ -92,6 +117,12 @@ def read_existing_run(files: BatchPaths) -> Run:
     return run
 
 
+def find_moved(path: str, beside: Path) -> Path:
+    """Find a file of a batch whose folder may have been moved: where it was, else `beside` OUTPUT."""
+    was = Path(path)
+    return beside if was.name == beside.name and not was.exists() else was
+
+
 def check(
     files: BatchPaths,
     rows: InputRef,
@@ -102,7 +133,7 @@ def check(
 
     A choice without fresh rows needs a run, and may change pinned options.
     """
-    run = check_before(files, rows.path, recorded, choice)
+    run = check_before(files, (rows.path,), recorded, choice)
     if run is not None and (run.fingerprint, run.rows) != (rows.fingerprint, len(rows)):
         here, there = f"{path_of(rows.path)} ({len(rows):,} rows)", path_of(run.input)
         why = f"belongs to a run of {there} ({run.rows:,} rows), and {here} has other content"
@@ -113,16 +144,16 @@ def check(
 
 def check_before(
     files: BatchPaths,
-    source: Path,
+    sources: Iterable[Path],
     recorded: Mapping[str, Option],
     choice: Choice = UNFINISHED_ROWS,
 ) -> Run | None:
     """Do the part of `check` that needs no INPUT, which takes a while to read."""
-    _check_places(files, source)
+    _check_places(files, sources)
     run = read_run(files) if choice.fresh else read_existing_run(files)
     if run is None:
-        for path in (files.output, files.failed):
-            if path.exists() and path.stat().st_size:
+        for path in (files.output, files.failed, files.table):
+            if path is not None and path.exists() and path.stat().st_size:
                 why = f"exists, and no {path_of(files.run.name)} says that a run of this input wrote it"
                 raise ConfigurationError(f"{path_of(path)}: {why}; choose another --output")
         return None
@@ -141,6 +172,7 @@ def record(
     last: Run | None,
     now: float,
     kept: BatchOptions | None = None,
+    table: TableRef | None = None,
 ) -> tuple[Run, tuple[str, ...]]:
     """Write the run file; return it, and the names of the options that differ from `last`, which `check` returned.
 
@@ -158,6 +190,7 @@ def record(
         account=(last.account if last else Account()).begin(),
         flags=kept or (last.flags if last else None),
         pauses=last.pauses if last else {},
+        table=table or (last.table if last else None),
     )
     _write(files, run)
     if last is None:
@@ -193,18 +226,19 @@ def _decoded(content: bytes) -> Run:
         return convert(json.loads(content), Run)
 
 
-def _check_places(files: BatchPaths, source: Path) -> None:
-    for path in (files.output, files.failed, files.run, files.lock):
+def _check_places(files: BatchPaths, sources: Iterable[Path]) -> None:
+    table = () if files.table is None else (files.table,)
+    for path in (files.output, files.failed, files.run, files.lock, *table):
         try:
-            why = _unfit(path, source)
+            why = _unfit(path, sources)
         except OSError as error:
             why = reason(error)
         if why:
             raise ConfigurationError(f"{path_of(path)}: {why}; choose another --output")
 
 
-def _unfit(path: Path, source: Path) -> str | None:
-    """Say why `path` cannot be a file of a run over `source`, if it cannot."""
+def _unfit(path: Path, sources: Iterable[Path]) -> str | None:
+    """Say why `path` cannot be a file of a run over `sources`, if it cannot."""
     if not path.parent.is_dir():
         return "no such directory"
     if path.is_symlink():  # what it points to would be written, and the link replaced
@@ -213,7 +247,8 @@ def _unfit(path: Path, source: Path) -> str | None:
         return None
     if not path.is_file():
         return "not a regular file"
-    return "is the input" if source.exists() and path.samefile(source) else None
+    same = any(source.exists() and path.samefile(source) for source in sources)
+    return "is the input" if same else None
 
 
 def _with_option(name: str, value: Option) -> str:

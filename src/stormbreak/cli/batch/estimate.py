@@ -1,6 +1,7 @@
 """`stormbreak batch estimate`: what a run will cost, and how long it will take, before anything is sent."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,16 @@ import click
 
 from stormbreak.batch.estimate import ModelEstimate, Pace, estimate
 from stormbreak.batch.input.index import Rows
-from stormbreak.cli.batch.options import BASE_URL, MODEL, PROVIDER, max_output_tokens
+from stormbreak.batch.input.request import Row
+from stormbreak.batch.input.spool import find_table, table_rows
+from stormbreak.batch.options import BatchOptions, TableOptions
+from stormbreak.cli.batch.options import (
+    BASE_URL,
+    MODEL,
+    PROVIDER,
+    max_output_tokens,
+    table_options,
+)
 from stormbreak.cli.command import option, options, subcommand
 from stormbreak.cli.cost.options import cost_options
 from stormbreak.cli.cost.output import Output, bar, price_notes
@@ -18,6 +28,8 @@ from stormbreak.core.row_schedule import WIDEST
 from stormbreak.cost.money import Currency
 from stormbreak.cost.price_lookup import PriceLookup, load_lookup
 from stormbreak.cost.sheet import Cell, Column, Kind, Sheet
+from stormbreak.errors import ConfigurationError
+from stormbreak.escape import path_of
 from stormbreak.http.environment import find_endpoint
 from stormbreak.llm.tokens import ANSWER
 from stormbreak.report.cost_facts import CostFacts, Costs
@@ -67,8 +79,9 @@ _PER_MINUTE = Number(0.001, 10**12)
         "--latency", Number(0.001, 86_400, name="SECONDS"), "Time of one request.", default=LATENCY
     ),
 )
+@table_options
 @cost_options
-def command(
+def command(  # noqa: PLR0913 - keyword-only, one for each option
     source: Path,
     *,
     provider: str | None,
@@ -78,16 +91,25 @@ def command(
     max_output_tokens: int | None,
     prices: tuple[str, ...],
     output: Output,
+    table: TableOptions,
     **pace: Any,
 ) -> None:
     """Estimate what a run over INPUT will cost and how long it will take. Nothing is sent."""
     speed, currency = Pace(**pace), output.currency
     lookup = load_lookup(prices)
     seller = find_endpoint(provider, base_url=base_url, api_key="-", allow_http=True).provider
-    with Rows.read(source, model=model) as rows:
+    found = find_table(source, table, BatchOptions(max_output_tokens=max_output_tokens))
+    with ExitStack() as stack:
+        rows: Iterable[Row]
+        if found is None:
+            rows = stack.enter_context(Rows.read(source, model=model))
+        else:
+            rows = table_rows(found, model)
         models = estimate(
             rows, seller, lookup.price_of, answer=output_tokens, longest=max_output_tokens
         )
+    if not models:
+        raise ConfigurationError(f"{path_of(source)}: the input holds no rows")
     notes = [*_notes(models, seller, speed, output_tokens), *_price_notes(models, lookup)]
     head = {"input": str(source), "currency": currency.code, "notes": notes}
     sheets = {"models": _sheet(models, seller, currency), "times": _times(models, speed)}

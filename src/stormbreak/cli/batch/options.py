@@ -1,14 +1,15 @@
 """The options that the commands of `stormbreak batch` share."""
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from functools import wraps
+from typing import Any, TypeVar, cast
 
 import click
 
 from stormbreak.batch.job import CONNECT_GRACE, POLICY
-from stormbreak.batch.options import AUTO
+from stormbreak.batch.options import AUTO, TableOptions
 from stormbreak.cli.command import ParamType, flag, option, options
-from stormbreak.cli.options import JSON, PORT, PRICES, REPORT, SECONDS, Integer, Number
+from stormbreak.cli.options import FILE, JSON, PORT, PRICES, REPORT, SECONDS, Integer, Number
 from stormbreak.core.presets import BATCH
 from stormbreak.http.answer_schema import MAX_REPAIRS, REPAIRS
 from stormbreak.key_patterns import quoted
@@ -45,6 +46,16 @@ class _Concurrency(ParamType[int | str]):
         return int(value)
 
 
+class _Delimiter(ParamType[str]):
+    name = "CHAR"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        text = {"\\t": "\t", "tab": "\t"}.get(str(value), str(value))
+        if len(text) != 1 or text in '"\r\n' or not text.isascii():
+            self.fail(f"must be one character, such as ; or tab, got {quoted(text)}", param, ctx)
+        return text
+
+
 BASE_URL = option("--base-url", "URL", "Address of the API, up to and including /v1.")
 PROVIDER = option(
     "--provider", "NAME", "A known provider instead of --base-url: openai, deepseek, holysheep, ..."
@@ -75,10 +86,21 @@ _LIMITS = options(
     option("--max-cost", Number(name="USD"), "Maximum cost of all runs on OUTPUT together."),
     max_output_tokens(),
     PRICES,
+    flag("--dedupe", "Send identical requests once."),
+    option("--cache", "DIR", "Keep answers in DIR, and take them from there instead of sending."),
+)
+PREFIX = option(
+    "--prefix", "PREFIX", "Put PREFIX before the names of the result columns of a table."
+)
+ESCAPE_FORMULAS = flag(
+    "--escape-formulas", "In CSV, put ' before cells that a spreadsheet would run as a formula."
 )
 _RESULTS = options(
     "Results",
-    flag("--ordered", "Sort OUTPUT like INPUT at the end."),
+    flag("--ordered", "Sort OUTPUT like INPUT at the end; tables always are."),
+    flag("--flatten", "Make a table also of a .jsonl OUTPUT: rows with their results as columns."),
+    PREFIX,
+    ESCAPE_FORMULAS,
     REPORT,
     JSON,
     flag("-q --quiet", "Show no progress."),
@@ -120,6 +142,7 @@ def run_options(command: F, *, defaults: bool = True) -> F:
             "Times to ask again, and show the model why its answer does not fit.",
             show_default=default(f"{REPAIRS}"),
         ),
+        flag("--check-only", "Check the schema, but do not send it: for an API that rejects it."),
     )
     timeouts = options(
         "Timeouts",
@@ -139,6 +162,38 @@ def run_options(command: F, *, defaults: bool = True) -> F:
         ),
     )
     return _DESTINATION(answers(policy(_LIMITS(timeouts(_RESULTS(command))))))
+
+
+_TABLE = (
+    option(
+        "--prompt", "PROMPT", "Prompt of each row, with columns in braces: 'Summarise {title}'."
+    ),
+    option("--system", "PROMPT", "System prompt of each row, likewise."),
+    option("--template", FILE, "Jinja2 template of the prompt, instead of --prompt."),
+    option("--body", "COLUMN", "Column with the whole request body, as JSON."),
+    option("--id", "COLUMN", "Column with the custom_id.", show_default="row-1, row-2, ..."),
+    option("--url", "URL", "Endpoint of the requests.", show_default="/v1/chat/completions"),
+    option(
+        "--delimiter",
+        _Delimiter(),
+        "Delimiter of a CSV INPUT.",
+        show_default="comma; tab for .tsv files",
+    ),
+    option("--shard", "I/N", "Send only every N-th row, from the I-th on; see batch merge."),
+)
+
+
+def table_options(command: F) -> F:
+    """Add the options that make requests of a table's rows; the command gets them as `table`."""
+
+    @wraps(command)
+    def with_table(*args: Any, **given: Any) -> Any:
+        table = {name: given.pop(name) for name in TableOptions.__struct_fields__}
+        if table["template"] is not None:
+            table["template"] = str(table["template"])
+        return command(*args, table=TableOptions(**table), **given)
+
+    return options("Requests of a table", *_TABLE)(cast("F", with_table))
 
 
 def retry_options(command: F) -> F:

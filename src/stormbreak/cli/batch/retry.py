@@ -11,7 +11,7 @@ from stormbreak.batch.job import build_job, has_target
 from stormbreak.batch.options import BatchOptions, Choice, failed_rows, option_flag
 from stormbreak.batch.store.paths import BatchPaths
 from stormbreak.batch.store.reader import count_rows
-from stormbreak.batch.store.run_file import Run, read_existing_run
+from stormbreak.batch.store.run_file import Run, find_moved, read_existing_run
 from stormbreak.cli.batch.options import retry_options
 from stormbreak.cli.batch.run import run_and_report
 from stormbreak.cli.command import ParamType, flag, option, options, subcommand
@@ -73,7 +73,7 @@ def command(
     """
     run = read_existing_run(BatchPaths.of(output))
     options = _options(BatchOptions(**given), run, output).clean()
-    source = moved_to or _input_of(run)
+    source = moved_to or _input_of(run, output)
     choice = failed_rows(verdict for several in only for verdict in several)
     job = build_job(options, source=source, output=output, choice=choice)
     if dry_run:
@@ -110,8 +110,8 @@ def _text(value: object) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def _input_of(run: Run) -> Path:
-    source = Path(run.input)
+def _input_of(run: Run, output: Path) -> Path:
+    source = find_moved(run.input, BatchPaths.of(output).input)
     if not source.exists():
         raise ConfigurationError(
             f"{path_of(source)}: the input of this batch does not exist; give its new path with --input"

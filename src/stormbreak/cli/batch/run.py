@@ -7,14 +7,14 @@ from typing import Any
 
 import click
 
+from stormbreak.batch.input.spool import find_table
 from stormbreak.batch.job import Job, build_job, run_job
-from stormbreak.batch.options import UNFINISHED_ROWS, BatchOptions
+from stormbreak.batch.options import UNFINISHED_ROWS, BatchOptions, TableOptions
 from stormbreak.batch.running.runner import End, Runner
 from stormbreak.batch.running.stats import RunStats
 from stormbreak.batch.running.summary import Summary, require_reached
 from stormbreak.batch.store.cost import BatchCost, read_cost
-from stormbreak.batch.store.paths import BatchPaths
-from stormbreak.cli.batch.options import run_options
+from stormbreak.cli.batch.options import run_options, table_options
 from stormbreak.cli.batch.progress import progress_on
 from stormbreak.cli.batch.status import summary_text
 from stormbreak.cli.batch.status_socket import StatusSocket
@@ -41,7 +41,7 @@ def run_and_report(
     destination = None if report is None else _destination(report, job)
     stats = RunStats(began=None if destination is None else time.monotonic())
     with (
-        StatusSocket(job.output, metrics_port) as status,
+        StatusSocket(job.files.output, metrics_port) as status,
         progress_on(sys.stderr, quiet=quiet) as progress,
     ):
 
@@ -63,9 +63,10 @@ def run_and_report(
 
 def _destination(report: str, job: Job) -> ReportFile:
     """Check that the report does not overwrite a file of the batch."""
-    destination, files = ReportFile.of(report), BatchPaths.of(job.output)
-    taken = (job.source, files.output, files.failed, files.run, files.lock)
-    if destination.path.resolve() in [path.resolve() for path in taken]:
+    destination, files = ReportFile.of(report), job.files
+    taken = [job.source, files.output, files.failed, files.run, files.lock, files.table]
+    taken += () if job.table is None else job.table.table.paths
+    if destination.path.resolve() in [path.resolve() for path in taken if path is not None]:
         raise click.UsageError(f"--report {path_of(report)}: is a file of the batch itself")
     return destination
 
@@ -102,14 +103,17 @@ def _exit_code(summary: Summary) -> int:
 @subcommand(
     "stormbreak batch run prompts.jsonl -o answers.jsonl --provider openai -m gpt-4.1",
     "stormbreak batch run prompts.jsonl -o answers.jsonl --provider openai --max-cost 20 -c 50",
+    "stormbreak batch run rows.csv -o out.csv --prompt 'Summarise {text}' --provider openai -m gpt-4.1",
 )
 @click.argument("source", metavar="INPUT", type=FILE)
 @option("-o --output", FILE, "File for the answers.", required=True)
+@table_options
 @run_options
 def command(
     source: Path,
     *,
     output: Path,
+    table: TableOptions,
     as_json: bool,
     quiet: bool,
     report: str | None,
@@ -118,9 +122,19 @@ def command(
 ) -> int:
     """Send every row of INPUT and write the answers to a file.
 
+    INPUT is a table (CSV, Parquet or JSON lines) of which --prompt, --template or --body makes requests, or JSON lines that are
+    requests. OUTPUT is a table (.csv, .parquet), or JSON lines in the OpenAI Batch format.
+
     Failed rows go to a second file beside it, with the reason. Run the same command again to resume after a stop or a crash.
     """
-    job = build_job(BatchOptions(**options), source=source, output=output, choice=UNFINISHED_ROWS)
+    given = BatchOptions(**options)
+    job = build_job(
+        given,
+        source=source,
+        output=output,
+        choice=UNFINISHED_ROWS,
+        table=find_table(source, table, given),
+    )
     return run_and_report(
         job, as_json=as_json, quiet=quiet, report=report, metrics_port=metrics_port
     )

@@ -46,11 +46,22 @@ def summary_text(summary: Summary, *, retry: bool = False) -> str:
         "came back": back,
         "cost": format_cost(summary.cost, summary.cost_limit),
         "tokens": f"{summary.input_tokens:,} in, {summary.output_tokens:,} out",
-        "answers": path_of(summary.output) if summary.successful else "",
+        "answers": _answers(summary),
         "stopped": _stopped(summary),
         "next": _next_command(summary),
     }
     return "\n".join(f"{name:<10} {text}" for name, text in lines.items() if text)
+
+
+def _answers(summary: Summary) -> str:
+    """Where the answers are: in the journal, until the table is made of it."""
+    if not summary.successful:
+        return ""
+    files = BatchPaths.of(Path(summary.output))
+    if files.table is None or summary.end == End.FINISHED.value:
+        return path_of(summary.output)
+    export = f"stormbreak batch export {shlex.quote(path_of(summary.output))} FILE"
+    return f"{path_of(files.output)}; as a table: {export}"
 
 
 def retry_command(output: str) -> str:

@@ -33,9 +33,7 @@ class StatusSocket:
         self._stack = ExitStack()
         self._begun = False
         if listen is not None:
-            host, port = listen
-            server = StatusServer(self._status.pages, port=port, host=host)
-            taken = self._stack.enter_context(server)
+            taken = self._stack.enter_context(self._status.serve(*listen))
             with suppress(OSError):  # such as a terminal that is gone
                 print(f"serving {taken.address}/metrics", file=sys.stderr)  # noqa: T201
 

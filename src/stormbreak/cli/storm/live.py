@@ -30,10 +30,10 @@ from stormbreak.cli.storm.output import (
 )
 from stormbreak.errors import ConfigurationError
 from stormbreak.escape import plain
+from stormbreak.http.h1.server import new_loop
 from stormbreak.key_patterns import hidden, quoted
 from stormbreak.provider.scenario import Scenario
 from stormbreak.provider.scenario_file import load
-from stormbreak.provider.server import new_loop
 from stormbreak.report.destination import ReportFile
 from stormbreak.storm.assertions import Assertion, parse_assertion
 from stormbreak.storm.live import Played, Program, ProgramError, play

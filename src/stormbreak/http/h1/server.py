@@ -118,3 +118,12 @@ class HttpServer:
         """Seconds between two looks at all connections."""
         bounds = self.bounds
         return min(LINGER, bounds.head_timeout, bounds.idle_timeout) / 4
+
+
+def new_loop() -> asyncio.AbstractEventLoop:
+    """Make the fastest event loop that is installed."""
+    with suppress(ImportError):
+        import uvloop  # noqa: PLC0415
+
+        return uvloop.new_event_loop()
+    return asyncio.new_event_loop()

@@ -251,8 +251,8 @@ class RequestParser:
         method, _, _, version = self._parsed
         headers = self._headers
         host = headers.get(b"host")
-        if host is None or host != self._host:
-            if host is None or not _HOST.fullmatch(host):
+        if not host or host != self._host:
+            if not host or not _HOST.fullmatch(host):
                 raise self._refuse(400, "exactly one Host header with a host is needed")
             self._host = host
         if b"upgrade" in headers:

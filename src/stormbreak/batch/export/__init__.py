@@ -1,0 +1,1 @@
+"""Tables of answers: the rows of INPUT with their results beside them."""

@@ -1,0 +1,139 @@
+"""Export a batch as a table, at the end of a run or later: finished, half finished or while it runs."""
+
+from collections.abc import Iterator
+from os import PathLike
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from msgspec.structs import replace
+
+from stormbreak.batch import arrow
+from stormbreak.batch.export.results import Results
+from stormbreak.batch.export.tables import write_table
+from stormbreak.batch.input.index import Rows
+from stormbreak.batch.input.table import Record, Shard, Table
+from stormbreak.batch.options import BatchOptions
+from stormbreak.batch.store.paths import BatchPaths, require_uncompressed
+from stormbreak.batch.store.run_file import Run, TableRef, find_moved, read_existing_run
+from stormbreak.cost.price_table import PriceOf
+from stormbreak.errors import ConfigurationError
+from stormbreak.escape import path_of
+from stormbreak.http.environment import find_endpoint
+from stormbreak.http.pricing import list_price
+
+
+class RequestIds:
+    """Rows that are requests: their only column is their id."""
+
+    def __init__(self, requests: Rows) -> None:
+        self._requests = requests
+
+    def columns(self) -> tuple[str, ...]:
+        """The id alone."""
+        return ("custom_id",)
+
+    def records(self) -> Iterator[Record]:
+        """Read the ids."""
+        return ({"custom_id": custom_id} for custom_id in self._requests.ids())
+
+
+def export_output(output: Path, path: Path, *, given: BatchOptions, price_of: PriceOf) -> int:
+    """Write what the batch at `output` has so far as a table to `path`; return the number of rows.
+
+    Raises:
+        ConfigurationError: there is no such batch, its INPUT has changed, or a file cannot be read or written.
+    """
+    files = BatchPaths.of(output)
+    run = read_existing_run(files)
+    _check_place(files, run, path)
+    if given.prefix is None and run.flags is not None:
+        given = replace(given, prefix=run.flags.prefix)
+    with open_requests(files, run) as requests:
+        export(files, requests, run, path, given=given, price_of=price_of)
+        return len(requests)
+
+
+def read_table(output: str | PathLike[str]) -> Any:
+    """Read the rows of the batch at `output` and their results as a pyarrow table, in the order of the rows.
+
+    Costs are at today's list prices. Raises as `export_output` does, and if pyarrow is not installed.
+    """
+    with TemporaryDirectory() as folder:
+        path = Path(folder, "table.parquet")
+        export_output(Path(output), path, given=BatchOptions(), price_of=list_price)
+        return arrow.read_file(path)
+
+
+def export(
+    files: BatchPaths,
+    requests: Rows,
+    run: Run,
+    path: Path,
+    *,
+    given: BatchOptions,
+    price_of: PriceOf,
+) -> None:
+    """Write the table of a run whose requests are open. Of `given`, the options of tables count."""
+    table = run.table
+    rows = (
+        RequestIds(requests) if table is None or not table.has_columns else _reopened(files, table)
+    )
+    with Results(files, requests, provider=_provider(run), price_of=price_of) as results:
+        write_table(
+            path,
+            rows,
+            results,
+            prefix=given.prefix or "",
+            escape_formulas=given.escape_formulas,
+        )
+
+
+def open_requests(files: BatchPaths, run: Run) -> Rows:
+    """Open the requests of a run.
+
+    Raises:
+        ConfigurationError: they are not there, or have changed.
+    """
+    model = run.options.get("model")
+    rows = Rows.read(
+        find_moved(run.input, files.input),
+        model=model if isinstance(model, str) else None,
+        checked=run.fingerprint,
+        table=None if run.table is None else run.table.name,
+    )
+    if rows.fingerprint != run.fingerprint:
+        rows.close()
+        raise ConfigurationError(f"{path_of(run.input)}: has changed since the run")
+    return rows
+
+
+def _reopened(files: BatchPaths, ref: TableRef) -> Table:
+    """Open the table of a run again, unchanged."""
+    table = Table(
+        name=ref.name,
+        paths=tuple(find_moved(path, files.rows) for path in ref.paths),
+        format=ref.format,
+        delimiter=ref.delimiter,
+        shard=Shard(*ref.shard),
+    )
+    if table.fingerprint() != ref.fingerprint:
+        what = "has changed since the run, so the answers do not fit its rows"
+        raise ConfigurationError(f"{path_of(ref.name)}: {what}; undo the change and export again")
+    return table
+
+
+def _provider(run: Run) -> str:
+    """The provider of answers which no fallback gave."""
+    name, base_url = None if run.flags is None else run.flags.provider, run.options.get("base_url")
+    url = base_url if isinstance(base_url, str) else None
+    return find_endpoint(name, base_url=url, api_key="-", allow_http=True).provider
+
+
+def _check_place(files: BatchPaths, run: Run, path: Path) -> None:
+    """Refuse to write over a file of the batch or its INPUT, or to a name that promises compression."""
+    require_uncompressed(path)
+    own = [files.output, files.failed, files.run, files.lock, files.input, files.rows]
+    own += [Path(each) for each in (run.input, *(run.table.paths if run.table else ()))]
+    if path.exists() and any(each.exists() and path.samefile(each) for each in own):
+        raise ConfigurationError(f"{path_of(path)}: is a file of the batch; choose another")

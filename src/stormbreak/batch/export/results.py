@@ -1,0 +1,153 @@
+"""What became of each row, as columns: found in the journal by offset, in any order, while a run writes it or later."""
+
+from array import array
+from contextlib import ExitStack
+from decimal import Decimal
+from functools import cache
+from typing import BinaryIO, NamedTuple, Self
+
+from msgspec import DecodeError, Raw, Struct
+from msgspec.json import Decoder, encode
+
+from stormbreak import toml_file
+from stormbreak.batch.store.paths import BatchPaths
+from stormbreak.batch.store.reader import Answered, Failed, parse_result
+from stormbreak.batch.store.record import Index, placed
+from stormbreak.cost.price_table import PriceOf, known_cost
+from stormbreak.errors import ConfigurationError
+from stormbreak.escape import path_of
+from stormbreak.llm.completeness import read_any
+from stormbreak.llm.models import NO_USAGE
+from stormbreak.types import Usage
+
+
+class Result(NamedTuple):
+    """The columns of one row; all null where the row has no result yet. Cost in US dollars, null if no price is known."""
+
+    answer: str | None = None
+    error: str | None = None
+    model: str | None = None
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    cost: float | None = None
+    attempts: int | None = None
+
+
+RESULT_COLUMNS = Result._fields
+_NOTHING_YET = Result()
+
+
+class _Body(Struct):
+    model: str | None = None
+
+
+class _Item(Struct):
+    embedding: Raw
+
+
+class _Embeddings(Struct):
+    data: list[_Item]
+
+
+_BODY = Decoder(_Body)
+_EMBEDDINGS = Decoder(_Embeddings)
+
+
+class Results:
+    """The results of the rows of one OUTPUT; 16 bytes of memory a row. A context that closes its files."""
+
+    def __init__(self, files: BatchPaths, rows: Index, *, provider: str, price_of: PriceOf) -> None:
+        """Find the line of each row. `provider` is that of the answers which no fallback gave.
+
+        Raises:
+            ConfigurationError: a line is not batch output, or belongs to no row.
+        """
+        self._files = files
+        self._provider = provider
+        self._price_of = cache(price_of)  # a lookup takes a millisecond
+        self._begins = array(
+            "q", bytes(8 * len(rows))
+        )  # offset + 1 in OUTPUT; negative: in the failed file
+        for path, sign in ((files.failed, -1), (files.output, 1)):  # an answer replaces a failure
+            for index, entry in placed(path, rows):
+                self._begins[index] = sign * (entry.offset + 1)
+        self._open = ExitStack()
+        self._sources: dict[bool, BinaryIO] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._open.close()
+
+    def __len__(self) -> int:
+        return len(self._begins)
+
+    def at(self, index: int) -> Result:
+        """Read the result of a row."""
+        begin = self._begins[index]
+        if not begin:
+            return _NOTHING_YET
+        source = self._source(is_answer=begin > 0)
+        source.seek(abs(begin) - 1)
+        try:
+            found = parse_result(source.readline())
+        except DecodeError:
+            raise ConfigurationError(
+                f"{path_of(self._files.output)}: was changed meanwhile; export it again"
+            ) from None
+        if isinstance(found, Failed):
+            return Result(error=_explained(found), attempts=found.attempts)
+        return self._answered(found)
+
+    def _source(self, *, is_answer: bool) -> BinaryIO:
+        if is_answer not in self._sources:
+            path = self._files.output if is_answer else self._files.failed
+            self._sources[is_answer] = self._open.enter_context(toml_file.opened(path))
+        return self._sources[is_answer]
+
+    def _answered(self, answered: Answered) -> Result:
+        parsed = read_any(answered.raw)
+        model = _model(answered.raw)
+        usage = parsed.usage if answered.attempts else NO_USAGE  # of another row, or of a cache
+        return Result(
+            answer=parsed.text or _embeddings(answered.raw) or "",
+            model=model,
+            input_tokens=usage.input_tokens,
+            output_tokens=usage.output_tokens,
+            cost=self._cost(answered, usage, model),
+            attempts=answered.attempts,
+        )
+
+    def _cost(self, answered: Answered, usage: Usage, model: str | None) -> float | None:
+        if not usage.total:
+            return 0.0 if not answered.attempts else None
+        provider, _, of_fallback = (answered.answered_by or "").partition("/")
+        if of_fallback:
+            model = of_fallback
+        else:
+            provider = self._provider
+        usd: Decimal | None = known_cost(self._price_of(provider, model or ""), usage)
+        return None if usd is None else float(usd)
+
+
+def _explained(failed: Failed) -> str:
+    if failed.message in ("", failed.verdict):
+        return failed.verdict
+    return f"{failed.verdict}: {failed.message}"
+
+
+def _model(raw: bytes) -> str | None:
+    try:
+        return _BODY.decode(raw).model
+    except DecodeError:
+        return None
+
+
+def _embeddings(raw: bytes) -> str:
+    """Return the numbers as JSON: one list, or a list for each input."""
+    try:
+        items = [item.embedding for item in _EMBEDDINGS.decode(raw).data]
+    except DecodeError:
+        return ""
+    return encode(items[0] if len(items) == 1 else items).decode()

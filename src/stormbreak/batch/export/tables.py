@@ -1,0 +1,187 @@
+"""Write the rows of a table with their results beside them: as CSV, Parquet or JSON lines, by the ending of the file.
+
+The table is read again for it, so its own columns keep their values and, in Parquet, their types.
+"""
+
+import re
+from collections.abc import Container, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any, BinaryIO, Protocol
+
+import msgspec
+
+from stormbreak.batch import arrow
+from stormbreak.batch.export.results import RESULT_COLUMNS, Results
+from stormbreak.batch.input.prompts import plain_value, text_of
+from stormbreak.batch.input.table import Record, Table, format_of
+from stormbreak.batch.store.append_file import replacing
+from stormbreak.errors import ConfigurationError
+from stormbreak.escape import quoted
+
+_FORMULA = re.compile(r"[=+\-@\t\r]")
+_UNSAFE = re.compile(r'["\r\n]|^\s|\s$')
+_TYPES = {"input_tokens": "int64", "output_tokens": "int64", "attempts": "int64", "cost": "float64"}
+
+
+class Rows(Protocol):
+    """The rows beside which the results are put."""
+
+    def columns(self) -> Sequence[str] | None:
+        """The names of the columns; None if each row has its own."""
+        ...
+
+    def records(self) -> Iterator[Record]:
+        """Read the rows in order."""
+        ...
+
+
+def write_table(
+    path: Path, rows: Rows, results: Results, *, prefix: str = "", escape_formulas: bool = False
+) -> None:
+    """Write a table in the format that the ending of `path` names; replace the file in one step.
+
+    The `prefix` goes before the names of the results. With `escape_formulas`, a `'` goes before the cells of CSV that a
+    spreadsheet would run as a formula.
+
+    Raises:
+        ConfigurationError: a column has the name of a result, or a file cannot be read or written.
+    """
+    columns = rows.columns()
+    if columns is None:
+        columns = tuple(dict.fromkeys(key for record in rows.records() for key in record))
+    check_columns(columns, prefix)
+    form = format_of(path)
+    with replacing(path) as file:
+        if form == "parquet":
+            _write_parquet(file, rows, results, columns, prefix)
+        elif form == "csv":
+            delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
+            write_csv(
+                file,
+                _joined(rows, results, prefix),
+                (*columns, *names(prefix)),
+                delimiter,
+                escape_formulas=escape_formulas,
+            )
+        else:
+            for record in _joined(rows, results, prefix):
+                file.write(msgspec.json.encode(record, enc_hook=plain_value) + b"\n")
+
+
+def names(prefix: str) -> tuple[str, ...]:
+    """The names of the result columns."""
+    return tuple(prefix + name for name in RESULT_COLUMNS)
+
+
+def check_columns(columns: Container[str], prefix: str, name: str = "") -> None:
+    """Raise ConfigurationError if a column has the name of a result."""
+    taken = next((each for each in names(prefix) if each in columns), None)
+    if taken is not None:
+        where = f"{name}: " if name else ""
+        what = f"has a column {quoted(taken)}, as the results have"
+        raise ConfigurationError(f"{where}{what}; put a --prefix before theirs")
+
+
+def _joined(rows: Rows, results: Results, prefix: str) -> Iterator[Record]:
+    keys = names(prefix)
+    for index, record in enumerate(rows.records()):
+        yield record | dict(zip(keys, results.at(index), strict=True))
+
+
+# ---------------------------------------------------------------- CSV
+
+
+def write_csv(
+    file: BinaryIO,
+    records: Iterator[Record],
+    columns: Sequence[str],
+    delimiter: str,
+    *,
+    escape_formulas: bool,
+) -> None:
+    """Write RFC 4180: null is an empty cell, the empty string is one in quotes."""
+
+    def cell(value: object) -> str:
+        if value is None:
+            return ""
+        text = text_of(value)
+        if escape_formulas and isinstance(value, str) and _is_formula(text):
+            text = f"'{text}"
+        if not text or delimiter in text or _UNSAFE.search(text):
+            return '"' + text.replace('"', '""') + '"'
+        return text
+
+    file.write((delimiter.join(map(cell, columns)) + "\r\n").encode())
+    for record in records:
+        line = delimiter.join(cell(record.get(column)) for column in columns)
+        file.write((line + "\r\n").encode(errors="replace"))
+
+
+def _is_formula(text: str) -> bool:
+    """Whether a spreadsheet takes it for a formula; a number is none."""
+    if not _FORMULA.match(text):
+        return False
+    try:
+        float(text)
+    except ValueError:
+        return True
+    return False
+
+
+# ---------------------------------------------------------------- Parquet
+
+
+def _write_parquet(
+    file: BinaryIO, rows: Rows, results: Results, columns: Sequence[str], prefix: str
+) -> None:
+    pa = arrow.pyarrow()
+    own = _schema(rows, columns)
+    types = [pa.field(prefix + name, _type(name)) for name in RESULT_COLUMNS]
+    schema = own
+    for field in types:
+        schema = schema.append(field)
+    try:
+        with arrow.parquet().ParquetWriter(file, schema, compression="zstd") as writer:
+            first = 0
+            for batch in _batches(rows, own):
+                found = [results.at(first + each) for each in range(batch.num_rows)]
+                made = [
+                    pa.array(values, field.type)
+                    for values, field in zip(zip(*found, strict=True), types, strict=True)
+                ]
+                arrays = [*batch.columns, *made]
+                writer.write_batch(pa.RecordBatch.from_arrays(arrays, schema=schema))
+                first += batch.num_rows
+    except pa.ArrowException as error:  # its message may repeat a value
+        what = f"the rows cannot be written as Parquet ({type(error).__name__})"
+        raise ConfigurationError(what) from None
+
+
+def _type(name: str) -> Any:
+    return getattr(arrow.pyarrow(), _TYPES.get(name, "string"))()
+
+
+def _schema(rows: Rows, columns: Sequence[str]) -> Any:
+    """The types of the row's own columns: those of Parquet, text of CSV, and what the values of JSON lines have."""
+    if isinstance(rows, Table) and rows.format == "parquet":
+        return arrow.read_schema(rows.paths[0])
+    pa = arrow.pyarrow()
+    if isinstance(rows, Table) and rows.format == "jsonl":
+        return arrow.infer_schema(chunks(rows.records()), columns)
+    return pa.schema([(column, pa.string()) for column in columns])
+
+
+def _batches(rows: Rows, schema: Any) -> Iterator[Any]:
+    if isinstance(rows, Table) and rows.format == "parquet":
+        for batch in rows.batches():
+            yield batch if batch.schema.equals(schema) else batch.cast(schema)
+        return
+    for records in chunks(rows.records()):
+        yield arrow.to_batch(records, schema)
+
+
+def chunks(records: Iterator[Record]) -> Iterator[list[Record]]:
+    """Take so many rows at a time as `arrow.read_batches` does."""
+    while chunk := list(islice(records, arrow.READ_ROWS)):
+        yield chunk

@@ -1,0 +1,26 @@
+"""`stormbreak batch merge`: one output of the outputs of all shards."""
+
+from pathlib import Path
+
+import click
+
+from stormbreak.batch.merge import merge
+from stormbreak.cli.command import options, subcommand
+from stormbreak.cli.options import FILE, PRICES
+from stormbreak.cli.output import say
+from stormbreak.cost.price_lookup import load_lookup
+from stormbreak.escape import path_of
+
+
+@subcommand("stormbreak batch merge out.parquet out.1.jsonl out.2.jsonl")
+@click.argument("output", type=FILE)
+@click.argument("shards", type=FILE, nargs=-1, required=True)
+@options("Options", PRICES)
+def command(output: Path, shards: tuple[Path, ...], *, prices: tuple[str, ...]) -> None:
+    """Merge SHARDS, the outputs of all runs with --shard over one table, into OUTPUT.
+
+    OUTPUT is what one run over the whole table would have written: status, retry, export and cost report work on it. The
+    shards stay as they are.
+    """
+    rows = merge(output, shards, price_of=load_lookup(prices).price_of)
+    say(f"{rows:,} rows in {path_of(output)}")

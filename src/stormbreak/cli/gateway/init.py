@@ -1,0 +1,48 @@
+"""`stormbreak gateway init`: write a first settings file."""
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import click
+
+from stormbreak.cli.command import subcommand
+from stormbreak.cli.gateway.key import lines_of, show_key
+from stormbreak.cli.options import FILE
+from stormbreak.cli.output import say
+from stormbreak.errors import ConfigurationError
+from stormbreak.escape import reason
+from stormbreak.gateway.keys import new_key
+from stormbreak.llm.providers import PRESETS
+
+FIRST_KEY = "app"
+
+
+@subcommand("stormbreak gateway init gateway.toml")
+@click.argument("file", type=FILE, metavar="FILE")
+def command(file: Path) -> None:
+    """Write FILE: a target for each provider whose key is in the environment, and one client key.
+
+    Without any, its only target is the mock provider of `stormbreak provider serve`.
+    """
+    key = new_key()
+    text = "\n".join((*first_lines(os.environ), lines_of(FIRST_KEY, key), ""))
+    try:
+        with file.open("x", encoding="utf-8") as new:
+            new.write(text)
+    except OSError as error:
+        raise ConfigurationError(f"{file}: {reason(error)}") from None
+    show_key(FIRST_KEY, key)
+    say(f"{file} is written; start with: stormbreak gateway {file}")
+
+
+def first_lines(environ: Mapping[str, str]) -> Iterator[str]:
+    """Yield the lines of a first file."""
+    found = [each for each in PRESETS.values() if each.key_env and environ.get(each.key_env)]
+    names = [each.name for each in found] or ["local"]
+    for name in names:
+        yield f'[targets.{name}]\nprovider = "{name}"\n'
+    yield "[gateway.models]  # the name that a client asks for, and where it leads; * stands for any end"
+    if "anthropic" in names[1:]:
+        yield '"claude-*" = "anthropic"'
+    yield f'"*" = "{names[0]}"'

@@ -1,0 +1,93 @@
+"""The values of a gateway in a settings file: `[gateway]`, and a `[keys.NAME]` for each client key."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from stormbreak.core.checks import check_types, require
+from stormbreak.core.spend_policy import SpendPolicy
+from stormbreak.errors import ConfigurationError
+from stormbreak.types import Priority
+
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_MAX_PORT = 65535
+
+
+ANY = "*"
+"""The end of a name of models that stands for all that begin so."""
+
+
+def matches(name: str, model: str) -> bool:
+    """Whether a model is named, by itself or by its beginning."""
+    return name == model or (name.endswith(ANY) and model.startswith(name[:-1]))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GatewaySettings:
+    """Where a gateway listens, and how it treats its clients. Times are seconds.
+
+    `models` leads names that clients ask for to targets or pools; a name that ends in `*` stands for all that begin so, and
+    the longest counts. When a client leaves, its call is cancelled, or read to its end (`on_disconnect`). While a stream has no output, a comment is sent every
+    `waiting_comment` seconds, which commits to status 200. `grace` is the time in which answers can end after SIGTERM.
+    What keys have spent is kept in the file `ledger` over restarts.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8080
+    admin_host: str = "127.0.0.1"
+    admin_port: int | None = 9464
+    models: Mapping[str, str] = field(default_factory=dict)
+    on_disconnect: Literal["cancel", "finish"] = "cancel"
+    waiting_comment: float | None = None
+    grace: float = 600.0
+    access_log: bool = True
+    max_connections: int = 10_000
+    ledger: str | None = None
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        for name in ("port", "admin_port"):
+            port = getattr(self, name)
+            fits = port is None or 0 <= port <= _MAX_PORT
+            require(fits, f"{name} must be from 0 to {_MAX_PORT}", port)
+        wait = self.waiting_comment
+        require(wait is None or wait > 0, "waiting_comment must be positive", wait)
+        require(self.grace >= 0, "grace must not be negative", self.grace)
+        require(
+            self.max_connections >= 1, "max_connections must be at least 1", self.max_connections
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeySettings:
+    """A client key, by its SHA-256 digest, and what it may do. None: no limit.
+
+    `models` are the names that it may ask for (None: all), also with a `*` at the end. Its calls have its `priority`, `tenant` (None: the name of the
+    key), `labels` and `deadline`. `rpm`, `tpm` and `max_in_flight` make calls wait, `spend` rejects them.
+    """
+
+    sha256: str
+    models: tuple[str, ...] | None = None
+    priority: Priority | None = None
+    tenant: str | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
+    deadline: float | None = None
+    rpm: float | None = None
+    tpm: float | None = None
+    max_in_flight: int | None = None
+    spend: SpendPolicy = field(default_factory=SpendPolicy)
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        if not _DIGEST.fullmatch(self.sha256):  # not repeated: it may be the key
+            raise ConfigurationError(
+                "sha256 must be 64 hex digits in lower case, as `stormbreak gateway key new` prints them"
+            )
+        for name in ("deadline", "rpm", "tpm", "max_in_flight"):
+            limit = getattr(self, name)
+            require(limit is None or limit > 0, f"{name} must be positive", limit)
+
+    def allows(self, model: str) -> bool:
+        """Whether it may ask for a model."""
+        return self.models is None or any(matches(name, model) for name in self.models)

@@ -1,0 +1,119 @@
+"""The end of a call as a response to a client: statuses, bodies, and the headers that are passed on. Pure."""
+
+from collections.abc import Collection
+
+from stormbreak.drivers.explain import AttemptHistory
+from stormbreak.gateway.errors import FINAL, error_body, retry_after
+from stormbreak.http.h1.connection import RepeatableHeaders, split_repeats, with_repeats
+from stormbreak.http.h1.server_connection import JSON, ServerResponse
+from stormbreak.http.h1.server_message import Headers
+from stormbreak.http.models import Response
+from stormbreak.http.transports.sdk_response import Failure, Reply, response_for
+from stormbreak.llm.models import HttpResponse, Shape
+from stormbreak.types import VERDICT_OK, CallResult, Outcome, Verdict
+
+PASSED = frozenset(
+    {
+        "x-request-id", "request-id", "openai-processing-ms", "openai-version", "retry-after", "retry-after-ms",
+    }
+)  # fmt: skip
+"""The response headers of a provider that are passed on to every client."""
+
+ACCOUNT_LIMITS = ("x-ratelimit-", "anthropic-ratelimit-")
+"""The beginnings of those for keys without limits of their own: they are about the account that all share."""
+
+_ACCOUNT = {
+    Verdict.AUTH: "the provider refused the key of this gateway",
+    Verdict.BILLING: "the provider refused the account of this gateway",
+    Verdict.REDIRECTED: "the provider redirected to another host",
+}
+
+
+def response_of(
+    shape: Shape,
+    ended: CallResult,
+    history: AttemptHistory,
+    now: float,
+    *,
+    limited: bool,
+    secrets: Collection[bytes],
+) -> ServerResponse:
+    """Answer a call that ended without a stream. `limited`: the client's key has limits of its own.
+
+    An upstream error about the request stays as it came, unless it repeats one of `secrets`. One about the gateway's own
+    account becomes a 502: it may show a part of the key, and would blame the client's.
+    """
+    outcome = ended.outcome
+    verdict, value = outcome.verdict, outcome.value
+    original = value.original if isinstance(value, Response) else None
+    if verdict is VERDICT_OK and original is not None:
+        return _success(original, limited=limited)
+    if verdict in _ACCOUNT:
+        code, message = f"upstream_{verdict}", _ACCOUNT[verdict]
+        return ServerResponse(502, error_body(shape, 502, code, message), (FINAL,))
+    result = response_for(shape, history, ended, now)
+    if isinstance(result, Failure):
+        return _without_response(shape, outcome, ended, now)
+    headers = passed_headers(result.headers, limited=limited)
+    if verdict is VERDICT_OK:
+        return ServerResponse(result.status, result.body, headers, _media(result))
+    if "retry-after" not in result.headers:
+        headers += _time_to_come_back(outcome, ended, now)
+    body = result.body
+    if isinstance(value, Response) and any(secret in body for secret in secrets):
+        body = value.body
+    return ServerResponse(result.status, body, (*headers, FINAL), _media(result))
+
+
+def passed_headers(headers: RepeatableHeaders, *, limited: bool) -> Headers:
+    """Return the headers of a provider that a client gets."""
+    passed = {
+        name: value
+        for name, value in headers.items()
+        if name in PASSED or (not limited and name.startswith(ACCOUNT_LIMITS))
+    }
+    return tuple(split_repeats(passed)) if passed else ()
+
+
+def our_headers(request_id: str, history: AttemptHistory | None) -> Headers:
+    """Return the headers that say how the gateway answered."""
+    identity = ("x-stormbreak-request-id", request_id)
+    if history is None:
+        return (identity,)
+    attempts = ("x-stormbreak-attempts", str(history.attempts))
+    place = history.target.place
+    if not (place.isascii() and place.isprintable()):
+        return identity, attempts
+    return identity, attempts, ("x-stormbreak-target", place)
+
+
+def _success(original: HttpResponse, *, limited: bool) -> ServerResponse:
+    headers: RepeatableHeaders = original.headers
+    if original.repeated:
+        headers = with_repeats(original.headers, original.repeated)
+    media = original.headers.get("content-type", JSON)
+    if media.startswith("text/event-stream"):  # it was assembled
+        media = JSON
+    passed = passed_headers(headers, limited=limited)
+    return ServerResponse(original.status, original.body, passed, media)
+
+
+def _without_response(
+    shape: Shape, outcome: Outcome, ended: CallResult, now: float
+) -> ServerResponse:
+    status = 504 if outcome.verdict is Verdict.TIMEOUT else 502
+    message = f"no complete answer came from the provider: {outcome.verdict}"
+    if outcome.detail:
+        message += f" ({outcome.detail})"
+    body = error_body(shape, status, f"upstream_{outcome.verdict}", message)
+    return ServerResponse(status, body, (*_time_to_come_back(outcome, ended, now), FINAL))
+
+
+def _time_to_come_back(outcome: Outcome, ended: CallResult, now: float) -> Headers:
+    if ended.retry_at is not None:
+        return (retry_after(ended.retry_at - now),)
+    return () if outcome.retry_after is None else (retry_after(outcome.retry_after),)
+
+
+def _media(reply: Reply) -> str:
+    return str(reply.headers.get("content-type", JSON))

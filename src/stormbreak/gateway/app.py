@@ -1,0 +1,205 @@
+"""The application of the gateway: reads a request, finds its key and its target, calls the engine, answers.
+
+Data flows one way: connection, request, key, route, engine, answer. Every request ends in the metrics and in one line of
+the access log.
+"""
+
+import asyncio
+
+import msgspec
+
+from stormbreak.drivers.asyncio_driver import AsyncioDriver
+from stormbreak.gateway.answers import our_headers, response_of
+from stormbreak.gateway.call import GatewayCall, Limits, Opened
+from stormbreak.gateway.errors import RefusedError, error_event, refusal
+from stormbreak.gateway.keys import ClientKey, Guesses, digest_of
+from stormbreak.gateway.metrics import GatewayMetrics, RequestRecord
+from stormbreak.gateway.request import (
+    LOOKUPS,
+    MODELS,
+    check_route,
+    client_key,
+    read_request,
+    shape_of,
+)
+from stormbreak.gateway.rules import GatewayRules
+from stormbreak.gateway.streaming import EVENTS, send_stream
+from stormbreak.http.h1.server_connection import ServerConnection, ServerResponse
+from stormbreak.http.h1.server_message import Request
+
+_COMMENT = b": waiting\n\n"
+
+
+class GatewayApp:
+    """Answers the requests of all connections, by the `rules` of the moment."""
+
+    def __init__(
+        self, rules: GatewayRules, driver: AsyncioDriver, limits: Limits, metrics: GatewayMetrics
+    ) -> None:
+        self.rules = rules
+        self._driver = driver
+        self._limits = limits
+        self._metrics = metrics
+        self._guesses = Guesses()
+
+    # ------------------------------------------------------------ called by connections
+
+    def refuse(self, head: Request, connection: ServerConnection) -> ServerResponse | None:
+        """Refuse a request before its body comes: a path that is not served, or a wrong key."""
+        try:
+            check_route(head)
+            self._key(head, connection)
+        except RefusedError as error:
+            return self._refused(RequestRecord(head.method, head.path), error)
+        return None
+
+    def unreadable(self, status: int, message: str, path: str) -> ServerResponse:
+        """Answer a request that cannot be read."""
+        error = RefusedError(status, "unreadable_request", message)
+        return self._refused(RequestRecord("-", path), error)
+
+    async def answer(self, request: Request, connection: ServerConnection) -> None:
+        """Answer a request; a cancel means that the client has left, or that the gateway ends."""
+        connection.survives = self.rules.settings.on_disconnect == "finish"
+        record = RequestRecord(request.method, request.path)
+        try:
+            check_route(request)
+            key = self._key(request, connection)
+            record.key = key.name
+            if request.path in LOOKUPS:
+                record.outcome = "ok"
+                is_models = request.path == MODELS
+                found = _models(self.rules.models(key)) if is_models else self._usage(key)
+                self._respond(connection, record, found)
+            else:
+                await self._call(request, connection, key, record)
+        except RefusedError as error:
+            self._respond_refused(connection, record, error)
+        except asyncio.CancelledError:
+            if connection.expired and not connection.left:
+                self._respond_refused(connection, record, _draining())
+                return
+            record.status, record.outcome = 499, "left"
+            self._metrics.ended(record)
+            raise
+
+    # ------------------------------------------------------------ internal
+
+    def _key(self, request: Request, connection: ServerConnection) -> ClientKey:
+        given = client_key(request)
+        key = None if given is None else self.rules.keys.get(digest_of(given))
+        if key is None:
+            raise self._guesses.wrong(connection.address, given)
+        return key
+
+    def _usage(self, key: ClientKey) -> ServerResponse:
+        """Answer what a key may use, and what it has spent."""
+        settings, account = key.settings, self._limits.budgets.account(key)
+        spend = None if account is None else account.snapshot(self._driver.clock())
+        usage = {
+            "key": key.name,
+            "rpm": settings.rpm,
+            "tpm": settings.tpm,
+            "max_in_flight": settings.max_in_flight,
+            "spend": spend,
+        }
+        return ServerResponse(200, msgspec.json.encode(usage))
+
+    async def _call(
+        self, request: Request, connection: ServerConnection, key: ClientKey, record: RequestRecord
+    ) -> None:
+        rules = self.rules
+        asked = read_request(request, key.name)
+        call = GatewayCall(asked, key, rules, self._driver, self._limits)
+        record.model = rules.shown_model(asked.fields.model)
+        try:
+            opened = await self._opened(call, connection, record)
+            record.history = opened.history
+            if opened.stream is not None:
+                record.outcome = await send_stream(
+                    opened.stream, call, connection, record.request_id, opened.history
+                )
+                record.status = 200
+                self._metrics.ended(record)
+                return
+            assert opened.ended is not None
+            response = response_of(
+                asked.shape,
+                opened.ended,
+                opened.history,
+                self._driver.clock(),
+                limited=key.limited,
+                secrets=rules.secrets,
+            )
+            record.outcome = str(opened.ended.outcome.verdict)
+            if connection.begun:  # with comments
+                error = RefusedError(
+                    response.status, f"upstream_{record.outcome}", "no answer came"
+                )
+                self._respond_refused(connection, record, error)
+            else:
+                self._respond(connection, record, response)
+        finally:
+            call.close()
+
+    async def _opened(
+        self, call: GatewayCall, connection: ServerConnection, record: RequestRecord
+    ) -> Opened:
+        """Open a call; while a stream has no output, send comments if the settings say so."""
+        seconds = self.rules.settings.waiting_comment
+        if seconds is None or not call.request.streamed:
+            return await call.open()
+        opening: asyncio.Future[Opened] = asyncio.ensure_future(call.open())
+        try:
+            while not (await asyncio.wait({opening}, timeout=seconds))[0]:
+                if not connection.begun:
+                    connection.begin(200, EVENTS, our_headers(record.request_id, None))
+                connection.send(_COMMENT)
+        except asyncio.CancelledError:
+            opening.cancel()
+            await asyncio.wait({opening})
+            if not opening.cancelled() and opening.exception() is None:
+                stream = opening.result().stream
+                if stream is not None:
+                    await stream.aclose()
+            raise
+        return opening.result()
+
+    def _respond(
+        self, connection: ServerConnection, record: RequestRecord, response: ServerResponse
+    ) -> None:
+        status, body, headers, media = response
+        headers += our_headers(record.request_id, record.history)
+        connection.respond(ServerResponse(status, body, headers, media))
+        record.status = status
+        self._metrics.ended(record)
+
+    def _respond_refused(
+        self, connection: ServerConnection, record: RequestRecord, error: RefusedError
+    ) -> None:
+        """Answer with an error of ours; a stream that has begun with comments ends with it."""
+        if not connection.begun:
+            connection.respond(self._refused(record, error))
+            return
+        shape = shape_of(record.path)
+        connection.send(error_event(shape, error.status, error.code, str(error)))
+        connection.break_off()
+        record.status = 200
+        self._metrics.ended(record)
+
+    def _refused(self, record: RequestRecord, error: RefusedError) -> ServerResponse:
+        response = refusal(shape_of(record.path), error)
+        record.status = error.status
+        self._metrics.ended(record)
+        ours = our_headers(record.request_id, record.history)
+        return response._replace(headers=response.headers + ours)
+
+
+def _draining() -> RefusedError:
+    message = "the gateway shuts down: try again"
+    return RefusedError(503, "draining", message, retry_after=1.0, final=False)
+
+
+def _models(names: list[str]) -> ServerResponse:
+    data = [{"id": n, "object": "model", "created": 0, "owned_by": "stormbreak"} for n in names]
+    return ServerResponse(200, msgspec.json.encode({"object": "list", "data": data}))

@@ -1,0 +1,223 @@
+"""One call of a client through the engine: it waits for its key's limits, then runs as any other call.
+
+It ends with a response in one piece, or begins a stream.
+"""
+
+import time
+from dataclasses import dataclass
+from math import inf
+from typing import NamedTuple
+
+from stormbreak.core.flow import Ask
+from stormbreak.drivers.asyncio_driver import Asker, AsyncioDriver
+from stormbreak.drivers.delivery import CallerDriven, LoopDelivery
+from stormbreak.drivers.explain import AttemptHistory
+from stormbreak.errors import ConfigurationError
+from stormbreak.gateway.errors import RefusedError
+from stormbreak.gateway.keys import ClientKey
+from stormbreak.gateway.limits import KeyQueues
+from stormbreak.gateway.request import ClientRequest
+from stormbreak.gateway.rules import GatewayRules
+from stormbreak.gateway.spending import KeyBudgets, SpendingSender
+from stormbreak.http.models import PreparedRequest
+from stormbreak.http.request import RequestTemplate, with_fields
+from stormbreak.http.routing import Route
+from stormbreak.http.session import BufferedSender, StreamSender, make_call
+from stormbreak.http.stream import Stream
+from stormbreak.http.transports.sdk_response import is_filtered
+from stormbreak.llm.models import Shape
+from stormbreak.types import Call, CallResult, Outcome, Verdict
+
+_ASKED_USAGE = frozenset({Shape.CHAT, Shape.COMPLETION})
+"""Formats that report the usage of a stream only on request."""
+
+
+class ClientTemplate(RequestTemplate):
+    """A client's request for each target, with the headers that are passed on."""
+
+    def __init__(self, request: ClientRequest, body: bytes) -> None:
+        super().__init__(request.endpoint, body, key=request.idempotency_key, fields=request.fields)
+        self._passed = request.headers
+
+    def prepare(self, route: Route) -> PreparedRequest:
+        """Prepare the request to a target, once."""
+        is_known = route.target in self.prepared
+        prepared = super().prepare(route)
+        if self._passed and not is_known:
+            prepared = prepared._replace(headers={**prepared.headers, **self._passed})
+            self.prepared[route.target] = route, prepared
+        return prepared
+
+
+class Opened(NamedTuple):
+    """How a call went on: with a stream, or to its end."""
+
+    history: AttemptHistory
+    stream: Stream | None
+    ended: CallResult | None
+
+
+@dataclass(slots=True)
+class Limits:
+    """What all calls share besides the engine."""
+
+    queues: KeyQueues
+    budgets: KeyBudgets
+
+
+class GatewayCall:
+    """One call. `close` it when its answer has been sent, or cannot be."""
+
+    def __init__(
+        self,
+        request: ClientRequest,
+        key: ClientKey,
+        rules: GatewayRules,
+        driver: AsyncioDriver,
+        limits: Limits,
+    ) -> None:
+        """Find its target; raise RefusedError if it may not go there."""
+        self.key = key
+        self.request = request
+        self._driver = driver
+        self._limits = limits
+        self._config, self._model, is_single = rules.route(request.fields.model, key)
+        if request.stateful is not None and not is_single:
+            message = (
+                f"{request.stateful} refers to one provider's memory, and this model may lead to several:"
+                " ask for a model of a single target without fallbacks"
+            )
+            raise RefusedError(400, "stateful_request", message)
+        self.reports_usage = (
+            key.metered
+            and request.streamed
+            and request.shape in _ASKED_USAGE
+            and request.fields.stream_options is None
+        )
+        """Whether the stream has an event with its usage that the client has not asked for."""
+        self._place: CallerDriven | None = None  # in the limits of the key
+        self._spending: SpendingSender | None = None
+        self._outcome: Outcome | None = None  # of the whole call; None: it was cancelled
+
+    async def open(self) -> Opened:
+        """Run it to its end, or to the first output of a stream.
+
+        Raises:
+            RefusedError: the limits of the key do not allow it.
+        """
+        request, config = self.request, self._config
+        try:
+            template = self._template()
+        except ConfigurationError as error:
+            raise RefusedError(400, "invalid_body", str(error)) from None
+        now = time.monotonic()
+        deadline, whole = self._deadlines(now)
+        if self.key.paced:
+            tokens = 0 if self.key.settings.tpm is None else template.estimated_tokens()
+            self._place = await self._limits.queues.enter(
+                self.key, tokens=tokens, deadline_at=deadline
+            )
+        route, steps = config.route_and_steps(self._model)
+        if request.streamed:  # a local answer is no stream
+            steps = tuple(step for step in steps if step.targets)
+        template.prepare(route)
+        call = make_call(
+            self._driver.engine,
+            template,
+            route.target,
+            policy=config.policy,
+            reserves=config.reserves or self.key.settings.spend.acts,
+            scope=self.key.scope,
+            steps=steps,
+            deadline_at=deadline,
+            attempts=1 if request.lasts else None,
+            delivers=request.streamed,
+            stream_deadline_at=whole,
+        )
+        return await self._run(call, template)
+
+    def ended(self, outcome: Outcome) -> None:
+        """Note how it ended, for the limits of its key."""
+        self._outcome = outcome
+
+    def close(self) -> None:
+        """Settle it with the limits of its key. What was reserved counts, if the outcome is not known."""
+        if self._spending is not None:
+            self._spending.end(self._outcome)
+        if self._place is not None:
+            self._limits.queues.leave(self._place, self._outcome)
+
+    def _template(self) -> ClientTemplate:
+        request, config = self.request, self._config
+        body = request.body
+        if self.reports_usage:
+            body = with_fields(body, stream_options={"include_usage": True})
+        template = ClientTemplate(request, body)
+        if config.stream_on_wire and not request.streamed:
+            template.stream_on_wire()
+        bounds = [
+            spend.max_output_tokens
+            for spend in (config.policy.spend, self.key.settings.spend)
+            if spend.acts and spend.max_output_tokens is not None
+        ]
+        if bounds:
+            provider = config.routes.first(self._model).target.provider
+            template.limit_output(min(bounds), provider)
+        return template
+
+    def _deadlines(self, now: float) -> tuple[float | None, float | None]:
+        """Return the deadline of the first output or a plain answer, and of a stream that of the whole."""
+        request = self.request
+        whole = min(
+            request.bound, self._config.policy.deadline or inf, self.key.settings.deadline or inf
+        )
+        first = min(whole, request.read_timeout)
+        first_at = None if first == inf else now + first
+        return first_at, now + whole if request.streamed and whole != inf else None
+
+    async def _run(self, call: Call, template: ClientTemplate) -> Opened:
+        config, driver, request = self._config, self._driver, self.request
+        policy, on_output = driver.engine.policy, driver.first_output
+        sender: BufferedSender | StreamSender
+        if request.streamed:
+            idle = None  # that of the policy of each target
+            if request.read_timeout != inf:
+                idle = min(request.read_timeout, config.policy.idle_timeout or inf)
+            sender = StreamSender(template, config.routes, policy, on_output, idle_timeout=idle)
+        else:
+            sender = BufferedSender(template, config.routes, policy, on_output)
+        spending: SpendingSender | BufferedSender | StreamSender = sender
+        account = self._limits.budgets.account(self.key)
+        if account is not None:
+            spending = self._spending = SpendingSender(
+                sender, self._limits.budgets, account, self.key.name, call
+            )
+        opened = await driver.open(call, spending, self._asker(template, call))
+        source = sender.stream_source
+        if isinstance(opened, LoopDelivery):
+            assert source is not None
+            target = sender.target or call.target
+            stream = Stream(target, source, opened)
+            return Opened(AttemptHistory(target, opened.command), stream, None)
+        self._outcome = opened.outcome
+        history = AttemptHistory(opened.target or call.target, opened)
+        if source is not None and is_filtered(opened.outcome):
+            opened = opened._replace(outcome=opened.outcome._replace(verdict=Verdict.OK))
+        if source is not None and opened.outcome.verdict is Verdict.OK:  # it came whole
+            return Opened(history, Stream(history.target, source, opened), opened)
+        if config.local_answers.caches:
+            config.local_answers.store(
+                template.local_request(config.origin.base_url, config.origin.api_key), opened
+            )
+        return Opened(history, None, opened)
+
+    def _asker(self, template: ClientTemplate, call: Call) -> Asker | None:
+        if not call.fallbacks:
+            return None
+        config = self._config
+        local = template.local_request(config.origin.base_url, config.origin.api_key)
+
+        async def ask(ask: Ask) -> Outcome | None:
+            return await config.local_answers.find(ask, local)
+
+        return ask

@@ -1,0 +1,84 @@
+"""Client keys: found by their digest, wrong ones throttled by address."""
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from hashlib import sha256
+from secrets import token_urlsafe
+from typing import NamedTuple
+
+from stormbreak.config.gateway_settings import KeySettings
+from stormbreak.core.rate_limit_gate import Bucket
+from stormbreak.drivers.scope import Scope, checked_labels, checked_text
+from stormbreak.gateway.errors import RefusedError
+
+KEY_PREFIX = "sb-"
+GUESSES = 20  # wrong keys of one address that are looked at in a minute
+MAX_ADDRESSES = 10_000  # that are remembered
+
+
+def new_key() -> str:
+    """Return a new client key, of 256 random bits."""
+    return KEY_PREFIX + token_urlsafe(32)
+
+
+def digest_of(key: bytes) -> str:
+    """Return what a settings file holds of a key."""
+    return sha256(key).hexdigest()
+
+
+class ClientKey(NamedTuple):
+    """A key by its name, and the scope of its calls.
+
+    `paced`: its calls may have to wait for its own limits. `metered`: their tokens count. `limited`: it has any limit.
+    """
+
+    name: str
+    settings: KeySettings
+    scope: Scope
+    paced: bool
+    metered: bool
+    limited: bool
+
+
+def client_keys(settings: Mapping[str, KeySettings]) -> dict[str, ClientKey]:
+    """Return the keys of a settings file, by digest.
+
+    Raises:
+        ConfigurationError: names the tenant or the label that cannot be.
+    """
+    keys = {}
+    for name, key in settings.items():
+        tenant = name if key.tenant is None else checked_text(f"keys.{name}.tenant", key.tenant)
+        labels = checked_labels(key.labels)
+        scope = Scope(None, key.priority, tenant, labels)
+        paced = any(limit is not None for limit in (key.rpm, key.tpm, key.max_in_flight))
+        metered = key.tpm is not None or key.spend.acts
+        keys[key.sha256] = ClientKey(name, key, scope, paced, metered, paced or metered)
+    return keys
+
+
+class Guesses:
+    """Throttles wrong keys by address. A valid key is never held: many clients may share an address."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._buckets: OrderedDict[str, Bucket] = OrderedDict()
+
+    def wrong(self, address: str, given: bytes | None) -> RefusedError:
+        """Return the error for a request without a valid key."""
+        if given is None:
+            return RefusedError(401, "missing_api_key", "no API key was sent")
+        now, buckets = self._clock(), self._buckets
+        bucket = buckets.get(address)
+        if bucket is None:
+            bucket = buckets[address] = Bucket(GUESSES / 60, 60.0)
+            if len(buckets) > MAX_ADDRESSES:
+                buckets.popitem(last=False)
+        buckets.move_to_end(address)
+        ready_at = bucket.ready_at(1)
+        if ready_at > now:
+            message = "too many wrong API keys from this address"
+            return RefusedError(429, "too_many_wrong_keys", message, retry_after=ready_at - now)
+        bucket.take(1, now)
+        return RefusedError(401, "invalid_api_key", "this API key is not known")

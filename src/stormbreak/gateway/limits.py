@@ -1,0 +1,100 @@
+"""The limits of client keys that make calls wait: `rpm`, `tpm`, `max_in_flight`.
+
+A key is a target of an engine of its own, whose gates and queue do the waiting; an attempt there is a whole call.
+"""
+
+from collections.abc import Iterable
+
+from stormbreak.core.concurrency_limit import FixedLimit
+from stormbreak.core.engine import Engine
+from stormbreak.core.policy import Policy
+from stormbreak.core.rate_limit_gate import RateLimitPolicy
+from stormbreak.core.retry import RetryPolicy
+from stormbreak.drivers.asyncio_driver import AsyncioDriver
+from stormbreak.drivers.delivery import CallerDriven
+from stormbreak.gateway.errors import RefusedError
+from stormbreak.gateway.keys import ClientKey
+from stormbreak.types import (
+    CANCELLED,
+    CANCELLED_AFTER_SEND,
+    Call,
+    CallResult,
+    Outcome,
+    Target,
+    Verdict,
+)
+
+_UNLIMITED = 1_000_000  # calls in flight
+
+
+def _target(key: ClientKey) -> Target:
+    return Target("key", "", name=key.name)
+
+
+def _policy(key: ClientKey, patience: float | None) -> Policy:
+    settings = key.settings
+    return Policy(
+        deadline=None,
+        patience=patience,
+        attempt_timeout=None,
+        retry=RetryPolicy(max_attempts=1),
+        retry_budget=None,
+        breaker=None,
+        adaptive_rate=False,
+        rate_limit=RateLimitPolicy(rpm=settings.rpm, tpm=settings.tpm),
+        limit=FixedLimit(max_in_flight=settings.max_in_flight or _UNLIMITED),
+    )
+
+
+class KeyQueues:
+    """The queues of keys with limits. A key with the same limits after a reload keeps its queue."""
+
+    def __init__(self) -> None:
+        self._engine = Engine(Policy())
+        self._driver = AsyncioDriver(self._engine)
+
+    def apply(self, keys: Iterable[ClientKey], patience: float | None) -> None:
+        """Use the limits of these keys from now on."""
+        policies = {_target(key): _policy(key, patience) for key in keys if key.paced}
+        self._driver.between_steps(
+            lambda engine, now: engine.govern(engine.policy, policies, now)  # calls in it go on
+        )
+
+    async def enter(
+        self, key: ClientKey, *, tokens: int, deadline_at: float | None
+    ) -> CallerDriven:
+        """Wait until a call of a key with such limits may begin. It is ended with `leave`.
+
+        Raises:
+            RefusedError: it cannot begin in time.
+        """
+        target = _target(key)
+        patience = self._engine.policy_of(target).patience
+        call = Call(
+            self._engine.number(), target, deadline_at=deadline_at, patience=patience, tokens=tokens
+        )
+        begun = self._driver.begin(call)
+        if await self._driver.wait_to_send(begun) is not None:
+            return begun
+        ended = begun.command
+        assert isinstance(ended, CallResult)
+        raise _too_many(key, ended, self._driver.clock())
+
+    @staticmethod
+    def leave(begun: CallerDriven, outcome: Outcome | None) -> None:
+        """End a call: with its outcome, which says what it used, or without one if it was cancelled."""
+        if outcome is None:
+            begun.answer(CANCELLED_AFTER_SEND)
+        elif outcome.verdict is Verdict.OK:
+            begun.answer(Outcome(Verdict.OK, usage=outcome.usage))
+        else:  # no failure upstream is that of the key
+            begun.answer(CANCELLED_AFTER_SEND if outcome.maybe_processed else CANCELLED)
+
+
+def _too_many(key: ClientKey, ended: CallResult, now: float) -> RefusedError:
+    rejection = ended.outcome.rejection
+    at = None if rejection is None else rejection.retry_at
+    reason = "its limit is reached" if rejection is None else rejection.reason
+    message = f"key {key.name}: {reason}"
+    wait = 1.0 if at is None else at - now
+    return RefusedError(429, "key_limit", message, retry_after=wait, final=False)

@@ -1,0 +1,133 @@
+"""What the gateway counts, as text for Prometheus, and the lines of its access log. Neither holds a key or a prompt."""
+
+import logging
+import time
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import count
+from secrets import token_hex
+
+from stormbreak.drivers.explain import AttemptHistory
+from stormbreak.gateway.request import ENDPOINTS, LOOKUPS
+
+ACCESS_LOG = logging.getLogger("stormbreak.gateway.access")
+
+_BUCKETS = (0.005, 0.025, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
+_BOUNDS = (*_BUCKETS, float("inf"))
+_PREFIX = "stormbreak_gateway"
+_PROCESS = (
+    f"gw_{token_hex(6)}_"  # then a number: a random id for each request would take a system call
+)
+_NUMBERS = count(1)
+_HELP: Mapping[str, tuple[str, str]] = {
+    "requests_total": ("counter", "Requests by client key, endpoint and status."),
+    "outcomes_total": (
+        "counter",
+        "Ends of calls to models: ok, a verdict, broken, left or refused.",
+    ),
+    "request_seconds": ("histogram", "Time from a request to the end of its answer."),
+    "connections": ("gauge", "Open connections of clients."),
+    "in_flight": ("gauge", "Requests that are being answered."),
+    "held_bytes": ("gauge", "Bytes of requests that are held."),
+    "reloads_total": ("counter", "Readings of the settings file, by result."),
+    "key_spent_usd": ("gauge", "US dollars spent by keys with a spend limit, in its period."),
+    "key_limit_usd": ("gauge", "Spend limits of keys in US dollars."),
+}
+
+
+@dataclass(slots=True)
+class RequestRecord:
+    """One request, for the log and the metrics. `model` is set once it is known to lead somewhere."""
+
+    method: str
+    path: str
+    key: str = "-"
+    model: str = "-"
+    status: int = 0
+    outcome: str = "refused"
+    history: AttemptHistory | None = None
+    began: float = field(default_factory=time.monotonic)
+    request_id: str = field(default_factory=lambda: f"{_PROCESS}{next(_NUMBERS):x}")
+
+    @property
+    def endpoint(self) -> str:
+        """Its path, if that is served."""
+        return self.path if self.path in ENDPOINTS or self.path in LOOKUPS else "other"
+
+
+class GatewayMetrics:
+    """Counts requests, on the event loop; `text` may be called from any thread."""
+
+    def __init__(self) -> None:
+        self.access_log = True
+        self._requests: Counter[tuple[str, str, int]] = Counter()
+        self._outcomes: Counter[str] = Counter()
+        self._seconds: Counter[float] = Counter()  # by the upper bound of their bucket
+        self._sum = 0.0
+        self.reloads: Counter[str] = Counter({"ok": 0, "failed": 0})
+
+    def ended(self, record: RequestRecord) -> None:
+        """Count a request that has ended, and log it."""
+        took = time.monotonic() - record.began
+        self._requests[record.key, record.endpoint, record.status] += 1
+        self._outcomes[record.outcome] += 1
+        self._seconds[_BOUNDS[bisect_left(_BUCKETS, took)]] += 1
+        self._sum += took
+        if self.access_log and ACCESS_LOG.isEnabledFor(logging.INFO):
+            ACCESS_LOG.info(
+                "%s %s %d %.3fs key=%s model=%s target=%s attempts=%d %s %s",
+                record.method,
+                record.endpoint,
+                record.status,
+                took,
+                record.key,
+                record.model,
+                "-" if record.history is None else record.history.target.place,
+                0 if record.history is None else record.history.attempts,
+                record.outcome,
+                record.request_id,
+            )
+
+    def text(
+        self,
+        gauges: Callable[[], Mapping[str, float]],
+        spent: Callable[[], Mapping[str, tuple[str, str]]],
+    ) -> bytes:
+        """Write all metrics; `gauges` are those without labels, `spent` the dollars of keys and their limits."""
+        lines = []
+        for name, (kind, meaning) in _HELP.items():
+            lines += [f"# HELP {_PREFIX}_{name} {meaning}", f"# TYPE {_PREFIX}_{name} {kind}"]
+            lines += [f"{_PREFIX}_{line}" for line in self._samples(name, gauges(), spent())]
+        return ("\n".join(lines) + "\n").encode()
+
+    def _samples(
+        self, name: str, gauges: Mapping[str, float], spent: Mapping[str, tuple[str, str]]
+    ) -> Iterator[str]:
+        match name:
+            case "requests_total":
+                for (key, endpoint, status), count in tuple(self._requests.items()):
+                    labels = f'key="{key}",endpoint="{endpoint}",status="{status}"'
+                    yield f"{name}{{{labels}}} {count}"
+            case "outcomes_total":
+                for outcome, count in tuple(self._outcomes.items()):
+                    yield f'{name}{{outcome="{outcome}"}} {count}'
+            case "request_seconds":
+                yield from self._histogram(name)
+            case "reloads_total":
+                for result, count in tuple(self.reloads.items()):
+                    yield f'{name}{{result="{result}"}} {count}'
+            case "key_spent_usd" | "key_limit_usd":
+                for key, dollars in spent.items():
+                    yield f'{name}{{key="{key}"}} {dollars[name == "key_limit_usd"]}'
+            case _:
+                yield f"{name} {gauges[name]}"
+
+    def _histogram(self, name: str) -> Iterator[str]:
+        total = 0
+        for bound in _BOUNDS:
+            total += self._seconds[bound]
+            yield f'{name}_bucket{{le="{"+Inf" if bound == float("inf") else bound}"}} {total}'
+        yield f"{name}_sum {self._sum}"
+        yield f"{name}_count {total}"

@@ -1,0 +1,210 @@
+"""A rehearsal: a storm is played to the gateway of a settings file, and counted as its clients see it.
+
+The first target, and others at its address, meet the storm; every other address is a provider without faults. Keys,
+limits of keys and ports of the file do not take part. The gateway runs as it is, policies and all, so its timers keep
+real time.
+"""
+
+import asyncio
+import os
+from collections import Counter
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import NamedTuple
+
+import msgspec
+
+from stormbreak.config import Settings, describe_settings, load_settings
+from stormbreak.config.gateway_settings import KeySettings
+from stormbreak.core.presets import OFF
+from stormbreak.errors import ConfigurationError
+from stormbreak.gateway.keys import digest_of, new_key
+from stormbreak.gateway.process import Gateway
+from stormbreak.http.client import AsyncClient
+from stormbreak.http.models import Response
+from stormbreak.key_patterns import quote_model
+from stormbreak.provider.scenario import Scenario
+from stormbreak.provider.server import ProviderServer
+from stormbreak.storm.ideal import ideal_throughput
+from stormbreak.storm.live.scaling import rehearsal
+from stormbreak.storm.measures import Measures, Observed, Record, measure
+from stormbreak.storm.traffic import Traffic, check_measured, traffic
+from stormbreak.types import CallResult, Verdict
+
+ANY_MODEL = "storm-1"
+"""What is asked for where the file names no whole model."""
+
+_FILE = "gateway.toml"
+_GRACE = 1.0  # real seconds that a client waits for the status of a call whose time is over
+
+
+class Progress(NamedTuple):
+    """How far a rehearsal has come: scenario seconds, calls that have come, and those that were answered."""
+
+    now: float
+    calls: int
+    answered: int
+
+
+@dataclass(frozen=True, slots=True)
+class Rehearsed:
+    """What clients saw: `statuses` by number, "none" where no whole response came in time.
+
+    A call was sent up to `late` real seconds after it was due.
+    """
+
+    measures: Measures
+    statuses: Counter[str]
+    model: str
+    late: float
+
+
+async def rehearse(
+    path: str | os.PathLike[str],
+    scenario: Scenario,
+    *,
+    seed: int,
+    speed: float,
+    model: str | None = None,
+    progress: Callable[[Progress], None] = lambda _: None,
+) -> Rehearsed:
+    """Play a scenario, as `staged` made it, to the gateway of a file. By default clients ask for its first model.
+
+    Raises:
+        ConfigurationError: the file is wrong, or does not serve the model, or the scenario cannot be measured.
+    """
+    settings = load_settings(path)
+    if not settings.targets:
+        raise ConfigurationError(f"{path}: it names no target, as in [targets.main]")
+    if model is not None and settings.leads_to(model) is None:
+        known = ", ".join(settings.model_names) or "there is none by its whole name"
+        raise ConfigurationError(f"{path} serves no model {quote_model(model)}; known: {known}")
+    load = scenario.load
+    assert load is not None, "it was staged"
+    calls = traffic(load, scenario.duration, seed)
+    check_measured(scenario, calls)
+    key = new_key()
+    async with AsyncExitStack() as stack:
+        addresses = await _providers(stack, settings, scenario, seed, speed)
+        storm = next(iter(addresses.values()))
+        folder = Path(stack.enter_context(TemporaryDirectory()))
+        file = folder / _FILE
+        file.write_text(describe_settings(_staged(settings, addresses, key, load.deadline / speed)))
+        gateway = Gateway(file)
+        await gateway.start()
+        stack.push_async_callback(gateway.close)
+        model = model or next(iter(gateway.rules.leads), ANY_MODEL)
+        clients = _Clients(scenario, storm, calls, model, progress)
+        base_url = f"http://127.0.0.1:{gateway.port}/v1"
+        async with AsyncClient(base_url=base_url, api_key=key, model=model, policy=OFF) as client:
+            return await clients.call(client)
+
+
+Address = tuple[str | None, str | None]
+
+
+async def _providers(
+    stack: AsyncExitStack, settings: Settings, scenario: Scenario, seed: int, speed: float
+) -> dict[Address, ProviderServer]:
+    """Start a provider for each address, the first with the storm."""
+    servers: dict[Address, ProviderServer] = {}
+    for target in settings.targets.values():
+        address = target.provider, target.base_url
+        if address not in servers:
+            played = rehearsal(scenario) if servers else scenario
+            server = servers[address] = ProviderServer(played, seed=seed, speed=speed)
+            await server.start()
+            stack.push_async_callback(server.close)
+    return servers
+
+
+def _staged(
+    settings: Settings, servers: dict[Address, ProviderServer], key: str, deadline: float
+) -> Settings:
+    targets = {
+        name: replace(
+            target,
+            provider=None,
+            base_url=servers[target.provider, target.base_url].base_url,
+            api_key_env=None,
+            api_key_file=None,
+            allow_http=False,
+        )
+        for name, target in settings.targets.items()
+    }
+    gateway = replace(
+        settings.gateway, host="127.0.0.1", port=0, admin_port=None, access_log=False, ledger=None
+    )
+    keys = {"rehearsal": KeySettings(sha256=digest_of(key.encode()), deadline=deadline)}
+    return replace(settings, targets=targets, gateway=gateway, keys=keys)
+
+
+class _Clients:
+    """The calls of clients that do not retry, each with the deadline of the scenario."""
+
+    def __init__(
+        self,
+        scenario: Scenario,
+        server: ProviderServer,
+        calls: Traffic,
+        model: str,
+        progress: Callable[[Progress], None],
+    ) -> None:
+        assert scenario.load is not None
+        self._scenario = scenario
+        self._load = scenario.load
+        self._server = server
+        self._calls = calls
+        self._model = model
+        self._progress = progress
+        self._records: dict[int, Record] = {}
+        self._statuses: Counter[str] = Counter()
+        self._late = 0.0
+
+    async def call(self, client: AsyncClient) -> Rehearsed:
+        """Send every call when it is due, and wait for the last."""
+        server = self._server
+        server.begin()
+        async with asyncio.TaskGroup() as tasks:
+            for number, at in enumerate(self._calls.times):
+                await asyncio.sleep(max(0.0, at - server.now) / server.speed)
+                self._late = max(self._late, (server.now - at) / server.speed)
+                tasks.create_task(self._one(client, number, at))
+                self._progress(Progress(server.now, number + 1, self._answered))
+        records = [self._records[number] for number in range(len(self._calls.times))]
+        ideal = ideal_throughput(self._scenario, self._calls.times)
+        work = server.stats()["clients"]
+        wasted = work["wasted_seconds"] / work["work_seconds"] if work["work_seconds"] else 0.0
+        observed = Observed((), wasted, openings=0)
+        measures = measure(records, ideal, self._load, observed, duration=self._scenario.duration)
+        return Rehearsed(measures, self._statuses, self._model, self._late)
+
+    @property
+    def _answered(self) -> int:
+        return self._statuses["200"]
+
+    async def _one(self, client: AsyncClient, number: int, at: float) -> None:
+        deadline = self._load.deadline
+        messages = [{"role": "user", "content": f"call {number} of a rehearsal"}]
+        body = msgspec.json.encode({"model": self._model, "messages": messages})
+        ended = await client.ask(
+            "chat/completions", body, deadline=deadline / self._server.speed + _GRACE
+        )
+        now = self._server.now
+        good = ended.outcome.verdict is Verdict.OK and now <= at + deadline
+        self._records[number] = Record(at, now, good, _attempts(ended), 0.0)
+        status = ended.outcome.status
+        self._statuses[
+            "none" if status is None or (status == 200 and not good) else str(status)
+        ] += 1
+
+
+def _attempts(ended: CallResult) -> int:
+    """Return how many attempts the gateway has made for a call; one, if it did not say."""
+    response = ended.outcome.value
+    if not isinstance(response, Response) or response.original is None:
+        return 1
+    return int(response.original.headers.get("x-stormbreak-attempts", "0"))

@@ -1,0 +1,185 @@
+"""What a client asks for: its key, the endpoint, the model, its deadline, and the headers that are passed on. Pure."""
+
+import re
+from collections.abc import Mapping
+from hashlib import blake2b
+from math import inf
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import msgspec
+
+from stormbreak.errors import ConfigurationError
+from stormbreak.gateway.errors import RefusedError
+from stormbreak.http.h1.server_message import Request
+from stormbreak.http.request import RequestFields, read_fields
+from stormbreak.llm.models import Shape, endpoint_of
+from stormbreak.llm.stream_reader import FORMATS
+from stormbreak.llm.surrogates import UNREADABLE
+
+MODELS, USAGE = "/v1/models", "/v1/usage"
+LOOKUPS = (MODELS, USAGE)
+ENDPOINTS: Mapping[str, Shape] = MappingProxyType(
+    {
+        f"/v1/{endpoint}": endpoint_of(endpoint)
+        for endpoint in (
+            "chat/completions",
+            "responses",
+            "embeddings",
+            "completions",
+            "messages",
+            "messages/count_tokens",
+        )
+    }
+)
+"""The endpoints that call a model, by path."""
+
+PASSED = (b"anthropic-version", b"anthropic-beta", b"openai-beta")
+"""The request headers that are passed on to the provider."""
+
+_OURS = b"x-stormbreak-"
+_DEADLINE = b"x-stormbreak-deadline"
+_READ_TIMEOUT = b"x-stainless-read-timeout"
+_SECONDS = re.compile(rb"[0-9]{1,9}(\.[0-9]{1,9})?")
+_BETA = "beta=true"  # the only query that an SDK sends
+
+
+class ClientRequest(NamedTuple):
+    """A call to a model. Times are seconds. Its repr shows neither key nor prompt.
+
+    `bound` is for the whole call, `read_timeout` for a plain answer or the first output of a stream, and for silence after
+    it. `stateful` names a field that refers to something at the provider. `lasts`: it leaves a job there.
+    """
+
+    endpoint: str
+    shape: Shape
+    body: bytes
+    fields: RequestFields
+    headers: dict[str, str]
+    bound: float
+    read_timeout: float
+    idempotency_key: str | None
+    stateful: str | None
+    lasts: bool
+
+    @property
+    def streamed(self) -> bool:
+        """Whether the answer comes as a stream."""
+        return bool(self.fields.stream) and self.shape in FORMATS
+
+    def __repr__(self) -> str:
+        return f"ClientRequest({self.endpoint!r}, {len(self.body)} bytes)"
+
+
+class _State(msgspec.Struct):
+    previous_response_id: Any = None
+    conversation: Any = None
+    background: Any = None
+
+
+_DECODE_STATE = msgspec.json.Decoder(_State).decode
+
+
+def shape_of(path: str) -> Shape:
+    """Return the shape of answers on a path; of an unknown one, JSON."""
+    return ENDPOINTS.get(path) or endpoint_of(path)
+
+
+def client_key(request: Request) -> bytes | None:
+    """Return the key that a client sent, in one of the two headers that SDKs use."""
+    headers = request.headers
+    authorization = headers.get(b"authorization")
+    if authorization is None:
+        return headers.get(b"x-api-key")
+    scheme, _, key = authorization.partition(b" ")
+    return key.strip() if scheme.lower() == b"bearer" else None
+
+
+def check_route(request: Request) -> None:
+    """Refuse a path or a method that is not served."""
+    path, method = request.path, request.method
+    if path in ENDPOINTS:
+        allowed = "POST"
+    elif path in LOOKUPS:
+        allowed = "GET"
+    else:
+        raise RefusedError(404, "unknown_url", f"{method} {path[:100]} is not served here")
+    if method != allowed:
+        raise RefusedError(405, "method_not_allowed", f"only {allowed} is allowed here")
+
+
+def read_request(request: Request, key_name: str) -> ClientRequest:
+    """Read a request to one of the `ENDPOINTS`.
+
+    Raises:
+        RefusedError: it is not one that can be sent on.
+    """
+    headers = request.headers
+    if b"content-encoding" in headers:
+        raise RefusedError(400, "content_encoding", "send the body without content-encoding")
+    shape = ENDPOINTS[request.path]
+    try:
+        fields = read_fields(request.body)
+    except ConfigurationError as error:
+        raise RefusedError(400, "invalid_body", str(error)) from None
+    stateful, lasts = _state(request.body) if shape is Shape.RESPONSES else (None, False)
+    query = f"?{_BETA}" if request.query == _BETA else ""
+    return ClientRequest(
+        request.path.removeprefix("/v1/") + query,
+        shape,
+        request.body,
+        fields,
+        {name.decode(): _text(name, headers[name]) for name in PASSED if name in headers},
+        _bound(headers),
+        _read_timeout(headers.get(_READ_TIMEOUT)),
+        _idempotency_key(headers.get(b"idempotency-key"), key_name),
+        stateful,
+        lasts,
+    )
+
+
+def _state(body: bytes) -> tuple[str | None, bool]:
+    """Return the field that refers to something at the provider, and whether a job is to be left there."""
+    try:
+        state = _DECODE_STATE(body)
+    except UNREADABLE:
+        raise RefusedError(400, "invalid_body", "the body is not readable") from None
+    named = (name for name in state.__struct_fields__ if getattr(state, name))
+    return next(named, None), bool(state.background)
+
+
+def _text(name: bytes, value: bytes) -> str:
+    try:
+        return value.decode("ascii")
+    except UnicodeDecodeError:
+        raise RefusedError(400, "invalid_header", f"{name.decode()} must be ASCII") from None
+
+
+def _bound(headers: Mapping[bytes, bytes]) -> float:
+    """Return the seconds in `x-stormbreak-deadline`; other headers of ours are refused, since the key decides."""
+    bound = inf
+    if _OURS not in b"\n".join(headers):  # as for nearly all
+        return bound
+    for name, value in headers.items():
+        if name == _DEADLINE:
+            if _SECONDS.fullmatch(value) is None:
+                message = "x-stormbreak-deadline must be seconds, such as 30 or 2.5"
+                raise RefusedError(400, "invalid_header", message)
+            bound = float(value)
+        elif name.startswith(_OURS):
+            message = f"{name.decode('ascii', 'replace')[:60]} is not for clients: the key decides"
+            raise RefusedError(400, "invalid_header", message)
+    return bound
+
+
+def _read_timeout(value: bytes | None) -> float:
+    if value is None or _SECONDS.fullmatch(value) is None:
+        return inf
+    return float(value) or inf
+
+
+def _idempotency_key(value: bytes | None, key_name: str) -> str | None:
+    """Return a key that no other client can choose: the provider may answer a repeated one with an earlier answer."""
+    if value is None:
+        return None
+    return blake2b(value, key=key_name.encode()[:64], digest_size=16).hexdigest()

@@ -1,0 +1,131 @@
+"""Send a stream on to a client as it comes, and show a failure as one: an error event, and no good end."""
+
+import re
+from asyncio import CancelledError
+
+import msgspec
+
+from stormbreak.drivers.explain import AttemptHistory
+from stormbreak.errors import StreamBrokenError
+from stormbreak.gateway.answers import our_headers, passed_headers
+from stormbreak.gateway.call import GatewayCall
+from stormbreak.gateway.errors import error_event
+from stormbreak.http.h1.connection import with_repeats
+from stormbreak.http.h1.server_connection import ServerConnection
+from stormbreak.http.stream import Stream
+from stormbreak.llm.surrogates import UNREADABLE
+from stormbreak.types import Outcome, Verdict
+
+EVENTS = "text/event-stream"
+
+_END = re.compile(rb"\r\n\r\n|\n\n|\r\r")  # of an event
+_USAGE = re.compile(rb'"usage"\s*:\s*\{')
+_MAX_EVENT = 1 << 20  # bytes of an event that may be held
+
+
+async def send_stream(
+    stream: Stream,
+    call: GatewayCall,
+    connection: ServerConnection,
+    request_id: str,
+    history: AttemptHistory,
+) -> str:
+    """Send a stream; return "ok", or how it ended. A client that has left is sent nothing; the stream is read on.
+
+    A cancel closes it.
+    """
+    if not connection.begun:
+        head = stream.head
+        headers = passed_headers(
+            with_repeats(head.headers, head.repeated), limited=call.key.limited
+        )
+        media = head.headers.get("content-type", EVENTS)
+        connection.begin(head.status, media, (*headers, *our_headers(request_id, history)))
+    tail = _Tail(without_usage=call.reports_usage)
+    try:
+        while (chunk := await stream.next_chunk()) is not None:
+            connection.send(tail.pass_on(chunk))
+            if connection.is_full:
+                await connection.drained()
+        connection.send(tail.rest())
+    except StreamBrokenError as error:
+        call.ended(Outcome(Verdict.BROKEN, maybe_processed=True))
+        message = f"the stream broke: {error.ended.outcome.verdict}"
+        _break(connection, call, tail, "stream_broken", message)
+        return "broken"
+    except CancelledError:
+        if not connection.expired or connection.left:
+            raise
+        _break(connection, call, tail, "draining", "the gateway shuts down")
+        return "drained"
+    finally:
+        await stream.aclose()
+    usage = stream.usage
+    call.ended(Outcome(Verdict.OK, usage=usage if usage is not None and usage.total else None))
+    connection.end()
+    return "ok"
+
+
+def _break(
+    connection: ServerConnection, call: GatewayCall, tail: "_Tail", code: str, message: str
+) -> None:
+    """End a stream as broken. An event of which only a part was sent is not followed by another."""
+    if tail.is_whole:
+        connection.send(error_event(call.request.shape, 502, code, message))
+    connection.break_off()
+
+
+class _Tail:
+    """The end of what was sent: whether its last event is whole. `without_usage` drops the event with usage alone."""
+
+    def __init__(self, *, without_usage: bool) -> None:
+        self._filter = without_usage
+        self._held = b""  # of an event that has not come whole
+        self._last = b"\n\n"
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the last event that was sent is whole."""
+        return self._last.endswith((b"\n\n", b"\r\n\r\n", b"\r\r"))
+
+    def pass_on(self, chunk: bytes) -> bytes:
+        """Return what to send of a chunk and of what was held."""
+        if self._filter:
+            chunk = self._without_usage(chunk)
+        self._last = (self._last + chunk[-4:])[-4:]
+        return chunk
+
+    def rest(self) -> bytes:
+        """Return what is held at the end."""
+        held, self._held = self._held, b""
+        return held
+
+    def _without_usage(self, chunk: bytes) -> bytes:
+        data, start, kept = self._held + chunk, 0, []
+        for end in _END.finditer(data):
+            event = data[start : end.end()]
+            start = end.end()
+            if not (_USAGE.search(event) and _has_usage_alone(event)):
+                kept.append(event)
+        self._held = data[start:]
+        if len(self._held) > _MAX_EVENT:
+            kept.append(self.rest())
+        return b"".join(kept)
+
+
+class _Chunk(msgspec.Struct):
+    choices: list[msgspec.Raw]
+
+
+_DECODE = msgspec.json.Decoder(_Chunk).decode
+
+
+def _has_usage_alone(event: bytes) -> bool:
+    """Whether an event has no choice."""
+    data = b"".join(
+        line.removeprefix(b"data:") for line in event.splitlines() if line.startswith(b"data:")
+    )
+    try:
+        return not _DECODE(data).choices
+    except UNREADABLE:
+        return False

@@ -1,0 +1,42 @@
+"""What each client key may do, in sentences."""
+
+from collections.abc import Iterator
+
+from stormbreak.config.policy_summary import seconds, several
+from stormbreak.gateway.keys import ClientKey
+from stormbreak.gateway.rules import GatewayRules
+from stormbreak.toml_values import word_of
+
+
+def summarise(rules: GatewayRules) -> Iterator[str]:
+    """Yield a line for each model name, and some for each key."""
+    settings = rules.generation.settings
+    for model, name in {**rules.leads, **rules.settings.models}.items():
+        kind = "target" if name in settings.targets else "pool"
+        yield f"Model {model} leads to the {kind} {name}."
+    for key in rules.keys.values():
+        yield " ".join(_of_key(key))
+
+
+def _of_key(key: ClientKey) -> Iterator[str]:
+    settings = key.settings
+    names = "all of them" if settings.models is None else several(settings.models)
+    yield f"Key {key.name} may ask for {names}."
+    limits = [
+        f"{limit:,g} {unit}"
+        for limit, unit in (
+            (settings.rpm, "requests a minute"),
+            (settings.tpm, "tokens a minute"),
+            (settings.max_in_flight, "calls at once"),
+            (settings.spend.max_usd, "US dollars"),
+        )
+        if limit is not None
+    ]
+    spend = settings.spend
+    if spend.acts:
+        limits[-1] += " in all" if spend.period is None else f" in {seconds(spend.period)}"
+    yield f"At most {several(limits)}." if limits else "It has no limits of its own."
+    if settings.deadline is not None:
+        yield f"Its calls end within {seconds(settings.deadline)}."
+    if settings.priority is not None:
+        yield f"Its priority is {word_of(settings.priority)}."

@@ -1,0 +1,243 @@
+"""Rows of a Ray dataset, answered by a model: `dataset.map_batches(Ask, ...)`.
+
+::
+
+    answered = dataset.map_batches(
+        Ask,
+        fn_constructor_kwargs={"provider": "openai", "model": "gpt-4.1-mini", "prompt": "Sum up {title}", "id": "id",
+                               "journal": "/shared/run1", "actors": 4},
+        batch_size=128,
+        concurrency=4,
+    )
+
+`Ask` needs nothing of Ray: it is an asynchronous callable class. See docs/batch.md.
+"""
+
+import asyncio
+import os
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from decimal import Decimal
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from stormbreak.batch.input.prompts import RequestMaker, RowError
+from stormbreak.batch.options import TableOptions
+from stormbreak.batch.store.append_file import AppendFile
+from stormbreak.config.load import resolve_policy
+from stormbreak.core.policy import Policy
+from stormbreak.errors import AuthenticationError, BillingError, CallError, ConfigurationError
+from stormbreak.escape import path_of
+from stormbreak.http.client import AsyncClient
+from stormbreak.types import Answer
+
+ADDED = ("answer", "error", "verdict", "input_tokens", "output_tokens", "cost", "attempts")
+"""The columns that are added. `error` is None for an answer; `cost` is in US dollars, None where it is not known."""
+
+_FINAL = (AuthenticationError, BillingError)
+"""What no other row could escape: the job ends."""
+
+
+class Ask:
+    """Asks a model about every row of the batches that one actor gets: one client, one loop, all batches in flight together.
+
+    A row that fails has an `error`; it never fails the job. What fails every row does: a wrong option, key or account.
+    """
+
+    def __init__(  # noqa: PLR0913 - keywords are cheap to read
+        self,
+        *,
+        model: str,
+        provider: str | None = None,
+        base_url: str | None = None,
+        api_key_env: str | None = None,
+        policy: Policy | str = "batch",
+        prompt: str | None = None,
+        system: str | None = None,
+        template: str | None = None,
+        body: str | None = None,
+        id: str | None = None,  # noqa: A002 - as in `stormbreak batch run`
+        url: str | None = None,
+        max_output_tokens: int | None = None,
+        journal: str | os.PathLike[str] | None = None,
+        actors: int = 1,
+    ) -> None:
+        """Make it, in each actor.
+
+        Args:
+            model: the model that is asked.
+            provider: name of a preset, such as "openai".
+            base_url: where to send instead, up to and including "/v1".
+            api_key_env: name of the environment variable that holds the key.
+            policy: a `Policy`, a preset, or the path of a policy file.
+            prompt: text with columns in braces, which asks for the answer.
+            system: the system prompt, with columns in braces.
+            template: path of a Jinja2 template instead of `prompt`.
+            body: a column of whole request bodies instead of `prompt`.
+            url: the endpoint, such as "/v1/responses"; by default "/v1/chat/completions".
+            id: the column that identifies a row; without it, rows with the same request have one answer.
+            max_output_tokens: what bounds each answer; `/v1/messages` needs it.
+            journal: a folder that all actors share. Each writes its answers there before it returns them, and asks no row
+                again that any actor has answered.
+            actors: how many actors there are: each keeps to its part of the policy's counted limits.
+
+        Raises:
+            ConfigurationError: names the argument that is wrong.
+        """
+        if actors < 1:
+            raise ConfigurationError(f"actors must be at least 1, got {actors}")
+        chosen = policy if isinstance(policy, Policy) else resolve_policy(policy)
+        if actors > 1:
+            chosen = replace(chosen, process_share=chosen.process_share / actors)
+        options = TableOptions(
+            prompt=prompt, system=system, template=template, body=body, id=id, url=url
+        )
+        self._make = RequestMaker(
+            options, None, "the dataset", max_tokens=max_output_tokens, name_of=str
+        )
+        self._client = AsyncClient(
+            provider, base_url=base_url, api_key_env=api_key_env, model=model, policy=chosen
+        )
+        self._model = model
+        self._has_ids = id is not None
+        self._journal = None if journal is None else _Journal(Path(journal))
+        self._asked: dict[bytes, asyncio.Task[_Answer]] = {}
+
+    async def __call__(self, batch: Any) -> dict[str, Any]:
+        """Answer the rows of a batch: columns as a dict, a pandas frame or an Arrow table.
+
+        Raises:
+            AuthenticationError, BillingError: no row can be answered.
+        """
+        columns = _columns(batch)
+        rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+        if self._journal is not None:
+            self._journal.refresh()
+        answers = await asyncio.gather(*(self._answer(row) for row in rows))
+        if self._journal is not None:
+            self._journal.sync()
+        added = {name: [getattr(answer, name) for answer in answers] for name in ADDED}
+        return {**columns, **added}
+
+    async def _answer(self, row: Mapping[str, Any]) -> "_Answer":
+        try:
+            request = self._make(row, 0)
+        except RowError as error:
+            return _Answer(error=str(error), verdict="invalid")
+        body = {**request["body"], "model": request["body"].get("model", self._model)}
+        key = _digest(request["custom_id"] if self._has_ids else "", body)
+        known = None if self._journal is None else self._journal.find(key)
+        if known is not None:
+            return known
+        asking = self._asked.get(key)
+        if asking is None:
+            endpoint = request["url"].removeprefix("/v1").lstrip("/")
+            asking = self._asked[key] = asyncio.create_task(self._ask(endpoint, body, key))
+            asking.add_done_callback(lambda _: self._asked.pop(key, None))
+        return await asyncio.shield(asking)
+
+    async def _ask(self, endpoint: str, body: dict[str, Any], key: bytes) -> "_Answer":
+        try:
+            answer = _Answer.of(await self._client.request(endpoint, body))
+        except _FINAL:
+            raise
+        except CallError as error:
+            return _Answer(error=str(error), verdict=str(error.verdict), attempts=error.attempts)
+        if self._journal is not None:
+            self._journal.keep(key, answer)
+        return answer
+
+
+class _Answer(msgspec.Struct, omit_defaults=True):
+    """What is added to a row."""
+
+    answer: str | None = None
+    error: str | None = None
+    verdict: str = "ok"
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    cost: float | None = None
+    attempts: int = 0
+
+    @classmethod
+    def of(cls, answer: Answer) -> "_Answer":
+        cost: Decimal | None = answer.cost
+        return cls(
+            answer=answer.text,
+            input_tokens=answer.usage.input_tokens,
+            output_tokens=answer.usage.output_tokens,
+            cost=None if cost is None else float(cost),
+            attempts=answer.attempts,
+        )
+
+
+class _Line(msgspec.Struct):
+    key: str
+    answer: _Answer
+
+
+class _Journal:
+    """The answers of all actors, in a folder: each appends to a file of its own, and reads those of the others.
+
+    Ray asks for a batch again when its actor has died. A line that was cut then is no answer.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigurationError(f"journal: {path_of(folder)}: {error.strerror}") from None
+        self._folder = folder
+        self._own = folder / f"{secrets.token_hex(8)}.jsonl"
+        self._file = AppendFile(self._own)
+        self._answers: dict[bytes, _Answer] = {}
+        self._read: dict[Path, int] = {}  # bytes
+        self._decoder = msgspec.json.Decoder(_Line)
+
+    def refresh(self) -> None:
+        """Read what other actors have written since."""
+        for path in self._folder.glob("*.jsonl"):
+            begun = self._read.get(path, 0)
+            if path == self._own or path.stat().st_size <= begun:
+                continue
+            with path.open("rb") as file:
+                file.seek(begun)
+                whole, _, _ = file.read().rpartition(b"\n")
+            self._read[path] = begun + len(whole) + bool(whole)
+            for line in whole.splitlines():
+                try:
+                    read = self._decoder.decode(line)
+                except msgspec.MsgspecError:
+                    continue
+                self._answers[bytes.fromhex(read.key)] = read.answer
+
+    def find(self, key: bytes) -> _Answer | None:
+        """Return the answer to a request, if some actor has it."""
+        return self._answers.get(key)
+
+    def keep(self, key: bytes, answer: _Answer) -> None:
+        """Write an answer down."""
+        self._file.append(msgspec.json.encode(_Line(key.hex(), answer)) + b"\n")
+        self._answers[key] = answer
+
+    def sync(self) -> None:
+        """Make what was written durable."""
+        self._file.sync()
+
+
+def _columns(batch: Any) -> dict[str, Sequence[Any]]:
+    if isinstance(batch, Mapping):
+        return dict(batch)
+    if hasattr(batch, "to_pydict"):  # of pyarrow
+        return dict(batch.to_pydict())
+    return {str(name): batch[name].tolist() for name in batch.columns}  # of pandas
+
+
+def _digest(custom_id: str, body: Mapping[str, Any]) -> bytes:
+    digest = blake2b(custom_id.encode("utf-8", "surrogatepass"), digest_size=16)
+    digest.update(b"\0" + msgspec.json.encode(body, order="sorted"))
+    return digest.digest()

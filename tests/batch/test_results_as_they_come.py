@@ -1,0 +1,98 @@
+"""`results` and `aresults`: each row as it ends, and a run that waits for its reader."""
+
+import asyncio
+import time
+from contextlib import aclosing
+
+import pytest
+from batches import chat_rows, read, scenario
+
+from stormbreak.batch import aresults, results, run
+from stormbreak.batch.result_stream import MAX_UNREAD
+from stormbreak.errors import ConfigurationError
+from stormbreak.testing import answer_text
+
+
+@pytest.fixture
+def place(stormbreak_provider):
+    return {"base_url": stormbreak_provider(scenario()).base_url, "model": "storm-1"}
+
+
+def check(rows, found):
+    texts = {each.custom_id: each.text for each in found}
+    assert len(found) == len(rows)
+    assert texts == {row["custom_id"]: answer_text(row["body"]) for row in rows}
+
+
+def test_each_row_comes_once_as_it_ends(output, place):
+    rows = chat_rows(600)
+    check(rows, [*results(iter(rows), output=output, **place)])
+    assert [*results(rows, output=output, **place)] == []  # earlier runs have answered them
+
+
+async def test_each_row_comes_once_in_an_event_loop(output, place):
+    rows = chat_rows(600)
+
+    async def source():
+        for row in rows:
+            yield row
+
+    check(rows, [each async for each in aresults(source(), output=output, **place)])
+
+
+def test_failures_come_too(output, stormbreak_provider):
+    bad = stormbreak_provider(scenario({"kind": "content_filter", "share": 0.5})).base_url
+    found = [*results(chat_rows(40), output=output, base_url=bad)]
+    assert len(found) == 40
+    assert {getattr(each, "verdict", "ok") for each in found} == {"ok", "filtered"}
+
+
+def test_a_slow_reader_holds_the_run_back(output, place):
+    rows = chat_rows(2_000)
+    reader = results(rows, output=output, concurrency=16, **place)
+    found = [next(reader)]
+    lines = 0
+    while lines != (lines := len(read(output))):  # until nothing more happens
+        time.sleep(0.5)
+    assert MAX_UNREAD <= lines <= MAX_UNREAD + 5 * 16 + 1
+    check(rows, [*found, *reader])
+
+
+def test_a_reader_that_leaves_stops_the_run(output, place):
+    rows = chat_rows(2_000)
+    for _ in results(rows, output=output, concurrency=16, **place):
+        break
+    kept = len(read(output))
+    assert 1 <= kept < len(rows)
+    summary = run(rows, output=output, **place)
+    assert (summary.answered, summary.successful) == (len(rows) - kept, len(rows))
+
+
+async def test_an_async_reader_that_leaves_stops_the_run(output, place):
+    rows = chat_rows(2_000)
+    async with aclosing(aresults(rows, output=output, concurrency=16, **place)) as found:
+        async for _ in found:
+            break
+    assert 1 <= len(read(output)) < len(rows)
+
+
+async def test_the_loop_of_the_reader_is_not_blocked(output, stormbreak_provider):
+    slow = stormbreak_provider(scenario(service=0.2)).base_url
+    beats = 0
+
+    async def beat():
+        nonlocal beats
+        while True:
+            beats += 1
+            await asyncio.sleep(0.01)
+
+    beating = asyncio.create_task(beat())
+    found = [each async for each in aresults(chat_rows(4), output=output, base_url=slow)]
+    beating.cancel()
+    assert len(found) == 4
+    assert beats > 5
+
+
+def test_what_is_wrong_is_raised_at_the_first_row(output):
+    with pytest.raises(ConfigurationError, match="must be a string"):
+        next(results([], output=output, base_url="http://127.0.0.1:1/v1", model=3))

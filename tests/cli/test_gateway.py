@@ -1,0 +1,148 @@
+"""`stormbreak gateway`: its keys, its check, and its mistakes."""
+
+import re
+from hashlib import sha256
+
+import pytest
+from table_test import table_test
+
+from stormbreak.cli.main import main
+from stormbreak.config import load_settings
+
+FILE = """
+[targets.main]
+provider = "local"
+model = "storm-1"
+
+[pools.both]
+targets = ["main"]
+
+[gateway.models]
+"gpt-4.1" = "both"
+
+[keys.app]
+sha256 = "{}"
+models = ["gpt-4.1"]
+rpm = 60
+priority = "batch"
+deadline = 30
+
+[keys.app.spend]
+max_usd = 5
+period = 86400
+
+[keys.other]
+sha256 = "{}"
+"""
+
+
+@pytest.fixture
+def file(tmp_path, monkeypatch, no_words_about_providers):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "gateway.toml"
+    path.write_text(FILE.format(*(sha256(word).hexdigest() for word in (b"one", b"two"))))
+    return path
+
+
+def test_a_new_key_is_shown_once_and_its_lines_hold_only_the_digest(capsys):
+    assert main(["gateway", "key", "new", "app"]) == 0
+    printed = capsys.readouterr()
+    key = printed.err.split()[-1]
+    assert re.fullmatch(r"sb-[\w-]{43}", key)
+    assert printed.out == f'\n[keys.app]\nsha256 = "{sha256(key.encode()).hexdigest()}"\n'
+    main(["gateway", "key", "new", "app"])
+    assert key not in capsys.readouterr().err
+
+
+def test_the_lines_of_a_new_key_can_be_appended_and_checked(file, capsys):
+    main(["gateway", "key", "new", "third"])
+    with file.open("a") as settings:
+        settings.write(capsys.readouterr().out)
+    assert main(["gateway", "gateway.toml", "--check"]) == 0
+    assert "Key third may ask for all of them." in capsys.readouterr().out
+
+
+def test_the_check_says_what_each_key_may_do(file, capsys):
+    assert main(["gateway", "--check", "gateway.toml"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "Model gpt-4.1 leads to the pool both.",
+        "Model main leads to the target main.",
+        "Model both leads to the pool both.",
+        (
+            "Key app may ask for gpt-4.1. At most 60 requests a minute and 5 US dollars in 24 hours."
+            " Its calls end within 30 s. Its priority is batch."
+        ),
+        "Key other may ask for all of them. It has no limits of its own.",
+        "gateway.toml: ok",
+    ]
+
+
+@table_test(
+    ("argv", "said"),
+    [
+        (["gateway", "missing.toml"], "missing.toml: cannot be read: No such file or directory"),
+        (["gateway", "gateway.toml", "--port", "x"], "must be a whole number from 0 to 65,535, got 'x'"),
+        (["gateway", "gateway.toml", "--workers", "2"], "No such option '--workers'"),
+        (["gateway", "gateway.toml", "more"], "unexpected extra argument (more)"),
+        (["gateway", "key", "new", "a b"], "the name of a key must be letters, digits, - and _"),
+        (["gateway", "key", "nwe", "app"], "Did you mean 'new'?"),
+        (["gateway", "gateway.toml", "--host", "nowhere.invalid"], "cannot listen on nowhere.invalid"),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_one_line_and_exit_code_2(file, capsys, argv, said):
+    assert main(argv) == 2
+    printed = capsys.readouterr()
+    assert said.lower() in printed.err.lower()
+    assert printed.err.count("\n") <= 2
+    assert printed.out == ""
+
+
+def test_a_port_in_use_is_named(file, capsys, free_port):
+    assert main(["gateway", "gateway.toml", "--port", str(free_port)]) == 2
+    assert (
+        f"cannot listen on 127.0.0.1 port {free_port}: Address already in use"
+        in capsys.readouterr().err
+    )
+
+
+@table_test("words", [["gateway", "--help"], ["gateway", "gateway.toml", "--help"]])
+def test_the_help_has_the_options_of_the_server(file, capsys, words):
+    assert main(words) == 0
+    assert "--admin-port PORT" in capsys.readouterr().out
+
+
+@table_test(
+    ("variables", "targets", "models"),
+    [
+        ({}, ["local"], {"*": "local"}),
+        ({"OPENAI_API_KEY": "k"}, ["openai"], {"*": "openai"}),
+        (
+            {"OPENAI_API_KEY": "k", "ANTHROPIC_API_KEY": "k", "GROQ_API_KEY": "k"},
+            ["openai", "anthropic", "groq"],
+            {"claude-*": "anthropic", "*": "openai"},
+        ),
+        ({"ANTHROPIC_API_KEY": "k"}, ["anthropic"], {"*": "anthropic"}),
+    ],
+)
+def test_a_first_file_serves_the_providers_of_the_environment(
+    file, capsys, monkeypatch, variables, targets, models
+):
+    for name in ("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "GROQ_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    file.with_name("first.toml").unlink(missing_ok=True)
+    assert main(["gateway", "init", "first.toml"]) == 0
+    key = capsys.readouterr().err.split()[-1]
+    settings = load_settings("first.toml", environ={})
+    assert [*settings.targets] == targets
+    assert settings.gateway.models == models
+    assert settings.keys["app"].sha256 == sha256(key.encode()).hexdigest()
+    assert main(["gateway", "first.toml", "--check"]) == 0
+
+
+def test_a_file_that_exists_is_not_written_over(file, capsys):
+    before = file.read_text()
+    assert main(["gateway", "init", "gateway.toml"]) == 2
+    assert "gateway.toml: file exists" in capsys.readouterr().err.lower()
+    assert file.read_text() == before

@@ -1,0 +1,16 @@
+"""Gateways for tests."""
+
+import pytest
+from gateways import PROVIDER_KEY
+
+
+@pytest.fixture(autouse=True)
+def provider_key(monkeypatch, no_words_about_providers):
+    """The key of the provider, in the environment."""
+    monkeypatch.setenv("GATEWAY_TEST_KEY", PROVIDER_KEY)
+
+
+@pytest.fixture
+def path(tmp_path):
+    """Where the settings file is written."""
+    return tmp_path / "gateway.toml"

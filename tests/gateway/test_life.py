@@ -1,0 +1,283 @@
+"""A gateway starts, reads its file again and ends, and no call notices."""
+
+import asyncio
+import json
+import re
+import signal
+import subprocess
+import sys
+import urllib.request
+from urllib.error import HTTPError
+
+import pytest
+from gateways import (
+    ANSWER,
+    CHAT,
+    KEY,
+    OTHER,
+    QUICK,
+    read_reply,
+    request_bytes,
+    running,
+    settings,
+    until,
+    upstream,
+)
+
+from stormbreak.http.h1.server_connection import ServerResponse
+
+STREAM = {**CHAT, "stream": True}
+
+
+async def test_a_reload_changes_keys_models_and_limits_at_once(path):
+    async with upstream() as provider, running(path, settings(provider.url)) as gateway:
+        assert (await gateway.ask({**CHAT, "model": "new"})).status == 404
+        path.write_text(settings(provider.url, gateway='models = { new = "main" }', key="rpm = 60"))
+        assert await gateway.gateway.reload()
+        assert [(await gateway.ask({**CHAT, "model": "new"})).status for _ in range(1)] == [200]
+        path.write_text(settings(provider.url).replace("[keys.other]", "[keys.third]"))
+        assert await gateway.gateway.reload()
+        assert (await gateway.ask(key=OTHER)).status == 200
+        path.write_text(settings(provider.url).partition("[keys.other]")[0])
+        assert await gateway.gateway.reload()
+        assert (await gateway.ask(key=OTHER)).status == 401
+        assert gateway.metric('reloads_total{result="ok"}') == 3
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    ["[targets.main", "[keys.app]\nsha256 = 7", "", "[targets.main]\napi_key_env = 'NOT_SET'"],
+)
+async def test_a_wrong_file_changes_nothing_and_says_so(path, caplog, wrong):
+    async with upstream() as provider, running(path, settings(provider.url)) as gateway:
+        path.write_text(wrong)
+        assert not await gateway.gateway.reload()
+        assert (await gateway.ask()).status == 200
+        assert gateway.metric('reloads_total{result="failed"}') == 1
+    assert "the settings stay as they were" in caplog.text
+    assert str(path) in caplog.text
+
+
+async def test_no_call_fails_while_the_file_is_read_a_hundred_times(path, stormbreak_provider):
+    provider = stormbreak_provider("[provider]\nservice = 0.02\nvariation = 0\n")
+    texts = [
+        settings(provider.base_url, key=f"rpm = {rpm}", gateway=f'models = {{ a{rpm} = "main" }}')
+        for rpm in (60_000, 70_000)
+    ]
+    async with running(path, texts[0]) as gateway:
+        statuses, done = [], False
+
+        async def ask():
+            while not done:
+                for payload in (CHAT, STREAM):
+                    reply = await gateway.ask(payload)
+                    statuses.append(reply.status)
+
+        asking = [asyncio.create_task(ask()) for _ in range(8)]
+        for turn in range(100):
+            path.write_text(texts[turn % 2])
+            assert await gateway.gateway.reload()
+        done = True
+        await asyncio.gather(*asking)
+    assert len(statuses) > 50
+    assert set(statuses) == {200}
+
+
+async def test_a_drain_lets_streams_end_and_tells_new_clients(path):
+    go = asyncio.Event()
+
+    async def reply(request, connection):
+        connection.begin(200, "text/event-stream", [])
+        connection.send(b'data: {"choices":[{"index":0,"delta":{"content":"a"}}]}\n\n')
+        await go.wait()
+        connection.send(b'data: {"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\n')
+        connection.send(b"data: [DONE]\n\n")
+        connection.end()
+
+    async with upstream() as provider, running(path, settings(provider.url)) as gateway:
+        provider.reply = reply
+        asking = [asyncio.create_task(gateway.ask(STREAM)) for _ in range(3)]
+        await until(lambda: len(provider.seen) == 3)
+        draining = asyncio.create_task(gateway.gateway.drain())
+        await asyncio.sleep(0.05)
+        with pytest.raises(ConnectionRefusedError):
+            await gateway.ask()
+        go.set()
+        replies = await asyncio.gather(*asking)
+        assert all(each.body.endswith(b"data: [DONE]\n\n") for each in replies)
+        assert {each.ending for each in replies} <= {"kept", "closed"}
+        await asyncio.wait_for(draining, 5)
+
+
+async def test_what_does_not_end_within_the_grace_is_told_so(path):
+    async def reply(request, connection):
+        if b'"stream"' in request.body:
+            connection.begin(200, "text/event-stream", [])
+            connection.send(b'data: {"choices":[{"index":0,"delta":{"content":"a"}}]}\n\n')
+        await asyncio.sleep(30)
+
+    text = "grace = 0.1"
+    async with (
+        upstream() as provider,
+        running(path, settings(provider.url, gateway=text)) as gateway,
+    ):
+        provider.reply = reply
+        asking = [asyncio.create_task(gateway.ask(payload)) for payload in (CHAT, STREAM)]
+        await until(lambda: len(provider.seen) == 2)
+        await asyncio.wait_for(gateway.gateway.drain(), 5)
+        plain, stream = await asyncio.gather(*asking)
+    assert (plain.status, plain.json["error"]["code"]) == (503, "draining")
+    assert plain.headers["retry-after"] == "1"
+    assert (stream.status, stream.ending) == (200, "cut")
+    assert json.loads(stream.events[-1])["error"]["code"] == "draining"
+
+
+async def test_a_target_that_changes_lets_its_calls_end_there(path):
+    go = asyncio.Event()
+
+    async def slow(request, connection):
+        await go.wait()
+        return ServerResponse(200, json.dumps(ANSWER).encode())
+
+    async with upstream() as one, upstream() as two, running(path, settings(one.url)) as gateway:
+        one.reply = slow
+        asking = asyncio.create_task(gateway.ask())
+        await until(lambda: one.seen)
+        path.write_text(settings(two.url))
+        assert await gateway.gateway.reload()
+        assert (await gateway.ask()).status == 200
+        go.set()
+        assert (await asking).status == 200
+    assert (len(one.seen), len(two.seen)) == (1, 1)
+
+
+async def test_a_key_from_a_file_is_read_again(path):
+    secret = path.with_name("key.txt")
+    secret.write_text("sk-first-key-of-the-file-1\n")
+    async with upstream() as provider:
+        text = settings(provider.url).replace(
+            'api_key_env = "GATEWAY_TEST_KEY"', 'api_key_file = "key.txt"'
+        )
+        async with running(path, text) as gateway:
+            await gateway.ask()
+            secret.write_text("sk-second-key-of-the-file-2\n")
+            assert await gateway.gateway.reload()
+            await gateway.ask()
+            secret.unlink()
+            assert not await gateway.gateway.reload()
+            assert (await gateway.ask()).status == 200
+    keys = [request.headers[b"authorization"].decode()[7:] for request in provider.seen]
+    assert keys == ["sk-first-key-of-the-file-1", *["sk-second-key-of-the-file-2"] * 2]
+
+
+# ------------------------------------------------------------------ the process
+
+
+@pytest.fixture
+def process(path, stormbreak_provider):
+    """Start `stormbreak gateway` on a provider; return it, and its two addresses."""
+    started = []
+
+    def start(scenario=QUICK, **options):
+        provider = stormbreak_provider(scenario)
+        text = settings(provider.base_url, **options).replace(
+            'admin_port = "none"', "admin_port = 0"
+        )
+        path.write_text(text)
+        program = [sys.executable, "-m", "stormbreak", "gateway", path]
+        running = subprocess.Popen(
+            program, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        started.append(running)
+        urls = [running.stdout.readline().split(" on ")[1].strip() for _ in range(2)]
+        return running, *urls
+
+    yield start
+    for each in started:
+        each.kill()
+        each.wait()
+        each.stdout.close()
+        each.stderr.close()
+
+
+def get(url):
+    try:
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            return answer.status, answer.read().decode()
+    except HTTPError as error:
+        return error.code, error.read().decode()
+
+
+def test_the_process_serves_reloads_and_ends_on_signals(process, path):
+    gateway, url, admin = process("[provider]\nservice = 0.5\nvariation = 0\n")
+    assert get(f"{admin}/ready") == (200, "ready\n")
+    assert get(f"{admin}/live") == (200, "live\n")
+    port = int(url.rpartition(":")[2])
+
+    async def use():
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(request_bytes("/v1/chat/completions", CHAT))
+        assert (await read_reply(reader)).status == 200
+        path.write_text(path.read_text() + "\n[nonsense]\n")
+        gateway.send_signal(signal.SIGHUP)
+        await until(lambda: 'reloads_total{result="failed"} 1' in get(f"{admin}/metrics")[1])
+        path.write_text(path.read_text().replace("[nonsense]", "# changed"))
+        await until(
+            lambda: 'reloads_total{result="ok"} 1' in get(f"{admin}/metrics")[1]
+        )  # it watches
+        writer.write(request_bytes("/v1/chat/completions", STREAM))
+        await reader.readuntil(b"\r\n\r\n")
+        gateway.send_signal(signal.SIGTERM)
+        await until(lambda: get(f"{admin}/ready")[0] == 503)
+        rest = await reader.read()
+        writer.close()
+        assert rest.endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n")
+
+    asyncio.run(use())
+    assert gateway.wait(10) == 0
+    log = gateway.stderr.read()
+    assert re.search(
+        r"INFO POST /v1/chat/completions 200 [\d.]+s key=app model=main target=main=", log
+    )
+    assert "the settings stay as they were" in log
+    assert "unknown key nonsense" in log
+    assert "Traceback" not in log
+    for secret in (KEY, "tell me", "canary"):
+        assert secret not in log
+
+
+def test_the_metrics_of_the_gateway_and_of_its_engine_are_on_one_page(process):
+    _, url, admin = process()
+    request = urllib.request.Request(
+        f"{url}/v1/chat/completions",
+        json.dumps(CHAT).encode(),
+        {"authorization": f"Bearer {KEY}", "content-type": "application/json"},
+    )
+    with urllib.request.urlopen(request, timeout=5) as answer:
+        assert answer.status == 200
+    status, text = get(f"{admin}/metrics")
+    assert status == 200
+    labels = 'key="app",endpoint="/v1/chat/completions",status="200"'
+    assert f"stormbreak_gateway_requests_total{{{labels}}} 1" in text
+    assert "stormbreak_attempts_total" in text
+    assert json.loads(get(f"{admin}/state")[1])["counts"]["calls"] == 1
+
+
+def test_a_second_signal_ends_at_once(process):
+    gateway, url, _ = process(
+        '[provider]\nservice = 0.001\nvariation = 0\n[[faults]]\nkind = "hang"\n'
+    )
+    port = int(url.rpartition(":")[2])
+
+    async def use():
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(request_bytes("/v1/chat/completions", CHAT))
+        await asyncio.sleep(0.3)
+        gateway.send_signal(signal.SIGTERM)
+        await asyncio.sleep(0.3)
+        assert gateway.poll() is None
+        gateway.send_signal(signal.SIGINT)
+        writer.close()
+
+    asyncio.run(use())
+    assert gateway.wait(10) == 0

@@ -1,0 +1,272 @@
+"""Limits of client keys: calls wait for some of them, and none passes a spend limit by a cent."""
+
+import asyncio
+import json
+import time
+from contextlib import asynccontextmanager
+from decimal import Decimal
+
+import pytest
+from gateways import ANSWER, CHAT, KEY, OTHER, running, settings, until, upstream
+from table_test import table_test
+
+from stormbreak.errors import ConfigurationError
+from stormbreak.gateway.keys import GUESSES
+from stormbreak.gateway.process import Gateway
+from stormbreak.http.h1.server_connection import ServerResponse
+
+STREAM = {**CHAT, "stream": True}
+PATIENT = "patience = 0.3\n"
+PRICE = Decimal("0.001")  # of a token
+
+
+class Prices:
+    """Each token costs the same."""
+
+    def cost_of(self, usage):
+        return PRICE * usage.total
+
+    max_cost_of = max_cost_within = cost_of
+
+
+@asynccontextmanager
+async def limited(path, key, **options):
+    text = {"key": key, "top": PATIENT, **options}
+    async with (
+        upstream() as provider,
+        running(path, settings(provider.url, **text), prices=lambda *_: Prices()) as gateway,
+    ):
+        yield gateway, provider
+
+
+async def test_calls_over_a_rate_wait_and_are_refused_when_their_patience_is_over(path):
+    async with limited(path, "rpm = 600\n") as (gateway, provider):
+        began = time.monotonic()
+        replies = await asyncio.gather(*(gateway.ask() for _ in range(30)))
+        took = time.monotonic() - began
+        others = await asyncio.gather(*(gateway.ask(key=OTHER) for _ in range(30)))
+    good = [reply for reply in replies if reply.status == 200]
+    assert 10 <= len(good) <= 15  # ten at once, and some within the patience
+    assert took < 2
+    for reply in replies:
+        if reply.status != 200:
+            assert (reply.status, reply.json["error"]["code"]) == (429, "key_limit")
+            assert int(reply.headers["retry-after"]) >= 1
+            assert "x-should-retry" not in reply.headers
+    assert [reply.status for reply in others] == [200] * 30
+    assert len(provider.seen) == len(good) + 30
+
+
+async def test_calls_beyond_those_in_flight_wait_for_their_turn(path):
+    at_once, most, go = 0, 0, asyncio.Event()
+
+    async def reply(request, connection):
+        nonlocal at_once, most
+        at_once += 1
+        most = max(most, at_once)
+        await asyncio.sleep(0.02)
+        at_once -= 1
+        return ServerResponse(200, json.dumps(ANSWER).encode())
+
+    async with limited(path, "max_in_flight = 2\n", top="patience = 5\n") as (gateway, provider):
+        provider.reply = reply
+        replies = await asyncio.gather(*(gateway.ask() for _ in range(8)))
+        assert [each.status for each in replies] == [200] * 8
+        assert most == 2
+
+        async def slow(request, connection):
+            connection.begin(200, "text/event-stream", [])
+            connection.send(b'data: {"choices":[{"index":0,"delta":{"content":"a"}}]}\n\n')
+            await go.wait()
+            connection.break_off()
+
+        provider.reply = slow
+        streams = [asyncio.create_task(gateway.ask(STREAM)) for _ in range(2)]
+        await until(lambda: len(provider.seen) == 10)
+        third = asyncio.create_task(gateway.ask())
+        await asyncio.sleep(0.1)
+        assert len(provider.seen) == 10  # a stream holds its place until its end, however it ends
+        go.set()
+        provider.reply = reply
+        assert (await third).status == 200
+        await asyncio.gather(*streams)
+
+
+async def test_a_client_that_leaves_gives_its_place_back(path):
+    go = asyncio.Event()
+
+    async def hang(request, connection):
+        await go.wait()
+
+    async with limited(path, "max_in_flight = 1\n", top="patience = 5\n") as (gateway, provider):
+        provider.reply = hang
+        asking = asyncio.create_task(gateway.ask())
+        await until(lambda: provider.seen)
+        asking.cancel()
+        provider.reply = ServerResponse(200, json.dumps(ANSWER).encode())
+        assert (await gateway.ask()).status == 200
+
+
+async def test_tokens_are_settled_by_their_usage(path):
+    used = {**ANSWER, "usage": {"prompt_tokens": 590, "completion_tokens": 10, "total_tokens": 600}}
+    async with limited(path, "tpm = 3600\n") as (gateway, provider):
+        provider.reply = ServerResponse(200, json.dumps(used).encode())
+        first = await gateway.ask({**CHAT, "max_tokens": 20})
+        later = await gateway.ask({**CHAT, "max_tokens": 20})
+    assert first.status == 200
+    assert later.status == 429  # 600 tokens are ten seconds of its rate
+    assert 5 <= int(later.headers["retry-after"]) <= 11
+
+
+async def test_a_failure_upstream_is_not_held_against_the_key(path):
+    async with limited(path, "rpm = 6000\n", top=f"{PATIENT}[retry]\nmax_attempts = 1\n") as (
+        gateway,
+        provider,
+    ):
+        provider.reply = ServerResponse(429, b"{}", (("retry-after", "30"),))
+        assert (await gateway.ask()).status == 429
+        queue = gateway.gateway._limits.queues._engine
+        (state,) = queue.snapshot(0.0)["targets"].values()
+        assert (state["cooldown"], state["in_flight"], state["queued"]) == (0.0, 0, 0)
+
+
+SPEND = "[keys.app.spend]\nmax_usd = {}\n{}"
+
+
+@table_test("payload", [CHAT, STREAM])
+async def test_two_hundred_calls_at_once_never_pass_a_spend_limit(path, payload):
+    """Each answer uses all of its tokens, and costs ten cents; its prompt might be longer, which is reserved, too."""
+    used = {"prompt_tokens": 10, "completion_tokens": 90, "total_tokens": 100}
+    event = json.dumps(
+        {
+            "choices": [{"index": 0, "delta": {"content": "a"}, "finish_reason": "stop"}],
+            "usage": used,
+        }
+    )
+    plain = json.dumps({**ANSWER, "usage": used}).encode()
+
+    async def reply(request, connection):
+        await asyncio.sleep(0.01)
+        if b'"stream":true' not in request.body.replace(b" ", b""):
+            return ServerResponse(200, plain)
+        connection.begin(200, "text/event-stream", [])
+        connection.send(f"data: {event}\n\ndata: [DONE]\n\n".encode())
+        connection.end()
+        return None
+
+    async with limited(path, SPEND.format(2, "")) as (gateway, provider):
+        provider.reply = reply
+        asked = {**payload, "max_tokens": 90}
+        replies = await asyncio.gather(*(gateway.ask(asked) for _ in range(200)))
+        served = sum(reply.status == 200 for reply in replies)
+        more = [(await gateway.ask(asked)).status for _ in range(30)]
+        spent = gateway.metric("key_spent_usd")
+        assert (await gateway.ask(asked, key=OTHER)).status == 200
+    paid = served + more.count(200)
+    assert len(provider.seen) - 1 == paid > 15
+    assert spent == pytest.approx(0.1 * paid)
+    assert spent <= 2
+    refused = next(reply for reply in replies if reply.status != 200)
+    assert refused.status == 429
+    assert refused.json["error"]["code"] == "stormbreak_spend"
+
+
+async def test_what_a_cancelled_call_may_cost_is_spent(path):
+    async def hang(request, connection):
+        await asyncio.sleep(30)
+
+    async with limited(path, SPEND.format(2, "")) as (gateway, provider):
+        provider.reply = hang
+        asking = asyncio.create_task(gateway.ask({**CHAT, "max_tokens": 90}))
+        await until(lambda: provider.seen)
+        asking.cancel()
+        await until(lambda: gateway.metric("in_flight") == 0)
+        assert gateway.metric("key_spent_usd") > 0.09
+
+
+async def test_every_attempt_is_paid_and_a_retry_that_cannot_be_paid_is_not_made(path):
+    async with limited(path, SPEND.format("0.4", "")) as (gateway, provider):
+        provider.reply = lambda request, connection: (
+            connection.abort()
+        )  # it may have been processed
+        reply = await gateway.ask({**CHAT, "max_tokens": 90})
+        assert reply.status in (429, 502)
+        assert len(provider.seen) == 1
+        assert Decimal("0.1") < gateway.metric("key_spent_usd") <= 0.4
+
+
+async def test_a_request_without_a_bound_gets_one_or_is_refused(path):
+    async with limited(path, SPEND.format(2, "")) as (gateway, provider):
+        reply = await gateway.ask()
+        assert (reply.status, reply.json["error"]["code"]) == (400, "stormbreak_cost")
+        assert provider.seen == []
+    async with limited(path, SPEND.format(2, "max_output_tokens = 50")) as (gateway, provider):
+        assert (await gateway.ask()).status == 200
+        assert provider.bodies[0]["max_tokens"] == 50
+
+
+async def test_a_spend_limit_comes_back_with_its_period(path):
+    async with limited(path, SPEND.format("0.4", "period = 0.5\n")) as (gateway, provider):
+        provider.reply = ServerResponse(
+            200,
+            json.dumps(
+                {**ANSWER, "usage": {"prompt_tokens": 10, "completion_tokens": 140}}
+            ).encode(),
+        )
+        asked = {**CHAT, "max_tokens": 150}
+        statuses = [(await gateway.ask(asked)).status for _ in range(2)]
+        assert statuses == [200, 429]
+        await asyncio.sleep(0.6)
+        assert (await gateway.ask(asked)).status == 200
+
+
+async def test_a_key_sees_its_own_limits_and_what_it_has_spent(path):
+    async with limited(path, "rpm = 600\n" + SPEND.format(2, "period = 60\n")) as (gateway, _):
+        before = (await gateway.ask(None, "/v1/usage", method="GET")).json
+        await gateway.ask({**CHAT, "max_tokens": 90})
+        mine = (await gateway.ask(None, "/v1/usage", method="GET")).json
+        other = (await gateway.ask(None, "/v1/usage", method="GET", key=OTHER)).json
+    assert before["spend"] == {"limit": "2", "spent": "0", "reserved": "0", "ends": None}
+    assert (mine["key"], mine["rpm"], mine["tpm"]) == ("app", 600, None)
+    assert (mine["spend"]["spent"], mine["spend"]["reserved"]) == ("0.015", "0.000")
+    assert 50 < mine["spend"]["ends"] <= 60
+    assert other["spend"] is None
+
+
+# ------------------------------------------------------------------ wrong keys
+
+
+async def test_wrong_keys_are_throttled_by_address_and_valid_ones_are_not(path):
+    async with limited(path, "") as (gateway, provider):
+        for _ in range(3):
+            replies = await asyncio.gather(*(gateway.ask(key=f"sb-{n}") for n in range(GUESSES)))
+        assert {reply.status for reply in replies} == {429}
+        assert int(replies[0].headers["retry-after"]) >= 1
+        assert [(await gateway.ask(key=key)).status for key in (KEY, OTHER)] == [200, 200]
+        assert gateway.metric('requests_total{key="-"') == 3 * GUESSES
+    assert len(provider.seen) == 2
+
+
+@table_test(
+    ("old", "new", "said"),
+    [
+        ("[keys.app]", "[targets.spare]\nprovider = 'local'\n[keys.app]", None),
+        ("labels", "labels = { 'A B' = 'x' }\n", "the name of a label must be"),
+        ("tenant", 'tenant = "\\u0007"\n', "keys.app.tenant must be printable"),
+    ],
+)
+async def test_a_file_that_cannot_be_served_says_why(path, old, new, said):
+    text = settings("http://127.0.0.1:1/v1", key=new if said else "")
+    path.write_text(text)
+    if said is None:
+        Gateway(path)
+    else:
+        with pytest.raises(ConfigurationError, match=said) as caught:
+            Gateway(path)
+        assert str(caught.value).startswith(str(path))
+
+
+async def test_a_gateway_without_keys_does_not_start(path):
+    path.write_text("[targets.main]\nprovider = 'local'\n")
+    with pytest.raises(ConfigurationError, match="it has no client key: add the lines"):
+        Gateway(path)

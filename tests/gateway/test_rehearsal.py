@@ -1,0 +1,102 @@
+"""`stormbreak gateway rehearse`: a storm is played to the gateway of a file, and its clients are counted."""
+
+import json
+
+import pytest
+
+from stormbreak.cli.main import main
+
+FILE = """
+[targets.first]
+provider = "openai"
+model = "gpt-4.1"
+
+[targets.same]
+provider = "openai"
+model = "gpt-4.1-mini"
+
+[targets.spare]
+base_url = "https://spare.example.com/v1"
+api_key_env = "NOT_SET"
+model = "large"
+
+[pools.both]
+targets = ["first", "spare"]
+
+[retry]
+max_attempts = 1
+
+[keys.app]
+sha256 = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
+rpm = 1
+"""
+STORM = """
+duration = 4
+[provider]
+service = 0.05
+[[faults]]
+kind = "503"
+share = 1
+[load]
+rate = 20
+arrivals = "even"
+deadline = 2
+timeout = 2
+"""
+
+
+@pytest.fixture
+def rehearse(tmp_path, monkeypatch, capsys, no_words_about_providers):
+    """Play the storm, in which the first target refuses everything; return what was printed."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "gateway.toml").write_text(FILE)
+    (tmp_path / "storm.toml").write_text(STORM)
+
+    def run(*options):
+        code = main(
+            [
+                "gateway",
+                "rehearse",
+                "gateway.toml",
+                "--scenario",
+                "storm.toml",
+                "--speed",
+                "2",
+                *options,
+            ]
+        )
+        return code, capsys.readouterr()
+
+    return run
+
+
+def test_clients_of_a_target_in_a_storm_see_its_failures(rehearse):
+    code, printed = rehearse("--json", "--model", "same", "--assert", "success >= 0.5")
+    seen = json.loads(printed.out)
+    assert code == 1
+    assert (seen["success"], seen["calls"], seen["openings"]) == (0.0, 80, None)
+    assert sum(seen["statuses"].values()) == 80
+    assert set(seen["statuses"]) <= {"503", "504"}  # late, where the machine is busy
+    assert "--assert does not hold: success >= 0.5" in printed.err
+
+
+def test_clients_of_a_pool_see_its_fallback(rehearse):
+    """Neither a provider nor a key is needed, and the limits of the keys in the file do not hold."""
+    code, printed = rehearse("--json", "--model", "both", "--assert", "success == 1")
+    seen = json.loads(printed.out)
+    assert (code, seen["statuses"]) == (0, {"200": 80})
+    assert 1 < seen["amplification"] <= 2
+    assert seen["scenario"] == "storm"
+
+
+def test_the_tables_name_the_scenario_and_the_model(rehearse):
+    code, printed = rehearse("--duration", "1")
+    assert code == 0
+    assert "storm, first" in printed.out
+    assert "503" in printed.out
+
+
+def test_an_unknown_model_is_named(rehearse):
+    code, printed = rehearse("--model", "gpt-9")
+    assert code == 2
+    assert "gateway.toml serves no model 'gpt-9'; known: first, same, spare, both" in printed.err

@@ -1,0 +1,345 @@
+"""What the gateway takes, what it passes on in both directions, and what it refuses, in the format of the endpoint."""
+
+import asyncio
+import json
+from contextlib import asynccontextmanager
+
+import pytest
+from gateways import (
+    ANSWER,
+    CHAT,
+    KEY,
+    OTHER,
+    PROVIDER_KEY,
+    running,
+    settings,
+    upstream,
+)
+from table_test import table_test
+
+from stormbreak.http.h1.server_connection import ServerResponse
+
+MESSAGES = {**CHAT, "max_tokens": 100}
+
+
+@asynccontextmanager
+async def through(path, **options):
+    """A gateway before a provider that notes what comes."""
+    async with upstream() as provider, running(path, settings(provider.url, **options)) as gateway:
+        yield gateway, provider
+
+
+async def test_a_call_reaches_the_target_with_its_model_and_its_key(path):
+    payload = {**CHAT, "temperature": 0.5, "unknown": [1, None]}
+    async with through(path) as (gateway, provider):
+        reply = await gateway.ask(payload)
+    (seen,) = provider.seen
+    assert (reply.status, reply.json) == (200, ANSWER)
+    assert seen.path == "/v1/chat/completions"
+    assert seen.headers[b"authorization"] == f"Bearer {PROVIDER_KEY}".encode()
+    assert provider.bodies == [{**payload, "model": "storm-1"}]
+
+
+async def test_a_body_that_needs_no_change_is_sent_as_it_came(path):
+    body = b'{ "model":"storm-1" ,"messages":[{"role":"user","content":"\\u0041"}] }'
+    async with through(path, gateway='models = { "storm-1" = "main" }') as (gateway, provider):
+        assert (await gateway.ask(body)).status == 200
+    assert provider.seen[0].body == body
+
+
+async def test_headers_are_passed_on_by_an_allow_list(path):
+    theirs = [
+        "anthropic-beta: tools", "openai-beta: assistants=v2", "anthropic-version: 2024-01-01", "cookie: secret=1",
+        "x-forwarded-for: 10.0.0.1", "openai-organization: org-1", "user-agent: theirs", "x-other: 1",
+    ]  # fmt: skip
+    answer = ServerResponse(
+        200,
+        json.dumps(ANSWER).encode(),
+        (
+            ("x-request-id", "req_1"), ("set-cookie", "a=b"), ("x-ratelimit-remaining-requests", "7"),
+            ("openai-organization", "org-ours"), ("openai-processing-ms", "12"), ("server", "theirs"),
+        ),
+    )  # fmt: skip
+    async with through(path) as (gateway, provider):
+        provider.reply = answer
+        reply = await gateway.ask(headers=theirs)
+    sent = provider.seen[0].headers
+    assert (sent[b"anthropic-beta"], sent[b"openai-beta"]) == (b"tools", b"assistants=v2")
+    assert sent[b"anthropic-version"] == b"2024-01-01"
+    assert sent[b"user-agent"] == b"stormbreak"
+    assert not {b"cookie", b"x-forwarded-for", b"openai-organization", b"x-other"} & sent.keys()
+    assert KEY.encode() not in b"".join(sent.values())
+    got = reply.headers
+    assert (got["x-request-id"], got["openai-processing-ms"]) == ("req_1", "12")
+    assert got["x-ratelimit-remaining-requests"] == "7"
+    assert not {"set-cookie", "openai-organization", "server"} & got.keys()
+    assert (got["x-stormbreak-attempts"], got["x-stormbreak-request-id"][:3]) == ("1", "gw_")
+    assert got["x-stormbreak-target"].startswith("main=")
+
+
+async def test_a_key_with_limits_of_its_own_learns_nothing_of_the_account(path):
+    limits = (("x-ratelimit-limit-requests", "100"), ("anthropic-ratelimit-tokens-limit", "9"))
+    async with through(path, key="rpm = 6000") as (gateway, provider):
+        provider.reply = ServerResponse(200, json.dumps(ANSWER).encode(), limits)
+        limited, free = await gateway.ask(), await gateway.ask(key=OTHER)
+    assert not any("ratelimit" in name for name in limited.headers)
+    assert free.headers["x-ratelimit-limit-requests"] == "100"
+    assert free.headers["anthropic-ratelimit-tokens-limit"] == "9"
+
+
+async def test_an_idempotency_key_of_one_client_is_not_that_of_another(path):
+    """A provider answers a repeated one with the earlier answer, which is somebody else's."""
+    header = ["idempotency-key: 1"]
+    async with through(path) as (gateway, provider):
+        for key in (KEY, KEY, OTHER):
+            assert (await gateway.ask(key=key, headers=header)).status == 200
+    first, again, other = (seen.headers[b"idempotency-key"] for seen in provider.seen)
+    assert first == again != other
+    assert first != b"1"
+
+
+@table_test(
+    ("path_", "payload", "answer"),
+    [
+        ("/v1/chat/completions", CHAT, ANSWER),
+        ("/v1/embeddings", {"model": "main", "input": "x"},
+         {"data": [{"index": 0, "object": "embedding", "embedding": [0.1]}], "object": "list",
+          "usage": {"prompt_tokens": 1, "total_tokens": 1}}),
+        ("/v1/completions", {"model": "main", "prompt": "x"},
+         {"choices": [{"index": 0, "text": "y", "finish_reason": "stop"}]}),
+        ("/v1/messages", MESSAGES,
+         {"type": "message", "role": "assistant", "content": [{"type": "text", "text": "y"}],
+          "stop_reason": "end_turn", "usage": {"input_tokens": 1, "output_tokens": 1}}),
+        ("/v1/messages?beta=true", MESSAGES,
+         {"type": "message", "role": "assistant", "content": [{"type": "text", "text": "y"}],
+          "stop_reason": "end_turn", "usage": {"input_tokens": 1, "output_tokens": 1}}),
+        ("/v1/messages/count_tokens", CHAT, {"input_tokens": 12}),
+        ("/v1/responses", {"model": "main", "input": "x"},
+         {"object": "response", "status": "completed",
+          "output": [{"type": "message", "content": [{"type": "output_text", "text": "y"}]}]}),
+    ],
+)  # fmt: skip
+async def test_every_endpoint_leads_to_the_same_one_of_the_provider(path, path_, payload, answer):
+    async with through(path) as (gateway, provider):
+        provider.reply = ServerResponse(200, json.dumps(answer).encode())
+        reply = await gateway.ask(payload, path_)
+    assert (reply.status, reply.json) == (200, answer)
+    (seen,) = provider.seen
+    assert seen.path + (f"?{seen.query}" if seen.query else "") == path_
+
+
+async def test_the_models_of_a_key_are_listed(path):
+    gateway = '[gateway.models]\n"gpt-4.1" = "main"\nsmall = "main"'
+    async with through(path, gateway=gateway, key='models = ["small"]') as (running_, _):
+        mine = await running_.ask(None, "/v1/models", method="GET")
+        all_ = await running_.ask(None, "/v1/models", method="GET", key=OTHER)
+    assert [each["id"] for each in mine.json["data"]] == ["small"]
+    assert [each["id"] for each in all_.json["data"]] == ["gpt-4.1", "small", "main"]
+
+
+@table_test(
+    ("request_", "status", "code"),
+    [
+        ({"key": None}, 401, "missing_api_key"),
+        ({"key": "sb-wrong"}, 401, "invalid_api_key"),
+        ({"key": ""}, 401, "invalid_api_key"),
+        ({"path": "/v1/images/generations"}, 404, "unknown_url"),
+        ({"path": "/v1/chat/completions/../models"}, 404, "unknown_url"),
+        ({"path": "/"}, 404, "unknown_url"),
+        ({"method": "GET", "payload": None}, 405, "method_not_allowed"),
+        ({"path": "/v1/models"}, 405, "method_not_allowed"),
+        ({"payload": {**CHAT, "model": "gpt-9"}}, 404, "model_not_found"),
+        ({"payload": {**CHAT, "model": "small"}}, 403, "model_not_allowed"),
+        ({"payload": b"no json"}, 400, "invalid_body"),
+        ({"payload": b""}, 400, "invalid_body"),
+        ({"payload": b"[]"}, 400, "invalid_body"),
+        ({"payload": {"messages": []}}, 400, "invalid_body"),
+        ({"payload": {**CHAT, "model": 7}}, 400, "invalid_body"),
+        ({"payload": {**CHAT, "n": "x"}}, 400, "invalid_body"),
+        ({"payload": {**CHAT, "deferred": True}}, 400, "invalid_body"),
+        ({"headers": ["content-encoding: gzip"]}, 400, "content_encoding"),
+        ({"headers": ["x-stormbreak-tenant: other"]}, 400, "invalid_header"),
+        ({"headers": ["x-stormbreak-priority: interactive"]}, 400, "invalid_header"),
+        ({"headers": ["x-stormbreak-deadline: soon"]}, 400, "invalid_header"),
+        ({"headers": ["anthropic-beta: \u00e4"]}, 400, "invalid_header"),
+    ],
+)
+async def test_what_cannot_be_sent_is_refused_without_an_attempt(path, request_, status, code):
+    options = {"gateway": '[gateway.models]\nsmall = "main"', "key": 'models = ["main"]'}
+    async with through(path, **options) as (gateway, provider):
+        reply = await gateway.ask(**request_)
+        assert (reply.status, reply.json["error"]["code"]) == (status, code)
+        assert reply.headers["x-should-retry"] == "false"
+        assert provider.seen == []
+        assert (await gateway.ask()).status == 200
+
+
+async def test_an_error_has_the_format_of_its_endpoint(path):
+    async with through(path) as (gateway, _):
+        reply = await gateway.ask({**MESSAGES, "model": "gpt-9"}, "/v1/messages")
+    assert reply.json == {
+        "type": "error",
+        "error": {"type": "not_found_error", "message": "no model is called 'gpt-9'"},
+    }
+
+
+async def test_a_prompt_in_the_place_of_a_model_is_not_repeated(path, caplog):
+    caplog.set_level("INFO")
+    secret = "sk-hunter2hunter2hunter2"
+    async with through(path) as (gateway, _):
+        reply = await gateway.ask({**CHAT, "model": secret})
+        await gateway.ask(None, f"/{secret}", method="GET")
+    assert secret.encode() not in reply.body
+    assert secret not in caplog.text
+
+
+async def test_both_headers_for_a_key_are_read(path):
+    async with through(path) as (gateway, _):
+        for header in (f"x-api-key: {KEY}", f"Authorization: bearer {KEY}"):
+            assert (await gateway.ask(key=None, headers=[header])).status == 200
+        assert (await gateway.ask(key=None, headers=[f"Authorization: Basic {KEY}"])).status == 401
+        twice = [f"authorization: Bearer {KEY}"]
+        assert (await gateway.ask(headers=twice)).status == 400
+
+
+# ------------------------------------------------------------------ errors of the provider
+
+
+@table_test(
+    ("status", "body", "got"),
+    [
+        (400, {"error": {"message": "bad", "type": "invalid_request_error", "code": None}}, 400),
+        (404, {"error": {"message": "no such model", "code": "model_not_found"}}, 404),
+        (400, {"error": {"message": "too long", "code": "context_length_exceeded"}}, 400),
+        (422, {"detail": "unusual"}, 422),
+    ],
+)
+async def test_an_error_about_the_request_stays_as_it_came(path, status, body, got):
+    async with through(path) as (gateway, provider):
+        provider.reply = ServerResponse(status, json.dumps(body).encode())
+        reply = await gateway.ask()
+    assert (reply.status, reply.json) == (got, body)
+    assert reply.headers["x-should-retry"] == "false"
+    assert len(provider.seen) == 1
+
+
+@table_test(
+    ("status", "body", "code"),
+    [
+        (401, {"error": {"message": f"Incorrect API key provided: {PROVIDER_KEY[:8]}***"}}, "upstream_auth"),
+        (403, {"error": {"message": "no access"}}, "upstream_auth"),
+        (429, {"error": {"message": "quota", "code": "insufficient_quota"}}, "upstream_billing"),
+        (402, {"error": {"message": "pay"}}, "upstream_billing"),
+        (307, {"location": "elsewhere"}, "upstream_redirected"),
+    ],
+)  # fmt: skip
+async def test_an_error_about_our_account_is_ours(path, status, body, code):
+    async with through(path) as (gateway, provider):
+        provider.reply = ServerResponse(
+            status, json.dumps(body).encode(), (("location", "https://elsewhere.invalid/"),)
+        )
+        reply = await gateway.ask()
+    assert (reply.status, reply.json["error"]["code"]) == (502, code)
+    assert PROVIDER_KEY[:8].encode() not in reply.body
+    assert "location" not in reply.headers
+
+
+@table_test("status", [400, 404, 500])
+async def test_no_error_shows_the_key_of_the_provider(path, status):
+    body = json.dumps({"error": {"message": f"headers: Bearer {PROVIDER_KEY}"}}).encode()
+    top = "[retry]\nmax_attempts = 1\n"
+    async with through(path, top=top) as (gateway, provider):
+        provider.reply = ServerResponse(status, body)
+        reply = await gateway.ask()
+    assert reply.status == status
+    assert PROVIDER_KEY.encode() not in reply.body
+
+
+# ------------------------------------------------------------------ pools, state, deadlines
+
+POOL = """
+[targets.second]
+base_url = "{url}"
+model = "storm-2"
+
+[pools.both]
+targets = ["main", "second"]
+"""
+
+
+async def test_requests_with_state_need_a_model_of_a_single_target(path):
+    responses = {"model": "both", "input": "x"}
+    answer = {"object": "response", "status": "completed", "output": []}
+    async with upstream() as provider:
+        text = settings(provider.url, more=POOL.format(url=provider.url))
+        provider.reply = ServerResponse(200, json.dumps(answer).encode())
+        async with running(path, text) as gateway:
+            for field in (
+                {"previous_response_id": "r"},
+                {"conversation": "c"},
+                {"background": True},
+            ):
+                reply = await gateway.ask({**responses, **field}, "/v1/responses")
+                assert (reply.status, reply.json["error"]["code"]) == (400, "stateful_request")
+                await gateway.ask({**responses, **field, "model": "main"}, "/v1/responses")
+            assert [body["model"] for body in provider.bodies] == ["storm-1"] * 3
+            plain = {**responses, "background": False, "conversation": None}
+            await gateway.ask(plain, "/v1/responses")
+            assert len(provider.seen) == 4
+
+
+async def test_a_job_at_the_provider_is_never_started_twice(path):
+    async with through(path) as (gateway, provider):
+        provider.reply = ServerResponse(503, b"{}")
+        await gateway.ask({"model": "main", "input": "x", "background": True}, "/v1/responses")
+    assert len(provider.seen) == 1
+
+
+async def test_a_pool_falls_back_and_says_so(path):
+    async with upstream() as provider:
+        provider.reply = lambda request, _: (
+            ServerResponse(503, b"{}")
+            if b"storm-1" in request.body
+            else ServerResponse(200, json.dumps(ANSWER).encode())
+        )
+        text = settings(
+            provider.url, more=POOL.format(url=provider.url), top="[retry]\nmax_attempts = 1\n"
+        )
+        async with running(path, text) as gateway:
+            reply = await gateway.ask({**CHAT, "model": "both"})
+    assert reply.status == 200
+    assert reply.headers["x-stormbreak-target"].startswith("second=")
+    assert reply.headers["x-stormbreak-attempts"] == "2"
+    assert [body["model"] for body in provider.bodies] == ["storm-1", "storm-2"]
+
+
+@table_test("header", ["x-stormbreak-deadline: 0.2", "x-stainless-read-timeout: 0.2"])
+async def test_the_deadline_of_the_client_bounds_the_call(path, header):
+    async with through(path) as (gateway, provider):
+        provider.reply = lambda *_: asyncio.sleep(30)
+        reply = await asyncio.wait_for(gateway.ask(headers=[header]), 5)
+    assert (reply.status, reply.json["error"]["code"]) == (504, "upstream_timeout")
+
+
+@pytest.mark.parametrize("where", ["key", "top"])
+async def test_the_shortest_deadline_holds(path, where):
+    async with through(path, **{where: "deadline = 0.2\n"}) as (gateway, provider):
+        provider.reply = lambda *_: asyncio.sleep(30)
+        late = ["x-stormbreak-deadline: 60"]
+        reply = await asyncio.wait_for(gateway.ask(headers=late), 5)
+    assert reply.status == 504
+
+
+async def test_a_name_that_ends_in_an_asterisk_takes_all_that_begin_so(path):
+    models = 'models = { "gpt-*" = "main", "gpt-9" = "main" }'
+    options = {"gateway": models, "key": 'models = ["gpt-9*", "main"]'}
+    async with through(path, **options) as (gateway, provider):
+        for name in ("gpt-9-turbo", "gpt-9", "main"):
+            assert (await gateway.ask({**CHAT, "model": name})).status == 200
+        assert (await gateway.ask({**CHAT, "model": "gpt-8"})).status == 403
+        assert (await gateway.ask({**CHAT, "model": "gpt-8"}, key=OTHER)).status == 200
+        assert (await gateway.ask({**CHAT, "model": "gp"})).status == 404
+        listed = await gateway.ask(None, "/v1/models", method="GET")
+    asked = [body["model"] for body in provider.bodies]
+    assert asked == ["gpt-9-turbo", "storm-1", "storm-1", "gpt-8"]
+    assert [each["id"] for each in listed.json["data"]] == ["gpt-9", "main"]

@@ -1,0 +1,197 @@
+"""The SDKs of openai and anthropic through the gateway: nothing changes for them but the address and the key."""
+
+import asyncio
+import socket
+
+import anthropic
+import openai
+import pytest
+from gateways import CHAT, KEY, QUICK, running, settings
+from malformed_requests import MALFORMED
+from table_test import table_test
+
+from stormbreak.testing import answer_text
+
+ASKED = {"model": "main", "messages": CHAT["messages"]}
+TEXT = answer_text({**ASKED, "model": "storm-1"})
+MESSAGE = {**ASKED, "max_tokens": 100}
+MESSAGE_TEXT = answer_text({**MESSAGE, "model": "storm-1"})
+
+
+@pytest.fixture
+def through(path, stormbreak_provider):
+    """Start a gateway before a provider of a scenario; its policy makes one attempt."""
+
+    def start(scenario=QUICK, **options):
+        provider = stormbreak_provider(scenario)
+        options = {"top": "[retry]\nmax_attempts = 1\n", **options}
+        return running(path, settings(provider.base_url, **options)), provider
+
+    return start
+
+
+def fault(kind, more=""):
+    return f'{QUICK}[[faults]]\nkind = "{kind}"\n{more}'
+
+
+async def test_openai_gets_answers_streams_and_raw_responses(through):
+    start, _ = through()
+    async with (
+        start as gateway,
+        openai.AsyncOpenAI(api_key=KEY, base_url=f"{gateway.url}/v1") as client,
+    ):
+        answer = await client.chat.completions.create(**ASKED)
+        assert answer.choices[0].message.content == TEXT
+        raw = await client.chat.completions.with_raw_response.create(**ASKED)
+        assert raw.headers["x-stormbreak-attempts"] == "1"
+        assert raw.parse().usage.total_tokens > 0
+        text = ""
+        async for chunk in await client.chat.completions.create(**ASKED, stream=True):
+            text += chunk.choices[0].delta.content or ""
+        assert text == TEXT
+        usage = [
+            chunk.usage
+            async for chunk in await client.chat.completions.create(
+                **ASKED, stream=True, stream_options={"include_usage": True}
+            )
+        ]
+        assert usage[-1].total_tokens > 0
+        response = await client.responses.create(model="main", input="hi")
+        assert response.output_text
+        events = [
+            e.type
+            async for e in await client.responses.create(model="main", input="hi", stream=True)
+        ]
+        assert events[-1] == "response.completed"
+        vectors = await client.embeddings.create(model="main", input=["a", "b"])
+        assert len(vectors.data) == 2
+        assert [model.id async for model in client.models.list()] == ["main"]
+
+
+async def test_openai_blocks_as_ever(through):
+    start, _ = through()
+
+    def use(url):
+        with openai.OpenAI(api_key=KEY, base_url=f"{url}/v1") as client:
+            assert client.chat.completions.create(**ASKED).choices[0].message.content == TEXT
+            with client.chat.completions.create(**ASKED, stream=True) as stream:
+                return "".join(chunk.choices[0].delta.content or "" for chunk in stream)
+
+    async with start as gateway:
+        assert await asyncio.to_thread(use, gateway.url) == TEXT
+
+
+async def test_anthropic_gets_messages_and_streams(through):
+    start, _ = through()
+
+    def use(url):
+        with anthropic.Anthropic(api_key=KEY, base_url=url) as client:
+            assert client.messages.create(**MESSAGE).content[0].text == MESSAGE_TEXT
+            with client.messages.stream(**MESSAGE) as stream:
+                return stream.get_final_text()
+
+    async with start as gateway:
+        assert await asyncio.to_thread(use, gateway.url) == MESSAGE_TEXT
+        async with anthropic.AsyncAnthropic(api_key=KEY, base_url=gateway.url) as client:
+            raw = await client.messages.with_raw_response.create(**MESSAGE)
+            assert raw.headers["x-stormbreak-attempts"] == "1"
+            async with client.messages.stream(**MESSAGE) as stream:
+                assert await stream.get_final_text() == MESSAGE_TEXT
+            beta = await client.beta.messages.create(**MESSAGE)
+            assert beta.content[0].text == MESSAGE_TEXT
+
+
+@table_test(
+    ("kind", "status", "name"),
+    [
+        ("400", 400, "BadRequestError"),
+        ("401", 502, "APIStatusError"),  # about our own key
+        ("model_not_found", 404, "NotFoundError"),
+        ("422", 422, "UnprocessableEntityError"),
+        ("429", 429, "RateLimitError"),
+        ("500", 500, "InternalServerError"),
+        ("503", 503, "APIStatusError"),
+        ("reset", 502, "APIStatusError"),
+        ("hang", 504, "APIStatusError"),
+        ("html_200", 502, "APIStatusError"),
+    ],
+)
+@table_test("library", [openai, anthropic])
+async def test_errors_are_the_classes_of_the_sdk_and_cost_one_attempt(
+    through, kind, status, name, library
+):
+    """The SDKs retry twice by themselves, and would multiply the attempts of the gateway."""
+    top = "attempt_timeout = 0.3\n[retry]\nmax_attempts = 1\n"
+    start, _ = through(fault(kind), top=top)
+    async with start as gateway:
+        with pytest.raises(getattr(library, name)) as caught:
+            await ask(library, gateway.url)
+        assert gateway.metric("requests_total") == 1
+    assert caught.value.status_code == status
+
+
+async def ask(library, url, *, stream=False):
+    if library is openai:
+        async with openai.AsyncOpenAI(api_key=KEY, base_url=f"{url}/v1") as client:
+            answer = await client.chat.completions.create(**ASKED, stream=stream)
+            return [chunk async for chunk in answer] if stream else answer
+    async with anthropic.AsyncAnthropic(api_key=KEY, base_url=url) as client:
+        answer = await client.messages.create(**MESSAGE, stream=stream)
+        return [chunk async for chunk in answer] if stream else answer
+
+
+@table_test("kind", ["cut_body", "stall", "stream_reset"])
+@table_test("library", [openai, anthropic])
+async def test_a_stream_that_breaks_raises(through, kind, library):
+    start, _ = through(fault(kind), top="stall_timeout = 0.3\n")
+    async with start as gateway:
+        with pytest.raises(library.APIError, match="the stream broke"):
+            await ask(library, gateway.url, stream=True)
+
+
+async def test_a_wrong_key_is_an_authentication_error(through):
+    start, _ = through()
+    async with start as gateway:
+        async with openai.AsyncOpenAI(api_key="sb-x", base_url=f"{gateway.url}/v1") as client:
+            with pytest.raises(openai.AuthenticationError):
+                await client.chat.completions.create(**ASKED)
+        async with anthropic.AsyncAnthropic(api_key="sb-x", base_url=gateway.url) as client:
+            with pytest.raises(anthropic.AuthenticationError):
+                await client.messages.create(**MESSAGE)
+
+
+async def test_a_key_over_its_limit_is_retried_by_the_sdk_when_the_gateway_says(through):
+    limits = "rpm = 60\n"
+    start, provider = through(key=limits, top="patience = 0.1\n")
+    async with start as gateway:
+        async with openai.AsyncOpenAI(
+            api_key=KEY, base_url=f"{gateway.url}/v1", max_retries=2
+        ) as client:
+            for _ in range(2):
+                await client.chat.completions.create(**ASKED)
+        assert (
+            gateway.metric('requests_total{key="app",endpoint="/v1/chat/completions",status="429"')
+            == 1
+        )
+    assert provider.stats()["arrivals"] == 2
+
+
+async def test_malformed_requests_are_refused_and_answer_nobody_else(through):
+    start, provider = through()
+
+    def send(port, data):
+        with socket.create_connection(("127.0.0.1", port), timeout=5) as client:
+            client.sendall(data)
+            got = b""
+            while piece := client.recv(65536):
+                got += piece
+        return got
+
+    async with start as gateway:
+        for name, data in MALFORMED.items():
+            got = await asyncio.to_thread(send, gateway.gateway.port, data)
+            assert got.startswith(b"HTTP/1.1 400 "), name
+            assert got.count(b"HTTP/1.1 4") == 1, name
+            assert b"unreadable_request" in got, name
+        assert (await gateway.ask()).status == 200
+    assert provider.stats()["arrivals"] == 1

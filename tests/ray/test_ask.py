@@ -1,0 +1,110 @@
+"""Rows of a dataset that are answered: each row its answer, none asked twice, none that fails the job."""
+
+import asyncio
+import json
+
+import pytest
+from sockets import answer, failing, served
+
+from stormbreak.errors import AuthenticationError, BillingError, ConfigurationError
+from stormbreak.ray import ADDED, Ask
+
+ROWS = {"id": [1, 2, 3], "title": ["Storms", "Calms", "Tides"], "note": ["never", "sent", "on"]}
+
+
+def asking(server, **options):
+    options = {"prompt": "Sum up {title}", "id": "id", "model": "m"} | options
+    return Ask(base_url=server.base_url, **options)
+
+
+def bodies(server):
+    return [json.loads(request.body) for request in server.requests]
+
+
+async def test_answers_stand_beside_the_columns_and_nothing_else_is_sent():
+    async with served(answer()) as server:
+        out = await asking(server)(ROWS)
+    assert {name: out[name] for name in ROWS} == ROWS
+    assert set(out) == {*ROWS, *ADDED}
+    assert out["answer"] == ["fine"] * 3
+    assert out["verdict"] == ["ok"] * 3
+    assert (out["error"], out["attempts"]) == ([None] * 3, [1] * 3)
+    assert sorted(body["messages"][0]["content"] for body in bodies(server)) == [
+        "Sum up Calms", "Sum up Storms", "Sum up Tides",
+    ]  # fmt: skip
+    assert all("never" not in str(body) and body["model"] == "m" for body in bodies(server))
+
+
+async def test_a_row_that_fails_says_why_and_fails_nothing_else():
+    async with served(failing(400), answer()) as server:
+        out = await asking(server)({"id": [1, 2, None], "title": ["a", "b", "c"]})
+    assert sorted(map(str, out["verdict"])) == ["invalid", "invalid", "ok"]
+    assert out["error"][2] == "its id is empty"
+    assert out["answer"][2] is None
+
+
+@pytest.mark.parametrize("status", [401, 402])
+async def test_a_key_or_an_account_that_is_refused_ends_the_job(status):
+    async with served(failing(status, {"code": "insufficient_quota"})) as server:
+        with pytest.raises((AuthenticationError, BillingError)):
+            await asking(server)(ROWS)
+
+
+async def test_without_ids_rows_with_the_same_request_have_one_answer():
+    async with served(answer()) as server:
+        out = await asking(server, id=None)({"title": ["a", "b", "a", "a"]})
+    assert out["answer"] == ["fine"] * 4
+    assert len(server.requests) == 2
+
+
+async def test_an_actor_that_takes_over_asks_nothing_again(tmp_path):
+    async with served(answer()) as server:
+        first = asking(server, journal=tmp_path, actors=2)
+        second = asking(server, journal=tmp_path, actors=2)
+        await first(ROWS)
+        out = await second(ROWS)
+        await second({**ROWS, "title": ["Storms", "Calms", "Other"]})
+        third = await asking(server, journal=tmp_path)(ROWS)
+    assert out["answer"] == third["answer"] == ["fine"] * 3
+    assert len(server.requests) == 4
+    assert all(path.stat().st_mode & 0o077 == 0 for path in tmp_path.iterdir())
+
+
+async def test_a_line_that_was_cut_is_no_answer(tmp_path):
+    async with served(answer()) as server:
+        await asking(server, journal=tmp_path)(ROWS)
+        (file,) = tmp_path.iterdir()
+        file.write_bytes(file.read_bytes()[:-20])
+        await asking(server, journal=tmp_path)(ROWS)
+    assert len(server.requests) == 4
+
+
+async def test_batches_of_one_actor_are_in_flight_together():
+    async with served([0.1, answer()]) as server:
+        ask = asking(server, policy="batch")
+        async with asyncio.timeout(10):
+            await asyncio.gather(*(ask({"id": [n], "title": [f"t{n}"]}) for n in range(8)))
+        assert server.opened > 1
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"actors": 0}, "actors must be at least 1, got 0"),
+        ({"prompt": "the same for all"}, "names no column"),
+        ({"prompt": None}, "its rows are no requests"),
+        ({"policy": "nonsense"}, "nonsense"),
+    ],
+)
+async def test_what_is_wrong_is_said_at_once(options, said):
+    with pytest.raises(ConfigurationError, match=said):
+        Ask(base_url="http://127.0.0.1:1/v1", **{"model": "m", "prompt": "{title}", **options})
+
+
+async def test_frames_and_tables_are_batches_too():
+    pandas, pyarrow = pytest.importorskip("pandas"), pytest.importorskip("pyarrow")
+    async with served(answer()) as server:
+        ask = asking(server)
+        for batch in (pandas.DataFrame(ROWS), pyarrow.table(ROWS)):
+            assert (await ask(batch))["answer"] == ["fine"] * 3
+    assert len(server.requests) == 6
