@@ -62,7 +62,7 @@ USES_DEPENDENCIES := tests/cli tests/config tests/cost tests/http tests/llm test
 	@$(PYTHON) -m venv .venv-lowest
 	@.venv-lowest/bin/python -m pip install $(QUIET) uv
 	@# Matplotlib 3.9 calls pyparsing by names that 3.3 warns about.
-	@.venv-lowest/bin/uv pip install --quiet --python .venv-lowest --resolution lowest-direct -e '.[fast,test]' 'pyparsing<3.3'
+	@.venv-lowest/bin/uv pip install --quiet --python .venv-lowest --resolution lowest-direct -e '.[fast,test]' 'pyparsing>=3.2,<3.3'
 	@touch $@
 
 test-lowest: .venv-lowest/.ready  ## test with the oldest dependencies that pyproject.toml allows (the rooms that use them)
