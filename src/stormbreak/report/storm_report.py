@@ -70,7 +70,7 @@ def storm_picture(scenario: Scenario, results: Sequence[Result]) -> Picture:
     return Picture(
         title=f"{shown(scenario.name)}: {shown(scenario.description, 110)}",
         verdict=_headline(comparison),
-        cards=cost_cards(comparison),
+        cards=[replace(card, about=_unbroken(card.about)) for card in cost_cards(comparison)],
         keys=_keys(comparison, _ANSWERS_AND_ATTEMPTS),
         charts=_charts(comparison, (ANSWERS, ATTEMPTS)),
         note=f"{cost_basis(comparison)}{_left_out(comparison, 'a report as .html')}".strip(),
@@ -79,7 +79,11 @@ def storm_picture(scenario: Scenario, results: Sequence[Result]) -> Picture:
 
 def _verdict(comparison: Comparison) -> str:
     policy = next(iter(comparison.runs))
-    text = shown(verdict(comparison.scenario, comparison.runs[policy]), _LONG)
+    return _unbroken(shown(verdict(comparison.scenario, comparison.runs[policy]), _LONG))
+
+
+def _unbroken(text: str) -> str:
+    """Keep each number and its unit on one line."""
     return _BEFORE_A_UNIT.sub("\N{NO-BREAK SPACE}", text)
 
 
@@ -92,13 +96,13 @@ def _headline(comparison: Comparison) -> str:
     if not known:
         return "No answer in time was possible, for any client."
     (first, share), *others = known
-    text = f"{first} answers {100 * share:.0f}\N{NO-BREAK SPACE}% of what was possible"
+    text = f"{first} answers {100 * share:.0f} % of what was possible"
     for name, other in others:
-        longer = f"{text}, {name} {100 * other:.0f}\N{NO-BREAK SPACE}%"
+        longer = f"{text}, {name} {100 * other:.0f} %"
         if len(longer) > HEADLINE_LETTERS:
             break
         text = longer
-    return text
+    return _unbroken(text)
 
 
 def _facts(scenario: Scenario, comparison: Comparison, *, live: bool) -> list[tuple[str, str]]:
