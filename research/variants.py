@@ -37,12 +37,11 @@ from stormbreak.errors import ConfigurationError
 LEFT_OUT = {
     "attempt.FIRST_OUTPUT_GRACE": "of the clocks of event loops, which virtual time does not have",
     "cooldown.SPREAD": "the default of `policy.retry.retry_after_jitter`",
-    "fair_share.MANY": "of bookkeeping: when idle tenants are cleared away",
     "hedge.ENOUGH": "of hedges, which are off",
     "hedge.KEPT": "of hedges, which are off",
-    "heaviest_tenant.MANY": "of bookkeeping: when loads of before are cleared away",
+    "queue.CLEANUP_SIZE": "of bookkeeping: when loads of before are cleared away",
     "queue.ROUNDING": "of floating point",
-    "call_state.REMEMBERED": "of what a call can tell afterwards",
+    "call_state.MAX_EVENTS": "of what a call can tell afterwards",
     "trip.SHOWN_SECONDS": "of what a breaker shows",
     "window.LONG_AGO": "no quantity",
 }

@@ -2,9 +2,11 @@
 
 import asyncio
 import contextvars
+import gc
 import socket
 import threading
 import time
+import weakref
 
 import pytest
 from interrupts import interrupted
@@ -210,3 +212,36 @@ def test_a_coroutine_of_the_users_is_cancelled_with_the_call():
     with pytest.raises(LateError):
         run(foreign(theirs()), time.monotonic() + 0.1)
     assert ended.wait(PATIENCE)
+
+
+def test_what_ended_late_or_was_interrupted_is_let_go_without_the_garbage_collector(pair):
+    """Found: its exception held itself, and with it the coroutine, the request and its socket."""
+
+    class Held:
+        pass
+
+    def tracked(do):
+        held = Held()
+        known.append(weakref.ref(held))
+
+        async def waits(_):
+            await read(pair[0])
+
+        return do(waits(held))
+
+    def interrupt(coroutine):
+        with interrupted(once=lambda: True), pytest.raises(KeyboardInterrupt):
+            run(coroutine)
+
+    def late(coroutine):
+        with pytest.raises(LateError):
+            run(coroutine, time.monotonic() + 0.01)
+
+    known = []
+    gc.disable()
+    try:
+        for do in (late, interrupt):
+            tracked(do)
+    finally:
+        gc.enable()
+    assert [each() for each in known] == [None, None]

@@ -1,6 +1,7 @@
 """One HTTP/1.1 response as bytes: what is one, what is not, and in whatever pieces it comes."""
 
 import pytest
+from malformed_responses import CHUNKED, LENGTH, MALFORMED, OK
 
 from stormbreak.http.h1.message import (
     MAX_HEAD,
@@ -11,75 +12,6 @@ from stormbreak.http.h1.message import (
     given_names,
     request_head,
 )
-
-OK = b"HTTP/1.1 200 OK\r\n"
-LENGTH = OK + b"Content-Length: 5\r\n\r\nhello"
-CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n"
-
-MALFORMED = {
-    "two lengths": OK + b"Content-Length: 5\r\nContent-Length: 6\r\n\r\nhello!",
-    "the same length twice": OK + b"Content-Length: 5\r\nContent-Length: 5\r\n\r\nhello",
-    "a list of lengths": OK + b"Content-Length: 5, 5\r\n\r\nhello",
-    "length and chunked": OK
-    + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
-    "chunked and length": OK
-    + b"Transfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
-    "a negative length": OK + b"Content-Length: -5\r\n\r\nhello",
-    "a length with a sign": OK + b"Content-Length: +5\r\n\r\nhello",
-    "a length in words": OK + b"Content-Length: five\r\n\r\nhello",
-    "a length in hex": OK + b"Content-Length: 0x5\r\n\r\nhello",
-    "an empty length": OK + b"Content-Length:\r\n\r\nhello",
-    "a length with a blank in it": OK + b"Content-Length: 5 5\r\n\r\nhello",
-    "a length beyond 64 bits": OK + b"Content-Length: 99999999999999999999\r\n\r\nhello",
-    "a folded header": OK + b"X: a\r\n b\r\nContent-Length: 5\r\n\r\nhello",
-    "a folded length": OK + b"Content-Length:\r\n 5\r\n\r\nhello",
-    "bare LF behind the status": OK[:-2] + b"\nContent-Length: 5\r\n\r\nhello",
-    "bare LF behind a header": OK + b"Content-Length: 5\n\r\nhello",
-    "bare LF as the end of the head": OK + b"Content-Length: 5\r\n\nhello",
-    "bare CR in a value": OK + b"X: a\rb\r\nContent-Length: 5\r\n\r\nhello",
-    "NUL in a value": OK + b"X: a\0b\r\nContent-Length: 5\r\n\r\nhello",
-    "NUL in a name": OK + b"X\0: a\r\nContent-Length: 5\r\n\r\nhello",
-    "NUL in the reason": b"HTTP/1.1 200 O\0K\r\nContent-Length: 5\r\n\r\nhello",
-    "a blank before the colon": OK + b"Content-Length : 5\r\n\r\nhello",
-    "a blank in a name": OK + b"Content Length: 5\r\n\r\nhello",
-    "no colon": OK + b"Content-Length\r\n\r\nhello",
-    "no name": OK + b": 5\r\nContent-Length: 5\r\n\r\nhello",
-    "a blank line in front": b"\r\n" + LENGTH,
-    "bare LF in front": b"\n" + LENGTH,
-    "HTTP/2.0 as text": LENGTH.replace(b"1.1", b"2.0"),
-    "HTTP/0.9": LENGTH.replace(b"1.1", b"0.9"),
-    "HTTP/1.2": LENGTH.replace(b"1.1", b"1.2"),
-    "http/1.1": LENGTH.replace(b"HTTP", b"http"),
-    "RTSP": LENGTH.replace(b"HTTP/1.1", b"RTSP/1.0"),
-    "ICE": LENGTH.replace(b"HTTP/1.1", b"ICE/1.0"),
-    "two digits of a status": LENGTH.replace(b"200", b"20"),
-    "four digits of a status": LENGTH.replace(b"200", b"2000"),
-    "a status in words": LENGTH.replace(b"200", b"two"),
-    "two blanks before the status": LENGTH.replace(b" 200", b"  200"),
-    "another protocol": b"HTTP/1.1 101 Switch\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\nhello",
-    "no HTTP": b"SSH-2.0-OpenSSH_9.6\r\n",
-    "a request": b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello",
-    "gzip, chunked": CHUNKED.replace(b"chunked", b"gzip, chunked") + b"5\r\nhello\r\n0\r\n\r\n",
-    "chunked, gzip": CHUNKED.replace(b"chunked", b"chunked, gzip") + b"hello",
-    "chunked twice": CHUNKED.replace(b"chunked", b"chunked, chunked") + b"5\r\nhello\r\n0\r\n\r\n",
-    "two lines of chunked": OK
-    + b"Transfer-Encoding: chunked\r\n" * 2
-    + b"\r\n5\r\nhello\r\n0\r\n\r\n",
-    "identity": CHUNKED.replace(b"chunked", b"identity") + b"hello",
-    "a vertical tab before chunked": CHUNKED.replace(b" ch", b" \x0bch")
-    + b"5\r\nhello\r\n0\r\n\r\n",
-    "a chunk size in C": CHUNKED + b"0x5\r\nhello\r\n0\r\n\r\n",
-    "a chunk size with a blank": CHUNKED + b"5 \r\nhello\r\n0\r\n\r\n",
-    "a negative chunk size": CHUNKED + b"-5\r\nhello\r\n0\r\n\r\n",
-    "no chunk size": CHUNKED + b"\r\nhello\r\n0\r\n\r\n",
-    "a chunk size that is none": CHUNKED + b"zz\r\nhello\r\n0\r\n\r\n",
-    "a chunk size beyond 64 bits": CHUNKED + b"10000000000000005\r\nhello\r\n0\r\n\r\n",
-    "LF in a chunk extension": CHUNKED + b"5;a=\n\r\nhello\r\n0\r\n\r\n",
-    "bare LF behind a chunk size": CHUNKED + b"5\nhello\r\n0\r\n\r\n",
-    "bare LF behind a chunk": CHUNKED + b"5\r\nhello\n0\r\n\r\n",
-    "a chunk that is too long": CHUNKED + b"5\r\nhello!\r\n0\r\n\r\n",
-    "a trailer that is none": CHUNKED + b"5\r\nhello\r\n0\r\nX\0: a\r\n\r\n",
-}
 
 
 def fed(*pieces, method="POST"):
@@ -158,6 +90,18 @@ def test_a_head_is_bounded():
                 fed(*pieces)
 
 
+@pytest.mark.parametrize("begin", [b"5;a=", b"5\r\nhello\r\n0\r\nX: ", b"5\r\nhello\r\n0\r\n"])
+def test_a_chunk_extension_and_a_trailer_are_bounded(begin):
+    """Found: 20 MB of one header behind the body took 5 s, and as much memory as they had bytes."""
+    with pytest.raises(MalformedResponseError):
+        fed(CHUNKED, begin, *[b"x" * (MAX_HEAD // 2)] * 3)
+
+
+def test_what_is_not_of_the_body_is_bounded_only_where_it_comes_in_a_row():
+    parser = fed(CHUNKED, *[b"1;a=" + b"x" * (MAX_HEAD // 2) + b"\r\ny\r\n"] * 4, b"0\r\n\r\n")
+    assert (parser.complete, parser.take()) == (True, b"yyyy")
+
+
 def test_a_body_may_end_with_the_connection_where_nothing_else_ends_it():
     parser = fed(OK + b"\r\nhel", b"lo")
     assert not parser.complete
@@ -165,6 +109,8 @@ def test_a_body_may_end_with_the_connection_where_nothing_else_ends_it():
     assert parser.complete
     assert not parser.reusable
     assert parser.take() == b"hello"
+    with pytest.raises(CutResponseError):
+        fed(OK + b"\r\nhel").end(cleanly=False)
 
 
 def test_responses_without_a_body():

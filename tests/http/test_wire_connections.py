@@ -54,6 +54,7 @@ async def test_where_no_thread_can_look_a_name_up_there_is_no_connection(wire, m
         raise RuntimeError("can't start new thread")
 
     await wire.exchange(request_to(free_port()))  # the thread of the test that blocks has begun
+    await asyncio.sleep(0.02)  # and is idle
     monkeypatch.setattr(threading.Thread, "start", full)
     got = await wire.exchange(request_to(80, "no-such-host.example"))
     monkeypatch.undo()  # the loop ends with a thread
@@ -120,9 +121,10 @@ async def test_bytes_nobody_asked_for_are_never_the_next_answer(ask, late):
         assert [request.connection for request in server.requests] == [1, 2]
 
 
-async def test_bytes_that_the_loop_has_not_read_yet_are_not_the_next_answer_either(ask):
-    """The loop is busy while they come, and sends the next request before it looks."""
-    host, serving = LoopThread(), served([answer(), 0.02, answer(b"{}")], answer())
+@pytest.mark.parametrize("late", [answer(b"{}"), End.CLOSE], ids=["bytes", "the end"])
+async def test_what_the_loop_has_not_read_yet_keeps_the_next_request_away(ask, late):
+    """The loop is busy while it comes. Found: a request went to a server that had left, and may have been processed."""
+    host, serving = LoopThread(), served([answer(), 0.02, late], answer())
     server = await asyncio.to_thread(host.run, serving.__aenter__())
     try:
         await ask(server)

@@ -13,7 +13,7 @@ import pytest
 from doors import ONCE
 from doubles import PAUSE, Doubles, ask_all
 from sockets import answer, served, tls
-from wrapped import INNER, WRAPPED, asking, inner_of
+from wrapped import INNER, OWN_BLOCKING, WRAPPED, asking, inner_of
 
 from stormbreak.http.transports.wrapped_body import TO_QUEUE, _follow, parser_of
 
@@ -25,7 +25,7 @@ def content(text):
     return json.dumps({"choices": [message]}).encode()
 
 
-WAYS = [None, *INNER, *WRAPPED]
+WAYS = [None, OWN_BLOCKING, *INNER, *WRAPPED]
 each_way = pytest.mark.parametrize("way", WAYS, ids=lambda way: str(way or "our own"))
 
 

@@ -17,6 +17,7 @@ from unittest import mock
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from on_threads import ClientOnThreads
 from sockets import End, answer, failing, served
 from table_test import table_test
 
@@ -278,6 +279,8 @@ BOUNDS = [  # what is bounded, what a server does, under which policy, streamed,
     ("unpacked gzip", bomb("gzip"), ONCE, False, Verdict.BROKEN, "larger than"),
     ("unpacked deflate", bomb("deflate"), ONCE, False, Verdict.BROKEN, "larger than"),
     ("body of a stream", bomb("gzip"), ONCE, True, Verdict.BROKEN, "larger than"),
+    ("trailer", [CHUNKED + JSON, chunk(b"{}"), b"0\r\nX: ", *[b"x" * 2**15] * 9, End.HANG], ONCE, False, Verdict.BROKEN, "body was cut"),
+    ("chunk extension", [CHUNKED + JSON, b"2;", *[b"x" * 2**15] * 9, End.HANG], ONCE, False, Verdict.BROKEN, "body was cut"),
     ("header line", answer(x="x" * 10**5), ONCE, False, Verdict.BROKEN, "not HTTP"),
     ("headers", b"HTTP/1.1 200 OK\r\n" + b"a: b\r\n" * 9000, ONCE, False, Verdict.BROKEN, "not HTTP"),
     ("line", [CHUNKED + EVENTS, chunk(b"data: " + b"x" * 2**21), End.HANG], ONCE, True, Verdict.BROKEN, "line"),
@@ -294,13 +297,14 @@ BOUNDS = [  # what is bounded, what a server does, under which policy, streamed,
 ]  # fmt: skip
 
 
+@pytest.mark.parametrize("kind", [AsyncClient, ClientOnThreads], ids=["awaits", "blocks"])
 @pytest.mark.parametrize(
     ("script", "policy", "streamed", "verdict", "said"),
     [row[1:] for row in BOUNDS],
     ids=[row[0] for row in BOUNDS],
 )
 async def test_what_has_no_end_has_a_bound_and_a_verdict(
-    script, policy, streamed, verdict, said, monkeypatch
+    script, policy, streamed, verdict, said, kind, monkeypatch
 ):
     """The bounds of bytes are lowered, so that the test is quick; the real ones are in `test_faults`."""
     for module in (h1_response,):
@@ -309,7 +313,7 @@ async def test_what_has_no_end_has_a_bound_and_a_verdict(
     monkeypatch.setattr(stream_reader, "TOTAL_LIMIT", 2**16 if said == "longer than" else 2**22)
     async with (
         served(script) as server,
-        AsyncClient(base_url=server.base_url, model="m", policy=policy) as client,
+        kind(base_url=server.base_url, model="m", policy=policy) as client,
     ):
         body = json.dumps({"model": "m", "messages": [], "stream": streamed}).encode()
         ended = await client.ask("chat/completions", body)

@@ -1,4 +1,4 @@
-"""Ten minutes of broken answers over real sockets: every call ends in time, rightly, and leaves nothing behind.
+"""Ten minutes of broken answers over real sockets, on a loop and on threads: every call ends in time, rightly, and leaves nothing behind.
 
 `make prove FUZZ=60` shortens it. What is checked of each call stands in `fuzz_rig`, what may be taken for an answer in
 `fuzz_truth`.
@@ -21,10 +21,11 @@ ROUND = 1000  # cases of one seed
 GROWTH = 48 * 2**20  # bytes that a process may grow by after the first round
 
 
-def test_broken_answers_hang_nothing_leak_nothing_and_pass_for_nothing(capsys):
+@pytest.mark.parametrize("blocks", [False, True], ids=["awaits", "blocks"])
+def test_broken_answers_hang_nothing_leak_nothing_and_pass_for_nothing(blocks, capsys):
     first, before = int(time.time()), None
-    until = time.monotonic() + SECONDS
-    with rigged() as (runner, rig):
+    until = time.monotonic() + SECONDS / 2
+    with rigged(blocks=blocks) as (runner, rig):
         for number in count(first):
             fuzz(runner, rig, number=number, examples=ROUND)
             runner.run(rig.end_block())

@@ -20,8 +20,10 @@ from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.policy import Policy
 from stormbreak.core.rate_limit_gate import RateLimitPolicy
 from stormbreak.core.retry import RetryPolicy
+from stormbreak.drivers.blocking import run
 from stormbreak.errors import CallError, ConnectionLostError, StreamBrokenError
 from stormbreak.http.client import AsyncClient
+from stormbreak.http.sync_client import Client
 
 IDLE = 0.2  # seconds of silence that a client bears
 DEADLINE = 5.0  # seconds
@@ -77,9 +79,13 @@ class Case:
 
 
 class Rig:
-    """Make one call after the other; `run` raises AssertionError where one ended as it must not."""
+    """Make one call after the other; `run` raises AssertionError where one ended as it must not.
 
-    def __init__(self):
+    The client runs on the loop, or blocks a thread.
+    """
+
+    def __init__(self, *, blocks=False):
+        self._blocks = blocks
         self.told = Counter()
         self.slowest = 0.0
         self._case = None
@@ -96,7 +102,7 @@ class Rig:
     async def stop(self):
         """Whatever happened before."""
         if self._client is not None:
-            await self._client.close()
+            await self._do(self._client.close())
         self._listener.close()
         for task in self._tasks:
             task.cancel()
@@ -106,13 +112,13 @@ class Rig:
         """One case, and what must hold after it."""
         if self._count % BLOCK == 0:
             await self.end_block()
-            self._client = AsyncClient(base_url=self._url, api_key="key-canary", policy=POLICY)
+            self._client = self._new_client()
         self._count += 1
         self._case = case
         self._played.clear()
         began = time.perf_counter()
         try:
-            said = await asyncio.wait_for(self._call(case), case.deadline + 1.0)
+            said = await asyncio.wait_for(self._do(self._call(case)), case.deadline + 1.0)
         except CallError as error:
             said = error
             self._look_at_error(case, error)
@@ -136,13 +142,21 @@ class Rig:
         for target_state in client.snapshot()["targets"].values():
             assert (target_state["in_flight"], target_state["queued"]) == (0, 0)
         assert self.open <= 4
-        await client.close()
+        await self._do(client.close())
         del client
         async with asyncio.timeout(PATIENCE):
             while self.open:  # noqa: ASYNC110 - the server hears of it at once
                 await asyncio.sleep(0.001)
 
     # ------------------------------------------------------------ the calls
+
+    def _new_client(self):
+        settings = {"base_url": self._url, "api_key": "key-canary", "policy": POLICY}
+        return Client(**settings)._client if self._blocks else AsyncClient(**settings)
+
+    async def _do(self, coroutine):
+        """Run what a client does where it runs."""
+        return await (asyncio.to_thread(run, coroutine) if self._blocks else coroutine)
 
     async def _call(self, case):
         """Give what came to the caller as a success: the text, and what kind of text it is."""
@@ -154,7 +168,8 @@ class Rig:
             return "text", got.text
         opening = self._client.stream(case.endpoint, payload, deadline=case.deadline)
         async with opening as stream:
-            return await _READERS[case.way](stream)
+            reading = _READERS[case.way](stream)
+            return stream.run(reading) if self._blocks else await reading
 
     async def _look_at_the_next(self):
         """The call after it gets its own answer, whatever is left on the connection."""
@@ -163,7 +178,8 @@ class Rig:
             await asyncio.sleep(0.002)  # what is left of it arrives
         token = f"token {self._count}"
         payload = {"model": "next", "messages": [{"role": "user", "content": token}]}
-        got = await asyncio.wait_for(self._client.request(CHAT, payload), DEADLINE + 1.0)
+        asking = self._do(self._client.request(CHAT, payload))
+        got = await asyncio.wait_for(asking, DEADLINE + 1.0)
         assert token == got.text, "the answer to another call"
 
     def _look_at_error(self, case, error):

@@ -10,10 +10,10 @@ from fuzz_cases import cases  # isort: skip
 
 
 @contextmanager
-def rigged():
+def rigged(*, blocks=False):
     """A loop and a rig on it. At the end, nothing may be left of its calls."""
     with asyncio.Runner() as runner:
-        rig = Rig()
+        rig = Rig(blocks=blocks)
         runner.run(rig.start())
         try:
             yield runner, rig

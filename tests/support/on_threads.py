@@ -8,8 +8,14 @@ from stormbreak.http.sync_client import Client
 
 
 class ConnectionOnThreads:
-    def __init__(self, limit):
-        self.connection = AsyncConnection(limit=limit).blocking
+    def __init__(self, **settings):
+        self.connection = AsyncConnection(**settings).blocking
+
+    @classmethod
+    def of(cls, connection):
+        made = cls.__new__(cls)
+        made.connection = connection.blocking
+        return made
 
     async def exchange(self, request):
         return await asyncio.to_thread(run, self.connection.exchange(request))
@@ -27,6 +33,9 @@ class ClientOnThreads:
 
     async def request(self, *args, **options):
         return await asyncio.to_thread(self.client.request, *args, **options)
+
+    async def ask(self, *args, **options):
+        return await asyncio.to_thread(run, self.client._client.ask(*args, **options))
 
     async def __aenter__(self):
         return self

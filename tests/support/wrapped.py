@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import anthropic
 import openai
+from on_threads import ClientOnThreads
 
 from stormbreak.drivers.blocking import run
 from stormbreak.http.client import AsyncClient
@@ -29,10 +30,11 @@ class RequestPath(NamedTuple):
     sdk: object = None
 
     def __str__(self):
-        over = self.lib if self.sdk is None else f"{self.sdk.__name__} wrapped"
+        over = self.lib or "our own" if self.sdk is None else f"{self.sdk.__name__} wrapped"
         return f"{over}, blocking" if self.blocks else over
 
 
+OWN_BLOCKING = RequestPath("", blocks=True)
 INNER = [RequestPath(lib, blocks) for lib in ("httpx2", "httpx") for blocks in (False, True)]
 WRAPPED = [
     RequestPath("httpx2", blocks, sdk) for sdk in (openai, anthropic) for blocks in (False, True)
@@ -61,9 +63,13 @@ async def done(way, coroutine):
 
 @asynccontextmanager
 async def asking(way, base_url, policy, *, verify=True):
-    """A function that asks for a chat completion, and returns its text, over a connection of that kind; None: our own."""
-    if way is None:
-        async with AsyncClient(base_url=base_url, model="m", policy=policy) as client:
+    """A function that asks for a chat completion, and returns its text, over a connection of that kind; None, OWN_BLOCKING: our own."""
+    if way in (None, OWN_BLOCKING):
+        if way is not None:
+            _widen()
+        async with (ClientOnThreads if way else AsyncClient)(
+            base_url=base_url, model="m", policy=policy
+        ) as client:
             yield partial(_ask_client, client)
         return
     lib, ours = import_module(way.lib), import_module(f"stormbreak.{way.lib}")
@@ -81,12 +87,17 @@ async def asking(way, base_url, policy, *, verify=True):
         ours.wrap(client, policy)
         ask = partial(_ask_sdk, way, client)
     http.timeout = 60
-    if way.blocks:  # as many threads as there may be calls
-        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS))
+    if way.blocks:
+        _widen()
     try:
         yield ask
     finally:
         await _call(way, http.close if way.blocks else http.aclose)
+
+
+def _widen():
+    """As many threads as there may be calls."""
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS))
 
 
 async def _call(way, function, *args, **more):

@@ -12,12 +12,16 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
 from contextlib import suppress
 from contextvars import Context, copy_context
+from inspect import CORO_RUNNING, CORO_SUSPENDED, getcoroutinestate
 from math import ceil, inf
 from typing import Any, Generic, TypeVar
+
+from stormbreak.drivers.locks import new_lock
 
 T = TypeVar("T")
 
 READ, WRITE = select.POLLIN, select.POLLOUT
+_LONGEST = 86_400.0  # seconds of one `poll`, which takes a C int of milliseconds
 
 
 class LateError(Exception):
@@ -43,7 +47,9 @@ class Strand(Generic[T]):
     __slots__ = (
         "_context",
         "_coroutine",
+        "_loop",
         "at_until",
+        "is_interrupted",
         "on_interrupt",
         "over",
         "result",
@@ -59,8 +65,9 @@ class Strand(Generic[T]):
     ) -> None:
         self._coroutine = coroutine
         self._context = context
+        self._loop = asyncio._get_running_loop()  # noqa: SLF001 - which it blocks; the public form raises
         self.until = until  # when whoever runs it ends it, on the monotonic clock
-        self.over = False
+        self.over = self.is_interrupted = False
         self.result: T | None = None
         self.waits_for: SocketWait | None = None
         self.at_until: Callable[[], None] | None = (
@@ -74,10 +81,16 @@ class Strand(Generic[T]):
 
     def throw(self, error: BaseException) -> None:
         """Go on with `error`, raised where it waits."""
-        self._step(self._coroutine.throw, error)
+        try:
+            self._step(self._coroutine.throw, error)
+        finally:
+            del (
+                error
+            )  # its traceback leads here: it would hold itself, and all that the coroutine holds
 
     def _step(self, go_on: Callable[[Any], Any], value: object) -> None:
         within, _here.strand = _here.strand, self
+        self.waits_for = None  # another may use its sockets from now on
         try:
             wanted = go_on(value) if self._context is None else self._context.run(go_on, value)
         except StopIteration as stop:
@@ -89,13 +102,21 @@ class Strand(Generic[T]):
             raise
         finally:
             _here.strand = within
+            del value
         if not isinstance(wanted, SocketWait):
             self.close()
             raise RuntimeError("code that blocks may not wait for an event loop")  # noqa: TRY004
         self.waits_for = wanted
 
+    @property
+    def runs_here(self) -> bool:
+        """Whether it runs, and no loop within it."""
+        is_here = self._loop is asyncio._get_running_loop()  # noqa: SLF001
+        return is_here and getcoroutinestate(self._coroutine) == CORO_RUNNING
+
     def interrupt(self) -> None:
         """Wake it where it waits, by shutting its sockets. From any thread."""
+        self.is_interrupted = True
         wait, end = self.waits_for, self.on_interrupt
         if end is not None:
             end()
@@ -105,6 +126,15 @@ class Strand(Generic[T]):
                     socket.socket.shutdown(
                         sock, socket.SHUT_RDWR
                     )  # an SSLSocket's own drops its TLS
+
+    def end(self, error: BaseException) -> None:
+        """Give it up: raise `error` where it waits."""
+        try:
+            if getcoroutinestate(self._coroutine) == CORO_SUSPENDED:
+                self.throw(error)
+            self.close()
+        finally:
+            del error
 
     def close(self) -> None:
         """Give it up."""
@@ -127,7 +157,7 @@ def poll(strands: Sequence[Strand[Any]], until: float) -> None:
                 poller.register(number, events)
     if not found:
         left = until - time.monotonic()
-        events_of = poller.poll(None if left == inf else max(0, ceil(left * 1000)))
+        events_of = poller.poll(ceil(min(max(0.0, left), _LONGEST) * 1000))
         found = {number for number, _ in events_of}
     now = time.monotonic()
     for strand in strands:
@@ -139,8 +169,7 @@ def poll(strands: Sequence[Strand[Any]], until: float) -> None:
 
 
 class _Here(threading.local):
-    loop: object = ...  # that ran where `run` was called; ...: nowhere
-    strand: Strand[Any] | None = None  # that runs
+    strand: Strand[Any] | None = None  # that runs, or ran when an interrupt came in
 
 
 _here = _Here()
@@ -148,12 +177,13 @@ _here = _Here()
 
 def running_strand() -> Strand[Any] | None:
     """The coroutine that runs on this thread, if it blocks."""
-    return _here.strand
+    strand = _here.strand
+    return strand if strand is not None and strand.runs_here else None
 
 
 def blocks_here() -> bool:
     """Whether the code that runs on this thread is run by `run`, and may wait for no event loop."""
-    return _here.loop is asyncio._get_running_loop()  # noqa: SLF001 - the public form raises
+    return running_strand() is not None
 
 
 def run(
@@ -169,7 +199,6 @@ def run(
     Raises:
         LateError: it was cancelled at `until`.
     """
-    outside, _here.loop = _here.loop, asyncio._get_running_loop()  # noqa: SLF001
     strand: Strand[T] | None = None
     try:
         strand = Strand(coroutine, until)
@@ -180,13 +209,13 @@ def run(
             if time.monotonic() >= strand.until:
                 _end_late(strand)
     except BaseException as error:
-        if strand is not None and not strand.over:
-            strand.throw(error)
+        if strand is None:
+            coroutine.close()
+        else:
+            strand.end(error)
         if type(error) is asyncio.CancelledError and time.monotonic() >= until:
             raise LateError from None  # it ended itself, in time
         raise
-    finally:
-        _here.loop = outside
     return strand.result  # type: ignore[return-value]  # it is over
 
 
@@ -208,12 +237,13 @@ class Signal:
     """Wakes a coroutine on a blocked thread, from any thread."""
 
     def __init__(self) -> None:
+        self._lock = new_lock()  # else a byte could go to whatever has the same number by then
         self._here, self._there = socket.socketpair()
         self._there.setblocking(False)
 
     def set(self) -> None:
         """Wake it, now or later."""
-        with suppress(OSError):  # it is closed, or was set often
+        with self._lock, suppress(OSError):  # it is closed, or was set often
             self._there.send(b"\0")
 
     async def wait(self, until: float = inf) -> bool:
@@ -225,8 +255,9 @@ class Signal:
 
     def close(self) -> None:
         """Close it."""
-        self._here.close()
-        self._there.close()
+        with self._lock:
+            self._here.close()
+            self._there.close()
 
 
 async def in_time(coroutine: Coroutine[Any, Any, T], until: float | None) -> T:

@@ -66,6 +66,8 @@ class _Attempt:
             self._outcome = answered.outcome
         except CancelledError:
             self._outcome = timed_out(self._seconds)
+        finally:
+            del value  # an exception, whose traceback leads here
 
 
 class BlockingDriver:

@@ -67,7 +67,7 @@ class LiveSet(Generic[T]):
         return iter([one for known in self._refs.copy() if (one := known()) is not None])
 
     def __len__(self) -> int:
-        return sum(1 for _ in self)
+        return len(self._refs)
 
 
 class cached_value(Generic[T]):  # noqa: N801 - a decorator, as that of functools

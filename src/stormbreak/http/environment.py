@@ -14,11 +14,11 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 from urllib.request import getproxies_environment, proxy_bypass
 
+from stormbreak.core import presets
 from stormbreak.core.checks import require
 from stormbreak.core.fleet_policy import FleetPolicy
 from stormbreak.core.policy import Policy
 from stormbreak.core.presets import OFF, is_off
-from stormbreak.core.presets import preset as preset_policy
 from stormbreak.errors import ConfigurationError
 from stormbreak.http.endpoint import (
     DynamicKey,
@@ -233,11 +233,11 @@ def share(environ: Mapping[str, str] = os.environ) -> float | None:
 
 
 def in_force(policy: Policy | str, fleet: FleetPolicy | str | None = None) -> Policy:
-    """Return the policy in force: the given one, or that of a preset, with its share; `OFF` if all are turned off.
+    """Return the policy in force: the given one, or that of a preset or a file, with its share; `OFF` if all are turned off.
 
     The environment's share applies to policies that set none. `fleet` replaces the fleet of the policy; a text is its URL.
     """
-    chosen = preset_policy(policy) if isinstance(policy, str) else policy
+    chosen = _named(policy) if isinstance(policy, str) else policy
     if fleet is not None:
         shared = fleet if isinstance(fleet, FleetPolicy) else replace(chosen.fleet, url=fleet)
         chosen = replace(chosen, fleet=shared)
@@ -245,3 +245,12 @@ def in_force(policy: Policy | str, fleet: FleetPolicy | str | None = None) -> Po
         return chosen if is_off(chosen) else OFF
     part = share() if chosen.process_share == 1.0 else None
     return chosen if part is None else replace(chosen, process_share=part)
+
+
+def _named(policy: str) -> Policy:
+    if policy in presets.PRESETS:
+        return presets.PRESETS[policy]
+    # Imported here: most clients read no file.
+    from stormbreak.config.load import resolve_policy  # noqa: PLC0415
+
+    return resolve_policy(policy)

@@ -162,7 +162,7 @@ async def _closing(sockets: set[Socket]) -> AsyncGenerator[None, None]:
         for socket in list(sockets):
             exchange = socket.exchange
             if exchange is not None:
-                exchange.lost()
+                exchange.lost(cleanly=False)
             socket.abort()
         await asyncio.sleep(0)  # the loop closes the sockets
 

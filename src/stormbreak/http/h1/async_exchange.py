@@ -2,20 +2,18 @@
 
 import asyncio
 import os
+import select
+import ssl
 import time
 from collections.abc import AsyncIterable
 from contextlib import suppress
-from fcntl import ioctl
 from math import inf
-from termios import FIONREAD
 from typing import Any, Protocol
 from weakref import ref
 
 from stormbreak.http.h1.address import Address, Proxy
 from stormbreak.http.h1.exchange import LOST, SMALL, UNREAD, Exchange, head_of
 from stormbreak.http.models import PreparedRequest
-
-_ZERO = bytes(4)  # a C int
 
 
 class Owner(Protocol):
@@ -101,9 +99,9 @@ class AsyncExchange(Exchange):
             self.socket.pause()
         self.wake()
 
-    def lost(self) -> None:
-        """The connection has ended."""
-        super().lost()
+    def lost(self, *, cleanly: bool) -> None:
+        """The connection has ended: the server said so (`cleanly`), or it failed."""
+        super().lost(cleanly=cleanly)
         self.wake()
 
     def drop(self) -> None:
@@ -175,6 +173,7 @@ class Socket(asyncio.Protocol):
         self.closed = False
         self.spent = False  # may carry no other request
         self._paused = False
+        self._ended = False  # the server sends no more, and said so
         self._drained: asyncio.Future[None] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -189,7 +188,12 @@ class Socket(asyncio.Protocol):
             self.exchange.received(data)
 
     def eof_received(self) -> None:
-        """The server sends no more: asyncio closes the connection."""
+        """The server sends no more: asyncio closes the connection. Within TLS it may not have said so itself."""
+        tls = self.transport.get_extra_info("ssl_object")
+        try:
+            self._ended = tls is None or not tls.read(1)
+        except ssl.SSLError:
+            self._ended = False
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Asyncio closed it."""
@@ -200,7 +204,7 @@ class Socket(asyncio.Protocol):
             exchange = self.exchange
         self._forget()
         if exchange is not None:
-            exchange.lost()
+            exchange.lost(cleanly=self._ended and exc is None)
 
     def _read_rest(self, exchange: AsyncExchange) -> None:
         """Take what came before the connection failed: asyncio reads no more after a failed write.
@@ -271,11 +275,12 @@ class Socket(asyncio.Protocol):
 
     @property
     def is_quiet(self) -> bool:
-        """Whether nothing has come that the loop has not read yet, and the server has not left."""
+        """Whether nothing has come, not even the end, also what the loop has not read yet."""
         if self.closed or self.transport.is_closing():
             return False
-        sock = self.transport.get_extra_info("socket")
+        poller = select.poll()
         try:
-            return bool(ioctl(sock.fileno(), FIONREAD, _ZERO) == _ZERO)
+            poller.register(self.transport.get_extra_info("socket"), select.POLLIN)
+            return not poller.poll(0)
         except (OSError, ValueError):  # it is closed
             return False

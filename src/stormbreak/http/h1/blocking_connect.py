@@ -6,6 +6,7 @@ import socket
 import ssl
 import threading
 import time
+from collections.abc import Callable
 from math import inf
 
 from stormbreak.drivers.blocking import READ, WRITE, Signal, SocketWait
@@ -39,24 +40,26 @@ class BlockingResolver:
         key = host, port
         lookup = self._asked.get(key)
         if lookup is None:
-            lookup = self._asked[key] = _Lookup(host, port)
-        try:
-            found = await lookup.result(until)
-        finally:
-            if lookup.over:
-                self._asked.pop(key, None)
-        self.names.keep(host, port, found)
-        return found
+            lookup = self._asked[key] = _Lookup(host, port, self._answered)
+        return await lookup.result(until)
+
+    def _answered(self, host: str, port: int, found: Found | None) -> None:
+        self._asked.pop((host, port), None)
+        if found is not None:
+            self.names.keep(host, port, found)
 
 
 class _Lookup:
     """One lookup on a thread."""
 
-    def __init__(self, host: str, port: int) -> None:
+    def __init__(
+        self, host: str, port: int, answered: Callable[[str, int, Found | None], None]
+    ) -> None:
         self._place = host, port
+        self._answered = answered
         self._lock = new_lock()
         self._waiting: list[Signal] = []
-        self._found: Found = []
+        self._found: Found | None = None
         self._error: Exception | None = None
         self.over = False
         threading.Thread(target=self._work, name="stormbreak-names", daemon=True).start()
@@ -64,8 +67,9 @@ class _Lookup:
     def _work(self) -> None:
         try:
             self._found = in_order(socket.getaddrinfo(*self._place, type=socket.SOCK_STREAM))
-        except (OSError, UnicodeError) as error:
+        except Exception as error:  # noqa: BLE001 - it is raised where it was asked for
             self._error = error
+        self._answered(*self._place, self._found)
         with self._lock:
             self.over = True
             for signal in self._waiting:
@@ -80,10 +84,10 @@ class _Lookup:
             signal.close()
         else:
             await signal.wait(until)
-        if not self.over:
-            raise TimeoutError
         if self._error is not None:
             raise type(self._error)(*self._error.args)
+        if self._found is None:
+            raise TimeoutError
         return self._found
 
 
@@ -183,7 +187,10 @@ async def _secured(
 ) -> ssl.SSLSocket:
     """The socket with TLS on it."""
     secured = tls.wrap_socket(
-        sock, server_hostname=address.host.removesuffix("."), do_handshake_on_connect=False
+        sock,
+        server_hostname=address.host.removesuffix("."),
+        do_handshake_on_connect=False,
+        suppress_ragged_eofs=False,
     )
     try:
         while (events := _shake(secured)) is not None:

@@ -8,11 +8,12 @@ import socket
 import ssl
 import time
 from collections import deque
+from contextlib import suppress
 from math import inf
 from typing import Self
 from weakref import ref
 
-from stormbreak.drivers.blocking import READ, WRITE, Signal, SocketWait
+from stormbreak.drivers.blocking import READ, WRITE, Signal, SocketWait, running_strand
 from stormbreak.drivers.fork_safety import reset_in_child
 from stormbreak.drivers.locks import LiveSet, new_lock
 from stormbreak.http.h1.address import Address, Proxy, address_of
@@ -87,9 +88,9 @@ class BlockingExchange(Exchange):
             except _NOT_NOW:
                 pass
             except OSError:  # what came before the connection failed can still be read
-                while self._take() and not self.over:
-                    pass
-                self.fail(LOST)
+                while not self.over:
+                    if not self._take():
+                        self.fail(LOST)
                 return
             until = time.monotonic() + self._idle
             if not await SocketWait((sock, READ | WRITE), until=until):
@@ -121,18 +122,23 @@ class BlockingExchange(Exchange):
         except _NOT_NOW:
             return False
         except (OSError, ValueError):
-            data = b""
+            self.lost(cleanly=False)
+            return True
         if data:
             self.received(data)
         else:
-            self.lost()
+            self.lost(cleanly=not self._is_shut_here)
         return True
+
+    @property
+    def _is_shut_here(self) -> bool:
+        """Whether another thread of ours has ended it, and not the server."""
+        strand = running_strand()
+        return self.socket.closed or (strand is not None and strand.is_interrupted)
 
     async def head(self) -> HttpResponse | Outcome:
         """Wait for the head of the response."""
-        if self.over:
-            return await super().head()
-        self.socket.in_use = True
+        self._enter()
         try:
             return await super().head()
         finally:
@@ -140,9 +146,7 @@ class BlockingExchange(Exchange):
 
     async def read(self) -> bytes | Outcome:
         """Wait for the next bytes of the body: none at its end."""
-        if self.over:
-            return await super().read()
-        self.socket.in_use = True
+        self._enter()
         try:
             return await super().read()
         finally:
@@ -150,18 +154,31 @@ class BlockingExchange(Exchange):
 
     def close(self, outcome: Outcome) -> None:
         """Close the connection; on another thread, wake the one that reads, which closes it."""
-        if self.over or not self.socket.in_use:
-            self.fail(outcome)
-        else:
-            self.failure = self.failure or outcome
-            self.socket.abort()
+        with self.socket.lock:
+            if self.over:
+                return
+            if self.failure is None:
+                self.failure = outcome
+            if self.socket.in_use:
+                self.socket.shut()
+            else:
+                self.fail(outcome)
+
+    def _enter(self) -> None:
+        """Use the socket, unless it is closed, or no longer ours."""
+        with self.socket.lock:
+            if not self.over and not self.socket.enter():
+                self.fail(LOST)
 
     def _rest(self) -> None:
         """Use the socket no longer, for now."""
-        if not self.over:  # else another thread may use it
-            self.socket.in_use = False
-        if self.socket.closed:
-            self.socket.sock.close()
+        with self.socket.lock:
+            if not self.over:
+                self.socket.rest()
+
+    def _leave(self) -> None:
+        with self.socket.lock:
+            super()._leave()
 
     def limit_silence(self, seconds: float) -> None:
         """Wait no longer than so many seconds for each of the bytes that are still to come."""
@@ -172,48 +189,88 @@ class BlockingExchange(Exchange):
         self.fail(LOST)
 
 
-class PooledSocket:
-    """A connected socket. Another thread may close it: it shuts it, and the thread that uses it closes it."""
+class _Place:
+    """A place for one socket in a pool. It is free again when nobody holds it, also where an interrupt lost it."""
 
-    def __init__(self, pool: "Pool", sock: socket.socket) -> None:
+    __slots__ = ("__weakref__", "_pool")
+
+    def __init__(self, pool: "Pool") -> None:
         self._pool = ref(pool)
+        pool.places.add(self)
+
+    def __del__(self) -> None:
+        # an interrupt may have come before it was made
+        if hasattr(self, "_pool") and (pool := self._pool()) is not None:
+            pool.free(self)
+
+
+class PooledSocket:
+    """A connected socket. The thread that uses it closes it: another one only shuts it. One that is lost is closed.
+
+    Under its lock it passes from one exchange, or from one thread, to the next.
+    """
+
+    def __init__(self, pool: "Pool", place: _Place, sock: socket.socket) -> None:
+        self._pool = ref(pool)
+        self._place: _Place | None = place
+        self.lock = new_lock()
         self.sock = sock
         self.opened_at = self.idle_since = time.monotonic()
         self.closed = False
         self.in_use = True  # a thread sends or reads, or waits for it
         self.spent = False  # may carry no other request
+        pool.sockets.add(self)
+
+    def enter(self) -> bool:
+        """Use it; False: it is closed."""
+        with self.lock:
+            self.in_use = not self.closed
+            return self.in_use
+
+    def rest(self) -> bool:
+        """Use it no longer, for now; False: another thread shut it meanwhile, and it is closed."""
+        with self.lock:
+            self.in_use = False
+            if self.closed:
+                self.sock.close()
+            return not self.closed
 
     def free(self, *, reusable: bool) -> None:
         """The exchange is over: wait for another one, or close."""
         pool = self._pool()
-        if pool is None or pool.closed or self.closed or self.spent or not reusable:
+        if pool is None or self.spent or not reusable or not self.rest():
             self.abort()
         else:
             pool.put(self)
 
     def abort(self) -> None:
-        """Close at once."""
-        if self.closed:
-            return
-        self.closed = True
-        pool = self._pool()
-        if pool is not None:
-            pool.gone(self)
-        if self.in_use:
-            try:
-                socket.socket.shutdown(
-                    self.sock, socket.SHUT_RDWR
-                )  # an SSLSocket's own drops its TLS
-            except OSError:
-                return
-        else:
+        """Close at once, by the thread that uses it, or where none does."""
+        with self.lock:
+            self.closed = True
+            self.in_use = False
             self.sock.close()
+            place, self._place = self._place, None
+        del place
 
-    def discard(self) -> None:
-        """Close it, by the thread that uses it."""
-        self.in_use = False
-        self.abort()
+    def shut(self) -> None:
+        """Close it, from any thread: a thread that uses it wakes."""
+        with self.lock:
+            if not self.in_use:
+                self.abort()
+            elif not self.closed:
+                self.closed = True
+                with suppress(OSError):
+                    # an SSLSocket's own drops its TLS
+                    socket.socket.shutdown(self.sock, socket.SHUT_RDWR)
+
+    def leave_behind(self) -> None:
+        """In a child: close this copy of the parent's socket, which stays open there."""
+        self.closed = True
         self.sock.close()
+
+    def __del__(self) -> None:
+        if not getattr(self, "closed", True):  # an interrupt may have come before it was made
+            self.abort()
 
     def resume(self) -> None:
         """Nothing is read before it is asked for."""
@@ -230,36 +287,38 @@ class PooledSocket:
         return False
 
 
+class _Turn(Signal):
+    """A thread in the queue of a pool, and what it got there: a free socket, or a place for a new one."""
+
+    got: PooledSocket | _Place | None = None
+
+
 class Pool:
-    """The sockets of all threads to one origin: at most `limit`, those used last are used first."""
+    """The sockets of all threads to one origin: at most `limit`, those used last are used first.
+
+    Threads that find none queue, and are served first come first served.
+    """
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.resolver = BlockingResolver()
         self.streams: LiveSet[SocketResponse] = LiveSet()
+        self.sockets: LiveSet[PooledSocket] = LiveSet()
+        self.places: LiveSet[_Place] = LiveSet()
         self.closed = False
         self._lock = new_lock()
-        self._sockets: set[PooledSocket] = set()
-        self._connecting = 0
         self._idle: deque[PooledSocket] = deque()
-        self._waiting: deque[Signal] = deque()
+        self._waiting: deque[_Turn] = deque()
 
     def idle(self) -> PooledSocket | None:
-        """A socket that is free."""
+        """A socket that is free. While threads wait for one, there is none."""
         while True:
             try:
                 found = self._idle.pop()
             except IndexError:
                 return None
-            now = time.monotonic()
-            found.in_use = True
-            if (
-                now - found.idle_since < KEEP_ALIVE
-                and now - found.opened_at < MAX_AGE
-                and found.is_quiet
-            ):
+            if _is_fit(found):
                 return found
-            found.discard()
 
     async def take(
         self, address: Address, proxy: Proxy | None, tls: ssl.SSLContext | None, seconds: float
@@ -270,102 +329,112 @@ class Pool:
             PoolClosedError: the pool was closed meanwhile.
             OSError, RuntimeError: as `connect` does.
         """
-        while not self.closed:
-            signal: Signal | None = None
-            with self._lock:
-                if not self._idle:
-                    if len(self._sockets) + self._connecting < self.limit:
-                        self._connecting += 1
-                        break
-                    signal = Signal()
-                    self._waiting.append(signal)
-            if signal is not None:
-                try:
-                    await signal.wait()
-                finally:
-                    self._stop_waiting(signal)
-            found = self.idle()
-            if found is not None:
-                return found
-        else:
-            raise PoolClosedError
-        made: PooledSocket | None = None
+        while not isinstance(got := await self._next(), _Place):
+            if got is not None and _is_fit(got):
+                return got
+        until = time.monotonic() + seconds
         try:
-            until = time.monotonic() + seconds
-            made = PooledSocket(self, await connect(self.resolver, address, proxy, tls, until))
+            made = PooledSocket(self, got, await connect(self.resolver, address, proxy, tls, until))
         finally:
-            self._connected(made)
+            del got  # the traceback of an interrupt would hold it
+        if self.closed:
+            made.abort()
+            raise PoolClosedError
         return made
 
-    def _connected(self, made: PooledSocket | None) -> None:
-        """Count the socket; raise PoolClosedError if the pool was closed meanwhile."""
+    async def _next(self) -> PooledSocket | _Place | None:
+        """A free socket, or a place for a new one, at once or in turn; None: it was woken for another reason."""
         with self._lock:
-            self._connecting -= 1
-            if made is not None:
-                self._sockets.add(made)
-        if made is None:
-            self._wake()
-        elif self.closed:
-            made.discard()
-            raise PoolClosedError
+            if self.closed:
+                raise PoolClosedError
+            if self._idle:
+                return self._idle.pop()
+            if len(self.places) < self.limit:
+                return _Place(self)
+            turn = _Turn()
+            self._waiting.append(turn)
+        try:
+            await turn.wait()
+            got, turn.got = turn.got, None
+        finally:
+            self._leave_queue(turn)
+        return got
+
+    def _leave_queue(self, turn: _Turn) -> None:
+        with self._lock, suppress(ValueError):
+            self._waiting.remove(turn)
+        unused, turn.got = turn.got, None
+        if isinstance(unused, PooledSocket):
+            self.put(unused)
 
     def put(self, free: PooledSocket) -> None:
-        """Keep a socket for the next request, and none that was idle for too long."""
+        """Keep a socket that nobody uses for the next request, and none that was idle for too long."""
         free.idle_since = now = time.monotonic()
-        free.in_use = False
         old = []
         with self._lock:
-            self._idle.append(free)
+            if self.closed:
+                old.append(free)
+            else:
+                self._idle.append(free)
+                self._hand_out()
             while self._idle and now - self._idle[0].idle_since >= KEEP_ALIVE:
                 old.append(self._idle.popleft())
         for each in old:
             each.abort()
-        self._wake()
 
-    def gone(self, closed: PooledSocket) -> None:
+    def free(self, place: _Place) -> None:
         """A socket was closed: another may be opened."""
-        with self._lock:
-            self._sockets.discard(closed)
-        self._wake()
+        self.places.discard(place)
+        if self._waiting:
+            with self._lock:
+                self._hand_out()
+
+    def _hand_out(self) -> None:
+        """Give what is free to those who wait, under the lock. An interrupt, or a finalizer, may come in anywhere."""
+        while not self.closed and (self._idle or len(self.places) < self.limit):
+            try:
+                turn = self._waiting[0]
+            except IndexError:
+                return
+            if turn.got is None:
+                turn.got = self._idle.pop() if self._idle else _Place(self)
+            turn.set()
+            with suppress(ValueError):
+                self._waiting.remove(turn)
 
     def close(self) -> None:
         """Close every socket; whoever reads or waits is woken. From any thread."""
         with self._lock:
             self.closed = True
-            sockets, waiting = list(self._sockets), list(self._waiting)
             self._idle.clear()
+            waiting = list(self._waiting)
         for response in self.streams:
             response.close()
-        for each in sockets:
-            each.abort()
-        for signal in waiting:
-            signal.set()
+        for each in self.sockets:
+            each.shut()
+        for turn in waiting:
+            turn.set()
 
     def leave_behind(self) -> None:
-        """In a child: close its copies of the parent's sockets, which stay open there."""
+        """In a child: close its copies of the parent's sockets."""
         for response in self.streams:
             response.abandon()
-        for each in self._sockets:
-            each.closed = True
-            each.sock.close()
+        for each in self.sockets:
+            each.leave_behind()
 
-    def _stop_waiting(self, signal: Signal) -> None:
-        with self._lock:
-            if signal in self._waiting:
-                self._waiting.remove(signal)
-                return
-        self._wake()  # it was set, and may not be able to use that
 
-    def _wake(self) -> None:
-        if self._waiting:
-            with self._lock:
-                signal = self._waiting.popleft() if self._waiting else None
-            if signal is not None:
-                signal.set()
-
-    def __del__(self) -> None:
-        for each in list(self._sockets):
-            each.abort()
+def _is_fit(free: PooledSocket) -> bool:
+    """Use a free socket, if it can carry another request; else close it."""
+    now = time.monotonic()
+    if (
+        free.enter()
+        and now - free.idle_since < KEEP_ALIVE
+        and now - free.opened_at < MAX_AGE
+        and free.is_quiet
+    ):
+        return True
+    free.abort()
+    return False
 
 
 class BlockingConnection:
@@ -420,7 +489,7 @@ class BlockingConnection:
             exchange = BlockingExchange(used, request)
             await exchange.send(request, head, chunked=chunked)
         except BaseException:
-            used.discard()
+            used.abort()
             raise
         return exchange
 

@@ -147,9 +147,11 @@ class ThreadsMemory(BodyMemory):
 
     async def take(self, held: "Held", size: int) -> None:
         """Wait until a body has `size` more bytes."""
-        signal = Signal()
-        entry = held, size, signal
         with self._lock:
+            if not self.waiting and self.grants(held, size):
+                return
+            signal = Signal()
+            entry = held, size, signal
             self.waiting.append(entry)
         self.wake()
         try:

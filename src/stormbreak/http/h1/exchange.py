@@ -100,11 +100,11 @@ class Exchange:
         if parser.complete:
             self._finish()
 
-    def lost(self) -> None:
-        """The connection has ended."""
+    def lost(self, *, cleanly: bool) -> None:
+        """The connection has ended: the server said so (`cleanly`), or it failed."""
         parser = self.parser
         try:
-            parser.end()
+            parser.end(cleanly=cleanly)
         except CutResponseError:
             self.fail(LOST if parser.status is None else broken_body(parser.status))
         else:

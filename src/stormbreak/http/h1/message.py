@@ -37,7 +37,7 @@ class ResponseParser:
     """
 
     __slots__ = (
-        "_count", "_head_size", "_interim", "_is_head", "_llhttp", "_size", "_start", "_until_close", "body", "complete", "headers",
+        "_count", "_interim", "_is_head", "_llhttp", "_outside", "_size", "_start", "_until_close", "body", "complete", "headers",
         "repeated", "reusable", "status", "unread",
     )  # fmt: skip
 
@@ -45,7 +45,7 @@ class ResponseParser:
         self._llhttp: HttpResponseParser | None = HttpResponseParser(self)
         self._start = b""
         self._is_head = method == "HEAD"
-        self._head_size = 0
+        self._outside = 0  # bytes in a row that are not of the body
         self._count = self._size = 0
         self._interim = self._until_close = False
         self.status: int | None = None
@@ -64,12 +64,12 @@ class ResponseParser:
         if self.complete:
             self.reusable = False
             return
-        if self.status is None:
-            if self._head_size < len(_START):  # llhttp skips blank lines, and takes RTSP for HTTP
-                self._start += data[: len(_START)]
-                if self._start[: len(_START)] != _START[: len(self._start)]:
-                    raise MalformedResponseError
-            self._head_size += len(data)
+        if len(self._start) < len(_START):  # llhttp skips blank lines, and takes RTSP for HTTP
+            self._start += data[: len(_START)]
+            if self._start[: len(_START)] != _START[: len(self._start)]:
+                raise MalformedResponseError
+        unread = self.unread
+        self._outside += len(data)
         llhttp = self._llhttp
         assert llhttp is not None
         try:
@@ -78,18 +78,20 @@ class ResponseParser:
             self.reusable = False
             if not self.complete:
                 raise MalformedResponseError from None
-        if self.status is None and self._head_size > MAX_HEAD:
+        if self.unread > unread:
+            self._outside = 0
+        elif self._outside > MAX_HEAD and not self.complete:  # a head, chunk extension or trailer
             raise MalformedResponseError
 
-    def end(self) -> None:
-        """Note that the connection has ended.
+    def end(self, *, cleanly: bool = True) -> None:
+        """Note that the connection has ended; not `cleanly`: it was reset, or TLS did not announce the end.
 
         Raises:
             CutResponseError: the response has not.
         """
         self.reusable = False
         if not self.complete:
-            if not self._until_close:
+            if not (self._until_close and cleanly):  # RFC 9112, section 9.8
                 raise CutResponseError
             self._finish()
 

@@ -1,0 +1,271 @@
+"""Hostile peers of both kinds of connection: malformed bytes, TLS that ends badly, proxies and addresses that fail."""
+
+import asyncio
+import socket
+import ssl
+import struct
+import threading
+import time
+from contextlib import asynccontextmanager, suppress
+
+import pytest
+from malformed_responses import MALFORMED
+from on_threads import ConnectionOnThreads
+from sockets import BODY, PATIENCE, End, answer, free_port, served, tls
+
+from stormbreak.http.h1.async_connection import AsyncConnection
+from stormbreak.http.models import PreparedRequest
+from stormbreak.llm.models import HttpResponse
+from stormbreak.types import Verdict
+
+TO_THE_CLOSE = b"HTTP/1.1 200 OK\r\n\r\n" + BODY  # the body ends with the connection
+
+
+@pytest.fixture(params=["awaits", "blocks"])
+def kind(request):
+    return AsyncConnection if request.param == "awaits" else ConnectionOnThreads
+
+
+@asynccontextmanager
+async def raw(serve):
+    """A server that accepts connections on a thread, and gives each to `serve`; gives its port."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def accepting():
+            while True:
+                try:
+                    sock, _ = listener.accept()
+                except OSError:
+                    return
+                with sock:
+                    serve(sock)
+
+        thread = threading.Thread(target=accepting)
+        thread.start()
+        try:
+            yield listener.getsockname()[1]
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            await asyncio.to_thread(thread.join, PATIENCE)
+
+
+def reset(sock):
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
+async def ask(wire, url, **more):
+    try:
+        return await wire.exchange(PreparedRequest(url, {}, b"{}", **more))
+    finally:
+        await wire.close()
+
+
+# ------------------------------------------------------------ bytes
+
+
+async def test_no_malformed_response_is_accepted_and_its_socket_is_closed(wire):
+    """Whole, in two pieces, and with a good one behind it."""
+    good, scripts = answer(), []
+    for data in MALFORMED.values():
+        half = len(data) // 2
+        scripts += [
+            [data, End.CLOSE],
+            [data[:half], 0.001, data[half:], End.CLOSE],
+            [data + good, End.CLOSE],
+        ]
+    async with served(*scripts, good) as server:
+        url = f"{server.base_url}/x"
+        for number in range(len(scripts)):
+            got = await wire.exchange(PreparedRequest(url, {}, b"{}", idle_timeout=5.0))
+            assert not isinstance(got, HttpResponse), list(MALFORMED)[number // 3]
+        assert (await wire.exchange(PreparedRequest(url, {}, b"{}"))).status == 200
+        assert [each.connection for each in server.requests] == list(range(1, len(scripts) + 2))
+
+
+async def test_a_body_that_ends_with_a_reset_is_cut(wire):
+    """Found: it passed for one that ends with its connection."""
+    async with served([TO_THE_CLOSE, End.RESET]) as server:
+        got = await wire.exchange(PreparedRequest(f"{server.base_url}/x", {}, b"{}"))
+    assert (got.verdict, got.detail) == (Verdict.BROKEN, "body was cut")
+
+
+async def test_a_refusal_that_came_before_a_write_failed_is_read(wire):
+    """Found: where the write met the reset first, the refusal was read and then forgotten."""
+    connected, refused = threading.Event(), threading.Event()
+
+    def serve(sock):
+        connected.wait(PATIENCE)
+        sock.sendall(answer(status=413))
+        reset(sock)
+        sock.close()
+        refused.set()
+
+    async def body():
+        connected.set()
+        refused.wait(PATIENCE)  # a loop has not read it either
+        yield b"x"
+
+    async with raw(serve) as port:
+        got = await wire.exchange(PreparedRequest(f"http://127.0.0.1:{port}/x", {}, body()))
+    assert got.status == 413
+
+
+# ------------------------------------------------------------ TLS
+
+
+@pytest.mark.parametrize("announced", [True, False], ids=["announced", "cut off"])
+async def test_a_body_over_tls_ends_where_its_end_is_announced(kind, certificates, announced):
+    """RFC 9112, section 9.8. Found: whoever cut the connection decided where a body ended."""
+    context = tls(certificates[0])
+
+    def serve(sock):
+        with context.wrap_socket(sock, server_side=True) as secured:
+            secured.recv(65536)
+            secured.sendall(TO_THE_CLOSE)
+            if announced:
+                with suppress(OSError):  # the client announces nothing
+                    secured.unwrap()
+
+    async with raw(serve) as port:
+        wire = kind(limit=1, tls=ssl.create_default_context(cafile=certificates[0][0]))
+        got = await ask(wire, f"https://localhost:{port}/x")
+    if announced:
+        assert (got.status, got.body) == (200, BODY)
+    else:
+        assert (got.verdict, got.detail) == (Verdict.BROKEN, "body was cut")
+
+
+@pytest.mark.parametrize(
+    ("does", "verdict", "detail"),
+    [
+        ("closes before the handshake", Verdict.CONNECT_FAILED, None),
+        ("resets before the handshake", Verdict.CONNECT_FAILED, None),
+        ("speaks HTTP", Verdict.CONNECT_FAILED, "TLS failed"),
+        ("is silent in the handshake", Verdict.CONNECT_FAILED, "connection timed out"),
+        ("drips in the handshake", Verdict.CONNECT_FAILED, "connection timed out"),
+        ("closes behind the handshake", Verdict.RESET, "connection lost"),
+        ("sends half a record", Verdict.TIMEOUT, "went silent"),
+        ("sends a broken record", Verdict.RESET, "connection lost"),
+    ],
+)
+async def test_a_peer_that_fails_at_tls_has_its_verdict(kind, certificates, does, verdict, detail):
+    context, over = tls(certificates[0]), threading.Event()
+
+    def serve(sock):
+        if does == "resets before the handshake":
+            reset(sock)
+        elif does == "speaks HTTP":
+            sock.sendall(answer())
+        elif does == "is silent in the handshake":
+            over.wait(PATIENCE)
+        elif does == "drips in the handshake":
+            for byte in b"\x16\x03\x03\x00\x7a\x02\x00\x00\x76" * 9:
+                try:
+                    sock.sendall(bytes([byte]))
+                except OSError:
+                    break
+                if over.wait(0.02):
+                    break
+        elif "handshake" not in does or "behind" in does:
+            wrapped = context.wrap_socket(sock.dup(), server_side=True)
+            if "record" in does:
+                wrapped.recv(65536)
+                record = b"\x17\x03\x03\x00\x40" + b"x" * (20 if "half" in does else 64)
+                sock.sendall(record)
+                over.wait(PATIENCE)
+            socket.socket.close(wrapped)
+
+    async with raw(serve) as port:
+        wire = kind(limit=1, tls=ssl.create_default_context(cafile=certificates[0][0]))
+        began = time.monotonic()
+        got = await ask(wire, f"https://localhost:{port}/x", connect_timeout=0.3, idle_timeout=0.3)
+        over.set()
+    assert got.verdict is verdict
+    assert detail in (None, got.detail)
+    assert time.monotonic() - began < PATIENCE
+
+
+# ------------------------------------------------------------ addresses and proxies
+
+
+def resolved(monkeypatch, *addresses):
+    """A host has these addresses."""
+    found = [
+        (
+            socket.AF_INET6 if ":" in host else socket.AF_INET,
+            socket.SOCK_STREAM,
+            0,
+            "",
+            (host, port),
+        )
+        for host, port in addresses
+    ]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+
+
+@pytest.mark.parametrize("first", ["refuses", "is silent", "has no route"])
+async def test_a_dead_first_address_costs_no_more_than_the_stagger(
+    wire, monkeypatch, full_port, first
+):
+    dead = {
+        "refuses": ("::1", free_port()),
+        "is silent": ("127.0.0.1", full_port),
+        "has no route": ("ff00::1", 9),
+    }
+    async with served() as server:
+        resolved(monkeypatch, dead[first], ("127.0.0.1", server.port))
+        began = time.monotonic()
+        got = await wire.exchange(PreparedRequest("http://two.example/x", {}, b"{}"))
+    assert got.status == 200
+    assert time.monotonic() - began < 5.0
+
+
+async def test_addresses_that_are_all_dead_fail_together_in_time(wire, monkeypatch, full_port):
+    resolved(
+        monkeypatch, ("::1", free_port()), ("127.0.0.1", full_port), ("127.0.0.1", free_port())
+    )
+    request = PreparedRequest("http://three.example/x", {}, b"{}", connect_timeout=0.6)
+    got = await wire.exchange(request)
+    assert (got.verdict, got.detail) == (Verdict.CONNECT_FAILED, "connection timed out")
+
+
+async def test_a_name_that_nobody_answers_for_ends_in_time(wire, monkeypatch):
+    over = threading.Event()
+
+    def hangs(*_, **__):
+        over.wait(PATIENCE)
+        raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure")
+
+    monkeypatch.setattr(socket, "getaddrinfo", hangs)
+    request = PreparedRequest("http://slow.example/x", {}, b"{}", connect_timeout=0.1)
+    got = await wire.exchange(request)
+    over.set()
+    assert (got.verdict, got.detail) == (Verdict.CONNECT_FAILED, "connection timed out")
+
+
+DRIP = [item for byte in b"HTTP/1.1 200 Connec" for item in (bytes([byte]), 0.03)]
+
+
+@pytest.mark.parametrize(
+    ("script", "detail"),
+    [
+        ([*DRIP, End.HANG], "the proxy: connection timed out"),
+        ([End.HANG], "the proxy: connection timed out"),
+        ([b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 20_000, End.HANG], "the proxy: connection lost"),
+        ([b"SSH-2.0-OpenSSH_9.6\r\n", End.HANG], "the proxy: connection lost"),
+        ([b"HTTP/1.1 20", End.RESET], "the proxy: connection lost"),
+        ([answer(status=301, location="http://evil.example")], "the proxy refused with status 301"),
+        ([b"HTTP/1.1 200 OK\r\n\r\n", End.CLOSE], None),
+        ([b"HTTP/1.1 200 OK\r\n\r\nHTTP/1.1 200 OK\r\n\r\n", End.CLOSE], None),
+    ],
+)
+async def test_a_proxy_that_does_not_connect_is_no_connection(script, detail, kind):
+    async with served(script) as proxy:
+        wire = kind(
+            limit=1, proxy=f"http://127.0.0.1:{proxy.port}", tls=ssl.create_default_context()
+        )
+        got = await ask(wire, "https://model.example/x", connect_timeout=0.3)
+        await proxy.all_closed()
+    assert got.verdict is Verdict.CONNECT_FAILED
+    assert detail in (None, got.detail)
+    assert not got.maybe_processed
