@@ -6,6 +6,7 @@ import time
 from dataclasses import replace
 
 import pytest
+import redis
 from fleet_processes import Worker
 from fleet_stores import Server, SlowProxy, free_port
 from forking import in_child
@@ -182,6 +183,31 @@ async def test_a_password_comes_from_the_environment_and_is_never_shown(
         await waits([wrong], 1)
         await _until(lambda: "it refuses the user or the password" in caplog.text)
         assert "Battery" not in caplog.text
+    finally:
+        server.kill()
+
+
+async def test_tls_and_a_user_with_the_rights_that_the_page_names(
+    tmp_path, certificates, monkeypatch, caplog
+):
+    caplog.set_level(logging.INFO)
+    (cert, key), _ = certificates
+    port = free_port()
+    server = Server("valkey", tmp_path).start(
+        "--tls-port", str(port), "--tls-cert-file", str(cert), "--tls-key-file", str(key), "--tls-auth-clients", "no"
+    )  # fmt: skip
+    try:
+        admin = redis.Redis.from_url(server.url)
+        rights = ["eval", "evalsha", "time", "hgetall", "hset", "hdel", "expire", "persist"]
+        keys = (">Correct-Horse", "resetkeys", "~stormbreak:1:*", "-@all")
+        admin.execute_command(
+            "ACL", "SETUSER", "app", "on", *keys, *(f"+{each}" for each in rights)
+        )
+        admin.close()
+        monkeypatch.setenv(PASSWORD, "Correct-Horse")
+        monkeypatch.setenv("SSL_CERT_FILE", str(cert))
+        await settle([member(policy(f"rediss://app@localhost:{port}"))])
+        assert f"fleet store rediss://localhost:{port}: sharing, members: 1" in caplog.text
     finally:
         server.kill()
 

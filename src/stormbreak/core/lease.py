@@ -47,10 +47,6 @@ class Lease:
             self.late_at = now + PATIENCE
             self.wake()
 
-    def is_late(self, now: float) -> bool:
-        """Whether calls no longer wait for an answer."""
-        return now >= self.late_at
-
     @property
     def is_sharing(self) -> bool:
         """Whether the store has answered the last report."""
