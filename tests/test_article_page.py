@@ -1,4 +1,4 @@
-"""The page on the founding article names every part of it, and every test that shows a mistake of it."""
+"""The pages on the founding article name every part of it, and every test that shows a mistake of it."""
 
 import ast
 import re
@@ -8,7 +8,8 @@ import pytest
 from table_test import table_test
 
 ROOT = Path(__file__).parent.parent
-PAGE = (ROOT / "docs" / "article.md").read_text()
+PARTS = (ROOT / "docs" / "article.md").read_text()
+PAGE = (ROOT / "docs" / "background" / "article.md").read_text()
 FILES = sorted((ROOT / "tests" / "article").glob("test_*.py"))
 
 NAMES = """
@@ -38,7 +39,9 @@ def shown_by(path):
 
 def section_of(path):
     """What stands under the heading that links to the tests of `path`."""
-    return next(part for part in PAGE.split("\n### ") if f"](../tests/article/{path.name})" in part)
+    return next(
+        part for part in PAGE.split("\n### ") if f"](../../tests/article/{path.name})" in part
+    )
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
@@ -56,7 +59,7 @@ def test_no_test_is_named_elsewhere_on_the_page():
 
 @table_test("name", NAMES.split())
 def test_every_name_of_the_article_has_its_place(name):
-    code = " ".join(re.findall(r"`([^`\n]+)`", PAGE))
+    code = " ".join(re.findall(r"`([^`\n]+)`", PARTS + PAGE))
 
     assert re.search(rf"(?<![\w.-]){re.escape(name)}(?![\w-])", code)
 

@@ -17,13 +17,20 @@ PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 EXAMPLES = ROOT / "tests" / "support" / "examples.py"
 DECISIONS = sorted((ROOT / "docs" / "adr").iterdir())
 
+TRANSLATIONS = {"README.vi.md": "README.md", "docs/vi/article.md": "docs/article.md"}
+
 _FENCED = re.compile(r"^```([^\n]*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"\]\(([^)#\s]+)[^)]*\)")
 
 
 def blocks(info):
-    """The fenced blocks whose info string is `info`, each named by its page and line."""
+    """The fenced blocks whose info string is `info`, each named by its page and line.
+
+    Translations have the same blocks as their originals.
+    """
     for page in PAGES:
+        if str(page.relative_to(ROOT)) in TRANSLATIONS:
+            continue
         text = page.read_text()
         for match in _FENCED.finditer(text):
             if match[1].strip() == info:
@@ -72,6 +79,26 @@ def test_no_link_is_dead(page):
     links = [link for link in _LINK.findall(page.read_text()) if "://" not in link]
     dead = [link for link in links if not (page.parent / link).exists()]
     assert not dead
+
+
+def skeleton(path):
+    """What a translation keeps: code, commands, the levels of headings, the rows of tables, links and pictures."""
+    text = (ROOT / path).read_text()
+    prose = _FENCED.sub("", text)
+    links = [link for link in _LINK.findall(prose) if "://" not in link]
+    places = [((ROOT / path).parent / link).resolve().relative_to(ROOT) for link in links]
+    return {
+        "blocks": _FENCED.findall(text),
+        "code": sorted(set(re.findall(r"`([^`\n]+)`", prose))),
+        "headings": re.findall(r"^(#+) ", prose, re.MULTILINE),
+        "rows": prose.count("\n|"),
+        "links": sorted(TRANSLATIONS.get(str(place), str(place)) for place in places),
+    }
+
+
+@pytest.mark.parametrize("translation", TRANSLATIONS)
+def test_a_translation_has_the_same_commands_and_sections(translation):
+    assert skeleton(translation) == skeleton(TRANSLATIONS[translation])
 
 
 def walk(typed, command):

@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from enum import Enum, IntEnum, StrEnum
+from html import escape
 from types import MappingProxyType
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from typing import Any, ClassVar, NamedTuple, Protocol, TypeAlias
 
 
 class Verdict(StrEnum):
@@ -291,8 +292,11 @@ class Answer:
     into the body of the same call without streaming. `waited` is seconds spent unserved. `maybe_processed` counts
     `attempts` that may have been processed, and billed, besides the answer. `detail` says what is unusual,
     such as "1 of 3 choices" if the server ignored `n`. `parsed` is the answer to a call with a `schema`. The repr has neither text nor body: answers end up in logs,
-    and an answer may repeat a prompt.
+    and an answer may repeat a prompt. A notebook keeps what it shows in its file: it shows the text only after
+    `Answer.show_in_notebooks = True`.
     """
+
+    show_in_notebooks: ClassVar[bool] = False
 
     text: str = field(repr=False)
     usage: Usage
@@ -307,6 +311,12 @@ class Answer:
     maybe_processed: int = 0
     parsed: Any = field(default=None, repr=False)
     costs: Cost = field(default=FixedCost(), repr=False, compare=False)
+
+    def _repr_html_(self) -> str | None:
+        """Return the text for a notebook; None, which means the repr, unless `show_in_notebooks`."""
+        if not self.show_in_notebooks:
+            return None
+        return f'<pre style="white-space: pre-wrap">{escape(self.text)}</pre>'
 
     @property
     def cost(self) -> Decimal | None:

@@ -140,6 +140,17 @@ def test_with_one_provider_models_are_held_against_the_first(document):
     assert [row["savings_share"] for row in rows] == [0, Decimal("0.9475")]
 
 
+def test_named_models_are_compared_with_the_first_of_them(document):
+    argv = ["compare", *ARTICLE, "--tokens", "1M", "--models", "gpt-4.1,deepseek-v3.2"]
+    rows = document(*argv)["rows"]
+    first, *others = rows
+    assert (first["model"], first["savings_share"]) == ("gpt-4.1", 0)
+    for row in others:
+        saved = first["monthly"] - row["monthly"]
+        assert row["saved_a_year"] == 12 * saved != 0
+    assert {row["model"] for row in rows} == {"gpt-4.1", "deepseek-v3.2"}
+
+
 def test_a_gap_in_the_cross_product_is_told_and_not_free(document, cost):
     argv = ["compare", "--tokens", "1M", "--models", "gpt-4.1", "--providers", "openai,anthropic"]
     _, row = document(*argv)["rows"]

@@ -1,13 +1,17 @@
 """`stormbreak gateway`: its keys, its check, and its mistakes."""
 
+import json
 import re
 from hashlib import sha256
+from pathlib import Path
 
 import pytest
 from table_test import table_test
 
+from stormbreak.cli.gateway.serve import command as serve
 from stormbreak.cli.main import main
 from stormbreak.config import load_settings
+from stormbreak.config.gateway_settings import GatewaySettings
 
 FILE = """
 [targets.main]
@@ -82,7 +86,7 @@ def test_the_check_says_what_each_key_may_do(file, capsys):
     [
         (["gateway", "missing.toml"], "missing.toml: cannot be read: No such file or directory"),
         (["gateway", "gateway.toml", "--port", "x"], "must be a whole number from 0 to 65,535, got 'x'"),
-        (["gateway", "gateway.toml", "--workers", "2"], "No such option '--workers'"),
+        (["gateway", "gateway.toml", "--workers", "2"], "No such option"),
         (["gateway", "gateway.toml", "more"], "unexpected extra argument (more)"),
         (["gateway", "key", "new", "a b"], "the name of a key must be letters, digits, - and _"),
         (["gateway", "key", "nwe", "app"], "Did you mean 'new'?"),
@@ -146,3 +150,38 @@ def test_a_file_that_exists_is_not_written_over(file, capsys):
     assert main(["gateway", "init", "gateway.toml"]) == 2
     assert "gateway.toml: file exists" in capsys.readouterr().err.lower()
     assert file.read_text() == before
+
+
+# ------------------------------------------------------------------ deploy/
+
+DEPLOY = Path(__file__).parents[2] / "deploy"
+
+
+def parsed(words):
+    """Parse the arguments of `stormbreak gateway` as the command does."""
+    return serve.make_context("gateway", [*words]).params
+
+
+def test_the_container_serves_every_address_and_is_asked_where_it_answers():
+    lines = DEPLOY.joinpath("Dockerfile").read_text().splitlines()
+    orders = dict(line.split(" ", 1) for line in lines if line[:1].isupper())
+    assert json.loads(orders["ENTRYPOINT"]) == ["stormbreak", "gateway"]
+    params = parsed(json.loads(orders["CMD"]))
+    assert (params["host"], str(params["file"])) == ("0.0.0.0", "/etc/stormbreak/gateway.toml")
+    defaults = GatewaySettings()
+    assert orders["EXPOSE"] == f"{defaults.port} {defaults.admin_port}"
+    check = json.loads(orders["HEALTHCHECK"].removeprefix("CMD "))
+    assert f":{defaults.admin_port}/live" in check[-1]
+    compile(check[-1], "HEALTHCHECK", "exec")
+    assert orders["USER"] != "0"
+
+
+def test_the_unit_checks_the_file_before_it_serves_it_and_waits_for_the_grace():
+    unit = DEPLOY.joinpath("stormbreak-gateway.service").read_text()
+    values = dict(re.findall(r"^(\w+)=(.*)$", unit, re.MULTILINE))
+    _, group, *words = values["ExecStart"].split()
+    assert group == "gateway"
+    assert not parsed(words)["only_check"]
+    assert parsed(values["ExecStartPre"].split()[2:])["only_check"]
+    assert int(values["TimeoutStopSec"]) > GatewaySettings().grace
+    assert int(values["LimitNOFILE"]) > 2 * GatewaySettings().max_connections

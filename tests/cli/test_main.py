@@ -89,12 +89,13 @@ def test_the_help_starts_with_three_commands_and_ends_with_the_exit_codes():
 
 def test_a_typing_error_gets_the_nearest_suggestion(capsys):
     for typed, meant in (
-        (["bacth"], "'batch'"),
-        (["batch", "runn", "in.jsonl"], "'run'"),
-        (["storm", "run", "dip", "--pollicy", "x"], "'--policy'"),
+        (["bacth"], "batch"),
+        (["batch", "runn", "in.jsonl"], "run"),
+        (["storm", "run", "dip", "--pollicy", "x"], "--policy"),
     ):
         assert main(typed) == 2
-        assert f"Did you mean {meant}? (see stormbreak" in capsys.readouterr().err
+        said = capsys.readouterr().err.replace("'", "")  # click has quotes since 8.4
+        assert f"Did you mean {meant}? (see stormbreak" in said
 
 
 def test_the_version(capsys):

@@ -264,6 +264,15 @@ def test_a_port_with_metrics(stormbreak_provider, tmp_path):
         assert state_at(port)["pid"] == process.pid
 
 
+def test_metrics_for_other_machines(stormbreak_provider, tmp_path):
+    provider = stormbreak_provider(STORM)
+    flags = ("--metrics-port", "0.0.0.0:0", "--quiet")
+    with batch_at_work(provider, tmp_path, *flags) as (process, _):
+        said = process.stderr.readline()
+        assert "every machine that reaches this address can read it" in said
+        assert asked(port_of(process), "/health") == (200, "ok\n")
+
+
 def test_a_port_in_use_is_one_line_before_anything_is_read(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

@@ -15,23 +15,11 @@ from stormbreak.core.presets import (
     body_defaults,
     for_batch,
     is_off,
-    preset,
 )
 from stormbreak.core.rate_limit_gate import RateLimitPolicy
 from stormbreak.core.trip import ConsecutiveFailures
 from stormbreak.errors import ConfigurationError
 from stormbreak.types import TREATMENTS, Priority, Tally, Verdict
-
-
-def test_by_name():
-    names = ("interactive", "batch", "article", "off")
-
-    assert [preset(name) for name in names] == [INTERACTIVE, BATCH, ARTICLE, OFF]
-
-
-def test_an_unknown_preset_lists_the_presets():
-    with pytest.raises(ConfigurationError, match="'speedy'; presets: interactive, batch"):
-        preset("speedy")
 
 
 def test_the_default_is_for_people_who_wait():

@@ -378,7 +378,7 @@ def test_turned_off_it_calls_once(monkeypatch):
             {"policy": plain},
             r"resilient takes a policy, not a function: write @resilient\(\.\.\.\)",
         ),
-        ({"policy": "gentle"}, r"no preset is named 'gentle'"),
+        ({"policy": "gentle"}, r"'gentle' is neither a preset \(.*\) nor a file"),
         ({"policy": 3}, r"policy must be a Policy or a preset, got 3"),
         ({"on": "ConnectionError"}, r"on must be an exception class.*, got ConnectionError"),
         ({"on": (DownError, 3)}, r"on must be .*, got 3"),

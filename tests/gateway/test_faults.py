@@ -12,8 +12,8 @@ from stormbreak.testing import answer_text
 POLICY = """
 patience = 5
 attempt_timeout = 2
-idle_timeout = 0.5
-stall_timeout = 0.5
+idle_timeout = 1
+stall_timeout = 1
 cooldown = false
 adaptive_rate = false
 breaker = "none"

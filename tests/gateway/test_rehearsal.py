@@ -40,8 +40,8 @@ share = 1
 [load]
 rate = 20
 arrivals = "even"
-deadline = 2
-timeout = 2
+deadline = 4
+timeout = 4
 """
 
 
@@ -87,6 +87,24 @@ def test_clients_of_a_pool_see_its_fallback(rehearse):
     assert (code, seen["statuses"]) == (0, {"200": 80})
     assert 1 < seen["amplification"] <= 2
     assert seen["scenario"] == "storm"
+
+
+def test_no_real_provider_is_called_whatever_the_policy_and_the_environment_say(
+    rehearse, monkeypatch, tmp_path
+):
+    """`.invalid` does not resolve: a call there fails."""
+    away = "https://real.invalid/v1"
+    monkeypatch.setenv("STORMBREAK__TARGETS__FIRST__BASE_URL", away)
+    monkeypatch.setenv("REAL_KEY", "k")
+    rule = f'[[fallback]]\nkind = "targets"\ntargets = [{{ base_url = "{away}/2", api_key_env = "REAL_KEY" }}]\n'
+    (tmp_path / "gateway.toml").write_text(
+        f'{rule}\n[spend]\nmax_usd = 1\n[cache]\npath = "cache.db"\n{FILE}'
+    )
+    _, printed = rehearse("--json", "--model", "first", "--duration", "2")
+    assert set(json.loads(printed.out)["statuses"]) == {
+        "200"
+    }  # of the calm provider of the fallback
+    assert not (tmp_path / "cache.db").exists()
 
 
 def test_the_tables_name_the_scenario_and_the_model(rehearse):

@@ -195,14 +195,14 @@ async def test_a_client_that_leaves_ends_its_call_or_has_it_read_to_the_end(path
 
 async def test_comments_keep_a_client_waiting_and_an_error_is_an_event(path):
     go = asyncio.Event()
-    text = "waiting_comment = 0.05"
+    text = "waiting_comment = 0.02"
     async with (
         upstream() as provider,
         running(path, settings(provider.url, gateway=text)) as gateway,
     ):
         provider.reply = streaming(go, chunk("a"), STOP, DONE)
         asking = asyncio.create_task(gateway.ask(STREAM))
-        await asyncio.sleep(0.2)
+        await asyncio.sleep(0.3)
         go.set()
         reply = await asking
         assert reply.body.startswith(b": waiting\n\n: waiting\n\n")

@@ -1,7 +1,10 @@
+from dataclasses import replace
+
 import pytest
 from table_test import table_test
 
 from stormbreak.core.policy import Policy
+from stormbreak.core.presets import BATCH
 from stormbreak.errors import ConfigurationError
 from stormbreak.http.client import AsyncClient
 from stormbreak.http.endpoint import origin_of
@@ -106,7 +109,7 @@ def test_a_key_where_a_name_is_expected_is_not_echoed(literal):
         with pytest.raises(ConfigurationError, match=said) as caught:
             find_endpoint(**given, environ={})
         assert literal.strip().lower() not in str(caught.value).lower()
-    with pytest.raises(ConfigurationError, match="a key, not like a name") as caught:
+    with pytest.raises(ConfigurationError, match="a key, not like the name of a") as caught:
         AsyncClient(base_url="http://127.0.0.1/v1", policy=literal)
     assert literal.strip() not in str(caught.value)
 
@@ -274,6 +277,15 @@ def test_a_share_that_is_none_is_refused(said, monkeypatch):
     assert (
         str(caught.value) == f"STORMBREAK_SHARE must be a part, such as 1/4 or 0.25, got {said!r}"
     )
+
+
+def test_a_policy_may_be_a_file(tmp_path):
+    path = tmp_path / "policy.toml"
+    path.write_text('preset = "batch"\npatience = 7\n')
+    assert in_force(str(path)) == replace(BATCH, patience=7.0)
+    for wrong, said in ((tmp_path / "none.toml", "cannot be read"), ("speedy", "neither a preset")):
+        with pytest.raises(ConfigurationError, match=said):
+            in_force(str(wrong))
 
 
 def test_nothing_is_turned_off_unasked():

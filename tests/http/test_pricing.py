@@ -226,6 +226,21 @@ def test_an_answer_made_by_hand_has_none():
     assert made.cost is None
 
 
+def test_a_notebook_shows_the_text_only_when_asked(monkeypatch):
+    made = Answer(
+        text="2 < 3\nyes",
+        usage=usage(1, 1),
+        target=Target("p", "m"),
+        attempts=1,
+        waited=0.0,
+        raw=b"",
+    )
+    assert made._repr_html_() is None
+    monkeypatch.setattr(Answer, "show_in_notebooks", True)
+    assert "2 &lt; 3\nyes" in made._repr_html_()
+    assert "yes" not in repr(made)
+
+
 # ---------------------------------------------------------------- only when asked
 
 

@@ -3,6 +3,7 @@ left). A timeout caused by our own deadline is not evidence against the target. 
 may spend unserved: queue, cooldown, backoff.
 """
 
+import gc
 import ssl
 import time
 from dataclasses import replace
@@ -275,8 +276,11 @@ async def test_nor_does_one_on_a_connection_that_was_used_before(way, encrypted,
     assert [each.connection for each in server.requests] == [1, 1]
 
 
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("way", INNER, ids=str)
 async def test_nor_does_a_handshake_that_does_not_come(way):
+    """An asynchronous library leaves the socket of a cancelled handshake to the garbage collector."""
     async with (
         served([End.HANG]) as server,
         asking(way, f"https://localhost:{server.port}/v1", SHORT) as ask,
@@ -285,3 +289,4 @@ async def test_nor_does_a_handshake_that_does_not_come(way):
         with pytest.raises(Exception, match=r"(?i)time|connect"):
             await ask("hi")
         assert time.monotonic() - began < 20.0
+    gc.collect()

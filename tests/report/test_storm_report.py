@@ -7,6 +7,7 @@ import pytest
 from small_storm import small_storm
 
 from stormbreak.provider.scenario_file import load
+from stormbreak.report.picture import HEADLINE_LETTERS
 from stormbreak.report.storm_report import storm_page, storm_picture
 from stormbreak.report.storm_series import ANSWERS, ATTEMPTS, IN_FLIGHT, Comparison
 from stormbreak.report.theme import STROKES
@@ -119,6 +120,19 @@ def test_without_a_trigger_there_is_no_downtime_to_compare_with(storm, results):
     assert not any("trigger" in label for label in labels)
     assert "openings of circuits" in labels
     assert [card.figure[-1] for card in storm_picture(calm, results).cards] == ["%", "%"]
+
+
+def test_the_picture_has_a_headline_of_one_line_and_names_for_visitors(storm, results):
+    half = [
+        replace(each, measures=replace(each.measures, goodput=0.5 if each.policy == "naive" else 1))
+        for each in results
+    ]
+    picture = storm_picture(storm, half)
+    headline = "stormbreak answers 100 % of what was possible, immediate retries 50 %"
+    assert picture.verdict.replace("\xa0", " ") == headline
+    assert [card.name for card in picture.cards] == ["stormbreak", "immediate retries"]
+    many = [replace(each, policy=f"{number:30}") for number, each in enumerate(half)]
+    assert len(storm_picture(storm, many).verdict) <= HEADLINE_LETTERS
 
 
 def test_what_nobody_could_look_at_is_left_out(storm, results):

@@ -167,6 +167,18 @@ def test_it_is_drawn_on_a_terminal_unasked(small):
 # ------------------------------------------------------------ one's own calls
 
 
+def test_a_run_may_end_early(capsys, small, tmp_path):
+    log = tmp_path / "peak.csv"
+    log.write_text("".join(f"{at}\n" for at in (5, 11, 42.5, 43, 44)))  # seconds 0, 6, 37.5, ...
+    command = ("run", small, "--arrivals", str(log), "--duration", "38", "--json", "--series")
+    code, out, _ = run(capsys, *command)
+    document = json.loads(out)
+    calls = document["runs"][0]["series"]["calls"]
+
+    assert (code, document["duration"]) == (0, 38)
+    assert [second for second, count in enumerate(calls) if count] == [0, 6, 37]
+
+
 def test_a_log_replaces_the_calls_of_the_scenario(capsys, small, tmp_path):
     log = tmp_path / "peak.csv"
     log.write_text("user,at\n" + "".join(f"x,{5 + place / 10}\n" for place in range(60)))
@@ -264,6 +276,8 @@ def test_a_mistake_is_one_line_and_exit_code_2(capsys, small):
         (["--compare", ", ,"], "'--compare': must be names with commas between them, got ', ,'"),
         (["--compare", "none,xyzzy"], "is named 'xyzzy'; policies: interactive, batch, article"),
         (["--policy", "./none.toml"], "./none.toml: cannot be read"),
+        (["--duration", "37"], "--duration must be at least 38, 30 s after the trigger of small"),
+        (["--duration", "41"], "--duration must be at most the duration of small, 40, got 41"),
         (["--seeds", "0"], "'--seeds'"),
         (["--jobs", "0"], "'--jobs'"),
         (["--plot", "--json"], "--plot and --json: give one of them, not both"),

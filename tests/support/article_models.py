@@ -1,4 +1,4 @@
-"""Models of what the code of the founding article does, as docs/article.md describes it.
+"""Models of what the code of the founding article does, as docs/background/article.md describes it.
 
 Written anew, each as short as the behaviour allows: they are here to fail in the described way, beside stormbreak. Times are
 seconds on the clock that is given.

@@ -36,7 +36,7 @@ def batch_at_work(provider, folder, *flags, rows=5_000, env=None):
 def port_of(process):
     """Where a batch says that it serves."""
     said = process.stderr.readline()
-    return int(said.removeprefix("serving http://127.0.0.1:").removesuffix("/metrics\n"))
+    return int(said.removeprefix("serving http://").removesuffix("/metrics\n").rpartition(":")[2])
 
 
 def asked(path, page="/state"):

@@ -57,6 +57,23 @@ def test_a_plain_call_lives_until_it_is_closed(stormbreak_provider):
     assert not [thread for thread in threading.enumerate() if thread.name == "stormbreak port"]
 
 
+def test_another_address_serves_what_is_public_to_any_host(caplog):
+    guarded = resilient(on=OSError, target="a")
+    for host in ("0.0.0.0", "::"):
+        with serve(guarded, host=host) as serving:
+            where = f"[{host}]" if ":" in host else host
+            assert serving.address == f"http://{where}:{serving.port}"
+            assert "every machine that reaches this address can read it" in caplog.messages[-1]
+            url = f"http://127.0.0.1:{serving.port}/metrics"
+            request = urllib.request.Request(url, headers={"Host": "pod-7.internal"})
+            with urllib.request.urlopen(request, timeout=30) as answer:
+                assert answer.status == 200
+            assert asked(serving.port, "/health") == (200, "ok\n")
+            assert asked(serving.port, "/state")[0] == 404
+    with pytest.raises(ConfigurationError, match=r"cannot listen on 203\.0\.113\.7 port 0: "):
+        serve(guarded, host="203.0.113.7")
+
+
 def test_on_a_socket(tmp_path):
     guarded = resilient(on=ConnectionError, target="prices")
     with serve(guarded, path=tmp_path / "app.sock") as serving:

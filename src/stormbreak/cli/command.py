@@ -1,13 +1,26 @@
 """Commands with options under headings and examples in their help; groups that import a command when it is called."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from difflib import get_close_matches
 from importlib import import_module
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 F = TypeVar("F", bound=Callable[..., Any])
 Rows = list[tuple[str, str]]
+
+if TYPE_CHECKING:
+    ParamType = click.ParamType
+else:
+
+    class ParamType(click.ParamType):
+        """A type of options and arguments. Before version 8.4 click's own takes no parameter."""
+
+        def __class_getitem__(cls, _: Any) -> type:
+            return cls
+
 
 _COLUMN = 30  # characters of the first column, at most
 
@@ -17,17 +30,15 @@ class Option(click.Option):
 
     heading = "Options"
 
-    def get_help_extra(self, ctx: click.Context) -> Any:
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
         """Write a default that is given as text without parentheses."""
-        extra = super().get_help_extra(ctx)
-        if isinstance(self.show_default, str):
-            extra["default"] = self.show_default
-        return extra
+        record = super().get_help_record(ctx)
+        if record is None or not isinstance(self.show_default, str):
+            return record
+        return record[0], record[1].replace(f"({self.show_default})", self.show_default)
 
 
-def option(
-    names: str, value: str | click.ParamType[Any], text: str, **settings: Any
-) -> Callable[[F], F]:
+def option(names: str, value: str | ParamType[Any], text: str, **settings: Any) -> Callable[[F], F]:
     """Add an option to a command: `option("-m --model", "NAME", "Model to use.")`.
 
     `value` is its type, or the name of a string in the help; `settings` are those of `click.option`.
@@ -101,6 +112,14 @@ class Group(Command, click.Group):
         self.sections = lazy
         self.lazy = {name: it for section in lazy.values() for name, it in section.items()}
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Print the help if there are no arguments, and exit with 2: each version of click does it in a way of its own."""
+        if not args and not ctx.resilient_parsing:
+            with suppress(OSError):
+                click.echo(ctx.get_help(), err=True)
+            ctx.exit(2)
+        return super().parse_args(ctx, args)
+
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
         """Return the names in the order of the help."""
         return [*self.lazy]
@@ -118,12 +137,12 @@ class Group(Command, click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Find a subcommand; suggest the nearest one if there is none of that name."""
-        try:
-            return super().resolve_command(ctx, args)
-        except click.NoSuchCommand as error:
-            raise click.NoSuchCommand(
-                error.command_name, possibilities=self.lazy, ctx=ctx
-            ) from None
+        name = args[0]
+        if name not in self.lazy and not name.startswith("-"):
+            near = " or ".join(map(repr, get_close_matches(name, self.lazy)))
+            hint = f" Did you mean {near}?" if near else ""
+            raise click.UsageError(f"No such command {name!r}.{hint}", ctx)
+        return super().resolve_command(ctx, args)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the subcommands, without importing them, and then the options."""

@@ -1,7 +1,5 @@
 """The `stormbreak` command: finds the subcommand, and turns every error into one clear line."""
 
-from contextlib import suppress
-
 import click
 
 from stormbreak.cli.command import Group
@@ -84,10 +82,6 @@ def _run(argv: list[str] | None) -> int:
         return exit_.exit_code
     except click.Abort:
         return 130
-    except click.exceptions.NoArgsIsHelpError as error:
-        with suppress(OSError):
-            error.show()
-        return error.exit_code
     except (click.ClickException, ConfigurationError) as error:
         return _print_error(error)
     except OSError as error:  # click writes help and version

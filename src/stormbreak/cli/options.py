@@ -6,13 +6,13 @@ from typing import Any
 
 import click
 
-from stormbreak.cli.command import flag, option
+from stormbreak.cli.command import ParamType, flag, option
 from stormbreak.key_patterns import quoted
 
 # ---------------------------------------------------------------- types
 
 
-class Integer(click.ParamType[int]):
+class Integer(ParamType[int]):
     """A whole number from `low` to `high`."""
 
     def __init__(self, low: int = 1, high: int | None = None, *, name: str = "N") -> None:
@@ -34,7 +34,7 @@ class Integer(click.ParamType[int]):
         return number
 
 
-class Number(click.ParamType[float]):
+class Number(ParamType[float]):
     """A number from `low` to `high`; without bounds, a positive one."""
 
     def __init__(self, low: float = 0, high: float = inf, *, name: str = "N") -> None:
@@ -56,7 +56,7 @@ class Number(click.ParamType[float]):
         return number
 
 
-class Names(click.ParamType[tuple[str, ...]]):
+class Names(ParamType[tuple[str, ...]]):
     """Names with commas between them; each counts once."""
 
     name = "A,B,..."

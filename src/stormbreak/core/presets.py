@@ -16,8 +16,6 @@ from stormbreak.core.queue import QueuePolicy
 from stormbreak.core.rate_limit_gate import RateLimitPolicy
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.core.trip import ConsecutiveFailures
-from stormbreak.errors import ConfigurationError
-from stormbreak.key_patterns import quoted
 from stormbreak.types import Priority, Verdict
 
 INTERACTIVE = Policy()
@@ -113,19 +111,3 @@ def is_off(policy: Policy) -> bool:
         spend=OFF.spend,
     )
     return bare == OFF
-
-
-def preset(name: str) -> Policy:
-    """Return the preset `name`.
-
-    Raises:
-        ConfigurationError: there is no such preset; names those that exist.
-    """
-    try:
-        return PRESETS[name]
-    except KeyError:
-        known = ", ".join(PRESETS)
-        hint = "; stormbreak.config.load_policy reads a file" if name.endswith(".toml") else ""
-        raise ConfigurationError(
-            f"no preset is named {quoted(name)}; presets: {known}{hint}"
-        ) from None

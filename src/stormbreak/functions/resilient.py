@@ -268,7 +268,7 @@ def resilient(  # noqa: PLR0913 - keyword arguments
     """Put an engine around any function: see `Resilient` and docs/resilient.md.
 
     Args:
-        policy: a `Policy` or the name of a preset; by default "interactive".
+        policy: a `Policy`, the name of a preset or the path of a file; by default "interactive".
         on: the failures to retry: exception classes, functions of an exception, a mapping from classes to verdicts, or a
             `Judge`. By default nothing is retried.
         failed_result: returns True for a result that is a failure. If retries run out, the last result is returned.

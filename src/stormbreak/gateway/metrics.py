@@ -25,7 +25,7 @@ _HELP: Mapping[str, tuple[str, str]] = {
     "requests_total": ("counter", "Requests by client key, endpoint and status."),
     "outcomes_total": (
         "counter",
-        "Ends of calls to models: ok, a verdict, broken, left or refused.",
+        "How requests ended: ok, a verdict, broken, drained, left or refused.",
     ),
     "request_seconds": ("histogram", "Time from a request to the end of its answer."),
     "connections": ("gauge", "Open connections of clients."),

@@ -172,7 +172,8 @@ class Gateway:
         """Read the file again on SIGHUP, or when it has changed."""
         while True:
             try:
-                await asyncio.wait_for(hung_up.wait(), WATCH_INTERVAL)
+                async with asyncio.timeout(WATCH_INTERVAL):
+                    await hung_up.wait()
             except TimeoutError:
                 if self._mark() == self._seen:
                     continue

@@ -8,8 +8,8 @@ real time.
 import asyncio
 import os
 from collections import Counter
-from collections.abc import Callable
-from contextlib import AsyncExitStack
+from collections.abc import Callable, Iterator
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,7 +19,11 @@ import msgspec
 
 from stormbreak.config import Settings, describe_settings, load_settings
 from stormbreak.config.gateway_settings import KeySettings
+from stormbreak.config.profiles import PREFIX, PROFILE
+from stormbreak.core.fallback import Place, ToTargets
+from stormbreak.core.policy import Policy
 from stormbreak.core.presets import OFF
+from stormbreak.core.spend_policy import SpendPolicy
 from stormbreak.errors import ConfigurationError
 from stormbreak.gateway.keys import digest_of, new_key
 from stormbreak.gateway.process import Gateway
@@ -93,7 +97,8 @@ async def rehearse(
         folder = Path(stack.enter_context(TemporaryDirectory()))
         file = folder / _FILE
         file.write_text(describe_settings(_staged(settings, addresses, key, load.deadline / speed)))
-        gateway = Gateway(file)
+        with _without_overrides():
+            gateway = Gateway(file)
         await gateway.start()
         stack.push_async_callback(gateway.close)
         model = model or next(iter(gateway.rules.leads), ANY_MODEL)
@@ -103,16 +108,26 @@ async def rehearse(
             return await clients.call(client)
 
 
+# ---------------------------------------------------------------- the file with mock providers in all places
+
 Address = tuple[str | None, str | None]
 
 
 async def _providers(
     stack: AsyncExitStack, settings: Settings, scenario: Scenario, seed: int, speed: float
 ) -> dict[Address, ProviderServer]:
-    """Start a provider for each address, the first with the storm."""
+    """Start a provider for each address of a target or a fallback, the first with the storm."""
     servers: dict[Address, ProviderServer] = {}
-    for target in settings.targets.values():
-        address = target.provider, target.base_url
+    addresses = [(target.provider, target.base_url) for target in settings.targets.values()]
+    addresses += [
+        (place.provider, place.base_url)
+        for policy in (settings.policy, *(target.policy for target in settings.targets.values()))
+        for rule in policy.fallback
+        if isinstance(rule, ToTargets)
+        for place in rule.targets
+        if place.provider or place.base_url
+    ]
+    for address in addresses:
         if address not in servers:
             played = rehearsal(scenario) if servers else scenario
             server = servers[address] = ProviderServer(played, seed=seed, speed=speed)
@@ -132,14 +147,54 @@ def _staged(
             api_key_env=None,
             api_key_file=None,
             allow_http=False,
+            policy=_staged_policy(target.policy, servers),
         )
         for name, target in settings.targets.items()
     }
     gateway = replace(
         settings.gateway, host="127.0.0.1", port=0, admin_port=None, access_log=False, ledger=None
     )
-    keys = {"rehearsal": KeySettings(sha256=digest_of(key.encode()), deadline=deadline)}
-    return replace(settings, targets=targets, gateway=gateway, keys=keys)
+    return replace(
+        settings,
+        policy=_staged_policy(settings.policy, servers),
+        targets=targets,
+        gateway=gateway,
+        keys={"rehearsal": KeySettings(sha256=digest_of(key.encode()), deadline=deadline)},
+    )
+
+
+def _staged_policy(policy: Policy, servers: dict[Address, ProviderServer]) -> Policy:
+    """Lead its fallbacks to mock providers, too; it spends no dollars, and uses no cache on disk."""
+    rules = tuple(
+        replace(rule, targets=tuple(_staged_place(each, servers) for each in rule.targets))
+        if isinstance(rule, ToTargets)
+        else rule
+        for rule in policy.fallback
+    )
+    return replace(
+        policy, fallback=rules, spend=SpendPolicy(), cache=replace(policy.cache, path=None)
+    )
+
+
+def _staged_place(place: Place, servers: dict[Address, ProviderServer]) -> Place:
+    model = place.model or (None if place.models else ANY_MODEL)
+    server = servers.get((place.provider, place.base_url))
+    base_url = None if server is None else server.base_url
+    return replace(place, provider=None, base_url=base_url, api_key_env=None, model=model)
+
+
+@contextmanager
+def _without_overrides() -> Iterator[None]:
+    """Hide what the environment changes in settings: the staged file has it already, and a real address must not come back."""
+    names = [name for name in os.environ if name.startswith(PREFIX) or name == PROFILE]
+    hidden = {name: os.environ.pop(name) for name in names}
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)
+
+
+# ---------------------------------------------------------------- the clients
 
 
 class _Clients:

@@ -41,6 +41,8 @@ _OURS = b"x-stormbreak-"
 _DEADLINE = b"x-stormbreak-deadline"
 _READ_TIMEOUT = b"x-stainless-read-timeout"
 _SECONDS = re.compile(rb"[0-9]{1,9}(\.[0-9]{1,9})?")
+_MARGIN = 1.0  # seconds for an error to reach the SDK before its own timeout ...
+_MARGIN_SHARE = 0.1  # ... or this share of that timeout, if it is less
 _BETA = "beta=true"  # the only query that an SDK sends
 
 
@@ -173,9 +175,11 @@ def _bound(headers: Mapping[bytes, bytes]) -> float:
 
 
 def _read_timeout(value: bytes | None) -> float:
+    """Return a little less than the SDK's own timeout: it would send the request again when that is over."""
     if value is None or _SECONDS.fullmatch(value) is None:
         return inf
-    return float(value) or inf
+    seconds = float(value)
+    return seconds - min(_MARGIN, _MARGIN_SHARE * seconds) or inf
 
 
 def _idempotency_key(value: bytes | None, key_name: str) -> str | None:

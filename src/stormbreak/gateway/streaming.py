@@ -34,15 +34,14 @@ async def send_stream(
 
     A cancel closes it.
     """
-    if not connection.begun:
-        head = stream.head
-        headers = passed_headers(
-            with_repeats(head.headers, head.repeated), limited=call.key.limited
-        )
-        media = head.headers.get("content-type", EVENTS)
-        connection.begin(head.status, media, (*headers, *our_headers(request_id, history)))
     tail = _Tail(without_usage=call.reports_usage)
     try:
+        if not connection.begun:  # with comments
+            head = stream.head
+            headers = with_repeats(head.headers, head.repeated)
+            passed = passed_headers(headers, limited=call.key.limited)
+            media = head.headers.get("content-type", EVENTS)
+            connection.begin(head.status, media, (*passed, *our_headers(request_id, history)))
         while (chunk := await stream.next_chunk()) is not None:
             connection.send(tail.pass_on(chunk))
             if connection.is_full:

@@ -194,7 +194,7 @@ class AsyncClient(ClientControls):
             default it comes from the environment (see docs/client.md).
         api_key_env: name of the environment variable that holds the key.
         model: the model of payloads that name none.
-        policy: a `Policy` or the name of a preset.
+        policy: a `Policy`, the name of a preset or the path of a file.
         allow_http: allow a key over plain http to another machine.
         stream_on_wire: have plain chat completions sent as streams and assemble them, so that the policy sees when
             each answer begins (see docs/client.md).

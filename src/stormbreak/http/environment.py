@@ -14,10 +14,10 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 from urllib.request import getproxies_environment, proxy_bypass
 
+from stormbreak.core import presets
 from stormbreak.core.checks import require
 from stormbreak.core.policy import Policy
 from stormbreak.core.presets import OFF, is_off
-from stormbreak.core.presets import preset as preset_policy
 from stormbreak.errors import ConfigurationError
 from stormbreak.http.endpoint import (
     DynamicKey,
@@ -232,12 +232,21 @@ def share(environ: Mapping[str, str] = os.environ) -> float | None:
 
 
 def in_force(policy: Policy | str) -> Policy:
-    """Return the policy in force: the given one, or that of a preset, with its share; `OFF` if all are turned off.
+    """Return the policy in force: the given one, or that of a preset or a file, with its share; `OFF` if all are turned off.
 
     The environment's share applies to policies that set none.
     """
-    chosen = preset_policy(policy) if isinstance(policy, str) else policy
+    chosen = _named(policy) if isinstance(policy, str) else policy
     if is_disabled():
         return chosen if is_off(chosen) else OFF
     part = share() if chosen.process_share == 1.0 else None
     return chosen if part is None else replace(chosen, process_share=part)
+
+
+def _named(policy: str) -> Policy:
+    if policy in presets.PRESETS:
+        return presets.PRESETS[policy]
+    # Imported here: most clients read no file.
+    from stormbreak.config.load import resolve_policy  # noqa: PLC0415
+
+    return resolve_policy(policy)

@@ -4,7 +4,8 @@ Each value is checked when it is made. Times and durations are scenario seconds:
 they are, the server plays `speed` of them in one real second.
 """
 
-from dataclasses import dataclass, fields
+from bisect import bisect_left
+from dataclasses import dataclass, fields, replace
 from enum import StrEnum
 from itertools import pairwise
 from math import fsum
@@ -275,6 +276,33 @@ class Scenario:
                 raise ConfigurationError(
                     f"faults: shares must not add up to more than 1, got {total:g} at {moment:g} s"
                 )
+
+
+def shortened(scenario: Scenario, duration: float) -> Scenario:
+    """Return the first `duration` seconds of a scenario.
+
+    Raises:
+        ConfigurationError: it is not that long, or a recovery could not be measured.
+    """
+    load = scenario.load
+    if duration > scenario.duration:
+        raise ConfigurationError(
+            f"--duration must be at most the duration of {scenario.name}, {scenario.duration:g}, got {duration:g}"
+        )
+    if load is None:
+        return replace(scenario, duration=duration)
+    if load.trigger_until is not None and duration < load.trigger_until + RECOVERY_WINDOW:
+        raise ConfigurationError(
+            f"--duration must be at least {load.trigger_until + RECOVERY_WINDOW:g}, {RECOVERY_WINDOW} s after the trigger of"
+            f" {scenario.name}, so that a recovery can be measured; got {duration:g}"
+        )
+    times = load.arrival_times[: bisect_left(load.arrival_times, duration)]
+    if load.arrival_times and not times:
+        raise ConfigurationError(
+            f"--duration must be after the first call, at {load.arrival_times[0]:g} s, got {duration:g}"
+        )
+    load = replace(load, arrival_times=times, arrival_tokens=load.arrival_tokens[: len(times)])
+    return replace(scenario, duration=duration, load=load)
 
 
 def _check_trigger(load: Load, duration: float) -> None:

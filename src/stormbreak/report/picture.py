@@ -34,7 +34,8 @@ _BAR_START, _BAR_LENGTH, _BAR_GAP, _BAR_THICKNESS = 0.38, 0.46, 0.008, 0.6
 
 _SCALE = 140  # pixels to an inch
 _BIG, _TEXT, _SMALL = 15.5, 10.5, 9.0  # points
-_VERDICT_LETTERS, _NOTE_LETTERS, _BAR_LETTERS, _KEY_LETTERS = 92, 160, 50, 48
+HEADLINE_LETTERS = 92  # of one line
+_NOTE_LETTERS, _BAR_LETTERS, _KEY_LETTERS = 160, 50, 48
 _MAX_CARDS, _CARDS_PER_ROW = 6, 3  # four fit in one row, too
 _COLOURS, _KMEANS_ROUNDS = 256, 3
 _Corner: TypeAlias = Literal["upper left", "upper right"]
@@ -55,7 +56,7 @@ class Picture:
 
 def png_of(picture: Picture) -> bytes:
     """Draw a picture."""
-    verdict, note = wrap(picture.verdict, _VERDICT_LETTERS), wrap(picture.note, _NOTE_LETTERS)
+    verdict, note = wrap(picture.verdict, HEADLINE_LETTERS), wrap(picture.note, _NOTE_LETTERS)
     keys = list(_rows_of_keys(picture.keys, _INNER))
     starts = range(0, len(picture.charts), _COLUMNS)
     parts: list[_Part] = [

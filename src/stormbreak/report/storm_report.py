@@ -7,7 +7,7 @@ from dataclasses import replace
 from stormbreak.escape import shown
 from stormbreak.provider.scenario import Load, Scenario
 from stormbreak.report.page import Chart, Key, Page, Section, keys_of
-from stormbreak.report.picture import Picture
+from stormbreak.report.picture import HEADLINE_LETTERS, Picture
 from stormbreak.report.storm_measures import (
     cost_basis,
     cost_cards,
@@ -28,6 +28,7 @@ from stormbreak.report.storm_series import (
     View,
 )
 from stormbreak.storm import Result
+from stormbreak.storm.policies import DISPLAY_NAMES
 from stormbreak.storm.verdict import verdict
 
 _BEFORE_A_UNIT = re.compile(r"(?<=\d) (?=%|s\b)")
@@ -65,11 +66,11 @@ def storm_page(scenario: Scenario, results: Sequence[Result], *, live: bool = Fa
 
 def storm_picture(scenario: Scenario, results: Sequence[Result]) -> Picture:
     """Make the picture: answers and attempts, and the cost of each policy."""
-    comparison = Comparison(scenario, results)
+    comparison = Comparison(scenario, results, DISPLAY_NAMES)
     return Picture(
         title=f"{shown(scenario.name)}: {shown(scenario.description, 110)}",
-        verdict=_verdict(comparison),
-        cards=cost_cards(comparison),
+        verdict=_headline(comparison),
+        cards=[replace(card, about=_unbroken(card.about)) for card in cost_cards(comparison)],
         keys=_keys(comparison, _ANSWERS_AND_ATTEMPTS),
         charts=_charts(comparison, (ANSWERS, ATTEMPTS)),
         note=f"{cost_basis(comparison)}{_left_out(comparison, 'a report as .html')}".strip(),
@@ -78,8 +79,30 @@ def storm_picture(scenario: Scenario, results: Sequence[Result]) -> Picture:
 
 def _verdict(comparison: Comparison) -> str:
     policy = next(iter(comparison.runs))
-    text = shown(verdict(comparison.scenario, comparison.runs[policy]), _LONG)
+    return _unbroken(shown(verdict(comparison.scenario, comparison.runs[policy]), _LONG))
+
+
+def _unbroken(text: str) -> str:
+    """Keep each number and its unit on one line."""
     return _BEFORE_A_UNIT.sub("\N{NO-BREAK SPACE}", text)
+
+
+def _headline(comparison: Comparison) -> str:
+    """Say in one line what share of the possible answers each of the first policies gets."""
+    shares = {
+        comparison.names[policy]: comparison.mean(policy).goodput for policy in comparison.runs
+    }
+    known = [(name, share) for name, share in shares.items() if share is not None]
+    if not known:
+        return "No answer in time was possible, for any client."
+    (first, share), *others = known
+    text = f"{first} answers {100 * share:.0f} % of what was possible"
+    for name, other in others:
+        longer = f"{text}, {name} {100 * other:.0f} %"
+        if len(longer) > HEADLINE_LETTERS:
+            break
+        text = longer
+    return _unbroken(text)
 
 
 def _facts(scenario: Scenario, comparison: Comparison, *, live: bool) -> list[tuple[str, str]]:

@@ -1,8 +1,9 @@
 """Runs of a storm as chart data: one line for each policy, with the spread over seeds."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import nan
+from types import MappingProxyType
 
 from stormbreak.escape import escape_name
 from stormbreak.provider.scenario import Scenario
@@ -44,14 +45,22 @@ class Quantity:
 
 
 class Comparison:
-    """A scenario and its runs under one or more policies, each with the same seeds."""
+    """A scenario and its runs under one or more policies, each with the same seeds.
 
-    def __init__(self, scenario: Scenario, results: Sequence[Result]) -> None:
+    `names` are names of policies for readers who do not know them; the others keep their own.
+    """
+
+    def __init__(
+        self,
+        scenario: Scenario,
+        results: Sequence[Result],
+        names: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         self.scenario = scenario
         self.runs: dict[str, list[Result]] = {}
         for result in results:
             self.runs.setdefault(result.policy, []).append(result)
-        self.names = {policy: escape_name(policy) for policy in self.runs}
+        self.names = {policy: names.get(policy) or escape_name(policy) for policy in self.runs}
         self.views = list(_views(scenario, results))
 
     @property

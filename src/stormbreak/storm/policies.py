@@ -113,6 +113,18 @@ BASELINES: Mapping[str, NamedPolicy] = MappingProxyType(
 )
 """The baselines by name."""
 
+DISPLAY_NAMES: Mapping[str, str] = MappingProxyType(
+    {
+        "interactive": "stormbreak",
+        "batch": "stormbreak, batch",
+        "article": "the article's policy",
+        "none": "no retries",
+        "naive": "immediate retries",
+        "openai_sdk": "the SDK's retries",
+    }
+)
+"""Names on pictures, for readers who do not know ours. The others explain themselves."""
+
 
 # ---------------------------------------------------------------- find a policy
 

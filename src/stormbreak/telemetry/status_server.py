@@ -190,7 +190,10 @@ class StatusServer:
     @property
     def address(self) -> str:
         """Its URL, or the path of its socket."""
-        return f"http://{self._host}:{self.port}" if self.path is None else str(self.path)
+        if self.path is not None:
+            return str(self.path)
+        host = f"[{self._host}]" if ":" in self._host else self._host
+        return f"http://{host}:{self.port}"
 
     def close(self) -> None:
         """Stop listening and remove the socket. Requests in progress are still answered. Idempotent."""

@@ -8,19 +8,30 @@ import click
 
 from stormbreak.batch.job import CONNECT_GRACE, POLICY
 from stormbreak.batch.options import AUTO, TableOptions
-from stormbreak.cli.command import flag, option, options
+from stormbreak.cli.command import ParamType, flag, option, options
 from stormbreak.cli.options import FILE, JSON, PORT, PRICES, REPORT, SECONDS, Integer, Number
 from stormbreak.core.presets import BATCH
 from stormbreak.http.answer_schema import MAX_REPAIRS, REPAIRS
 from stormbreak.key_patterns import quoted
+from stormbreak.telemetry.status_server import HOST
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class _Concurrency(click.ParamType[int | str]):
+class _ListenAddress(ParamType[tuple[str, int]]):
+    name = "[HOST:]PORT"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, int]:
+        host, _, port = str(value).rpartition(":")
+        return host.strip("[]") or HOST, PORT.convert(port, param, ctx)
+
+
+class _Concurrency(ParamType[int | str]):
     name = "N|auto"
 
-    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:  # noqa: ARG002
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:  # noqa: ARG002
         return self.name
 
     def convert(
@@ -35,7 +46,7 @@ class _Concurrency(click.ParamType[int | str]):
         return int(value)
 
 
-class _Delimiter(click.ParamType[str]):
+class _Delimiter(ParamType[str]):
     name = "CHAR"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
@@ -94,7 +105,9 @@ _RESULTS = options(
     JSON,
     flag("-q --quiet", "Show no progress."),
     option(
-        "--metrics-port", PORT, "Serve /metrics and /state on this local port; 0 picks a free one."
+        "--metrics-port",
+        _ListenAddress(),
+        "Serve /metrics on this local port; 0 picks a free one. 0.0.0.0:9464 also serves other machines.",
     ),
 )
 

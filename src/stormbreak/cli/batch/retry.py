@@ -14,7 +14,7 @@ from stormbreak.batch.store.reader import count_rows
 from stormbreak.batch.store.run_file import Run, find_moved, read_existing_run
 from stormbreak.cli.batch.options import retry_options
 from stormbreak.cli.batch.run import run_and_report
-from stormbreak.cli.command import flag, option, options, subcommand
+from stormbreak.cli.command import ParamType, flag, option, options, subcommand
 from stormbreak.cli.options import FILE
 from stormbreak.cli.output import json_text, say
 from stormbreak.errors import ConfigurationError
@@ -25,7 +25,7 @@ from stormbreak.types import Verdict
 _KNOWN = {verdict.value: verdict for verdict in Verdict if verdict is not Verdict.OK}
 
 
-class _Verdicts(click.ParamType[tuple[Verdict, ...]]):
+class _Verdicts(ParamType[tuple[Verdict, ...]]):
     name = "VERDICT"
 
     def convert(
@@ -64,7 +64,7 @@ def command(
     as_json: bool,
     quiet: bool,
     report: str | None,
-    metrics_port: int | None,
+    metrics_port: tuple[str, int] | None,
     **given: Any,
 ) -> int:
     """Send the failed rows of OUTPUT again, with the options of the last run.

@@ -30,7 +30,12 @@ from stormbreak.report.destination import ReportFile
 
 
 def run_and_report(
-    job: Job, *, as_json: bool, quiet: bool, report: str | None, metrics_port: int | None
+    job: Job,
+    *,
+    as_json: bool,
+    quiet: bool,
+    report: str | None,
+    metrics_port: tuple[str, int] | None,
 ) -> int:
     """Run `job`, print the summary, write the report, and return the exit code. Raises as `run_job` does."""
     destination = None if report is None else _destination(report, job)
@@ -112,7 +117,7 @@ def command(
     as_json: bool,
     quiet: bool,
     report: str | None,
-    metrics_port: int | None,
+    metrics_port: tuple[str, int] | None,
     **options: Any,
 ) -> int:
     """Send every row of INPUT and write the answers to a file.

@@ -1,4 +1,4 @@
-"""Serve the state of a run: on a socket beside OUTPUT, and on a port of this machine where one was asked for."""
+"""Serve the state of a run: on a socket beside OUTPUT, and on an address where one was asked for."""
 
 import sys
 from contextlib import ExitStack, suppress
@@ -19,21 +19,21 @@ from stormbreak.telemetry.status_server import StatusServer
 class StatusSocket:
     """Serves one run, for as long as the context lasts.
 
-    The port is opened at once. The socket is made when the run sends, since then OUTPUT and the files beside it belong to this
+    The address (host and port) is opened at once. The socket is made when the run sends, since then OUTPUT and the files beside it belong to this
     process; some file systems can have none.
 
     Raises:
-        ConfigurationError: the port is in use.
+        ConfigurationError: the address is in use, or none of this machine.
     """
 
-    def __init__(self, output: Path, port: int | None) -> None:
-        self._status = StatusPages(metrics=port is not None)
+    def __init__(self, output: Path, listen: tuple[str, int] | None) -> None:
+        self._status = StatusPages(metrics=listen is not None)
         self._output = output
         self._throughput = Throughput()
         self._stack = ExitStack()
         self._begun = False
-        if port is not None:
-            taken = self._stack.enter_context(StatusServer(self._status.pages, port=port))
+        if listen is not None:
+            taken = self._stack.enter_context(self._status.serve(*listen))
             with suppress(OSError):  # such as a terminal that is gone
                 print(f"serving {taken.address}/metrics", file=sys.stderr)  # noqa: T201
 

@@ -40,7 +40,7 @@ class ComparisonRows(NamedTuple):
 
 
 def planned(demands: Sequence[Demand], wanted: ComparisonRows, lookup: PriceLookup) -> list[Row]:
-    """Compare the offers of each model with the first one; with one provider alone, all models with the first.
+    """Compare the offers of each model with the first one; with several named models, or one provider, all with the first.
 
     Raises:
         UnknownPriceError: one of the models has no price.
@@ -51,7 +51,7 @@ def planned(demands: Sequence[Demand], wanted: ComparisonRows, lookup: PriceLook
     groups = [offers_for(model, wanted.sellers, lookup) for model in models]
     for group in groups:
         compare(demands[0], group, lookup)  # a misspelt name is not lost among others
-    if len(wanted.sellers) == 1:
+    if len(wanted.sellers) == 1 or len(wanted.models) > 1:
         groups = [[offer for group in groups for offer in group]]
     return [row for demand in demands for group in groups for row in compare(demand, group, lookup)]
 
@@ -198,7 +198,7 @@ def command(
     output: Output,
     **traffic: Any,
 ) -> None:
-    """Compare what a month of traffic costs, relative to the first provider of each model."""
+    """Compare what a month of traffic costs, relative to the first of --models, or else to the first provider of each model."""
     currency = output.currency
     lookup = load_lookup(prices)
     wanted = ComparisonRows(models, sellers_in(providers))

@@ -10,7 +10,7 @@ from typing import Any, TypeVar, cast
 import click
 from click.core import ParameterSource
 
-from stormbreak.cli.command import flag, option, options
+from stormbreak.cli.command import ParamType, flag, option, options
 from stormbreak.cli.cost.output import Output
 from stormbreak.cli.options import JSON, NAMES, PRICES, REPORT
 from stormbreak.cost.compare import Mix
@@ -30,7 +30,7 @@ _AMOUNT = re.compile(r"([0-9]{1,30}(?:\.[0-9]{1,30})?)([kMB]?)", re.IGNORECASE)
 _SIZES = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9}
 
 
-class Amount(click.ParamType[Decimal]):
+class Amount(ParamType[Decimal]):
     """An exact decimal number from `low` to `high`, or 0 if `zero`."""
 
     def __init__(
@@ -57,7 +57,7 @@ class Amount(click.ParamType[Decimal]):
         return self._low <= number <= self._high or (self._zero and number == 0)
 
 
-class Volume(click.ParamType[tuple[int, ...]]):
+class Volume(ParamType[tuple[int, ...]]):
     """A whole number of tokens, such as 50M, or several of them, each once."""
 
     def __init__(self, *, several: bool = False) -> None:

@@ -19,7 +19,7 @@ from rich.progress import BarColumn, TextColumn
 from stormbreak.cli.command import flag, option, options, subcommand
 from stormbreak.cli.options import JSON, REPORT, Integer, Number
 from stormbreak.cli.output import draw, say, warn
-from stormbreak.cli.storm.options import SEEDS, assertion, seed, speed
+from stormbreak.cli.storm.options import DURATION, SEEDS, assertion, seed, speed
 from stormbreak.cli.storm.output import (
     exit_code,
     measures_of,
@@ -32,7 +32,6 @@ from stormbreak.errors import ConfigurationError
 from stormbreak.escape import plain
 from stormbreak.http.h1.server import new_loop
 from stormbreak.key_patterns import hidden, quoted
-from stormbreak.provider.field_ranges import MAX_SECONDS
 from stormbreak.provider.scenario import Scenario
 from stormbreak.provider.scenario_file import load
 from stormbreak.report.destination import ReportFile
@@ -139,7 +138,7 @@ class _Show(NamedTuple):
         "Multiply traffic, capacity and limits by N.",
         default=1.0,
     ),
-    option("--duration", Number(1e-6, MAX_SECONDS, name="SECONDS"), "End after SECONDS of it."),
+    DURATION,
     speed(1.0, "timers of the program keep real time"),
     seed(),
     SEEDS,

@@ -5,7 +5,7 @@ from typing import Any
 
 from stormbreak.cli.command import option
 from stormbreak.cli.options import NAMES, Integer, Number
-from stormbreak.provider.field_ranges import MAX_SPEED, MIN_SPEED
+from stormbreak.provider.field_ranges import MAX_SECONDS, MAX_SPEED, MIN_SPEED
 
 POLICY_METAVAR = "FILE|PRESET|BASELINE"
 COMPARE = option("--compare", NAMES, "Other policies, on the same calls.", default=())
@@ -14,6 +14,9 @@ SEEDS = option(
     Integer(),
     "Number of runs, with seeds from --seed on; prints mean and deviation.",
     default=1,
+)
+DURATION = option(
+    "--duration", Number(1e-6, MAX_SECONDS, name="SECONDS"), "End after SECONDS of the scenario."
 )
 JOBS = option("-j --jobs", Integer(), "Simulations in parallel.", default=1)
 

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from textwrap import fill
 from types import MappingProxyType
 from typing import Any
@@ -167,7 +167,7 @@ def judge(claim: Assertion, text: str, measures: object) -> int:
 @contextmanager
 def progress_bar(*columns: ProgressColumn) -> Iterator[Progress]:
     """Show a bar on standard error, if that is a terminal."""
-    console = Console(stderr=True)
     shown = sys.stderr.isatty()
-    with Progress(*columns, console=console, transient=True, disable=not shown) as bar:
+    bar = Progress(*columns, console=Console(stderr=True), transient=True, disable=not shown)
+    with bar if shown else nullcontext():  # before 14, rich ends one that is not shown with a line
         yield bar

@@ -14,7 +14,7 @@ from rich.progress import TaskID
 from stormbreak.cli.command import flag, option, options, subcommand
 from stormbreak.cli.options import FILE, JSON, REPORT
 from stormbreak.cli.output import draw, say
-from stormbreak.cli.storm.options import COMPARE, JOBS, SEEDS, assertion, policy, seed
+from stormbreak.cli.storm.options import COMPARE, DURATION, JOBS, SEEDS, assertion, policy, seed
 from stormbreak.cli.storm.output import (
     exit_code,
     measures_of,
@@ -24,7 +24,7 @@ from stormbreak.cli.storm.output import (
     tables,
 )
 from stormbreak.cli.storm.plot import picture
-from stormbreak.provider.scenario import Scenario
+from stormbreak.provider.scenario import Scenario, shortened
 from stormbreak.provider.scenario_file import load
 from stormbreak.report.destination import ReportFile
 from stormbreak.storm import policies, result
@@ -68,7 +68,7 @@ def _tokens(path: Path) -> list[int]:
 
 
 @subcommand(
-    "stormbreak storm run incident --compare naive,article --report incident.html",
+    "stormbreak storm run incident --duration 200 --compare naive,article --report incident.html",
     "stormbreak storm run outage --policy policy.toml --assert 'goodput >= 0.97'",
 )
 @click.argument("scenario", metavar="NAME|FILE")
@@ -81,6 +81,7 @@ def _tokens(path: Path) -> list[int]:
 )
 @options(
     "Simulation",
+    DURATION,
     seed(),
     SEEDS,
     JOBS,
@@ -103,6 +104,7 @@ def command(  # noqa: PLR0913 - one parameter for each option
     arrivals: str | None,
     column: str | None,
     batch_input: Path | None,
+    duration: float | None,
     seed: int,
     seeds: int,
     jobs: int,
@@ -122,6 +124,8 @@ def command(  # noqa: PLR0913 - one parameter for each option
     destination = None if report is None else ReportFile.of(report)
     claimed = None if claim is None else parse_assertion(claim)
     storm = storm_of(scenario, arrivals=arrivals, column=column, batch_input=batch_input)
+    if duration is not None:
+        storm = shortened(storm, duration)
     first = policies.find(policy) if policy else policies.own(storm, source=scenario)
     others = [policies.find(name) for name in compare]
     found = [first, *(other for other in others if other.name != first.name)]

@@ -103,7 +103,8 @@ class HttpServer:
         """Wait until no connection is left; return whether that was within `seconds`."""
         if self._connections:
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._empty.wait(), seconds)
+                async with asyncio.timeout(seconds):
+                    await self._empty.wait()
         return not self._connections
 
     def _watch(self) -> None:

@@ -95,11 +95,11 @@ class ServerConnection(asyncio.Protocol):
         self._parser = RequestParser(max_body=server.bounds.max_body)
         self._transport: asyncio.Transport | None = None
         self._task: asyncio.Task[None] | None = None  # answers a request
+        self._started = False  # it runs
         self._request: Request | None = None  # that is answered
         self._keep_alive = True  # after the answer
-        self._since = (
-            self._loop.time()
-        )  # of being idle, reading, writing without progress, or closing
+        # since when it is idle, reads a request, writes without progress, or closes
+        self._since = self._loop.time()
         self._unsent = 0  # bytes, when that was looked at last
         self._paused = False  # nothing is read
         self._held = 0  # bytes that the server counts as held
@@ -141,8 +141,11 @@ class ServerConnection(asyncio.Protocol):
             self._count()
 
     def eof_received(self) -> bool:
-        """End: the client has left."""
-        if self._task is not None or self._transport is None or self._closing:
+        """End: the client has left. What was written before it is still sent."""
+        transport = self._transport
+        if self._closing and transport is not None and transport.get_write_buffer_size():
+            return True
+        if self._task is not None or self._closing:
             self.abort()
         return False
 
@@ -156,7 +159,7 @@ class ServerConnection(asyncio.Protocol):
             self._count_as(0)
             self._server.gone(self)
         elif not self.survives:
-            self._task.cancel()
+            self._cancel(self._task)
 
     def pause_writing(self) -> None:
         """Note that the client does not read."""
@@ -252,7 +255,7 @@ class ServerConnection(asyncio.Protocol):
         """Cancel the answer because the server ends: the application says so to the client."""
         if self._task is not None:
             self.expired = True
-            self._task.cancel()
+            self._cancel(self._task)
 
     def abort(self) -> None:
         """End the connection at once."""
@@ -273,6 +276,7 @@ class ServerConnection(asyncio.Protocol):
             return
         self._request = request
         self._keep_alive = request.keep_alive
+        self._started = False
         self._count()
         self._task = self._loop.create_task(self._answer(request))
 
@@ -293,7 +297,13 @@ class ServerConnection(asyncio.Protocol):
             parser.continue_wanted = False
             self._transport.write(CONTINUE)
 
+    def _cancel(self, task: asyncio.Task[None]) -> None:
+        task.cancel()
+        if not self._started:  # then nothing of it will ever run
+            self._answered()
+
     async def _answer(self, request: Request) -> None:
+        self._started = True
         try:
             await self._server.application.answer(request, self)
         except asyncio.CancelledError:
@@ -361,8 +371,12 @@ class ServerConnection(asyncio.Protocol):
         self._count_as(0)
         transport = self._transport
         if transport is not None and not transport.is_closing():
-            transport.write_eof()
-            transport.resume_reading()
+            try:
+                transport.write_eof()
+            except OSError:  # the client has reset it a moment ago
+                transport.abort()
+            else:
+                transport.resume_reading()
 
     def _wake(self) -> None:
         if self._drained is not None and not self._drained.done():

@@ -162,9 +162,11 @@ class RequestParser:
         return self._body_size + len(self._data) - self._at
 
     def close(self) -> None:
-        """Let go of llhttp's parser, which holds this object."""
+        """Let go of what is held, and of llhttp's parser, which holds this object."""
         self._llhttp = None
         self._ended = True
+        self._data, self._at = b"", 0
+        self._body, self._body_size = [], 0
 
     def _begins(self, data: bytes) -> bool:
         """Skip blank lines, as some clients end a body with one; return whether a request follows."""

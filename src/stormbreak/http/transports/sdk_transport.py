@@ -86,7 +86,8 @@ class SdkTransport:
         """Make one; any number of clients may share it.
 
         Args:
-            policy: a `Policy`, the name of a preset, or the engine of another transport, to share all it knows.
+            policy: a `Policy`, the name of a preset, the path of a file, or the engine of another transport, to share
+                all it knows.
             inner: another transport of the library to send through, instead of our own connections.
             stream_on_wire: have plain chat completions sent as streams and assemble them (see docs/client.md).
             degraded: makes answers for a `degraded` rule of the policy's fallbacks that has no text.

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from stormbreak.errors import ConfigurationError
-from stormbreak.provider.scenario import RECOVERY_WINDOW, Limit, Load, Provider, Scenario
+from stormbreak.provider.scenario import Limit, Load, Provider, Scenario, shortened
 
 _MAX_REHEARSAL = 5.0  # seconds of service
 _ANY = Load(rate=1.0)  # deadline and timeout for scenarios without a load
@@ -22,6 +22,8 @@ def staged(
     Raises:
         ConfigurationError: it has no load, or is too short or too small to be measured.
     """
+    if until is not None:
+        scenario = shortened(scenario, until)
     load = scenario.load
     if load is None:
         if not own_traffic:
@@ -29,11 +31,9 @@ def staged(
                 f"{scenario.name}: a live storm needs a [load], or --own-traffic; got neither"
             )
         load = _ANY
-    duration = scenario.duration if until is None else _shorter(scenario, load, until)
     try:
         return replace(
             scenario,
-            duration=duration,
             provider=_provider(scenario.provider, scale),
             limit=None if scenario.limit is None else _limit(scenario.limit, scale),
             background_traffic=None,
@@ -57,19 +57,6 @@ def rehearsal(scenario: Scenario) -> Scenario:
         min_service=0.0,
     )
     return replace(scenario, provider=calm, limit=None, faults=(), background_traffic=None)
-
-
-def _shorter(scenario: Scenario, load: Load, until: float) -> float:
-    if until > scenario.duration:
-        raise ConfigurationError(
-            f"--duration must be at most the duration of {scenario.name}, {scenario.duration:g}, got {until:g}"
-        )
-    if load.trigger_until is not None and until < load.trigger_until + RECOVERY_WINDOW:
-        raise ConfigurationError(
-            f"--duration must be at least {load.trigger_until + RECOVERY_WINDOW:g}, {RECOVERY_WINDOW} s after the trigger of"
-            f" {scenario.name}, so that a recovery can be measured; got {until:g}"
-        )
-    return until
 
 
 def _provider(provider: Provider, scale: float) -> Provider:
