@@ -106,7 +106,11 @@ class Heartbeat:
                 while True:
                     self._woken.get_nowait()
             if not self._leaving:
-                self._beat(store)
+                try:
+                    self._beat(store)
+                except Exception:  # noqa: BLE001 - calls need the thread, whatever it met
+                    _log.exception("fleet store %s: a report failed", self.place)
+                    time.sleep(RETRY)
                 time.sleep(MIN_GAP)
         self._orphans += self._members  # whether or not a driver still runs their engines
         self._say_goodbye(store)
