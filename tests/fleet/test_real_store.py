@@ -79,7 +79,7 @@ async def test_members_share_a_quota(server):
     start = time.monotonic()
     await waits(members, 20)
     took = time.monotonic() - start
-    assert 60 / took <= 20 + 20 / took + 2  # the rate, and one burst of a second
+    assert 20 * took + 40 >= 60  # the rate, a burst, and one of all shares, if the machine is slow
 
 
 async def test_a_frozen_store_delays_no_call(own_server, caplog):
@@ -215,16 +215,13 @@ async def test_tls_and_a_user_with_the_rights_that_the_page_names(
 def test_processes_share_a_quota(own_server):
     with serve() as provider:
         workers = [
-            Worker(fleet=own_server.url, base_url=provider.base_url, calls=20, rpm=900)
+            Worker(fleet=own_server.url, base_url=provider.base_url, calls=40, rpm=900)
             for _ in range(2)
         ]
-        for worker in workers:
-            worker.ready()
-        start = time.monotonic()
-        ended = [worker.ended() for worker in workers]
-        took = time.monotonic() - start
+        ended = [worker.ready().ended() for worker in workers]
     assert not any(each["errors"] for each in ended)
-    assert took >= 0.9 * (40 / 15 - 1 - 1)  # a burst, and what left before all were ready
+    took = max(each["ended"] for each in ended) - min(each["started"] for each in ended)
+    assert 15 * (took + 1) + 30 >= 80  # as above
 
 
 async def _until(holds):
