@@ -26,7 +26,7 @@ from stormbreak.core.policy import Policy
 from stormbreak.core.rate_limit_gate import RateLimitPolicy
 from stormbreak.drivers.virtual_time import Timeline
 from stormbreak.fleet.messages import RateReport, Report, SlotReport
-from stormbreak.fleet.store import Said
+from stormbreak.fleet.store import Message
 from stormbreak.fleet.valkey import ValkeyStore, key_of
 from stormbreak.fleet.virtual import VirtualStore
 from stormbreak.types import Call, Outcome, Target, Verdict
@@ -100,14 +100,14 @@ def report_cost(url: str, members: int) -> str:
     report = Report(
         requests=RateReport(600.0, 1.0, 5.0, 1.0), slots=SlotReport(10.0, 1.0, 2.0, 1.0)
     )
-    said = [Said(f"cost/{members}", f"{number:012}", report) for number in range(members)]
-    store.beat(said)
+    messages = [Message(f"cost/{members}", f"{number:012}", report) for number in range(members)]
+    store.beat(messages)
     best = 1.0
     for _ in range(8):
         before = _cpu(client)
         for _ in range(100):
-            store.beat(said[:2])
-        best = min(best, (_cpu(client) - before) / 100 / len(said[:2]))
+            store.beat(messages[:2])
+        best = min(best, (_cpu(client) - before) / 100 / len(messages[:2]))
     size = client.memory_usage(key_of(f"cost/{members}"), samples=0)
     store.close()
     client.close()

@@ -65,8 +65,8 @@ def test_what_is_given_back_or_used_beyond_is_owed_to_the_fleet(rate):
 
 def test_a_late_store_is_replaced_by_a_share_which_is_reported(lease, rate):
     lease.answered(inf)
-    lease.wish(NOW)
-    lease.wish(NOW + 0.01)
+    lease.ask(NOW)
+    lease.ask(NOW + 0.01)
     assert lease.woken == [1]
     assert rate.ready_at(1, NOW) == NOW + PATIENCE
     late = NOW + PATIENCE
@@ -128,7 +128,7 @@ def test_a_late_store_leaves_the_larger_of_cap_and_share_and_a_lost_one_the_shar
 
 def test_only_a_failed_report_makes_a_store_lost():
     lease = SpendLease(FleetPolicy(url="redis://x"), 1.0, lambda: None)
-    lease.wish(NOW)
+    lease.ask(NOW)
     assert not lease.is_lost(NOW + 60)
     lease.failed(NOW + 60)
     assert lease.is_lost(NOW + 60)
@@ -138,6 +138,6 @@ def test_only_a_failed_report_makes_a_store_lost():
 
 def test_news_wake_once(lease):
     news = object()
-    lease.tell(news)
-    lease.tell(news)
+    lease.report_news(news)
+    lease.report_news(news)
     assert lease.woken == [1]

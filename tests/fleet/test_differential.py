@@ -18,7 +18,7 @@ from stormbreak.fleet.messages import (
 )
 from stormbreak.fleet.model import Scope, beat
 from stormbreak.fleet.parent import ParentClient, ParentStore
-from stormbreak.fleet.store import Said
+from stormbreak.fleet.store import Message
 from stormbreak.fleet.valkey import ValkeyStore, _read, key_of
 
 START = 1_790_000_000.25
@@ -111,7 +111,7 @@ def test_a_parent_process_answers_as_the_model_does(pytestconfig, monkeypatch):
             scope = Scope()
             for span, member, report, _ in history:
                 now += span
-                (answer,) = client.beat([Said("t/x", member, report)])
+                (answer,) = client.beat([Message("t/x", member, report)])
                 assert beat(scope, member, report, now) == answer
 
         check()
