@@ -46,6 +46,7 @@ def test_snapshot_says_what_stands_where():
                 "cooldown_asked": 8.0,
                 "service": 0.0,
                 "budget": 0.2,
+                "sharing": None,
                 "retries_refused": False,
             }
         },

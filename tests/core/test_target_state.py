@@ -308,5 +308,6 @@ def test_the_snapshot_of_a_target_without_breaker_and_pause():
         "cooldown_asked": 0.0,
         "service": 0.0,
         "budget": None,
+        "sharing": None,
         "retries_refused": False,
     }

@@ -48,6 +48,7 @@ class Server:
                 if to.recv(16).startswith((b"+PONG", b"-NOAUTH")):
                     return self
             time.sleep(0.01)
+        self.kill()
         raise RuntimeError(f"{self._command} does not answer")
 
     def freeze(self):
