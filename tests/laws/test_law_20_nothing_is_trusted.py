@@ -66,7 +66,7 @@ def toml_of(path, literal):
 @table_test("path", PATHS)
 def test_every_key_of_a_policy_names_itself_and_a_value_that_cannot_be(path, tmp_path, capsys):
     file = tmp_path / "policy.toml"
-    file.write_text(toml_of(path, '"a-wrong-word"' if path[-1] != "path" else "7"))
+    file.write_text(toml_of(path, '"a-wrong-word"' if path[-1] not in ("path", "name") else "7"))
     code = main(["config", "check", str(file)])
     said = capsys.readouterr()
 
@@ -74,7 +74,7 @@ def test_every_key_of_a_policy_names_itself_and_a_value_that_cannot_be(path, tmp
     assert said.err.count("\n") == 1
     assert str(file) in said.err
     assert ".".join(path) in said.err
-    assert ("a-wrong-word" if path[-1] != "path" else "7") in said.err
+    assert ("a-wrong-word" if path[-1] not in ("path", "name") else "7") in said.err
 
 
 @table_test("path", PATHS)
@@ -202,6 +202,7 @@ WORDS = {
     "Place": {"provider", "base_url", "api_key_env", "model", "models"},
     "CachePolicy": {"path"},
     "ToDegraded": {"text"},
+    "FleetPolicy": {"url", "name"},
     "QueuePolicy": {"tenant_weights"},
     "Provider": {"models"},
     "Fault": {"match"},

@@ -7,6 +7,7 @@ from urllib.parse import SplitResult, urlsplit
 
 from stormbreak.core.checks import check_types, require
 from stormbreak.errors import ConfigurationError
+from stormbreak.key_patterns import quoted
 
 PASSWORD = "STORMBREAK_FLEET_PASSWORD"  # noqa: S105 - the name of a variable
 """The environment variable that holds the password of the store."""
@@ -53,8 +54,10 @@ class FleetPolicy:
 def _check(url: str) -> None:
     parts = _split(url)
     if parts is None or parts.scheme not in SCHEMES or not (parts.netloc or parts.path):
-        raise ConfigurationError(  # not repeated: it may hold a password
+        secret = set(url) & set("@:?")  # it may hold a password
+        raise ConfigurationError(
             "url must begin with redis://, rediss:// or unix:// and name a server, such as redis://localhost:6379"
+            f"{'' if secret else f', got {quoted(url)}'}"
         )
     if parts.password or "password" in parts.query:
         raise ConfigurationError(
