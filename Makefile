@@ -56,7 +56,7 @@ test: $(READY)  ## the test suite (6 minutes on two cores)
 	@TMPDIR=$(SCRATCH) $(BIN)/pytest -n 3 --dist worksteal
 
 # Of the suite, the rooms that use a dependency. plotext and rich draw in storm, httptools and msgspec are in http.
-USES_DEPENDENCIES := tests/cli tests/config tests/cost tests/http tests/llm tests/provider tests/report tests/telemetry \
+USES_DEPENDENCIES := tests/cli tests/config tests/cost tests/fleet tests/http tests/llm tests/provider tests/report tests/telemetry \
   tests/storm/test_storm_cli.py tests/storm/test_storm_plot.py tests/storm/test_storm_screen.py
 
 .venv-lowest/.ready: pyproject.toml

@@ -18,6 +18,11 @@ settings.register_profile("prove", deadline=None, max_examples=1_000)
 settings.load_profile("stormbreak")
 
 
+def pytest_addoption(parser):
+    """Let the differential tests of the fleet play more histories than in the suite."""
+    parser.addoption("--fleet-histories", type=int, default=100, help="histories of each store")
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_collection():
     """Take all that is imported and collected out of sight of the garbage collector.

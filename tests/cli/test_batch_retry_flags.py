@@ -102,6 +102,7 @@ def test_every_flag_is_kept(begun, output, tmp_path):
     flags = {
         "policy": str(file), "concurrency": 5, "rpm": 9e5, "tpm": 9e7, "timeout": 20.0,
         "idle_timeout": 10.0, "deadline": 30.0, "connect_grace": 9.0, "max_output_tokens": 50,
+        "fleet": "redis://127.0.0.1:1/0",
     }  # fmt: skip
     words = [
         word

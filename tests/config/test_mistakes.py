@@ -89,7 +89,7 @@ TABLE = {
     "a = " + 5000 * "[": "nested too deeply",
     "a." * 2000 + "a = 1": "'a' is nested too deeply: more than 32 levels",
     "a = '" + 1024 * 1024 * "x" + "'": "too large for a policy: more than 1048576 bytes",
-    '"\\u001b[31m" = 1': 'unknown key "\\u001b[31m" = 1; known: preset, deadline, patience, attempt_timeout, idle_timeout, stall_timeout, fail_fast, cooldown, priority, failures, ignored, retry, retry_budget, breaker, limit, adaptive_rate, rate_limit, process_share, spend, queue, hedge, fallback, cache, shadow',
+    '"\\u001b[31m" = 1': 'unknown key "\\u001b[31m" = 1; known: preset, deadline, patience, attempt_timeout, idle_timeout, stall_timeout, fail_fast, cooldown, priority, failures, ignored, retry, retry_budget, breaker, limit, adaptive_rate, rate_limit, process_share, spend, fleet, queue, hedge, fallback, cache, shadow',
     "priority = '" + 300 * "long " + "'": (
         "priority must be one of interactive, batch, background, got '" + 12 * "long " + "'..."
     ),

@@ -23,6 +23,7 @@ from stormbreak.core.fallback import (
     ToDegraded,
     ToTargets,
 )
+from stormbreak.core.fleet_policy import FleetPolicy
 from stormbreak.core.hedge import HedgePolicy
 from stormbreak.core.policy import LARGEST, SMALLEST, Policy
 from stormbreak.core.presets import PRESETS
@@ -225,6 +226,15 @@ policies = built(
         max_usd=st.none() | positive,
         period=st.none() | positive,
         max_output_tokens=st.none() | counting,
+    ),
+    fleet=built(
+        FleetPolicy,
+        url=st.none()
+        | st.sampled_from(["redis://cache:6379/0", "rediss://app@cache", "unix:///run/valkey"]),
+        name=st.sampled_from(["default", "shop batch"]),
+        fallback=st.sampled_from(["share", "half"]),
+        on_store_loss=st.sampled_from(["reject", "allow"]),
+        spend=st.booleans(),
     ),
     hedge=st.none() | hedges,
     queue=built(

@@ -136,7 +136,7 @@ def test_described_settings_read_back_equal(path, tmp_path, profile):
 
 def test_a_target_has_what_a_client_takes_apart_from_what_only_a_program_has():
     taken = set(inspect.signature(AsyncClient.__init__).parameters)
-    only_a_program = {"self", "api_key", "degraded", "prices"}
+    only_a_program = {"self", "api_key", "degraded", "fleet", "prices"}
     only_a_file = {"api_key_file"}
     assert {field.name for field in fields(TargetSettings)} == taken - only_a_program | only_a_file
 

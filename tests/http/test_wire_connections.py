@@ -155,6 +155,39 @@ async def test_the_pool_is_as_wide_as_its_limit():
     await wire.close()
 
 
+async def test_tasks_that_wait_for_a_socket_get_it_in_turn():
+    """Found: the task that had just used it took it again."""
+    wire, waits = AsyncConnection(limit=2), []
+    async with served([0.002, answer()]) as server:
+
+        async def work():
+            for _ in range(4):
+                began = time.monotonic()
+                assert (await wire.exchange(request_to(server.port))).status == 200
+                waits.append(time.monotonic() - began)
+
+        began = time.monotonic()
+        await asyncio.gather(*(work() for _ in range(24)))
+        took = time.monotonic() - began
+        assert server.opened == 2
+    await wire.close()
+    assert max(waits) < took / 2  # a quarter, on a quiet machine
+
+
+async def test_a_task_that_gives_up_waiting_leaves_the_others_their_turn():
+    wire = AsyncConnection(limit=1)
+    async with served([0.02, answer()]) as server:
+        tasks = [asyncio.create_task(wire.exchange(request_to(server.port))) for _ in range(12)]
+        await server.asked()
+        for task in tasks[1::2]:
+            task.cancel()
+            await asyncio.sleep(0.01)  # also one that has just got the socket
+        ends = await asyncio.gather(*tasks, return_exceptions=True)
+        assert [each.status for each in ends[::2]] == [200] * 6
+        assert server.opened <= 7
+    await wire.close()
+
+
 async def test_cookies_are_neither_kept_nor_sent(ask):
     async with served(answer(set_cookie="id=canary; Path=/")) as server:
         await ask(server)

@@ -46,6 +46,7 @@ class BatchOptions(Struct, frozen=True, kw_only=True, omit_defaults=True):
     concurrency: int | Literal["auto"] | None = None
     rpm: float | None = None
     tpm: float | None = None
+    fleet: str | None = None
     max_cost: float | None = None
     max_output_tokens: int | None = None
     prices: tuple[str, ...] = ()
@@ -143,6 +144,7 @@ class Options(TypedDict, total=False):
     concurrency: int | Literal["auto"] | None  # requests in flight
     rpm: float | None  # requests per minute
     tpm: float | None  # tokens per minute, prompts and answers together
+    fleet: str | None  # the store through which processes share these limits
     max_cost: float | None  # US dollars that all runs on `output` may cost together
     max_output_tokens: int | None  # tokens of an answer under `max_cost`, where a row has no bound
     prices: StrPath | Iterable[StrPath]  # price files, which take precedence over list prices
@@ -238,6 +240,7 @@ def _is_few(value: object) -> bool:
 
 _TEXTS = (
     "provider", "base_url", "api_key_env", "fallback_base_url", "fallback_api_key_env", "model", "prefix",
+    "fleet",
 )  # fmt: skip
 _NUMBERS = ("rpm", "tpm", "max_cost", "timeout", "idle_timeout", "deadline", "connect_grace")
 _RULES: Mapping[str, tuple[str, Callable[[object], bool]]] = MappingProxyType(

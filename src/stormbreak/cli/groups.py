@@ -91,6 +91,12 @@ gateway = DefaultGroup(
         "stormbreak gateway key new app >> gateway.toml",
     ),
 )
+fleet = Group(
+    "fleet",
+    help="Show what processes share through a store. Policies switch it on: [fleet].",
+    lazy={"Commands": {"status": ("stormbreak.cli.fleet", "Show members and what they hold.")}},
+    examples=("stormbreak fleet status redis://localhost:6379",),
+)
 telemetry = Group(
     "telemetry",
     help="Print files for monitoring. Python code switches telemetry on: stormbreak.telemetry.",

@@ -46,6 +46,7 @@ root = Group(
         },
         "Set up": {
             "doctor": ("stormbreak.cli.doctor", "Check the installed SDKs for common mistakes."),
+            "fleet": ("stormbreak.cli.groups:fleet", "Show what processes share through a store."),
             "telemetry": ("stormbreak.cli.groups:telemetry", "Print the Grafana dashboard."),
         },
     },

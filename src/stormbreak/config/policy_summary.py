@@ -26,6 +26,7 @@ from stormbreak.core.backoff import Backoff, Kind
 from stormbreak.core.circuit import BreakerPolicy
 from stormbreak.core.concurrency_limit import AimdLimit, FixedLimit
 from stormbreak.core.fallback import CachePolicy, Place, ToCache, ToDegraded, ToTargets
+from stormbreak.core.fleet_policy import FleetPolicy
 from stormbreak.core.hedge import HedgePolicy
 from stormbreak.core.policy import Policy
 from stormbreak.core.queue import QueuePolicy
@@ -58,6 +59,7 @@ Repeated 429s {adaptive_rate:either limit the send rate|do not limit the send ra
 {rate_limit:part}
 This process may use {process_share:share} of rate limits and of a fixed concurrency limit.
 {spend:part}
+{fleet:part}
 {queue:part}
 {hedge:part There are no hedges.}
 {fallback:parts There is no fallback.}
@@ -116,6 +118,9 @@ Rate-limit headers are {learn_from_headers:either respected|ignored}.""",
         SpendPolicy: """\
 Spend limit of all attempts: {max_usd:times US dollar|none} in {period:seconds|the life of the process}.
 Under a spend limit, a request without an output limit is {max_output_tokens:bounded|rejected}.""",
+        FleetPolicy: """\
+Limits are shared with other processes of the fleet {name:name} through a store: {url:name|none}; spend limits are {spend:either shared|not shared}.
+While the store does not answer: the {fallback:name} of each process of each limit; {on_store_loss:name} calls that need more money.""",
         QueuePolicy: """\
 At most {max_size:times call} wait for one target; a pause of more than {max_pause:seconds} rejects calls.
 Each waiting priority gets at least {min_share:share} of the service. Weights of tenants, if not 1: {tenant_weights:weights}.""",

@@ -57,10 +57,12 @@ class TargetQueue:
         circuit: CircuitGate | None = None,
         spending: SpendingGate | None = None,
         is_calm: Callable[[float], bool] = lambda _: False,
+        asks_fleet: Callable[[Call, float], bool] | None = None,
     ) -> None:
         """Serve through `gates`; the other gates are some of them.
 
         `is_calm(now)`: whether all gates are certainly ready, for any call. It saves asking each of them.
+        `asks_fleet(call, now)` is told that `call` waits; True: some gate may now be ready earlier.
         """
         self._gates = tuple(gates)
         self._ready_ats = tuple(gate.ready_at for gate in gates if gate is not diagnosis)
@@ -79,6 +81,7 @@ class TargetQueue:
         self._circuit = circuit
         self._spending = spending
         self._is_calm = is_calm
+        self._asks_fleet = asks_fleet
         self._queue = Queue(policy)
         self._timekeeper: Ticket | None = None
         self._newest_call: Call | None = None  # a snapshot of an empty queue is about this one
@@ -143,9 +146,11 @@ class TargetQueue:
                 if veto:
                     self._reject(ticket, veto)
                     continue
+                if self._asks_fleet is not None and self._asks_fleet(ticket.call, now):
+                    ready_at = self._ready_at(ticket.call, now)
                 if ready_at == inf and self._spending is not None:
                     ready_at = self._spending.recheck_at()
-                if ready_at != inf:
+                if now < ready_at != inf:
                     self._set_timekeeper(ready_at)
                 return
             if self._cannot_finish(ticket, now):

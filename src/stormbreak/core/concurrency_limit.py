@@ -211,14 +211,21 @@ Limiter: TypeAlias = FixedLimiter | AimdLimiter | AutomaticLimiter
 
 
 def limiter(
-    policy: Limit, diagnosis: Diagnosis, *, paused: Callable[[float], bool], share: float = 1.0
+    policy: Limit,
+    diagnosis: Diagnosis,
+    *,
+    paused: Callable[[float], bool],
+    share: float = 1.0,
+    fixed: Callable[[FixedLimit], FixedLimiter] | None = None,
 ) -> Limiter:
     """Make the limiter of a policy. `paused(now)`: whether a cooldown holds.
 
-    A fixed limit is multiplied by `share`, rounded down, at least one; the others adapt by themselves.
+    A fixed limit is multiplied by `share`, rounded down, at least one, or made by `fixed`; the others adapt by themselves.
     """
     match policy:
         case FixedLimit():
+            if fixed is not None:
+                return fixed(policy)
             return FixedLimiter(FixedLimit(max_in_flight=max(1, int(policy.max_in_flight * share))))
         case AimdLimit():
             return AimdLimiter(policy)

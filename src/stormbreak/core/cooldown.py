@@ -15,7 +15,7 @@ time, the others come back then, a few at first, and are refused again if it was
 
 from collections.abc import Callable, Mapping
 from math import inf
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from stormbreak.core.gate import READY
 from stormbreak.types import VERDICT_OK, Outcome, Treatment, Verdict
@@ -25,6 +25,13 @@ SPREAD = 0.5
 
 MIN_GROUP = 4
 """Minimum number of calls that leave together after a pause: a single one might be unlucky."""
+
+
+class CooldownNews(NamedTuple):
+    """The attempt that left at `sent_at` was refused until `until`, without the spread; None: it was served."""
+
+    sent_at: float
+    until: float | None
 
 
 class OnCooldown(Protocol):
@@ -60,6 +67,7 @@ class Cooldown:
         self._refused_sent_at = -inf  # when the newest attempt left that was refused with a time
         self.asked = 0.0  # seconds that were named for the cooldown in force, before the spread
         self.until = READY
+        self.news: CooldownNews | None = None  # the latest change by an attempt of this process
 
     def ready_at(self, _call: object, now: float) -> float:
         """Return the end of the cooldown, or READY."""
@@ -73,6 +81,7 @@ class Cooldown:
         """Start, extend or lift the cooldown."""
         if outcome.verdict is VERDICT_OK:
             if self.until > now and token >= self._refused_sent_at:
+                self.news = CooldownNews(token, None)
                 self.lift(now)
             return
         wait = outcome.retry_after
@@ -86,6 +95,7 @@ class Cooldown:
         wait = min(wait, self._max_wait)
         if self.until < now + wait:
             self.asked = wait
+            self.news = CooldownNews(token, now + wait)
             self.until = now + wait * (1 + self._spread * uniform)
             self._on_change(now=now, until=self.until)
 

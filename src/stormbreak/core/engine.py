@@ -5,7 +5,7 @@ the tickets to wake (`woken`) and the events to deliver (`events`).
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from itertools import count
 from typing import Any, Protocol
@@ -14,6 +14,7 @@ from stormbreak.core.circuit import Mode, State
 from stormbreak.core.circuit_snapshot import CircuitSnapshot
 from stormbreak.core.flow import Send
 from stormbreak.core.gate import SpendingGate, SpendLimits
+from stormbreak.core.lease import TargetLease
 from stormbreak.core.policy import Policy
 from stormbreak.core.queue import Ticket
 from stormbreak.core.retry_budget import Budget, BudgetPolicy
@@ -44,16 +45,39 @@ class ContextListener(Protocol):
         ...
 
 
+class Fleet(Protocol):
+    """What an engine shares with others through a store. Package `fleet` supplies it."""
+
+    def start_over(self) -> None:
+        """Forget all leases, as in a forked child."""
+        ...
+
+    def lease(self, engine: "Engine", state: TargetState) -> TargetLease:
+        """Make the leases of a target, and renew them while its state lives."""
+        ...
+
+    def share_spending(self, engine: "Engine", policy: Policy, gate: SpendingGate) -> None:
+        """Share the spend limit of a target, once for each account."""
+        ...
+
+    def snapshot(self, now: float) -> Sequence[Mapping[str, Any]]:
+        """Return whether each store answers, and since when."""
+        ...
+
+
 class Engine:
     """The shared state under one policy, and under those of targets that have their own.
 
     Equal budgets are one budget, and equal spend limits are one account, across targets.
     """
 
-    def __init__(self, policy: Policy, spending: SpendLimits | None = None) -> None:
-        """Policies with a spend limit need `spending`."""
+    def __init__(
+        self, policy: Policy, spending: SpendLimits | None = None, fleet: Fleet | None = None
+    ) -> None:
+        """Policies with a spend limit need `spending`. Without `fleet`, nothing is shared with other processes."""
         self.policy = policy
         self.spending = spending
+        self.fleet = fleet
         self.races = policy.hedge is not None  # some attempts may be hedged
         self._policies: Mapping[Target, Policy] = {}  # of targets that have their own
         self._earlier_policies: Mapping[Target, Policy] = {}
@@ -68,6 +92,8 @@ class Engine:
         """Reset all learned state and active calls, in a forked child: there they never end."""
         if self.spending is not None:
             self.spending.start_over()
+        if self.fleet is not None:
+            self.fleet.start_over()
         self._budgets: dict[tuple[str, BudgetPolicy], Budget] = {}
         self.events: list[Event] = []
         self.woken: list[Ticket] = []
@@ -112,7 +138,16 @@ class Engine:
             if policy.spend.acts:
                 raise ConfigurationError("spend.max_usd needs an engine that knows prices")
             return None
-        return self.spending.gate(policy.spend, target, self.emit, self.on_spend_settled)
+        gate = self.spending.gate(policy.spend, target, self.emit, self.on_spend_settled)
+        if gate is not None and self.fleet is not None and policy.fleet.acts and policy.fleet.spend:
+            self.fleet.share_spending(self, policy, gate)
+        return gate
+
+    def lease(self, state: TargetState) -> TargetLease | None:
+        """Make the leases of a target; None where its policy shares nothing with a fleet."""
+        if self.fleet is None or not state.policy.fleet.acts:
+            return None
+        return self.fleet.lease(self, state)
 
     def on_spend_settled(self, now: float, gate: SpendingGate | None = None) -> None:
         """Let calls that waited for the spend limit leave, or reject them if too little is left."""
@@ -270,6 +305,7 @@ class Engine:
             if look is None:
                 raise RuntimeError("no driver runs this engine, so it has no clock")
             return look(pending=pending)
+        fleet = [] if self.fleet is None else list(self.fleet.snapshot(now))
         spend = [] if self.spending is None else list(self.spending.snapshot(now))
         return {
             "budget": None if self.budget is None else self.budget.balance(now),
@@ -279,6 +315,7 @@ class Engine:
                 if not (target_state.gone and target_state.idle)
             },
             **({"spend": spend} if spend else {}),
+            **({"fleet": fleet} if fleet else {}),
         }
 
 

@@ -81,7 +81,9 @@ class PacingGate(Gate, Protocol):
 
 
 class SpendingGate(Gate, Protocol):
-    """The gate that reserves what an attempt may cost."""
+    """The gate that reserves what an attempt may cost, from its `account`."""
+
+    account: Any
 
     def veto(self, call: Call, now: float) -> Rejection | None:
         """Why `call`, which cannot leave now, never will; None if it may still leave."""
@@ -89,6 +91,10 @@ class SpendingGate(Gate, Protocol):
 
     def recheck_at(self) -> float:
         """When to look again although the gate said NEVER; inf: not before an event."""
+        ...
+
+    def asks_fleet(self, call: Call, now: float) -> bool:
+        """Ask the fleet for the money that `call` lacks; return whether it has asked."""
         ...
 
 

@@ -9,6 +9,7 @@ from stormbreak.core.checks import check_types, require
 from stormbreak.core.circuit import BreakerPolicy
 from stormbreak.core.concurrency_limit import Limit
 from stormbreak.core.fallback import CachePolicy, Fallback
+from stormbreak.core.fleet_policy import FleetPolicy
 from stormbreak.core.hedge import HedgePolicy
 from stormbreak.core.queue import QueuePolicy
 from stormbreak.core.rate_limit_gate import RateLimitPolicy
@@ -67,7 +68,7 @@ class Policy:
     first output. An open circuit rejects `fail_fast` calls, others wait for it. With `cooldown`, a Retry-After holds every
     call to the target, not only the one that got it. `failures` are further verdicts that the breaker counts as
     failures, `ignored` those that it does not count. With `adaptive_rate`, repeated 429s limit the send rate. `process_share` is this process's share of `rate_limit`, of reported limits and of a fixed `limit`; adaptive limits need none.
-    `spend` bounds the cost of all attempts. With `hedge`, a slow attempt gets another beside it. `shadow` is a policy
+    `spend` bounds the cost of all attempts. Processes of one `fleet` share these limits through a store. With `hedge`, a slow attempt gets another beside it. `shadow` is a policy
     that is reported and not applied. `fallback` are rules, tried in order, for calls that their target cannot answer;
     `cache` is for rules that give cached answers.
     """
@@ -90,6 +91,7 @@ class Policy:
     rate_limit: RateLimitPolicy = field(default_factory=RateLimitPolicy)
     process_share: float = 1.0
     spend: SpendPolicy = field(default_factory=SpendPolicy)
+    fleet: FleetPolicy = field(default_factory=FleetPolicy)
     queue: QueuePolicy = field(default_factory=QueuePolicy)
     hedge: HedgePolicy | None = None
     fallback: tuple[Fallback, ...] = ()

@@ -12,9 +12,10 @@ ones would never leave.
 | anything else: refused, not served | counts | refunded |
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 from stormbreak.core.checks import check_types, require
 from stormbreak.core.gate import READY
@@ -64,15 +65,26 @@ class RateLimitGate:
     takes = True
     settles_success = True
 
-    def __init__(self, policy: RateLimitPolicy, *, max_wait: float, share: float = 1.0) -> None:
-        """No report closes a limit for longer than `max_wait` seconds. Of all limits, `share` is for this process."""
+    def __init__(
+        self,
+        policy: RateLimitPolicy,
+        *,
+        max_wait: float,
+        share: float = 1.0,
+        rate_for: Callable[[str, float, float], "Rate"] | None = None,
+    ) -> None:
+        """No report closes a limit for longer than `max_wait` seconds. Of all limits, `share` is for this process.
+
+        `rate_for("requests" or "tokens", per second, seconds of a burst)` makes what counts a configured limit instead.
+        """
         self._max_wait = max_wait
-        self._rpm = (
-            None if policy.rpm is None else Bucket(share * policy.rpm / 60, policy.burst_seconds)
-        )
-        self._tpm = (
-            None if policy.tpm is None else Bucket(share * policy.tpm / 60, policy.burst_seconds)
-        )
+
+        def bucket(_: str, rate: float, depth: float) -> Rate:
+            return Bucket(share * rate, depth)
+
+        make, burst = rate_for or bucket, policy.burst_seconds
+        self._rpm = None if policy.rpm is None else make("requests", policy.rpm / 60, burst)
+        self._tpm = None if policy.tpm is None else make("tokens", policy.tpm / 60, burst)
         self._reported = (
             (ReportedLimit(max_wait, share), ReportedLimit(max_wait, share))
             if policy.learn_from_headers
@@ -84,9 +96,9 @@ class RateLimitGate:
         """READY, or when the call fits into every limit."""
         ready_at = READY
         if self._rpm is not None:
-            ready_at = self._rpm.ready_at(1)
+            ready_at = self._rpm.ready_at(1, now)
         if self._tpm is not None:
-            ready_at = max(ready_at, self._tpm.ready_at(call.tokens))
+            ready_at = max(ready_at, self._tpm.ready_at(call.tokens, now))
         if self._reported is not None:
             requests, tokens = self._reported
             if now < requests.until:
@@ -100,7 +112,7 @@ class RateLimitGate:
         ready_at = self.ready_at(call, now)
         if ready_at <= now:
             return None
-        requests = [] if self._rpm is None else [self._rpm.ready_at(1)]
+        requests = [] if self._rpm is None else [self._rpm.ready_at(1, now)]
         if self._reported is not None:
             requests.append(self._reported[0].ready_at(1, now))
         return "requests" if ready_at in requests else "tokens"
@@ -115,13 +127,18 @@ class RateLimitGate:
     def paces(self, call: Call, now: float) -> bool:
         """Whether a configured limit holds calls like this one, or did a moment ago."""
         since = now - RECENT
-        return (self._rpm is not None and self._rpm.ready_at(1) > since) or (
-            self._tpm is not None and self._tpm.ready_at(call.tokens) > since
+        return (self._rpm is not None and self._rpm.ready_at(1, now) > since) or (
+            self._tpm is not None and self._tpm.ready_at(call.tokens, now) > since
         )
 
     def time_to_send(self, sends: float, now: float) -> float:
         """Seconds until `count` more calls are sent, by the configured requests alone."""
-        return 0.0 if self._rpm is None else max(0.0, self._rpm.turn_at(sends - 1) - now)
+        return 0.0 if self._rpm is None else max(0.0, self._rpm.turn_at(sends - 1, now) - now)
+
+    def set_reported_share(self, share: float) -> None:
+        """Use `share` of what later reports say."""
+        for limit in self._reported or ():
+            limit.share = share
 
     def take(self, call: Call, now: float) -> Reserved:
         """Reserve for one attempt."""
@@ -211,6 +228,32 @@ def _used(outcome: Outcome, reserved: int) -> int:
 # ---------------------------------------------------------------- configured limits
 
 
+class Rate(Protocol):
+    """What counts a configured limit: a `Bucket`, or leases (`core.lease.LeasedRate`)."""
+
+    full_at: float
+
+    def ready_at(self, amount: float, now: float, /) -> float:
+        """Return the time from which `amount` may be taken without refunds."""
+        ...
+
+    def turn_at(self, ahead: float, now: float, /) -> float:
+        """Return the time from which one may be taken after `ahead` others."""
+        ...
+
+    def take(self, amount: float, now: float) -> float:
+        """Take `amount`, and return a receipt for `refund`."""
+        ...
+
+    def settle(self, amount: float, *, latest: float) -> None:
+        """Give back `amount` that was not used; a negative one was used beyond what was taken."""
+        ...
+
+    def refund(self, amount: float, receipt: float, now: float) -> None:
+        """Give back an amount that was taken for nothing."""
+        ...
+
+
 class Bucket:
     """A bucket that holds `depth` seconds of a flow of `rate` per second, by virtual scheduling. It begins full.
 
@@ -231,12 +274,12 @@ class Bucket:
         self.full_at = 0.0  # when it is full again, if nobody takes any more
         self._returned_unused = 0.0  # seconds, ever
 
-    def ready_at(self, amount: float) -> float:
+    def ready_at(self, amount: float, _now: float = 0.0) -> float:
         """Return the time from which `amount` may be taken without refunds."""
         spare = self._depth - amount * self._seconds
         return self.full_at - spare if spare > 0 else self.full_at
 
-    def turn_at(self, ahead: float) -> float:
+    def turn_at(self, ahead: float, _now: float = 0.0) -> float:
         """Return the time from which one may be taken after `ahead` others."""
         return self.ready_at(1) + ahead * self._seconds
 
@@ -287,7 +330,7 @@ class ReportedLimit:
     def __init__(self, max_wait: float, share: float = 1.0) -> None:
         """No report holds for longer than `max_wait` seconds; `share` of what is reported is for this process."""
         self._max_wait = max_wait
-        self._share = share
+        self.share = share
         self._limit = inf
         self._remaining = inf  # at `_at`
         self._at = 0.0
@@ -338,8 +381,8 @@ class ReportedLimit:
         """Apply the report of the answer to the attempt with that receipt; `served`: it was not refused."""
         if report.remaining is None or not self._believed:
             return
-        remaining = self._share * report.remaining
-        limit = inf if report.limit is None else max(self._share * report.limit, remaining)
+        remaining = self.share * report.remaining
+        limit = inf if report.limit is None else max(self.share * report.limit, remaining)
         missing = limit - remaining
         reset = report.reset
         if reset is None:

@@ -10,13 +10,14 @@ from typing import Any, Protocol
 
 from stormbreak.core.admission import TargetQueue
 from stormbreak.core.breaker import Breaker
-from stormbreak.core.circuit import CLOSED, State
+from stormbreak.core.circuit import CLOSED, BreakerPolicy, State
 from stormbreak.core.circuit_snapshot import CircuitSnapshot
 from stormbreak.core.concurrency_limit import limiter
 from stormbreak.core.cooldown import Cooldown, Pace
 from stormbreak.core.diagnosis import Diagnosis
-from stormbreak.core.gate import Gate, SpendingGate
+from stormbreak.core.gate import NEVER, Gate, SpendingGate
 from stormbreak.core.hedge import HedgeTimer
+from stormbreak.core.lease import TargetLease
 from stormbreak.core.policy import Policy
 from stormbreak.core.queue import Ticket
 from stormbreak.core.rate_limit_gate import RateLimitGate
@@ -27,7 +28,7 @@ from stormbreak.core.shadow import ShadowGate, ShadowPolicy
 from stormbreak.core.tally import tallied
 from stormbreak.core.trip import Counts
 from stormbreak.events import CircuitChanged, CooldownStarted, Event, WouldHave
-from stormbreak.types import VERDICT_OK, Outcome, Tally, Target
+from stormbreak.types import VERDICT_OK, Call, Outcome, Tally, Target
 
 PACED = 0.5  # after a pause of t seconds the queue leaves within PACED * t ...
 PACED_BOUNDS = (0.1, 5.0)  # ... but within these seconds
@@ -57,6 +58,10 @@ class Shared(Protocol):
         """Make the spend gate of a target; None where its policy has no spend limit."""
         ...
 
+    def lease(self, state: "TargetState") -> TargetLease | None:
+        """Make the leases of a target; None where its policy shares nothing with a fleet."""
+        ...
+
     def wake(self, ticket: Ticket) -> None:
         """Ask the driver to resume a waiting call."""
         ...
@@ -84,7 +89,7 @@ class TargetState:
         self.recently_used = True  # since the engine last looked for targets to forget
         self._closing_until = -inf  # end of the pace that a closing circuit started
 
-        retry, breaker = policy.retry, policy.breaker
+        retry = policy.retry
         self.cooldown = Cooldown(
             self.treatments,
             self._on_cooldown,
@@ -96,8 +101,14 @@ class TargetState:
         self.rate = (
             AdaptiveSendRate(on_random=self._on_random_refusals) if policy.adaptive_rate else None
         )
+        self.lease = lease = engine.lease(self)
         self.quota = (
-            RateLimitGate(policy.rate_limit, max_wait=retry.max_wait, share=policy.process_share)
+            RateLimitGate(
+                policy.rate_limit,
+                max_wait=retry.max_wait,
+                share=policy.process_share,
+                rate_for=None if lease is None else lease.rate,
+            )
             if policy.rate_limit.acts
             else None
         )
@@ -106,23 +117,30 @@ class TargetState:
             self.treatments, limited=policy.limit.finds_itself, is_random=self.is_random
         )
         self.slots = limiter(
-            policy.limit, self.diagnosis, paused=self._is_paused, share=policy.process_share
+            policy.limit,
+            self.diagnosis,
+            paused=self._is_paused,
+            share=policy.process_share,
+            fixed=None if lease is None else lease.limiter,
         )
-        self.breaker = (
-            None
-            if breaker is None
-            else Breaker(
-                breaker,
-                self.treatments,
-                self._on_circuit,
-                spread=retry.retry_after_jitter,
-                diagnosis=self.diagnosis,
-            )
-        )
+        self.breaker = None if policy.breaker is None else self._breaker(policy.breaker)
         self.shadow = None if policy.shadow is None else self._shadow(policy.shadow)
         self.admission = self._queue(engine)
-        self._depends_on_call = self.quota is not None or self.spending is not None
+        self._depends_on_call = (
+            self.quota is not None
+            or self.spending is not None
+            or (lease is not None and lease.slots is not None)
+        )
         self.hedging = None if policy.hedge is None else HedgeTimer(policy.hedge)
+
+    def _breaker(self, policy: BreakerPolicy) -> Breaker:
+        return Breaker(
+            policy,
+            self.treatments,
+            self._on_circuit,
+            spread=self.policy.retry.retry_after_jitter,
+            diagnosis=self.diagnosis,
+        )
 
     def _queue(self, engine: Shared) -> TargetQueue:
         """Order the gates, and create the queue before them."""
@@ -140,6 +158,7 @@ class TargetState:
             circuit=self.breaker,
             spending=self.spending,
             is_calm=self._is_calm,
+            asks_fleet=None if self.lease is None else self._asks_fleet,
         )
 
     def _is_calm(self, now: float) -> bool:
@@ -154,9 +173,29 @@ class TargetState:
             and (breaker is None or breaker.state is CLOSED)
         )
 
+    def _asks_fleet(self, call: Call, now: float) -> bool:
+        """Ask the fleet for what `call` lacks, if nothing else holds it; return whether something has been asked."""
+        if self.lease is None or self.is_blocked(now):
+            return False
+        gates = (self.quota, self.slots)
+        asks = any(gate is not None and gate.ready_at(call, now) == NEVER for gate in gates)
+        if asks:
+            self.lease.wish(now)
+        if self.spending is not None and self.spending.asks_fleet(call, now):
+            asks = True
+        return asks
+
+    def is_blocked(self, now: float) -> bool:
+        """Whether calls have to wait here for something that is not shared."""
+        local = () if self.lease is None or self.lease.slots is not None else (self.slots,)
+        gates = (self.cooldown, self.pace, self.breaker, *local)
+        return any(gate is not None and gate.ready_at(None, now) > now for gate in gates)
+
     # ------------------------------------------------------------ how gates inform each other
 
     def _on_cooldown(self, *, now: float, until: float | None) -> None:
+        if self.lease is not None:
+            self.lease.tell(self.cooldown.news)
         if until is None:
             self.pace.stop()
             if now < self._closing_until:
@@ -328,6 +367,7 @@ class TargetState:
             "cooldown_asked": self.cooldown.asked if until > now else 0.0,
             "service": self.admission.service,
             "budget": None if self.budget is None else self.budget.balance(now),
+            "sharing": None if self.lease is None else float(self.lease.is_sharing),
             "retries_refused": now - self.refused_at < REFUSED,
             **({} if self.shadow is None else {"shadow": self.shadow.snapshot()}),
         }

@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 from stormbreak.core.engine import Engine
 from stormbreak.core.gate import NEVER, READY
+from stormbreak.core.lease import SpendLease
 from stormbreak.core.policy import Policy
 from stormbreak.core.spend_policy import COST, SpendPolicy
 from stormbreak.cost.price_table import EXACT, PriceOf, PriceTable, known_cost, known_max_cost
@@ -32,13 +33,16 @@ ALL = ALERTS[-1]
 
 NOTHING = Decimal(0)
 INFINITE = Decimal("inf")
+MICRO = Decimal("0.000001")  # US dollars
+COMES_BACK = 5.0  # seconds after which a call may try again that a lost store has rejected
 
 
 class SpendAccount:
     """The spent and reserved amounts under one limit. Its period ends at `ends_at`; inf: never, or none has begun.
 
     No more is reserved than is `allowed` by now, where that is less than the limit: a batch first writes down what may be
-    spent. `largest` is the largest bound of any attempt so far.
+    spent. `largest` is the largest bound of any attempt so far. With a `lease`, the limit is that of a fleet, whose store
+    says when periods begin, and allows its members one part after another.
     """
 
     def __init__(self, policy: SpendPolicy) -> None:
@@ -51,6 +55,7 @@ class SpendAccount:
         self._reported = 0  # per cent
         self._limit_reported = False
         self.allowed = INFINITE
+        self.lease: SpendLease | None = None
         self.largest = NOTHING
         self.change_limit(policy)
 
@@ -72,16 +77,27 @@ class SpendAccount:
     def ready_at(self, bound: Decimal, now: float) -> float:
         """READY; the end of the period; or NEVER, where others may give back enough."""
         taken = NOTHING if now >= self.ends_at else self.taken
-        if EXACT.add(taken, bound) <= min(self.limit, self.allowed):
+        allowed = self.allowed if self.lease is None else self._allowed_by(self.lease, now)
+        if EXACT.add(taken, bound) <= min(self.limit, allowed):
             return READY
         return self.ends_at if self._lacks(bound, now) else NEVER
+
+    def _allowed_by(self, lease: SpendLease, now: float) -> Decimal:
+        if lease.is_lenient and lease.is_lost(now):
+            return self.allowed
+        if now >= self.ends_at:
+            return NOTHING  # the store has to begin another period
+        return min(self.allowed, EXACT.multiply(lease.allowance, MICRO))
 
     def lacks(self, bound: Decimal, now: float) -> bool:
         """Whether `bound` cannot be reserved in this period, whatever others give back."""
         return bound > self.limit or self._lacks(bound, now)
 
     def _lacks(self, bound: Decimal, now: float) -> bool:
-        return now < self.ends_at and EXACT.add(self.spent, bound) > self.limit
+        spent = self.spent
+        if self.lease is not None:
+            spent = EXACT.add(spent, EXACT.multiply(self.lease.elsewhere, MICRO))
+        return now < self.ends_at and EXACT.add(spent, bound) > self.limit
 
     @property
     def taken(self) -> Decimal:
@@ -145,11 +161,15 @@ class SpendAccount:
     def _roll(self, now: float) -> None:
         """Begin another period if the last one is over."""
         if now >= self.ends_at:
-            self._period += 1
-            self.ends_at = inf
-            self.spent = self._reserved = NOTHING
-            self._reported = 0
-            self._limit_reported = False
+            self.begin_period()
+
+    def begin_period(self) -> None:
+        """Begin another period, whose end is not known yet; what is reserved belongs to the last one."""
+        self._period += 1
+        self.ends_at = inf
+        self.spent = self._reserved = NOTHING
+        self._reported = 0
+        self._limit_reported = False
 
 
 class Reservation(NamedTuple):
@@ -191,7 +211,7 @@ class SpendGate:
         if bound is None:
             return Rejection(COST, self._unknown(call))
         if not account.lacks(bound, now):
-            return None
+            return self._veto_without_store(bound, now)
         if bound > account.limit:
             reason = f"it may cost {bound:.6f} USD, and the limit is {account.limit} USD"
             return Rejection(COST, reason)
@@ -199,6 +219,21 @@ class SpendGate:
         if account.is_periodic:
             return None
         return Rejection(self.name, f"the limit of {account.limit} USD leaves no {bound:.6f} USD")
+
+    def _veto_without_store(self, bound: Decimal, now: float) -> Rejection | None:
+        lease = self.account.lease
+        if lease is None or not lease.is_lost(now) or self.account.ready_at(bound, now) <= now:
+            return None
+        reason = "the store of the fleet does not answer, and no more money is granted without it"
+        return Rejection(self.name, reason, now + COMES_BACK)
+
+    def asks_fleet(self, call: Call, now: float) -> bool:
+        """Ask the fleet for the money that `call` lacks; return whether it has asked."""
+        lease = self.account.lease
+        asks = lease is not None and self.ready_at(call, now) == NEVER
+        if lease is not None and asks:
+            lease.wish(now)
+        return asks
 
     def ready_at(self, call: Call, now: float) -> float:
         """READY, when the call may leave, or NEVER."""
@@ -224,8 +259,9 @@ class SpendGate:
         self._on_settled(now, self)
 
     def recheck_at(self) -> float:
-        """When another period begins, whatever is still reserved in this one."""
-        return self.account.ends_at
+        """When another period begins, whatever is still reserved in this one, or when a store is lost that is late."""
+        lease = self.account.lease
+        return self.account.ends_at if lease is None else min(self.account.ends_at, lease.lost_at)
 
     def max_cost(self, call: Call) -> Decimal | None:
         """Return the maximum cost of an attempt of `call`; None if unknown. It caches the last one."""

@@ -277,6 +277,12 @@ def _reference(listener: object) -> Callable[[], object]:
 _lock = new_lock()
 
 
+def stepper_of(engine: Engine) -> Stepper | None:
+    """Return the stepper of `engine`; None if no driver runs it."""
+    stepper: Stepper | None = getattr(engine.look(), "__self__", None)
+    return stepper
+
+
 def shared_stepper(
     engine: Engine, *, clock: Callable[[], float], chance: Callable[[], float]
 ) -> Stepper:
@@ -287,8 +293,7 @@ def shared_stepper(
     """
     while True:
         before = engine.look
-        look = before()
-        stepper: Stepper | None = getattr(look, "__self__", None)
+        stepper = stepper_of(engine)
         if stepper is not None:
             if (stepper.clock, stepper.chance) != (clock, chance):
                 raise ValueError(

@@ -22,6 +22,7 @@ from stormbreak.drivers.listeners import Attached, subscribe
 from stormbreak.drivers.scope import checked_text, current
 from stormbreak.drivers.thread_driver import ParkedThread, ThreadDriver, Waiter
 from stormbreak.errors import ConfigurationError
+from stormbreak.fleet import fleet_for
 from stormbreak.functions.attempt import AsyncAttempts, Attempts, FunctionCall
 from stormbreak.functions.iterators import async_streaming, streaming
 from stormbreak.functions.nesting import CURRENT, is_nested
@@ -283,7 +284,8 @@ def resilient(  # noqa: PLR0913 - keyword arguments
         ConfigurationError: an argument is invalid.
     """
     if engine is None:
-        engine = Engine(_checked(in_force(_policy("interactive" if policy is None else policy))))
+        chosen = _checked(in_force(_policy("interactive" if policy is None else policy)))
+        engine = Engine(chosen, fleet=fleet_for(chosen))
     elif not isinstance(engine, Engine):
         raise ConfigurationError(f"engine must be an engine, got {shown(engine)}")
     elif policy is not None:

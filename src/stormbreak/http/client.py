@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, Self
 from stormbreak.core.circuit_snapshot import parse_snapshots, span_in
 from stormbreak.core.engine import Engine
 from stormbreak.core.explain import add_attempt_notes
+from stormbreak.core.fleet_policy import FleetPolicy
 from stormbreak.core.flow import Ask
 from stormbreak.core.policy import Policy
 from stormbreak.core.target_state import Listener
@@ -24,6 +25,7 @@ from stormbreak.drivers.blocking_driver import BlockingDriver
 from stormbreak.drivers.listeners import Attached, subscribe
 from stormbreak.drivers.scope import checked_priority, current
 from stormbreak.errors import ConfigurationError, error_for
+from stormbreak.fleet import fleet_for
 from stormbreak.http.answer_schema import REPAIRS, AnswerSchema, Schema, schema_of
 from stormbreak.http.endpoint import DynamicKey, KeyFunction
 from stormbreak.http.environment import find_endpoint, in_force
@@ -201,6 +203,7 @@ class AsyncClient(ClientControls):
         degraded: makes answers for a `degraded` rule of the policy's fallbacks that has no text (see docs/fallbacks.md).
         prices: gives what a model costs, by provider and name, for `Answer.cost` and for a spend limit
             (`policy.spend`); by default today's list prices.
+        fleet: the store of a fleet, or a `FleetPolicy`, in place of `policy.fleet` (see docs/fleet.md).
     """
 
     def __init__(  # noqa: PLR0913 - keywords are cheap to read
@@ -216,8 +219,9 @@ class AsyncClient(ClientControls):
         stream_on_wire: bool = False,
         degraded: Degraded | None = None,
         prices: PriceOf | None = None,
+        fleet: FleetPolicy | str | None = None,
     ) -> None:
-        policy = in_force(policy)
+        policy = in_force(policy, fleet)
         if prices is None:
             check_prices(policy)
         endpoint = find_endpoint(
@@ -236,7 +240,10 @@ class AsyncClient(ClientControls):
         )
         local_answers = LocalAnswers(policy, degraded)
         config = TargetConfig(policy, routes, local_answers, model, stream_on_wire, policy.reserves)
-        self._use(Engine(policy, SpendAccounts(prices or list_price)), SingleTarget(config))
+        self._use(
+            Engine(policy, SpendAccounts(prices or list_price), fleet_for(policy)),
+            SingleTarget(config),
+        )
 
     @classmethod
     def on(cls, engine: Engine, resolver: TargetResolver, *, blocks: bool = False) -> Self:

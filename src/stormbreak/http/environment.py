@@ -16,6 +16,7 @@ from urllib.request import getproxies_environment, proxy_bypass
 
 from stormbreak.core import presets
 from stormbreak.core.checks import require
+from stormbreak.core.fleet_policy import FleetPolicy
 from stormbreak.core.policy import Policy
 from stormbreak.core.presets import OFF, is_off
 from stormbreak.errors import ConfigurationError
@@ -231,12 +232,15 @@ def share(environ: Mapping[str, str] = os.environ) -> float | None:
     return part
 
 
-def in_force(policy: Policy | str) -> Policy:
+def in_force(policy: Policy | str, fleet: FleetPolicy | str | None = None) -> Policy:
     """Return the policy in force: the given one, or that of a preset or a file, with its share; `OFF` if all are turned off.
 
-    The environment's share applies to policies that set none.
+    The environment's share applies to policies that set none. `fleet` replaces the fleet of the policy; a text is its URL.
     """
     chosen = _named(policy) if isinstance(policy, str) else policy
+    if fleet is not None:
+        shared = fleet if isinstance(fleet, FleetPolicy) else replace(chosen.fleet, url=fleet)
+        chosen = replace(chosen, fleet=shared)
     if is_disabled():
         return chosen if is_off(chosen) else OFF
     part = share() if chosen.process_share == 1.0 else None

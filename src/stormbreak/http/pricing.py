@@ -4,10 +4,12 @@ from decimal import Decimal
 from typing import Any, Self
 
 from stormbreak.core.engine import Engine
+from stormbreak.core.fleet_policy import FleetPolicy
 from stormbreak.core.policy import Policy
 from stormbreak.cost.price_table import PriceOf, PriceTable, known_cost
 from stormbreak.cost.spend_gate import SpendAccounts
 from stormbreak.errors import ConfigurationError
+from stormbreak.fleet import fleet_for
 from stormbreak.http.environment import in_force
 from stormbreak.types import CACHE, DEGRADED, FixedCost, Target, Usage
 
@@ -64,8 +66,8 @@ def check_prices(policy: Policy) -> None:
         list_price("openai", "")
 
 
-def engine_for(policy: Policy | str) -> Engine:
-    """Make an engine for a policy, or a preset, as it is in force here; raise as `check_prices` does."""
-    chosen = in_force(policy)
+def engine_for(policy: Policy | str, fleet: FleetPolicy | str | None = None) -> Engine:
+    """Make an engine for a policy, or a preset, as it is in force here; raise as `check_prices` and `fleet_for` do."""
+    chosen = in_force(policy, fleet)
     check_prices(chosen)
-    return Engine(chosen, SpendAccounts(list_price))
+    return Engine(chosen, SpendAccounts(list_price), fleet_for(chosen))

@@ -15,7 +15,7 @@ from typing import Any, Self
 
 from stormbreak.config.load import load_settings
 from stormbreak.config.settings import PoolSettings, Settings, TargetSettings
-from stormbreak.core.engine import Engine
+from stormbreak.core.engine import Engine, Fleet
 from stormbreak.core.fallback import Step, ordered
 from stormbreak.core.policy import Policy
 from stormbreak.cost.price_table import PriceOf
@@ -24,6 +24,7 @@ from stormbreak.drivers.asyncio_driver import AsyncioDriver
 from stormbreak.drivers.blocking import run
 from stormbreak.drivers.locks import LiveSet
 from stormbreak.errors import ConfigurationError
+from stormbreak.fleet import fleet_for
 from stormbreak.http.client import AsyncClient
 from stormbreak.http.endpoint import DynamicKey, KeyFunction
 from stormbreak.http.environment import ProviderEndpoint, find_endpoint, in_force
@@ -86,7 +87,9 @@ class LiveSettings:
         unknown = next((name for name in keys if name not in self._now.configs), None)
         if unknown is not None:
             raise builder.wrong(f"keys names {quoted(str(unknown))}, which is no target")
-        self.engine = Engine(self._now.policy, SpendAccounts(prices or list_price))
+        self.engine = Engine(
+            self._now.policy, SpendAccounts(prices or list_price), self._now.fleet()
+        )
         self._driver = AsyncioDriver(self.engine)
         self._clients: LiveSet[AsyncClient] = LiveSet()
         self.apply(self._now)
@@ -140,9 +143,11 @@ class LiveSettings:
         Raises:
             RuntimeError: a listener calls it, from within an event.
         """
+        fleet = self.engine.fleet or generation.fleet()
 
         def apply(engine: Engine, now: float) -> None:
             moved = generation.moved_since(self._now)
+            engine.fleet = fleet
             engine.govern(generation.policy, generation.policies, now, anew=moved)
             self._now = generation
 
@@ -241,6 +246,10 @@ class Generation:
     def policies(self) -> dict[Target, Policy]:
         """The policies of the targets, by target without its model."""
         return {config.account: config.policy for config in self.configs.values()}
+
+    def fleet(self) -> Fleet | None:
+        """Make the fleet of an engine with these policies, if one of them has a store."""
+        return fleet_for(self.policy, *self.policies.values())
 
     def moved_since(self, before: "Generation") -> frozenset[Target]:
         """Return targets of the same name, provider and key whose address has changed."""

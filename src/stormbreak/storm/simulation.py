@@ -23,6 +23,7 @@ from stormbreak.core.spend_policy import SpendPolicy
 from stormbreak.core.target_state import Listener, TargetState
 from stormbreak.drivers.virtual_time import Timeline, VirtualDriver
 from stormbreak.errors import ConfigurationError
+from stormbreak.fleet.virtual import VirtualStore
 from stormbreak.provider.chance import mix
 from stormbreak.provider.model import ProviderModel
 from stormbreak.provider.scenario import Load, Scenario
@@ -197,6 +198,7 @@ class _Fleet:
         policy = for_batch(named.policy) if in_batches else named.policy
         self._policy = _with_load_limits(policy, load)
         self._timeline = Timeline()
+        self._store = VirtualStore(self._timeline, seed=seed)
         background = scenario.background_traffic if load.keep_background_traffic else None
         self._model = ProviderModel(replace(scenario, background_traffic=background), seed)
         self._world = SimulatedProvider(
@@ -217,7 +219,8 @@ class _Fleet:
 
     def _process(self, number: int, seed: int) -> VirtualDriver:
         chance = _chance(seed, _CHANCE, number)
-        return VirtualDriver(Engine(self._policy), self._timeline, chance=chance)
+        fleet = self._store.fleet() if self._policy.fleet.acts else None
+        return VirtualDriver(Engine(self._policy, fleet=fleet), self._timeline, chance=chance)
 
     def _batch(self, policy: Policy, process: int, seed: int) -> Batch:
         batch = Batch(

@@ -20,7 +20,14 @@ Snapshot: TypeAlias = Mapping[str, Any]
 Rule: TypeAlias = Literal["sum", "max", "min"]
 
 MERGE: Mapping[str, Rule] = MappingProxyType(
-    {"in_flight": "sum", "limit": "sum", "queued": "sum", "cooldown": "max", "budget": "min"}
+    {
+        "in_flight": "sum",
+        "limit": "sum",
+        "queued": "sum",
+        "cooldown": "max",
+        "budget": "min",
+        "sharing": "min",
+    }
 )
 """How the values of several snapshots become one."""
 
@@ -110,6 +117,9 @@ GAUGES: Mapping[str, Gauge] = MappingProxyType(
             "Time until the cooldown of the target ends.", "cooldown"
         ),
         "retry_budget": Gauge("Retries that the budget can pay; targets may share it.", "budget"),
+        "fleet_sharing": Gauge(
+            "Whether the store of the fleet answers: 1, or 0 where limits are shares.", "sharing"
+        ),
         "circuits": Gauge(
             "Circuits in each state, one for each engine and key.", labels=("target", "state")
         ),

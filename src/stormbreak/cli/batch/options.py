@@ -83,6 +83,7 @@ _LIMITS = options(
     "Limits",
     option("--rpm", Number(), "Maximum requests per minute."),
     option("--tpm", Number(), "Maximum tokens per minute, input and output."),
+    option("--fleet", "URL", "Store through which processes share limits."),
     option("--max-cost", Number(name="USD"), "Maximum cost of all runs on OUTPUT together."),
     max_output_tokens(),
     PRICES,

@@ -37,7 +37,7 @@ class Pool:
         self.sockets: set[Socket] = set()
         self._connecting = 0
         self._idle: deque[Socket] = deque()
-        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._waiting: deque[asyncio.Future[Socket | None]] = deque()
         self._timer: asyncio.TimerHandle | None = None
         self.closer = _closing(self.sockets)
         self.closed = False
@@ -65,6 +65,7 @@ class Pool:
             PoolClosedError: the pool was closed meanwhile.
             OSError, RuntimeError: as `connect` does.
         """
+        has_waited = False
         while not self.closed:
             socket = self.idle()
             if socket is not None:
@@ -72,15 +73,28 @@ class Pool:
             if len(self.sockets) + self._connecting < self.limit:
                 async with asyncio.timeout(seconds):
                     return await self._connect(address, proxy, tls)
-            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._waiting.append(waiter)
-            try:
-                await waiter
-            except BaseException:
-                if waiter.done() and not waiter.cancelled():
-                    self._wake()
-                raise
+            socket = await self._turn(first=has_waited)
+            has_waited = True
+            if socket is not None:
+                if socket.is_quiet:
+                    return socket
+                socket.abort()
         raise PoolClosedError
+
+    async def _turn(self, *, first: bool) -> Socket | None:
+        """Wait for a socket that is freed; None: there may be room for a new one."""
+        waiter: asyncio.Future[Socket | None] = asyncio.get_running_loop().create_future()
+        (self._waiting.appendleft if first else self._waiting.append)(waiter)
+        try:
+            return await waiter
+        except BaseException:
+            if waiter.done() and not waiter.cancelled():
+                unused = waiter.result()
+                if unused is None:
+                    self._wake(None)
+                elif not unused.closed:
+                    self.put(unused)
+            raise
 
     async def _connect(
         self, address: Address, proxy: Proxy | None, tls: ssl.SSLContext | None
@@ -91,37 +105,39 @@ class Pool:
             _, socket = await connect(self.resolver, address, proxy, tls, lambda: Socket(this))
         except BaseException:
             self._connecting -= 1
-            self._wake()
+            self._wake(None)
             raise
         self._connecting -= 1
         if socket.closed or self.closed:
             socket.abort()
-            self._wake()
+            self._wake(None)
             raise ConnectionResetError
         self.sockets.add(socket)
         return socket
 
     def put(self, socket: Socket) -> None:
-        """Keep a socket for the next request."""
+        """Keep a socket for the next request, or give it to the one that has waited longest."""
         socket.idle_since = time.monotonic()
+        if self._wake(socket):
+            return
         self._idle.append(socket)
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(KEEP_ALIVE, _tidy, ref(self))
-        self._wake()
 
     def gone(self, socket: Socket) -> None:
         """A socket was closed: another may be opened."""
         self.sockets.discard(socket)
         with suppress(ValueError):
             self._idle.remove(socket)
-        self._wake()
+        self._wake(None)
 
-    def _wake(self) -> None:
+    def _wake(self, socket: Socket | None) -> bool:
         while self._waiting:
             waiter = self._waiting.popleft()
             if not waiter.done():
-                waiter.set_result(None)
-                return
+                waiter.set_result(socket)
+                return True
+        return False
 
     def tidy(self) -> None:
         """Close what has been idle for too long."""

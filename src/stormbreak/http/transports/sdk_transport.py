@@ -8,7 +8,7 @@ import asyncio
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterable, Callable, Coroutine
+from collections.abc import AsyncIterable, Callable, Coroutine, Iterable
 from functools import partial
 from hashlib import blake2b
 from math import inf
@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
 from stormbreak.core.engine import Engine
+from stormbreak.core.fleet_policy import FleetPolicy
 from stormbreak.core.policy import Policy
 from stormbreak.core.spend_policy import COST
 from stormbreak.core.target_state import Listener
@@ -62,6 +63,10 @@ UNCOUNTED = "what it costs cannot be counted: it is no JSON, names no model, or 
 """Why a spend limit rejects a request that would otherwise pass through."""
 
 
+def _forget(driver: AsyncioDriver | BlockingDriver, targets: Iterable[Target]) -> bool:
+    return driver.between_steps(lambda engine, now: engine.forget(targets, now))
+
+
 class SdkTransport:
     """A transport: one engine for all the hosts, keys and models that are called through it."""
 
@@ -82,6 +87,7 @@ class SdkTransport:
         cert: Cert | None = None,
         trust_env: bool = True,
         http2: bool = False,
+        fleet: FleetPolicy | str | None = None,
     ) -> None:
         """Make one; any number of clients may share it.
 
@@ -97,11 +103,12 @@ class SdkTransport:
             cert: files of a client certificate, as the library takes them.
             trust_env: whether proxies and certificates in the environment count.
             http2: rejected, since our own connections do not support it.
+            fleet: the store of a fleet, or a `FleetPolicy`, in place of `policy.fleet` (see docs/fleet.md).
 
         Raises:
             ConfigurationError: names the argument that is wrong.
         """
-        self.engine = policy if isinstance(policy, Engine) else engine_for(policy)
+        self.engine = policy if isinstance(policy, Engine) else engine_for(policy, fleet)
         self.policy = self.engine.policy
         self._driver = driver = self._new_driver()
         self._stream_on_wire = stream_on_wire
@@ -119,9 +126,7 @@ class SdkTransport:
             self.policy.fallback,
             allow_http=allow_http,
             connect=self._connecting.connection_to,
-            forget=lambda targets: driver.between_steps(
-                lambda engine, now: engine.forget(targets, now)
-            ),
+            forget=partial(_forget, driver),
         )
         if isinstance(inner, SdkTransport):
             raise ConfigurationError("inner is already a stormbreak transport")

@@ -1,0 +1,313 @@
+"""What one process holds of what a fleet shares: leases, which the gates of a target read in place of limits of their own.
+
+Package `fleet` renews leases in the background. No call waits for that longer than PATIENCE: a call that finds no lease
+stands in the queue, and the next answer of the store wakes it.
+
+| the store | rates | slots in flight | money |
+|---|---|---|---|
+| answers | leased units | leased cap | leased allowance |
+| is late | or this process's share | or this process's share | leased allowance |
+| is lost: a report has failed, and LOSS seconds | this process's share | this process's share | the same, then the policy decides |
+"""
+
+from collections import deque
+from collections.abc import Callable
+from math import floor, inf
+
+from stormbreak.core.concurrency_limit import FixedLimit, FixedLimiter
+from stormbreak.core.fleet_policy import FleetPolicy
+from stormbreak.core.gate import NEVER, READY
+from stormbreak.core.rate_limit_gate import Bucket
+
+PATIENCE = 0.035  # seconds that a call waits for the store
+LOSS = 1.0  # seconds after it was late, a store that has failed is lost
+LAPSE = 1.0  # seconds after its time for which a unit may be used
+HALF = 0.5
+
+
+class Lease:
+    """Whether the store answers, for one target or one spend limit. `wake` asks for an answer soon."""
+
+    def __init__(self, policy: FleetPolicy, share: float, wake: Callable[[], None]) -> None:
+        """`share` of each limit is for this process until the store has said how many there are."""
+        self.policy = policy
+        self.is_known = False  # whether the store has ever answered
+        self.late_at = inf  # when calls stop waiting for an answer; inf: none is missing
+        self.lost_at = inf  # when the store is lost, unless it answers; inf: no report has failed
+        self.wake = wake
+        self.set_share(share)
+
+    def set_share(self, share: float) -> None:
+        """Use this share of each limit while the store does not answer."""
+        self.share = share * (HALF if self.policy.fallback == "half" else 1.0)
+
+    def wish(self, now: float) -> None:
+        """A call waits: ask the store soon."""
+        if self.late_at == inf:
+            self.late_at = now + PATIENCE
+            self.wake()
+
+    def is_late(self, now: float) -> bool:
+        """Whether calls no longer wait for an answer."""
+        return now >= self.late_at
+
+    @property
+    def is_sharing(self) -> bool:
+        """Whether the store has answered the last report."""
+        return self.is_known and self.lost_at == inf
+
+    def answered(self, late_at: float) -> None:
+        """The store has answered; calls that wait now do so until `late_at` (inf: none does)."""
+        self.is_known = True
+        self.late_at, self.lost_at = late_at, inf
+
+    def failed(self, now: float) -> None:
+        """The store has not answered: calls no longer wait, and soon it counts as lost."""
+        self.late_at = min(self.late_at, now)
+        self.lost_at = min(self.lost_at, max(now, self.late_at + LOSS))
+
+
+# ---------------------------------------------------------------- rates
+
+
+class Ramp:
+    """Leased units: `count` of them, the first usable at `first`, then one every `spacing` seconds. Got at `got`."""
+
+    __slots__ = ("count", "first", "got", "spacing")
+
+    def __init__(self, first: float, spacing: float, count: float, got: float) -> None:
+        self.first = first
+        self.spacing = spacing
+        self.count = count
+        self.got = got
+
+
+class LeasedRate:
+    """Units of a rate limit that the store gave, each usable from its time until LAPSE later. Used as a `Bucket`.
+
+    A store that is late is replaced by a bucket with this process's share. `owed` counts what was used so, less
+    what was given back.
+    """
+
+    def __init__(self, rate: float, depth: float, lease: Lease) -> None:
+        self.rate = rate  # of the fleet, per second
+        self.depth = depth
+        self.owed = 0.0
+        self.used = 0.0  # ever
+        self.full_at = (
+            -inf
+        )  # when another gate could replace this one: what is owed has been reported
+        self._lease = lease
+        self._ramps: deque[Ramp] = deque()
+        self._own: Bucket | None = None
+        self._own_share = 0.0
+
+    def add(self, ramp: Ramp) -> None:
+        """Hold further units."""
+        if ramp.count > 0:
+            self._ramps.append(ramp)
+
+    def held(self, now: float) -> float:
+        """Return how many units are held, usable now or later."""
+        self._drop_lapsed(now)
+        return sum(ramp.count for ramp in self._ramps)
+
+    def ready_at(self, amount: float, now: float) -> float:
+        """READY, when `amount` may be taken, or NEVER, where only the store can tell."""
+        at = self._held_at(amount, now)
+        if at <= now:
+            return READY
+        late_at = self._lease.late_at
+        return at if late_at == inf else min(at, max(late_at, self._bucket(now).ready_at(amount)))
+
+    def turn_at(self, ahead: float, now: float) -> float:
+        """Return the time from which one may be taken after `ahead` others, at the earliest."""
+        return now + max(0.0, ahead - self.held(now)) / self.rate
+
+    def take(self, amount: float, now: float) -> float:
+        """Take `amount`; return when it would have lapsed, as a receipt for `refund`."""
+        self.used += amount
+        self.full_at = now + MEMORY
+        if self._held_at(amount, now) > now:
+            self._bucket(now).take(amount, now)
+            self.owed += amount
+            return -inf
+        lapses_at = inf
+        while amount > 0 and self._ramps:
+            ramp = self._ramps[0]
+            part = min(amount, ramp.count)
+            lapses_at = max(ramp.first + (part - 1) * ramp.spacing, ramp.got) + LAPSE
+            amount -= part
+            ramp.count -= part
+            ramp.first += part * ramp.spacing
+            if not ramp.count:
+                self._ramps.popleft()
+        return lapses_at
+
+    def refund(self, amount: float, receipt: float, now: float) -> None:
+        """Give back what was taken for nothing, as far as it would not have lapsed."""
+        self.used -= amount
+        if receipt == -inf:
+            self.owed -= amount
+            self._bucket(now).settle(amount)
+        elif receipt > now:
+            self._ramps.appendleft(Ramp(receipt - LAPSE, 0.0, amount, receipt - LAPSE))
+
+    def settle(self, amount: float, *, latest: float = inf) -> None:  # noqa: ARG002 - as a Bucket
+        """Give `amount` back to the fleet; a negative one was used beyond what was taken."""
+        self.owed -= amount
+
+    def _bucket(self, now: float) -> Bucket:
+        """Return the bucket of this process's share. Without a store from the start, it holds one unit at first."""
+        before, share = self._own, self._lease.share
+        if before is None or share != self._own_share:
+            self._own, self._own_share = Bucket(self.rate * share, self.depth), share
+            if before is not None:
+                self._own.full_at = before.full_at
+            elif not self._lease.is_known:
+                self._own.take(max(0.0, self.rate * share * self.depth - 1), now)
+            return self._own
+        return before
+
+    def _held_at(self, amount: float, now: float) -> float:
+        """Return when that many held units are usable; NEVER if there are not as many."""
+        ramps = self._ramps
+        if ramps and ramps[0].got + LAPSE <= now:
+            self._drop_lapsed(now)
+        at = READY
+        for ramp in ramps:
+            if amount <= 0:
+                break
+            part = min(amount, ramp.count)
+            at = max(at, ramp.first + (part - 1) * ramp.spacing)
+            amount -= part
+        return at if amount <= 0 else NEVER
+
+    def _drop_lapsed(self, now: float) -> None:
+        ramps, lapsed = self._ramps, now - LAPSE
+        while ramps:
+            ramp = ramps[0]
+            if ramp.got > lapsed or ramp.first > lapsed:
+                return
+            gone = ramp.count
+            if ramp.spacing:
+                gone = min(gone, floor((lapsed - ramp.first) / ramp.spacing) + 1)
+            ramp.count -= gone
+            ramp.first += gone * ramp.spacing
+            if ramp.count:
+                return
+            ramps.popleft()
+
+
+MEMORY = 10.0  # seconds for which a rate remembers its last use
+
+
+# ---------------------------------------------------------------- slots in flight
+
+
+class LeasedLimiter(FixedLimiter):
+    """The gate that counts slots, under a cap that the store gave. `cap_until` is the end of the lease."""
+
+    def __init__(self, policy: FixedLimit, lease: Lease) -> None:
+        super().__init__(policy)
+        self._lease = lease
+        self.cap = 0
+        self.cap_until = -inf
+        self.whole = policy.max_in_flight  # of the fleet
+        self.limit = max(1, int(self.whole * lease.share))
+
+    @property
+    def max_limit(self) -> float:
+        """The limit of the whole fleet."""
+        return self.whole
+
+    def set_cap(self, cap: int, until: float) -> None:
+        """Keep another cap, until its lease is over."""
+        self.cap, self.cap_until = cap, until
+        self.limit = max(1, cap)  # others divide by it
+
+    def cap_at(self, now: float) -> int:
+        """Return how many attempts may be in flight."""
+        lease = self._lease
+        cap = self.cap if now < self.cap_until else 0
+        if now < lease.late_at:
+            return cap
+        share = max(1, int(self.whole * lease.share))
+        return share if now >= lease.lost_at else max(cap, share)
+
+    def ready_at(self, _call: object, now: float) -> float:
+        """READY while a slot is free; when the store is late; or NEVER."""
+        if self.in_flight < self.cap_at(now):
+            return READY
+        late_at = self._lease.late_at
+        return late_at if now < late_at < inf else NEVER
+
+
+# ---------------------------------------------------------------- one target
+
+
+class TargetLease(Lease):
+    """The leases of one target: of requests, tokens and slots, as far as its policy has such limits."""
+
+    def __init__(self, policy: FleetPolicy, share: float, wake: Callable[[], None]) -> None:
+        super().__init__(policy, share, wake)
+        self.requests: LeasedRate | None = None
+        self.tokens: LeasedRate | None = None
+        self.slots: LeasedLimiter | None = None
+        self.news: object = None  # the newest of its own cooldowns that the fleet was woken for
+
+    def tell(self, news: object) -> None:
+        """Report news of a cooldown soon."""
+        if news is not self.news:
+            self.news = news
+            self.wake()
+
+    @property
+    def only_gossips(self) -> bool:
+        """Whether the policy has no limit that could be leased."""
+        return self.requests is None and self.tokens is None and self.slots is None
+
+    def rate(self, kind: str, rate: float, depth: float) -> LeasedRate:
+        """Make the lease of `requests` or `tokens`, of which the fleet may use `rate` per second."""
+        leased = LeasedRate(rate, depth, self)
+        setattr(self, kind, leased)
+        return leased
+
+    def limiter(self, policy: FixedLimit) -> LeasedLimiter:
+        """Make the limiter of slots."""
+        self.slots = LeasedLimiter(policy, self)
+        return self.slots
+
+
+# ---------------------------------------------------------------- one spend limit
+
+
+class SpendLease(Lease):
+    """What the store lets one account spend in the period that began at `started` (0: none has), in micro-dollars.
+
+    `granted` and `returned` only ever rise in a period. `elsewhere` is what others have spent for certain.
+    """
+
+    def __init__(self, policy: FleetPolicy, share: float, wake: Callable[[], None]) -> None:
+        super().__init__(policy, share, wake)
+        self.begin(0.0)
+
+    def begin(self, started: float) -> None:
+        """Begin a period, without an allowance."""
+        self.started = started
+        self.granted = self.returned = 0
+        self.elsewhere = 0
+
+    @property
+    def allowance(self) -> int:
+        """What may be spent in the period."""
+        return self.granted - self.returned
+
+    def is_lost(self, now: float) -> bool:
+        """Whether the store has been silent for too long to wait for it."""
+        return now >= self.lost_at
+
+    @property
+    def is_lenient(self) -> bool:
+        """Whether the whole limit may be spent while the store is lost."""
+        return self.policy.on_store_loss == "allow"

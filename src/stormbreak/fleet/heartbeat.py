@@ -1,0 +1,246 @@
+"""Carry reports and answers between the engines of this process and one store, on a thread of its own.
+
+The thread alone owns the connection. It starts with the first membership, and begins anew in a forked child.
+"""
+
+import _thread
+import atexit
+import logging
+import random
+import time
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from functools import cache, partial
+from math import inf
+from queue import Empty, SimpleQueue
+from typing import Any
+from urllib.parse import urlsplit
+from weakref import ref
+
+from stormbreak.core.engine import Engine
+from stormbreak.core.fleet_policy import FleetPolicy
+from stormbreak.drivers.flow_stepper import Stepper, stepper_of
+from stormbreak.drivers.fork_safety import reset_in_child
+from stormbreak.errors import ConfigurationError
+from stormbreak.fleet.membership import Membership, SpendMembership
+from stormbreak.fleet.messages import Answer
+from stormbreak.fleet.sharing import SharedLimits
+from stormbreak.fleet.store import Said, Store, StoreError, open_store
+
+MIN_GAP = 0.01  # seconds between two beats
+TOGETHER = 0.02  # seconds; reports that are due within them go along
+LOOK = 1.0  # seconds until the thread looks for engines that are gone
+RETRY = 1.0  # seconds after a failure, up to half of it more
+GOODBYE = 0.5  # seconds for the last reports of a process
+
+_log = logging.getLogger("stormbreak")
+
+
+class Heartbeat:
+    """The carrier of one store."""
+
+    def __init__(self, url: str) -> None:
+        self.place = _place(url)
+        self._url = url
+        self._begin()
+        reset_in_child(self._begin)
+        atexit.register(self.leave)
+
+    def _begin(self) -> None:
+        self._store = open_store(self._url)  # not on the thread: to load its package takes a while
+        self._members: dict[Membership, ref[Engine]] = {}
+        self._orphans: list[Membership] = []  # their engines are gone
+        # Reentrant, as an Event is not: the garbage collector may end a call on any thread, at any line.
+        self._woken: SimpleQueue[None] = SimpleQueue()
+        self._ended: SimpleQueue[None] = SimpleQueue()
+        self._runs = False
+        self._leaving = False
+        self._sharing: bool | None = None  # None: not known yet
+        self._since = time.time()
+        self._restarts = 0
+
+    # ------------------------------------------------------------ from any thread, within a step
+
+    def add(self, engine: Engine, membership: Membership) -> None:
+        """Carry for another membership, which reports at once."""
+        self._members[membership] = ref(engine)
+        self.wake(membership)
+
+    def remove(self, membership: Membership) -> None:
+        """Carry no more for this one."""
+        self._members.pop(membership, None)
+
+    def wake(self, membership: Membership) -> None:
+        """Let it report at once."""
+        membership.next_at = -inf
+        self._woken.put(None)
+        if not self._runs:
+            self._runs = True
+            _thread.start_new_thread(self._run, ())  # `Thread.start` would wait for it, in a step
+
+    def snapshot(self) -> Mapping[str, Any]:
+        """Return whether the store answers, and since when; as yet unknown counts as no."""
+        members = [each.members for each in tuple(self._members)]
+        return {
+            "store": self.place,
+            "sharing": bool(self._sharing),
+            "since": self._since,
+            "members": max(members, default=0),
+        }
+
+    def leave(self) -> None:
+        """At the end of the process: give back the leases, if the store answers soon."""
+        if self._runs and self._sharing and (self._members or self._orphans):
+            self._leaving = True
+            self._woken.put(None)
+            with suppress(Empty):
+                self._ended.get(timeout=GOODBYE)
+
+    # ------------------------------------------------------------ on the thread
+
+    def _run(self) -> None:
+        store = self._store
+        while not self._leaving:
+            with suppress(Empty):
+                self._woken.get(timeout=self._seconds_to_next())
+                while True:
+                    self._woken.get_nowait()
+            if not self._leaving:
+                self._beat(store)
+                time.sleep(MIN_GAP)
+        self._orphans += self._members  # whether or not a driver still runs their engines
+        self._say_goodbye(store)
+        store.close()
+        self._ended.put(None)
+
+    def _seconds_to_next(self) -> float:
+        """Return how long nothing is due, at most LOOK."""
+        left = LOOK
+        for member, stepper in self._alive():
+            left = min(left, member.next_at - stepper.clock())
+        return max(0.0, left)
+
+    def _alive(self) -> list[tuple[Membership, Stepper]]:
+        """Return the memberships of engines that live."""
+        found = []
+        for member, known in list(self._members.items()):
+            engine = known()
+            stepper = None if engine is None else stepper_of(engine)
+            if engine is None:
+                self._members.pop(member, None)
+                self._orphans.append(member)
+            elif stepper is not None:
+                found.append((member, stepper))
+        return found
+
+    def _beat(self, store: Store) -> None:
+        if self._orphans:
+            self._say_goodbye(store)
+        due: list[tuple[Membership, Stepper, float, Said]] = []
+        for member, stepper in self._alive():
+            if member.next_at <= stepper.clock() + TOGETHER:
+                due.append((member, stepper, *self._said(member, stepper)))
+                if member.is_gone:
+                    self._members.pop(member, None)
+        if not self._members:
+            store.close()
+        if not due:
+            return
+        try:
+            answers = store.beat([said for *_, said in due])
+        except Exception as error:  # noqa: BLE001 - whatever it is, calls must not wait for it
+            self._note(store, str(error) if isinstance(error, StoreError) else type(error).__name__)
+            after = RETRY * (1 + random.random() / 2)  # noqa: S311 - spreads a fleet
+            for member, stepper, *_ in due:
+                stepper.between_steps(partial(_fail, member, after))
+            return
+        for (member, stepper, sent_at, _), answer in zip(due, answers, strict=True):
+            _hear(member, stepper, answer, sent_at)
+        self._note(store, None)
+
+    def _said(self, member: Membership, stepper: Stepper) -> tuple[float, Said]:
+        def say(_: Engine, now: float) -> tuple[float, Said]:
+            member.next_at = inf  # until the answer, or until it is woken
+            return now, Said(member.scope, member.name, member.report(now))
+
+        return stepper.between_steps(say)
+
+    def _say_goodbye(self, store: Store) -> None:
+        """Give back what is not used any more."""
+        orphans, self._orphans = self._orphans, []
+        now = time.monotonic()  # as the clocks of engines in real time
+        with suppress(StoreError):  # their leases end by themselves
+            store.beat(
+                [
+                    Said(member.scope, member.name, member.report(now, leaves=True))
+                    for member in orphans
+                ]
+            )
+
+    def _note(self, store: Store, error: str | None) -> None:
+        """Write one line when the store begins or ceases to answer, or has forgotten everything."""
+        members = tuple(self._members)
+        restarts = sum(member.restarts for member in members)
+        if (error is None) != self._sharing:
+            self._sharing, self._since = error is None, time.time()
+            if error is None:
+                count = max((member.members for member in members), default=1)
+                _log.info("fleet store %s: sharing, members: %d", self.place, count)
+                if any(isinstance(member, SpendMembership) for member in members):
+                    for warning in store.warnings():
+                        _log.warning("fleet store %s: %s", self.place, warning)
+            else:
+                _log.warning("fleet store %s: disconnected, %s", self.place, error)
+        if restarts > self._restarts:
+            _log.warning(
+                "fleet store %s: it was restarted empty; what lost members had spent is not counted",
+                self.place,
+            )
+        self._restarts = restarts
+
+
+def _hear(member: Membership, stepper: Stepper, answer: Answer, sent_at: float) -> None:
+    woken: list[bool] = []
+
+    def hear(_: Engine, now: float) -> None:
+        woken.append(member.next_at == -inf)  # meanwhile: the answer does not know of that
+        member.apply(answer, sent_at, now)
+        if woken[0]:
+            member.next_at = min(member.next_at, now + MIN_GAP)
+
+    stepper.between_steps(hear)
+
+
+def _fail(member: Membership, after: float, _: Engine, now: float) -> None:
+    member.fail(now, after)
+
+
+def _place(url: str) -> str:
+    """Return the URL without its user."""
+    parts = urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="").geturl()
+
+
+# ---------------------------------------------------------------- one for each store
+
+
+@cache
+def _heartbeat(url: str) -> Heartbeat:
+    return Heartbeat(url)
+
+
+def shared_limits(urls: Iterable[str]) -> SharedLimits:
+    """Make the fleet of an engine that runs in real time, with the stores at `urls`.
+
+    Raises:
+        ConfigurationError: the package of a store is missing.
+    """
+    for url in urls:
+        _heartbeat(url)  # loads its package, which takes a while
+    return SharedLimits(_carrier_for, random.random)
+
+
+def _carrier_for(policy: FleetPolicy) -> Heartbeat:
+    if policy.url is None:
+        raise ConfigurationError("fleet.url must name a store, got none")
+    return _heartbeat(policy.url)

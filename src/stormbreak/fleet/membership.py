@@ -1,0 +1,379 @@
+"""Renew the leases of one target or one spend limit: write reports, and apply answers. Pure; `beat` carries them.
+
+| a member | reports again after |
+|---|---|
+| a call waits for an answer | at once |
+| wants more than it got | 0.05 to 0.25 s, as the store says |
+| used what it leases since its last report | BUSY |
+| in use at all | CALM |
+| (all of these) among more than CROWD members | longer in proportion |
+| not used for IDLE seconds, and holds nothing | never: the next call that waits wakes it |
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from decimal import ROUND_CEILING, Decimal
+from math import exp, inf
+from typing import Protocol
+from weakref import ref
+
+from stormbreak.core.lease import PATIENCE, Lease, LeasedRate, Ramp, SpendLease, TargetLease
+from stormbreak.core.spend_policy import SpendPolicy
+from stormbreak.core.target_state import TargetState
+from stormbreak.fleet.messages import (
+    HOLD,
+    LIFT,
+    NONE,
+    Answer,
+    CooldownReport,
+    RateLease,
+    RateReport,
+    Report,
+    SlotReport,
+    SpendReport,
+)
+from stormbreak.fleet.model import LEASE
+
+BUSY = 0.25  # seconds
+CALM = 2.5
+IDLE = 10.0
+CROWD = 100  # members; more of them report less often, so that the store can follow ...
+MAX_GAP = 3.0  # ... but in time for their leases
+SHORT = 0.1  # seconds until a member asks again for slots or money that others hold
+FETCHED = 0.3  # seconds of recent use that are leased ahead
+WORTH_IT = 2.0  # per second; members that use less are calm
+USE_MEMORY = 1.0  # seconds in which 63 % of an earlier use per second are forgotten
+ROUNDING = 0.05  # seconds
+UNUSED = 1.0  # seconds after which money that is granted and not used is given back
+MICRO = Decimal(1_000_000)
+
+
+class Membership(ABC):
+    """One member of one scope. It reports at `next_at`; the clock is that of its engine."""
+
+    lease: Lease
+
+    def __init__(self, scope: str, name: str) -> None:
+        self.scope = scope
+        self.name = name
+        self.epoch = 0.0
+        self.members = 0
+        self.next_at = inf
+        self.used_at = -inf
+        self.restarts = 0  # how often the store had forgotten the scope
+
+    @property
+    @abstractmethod
+    def is_gone(self) -> bool:
+        """Whether nothing uses it any more."""
+
+    @abstractmethod
+    def report(self, now: float, *, leaves: bool = False) -> Report:
+        """Return what to say now."""
+
+    @abstractmethod
+    def _apply(self, answer: Answer, sent_at: float, now: float) -> float:
+        """Take over the leases; return the seconds until the next report, negative where not all was granted."""
+
+    @abstractmethod
+    def pump(self, now: float) -> None:
+        """Let calls leave that waited for the answer."""
+
+    def apply(self, answer: Answer, sent_at: float, now: float) -> None:
+        """Take over an answer to the report of `sent_at`, and let calls leave."""
+        if self.epoch not in (0.0, answer.epoch):
+            self.restarts += 1
+        self.epoch, self.members = answer.epoch, int(answer.members)
+        self.lease.set_share(1 / max(1, self.members))
+        after = self._apply(answer, sent_at, now)
+        crowd = max(1.0, self.members / CROWD)
+        self.next_at = now + (abs(after) if after == inf else min(abs(after) * crowd, MAX_GAP))
+        self.lease.answered(self.next_at + PATIENCE if after < 0 else inf)
+        self.pump(now)
+
+    def fail(self, now: float, retry_after: float) -> None:
+        """There was no answer: calls do not wait for the next one."""
+        self.lease.failed(now)
+        self.next_at = now + retry_after
+        self.pump(now)
+
+
+# ---------------------------------------------------------------- a target
+
+
+class _Use:
+    """How much of a rate was used per second, lately."""
+
+    def __init__(self) -> None:
+        self.per_second = 0.0
+        self._used, self._at = 0.0, -inf
+
+    def learn(self, used: float, now: float) -> bool:
+        """Hear what was used in all; return whether that is more than before."""
+        span, more = now - self._at, used - self._used
+        if span > 0:
+            weight = 1 - exp(-span / USE_MEMORY)
+            self.per_second += (more / span - self.per_second) * weight
+            self._used, self._at = used, now
+        return more > 0
+
+    @property
+    def ahead(self) -> int:
+        """What to lease ahead."""
+        return int(self.per_second * FETCHED)
+
+
+class TargetMembership(Membership):
+    """The leases of one target. `chance` spreads the ends of cooldowns."""
+
+    lease: TargetLease
+
+    def __init__(
+        self, scope: str, name: str, state: TargetState, chance: Callable[[], float]
+    ) -> None:
+        super().__init__(scope, name)
+        self._state = ref(state)
+        self._chance = chance
+        self._requests, self._tokens = _Use(), _Use()
+        self._in_flight = 0
+        self._told: object = None  # the newest news of a cooldown that have been reported
+        self._shared_until = -inf  # the end of a cooldown that the store knows
+        self._asked: tuple[float, float, float] = (0.0, 0.0, 0.0)  # requests, tokens, slots
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether the target was forgotten, or has another state."""
+        return self._state() is None
+
+    def pump(self, now: float) -> None:
+        """Let calls leave that waited for the answer."""
+        state = self._state()
+        if state is not None:
+            state.admission.pump(now)
+
+    def report(self, now: float, *, leaves: bool = False) -> Report:
+        """Return what the target uses, what its queue waits for, and its news."""
+        state, lease = self._state(), self.lease
+        leaves = leaves or state is None
+        queued, tokens = (0, 0) if state is None or leaves else _waiting(state, now)
+        requests = _rate_report(lease.requests, self._requests, queued, 1, now)
+        money = _rate_report(lease.tokens, self._tokens, queued, tokens, now)
+        slots = SlotReport() if state is None or leaves else self._slots(queued, now)
+        self._asked = requests.want, money.want, slots.want
+        if queued or slots.in_flight:
+            self.used_at = now
+        for rate, use in ((lease.requests, self._requests), (lease.tokens, self._tokens)):
+            if rate is not None and use.learn(rate.used, now):
+                self.used_at = now
+        news = CooldownReport() if state is None else self._news(state, now)
+        return Report(self.epoch, float(leaves), requests, money, slots, news)
+
+    def _slots(self, queued: int, now: float) -> SlotReport:
+        slots = self.lease.slots
+        if slots is None:
+            return SlotReport()
+        spare = 1 if now - self.used_at < BUSY or queued else 0
+        want = min(slots.whole, slots.in_flight + queued + spare)
+        known = slots.cap if now < slots.cap_until else 0
+        return SlotReport(float(slots.whole), float(slots.in_flight), float(want), float(known))
+
+    def _news(self, state: TargetState, now: float) -> CooldownReport:
+        news = state.cooldown.news
+        if news is None or news is self._told:
+            return CooldownReport()
+        self._told, age = news, now - news.sent_at
+        if news.until is None:
+            return CooldownReport(LIFT, age)
+        self._shared_until = state.cooldown.until
+        return CooldownReport(HOLD, age, max(0.0, news.until - now))
+
+    def _apply(self, answer: Answer, sent_at: float, now: float) -> float:
+        state, lease = self._state(), self.lease
+        if state is None:
+            return inf
+        if state.quota is not None:
+            state.quota.set_reported_share(1 / max(1, self.members))
+        _lease(lease.requests, answer.requests, now)
+        _lease(lease.tokens, answer.tokens, now)
+        self._hear_cooldown(state, answer.cooldown, now)
+        requests, tokens, slots = self._asked
+        denied = [
+            rate.again
+            for rate, want in ((answer.requests, requests), (answer.tokens, tokens))
+            if rate.lump + rate.units < want
+        ]
+        changed = False
+        if lease.slots is not None:
+            changed = lease.slots.cap != answer.cap or lease.slots.in_flight != self._in_flight
+            self._in_flight = lease.slots.in_flight
+            lease.slots.set_cap(int(answer.cap), sent_at + LEASE)
+            if answer.cap < slots and state.admission.queued:
+                denied.append(SHORT)
+        if denied and state.admission.queued:
+            return -min(denied)
+        rates = (self._requests, self._tokens)
+        if changed or any(use.per_second >= WORTH_IT for use in rates):
+            return BUSY
+        return inf if self._is_idle(now) else CALM
+
+    def fail(self, now: float, retry_after: float) -> None:
+        """There was no answer: calls do not wait for the next one, and news are told again."""
+        self._told = None
+        super().fail(now, retry_after)
+
+    def _is_idle(self, now: float) -> bool:
+        lease = self.lease
+        rates = [rate for rate in (lease.requests, lease.tokens) if rate is not None]
+        if lease.only_gossips:
+            return False
+        holds = lease.slots is not None and (lease.slots.cap or lease.slots.in_flight)
+        return now - self.used_at > IDLE and not holds and not any(rate.held(now) for rate in rates)
+
+    def _hear_cooldown(self, state: TargetState, left: float, now: float) -> None:
+        cooldown = state.cooldown
+        if not state.policy.cooldown:
+            return
+        if left > 0:
+            if cooldown.until < now + left - ROUNDING:
+                spread = state.policy.retry.retry_after_jitter
+                cooldown.hold(now + left * (1 + spread * self._chance()), now)
+                self._shared_until = cooldown.until
+        elif cooldown.until > now and cooldown.until == self._shared_until:
+            cooldown.lift(now)
+
+
+def _waiting(state: TargetState, now: float) -> tuple[int, int]:
+    """Return how many calls wait for leases, and the tokens of the first of them."""
+    queued = state.admission.queued
+    if not queued or state.is_blocked(now):
+        return 0, 0
+    call = state.admission.observed_call(now)
+    free = state.slots.max_limit - state.slots.in_flight
+    return int(min(queued, max(1, free))), 0 if call is None else call.tokens
+
+
+def _rate_report(
+    rate: LeasedRate | None, use: _Use, calls: int, each: int, now: float
+) -> RateReport:
+    if rate is None:
+        return RateReport()
+    want = max(0.0, calls * each + use.ahead - rate.held(now))
+    least = float(each if calls else min(1, want))
+    return RateReport(
+        rate.rate * 60, rate.depth, max(want, least if want else 0.0), least, rate.owed
+    )
+
+
+def _lease(rate: LeasedRate | None, lease: RateLease, now: float) -> None:
+    if rate is not None:
+        rate.add(Ramp(now + lease.lump_in, 0.0, lease.lump, now))
+        rate.add(Ramp(now + lease.first_in, lease.spacing, lease.units, now))
+
+
+# ---------------------------------------------------------------- a spend limit
+
+
+class Account(Protocol):
+    """What a fleet has to know of a spend account (`cost.spend_gate.SpendAccount`)."""
+
+    limit: Decimal
+    ends_at: float
+    spent: Decimal
+    lease: SpendLease | None
+
+    @property
+    def taken(self) -> Decimal:
+        """US dollars that are spent or reserved in the period."""
+        ...
+
+    def begin_period(self) -> None:
+        """Begin another period."""
+        ...
+
+
+class SpendMembership(Membership):
+    """The allowance of one account. `bounds` are the costs of calls that wait for it; `on_change` lets them leave."""
+
+    lease: SpendLease
+
+    def __init__(
+        self,
+        scope: str,
+        name: str,
+        account: Account,
+        policy: SpendPolicy,
+        *,
+        bounds: Callable[[float], Iterable[Decimal]],
+        on_change: Callable[[float], None],
+    ) -> None:
+        super().__init__(scope, name)
+        self._account = account
+        self._period = policy.period or 0.0
+        self._bounds = bounds
+        self._on_change = on_change
+        self._over = NONE  # the period that has ended here, and perhaps not yet in the store
+        self._taken = 0
+        self._needed = 0
+        self._denied = False
+
+    @property
+    def is_gone(self) -> bool:
+        """Always false: an account lives as long as its engine."""
+        return False
+
+    def pump(self, now: float) -> None:
+        """Let calls leave that waited for the answer."""
+        self._on_change(now)
+
+    def report(self, now: float, *, leaves: bool = False) -> Report:
+        """Return what was granted, returned and spent, and what is needed."""
+        account, lease = self._account, self.lease
+        if now >= account.ends_at:
+            account.begin_period()
+            self._over = lease.started
+            lease.begin(0.0)
+        spent, taken = micro_dollars(account.spent), micro_dollars(account.taken)
+        if taken != self._taken:
+            self._taken, self.used_at = taken, now
+        bounds = [] if leaves else list(self._bounds(now))
+        self._needed = taken + micro_dollars(min(bounds)) if bounds else 0
+        unused = not bounds and taken == spent and now - self.used_at >= UNUSED
+        if unused or leaves or self._denied:  # others may need it
+            lease.returned = max(lease.returned, lease.granted - max(0, taken))
+        ends_in = NONE if account.ends_at == inf else account.ends_at - now
+        spend = SpendReport(
+            limit=float(int(account.limit * MICRO)),
+            period=self._period,
+            started=lease.started,
+            ends_in=ends_in,
+            granted=float(lease.granted),
+            returned=float(lease.returned),
+            spent=float(spent),
+            needed=float(self._needed),
+        )
+        return Report(self.epoch, float(leaves), spend=spend)
+
+    def _apply(self, answer: Answer, sent_at: float, now: float) -> float:
+        account, lease, said = self._account, self.lease, answer.spend
+        if said.started == self._over:  # a little later there
+            return -SHORT if self._needed else BUSY
+        if said.started > 0:
+            if said.started != lease.started:
+                if lease.started:
+                    account.begin_period()
+                lease.begin(said.started)
+            account.ends_at = inf if said.ends_in == NONE else sent_at + said.ends_in
+            lease.granted = max(lease.granted, int(said.granted))
+            lease.elsewhere = int(said.elsewhere)
+        self._denied = lease.allowance < self._needed
+        if self._denied:
+            return -SHORT
+        if now - self.used_at < UNUSED + BUSY:
+            return BUSY
+        # What was spent is known to this process alone, if the store forgets it.
+        return CALM if lease.granted or account.spent else inf
+
+
+def micro_dollars(usd: Decimal) -> int:
+    """Round up to whole micro-dollars."""
+    return int((usd * MICRO).to_integral_value(ROUND_CEILING))

@@ -1,0 +1,147 @@
+"""What a member of a fleet and its store say to each other: a `Report` and an `Answer` about one scope.
+
+Both are flat lists of numbers, the same for a Lua script and for a socket. Times are seconds relative to the sending or the
+receipt of the message, never points in time: each side has its own clock. Money is whole micro-dollars.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, Self, TypeVar
+
+T = TypeVar("T")
+
+NONE = -1.0
+"""No such time."""
+
+HOLD, LIFT = 1.0, 2.0
+"""News of a cooldown."""
+
+
+class RateReport(NamedTuple):
+    """A rate limit, and what a member wants of it. `per_minute` 0: it has none.
+
+    It wants `want` units, of which at least `least` at one instant. `owed` counts, since it joined, what it has used
+    without a lease, less what it gives back.
+    """
+
+    per_minute: float = 0.0
+    burst: float = 0.0
+    want: float = 0.0
+    least: float = 0.0
+    owed: float = 0.0
+
+
+class SlotReport(NamedTuple):
+    """A limit of attempts in flight (0: none), how many are, how many are wanted, and the cap that the member knows."""
+
+    limit: float = 0.0
+    in_flight: float = 0.0
+    want: float = 0.0
+    cap: float = 0.0
+
+
+class CooldownReport(NamedTuple):
+    """A member's own news: HOLD or LIFT, the age of the attempt that brought it, and the seconds left of the hold."""
+
+    kind: float = 0.0
+    age: float = 0.0
+    left: float = 0.0
+
+
+class SpendReport(NamedTuple):
+    """A spend limit (0: none) in every `period` (0: ever), and the account of one member in the period `started`.
+
+    `granted`, `returned` and `spent` only ever rise. `needed` is what it needs now: an allowance, that is granted less
+    returned, of that much. 0: nothing.
+    """
+
+    limit: float = 0.0
+    period: float = 0.0
+    started: float = 0.0
+    ends_in: float = NONE
+    granted: float = 0.0
+    returned: float = 0.0
+    spent: float = 0.0
+    needed: float = 0.0
+
+
+class Report(NamedTuple):
+    """What one member says. `epoch` is that of the last answer; `leaves`: its last report."""
+
+    epoch: float = 0.0
+    leaves: float = 0.0
+    requests: RateReport = RateReport()
+    tokens: RateReport = RateReport()
+    slots: SlotReport = SlotReport()
+    cooldown: CooldownReport = CooldownReport()
+    spend: SpendReport = SpendReport()
+
+    def numbers(self) -> list[float]:
+        """Return it as a flat list."""
+        return [
+            self.epoch, self.leaves, *self.requests, *self.tokens, *self.slots, *self.cooldown, *self.spend,
+        ]  # fmt: skip
+
+    @classmethod
+    def of(cls, numbers: Sequence[float]) -> Self:
+        """Read `numbers`."""
+        read = iter(map(float, numbers))
+        return cls(
+            next(read), next(read),
+            _read(RateReport, read), _read(RateReport, read), _read(SlotReport, read),
+            _read(CooldownReport, read), _read(SpendReport, read),
+        )  # fmt: skip
+
+
+class RateLease(NamedTuple):
+    """Units of a rate: `lump` of them at one instant in `lump_in` s, then `units`, one every `spacing` s from `first_in`.
+
+    A time that has passed is negative. It makes sense to ask for the rest after `again` seconds.
+    """
+
+    lump_in: float = 0.0
+    lump: float = 0.0
+    first_in: float = 0.0
+    spacing: float = 0.0
+    units: float = 0.0
+    again: float = 0.0
+
+
+class SpendAnswer(NamedTuple):
+    """What a member is `granted` in all, what others spent for certain, and what is left to grant."""
+
+    started: float = 0.0
+    ends_in: float = NONE
+    granted: float = 0.0
+    elsewhere: float = 0.0
+    left: float = 0.0
+
+
+class Answer(NamedTuple):
+    """What the store says: the number of `members`, the leases of this one, the `cooldown` left (0: none)."""
+
+    epoch: float = 0.0
+    members: float = 0.0
+    requests: RateLease = RateLease()
+    tokens: RateLease = RateLease()
+    cap: float = 0.0
+    cooldown: float = 0.0
+    spend: SpendAnswer = SpendAnswer()
+
+    def numbers(self) -> list[float]:
+        """Return it as a flat list."""
+        return [
+            self.epoch, self.members, *self.requests, *self.tokens, self.cap, self.cooldown, *self.spend,
+        ]  # fmt: skip
+
+    @classmethod
+    def of(cls, numbers: Sequence[float | str | bytes]) -> Self:
+        """Read `numbers`."""
+        read = iter(map(float, numbers))
+        return cls(
+            next(read), next(read), _read(RateLease, read), _read(RateLease, read),
+            next(read), next(read), _read(SpendAnswer, read),
+        )  # fmt: skip
+
+
+def _read(kind: type[T], numbers: Iterator[float]) -> T:
+    return kind(*(next(numbers) for _ in kind.__annotations__))

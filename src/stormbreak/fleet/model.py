@@ -1,0 +1,286 @@
+"""The state of a fleet in its store, as a pure model: `beat` hears one member, and answers it. `beat.lua` does the same.
+
+A scope is what one limit holds for: a target, or a spend limit. Its members lease parts of it. A lease is a promise that
+the store keeps without the member: it ends by time, or when the member has acknowledged another one.
+
+- Rates: the generic cell rate algorithm (`core.rate_limit_gate.Bucket`), ahead of time by HORIZON. The answer says at which
+  times units may leave. Who has waited longest is served first, then all by their demand (max-min).
+- Slots in flight: a cap for each member, max-min by demand. What a member may still hold is never given to another.
+- Money: three numbers for each member and period, granted, returned and spent, which only ever rise. So a report that
+  comes twice, late, or to a store that has forgotten all, changes nothing.
+- Cooldowns: the newest news hold.
+
+Numbers are floats, and operations stand in the same order as in the script, so that both give equal results.
+"""
+
+from dataclasses import dataclass, field
+from math import floor
+from typing import NamedTuple
+
+from stormbreak.fleet.messages import (
+    HOLD,
+    LIFT,
+    NONE,
+    Answer,
+    RateLease,
+    RateReport,
+    Report,
+    SpendAnswer,
+)
+
+LEASE = 10.0  # seconds after its last report that a member counts
+HORIZON = 0.5  # seconds ahead for which units are given
+DEMAND = 1.0  # seconds for which a member's demand counts
+MAX_DEBT = 60.0  # seconds of a rate that may be owed
+MIN_AGAIN, MAX_AGAIN = 0.05, 0.25  # seconds until a member that got too little asks again
+CHUNK = 50.0  # a grant of money is this part of what is left
+QUIET = 5.0  # seconds after a loss in which members assert what they had, before money is granted
+EVER = 1.0  # the start of the only period of a limit without periods
+FORGOTTEN = (
+    3600.0  # seconds after its lease until the money of a lost member counts as spent for good
+)
+
+
+@dataclass(slots=True)
+class Demand:
+    """What a member wants of a rate: when it said so, how much, at least; when it was last served; what it owes."""
+
+    asked_at: float = 0.0
+    want: float = 0.0
+    least: float = 0.0
+    served_at: float = 0.0
+    owed: float = 0.0
+
+
+@dataclass(slots=True)
+class Member:
+    """What the store knows of a member, until `until`."""
+
+    until: float = 0.0
+    requests: Demand = field(default_factory=Demand)
+    tokens: Demand = field(default_factory=Demand)
+    held: float = 0.0  # slots that it may hold
+    want: float = 0.0
+    served_at: float = 0.0
+    granted: float = 0.0
+    returned: float = 0.0
+    spent: float = 0.0
+
+    @property
+    def money(self) -> float:
+        """What it may have spent, or may still spend."""
+        return max(self.granted - self.returned, self.spent)
+
+
+@dataclass(slots=True)
+class Scope:
+    """The state of one scope. `tats` are the times at which the buckets of requests and tokens are full again."""
+
+    epoch: float = 0.0
+    quiet_until: float = 0.0
+    tats: list[float] = field(default_factory=lambda: [0.0, 0.0])
+    cooldown_at: float = 0.0  # when the attempt left that brought the news
+    cooldown_until: float = 0.0
+    started: float = 0.0  # of the period; 0: none has begun
+    ends_at: float = NONE
+    folded: float = 0.0  # money of members that were lost long ago
+    members: dict[str, Member] = field(default_factory=dict)
+
+
+def beat(
+    scope: Scope, name: str, report: Report, now: float, *, quiet_until: float = 0.0
+) -> Answer:
+    """Hear the report of member `name`, and answer it. No money is granted before `quiet_until`."""
+    if scope.epoch == 0:
+        scope.epoch = now
+    if report.epoch not in (0, scope.epoch):  # the store has lost what this member knows
+        scope.quiet_until = max(scope.quiet_until, now + QUIET)
+    _end_period(scope, now)
+    _drop_lost(scope, now)
+    me = scope.members.get(name)
+    if me is None:
+        me = scope.members[name] = Member(served_at=now)
+        for demand, said in ((me.requests, report.requests), (me.tokens, report.tokens)):
+            demand.served_at, demand.owed = now, said.owed
+    me.until = now if report.leaves else now + LEASE
+    requests = _lease_rate(scope, 0, name, report.requests, now)
+    tokens = _lease_rate(scope, 1, name, report.tokens, now)
+    cap = _lease_slots(scope, name, report, now)
+    cooldown = _gossip(scope, report, now)
+    spend = _account(scope, name, report, now, max(quiet_until, scope.quiet_until))
+    members = sum(member.until > now for member in scope.members.values())
+    if report.leaves and me.money == 0:
+        del scope.members[name]
+    return Answer(scope.epoch, float(members), requests, tokens, cap, cooldown, spend)
+
+
+def _drop_lost(scope: Scope, now: float) -> None:
+    """Forget members whose lease is over; their money stays."""
+    for name, member in list(scope.members.items()):
+        if member.until <= now and (member.money == 0 or member.until + FORGOTTEN <= now):
+            scope.folded += member.money
+            del scope.members[name]
+
+
+# ---------------------------------------------------------------- fair division
+
+
+class Wanter(NamedTuple):
+    """A member that wants some units, and needs some of them at least."""
+
+    served_at: float
+    name: str
+    want: float
+    need: float
+
+
+def divide(room: float, wanters: list[Wanter], name: str) -> float:
+    """Return the part of `name` of `room` whole units.
+
+    Each gets what it needs, the longest unserved first, and nobody overtakes it; the rest is divided max-min by demand.
+    """
+    part, rest = 0.0, []
+    for each in sorted(wanters):
+        if each.need > room:
+            room = 0.0
+            break
+        room -= each.need
+        rest.append((each.want - each.need, each.name))
+        if each.name == name:
+            part = each.need
+    for place, (more, whose) in enumerate(sorted(rest)):
+        more = min(more, floor(room / (len(rest) - place)))  # noqa: PLW2901 - what it gets
+        room -= more
+        if whose == name:
+            part += more
+    return part
+
+
+# ---------------------------------------------------------------- rates
+
+
+def _lease_rate(scope: Scope, kind: int, name: str, said: RateReport, now: float) -> RateLease:
+    if said.per_minute == 0:
+        return RateLease()
+    seconds = 60 / said.per_minute  # that one unit is worth
+    depth = max(said.burst, seconds)
+    tat = scope.tats[kind]
+    if tat == 0:
+        tat = now + depth  # unknown: as if a burst had just been used
+    mine = _demand(scope.members[name], kind)
+    tat = max(tat, now) + (said.owed - mine.owed) * seconds
+    tat = min(max(tat, now), now + max(depth, MAX_DEBT))
+    mine.owed = said.owed
+    mine.asked_at, mine.want, mine.least = now, said.want, said.least
+    room = floor((now + HORIZON + depth - tat) / seconds)
+    whole = max(1.0, floor(depth / seconds))  # units of a full bucket
+    wanters = [
+        Wanter(each.served_at, other, each.want, min(each.least, each.want, whole))
+        for other, member in scope.members.items()
+        if (each := _demand(member, kind)).want > 0 and each.asked_at + DEMAND > now
+    ]
+    part = divide(max(room, 0.0), wanters, name)
+    lump = 0.0
+    lump_in = first_in = 0.0
+    if part > 0:
+        mine.served_at = now
+        lump = min(said.least, said.want)  # more than a full bucket is paid off afterwards
+        lump_in = max(tat - max(0.0, depth - lump * seconds), now) - now
+        tat += lump * seconds
+        count = max(0.0, part - lump)
+        first_in = tat - depth + seconds - now
+        tat += count * seconds
+        mine.want = max(0.0, said.want - lump - count)
+    else:
+        count = 0.0
+    scope.tats[kind] = tat
+    ahead = sum(
+        each.need for each in wanters if each.name != name and each.served_at <= mine.served_at
+    )
+    again = tat + (ahead + min(max(said.least, 1.0), whole)) * seconds - depth - HORIZON - now
+    again = min(max(again, MIN_AGAIN), MAX_AGAIN)
+    return RateLease(lump_in, lump, first_in, seconds, count, again)
+
+
+def _demand(member: Member, kind: int) -> Demand:
+    return member.requests if kind == 0 else member.tokens
+
+
+# ---------------------------------------------------------------- slots in flight
+
+
+def _lease_slots(scope: Scope, name: str, report: Report, now: float) -> float:
+    said = report.slots
+    if said.limit == 0:
+        return 0.0
+    me = scope.members[name]
+    me.want = said.want
+    wanters = [
+        Wanter(member.served_at, other, member.want, 1.0)
+        for other, member in scope.members.items()
+        if member.want > 0 and member.until > now
+    ]
+    part = divide(said.limit, wanters, name)
+    others = 0.0
+    for other, member in scope.members.items():
+        if other != name and member.until > now:
+            others += member.held
+    cap = max(0.0, min(part, said.limit - others))
+    if cap > 0:
+        me.served_at = now
+    me.held = max(cap, said.cap, said.in_flight)  # until its next report says that it knows
+    return cap
+
+
+# ---------------------------------------------------------------- cooldowns
+
+
+def _gossip(scope: Scope, report: Report, now: float) -> float:
+    news = report.cooldown
+    if news.kind in (HOLD, LIFT) and now - news.age >= scope.cooldown_at:
+        scope.cooldown_at = now - news.age
+        scope.cooldown_until = now + news.left if news.kind == HOLD else 0.0
+    return max(0.0, scope.cooldown_until - now)
+
+
+# ---------------------------------------------------------------- money
+
+
+def _end_period(scope: Scope, now: float) -> None:
+    if scope.started > 0 and scope.ends_at != NONE and now >= scope.ends_at:
+        scope.started, scope.ends_at, scope.folded = 0.0, NONE, 0.0
+        for member in scope.members.values():
+            member.granted = member.returned = member.spent = 0.0
+
+
+def _account(
+    scope: Scope, name: str, report: Report, now: float, quiet_until: float
+) -> SpendAnswer:
+    said = report.spend
+    if said.limit == 0:
+        return SpendAnswer()
+    me = scope.members[name]
+    if scope.started == 0 and said.started > 0 and (said.period == 0 or said.ends_in > 0):
+        scope.started = said.started
+        scope.ends_at = NONE if said.period == 0 else now + said.ends_in
+    if said.started > 0 and said.started == scope.started:
+        me.granted = max(me.granted, said.granted)
+        me.returned = max(me.returned, said.returned)
+        me.spent = max(me.spent, said.spent)
+    taken, elsewhere = scope.folded, scope.folded
+    for other, member in scope.members.items():
+        taken += member.money
+        if other != name:
+            elsewhere += member.spent if member.until > now else member.money
+    left = max(0.0, said.limit - taken)
+    lack = said.needed - (me.granted - me.returned)
+    if said.needed > 0 and lack > 0 and now >= quiet_until:
+        if scope.started == 0:
+            scope.started = EVER if said.period == 0 else now
+            scope.ends_at = NONE if said.period == 0 else now + said.period
+        if lack <= left:
+            grant = max(lack, floor(left / CHUNK))
+            me.granted += grant
+            left -= grant
+    ends_in = NONE if scope.ends_at == NONE else scope.ends_at - now
+    return SpendAnswer(scope.started, ends_in, me.granted, elsewhere, left)

@@ -1,0 +1,138 @@
+"""What engines share: makes leases for their targets and spend limits, and has their memberships renewed.
+
+`SharedLimits` is the fleet of one engine. Real ones use the `heartbeat` of their process, simulated ones a timeline.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from decimal import Decimal
+from secrets import token_hex
+from typing import Any, Protocol
+from weakref import ref
+
+from stormbreak.core.engine import Engine
+from stormbreak.core.fleet_policy import FleetPolicy
+from stormbreak.core.gate import SpendingGate
+from stormbreak.core.lease import SpendLease, TargetLease
+from stormbreak.core.policy import Policy
+from stormbreak.core.target_state import TargetState
+from stormbreak.fleet.membership import (
+    Membership,
+    SpendMembership,
+    TargetMembership,
+    micro_dollars,
+)
+
+
+class Carrier(Protocol):
+    """Carries reports and answers between memberships and one store. From any thread, also within a step of an engine."""
+
+    def add(self, engine: Engine, membership: Membership) -> None:
+        """Carry for another membership."""
+        ...
+
+    def remove(self, membership: Membership) -> None:
+        """Carry no more for this one."""
+        ...
+
+    def wake(self, membership: Membership) -> None:
+        """Let it report at once."""
+        ...
+
+    def snapshot(self) -> Mapping[str, Any]:
+        """Return whether the store answers, and since when."""
+        ...
+
+
+class SharedLimits:
+    """The fleet of one engine."""
+
+    def __init__(
+        self,
+        carrier_for: Callable[[FleetPolicy], Carrier],
+        chance: Callable[[], float],
+        new_name: Callable[[], str] = lambda: token_hex(6),
+    ) -> None:
+        """`carrier_for` gives the carrier of a policy; `chance` and `new_name` are random, or reproducible."""
+        self._carrier_for = carrier_for
+        self._chance = chance
+        self._new_name = new_name
+        self.start_over()
+
+    def start_over(self) -> None:
+        """Forget all leases, as in a forked child; the memberships of the parent are not its own."""
+        self._carriers: dict[FleetPolicy, Carrier] = {}
+        self._members: dict[int, SpendMembership] = {}  # by the id of their account
+
+    def lease(self, engine: Engine, state: TargetState) -> TargetLease:
+        """Make the leases of a target, and renew them while its state lives."""
+        policy = state.policy
+        carrier = self._carrier(policy.fleet)
+        scope = _scope(policy, f"target {state.target.place}")
+        member = TargetMembership(scope, self._new_name(), state, self._chance)
+        member.lease = TargetLease(policy.fleet, policy.process_share, lambda: carrier.wake(member))
+        carrier.add(engine, member)
+        return member.lease
+
+    def share_spending(self, engine: Engine, policy: Policy, gate: SpendingGate) -> None:
+        """Share the spend limit of a target, once for each account; a limit that was replaced is shared anew."""
+        account: Any = gate.account
+        limit = policy.spend
+        per = "ever" if limit.period is None else f"{limit.period:g} s"
+        scope = _scope(
+            policy, f"spend {limit.max_usd:.6f} USD {per} {limit.max_output_tokens or ''}".strip()
+        )
+        before = self._members.get(id(account)) if account.lease is not None else None
+        if before is not None and before.scope == scope:
+            return
+        carrier, known = self._carrier(policy.fleet), ref(engine)
+
+        def bounds(now: float) -> Iterator[Decimal]:
+            engine = known()
+            return iter(()) if engine is None else _bounds(engine, account_of, now)
+
+        def on_change(now: float) -> None:
+            engine = known()
+            if engine is not None:
+                engine.on_spend_settled(now)
+
+        account_of = ref(account)
+        member = SpendMembership(
+            scope, self._new_name(), account, limit, bounds=bounds, on_change=on_change
+        )
+        member.lease = lease = SpendLease(
+            policy.fleet, policy.process_share, lambda: carrier.wake(member)
+        )
+        if before is not None:  # it takes along what is spent
+            carrier.remove(before)
+            lease.begin(before.lease.started)
+            lease.granted = micro_dollars(account.taken)
+        account.lease = lease
+        self._members[id(account)] = member
+        carrier.add(engine, member)
+
+    def snapshot(self, _now: float) -> Sequence[Mapping[str, Any]]:
+        """Return whether each store answers, and since when."""
+        return [carrier.snapshot() for carrier in dict.fromkeys(self._carriers.values())]
+
+    def _carrier(self, policy: FleetPolicy) -> Carrier:
+        carrier = self._carriers.get(policy)
+        if carrier is None:
+            carrier = self._carriers[policy] = self._carrier_for(policy)
+        return carrier
+
+
+def _scope(policy: Policy, what: str) -> str:
+    """Name a scope; braces would end the hash tag of its key."""
+    return f"{policy.fleet.name}/{what}".replace("{", "(").replace("}", ")")
+
+
+def _bounds(engine: Engine, account: "ref[Any]", now: float) -> Iterator[Decimal]:
+    """Yield what the first call in each queue may cost that waits for this account."""
+    for state in engine.targets.values():
+        gate: Any = state.spending
+        if gate is None or gate.account is not account() or not state.admission.queued:
+            continue
+        call = state.admission.observed_call(now)
+        bound = None if call is None or state.is_blocked(now) else gate.max_cost(call)
+        if bound is not None:
+            yield bound

@@ -1,0 +1,182 @@
+"""The store in a Valkey or Redis server: each scope is a hash, and `beat.lua` its only operation.
+
+A late answer would be read as that to the next command, so every failure closes the connection. Nothing is repeated here:
+the next beat says everything again.
+"""
+
+import os
+from collections.abc import Sequence
+from contextlib import suppress
+from hashlib import sha1
+from importlib.resources import files
+from struct import iter_unpack
+from types import MappingProxyType
+from typing import Any
+
+from stormbreak.core.fleet_policy import PASSWORD
+from stormbreak.errors import ConfigurationError
+from stormbreak.fleet.messages import Answer
+from stormbreak.fleet.model import QUIET, Demand, Member, Scope
+from stormbreak.fleet.store import TIMEOUT, Said, StoreError
+
+PREFIX = "stormbreak:1:"  # the version of the records
+
+
+class ValkeyStore:
+    """One connection to a server. The password comes from the environment alone."""
+
+    def __init__(self, url: str) -> None:
+        try:
+            import redis  # noqa: PLC0415 - an extra, and slow to load
+            from redis.backoff import NoBackoff  # noqa: PLC0415
+            from redis.retry import Retry  # noqa: PLC0415
+        except ImportError:
+            raise ConfigurationError(
+                "a fleet needs the redis package: pip install 'stormbreak[fleet]'"
+            ) from None
+        tls = {"ssl_ca_certs": os.environ.get("SSL_CERT_FILE")} if url.startswith("rediss:") else {}
+        self._failures = redis.RedisError, OSError
+        self._no_script = redis.exceptions.NoScriptError
+        self._client: Any = redis.Redis.from_url(
+            url,
+            password=os.environ.get(PASSWORD) or None,
+            socket_timeout=TIMEOUT,
+            socket_connect_timeout=TIMEOUT,
+            retry=Retry(NoBackoff(), 0),
+            max_connections=1,
+            protocol=2,
+            **tls,
+        )
+        self._script = (files("stormbreak.fleet") / "beat.lua").read_text()
+        self._digest = sha1(self._script.encode(), usedforsecurity=False).hexdigest()
+        self._quiet_until: float | None = (
+            None  # until then the server may have lost what members know
+        )
+
+    def beat(self, said: Sequence[Said]) -> list[Answer]:
+        """Hear reports, and answer each of them, in one round trip."""
+        try:
+            if self._quiet_until is None:
+                self._quiet_until = self._started_at() + QUIET
+            replies = self._run("EVALSHA", self._digest, said)
+            unknown = [n for n, reply in enumerate(replies) if isinstance(reply, self._no_script)]
+            if unknown:
+                again = self._run("EVAL", self._script, [said[place] for place in unknown])
+                for place, reply in zip(unknown, again, strict=True):
+                    replies[place] = reply
+            return [Answer.of(_checked(reply)) for reply in replies]
+        except self._failures as error:
+            self.close()
+            raise StoreError(_short(error)) from None
+
+    def _run(self, command: str, script: str, said: Sequence[Said]) -> list[Any]:
+        pipeline = self._client.pipeline(transaction=False)
+        for each in said:
+            numbers = map(repr, (self._quiet_until or 0.0, *each.report.numbers()))
+            pipeline.execute_command(
+                command, script, 1, key_of(each.scope), "", each.member, *numbers
+            )
+        replies: list[Any] = pipeline.execute(raise_on_error=False)
+        return replies
+
+    def _started_at(self) -> float:
+        """Return when the server started, by its own clock; 0 if it may not say."""
+        with suppress(self._failures[0]):
+            seconds, micro = self._client.time()
+            return float(seconds - self._client.info("server")["uptime_in_seconds"] + micro / 1e6)
+        return 0.0
+
+    def warnings(self) -> list[str]:
+        """Say which settings of the server could lose money that was granted."""
+        try:
+            known: dict[str, str] = self._client.config_get("append*", "maxmemory*")
+        except self._failures:
+            return ["it does not say whether it keeps what it was told (CONFIG GET is refused)"]
+        found = []
+        if known.get("appendonly") != "yes" or known.get("appendfsync") != "always":
+            found.append(
+                "a restart may lose grants of money: set appendonly yes, appendfsync always"
+            )
+        if known.get("maxmemory", "0") != "0" and known.get("maxmemory-policy") != "noeviction":
+            found.append("it may evict grants of money: set maxmemory-policy noeviction")
+        return found
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._quiet_until = None  # the next one may be to a server that has restarted
+        with suppress(*self._failures):
+            self._client.connection_pool.disconnect()
+
+    def scopes(self, name: str) -> dict[str, Scope]:
+        """Read the scopes of a fleet, by name; raise StoreError if the server does not answer."""
+        try:
+            keys = sorted(self._client.scan_iter(match=f"{PREFIX}{{{_literal(name)}/*"))
+            return {_scope_in(key): _read(self._client.hgetall(key)) for key in keys}
+        except self._failures as error:
+            self.close()
+            raise StoreError(_short(error)) from None
+
+    def now(self) -> float:
+        """Return the time of the server; raise StoreError if it does not answer."""
+        try:
+            seconds, micro = self._client.time()
+        except self._failures as error:
+            self.close()
+            raise StoreError(_short(error)) from None
+        return float(seconds + micro / 1e6)
+
+
+def key_of(scope: str) -> str:
+    """Return the key of a scope; the hash tag is the scope, so a cluster keeps each of them in one place."""
+    return f"{PREFIX}{{{scope}}}"
+
+
+def _scope_in(key: bytes) -> str:
+    return key.decode()[len(PREFIX) + 1 : -1]
+
+
+def _literal(text: str) -> str:
+    return "".join(f"\\{letter}" if letter in "*?[]\\^" else letter for letter in text)
+
+
+def _checked(reply: Any) -> Any:
+    if isinstance(reply, Exception):
+        raise reply
+    return reply
+
+
+def _short(error: BaseException) -> str:
+    """Say what failed, without what a server or library writes."""
+    kind = type(error).__name__
+    return next((text for word, text in _FAILURES.items() if kind.startswith(word)), kind)
+
+
+_FAILURES = MappingProxyType(
+    {
+        "Timeout": "no answer in time",
+        "Connection": "no connection",
+        "Authentication": "it refuses the user or the password",
+        "BusyLoading": "it is loading its data",
+        "NoPermission": "the user may not run scripts",
+        "ReadOnly": "it is a read-only replica",
+        "OutOfMemory": "it is out of memory",
+    }
+)
+
+
+# ---------------------------------------------------------------- records, for `fleet status`
+
+
+def _read(fields: dict[bytes, bytes]) -> Scope:
+    """Read a scope as `beat.lua` writes it."""
+    scope = Scope()
+    for name, record in fields.items():
+        values = [value for (value,) in iter_unpack("<d", record)]
+        if name:
+            requests, tokens = Demand(*values[1:6]), Demand(*values[6:11])
+            scope.members[name.decode()] = Member(values[0], requests, tokens, *values[11:])
+        else:
+            scope.epoch, scope.quiet_until, *scope.tats = values[:4]
+            scope.cooldown_at, scope.cooldown_until, scope.started = values[4:7]
+            scope.ends_at, scope.folded = values[7:]
+    return scope

@@ -1,0 +1,102 @@
+"""A fleet in virtual time: one store of pure scopes for all simulated engines, some milliseconds away."""
+
+import random
+from collections.abc import Callable, Mapping
+from functools import partial
+from itertools import count
+from math import inf
+from typing import Any
+
+from stormbreak.core.engine import Engine
+from stormbreak.drivers.flow_stepper import stepper_of
+from stormbreak.drivers.virtual_time import Timeline, Timer
+from stormbreak.fleet.membership import Membership
+from stormbreak.fleet.messages import Answer, Report
+from stormbreak.fleet.model import Scope, beat
+from stormbreak.fleet.sharing import SharedLimits
+
+MIN_GAP = 0.01  # seconds between two beats of a member
+RETRY = 1.0  # seconds after a failure
+TIMEOUT = 1.0  # seconds
+
+
+class VirtualStore:
+    """The store, and its distance. While it is `down`, beats fail after TIMEOUT."""
+
+    def __init__(self, timeline: Timeline, *, one_way: float = 0.001, seed: int = 0) -> None:
+        self.timeline = timeline
+        self.one_way = one_way
+        self.down = False
+        self.scopes: dict[str, Scope] = {}
+        self.beats = 0
+        self._timers: dict[Membership, Timer] = {}
+        self._engines: dict[Membership, Engine] = {}
+        self._names = count()
+        self._chance = random.Random(seed).random  # noqa: S311 - reproducible, not secret
+
+    def fleet(self) -> SharedLimits:
+        """Make the fleet of one engine."""
+        return SharedLimits(lambda _: self, self._chance, lambda: f"m{next(self._names):05}")
+
+    # ------------------------------------------------------------ a carrier
+
+    def add(self, engine: Engine, membership: Membership) -> None:
+        """Carry for another membership, which reports at once."""
+        self._engines[membership] = engine
+        self.wake(membership)
+
+    def remove(self, membership: Membership) -> None:
+        """Carry no more for this one."""
+        self._engines.pop(membership, None)
+
+    def wake(self, membership: Membership) -> None:
+        """Let it report at once, or after the answer that is on its way."""
+        if membership.next_at != -inf:
+            membership.next_at = -inf
+            self._schedule(membership, self.timeline.now)
+
+    def snapshot(self) -> Mapping[str, Any]:
+        """Return whether the store answers."""
+        return {"store": "virtual", "sharing": not self.down, "since": 0.0, "members": 0}
+
+    def _schedule(self, member: Membership, at: float) -> None:
+        known = self._timers.pop(member, None)
+        if known is not None:
+            self.timeline.cancel(known)
+        if at != inf:
+            self._timers[member] = self.timeline.at(at, partial(self._say, member))
+
+    def _between_steps(self, member: Membership, do: Callable[[float], Any]) -> Any:
+        engine = self._engines.get(member)
+        stepper = None if engine is None else stepper_of(engine)
+        return None if stepper is None else stepper.between_steps(lambda _, now: do(now))
+
+    def _say(self, member: Membership) -> None:
+        report = self._between_steps(member, member.report)
+        if report is None:
+            return
+        self.beats += 1
+        member.next_at = inf
+        timeline, sent_at = self.timeline, self.timeline.now
+        if self.down:
+            timeline.at(sent_at + TIMEOUT, partial(self._fail, member))
+        else:
+            timeline.at(sent_at + self.one_way, partial(self._hear, member, report, sent_at))
+
+    def _hear(self, member: Membership, report: Report, sent_at: float) -> None:
+        timeline = self.timeline
+        scope = self.scopes.setdefault(member.scope, Scope())
+        answer = beat(scope, member.name, report, timeline.now + EPOCH)
+        timeline.at(timeline.now + self.one_way, partial(self._answer, member, answer, sent_at))
+
+    def _answer(self, member: Membership, answer: Answer, sent_at: float) -> None:
+        woken = member.next_at == -inf
+        self._between_steps(member, partial(member.apply, answer, sent_at))
+        self._schedule(member, self.timeline.now + MIN_GAP if woken else member.next_at)
+
+    def _fail(self, member: Membership) -> None:
+        self._between_steps(member, lambda now: member.fail(now, RETRY))
+        self._schedule(member, member.next_at)
+
+
+EPOCH = 1_000_000.0  # seconds; a store's clock is never 0

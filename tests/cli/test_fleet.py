@@ -1,0 +1,70 @@
+"""`stormbreak fleet status`."""
+
+import json
+
+import pytest
+from fleet_stores import Server, free_port
+
+from stormbreak.cli.main import main
+from stormbreak.fleet.messages import RateReport, Report, SlotReport, SpendReport
+from stormbreak.fleet.store import Said
+from stormbreak.fleet.valkey import ValkeyStore
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory):
+    server = Server("valkey", tmp_path_factory.mktemp("valkey")).start()
+    store = ValkeyStore(server.url)
+    store._quiet_until = 0.0
+    target = Report(requests=RateReport(600.0, 1.0, 7.0, 1.0), slots=SlotReport(10.0, 2.0, 4.0))
+    spend = Report(spend=SpendReport(limit=5e6, spent=2e6, started=1.0, granted=3e6))
+    store.beat(
+        [
+            Said("default/target acme/m", "a1", target),
+            Said("default/spend 5 USD ever", "b2", spend),
+            Said("other/target acme/m", "c3", target),
+        ]
+    )
+    store.close()
+    yield server.url
+    server.kill()
+
+
+def test_members_and_what_they_hold(url, capsys):
+    assert main(["fleet", "status", url]) == 0
+    out = capsys.readouterr().out
+    assert "target acme/m: members 1" in out
+    assert "spend 5 USD ever: members 1" in out
+    assert "7 requests" in out or "2 requests" in out
+    assert "3.000000" in out
+    assert "2.000000" in out
+    assert "c3" not in out
+    assert "appendfsync always" in out
+
+
+def test_as_json(url, capsys):
+    assert main(["fleet", "status", url, "--name", "other", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    (scope,) = facts["scopes"]
+    assert scope["scope"] == "other/target acme/m"
+    assert [each["member"] for each in scope["members"]] == ["c3"]
+    assert scope["members"][0]["slots"] == 4
+
+
+def test_an_unknown_fleet_is_empty(url, capsys):
+    assert main(["fleet", "status", url, "--name", "nobody*"]) == 0
+    assert "no process has used the fleet nobody* lately" in capsys.readouterr().out
+
+
+def test_what_cannot_be_read_is_one_line(capsys):
+    for text, said in (
+        (f"redis://127.0.0.1:{free_port()}", "the store does not answer: no connection"),
+        ("redis://user:Tr0ub4dor@host", "url must not contain a password"),
+        ("http://host", "url must begin with redis://"),
+        ("parent:///tmp/socket", "answers its children only"),
+    ):
+        assert main(["fleet", "status", text]) == 2
+        err = capsys.readouterr().err
+        assert said in err
+        assert len(err.splitlines()) == 1
+        assert "Tr0ub4dor" not in err

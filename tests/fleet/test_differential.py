@@ -1,0 +1,116 @@
+"""The model, the script on real servers, and the store of a parent process answer every history alike.
+
+`--fleet-histories 10000` plays more of them.
+"""
+
+import redis
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from stormbreak.fleet.messages import (
+    Answer,
+    CooldownReport,
+    RateReport,
+    Report,
+    SlotReport,
+    SpendReport,
+)
+from stormbreak.fleet.model import Scope, beat
+from stormbreak.fleet.parent import ParentClient, ParentStore
+from stormbreak.fleet.store import Said
+from stormbreak.fleet.valkey import ValkeyStore, _read, key_of
+
+START = 1_790_000_000.25
+
+whole = st.integers(0, 40).map(float)
+money = st.integers(0, 2_000).map(float)
+rates = st.builds(
+    RateReport,
+    per_minute=st.sampled_from([0.0, 60.0, 600.0, 100_000.0, 7.3]),
+    burst=st.sampled_from([0.0, 1.0, 5.0]),
+    want=whole,
+    least=whole,
+    owed=st.integers(-20, 40).map(float),
+)
+reports = st.builds(
+    Report,
+    epoch=st.sampled_from([0.0, START, 5.0]),
+    leaves=st.sampled_from([0.0, 0.0, 0.0, 1.0]),
+    requests=rates,
+    tokens=rates,
+    slots=st.builds(
+        SlotReport,
+        limit=st.sampled_from([0.0, 1.0, 7.0, 20.0]),
+        in_flight=whole,
+        want=whole,
+        cap=whole,
+    ),
+    cooldown=st.builds(
+        CooldownReport,
+        kind=st.sampled_from([0.0, 1.0, 2.0]),
+        age=st.floats(0, 5),
+        left=st.floats(0, 9),
+    ),
+    spend=st.builds(
+        SpendReport,
+        limit=st.sampled_from([0.0, 5_000.0, 1_000_000.0]),
+        period=st.sampled_from([0.0, 5.0, 60.0]),
+        started=st.sampled_from([0.0, 1.0, START]),
+        ends_in=st.sampled_from([-1.0, 0.5, 9.0]),
+        granted=money,
+        returned=money,
+        spent=money,
+        needed=money,
+    ),
+)
+steps = st.tuples(
+    st.sampled_from([0.0, 0.001, 0.1, 0.3, 1.0, 2.5, 11.0, 4_000.0]),
+    st.sampled_from("abcd"),
+    reports,
+    st.sampled_from([0.0, 1.0]),
+)
+histories = st.lists(steps, min_size=1, max_size=25)
+
+told = settings(suppress_health_check=list(HealthCheck), deadline=None)
+
+
+def test_the_script_does_what_the_model_does(server, pytestconfig):
+    client = redis.Redis.from_url(server.url)
+    script = client.register_script(ValkeyStore(server.url)._script)
+    examples = pytestconfig.getoption("--fleet-histories")
+
+    @settings(told, max_examples=examples)
+    @given(histories)
+    def check(history):
+        client.flushall()
+        scope, now = Scope(), START
+        for span, member, report, quiet in history:
+            now += span
+            expected = beat(scope, member, report, now, quiet_until=now + quiet if quiet else 0.0)
+            told = [repr(now), member, repr(now + quiet if quiet else 0.0)]
+            reply = script(keys=[key_of("t/x")], args=[*told, *map(repr, report.numbers())])
+            assert expected == Answer.of(reply)
+        assert scope == _read(client.hgetall(key_of("t/x")))
+
+    check()
+    client.close()
+
+
+def test_a_parent_process_answers_as_the_model_does(pytestconfig):
+    now = START
+    with ParentStore(lambda: now) as store:
+        client = ParentClient(store.url)
+
+        @settings(told, max_examples=pytestconfig.getoption("--fleet-histories"))
+        @given(histories)
+        def check(history):
+            nonlocal now
+            store.scopes.clear()
+            scope = Scope()
+            for span, member, report, _ in history:
+                now += span
+                (answer,) = client.beat([Said("t/x", member, report)])
+                assert beat(scope, member, report, now) == answer
+
+        check()
+        client.close()

@@ -1,0 +1,192 @@
+"""The model of a store: fair division, rates, slots, money."""
+
+from table_test import table_test
+
+from stormbreak.fleet.messages import (
+    HOLD,
+    LIFT,
+    CooldownReport,
+    RateReport,
+    Report,
+    SlotReport,
+    SpendReport,
+)
+from stormbreak.fleet.model import CHUNK, HORIZON, LEASE, QUIET, Scope, Wanter, beat, divide
+
+NOW = 1_000.0
+
+
+@table_test(
+    ("room", "wanters", "parts"),
+    [
+        (10, "a:3/1 b:3/1", {"a": 3, "b": 3}),
+        (10, "a:20/1 b:3/1", {"a": 7, "b": 3}),
+        (10, "a:20/1 b:20/1 c:1/1", {"a": 4, "b": 5, "c": 1}),
+        (2, "a:9/1 b:9/1 c:9/1", {"a": 1, "b": 1, "c": 0}),  # the longest unserved first
+        (5, "a:9/6 b:2/1", {"a": 0, "b": 0}),  # nobody overtakes
+        (5, "a:2/1 b:9/6", {"a": 1, "b": 0}),
+        (0, "a:1/1", {"a": 0}),
+    ],
+)
+def test_division_is_by_waiting_then_max_min(room, wanters, parts):
+    def wanter(place, text):
+        name, _, amounts = text.partition(":")
+        want, _, need = amounts.partition("/")
+        return Wanter(float(place), name, float(want), float(need))
+
+    asking = [wanter(place, text) for place, text in enumerate(wanters.split())]
+    assert parts == {name: divide(room, list(asking), name) for name in parts}
+
+
+# ---------------------------------------------------------------- rates
+
+
+def wants(want, least=1.0, **more):
+    return Report(requests=RateReport(600.0, 1.0, want, least, **more))
+
+
+def test_a_new_store_gives_no_burst():
+    lease = beat(Scope(), "a", wants(100), NOW).requests
+    assert lease.lump + lease.units == 10 * HORIZON
+    assert lease.lump_in > 0
+
+
+def test_a_burst_is_there_after_a_second():
+    scope = Scope()
+    beat(scope, "a", wants(0), NOW)
+    lease = beat(scope, "a", wants(100), NOW + 1).requests
+    assert lease.lump + lease.units == 10 + 10 * HORIZON
+    assert lease.lump_in == 0
+
+
+def test_two_that_want_everything_get_it_in_turn():
+    scope, got = Scope(), {"a": 0.0, "b": 0.0}
+    for step in range(400):
+        name = "ab"[step % 2]
+        lease = beat(scope, name, wants(100), NOW + step / 8).requests
+        got[name] += lease.lump + lease.units
+    assert abs(got["a"] - got["b"]) <= 10
+    assert 480 <= got["a"] + got["b"] <= 510
+
+
+def test_what_is_owed_is_paid_once():
+    scope = Scope()
+    beat(scope, "a", wants(0), NOW)
+    beat(scope, "a", wants(0, owed=15), NOW + 2)
+    again = beat(scope, "a", wants(100, owed=15), NOW + 2).requests
+    assert again.lump + again.units == 0
+    assert beat(scope, "b", wants(100), NOW + 2).requests.lump == 0
+
+
+def test_a_member_that_joins_late_owes_nothing():
+    scope = Scope()
+    beat(scope, "a", wants(0), NOW)
+    lease = beat(scope, "b", wants(100, owed=500), NOW + 2).requests
+    assert lease.lump + lease.units == 10 + 10 * HORIZON
+
+
+def test_more_than_a_full_bucket_leaves_when_it_is_full_and_is_paid_off():
+    scope = Scope()
+    beat(scope, "a", wants(0), NOW)
+    lease = beat(scope, "a", wants(30, least=30), NOW + 2).requests
+    assert (lease.lump, lease.lump_in, lease.units) == (30, 0, 0)
+    assert beat(scope, "b", wants(1), NOW + 3.5).requests.lump == 0
+    assert beat(scope, "b", wants(1), NOW + 4).requests.lump == 1
+
+
+# ---------------------------------------------------------------- slots in flight
+
+
+def slots(in_flight, want, cap, limit=10.0):
+    return Report(slots=SlotReport(limit, in_flight, want, cap))
+
+
+def test_a_lowered_cap_is_free_once_its_owner_knows_and_its_calls_have_ended():
+    scope = Scope()
+    assert beat(scope, "a", slots(0, 10, 0), NOW).cap == 10
+    assert beat(scope, "b", slots(0, 10, 0), NOW).cap == 0
+    assert beat(scope, "a", slots(10, 10, 10), NOW).cap == 5
+    assert beat(scope, "b", slots(0, 10, 0), NOW).cap == 0  # a's answer may be lost
+    beat(scope, "a", slots(7, 10, 5), NOW)
+    assert beat(scope, "b", slots(0, 10, 0), NOW).cap == 3
+
+
+def test_slots_of_a_silent_member_are_free_when_its_lease_is_over():
+    scope = Scope()
+    beat(scope, "a", slots(0, 10, 0), NOW)
+    assert beat(scope, "b", slots(0, 10, 0), NOW + LEASE - 0.1).cap == 0
+    assert beat(scope, "b", slots(0, 10, 0), NOW + LEASE).cap == 10
+
+
+# ---------------------------------------------------------------- cooldowns
+
+
+def news(kind, age, left=0.0):
+    return Report(cooldown=CooldownReport(kind, age, left))
+
+
+def test_the_newest_news_of_a_cooldown_hold():
+    scope = Scope()
+    assert beat(scope, "a", news(HOLD, 1.0, 30.0), NOW).cooldown == 30
+    assert beat(scope, "b", news(LIFT, 2.0), NOW).cooldown == 30  # it left before the refused one
+    assert beat(scope, "b", news(LIFT, 0.5), NOW).cooldown == 0
+    assert beat(scope, "c", news(HOLD, 0.7, 60.0), NOW).cooldown == 0
+
+
+# ---------------------------------------------------------------- money
+
+
+def spends(needed=0.0, *, started=1.0, granted=0.0, returned=0.0, spent=0.0, period=0.0, **more):
+    limit = 10_000.0
+    return Report(
+        spend=SpendReport(limit, period, started, -1.0, granted, returned, spent, needed, **more)
+    )
+
+
+def test_a_grant_is_what_is_needed_or_a_part_of_what_is_left():
+    scope = Scope()
+    assert beat(scope, "a", spends(1), NOW).spend.granted == 10_000 / CHUNK
+    assert beat(scope, "b", spends(9_000), NOW).spend.granted == 9_000
+    assert beat(scope, "c", spends(801), NOW).spend.granted == 0
+    assert beat(scope, "c", spends(800), NOW).spend.granted == 800
+
+
+def test_a_report_that_comes_twice_changes_nothing():
+    scope = Scope()
+    first = beat(scope, "a", spends(500), NOW)
+    assert first == beat(scope, "a", spends(500), NOW)
+
+
+def test_a_lost_member_keeps_what_it_was_granted():
+    scope = Scope()
+    beat(scope, "a", spends(9_000), NOW)
+    answer = beat(scope, "b", spends(1_001), NOW + 10 * LEASE)
+    assert (answer.members, answer.spend.granted, answer.spend.elsewhere) == (1, 0, 9_000)
+
+
+def test_a_store_that_lost_everything_grants_nothing_until_all_had_time_to_say():
+    scope = Scope()
+    told = spends(9_500, granted=9_000, spent=9_000)._replace(epoch=5.0)
+    assert beat(scope, "a", told, NOW).spend.granted == 9_000
+    told = told._replace(epoch=scope.epoch)
+    assert beat(scope, "b", spends(100), NOW + QUIET - 0.1).spend.granted == 0
+    assert beat(scope, "b", spends(100), NOW + QUIET).spend.granted == 100
+
+
+def test_another_period_begins_with_nothing_spent():
+    scope = Scope()
+    beat(scope, "a", spends(9_999, period=60.0), NOW)
+    assert beat(scope, "b", spends(5_000, period=60.0), NOW + 59).spend.granted == 0
+    late = spends(1, period=60.0, started=NOW, granted=9_999, spent=9_999)
+    answer = beat(scope, "a", late, NOW + 60).spend
+    assert (answer.started, answer.granted, answer.ends_in) == (NOW + 60, 200, 60)
+
+
+def test_a_member_that_leaves_is_forgotten_but_not_its_money():
+    scope = Scope()
+    beat(scope, "a", spends(), NOW)
+    beat(scope, "b", spends(500), NOW)
+    beat(scope, "a", spends()._replace(leaves=1.0), NOW)
+    beat(scope, "b", spends(granted=500, returned=300, spent=200)._replace(leaves=1.0), NOW)
+    answer = beat(scope, "c", spends(), NOW)
+    assert (list(scope.members), answer.members, answer.spend.left) == (["b", "c"], 1, 9_800)

@@ -1,0 +1,185 @@
+"""Money is never spent twice: histories of calls, lost messages, lost members and a store that forgets."""
+
+from decimal import Decimal
+from math import inf
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stormbreak.core.fleet_policy import FleetPolicy
+from stormbreak.core.lease import SpendLease
+from stormbreak.core.spend_policy import SpendPolicy
+from stormbreak.cost.spend_gate import SpendAccount
+from stormbreak.fleet.membership import SpendMembership, micro_dollars
+from stormbreak.fleet.model import Scope, beat
+
+LIMIT = Decimal(10)
+MEMBERS = 3
+FATES = ("heard", "heard", "lost", "unheard")  # of a report; the answer to a lost one is not heard
+
+members = st.integers(0, MEMBERS - 1)
+amounts = st.sampled_from([Decimal("0.5"), Decimal(2), Decimal(4)])
+STEPS = (
+    st.tuples(st.just("beat"), members, st.sampled_from(FATES)),
+    st.tuples(st.just("call"), members, amounts),
+    st.tuples(st.just("ask"), members, st.tuples(amounts, st.sampled_from(FATES))),
+    st.tuples(st.just("ask"), members, st.tuples(amounts, st.sampled_from(FATES))),
+    st.tuples(st.just("end"), members, st.sampled_from([Decimal(0), Decimal("0.3"), Decimal(1)])),
+    st.tuples(st.just("pass"), members, st.sampled_from([0.1, 1.5, 7.0, 12.0, 19.98])),
+    st.tuples(st.just("die"), members, st.none()),
+    st.tuples(st.just("leave"), members, st.none()),
+)
+forgetting = st.tuples(st.just("forget"), members, st.none())
+
+
+class Process:
+    """A member with its account and the calls under way, each with the period that it left in."""
+
+    def __init__(self, name, policy):
+        self.account = SpendAccount(policy)
+        self.wants = []
+        self.calls = []
+        self.member = SpendMembership(
+            "s", name, self.account, policy, bounds=lambda _: self.wants, on_change=lambda _: None
+        )
+        self.member.lease = self.account.lease = SpendLease(
+            FleetPolicy(url="redis://x"), 1.0, lambda: None
+        )
+
+    @property
+    def money(self):
+        return max(self.account.lease.granted, micro_dollars(self.account.spent))
+
+
+class World:
+    """All processes, the store, and a ledger of what was spent or reserved in each period."""
+
+    def __init__(self, period):
+        self.policy = SpendPolicy(max_usd=float(LIMIT), period=period)
+        self.now, self.scope, self.count = 1_000.0, Scope(), 0
+        self.ledger = {}
+        self.lost = Decimal(0)  # granted to members that cannot assert it again
+        self.dead = []
+        self.processes = [self.process() for _ in range(MEMBERS)]
+
+    def process(self):
+        self.count += 1
+        return Process(f"m{self.count:03}", self.policy)
+
+    def beat(self, place, how, *, leaves=False):
+        process = self.processes[place]
+        report, sent_at = process.member.report(self.now, leaves=leaves), self.now
+        if how != "unheard":
+            answer = beat(self.scope, process.member.name, report, self.now)
+            self.now += 0.01
+            if how == "heard":
+                process.member.apply(answer, sent_at, self.now)
+
+    def call(self, place, bound):
+        process = self.processes[place]
+        account = process.account
+        process.wants = [bound]
+        if account.ready_at(bound, self.now) > self.now:
+            return
+        process.wants = []
+        started = account.lease.started
+        self.ledger[started] = self.ledger.get(started, Decimal(0)) + bound
+        process.calls.append((started, bound, account.reserve(bound, self.now)))
+
+    def ask(self, place, what):
+        """A call waits, a report goes out, and the call looks again."""
+        bound, fate = what
+        self.processes[place].wants = [bound]
+        self.beat(place, fate)
+        self.call(place, bound)
+
+    def end(self, place, part):
+        process = self.processes[place]
+        if process.calls:
+            started, bound, period = process.calls.pop(0)
+            cost = bound * part
+            self.ledger[started] += cost - bound
+            process.account.settle(bound, cost, period, self.now)
+
+    def die(self, place, _):
+        self.dead.append(self.processes[place])
+        self.processes[place] = self.process()
+
+    def leave(self, place, _):
+        self.processes[place].wants = []
+        if not self.processes[place].calls:
+            self.beat(place, "heard", leaves=True)
+            self.die(place, None)
+
+    def forget(self, _place, _):
+        """The store forgets everything, and every living member says what it has within seconds."""
+        self.lost += sum(Decimal(each.money) / 1_000_000 for each in self.dead)
+        self.dead = []
+        self.scope = Scope()
+        for place in sorted(range(MEMBERS), key=lambda place: -self.processes[place].member.epoch):
+            self.beat(place, "heard")
+
+    def play(self, history):
+        for what, place, how in history:
+            if what == "pass":
+                self.now += how
+            else:
+                getattr(self, what)(place, how)
+            for spent in self.ledger.values():
+                assert spent <= LIMIT + self.lost
+
+
+@given(st.lists(st.one_of(*STEPS, forgetting), min_size=20, max_size=60))
+def test_a_limit_for_ever_is_never_passed(history):
+    World(None).play(history)
+
+
+@given(st.lists(st.one_of(*STEPS), min_size=20, max_size=60))
+def test_a_limit_in_every_period_is_never_passed(history):
+    World(20.0).play(history)
+
+
+def test_a_call_that_was_waited_for_is_granted():
+    world = World(None)
+    world.call(0, Decimal(6))
+    world.beat(0, "lost")
+    world.beat(0, "heard")
+    world.call(0, Decimal(6))
+    assert world.ledger == {1.0: Decimal(6)}
+    world.call(1, Decimal(6))
+    world.beat(1, "heard")
+    assert world.processes[1].account.ready_at(Decimal(6), world.now) == inf
+    world.end(0, Decimal(0))
+    world.now += 2.0
+    world.beat(0, "heard")  # it gives back what it does not use
+    world.beat(1, "heard")
+    world.call(1, Decimal(6))
+    assert world.ledger == {1.0: Decimal(6)}
+
+
+def test_a_member_that_is_denied_gives_back_only_what_no_call_holds():
+    world = World(None)
+    world.ask(0, (Decimal(6), "heard"))
+    world.ask(0, (Decimal(5), "heard"))  # denied
+    world.beat(0, "heard")
+    world.ask(1, (Decimal(5), "heard"))
+    assert world.ledger == {1.0: Decimal(6)}
+    world.ask(1, (Decimal(4), "heard"))
+    assert world.ledger == {1.0: Decimal(10)}
+
+
+def test_a_period_that_is_over_here_and_not_yet_in_the_store_allows_nothing():
+    world = World(20.0)
+    world.ask(0, (Decimal(10), "heard"))
+    world.end(0, Decimal(1))
+    account = world.processes[0].account
+    world.now = account.ends_at
+    world.processes[0].wants = [Decimal(10)]
+    report = world.processes[0].member.report(world.now)
+    answer = beat(world.scope, world.processes[0].member.name, report, world.now - 0.001)
+    assert answer.spend.started == account.lease.started + 1_000.0
+    world.processes[0].member.apply(answer, world.now, world.now)
+    assert account.ready_at(Decimal(10), world.now) > world.now
+    world.now += 1.0
+    world.ask(0, (Decimal(10), "heard"))
+    assert [Decimal(10), Decimal(10)] == list(world.ledger.values())

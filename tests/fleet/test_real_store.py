@@ -1,0 +1,209 @@
+"""Engines and processes that share limits through a real server, which freezes, dies, forgets and dawdles."""
+
+import asyncio
+import logging
+import time
+from dataclasses import replace
+
+import pytest
+from fleet_processes import Worker
+from fleet_stores import Server, SlowProxy, free_port
+from forking import in_child
+
+import stormbreak
+from stormbreak.core.concurrency_limit import FixedLimit
+from stormbreak.core.fleet_policy import PASSWORD, FleetPolicy
+from stormbreak.core.policy import Policy
+from stormbreak.core.rate_limit_gate import RateLimitPolicy
+from stormbreak.fleet.valkey import ValkeyStore
+from stormbreak.provider.in_thread import serve
+
+RPM = 1_200.0  # 20 per second
+SLACK = 0.3  # seconds; the machine may be busy
+PATIENT = 0.05  # seconds that a call may wait for the store
+
+
+def policy(url, **changes):
+    return replace(
+        Policy(rate_limit=RateLimitPolicy(rpm=RPM), retry_budget=None, fleet=FleetPolicy(url=url)),
+        **changes,
+    )
+
+
+def member(own):
+    """A function under an engine of its own: a member of the fleet."""
+
+    @stormbreak.resilient(own, target="x")
+    async def call():
+        started.append(time.monotonic())
+        await asyncio.sleep(0.005)
+
+    started = []
+    call.started = started
+    return call
+
+
+async def waits(members, each):
+    """The seconds that calls of all members waited, one after another in each."""
+
+    async def calls(call):
+        found = []
+        for _ in range(each):
+            before = time.monotonic()
+            await call()
+            found.append(call.started[-1] - before)
+        return found
+
+    found = await asyncio.gather(*map(calls, members))
+    return sorted(wait for each in found for wait in each)
+
+
+async def settle(members):
+    """Until all have heard from the store, and none has a burst of its own."""
+    await waits(members, 2)
+    await asyncio.sleep(0.3)
+
+
+def assert_nobody_waited(found):
+    assert found[0] <= PATIENT
+    assert found[-1] <= PATIENT + SLACK
+
+
+async def test_members_share_a_quota(server):
+    members = [
+        member(policy(server.url, fleet=FleetPolicy(url=server.url, name="quota")))
+        for _ in range(3)
+    ]
+    await settle(members)
+    start = time.monotonic()
+    await waits(members, 20)
+    took = time.monotonic() - start
+    assert 60 / took <= 20 + 20 / took + 2  # the rate, and one burst of a second
+
+
+async def test_a_frozen_store_delays_no_call(own_server, caplog):
+    caplog.set_level(logging.INFO, "stormbreak")
+    members = [member(policy(own_server.url)) for _ in range(2)]
+    await settle(members)
+    own_server.freeze()
+    assert_nobody_waited(await waits(members, 3))
+    await asyncio.sleep(1.2)
+    assert "disconnected, no answer in time" in caplog.text
+    assert_nobody_waited(await waits(members, 3))
+    caplog.clear()
+    own_server.thaw()
+    await _until(lambda: "sharing, members: 2" in caplog.text)
+    assert_nobody_waited(await waits(members, 1))
+
+
+async def test_a_store_that_was_killed_and_comes_back_empty_is_used_again(own_server, caplog):
+    members = [member(policy(own_server.url)) for _ in range(2)]
+    await settle(members)
+    own_server.kill()
+    assert_nobody_waited(await waits(members, 3))
+    own_server.start()
+    await _until(lambda: "restarted empty" in caplog.text)
+    assert max(await waits(members, 1)) <= SLACK  # its quota begins as if a burst had been used
+
+
+async def test_without_a_store_from_the_start_calls_leave_by_their_share():
+    url = f"redis://127.0.0.1:{free_port()}"
+    members = [member(policy(url, process_share=0.5)) for _ in range(2)]
+    start = time.monotonic()
+    found = await waits(members, 8)
+    assert_nobody_waited(found[:2])
+    assert time.monotonic() - start >= 0.9 * 7 / 10  # half of the rate each, and no burst
+
+
+async def test_a_slow_store_delays_no_call(own_server):
+    proxy = SlowProxy(own_server.port, 0.5)
+    members = [member(policy(proxy.url)) for _ in range(2)]
+    try:
+        assert_nobody_waited(await waits(members, 1))
+        await asyncio.sleep(1.5)
+        assert_nobody_waited(await waits(members, 3))
+    finally:
+        proxy.close()
+
+
+async def test_slots_in_flight_are_shared(own_server):
+    in_flight = most = 0
+    own = policy(own_server.url, limit=FixedLimit(max_in_flight=4), rate_limit=RateLimitPolicy())
+
+    def one():
+        @stormbreak.resilient(own, target="x")
+        async def call():
+            nonlocal in_flight, most
+            in_flight += 1
+            most = max(most, in_flight)
+            await asyncio.sleep(0.02)
+            in_flight -= 1
+
+        return call
+
+    members = [one(), one()]
+    await asyncio.gather(*(each() for each in members))
+    await asyncio.sleep(0.3)
+    await asyncio.gather(*(each() for each in members for _ in range(20)))
+    assert 2 <= most <= 4
+
+
+async def test_a_forked_child_is_another_member(own_server):
+    own = policy(own_server.url)
+    call = member(own)
+    await settle([call])
+    store = ValkeyStore(own_server.url)
+
+    def check():
+        asyncio.run(settle([call]))
+        return True
+
+    assert await asyncio.to_thread(in_child, check)
+    await settle([call])
+    (scope,) = store.scopes("default").values()
+    assert len(scope.members) == 2
+    store.close()
+
+
+async def test_a_password_comes_from_the_environment_and_is_never_shown(
+    tmp_path, monkeypatch, caplog
+):
+    caplog.set_level(logging.DEBUG)
+    secret = "Correct-Horse-7-Battery"
+    server = Server("valkey", tmp_path).start("--requirepass", secret)
+    try:
+        url = server.url.replace("//", "//default@")
+        monkeypatch.setenv(PASSWORD, secret)
+        call = member(policy(url))
+        await settle([call])
+        assert f"fleet store {server.url}: sharing, members: 1" in caplog.text
+        monkeypatch.setenv(PASSWORD, "Another-Horse-8-Battery")
+        wrong = member(policy(f"{url}/1"))
+        await waits([wrong], 1)
+        await _until(lambda: "it refuses the user or the password" in caplog.text)
+        assert "Battery" not in caplog.text
+    finally:
+        server.kill()
+
+
+def test_processes_share_a_quota(own_server):
+    with serve() as provider:
+        workers = [
+            Worker(fleet=own_server.url, base_url=provider.base_url, calls=20, rpm=900)
+            for _ in range(2)
+        ]
+        for worker in workers:
+            worker.ready()
+        start = time.monotonic()
+        ended = [worker.ended() for worker in workers]
+        took = time.monotonic() - start
+    assert not any(each["errors"] for each in ended)
+    assert took >= 0.9 * (40 / 15 - 1 - 1)  # a burst, and what left before all were ready
+
+
+async def _until(holds):
+    until = time.monotonic() + 10
+    while not holds():
+        if time.monotonic() > until:
+            pytest.fail("it never happened")
+        await asyncio.sleep(0.02)

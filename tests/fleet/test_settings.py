@@ -1,0 +1,87 @@
+"""`[fleet]` in policies and settings files, and `fleet=` in Python."""
+
+import pytest
+from table_test import table_test
+
+import stormbreak
+from stormbreak.config import load_policy, load_settings
+from stormbreak.core.fleet_policy import FleetPolicy
+from stormbreak.core.policy import Policy
+from stormbreak.core.rate_limit_gate import RateLimitPolicy
+from stormbreak.errors import ConfigurationError
+from stormbreak.fleet.parent import ParentStore
+from stormbreak.httpx2 import AsyncTransport
+
+TEXT = """
+[fleet]
+url = "redis://cache:6379/0"
+name = "shop"
+fallback = "half"
+on_store_loss = "allow"
+"""
+READ = FleetPolicy(url="redis://cache:6379/0", name="shop", fallback="half", on_store_loss="allow")
+
+
+def test_a_policy_file_names_the_store(tmp_path):
+    (tmp_path / "policy.toml").write_text(TEXT)
+    assert load_policy(tmp_path / "policy.toml").fleet == READ
+
+
+def test_targets_of_a_settings_file_share_its_fleet(tmp_path):
+    path = tmp_path / "settings.toml"
+    path.write_text(f'{TEXT}\n[targets.main]\nbase_url = "http://127.0.0.1:9/v1"\n')
+    environ = {"STORMBREAK__FLEET__NAME": "other"}
+    settings = load_settings(path, environ=environ)
+    assert settings.targets["main"].policy.fleet.url == READ.url
+    assert settings.targets["main"].policy.fleet.name == "other"
+
+
+@table_test(
+    ("values", "said"),
+    [
+        ({"url": "redis://app:Tr0ub4dor@cache"}, "environment variable STORMBREAK_FLEET_PASSWORD"),
+        ({"url": "redis://cache?password=Tr0ub4dor"}, "must not contain a password"),
+        ({"url": "http://cache"}, "url must begin with redis://"),
+        ({"url": "redis://cache:Tr0ub4dor"}, "url must begin with redis://"),
+        ({"url": ""}, "url must begin with redis://"),
+        ({"name": "a/b"}, "name must be printable"),
+        ({"name": ""}, "name must be printable"),
+        ({"fallback": "none"}, "fallback must be 'share' or 'half'"),
+    ],
+)
+def test_a_wrong_value_is_named_and_a_password_never_shown(values, said):
+    with pytest.raises(ConfigurationError, match=said.replace("(", r"\(")) as caught:
+        FleetPolicy(**values)
+    assert "Tr0ub4dor" not in str(caught.value)
+
+
+async def test_clients_and_transports_take_a_store():
+    with ParentStore() as store:
+        client = stormbreak.AsyncClient(base_url="http://127.0.0.1:9/v1", fleet=store.url)
+        assert client.policy.fleet == FleetPolicy(url=store.url)
+        shared = FleetPolicy(url=store.url, name="shop")
+        transport = AsyncTransport(fleet=shared)
+        assert transport.policy.fleet == shared
+        await transport.aclose()
+        await client.close()
+
+
+async def test_members_share_through_a_parent():
+    with ParentStore() as store:
+        policy = Policy(
+            rate_limit=RateLimitPolicy(rpm=600.0), fleet=FleetPolicy(url=store.url, name="one")
+        )
+
+        def member():
+            @stormbreak.resilient(policy, target="x")
+            async def call():
+                pass
+
+            return call
+
+        first, second = member(), member()
+        for _ in range(3):
+            await first()
+            await second()
+        (scope,) = store.scopes.values()
+        assert len(scope.members) == 2

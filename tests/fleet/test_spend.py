@@ -1,0 +1,75 @@
+"""A spend limit that processes share: it is never passed by a cent, whatever happens to members and store."""
+
+import time
+from decimal import Decimal
+
+from fleet_processes import Worker
+from fleet_stores import Server
+
+from stormbreak.provider.in_thread import serve
+
+LIMIT = Decimal("0.02")
+BOUND = Decimal("0.001")  # what a call may cost, at most
+LOST = "the store of the fleet does not answer"
+
+
+def billed(provider):
+    """US dollars, by the prices of `metering.price_of`."""
+    rows = provider.billed().values()
+    return sum(
+        Decimal(row.input_tokens) / 1_000_000 + Decimal(row.output_tokens) / 100_000 for row in rows
+    )
+
+
+def start(server, provider, count=3, **options):
+    workers = [
+        Worker(
+            fleet=server.url, base_url=provider.base_url, max_usd=float(LIMIT), quiet=0.0, **options
+        )
+        for _ in range(count)
+    ]
+    return [worker.ready() for worker in workers]
+
+
+def test_three_processes_spend_a_limit_and_not_a_cent_more(server):
+    with serve() as provider:
+        ended = [worker.ended() for worker in start(server, provider, calls=67)]
+        assert LIMIT - BOUND <= billed(provider) <= LIMIT
+    rejected = [error for each in ended for error in each["errors"]]
+    assert 50 <= len(rejected) < 201
+    assert all("leaves no" in error for error in rejected), rejected[:3]
+
+
+def test_a_lost_member_and_a_durable_store_that_was_killed_cost_nothing(tmp_path):
+    server = Server("valkey", tmp_path, durable=True).start()
+    try:
+        with serve() as provider:
+            workers = start(server, provider, calls=60, every=0.05, policy={"name": "durable"})
+            time.sleep(0.7)
+            workers[0].kill()
+            server.kill()
+            time.sleep(0.3)
+            server.start()
+            ended = [worker.ended() for worker in workers[1:]]
+            assert billed(provider) <= LIMIT
+            assert billed(provider) >= LIMIT / 2  # a lost member keeps its last grant
+    finally:
+        server.kill()
+    for each in ended:
+        assert all("leaves no" in error or LOST in error for error in each["errors"])
+
+
+def test_without_the_store_what_is_granted_is_spent_and_the_rest_rejected(tmp_path):
+    server = Server("valkey", tmp_path).start()
+    try:
+        with serve() as provider:
+            (worker,) = start(server, provider, 1, calls=40, every=0.05, policy={"name": "frozen"})
+            time.sleep(0.5)
+            server.freeze()
+            ended = worker.ended()
+            assert Decimal(0) < billed(provider) <= LIMIT
+    finally:
+        server.thaw()
+        server.kill()
+    assert any(LOST in error for error in ended["errors"])
+    assert max(ended["waits"]) < 5

@@ -1,0 +1,142 @@
+"""Twenty processes share a quota, slots and money, in virtual time."""
+
+import random
+from bisect import bisect_left
+from dataclasses import replace
+from functools import partial
+
+from table_test import table_test
+
+from stormbreak.core.concurrency_limit import FixedLimit
+from stormbreak.core.engine import Engine
+from stormbreak.core.fleet_policy import FleetPolicy
+from stormbreak.core.policy import Policy
+from stormbreak.core.rate_limit_gate import RateLimitPolicy
+from stormbreak.drivers.virtual_time import Timeline, VirtualDriver
+from stormbreak.fleet.virtual import VirtualStore
+from stormbreak.types import Call, Outcome, Target, Verdict
+
+TARGET = Target("provider", "model")
+RATE = 10.0  # per second
+MINUTE = 60.0
+BOUND = RATE * (MINUTE + 1.0) + RATE  # in any minute: the lapse of unused units, and a burst
+SHARED = Policy(
+    rate_limit=RateLimitPolicy(rpm=RATE * 60),
+    patience=10.0,
+    fleet=FleetPolicy(url="redis://in-virtual-time"),
+    adaptive_rate=False,
+    breaker=None,
+)
+
+
+class Fleet:
+    """Processes that call one target; an answer takes `service` seconds, more or less."""
+
+    def __init__(self, processes, policy=SHARED, *, service=1.0):
+        self.timeline = Timeline()
+        self.store = VirtualStore(self.timeline)
+        self.random = random.Random(3)
+        self.sent, self.waits, self.in_flight, self.most_in_flight = [], [], 0, 0
+        self._service, self._policy = service, policy
+        self._drivers = [
+            VirtualDriver(
+                Engine(policy, fleet=self.store.fleet()),
+                self.timeline,
+                chance=random.Random(number).random,
+            )
+            for number in range(processes)
+        ]
+
+    def play(self, seconds, load, busy):
+        """The first `busy` processes make `load` times as many calls as the quota allows."""
+        pick, at = random.Random(5), 0.0
+        while at < seconds:
+            at += self.random.expovariate(RATE * load)
+            self.timeline.at(at, partial(self._call, self._drivers[pick.randrange(busy)]))
+        self.timeline.run(seconds + MINUTE)
+        return self
+
+    def _call(self, driver):
+        engine = driver.engine
+        call = Call(engine.number(), TARGET, patience=self._policy.patience)
+        driver.start(call, self._send, self._end)
+
+    def _send(self, _, reply):
+        self.sent.append(self.timeline.now)
+        self.in_flight += 1
+        self.most_in_flight = max(self.most_in_flight, self.in_flight)
+
+        def end():
+            self.in_flight -= 1
+            reply(Outcome(Verdict.OK))
+
+        self.timeline.at(self.timeline.now + self._service * self.random.uniform(0.5, 1.5), end)
+
+    def _end(self, ended):
+        if ended.outcome.verdict is Verdict.OK:
+            self.waits.append(ended.queued)
+
+    def used(self, start, end):
+        """The part of the quota that was used between two times."""
+        return sum(start <= at < end for at in self.sent) / (RATE * (end - start))
+
+    def worst_minute(self):
+        """The most calls that left in any minute."""
+        sent = self.sent
+        return max(bisect_left(sent, at + MINUTE) - place for place, at in enumerate(sent))
+
+
+@table_test(("busy", "load"), [(2, 1.2), (20, 1.2)])
+def test_a_quota_is_used_by_those_that_need_it_and_never_exceeded(busy, load):
+    fleet = Fleet(20).play(75.0, load, busy)
+    assert fleet.used(10, 75) >= 0.95
+    assert fleet.worst_minute() <= BOUND
+
+
+def test_under_moderate_load_no_call_waits_long():
+    fleet = Fleet(20).play(120.0, 0.7, 20)
+    waits = sorted(fleet.waits)
+    assert waits[len(waits) // 2] <= 0.01
+    assert waits[len(waits) * 95 // 100] <= 0.15
+
+
+def test_a_calm_fleet_asks_seldom():
+    fleet = Fleet(20).play(120.0, 0.1, 20)
+    assert fleet.store.beats / 180.0 <= 10
+
+
+def test_without_the_store_each_process_uses_its_share():
+    fleet = Fleet(20)
+    fleet.timeline.at(30.0, lambda: setattr(fleet.store, "down", True))
+    fleet.play(100.0, 1.2, 20)
+    assert 0.9 <= fleet.used(40, 100) <= 1.1
+    assert fleet.worst_minute() <= BOUND * 1.1
+
+
+def test_with_half_shares_half_is_used_without_the_store():
+    policy = replace(SHARED, fleet=replace(SHARED.fleet, fallback="half"))
+    fleet = Fleet(20, policy)
+    fleet.timeline.at(20.0, lambda: setattr(fleet.store, "down", True))
+    assert 0.4 <= fleet.play(70.0, 1.0, 20).used(42, 70) <= 0.6
+
+
+def test_a_store_that_comes_back_is_told_what_was_used_meanwhile():
+    fleet = Fleet(20)
+    fleet.timeline.at(30.0, lambda: setattr(fleet.store, "down", True))
+    fleet.timeline.at(50.0, lambda: setattr(fleet.store, "down", False))
+    fleet.play(80.0, 1.2, 20)
+    assert fleet.used(55, 80) >= 0.93
+    assert fleet.worst_minute() <= BOUND * 1.1
+
+
+@table_test(("processes", "limit"), [(20, 40), (20, 10), (2, 3)])
+def test_a_limit_in_flight_is_shared_and_never_exceeded(processes, limit):
+    policy = replace(SHARED, limit=FixedLimit(max_in_flight=limit), rate_limit=RateLimitPolicy())
+    fleet = Fleet(processes, policy, service=2.0).play(30.0, 0.065 * limit, processes)
+    assert fleet.most_in_flight == limit
+    assert len(fleet.waits) >= 0.9 * limit / 2.0 * 30.0
+
+
+def test_the_same_seed_gives_the_same_calls():
+    first, second = (Fleet(5).play(20.0, 1.3, 5) for _ in range(2))
+    assert first.sent == second.sent

@@ -1,0 +1,42 @@
+"""Start processes of a fleet, and read how their calls ended."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+SUPPORT = Path(__file__).parent
+FAST = """
+[defaults]
+latency = 0.01
+"""
+
+
+class Worker:
+    """One process."""
+
+    def __init__(self, **options):
+        self.process = subprocess.Popen(
+            [sys.executable, str(SUPPORT / "fleet_worker.py"), json.dumps(options)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(SUPPORT), "STORMBREAK_API_KEY": ""},
+        )
+
+    def ready(self):
+        """Wait until it begins to make calls."""
+        assert self.process.stdout.readline() == "ready\n", self.process.stderr.read()
+        return self
+
+    def ended(self):
+        """Wait for its end; return how its calls ended."""
+        line = self.process.stdout.readline()
+        _, err = self.process.communicate(timeout=60)
+        assert self.process.returncode == 0, err
+        return json.loads(line)
+
+    def kill(self):
+        self.process.kill()
+        self.process.communicate()

@@ -1,0 +1,119 @@
+"""Real servers for the tests of the fleet: Valkey and Redis, each on a port and in a folder of its own."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import threading
+import time
+from contextlib import suppress
+
+import pytest
+
+KINDS = ("valkey", "redis")
+INSTALL = "install the Debian packages valkey-server and redis-server"
+
+
+class Server:
+    """A server that can be frozen, killed and started again. With `durable`, it keeps all that it has answered."""
+
+    def __init__(self, kind, folder, *, durable=False):
+        self._command = f"{kind}-server"
+        if shutil.which(self._command) is None:
+            if os.environ.get("STORMBREAK_STORES") == "required":
+                pytest.fail(f"{self._command} is not installed: {INSTALL}")
+            pytest.skip(f"{self._command} is not installed: {INSTALL}")
+        self.port = free_port()
+        self.url = f"redis://127.0.0.1:{self.port}"
+        self._folder = folder
+        self._durable = durable
+        self._process = None
+
+    def start(self, *options):
+        durable = ("--appendonly", "yes", "--appendfsync", "always") if self._durable else ()
+        self._process = subprocess.Popen(
+            [
+                self._command, "--port", str(self.port), "--bind", "127.0.0.1", "--save", "",
+                "--dir", str(self._folder), *durable, *options,
+            ],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        until = time.monotonic() + 10
+        while time.monotonic() < until:
+            with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1) as to:
+                to.settimeout(1)
+                to.sendall(b"PING\r\n")
+                if to.recv(16).startswith((b"+PONG", b"-NOAUTH")):
+                    return self
+            time.sleep(0.01)
+        raise RuntimeError(f"{self._command} does not answer")
+
+    def freeze(self):
+        self._process.send_signal(signal.SIGSTOP)
+
+    def thaw(self):
+        if self._process is not None:
+            self._process.send_signal(signal.SIGCONT)
+
+    def kill(self):
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+
+class SlowProxy:
+    """Passes bytes to a server, each group after `delay` seconds; while `drops`, it keeps them."""
+
+    def __init__(self, port, delay):
+        self.delay = delay
+        self.drops = False
+        self._port = port
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"redis://127.0.0.1:{self._listener.getsockname()[1]}"
+        self._sockets = [self._listener]
+        self._threads = [threading.Thread(target=self._accept)]
+        self._threads[0].start()
+
+    def _accept(self):
+        with suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                try:
+                    server = socket.create_connection(("127.0.0.1", self._port))
+                except OSError:
+                    client.close()
+                    continue
+                self._sockets += client, server
+                for source, to in ((client, server), (server, client)):
+                    thread = threading.Thread(target=self._pass, args=(source, to))
+                    self._threads.append(thread)
+                    thread.start()
+
+    def _pass(self, source, to):
+        with suppress(OSError):
+            while data := source.recv(65536):
+                time.sleep(self.delay / 2)
+                if not self.drops:
+                    to.sendall(data)
+        self._end((source, to))
+
+    def _end(self, sockets):
+        for each in sockets:
+            with suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+
+    def close(self):
+        self._end(self._sockets)
+        for thread in self._threads:
+            thread.join(5)
+        for each in self._sockets:
+            each.close()
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
