@@ -7,7 +7,7 @@ from fleet_stores import Server, free_port
 
 from stormbreak.cli.main import main
 from stormbreak.fleet.messages import RateReport, Report, SlotReport, SpendReport
-from stormbreak.fleet.store import Said
+from stormbreak.fleet.store import Message
 from stormbreak.fleet.valkey import ValkeyStore
 
 
@@ -20,9 +20,9 @@ def url(tmp_path_factory):
     spend = Report(spend=SpendReport(limit=5e6, spent=2e6, started=1.0, granted=3e6))
     store.beat(
         [
-            Said("default/target acme/m", "a1", target),
-            Said("default/spend 5 USD ever", "b2", spend),
-            Said("other/target acme/m", "c3", target),
+            Message("default/target acme/m", "a1", target),
+            Message("default/spend 5 USD ever", "b2", spend),
+            Message("other/target acme/m", "c3", target),
         ]
     )
     store.close()

@@ -6,6 +6,7 @@ import time
 from dataclasses import replace
 
 import pytest
+import redis
 from fleet_processes import Worker
 from fleet_stores import Server, SlowProxy, free_port
 from forking import in_child
@@ -78,7 +79,7 @@ async def test_members_share_a_quota(server):
     start = time.monotonic()
     await waits(members, 20)
     took = time.monotonic() - start
-    assert 60 / took <= 20 + 20 / took + 2  # the rate, and one burst of a second
+    assert 20 * took + 40 >= 60  # the rate, a burst, and one of all shares, if the machine is slow
 
 
 async def test_a_frozen_store_delays_no_call(own_server, caplog):
@@ -186,19 +187,41 @@ async def test_a_password_comes_from_the_environment_and_is_never_shown(
         server.kill()
 
 
+async def test_tls_and_a_user_with_the_rights_that_the_page_names(
+    tmp_path, certificates, monkeypatch, caplog
+):
+    caplog.set_level(logging.INFO)
+    (cert, key), _ = certificates
+    port = free_port()
+    server = Server("valkey", tmp_path).start(
+        "--tls-port", str(port), "--tls-cert-file", str(cert), "--tls-key-file", str(key), "--tls-auth-clients", "no"
+    )  # fmt: skip
+    try:
+        admin = redis.Redis.from_url(server.url)
+        rights = ["eval", "evalsha", "time", "hgetall", "hset", "hdel", "expire", "persist"]
+        keys = (">Correct-Horse", "resetkeys", "~stormbreak:1:*", "-@all")
+        admin.execute_command(
+            "ACL", "SETUSER", "app", "on", *keys, *(f"+{each}" for each in rights)
+        )
+        admin.close()
+        monkeypatch.setenv(PASSWORD, "Correct-Horse")
+        monkeypatch.setenv("SSL_CERT_FILE", str(cert))
+        await settle([member(policy(f"rediss://app@localhost:{port}"))])
+        assert f"fleet store rediss://localhost:{port}: sharing, members: 1" in caplog.text
+    finally:
+        server.kill()
+
+
 def test_processes_share_a_quota(own_server):
     with serve() as provider:
         workers = [
-            Worker(fleet=own_server.url, base_url=provider.base_url, calls=20, rpm=900)
+            Worker(fleet=own_server.url, base_url=provider.base_url, calls=40, rpm=900)
             for _ in range(2)
         ]
-        for worker in workers:
-            worker.ready()
-        start = time.monotonic()
-        ended = [worker.ended() for worker in workers]
-        took = time.monotonic() - start
+        ended = [worker.ready().ended() for worker in workers]
     assert not any(each["errors"] for each in ended)
-    assert took >= 0.9 * (40 / 15 - 1 - 1)  # a burst, and what left before all were ready
+    took = max(each["ended"] for each in ended) - min(each["started"] for each in ended)
+    assert 15 * (took + 1) + 30 >= 80  # as above
 
 
 async def _until(holds):

@@ -1,6 +1,8 @@
 """`[fleet]` in policies and settings files, and `fleet=` in Python."""
 
 import pytest
+from metering import price_of
+from settings_file import SAY
 from table_test import table_test
 
 import stormbreak
@@ -11,6 +13,7 @@ from stormbreak.core.rate_limit_gate import RateLimitPolicy
 from stormbreak.errors import ConfigurationError
 from stormbreak.fleet.parent import ParentStore
 from stormbreak.httpx2 import AsyncTransport
+from stormbreak.provider.in_thread import serve
 
 TEXT = """
 [fleet]
@@ -85,3 +88,30 @@ async def test_members_share_through_a_parent():
             await second()
         (scope,) = store.scopes.values()
         assert len(scope.members) == 2
+
+
+async def test_a_limit_that_a_reload_changes_is_shared_anew_with_what_was_spent(tmp_path):
+    path = tmp_path / "settings.toml"
+    with serve() as provider, ParentStore() as store:
+        text = f"""
+            [fleet]
+            url = "{store.url}"
+            [spend]
+            max_usd = LIMIT
+            max_output_tokens = 50
+            [targets.main]
+            base_url = "{provider.base_url}"
+            model = "m"
+        """
+        path.write_text(text.replace("LIMIT", "1.0"))
+        async with stormbreak.load(path, prices=price_of) as settings:
+            client = settings.client("main")
+            await client.chat(SAY)
+            path.write_text(text.replace("LIMIT", "2.0"))
+            settings.reload()
+            await client.chat(SAY)
+        spends = {name: scope for name, scope in store.scopes.items() if "spend" in name}
+    assert [*spends] == ["default/spend 1.000000 USD ever 50", "default/spend 2.000000 USD ever 50"]
+    (before,), (after,) = (scope.members.values() for scope in spends.values())
+    assert 0 < before.granted <= 1_000_000 / 50
+    assert after.granted > 2_000_000 / 50  # a part of what is left, and what was spent before

@@ -31,9 +31,9 @@ def start(server, provider, count=3, **options):
     return [worker.ready() for worker in workers]
 
 
-def test_three_processes_spend_a_limit_and_not_a_cent_more(server):
+def test_three_processes_spend_a_limit_and_not_a_cent_more(own_server):
     with serve() as provider:
-        ended = [worker.ended() for worker in start(server, provider, calls=67)]
+        ended = [worker.ended() for worker in start(own_server, provider, calls=67)]
         assert LIMIT - BOUND <= billed(provider) <= LIMIT
     rejected = [error for each in ended for error in each["errors"]]
     assert 50 <= len(rejected) < 201

@@ -5,6 +5,7 @@ from bisect import bisect_left
 from dataclasses import replace
 from functools import partial
 
+from small_storm import small_storm
 from table_test import table_test
 
 from stormbreak.core.concurrency_limit import FixedLimit
@@ -14,6 +15,8 @@ from stormbreak.core.policy import Policy
 from stormbreak.core.rate_limit_gate import RateLimitPolicy
 from stormbreak.drivers.virtual_time import Timeline, VirtualDriver
 from stormbreak.fleet.virtual import VirtualStore
+from stormbreak.provider.scenario_file import parse
+from stormbreak.storm.simulation import simulate
 from stormbreak.types import Call, Outcome, Target, Verdict
 
 TARGET = Target("provider", "model")
@@ -140,3 +143,11 @@ def test_a_limit_in_flight_is_shared_and_never_exceeded(processes, limit):
 def test_the_same_seed_gives_the_same_calls():
     first, second = (Fleet(5).play(20.0, 1.3, 5) for _ in range(2))
     assert first.sent == second.sent
+
+
+def test_a_simulated_storm_shares_a_limit_between_its_processes():
+    scenario = parse(small_storm(rate=4, processes=4))
+    alone = replace(Policy(), limit=FixedLimit(max_in_flight=5))
+    shared = simulate(scenario, replace(alone, fleet=SHARED.fleet))
+    assert max(shared.series.in_flight) <= 5
+    assert max(simulate(scenario, alone).series.in_flight) > 5

@@ -43,7 +43,7 @@ def policy_of(options):
 
 async def work(options):
     """Make the calls, at once or one every `every` seconds."""
-    waits, errors = [], []
+    waits, errors, started = [], [], time.time()
 
     async def call(client):
         start = time.monotonic()
@@ -61,7 +61,10 @@ async def work(options):
             group.create_task(call(client))
             if options.get("every"):
                 await asyncio.sleep(options["every"])
-    print(json.dumps({"waits": waits, "errors": errors}), flush=True)
+    print(
+        json.dumps({"waits": waits, "errors": errors, "started": started, "ended": time.time()}),
+        flush=True,
+    )
 
 
 if __name__ == "__main__":

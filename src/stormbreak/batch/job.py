@@ -470,8 +470,10 @@ def _policy(job: Job) -> Policy:
         spend = replace(spend, max_output_tokens=options.max_output_tokens)
     if options.max_cost is not None:
         spend = replace(spend, max_usd=options.max_cost, period=None)
-    # The money is the run's own: a later run on OUTPUT counts what this one has spent.
-    fleet = replace(policy.fleet, url=options.fleet or policy.fleet.url, spend=False)
+    fleet = policy.fleet
+    if options.fleet or fleet.acts:
+        # The money is the run's own: a later run on OUTPUT counts what this one has spent.
+        fleet = replace(fleet, url=options.fleet or fleet.url, spend=False)
     policy = replace(policy, rate_limit=quota, spend=spend, fleet=fleet)
     if options.concurrency is None:
         return policy

@@ -62,7 +62,7 @@ class TargetQueue:
         """Serve through `gates`; the other gates are some of them.
 
         `is_calm(now)`: whether all gates are certainly ready, for any call. It saves asking each of them.
-        `asks_fleet(call, now)` is told that `call` waits; True: some gate may now be ready earlier.
+        `asks_fleet(call, now)` is called when `call` waits; True: some gate may now be ready earlier.
         """
         self._gates = tuple(gates)
         self._ready_ats = tuple(gate.ready_at for gate in gates if gate is not diagnosis)

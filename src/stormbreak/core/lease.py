@@ -29,7 +29,7 @@ class Lease:
     """Whether the store answers, for one target or one spend limit. `wake` asks for an answer soon."""
 
     def __init__(self, policy: FleetPolicy, share: float, wake: Callable[[], None]) -> None:
-        """`share` of each limit is for this process until the store has said how many there are."""
+        """`share` of each limit is for this process until the store has answered how many there are."""
         self.policy = policy
         self.is_known = False  # whether the store has ever answered
         self.late_at = inf  # when calls stop waiting for an answer; inf: none is missing
@@ -41,15 +41,11 @@ class Lease:
         """Use this share of each limit while the store does not answer."""
         self.share = share * (HALF if self.policy.fallback == "half" else 1.0)
 
-    def wish(self, now: float) -> None:
+    def ask(self, now: float) -> None:
         """A call waits: ask the store soon."""
         if self.late_at == inf:
             self.late_at = now + PATIENCE
             self.wake()
-
-    def is_late(self, now: float) -> bool:
-        """Whether calls no longer wait for an answer."""
-        return now >= self.late_at
 
     @property
     def is_sharing(self) -> bool:
@@ -113,7 +109,7 @@ class LeasedRate:
         return sum(ramp.count for ramp in self._ramps)
 
     def ready_at(self, amount: float, now: float) -> float:
-        """READY, when `amount` may be taken, or NEVER, where only the store can tell."""
+        """READY, when `amount` may be taken, or NEVER, where only the store knows."""
         at = self._held_at(amount, now)
         if at <= now:
             return READY
@@ -256,7 +252,7 @@ class TargetLease(Lease):
         self.slots: LeasedLimiter | None = None
         self.news: object = None  # the newest of its own cooldowns that the fleet was woken for
 
-    def tell(self, news: object) -> None:
+    def report_news(self, news: object) -> None:
         """Report news of a cooldown soon."""
         if news is not self.news:
             self.news = news

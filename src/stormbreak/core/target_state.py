@@ -180,7 +180,7 @@ class TargetState:
         gates = (self.quota, self.slots)
         asks = any(gate is not None and gate.ready_at(call, now) == NEVER for gate in gates)
         if asks:
-            self.lease.wish(now)
+            self.lease.ask(now)
         if self.spending is not None and self.spending.asks_fleet(call, now):
             asks = True
         return asks
@@ -195,7 +195,7 @@ class TargetState:
 
     def _on_cooldown(self, *, now: float, until: float | None) -> None:
         if self.lease is not None:
-            self.lease.tell(self.cooldown.news)
+            self.lease.report_news(self.cooldown.news)
         if until is None:
             self.pace.stop()
             if now < self._closing_until:

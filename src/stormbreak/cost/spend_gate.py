@@ -232,7 +232,7 @@ class SpendGate:
         lease = self.account.lease
         asks = lease is not None and self.ready_at(call, now) == NEVER
         if lease is not None and asks:
-            lease.wish(now)
+            lease.ask(now)
         return asks
 
     def ready_at(self, call: Call, now: float) -> float:

@@ -102,17 +102,17 @@ end
 -- rates
 
 local function lease_rate(kind)
-  local said, me = rates[kind], members[name]
-  if said.per_minute == 0 then return {0, 0, 0, 0, 0, 0} end
+  local asked, me = rates[kind], members[name]
+  if asked.per_minute == 0 then return {0, 0, 0, 0, 0, 0} end
   local tat, asked_at, want, least = 'tat' .. kind, 'asked_at' .. kind, 'want' .. kind, 'least' .. kind
   local served_at, owed = 'served_at' .. kind, 'owed' .. kind
-  local seconds = 60 / said.per_minute
-  local depth = math.max(said.burst, seconds)
+  local seconds = 60 / asked.per_minute
+  local depth = math.max(asked.burst, seconds)
   local full_at = scope[tat]
   if full_at == 0 then full_at = now + depth end
-  full_at = math.max(full_at, now) + (said.owed - me[owed]) * seconds
+  full_at = math.max(full_at, now) + (asked.owed - me[owed]) * seconds
   full_at = math.min(math.max(full_at, now), now + math.max(depth, MAX_DEBT))
-  me[owed], me[asked_at], me[want], me[least] = said.owed, now, said.want, said.least
+  me[owed], me[asked_at], me[want], me[least] = asked.owed, now, asked.want, asked.least
   local room = math.floor((now + HORIZON + depth - full_at) / seconds)
   local whole = math.max(1, math.floor(depth / seconds))
   local wanters = {}
@@ -128,20 +128,20 @@ local function lease_rate(kind)
   local lump, lump_in, first_in, count = 0, 0, 0, 0
   if part > 0 then
     me[served_at] = now
-    lump = math.min(said.least, said.want)
+    lump = math.min(asked.least, asked.want)
     lump_in = math.max(full_at - math.max(0, depth - lump * seconds), now) - now
     full_at = full_at + lump * seconds
     count = math.max(0, part - lump)
     first_in = full_at - depth + seconds - now
     full_at = full_at + count * seconds
-    me[want] = math.max(0, said.want - lump - count)
+    me[want] = math.max(0, asked.want - lump - count)
   end
   scope[tat] = full_at
   local ahead = 0
   for _, each in ipairs(wanters) do
     if each.name ~= name and each.served_at <= me[served_at] then ahead = ahead + each.need end
   end
-  local again = full_at + (ahead + math.min(math.max(said.least, 1), whole)) * seconds - depth - HORIZON - now
+  local again = full_at + (ahead + math.min(math.max(asked.least, 1), whole)) * seconds - depth - HORIZON - now
   again = math.min(math.max(again, MIN_AGAIN), MAX_AGAIN)
   return {lump_in, lump, first_in, seconds, count, again}
 end

@@ -25,7 +25,7 @@ from stormbreak.errors import ConfigurationError
 from stormbreak.fleet.membership import Membership, SpendMembership
 from stormbreak.fleet.messages import Answer
 from stormbreak.fleet.sharing import SharedLimits
-from stormbreak.fleet.store import Said, Store, StoreError, open_store
+from stormbreak.fleet.store import Message, Store, StoreError, open_store
 
 MIN_GAP = 0.01  # seconds between two beats
 TOGETHER = 0.02  # seconds; reports that are due within them go along
@@ -106,10 +106,14 @@ class Heartbeat:
                 while True:
                     self._woken.get_nowait()
             if not self._leaving:
-                self._beat(store)
+                try:
+                    self._beat(store)
+                except Exception:  # noqa: BLE001 - calls need the thread, whatever it met
+                    _log.exception("fleet store %s: a report failed", self.place)
+                    time.sleep(RETRY)
                 time.sleep(MIN_GAP)
         self._orphans += self._members  # whether or not a driver still runs their engines
-        self._say_goodbye(store)
+        self._send_last_reports(store)
         store.close()
         self._ended.put(None)
 
@@ -135,11 +139,11 @@ class Heartbeat:
 
     def _beat(self, store: Store) -> None:
         if self._orphans:
-            self._say_goodbye(store)
-        due: list[tuple[Membership, Stepper, float, Said]] = []
+            self._send_last_reports(store)
+        due: list[tuple[Membership, Stepper, float, Message]] = []
         for member, stepper in self._alive():
             if member.next_at <= stepper.clock() + TOGETHER:
-                due.append((member, stepper, *self._said(member, stepper)))
+                due.append((member, stepper, *self._message(member, stepper)))
                 if member.is_gone:
                     self._members.pop(member, None)
         if not self._members:
@@ -147,7 +151,7 @@ class Heartbeat:
         if not due:
             return
         try:
-            answers = store.beat([said for *_, said in due])
+            answers = store.beat([message for *_, message in due])
         except Exception as error:  # noqa: BLE001 - whatever it is, calls must not wait for it
             self._note(store, str(error) if isinstance(error, StoreError) else type(error).__name__)
             after = RETRY * (1 + random.random() / 2)  # noqa: S311 - spreads a fleet
@@ -155,24 +159,24 @@ class Heartbeat:
                 stepper.between_steps(partial(_fail, member, after))
             return
         for (member, stepper, sent_at, _), answer in zip(due, answers, strict=True):
-            _hear(member, stepper, answer, sent_at)
+            _apply(member, stepper, answer, sent_at)
         self._note(store, None)
 
-    def _said(self, member: Membership, stepper: Stepper) -> tuple[float, Said]:
-        def say(_: Engine, now: float) -> tuple[float, Said]:
+    def _message(self, member: Membership, stepper: Stepper) -> tuple[float, Message]:
+        def message(_: Engine, now: float) -> tuple[float, Message]:
             member.next_at = inf  # until the answer, or until it is woken
-            return now, Said(member.scope, member.name, member.report(now))
+            return now, Message(member.scope, member.name, member.report(now))
 
-        return stepper.between_steps(say)
+        return stepper.between_steps(message)
 
-    def _say_goodbye(self, store: Store) -> None:
+    def _send_last_reports(self, store: Store) -> None:
         """Give back what is not used any more."""
         orphans, self._orphans = self._orphans, []
         now = time.monotonic()  # as the clocks of engines in real time
         with suppress(StoreError):  # their leases end by themselves
             store.beat(
                 [
-                    Said(member.scope, member.name, member.report(now, leaves=True))
+                    Message(member.scope, member.name, member.report(now, leaves=True))
                     for member in orphans
                 ]
             )
@@ -199,16 +203,16 @@ class Heartbeat:
         self._restarts = restarts
 
 
-def _hear(member: Membership, stepper: Stepper, answer: Answer, sent_at: float) -> None:
+def _apply(member: Membership, stepper: Stepper, answer: Answer, sent_at: float) -> None:
     woken: list[bool] = []
 
-    def hear(_: Engine, now: float) -> None:
+    def apply(_: Engine, now: float) -> None:
         woken.append(member.next_at == -inf)  # meanwhile: the answer does not know of that
         member.apply(answer, sent_at, now)
         if woken[0]:
             member.next_at = min(member.next_at, now + MIN_GAP)
 
-    stepper.between_steps(hear)
+    stepper.between_steps(apply)
 
 
 def _fail(member: Membership, after: float, _: Engine, now: float) -> None:

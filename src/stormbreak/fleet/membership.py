@@ -3,7 +3,7 @@
 | a member | reports again after |
 |---|---|
 | a call waits for an answer | at once |
-| wants more than it got | 0.05 to 0.25 s, as the store says |
+| wants more than it got | 0.05 to 0.25 s, as the store decides |
 | used what it leases since its last report | BUSY |
 | in use at all | CALM |
 | (all of these) among more than CROWD members | longer in proportion |
@@ -69,7 +69,7 @@ class Membership(ABC):
 
     @abstractmethod
     def report(self, now: float, *, leaves: bool = False) -> Report:
-        """Return what to say now."""
+        """Return the report of now."""
 
     @abstractmethod
     def _apply(self, answer: Answer, sent_at: float, now: float) -> float:
@@ -109,7 +109,7 @@ class _Use:
         self._used, self._at = 0.0, -inf
 
     def learn(self, used: float, now: float) -> bool:
-        """Hear what was used in all; return whether that is more than before."""
+        """Learn what was used in all; return whether that is more than before."""
         span, more = now - self._at, used - self._used
         if span > 0:
             weight = 1 - exp(-span / USE_MEMORY)
@@ -136,7 +136,7 @@ class TargetMembership(Membership):
         self._chance = chance
         self._requests, self._tokens = _Use(), _Use()
         self._in_flight = 0
-        self._told: object = None  # the newest news of a cooldown that have been reported
+        self._reported: object = None  # the newest news of a cooldown that have been reported
         self._shared_until = -inf  # the end of a cooldown that the store knows
         self._asked: tuple[float, float, float] = (0.0, 0.0, 0.0)  # requests, tokens, slots
 
@@ -179,9 +179,9 @@ class TargetMembership(Membership):
 
     def _news(self, state: TargetState, now: float) -> CooldownReport:
         news = state.cooldown.news
-        if news is None or news is self._told:
+        if news is None or news is self._reported:
             return CooldownReport()
-        self._told, age = news, now - news.sent_at
+        self._reported, age = news, now - news.sent_at
         if news.until is None:
             return CooldownReport(LIFT, age)
         self._shared_until = state.cooldown.until
@@ -195,7 +195,7 @@ class TargetMembership(Membership):
             state.quota.set_reported_share(1 / max(1, self.members))
         _lease(lease.requests, answer.requests, now)
         _lease(lease.tokens, answer.tokens, now)
-        self._hear_cooldown(state, answer.cooldown, now)
+        self._apply_cooldown(state, answer.cooldown, now)
         requests, tokens, slots = self._asked
         denied = [
             rate.again
@@ -217,8 +217,8 @@ class TargetMembership(Membership):
         return inf if self._is_idle(now) else CALM
 
     def fail(self, now: float, retry_after: float) -> None:
-        """There was no answer: calls do not wait for the next one, and news are told again."""
-        self._told = None
+        """There was no answer: calls do not wait for the next one, and news are reported again."""
+        self._reported = None
         super().fail(now, retry_after)
 
     def _is_idle(self, now: float) -> bool:
@@ -229,7 +229,7 @@ class TargetMembership(Membership):
         holds = lease.slots is not None and (lease.slots.cap or lease.slots.in_flight)
         return now - self.used_at > IDLE and not holds and not any(rate.held(now) for rate in rates)
 
-    def _hear_cooldown(self, state: TargetState, left: float, now: float) -> None:
+    def _apply_cooldown(self, state: TargetState, left: float, now: float) -> None:
         cooldown = state.cooldown
         if not state.policy.cooldown:
             return
@@ -354,17 +354,17 @@ class SpendMembership(Membership):
         return Report(self.epoch, float(leaves), spend=spend)
 
     def _apply(self, answer: Answer, sent_at: float, now: float) -> float:
-        account, lease, said = self._account, self.lease, answer.spend
-        if said.started == self._over:  # a little later there
+        account, lease, spend = self._account, self.lease, answer.spend
+        if spend.started == self._over:  # a little later there
             return -SHORT if self._needed else BUSY
-        if said.started > 0:
-            if said.started != lease.started:
+        if spend.started > 0:
+            if spend.started != lease.started:
                 if lease.started:
                     account.begin_period()
-                lease.begin(said.started)
-            account.ends_at = inf if said.ends_in == NONE else sent_at + said.ends_in
-            lease.granted = max(lease.granted, int(said.granted))
-            lease.elsewhere = int(said.elsewhere)
+                lease.begin(spend.started)
+            account.ends_at = inf if spend.ends_in == NONE else sent_at + spend.ends_in
+            lease.granted = max(lease.granted, int(spend.granted))
+            lease.elsewhere = int(spend.elsewhere)
         self._denied = lease.allowance < self._needed
         if self._denied:
             return -SHORT

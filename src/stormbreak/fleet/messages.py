@@ -1,4 +1,4 @@
-"""What a member of a fleet and its store say to each other: a `Report` and an `Answer` about one scope.
+"""The messages between a member of a fleet and its store: a `Report` and an `Answer` about one scope.
 
 Both are flat lists of numbers, the same for a Lua script and for a socket. Times are seconds relative to the sending or the
 receipt of the message, never points in time: each side has its own clock. Money is whole micro-dollars.
@@ -65,7 +65,7 @@ class SpendReport(NamedTuple):
 
 
 class Report(NamedTuple):
-    """What one member says. `epoch` is that of the last answer; `leaves`: its last report."""
+    """The state and the wants of one member. `epoch` is that of the last answer; `leaves`: its last report."""
 
     epoch: float = 0.0
     leaves: float = 0.0
@@ -117,7 +117,7 @@ class SpendAnswer(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """What the store says: the number of `members`, the leases of this one, the `cooldown` left (0: none)."""
+    """The leases of one member, with the number of `members`, and the `cooldown` left (0: none)."""
 
     epoch: float = 0.0
     members: float = 0.0

@@ -1,4 +1,4 @@
-"""The state of a fleet in its store, as a pure model: `beat` hears one member, and answers it. `beat.lua` does the same.
+"""The state of a fleet in its store, as a pure model: `beat` processes the report of one member, and answers it. `beat.lua` does the same.
 
 A scope is what one limit holds for: a target, or a spend limit. Its members lease parts of it. A lease is a promise that
 the store keeps without the member: it ends by time, or when the member has acknowledged another one.
@@ -43,7 +43,7 @@ FORGOTTEN = (
 
 @dataclass(slots=True)
 class Demand:
-    """What a member wants of a rate: when it said so, how much, at least; when it was last served; what it owes."""
+    """What a member wants of a rate: when it asked, how much, at least; when it was last served; what it owes."""
 
     asked_at: float = 0.0
     want: float = 0.0
@@ -90,7 +90,7 @@ class Scope:
 def beat(
     scope: Scope, name: str, report: Report, now: float, *, quiet_until: float = 0.0
 ) -> Answer:
-    """Hear the report of member `name`, and answer it. No money is granted before `quiet_until`."""
+    """Process the report of member `name`, and answer it. No money is granted before `quiet_until`."""
     if scope.epoch == 0:
         scope.epoch = now
     if report.epoch not in (0, scope.epoch):  # the store has lost what this member knows
@@ -100,8 +100,8 @@ def beat(
     me = scope.members.get(name)
     if me is None:
         me = scope.members[name] = Member(served_at=now)
-        for demand, said in ((me.requests, report.requests), (me.tokens, report.tokens)):
-            demand.served_at, demand.owed = now, said.owed
+        for demand, rate in ((me.requests, report.requests), (me.tokens, report.tokens)):
+            demand.served_at, demand.owed = now, rate.owed
     me.until = now if report.leaves else now + LEASE
     requests = _lease_rate(scope, 0, name, report.requests, now)
     tokens = _lease_rate(scope, 1, name, report.tokens, now)
@@ -159,19 +159,19 @@ def divide(room: float, wanters: list[Wanter], name: str) -> float:
 # ---------------------------------------------------------------- rates
 
 
-def _lease_rate(scope: Scope, kind: int, name: str, said: RateReport, now: float) -> RateLease:
-    if said.per_minute == 0:
+def _lease_rate(scope: Scope, kind: int, name: str, asked: RateReport, now: float) -> RateLease:
+    if asked.per_minute == 0:
         return RateLease()
-    seconds = 60 / said.per_minute  # that one unit is worth
-    depth = max(said.burst, seconds)
+    seconds = 60 / asked.per_minute  # that one unit is worth
+    depth = max(asked.burst, seconds)
     tat = scope.tats[kind]
     if tat == 0:
         tat = now + depth  # unknown: as if a burst had just been used
     mine = _demand(scope.members[name], kind)
-    tat = max(tat, now) + (said.owed - mine.owed) * seconds
+    tat = max(tat, now) + (asked.owed - mine.owed) * seconds
     tat = min(max(tat, now), now + max(depth, MAX_DEBT))
-    mine.owed = said.owed
-    mine.asked_at, mine.want, mine.least = now, said.want, said.least
+    mine.owed = asked.owed
+    mine.asked_at, mine.want, mine.least = now, asked.want, asked.least
     room = floor((now + HORIZON + depth - tat) / seconds)
     whole = max(1.0, floor(depth / seconds))  # units of a full bucket
     wanters = [
@@ -184,20 +184,20 @@ def _lease_rate(scope: Scope, kind: int, name: str, said: RateReport, now: float
     lump_in = first_in = 0.0
     if part > 0:
         mine.served_at = now
-        lump = min(said.least, said.want)  # more than a full bucket is paid off afterwards
+        lump = min(asked.least, asked.want)  # more than a full bucket is paid off afterwards
         lump_in = max(tat - max(0.0, depth - lump * seconds), now) - now
         tat += lump * seconds
         count = max(0.0, part - lump)
         first_in = tat - depth + seconds - now
         tat += count * seconds
-        mine.want = max(0.0, said.want - lump - count)
+        mine.want = max(0.0, asked.want - lump - count)
     else:
         count = 0.0
     scope.tats[kind] = tat
     ahead = sum(
         each.need for each in wanters if each.name != name and each.served_at <= mine.served_at
     )
-    again = tat + (ahead + min(max(said.least, 1.0), whole)) * seconds - depth - HORIZON - now
+    again = tat + (ahead + min(max(asked.least, 1.0), whole)) * seconds - depth - HORIZON - now
     again = min(max(again, MIN_AGAIN), MAX_AGAIN)
     return RateLease(lump_in, lump, first_in, seconds, count, again)
 
@@ -210,25 +210,25 @@ def _demand(member: Member, kind: int) -> Demand:
 
 
 def _lease_slots(scope: Scope, name: str, report: Report, now: float) -> float:
-    said = report.slots
-    if said.limit == 0:
+    asked = report.slots
+    if asked.limit == 0:
         return 0.0
     me = scope.members[name]
-    me.want = said.want
+    me.want = asked.want
     wanters = [
         Wanter(member.served_at, other, member.want, 1.0)
         for other, member in scope.members.items()
         if member.want > 0 and member.until > now
     ]
-    part = divide(said.limit, wanters, name)
+    part = divide(asked.limit, wanters, name)
     others = 0.0
     for other, member in scope.members.items():
         if other != name and member.until > now:
             others += member.held
-    cap = max(0.0, min(part, said.limit - others))
+    cap = max(0.0, min(part, asked.limit - others))
     if cap > 0:
         me.served_at = now
-    me.held = max(cap, said.cap, said.in_flight)  # until its next report says that it knows
+    me.held = max(cap, asked.cap, asked.in_flight)  # until its next report acknowledges the cap
     return cap
 
 
@@ -256,28 +256,28 @@ def _end_period(scope: Scope, now: float) -> None:
 def _account(
     scope: Scope, name: str, report: Report, now: float, quiet_until: float
 ) -> SpendAnswer:
-    said = report.spend
-    if said.limit == 0:
+    asked = report.spend
+    if asked.limit == 0:
         return SpendAnswer()
     me = scope.members[name]
-    if scope.started == 0 and said.started > 0 and (said.period == 0 or said.ends_in > 0):
-        scope.started = said.started
-        scope.ends_at = NONE if said.period == 0 else now + said.ends_in
-    if said.started > 0 and said.started == scope.started:
-        me.granted = max(me.granted, said.granted)
-        me.returned = max(me.returned, said.returned)
-        me.spent = max(me.spent, said.spent)
+    if scope.started == 0 and asked.started > 0 and (asked.period == 0 or asked.ends_in > 0):
+        scope.started = asked.started
+        scope.ends_at = NONE if asked.period == 0 else now + asked.ends_in
+    if asked.started > 0 and asked.started == scope.started:
+        me.granted = max(me.granted, asked.granted)
+        me.returned = max(me.returned, asked.returned)
+        me.spent = max(me.spent, asked.spent)
     taken, elsewhere = scope.folded, scope.folded
     for other, member in scope.members.items():
         taken += member.money
         if other != name:
             elsewhere += member.spent if member.until > now else member.money
-    left = max(0.0, said.limit - taken)
-    lack = said.needed - (me.granted - me.returned)
-    if said.needed > 0 and lack > 0 and now >= quiet_until:
+    left = max(0.0, asked.limit - taken)
+    lack = asked.needed - (me.granted - me.returned)
+    if asked.needed > 0 and lack > 0 and now >= quiet_until:
         if scope.started == 0:
-            scope.started = EVER if said.period == 0 else now
-            scope.ends_at = NONE if said.period == 0 else now + said.period
+            scope.started = EVER if asked.period == 0 else now
+            scope.ends_at = NONE if asked.period == 0 else now + asked.period
         if lack <= left:
             grant = max(lack, floor(left / CHUNK))
             me.granted += grant

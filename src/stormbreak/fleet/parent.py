@@ -20,7 +20,7 @@ import msgspec
 from stormbreak.drivers.locks import new_lock
 from stormbreak.fleet.messages import Answer, Report
 from stormbreak.fleet.model import Scope, beat
-from stormbreak.fleet.store import TIMEOUT, Said, StoreError
+from stormbreak.fleet.store import TIMEOUT, Message, StoreError
 
 MAX_LINE = 16_000_000  # bytes
 
@@ -36,8 +36,8 @@ class ParentStore:
         self._path = self._folder / "socket"
         self.url = f"parent://{quote(str(self._path))}"
 
-    def beat(self, said: Sequence[Said]) -> list[Answer]:
-        """Hear reports, and answer each of them."""
+    def beat(self, messages: Sequence[Message]) -> list[Answer]:
+        """Process reports, and answer each of them."""
         with self._turn:
             return [
                 beat(
@@ -46,7 +46,7 @@ class ParentStore:
                     each.report,
                     self._clock(),
                 )
-                for each in said
+                for each in messages
             ]
 
     def __enter__(self) -> Self:
@@ -74,13 +74,13 @@ class ParentStore:
 
 
 def _answered(store: ParentStore, line: bytes) -> list[list[float]]:
-    said = [
-        Said(scope, member, Report.of(numbers))
+    messages = [
+        Message(scope, member, Report.of(numbers))
         for scope, member, numbers in msgspec.json.decode(
             line, type=list[tuple[str, str, list[float]]]
         )
     ]
-    return [answer.numbers() for answer in store.beat(said)]
+    return [answer.numbers() for answer in store.beat(messages)]
 
 
 class ParentClient:
@@ -91,12 +91,12 @@ class ParentClient:
         self._socket: socket.socket | None = None
         self._lines: Any = None
 
-    def beat(self, said: Sequence[Said]) -> list[Answer]:
+    def beat(self, messages: Sequence[Message]) -> list[Answer]:
         """Send reports, and wait for their answers."""
-        message = [(each.scope, each.member, each.report.numbers()) for each in said]
+        lines = [(each.scope, each.member, each.report.numbers()) for each in messages]
         try:
             connection = self._connected()
-            connection.sendall(msgspec.json.encode(message) + b"\n")
+            connection.sendall(msgspec.json.encode(lines) + b"\n")
             line = self._lines.readline(MAX_LINE)
             return [Answer.of(each) for each in msgspec.json.decode(line, type=list[list[float]])]
         except TimeoutError:

@@ -13,7 +13,7 @@ class StoreError(Exception):
     """The store has not answered; the text is short and has no secrets."""
 
 
-class Said(NamedTuple):
+class Message(NamedTuple):
     """A report of one member in one scope."""
 
     scope: str
@@ -24,11 +24,11 @@ class Said(NamedTuple):
 class Store(Protocol):
     """A store of scopes. It is used by one thread at a time."""
 
-    def beat(self, said: Sequence[Said]) -> list[Answer]:
-        """Hear reports, and answer each of them.
+    def beat(self, messages: Sequence[Message]) -> list[Answer]:
+        """Process reports, and answer each of them.
 
         Raises:
-            StoreError: it did not answer; each report may have been heard or not.
+            StoreError: it did not answer; each report may have been processed or not.
         """
         ...
 

@@ -1,7 +1,7 @@
 """The store in a Valkey or Redis server: each scope is a hash, and `beat.lua` its only operation.
 
 A late answer would be read as that to the next command, so every failure closes the connection. Nothing is repeated here:
-the next beat says everything again.
+the next report repeats everything.
 """
 
 import os
@@ -17,7 +17,7 @@ from stormbreak.core.fleet_policy import PASSWORD
 from stormbreak.errors import ConfigurationError
 from stormbreak.fleet.messages import Answer
 from stormbreak.fleet.model import QUIET, Demand, Member, Scope
-from stormbreak.fleet.store import TIMEOUT, Said, StoreError
+from stormbreak.fleet.store import TIMEOUT, Message, StoreError
 
 PREFIX = "stormbreak:1:"  # the version of the records
 
@@ -53,15 +53,15 @@ class ValkeyStore:
             None  # until then the server may have lost what members know
         )
 
-    def beat(self, said: Sequence[Said]) -> list[Answer]:
-        """Hear reports, and answer each of them, in one round trip."""
+    def beat(self, messages: Sequence[Message]) -> list[Answer]:
+        """Process reports, and answer each of them, in one round trip."""
         try:
             if self._quiet_until is None:
                 self._quiet_until = self._started_at() + QUIET
-            replies = self._run("EVALSHA", self._digest, said)
+            replies = self._run("EVALSHA", self._digest, messages)
             unknown = [n for n, reply in enumerate(replies) if isinstance(reply, self._no_script)]
             if unknown:
-                again = self._run("EVAL", self._script, [said[place] for place in unknown])
+                again = self._run("EVAL", self._script, [messages[place] for place in unknown])
                 for place, reply in zip(unknown, again, strict=True):
                     replies[place] = reply
             return [Answer.of(_checked(reply)) for reply in replies]
@@ -69,9 +69,9 @@ class ValkeyStore:
             self.close()
             raise StoreError(_short(error)) from None
 
-    def _run(self, command: str, script: str, said: Sequence[Said]) -> list[Any]:
+    def _run(self, command: str, script: str, messages: Sequence[Message]) -> list[Any]:
         pipeline = self._client.pipeline(transaction=False)
-        for each in said:
+        for each in messages:
             numbers = map(repr, (self._quiet_until or 0.0, *each.report.numbers()))
             pipeline.execute_command(
                 command, script, 1, key_of(each.scope), "", each.member, *numbers
@@ -80,7 +80,7 @@ class ValkeyStore:
         return replies
 
     def _started_at(self) -> float:
-        """Return when the server started, by its own clock; 0 if it may not say."""
+        """Return when the server started, by its own clock; 0 if the user may not ask."""
         with suppress(self._failures[0]):
             seconds, micro = self._client.time()
             return float(seconds - self._client.info("server")["uptime_in_seconds"] + micro / 1e6)
@@ -91,7 +91,7 @@ class ValkeyStore:
         try:
             known: dict[str, str] = self._client.config_get("append*", "maxmemory*")
         except self._failures:
-            return ["it does not say whether it keeps what it was told (CONFIG GET is refused)"]
+            return ["CONFIG GET is refused: grants of money may be lost in a restart"]
         found = []
         if known.get("appendonly") != "yes" or known.get("appendfsync") != "always":
             found.append(

@@ -64,14 +64,14 @@ class VirtualStore:
         if known is not None:
             self.timeline.cancel(known)
         if at != inf:
-            self._timers[member] = self.timeline.at(at, partial(self._say, member))
+            self._timers[member] = self.timeline.at(at, partial(self._report, member))
 
     def _between_steps(self, member: Membership, do: Callable[[float], Any]) -> Any:
         engine = self._engines.get(member)
         stepper = None if engine is None else stepper_of(engine)
         return None if stepper is None else stepper.between_steps(lambda _, now: do(now))
 
-    def _say(self, member: Membership) -> None:
+    def _report(self, member: Membership) -> None:
         report = self._between_steps(member, member.report)
         if report is None:
             return
@@ -81,9 +81,9 @@ class VirtualStore:
         if self.down:
             timeline.at(sent_at + TIMEOUT, partial(self._fail, member))
         else:
-            timeline.at(sent_at + self.one_way, partial(self._hear, member, report, sent_at))
+            timeline.at(sent_at + self.one_way, partial(self._process, member, report, sent_at))
 
-    def _hear(self, member: Membership, report: Report, sent_at: float) -> None:
+    def _process(self, member: Membership, report: Report, sent_at: float) -> None:
         timeline = self.timeline
         scope = self.scopes.setdefault(member.scope, Scope())
         answer = beat(scope, member.name, report, timeline.now + EPOCH)

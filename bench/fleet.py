@@ -1,0 +1,169 @@
+"""Figures of docs/fleet.md: members on a real Valkey, what a report costs it, what leases cost a call.
+
+python bench/fleet.py [SECONDS]; needs valkey-server.
+"""
+
+import asyncio
+import random
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from tempfile import TemporaryDirectory
+
+import redis
+
+import stormbreak
+from stormbreak.core.concurrency_limit import FixedLimit
+from stormbreak.core.engine import Engine
+from stormbreak.core.fleet_policy import FleetPolicy
+from stormbreak.core.lease import Ramp
+from stormbreak.core.policy import Policy
+from stormbreak.core.rate_limit_gate import RateLimitPolicy
+from stormbreak.drivers.virtual_time import Timeline
+from stormbreak.fleet.messages import RateReport, Report, SlotReport
+from stormbreak.fleet.store import Message
+from stormbreak.fleet.valkey import ValkeyStore, key_of
+from stormbreak.fleet.virtual import VirtualStore
+from stormbreak.types import Call, Outcome, Target, Verdict
+
+RATE = 50.0  # per second
+MEMBERS = 20
+SECONDS = 20.0
+TARGET = Target("provider", "model")
+
+
+@contextmanager
+def server() -> Iterator[str]:
+    """Run a Valkey; yield its URL."""
+    if shutil.which("valkey-server") is None:
+        raise SystemExit("needs valkey-server")
+    with socket.socket() as probe, TemporaryDirectory() as folder:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+        probe.close()
+        command = ["valkey-server", "--port", port, "--save", "", "--dir", folder]
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        time.sleep(0.5)
+        try:
+            yield f"redis://127.0.0.1:{port}"
+        finally:
+            process.kill()
+            process.wait()
+
+
+# ---------------------------------------------------------------- members on a real store
+
+
+async def waits(url: str, *, busy: int, load: float, seconds: float) -> str:
+    """Let `busy` of the members call at `load` times the quota; describe how long calls waited."""
+    shared = FleetPolicy(url=url, name=f"{busy} busy at {load}")
+    policy = Policy(
+        rate_limit=RateLimitPolicy(rpm=RATE * 60), fleet=shared, adaptive_rate=False, patience=10.0
+    )
+    waited: list[float] = []
+
+    def member() -> Callable[[float], asyncio.Future[None]]:
+        @stormbreak.resilient(policy, target="x")
+        async def call(start: float) -> None:
+            waited.append(time.monotonic() - start)
+
+        return lambda start: asyncio.ensure_future(call(start))
+
+    members = [member() for _ in range(MEMBERS)]
+    await asyncio.gather(*(each(time.monotonic()) for each in members))
+    await asyncio.sleep(1.0)
+    waited.clear()
+    chance, start = random.Random(1), time.monotonic()
+    at, calls = start, []
+    while at < start + seconds:
+        at += chance.expovariate(RATE * load)
+        await asyncio.sleep(max(0.0, at - time.monotonic()))
+        calls.append(members[chance.randrange(busy)](time.monotonic()))
+    used = len(waited) / (RATE * seconds)
+    await asyncio.gather(*calls, return_exceptions=True)
+    waited.sort()
+    half, most = (1000 * waited[len(waited) * part // 100] for part in (50, 99))
+    return f"used {used:.2f} of the quota, median wait {half:.0f} ms, 99 % within {most:.0f} ms"
+
+
+# ---------------------------------------------------------------- cost of a report
+
+
+def report_cost(url: str, members: int) -> str:
+    """Describe what a report costs the server in a scope of so many members."""
+    store, client = ValkeyStore(url), redis.Redis.from_url(url)
+    report = Report(
+        requests=RateReport(600.0, 1.0, 5.0, 1.0), slots=SlotReport(10.0, 1.0, 2.0, 1.0)
+    )
+    messages = [Message(f"cost/{members}", f"{number:012}", report) for number in range(members)]
+    store.beat(messages)
+    best = 1.0
+    for _ in range(8):
+        before = _cpu(client)
+        for _ in range(100):
+            store.beat(messages[:2])
+        best = min(best, (_cpu(client) - before) / 100 / len(messages[:2]))
+    size = client.memory_usage(key_of(f"cost/{members}"), samples=0)
+    store.close()
+    client.close()
+    return f"{members} members: {1e6 * best:.0f} us of the server, {size} bytes"
+
+
+def _cpu(client: "redis.Redis") -> float:
+    used = client.info("cpu")
+    return float(used["used_cpu_user"]) + float(used["used_cpu_sys"])
+
+
+# ---------------------------------------------------------------- cost of a call
+
+
+def call_cost(policy: Policy, *, fleet: bool) -> float:
+    """Return the CPU seconds of a call in the queue of a target, with all leases at hand."""
+    store = VirtualStore(Timeline(100.0))
+    engine = Engine(policy, fleet=store.fleet() if fleet else None)
+    state = engine.target_state(TARGET)
+    if state.lease is not None:
+        if state.lease.requests is not None:
+            state.lease.requests.add(Ramp(0.0, 0.0, 1e9, 1e9))
+        if state.lease.slots is not None:
+            state.lease.slots.set_cap(100, 1e9)
+    call, answered, best = Call(1, TARGET, deadline_at=1_000.0), Outcome(Verdict.OK), 1.0
+    for _ in range(150):
+        start = time.process_time()
+        for _ in range(1_000):
+            permit = state.admission.enter(call, 100.0, 200.0)
+            permit.settle(answered, 100.0, 0.5)  # type: ignore[union-attr]
+        best = min(best, (time.process_time() - start) / 1_000)
+    return best
+
+
+def main() -> None:
+    """Print all figures."""
+    seconds = float(sys.argv[1]) if len(sys.argv) > 1 else SECONDS
+    with server() as url:
+        for busy, load in ((2, 1.2), (20, 1.2), (2, 0.8), (20, 0.8)):
+            found = asyncio.run(waits(url, busy=busy, load=load, seconds=seconds))
+            print(f"{busy} of {MEMBERS} busy, load {load}: {found}")
+        for members in (1, 20, 50, 200):
+            print(report_cost(url, members))
+    quota = RateLimitPolicy(rpm=1e12, burst_seconds=1e6)
+    fixed = FixedLimit(max_in_flight=100)
+    alone = Policy(adaptive_rate=False)
+    shared = FleetPolicy(url="redis://in-virtual-time")
+    for name, policy in {
+        "a rate limit": replace(alone, rate_limit=quota),
+        "a fixed limit": replace(alone, limit=fixed),
+        "both": replace(alone, rate_limit=quota, limit=fixed),
+    }.items():
+        before = call_cost(policy, fleet=False)
+        more = call_cost(replace(policy, fleet=shared), fleet=True) - before
+        print(f"{name}: {1e6 * before:.2f} us a call, {1e6 * more:+.2f} us in a fleet")
+
+
+if __name__ == "__main__":
+    main()
