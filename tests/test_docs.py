@@ -116,10 +116,8 @@ def test_a_command_is_documented(typed):
 
 
 def test_decisions_are_numbered():
-    """Each has a number of its own. One may be missing: its decision is still under way."""
-    named = re.compile(r"(\d{4})-[a-z0-9]+(-[a-z0-9]+)*\.md")
-    numbers = [named.fullmatch(path.name)[1] for path in DECISIONS]
-    assert len(numbers) == len(set(numbers))
+    for number, path in enumerate(DECISIONS, 1):
+        assert re.fullmatch(rf"{number:04}-[a-z0-9]+(-[a-z0-9]+)*\.md", path.name)
 
 
 @table_test("path", DECISIONS)

@@ -33,7 +33,7 @@ storm = Group(
             "live": ("stormbreak.cli.storm.live", "Play a scenario to a program, on sockets."),
         }
     },
-    examples=("stormbreak storm run incident --compare naive,article",),
+    examples=("stormbreak storm run incident --duration 300 --compare naive,article",),
 )
 provider = Group(
     "provider",

@@ -15,7 +15,7 @@ root = Group(
     \b
     Start with:
       stormbreak demo
-      stormbreak storm run incident --compare naive,article
+      stormbreak storm run incident --duration 300 --compare naive,article
       stormbreak batch run prompts.jsonl -o answers.jsonl --provider openai -m gpt-4.1
     """,
     lazy={

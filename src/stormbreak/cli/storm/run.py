@@ -68,7 +68,7 @@ def _tokens(path: Path) -> list[int]:
 
 
 @subcommand(
-    "stormbreak storm run incident --duration 200 --compare naive,article --report incident.html",
+    "stormbreak storm run incident --duration 300 --compare naive,article --report incident.html",
     "stormbreak storm run outage --policy policy.toml --assert 'goodput >= 0.97'",
 )
 @click.argument("scenario", metavar="NAME|FILE")
