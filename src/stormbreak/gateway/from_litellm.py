@@ -7,6 +7,7 @@ providers stay out of the file; what they are is never repeated.
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain, count
 from math import isfinite
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
@@ -131,15 +132,14 @@ class _Section:
 
     def count(self, *names: str) -> int | None:
         """Take a whole number out, 0 or more: the first of `names`."""
-        given = next(
-            (value for value in [self.take(name) for name in names] if value is not None), None
-        )
-        if given is None:
+        given = [(name, value) for name in names if (value := self.take(name)) is not None]
+        if not given:
             return None
-        if not (isinstance(given, int | str) and re.fullmatch(r"[0-9]{1,6}", str(given))):
-            path = f"{self.path}.{names[0]}"
-            raise ConfigurationError(f"{path} must be a whole number, got {quoted(str(given))}")
-        return int(given)
+        name, value = given[0]
+        if not (isinstance(value, int | str) and re.fullmatch(r"[0-9]{1,6}", str(value))):
+            path = f"{self.path}.{name}"
+            raise ConfigurationError(f"{path} must be a whole number, got {quoted(str(value))}")
+        return int(value)
 
     def items(self, name: str) -> list[Any]:
         """Take a list out."""
@@ -198,6 +198,11 @@ class _Conversion:
             raise ConfigurationError(
                 "\n".join(("no model of model_list can be converted", *self._notes))
             )
+        for kind, rules in self._fallbacks.items():
+            lost = (group for group in rules if group not in self._groups)
+            self._notes += (
+                f"{kind} of {quote_model(group)}: it is not converted" for group in lost
+            )
         self._name_targets()
         table, order = self._policy(), self._order()
         pools: Table = {}
@@ -246,26 +251,20 @@ class _Conversion:
         """Give each target a name, and each group the name of its target or pool."""
         taken: set[str] = set()
         for group, members in self._groups.items():
-            base = name = _BARE.sub("-", group.replace("*", "any")).strip("-")[:30] or "model"
-            number = 1
-            while name in taken:
-                number += 1
-                name = f"{base}-{number}"
-            taken.add(name)
-            self._names[group] = name
+            base = _BARE.sub("-", group.replace("*", "any")).strip("-")[:30] or "model"
+            name = self._names[group] = _fresh(base, taken)
             is_pool = len(members) > 1 or self._fallbacks["fallbacks"].get(group)
             for place, each in enumerate(members, 1):
-                each.name = f"{name}.{place}".replace(".", "-at-") if is_pool else name
-                taken.add(each.name)
+                each.name = _fresh(f"{name}-{place}", taken) if is_pool else name
 
     def _add_pool(self, group: str, members: list[_Deployment], order: str, pools: Table) -> None:
         """Make the pool of a group, if it needs one, and the rules of its targets."""
-        others = self._members_of(self._fallbacks["fallbacks"].get(group, []))
+        others = self._members_of(group, "fallbacks")
         ordered = sorted(members, key=lambda each: each.order)
         by_order = any(each.order for each in members)
         if len(members) == 1 or (others and by_order):
             ordered, others, by_order = [*ordered, *others], [], True
-        if len(ordered) > 1 or group in self._fallbacks["fallbacks"]:
+        if len(ordered) > 1 or self._fallbacks["fallbacks"].get(group):
             weighted = order == "weighted" and not by_order
             targets: list[Any] = [
                 {"target": each.name, "weight": each.weight} if weighted else each.name
@@ -278,15 +277,23 @@ class _Conversion:
         for kind, verdicts in _KINDS.items():
             places = others
             if verdicts:
-                places = self._members_of(self._fallbacks[kind].get(group, []))
+                places = self._members_of(group, kind)
             if places:
                 rule: Table = {"kind": "targets", "targets": [each.place for each in places]}
                 for each in members:
                     rules = each.policy.setdefault("fallback", [])
                     rules.append(rule | ({"on": verdicts} if verdicts else {}))
 
-    def _members_of(self, groups: list[str]) -> list[_Deployment]:
-        return [each for group in groups for each in self._groups.get(group, [])]
+    def _members_of(self, group: str, kind: str) -> list[_Deployment]:
+        """Return the deployments to which a group falls back."""
+        found: list[_Deployment] = []
+        for name in self._fallbacks[kind].get(group, []):
+            found += self._groups.get(name, [])
+            if name not in self._groups:
+                self._notes.append(
+                    f"{kind} of {quote_model(group)}: {quote_model(name)} is not converted"
+                )
+        return found
 
     def _fallbacks_of(self, kind: str) -> dict[str, list[str]]:
         section = self._router if self._router.has(kind) else self._litellm
@@ -305,7 +312,7 @@ class _Conversion:
             ]
             for group in groups if default else ():
                 found.setdefault(group, [name for name in default if name != group])
-        return found
+        return {group: names for group, names in found.items() if names}
 
     def _aliases(self) -> dict[str, str]:
         aliases = {}
@@ -393,6 +400,14 @@ def convert(document: object, environ: Mapping[str, str]) -> Converted:
         ConfigurationError: a value is wrong, or no model can be converted.
     """
     return _Conversion(document, environ).run()
+
+
+def _fresh(name: str, taken: set[str]) -> str:
+    """Return a name that is not taken, and take it."""
+    numbered = (f"{name}-{number}" for number in count(2))
+    fresh = next(each for each in chain((name,), numbered) if each not in taken)
+    taken.add(fresh)
+    return fresh
 
 
 def _first(values: Iterable[T | None]) -> T | None:

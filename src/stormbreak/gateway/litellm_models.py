@@ -42,6 +42,7 @@ _COMPATIBLE = frozenset(
 )
 """Servers of OpenAI's API at an `api_base`."""
 
+_NO_KEY = frozenset({"", "empty", "none", "null"})
 _OLLAMA = frozenset({"ollama", "ollama_chat"})
 _OLLAMA_BASE = "http://localhost:11434"
 _AZURE = frozenset({"azure", "azure_ai"})
@@ -150,7 +151,7 @@ def _with_key(path: str, group: str, place: dict[str, Any], model: str, key: obj
     variable, notes = place.pop("variable", None), []
     if (named := variable_in(key)) is not None:
         variable = named
-    elif key is not None:
+    elif key is not None and str(key).strip().lower() not in _NO_KEY:
         variable = re.sub(r"\W", "_", f"{group}_API_KEY".upper(), flags=re.ASCII)
         if variable[0].isdigit():
             variable = f"MODEL_{variable}"

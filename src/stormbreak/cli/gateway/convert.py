@@ -31,13 +31,16 @@ _LONGEST = 500  # characters of a note
 def command(yaml: Path, *, output: Path | None) -> None:
     """Make a settings file for the gateway of the YAML of LiteLLM's proxy.
 
-    What cannot be carried over is listed on standard error. The master key becomes a client key, by its digest.
+    What is not carried over is listed on standard error, and at the top of the file. The master key becomes a client key,
+    by its digest.
     """
     try:
         converted = convert(_read(yaml), os.environ)
     except ConfigurationError as error:
         raise ConfigurationError(f"{path_of(yaml)}: {error}") from None
-    text = tomli_w.dumps(converted.table)
+    notes = [plain(note, _LONGEST) for note in converted.notes]
+    head = [f"# Converted from {plain(yaml.name)}.", *(f"# {note}" for note in notes), ""]
+    text = "\n".join((*head, tomli_w.dumps(converted.table)))
     if output is None:
         say(text, end="")
     else:
@@ -46,8 +49,8 @@ def command(yaml: Path, *, output: Path | None) -> None:
                 new.write(text)
         except OSError as error:
             raise ConfigurationError(f"{path_of(output)}: {reason(error)}") from None
-    for note in converted.notes:
-        click.echo(plain(note, _LONGEST), err=True)
+    for note in notes:
+        click.echo(note, err=True)
     if converted.key is not None:
         show_key(MASTER, converted.key)
 
