@@ -35,6 +35,7 @@ _HELP: Mapping[str, tuple[str, str]] = {
     "connections": ("gauge", "Open connections of clients."),
     "in_flight": ("gauge", "Requests that are being answered."),
     "held_bytes": ("gauge", "Bytes of requests that are held."),
+    "draining": ("gauge", "Whether the gateway shuts down: 1, or 0."),
     "reloads_total": ("counter", "Readings of the settings file, by result."),
     "key_spent_usd": ("gauge", "US dollars spent by keys with a spend limit, in its period."),
     "key_limit_usd": ("gauge", "Spend limits of keys in US dollars."),

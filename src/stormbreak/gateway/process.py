@@ -222,6 +222,7 @@ class Gateway:
             "connections": server.connections,
             "in_flight": server.busy,
             "held_bytes": server.held,
+            "draining": float(server.draining),
         }
 
 
