@@ -23,7 +23,7 @@ def _bodies(source: Path) -> list[dict[str, Any]]:
 
 def flexllm(source: Path, output: Path, base_url: str) -> None:
     """LLMClient.chat_batch, which writes its answers as they come."""
-    from flexllm import LLMClient
+    from flexllm import LLMClient  # type: ignore[import-not-found]
 
     client = LLMClient(
         provider="openai",
@@ -58,7 +58,10 @@ def openai(source: Path, output: Path, base_url: str) -> None:
 
 def ray_http(source: Path, output: Path, base_url: str) -> None:
     """Ray Data's HttpRequestProcessor, with one worker and no limit of its own."""
-    from ray.data.llm import HttpRequestProcessorConfig, build_processor
+    from ray.data.llm import (  # type: ignore[import-not-found]
+        HttpRequestProcessorConfig,
+        build_processor,
+    )
 
     rows = _dataset(source)
     config = HttpRequestProcessorConfig(
@@ -81,7 +84,7 @@ def ray_http(source: Path, output: Path, base_url: str) -> None:
 
 def ray_ask(source: Path, output: Path, base_url: str) -> None:
     """`stormbreak.ray.Ask` in one actor."""
-    import ray
+    import ray  # type: ignore[import-not-found]
     from stormbreak.ray import Ask
 
     answered = _dataset(source).map_batches(
