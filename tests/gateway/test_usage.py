@@ -441,3 +441,20 @@ def test_a_mistake_is_one_line(ledger, capsys, monkeypatch, words, said):
     printed = capsys.readouterr()
     assert said in printed.err
     assert printed.out == ""
+
+
+def test_a_report_can_be_a_page(ledger, capsys, tmp_path):
+    page = tmp_path / "costs.html"
+    assert main(["cost", "report", str(ledger), "--report", str(page), "--currency", "EUR", "--rate", "0.9"]) == 0  # fmt: skip
+    text = page.read_text()
+    assert "The gateway has spent 2.98 to 3.07 EUR." in text
+    assert "gpt-4.1-mini" in text
+    assert main(["cost", "report", str(ledger), "--report", str(ledger)]) == 2
+
+
+def test_the_files_of_a_ledger_are_private(path, tmp_path):
+    counted = opened(path)
+    counted.sent(APP, TARGET, BOUND)
+    for each in tmp_path.glob("spent.db*"):
+        assert each.stat().st_mode & 0o777 == 0o600, each
+    counted.close()

@@ -179,7 +179,7 @@ class Gateway:
         return None if ledger is None else SpendLedger(self.path.parent / ledger)
 
     def _usage(self, price_of: PriceOf) -> UsageLedger | None:
-        ledger = self.settings.ledger
+        ledger = self._rules.settings.ledger
         if ledger is None:
             return None
         try:

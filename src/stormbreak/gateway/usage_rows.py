@@ -4,6 +4,7 @@ A row adds up the attempts that were sent in one hour (UTC). The journals beside
 it yet; `journals` says which of them are.
 """
 
+import os
 import sqlite3
 from collections.abc import Mapping
 from contextlib import closing
@@ -134,7 +135,8 @@ class UsageFile:
         self._path = path
 
     def create(self) -> None:
-        """Make the tables."""
+        """Make the tables, in a file that is private if there was none."""
+        os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
         with closing(self._connect()) as db:
             db.executescript(_TABLES)
 
@@ -165,7 +167,7 @@ class UsageFile:
             return sums, _added(db)
 
     def _connect(self, *, read_only: bool = False) -> sqlite3.Connection:
-        where = f"{self._path.absolute().as_uri()}?mode={'ro' if read_only else 'rwc'}"
+        where = f"{self._path.absolute().as_uri()}?mode={'ro' if read_only else 'rw'}"
         return sqlite3.connect(where, uri=True, timeout=TIMEOUT, isolation_level=None)
 
 
