@@ -17,8 +17,8 @@ from typing import NamedTuple
 
 from stormbreak.drivers.locks import new_lock
 from stormbreak.errors import ConfigurationError
+from stormbreak.gateway.usage_rows import TIMEOUT
 
-TIMEOUT = 5.0  # seconds to wait for another process that reads or writes the file
 _TABLE = "CREATE TABLE IF NOT EXISTS spent (key TEXT PRIMARY KEY, usd TEXT NOT NULL, ends REAL)"
 
 

@@ -17,10 +17,10 @@ import msgspec
 
 from stormbreak.cost.ledger import PricedSum
 from stormbreak.cost.price_table import EXACT, PriceTable, known_cost, known_max_cost
-from stormbreak.gateway.ledger import TIMEOUT
 from stormbreak.types import Labels, Outcome, Usage, Verdict
 
 HOUR = 3600  # seconds
+TIMEOUT = 5.0  # seconds to wait for another process that reads or writes the file
 
 FREE = "free"
 KNOWN = (
