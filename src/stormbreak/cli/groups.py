@@ -54,13 +54,13 @@ config = Group(
 )
 cost = Group(
     "cost",
-    help="Compare what providers cost, and report what a batch cost.",
+    help="Compare what providers cost, and report what a batch or a gateway cost.",
     lazy={
         "Commands": {
             "prices": ("stormbreak.cli.cost.prices", "Print the prices of models."),
             "compare": ("stormbreak.cli.cost.compare", "Compare providers on the same traffic."),
             "roi": ("stormbreak.cli.cost.roi", "Calculate what a migration saves."),
-            "report": ("stormbreak.cli.cost.report", "Print what a batch cost, and its waste."),
+            "report": ("stormbreak.cli.cost.report", "Print what a batch or a gateway cost."),
         }
     },
     examples=("stormbreak cost compare --models gpt-4.1,deepseek-v3.2 --tokens 50M",),
@@ -82,6 +82,7 @@ gateway = DefaultGroup(
         "Commands": {
             "init": ("stormbreak.cli.gateway.init", "Write a first file from the environment."),
             "key": ("stormbreak.cli.groups:gateway_key", "Make client keys."),
+            "convert": ("stormbreak.cli.gateway.convert", "Convert the YAML of LiteLLM's proxy."),
             "rehearse": ("stormbreak.cli.gateway.rehearse", "Play a storm to a gateway."),
         }
     },

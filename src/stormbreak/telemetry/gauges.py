@@ -24,6 +24,7 @@ MERGE: Mapping[str, Rule] = MappingProxyType(
         "in_flight": "sum",
         "limit": "sum",
         "queued": "sum",
+        "queue_age": "max",
         "cooldown": "max",
         "budget": "min",
         "sharing": "min",
@@ -113,6 +114,9 @@ GAUGES: Mapping[str, Gauge] = MappingProxyType(
         "attempts_in_flight": Gauge("Attempts in flight.", "in_flight"),
         "concurrency_limit": Gauge("Maximum number of attempts in flight.", "limit"),
         "queue_length": Gauge("Calls waiting in the queue.", "queued"),
+        "queue_age_seconds": Gauge(
+            "Time that the oldest call in the queue has waited.", "queue_age"
+        ),
         "cooldown_remaining_seconds": Gauge(
             "Time until the cooldown of the target ends.", "cooldown"
         ),
