@@ -6,7 +6,7 @@ from typing import Any, TypeVar, cast
 
 import click
 
-from stormbreak.batch.job import CONNECT_GRACE, POLICY
+from stormbreak.batch.job import CONNECT_GRACE, MAX_WORKERS, POLICY
 from stormbreak.batch.options import AUTO, TableOptions
 from stormbreak.cli.command import ParamType, flag, option, options
 from stormbreak.cli.options import FILE, JSON, PORT, PRICES, REPORT, SECONDS, Integer, Number
@@ -132,6 +132,12 @@ def run_options(command: F, *, defaults: bool = True) -> F:
             _Concurrency(),
             "Maximum concurrent requests; auto adapts to the target.",
             show_default=default("set by the policy"),
+        ),
+        option(
+            "--workers",
+            Integer(1, MAX_WORKERS),
+            "Processes that send, and share all limits.",
+            show_default=default("1"),
         ),
     )
     answers = options(

@@ -10,9 +10,10 @@ import click
 from stormbreak.batch.input.spool import find_table
 from stormbreak.batch.job import Job, build_job, run_job
 from stormbreak.batch.options import UNFINISHED_ROWS, BatchOptions, TableOptions
-from stormbreak.batch.running.runner import End, Runner
+from stormbreak.batch.running.runner import End
 from stormbreak.batch.running.stats import RunStats
 from stormbreak.batch.running.summary import Summary, require_reached
+from stormbreak.batch.running.workers import Running
 from stormbreak.batch.store.cost import BatchCost, read_cost
 from stormbreak.cli.batch.options import run_options, table_options
 from stormbreak.cli.batch.progress import progress_on
@@ -45,7 +46,7 @@ def run_and_report(
         progress_on(sys.stderr, quiet=quiet) as progress,
     ):
 
-        def tick(runner: Runner) -> None:
+        def tick(runner: Running) -> None:
             status.tick(runner)
             progress.tick(runner)
 

@@ -5,8 +5,8 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Self
 
-from stormbreak.batch.running.runner import Runner
 from stormbreak.batch.running.snapshot import Throughput
+from stormbreak.batch.running.workers import Running
 from stormbreak.batch.store.paths import BatchPaths
 from stormbreak.core.target_state import Listener
 from stormbreak.cost.ledger import Cost
@@ -48,7 +48,7 @@ class StatusSocket:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    def tick(self, runner: Runner) -> None:
+    def tick(self, runner: Running) -> None:
         """Publish the snapshot of the run; call it four times a second."""
         snapshot = runner.snapshot
         rate, to_go = self._throughput.update(snapshot)
