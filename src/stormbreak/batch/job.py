@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from pathlib import Path
 from shutil import rmtree
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from msgspec.structs import replace as with_
 
@@ -37,6 +37,7 @@ from stormbreak.config import Settings, resolve_settings
 from stormbreak.config.load import resolve_preset
 from stormbreak.config.settings import TargetSettings
 from stormbreak.core.circuit import Mode
+from stormbreak.core.concurrency_limit import Limit
 from stormbreak.core.fallback import Place, ToTargets
 from stormbreak.core.policy import Policy
 from stormbreak.core.presets import OFF, body_defaults, for_batch
@@ -96,6 +97,16 @@ class Job:
     def files(self) -> BatchPaths:
         """OUTPUT and its neighbours."""
         return BatchPaths.of(self.output, flatten=self.options.flatten)
+
+    def limit_for(self, concurrency: int | Literal["auto"]) -> tuple[Limit, int]:
+        """Return the limit of attempts, and the width of a process, with another concurrency.
+
+        Raises:
+            ConfigurationError: it does not fit.
+        """
+        options = with_(self.options, concurrency=concurrency)
+        policy = policy_of_run(self.policy, options)
+        return policy.limit, width_of(policy, options)
 
     @property
     def workers(self) -> int:
@@ -254,8 +265,10 @@ def run_job(
         ConfigurationError: an option is wrong, or OUTPUT cannot be written (any more).
     """
     with ExitStack() as stack:
-        budget = stack.enter_context(_budget(job)) if job.workers > 1 else None
-        policy = policy_of_run(job.policy, job.options, store=budget and budget.url)
+        budget = stack.enter_context(_budget()) if job.workers > 1 else None
+        policy = policy_of_run(
+            job.policy, job.options, store=None if budget is None else budget.url
+        )
         client = _client(job, policy)
         recorded = _recorded_options(job, client.base_url)
         last = _check_before(job, recorded)
@@ -451,13 +464,10 @@ def _run_workers(
 
 
 @contextmanager
-def _budget(job: Job) -> Iterator[BudgetStore]:
+def _budget() -> Iterator[BudgetStore]:
     """Make the store of the workers; remove its folder at the end."""
     if threading.current_thread() is not threading.main_thread():
         raise ConfigurationError("workers: only the command line starts several processes")
-    if job.options.fleet and job.options.max_cost:
-        why = "their money is shared by their parent, and their limits would be by another store"
-        raise ConfigurationError(f"workers, fleet and max_cost: give two of them; {why}")
     budget = BudgetStore()
     try:
         yield budget

@@ -50,6 +50,11 @@ def _shared(policy: Policy, options: BatchOptions, store: str) -> Policy:
     part = in_force(policy).process_share  # of the limits, for all workers
     count = options.workers or 1
     if policy.fleet.acts:
+        if options.max_cost is not None:
+            why = "workers share limits and money through one store, which would be the fleet's"
+            raise ConfigurationError(
+                f"workers, fleet and max-cost: give two of them, not all; {why}"
+            )
         return replace(policy, process_share=part / count)
     quota, limit = policy.rate_limit, policy.limit
     quota = replace(quota, rpm=quota.rpm and quota.rpm * part, tpm=quota.tpm and quota.tpm * part)
