@@ -9,6 +9,7 @@ from dataclasses import replace
 from decimal import Decimal
 from functools import reduce
 
+from stormbreak.batch.store.append_file import OutputError
 from stormbreak.batch.store.output_files import Store
 from stormbreak.batch.store.spend_record import PART
 from stormbreak.cost.ledger import NOTHING, Account, Cost, SpendLimit
@@ -19,6 +20,8 @@ from stormbreak.fleet.membership import micro_dollars
 from stormbreak.fleet.messages import Answer
 from stormbreak.fleet.parent import ParentStore
 from stormbreak.fleet.store import Message
+
+NOTHING_LEFT = 1e-9  # micro-dollars; 0 would be no limit
 
 
 class BudgetStore(ParentStore):
@@ -62,7 +65,7 @@ class BudgetStore(ParentStore):
         spend = message.report.spend
         if not spend.limit:
             return message
-        spend = spend._replace(limit=max(1.0, spend.limit - self.before))
+        spend = spend._replace(limit=max(NOTHING_LEFT, spend.limit - self.before))
         return message._replace(report=message.report._replace(spend=spend))
 
     def _with_before(self, answer: Answer) -> Answer:
@@ -96,6 +99,7 @@ class SharedSpend:
         self._accounts: dict[int, Account] = {}
         self._pauses: dict[str, float] = dict(store.pauses)
         self._lost = 0
+        self._error: OutputError | None = None
         self._writing = new_lock()
         self._changed = False
         if max_usd is not None:
@@ -115,7 +119,13 @@ class SharedSpend:
         self._changed = True
 
     def write(self) -> None:
-        """Write what was spent, if that has changed. Blocks on the disk."""
+        """Write what was spent, if that has changed. Blocks on the disk.
+
+        Raises:
+            OutputError: it cannot be written, now or for a worker that wanted money.
+        """
+        if self._error is not None:
+            raise self._error
         if self._changed:
             self._changed = False
             self._write(at_work=True)
@@ -129,11 +139,16 @@ class SharedSpend:
         account = self._account(at_work=True)
         self.cost = account.cost(self._price_of)
         if self._max_usd is not None:
-            self.limit = SpendLimit(self._max_usd, account.max_cost(self._price_of))
+            spent = replace(account, ahead=NOTHING).max_cost(self._price_of)
+            self.limit = SpendLimit(self._max_usd, spent)
 
     def _write_ahead(self, micro: int) -> None:
         self._allowed = micro * MICRO
-        self._write(at_work=True)
+        try:
+            self._write(at_work=True)
+        except OutputError as error:
+            self._error = error
+            raise OSError from error  # the worker gets no answer, and no money
 
     def _write(self, *, at_work: bool) -> None:
         with self._writing:
