@@ -447,7 +447,7 @@ def _run_workers(
         runner=parts.runner,
         run=_run_in_loop,
         view=view,
-        fleet=budget.url,
+        fleet=client.policy.fleet.url or budget.url,
         folder=budget.folder,
     )
     limit = job.options.max_cost

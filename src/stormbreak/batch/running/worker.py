@@ -39,6 +39,7 @@ class Order(Enum):
     GO = "go"
     DRAIN = "drain"
     STOP = "stop"
+    END = "end"  # the parent is gone
 
 
 class NewLimit(NamedTuple):
@@ -146,19 +147,25 @@ def work(
         other.close()
     reports = Reports(connection)
     try:
-        if connection.recv() is Order.GO:
+        if _next_order(connection) is Order.GO:
             reports.send(_work(plan, part, connection, reports))
             leave(plan.fleet)
-    except (EOFError, OSError):
-        pass  # the parent is gone
     except ConfigurationError as error:
         reports.send(Failed(str(error), is_known=True))
     except BaseException:  # noqa: BLE001 - the parent reports it
         reports.send(Failed(traceback.format_exc(), is_known=False))
     finally:
-        os._exit(
-            0
-        )  # nothing of the parent is ended or flushed here, and no hanging thread is waited for
+        # Nothing of the parent is ended or flushed here, and no hanging thread is waited for.
+        os._exit(0)
+
+
+def _next_order(connection: Connection) -> Order | NewLimit:
+    """Wait for an order; a parent that was killed gives its last one so."""
+    try:
+        order: Order | NewLimit = connection.recv()
+    except (EOFError, OSError):
+        return Order.END
+    return order
 
 
 def _work(plan: WorkerPlan, part: int, connection: Connection, reports: Reports) -> Ended:
@@ -203,18 +210,14 @@ def _work(plan: WorkerPlan, part: int, connection: Connection, reports: Reports)
 
 def _obey(connection: Connection, runner: Runner, folder: Path) -> None:
     """Carry out an order."""
-    try:
-        order = connection.recv()
-    except (
-        EOFError,
-        OSError,
-    ):  # the parent was killed: what is in flight is lost, as in a run of one process
-        asyncio.get_running_loop().remove_reader(connection.fileno())
-        shutil.rmtree(folder, ignore_errors=True)
-        order = Order.STOP
+    order = _next_order(connection)
     if isinstance(order, NewLimit):
         runner.change_limit(order.limit, order.width)
         return
-    runner.interrupt()
-    if order is Order.STOP:
+    if order is Order.END:  # what is in flight is lost, as when a run of one process is killed
+        asyncio.get_running_loop().remove_reader(connection.fileno())
+        shutil.rmtree(folder, ignore_errors=True)
+    if not runner.interrupted:
+        runner.interrupt()
+    if order is not Order.DRAIN:
         runner.interrupt()
