@@ -179,7 +179,7 @@ def _work(plan: WorkerPlan, part: int, connection: Connection, reports: Reports)
     store.journal.take_part(lambda index: plan.rows.part_of(index, plan.count) == part)
     spend = WorkerSpend(plan.client, store, metered(plan.client), None)
     spend.open()
-    ticks = 0
+    recovered, ticks = store.journal.recovered, 0
 
     def tick(runner: Runner) -> None:
         nonlocal ticks
@@ -205,7 +205,7 @@ def _work(plan: WorkerPlan, part: int, connection: Connection, reports: Reports)
     finally:
         spend.close()
         store.journal.close()
-    return Ended(end, runner.refused_by, store.journal.recovered, runner.stats)
+    return Ended(end, runner.refused_by, store.journal.recovered - recovered, runner.stats)
 
 
 def _obey(connection: Connection, runner: Runner, folder: Path) -> None:

@@ -29,6 +29,7 @@ from stormbreak.batch.running.worker import (
     WorkerPlan,
     work,
 )
+from stormbreak.batch.store.append_file import OutputError
 from stormbreak.core.concurrency_limit import Limit
 from stormbreak.errors import ConfigurationError
 from stormbreak.types import Verdict
@@ -63,7 +64,7 @@ class _Worker:
 class Workers:
     """The workers of one run; what they have in common with a `Runner` is for its summary.
 
-    `tick` is called four times a second, with a new `snapshot`; its exceptions are those of `run`.
+    `tick` is called four times a second, with a new `snapshot`; its exceptions never fail the run.
     """
 
     def __init__(
@@ -110,8 +111,7 @@ class Workers:
             with self._signals():
                 self._start()
                 with self._budget:
-                    for worker in self._workers:
-                        worker.send(Order.GO)
+                    self._send(Order.GO)
                     self._follow()
                 self.journal.recount()
                 self._is_over = True
@@ -121,8 +121,10 @@ class Workers:
                 worker.process.kill()
                 worker.process.join()
                 worker.connection.close()
-            with suppress(ConfigurationError):  # the first error is the one to report
+            try:
                 self.spend.close()
+            except OutputError as error:
+                self._error = self._error or error
         if self._error is not None:
             raise self._error
         ends = {worker.end for worker in self._workers}
