@@ -10,6 +10,7 @@ batch = Group(
             "run": ("stormbreak.cli.batch.run", "Send every row of a file; resume after a stop."),
             "estimate": ("stormbreak.cli.batch.estimate", "Estimate the cost and time of a run."),
             "status": ("stormbreak.cli.batch.status", "Show the progress of a run."),
+            "set": ("stormbreak.cli.batch.set", "Change the concurrency of a run on its way."),
             "retry": ("stormbreak.cli.batch.retry", "Send the failed rows again."),
             "export": ("stormbreak.cli.batch.export", "Make a table of rows and answers."),
             "merge": ("stormbreak.cli.batch.merge", "Merge the outputs of shards."),
