@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from math import floor
+from math import floor, inf
 from statistics import fmean
 
 from stormbreak.errors import ConfigurationError
@@ -76,10 +76,10 @@ def scaled_arrivals(times: Sequence[float], factor: float) -> list[float]:
     leaves a Poisson process one (Lewis and Shedler, "Simulation of nonhomogeneous Poisson processes by
     thinning", 1979). Above 1, each arrival stays and gets copies, which are resampled from the smoothed log
     (Cowling, Hall and Phillips, "Bootstrap confidence regions for the intensity of a Poisson process", 1996): a
-    copy is uniform between the tenth arrival before and the tenth after. So peaks keep their place and
-    shape, a herd in one instant stays one, and copies do not come in pairs, as duplicates would.
+    copy is at most as far away as the nearer of the tenth arrival before and the tenth after. So peaks keep their
+    place and shape, a herd in one instant stays one, and copies do not come in pairs, as duplicates would. Over
+    many arrivals, the scaled log varies as much, in relation, as the log.
     """
-    last = len(times) - 1
     found = list(times) if factor >= 1 else []
     more = factor - 1 if factor >= 1 else factor
     for place, at in enumerate(times):
@@ -87,11 +87,17 @@ def scaled_arrivals(times: Sequence[float], factor: float) -> list[float]:
         if factor < 1:
             found.extend([at] * copies)
             continue
-        low = times[max(0, place - _NEIGHBOURS)]
-        high = times[min(last, place + _NEIGHBOURS)]
+        before, after = place - _NEIGHBOURS, place + _NEIGHBOURS
+        near = min(
+            at - times[before] if before >= 0 else inf,
+            times[after] - at if after < len(times) else inf,
+            times[-1] - times[0],
+        )
         for copy in range(copies):
             draw = uniform(mix(mix(mix(_PLACES) + place) + copy))
-            found.append(round(low + (high - low) * draw, 6))
+            moved = at + near * (2.0 * draw - 1.0)
+            moved = min(times[-1], abs(moved - times[0]) + times[0])  # reflected at the first
+            found.append(round(moved, 6))
     if not found:
         raise ConfigurationError(f"--scale {factor:g} leaves no call of {len(times):,}")
     return sorted(found)
