@@ -106,7 +106,7 @@ def test_scaled_arrivals_stay_random(factor):
     more = scaled_arrivals(POISSON, factor)
     assert len(more) == pytest.approx(factor * len(POISSON), rel=0.02)
     assert more == sorted(more) == scaled_arrivals(POISSON, factor)
-    assert variation(more) == pytest.approx(1.0, abs=0.05)  # duplicates: 2.4 at 3.4 times
+    assert variation(more) == pytest.approx(1.0, abs=0.07)  # duplicates: 2.4 at 3.4 times
 
 
 def test_scaled_arrivals_keep_the_peak_where_it_is():

@@ -11,7 +11,7 @@ from stormbreak.provider.scenario import Load, Scenario
 
 BATCH_DEADLINE = 3600.0  # seconds of each call, unless the scenario is a batch
 BATCH_TIMEOUT = 60.0
-_NEIGHBOURS = 10  # arrivals on each side that bound a copy
+_NEIGHBOURS = 20  # arrivals on each side that bound a copy
 _COPIES, _PLACES = 0xE5, 0xF6  # keys of the random streams
 
 
@@ -76,7 +76,7 @@ def scaled_arrivals(times: Sequence[float], factor: float) -> list[float]:
     leaves a Poisson process one (Lewis and Shedler, "Simulation of nonhomogeneous Poisson processes by
     thinning", 1979). Above 1, each arrival stays and gets copies, which are resampled from the smoothed log
     (Cowling, Hall and Phillips, "Bootstrap confidence regions for the intensity of a Poisson process", 1996): a
-    copy is at most as far away as the nearer of the tenth arrival before and the tenth after. So peaks keep their
+    copy is at most as far away as the nearer of the twentieth arrival before and the twentieth after. So peaks keep their
     place and shape, a herd in one instant stays one, and copies do not come in pairs, as duplicates would. Over
     many arrivals, the scaled log varies as much, in relation, as the log.
     """
@@ -96,7 +96,8 @@ def scaled_arrivals(times: Sequence[float], factor: float) -> list[float]:
         for copy in range(copies):
             draw = uniform(mix(mix(mix(_PLACES) + place) + copy))
             moved = at + near * (2.0 * draw - 1.0)
-            moved = min(times[-1], abs(moved - times[0]) + times[0])  # reflected at the first
+            moved = times[0] + abs(moved - times[0])  # reflected at the first and the last
+            moved = times[-1] - abs(times[-1] - moved)
             found.append(round(moved, 6))
     if not found:
         raise ConfigurationError(f"--scale {factor:g} leaves no call of {len(times):,}")
