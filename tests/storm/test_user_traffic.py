@@ -135,7 +135,7 @@ def test_a_scaled_scenario_has_more_calls_and_the_same_provider():
     with pytest.raises(ConfigurationError, match=r"--scale 0.001 leaves no call of 1"):
         scaled(with_arrivals(storm, [0.0]), 0.001)
     with pytest.raises(ConfigurationError, match=r"calm: --scale needs a \[load\] or --arrivals"):
-        scaled(load("calm"), 2.0)
+        scaled(Scenario(name="calm"), 2.0)
 
 
 # ------------------------------------------------------------ in a file
