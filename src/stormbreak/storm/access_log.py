@@ -155,7 +155,7 @@ class _Lines:
 
 def _text(file: BufferedReader) -> TextIOWrapper:
     zipped = file.peek(2)[:2] == b"\x1f\x8b"
-    raw: IO[bytes] = gzip.GzipFile(fileobj=file) if zipped else file
+    raw = BufferedReader(gzip.GzipFile(fileobj=file)) if zipped else file
     return TextIOWrapper(raw, encoding="utf-8-sig", errors="replace", newline="")
 
 

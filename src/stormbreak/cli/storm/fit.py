@@ -20,7 +20,9 @@ from stormbreak.storm.fit.scenario import fit
 )
 @click.argument("log", metavar="LOG")
 @options("Log", *LOG_FIELDS, option("--status-field", "NAME", "Field of the statuses."))
-@options("Output", option("-o --output", FILE, "Write the scenario there, and print what was found."))
+@options(
+    "Output", option("-o --output", FILE, "Write the scenario there, and print what was found.")
+)
 def command(*, log: str, status_field: str | None, output: Path | None, **fields: Any) -> None:
     """Estimate service time, slots, limits and failures of a target from an access log, and print a scenario.
 

@@ -172,41 +172,72 @@ def _grid(low: int, high: int) -> list[int]:
 
 
 def fit_service(jobs: Sequence[Job], slots: int, guess: tuple[float, float]) -> QueueFit:
-    """Fit the service times that the log has with this number of slots, by the EM algorithm."""
+    """Fit the service times that the log has with this number of slots, by the EM algorithm.
+
+    When requests of clients that gave up leave their slots depends on the fit, so it is found anew in each round.
+    """
     mu, sigma = guess
-    longest = max(job.left - job.arrived for job in jobs)
-    times, elapsed, waited = [], [], 0
-    for job, service in zip(jobs, reconstruct(jobs, slots, mu, sigma), strict=True):
-        (times if job.answered else elapsed).append(job.left - service.starts)
-        waited += service.waited
-    logs = [log(time) for time in times if time > _SMALLEST]
-    odd = len(times) - len(logs)
-    elapsed = [time for time in elapsed if time > _SMALLEST]
+    noise = _ODD / max(job.left - job.arrived for job in jobs)
+    gone = not all(job.answered for job in jobs)
+    times = _Times([], [], 0)
     likelihood = -inf
-    for _ in range(_ROUNDS):
-        likelihood = odd * log(_ODD / longest)
-        weights = total = squares = 0.0
-        scale = (1 - _ODD) / (sigma * _SQRT_TAU)
-        noise = _ODD / longest
-        for value in logs:
-            z = (value - mu) / sigma
-            usual = scale * exp(-z * z / 2 - value)
-            likelihood += log(usual + noise)
-            weight = usual / (usual + noise)
-            weights += weight
-            total += weight * value
-            squares += weight * value * value
-        for time in elapsed:
-            tail, first, second = _beyond(log(time), mu, sigma)
-            likelihood += log((1 - _ODD) * tail + _ODD)
-            weights += 1
-            total += first
-            squares += second
-        mu = total / max(weights, 1.0)
-        sigma = sqrt(max(squares / max(weights, 1.0) - mu * mu, 1e-6))
+    for turn in range(_ROUNDS * (1 + gone)):
+        if gone or not turn:
+            times = _times(jobs, slots, mu, sigma)
+        likelihood, mu, sigma = _step(times, noise, mu, sigma)
+    served = len(jobs) - len(times.censored)
     return QueueFit(
-        slots=slots, mu=mu, sigma=sigma, likelihood=likelihood, waited=waited, served=len(times)
+        slots=slots, mu=mu, sigma=sigma, likelihood=likelihood, waited=times.waited, served=served
     )
+
+
+class _Times(NamedTuple):
+    """Logarithms of service times, and of those until clients gave up; requests that waited."""
+
+    logs: list[float]  # -inf: no time is left for the service
+    censored: list[float]
+    waited: int
+
+
+def _times(jobs: Sequence[Job], slots: int, mu: float, sigma: float) -> _Times:
+    logs: list[float] = []
+    censored: list[float] = []
+    waited = 0
+    for job, service in zip(jobs, reconstruct(jobs, slots, mu, sigma), strict=True):
+        time = job.left - service.starts
+        waited += service.waited
+        if job.answered:
+            logs.append(log(time) if time > _SMALLEST else -inf)
+        elif time > _SMALLEST:
+            censored.append(log(time))
+    return _Times(logs, censored, waited)
+
+
+def _step(times: _Times, noise: float, mu: float, sigma: float) -> tuple[float, float, float]:
+    """Return the likelihood of `mu` and `sigma`, and better ones. `noise` is the density of odd times."""
+    likelihood = weights = total = squares = 0.0
+    scale = (1 - _ODD) / (sigma * _SQRT_TAU)
+    for value in times.logs:
+        if value == -inf:
+            likelihood += log(noise)
+            continue
+        z = (value - mu) / sigma
+        usual = scale * exp(-z * z / 2 - value)
+        likelihood += log(usual + noise)
+        weight = usual / (usual + noise)
+        weights += weight
+        total += weight * value
+        squares += weight * value * value
+    for value in times.censored:
+        tail, first, second = _beyond(value, mu, sigma)
+        likelihood += log((1 - _ODD) * tail + _ODD)
+        weights += 1
+        total += first
+        squares += second
+    if not weights:
+        return likelihood, mu, sigma
+    mu = total / weights
+    return likelihood, mu, sqrt(max(squares / weights - mu * mu, 1e-6))
 
 
 class Service(NamedTuple):

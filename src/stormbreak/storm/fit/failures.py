@@ -37,7 +37,7 @@ def outages(entries: Sequence[Entry], failed: Callable[[Entry], bool]) -> list[O
     in Ruzzo and Tompa, "A linear time algorithm for finding all maximal scoring subsequences", 1999).
     """
     rest = [(entry, failed(entry)) for entry in entries]
-    found = []
+    found: list[Outage] = []
     while len(found) < _MOST:
         begin, end, total = _heaviest([fails for _, fails in rest])
         if total < _FEWEST:

@@ -267,6 +267,8 @@ def _unknown_capacity(seen: Evidence) -> Iterator[str]:
             "The slots: requests never waited for one, so there may be any number from"
             f" {seen.capacity.fewest_slots} on. With more load, the scenario is the worst case."
         )
+    else:
+        yield "Whether the target had more slots at other times than those in which all were busy."
     if seen.used < seen.answered + seen.gone:
         yield f"Capacity outside of the {seen.used:,} requests around the busiest moment, from which it is estimated."
     if seen.drift is not None:
