@@ -22,8 +22,8 @@ storm = Group(
     "storm",
     help="""Play outages and traffic peaks to a policy or a program.
 
-    `run` and `survey` simulate real engines against a provider model, in virtual time. `live` plays a scenario on real
-    sockets to any program.
+    `run` and `survey` simulate real engines against a provider model, in virtual time. `fit` makes a scenario of an
+    access log. `live` plays a scenario on real sockets to any program.
     """,
     lazy={
         "Commands": {
@@ -31,6 +31,8 @@ storm = Group(
             "show": ("stormbreak.cli.storm.scenarios:show", "Print a scenario as a file."),
             "run": ("stormbreak.cli.storm.run", "Simulate a scenario under a policy."),
             "survey": ("stormbreak.cli.storm.survey", "Test a policy in random storms."),
+            "tune": ("stormbreak.cli.storm.tune", "Search better numbers for a policy."),
+            "fit": ("stormbreak.cli.storm.fit", "Estimate a scenario from an access log."),
             "live": ("stormbreak.cli.storm.live", "Play a scenario to a program, on sockets."),
         }
     },
