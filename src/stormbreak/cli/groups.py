@@ -30,6 +30,7 @@ storm = Group(
             "show": ("stormbreak.cli.storm.scenarios:show", "Print a scenario as a file."),
             "run": ("stormbreak.cli.storm.run", "Simulate a scenario under a policy."),
             "survey": ("stormbreak.cli.storm.survey", "Test a policy in random storms."),
+            "tune": ("stormbreak.cli.storm.tune", "Search better numbers for a policy."),
             "fit": ("stormbreak.cli.storm.fit", "Estimate a scenario from an access log."),
             "live": ("stormbreak.cli.storm.live", "Play a scenario to a program, on sockets."),
         }
