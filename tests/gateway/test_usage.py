@@ -129,6 +129,57 @@ async def test_streams_and_clients_that_leave_are_counted(path):
     assert usd == Decimal("0.001") * tokens
 
 
+STORM = "[provider]\nservice = 0.01\nuse_max_tokens = true\n" + "".join(
+    f'[[faults]]\nkind = "{kind}"\nshare = {share}\n{more}\n'
+    for kind, share, more in (
+        ("429", 0.05, 'retry_after = 0.02\nretry_after_form = "ms"'),
+        ("500", 0.04, ""), ("reset", 0.03, ""), ("cut_body", 0.04, ""), ("error_in_200", 0.03, ""),
+        ("cut_stream", 0.06, ""), ("stream_reset", 0.03, ""), ("stall", 0.02, ""),
+    )
+)  # fmt: skip
+QUICK = """
+stall_timeout = 0.2
+attempt_timeout = 1
+breaker = "none"
+[retry.backoff]
+initial_delay = 0.01
+max_delay = 0.05
+[retry_budget]
+ratio = 1.0
+capacity = 1000
+"""
+
+
+async def test_the_sums_are_those_of_the_provider_in_a_storm(path, stormbreak_provider):
+    """What the provider bills lies between what is known, and that with the most of what is unknown."""
+    provider = stormbreak_provider(STORM, seed=3)
+    text = settings(provider.base_url, gateway=LEDGER, top=QUICK)
+    calls = iter(range(240))
+    async with running(path, text, prices=prices) as gateway:
+
+        async def ask():
+            for number in calls:
+                payload = {**ASKED, "max_tokens": 20, "stream": number % 2 == 0}
+                if number % 9:
+                    await gateway.ask(payload)
+                else:  # a client that leaves
+                    with suppress(TimeoutError):
+                        async with asyncio.timeout(0.005):
+                            await gateway.ask(payload)
+
+        await asyncio.gather(*(ask() for _ in range(24)))
+        await until(lambda: gateway.metric("in_flight") == 0)
+        await until(lambda: not provider.stats()["in_service"])
+    stats = provider.stats()
+    billed = sum(each.input_tokens + each.output_tokens for each in provider.billed().values())
+    found = sums(path)
+    assert found["useful"][0] > 100
+    known, unknown = found["useful"][1], found["wasted_open"][1]
+    assert known < billed < known + unknown
+    assert sum(attempts for attempts, _, _ in found.values()) >= stats["arrivals"]
+    assert found["useful"][2] == Decimal("0.001") * known
+
+
 PROGRAM = """
 import asyncio, sys
 from decimal import Decimal
