@@ -10,6 +10,7 @@ batch = Group(
             "run": ("stormbreak.cli.batch.run", "Send every row of a file; resume after a stop."),
             "estimate": ("stormbreak.cli.batch.estimate", "Estimate the cost and time of a run."),
             "status": ("stormbreak.cli.batch.status", "Show the progress of a run."),
+            "set": ("stormbreak.cli.batch.set", "Change the concurrency of a run on its way."),
             "retry": ("stormbreak.cli.batch.retry", "Send the failed rows again."),
             "export": ("stormbreak.cli.batch.export", "Make a table of rows and answers."),
             "merge": ("stormbreak.cli.batch.merge", "Merge the outputs of shards."),
@@ -21,8 +22,8 @@ storm = Group(
     "storm",
     help="""Play outages and traffic peaks to a policy or a program.
 
-    `run` and `survey` simulate real engines against a provider model, in virtual time. `live` plays a scenario on real
-    sockets to any program.
+    `run` and `survey` simulate real engines against a provider model, in virtual time. `fit` makes a scenario of an
+    access log. `live` plays a scenario on real sockets to any program.
     """,
     lazy={
         "Commands": {
@@ -30,6 +31,8 @@ storm = Group(
             "show": ("stormbreak.cli.storm.scenarios:show", "Print a scenario as a file."),
             "run": ("stormbreak.cli.storm.run", "Simulate a scenario under a policy."),
             "survey": ("stormbreak.cli.storm.survey", "Test a policy in random storms."),
+            "tune": ("stormbreak.cli.storm.tune", "Search better numbers for a policy."),
+            "fit": ("stormbreak.cli.storm.fit", "Estimate a scenario from an access log."),
             "live": ("stormbreak.cli.storm.live", "Play a scenario to a program, on sockets."),
         }
     },

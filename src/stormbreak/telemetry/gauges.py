@@ -44,13 +44,18 @@ def merged(field: str, snapshots: Sequence[Snapshot]) -> float | None:
     return _FUNCTIONS[MERGE[field]](known) if known else None
 
 
+def worst_circuit(circuits: Iterable[str | None]) -> str | None:
+    """Return the worst of these states; None if there is no circuit."""
+    found = set(circuits)
+    return next((state for state in _WORST_FIRST if state in found), None)
+
+
 def merge_target(snapshots: Sequence[Snapshot]) -> Snapshot:
     """Merge the snapshots of one target: of circuits the worst, of reasons that of the longest queue."""
-    circuits = {each["circuit"] for each in snapshots}
     now = datetime.now().astimezone()
     by_queue = sorted(snapshots, key=lambda each: -each["queued"])
     return {
-        "circuit": next((state for state in _WORST_FIRST if state in circuits), None),
+        "circuit": worst_circuit(each["circuit"] for each in snapshots),
         **{field: _rounded(merged(field, snapshots)) for field in MERGE},
         "slow": next((reason for each in by_queue if (reason := slow_reason(each, now))), ""),
     }
