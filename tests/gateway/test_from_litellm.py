@@ -199,6 +199,8 @@ def test_variables_that_are_set_are_read():
     azure = BALANCED.replace("https://eu.openai.azure.com/", "os.environ/EU_BASE")
     assert "gpt-4o-2" not in converted(azure)[0]["targets"]
     assert any("set the variable EU_BASE" in note for note in converted(azure)[1])
+    text = f"{azure}\nenvironment_variables: {{EU_BASE: 'https://eu.openai.azure.com'}}"
+    assert converted(text)[0] == converted(azure, EU_BASE="https://eu.openai.azure.com")[0]
     table = converted(azure, EU_BASE="https://eu.openai.azure.com")[0]
     assert table["targets"]["gpt-4o-1"]["base_url"] == "https://eu.openai.azure.com/openai/v1"
 

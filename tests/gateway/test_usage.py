@@ -454,6 +454,14 @@ def test_ledgers_are_added_up(ledger, capsys, tmp_path):
     assert [row["cost"] for row in twice] == [2 * row["cost"] for row in once]
 
 
+def test_what_has_no_price_has_no_amount(path, capsys):
+    counted = UsageLedger(path.with_name("spent.db"), no_price)
+    counted.ended(counted.sent(APP, TARGET, BOUND), Outcome(Verdict.OK, usage=USAGE))
+    counted.close()
+    (row,) = report(capsys, path.with_name("spent.db"))[0]
+    assert (row["cost"], row["unpriced_attempts"], row["input_tokens"]) == (None, 1, 10)
+
+
 def test_a_price_file_prices_again(ledger, capsys, tmp_path):
     file = tmp_path / "deal.toml"
     file.write_text(

@@ -107,6 +107,12 @@ class _Section:
         """Whether there is such a value."""
         return name in self._left
 
+    def variables(self) -> dict[str, str]:
+        """Return the variables that are set here; the user has to set them, too."""
+        given = self._left.get("environment_variables")
+        found = given.items() if isinstance(given, dict) else ()
+        return {name: value for name, value in found if isinstance(value, str)}
+
     def names(self) -> list[str]:
         """Return the names of what is left."""
         return [*self._left]
@@ -173,7 +179,7 @@ class _Conversion:
 
     def __init__(self, document: object, environ: Mapping[str, str]) -> None:
         whole = _Section("", document)
-        self._environ = environ
+        self._environ = {**environ, **whole.variables()}
         self._models = whole.items("model_list")
         self._router, self._litellm, self._general = (
             _Section(name, whole.take(name))
@@ -195,9 +201,8 @@ class _Conversion:
         for place, entry in enumerate(self._models):
             self._add_model(_Section(f"model_list[{place}]", entry))
         if not self._groups:
-            raise ConfigurationError(
-                "\n".join(("no model of model_list can be converted", *self._notes))
-            )
+            why = "".join(f": {note}" for note in self._notes[:1])
+            raise ConfigurationError(f"no model of model_list can be converted{why}")
         for kind, rules in self._fallbacks.items():
             lost = (group for group in rules if group not in self._groups)
             self._notes += (
