@@ -19,6 +19,7 @@ from stormbreak.cli.storm.output import progress_bar
 from stormbreak.config import load_policy
 from stormbreak.config.policy_toml import plain as values_of
 from stormbreak.core.automatic_limit import AutomaticLimit
+from stormbreak.core.policy import Policy
 from stormbreak.errors import ConfigurationError
 from stormbreak.escape import path_of, plain, reason
 from stormbreak.provider.scenario import Scenario
