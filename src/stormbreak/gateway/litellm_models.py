@@ -9,7 +9,8 @@ from urllib.parse import urlsplit
 from stormbreak.http.endpoint import is_loopback
 from stormbreak.key_patterns import VARIABLE, quote_model
 
-ENVIRON = "os.environ/"
+_VARIABLE = re.compile(r"os\.environ/(\w+)|\$\{(\w+)\}")
+"""How a value refers to a variable: as LiteLLM reads it, or as `envsubst` does before that."""
 
 _PROVIDERS: Mapping[str, tuple[str, str | None]] = {
     "openai": ("openai", None),
@@ -80,10 +81,9 @@ class Address:
 
 def variable_in(value: object) -> str | None:
     """Return the name of the variable that a value refers to."""
-    if not isinstance(value, str) or not value.startswith(ENVIRON):
-        return None
-    name = value.removeprefix(ENVIRON)
-    return name if VARIABLE.fullmatch(name) else None
+    found = _VARIABLE.fullmatch(value) if isinstance(value, str) else None
+    name = None if found is None else found[1] or found[2]
+    return name if name and VARIABLE.fullmatch(name) else None
 
 
 def address_of(
@@ -99,6 +99,8 @@ def address_of(
     place: dict[str, Any] | str
     if variable is not None and base is None:
         place = f"set the variable {variable} with its address, and convert again"
+    elif base is not None and not str(base).startswith(("http://", "https://")):
+        place = "its address must begin with http:// or https://"
     elif not rest or provider is None:
         place = "name its provider, such as openai/MODEL"
     elif "*" in rest and not (rest.index("*") == len(rest) - 1 and group == rest):
@@ -134,7 +136,7 @@ def _place(provider: str, base: str | None) -> dict[str, Any] | str:
     if provider in _OLLAMA:
         return {"base_url": _v1(base or _OLLAMA_BASE)}
     if provider not in _COMPATIBLE | _AZURE:
-        return f"{quote_model(provider)} does not speak the API of OpenAI or Anthropic, and nothing is translated"
+        return f"{quote_model(provider)} is no known provider of OpenAI's or Anthropic's API, and nothing is translated"
     if not base:
         return "an api_base is needed"
     if provider in _AZURE:
