@@ -256,6 +256,18 @@ general_settings: {{master_key: {MASTER}}}
         assert b"authorization" not in spare.seen[0].headers
 
 
+def test_each_literal_key_has_a_variable_of_its_own():
+    models = [
+        {"model_name": name, "litellm_params": {"model": "groq/m", "api_key": key}}
+        for name, key in (("a", "one"), ("a", "two"), ("b", "one"), ("3", "three"))
+    ]
+    table, notes, _ = convert({"model_list": models}, {})
+    assert [each["api_key_env"] for each in table["targets"].values()] == [
+        "A_API_KEY", "A_API_KEY_2", "A_API_KEY", "MODEL_3_API_KEY",
+    ]  # fmt: skip
+    assert sum("put this key in the variable A_API_KEY:" in note for note in notes) == 2
+
+
 def test_variables_of_a_shell_are_read_and_addresses_are_checked():
     text = BALANCED.replace("os.environ/AZURE_EU", "${AZURE_EU}")
     assert converted(text)[0]["targets"]["gpt-4o-1"]["api_key_env"] == "AZURE_EU"

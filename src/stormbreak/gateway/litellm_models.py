@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -87,9 +87,16 @@ def variable_in(value: object) -> str | None:
 
 
 def address_of(
-    path: str, group: str, take: Callable[[str], Any], environ: Mapping[str, str]
+    path: str,
+    group: str,
+    take: Callable[[str], Any],
+    environ: Mapping[str, str],
+    variable_for: Callable[[str, str], str],
 ) -> Address | str:
-    """Return where the model of a group leads, or why it cannot be converted. `take` takes a parameter out."""
+    """Return where the model of a group leads, or why it cannot be converted.
+
+    `take` takes a parameter out; `variable_for` names a variable for a literal key of a group.
+    """
     model, key = str(take("model") or ""), take("api_key")
     base = take("api_base") or take("base_url")
     provider, rest = _split(model, take("custom_llm_provider"))
@@ -112,7 +119,15 @@ def address_of(
         place = _place(provider, base)
     if isinstance(place, str):
         return f"{path}: {quote_model(model)} is not converted: {place}"
-    return _with_key(path, group, place, rest, key)
+    literal = (
+        isinstance(key, str) and variable_in(key) is None and key.strip().lower() not in _NO_KEY
+    )
+    named = variable_for(group, str(key)) if literal else variable_in(key)
+    address = _with_key(path, place, rest, named)
+    if not literal:
+        return address
+    note = f"{path}.api_key: put this key in the variable {named}: no file holds keys"
+    return replace(address, notes=(note, *address.notes))
 
 
 def _split(model: str, given: object) -> tuple[str | None, str]:
@@ -149,20 +164,12 @@ def _v1(base: str, path: str = "/v1") -> str:
     return base if base.endswith("/v1") else base + path
 
 
-def _with_key(path: str, group: str, place: dict[str, Any], model: str, key: object) -> Address:
-    variable, notes = place.pop("variable", None), []
-    if (named := variable_in(key)) is not None:
-        variable = named
-    elif key is not None and str(key).strip().lower() not in _NO_KEY:
-        variable = re.sub(r"\W", "_", f"{group}_API_KEY".upper(), flags=re.ASCII)
-        if variable[0].isdigit():
-            variable = f"MODEL_{variable}"
-        notes.append(f"{path}.api_key: put this key in the variable {variable}: no file holds keys")
-    elif variable is None and "base_url" in place:
-        notes.append(
-            f"{path} has no api_key, so none is sent to {urlsplit(place['base_url']).netloc}"
-        )
-    base = urlsplit(place.get("base_url", ""))
+def _with_key(path: str, place: dict[str, Any], model: str, named: str | None) -> Address:
+    default = place.pop("variable", None)
+    variable = named or default
+    notes, base = [], urlsplit(place.get("base_url", ""))
+    if variable is None and base.netloc:
+        notes.append(f"{path} has no api_key, so none is sent to {base.netloc}")
     plain = base.scheme == "http" and not is_loopback(base.hostname or "") and variable is not None
     if plain:
         notes.append(
