@@ -362,6 +362,20 @@ def test_a_file_that_is_no_ledger_is_refused(path):
         opened(path)
 
 
+def test_names_of_models_are_bounded_and_hide_keys(path, monkeypatch):
+    monkeypatch.setattr("stormbreak.gateway.usage_ledger.MAX_PLACES", 3)
+    counted = opened(path)
+    for model in ("m" * 10_000, "sk-abcdefghijklmnop1234567890", "a\nb", "c", "d"):
+        sent = counted.sent(APP, TARGET._replace(model=model), BOUND)
+        counted.ended(sent, Outcome(Verdict.OK, usage=USAGE))
+    counted.close()
+    models = {model: each[0] for model, each in sums(path, by=lambda row: row.model).items()}
+    assert models["other"] == 2
+    assert len(models) == 4
+    assert max(map(len, models)) == 80
+    assert not any("1234567890" in model or "\n" in model for model in models)
+
+
 def test_a_missing_price_is_no_zero(path):
     ledger = UsageLedger(path.with_name("spent.db"), no_price)
     ledger.ended(ledger.sent(APP, TARGET, BOUND), Outcome(Verdict.OK, usage=USAGE))

@@ -121,7 +121,7 @@ class _Group:
             known.cache_write_1h_tokens,
             known.output_tokens,
             _known(bill.useful.usd + bill.wasted.usd, bill.unpriced),
-            bill.wasted.usd,
+            _known(bill.wasted.usd, bill.unpriced),
             unknown.attempts,
             _known(bill.used_uncounted.usd + bill.wasted_open.usd, bill.unpriced + bill.unbounded),
             bill.free,
