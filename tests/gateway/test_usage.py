@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import shutil
 import sys
 from contextlib import suppress
@@ -28,6 +29,7 @@ from stormbreak.errors import ConfigurationError
 from stormbreak.gateway.keys import client_keys
 from stormbreak.gateway.usage_journal import journals_of
 from stormbreak.gateway.usage_ledger import UsageLedger, read_usage
+from stormbreak.gateway.usage_rows import UsageFile, UsageRow, UsageSum
 from stormbreak.http.h1.server_connection import ServerResponse
 from stormbreak.types import CANCELLED, CANCELLED_AFTER_SEND, Outcome, Target, Usage, Verdict
 
@@ -272,6 +274,29 @@ async def test_a_journal_that_is_in_the_ledger_already_counts_nothing(path, tmp_
     opened(path).close()
     assert sums(path) == {"useful": (1, 15, Decimal("0.015"))}
     assert not journals_of(path.with_name("spent.db"))
+
+
+async def test_of_two_journals_that_a_kill_left_one_may_be_in_the_ledger(path, tmp_path):
+    ledger = opened(path)
+    ledger.ended(ledger.sent(APP, TARGET, BOUND), Outcome(Verdict.OK, usage=USAGE))
+    (first,) = tmp_path.glob("spent.db.*.0")
+    shutil.copy(first, tmp_path / "kept")
+    await ledger.flush()
+    ledger.ended(ledger.sent(APP, TARGET, BOUND), Outcome(Verdict.OK, usage=USAGE))
+    shutil.copy(tmp_path / "kept", first)
+    os.close(ledger._journal._descriptor)  # killed
+    assert sums(path) == {"useful": (2, 30, Decimal("0.030"))}
+    opened(path).close()
+    assert sums(path) == {"useful": (2, 30, Decimal("0.030"))}
+
+
+def test_a_journal_is_added_once(path):
+    opened(path).close()
+    file = UsageFile(path.with_name("spent.db"))
+    row = UsageRow(1, "app", "", (), "main", "openai", "gpt-4.1", "useful")
+    for number in (0, 0, 1):
+        file.add({row: UsageSum(attempts=1, input_tokens=3, usd=Decimal("0.1"))}, "run", number)
+    assert sums(path) == {"useful": (2, 6, Decimal("0.2"))}
 
 
 async def test_an_attempt_that_goes_on_over_journals_counts_once(path):
