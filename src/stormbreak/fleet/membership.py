@@ -315,11 +315,12 @@ class SpendMembership(Membership):
         self._taken = 0
         self._needed = 0
         self._denied = False
+        self.ended = False  # nothing uses the account any more
 
     @property
     def is_gone(self) -> bool:
-        """Always false: an account lives as long as its engine."""
-        return False
+        """Whether it has ended; else an account lives as long as its engine."""
+        return self.ended
 
     def pump(self, now: float) -> None:
         """Let calls leave that waited for the answer."""
@@ -332,6 +333,7 @@ class SpendMembership(Membership):
             account.begin_period()
             self._over = lease.started
             lease.begin(0.0)
+        leaves = leaves or self.is_gone
         spent, taken = micro_dollars(account.spent), micro_dollars(account.taken)
         if taken != self._taken:
             self._taken, self.used_at = taken, now

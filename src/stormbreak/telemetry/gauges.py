@@ -31,16 +31,16 @@ MERGE: Mapping[str, Rule] = MappingProxyType(
 )
 """How the values of several snapshots become one."""
 
-_FUNCTIONS: Mapping[Rule, Callable[[Iterable[float]], float]] = MappingProxyType(
+FUNCTIONS: Mapping[Rule, Callable[[Iterable[float]], float]] = MappingProxyType(
     {"sum": sum, "max": max, "min": min}
 )
-_WORST_FIRST = ("isolated", "open", "half_open", "closed")
+WORST_FIRST = ("isolated", "open", "half_open", "closed")
 
 
 def merged(field: str, snapshots: Sequence[Snapshot]) -> float | None:
     """Merge one field of several snapshots; None if none of them has a value."""
     known = [each[field] for each in snapshots if each[field] is not None]
-    return _FUNCTIONS[MERGE[field]](known) if known else None
+    return FUNCTIONS[MERGE[field]](known) if known else None
 
 
 def merge_target(snapshots: Sequence[Snapshot]) -> Snapshot:
@@ -49,7 +49,7 @@ def merge_target(snapshots: Sequence[Snapshot]) -> Snapshot:
     now = datetime.now().astimezone()
     by_queue = sorted(snapshots, key=lambda each: -each["queued"])
     return {
-        "circuit": next((state for state in _WORST_FIRST if state in circuits), None),
+        "circuit": next((state for state in WORST_FIRST if state in circuits), None),
         **{field: _rounded(merged(field, snapshots)) for field in MERGE},
         "slow": next((reason for each in by_queue if (reason := slow_reason(each, now))), ""),
     }

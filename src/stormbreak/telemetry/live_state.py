@@ -218,7 +218,7 @@ class LiveState:
         with self._lock:
             now = self._clock()
             watched, counts = now - self._began, Counts(**self._counts)
-            targets = sorted(self._targets(engines, now), key=_busiest_first)
+            targets = sorted(self._targets(engines, now), key=busiest_first)
             kept = self._recent.kept()
         return State(
             pid=os.getpid(),
@@ -276,5 +276,6 @@ class LiveState:
             )
 
 
-def _busiest_first(target: TargetSnapshot) -> tuple[int, str]:
+def busiest_first(target: TargetSnapshot) -> tuple[int, str]:
+    """Return a key to sort targets by."""
     return -(target.in_flight + target.queued + sum(target.verdicts.values())), target.target
