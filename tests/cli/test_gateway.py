@@ -86,7 +86,7 @@ def test_the_check_says_what_each_key_may_do(file, capsys):
     [
         (["gateway", "missing.toml"], "missing.toml: cannot be read: No such file or directory"),
         (["gateway", "gateway.toml", "--port", "x"], "must be a whole number from 0 to 65,535, got 'x'"),
-        (["gateway", "gateway.toml", "--workers", "2"], "No such option"),
+        (["gateway", "gateway.toml", "--workers", "0"], "must be a whole number from 1 to 128, got '0'"),
         (["gateway", "gateway.toml", "more"], "unexpected extra argument (more)"),
         (["gateway", "key", "new", "a b"], "the name of a key must be letters, digits, - and _"),
         (["gateway", "key", "nwe", "app"], "Did you mean 'new'?"),
