@@ -5,103 +5,26 @@ import json
 import os
 import re
 import signal
-import sys
-import urllib.request
-from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from urllib.error import HTTPError
 
 import pytest
-from gateways import ANSWER, CHAT, KEY, read_reply, request_bytes, settings, until, upstream
+from gateway_processes import (
+    PATIENCE,
+    USED,
+    Streams,
+    cost,
+    gateway,
+    one_worker,
+    priced,
+    refused,
+    wait_for,
+)
+from gateways import ANSWER, CHAT, KEY, settings, until, upstream
 
 from stormbreak.http.h1.server_connection import ServerResponse
-from stormbreak.http.pricing import list_price
-from stormbreak.types import Usage
 
 STREAM = {**CHAT, "stream": True}
-PATIENCE = 60.0  # seconds; the machine may be busy
-EVENT = b'data: {"choices":[{"index":0,"delta":{"content":"a"}}]}\n\n'
-LAST = b'data: {"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\ndata: [DONE]\n\n'
-
-
-class Process:
-    """`stormbreak gateway` with two workers, as a process of its own."""
-
-    def __init__(self, running, url, admin):
-        self.running = running
-        self.port = int(url.rpartition(":")[2])
-        self.admin = admin
-
-    async def ask(self, payload=CHAT, path="/v1/chat/completions", **more):
-        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
-        try:
-            writer.write(request_bytes(path, payload, **more))
-            return await read_reply(reader)
-        finally:
-            writer.close()
-
-    async def page(self, path):
-        return await asyncio.to_thread(get, self.admin + path)
-
-    async def metric(self, name):
-        _, text = await self.page("/metrics")
-        found = re.findall(rf"^stormbreak_gateway_{re.escape(name)}\S* (\S+)$", text, re.MULTILINE)
-        return sum(map(float, found))
-
-    @property
-    def workers(self):
-        found = Path(f"/proc/{self.running.pid}/task/{self.running.pid}/children").read_text()
-        return [int(pid) for pid in found.split()]
-
-    async def ended(self):
-        """Wait for its end; return its status and its log."""
-        _, log = await asyncio.wait_for(self.running.communicate(), PATIENCE)
-        return self.running.returncode, log.decode()
-
-
-def get(url):
-    try:
-        with urllib.request.urlopen(url, timeout=10) as answer:
-            return answer.status, answer.read().decode()
-    except HTTPError as error:
-        return error.code, error.read().decode()
-
-
-@asynccontextmanager
-async def gateway(path, text=None, workers=2):
-    """Start one on a settings file; without `text`, on that of before."""
-    if text is not None:
-        path.write_text(text.replace('admin_port = "none"', "admin_port = 0"))
-    program = (sys.executable, "-m", "stormbreak", "gateway", path, "--workers", str(workers))
-    pipe = asyncio.subprocess.PIPE
-    running = await asyncio.create_subprocess_exec(*program, stdout=pipe, stderr=pipe)
-    try:
-        lines = [
-            (await asyncio.wait_for(running.stdout.readline(), PATIENCE)).decode() for _ in range(2)
-        ]
-        assert all(lines), (await running.stderr.read()).decode()
-        yield Process(running, *(line.split(" on ")[1].strip() for line in lines))
-    finally:
-        with suppress(ProcessLookupError):
-            running.kill()
-        await running.wait()
-
-
-class Streams:
-    """A provider whose streams go on until they may `end`."""
-
-    def __init__(self):
-        self.end = asyncio.Event()
-
-    async def __call__(self, request, connection):
-        if b'"stream"' not in request.body:
-            return ServerResponse(200, json.dumps(ANSWER).encode())
-        connection.begin(200, "text/event-stream", [])
-        connection.send(EVENT)
-        await self.end.wait()
-        connection.send(LAST)
-        connection.end()
-        return None
+LIMIT = 0.02
 
 
 async def test_two_workers_are_one_gateway(path):
@@ -172,16 +95,6 @@ async def test_a_worker_that_dies_costs_its_own_calls_and_is_started_again(path)
     assert re.search(rf"WARNING worker {first} has ended \(signal 9\)", log)
 
 
-PRICED = '[targets.main]\nprovider = "openai"\nbase_url'
-USED = {"prompt_tokens": 10, "completion_tokens": 90, "total_tokens": 100}
-LIMIT = 0.02
-
-
-def cost(calls):
-    price = list_price("openai", "gpt-4.1").cost_of(Usage(input_tokens=10, output_tokens=90))
-    return float(price) * calls
-
-
 async def test_no_cent_more_is_spent_over_kills_and_restarts(path):
     async def reply(request, connection):
         await asyncio.sleep(0.02)
@@ -195,7 +108,7 @@ async def test_no_cent_more_is_spent_over_kills_and_restarts(path):
             gateway='ledger = "spent.db"',
             key=f"[keys.app.spend]\nmax_usd = {LIMIT}\n",
         )
-        text = text.replace("[targets.main]\nbase_url", PRICED).replace("storm-1", "gpt-4.1")
+        text = priced(text)
         async with gateway(path, text) as process:
             asking = [asyncio.create_task(process.ask(asked)) for _ in range(10)]
             await until(lambda: len(provider.seen) >= 6, PATIENCE)
@@ -217,24 +130,3 @@ async def test_no_cent_more_is_spent_over_kills_and_restarts(path):
             assert 200 in {reply.status for reply in replies}
             assert LIMIT / 2 < await process.metric("key_spent_usd") <= LIMIT
     assert LIMIT / 2 < cost(len(provider.seen)) <= LIMIT
-
-
-async def wait_for(value, *arguments):
-    """Wait until it is at least the last argument, if that is a number; else until it is true."""
-    *arguments, least = arguments if isinstance(arguments[-1], int) else (*arguments, 1)
-    async with asyncio.timeout(PATIENCE):
-        while await value(*arguments) < least:
-            await asyncio.sleep(0.05)
-
-
-async def one_worker(process):
-    return len(process.workers) == 1
-
-
-async def refused(process):
-    try:
-        _, writer = await asyncio.open_connection("127.0.0.1", process.port)
-    except ConnectionRefusedError:
-        return True
-    writer.close()
-    return False
