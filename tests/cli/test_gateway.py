@@ -101,6 +101,21 @@ def test_a_mistake_is_one_line_and_exit_code_2(file, capsys, argv, said):
     assert printed.out == ""
 
 
+@table_test(
+    ("environ", "top", "said"),
+    [
+        ({"STORMBREAK_SHARE": "1/4"}, "", "STORMBREAK_SHARE is set: with --workers, [fleet] has to share limits"),
+        ({}, "process_share = 0.5\n", "process_share must not be set with --workers: the variable STORMBREAK_SHARE"),
+    ],
+)  # fmt: skip
+def test_workers_do_not_guess_their_share(file, capsys, monkeypatch, environ, top, said):
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    file.write_text(top + file.read_text())
+    assert main(["gateway", "gateway.toml", "--workers", "2"]) == 2
+    assert said in capsys.readouterr().err
+
+
 def test_a_port_in_use_is_named(file, capsys, free_port):
     assert main(["gateway", "gateway.toml", "--port", str(free_port)]) == 2
     assert (

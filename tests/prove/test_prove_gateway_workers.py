@@ -78,7 +78,7 @@ async def test_no_cent_above_a_limit_over_three_gateways_through_faults(tmp_path
     )
     assert spent <= LIMIT
     assert spent >= 0.9 * LIMIT  # killed members keep what they were granted last
-    assert set(statuses) <= {200, 429}
+    assert set(statuses) <= {200, 429, 503}  # 503: from a gateway whose parent was killed
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -84,6 +84,7 @@ class Membership(ABC):
         if self.epoch not in (0.0, answer.epoch):
             self.restarts += 1
         self.epoch, self.members = answer.epoch, int(answer.members)
+        self.lease.members = self.members
         self.lease.set_share(1 / max(1, self.members))
         after = self._apply(answer, sent_at, now)
         crowd = max(1.0, self.members / CROWD)

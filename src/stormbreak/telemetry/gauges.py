@@ -27,6 +27,7 @@ MERGE: Mapping[str, Rule] = MappingProxyType(
         "cooldown": "max",
         "budget": "min",
         "sharing": "min",
+        "members": "max",
     }
 )
 """How the values of several snapshots become one."""
@@ -120,6 +121,7 @@ GAUGES: Mapping[str, Gauge] = MappingProxyType(
         "fleet_sharing": Gauge(
             "Whether the store of the fleet answers: 1, or 0 where limits are shares.", "sharing"
         ),
+        "fleet_members": Gauge("Processes that share the limits of the target.", "members"),
         "circuits": Gauge(
             "Circuits in each state, one for each engine and key.", labels=("target", "state")
         ),
