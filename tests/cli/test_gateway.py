@@ -109,10 +109,11 @@ def test_a_mistake_is_one_line_and_exit_code_2(file, capsys, argv, said):
     ],
 )  # fmt: skip
 def test_workers_do_not_guess_their_share(file, capsys, monkeypatch, environ, top, said):
-    for name, value in environ.items():
-        monkeypatch.setenv(name, value)
     file.write_text(top + file.read_text())
-    assert main(["gateway", "gateway.toml", "--workers", "2"]) == 2
+    with monkeypatch.context() as patched:
+        for name, value in environ.items():
+            patched.setenv(name, value)
+        assert main(["gateway", "gateway.toml", "--workers", "2"]) == 2
     assert said in capsys.readouterr().err
 
 
