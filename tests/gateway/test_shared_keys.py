@@ -11,6 +11,7 @@ from fleet_stores import Server
 from gateways import ANSWER, CHAT, KEY, running, settings, until, upstream
 
 from stormbreak.fleet.parent import ParentStore
+from stormbreak.gateway.usage_ledger import read_usage
 from stormbreak.http.h1.server_connection import ServerResponse
 
 USED = {"prompt_tokens": 10, "completion_tokens": 90, "total_tokens": 100}
@@ -215,7 +216,7 @@ async def test_a_period_begins_anew_for_all(path, own_store):
         assert 0 < len(provider.seen) - first <= 4
 
 
-async def test_the_store_keeps_what_keys_spend_and_not_the_ledger(path, own_store, caplog):
+async def test_the_store_says_how_far_keys_may_spend_and_the_ledger_what_they_used(path, own_store):
     async with upstream() as provider:
         provider.reply = ten_cents
         text = settings(
@@ -224,7 +225,10 @@ async def test_the_store_keeps_what_keys_spend_and_not_the_ledger(path, own_stor
             key=spend(LIMIT),
             top=f"[fleet]\nurl = '{own_store.url}'\n",
         )
-        async with running(path, text, prices=lambda *_: Prices()) as gateway:
-            assert (await gateway.ask(ASKED, key=KEY)).status == 200
-    assert "gateway.ledger is not used" in caplog.text
-    assert not path.with_name("spent.db").exists()
+        for _ in range(2):
+            async with running(path, text, prices=lambda *_: Prices()) as gateway:
+                assert (await gateway.ask(ASKED, key=KEY)).status == 200
+    rows = read_usage(path.with_name("spent.db"), lambda *_: Prices())
+    assert sum(each.attempts for each in rows.values()) == 2
+    (scope,) = (state for name, state in own_store.scopes.items() if "key app" in name)
+    await until(lambda: sum(each.money for each in scope.members.values()) == pytest.approx(2e5))

@@ -19,7 +19,7 @@ from gateway_processes import (
     refused,
     wait_for,
 )
-from gateways import ANSWER, CHAT, KEY, settings, until, upstream
+from gateways import ANSWER, CHAT, KEY, request_bytes, settings, until, upstream
 
 from stormbreak.http.h1.server_connection import ServerResponse
 
@@ -72,15 +72,19 @@ async def test_a_worker_that_dies_costs_its_own_calls_and_is_started_again(path)
         async with gateway(path, settings(provider.url)) as process:
             await asyncio.gather(*(process.ask() for _ in range(6)))
             assert await process.metric("requests_total") == 6
-            streaming = [asyncio.create_task(process.ask(STREAM)) for _ in range(12)]
-            await until(lambda: len(provider.seen) == 18, PATIENCE)
+            opened = await streams_of_two(process)
             first, other = process.workers
             os.kill(first, signal.SIGKILL)
             await wait_for(one_worker, process)
             streams.end.set()
-            ended = await asyncio.gather(*streaming, return_exceptions=True)
-            whole = [each for each in ended if getattr(each, "body", b"").endswith(b"[DONE]\n\n")]
-            assert 0 < len(whole) < 12
+            whole = {}
+            for worker, (reader, writer) in opened:
+                rest = await asyncio.gather(reader.read(), return_exceptions=True)
+                whole.setdefault(worker, set()).add(
+                    str(rest[0]).endswith("[DONE]\\n\\n\\r\\n0\\r\\n\\r\\n'")
+                )
+                writer.close()
+            assert sorted(whole.values(), key=max) == [{False}, {True}]
             assert (await process.ask()).status == 200
             await wait_for(process.metric, "workers", 2)
             assert other in process.workers
@@ -93,6 +97,20 @@ async def test_a_worker_that_dies_costs_its_own_calls_and_is_started_again(path)
             _, log = await process.ended()
             await until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers), PATIENCE)
     assert re.search(rf"WARNING worker {first} has ended \(signal 9\)", log)
+
+
+async def streams_of_two(process):
+    """Open streams until each worker has one; return the worker of each, by the beginning of its request ids."""
+    opened, workers = [], set()
+    while len(workers) < 2:
+        assert len(opened) < 500, "one worker takes all"
+        reader, writer = await asyncio.open_connection("127.0.0.1", process.port)
+        writer.write(request_bytes("/v1/chat/completions", STREAM, headers=["connection: close"]))
+        head = await reader.readuntil(b"\r\n\r\n")
+        worker = re.search(rb"request-id: (gw_\w+)_", head)[1]
+        opened.append((worker, (reader, writer)))
+        workers.add(worker)
+    return opened
 
 
 async def test_no_cent_more_is_spent_over_kills_and_restarts(path):

@@ -33,8 +33,8 @@ from stormbreak.http.environment import SHARE, share
 from stormbreak.http.h1.server import listen
 from stormbreak.key_patterns import hidden
 from stormbreak.telemetry.gauges import Rule
-from stormbreak.telemetry.merging import counts_of, merged_metrics, merged_state
-from stormbreak.telemetry.state import encoded
+from stormbreak.telemetry.live_state import LiveState
+from stormbreak.telemetry.merged_metrics import counts_of, merged_metrics
 from stormbreak.telemetry.status_server import PageUnavailableError
 from stormbreak.toml_file import read_text
 
@@ -46,7 +46,9 @@ READ_TIMEOUT = 30.0  # seconds in which each worker must have read a new file
 STORE = "STORMBREAK__FLEET__URL"
 """The variable that leads workers to the parent's store; it is that of the setting `fleet.url`."""
 
-_RULES: Mapping[str, Rule] = MappingProxyType({"key_limit_usd": "max"})
+_RULES: Mapping[str, Rule] = MappingProxyType(
+    {"key_limit_usd": "max", "key_info": "max", "draining": "max"}
+)
 
 
 class GatewayParent(Lifecycle):
@@ -221,7 +223,8 @@ class GatewayParent(Lifecycle):
 
     def counted(self, looks: Sequence[Reply]) -> bytes:
         """Merge the metrics of workers, those that have ended, and the parent's own."""
-        own = self._metrics.text(lambda: _NO_GAUGES, self._spent)
+        gauges = dict.fromkeys(GAUGE_NAMES, 0.0) | {"draining": float(self._draining)}
+        own = self._metrics.text(lambda: gauges, self._spent)
         texts = [*(look.metrics for look in looks), own, *self._ended]
         return merged_metrics(texts, _RULES)
 
@@ -236,9 +239,6 @@ class GatewayParent(Lifecycle):
             )
             for scope, key in _scopes(self._rules_now).items()
         }
-
-
-_NO_GAUGES = MappingProxyType(dict.fromkeys(GAUGE_NAMES, 0.0))
 
 
 class _Pages:
@@ -261,8 +261,9 @@ class _Pages:
     def state_page(self) -> tuple[str, bytes]:
         """Return the state of all workers."""
         looks = self._ask(self._parent.look())
-        states = [look.state for look in looks if look.state is not None]
-        return "application/json", encoded(merged_state(states))
+        live = LiveState()
+        live.workers = [look.state for look in looks if look.state is not None]
+        return live.page()
 
     def close(self) -> None:
         """Do nothing: the workers watch themselves."""

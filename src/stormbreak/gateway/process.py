@@ -21,9 +21,10 @@ from stormbreak.gateway.call import Limits
 from stormbreak.gateway.ledger import SpendLedger, ledger_path
 from stormbreak.gateway.lifecycle import Lifecycle
 from stormbreak.gateway.limits import KeyQueues
-from stormbreak.gateway.metrics import GatewayMetrics
+from stormbreak.gateway.metrics import LOG, GatewayMetrics, money_text
 from stormbreak.gateway.rules import GatewayRules, rules_of
 from stormbreak.gateway.spending import KeyBudgets
+from stormbreak.gateway.usage_ledger import UsageLedger
 from stormbreak.http.h1.server import HttpServer, listen
 from stormbreak.http.h1.server_connection import ServerBounds
 from stormbreak.http.settings import Generation, load
@@ -60,12 +61,14 @@ class Gateway(Lifecycle):
         self._driver = AsyncioDriver(self._live.engine)
         price_of = spend_accounts(self._live.engine).price_of
         queues = KeyQueues()
-        self._limits = Limits(queues, KeyBudgets(price_of, queues, self._ledger()))
+        budgets = KeyBudgets(price_of, queues, self._ledger())
+        self._limits = Limits(queues, budgets, self._usage(price_of))
         self.metrics = GatewayMetrics()
         self._app = GatewayApp(self._rules, self._driver, self._limits, self.metrics)
         bounds = ServerBounds(max_connections=self.settings.max_connections)
         self._server = HttpServer(self._app, bounds)
         self._admin: AdminServer | None = None
+        self._flushing: asyncio.Task[None] | None = None
         self._use(self._rules)
 
     @property
@@ -88,6 +91,13 @@ class Gateway(Lifecycle):
         """What is under way, for the log."""
         return f"{self._server.busy} requests are being answered"
 
+    def metrics_text(self) -> bytes:
+        """Write the metrics of the gateway itself."""
+        text = self.metrics.text(self._gauges, self._limits.budgets.spent)
+        usage = self._limits.usage
+        spent = {} if usage is None else usage.spent
+        return text + money_text(spent, tuple(self.rules.keys.values()))
+
     async def start(self) -> None:
         """Listen."""
         settings = self.settings
@@ -107,13 +117,12 @@ class Gateway(Lifecycle):
     async def serve(self, sockets: Sequence[socket.socket]) -> None:
         """Listen for clients alone."""
         await self._server.serve(sockets)
+        if self._limits.usage is not None:
+            self._flushing = asyncio.get_running_loop().create_task(self._limits.usage.run())
 
     def pages(self) -> AdminPages:
         """Watch the gateway from now on, for its admin port."""
-        return AdminPages(
-            self._live.engine,
-            lambda: self.metrics.text(self._gauges, self._limits.budgets.spent),
-        )
+        return AdminPages(self._live.engine, self.metrics_text)
 
     async def drain(self) -> None:
         """Stop accepting, let answers end within the grace, and close."""
@@ -130,6 +139,11 @@ class Gateway(Lifecycle):
         if self._admin is not None:
             self._admin.close()
         await self._live.close()
+        if self._limits.usage is not None:
+            if self._flushing is not None:
+                self._flushing.cancel()
+                await asyncio.wait({self._flushing})
+            self._limits.usage.close()
         self._limits.budgets.close()
 
     async def prepare(self, text: str | None = None) -> Prepared:
@@ -163,6 +177,17 @@ class Gateway(Lifecycle):
         path = ledger_path(self.path, self.settings, self._rules.generation.policy)
         return None if path is None else SpendLedger(path)
 
+    def _usage(self, price_of: PriceOf) -> UsageLedger | None:
+        ledger = self._rules.settings.ledger
+        if ledger is None:
+            return None
+        try:
+            price_of("openai", "")  # loaded now, so that no call waits for it
+        except ConfigurationError as error:
+            LOG.warning("gateway.ledger counts tokens, and no dollars: %s", error)
+            price_of = _no_price
+        return UsageLedger(self.path.parent / ledger, price_of)
+
     def _use(self, rules: GatewayRules) -> None:
         self._app.rules = rules
         keys, policy = [*rules.keys.values()], rules.generation.policy
@@ -177,7 +202,12 @@ class Gateway(Lifecycle):
             "connections": server.connections,
             "in_flight": server.busy,
             "held_bytes": server.held,
+            "draining": float(server.draining),
         }
+
+
+def _no_price(_provider: str, _model: str) -> None:
+    """Know no price."""
 
 
 def check(path: str | os.PathLike[str], text: str | None = None) -> GatewayRules:
