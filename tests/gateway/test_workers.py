@@ -11,6 +11,7 @@ import pytest
 from gateway_processes import (
     PATIENCE,
     USED,
+    Process,
     Streams,
     cost,
     gateway,
@@ -21,7 +22,11 @@ from gateway_processes import (
 )
 from gateways import ANSWER, CHAT, KEY, request_bytes, settings, until, upstream
 
+from stormbreak.gateway import parent
+from stormbreak.gateway.parent import GatewayParent
+from stormbreak.gateway.usage_ledger import read_usage
 from stormbreak.http.h1.server_connection import ServerResponse
+from stormbreak.http.pricing import list_price
 
 STREAM = {**CHAT, "stream": True}
 LIMIT = 0.02
@@ -99,6 +104,35 @@ async def test_a_worker_that_dies_costs_its_own_calls_and_is_started_again(path)
     assert re.search(rf"WARNING worker {first} has ended \(signal 9\)", log)
 
 
+async def test_all_workers_use_a_new_file_or_none(path, monkeypatch, caplog):
+    monkeypatch.setattr(parent, "READ_TIMEOUT", 1.0)
+    async with upstream() as provider:
+        path.write_text(settings(provider.url))
+        whole = GatewayParent(path, workers=2)
+        await whole.start()
+        try:
+            process = Process(None, None, f"http://127.0.0.1:{whole.port}", None)
+
+            async def statuses():
+                asking = (process.ask({**CHAT, "model": "new"}) for _ in range(12))
+                return {reply.status for reply in await asyncio.gather(*asking)}
+
+            path.write_text(settings(provider.url, gateway='models = { new = "main" }'))
+            slow, _ = whole._workers.running
+            os.kill(slow.process.pid, signal.SIGSTOP)
+            assert not await whole.reload()
+            os.kill(slow.process.pid, signal.SIGCONT)
+            assert await statuses() == {404}
+            assert f"worker {slow.process.pid} does not answer" in caplog.text
+            assert await whole.reload()
+            assert await statuses() == {200}
+            path.write_text(f"{settings(provider.url)}\n[fleet]\nurl = 'redis://127.0.0.1:1'\n")
+            assert not await whole.reload()
+            assert "[fleet] was added or removed: restart the gateway" in caplog.text
+        finally:
+            await whole.close()
+
+
 async def streams_of_two(process):
     """Open streams until each worker has one; return the worker of each, by the beginning of its request ids."""
     opened, workers = [], set()
@@ -148,3 +182,9 @@ async def test_no_cent_more_is_spent_over_kills_and_restarts(path):
             assert 200 in {reply.status for reply in replies}
             assert LIMIT / 2 < await process.metric("key_spent_usd") <= LIMIT
     assert LIMIT / 2 < cost(len(provider.seen)) <= LIMIT
+    rows = read_usage(path.with_name("spent.db"), list_price)
+    assert (
+        len(provider.seen)
+        <= sum(each.attempts for each in rows.values())
+        <= len(provider.seen) + 10
+    )
