@@ -15,7 +15,7 @@ from stormbreak.config import load_policy, load_settings, profiles_in
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 EXAMPLES = ROOT / "tests" / "support" / "examples.py"
-DECISIONS = sorted((ROOT / "docs" / "adr").iterdir())
+DECISIONS = sorted((ROOT / "docs" / "adr").glob("[0-9]*.md"))
 
 TRANSLATIONS = {"README.vi.md": "README.md", "docs/vi/article.md": "docs/article.md"}
 
