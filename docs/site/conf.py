@@ -1,3 +1,4 @@
+# ruff: noqa: INP001 - read by Sphinx, no part of a package
 """Build the documentation site from the Markdown of the repository: `make docs`.
 
 The pages stay plain Markdown. What only the site has is added while a page is read: the navigation, from the links of
@@ -57,7 +58,9 @@ html_static_path = ["static"]
 html_css_files = ["site.css"]
 html_copy_source = False
 html_show_copyright = False
-copybutton_exclude = ".linenos, .gp, .go"  # a console block is copied without its prompts and output
+copybutton_exclude = (
+    ".linenos, .gp, .go"  # a console block is copied without its prompts and output
+)
 
 _PAGE = re.compile(r"docs/([\w/]+)\.md")
 _LINK = re.compile(r"\[([^\]]*)\]\(([^)#\s]+)(#[^)\s]*)?\)")
@@ -94,6 +97,7 @@ def _without_links_to_folders(name: str, text: str) -> str:
 
 
 def add_what_only_the_site_has(_: Sphinx, name: str, source: list[str]) -> None:
+    """Change the text of a page before it is parsed."""
     text = _without_links_to_folders(name, source[0])
     if name == root_doc:
         text += "\n" + navigation()
@@ -107,16 +111,21 @@ def add_what_only_the_site_has(_: Sphinx, name: str, source: list[str]) -> None:
     source[0] = text
 
 
-def link_to_pages(_app: Sphinx, _what: str, _name: str, _value: object, _options: object, lines: list[str]) -> None:
+def link_to_pages(
+    _app: Sphinx, _what: str, _name: str, _value: object, _options: object, lines: list[str]
+) -> None:
+    """Link to the pages that a docstring names."""
     lines[:] = [_PAGE.sub(r":doc:`\1 </docs/\1>`", line) for line in lines]
 
 
 def make_the_first_page(app: Sphinx, failure: Exception | None) -> None:
+    """Give the page of the README the name that servers look for."""
     if failure is None:
         shutil.copy(app.outdir / "README.html", app.outdir / "index.html")
 
 
 def setup(app: Sphinx) -> None:
+    """Connect the functions above."""
     app.connect("source-read", add_what_only_the_site_has)
     app.connect("autodoc-process-docstring", link_to_pages)
     app.connect("build-finished", make_the_first_page)

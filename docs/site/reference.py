@@ -1,3 +1,4 @@
+# ruff: noqa: INP001 - read by Sphinx, no part of a package
 """The reference of commands, from click, and of names, from the docstrings, as Markdown."""
 
 import re
@@ -18,10 +19,12 @@ class MarkdownFormatter(click.HelpFormatter):
     """Writes the help of a command as Markdown: options in tables, examples in blocks, nothing about `--help`."""
 
     def write_usage(self, prog: str, args: str = "", prefix: str | None = None) -> None:  # noqa: ARG002
+        """Write a block."""
         self.write(_block(f"{prog} {args}"))
 
     @contextmanager
     def section(self, name: str) -> Iterator[None]:
+        """Write a heading, and what is written meanwhile."""
         before = len(self.buffer)
         self.write(f"**{name}**\n\n" + "```sh\n" * (name == "Examples"))
         yield
@@ -31,11 +34,13 @@ class MarkdownFormatter(click.HelpFormatter):
             del self.buffer[before:]
 
     def write_text(self, text: str) -> None:
+        """Write paragraphs; those that click does not fold are blocks."""
         for paragraph in text.split("\n\n"):
             kept = paragraph.removeprefix("\b\n")
             self.write(f"{_escaped(paragraph)}\n\n" if kept == paragraph else _block(kept))
 
     def write_dl(self, rows: Sequence[tuple[str, str]], *_: int, **__: int) -> None:
+        """Write a table."""
         lines = [f"| `{name.strip()}` | {_escaped(text)} |" for name, text in rows]
         self.write("\n".join(["| | |", "|---|---|", *lines, "", ""]))
 
@@ -84,5 +89,9 @@ def _module(module: ModuleType) -> str:
         if isclass(value) and issubclass(value, BaseException):
             kind = "exception"
         lines += [f".. auto{kind}:: {module.__name__}.{name}"]
-        lines += ["   :members:", "   :inherited-members: object, BaseException, int, str, tuple", ""] if isclass(value) else [""]
+        lines += (
+            ["   :members:", "   :inherited-members: object, BaseException, int, str, tuple", ""]
+            if isclass(value)
+            else [""]
+        )
     return "\n".join([*lines, "```", ""])
