@@ -48,7 +48,7 @@ autoclass_content = "both"
 python_use_unqualified_type_names = True
 maximum_signature_line_length = 70
 add_module_names = False
-smartquotes = False  # "--option" stays as it is
+smartquotes_action = "D"  # dashes only: quotes are copied from here
 lexers["jsonl"] = JsonLexer()
 default_role = "code"  # docstrings mark code as Markdown does
 templates_path: list[str] = []
@@ -62,6 +62,7 @@ copybutton_exclude = (
     ".linenos, .gp, .go"  # a console block is copied without its prompts and output
 )
 
+_EVENTS = re.compile(r"(stormbreak\.events\.)?Labelled \| .*?WouldHave", re.DOTALL)
 _PAGE = re.compile(r"docs/([\w/]+)\.md")
 _LINK = re.compile(r"\[([^\]]*)\]\(([^)#\s]+)(#[^)\s]*)?\)")
 
@@ -118,6 +119,19 @@ def link_to_pages(
     lines[:] = [_PAGE.sub(r":doc:`\1 </docs/\1>`", line) for line in lines]
 
 
+def name_the_union_of_events(
+    _app: Sphinx,
+    _what: str,
+    _name: str,
+    _value: object,
+    _options: object,
+    signature: str | None,
+    returned: str | None,
+) -> tuple[str | None, str | None]:
+    """Write Event for the union of all events, of which each listener takes one."""
+    return (signature and _EVENTS.sub("Event", signature)), returned
+
+
 def make_the_first_page(app: Sphinx, failure: Exception | None) -> None:
     """Give the page of the README the name that servers look for."""
     if failure is None:
@@ -128,4 +142,5 @@ def setup(app: Sphinx) -> None:
     """Connect the functions above."""
     app.connect("source-read", add_what_only_the_site_has)
     app.connect("autodoc-process-docstring", link_to_pages)
+    app.connect("autodoc-process-signature", name_the_union_of_events)
     app.connect("build-finished", make_the_first_page)

@@ -41,7 +41,10 @@ class MarkdownFormatter(click.HelpFormatter):
 
     def write_dl(self, rows: Sequence[tuple[str, str]], *_: int, **__: int) -> None:
         """Write a table."""
-        lines = [f"| `{name.strip()}` | {_escaped(text)} |" for name, text in rows]
+        names = [name.strip().replace("|", "\\|") for name, _ in rows]
+        lines = [
+            f"| `{name}` | {_escaped(text)} |" for name, (_, text) in zip(names, rows, strict=True)
+        ]
         self.write("\n".join(["| | |", "|---|---|", *lines, "", ""]))
 
 
@@ -50,7 +53,8 @@ def _block(text: str) -> str:
 
 
 def _escaped(text: str) -> str:
-    return re.sub(r"([\\|<*_`\[])", r"\\\1", text)
+    marked = re.sub(r"([\\|<*_`\[])", r"\\\1", text)
+    return re.sub(r"(?<![\w-])--[a-z][a-z-]*", r"`\g<0>`", marked)
 
 
 def command_line() -> str:
@@ -72,26 +76,32 @@ def _commands(name: str, command: click.Command, parent: click.Context | None) -
 
 
 def python(page: str) -> str:
-    """Return directives for the public names of the modules in the table of `page`."""
-    return "\n".join(_module(import_module(name)) for name in _MODULE.findall(page))
+    """Return directives for the public names of the modules in the table of `page`, for each value once."""
+    seen: set[int] = set()
+    return "\n".join(_module(import_module(name), seen) for name in _MODULE.findall(page))
 
 
-def _module(module: ModuleType) -> str:
-    names = getattr(module, "__all__", None) or [
+def _module(module: ModuleType, seen: set[int]) -> str:
+    lines = [f"## {module.__name__}", "", "```{eval-rst}", f".. automodule:: {module.__name__}", ""]
+    for name in getattr(module, "__all__", None) or _defined(module):
+        value = getattr(module, name)
+        if id(value) not in seen:
+            seen.add(id(value))
+            lines += _directive(f"{module.__name__}.{name}", value)
+    return "\n".join([*lines, "```", ""])
+
+
+def _defined(module: ModuleType) -> list[str]:
+    return [
         name
         for name, value in vars(module).items()
         if not name.startswith("_") and getattr(value, "__module__", None) == module.__name__
     ]
-    lines = [f"## {module.__name__}", "", "```{eval-rst}", f".. automodule:: {module.__name__}", ""]
-    for name in names:
-        value = getattr(module, name)
-        kind = "class" if isclass(value) else "function" if isroutine(value) else "data"
-        if isclass(value) and issubclass(value, BaseException):
-            kind = "exception"
-        lines += [f".. auto{kind}:: {module.__name__}.{name}"]
-        lines += (
-            ["   :members:", "   :inherited-members: object, BaseException, int, str, tuple", ""]
-            if isclass(value)
-            else [""]
-        )
-    return "\n".join([*lines, "```", ""])
+
+
+def _directive(name: str, value: object) -> list[str]:
+    if not isclass(value):
+        return [f".. auto{'function' if isroutine(value) else 'data'}:: {name}", ""]
+    kind = "exception" if issubclass(value, BaseException) else "class"
+    inherited = "   :inherited-members: object, BaseException, int, str, tuple"
+    return [f".. auto{kind}:: {name}", "   :members:", inherited, ""]
