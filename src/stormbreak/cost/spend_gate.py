@@ -286,7 +286,7 @@ class SpendGate:
     def _unknown(self, call: Call) -> str:
         if call.bound is None:
             return call.unbounded or "nothing bounds what it costs"
-        return f"no price is known of {call.target.model} at {call.target.provider}"
+        return f"no price is known of {call.target.model} at {call.target.provider}; pass prices, or set no [spend]"
 
     def _alert(self, now: float, *, rejected: bool = False) -> None:
         percent, account = self.account.next_alert(rejected=rejected), self.account
