@@ -11,6 +11,7 @@ from decimal import Decimal
 from itertools import count
 from secrets import token_hex
 
+from stormbreak.core.spend_policy import SpendPolicy
 from stormbreak.drivers.explain import AttemptHistory
 from stormbreak.gateway.keys import ClientKey
 from stormbreak.gateway.request import ENDPOINTS, LOOKUPS
@@ -48,6 +49,10 @@ GAUGE_NAMES = ("workers", "connections", "in_flight", "held_bytes", "draining")
 _MONEY: Mapping[str, str] = {
     "spent_usd_total": "US dollars of attempts with a reported usage, since the start.",
     "unknown_usd_total": "The most that attempts without a usage can have cost, in US dollars.",
+}
+_LIMITS: Mapping[str, str] = {
+    "policy_spent_usd": "US dollars spent or reserved under the spend limits of policies, in their periods.",
+    "policy_limit_usd": "Spend limits of policies in US dollars, by limit and period in seconds.",
 }
 _OUTSIDE = re.compile(r"\W", re.ASCII)  # what the name of a label of Prometheus cannot have
 _ESCAPED = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
@@ -160,8 +165,12 @@ class GatewayMetrics:
 # ---------------------------------------------------------------- money
 
 
-def money_text(spent: Mapping[SpentBy, Sequence[Decimal]], keys: Iterable[ClientKey]) -> bytes:
-    """Write the dollars of keys at targets, and the tenant and labels of each key.
+def money_text(
+    spent: Mapping[SpentBy, Sequence[Decimal]],
+    keys: Iterable[ClientKey],
+    limits: Mapping[SpendPolicy, tuple[Decimal, Decimal]],
+) -> bytes:
+    """Write the dollars of keys at targets, those under the `limits` of policies, and the labels of each key.
 
     The settings bound the number of keys, and `SpentBy` that of targets.
     """
@@ -170,6 +179,14 @@ def money_text(spent: Mapping[SpentBy, Sequence[Decimal]], keys: Iterable[Client
         lines += _head(name, "counter", meaning)
         for by, dollars in tuple(spent.items()):
             lines.append(_sample(name, by._asdict(), dollars[place]))
+    for place, (name, meaning) in enumerate(_LIMITS.items()):
+        lines += _head(name, "gauge", meaning)
+        named = {
+            (f"{limit.max_usd:g}", "none" if limit.period is None else f"{limit.period:g}"): dollars
+            for limit, dollars in limits.items()
+        }
+        for (usd, period), dollars in named.items():
+            lines.append(_sample(name, {"limit": usd, "period": period}, dollars[place]))
     lines += _head("key_info", "gauge", "Keys with their tenants and labels; always 1.")
     for key in keys:
         labels = {f"label_{_OUTSIDE.sub('_', name)}": text for name, text in key.scope.labels}

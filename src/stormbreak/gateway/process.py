@@ -96,7 +96,8 @@ class Gateway(Lifecycle):
         text = self.metrics.text(self._gauges, self._limits.budgets.spent)
         usage = self._limits.usage
         spent = {} if usage is None else usage.spent
-        return text + money_text(spent, tuple(self.rules.keys.values()))
+        limits = spend_accounts(self._live.engine).taken(self._driver.clock())
+        return text + money_text(spent, tuple(self.rules.keys.values()), limits)
 
     async def start(self) -> None:
         """Listen."""

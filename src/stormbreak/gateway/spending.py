@@ -110,8 +110,8 @@ class KeyBudgets:
 
     def spent(self) -> dict[str, tuple[str, str]]:
         """Return the dollars that keys have spent or reserved, and their limits."""
-        accounts = tuple(self._accounts.items())
-        return {name: (str(each.taken), str(each.limit)) for name, each in accounts}
+        accounts, now = tuple(self._accounts.items()), self.clock()
+        return {name: (str(each.taken_at(now)), str(each.limit)) for name, each in accounts}
 
     async def allow(self, account: SpendAccount, name: str, bound: Decimal) -> None:
         """Write ahead, if need be, so that `bound` can be reserved; call `take` before anything is awaited.
