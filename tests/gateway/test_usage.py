@@ -41,6 +41,19 @@ ASKED = {**CHAT, "max_tokens": 90}
 TEAMS = 'tenant = "research"\nlabels = { team = "search" }'
 
 
+QUICK = """
+stall_timeout = 0.2
+attempt_timeout = 1
+breaker = "none"
+[retry.backoff]
+initial_delay = 0.01
+max_delay = 0.05
+[retry_budget]
+ratio = 1.0
+capacity = 1000
+"""
+
+
 class Prices:
     """A tenth of a cent for each token."""
 
@@ -82,7 +95,7 @@ async def test_every_attempt_is_counted_by_key_model_and_kind(path):
 
     async with upstream() as provider:
         provider.reply = answer
-        async with gateway_on(path, provider) as gateway:
+        async with gateway_on(path, provider, top=QUICK) as gateway:
             for _ in range(6):
                 assert (await gateway.ask(ASKED)).status == 200
                 assert (await gateway.ask(ASKED, key=OTHER)).status == 200
@@ -139,17 +152,6 @@ STORM = "[provider]\nservice = 0.01\nuse_max_tokens = true\n" + "".join(
         ("cut_stream", 0.06, ""), ("stream_reset", 0.03, ""), ("stall", 0.02, ""),
     )
 )  # fmt: skip
-QUICK = """
-stall_timeout = 0.2
-attempt_timeout = 1
-breaker = "none"
-[retry.backoff]
-initial_delay = 0.01
-max_delay = 0.05
-[retry_budget]
-ratio = 1.0
-capacity = 1000
-"""
 
 
 async def test_the_sums_are_those_of_the_provider_in_a_storm(path, stormbreak_provider):
