@@ -15,6 +15,8 @@ from command_lines import parse, words_of
 from table_test import table_test
 
 from stormbreak.cli.main import main
+from stormbreak.cost.price_lookup import price_of
+from stormbreak.gateway.usage_ledger import UsageLedger
 from stormbreak.testing import serve
 
 ROOT = Path(__file__).parent.parent
@@ -56,7 +58,7 @@ def commands(block):
 
 def runs(line):
     words = words_of(line)
-    return not set(words) & set(NOT_RUN) or bool({"init", "--check"} & set(words))
+    return not set(words) & set(NOT_RUN) or bool({"init", "--check", "convert"} & set(words))
 
 
 SHELL = list(blocks("sh", "console"))
@@ -101,6 +103,11 @@ def prepared(provider, tmp_path_factory):
     (folder / "review.json").write_text('{"type": "object"}')
     (prices,) = [block.values[0] for block in blocks("toml") if "cost.md" in block.id]
     (folder / "acme.toml").write_text(prices)
+    (folder / "litellm.yaml").write_text(
+        "model_list: [{model_name: large, litellm_params: {model: openai/gpt-4.1}}]"
+    )
+    for name in ("spent", "replica1", "replica2"):
+        UsageLedger(folder / f"{name}.db", price_of).close()
     send = ["batch", "run", "--base-url", provider.base_url, "--quiet"]
     table = ["--prompt", "{title}", "--model", "m"]
     assert main([*send, f"{folder}/rows.csv", "-o", f"{folder}/out.parquet", *table]) == 0

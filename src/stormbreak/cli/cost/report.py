@@ -90,7 +90,8 @@ def command(
         raise ConfigurationError(
             f"{path_of(other)}: is no ledger of a gateway; name several ledgers, or one OUTPUT of a batch"
         )
-    reject_unused_options(("by", "since", "until"), "for a batch")
+    why = f"for a batch, and {path_of(paths[0])} is no ledger of a gateway"
+    reject_unused_options(("by", "since", "until"), why)
     _of_batch(paths[0], lookup, output)
 
 
