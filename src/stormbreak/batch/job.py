@@ -3,11 +3,11 @@
 import asyncio
 import os
 import time
-from collections.abc import Callable, Coroutine, Iterable, Mapping
-from contextlib import AbstractContextManager, ExitStack, suppress
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 from msgspec.structs import replace as with_
 
@@ -21,6 +21,7 @@ from stormbreak.batch.running.runner import End, Runner
 from stormbreak.batch.running.stats import RunStats
 from stormbreak.batch.running.summary import Summary, summarise
 from stormbreak.batch.store.append_file import OutputError
+from stormbreak.batch.store.batches import require_no_batches
 from stormbreak.batch.store.lock import require_free
 from stormbreak.batch.store.output_files import Store, open_store, order_output
 from stormbreak.batch.store.paths import BatchPaths
@@ -57,6 +58,7 @@ CONNECT_GRACE = 30.0  # seconds in which something must have answered
 FALLBACK_AFTER = 60.0
 """Seconds that a row waits at its address before it goes to --fallback-base-url: a batch is in no hurry."""
 
+T = TypeVar("T")
 _MODELS = 100_000  # with bills of their own; the others share one, which has no price
 
 
@@ -251,18 +253,10 @@ def run_job(
     Raises:
         ConfigurationError: an option is wrong, or OUTPUT cannot be written (any more).
     """
-    policy = _fitting(_policy(job), job)
     with ExitStack() as stack:
-        client = _client(job, policy)
-        recorded = _recorded_options(job, client.base_url)
-        last = _check_before(job, recorded)
-        spool = job.spooled
-        if job.table is not None:
-            spool = stack.enter_context(spooled(job.files, job.table, on_read))
-        rows = stack.enter_context(_read(job, on_read, last, spool))
+        client, rows, store, policy = stack.enter_context(open_job(job, on_read))
         for listener in listeners:
             client.subscribe(listener)
-        store = stack.enter_context(_open(job, rows, recorded, client, spool))
         # It counts tokens only: prices may change, and come later.
         meter = Meter(lambda *_: None, max_names=_MODELS, detailed=False)
         client.subscribe(meter)
@@ -289,11 +283,47 @@ def run_job(
         end = _run_to_end(runner, client, spend)
         _tidy(store, rows, ordered=job.options.ordered and end is End.FINISHED)
         if job.files.table is not None and end is End.FINISHED:
-            _export(job, store, rows)
+            export_table(job, store, rows)
         elapsed = time.monotonic() - began
         return summarise(
             runner, end, output=str(job.output), done_before=done_before, elapsed=elapsed
         )
+
+
+class OpenJob(NamedTuple):
+    """A job whose INPUT was read, and whose files are open."""
+
+    client: AsyncClient
+    rows: Rows
+    store: Store
+    policy: Policy
+
+
+@contextmanager
+def open_job(
+    job: Job, on_read: ReadProgress = lambda _: None, *, submits: bool = False
+) -> Iterator[OpenJob]:
+    """Check the options, read INPUT and open the files; nothing is sent. `submits`: batches at the provider may be open.
+
+    Raises:
+        ConfigurationError: as `run_job` does.
+    """
+    policy = _fitting(_policy(job), job)
+    with ExitStack() as stack:
+        client = _client(job, policy)
+        recorded = _recorded_options(job, client.base_url)
+        last = _check_before(job, recorded, submits=submits)
+        spool = job.spooled
+        if job.table is not None:
+            spool = stack.enter_context(spooled(job.files, job.table, on_read))
+        rows = stack.enter_context(_read(job, on_read, last, spool))
+        store = stack.enter_context(_open(job, rows, recorded, client, spool, submits=submits))
+        yield OpenJob(client, rows, store, policy)
+
+
+def client_of(job: Job) -> AsyncClient:
+    """Make the client of a job that sends no rows. Raises ConfigurationError as `run_job` does."""
+    return _client(job, _fitting(_policy(job), job))
 
 
 def _client(job: Job, policy: Policy) -> AsyncClient:
@@ -318,8 +348,10 @@ def _recorded_options(job: Job, base_url: str) -> Mapping[str, Option]:
     }
 
 
-def _check_before(job: Job, recorded: Mapping[str, Option]) -> Run | None:
+def _check_before(job: Job, recorded: Mapping[str, Option], *, submits: bool) -> Run | None:
     """Refuse what can be refused before INPUT is read, which takes a while; return the run to continue."""
+    if not submits:
+        require_no_batches(job.files)
     sources = (job.source,) if job.table is None else job.table.table.paths
     last = check_before(job.files, sources, recorded, job.choice)
     if last is not None and last.options.get("schema") and job.schema is None:
@@ -354,6 +386,8 @@ def _open(
     recorded: Mapping[str, Option],
     client: AsyncClient,
     spool: Spooled | None,
+    *,
+    submits: bool,
 ) -> AbstractContextManager[Store]:
     kept = None if job.kept is None else job.kept.clean().at(client.base_url)
 
@@ -369,6 +403,7 @@ def _open(
         choice=job.choice,
         check_first=check_first,
         table=None if spool is None else spool.table,
+        submits=submits,
     )
 
 
@@ -398,7 +433,7 @@ def check_cost(
 def _run_to_end(runner: Runner, client: AsyncClient, spend: SpendRecord) -> End:
     """Run, and write what was spent, however it ends."""
     try:
-        end = _run_in_loop(_run(runner, client))
+        end = run_in_loop(_run(runner, client))
     except BaseException:
         with suppress(OutputError):  # the first error is the one to report
             spend.close()
@@ -412,7 +447,7 @@ async def _run(runner: Runner, client: AsyncClient) -> End:
         return await runner.run()
 
 
-def _run_in_loop(main: Coroutine[Any, Any, End]) -> End:
+def run_in_loop(main: Coroutine[Any, Any, T]) -> T:
     """Run on uvloop where it is installed; the library itself never sets a loop policy."""
     try:
         import uvloop  # noqa: PLC0415 - optional
@@ -439,7 +474,7 @@ def _share(job: Job, rows: Rows, store: Store, base_url: str) -> SharedAnswers:
     return shared
 
 
-def _export(job: Job, store: Store, rows: Rows) -> None:
+def export_table(job: Job, store: Store, rows: Rows) -> None:
     """Make the table. The answers are safe in the journal, whatever happens here."""
     table = job.files.table
     assert table is not None

@@ -28,6 +28,7 @@ class Answered:
     """A row with its answer. `raw` is the provider's JSON body, left out of the repr: it may repeat a prompt.
 
     `answered_by` names the fallback that answered, if one did; `attempts` are those of the run that got the answer.
+    `service_tier` is "batch" for an answer of the provider's own batch API.
     """
 
     custom_id: str
@@ -35,6 +36,7 @@ class Answered:
     request_id: str | None
     answered_by: str | None
     attempts: int = 1
+    service_tier: str | None = None
     raw: bytes = field(repr=False)
 
     @property
@@ -94,6 +96,7 @@ class _Line(Struct):
     error: _Error | None = None
     answered_by: str | None = None
     attempts: int = 1
+    service_tier: str | None = None
 
 
 _LINE = Decoder(_Line)
@@ -133,6 +136,7 @@ def _answered(line: _Line) -> Answered:
         request_id=response.request_id,
         answered_by=line.answered_by,
         attempts=line.attempts,
+        service_tier=line.service_tier,
         raw=bytes(response.body),
     )
 
