@@ -102,6 +102,7 @@ def test_rows_in_an_open_batch_are_sent_by_nothing_else(at, start):
     assert ran.returncode == 2
     assert "3 of its rows are in 1 batch(es) at the provider" in ran.stderr
     assert batch("retry", "out.jsonl").returncode == 2
+    assert "batches  3 rows are at the provider" in batch("status", "out.jsonl").stdout
     assert "submitted  0 rows" in submit(provider).stdout
     assert provider.stats()["keys"]["asked"] == 0
     polled = batch("poll", "out.jsonl")
@@ -327,6 +328,33 @@ def test_a_fault_at_the_creation_makes_no_second_batch(at, start, url, kind):
     assert len(listed(provider.base_url, url)) == 1
     assert batch("fetch", "out.jsonl").returncode == 0
     assert provider.stats()["keys"]["answered_twice"] == 0
+
+
+def test_a_message_batch_without_its_id_is_known_by_its_results(at, start, monkeypatch):
+    """Anthropic's batches have no metadata: until it has ended, it may be that of somebody else."""
+    monkeypatch.setattr("stormbreak.batch.remote.poll.FIRST_PAUSE", 0.05)
+    fault = (
+        '[[faults]]\nkind = "stall_early"\nmatch = "POST /v1/messages/batches?"\nrequests = [3]\n'
+    )
+    provider, url = start(fault, seconds=1.5), URLS[1]
+    write(at / "other.jsonl", rows_for(url, 4)[::-1])
+    submit(
+        provider, source="other.jsonl", out="other.out.jsonl"
+    )  # somebody else's, of the same size
+    urllib.request.urlopen(f"{provider.base_url}/models").close()
+    assert len(listed(provider.base_url, url)) == 1  # the second request
+    write(at / "in.jsonl", rows_for(url, 4))
+    done = submit(provider, "--timeout", "0.3")
+    assert done.returncode == 1
+    assert "unsure     batch 1" in done.stdout
+    assert state(at)["step"] == "creating"
+    refused = batch("run", "in.jsonl", "-o", "out.jsonl", "--base-url", provider.base_url)
+    assert refused.returncode == 2
+    assert batch("fetch", "--wait", "out.jsonl").returncode == 0
+    assert len(listed(provider.base_url, url)) == 2
+    assert {line["custom_id"]: text_of(line) for line in read(at / "out.jsonl")} == {
+        row["custom_id"]: answer_text(row["body"]) for row in rows_for(url, 4)
+    }
 
 
 def test_nothing_was_submitted(at, start):

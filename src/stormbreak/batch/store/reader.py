@@ -11,6 +11,7 @@ from typing import Any
 from msgspec import DecodeError, Raw, Struct
 from msgspec.json import Decoder, decode
 
+from stormbreak.batch.store.batches import BatchFolder
 from stormbreak.batch.store.lock import held
 from stormbreak.batch.store.paths import BatchPaths
 from stormbreak.batch.store.record import count_lines, entries, with_readable_numbers
@@ -157,7 +158,10 @@ def _failed(line: _Line) -> Failed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
-    """Counts of rows, `failed` by verdict. `active`: a run is writing now. `started_at` is unix time."""
+    """Counts of rows, `failed` by verdict. `active`: a run is writing now. `started_at` is unix time.
+
+    Of the rows that are left or failed, `submitted` are in batches at the provider (`batch submit`).
+    """
 
     input: str
     output: str
@@ -167,6 +171,7 @@ class Status:
     done: int
     failed: Mapping[str, int]
     left: int
+    submitted: int = 0
     cost: Cost
 
 
@@ -185,6 +190,7 @@ def read_status(output: Path, price_of: PriceOf) -> Status:
         done=done,
         failed=failed,
         left=max(0, run.rows - done - sum(failed.values())),
+        submitted=sum(len(b.ranges) for b in BatchFolder(files).read() if b.is_open),
         cost=run.account.cost(price_of),
     )
 
