@@ -13,7 +13,7 @@ gates, one ticket is the timer of the whole queue: its owner looks again at `wak
 ticket takes over.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from math import inf
 from typing import Any
 
@@ -160,6 +160,19 @@ class TargetQueue:
             self._clear_timekeeper(ticket)
             ticket.permit = self._grant(ticket.call, now)
             self._wake(ticket)
+
+    def recover(self, tickets: Iterable[Ticket], permits: int, now: float) -> None:
+        """Set right what an interrupt in the middle of a step has left: these `tickets` wait, and so many permits are held.
+
+        What else a gate was given for the interrupted call counts as used.
+        """
+        self._queue = Queue(self._policy)
+        self._timekeeper = None
+        for ticket in sorted(tickets, key=lambda ticket: ticket.queued_at):
+            ticket.check_at = None
+            self._queue.push(ticket)
+        self._slots.in_flight = permits
+        self.pump(now)
 
     def sweep(self, now: float) -> None:
         """Reject every waiting call that a gate, just closed, will hold for longer than it may wait."""

@@ -150,6 +150,7 @@ def _commit(
         state.attempts,
         state.waited,
         state.maybe_processed,
+        permit,
     )
 
 

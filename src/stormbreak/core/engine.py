@@ -12,8 +12,8 @@ from typing import Any, Protocol
 
 from stormbreak.core.circuit import Mode, State
 from stormbreak.core.circuit_snapshot import CircuitSnapshot
-from stormbreak.core.flow import Send
-from stormbreak.core.gate import SpendingGate, SpendLimits
+from stormbreak.core.flow import Command, Send, WaitFor, held
+from stormbreak.core.gate import Permit, SpendingGate, SpendLimits
 from stormbreak.core.lease import TargetLease
 from stormbreak.core.policy import Policy
 from stormbreak.core.queue import Ticket
@@ -271,6 +271,19 @@ class Engine:
         """Ask the driver to wake the owner of `ticket` after this step."""
         ticket.due = True
         self.woken.append(ticket)
+
+    def recover(self, commands: Iterable[Command], now: float) -> None:
+        """Set right what an interrupt in the middle of a step has left; the flows under way execute `commands`."""
+        commands = list(commands)
+        for command in commands:
+            if isinstance(command, WaitFor) and command.ticket.decided:
+                self.wake(command.ticket)  # it may have been woken already
+        holdings = [each for command in commands for each in held(command)]
+        for target_state in (*self.targets.values(), *self._replaced):
+            admission = target_state.admission
+            here = [each for each in holdings if each.issuer is admission]
+            waiting = [each for each in here if isinstance(each, Ticket) and not each.decided]
+            admission.recover(waiting, sum(isinstance(each, Permit) for each in here), now)
 
     def emit(self, event: Event) -> None:
         """Queue an event for the listeners, if any."""

@@ -76,6 +76,7 @@ class DeliverStream(NamedTuple):
     attempts: int
     waited: float
     maybe_processed: int = 0  # attempts before this one
+    permit: Permit | None = None
 
 
 class Ask(NamedTuple):
@@ -91,6 +92,14 @@ Resume: TypeAlias = tuple[Outcome | None, float, float]
 Ends = TypeVar("Ends")
 Steps: TypeAlias = Generator[Command, Resume, Ends]
 Flow: TypeAlias = Steps[CallResult]
+
+
+def held(command: Command) -> list[Permit | Ticket]:
+    """What a flow holds while `command` is executed: the permits of its attempts, or its place in a queue."""
+    if isinstance(command, WaitFor):
+        return [command.ticket.permit or command.ticket]
+    sends = command.sends if isinstance(command, Race) else (command,)
+    return [each.permit for each in sends if isinstance(each, Send | DeliverStream) and each.permit]
 
 
 class FlowClosed(BaseException):

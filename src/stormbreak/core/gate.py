@@ -152,10 +152,10 @@ class Issuer(Protocol):
 class Permit:
     """The tokens of all gates. One frame owns it and settles it once; a second time does nothing."""
 
-    __slots__ = ("_issuer", "_tokens", "first_output_at", "sent_at")
+    __slots__ = ("_tokens", "first_output_at", "issuer", "sent_at")
 
     def __init__(self, issuer: Issuer, tokens: list[Any], sent_at: float) -> None:
-        self._issuer = issuer
+        self.issuer = issuer
         self._tokens: list[Any] | None = tokens
         self.sent_at = sent_at
         self.first_output_at: float | None = None
@@ -164,13 +164,13 @@ class Permit:
         """Note that the attempt produces its first output; does nothing once it has been settled."""
         if self._tokens is not None:
             self.first_output_at = now
-            self._issuer.first_output(self._tokens, now)
+            self.issuer.first_output(self._tokens, now)
 
     def settle(self, outcome: Outcome, now: float, uniform: float) -> None:
         """Give every gate its token back, with the outcome of the attempt."""
         tokens, self._tokens = self._tokens, None
         if tokens is not None:
-            self._issuer.settle(tokens, self.sent_at, outcome, now, uniform)
+            self.issuer.settle(tokens, self.sent_at, outcome, now, uniform)
 
 
 # ---------------------------------------------------------------- attempt in flight

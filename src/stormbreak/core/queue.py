@@ -84,6 +84,11 @@ class Ticket:
         """Whether there is nothing left to wait for."""
         return self.permit is not None or self.rejection is not None
 
+    @property
+    def issuer(self) -> object:
+        """The queue that it stands in."""
+        return getattr(self._withdraw, "__self__", None)
+
     def settle(self, outcome: Outcome, now: float, uniform: float) -> None:
         """Give back the permit, or the place in the queue; a second time does nothing."""
         if self.permit is not None:

@@ -57,6 +57,7 @@ class Stepper(TurnLock[Flow, _Left]):
         self._delivering: set[int] = set()
         self._pending: dict[Flow, tuple[Call, Command]] = {}
         self._last: dict[Flow, Outcome] = {}  # of flows that were dropped with one
+        self._interrupted = False  # a step was, by a signal: see `_settle`
 
     def _reset_after_fork(self) -> None:
         super()._reset_after_fork()
@@ -74,32 +75,39 @@ class Stepper(TurnLock[Flow, _Left]):
         context_listener = engine.context_listener
         if context_listener is not None:
             self._enter_contexts(context_listener, call)
-        with self._lock:
-            if self._busy:
-                self._refuse_in_the_middle()
-            flow = run_call(engine, call, self.clock(), self.chance())
-            self._busy = True
-            try:
-                wanted = next(flow)
-                self._pending[flow] = call, wanted
-                command: Command | CallResult = wanted
-            except StopIteration as stop:
-                command = stop.value
-            finally:
-                left = self._collect() if engine.woken or engine.events else None
-                self._busy = False
-        if left is not None or self._postponed:
-            try:
+        flow: Flow | None = None
+        left: _Left | None = None
+        try:
+            with self._lock:
+                if self._busy:
+                    self._refuse_in_the_middle()
+                flow = run_call(engine, call, self.clock(), self.chance())
+                self._busy = True
+                try:
+                    try:
+                        wanted = next(flow)
+                        self._pending[flow] = call, wanted
+                        command: Command | CallResult = wanted
+                    except StopIteration as stop:
+                        command = stop.value
+                    left = self._collect() if engine.woken or engine.events else None
+                except BaseException:
+                    self._interrupted = True
+                    raise
+                finally:
+                    self._busy = False
+            if left is not None or self._postponed:
                 self._act(left)
-            except (
-                BaseException
-            ):  # an interrupt in a listener: the flow has no owner yet to close it
+        except BaseException:  # an interrupt, perhaps in a listener
+            if left is not None:
+                _wake_all(left)
+            if flow is not None:  # it has no owner yet to close it
                 self.close(flow)
-                raise
+            raise
         return flow, command
 
     def step(self, flow: Flow, outcome: Outcome | None) -> Command | CallResult:
-        """Resume `flow` with the result of its last command.
+        """Resume `flow` with the result of its last command. After an interrupt (KeyboardInterrupt) it has to be closed.
 
         Raises:
             RuntimeError: as from `start`.
@@ -107,24 +115,36 @@ class Stepper(TurnLock[Flow, _Left]):
         if self._delivering:
             self._refuse_reentry()
         engine = self.engine
-        with self._lock:
-            if self._busy:
-                self._refuse_in_the_middle()
-            self._busy = True
-            try:
-                wanted = flow.send((outcome, self.clock(), self.chance()))
-                command: Command | CallResult = wanted
-                known = self._pending.get(flow)
-                if known is not None:  # it is, but for what a forked child has of its parent
-                    self._pending[flow] = known[0], wanted
-            except StopIteration as stop:
-                command = stop.value
-                self._pending.pop(flow, None)
-            finally:
-                left = self._collect() if engine.woken or engine.events else None
-                self._busy = False
-        if left is not None or self._postponed:
-            self._act(left)
+        left: _Left | None = None
+        try:
+            with self._lock:
+                if self._busy:
+                    self._refuse_in_the_middle()
+                self._busy = True
+                try:
+                    try:
+                        wanted = flow.send((outcome, self.clock(), self.chance()))
+                        command: Command | CallResult = wanted
+                        known = self._pending.get(flow)
+                        if (
+                            known is not None
+                        ):  # it is, but for what a forked child has of its parent
+                            self._pending[flow] = known[0], wanted
+                    except StopIteration as stop:
+                        command = stop.value
+                        self._pending.pop(flow, None)
+                    left = self._collect() if engine.woken or engine.events else None
+                except BaseException:
+                    self._interrupted = True
+                    raise
+                finally:
+                    self._busy = False
+            if left is not None or self._postponed:
+                self._act(left)
+        except BaseException:
+            if left is not None:
+                _wake_all(left)
+            raise
         return command
 
     def first_output(self, send: Send) -> None:
@@ -205,8 +225,6 @@ class Stepper(TurnLock[Flow, _Left]):
     def _collect_woken(self) -> _Left:
         woken = self.engine.woken
         wakers = [ticket.waker for ticket in woken if ticket.waker is not None]
-        for ticket in woken:
-            ticket.waker = None
         woken.clear()
         return wakers, ()
 
@@ -216,16 +234,21 @@ class Stepper(TurnLock[Flow, _Left]):
         if last is not None:
             with suppress(StopIteration):
                 held.send((last, now, self.chance()))
-        close(held, now, self.chance())
+        if self._interrupted:
+            self._interrupted = False
+            with suppress(Exception):  # it may stumble over what was left half done
+                close(held, now, self.chance())
+            self.engine.recover([command for _, command in self._pending.values()], now)
+        else:
+            close(held, now, self.chance())
         if last is None and known is not None and self.engine.listeners:
             call, command = known
             sent = isinstance(command, Send | Race | DeliverStream)
             self.engine.events.append(CallCancelled(now, call.number, call.target, sent))
 
     def _deliver_later(self, left: _Left) -> None:
-        wakers, events = left
-        for wake in wakers:
-            wake()
+        _wake_all(left)
+        _, events = left
         if events:
             self._deliver(events)
 
@@ -262,6 +285,12 @@ class Stepper(TurnLock[Flow, _Left]):
     def _refuse_reentry(self) -> None:
         if threading.get_ident() in self._delivering:
             raise RuntimeError("a listener may not make calls on the engine it listens to")
+
+
+def _wake_all(left: _Left) -> None:
+    """Wake the owners of tickets; a second time does nothing."""
+    for wake in left[0]:
+        wake()
 
 
 def _reference(listener: object) -> Callable[[], object]:

@@ -274,7 +274,7 @@ class Stream:
         if ended is not None:
             return ended.attempts, ended.waited, ended.maybe_processed
         assert self._delivery is not None
-        return self._delivery.command[2:]
+        return self._delivery.command[2:5]
 
     def _read_as(self, reading: _Reading) -> None:
         if self._as not in (None, reading):

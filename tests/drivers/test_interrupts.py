@@ -1,0 +1,107 @@
+"""A KeyboardInterrupt at any moment of a call leaves nothing behind: no slot, no call, and no waiting thread."""
+
+import sys
+from contextlib import contextmanager, suppress
+from itertools import count
+
+import pytest
+from stage import TARGET, policy
+
+from stormbreak.core.concurrency_limit import FixedLimit
+from stormbreak.core.engine import Engine
+from stormbreak.core.flow import Send
+from stormbreak.core.policy import Policy
+from stormbreak.drivers.thread_driver import ThreadDriver
+from stormbreak.types import Call, CallResult, Outcome, Verdict
+
+OURS = ("stormbreak/core/", "stormbreak/drivers/", "stormbreak/cost/")
+
+
+@contextmanager
+def interrupting(moment):
+    """Raise KeyboardInterrupt at the `moment`-th place in our code at which Python looks for signals.
+
+    It does where a function begins and where one that is written in C has returned.
+    """
+    met = [0]
+
+    def look(frame, event, _argument):
+        if event not in ("call", "c_return") or not any(
+            room in frame.f_code.co_filename for room in OURS
+        ):
+            return
+        met[0] += 1
+        if met[0] == moment:
+            sys.setprofile(None)
+            raise KeyboardInterrupt
+
+    sys.setprofile(look)
+    try:
+        yield met
+    finally:
+        sys.setprofile(None)
+
+
+def leftovers(stepper):
+    snapshot = stepper.snapshot()
+    (target,) = snapshot["targets"].values()
+    return snapshot["pending"], target["in_flight"], target["queued"]
+
+
+def every_moment(begin):
+    """For each moment of what `begin()` returns, a function: begin anew, interrupt it there, and yield the moment."""
+    for moment in count(1):
+        act = begin()
+        with interrupting(moment) as met, suppress(KeyboardInterrupt):
+            act()
+        if met[0] < moment:
+            assert moment > 50, "hardly anything was interrupted"
+            return
+        yield moment
+
+
+OK, BUSY = Outcome(Verdict.OK), Outcome(Verdict.OVERLOADED)
+POLICIES = {"plain": policy(limit=FixedLimit(max_in_flight=1)), "default": Policy()}
+
+
+@pytest.mark.parametrize("outcomes", [[OK], [BUSY, OK]])
+@pytest.mark.parametrize("name", POLICIES)
+def test_an_interrupted_call_leaves_nothing(outcomes, name):
+    driver = None
+
+    def begin():
+        nonlocal driver
+        driver = ThreadDriver(Engine(POLICIES[name]), chance=lambda: 0.0)
+        answers = iter(outcomes)
+        return lambda: driver.run(Call(1, TARGET), lambda _: next(answers))
+
+    for moment in every_moment(begin):
+        assert driver.run(Call(2, TARGET), lambda _: OK).outcome == OK, moment
+        assert leftovers(driver._stepper) == ([], 0, 0), moment
+
+
+def test_a_call_that_waits_gets_the_place_of_one_that_is_interrupted():
+    stepper, waiting, woken = None, None, []
+
+    def begin():
+        nonlocal stepper, waiting
+        stepper = ThreadDriver(Engine(POLICIES["plain"]))._stepper
+        first, _ = stepper.start(Call(1, TARGET))
+        waiting, command = stepper.start(Call(2, TARGET))
+        woken.clear()
+        assert stepper.arm(command.ticket, lambda: woken.append(True))
+
+        def act():
+            try:
+                stepper.step(first, OK)
+            except KeyboardInterrupt:
+                stepper.close(first)
+                raise
+
+        return act
+
+    for moment in every_moment(begin):
+        assert woken, moment
+        assert isinstance(stepper.step(waiting, None), Send), moment
+        assert isinstance(stepper.step(waiting, OK), CallResult), moment
+        assert leftovers(stepper) == ([], 0, 0), moment
