@@ -16,6 +16,7 @@ from stormbreak.http.models import PreparedRequest, Response
 from stormbreak.http.routing import Route
 from stormbreak.llm.finish_reasons import FinishMeaning, reason_of
 from stormbreak.llm.models import FREE, Shape, endpoint_of, path_of
+from stormbreak.llm.providers import VERSION
 from stormbreak.llm.schema_request import CHECKED, UNASKED, format_field, repaired, without_format
 from stormbreak.llm.stream_reader import FORMATS
 from stormbreak.llm.surrogates import UNREADABLE
@@ -35,6 +36,7 @@ _MAX_COMPLETION_TOKENS = frozenset({"openai", "azure"})
 """Providers whose newer models reject max_tokens."""
 
 IDEMPOTENCY_KEY = "Idempotency-Key"
+_WITHOUT_KEY = frozenset({"Accept", IDEMPOTENCY_KEY, "Content-Type", "Content-Length", *VERSION})
 _ACCEPT_STREAM = "text/event-stream"
 _ACCEPT_JSON = "application/json"
 ACCEPT_ANY = "application/json, */*;q=0.5"  # for an endpoint that may return a file
@@ -504,7 +506,7 @@ class RequestTemplate:
 
 def headers_for(origin: Origin, request: PreparedRequest) -> dict[str, str]:
     """Return the headers of a request with another key of its origin: no header of the old key stays."""
-    own = {name: request.headers[name] for name in ("Accept", IDEMPOTENCY_KEY)}
+    own = {name: value for name, value in request.headers.items() if name in _WITHOUT_KEY}
     return {**origin.headers[request.shape], **own}
 
 

@@ -8,6 +8,7 @@ import msgspec
 
 from stormbreak.batch.remote.caller import RemoteError
 from stormbreak.batch.store.batches import Counts, RemoteBatch
+from stormbreak.errors import StormbreakError
 from stormbreak.llm.models import HttpResponse
 from stormbreak.types import Verdict
 
@@ -40,7 +41,7 @@ class RowResult(NamedTuple):
     response: HttpResponse | None
 
 
-class UnsureError(Exception):
+class UnsureError(StormbreakError):
     """A batch at the provider may be the one that was looked for; its results will tell."""
 
 

@@ -13,7 +13,7 @@ from typing import TypeVar
 from stormbreak.batch.running.failure_reasons import failure_of, message_in
 from stormbreak.core.presets import is_off
 from stormbreak.core.row_schedule import Final, Reschedule, RowAttempt, Schedule
-from stormbreak.errors import ConfigurationError
+from stormbreak.errors import ConfigurationError, StormbreakError
 from stormbreak.http import models
 from stormbreak.http.client import AsyncClient
 from stormbreak.http.resource import Resource
@@ -22,7 +22,7 @@ from stormbreak.types import CallResult, Verdict
 T = TypeVar("T")
 
 
-class RemoteError(Exception):
+class RemoteError(StormbreakError):
     """The provider refused a request, or never answered it well; the message holds no key and no prompt."""
 
     def __init__(self, message: str, verdict: Verdict) -> None:

@@ -51,6 +51,7 @@ class _Batch(Struct):
     id: str
     status: str
     created_at: float = 0.0
+    input_file_id: str | None = None
     output_file_id: str | None = None
     error_file_id: str | None = None
     errors: _Errors | None = None
@@ -158,9 +159,10 @@ class FileBatches:
         batch: RemoteBatch,
         known: frozenset[str],  # noqa: ARG002
     ) -> RemoteStatus | None:
-        """Find the batch by its metadata."""
+        """Find the batch by its metadata or its file."""
         async for found in self._listed(_Batch, "batches?", batch):
-            if (found.metadata or {}).get(LABEL) == batch.token:
+            ours = (found.metadata or {}).get(LABEL) == batch.token
+            if ours or found.input_file_id == batch.file:  # not all servers keep metadata
                 return _read(found)
         return None
 

@@ -5,11 +5,13 @@ import time
 from collections.abc import Callable, Sequence
 
 from stormbreak.batch.remote.api import UnsureError
-from stormbreak.batch.remote.caller import Caller
+from stormbreak.batch.remote.caller import Caller, RemoteError
 from stormbreak.batch.remote.planning import api_for
 from stormbreak.batch.remote.submit import NOT_CREATED, ids_of, said
 from stormbreak.batch.store.batches import BatchFolder, RemoteBatch, Step
+from stormbreak.escape import path_of
 from stormbreak.http.client import AsyncClient
+from stormbreak.types import Verdict
 
 FIRST_PAUSE = 2.0  # seconds between two looks at the first ...
 PAUSE_GROWTH = 1.5
@@ -55,7 +57,14 @@ class Poller:
             batch = await self._found(batch)
         if batch.step is not Step.RUNNING:
             return batch
-        status = await api_for(batch.endpoint, self._caller).status(batch)
+        try:
+            status = await api_for(batch.endpoint, self._caller).status(batch)
+        except RemoteError as error:
+            if error.verdict is Verdict.NOT_FOUND:
+                file = path_of(self._folder.path_of(batch))
+                how = f"if it is gone, remove {file}, and its rows can be sent again"
+                raise RemoteError(f"{error}; {how}", error.verdict) from None
+            raise
         errors = tuple(error.code for error in status.errors)
         step, began = (Step.ENDED, time.time()) if status.ended else (batch.step, batch.began)
         return self._folder.save(batch, **said(status), errors=errors, step=step, began=began)

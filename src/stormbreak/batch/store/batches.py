@@ -160,8 +160,10 @@ class BatchFolder:
         return self._path / f"{batch.number:04}{suffix}"
 
     def save(self, batch: RemoteBatch, **changes: Any) -> RemoteBatch:
-        """Write a batch with these changes, durably; return it."""
-        batch = replace(batch, **changes)
+        """Write a batch with these changes, durably; return it. Without a change nothing is written."""
+        before, batch = batch, replace(batch, **changes)
+        if changes and batch == before:
+            return batch
         try:
             self._path.mkdir(mode=0o700, exist_ok=True)
         except OSError as error:

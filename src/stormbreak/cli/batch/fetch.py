@@ -212,9 +212,18 @@ def _summary(summary: FetchSummary) -> str:
         else "",
         "batches": f"{len(summary.batches):,} fetched, {summary.open:,} open",
         "cost": format_cost(summary.cost, None),
+        "answers": _answers(summary, files),
         "next": _next(summary),
     }
     return "\n".join(f"{name:<10} {text}" for name, text in lines.items() if text)
+
+
+def _answers(summary: FetchSummary, files: BatchPaths) -> str:
+    """Where the answers are, while there is no table yet."""
+    if files.table is None or not summary.left:
+        return ""
+    export = f"stormbreak batch export {shlex.quote(path_of(summary.output))} FILE"
+    return f"{path_of(files.output)}; as a table: {export}"
 
 
 def _next(summary: FetchSummary) -> str:
