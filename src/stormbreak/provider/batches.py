@@ -13,20 +13,26 @@ import msgspec
 from msgspec.json import decode
 
 from stormbreak.http.h1.server_message import Request
+from stormbreak.provider.batch_rows import (
+    MESSAGES,
+    Row,
+    RowError,
+    errors_of,
+    file_line,
+    message_line,
+    message_rows,
+    read_line,
+)
 from stormbreak.provider.chance import mix, uniform
 from stormbreak.provider.formats.base import ParsedRequest, Refusal, encode
-from stormbreak.provider.formats.registry import FORMATS, understand
+from stormbreak.provider.formats.registry import FORMATS
 from stormbreak.provider.scenario import Batches
 
-MESSAGES = "/v1/messages"
-_MAX_ROWS = {True: 100_000, False: 50_000}  # of message batches, of others
 _PAGE = 20
 _SECONDS_A_DAY = 86_400
-_ANTHROPIC_ID = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 _NAME = re.compile(rb'[; ]name="([^"]*)"')
 _FILE_NAME = re.compile(rb'filename="([^"]*)"')
 _UNKNOWN = Refusal(404, "no such file or batch", code="not_found")
-_HEADERS = {b"anthropic-version": b"2023-06-01"}  # the request for the batch has it
 
 
 class _File(NamedTuple):
@@ -48,29 +54,18 @@ class _File(NamedTuple):
         }
 
 
-class _Row(NamedTuple):
-    custom_id: str
-    parsed: ParsedRequest | Refusal
-
-
-class _Error(NamedTuple):
-    code: str
-    message: str
-    line: int
-
-
 class _Batch:
     """A batch; `ends_at` is in scenario time, the other times are unix seconds."""
 
     def __init__(
-        self, name: str, rows: list[_Row], created_at: int, ends_at: float, **facts: Any
+        self, name: str, rows: list[Row], created_at: int, ends_at: float, **facts: Any
     ) -> None:
         self.id = name
         self.rows = rows
         self.created_at = created_at
         self.ends_at = ends_at
         self.facts: dict[str, Any] = facts
-        self.errors: list[_Error] = []
+        self.errors: list[RowError] = []
         self.is_cancelled = False
         self.lines: dict[str, list[bytes]] | None = None  # by fate, once it has ended
         self.ended_at = 0
@@ -176,23 +171,23 @@ class BatchDesk:
             asked = decode(request.body, type=dict[str, Any])
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return Refusal(400, "the body must be a JSON object")
-        rows, facts = _message_rows(asked) if is_message else self._file_rows(asked)
+        rows, facts = message_rows(asked) if is_message else self._file_rows(asked)
         if isinstance(rows, Refusal):
             return rows
         name = self._next("msgbatch_" if is_message else "batch_")
         batch = _Batch(name, rows, at, now + self._settings.seconds, **facts)
         if not is_message:
-            batch.errors = _errors_of(rows, asked["endpoint"])
+            batch.errors = errors_of(rows, asked["endpoint"])
         self._batches[name] = batch
         return encode(self._facts(batch, base_url))
 
-    def _file_rows(self, asked: Mapping[str, Any]) -> tuple[list[_Row] | Refusal, dict[str, Any]]:
+    def _file_rows(self, asked: Mapping[str, Any]) -> tuple[list[Row] | Refusal, dict[str, Any]]:
         file, endpoint = self._files.get(str(asked.get("input_file_id"))), asked.get("endpoint")
         if file is None:
             return Refusal(404, "no such file", code="not_found"), {}
         if endpoint not in FORMATS or endpoint == MESSAGES:
             return Refusal(400, "'endpoint' is none of a batch"), {}
-        rows = [_read_line(line) for line in file.content.splitlines() if line.strip()]
+        rows = [read_line(line) for line in file.content.splitlines() if line.strip()]
         facts = {
             "endpoint": endpoint,
             "input_file_id": file.id,
@@ -209,7 +204,7 @@ class BatchDesk:
         batch.lines = {"succeeded": [], "failed": [], "unprocessed": []}
         if batch.errors:
             return
-        write = _message_line if _is_message(batch) else _file_line
+        write = message_line if _is_message(batch) else file_line
         for row in sorted(batch.rows, key=_order):
             fate = self._fate(batch, row)
             kind = fate if fate in ("succeeded", "failed") else "unprocessed"
@@ -227,7 +222,7 @@ class BatchDesk:
                     file = self._keep(f"{batch.id}.jsonl", "batch_output", b"".join(lines), at)
                     batch.outputs[key] = file.id
 
-    def _fate(self, batch: _Batch, row: _Row) -> str:
+    def _fate(self, batch: _Batch, row: Row) -> str:
         if batch.is_cancelled:
             return "cancelled"
         if isinstance(row.parsed, Refusal):
@@ -276,7 +271,7 @@ def _is_message(batch: _Batch) -> bool:
     return batch.id.startswith("msgbatch_")
 
 
-def _order(row: _Row) -> str:
+def _order(row: Row) -> str:
     return row.parsed.digest if isinstance(row.parsed, ParsedRequest) else ""
 
 
@@ -315,109 +310,6 @@ def _listed(items: list[dict[str, Any]], query: Mapping[str, str]) -> bytes:
     ends = {"first_id": page[0]["id"], "last_id": page[-1]["id"]} if page else {}
     has_more = start + limit < len(newest)
     return encode({"object": "list", "data": page, "has_more": has_more, **ends})
-
-
-# ---------------------------------------------------------------- rows of a file
-
-
-def _read_line(line: bytes) -> _Row:
-    try:
-        asked = decode(line, type=dict[str, Any])
-        custom_id, url, body = asked["custom_id"], asked["url"], asked["body"]
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, KeyError):
-        return _Row("", Refusal(400, "the line is no request", code="invalid_json_line"))
-    if url not in FORMATS:
-        return _Row(str(custom_id), Refusal(400, "the url is none of a batch", code="invalid_url"))
-    parsed = understand(FORMATS[url], _HEADERS, encode(body))
-    if isinstance(parsed, ParsedRequest) and parsed.streamed:
-        parsed = Refusal(400, "batches do not stream", code="invalid_request")
-    return _Row(str(custom_id), parsed)
-
-
-def _errors_of(rows: list[_Row], endpoint: str) -> list[_Error]:
-    """Find why a whole batch is refused, as OpenAI does before it begins."""
-    errors: list[_Error] = []
-    seen, models = set(), set()
-    for number, (custom_id, parsed) in enumerate(rows, 1):
-        if not custom_id:
-            errors.append(_Error("invalid_json_line", "the line is no request", number))
-        elif custom_id in seen:
-            errors.append(_Error("duplicate_custom_id", "the custom_id is not unique", number))
-        elif isinstance(parsed, ParsedRequest) and parsed.format is not FORMATS[endpoint]:
-            errors.append(_Error("mismatched_url", "the url is not the batch's endpoint", number))
-        seen.add(custom_id)
-        if isinstance(parsed, ParsedRequest):
-            models.add(parsed.model)
-    if len(models) > 1:
-        errors.append(_Error("mismatched_model", "all lines must name one model", 1))
-    if not rows:
-        errors.append(_Error("empty_file", "the file has no lines", 1))
-    if len(rows) > _MAX_ROWS[False]:
-        errors.append(_Error("too_many_tasks", "the file has too many lines", 1))
-    return errors
-
-
-def _file_line(row: _Row, fate: str) -> bytes:
-    line: dict[str, Any] = {
-        "id": f"batch_req_{row.custom_id}",
-        "custom_id": row.custom_id,
-        "response": None,
-        "error": None,
-    }
-    parsed = row.parsed
-    if fate in ("expired", "cancelled"):
-        words = f"the batch was {fate} before this request was processed"
-        line["error"] = {"code": f"batch_{fate}", "message": words}
-    elif isinstance(parsed, Refusal):
-        line["response"] = _response(parsed.status, FORMATS["/v1/chat/completions"].error(parsed))
-    elif fate == "failed":
-        refusal = Refusal(500, "the server had an error", kind="server_error")
-        line["response"] = _response(500, parsed.format.error(refusal))
-    else:
-        line["response"] = _response(200, parsed.format.body(parsed))
-    return encode(line) + b"\n"
-
-
-def _response(status: int, body: bytes) -> dict[str, Any]:
-    return {
-        "status_code": status,
-        "request_id": f"req_{mix(hash(body)):016x}",
-        "body": msgspec.Raw(body),
-    }
-
-
-# ---------------------------------------------------------------- message batches
-
-
-def _message_rows(asked: Mapping[str, Any]) -> tuple[list[_Row] | Refusal, dict[str, Any]]:
-    requests = asked.get("requests")
-    if not isinstance(requests, list) or not requests:
-        return Refusal(400, "requests: a list is required"), {}
-    if len(requests) > _MAX_ROWS[True]:
-        return Refusal(400, "requests: too many"), {}
-    rows, seen = [], set()
-    for number, each in enumerate(requests):
-        name = each.get("custom_id") if isinstance(each, dict) else None
-        if not isinstance(name, str) or not _ANTHROPIC_ID.fullmatch(name) or name in seen:
-            return Refusal(400, f"requests.{number}.custom_id: is invalid, or not unique"), {}
-        seen.add(name)
-        rows.append(_Row(name, understand(FORMATS[MESSAGES], _HEADERS, encode(each.get("params")))))
-    return rows, {}
-
-
-def _message_line(row: _Row, fate: str) -> bytes:
-    parsed = row.parsed
-    result: dict[str, Any]
-    if fate in ("expired", "cancelled"):
-        result = {"type": "canceled" if fate == "cancelled" else "expired"}
-    elif isinstance(parsed, Refusal):
-        result = {"type": "errored", "error": msgspec.Raw(FORMATS[MESSAGES].error(parsed))}
-    elif fate == "failed":
-        error = FORMATS[MESSAGES].error(Refusal(500, "Internal server error"))
-        result = {"type": "errored", "error": msgspec.Raw(error)}
-    else:
-        result = {"type": "succeeded", "message": msgspec.Raw(parsed.format.body(parsed))}
-    return encode({"custom_id": row.custom_id, "result": result}) + b"\n"
 
 
 def _message_facts(batch: _Batch, counts: Mapping[str, int], base_url: str) -> dict[str, Any]:
