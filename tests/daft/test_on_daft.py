@@ -13,7 +13,9 @@ ROWS = 600
 
 
 def recipe(base_url):
-    (block,) = re.findall(r"^## Daft\n.*?```python no-run\n(.*?)```", PAGE.read_text(), re.DOTALL | re.MULTILINE)
+    (block,) = re.findall(
+        r"^## Daft\n.*?```python no-run\n(.*?)```", PAGE.read_text(), re.DOTALL | re.MULTILINE
+    )
     place = f'base_url="{base_url}", model="m"'
     ours = re.sub(r'provider="openai",\s*model="gpt-4.1-mini"', place, block)
     assert ours != block

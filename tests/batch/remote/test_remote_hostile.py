@@ -117,13 +117,19 @@ def test_the_whole_results_come_later(at, submitted, changed):
 
     def results(lines):
         downloads.append(1)
+        failed = json.loads(lines[0])
+        failed["response"] = {"status_code": 400, "request_id": "r", "body": {"error": {}}}
+        lines = [json.dumps(failed).encode() + b"\n", *lines[1:]]
         return lines[:2] if len(downloads) <= 3 else lines
 
     changed(results)
     assert batch("fetch", "out.jsonl").returncode == 1
     assert len(downloads) == 3
-    assert batch("fetch", "out.jsonl").returncode == 0
-    assert_right(at, rows)
+    assert_right(at, rows, 1)
+    assert batch("fetch", "out.jsonl").returncode == 1
+    assert_right(at, rows, COUNT - 1)
+    (failed,) = read(at / "out.failed.jsonl")
+    assert (failed["error"]["verdict"], failed["error"]["attempts"]) == ("invalid", 1)
 
 
 def test_partial_results_can_be_accepted(at, submitted, changed):

@@ -84,12 +84,13 @@ class Fetcher:
         results = await self._download(api, batch, status)
         fetched = Fetched(batch=batch, odd=results.odd, errors=status.errors)
         usage = _Usage(self._client.target(batch.model).provider, batch.model)
+        is_last = results.is_whole or accept_partial
         try:
-            self._write(results, fetched, usage)
+            self._write(results, fetched, usage, is_last=is_last)
             if not status.outputs:
                 self._fail_lines(batch, fetched)
             self._store.journal.flush()
-            if results.is_whole or accept_partial:
+            if is_last:
                 self._lose(results, usage)
                 account = usage.account()
                 self.run = bill_batch(self._store.files, self.run, batch.token, account)
@@ -112,10 +113,14 @@ class Fetcher:
                 break
         return results
 
-    def _write(self, results: "_Results", fetched: Fetched, usage: "_Usage") -> None:
+    def _write(
+        self, results: "_Results", fetched: Fetched, usage: "_Usage", *, is_last: bool
+    ) -> None:
+        """Write answers; also failures, unless the results are fetched again: a failure would count twice."""
         journal, ended = self._store.journal, bytearray(len(self._rows))
         for number, (index, response) in enumerate(results, 1):
-            is_answer = self._write_row(index, response, usage, seen=ended[index] > 0)
+            seen = ended[index] > 0
+            is_answer = self._write_row(index, response, usage, seen=seen, fails=is_last)
             if is_answer is not None:
                 if ended[index]:  # failed, on an earlier line
                     fetched.failed -= 1
@@ -126,7 +131,7 @@ class Fetcher:
                 journal.flush()
 
     def _write_row(
-        self, index: int, response: HttpResponse, usage: "_Usage", *, seen: bool
+        self, index: int, response: HttpResponse, usage: "_Usage", *, seen: bool, fails: bool
     ) -> bool | None:
         """Write the result of a row; return whether it is an answer, or None if it has one, or had failed before."""
         journal, row = self._store.journal, self._rows.row_at(index)
@@ -148,7 +153,7 @@ class Fetcher:
         )
         if ok:
             journal.succeed(row, written)
-        else:
+        elif fails:
             self.reasons.add(outcome, received.body, row.body)
             ended = CallResult(outcome, 1)
             fate = Final(ok=False, attempts=1, maybe_processed=int(outcome.maybe_processed))

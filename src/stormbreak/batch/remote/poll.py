@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 
-from stormbreak.batch.remote.api import UnsureError
+from stormbreak.batch.remote.api import RemoteStatus, UnsureError
 from stormbreak.batch.remote.caller import Caller, RemoteError
 from stormbreak.batch.remote.planning import api_for
 from stormbreak.batch.remote.submit import NOT_CREATED, ids_of, said
@@ -46,7 +46,7 @@ class Poller:
         for batch in await self.poll():
             if batch.step is Step.RUNNING:
                 status = await api_for(batch.endpoint, self._caller).cancel(batch)
-                batch = self._folder.save(batch, **said(status))  # noqa: PLW2901
+                batch = self._heard(batch, status)  # noqa: PLW2901
             elif batch.step in NOT_CREATED and not is_unsure(batch):
                 batch = self._folder.save(batch, step=Step.DONE, status="given up")  # noqa: PLW2901
             batches.append(batch)
@@ -65,6 +65,10 @@ class Poller:
                 how = f"if it is gone, remove {file}, and its rows can be sent again"
                 raise RemoteError(f"{error}; {how}", error.verdict) from None
             raise
+        return self._heard(batch, status)
+
+    def _heard(self, batch: RemoteBatch, status: RemoteStatus) -> RemoteBatch:
+        """Write down what the provider says."""
         errors = tuple(error.code for error in status.errors)
         step, began = (Step.ENDED, time.time()) if status.ended else (batch.step, batch.began)
         return self._folder.save(batch, **said(status), errors=errors, step=step, began=began)

@@ -21,7 +21,6 @@ from stormbreak.escape import path_of
 @subcommand(
     "stormbreak batch submit prompts.jsonl -o answers.jsonl --provider openai -m gpt-4.1",
     "stormbreak batch submit rows.csv -o out.csv --prompt 'Summarise {text}' --provider openai -m gpt-4.1",
-    "stormbreak batch fetch --wait answers.jsonl",
 )
 @click.argument("source", metavar="INPUT", type=FILE)
 @option("-o --output", FILE, "File for the answers.", required=True)
