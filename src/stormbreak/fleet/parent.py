@@ -32,8 +32,8 @@ class ParentStore:
         self.scopes: dict[str, Scope] = {}
         self._clock = clock
         self._turn = new_lock()
-        self._folder = Path(mkdtemp(prefix="stormbreak-fleet-"))  # mode 0700
-        self._path = self._folder / "socket"
+        self.folder = Path(mkdtemp(prefix="stormbreak-fleet-"))  # mode 0700
+        self._path = self.folder / "socket"
         self.url = f"parent://{quote(str(self._path))}"
 
     def beat(self, messages: Sequence[Message]) -> list[Answer]:
@@ -70,7 +70,7 @@ class ParentStore:
         self._server.server_close()
         with suppress(OSError):
             os.unlink(self._path)  # noqa: PTH108 - as the line after
-            os.rmdir(self._folder)  # noqa: PTH106
+            os.rmdir(self.folder)  # noqa: PTH106
 
 
 def _answered(store: ParentStore, line: bytes) -> list[list[float]]:

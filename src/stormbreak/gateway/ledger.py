@@ -1,9 +1,11 @@
 """What client keys have spent, on disk: a gateway that is killed and started again forgets nothing.
 
 A row says how far a key may have spent in its period. It is written before that is spent, as for batches (ADR 41), and
-exactly when the gateway ends. One process at a time has the file.
+exactly when the gateway ends. One process at a time writes these rows: it has the lock of the file FILE.lock. `usage_rows` keeps
+others in the same file.
 """
 
+import fcntl
 import os
 import sqlite3
 import stat
@@ -15,6 +17,7 @@ from typing import NamedTuple
 
 from stormbreak.drivers.locks import new_lock
 from stormbreak.errors import ConfigurationError
+from stormbreak.gateway.usage_rows import TIMEOUT
 
 _TABLE = "CREATE TABLE IF NOT EXISTS spent (key TEXT PRIMARY KEY, usd TEXT NOT NULL, ends REAL)"
 
@@ -44,25 +47,29 @@ class SpendLedger:
         self._clock = clock
         self._lock = new_lock()
         try:
-            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            os.close(descriptor)
-            self._db = sqlite3.connect(self.path, timeout=0, check_same_thread=False)
-        except (OSError, sqlite3.Error) as error:
+            self._held = _locked(self.path)
+        except OSError as error:
             raise self._unusable(error) from None
         try:
-            self._db.execute("PRAGMA locking_mode = EXCLUSIVE")
+            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            os.close(descriptor)
+            self._db = sqlite3.connect(self.path, timeout=TIMEOUT, check_same_thread=False)
+        except (OSError, sqlite3.Error) as error:
+            os.close(self._held)
+            raise self._unusable(error) from None
+        try:
             self._db.execute("PRAGMA synchronous = FULL")
             with self._db:
                 self._db.execute("BEGIN EXCLUSIVE")
                 self._db.execute(_TABLE)
             self.path.chmod(stat.S_IRUSR | stat.S_IWUSR)
         except (OSError, sqlite3.Error) as error:
-            self._db.close()
+            self.close()
             raise self._unusable(error) from None
 
     def _unusable(self, error: Exception) -> ConfigurationError:
         reason = getattr(error, "strerror", None) or str(error)
-        if "locked" in reason:
+        if isinstance(error, BlockingIOError):
             reason = "another process has it"
         return ConfigurationError(f"gateway.ledger {self.path}: {reason}")
 
@@ -95,3 +102,16 @@ class SpendLedger:
     def close(self) -> None:
         """Close the file."""
         self._db.close()
+        os.close(self._held)
+
+
+def _locked(path: Path) -> int:
+    """Return the descriptor of a lock file that no other process has."""
+    beside = path.with_name(f"{path.name}.lock")
+    descriptor = os.open(beside, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor

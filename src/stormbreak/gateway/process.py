@@ -22,9 +22,10 @@ from stormbreak.gateway.app import GatewayApp
 from stormbreak.gateway.call import Limits
 from stormbreak.gateway.ledger import SpendLedger
 from stormbreak.gateway.limits import KeyQueues
-from stormbreak.gateway.metrics import GatewayMetrics
+from stormbreak.gateway.metrics import GatewayMetrics, money_text
 from stormbreak.gateway.rules import GatewayRules, rules_of
 from stormbreak.gateway.spending import KeyBudgets
+from stormbreak.gateway.usage_ledger import UsageLedger
 from stormbreak.http.h1.server import HttpServer
 from stormbreak.http.h1.server_connection import ServerBounds
 from stormbreak.http.settings import Generation, load
@@ -55,12 +56,14 @@ class Gateway:
         self._rules = _rules(path, self._live.now)
         self._driver = AsyncioDriver(self._live.engine)
         price_of = spend_accounts(self._live.engine).price_of
-        self._limits = Limits(KeyQueues(), KeyBudgets(price_of, self._ledger()))
+        budgets = KeyBudgets(price_of, self._ledger())
+        self._limits = Limits(KeyQueues(), budgets, self._usage(price_of))
         self.metrics = GatewayMetrics()
         self._app = GatewayApp(self._rules, self._driver, self._limits, self.metrics)
         bounds = ServerBounds(max_connections=self.settings.max_connections)
         self._server = HttpServer(self._app, bounds)
         self._admin: AdminServer | None = None
+        self._flushing: asyncio.Task[None] | None = None
         self._reading = asyncio.Lock()
         self._seen = self._mark()
         self._use(self._rules)
@@ -80,10 +83,19 @@ class Gateway:
         """The admin port; None if there is none."""
         return None if self._admin is None else self._admin.port
 
+    def metrics_text(self) -> bytes:
+        """Write the metrics of the gateway itself."""
+        text = self.metrics.text(self._gauges, self._limits.budgets.spent)
+        usage = self._limits.usage
+        spent = {} if usage is None else usage.spent
+        return text + money_text(spent, tuple(self.rules.keys.values()))
+
     async def start(self) -> None:
         """Listen."""
         settings = self.settings
         await self._server.start(settings.host, settings.port)
+        if self._limits.usage is not None:
+            self._flushing = asyncio.get_running_loop().create_task(self._limits.usage.run())
         if settings.admin_port is not None:
             try:
                 self._admin = AdminServer(
@@ -91,7 +103,7 @@ class Gateway:
                     settings.admin_port,
                     engine=self._live.engine,
                     is_ready=lambda: not self._server.draining,
-                    metrics=lambda: self.metrics.text(self._gauges, self._limits.budgets.spent),
+                    metrics=self.metrics_text,
                 )
             except BaseException:
                 await self._server.close()
@@ -133,6 +145,11 @@ class Gateway:
         if self._admin is not None:
             self._admin.close()
         await self._live.close()
+        if self._limits.usage is not None:
+            if self._flushing is not None:
+                self._flushing.cancel()
+                await asyncio.wait({self._flushing})
+            self._limits.usage.close()
         self._limits.budgets.close()
 
     async def reload(self) -> bool:
@@ -160,6 +177,17 @@ class Gateway:
     def _ledger(self) -> SpendLedger | None:
         ledger = self.settings.ledger
         return None if ledger is None else SpendLedger(self.path.parent / ledger)
+
+    def _usage(self, price_of: PriceOf) -> UsageLedger | None:
+        ledger = self._rules.settings.ledger
+        if ledger is None:
+            return None
+        try:
+            price_of("openai", "")  # loaded now, so that no call waits for it
+        except ConfigurationError as error:
+            LOG.warning("gateway.ledger counts tokens, and no dollars: %s", error)
+            price_of = _no_price
+        return UsageLedger(self.path.parent / ledger, price_of)
 
     def _use(self, rules: GatewayRules) -> None:
         self._app.rules = rules
@@ -194,7 +222,12 @@ class Gateway:
             "connections": server.connections,
             "in_flight": server.busy,
             "held_bytes": server.held,
+            "draining": float(server.draining),
         }
+
+
+def _no_price(_provider: str, _model: str) -> None:
+    """Know no price."""
 
 
 def check(path: str | os.PathLike[str]) -> GatewayRules:

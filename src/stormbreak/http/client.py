@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any, NamedTuple, Self
 
 from stormbreak.core.circuit_snapshot import parse_snapshots, span_in
+from stormbreak.core.concurrency_limit import Limit
 from stormbreak.core.engine import Engine
 from stormbreak.core.explain import add_attempt_notes
 from stormbreak.core.fleet_policy import FleetPolicy
@@ -30,6 +31,7 @@ from stormbreak.http.answer_schema import REPAIRS, AnswerSchema, Schema, schema_
 from stormbreak.http.endpoint import DynamicKey, KeyFunction
 from stormbreak.http.environment import find_endpoint, in_force
 from stormbreak.http.h1.connect import connect
+from stormbreak.http.h1.connection import POOL_LIMIT
 from stormbreak.http.local_answers import Degraded, LocalAnswers
 from stormbreak.http.models import PreparedRequest
 from stormbreak.http.pricing import check_prices, list_price
@@ -160,6 +162,10 @@ class ClientControls:
         where = self._target_of(target)
         self._driver.between_steps(lambda engine, now: engine.pause(where, seconds, now))
 
+    def change_limit(self, limit: Limit) -> None:
+        """Put another concurrency limit in force."""
+        self._driver.between_steps(lambda engine, now: engine.change_limit(limit, now))
+
     def may_spend(self, usd: Decimal) -> None:
         """Allow at most this many US dollars to be spent by now, within the spend limit of the policy."""
         policy = self.policy
@@ -239,7 +245,7 @@ class AsyncClient(ClientControls):
             policy.fallback,
             allow_http=allow_http,
             environ=os.environ,
-            connect=partial(connect, policy.limit.max_in_flight),
+            connect=partial(connect, POOL_LIMIT),  # the limit may be raised
         )
         local_answers = LocalAnswers(policy, degraded)
         config = TargetConfig(policy, routes, local_answers, model, stream_on_wire, policy.reserves)

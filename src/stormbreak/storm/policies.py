@@ -28,13 +28,15 @@ from stormbreak.provider.scenario import Scenario
 class NamedPolicy:
     """A policy with a name. With `ignores_retry_after`, the simulator hides Retry-After from it.
 
-    In a batch, one that `reschedules` sends failed rows again later, as `batch run` does.
+    In a batch, one that `reschedules` sends failed rows again later, as `batch run` does. One with `own_times` keeps
+    its deadline and patience, where they are shorter than the scenario's.
     """
 
     name: str
     policy: Policy
     ignores_retry_after: bool = False
     reschedules: bool = True
+    own_times: bool = False
 
 
 def _retries(retries: int, backoff: Backoff) -> Policy:

@@ -24,6 +24,7 @@ MERGE: Mapping[str, Rule] = MappingProxyType(
         "in_flight": "sum",
         "limit": "sum",
         "queued": "sum",
+        "queue_age": "max",
         "cooldown": "max",
         "budget": "min",
         "sharing": "min",
@@ -43,13 +44,18 @@ def merged(field: str, snapshots: Sequence[Snapshot]) -> float | None:
     return _FUNCTIONS[MERGE[field]](known) if known else None
 
 
+def worst_circuit(circuits: Iterable[str | None]) -> str | None:
+    """Return the worst of these states; None if there is no circuit."""
+    found = set(circuits)
+    return next((state for state in _WORST_FIRST if state in found), None)
+
+
 def merge_target(snapshots: Sequence[Snapshot]) -> Snapshot:
     """Merge the snapshots of one target: of circuits the worst, of reasons that of the longest queue."""
-    circuits = {each["circuit"] for each in snapshots}
     now = datetime.now().astimezone()
     by_queue = sorted(snapshots, key=lambda each: -each["queued"])
     return {
-        "circuit": next((state for state in _WORST_FIRST if state in circuits), None),
+        "circuit": worst_circuit(each["circuit"] for each in snapshots),
         **{field: _rounded(merged(field, snapshots)) for field in MERGE},
         "slow": next((reason for each in by_queue if (reason := slow_reason(each, now))), ""),
     }
@@ -113,6 +119,9 @@ GAUGES: Mapping[str, Gauge] = MappingProxyType(
         "attempts_in_flight": Gauge("Attempts in flight.", "in_flight"),
         "concurrency_limit": Gauge("Maximum number of attempts in flight.", "limit"),
         "queue_length": Gauge("Calls waiting in the queue.", "queued"),
+        "queue_age_seconds": Gauge(
+            "Time that the oldest call in the queue has waited.", "queue_age"
+        ),
         "cooldown_remaining_seconds": Gauge(
             "Time until the cooldown of the target ends.", "cooldown"
         ),

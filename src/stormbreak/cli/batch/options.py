@@ -2,11 +2,11 @@
 
 from collections.abc import Callable
 from functools import wraps
-from typing import Any, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast
 
 import click
 
-from stormbreak.batch.job import CONNECT_GRACE, POLICY
+from stormbreak.batch.job import CONNECT_GRACE, MAX_WORKERS, POLICY
 from stormbreak.batch.options import AUTO, TableOptions
 from stormbreak.cli.command import ParamType, flag, option, options
 from stormbreak.cli.options import FILE, JSON, PORT, PRICES, REPORT, SECONDS, Integer, Number
@@ -28,7 +28,7 @@ class _ListenAddress(ParamType[tuple[str, int]]):
         return host.strip("[]") or HOST, PORT.convert(port, param, ctx)
 
 
-class _Concurrency(ParamType[int | str]):
+class _Concurrency(ParamType[int | Literal["auto"]]):
     name = "N|auto"
 
     def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:  # noqa: ARG002
@@ -36,7 +36,7 @@ class _Concurrency(ParamType[int | str]):
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> int | str:
+    ) -> int | Literal["auto"]:
         if str(value) == AUTO:
             return AUTO
         if not str(value).isdecimal() or int(value) < 1:
@@ -44,6 +44,9 @@ class _Concurrency(ParamType[int | str]):
                 f"must be {AUTO} or a positive whole number, got {quoted(str(value))}", param, ctx
             )
         return int(value)
+
+
+CONCURRENCY = _Concurrency()
 
 
 class _Delimiter(ParamType[str]):
@@ -168,9 +171,15 @@ def run_options(command: F, *, defaults: bool = True) -> F:
         ),
         option(
             "-c --concurrency",
-            _Concurrency(),
+            CONCURRENCY,
             "Maximum concurrent requests; auto adapts to the target.",
             show_default=default("set by the policy"),
+        ),
+        option(
+            "--workers",
+            Integer(1, MAX_WORKERS),
+            "Processes that send, and share all limits.",
+            show_default=default("1"),
         ),
     )
     answers = options(

@@ -117,6 +117,8 @@ def _stopped(summary: Summary) -> str:
         )
     if summary.end == End.SPENT.value:
         return "the budget left is too small for the next row; run again with a higher --max-cost to continue"
+    if summary.end == End.WORKER_LOST.value:
+        return "a worker process was killed; run the same command again to continue with its rows"
     if summary.end == End.INTERRUPTED.value:
         return "interrupted; run the same command again to continue"
     return ""
