@@ -8,9 +8,13 @@ import asyncio
 import random
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import TypeVar
 
+from stormbreak.batch.options import BatchOptions
 from stormbreak.batch.running.failure_reasons import failure_of, message_in
+from stormbreak.batch.running.run_policy import policy_of_run
+from stormbreak.core.policy import Policy
 from stormbreak.core.presets import is_off
 from stormbreak.core.row_schedule import Final, Reschedule, RowAttempt, Schedule
 from stormbreak.errors import ConfigurationError, StormbreakError
@@ -28,6 +32,11 @@ class RemoteError(StormbreakError):
     def __init__(self, message: str, verdict: Verdict) -> None:
         super().__init__(message)
         self.verdict = verdict
+
+
+def policy_for(policy: Policy, options: BatchOptions) -> Policy:
+    """Put the options into a policy; without hedges, which would send a file, or write one, twice at a time."""
+    return replace(policy_of_run(policy, options), hedge=None)
 
 
 class Caller:

@@ -14,10 +14,10 @@ from stormbreak.batch.job import (
     open_job,
     run_in_loop,
 )
+from stormbreak.batch.remote.caller import policy_for
 from stormbreak.batch.remote.fetch import Fetched, Fetcher
 from stormbreak.batch.remote.poll import OnPoll, Poller
 from stormbreak.batch.running.failure_reasons import Reason
-from stormbreak.batch.running.run_policy import policy_of_run
 from stormbreak.batch.store.batches import BatchFolder, RemoteBatch, Step
 from stormbreak.batch.store.lock import locked
 from stormbreak.batch.store.run_file import note_account
@@ -54,7 +54,7 @@ def poll_batches(
     job: Job, *, wait: bool = False, on_poll: OnPoll = lambda _: None
 ) -> list[RemoteBatch]:
     """Ask how far all batches are; with `wait`, until none runs. Raises RemoteError and ConfigurationError as `submit_job`."""
-    folder, client = _folder(job), client_of(job, policy_of_run(job.policy, job.options))
+    folder, client = _folder(job), client_of(job, policy_for(job.policy, job.options))
 
     async def polled() -> list[RemoteBatch]:
         async with client:
@@ -66,7 +66,7 @@ def poll_batches(
 
 def cancel_batches(job: Job) -> list[RemoteBatch]:
     """Cancel what runs, and give up what was not created. Answers so far can be fetched. Raises as `poll_batches`."""
-    folder, client = _folder(job), client_of(job, policy_of_run(job.policy, job.options))
+    folder, client = _folder(job), client_of(job, policy_for(job.policy, job.options))
 
     async def cancelled() -> list[RemoteBatch]:
         async with client:
@@ -91,7 +91,7 @@ def fetch_batches(
     folder = _folder(job)
     # No row is sent: a limit has nothing to decide.
     job = replace(job, options=with_(job.options, max_cost=None))
-    policy = policy_of_run(job.policy, job.options)
+    policy = policy_for(job.policy, job.options)
     with open_job(job, policy, submits=True) as opened:
         grace = job.options.connect_grace or CONNECT_GRACE
         fetcher = Fetcher(opened.client, opened.rows, opened.store, folder, grace=grace)

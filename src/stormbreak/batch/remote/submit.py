@@ -14,9 +14,8 @@ from decimal import Decimal
 from stormbreak.batch.input.index import ReadProgress, Rows
 from stormbreak.batch.job import CONNECT_GRACE, Job, OpenJob, open_job, run_in_loop
 from stormbreak.batch.remote.api import BatchApi, Content, RemoteStatus, UnsureError
-from stormbreak.batch.remote.caller import Caller
+from stormbreak.batch.remote.caller import Caller, policy_for
 from stormbreak.batch.remote.planning import Plan, Planner, api_for, prepared
-from stormbreak.batch.running.run_policy import policy_of_run
 from stormbreak.batch.store.batches import BatchFolder, RemoteBatch, RowRanges, Step
 from stormbreak.errors import ConfigurationError
 from stormbreak.http.client import AsyncClient
@@ -62,7 +61,7 @@ def submit_job(
         ConfigurationError: an option or a row is wrong, OUTPUT belongs to other rows, or nothing answers at the address.
         RemoteError: the provider refused a request. What was submitted before stays.
     """
-    policy = policy_of_run(job.policy, job.options)
+    policy = policy_for(job.policy, job.options)
     with open_job(job, policy, on_read, submits=True) as opened:
         try:
             return run_in_loop(_submit(job, opened, batch_size, on_batch))
