@@ -373,6 +373,15 @@ def test_a_state_file_that_is_broken_is_named(at, start):
     assert done.stderr.endswith("out.jsonl.batches/0001.json: not a batch of stormbreak\n")
 
 
+def test_the_folder_is_no_link(at, start):
+    write(at / "in.jsonl", rows_for(URLS[0], 1))
+    (at / "elsewhere").mkdir()
+    (at / "out.jsonl.batches").symlink_to("elsewhere")
+    done = submit(start())
+    assert (done.returncode, "is a symbolic link" in done.stderr) == (2, True)
+    assert not [*(at / "elsewhere").iterdir()]
+
+
 def test_no_key_and_no_prompt_is_kept(at, start):
     write(at / "in.jsonl", rows_for(URLS[0], 3))
     key = "sk-secret-key-of-mine-1234567890"

@@ -94,6 +94,7 @@ class Fetcher:
                 self._lose(results, usage)
                 account = usage.account()
                 self.run = bill_batch(self._store.files, self.run, batch.token, account)
+                self._folder.drop_results(batch)  # before: nothing looks for them afterwards
                 fetched.batch = self._folder.save(batch, step=Step.DONE)
         finally:
             self._folder.drop_results(batch)

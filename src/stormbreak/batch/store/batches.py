@@ -168,6 +168,8 @@ class BatchFolder:
             self._path.mkdir(mode=0o700, exist_ok=True)
         except OSError as error:
             raise ConfigurationError(f"{path_of(self._path)}: {reason(error)}") from None
+        if self._path.is_symlink():
+            raise ConfigurationError(f"{path_of(self._path)}: is a symbolic link; remove it")
         with replacing(self.path_of(batch)) as file:
             file.write(encode(batch) + b"\n")
         return batch
