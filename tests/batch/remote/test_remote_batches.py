@@ -210,6 +210,15 @@ def test_a_table_comes_back_as_a_table(at, start):
     assert [row["secret"] for row in table] == [f"s{n}" for n in range(5)]
 
 
+def test_a_table_for_anthropic(at, start):
+    (at / "rows.csv").write_text("title\nStorms\nCalms\n")
+    table = ["--prompt", "Tell {title}", "--url", "/v1/messages", "--max-output-tokens", "9"]
+    done = submit(start(), *table, "-m", "storm-1", source="rows.csv")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert state(at)["endpoint"] == "/messages"
+    assert batch("fetch", "out.jsonl").returncode == 0
+
+
 def test_a_streamed_row_is_submitted_whole(at, start):
     rows = rows_for(URLS[0], 2)
     rows[0]["body"] |= {"stream": True, "stream_options": {"include_usage": True}}
