@@ -38,7 +38,7 @@ VALUES: Mapping[str, tuple[Any, ...]] = {
 
 _KEPT = 3  # one of so many candidates stays in a round, and plays so many times more storms
 _FIRST = 3  # storms of each group in the first round
-_CERTAIN = 2.0  # standard errors: a difference beyond them is hardly chance
+_Z = 1.96  # standard errors of a 95 % interval of a normal mean
 
 Progress = Callable[[float, float], None]
 """Called with the simulations that are done, in fractions, and how many are known to come."""
@@ -67,7 +67,7 @@ class TuneRun:
 
 
 class Difference(NamedTuple):
-    """The mean of a measure before and after, and of the difference in each storm, with two standard errors."""
+    """The mean of a measure before and after, and of the difference in each storm, with half the width of its 95 % interval."""
 
     before: float
     after: float
@@ -279,12 +279,12 @@ def _compare(
 ) -> Difference:
     pairs = [(of(first), of(second)) for first, second in zip(before, after, strict=True)]
     changes = [second - first for first, second in pairs]
-    error = stdev(changes) / sqrt(len(changes)) if len(changes) > 1 else 0.0
+    error = stdev(changes) / sqrt(len(changes))
     return Difference(
         fmean(first for first, _ in pairs),
         fmean(second for _, second in pairs),
         fmean(changes),
-        _CERTAIN * error,
+        _student(len(changes) - 1) * error,
     )
 
 
@@ -297,3 +297,9 @@ def _over(parts: Sequence[Difference]) -> Difference:
         fmean(part.change for part in parts),
         sqrt(sum(part.spread**2 for part in parts)) / count,
     )
+
+
+def _student(freedom: int) -> float:
+    """Return the 97.5 % quantile of Student's t (Abramowitz and Stegun, formula 26.7.5)."""
+    cubic, fifth = _Z**3 + _Z, 5 * _Z**5 + 16 * _Z**3 + 3 * _Z
+    return _Z + cubic / (4 * freedom) + fifth / (96 * freedom**2)

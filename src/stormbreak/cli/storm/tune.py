@@ -133,7 +133,7 @@ def _table(found: Tuned) -> Table:
         table.add_row(name, *_cells(difference))
     for key, difference in found.alone.items():
         table.add_row(f"goodput in %, without {key}", *_cells(difference))
-    table.caption = "± two standard errors of the difference, storm by storm"
+    table.caption = "±: 95 % interval of the differences, storm by storm"
     table.caption_justify = "left"
     return table
 

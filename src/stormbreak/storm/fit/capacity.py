@@ -22,7 +22,8 @@ from statistics import median
 from typing import NamedTuple
 
 _ODD = 0.01
-_ROUNDS = 4  # of the EM algorithm
+_ROUNDS = 4  # of the EM algorithm; twice as many with clients that gave up
+_SETTLED = 1e-3  # change of the fit in a round after which there is no other
 _CONFIDENT = 1.92  # log likelihood below the maximum: half of the 95 % quantile of chi square with one degree
 _SQRT_TAU = sqrt(2 * pi)
 _SMALLEST = 1e-6  # seconds
@@ -89,18 +90,16 @@ def fit_capacity(jobs: Sequence[Job]) -> Capacity:
     )
 
 
-def largest_concurrency(jobs: Sequence[Job]) -> int:
-    """Return the most requests that were there at once."""
-    there = most = 0
+def concurrency(jobs: Sequence[Job]) -> list[int]:
+    """Return how many requests are inside when each arrives, it included."""
+    found = []
     ends: list[float] = []
     for job in jobs:
         while ends and ends[0] <= job.arrived:
             heappop(ends)
-            there -= 1
         heappush(ends, job.left)
-        there += 1
-        most = max(most, there)
-    return most
+        found.append(len(ends))
+    return found
 
 
 class _Search:
@@ -109,7 +108,7 @@ class _Search:
     def __init__(self, jobs: Sequence[Job], *, gone_work_on: bool) -> None:
         self._jobs = jobs
         self.gone_work_on = gone_work_on
-        self.top = largest_concurrency(jobs)
+        self.top = max(concurrency(jobs))
         self._longest = max(job.left - job.arrived for job in jobs)
         self._fits: dict[int, QueueFit] = {}
         self._best: QueueFit | None = None
@@ -184,7 +183,10 @@ def fit_service(jobs: Sequence[Job], slots: int, guess: tuple[float, float]) -> 
     for turn in range(_ROUNDS * (1 + gone)):
         if gone or not turn:
             times = _times(jobs, slots, mu, sigma)
+        before = mu, sigma
         likelihood, mu, sigma = _step(times, noise, mu, sigma)
+        if abs(mu - before[0]) + abs(sigma - before[1]) < _SETTLED:
+            break
     served = len(jobs) - len(times.censored)
     return QueueFit(
         slots=slots, mu=mu, sigma=sigma, likelihood=likelihood, waited=times.waited, served=served

@@ -14,8 +14,8 @@ from stormbreak.storm.fit.capacity import (
     Capacity,
     Job,
     Service,
+    concurrency,
     fit_capacity,
-    largest_concurrency,
     reconstruct,
 )
 from stormbreak.storm.fit.failures import GAVE_UP, Outage, is_failure, outages
@@ -24,7 +24,7 @@ from stormbreak.storm.fit.limits import Arrival, Rule, fit_limits
 FEWEST = 30
 """Smallest number of answered requests."""
 
-MOST = 50_000
+MOST = 20_000
 """Largest number of requests from which the capacity is estimated: those around the busiest moment."""
 
 _THROTTLED = 429
@@ -99,7 +99,7 @@ def evidence(entries: Sequence[Entry]) -> Evidence:
         others=sum(entry.status is not None and _is_wrong(entry.status) for entry in entries),
         used=len(used),
         capacity=capacity,
-        concurrency=largest_concurrency(used),
+        concurrency=max(concurrency(used)),
         busy=_busy(jobs, services),
         drift=_drift(jobs, services, capacity.best.sigma),
         rules=tuple(fit_limits(_arrivals(entries, services))),
@@ -125,17 +125,17 @@ def _is_wrong(status: int) -> bool:
 
 
 def _busiest(jobs: Sequence[Job]) -> Sequence[Job]:
-    """At most `MOST` requests in a row, with the longest latencies."""
+    """At most `MOST` requests in a row, with the longest latencies; they begin when few others are inside."""
     if len(jobs) <= MOST:
         return jobs
     step = MOST // 10
-    sums = [
-        sum(job.left - job.arrived for job in jobs[at : at + step])
-        for at in range(0, len(jobs), step)
-    ]
-    starts = range(max(1, len(sums) - 9))
-    best = max(starts, key=lambda start: sum(sums[start : start + 10])) * step
-    return jobs[best : best + MOST]
+    parts = [jobs[at : at + step] for at in range(0, len(jobs), step)]
+    sums = [sum(job.left - job.arrived for job in part) for part in parts]
+    first = max(range(max(1, len(sums) - 9)), key=lambda start: sum(sums[start : start + 10]))
+    begin = max(0, first - 1) * step
+    inside = concurrency(jobs[: begin + step])[begin:]
+    begin += min(range(len(inside)), key=inside.__getitem__)
+    return jobs[begin : begin + MOST]
 
 
 # ---------------------------------------------------------------- service
