@@ -21,6 +21,7 @@ _Z = 1.96  # standard errors of a 95 % interval
 _BINS = 60  # of a log, for its rates
 _CHANGE = 4.0  # standard deviations that count as a change of the rate
 _PATIENCE = 3.0  # attempt timeouts that a call may take, if the log does not say
+_MANY_GONE = 0.1  # share of the requests
 _WIDTH = 100  # characters of a comment
 
 
@@ -52,8 +53,8 @@ class Fitted:
         return f"# Estimated by `stormbreak storm fit`; intervals are of 95 %.\n{comments}\n{dump(self.scenario)}"
 
 
-def fit(log: Log) -> Fitted:
-    """Estimate a scenario.
+def fit(log: Log, *, name: str | None = None) -> Fitted:
+    """Estimate a scenario; by default it is named after the log.
 
     Raises:
         ConfigurationError: the log has no latencies, or too few answers.
@@ -69,7 +70,7 @@ def fit(log: Log) -> Fitted:
         raise ConfigurationError(f"{log.path}: {error}") from None
     rule = seen.rules[0] if seen.rules else None
     scenario = Scenario(
-        name=shown(Path(log.path).name.partition(".")[0] or "log"),
+        name=shown(name or Path(log.path).name.partition(".")[0] or "log"),
         description=f"estimated from {shown(Path(log.path).name)}",
         duration=ceil(log.entries[-1].at) + 1.0,
         provider=Provider(
@@ -269,6 +270,11 @@ def _unknown_capacity(seen: Evidence) -> Iterator[str]:
         )
     else:
         yield "Whether the target had more slots at other times than those in which all were busy."
+    if seen.gone > _MANY_GONE * (seen.answered + seen.gone):
+        yield (
+            f"How long {seen.gone:,} requests would have taken whose clients gave up: with so many, service time and"
+            " slots are less certain than their intervals say."
+        )
     if seen.used < seen.answered + seen.gone:
         yield f"Capacity outside of the {seen.used:,} requests around the busiest moment, from which it is estimated."
     if seen.drift is not None:
