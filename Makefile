@@ -18,7 +18,7 @@ CHECK_PYTHON := $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 
 # Some environments forbid bytecode. The suite starts hundreds of processes, and each would compile everything anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo check lint test test-lowest test-beside package format bench bench-peers prove storms test-sdks test-ray test-real research research-tests published sensitivity mutations screenshots clean
+.PHONY: help demo check lint test test-lowest test-beside package docs format bench bench-peers prove storms test-sdks test-ray test-real research research-tests published sensitivity mutations screenshots clean
 
 help:  ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## /  make \1 | /p' $(MAKEFILE_LIST) | column -t -s '|'
@@ -89,6 +89,17 @@ package: .venv-package/.ready  ## build wheel and sdist into dist/, check them, 
 	  $$fresh/venv/bin/python -m pip install $(QUIET) dist/*.whl; cd $$fresh; \
 	  venv/bin/stormbreak --help >/dev/null; venv/bin/stormbreak storm run dip >/dev/null; \
 	  venv/bin/python -c 'import stormbreak; print("the wheel works:", stormbreak.__version__)'
+
+.venv-docs/.ready: pyproject.toml constraints.txt constraints-docs.txt
+	@$(CHECK_PYTHON)
+	@echo "setting up .venv-docs (once)"
+	@$(PYTHON) -m venv .venv-docs
+	@.venv-docs/bin/python -m pip install $(QUIET) -c constraints.txt -c constraints-docs.txt -e '.[docs]'
+	@touch $@
+
+docs: .venv-docs/.ready  ## build the documentation site; a broken link or a warning is an error
+	@.venv-docs/bin/python -m sphinx -q -E -W --keep-going -d build/doctrees -c docs/site . build/docs
+	@echo "open build/docs/index.html"
 
 format: $(READY)  ## format the code
 	$(BIN)/ruff format .

@@ -78,6 +78,13 @@ def test_the_settings_of_the_manifests_pass_the_check(tmp_path, monkeypatch, cap
     assert ledger in [each["mountPath"] for each in mounts if not each.get("readOnly")]
 
 
+def test_the_container_has_what_the_settings_of_deploy_need():
+    dockerfile = DEPLOY.joinpath("Dockerfile").read_text()
+    extras = set(re.search(r"/src\[(.*?)\]", dockerfile)[1].split(","))
+    assert extras >= {"cost", "fleet", "metrics"}  # ledger, [fleet], /metrics
+    assert "--owner stormbreak /var/lib/stormbreak" in dockerfile
+
+
 # ------------------------------------------------------------------ compose
 
 COMPOSE = yaml.safe_load(DEPLOY.joinpath("compose.yaml").read_text())

@@ -146,7 +146,7 @@ def test_groups_become_pools_and_rules():
     }
     assert key is None
     assert table["keys"]["master"]["sha256"] == sha256(MASTER.encode()).hexdigest()
-    assert any("'bedrock' does not speak the API" in note for note in notes)
+    assert any("'bedrock' is no known provider" in note for note in notes)
 
 
 def test_the_page_shows_what_is_converted():
@@ -199,6 +199,8 @@ def test_variables_that_are_set_are_read():
     azure = BALANCED.replace("https://eu.openai.azure.com/", "os.environ/EU_BASE")
     assert "gpt-4o-2" not in converted(azure)[0]["targets"]
     assert any("set the variable EU_BASE" in note for note in converted(azure)[1])
+    text = f"{azure}\nenvironment_variables: {{EU_BASE: 'https://eu.openai.azure.com'}}"
+    assert converted(text)[0] == converted(azure, EU_BASE="https://eu.openai.azure.com")[0]
     table = converted(azure, EU_BASE="https://eu.openai.azure.com")[0]
     assert table["targets"]["gpt-4o-1"]["base_url"] == "https://eu.openai.azure.com/openai/v1"
 
@@ -254,6 +256,25 @@ general_settings: {{master_key: {MASTER}}}
         assert b"authorization" not in spare.seen[0].headers
 
 
+def test_each_literal_key_has_a_variable_of_its_own():
+    models = [
+        {"model_name": name, "litellm_params": {"model": "groq/m", "api_key": key}}
+        for name, key in (("a", "one"), ("a", "two"), ("b", "one"), ("3", "three"))
+    ]
+    table, notes, _ = convert({"model_list": models}, {})
+    assert [each["api_key_env"] for each in table["targets"].values()] == [
+        "A_API_KEY", "A_API_KEY_2", "A_API_KEY", "MODEL_3_API_KEY",
+    ]  # fmt: skip
+    assert sum("put this key in the variable A_API_KEY:" in note for note in notes) == 2
+
+
+def test_variables_of_a_shell_are_read_and_addresses_are_checked():
+    text = BALANCED.replace("os.environ/AZURE_EU", "${AZURE_EU}")
+    assert converted(text)[0]["targets"]["gpt-4o-1"]["api_key_env"] == "AZURE_EU"
+    _, notes, _ = converted(BALANCED.replace("https://eu.", "eu."))
+    assert any("must begin with http:// or https://" in note for note in notes)
+
+
 def test_a_fallback_that_leads_nowhere_is_listed():
     _, notes, _ = converted(BALANCED.replace("gpt-4o: [claude]", "gpt-4o: [titan, claude]"))
     assert "fallbacks of 'gpt-4o': 'titan' is not converted" in notes
@@ -272,7 +293,7 @@ def test_a_fallback_that_leads_nowhere_is_listed():
          "max_retries must be a whole number"),
         ("model_list: [{model_name: a, litellm_params: {model: openai/a}}]\nlitellm_settings: {max_budget: 1, budget_duration: long}",
          "budget_duration must be such as 30d or 12h, got 'long'"),
-        ("model_list: [{model_name: a, litellm_params: {model: cohere/command}}]", "'cohere' does not speak the API"),
+        ("model_list: [{model_name: a, litellm_params: {model: cohere/command}}]", "'cohere' is no known provider"),
         ("model_list: [{model_name: a, litellm_params: {model: azure/x}}]", "an api_base is needed"),
         ("model_list: [{model_name: a, litellm_params: {model: unknown}}]", "name its provider"),
     ],

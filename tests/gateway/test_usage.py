@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import shutil
 import sys
 from contextlib import suppress
@@ -28,6 +29,7 @@ from stormbreak.errors import ConfigurationError
 from stormbreak.gateway.keys import client_keys
 from stormbreak.gateway.usage_journal import journals_of
 from stormbreak.gateway.usage_ledger import UsageLedger, read_usage
+from stormbreak.gateway.usage_rows import UsageFile, UsageRow, UsageSum
 from stormbreak.http.h1.server_connection import ServerResponse
 from stormbreak.types import CANCELLED, CANCELLED_AFTER_SEND, Outcome, Target, Usage, Verdict
 
@@ -129,6 +131,57 @@ async def test_streams_and_clients_that_leave_are_counted(path):
     assert usd == Decimal("0.001") * tokens
 
 
+STORM = "[provider]\nservice = 0.01\nuse_max_tokens = true\n" + "".join(
+    f'[[faults]]\nkind = "{kind}"\nshare = {share}\n{more}\n'
+    for kind, share, more in (
+        ("429", 0.05, 'retry_after = 0.02\nretry_after_form = "ms"'),
+        ("500", 0.04, ""), ("reset", 0.03, ""), ("cut_body", 0.04, ""), ("error_in_200", 0.03, ""),
+        ("cut_stream", 0.06, ""), ("stream_reset", 0.03, ""), ("stall", 0.02, ""),
+    )
+)  # fmt: skip
+QUICK = """
+stall_timeout = 0.2
+attempt_timeout = 1
+breaker = "none"
+[retry.backoff]
+initial_delay = 0.01
+max_delay = 0.05
+[retry_budget]
+ratio = 1.0
+capacity = 1000
+"""
+
+
+async def test_the_sums_are_those_of_the_provider_in_a_storm(path, stormbreak_provider):
+    """What the provider bills lies between what is known, and that with the most of what is unknown."""
+    provider = stormbreak_provider(STORM, seed=3)
+    text = settings(provider.base_url, gateway=LEDGER, top=QUICK)
+    calls = iter(range(240))
+    async with running(path, text, prices=prices) as gateway:
+
+        async def ask():
+            for number in calls:
+                payload = {**ASKED, "max_tokens": 20, "stream": number % 2 == 0}
+                if number % 9:
+                    await gateway.ask(payload)
+                else:  # a client that leaves
+                    with suppress(TimeoutError):
+                        async with asyncio.timeout(0.005):
+                            await gateway.ask(payload)
+
+        await asyncio.gather(*(ask() for _ in range(24)))
+        await until(lambda: gateway.metric("in_flight") == 0)
+        await until(lambda: not provider.stats()["in_service"])
+    stats = provider.stats()
+    billed = sum(each.input_tokens + each.output_tokens for each in provider.billed().values())
+    found = sums(path)
+    assert found["useful"][0] > 100
+    known, unknown = found["useful"][1], found["wasted_open"][1]
+    assert known < billed < known + unknown
+    assert sum(attempts for attempts, _, _ in found.values()) >= stats["arrivals"]
+    assert found["useful"][2] == Decimal("0.001") * known
+
+
 PROGRAM = """
 import asyncio, sys
 from decimal import Decimal
@@ -223,6 +276,29 @@ async def test_a_journal_that_is_in_the_ledger_already_counts_nothing(path, tmp_
     assert not journals_of(path.with_name("spent.db"))
 
 
+async def test_of_two_journals_that_a_kill_left_one_may_be_in_the_ledger(path, tmp_path):
+    ledger = opened(path)
+    ledger.ended(ledger.sent(APP, TARGET, BOUND), Outcome(Verdict.OK, usage=USAGE))
+    (first,) = tmp_path.glob("spent.db.*.0")
+    shutil.copy(first, tmp_path / "kept")
+    await ledger.flush()
+    ledger.ended(ledger.sent(APP, TARGET, BOUND), Outcome(Verdict.OK, usage=USAGE))
+    shutil.copy(tmp_path / "kept", first)
+    os.close(ledger._journal._descriptor)  # killed
+    assert sums(path) == {"useful": (2, 30, Decimal("0.030"))}
+    opened(path).close()
+    assert sums(path) == {"useful": (2, 30, Decimal("0.030"))}
+
+
+def test_a_journal_is_added_once(path):
+    opened(path).close()
+    file = UsageFile(path.with_name("spent.db"))
+    row = UsageRow(1, "app", "", (), "main", "openai", "gpt-4.1", "useful")
+    for number in (0, 0, 1):
+        file.add({row: UsageSum(attempts=1, input_tokens=3, usd=Decimal("0.1"))}, "run", number)
+    assert sums(path) == {"useful": (2, 6, Decimal("0.2"))}
+
+
 async def test_an_attempt_that_goes_on_over_journals_counts_once(path):
     ledger = opened(path)
     going = ledger.sent(APP, TARGET, BOUND)
@@ -309,6 +385,20 @@ def test_a_file_that_is_no_ledger_is_refused(path):
     path.with_name("spent.db").write_text("no database" * 100)
     with pytest.raises(ConfigurationError, match=r"gateway\.ledger .*not a database"):
         opened(path)
+
+
+def test_names_of_models_are_bounded_and_hide_keys(path, monkeypatch):
+    monkeypatch.setattr("stormbreak.gateway.usage_ledger.MAX_PLACES", 3)
+    counted = opened(path)
+    for model in ("m" * 10_000, "sk-abcdefghijklmnop1234567890", "a\nb", "c", "d"):
+        sent = counted.sent(APP, TARGET._replace(model=model), BOUND)
+        counted.ended(sent, Outcome(Verdict.OK, usage=USAGE))
+    counted.close()
+    models = {model: each[0] for model, each in sums(path, by=lambda row: row.model).items()}
+    assert models["other"] == 2
+    assert len(models) == 4
+    assert max(map(len, models)) == 80
+    assert not any("1234567890" in model or "\n" in model for model in models)
 
 
 def test_a_missing_price_is_no_zero(path):
@@ -401,6 +491,14 @@ def test_ledgers_are_added_up(ledger, capsys, tmp_path):
     shutil.copy(ledger, copy)
     twice, _ = report(capsys, ledger, copy)
     assert [row["cost"] for row in twice] == [2 * row["cost"] for row in once]
+
+
+def test_what_has_no_price_has_no_amount(path, capsys):
+    counted = UsageLedger(path.with_name("spent.db"), no_price)
+    counted.ended(counted.sent(APP, TARGET, BOUND), Outcome(Verdict.OK, usage=USAGE))
+    counted.close()
+    (row,) = report(capsys, path.with_name("spent.db"))[0]
+    assert (row["cost"], row["unpriced_attempts"], row["input_tokens"]) == (None, 1, 10)
 
 
 def test_a_price_file_prices_again(ledger, capsys, tmp_path):

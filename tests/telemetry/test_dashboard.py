@@ -9,6 +9,7 @@ from scrapes import labels_of, read
 from table_test import table_test
 
 from stormbreak.cli.main import main
+from stormbreak.core.spend_policy import SpendPolicy
 from stormbreak.gateway.metrics import GatewayMetrics, RequestRecord, money_text
 from stormbreak.gateway.usage_ledger import SpentBy
 from stormbreak.telemetry import dashboard
@@ -51,7 +52,9 @@ def of_gateway():
     metrics.ended(RequestRecord("POST", "/v1/chat/completions"))
     gauges = dict.fromkeys(("connections", "in_flight", "held_bytes", "draining"), 0.0)
     text = metrics.text(lambda: gauges, lambda: {"app": ("1", "2")})
-    return text + money_text({SpentBy("app", "", "a/m"): [Decimal(1), Decimal(1)]}, ())
+    spent = {SpentBy("app", "", "a/m"): [Decimal(1), Decimal(1)]}
+    limits = {SpendPolicy(max_usd=2.0): (Decimal(1), Decimal(2))}
+    return text + money_text(spent, (), limits)
 
 
 @table_test("query", QUERIES)

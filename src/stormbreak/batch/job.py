@@ -14,9 +14,11 @@ from typing import Any, Literal, NamedTuple
 
 from msgspec.structs import replace as with_
 
+from stormbreak.batch.arrow import pyarrow
 from stormbreak.batch.export.export import export
 from stormbreak.batch.input.index import ReadProgress, Rows
 from stormbreak.batch.input.spool import Spooled, TableInput, spooled
+from stormbreak.batch.input.table import format_of
 from stormbreak.batch.options import UNFINISHED_ROWS, BatchOptions, Choice, option_flag
 from stormbreak.batch.result_stream import ResultStream
 from stormbreak.batch.running.run_policy import policy_of_run, width_of
@@ -326,6 +328,8 @@ def _check_before(job: Job, recorded: Mapping[str, Option]) -> Run | None:
     if last is not None and last.options.get("schema") and job.schema is None:
         why = "was begun with a schema; give it again, so that answers are checked"
         raise ConfigurationError(f"{path_of(job.files.output)}: {why}")
+    if job.files.table is not None and format_of(job.files.table) == "parquet":
+        pyarrow()  # its lack would show only when all rows are paid
     require_free(job.files)
     return last
 

@@ -91,7 +91,7 @@ class GatewayCall:
             )
             raise RefusedError(400, "stateful_request", message)
         self.reports_usage = (
-            key.metered
+            (key.metered or limits.usage is not None)
             and request.streamed
             and request.shape in _ASKED_USAGE
             and request.fields.stream_options is None

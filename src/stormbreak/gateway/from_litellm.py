@@ -107,6 +107,12 @@ class _Section:
         """Whether there is such a value."""
         return name in self._left
 
+    def variables(self) -> dict[str, str]:
+        """Return the variables that are set here; the user has to set them, too."""
+        given = self._left.get("environment_variables")
+        found = given.items() if isinstance(given, dict) else ()
+        return {name: value for name, value in found if isinstance(value, str)}
+
     def names(self) -> list[str]:
         """Return the names of what is left."""
         return [*self._left]
@@ -173,7 +179,7 @@ class _Conversion:
 
     def __init__(self, document: object, environ: Mapping[str, str]) -> None:
         whole = _Section("", document)
-        self._environ = environ
+        self._environ = {**environ, **whole.variables()}
         self._models = whole.items("model_list")
         self._router, self._litellm, self._general = (
             _Section(name, whole.take(name))
@@ -188,6 +194,7 @@ class _Conversion:
         self._groups: dict[str, list[_Deployment]] = {}
         self._names: dict[str, str] = {}  # of the target or pool of a group
         self._notes: list[str] = []
+        self._variables: dict[str, str] = {}  # by literal keys
         self._fallbacks = {kind: self._fallbacks_of(kind) for kind in _KINDS}
 
     def run(self) -> Converted:
@@ -195,9 +202,8 @@ class _Conversion:
         for place, entry in enumerate(self._models):
             self._add_model(_Section(f"model_list[{place}]", entry))
         if not self._groups:
-            raise ConfigurationError(
-                "\n".join(("no model of model_list can be converted", *self._notes))
-            )
+            why = "".join(f": {note}" for note in self._notes[:1])
+            raise ConfigurationError(f"no model of model_list can be converted{why}")
         for kind, rules in self._fallbacks.items():
             lost = (group for group in rules if group not in self._groups)
             self._notes += (
@@ -229,7 +235,7 @@ class _Conversion:
             given = {**credential, **given}
             del given["litellm_credential_name"]
         params = _Section(f"{entry.path}.litellm_params", given)
-        address = address_of(params.path, group, params.take, self._environ)
+        address = address_of(params.path, group, params.take, self._environ, self._variable_for)
         if isinstance(address, str):
             self._notes.append(address)
             return
@@ -246,6 +252,14 @@ class _Conversion:
         order = params.count("order") or 0
         self._groups.setdefault(group, []).append(_Deployment(address, weight, order, policy))
         self._notes += (*address.notes, *params.rest(), *entry.rest())
+
+    def _variable_for(self, group: str, key: str) -> str:
+        """Return the variable for a literal key: one for each key, wherever it is used."""
+        base = re.sub(r"\W", "_", f"{group}_API_KEY".upper(), flags=re.ASCII)
+        base = f"MODEL_{base}" if base[0].isdigit() else base
+        if key not in self._variables:
+            self._variables[key] = _fresh(base, {*self._variables.values()}, "_")
+        return self._variables[key]
 
     def _name_targets(self) -> None:
         """Give each target a name, and each group the name of its target or pool."""
@@ -366,7 +380,7 @@ class _Conversion:
         strategy = str(self._router.take("routing_strategy", "simple-shuffle"))
         if strategy not in _ORDERS:
             self._notes.append(
-                f"router_settings.routing_strategy {quoted(strategy)} becomes least_loaded: the target with the fewest"
+                f"router_settings.routing_strategy {quote_model(strategy)} becomes least_loaded: the target with the fewest"
                 " calls in flight and in its queue"
             )
         return _ORDERS.get(strategy, "least_loaded")
@@ -402,9 +416,9 @@ def convert(document: object, environ: Mapping[str, str]) -> Converted:
     return _Conversion(document, environ).run()
 
 
-def _fresh(name: str, taken: set[str]) -> str:
+def _fresh(name: str, taken: set[str], joint: str = "-") -> str:
     """Return a name that is not taken, and take it."""
-    numbered = (f"{name}-{number}" for number in count(2))
+    numbered = (f"{name}{joint}{number}" for number in count(2))
     fresh = next(each for each in chain((name,), numbered) if each not in taken)
     taken.add(fresh)
     return fresh

@@ -2,14 +2,15 @@
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urlsplit
 
 from stormbreak.http.endpoint import is_loopback
 from stormbreak.key_patterns import VARIABLE, quote_model
 
-ENVIRON = "os.environ/"
+_VARIABLE = re.compile(r"os\.environ/(\w+)|\$\{(\w+)\}")
+"""How a value refers to a variable: as LiteLLM reads it, or as `envsubst` does before that."""
 
 _PROVIDERS: Mapping[str, tuple[str, str | None]] = {
     "openai": ("openai", None),
@@ -80,16 +81,22 @@ class Address:
 
 def variable_in(value: object) -> str | None:
     """Return the name of the variable that a value refers to."""
-    if not isinstance(value, str) or not value.startswith(ENVIRON):
-        return None
-    name = value.removeprefix(ENVIRON)
-    return name if VARIABLE.fullmatch(name) else None
+    found = _VARIABLE.fullmatch(value) if isinstance(value, str) else None
+    name = None if found is None else found[1] or found[2]
+    return name if name and VARIABLE.fullmatch(name) else None
 
 
 def address_of(
-    path: str, group: str, take: Callable[[str], Any], environ: Mapping[str, str]
+    path: str,
+    group: str,
+    take: Callable[[str], Any],
+    environ: Mapping[str, str],
+    variable_for: Callable[[str, str], str],
 ) -> Address | str:
-    """Return where the model of a group leads, or why it cannot be converted. `take` takes a parameter out."""
+    """Return where the model of a group leads, or why it cannot be converted.
+
+    `take` takes a parameter out; `variable_for` names a variable for a literal key of a group.
+    """
     model, key = str(take("model") or ""), take("api_key")
     base = take("api_base") or take("base_url")
     provider, rest = _split(model, take("custom_llm_provider"))
@@ -99,6 +106,8 @@ def address_of(
     place: dict[str, Any] | str
     if variable is not None and base is None:
         place = f"set the variable {variable} with its address, and convert again"
+    elif base is not None and not str(base).startswith(("http://", "https://")):
+        place = "its address must begin with http:// or https://"
     elif not rest or provider is None:
         place = "name its provider, such as openai/MODEL"
     elif "*" in rest and not (rest.index("*") == len(rest) - 1 and group == rest):
@@ -110,7 +119,15 @@ def address_of(
         place = _place(provider, base)
     if isinstance(place, str):
         return f"{path}: {quote_model(model)} is not converted: {place}"
-    return _with_key(path, group, place, rest, key)
+    literal = (
+        isinstance(key, str) and variable_in(key) is None and key.strip().lower() not in _NO_KEY
+    )
+    named = variable_for(group, str(key)) if literal else variable_in(key)
+    address = _with_key(path, place, rest, named)
+    if not literal:
+        return address
+    note = f"{path}.api_key: put this key in the variable {named}: no file holds keys"
+    return replace(address, notes=(note, *address.notes))
 
 
 def _split(model: str, given: object) -> tuple[str | None, str]:
@@ -134,7 +151,7 @@ def _place(provider: str, base: str | None) -> dict[str, Any] | str:
     if provider in _OLLAMA:
         return {"base_url": _v1(base or _OLLAMA_BASE)}
     if provider not in _COMPATIBLE | _AZURE:
-        return f"{quote_model(provider)} does not speak the API of OpenAI or Anthropic, and nothing is translated"
+        return f"{quote_model(provider)} is no known provider of OpenAI's or Anthropic's API, and nothing is translated"
     if not base:
         return "an api_base is needed"
     if provider in _AZURE:
@@ -147,20 +164,12 @@ def _v1(base: str, path: str = "/v1") -> str:
     return base if base.endswith("/v1") else base + path
 
 
-def _with_key(path: str, group: str, place: dict[str, Any], model: str, key: object) -> Address:
-    variable, notes = place.pop("variable", None), []
-    if (named := variable_in(key)) is not None:
-        variable = named
-    elif key is not None and str(key).strip().lower() not in _NO_KEY:
-        variable = re.sub(r"\W", "_", f"{group}_API_KEY".upper(), flags=re.ASCII)
-        if variable[0].isdigit():
-            variable = f"MODEL_{variable}"
-        notes.append(f"{path}.api_key: put this key in the variable {variable}: no file holds keys")
-    elif variable is None and "base_url" in place:
-        notes.append(
-            f"{path} has no api_key, so none is sent to {urlsplit(place['base_url']).netloc}"
-        )
-    base = urlsplit(place.get("base_url", ""))
+def _with_key(path: str, place: dict[str, Any], model: str, named: str | None) -> Address:
+    default = place.pop("variable", None)
+    variable = named or default
+    notes, base = [], urlsplit(place.get("base_url", ""))
+    if variable is None and base.netloc:
+        notes.append(f"{path} has no api_key, so none is sent to {base.netloc}")
     plain = base.scheme == "http" and not is_loopback(base.hostname or "") and variable is not None
     if plain:
         notes.append(

@@ -11,11 +11,13 @@ from decimal import Decimal
 from itertools import count
 from secrets import token_hex
 
+from stormbreak.core.spend_policy import SpendPolicy
 from stormbreak.drivers.explain import AttemptHistory
 from stormbreak.gateway.keys import ClientKey
 from stormbreak.gateway.request import ENDPOINTS, LOOKUPS
 from stormbreak.gateway.usage_ledger import SpentBy
 
+LOG = logging.getLogger("stormbreak.gateway")
 ACCESS_LOG = logging.getLogger("stormbreak.gateway.access")
 
 _BUCKETS = (0.005, 0.025, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
@@ -32,6 +34,7 @@ _HELP: Mapping[str, tuple[str, str]] = {
         "How requests ended: ok, a verdict, broken, drained, left or refused.",
     ),
     "request_seconds": ("histogram", "Time from a request to the end of its answer."),
+    "workers": ("gauge", "Processes that serve clients."),
     "connections": ("gauge", "Open connections of clients."),
     "in_flight": ("gauge", "Requests that are being answered."),
     "held_bytes": ("gauge", "Bytes of requests that are held."),
@@ -40,10 +43,16 @@ _HELP: Mapping[str, tuple[str, str]] = {
     "key_spent_usd": ("gauge", "US dollars spent by keys with a spend limit, in its period."),
     "key_limit_usd": ("gauge", "Spend limits of keys in US dollars."),
 }
+GAUGE_NAMES = ("workers", "connections", "in_flight", "held_bytes", "draining")
+"""Those without labels."""
 
 _MONEY: Mapping[str, str] = {
     "spent_usd_total": "US dollars of attempts with a reported usage, since the start.",
     "unknown_usd_total": "The most that attempts without a usage can have cost, in US dollars.",
+}
+_LIMITS: Mapping[str, str] = {
+    "policy_spent_usd": "US dollars spent or reserved under the spend limits of policies, in their periods.",
+    "policy_limit_usd": "Spend limits of policies in US dollars, by limit and period in seconds.",
 }
 _OUTSIDE = re.compile(r"\W", re.ASCII)  # what the name of a label of Prometheus cannot have
 _ESCAPED = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
@@ -79,6 +88,14 @@ class GatewayMetrics:
         self._seconds: Counter[float] = Counter()  # by the upper bound of their bucket
         self._sum = 0.0
         self.reloads: Counter[str] = Counter({"ok": 0, "failed": 0})
+
+    def reloaded(self, error: Exception | None) -> None:
+        """Count a reading of the settings file, and log how it went."""
+        self.reloads["ok" if error is None else "failed"] += 1
+        if error is None:
+            LOG.info("the settings were read again")
+        else:
+            LOG.warning("the settings stay as they were: %s", error)
 
     def ended(self, record: RequestRecord) -> None:
         """Count a request that has ended, and log it."""
@@ -148,8 +165,12 @@ class GatewayMetrics:
 # ---------------------------------------------------------------- money
 
 
-def money_text(spent: Mapping[SpentBy, Sequence[Decimal]], keys: Iterable[ClientKey]) -> bytes:
-    """Write the dollars of keys at targets, and the tenant and labels of each key.
+def money_text(
+    spent: Mapping[SpentBy, Sequence[Decimal]],
+    keys: Iterable[ClientKey],
+    limits: Mapping[SpendPolicy, tuple[Decimal, Decimal]],
+) -> bytes:
+    """Write the dollars of keys at targets, those under the `limits` of policies, and the labels of each key.
 
     The settings bound the number of keys, and `SpentBy` that of targets.
     """
@@ -158,6 +179,14 @@ def money_text(spent: Mapping[SpentBy, Sequence[Decimal]], keys: Iterable[Client
         lines += _head(name, "counter", meaning)
         for by, dollars in tuple(spent.items()):
             lines.append(_sample(name, by._asdict(), dollars[place]))
+    for place, (name, meaning) in enumerate(_LIMITS.items()):
+        lines += _head(name, "gauge", meaning)
+        named = {
+            (f"{limit.max_usd:g}", "none" if limit.period is None else f"{limit.period:g}"): dollars
+            for limit, dollars in limits.items()
+        }
+        for (usd, period), dollars in named.items():
+            lines.append(_sample(name, {"limit": usd, "period": period}, dollars[place]))
     lines += _head("key_info", "gauge", "Keys with their tenants and labels; always 1.")
     for key in keys:
         labels = {f"label_{_OUTSIDE.sub('_', name)}": text for name, text in key.scope.labels}

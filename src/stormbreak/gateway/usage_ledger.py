@@ -18,6 +18,7 @@ from stormbreak.cost.price_table import EXACT, PriceOf
 from stormbreak.drivers.asyncio_driver import Sender
 from stormbreak.drivers.timeouts import AnsweredError
 from stormbreak.errors import ConfigurationError
+from stormbreak.escape import LABEL, shown
 from stormbreak.gateway.keys import ClientKey
 from stormbreak.gateway.usage_journal import Ended, Journal, Sent, held, journals_of, replay
 from stormbreak.gateway.usage_rows import (
@@ -31,11 +32,12 @@ from stormbreak.gateway.usage_rows import (
     kind_of,
     put,
 )
-from stormbreak.telemetry.labels import Targets
+from stormbreak.telemetry.labels import OTHER, Targets
 from stormbreak.types import CANCELLED_AFTER_SEND, Outcome, Target, Usage
 
 LOG = logging.getLogger("stormbreak.gateway")
 INTERVAL = 5.0  # seconds between two additions to the file
+MAX_PLACES = 1_000  # targets with rows of their own; clients may choose the names of models
 MAX_SERIES = 2_000  # of each metric of money; keys and targets beyond share one
 
 
@@ -68,6 +70,7 @@ class UsageLedger:
         self._going: dict[int, Sent] = {}
         self._sums: Sums = {}
         self._waiting: list[tuple[Sums, Journal]] = []
+        self._places: dict[Target, tuple[str, str, str]] = {}
         self._targets = Targets()
         self.spent: dict[SpentBy, list[Decimal]] = {}
         """US dollars of attempts with a usage, and the most that the others can have cost, since the start."""
@@ -82,15 +85,8 @@ class UsageLedger:
         """Note an attempt before it is sent; `bound` is the most that it can use."""
         scope = key.scope
         self._attempts += 1
-        row = UsageRow(
-            int(self._clock()) // HOUR,
-            key.name,
-            scope.tenant or "",
-            scope.labels,
-            target.name,
-            target.provider,
-            target.model,
-        )
+        hour, tenant = int(self._clock()) // HOUR, scope.tenant or ""
+        row = UsageRow(hour, key.name, tenant, scope.labels, *self._place(target))
         sent = self._going[self._attempts] = Sent(self._attempts, row, bound)
         self._write(sent)
         return sent
@@ -136,6 +132,16 @@ class UsageLedger:
             self._journal.remove()
 
     # ------------------------------------------------------------ internal
+
+    def _place(self, target: Target) -> tuple[str, str, str]:
+        """Return the name of a target, its provider and model, as they are written."""
+        place = self._places.get(target)
+        if place is None:
+            place = target.name, shown(target.provider, LABEL), shown(target.model, LABEL)
+            if len(self._places) >= MAX_PLACES:
+                return target.name, place[1], OTHER
+            self._places[target] = place
+        return place
 
     def _write(self, line: Sent | Ended) -> None:
         if not self._journal.write(line):

@@ -316,7 +316,7 @@ class AsyncClient(ClientControls):
     ) -> Answer:
         """Ask for a chat completion, as `request` does; `options` go into the payload (temperature, max_tokens, ...).
 
-        Each of the `messages` has a "role" and a "content".
+        Each of the `messages` has a "role" and a "content". Raises what `request` raises.
         """
         payload = {"model": model, "messages": list(messages), **options}
         return await self.request(
@@ -342,7 +342,8 @@ class AsyncClient(ClientControls):
 
         Use it as ``async with client.stream(...) as stream``, or await it. That waits for the first output; until
         then attempts are retried as ever, and it raises what `request` raises. `deadline` bounds the whole stream, the
-        policy's attempt timeout the time to its first output, its idle timeout silence.
+        policy's attempt timeout the time to its first output, its idle timeout silence. What breaks later raises
+        StreamBrokenError, with the part that was received.
         """
         return PendingStream(
             self._open(endpoint, payload, _CallOptions(priority, deadline, tenant))

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from decimal import Decimal
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -119,15 +120,20 @@ class _Group:
             known.cache_write_tokens,
             known.cache_write_1h_tokens,
             known.output_tokens,
-            bill.useful.usd + bill.wasted.usd,
-            bill.wasted.usd,
+            _known(bill.useful.usd + bill.wasted.usd, bill.unpriced),
+            _known(bill.wasted.usd, bill.unpriced),
             unknown.attempts,
-            bill.used_uncounted.usd + bill.wasted_open.usd,
+            _known(bill.used_uncounted.usd + bill.wasted_open.usd, bill.unpriced + bill.unbounded),
             bill.free,
             bill.unpriced,
             bill.unbounded,
             currency,
         ]
+
+
+def _known(usd: Decimal, unknown: int) -> Decimal | None:
+    """Return an amount; None if there is none, because it is unknown: that is not zero."""
+    return usd if usd or not unknown else None
 
 
 def is_ledger(path: Path) -> bool:
