@@ -62,13 +62,14 @@ def fit(log: Log, *, name: str | None = None) -> Fitted:
     if all(entry.latency is None for entry in log.entries):
         raise ConfigurationError(
             f"{log.path}: has no latencies: in nginx, add $request_time to the end of log_format, in Apache %D;"
-            " in JSON lines or CSV, name the field with --latency-field"
+            " in JSON lines or CSV, name the field with --latency-field (`storm run --arrivals` needs none)"
         )
     try:
         seen = evidence(log.entries)
     except ConfigurationError as error:
         raise ConfigurationError(f"{log.path}: {error}") from None
     rule = seen.rules[0] if seen.rules else None
+    load = _load(seen, [entry.at for entry in log.entries])
     scenario = Scenario(
         name=shown(name or Path(log.path).name.partition(".")[0] or "log"),
         description=f"estimated from {shown(Path(log.path).name)}",
@@ -81,13 +82,13 @@ def fit(log: Log, *, name: str | None = None) -> Fitted:
         ),
         limit=None if rule is None else _limit(rule),
         faults=_faults(seen),
-        load=_load(seen, [entry.at for entry in log.entries]),
+        load=load,
     )
     return Fitted(
         source=shown(Path(log.path).name),
         scenario=scenario,
         found=tuple(_found(seen, scenario, log)),
-        unknown=tuple(_unknown(seen, log)),
+        unknown=tuple(_unknown(seen, log, load)),
     )
 
 
@@ -224,7 +225,7 @@ def _limits(seen: Evidence) -> Iterator[str]:
 # ---------------------------------------------------------------- what it cannot tell
 
 
-def _unknown(seen: Evidence, log: Log) -> Iterator[str]:
+def _unknown(seen: Evidence, log: Log, load: Load) -> Iterator[str]:
     yield from _unknown_capacity(seen)
     if seen.throttled and not seen.rules:
         yield (
@@ -252,9 +253,10 @@ def _unknown(seen: Evidence, log: Log) -> Iterator[str]:
             " the longest answer, rounded up."
         )
     yield (
-        "Your deadline and the number of your processes: write them into [load]."
-        " Whether requests are first attempts or retries."
+        f"Your deadline and the number of your processes: the scenario has {load.deadline:g} s and {load.processes}."
+        " Write yours into its [load]."
     )
+    yield "Whether requests are first attempts or retries."
     yield "Requests of others at the same target, which take slots, too."
     if log.whole_seconds:
         yield "Times within a second: the log has whole seconds. Log milliseconds for better estimates ($msec in nginx)."
