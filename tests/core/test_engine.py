@@ -48,6 +48,7 @@ def test_snapshot_says_what_stands_where():
                 "service": 0.0,
                 "budget": 0.2,
                 "sharing": None,
+                "members": None,
                 "retries_refused": False,
             }
         },

@@ -310,5 +310,6 @@ def test_the_snapshot_of_a_target_without_breaker_and_pause():
         "service": 0.0,
         "budget": None,
         "sharing": None,
+        "members": None,
         "retries_refused": False,
     }

@@ -32,6 +32,7 @@ class Lease:
         """`share` of each limit is for this process until the store has answered how many there are."""
         self.policy = policy
         self.is_known = False  # whether the store has ever answered
+        self.members = 0  # that the store knew last
         self.late_at = inf  # when calls stop waiting for an answer; inf: none is missing
         self.lost_at = inf  # when the store is lost, unless it answers; inf: no report has failed
         self.wake = wake

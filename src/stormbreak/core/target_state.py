@@ -368,6 +368,7 @@ class TargetState:
             "service": self.admission.service,
             "budget": None if self.budget is None else self.budget.balance(now),
             "sharing": None if self.lease is None else float(self.lease.is_sharing),
+            "members": None if self.lease is None else self.lease.members,
             "retries_refused": now - self.refused_at < REFUSED,
             **({} if self.shadow is None else {"shadow": self.shadow.snapshot()}),
         }

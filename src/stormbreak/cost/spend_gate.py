@@ -94,10 +94,14 @@ class SpendAccount:
         return bound > self.limit or self._lacks(bound, now)
 
     def _lacks(self, bound: Decimal, now: float) -> bool:
-        spent = self.spent
-        if self.lease is not None:
-            spent = EXACT.add(spent, EXACT.multiply(self.lease.elsewhere, MICRO))
-        return now < self.ends_at and EXACT.add(spent, bound) > self.limit
+        return now < self.ends_at and EXACT.add(self._spent_by_all, bound) > self.limit
+
+    @property
+    def _spent_by_all(self) -> Decimal:
+        """What is spent for certain in the period, by all members of a fleet."""
+        if self.lease is None:
+            return self.spent
+        return EXACT.add(self.spent, EXACT.multiply(self.lease.elsewhere, MICRO))
 
     @property
     def taken(self) -> Decimal:
@@ -153,11 +157,11 @@ class SpendAccount:
         return max((alert for alert in ALERTS if alert <= percent), default=0)
 
     def snapshot(self, now: float) -> dict[str, str | float | None]:
-        """US dollars in digits, and seconds until the period ends."""
+        """US dollars in digits, and seconds until the period ends; what others of a fleet have reserved is not known."""
         over = now >= self.ends_at
         return {
             "limit": str(self.limit),
-            "spent": str(NOTHING if over else self.spent),
+            "spent": str(NOTHING if over else self._spent_by_all),
             "reserved": str(NOTHING if over else self._reserved),
             "ends": None if over or self.ends_at == inf else self.ends_at - now,
         }

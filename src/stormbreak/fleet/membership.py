@@ -84,6 +84,7 @@ class Membership(ABC):
         if self.epoch not in (0.0, answer.epoch):
             self.restarts += 1
         self.epoch, self.members = answer.epoch, int(answer.members)
+        self.lease.members = self.members
         self.lease.set_share(1 / max(1, self.members))
         after = self._apply(answer, sent_at, now)
         crowd = max(1.0, self.members / CROWD)
@@ -315,11 +316,12 @@ class SpendMembership(Membership):
         self._taken = 0
         self._needed = 0
         self._denied = False
+        self.ended = False  # nothing uses the account any more
 
     @property
     def is_gone(self) -> bool:
-        """Always false: an account lives as long as its engine."""
-        return False
+        """Whether it has ended; else an account lives as long as its engine."""
+        return self.ended
 
     def pump(self, now: float) -> None:
         """Let calls leave that waited for the answer."""
@@ -332,6 +334,7 @@ class SpendMembership(Membership):
             account.begin_period()
             self._over = lease.started
             lease.begin(0.0)
+        leaves = leaves or self.is_gone
         spent, taken = micro_dollars(account.spent), micro_dollars(account.taken)
         if taken != self._taken:
             self._taken, self.used_at = taken, now

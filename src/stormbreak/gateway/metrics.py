@@ -17,6 +17,7 @@ from stormbreak.gateway.keys import ClientKey
 from stormbreak.gateway.request import ENDPOINTS, LOOKUPS
 from stormbreak.gateway.usage_ledger import SpentBy
 
+LOG = logging.getLogger("stormbreak.gateway")
 ACCESS_LOG = logging.getLogger("stormbreak.gateway.access")
 
 _BUCKETS = (0.005, 0.025, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
@@ -33,6 +34,7 @@ _HELP: Mapping[str, tuple[str, str]] = {
         "How requests ended: ok, a verdict, broken, drained, left or refused.",
     ),
     "request_seconds": ("histogram", "Time from a request to the end of its answer."),
+    "workers": ("gauge", "Processes that serve clients."),
     "connections": ("gauge", "Open connections of clients."),
     "in_flight": ("gauge", "Requests that are being answered."),
     "held_bytes": ("gauge", "Bytes of requests that are held."),
@@ -41,6 +43,8 @@ _HELP: Mapping[str, tuple[str, str]] = {
     "key_spent_usd": ("gauge", "US dollars spent by keys with a spend limit, in its period."),
     "key_limit_usd": ("gauge", "Spend limits of keys in US dollars."),
 }
+GAUGE_NAMES = ("workers", "connections", "in_flight", "held_bytes", "draining")
+"""Those without labels."""
 
 _MONEY: Mapping[str, str] = {
     "spent_usd_total": "US dollars of attempts with a reported usage, since the start.",
@@ -84,6 +88,14 @@ class GatewayMetrics:
         self._seconds: Counter[float] = Counter()  # by the upper bound of their bucket
         self._sum = 0.0
         self.reloads: Counter[str] = Counter({"ok": 0, "failed": 0})
+
+    def reloaded(self, error: Exception | None) -> None:
+        """Count a reading of the settings file, and log how it went."""
+        self.reloads["ok" if error is None else "failed"] += 1
+        if error is None:
+            LOG.info("the settings were read again")
+        else:
+            LOG.warning("the settings stay as they were: %s", error)
 
     def ended(self, record: RequestRecord) -> None:
         """Count a request that has ended, and log it."""

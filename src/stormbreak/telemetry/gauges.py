@@ -28,11 +28,12 @@ MERGE: Mapping[str, Rule] = MappingProxyType(
         "cooldown": "max",
         "budget": "min",
         "sharing": "min",
+        "members": "max",
     }
 )
 """How the values of several snapshots become one."""
 
-_FUNCTIONS: Mapping[Rule, Callable[[Iterable[float]], float]] = MappingProxyType(
+FUNCTIONS: Mapping[Rule, Callable[[Iterable[float]], float]] = MappingProxyType(
     {"sum": sum, "max": max, "min": min}
 )
 _WORST_FIRST = ("isolated", "open", "half_open", "closed")
@@ -41,7 +42,7 @@ _WORST_FIRST = ("isolated", "open", "half_open", "closed")
 def merged(field: str, snapshots: Sequence[Snapshot]) -> float | None:
     """Merge one field of several snapshots; None if none of them has a value."""
     known = [each[field] for each in snapshots if each[field] is not None]
-    return _FUNCTIONS[MERGE[field]](known) if known else None
+    return FUNCTIONS[MERGE[field]](known) if known else None
 
 
 def worst_circuit(circuits: Iterable[str | None]) -> str | None:
@@ -129,6 +130,7 @@ GAUGES: Mapping[str, Gauge] = MappingProxyType(
         "fleet_sharing": Gauge(
             "Whether the store of the fleet answers: 1, or 0 where limits are shares.", "sharing"
         ),
+        "fleet_members": Gauge("Processes that share the limits of the target.", "members"),
         "circuits": Gauge(
             "Circuits in each state, one for each engine and key.", labels=("target", "state")
         ),
