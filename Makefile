@@ -18,7 +18,7 @@ CHECK_PYTHON := $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 
 # Some environments forbid bytecode. The suite starts hundreds of processes, and each would compile everything anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo check lint test test-lowest test-beside package docs format bench bench-peers prove storms test-sdks test-ray test-real research research-tests published sensitivity mutations screenshots clean
+.PHONY: help demo check lint test test-lowest test-beside package docs format bench bench-peers prove storms test-sdks test-ray test-daft test-real research research-tests published sensitivity mutations screenshots clean
 
 help:  ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## /  make \1 | /p' $(MAKEFILE_LIST) | column -t -s '|'
@@ -144,6 +144,15 @@ test-sdks: $(SDKS:%=.venv-sdks/%/.ready)  ## run the recipes of docs/sdks with t
 test-ray: .venv-ray/.ready  ## test the Ray adapter on a real Ray with two actors
 	.venv-ray/bin/python -m pytest -m ray -q tests/ray
 
+.venv-daft/.ready: pyproject.toml constraints-daft.txt
+	@echo "setting up .venv-daft (once; Daft takes 340 MB)"
+	@$(PYTHON) -m venv .venv-daft
+	@.venv-daft/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-daft.txt -e . daft hypothesis pytest pytest-asyncio
+	@touch $@
+
+test-daft: .venv-daft/.ready  ## test the recipe for Daft on a real Daft
+	.venv-daft/bin/python -m pytest -m daft -q tests/daft
+
 $(REAL)/.ready: constraints-real.txt
 	@echo "building a model server in $(REAL) (once; a C++ compiler and some minutes)"
 	@$(PYTHON) -m venv $(REAL)
@@ -173,4 +182,4 @@ screenshots: $(READY)  # the pictures of README and docs/reports.md; needs chrom
 	$(BIN)/python bench/screenshots.py
 
 clean:  ## remove what the targets built
-	rm -rf $(VENV) $(REAL) .venv-sdks .venv-demo .venv-lowest .venv-package .venv-peers .venv-ray dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache demo-results
+	rm -rf $(VENV) $(REAL) .venv-sdks .venv-demo .venv-lowest .venv-package .venv-peers .venv-ray .venv-daft dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache demo-results

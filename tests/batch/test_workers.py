@@ -311,7 +311,7 @@ def test_a_full_disk_ends_the_run_with_one_line(small_disk, at):
 @pytest.mark.parametrize("workers", [1, 2])
 def test_set_changes_the_concurrency_of_a_run(at, workers):
     write(at / "in.jsonl", chat_rows(2_000))
-    with serve(scenario(service=0.3)) as provider:
+    with serve(scenario(service=2.0)) as provider:
         url = provider.base_url
         with started(*batch(url, "-c", 2, workers=workers), env={}) as process:
             wait_until(lambda: provider.stats()["in_service"] == 2, "two in flight")
@@ -321,6 +321,8 @@ def test_set_changes_the_concurrency_of_a_run(at, workers):
             wait_until(lambda: provider.stats()["in_service"] == 30, "thirty in flight")
             assert run("batch", "set", "out.jsonl", "-c", 5).returncode == 0
             wait_until(lambda: provider.stats()["in_service"] == 5, "five in flight")
+            seen = {provider.stats()["in_service"] for _ in range(100) if not time.sleep(0.005)}
+            assert max(seen) == 5
             refused = run("batch", "set", "out.jsonl", "-c", 5000)
             assert "at most 4,096 connections" in one_line(refused.stderr)
             top = json.loads(run("top", "out.jsonl", "--json").stdout)
