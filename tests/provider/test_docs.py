@@ -9,7 +9,7 @@ import pytest
 
 from stormbreak.provider.fault_kinds import Kind
 from stormbreak.provider.scenario import Dialect
-from stormbreak.provider.scenario_file import builtin_names, parse
+from stormbreak.provider.scenario_file import builtin_names, load_answers, parse
 
 TEXT = (Path(__file__).parents[2] / "docs" / "provider.md").read_text()
 
@@ -25,13 +25,20 @@ def test_the_format_shown_is_the_format_read(block):
     assert scenario.background_traffic
 
 
+def test_the_answers_shown_are_read(tmp_path):
+    path = tmp_path / "answers.toml"
+    (shown,) = blocks("toml answers")
+    path.write_text(shown)
+    assert len(load_answers(path)) == 4
+
+
 def test_the_tests_shown_pass(tmp_path):
     shown = [block for block in blocks("python") if "def test_" in block]
     path = tmp_path / "test_shown.py"
     path.write_text("\n".join(shown))
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(path)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
-    assert "3 passed" in done.stdout, done.stdout
+    assert "4 passed" in done.stdout, done.stdout
 
 
 def test_the_other_code_shown_runs(capsys):

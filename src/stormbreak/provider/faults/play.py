@@ -19,7 +19,7 @@ class FaultContext(NamedTuple):
 
     def without_schema(self) -> "FaultContext":
         """The same for an answer that ignores the schema of its request."""
-        return self._replace(request=self.request._replace(schema=None))
+        return self._replace(request=self.request._replace(schema=None, canned=None))
 
     @property
     def media(self) -> str:

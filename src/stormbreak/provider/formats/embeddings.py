@@ -44,7 +44,7 @@ def _vector(request: ParsedRequest, place: int) -> list[float] | str:
 
 EMBEDDINGS = Format(
     find_error=_find_error,
-    output_tokens=lambda _: 0,
+    output_tokens=lambda _, __: 0,
     body=_body,
     events=None,
     error=base.error,
