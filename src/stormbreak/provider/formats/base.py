@@ -105,10 +105,13 @@ class ParsedRequest(NamedTuple):
     fills: bool = False  # its answer uses all tokens that the request allows
     schema: Any = None  # that the answer must fit
     canned: CannedAnswer | None = None  # its answer; None: one is made up
+    empty: bool = False  # its answer has no choices
 
     @property
     def choices(self) -> list[Choice]:
         """The choices of its answer."""
+        if self.empty:
+            return []
         return [self._choice(place) for place in range(self.format.choice_count(self.payload))]
 
     def _choice(self, place: int) -> Choice:
@@ -253,6 +256,8 @@ class Block(NamedTuple):
 
 def in_turn(blocks: Sequence[Block]) -> Block:
     """Join parts that are streamed one after the other."""
+    if not blocks:
+        return Block([], [], [])
     output = [*blocks[0].output]
     for before, after in pairwise(blocks):
         output += [*before.finish, *after.opening, *after.output]

@@ -106,23 +106,23 @@ def _message(
 
 def _content(request: ParsedRequest) -> list[dict[str, Any]]:
     """The blocks of an answer: thinking, text, calls of tools."""
-    (choice,) = request.choices
     content: list[dict[str, Any]] = []
-    if choice.reasoning:
-        signature = f"signature-{request.digest}"
-        content.append({"type": "thinking", "thinking": choice.reasoning, "signature": signature})
-    if choice.text or not choice.tool_uses:
-        content.append({"type": "text", "text": choice.text})
-    for use in choice.tool_uses:
-        given = msgspec.Raw(use.arguments.encode())
-        content.append(
-            {"type": "tool_use", "id": f"toolu_{use.identity}", "name": use.name, "input": given}
-        )
+    for choice in request.choices:
+        if choice.reasoning:
+            signature = f"signature-{request.digest}"
+            thinking = {"type": "thinking", "thinking": choice.reasoning, "signature": signature}
+            content.append(thinking)
+        if choice.text or not choice.tool_uses:
+            content.append({"type": "text", "text": choice.text})
+        for use in choice.tool_uses:
+            given = msgspec.Raw(use.arguments.encode())
+            call = {"id": f"toolu_{use.identity}", "name": use.name, "input": given}
+            content.append({"type": "tool_use", **call})
     return content
 
 
 def _stop_reason(content: list[dict[str, Any]]) -> str:
-    return "tool_use" if content[-1]["type"] == "tool_use" else "end_turn"
+    return "tool_use" if content and content[-1]["type"] == "tool_use" else "end_turn"
 
 
 def _body(request: ParsedRequest) -> bytes:

@@ -12,6 +12,7 @@ from stormbreak.provider.formats.base import (
     Format,
     NamedEvent,
     ParsedRequest,
+    ToolUse,
     encode,
     in_turn,
     named_event,
@@ -57,32 +58,36 @@ def _response(request: ParsedRequest, status: str) -> dict[str, Any]:
 
 def _items(request: ParsedRequest) -> list[dict[str, Any]]:
     """The output: reasoning, a message, calls of tools."""
-    (choice,) = request.choices
     items: list[dict[str, Any]] = []
-    if choice.reasoning:
-        summary = [_summary(choice.reasoning)]
-        items.append({"id": f"rs_{request.digest}", "type": "reasoning", "summary": summary})
-    if choice.text or not choice.tool_uses:
-        items.append(
-            {
-                "id": f"msg_{request.digest}",
-                "type": "message",
-                "status": "completed",
-                "role": "assistant",
-                "content": [_part(choice.text)],
-            }
-        )
-    return items + [
-        {
-            "id": f"fc_{use.identity}",
-            "type": "function_call",
-            "status": "completed",
-            "call_id": f"call_{use.identity}",
-            "name": use.name,
-            "arguments": use.arguments,
-        }
-        for use in choice.tool_uses
-    ]
+    for choice in request.choices:
+        if choice.reasoning:
+            summary = [_summary(choice.reasoning)]
+            items.append({"id": f"rs_{request.digest}", "type": "reasoning", "summary": summary})
+        if choice.text or not choice.tool_uses:
+            items.append(_message(request, choice.text))
+        items += map(_function_call, choice.tool_uses)
+    return items
+
+
+def _message(request: ParsedRequest, text: str) -> dict[str, Any]:
+    return {
+        "id": f"msg_{request.digest}",
+        "type": "message",
+        "status": "completed",
+        "role": "assistant",
+        "content": [_part(text)],
+    }
+
+
+def _function_call(use: ToolUse) -> dict[str, Any]:
+    return {
+        "id": f"fc_{use.identity}",
+        "type": "function_call",
+        "status": "completed",
+        "call_id": f"call_{use.identity}",
+        "name": use.name,
+        "arguments": use.arguments,
+    }
 
 
 def _part(text: str) -> dict[str, Any]:
