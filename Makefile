@@ -18,7 +18,7 @@ CHECK_PYTHON := $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 
 # Some environments forbid bytecode. The suite starts hundreds of processes, and each would compile everything anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo check lint test test-lowest test-beside package format bench prove storms test-sdks test-ray test-real research research-tests published sensitivity mutations screenshots clean
+.PHONY: help demo check lint test test-lowest test-beside package format bench prove storms gateway-faults test-sdks test-ray test-real research research-tests published sensitivity mutations screenshots clean
 
 help:  ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## /  make \1 | /p' $(MAKEFILE_LIST) | column -t -s '|'
@@ -97,10 +97,25 @@ format: $(READY)  ## format the code
 bench: $(READY)  ## measure overhead, throughput, batch cost (WRITE=1: update docs/benchmarks.md)
 	$(BIN)/python bench/run.py $(if $(WRITE),--write)
 
-prove: $(READY)  ## run the long tests and remake the tables of docs/storms.md (hours; FUZZ=60: seconds of fuzzing)
+prove: $(READY)  ## run the long tests and remake the tables of docs/storms.md and gateway-faults.md (hours; FUZZ=60: seconds of fuzzing)
 	STORMBREAK_FUZZ_SECONDS=$(FUZZ) $(BIN)/pytest -m prove -p no:xdist -v
 	$(BIN)/pytest -n 3 --hypothesis-profile prove tests/laws tests/core tests/llm
-	@$(MAKE) storms
+	@$(MAKE) gateway-faults storms
+
+.venv-litellm/.ready:
+	@echo "setting up LiteLLM's proxy in .venv-litellm (once)"
+	@$(PYTHON) -m venv .venv-litellm
+	@.venv-litellm/bin/python -m pip install $(QUIET) 'litellm[proxy]>=1.108'
+	@touch $@
+
+.portkey/.ready:
+	@echo "setting up Portkey's gateway in .portkey (once)"
+	@npm install --silent --no-audit --no-fund --prefix .portkey '@portkey-ai/gateway@^1.15' \
+	  || echo "no npm: the tables will say so"
+	@mkdir -p .portkey && touch $@
+
+gateway-faults: $(READY) .venv-litellm/.ready .portkey/.ready  ## play 20 faults to the gateway, LiteLLM's proxy and Portkey's (docs/gateway-faults.md)
+	$(BIN)/python bench/gateway_faults.py
 
 storms: $(READY)  # the tables of docs/storms.md; can be stopped and resumed
 	$(BIN)/python bench/storms.py
@@ -153,4 +168,4 @@ screenshots: $(READY)  # the pictures of README and docs/reports.md; needs chrom
 	$(BIN)/python bench/screenshots.py
 
 clean:  ## remove what the targets built
-	rm -rf $(VENV) $(REAL) .venv-sdks .venv-demo .venv-lowest .venv-package dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache demo-results
+	rm -rf $(VENV) $(REAL) .venv-sdks .venv-demo .venv-lowest .venv-package .venv-litellm .portkey dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache demo-results

@@ -175,6 +175,11 @@ def test_a_fault_strikes_a_canned_answer_too(say):
         client.chat.completions.create(model="m", messages=HELLO)
 
 
+def test_a_canned_answer_may_have_no_choices_by_a_fault(say):
+    _, client, _ = say("It is warm.", SCENARIO + '[[faults]]\nkind = "empty_choices"\n')
+    assert client.chat.completions.create(model="m", messages=HELLO).choices == []
+
+
 # ---------------------------------------------------------------- which answer
 
 

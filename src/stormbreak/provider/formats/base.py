@@ -159,7 +159,8 @@ class ParsedRequest(NamedTuple):
 
     @property
     def _allowed(self) -> int:
-        default = TOKENS if self.canned is None else max(each.tokens for each in self.choices)
+        made = self.choices if self.canned else ()
+        default = max((each.tokens for each in made), default=TOKENS)
         return self.format.output_tokens(self.payload, default)
 
     @property
