@@ -18,7 +18,7 @@ CHECK_PYTHON := $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 
 # Some environments forbid bytecode. The suite starts hundreds of processes, and each would compile everything anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo check lint test test-lowest test-beside package format bench prove storms gateway-faults test-sdks test-ray test-real research research-tests published sensitivity mutations screenshots clean
+.PHONY: help demo check lint test test-lowest test-beside package format bench bench-peers gateway-faults gateway-load prove storms test-sdks test-ray test-real research research-tests published sensitivity mutations screenshots clean
 
 help:  ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## /  make \1 | /p' $(MAKEFILE_LIST) | column -t -s '|'
@@ -97,15 +97,24 @@ format: $(READY)  ## format the code
 bench: $(READY)  ## measure overhead, throughput, batch cost (WRITE=1: update docs/benchmarks.md)
 	$(BIN)/python bench/run.py $(if $(WRITE),--write)
 
+.venv-peers/.ready: constraints-peers.txt
+	@echo "setting up .venv-peers (once)"
+	@$(PYTHON) -m venv .venv-peers
+	@.venv-peers/bin/python -m pip install $(QUIET) -c constraints-peers.txt flexllm openai
+	@touch $@
+
+bench-peers: $(READY) .venv-peers/.ready .venv-ray/.ready  # a batch beside flexllm, the openai SDK and Ray
+	$(BIN)/python bench/batch_peers.py --peers .venv-peers/bin/python --ray .venv-ray/bin/python
+
 prove: $(READY)  ## run the long tests and remake the tables of docs/storms.md and gateway-faults.md (hours; FUZZ=60: seconds of fuzzing)
 	STORMBREAK_FUZZ_SECONDS=$(FUZZ) $(BIN)/pytest -m prove -p no:xdist -v
 	$(BIN)/pytest -n 3 --hypothesis-profile prove tests/laws tests/core tests/llm
 	@$(MAKE) gateway-faults storms
 
-.venv-litellm/.ready:
+.venv-litellm/.ready: constraints-litellm.txt
 	@echo "setting up LiteLLM's proxy in .venv-litellm (once)"
 	@$(PYTHON) -m venv .venv-litellm
-	@.venv-litellm/bin/python -m pip install $(QUIET) 'litellm[proxy]>=1.108'
+	@.venv-litellm/bin/python -m pip install $(QUIET) -c constraints-litellm.txt 'litellm[proxy]'
 	@touch $@
 
 .portkey/.ready:
@@ -133,7 +142,7 @@ test-sdks: $(SDKS:%=.venv-sdks/%/.ready)  ## run the recipes of docs/sdks with t
 .venv-ray/.ready: pyproject.toml constraints-ray.txt
 	@echo "setting up .venv-ray (once; Ray takes 600 MB)"
 	@$(PYTHON) -m venv .venv-ray
-	@.venv-ray/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-ray.txt -e '.[ray]' hypothesis pytest pytest-asyncio
+	@.venv-ray/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-ray.txt -e '.[ray]' aiohttp hypothesis pytest pytest-asyncio
 	@touch $@
 
 test-ray: .venv-ray/.ready  ## test the Ray adapter on a real Ray with two actors
@@ -168,4 +177,4 @@ screenshots: $(READY)  # the pictures of README and docs/reports.md; needs chrom
 	$(BIN)/python bench/screenshots.py
 
 clean:  ## remove what the targets built
-	rm -rf $(VENV) $(REAL) .venv-sdks .venv-demo .venv-lowest .venv-package .venv-litellm .portkey dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache demo-results
+	rm -rf $(VENV) $(REAL) .venv-sdks .venv-demo .venv-lowest .venv-package .venv-litellm .portkey .venv-envoy .venv-peers .venv-ray dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache demo-results

@@ -72,9 +72,7 @@ def _per_row(runs: tuple[_Run, ...], starts: tuple[_Run, ...]) -> tuple[float, .
 
 
 def _job(name: str, count: int, place: Path, provider: Partner) -> _Job:
-    source = place / f"{count}.jsonl"
-    if not source.exists():
-        source.write_text("".join(f"{_row(number)}\n" for number in range(count)))
+    source = make_rows(count, place)
     output = str(place / "out.jsonl")
     if name == "bare aiohttp":
         script = str(HERE / "bare_rows.py")
@@ -82,6 +80,14 @@ def _job(name: str, count: int, place: Path, provider: Partner) -> _Job:
     flags = ("--base-url", provider.base_url, "--concurrency", str(CONCURRENCY), "--quiet")
     command = ("-m", "stormbreak", "batch", "run")
     return _Job(name, count, (*command, str(source), "--output", output, *flags))
+
+
+def make_rows(count: int, place: Path) -> Path:
+    """Write a file of `count` rows into `place`, once."""
+    source = place / f"{count}.jsonl"
+    if not source.exists():
+        source.write_text("".join(f"{_row(number)}\n" for number in range(count)))
+    return source
 
 
 def _row(number: int) -> str:

@@ -25,7 +25,7 @@ from typing import Any
 
 import msgspec
 
-from stormbreak.batch.input.prompts import RequestMaker, RowError
+from stormbreak.batch.input.prompts import RequestMaker, RowError, plain_value
 from stormbreak.batch.options import TableOptions
 from stormbreak.batch.store.append_file import AppendFile
 from stormbreak.config.load import resolve_policy
@@ -125,7 +125,7 @@ class Ask:
 
     async def _answer(self, row: Mapping[str, Any]) -> "_Answer":
         try:
-            request = self._make(row, 0)
+            request = self._make(_plain(row), 0)
         except RowError as error:
             return _Answer(error=str(error), verdict="invalid")
         body = {**request["body"], "model": request["body"].get("model", self._model)}
@@ -235,6 +235,19 @@ def _columns(batch: Any) -> dict[str, Sequence[Any]]:
     if hasattr(batch, "to_pydict"):  # of pyarrow
         return dict(batch.to_pydict())
     return {str(name): batch[name].tolist() for name in batch.columns}  # of pandas
+
+
+def _plain(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The row without arrays and scalars of numpy, in which Ray hands over lists and numbers.
+
+    Raises:
+        RowError: a value has no plain form.
+    """
+    try:
+        plain: dict[str, Any] = msgspec.to_builtins(row, enc_hook=plain_value)
+    except (NotImplementedError, TypeError, ValueError) as error:
+        raise RowError(str(error)) from None
+    return plain
 
 
 def _digest(custom_id: str, body: Mapping[str, Any]) -> bytes:

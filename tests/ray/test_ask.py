@@ -108,3 +108,15 @@ async def test_frames_and_tables_are_batches_too():
         for batch in (pandas.DataFrame(ROWS), pyarrow.table(ROWS)):
             assert (await ask(batch))["answer"] == ["fine"] * 3
     assert len(server.requests) == 6
+
+
+async def test_lists_in_rows_may_be_arrays_of_numpy():
+    numpy = pytest.importorskip("numpy")
+    said = numpy.array([{"role": "user", "content": "Storms"}], dtype=object)
+    column = numpy.empty(1, dtype=object)
+    column[0] = {"messages": said, "n": numpy.int64(1)}
+    async with served(answer()) as server:
+        out = await asking(server, prompt=None, body="ask", id=None)({"ask": column})
+    assert out["answer"] == ["fine"]
+    (body,) = bodies(server)
+    assert body["messages"] == [{"role": "user", "content": "Storms"}]
