@@ -106,7 +106,7 @@ bench: $(READY)  ## measure overhead, throughput, batch cost (WRITE=1: update do
 bench-peers: $(READY) .venv-peers/.ready .venv-ray/.ready  # a batch beside flexllm, the openai SDK and Ray
 	$(BIN)/python bench/batch_peers.py --peers .venv-peers/bin/python --ray .venv-ray/bin/python
 
-prove: $(READY)  ## run the long tests and remake the tables of docs/storms.md and gateway-faults.md (hours; FUZZ=60: seconds of fuzzing)
+prove: $(READY)  ## run the long tests and remake the tables of docs/storms.md and gateway-compared.md (hours; FUZZ=60: seconds of fuzzing)
 	STORMBREAK_FUZZ_SECONDS=$(FUZZ) $(BIN)/pytest -m prove -p no:xdist -v
 	$(BIN)/pytest -n 3 --hypothesis-profile prove tests/laws tests/core tests/llm
 	@$(MAKE) gateway-faults storms
@@ -123,7 +123,7 @@ prove: $(READY)  ## run the long tests and remake the tables of docs/storms.md a
 	  || echo "no npm: the tables will say so"
 	@mkdir -p .portkey && touch $@
 
-gateway-faults: $(READY) .venv-litellm/.ready .portkey/.ready  ## play 20 faults to the gateway, LiteLLM's proxy and Portkey's (docs/gateway-faults.md)
+gateway-faults: $(READY) .venv-litellm/.ready .portkey/.ready  ## play 20 faults to the gateway, LiteLLM's proxy and Portkey's (docs/gateway-compared.md)
 	$(BIN)/python bench/gateway_faults.py
 
 storms: $(READY)  # the tables of docs/storms.md; can be stopped and resumed

@@ -4,7 +4,6 @@ import asyncio
 import json
 import re
 import socket
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -26,7 +25,7 @@ class Score:
     joined: int = 0  # of these: a part of an answer, and then a whole one
     attempts: int | None = None
     over: float | None = None  # dollars spent over the cap
-    saw: Counter[str] = field(default_factory=Counter)
+    saw: dict[str, int] = field(default_factory=dict)
     note: str = ""
 
     def add(self, number: int, text: str | None, saw: str) -> None:
@@ -39,14 +38,14 @@ class Score:
             self.false += 1
             self.joined += text.endswith(expected)
             saw = f"{saw}, wrong"
-        self.saw[saw] += 1
+        self.saw[saw] = self.saw.get(saw, 0) + 1
 
     def count(self, saw: str, *, whole: bool) -> None:
         """Count one call that a client of ours judged itself."""
         self.calls += 1
         self.whole += whole
         self.false += not whole
-        self.saw[saw] += 1
+        self.saw[saw] = self.saw.get(saw, 0) + 1
 
 
 def answer(number: int) -> str:

@@ -1,4 +1,4 @@
-"""Twenty faults and an outage against three gateways: `make gateway-faults` writes the tables of docs/gateway-faults.md.
+"""Twenty faults and an outage against three gateways: `make gateway-faults` writes the tables of docs/gateway-compared.md.
 
 A provider plays the fault, or the client, the operator or the store does. Clients are the SDK of openai as it comes, with its
 own two retries. A fallback without faults stands behind each deployment, unless the fault concerns an account.
@@ -20,6 +20,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
+import msgspec
+
 import cores
 from gateway_clients import Score, answers, ask, open_stream, read_slowly
 from gateway_peers import PEERS, ROOT, Options, Peer, Route, Running, free_port, versions
@@ -29,10 +31,11 @@ from stormbreak.provider.in_thread import RunningProvider, serve
 from stormbreak.types import Usage
 
 TABLES = Block(
-    ROOT / "docs" / "gateway-faults.md",
+    ROOT / "docs" / "gateway-compared.md",
     "<!-- faults: written by `make gateway-faults` -->",
     "<!-- end of faults -->",
 )
+KEPT = ROOT / "bench-results" / "gateway-faults"
 CALLS = 20  # of each kind, plain and streamed
 QUICK = "[provider]\nservice = 0.02\nvariation = 0\n"
 
@@ -136,7 +139,7 @@ def _one(provider: RunningProvider) -> list[Route]:
 # ---------------------------------------------------------------- faults of clients
 
 READERS = 4
-LARGE = f"{'x' * 10_000} " * 800  # 8 MB, in pieces of 10 KB
+LARGE = " ".join(["x" * 10_000] * 800)  # 8 MB, in pieces of 10 KB
 LEAVERS = 10
 STREAM = "[provider]\nservice = 3\nvariation = 0\nprefill = 0.3\n"
 
@@ -358,13 +361,12 @@ FAULTS: dict[str, Meet] = {
 
 
 async def _meet_all(peer: Peer, only: str) -> dict[str, Result]:
-    names = [*PROVIDER_FAULTS, *FAULTS]
     if not peer.installed.exists():
-        return dict.fromkeys(names, "n/a: not installed")
+        return {}
     results: dict[str, Result] = {}
     with TemporaryDirectory() as folder:
         if any(only in name for name in PROVIDER_FAULTS):
-            results |= await _provider_faults(peer, Path(folder), only)
+            results = await _provider_faults(peer, Path(folder), only)
         for name, meet in FAULTS.items():
             if only in name:
                 try:
@@ -392,7 +394,8 @@ def _cell(result: Result) -> str:
 def _saw(result: Result) -> str:
     if isinstance(result, str):
         return "-"
-    return ", ".join(f"{count} x {seen}" for seen, count in result.saw.most_common())
+    seen = sorted(result.saw.items(), key=lambda each: -each[1])
+    return ", ".join(f"{count} x {what}" for what, count in seen)
 
 
 def page(results: dict[str, dict[str, Result]]) -> str:
@@ -427,15 +430,26 @@ def page(results: dict[str, dict[str, Result]]) -> str:
 
 
 def main() -> None:
-    """Meet the faults, and write the page."""
+    """Meet the faults, and write the page. A gateway that is not met again keeps its results."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", default="", help="faults with this in their names; prints only")
     parser.add_argument("--peers", default=",".join(peer.name for peer in PEERS))
     options = parser.parse_args()
-    peers = [peer for peer in PEERS if peer.name in options.peers.split(",")]
-    results = {peer.name: asyncio.run(_meet_all(peer, options.only)) for peer in peers}
-    if not options.only and len(peers) == len(PEERS):
-        TABLES.write(page(results))
+    for peer in PEERS:
+        if peer.name in options.peers.split(","):
+            results = asyncio.run(_meet_all(peer, options.only))
+            if not options.only and results:
+                KEPT.mkdir(parents=True, exist_ok=True)
+                (KEPT / f"{peer.name}.json").write_bytes(msgspec.json.encode(results))
+    if not options.only:
+        TABLES.write(page({peer.name: _kept(peer) for peer in PEERS}))
+
+
+def _kept(peer: Peer) -> dict[str, Result]:
+    file = KEPT / f"{peer.name}.json"
+    if not file.exists():
+        return dict.fromkeys([*PROVIDER_FAULTS, *FAULTS], "n/a: not installed")
+    return msgspec.json.decode(file.read_bytes(), type=dict[str, Result])
 
 
 if __name__ == "__main__":

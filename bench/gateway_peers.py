@@ -23,8 +23,8 @@ LITELLM = ROOT / ".venv-litellm" / "bin" / "litellm"
 PORTKEY = ROOT / ".portkey/node_modules/@portkey-ai/gateway/build/start-server.js"
 KEY = "sk-bench-client-key"  # LiteLLM's has to begin so
 MODEL = "storm-1"  # at the provider
-ATTEMPT = 2.0  # seconds for an attempt, or for silence in a stream
-START = 120.0  # seconds until a gateway must listen
+ATTEMPT = 2.0  # seconds for an attempt, or for silence in a stream, unless a run needs more
+START = 300.0  # seconds until a gateway must listen
 
 
 class Route(NamedTuple):
@@ -41,7 +41,8 @@ class Options(NamedTuple):
     model: str = MODEL
     max_usd: float | None = None  # that may be spent
     store: str | None = None  # the address of a Valkey that replicas share
-    environ: Mapping[str, str] = {}
+    attempt: float = ATTEMPT
+    in_flight: int | None = None  # a limit above that of the default policy
 
 
 class Running(NamedTuple):
@@ -52,6 +53,7 @@ class Running(NamedTuple):
     process: subprocess.Popen[bytes]
     file: Path
     routes: Mapping[str, Route]
+    options: Options
     started: float  # seconds until it listened
 
     @property
@@ -60,7 +62,7 @@ class Running(NamedTuple):
 
     def headers(self, model: str) -> dict[str, str]:
         """What a client has to send besides its key."""
-        return self.peer.headers(self.routes[model])
+        return self.peer.headers(self.routes[model], self.options)
 
 
 class Peer(NamedTuple):
@@ -70,7 +72,7 @@ class Peer(NamedTuple):
     installed: Path
     settings: Callable[[Sequence[Route], Options], str]
     command: Callable[[Path, int], list[str]]
-    headers: Callable[[Route], dict[str, str]] = lambda _: {}
+    headers: Callable[[Route, Options], dict[str, str]] = lambda *_: {}
 
     @contextmanager
     def running(
@@ -81,7 +83,7 @@ class Peer(NamedTuple):
         port = free_port()
         file = folder / f"{self.name.lower()}-{port}.settings"
         file.write_text(self.settings(routes, options))
-        environ = {**os.environ, **_ENVIRON, **options.environ}
+        environ = {**os.environ, **_ENVIRON}
         began = time.monotonic()
         with file.with_suffix(".log").open("wb") as log:
             process = subprocess.Popen(
@@ -91,7 +93,7 @@ class Peer(NamedTuple):
             _listens(port, process, file.with_suffix(".log"))
             took = time.monotonic() - began
             by_name = {route.name: route for route in routes}
-            yield Running(self, port, process, file, by_name, took)
+            yield Running(self, port, process, file, by_name, options, took)
         finally:
             process.kill()
             process.wait()
@@ -129,7 +131,9 @@ def _listens(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
 
 
 def _our_settings(routes: Sequence[Route], options: Options) -> str:
-    lines = [f"attempt_timeout = {ATTEMPT}", f"stall_timeout = {ATTEMPT}"]
+    lines = [f"attempt_timeout = {options.attempt}", f"stall_timeout = {options.attempt}"]
+    if options.in_flight is not None:
+        lines += ["[limit]", 'kind = "fixed"', f"max_in_flight = {options.in_flight}"]
     if options.store is not None:
         lines += ["[spend]", f"max_usd = {options.max_usd}", 'period = "none"']
         lines += ["[fleet]", f'url = "{options.store}"', 'name = "bench"']
@@ -170,8 +174,8 @@ def _litellm_settings(routes: Sequence[Route], options: Options) -> str:
     models += [deployment(f"{route.name}-spare", route.spare) for route in routes if route.spare]
     router: dict[str, object] = {
         "num_retries": 2,
-        "timeout": ATTEMPT,
-        "stream_timeout": ATTEMPT,
+        "timeout": options.attempt,
+        "stream_timeout": options.attempt,
         "allowed_fails": 3,
         "cooldown_time": 30,
         "fallbacks": [{route.name: [f"{route.name}-spare"]} for route in routes if route.spare],
@@ -199,15 +203,15 @@ def _litellm_command(file: Path, port: int) -> list[str]:
 # a request timeout, and a fallback for every status that is not 2xx. A client sends it as a header.
 
 
-def _portkey_headers(route: Route) -> dict[str, str]:
+def _portkey_headers(route: Route, options: Options) -> dict[str, str]:
     targets = [
         {
             "provider": "openai",
             "api_key": "provider-key",
             "custom_host": address,
-            "override_params": {"model": MODEL},
+            "override_params": {"model": options.model},
             "retry": {"attempts": 5, "use_retry_after_header": True},
-            "request_timeout": int(ATTEMPT * 1000),
+            "request_timeout": int(options.attempt * 1000),
         }
         for address in (route.main, route.spare)
         if address is not None
