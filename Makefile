@@ -18,7 +18,7 @@ CHECK_PYTHON := $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 
 # Some environments forbid bytecode. The suite starts hundreds of processes, and each would compile everything anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo check lint test test-lowest test-beside package format bench bench-peers gateway-faults gateway-load prove storms test-sdks test-ray test-real research research-tests published sensitivity mutations screenshots clean
+.PHONY: help demo check lint test test-lowest test-beside package docs format bench bench-peers gateway-faults gateway-load prove storms test-sdks test-ray test-daft test-real research research-tests published sensitivity mutations screenshots clean
 
 help:  ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## /  make \1 | /p' $(MAKEFILE_LIST) | column -t -s '|'
@@ -90,6 +90,17 @@ package: .venv-package/.ready  ## build wheel and sdist into dist/, check them, 
 	  venv/bin/stormbreak --help >/dev/null; venv/bin/stormbreak storm run dip >/dev/null; \
 	  venv/bin/python -c 'import stormbreak; print("the wheel works:", stormbreak.__version__)'
 
+.venv-docs/.ready: pyproject.toml constraints.txt constraints-docs.txt
+	@$(CHECK_PYTHON)
+	@echo "setting up .venv-docs (once)"
+	@$(PYTHON) -m venv .venv-docs
+	@.venv-docs/bin/python -m pip install $(QUIET) -c constraints.txt -c constraints-docs.txt -e '.[docs]'
+	@touch $@
+
+docs: .venv-docs/.ready  ## build the documentation site; a broken link or a warning is an error
+	@.venv-docs/bin/python -m sphinx -q -E -W --keep-going -d build/doctrees -c docs/site . build/docs
+	@echo "open build/docs/index.html"
+
 format: $(READY)  ## format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
@@ -157,6 +168,15 @@ test-sdks: $(SDKS:%=.venv-sdks/%/.ready)  ## run the recipes of docs/sdks with t
 test-ray: .venv-ray/.ready  ## test the Ray adapter on a real Ray with two actors
 	.venv-ray/bin/python -m pytest -m ray -q tests/ray
 
+.venv-daft/.ready: pyproject.toml constraints-daft.txt
+	@echo "setting up .venv-daft (once; Daft takes 340 MB)"
+	@$(PYTHON) -m venv .venv-daft
+	@.venv-daft/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-daft.txt -e . daft hypothesis pytest pytest-asyncio
+	@touch $@
+
+test-daft: .venv-daft/.ready  ## test the recipe for Daft on a real Daft
+	.venv-daft/bin/python -m pytest -m daft -q tests/daft
+
 $(REAL)/.ready: constraints-real.txt
 	@echo "building a model server in $(REAL) (once; a C++ compiler and some minutes)"
 	@$(PYTHON) -m venv $(REAL)
@@ -186,4 +206,4 @@ screenshots: $(READY)  # the pictures of README and docs/reports.md; needs chrom
 	$(BIN)/python bench/screenshots.py
 
 clean:  ## remove what the targets built
-	rm -rf $(VENV) $(REAL) .venv-sdks .venv-demo .venv-lowest .venv-package .venv-litellm .portkey .venv-envoy .venv-peers .venv-ray dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache demo-results
+	rm -rf $(VENV) $(REAL) .venv-sdks .venv-demo .venv-lowest .venv-package .venv-litellm .portkey .venv-envoy .venv-peers .venv-ray .venv-daft dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache demo-results

@@ -50,6 +50,7 @@ LIMITS = "rpm = 1e9\ntpm = 1e11\nmax_in_flight = 10_000"
 KINDS = {
     "gateway": {"gateway": BARE, "key": ""},
     "gateway, limits of the key": {"gateway": BARE, "key": LIMITS},
+    "gateway, ledger": {"gateway": f'{BARE}\nledger = "spent.db"', "key": ""},
     "gateway, log and metrics": {"gateway": "admin_port = 0", "key": ""},
 }
 

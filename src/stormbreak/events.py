@@ -2,6 +2,9 @@
 
 Events are built only for listeners, or for `explain`. They carry times,
 targets, verdicts and reasons; never a key, a prompt or an answer. `call` numbers the calls of one engine.
+
+`at` and `until` are seconds of the engine's clock (monotonic, virtual in a simulation); `after`, `took` and `waited`
+are seconds; `attempt` counts from 1 within its call.
 """
 
 from decimal import Decimal

@@ -133,9 +133,9 @@ Labels: TypeAlias = tuple[tuple[str, str], ...]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
-    """Tokens as the provider counted them, or their upper bounds.
+    """Tokens of one attempt as the provider counted them, or their upper bounds.
 
-    Part of the input was read from a cache (`cached_input_tokens`), and part of the rest was written to one
+    `input_tokens` is the whole prompt, `output_tokens` the answer with its reasoning. Part of the input was read from a cache (`cached_input_tokens`), and part of the rest was written to one
     (`cache_write_tokens`), some of that for an hour (`cache_write_1h_tokens`).
     """
 
@@ -288,12 +288,17 @@ class FixedCost(NamedTuple):
 class Answer:
     """A complete, well-formed answer to one call.
 
-    `raw` is the provider's JSON body, unchanged; a streamed answer is assembled
-    into the body of the same call without streaming. `waited` is seconds spent unserved. `maybe_processed` counts
-    `attempts` that may have been processed, and billed, besides the answer. `detail` says what is unusual,
-    such as "1 of 3 choices" if the server ignored `n`. `parsed` is the answer to a call with a `schema`. The repr has neither text nor body: answers end up in logs,
-    and an answer may repeat a prompt. A notebook keeps what it shows in its file: it shows the text only after
-    `Answer.show_in_notebooks = True`.
+    `text` is that of the first choice, empty for embeddings and tool calls. `raw` is the provider's JSON body,
+    unchanged; a streamed answer is assembled into the body of the same call without streaming. `parsed` is the answer
+    to a call with a `schema`. `usage` is zero where the provider reports none. `target` answered, and `source` says whether
+    it is that of the call: `target`, `fallback`, `cache` or `degraded`.
+
+    `attempts` counts all attempts, `maybe_processed` those that may have been processed, and billed, besides the answer;
+    `waited` is seconds spent unserved. `detail` says what is unusual, such as "1 of 3 choices" if the server ignored
+    `n`.
+
+    The repr has neither text nor body: answers end up in logs, and an answer may repeat a prompt. A notebook keeps what
+    it shows in its file: it shows the text only after `Answer.show_in_notebooks = True`.
     """
 
     show_in_notebooks: ClassVar[bool] = False

@@ -4,18 +4,19 @@ import json
 import random
 import time
 from contextlib import contextmanager
-from urllib.request import urlopen
 
 import pytest
 from batches import (
     assert_answered,
     chat_rows,
+    line_size,
     provider_process,
     read,
     run,
     scenario,
     size_of,
     started,
+    stats,
     wait_until,
     write,
 )
@@ -40,11 +41,6 @@ def provider(path, text, seed=0):
     path.write_text(text)
     with provider_process("--scenario", path, "--seed", seed) as url:
         yield url
-
-
-def stats(url):
-    with urlopen(url.removesuffix("/v1") + "/_provider/stats") as answer:
-        return json.load(answer)
 
 
 # ------------------------------------------------------------ a third of the answers is bad
@@ -121,14 +117,6 @@ def test_kill_9_at_three_moments_loses_nothing(tmp_path, count, seed):
     print(f"answers paid twice: {paid_twice}")
     assert keys["answered"] == count
     assert paid_twice <= 3 * width
-
-
-def line_size(output):
-    """Bytes of the first line; endless while there is none."""
-    if not size_of(output):
-        return float("inf")
-    with output.open("rb") as file:
-        return len(file.readline())
 
 
 @pytest.mark.parametrize(

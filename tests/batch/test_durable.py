@@ -1,5 +1,7 @@
 import errno
+import fcntl
 import os
+import signal
 import stat
 from contextlib import nullcontext
 from pathlib import Path
@@ -295,3 +297,43 @@ def test_what_a_killed_process_left_is_discarded(tmp_path):
 
 def test_removing_what_is_not_there(tmp_path):
     remove(tmp_path / "none")
+
+
+# ------------------------------------------------------------ several processes
+
+
+def test_forks_append_whole_lines_and_cut_off_what_a_killed_one_left(file, tmp_path):
+    file.append(LINE)
+    file.share()
+
+    def write_some():
+        for number in range(500):
+            file.append(b"%06d" % number * 50 + b"\n")
+        os.write(file._fd, b"torn")  # as a kill in the middle of a write leaves it
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    children = []
+    for _ in range(3):
+        child = os.fork()
+        if child == 0:
+            write_some()
+        children.append(child)
+    for child in children:
+        assert os.waitpid(child, 0)[1] == signal.SIGKILL
+    file.append(LINE)
+    file.sync()
+    lines = (tmp_path / "out").read_bytes().splitlines()
+    assert len(lines) == 1502
+    assert all(line in (LINE[:-1], line[:6] * 50) for line in lines)
+
+
+def test_the_turn_of_a_killed_process_is_free(file, tmp_path):
+    file.append(LINE)
+    file.share()
+    child = os.fork()
+    if child == 0:
+        fcntl.lockf(file._turns, fcntl.LOCK_EX)
+        os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(child, 0)
+    file.append(LINE)
+    assert (tmp_path / "out").read_bytes() == LINE * 2

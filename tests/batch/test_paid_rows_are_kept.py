@@ -248,7 +248,7 @@ def test_the_help_of_a_retry_names_no_default_that_it_does_not_use(capsys):
     assert main(["batch", "retry", "--help"]) == 0
     assert "[default:" not in capsys.readouterr().out
     assert main(["batch", "run", "--help"]) == 0
-    assert capsys.readouterr().out.count("[default:") == 8
+    assert capsys.readouterr().out.count("[default:") == 9
 
 
 def test_a_report_of_a_run_that_hit_its_limit(tmp_path, output, stormbreak_provider, capsys):

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import sys
 from datetime import UTC, date, datetime
 from decimal import Decimal
 
@@ -68,6 +69,15 @@ def test_csv_to_parquet_in_the_order_of_the_rows(at, place):
     assert set(table["attempts"]) == {1}
     assert min(table["input_tokens"]) > 0
     assert min(table["output_tokens"]) > 0
+
+
+def test_without_pyarrow_no_row_is_sent_for_a_parquet_file(at, stormbreak_provider, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    provider = stormbreak_provider(scenario())
+    place = {"base_url": provider.base_url, "model": "storm-1"}
+    with pytest.raises(ConfigurationError, match=r"pip install 'stormbreak\[tables\]'"):
+        run_batch(ROWS, output="out.parquet", prompt="Tell {title}", **place)
+    assert provider.stats()["arrivals"] == 0
 
 
 def test_columns_that_are_not_named_are_never_sent(at):

@@ -86,7 +86,7 @@ def test_the_check_says_what_each_key_may_do(file, capsys):
     [
         (["gateway", "missing.toml"], "missing.toml: cannot be read: No such file or directory"),
         (["gateway", "gateway.toml", "--port", "x"], "must be a whole number from 0 to 65,535, got 'x'"),
-        (["gateway", "gateway.toml", "--workers", "2"], "No such option"),
+        (["gateway", "gateway.toml", "--workers", "0"], "must be a whole number from 1 to 128, got '0'"),
         (["gateway", "gateway.toml", "more"], "unexpected extra argument (more)"),
         (["gateway", "key", "new", "a b"], "the name of a key must be letters, digits, - and _"),
         (["gateway", "key", "nwe", "app"], "Did you mean 'new'?"),
@@ -99,6 +99,22 @@ def test_a_mistake_is_one_line_and_exit_code_2(file, capsys, argv, said):
     assert said.lower() in printed.err.lower()
     assert printed.err.count("\n") <= 2
     assert printed.out == ""
+
+
+@table_test(
+    ("environ", "top", "said"),
+    [
+        ({"STORMBREAK_SHARE": "1/4"}, "", "STORMBREAK_SHARE is set: with --workers, [fleet] has to share limits"),
+        ({}, "process_share = 0.5\n", "process_share must not be set with --workers: the variable STORMBREAK_SHARE"),
+    ],
+)  # fmt: skip
+def test_workers_do_not_guess_their_share(file, capsys, monkeypatch, environ, top, said):
+    file.write_text(top + file.read_text())
+    with monkeypatch.context() as patched:
+        for name, value in environ.items():
+            patched.setenv(name, value)
+        assert main(["gateway", "gateway.toml", "--workers", "2"]) == 2
+    assert said in capsys.readouterr().err
 
 
 def test_a_port_in_use_is_named(file, capsys, free_port):

@@ -30,7 +30,7 @@ COMMANDS = {
     "storm run {}",
     "storm run calm-burst --policy {}",
     "storm run calm-burst --arrivals {}",
-    "storm run calm-burst --arrivals {} --arrivals-field a",
+    "storm run calm-burst --arrivals {} --time-field a",
     "storm run calm-burst --batch-input {}",
     "provider serve --port 0 --scenario {}",
 }

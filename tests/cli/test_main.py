@@ -1,14 +1,13 @@
 """`stormbreak` itself: the help of every command, and the answer to a typing error."""
 
 import re
-import shlex
 from collections import defaultdict
-from itertools import takewhile
 from pathlib import Path
 
 import click
 import pytest
 from click.testing import CliRunner
+from command_lines import COMMANDS, parse
 
 from stormbreak.cli.main import main, root
 
@@ -16,31 +15,10 @@ ROOT = Path(__file__).parents[2]
 UNNAMED = re.compile(r"\b(INTEGER|FLOAT|NUMBER|TEXT|PATH|BOOLEAN|RANGE|DIRECTORY|FILENAME)\b")
 
 
-def walk(command=root, path=("stormbreak",)):
-    """Every group and command, by the words that call it."""
-    yield path, command
-    if isinstance(command, click.Group):
-        context = click.Context(command)
-        for name in command.list_commands(context):
-            yield from walk(command.get_command(context, name), (*path, name))
-
-
-COMMANDS = dict(walk())
-
-
 def help_of(path, columns=80):
     done = CliRunner(env={"COLUMNS": str(columns)}).invoke(root, [*path[1:], "--help"])
     assert done.exit_code == 0, done.output
     return done.output.replace("Usage: root", "Usage: stormbreak")
-
-
-def parse(example):
-    """Parse a command line, up to a pipe or the like, without running it."""
-    lexer = shlex.shlex(example, posix=True, punctuation_chars=True)
-    lexer.whitespace_split = True
-    words = [word for word in takewhile(lambda word: word[0] not in "|>&;", lexer) if word != "..."]
-    path = max((path for path in COMMANDS if (*words[: len(path)],) == path), key=len)
-    return path, COMMANDS[path].make_context(path[-1], words[len(path) :])
 
 
 def test_the_help_of_every_command():

@@ -4,6 +4,7 @@ import io
 from dataclasses import replace
 
 from rich.console import Console, Group
+from table_test import table_test
 
 from stormbreak.cli.top.screen import ASCII, Frame
 from stormbreak.telemetry.state import (
@@ -70,6 +71,15 @@ def test_a_frame():
         f"   3 s {TIMES}2     decision number 2",
         f" 2 min {TIMES}3     decision number 3",
     ]
+
+
+@table_test(
+    ("sharing", "words"),
+    [(1.0, "fleet of 20  half-open"), (0.0, "fleet: no answer of the store  half-open"), (None, "large        ")],
+)  # fmt: skip
+def test_a_target_of_a_fleet_shows_its_members_or_that_the_store_is_silent(sharing, words):
+    shown = drawn(state(targets=(target(sharing=sharing, members=20),)))
+    assert words in next(line for line in shown if "acme/large" in line)
 
 
 def test_what_it_has_cost():

@@ -33,6 +33,7 @@ def test_snapshot_says_what_stands_where():
                 "queued": 1,
                 "circuit": "closed",
                 "next_probe": None,
+                "queue_age": 0.0,
                 "held_by": "cooldown",
                 "held_for": 8.0,
                 "quota": None,
@@ -47,10 +48,20 @@ def test_snapshot_says_what_stands_where():
                 "service": 0.0,
                 "budget": 0.2,
                 "sharing": None,
+                "members": None,
                 "retries_refused": False,
             }
         },
     }
+
+
+def test_the_age_of_a_queue_is_that_of_its_oldest_call():
+    stage = Stage(Policy(limit=FixedLimit(max_in_flight=1)))
+    for wait in (0.0, 2.0, 1.0):
+        stage.start()
+        stage.now += wait
+    (target,) = stage.engine.snapshot(stage.now)["targets"].values()
+    assert (target["queued"], target["queue_age"]) == (2, 3.0)
 
 
 def test_one_target_state_a_target():

@@ -295,6 +295,7 @@ def test_the_snapshot_of_a_target_without_breaker_and_pause():
         "queued": 0,
         "circuit": None,
         "next_probe": None,
+        "queue_age": 0.0,
         "held_by": None,
         "held_for": None,
         "quota": None,
@@ -309,5 +310,6 @@ def test_the_snapshot_of_a_target_without_breaker_and_pause():
         "service": 0.0,
         "budget": None,
         "sharing": None,
+        "members": None,
         "retries_refused": False,
     }

@@ -49,6 +49,7 @@ def test_a_period_is_over_at_its_end():
     assert (made.ready_at(TWO, 59.9), made.ready_at(TWO, 60.0)) == (60.0, READY)
     assert (made.lacks(TWO, 59.9), made.lacks(TWO, 60.0)) == (True, False)
     assert made.ready_at(THREE, 60.0) == NEVER
+    assert (made.taken_at(59.9), made.taken_at(60.0)) == (TWO, 0)
     assert made.snapshot(59.9)["spent"] == "2"
     assert made.snapshot(60.0) == {"limit": "2.0", "spent": "0", "reserved": "0", "ends": None}
 

@@ -180,7 +180,7 @@ def test_more_than_the_whole_limit_is_refused():
         ({"unbounded": "its document may cost more"}, "its document may cost more"),
         (
             {"target": Target("acme", "secret"), "bound": CENT},
-            "no price is known of secret at acme",
+            "no price is known of secret at acme; pass prices, or set no [spend]",
         ),
     ],
 )

@@ -2,6 +2,8 @@
 
 import asyncio
 import gc
+import subprocess
+import sys
 
 import pytest
 from guarding import QUICK, DownError, at_rest, in_threads, made, on_a_loop
@@ -295,3 +297,35 @@ def test_one_that_blocks_is_stopped_between_two_items():
         return drained(guard.stream(source)), at_rest(guard)
 
     assert in_threads(main, TIMED)[0] == (([0, 1, 2, 3], AttemptTimeoutError), True)
+
+
+DROPPING = """
+import contextvars, gc, random
+from stormbreak import resilient
+
+def source():
+    yield 1
+    yield 2
+
+guard, var, rng = resilient(), contextvars.ContextVar("var"), random.Random(1)
+for _ in range(3000):
+    gc.disable()
+    items = guard.stream(source)
+    next(items)
+    cycle = [items]
+    cycle.append(cycle)
+    del items, cycle
+    gc.set_threshold(rng.randrange(1, 60))
+    gc.enable()
+    for _ in range(20):
+        var.set(object())
+print("alive")
+"""
+
+
+def test_the_garbage_collector_may_close_one_while_a_context_variable_is_set():
+    """In Python 3.11 the interpreter crashes when a finalizer sets a context variable at that moment."""
+    ran = subprocess.run(
+        [sys.executable, "-X", "dev", "-c", DROPPING], capture_output=True, text=True, check=False
+    )
+    assert (ran.returncode, ran.stdout) == (0, "alive\n"), ran.stderr[-2000:]

@@ -125,7 +125,7 @@ async def test_a_failure_upstream_is_not_held_against_the_key(path):
     ):
         provider.reply = ServerResponse(429, b"{}", (("retry-after", "30"),))
         assert (await gateway.ask()).status == 429
-        queue = gateway.gateway._limits.queues._engine
+        queue = gateway.gateway._limits.queues.engine
         (state,) = queue.snapshot(0.0)["targets"].values()
         assert (state["cooldown"], state["in_flight"], state["queued"]) == (0.0, 0, 0)
 

@@ -127,11 +127,17 @@ async def test_bytes_nobody_asked_for_are_never_the_next_answer(ask, late):
 @pytest.mark.parametrize("late", [answer(b"{}"), End.CLOSE], ids=["bytes", "the end"])
 async def test_what_the_loop_has_not_read_yet_keeps_the_next_request_away(ask, late):
     """The loop is busy while it comes. Found: a request went to a server that had left, and may have been processed."""
-    host, serving = LoopThread(), served([answer(), 0.02, late], answer())
+    sent = threading.Event()
+
+    async def tell(*_):
+        sent.set()
+
+    host, serving = LoopThread(), served([answer(), 0.02, late, tell], answer())
     server = await asyncio.to_thread(host.run, serving.__aenter__())
     try:
         await ask(server)
-        time.sleep(0.1)  # noqa: ASYNC251 - that is what keeps the loop busy
+        while not (sent.is_set() or server.closed):
+            time.sleep(0.05)  # noqa: ASYNC251 - that is what keeps the loop busy
         got = await ask(server)
     finally:
         await asyncio.to_thread(host.run, serving.__aexit__(None, None, None))

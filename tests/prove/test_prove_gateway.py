@@ -108,7 +108,7 @@ async def test_a_gateway_holds_nothing_after_bad_clients_before_bad_providers(
             server = gateway.gateway._server
             await until(lambda: server.connections == 0, 20)
             assert (server.busy, server.held) == (0, 0)
-            for driver in (gateway.gateway._driver, gateway.gateway._limits.queues._driver):
+            for driver in (gateway.gateway._driver, gateway.gateway._limits.queues.driver):
                 for state in driver.snapshot()["targets"].values():
                     assert (state["in_flight"], state["queued"]) == (0, 0)
             (account,) = gateway.gateway._limits.budgets._accounts.values()

@@ -182,7 +182,7 @@ def test_a_run_may_end_early(capsys, small, tmp_path):
 def test_a_log_replaces_the_calls_of_the_scenario(capsys, small, tmp_path):
     log = tmp_path / "peak.csv"
     log.write_text("user,at\n" + "".join(f"x,{5 + place / 10}\n" for place in range(60)))
-    args = ("run", small, "--arrivals", str(log), "--arrivals-field", "at", "--json", "--series")
+    args = ("run", small, "--arrivals", str(log), "--time-field", "at", "--json", "--series")
     code, out, _ = run(capsys, *args, "--seeds", "2")
     document = json.loads(out)
 
@@ -205,7 +205,7 @@ def test_a_batch_replaces_the_calls_of_the_scenario_under_its_own_preset(capsys,
 def test_tokens_of_rows_are_those_that_a_batch_would_reserve(tmp_path):
     rows = tmp_path / "in.jsonl"
     rows.write_text('{"prompt": "hello", "max_tokens": 10}\n{"prompt": "you", "n": 2}\n')
-    storm = storm_of("dip", arrivals=None, column=None, batch_input=rows)
+    storm = storm_of("dip", arrivals=None, batch_input=rows)
     with Rows.read(rows, model="storm-1") as read:
         bodies = [read.row_at(0).body, read.row_at(1).body]
 
@@ -234,6 +234,18 @@ def test_a_policy_may_be_a_file(capsys, small, tmp_path, monkeypatch):
     assert code == 0
     assert json.loads(out)["amplification"] > 1
     assert "[mine]" in run(capsys, "run", small, "--policy", "[mine].toml")[1].splitlines()[2]
+
+
+def test_processes_in_a_fleet_share_the_rate_that_each_would_use_alone(capsys, tmp_path, small):
+    path = tmp_path / "policy.toml"
+    path.write_text("patience = 0.5\n[rate_limit]\nrpm = 60\nburst_seconds = 1\n")
+    apart, shared = (
+        json.loads(run(capsys, "run", small, "-p", str(path), "--json", *more)[1])
+        for more in ([], ["--fleet"])
+    )
+
+    assert (apart["fleet"], shared["fleet"]) == (False, True)
+    assert shared["success"] < 0.7 * apart["success"]  # a request a second, for all
 
 
 def test_a_scenario_names_its_preset(capsys, tmp_path):
@@ -286,7 +298,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(capsys, small):
             ["--arrivals", "a", "--batch-input", "b"],
             "--arrivals and --batch-input: give one of them, not both",
         ),
-        (["--arrivals-field", "at"], "--arrivals-field needs --arrivals"),
+        (["--time-field", "at"], "--time-field needs --arrivals"),
         (["--arrivals", "none.log"], "none.log: cannot be read: No such file or directory"),
         (["--batch-input", "none.jsonl"], "none.jsonl: cannot read the input: no such file"),
     ):

@@ -1,119 +1,19 @@
-"""One's own calls: logs of arrivals, and batches."""
+"""One's own calls: arrivals from a log, batches, and more of them."""
 
-import time
 from dataclasses import replace
+from itertools import pairwise
+from statistics import fmean, pstdev
 
 import pytest
 from table_test import table_test
 
 from stormbreak.core.presets import OFF
 from stormbreak.errors import ConfigurationError
-from stormbreak.provider.scenario import Load, Provider, Scenario
+from stormbreak.provider.scenario import Load, Provider, Scenario, Step
 from stormbreak.provider.scenario_file import load, parse
-from stormbreak.storm import simulate, user_traffic
+from stormbreak.storm import simulate
 from stormbreak.storm.traffic import traffic
-from stormbreak.storm.user_traffic import read_arrivals, with_arrivals, with_batch
-
-
-@pytest.fixture
-def log(tmp_path):
-    """Writes a log."""
-
-    def write(text):
-        path = tmp_path / "peak.log"
-        path.write_text(text, newline="")
-        return path
-
-    return write
-
-
-# ------------------------------------------------------------ logs
-
-
-@table_test(
-    "text",
-    [
-        "0\n1.5\n1.5\n4\n",
-        "\ufeff10\r\n\r\n  11.5 \r\n11.5\r\n14\r\n",  # of whatever clock, from whatever system
-        "4\n1.5\n0\n1.5",  # in any order
-        "1764164000.25\n1764164001.75\n1764164001.75\n1764164004.25\n",  # seconds since 1970
-        "-1\n0.5\n0.5\n3\n",
-        "2026-11-26T13:30:00Z\n2026-11-26T13:30:01.5Z\n2026-11-26T14:30:01.5+01:00\n20261126T133004Z\n",
-        "2026-11-26 13:30:00\n2026-11-26 13:30:01.500\n2026-11-26 13:30:01.5\n2026-11-26 13:30:04\n",
-    ],
-)
-def test_times_in_every_form(log, text):
-    assert read_arrivals(log(text)) == [0.0, 1.5, 1.5, 4.0]
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        '{"at": 10, "user": 1}\n{"at": "11.5"}\n\n{"at": 14.0, "deep": {"at": 3}}\n',
-        "user,at\n1,10\n2, 11.5\n3,14\n",
-        'at,said\n2026-11-26T13:30:00Z,"hello, you"\n2026-11-26T13:30:01.5Z,x\n2026-11-26T13:30:04Z,\n',
-    ],
-)
-def test_a_field_of_json_lines_or_a_column(log, text):
-    assert read_arrivals(log(text), column="at") == [0.0, 1.5, 4.0]
-
-
-@table_test(
-    ("text", "column", "complaint"),
-    [
-        ("", None, "has no arrivals"),
-        ("\n \n", None, "has no arrivals"),
-        ("at\n", "at", "has no arrivals"),
-        ("1\nsoon\n", None, ":2: must be a number of seconds, got 'soon'"),
-        ("1\n2026-11-26T13:30:00Z\n", None, ":2: must be a number of seconds, got '2026-11-26T"),
-        (
-            "2026-11-26T13:30:00Z\n17\n",
-            None,
-            ":2: must be a time in ISO 8601, or seconds, got '17'",
-        ),
-        ("hello\n", None, ":1: must be a time in ISO 8601, or seconds, got 'hello'"),
-        ("nan\n", None, ":1: must be a number of seconds, got 'nan'"),
-        ("1\n1e999\n", None, ":2: must be a number of seconds, got '1e999'"),
-        ("1\nsk-proj-abcdefgh12345678\n", None, ":2: must be a number of seconds, got what looks"),
-        (
-            "1764164000250\n1764165000250\n",
-            None,
-            "must be within 1,000,000 s, got 1,000,000 s (milli",
-        ),
-        ('{"at": 1}\n{"on": 2}\n', "at", ":2: has no field 'at'"),
-        ('{"at": 1}\n{"at": \n', "at", ":2: invalid JSON"),
-        ('{"at": null}\n', "at", ":1: must be a time in ISO 8601, or seconds, got 'None'"),
-        ("user,when\n1,2\n", "at", ":1: no column is named 'at'; columns: 'user', 'when'"),
-        ("user,at\n1,2\n3\n", "at", ":3: must be a number of seconds, got ''"),
-        ("user,at\n" + "x" * 200_000, "at", ":2: not valid CSV"),
-        ("x" * 1_100_000, None, ":1: longer than 1,048,576 characters"),
-    ],
-)
-def test_what_is_no_log_is_refused_in_one_line(log, text, column, complaint):
-    path = log(text)
-    with pytest.raises(ConfigurationError) as caught:
-        read_arrivals(path, column=column)
-
-    assert str(caught.value).startswith(f"{path}:")
-    assert complaint in str(caught.value)
-    assert len(str(caught.value)) < 400
-
-
-def test_what_cannot_be_read(tmp_path):
-    with pytest.raises(ConfigurationError, match="cannot be read: No such file"):
-        read_arrivals(tmp_path / "none.log")
-    (tmp_path / "raw").write_bytes(b"\xff\xfe1\n")
-    with pytest.raises(ConfigurationError, match="raw: not UTF-8 text"):
-        read_arrivals(tmp_path / "raw")
-
-
-def test_more_than_can_be_simulated_is_refused_while_it_is_read(log, monkeypatch):
-    monkeypatch.setattr(user_traffic, "MAX_CALLS", 3)
-
-    assert len(read_arrivals(log("1\n" * 3))) == 3
-    with pytest.raises(ConfigurationError, match="must have at most 3 arrivals, has more"):
-        read_arrivals(log("1\n" * 4 + "and what follows is not looked at"))
-
+from stormbreak.storm.user_traffic import scaled, scaled_arrivals, with_arrivals, with_batch
 
 # ------------------------------------------------------------ in a scenario
 
@@ -133,20 +33,6 @@ def test_no_calls_of_the_scenario_are_left():
     assert storm.load.bursts
     ours = with_arrivals(storm, [0.0, 90.0])
     assert traffic(ours.load, ours.duration, seed=1).times == [0.0, 90.0]
-
-
-@pytest.mark.skipif(not hasattr(time, "tzset"), reason="needs time zones")
-def test_times_without_a_zone_know_no_summer(tmp_path, monkeypatch):
-    """Where this machine stands does not matter: an hour of the log is an hour."""
-    log = tmp_path / "arrivals.log"
-    log.write_text("2026-03-29T01:30:00\n2026-03-29T03:30:00\n")
-    monkeypatch.setenv("TZ", "CET-1CEST,M3.5.0,M10.5.0/3")
-    time.tzset()
-    try:
-        assert read_arrivals(log) == [0.0, 7200.0]
-    finally:
-        monkeypatch.undo()
-        time.tzset()
 
 
 def test_calls_of_which_none_would_be_measured_are_refused():
@@ -201,6 +87,55 @@ def test_the_scenario_of_a_batch_says_how_patient_its_rows_are():
     storm = with_batch(gather, [10])
 
     assert (storm.load.deadline, storm.load.timeout) == (gather.load.deadline, gather.load.timeout)
+
+
+# ------------------------------------------------------------ more calls, or fewer
+
+
+def variation(times):
+    """The coefficient of variation of the gaps: 1 for a Poisson process."""
+    gaps = [after - before for before, after in pairwise(times)]
+    return pstdev(gaps) / fmean(gaps)
+
+
+POISSON = traffic(Load(rate=10.0), 1000.0, seed=3).times
+
+
+@table_test("factor", [0.3, 1.0, 1.5, 3.4, 10.0])
+def test_scaled_arrivals_stay_random(factor):
+    more = scaled_arrivals(POISSON, factor)
+    assert len(more) == pytest.approx(factor * len(POISSON), rel=0.02)
+    assert more == sorted(more) == scaled_arrivals(POISSON, factor)
+    assert variation(more) == pytest.approx(1.0, abs=0.07)  # duplicates: 2.4 at 3.4 times
+
+
+def test_scaled_arrivals_keep_the_peak_where_it_is():
+    steps = (Step(at=400.0, rate=50.0), Step(at=460.0, rate=10.0))
+    peak = traffic(Load(rate=10.0, steps=steps), 1000.0, seed=3).times
+    for factor in (0.5, 3.4):
+        more = scaled_arrivals(peak, factor)
+        share = sum(400 <= at < 460 for at in more) / len(more)
+        assert share == pytest.approx(sum(400 <= at < 460 for at in peak) / len(peak), abs=0.01)
+
+
+def test_a_scaled_herd_is_a_larger_herd():
+    herd = [0.0] + [60.0] * 500 + [120.0]
+    assert scaled_arrivals(herd, 3.0).count(60.0) > 1480
+
+
+def test_a_scaled_scenario_has_more_calls_and_the_same_provider():
+    storm = load("herd")
+    more = scaled(storm, 3.4)
+    calls = len(traffic(storm.load, storm.duration, seed=1).times)
+    assert len(traffic(more.load, more.duration, seed=1).times) == pytest.approx(
+        3.4 * calls, rel=0.05
+    )
+    assert (more.provider, more.faults) == (storm.provider, storm.faults)
+    assert len(scaled(with_arrivals(storm, POISSON), 0.5).load.arrival_times) < 5200
+    with pytest.raises(ConfigurationError, match=r"--scale 0.001 leaves no call of 1"):
+        scaled(with_arrivals(storm, [0.0]), 0.001)
+    with pytest.raises(ConfigurationError, match=r"calm: --scale needs a \[load\] or --arrivals"):
+        scaled(Scenario(name="calm"), 2.0)
 
 
 # ------------------------------------------------------------ in a file

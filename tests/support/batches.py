@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from unittest.mock import patch
+from urllib.request import urlopen
 
 from stormbreak.batch.running.snapshot import RunSnapshot
 from stormbreak.cli.main import main
@@ -124,6 +125,20 @@ def provider_process(*args):
     """The embedded provider in a process of its own; gives its base URL."""
     with started("provider", "serve", "--port", "0", *args) as process:
         yield process.stdout.readline().split()[-1]
+
+
+def line_size(output):
+    """Bytes of the first line; endless while there is none."""
+    if not size_of(output):
+        return float("inf")
+    with output.open("rb") as file:
+        return len(file.readline())
+
+
+def stats(url):
+    """What a provider in a process of its own has counted."""
+    with urlopen(url.removesuffix("/v1") + "/_provider/stats") as answer:
+        return json.load(answer)
 
 
 def run_args(source, output, url):

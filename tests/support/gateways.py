@@ -126,11 +126,9 @@ class Running:
 
     def metric(self, name):
         """The value of a metric line, by its beginning."""
-        gateway = self.gateway
-        text = gateway.metrics.text(gateway._gauges, gateway._limits.budgets.spent).decode()
         return sum(
             float(line.rpartition(" ")[2])
-            for line in text.splitlines()
+            for line in self.gateway.metrics_text().decode().splitlines()
             if line.startswith(f"stormbreak_gateway_{name}")
         )
 

@@ -2,12 +2,16 @@
 
 import json
 import re
+from decimal import Decimal
 
 import pytest
 from scrapes import labels_of, read
 from table_test import table_test
 
 from stormbreak.cli.main import main
+from stormbreak.core.spend_policy import SpendPolicy
+from stormbreak.gateway.metrics import GatewayMetrics, RequestRecord, money_text
+from stormbreak.gateway.usage_ledger import SpentBy
 from stormbreak.telemetry import dashboard
 from stormbreak.telemetry.event_metrics import FAMILIES
 from stormbreak.types import Verdict
@@ -39,7 +43,18 @@ def grouped(query):
 def found(run):
     """The labels of each metric there is."""
     _, metrics, _ = run
-    return labels_of(read(metrics.exposition()[1]))
+    return labels_of(read(metrics.exposition()[1] + of_gateway()))
+
+
+def of_gateway():
+    """Each metric of a gateway; tests/gateway/test_prometheus.py scrapes a real one."""
+    metrics = GatewayMetrics()
+    metrics.ended(RequestRecord("POST", "/v1/chat/completions"))
+    gauges = dict.fromkeys(("connections", "in_flight", "held_bytes", "draining"), 0.0)
+    text = metrics.text(lambda: gauges, lambda: {"app": ("1", "2")})
+    spent = {SpentBy("app", "", "a/m"): [Decimal(1), Decimal(1)]}
+    limits = {SpendPolicy(max_usd=2.0): (Decimal(1), Decimal(2))}
+    return text + money_text(spent, (), limits)
 
 
 @table_test("query", QUERIES)
@@ -105,6 +120,9 @@ def test_what_is_counted_each_second_or_minute_has_a_unit_that_says_so():
             query = target["expr"]
             if "rate(" not in query or " / " in query or "histogram_quantile" in query:
                 continue  # a share, or a time
+            if query.startswith("3600 * "):
+                assert (unit, "per hour" in panel["title"]) == ("currencyUSD", True)
+                continue
             own = [
                 given["unit"]
                 for pattern, given in overrides(panel)
@@ -133,9 +151,10 @@ def test_every_metric_is_on_it():
     shown = {name for query in QUERIES for name, _ in selectors(query)}
     stems = {re.sub(r"_(total|bucket)$", "", name.removeprefix("stormbreak_")) for name in shown}
 
-    assert set(FAMILIES) <= stems
-    assert stems - set(FAMILIES) == {
-        "attempts_in_flight", "concurrency_limit", "queue_length", "circuits",
+    ours = {stem for stem in stems if not stem.startswith("gateway_")}
+    assert set(FAMILIES) <= ours
+    assert ours - set(FAMILIES) == {
+        "attempts_in_flight", "concurrency_limit", "queue_length", "circuits", "queue_age_seconds",
         "cooldown_remaining_seconds", "retry_budget",
     }  # fmt: skip
 

@@ -310,3 +310,41 @@ def test_where_no_thread_can_be_started_no_socket_is_left(tmp_path, monkeypatch)
     with pytest.raises(ConfigurationError, match="no thread can be started"):
         StatusServer(PAGES, path=tmp_path / "s")
     assert list(tmp_path.iterdir()) == []
+
+
+# ------------------------------------------------------------ actions
+
+
+def order(path, text, *, to="/do", **headers):
+    """What a POST over the socket gets."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(5)
+        connection.connect(str(path))
+        head = {"Host": "localhost", "Content-Length": len(text)} | headers
+        lines = "".join(f"{name}: {value}\r\n" for name, value in head.items())
+        connection.sendall(f"POST {to} HTTP/1.0\r\n{lines}\r\n{text}".encode())
+        got = b"".join(iter(lambda: connection.recv(1 << 16), b"")).decode()
+    return int(got.split()[1]), got.rpartition("\r\n\r\n")[2].strip()
+
+
+def test_an_action_is_for_the_owner_of_a_socket(tmp_path, port):
+    done = []
+
+    def do(text):
+        if text == "wrong":
+            raise ConfigurationError("not that")
+        done.append(text)
+        return "done"
+
+    path = tmp_path / "s.sock"
+    with StatusServer(PAGES, path=path, actions={"/do": do}):
+        assert order(path, "this") == (200, "done")
+        assert order(path, "wrong") == (400, "not that")
+        assert order(path, "x" * 2000)[0] == 400
+        assert order(path, "x", **{"Content-Length": "-1"})[0] == 400
+        assert order(path, "x", Host="evil.example")[0] == 403
+        assert order(path, "x", to="/hello")[0] == 405
+    assert done == ["this"]
+    assert ask(port, "/do", "POST")[0] == 405
+    with pytest.raises(ValueError, match="actions need a socket"):
+        StatusServer(PAGES, actions={"/do": do})

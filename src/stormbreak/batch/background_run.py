@@ -17,6 +17,7 @@ from stormbreak.batch.result_stream import ResultStream
 from stormbreak.batch.running.runner import Runner
 from stormbreak.batch.running.snapshot import RunSnapshot
 from stormbreak.batch.running.summary import Summary
+from stormbreak.batch.running.workers import Running
 from stormbreak.drivers.locks import new_lock
 from stormbreak.errors import StormbreakError
 
@@ -107,7 +108,8 @@ class BackgroundRun:
         if self._stops:
             raise StoppedError(f"stopped, with {rows:,} rows read")
 
-    def _tick(self, runner: Runner) -> None:
+    def _tick(self, runner: Running) -> None:
+        assert isinstance(runner, Runner)  # one process
         if self._at is None:
             loop = asyncio.get_running_loop()
             if self._results is not None:

@@ -2,43 +2,49 @@
 
 import asyncio
 import os
+import threading
 import time
-from collections.abc import Callable, Coroutine, Iterable, Mapping
-from contextlib import AbstractContextManager, ExitStack, suppress
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from shutil import rmtree
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from msgspec.structs import replace as with_
 
+from stormbreak.batch.arrow import pyarrow
 from stormbreak.batch.export.export import export
 from stormbreak.batch.input.index import ReadProgress, Rows
 from stormbreak.batch.input.spool import Spooled, TableInput, spooled
-from stormbreak.batch.options import AUTO, UNFINISHED_ROWS, BatchOptions, Choice, option_flag
+from stormbreak.batch.input.table import format_of
+from stormbreak.batch.options import UNFINISHED_ROWS, BatchOptions, Choice, option_flag
 from stormbreak.batch.result_stream import ResultStream
-from stormbreak.batch.running.file_limits import make_room, too_many_files
+from stormbreak.batch.running.run_policy import policy_of_run, width_of
 from stormbreak.batch.running.runner import End, Runner
+from stormbreak.batch.running.shared_spend import BudgetStore, SharedSpend
 from stormbreak.batch.running.stats import RunStats
 from stormbreak.batch.running.summary import Summary, summarise
+from stormbreak.batch.running.worker import View, WorkerPlan
+from stormbreak.batch.running.workers import Running, Workers
 from stormbreak.batch.store.append_file import OutputError
+from stormbreak.batch.store.batches import require_no_batches
 from stormbreak.batch.store.lock import require_free
 from stormbreak.batch.store.output_files import Store, open_store, order_output
 from stormbreak.batch.store.paths import BatchPaths
 from stormbreak.batch.store.run_file import Option, Run, check_before
 from stormbreak.batch.store.shared_answers import SharedAnswers
-from stormbreak.batch.store.spend_record import SpendRecord
+from stormbreak.batch.store.spend_record import SpendRecord, metered
 from stormbreak.config import Settings, resolve_settings
 from stormbreak.config.load import resolve_preset
 from stormbreak.config.settings import TargetSettings
-from stormbreak.core.automatic_limit import AutomaticLimit
 from stormbreak.core.circuit import Mode
-from stormbreak.core.concurrency_limit import FixedLimit
+from stormbreak.core.concurrency_limit import Limit
 from stormbreak.core.fallback import Place, ToTargets
 from stormbreak.core.policy import Policy
 from stormbreak.core.presets import OFF, body_defaults, for_batch
-from stormbreak.core.row_schedule import PER_WIDTH, max_rows_in_flight
 from stormbreak.core.target_state import Listener
-from stormbreak.cost.meter import Meter
 from stormbreak.cost.price_file import builtin_names
 from stormbreak.cost.price_lookup import load_lookup
 from stormbreak.cost.price_table import PriceOf
@@ -48,7 +54,6 @@ from stormbreak.escape import path_of
 from stormbreak.http.answer_schema import REPAIRS, AnswerSchema, Schema, read_schema, schema_of
 from stormbreak.http.client import AsyncClient
 from stormbreak.http.environment import is_disabled
-from stormbreak.http.h1.connection import POOL_LIMIT
 from stormbreak.http.pricing import list_price
 from stormbreak.http.request import NO_BOUND, RequestTemplate
 
@@ -57,7 +62,8 @@ CONNECT_GRACE = 30.0  # seconds in which something must have answered
 FALLBACK_AFTER = 60.0
 """Seconds that a row waits at its address before it goes to --fallback-base-url: a batch is in no hurry."""
 
-_MODELS = 100_000  # with bills of their own; the others share one, which has no price
+T = TypeVar("T")
+MAX_WORKERS = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,11 +102,20 @@ class Job:
         """OUTPUT and its neighbours."""
         return BatchPaths.of(self.output, flatten=self.options.flatten)
 
+    def limit_for(self, concurrency: int | Literal["auto"]) -> tuple[Limit, int]:
+        """Return the limit of attempts, and the width of a process, with another concurrency.
+
+        Raises:
+            ConfigurationError: it does not fit.
+        """
+        options = with_(self.options, concurrency=concurrency)
+        policy = policy_of_run(self.policy, options)
+        return policy.limit, width_of(policy, options)
+
     @property
-    def concurrency(self) -> int | None:
-        """The number of rows in flight, where one was given."""
-        concurrency = self.options.concurrency
-        return concurrency if isinstance(concurrency, int) else None
+    def workers(self) -> int:
+        """The number of processes that send."""
+        return self.options.workers or 1
 
 
 # ---------------------------------------------------------------- from options to a job
@@ -236,67 +251,79 @@ def _placed(
 
 def run_job(
     job: Job,
-    tick: Callable[[Runner], None] = lambda _: None,
+    tick: Callable[[Running], None] = lambda _: None,
     *,
     listeners: Iterable[Listener] = (),
     on_read: ReadProgress = lambda _: None,
     stats: RunStats | None = None,
     results: ResultStream | None = None,
+    view: View | None = None,
 ) -> Summary:
     """Run `job` to its end, or until a signal.
 
     `on_read` gets the number of rows read while INPUT is read, then `tick` the runner four times a second; `listeners` hear
-    every event. The counts go into `stats`, the rows that end into `results`, which hold the run back.
+    every event. The counts go into `stats`, the rows that end into `results`, which hold the run back. With several workers,
+    `listeners` hear the events of their process alone, and `view` shows all.
 
     Raises:
         ConfigurationError: an option is wrong, or OUTPUT cannot be written (any more).
     """
-    policy = _fitting(_policy(job), job)
     with ExitStack() as stack:
-        client = _client(job, policy)
-        recorded = _recorded_options(job, client.base_url)
-        last = _check_before(job, recorded)
-        spool = job.spooled
-        if job.table is not None:
-            spool = stack.enter_context(spooled(job.files, job.table, on_read))
-        rows = stack.enter_context(_read(job, on_read, last, spool))
+        budget = stack.enter_context(_budget()) if job.workers > 1 else None
+        policy = policy_of_run(
+            job.policy, job.options, store=None if budget is None else budget.url
+        )
+        client, rows, store = stack.enter_context(open_job(job, policy, on_read))
         for listener in listeners:
             client.subscribe(listener)
-        store = stack.enter_context(_open(job, rows, recorded, client, spool))
-        # It counts tokens only: prices may change, and come later.
-        meter = Meter(lambda *_: None, max_names=_MODELS, detailed=False)
-        client.subscribe(meter)
-        prices = None if job.options.max_cost is None else job.price_of or list_price
-        spend = SpendRecord(client, store, meter, prices)
-        spend.open()
         done_before, began = store.journal.done, time.monotonic()
         if job.options.dedupe or job.options.cache:
             stack.enter_context(_share(job, rows, store, client.base_url))
-        runner = Runner(
-            client,
-            rows,
-            store,
-            spend=spend,
-            stats=stats or RunStats(),
-            width=_width(policy, job),
-            schema=job.schema,
-            grace=job.options.connect_grace or CONNECT_GRACE,
-            tick=tick,
-        )
-        if results is not None:
-            store.journal.on_line = results.put
-            runner.reader_has_room = lambda: results.has_room
-        end = _run_to_end(runner, client, spend)
+        parts = _Parts(job, client, rows, store, stats or RunStats(), width_of(policy, job.options))
+        runner: Running
+        if budget is None:
+            runner, end = _run_here(parts, tick, results)
+        else:
+            runner, end = _run_workers(parts, budget, tick, view)
         _tidy(store, rows, ordered=job.options.ordered and end is End.FINISHED)
         if job.files.table is not None and end is End.FINISHED:
-            _export(job, store, rows)
+            export_table(job, store, rows)
         elapsed = time.monotonic() - began
         return summarise(
             runner, end, output=str(job.output), done_before=done_before, elapsed=elapsed
         )
 
 
-def _client(job: Job, policy: Policy) -> AsyncClient:
+class OpenJob(NamedTuple):
+    """A job whose INPUT was read, and whose files are open."""
+
+    client: AsyncClient
+    rows: Rows
+    store: Store
+
+
+@contextmanager
+def open_job(
+    job: Job, policy: Policy, on_read: ReadProgress = lambda _: None, *, submits: bool = False
+) -> Iterator[OpenJob]:
+    """Check the options, read INPUT and open the files; nothing is sent. `submits`: batches at the provider may be open.
+
+    Raises:
+        ConfigurationError: as `run_job` does.
+    """
+    with ExitStack() as stack:
+        client = client_of(job, policy)
+        recorded = _recorded_options(job, client.base_url)
+        last = _check_before(job, recorded, submits=submits)
+        spool = job.spooled
+        if job.table is not None:
+            spool = stack.enter_context(spooled(job.files, job.table, on_read))
+        rows = stack.enter_context(_read(job, on_read, last, spool))
+        store = stack.enter_context(_open(job, rows, recorded, client, spool, submits=submits))
+        yield OpenJob(client, rows, store)
+
+
+def client_of(job: Job, policy: Policy) -> AsyncClient:
     """Make the client before INPUT is read, which takes a while: a missing key is reported at once."""
     return AsyncClient(
         job.options.provider,
@@ -318,13 +345,17 @@ def _recorded_options(job: Job, base_url: str) -> Mapping[str, Option]:
     }
 
 
-def _check_before(job: Job, recorded: Mapping[str, Option]) -> Run | None:
+def _check_before(job: Job, recorded: Mapping[str, Option], *, submits: bool) -> Run | None:
     """Refuse what can be refused before INPUT is read, which takes a while; return the run to continue."""
+    if not submits:
+        require_no_batches(job.files)
     sources = (job.source,) if job.table is None else job.table.table.paths
     last = check_before(job.files, sources, recorded, job.choice)
     if last is not None and last.options.get("schema") and job.schema is None:
         why = "was begun with a schema; give it again, so that answers are checked"
         raise ConfigurationError(f"{path_of(job.files.output)}: {why}")
+    if job.files.table is not None and format_of(job.files.table) == "parquet":
+        pyarrow()  # its lack would show only when all rows are paid
     require_free(job.files)
     return last
 
@@ -354,6 +385,8 @@ def _open(
     recorded: Mapping[str, Option],
     client: AsyncClient,
     spool: Spooled | None,
+    *,
+    submits: bool,
 ) -> AbstractContextManager[Store]:
     kept = None if job.kept is None else job.kept.clean().at(client.base_url)
 
@@ -369,6 +402,7 @@ def _open(
         choice=job.choice,
         check_first=check_first,
         table=None if spool is None else spool.table,
+        submits=submits,
     )
 
 
@@ -395,10 +429,89 @@ def check_cost(
         )
 
 
+class _Parts(NamedTuple):
+    """What a run is made of."""
+
+    job: Job
+    client: AsyncClient
+    rows: Rows
+    store: Store
+    stats: RunStats
+    width: int
+
+    def runner(self, store: Store, spend: SpendRecord, tick: Callable[[Runner], None]) -> Runner:
+        """Make the runner of this process."""
+        return Runner(
+            self.client,
+            self.rows,
+            store,
+            spend=spend,
+            stats=self.stats,
+            width=self.width,
+            schema=self.job.schema,
+            grace=self.job.options.connect_grace or CONNECT_GRACE,
+            tick=tick,
+        )
+
+
+def _run_here(
+    parts: _Parts, tick: Callable[[Runner], None], results: ResultStream | None
+) -> tuple[Runner, End]:
+    job, client, store = parts.job, parts.client, parts.store
+    prices = None if job.options.max_cost is None else job.price_of or list_price
+    spend = SpendRecord(client, store, metered(client), prices)
+    spend.open()
+    runner = parts.runner(store, spend, tick)
+    if results is not None:
+        store.journal.on_line = results.put
+        runner.reader_has_room = lambda: results.has_room
+    return runner, _run_to_end(runner, client, spend)
+
+
+def _run_workers(
+    parts: _Parts, budget: BudgetStore, tick: Callable[[Workers], None], view: View | None
+) -> tuple[Workers, End]:
+    job, client, store = parts.job, parts.client, parts.store
+    plan = WorkerPlan(
+        count=job.workers,
+        client=client,
+        rows=parts.rows,
+        store=store,
+        runner=parts.runner,
+        run=run_in_loop,
+        view=view,
+        fleet=client.policy.fleet.url or budget.url,
+        folder=budget.folder,
+    )
+    limit = job.options.max_cost
+    spend = SharedSpend(
+        store,
+        budget,
+        price_of=job.price_of or list_price,
+        max_usd=None if limit is None else Decimal(str(limit)),
+    )
+    workers = Workers(
+        plan, budget=budget, spend=spend, stats=parts.stats, width=parts.width, tick=tick
+    )
+    return workers, workers.run()
+
+
+@contextmanager
+def _budget() -> Iterator[BudgetStore]:
+    """Make the store of the workers; remove its folder at the end."""
+    if threading.current_thread() is not threading.main_thread():
+        raise ConfigurationError("workers: only the command line starts several processes")
+    budget = BudgetStore()
+    try:
+        yield budget
+    finally:
+        rmtree(budget.folder, ignore_errors=True)
+
+
 def _run_to_end(runner: Runner, client: AsyncClient, spend: SpendRecord) -> End:
     """Run, and write what was spent, however it ends."""
     try:
-        end = _run_in_loop(_run(runner, client))
+        end = run_in_loop(_run(runner, client))
     except BaseException:
         with suppress(OutputError):  # the first error is the one to report
             spend.close()
@@ -412,7 +525,7 @@ async def _run(runner: Runner, client: AsyncClient) -> End:
         return await runner.run()
 
 
-def _run_in_loop(main: Coroutine[Any, Any, End]) -> End:
+def run_in_loop(main: Coroutine[Any, Any, T]) -> T:
     """Run on uvloop where it is installed; the library itself never sets a loop policy."""
     try:
         import uvloop  # noqa: PLC0415 - optional
@@ -439,7 +552,7 @@ def _share(job: Job, rows: Rows, store: Store, base_url: str) -> SharedAnswers:
     return shared
 
 
-def _export(job: Job, store: Store, rows: Rows) -> None:
+def export_table(job: Job, store: Store, rows: Rows) -> None:
     """Make the table. The answers are safe in the journal, whatever happens here."""
     table = job.files.table
     assert table is not None
@@ -457,53 +570,3 @@ def _export(job: Job, store: Store, rows: Rows) -> None:
         again = f"stormbreak batch export {here} {here}"
         why = f"the answers are in {kept}, but not in a table yet: {error}; later: {again}"
         raise ConfigurationError(why) from None
-
-
-# ---------------------------------------------------------------- the policy of a run
-
-
-def _policy(job: Job) -> Policy:
-    options, policy = job.options, job.policy
-    quota, spend = policy.rate_limit, policy.spend
-    quota = replace(quota, rpm=options.rpm or quota.rpm, tpm=options.tpm or quota.tpm)
-    if options.max_output_tokens is not None:
-        spend = replace(spend, max_output_tokens=options.max_output_tokens)
-    if options.max_cost is not None:
-        spend = replace(spend, max_usd=options.max_cost, period=None)
-    fleet = policy.fleet
-    if options.fleet or fleet.acts:
-        # The money is the run's own: a later run on OUTPUT counts what this one has spent.
-        fleet = replace(fleet, url=options.fleet or fleet.url, spend=False)
-    policy = replace(policy, rate_limit=quota, spend=spend, fleet=fleet)
-    if options.concurrency is None:
-        return policy
-    if options.concurrency == AUTO:
-        return replace(policy, limit=AutomaticLimit())
-    return replace(policy, limit=FixedLimit(max_in_flight=options.concurrency))
-
-
-def _fitting(policy: Policy, job: Job) -> Policy:
-    """Make room for all connections; lower a limit that no option names to what fits.
-
-    Raises:
-        ConfigurationError: the named concurrency does not fit, or not one connection does.
-    """
-    named = job.concurrency
-    if named is not None and named > POOL_LIMIT:
-        raise ConfigurationError(
-            f"concurrency {named:,}: a run has at most {POOL_LIMIT:,} connections to an address"
-        )
-    ceiling = policy.limit.max_in_flight
-    wanted = min(ceiling, POOL_LIMIT, PER_WIDTH * _width(policy, job))
-    places = 1 + sum(len(rule.targets) for rule in policy.fallback if isinstance(rule, ToTargets))
-    fit = make_room(wanted * places)
-    if fit >= wanted * places:
-        return policy
-    if named is not None or fit < places:
-        raise too_many_files(named or 1, places, fit)
-    bound = min(ceiling, fit // places)
-    return replace(policy, limit=replace(policy.limit, max_in_flight=bound))
-
-
-def _width(policy: Policy, job: Job) -> int:
-    return job.concurrency or max_rows_in_flight(policy)

@@ -44,6 +44,7 @@ class BatchOptions(Struct, frozen=True, kw_only=True, omit_defaults=True):
     model: str | None = None
     policy: str | None = None
     concurrency: int | Literal["auto"] | None = None
+    workers: int | None = None
     rpm: float | None = None
     tpm: float | None = None
     fleet: str | None = None

@@ -10,10 +10,17 @@ batch = Group(
             "run": ("stormbreak.cli.batch.run", "Send every row of a file; resume after a stop."),
             "estimate": ("stormbreak.cli.batch.estimate", "Estimate the cost and time of a run."),
             "status": ("stormbreak.cli.batch.status", "Show the progress of a run."),
+            "set": ("stormbreak.cli.batch.set", "Change the concurrency of a run on its way."),
             "retry": ("stormbreak.cli.batch.retry", "Send the failed rows again."),
             "export": ("stormbreak.cli.batch.export", "Make a table of rows and answers."),
             "merge": ("stormbreak.cli.batch.merge", "Merge the outputs of shards."),
-        }
+        },
+        "The provider's own batch API": {
+            "submit": ("stormbreak.cli.batch.submit", "Submit rows: half the price, within a day."),
+            "poll": ("stormbreak.cli.batch.fetch:poll", "Show how far submitted batches are."),
+            "fetch": ("stormbreak.cli.batch.fetch:fetch", "Write the results of batches."),
+            "cancel": ("stormbreak.cli.batch.fetch:cancel", "Cancel submitted batches."),
+        },
     },
     examples=("stormbreak batch run prompts.jsonl -o answers.jsonl --provider openai -m gpt-4.1",),
 )
@@ -21,8 +28,8 @@ storm = Group(
     "storm",
     help="""Play outages and traffic peaks to a policy or a program.
 
-    `run` and `survey` simulate real engines against a provider model, in virtual time. `live` plays a scenario on real
-    sockets to any program.
+    `run` and `survey` simulate real engines against a provider model, in virtual time. `fit` makes a scenario of an
+    access log. `live` plays a scenario on real sockets to any program.
     """,
     lazy={
         "Commands": {
@@ -30,6 +37,8 @@ storm = Group(
             "show": ("stormbreak.cli.storm.scenarios:show", "Print a scenario as a file."),
             "run": ("stormbreak.cli.storm.run", "Simulate a scenario under a policy."),
             "survey": ("stormbreak.cli.storm.survey", "Test a policy in random storms."),
+            "tune": ("stormbreak.cli.storm.tune", "Search better numbers for a policy."),
+            "fit": ("stormbreak.cli.storm.fit", "Estimate a scenario from an access log."),
             "live": ("stormbreak.cli.storm.live", "Play a scenario to a program, on sockets."),
         }
     },
@@ -54,13 +63,13 @@ config = Group(
 )
 cost = Group(
     "cost",
-    help="Compare what providers cost, and report what a batch cost.",
+    help="Compare what providers cost, and report what a batch or a gateway cost.",
     lazy={
         "Commands": {
             "prices": ("stormbreak.cli.cost.prices", "Print the prices of models."),
             "compare": ("stormbreak.cli.cost.compare", "Compare providers on the same traffic."),
             "roi": ("stormbreak.cli.cost.roi", "Calculate what a migration saves."),
-            "report": ("stormbreak.cli.cost.report", "Print what a batch cost, and its waste."),
+            "report": ("stormbreak.cli.cost.report", "Print what a batch or a gateway cost."),
         }
     },
     examples=("stormbreak cost compare --models gpt-4.1,deepseek-v3.2 --tokens 50M",),
@@ -82,6 +91,7 @@ gateway = DefaultGroup(
         "Commands": {
             "init": ("stormbreak.cli.gateway.init", "Write a first file from the environment."),
             "key": ("stormbreak.cli.groups:gateway_key", "Make client keys."),
+            "convert": ("stormbreak.cli.gateway.convert", "Convert the YAML of LiteLLM's proxy."),
             "rehearse": ("stormbreak.cli.gateway.rehearse", "Play a storm to a gateway."),
         }
     },

@@ -6,6 +6,7 @@ file's policy, or the `preset` that it names; a text is the name of a preset.
 
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from stormbreak import toml_file, toml_values
@@ -21,6 +22,9 @@ from stormbreak.toml_file import Table
 from stormbreak.toml_values import BARE, join, must, one_of
 
 T = TypeVar("T")
+
+SETTINGS = "a settings file"
+"""What messages call it."""
 
 # ---------------------------------------------------------------- files
 
@@ -44,14 +48,17 @@ def load_settings(
     *,
     profile: str | None = None,
     environ: Mapping[str, str] = os.environ,
+    text: str | None = None,
 ) -> Settings:
     """Read the settings in a TOML file, with one of its profiles (by default STORMBREAK_PROFILE).
+
+    `text` is what the file holds; None: it is read.
 
     Raises:
         ConfigurationError: one line that names the file, the key or the variable, and the value.
     """
     try:
-        table = _table(path, "a settings file")
+        table = _table(path, SETTINGS, text)
         profiles = _profiles(table)
         table.pop("profiles", None)
         layers = Overrides(table)
@@ -91,13 +98,15 @@ def resolve_settings(name_or_path: str, *, profile: str | None = None) -> Settin
 def profiles_in(path: str | os.PathLike[str]) -> tuple[str, ...]:
     """Return the names of the profiles of a file."""
     try:
-        return tuple(_profiles(_table(path, "a settings file")))
+        return tuple(_profiles(_table(path, SETTINGS)))
     except ConfigurationError as error:
         raise ConfigurationError(f"{hidden(str(path))}: {error}") from None
 
 
-def _table(path: str | os.PathLike[str], what: str) -> Table:
-    table = toml_file.parse(toml_file.read_text(path, what=what), what=what)
+def _table(path: str | os.PathLike[str], what: str, text: str | None = None) -> Table:
+    if text is None:
+        text = toml_file.read_text(path, what=what)
+    table = toml_file.parse(text, what=what)
     literal_keys.refuse(table)
     return table
 
@@ -193,13 +202,15 @@ def _each(tables: Any, prepare: Callable[[str, Table], Table]) -> Any:
 
 
 def _target(name: str, table: Table, policy: Policy) -> Table:
+    """Convert the policy of a target; its fleet is that of the file, also with a preset of its own."""
     path, own = f"targets.{name}.policy", table.get("policy", {})
     if isinstance(own, str):
-        table["policy"] = plain(_preset(own, path))
+        table["policy"] = plain(replace(_preset(own, path), fleet=policy.fleet))
     elif isinstance(own, dict):
         own = dict(own)
         if "preset" in own:
-            policy = _preset(own.pop("preset"), f"{path}.preset")
+            preset = _preset(own.pop("preset"), f"{path}.preset")
+            policy = replace(preset, fleet=policy.fleet)
         table["policy"] = overlay(plain(policy), own, plain(Policy()))
     return table
 

@@ -211,7 +211,7 @@ class TargetQueue:
         return self._next(now).call if self._queue.size else self._newest_call
 
     def snapshot(self, now: float) -> dict[str, Any]:
-        """Return the number of waiting calls, the gate that holds them, and the seconds until it opens, if known.
+        """Return the number of waiting calls, the seconds that the oldest has waited, the gate that holds them, and the seconds until it opens, if known.
 
         A gate that is closed for longer than calls may wait also holds calls, though none is in the queue.
         """
@@ -221,6 +221,7 @@ class TargetQueue:
         holds = self.queued or self._policy.max_pause < until - now < inf
         return {
             "queued": self.queued,
+            "queue_age": now - self._queue.oldest_at() if self._queue.size else 0.0,
             "held_by": ("queue" if gate is None else gate.name) if holds else None,
             "held_for": until - now if holds and until != inf else None,
         }

@@ -30,15 +30,18 @@ class Mode(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BreakerPolicy:
-    """When to open, how long to stay open, and when to close.
+    """When to open, how long to stay open, and when to close. Durations are seconds, ratios 0 to 1.
 
-    `open_duration` seconds vary at random by up to +-`open_duration_jitter` of themselves; after each failed trial they are
-    `open_duration_factor` times as long, up to `max_open_duration`. With `respect_retry_after` an open circuit stays open at least
-    as long as a failure's Retry-After.
+    `mode` turns it off, or lets it only measure. `trip` is the rule that opens it (`stormbreak.core.trip`).
 
-    Half-open sends at most `probes`, no more than `max_concurrent_probes` at the same time; one unanswered for `probe_lease` seconds makes room
-    for another. So does one that is older than usual, after answers on time: one per open time, which grows likewise. `success_ratio` is the share of them that must succeed. A trial without a decision after `max_half_open_duration`
-    seconds opens the circuit again (None: it never does).
+    `open_duration` varies at random by up to +-`open_duration_jitter` of itself; after each failed trial it is
+    `open_duration_factor` times as long, up to `max_open_duration`. With `respect_retry_after` an open circuit stays
+    open at least as long as a failure's Retry-After.
+
+    Half-open sends at most `probes`, no more than `max_concurrent_probes` at the same time; one unanswered for
+    `probe_lease` makes room for another. So does one that is older than usual, after answers on time: one per open time,
+    which grows likewise. `success_ratio` is the share of them that must succeed; with `reopen_on_any_failure` one
+    failure opens it. A trial without a decision after `max_half_open_duration` opens the circuit again (None: never).
     """
 
     mode: Mode = Mode.NORMAL

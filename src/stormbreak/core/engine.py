@@ -7,11 +7,13 @@ the tickets to wake (`woken`) and the events to deliver (`events`).
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from itertools import count
 from typing import Any, Protocol
 
 from stormbreak.core.circuit import Mode, State
 from stormbreak.core.circuit_snapshot import CircuitSnapshot
+from stormbreak.core.concurrency_limit import Limit
 from stormbreak.core.flow import Command, Send, WaitFor, held
 from stormbreak.core.gate import Permit, SpendingGate, SpendLimits
 from stormbreak.core.lease import TargetLease
@@ -185,6 +187,13 @@ class Engine:
         current = self.targets.values()
         self._replaced = [each for each in before if each.admission.queued and each not in current]
         self.on_spend_settled(now)  # a limit may have been raised
+
+    def change_limit(self, limit: Limit, now: float) -> None:
+        """Put another concurrency limit into every policy. A fixed one keeps the state of its target."""
+        for target_state in (*self.targets.values(), *self._replaced):
+            target_state.resize(limit, now)
+        policies = {key: replace(each, limit=limit) for key, each in self._policies.items()}
+        self.govern(replace(self.policy, limit=limit), policies, now)
 
     def _replace(self, old: TargetState, now: float) -> TargetState:
         new = TargetState(self, old.target)

@@ -109,5 +109,7 @@ def is_off(policy: Policy) -> bool:
         limit=OFF.limit,
         rate_limit=OFF.rate_limit,
         spend=OFF.spend,
+        fleet=OFF.fleet,
+        process_share=OFF.process_share,
     )
     return bare == OFF

@@ -4,12 +4,12 @@ A call leaves when it fits into every limit: the configured ones (`Bucket`) and 
 (`ReportedLimit`). The first call in the queue waits for its own estimate; smaller calls do not overtake it, or large
 ones would never leave.
 
-| outcome of the attempt | request | tokens |
-|---|---|---|
-| nothing was sent, or there was no connection | refunded | refunded |
-| an answer with its usage | counts | usage counts |
-| an answer without, or something that may have been processed | counts | estimate counts |
-| anything else: refused, not served | counts | refunded |
+What an attempt has reserved, by its outcome:
+
+- nothing was sent, or there was no connection: request and tokens are refunded
+- an answer with its usage: the request counts, and the usage
+- an answer without, or something that may have been processed: the request counts, and the estimate
+- anything else, refused and not served: the request counts, the tokens are refunded
 """
 
 from collections.abc import Callable

@@ -97,7 +97,7 @@ class Schedule:
         unproven: bool = False,
     ) -> None:
         self._pending = pending
-        self._width = width
+        self.width = width  # may change
         self._held_back = delayed
         self._once = once
         self._spread = spread
@@ -133,7 +133,7 @@ class Schedule:
     def has_room(self, backing_off: int) -> bool:
         """Whether a row may be taken, where so many of the calls under way back off."""
         sent = self.under_way - backing_off
-        return sent < self._width and self.under_way < PER_WIDTH * self._width
+        return sent < self.width and self.under_way < PER_WIDTH * self.width
 
     def take(self, now: float) -> RowAttempt | float | None:
         """Return the next row; or when to ask again (inf: when a row has ended); or None when all have ended."""

@@ -76,7 +76,7 @@ class SpendAccount:
 
     def ready_at(self, bound: Decimal, now: float) -> float:
         """READY; the end of the period; or NEVER, where others may give back enough."""
-        taken = NOTHING if now >= self.ends_at else self.taken
+        taken = self.taken_at(now)
         allowed = self.allowed if self.lease is None else self._allowed_by(self.lease, now)
         if EXACT.add(taken, bound) <= min(self.limit, allowed):
             return READY
@@ -94,15 +94,23 @@ class SpendAccount:
         return bound > self.limit or self._lacks(bound, now)
 
     def _lacks(self, bound: Decimal, now: float) -> bool:
-        spent = self.spent
-        if self.lease is not None:
-            spent = EXACT.add(spent, EXACT.multiply(self.lease.elsewhere, MICRO))
-        return now < self.ends_at and EXACT.add(spent, bound) > self.limit
+        return now < self.ends_at and EXACT.add(self._spent_by_all, bound) > self.limit
+
+    @property
+    def _spent_by_all(self) -> Decimal:
+        """What is spent for certain in the period, by all members of a fleet."""
+        if self.lease is None:
+            return self.spent
+        return EXACT.add(self.spent, EXACT.multiply(self.lease.elsewhere, MICRO))
 
     @property
     def taken(self) -> Decimal:
         """The spent and reserved amounts of the latest period."""
         return EXACT.add(self.spent, self._reserved)
+
+    def taken_at(self, now: float) -> Decimal:
+        """The same, or nothing once that period is over."""
+        return NOTHING if now >= self.ends_at else self.taken
 
     @property
     def room(self) -> Decimal:
@@ -149,11 +157,11 @@ class SpendAccount:
         return max((alert for alert in ALERTS if alert <= percent), default=0)
 
     def snapshot(self, now: float) -> dict[str, str | float | None]:
-        """US dollars in digits, and seconds until the period ends."""
+        """US dollars in digits, and seconds until the period ends; what others of a fleet have reserved is not known."""
         over = now >= self.ends_at
         return {
             "limit": str(self.limit),
-            "spent": str(NOTHING if over else self.spent),
+            "spent": str(NOTHING if over else self._spent_by_all),
             "reserved": str(NOTHING if over else self._reserved),
             "ends": None if over or self.ends_at == inf else self.ends_at - now,
         }
@@ -278,7 +286,7 @@ class SpendGate:
     def _unknown(self, call: Call) -> str:
         if call.bound is None:
             return call.unbounded or "nothing bounds what it costs"
-        return f"no price is known of {call.target.model} at {call.target.provider}"
+        return f"no price is known of {call.target.model} at {call.target.provider}; pass prices, or set no [spend]"
 
     def _alert(self, now: float, *, rejected: bool = False) -> None:
         percent, account = self.account.next_alert(rejected=rejected), self.account
@@ -339,6 +347,11 @@ class SpendAccounts:
             else:
                 account.change_limit(new)
                 self._accounts[new] = self._accounts.pop(old)
+
+    def taken(self, now: float) -> dict[SpendPolicy, tuple[Decimal, Decimal]]:
+        """Return the dollars that are spent or reserved under each limit, and the limit. From any thread."""
+        accounts = tuple(self._accounts.items())
+        return {policy: (each.taken_at(now), each.limit) for policy, each in accounts}
 
     def snapshot(self, now: float) -> list[dict[str, str | float | None]]:
         """Return the state of each account."""

@@ -233,6 +233,11 @@ def _heartbeat(url: str) -> Heartbeat:
     return Heartbeat(url)
 
 
+def leave(url: str) -> None:
+    """Give back what this process holds of the store at `url`, which it uses no more."""
+    _heartbeat(url).leave()
+
+
 def shared_limits(urls: Iterable[str]) -> SharedLimits:
     """Make the fleet of an engine that runs in real time, with the stores at `urls`.
 

@@ -17,7 +17,7 @@ from math import exp, inf
 from typing import Protocol
 from weakref import ref
 
-from stormbreak.core.lease import PATIENCE, Lease, LeasedRate, Ramp, SpendLease, TargetLease
+from stormbreak.core.lease import Lease, LeasedRate, Ramp, SpendLease, TargetLease
 from stormbreak.core.spend_policy import SpendPolicy
 from stormbreak.core.target_state import TargetState
 from stormbreak.fleet.messages import (
@@ -84,11 +84,12 @@ class Membership(ABC):
         if self.epoch not in (0.0, answer.epoch):
             self.restarts += 1
         self.epoch, self.members = answer.epoch, int(answer.members)
+        self.lease.members = self.members
         self.lease.set_share(1 / max(1, self.members))
         after = self._apply(answer, sent_at, now)
         crowd = max(1.0, self.members / CROWD)
         self.next_at = now + (abs(after) if after == inf else min(abs(after) * crowd, MAX_GAP))
-        self.lease.answered(self.next_at + PATIENCE if after < 0 else inf)
+        self.lease.answered(self.next_at + self.lease.patience if after < 0 else inf)
         self.pump(now)
 
     def fail(self, now: float, retry_after: float) -> None:
@@ -315,11 +316,12 @@ class SpendMembership(Membership):
         self._taken = 0
         self._needed = 0
         self._denied = False
+        self.ended = False  # nothing uses the account any more
 
     @property
     def is_gone(self) -> bool:
-        """Always false: an account lives as long as its engine."""
-        return False
+        """Whether it has ended; else an account lives as long as its engine."""
+        return self.ended
 
     def pump(self, now: float) -> None:
         """Let calls leave that waited for the answer."""
@@ -332,6 +334,7 @@ class SpendMembership(Membership):
             account.begin_period()
             self._over = lease.started
             lease.begin(0.0)
+        leaves = leaves or self.is_gone
         spent, taken = micro_dollars(account.spent), micro_dollars(account.taken)
         if taken != self._taken:
             self._taken, self.used_at = taken, now

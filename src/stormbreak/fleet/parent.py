@@ -1,6 +1,7 @@
 """The store in a parent process, on a Unix socket, for the processes of one machine.
 
-A message is a line of JSON. The parent decides alone, with its own clock; a store ends with its process.
+A message is a line of JSON. The parent decides alone, with its own clock; a store ends with its process. Money can be kept
+over its end: a `SpendRecord` notes what may be spent before it is granted.
 """
 
 import os
@@ -12,42 +13,95 @@ from pathlib import Path
 from socketserver import StreamRequestHandler, ThreadingUnixStreamServer
 from tempfile import mkdtemp
 from time import monotonic
-from typing import Any, Self
+from typing import Any, NamedTuple, Protocol, Self
 from urllib.parse import quote, unquote, urlsplit
 
 import msgspec
 
 from stormbreak.drivers.locks import new_lock
-from stormbreak.fleet.messages import Answer, Report
-from stormbreak.fleet.model import Scope, beat
+from stormbreak.fleet.messages import NONE, Answer, Report
+from stormbreak.fleet.model import EVER, Scope, beat
 from stormbreak.fleet.store import TIMEOUT, Message, StoreError
 
 MAX_LINE = 16_000_000  # bytes
 
 
-class ParentStore:
-    """The store itself. As a context manager it serves its `url` to other processes, on a socket that only this user may open."""
+class Money(NamedTuple):
+    """Micro-dollars that may be spent in a period, the seconds until it ends (None: never), and when it `started`."""
 
-    def __init__(self, clock: Callable[[], float] = monotonic) -> None:
+    micro: float
+    ends_in: float | None
+    started: float = EVER
+
+
+class SpendRecord(Protocol):
+    """Keeps the money of scopes over restarts. Used by one thread at a time."""
+
+    def restored(self, scope: str) -> Money | None:
+        """Return what may have been spent in a period that is not over."""
+
+    def note(self, scope: str, money: Money, limit: float) -> bool:
+        """Note what may be spent, before it is granted; return whether it is noted."""
+
+
+class ParentStore:
+    """The store itself. As a context manager it serves its `url` to other processes, on a socket that only this user may open.
+
+    With a `record`, what it grants survives it.
+    """
+
+    def __init__(
+        self, clock: Callable[[], float] = monotonic, *, record: SpendRecord | None = None
+    ) -> None:
         self.scopes: dict[str, Scope] = {}
         self._clock = clock
+        self._record = record
         self._turn = new_lock()
-        self._folder = Path(mkdtemp(prefix="stormbreak-fleet-"))  # mode 0700
-        self._path = self._folder / "socket"
+        self.folder = Path(mkdtemp(prefix="stormbreak-fleet-"))  # mode 0700
+        self._path = self.folder / "socket"
         self.url = f"parent://{quote(str(self._path))}"
 
     def beat(self, messages: Sequence[Message]) -> list[Answer]:
         """Process reports, and answer each of them."""
         with self._turn:
-            return [
-                beat(
-                    self.scopes.setdefault(each.scope, Scope()),
-                    each.member,
-                    each.report,
-                    self._clock(),
-                )
-                for each in messages
-            ]
+            return [self._answer(each, self._clock()) for each in messages]
+
+    def money(self, scope: str) -> Money | None:
+        """Return what may be spent in the present period of a scope; None: no period has begun."""
+        with self._turn:
+            known = self.scopes.get(scope)
+            return None if known is None else _money(known, self._clock())
+
+    def lost(self, scope: str) -> float:
+        """Return the micro-dollars of members that are gone, or of processes before this one."""
+        with self._turn:
+            known, now = self.scopes.get(scope), self._clock()
+            if known is None:
+                return 0.0
+            gone = (each.money for each in known.members.values() if each.until <= now)
+            return known.folded + sum(gone)
+
+    def _answer(self, message: Message, now: float) -> Answer:
+        name, member, report = message
+        scope = self.scopes.get(name)
+        if scope is None:
+            scope = self.scopes[name] = self._opened(name, now)
+        answer = beat(scope, member, report, now)
+        if self._record is None or not report.spend.limit:
+            return answer
+        money, asserted = _money(scope, now), report.spend
+        if money is None or self._record.note(name, money, asserted.limit):
+            return answer
+        known = asserted.granted if asserted.started == scope.started else 0.0
+        scope.members[member].granted = known  # it has not heard of more
+        return answer._replace(spend=answer.spend._replace(granted=known))
+
+    def _opened(self, name: str, now: float) -> Scope:
+        known = None if self._record is None else self._record.restored(name)
+        if known is None:
+            return Scope()
+        started, ends_at = (EVER, NONE) if known.ends_in is None else (now, now + known.ends_in)
+        return Scope(epoch=now, started=started, ends_at=ends_at, folded=known.micro)
 
     def __enter__(self) -> Self:
         store = self
@@ -70,7 +124,14 @@ class ParentStore:
         self._server.server_close()
         with suppress(OSError):
             os.unlink(self._path)  # noqa: PTH108 - as the line after
-            os.rmdir(self._folder)  # noqa: PTH106
+            os.rmdir(self.folder)  # noqa: PTH106
+
+
+def _money(scope: Scope, now: float) -> Money | None:
+    if scope.started == 0 or (scope.ends_at != NONE and now >= scope.ends_at):
+        return None
+    taken = scope.folded + sum(member.money for member in scope.members.values())
+    return Money(taken, None if scope.ends_at == NONE else scope.ends_at - now, scope.started)
 
 
 def _answered(store: ParentStore, line: bytes) -> list[list[float]]:

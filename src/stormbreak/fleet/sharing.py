@@ -3,7 +3,7 @@
 `SharedLimits` is the fleet of one engine. Real ones use the `heartbeat` of their process, simulated ones a timeline.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from secrets import token_hex
 from typing import Any, Protocol
@@ -14,8 +14,10 @@ from stormbreak.core.fleet_policy import FleetPolicy
 from stormbreak.core.gate import SpendingGate
 from stormbreak.core.lease import SpendLease, TargetLease
 from stormbreak.core.policy import Policy
+from stormbreak.core.spend_policy import SpendPolicy
 from stormbreak.core.target_state import TargetState
 from stormbreak.fleet.membership import (
+    Account,
     Membership,
     SpendMembership,
     TargetMembership,
@@ -67,7 +69,7 @@ class SharedLimits:
         """Make the leases of a target, and renew them while its state lives."""
         policy = state.policy
         carrier = self._carrier(policy.fleet)
-        scope = _scope(policy, f"target {state.target.place}")
+        scope = scope_of(policy, f"target {state.target.place}")
         member = TargetMembership(scope, self._new_name(), state, self._chance)
         member.lease = TargetLease(policy.fleet, policy.process_share, lambda: carrier.wake(member))
         carrier.add(engine, member)
@@ -77,14 +79,8 @@ class SharedLimits:
         """Share the spend limit of a target, once for each account; a limit that was replaced is shared anew."""
         account: Any = gate.account
         limit = policy.spend
-        per = "ever" if limit.period is None else f"{limit.period:g} s"
-        scope = _scope(
-            policy, f"spend {limit.max_usd:.6f} USD {per} {limit.max_output_tokens or ''}".strip()
-        )
-        before = self._members.get(id(account)) if account.lease is not None else None
-        if before is not None and before.scope == scope:
-            return
-        carrier, known = self._carrier(policy.fleet), ref(engine)
+        what = f"spend {limit.max_usd:.6f} USD {_per(limit)} {limit.max_output_tokens or ''}"
+        known, account_of = ref(engine), ref(account)
 
         def bounds(now: float) -> Iterator[Decimal]:
             engine = known()
@@ -95,7 +91,31 @@ class SharedLimits:
             if engine is not None:
                 engine.on_spend_settled(now)
 
-        account_of = ref(account)
+        self.share_account(
+            engine, policy, what.strip(), account, limit, bounds=bounds, on_change=on_change
+        )
+
+    def share_account(
+        self,
+        engine: Engine,
+        policy: Policy,
+        what: str,
+        account: Account,
+        limit: SpendPolicy,
+        *,
+        bounds: Callable[[float], Iterable[Decimal]],
+        on_change: Callable[[float], None],
+    ) -> None:
+        """Share an account under the name `what` in the fleet of `policy`; what it has spent goes along to another name.
+
+        `bounds` are the costs of calls that wait for it. `on_change` is called within a step of the engine after each
+        answer of the store.
+        """
+        scope = scope_of(policy, what)
+        before = self._members.get(id(account)) if account.lease is not None else None
+        if before is not None and before.scope == scope:
+            return
+        carrier = self._carrier(policy.fleet)
         member = SpendMembership(
             scope, self._new_name(), account, limit, bounds=bounds, on_change=on_change
         )
@@ -110,6 +130,13 @@ class SharedLimits:
         self._members[id(account)] = member
         carrier.add(engine, member)
 
+    def end_account(self, account: Account) -> None:
+        """Give back what an account was granted and has not spent: nothing is reserved in it any more."""
+        member = self._members.pop(id(account), None)
+        if member is not None:
+            member.ended = True
+            member.lease.wake()
+
     def snapshot(self, _now: float) -> Sequence[Mapping[str, Any]]:
         """Return whether each store answers, and since when."""
         return [carrier.snapshot() for carrier in dict.fromkeys(self._carriers.values())]
@@ -121,8 +148,17 @@ class SharedLimits:
         return carrier
 
 
-def _scope(policy: Policy, what: str) -> str:
-    """Name a scope; braces would end the hash tag of its key."""
+def _per(limit: SpendPolicy) -> str:
+    return "ever" if limit.period is None else f"{limit.period:g} s"
+
+
+def key_spend(name: str, limit: SpendPolicy) -> str:
+    """Name the spend limit of a client key in its fleet: its amount may change, its period not."""
+    return f"spend of key {name} {_per(limit)}"
+
+
+def scope_of(policy: Policy, what: str) -> str:
+    """Name a scope in the fleet of a policy; braces would end the hash tag of its key."""
     return f"{policy.fleet.name}/{what}".replace("{", "(").replace("}", ")")
 
 

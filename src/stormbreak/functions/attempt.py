@@ -198,8 +198,9 @@ class Attempt:
         self.over = True
         call, running = self._function_call.call, self._running
         assert running is not None
-        running.live = False
-        self.step_out()
+        running.live = False  # whoever finds it in a context looks further out
+        if kind is not GeneratorExit:  # the garbage collector may have come: see `iterators`
+            self.step_out()
         try:
             error = self.disarm(kind, error)
             if call.flow is None:  # cancelled

@@ -1,7 +1,10 @@
 """The engine around generators and other iterables: retried before the first item, and never after it.
 
 The attempt holds its slot until the iterator is exhausted, fails or is closed. While the consumer has an item, the attempt
-does not run: calls of the consumer are calls of their own.
+does not run: calls of the consumer are calls of their own. So are those that the iterable makes when it is closed.
+
+An iterator may be closed by the garbage collector, in any context, and in Python 3.11 even while a context variable is
+being set: to set one then crashes the interpreter. So nothing here sets one when a generator is closed.
 """
 
 import inspect
@@ -46,11 +49,11 @@ def _items(
             try:
                 sent = yield item
             except GeneratorExit:
+                attempt.cancel()
                 raise
             except BaseException as error:  # noqa: BLE001 - passed to the inner generator
                 thrown = error
-            finally:
-                attempt.step_in()
+            attempt.step_in()
             attempt.expect_next(clock(), None)
             item = _resumed(items, sent, thrown)
     except StopIteration as stop:
@@ -92,11 +95,11 @@ def async_streaming(
                         try:
                             sent = yield item
                         except GeneratorExit:
+                            attempt.cancel()
                             raise
                         except BaseException as error:  # noqa: BLE001 - as above
                             thrown = error
-                        finally:
-                            attempt.step_in()
+                        attempt.step_in()
                         attempt.expect_next(clock(), stall)
                         item = await _async_resumed(items, sent, thrown)
                         attempt.disarm()

@@ -3,52 +3,94 @@
 import asyncio
 import threading
 from collections.abc import Callable
+from typing import Protocol
 
 from stormbreak.core.engine import Engine
 from stormbreak.drivers.listeners import Attached
 from stormbreak.http.endpoint import is_loopback
+from stormbreak.telemetry.state import State
 from stormbreak.telemetry.status_pages import StatusPages
 from stormbreak.telemetry.status_server import PageUnavailableError, StatusServer
 
 LIVE_TIMEOUT = 2.0  # seconds in which the event loop must answer
 
 _TEXT = "text/plain; charset=utf-8"
-_METRICS = "text/plain; version=0.0.4; charset=utf-8"
+METRICS = "text/plain; version=0.0.4; charset=utf-8"
+
+
+class Pages(Protocol):
+    """What is served beside /live and /ready, from any thread."""
+
+    def check(self) -> None:
+        """Raise PageUnavailableError if what serves clients does not answer."""
+
+    def metrics(self) -> bytes:
+        """Return the metrics of the gateway and its engine."""
+
+    def state_page(self) -> tuple[str, bytes]:
+        """Return the state, for `stormbreak top`."""
+
+    def close(self) -> None:
+        """Stop watching."""
+
+
+class AdminPages:
+    """Metrics and state of one process. It watches the engine; `own_metrics` writes those of the gateway."""
+
+    def __init__(self, engine: Engine, own_metrics: Callable[[], bytes]) -> None:
+        self._own_metrics = own_metrics
+        status = StatusPages(metrics=True)
+        self._live = status.live
+        self._engine_metrics = status.pages["/metrics"]
+        self._attached = Attached(engine, *status.listeners)
+
+    def check(self) -> None:
+        """Do nothing: the event loop that serves clients is that of the server."""
+
+    def metrics(self) -> bytes:
+        """Return the metrics of the gateway and its engine."""
+        try:
+            _, text = self._engine_metrics()
+        except PageUnavailableError as missing:  # the extra is not installed
+            text = f"# {missing}\n".encode()
+        return text + self._own_metrics()
+
+    def state(self) -> State:
+        """Return the state of the engine."""
+        return self._live.state()
+
+    def state_page(self) -> tuple[str, bytes]:
+        """Return the state, for `stormbreak top`."""
+        return self._live.page()
+
+    def close(self) -> None:
+        """Stop watching."""
+        self._attached.detach()
 
 
 class AdminServer:
-    """Serves the pages in threads, so that a busy event loop does not hide itself. `metrics` writes those of the gateway.
+    """Serves the pages in threads, so that a busy event loop does not hide itself.
 
     Raises:
         ConfigurationError: the port is in use.
     """
 
-    def __init__(
-        self,
-        host: str,
-        port: int,
-        *,
-        engine: Engine,
-        is_ready: Callable[[], bool],
-        metrics: Callable[[], bytes],
-    ) -> None:
+    def __init__(self, host: str, port: int, pages: Pages, *, is_ready: Callable[[], bool]) -> None:
         self._loop = asyncio.get_running_loop()
         self._is_ready = is_ready
-        self._own_metrics = metrics
-        status = StatusPages(metrics=True)
-        self._engine_metrics = status.pages["/metrics"]
-        pages = status.pages | {
+        self._pages = pages
+        served = {
             "/live": self._live,
             "/ready": self._ready,
-            "/metrics": self._metrics,
+            "/metrics": lambda: (METRICS, pages.metrics()),
+            "/state": pages.state_page,
         }
-        self._server = StatusServer(pages, host=host, port=port, any_name=not is_loopback(host))
-        self._attached = Attached(engine, *status.listeners)
+        self._server = StatusServer(served, host=host, port=port, any_name=not is_loopback(host))
         self.port = self._server.port
 
     def close(self) -> None:
         """Stop serving."""
-        self._attached.detach()
+        self._pages.close()
         self._server.close()
 
     def _live(self) -> tuple[str, bytes]:
@@ -60,6 +102,7 @@ class AdminServer:
             raise PageUnavailableError("the gateway has ended", status=503) from None
         if not answered.wait(LIVE_TIMEOUT):
             raise PageUnavailableError("the event loop does not answer", status=503)
+        self._pages.check()
         return _TEXT, b"live\n"
 
     def _ready(self) -> tuple[str, bytes]:
@@ -67,10 +110,3 @@ class AdminServer:
         if not self._is_ready():
             raise PageUnavailableError("the gateway shuts down", status=503)
         return _TEXT, b"ready\n"
-
-    def _metrics(self) -> tuple[str, bytes]:
-        try:
-            _, text = self._engine_metrics()
-        except PageUnavailableError as missing:  # the extra is not installed
-            text = f"# {missing}\n".encode()
-        return _METRICS, text + self._own_metrics()

@@ -69,7 +69,7 @@ class GatewayApp:
             if request.path in LOOKUPS:
                 record.outcome = "ok"
                 is_models = request.path == MODELS
-                found = _models(self.rules.models(key)) if is_models else self._usage(key)
+                found = _models(self.rules.models(key)) if is_models else await self._usage(key)
                 self._respond(connection, record, found)
             else:
                 await self._call(request, connection, key, record)
@@ -92,10 +92,13 @@ class GatewayApp:
             raise self._guesses.wrong(connection.address, given)
         return key
 
-    def _usage(self, key: ClientKey) -> ServerResponse:
-        """Answer what a key may use, and what it has spent."""
+    async def _usage(self, key: ClientKey) -> ServerResponse:
+        """Answer what a key may use, and what it has spent, in all processes of a fleet."""
         settings, account = key.settings, self._limits.budgets.account(key)
-        spend = None if account is None else account.snapshot(self._driver.clock())
+        spend = None
+        if account is not None:
+            await self._limits.budgets.refresh(account)
+            spend = account.snapshot(self._driver.clock())
         usage = {
             "key": key.name,
             "rpm": settings.rpm,

@@ -9,7 +9,7 @@ from math import inf
 from typing import NamedTuple
 
 from stormbreak.core.flow import Ask
-from stormbreak.drivers.asyncio_driver import Asker, AsyncioDriver
+from stormbreak.drivers.asyncio_driver import Asker, AsyncioDriver, Sender
 from stormbreak.drivers.delivery import CallerDriven, LoopDelivery
 from stormbreak.drivers.explain import AttemptHistory
 from stormbreak.errors import ConfigurationError
@@ -19,6 +19,7 @@ from stormbreak.gateway.limits import KeyQueues
 from stormbreak.gateway.request import ClientRequest
 from stormbreak.gateway.rules import GatewayRules
 from stormbreak.gateway.spending import KeyBudgets, SpendingSender
+from stormbreak.gateway.usage_ledger import MeteredSender, UsageLedger
 from stormbreak.http.models import PreparedRequest
 from stormbreak.http.request import RequestTemplate, with_fields
 from stormbreak.http.routing import Route
@@ -63,6 +64,7 @@ class Limits:
 
     queues: KeyQueues
     budgets: KeyBudgets
+    usage: UsageLedger | None = None
 
 
 class GatewayCall:
@@ -89,7 +91,7 @@ class GatewayCall:
             )
             raise RefusedError(400, "stateful_request", message)
         self.reports_usage = (
-            key.metered
+            (key.metered or limits.usage is not None)
             and request.streamed
             and request.shape in _ASKED_USAGE
             and request.fields.stream_options is None
@@ -97,6 +99,7 @@ class GatewayCall:
         """Whether the stream has an event with its usage that the client has not asked for."""
         self._place: CallerDriven | None = None  # in the limits of the key
         self._spending: SpendingSender | None = None
+        self._metered: MeteredSender | None = None
         self._outcome: Outcome | None = None  # of the whole call; None: it was cancelled
 
     async def open(self) -> Opened:
@@ -142,8 +145,9 @@ class GatewayCall:
 
     def close(self) -> None:
         """Settle it with the limits of its key. What was reserved counts, if the outcome is not known."""
-        if self._spending is not None:
-            self._spending.end(self._outcome)
+        for settled in (self._spending, self._metered):
+            if settled is not None:
+                settled.end(self._outcome)
         if self._place is not None:
             self._limits.queues.leave(self._place, self._outcome)
 
@@ -186,13 +190,8 @@ class GatewayCall:
             sender = StreamSender(template, config.routes, policy, on_output, idle_timeout=idle)
         else:
             sender = BufferedSender(template, config.routes, policy, on_output)
-        spending: SpendingSender | BufferedSender | StreamSender = sender
-        account = self._limits.budgets.account(self.key)
-        if account is not None:
-            spending = self._spending = SpendingSender(
-                sender, self._limits.budgets, account, self.key.name, call
-            )
-        opened = await driver.open(call, spending, self._asker(template, call))
+        counted = self._counted(sender, call, template)
+        opened = await driver.open(call, counted, self._asker(template, call))
         source = sender.stream_source
         if isinstance(opened, LoopDelivery):
             assert source is not None
@@ -210,6 +209,19 @@ class GatewayCall:
                 template.local_request(config.origin.base_url, config.origin.api_key), opened
             )
         return Opened(history, None, opened)
+
+    def _counted(self, sender: Sender, call: Call, template: ClientTemplate) -> Sender:
+        """Return a sender that reserves for the key what each attempt may cost, and notes it in the ledger."""
+        limits, key = self._limits, self.key
+        if limits.usage is not None:
+            bound = call.bound or template.token_bound()
+            sender = self._metered = MeteredSender(sender, limits.usage, key, bound)
+        account = limits.budgets.account(key)
+        if account is not None:
+            sender = self._spending = SpendingSender(
+                sender, limits.budgets, account, key.name, call
+            )
+        return sender
 
     def _asker(self, template: ClientTemplate, call: Call) -> Asker | None:
         if not call.fallbacks:

@@ -1,21 +1,32 @@
 """What client keys have spent, on disk: a gateway that is killed and started again forgets nothing.
 
 A row says how far a key may have spent in its period. It is written before that is spent, as for batches (ADR 41), and
-exactly when the gateway ends. One process at a time has the file.
+exactly when the gateway ends. One process at a time writes these rows, with workers their parent, whose store notes there what
+it grants: it has the lock of the file FILE.lock. `usage_rows` keeps others in the same file.
 """
 
+import fcntl
 import os
 import sqlite3
 import stat
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from decimal import Decimal
 from pathlib import Path
 from typing import NamedTuple
 
+from stormbreak.config.gateway_settings import GatewaySettings
+from stormbreak.core.policy import Policy
 from stormbreak.drivers.locks import new_lock
 from stormbreak.errors import ConfigurationError
+from stormbreak.fleet.membership import MICRO, micro_dollars
+from stormbreak.fleet.parent import Money, ParentStore
+from stormbreak.gateway.keys import ClientKey
+from stormbreak.gateway.usage_rows import TIMEOUT
 
+PARTS = 50  # of a limit are written ahead at a time
+MARGIN = 1.0  # seconds that a period may end later than was written
 _TABLE = "CREATE TABLE IF NOT EXISTS spent (key TEXT PRIMARY KEY, usd TEXT NOT NULL, ends REAL)"
 
 
@@ -44,25 +55,29 @@ class SpendLedger:
         self._clock = clock
         self._lock = new_lock()
         try:
-            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            os.close(descriptor)
-            self._db = sqlite3.connect(self.path, timeout=0, check_same_thread=False)
-        except (OSError, sqlite3.Error) as error:
+            self._held = _locked(self.path)
+        except OSError as error:
             raise self._unusable(error) from None
         try:
-            self._db.execute("PRAGMA locking_mode = EXCLUSIVE")
+            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            os.close(descriptor)
+            self._db = sqlite3.connect(self.path, timeout=TIMEOUT, check_same_thread=False)
+        except (OSError, sqlite3.Error) as error:
+            os.close(self._held)
+            raise self._unusable(error) from None
+        try:
             self._db.execute("PRAGMA synchronous = FULL")
             with self._db:
                 self._db.execute("BEGIN EXCLUSIVE")
                 self._db.execute(_TABLE)
             self.path.chmod(stat.S_IRUSR | stat.S_IWUSR)
         except (OSError, sqlite3.Error) as error:
-            self._db.close()
+            self.close()
             raise self._unusable(error) from None
 
     def _unusable(self, error: Exception) -> ConfigurationError:
         reason = getattr(error, "strerror", None) or str(error)
-        if "locked" in reason:
+        if isinstance(error, BlockingIOError):
             reason = "another process has it"
         return ConfigurationError(f"gateway.ledger {self.path}: {reason}")
 
@@ -95,3 +110,70 @@ class SpendLedger:
     def close(self) -> None:
         """Close the file."""
         self._db.close()
+        os.close(self._held)
+
+
+def _locked(path: Path) -> int:
+    """Return the descriptor of a lock file that no other process has."""
+    beside = path.with_name(f"{path.name}.lock")
+    descriptor = os.open(beside, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def ledger_path(file: Path, settings: GatewaySettings, policy: Policy) -> Path | None:
+    """Return the file that says how far keys may have spent; None: there is none, or the store of a fleet says so."""
+    shared = policy.fleet.acts and policy.fleet.spend
+    return None if settings.ledger is None or shared else file.parent / settings.ledger
+
+
+class LedgerRecord:
+    """The ledger as the record of a parent's store. `scopes` are the keys with a spend limit, by scope."""
+
+    def __init__(self, ledger: SpendLedger) -> None:
+        self._ledger = ledger
+        self._noted: dict[str, Money] = {}
+        self.scopes: Mapping[str, ClientKey] = {}
+
+    def restored(self, scope: str) -> Money | None:
+        """Return what a key may have spent in a period that is not over."""
+        key = self.scopes.get(scope)
+        if key is None:  # the limit of a policy
+            return None
+        found, period = self._ledger.read(key.name), key.settings.spend.period
+        if found is None or (found.ends_in is None) != (period is None):
+            return None
+        ends_in = None if period is None or found.ends_in is None else min(found.ends_in, period)
+        return Money(float(micro_dollars(found.usd)), ends_in)
+
+    def note(self, scope: str, money: Money, limit: float) -> bool:
+        """Write ahead, if need be; return whether it is written."""
+        if scope not in self.scopes:
+            return True
+        noted = self._noted.get(scope)
+        if noted is not None and noted.started == money.started and money.micro <= noted.micro:
+            return True
+        ahead = money._replace(micro=max(money.micro, min(limit, money.micro + limit / PARTS)))
+        try:
+            self._write(scope, ahead)
+        except LedgerError:
+            return False
+        self._noted[scope] = ahead
+        return True
+
+    def close(self, store: ParentStore) -> None:
+        """Write what was spent exactly, and close the ledger."""
+        for scope in self.scopes:
+            money = store.money(scope)
+            if money is not None:
+                with suppress(LedgerError):  # more than that is written already
+                    self._write(scope, money)
+        self._ledger.close()
+
+    def _write(self, scope: str, money: Money) -> None:
+        ends_in = None if money.ends_in is None else money.ends_in + MARGIN
+        self._ledger.write(self.scopes[scope].name, Spent(Decimal(money.micro) / MICRO, ends_in))

@@ -1,17 +1,20 @@
 """The limits of client keys that make calls wait: `rpm`, `tpm`, `max_in_flight`.
 
-A key is a target of an engine of its own, whose gates and queue do the waiting; an attempt there is a whole call.
+A key is a target of an engine of its own, whose gates and queue do the waiting; an attempt there is a whole call. Where
+the file has a fleet, its members lease parts of these limits, too.
 """
 
 from collections.abc import Iterable
 
-from stormbreak.core.concurrency_limit import FixedLimit
+from stormbreak.core.concurrency_limit import AimdLimit, FixedLimit
 from stormbreak.core.engine import Engine
 from stormbreak.core.policy import Policy
 from stormbreak.core.rate_limit_gate import RateLimitPolicy
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.drivers.asyncio_driver import AsyncioDriver
 from stormbreak.drivers.delivery import CallerDriven
+from stormbreak.fleet.heartbeat import shared_limits
+from stormbreak.fleet.sharing import SharedLimits
 from stormbreak.gateway.errors import RefusedError
 from stormbreak.gateway.keys import ClientKey
 from stormbreak.types import (
@@ -24,25 +27,29 @@ from stormbreak.types import (
     Verdict,
 )
 
-_UNLIMITED = 1_000_000  # calls in flight
+_UNLIMITED = 1_000_000  # calls in flight; a fixed limit of so many would be leased
 
 
 def _target(key: ClientKey) -> Target:
     return Target("key", "", name=key.name)
 
 
-def _policy(key: ClientKey, patience: float | None) -> Policy:
-    settings = key.settings
+def _policy(key: ClientKey, of_file: Policy) -> Policy:
+    settings, most = key.settings, key.settings.max_in_flight
     return Policy(
         deadline=None,
-        patience=patience,
+        patience=of_file.patience,
         attempt_timeout=None,
         retry=RetryPolicy(max_attempts=1),
         retry_budget=None,
         breaker=None,
         adaptive_rate=False,
         rate_limit=RateLimitPolicy(rpm=settings.rpm, tpm=settings.tpm),
-        limit=FixedLimit(max_in_flight=settings.max_in_flight or _UNLIMITED),
+        limit=AimdLimit(initial_in_flight=_UNLIMITED, max_in_flight=_UNLIMITED)
+        if most is None
+        else FixedLimit(max_in_flight=most),
+        fleet=of_file.fleet,
+        process_share=of_file.process_share if of_file.fleet.acts else 1.0,
     )
 
 
@@ -50,15 +57,25 @@ class KeyQueues:
     """The queues of keys with limits. A key with the same limits after a reload keeps its queue."""
 
     def __init__(self) -> None:
-        self._engine = Engine(Policy())
-        self._driver = AsyncioDriver(self._engine)
+        self.fleet: SharedLimits | None = None
+        self.engine = Engine(Policy())
+        self.driver = AsyncioDriver(self.engine)
 
-    def apply(self, keys: Iterable[ClientKey], patience: float | None) -> None:
-        """Use the limits of these keys from now on."""
-        policies = {_target(key): _policy(key, patience) for key in keys if key.paced}
-        self._driver.between_steps(
-            lambda engine, now: engine.govern(engine.policy, policies, now)  # calls in it go on
-        )
+    def apply(self, keys: Iterable[ClientKey], of_file: Policy) -> None:
+        """Use the limits of these keys from now on, with the patience and the fleet of the file's policy.
+
+        Raises:
+            ConfigurationError: the package of a store is missing.
+        """
+        policies = {_target(key): _policy(key, of_file) for key in keys if key.paced}
+        if self.fleet is None and of_file.fleet.url is not None:
+            self.fleet = shared_limits([of_file.fleet.url])
+
+        def apply(engine: Engine, now: float) -> None:
+            engine.fleet = self.fleet
+            engine.govern(engine.policy, policies, now)  # calls in it go on
+
+        self.driver.between_steps(apply)
 
     async def enter(
         self, key: ClientKey, *, tokens: int, deadline_at: float | None
@@ -69,16 +86,16 @@ class KeyQueues:
             RefusedError: it cannot begin in time.
         """
         target = _target(key)
-        patience = self._engine.policy_of(target).patience
+        patience = self.engine.policy_of(target).patience
         call = Call(
-            self._engine.number(), target, deadline_at=deadline_at, patience=patience, tokens=tokens
+            self.engine.number(), target, deadline_at=deadline_at, patience=patience, tokens=tokens
         )
-        begun = self._driver.begin(call)
-        if await self._driver.wait_to_send(begun) is not None:
+        begun = self.driver.begin(call)
+        if await self.driver.wait_to_send(begun) is not None:
             return begun
         ended = begun.command
         assert isinstance(ended, CallResult)
-        raise _too_many(key, ended, self._driver.clock())
+        raise _too_many(key, ended, self.driver.clock())
 
     @staticmethod
     def leave(begun: CallerDriven, outcome: Outcome | None) -> None:

@@ -1,17 +1,23 @@
 """What the gateway counts, as text for Prometheus, and the lines of its access log. Neither holds a key or a prompt."""
 
 import logging
+import re
 import time
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 from itertools import count
 from secrets import token_hex
 
+from stormbreak.core.spend_policy import SpendPolicy
 from stormbreak.drivers.explain import AttemptHistory
+from stormbreak.gateway.keys import ClientKey
 from stormbreak.gateway.request import ENDPOINTS, LOOKUPS
+from stormbreak.gateway.usage_ledger import SpentBy
 
+LOG = logging.getLogger("stormbreak.gateway")
 ACCESS_LOG = logging.getLogger("stormbreak.gateway.access")
 
 _BUCKETS = (0.005, 0.025, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
@@ -28,13 +34,28 @@ _HELP: Mapping[str, tuple[str, str]] = {
         "How requests ended: ok, a verdict, broken, drained, left or refused.",
     ),
     "request_seconds": ("histogram", "Time from a request to the end of its answer."),
+    "workers": ("gauge", "Processes that serve clients."),
     "connections": ("gauge", "Open connections of clients."),
     "in_flight": ("gauge", "Requests that are being answered."),
     "held_bytes": ("gauge", "Bytes of requests that are held."),
+    "draining": ("gauge", "Whether the gateway shuts down: 1, or 0."),
     "reloads_total": ("counter", "Readings of the settings file, by result."),
     "key_spent_usd": ("gauge", "US dollars spent by keys with a spend limit, in its period."),
     "key_limit_usd": ("gauge", "Spend limits of keys in US dollars."),
 }
+GAUGE_NAMES = ("workers", "connections", "in_flight", "held_bytes", "draining")
+"""Those without labels."""
+
+_MONEY: Mapping[str, str] = {
+    "spent_usd_total": "US dollars of attempts with a reported usage, since the start.",
+    "unknown_usd_total": "The most that attempts without a usage can have cost, in US dollars.",
+}
+_LIMITS: Mapping[str, str] = {
+    "policy_spent_usd": "US dollars spent or reserved under the spend limits of policies, in their periods.",
+    "policy_limit_usd": "Spend limits of policies in US dollars, by limit and period in seconds.",
+}
+_OUTSIDE = re.compile(r"\W", re.ASCII)  # what the name of a label of Prometheus cannot have
+_ESCAPED = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
 
 
 @dataclass(slots=True)
@@ -68,6 +89,14 @@ class GatewayMetrics:
         self._sum = 0.0
         self.reloads: Counter[str] = Counter({"ok": 0, "failed": 0})
 
+    def reloaded(self, error: Exception | None) -> None:
+        """Count a reading of the settings file, and log how it went."""
+        self.reloads["ok" if error is None else "failed"] += 1
+        if error is None:
+            LOG.info("the settings were read again")
+        else:
+            LOG.warning("the settings stay as they were: %s", error)
+
     def ended(self, record: RequestRecord) -> None:
         """Count a request that has ended, and log it."""
         took = time.monotonic() - record.began
@@ -96,9 +125,9 @@ class GatewayMetrics:
         spent: Callable[[], Mapping[str, tuple[str, str]]],
     ) -> bytes:
         """Write all metrics; `gauges` are those without labels, `spent` the dollars of keys and their limits."""
-        lines = []
+        lines: list[str] = []
         for name, (kind, meaning) in _HELP.items():
-            lines += [f"# HELP {_PREFIX}_{name} {meaning}", f"# TYPE {_PREFIX}_{name} {kind}"]
+            lines += _head(name, kind, meaning)
             lines += [f"{_PREFIX}_{line}" for line in self._samples(name, gauges(), spent())]
         return ("\n".join(lines) + "\n").encode()
 
@@ -131,3 +160,45 @@ class GatewayMetrics:
             yield f'{name}_bucket{{le="{"+Inf" if bound == float("inf") else bound}"}} {total}'
         yield f"{name}_sum {self._sum}"
         yield f"{name}_count {total}"
+
+
+# ---------------------------------------------------------------- money
+
+
+def money_text(
+    spent: Mapping[SpentBy, Sequence[Decimal]],
+    keys: Iterable[ClientKey],
+    limits: Mapping[SpendPolicy, tuple[Decimal, Decimal]],
+) -> bytes:
+    """Write the dollars of keys at targets, those under the `limits` of policies, and the labels of each key.
+
+    The settings bound the number of keys, and `SpentBy` that of targets.
+    """
+    lines: list[str] = []
+    for place, (name, meaning) in enumerate(_MONEY.items()):
+        lines += _head(name, "counter", meaning)
+        for by, dollars in tuple(spent.items()):
+            lines.append(_sample(name, by._asdict(), dollars[place]))
+    for place, (name, meaning) in enumerate(_LIMITS.items()):
+        lines += _head(name, "gauge", meaning)
+        named = {
+            (f"{limit.max_usd:g}", "none" if limit.period is None else f"{limit.period:g}"): dollars
+            for limit, dollars in limits.items()
+        }
+        for (usd, period), dollars in named.items():
+            lines.append(_sample(name, {"limit": usd, "period": period}, dollars[place]))
+    lines += _head("key_info", "gauge", "Keys with their tenants and labels; always 1.")
+    for key in keys:
+        labels = {f"label_{_OUTSIDE.sub('_', name)}": text for name, text in key.scope.labels}
+        names = {"key": key.name, "tenant": key.scope.tenant or ""}
+        lines.append(_sample("key_info", names | labels, 1))
+    return ("\n".join(lines) + "\n").encode()
+
+
+def _head(name: str, kind: str, meaning: str) -> tuple[str, str]:
+    return f"# HELP {_PREFIX}_{name} {meaning}", f"# TYPE {_PREFIX}_{name} {kind}"
+
+
+def _sample(name: str, labels: Mapping[str, str], value: object) -> str:
+    pairs = (f'{label}="{text.translate(_ESCAPED)}"' for label, text in labels.items())
+    return f"{_PREFIX}_{name}{{{','.join(pairs)}}} {value}"

@@ -1,62 +1,97 @@
 """The spend limits of client keys: what an attempt may cost is reserved before it leaves, and settled after it.
 
 It is the gate of the spend limit of a policy, with an account for each key. With a ledger, an account may spend no more
-than the ledger says.
+than the ledger says. In a fleet the store of it says so instead, and an attempt waits for its answer, for WAIT at most.
 """
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from decimal import Decimal
+from functools import partial
+from itertools import islice
 from math import inf
+from typing import TypeVar
 
 from stormbreak.core.flow import Send
+from stormbreak.core.gate import NEVER, READY
+from stormbreak.core.policy import Policy
 from stormbreak.core.spend_policy import SpendPolicy
 from stormbreak.cost.price_table import EXACT, PriceOf
 from stormbreak.cost.spend_gate import NOTHING, Reservation, SpendAccount, SpendGate
 from stormbreak.drivers.asyncio_driver import Sender
 from stormbreak.drivers.timeouts import AnsweredError
+from stormbreak.fleet.sharing import key_spend
 from stormbreak.gateway.keys import ClientKey
-from stormbreak.gateway.ledger import LedgerError, SpendLedger, Spent
+from stormbreak.gateway.ledger import MARGIN, PARTS, LedgerError, SpendLedger, Spent
+from stormbreak.gateway.limits import KeyQueues
 from stormbreak.types import CANCELLED_AFTER_SEND, Call, Outcome, Rejection, Target, Verdict
 
-PARTS = 50  # of a limit are written ahead at a time ...
-ATTEMPTS = 4  # ... or the cost of four attempts, where that is more
-_MARGIN = 1.0  # seconds that a period may end later than was written
+R = TypeVar("R")
+
+ATTEMPTS = 4  # that are written ahead, where they cost more than a part of the limit
+WAIT = 2.0  # seconds that an attempt may wait for the store of a fleet; a lost one is known sooner
+REFRESH = 0.1  # seconds that a question about the whole fleet may wait
 _SPEND = "spend"
 MAX_GATES = 1024  # that are remembered; they hold nothing
 
 
 class KeyBudgets:
-    """What keys with a spend limit have spent. With a ledger, it is written there before it is spent."""
+    """What keys with a spend limit have spent. With a ledger, it is written there before it is spent.
+
+    Where the file has a fleet that shares spend limits, its store grants them; the engine of `queues` carries that.
+    """
 
     def __init__(
         self,
         price_of: PriceOf,
+        queues: KeyQueues,
         ledger: SpendLedger | None = None,
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._price_of = price_of
+        self._queues = queues
         self._ledger = ledger
         self.clock = clock
         self._accounts: dict[str, SpendAccount] = {}
         self._gates: dict[tuple[SpendAccount, Target], SpendGate] = {}
         self._writing: dict[str, asyncio.Lock] = {}
+        self._waiting: dict[SpendAccount, dict[Callable[[], object], Decimal]] = {}
 
-    def apply(self, keys: Iterable[ClientKey]) -> None:
+    def apply(self, keys: Iterable[ClientKey], of_file: Policy) -> None:
         """Use the limits of these keys from now on; what was spent in a period counts under another limit for it."""
         before, self._accounts, self._gates = self._accounts, {}, {}
+        shares = of_file.fleet.acts and of_file.fleet.spend
         for key in keys:
             policy, account = key.settings.spend, before.get(key.name)
             if not policy.acts:
                 continue
             if account is None or account.per != (policy.period or inf):
-                account = self._opened(key.name, policy)
+                account = self._opened(key.name, policy, None if shares else self._ledger)
             else:
                 account.change_limit(policy)
+                del before[key.name]
             self._accounts[key.name] = account
+            if shares:
+                self._share(key, account, of_file)
+        for account in before.values():
+            if account.lease is not None and self._queues.fleet is not None:
+                self._queues.fleet.end_account(account)
+
+    def _share(self, key: ClientKey, account: SpendAccount, of_file: Policy) -> None:
+        fleet, limit = self._queues.fleet, key.settings.spend
+        assert fleet is not None, "the file has a fleet"
+        fleet.share_account(
+            self._queues.engine,
+            of_file,
+            key_spend(key.name, limit),
+            account,
+            limit,
+            bounds=partial(self._bounds, account),
+            on_change=partial(self._on_change, account),
+        )
 
     def account(self, key: ClientKey) -> SpendAccount | None:
         """Return the account of a key; None if it has no spend limit."""
@@ -75,8 +110,8 @@ class KeyBudgets:
 
     def spent(self) -> dict[str, tuple[str, str]]:
         """Return the dollars that keys have spent or reserved, and their limits."""
-        accounts = tuple(self._accounts.items())
-        return {name: (str(each.taken), str(each.limit)) for name, each in accounts}
+        accounts, now = tuple(self._accounts.items()), self.clock()
+        return {name: (str(each.taken_at(now)), str(each.limit)) for name, each in accounts}
 
     async def allow(self, account: SpendAccount, name: str, bound: Decimal) -> None:
         """Write ahead, if need be, so that `bound` can be reserved; call `take` before anything is awaited.
@@ -84,7 +119,7 @@ class KeyBudgets:
         Raises:
             LedgerError: it cannot be written.
         """
-        if self._ledger is None or self._is_allowed(account, bound):
+        if self._ledger is None or account.lease is not None or self._is_allowed(account, bound):
             return
         async with self._writing.setdefault(name, asyncio.Lock()):
             if self._is_allowed(account, bound):  # another call has written meanwhile
@@ -97,10 +132,74 @@ class KeyBudgets:
                 return
             step = max(account.limit / PARTS, ATTEMPTS * account.largest)
             upto = min(account.limit, EXACT.add(needed, step))
-            ends_in = (account.per if begins else account.ends_at - now) + _MARGIN
+            ends_in = (account.per if begins else account.ends_at - now) + MARGIN
             row = Spent(upto, ends_in if account.is_periodic else None)
             await asyncio.to_thread(self._ledger.write, name, row)
             account.allowed = upto
+
+    def turn(self, account: SpendAccount, do: Callable[[float], R]) -> R:
+        """Change an account at the present time; in a fleet, between two steps of the engine that carries for it."""
+        if account.lease is None:
+            return do(self.clock())
+        return self._queues.driver.between_steps(lambda _, now: do(now))
+
+    async def granted(
+        self, account: SpendAccount, gate: SpendGate, call: Call, attempt: float | None
+    ) -> None:
+        """Wait until the store of the fleet has granted what `call` may cost, or it is known that it does not.
+
+        At most half of the seconds of an `attempt` are for that.
+        """
+        wait = WAIT if attempt is None else min(WAIT, attempt / 2)
+        until = self.clock() + wait
+
+        def ask(now: float) -> float:
+            """Ask the store, if there is hope; return the seconds to wait for its answer."""
+            if gate.ready_at(call, now) != NEVER or gate.veto(call, now) is not None:
+                return 0.0
+            gate.asks_fleet(call, now)
+            return min(until, gate.recheck_at()) - now
+
+        if self.turn(account, lambda now: gate.ready_at(call, now)) > READY:
+            await self._answers(account, gate.max_cost(call) or NOTHING, ask)
+
+    async def refresh(self, account: SpendAccount) -> None:
+        """Hear from the store of the fleet what others have spent, if it answers soon."""
+        lease = account.lease
+        if lease is not None:
+            pauses = iter((REFRESH, 0.0))
+
+            def ask(_: float) -> float:
+                lease.wake()
+                return next(pauses)
+
+            await self._answers(account, NOTHING, ask)
+
+    async def _answers(
+        self, account: SpendAccount, bound: Decimal, ask: Callable[[float], float]
+    ) -> None:
+        """Wait for answers of the store, as long as `ask` returns more than 0 s. `bound` is what the caller needs."""
+        answered, loop = asyncio.Event(), asyncio.get_running_loop()
+        waiter = partial(loop.call_soon_threadsafe, answered.set)
+        self.turn(account, lambda _: self._waiting.setdefault(account, {}).update({waiter: bound}))
+        try:
+            while (seconds := self.turn(account, ask)) > 0:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(seconds):
+                        await answered.wait()
+                answered.clear()
+        finally:
+            self.turn(account, lambda _: self._waiting[account].pop(waiter))
+
+    def _bounds(self, account: SpendAccount, _now: float) -> Iterator[Decimal]:
+        """Yield what the call needs that has waited longest."""
+        return islice(self._waiting.get(account, {}).values(), 1)
+
+    def _on_change(self, account: SpendAccount, _now: float) -> None:
+        """Wake those who wait; on the thread of the heartbeat."""
+        for wake in self._waiting.get(account, ()):
+            with suppress(RuntimeError):  # its loop has ended
+                wake()
 
     def close(self) -> None:
         """Write what was spent exactly, and close the ledger."""
@@ -108,17 +207,19 @@ class KeyBudgets:
             return
         now = self.clock()
         for name, account in self._accounts.items():
+            if account.lease is not None:
+                continue
             if not account.is_periodic or now < account.ends_at < inf:
                 left = account.ends_at - now if account.is_periodic else None
                 with suppress(LedgerError):  # more than that is written already
                     self._ledger.write(name, Spent(account.taken, left))
         self._ledger.close()
 
-    def _opened(self, name: str, policy: SpendPolicy) -> SpendAccount:
+    def _opened(self, name: str, policy: SpendPolicy, ledger: SpendLedger | None) -> SpendAccount:
         account = SpendAccount(policy)
-        if self._ledger is not None:
+        if ledger is not None:
             account.allowed = NOTHING
-            found = self._ledger.read(name)
+            found = ledger.read(name)
             if found is not None and (found.ends_in is None) != account.is_periodic:
                 account.spend(found.usd)
                 if found.ends_in is not None:
@@ -148,29 +249,24 @@ class SpendingSender:
         self._account = account
         self._name = name
         self._call = call
-        self._clock = budgets.clock
         self._open: list[tuple[SpendGate, Reservation]] = []  # of streams that go on
 
     async def __call__(self, command: Send) -> Outcome:
         """Send once, if the key can pay."""
         gate = self._budgets.gate(self._account, command.target)
         call = self._call._replace(target=command.target)
-        bound = gate.max_cost(call)
-        if bound is not None:
+        bound, budgets, account = gate.max_cost(call), self._budgets, self._account
+        if bound is not None and account.lease is not None:
+            await budgets.granted(account, gate, call, command.timeout)
+        elif bound is not None:
             try:
-                await self._budgets.allow(self._account, self._name, bound)
+                await budgets.allow(account, self._name, bound)
             except LedgerError:
                 unwritten = Rejection(_SPEND, "the ledger of the gateway cannot be written")
                 return Outcome(Verdict.REJECTED, rejection=unwritten)
-        now = self._clock()
-        if gate.ready_at(call, now) > now:
-            rejection = gate.veto(call, now)
-            if rejection is None:
-                until = gate.recheck_at()
-                at = now + 1 if until == inf else until
-                rejection = Rejection(_SPEND, f"the spend limit of key {self._name}", at)
-            return Outcome(Verdict.REJECTED, rejection=rejection)
-        reserved = gate.take(call, now)
+        reserved = budgets.turn(account, partial(self._reserved, gate, call))
+        if isinstance(reserved, Rejection):
+            return Outcome(Verdict.REJECTED, rejection=reserved)
         outcome = CANCELLED_AFTER_SEND
         try:
             outcome = await self._sender(command)
@@ -181,11 +277,24 @@ class SpendingSender:
             if outcome.committed:
                 self._open.append((gate, reserved))
             else:
-                gate.settle(reserved, outcome, self._clock(), 0.0)
+                self._settle(gate, reserved, outcome)
         return outcome
+
+    def _reserved(self, gate: SpendGate, call: Call, now: float) -> Reservation | Rejection:
+        if gate.ready_at(call, now) <= now:
+            return gate.take(call, now)
+        rejection = gate.veto(call, now)
+        if rejection is not None:
+            return rejection
+        until = gate.recheck_at()
+        at = now + 1 if until == inf else until
+        return Rejection(_SPEND, f"the spend limit of key {self._name}", at)
+
+    def _settle(self, gate: SpendGate, reserved: Reservation, outcome: Outcome) -> None:
+        self._budgets.turn(self._account, lambda now: gate.settle(reserved, outcome, now, 0.0))
 
     def end(self, outcome: Outcome | None) -> None:
         """Settle streams that went on, with the outcome of the one that was read; None: it was cancelled."""
         opened, self._open = self._open, []
         for gate, reserved in opened:
-            gate.settle(reserved, outcome or CANCELLED_AFTER_SEND, self._clock(), 0.0)
+            self._settle(gate, reserved, outcome or CANCELLED_AFTER_SEND)

@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any, NamedTuple, Self
 
 from stormbreak.core.circuit_snapshot import parse_snapshots, span_in
+from stormbreak.core.concurrency_limit import Limit
 from stormbreak.core.engine import Engine
 from stormbreak.core.explain import add_attempt_notes
 from stormbreak.core.fleet_policy import FleetPolicy
@@ -30,21 +31,25 @@ from stormbreak.http.answer_schema import REPAIRS, AnswerSchema, Schema, schema_
 from stormbreak.http.endpoint import DynamicKey, KeyFunction
 from stormbreak.http.environment import find_endpoint, in_force
 from stormbreak.http.h1.connect import connect
+from stormbreak.http.h1.connection import POOL_LIMIT
 from stormbreak.http.local_answers import Degraded, LocalAnswers
+from stormbreak.http.models import PreparedRequest
 from stormbreak.http.pricing import check_prices, list_price
 from stormbreak.http.request import (
+    NO_MODEL,
     RequestFields,
     RequestTemplate,
     encode_payload,
     fields_of,
     set_stream,
 )
-from stormbreak.http.response import answer_of
-from stormbreak.http.routing import Routes, SingleTarget, TargetConfig, TargetResolver
+from stormbreak.http.resource import Resource, ResourceSender
+from stormbreak.http.response import answer_of, outcome_of, parse_response
+from stormbreak.http.routing import Route, Routes, SingleTarget, TargetConfig, TargetResolver
 from stormbreak.http.session import BufferedSender, StreamSender, make_call
 from stormbreak.http.stream import PendingStream, Stream
 from stormbreak.http.stream_source import LocalSource
-from stormbreak.llm.models import endpoint_of
+from stormbreak.llm.models import HttpResponse, endpoint_of
 from stormbreak.types import (
     CACHE,
     DEGRADED,
@@ -157,6 +162,10 @@ class ClientControls:
         where = self._target_of(target)
         self._driver.between_steps(lambda engine, now: engine.pause(where, seconds, now))
 
+    def change_limit(self, limit: Limit) -> None:
+        """Put another concurrency limit in force."""
+        self._driver.between_steps(lambda engine, now: engine.change_limit(limit, now))
+
     def may_spend(self, usd: Decimal) -> None:
         """Allow at most this many US dollars to be spent by now, within the spend limit of the policy."""
         policy = self.policy
@@ -236,7 +245,7 @@ class AsyncClient(ClientControls):
             policy.fallback,
             allow_http=allow_http,
             environ=os.environ,
-            connect=partial(connect, policy.limit.max_in_flight),
+            connect=partial(connect, POOL_LIMIT),  # the limit may be raised
         )
         local_answers = LocalAnswers(policy, degraded)
         config = TargetConfig(policy, routes, local_answers, model, stream_on_wire, policy.reserves)
@@ -310,7 +319,7 @@ class AsyncClient(ClientControls):
     ) -> Answer:
         """Ask for a chat completion, as `request` does; `options` go into the payload (temperature, max_tokens, ...).
 
-        Each of the `messages` has a "role" and a "content".
+        Each of the `messages` has a "role" and a "content". Raises what `request` raises.
         """
         payload = {"model": model, "messages": list(messages), **options}
         return await self.request(
@@ -336,7 +345,8 @@ class AsyncClient(ClientControls):
 
         Use it as ``async with client.stream(...) as stream``, or await it. That waits for the first output; until
         then attempts are retried as ever, and it raises what `request` raises. `deadline` bounds the whole stream, the
-        policy's attempt timeout the time to its first output, its idle timeout silence.
+        policy's attempt timeout the time to its first output, its idle timeout silence. What breaks later raises
+        StreamBrokenError, with the part that was received.
         """
         return PendingStream(
             self._open(endpoint, payload, _CallOptions(priority, deadline, tenant))
@@ -406,6 +416,62 @@ class AsyncClient(ClientControls):
         options = _CallOptions(priority, deadline, tenant, queue_is_free, attempts)
         return await self._run(config, template, options)
 
+    def prepare(self, template: RequestTemplate) -> PreparedRequest:
+        """Prepare the request that a call would send to its first target, for one that is sent in a batch.
+
+        Raises:
+            ConfigurationError: the endpoint is no path.
+        """
+        config = self._resolver.resolve(template.fields.model)
+        return self._prepare(config, template, config.route_and_steps(template.fields.model)[0])
+
+    def _prepare(
+        self, config: TargetConfig, template: RequestTemplate, route: Route
+    ) -> PreparedRequest:
+        spend = config.policy.spend
+        if config.reserves and spend.acts:
+            template.limit_output(spend.max_output_tokens, route.target.provider)
+        return template.prepare(route)
+
+    def outcome_of(self, response: HttpResponse, request: PreparedRequest) -> Outcome:
+        """Read a response to a prepared request that came in a batch, as one that came over a connection."""
+        parsed = parse_response(response, request)
+        assert not isinstance(parsed, Outcome), "only a connection ends without a response"
+        key = self._resolver.first.origin.api_key
+        return outcome_of(parsed, request, key, learn=False)
+
+    async def send(self, resource: Resource, *, attempts: int | None = None) -> CallResult:
+        """Send a request about a file or a job, such as a batch, and return how it ended; it has no fallbacks.
+
+        At most `attempts` are made, where the policy allows more. The outcome's value is the last `Response`, where there
+        was one.
+
+        Raises:
+            ConfigurationError: its endpoint is no path.
+        """
+        config = self._resolver.first
+        policy, route = config.policy, config.routes.first(NO_MODEL)
+        resource.prepare(route)
+        call = make_call(
+            self.engine,
+            resource,
+            route.target,
+            policy=policy,
+            reserves=config.reserves,
+            scope=current(),
+            steps=(),
+            deadline_at=None if policy.deadline is None else time.monotonic() + policy.deadline,
+            attempts=attempts,
+        )
+        sender = ResourceSender(
+            resource,
+            config.routes,
+            self.engine.policy,
+            self._driver.first_output,
+            blocks=self.blocks,
+        )
+        return await self._driver.run(call, sender)
+
     def _run(
         self, config: TargetConfig, template: RequestTemplate, options: _CallOptions
     ) -> Coroutine[Any, Any, CallResult]:
@@ -433,9 +499,7 @@ class AsyncClient(ClientControls):
     ) -> Call:
         policy, model = config.policy, template.fields.model
         route, steps = config.route_and_steps(model)
-        if config.reserves and policy.spend.acts:
-            template.limit_output(policy.spend.max_output_tokens, route.target.provider)
-        template.prepare(route)  # what cannot be sent fails before it waits
+        self._prepare(config, template, route)  # what cannot be sent fails before it waits
         span = policy.deadline if options.deadline is None else options.deadline
         return make_call(
             self.engine,

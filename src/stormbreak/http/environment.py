@@ -215,20 +215,24 @@ def is_disabled(environ: Mapping[str, str] = os.environ) -> bool:
     return environ.get("STORMBREAK_DISABLED", "") not in ("", "0")
 
 
+SHARE = "STORMBREAK_SHARE"
+"""The variable that says which part of the limits is for this process."""
+
+
 def share(environ: Mapping[str, str] = os.environ) -> float | None:
     """Return the share of the limits that STORMBREAK_SHARE gives this process: `1/4`, or `0.25`; None if unset.
 
     Raises:
         ConfigurationError: it is no share; shows the value.
     """
-    value = environ.get("STORMBREAK_SHARE")
+    value = environ.get(SHARE)
     if not value:
         return None
     try:
         part = float(Fraction(value))
     except (ValueError, ZeroDivisionError, OverflowError):
         part = 0.0
-    require(0 < part <= 1, "STORMBREAK_SHARE must be a part, such as 1/4 or 0.25", quoted(value))
+    require(0 < part <= 1, f"{SHARE} must be a part, such as 1/4 or 0.25", quoted(value))
     return part
 
 

@@ -48,17 +48,20 @@ def load(
     keys: Mapping[str, KeyFunction] | None = None,
     degraded: Degraded | None = None,
     prices: PriceOf | None = None,
+    text: str | None = None,
 ) -> "LiveSettings":
     """Read a settings file, to make clients of its targets and pools (see docs/configuration.md).
 
     `keys` are functions that return the keys of targets, by name, before each attempt. `profile` is by default
     STORMBREAK_PROFILE. `degraded` makes answers for a `degraded` rule that has no text. `prices` are for spend limits
-    and for the cost of answers, as in an `AsyncClient`.
+    and for the cost of answers, as in an `AsyncClient`. `text` is what the file holds; None: it is read.
 
     Raises:
         ConfigurationError: one line that names the file, the key or the variable, and the value.
     """
-    return LiveSettings(path, profile=profile, keys=keys or {}, degraded=degraded, prices=prices)
+    return LiveSettings(
+        path, profile=profile, keys=keys or {}, degraded=degraded, prices=prices, text=text
+    )
 
 
 class LiveSettings:
@@ -72,6 +75,7 @@ class LiveSettings:
         keys: Mapping[str, KeyFunction],
         degraded: Degraded | None,
         prices: PriceOf | None = None,
+        text: str | None = None,
     ) -> None:
         dynamic_keys = {name: _dynamic_key(name, function) for name, function in keys.items()}
         self._builder = builder = SettingsBuilder(
@@ -83,7 +87,7 @@ class LiveSettings:
             OriginConnections(partial(connect, POOL_LIMIT)),
             list_prices=prices is None,
         )
-        self._now = builder.read()
+        self._now = builder.read(text=text)
         unknown = next((name for name in keys if name not in self._now.configs), None)
         if unknown is not None:
             raise builder.wrong(f"keys names {quoted(str(unknown))}, which is no target")
@@ -129,13 +133,13 @@ class LiveSettings:
         """
         self.apply(self.read())
 
-    def read(self) -> "Generation":
-        """Read the file again, for `apply`: a caller may check more before.
+    def read(self, text: str | None = None) -> "Generation":
+        """Read the file again, or `text` in its place, for `apply`: a caller may check more before.
 
         Raises:
             ConfigurationError: as `reload` does.
         """
-        return self._builder.read(self._now)
+        return self._builder.read(self._now, text)
 
     def apply(self, generation: "Generation") -> None:
         """Use what `read` has returned.
@@ -291,13 +295,13 @@ class SettingsBuilder:
     connections: OriginConnections
     list_prices: bool = True
 
-    def read(self, before: Generation | None = None) -> Generation:
-        """Read the file.
+    def read(self, before: Generation | None = None, text: str | None = None) -> Generation:
+        """Read the file, or `text` in its place.
 
         Raises:
             ConfigurationError: it is wrong, or a key is missing.
         """
-        settings = load_settings(self.path, profile=self.profile)
+        settings = load_settings(self.path, profile=self.profile, text=text)
         if not settings.targets:  # a file that is about to be written is empty
             raise self.wrong("it names no target, as in [targets.main]")
         table = RouteTable()

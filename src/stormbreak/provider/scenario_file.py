@@ -28,7 +28,11 @@ def builtin_names() -> list[str]:
 
 
 def load(name_or_path: str | Path) -> Scenario:
-    """Load a built-in scenario by name, or read one from a file."""
+    """Load a built-in scenario by name, or read one from a file. All times are scenario seconds.
+
+    Raises:
+        ConfigurationError: there is none of that name, or it is invalid; names file, key and value.
+    """
     name = str(name_or_path)
     source = f"{name}.toml" if name in builtin_names() else name
     return parse(text_of(name_or_path), source=source)
@@ -53,7 +57,11 @@ def text_of(name_or_path: str | Path) -> str:
 
 
 def parse(text: str, *, source: str = "scenario.toml") -> Scenario:
-    """Parse a scenario from TOML; `source` names it in messages, and names the scenario if it has no name."""
+    """Parse a scenario from TOML; `source` names it in messages, and names the scenario if it has no name.
+
+    Raises:
+        ConfigurationError: it is invalid; names key and value.
+    """
     try:
         table = toml_file.parse(text, what=_WHAT)
         table.setdefault("name", Path(source).stem)

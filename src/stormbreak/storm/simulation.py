@@ -10,7 +10,7 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from math import ceil, nextafter
+from math import ceil, inf, nextafter
 from typing import NamedTuple
 
 from stormbreak.core.automatic_limit import AutomaticLimiter
@@ -196,7 +196,7 @@ class _Fleet:
         self._calls = calls
         in_batches = named.reschedules and load.preset == _BATCH
         policy = for_batch(named.policy) if in_batches else named.policy
-        self._policy = _with_load_limits(policy, load)
+        self._policy = _with_load_limits(policy, load, own_times=named.own_times)
         self._timeline = Timeline()
         self._store = VirtualStore(self._timeline, seed=seed)
         background = scenario.background_traffic if load.keep_background_traffic else None
@@ -297,8 +297,8 @@ class _Fleet:
         return Call(
             engine.number(),
             TARGET,
-            deadline_at=self._calls.times[row.index] + self._load.deadline,
-            patience=self._load.deadline,
+            deadline_at=self._calls.times[row.index] + (self._policy.deadline or 0.0),
+            patience=self._policy.patience,
             priority=self._policy.priority,
             fail_fast=self._policy.fail_fast,
             streams=self._streamed,
@@ -330,12 +330,17 @@ def _chance(seed: int, key: int, number: int) -> Callable[[], float]:
     return random.Random(mix(mix(mix(seed) ^ key) + number)).random  # noqa: S311
 
 
-def _with_load_limits(policy: Policy, load: Load) -> Policy:
-    """The policy with the deadline, patience and attempt timeout of the scenario, and without spending."""
+def _with_load_limits(policy: Policy, load: Load, *, own_times: bool) -> Policy:
+    """The policy with the deadline, patience and attempt timeout of the scenario, and without spending.
+
+    With `own_times` it keeps a shorter deadline and patience: the user still waits as long as the scenario says.
+    """
+    kept = policy if own_times else replace(policy, deadline=None, patience=None)
+    deadline = min(kept.deadline or inf, load.deadline)
     return replace(
         policy,
-        deadline=load.deadline,
-        patience=load.deadline,
+        deadline=deadline,
+        patience=min(kept.patience or inf, load.deadline),
         attempt_timeout=load.timeout,
         spend=SpendPolicy(),
     )

@@ -1,6 +1,7 @@
 """The metrics of events, one table for all exporters; and the Grafana dashboard over them.
 
-Every metric has the label `target`, and those named here; `labels` has their values. No metric holds money.
+Every metric has the label `target`, and those named here; `labels` has their values. Only the gateway has
+metrics of money.
 """
 
 from collections.abc import Callable, Iterator, Mapping

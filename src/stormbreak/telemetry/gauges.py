@@ -24,14 +24,16 @@ MERGE: Mapping[str, Rule] = MappingProxyType(
         "in_flight": "sum",
         "limit": "sum",
         "queued": "sum",
+        "queue_age": "max",
         "cooldown": "max",
         "budget": "min",
         "sharing": "min",
+        "members": "max",
     }
 )
 """How the values of several snapshots become one."""
 
-_FUNCTIONS: Mapping[Rule, Callable[[Iterable[float]], float]] = MappingProxyType(
+FUNCTIONS: Mapping[Rule, Callable[[Iterable[float]], float]] = MappingProxyType(
     {"sum": sum, "max": max, "min": min}
 )
 _WORST_FIRST = ("isolated", "open", "half_open", "closed")
@@ -40,16 +42,21 @@ _WORST_FIRST = ("isolated", "open", "half_open", "closed")
 def merged(field: str, snapshots: Sequence[Snapshot]) -> float | None:
     """Merge one field of several snapshots; None if none of them has a value."""
     known = [each[field] for each in snapshots if each[field] is not None]
-    return _FUNCTIONS[MERGE[field]](known) if known else None
+    return FUNCTIONS[MERGE[field]](known) if known else None
+
+
+def worst_circuit(circuits: Iterable[str | None]) -> str | None:
+    """Return the worst of these states; None if there is no circuit."""
+    found = set(circuits)
+    return next((state for state in _WORST_FIRST if state in found), None)
 
 
 def merge_target(snapshots: Sequence[Snapshot]) -> Snapshot:
     """Merge the snapshots of one target: of circuits the worst, of reasons that of the longest queue."""
-    circuits = {each["circuit"] for each in snapshots}
     now = datetime.now().astimezone()
     by_queue = sorted(snapshots, key=lambda each: -each["queued"])
     return {
-        "circuit": next((state for state in _WORST_FIRST if state in circuits), None),
+        "circuit": worst_circuit(each["circuit"] for each in snapshots),
         **{field: _rounded(merged(field, snapshots)) for field in MERGE},
         "slow": next((reason for each in by_queue if (reason := slow_reason(each, now))), ""),
     }
@@ -113,6 +120,9 @@ GAUGES: Mapping[str, Gauge] = MappingProxyType(
         "attempts_in_flight": Gauge("Attempts in flight.", "in_flight"),
         "concurrency_limit": Gauge("Maximum number of attempts in flight.", "limit"),
         "queue_length": Gauge("Calls waiting in the queue.", "queued"),
+        "queue_age_seconds": Gauge(
+            "Time that the oldest call in the queue has waited.", "queue_age"
+        ),
         "cooldown_remaining_seconds": Gauge(
             "Time until the cooldown of the target ends.", "cooldown"
         ),
@@ -120,6 +130,7 @@ GAUGES: Mapping[str, Gauge] = MappingProxyType(
         "fleet_sharing": Gauge(
             "Whether the store of the fleet answers: 1, or 0 where limits are shares.", "sharing"
         ),
+        "fleet_members": Gauge("Processes that share the limits of the target.", "members"),
         "circuits": Gauge(
             "Circuits in each state, one for each engine and key.", labels=("target", "state")
         ),

@@ -6,7 +6,8 @@ A listener keeps counts, the verdicts of the last minute and the latest decision
 import os
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from operator import attrgetter
 from types import MappingProxyType
 from typing import Any
@@ -20,7 +21,14 @@ from stormbreak.drivers.locks import new_lock
 from stormbreak.escape import shown
 from stormbreak.events import Event
 from stormbreak.telemetry.event_text import describe, name_of
-from stormbreak.telemetry.gauges import Snapshot, WatchedEngines, merge_target
+from stormbreak.telemetry.gauges import (
+    MERGE,
+    Snapshot,
+    WatchedEngines,
+    merge_target,
+    merged,
+    worst_circuit,
+)
 from stormbreak.telemetry.labels import MAX_TARGETS
 from stormbreak.telemetry.state import (
     SECONDS,
@@ -164,11 +172,13 @@ _COUNTERS: Mapping[type, str] = MappingProxyType(
 class LiveState:
     """A listener for any number of engines, on any thread.
 
-    A batch sets `batch` to the snapshot of its rows. `cost` is called for the cost so far whenever somebody looks.
+    A batch sets `batch` to the snapshot of its rows. `cost` is called for the cost so far whenever somebody looks. A parent
+    that makes no calls itself sets `workers` to the states of its processes, which are merged.
     """
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         self.batch: BatchSnapshot | None = None
+        self.workers: Sequence[State] = ()
         self.cost: Callable[[], CostSnapshot | None] = lambda: None
         self._engines = WatchedEngines()
         self._lock = new_lock()
@@ -210,6 +220,37 @@ class LiveState:
 
     def state(self) -> State:
         """Read the state."""
+        workers = self.workers
+        return self._own() if not workers else self._merged(workers)
+
+    def _merged(self, workers: Sequence[State]) -> State:
+        by_name: dict[str, list[Snapshot]] = {}
+        for each in workers:
+            for target in each.targets:
+                by_name.setdefault(target.target, []).append(asdict(target))
+        targets = sorted(
+            (_merged_target(name, each) for name, each in by_name.items()), key=_busiest_first
+        )
+        counts = {
+            name: sum(getattr(each.counts, name) for each in workers)
+            for name in Counts.__dataclass_fields__
+        }
+        decisions = sorted(
+            (decision for each in workers for decision in each.decisions), key=attrgetter("ago")
+        )
+        return State(
+            pid=os.getpid(),
+            watched=max(each.watched for each in workers),
+            counts=Counts(**counts),
+            targets=tuple(targets[:MAX_TARGETS]),
+            more_targets=max(each.more_targets for each in workers)
+            + max(0, len(targets) - MAX_TARGETS),
+            decisions=tuple(decisions[:MAX_DECISIONS]),
+            batch=self.batch,
+            cost=self.cost(),
+        )
+
+    def _own(self) -> State:
         # The engines take their own locks, so this does not happen under ours.
         engines = {
             name: merge_target(each)
@@ -274,6 +315,23 @@ class LiveState:
                 not_ok=not_ok,
                 **engines.get(name, {}),
             )
+
+
+def _merged_target(name: str, parts: Sequence[Snapshot]) -> TargetSnapshot:
+    """Merge the snapshots of one target in several processes."""
+    gauges: dict[str, Any] = {field: merged(field, parts) for field in MERGE}
+    verdicts: Counter[str] = Counter()
+    for each in parts:
+        verdicts.update(each["verdicts"])
+    return TargetSnapshot(
+        target=name,
+        circuit=worst_circuit(each["circuit"] for each in parts),
+        slow=next((each["slow"] for each in parts if each["slow"]), ""),
+        verdicts=dict(verdicts.most_common()),
+        ok=tuple(map(sum, zip(*(each["ok"] for each in parts), strict=True))),
+        not_ok=tuple(map(sum, zip(*(each["not_ok"] for each in parts), strict=True))),
+        **gauges,
+    )
 
 
 def _busiest_first(target: TargetSnapshot) -> tuple[int, str]:

@@ -33,7 +33,8 @@ class Counts:
 class TargetSnapshot:
     """One target. `verdicts` counts the attempts of the last 60 s; `ok` and `not_ok` count them by second, oldest first.
 
-    `cooldown` is the remaining seconds, `budget` the retries it can pay, `sharing` 1 while the store of its fleet answers, `slow` the reason why calls wait now.
+    `queue_age` is the seconds that the oldest call has waited, `cooldown` the remaining seconds, `budget` the retries it can pay,
+    `sharing` 1 while the store of its fleet answers, `members` the processes in that fleet, `slow` the reason why calls wait now.
     """
 
     target: str
@@ -41,9 +42,11 @@ class TargetSnapshot:
     in_flight: int = 0
     limit: int | None = None
     queued: int = 0
+    queue_age: float = 0.0
     cooldown: float = 0.0
     budget: float | None = None
     sharing: float | None = None
+    members: int | None = None
     slow: str = ""
     verdicts: Mapping[str, int]
     ok: tuple[int, ...]

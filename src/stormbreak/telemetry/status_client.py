@@ -13,6 +13,7 @@ from stormbreak.telemetry.state import State, decoded
 from stormbreak.telemetry.status_server import HOST, SocketFile
 
 MAX_STATE = 4 << 20  # bytes
+SET_CONCURRENCY = "/concurrency"  # an action of batches: a number, or auto
 _LOOPBACK = frozenset({"localhost", HOST, "::1"})
 _HOST_AND_PORT = re.compile(r"(?P<host>[\w.-]+|\[[0-9a-fA-F:.]+\]):(?P<port>[0-9]{1,5})", re.ASCII)
 
@@ -87,11 +88,42 @@ def fetch_state(server: ServerAddress, timeout: float) -> State:
     Raises:
         NoServerError, ConnectionClosedError, NoResponseError, NotStormbreakError: there is none.
     """
+    status, body = _ask(server, "GET", "/state", None, timeout)
+    if status != http.HTTPStatus.OK:
+        raise NotStormbreakError(f"/state has status {status}")
+    if len(body) > MAX_STATE:
+        raise NotStormbreakError("the response is too large for a state")
+    try:
+        return decoded(body)
+    except ValueError as error:
+        raise NotStormbreakError(str(error)) from error
+
+
+def send_order(server: ServerAddress, path: str, order: str, timeout: float) -> str:
+    """Have a server do something, and return what it says.
+
+    Raises:
+        ConfigurationError: it refuses; with its reason.
+        NoServerError, ConnectionClosedError, NoResponseError, NotStormbreakError: there is none.
+    """
+    status, body = _ask(server, "POST", path, order, timeout)
+    line = shown(body.decode(errors="replace").strip(), 1000)
+    if status == http.HTTPStatus.BAD_REQUEST:
+        raise ConfigurationError(line)
+    if status != http.HTTPStatus.OK:
+        raise NotStormbreakError(f"{path} has status {status}")
+    return line
+
+
+def _ask(
+    server: ServerAddress, method: str, path: str, body: str | None, timeout: float
+) -> tuple[int, bytes]:
+    """Return the status and the body of a response."""
     connection = _Connection(server, timeout)
     try:
-        connection.request("GET", "/state")
+        connection.request(method, path, body)
         response = connection.getresponse()
-        body = response.read(MAX_STATE + 1)
+        return response.status, response.read(MAX_STATE + 1)
     except TimeoutError as error:
         raise NoResponseError from error
     except (ConnectionResetError, BrokenPipeError) as error:
@@ -102,14 +134,6 @@ def fetch_state(server: ServerAddress, timeout: float) -> State:
         raise NotStormbreakError("the response is not HTTP") from error
     finally:
         connection.close()
-    if response.status != http.HTTPStatus.OK:
-        raise NotStormbreakError(f"/state has status {response.status}")
-    if len(body) > MAX_STATE:
-        raise NotStormbreakError("the response is too large for a state")
-    try:
-        return decoded(body)
-    except ValueError as error:
-        raise NotStormbreakError(str(error)) from error
 
 
 class _Connection(http.client.HTTPConnection):

@@ -1,4 +1,4 @@
-"""A small HTTP server for this machine: GET requests for pages made by functions.
+"""A small HTTP server for this machine: GET requests for pages made by functions, and on sockets POST requests that do something.
 
 It listens on 127.0.0.1, or on a Unix socket that only its owner can open. Its daemon threads serve a few requests at a
 time, each for a few seconds, and their errors stay in them. A forked child does not serve, and closes or removes nothing
@@ -131,6 +131,11 @@ _TEXT = "text/plain; charset=utf-8"
 Page: TypeAlias = Callable[[], tuple[str, bytes]]
 """Makes the content type and the body of a path, in a thread of the server."""
 
+Action: TypeAlias = Callable[[str], str]
+"""Does what a POST request asks for in its body, and returns a line; its ConfigurationError is answered with 400."""
+
+MAX_ORDER = 1000  # bytes of the body of a POST request
+
 _log = logging.getLogger("stormbreak")
 
 
@@ -146,6 +151,7 @@ class StatusServer:
     """Serves `pages` by path until it is closed, on `port` of `host` (0 picks a free one) or a socket at `path`.
 
     With `any_name`, the header Host may name anything: for a server that others than this machine's programs reach.
+    `actions` by path are for a socket, which only its owner can open.
 
     Raises:
         ConfigurationError: the port is in use, or no socket can be created.
@@ -159,14 +165,17 @@ class StatusServer:
         port: int = 0,
         path: Path | None = None,
         any_name: bool = False,
+        actions: Mapping[str, Action] | None = None,
     ) -> None:
+        if actions and path is None:
+            raise ValueError("actions need a socket: every user of this machine reaches a port")
         self.path = path
         self._host = host
         self._file = None if path is None else SocketFile(path)
         try:
             family = socket.AF_INET6 if ":" in host else socket.AF_INET
             family = family if path is None else socket.AF_UNIX
-            self._server = _Server(pages, family, any_name=any_name)
+            self._server = _Server(pages, family, any_name=any_name, actions=actions or {})
         except OSError as error:  # such as no free file descriptor
             raise ConfigurationError(f"cannot listen: {error.strerror}") from error
         try:
@@ -253,13 +262,19 @@ class _Server(ThreadingMixIn, TCPServer):
     timeout = POLL_INTERVAL
 
     def __init__(
-        self, pages: Mapping[str, Page], family: socket.AddressFamily, *, any_name: bool
+        self,
+        pages: Mapping[str, Page],
+        family: socket.AddressFamily,
+        *,
+        any_name: bool,
+        actions: Mapping[str, Action],
     ) -> None:
         self.address_family = family
         super().__init__(("", 0), _Handler, bind_and_activate=False)
         self.allow_reuse_address = family != socket.AF_UNIX
         self.any_name = any_name
         self.pages = pages
+        self.actions = actions
         self.closed = False
         self.failed_pages: set[str] = set()
         self._started: dict[socket.socket, float] = {}
@@ -355,10 +370,28 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self._send(HTTPStatus.OK, kind, body)
 
+    def do_POST(self) -> None:
+        """Do what is asked for, if this server can."""
+        act = self.server.actions.get(self.path)
+        length = self.headers.get("Content-Length", "")
+        if act is None:
+            self._refuse()
+        elif not self._names_this_machine():
+            self._reply(HTTPStatus.FORBIDDEN, "the header Host must be localhost or 127.0.0.1")
+        elif not length.isdecimal() or int(length) > MAX_ORDER:
+            self._reply(HTTPStatus.BAD_REQUEST, f"needs a body of at most {MAX_ORDER} bytes")
+        else:
+            try:
+                self._reply(
+                    HTTPStatus.OK, act(self.rfile.read(int(length)).decode(errors="replace"))
+                )
+            except ConfigurationError as error:
+                self._reply(HTTPStatus.BAD_REQUEST, str(error))
+
     def _refuse(self) -> None:
         self._reply(HTTPStatus.METHOD_NOT_ALLOWED, "only GET", Allow="GET")
 
-    do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = _refuse  # noqa: N815
+    do_HEAD = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = _refuse  # noqa: N815
 
     def version_string(self) -> str:
         """Return the header Server."""

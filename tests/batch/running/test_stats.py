@@ -122,6 +122,30 @@ def test_however_long_a_run_lasts_nothing_is_lost_and_little_is_kept(times):
     assert stats.width == FIRST_WIDTH or max(times) >= SLICES * stats.width / 2
 
 
+def test_the_counts_of_two_processes_are_those_of_one():
+    events = [
+        event
+        for call in range(40)
+        for event in (
+            sent(call, at=call / 2),
+            returned(call, Verdict.OK if call % 3 else Verdict.OVERLOADED, at=call / 2, took=call),
+            ended(call, waited=1.0),
+        )
+    ]
+    whole, first, second = stats_of(*events), stats_of(*events[:60]), stats_of(*events[60:])
+    for _ in range(2):
+        second._widen()
+    second.merge(first)
+    while whole.width < second.width:
+        whole._widen()
+    assert (second.attempts, second.waited) == (whole.attempts, whole.waited) == (40, 40.0)
+    assert second.verdicts == whole.verdicts
+    assert second.failures == whole.failures
+    assert second.latencies.quantile(0.9) == whole.latencies.quantile(0.9)
+    columns = [(each.attempts, each.verdicts) for each in whole.slices]
+    assert [(each.attempts, each.verdicts) for each in second.slices] == columns
+
+
 def test_what_comes_before_the_beginning_is_in_the_first_slice():
     stats = RunStats(began=10.0)
     stats.hear(sent(1, at=9.0))

@@ -63,6 +63,10 @@ class IdTable:
             self._grow()
         return None
 
+    def hash_of(self, number: int) -> int:
+        """Return the hash of an id, which differs by process, but not in a fork."""
+        return self._hashes[number]
+
     def find(self, custom_id: str) -> int | None:
         """Return the number of `custom_id`, or None."""
         slot = self._seek(custom_id, self._hashed(custom_id) & _BITS)
@@ -233,6 +237,10 @@ class Rows:
     def find(self, custom_id: str) -> int | None:
         """Return the index of the row called `custom_id`, or None."""
         return self._ids.find(custom_id)
+
+    def part_of(self, index: int, count: int) -> int:
+        """Return which of `count` parts the row belongs to, by a hash of its id: the same in every fork of this process."""
+        return self._ids.hash_of(index) % count
 
     def _is_still(self, checked: str, on_read: ReadProgress) -> bool:
         """Index the file by its ids alone; forget all of it and return False if its fingerprint is another one."""

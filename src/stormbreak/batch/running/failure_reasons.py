@@ -64,6 +64,12 @@ class FailureReasons:
         if not self._messages.get(kind):
             self._messages[kind] = message_in(body, request) or plain(outcome.detail or "", LONGEST)
 
+    def merge(self, other: "FailureReasons") -> None:
+        """Add what another process has counted."""
+        self._counted.update(other._counted)  # noqa: SLF001 - of this very class
+        for kind, message in other._messages.items():  # noqa: SLF001
+            self._messages[kind] = self._messages.get(kind) or message
+
     def most_frequent(self, verdict: Verdict | None = None) -> Reason | None:
         """The most frequent reason, of this verdict if one is given; None where there is none."""
         for kind, rows in self._counted.most_common():

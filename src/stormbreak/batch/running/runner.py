@@ -40,6 +40,7 @@ from stormbreak.batch.store.append_file import OutputError
 from stormbreak.batch.store.output_files import Store
 from stormbreak.batch.store.record import Failure, Response
 from stormbreak.batch.store.spend_record import SpendRecord
+from stormbreak.core.concurrency_limit import Limit
 from stormbreak.core.presets import is_off
 from stormbreak.core.row_schedule import Reschedule, RowAttempt, Schedule
 from stormbreak.errors import ConfigurationError
@@ -79,6 +80,7 @@ class End(Enum):
     SPENT = "spent"  # the rest of the spend limit is too little for a row
     UNREACHABLE = "unreachable"  # nothing spoke HTTP
     INTERRUPTED = "interrupted"
+    WORKER_LOST = "worker_lost"  # a worker was killed; the others have ended
 
 
 class Runner:
@@ -118,6 +120,8 @@ class Runner:
         self._account_errors: AccountErrors[_Held] = AccountErrors()
         self.refused_by: Verdict | None = None
         self.width = width
+        self.hears_signals = True
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._grace = grace
         self._schema = schema
         self._tick = tick
@@ -155,6 +159,7 @@ class Runner:
 
     async def run(self) -> End:
         """Run to the end. Raises OutputError if the journal could not be written."""
+        self._loop = asyncio.get_running_loop()
         try:
             with self._signals():
                 await self._until_over()
@@ -365,6 +370,17 @@ class Runner:
         """Look again whether a row may be sent."""
         self._wake.set()
 
+    def change_limit(self, limit: Limit, width: int) -> None:
+        """Keep another limit and width from now on. From any thread."""
+        if self._loop is not None:
+            with contextlib.suppress(RuntimeError):  # it has ended
+                self._loop.call_soon_threadsafe(self._change_limit, limit, width)
+
+    def _change_limit(self, limit: Limit, width: int) -> None:
+        self.client.change_limit(limit)
+        self.width = self.schedule.width = width
+        self._wake.set()
+
     def interrupt(self) -> None:
         """Send nothing more, and end when what was sent is answered; the second time, end at once."""
         self._interrupts += 1
@@ -381,7 +397,7 @@ class Runner:
         """Handle signals in the main thread, which alone gets them."""
         loop = asyncio.get_running_loop()
         handlers: dict[signal.Signals, Callable[[], None]] = {}
-        if threading.current_thread() is threading.main_thread():
+        if self.hears_signals and threading.current_thread() is threading.main_thread():
             handlers = dict.fromkeys(SIGNALS, self.interrupt)
             if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as under nohup
                 handlers[signal.SIGHUP] = self._hang_up

@@ -232,6 +232,34 @@ class RunStats:
         for place, each in enumerate(self.slices):
             yield place * self.width, (place + 1) * self.width, each
 
+    def merge(self, other: "RunStats") -> None:
+        """Add the counts of another process of the same run, which began when this one did. Snapshots stay its own."""
+        for name in (
+            "attempts",
+            "retries",
+            "maybe_processed",
+            "circuits_opened",
+            "cooldowns",
+            "waited",
+        ):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.input_tokens += other.input_tokens
+        self.output_tokens += other.output_tokens
+        for name in ("verdicts", "retry_reasons", "failures", "targets", "latencies", "waits"):
+            getattr(self, name).update(getattr(other, name))
+        self.reasons.merge(other.reasons)
+        self.connect_error = other.connect_error or self.connect_error
+        while self.width < other.width:
+            self._widen()
+        while other.width < self.width:
+            other._widen()  # noqa: SLF001 - of this very class
+        while len(self.slices) < len(other.slices):
+            self.slices.append(Slice())
+        for mine, theirs in zip(self.slices, other.slices, strict=False):
+            mine.attempts += theirs.attempts
+            mine.verdicts.update(theirs.verdicts)
+            mine.latencies.update(theirs.latencies)
+
     def _on_sent(self, event: Sent) -> None:
         call, attempt = event.call, event.attempt
         self.attempts += 1

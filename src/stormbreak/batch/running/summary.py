@@ -9,6 +9,7 @@ from stormbreak.batch.arrow import to_polars
 from stormbreak.batch.export.export import read_table
 from stormbreak.batch.running.failure_reasons import Reason
 from stormbreak.batch.running.runner import End, Runner
+from stormbreak.batch.running.workers import Workers
 from stormbreak.batch.store.reader import Answered, Failed, read_answers, read_failures
 from stormbreak.cost.ledger import Cost, SpendLimit
 from stormbreak.errors import ConfigurationError
@@ -22,7 +23,7 @@ class Summary:
     input: str
     output: str
     base_url: str
-    end: str  # finished, refused, spent, unreachable or interrupted
+    end: str  # finished, refused, spent, unreachable, interrupted or worker_lost
     refused_by: Verdict | None  # the final verdict that stopped the run
     connect_error: str  # of the last attempt that reached no HTTP server
     reason: Reason | None  # of most failed rows of this run, or of its stop
@@ -90,7 +91,7 @@ def require_reached(summary: Summary) -> None:
 
 
 def summarise(
-    runner: Runner, end: End, *, output: str, done_before: int, elapsed: float
+    runner: Runner | Workers, end: End, *, output: str, done_before: int, elapsed: float
 ) -> Summary:
     """Sum up a run that has ended."""
     journal, stats, total = runner.journal, runner.stats, len(runner.rows)

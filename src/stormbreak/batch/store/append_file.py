@@ -14,6 +14,7 @@ import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import BinaryIO
 
 from stormbreak.errors import ConfigurationError
@@ -34,7 +35,7 @@ class AppendFile:
     """A file that only grows, line by line, mode 0600. The first `repair` or `append` opens it, and creates it if needed.
 
     An existing file becomes private. A lock excludes another process that reaches it by another name. Call `append` in one
-    thread; `sync` may run in another at the same time.
+    thread; `sync` may run in another at the same time. After `share`, forks of this process append to it, too.
     """
 
     def __init__(self, path: Path) -> None:
@@ -45,6 +46,9 @@ class AppendFile:
         self._cut: OutputError | None = None  # some of it is gone; the rest can still be synced
         self._broken: OutputError | None = None  # takes no line any more
         self._unsure: OutputError | None = None  # and a sync may succeed without all lines
+        self._turns: BinaryIO | None = (
+            None  # where several processes append: its lock gives them turns
+        )
 
     @property
     def is_writable(self) -> bool:
@@ -68,21 +72,43 @@ class AppendFile:
             raise self._failed(reason(error)) from error
         self.sync()
 
+    def share(self) -> None:
+        """Let forks of this process append, too; call it before the fork, when the file is open.
+
+        They take turns by a lock on a file without a name: those on this file are held by all of them. The kernel frees the
+        turn of a process that is killed.
+        """
+        self._turns = TemporaryFile()  # noqa: SIM115 - closed with this one
+
     def append(self, line: bytes) -> None:
         """Write `line`, whole or not at all. It is durable after the next `sync`."""
         if self._broken:
             raise self._broken
+        if self._turns is None:
+            self._append(line)
+            return
+        fcntl.lockf(self._turns, fcntl.LOCK_EX)
+        try:
+            self._append(line)
+        finally:
+            fcntl.lockf(self._turns, fcntl.LOCK_UN)
+
+    def _append(self, line: bytes) -> None:
         written = 0
         try:
             fd = self._opened()
-            if os.lseek(fd, 0, os.SEEK_END) < self._end:  # a fifth of the time of fstat
-                self._cut_to_a_line(fd)
+            end = os.lseek(fd, 0, os.SEEK_END)  # a fifth of the time of fstat
+            if end < self._end:
+                self._note_cut()
+                end = _cut_to_a_line(fd)
+            elif self._turns is not None and end and os.pread(fd, 1, end - 1) != b"\n":
+                end = _cut_to_a_line(fd)  # a process was killed while it wrote
             while written < len(line):
                 written += os.write(fd, line[written:])
         except OSError as error:
             self._take_back(written)
             raise self._failed(reason(error)) from error
-        self._end += written
+        self._end = end + written
         self._unsynced = True
 
     def sync(self) -> None:
@@ -108,6 +134,9 @@ class AppendFile:
             if self._fd >= 0:
                 os.close(self._fd)
                 self._fd = -1
+            if self._turns is not None:
+                self._turns.close()
+                self._turns = None
 
     def _sync(self) -> None:
         why, least = None, self._end  # read before fstat: lines may be appended meanwhile
@@ -132,18 +161,6 @@ class AppendFile:
         what = "another process cut it short while the run was at work"
         how = "the same command sends the rows again that are missing"
         self._cut = OutputError(f"{path_of(self._path)}: {what}; {how}")
-
-    def _cut_to_a_line(self, fd: int) -> None:
-        """Remove a torn last line, after another process has cut the file."""
-        self._note_cut()
-        end = os.fstat(fd).st_size
-        while end:
-            begin = max(0, end - _BLOCK)
-            end = begin + os.pread(fd, end - begin, begin).rfind(b"\n") + 1
-            if end > begin:
-                break
-        os.ftruncate(fd, end)
-        self._end = end
 
     def _opened(self) -> int:
         if self._fd < 0:
@@ -173,6 +190,18 @@ class AppendFile:
         hint = "what was written stays, the same command goes on from there"
         self._broken = OutputError(f"{path_of(self._path)}: cannot write: {why}; {hint}")
         return self._broken
+
+
+def _cut_to_a_line(fd: int) -> int:
+    """Remove a torn last line; return where the file ends."""
+    end = os.fstat(fd).st_size
+    while end:
+        begin = max(0, end - _BLOCK)
+        end = begin + os.pread(fd, end - begin, begin).rfind(b"\n") + 1
+        if end > begin:
+            break
+    os.ftruncate(fd, end)
+    return end
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from heapq import nsmallest
 from itertools import islice
+from mmap import mmap
 from pathlib import Path
 from typing import Final
 
@@ -75,23 +76,40 @@ class RowJournal:
         self._files = files
         self._rows = rows
         self._choice = choice
-        self._states = bytearray(len(rows))
+        self._states = mmap(-1, max(1, len(rows)))  # forks share it
+        self._own: Callable[[int], bool] | None = None  # of several processes: which rows it sends
         # The state before and after each line that is written but not durable yet.
         self._pending: list[tuple[int, int]] = []
         self._flushing = new_lock()
         self._output = AppendFile(files.output)
         self._failed = AppendFile(files.failed)
-        failed_end = self._replay(files.failed, _FAILED)
+        self._failed_end = failed_end = self._replay(files.failed, _FAILED)
         output_end = self._replay(files.output, _DONE)
-        self.done = self._states.count(_DONE)
-        self.retried = self.again = self._states.count(_RETRY)
-        self.failed = self._states.count(_FAILED) + self.again
+        self.recount()
+        self.retried = self.again
         self.recovered = 0
         for first in islice(self._sent(), 1):
             check_first(first)
         self._output.repair(output_end)
         if files.failed.exists():
             self._failed.repair(failed_end)
+
+    def recount(self) -> None:
+        """Count the rows by state, whichever process wrote them."""
+        states = self._states[:]
+        self.done = states.count(_DONE)
+        self.again = states.count(_RETRY)
+        self.failed = states.count(_FAILED) + self.again
+
+    def share(self) -> None:
+        """Let forks of this process write, too; call it before the fork."""
+        self._failed.repair(self._failed_end)  # it is open in all of them
+        for file in (self._output, self._failed):
+            file.share()
+
+    def take_part(self, own: Callable[[int], bool]) -> None:
+        """Send only the rows that are its `own`, by index; other processes send the others."""
+        self._own = own
 
     @property
     def pending(self) -> int:
@@ -119,11 +137,13 @@ class RowJournal:
         yield from (index for index in self._sent() if index not in seen)
 
     def _sent(self) -> Iterator[int]:
-        shared = self.shared
+        shared, own = self.shared, self._own
         return (
             index
-            for index in range(len(self._states))
-            if self.is_sent(index) and not (shared and shared.follows(index))
+            for index in range(len(self._rows))
+            if self.is_sent(index)
+            and not (shared and shared.follows(index))
+            and (own is None or own(index))
         )
 
     def is_sent(self, index: int) -> bool:
@@ -193,10 +213,11 @@ class RowJournal:
         self.flush()
         self._failed.close()
         path = self._files.failed
-        if _FAILED not in self._states and _RETRY not in self._states:
+        states = self._states[:]
+        if _FAILED not in states and _RETRY not in states:
             self._drop_failed()
             return
-        ends = array("Q", bytes(8 * len(self._states)))
+        ends = array("Q", bytes(8 * len(self._rows)))
         for index, entry in placed(path, self._rows):
             ends[index] = entry.end
         earlier: dict[int, Tries] = {}  # of rows whose last line is still to come

@@ -20,9 +20,17 @@ from stormbreak.events import CooldownStarted
 from stormbreak.http.client import AsyncClient
 
 PART = 50  # of the limit is allowed for at a time ...
+MAX_MODELS = 100_000  # with bills of their own; the others share one, which has no price
 ATTEMPTS = 4  # ... or the cost of four attempts, where that is more
 
 _log = logging.getLogger("stormbreak")
+
+
+def metered(client: AsyncClient) -> Meter:
+    """Count the tokens of `client` from now on, not the dollars: prices may change, and come later."""
+    meter = Meter(lambda *_: None, max_names=MAX_MODELS, detailed=False)
+    client.subscribe(meter)
+    return meter
 
 
 class SpendRecord:

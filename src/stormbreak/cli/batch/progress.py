@@ -14,8 +14,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from stormbreak.batch.running.runner import Runner
 from stormbreak.batch.running.snapshot import RunSnapshot, Throughput
+from stormbreak.batch.running.workers import Running
 from stormbreak.cli.numbers import format_cost, short, span
 
 LINE_EVERY = 5.0  # seconds between plain lines
@@ -33,7 +33,7 @@ class Progress(Protocol):
         """Show the number of rows read, once it has taken a while."""
         ...
 
-    def tick(self, runner: Runner) -> None:
+    def tick(self, runner: Running) -> None:
         """Show the snapshot of the runner."""
         ...
 
@@ -44,7 +44,7 @@ class Quiet:
     def on_read(self, rows: int) -> None:
         """Nothing."""
 
-    def tick(self, runner: Runner) -> None:
+    def tick(self, runner: Running) -> None:
         """Nothing."""
 
 
@@ -66,7 +66,7 @@ class Lines:
             self._report_reading_at = now + LINE_EVERY
             self._write(_reading(rows))
 
-    def tick(self, runner: Runner) -> None:
+    def tick(self, runner: Running) -> None:
         """Write a line if it is time."""
         snapshot = runner.snapshot
         rate, eta = self._throughput.update(snapshot)
@@ -107,13 +107,14 @@ class Panel:
     def on_read(self, rows: int) -> None:
         """Show the number of rows read, once it has taken a while."""
         if time.monotonic() - self._began >= SHOW_READING_AFTER:
-            self._live.update(Text(_reading(rows), style="dim"))
+            self._live.update(Text(_reading(rows), style="dim"), refresh=True)
 
-    def tick(self, runner: Runner) -> None:
+    def tick(self, runner: Running) -> None:
         """Redraw."""
         snapshot = runner.snapshot
         self._live.update(
-            panel(snapshot, *self._throughput.update(snapshot), self._live.console.width)
+            panel(snapshot, *self._throughput.update(snapshot), self._live.console.width),
+            refresh=True,
         )
 
 
@@ -139,7 +140,7 @@ def progress_on(stream: IO[str] | None, *, quiet: bool) -> Iterator[Progress]:
     if quiet or stream is None or stream.closed:
         yield Quiet()
     elif stream.isatty():
-        live = Live(console=Console(file=stream), refresh_per_second=4, transient=True)
+        live = Live(console=Console(file=stream), auto_refresh=False, transient=True)  # no thread
         with suppress(*_GONE):
             live.start()
         try:

@@ -10,11 +10,12 @@ import click
 from stormbreak.batch.input.spool import find_table
 from stormbreak.batch.job import Job, build_job, run_job
 from stormbreak.batch.options import UNFINISHED_ROWS, BatchOptions, TableOptions
-from stormbreak.batch.running.runner import End, Runner
+from stormbreak.batch.running.runner import End
 from stormbreak.batch.running.stats import RunStats
 from stormbreak.batch.running.summary import Summary, require_reached
+from stormbreak.batch.running.workers import Running
 from stormbreak.batch.store.cost import BatchCost, read_cost
-from stormbreak.cli.batch.options import run_options, table_options
+from stormbreak.cli.batch.options import CONCURRENCY, run_options, table_options
 from stormbreak.cli.batch.progress import progress_on
 from stormbreak.cli.batch.status import summary_text
 from stormbreak.cli.batch.status_socket import StatusSocket
@@ -25,6 +26,7 @@ from stormbreak.cost.price_lookup import load_lookup
 from stormbreak.errors import ConfigurationError
 from stormbreak.escape import path_of, plain
 from stormbreak.report.destination import ReportFile
+from stormbreak.telemetry.status_client import SET_CONCURRENCY
 
 # ---------------------------------------------------------------- run a job
 
@@ -38,19 +40,32 @@ def run_and_report(
     metrics_port: tuple[str, int] | None,
 ) -> int:
     """Run `job`, print the summary, write the report, and return the exit code. Raises as `run_job` does."""
+    if metrics_port is not None and job.workers > 1:
+        raise click.UsageError(
+            "--metrics-port: not with --workers; stormbreak top shows all workers"
+        )
     destination = None if report is None else _destination(report, job)
     stats = RunStats(began=None if destination is None else time.monotonic())
+    control = _Control(job)
     with (
-        StatusSocket(job.files.output, metrics_port) as status,
+        StatusSocket(
+            job.files.output, metrics_port, {SET_CONCURRENCY: control.set_concurrency}
+        ) as status,
         progress_on(sys.stderr, quiet=quiet) as progress,
     ):
 
-        def tick(runner: Runner) -> None:
+        def tick(runner: Running) -> None:
+            control.run = runner
             status.tick(runner)
             progress.tick(runner)
 
         summary = run_job(
-            job, tick, listeners=status.listeners, on_read=progress.on_read, stats=stats
+            job,
+            tick,
+            listeners=status.listeners,
+            on_read=progress.on_read,
+            stats=stats,
+            view=status,
         )
     if as_json:
         say(json_text(summary))
@@ -59,6 +74,26 @@ def run_and_report(
     if destination is not None:  # last: the summary is out, whatever happens here
         _report(destination, summary, stats, _cost_of(job))
     return _exit_code(summary)
+
+
+class _Control:
+    """Changes a run on its way, from another thread."""
+
+    def __init__(self, job: Job) -> None:
+        self.run: Running | None = None
+        self._job = job
+
+    def set_concurrency(self, text: str) -> str:
+        """Keep another number of requests in flight, or `auto`. Raises ConfigurationError."""
+        if self.run is None:
+            raise ConfigurationError("the run has not begun yet")
+        try:
+            concurrency = CONCURRENCY.convert(text, None, None)
+        except click.BadParameter as error:
+            raise ConfigurationError(f"concurrency {error.message}") from None
+        limit, width = self._job.limit_for(concurrency)
+        self.run.change_limit(limit, width)
+        return f"concurrency {concurrency}"
 
 
 def _destination(report: str, job: Job) -> ReportFile:

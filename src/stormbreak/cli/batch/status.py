@@ -117,6 +117,8 @@ def _stopped(summary: Summary) -> str:
         )
     if summary.end == End.SPENT.value:
         return "the budget left is too small for the next row; run again with a higher --max-cost to continue"
+    if summary.end == End.WORKER_LOST.value:
+        return "a worker process was killed; run the same command again to continue with its rows"
     if summary.end == End.INTERRUPTED.value:
         return "interrupted; run the same command again to continue"
     return ""
@@ -151,12 +153,15 @@ def _lines(status: Status) -> list[tuple[str, str]]:
         ("done", f"{status.done:,}{share}"),
         ("failed", _counted(status)),
         ("left", f"{status.left:,}"),
+        ("batches", f"{status.submitted:,} rows are at the provider" * bool(status.submitted)),
         ("cost", format_cost(status.cost, None)),
         ("next", _next(status)),
     ]
 
 
 def _next(status: Status) -> str:
+    if status.submitted:
+        return f"stormbreak batch fetch --wait {shlex.quote(path_of(status.output))}"
     if status.active or not status.failed:
         return ""
     return retry_command(status.output)

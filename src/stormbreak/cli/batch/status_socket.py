@@ -1,19 +1,20 @@
 """Serve the state of a run: on a socket beside OUTPUT, and on an address where one was asked for."""
 
 import sys
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Self
 
-from stormbreak.batch.running.runner import Runner
 from stormbreak.batch.running.snapshot import Throughput
+from stormbreak.batch.running.workers import Running
 from stormbreak.batch.store.paths import BatchPaths
 from stormbreak.core.target_state import Listener
 from stormbreak.cost.ledger import Cost
 from stormbreak.errors import ConfigurationError
-from stormbreak.telemetry.state import BatchSnapshot, CostSnapshot
+from stormbreak.telemetry.state import BatchSnapshot, CostSnapshot, decoded, encoded
 from stormbreak.telemetry.status_pages import StatusPages
-from stormbreak.telemetry.status_server import StatusServer
+from stormbreak.telemetry.status_server import Action, StatusServer
 
 
 class StatusSocket:
@@ -26,7 +27,10 @@ class StatusSocket:
         ConfigurationError: the address is in use, or none of this machine.
     """
 
-    def __init__(self, output: Path, listen: tuple[str, int] | None) -> None:
+    def __init__(
+        self, output: Path, listen: tuple[str, int] | None, actions: Mapping[str, Action]
+    ) -> None:
+        self._actions = actions
         self._status = StatusPages(metrics=listen is not None)
         self._output = output
         self._throughput = Throughput()
@@ -48,7 +52,7 @@ class StatusSocket:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    def tick(self, runner: Runner) -> None:
+    def tick(self, runner: Running) -> None:
         """Publish the snapshot of the run; call it four times a second."""
         snapshot = runner.snapshot
         rate, to_go = self._throughput.update(snapshot)
@@ -68,9 +72,21 @@ class StatusSocket:
             self._status.live.cost = lambda: _cost_snapshot(runner.spend.cost)
             self._open_socket()
 
+    def state(self) -> bytes:
+        """Read the state of this process, a worker of the run, for `show` in its parent."""
+        return encoded(self._status.live.state())
+
+    def show(self, states: Sequence[bytes]) -> None:
+        """Show the states of all workers."""
+        self._status.live.workers = [decoded(each) for each in states]
+
     def _open_socket(self) -> None:
         try:
-            port = StatusServer(self._status.pages, path=BatchPaths.of(self._output).socket)
+            port = StatusServer(
+                self._status.pages,
+                path=BatchPaths.of(self._output).socket,
+                actions=self._actions,
+            )
         except ConfigurationError:
             return  # `stormbreak top` reports that there is none
         self._stack.enter_context(port)

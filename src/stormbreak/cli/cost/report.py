@@ -1,4 +1,4 @@
-"""`stormbreak cost report`: what a batch cost, and what of that was wasted."""
+"""`stormbreak cost report`: what a batch cost, and what of that was wasted; or what gateways spent."""
 
 from collections.abc import Sequence
 from decimal import Decimal
@@ -8,16 +8,18 @@ import click
 
 from stormbreak.batch.store.cost import BatchCost, ModelCost, read_cost
 from stormbreak.batch.store.paths import BatchPaths
-from stormbreak.cli.command import subcommand
-from stormbreak.cli.cost.options import cost_options
+from stormbreak.cli.command import option, options, subcommand
+from stormbreak.cli.cost import usage_report
+from stormbreak.cli.cost.options import cost_options, reject_unused_options
 from stormbreak.cli.cost.output import Output, bar, price_notes
 from stormbreak.cli.options import FILE
 from stormbreak.cost.ledger import Span
 from stormbreak.cost.money import Currency, between
-from stormbreak.cost.price_lookup import load_lookup
-from stormbreak.cost.prices import Number, Tokens
+from stormbreak.cost.price_lookup import PriceLookup, load_lookup
+from stormbreak.cost.prices import Number, Service, Tokens
 from stormbreak.cost.sheet import Cell, Column, Kind, Sheet
-from stormbreak.escape import plain
+from stormbreak.errors import ConfigurationError
+from stormbreak.escape import path_of, plain
 from stormbreak.report.cost_facts import CostFacts, Costs
 
 _COLUMNS = (
@@ -48,14 +50,54 @@ _WASTE = (
 )
 
 
-@subcommand("stormbreak cost report answers.jsonl")
-@click.argument("path", metavar="OUTPUT", type=FILE)
+@subcommand(
+    "stormbreak cost report answers.jsonl",
+    "stormbreak cost report spent.db --by tenant,model --since 2026-11-01",
+)
+@click.argument("paths", metavar="OUTPUT|LEDGER...", type=FILE, nargs=-1, required=True)
+@options(
+    "Ledgers of gateways",
+    option(
+        "--by",
+        usage_report.Fields(),
+        "Rows of the report: tenant, label, label.NAME, model, key, target, provider, day, month.",
+        default=",".join(usage_report.DEFAULT_BY),
+    ),
+    option("--since", usage_report.Hour(), "From this day or hour of UTC on."),
+    option("--until", usage_report.Hour(), "Before this day or hour of UTC."),
+)
 @cost_options
-def command(path: Path, *, prices: tuple[str, ...], output: Output) -> None:
-    """Print what the batch that writes OUTPUT cost: its answers, and the attempts that were wasted."""
+def command(
+    paths: tuple[Path, ...],
+    *,
+    prices: tuple[str, ...],
+    output: Output,
+    by: tuple[str, ...],
+    since: float | None,
+    until: float | None,
+) -> None:
+    """Print what the batch that writes OUTPUT cost: its answers, and the attempts that were wasted.
+
+    Or print what the gateways with these LEDGERs spent together.
+    """
+    output.protect(*paths)
+    lookup = load_lookup(prices)
+    if all(map(usage_report.is_ledger, paths)):
+        usage_report.report(paths, by=by, since=since, until=until, lookup=lookup, output=output)
+        return
+    if len(paths) > 1:
+        other = next(path for path in paths if not usage_report.is_ledger(path))
+        raise ConfigurationError(
+            f"{path_of(other)}: is no ledger of a gateway; name several ledgers, or one OUTPUT of a batch"
+        )
+    why = f"for a batch, and {path_of(paths[0])} is no ledger of a gateway"
+    reject_unused_options(("by", "since", "until"), why)
+    _of_batch(paths[0], lookup, output)
+
+
+def _of_batch(path: Path, lookup: PriceLookup, output: Output) -> None:
     output.protect(BatchPaths.of(path).failed)
     currency = output.currency
-    lookup = load_lookup(prices)
     cost = read_cost(path, lookup)
     notes = [
         *cost.notes,
@@ -106,7 +148,7 @@ def _sheet(models: Sequence[ModelCost], currency: Currency) -> Sheet:
 def _cells(each: ModelCost) -> list[Cell]:
     wasted, in_all = each.wasted or (None, None), each.in_all or (None, None)
     return [
-        each.model,
+        each.model + " (batch)" * (each.service is Service.BATCH),
         each.provider,
         each.prices.source.name if each.prices else "",
         each.answers,

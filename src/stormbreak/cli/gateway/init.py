@@ -42,6 +42,7 @@ def first_lines(environ: Mapping[str, str]) -> Iterator[str]:
     names = [each.name for each in found] or ["local"]
     for name in names:
         yield f'[targets.{name}]\nprovider = "{name}"\n'
+    yield '[gateway]\nledger = "spent.db"  # what is used and spent: stormbreak cost report spent.db\n'
     yield "[gateway.models]  # the name that a client asks for, and where it leads; * stands for any end"
     if "anthropic" in names[1:]:
         yield '"claude-*" = "anthropic"'

@@ -1,8 +1,6 @@
 """`stormbreak gateway FILE`: serve, or check what would be served."""
 
 import asyncio
-import logging
-import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -10,18 +8,22 @@ from pathlib import Path
 import click
 
 from stormbreak.cli.command import flag, option, options, subcommand
-from stormbreak.cli.options import FILE, PORT
+from stormbreak.cli.options import FILE, PORT, Integer
 from stormbreak.cli.output import say, warn
 from stormbreak.config.gateway_settings import GatewaySettings
+from stormbreak.gateway.lifecycle import Lifecycle, log_to_stderr
+from stormbreak.gateway.parent import GatewayParent
 from stormbreak.gateway.process import Gateway, check, with_options
 from stormbreak.gateway.summary import summarise
 from stormbreak.http.endpoint import is_loopback
 from stormbreak.http.h1.server import new_loop
 
+MAX_WORKERS = 128
+
 
 @subcommand(
     "stormbreak gateway gateway.toml",
-    "stormbreak gateway gateway.toml --host 0.0.0.0 --port 8080",
+    "stormbreak gateway gateway.toml --host 0.0.0.0 --port 8080 --workers 4",
     "stormbreak gateway gateway.toml --check",
 )
 @click.argument("file", type=FILE, metavar="FILE")
@@ -33,6 +35,7 @@ from stormbreak.http.h1.server import new_loop
     option(
         "--admin-port", PORT, "Port of /live, /ready, /metrics and /state.", show_default="9464"
     ),
+    option("--workers", Integer(1, MAX_WORKERS), "Serve in N processes.", default=1),
     flag("--check only_check", "Check FILE, say what each key may do, and exit."),
 )
 def command(
@@ -42,6 +45,7 @@ def command(
     port: int | None,
     admin_host: str | None,
     admin_port: int | None,
+    workers: int,
     only_check: bool,
 ) -> None:
     """Serve the APIs of OpenAI and Anthropic on the targets and pools of FILE.
@@ -53,7 +57,7 @@ def command(
         with_options, host=host, port=port, admin_host=admin_host, admin_port=admin_port
     )
     with asyncio.Runner(loop_factory=new_loop) as runner:
-        runner.run(_check(file) if only_check else _serve(file, change))
+        runner.run(_check(file) if only_check else _serve(file, change, workers))
 
 
 async def _check(file: Path) -> None:
@@ -61,9 +65,14 @@ async def _check(file: Path) -> None:
     say(f"{file}: ok")
 
 
-async def _serve(file: Path, change: Callable[[GatewaySettings], GatewaySettings]) -> None:
-    gateway = Gateway(file, change)
-    _log_to_stderr()
+async def _serve(
+    file: Path, change: Callable[[GatewaySettings], GatewaySettings], workers: int
+) -> None:
+    gateway: Lifecycle
+    gateway = (
+        Gateway(file, change) if workers == 1 else GatewayParent(file, change, workers=workers)
+    )
+    log_to_stderr()
     for name in ("host", "admin_host"):
         address = getattr(gateway.settings, name)
         if not is_loopback(address):
@@ -73,7 +82,7 @@ async def _serve(file: Path, change: Callable[[GatewaySettings], GatewaySettings
     await gateway.run(_started)
 
 
-def _started(gateway: Gateway) -> None:
+def _started(gateway: Lifecycle) -> None:
     settings = gateway.settings
     say(f"listening on {_url(settings.host, gateway.port)}")
     if gateway.admin_port is not None:
@@ -82,12 +91,3 @@ def _started(gateway: Gateway) -> None:
 
 def _url(host: str, port: int) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-
-
-def _log_to_stderr() -> None:
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    log = logging.getLogger("stormbreak")
-    log.addHandler(handler)
-    log.setLevel(logging.INFO)
-    log.propagate = False

@@ -14,7 +14,19 @@ from rich.progress import TaskID
 from stormbreak.cli.command import flag, option, options, subcommand
 from stormbreak.cli.options import FILE, JSON, REPORT
 from stormbreak.cli.output import draw, say
-from stormbreak.cli.storm.options import COMPARE, DURATION, JOBS, SEEDS, assertion, policy, seed
+from stormbreak.cli.storm.options import (
+    COMPARE,
+    DURATION,
+    FLEET,
+    JOBS,
+    LOG_FIELDS,
+    SCALE,
+    SEEDS,
+    assertion,
+    log_of,
+    policy,
+    seed,
+)
 from stormbreak.cli.storm.output import (
     exit_code,
     measures_of,
@@ -32,7 +44,7 @@ from stormbreak.storm.assertions import parse_assertion
 from stormbreak.storm.measures import average
 from stormbreak.storm.parallel import Run, simulate_all
 from stormbreak.storm.result import Result
-from stormbreak.storm.user_traffic import read_arrivals, with_arrivals, with_batch
+from stormbreak.storm.user_traffic import scaled, with_arrivals, with_batch
 
 # ---------------------------------------------------------------- scenario with the user's traffic
 
@@ -40,17 +52,28 @@ _MODEL = "storm-1"  # of rows that name none
 
 
 def storm_of(
-    scenario: str, *, arrivals: str | None, column: str | None, batch_input: Path | None
+    scenario: str,
+    *,
+    arrivals: str | None,
+    batch_input: Path | None,
+    scale: float = 1.0,
+    **fields: Any,
 ) -> Scenario:
-    """Load a scenario, and put the calls of a log or the rows of a batch into it."""
+    """Load a scenario, put the calls of a log or the rows of a batch into it, and multiply its calls."""
     if arrivals is not None and batch_input is not None:
         raise click.UsageError("--arrivals and --batch-input: give one of them, not both")
-    if column is not None and arrivals is None:
-        raise click.UsageError("--arrivals-field needs --arrivals")
+    if batch_input is not None and scale != 1.0:
+        raise click.UsageError("--scale and --batch-input: give one of them, not both")
+    unused = next((name for name, value in fields.items() if value is not None), None)
+    if unused is not None and arrivals is None:
+        raise click.UsageError(f"--{unused.replace('_', '-')} needs --arrivals")
     storm = load(scenario)
     if arrivals is not None:
-        return with_arrivals(storm, read_arrivals(arrivals, column=column))
-    return storm if batch_input is None else with_batch(storm, _tokens(batch_input))
+        log = log_of(arrivals, **fields)
+        storm = with_arrivals(storm, [entry.at for entry in log.entries])
+    if batch_input is not None:
+        return with_batch(storm, _tokens(batch_input))
+    return storm if scale == 1.0 else scaled(storm, scale)
 
 
 def _tokens(path: Path) -> list[int]:
@@ -75,16 +98,18 @@ def _tokens(path: Path) -> list[int]:
 @options("Policies", policy("the scenario's preset"), COMPARE)
 @options(
     "Calls",
-    option("--arrivals", "FILE", "A log with the times of the calls."),
-    option("--arrivals-field column", "NAME", "Field of the times, in JSON or CSV."),
+    option("--arrivals", "FILE", "An access log: its calls."),
+    SCALE,
     option("--batch-input", FILE, "INPUT of a batch: its rows are the calls."),
 )
+@options("Log", *LOG_FIELDS)
 @options(
     "Simulation",
     DURATION,
     seed(),
     SEEDS,
     JOBS,
+    FLEET,
     flag("--shared-engine", "All processes share one engine."),
     flag("--stream", "Stream all answers: clients see their first output."),
 )
@@ -102,12 +127,13 @@ def command(  # noqa: PLR0913 - one parameter for each option
     policy: str | None,
     compare: tuple[str, ...],
     arrivals: str | None,
-    column: str | None,
+    scale: float,
     batch_input: Path | None,
     duration: float | None,
     seed: int,
     seeds: int,
     jobs: int,
+    fleet: bool,
     shared_engine: bool,
     stream: bool,
     plot: bool,
@@ -115,6 +141,7 @@ def command(  # noqa: PLR0913 - one parameter for each option
     series: bool,
     claim: str | None,
     report: str | None,
+    **fields: Any,
 ) -> int:
     """Simulate a scenario, and print what it does to a policy."""
     if plot and as_json:
@@ -123,10 +150,11 @@ def command(  # noqa: PLR0913 - one parameter for each option
         raise click.UsageError("--series needs --json")
     destination = None if report is None else ReportFile.of(report)
     claimed = None if claim is None else parse_assertion(claim)
-    storm = storm_of(scenario, arrivals=arrivals, column=column, batch_input=batch_input)
+    storm = storm_of(scenario, arrivals=arrivals, scale=scale, batch_input=batch_input, **fields)
     if duration is not None:
         storm = shortened(storm, duration)
     first = policies.find(policy) if policy else policies.own(storm, source=scenario)
+    first = policies.in_fleet(first) if fleet else first
     others = [policies.find(name) for name in compare]
     found = [first, *(other for other in others if other.name != first.name)]
     runs = [
@@ -138,7 +166,7 @@ def command(  # noqa: PLR0913 - one parameter for each option
     of = {each.name: [one for one in results if one.policy == each.name] for each in found}
     if as_json:
         head = {"scenario": storm.name, "policy": first.name, "seed": seed, "seeds": seeds}
-        modes = {"shared": shared_engine, "first_output": stream}
+        modes = {"shared": shared_engine, "fleet": fleet, "first_output": stream}
         say(json.dumps(_document({**head, **modes}, storm, of, series=series)))
     else:
         say(sentence(storm, of[first.name]))

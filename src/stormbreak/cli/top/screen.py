@@ -260,10 +260,16 @@ def _circuit(target: TargetSnapshot) -> Text:
 
 
 def _health(target: TargetSnapshot) -> Text:
-    """Write the state of the circuit, and the cooldown."""
-    text = _circuit(target).append(" ")
+    """Write how many processes of a fleet share its limits, the state of the circuit, and the cooldown."""
+    text = Text(style="dim")
+    if target.sharing:
+        text.append(f"fleet of {short(target.members or 0)}  ")
+    elif target.sharing is not None:
+        text.append("fleet: no answer of the store  ", style="not dim yellow")
     if target.circuit is None:
-        text = Text("no circuit ", style="dim")
+        text.append("no circuit ")
+    else:
+        text.append_text(_circuit(target)).append(" ")
     if target.cooldown > 0:
         text.append(f"cooldown {target.cooldown:.1f} s ", style="yellow")
     return text

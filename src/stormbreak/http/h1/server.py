@@ -2,6 +2,8 @@
 
 import asyncio
 import os
+import socket
+from collections.abc import Sequence
 from contextlib import suppress
 
 from stormbreak.errors import ConfigurationError
@@ -12,7 +14,7 @@ from stormbreak.http.h1.server_connection import (
     ServerConnection,
 )
 
-_BACKLOG = 4096
+BACKLOG = 4096
 _LAST_WORDS = 5.0  # seconds in which cancelled answers can tell their clients
 
 
@@ -27,7 +29,7 @@ class HttpServer:
         self.port = 0
         self._connections: set[ServerConnection] = set()
         self._empty = asyncio.Event()
-        self._listener: asyncio.Server | None = None
+        self._listeners: list[asyncio.Server] = []
         self._timer: asyncio.TimerHandle | None = None
 
     async def start(self, host: str, port: int) -> None:
@@ -36,16 +38,18 @@ class HttpServer:
         Raises:
             ConfigurationError: the port or the address is not available.
         """
+        await self.serve(listen(host, port))
+
+    async def serve(self, sockets: Sequence[socket.socket]) -> None:
+        """Listen on the sockets that `listen` made; other processes may do so, too."""
         loop = asyncio.get_running_loop()
-        try:
-            self._listener = await loop.create_server(
-                lambda: ServerConnection(self), host, port, backlog=_BACKLOG
+        for each in sockets:
+            # An event loop may take as many connections at once as the backlog has: one at a time spreads them.
+            self._listeners.append(
+                await loop.create_server(lambda: ServerConnection(self), sock=each, backlog=1)
             )
-        except (OSError, OverflowError) as error:
-            number = getattr(error, "errno", None)
-            why = os.strerror(number) if number and number > 0 else "no such address or port"
-            raise ConfigurationError(f"cannot listen on {host} port {port}: {why}") from error
-        self.port = self._listener.sockets[0].getsockname()[1]
+            each.listen(BACKLOG)
+        self.port = sockets[0].getsockname()[1]
         self._watch()
 
     @property
@@ -64,8 +68,8 @@ class HttpServer:
         An idle connection may send one more request within a second: the client could not know.
         """
         self.draining = True
-        if self._listener is not None:
-            self._listener.close()
+        for listener in self._listeners:
+            listener.close()
         if not await self._emptied(grace):
             for connection in tuple(self._connections):
                 connection.expire()
@@ -79,9 +83,9 @@ class HttpServer:
             self._timer.cancel()
         for connection in tuple(self._connections):
             connection.abort()
-        if self._listener is not None:
-            self._listener.close()
-            await self._listener.wait_closed()
+        for listener in self._listeners:
+            listener.close()
+            await listener.wait_closed()
 
     # ------------------------------------------------------------ called by connections
 
@@ -119,6 +123,28 @@ class HttpServer:
         """Seconds between two looks at all connections."""
         bounds = self.bounds
         return min(LINGER, bounds.head_timeout, bounds.idle_timeout) / 4
+
+
+def listen(host: str, port: int) -> list[socket.socket]:
+    """Listen on each address of `host`; port 0 picks a free one. Close the sockets, or give them to a server.
+
+    Raises:
+        ConfigurationError: the port or the address is not available.
+    """
+    found: list[socket.socket] = []
+    try:
+        for family, _, _, _, address in socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        ):
+            where = (address[0], found[0].getsockname()[1] if found else port, *address[2:])
+            found.append(socket.create_server(where, family=family, backlog=BACKLOG))
+    except (OSError, OverflowError) as error:
+        for each in found:
+            each.close()
+        number = getattr(error, "errno", None)
+        why = os.strerror(number) if number and number > 0 else "no such address or port"
+        raise ConfigurationError(f"cannot listen on {host} port {port}: {why}") from error
+    return found
 
 
 def new_loop() -> asyncio.AbstractEventLoop:

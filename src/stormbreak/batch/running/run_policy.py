@@ -1,0 +1,88 @@
+"""The policy of a run: the options put into it, its limits shared between workers, and room for its connections."""
+
+from dataclasses import replace
+
+from stormbreak.batch.options import AUTO, BatchOptions
+from stormbreak.batch.running.file_limits import make_room, too_many_files
+from stormbreak.core.automatic_limit import AutomaticLimit
+from stormbreak.core.concurrency_limit import FixedLimit
+from stormbreak.core.fallback import ToTargets
+from stormbreak.core.fleet_policy import FleetPolicy
+from stormbreak.core.policy import Policy
+from stormbreak.core.row_schedule import PER_WIDTH, max_rows_in_flight
+from stormbreak.errors import ConfigurationError
+from stormbreak.http.environment import in_force
+from stormbreak.http.h1.connection import POOL_LIMIT
+
+
+def policy_of_run(policy: Policy, options: BatchOptions, *, store: str | None = None) -> Policy:
+    """Put the options into a policy. Workers share its limits through the `store` of their parent, if there is one.
+
+    Raises:
+        ConfigurationError: the named concurrency does not fit, or not one connection does.
+    """
+    quota, spend, fleet = policy.rate_limit, policy.spend, policy.fleet
+    quota = replace(quota, rpm=options.rpm or quota.rpm, tpm=options.tpm or quota.tpm)
+    if options.max_output_tokens is not None:
+        spend = replace(spend, max_output_tokens=options.max_output_tokens)
+    if options.max_cost is not None:
+        spend = replace(spend, max_usd=options.max_cost, period=None)
+    if options.fleet or fleet.acts:
+        # The money is the run's own: a later run on OUTPUT counts what this one has spent.
+        fleet = replace(fleet, url=options.fleet or fleet.url, spend=False)
+    policy = replace(policy, rate_limit=quota, spend=spend, fleet=fleet)
+    if options.concurrency == AUTO:
+        policy = replace(policy, limit=AutomaticLimit())
+    elif options.concurrency is not None:
+        policy = replace(policy, limit=FixedLimit(max_in_flight=options.concurrency))
+    if store is not None:
+        policy = _shared(policy, options, store)
+    return _fitting(policy, options)
+
+
+def width_of(policy: Policy, options: BatchOptions) -> int:
+    """Return the rows of one process that are sent or about to be, at most."""
+    return _named(options) or max_rows_in_flight(policy)
+
+
+def _shared(policy: Policy, options: BatchOptions, store: str) -> Policy:
+    """Make the policy of one worker, which has all limits together with the others."""
+    part = in_force(policy).process_share  # of the limits, for all workers
+    count = options.workers or 1
+    if policy.fleet.acts:
+        if options.max_cost is not None:
+            why = "workers share limits and money through one store, which would be the fleet's"
+            raise ConfigurationError(
+                f"workers, fleet and max-cost: give two of them, not all; {why}"
+            )
+        return replace(policy, process_share=part / count)
+    quota, limit = policy.rate_limit, policy.limit
+    quota = replace(quota, rpm=quota.rpm and quota.rpm * part, tpm=quota.tpm and quota.tpm * part)
+    if isinstance(limit, FixedLimit):
+        limit = replace(limit, max_in_flight=max(1, int(limit.max_in_flight * part)))
+    fleet = FleetPolicy(url=store, name="batch")
+    return replace(policy, rate_limit=quota, limit=limit, fleet=fleet, process_share=part / count)
+
+
+def _fitting(policy: Policy, options: BatchOptions) -> Policy:
+    """Make room for all connections; lower a limit that no option names to what fits."""
+    named = _named(options)
+    if named is not None and named > POOL_LIMIT:
+        raise ConfigurationError(
+            f"concurrency {named:,}: a run has at most {POOL_LIMIT:,} connections to an address"
+        )
+    ceiling = policy.limit.max_in_flight
+    wanted = min(ceiling, POOL_LIMIT, PER_WIDTH * width_of(policy, options))
+    places = 1 + sum(len(rule.targets) for rule in policy.fallback if isinstance(rule, ToTargets))
+    fit = make_room(wanted * places)
+    if fit >= wanted * places:
+        return policy
+    if named is not None or fit < places:
+        raise too_many_files(named or 1, places, fit)
+    bound = min(ceiling, fit // places)
+    return replace(policy, limit=replace(policy.limit, max_in_flight=bound))
+
+
+def _named(options: BatchOptions) -> int | None:
+    """Return the number of rows in flight, where one was given."""
+    return options.concurrency if isinstance(options.concurrency, int) else None

@@ -1,0 +1,170 @@
+"""What the workers of a batch spend together: the parent's store grants money, and writes ahead what it grants.
+
+Each worker reports what its attempts used. The sum goes into the run file, as the account of one process does.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from decimal import Decimal
+from functools import reduce
+
+from stormbreak.batch.store.append_file import OutputError
+from stormbreak.batch.store.output_files import Store
+from stormbreak.batch.store.spend_record import PART
+from stormbreak.cost.ledger import NOTHING, Account, Cost, SpendLimit
+from stormbreak.cost.price_table import PriceOf
+from stormbreak.cost.spend_gate import MICRO
+from stormbreak.drivers.locks import new_lock
+from stormbreak.fleet.membership import micro_dollars
+from stormbreak.fleet.messages import Answer
+from stormbreak.fleet.parent import ParentStore
+from stormbreak.fleet.store import Message
+
+NOTHING_LEFT = 1e-9  # micro-dollars; 0 would be no limit
+
+
+class BudgetStore(ParentStore):
+    """The store of a parent process, with money that earlier runs have spent (`before`, in micro-dollars).
+
+    `write_ahead` is called before money is granted that it has not been called for, with how much may be spent in all.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.before = 0
+        self.write_ahead: Callable[[int], object] = lambda _: None
+        self._allowed = 0
+        self._granting = new_lock()
+
+    @property
+    def taken(self) -> int:
+        """Micro-dollars that workers have spent, or may still spend."""
+        return int(
+            sum(
+                scope.folded + sum(member.money for member in scope.members.values())
+                for scope in list(self.scopes.values())
+            )
+        )
+
+    def beat(self, messages: Sequence[Message]) -> list[Answer]:
+        """Process reports; what was spent before counts as spent by others."""
+        if not any(each.report.spend.limit for each in messages):
+            return super().beat(messages)
+        with self._granting:
+            answers = super().beat([self._less_before(each) for each in messages])
+            limit = max(int(each.report.spend.limit) for each in messages)
+            needed = self.before + self.taken
+            if needed > self._allowed:
+                allowed = max(needed, min(limit, needed + limit // PART))
+                self.write_ahead(allowed)
+                self._allowed = allowed
+        return [self._with_before(each) for each in answers]
+
+    def _less_before(self, message: Message) -> Message:
+        spend = message.report.spend
+        if not spend.limit:
+            return message
+        spend = spend._replace(limit=max(NOTHING_LEFT, spend.limit - self.before))
+        return message._replace(report=message.report._replace(spend=spend))
+
+    def _with_before(self, answer: Answer) -> Answer:
+        spend = answer.spend
+        return answer._replace(spend=spend._replace(elsewhere=spend.elsewhere + self.before))
+
+
+class SharedSpend:
+    """The account of all workers and of the runs before. `cost` and `limit` are as of the last `update_cost`."""
+
+    def __init__(
+        self,
+        store: Store,
+        budget: BudgetStore,
+        *,
+        price_of: PriceOf,
+        max_usd: Decimal | None,
+    ) -> None:
+        """Under a limit of `max_usd`, count what earlier runs can have cost.
+
+        Raises:
+            ConfigurationError: a price is not known.
+        """
+        self.cost = Cost()
+        self.limit: SpendLimit | None = None
+        self._store = store
+        self._budget = budget
+        self._price_of = price_of
+        self._max_usd = max_usd
+        self._allowed = NOTHING
+        self._accounts: dict[int, Account] = {}
+        self._pauses: dict[str, float] = dict(store.pauses)
+        self._lost = 0
+        self._error: OutputError | None = None
+        self._writing = new_lock()
+        self._changed = False
+        if max_usd is not None:
+            budget.before = micro_dollars(store.run.account.max_cost(price_of))
+            budget.write_ahead = self._write_ahead
+
+    def note(self, worker: int, account: Account, pauses: Mapping[str, float]) -> None:
+        """Keep the latest report of a worker."""
+        self._accounts[worker] = account
+        for model, until in pauses.items():
+            self._pauses[model] = max(until, self._pauses.get(model, 0.0))
+        self._changed = True
+
+    def lose(self) -> None:
+        """A worker was killed: what it was granted may be spent."""
+        self._lost += 1
+        self._changed = True
+
+    def write(self) -> None:
+        """Write what was spent, if that has changed. Blocks on the disk.
+
+        Raises:
+            OutputError: it cannot be written, now or for a worker that wanted money.
+        """
+        if self._error is not None:
+            raise self._error
+        if self._changed:
+            self._changed = False
+            self._write(at_work=True)
+
+    def close(self) -> None:
+        """Write the final account."""
+        self._write(at_work=False)
+
+    def update_cost(self) -> None:
+        """Update `cost` and `limit`."""
+        account = self._account(at_work=True)
+        self.cost = account.cost(self._price_of)
+        if self._max_usd is not None:
+            spent = replace(account, ahead=NOTHING).max_cost(self._price_of)
+            self.limit = SpendLimit(self._max_usd, spent)
+
+    def _write_ahead(self, micro: int) -> None:
+        self._allowed = micro * MICRO
+        try:
+            self._write(at_work=True)
+        except OutputError as error:
+            self._error = error
+            raise OSError from error  # the worker gets no answer, and no money
+
+    def _write(self, *, at_work: bool) -> None:
+        with self._writing:
+            now = time.time()
+            pauses = {model: until for model, until in self._pauses.items() if until > now}
+            self._store.note(self._account(at_work=at_work), pauses)
+
+    def _account(self, *, at_work: bool) -> Account:
+        account = reduce(Account.merged, list(self._accounts.values()), self._store.run.account)
+        account = replace(account, at_work=at_work, killed=account.killed + self._lost)
+        if self._max_usd is None:
+            return account
+        spent = account.max_cost(self._price_of)
+        if at_work:
+            return replace(account, ahead=max(NOTHING, self._allowed - spent))
+        if self._lost:
+            granted = (self._budget.before + self._budget.taken) * MICRO
+            account = replace(account, lost=account.lost + max(NOTHING, granted - spent))
+        return account

@@ -1,0 +1,223 @@
+"""One worker of a batch: a fork that sends its part of the rows, and reports to its parent.
+
+It obeys its parent alone, and ends at once when that is gone.
+"""
+
+import asyncio
+import os
+import shutil
+import signal
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from enum import Enum
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn, Protocol
+
+from stormbreak.batch.input.index import Rows
+from stormbreak.batch.running.runner import SIGNALS, End, Runner
+from stormbreak.batch.running.snapshot import RunSnapshot
+from stormbreak.batch.running.stats import RunStats
+from stormbreak.batch.store.output_files import Store
+from stormbreak.batch.store.spend_record import SpendRecord, metered
+from stormbreak.core.concurrency_limit import FixedLimit, Limit
+from stormbreak.cost.ledger import Account
+from stormbreak.drivers.locks import new_lock
+from stormbreak.errors import ConfigurationError
+from stormbreak.fleet.heartbeat import leave
+from stormbreak.http.client import AsyncClient
+from stormbreak.types import Verdict
+
+VIEW_EVERY = 4  # snapshots
+
+
+class Order(Enum):
+    """What a parent tells its workers."""
+
+    GO = "go"
+    DRAIN = "drain"
+    STOP = "stop"
+    END = "end"  # the parent is gone
+
+
+class NewLimit(NamedTuple):
+    """Another order: keep this limit from now on."""
+
+    limit: Limit
+    width: int
+
+
+class Spent(NamedTuple):
+    """What the attempts of a worker used, and until when models get no request."""
+
+    account: Account
+    pauses: Mapping[str, float]
+
+
+class Ended(NamedTuple):
+    """The last report of a worker."""
+
+    end: End
+    refused_by: Verdict | None
+    recovered: int
+    stats: RunStats
+
+
+class Failed(NamedTuple):
+    """The last report of a worker that could not go on. `is_known`: the text is a message for users."""
+
+    text: str
+    is_known: bool
+
+
+class View(Protocol):
+    """What shows the live state of a run elsewhere, such as to `stormbreak top`."""
+
+    def state(self) -> bytes:
+        """Read the state of this process."""
+        ...
+
+    def show(self, states: Sequence[bytes]) -> None:
+        """Show the states of all workers."""
+        ...
+
+
+class Reports:
+    """Sends reports to the parent, from any thread; to nobody once it is gone."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._lock = new_lock()
+
+    def send(self, report: RunSnapshot | bytes | Spent | Ended | Failed) -> None:
+        """Send one."""
+        with self._lock, suppress(OSError):
+            self._connection.send(report)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerStore(Store):
+    """The files of the run. What is spent goes to the parent, which alone writes the run file."""
+
+    reports: Reports
+
+    def note(self, account: Account, pauses: Mapping[str, float]) -> None:
+        """Report what has been spent by now."""
+        self.reports.send(Spent(account, pauses))
+
+
+class WorkerSpend(SpendRecord):
+    """What a worker spends. The parent prices it, and holds all workers to the limit through its store."""
+
+    def update_cost(self) -> None:
+        """Leave it to the parent."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerPlan:
+    """What all workers of a run have in common, from before the fork.
+
+    `runner` makes the runner of a worker. `folder` has the socket of the parent's store, at `fleet`.
+    """
+
+    count: int
+    client: AsyncClient
+    rows: Rows
+    store: Store
+    runner: Callable[[Store, SpendRecord, Callable[[Runner], None]], Runner]
+    run: Callable[[Any], End]  # runs a coroutine to its end
+    view: View | None
+    fleet: str
+    folder: Path
+
+    def width_of(self, limit: Limit, width: int) -> int:
+        """Return the rows in flight of all workers, each `width` wide: they share a fixed limit, and have others of their own."""
+        return width if isinstance(limit, FixedLimit) else self.count * width
+
+
+def work(
+    plan: WorkerPlan, part: int, connection: Connection, others: Sequence[Connection]
+) -> NoReturn:
+    """Be the worker of `part`, from 0 on, and end the process. `others` are the inherited ends of other pipes."""
+    for number in (*SIGNALS, signal.SIGHUP):  # a terminal sends them to parent and workers
+        signal.signal(number, signal.SIG_IGN)
+    for other in others:
+        other.close()
+    reports = Reports(connection)
+    try:
+        if _next_order(connection) is Order.GO:
+            reports.send(_work(plan, part, connection, reports))
+            leave(plan.fleet)
+    except ConfigurationError as error:
+        reports.send(Failed(str(error), is_known=True))
+    except BaseException:  # noqa: BLE001 - the parent reports it
+        reports.send(Failed(traceback.format_exc(), is_known=False))
+    finally:
+        # Nothing of the parent is ended or flushed here, and no hanging thread is waited for.
+        os._exit(0)
+
+
+def _next_order(connection: Connection) -> Order | NewLimit:
+    """Wait for an order; a parent that was killed gives its last one so."""
+    try:
+        order: Order | NewLimit = connection.recv()
+    except (EOFError, OSError):
+        return Order.END
+    return order
+
+
+def _work(plan: WorkerPlan, part: int, connection: Connection, reports: Reports) -> Ended:
+    store = WorkerStore(
+        files=plan.store.files,
+        journal=plan.store.journal,
+        changed=plan.store.changed,
+        run=replace(plan.store.run, account=Account()),
+        reports=reports,
+    )
+    store.journal.take_part(lambda index: plan.rows.part_of(index, plan.count) == part)
+    spend = WorkerSpend(plan.client, store, metered(plan.client), None)
+    spend.open()
+    recovered, ticks = store.journal.recovered, 0
+
+    def tick(runner: Runner) -> None:
+        nonlocal ticks
+        reports.send(runner.snapshot)
+        if plan.view is not None and ticks % VIEW_EVERY == 0:
+            reports.send(plan.view.state())
+        ticks += 1
+
+    runner = plan.runner(store, spend, tick)
+    runner.hears_signals = False
+
+    async def run() -> End:
+        loop = asyncio.get_running_loop()
+        loop.add_reader(connection.fileno(), _obey, connection, runner, plan.folder)
+        try:
+            async with runner.client:
+                return await runner.run()
+        finally:
+            loop.remove_reader(connection.fileno())
+
+    try:
+        end = plan.run(run())
+    finally:
+        spend.close()
+        store.journal.close()
+    return Ended(end, runner.refused_by, store.journal.recovered - recovered, runner.stats)
+
+
+def _obey(connection: Connection, runner: Runner, folder: Path) -> None:
+    """Carry out an order."""
+    order = _next_order(connection)
+    if isinstance(order, NewLimit):
+        runner.change_limit(order.limit, order.width)
+        return
+    if order is Order.END:  # what is in flight is lost, as when a run of one process is killed
+        asyncio.get_running_loop().remove_reader(connection.fileno())
+        shutil.rmtree(folder, ignore_errors=True)
+    if not runner.interrupted:
+        runner.interrupt()
+    if order is not Order.DRAIN:
+        runner.interrupt()

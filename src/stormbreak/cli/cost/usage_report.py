@@ -1,0 +1,236 @@
+"""`stormbreak cost report LEDGER...`: what the attempts of gateways used and cost, by key, model, label, day, ..."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from decimal import Decimal
+from math import inf
+from pathlib import Path
+from typing import Any
+
+import click
+
+from stormbreak.cli.command import ParamType
+from stormbreak.cli.cost.output import Output, bar
+from stormbreak.cost.ledger import Bill
+from stormbreak.cost.money import between
+from stormbreak.cost.price_lookup import PriceLookup
+from stormbreak.cost.sheet import Cell, Column, Kind, Sheet
+from stormbreak.gateway.usage_ledger import read_usage
+from stormbreak.gateway.usage_rows import FREE, HOUR, KNOWN, Sums, UsageRow, UsageSum
+from stormbreak.key_patterns import quoted
+from stormbreak.report.cost_facts import CostFacts, Costs
+
+_MAGIC = b"SQLite format 3\0"
+_LABEL = "label."
+
+DEFAULT_BY = ("key", "model")
+_FIELDS: Mapping[str, Callable[[UsageRow], str]] = {
+    "tenant": lambda row: row.tenant,
+    "label": lambda row: " ".join(f"{name}={value}" for name, value in row.labels),
+    "model": lambda row: row.model,
+    "key": lambda row: row.key,
+    "target": lambda row: row.target or f"{row.provider}/{row.model}",
+    "provider": lambda row: row.provider,
+    "day": lambda row: f"{_time(row.hour):%Y-%m-%d}",
+    "month": lambda row: f"{_time(row.hour):%Y-%m}",
+}
+_COLUMNS = (
+    Column("answers", "answers", Kind.COUNT),
+    Column("input_tokens", "in", Kind.COUNT),
+    Column("cached_input_tokens", "cached", Kind.COUNT),
+    Column("cache_write_tokens", "written", Kind.COUNT),
+    Column("cache_write_1h_tokens", "", Kind.COUNT),
+    Column("output_tokens", "out", Kind.COUNT),
+    Column("cost", "{}", Kind.MONEY),
+    Column("wasted", "of it wasted", Kind.MONEY),
+    Column("unknown_attempts", "attempts without usage", Kind.COUNT),
+    Column("unknown_max", "{} for these, at most", Kind.MONEY),
+    Column("free_attempts", "free attempts", Kind.COUNT),
+    Column("unpriced_attempts", "without a price", Kind.COUNT),
+    Column("unbounded_attempts", "without a bound", Kind.COUNT),
+    Column("currency", ""),
+)
+
+
+class Fields(ParamType[tuple[str, ...]]):
+    """What the rows of the report are for, with commas between."""
+
+    name = "A,B,..."
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, ...]:
+        """Split it; fail with the names that are known."""
+        if isinstance(value, tuple):
+            return value
+        names = tuple(dict.fromkeys(name.strip() for name in value.split(",")))
+        for name in names:
+            if name not in _FIELDS and not (name.startswith(_LABEL) and name != _LABEL):
+                known = ", ".join((*_FIELDS, f"{_LABEL}NAME"))
+                self.fail(f"must be of {known}, got {quoted(name)}", param, ctx)
+        return names
+
+
+class Hour(ParamType[float]):
+    """A day or an hour of UTC, as unix seconds."""
+
+    name = "DAY"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Parse it; fail with what it must be."""
+        try:
+            at = datetime.fromisoformat(value)
+            seconds = (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()
+        except ValueError:
+            seconds = 1.0
+        if seconds % HOUR:
+            wanted = "a day or a full hour of UTC, such as 2026-11-01 or 2026-11-01T14:00"
+            self.fail(f"must be {wanted}, got {quoted(value)}", param, ctx)
+        return seconds
+
+
+@dataclass(slots=True)
+class _Group:
+    """The sums of one row of the report, in a bill, which has the sums by kind."""
+
+    names: tuple[str, ...]
+    bill: Bill = field(default_factory=Bill)
+
+    def add(self, kind: str, each: UsageSum) -> None:
+        if kind == FREE:
+            self.bill.free += each.attempts
+            return
+        total = getattr(self.bill, kind)
+        total.add(each.usage, each.attempts)
+        total.usd += each.usd
+        self.bill.unpriced += each.unpriced
+        self.bill.unbounded += each.unbounded
+
+    def cells(self, currency: str) -> list[Cell]:
+        bill = self.bill
+        known, unknown = bill.useful + bill.wasted, bill.used_uncounted + bill.wasted_open
+        return [
+            *self.names,
+            bill.useful.attempts + bill.used_uncounted.attempts,
+            known.input_tokens,
+            known.cached_input_tokens,
+            known.cache_write_tokens,
+            known.cache_write_1h_tokens,
+            known.output_tokens,
+            _known(bill.useful.usd + bill.wasted.usd, bill.unpriced),
+            _known(bill.wasted.usd, bill.unpriced),
+            unknown.attempts,
+            _known(bill.used_uncounted.usd + bill.wasted_open.usd, bill.unpriced + bill.unbounded),
+            bill.free,
+            bill.unpriced,
+            bill.unbounded,
+            currency,
+        ]
+
+
+def _known(usd: Decimal, unknown: int) -> Decimal | None:
+    """Return an amount; None if there is none, because it is unknown: that is not zero."""
+    return usd if usd or not unknown else None
+
+
+def is_ledger(path: Path) -> bool:
+    """Whether a file is a ledger; a missing one is not."""
+    try:
+        with path.open("rb") as file:
+            return file.read(len(_MAGIC)) == _MAGIC
+    except OSError:
+        return False
+
+
+def report(
+    paths: Sequence[Path],
+    *,
+    by: tuple[str, ...],
+    since: float | None,
+    until: float | None,
+    lookup: PriceLookup,
+    output: Output,
+) -> None:
+    """Print what is in these ledgers together."""
+    total, groups = _Group(("all", *[""] * (len(by) - 1))), dict[tuple[str, ...], _Group]()
+    for path in paths:
+        found = read_usage(path, lookup.price_of, since or 0, inf if until is None else until)
+        for row, each in (_priced(found, lookup) if lookup.files else found).items():
+            names = tuple(_name(row, field) for field in by)
+            groups.setdefault(names, _Group(names)).add(row.kind, each)
+            total.add(row.kind, each)
+    currency = output.currency
+    rows = [groups[names].cells(currency.code) for names in sorted(groups)]
+    if len(rows) > 1:
+        rows.append(total.cells(currency.code))
+    columns = tuple(Column(field, field) for field in by) + _COLUMNS
+    notes = list(_notes(total.bill, lookup))
+    head = {
+        "ledgers": [str(path) for path in paths],
+        "since": _shown(since),
+        "until": _shown(until),
+        "currency": currency.code,
+        "notes": notes,
+    }
+    sheet = Sheet(columns=columns, rows=rows, currency=currency)
+    output.write(head, notes, facts=_facts(total, groups, output), usage=sheet)
+
+
+def _priced(found: Sums, lookup: PriceLookup) -> Sums:
+    """Return the same with the prices of the files."""
+    for row, each in found.items():
+        prices = lookup.price_of(row.provider, row.model)
+        if prices is None or row.kind == FREE:
+            continue
+        each.usd = each.cost(prices) if row.kind in KNOWN else each.max_cost(prices)
+        each.unpriced = 0
+    return found
+
+
+def _name(row: UsageRow, field: str) -> str:
+    if field.startswith(_LABEL):
+        return dict(row.labels).get(field.removeprefix(_LABEL), "")
+    return _FIELDS[field](row)
+
+
+def _notes(bill: Bill, lookup: PriceLookup) -> Iterator[str]:
+    if not bill.attempts:
+        yield "No attempts are recorded for that time."
+    unknown = bill.used_uncounted.attempts + bill.wasted_open.attempts
+    if unknown:
+        yield (
+            f"{unknown:,} attempts reported no usage: they may be on the invoice, with at most the amount shown apart."
+        )
+    if bill.unpriced:
+        yield f"No price was known for {bill.unpriced:,} attempts: give a price file with --prices."
+    if bill.unbounded:
+        yield f"Nothing bounds what {bill.unbounded:,} attempts without usage cost; they are in no amount."
+    if lookup.files:
+        yield "Amounts are by the prices given; prices that depend on the prompt's length, by the mean prompt of an hour."
+    elif bill.attempts:
+        yield "Amounts are by the list prices of the day of each attempt."
+
+
+def _facts(total: _Group, groups: Mapping[tuple[str, ...], _Group], output: Output) -> CostFacts:
+    currency, in_all = output.currency, total.bill.in_all
+    span = between(currency.shown(in_all.min_usd), currency.shown(in_all.max_usd))
+    bars = [bar(", ".join(each.names), each.bill.in_all.min_usd, None) for each in groups.values()]
+    return CostFacts(
+        kind="what gateways spent",
+        title="Cost of the gateway",
+        verdict=f"The gateway has spent {span} {currency.code}.",
+        facts=[("attempts", f"{total.bill.attempts:,}")],
+        bars=[Costs(title=f"{currency.code} with a reported usage", costs=bars)],
+        currency=currency,
+    )
+
+
+def _time(hour: int) -> datetime:
+    return datetime.fromtimestamp(hour * HOUR, UTC)
+
+
+def _shown(seconds: float | None) -> str | None:
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC).isoformat()

@@ -1,0 +1,68 @@
+"""`stormbreak gateway convert`: make a settings file of the YAML of LiteLLM's proxy."""
+
+import os
+import re
+from pathlib import Path
+
+import click
+import msgspec
+import tomli_w
+
+from stormbreak.cli.command import option, options, subcommand
+from stormbreak.cli.gateway.key import show_key
+from stormbreak.cli.options import FILE
+from stormbreak.cli.output import say
+from stormbreak.errors import ConfigurationError
+from stormbreak.escape import path_of, plain, reason
+from stormbreak.gateway.from_litellm import MASTER, convert
+
+_PLACE = re.compile(r"line (\d+), column (\d+)")
+_LONGEST = 500  # characters of a note
+
+
+@subcommand("stormbreak gateway convert litellm.yaml --output gateway.toml")
+@click.argument("yaml", type=FILE, metavar="YAML")
+@options(
+    "Options",
+    option(
+        "-o --output", FILE, "File to write, which must not exist.", show_default="standard output"
+    ),
+)
+def command(yaml: Path, *, output: Path | None) -> None:
+    """Make a settings file for the gateway of the YAML of LiteLLM's proxy.
+
+    What is not carried over is listed on standard error, and at the top of the file. The master key becomes a client key,
+    by its digest.
+    """
+    try:
+        converted = convert(_read(yaml), os.environ)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{path_of(yaml)}: {error}") from None
+    notes = [plain(note, _LONGEST) for note in converted.notes]
+    head = [f"# Converted from {plain(yaml.name)}.", *(f"# {note}" for note in notes), ""]
+    text = "\n".join((*head, tomli_w.dumps(converted.table)))
+    if output is None:
+        say(text, end="")
+    else:
+        try:
+            with output.open("x", encoding="utf-8") as new:
+                new.write(text)
+        except OSError as error:
+            raise ConfigurationError(f"{path_of(output)}: {reason(error)}") from None
+    for note in notes:
+        click.echo(note, err=True)
+    if converted.key is not None:
+        show_key(MASTER, converted.key)
+
+
+def _read(path: Path) -> object:
+    try:
+        return msgspec.yaml.decode(path.read_bytes())
+    except ImportError:
+        raise ConfigurationError("YAML needs PyYAML: pip install 'stormbreak[yaml]'") from None
+    except OSError as error:
+        raise ConfigurationError(f"cannot be read: {reason(error)}") from None
+    except (ValueError, RecursionError) as error:  # its text may quote a key
+        found = _PLACE.findall(str(error))
+        at = " at line {}, column {}".format(*found[-1]) if found else ""
+        raise ConfigurationError(f"is not valid YAML{at}") from None

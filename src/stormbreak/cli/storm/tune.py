@@ -1,0 +1,213 @@
+"""`stormbreak storm tune`: search better numbers for a policy, and print what they gain and cost."""
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from shutil import copymode
+from typing import Any
+
+import click
+from rich.box import SIMPLE
+from rich.markup import escape
+from rich.table import Table
+
+from stormbreak.cli.command import flag, option, options, subcommand
+from stormbreak.cli.options import Integer
+from stormbreak.cli.output import draw, say, warn
+from stormbreak.cli.storm.options import JOBS, POLICY_METAVAR, SCALE, seed
+from stormbreak.cli.storm.output import progress_bar
+from stormbreak.config import load_policy
+from stormbreak.config.policy_toml import plain as values_of
+from stormbreak.core.automatic_limit import AutomaticLimit
+from stormbreak.core.policy import Policy
+from stormbreak.errors import ConfigurationError
+from stormbreak.escape import path_of, plain, reason
+from stormbreak.provider.scenario import Scenario
+from stormbreak.provider.scenario_file import load
+from stormbreak.storm import policies
+from stormbreak.storm.tune import Difference, Tuned, tune
+from stormbreak.storm.user_traffic import scaled
+
+
+@subcommand(
+    "stormbreak storm tune --policy policy.toml -j 2",
+    "stormbreak storm tune --policy policy.toml --scenario shop.toml --scale 3.4 --write",
+)
+@options(
+    "Policy",
+    option("-p --policy", POLICY_METAVAR, "The policy to tune.", default="interactive"),
+    flag("--write", "Write the numbers into the policy's FILE, if they gain."),
+)
+@options(
+    "Storms",
+    option("--scenario scenarios", "NAME|FILE", "Also in this storm.", multiple=True),
+    SCALE,
+    option("--storms", Integer(2), "Random storms to search in, and to judge in.", default=18),
+    option("--candidates", Integer(2), "Number of settings that are tried.", default=48),
+    seed(),
+    JOBS,
+)
+def command(
+    *,
+    policy: str,
+    write: bool,
+    scenarios: tuple[str, ...],
+    scale: float,
+    storms: int,
+    candidates: int,
+    seed: int,
+    jobs: int,
+) -> None:
+    """Search limit, patience, deadline and hedge in random storms, and in yours.
+
+    What they gain is measured in other storms than those of the search. --scale multiplies the calls of --scenario.
+    Here the deadline and patience of a policy count, where they are shorter than those of a scenario.
+    """
+    if scale != 1.0 and not scenarios:
+        raise click.UsageError("--scale needs --scenario")
+    named = policies.find(policy)
+    if write and not Path(policy).is_file():
+        raise click.UsageError("--write needs --policy FILE")
+    with progress_bar() as bar:
+        task = bar.add_task("storms", total=None)
+        found = tune(
+            named.policy,
+            scenarios=_scenarios(scenarios, scale),
+            storms=storms,
+            candidates=candidates,
+            seed=seed,
+            processes=jobs,
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )
+    say(_sentence(found))
+    draw(_table(found))
+    if found.gains:
+        say(toml_of(found.changes), end="")
+    if write and found.gains:
+        _write(Path(policy), found)
+        say(f"Written into {path_of(policy)}.")
+    elif write:
+        warn(f"{path_of(policy)} is unchanged: nothing gains more than chance")
+
+
+def _scenarios(names: tuple[str, ...], scale: float) -> list[Scenario]:
+    found = [load(name) for name in names]
+    for each in found:
+        if each.load is None:
+            raise ConfigurationError(f"{each.name}: tuning needs a [load], got none")
+    return [each if scale == 1.0 else scaled(each, scale) for each in found]
+
+
+# ---------------------------------------------------------------- output
+
+
+def _sentence(found: Tuned) -> str:
+    tried = (
+        f"{found.candidates} settings in {found.searched} storms, judged in {found.judged} others"
+    )
+    if not found.changes:
+        return f"No other setting is better: {tried}."
+    changes = ", ".join(f"{key} {_value(value)}" for key, value in found.changes.items())
+    verdict = "gains" if found.gains else "gains no more than chance"
+    return f"The best of {tried}: {changes}. It {verdict}."
+
+
+def _value(value: Any) -> str:
+    """Write a value of `tune.VALUES` in a word or two."""
+    if value is None:
+        return "off"
+    if isinstance(value, float):
+        return f"{value:g} s"
+    if isinstance(value, AutomaticLimit):
+        return "automatic"
+    return f"{getattr(value, 'max_in_flight', None) or f'p{100 * value.percentile:.0f}'}"
+
+
+def _table(found: Tuned) -> Table:
+    table = Table("", "as it is", "tuned", "change", box=SIMPLE, pad_edge=False)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for group, difference in found.goodput.items():
+        table.add_row(f"goodput in %, {escape(plain(group))}", *_cells(difference))
+    for name, difference in found.costs.items():
+        table.add_row(name, *_cells(difference))
+    for key, difference in found.alone.items():
+        table.add_row(f"goodput in %, without {key}", *_cells(difference))
+    table.caption = "±: 95 % interval of the differences, storm by storm"
+    table.caption_justify = "left"
+    return table
+
+
+def _cells(difference: Difference) -> Iterator[str]:
+    yield f"{difference.before:.2f}"
+    yield f"{difference.after:.2f}"
+    yield f"{difference.change:+.2f} ±{difference.spread:.2f}"
+
+
+# ---------------------------------------------------------------- the policy file
+
+
+def toml_of(changes: Mapping[str, Any]) -> str:
+    """Write changes as TOML: numbers first, then tables."""
+    numbers, tables = "", ""
+    for key, value in changes.items():
+        given = values_of(value)
+        if isinstance(given, dict):
+            inner = "".join(f"{name} = {_literal(one)}\n" for name, one in given.items())
+            tables += f"\n[{key}]\n{inner}"
+        else:
+            numbers += f"{key} = {_literal(given)}\n"
+    return numbers + tables
+
+
+def _literal(value: Any) -> str:
+    return f'"{value}"' if isinstance(value, str) else f"{value}"
+
+
+def _write(path: Path, found: Tuned) -> None:
+    """Put the changes into the file, and leave all other lines as they are.
+
+    Raises:
+        ConfigurationError: the file would not say what it should, and is unchanged.
+    """
+    draft = path.with_name(path.name + ".tuned")
+    try:
+        draft.write_text(merged(path.read_text("utf-8-sig"), found.changes), encoding="utf-8")
+        if _reads_as(draft, found.policy):
+            copymode(path, draft)
+            draft.replace(path)
+            return
+    except OSError as error:
+        raise ConfigurationError(f"--write {path_of(path)}: {reason(error)}") from None
+    finally:
+        draft.unlink(missing_ok=True)
+    raise ConfigurationError(
+        f"--write {path_of(path)}: cannot be changed, since a key has an unusual form; write the lines above into it"
+    )
+
+
+def _reads_as(path: Path, policy: Policy) -> bool:
+    try:
+        return load_policy(path) == policy
+    except ConfigurationError:
+        return False
+
+
+def merged(text: str, changes: Mapping[str, Any]) -> str:
+    """Replace the keys of `changes` in the text of a policy file, or add them."""
+    table = ""
+    kept = []
+    for line in text.splitlines(keepends=True):
+        if header := re.match(r"\s*\[+\s*([\w-]+)", line):
+            table = header[1]
+        key = re.match(r"\s*([\w-]+)\s*=", line)
+        if table in changes or (not table and key is not None and key[1] in changes):
+            continue
+        kept.append(line)
+    rest = "".join(kept)
+    first = re.search(r"^\s*\[", rest, re.MULTILINE)
+    at = len(rest) if first is None else first.start()
+    numbers, _, tables = toml_of(changes).partition("\n[")
+    head = rest[:at] if rest[:at].endswith("\n") or not rest[:at] else rest[:at] + "\n"
+    tail = rest[at:].rstrip("\n") + "\n" if rest[at:].strip() else ""
+    return head + numbers + tail + (f"\n[{tables}" if tables else "")

@@ -1,0 +1,126 @@
+"""The life of a gateway's process: it reads its file again on SIGHUP or a change, drains on SIGTERM, and ends."""
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from pathlib import Path
+from typing import Self
+
+from stormbreak.config.gateway_settings import GatewaySettings
+from stormbreak.gateway.metrics import LOG
+
+WATCH_INTERVAL = 1.0  # seconds between two looks at the file
+
+_FIXED = ("host", "port", "admin_host", "admin_port", "max_connections", "ledger")
+
+
+def log_to_stderr() -> None:
+    """Write the log of this process, with a line for each request, to standard error."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    log = logging.getLogger("stormbreak")
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    log.propagate = False
+
+
+class Lifecycle(ABC):
+    """A gateway that serves the settings file at `path` until a signal ends it."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self._reading = asyncio.Lock()
+        self._seen = self._mark()
+
+    settings: GatewaySettings
+
+    @property
+    @abstractmethod
+    def port(self) -> int:
+        """The port for clients."""
+
+    @property
+    @abstractmethod
+    def admin_port(self) -> int | None:
+        """The admin port; None if there is none."""
+
+    @property
+    @abstractmethod
+    def busy(self) -> str:
+        """What is under way, for the log."""
+
+    @abstractmethod
+    async def start(self) -> None:
+        """Listen."""
+
+    @abstractmethod
+    async def drain(self) -> None:
+        """Stop accepting, let answers end within the grace, and close."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """End at once."""
+
+    @abstractmethod
+    async def _reload(self) -> bool:
+        """Read the file again; return whether that went well. A file that is wrong changes nothing."""
+
+    async def reload(self) -> bool:
+        """Read the file again; return whether that went well. A file that is wrong changes nothing."""
+        async with self._reading:
+            self._seen = self._mark()
+            return await self._reload()
+
+    async def run(self, started: Callable[[Self], None] = lambda _: None) -> None:
+        """Listen until SIGTERM or SIGINT, then drain; a second one ends at once. SIGHUP reads the file again."""
+        loop = asyncio.get_running_loop()
+        stopped = asyncio.Event()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, stopped.set)
+        hung_up = asyncio.Event()
+        loop.add_signal_handler(signal.SIGHUP, hung_up.set)
+        await self.start()
+        started(self)
+        watching = loop.create_task(self._watch(hung_up))
+        try:
+            await stopped.wait()
+        finally:
+            watching.cancel()
+        LOG.info("shutting down: %s", self.busy)
+        stopped.clear()
+        draining = loop.create_task(self.drain())
+        again = loop.create_task(stopped.wait())
+        await asyncio.wait({draining, again}, return_when=asyncio.FIRST_COMPLETED)
+        again.cancel()
+        if not draining.done():
+            draining.cancel()
+            await self.close()
+
+    def _warn_of_fixed(self, before: GatewaySettings, after: GatewaySettings) -> None:
+        for name in _FIXED:
+            if getattr(before, name) != getattr(after, name):
+                LOG.warning("gateway.%s has changed: restart the gateway to use it", name)
+
+    async def _watch(self, hung_up: asyncio.Event) -> None:
+        """Read the file again on SIGHUP, or when it has changed."""
+        while True:
+            try:
+                async with asyncio.timeout(WATCH_INTERVAL):
+                    await hung_up.wait()
+            except TimeoutError:
+                if self._mark() == self._seen:
+                    continue
+            hung_up.clear()
+            await self.reload()
+
+    def _mark(self) -> tuple[int, ...]:
+        """Return what changes with the file."""
+        try:
+            found = self.path.stat()
+        except OSError:
+            return ()
+        return found.st_mtime_ns, found.st_size, found.st_ino

@@ -1,0 +1,303 @@
+"""A gateway in several processes: the parent listens, owns what they share, and answers on the admin port for all of them.
+
+Workers accept on the sockets of the parent. They share the limits and the money of targets and keys through its store, or
+through that of the file's fleet. What keys have spent is kept in the ledger by the parent alone. A new settings file is
+read by all before it is used by any.
+"""
+
+import asyncio
+import os
+import socket
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from decimal import Decimal
+from fractions import Fraction
+from types import MappingProxyType
+from typing import Any, TypeVar
+
+from stormbreak.config.gateway_settings import GatewaySettings
+from stormbreak.config.load import SETTINGS
+from stormbreak.errors import ConfigurationError
+from stormbreak.fleet.membership import MICRO
+from stormbreak.fleet.parent import ParentStore
+from stormbreak.fleet.sharing import key_spend, scope_of
+from stormbreak.gateway.admin import AdminServer
+from stormbreak.gateway.keys import ClientKey
+from stormbreak.gateway.ledger import LedgerRecord, SpendLedger, ledger_path
+from stormbreak.gateway.lifecycle import Lifecycle
+from stormbreak.gateway.metrics import GAUGE_NAMES, GatewayMetrics
+from stormbreak.gateway.process import check
+from stormbreak.gateway.rules import GatewayRules
+from stormbreak.gateway.worker import Reply, Start
+from stormbreak.gateway.workers import WorkerGoneError, WorkerProcess, Workers
+from stormbreak.http.environment import SHARE, share
+from stormbreak.http.h1.server import listen
+from stormbreak.key_patterns import hidden
+from stormbreak.telemetry.gauges import Rule
+from stormbreak.telemetry.live_state import LiveState
+from stormbreak.telemetry.merged_metrics import counts_of, merged_metrics
+from stormbreak.telemetry.status_server import PageUnavailableError
+from stormbreak.toml_file import read_text
+
+R = TypeVar("R")
+
+PAGE_TIMEOUT = 5.0  # seconds in which all workers must have answered, or not
+READ_TIMEOUT = 30.0  # seconds in which each worker must have read a new file
+
+STORE = "STORMBREAK__FLEET__URL"
+"""The variable that leads workers to the parent's store; it is that of the setting `fleet.url`."""
+
+_RULES: Mapping[str, Rule] = MappingProxyType(
+    dict.fromkeys(("key_limit_usd", "policy_limit_usd", "key_info", "draining"), "max")
+)
+
+
+class GatewayParent(Lifecycle):
+    """A gateway of a settings file in so many `workers`, on the running event loop.
+
+    Raises:
+        ConfigurationError: as `Gateway` does; or limits cannot be shared as the file and the environment say.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        change: Callable[[GatewaySettings], GatewaySettings] = lambda settings: settings,
+        *,
+        workers: int,
+    ) -> None:
+        super().__init__(path)
+        self._text = self._read()
+        self._rules = check(path, self._text)
+        self.settings = change(self._rules.settings)
+        self._draining = False
+        self._sockets: list[socket.socket] = []
+        self._admin: AdminServer | None = None
+        self._metrics = GatewayMetrics()
+        self._ended: list[bytes] = []  # what workers have counted that have ended
+        self._own_fleet = self._rules.generation.policy.fleet.acts
+        _check_shares(self._rules, own_fleet=self._own_fleet)
+        self._record = self._ledger()
+        self._store = ParentStore(record=self._record)
+        self._note_keys(self._rules)
+        self._workers = Workers(workers, self._start, self._environ(workers), self._on_end)
+
+    @property
+    def port(self) -> int:
+        """The port for clients."""
+        number: int = self._sockets[0].getsockname()[1]
+        return number
+
+    @property
+    def admin_port(self) -> int | None:
+        """The admin port; None if there is none."""
+        return None if self._admin is None else self._admin.port
+
+    @property
+    def busy(self) -> str:
+        """What is under way, for the log."""
+        return f"workers: {len(self._workers.running)}"
+
+    async def start(self) -> None:
+        """Listen, and start the workers."""
+        settings = self.settings
+        self._store.__enter__()
+        try:
+            self._sockets = listen(settings.host, settings.port)
+            if settings.admin_port is not None:
+                self._admin = AdminServer(
+                    settings.admin_host,
+                    settings.admin_port,
+                    _Pages(self),
+                    is_ready=lambda: not self._draining and bool(self._workers.running),
+                )
+            await self._workers.start()
+        except BaseException:
+            await self.close()
+            raise
+
+    async def drain(self) -> None:
+        """Stop accepting, let answers end within the grace, and close."""
+        self._draining = True
+        self._stop_listening()
+        await self._workers.drain()
+        await self.close()
+
+    async def close(self) -> None:
+        """End at once."""
+        self._draining = True
+        self._stop_listening()
+        await self._workers.close()
+        if self._admin is not None:
+            self._admin.close()
+        self._store.__exit__()
+        if self._record is not None:
+            self._record.close(self._store)
+
+    async def _reload(self) -> bool:
+        try:
+            text = self._read()
+            rules = await asyncio.to_thread(check, self.path, text)
+            _check_shares(rules, own_fleet=self._own_fleet)
+            async with self._workers.starting:  # one that starts later gets the new text
+                await self._prepare(text)
+                self._text = text
+                self._note_keys(rules)
+                await self._apply()
+        except ConfigurationError as error:
+            self._metrics.reloaded(error)
+            return False
+        self._metrics.reloaded(None)
+        self._warn_of_fixed(self._rules.settings, rules.settings)
+        return True
+
+    async def _prepare(self, text: str) -> None:
+        """Let all workers read a text; raise ConfigurationError if one cannot, and none will use it."""
+        replies = await self._workers.ask_all("prepare", text=text, within=READ_TIMEOUT)
+        for worker, reply in replies.items():
+            if isinstance(reply, WorkerGoneError):
+                wrong = str(reply) if worker in self._workers.running else None
+            else:
+                wrong = reply.error
+            if wrong is not None:
+                await self._workers.ask_all("abandon")
+                raise ConfigurationError(wrong)
+
+    async def _apply(self) -> None:
+        """Let all workers use what they have prepared; one that does not is replaced by one that does."""
+        for worker, reply in (await self._workers.ask_all("apply")).items():
+            if isinstance(reply, WorkerGoneError):
+                await worker.kill()
+
+    # ------------------------------------------------------------ internal
+
+    def _read(self) -> str:
+        try:
+            return read_text(self.path, what=SETTINGS)
+        except ConfigurationError as error:
+            raise ConfigurationError(f"{hidden(str(self.path))}: {error}") from None
+
+    def _start(self) -> Start:
+        return Start(
+            path=str(self.path),
+            text=self._text,
+            sockets=[each.fileno() for each in self._sockets],
+            watched=self._admin is not None,
+        )
+
+    def _environ(self, workers: int) -> dict[str, str]:
+        """Return the environment of workers: each has a share of the limits until the store has answered."""
+        part = Fraction(share() or 1).limit_denominator(1_000_000) / workers
+        store = {} if self._own_fleet else {STORE: self._store.url}
+        return {**os.environ, **store, SHARE: str(part)}
+
+    def _ledger(self) -> LedgerRecord | None:
+        path = ledger_path(self.path, self.settings, self._rules.generation.policy)
+        return None if path is None else LedgerRecord(SpendLedger(path))
+
+    def _note_keys(self, rules: GatewayRules) -> None:
+        self._rules_now = rules
+        if self._record is not None:
+            self._record.scopes = {**self._record.scopes, **_scopes(rules)}
+
+    def _stop_listening(self) -> None:
+        for each in self._sockets:
+            each.close()
+
+    def _on_end(self, worker: WorkerProcess) -> None:
+        """Keep what it has counted: a count never falls."""
+        if worker.last_look is not None:
+            self._ended = [merged_metrics([*self._ended, counts_of(worker.last_look.metrics)])]
+
+    # ------------------------------------------------------------ pages, from threads
+
+    async def look(self) -> list[Reply]:
+        """Return the metrics and the state of each worker that answers."""
+        replies = (await self._workers.ask_all("look")).values()
+        return [reply for reply in replies if not isinstance(reply, WorkerGoneError)]
+
+    async def check(self) -> str | None:
+        """Return why clients may not be served; None: all workers answer."""
+        replies = (await self._workers.ask_all("ping")).values()
+        silent = next((str(each) for each in replies if isinstance(each, WorkerGoneError)), None)
+        return silent if replies else "no worker runs"
+
+    def counted(self, looks: Sequence[Reply]) -> bytes:
+        """Merge the metrics of workers, those that have ended, and the parent's own."""
+        gauges = dict.fromkeys(GAUGE_NAMES, 0.0) | {"draining": float(self._draining)}
+        own = self._metrics.text(lambda: gauges, self._spent)
+        texts = [*(look.metrics for look in looks), own, *self._ended]
+        return merged_metrics(texts, _RULES)
+
+    def _spent(self) -> dict[str, tuple[str, str]]:
+        """Return the dollars of keys that no worker counts: of workers and gateways that have ended."""
+        if self._own_fleet:
+            return {}
+        return {
+            key.name: (
+                str(Decimal(self._store.lost(scope)) / MICRO),
+                str(key.settings.spend.max_usd),
+            )
+            for scope, key in _scopes(self._rules_now).items()
+        }
+
+
+class _Pages:
+    """The pages of the admin port, for all workers. Each asks them on the event loop of the parent."""
+
+    def __init__(self, parent: GatewayParent) -> None:
+        self._parent = parent
+        self._loop = asyncio.get_running_loop()
+
+    def check(self) -> None:
+        """Raise PageUnavailableError if a worker does not answer."""
+        silent = self._ask(self._parent.check())
+        if silent is not None:
+            raise PageUnavailableError(silent, status=503)
+
+    def metrics(self) -> bytes:
+        """Return the metrics of all workers."""
+        return self._parent.counted(self._ask(self._parent.look()))
+
+    def state_page(self) -> tuple[str, bytes]:
+        """Return the state of all workers."""
+        looks = self._ask(self._parent.look())
+        live = LiveState()
+        live.workers = [look.state for look in looks if look.state is not None]
+        return live.page()
+
+    def close(self) -> None:
+        """Do nothing: the workers watch themselves."""
+
+    def _ask(self, question: Coroutine[Any, Any, R]) -> R:
+        try:
+            return asyncio.run_coroutine_threadsafe(question, self._loop).result(PAGE_TIMEOUT)
+        except (TimeoutError, RuntimeError):  # the loop is busy, or closed
+            question.close()
+            raise PageUnavailableError("the gateway does not answer", status=503) from None
+
+
+def _scopes(rules: GatewayRules) -> dict[str, ClientKey]:
+    """Return the keys with a spend limit by their scope in the store."""
+    policy = rules.generation.policy
+    return {
+        scope_of(policy, key_spend(key.name, key.settings.spend)): key
+        for key in rules.keys.values()
+        if key.settings.spend.acts
+    }
+
+
+def _check_shares(rules: GatewayRules, *, own_fleet: bool) -> None:
+    """Raise ConfigurationError if workers cannot share the limits as the file and the environment say."""
+    generation = rules.generation
+    if generation.policy.fleet.acts is not own_fleet:
+        raise ConfigurationError("[fleet] was added or removed: restart the gateway to use that")
+    if share() is None and any(
+        policy.process_share != 1.0 for policy in (generation.policy, *generation.policies.values())
+    ):
+        raise ConfigurationError(
+            f"process_share must not be set with --workers: the variable {SHARE} says the share of all of them"
+        )
+    if share() is not None and not own_fleet:
+        raise ConfigurationError(
+            f"{SHARE} is set: with --workers, [fleet] has to share limits with other gateways"
+        )

@@ -1,0 +1,135 @@
+"""Journals of the attempts of a gateway, beside its ledger file: a kill forgets none, and counts none twice.
+
+A run writes a line before it sends an attempt, and another when that ends; the kernel has them, also after a `kill -9`. Every few
+seconds the run begins another journal with the attempts that go on, adds the sums of the old one to the ledger, which
+notes its number in the same transaction, and removes it. The next start does so for the journals of a run that was
+killed. What such a run had sent counts with its bound: nobody knows what it cost.
+"""
+
+import fcntl
+import os
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import msgspec
+
+from stormbreak.cost.price_table import PriceOf
+from stormbreak.gateway.usage_rows import FREE, KNOWN, Sums, UsageRow, dollars, put
+from stormbreak.types import Usage
+
+_NAME = re.compile(
+    r"\.([0-9a-f]{8})\.([0-9]{1,12})"
+)  # after that of the ledger: the run, and the number
+_UNKNOWN = "wasted_open"  # the kind of an attempt that did not end
+
+
+class Sent(msgspec.Struct, frozen=True, array_like=True, tag="sent"):
+    """An attempt that is sent."""
+
+    number: int
+    row: UsageRow
+    bound: Usage | None
+
+
+class Ended(msgspec.Struct, frozen=True, array_like=True, tag="ended"):
+    """The end of an attempt; without a usage its bound counts."""
+
+    number: int
+    kind: str
+    usage: Usage | None
+
+
+_ENCODE = msgspec.json.Encoder().encode
+_DECODE = msgspec.json.Decoder(Sent | Ended).decode
+
+
+class Journal:
+    """One journal of a run. A lock says that its run is alive.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+
+    def __init__(self, ledger: Path, run: str, number: int) -> None:
+        self.run = run
+        self.number = number
+        self._path = ledger.with_name(f"{ledger.name}.{run}.{number}")
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        self._descriptor = os.open(self._path, flags, 0o600)
+        self._broken = False
+        fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def write(self, line: Sent | Ended) -> bool:
+        """Write a line; return False if that fails. After that the journal takes nothing more: its last line may be torn."""
+        if self._broken:
+            return True
+        data = _ENCODE(line) + b"\n"
+        try:
+            self._broken = os.write(self._descriptor, data) < len(data)
+        except OSError:
+            self._broken = True
+        return not self._broken
+
+    def remove(self) -> None:
+        """Remove it, which the ledger has."""
+        self._path.unlink(missing_ok=True)
+        os.close(self._descriptor)
+
+
+def journals_of(ledger: Path) -> dict[str, dict[int, Path]]:
+    """Return the journals beside a ledger, by run and number, in order."""
+    found: dict[str, dict[int, Path]] = {}
+    for path in ledger.parent.glob(f"{ledger.name}.*"):
+        named = _NAME.fullmatch(path.name.removeprefix(ledger.name))
+        if named is not None:
+            found.setdefault(named[1], {})[int(named[2])] = path
+    return {run: dict(sorted(paths.items())) for run, paths in found.items()}
+
+
+def replay(journals: Iterable[bytes], price_of: PriceOf) -> Sums:
+    """Add up the attempts in journals of one run, in their order; those that did not end count with their bound."""
+    sums: Sums = {}
+    going: dict[int, Sent] = {}
+    for line in _lines(journals):
+        if isinstance(line, Sent):
+            going[line.number] = line
+        elif (sent := going.pop(line.number, None)) is not None:
+            _end(sums, sent, line.kind, line.usage, price_of)
+    for sent in going.values():
+        _end(sums, sent, _UNKNOWN, None, price_of)
+    return sums
+
+
+def _end(sums: Sums, sent: Sent, kind: str, usage: Usage | None, price_of: PriceOf) -> None:
+    row = sent.row._replace(kind=kind)
+    tokens = usage if kind in KNOWN else sent.bound
+    usd = None if kind == FREE else dollars(price_of(row.provider, row.model), kind, tokens)
+    put(sums, row, tokens, usd)
+
+
+def _lines(journals: Iterable[bytes]) -> Iterator[Sent | Ended]:
+    for data in journals:
+        for line in data.split(b"\n")[:-1]:  # what follows the last newline is torn
+            with suppress(msgspec.DecodeError):
+                yield _DECODE(line)
+
+
+@contextmanager
+def held(path: Path) -> Iterator[bool]:
+    """Hold the lock of a journal, if no live process has it; say whether."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        yield False
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        mine = os.path.samestat(os.fstat(descriptor), path.stat())
+    except OSError:
+        mine = False
+    try:
+        yield mine
+    finally:
+        os.close(descriptor)

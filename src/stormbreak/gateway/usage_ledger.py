@@ -1,0 +1,264 @@
+"""What the attempts of this gateway use: for the ledger file, and in dollars for Prometheus."""
+
+import asyncio
+import logging
+import sqlite3
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from decimal import Decimal
+from math import inf
+from pathlib import Path
+from secrets import token_hex
+from typing import NamedTuple
+
+from stormbreak.core.flow import Send
+from stormbreak.cost.ledger import NOTHING
+from stormbreak.cost.price_table import EXACT, PriceOf
+from stormbreak.drivers.asyncio_driver import Sender
+from stormbreak.drivers.timeouts import AnsweredError
+from stormbreak.errors import ConfigurationError
+from stormbreak.escape import LABEL, shown
+from stormbreak.gateway.keys import ClientKey
+from stormbreak.gateway.usage_journal import Ended, Journal, Sent, held, journals_of, replay
+from stormbreak.gateway.usage_rows import (
+    FREE,
+    HOUR,
+    KNOWN,
+    Sums,
+    UsageFile,
+    UsageRow,
+    dollars,
+    kind_of,
+    put,
+)
+from stormbreak.telemetry.labels import OTHER, Targets
+from stormbreak.types import CANCELLED_AFTER_SEND, Outcome, Target, Usage
+
+LOG = logging.getLogger("stormbreak.gateway")
+INTERVAL = 5.0  # seconds between two additions to the file
+MAX_WAITING = 2  # journals that the file does not take; then the next one goes on
+MAX_PLACES = 1_000  # targets with rows of their own; clients may choose the names of models
+MAX_SERIES = 2_000  # of each metric of money; keys and targets beyond share one
+
+
+class SpentBy(NamedTuple):
+    """The labels of a metric of money."""
+
+    key: str
+    tenant: str
+    target: str
+
+
+class UsageLedger:
+    """Counts attempts, on the event loop, and adds them to the ledger file every few seconds, in a thread.
+
+    `clock` returns unix epoch seconds.
+
+    Raises:
+        ConfigurationError: the file cannot be used.
+    """
+
+    def __init__(
+        self, path: Path, price_of: PriceOf, *, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._path = path
+        self._file = UsageFile(path)
+        self._price_of = price_of
+        self._clock = clock
+        self._run = token_hex(4)
+        self._attempts = 0
+        self._going: dict[int, Sent] = {}
+        self._sums: Sums = {}
+        self._waiting: list[tuple[Sums, Journal]] = []
+        self._places: dict[Target, tuple[str, str, str]] = {}
+        self._targets = Targets()
+        self.spent: dict[SpentBy, list[Decimal]] = {}
+        """US dollars of attempts with a usage, and the most that the others can have cost, since the start."""
+        try:
+            self._file.create()
+            self._recover()
+            self._journal = Journal(path, self._run, 0)
+        except (OSError, sqlite3.Error) as error:
+            raise ConfigurationError(f"gateway.ledger {path}: {error}") from None
+
+    def sent(self, key: ClientKey, target: Target, bound: Usage | None) -> Sent:
+        """Note an attempt before it is sent; `bound` is the most that it can use."""
+        scope = key.scope
+        self._attempts += 1
+        hour, tenant = int(self._clock()) // HOUR, scope.tenant or ""
+        row = UsageRow(hour, key.name, tenant, scope.labels, *self._place(target))
+        sent = self._going[self._attempts] = Sent(self._attempts, row, bound)
+        self._write(sent)
+        return sent
+
+    def ended(self, sent: Sent, outcome: Outcome) -> None:
+        """Count an attempt that has ended."""
+        if self._going.pop(sent.number, None) is None:  # the ledger was closed meanwhile
+            return
+        kind = kind_of(outcome)
+        row = sent.row._replace(kind=kind)
+        tokens = outcome.usage if kind in KNOWN else sent.bound
+        usd = None
+        if kind != FREE:
+            usd = dollars(self._price_of(row.provider, row.model), kind, tokens)
+        self._write(Ended(sent.number, kind, outcome.usage))
+        put(self._sums, row, tokens, usd)
+        if usd:
+            place = self._targets.label(Target(row.provider, row.model, name=row.target))
+            name = SpentBy(row.key, row.tenant, place)
+            if name not in self.spent and len(self.spent) >= MAX_SERIES:
+                name = SpentBy("other", "other", "other")
+            spent = self.spent.setdefault(name, [NOTHING, NOTHING])
+            spent[kind not in KNOWN] = EXACT.add(spent[kind not in KNOWN], usd)
+
+    async def run(self) -> None:
+        """Add what was counted to the file, every few seconds."""
+        while True:
+            await asyncio.sleep(INTERVAL)
+            await self.flush()
+
+    async def flush(self) -> None:
+        """Add what was counted to the file."""
+        if self._rotate():
+            await asyncio.to_thread(self._add)
+
+    def close(self) -> None:
+        """Add the rest, with attempts that go on as unknown."""
+        for sent in tuple(self._going.values()):
+            self.ended(sent, CANCELLED_AFTER_SEND)
+        self._rotate()
+        self._add()
+        if not self._waiting:
+            self._journal.remove()
+
+    # ------------------------------------------------------------ internal
+
+    def _place(self, target: Target) -> tuple[str, str, str]:
+        """Return the name of a target, its provider and model, as they are written."""
+        place = self._places.get(target)
+        if place is None:
+            place = target.name, shown(target.provider, LABEL), shown(target.model, LABEL)
+            if len(self._places) >= MAX_PLACES:
+                return target.name, place[1], OTHER
+            self._places[target] = place
+        return place
+
+    def _write(self, line: Sent | Ended) -> None:
+        if not self._journal.write(line):
+            LOG.warning(
+                "gateway.ledger %s: its journal cannot be written: a kill may lose %g s of usage",
+                self._path,
+                INTERVAL,
+            )
+
+    def _rotate(self) -> bool:
+        """Begin another journal, if anything was counted; return whether there is something to add."""
+        if self._sums and len(self._waiting) < MAX_WAITING:
+            try:
+                journal = Journal(self._path, self._run, self._journal.number + 1)
+            except OSError as error:
+                LOG.warning("gateway.ledger %s: %s", self._path, error)
+                return False
+            for sent in self._going.values():
+                journal.write(sent)
+            self._waiting.append((self._sums, self._journal))
+            self._sums, self._journal = {}, journal
+        return bool(self._waiting)
+
+    def _add(self) -> None:
+        while self._waiting:
+            sums, journal = self._waiting[0]
+            try:
+                self._file.add(sums, self._run, journal.number)
+                journal.remove()
+            except (OSError, sqlite3.Error) as error:
+                LOG.warning(
+                    "gateway.ledger %s: usage is not written, and kept for later: %s",
+                    self._path,
+                    error,
+                )
+                return
+            del self._waiting[0]
+
+    def _recover(self) -> None:
+        """Add the journals of runs that were killed."""
+        for run, paths in journals_of(self._path).items():
+            last = max(paths)
+            with held(paths[last]) as is_dead:
+                if not is_dead:
+                    continue
+                added = self._file.journals().get(run, -1)
+                left = [path.read_bytes() for number, path in paths.items() if number > added]
+                self._file.add(replay(left, self._price_of), run, last)
+                for path in paths.values():
+                    path.unlink(missing_ok=True)
+
+
+class MeteredSender:
+    """Notes each attempt of a call in the ledger, before `sender` makes it. `bound` is the most that one can use."""
+
+    def __init__(
+        self, sender: Sender, ledger: UsageLedger, key: ClientKey, bound: Usage | None
+    ) -> None:
+        self._sender = sender
+        self._ledger = ledger
+        self._key = key
+        self._bound = bound
+        self._open: list[Sent] = []  # streams that go on
+
+    async def __call__(self, command: Send) -> Outcome:
+        """Send once."""
+        sent = self._ledger.sent(self._key, command.target, self._bound)
+        outcome = CANCELLED_AFTER_SEND
+        try:
+            outcome = await self._sender(command)
+        except AnsweredError as answered:
+            outcome = answered.outcome
+            raise
+        finally:
+            if outcome.committed:
+                self._open.append(sent)
+            else:
+                self._ledger.ended(sent, outcome)
+        return outcome
+
+    def end(self, outcome: Outcome | None) -> None:
+        """Count streams that went on, with the outcome of the one that was read; None: it was cancelled."""
+        opened, self._open = self._open, []
+        for sent in opened:
+            self._ledger.ended(sent, outcome or CANCELLED_AFTER_SEND)
+
+
+def read_usage(path: Path, price_of: PriceOf, since: float = 0, until: float = inf) -> Sums:
+    """Return what the attempts used that were sent from `since` to `until`, in unix seconds, as far as they are known now.
+
+    An hour counts whole. It may be called while gateways write the file. `price_of` is for attempts that the file does not have yet.
+
+    Raises:
+        ConfigurationError: the file cannot be read.
+    """
+    first, end = int(since // HOUR), 2**40 if until == inf else int(-(-until // HOUR))
+    try:
+        left = {run: _contents(paths) for run, paths in journals_of(path).items()}
+        sums, added = UsageFile(path).read(first, end)
+    except sqlite3.Error as error:
+        raise ConfigurationError(f"{path}: {error}") from None
+    for run, contents in left.items():
+        journals = (data for number, data in contents if number > added.get(run, -1))
+        for row, each in replay(journals, price_of).items():
+            if not first <= row.hour < end:
+                continue
+            if row in sums:
+                sums[row].merge(each)
+            else:
+                sums[row] = each
+    return sums
+
+
+def _contents(paths: dict[int, Path]) -> list[tuple[int, bytes]]:
+    found = []
+    for number, path in paths.items():
+        with suppress(FileNotFoundError):  # the ledger has it by now
+            found.append((number, path.read_bytes()))
+    return found

@@ -1,0 +1,164 @@
+"""A worker of a gateway: one process that serves clients on sockets that its parent listens on, and does what it is asked.
+
+It is started as `python -m stormbreak.gateway.worker FD`, with its end of a socket pair. Messages are lines of JSON: first
+`Start`, then requests of the parent, each of which is answered. When the parent is gone, it ends.
+"""
+
+import asyncio
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+
+import msgspec
+
+from stormbreak.config.gateway_settings import GatewaySettings
+from stormbreak.errors import ConfigurationError
+from stormbreak.gateway.admin import AdminPages
+from stormbreak.gateway.lifecycle import log_to_stderr
+from stormbreak.gateway.process import Gateway, Prepared
+from stormbreak.http.h1.server import new_loop
+from stormbreak.telemetry.state import State
+
+MAX_LINE = 64 << 20  # bytes
+
+
+class Start(msgspec.Struct, frozen=True, kw_only=True):
+    """The first message: the settings file and its text, the listening sockets, and whether somebody may look at it."""
+
+    path: str
+    text: str
+    sockets: list[int]
+    watched: bool
+
+
+class Ask(msgspec.Struct, frozen=True, kw_only=True):
+    """A request of the parent: `do` is `ping`, `look`, `prepare` (a new text of the file), `apply` it, `abandon` it, or `drain`."""
+
+    number: int
+    do: str
+    text: str = ""
+
+
+class Reply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The answer to a request, or with number 0 to `Start`. `error` says what is wrong with the settings."""
+
+    number: int
+    error: str | None = None
+    metrics: bytes = b""
+    state: State | None = None
+
+
+_READ_START = msgspec.json.Decoder(Start).decode
+_READ_ASK = msgspec.json.Decoder(Ask).decode
+
+
+def line_of(message: msgspec.Struct) -> bytes:
+    """Write a message."""
+    return msgspec.json.encode(message) + b"\n"
+
+
+class Worker:
+    """Serves, and answers the parent."""
+
+    def __init__(
+        self, gateway: Gateway, pages: AdminPages | None, send: Callable[[Reply], None]
+    ) -> None:
+        self._gateway = gateway
+        self._pages = pages
+        self._send = send
+        self._prepared: Prepared | None = None
+        self._stopped = asyncio.Event()
+
+    async def serve(self, reader: asyncio.StreamReader) -> None:
+        """Do what the parent asks until answers have ended after `drain` or SIGTERM.
+
+        When the parent is gone, answers end now.
+        """
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, self._stopped.set)
+        asking = loop.create_task(self._answer_all(reader))
+        draining = loop.create_task(self._drain())
+        await asyncio.wait({asking, draining}, return_when=asyncio.FIRST_COMPLETED)
+        if draining.done():
+            asking.cancel()
+            self._send(self._look(0))
+        else:
+            draining.cancel()
+            await self._gateway.drain_within(0.0)
+
+    async def _drain(self) -> None:
+        await self._stopped.wait()
+        await self._gateway.drain()
+
+    async def _answer_all(self, reader: asyncio.StreamReader) -> None:
+        """Answer requests, one after the other, until the parent is gone."""
+        while line := await reader.readline():
+            ask = _READ_ASK(line)
+            self._send(await self._answer(ask))
+
+    async def _answer(self, ask: Ask) -> Reply:
+        match ask.do:
+            case "look":
+                return self._look(ask.number)
+            case "prepare":
+                try:
+                    self._prepared = await self._gateway.prepare(ask.text)
+                except ConfigurationError as error:
+                    return Reply(number=ask.number, error=str(error))
+            case "apply" if self._prepared is not None:
+                self._gateway.apply(self._prepared)
+                self._prepared = None
+            case "abandon":
+                self._prepared = None
+            case "drain":
+                self._stopped.set()
+        return Reply(number=ask.number)
+
+    def _look(self, number: int) -> Reply:
+        if self._pages is None:
+            return Reply(number=number)
+        return Reply(number=number, metrics=self._pages.metrics(), state=self._pages.state())
+
+
+async def work(control: socket.socket) -> None:
+    """Serve until the parent says otherwise, or is gone."""
+    reader, writer = await asyncio.open_connection(sock=control, limit=MAX_LINE)
+    start = _READ_START(await reader.readline())
+
+    def send(reply: Reply) -> None:
+        writer.write(line_of(reply))
+
+    try:
+        gateway = Gateway(start.path, _without_ports, text=start.text)
+    except ConfigurationError as error:
+        send(Reply(number=0, error=str(error)))
+    else:
+        pages = gateway.pages() if start.watched else None
+        await gateway.serve([socket.socket(fileno=each) for each in start.sockets])
+        send(Reply(number=0))
+        await Worker(gateway, pages, send).serve(reader)
+    writer.close()
+    with suppress(OSError):  # the parent is gone
+        await writer.wait_closed()
+
+
+def _without_ports(settings: GatewaySettings) -> GatewaySettings:
+    """Leave to the parent what one process has: its ports and the ledger."""
+    return replace(settings, admin_port=None, ledger=None)
+
+
+def main() -> None:
+    """Run a worker; signals that a terminal sends to all processes are for the parent."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    log_to_stderr()
+    control = socket.socket(fileno=int(sys.argv[1]))
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        runner.run(work(control))
+
+
+if __name__ == "__main__":
+    main()

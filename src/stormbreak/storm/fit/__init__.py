@@ -1,0 +1,1 @@
+"""Estimate a scenario from a log of requests: capacity, limits, failures, and what the log cannot tell."""

@@ -1,0 +1,239 @@
+"""All estimates from one log, as values. Pure."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from heapq import heappop, heappush
+from math import log, sqrt
+from statistics import median
+from typing import NamedTuple
+
+from stormbreak.errors import ConfigurationError
+from stormbreak.storm.access_log import Entry
+from stormbreak.storm.fit.capacity import (
+    Capacity,
+    Job,
+    Service,
+    concurrency,
+    fit_capacity,
+    reconstruct,
+)
+from stormbreak.storm.fit.failures import GAVE_UP, Outage, is_failure, outages
+from stormbreak.storm.fit.limits import Arrival, Rule, fit_limits
+
+FEWEST = 30
+"""Smallest number of answered requests."""
+
+MOST = 20_000
+"""Largest number of requests from which the capacity is estimated: those around the busiest moment."""
+
+_THROTTLED = 429
+_PARTS = 10  # of a log, whose service times are compared
+_DRIFT = 1.5  # ratio of medians of service times that counts as a change
+_NARROW = 0.05  # relative width of the middle 80 % of times that counts as one timeout
+
+
+class Drift(NamedTuple):
+    """The service times in two parts of a log: each with its median, and its begin and end in seconds."""
+
+    fast: tuple[float, float, float]
+    slow: tuple[float, float, float]
+
+
+class Busy(NamedTuple):
+    """When requests waited for a slot: the first and the last moment, and the seconds between in which some did."""
+
+    begins: float
+    ends: float
+    seconds: float
+    waiting: int  # at most at once
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """What a log says. `shares` are failures outside of outages, by status, as shares of the requests there."""
+
+    requests: int
+    answered: int
+    gone: int
+    throttled: int
+    others: int  # refused for reasons of their own: other statuses from 400 on
+    used: int  # for the capacity
+    capacity: Capacity
+    concurrency: int
+    busy: Busy | None
+    drift: Drift | None
+    rules: tuple[Rule, ...]
+    outages: tuple[Outage, ...]
+    shares: dict[int, float]
+    timeout: float | None
+    longest: float  # answer, in seconds
+    busiest_minute: int  # requests that were not refused
+
+
+def evidence(entries: Sequence[Entry]) -> Evidence:
+    """Estimate everything from `entries`, in order of arrival. Without statuses, all count as answered.
+
+    Raises:
+        ConfigurationError: there are too few answered requests.
+    """
+    # of requests in one instant, those that were served came first
+    entries = sorted(entries, key=lambda entry: (entry.at, entry.status == _THROTTLED))
+    jobs = [job for entry in entries if (job := _job(entry)) is not None]
+    answered = [job for job in jobs if job.answered]
+    if len(answered) < FEWEST:
+        raise ConfigurationError(
+            f"only {len(answered)} requests have an answer and a latency, at least {FEWEST} are needed"
+        )
+    used = _busiest(jobs)
+    capacity = fit_capacity(used)
+    services = _services(jobs, capacity)
+    lost = set() if capacity.gone_work_on else GAVE_UP
+    stretches = outages(entries, lambda entry: is_failure(entry) or entry.status in lost)
+    statuses = Counter(entry.status for entry in entries)
+    return Evidence(
+        requests=len(entries),
+        answered=len(answered),
+        gone=len(jobs) - len(answered),
+        throttled=statuses[_THROTTLED],
+        others=sum(entry.status is not None and _is_wrong(entry.status) for entry in entries),
+        used=len(used),
+        capacity=capacity,
+        concurrency=max(concurrency(used)),
+        busy=_busy(jobs, services),
+        drift=_drift(jobs, services, capacity.best.sigma),
+        rules=tuple(fit_limits(_arrivals(entries, services))),
+        outages=tuple(stretches),
+        shares=_shares(entries, stretches),
+        timeout=_timeout(jobs),
+        longest=max(job.left - job.arrived for job in answered),
+        busiest_minute=_busiest_minute([job.arrived for job in jobs]),
+    )
+
+
+def _job(entry: Entry) -> Job | None:
+    """The request, if it took a slot or waited for one."""
+    if entry.latency is None:
+        return None
+    if entry.status is None or 200 <= entry.status < 400:
+        return Job(entry.at, entry.at + entry.latency, True)
+    return Job(entry.at, entry.at + entry.latency, False) if entry.status in GAVE_UP else None
+
+
+def _is_wrong(status: int) -> bool:
+    return 400 <= status < 500 and status != _THROTTLED and status not in GAVE_UP
+
+
+def _busiest(jobs: Sequence[Job]) -> Sequence[Job]:
+    """At most `MOST` requests in a row, with the longest latencies; they begin when few others are inside."""
+    if len(jobs) <= MOST:
+        return jobs
+    step = MOST // 10
+    parts = [jobs[at : at + step] for at in range(0, len(jobs), step)]
+    sums = [sum(job.left - job.arrived for job in part) for part in parts]
+    first = max(range(max(1, len(sums) - 9)), key=lambda start: sum(sums[start : start + 10]))
+    begin = max(0, first - 1) * step
+    inside = concurrency(jobs[: begin + step])[begin:]
+    begin += min(range(len(inside)), key=inside.__getitem__)
+    return jobs[begin : begin + MOST]
+
+
+# ---------------------------------------------------------------- service
+
+
+def _services(jobs: Sequence[Job], capacity: Capacity) -> list[Service | None]:
+    """When each request was served; None: it was in no slot."""
+    in_slots = [job for job in jobs if job.answered or capacity.gone_work_on]
+    best = capacity.best
+    found = reconstruct(in_slots, best.slots, best.mu, best.sigma)
+    return [next(found) if job.answered or capacity.gone_work_on else None for job in jobs]
+
+
+def _busy(jobs: Sequence[Job], services: Sequence[Service | None]) -> Busy | None:
+    waits = [
+        (job.arrived, service.starts)
+        for job, service in zip(jobs, services, strict=True)
+        if service is not None and service.waited
+    ]
+    if not waits:
+        return None
+    seconds, until = 0.0, waits[0][0]
+    starts: list[float] = []
+    most = 0
+    for arrived, start in waits:
+        seconds += max(0.0, start - max(arrived, until))
+        until = max(until, start)
+        while starts and starts[0] <= arrived:
+            heappop(starts)
+        heappush(starts, start)
+        most = max(most, len(starts))
+    return Busy(waits[0][0], until, seconds, most)
+
+
+def _drift(jobs: Sequence[Job], services: Sequence[Service | None], sigma: float) -> Drift | None:
+    """Compare the service times of parts of the log; None: chance explains the differences."""
+    times = [
+        (job.arrived, job.left - service.starts)
+        for job, service in zip(jobs, services, strict=True)
+        if service is not None and job.answered
+    ]
+    size = max(FEWEST, len(times) // _PARTS)
+    parts = [times[at : at + size] for at in range(0, len(times) - size + 1, size)]
+    found = sorted(
+        (max(median(time for _, time in part), 1e-6), part[0][0], part[-1][0]) for part in parts
+    )
+    if len(found) < 2:
+        return None
+    fast, slow = found[0], found[-1]
+    # the standard error of a median is 1.25 times that of a mean; 4 of them, since these are extremes
+    chance = 4 * 1.25 * sigma * sqrt(2 / size)
+    return Drift(fast, slow) if log(slow[0] / fast[0]) > max(log(_DRIFT), chance) else None
+
+
+# ---------------------------------------------------------------- limits and failures
+
+
+def _arrivals(entries: Sequence[Entry], services: Sequence[Service | None]) -> list[Arrival]:
+    """The requests that reached a limit, with those inside the target."""
+    found: list[Arrival] = []
+    ends: list[float] = []
+    of_jobs = iter(services)
+    for entry in entries:
+        while ends and ends[0] <= entry.at:
+            heappop(ends)
+        if entry.status == _THROTTLED:
+            found.append(Arrival(entry.at, True, len(ends)))
+        elif _job(entry) is not None:
+            found.append(Arrival(entry.at, False, len(ends)))
+            service = next(of_jobs)
+            if service is not None:
+                heappush(ends, service.ends)
+    return found
+
+
+def _shares(entries: Sequence[Entry], stretches: Sequence[Outage]) -> dict[int, float]:
+    outside = [
+        entry
+        for entry in entries
+        if not any(each.begins <= entry.at <= each.ends for each in stretches)
+    ]
+    failed = Counter(entry.status for entry in outside if is_failure(entry))
+    return {status or 0: count / len(outside) for status, count in sorted(failed.items())}
+
+
+def _timeout(jobs: Sequence[Job]) -> float | None:
+    """The time after which clients gave up; None: none did, or the times differ."""
+    times = sorted(job.left - job.arrived for job in jobs if not job.answered)
+    if len(times) < 5:
+        return None
+    low, middle, high = (times[int(share * len(times))] for share in (0.1, 0.5, 0.9))
+    return middle if high - low <= _NARROW * middle else None
+
+
+def _busiest_minute(times: Sequence[float]) -> int:
+    most = first = 0
+    for place, at in enumerate(times):
+        while times[first] <= at - 60.0:
+            first += 1
+        most = max(most, place - first + 1)
+    return most

@@ -1,0 +1,232 @@
+"""The files in deploy/: they parse, fit the gateway's defaults, and proxies pass streams on as they come."""
+
+import asyncio
+import json
+import re
+import shutil
+import ssl
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from gateways import KEY, PROVIDER_KEY, running, settings, upstream
+from sockets import free_port
+
+from stormbreak.cli.gateway.serve import command as serve
+from stormbreak.cli.main import main
+from stormbreak.config.gateway_settings import GatewaySettings
+from stormbreak.telemetry import dashboard
+
+ROOT = Path(__file__).parents[2]
+DEPLOY = ROOT / "deploy"
+DEFAULTS = GatewaySettings()
+PAGES = {"/live", "/ready", "/metrics", "/state"}
+
+
+def parsed(words):
+    """Parse the arguments of `stormbreak gateway` as the command does."""
+    return serve.make_context("gateway", [*words]).params
+
+
+def served_beyond_the_container(words):
+    params = parsed(words)
+    return (params["host"], params["admin_host"], str(params["file"])) == (
+        "0.0.0.0", "0.0.0.0", "/etc/stormbreak/gateway.toml",
+    )  # fmt: skip
+
+
+# ------------------------------------------------------------------ Kubernetes
+
+MANIFESTS = [*yaml.safe_load_all(DEPLOY.joinpath("kubernetes.yaml").read_text())]
+BY_KIND = {each["kind"]: each for each in MANIFESTS}
+
+
+@pytest.mark.parametrize("version", ["1.30", "1.37"])
+def test_manifests_fit_the_schemas_of_kubernetes(version):
+    schemas = pytest.importorskip("kubernetes_validate")
+    for each in MANIFESTS:
+        schemas.validate(each, version, strict=True)
+
+
+def test_manifests_fit_the_gateway():
+    pods = BY_KIND["StatefulSet"]["spec"]["template"]["spec"]
+    (container,) = pods["containers"]
+    assert served_beyond_the_container(container["args"])
+    ports = {each["name"]: each["containerPort"] for each in container["ports"]}
+    assert ports == {"http": DEFAULTS.port, "admin": DEFAULTS.admin_port}
+    for probe in ("readinessProbe", "livenessProbe"):
+        asked = container[probe]["httpGet"]
+        assert asked["path"] in PAGES
+        assert asked["port"] == "admin"
+    assert pods["terminationGracePeriodSeconds"] >= 10 + DEFAULTS.grace
+    assert f"--uid {pods['securityContext']['runAsUser']} " in DEPLOY.joinpath("Dockerfile").read_text()  # fmt: skip
+    labels = BY_KIND["StatefulSet"]["spec"]["template"]["metadata"]["labels"]
+    for each in MANIFESTS:
+        selector = each.get("spec", {}).get("selector", labels)
+        assert selector.get("matchLabels", selector) == labels
+
+
+def test_the_settings_of_the_manifests_pass_the_check(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("OPENAI_API_KEY", PROVIDER_KEY)
+    path = tmp_path / "gateway.toml"
+    path.write_text(BY_KIND["ConfigMap"]["data"]["gateway.toml"])
+    assert main(["gateway", str(path), "--check"]) == 0
+    ledger = re.search(r'ledger = "(.*)/', path.read_text())[1]
+    mounts = BY_KIND["StatefulSet"]["spec"]["template"]["spec"]["containers"][0]["volumeMounts"]
+    assert ledger in [each["mountPath"] for each in mounts if not each.get("readOnly")]
+
+
+def test_the_container_has_what_the_settings_of_deploy_need():
+    dockerfile = DEPLOY.joinpath("Dockerfile").read_text()
+    extras = set(re.search(r"/src\[(.*?)\]", dockerfile)[1].split(","))
+    assert extras >= {"cost", "fleet", "metrics"}  # ledger, [fleet], /metrics
+    assert "--owner stormbreak /var/lib/stormbreak" in dockerfile
+
+
+# ------------------------------------------------------------------ compose
+
+COMPOSE = yaml.safe_load(DEPLOY.joinpath("compose.yaml").read_text())
+
+
+def test_compose_fits_the_gateway_and_mounts_files_that_exist(tmp_path):
+    services = COMPOSE["services"]
+    gateway = services["gateway"]
+    assert served_beyond_the_container(gateway["command"])
+    assert gateway["ports"] == [f"127.0.0.1:{DEFAULTS.port}:{DEFAULTS.port}"]
+    assert int(gateway["stop_grace_period"].removesuffix("s")) > DEFAULTS.grace
+    build = (DEPLOY / gateway["build"]["context"] / gateway["build"]["dockerfile"]).resolve()
+    assert build == DEPLOY / "Dockerfile"
+    for service in services.values():
+        assert {*service.get("depends_on", [])} <= {*services}
+        for volume in service.get("volumes", []):
+            source, target, *_ = volume.split(":")
+            if source == "./gateway.toml":  # the user's own
+                assert target == str(parsed(gateway["command"])["file"])
+            elif source.startswith("."):
+                assert (DEPLOY / source).is_file(), source
+            else:
+                assert source in COMPOSE["volumes"]
+
+
+def test_prometheus_and_grafana_find_what_is_there():
+    scrape = yaml.safe_load(DEPLOY.joinpath("prometheus/prometheus.yml").read_text())
+    (job,) = scrape["scrape_configs"]
+    assert job["static_configs"] == [{"targets": [f"gateway:{DEFAULTS.admin_port}"]}]
+    sources = yaml.safe_load(DEPLOY.joinpath("grafana/datasources.yml").read_text())
+    (source,) = sources["datasources"]
+    assert source["url"] == "http://prometheus:9090"
+    boards = yaml.safe_load(DEPLOY.joinpath("grafana/dashboards.yml").read_text())
+    (folder,) = [each["options"]["path"] for each in boards["providers"]]
+    mounted = [each.split(":") for each in COMPOSE["services"]["grafana"]["volumes"]]
+    (board,) = [source for source, target, _ in mounted if target.startswith(f"{folder}/")]
+    assert (DEPLOY / board).read_text() == dashboard()
+
+
+# ------------------------------------------------------------------ systemd
+
+
+def test_systemd_accepts_the_unit(tmp_path):
+    verify = shutil.which("systemd-analyze")
+    if verify is None:
+        pytest.skip("systemd-analyze is not installed: install the Debian package systemd")
+    unit = tmp_path / "stormbreak-gateway.service"
+    command = Path(sys.executable).with_name("stormbreak")
+    text = DEPLOY.joinpath(unit.name).read_text()
+    unit.write_text(text.replace("/usr/local/bin/stormbreak", str(command)))
+    run = subprocess.run([verify, "verify", unit], check=False, capture_output=True, text=True)
+    assert (run.returncode, run.stderr) == (0, "")
+
+
+# ------------------------------------------------------------------ proxies
+
+
+@pytest.fixture
+def pem(certificates, tmp_path):
+    """A certificate and its key in one file."""
+    both = tmp_path / "both.pem"
+    both.write_text("".join(Path(part).read_text() for part in certificates[0]))
+    return both
+
+
+NGINX = """
+daemon off; master_process off; pid {place}/pid; error_log {place}/errors; events {{}}
+http {{
+  access_log off;
+  client_body_temp_path {place}; proxy_temp_path {place}; fastcgi_temp_path {place};
+  uwsgi_temp_path {place}; scgi_temp_path {place};
+  {server}
+}}
+"""
+
+
+def started(name, place, pem, front, port, admin):
+    """Run nginx or haproxy with the file of deploy/, on other ports."""
+    found = shutil.which(name, path="/usr/sbin:/usr/bin:/usr/local/sbin:/usr/local/bin")
+    if found is None:
+        pytest.skip(f"{name} is not installed")
+    file = DEPLOY / {"nginx": "nginx.conf", "haproxy": "haproxy.cfg"}[name]
+    text = re.sub(r"/etc/ssl/llm\.example\.com\.\w+", str(pem), file.read_text())
+    text = text.replace("listen 443", f"listen 127.0.0.1:{front}")
+    text = text.replace("bind :443", f"bind 127.0.0.1:{front}")
+    text = text.replace("server 127.0.0.1:8080", f"server 127.0.0.1:{port}")
+    text = text.replace("server one 10.0.0.1:8080", f"server one 127.0.0.1:{port}")
+    text = re.sub(r" +server two .*\n", "", text).replace("port 9464", f"port {admin}")
+    config = place / "config"
+    config.write_text(NGINX.format(place=place, server=text) if name == "nginx" else text)
+    words = ["-p", place, "-e", place / "errors", "-c"] if name == "nginx" else ["-db", "-q", "-f"]
+    return subprocess.Popen([found, *words, config])
+
+
+@pytest.mark.parametrize("name", ["nginx", "haproxy"])
+async def test_events_pass_a_proxy_one_by_one(name, tmp_path, pem):
+    go = asyncio.Event()
+
+    async def reply(request, connection):
+        connection.begin(200, "text/event-stream", [])
+        connection.send(b'data: {"choices":[{"index":0,"delta":{"content":"first"}}]}\n\n')
+        await go.wait()
+        connection.send(b'data: {"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\n')
+        connection.send(b"data: [DONE]\n\n")
+        connection.end()
+
+    async with upstream() as provider:
+        provider.reply = reply
+        text = settings(provider.url, gateway='admin_host = "0.0.0.0"')
+        text = text.replace('admin_port = "none"', "admin_port = 0")
+        async with running(tmp_path / "gateway.toml", text) as gateway:
+            front, one = free_port(), gateway.gateway
+            proxy = started(name, tmp_path, pem, front, one.port, one.admin_port)
+            try:
+                body = json.dumps({"model": "main", "stream": True, "messages": []}).encode()
+                stream, writer = await asyncio.wait_for(opened(front, body), 15)
+                assert b"first" in await asyncio.wait_for(stream.readuntil(b"first"), 10)
+                go.set()
+                await asyncio.wait_for(stream.readuntil(b"data: [DONE]"), 10)
+                writer.close()
+            finally:
+                proxy.kill()
+                proxy.wait()
+
+
+async def opened(port, body):
+    """Ask over TLS until the proxy knows that the gateway is ready."""
+    trusting = ssl.create_default_context()
+    trusting.check_hostname, trusting.verify_mode = False, ssl.CERT_NONE
+    head = (
+        f"POST /v1/chat/completions HTTP/1.1\r\nhost: llm.example.com\r\nauthorization: Bearer {KEY}\r\n"
+        f"content-length: {len(body)}\r\n\r\n"
+    )
+    while True:
+        try:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=trusting)
+            writer.write(head.encode() + body)
+            status = await reader.readuntil(b"\r\n")
+        except (OSError, asyncio.IncompleteReadError):
+            await asyncio.sleep(0.05)
+            continue
+        if b" 200 " in status:
+            return reader, writer
+        writer.close()
+        await asyncio.sleep(0.1)

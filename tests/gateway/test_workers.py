@@ -1,0 +1,190 @@
+"""`stormbreak gateway --workers 2`: one port, one account of money, one signal; a worker that dies costs its own calls alone."""
+
+import asyncio
+import json
+import os
+import re
+import signal
+from pathlib import Path
+
+import pytest
+from gateway_processes import (
+    PATIENCE,
+    USED,
+    Process,
+    Streams,
+    cost,
+    gateway,
+    one_worker,
+    priced,
+    refused,
+    wait_for,
+)
+from gateways import ANSWER, CHAT, KEY, request_bytes, settings, until, upstream
+
+from stormbreak.gateway import parent
+from stormbreak.gateway.parent import GatewayParent
+from stormbreak.gateway.usage_ledger import read_usage
+from stormbreak.http.h1.server_connection import ServerResponse
+from stormbreak.http.pricing import list_price
+
+STREAM = {**CHAT, "stream": True}
+LIMIT = 0.02
+
+
+async def test_two_workers_are_one_gateway(path):
+    async with upstream() as provider:
+        provider.reply = streams = Streams()
+        async with gateway(path, settings(provider.url)) as process:
+            assert await process.page("/ready") == (200, "ready\n")
+            assert await process.page("/live") == (200, "live\n")
+            replies = await asyncio.gather(*(process.ask() for _ in range(20)))
+            assert [reply.status for reply in replies] == [200] * 20
+            assert await process.metric("requests_total") == 20
+            assert await process.metric("workers") == 2
+            assert json.loads((await process.page("/state"))[1])["counts"]["calls"] == 20
+
+            right = path.read_text()
+            path.write_text(right + "\n[nonsense]\n")
+            process.running.send_signal(signal.SIGHUP)
+            await wait_for(process.metric, 'reloads_total{result="failed"}')
+            assert (await process.ask()).status == 200
+            path.write_text(right.replace("[gateway]\n", '[gateway]\nmodels = { new = "main" }\n'))
+            await wait_for(process.metric, 'reloads_total{result="ok"}')  # it watches the file
+            asked = [process.ask({**CHAT, "model": "new"}) for _ in range(10)]
+            assert {reply.status for reply in await asyncio.gather(*asked)} == {200}
+
+            before = len(provider.seen)
+            streaming = [asyncio.create_task(process.ask(STREAM)) for _ in range(8)]
+            await until(lambda: len(provider.seen) == before + 8, PATIENCE)
+            process.running.send_signal(signal.SIGTERM)
+            await wait_for(refused, process)
+            assert (await process.page("/ready"))[0] == 503
+            streams.end.set()
+            replies = await asyncio.gather(*streaming)
+            assert all(reply.body.endswith(b"data: [DONE]\n\n") for reply in replies)
+            status, log = await process.ended()
+    assert status == 0
+    assert "unknown key nonsense" in log
+    assert "Traceback" not in log
+    for secret in (KEY, "tell me", "canary"):
+        assert secret not in log
+
+
+async def test_a_worker_that_dies_costs_its_own_calls_and_is_started_again(path):
+    async with upstream() as provider:
+        provider.reply = streams = Streams()
+        async with gateway(path, settings(provider.url)) as process:
+            await asyncio.gather(*(process.ask() for _ in range(6)))
+            assert await process.metric("requests_total") == 6
+            opened = await streams_of_two(process)
+            first, other = process.workers
+            os.kill(first, signal.SIGKILL)
+            await wait_for(one_worker, process)
+            streams.end.set()
+            whole = {}
+            for worker, (reader, writer) in opened:
+                rest = await asyncio.gather(reader.read(), return_exceptions=True)
+                whole.setdefault(worker, set()).add(
+                    str(rest[0]).endswith("[DONE]\\n\\n\\r\\n0\\r\\n\\r\\n'")
+                )
+                writer.close()
+            assert sorted(whole.values(), key=max) == [{False}, {True}]
+            assert (await process.ask()).status == 200
+            await wait_for(process.metric, "workers", 2)
+            assert other in process.workers
+            assert await process.metric("requests_total") >= 6 + 1
+            replies = await asyncio.gather(*(process.ask() for _ in range(10)))
+            assert {reply.status for reply in replies} == {200}
+
+            workers = process.workers
+            process.running.kill()
+            _, log = await process.ended()
+            await until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers), PATIENCE)
+    assert re.search(rf"WARNING worker {first} has ended \(signal 9\)", log)
+
+
+async def test_all_workers_use_a_new_file_or_none(path, monkeypatch, caplog):
+    monkeypatch.setattr(parent, "READ_TIMEOUT", 1.0)
+    async with upstream() as provider:
+        path.write_text(settings(provider.url))
+        whole = GatewayParent(path, workers=2)
+        await whole.start()
+        try:
+            process = Process(None, None, f"http://127.0.0.1:{whole.port}", None)
+
+            async def statuses():
+                asking = (process.ask({**CHAT, "model": "new"}) for _ in range(12))
+                return {reply.status for reply in await asyncio.gather(*asking)}
+
+            path.write_text(settings(provider.url, gateway='models = { new = "main" }'))
+            slow, _ = whole._workers.running
+            os.kill(slow.process.pid, signal.SIGSTOP)
+            assert not await whole.reload()
+            os.kill(slow.process.pid, signal.SIGCONT)
+            assert await statuses() == {404}
+            assert f"worker {slow.process.pid} does not answer" in caplog.text
+            assert await whole.reload()
+            assert await statuses() == {200}
+            path.write_text(f"{settings(provider.url)}\n[fleet]\nurl = 'redis://127.0.0.1:1'\n")
+            assert not await whole.reload()
+            assert "[fleet] was added or removed: restart the gateway" in caplog.text
+        finally:
+            await whole.close()
+
+
+async def streams_of_two(process):
+    """Open streams until each worker has one; return the worker of each, by the beginning of its request ids."""
+    opened, workers = [], set()
+    while len(workers) < 2:
+        assert len(opened) < 500, "one worker takes all"
+        reader, writer = await asyncio.open_connection("127.0.0.1", process.port)
+        writer.write(request_bytes("/v1/chat/completions", STREAM, headers=["connection: close"]))
+        head = await reader.readuntil(b"\r\n\r\n")
+        worker = re.search(rb"request-id: (gw_\w+)_", head)[1]
+        opened.append((worker, (reader, writer)))
+        workers.add(worker)
+    return opened
+
+
+async def test_no_cent_more_is_spent_over_kills_and_restarts(path):
+    async def reply(request, connection):
+        await asyncio.sleep(0.02)
+        return ServerResponse(200, json.dumps({**ANSWER, "usage": USED}).encode())
+
+    asked = {**CHAT, "max_tokens": 90}
+    async with upstream() as provider:
+        provider.reply = reply
+        text = settings(
+            provider.url,
+            gateway='ledger = "spent.db"',
+            key=f"[keys.app.spend]\nmax_usd = {LIMIT}\n",
+        )
+        text = priced(text)
+        async with gateway(path, text) as process:
+            asking = [asyncio.create_task(process.ask(asked)) for _ in range(10)]
+            await until(lambda: len(provider.seen) >= 6, PATIENCE)
+            workers = process.workers
+            for pid in (*workers, process.running.pid):
+                os.kill(pid, signal.SIGKILL)
+            await asyncio.gather(*asking, return_exceptions=True)
+        async with gateway(path) as process:
+            statuses = {(await process.ask(asked)).status for _ in range(3)}
+            assert statuses == {200}
+            process.running.send_signal(signal.SIGTERM)
+            assert (await process.ended())[0] == 0
+        async with gateway(path, workers=1) as process:  # the ledger is that of one process, too
+            spent = await process.metric("key_spent_usd")
+            assert cost(len(provider.seen)) <= spent <= LIMIT / 2
+        async with gateway(path) as process:
+            assert await process.metric("key_spent_usd") == pytest.approx(spent)
+            replies = await asyncio.gather(*(process.ask(asked) for _ in range(100)))
+            assert 200 in {reply.status for reply in replies}
+            assert LIMIT / 2 < await process.metric("key_spent_usd") <= LIMIT
+    assert LIMIT / 2 < cost(len(provider.seen)) <= LIMIT
+    rows = read_usage(path.with_name("spent.db"), list_price)
+    assert (
+        len(provider.seen)
+        <= sum(each.attempts for each in rows.values())
+        <= len(provider.seen) + 10
+    )
