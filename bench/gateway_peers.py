@@ -135,7 +135,6 @@ def _our_settings(routes: Sequence[Route], options: Options) -> str:
     if options.in_flight is not None:
         lines += ["[limit]", 'kind = "fixed"', f"max_in_flight = {options.in_flight}"]
     if options.store is not None:
-        lines += ["[spend]", f"max_usd = {options.max_usd}", 'period = "none"']
         lines += ["[fleet]", f'url = "{options.store}"', 'name = "bench"']
     for route in routes:
         names = (
@@ -150,7 +149,7 @@ def _our_settings(routes: Sequence[Route], options: Options) -> str:
             lines += ['order = "in_order"']
     lines += ["[gateway]", 'admin_port = "none"', "access_log = false", "grace = 30"]
     lines += ["[keys.app]", f'sha256 = "{sha256(KEY.encode()).hexdigest()}"']
-    if options.max_usd is not None and options.store is None:
+    if options.max_usd is not None:
         lines += ["[keys.app.spend]", f"max_usd = {options.max_usd}"]
     return "\n".join(lines)
 
