@@ -85,7 +85,7 @@ def _with_port(file: Path, port: int) -> str:
     return str(placed)
 
 
-def _envoy_settings(routes: Sequence[Route], _: Options) -> str:
+def _envoy_settings(routes: Sequence[Route], _options: Options) -> str:
     host, _, port = routes[0].main.removeprefix("http://").removesuffix("/v1").partition(":")
     return f"""
 static_resources:
