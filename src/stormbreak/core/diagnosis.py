@@ -258,7 +258,7 @@ class Diagnosis:
         self._late_share -= WEIGHT * self._late_share
         if self._late:
             self._late -= 1
-            self._response.answered(sent_at, flight.outstanding, here - sent_at, now)
+            self._response.answered(sent_at, flight.outstanding, here - sent_at, now, judge.median)
         self.on_time_at = now
         if sent_at > self._on_time_sent_at:  # noqa: PLR1730 - on the way of every call
             self._on_time_sent_at = sent_at
@@ -268,14 +268,14 @@ class Diagnosis:
         response, judge = self._response, self.judge
         if not self._late:
             response.begin(now)
-        response.answered(flight.sent_at, flight.outstanding, took, now)
+        response.answered(flight.sent_at, flight.outstanding, took, now, judge.median)
         if judge.streams and flight.sent_at <= self._on_time_sent_at:
             return  # of a burst the longest come last: one that left later was on time
         top = TOP_FIRST if judge.streams else TOP_TOTAL
         self._late = min(top, self._late + 1)
         if self._late < top:
             return
-        if now - self.failed_at > REMEMBERED and response.is_flat(judge.median):
+        if now - self.failed_at > REMEMBERED and response.is_flat:
             self._get_used_to(now)
             return
         self.late_at = self.evidence_at = now
