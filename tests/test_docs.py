@@ -71,7 +71,7 @@ def test_settings_load_with_each_of_their_profiles(settings, tmp_path):
 def test_blocks_are_marked_in_a_known_way():
     run = {"python", "python sdk"}  # the latter by `make test-sdks`
     known = run | {"", "python no-run", "json", "jsonl", "sh", "console", "yaml"}
-    known |= {"toml", "toml policy", "toml settings"}
+    known |= {"toml", "toml answers", "toml policy", "toml settings"}
     assert known >= {
         match[1].strip() for page in PAGES for match in _FENCED.finditer(page.read_text())
     }
