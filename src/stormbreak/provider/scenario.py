@@ -12,6 +12,7 @@ from math import fsum
 from typing import Literal
 
 from stormbreak.errors import ConfigurationError
+from stormbreak.provider.canned_answers import CannedAnswer
 from stormbreak.provider.fault_kinds import ALLOWED_KEYS, REQUIRED_KEY, Kind, WaitForm
 from stormbreak.provider.field_ranges import (
     AtLeastOne,
@@ -273,6 +274,7 @@ class Scenario:
     provider: Provider = Provider()
     limit: Limit | None = None
     faults: tuple[Fault, ...] = ()
+    answers: tuple[CannedAnswer, ...] = ()  # on sockets; a simulation has no text
     background_traffic: BackgroundTraffic | None = None
     load: Load | None = None
     batches: Batches = Batches()

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, Protocol
 from stormbreak.errors import ConfigurationError
 from stormbreak.http.h1.server_message import Headers, Request, UnreadableError
 from stormbreak.provider.batches import BatchDesk
+from stormbreak.provider.canned_answers import answer_for
 from stormbreak.provider.chance import mix
 from stormbreak.provider.client_record import Ledger, Record
 from stormbreak.provider.connection import Connection
@@ -300,7 +301,14 @@ class ProviderServer:
         if self._observer is not None and is_call:
             self._observer.received(parsed, self._pace.now())
         key = parsed.key + record.attempts
-        parsed = parsed._replace(fills=self.scenario.provider.use_max_tokens)
+        parsed = parsed._replace(
+            fills=self.scenario.provider.use_max_tokens,
+            canned=answer_for(
+                self.scenario.answers if is_call else (),
+                parsed.payload,
+                self._model.clients.arrivals + 1,
+            ),
+        )
         number = self._model.arrive(
             self._pace.now(),
             key,
