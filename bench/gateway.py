@@ -100,12 +100,12 @@ def _measure(runner: asyncio.Runner, subject: _Subject) -> _Round:
     port, server = subject.server.port, subject.server
     plain, stream = _request(), _request(',"stream":true')
     before, began = server.cpu(), time.perf_counter()
-    runner.run(_all(port, plain, CONNECTIONS, REQUESTS))
+    runner.run(all_requests(port, plain, CONNECTIONS, REQUESTS))
     requests, took = CONNECTIONS * REQUESTS, time.perf_counter() - began
     cpu = (server.cpu() - before) / requests
-    (times,) = runner.run(_all(port, plain, 1, ALONE))
+    (times,) = runner.run(all_requests(port, plain, 1, ALONE))
     before = server.cpu()
-    runner.run(_all(port, stream, STREAMS, TURNS))
+    runner.run(all_requests(port, stream, STREAMS, TURNS))
     events = STREAMS * TURNS * 16  # as the mock provider sends them
     event = (server.cpu() - before) / events
     return _Round(cpu * 1e6, requests / took, statistics.median(times) * 1e3, event * 1e6)
@@ -120,7 +120,9 @@ def _request(more: str = "") -> bytes:
     )
 
 
-async def _all(port: int, request: bytes, connections: int, times: int) -> list[list[float]]:
+async def all_requests(
+    port: int, request: bytes, connections: int, times: int
+) -> list[list[float]]:
     """Send a request so often on each connection; return how long each answer took, by connection."""
     return await asyncio.gather(*(_ask(port, request, times) for _ in range(connections)))
 

@@ -2,6 +2,7 @@
 
 import ast
 import re
+import runpy
 import subprocess
 import sys
 from importlib import import_module
@@ -70,7 +71,7 @@ def test_settings_load_with_each_of_their_profiles(settings, tmp_path):
 def test_blocks_are_marked_in_a_known_way():
     run = {"python", "python sdk"}  # the latter by `make test-sdks`
     known = run | {"", "python no-run", "json", "jsonl", "sh", "console", "yaml"}
-    known |= {"toml", "toml policy", "toml settings"}
+    known |= {"toml", "toml answers", "toml policy", "toml settings"}
     assert known >= {
         match[1].strip() for page in PAGES for match in _FENCED.finditer(page.read_text())
     }
@@ -114,6 +115,18 @@ def test_the_page_of_the_command_line_lists_the_commands():
     page = (ROOT / "docs" / "cli.md").read_text()
     listed = re.findall(r"^\| `stormbreak (\w+)` \|", page, re.MULTILINE)
     assert {(name,) for name in listed} == {path[1:2] for path in COMMANDS if len(path) > 1}
+
+
+def test_the_reference_of_the_site_has_every_command_and_option():
+    reference = runpy.run_path(str(ROOT / "docs" / "site" / "reference.py"))
+    text = reference["command_line"]()
+    for path, command in COMMANDS.items():
+        (section,) = re.findall(
+            rf"^##+ {' '.join(path)}\n(.*?)(?=^##|\Z)", text, re.MULTILINE | re.DOTALL
+        )
+        options = {name for param in command.params for name in param.opts if name.startswith("--")}
+        assert [name for name in options - {"--help", "--version"} if name not in section] == []
+        assert len(re.findall(r"^```", section, re.MULTILINE)) % 2 == 0
 
 
 MODULES = re.findall(

@@ -34,8 +34,9 @@ class ProviderFactory(Protocol):
         *,
         seed: int = 0,
         speed: float | None = None,
+        answers: Mapping[str, str | Mapping[str, Any]] | None = None,
     ) -> RunningProvider:
-        """Start a provider: a scenario by name, by path, as TOML text or as a value."""
+        """Start a provider: a scenario by name, by path, as TOML text or as a value; `answers` as in `serve`."""
 
 
 def serve(
@@ -44,6 +45,7 @@ def serve(
     seed: int = 0,
     speed: float | None = None,
     port: int = 0,
+    answers: Mapping[str, str | Mapping[str, Any]] | None = None,
 ) -> AbstractContextManager[RunningProvider]:
     """Play a scenario on 127.0.0.1 until the block ends.
 
@@ -52,6 +54,9 @@ def serve(
         seed: the same seed gives the same faults.
         speed: scenario seconds in one real second; by default that of the scenario.
         port: 0 picks a free one.
+        answers: what it answers, by a text in the newest messages of a request: a text, or a table with the
+            keys `text`, `choices`, `reasoning`, `tool_calls`, `requests` (see docs/provider.md). The first that fits
+            counts; "" fits every request.
 
     Returns:
         A context, whose value has `base_url` (with "/v1"), `port`, `scenario`, `stats()` (see
@@ -62,7 +67,7 @@ def serve(
     """
     from stormbreak.provider import in_thread  # noqa: PLC0415
 
-    return in_thread.serve(scenario, seed=seed, speed=speed, port=port)
+    return in_thread.serve(scenario, seed=seed, speed=speed, port=port, answers=answers)
 
 
 def answer_text(payload: Mapping[str, Any]) -> str:
@@ -207,7 +212,8 @@ def stormbreak_provider() -> Iterator[ProviderFactory]:
             *,
             seed: int = 0,
             speed: float | None = None,
+            answers: Mapping[str, str | Mapping[str, Any]] | None = None,
         ) -> RunningProvider:
-            return stack.enter_context(serve(scenario, seed=seed, speed=speed))
+            return stack.enter_context(serve(scenario, seed=seed, speed=speed, answers=answers))
 
         yield start

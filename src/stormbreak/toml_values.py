@@ -149,6 +149,8 @@ class _Reader:
         elif origin is Mapping:
             _expect(isinstance(value, dict), "a table", value, path)
             made = {key: self.read(inner[1], item, join(path, key)) for key, item in value.items()}
+        elif hint is Any:
+            made = value
         elif origin is Literal:
             made = _choose({word: word for word in inner}, value, path)
         elif is_dataclass(hint):

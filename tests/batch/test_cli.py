@@ -62,6 +62,7 @@ def test_status_for_scripts(half_done, capsys):
         "done": 1,
         "failed": {r"\x1b[31mred": 1, "invalid": 1},
         "left": 1,
+        "submitted": 0,
         "cost": {"min_usd": 0, "max_usd": 0, "priced": 0, "unpriced": 0, "unbounded": 0},
     }
 

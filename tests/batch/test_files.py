@@ -26,6 +26,7 @@ def test_the_neighbours_of_output(output, failed):
         lock=Path(output + ".lock"),
         input=Path(failed.replace(".failed", ".input")),
         rows=Path(output.removesuffix(".jsonl") + ".rows"),
+        batches=Path(output + ".batches"),
         socket=Path(output + ".sock"),
     )
 

@@ -42,6 +42,7 @@ def test_what_is_written(files, make_rows):
         "flags": None,
         "pauses": {},
         "table": None,
+        "billed": [],
     }
     assert stat.S_IMODE(files.run.stat().st_mode) == 0o600
     assert "about" not in files.run.read_text()

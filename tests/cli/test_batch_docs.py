@@ -16,10 +16,11 @@ from stormbreak.types import Verdict
 PAGE = (Path(__file__).parents[2] / "docs" / "batch.md").read_text()
 
 
-def test_the_first_two_minutes(tmp_path):
+def run_block(heading, tmp_path):
+    """Run the first shell block of a section, with a provider at a free port; return what it prints."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-    (block,) = re.findall(r"^## Two minutes\n.*?```sh\n(.*?)```", PAGE, re.DOTALL | re.MULTILINE)
+    (block,) = re.findall(rf"^## {heading}\n.*?```sh\n(.*?)```", PAGE, re.DOTALL | re.MULTILINE)
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     with subprocess.Popen(
         ["bash", "-ec", block.replace("8900", str(port))],
@@ -34,7 +35,11 @@ def test_the_first_two_minutes(tmp_path):
             assert shell.wait(30) == 0
         finally:
             os.killpg(shell.pid, signal.SIGKILL)  # the provider, too
-        said = shell.stdout.read()
+        return shell.stdout.read()
+
+
+def test_the_first_two_minutes(tmp_path):
+    said = run_block("Two minutes", tmp_path)
     assert "answered   3 of 3 rows" in said
     assert "done     3 (100.0%)" in said
     assert {line["custom_id"] for line in read(tmp_path / "out.jsonl")} == {
@@ -42,6 +47,14 @@ def test_the_first_two_minutes(tmp_path):
         "row-2",
         "mine",
     }
+
+
+def test_the_batch_api_of_the_provider(tmp_path):
+    said = run_block("The provider's own batch API", tmp_path)
+    assert "submitted  50 rows in 1 batch(es)" in said
+    assert "some rows expired" in said
+    assert "answered   50 of 50 rows" in said
+    assert len(read(tmp_path / "out.jsonl")) == 50
 
 
 def documented(heading):

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 from stage import INVALID, OK, SERVER_ERROR, Stage, policy
 
+from stormbreak.core.automatic_limit import AutomaticLimit
 from stormbreak.core.backoff import Backoff
 from stormbreak.core.circuit import BreakerPolicy, Mode, State
 from stormbreak.core.circuit_snapshot import CircuitSnapshot
@@ -246,3 +247,33 @@ def test_a_target_that_came_back_is_no_longer_gone():
 
 def test_a_name_stands_in_front():
     assert [str(MAIN), str(PLAIN)] == ["main=acme/large#k1", "acme/large#k1"]
+
+
+def test_another_fixed_limit_lets_queued_calls_leave_and_keeps_the_state():
+    stage = governed(main=NEARLY_FULL)
+    state = stage.engine.target_state(MAIN)
+    runs = [stage.start(target=MAIN) for _ in range(4)]
+    assert [run.sending for run in runs] == [True, False, False, False]
+
+    stage.engine.change_limit(FixedLimit(max_in_flight=3), stage.now)
+    stage.settle()
+    assert [run.sending for run in runs] == [True, True, True, False]
+    assert stage.engine.target_state(MAIN) is state
+    assert state.policy.attempt_timeout == 3.0
+
+    stage.engine.change_limit(FixedLimit(max_in_flight=1), stage.now)
+    for run in runs[:2]:
+        run.step(OK)
+        stage.settle()
+    assert runs[3].queued
+    runs[2].step(OK)
+    stage.settle()
+    assert runs[3].sending
+
+
+def test_a_limit_of_another_kind_replaces_the_state():
+    stage = Stage(FILE)
+    first = stage.engine.target_state(PLAIN)
+    stage.engine.change_limit(AutomaticLimit(), stage.now)
+    assert stage.engine.target_state(PLAIN) is not first
+    assert stage.engine.target_state(PLAIN).policy.limit == AutomaticLimit()

@@ -7,14 +7,22 @@ import pytest
 from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.fleet_policy import FleetPolicy
 from stormbreak.core.gate import NEVER, READY
-from stormbreak.core.lease import LAPSE, LOSS, PATIENCE, Ramp, SpendLease, TargetLease
+from stormbreak.core.lease import (
+    LAPSE,
+    LOSS,
+    PARENT_PATIENCE,
+    PATIENCE,
+    Ramp,
+    SpendLease,
+    TargetLease,
+)
 
 NOW = 100.0
 
 
-def leased(share=0.5, **changes):
+def leased(share=0.5, url="redis://x", **changes):
     woken = []
-    lease = TargetLease(FleetPolicy(url="redis://x", **changes), share, lambda: woken.append(1))
+    lease = TargetLease(FleetPolicy(url=url, **changes), share, lambda: woken.append(1))
     lease.woken = woken
     return lease
 
@@ -78,6 +86,12 @@ def test_a_late_store_is_replaced_by_a_share_which_is_reported(lease, rate):
     assert rate.ready_at(1, late) == pytest.approx(late + 0.2)
 
 
+def test_a_busy_parent_is_waited_for_longer_since_its_children_end_with_it():
+    rate = leased(url="parent:///x").rate("requests", 10.0, 1.0)
+    rate._lease.ask(NOW)
+    assert rate.ready_at(1, NOW) == NOW + PARENT_PATIENCE
+
+
 def test_a_store_that_never_answered_leaves_no_burst(lease, rate):
     lease.failed(NOW)
     rate.take(1, NOW)
@@ -104,6 +118,11 @@ def test_a_cap_holds_until_its_lease_is_over(slots):
     assert slots.cap_at(NOW) == 8
     assert slots.cap_at(NOW + 10) == 0
     assert slots.ready_at(None, NOW + 10) == NEVER
+
+
+def test_another_limit_of_the_fleet_is_asked_for_at_once(lease, slots):
+    slots.resize(30, 0.5)
+    assert (slots.max_limit, slots.cap_at(NOW), lease.woken) == (30, 8, [1])
 
 
 def test_no_slot_at_all_is_no_limit_of_zero_for_those_who_divide_by_it(slots):

@@ -1,6 +1,7 @@
 """The gateway behind nginx and haproxy: streams come as they are sent, and nobody gets an answer of somebody else."""
 
 import asyncio
+import os
 import shutil
 import socket
 import subprocess
@@ -74,6 +75,13 @@ ATTACKS = {
 }  # fmt: skip
 
 
+def needs(name):
+    """Skip without this proxy, unless the proxies are required."""
+    if shutil.which(name) is None:
+        missing = pytest.fail if os.environ.get("STORMBREAK_PROXIES") == "required" else pytest.skip
+        missing(f"{name} is not installed: install the Debian packages nginx-light and haproxy")
+
+
 @contextmanager
 def in_front(name, port, folder):
     """Run a proxy in front of a port; yield its own."""
@@ -124,8 +132,7 @@ async def attack(port, data):
 
 @pytest.mark.parametrize("name", PROXIES)
 async def test_nobody_gets_an_answer_of_somebody_else(name, path, tmp_path, stormbreak_provider):
-    if shutil.which(name) is None:
-        pytest.skip(f"needs {name}")
+    needs(name)
     provider = stormbreak_provider("[provider]\nservice = 0.001\nvariation = 0\n")
     async with running(path, settings(provider.base_url)) as gateway:
         with in_front(name, gateway.gateway.port, tmp_path) as port:
@@ -151,8 +158,7 @@ async def test_nobody_gets_an_answer_of_somebody_else(name, path, tmp_path, stor
 
 @pytest.mark.parametrize("name", PROXIES)
 async def test_a_stream_comes_as_it_is_sent(name, path, tmp_path, stormbreak_provider):
-    if shutil.which(name) is None:
-        pytest.skip(f"needs {name}")
+    needs(name)
     provider = stormbreak_provider(SLOW)
     async with running(path, settings(provider.base_url)) as gateway:
         with in_front(name, gateway.gateway.port, tmp_path) as port:

@@ -63,7 +63,7 @@ async def _scrape(folder):
         "{provider}",
         gateway='ledger = "spent.db"',
         key='labels = { team = "shop" }\n[keys.app.spend]\nmax_usd = 10\nmax_output_tokens = 9',
-        top="[spend]\nmax_usd = 50\nmax_output_tokens = 9\n",
+        top="[spend]\nmax_usd = 50\nmax_output_tokens = 9\n[retry.backoff]\ninitial_delay = 0.01\nmax_delay = 0.05\n",
         more='tenant = "research"\nlabels = { team = "search", env = "prod" }',
     ).replace('admin_port = "none"', "admin_port = 0")
     count = 0

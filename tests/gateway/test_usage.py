@@ -41,6 +41,19 @@ ASKED = {**CHAT, "max_tokens": 90}
 TEAMS = 'tenant = "research"\nlabels = { team = "search" }'
 
 
+QUICK = """
+stall_timeout = 0.2
+attempt_timeout = 1
+breaker = "none"
+[retry.backoff]
+initial_delay = 0.01
+max_delay = 0.05
+[retry_budget]
+ratio = 1.0
+capacity = 1000
+"""
+
+
 class Prices:
     """A tenth of a cent for each token."""
 
@@ -82,7 +95,7 @@ async def test_every_attempt_is_counted_by_key_model_and_kind(path):
 
     async with upstream() as provider:
         provider.reply = answer
-        async with gateway_on(path, provider) as gateway:
+        async with gateway_on(path, provider, top=QUICK) as gateway:
             for _ in range(6):
                 assert (await gateway.ask(ASKED)).status == 200
                 assert (await gateway.ask(ASKED, key=OTHER)).status == 200
@@ -139,17 +152,6 @@ STORM = "[provider]\nservice = 0.01\nuse_max_tokens = true\n" + "".join(
         ("cut_stream", 0.06, ""), ("stream_reset", 0.03, ""), ("stall", 0.02, ""),
     )
 )  # fmt: skip
-QUICK = """
-stall_timeout = 0.2
-attempt_timeout = 1
-breaker = "none"
-[retry.backoff]
-initial_delay = 0.01
-max_delay = 0.05
-[retry_budget]
-ratio = 1.0
-capacity = 1000
-"""
 
 
 async def test_the_sums_are_those_of_the_provider_in_a_storm(path, stormbreak_provider):
@@ -233,7 +235,8 @@ async def test_kills_forget_no_attempt_and_count_none_twice(path):
         assert journals_of(path.with_name("spent.db")).popitem()[1].keys() == {0}
     assert sums(path) == left
     known, tokens, usd = left["useful"]
-    assert known + left.get("wasted_open", (0, 0, 0))[0] == seen
+    written = known + left.get("wasted_open", (0, 0, 0))[0]
+    assert seen <= written <= seen + 3 * 6  # one may be written down, and killed before it leaves
     assert answered <= known <= answered + 3 * 6
     assert (tokens, usd) == (100 * known, Decimal("0.1") * known)
 
@@ -360,14 +363,19 @@ async def test_a_full_disk_loses_no_usage_of_a_gateway_that_lives(path, monkeypa
     with monkeypatch.context() as patched:
         patched.setattr("os.write", lambda *_: 0)
         patched.setattr(ledger._file, "add", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
-        ledger.ended(ledger.sent(APP, TARGET, BOUND), Outcome(Verdict.OK, usage=USAGE))
-        await ledger.flush()
-    assert caplog.text.count("its journal cannot be written") == 1
+        for _ in range(9):
+            ledger.ended(ledger.sent(APP, TARGET, BOUND), Outcome(Verdict.OK, usage=USAGE))
+            await ledger.flush()
+        (journals,) = journals_of(path.with_name("spent.db")).values()
+    assert len(journals) <= 3
+    assert caplog.text.count("its journal cannot be written") == len(journals)
     assert "disk full" in caplog.text
     ledger.ended(ledger.sent(APP, TARGET, BOUND), Outcome(Verdict.OK, usage=USAGE))
-    await ledger.flush()
-    assert sums(path) == {"useful": (2, 30, Decimal("0.030"))}
+    for _ in range(2):
+        await ledger.flush()
+    assert sums(path) == {"useful": (10, 150, Decimal("0.150"))}
     ledger.close()
+    assert sums(path) == {"useful": (10, 150, Decimal("0.150"))}
 
 
 def test_a_live_run_keeps_its_journals_when_another_starts(path):

@@ -76,6 +76,8 @@ SPOILT = [  # kind, verdict of a plain answer, verdict of a stream, detail of th
     ("invalid_json", Verdict.BROKEN, Verdict.BROKEN, "invalid json in an event"),
     ("html_200", Verdict.BROKEN, Verdict.BROKEN, "html instead of json"),
     ("error_in_200", Verdict.SERVER_ERROR, Verdict.SERVER_ERROR, "an error in place of an answer"),
+    ("rate_limit_in_200", Verdict.THROTTLED, Verdict.THROTTLED, None),
+    ("empty_choices", Verdict.BROKEN, Verdict.BROKEN, None),
     ("big_body", Verdict.OK, Verdict.OK, None),
     ("tiny_chunks", Verdict.OK, Verdict.OK, None),
     ("prose", Verdict.OK, Verdict.OK, None),  # without a schema it is as good as any

@@ -2,9 +2,14 @@
 
 import asyncio
 import random
+import resource
+import statistics
+import subprocess
+import sys
 import time
 from contextlib import suppress
 from decimal import Decimal
+from pathlib import Path
 
 import pytest
 from gateways import CHAT, KEY, OTHER, PROVIDER_KEY, request_bytes, running, settings, until
@@ -112,3 +117,84 @@ async def test_a_gateway_holds_nothing_after_bad_clients_before_bad_providers(
             assert gateway.metric('outcomes_total{outcome="ok"}') > 100
     mistakes = [each for each in caplog.records if each.levelname == "ERROR"]
     assert mistakes == []
+
+
+# ---------------------------------------------------------------- crowds
+
+CROWD = 10_000
+
+
+@pytest.fixture
+def process(tmp_path, monkeypatch):
+    """A gateway in a process of its own, before a quick provider; its port and its resident bytes."""
+    monkeypatch.setenv("GATEWAY_TEST_KEY", PROVIDER_KEY)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard < CROWD + 500:
+        pytest.skip(f"needs {CROWD + 500} open files, and may have {hard}")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    with serve("[provider]\nservice = 0.001\nvariation = 0\n") as provider:
+        path = tmp_path / "gateway.toml"
+        path.write_text(settings(provider.base_url, gateway=f"max_connections = {CROWD + 100}"))
+        program = [sys.executable, "-m", "stormbreak", "gateway", path]
+        with subprocess.Popen(program, stdout=subprocess.PIPE, text=True) as running_:
+            port = int(running_.stdout.readline().rpartition(":")[2])
+
+            def resident():
+                pages = Path(f"/proc/{running_.pid}/statm").read_text().split()[1]
+                return int(pages) * resource.getpagesize()
+
+            yield port, resident
+            running_.kill()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+async def ask(port, key):
+    """Send one request; return its status and the seconds that it took."""
+    began = time.monotonic()
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(request_bytes("/v1/chat/completions", CHAT, key=key))
+    status = int((await reader.readline()).split()[1])
+    await reader.readuntil(b"\r\n\r\n")
+    writer.close()
+    return status, time.monotonic() - began
+
+
+async def test_ten_thousand_idle_connections_hold_up_nobody(process):
+    port, resident = process
+    for _ in range(20):
+        await ask(port, KEY)
+    before = resident()
+    idle = []
+    for _ in range(CROWD // 100):
+        opening = (asyncio.open_connection("127.0.0.1", port) for _ in range(100))
+        idle += await asyncio.gather(*opening)
+    asked = [await ask(port, KEY) for _ in range(200)]
+    assert {status for status, _ in asked} == {200}
+    assert statistics.median(took for _, took in asked) < 0.1
+    assert (resident() - before) / CROWD < 16_384, "bytes of a connection"
+    more = [asyncio.open_connection("127.0.0.1", port) for _ in range(100)]
+    idle += await asyncio.gather(*more)
+    assert (await ask(port, KEY))[0] == 503
+    for _, writer in idle:
+        writer.close()
+
+
+async def test_a_key_guessed_ten_thousand_times_disturbs_no_valid_key(process):
+    port, _ = process
+    statuses = set()
+    good = []
+
+    async def guess(lane):
+        for number in range(CROWD // 50):
+            statuses.add((await ask(port, f"sb-guess-{lane}-{number}"))[0])
+
+    async def use():
+        while True:
+            good.append(await ask(port, KEY))
+
+    using = asyncio.create_task(use())
+    await asyncio.gather(*(guess(lane) for lane in range(50)))
+    using.cancel()
+    assert statuses == {401, 429}
+    assert len(good) > 50
+    assert {status for status, _ in good} == {200}

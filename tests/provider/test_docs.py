@@ -7,7 +7,7 @@ import pytest
 
 from stormbreak.provider.fault_kinds import Kind
 from stormbreak.provider.scenario import Dialect
-from stormbreak.provider.scenario_file import builtin_names, parse
+from stormbreak.provider.scenario_file import builtin_names, load_answers, parse
 
 TEXT = (Path(__file__).parents[2] / "docs" / "provider.md").read_text()
 
@@ -21,6 +21,13 @@ def test_the_format_shown_is_the_format_read(block):
     scenario = parse(block)
     assert scenario.load
     assert scenario.background_traffic
+
+
+def test_the_answers_shown_are_read(tmp_path):
+    path = tmp_path / "answers.toml"
+    (shown,) = blocks("toml answers")
+    path.write_text(shown)
+    assert len(load_answers(path)) == 4
 
 
 def test_nothing_is_missing(stormbreak_provider):

@@ -12,8 +12,11 @@ from stormbreak.cli.main import main
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_it_prints_its_address_and_stops_on_a_signal(number):
+def test_it_prints_its_address_and_stops_on_a_signal(number, tmp_path):
+    answers = tmp_path / "answers.toml"
+    answers.write_text('[[answers]]\ntext = "as the file says"\n')
     command = [sys.executable, "-m", "stormbreak", "provider", "serve", "--port", "0"]
+    command += ["--answers", str(answers), "--speed", "100"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as it:
         line = it.stdout.readline()
         assert line.startswith("listening on http://127.0.0.1:")
@@ -21,7 +24,10 @@ def test_it_prints_its_address_and_stops_on_a_signal(number):
         port = int(line.split(":")[2].split("/")[0])
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
         connection.request("GET", "/v1/models")
-        assert connection.getresponse().status == 200
+        response = connection.getresponse()
+        assert (response.status, bool(response.read())) == (200, True)
+        connection.request("POST", "/v1/responses", b'{"model": "m", "input": "hi"}')
+        assert b"as the file says" in connection.getresponse().read()
         it.send_signal(number)
         out, err = it.communicate(timeout=60)
         connection.close()
@@ -42,6 +48,7 @@ def test_bad_usage_is_one_line_and_exit_code_2(capsys):
             ["--speed", "nan"],
             "Invalid value for '--speed': must be a number from 0.001 to 1,000,000, got 'nan'",
         ),
+        (["--answers", "none.toml"], "none.toml: cannot be read: No such file or directory"),
         (["--port", "70000"], "Invalid value for '--port'"),
         (["--seed", "x"], "Invalid value for '--seed'"),
     ):

@@ -95,6 +95,30 @@ def test_an_error_in_a_200(trouble, dial):
     assert heard.json == {"error": {"message": "the upstream provider failed", "code": 502}}
 
 
+@plays("rate_limit_in_200")
+def test_a_rate_limit_in_a_200(trouble, dial):
+    client = dial(trouble("rate_limit_in_200"))
+    plain, streamed = client.ask(), client.ask(payload=STREAM)
+    assert plain.status == streamed.status == 200
+    assert plain.json["error"]["code"] == "rate_limit_exceeded"
+    assert [json.loads(event) for event in streamed.events] == [plain.json]
+
+
+@plays("empty_choices")
+def test_no_choices_in_a_200(trouble, dial):
+    client = dial(trouble("empty_choices"))
+    assert client.ask().json["choices"] == []
+    assert client.ask(payload=STREAM).events == [b"[DONE]"]
+    version = ["anthropic-version: 2023-06-01"]
+    claude = {**CHAT, "max_tokens": 9}
+    assert client.ask(path="/v1/messages", payload=claude, headers=version).json["content"] == []
+    asked = {"model": "m", "input": "hi"}
+    for stream in (False, True):
+        heard = client.ask(path="/v1/responses", payload={**asked, "stream": stream})
+        assert (heard.status, b"output_text" in heard.body) == (200, False)
+    assert client.ask(path="/v1/embeddings", payload=asked).json["data"] == []
+
+
 @pytest.mark.parametrize("kind", ["cut_stream", "stream_reset"])
 def test_what_befalls_streams_leaves_plain_answers_alone(trouble, dial, kind):
     assert dial(trouble(kind)).ask().json["choices"]

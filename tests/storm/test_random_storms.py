@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 from table_test import table_test
 
 from stormbreak.errors import ConfigurationError
+from stormbreak.provider.fault_kinds import Kind
 from stormbreak.provider.scenario_file import builtin_names, dump, load, parse
+from stormbreak.provider.timeline import forecast
 from stormbreak.storm.ideal import check_length, ideal_throughput, within
 from stormbreak.storm.measures import RECOVERY_WINDOW
 from stormbreak.storm.outcomes import check_playable
@@ -26,15 +28,20 @@ def calls_of(scenario):
 @pytest.mark.parametrize("preset", PRESETS)
 def test_draws_stay_within_their_bounds(preset):
     for number in NUMBERS:
-        scenario = draw(number, seed=5, preset=preset).scenario
+        drawn = draw(number, seed=5, preset=preset)
+        scenario = drawn.scenario
         load, provider = scenario.load, scenario.provider
-        assert 10 <= provider.slots <= 5 * 400
+        assert provider.slots >= 10
         assert 0.2 <= provider.service <= 10
         assert 0.2 <= provider.variation <= 1.5
         assert 1 <= load.processes <= 500
-        assert 2.99 <= load.timeout / provider.service <= 12.01
-        assert load.deadline >= 1.49 * load.timeout
-        assert all(trouble.until <= scenario.duration for trouble in scenario.faults)
+        ends = [fault.until for fault in scenario.faults if fault.until is not None]
+        assert all(end <= scenario.duration for end in ends)
+        if drawn.family != "slow_spare":  # its own bounds are tested below
+            assert provider.slots <= 5 * 400
+            assert 2.99 <= load.timeout / provider.service <= 12.01
+            assert load.deadline >= 1.49 * load.timeout
+            assert len(ends) == len(scenario.faults)
         assert scenario.duration <= 1_300
         check_length(scenario)
         check_playable(scenario)
@@ -58,6 +65,25 @@ def test_all_rows_of_a_batch_come_at_once():
         times = calls_of(scenario).times
         assert 200 <= len(times) <= 5_000
         assert set(times) == {0.0}
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_slow_target_with_free_slots_has_free_slots_and_time_enough(preset):
+    kinds = Counter()
+    for number in NUMBERS:
+        scenario = draw(number, seed=5, families=["slow_spare"], preset=preset).scenario
+        load, provider = scenario.load, scenario.provider
+        slowest = max(phase.slowdown for phase in forecast(scenario))
+        added = max(
+            [f.added_latency for f in scenario.faults if f.kind is Kind.SLOW_HEADERS], default=0
+        )
+        # A fault rounds its factor to three digits.
+        assert load.rate * provider.service * slowest <= 0.7 * provider.slots
+        assert load.timeout >= 1.49 * max(provider.service * slowest, added)
+        assert load.deadline >= 1.19 * load.timeout
+        kinds["share" if added else "steps" if len(scenario.faults) > 1 else "at once"] += 1
+    assert min(kinds.values()) > len(NUMBERS) / 5
+    assert set(kinds) == {"share", "steps", "at once"}
 
 
 def test_families_take_turns_and_fleets_of_all_sizes_are_drawn():

@@ -236,6 +236,18 @@ def test_a_policy_may_be_a_file(capsys, small, tmp_path, monkeypatch):
     assert "[mine]" in run(capsys, "run", small, "--policy", "[mine].toml")[1].splitlines()[2]
 
 
+def test_processes_in_a_fleet_share_the_rate_that_each_would_use_alone(capsys, tmp_path, small):
+    path = tmp_path / "policy.toml"
+    path.write_text("patience = 0.5\n[rate_limit]\nrpm = 60\nburst_seconds = 1\n")
+    apart, shared = (
+        json.loads(run(capsys, "run", small, "-p", str(path), "--json", *more)[1])
+        for more in ([], ["--fleet"])
+    )
+
+    assert (apart["fleet"], shared["fleet"]) == (False, True)
+    assert shared["success"] < 0.7 * apart["success"]  # a request a second, for all
+
+
 def test_a_scenario_names_its_preset(capsys, tmp_path):
     path = tmp_path / "small.toml"
     path.write_text(SMALL.replace("rate = 3", "rate = 3\npreset = 'batch'"))

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from pathlib import Path
 from shutil import rmtree
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from msgspec.structs import replace as with_
 
@@ -29,6 +29,7 @@ from stormbreak.batch.running.summary import Summary, summarise
 from stormbreak.batch.running.worker import View, WorkerPlan
 from stormbreak.batch.running.workers import Running, Workers
 from stormbreak.batch.store.append_file import OutputError
+from stormbreak.batch.store.batches import require_no_batches
 from stormbreak.batch.store.lock import require_free
 from stormbreak.batch.store.output_files import Store, open_store, order_output
 from stormbreak.batch.store.paths import BatchPaths
@@ -61,6 +62,7 @@ CONNECT_GRACE = 30.0  # seconds in which something must have answered
 FALLBACK_AFTER = 60.0
 """Seconds that a row waits at its address before it goes to --fallback-base-url: a batch is in no hurry."""
 
+T = TypeVar("T")
 MAX_WORKERS = 64
 
 
@@ -271,16 +273,9 @@ def run_job(
         policy = policy_of_run(
             job.policy, job.options, store=None if budget is None else budget.url
         )
-        client = _client(job, policy)
-        recorded = _recorded_options(job, client.base_url)
-        last = _check_before(job, recorded)
-        spool = job.spooled
-        if job.table is not None:
-            spool = stack.enter_context(spooled(job.files, job.table, on_read))
-        rows = stack.enter_context(_read(job, on_read, last, spool))
+        client, rows, store = stack.enter_context(open_job(job, policy, on_read))
         for listener in listeners:
             client.subscribe(listener)
-        store = stack.enter_context(_open(job, rows, recorded, client, spool))
         done_before, began = store.journal.done, time.monotonic()
         if job.options.dedupe or job.options.cache:
             stack.enter_context(_share(job, rows, store, client.base_url))
@@ -292,14 +287,43 @@ def run_job(
             runner, end = _run_workers(parts, budget, tick, view)
         _tidy(store, rows, ordered=job.options.ordered and end is End.FINISHED)
         if job.files.table is not None and end is End.FINISHED:
-            _export(job, store, rows)
+            export_table(job, store, rows)
         elapsed = time.monotonic() - began
         return summarise(
             runner, end, output=str(job.output), done_before=done_before, elapsed=elapsed
         )
 
 
-def _client(job: Job, policy: Policy) -> AsyncClient:
+class OpenJob(NamedTuple):
+    """A job whose INPUT was read, and whose files are open."""
+
+    client: AsyncClient
+    rows: Rows
+    store: Store
+
+
+@contextmanager
+def open_job(
+    job: Job, policy: Policy, on_read: ReadProgress = lambda _: None, *, submits: bool = False
+) -> Iterator[OpenJob]:
+    """Check the options, read INPUT and open the files; nothing is sent. `submits`: batches at the provider may be open.
+
+    Raises:
+        ConfigurationError: as `run_job` does.
+    """
+    with ExitStack() as stack:
+        client = client_of(job, policy)
+        recorded = _recorded_options(job, client.base_url)
+        last = _check_before(job, recorded, submits=submits)
+        spool = job.spooled
+        if job.table is not None:
+            spool = stack.enter_context(spooled(job.files, job.table, on_read))
+        rows = stack.enter_context(_read(job, on_read, last, spool))
+        store = stack.enter_context(_open(job, rows, recorded, client, spool, submits=submits))
+        yield OpenJob(client, rows, store)
+
+
+def client_of(job: Job, policy: Policy) -> AsyncClient:
     """Make the client before INPUT is read, which takes a while: a missing key is reported at once."""
     return AsyncClient(
         job.options.provider,
@@ -321,8 +345,10 @@ def _recorded_options(job: Job, base_url: str) -> Mapping[str, Option]:
     }
 
 
-def _check_before(job: Job, recorded: Mapping[str, Option]) -> Run | None:
+def _check_before(job: Job, recorded: Mapping[str, Option], *, submits: bool) -> Run | None:
     """Refuse what can be refused before INPUT is read, which takes a while; return the run to continue."""
+    if not submits:
+        require_no_batches(job.files)
     sources = (job.source,) if job.table is None else job.table.table.paths
     last = check_before(job.files, sources, recorded, job.choice)
     if last is not None and last.options.get("schema") and job.schema is None:
@@ -359,6 +385,8 @@ def _open(
     recorded: Mapping[str, Option],
     client: AsyncClient,
     spool: Spooled | None,
+    *,
+    submits: bool,
 ) -> AbstractContextManager[Store]:
     kept = None if job.kept is None else job.kept.clean().at(client.base_url)
 
@@ -374,6 +402,7 @@ def _open(
         choice=job.choice,
         check_first=check_first,
         table=None if spool is None else spool.table,
+        submits=submits,
     )
 
 
@@ -449,7 +478,7 @@ def _run_workers(
         rows=parts.rows,
         store=store,
         runner=parts.runner,
-        run=_run_in_loop,
+        run=run_in_loop,
         view=view,
         fleet=client.policy.fleet.url or budget.url,
         folder=budget.folder,
@@ -482,7 +511,7 @@ def _budget() -> Iterator[BudgetStore]:
 def _run_to_end(runner: Runner, client: AsyncClient, spend: SpendRecord) -> End:
     """Run, and write what was spent, however it ends."""
     try:
-        end = _run_in_loop(_run(runner, client))
+        end = run_in_loop(_run(runner, client))
     except BaseException:
         with suppress(OutputError):  # the first error is the one to report
             spend.close()
@@ -496,7 +525,7 @@ async def _run(runner: Runner, client: AsyncClient) -> End:
         return await runner.run()
 
 
-def _run_in_loop(main: Coroutine[Any, Any, End]) -> End:
+def run_in_loop(main: Coroutine[Any, Any, T]) -> T:
     """Run on uvloop where it is installed; the library itself never sets a loop policy."""
     try:
         import uvloop  # noqa: PLC0415 - optional
@@ -523,7 +552,7 @@ def _share(job: Job, rows: Rows, store: Store, base_url: str) -> SharedAnswers:
     return shared
 
 
-def _export(job: Job, store: Store, rows: Rows) -> None:
+def export_table(job: Job, store: Store, rows: Rows) -> None:
     """Make the table. The answers are safe in the journal, whatever happens here."""
     table = job.files.table
     assert table is not None

@@ -15,6 +15,7 @@ from stormbreak.batch.export.export import export
 from stormbreak.batch.input.index import Rows, new_fingerprint
 from stormbreak.batch.options import BatchOptions
 from stormbreak.batch.store.append_file import replacing
+from stormbreak.batch.store.batches import require_no_batches
 from stormbreak.batch.store.lock import locked
 from stormbreak.batch.store.paths import BatchPaths
 from stormbreak.batch.store.record import entries
@@ -67,6 +68,7 @@ def _read(shard: Path, stack: ExitStack) -> _Shard:
     if run.table is None or run.table.shard == (1, 1):
         raise ConfigurationError(f"{path_of(shard)}: is not the output of a run with --shard")
     stack.enter_context(locked(files))
+    require_no_batches(files)
     return files, run, run.table
 
 

@@ -14,7 +14,13 @@ batch = Group(
             "retry": ("stormbreak.cli.batch.retry", "Send the failed rows again."),
             "export": ("stormbreak.cli.batch.export", "Make a table of rows and answers."),
             "merge": ("stormbreak.cli.batch.merge", "Merge the outputs of shards."),
-        }
+        },
+        "The provider's own batch API": {
+            "submit": ("stormbreak.cli.batch.submit", "Submit rows: half the price, within a day."),
+            "poll": ("stormbreak.cli.batch.fetch:poll", "Show how far submitted batches are."),
+            "fetch": ("stormbreak.cli.batch.fetch:fetch", "Write the results of batches."),
+            "cancel": ("stormbreak.cli.batch.fetch:cancel", "Cancel submitted batches."),
+        },
     },
     examples=("stormbreak batch run prompts.jsonl -o answers.jsonl --provider openai -m gpt-4.1",),
 )

@@ -2,13 +2,15 @@
 
 import asyncio
 import signal
+from dataclasses import replace
+from pathlib import Path
 
 from stormbreak.cli.command import option, options, subcommand
-from stormbreak.cli.options import PORT
+from stormbreak.cli.options import FILE, PORT
 from stormbreak.cli.output import say
 from stormbreak.cli.storm.options import seed, speed
 from stormbreak.http.h1.server import new_loop
-from stormbreak.provider.scenario_file import builtin_names, load
+from stormbreak.provider.scenario_file import builtin_names, load, load_answers
 from stormbreak.provider.server import ProviderServer
 
 
@@ -21,15 +23,19 @@ from stormbreak.provider.server import ProviderServer
     "Options",
     option("--port", PORT, "Port to listen on; 0 picks a free one.", default=8900),
     option("--scenario", "NAME|FILE", "A scenario below, or a TOML file.", default="calm"),
+    option("--answers", FILE, "A TOML file of [[answers]]: what it says to which request."),
     speed(None, "each scenario has its own default"),
     seed(),
 )
-def command(port: int, scenario: str, speed: float | None, seed: int) -> None:
+def command(port: int, scenario: str, answers: Path | None, speed: float | None, seed: int) -> None:
     """Serve a scenario on 127.0.0.1 until interrupted.
 
     Scenario time starts with the first request. POST /_provider/reset restarts it; GET /_provider/stats returns counters.
     """
-    server = ProviderServer(load(scenario), seed=seed, speed=speed)
+    played = load(scenario)
+    if answers is not None:
+        played = replace(played, answers=(*load_answers(answers), *played.answers))
+    server = ProviderServer(played, seed=seed, speed=speed)
     with asyncio.Runner(loop_factory=new_loop) as runner:
         runner.run(_serve_until_stopped(server, port))
 

@@ -175,9 +175,13 @@ class FixedLimiter:
         self.limit = policy.max_in_flight
         self.in_flight = 0
 
+    def resize(self, max_in_flight: int, share: float) -> None:
+        """Keep another limit from now on: this process's `share` of it."""
+        self.limit = max(1, int(max_in_flight * share))
+
     @property
     def max_limit(self) -> float:
-        """The limit: it never grows."""
+        """The limit: it grows by hand only."""
         return self.limit
 
     def ready_at(self, _call: object, _now: float) -> float:

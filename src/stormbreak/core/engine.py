@@ -189,7 +189,9 @@ class Engine:
         self.on_spend_settled(now)  # a limit may have been raised
 
     def change_limit(self, limit: Limit, now: float) -> None:
-        """Put another concurrency limit into every policy."""
+        """Put another concurrency limit into every policy. A fixed one keeps the state of its target."""
+        for target_state in (*self.targets.values(), *self._replaced):
+            target_state.resize(limit, now)
         policies = {key: replace(each, limit=limit) for key, each in self._policies.items()}
         self.govern(replace(self.policy, limit=limit), policies, now)
 

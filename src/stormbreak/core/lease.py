@@ -20,6 +20,7 @@ from stormbreak.core.gate import NEVER, READY
 from stormbreak.core.rate_limit_gate import Bucket
 
 PATIENCE = 0.035  # seconds that a call waits for the store
+PARENT_PATIENCE = 1.0  # and for its parent process: that is busy then, and the children end with it
 LOSS = 1.0  # seconds after it was late, a store that has failed is lost
 LAPSE = 1.0  # seconds after its time for which a unit may be used
 HALF = 0.5
@@ -36,6 +37,8 @@ class Lease:
         self.late_at = inf  # when calls stop waiting for an answer; inf: none is missing
         self.lost_at = inf  # when the store is lost, unless it answers; inf: no report has failed
         self.wake = wake
+        is_parent = policy.url is not None and policy.url.startswith("parent:")
+        self.patience = PARENT_PATIENCE if is_parent else PATIENCE
         self.set_share(share)
 
     def set_share(self, share: float) -> None:
@@ -45,7 +48,7 @@ class Lease:
     def ask(self, now: float) -> None:
         """A call waits: ask the store soon."""
         if self.late_at == inf:
-            self.late_at = now + PATIENCE
+            self.late_at = now + self.patience
             self.wake()
 
     @property
@@ -212,6 +215,11 @@ class LeasedLimiter(FixedLimiter):
         self.cap_until = -inf
         self.whole = policy.max_in_flight  # of the fleet
         self.limit = max(1, int(self.whole * lease.share))
+
+    def resize(self, max_in_flight: int, share: float) -> None:  # noqa: ARG002 - the store divides it
+        """Keep another limit of the fleet; the cap follows with the next answer of the store."""
+        self.whole = max_in_flight
+        self._lease.wake()
 
     @property
     def max_limit(self) -> float:

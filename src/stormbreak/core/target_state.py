@@ -5,6 +5,7 @@ in reverse: the diagnosis, which lets every call pass, is last so that it learns
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from math import inf
 from typing import Any, Protocol
 
@@ -12,7 +13,7 @@ from stormbreak.core.admission import TargetQueue
 from stormbreak.core.breaker import Breaker
 from stormbreak.core.circuit import CLOSED, BreakerPolicy, State
 from stormbreak.core.circuit_snapshot import CircuitSnapshot
-from stormbreak.core.concurrency_limit import limiter
+from stormbreak.core.concurrency_limit import FixedLimit, FixedLimiter, Limit, limiter
 from stormbreak.core.cooldown import Cooldown, Pace
 from stormbreak.core.diagnosis import Diagnosis
 from stormbreak.core.gate import NEVER, Gate, SpendingGate
@@ -160,6 +161,13 @@ class TargetState:
             is_calm=self._is_calm,
             asks_fleet=None if self.lease is None else self._asks_fleet,
         )
+
+    def resize(self, limit: Limit, now: float) -> None:
+        """Keep another fixed limit from now on, where the present one is fixed, too; queued calls stay."""
+        if isinstance(limit, FixedLimit) and isinstance(self.slots, FixedLimiter):
+            self.policy = replace(self.policy, limit=limit)
+            self.slots.resize(limit.max_in_flight, self.policy.process_share)
+            self.admission.pump(now)
 
     def _is_calm(self, now: float) -> bool:
         """Whether every gate is certainly ready for any call: one check instead of one for each gate."""

@@ -17,6 +17,7 @@ from typing import Annotated, NamedTuple, Self, TypeAlias, TypeVar
 from msgspec import Meta
 
 from stormbreak.cost.price_table import EXACT, PriceOf, PriceTable, known_cost, known_max_cost
+from stormbreak.cost.prices import Service, at_service
 from stormbreak.errors import ConfigurationError
 from stormbreak.types import Labels, Priority, Target, Usage
 
@@ -367,6 +368,7 @@ class ModelUsage:
 
     provider: str
     model: str
+    service: Service = Service.STANDARD
     useful: TokenSum = field(default_factory=TokenSum)
     used_uncounted: TokenSum = field(default_factory=TokenSum)
     wasted: TokenSum = field(default_factory=TokenSum)
@@ -386,6 +388,14 @@ class ModelUsage:
         some = (self.useful, self.used_uncounted, self.wasted, self.wasted_open)
         return sum(each.attempts for each in some)
 
+    @property
+    def place(self) -> tuple[str, str, Service]:
+        """What the attempts have in common."""
+        return self.provider, self.model, self.service
+
+    def _prices(self, price_of: PriceOf) -> PriceTable | None:
+        return at_service(price_of(self.provider, self.model), self.service)
+
     def max_cost(self, price_of: PriceOf) -> Decimal:
         """The most that it can have cost, whatever the length of each prompt, in US dollars.
 
@@ -394,7 +404,7 @@ class ModelUsage:
         """
         if not self.attempts:
             return NOTHING
-        prices = price_of(self.provider, self.model)
+        prices = self._prices(price_of)
         if prices is None:
             where = f"{self.model} at {self.provider}"
             raise ConfigurationError(f"no price is known of {where}, where this batch went before")
@@ -411,7 +421,7 @@ class ModelUsage:
     def known_cost(self, price_of: PriceOf) -> Span | None:
         """The same; None where a price, or the price list, is missing."""
         try:
-            prices = price_of(self.provider, self.model)
+            prices = self._prices(price_of)
             return None if prices is None else self.cost(prices)
         except ConfigurationError:
             return None
@@ -475,12 +485,11 @@ class Account:
 
     def plus(self, bills: Bills, *, at_work: bool) -> "Account":
         """Add what a run has spent so far. Keys of one provider and model are not told apart."""
-        spent = {(each.provider, each.model): each for each in self.spent}
+        spent = {each.place: each for each in self.spent}
         under_way = {target: Bill(wasted_open=some) for target, some in bills.under_way.items()}
         for target, bill in (*bills.targets.items(), *under_way.items()):
-            provider, model = place = target.provider, target.model
-            before = spent.get(place) or ModelUsage(provider=provider, model=model)
-            spent[place] = before.plus(bill)
+            new = ModelUsage(provider=target.provider, model=target.model)
+            spent[new.place] = spent.get(new.place, new).plus(bill)
         waste = dict(self.waste)
         for reason, bill in bills.waste.items():
             waste[reason] = waste.get(reason, TokenSum()) + bill.wasted + bill.wasted_open
@@ -490,10 +499,9 @@ class Account:
 
     def merged(self, other: "Account") -> "Account":
         """Add the account of another batch."""
-        spent = {(each.provider, each.model): each for each in self.spent}
+        spent = {each.place: each for each in self.spent}
         for each in other.spent:
-            place = each.provider, each.model
-            spent[place] = spent[place].plus(each) if place in spent else each
+            spent[each.place] = spent[each.place].plus(each) if each.place in spent else each
         waste = dict(self.waste)
         for reason, tokens in other.waste.items():
             waste[reason] = waste.get(reason, TokenSum()) + tokens

@@ -4,12 +4,13 @@ US dollars per million tokens, as exact decimals. Every price records its source
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from decimal import Decimal
 from enum import StrEnum
 from typing import NamedTuple, Self
 
+from stormbreak.cost.price_table import PriceTable
 from stormbreak.errors import ConfigurationError
 from stormbreak.types import Usage
 
@@ -198,6 +199,14 @@ class Prices:
     def max_cost_within(self, bound: Usage) -> Decimal:
         """Return the maximum cost of calls with at most this in total. Raises as `Rates.cost`."""
         return self.standard.max_cost_within(Tokens.of(bound))
+
+
+def at_service(prices: PriceTable | None, service: Service) -> PriceTable | None:
+    """Return the prices of a service; where they are not known the standard ones, which are higher for a batch."""
+    if service is Service.STANDARD or not isinstance(prices, Prices):
+        return prices
+    rates = prices.rates(service)
+    return prices if rates is None else replace(prices, standard=rates)
 
 
 def normalise_model(model: str) -> str:

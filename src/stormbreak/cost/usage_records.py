@@ -108,7 +108,7 @@ def _uses(sums: dict[Kind, _Sum]) -> Iterator[Use]:
 
 UNNAMED = "(no model named)"
 _REFUSED = 400  # the first status of an error
-_SERVICES = {"flex": Service.FLEX, "priority": Service.PRIORITY}
+_SERVICES = {"flex": Service.FLEX, "priority": Service.PRIORITY, "batch": Service.BATCH}
 
 
 class _Response(msgspec.Struct):
@@ -123,6 +123,7 @@ class Line(msgspec.Struct):
     response: _Response | None = None
     error: Any = None
     attempts: Any = 1  # 0: the answer of another row, or of a cache, which costs nothing
+    service_tier: Any = None  # of a provider's own batch API, whose bodies do not say it
 
 
 class _Body(msgspec.Struct):
@@ -160,7 +161,7 @@ def read_answers(lines: Iterable[bytes]) -> Iterator[Counted | Uncounted]:
             raise ConfigurationError(f"line {number} is no line of batch output") from None
         paid = line.error is None and line.attempts != 0
         if line.response is not None and paid and not _refused(line.response):
-            yield _record(bytes(line.response.body))
+            yield _record(bytes(line.response.body), line.service_tier)
 
 
 def _decoded(raw: bytes) -> Line:
@@ -173,13 +174,13 @@ def _refused(response: _Response) -> bool:
     return isinstance(response.status_code, int) and response.status_code >= _REFUSED
 
 
-def _record(body: bytes) -> Counted | Uncounted:
+def _record(body: bytes, service: Any) -> Counted | Uncounted:
     try:
         fields = _BODY.decode(body)
     except _BAD:  # a body that is no object
         return Uncounted(Kind(UNNAMED), len(body))
     model = fields.model if isinstance(fields.model, str) and fields.model else UNNAMED
-    kind = Kind(model, _SERVICES.get(str(fields.service_tier), Service.STANDARD))
+    kind = Kind(model, _SERVICES.get(str(service or fields.service_tier), Service.STANDARD))
     usage = usage_of(fields.usage)
     if usage.input_tokens:  # no request is without any
         return Counted(kind, Tokens.of(usage))

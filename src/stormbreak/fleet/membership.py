@@ -17,7 +17,7 @@ from math import exp, inf
 from typing import Protocol
 from weakref import ref
 
-from stormbreak.core.lease import PATIENCE, Lease, LeasedRate, Ramp, SpendLease, TargetLease
+from stormbreak.core.lease import Lease, LeasedRate, Ramp, SpendLease, TargetLease
 from stormbreak.core.spend_policy import SpendPolicy
 from stormbreak.core.target_state import TargetState
 from stormbreak.fleet.messages import (
@@ -89,7 +89,7 @@ class Membership(ABC):
         after = self._apply(answer, sent_at, now)
         crowd = max(1.0, self.members / CROWD)
         self.next_at = now + (abs(after) if after == inf else min(abs(after) * crowd, MAX_GAP))
-        self.lease.answered(self.next_at + PATIENCE if after < 0 else inf)
+        self.lease.answered(self.next_at + self.lease.patience if after < 0 else inf)
         self.pump(now)
 
     def fail(self, now: float, retry_after: float) -> None:

@@ -47,7 +47,7 @@ STORE = "STORMBREAK__FLEET__URL"
 """The variable that leads workers to the parent's store; it is that of the setting `fleet.url`."""
 
 _RULES: Mapping[str, Rule] = MappingProxyType(
-    {"key_limit_usd": "max", "key_info": "max", "draining": "max"}
+    dict.fromkeys(("key_limit_usd", "policy_limit_usd", "key_info", "draining"), "max")
 )
 
 

@@ -37,6 +37,7 @@ from stormbreak.types import CANCELLED_AFTER_SEND, Outcome, Target, Usage
 
 LOG = logging.getLogger("stormbreak.gateway")
 INTERVAL = 5.0  # seconds between two additions to the file
+MAX_WAITING = 2  # journals that the file does not take; then the next one goes on
 MAX_PLACES = 1_000  # targets with rows of their own; clients may choose the names of models
 MAX_SERIES = 2_000  # of each metric of money; keys and targets beyond share one
 
@@ -153,7 +154,7 @@ class UsageLedger:
 
     def _rotate(self) -> bool:
         """Begin another journal, if anything was counted; return whether there is something to add."""
-        if self._sums:
+        if self._sums and len(self._waiting) < MAX_WAITING:
             try:
                 journal = Journal(self._path, self._run, self._journal.number + 1)
             except OSError as error:

@@ -88,6 +88,8 @@ class WorkerProcess:
         Raises:
             WorkerGoneError: it has ended, or does not answer in time.
         """
+        if self._reading.done():
+            raise WorkerGoneError(f"worker {self.process.pid} has ended")
         self._number += 1
         number, answered = self._number, asyncio.get_running_loop().create_future()
         self._asked[number] = answered

@@ -33,20 +33,23 @@ from stormbreak.http.environment import find_endpoint, in_force
 from stormbreak.http.h1.connect import connect
 from stormbreak.http.h1.connection import POOL_LIMIT
 from stormbreak.http.local_answers import Degraded, LocalAnswers
+from stormbreak.http.models import PreparedRequest
 from stormbreak.http.pricing import check_prices, list_price
 from stormbreak.http.request import (
+    NO_MODEL,
     RequestFields,
     RequestTemplate,
     encode_payload,
     fields_of,
     set_stream,
 )
-from stormbreak.http.response import answer_of
-from stormbreak.http.routing import Routes, SingleTarget, TargetConfig, TargetResolver
+from stormbreak.http.resource import Resource, ResourceSender
+from stormbreak.http.response import answer_of, outcome_of, parse_response
+from stormbreak.http.routing import Route, Routes, SingleTarget, TargetConfig, TargetResolver
 from stormbreak.http.session import BufferedSender, StreamSender, make_call
 from stormbreak.http.stream import PendingStream, Stream
 from stormbreak.http.stream_source import LocalSource
-from stormbreak.llm.models import endpoint_of
+from stormbreak.llm.models import HttpResponse, endpoint_of
 from stormbreak.types import (
     CACHE,
     DEGRADED,
@@ -413,6 +416,62 @@ class AsyncClient(ClientControls):
         options = _CallOptions(priority, deadline, tenant, queue_is_free, attempts)
         return await self._run(config, template, options)
 
+    def prepare(self, template: RequestTemplate) -> PreparedRequest:
+        """Prepare the request that a call would send to its first target, for one that is sent in a batch.
+
+        Raises:
+            ConfigurationError: the endpoint is no path.
+        """
+        config = self._resolver.resolve(template.fields.model)
+        return self._prepare(config, template, config.route_and_steps(template.fields.model)[0])
+
+    def _prepare(
+        self, config: TargetConfig, template: RequestTemplate, route: Route
+    ) -> PreparedRequest:
+        spend = config.policy.spend
+        if config.reserves and spend.acts:
+            template.limit_output(spend.max_output_tokens, route.target.provider)
+        return template.prepare(route)
+
+    def outcome_of(self, response: HttpResponse, request: PreparedRequest) -> Outcome:
+        """Read a response to a prepared request that came in a batch, as one that came over a connection."""
+        parsed = parse_response(response, request)
+        assert not isinstance(parsed, Outcome), "only a connection ends without a response"
+        key = self._resolver.first.origin.api_key
+        return outcome_of(parsed, request, key, learn=False)
+
+    async def send(self, resource: Resource, *, attempts: int | None = None) -> CallResult:
+        """Send a request about a file or a job, such as a batch, and return how it ended; it has no fallbacks.
+
+        At most `attempts` are made, where the policy allows more. The outcome's value is the last `Response`, where there
+        was one.
+
+        Raises:
+            ConfigurationError: its endpoint is no path.
+        """
+        config = self._resolver.first
+        policy, route = config.policy, config.routes.first(NO_MODEL)
+        resource.prepare(route)
+        call = make_call(
+            self.engine,
+            resource,
+            route.target,
+            policy=policy,
+            reserves=config.reserves,
+            scope=current(),
+            steps=(),
+            deadline_at=None if policy.deadline is None else time.monotonic() + policy.deadline,
+            attempts=attempts,
+        )
+        sender = ResourceSender(
+            resource,
+            config.routes,
+            self.engine.policy,
+            self._driver.first_output,
+            blocks=self.blocks,
+        )
+        return await self._driver.run(call, sender)
+
     def _run(
         self, config: TargetConfig, template: RequestTemplate, options: _CallOptions
     ) -> Coroutine[Any, Any, CallResult]:
@@ -440,9 +499,7 @@ class AsyncClient(ClientControls):
     ) -> Call:
         policy, model = config.policy, template.fields.model
         route, steps = config.route_and_steps(model)
-        if config.reserves and policy.spend.acts:
-            template.limit_output(policy.spend.max_output_tokens, route.target.provider)
-        template.prepare(route)  # what cannot be sent fails before it waits
+        self._prepare(config, template, route)  # what cannot be sent fails before it waits
         span = policy.deadline if options.deadline is None else options.deadline
         return make_call(
             self.engine,

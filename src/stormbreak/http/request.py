@@ -16,6 +16,7 @@ from stormbreak.http.models import PreparedRequest, Response
 from stormbreak.http.routing import Route
 from stormbreak.llm.finish_reasons import FinishMeaning, reason_of
 from stormbreak.llm.models import FREE, Shape, endpoint_of, path_of
+from stormbreak.llm.providers import VERSION
 from stormbreak.llm.schema_request import CHECKED, UNASKED, format_field, repaired, without_format
 from stormbreak.llm.stream_reader import FORMATS
 from stormbreak.llm.surrogates import UNREADABLE
@@ -34,10 +35,11 @@ _REPORTS_USAGE = frozenset({Shape.CHAT, Shape.COMPLETION})
 _MAX_COMPLETION_TOKENS = frozenset({"openai", "azure"})
 """Providers whose newer models reject max_tokens."""
 
-_IDEMPOTENCY_KEY = "Idempotency-Key"
+IDEMPOTENCY_KEY = "Idempotency-Key"
+_WITHOUT_KEY = frozenset({"Accept", IDEMPOTENCY_KEY, "Content-Type", "Content-Length", *VERSION})
 _ACCEPT_STREAM = "text/event-stream"
 _ACCEPT_JSON = "application/json"
-_ACCEPT_ANY = "application/json, */*;q=0.5"  # for an endpoint that may return a file
+ACCEPT_ANY = "application/json, */*;q=0.5"  # for an endpoint that may return a file
 
 # ---------------------------------------------------------------- the fields of a body
 
@@ -150,6 +152,14 @@ def with_fields(body: bytes, **fields: Any) -> bytes:
 def as_stream(body: bytes) -> bytes:
     """Ask for the same answer as a stream, its usage included."""
     return with_fields(body, stream=True, stream_options={"include_usage": True})
+
+
+def without_stream(body: bytes) -> bytes:
+    """Ask for the same answer whole."""
+    fields = _DECODE_RAW(body)
+    return msgspec.json.encode(
+        {name: value for name, value in fields.items() if name not in ("stream", "stream_options")}
+    )
 
 
 def _with_format(body: bytes, shape: Shape, schema: AnswerSchema) -> tuple[bytes, bool]:
@@ -344,7 +354,7 @@ class RequestTemplate:
             body = without_format(body)
         if target.model != self.fields.model:
             body = with_fields(body, model=target.model)
-        accept = _ACCEPT_ANY if shape is Shape.JSON else _ACCEPT_JSON
+        accept = ACCEPT_ANY if shape is Shape.JSON else _ACCEPT_JSON
         if self.streamed:
             accept = _ACCEPT_STREAM
         if self._key is None:
@@ -356,7 +366,7 @@ class RequestTemplate:
             key = blake2b(source.encode(), digest_size=16).hexdigest()
         request = PreparedRequest(
             origin.url_of(self.endpoint),
-            {**origin.headers[shape], "Accept": accept, _IDEMPOTENCY_KEY: key},
+            {**origin.headers[shape], "Accept": accept, IDEMPOTENCY_KEY: key},
             body,
             shape=shape,
             streamed=self.streamed,
@@ -406,9 +416,9 @@ class RequestTemplate:
         assert isinstance(request.body, bytes)
         original = self._unrepaired.setdefault(target, request.body)
         body = repaired(original, self.shape, schema=schema.encoded, answer=answer, errors=errors)
-        source = f"{request.headers[_IDEMPOTENCY_KEY]} ".encode() + body
+        source = f"{request.headers[IDEMPOTENCY_KEY]} ".encode() + body
         key = blake2b(source, digest_size=16).hexdigest()
-        headers = {**request.headers, _IDEMPOTENCY_KEY: key}
+        headers = {**request.headers, IDEMPOTENCY_KEY: key}
         self.prepared[target] = route, request._replace(body=body, headers=headers)
         return Repair(self.estimated_tokens(body), self.token_bound(body))
 
@@ -496,7 +506,7 @@ class RequestTemplate:
 
 def headers_for(origin: Origin, request: PreparedRequest) -> dict[str, str]:
     """Return the headers of a request with another key of its origin: no header of the old key stays."""
-    own = {name: request.headers[name] for name in ("Accept", _IDEMPOTENCY_KEY)}
+    own = {name: value for name, value in request.headers.items() if name in _WITHOUT_KEY}
     return {**origin.headers[request.shape], **own}
 
 

@@ -38,6 +38,7 @@ class Ledger:
 
     def __init__(self) -> None:
         self.records: dict[str, Record] = {}
+        self._others: dict[str, Record] = {}  # of requests about files and batches
         self.statuses: Counter[str] = Counter()
         self.faults: Counter[str] = Counter()
         self.waits: Counter[str] = Counter()
@@ -46,12 +47,19 @@ class Ledger:
         self._idempotency: Counter[bytes] = Counter()
 
     def record_attempt(
-        self, digest: str, now: float, connection: int, idempotency: bytes | None
+        self,
+        digest: str,
+        now: float,
+        connection: int,
+        idempotency: bytes | None,
+        *,
+        is_call: bool = True,
     ) -> Record:
-        """Record an attempt, and whether it came before the promised time."""
-        record = self.records.get(digest)
+        """Record an attempt, and whether it came before the promised time; `is_call`: a model answers it."""
+        records = self.records if is_call else self._others
+        record = records.get(digest)
         if record is None:
-            record = self.records[digest] = Record()
+            record = records[digest] = Record()
         record.attempts += 1
         if now < record.wait_promised_until:
             self.early += 1

@@ -13,7 +13,7 @@ from typing import Protocol, cast
 from stormbreak.http.h1.server_message import CONTINUE, Request, RequestParser, UnreadableError
 from stormbreak.provider.scripts import Ending, Idle, Piece, Script
 
-MAX_BODY = 8 * 1024 * 1024
+MAX_BODY = 256 * 1024 * 1024  # of a message batch; of a file 200 MB
 
 _LINGER_NOTHING = struct.pack("ii", 1, 0)
 _CLOSE_DELAY = 1.0  # seconds for a client to read why its request was refused

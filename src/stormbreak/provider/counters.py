@@ -115,10 +115,12 @@ class Billing:
         """End a request, and bill it if it was processed."""
         request = self._open.pop(number, None)
         if request is not None and worked:
-            self.by_model[request.model] = self.by_model.get(request.model, Billed()).plus(request)
-            self.by_digest[request.digest] = self.by_digest.get(request.digest, Billed()).plus(
-                request
-            )
+            self.add(request)
+
+    def add(self, request: ParsedRequest) -> None:
+        """Bill a request."""
+        for bills, name in ((self.by_model, request.model), (self.by_digest, request.digest)):
+            bills[name] = bills.get(name, Billed()).plus(request)
 
     def summary(self) -> Mapping[str, Any]:
         """Return the bills by model as plain values."""

@@ -69,6 +69,8 @@ class Kind(StrEnum):
     INVALID_JSON = "invalid_json"
     HTML_200 = "html_200"
     ERROR_IN_200 = "error_in_200"
+    RATE_LIMIT_IN_200 = "rate_limit_in_200"
+    EMPTY_CHOICES = "empty_choices"
     BIG_BODY = "big_body"
     TINY_CHUNKS = "tiny_chunks"
     STALE = "stale"

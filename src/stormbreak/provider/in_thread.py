@@ -2,15 +2,16 @@
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from stormbreak.http.h1.server import new_loop
 from stormbreak.provider.counters import Billed
 from stormbreak.provider.scenario import Scenario
-from stormbreak.provider.scenario_file import load, parse
+from stormbreak.provider.scenario_file import answers_of, load, parse
 from stormbreak.provider.server import ProviderServer
 
 _PATIENCE = 10.0
@@ -75,9 +76,13 @@ def serve(
     seed: int = 0,
     speed: float | None = None,
     port: int = 0,
+    answers: Mapping[str, str | Mapping[str, Any]] | None = None,
 ) -> Iterator[RunningProvider]:
-    """Serve a scenario until the block ends. Raises ConfigurationError if it cannot."""
-    server = ProviderServer(scenario_of(scenario), seed=seed, speed=speed)
+    """Serve a scenario until the block ends; `answers` go before its own. Raises ConfigurationError if it cannot."""
+    played = scenario_of(scenario)
+    if answers:
+        played = replace(played, answers=(*answers_of(answers), *played.answers))
+    server = ProviderServer(played, seed=seed, speed=speed)
     loop = new_loop()
     thread = threading.Thread(target=loop.run_forever, name="stormbreak-provider", daemon=True)
     try:

@@ -7,13 +7,20 @@ import msgspec
 
 from stormbreak.http.h1.server_message import Headers, Request
 from stormbreak.provider.chance import mix
-from stormbreak.provider.formats import base
-from stormbreak.provider.formats.base import BORN, Refusal, encode
+from stormbreak.provider.formats.base import BORN, Format, Refusal, encode
+from stormbreak.provider.formats.chat import CHAT
+from stormbreak.provider.formats.messages import MESSAGES
 from stormbreak.provider.formats.registry import FORMATS
 from stormbreak.provider.scenario import Provider
 from stormbreak.provider.scripts import Script, plain
 
 _KEYS = (b"authorization", b"x-api-key", b"api-key")
+
+
+def format_at(path: str) -> Format:
+    """Return the format of this route, or of the API that it belongs to."""
+    default = MESSAGES if path.startswith("/v1/messages/") else CHAT
+    return FORMATS.get(path, default)
 
 
 class Routes:
@@ -59,7 +66,7 @@ class Routes:
 
     def error(self, refusal: Refusal, path: str = "", *more: tuple[str, str]) -> Script:
         """Make the error response in the format of this route."""
-        body = FORMATS[path].error(refusal) if path in FORMATS else base.error(refusal)
+        body = format_at(path).error(refusal)
         return plain(refusal.status, body, self.headers() + more)
 
     def headers(self) -> Headers:

@@ -12,6 +12,7 @@ from math import fsum
 from typing import Literal
 
 from stormbreak.errors import ConfigurationError
+from stormbreak.provider.canned_answers import CannedAnswer
 from stormbreak.provider.fault_kinds import ALLOWED_KEYS, REQUIRED_KEY, Kind, WaitForm
 from stormbreak.provider.field_ranges import (
     AtLeastOne,
@@ -158,6 +159,21 @@ class Fault:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Batches:
+    """The provider's own batch API. A batch runs for `seconds`; then shares of its rows have `expired`, or `failed` with a 500."""
+
+    seconds: Seconds = 1.0
+    expired: Share = 0.0
+    failed: Share = 0.0
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+        if self.expired + self.failed > 1 + 1e-9:
+            both = self.expired + self.failed
+            raise ConfigurationError(f"expired and failed must add up to 1 at most, got {both:g}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
     """From `at` on, `rate` calls per second; reached linearly within `ramp` seconds."""
 
@@ -258,8 +274,10 @@ class Scenario:
     provider: Provider = Provider()
     limit: Limit | None = None
     faults: tuple[Fault, ...] = ()
+    answers: tuple[CannedAnswer, ...] = ()  # on sockets; a simulation has no text
     background_traffic: BackgroundTraffic | None = None
     load: Load | None = None
+    batches: Batches = Batches()
 
     def __post_init__(self) -> None:
         check_ranges(self)

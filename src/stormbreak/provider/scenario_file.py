@@ -1,7 +1,8 @@
 """Read and write scenarios as TOML; an error is one line with the file, the key and the value."""
 
 import os
-from dataclasses import fields, is_dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, is_dataclass, replace
 from difflib import get_close_matches
 from enum import Enum
 from importlib.resources import files
@@ -13,9 +14,11 @@ import tomli_w
 from stormbreak import toml_file, toml_values
 from stormbreak.errors import ConfigurationError
 from stormbreak.key_patterns import quoted
+from stormbreak.provider.canned_answers import CannedAnswer
 from stormbreak.provider.scenario import Scenario
 
 _WHAT = "a scenario"
+_ANSWERS = "a file of answers"
 
 
 def builtin_names() -> list[str]:
@@ -65,6 +68,35 @@ def parse(text: str, *, source: str = "scenario.toml") -> Scenario:
         return toml_values.read(Scenario, table)
     except ConfigurationError as error:
         raise ConfigurationError(f"{source}: {error}") from None
+
+
+@dataclass(frozen=True, slots=True)
+class _Answers:
+    answers: tuple[CannedAnswer, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _AnswersByMatch:
+    answers: Mapping[str, CannedAnswer]
+
+
+def load_answers(path: str | Path) -> tuple[CannedAnswer, ...]:
+    """Read a file of `[[answers]]`."""
+    try:
+        table = toml_file.parse(toml_file.read_text(path, what=_ANSWERS), what=_ANSWERS)
+        return toml_values.read(_Answers, table).answers
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{path}: {error}") from None
+
+
+def answers_of(given: Mapping[str, str | Mapping[str, Any]]) -> tuple[CannedAnswer, ...]:
+    """Make canned answers from what they match: each a text, or the keys of an answer."""
+    tables = {
+        match: {"text": answer} if isinstance(answer, str) else answer
+        for match, answer in given.items()
+    }
+    made = toml_values.read(_AnswersByMatch, {"answers": tables}).answers
+    return tuple(replace(answer, match=match) for match, answer in made.items())
 
 
 def dump(scenario: Scenario) -> str:

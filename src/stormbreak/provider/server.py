@@ -9,10 +9,13 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
+from hashlib import blake2b
 from typing import Any, NamedTuple, Protocol
 
 from stormbreak.errors import ConfigurationError
 from stormbreak.http.h1.server_message import Headers, Request, UnreadableError
+from stormbreak.provider.batches import BatchDesk
+from stormbreak.provider.canned_answers import answer_for
 from stormbreak.provider.chance import mix
 from stormbreak.provider.client_record import Ledger, Record
 from stormbreak.provider.connection import Connection
@@ -25,7 +28,7 @@ from stormbreak.provider.formats.base import ParsedRequest, Refusal
 from stormbreak.provider.formats.registry import FORMATS, understand
 from stormbreak.provider.model import Part, ProviderModel, Reply
 from stormbreak.provider.rate_limit_headers import limit_headers, retry_after_headers
-from stormbreak.provider.routes import Routes
+from stormbreak.provider.routes import Routes, format_at
 from stormbreak.provider.scenario import Scenario
 from stormbreak.provider.scripts import Script
 
@@ -103,6 +106,7 @@ class RequestObserver(Protocol):
 # ---------------------------------------------------------------- server
 
 HOST = "127.0.0.1"
+NO_MODEL = ""  # of requests about files and batches
 
 
 class _Exchange(NamedTuple):
@@ -114,6 +118,7 @@ class _Exchange(NamedTuple):
     other: ParsedRequest  # another request, for wrong answers
     record: Record
     rate_limit_headers: Headers  # after this request was counted
+    request: Request | None = None  # about a file or a batch
 
 
 class ProviderServer:
@@ -191,6 +196,7 @@ class ProviderServer:
         """Return the counts since the start or the last reset."""
         if self._pace.running:
             self._deliver_due()
+            self._desk.advance(self._pace.now(), int(time.time()))
         model = self._model
         return {
             "scenario": self.scenario.name,
@@ -248,6 +254,9 @@ class ProviderServer:
     def handle(self, connection: Connection, request: Request) -> None:
         """Pass work to the model; answer everything else at once."""
         format_ = FORMATS.get(request.path)
+        if self._desk.serves(request):
+            self._work_on_batches(connection, request)
+            return
         if format_ is None or request.method != "POST":
             script = self._routes.answer(request)
             connection.play(script, keep_alive=request.keep_alive, done=None)
@@ -267,32 +276,59 @@ class ProviderServer:
 
     # ------------------------------------------------------------ work
 
+    def _work_on_batches(self, connection: Connection, request: Request) -> None:
+        """Pass a request about a file or a batch to the model, as work without tokens; it is done with its answer."""
+        wrong = self._routes.unauthorized(request)
+        if wrong is not None:
+            self._send_error(connection, wrong, request.path, keep_alive=request.keep_alive)
+            return
+        essence = f"{request.method} {request.path}?{request.query}".encode()
+        digest = blake2b(essence + request.body, digest_size=8).hexdigest()
+        format_ = format_at(request.path)._replace(events=None)
+        parsed = ParsedRequest(format_, NO_MODEL, digest, essence, {}, streamed=False)
+        self._work_on(connection, request, parsed)
+
     def _work_on(self, connection: Connection, request: Request, parsed: ParsedRequest) -> None:
         self._pace.begin()
+        is_call = parsed.model != NO_MODEL
         record = self._ledger.record_attempt(
             parsed.digest,
             time.monotonic(),
             connection.number,
             request.headers.get(b"idempotency-key"),
+            is_call=is_call,
         )
-        if self._observer is not None:
+        if self._observer is not None and is_call:
             self._observer.received(parsed, self._pace.now())
         key = parsed.key + record.attempts
-        parsed = parsed._replace(fills=self.scenario.provider.use_max_tokens)
+        parsed = parsed._replace(
+            fills=self.scenario.provider.use_max_tokens,
+            canned=answer_for(
+                self.scenario.answers if is_call else (),
+                parsed.payload,
+                self._model.clients.arrivals + 1,
+            ),
+        )
         number = self._model.arrive(
             self._pace.now(),
             key,
             streamed=parsed.streamed,
-            tokens=parsed.tokens,
+            tokens=parsed.tokens if is_call else 0,
             attempt=record.attempts,
             text=parsed.essence,
         )
-        if self._model.has(number):
+        if self._model.has(number) and is_call:
             self.billing.arrived(number, parsed)
-        other = self._other_response(parsed)
+        other = self._other_response(parsed) if is_call else parsed
         rate_limit_headers = self._rate_limit_headers()
         self._waiting[number] = _Exchange(
-            connection, request.keep_alive, parsed, other, record, rate_limit_headers
+            connection,
+            request.keep_alive,
+            parsed,
+            other,
+            record,
+            rate_limit_headers,
+            None if is_call else request,
         )
         self._numbers[connection] = number
         self._deliver_due()
@@ -324,10 +360,31 @@ class ProviderServer:
                 return  # the stream plays since its first token
         if reply.fault is not None:
             self._ledger.faults[reply.fault.kind.value] += 1
-        script = self._script(reply, exchange)
+        refusal = None
+        if exchange.request is not None and not _is_refusal(reply):
+            refusal, exchange = self._done_at_desk(exchange.request, exchange)
+        script = refusal or self._script(reply, exchange)
         self._ledger.statuses[str(script.status or "none")] += 1
         done = partial(self._written, reply, exchange)
         exchange.connection.play(script, keep_alive=exchange.keep_alive, done=done)
+
+    def _done_at_desk(
+        self, request: Request, exchange: _Exchange
+    ) -> tuple[Script | None, _Exchange]:
+        """Do what a request about a file or a batch asks for: its answer may still get lost."""
+        done = self._desk.act(request, self._pace.now(), time.time(), self.base_url)
+        if isinstance(done, Refusal):
+            return self._routes.error(done, request.path), exchange
+        answer = exchange.parsed._replace(
+            format=exchange.parsed.format._replace(body=lambda _: done)
+        )
+        return None, exchange._replace(parsed=answer, other=answer)
+
+    def _processed(self, row: ParsedRequest) -> None:
+        """Bill and record a row that a batch has answered."""
+        self.billing.add(row)
+        record = self._ledger.record_attempt(row.digest, time.monotonic(), 0, None)
+        record.answers += 1
 
     def _written(self, reply: Reply, exchange: _Exchange) -> None:
         """Count a good answer once it is completely written; a stream may end shortly before the model's work."""
@@ -335,7 +392,7 @@ class ProviderServer:
             self._finish(exchange.connection, reply.request)
         if reply.fault is None or reply.fault.kind in WELL_FORMED:
             exchange.record.answers += 1
-            if self._observer is not None:
+            if self._observer is not None and exchange.request is None:
                 self._observer.answered(exchange.parsed, self._pace.now())
 
     def _finish(self, connection: Connection, number: int) -> None:
@@ -375,6 +432,7 @@ class ProviderServer:
         self.billing = Billing()
         self._model = ProviderModel(self.scenario, self.seed, self.billing.ended)
         self._ledger = Ledger()
+        self._desk = BatchDesk(self.scenario.batches, seed=self.seed, processed=self._processed)
         self._heads = 0
         self._previous = f"{mix(self.seed):016x}"
         self._waiting.clear()

@@ -72,6 +72,8 @@ _OUTCOMES: Mapping[Kind, Outcome] = MappingProxyType(
         Kind.RESET: Outcome(Verdict.RESET, maybe_processed=True),
         Kind.HALF_CLOSE: Outcome(Verdict.RESET, maybe_processed=True),
         Kind.ERROR_IN_200: _BROKEN._replace(verdict=Verdict.SERVER_ERROR),
+        Kind.RATE_LIMIT_IN_200: _BROKEN._replace(verdict=Verdict.THROTTLED),
+        Kind.EMPTY_CHOICES: _BROKEN,
         Kind.ERROR_EARLY: _BROKEN._replace(verdict=Verdict.SERVER_ERROR),
         Kind.STALE: _OK,  # not detectable
         Kind.SHORT_LENGTH: _BROKEN,

@@ -14,6 +14,7 @@ from types import MappingProxyType
 from stormbreak.config import resolve_policy
 from stormbreak.core.backoff import Backoff
 from stormbreak.core.concurrency_limit import AimdLimit, FixedLimit
+from stormbreak.core.fleet_policy import FleetPolicy
 from stormbreak.core.policy import Policy
 from stormbreak.core.presets import ARTICLE, OFF, PRESETS
 from stormbreak.core.queue import QueuePolicy
@@ -126,6 +127,14 @@ DISPLAY_NAMES: Mapping[str, str] = MappingProxyType(
     }
 )
 """Names on pictures, for readers who do not know ours. The others explain themselves."""
+
+
+def in_fleet(named: NamedPolicy) -> NamedPolicy:
+    """Let the simulated processes of a policy share a store; one that it names counts."""
+    if named.policy.fleet.acts:
+        return named
+    store = FleetPolicy(url="parent:///in-virtual-time")
+    return replace(named, policy=replace(named.policy, fleet=store))
 
 
 # ---------------------------------------------------------------- find a policy

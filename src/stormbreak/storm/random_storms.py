@@ -38,6 +38,7 @@ BATCH = "batch"
 _LEAD = (30.0, 60.0)  # seconds of calm before the faults
 _TAIL = (60.0, 120.0)  # and after it
 _MAX_BATCH = 200.0  # seconds at full capacity
+_DRIFT = 6  # steps
 T = TypeVar("T")
 
 _FORMS = (WaitForm.SECONDS, WaitForm.MS, WaitForm.BARE)
@@ -266,6 +267,62 @@ def _slow(chance: _Chance, site: _Site) -> _Site:
     return site.with_fault(Kind.SERVICE, factor=_short(chance.scale(1.5, 6.0)), ramp=ramp)
 
 
+def _slow_spare(chance: _Chance, site: _Site) -> _Site:
+    """Answers take longer although slots are free: all at once, in steps, or a share of them."""
+    service, factor = site.provider.service, chance.scale(1.5, 6.0)
+    length = chance.scale(60.0, 300.0)
+    rate = _short(min(site.load.rate, MAX_CALLS / (site.at + length + site.tail)))
+    is_batch = site.load.preset == BATCH  # its rows are in flight at once, and may take long
+    busy = site.provider.slots if is_batch else rate * service * factor
+    assert busy is not None
+    slots = max(10, ceil(busy * chance.scale(1.5, 15.0)))
+    timeout = _short(service * factor * chance.between(1.5, 4.0))
+    deadline = _short(timeout * chance.between(1.2, 3.0))
+    site = replace(
+        site,
+        length=_short(length),
+        provider=replace(site.provider, slots=slots),
+        load=replace(
+            site.load,
+            rate=rate,
+            timeout=timeout,
+            deadline=site.load.deadline if is_batch else deadline,
+        ),
+    )
+    ramp = _short(chance.between(0.0, site.length / 2))
+    match chance.pick(("at once", "in steps", "a share")):
+        case "at once":
+            return site.with_fault(Kind.SERVICE, factor=_short(factor), ramp=ramp)
+        case "in steps":
+            return site.with_faults(*_drift(site, factor, ramp))
+        case _:
+            return _more_long_answers(chance, site, service * factor)
+
+
+def _drift(site: _Site, factor: float, ramp: float) -> list[Fault]:
+    """Service times that grow to `factor` times in `_DRIFT` equal steps, each a fault; the last ends in a ramp."""
+    ends = [_short(site.at + site.length * (step + 1) / _DRIFT) for step in range(_DRIFT)]
+    ends[-1] = _short(site.until)
+    return [
+        Fault(
+            kind=Kind.SERVICE,
+            at=at,
+            until=until,
+            factor=_short(factor ** ((step + 1) / _DRIFT)),
+            ramp=ramp if step == _DRIFT - 1 else 0.0,
+        )
+        for step, (at, until) in enumerate(zip([site.at, *ends], ends, strict=False))
+    ]
+
+
+def _more_long_answers(chance: _Chance, site: _Site, added: float) -> _Site:
+    """Two models behind one target, or requests of two sizes: a share of the answers takes `added` seconds more, then a larger one."""
+    before, share = chance.between(0.0, 0.3), chance.between(0.2, 0.7)
+    long = Fault(kind=Kind.SLOW_HEADERS, share=_short(before), added_latency=_short(added))
+    more = replace(long, share=_short(share), at=site.at, until=_short(site.until))
+    return site.with_faults(long, more)
+
+
 def _down(chance: _Chance, site: _Site) -> _Site:
     site = site.with_length(chance.scale(10.0, 120.0)).with_fault(Kind.DOWN)
     return _back_slowly(chance, site) if chance.between(0.0, 1.0) < 0.5 else site
@@ -463,6 +520,7 @@ FAMILIES: Mapping[str, Callable[[_Chance, _Site], _Site]] = MappingProxyType(
         "two": _two,
         "zone_loss": _zone_loss,
         "crowd": _background_retries,
+        "slow_spare": _slow_spare,
     }
 )
 """The function of each family, by name: it makes a storm of a site."""

@@ -73,8 +73,21 @@ class Scene:
 
 
 @pytest.fixture
-def scene():
-    return Scene()
+def make_scene():
+    made = []
+
+    def make(**options):
+        made.append(Scene(**options))
+        return made[-1]
+
+    yield make
+    for scene in made:
+        scene.budget.folder.rmdir()
+
+
+@pytest.fixture
+def scene(make_scene):
+    return make_scene()
 
 
 def test_what_is_granted_is_written_first_and_ends_at_the_limit(scene):
@@ -91,8 +104,8 @@ def test_what_is_granted_is_written_first_and_ends_at_the_limit(scene):
     assert first.elsewhere >= 100_000 + second.granted  # so a worker knows that nothing will come
 
 
-def test_without_room_nothing_is_granted():
-    scene = Scene(before=LIMIT + 1)
+def test_without_room_nothing_is_granted(make_scene):
+    scene = make_scene(before=LIMIT + 1)
     assert scene.workers[0].ask(1) == 0
     assert scene.workers[0].elsewhere > LIMIT
 

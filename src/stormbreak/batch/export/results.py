@@ -14,6 +14,7 @@ from stormbreak.batch.store.paths import BatchPaths
 from stormbreak.batch.store.reader import Answered, Failed, parse_result
 from stormbreak.batch.store.record import Index, placed
 from stormbreak.cost.price_table import PriceOf, known_cost
+from stormbreak.cost.prices import Service, at_service
 from stormbreak.errors import ConfigurationError
 from stormbreak.escape import path_of
 from stormbreak.llm.completeness import read_any
@@ -127,7 +128,10 @@ class Results:
             model = of_fallback
         else:
             provider = self._provider
-        usd: Decimal | None = known_cost(self._price_of(provider, model or ""), usage)
+        prices = self._price_of(provider, model or "")
+        if answered.service_tier == Service.BATCH.value:
+            prices = at_service(prices, Service.BATCH)
+        usd: Decimal | None = known_cost(prices, usage)
         return None if usd is None else float(usd)
 
 

@@ -15,7 +15,7 @@ from stormbreak.batch.store.paths import BatchPaths
 from stormbreak.batch.store.run_file import read_existing_run
 from stormbreak.cost.ledger import Account, ModelUsage, Span, TokenSum
 from stormbreak.cost.price_lookup import PriceLookup, same
-from stormbreak.cost.prices import Prices, Tokens
+from stormbreak.cost.prices import Prices, Service, Tokens, at_service
 from stormbreak.cost.usage_records import Use, read_answers, sum_usage
 from stormbreak.errors import ConfigurationError
 from stormbreak.escape import path_of, reason
@@ -33,6 +33,7 @@ class ModelCost:
 
     provider: str
     model: str
+    service: Service = Service.STANDARD
     prices: Prices | None
     answers: int = 0
     estimated: int = 0
@@ -100,11 +101,15 @@ def _models(
         yield _cost(each, own, lookup)
     provider = spent[0].provider if spent else ""
     for use in left:
-        yield _cost(ModelUsage(provider=provider, model=use.kind.model), [use], lookup)
+        new = ModelUsage(provider=provider, model=use.kind.model, service=use.kind.service)
+        yield _cost(new, [use], lookup)
 
 
 def _answers(use: Use, spent: ModelUsage, all_: tuple[ModelUsage, ...]) -> bool:
     """Whether these answers come from that model, which may answer under a name with a date, or another one."""
+    if (use.kind.service is Service.BATCH) != (spent.service is Service.BATCH):
+        return False
+    all_ = tuple(each for each in all_ if each.service is spent.service)
     name = use.kind.model
     if len([each for each in all_ if each.useful.attempts or each.used_uncounted.attempts]) == 1:
         return bool(spent.useful.attempts or spent.used_uncounted.attempts)
@@ -120,14 +125,16 @@ def _cost(spent: ModelUsage, uses: list[Use], lookup: PriceLookup) -> ModelCost:
     useful = wasted = None
     if prices is not None and prices.standard.output is None and tokens.output:
         prices = None  # half a price is none
-    if prices is not None:
+    own = at_service(prices, spent.service)
+    if prices is not None and own is not None:
         useful = sum((_of_answers(prices, use) for use in uses), Decimal(0))
-        least = spent.wasted.cost(prices)
-        wasted = Span(least, least + spent.wasted_open.max_cost(prices))
+        least = spent.wasted.cost(own)
+        wasted = Span(least, least + spent.wasted_open.max_cost(own))
     besides = spent.wasted.attempts + spent.wasted_open.attempts + spent.free
     return ModelCost(
         provider=spent.provider,
         model=spent.model,
+        service=spent.service,
         prices=prices,
         answers=answers,
         estimated=sum(use.estimated for use in uses),

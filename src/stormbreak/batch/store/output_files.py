@@ -10,6 +10,7 @@ from pathlib import Path
 from stormbreak.batch.input.index import Rows
 from stormbreak.batch.options import UNFINISHED_ROWS, BatchOptions, Choice
 from stormbreak.batch.store.append_file import remove_stale_temp, replacing
+from stormbreak.batch.store.batches import require_no_batches
 from stormbreak.batch.store.journal import RowJournal
 from stormbreak.batch.store.lock import locked
 from stormbreak.batch.store.paths import BatchPaths
@@ -52,10 +53,12 @@ def open_store(
     choice: Choice = UNFINISHED_ROWS,
     check_first: Callable[[int], None] = lambda _: None,
     table: TableRef | None = None,
+    submits: bool = False,
 ) -> Iterator[Store]:
     """Lock OUTPUT for a run over `rows` that sends those of `choice`; flush and close everything at the end.
 
-    `check_first` gets the first row to be sent, before anything is written, and may raise.
+    `check_first` gets the first row to be sent, before anything is written, and may raise. Unless the run `submits`, no batch
+    at the provider may be open: its rows would be sent twice.
 
     Raises:
         ConfigurationError: OUTPUT belongs to another input, or another run is writing it; nothing was touched.
@@ -64,6 +67,8 @@ def open_store(
     check(files, rows, recorded, choice)  # before the lock file is made: a refusal touches nothing
     with locked(files):
         last = check(files, rows, recorded, choice)  # again: now no other run can change it
+        if not submits:
+            require_no_batches(files)
         for path in (files.output, files.failed, files.run):
             remove_stale_temp(path)
         with contextlib.closing(

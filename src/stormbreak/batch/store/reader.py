@@ -11,6 +11,7 @@ from typing import Any
 from msgspec import DecodeError, Raw, Struct
 from msgspec.json import Decoder, decode
 
+from stormbreak.batch.store.batches import BatchFolder
 from stormbreak.batch.store.lock import held
 from stormbreak.batch.store.paths import BatchPaths
 from stormbreak.batch.store.record import count_lines, entries, with_readable_numbers
@@ -28,6 +29,7 @@ class Answered:
     """A row with its answer. `raw` is the provider's JSON body, left out of the repr: it may repeat a prompt.
 
     `answered_by` names the fallback that answered, if one did; `attempts` are those of the run that got the answer.
+    `service_tier` is "batch" for an answer of the provider's own batch API.
     """
 
     custom_id: str
@@ -35,6 +37,7 @@ class Answered:
     request_id: str | None
     answered_by: str | None
     attempts: int = 1
+    service_tier: str | None = None
     raw: bytes = field(repr=False)
 
     @property
@@ -94,6 +97,7 @@ class _Line(Struct):
     error: _Error | None = None
     answered_by: str | None = None
     attempts: int = 1
+    service_tier: str | None = None
 
 
 _LINE = Decoder(_Line)
@@ -133,6 +137,7 @@ def _answered(line: _Line) -> Answered:
         request_id=response.request_id,
         answered_by=line.answered_by,
         attempts=line.attempts,
+        service_tier=line.service_tier,
         raw=bytes(response.body),
     )
 
@@ -153,7 +158,10 @@ def _failed(line: _Line) -> Failed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
-    """Counts of rows, `failed` by verdict. `active`: a run is writing now. `started_at` is unix time."""
+    """Counts of rows, `failed` by verdict. `active`: a run is writing now. `started_at` is unix time.
+
+    Of the rows that are left or failed, `submitted` are in batches at the provider (`batch submit`).
+    """
 
     input: str
     output: str
@@ -163,6 +171,7 @@ class Status:
     done: int
     failed: Mapping[str, int]
     left: int
+    submitted: int = 0
     cost: Cost
 
 
@@ -181,6 +190,7 @@ def read_status(output: Path, price_of: PriceOf) -> Status:
         done=done,
         failed=failed,
         left=max(0, run.rows - done - sum(failed.values())),
+        submitted=sum(len(b.ranges) for b in BatchFolder(files).read() if b.is_open),
         cost=run.account.cost(price_of),
     )
 

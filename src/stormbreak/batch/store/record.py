@@ -36,12 +36,13 @@ _SHAPE_OF_NUMBERS = bytes.maketrans(b"123456789E", b"000000000e")
 class Response:
     """The provider's response, with its `body` as received. `answered_by` names a fallback that answered.
 
-    An answer took so many `attempts`.
+    An answer took so many `attempts`. It has a `service_tier` where its price is not the usual one, and its body does not say so.
     """
 
     status_code: int
     answered_by: str | None = None
     attempts: int = 1
+    service_tier: str | None = None
     request_id: str | None = None
     body: bytes = field(repr=False)
 
@@ -120,6 +121,8 @@ def success_line(custom_id: str, response: Response) -> bytes:
     who, attempts = response.answered_by, response.attempts
     more = b"" if who is None else b',"answered_by":' + _json(who)
     more += b"" if attempts == 1 else b',"attempts":%d' % attempts
+    if response.service_tier is not None:
+        more += b',"service_tier":' + _json(response.service_tier)
     return _line(custom_id, response, b"null", more)
 
 

@@ -7,6 +7,7 @@ options may change, and the change is kept: a resume may use another address, li
 `flags`: the options of the last run, for `batch retry`, which may change pinned ones, too.
 `pauses`: until when (unix time) a model gets no request, also from the next run, because the provider named a time.
 `table`: the table that the requests were made of, if they were.
+`billed`: tokens of batches at the provider (`store.batches`) whose usage is in the account.
 `salt`: goes into the idempotency keys of all these runs, so that a row keeps its key after a crash.
 """
 
@@ -70,6 +71,7 @@ class Run:
     flags: BatchOptions | None = None
     pauses: Mapping[str, float] = field(default_factory=dict)
     table: TableRef | None = None
+    billed: tuple[str, ...] = ()
 
     @property
     def source(self) -> str:
@@ -191,6 +193,7 @@ def record(
         flags=kept or (last.flags if last else None),
         pauses=last.pauses if last else {},
         table=table or (last.table if last else None),
+        billed=last.billed if last else (),
     )
     _write(files, run)
     if last is None:
@@ -204,6 +207,16 @@ def note_account(
 ) -> None:
     """Write the run file again, with what has been spent by now, and the pauses of models."""
     _write(files, replace(run, account=account, pauses=pauses))
+
+
+def bill_batch(files: BatchPaths, run: Run, token: str, usage: Account) -> Run:
+    """Add the usage of a batch at the provider to the account, once; return the run as it is now."""
+    if token in run.billed:
+        return run
+    account = replace(run.account.merged(usage), at_work=run.account.at_work)
+    run = replace(run, account=account, billed=(*run.billed, token))
+    _write(files, run)
+    return run
 
 
 def _write(files: BatchPaths, run: Run) -> None:

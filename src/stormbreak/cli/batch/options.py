@@ -71,11 +71,14 @@ def max_output_tokens(highest: int | None = None) -> Callable[[F], F]:
     return option("--max-output-tokens", Integer(1, highest), "Output limit of rows that set none.")
 
 
+API_KEY_ENV = option("--api-key-env", "VAR", "Environment variable with the API key.")
+MAX_COST = option("--max-cost", Number(name="USD"), "Maximum cost of all runs on OUTPUT together.")
+QUIET = flag("-q --quiet", "Show no progress.")
 _DESTINATION = options(
     "Destination",
     BASE_URL,
     PROVIDER,
-    option("--api-key-env", "VAR", "Environment variable with the API key."),
+    API_KEY_ENV,
     MODEL,
     option(
         "--fallback-base-url", "URL", "A second API, for rows that the first one cannot answer."
@@ -87,7 +90,7 @@ _LIMITS = options(
     option("--rpm", Number(), "Maximum requests per minute."),
     option("--tpm", Number(), "Maximum tokens per minute, input and output."),
     option("--fleet", "URL", "Store through which processes share limits."),
-    option("--max-cost", Number(name="USD"), "Maximum cost of all runs on OUTPUT together."),
+    MAX_COST,
     max_output_tokens(),
     PRICES,
     flag("--dedupe", "Send identical requests once."),
@@ -99,20 +102,56 @@ PREFIX = option(
 ESCAPE_FORMULAS = flag(
     "--escape-formulas", "In CSV, put ' before cells that a spreadsheet would run as a formula."
 )
+FLATTEN = flag(
+    "--flatten", "Make a table also of a .jsonl OUTPUT: rows with their results as columns."
+)
 _RESULTS = options(
     "Results",
     flag("--ordered", "Sort OUTPUT like INPUT at the end; tables always are."),
-    flag("--flatten", "Make a table also of a .jsonl OUTPUT: rows with their results as columns."),
+    FLATTEN,
     PREFIX,
     ESCAPE_FORMULAS,
     REPORT,
     JSON,
-    flag("-q --quiet", "Show no progress."),
+    QUIET,
     option(
         "--metrics-port",
         _ListenAddress(),
         "Serve /metrics on this local port; 0 picks a free one. 0.0.0.0:9464 also serves other machines.",
     ),
+)
+
+
+def submit_options(command: F) -> F:
+    """Add the options of `batch submit`: those of a run that have a meaning without one."""
+    destination = options("Destination", BASE_URL, PROVIDER, API_KEY_ENV, MODEL)
+    limits = options(
+        "Limits",
+        option(
+            "--batch-size",
+            Integer(),
+            "Maximum rows of one batch.",
+            show_default="that of the provider",
+        ),
+        MAX_COST,
+        max_output_tokens(),
+        PRICES,
+    )
+    sending = options(
+        "Requests about batches",
+        option("-p --policy", "FILE|PRESET", "A policy file, or a preset.", show_default=POLICY),
+        option("--timeout", SECONDS, "Maximum time of one attempt, upload included."),
+        CONNECT_GRACE_OPTION,
+    )
+    results = options("Results", FLATTEN, PREFIX, ESCAPE_FORMULAS, JSON, QUIET)
+    return destination(limits(sending(results(command))))
+
+
+CONNECT_GRACE_OPTION = option(
+    "--connect-grace",
+    SECONDS,
+    "Give up if the API has not answered by then.",
+    show_default=f"{CONNECT_GRACE:g}",
 )
 
 

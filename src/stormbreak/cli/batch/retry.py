@@ -72,8 +72,8 @@ def command(
     An option that is given replaces that of the last run. Rows that fail again stay in the failed file.
     """
     run = read_existing_run(BatchPaths.of(output))
-    options = _options(BatchOptions(**given), run, output).clean()
-    source = moved_to or _input_of(run, output)
+    options = options_of_run(BatchOptions(**given), run, output).clean()
+    source = moved_to or input_of_run(run, output)
     choice = failed_rows(verdict for several in only for verdict in several)
     job = build_job(options, source=source, output=output, choice=choice)
     if dry_run:
@@ -84,7 +84,7 @@ def command(
     )
 
 
-def _options(given: BatchOptions, run: Run, output: Path) -> BatchOptions:
+def options_of_run(given: BatchOptions, run: Run, output: Path) -> BatchOptions:
     """Merge the given options over those of the last run."""
     elsewhere = has_target(given.policy)
     if run.flags is None and not (given.provider or given.base_url or elsewhere):
@@ -110,7 +110,8 @@ def _text(value: object) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def _input_of(run: Run, output: Path) -> Path:
+def input_of_run(run: Run, output: Path) -> Path:
+    """Find INPUT where it was. Raises ConfigurationError if it is gone."""
     source = find_moved(run.input, BatchPaths.of(output).input)
     if not source.exists():
         raise ConfigurationError(

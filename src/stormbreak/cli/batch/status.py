@@ -153,12 +153,15 @@ def _lines(status: Status) -> list[tuple[str, str]]:
         ("done", f"{status.done:,}{share}"),
         ("failed", _counted(status)),
         ("left", f"{status.left:,}"),
+        ("batches", f"{status.submitted:,} rows are at the provider" * bool(status.submitted)),
         ("cost", format_cost(status.cost, None)),
         ("next", _next(status)),
     ]
 
 
 def _next(status: Status) -> str:
+    if status.submitted:
+        return f"stormbreak batch fetch --wait {shlex.quote(path_of(status.output))}"
     if status.active or not status.failed:
         return ""
     return retry_command(status.output)

@@ -16,7 +16,7 @@ from stormbreak.cli.options import FILE
 from stormbreak.cost.ledger import Span
 from stormbreak.cost.money import Currency, between
 from stormbreak.cost.price_lookup import PriceLookup, load_lookup
-from stormbreak.cost.prices import Number, Tokens
+from stormbreak.cost.prices import Number, Service, Tokens
 from stormbreak.cost.sheet import Cell, Column, Kind, Sheet
 from stormbreak.errors import ConfigurationError
 from stormbreak.escape import path_of, plain
@@ -90,7 +90,8 @@ def command(
         raise ConfigurationError(
             f"{path_of(other)}: is no ledger of a gateway; name several ledgers, or one OUTPUT of a batch"
         )
-    reject_unused_options(("by", "since", "until"), "for a batch")
+    why = f"for a batch, and {path_of(paths[0])} is no ledger of a gateway"
+    reject_unused_options(("by", "since", "until"), why)
     _of_batch(paths[0], lookup, output)
 
 
@@ -147,7 +148,7 @@ def _sheet(models: Sequence[ModelCost], currency: Currency) -> Sheet:
 def _cells(each: ModelCost) -> list[Cell]:
     wasted, in_all = each.wasted or (None, None), each.in_all or (None, None)
     return [
-        each.model,
+        each.model + " (batch)" * (each.service is Service.BATCH),
         each.provider,
         each.prices.source.name if each.prices else "",
         each.answers,

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from stormbreak.cli.command import option
+from stormbreak.cli.command import flag, option
 from stormbreak.cli.options import NAMES, Integer, Number
 from stormbreak.cli.output import warn
 from stormbreak.provider.field_ranges import MAX_SECONDS, MAX_SPEED, MIN_SPEED
@@ -40,6 +40,7 @@ LOG_FIELDS = (
     ),
 )
 """How to read a log: parameters of `log_of`."""
+FLEET = flag("--fleet", "Processes of the tested policy share a store, as with [fleet].")
 JOBS = option("-j --jobs", Integer(), "Simulations in parallel.", default=1)
 
 

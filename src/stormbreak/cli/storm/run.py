@@ -17,6 +17,7 @@ from stormbreak.cli.output import draw, say
 from stormbreak.cli.storm.options import (
     COMPARE,
     DURATION,
+    FLEET,
     JOBS,
     LOG_FIELDS,
     SCALE,
@@ -108,6 +109,7 @@ def _tokens(path: Path) -> list[int]:
     seed(),
     SEEDS,
     JOBS,
+    FLEET,
     flag("--shared-engine", "All processes share one engine."),
     flag("--stream", "Stream all answers: clients see their first output."),
 )
@@ -131,6 +133,7 @@ def command(  # noqa: PLR0913 - one parameter for each option
     seed: int,
     seeds: int,
     jobs: int,
+    fleet: bool,
     shared_engine: bool,
     stream: bool,
     plot: bool,
@@ -151,6 +154,7 @@ def command(  # noqa: PLR0913 - one parameter for each option
     if duration is not None:
         storm = shortened(storm, duration)
     first = policies.find(policy) if policy else policies.own(storm, source=scenario)
+    first = policies.in_fleet(first) if fleet else first
     others = [policies.find(name) for name in compare]
     found = [first, *(other for other in others if other.name != first.name)]
     runs = [
@@ -162,7 +166,7 @@ def command(  # noqa: PLR0913 - one parameter for each option
     of = {each.name: [one for one in results if one.policy == each.name] for each in found}
     if as_json:
         head = {"scenario": storm.name, "policy": first.name, "seed": seed, "seeds": seeds}
-        modes = {"shared": shared_engine, "first_output": stream}
+        modes = {"shared": shared_engine, "fleet": fleet, "first_output": stream}
         say(json.dumps(_document({**head, **modes}, storm, of, series=series)))
     else:
         say(sentence(storm, of[first.name]))

@@ -18,7 +18,7 @@ from rich.table import Table
 from stormbreak.cli.command import option, options, subcommand
 from stormbreak.cli.options import JSON, NAMES, Integer
 from stormbreak.cli.output import draw, say
-from stormbreak.cli.storm.options import COMPARE, JOBS, assertion, policy, seed
+from stormbreak.cli.storm.options import COMPARE, FLEET, JOBS, assertion, policy, seed
 from stormbreak.cli.storm.output import judge, progress_bar
 from stormbreak.errors import ConfigurationError
 from stormbreak.escape import path_of, plain, reason
@@ -54,6 +54,7 @@ _MAX_LINE, _MAX_NAME = 1000, 40  # characters
     option("--storms", Integer(), "Number of random storms.", default=60),
     option("--families", NAMES, "Only storms of these families.", default=()),
     seed(),
+    FLEET,
     option("--runs", Integer(), "Simulations per storm and policy; their mean counts.", default=2),
     JOBS,
 )
@@ -73,6 +74,7 @@ def command(  # noqa: PLR0913 - one parameter for each option
     runs: int,
     preset: str,
     families: tuple[str, ...],
+    fleet: bool,
     jobs: int,
     output: str | None,
     as_json: bool,
@@ -86,8 +88,9 @@ def command(  # noqa: PLR0913 - one parameter for each option
     destination = None if report is None else ReportFile.of(report, kinds=(PAGE,))
     claimed = None if claim is None else parse_assertion(claim, about=Figures)
     folder = None if output is None else _folder(output)
+    tested = policies.find(policy or preset)
     found = _survey(
-        policies.find(policy or preset),
+        policies.in_fleet(tested) if fleet else tested,
         [*rivals_of(preset), *(policies.find(name) for name in compare)],
         draws=storms,
         seed=seed,

@@ -7,6 +7,7 @@ from types import MappingProxyType
 from stormbreak.http.h1.server_message import chunk
 from stormbreak.provider.fault_kinds import Kind
 from stormbreak.provider.faults.play import FaultContext
+from stormbreak.provider.faults.refusals import THROTTLED
 from stormbreak.provider.scripts import Ending, Piece, Script, chunked, once, plain
 
 BIG = 4 * 1024 * 1024
@@ -69,6 +70,14 @@ def _error_in_200(play: FaultContext) -> Script:
     return plain(200, play.request.format.late_error, play.headers)
 
 
+def _rate_limit_in_200(play: FaultContext) -> Script:
+    return plain(200, play.request.format.error(THROTTLED), play.headers)
+
+
+def _empty_choices(play: FaultContext) -> Script:
+    return good(play.without_choices())
+
+
 def _big_body(play: FaultContext) -> Script:
     """Add an unknown field."""
     return plain(200, padded(play.body, BIG), play.headers)
@@ -104,6 +113,8 @@ FAULTS: MappingProxyType[Kind, Callable[[FaultContext], Script]] = MappingProxyT
         Kind.PROSE: _prose,
         Kind.HTML_200: html_200,
         Kind.ERROR_IN_200: _error_in_200,
+        Kind.RATE_LIMIT_IN_200: _rate_limit_in_200,
+        Kind.EMPTY_CHOICES: _empty_choices,
         Kind.BIG_BODY: _big_body,
         Kind.TINY_CHUNKS: tiny_chunks,
     }

@@ -19,7 +19,11 @@ class FaultContext(NamedTuple):
 
     def without_schema(self) -> "FaultContext":
         """The same for an answer that ignores the schema of its request."""
-        return self._replace(request=self.request._replace(schema=None))
+        return self._replace(request=self.request._replace(schema=None, canned=None))
+
+    def without_choices(self) -> "FaultContext":
+        """The same for an answer without any choice."""
+        return self._replace(request=self.request._replace(empty=True))
 
     @property
     def media(self) -> str:

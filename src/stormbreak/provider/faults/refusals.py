@@ -16,6 +16,8 @@ _HTML = (
     "<html>\r\n<head><title>{0}</title></head>\r\n<body>\r\n"
     "<center><h1>{0}</h1></center>\r\n</body>\r\n</html>\r\n"
 )
+THROTTLED = Refusal(429, "too many requests", "requests", "rate_limit_exceeded")
+
 _REFUSALS: Mapping[Kind, Refusal] = MappingProxyType(
     {
         Kind.S400: Refusal(400, "the request is not acceptable", code="invalid_value"),
@@ -30,7 +32,7 @@ _REFUSALS: Mapping[Kind, Refusal] = MappingProxyType(
         Kind.S422: Refusal(422, "the request cannot be processed"),
         Kind.S424: Refusal(424, "a dependency failed", "failed_dependency"),
         Kind.S425: Refusal(425, "too early", "too_early"),
-        Kind.S429: Refusal(429, "too many requests", "requests", "rate_limit_exceeded"),
+        Kind.S429: THROTTLED,
         Kind.S498: Refusal(498, "the flex tier has no capacity", code="capacity_exceeded"),
         Kind.S500: Refusal(500, "the server had an error", "server_error"),
         Kind.S501: Refusal(501, "this is not implemented", "server_error"),

@@ -7,6 +7,7 @@ from stormbreak.http.h1.server_message import chunk
 from stormbreak.provider.fault_kinds import Kind
 from stormbreak.provider.faults import bodies
 from stormbreak.provider.faults.play import FaultContext
+from stormbreak.provider.faults.refusals import THROTTLED
 from stormbreak.provider.formats.base import Events
 from stormbreak.provider.scripts import Ending, Piece, Script, chunked, paced
 
@@ -81,6 +82,18 @@ def _invalid_json(play: FaultContext) -> Script:
 
 def _error_in_200(play: FaultContext) -> Script:
     return chunked([*_half(play), Piece(0, chunk(play.request.format.late_event))])
+
+
+def _rate_limit_in_200(play: FaultContext) -> Script:
+    """Send the error of a 429 as the first event."""
+    format_ = play.request.format
+    name = b"event: error\n" if format_.late_event.startswith(b"event:") else b""
+    event = b"%bdata: %b\n\n" % (name, format_.error(THROTTLED))
+    return chunked([Piece(0, play.head()), Piece(0, chunk(event))])
+
+
+def _empty_choices(play: FaultContext) -> Script:
+    return good(play.without_choices())
 
 
 def _error_early(play: FaultContext) -> Script:
@@ -158,6 +171,8 @@ FAULTS: MappingProxyType[Kind, Callable[[FaultContext], Script]] = MappingProxyT
         Kind.PROSE: _prose,
         Kind.HTML_200: bodies.html_200,
         Kind.ERROR_IN_200: _error_in_200,
+        Kind.RATE_LIMIT_IN_200: _rate_limit_in_200,
+        Kind.EMPTY_CHOICES: _empty_choices,
         Kind.ERROR_EARLY: _error_early,
         Kind.BIG_BODY: _big_body,
         Kind.TINY_CHUNKS: bodies.tiny_chunks,

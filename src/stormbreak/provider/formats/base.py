@@ -1,10 +1,12 @@
-"""Shared by all formats: a parsed request, the text of answers, refusals, streams, errors."""
+"""Shared by all formats: a parsed request, the parts of its answer, refusals, streams, errors."""
 
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
+from typing import Any, NamedTuple, TypeAlias
 
 import msgspec
 
+from stormbreak.provider.canned_answers import CannedAnswer, ToolCall
 from stormbreak.provider.chance import mix
 from stormbreak.provider.formats.json_text import json_for
 
@@ -33,10 +35,32 @@ def text_for(digest: str, schema: Any = None) -> str:
     return f"Answer {digest}: {' '.join(words)}."
 
 
-def _pieces(text: str) -> list[str]:
+def pieces(text: str) -> list[str]:
     """Split a text into its streamed pieces."""
     first, *rest = text.split(" ")
     return [first, *(f" {word}" for word in rest)]
+
+
+class ToolUse(NamedTuple):
+    """A call of a tool in an answer; `arguments` is JSON."""
+
+    identity: str
+    name: str
+    arguments: str
+
+
+class Choice(NamedTuple):
+    """One choice of an answer. The text is empty if it only calls tools."""
+
+    text: str
+    reasoning: str = ""
+    tool_uses: tuple[ToolUse, ...] = ()
+
+    @property
+    def tokens(self) -> int:
+        """Its tokens: one a word, and two."""
+        parts = (self.text, self.reasoning, *(use.arguments for use in self.tool_uses))
+        return 2 + sum(len(part.split()) for part in parts)
 
 
 # ---------------------------------------------------------------- format interface
@@ -80,16 +104,34 @@ class ParsedRequest(NamedTuple):
     streamed: bool
     fills: bool = False  # its answer uses all tokens that the request allows
     schema: Any = None  # that the answer must fit
+    canned: CannedAnswer | None = None  # its answer; None: one is made up
+    empty: bool = False  # its answer has no choices
 
     @property
-    def text(self) -> str:
-        """The text of its answer."""
-        return text_for(self.digest, self.schema)
+    def choices(self) -> list[Choice]:
+        """The choices of its answer."""
+        if self.empty:
+            return []
+        return [self._choice(place) for place in range(self.format.choice_count(self.payload))]
 
-    @property
-    def words(self) -> list[str]:
-        """That text in its streamed pieces."""
-        return _pieces(self.text)
+    def _choice(self, place: int) -> Choice:
+        digest = f"{mix(self.key + place):016x}" if place else self.digest
+        canned = self.canned
+        if canned is None:
+            return Choice(text_for(digest, self.schema))
+        uses = tuple(
+            ToolUse(f"{digest}{number}", call.name, self._arguments(call, number))
+            for number, call in enumerate(canned.tool_calls)
+        )
+        text = canned.choices[place % len(canned.choices)] if canned.choices else canned.text
+        if text is None:
+            text = "" if uses else text_for(digest, self.schema)
+        return Choice(text, canned.reasoning, uses)
+
+    def _arguments(self, call: ToolCall, number: int) -> str:
+        if call.arguments is not None:
+            return encode(call.arguments).decode()
+        return json_for(_tool_schema(self.payload, call.name), self.key + number)
 
     @property
     def input_tokens(self) -> int:
@@ -104,13 +146,22 @@ class ParsedRequest(NamedTuple):
     @property
     def tokens(self) -> int:
         """Tokens that count against a limit."""
-        return self.input_tokens + self.format.output_tokens(self.payload)
+        return self.input_tokens + self._allowed
 
     @property
     def answer_tokens(self) -> int:
-        """Tokens of the answer, reported and billed; those beyond its text are reasoning."""
-        allowed = self.format.output_tokens(self.payload)
-        return allowed if self.fills else min(allowed, TOKENS)
+        """Tokens of the answer, reported and billed, within those that the request allows."""
+        if self.fills:
+            return self._allowed
+        if self.canned is None:
+            return min(self._allowed, TOKENS * self.format.choice_count(self.payload))
+        return min(self._allowed, sum(choice.tokens for choice in self.choices))
+
+    @property
+    def _allowed(self) -> int:
+        made = self.choices if self.canned else ()
+        default = max((each.tokens for each in made), default=TOKENS)
+        return self.format.output_tokens(self.payload, default)
 
     @property
     def key(self) -> int:
@@ -119,6 +170,17 @@ class ParsedRequest(NamedTuple):
 
     def __repr__(self) -> str:
         return f"ParsedRequest({self.digest})"
+
+
+def _tool_schema(payload: Mapping[str, Any], name: str) -> Any:
+    """Find the schema of a tool's arguments, in the words of each API; without one, any object fits."""
+    found: Any = None
+    tools = payload.get("tools")
+    for tool in tools if isinstance(tools, list) else ():
+        described = tool.get("function", tool) if isinstance(tool, dict) else None
+        if isinstance(described, dict) and described.get("name") == name:
+            found = described.get("parameters", described.get("input_schema"))
+    return found or {"type": "object"}
 
 
 class Events(NamedTuple):
@@ -139,7 +201,7 @@ class Format(NamedTuple):
 
     Attributes:
         find_error: describes what is wrong with a JSON object that names a model.
-        output_tokens: tokens of the answer that count against a limit, as far as the body says.
+        output_tokens: tokens of the answer that count against a limit; a default for each choice if the body has none.
         body: encodes a plain answer.
         events: encodes a streamed answer; None if there is none.
         error: encodes an error.
@@ -147,10 +209,11 @@ class Format(NamedTuple):
         late_event: the same as an event of a stream.
         demands: required headers.
         written: counts prompt tokens written to a cache.
+        choice_count: the number of choices that a request asks for.
     """
 
     find_error: Callable[[Mapping[str, Any]], str | None]
-    output_tokens: Callable[[Mapping[str, Any]], int]
+    output_tokens: Callable[[Mapping[str, Any], int], int]
     body: Callable[[ParsedRequest], bytes]
     events: Callable[[ParsedRequest], Events] | None
     error: Callable[[Refusal], bytes]
@@ -158,6 +221,7 @@ class Format(NamedTuple):
     late_event: bytes
     demands: tuple[bytes, ...] = ()
     written: Callable[[Mapping[str, Any]], CacheWrites] = nothing_written
+    choice_count: Callable[[Mapping[str, Any]], int] = lambda _: 1
 
 
 def whole_number(value: Any, default: int) -> int:
@@ -172,9 +236,33 @@ def find_message_error(payload: Mapping[str, Any]) -> str | None:
     return None if fits else "'messages' must be a list that is not empty"
 
 
+# ---------------------------------------------------------------- named events
+
+NamedEvent: TypeAlias = tuple[str, dict[str, Any]]
+"""The name of an event, and what it says besides."""
+
+
 def named_event(name: str, said: Mapping[str, Any]) -> bytes:
     """Encode a named event."""
     return b"event: %b\ndata: %b\n\n" % (name.encode(), encode(said))
+
+
+class Block(NamedTuple):
+    """One part of a streamed answer."""
+
+    opening: list[NamedEvent]
+    output: list[NamedEvent]
+    finish: list[NamedEvent]
+
+
+def in_turn(blocks: Sequence[Block]) -> Block:
+    """Join parts that are streamed one after the other."""
+    if not blocks:
+        return Block([], [], [])
+    output = [*blocks[0].output]
+    for before, after in pairwise(blocks):
+        output += [*before.finish, *after.opening, *after.output]
+    return Block(blocks[0].opening, output, blocks[-1].finish)
 
 
 # ---------------------------------------------------------------- errors in OpenAI's form

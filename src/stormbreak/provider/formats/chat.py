@@ -1,25 +1,33 @@
 """`/v1/chat/completions`."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from stormbreak.provider.formats import base
 from stormbreak.provider.formats.base import (
     BORN,
-    TOKENS,
+    Choice,
     Events,
     Format,
     ParsedRequest,
+    ToolUse,
     encode,
     find_message_error,
+    pieces,
     whole_number,
 )
 
+_MAX_CHOICES = 128
 
-def _output_tokens(payload: Mapping[str, Any]) -> int:
+
+def _output_tokens(payload: Mapping[str, Any], default: int) -> int:
     older = whole_number(payload.get("max_tokens"), 0)
     most = whole_number(payload.get("max_completion_tokens"), older)
-    return max(most, 0) or TOKENS
+    return _choice_count(payload) * (max(most, 0) or default)
+
+
+def _choice_count(payload: Mapping[str, Any]) -> int:
+    return min(max(whole_number(payload.get("n"), 1), 1), _MAX_CHOICES)
 
 
 def _usage(request: ParsedRequest) -> dict[str, Any]:
@@ -32,39 +40,75 @@ def _usage(request: ParsedRequest) -> dict[str, Any]:
 
 
 def _body(request: ParsedRequest) -> bytes:
-    message = {"role": "assistant", "content": request.text}
+    choices = [
+        {"index": place, "message": _message(choice), "finish_reason": _finish(choice)}
+        for place, choice in enumerate(request.choices)
+    ]
     return encode(
         {
             "id": f"chatcmpl-{request.digest}",
             "object": "chat.completion",
             "created": BORN,
             "model": request.model,
-            "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
+            "choices": choices,
             "usage": _usage(request),
         }
     )
 
 
+def _message(choice: Choice) -> dict[str, Any]:
+    content = None if choice.tool_uses and not choice.text else choice.text
+    message: dict[str, Any] = {"role": "assistant", "content": content}
+    if choice.reasoning:
+        message["reasoning_content"] = choice.reasoning
+    if choice.tool_uses:
+        message["tool_calls"] = [_tool_call(use, use.arguments) for use in choice.tool_uses]
+    return message
+
+
+def _tool_call(use: ToolUse, arguments: str) -> dict[str, Any]:
+    function = {"name": use.name, "arguments": arguments}
+    return {"id": f"call_{use.identity}", "type": "function", "function": function}
+
+
+def _finish(choice: Choice) -> str:
+    return "tool_calls" if choice.tool_uses else "stop"
+
+
 def _events(request: ParsedRequest) -> Events:
-    """Role, words, finish reason, usage if requested, `[DONE]`."""
-    finish = [_chunk(request, [_choice({}, "stop")])]
+    """Role, reasoning, words, tool calls, finish reason, usage if requested, `[DONE]`."""
+    choices = [*enumerate(request.choices)]
+
+    def chunk(place: int, delta: dict[str, Any], finish: str | None = None) -> bytes:
+        return _chunk(request, [{"index": place, "delta": delta, "finish_reason": finish}])
+
+    finish = [chunk(place, {}, _finish(choice)) for place, choice in choices]
     if _wants_usage(request.payload):
         finish.append(_chunk(request, [], usage=_usage(request)))
     return Events(
-        opening=[_chunk(request, [_choice({"role": "assistant", "content": ""}, None)])],
-        output=[_chunk(request, [_choice({"content": word}, None)]) for word in request.words],
+        opening=[chunk(place, {"role": "assistant", "content": ""}) for place, _ in choices],
+        output=[chunk(place, delta) for place, choice in choices for delta in _deltas(choice)],
         finish=finish,
         end=[b"data: [DONE]\n\n"],
     )
 
 
+def _deltas(choice: Choice) -> Iterator[dict[str, Any]]:
+    if choice.reasoning:
+        for piece in pieces(choice.reasoning):
+            yield {"reasoning_content": piece}
+    if choice.text or not choice.tool_uses:
+        for piece in pieces(choice.text):
+            yield {"content": piece}
+    for index, use in enumerate(choice.tool_uses):
+        yield {"tool_calls": [{"index": index, **_tool_call(use, "")}]}
+        for piece in pieces(use.arguments):
+            yield {"tool_calls": [{"index": index, "function": {"arguments": piece}}]}
+
+
 def _wants_usage(payload: Mapping[str, Any]) -> bool:
     options = payload.get("stream_options")
     return isinstance(options, dict) and options.get("include_usage") is True
-
-
-def _choice(delta: dict[str, Any], finish: str | None) -> dict[str, Any]:
-    return {"index": 0, "delta": delta, "finish_reason": finish}
 
 
 def _chunk(request: ParsedRequest, choices: list[dict[str, Any]], **more: Any) -> bytes:
@@ -87,4 +131,5 @@ CHAT = Format(
     error=base.error,
     late_error=base.LATE_ERROR,
     late_event=base.LATE_EVENT,
+    choice_count=_choice_count,
 )

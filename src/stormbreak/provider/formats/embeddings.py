@@ -21,7 +21,7 @@ def _find_error(payload: Mapping[str, Any]) -> str | None:
 def _body(request: ParsedRequest) -> bytes:
     data = [
         {"object": "embedding", "index": place, "embedding": _vector(request, place)}
-        for place in range(_count(request.payload["input"]))
+        for place in range(0 if request.empty else _count(request.payload["input"]))
     ]
     usage = {"prompt_tokens": request.input_tokens, "total_tokens": request.input_tokens}
     return encode({"object": "list", "data": data, "model": request.model, "usage": usage})
@@ -44,7 +44,7 @@ def _vector(request: ParsedRequest, place: int) -> list[float] | str:
 
 EMBEDDINGS = Format(
     find_error=_find_error,
-    output_tokens=lambda _: 0,
+    output_tokens=lambda _, __: 0,
     body=_body,
     events=None,
     error=base.error,

@@ -1,19 +1,24 @@
-"""`/v1/messages`, as in Anthropic's API: from `message_start` to `message_stop`."""
+"""`/v1/messages`, as in Anthropic's API: from `message_start` to `message_stop`; and its count of tokens."""
 
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
+import msgspec
+
 from stormbreak.provider.formats.base import (
-    TOKENS,
+    Block,
     CacheWrites,
     Events,
     Format,
+    NamedEvent,
     ParsedRequest,
     Refusal,
     encode,
     find_message_error,
+    in_turn,
     named_event,
+    pieces,
     whole_number,
 )
 
@@ -48,8 +53,8 @@ def _find_error(payload: Mapping[str, Any]) -> str | None:
     return find_message_error(payload)
 
 
-def _output_tokens(payload: Mapping[str, Any]) -> int:
-    return whole_number(payload.get("max_tokens"), TOKENS)
+def _output_tokens(payload: Mapping[str, Any], default: int) -> int:
+    return whole_number(payload.get("max_tokens"), default)
 
 
 def _written(payload: Mapping[str, Any]) -> CacheWrites:
@@ -99,35 +104,78 @@ def _message(
     }
 
 
+def _content(request: ParsedRequest) -> list[dict[str, Any]]:
+    """The blocks of an answer: thinking, text, calls of tools."""
+    content: list[dict[str, Any]] = []
+    for choice in request.choices:
+        if choice.reasoning:
+            signature = f"signature-{request.digest}"
+            thinking = {"type": "thinking", "thinking": choice.reasoning, "signature": signature}
+            content.append(thinking)
+        if choice.text or not choice.tool_uses:
+            content.append({"type": "text", "text": choice.text})
+        for use in choice.tool_uses:
+            given = msgspec.Raw(use.arguments.encode())
+            call = {"id": f"toolu_{use.identity}", "name": use.name, "input": given}
+            content.append({"type": "tool_use", **call})
+    return content
+
+
+def _stop_reason(content: list[dict[str, Any]]) -> str:
+    return "tool_use" if content and content[-1]["type"] == "tool_use" else "end_turn"
+
+
 def _body(request: ParsedRequest) -> bytes:
-    content = [{"type": "text", "text": request.text}]
-    return encode(_message(request, content, "end_turn", request.answer_tokens))
+    content = _content(request)
+    return encode(_message(request, content, _stop_reason(content), request.answer_tokens))
 
 
 def _events(request: ParsedRequest) -> Events:
-    def event(name: str, **more: Any) -> bytes:
-        return named_event(name, {"type": name, **more})
-
+    content = _content(request)
+    opening, output, finish = in_turn([_block(*each) for each in enumerate(content)])
+    start = ("message_start", {"message": _message(request, [], None, 1)})
+    delta = {
+        "delta": {"stop_reason": _stop_reason(content), "stop_sequence": None},
+        "usage": {"output_tokens": request.answer_tokens},
+    }
     return Events(
-        opening=[
-            event("message_start", message=_message(request, [], None, 1)),
-            event("content_block_start", index=0, content_block={"type": "text", "text": ""}),
-            event("ping"),
-        ],
-        output=[
-            event("content_block_delta", index=0, delta={"type": "text_delta", "text": word})
-            for word in request.words
-        ],
-        finish=[
-            event("content_block_stop", index=0),
-            event(
-                "message_delta",
-                delta={"stop_reason": "end_turn", "stop_sequence": None},
-                usage={"output_tokens": request.answer_tokens},
-            ),
-        ],
-        end=[event("message_stop")],
+        opening=[*map(_event, (start, *opening, ("ping", {})))],
+        output=[*map(_event, output)],
+        finish=[*map(_event, (*finish, ("message_delta", delta)))],
+        end=[_event(("message_stop", {}))],
     )
+
+
+def _event(event: NamedEvent) -> bytes:
+    name, said = event
+    return named_event(name, {"type": name, **said})
+
+
+def _block(index: int, content: dict[str, Any]) -> Block:
+    """Stream one block."""
+    match content["type"]:
+        case "text":
+            begun = {**content, "text": ""}
+            deltas = [{"type": "text_delta", "text": each} for each in pieces(content["text"])]
+        case "thinking":
+            begun = {**content, "thinking": "", "signature": ""}
+            deltas = [
+                {"type": "thinking_delta", "thinking": each} for each in pieces(content["thinking"])
+            ]
+            deltas.append({"type": "signature_delta", "signature": content["signature"]})
+        case _:
+            begun = {**content, "input": {}}
+            given = bytes(content["input"]).decode()
+            deltas = [{"type": "input_json_delta", "partial_json": each} for each in pieces(given)]
+    return Block(
+        [("content_block_start", {"index": index, "content_block": begun})],
+        [("content_block_delta", {"index": index, "delta": delta}) for delta in deltas],
+        [("content_block_stop", {"index": index})],
+    )
+
+
+def _count(request: ParsedRequest) -> bytes:
+    return encode({"input_tokens": request.input_tokens})
 
 
 def _error(refusal: Refusal) -> bytes:
@@ -153,4 +201,15 @@ MESSAGES = Format(
     late_event=named_event("error", _LATE),
     demands=(b"anthropic-version",),
     written=_written,
+)
+
+COUNT_TOKENS = Format(
+    find_error=find_message_error,
+    output_tokens=lambda _, __: 0,
+    body=_count,
+    events=None,
+    error=_error,
+    late_error=encode(_LATE),
+    late_event=named_event("error", _LATE),
+    demands=(b"anthropic-version",),
 )

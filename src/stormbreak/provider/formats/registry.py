@@ -10,7 +10,7 @@ import msgspec
 from stormbreak.provider.formats.base import Format, ParsedRequest, Refusal, text_for
 from stormbreak.provider.formats.chat import CHAT
 from stormbreak.provider.formats.embeddings import EMBEDDINGS
-from stormbreak.provider.formats.messages import MESSAGES
+from stormbreak.provider.formats.messages import COUNT_TOKENS, MESSAGES
 from stormbreak.provider.formats.responses import RESPONSES
 
 FORMATS: Mapping[str, Format] = MappingProxyType(
@@ -19,6 +19,7 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
         "/v1/embeddings": EMBEDDINGS,
         "/v1/responses": RESPONSES,
         "/v1/messages": MESSAGES,
+        "/v1/messages/count_tokens": COUNT_TOKENS,
     }
 )
 """The formats by endpoint."""

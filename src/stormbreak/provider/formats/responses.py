@@ -7,12 +7,16 @@ from typing import Any
 from stormbreak.provider.formats import base
 from stormbreak.provider.formats.base import (
     BORN,
-    TOKENS,
+    Block,
     Events,
     Format,
+    NamedEvent,
     ParsedRequest,
+    ToolUse,
     encode,
+    in_turn,
     named_event,
+    pieces,
     whole_number,
 )
 
@@ -23,8 +27,8 @@ def _find_error(payload: Mapping[str, Any]) -> str | None:
     return None if fits else "'input' must be a string or a list that is not empty"
 
 
-def _output_tokens(payload: Mapping[str, Any]) -> int:
-    return max(whole_number(payload.get("max_output_tokens"), 0), 0) or TOKENS
+def _output_tokens(payload: Mapping[str, Any], default: int) -> int:
+    return max(whole_number(payload.get("max_output_tokens"), 0), 0) or default
 
 
 def _response(request: ParsedRequest, status: str) -> dict[str, Any]:
@@ -44,7 +48,7 @@ def _response(request: ParsedRequest, status: str) -> dict[str, Any]:
         "error": None,
         "incomplete_details": None,
         "model": request.model,
-        "output": [_item(request, done=True)] if done else [],
+        "output": _items(request) if done else [],
         "parallel_tool_calls": True,
         "tool_choice": "auto",
         "tools": [],
@@ -52,18 +56,46 @@ def _response(request: ParsedRequest, status: str) -> dict[str, Any]:
     }
 
 
-def _item(request: ParsedRequest, *, done: bool) -> dict[str, Any]:
+def _items(request: ParsedRequest) -> list[dict[str, Any]]:
+    """The output: reasoning, a message, calls of tools."""
+    items: list[dict[str, Any]] = []
+    for choice in request.choices:
+        if choice.reasoning:
+            summary = [_summary(choice.reasoning)]
+            items.append({"id": f"rs_{request.digest}", "type": "reasoning", "summary": summary})
+        if choice.text or not choice.tool_uses:
+            items.append(_message(request, choice.text))
+        items += map(_function_call, choice.tool_uses)
+    return items
+
+
+def _message(request: ParsedRequest, text: str) -> dict[str, Any]:
     return {
         "id": f"msg_{request.digest}",
         "type": "message",
-        "status": "completed" if done else "in_progress",
+        "status": "completed",
         "role": "assistant",
-        "content": [_part(request.text)] if done else [],
+        "content": [_part(text)],
+    }
+
+
+def _function_call(use: ToolUse) -> dict[str, Any]:
+    return {
+        "id": f"fc_{use.identity}",
+        "type": "function_call",
+        "status": "completed",
+        "call_id": f"call_{use.identity}",
+        "name": use.name,
+        "arguments": use.arguments,
     }
 
 
 def _part(text: str) -> dict[str, Any]:
     return {"type": "output_text", "text": text, "annotations": []}
+
+
+def _summary(text: str) -> dict[str, Any]:
+    return {"type": "summary_text", "text": text}
 
 
 def _body(request: ParsedRequest) -> bytes:
@@ -72,28 +104,49 @@ def _body(request: ParsedRequest) -> bytes:
 
 def _events(request: ParsedRequest) -> Events:
     numbers = count()
-    place = {"item_id": f"msg_{request.digest}", "output_index": 0, "content_index": 0}
-    text = request.text
 
-    def event(name: str, **more: Any) -> bytes:
-        return named_event(name, {"type": name, "sequence_number": next(numbers), **more})
+    def events(said: list[NamedEvent]) -> list[bytes]:
+        return [
+            named_event(name, {"type": name, "sequence_number": next(numbers), **more})
+            for name, more in said
+        ]
 
-    begun = _response(request, "in_progress")
+    begun = {"response": _response(request, "in_progress")}
+    done = {"response": _response(request, "completed")}
+    opening, output, finish = in_turn([_block(*each) for each in enumerate(_items(request))])
     return Events(
-        opening=[
-            event("response.created", response=begun),
-            event("response.in_progress", response=begun),
-            event("response.output_item.added", output_index=0, item=_item(request, done=False)),
-            event("response.content_part.added", **place, part=_part("")),
-        ],
-        output=[event("response.output_text.delta", **place, delta=word) for word in request.words],
-        finish=[
-            event("response.output_text.done", **place, text=text),
-            event("response.content_part.done", **place, part=_part(text)),
-            event("response.output_item.done", output_index=0, item=_item(request, done=True)),
-        ],
-        end=[event("response.completed", response=_response(request, "completed"))],
+        opening=events([("response.created", begun), ("response.in_progress", begun), *opening]),
+        output=events(output),
+        finish=events(finish),
+        end=events([("response.completed", done)]),
     )
+
+
+def _block(index: int, item: dict[str, Any]) -> Block:
+    """Stream one item of the output."""
+    place: dict[str, Any] = {"item_id": item["id"], "output_index": index}
+    match item["type"]:
+        case "message":
+            added = {**item, "status": "in_progress", "content": []}
+            place["content_index"] = 0
+            part, empty, kind, text = "response.content_part", _part(""), "output_text", "text"
+            whole = item["content"][0]
+        case "reasoning":
+            added = {**item, "summary": []}
+            place["summary_index"] = 0
+            part, empty = "response.reasoning_summary_part", _summary("")
+            kind, text, whole = "reasoning_summary_text", "text", item["summary"][0]
+        case _:
+            added = {**item, "status": "in_progress", "arguments": ""}
+            part, empty, kind, text, whole = "", {}, "function_call_arguments", "arguments", item
+    opening = [("response.output_item.added", {"output_index": index, "item": added})]
+    finish = [(f"response.{kind}.done", {**place, text: whole[text]})]
+    if part:
+        opening.append((f"{part}.added", {**place, "part": empty}))
+        finish.append((f"{part}.done", {**place, "part": whole}))
+    finish.append(("response.output_item.done", {"output_index": index, "item": item}))
+    deltas = [(f"response.{kind}.delta", {**place, "delta": each}) for each in pieces(whole[text])]
+    return Block(opening, deltas, finish)
 
 
 _LATE = {"type": "error", "code": "server_error", "message": "the model failed", "param": None}

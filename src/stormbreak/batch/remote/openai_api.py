@@ -1,0 +1,249 @@
+"""OpenAI's Batch API, and those like it: `/files` and `/batches`.
+
+The requests are a file in JSON lines; so are the results, one file for answers and one for errors. The token is in the name of
+the file and in the metadata of the batch. https://developers.openai.com/api/docs/guides/batch
+"""
+
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any, BinaryIO, TypeVar
+
+from msgspec import Raw, Struct
+from msgspec.json import Decoder, encode
+
+from stormbreak.batch.remote.api import (
+    BatchError,
+    Content,
+    RemoteStatus,
+    RowResult,
+    decoded,
+    path_part,
+)
+from stormbreak.batch.remote.caller import Caller
+from stormbreak.batch.store.batches import Counts, RemoteBatch
+from stormbreak.http.resource import Resource
+from stormbreak.llm.models import HttpResponse
+
+LABEL = "stormbreak"  # of our metadata
+_ENDED = frozenset({"completed", "failed", "expired", "cancelled"})
+_UNPROCESSED = frozenset({"batch_expired", "batch_cancelled"})
+_WINDOW = "24h"
+_SKEW = 86_400  # seconds that clocks may differ by, when a list is searched
+_MAX_PAGES = 1_000
+
+
+class _Counts(Struct):
+    total: int | None = 0
+    completed: int | None = 0
+    failed: int | None = 0
+
+
+class _Error(Struct):
+    code: str | None = None
+    message: str | None = None
+    line: int | None = None
+
+
+class _Errors(Struct):
+    data: list[_Error] | None = None
+
+
+class _Batch(Struct):
+    id: str
+    status: str
+    created_at: float = 0.0
+    input_file_id: str | None = None
+    output_file_id: str | None = None
+    error_file_id: str | None = None
+    errors: _Errors | None = None
+    request_counts: _Counts | None = None
+    metadata: dict[str, Any] | None = None
+
+
+class _File(Struct):
+    id: str
+    filename: str = ""
+    bytes: int | None = None
+    created_at: float = 0.0
+
+
+class _Page(Struct):
+    data: list[Raw]
+    has_more: bool = False
+
+
+class _Response(Struct):
+    status_code: int
+    body: Raw
+    request_id: str | None = None
+
+
+class _RowError(Struct):
+    code: str | None = None
+    message: str | None = None
+
+
+class _Line(Struct):
+    custom_id: str
+    response: _Response | None = None
+    error: _RowError | None = None
+
+
+_LINE = Decoder(_Line)
+Found = TypeVar("Found", _Batch, _File)
+
+
+class FileBatches:
+    """Batches whose requests are a file."""
+
+    max_rows = 50_000
+    max_bytes = 200_000_000
+    has_uploads = True
+
+    def __init__(self, caller: Caller) -> None:
+        self._caller = caller
+
+    def encode(self, token: str, endpoint: str, index: int, body: bytes) -> bytes:
+        """Encode a line."""
+        head = encode({"custom_id": f"{token}-{index}", "method": "POST", "url": f"/v1{endpoint}"})
+        return b'%b,"body":%b}\n' % (head[:-1], body)
+
+    def content(self, batch: RemoteBatch, lines: Callable[[], Iterator[bytes]]) -> Content:
+        """Make a form with the file (RFC 7578)."""
+        boundary = _boundary(batch)
+        part = f'--{boundary}\r\nContent-Disposition: form-data; name="'
+        opening = (
+            f'{part}purpose"\r\n\r\nbatch\r\n'
+            f'{part}file"; filename="{_name(batch)}"\r\nContent-Type: application/jsonl\r\n\r\n'
+        )
+        return Content(lines, opening=opening.encode(), end=f"\r\n--{boundary}--\r\n".encode())
+
+    async def upload(self, batch: RemoteBatch, content: Content) -> str:
+        """Upload the file. A second upload is a second file, which costs nothing."""
+        form = f"multipart/form-data; boundary={_boundary(batch)}"
+        upload = Resource(
+            "POST", "files", body=content, content_type=form, key=f"{batch.token}-file"
+        )
+        body = await self._caller.send(upload, "upload the requests")
+        return path_part(decoded(_File, body, "upload the requests").id)
+
+    async def find_upload(self, batch: RemoteBatch, content: Content) -> str | None:
+        """Find a whole file of that name."""
+        async for file in self._listed(_File, "files?purpose=batch&order=desc&", batch):
+            if file.filename == _name(batch) and file.bytes in (None, content.lines_size):
+                return path_part(file.id)
+        return None
+
+    async def create(
+        self,
+        batch: RemoteBatch,
+        content: Content,  # noqa: ARG002
+        known: frozenset[str],
+    ) -> RemoteStatus:
+        """Create the batch of an uploaded file."""
+        request = {
+            "input_file_id": batch.file,
+            "endpoint": f"/v1{batch.endpoint}",
+            "completion_window": _WINDOW,
+            "metadata": {LABEL: batch.token},
+        }
+        resource = Resource("POST", "batches", body=encode(request), key=batch.token)
+
+        async def find() -> RemoteStatus | None:
+            return await self.find(batch, known)
+
+        made = await self._caller.create(resource, "create the batch", find)
+        return made if isinstance(made, RemoteStatus) else _status(made, "create the batch")
+
+    async def find(
+        self,
+        batch: RemoteBatch,
+        known: frozenset[str],  # noqa: ARG002
+    ) -> RemoteStatus | None:
+        """Find the batch by its metadata or its file."""
+        async for found in self._listed(_Batch, "batches?", batch):
+            ours = (found.metadata or {}).get(LABEL) == batch.token
+            if ours or found.input_file_id == batch.file:  # not all servers keep metadata
+                return _read(found)
+        return None
+
+    async def status(self, batch: RemoteBatch) -> RemoteStatus:
+        """Ask for the batch."""
+        what = f"poll batch {batch.id}"
+        return _status(await self._caller.send(Resource("GET", f"batches/{batch.id}"), what), what)
+
+    async def cancel(self, batch: RemoteBatch) -> RemoteStatus:
+        """Cancel it; answers so far are kept."""
+        what = f"cancel batch {batch.id}"
+        resource = Resource("POST", f"batches/{batch.id}/cancel", key=f"{batch.token}-cancel")
+        return _status(await self._caller.send(resource, what), what)
+
+    async def download(self, endpoint: str, into: BinaryIO) -> None:
+        """Download a file."""
+        await self._caller.send(Resource("GET", endpoint, into=into), "download results")
+
+    def result(self, line: bytes, now: float) -> RowResult:
+        """Read a line: an answer, an error with a status, or why there is none."""
+        found = _LINE.decode(line)
+        if found.response is not None:
+            ids = (
+                {}
+                if found.response.request_id is None
+                else {"x-request-id": found.response.request_id}
+            )
+            status, body = found.response.status_code, bytes(found.response.body)
+            return RowResult(found.custom_id, HttpResponse(status, ids, body, now))
+        if found.error is None:
+            raise ValueError("neither a response nor an error")
+        if found.error.code in _UNPROCESSED:
+            return RowResult(found.custom_id, None)
+        body = encode({"error": found.error})
+        return RowResult(found.custom_id, HttpResponse(200, {}, body, now))
+
+    async def _listed(
+        self, kind: type[Found], query: str, batch: RemoteBatch
+    ) -> AsyncIterator[Found]:
+        """List what is not much older than the last step of `batch`, newest first."""
+        what, after = "search the list", ""
+        for _ in range(_MAX_PAGES):
+            place = f"{query}limit=100" + (f"&after={after}" if after else "")
+            page = decoded(_Page, await self._caller.send(Resource("GET", place), what), what)
+            last = after
+            for raw in page.data:
+                found = decoded(kind, raw, what)
+                last = path_part(found.id)
+                if found.created_at and found.created_at < batch.began - _SKEW:
+                    return
+                yield found
+            if not page.has_more or last == after:
+                return
+            after = last
+
+
+def _name(batch: RemoteBatch) -> str:
+    return f"stormbreak-{batch.token}.jsonl"
+
+
+def _boundary(batch: RemoteBatch) -> str:
+    return f"stormbreak-{batch.token}-form"
+
+
+def _status(body: bytes, what: str) -> RemoteStatus:
+    return _read(decoded(_Batch, body, what))
+
+
+def _read(batch: _Batch) -> RemoteStatus:
+    counted = batch.request_counts or _Counts()
+    files = (batch.output_file_id, batch.error_file_id)  # some servers write "" for none
+    errors = (batch.errors.data if batch.errors else None) or []
+    return RemoteStatus(
+        path_part(batch.id),
+        batch.status,
+        ended=batch.status in _ENDED,
+        counts=Counts(
+            total=counted.total or 0,
+            succeeded=counted.completed or 0,
+            failed=counted.failed or 0,
+        ),
+        outputs=tuple(f"files/{path_part(name)}/content" for name in files if name),
+        errors=tuple(BatchError(e.code or "", e.message or "", e.line) for e in errors),
+    )

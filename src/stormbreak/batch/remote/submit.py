@@ -1,0 +1,239 @@
+"""Submit the rows of a job that are not answered, as batches of the provider's own API.
+
+Each step is written down before it is begun, and when it has ended (`store.batches`). A later call goes on with what a killed one
+has begun: it looks for an upload or a batch that may have arrived before it sends another.
+"""
+
+import asyncio
+import secrets
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from decimal import Decimal
+
+from stormbreak.batch.input.index import ReadProgress, Rows
+from stormbreak.batch.job import CONNECT_GRACE, Job, OpenJob, open_job, run_in_loop
+from stormbreak.batch.remote.api import BatchApi, Content, RemoteStatus, UnsureError
+from stormbreak.batch.remote.caller import Caller, policy_for
+from stormbreak.batch.remote.planning import Plan, Planner, api_for, prepared
+from stormbreak.batch.store.batches import BatchFolder, RemoteBatch, RowRanges, Step
+from stormbreak.errors import ConfigurationError
+from stormbreak.http.client import AsyncClient
+from stormbreak.http.pricing import list_price
+
+SETTLED_AFTER = 2.0
+"""Seconds after which a request that a killed process has sent must have arrived, and be in the provider's list."""
+
+NOT_CREATED = (Step.PLANNED, Step.UPLOADING, Step.UPLOADED, Step.CREATING)
+
+
+@dataclass(kw_only=True)
+class Submission:
+    """What was submitted: `batches` by this call. `unsent` rows cost too much; `unsure` may be at the provider."""
+
+    output: str
+    batches: list[RemoteBatch] = field(default_factory=list)
+    rows: int = 0
+    unsent: int = 0
+    refused_usd: Decimal | None = None  # the most that the next batch can cost
+    room_usd: Decimal | None = None
+    unsure: list[RemoteBatch] = field(default_factory=list)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every row is answered, has failed for good, or is at the provider."""
+        return not (self.unsent or self.unsure)
+
+
+OnBatch = Callable[[RemoteBatch], None]
+
+
+def submit_job(
+    job: Job,
+    *,
+    batch_size: int | None = None,
+    on_read: ReadProgress = lambda _: None,
+    on_batch: OnBatch = lambda _: None,
+) -> Submission:
+    """Submit what is left; `on_batch` gets each batch that the provider has taken.
+
+    Raises:
+        ConfigurationError: an option or a row is wrong, OUTPUT belongs to other rows, or nothing answers at the address.
+        RemoteError: the provider refused a request. What was submitted before stays.
+    """
+    policy = policy_for(job.policy, job.options)
+    with open_job(job, policy, on_read, submits=True) as opened:
+        try:
+            return run_in_loop(_submit(job, opened, batch_size, on_batch))
+        finally:
+            run = opened.store.run
+            opened.store.note(replace(run.account, at_work=False), run.pauses)
+
+
+async def _submit(
+    job: Job, opened: OpenJob, batch_size: int | None, on_batch: OnBatch
+) -> Submission:
+    async with opened.client:
+        grace = job.options.connect_grace or CONNECT_GRACE
+        submitter = Submitter(opened.client, opened.rows, BatchFolder(job.files), grace=grace)
+        submission = Submission(output=str(job.output))
+        for batch in submitter.begun():
+            await _advance(submitter, batch, submission, on_batch)
+        price_of = job.price_of or list_price
+        planner = Planner(opened.client, opened.rows, price_of, batch_size)
+        room = None
+        if job.options.max_cost is not None:
+            spent = opened.store.run.account.max_cost(price_of)
+            room = Decimal(str(job.options.max_cost)) - spent - submitter.reserved()
+        for plan in planner.plans(submitter.left(opened.store.journal.left())):
+            if submission.unsent or (room is not None and not _is_within(plan, room)):
+                submission.unsent += len(plan.indices)
+                submission.refused_usd = submission.refused_usd or plan.max_usd
+                submission.room_usd = room
+                continue
+            if room is not None and plan.max_usd is not None:
+                room -= plan.max_usd
+            await _advance(submitter, submitter.begin(plan), submission, on_batch)
+        return submission
+
+
+async def _advance(
+    submitter: "Submitter", batch: RemoteBatch, submission: Submission, on_batch: OnBatch
+) -> None:
+    try:
+        batch = await submitter.advance(batch)
+    except UnsureError:
+        submission.unsure.append(batch)
+        return
+    submission.batches.append(batch)
+    submission.rows += len(batch.ranges)
+    on_batch(batch)
+
+
+def _is_within(plan: Plan, room: Decimal) -> bool:
+    if plan.max_usd is None:
+        raise ConfigurationError(
+            "--max-cost: what a row for"
+            f" {plan.model} can cost is not known: it has no bound (--max-output-tokens), or its model no price (--prices)"
+        )
+    return plan.max_usd <= room
+
+
+class Submitter:
+    """Moves the batches of one OUTPUT, whose lock is held, from `planned` to `running`."""
+
+    def __init__(
+        self, client: AsyncClient, rows: Rows, folder: BatchFolder, *, grace: float
+    ) -> None:
+        self._client = client
+        self._rows = rows
+        self._folder = folder
+        self._caller = Caller(client, grace=grace)
+        self._batches = {batch.number: batch for batch in folder.read()}
+        for batch in self._batches.values():
+            if batch.is_open and batch.base_url != client.base_url:
+                where = f"a batch is open at {batch.base_url}, not at {client.base_url}"
+                raise ConfigurationError(f"{where}; fetch or cancel it first")
+
+    def begun(self) -> list[RemoteBatch]:
+        """Return the batches that an earlier call has planned or begun, and the provider may not have."""
+        return [batch for batch in self._batches.values() if batch.step in NOT_CREATED]
+
+    def reserved(self) -> Decimal:
+        """Return the most that open batches can cost. Raises ConfigurationError if that is not known."""
+        total = Decimal(0)
+        for batch in self._batches.values():
+            if batch.is_open:
+                if batch.max_usd is None:
+                    why = "what it can cost is not known; fetch its results first"
+                    raise ConfigurationError(f"--max-cost: batch {batch.number} is open, and {why}")
+                total += batch.max_usd
+        return total
+
+    def left(self, indices: Iterator[int]) -> Iterator[int]:
+        """Leave out the rows of open batches."""
+        taken = bytearray(len(self._rows))
+        for batch in self._batches.values():
+            if batch.is_open:
+                for index in batch.ranges:
+                    taken[index] = 1
+        return (index for index in indices if not taken[index])
+
+    def begin(self, plan: Plan) -> RemoteBatch:
+        """Write a new batch down."""
+        batch = RemoteBatch(
+            number=max(self._batches, default=0) + 1,
+            token=secrets.token_hex(8),
+            base_url=self._client.base_url,
+            endpoint=plan.endpoint,
+            model=plan.model,
+            rows=RowRanges.of(plan.indices).bounds,
+            size=plan.size,
+            began=time.time(),
+            max_usd=plan.max_usd,
+        )
+        return self._save(batch)
+
+    async def advance(self, batch: RemoteBatch) -> RemoteBatch:
+        """Take a batch to `running`.
+
+        Raises:
+            UnsureError: the provider may have it; its results will tell.
+            RemoteError: the provider refused a request.
+        """
+        api = api_for(batch.endpoint, self._caller)
+        content = self._content(api, batch)
+        known = ids_of(self._batches.values())
+        if api.has_uploads and batch.step in (Step.PLANNED, Step.UPLOADING):
+            batch = await self._upload(api, batch, content)
+        status = None
+        if batch.step is Step.CREATING:
+            await self._settled(batch)
+            status = await api.find(batch, known)
+        if status is None:
+            batch = self._save(batch, step=Step.CREATING, began=time.time())
+            status = await api.create(batch, content, known)
+        return self._save(batch, step=Step.RUNNING, **said(status))
+
+    async def _upload(self, api: BatchApi, batch: RemoteBatch, content: Content) -> RemoteBatch:
+        file = None
+        if batch.step is Step.UPLOADING:
+            await self._settled(batch)
+            file = await api.find_upload(batch, content)
+        if file is None:
+            batch = self._save(batch, step=Step.UPLOADING, began=time.time())
+            file = await api.upload(batch, content)
+        return self._save(batch, step=Step.UPLOADED, file=file)
+
+    async def _settled(self, batch: RemoteBatch) -> None:
+        """Wait until what a killed process has sent can be found."""
+        await asyncio.sleep(min(SETTLED_AFTER, max(0.0, batch.began + SETTLED_AFTER - time.time())))
+
+    def _content(self, api: BatchApi, batch: RemoteBatch) -> Content:
+        def lines() -> Iterator[bytes]:
+            for index in batch.ranges:
+                _, request = prepared(self._client, self._rows.row_at(index))
+                assert isinstance(request.body, bytes)
+                yield api.encode(batch.token, batch.endpoint, index, request.body)
+
+        return api.content(batch, lines)
+
+    def _save(self, batch: RemoteBatch, **changes: object) -> RemoteBatch:
+        batch = self._folder.save(batch, **changes)
+        self._batches[batch.number] = batch
+        return batch
+
+
+def ids_of(batches: Iterable[RemoteBatch]) -> frozenset[str]:
+    """Return the ids at the provider that are known."""
+    return frozenset(batch.id for batch in batches if batch.id)
+
+
+def said(status: RemoteStatus) -> dict[str, object]:
+    """Return what the provider says as fields of a batch."""
+    return {
+        "id": status.id,
+        "status": status.name,
+        "counts": status.counts,
+        "outputs": status.outputs,
+    }

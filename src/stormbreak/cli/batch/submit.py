@@ -1,0 +1,87 @@
+"""`stormbreak batch submit`: send rows to the provider's own batch API."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from stormbreak.batch.input.spool import find_table
+from stormbreak.batch.job import build_job
+from stormbreak.batch.options import UNFINISHED_ROWS, BatchOptions, TableOptions
+from stormbreak.batch.remote.caller import RemoteError
+from stormbreak.batch.remote.submit import Submission, submit_job
+from stormbreak.batch.store.batches import RemoteBatch
+from stormbreak.cli.batch.options import submit_options, table_options
+from stormbreak.cli.command import option, subcommand
+from stormbreak.cli.options import FILE
+from stormbreak.cli.output import json_text, say, warn
+from stormbreak.escape import path_of
+
+
+@subcommand(
+    "stormbreak batch submit prompts.jsonl -o answers.jsonl --provider openai -m gpt-4.1",
+    "stormbreak batch submit rows.csv -o out.csv --prompt 'Summarise {text}' --provider openai -m gpt-4.1",
+)
+@click.argument("source", metavar="INPUT", type=FILE)
+@option("-o --output", FILE, "File for the answers.", required=True)
+@table_options
+@submit_options
+def command(
+    source: Path,
+    *,
+    output: Path,
+    table: TableOptions,
+    batch_size: int | None,
+    as_json: bool,
+    quiet: bool,
+    **options: Any,
+) -> int:
+    """Send the rows of INPUT to the provider's batch API, which answers within a day, at half the price.
+
+    INPUT and OUTPUT are as for batch run. batch fetch writes the answers. Rows that come back without one go on with batch run.
+    Run the same command again after a crash: nothing is submitted twice.
+    """
+    given = BatchOptions(**options)
+    job = build_job(
+        given,
+        source=source,
+        output=output,
+        choice=UNFINISHED_ROWS,
+        table=find_table(source, table, given),
+    )
+
+    def on_batch(batch: RemoteBatch) -> None:
+        if not (as_json or quiet):
+            say(f"batch {batch.number:<4} {len(batch.ranges):,} rows for {batch.model}: {batch.id}")
+
+    try:
+        submission = submit_job(job, batch_size=batch_size, on_batch=on_batch)
+    except RemoteError as error:
+        warn(str(error))
+        return 1
+    say(json_text(_facts(submission)) if as_json else _text(submission))
+    return 0 if submission.complete else 1
+
+
+def _facts(submission: Submission) -> dict[str, object]:
+    return {
+        "output": submission.output,
+        "submitted": submission.rows,
+        "batches": [batch.id for batch in submission.batches],
+        "unsent": submission.unsent,
+        "unsure": [batch.number for batch in submission.unsure],
+    }
+
+
+def _text(submission: Submission) -> str:
+    out = path_of(submission.output)
+    lines = [f"submitted  {submission.rows:,} rows in {len(submission.batches):,} batch(es)"]
+    if submission.unsent:
+        usd, room = submission.refused_usd, submission.room_usd
+        why = f"the next batch can cost {usd:.2f} USD, and {room:.2f} are left of --max-cost"
+        lines.append(f"not sent   {submission.unsent:,} rows: {why}; see --batch-size")
+    if submission.unsure:
+        names = ", ".join(str(batch.number) for batch in submission.unsure)
+        lines.append(f"unsure     batch {names}: it may be there; batch poll --wait finds out")
+    lines.append(f"next       stormbreak batch fetch --wait {out}")
+    return "\n".join(lines)

@@ -1,0 +1,128 @@
+"""Requests about the files and jobs of an API, such as its batches: uploads that are read from a source, downloads into a file.
+
+They go to the client's own address alone, and pass the queue, the limits and the circuit of a target without a model. No tokens
+are reserved for them.
+"""
+
+from collections.abc import AsyncIterable
+from math import inf
+from typing import BinaryIO, Protocol
+
+from stormbreak.core.flow import Send
+from stormbreak.core.policy import Policy
+from stormbreak.http.h1.connection import ResponseStream, collect
+from stormbreak.http.models import PreparedRequest
+from stormbreak.http.request import ACCEPT_ANY, IDEMPOTENCY_KEY, Lookup
+from stormbreak.http.response import Parsed, outcome_of, parse_response
+from stormbreak.http.routing import Route
+from stormbreak.http.session import Sender
+from stormbreak.llm.classify import request_id_of
+from stormbreak.llm.models import ParsedResponse, Shape
+from stormbreak.types import Outcome, Verdict
+
+
+class Upload(AsyncIterable[bytes], Protocol):
+    """A body that is read piece by piece: each iteration starts at its beginning, for the next attempt."""
+
+    @property
+    def size(self) -> int:
+        """Its bytes."""
+        ...
+
+
+class Resource(Lookup):
+    """A request about a file or a job, which may change it. Every attempt has the same idempotency `key`.
+
+    `dialect` says which headers the API expects beside it: of Anthropic, those of its messages. A success is written into the
+    file `into`, from its current position on, where there is one.
+    """
+
+    def __init__(
+        self,
+        method: str,
+        endpoint: str,
+        *,
+        body: bytes | Upload = b"",
+        content_type: str = "application/json",
+        dialect: Shape = Shape.RESOURCE,
+        key: str = "",
+        into: BinaryIO | None = None,
+    ) -> None:
+        self.prepared = {}
+        self.into = into
+        self._method = method
+        self._endpoint = endpoint
+        self._body = body
+        self._content_type = content_type
+        self._dialect = dialect
+        self._key = key
+
+    def prepare(self, route: Route) -> PreparedRequest:
+        """Prepare the request, once; raise ConfigurationError if the endpoint is no path."""
+        found = self.prepared.get(route.target)
+        if found is not None:
+            return found[1]
+        headers = {**route.origin.headers[self._dialect], "Accept": ACCEPT_ANY}
+        headers["Content-Type"] = self._content_type
+        if self._key:
+            headers[IDEMPOTENCY_KEY] = self._key
+        if not isinstance(self._body, bytes):
+            headers["Content-Length"] = str(self._body.size)
+        request = PreparedRequest(
+            route.origin.url_of(self._endpoint),
+            headers,
+            self._body,
+            method=self._method,
+            max_bytes=None if self.into is None else inf,
+        )
+        self.prepared[route.target] = route, request
+        return request
+
+
+class ResourceSender(Sender):
+    """Sends a `Resource`."""
+
+    _template: Resource
+
+    async def _attempt(
+        self,
+        command: Send,  # noqa: ARG002
+        route: Route,
+        request: PreparedRequest,
+        policy: Policy,
+        api_key: str | None,
+    ) -> Outcome:
+        stream = await self._connection(route).open(request)
+        if isinstance(stream, Outcome):
+            return stream
+        into = self._template.into
+        result: Parsed | Outcome
+        if into is None or not stream.head.succeeded:
+            result = parse_response(await collect(stream), request)
+        else:
+            failure = await _download(stream, into)
+            parsed = ParsedResponse(Verdict.OK, request_id=request_id_of(stream.head.headers))
+            result = failure or (stream.head, parsed)
+        if isinstance(result, Outcome):
+            return result
+        if not isinstance(request.body, bytes):
+            request = request._replace(
+                body=b""
+            )  # too large to look for what an error repeats of it
+        return outcome_of(result, request, api_key, learn=policy.rate_limit.learn_from_headers)
+
+
+async def _download(stream: ResponseStream, into: BinaryIO) -> Outcome | None:
+    """Write a body to a file; after a failure the file is as it was before."""
+    begin = into.tell()
+    try:
+        while piece := await stream.read():
+            if isinstance(piece, Outcome):
+                return piece
+            into.write(piece)
+        begin = into.tell()
+    finally:
+        stream.close()
+        into.seek(begin)
+        into.truncate()
+    return None

@@ -1,0 +1,237 @@
+"""Results as a provider should not write them: cut, unordered, repeated, of unknown rows, or of a batch that was refused."""
+
+import json
+
+import pytest
+from batches import read, write
+from remote_batches import QUICK, batch, rows_for, text_of
+
+from stormbreak.provider.batches import BatchDesk
+from stormbreak.testing import answer_text
+
+URLS = ["/v1/chat/completions", "/v1/messages"]
+COUNT = 6
+
+
+@pytest.fixture
+def at(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def changed(monkeypatch):
+    """Change what the provider answers: `results` gets the lines of results, `facts` the description of a batch."""
+
+    def change(results=lambda lines: lines, facts=lambda batch: batch):
+        act = BatchDesk.act
+
+        def acting(desk, request, *args):
+            done = act(desk, request, *args)
+            if request.path.endswith(("/content", "/results")):
+                return b"".join(results(done.splitlines(keepends=True)))
+            if "/batches/" in request.path:
+                return json.dumps(facts(json.loads(done))).encode()
+            return done
+
+        monkeypatch.setattr(BatchDesk, "act", acting)
+
+    return change
+
+
+@pytest.fixture
+def submitted(at, stormbreak_provider):
+    def submit(url):
+        rows = rows_for(url, COUNT)
+        write(at / "in.jsonl", rows)
+        provider = stormbreak_provider(QUICK)
+        done = batch("submit", "in.jsonl", "-o", "out.jsonl", "--base-url", provider.base_url)
+        assert done.returncode == 0
+        return provider, rows
+
+    return submit
+
+
+def step_of(at):
+    return json.loads((at / "out.jsonl.batches" / "0001.json").read_text())["step"]
+
+
+def assert_right(at, rows, count=COUNT):
+    lines = read(at / "out.jsonl")
+    expected = {row["custom_id"]: answer_text(row["body"]) for row in rows}
+    assert len(lines) == len({line["custom_id"] for line in lines}) == count
+    assert all(text_of(line) == expected[line["custom_id"]] for line in lines)
+
+
+@pytest.mark.parametrize("url", URLS)
+def test_lines_may_be_repeated_unknown_and_in_any_order(at, submitted, changed, url):
+    _, rows = submitted(url)
+    token = json.loads((at / "out.jsonl.batches" / "0001.json").read_text())["token"]
+
+    def results(lines):
+        foreign = [
+            lines[0].replace(token.encode(), b"f" * 16),
+            lines[0].replace(f"{token}-".encode(), f"{token}-99999".encode()),
+            lines[0].replace(f"{token}-".encode(), f"{token}--".encode()),
+        ]
+        return [*foreign, *reversed(lines), b"\n", *lines]
+
+    changed(results)
+    done = batch("fetch", "out.jsonl")
+    assert done.returncode == 0
+    assert "unknown 3, repeated 6" in done.stderr
+    assert_right(at, rows)
+    assert step_of(at) == "done"
+
+
+@pytest.mark.parametrize("url", URLS)
+@pytest.mark.parametrize(
+    "cut",
+    [
+        lambda lines: [*lines[:3], lines[3][:40]],
+        lambda lines: lines[:3],
+        lambda lines: [*lines[:3], b"\xff\xfe\n", b"[" * 100_000 + b"\n", b'{"custom_id": 3}\n'],
+        lambda _lines: [b"<html>signed out</html>"],
+        lambda _lines: [],
+    ],
+)
+def test_results_that_are_not_whole_stay_open(at, submitted, changed, url, cut, monkeypatch):
+    provider, rows = submitted(url)
+    with monkeypatch.context() as wrong:
+        changed(cut)
+        done = batch("fetch", "out.jsonl")
+        wrong.undo()
+    assert done.returncode == 1
+    assert "stays open: its results are not whole" in done.stderr
+    assert step_of(at) == "ended"
+    found = len(read(at / "out.jsonl"))
+    assert found in (0, 3)
+    assert_right(at, rows, found)
+    refused = batch("run", "in.jsonl", "-o", "out.jsonl", "--base-url", provider.base_url)
+    assert refused.returncode == 2
+
+
+def test_the_whole_results_come_later(at, submitted, changed):
+    _, rows = submitted(URLS[0])
+    downloads = []
+
+    def results(lines):
+        downloads.append(1)
+        failed = json.loads(lines[0])
+        failed["response"] = {"status_code": 400, "request_id": "r", "body": {"error": {}}}
+        lines = [json.dumps(failed).encode() + b"\n", *lines[1:]]
+        return lines[:2] if len(downloads) <= 3 else lines
+
+    changed(results)
+    assert batch("fetch", "out.jsonl").returncode == 1
+    assert len(downloads) == 3
+    assert_right(at, rows, 1)
+    assert batch("fetch", "out.jsonl").returncode == 1
+    assert_right(at, rows, COUNT - 1)
+    (failed,) = read(at / "out.failed.jsonl")
+    assert (failed["error"]["verdict"], failed["error"]["attempts"]) == ("invalid", 1)
+
+
+def test_partial_results_can_be_accepted(at, submitted, changed):
+    provider, rows = submitted(URLS[0])
+    changed(lambda lines: lines[:2])
+    done = batch("fetch", "--accept-partial", "out.jsonl")
+    assert done.returncode == 1
+    assert "missing 4" in done.stderr
+    assert step_of(at) == "done"
+    spent = json.loads((at / "out.jsonl.run").read_text())["account"]["spent"]
+    assert [each["useful"]["attempts"] for each in spent] == [2]
+    assert [each["wasted_open"]["attempts"] for each in spent] == [4]  # they may be billed
+    place = ["--base-url", provider.base_url]
+    assert batch("run", "in.jsonl", "-o", "out.jsonl", *place, "-q").returncode == 0
+    assert_right(at, rows)
+
+
+@pytest.mark.parametrize("url", URLS)
+def test_an_answer_that_is_none_fails_its_row(at, submitted, changed, url):
+    """What is refused of a single call is refused of a batch: here a body without its text."""
+    _, rows = submitted(url)
+
+    def results(lines):
+        first = json.loads(lines[0])
+        if url == URLS[0]:
+            first["response"]["body"] = {"id": "x"}
+        else:
+            first["result"]["message"] = {"id": "x"}
+        return [json.dumps(first).encode() + b"\n", *lines[1:]]
+
+    changed(results)
+    assert batch("fetch", "out.jsonl").returncode == 1
+    (failed,) = read(at / "out.failed.jsonl")
+    assert failed["error"]["verdict"] == "broken"
+    assert_right(at, rows, COUNT - 1)
+
+
+def test_an_error_line_before_the_answer_of_its_row(at, submitted, changed):
+    _, rows = submitted(URLS[0])
+
+    def results(lines):
+        first = json.loads(lines[0])
+        first["response"] = {"status_code": 500, "request_id": "r", "body": {"error": {}}}
+        return [json.dumps(first).encode() + b"\n", *lines]
+
+    changed(results)
+    assert batch("fetch", "out.jsonl").returncode == 0
+    assert_right(at, rows)
+    assert not (at / "out.failed.jsonl").exists()
+
+
+def test_a_batch_that_was_refused_as_a_whole(at, submitted, changed):
+    provider, rows = submitted(URLS[0])
+    errors = {
+        "object": "list",
+        "data": [
+            {
+                "code": "invalid_value",
+                "message": "bad value 'document 2'",
+                "line": 3,
+                "param": None,
+            },
+            {"code": "strange code\n", "message": None, "line": 99},
+        ],
+    }
+    counts = {"total": 0, "completed": 0, "failed": 0}
+    gone = {"status": "failed", "output_file_id": "", "error_file_id": None}
+    changed(facts=lambda facts: facts | gone | {"errors": errors, "request_counts": counts})
+    done = batch("fetch", "out.jsonl")
+    assert done.returncode == 1
+    assert "batch 1 was refused: invalid_value, line 3" in done.stderr
+    assert "document" not in done.stderr + done.stdout
+    (failed,) = read(at / "out.failed.jsonl")
+    assert (failed["custom_id"], failed["error"]["code"], failed["error"]["verdict"]) == (
+        rows[2]["custom_id"], "invalid_value", "invalid",
+    )  # fmt: skip
+    assert step_of(at) == "done"
+    ran = batch("run", "in.jsonl", "-o", "out.jsonl", "--base-url", provider.base_url, "--json")
+    assert json.loads(ran.stdout)["attempts"] == COUNT - 1
+
+
+def test_counts_may_be_missing(at, submitted, changed):
+    _, rows = submitted(URLS[0])
+    changed(facts=lambda facts: facts | {"request_counts": None, "metadata": None, "errors": None})
+    assert batch("fetch", "out.jsonl").returncode == 0
+    assert_right(at, rows)
+
+
+@pytest.mark.parametrize("name", ["../../../etc", "a/b", "a?key=1", "a b", "", "x" * 300])
+def test_an_impossible_id_goes_into_no_path(at, submitted, changed, name):
+    submitted(URLS[0])
+    changed(facts=lambda facts: facts | {"id": name})
+    done = batch("fetch", "out.jsonl")
+    assert done.returncode == 1
+    assert "impossible id" in done.stderr
+
+
+@pytest.mark.parametrize("answer", [{}, {"id": 3}, {"id": "b", "status": None}])
+def test_an_answer_that_is_no_batch(at, submitted, changed, answer):
+    submitted(URLS[0])
+    changed(facts=lambda _: answer)
+    done = batch("poll", "out.jsonl")
+    assert done.returncode == 1
+    assert "the answer is none" in done.stderr
+    assert step_of(at) == "running"

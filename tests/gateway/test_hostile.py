@@ -1,0 +1,74 @@
+"""Clients and providers that mean harm: others are served as ever, and nothing of an answer is the attacker's."""
+
+import asyncio
+import time
+from dataclasses import replace
+
+import pytest
+from gateways import KEY, running, settings, upstream
+
+SLOW = 200  # connections that are slow on purpose
+HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nHost: h\r\n"
+BODY = HEAD + b"Authorization: Bearer %b\r\nContent-Length: 1000\r\n\r\n{" % KEY.encode()
+
+
+async def trickle(port, start):
+    """Send a byte now and then; return what came until the gateway ended the connection."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(start)
+    reading = asyncio.create_task(reader.read())
+    while not reading.done():
+        writer.write(b"x")
+        await asyncio.wait({reading}, timeout=0.05)
+    writer.close()
+    return reading.result()
+
+
+@pytest.mark.parametrize("start", [HEAD, BODY], ids=["head", "body"])
+async def test_slow_requests_are_ended_and_hold_up_nobody(path, start):
+    async with upstream() as provider, running(path, settings(provider.url)) as gateway:
+        server = gateway.gateway._server
+        server.bounds = replace(server.bounds, head_timeout=0.5, min_body_rate=1e4)
+        attacks = [asyncio.create_task(trickle(server.port, start)) for _ in range(SLOW)]
+        asked = 0
+        while not all(attack.done() for attack in attacks):
+            began = time.monotonic()
+            assert (await gateway.ask()).status == 200
+            assert time.monotonic() - began < 5  # a busy machine is no failure
+            asked += 1
+        for attack in attacks:
+            assert attack.result().startswith(b"HTTP/1.1 408 ")
+        assert asked > 1
+        assert len(provider.seen) == asked
+
+
+@pytest.mark.parametrize(
+    "value",
+    [b"a\rb", b"a\nevil: b", b"a\r\n evil: b", b"a\x00evil"],
+    ids=["CR", "LF", "fold", "NUL"],
+)
+async def test_no_header_of_a_provider_becomes_two(path, value):
+    async def answer(reader, writer):
+        await reader.readuntil(b"\r\n\r\n")
+        body = b'{"choices":[{"index":0,"message":{"content":"hi"},"finish_reason":"stop"}]}'
+        head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nX-Request-Id: %b\r\n" % value
+        writer.write(head + b"Content-Length: %d\r\n\r\n%b" % (len(body), body))
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
+    async with server, running(path, settings(url, top="[retry]\nmax_attempts = 1\n")) as gateway:
+        reply = await gateway.ask()
+    assert reply.status == 502
+    assert "evil" not in reply.headers
+    assert "x-request-id" not in reply.headers
+
+
+async def test_a_header_of_a_client_never_ends_a_line_at_the_provider(path):
+    """An `anthropic-beta` that is not plain text is refused before anything is sent."""
+    async with upstream() as provider, running(path, settings(provider.url)) as gateway:
+        for value in ("a\rx-evil: b", "a\nx-evil: b", "a\r\n x-evil: b", "a\0b"):
+            reply = await gateway.ask(headers=[f"anthropic-beta: {value}"])
+            assert reply.status == 400
+        assert provider.seen == []
