@@ -48,6 +48,7 @@ NOT_READ_AGAIN = {
     "LiteLLM": "n/a: reads its file once; changes at run time need a database",
     "Portkey": "n/a: has no file; each request brings its configuration",
 }
+UNKNOWN = "n/a: not installed"
 NO_BUDGET = {"Portkey": "n/a: budgets are a part of its hosted service"}
 
 
@@ -408,7 +409,7 @@ def page(results: dict[str, dict[str, Result]]) -> str:
         return [
             *head,
             *(
-                f"| {fault} | {' | '.join(cell(results[name][fault]) for name in names)} |"
+                f"| {fault} | {' | '.join(cell(results[name].get(fault, UNKNOWN)) for name in names)} |"
                 for fault in faults
             ),
         ]
@@ -430,25 +431,24 @@ def page(results: dict[str, dict[str, Result]]) -> str:
 
 
 def main() -> None:
-    """Meet the faults, and write the page. A gateway that is not met again keeps its results."""
+    """Meet the faults, and write the page. What is not met again keeps its result."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", default="", help="faults with this in their names; prints only")
+    parser.add_argument("--only", default="", help="faults with this in their names")
     parser.add_argument("--peers", default=",".join(peer.name for peer in PEERS))
     options = parser.parse_args()
     for peer in PEERS:
         if peer.name in options.peers.split(","):
-            results = asyncio.run(_meet_all(peer, options.only))
-            if not options.only and results:
-                KEPT.mkdir(parents=True, exist_ok=True)
-                (KEPT / f"{peer.name}.json").write_bytes(msgspec.json.encode(results))
-    if not options.only:
-        TABLES.write(page({peer.name: _kept(peer) for peer in PEERS}))
+            results = _kept(peer) | asyncio.run(_meet_all(peer, options.only))
+            KEPT.mkdir(parents=True, exist_ok=True)
+            (KEPT / f"{peer.name}.json").write_bytes(msgspec.json.encode(results))
+    TABLES.write(page({peer.name: _kept(peer) for peer in PEERS}))
 
 
 def _kept(peer: Peer) -> dict[str, Result]:
+    """The results of the last time."""
     file = KEPT / f"{peer.name}.json"
     if not file.exists():
-        return dict.fromkeys([*PROVIDER_FAULTS, *FAULTS], "n/a: not installed")
+        return {}
     return msgspec.json.decode(file.read_bytes(), type=dict[str, Result])
 
 

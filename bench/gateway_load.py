@@ -86,7 +86,7 @@ def _with_port(file: Path, port: int) -> str:
 
 
 def _envoy_settings(routes: Sequence[Route], _: Options) -> str:
-    host, _, port = routes[0].main.removeprefix("http://").removesuffix("/v1").partition(":")
+    host, port = routes[0].main.removeprefix("http://").removesuffix("/v1").split(":")
     return f"""
 static_resources:
   listeners:
