@@ -9,6 +9,7 @@ import asyncio
 import gc
 import os
 import statistics
+import sys
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -271,8 +272,10 @@ def main() -> None:
             try:
                 loads[peer.name] = measure(peer, requests, Path(folder))
             except (RuntimeError, OSError, EOFError, TimeoutError) as error:
+                print(peer.name, repr(error), file=sys.stderr)
                 loads[peer.name] = f"n/a: {(str(error) or type(error).__name__).splitlines()[0]}"
-    made = f"Made on {machine}. {REQUESTS:,} requests, {FEW_REQUESTS:,} to LiteLLM and Portkey."
+    many, few = int(REQUESTS * options.scale), int(FEW_REQUESTS * options.scale)
+    made = f"Made on {machine}. {many:,} requests, {few:,} to LiteLLM and Portkey."
     text = "\n".join([made, "", *lines(loads, alone), ""])
     if options.print:
         print(text)
