@@ -23,7 +23,7 @@ from typing import NamedTuple
 import msgspec
 
 import cores
-from gateway_clients import Score, answers, ask, open_stream, read_slowly
+from gateway_clients import PATIENCE, Score, answers, ask, open_stream, read_slowly
 from gateway_peers import PEERS, ROOT, Options, Peer, Route, Running, free_port, versions
 from marked import Block
 from stormbreak.cost.price_lookup import price_of
@@ -149,7 +149,7 @@ async def _slow_readers(peer: Peer, folder: Path) -> Result:
     """Clients that read slower than the provider sends: what does the gateway hold?"""
     with (
         serve(QUICK, answers={"": LARGE}) as provider,
-        peer.running(_one(provider), folder) as gateway,
+        peer.running(_one(provider), folder, Options(attempt=30.0)) as gateway,
     ):
         before = most = _resident(gateway)
         score = Score()
@@ -187,14 +187,25 @@ async def _leavers(peer: Peer, folder: Path, *, after_output: bool) -> Result:
     with _provider(STREAM) as provider, peer.running(_one(provider), folder) as gateway:
         for number in range(LEAVERS):
             reader, writer = await open_stream(gateway, "chat", number)
+            await _until(lambda: _arrivals(provider) > number)  # noqa: B023 - called at once
             if after_output:
-                await asyncio.wait_for(reader.read(1), 10)
-            else:
-                await asyncio.sleep(0.3)
+                await asyncio.wait_for(reader.read(1), PATIENCE)
             writer.close()
-        await asyncio.sleep(1)
-        left = provider.stats()["clients"]["abandoned"]
-        return f"{left} of {LEAVERS} ended at the provider"
+        await _until(lambda: _abandoned(provider) == LEAVERS)
+        return f"{_abandoned(provider)} of {LEAVERS} ended at the provider"
+
+
+def _abandoned(provider: RunningProvider) -> int:
+    abandoned: int = provider.stats()["clients"]["abandoned"]
+    return abandoned
+
+
+async def _until(holds: Callable[[], bool]) -> None:
+    """Wait until something holds, for some seconds at most."""
+    for _ in range(50):
+        if holds():
+            return
+        await asyncio.sleep(0.1)
 
 
 # ---------------------------------------------------------------- faults of operators

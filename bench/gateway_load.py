@@ -35,7 +35,9 @@ SLOW = {"LiteLLM", "Portkey"}
 REQUESTS, FEW_REQUESTS = 100_000, 20_000
 ALONE = 1_000  # one after the other
 STREAMS = 1_000  # open at once
-OPEN = "[provider]\nservice = 600\nvariation = 0\nprefill = 0\n"  # after the first word: minutes of silence
+OPEN = '[provider]\nservice = 0.02\nvariation = 0\n[[faults]]\nkind = "stall"\n'
+"""Half of each stream, and then silence: it stays open."""
+
 EVENTS = 16 * 200  # of 200 streams one after the other; a stream of the mock provider has 16 events
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
