@@ -2,6 +2,7 @@
 
 import ast
 import re
+import runpy
 import subprocess
 import sys
 from importlib import import_module
@@ -114,6 +115,18 @@ def test_the_page_of_the_command_line_lists_the_commands():
     page = (ROOT / "docs" / "cli.md").read_text()
     listed = re.findall(r"^\| `stormbreak (\w+)` \|", page, re.MULTILINE)
     assert {(name,) for name in listed} == {path[1:2] for path in COMMANDS if len(path) > 1}
+
+
+def test_the_reference_of_the_site_has_every_command_and_option():
+    reference = runpy.run_path(str(ROOT / "docs" / "site" / "reference.py"))
+    text = reference["command_line"]()
+    for path, command in COMMANDS.items():
+        (section,) = re.findall(
+            rf"^##+ {' '.join(path)}\n(.*?)(?=^##|\Z)", text, re.MULTILINE | re.DOTALL
+        )
+        options = {name for param in command.params for name in param.opts if name.startswith("--")}
+        assert [name for name in options - {"--help", "--version"} if name not in section] == []
+        assert len(re.findall(r"^```", section, re.MULTILINE)) % 2 == 0
 
 
 MODULES = re.findall(

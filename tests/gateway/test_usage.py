@@ -235,7 +235,8 @@ async def test_kills_forget_no_attempt_and_count_none_twice(path):
         assert journals_of(path.with_name("spent.db")).popitem()[1].keys() == {0}
     assert sums(path) == left
     known, tokens, usd = left["useful"]
-    assert known + left.get("wasted_open", (0, 0, 0))[0] == seen
+    written = known + left.get("wasted_open", (0, 0, 0))[0]
+    assert seen <= written <= seen + 3 * 6  # one may be written down, and killed before it leaves
     assert answered <= known <= answered + 3 * 6
     assert (tokens, usd) == (100 * known, Decimal("0.1") * known)
 

@@ -222,8 +222,8 @@ def test_a_few_unreadable_lines_are_counted_and_named(log):
     found = read_log(path)
     assert (found.lines, found.left_out, len(found.entries)) == (205, 5, 200)
     why = "not a line in the combined form of nginx and Apache"
-    named = "; ".join(f"{path}:{number}: {why}" for number in (151, 202, 203))
-    assert found.warning == f"5 of 205 lines are left out: {named}, and 2 more"
+    counted = "5 of 205 lines are left out"
+    assert found.warning == f"{path}: {counted}: 151 ({why}), 202, 203 and 2 more"
     assert read_log(log("1\n2\n")).warning is None
 
 

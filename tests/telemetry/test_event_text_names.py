@@ -14,7 +14,7 @@ from stormbreak.telemetry.event_text import NAMES, name_of
 from stormbreak.telemetry.logs import LEVELS
 from stormbreak.telemetry.prometheus_multiprocess import GaugeCollector
 
-PAGE = Path(__file__).parents[2] / "docs" / "telemetry.md"
+PAGE = Path(__file__).parents[2] / "docs" / "events.md"
 PROMISED = {
     "Labelled": "call.labelled",
     "Queued": "call.queued",
@@ -77,8 +77,8 @@ def test_the_page_tells_every_metric_with_its_labels():
         )
         for name, family in FAMILIES.items()
     }
-    told = {row[0].strip("`"): row[1] for row in table("Prometheus")}
-    labels = {row[0].strip("`"): re.findall(r"`(\w+)`", row[2]) for row in table("Prometheus")}
+    told = {row[0].strip("`"): row[1] for row in table("Metrics")}
+    labels = {row[0].strip("`"): re.findall(r"`(\w+)`", row[2]) for row in table("Metrics")}
 
     assert told == kinds
     assert {name: labels[name] for name in labels if labels[name]} == {

@@ -8,7 +8,8 @@ The evidence is the answers, not the failures:
 - *bad luck*: failures beside answers on time. Sending less changes nothing, and retrying is right.
 
 Lateness is a running score (a CUSUM) over answers alone: up by one late answer, down by one on time. At its top each late
-one is evidence. A hanging attempt does not count: it may be lost, and says nothing about those that are served.
+one is evidence, unless the `load_response` shows that sending less does not shorten answers: then their time becomes
+usual. A hanging attempt does not count: it may be lost, and says nothing about those that are served.
 
 A target is dead by the evidence of the attempts that left after the last one that was answered. Each of them that failed, or is
 older than is usual, counts. Where a share s of all attempts fails by chance, n of them in a row come with probability s^n:
@@ -26,6 +27,7 @@ from math import inf, log
 
 from stormbreak.core.gate import ANSWERED, READY, Completion, InFlight
 from stormbreak.core.latency_baseline import LatencyBaseline
+from stormbreak.core.load_response import LoadResponse
 from stormbreak.core.throughput_estimate import FirstOutputEstimate, RateEstimate
 from stormbreak.types import VERDICT_OK, Call, Outcome, Tally, Treatment, Verdict
 
@@ -61,9 +63,9 @@ class Diagnosis:
     """Watches every attempt at one target. A gate that is always READY; the token is the attempt's flight."""
 
     __slots__ = (
-        "_answered_at", "_answered_sent_at", "_by_rate", "_chosen_at", "_contradicted", "_failing",
+        "_answered_at", "_answered_number", "_answered_sent_at", "_by_rate", "_chosen_at", "_contradicted", "_failing",
         "_first_output_estimate", "_is_luck", "_late", "_late_share", "_limited", "_looked_for", "_on_time_sent_at",
-        "_overdue", "_plain", "_quick", "_refused", "_refused_at", "_refused_sent_at", "_run", "_streamed", "_streamed_at",
+        "_overdue", "_plain", "_quick", "_refused", "_refused_at", "_refused_sent_at", "_response", "_run", "_sent", "_streamed", "_streamed_at",
         "_treatments", "_usual_run", "_watched", "answers", "dead_at", "evidence_at", "failed_at", "judge", "late_at",
         "look_at", "on_time_at", "probed", "throttled_at",
     )  # fmt: skip
@@ -97,6 +99,9 @@ class Diagnosis:
         self._watched: deque[InFlight] = deque()  # in the order in which they left
         self._late = 0
         self._late_share = 0.0  # of the answers
+        self._response = LoadResponse()
+        self._sent = 0  # attempts
+        self._answered_number = 0  # of the newest attempt with an answer, or with a first output
         # When those failures left that left after the last answered one.
         self._run: list[float] = []
         # Those of them that were refused or broken before they were late.
@@ -125,12 +130,14 @@ class Diagnosis:
 
     def take(self, call: Call | None, now: float) -> InFlight:
         """Register an attempt that leaves. Without a call, its first output is not reported."""
+        sent = self._sent = self._sent + 1
+        backlog = sent - self._answered_number
         if call is not None and call.streams:
             self._streamed_at = now
-            flight = InFlight(now, streams=True)
+            flight = InFlight(now, sent, backlog, streams=True)
             self._streamed.on_send(flight)
         else:
-            flight = InFlight(now)
+            flight = InFlight(now, sent, backlog)
             self._plain.on_send(flight)
         watched = self._watched
         while (
@@ -153,6 +160,7 @@ class Diagnosis:
         ):
             return
         flight.first_output_at = now
+        self._answered_number = max(self._answered_number, flight.number)
         self._overdue.discard(flight)
         self._first_output_estimate.first(now)
 
@@ -230,6 +238,8 @@ class Diagnosis:
         self._failing -= WEIGHT * self._failing
         self._answered_at = now
         self._refused = 0
+        if flight.number > self._answered_number:  # noqa: PLR1730 - on the way of every call
+            self._answered_number = flight.number
         judge, sent_at = self.judge, flight.sent_at
         if sent_at > self._answered_sent_at:
             self._answered_sent_at = sent_at
@@ -242,21 +252,42 @@ class Diagnosis:
         here = (
             now if flight.first_output_at is None or not judge.streams else flight.first_output_at
         )
-        if judge.usual is None or here - sent_at <= judge.usual:
-            self._late_share -= WEIGHT * self._late_share
-            if self._late:
-                self._late -= 1
-            self.on_time_at = now
-            if sent_at > self._on_time_sent_at:  # noqa: PLR1730 - on the way of every call
-                self._on_time_sent_at = sent_at
+        if judge.usual is not None and here - sent_at > judge.usual:
+            self._late_answer(flight, here - sent_at, now)
             return
+        self._late_share -= WEIGHT * self._late_share
+        if self._late:
+            self._late -= 1
+            self._response.answered(sent_at, flight.backlog, here - sent_at, now)
+        self.on_time_at = now
+        if sent_at > self._on_time_sent_at:  # noqa: PLR1730 - on the way of every call
+            self._on_time_sent_at = sent_at
+
+    def _late_answer(self, flight: InFlight, took: float, now: float) -> None:
         self._late_share += WEIGHT * (1 - self._late_share)
-        if judge.streams and sent_at <= self._on_time_sent_at:
+        response, judge = self._response, self.judge
+        if not self._late:
+            response.begin(now)
+        response.answered(flight.sent_at, flight.backlog, took, now)
+        if judge.streams and flight.sent_at <= self._on_time_sent_at:
             return  # of a burst the longest come last: one that left later was on time
         top = TOP_FIRST if judge.streams else TOP_TOTAL
         self._late = min(top, self._late + 1)
-        if self._late == top:
-            self.late_at = self.evidence_at = now
+        if self._late < top:
+            return
+        if now - self.failed_at > REMEMBERED and response.is_flat(judge.median):
+            self._get_used_to(now)
+            return
+        self.late_at = self.evidence_at = now
+        if self._limited:
+            response.hold(now)
+
+    def _get_used_to(self, now: float) -> None:
+        """Take the time of these answers for usual: sending less has not shortened it."""
+        self.judge.restart(sorted(self._response.times))
+        self._late, self._late_share = 0, 0.0
+        self.late_at = -inf
+        self.on_time_at = now
 
     def _failed(self, flight: InFlight, outcome: Outcome, now: float) -> None:
         self._failing += WEIGHT * (1 - self._failing)

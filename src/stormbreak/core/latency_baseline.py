@@ -3,7 +3,8 @@
 Attempts are grouped in the order they were *sent*, sixteen to a block, and a block counts when all of them
 have ended. The order of sending matters: of a burst, the shortest answers come first and the longest last,
 so any estimate in the order of completion is fooled. Blocks that overlap evidence of congestion are dropped,
-or congestion would become the new usual; unless nothing else has come for two minutes, for then it is.
+or congestion would become the new usual; unless nothing else has come for two minutes, for then it is. `restart` takes
+given samples for usual at once.
 
 A block keeps samples, not attempts: an attempt that hangs holds back its own block and nothing else.
 """
@@ -63,6 +64,7 @@ class LatencyBaseline:
         self._learned_at = -inf
         self.streams = streams
         self.usual: float | None = None
+        self.median = 0.0  # of the samples; known if `usual` is
         self.mean: float | None = None
 
     def on_send(self, flight: InFlight) -> None:
@@ -89,6 +91,13 @@ class LatencyBaseline:
         if block.ended == BLOCK:
             self._close(block, now, evidence_at)
 
+    def restart(self, samples: list[float]) -> None:
+        """Forget everything, and learn from these samples, the shortest first."""
+        self._kept.clear()
+        self._opine(samples)
+        if not self.streams:
+            self.mean = fsum(samples) / len(samples)
+
     def _close(self, block: _Block, now: float, evidence_at: float) -> None:
         if len(block.samples) < MIN_SAMPLES:
             return
@@ -110,11 +119,14 @@ class LatencyBaseline:
         limit = TRIM * medians[int(LOW * (len(medians) - 1))]
         typical = [block for block in self._kept if block.median <= limit]
         pooled = sorted([sample for block in typical for sample in block.samples])
-        count = len(pooled)
-        if count < ENOUGH:
+        if len(pooled) < ENOUGH:
             return
-        middle = pooled[count // 2]
+        self._opine(pooled)
+        self.mean = fsum([block.total for block in typical]) / len(pooled)
+
+    def _opine(self, pooled: list[float]) -> None:
+        count = len(pooled)
+        middle = self.median = pooled[count // 2]
         quantile = FIRST_QUANTILE if self.streams else TOTAL_QUANTILE
         high = pooled[int(quantile * count)]
         self.usual = max(high, TIMES * middle, middle + PLUS)
-        self.mean = fsum([block.total for block in typical]) / count

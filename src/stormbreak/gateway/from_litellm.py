@@ -38,7 +38,7 @@ HINTS: Mapping[str, str] = {
     "redis_port": "set [fleet] url to share limits between processes",
     "redis_url": "set [fleet] url to share limits between processes",
     "redis_password": "set the variable STORMBREAK_FLEET_PASSWORD",
-    "database_url": "there is no database; make each virtual key with `stormbreak gateway key new`",
+    "database_url": "there is no database; virtual keys can be taken over by hand (docs/from/litellm-proxy.md)",
     "store_model_in_db": "there is no database: models are in the file",
     "alerting": "deploy/prometheus has alert rules",
     "callbacks": "/metrics and the log have what happens",

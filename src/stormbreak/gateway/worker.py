@@ -17,7 +17,7 @@ import msgspec
 from stormbreak.config.gateway_settings import GatewaySettings
 from stormbreak.errors import ConfigurationError
 from stormbreak.gateway.admin import AdminPages
-from stormbreak.gateway.lifecycle import log_to_stderr
+from stormbreak.gateway.lifecycle import collect_less_often, log_to_stderr
 from stormbreak.gateway.process import Gateway, Prepared
 from stormbreak.http.h1.server import new_loop
 from stormbreak.telemetry.state import State
@@ -138,6 +138,7 @@ async def work(control: socket.socket) -> None:
     else:
         pages = gateway.pages() if start.watched else None
         await gateway.serve([socket.socket(fileno=each) for each in start.sockets])
+        collect_less_often()
         send(Reply(number=0))
         await Worker(gateway, pages, send).serve(reader)
     writer.close()

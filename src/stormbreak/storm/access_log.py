@@ -65,7 +65,7 @@ class Entry(NamedTuple):
 class Log:
     """The readable lines, in order of arrival.
 
-    `unreadable` names the first lines that were left out of `lines`; `time_is` says what the time of a line is;
+    `unreadable` are the first of the `left_out` lines, each with its number and what is wrong; `time_is` says what the time of a line is;
     `whole_seconds`: times within a second are random.
     """
 
@@ -73,18 +73,20 @@ class Log:
     entries: tuple[Entry, ...]
     lines: int
     left_out: int
-    unreadable: tuple[str, ...]
+    unreadable: tuple[tuple[int, str], ...]
     time_is: TimeIs
     whole_seconds: bool
 
     @property
     def warning(self) -> str | None:
-        """Name the lines that were left out."""
+        """Name the lines that were left out, and what is wrong with the first."""
         if not self.left_out:
             return None
-        more = f", and {self.left_out - len(self.unreadable)} more" * (self.left_out > _SHOWN)
-        named = "; ".join(self.unreadable)
-        return f"{self.left_out:,} of {self.lines:,} lines are left out: {named}{more}"
+        (first, why), *others = self.unreadable
+        named = "".join(f", {number}" for number, _ in others)
+        more = f" and {self.left_out - _SHOWN:,} more" * (self.left_out > _SHOWN)
+        counted = f"{self.left_out:,} of {self.lines:,} lines are left out"
+        return f"{self.path}: {counted}: {first} ({why}){named}{more}"
 
 
 def read_log(
@@ -136,13 +138,13 @@ class _Lines:
         self.path = path
         self.count = 0  # without blank ones
         self.left_out = 0
-        self.named: list[str] = []
+        self.named: list[tuple[int, str]] = []
 
     def leave_out(self, number: int, why: str) -> None:
         """Count a line that cannot be read. Raises ConfigurationError if the file is hopeless."""
         self.left_out += 1
         if len(self.named) < _SHOWN:
-            self.named.append(f"{self.path}:{number}: {why}")
+            self.named.append((number, why))
         if self.left_out == _HOPELESS:
             self.check()
 
@@ -150,7 +152,8 @@ class _Lines:
         """Raise ConfigurationError if too many lines cannot be read."""
         if self.left_out > MAX_UNREADABLE * self.count:
             counted = f" ({self.left_out:,} of {self.count:,} lines cannot be read)"
-            raise ConfigurationError(self.named[0] + counted * (self.count > 1))
+            number, why = self.named[0]
+            raise ConfigurationError(f"{self.path}:{number}: {why}{counted * (self.count > 1)}")
 
 
 def _text(file: BufferedReader) -> TextIOWrapper:

@@ -6,7 +6,7 @@
     attach(client, metrics)
     app.mount("/metrics", metrics.asgi_app())
 
-One object serves any number of engines, threads and event loops. docs/telemetry.md lists the metrics.
+One object serves any number of engines, threads and event loops. docs/events.md lists the metrics.
 """
 
 from collections.abc import Callable

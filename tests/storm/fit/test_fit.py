@@ -213,7 +213,9 @@ def test_the_command_writes_a_scenario_that_runs(tmp_path, capsys):
     assert main(["storm", "fit", str(path), "-o", str(output)]) == 0
     printed = capsys.readouterr().out
     assert "What the log cannot tell:" in printed
-    assert (output.read_text(), load(output)) == (text, scenario)
+    assert output.read_text() == text
+    assert load(output) == scenario
+    assert f"stormbreak storm run {output} --arrivals {path} --scale 3.4" in printed
     assert main(["storm", "run", str(output), "--arrivals", str(path), "--scale", "0.3"]) == 0
     assert main(["storm", "fit", str(path), "-o", str(tmp_path / "no" / "shop.toml")]) == 2
     assert "--output" in capsys.readouterr().err

@@ -7,8 +7,14 @@ from stormbreak.telemetry.event_text import NAMES
 from stormbreak.telemetry.otel import conventions, metrics
 from stormbreak.telemetry.otel.spans import SPAN_EVENTS
 
-PAGE = Path(__file__).parents[3] / "docs" / "telemetry.md"
-SECTION = PAGE.read_text().partition("\n## OpenTelemetry\n")[2].partition("\n## ")[0]
+DOCS = Path(__file__).parents[3] / "docs"
+
+
+def section(page, heading):
+    return (DOCS / page).read_text().partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+
+
+SECTION = section("telemetry.md", "OpenTelemetry") + section("events.md", "Spans")
 CODE = re.compile(r"`([a-z_]+(?:\.[a-z_]+)+)`")
 
 

@@ -45,7 +45,7 @@ _COLUMNS = (
     Column("cost", "{}", Kind.MONEY),
     Column("wasted", "of it wasted", Kind.MONEY),
     Column("unknown_attempts", "attempts without usage", Kind.COUNT),
-    Column("unknown_max", "{} for these, at most", Kind.MONEY),
+    Column("unknown_max", "{} without usage, at most", Kind.MONEY),
     Column("free_attempts", "free attempts", Kind.COUNT),
     Column("unpriced_attempts", "without a price", Kind.COUNT),
     Column("unbounded_attempts", "without a bound", Kind.COUNT),

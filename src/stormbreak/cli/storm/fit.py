@@ -1,5 +1,6 @@
 """`stormbreak storm fit`: estimate a scenario from a log of requests."""
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,10 @@ from stormbreak.cli.options import FILE
 from stormbreak.cli.output import say
 from stormbreak.cli.storm.options import LOG_FIELDS, log_of
 from stormbreak.errors import ConfigurationError
-from stormbreak.escape import path_of, reason
+from stormbreak.escape import path_of, plain, reason
 from stormbreak.storm.fit.scenario import fit
+
+_MAX_LINE = 1000  # characters
 
 
 @subcommand(
@@ -29,7 +32,8 @@ def command(*, log: str, status_field: str | None, output: Path | None, **fields
     The log must have all requests to the target, and their latencies: $request_time in nginx, %D in Apache. Comments in
     the scenario give the uncertainty, and what the log cannot tell.
     """
-    found = fit(log_of(log, status_field=status_field, **fields))
+    read = log_of(log, status_field=status_field, **fields)
+    found = fit(read, name=None if output is None else output.stem)
     if output is None:
         say(found.toml(), end="")
         return
@@ -38,4 +42,5 @@ def command(*, log: str, status_field: str | None, output: Path | None, **fields
     except (OSError, ValueError) as error:
         why = reason(error) if isinstance(error, OSError) else str(error)
         raise ConfigurationError(f"--output {path_of(output)}: {why}") from None
-    say(found.text())
+    again = ["stormbreak", "storm", "run", str(output), "--arrivals", log, "--scale", "3.4"]
+    say(f"{found.text()}\n\nMore of the same calls: {plain(shlex.join(again), _MAX_LINE)}")

@@ -21,6 +21,7 @@ _Z = 1.96  # standard errors of a 95 % interval
 _BINS = 60  # of a log, for its rates
 _CHANGE = 4.0  # standard deviations that count as a change of the rate
 _PATIENCE = 3.0  # attempt timeouts that a call may take, if the log does not say
+_MANY_GONE = 0.1  # share of the requests
 _WIDTH = 100  # characters of a comment
 
 
@@ -52,8 +53,8 @@ class Fitted:
         return f"# Estimated by `stormbreak storm fit`; intervals are of 95 %.\n{comments}\n{dump(self.scenario)}"
 
 
-def fit(log: Log) -> Fitted:
-    """Estimate a scenario.
+def fit(log: Log, *, name: str | None = None) -> Fitted:
+    """Estimate a scenario; by default it is named after the log.
 
     Raises:
         ConfigurationError: the log has no latencies, or too few answers.
@@ -61,15 +62,16 @@ def fit(log: Log) -> Fitted:
     if all(entry.latency is None for entry in log.entries):
         raise ConfigurationError(
             f"{log.path}: has no latencies: in nginx, add $request_time to the end of log_format, in Apache %D;"
-            " in JSON lines or CSV, name the field with --latency-field"
+            " in JSON lines or CSV, name the field with --latency-field (`storm run --arrivals` needs none)"
         )
     try:
         seen = evidence(log.entries)
     except ConfigurationError as error:
         raise ConfigurationError(f"{log.path}: {error}") from None
     rule = seen.rules[0] if seen.rules else None
+    load = _load(seen, [entry.at for entry in log.entries])
     scenario = Scenario(
-        name=shown(Path(log.path).name.partition(".")[0] or "log"),
+        name=shown(name or Path(log.path).name.partition(".")[0] or "log"),
         description=f"estimated from {shown(Path(log.path).name)}",
         duration=ceil(log.entries[-1].at) + 1.0,
         provider=Provider(
@@ -80,13 +82,13 @@ def fit(log: Log) -> Fitted:
         ),
         limit=None if rule is None else _limit(rule),
         faults=_faults(seen),
-        load=_load(seen, [entry.at for entry in log.entries]),
+        load=load,
     )
     return Fitted(
         source=shown(Path(log.path).name),
         scenario=scenario,
         found=tuple(_found(seen, scenario, log)),
-        unknown=tuple(_unknown(seen, log)),
+        unknown=tuple(_unknown(seen, log, load)),
     )
 
 
@@ -223,7 +225,7 @@ def _limits(seen: Evidence) -> Iterator[str]:
 # ---------------------------------------------------------------- what it cannot tell
 
 
-def _unknown(seen: Evidence, log: Log) -> Iterator[str]:
+def _unknown(seen: Evidence, log: Log, load: Load) -> Iterator[str]:
     yield from _unknown_capacity(seen)
     if seen.throttled and not seen.rules:
         yield (
@@ -251,9 +253,10 @@ def _unknown(seen: Evidence, log: Log) -> Iterator[str]:
             " the longest answer, rounded up."
         )
     yield (
-        "Your deadline and the number of your processes: write them into [load]."
-        " Whether requests are first attempts or retries."
+        f"Your deadline and the number of your processes: the scenario has {load.deadline:g} s and {load.processes}."
+        " Write yours into its [load]."
     )
+    yield "Whether requests are first attempts or retries."
     yield "Requests of others at the same target, which take slots, too."
     if log.whole_seconds:
         yield "Times within a second: the log has whole seconds. Log milliseconds for better estimates ($msec in nginx)."
@@ -269,6 +272,11 @@ def _unknown_capacity(seen: Evidence) -> Iterator[str]:
         )
     else:
         yield "Whether the target had more slots at other times than those in which all were busy."
+    if seen.gone > _MANY_GONE * (seen.answered + seen.gone):
+        yield (
+            f"How long {seen.gone:,} requests would have taken whose clients gave up: with so many, service time and"
+            " slots are less certain than their intervals say."
+        )
     if seen.used < seen.answered + seen.gone:
         yield f"Capacity outside of the {seen.used:,} requests around the busiest moment, from which it is estimated."
     if seen.drift is not None:

@@ -4,7 +4,7 @@
 
     attach(client, Tracing())
 
-One object serves any number of engines, threads and event loops. docs/telemetry.md lists the attributes of the spans.
+One object serves any number of engines, threads and event loops. docs/events.md lists the attributes of the spans.
 """
 
 from collections.abc import Collection

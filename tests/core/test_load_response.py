@@ -1,0 +1,118 @@
+"""The load response: what sending less shows about late answers."""
+
+import random
+
+import pytest
+
+from stormbreak.core.load_response import KEPT, LoadResponse
+
+CALM = 0.5  # seconds
+
+
+def episode(time_of, *, count=20, before=20, after=5):
+    """An episode of `count` answers on both sides of a limit that cuts the backlog; `time_of(backlog)` in seconds."""
+    response = LoadResponse()
+    response.begin(0.0)
+    for _ in range(count):
+        response.answered(1.0, before, time_of(before), 9.0)
+    response.hold(10.0)
+    response.answered(11.0, after, time_of(after), 20.0)  # now the limit is felt
+    for _ in range(count):
+        response.answered(21.0, after, time_of(after), 30.0)
+    return response
+
+
+def lognormal(seed, spread=0.5):
+    chance = random.Random(seed)
+    return lambda mean: mean * chance.lognormvariate(0.0, spread)
+
+
+def test_at_first_nothing_is_known():
+    assert not LoadResponse().is_flat(CALM)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_time_that_does_not_depend_on_the_backlog_is_flat(seed):
+    draw = lognormal(seed)
+
+    assert episode(lambda _: draw(6.0)).is_flat(CALM)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_time_in_proportion_to_the_backlog_is_a_queue(seed):
+    draw = lognormal(seed)
+
+    assert not episode(lambda backlog: draw(0.3 * backlog)).is_flat(CALM)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_it_is_the_same_if_the_backlog_grows(seed):
+    draw = lognormal(seed)
+
+    assert episode(lambda _: draw(6.0), before=5, after=20).is_flat(CALM)
+    assert not episode(lambda backlog: draw(0.3 * backlog), before=5, after=20).is_flat(CALM)
+
+
+@pytest.mark.parametrize(("power", "flat"), [(0.45, True), (0.55, False)])
+def test_the_line_is_the_square_root(power, flat):
+    assert flat == episode(lambda backlog: backlog**power).is_flat(CALM)
+
+
+def test_a_backlog_that_stays_shows_nothing():
+    draw = lognormal(1)
+
+    assert not episode(lambda _: draw(6.0), before=10, after=10).is_flat(CALM)
+
+
+@pytest.mark.parametrize(("calm", "flat"), [(CALM, True), (2.0, False)])
+def test_no_queue_makes_answers_quicker_than_in_a_calm(calm, flat):
+    """From 6 s down to a calm 2 s is all that sending less can do, though it cut the backlog to a twentieth."""
+    times = {20: 6.0, 1: 2.0}
+
+    assert flat == episode(times.__getitem__, before=20, after=1).is_flat(calm)
+
+
+def test_answers_decide_once_they_suffice():
+    draw = lognormal(3, spread=1.5)
+    found = [episode(lambda _: draw(6.0), count=count).is_flat(CALM) for count in (2, 200)]
+
+    assert found == [False, True]
+
+
+def test_one_answer_on_a_side_shows_nothing():
+    assert not episode(lambda _: 6.0, count=1).is_flat(CALM)
+
+
+def test_only_attempts_of_the_episode_count_and_none_that_left_before_the_limit_was_felt():
+    response = LoadResponse()
+    response.begin(100.0)
+    response.answered(99.9, 20, 6.0, 106.0)  # left before
+    response.answered(101.0, 20, 6.0, 107.0)
+    response.answered(101.0, 20, 0.0, 107.0)  # took no time at all
+    response.hold(108.0)
+    response.hold(112.0)  # it is known already
+    response.answered(109.0, 5, 6.0, 115.0)  # the limit is felt
+    response.answered(114.9, 5, 6.0, 121.0)  # left before that
+    assert list(response.times) == [6.0]
+    response.answered(107.0, 20, 7.0, 122.0)
+    response.answered(115.0, 5, 8.0, 123.0)
+
+    assert list(response.times) == [6.0, 7.0, 8.0]
+
+
+def test_a_new_episode_forgets_the_last_one():
+    response = episode(lambda _: 6.0)
+    assert response.is_flat(CALM)
+    response.begin(40.0)
+
+    assert not response.is_flat(CALM)
+    assert not response.times
+
+
+def test_it_keeps_the_last_times_only():
+    response = LoadResponse()
+    for number in range(2 * KEPT):
+        response.answered(1.0, 2, 1.0 + number, 9.0)
+
+    assert len(response.times) == KEPT
+    assert response.times[0] == 1.0 + KEPT

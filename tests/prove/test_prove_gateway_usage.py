@@ -1,0 +1,90 @@
+"""The ledger of a gateway with workers, which are killed again and again, beside the account of the provider."""
+
+import asyncio
+import json
+import os
+import random
+import signal
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from gateway_processes import USED, gateway
+from gateways import ANSWER, CHAT, PROVIDER_KEY, settings, until, upstream
+
+from stormbreak.gateway.usage_journal import journals_of
+from stormbreak.gateway.usage_ledger import read_usage
+from stormbreak.http.h1.server_connection import ServerResponse
+
+pytestmark = pytest.mark.prove
+
+ASKED = {**CHAT, "max_tokens": 90}
+ROUNDS, LANES = 6, 40
+
+
+@pytest.fixture(autouse=True)
+def provider_key(monkeypatch):
+    monkeypatch.setenv("GATEWAY_TEST_KEY", PROVIDER_KEY)
+
+
+async def answer(request, connection):
+    await asyncio.sleep(random.uniform(0.0, 0.05))
+    if b'"stream":true' not in request.body.replace(b" ", b""):
+        return ServerResponse(200, json.dumps({**ANSWER, "usage": USED}).encode())
+    connection.begin(200, "text/event-stream", [])
+    for event in (
+        {"choices": [{"index": 0, "delta": {"content": "a"}}]},
+        {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]},
+        {"choices": [], "usage": USED},
+    ):
+        connection.send(b"data: %b\n\n" % json.dumps(event).encode())
+        await asyncio.sleep(0.02)
+    connection.send(b"data: [DONE]\n\n")
+    connection.end()
+    return None
+
+
+async def test_every_attempt_is_in_the_ledger_once_over_kills_of_workers_and_parents(tmp_path):
+    path, ledger = tmp_path / "gateway.toml", tmp_path / "spent.db"
+    answered = 0
+    async with upstream() as provider:
+        provider.reply = answer
+        text = settings(provider.url, gateway='ledger = "spent.db"')
+        for _ in range(ROUNDS):
+            async with gateway(path, text) as served:
+                done = asyncio.Event()
+
+                async def lane(served=served, done=done):
+                    nonlocal answered
+                    while not done.is_set():
+                        payload = {**ASKED, "stream": random.random() < 0.5}
+                        with suppress(OSError, asyncio.IncompleteReadError):
+                            reply = await served.ask(payload)
+                            answered += reply.status == 200 and reply.ending != "cut"
+
+                lanes = [asyncio.create_task(lane()) for _ in range(LANES)]
+                await asyncio.sleep(random.uniform(1.0, 7.0))
+                workers = served.workers
+                os.kill(random.choice(workers), signal.SIGKILL)
+                await asyncio.sleep(random.uniform(0.5, 2.0))
+                workers = served.workers
+                served.running.kill()
+                done.set()
+                await asyncio.gather(*lanes)
+                await until(
+                    lambda w=workers: not any(Path(f"/proc/{p}/fd").exists() for p in w), 30
+                )
+        seen = len(provider.seen)
+        async with gateway(path, text):  # adds what the killed ones left
+            pass
+        await until(lambda: not journals_of(ledger), 30)
+    found = {}
+    for row, each in read_usage(ledger, lambda *_: None).items():
+        attempts, tokens = found.get(row.kind, (0, 0))
+        found[row.kind] = attempts + each.attempts, tokens + each.usage.total
+    known, tokens = found["useful"]
+    written = sum(attempts for attempts, _ in found.values())
+    assert known > 500
+    assert answered <= known
+    assert tokens == known * (USED["prompt_tokens"] + USED["completion_tokens"])
+    assert seen <= written <= seen + 2 * ROUNDS * LANES
