@@ -3,10 +3,13 @@
 from math import inf
 
 import pytest
-from stage import OK, SERVER_ERROR
+from stage import OK, SERVER_ERROR, THROTTLED
 from watch import Watch
 
 from stormbreak.core.diagnosis import REMEMBERED, Cause
+from stormbreak.types import Outcome, Verdict
+
+OVERLOADED = Outcome(Verdict.OVERLOADED)
 
 
 def known():
@@ -103,6 +106,17 @@ def test_after_failures_that_stood_out_they_stay_late(ago, accepted):
     """Of an overload that was too much, the target may have a queue of attempts that have been given up."""
     watch = known()
     watch.fail(5, SERVER_ERROR).answer(30).wait(ago)
+    steady(watch, 30, 10.0, slower)
+    steady(watch, 5, 20.0, slower)
+
+    assert accepted == (watch.diagnosis.late_at == -inf)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "accepted"), [(THROTTLED, False), (OVERLOADED, False), (SERVER_ERROR, True)]
+)
+def test_after_a_refusal_because_of_load_they_stay_late(outcome, accepted):
+    watch = known().fail(1, outcome)
     steady(watch, 30, 10.0, slower)
     steady(watch, 5, 20.0, slower)
 
