@@ -1,10 +1,20 @@
 """`storm fit` recovers service time and slots of random scenarios, from logs of the provider model."""
 
+import asyncio
+import time
+
 import pytest
 from access_logs import provider_log
 
+from stormbreak import AsyncClient
+from stormbreak.core.presets import OFF
+from stormbreak.provider.in_thread import serve
+from stormbreak.provider.scenario import Load, Provider, Scenario, Step
+from stormbreak.storm.access_log import read_log
 from stormbreak.storm.fit.evidence import evidence
+from stormbreak.storm.fit.scenario import fit
 from stormbreak.storm.random_storms import draw
+from stormbreak.storm.traffic import traffic
 
 pytestmark = pytest.mark.prove
 
@@ -33,3 +43,36 @@ def test_a_bound_of_the_slots_holds_in_every_family(number):
     provider, found = fitted(number)
     if found.capacity.most_slots is None:
         assert found.capacity.fewest_slots <= provider.slots
+
+
+SPEED = 5.0
+PEAK = Scenario(
+    name="peak",
+    speed=SPEED,
+    duration=90.0,
+    provider=Provider(slots=12, service=1.5, variation=0.6),
+    load=Load(rate=5.0, steps=(Step(at=30.0, rate=16.0), Step(at=50.0, rate=5.0)), timeout=30.0),
+)
+
+
+async def test_a_log_of_the_provider_on_sockets(tmp_path):
+    """Written as an application would: when a call began, how long it took, and the status."""
+    lines = []
+    with serve(PEAK) as provider:
+        async with AsyncClient(base_url=provider.base_url, api_key="none", policy=OFF) as client:
+            begin = time.monotonic()
+
+            async def call(at):
+                await asyncio.sleep(begin + at / SPEED - time.monotonic())
+                start = time.monotonic()
+                await client.chat("hello", model="storm-1", max_tokens=5)
+                seconds = (start - begin) * SPEED, (time.monotonic() - start) * SPEED
+                lines.append("{:.3f},{:.3f},200\n".format(*seconds))
+
+            times = traffic(PEAK.load, PEAK.duration, SEED).times
+            await asyncio.gather(*map(call, times))
+    path = tmp_path / "calls.csv"
+    path.write_text("time,latency,status\n" + "".join(lines))
+    found = fit(read_log(path)).scenario.provider
+    assert found.service == pytest.approx(1.5, rel=0.15)
+    assert found.slots == pytest.approx(12, rel=0.15)

@@ -84,6 +84,7 @@ def test_a_field_of_json_lines_or_a_column(log, text):
         ('{"at": 1}\n{"at": \n', "at", ":2: invalid JSON"),
         ('{"at": null}\n', "at", ":1: must be a time in ISO 8601, or seconds, got 'None'"),
         ("user,when\n1,2\n", "at", ":1: no column is named 'at'; columns: 'user', 'when'"),
+        ("user,when\n" + "1,2\n" * 9, "at", ":1: no column is named 'at'; columns: 'user', 'when'"),
         ("user,at\n1,2\n3\n", "at", ":3: must be a number of seconds, got ''"),
         ("user,at\n" + "x" * 200_000, "at", ":2: not valid CSV"),
         ("x" * 1_100_000, None, ":1: longer than 1,048,576 characters"),
@@ -198,6 +199,17 @@ def test_the_order_of_the_lines_tells_starts_from_ends(log, lines, time_is, arri
     assert [entry.at for entry in found.entries] == arrivals
     other = "start" if time_is == "end" else "end"
     assert read_log(path, time_is=other).time_is == other
+
+
+def test_whole_seconds_tell_starts_from_ends_too(log):
+    """Apache logs the start, at the end, in whole seconds."""
+    starts = [(at / 5, 0.2 + 3.0 * (at % 7 == 0)) for at in range(300)]
+    by_end = sorted(starts, key=sum)
+    extra = [(int(at), f"{round(latency * 1e6)}") for at, latency in by_end]
+    apache = "".join(combined(at, extra=text) for at, text in extra)
+    assert read_log(log(apache)).time_is == "start"
+    nginx = "".join(combined(int(sum(each)), extra=f"{each[1]:.3f}") for each in by_end[:250])
+    assert read_log(log(nginx)).time_is == "end"
 
 
 def test_lines_of_one_second_are_no_herd(log):

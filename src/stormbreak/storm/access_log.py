@@ -115,8 +115,8 @@ def read_log(
     if not rows:
         raise ConfigurationError(f"{path}: has no arrivals")
     whole = _whole_seconds(rows)
+    found = time_is or _order(rows, 1.0 if whole else 0.0)
     rows = _spread(rows) if whole else rows
-    found = time_is or _order(rows)
     return Log(
         path=str(path),
         entries=_entries(rows, found, str(path)),
@@ -180,18 +180,16 @@ def _rows(file: IO[str], lines: _Lines, fields: Fields) -> Iterator[_Row]:
     for number, line in enumerate(iter(lambda: file.readline(_MAX_LINE + 1), ""), 1):
         if not line.strip():
             continue
+        lines.count += 1
         try:
-            if len(line) > _MAX_LINE:
-                raise _UnreadableError(f"longer than {_MAX_LINE:,} characters")
             if parse is None:
-                header, parse = _form(line.strip(), fields)
+                header, parse = _form(_bounded(line), fields, f"{lines.path}:{number}")
                 if header:
+                    lines.count -= 1
                     continue
-            lines.count += 1
-            time, latency, status = parse(line)
+            time, latency, status = parse(_bounded(line))
             row = _Row(clock.seconds(time), latency, status)
-        except ValueError as error:
-            lines.count += parse is None
+        except _UnreadableError as error:
             lines.leave_out(number, str(error))
         else:
             yield row
@@ -205,7 +203,13 @@ class _UnreadableError(ValueError):
     """Why a line cannot be read."""
 
 
-def _form(line: str, fields: Fields) -> tuple[bool, _Parse]:
+def _bounded(line: str) -> str:
+    if len(line) > _MAX_LINE:
+        raise _UnreadableError(f"longer than {_MAX_LINE:,} characters")
+    return line.strip()
+
+
+def _form(line: str, fields: Fields, where: str) -> tuple[bool, _Parse]:
     """Choose the parser by the first line; and whether that line is a header.
 
     Raises:
@@ -217,9 +221,9 @@ def _form(line: str, fields: Fields) -> tuple[bool, _Parse]:
         return False, partial(_combined_row, fields)
     cells = _cells(line)
     if fields.time is None and not any(name in cells for name in _TIMES):
-        return False, lambda line: (line.strip(), None, None)
+        return False, lambda line: (line, None, None)
     places = [
-        _place(cells, given, usual)
+        _place(cells, given, usual, where)
         for given, usual in (
             (fields.time, _TIMES),
             (fields.latency, _LATENCIES),
@@ -269,14 +273,14 @@ def _csv_row(fields: Fields, names: list[str], places: list[int | None], line: s
     )
 
 
-def _place(names: list[str], given: str | None, usual: Sequence[str]) -> int | None:
+def _place(names: list[str], given: str | None, usual: Sequence[str], where: str) -> int | None:
     name = _named(names, given, usual)
     if name is not None:
         return names.index(name)
     if given is None:
         return None
     known = ", ".join(map(quoted, names))
-    raise ConfigurationError(f"no column is named {quoted(given)}; columns: {known}")
+    raise ConfigurationError(f"{where}: no column is named {quoted(given)}; columns: {known}")
 
 
 def _cells(line: str) -> list[str]:
@@ -413,14 +417,18 @@ def _spread(rows: Sequence[_Row]) -> list[_Row]:
     return spread
 
 
-def _order(rows: Sequence[_Row]) -> TimeIs:
-    """Tell what the times are: lines are written at the ends of requests, so those are in order."""
+def _order(rows: Sequence[_Row], resolution: float) -> TimeIs:
+    """Tell what the times are: lines are written at the ends of requests, so those are in order.
+
+    With whole seconds, the sum of a start and a latency may be a second too low.
+    """
+    times = [row.time for row in rows]
     ends = [row.time + (row.latency or 0.0) for row in rows]
-    return "start" if _disorder(ends) < _disorder([row.time for row in rows]) else "end"
+    return "start" if _disorder(ends, resolution) < _disorder(times, 0.0) else "end"
 
 
-def _disorder(times: Sequence[float]) -> int:
-    return sum(after < before - 1e-3 for before, after in pairwise(times))
+def _disorder(times: Sequence[float], tolerance: float) -> int:
+    return sum(after < before - tolerance - 1e-3 for before, after in pairwise(times))
 
 
 def _entries(rows: Sequence[_Row], time_is: TimeIs, path: str) -> tuple[Entry, ...]:

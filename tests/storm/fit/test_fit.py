@@ -46,15 +46,16 @@ def fitted(tmp_path):
 # ------------------------------------------------------------ three shapes
 
 
-def test_a_steady_log_bounds_the_slots_from_below_only(fitted):
-    found = fitted(STEADY)
+@table_test("form", [as_json, as_nginx])
+def test_a_steady_log_bounds_the_slots_from_below_only(fitted, form):
+    found = fitted(STEADY, form)
     provider = found.scenario.provider
     assert provider.service == pytest.approx(1.0, rel=0.1)
     assert provider.variation == pytest.approx(0.6, abs=0.1)
     told = " ".join(found.found)
     assert "Slots: at least " in told
     bound = int(told.partition("Slots: at least ")[2].partition(";")[0])
-    assert 12 < bound <= 20
+    assert 12 < bound <= (20 if form is as_json else 23)  # whole seconds are not exact
     unknown = " ".join(found.unknown)
     for what in (
         f"there may be any number from {bound} on",

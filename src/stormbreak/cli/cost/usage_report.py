@@ -137,8 +137,10 @@ def _known(usd: Decimal, unknown: int) -> Decimal | None:
 
 
 def is_ledger(path: Path) -> bool:
-    """Whether a file is a ledger; a missing one is not."""
+    """Whether a file is a ledger; a missing one is not, and a pipe, which may have no writer, is never opened."""
     try:
+        if not path.is_file():
+            return False
         with path.open("rb") as file:
             return file.read(len(_MAGIC)) == _MAGIC
     except OSError:

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from heapq import heappop, heappush
 from math import log, sqrt
 from statistics import median
@@ -47,6 +47,7 @@ class Busy(NamedTuple):
     ends: float
     seconds: float
     waiting: int  # at most at once
+    longest: float  # wait, in seconds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,8 +72,10 @@ class Evidence:
     busiest_minute: int  # requests that were not refused
 
 
-def evidence(entries: Sequence[Entry]) -> Evidence:
+def evidence(entries: Sequence[Entry], *, resolution: float = 0.0) -> Evidence:
     """Estimate everything from `entries`, in order of arrival. Without statuses, all count as answered.
+
+    With times of this `resolution` in seconds, waits up to twice as long may be none: they bound no slots.
 
     Raises:
         ConfigurationError: there are too few answered requests.
@@ -88,6 +91,9 @@ def evidence(entries: Sequence[Entry]) -> Evidence:
     used = _busiest(jobs)
     capacity = fit_capacity(used)
     services = _services(jobs, capacity)
+    busy = _busy(jobs, services)
+    if busy is not None and busy.longest <= 2 * resolution:
+        capacity = replace(capacity, most_slots=None)
     lost = set() if capacity.gone_work_on else GAVE_UP
     stretches = outages(entries, lambda entry: is_failure(entry) or entry.status in lost)
     statuses = Counter(entry.status for entry in entries)
@@ -100,7 +106,7 @@ def evidence(entries: Sequence[Entry]) -> Evidence:
         used=len(used),
         capacity=capacity,
         concurrency=max(concurrency(used)),
-        busy=_busy(jobs, services),
+        busy=busy,
         drift=_drift(jobs, services, capacity.best.sigma),
         rules=tuple(fit_limits(_arrivals(entries, services))),
         outages=tuple(stretches),
@@ -167,7 +173,8 @@ def _busy(jobs: Sequence[Job], services: Sequence[Service | None]) -> Busy | Non
             heappop(starts)
         heappush(starts, start)
         most = max(most, len(starts))
-    return Busy(waits[0][0], until, seconds, most)
+    longest = max(start - arrived for arrived, start in waits)
+    return Busy(waits[0][0], until, seconds, most, longest)
 
 
 def _drift(jobs: Sequence[Job], services: Sequence[Service | None], sigma: float) -> Drift | None:

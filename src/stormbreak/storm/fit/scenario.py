@@ -65,7 +65,7 @@ def fit(log: Log, *, name: str | None = None) -> Fitted:
             " in JSON lines or CSV, name the field with --latency-field (`storm run --arrivals` needs none)"
         )
     try:
-        seen = evidence(log.entries)
+        seen = evidence(log.entries, resolution=1.0 if log.whole_seconds else 0.0)
     except ConfigurationError as error:
         raise ConfigurationError(f"{log.path}: {error}") from None
     rule = seen.rules[0] if seen.rules else None
@@ -259,7 +259,10 @@ def _unknown(seen: Evidence, log: Log, load: Load) -> Iterator[str]:
     yield "Whether requests are first attempts or retries."
     yield "Requests of others at the same target, which take slots, too."
     if log.whole_seconds:
-        yield "Times within a second: the log has whole seconds. Log milliseconds for better estimates ($msec in nginx)."
+        yield (
+            "Times within a second: the log has whole seconds. Slots, and bounds of them, may be some too many, a third"
+            " with services below a second. Log milliseconds for better estimates ($msec in nginx)."
+        )
     if all(entry.status is None for entry in log.entries):
         yield "Failures: the log has no statuses, and each line counts as answered."
 
