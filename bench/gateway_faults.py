@@ -23,7 +23,7 @@ from typing import NamedTuple
 import msgspec
 
 import cores
-from gateway_clients import Score, answers, ask, open_stream, read_slowly
+from gateway_clients import PATIENCE, Score, answers, ask, open_stream, read_slowly
 from gateway_peers import PEERS, ROOT, Options, Peer, Route, Running, free_port, versions
 from marked import Block
 from stormbreak.cost.price_lookup import price_of
@@ -48,6 +48,7 @@ NOT_READ_AGAIN = {
     "LiteLLM": "n/a: reads its file once; changes at run time need a database",
     "Portkey": "n/a: has no file; each request brings its configuration",
 }
+UNKNOWN = "n/a: not installed"
 NO_BUDGET = {"Portkey": "n/a: budgets are a part of its hosted service"}
 
 
@@ -148,7 +149,7 @@ async def _slow_readers(peer: Peer, folder: Path) -> Result:
     """Clients that read slower than the provider sends: what does the gateway hold?"""
     with (
         serve(QUICK, answers={"": LARGE}) as provider,
-        peer.running(_one(provider), folder) as gateway,
+        peer.running(_one(provider), folder, Options(attempt=30.0)) as gateway,
     ):
         before = most = _resident(gateway)
         score = Score()
@@ -186,14 +187,25 @@ async def _leavers(peer: Peer, folder: Path, *, after_output: bool) -> Result:
     with _provider(STREAM) as provider, peer.running(_one(provider), folder) as gateway:
         for number in range(LEAVERS):
             reader, writer = await open_stream(gateway, "chat", number)
+            await _until(lambda: _arrivals(provider) > number)  # noqa: B023 - called at once
             if after_output:
-                await asyncio.wait_for(reader.read(1), 10)
-            else:
-                await asyncio.sleep(0.3)
+                await asyncio.wait_for(reader.read(1), PATIENCE)
             writer.close()
-        await asyncio.sleep(1)
-        left = provider.stats()["clients"]["abandoned"]
-        return f"{left} of {LEAVERS} ended at the provider"
+        await _until(lambda: _abandoned(provider) == LEAVERS)
+        return f"{_abandoned(provider)} of {LEAVERS} ended at the provider"
+
+
+def _abandoned(provider: RunningProvider) -> int:
+    abandoned: int = provider.stats()["clients"]["abandoned"]
+    return abandoned
+
+
+async def _until(holds: Callable[[], bool]) -> None:
+    """Wait until something holds, for some seconds at most."""
+    for _ in range(50):
+        if holds():
+            return
+        await asyncio.sleep(0.1)
 
 
 # ---------------------------------------------------------------- faults of operators
@@ -408,7 +420,7 @@ def page(results: dict[str, dict[str, Result]]) -> str:
         return [
             *head,
             *(
-                f"| {fault} | {' | '.join(cell(results[name][fault]) for name in names)} |"
+                f"| {fault} | {' | '.join(cell(results[name].get(fault, UNKNOWN)) for name in names)} |"
                 for fault in faults
             ),
         ]
@@ -430,25 +442,24 @@ def page(results: dict[str, dict[str, Result]]) -> str:
 
 
 def main() -> None:
-    """Meet the faults, and write the page. A gateway that is not met again keeps its results."""
+    """Meet the faults, and write the page. What is not met again keeps its result."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", default="", help="faults with this in their names; prints only")
+    parser.add_argument("--only", default="", help="faults with this in their names")
     parser.add_argument("--peers", default=",".join(peer.name for peer in PEERS))
     options = parser.parse_args()
     for peer in PEERS:
         if peer.name in options.peers.split(","):
-            results = asyncio.run(_meet_all(peer, options.only))
-            if not options.only and results:
-                KEPT.mkdir(parents=True, exist_ok=True)
-                (KEPT / f"{peer.name}.json").write_bytes(msgspec.json.encode(results))
-    if not options.only:
-        TABLES.write(page({peer.name: _kept(peer) for peer in PEERS}))
+            results = _kept(peer) | asyncio.run(_meet_all(peer, options.only))
+            KEPT.mkdir(parents=True, exist_ok=True)
+            (KEPT / f"{peer.name}.json").write_bytes(msgspec.json.encode(results))
+    TABLES.write(page({peer.name: _kept(peer) for peer in PEERS}))
 
 
 def _kept(peer: Peer) -> dict[str, Result]:
+    """The results of the last time."""
     file = KEPT / f"{peer.name}.json"
     if not file.exists():
-        return dict.fromkeys([*PROVIDER_FAULTS, *FAULTS], "n/a: not installed")
+        return {}
     return msgspec.json.decode(file.read_bytes(), type=dict[str, Result])
 
 

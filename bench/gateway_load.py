@@ -9,6 +9,7 @@ import asyncio
 import gc
 import os
 import statistics
+import sys
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -34,7 +35,9 @@ SLOW = {"LiteLLM", "Portkey"}
 REQUESTS, FEW_REQUESTS = 100_000, 20_000
 ALONE = 1_000  # one after the other
 STREAMS = 1_000  # open at once
-OPEN = "[provider]\nservice = 600\nvariation = 0\nprefill = 0\n"  # after the first word: minutes of silence
+OPEN = '[provider]\nservice = 0.02\nvariation = 0\n[[faults]]\nkind = "stall"\n'
+"""Half of each stream, and then silence: it stays open."""
+
 EVENTS = 16 * 200  # of 200 streams one after the other; a stream of the mock provider has 16 events
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -86,7 +89,7 @@ def _with_port(file: Path, port: int) -> str:
 
 
 def _envoy_settings(routes: Sequence[Route], _: Options) -> str:
-    host, _, port = routes[0].main.removeprefix("http://").removesuffix("/v1").partition(":")
+    host, port = routes[0].main.removeprefix("http://").removesuffix("/v1").split(":")
     return f"""
 static_resources:
   listeners:
@@ -271,8 +274,10 @@ def main() -> None:
             try:
                 loads[peer.name] = measure(peer, requests, Path(folder))
             except (RuntimeError, OSError, EOFError, TimeoutError) as error:
+                print(peer.name, repr(error), file=sys.stderr)
                 loads[peer.name] = f"n/a: {(str(error) or type(error).__name__).splitlines()[0]}"
-    made = f"Made on {machine}. {REQUESTS:,} requests, {FEW_REQUESTS:,} to LiteLLM and Portkey."
+    many, few = int(REQUESTS * options.scale), int(FEW_REQUESTS * options.scale)
+    made = f"Made on {machine}. {many:,} requests, {few:,} to LiteLLM and Portkey."
     text = "\n".join([made, "", *lines(loads, alone), ""])
     if options.print:
         print(text)

@@ -17,7 +17,7 @@ from tempfile import TemporaryDirectory
 
 import uvloop
 
-from gateway import BARE, FILE, INSTANT, KEY, LIMITS, _all, _request
+from gateway import BARE, FILE, INSTANT, KEY, LIMITS, _request, all_requests
 from partner import partner
 
 REQUESTS = 10_000
@@ -74,11 +74,11 @@ def main() -> None:
             for workers in (1, 2):
                 with _gateway(path, workers) as (port, pid):
                     each = requests // CONNECTIONS
-                    runner.run(_all(port, _request(), CONNECTIONS, 20))  # fills caches
+                    runner.run(all_requests(port, _request(), CONNECTIONS, 20))  # fills caches
                     cpu, rate = [], []
                     for _ in range(ROUNDS):
                         before, began = _cpu(pid), time.perf_counter()
-                        runner.run(_all(port, _request(), CONNECTIONS, each))
+                        runner.run(all_requests(port, _request(), CONNECTIONS, each))
                         rate.append(each * CONNECTIONS / (time.perf_counter() - began))
                         cpu.append(1e6 * (_cpu(pid) - before) / (each * CONNECTIONS))
                     print(

@@ -32,6 +32,7 @@ from stormbreak.errors import ConfigurationError
 from stormbreak.testing import serve
 
 pytestmark = pytest.mark.usefixtures("no_words_about_providers")
+finds_workers = pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs /proc")
 
 
 @pytest.fixture
@@ -148,6 +149,7 @@ def billed(provider):
     )
 
 
+@finds_workers
 def test_the_parent_owns_the_money_whoever_is_killed(at):
     """Each row costs 0.0156 dollars or so."""
     write(at / "in.jsonl", chat_rows(200, max_tokens=1000))
@@ -193,6 +195,7 @@ def killed(process, whom, output):
     wait_until(lambda: not any(map(is_running, workers)), "the end of all workers")
 
 
+@finds_workers
 @pytest.mark.parametrize(
     ("count", "kills", "seed"),
     [

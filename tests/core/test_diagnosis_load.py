@@ -89,20 +89,20 @@ def test_without_an_automatic_limit_nothing_is_held_back_and_nothing_accepted():
     assert watch.cause is Cause.OVERLOAD
 
 
-def test_a_backlog_counts_attempts_since_the_newest_answered_one():
+def test_outstanding_are_attempts_since_the_newest_answered_one():
     watch = Watch()
     one, two, three = watch.send(3)
-    assert [flight.backlog for flight in (one, two, three)] == [1, 2, 3]
+    assert [flight.outstanding for flight in (one, two, three)] == [1, 2, 3]
     watch.end([two])
-    assert watch.send()[0].backlog == 2
+    assert watch.send()[0].outstanding == 2
     watch.end([one], OK)  # an older one does not count
 
-    assert watch.send()[0].backlog == 3
+    assert watch.send()[0].outstanding == 3
 
 
-def test_a_first_output_is_an_answer_for_the_backlog():
+def test_after_a_first_output_an_attempt_is_not_outstanding():
     watch = Watch()
     flights = watch.send(3, streams=True)
     watch.first(flights[1:2])
 
-    assert watch.send(streams=True)[0].backlog == 2
+    assert watch.send(streams=True)[0].outstanding == 2

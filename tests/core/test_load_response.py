@@ -10,7 +10,7 @@ CALM = 0.5  # seconds
 
 
 def episode(time_of, *, count=20, before=20, after=5):
-    """An episode of `count` answers on both sides of a limit that cuts the backlog; `time_of(backlog)` in seconds."""
+    """An episode of `count` answers on both sides of a limit that cuts how many are outstanding; `time_of(outstanding)` in seconds."""
     response = LoadResponse()
     response.begin(0.0)
     for _ in range(count):
@@ -32,33 +32,35 @@ def test_at_first_nothing_is_known():
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_a_time_that_does_not_depend_on_the_backlog_is_flat(seed):
+def test_a_time_that_does_not_depend_on_what_is_outstanding_is_flat(seed):
     draw = lognormal(seed)
 
     assert episode(lambda _: draw(6.0)).is_flat(CALM)
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_a_time_in_proportion_to_the_backlog_is_a_queue(seed):
+def test_a_time_in_proportion_to_what_is_outstanding_is_a_queue(seed):
     draw = lognormal(seed)
 
-    assert not episode(lambda backlog: draw(0.3 * backlog)).is_flat(CALM)
+    assert not episode(lambda outstanding: draw(0.3 * outstanding)).is_flat(CALM)
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_it_is_the_same_if_the_backlog_grows(seed):
+def test_it_is_the_same_if_more_is_outstanding_later(seed):
     draw = lognormal(seed)
 
     assert episode(lambda _: draw(6.0), before=5, after=20).is_flat(CALM)
-    assert not episode(lambda backlog: draw(0.3 * backlog), before=5, after=20).is_flat(CALM)
+    assert not episode(lambda outstanding: draw(0.3 * outstanding), before=5, after=20).is_flat(
+        CALM
+    )
 
 
 @pytest.mark.parametrize(("power", "flat"), [(0.45, True), (0.55, False)])
 def test_the_line_is_the_square_root(power, flat):
-    assert flat == episode(lambda backlog: backlog**power).is_flat(CALM)
+    assert flat == episode(lambda outstanding: outstanding**power).is_flat(CALM)
 
 
-def test_a_backlog_that_stays_shows_nothing():
+def test_without_a_change_of_what_is_outstanding_nothing_is_known():
     draw = lognormal(1)
 
     assert not episode(lambda _: draw(6.0), before=10, after=10).is_flat(CALM)
@@ -66,7 +68,7 @@ def test_a_backlog_that_stays_shows_nothing():
 
 @pytest.mark.parametrize(("calm", "flat"), [(CALM, True), (2.0, False)])
 def test_no_queue_makes_answers_quicker_than_in_a_calm(calm, flat):
-    """From 6 s down to a calm 2 s is all that sending less can do, though it cut the backlog to a twentieth."""
+    """From 6 s down to a calm 2 s is all that sending less can do, though a twentieth is outstanding."""
     times = {20: 6.0, 1: 2.0}
 
     assert flat == episode(times.__getitem__, before=20, after=1).is_flat(calm)

@@ -10,7 +10,7 @@ from table_test import table_test
 
 from stormbreak.cli.main import main
 from stormbreak.core.spend_policy import SpendPolicy
-from stormbreak.gateway.metrics import GatewayMetrics, RequestRecord, money_text
+from stormbreak.gateway.metrics import GAUGE_NAMES, GatewayMetrics, RequestRecord, money_text
 from stormbreak.gateway.usage_ledger import SpentBy
 from stormbreak.telemetry import dashboard
 from stormbreak.telemetry.event_metrics import FAMILIES
@@ -50,8 +50,7 @@ def of_gateway():
     """Each metric of a gateway; tests/gateway/test_prometheus.py scrapes a real one."""
     metrics = GatewayMetrics()
     metrics.ended(RequestRecord("POST", "/v1/chat/completions"))
-    gauges = dict.fromkeys(("connections", "in_flight", "held_bytes", "draining"), 0.0)
-    text = metrics.text(lambda: gauges, lambda: {"app": ("1", "2")})
+    text = metrics.text(lambda: dict.fromkeys(GAUGE_NAMES, 0.0), lambda: {"app": ("1", "2")})
     spent = {SpentBy("app", "", "a/m"): [Decimal(1), Decimal(1)]}
     limits = {SpendPolicy(max_usd=2.0): (Decimal(1), Decimal(2))}
     return text + money_text(spent, (), limits)

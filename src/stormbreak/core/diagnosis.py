@@ -131,13 +131,13 @@ class Diagnosis:
     def take(self, call: Call | None, now: float) -> InFlight:
         """Register an attempt that leaves. Without a call, its first output is not reported."""
         sent = self._sent = self._sent + 1
-        backlog = sent - self._answered_number
+        outstanding = sent - self._answered_number
         if call is not None and call.streams:
             self._streamed_at = now
-            flight = InFlight(now, sent, backlog, streams=True)
+            flight = InFlight(now, sent, outstanding, streams=True)
             self._streamed.on_send(flight)
         else:
-            flight = InFlight(now, sent, backlog)
+            flight = InFlight(now, sent, outstanding)
             self._plain.on_send(flight)
         watched = self._watched
         while (
@@ -258,7 +258,7 @@ class Diagnosis:
         self._late_share -= WEIGHT * self._late_share
         if self._late:
             self._late -= 1
-            self._response.answered(sent_at, flight.backlog, here - sent_at, now)
+            self._response.answered(sent_at, flight.outstanding, here - sent_at, now)
         self.on_time_at = now
         if sent_at > self._on_time_sent_at:  # noqa: PLR1730 - on the way of every call
             self._on_time_sent_at = sent_at
@@ -268,7 +268,7 @@ class Diagnosis:
         response, judge = self._response, self.judge
         if not self._late:
             response.begin(now)
-        response.answered(flight.sent_at, flight.backlog, took, now)
+        response.answered(flight.sent_at, flight.outstanding, took, now)
         if judge.streams and flight.sent_at <= self._on_time_sent_at:
             return  # of a burst the longest come last: one that left later was on time
         top = TOP_FIRST if judge.streams else TOP_TOTAL

@@ -191,20 +191,20 @@ ANSWERED = Completion.ANSWERED
 class InFlight:
     """One attempt in flight: the token of the diagnosis. With `streams`, its first output is reported.
 
-    It is the `number`-th attempt. Its `backlog` is the number of attempts that left after the newest answered one,
-    itself included. `block` belongs to the latency baseline, `counted` to the diagnosis.
+    `number` counts the attempts. `outstanding` is how many had left after the newest answered one, itself included.
+    `block` belongs to the latency baseline, `counted` to the diagnosis.
     """
 
     __slots__ = (
-        "backlog", "block", "completion", "counted", "first_output_at", "number", "sent_at", "streams",
+        "block", "completion", "counted", "first_output_at", "number", "outstanding", "sent_at", "streams",
     )  # fmt: skip
 
     def __init__(
-        self, sent_at: float, number: int = 1, backlog: int = 1, *, streams: bool = False
+        self, sent_at: float, number: int = 1, outstanding: int = 1, *, streams: bool = False
     ) -> None:
         self.sent_at = sent_at
         self.number = number
-        self.backlog = backlog
+        self.outstanding = outstanding
         self.streams = streams
         self.first_output_at: float | None = None
         self.completion: Completion | None = None

@@ -1,9 +1,9 @@
 """The load response of a target: whether its answers take longer because more is sent.
 
-A queue and a slower target look alike: answers are late. What sending less does tells them apart. The *backlog* of an
-attempt is the number of attempts that left after the newest answered one, itself included. In a queue, first in, first
-out, the time of an answer is proportional to its backlog, but no shorter than in a calm. A slower target with free slots
-takes as long whatever the backlog.
+A queue and a slower target look alike: answers are late. What sending less does tells them apart. Attempts that
+left after the newest answered one are *outstanding*. In a queue, first in, first out, the time of an answer is
+proportional to their number when it left, but no shorter than in a calm. A slower target with free slots takes as long
+whatever their number.
 
 So attempts that left before the limit held them back are compared with those that left after it was felt: one round
 trip later, when an attempt that left since has been answered. A queue changes the time by a known factor f, without one
@@ -20,19 +20,19 @@ KEPT = 256  # times
 class _Group:
     """Answers to attempts that left in one span: moving moments of logarithms (Welford, 1962)."""
 
-    __slots__ = ("backlog", "count", "squares", "time")
+    __slots__ = ("count", "outstanding", "squares", "time")
 
     def __init__(self) -> None:
         self.count = 0
-        self.backlog = 0.0  # mean log(backlog)
+        self.outstanding = 0.0  # mean log(outstanding)
         self.time = 0.0  # mean log(seconds), and ...
         self.squares = 0.0  # ... the sum of the squared distances from it
 
-    def add(self, backlog: int, took: float) -> None:
+    def add(self, outstanding: int, took: float) -> None:
         """Add one answer."""
         time = log(took)
         self.count += 1
-        self.backlog += (log(backlog) - self.backlog) / self.count
+        self.outstanding += (log(outstanding) - self.outstanding) / self.count
         distance = time - self.time
         self.time += distance / self.count
         self.squares += distance * (time - self.time)
@@ -66,31 +66,31 @@ class LoadResponse:
         if self._held_at is None:
             self._held_at = now
 
-    def answered(self, sent_at: float, backlog: int, took: float, now: float) -> None:
+    def answered(self, sent_at: float, outstanding: int, took: float, now: float) -> None:
         """Record an answer, late or not."""
         held_at, felt_at = self._held_at, self._felt_at
         if sent_at < self._began_at or took <= 0.0:
             return
         if held_at is None or sent_at < held_at:
-            self._before.add(backlog, took)
+            self._before.add(outstanding, took)
         elif felt_at is None:
             self._felt_at = now
             return
         elif sent_at < felt_at:
             return
         else:
-            self._after.add(backlog, took)
+            self._after.add(outstanding, took)
         self.times.append(took)
 
     def is_flat(self, calm: float) -> bool:
-        """Whether the time of an answer is known not to depend on the backlog: then sending less is pointless.
+        """Whether the time of an answer is known not to depend on how much is outstanding: then sending less is pointless.
 
         `calm` is the median time of an answer in a calm, in seconds.
         """
         before, after = self._before, self._after
         if before.count < 2 or after.count < 2:
             return False
-        change = after.backlog - before.backlog  # of log(time), in a queue
+        change = after.outstanding - before.outstanding  # of log(time), in a queue
         if change < 0:
             change = max(change, min(0.0, log(calm) - before.time))
         if (change / 2) ** 2 <= before.variance + after.variance:

@@ -45,7 +45,7 @@ _COLUMNS = (
     Column("cost", "{}", Kind.MONEY),
     Column("wasted", "of it wasted", Kind.MONEY),
     Column("unknown_attempts", "attempts without usage", Kind.COUNT),
-    Column("unknown_max", "{} for these, at most", Kind.MONEY),
+    Column("unknown_max", "{} without usage, at most", Kind.MONEY),
     Column("free_attempts", "free attempts", Kind.COUNT),
     Column("unpriced_attempts", "without a price", Kind.COUNT),
     Column("unbounded_attempts", "without a bound", Kind.COUNT),
@@ -137,8 +137,10 @@ def _known(usd: Decimal, unknown: int) -> Decimal | None:
 
 
 def is_ledger(path: Path) -> bool:
-    """Whether a file is a ledger; a missing one is not."""
+    """Whether a file is a ledger; a missing one is not, and a pipe, which may have no writer, is never opened."""
     try:
+        if not path.is_file():
+            return False
         with path.open("rb") as file:
             return file.read(len(_MAGIC)) == _MAGIC
     except OSError:
