@@ -3,10 +3,13 @@
 from math import inf
 
 import pytest
-from stage import OK, SERVER_ERROR
+from stage import OK, SERVER_ERROR, THROTTLED
 from watch import Watch
 
 from stormbreak.core.diagnosis import REMEMBERED, Cause
+from stormbreak.types import Outcome, Verdict
+
+OVERLOADED = Outcome(Verdict.OVERLOADED)
 
 
 def known():
@@ -70,11 +73,50 @@ def test_if_sending_less_shortens_them_they_stay_late():
     assert watch.diagnosis.evidence_at == watch.diagnosis.late_at > watch.now - 2.0
 
 
+def test_answers_on_time_count_too():
+    """Half of the answers are quick again: sending less has helped."""
+    watch = known()
+    steady(watch, 30, 10.0, slower)
+    for _ in range(25):
+        quick, late = watch.send(2)
+        watch.now += 0.5
+        watch.end([quick])
+        watch.now += 2.5
+        watch.end([late])
+
+    assert watch.diagnosis.late_at == watch.now
+
+
+def test_as_soon_as_the_time_is_usual_the_target_is_healthy():
+    watch = known()
+    steady(watch, 30, 10.0, slower)
+    assert not watch.is_healthy
+    while watch.diagnosis.late_at > -inf:
+        flights = watch.send(2)
+        watch.now += 3.0
+        watch.end(flights)
+
+    assert watch.is_healthy
+    watch.late(1)
+    assert watch.diagnosis.late_at == -inf
+
+
 @pytest.mark.parametrize(("ago", "accepted"), [(REMEMBERED - 60, False), (REMEMBERED + 60, True)])
 def test_after_failures_that_stood_out_they_stay_late(ago, accepted):
     """Of an overload that was too much, the target may have a queue of attempts that have been given up."""
     watch = known()
     watch.fail(5, SERVER_ERROR).answer(30).wait(ago)
+    steady(watch, 30, 10.0, slower)
+    steady(watch, 5, 20.0, slower)
+
+    assert accepted == (watch.diagnosis.late_at == -inf)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "accepted"), [(THROTTLED, False), (OVERLOADED, False), (SERVER_ERROR, True)]
+)
+def test_after_a_refusal_because_of_load_they_stay_late(outcome, accepted):
+    watch = known().fail(1, outcome)
     steady(watch, 30, 10.0, slower)
     steady(watch, 5, 20.0, slower)
 

@@ -63,11 +63,45 @@ class Diagnosis:
     """Watches every attempt at one target. A gate that is always READY; the token is the attempt's flight."""
 
     __slots__ = (
-        "_answered_at", "_answered_number", "_answered_sent_at", "_by_rate", "_chosen_at", "_contradicted", "_failing",
-        "_first_output_estimate", "_is_luck", "_late", "_late_share", "_limited", "_looked_for", "_on_time_sent_at",
-        "_overdue", "_plain", "_quick", "_refused", "_refused_at", "_refused_sent_at", "_response", "_run", "_sent", "_streamed", "_streamed_at",
-        "_treatments", "_usual_run", "_watched", "answers", "dead_at", "evidence_at", "failed_at", "judge", "late_at",
-        "look_at", "on_time_at", "probed", "throttled_at",
+        "_answered_at",
+        "_answered_number",
+        "_answered_sent_at",
+        "_by_rate",
+        "_chosen_at",
+        "_contradicted",
+        "_failing",
+        "_first_output_estimate",
+        "_is_luck",
+        "_late",
+        "_late_share",
+        "_limited",
+        "_looked_for",
+        "_on_time_sent_at",
+        "_overdue",
+        "_overloaded_at",
+        "_plain",
+        "_quick",
+        "_refused",
+        "_refused_at",
+        "_refused_sent_at",
+        "_response",
+        "_run",
+        "_sent",
+        "_streamed",
+        "_streamed_at",
+        "_treatments",
+        "_usual_run",
+        "_watched",
+        "answers",
+        "dead_at",
+        "evidence_at",
+        "failed_at",
+        "judge",
+        "late_at",
+        "look_at",
+        "on_time_at",
+        "probed",
+        "throttled_at",
     )  # fmt: skip
     name = "diagnosis"
     takes = True
@@ -100,6 +134,7 @@ class Diagnosis:
         self._late = 0
         self._late_share = 0.0  # of the answers
         self._response = LoadResponse()
+        self._overloaded_at = -inf  # when the target last refused an attempt because of its load
         self._sent = 0  # attempts
         self._answered_number = 0  # of the newest attempt with an answer, or with a first output
         # When those failures left that left after the last answered one.
@@ -258,7 +293,7 @@ class Diagnosis:
         self._late_share -= WEIGHT * self._late_share
         if self._late:
             self._late -= 1
-            self._response.answered(sent_at, flight.outstanding, here - sent_at, now)
+            self._response.answered(sent_at, flight.outstanding, here - sent_at, now, judge.median)
         self.on_time_at = now
         if sent_at > self._on_time_sent_at:  # noqa: PLR1730 - on the way of every call
             self._on_time_sent_at = sent_at
@@ -268,14 +303,14 @@ class Diagnosis:
         response, judge = self._response, self.judge
         if not self._late:
             response.begin(now)
-        response.answered(flight.sent_at, flight.outstanding, took, now)
+        response.answered(flight.sent_at, flight.outstanding, took, now, judge.median)
         if judge.streams and flight.sent_at <= self._on_time_sent_at:
             return  # of a burst the longest come last: one that left later was on time
         top = TOP_FIRST if judge.streams else TOP_TOTAL
         self._late = min(top, self._late + 1)
         if self._late < top:
             return
-        if now - self.failed_at > REMEMBERED and response.is_flat(judge.median):
+        if now - max(self.failed_at, self._overloaded_at) > REMEMBERED and response.is_flat:
             self._get_used_to(now)
             return
         self.late_at = self.evidence_at = now
@@ -293,6 +328,8 @@ class Diagnosis:
         self._failing += WEIGHT * (1 - self._failing)
         if self._failing >= SUSPICIOUS_RATIO:
             self.failed_at = now
+        if outcome.verdict is Verdict.OVERLOADED or outcome.verdict is Verdict.THROTTLED:
+            self._overloaded_at = now
         if self._treatments[outcome.verdict].tally is Tally.FAILURE:
             self._count(flight, now, quick=flight.completion is Completion.REFUSED)
 

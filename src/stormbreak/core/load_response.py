@@ -28,11 +28,10 @@ class _Group:
         self.time = 0.0  # mean log(seconds), and ...
         self.squares = 0.0  # ... the sum of the squared distances from it
 
-    def add(self, outstanding: int, took: float) -> None:
-        """Add one answer."""
-        time = log(took)
+    def add(self, outstanding: float, time: float) -> None:
+        """Add one answer, by logarithms."""
         self.count += 1
-        self.outstanding += (log(outstanding) - self.outstanding) / self.count
+        self.outstanding += (outstanding - self.outstanding) / self.count
         distance = time - self.time
         self.time += distance / self.count
         self.squares += distance * (time - self.time)
@@ -66,33 +65,33 @@ class LoadResponse:
         if self._held_at is None:
             self._held_at = now
 
-    def answered(self, sent_at: float, outstanding: int, took: float, now: float) -> None:
-        """Record an answer, late or not."""
+    def answered(
+        self, sent_at: float, outstanding: int, took: float, now: float, calm: float
+    ) -> None:
+        """Record an answer, late or not. `calm` is the median time of an answer in a calm, in seconds."""
         held_at, felt_at = self._held_at, self._felt_at
         if sent_at < self._began_at or took <= 0.0:
             return
         if held_at is None or sent_at < held_at:
-            self._before.add(outstanding, took)
+            self._before.add(log(outstanding), log(took))
         elif felt_at is None:
             self._felt_at = now
             return
         elif sent_at < felt_at:
             return
         else:
-            self._after.add(outstanding, took)
+            before = self._before
+            shortest = before.outstanding + min(0.0, log(calm) - before.time)  # as in a calm
+            self._after.add(max(shortest, log(outstanding)), log(took))
         self.times.append(took)
 
-    def is_flat(self, calm: float) -> bool:
-        """Whether the time of an answer is known not to depend on how much is outstanding: then sending less is pointless.
-
-        `calm` is the median time of an answer in a calm, in seconds.
-        """
+    @property
+    def is_flat(self) -> bool:
+        """Whether the time of an answer is known not to depend on how much is outstanding: then sending less is pointless."""
         before, after = self._before, self._after
         if before.count < 2 or after.count < 2:
             return False
         change = after.outstanding - before.outstanding  # of log(time), in a queue
-        if change < 0:
-            change = max(change, min(0.0, log(calm) - before.time))
         if (change / 2) ** 2 <= before.variance + after.variance:
             return False
         return (after.time - before.time - change / 2) * change < 0
