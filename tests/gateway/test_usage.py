@@ -4,8 +4,9 @@ import asyncio
 import json
 import os
 import shutil
+import sqlite3
 import sys
-from contextlib import suppress
+from contextlib import closing, suppress
 from decimal import Decimal
 from itertools import count
 
@@ -239,6 +240,22 @@ async def test_kills_forget_no_attempt_and_count_none_twice(path):
     assert seen <= written <= seen + 3 * 6  # one may be written down, and killed before it leaves
     assert answered <= known <= answered + 3 * 6
     assert (tokens, usd) == (100 * known, Decimal("0.1") * known)
+
+
+def test_a_report_undoes_what_a_killed_writer_began(path, tmp_path):
+    """What such a writer leaves: pages that are half written, and a journal that undoes them."""
+    counted = opened(path)
+    counted.ended(counted.sent(APP, TARGET, BOUND), Outcome(Verdict.OK, usage=USAGE))
+    counted.close()
+    before = sums(path)
+    (tmp_path / "killed").mkdir()
+    with closing(sqlite3.connect(path.with_name("spent.db"))) as db:
+        db.execute("PRAGMA cache_size = 1")  # so that pages are written before the commit
+        db.execute("UPDATE usage SET attempts = 99")
+        db.executemany("INSERT INTO journals VALUES (?, 0)", [(f"{n:0500}",) for n in range(200)])
+        for name in ("spent.db", "spent.db-journal"):
+            shutil.copy(path.with_name(name), tmp_path / "killed" / name)
+    assert sums(tmp_path / "killed" / path.name) == before
 
 
 async def ask_on(port):
