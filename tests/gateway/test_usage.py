@@ -518,6 +518,39 @@ def test_ledgers_are_added_up(ledger, capsys, tmp_path):
     assert [row["cost"] for row in twice] == [2 * row["cost"] for row in once]
 
 
+def compared(capsys, *words):
+    assert main(["cost", "compare", *map(str, words), "--providers", "openai", "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    return [(row["used"], row["model"], row["tokens"]) for row in printed["rows"]], printed["notes"]
+
+
+def test_a_ledger_is_traffic_to_compare_models_with(ledger, capsys):
+    models = ("--models", "gpt-4.1-nano")
+    rows, notes = compared(capsys, "--from", ledger, *models)
+    assert rows == [
+        ("gpt-4.1", "gpt-4.1", 2215), ("gpt-4.1", "gpt-4.1-nano", 2215),
+        ("gpt-4.1-mini", "gpt-4.1-mini", 1100), ("gpt-4.1-mini", "gpt-4.1-nano", 1100),
+    ]  # fmt: skip
+    assert "Attempts without usage are not in it: 1." in notes
+    assert "Counted from 2026-11-01 to 2026-11-02." in notes
+    rows, _ = compared(capsys, "--from", ledger, *models, "--until", "2026-11-01T01:00")
+    assert rows == [("gpt-4.1", "gpt-4.1", 1100), ("gpt-4.1", "gpt-4.1-nano", 1100)]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--from", "spent.db", "--since", "2027-01-01"], "no usage is recorded for that time"),
+        (["--from", "none.jsonl", "--since", "2026-11-01"], "--since has no effect"),
+        (["--tokens", "1M", "--until", "2026-11-01"], "--until has no effect without --from"),
+    ],
+)
+def test_a_comparison_says_why_it_has_no_traffic(ledger, capsys, monkeypatch, words, said):
+    monkeypatch.chdir(ledger.parent)
+    assert main(["cost", "compare", "--models", "gpt-4.1", *words]) == 2
+    assert said in capsys.readouterr().err
+
+
 def test_what_has_no_price_has_no_amount(path, capsys):
     counted = UsageLedger(path.with_name("spent.db"), no_price)
     counted.ended(counted.sent(APP, TARGET, BOUND), Outcome(Verdict.OK, usage=USAGE))
@@ -543,7 +576,7 @@ def test_the_table_and_csv_have_the_same_rows(ledger, capsys):
     assert [line.split(",")[0] for line in lines[1:]] == ["2026-11-01", "2026-11-02", "all"]
     assert main(["cost", "report", str(ledger), "--by", "day"]) == 0
     printed = capsys.readouterr().out
-    assert "1 attempts reported no usage" in printed
+    assert "Attempts without usage: 1." in printed
     assert "2026-11-02" in printed
 
 
