@@ -12,7 +12,7 @@ import statistics
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
@@ -53,7 +53,7 @@ class Load(NamedTuple):
     event: float  # CPU of a streamed event
     fresh: int
     later: int  # after so many requests
-    streaming: int  # with open streams
+    streaming: int | None  # with open streams; None: they did not open in time
 
 
 # ---------------------------------------------------------------- plain proxies
@@ -209,7 +209,9 @@ def measure(peer: Peer, requests: int, folder: Path) -> Load:
         provider = stack.enter_context(partner(OPEN))
         route = Route("chat", provider.base_url)
         with peer.running([route], folder, options) as gateway:
-            held = asyncio.run(_open_streams(gateway))
+            held: int | None = None
+            with suppress(TimeoutError):
+                held = asyncio.run(_open_streams(gateway))
     return load._replace(streaming=held)
 
 
@@ -250,7 +252,7 @@ def lines(loads: dict[str, Load | str], alone: Sequence[float]) -> list[str]:
             f"{load.started:.1f}",
             f"{load.fresh / 2**20:.0f}",
             f"{load.later / 2**20:.0f}",
-            f"{load.streaming / STREAMS / 1024:.0f}",
+            "-" if load.streaming is None else f"{load.streaming / STREAMS / 1024:.0f}",
         ]
         rows.append(f"| {name} | {' | '.join(cells)} |")
     return rows

@@ -32,6 +32,8 @@ COMMANDS = {
     "storm run calm-burst --arrivals {}",
     "storm run calm-burst --arrivals {} --time-field a",
     "storm run calm-burst --batch-input {}",
+    "storm fit {}",
+    "storm tune --policy {}",
     "provider serve --port 0 --scenario {}",
 }
 

@@ -4,8 +4,9 @@ import asyncio
 import json
 import os
 import shutil
+import sqlite3
 import sys
-from contextlib import suppress
+from contextlib import closing, suppress
 from decimal import Decimal
 from itertools import count
 
@@ -239,6 +240,22 @@ async def test_kills_forget_no_attempt_and_count_none_twice(path):
     assert seen <= written <= seen + 3 * 6  # one may be written down, and killed before it leaves
     assert answered <= known <= answered + 3 * 6
     assert (tokens, usd) == (100 * known, Decimal("0.1") * known)
+
+
+def test_a_report_undoes_what_a_killed_writer_began(path, tmp_path):
+    """What such a writer leaves: pages that are half written, and a journal that undoes them."""
+    counted = opened(path)
+    counted.ended(counted.sent(APP, TARGET, BOUND), Outcome(Verdict.OK, usage=USAGE))
+    counted.close()
+    before = sums(path)
+    (tmp_path / "killed").mkdir()
+    with closing(sqlite3.connect(path.with_name("spent.db"))) as db:
+        db.execute("PRAGMA cache_size = 1")  # so that pages are written before the commit
+        db.execute("UPDATE usage SET attempts = 99")
+        db.executemany("INSERT INTO journals VALUES (?, 0)", [(f"{n:0500}",) for n in range(200)])
+        for name in ("spent.db", "spent.db-journal"):
+            shutil.copy(path.with_name(name), tmp_path / "killed" / name)
+    assert sums(tmp_path / "killed" / path.name) == before
 
 
 async def ask_on(port):
@@ -501,6 +518,39 @@ def test_ledgers_are_added_up(ledger, capsys, tmp_path):
     assert [row["cost"] for row in twice] == [2 * row["cost"] for row in once]
 
 
+def compared(capsys, *words):
+    assert main(["cost", "compare", *map(str, words), "--providers", "openai", "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    return [(row["used"], row["model"], row["tokens"]) for row in printed["rows"]], printed["notes"]
+
+
+def test_a_ledger_is_traffic_to_compare_models_with(ledger, capsys):
+    models = ("--models", "gpt-4.1-nano")
+    rows, notes = compared(capsys, "--from", ledger, *models)
+    assert rows == [
+        ("gpt-4.1", "gpt-4.1", 2215), ("gpt-4.1", "gpt-4.1-nano", 2215),
+        ("gpt-4.1-mini", "gpt-4.1-mini", 1100), ("gpt-4.1-mini", "gpt-4.1-nano", 1100),
+    ]  # fmt: skip
+    assert "Attempts without usage are not in it: 1." in notes
+    assert "Counted from 2026-11-01 to 2026-11-02." in notes
+    rows, _ = compared(capsys, "--from", ledger, *models, "--until", "2026-11-01T01:00")
+    assert rows == [("gpt-4.1", "gpt-4.1", 1100), ("gpt-4.1", "gpt-4.1-nano", 1100)]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--from", "spent.db", "--since", "2027-01-01"], "no usage is recorded for that time"),
+        (["--from", "none.jsonl", "--since", "2026-11-01"], "--since has no effect"),
+        (["--tokens", "1M", "--until", "2026-11-01"], "--until has no effect without --from"),
+    ],
+)
+def test_a_comparison_says_why_it_has_no_traffic(ledger, capsys, monkeypatch, words, said):
+    monkeypatch.chdir(ledger.parent)
+    assert main(["cost", "compare", "--models", "gpt-4.1", *words]) == 2
+    assert said in capsys.readouterr().err
+
+
 def test_what_has_no_price_has_no_amount(path, capsys):
     counted = UsageLedger(path.with_name("spent.db"), no_price)
     counted.ended(counted.sent(APP, TARGET, BOUND), Outcome(Verdict.OK, usage=USAGE))
@@ -526,7 +576,7 @@ def test_the_table_and_csv_have_the_same_rows(ledger, capsys):
     assert [line.split(",")[0] for line in lines[1:]] == ["2026-11-01", "2026-11-02", "all"]
     assert main(["cost", "report", str(ledger), "--by", "day"]) == 0
     printed = capsys.readouterr().out
-    assert "1 attempts reported no usage" in printed
+    assert "Attempts without usage: 1." in printed
     assert "2026-11-02" in printed
 
 

@@ -161,7 +161,15 @@ class UsageFile:
 
     def read(self, since: int, until: int) -> tuple[Sums, Mapping[str, int]]:
         """Return the sums from hour `since` to before `until`, and the `journals` in them."""
-        with closing(self._connect(read_only=True)) as db, db:
+        try:
+            return self._read(since, until, read_only=True)
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_READONLY_ROLLBACK:
+                raise
+        return self._read(since, until, read_only=False)  # undoes what a killed writer began
+
+    def _read(self, since: int, until: int, *, read_only: bool) -> tuple[Sums, Mapping[str, int]]:
+        with closing(self._connect(read_only=read_only)) as db, db:
             db.execute("BEGIN")
             sums = dict(map(_row, db.execute(_READ, (since, until))))
             return sums, _added(db)

@@ -164,8 +164,19 @@ def test_random_429s_are_no_limit(fitted):
     assert "no queue, window or bucket explains nine of ten" in " ".join(found.unknown)
 
 
-def test_nothing_refused_is_no_rule():
-    assert fit_limits([Arrival(float(at), False, 0) for at in range(9)]) == []
+def test_few_refusals_are_no_rule():
+    """Alone, the first of them would be explained by many rules."""
+    taken = [Arrival(float(at), False, 0) for at in range(90)]
+    full = [Arrival(90.0 + at, True, 1) for at in range(10)]
+    assert fit_limits(taken) == fit_limits(taken + full[:9]) == []
+    assert fit_limits(taken + full)[0].kind == "queue"
+
+
+def test_latencies_of_zero_say_nothing(tmp_path):
+    path = tmp_path / "access.log"
+    path.write_text("time,latency\n" + "1,0\n" * 50)
+    with pytest.raises(ConfigurationError, match=r"access.log: all latencies are 0: log seconds"):
+        fit(read_log(path))
 
 
 # ------------------------------------------------------------ outages

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import click
 
 from stormbreak.cli.command import option, options, subcommand
+from stormbreak.cli.cost import usage_report
 from stormbreak.cli.cost.options import (
     PROVIDERS,
     Amount,
@@ -27,6 +28,7 @@ from stormbreak.cost.prices import Service, Tokens
 from stormbreak.cost.sheet import Cell, Column, Kind, Sheet, percent, volume
 from stormbreak.cost.usage_file import read_traffic
 from stormbreak.cost.usage_records import Traffic, Use
+from stormbreak.escape import path_of
 from stormbreak.report.cost_facts import CostFacts, Costs
 
 # ---------------------------------------------------------------- rows of the table
@@ -164,6 +166,7 @@ _SCALE = Amount("a number between 0.0001 and 10,000", 10_000, low="0.0001", zero
 @subcommand(
     "stormbreak cost compare --models gpt-4.1,deepseek-v3.2 --tokens 50M",
     "stormbreak cost compare --from answers.jsonl --scale 30 --models deepseek-v3.2",
+    "stormbreak cost compare --from spent.db --since 2026-11-01 --models gpt-4.1-mini",
 )
 @options(
     "Offers",
@@ -181,9 +184,11 @@ _SCALE = Amount("a number between 0.0001 and 10,000", 10_000, low="0.0001", zero
     option(
         "--from path",
         FILE,
-        "Real traffic instead: OUTPUT of a batch, or an export of OpenAI's usage.",
+        "Real traffic instead: OUTPUT of a batch, LEDGER of a gateway, or an export of OpenAI's usage.",
     ),
     option("--scale", _SCALE, "Multiply the traffic in --from by N.", default="1"),
+    option("--since", usage_report.Hour(), "Of a LEDGER: from this day or hour of UTC on."),
+    option("--until", usage_report.Hour(), "Of a LEDGER: before this day or hour of UTC."),
 )
 @traffic_options
 @cost_options
@@ -204,23 +209,31 @@ def command(
     wanted = ComparisonRows(models, sellers_in(providers))
     if (volumes is None) == (path is None):
         raise click.UsageError("give --tokens or --from")
+    since, until = traffic.pop("since"), traffic.pop("until")
     mix = mix_of(**traffic)
     if path is not None:
         reject_unused_options(
             ("input_share", "cache_rate", "prompt_tokens"), "with --from: the file holds it"
         )
         service = mix.service if traffic["service_tier"] else None
-        rows, notes = real(
-            read_traffic(path), wanted, lookup, times=scale, service=service, currency=currency
-        )
+        found = _read(path, since, until)
+        rows, notes = real(found, wanted, lookup, times=scale, service=service, currency=currency)
     else:
         assert volumes is not None
-        reject_unused_options(("scale",), "without --from")
+        reject_unused_options(("scale", "since", "until"), "without --from")
         notes = [assumed(volumes, mix)]
         rows = planned([mix.demand(volume) for volume in volumes], wanted, lookup)
     notes += source_notes(rows, lookup)
     head = {"currency": currency.code, "notes": notes}
     output.write(head, notes, facts=_facts(rows, currency), rows=_sheet(rows, currency))
+
+
+def _read(path: Path, since: float | None, until: float | None) -> Traffic:
+    if usage_report.is_ledger(path):
+        return usage_report.read_traffic(path, since, until)
+    why = f"with {path_of(path)}: it is no ledger of a gateway"
+    reject_unused_options(("since", "until"), why)
+    return read_traffic(path)
 
 
 def _sheet(rows: Sequence[Row], currency: Currency) -> Sheet:

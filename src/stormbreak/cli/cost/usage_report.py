@@ -14,8 +14,12 @@ from stormbreak.cli.command import ParamType
 from stormbreak.cli.cost.output import Output, bar
 from stormbreak.cost.ledger import Bill
 from stormbreak.cost.money import between
-from stormbreak.cost.price_lookup import PriceLookup
+from stormbreak.cost.price_lookup import PriceLookup, price_of
+from stormbreak.cost.prices import Tokens
 from stormbreak.cost.sheet import Cell, Column, Kind, Sheet
+from stormbreak.cost.usage_records import Counted, Traffic, sum_usage
+from stormbreak.cost.usage_records import Kind as UsedKind
+from stormbreak.errors import ConfigurationError
 from stormbreak.gateway.usage_ledger import read_usage
 from stormbreak.gateway.usage_rows import FREE, HOUR, KNOWN, Sums, UsageRow, UsageSum
 from stormbreak.key_patterns import quoted
@@ -147,6 +151,29 @@ def is_ledger(path: Path) -> bool:
         return False
 
 
+def read_traffic(path: Path, since: float | None, until: float | None) -> Traffic:
+    """Read the tokens of each model from a ledger.
+
+    Raises:
+        ConfigurationError: the file cannot be read, or no usage is recorded for that time.
+    """
+    found = read_usage(path, price_of, since or 0, inf if until is None else until)
+    known = [(row, each) for row, each in found.items() if row.kind in KNOWN]
+    if not known:
+        raise ConfigurationError(f"{path}: no usage is recorded for that time")
+    unknown = sum(each.attempts for row, each in found.items() if row.kind not in (*KNOWN, FREE))
+    hours = [row.hour for row, _ in known]
+    return Traffic(
+        uses=sum_usage(
+            Counted(UsedKind(row.model), Tokens.of(each.usage), each.attempts)
+            for row, each in sorted(known)
+        ),
+        since=_time(min(hours)).date(),
+        until=_time(max(hours)).date(),
+        notes=(f"Attempts without usage are not in it: {unknown:,}.",) if unknown else (),
+    )
+
+
 def report(
     paths: Sequence[Path],
     *,
@@ -204,12 +231,12 @@ def _notes(bill: Bill, lookup: PriceLookup) -> Iterator[str]:
     unknown = bill.used_uncounted.attempts + bill.wasted_open.attempts
     if unknown:
         yield (
-            f"{unknown:,} attempts reported no usage: they may be on the invoice, with at most the amount shown apart."
+            f"Attempts without usage: {unknown:,}. They may be on the invoice, with at most the amount shown apart."
         )
     if bill.unpriced:
-        yield f"No price was known for {bill.unpriced:,} attempts: give a price file with --prices."
+        yield f"Attempts without a known price: {bill.unpriced:,}. Give a price file with --prices."
     if bill.unbounded:
-        yield f"Nothing bounds what {bill.unbounded:,} attempts without usage cost; they are in no amount."
+        yield f"Attempts without usage or bound: {bill.unbounded:,}. They are in no amount."
     if lookup.files:
         yield "Amounts are by the prices given; prices that depend on the prompt's length, by the mean prompt of an hour."
     elif bill.attempts:

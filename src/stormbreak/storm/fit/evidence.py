@@ -88,6 +88,8 @@ def evidence(entries: Sequence[Entry], *, resolution: float = 0.0) -> Evidence:
         raise ConfigurationError(
             f"only {len(answered)} requests have an answer and a latency, at least {FEWEST} are needed"
         )
+    if not any(job.left > job.arrived for job in answered):
+        raise ConfigurationError("all latencies are 0: log seconds with a fraction")
     used = _busiest(jobs)
     capacity = fit_capacity(used)
     services = _services(jobs, capacity)

@@ -15,6 +15,9 @@ from typing import Literal, NamedTuple
 BELIEVED = 0.9
 """Smallest share of refusals that a rule explains."""
 
+FEWEST = 10
+"""Smallest number of refusals that say anything."""
+
 _PERIODS = (1.0, 10.0, 60.0, 3600.0)  # seconds of a window
 _PHASES = 12  # beginnings of windows that are tried
 _GRID, _ROUNDS = 9, 4  # rates that are tried in a round, each around the best of the round before
@@ -56,7 +59,7 @@ def fit_limits(arrivals: Sequence[Arrival]) -> list[Rule]:
     """Return the rules that explain the refusals, the best of each kind, the best one first."""
     arrivals = _busiest(arrivals)
     refused = sum(arrival.refused for arrival in arrivals)
-    if not refused:
+    if refused < FEWEST:
         return []
     windows = max(_windows(arrivals, refused), key=lambda rule: rule.explained)
     rules = (_queue(arrivals, refused), windows, _best_bucket(arrivals, refused))

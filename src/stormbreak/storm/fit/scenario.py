@@ -15,7 +15,7 @@ from stormbreak.provider.scenario_file import dump
 from stormbreak.storm.access_log import Log
 from stormbreak.storm.fit.capacity import QueueFit
 from stormbreak.storm.fit.evidence import Evidence, evidence
-from stormbreak.storm.fit.limits import Rule
+from stormbreak.storm.fit.limits import FEWEST, Rule
 
 _Z = 1.96  # standard errors of a 95 % interval
 _BINS = 60  # of a log, for its rates
@@ -229,7 +229,8 @@ def _unknown(seen: Evidence, log: Log, load: Load) -> Iterator[str]:
     yield from _unknown_capacity(seen)
     if seen.throttled and not seen.rules:
         yield (
-            f"Why {seen.throttled:,} requests got a 429: no queue, window or bucket explains nine of ten. Other"
+            f"Why {seen.throttled:,} requests got a 429: no queue, window or bucket explains nine of ten of at least"
+            f" {FEWEST}. Other"
             " clients may share the limit, it may count tokens or refused requests, or the target refuses at random."
             " The scenario has no limit."
         )
