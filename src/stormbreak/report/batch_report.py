@@ -26,6 +26,7 @@ _ENDS = {
     End.REFUSED.value: " The run stopped early: many rows in a row failed for a reason that has nothing to do with them.",
     End.SPENT.value: " The run stopped early: the spend limit was reached.",
     End.UNREACHABLE.value: " The run stopped early: the provider could not be reached.",
+    End.WORKER_LOST.value: " A worker process was lost; the same command answers the rows that it left.",
     End.INTERRUPTED.value: " The run was interrupted; the same command resumes it.",
 }
 
