@@ -116,3 +116,34 @@ def test_it_keeps_the_last_times_only():
 
     assert len(response.times) == KEPT
     assert response.times[0] == 1.0 + KEPT
+
+
+def answers(times):
+    response = LoadResponse()
+    response.begin(0.0)
+    for took in times:
+        response.answered(1.0, 20, took, 9.0, CALM)
+    return response
+
+
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("spread", [0.2, 0.9])
+def test_a_slower_target_multiplies_times_and_a_queue_adds_to_them(seed, spread):
+    draw = lognormal(seed, spread)
+    calm = sorted(draw(CALM) for _ in range(200))
+
+    assert answers([draw(5 * CALM) for _ in range(60)]).is_slower(calm)
+    assert not answers([4 * CALM + draw(CALM) for _ in range(60)]).is_slower(calm)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_queue_may_grow_and_shrink_meanwhile(seed):
+    draw = lognormal(seed, 0.9)
+    calm = sorted(draw(CALM) for _ in range(200))
+    waits = [CALM * (3 + 10 * abs(30 - number) / 30) for number in range(60)]
+
+    assert not answers([wait + draw(CALM) for wait in waits]).is_slower(calm)
+
+
+def test_without_a_calm_nothing_is_known_of_its_spread():
+    assert not answers([1.0, 2.0, 3.0]).is_slower([])

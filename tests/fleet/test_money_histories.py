@@ -139,6 +139,15 @@ def test_a_limit_in_every_period_is_never_passed(history):
     World(20.0).play(history)
 
 
+def test_a_call_that_ends_after_its_period_frees_no_money_in_the_next():
+    """Found: the allowance of the last period was spent once more, before the store had begun another."""
+    asked = [("ask", 2, (Decimal(2), "heard"))] * 2
+    late = [("pass", 0, 19.98), ("end", 2, Decimal(0)), ("call", 2, Decimal(4))]
+    world = World(20.0)
+    world.play([*[("beat", 0, "heard")] * 12, *asked, *late])
+    assert len(world.processes[2].calls) == 1
+
+
 def test_a_call_that_was_waited_for_is_granted():
     world = World(None)
     world.call(0, Decimal(6))

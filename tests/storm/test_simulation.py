@@ -81,7 +81,7 @@ LEARNING = replace(INTERACTIVE, rate_limit=RateLimitPolicy(learn_from_headers=Tr
 
 @pytest.mark.parametrize(
     ("scenario", "policy", "stored"),
-    [(STORM, FROZEN, "f147df72daa91b32"), (load("tokens"), LEARNING, "2ed20d550aa71bc7")],
+    [(STORM, FROZEN, "f147df72daa91b32"), (load("tokens"), LEARNING, "d0c79a45135915a4")],
     ids=["few mechanisms", "all of them"],
 )
 def test_the_events_are_those_that_were_stored(scenario, policy, stored):

@@ -311,8 +311,10 @@ class Diagnosis:
         if self._late < top:
             return
         if now - max(self.failed_at, self._overloaded_at) > REMEMBERED and response.is_flat:
-            self._get_used_to(now)
-            return
+            if response.is_slower(judge.samples):
+                self._get_used_to(now)
+                return
+            response.begin(now)
         self.late_at = self.evidence_at = now
         if self._limited:
             response.hold(now)

@@ -64,7 +64,8 @@ class LatencyBaseline:
         self._learned_at = -inf
         self.streams = streams
         self.usual: float | None = None
-        self.median = 0.0  # of the samples; known if `usual` is
+        self.samples: list[float] = []  # sorted; known if `usual` is
+        self.median = 0.0  # of the samples
         self.mean: float | None = None
 
     def on_send(self, flight: InFlight) -> None:
@@ -125,6 +126,7 @@ class LatencyBaseline:
         self.mean = fsum([block.total for block in typical]) / len(pooled)
 
     def _opine(self, pooled: list[float]) -> None:
+        self.samples = pooled
         count = len(pooled)
         middle = self.median = pooled[count // 2]
         quantile = FIRST_QUANTILE if self.streams else TOTAL_QUANTILE

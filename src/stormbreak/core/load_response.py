@@ -12,7 +12,10 @@ standard error: then one of the two is more than that away from the line.
 """
 
 from collections import deque
-from math import log
+from collections.abc import Sequence
+from itertools import pairwise
+from math import exp, fsum, log
+from statistics import median, variance
 
 KEPT = 256  # times
 
@@ -84,6 +87,22 @@ class LoadResponse:
             shortest = before.outstanding + min(0.0, log(calm) - before.time)  # as in a calm
             self._after.add(max(shortest, log(outstanding)), log(took))
         self.times.append(took)
+
+    def is_slower(self, calm: Sequence[float]) -> bool:
+        """Whether these answers spread as those of a slower target do. `calm`: seconds of answers in a calm, sorted.
+
+        A slower target multiplies the time of every answer, and its logarithm spreads as before. A queue adds the same wait
+        to answers that come one after the other; with answers r times as long, the variance of the logarithm falls to
+        1/r^2 of it. The line between the two is 1/r.
+        """
+        now = [log(time) for time in self.times]
+        before = [log(time) for time in calm if time > 0.0]
+        if len(now) < 2 or len(before) < 2:
+            return False
+        # By the differences of neighbours (von Neumann, 1941): the wait in a queue changes with time, too.
+        spread = fsum((b - a) ** 2 for a, b in pairwise(now)) / 2 / (len(now) - 1)
+        ratio = exp(median(now) - median(before))
+        return spread > variance(before) / ratio
 
     @property
     def is_flat(self) -> bool:

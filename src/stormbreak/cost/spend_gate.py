@@ -85,8 +85,10 @@ class SpendAccount:
     def _allowed_by(self, lease: SpendLease, now: float) -> Decimal:
         if lease.is_lenient and lease.is_lost(now):
             return self.allowed
-        if now >= self.ends_at:
-            return NOTHING  # the store has to begin another period
+        if now >= self.ends_at or (self.is_periodic and self.ends_at == inf):
+            return (
+                NOTHING  # what was allowed is for the last period: the store has to begin another
+            )
         return min(self.allowed, EXACT.multiply(lease.allowance, MICRO))
 
     def lacks(self, bound: Decimal, now: float) -> bool:

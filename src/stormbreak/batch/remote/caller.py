@@ -29,7 +29,7 @@ T = TypeVar("T")
 class RemoteError(StormbreakError):
     """The provider refused a request, or never answered it well; the message holds no key and no prompt."""
 
-    def __init__(self, message: str, verdict: Verdict) -> None:
+    def __init__(self, message: str, verdict: Verdict = Verdict.BROKEN) -> None:
         super().__init__(message)
         self.verdict = verdict
 
