@@ -1,16 +1,7 @@
 """Stores for the tests of the fleet."""
 
-import gc
-
 import pytest
-from fleet_stores import KINDS, Server, leave
-
-
-@pytest.fixture(scope="module", autouse=True)
-def nothing_reports_later():
-    """Drop engines that nobody holds: until they are collected they report, and look for their store."""
-    yield
-    gc.collect()
+from fleet_stores import KINDS, Server
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -18,7 +9,6 @@ def server(request, tmp_path_factory):
     """Yield a running server of each kind, for a module."""
     server = Server(request.param, tmp_path_factory.mktemp(request.param)).start()
     yield server
-    leave(server.url)
     server.kill()
 
 
@@ -28,5 +18,4 @@ def own_server(tmp_path):
     server = Server("valkey", tmp_path).start()
     yield server
     server.thaw()
-    leave(server.url)
     server.kill()

@@ -1,14 +1,13 @@
 """Limits of client keys that several gateways share through a store: none passes a spend limit by a cent."""
 
 import asyncio
-import gc
 import json
 import time
 from contextlib import AsyncExitStack, asynccontextmanager
 from decimal import Decimal
 
 import pytest
-from fleet_stores import Server, leave
+from fleet_stores import Server
 from gateways import ANSWER, CHAT, KEY, running, settings, until, upstream
 
 from stormbreak.fleet.parent import ParentStore
@@ -34,13 +33,6 @@ def spend(usd, period=None):
     )
 
 
-@pytest.fixture(scope="module", autouse=True)
-def nothing_reports_later():
-    """Drop engines that nobody holds: until they are collected they report, and look for their store."""
-    yield
-    gc.collect()
-
-
 @pytest.fixture(autouse=True)
 def granting(monkeypatch):
     """A server that has just started grants money at once."""
@@ -56,7 +48,6 @@ def store(request, tmp_path):
         return
     server = Server("valkey", tmp_path).start()
     yield server.url
-    leave(server.url)
     server.kill()
 
 

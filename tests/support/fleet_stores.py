@@ -1,6 +1,5 @@
 """Real servers for the tests of the fleet: Valkey and Redis, each on a port and in a folder of its own."""
 
-import gc
 import os
 import shutil
 import signal
@@ -11,8 +10,6 @@ import time
 from contextlib import suppress
 
 import pytest
-
-from stormbreak.fleet import heartbeat
 
 KINDS = ("valkey", "redis")
 INSTALL = "install the Debian packages valkey-server and redis-server"
@@ -115,16 +112,6 @@ class SlowProxy:
             thread.join(5)
         for each in self._sockets:
             each.close()
-
-
-def leave(url):
-    """Wait until no engine of this process reports to the store: a later test may look at threads, lookups and files."""
-    carrier = heartbeat._heartbeat(url)
-    until = time.monotonic() + 5
-    while (carrier._members or carrier._orphans) and time.monotonic() < until:
-        gc.collect()
-        carrier._woken.put(None)
-        time.sleep(0.02)
 
 
 def free_port():
