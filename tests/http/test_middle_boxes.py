@@ -103,15 +103,16 @@ async def test_what_a_front_makes_of_a_malformed_response_is_no_success(
     async with served(*scripts, *scripts, answer()) as server:
         with running(front, tmp_path, server.port, certificate) as box:
             context = ssl.create_default_context(cafile=certificate[0])
-            wire = CONNECTIONS[kind](limit=4, tls=context)
-            for url, name in product(urls(box), MALFORMED):
+            wires = {url: CONNECTIONS[kind](limit=4, tls=context) for url in urls(box)}
+            for (url, wire), name in product(wires.items(), MALFORMED):
                 got = await wire.exchange(request_to(url, idle_timeout=2.0))
                 if isinstance(got, HttpResponse) and got.succeeded:
                     passed[name] = got.body
                 else:
                     assert isinstance(got, HttpResponse) or got.verdict in FAILED, name
             assert (await wire.exchange(request_to(url))).status == 200
-            await wire.close()
+            for wire in wires.values():
+                await wire.close()
     assert len(server.requests) == 2 * len(MALFORMED) + 1
     assert set(passed.values()) <= {b"hello"}
     assert len(passed) < len(MALFORMED) / 3
@@ -122,14 +123,15 @@ async def test_what_a_front_makes_of_a_malformed_response_is_no_success(
 
 @asynccontextmanager
 async def behind(kind, place, certificate, *, credentials):
-    """A server that speaks plainly, one that speaks TLS, and what sends requests to both through tinyproxy."""
+    """A server that speaks plainly, one that speaks TLS, and a connection to each through tinyproxy."""
     context = ssl.create_default_context(cafile=certificate[0])
     async with served() as plain, served(ssl=tls(certificate)) as secure:
         with running("tinyproxy", place, 0, certificate) as box:
             proxy = f"http://{credentials}127.0.0.1:{box.plain}"
-            wire = CONNECTIONS[kind](limit=4, proxy=proxy, tls=context)
-            yield wire, plain, secure
-            await wire.close()
+            wires = [CONNECTIONS[kind](limit=4, proxy=proxy, tls=context) for _ in range(2)]
+            yield wires, (plain, secure)
+            for wire in wires:
+                await wire.close()
 
 
 def both(plain, secure):
@@ -139,8 +141,8 @@ def both(plain, secure):
 @KINDS
 async def test_a_forward_proxy_with_credentials(kind, certificates, tmp_path):
     async with behind(kind, tmp_path, certificates[0], credentials="user:s3cret@") as scene:
-        wire, *servers = scene
-        for url, calls in zip(both(*servers), (1, 3), strict=True):
+        wires, servers = scene
+        for wire, url, calls in zip(wires, both(*servers), (1, 3), strict=True):
             for _ in range(calls):
                 assert (await wire.exchange(request_to(url))).status == 200
     for server in servers:
@@ -153,8 +155,9 @@ async def test_a_forward_proxy_with_credentials(kind, certificates, tmp_path):
 @pytest.mark.parametrize("credentials", ["user:wr0ng-canary@", ""], ids=["wrong", "none"])
 async def test_a_forward_proxy_that_refuses(kind, credentials, certificates, tmp_path):
     async with behind(kind, tmp_path, certificates[0], credentials=credentials) as scene:
-        wire, *servers = scene
-        answered, refused = [await wire.exchange(request_to(url)) for url in both(*servers)]
+        wires, servers = scene
+        pairs = zip(wires, both(*servers), strict=True)
+        answered, refused = [await wire.exchange(request_to(url)) for wire, url in pairs]
     assert answered.status in REFUSALS
     assert (refused.verdict, refused.maybe_processed) == (Verdict.CONNECT_FAILED, False)
     assert refused.detail in {f"the proxy refused with status {status}" for status in REFUSALS}

@@ -184,7 +184,7 @@ async def _closing(sockets: set[Socket]) -> AsyncGenerator[None, None]:
 
 
 class AsyncConnection:
-    """A pool of at most `limit` connections for each event loop; it is closed with its loop at the latest.
+    """A pool of at most `limit` connections to one origin for each event loop; it is closed with its loop at the latest.
 
     `tls` says whom to trust; it is needed for https only. `proxy` is the URL of an HTTP proxy.
     """
