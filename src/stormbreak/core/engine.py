@@ -85,9 +85,9 @@ class Engine:
         self._earlier_policies: Mapping[Target, Policy] = {}
         self.listeners: list[Listener] = []
         self.context_listener: ContextListener | None = None
-        # How to reach the stepper, which alone knows the time.
+        # Returns the `snapshot` of the stepper, which alone knows the time; None while no driver runs the engine.
         self.look: Callable[[], Callable[..., dict[str, Any]] | None] = _no_stepper
-        self.number: Callable[[], int] = count(1).__next__  # for a new call
+        self.number: Callable[[], int] = count(1).__next__  # returns that of a new call
         self.start_over()
 
     def start_over(self) -> None:
