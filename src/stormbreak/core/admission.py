@@ -2,7 +2,7 @@
 
 A call leaves when every gate is ready for it at the same time. Then all gates are taken in one step, the breaker's probe
 last. A waiting call holds nothing. The queue is bounded. It sheds every call that cannot be served within its patience
-and deadline: on arrival, when a gate closes for longer than that, or at its turn. `queue` decides which call is next.
+and deadline: on arrival, when a gate closes for longer than that, or at its turn. `queue_order` decides which call is next.
 
 Within a priority the oldest call is served first. Interactive calls are served newest first while the in-flight
 limit binds and a queue stands: then not all calls can be served, and those that have waited long
@@ -27,7 +27,7 @@ from stormbreak.core.gate import (
     SlotGate,
     SpendingGate,
 )
-from stormbreak.core.queue import Queue, QueuePolicy, Ticket
+from stormbreak.core.queue_order import Queue, QueuePolicy, Ticket
 from stormbreak.types import VERDICT_OK, Call, Outcome, Priority, Rejection
 
 SERVICE_MARGIN = 1.75  # a call is sent only if this many mean service times fit before its deadline

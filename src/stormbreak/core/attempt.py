@@ -21,7 +21,7 @@ from stormbreak.core.flow import (
 )
 from stormbreak.core.gate import Permit
 from stormbreak.core.hedge import HedgeTimer
-from stormbreak.core.queue import Ticket
+from stormbreak.core.queue_order import Ticket
 from stormbreak.core.target_state import TargetState
 from stormbreak.events import Committed, Hedged, HedgeRefused, Overtaken, Queued, Returned, Sent
 from stormbreak.types import (

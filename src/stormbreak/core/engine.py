@@ -18,7 +18,7 @@ from stormbreak.core.flow import Command, Send, WaitFor, held
 from stormbreak.core.gate import Permit, SpendingGate, SpendLimits
 from stormbreak.core.lease import TargetLease
 from stormbreak.core.policy import Policy
-from stormbreak.core.queue import Ticket
+from stormbreak.core.queue_order import Ticket
 from stormbreak.core.retry_budget import Budget, BudgetPolicy
 from stormbreak.core.target_state import Listener, TargetState
 from stormbreak.errors import ConfigurationError
