@@ -15,7 +15,7 @@ from stormbreak.core.fallback import Place, ToTargets
 from stormbreak.core.policy import Policy
 from stormbreak.core.presets import ARTICLE as ARTICLE_PRESET
 from stormbreak.core.presets import PRESETS
-from stormbreak.core.queue import QueuePolicy
+from stormbreak.core.queue_order import QueuePolicy
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.toml_values import parts_of
 from stormbreak.types import Verdict

@@ -29,7 +29,7 @@ from stormbreak.core.fallback import CachePolicy, Place, ToCache, ToDegraded, To
 from stormbreak.core.fleet_policy import FleetPolicy
 from stormbreak.core.hedge import HedgePolicy
 from stormbreak.core.policy import Policy
-from stormbreak.core.queue import QueuePolicy
+from stormbreak.core.queue_order import QueuePolicy
 from stormbreak.core.rate_limit_gate import RateLimitPolicy
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.core.retry_budget import BudgetPolicy
