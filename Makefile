@@ -162,7 +162,7 @@ test-sdks: $(SDKS:%=.venv-sdks/%/.ready)  ## run the recipes of docs/sdks with t
 .venv-ray/.ready: pyproject.toml constraints-ray.txt
 	@echo "setting up .venv-ray (once; Ray takes 600 MB)"
 	@$(PYTHON) -m venv .venv-ray
-	@.venv-ray/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-ray.txt -e '.[ray]' aiohttp pydantic hypothesis pytest pytest-asyncio
+	@.venv-ray/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-ray.txt -e '.[ray,fleet]' aiohttp pydantic hypothesis pytest pytest-asyncio
 	@touch $@
 
 test-ray: .venv-ray/.ready  ## test the Ray adapter on a real Ray with two actors

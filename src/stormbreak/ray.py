@@ -29,6 +29,7 @@ from stormbreak.batch.input.prompts import RequestMaker, RowError, plain_value
 from stormbreak.batch.options import TableOptions
 from stormbreak.batch.store.append_file import AppendFile
 from stormbreak.config.load import resolve_policy
+from stormbreak.core.fleet_policy import FleetPolicy
 from stormbreak.core.policy import Policy
 from stormbreak.errors import AuthenticationError, BillingError, CallError, ConfigurationError
 from stormbreak.escape import path_of
@@ -65,6 +66,7 @@ class Ask:
         max_output_tokens: int | None = None,
         journal: str | os.PathLike[str] | None = None,
         actors: int = 1,
+        fleet: FleetPolicy | str | None = None,
     ) -> None:
         """Make it, in each actor.
 
@@ -83,7 +85,9 @@ class Ask:
             max_output_tokens: what bounds each answer; `/v1/messages` needs it.
             journal: a folder that all actors share. Each writes its answers there before it returns them, and asks no row
                 again that any actor has answered.
-            actors: how many actors there are: each keeps to its part of the policy's counted limits.
+            actors: how many actors there are: each keeps to its part of the policy's counted limits; with a fleet, only
+                while its store does not answer.
+            fleet: the store of a fleet, or a `FleetPolicy`: actors share limits (docs/fleet.md).
 
         Raises:
             ConfigurationError: names the argument that is wrong.
@@ -100,7 +104,7 @@ class Ask:
             options, None, "the dataset", max_tokens=max_output_tokens, name_of=str
         )
         self._client = AsyncClient(
-            provider, base_url=base_url, api_key_env=api_key_env, model=model, policy=chosen
+            provider, base_url=base_url, api_key_env=api_key_env, model=model, policy=chosen, fleet=fleet
         )
         self._model = model
         self._has_ids = id is not None
