@@ -55,8 +55,10 @@ lint: $(READY)
 test: $(READY)  ## the test suite (6 minutes on two cores)
 	@TMPDIR=$(SCRATCH) $(BIN)/pytest -n 3 --dist worksteal
 
-# Of the suite, the rooms that use a dependency. plotext and rich draw in storm, httptools and msgspec are in http.
+# Of the suite, the rooms that use a dependency. plotext and rich draw in storm, httptools and msgspec are in http, jinja2,
+# pyarrow and jsonschema-rs in batch.
 USES_DEPENDENCIES := tests/cli tests/config tests/cost tests/fleet tests/http tests/llm tests/provider tests/report tests/telemetry \
+  tests/batch/test_notebook.py tests/batch/test_schema.py tests/batch/test_tables_in.py tests/batch/test_tables_out.py \
   tests/storm/test_storm_cli.py tests/storm/test_storm_plot.py tests/storm/test_storm_screen.py
 
 .venv-lowest/.ready: pyproject.toml
