@@ -12,6 +12,7 @@ from typing import Self
 
 from stormbreak.config.gateway_settings import GatewaySettings
 from stormbreak.gateway.metrics import LOG
+from stormbreak.gateway.rules import GatewayRules
 
 WATCH_INTERVAL = 1.0  # seconds between two looks at the file
 
@@ -100,10 +101,16 @@ class Lifecycle(ABC):
             draining.cancel()
             await self.close()
 
-    def _warn_of_fixed(self, before: GatewaySettings, after: GatewaySettings) -> None:
-        for name in _FIXED:
-            if getattr(before, name) != getattr(after, name):
-                LOG.warning("gateway.%s has changed: restart the gateway to use it", name)
+    def _warn_of_fixed(self, before: GatewayRules, after: GatewayRules) -> None:
+        changed = [
+            f"gateway.{name}"
+            for name in _FIXED
+            if getattr(before.settings, name) != getattr(after.settings, name)
+        ]
+        if before.generation.settings.prices != after.generation.settings.prices:
+            changed.append("prices")
+        for name in changed:
+            LOG.warning("%s has changed: restart the gateway to use it", name)
 
     async def _watch(self, hung_up: asyncio.Event) -> None:
         """Read the file again on SIGHUP, or when it has changed."""
