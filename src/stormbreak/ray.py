@@ -43,6 +43,14 @@ _FINAL = (AuthenticationError, BillingError)
 """What no other row could escape: the job ends."""
 
 
+def _policy_of_one(policy: Policy | str, actors: int) -> Policy:
+    """Return the policy of one of `actors`."""
+    if actors < 1:
+        raise ConfigurationError(f"actors must be at least 1, got {actors}")
+    chosen = policy if isinstance(policy, Policy) else resolve_policy(policy)
+    return replace(chosen, process_share=chosen.process_share / actors)
+
+
 class Ask:
     """Asks a model about every row of the batches that one actor gets: one client, one loop, all batches in flight together.
 
@@ -92,11 +100,6 @@ class Ask:
         Raises:
             ConfigurationError: names the argument that is wrong.
         """
-        if actors < 1:
-            raise ConfigurationError(f"actors must be at least 1, got {actors}")
-        chosen = policy if isinstance(policy, Policy) else resolve_policy(policy)
-        if actors > 1:
-            chosen = replace(chosen, process_share=chosen.process_share / actors)
         options = TableOptions(
             prompt=prompt, system=system, template=template, body=body, id=id, url=url
         )
@@ -104,7 +107,12 @@ class Ask:
             options, None, "the dataset", max_tokens=max_output_tokens, name_of=str
         )
         self._client = AsyncClient(
-            provider, base_url=base_url, api_key_env=api_key_env, model=model, policy=chosen, fleet=fleet
+            provider,
+            base_url=base_url,
+            api_key_env=api_key_env,
+            model=model,
+            policy=_policy_of_one(policy, actors),
+            fleet=fleet,
         )
         self._model = model
         self._has_ids = id is not None

@@ -2,11 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 
-<<<<<<< HEAD
-=======
 from stormbreak.config.gateway_settings import ClientLimits
-from stormbreak.config.policy_summary import seconds, several
->>>>>>> gateway
 from stormbreak.gateway.keys import ClientKey
 from stormbreak.gateway.rules import GatewayRules
 from stormbreak.toml_values import word_of
@@ -36,7 +32,6 @@ def _of_key(key: ClientKey) -> Iterator[str]:
         yield f"Its priority is {word_of(settings.priority)}."
 
 
-<<<<<<< HEAD
 _SPANS = (("hour", 3600.0), ("minute", 60.0))
 
 
@@ -53,7 +48,8 @@ def several(words: Iterable[str]) -> str:
     """Format a list: "504", "throttled and timeout"."""
     *others, last = words
     return f"{', '.join(others)} and {last}" if others else last
-=======
+
+
 def _limits(limits: ClientLimits) -> str:
     found = [
         f"{limit:,g} {unit}"
@@ -69,4 +65,3 @@ def _limits(limits: ClientLimits) -> str:
     if spend.acts:
         found[-1] += " in all" if spend.period is None else f" in {seconds(spend.period)}"
     return several(found)
->>>>>>> gateway

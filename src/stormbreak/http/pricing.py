@@ -2,11 +2,7 @@
 
 from collections.abc import Iterable
 from decimal import Decimal
-<<<<<<< HEAD
-=======
 from pathlib import Path
-from typing import Any, Self
->>>>>>> gateway
 
 from stormbreak.core.engine import Engine
 from stormbreak.core.fleet_policy import FleetPolicy
