@@ -93,8 +93,7 @@ class Ask:
             max_output_tokens: what bounds each answer; `/v1/messages` needs it.
             journal: a folder that all actors share. Each writes its answers there before it returns them, and asks no row
                 again that any actor has answered.
-            actors: how many actors there are: each keeps to its part of the policy's counted limits; with a fleet, only
-                while its store does not answer.
+            actors: how many divide the counted limits of the policy; with a fleet, only while its store is silent.
             fleet: the store of a fleet, or a `FleetPolicy`: actors share limits (docs/fleet.md).
 
         Raises:
