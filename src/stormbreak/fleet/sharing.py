@@ -137,6 +137,13 @@ class SharedLimits:
             member.ended = True
             member.lease.wake()
 
+    def rest(self, engine: Engine) -> None:
+        """Give all leases back as soon as no call of `engine` holds them, until another call needs them."""
+        leases = [state.lease for state in engine.targets.values()]
+        for lease in (*leases, *(member.lease for member in self._members.values())):
+            if lease is not None:
+                lease.rest()
+
     def snapshot(self, _now: float) -> Sequence[Mapping[str, Any]]:
         """Return whether each store answers, and since when."""
         return [carrier.snapshot() for carrier in dict.fromkeys(self._carriers.values())]

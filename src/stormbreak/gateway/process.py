@@ -141,6 +141,7 @@ class Gateway(Lifecycle):
         if self._admin is not None:
             self._admin.close()
         await self._live.close()
+        self._limits.queues.driver.rest()
         if self._limits.usage is not None:
             if self._flushing is not None:
                 self._flushing.cancel()

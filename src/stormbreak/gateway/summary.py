@@ -1,9 +1,8 @@
 """What each client key may do, in sentences."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from stormbreak.config.gateway_settings import ClientLimits
-from stormbreak.config.policy_summary import seconds, several
 from stormbreak.gateway.keys import ClientKey
 from stormbreak.gateway.rules import GatewayRules
 from stormbreak.toml_values import word_of
@@ -31,6 +30,24 @@ def _of_key(key: ClientKey) -> Iterator[str]:
         yield f"Its calls end within {seconds(settings.deadline)}."
     if settings.priority is not None:
         yield f"Its priority is {word_of(settings.priority)}."
+
+
+_SPANS = (("hour", 3600.0), ("minute", 60.0))
+
+
+def seconds(span: float) -> str:
+    """Format a duration in the largest unit that divides it: 600 is "10 minutes", 90 is "90 s"."""
+    for name, length in _SPANS:
+        count = span / length
+        if count >= 1 and count == int(count):
+            return f"1 {name}" if count == 1 else f"{int(count):,} {name}s"
+    return f"{span:g} s"
+
+
+def several(words: Iterable[str]) -> str:
+    """Format a list: "504", "throttled and timeout"."""
+    *others, last = words
+    return f"{', '.join(others)} and {last}" if others else last
 
 
 def _limits(limits: ClientLimits) -> str:

@@ -3,7 +3,6 @@
 from collections.abc import Iterable
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, Self
 
 from stormbreak.core.engine import Engine
 from stormbreak.core.fleet_policy import FleetPolicy
@@ -13,42 +12,21 @@ from stormbreak.cost.spend_gate import SpendAccounts
 from stormbreak.errors import ConfigurationError
 from stormbreak.fleet import fleet_for
 from stormbreak.http.environment import in_force
-from stormbreak.types import CACHE, DEGRADED, FixedCost, Target, Usage
+from stormbreak.types import CACHE, DEGRADED, Target, Usage
 
 _NOTHING = Decimal(0)
 
 
-class LazyCost:
-    """The cost of an answer, computed on demand: few callers ask, and loading the list prices takes long."""
-
-    __slots__ = ("price_of", "source", "target", "usage")
-
-    def __init__(self, price_of: PriceOf | None, target: Target, usage: Usage, source: str) -> None:
-        self.price_of = price_of
-        self.target = target
-        self.usage = usage
-        self.source = source
-
-    @property
-    def usd(self) -> Decimal | None:
-        """In US dollars; None if unknown."""
-        if self.source in (CACHE, DEGRADED):
-            return _NOTHING
-        target = self.target
-        if self.price_of is None or not self.usage.total:
-            return None
-        try:
-            return known_cost(self.price_of(target.provider, target.model), self.usage)
-        except ConfigurationError:  # the list prices are not installed
-            return None
-
-    def __deepcopy__(self, _: object) -> Self:
-        """Return itself, which never changes: `price_of` may not be copyable."""
-        return self
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle the cost, not `price_of`, which may not be picklable."""
-        return FixedCost, (self.usd,)
+def cost_of(price_of: PriceOf | None, target: Target, usage: Usage, source: str) -> Decimal | None:
+    """Return the cost of an answer in US dollars; None if unknown. Loading the list prices takes long."""
+    if source in (CACHE, DEGRADED):
+        return _NOTHING
+    if price_of is None or not usage.total:
+        return None
+    try:
+        return known_cost(price_of(target.provider, target.model), usage)
+    except ConfigurationError:  # the list prices are not installed
+        return None
 
 
 def prices_in(files: Iterable[str], folder: Path) -> PriceOf:

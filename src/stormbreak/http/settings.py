@@ -171,6 +171,7 @@ class LiveSettings:
         for client in self._clients:
             if not client.blocks:
                 client.stop(loop)
+        self._driver.rest()
         for config in self._now.configs.values():
             await config.local_answers.close()
         for connection in tuple(self._builder.connections.values()):
@@ -190,6 +191,7 @@ class LiveSettings:
         for client in self._clients:
             if client.blocks:
                 client.stop()
+        self._driver.rest()
         for connection in tuple(self._builder.connections.values()):
             run(connection.blocking.close())
 

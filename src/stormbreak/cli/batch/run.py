@@ -18,6 +18,7 @@ from stormbreak.cli.batch.status_socket import StatusSocket
 from stormbreak.cli.command import subcommand
 from stormbreak.cli.output import json_text, say, warn
 from stormbreak.cost.price_lookup import load_lookup
+from stormbreak.drivers.garbage import collecting_less_often
 from stormbreak.errors import ConfigurationError
 from stormbreak.escape import path_of, plain
 from stormbreak.report.destination import ReportFile
@@ -43,6 +44,7 @@ def run_and_report(
     stats = RunStats(began=None if destination is None else time.monotonic())
     control = _Control(job)
     with (
+        collecting_less_often(),
         StatusSocket(
             job.files.output, metrics_port, {SET_CONCURRENCY: control.set_concurrency}
         ) as status,
