@@ -104,7 +104,12 @@ class Ask:
             options, None, "the dataset", max_tokens=max_output_tokens, name_of=str
         )
         self._client = AsyncClient(
-            provider, base_url=base_url, api_key_env=api_key_env, model=model, policy=chosen, fleet=fleet
+            provider,
+            base_url=base_url,
+            api_key_env=api_key_env,
+            model=model,
+            policy=chosen,
+            fleet=fleet,
         )
         self._model = model
         self._has_ids = id is not None
