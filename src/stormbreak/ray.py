@@ -43,6 +43,14 @@ _FINAL = (AuthenticationError, BillingError)
 """What no other row could escape: the job ends."""
 
 
+def _policy_of_one(policy: Policy | str, actors: int) -> Policy:
+    """Return the policy of one of `actors`."""
+    if actors < 1:
+        raise ConfigurationError(f"actors must be at least 1, got {actors}")
+    chosen = policy if isinstance(policy, Policy) else resolve_policy(policy)
+    return replace(chosen, process_share=chosen.process_share / actors)
+
+
 class Ask:
     """Asks a model about every row of the batches that one actor gets: one client, one loop, all batches in flight together.
 
@@ -85,18 +93,12 @@ class Ask:
             max_output_tokens: what bounds each answer; `/v1/messages` needs it.
             journal: a folder that all actors share. Each writes its answers there before it returns them, and asks no row
                 again that any actor has answered.
-            actors: how many actors there are: each keeps to its part of the policy's counted limits; with a fleet, only
-                while its store does not answer.
+            actors: how many divide the counted limits of the policy; with a fleet, only while its store is silent.
             fleet: the store of a fleet, or a `FleetPolicy`: actors share limits (docs/fleet.md).
 
         Raises:
             ConfigurationError: names the argument that is wrong.
         """
-        if actors < 1:
-            raise ConfigurationError(f"actors must be at least 1, got {actors}")
-        chosen = policy if isinstance(policy, Policy) else resolve_policy(policy)
-        if actors > 1:
-            chosen = replace(chosen, process_share=chosen.process_share / actors)
         options = TableOptions(
             prompt=prompt, system=system, template=template, body=body, id=id, url=url
         )
@@ -108,7 +110,7 @@ class Ask:
             base_url=base_url,
             api_key_env=api_key_env,
             model=model,
-            policy=chosen,
+            policy=_policy_of_one(policy, actors),
             fleet=fleet,
         )
         self._model = model

@@ -16,7 +16,7 @@ from stormbreak.core.call import run_call
 from stormbreak.core.engine import ContextListener, Engine
 from stormbreak.core.explain import shown
 from stormbreak.core.flow import Command, DeliverStream, Flow, Race, Send, close
-from stormbreak.core.queue import Ticket
+from stormbreak.core.queue_order import Ticket
 from stormbreak.drivers.locks import new_lock
 from stormbreak.drivers.turn_lock import TurnLock
 from stormbreak.events import CallCancelled, Event

@@ -315,9 +315,8 @@ class SpendMembership(Membership):
     """The allowance of one account. `bounds` are the costs of calls that wait for it; `on_change` lets them leave."""
 
     lease: SpendLease
-    away_for = (
-        FORGOTTEN / 2
-    )  # the store must not forget whose the money is: it would count it twice
+    # The store must not forget whose money it is, or it would count it twice.
+    away_for = FORGOTTEN / 2
 
     def __init__(
         self,

@@ -159,9 +159,9 @@ def _per(limit: SpendPolicy) -> str:
     return "ever" if limit.period is None else f"{limit.period:g} s"
 
 
-def key_spend(name: str, limit: SpendPolicy) -> str:
-    """Name the spend limit of a client key in its fleet: its amount may change, its period not."""
-    return f"spend of key {name} {_per(limit)}"
+def client_spend(title: str, limit: SpendPolicy) -> str:
+    """Name the spend limit of a client of the gateway in its fleet: its amount may change, its period not."""
+    return f"spend of {title} {_per(limit)}"
 
 
 def scope_of(policy: Policy, what: str) -> str:
