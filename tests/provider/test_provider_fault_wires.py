@@ -51,7 +51,7 @@ def test_two_answers_in_one_write(played):
 
 @plays("unasked")
 def test_a_second_answer_while_nothing_is_asked(trouble, dial):
-    client = dial(trouble("unasked", "respond_after = 0.03"))
+    client = dial(trouble("unasked", "respond_after = 0.2"))  # more than a busy machine loses
     assert client.ask().json["choices"][0]["message"]["content"] == answer_text(CHAT)
     late = client.hear()
     assert late.times[0] > 0.02
