@@ -74,10 +74,6 @@ def _rate_limit_in_200(play: FaultContext) -> Script:
     return plain(200, play.request.format.error(THROTTLED), play.headers)
 
 
-def _empty_choices(play: FaultContext) -> Script:
-    return good(play.without_choices())
-
-
 def _big_body(play: FaultContext) -> Script:
     """Add an unknown field."""
     return plain(200, padded(play.body, BIG), play.headers)
@@ -97,10 +93,6 @@ def tiny_chunks(play: FaultContext) -> Script:
     return chunked([Piece(0, play.head()), *pieces])
 
 
-def _prose(play: FaultContext) -> Script:
-    return good(play.without_schema())
-
-
 FAULTS: MappingProxyType[Kind, Callable[[FaultContext], Script]] = MappingProxyType(
     {
         Kind.SLOW_HEADERS: _slow_headers,
@@ -110,11 +102,9 @@ FAULTS: MappingProxyType[Kind, Callable[[FaultContext], Script]] = MappingProxyT
         Kind.CUT_BODY: _cut_body,
         Kind.EMPTY_BODY: _empty_body,
         Kind.INVALID_JSON: _invalid_json,
-        Kind.PROSE: _prose,
         Kind.HTML_200: html_200,
         Kind.ERROR_IN_200: _error_in_200,
         Kind.RATE_LIMIT_IN_200: _rate_limit_in_200,
-        Kind.EMPTY_CHOICES: _empty_choices,
         Kind.BIG_BODY: _big_body,
         Kind.TINY_CHUNKS: tiny_chunks,
     }

@@ -1,6 +1,7 @@
 """Faults in the events of streamed answers."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from types import MappingProxyType
 
 from stormbreak.http.h1.server_message import chunk
@@ -92,10 +93,6 @@ def _rate_limit_in_200(play: FaultContext) -> Script:
     return chunked([Piece(0, play.head()), Piece(0, chunk(event))])
 
 
-def _empty_choices(play: FaultContext) -> Script:
-    return good(play.without_choices())
-
-
 def _error_early(play: FaultContext) -> Script:
     return chunked([*_opened(play), Piece(0, chunk(play.request.format.late_event))])
 
@@ -111,15 +108,7 @@ def _comments(play: FaultContext) -> Script:
     return chunked(paced(play.head(), events, play.lasting))
 
 
-def _crlf(play: FaultContext) -> Script:
-    return _with_line_ends(play, b"\r\n")
-
-
-def _cr(play: FaultContext) -> Script:
-    return _with_line_ends(play, b"\r")
-
-
-def _with_line_ends(play: FaultContext, end: bytes) -> Script:
+def _with_line_ends(play: FaultContext, *, end: bytes) -> Script:
     events = [event.replace(b"\n", end) for event in play.events]
     return chunked(paced(play.head(), events, play.lasting))
 
@@ -155,10 +144,6 @@ def _big_body(play: FaultContext) -> Script:
     return chunked(paced(play.head(), [events[0], *padding, *events[1:]], play.lasting))
 
 
-def _prose(play: FaultContext) -> Script:
-    return good(play.without_schema())
-
-
 FAULTS: MappingProxyType[Kind, Callable[[FaultContext], Script]] = MappingProxyType(
     {
         Kind.SLOW_HEADERS: _slow_headers,
@@ -168,11 +153,9 @@ FAULTS: MappingProxyType[Kind, Callable[[FaultContext], Script]] = MappingProxyT
         Kind.CUT_BODY: _cut_body,
         Kind.EMPTY_BODY: _empty_body,
         Kind.INVALID_JSON: _invalid_json,
-        Kind.PROSE: _prose,
         Kind.HTML_200: bodies.html_200,
         Kind.ERROR_IN_200: _error_in_200,
         Kind.RATE_LIMIT_IN_200: _rate_limit_in_200,
-        Kind.EMPTY_CHOICES: _empty_choices,
         Kind.ERROR_EARLY: _error_early,
         Kind.BIG_BODY: _big_body,
         Kind.TINY_CHUNKS: bodies.tiny_chunks,
@@ -181,8 +164,8 @@ FAULTS: MappingProxyType[Kind, Callable[[FaultContext], Script]] = MappingProxyT
         Kind.HEARTBEATS: _heartbeats,
         Kind.NO_DONE: _no_done,
         Kind.COMMENTS: _comments,
-        Kind.CRLF: _crlf,
-        Kind.CR: _cr,
+        Kind.CRLF: partial(_with_line_ends, end=b"\r\n"),
+        Kind.CR: partial(_with_line_ends, end=b"\r"),
         Kind.ENDLESS_LINE: _endless_line,
     }
 )
