@@ -328,9 +328,7 @@ class Answer:
 
     def _repr_html_(self) -> str | None:
         """Return the text for a notebook; None, which means the repr, unless `show_in_notebooks`."""
-        if not self.show_in_notebooks:
-            return None
-        return f'<pre style="white-space: pre-wrap">{escape(self.text)}</pre>'
+        return html_of(self.text)
 
     @property
     def cost(self) -> Decimal | None:
@@ -340,3 +338,10 @@ class Answer:
         answered: it is not listed, or the list prices (the extra `cost`) are not installed. Other attempts are not included.
         """
         return self.costs.usd
+
+
+def html_of(text: str) -> str | None:
+    """Return the text of an answer for a notebook; None unless `Answer.show_in_notebooks`."""
+    if not Answer.show_in_notebooks:
+        return None
+    return f'<pre style="white-space: pre-wrap">{escape(text)}</pre>'

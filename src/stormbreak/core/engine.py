@@ -62,6 +62,10 @@ class Fleet(Protocol):
         """Share the spend limit of a target, once for each account."""
         ...
 
+    def rest(self, engine: "Engine") -> None:
+        """Give all leases back soon, until a call needs them again."""
+        ...
+
     def snapshot(self, now: float) -> Sequence[Mapping[str, Any]]:
         """Return whether each store answers, and since when."""
         ...
@@ -218,6 +222,9 @@ class Engine:
             target_state = self.targets[target] = TargetState(self, target)
             self.crowded = len(self.targets) > MAX_TARGETS
         target_state.recently_used = True
+        lease = target_state.lease
+        if lease is not None and lease.rests:
+            lease.wake()
         return target_state
 
     def _states_of(self, target: Target) -> list[TargetState]:

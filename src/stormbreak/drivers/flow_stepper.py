@@ -166,6 +166,13 @@ class Stepper(TurnLock[Flow, _Left]):
             self._refuse_reentry()
         return self._turn(lambda: do(self.engine, self.clock()))
 
+    def rest(self) -> None:
+        """Give back what a fleet has lent to the engine, when no call needs it, until one does: a driver was closed."""
+        engine = self.engine
+        if engine.fleet is not None:
+            fleet = engine.fleet
+            self._turn(lambda: fleet.rest(engine))
+
     def snapshot(self, *, pending: bool = True) -> dict[str, Any]:
         """Return a snapshot between two steps, and what each `pending` call waits for; listeners may call it."""
         return self._turn(lambda: self._snapshot(pending=pending))

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 
+from stormbreak.config.gateway_settings import ClientLimits
 from stormbreak.gateway.keys import ClientKey
 from stormbreak.gateway.rules import GatewayRules
 from stormbreak.toml_values import word_of
@@ -21,20 +22,10 @@ def _of_key(key: ClientKey) -> Iterator[str]:
     settings = key.settings
     names = "all of them" if settings.models is None else several(settings.models)
     yield f"Key {key.name} may ask for {names}."
-    limits = [
-        f"{limit:,g} {unit}"
-        for limit, unit in (
-            (settings.rpm, "requests a minute"),
-            (settings.tpm, "tokens a minute"),
-            (settings.max_in_flight, "calls at once"),
-            (settings.spend.max_usd, "US dollars"),
-        )
-        if limit is not None
-    ]
-    spend = settings.spend
-    if spend.acts:
-        limits[-1] += " in all" if spend.period is None else f" in {seconds(spend.period)}"
-    yield f"At most {several(limits)}." if limits else "It has no limits of its own."
+    yield f"At most {_limits(settings)}." if settings.acts else "It has no limits of its own."
+    for holder in key.holders:
+        if holder.kind == "tenant":
+            yield f"All keys of tenant {holder.name} together: at most {_limits(holder.limits)}."
     if settings.deadline is not None:
         yield f"Its calls end within {seconds(settings.deadline)}."
     if settings.priority is not None:
@@ -57,3 +48,20 @@ def several(words: Iterable[str]) -> str:
     """Format a list: "504", "throttled and timeout"."""
     *others, last = words
     return f"{', '.join(others)} and {last}" if others else last
+
+
+def _limits(limits: ClientLimits) -> str:
+    found = [
+        f"{limit:,g} {unit}"
+        for limit, unit in (
+            (limits.rpm, "requests a minute"),
+            (limits.tpm, "tokens a minute"),
+            (limits.max_in_flight, "calls at once"),
+            (limits.spend.max_usd, "US dollars"),
+        )
+        if limit is not None
+    ]
+    spend = limits.spend
+    if spend.acts:
+        found[-1] += " in all" if spend.period is None else f" in {seconds(spend.period)}"
+    return several(found)

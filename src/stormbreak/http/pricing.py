@@ -1,6 +1,8 @@
 """The cost of answers, and the default prices: today's list prices."""
 
+from collections.abc import Iterable
 from decimal import Decimal
+from pathlib import Path
 
 from stormbreak.core.engine import Engine
 from stormbreak.core.fleet_policy import FleetPolicy
@@ -25,6 +27,26 @@ def cost_of(price_of: PriceOf | None, target: Target, usage: Usage, source: str)
         return known_cost(price_of(target.provider, target.model), usage)
     except ConfigurationError:  # the list prices are not installed
         return None
+
+
+def prices_in(files: Iterable[str], folder: Path) -> PriceOf:
+    """Return the prices in price files, then list prices, if they are installed. A relative path starts at `folder`.
+
+    Raises:
+        ConfigurationError: a file is wrong.
+    """
+    from stormbreak.cost.price_file import builtin_names  # noqa: PLC0415 - they are slow to load
+    from stormbreak.cost.price_lookup import load_lookup, price_of  # noqa: PLC0415
+
+    known = builtin_names()
+    lookup = load_lookup(name if name in known else str(folder / name) for name in files)
+
+    def price(provider: str, model: str) -> PriceTable | None:
+        found = (lookup.price_of(provider, model, file) for file in lookup.files)
+        own = next(filter(None, found), None)
+        return own or (price_of(provider, model) if lookup.market.installed else None)
+
+    return price
 
 
 def list_price(provider: str, model: str) -> PriceTable | None:
