@@ -12,6 +12,7 @@ import time
 import warnings
 from contextlib import contextmanager
 from pathlib import Path
+from statistics import median
 
 import pytest
 from forking import in_child
@@ -88,7 +89,7 @@ def test_64_threads_over_4_sockets_are_served_in_turn(monkeypatch):
         took = time.monotonic() - began
         assert (server.opened, len(server.requests)) == (4, 320)
     assert len(made) <= 320
-    assert max(map(max, waits)) < took / 2  # first come, first served: a fifth, on a quiet machine
+    assert median(map(max, waits)) < took / 3  # first come, first served: a fifth
 
 
 def test_threads_that_wait_for_a_socket_end_with_the_pool():
