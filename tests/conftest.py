@@ -14,7 +14,7 @@ from batches import OWN
 from hypothesis import settings
 
 # Without a deadline: a busy machine is no failure.
-settings.register_profile("stormbreak", deadline=None, max_examples=50)
+settings.register_profile("stormbreak", deadline=None, max_examples=30)
 settings.register_profile("prove", deadline=None, max_examples=1_000)
 settings.load_profile("stormbreak")
 
