@@ -245,9 +245,8 @@ def test_a_row_edited_in_place_under_the_same_id_is_noticed(read, tmp_path):
     rows = read(line("a", n=1) + b"\n" + line("b", n=1) + b"\n")
     (tmp_path / "in.jsonl").write_bytes(line("a", n=1) + b"\n" + line("b", n=2) + b"\n")
     assert json.loads(rows.row_at(0).body)["n"] == 1
-    for look in (lambda: rows.row_at(1), lambda: rows.find("b")):
-        with pytest.raises(ConfigurationError, match=r"in\.jsonl:2: was changed while the run"):
-            look()
+    with pytest.raises(ConfigurationError, match=r"in\.jsonl:2: was changed while the run"):
+        rows.row_at(1)
 
 
 ODD_FORMS = (

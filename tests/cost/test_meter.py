@@ -10,7 +10,7 @@ from stage import OK, OTHER, SERVER_ERROR, TARGET
 
 from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.fallback import Step
-from stormbreak.core.queue import QueuePolicy
+from stormbreak.core.queue_order import QueuePolicy
 from stormbreak.cost.ledger import Bill, PricedSum
 from stormbreak.cost.meter import Meter
 from stormbreak.cost.price_table import known_max_cost

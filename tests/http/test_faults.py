@@ -232,6 +232,10 @@ async def test_signs_of_life_without_an_answer_end_with_the_attempt(playing):
 async def test_the_next_call_gets_its_own_answer(playing, kind, streamed, pause, way):
     """Whatever the connection does after the first answer; only a race costs an attempt."""
     keys = {"respond_after": 0.02} if kind in {"unasked", "quiet_close"} else {}
+    if (
+        kind == "unasked" and not pause
+    ):  # what meets a request cannot be told apart: not on a busy machine, either
+        keys = {"respond_after": 5.0}
     _, client = playing(kind, streamed=streamed, requests=(1, 3), way=way, **keys)
     told = []
     async with closing(client, way):

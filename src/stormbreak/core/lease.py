@@ -27,16 +27,17 @@ HALF = 0.5
 
 
 class Lease:
-    """Whether the store answers, for one target or one spend limit. `wake` asks for an answer soon."""
+    """Whether the store answers, for one target or one spend limit."""
 
     def __init__(self, policy: FleetPolicy, share: float, wake: Callable[[], None]) -> None:
-        """`share` of each limit is for this process until the store has answered how many there are."""
+        """`wake` has the store asked soon. `share` of each limit is for this process until the store has answered."""
         self.policy = policy
         self.is_known = False  # whether the store has ever answered
         self.members = 0  # that the store knew last
         self.late_at = inf  # when calls stop waiting for an answer; inf: none is missing
         self.lost_at = inf  # when the store is lost, unless it answers; inf: no report has failed
-        self.wake = wake
+        self.rests = False  # it is given back as soon as no call needs it
+        self._wake = wake
         is_parent = policy.url is not None and policy.url.startswith("parent:")
         self.patience = PARENT_PATIENCE if is_parent else PATIENCE
         self.set_share(share)
@@ -45,10 +46,20 @@ class Lease:
         """Use this share of each limit while the store does not answer."""
         self.share = share * (HALF if self.policy.fallback == "half" else 1.0)
 
+    def wake(self) -> None:
+        """Ask the store soon."""
+        self.rests = False
+        self._wake()
+
+    def rest(self) -> None:
+        """Give it back soon, until it is woken again."""
+        self.rests = True
+        self._wake()
+
     def ask(self, now: float) -> None:
         """A call waits: ask the store soon."""
-        if self.late_at == inf:
-            self.late_at = now + self.patience
+        if self.rests or self.late_at == inf:
+            self.late_at = min(self.late_at, now + self.patience)
             self.wake()
 
     @property

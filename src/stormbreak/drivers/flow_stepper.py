@@ -16,7 +16,7 @@ from stormbreak.core.call import run_call
 from stormbreak.core.engine import ContextListener, Engine
 from stormbreak.core.explain import shown
 from stormbreak.core.flow import Command, DeliverStream, Flow, Race, Send, close
-from stormbreak.core.queue import Ticket
+from stormbreak.core.queue_order import Ticket
 from stormbreak.drivers.locks import new_lock
 from stormbreak.drivers.turn_lock import TurnLock
 from stormbreak.events import CallCancelled, Event
@@ -165,6 +165,13 @@ class Stepper(TurnLock[Flow, _Left]):
         if self._delivering:
             self._refuse_reentry()
         return self._turn(lambda: do(self.engine, self.clock()))
+
+    def rest(self) -> None:
+        """Give back what a fleet has lent to the engine, when no call needs it, until one does: a driver was closed."""
+        engine = self.engine
+        if engine.fleet is not None:
+            fleet = engine.fleet
+            self._turn(lambda: fleet.rest(engine))
 
     def snapshot(self, *, pending: bool = True) -> dict[str, Any]:
         """Return a snapshot between two steps, and what each `pending` call waits for; listeners may call it."""

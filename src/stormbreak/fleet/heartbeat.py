@@ -146,7 +146,7 @@ class Heartbeat:
                 due.append((member, stepper, *self._message(member, stepper)))
                 if member.is_gone:
                     self._members.pop(member, None)
-        if not self._members:
+        if all(member.is_away for member in self._members):
             store.close()
         if not due:
             return
@@ -171,15 +171,16 @@ class Heartbeat:
 
     def _send_last_reports(self, store: Store) -> None:
         """Give back what is not used any more."""
-        orphans, self._orphans = self._orphans, []
+        orphans = [member for member in self._orphans if not member.is_away]
+        self._orphans = []
         now = time.monotonic()  # as the clocks of engines in real time
-        with suppress(StoreError):  # their leases end by themselves
-            store.beat(
-                [
-                    Message(member.scope, member.name, member.report(now, leaves=True))
-                    for member in orphans
-                ]
-            )
+        messages = [
+            Message(member.scope, member.name, member.report(now, leaves=True))
+            for member in orphans
+        ]
+        if messages:
+            with suppress(StoreError):  # their leases end by themselves
+                store.beat(messages)
 
     def _note(self, store: Store, error: str | None) -> None:
         """Write one line when the store begins or ceases to answer, or has forgotten everything."""

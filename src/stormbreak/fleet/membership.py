@@ -8,6 +8,7 @@
 | in use at all | CALM |
 | (all of these) among more than CROWD members | longer in proportion |
 | not used for IDLE seconds, and holds nothing | never: the next call that waits wakes it |
+| its engine was closed, and no call needs it | never: the next call wakes it; a spend limit after FORGOTTEN / 2 |
 """
 
 from abc import ABC, abstractmethod
@@ -32,7 +33,7 @@ from stormbreak.fleet.messages import (
     SlotReport,
     SpendReport,
 )
-from stormbreak.fleet.model import LEASE
+from stormbreak.fleet.model import FORGOTTEN, LEASE
 
 BUSY = 0.25  # seconds
 CALM = 2.5
@@ -52,6 +53,7 @@ class Membership(ABC):
     """One member of one scope. It reports at `next_at`; the clock is that of its engine."""
 
     lease: Lease
+    away_for = inf  # seconds until the next report while it is away
 
     def __init__(self, scope: str, name: str) -> None:
         self.scope = scope
@@ -60,12 +62,18 @@ class Membership(ABC):
         self.members = 0
         self.next_at = inf
         self.used_at = -inf
+        self._has_left = False  # with its last report
         self.restarts = 0  # how often the store had forgotten the scope
 
     @property
     @abstractmethod
     def is_gone(self) -> bool:
         """Whether nothing uses it any more."""
+
+    @property
+    def is_away(self) -> bool:
+        """Whether it has given back its lease, until it is woken."""
+        return self._has_left and self.lease.rests
 
     @abstractmethod
     def report(self, now: float, *, leaves: bool = False) -> Report:
@@ -87,15 +95,22 @@ class Membership(ABC):
         self.lease.members = self.members
         self.lease.set_share(1 / max(1, self.members))
         after = self._apply(answer, sent_at, now)
-        crowd = max(1.0, self.members / CROWD)
-        self.next_at = now + (abs(after) if after == inf else min(abs(after) * crowd, MAX_GAP))
+        self.next_at = now + self._gap(abs(after))
         self.lease.answered(self.next_at + self.lease.patience if after < 0 else inf)
         self.pump(now)
 
+    def _gap(self, after: float) -> float:
+        """Return the seconds until the next report, where a member alone would report `after` so many."""
+        if self.is_away:
+            return self.away_for
+        if self.lease.rests:
+            return min(after, BUSY)
+        return after if after == inf else min(after * max(1.0, self.members / CROWD), MAX_GAP)
+
     def fail(self, now: float, retry_after: float) -> None:
-        """There was no answer: calls do not wait for the next one."""
+        """There was no answer: calls do not wait for the next one. What was given back ends by time."""
         self.lease.failed(now)
-        self.next_at = now + retry_after
+        self.next_at = now + (self.away_for if self.is_away else retry_after)
         self.pump(now)
 
 
@@ -155,10 +170,16 @@ class TargetMembership(Membership):
     def report(self, now: float, *, leaves: bool = False) -> Report:
         """Return what the target uses, what its queue waits for, and its news."""
         state, lease = self._state(), self.lease
-        leaves = leaves or state is None
+        leaves = leaves or state is None or (lease.rests and state.idle)
+        self._has_left = leaves
         queued, tokens = (0, 0) if state is None or leaves else _waiting(state, now)
-        requests = _rate_report(lease.requests, self._requests, queued, 1, now)
-        money = _rate_report(lease.tokens, self._tokens, queued, tokens, now)
+        requests, money = (
+            _rate_report(rate, 0 if leaves else use.ahead, queued, each, now)
+            for rate, use, each in (
+                (lease.requests, self._requests, 1),
+                (lease.tokens, self._tokens, tokens),
+            )
+        )
         slots = SlotReport() if state is None or leaves else self._slots(queued, now)
         self._asked = requests.want, money.want, slots.want
         if queued or slots.in_flight:
@@ -254,11 +275,11 @@ def _waiting(state: TargetState, now: float) -> tuple[int, int]:
 
 
 def _rate_report(
-    rate: LeasedRate | None, use: _Use, calls: int, each: int, now: float
+    rate: LeasedRate | None, ahead: int, calls: int, each: int, now: float
 ) -> RateReport:
     if rate is None:
         return RateReport()
-    want = max(0.0, calls * each + use.ahead - rate.held(now))
+    want = max(0.0, calls * each + ahead - rate.held(now))
     least = float(each if calls else min(1, want))
     return RateReport(
         rate.rate * 60, rate.depth, max(want, least if want else 0.0), least, rate.owed
@@ -296,6 +317,9 @@ class SpendMembership(Membership):
     """The allowance of one account. `bounds` are the costs of calls that wait for it; `on_change` lets them leave."""
 
     lease: SpendLease
+    away_for = (
+        FORGOTTEN / 2
+    )  # the store must not forget whose money it is, or it would count it twice
 
     def __init__(
         self,
@@ -334,11 +358,12 @@ class SpendMembership(Membership):
             account.begin_period()
             self._over = lease.started
             lease.begin(0.0)
-        leaves = leaves or self.is_gone
         spent, taken = micro_dollars(account.spent), micro_dollars(account.taken)
         if taken != self._taken:
             self._taken, self.used_at = taken, now
+        leaves = leaves or self.is_gone
         bounds = [] if leaves else list(self._bounds(now))
+        self._has_left = leaves = leaves or (lease.rests and taken == spent and not bounds)
         self._needed = taken + micro_dollars(min(bounds)) if bounds else 0
         unused = not bounds and taken == spent and now - self.used_at >= UNUSED
         if unused or leaves or self._denied:  # others may need it

@@ -137,6 +137,13 @@ class SharedLimits:
             member.ended = True
             member.lease.wake()
 
+    def rest(self, engine: Engine) -> None:
+        """Give all leases back as soon as no call of `engine` holds them, until another call needs them."""
+        leases = [state.lease for state in engine.targets.values()]
+        for lease in (*leases, *(member.lease for member in self._members.values())):
+            if lease is not None:
+                lease.rest()
+
     def snapshot(self, _now: float) -> Sequence[Mapping[str, Any]]:
         """Return whether each store answers, and since when."""
         return [carrier.snapshot() for carrier in dict.fromkeys(self._carriers.values())]
@@ -152,9 +159,9 @@ def _per(limit: SpendPolicy) -> str:
     return "ever" if limit.period is None else f"{limit.period:g} s"
 
 
-def key_spend(name: str, limit: SpendPolicy) -> str:
-    """Name the spend limit of a client key in its fleet: its amount may change, its period not."""
-    return f"spend of key {name} {_per(limit)}"
+def client_spend(title: str, limit: SpendPolicy) -> str:
+    """Name the spend limit of a client of the gateway in its fleet: its amount may change, its period not."""
+    return f"spend of {title} {_per(limit)}"
 
 
 def scope_of(policy: Policy, what: str) -> str:

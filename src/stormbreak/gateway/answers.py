@@ -22,6 +22,10 @@ PASSED = frozenset(
 ACCOUNT_LIMITS = ("x-ratelimit-", "anthropic-ratelimit-")
 """The beginnings of those for keys without limits of their own: they are about the account that all share."""
 
+_WAITS = frozenset({"cooldown", "rate", "quota", "deadline", "patience", "max_wait"})
+"""Gates that end a call because it would have to wait for a named time. At the others the gateway has done what it may: attempts
+are used up, a budget is spent, or the target is ill, and a retry would add to its load."""
+
 _ACCOUNT = {
     Verdict.AUTH: "the provider refused the key of this gateway",
     Verdict.BILLING: "the provider refused the account of this gateway",
@@ -62,7 +66,7 @@ def response_of(
     body = result.body
     if isinstance(value, Response) and any(secret in body for secret in secrets):
         body = value.body
-    return ServerResponse(result.status, body, (*headers, FINAL), _media(result))
+    return ServerResponse(result.status, body, headers + _finality(ended), _media(result))
 
 
 def passed_headers(headers: RepeatableHeaders, *, limited: bool) -> Headers:
@@ -106,7 +110,13 @@ def _without_response(
     if outcome.detail:
         message += f" ({outcome.detail})"
     body = error_body(shape, status, f"upstream_{outcome.verdict}", message)
-    return ServerResponse(status, body, (*_time_to_come_back(outcome, ended, now), FINAL))
+    headers = _time_to_come_back(outcome, ended, now) + _finality(ended)
+    return ServerResponse(status, body, headers)
+
+
+def _finality(ended: CallResult) -> Headers:
+    """Forbid the client to retry, unless the gateway knows when a retry is served and does not wait for that itself."""
+    return () if ended.retry_at is not None and ended.stopped in _WAITS else (FINAL,)
 
 
 def _time_to_come_back(outcome: Outcome, ended: CallResult, now: float) -> Headers:

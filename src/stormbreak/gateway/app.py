@@ -12,7 +12,7 @@ from stormbreak.drivers.asyncio_driver import AsyncioDriver
 from stormbreak.gateway.answers import our_headers, response_of
 from stormbreak.gateway.call import GatewayCall, Limits, Opened
 from stormbreak.gateway.errors import RefusedError, error_event, refusal
-from stormbreak.gateway.keys import ClientKey, Guesses, digest_of
+from stormbreak.gateway.keys import ClientKey, Guesses, LimitHolder, digest_of
 from stormbreak.gateway.metrics import GatewayMetrics, RequestRecord
 from stormbreak.gateway.request import (
     LOOKUPS,
@@ -94,19 +94,23 @@ class GatewayApp:
 
     async def _usage(self, key: ClientKey) -> ServerResponse:
         """Answer what a key may use, and what it has spent, in all processes of a fleet."""
-        settings, account = key.settings, self._limits.budgets.account(key)
-        spend = None
+        own = await self._used(LimitHolder("key", key.name, key.settings))
+        of_tenant = [await self._used(each) for each in key.holders if each.kind == "tenant"]
+        usage = {**own, "of_tenant": of_tenant[0] if of_tenant else None}
+        return ServerResponse(200, msgspec.json.encode(usage))
+
+    async def _used(self, holder: LimitHolder) -> dict[str, object]:
+        limits, account, spend = holder.limits, self._limits.budgets.account(holder), None
         if account is not None:
             await self._limits.budgets.refresh(account)
             spend = account.snapshot(self._driver.clock())
-        usage = {
-            "key": key.name,
-            "rpm": settings.rpm,
-            "tpm": settings.tpm,
-            "max_in_flight": settings.max_in_flight,
+        return {
+            holder.kind: holder.name,
+            "rpm": limits.rpm,
+            "tpm": limits.tpm,
+            "max_in_flight": limits.max_in_flight,
             "spend": spend,
         }
-        return ServerResponse(200, msgspec.json.encode(usage))
 
     async def _call(
         self, request: Request, connection: ServerConnection, key: ClientKey, record: RequestRecord
@@ -131,7 +135,7 @@ class GatewayApp:
                 opened.ended,
                 opened.history,
                 self._driver.clock(),
-                limited=key.limited,
+                limited=bool(key.holders),
                 secrets=rules.secrets,
             )
             record.outcome = str(opened.ended.outcome.verdict)

@@ -80,7 +80,8 @@ def rules_of(generation: Generation) -> GatewayRules:
         raise ConfigurationError(
             "it has no client key: add the lines that `stormbreak gateway key new NAME` prints"
         )
-    if any(key.spend.acts for key in settings.keys.values()):
+    limits = (*settings.keys.values(), *settings.tenants.values())
+    if any(each.spend.acts for each in limits) and not settings.prices:
         list_price("openai", "")  # loaded now, so that no call waits for it
     leads = {model: name for model in settings.model_names if (name := settings.leads_to(model))}
     patterns = [
@@ -89,6 +90,5 @@ def rules_of(generation: Generation) -> GatewayRules:
     patterns.sort(key=lambda each: -len(each[0]))
     keys = {config.origin.api_key for config in generation.configs.values()}
     secrets = tuple(key.encode() for key in keys if key)
-    return GatewayRules(
-        generation, settings.gateway, client_keys(settings.keys), leads, tuple(patterns), secrets
-    )
+    clients = client_keys(settings.keys, settings.tenants)
+    return GatewayRules(generation, settings.gateway, clients, leads, tuple(patterns), secrets)

@@ -499,7 +499,7 @@ class AsyncClient(ClientControls):
     ) -> Call:
         policy, model = config.policy, template.fields.model
         route, steps = config.route_and_steps(model)
-        self._prepare(config, template, route)  # what cannot be sent fails before it waits
+        self._prepare(config, template, route)  # kept in the template, or fails before it waits
         span = policy.deadline if options.deadline is None else options.deadline
         return make_call(
             self.engine,

@@ -18,7 +18,7 @@ from stormbreak.drivers.blocking_driver import BlockingDelivery
 from stormbreak.drivers.delivery import Delivery
 from stormbreak.errors import broken_stream
 from stormbreak.http.models import Response
-from stormbreak.http.pricing import LazyCost
+from stormbreak.http.pricing import cost_of
 from stormbreak.http.response import answer_of
 from stormbreak.http.stream_source import LocalSource, Source
 from stormbreak.llm.sse import Event, EventReader
@@ -123,7 +123,7 @@ class Stream:
         usage = self.usage
         if usage is None:
             return None
-        return LazyCost(self._price_of, self.target, usage, self.source).usd
+        return cost_of(self._price_of, self.target, usage, self.source)
 
     def __aiter__(self) -> Self:
         self._read_as(_Reading.EVENTS)

@@ -230,8 +230,10 @@ def bound_of(
     body: bytes, *, bound: Any = None, choices: int = 1, answers: bool = True
 ) -> Usage | None:
     """Return the maximum tokens of prompt and answer; None if they have no bound. Arguments as of `estimate`."""
+    if answers and not is_bounded(bound):
+        return None
     prompt = input_bound(body)
-    if prompt is None or not (is_bounded(bound) or not answers):
+    if prompt is None:
         return None
     hour = (
         prompt if b'"ttl"' in body and _KEPT.search(body) else 0

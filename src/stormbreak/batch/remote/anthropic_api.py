@@ -75,7 +75,7 @@ class MessageBatches:
 
     max_rows = 100_000
     max_bytes = 256_000_000
-    has_uploads = False
+    uploads = None
 
     def __init__(self, caller: Caller) -> None:
         self._caller = caller
@@ -87,14 +87,6 @@ class MessageBatches:
     def content(self, batch: RemoteBatch, lines: Callable[[], Iterator[bytes]]) -> Content:  # noqa: ARG002
         """Make the body that creates a batch."""
         return Content(lines, opening=b'{"requests":[', end=b"]}", separator=b",")
-
-    async def upload(self, batch: RemoteBatch, content: Content) -> str:
-        """There is none."""
-        raise NotImplementedError
-
-    async def find_upload(self, batch: RemoteBatch, content: Content) -> str | None:
-        """There is none."""
-        raise NotImplementedError
 
     async def create(
         self, batch: RemoteBatch, content: Content, known: frozenset[str]

@@ -5,7 +5,7 @@ the file and in the metadata of the batch. https://developers.openai.com/api/doc
 """
 
 from collections.abc import AsyncIterator, Callable, Iterator
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, BinaryIO, Self, TypeVar
 
 from msgspec import Raw, Struct
 from msgspec.json import Decoder, encode
@@ -97,10 +97,14 @@ class FileBatches:
 
     max_rows = 50_000
     max_bytes = 200_000_000
-    has_uploads = True
 
     def __init__(self, caller: Caller) -> None:
         self._caller = caller
+
+    @property
+    def uploads(self) -> Self:
+        """Its files."""
+        return self
 
     def encode(self, token: str, endpoint: str, index: int, body: bytes) -> bytes:
         """Encode a line."""
