@@ -73,7 +73,7 @@ class RawClient:
     def send(self, data: bytes):
         self.sock.sendall(data)
 
-    def hear(self, patience: float = 5.0) -> Heard:
+    def hear(self, patience: float = 30.0) -> Heard:
         """Read one answer: to its end by its own framing, or until the connection ends or patience does."""
         start, data, times, ending = time.monotonic(), self._rest, [], "open"
         self.sock.settimeout(patience)
@@ -108,7 +108,7 @@ class RawClient:
             return bytes(data), "silent"
         return bytes(data), "endless"
 
-    def ask(self, patience: float = 5.0, **kwargs) -> Heard:
+    def ask(self, patience: float = 30.0, **kwargs) -> Heard:
         self.send(request_bytes(**kwargs))
         return self.hear(patience)
 
@@ -183,7 +183,7 @@ def plays(kind):
 def eventually():
     """Wait until something holds; for what another thread does."""
 
-    def wait(holds, patience: float = 5.0):
+    def wait(holds, patience: float = 30.0):
         end = time.monotonic() + patience
         while not holds():
             assert time.monotonic() < end, "it never came to hold"

@@ -198,7 +198,7 @@ async def upstream():
         await server.close()
 
 
-async def until(holds, patience=5.0):
+async def until(holds, patience=30.0):
     """Wait until something holds."""
     end = time.monotonic() + patience
     while not holds():
