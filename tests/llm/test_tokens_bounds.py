@@ -130,7 +130,7 @@ def test_a_name_that_is_escaped_is_that_name(plain, escaped):
         b'"functions"': {"functions": []},
         b'"ttl"': {"ttl": "1h"},
     }
-    asked = body(**{"x": parts[plain], "max_tokens": 5})
+    asked = body(x=parts[plain], max_tokens=5)
     hidden = asked.replace(plain, escaped)
     assert json.loads(hidden) == json.loads(asked)
 
