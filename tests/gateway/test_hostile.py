@@ -82,7 +82,7 @@ async def test_a_header_of_a_client_never_ends_a_line_at_the_provider(path):
         '"Model": "dear"',
         '"temperature": 0, "temperature": 1',
         '"Max_Tokens": 100000',
-        '"ſtream": true',
+        '"\u017ftream": true',
     ],
 )
 async def test_a_body_that_two_readers_may_read_differently_is_refused(path, extra):

@@ -13,7 +13,6 @@ from stormbreak.http.routing import TargetConfig
 from stormbreak.http.settings import Generation
 from stormbreak.key_patterns import quote_model
 
-
 _MAX_MODEL = 256  # characters of its name
 
 
