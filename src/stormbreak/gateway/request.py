@@ -50,7 +50,8 @@ class ClientRequest(NamedTuple):
     """A call to a model. Times are seconds. Its repr shows neither key nor prompt.
 
     `bound` is for the whole call, `read_timeout` for a plain answer or the first output of a stream, and for silence after
-    it. `stateful` names a field that refers to something at the provider. `lasts`: it leaves a job there.
+    it. `stateful` names a field that refers to something at the provider. `lasts`: it leaves a job there. `streamed`: the answer
+    comes as a stream.
     """
 
     endpoint: str
@@ -60,14 +61,10 @@ class ClientRequest(NamedTuple):
     headers: dict[str, str]
     bound: float
     read_timeout: float
-    idempotency_key: str | None
+    idempotency_key: str
     stateful: str | None
     lasts: bool
-
-    @property
-    def streamed(self) -> bool:
-        """Whether the answer comes as a stream."""
-        return bool(self.fields.stream) and self.shape in FORMATS
+    streamed: bool
 
     def __repr__(self) -> str:
         return f"ClientRequest({self.endpoint!r}, {len(self.body)} bytes)"
@@ -122,8 +119,8 @@ def check_route(request: Request) -> None:
         raise RefusedError(405, "method_not_allowed", f"only {allowed} is allowed here")
 
 
-def read_request(request: Request, key_name: str) -> ClientRequest:
-    """Read a request to one of the `ENDPOINTS`.
+def read_request(request: Request, key_name: str, request_id: str) -> ClientRequest:
+    """Read a request to one of the `ENDPOINTS`. `request_id`, which is unique, is its idempotency key if it brings none.
 
     Raises:
         RefusedError: it is not one that can be sent on.
@@ -147,9 +144,10 @@ def read_request(request: Request, key_name: str) -> ClientRequest:
         {name.decode(): _text(name, headers[name]) for name in PASSED if name in headers},
         _bound(headers),
         _read_timeout(headers.get(_READ_TIMEOUT)),
-        _idempotency_key(headers.get(b"idempotency-key"), key_name),
+        _idempotency_key(headers.get(b"idempotency-key"), key_name) or request_id,
         stateful,
         lasts,
+        bool(fields.stream) and shape in FORMATS,
     )
 
 

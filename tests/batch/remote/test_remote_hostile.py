@@ -14,12 +14,6 @@ COUNT = 6
 
 
 @pytest.fixture
-def at(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-@pytest.fixture
 def changed(monkeypatch):
     """Change what the provider answers: `results` gets the lines of results, `facts` the description of a batch."""
 
