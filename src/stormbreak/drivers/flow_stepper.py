@@ -152,10 +152,9 @@ class Stepper(TurnLock[Flow, _Left]):
 
     def rest(self) -> None:
         """Give back what a fleet has lent to the engine, when no call needs it, until one does: a driver was closed."""
-        engine = self.engine
-        if engine.fleet is not None:
-            fleet = engine.fleet
-            self._turn(lambda: fleet.rest(engine))
+        fleet = self.engine.fleet
+        if fleet is not None:
+            self._turn(fleet.rest)
 
     def snapshot(self, *, pending: bool = True) -> dict[str, Any]:
         """Return a snapshot between two steps, and what each `pending` call waits for; listeners may call it."""

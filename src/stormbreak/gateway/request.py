@@ -76,6 +76,17 @@ class _State(msgspec.Struct):
     background: Any = None
 
 
+class _Name:
+    """A name in a JSON object. It equals no other, so that a decoder keeps a field that comes twice."""
+
+    __slots__ = ("text",)
+
+    def __init__(self, _kind: type, text: str) -> None:
+        self.text = text
+
+
+_DECODE_NAMES = msgspec.json.Decoder(dict[_Name, msgspec.Raw], dec_hook=_Name).decode
+_FIELDS = frozenset(RequestFields.__struct_fields__)
 _DECODE_STATE = msgspec.json.Decoder(_State).decode
 
 
@@ -89,7 +100,8 @@ def client_key(request: Request) -> bytes | None:
     headers = request.headers
     authorization = headers.get(b"authorization")
     if authorization is None:
-        return headers.get(b"x-api-key")
+        key = headers.get(b"x-api-key")
+        return None if key is None else key.strip()
     scheme, _, key = authorization.partition(b" ")
     return key.strip() if scheme.lower() == b"bearer" else None
 
@@ -121,6 +133,7 @@ def read_request(request: Request, key_name: str, request_id: str) -> ClientRequ
         fields = read_fields(request.body)
     except ConfigurationError as error:
         raise RefusedError(400, "invalid_body", str(error)) from None
+    _check_names(request.body)
     stateful, lasts = _state(request.body) if shape is Shape.RESPONSES else (None, False)
     query = f"?{_BETA}" if request.query == _BETA else ""
     return ClientRequest(
@@ -136,6 +149,19 @@ def read_request(request: Request, key_name: str, request_id: str) -> ClientRequ
         lasts,
         bool(fields.stream) and shape in FORMATS,
     )
+
+
+def _check_names(body: bytes) -> None:
+    """Refuse a field that comes twice, or in other letters than the API's: a provider may read another one than we do."""
+    try:
+        names = [name.text for name in _DECODE_NAMES(body)]
+    except UNREADABLE:
+        raise RefusedError(400, "invalid_body", "the body is not readable") from None
+    folded = set(map(str.casefold, names))
+    if len(folded) == len(names) and _FIELDS.intersection(folded) <= set(names):
+        return
+    message = "the body has a field twice, or one of the API's in capital letters"
+    raise RefusedError(400, "invalid_body", message)
 
 
 def _state(body: bytes) -> tuple[str | None, bool]:
