@@ -6,7 +6,6 @@ import resource
 import shutil
 import socket
 import subprocess
-import sys
 from contextlib import ExitStack, contextmanager
 
 import pytest
@@ -60,22 +59,6 @@ def pytest_runtest_teardown():
 def pytest_collection_modifyitems(items):
     """Start the longest test first: at the end, all workers would wait for it."""
     items.sort(key=lambda item: item.name != "test_python_runs")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def nothing_reports_to_stores():
-    """End the reports of engines to the stores of a fleet: other modules look at threads, files, lookups and chance."""
-    yield
-    module = sys.modules.get("stormbreak.fleet.heartbeat")
-    for innermost in [] if module is None else sys._current_frames().values():
-        frame = innermost
-        while frame is not None:
-            if frame.f_code is module.Heartbeat._run.__code__:
-                carrier = frame.f_locals["self"]
-                carrier._members.clear()
-                carrier._orphans.clear()
-                carrier._woken.put(None)
-            frame = frame.f_back
 
 
 @pytest.fixture

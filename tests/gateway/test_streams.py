@@ -115,6 +115,17 @@ async def test_a_stream_that_breaks_ends_with_one_error_and_no_good_end(
     assert "[DONE]" not in reply.events
 
 
+@pytest.mark.parametrize("again", [False, True])
+async def test_the_marker_of_the_end_is_not_sent_after_half_an_answer(path, again):
+    """An SDK reads no further than that marker, so an error behind it would not be seen."""
+    async with upstream() as provider, running(path, settings(provider.url)) as gateway:
+        provider.reply = streaming(chunk("a"), chunk("b"), DONE, *[DONE] * again)
+        reply = await gateway.ask(STREAM)
+    assert reply.ending == "cut"
+    assert b"[DONE]" not in reply.body
+    assert json.loads(reply.events[-1])["error"]["code"] == "stream_broken"
+
+
 async def test_half_an_event_is_not_followed_by_another(path):
     async with upstream() as provider, running(path, settings(provider.url)) as gateway:
         provider.reply = streaming(chunk("a"), b'data: {"choices": [{"ind', end=False)

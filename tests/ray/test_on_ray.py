@@ -105,35 +105,34 @@ url = "{url}"
 STARTED = 100  # requests; by then both actors share
 
 
-@table_test(
-    ("rows", "max_output_tokens", "per_second"),
-    [
-        (500, 50, 600 / 60),  # requests are scarce
-        (350, 320, 100_000 / 60 / 325),  # or tokens: 5 of a prompt, and all that an answer may have
-    ],
-)
-def test_actors_use_a_quota_and_no_more(ray, tmp_path, rows, max_output_tokens, per_second):
+@table_test(("rows", "max_tokens"), [(350, 50), (220, 320)])  # requests are scarce, or tokens
+def test_actors_use_a_quota_and_no_more(ray, tmp_path, rows, max_tokens):
     store = Server("valkey", tmp_path).start()
     policy = tmp_path / "policy.toml"
     policy.write_text(POLICY.format(url=store.url))
     taken = []
 
     def watch(provider):
-        """Note when so many requests have come."""
-        for arrivals in (STARTED, rows - STARTED // 2):
-            while provider.stats()["arrivals"] < arrivals:
+        """Note when so many requests have come, and what they have used."""
+        for arrivals in (STARTED, rows - STARTED // 4):
+            while (stats := provider.stats())["arrivals"] < arrivals:
                 time.sleep(0.02)
-            taken.append((time.monotonic(), provider.stats()["arrivals"]))
+            billed = stats["billed"]["storm-1"]
+            tokens = billed["input_tokens"] + billed["output_tokens"]
+            taken.append((time.monotonic(), stats["arrivals"], tokens))
 
     with serve(QUOTA) as provider:
         watcher = threading.Thread(target=watch, args=(provider,), daemon=True)
         watcher.start()
-        dataset = ray.data.from_items([{"n": n} for n in range(rows)], override_num_blocks=24)
+        bodies = [
+            {"messages": [{"role": "user", "content": f"Say {n}."}], "max_tokens": max_tokens}
+            for n in range(rows)
+        ]
+        dataset = ray.data.from_items([{"body": body} for body in bodies], override_num_blocks=24)
         answered = dataset.map_batches(
             Ask,
             fn_constructor_kwargs={
-                "base_url": provider.base_url, "model": "storm-1", "prompt": "Say the number {n}.", "actors": 2,
-                "max_output_tokens": max_output_tokens, "policy": str(policy),
+                "base_url": provider.base_url, "model": "storm-1", "body": "body", "actors": 2, "policy": str(policy),
             },
             batch_size=25,
             compute=ray.data.ActorPoolStrategy(size=2),
@@ -143,6 +142,6 @@ def test_actors_use_a_quota_and_no_more(ray, tmp_path, rows, max_output_tokens, 
     store.kill()
     assert [row["verdict"] for row in answered] == ["ok"] * rows
     assert stats["arrivals"] == rows  # no 429
-    (start, before), (end, after) = taken
-    used = (after - before) / (end - start) / per_second
+    seconds, requests, tokens = (after - before for before, after in zip(*taken, strict=True))
+    used = max(requests / 600, tokens / 100_000) * 60 / seconds
     assert used >= 0.95

@@ -62,7 +62,7 @@ class Fleet(Protocol):
         """Share the spend limit of a target, once for each account."""
         ...
 
-    def rest(self, engine: "Engine") -> None:
+    def rest(self) -> None:
         """Give all leases back soon, until a call needs them again."""
         ...
 

@@ -63,7 +63,7 @@ class Heartbeat:
 
     def add(self, engine: Engine, membership: Membership) -> None:
         """Carry for another membership, which reports at once."""
-        self._members[membership] = ref(engine)
+        self._members[membership] = ref(engine, self._wake_up)
         self.wake(membership)
 
     def remove(self, membership: Membership) -> None:
@@ -77,6 +77,10 @@ class Heartbeat:
         if not self._runs:
             self._runs = True
             _thread.start_new_thread(self._run, ())  # `Thread.start` would wait for it, in a step
+
+    def _wake_up(self, _: object) -> None:
+        """Look at once: an engine was collected."""
+        self._woken.put(None)
 
     def snapshot(self) -> Mapping[str, Any]:
         """Return whether the store answers, and since when; as yet unknown counts as no."""

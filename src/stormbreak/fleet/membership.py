@@ -41,7 +41,9 @@ IDLE = 10.0
 CROWD = 100  # members; more of them report less often, so that the store can follow ...
 MAX_GAP = 3.0  # ... but in time for their leases
 SHORT = 0.1  # seconds until a member asks again for slots or money that others hold
-FETCHED = 0.3  # seconds of recent use that are leased ahead
+FETCHED = (
+    0.5  # seconds of recent use that are leased ahead: twice what is used until the next report
+)
 WORTH_IT = 2.0  # per second; members that use less are calm
 USE_MEMORY = 1.0  # seconds in which 63 % of an earlier use per second are forgotten
 ROUNDING = 0.05  # seconds
@@ -164,7 +166,7 @@ class TargetMembership(Membership):
     def pump(self, now: float) -> None:
         """Let calls leave that waited for the answer."""
         state = self._state()
-        if state is not None:
+        if state is not None and state.admission.queued:
             state.admission.pump(now)
 
     def report(self, now: float, *, leaves: bool = False) -> Report:
@@ -173,13 +175,9 @@ class TargetMembership(Membership):
         leaves = leaves or state is None or (lease.rests and state.idle)
         self._has_left = leaves
         queued, tokens = (0, 0) if state is None or leaves else _waiting(state, now)
-        requests, money = (
-            _rate_report(rate, 0 if leaves else use.ahead, queued, each, now)
-            for rate, use, each in (
-                (lease.requests, self._requests, 1),
-                (lease.tokens, self._tokens, tokens),
-            )
-        )
+        ahead = not leaves
+        requests = _rate_report(lease.requests, ahead * self._requests.ahead, queued, 1, now)
+        money = _rate_report(lease.tokens, ahead * self._tokens.ahead, queued, tokens, now)
         slots = SlotReport() if state is None or leaves else self._slots(queued, now)
         self._asked = requests.want, money.want, slots.want
         if queued or slots.in_flight:
@@ -317,9 +315,8 @@ class SpendMembership(Membership):
     """The allowance of one account. `bounds` are the costs of calls that wait for it; `on_change` lets them leave."""
 
     lease: SpendLease
-    away_for = (
-        FORGOTTEN / 2
-    )  # the store must not forget whose money it is, or it would count it twice
+    # The store must not forget whose money it is, or it would count it twice.
+    away_for = FORGOTTEN / 2
 
     def __init__(
         self,

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from secrets import token_hex
 from typing import Any, Protocol
-from weakref import ref
+from weakref import WeakSet, ref
 
 from stormbreak.core.engine import Engine
 from stormbreak.core.fleet_policy import FleetPolicy
@@ -63,6 +63,7 @@ class SharedLimits:
     def start_over(self) -> None:
         """Forget all leases, as in a forked child; the memberships of the parent are not its own."""
         self._carriers: dict[FleetPolicy, Carrier] = {}
+        self._targets: WeakSet[TargetMembership] = WeakSet()
         self._members: dict[int, SpendMembership] = {}  # by the id of their account
 
     def lease(self, engine: Engine, state: TargetState) -> TargetLease:
@@ -72,6 +73,7 @@ class SharedLimits:
         scope = scope_of(policy, f"target {state.target.place}")
         member = TargetMembership(scope, self._new_name(), state, self._chance)
         member.lease = TargetLease(policy.fleet, policy.process_share, lambda: carrier.wake(member))
+        self._targets.add(member)
         carrier.add(engine, member)
         return member.lease
 
@@ -137,12 +139,10 @@ class SharedLimits:
             member.ended = True
             member.lease.wake()
 
-    def rest(self, engine: Engine) -> None:
-        """Give all leases back as soon as no call of `engine` holds them, until another call needs them."""
-        leases = [state.lease for state in engine.targets.values()]
-        for lease in (*leases, *(member.lease for member in self._members.values())):
-            if lease is not None:
-                lease.rest()
+    def rest(self) -> None:
+        """Give all leases back as soon as no call holds them, until another call needs them."""
+        for member in (*self._targets, *self._members.values()):
+            member.lease.rest()
 
     def snapshot(self, _now: float) -> Sequence[Mapping[str, Any]]:
         """Return whether each store answers, and since when."""

@@ -191,11 +191,15 @@ class StreamReader(ABC):
         """Read what the end of the stream left; return what failed, or is missing."""
         if not self.over:
             self._read_rest()
-        if self._consumer and not self._failure:
-            missing = self._consumer.missing(done=self._done)
-            if missing:
-                self._break(missing)
+        if not self._failure:
+            self._check_missing()
         return self._failure
+
+    def _check_missing(self) -> None:
+        """Fail if a part of a complete answer is missing."""
+        missing = self._consumer and self._consumer.missing(done=self._done)
+        if missing:
+            self._break(missing)
 
     def _detect_form(self) -> None:
         """Detect the form by the first visible character."""
@@ -235,6 +239,7 @@ class StreamReader(ABC):
         assert self._consumer
         if event.data.strip() == b"[DONE]":
             self._done = True
+            self._check_missing()  # now: a caller who gets this marker believes it
             return
         try:
             data: Any = decoded(event.data)
