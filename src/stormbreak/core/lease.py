@@ -18,6 +18,7 @@ from stormbreak.core.concurrency_limit import FixedLimit, FixedLimiter
 from stormbreak.core.fleet_policy import FleetPolicy
 from stormbreak.core.gate import NEVER, READY
 from stormbreak.core.rate_limit_gate import Bucket
+from stormbreak.types import Outcome
 
 PATIENCE = 0.035  # seconds that a call waits for the store
 PARENT_PATIENCE = 1.0  # and for its parent process: that is busy then, and the children end with it
@@ -34,6 +35,9 @@ class Lease:
         self.policy = policy
         self.is_known = False  # whether the store has ever answered
         self.members = 0  # that the store knew last
+        self.is_crowded = (
+            False  # there are so many that each gives back at once what it does not use
+        )
         self.late_at = inf  # when calls stop waiting for an answer; inf: none is missing
         self.lost_at = inf  # when the store is lost, unless it answers; inf: no report has failed
         self.rests = False  # it is given back as soon as no call needs it
@@ -250,6 +254,12 @@ class LeasedLimiter(FixedLimiter):
             return cap
         share = max(1, int(self.whole * lease.share))
         return share if now >= lease.lost_at else max(cap, share)
+
+    def settle(self, token: None, outcome: Outcome, now: float, uniform: float) -> None:
+        """Free the slot; the last one goes back to a crowd."""
+        super().settle(token, outcome, now, uniform)
+        if self._lease.is_crowded and not self.in_flight:
+            self._lease.wake()
 
     def ready_at(self, _call: object, now: float) -> float:
         """READY while a slot is free; when the store is late; or NEVER."""

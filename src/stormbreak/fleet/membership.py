@@ -95,6 +95,7 @@ class Membership(ABC):
             self.restarts += 1
         self.epoch, self.members = answer.epoch, int(answer.members)
         self.lease.members = self.members
+        self.lease.is_crowded = self.members > CROWD
         self.lease.set_share(1 / max(1, self.members))
         after = self._apply(answer, sent_at, now)
         self.next_at = now + self._gap(abs(after))
@@ -192,8 +193,13 @@ class TargetMembership(Membership):
         slots = self.lease.slots
         if slots is None:
             return SlotReport()
-        spare = 1 if now - self.used_at < BUSY or queued else 0
+        in_use = now - self.used_at < BUSY or queued
+        spare = 1 if in_use and not self.lease.is_crowded else 0
         want = min(slots.whole, slots.in_flight + queued + spare)
+        if want < slots.cap:
+            slots.set_cap(
+                want, slots.cap_until
+            )  # another may have the rest before the answer comes
         known = slots.cap if now < slots.cap_until else 0
         return SlotReport(float(slots.whole), float(slots.in_flight), float(want), float(known))
 
