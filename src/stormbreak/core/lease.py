@@ -41,7 +41,7 @@ class Lease:
         self.late_at = inf  # when calls stop waiting for an answer; inf: none is missing
         self.lost_at = inf  # when the store is lost, unless it answers; inf: no report has failed
         self.rests = False  # it is given back as soon as no call needs it
-        self._wake = wake
+        self.report_soon = wake
         is_parent = policy.url is not None and policy.url.startswith("parent:")
         self.patience = PARENT_PATIENCE if is_parent else PATIENCE
         self.set_share(share)
@@ -53,12 +53,12 @@ class Lease:
     def wake(self) -> None:
         """Ask the store soon."""
         self.rests = False
-        self._wake()
+        self.report_soon()
 
     def rest(self) -> None:
         """Give it back soon, until it is woken again."""
         self.rests = True
-        self._wake()
+        self.report_soon()
 
     def ask(self, now: float) -> None:
         """A call waits: ask the store soon."""
@@ -228,6 +228,7 @@ class LeasedLimiter(FixedLimiter):
         self._lease = lease
         self.cap = 0
         self.cap_until = -inf
+        self.fresh_until = inf  # it has reported lately
         self.whole = policy.max_in_flight  # of the fleet
         self.limit = max(1, int(self.whole * lease.share))
 
@@ -256,10 +257,12 @@ class LeasedLimiter(FixedLimiter):
         return share if now >= lease.lost_at else max(cap, share)
 
     def settle(self, token: None, outcome: Outcome, now: float, uniform: float) -> None:
-        """Free the slot; the last one goes back to a crowd."""
+        """Free the slot. The last one goes back to the fleet at once, unless it has just reported and may be used again."""
         super().settle(token, outcome, now, uniform)
-        if self._lease.is_crowded and not self.in_flight:
-            self._lease.wake()
+        lease = self._lease
+        late = lease.is_crowded or now >= self.fresh_until
+        if late and not self.in_flight and lease.is_sharing:
+            lease.report_soon()
 
     def ready_at(self, _call: object, now: float) -> float:
         """READY while a slot is free; when the store is late; or NEVER."""
@@ -286,7 +289,7 @@ class TargetLease(Lease):
         """Report news of a cooldown soon."""
         if news is not self.news:
             self.news = news
-            self.wake()
+            self.report_soon()
 
     @property
     def only_gossips(self) -> bool:

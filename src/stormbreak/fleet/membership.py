@@ -154,7 +154,6 @@ class TargetMembership(Membership):
         self._state = ref(state)
         self._chance = chance
         self._requests, self._tokens = _Use(), _Use()
-        self._in_flight = 0
         self._reported: object = None  # the newest news of a cooldown that have been reported
         self._shared_until = -inf  # the end of a cooldown that the store knows
         self._asked: tuple[float, float, float] = (0.0, 0.0, 0.0)  # requests, tokens, slots
@@ -230,8 +229,8 @@ class TargetMembership(Membership):
         ]
         changed = False
         if lease.slots is not None:
-            changed = lease.slots.cap != answer.cap or lease.slots.in_flight != self._in_flight
-            self._in_flight = lease.slots.in_flight
+            changed = lease.slots.cap != answer.cap
+            lease.slots.fresh_until = now + BUSY
             lease.slots.set_cap(int(answer.cap), sent_at + LEASE)
             if answer.cap < slots and state.admission.queued:
                 denied.append(SHORT)
