@@ -4,6 +4,7 @@
 |---|---|
 | a call waits for an answer | at once |
 | wants more than it got | 0.05 to 0.25 s, as the store decides |
+| its last attempt ended, and it holds slots | at once, if its last report is older than BUSY, or in a CROWD |
 | used what it leases since its last report | BUSY |
 | in use at all | CALM |
 | (all of these) among more than CROWD members | longer in proportion |
