@@ -29,12 +29,6 @@ ROWS = [{"id": number, "title": f"Title {number}", "own": f"own-{number}"} for n
 
 
 @pytest.fixture
-def at(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-@pytest.fixture
 def place(stormbreak_provider):
     return stormbreak_provider(scenario()).base_url
 

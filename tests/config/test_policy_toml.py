@@ -7,6 +7,7 @@ from typing import get_args, get_origin, get_type_hints
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from types_within import parts_of
 
 from stormbreak.config import describe, load_policy
 from stormbreak.config.policy_toml import UNITS
@@ -36,7 +37,6 @@ from stormbreak.core.spend_policy import SpendPolicy
 from stormbreak.core.tally import COUNTABLE
 from stormbreak.core.trip import AnyRule, ConsecutiveFailures, DeadTarget, FailureRate, SlowRate
 from stormbreak.key_patterns import is_token
-from stormbreak.toml_values import parts_of
 from stormbreak.types import Priority
 
 positive = st.one_of(st.floats(SMALLEST, LARGEST), st.integers(1, 10**9))

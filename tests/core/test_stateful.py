@@ -364,7 +364,7 @@ class Storm(RuleBasedStateMachine):
 
 
 MODERATE = settings(
-    max_examples=300,
+    max_examples=100,
     stateful_step_count=40,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],

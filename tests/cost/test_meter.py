@@ -372,7 +372,6 @@ def test_a_bill_adds_up():
     )
 
     assert (bill.of_use, bill.for_nothing, bill.in_all) == ((1, 3), (4, 12), (5, 15))
-    assert (bill.in_all.is_exact, Bill().in_all.is_exact) == (False, True)
     whole = [Bill(), Bill(unpriced=1), Bill(unbounded=1)]
     assert [each.is_whole for each in whole] == [True, False, False]
 

@@ -4,10 +4,9 @@ import asyncio
 import json
 import time
 from contextlib import asynccontextmanager
-from decimal import Decimal
 
 import pytest
-from gateways import ANSWER, CHAT, KEY, OTHER, running, settings, until, upstream
+from gateways import ANSWER, CHAT, KEY, OTHER, prices, running, settings, until, upstream
 from table_test import table_test
 
 from stormbreak.errors import ConfigurationError
@@ -17,16 +16,6 @@ from stormbreak.http.h1.server_connection import ServerResponse
 
 STREAM = {**CHAT, "stream": True}
 PATIENT = "patience = 0.3\n"
-PRICE = Decimal("0.001")  # of a token
-
-
-class Prices:
-    """Each token costs the same."""
-
-    def cost_of(self, usage):
-        return PRICE * usage.total
-
-    max_cost_of = max_cost_within = cost_of
 
 
 @asynccontextmanager
@@ -34,7 +23,7 @@ async def limited(path, key, **options):
     text = {"key": key, "top": PATIENT, **options}
     async with (
         upstream() as provider,
-        running(path, settings(provider.url, **text), prices=lambda *_: Prices()) as gateway,
+        running(path, settings(provider.url, **text), prices=prices) as gateway,
     ):
         yield gateway, provider
 
@@ -192,7 +181,7 @@ async def test_every_attempt_is_paid_and_a_retry_that_cannot_be_paid_is_not_made
         reply = await gateway.ask({**CHAT, "max_tokens": 90})
         assert reply.status in (429, 502)
         assert len(provider.seen) == 1
-        assert Decimal("0.1") < gateway.metric("key_spent_usd") <= 0.4
+        assert 0.1 < gateway.metric("key_spent_usd") <= 0.4
 
 
 async def test_a_request_without_a_bound_gets_one_or_is_refused(path):

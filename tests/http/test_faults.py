@@ -168,7 +168,8 @@ def test_the_tables_know_every_kind():
 @table_test("streamed", [False, True])
 @table_test(("kind", "verdict", "status", "code", "processed"), REFUSED)
 async def test_refusals(playing, kind, verdict, status, code, processed, streamed):
-    provider, client = playing(kind, streamed=streamed, policy=until(verdict))
+    policy = IMPATIENT if kind == "hang" else LONG_TIMEOUT
+    provider, client = playing(kind, streamed=streamed, policy=policy)
     async with client:
         outcome = await ask(client)
 

@@ -6,6 +6,7 @@ from typing import get_args, get_type_hints
 
 import pytest
 from table_test import table_test
+from types_within import parts_of
 
 from stormbreak.core.backoff import Backoff
 from stormbreak.core.circuit import BreakerPolicy
@@ -22,7 +23,6 @@ from stormbreak.core.trip import AnyRule, FailureRate, TripRule
 from stormbreak.errors import ConfigurationError
 from stormbreak.provider.scenario import Burst, Fault, Kind, Load, Provider, Scenario
 from stormbreak.storm import simulate
-from stormbreak.toml_values import parts_of
 
 REAL = (5e-324, 1e-310, 1e-7, SMALLEST, 0.0, -1.0, LARGEST, 1e13, 1e308, nan, inf, 10**400)
 WHOLE = (-1, 0, 10**12, 10**13, 10**400, 10**5000)

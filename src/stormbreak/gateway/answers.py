@@ -1,16 +1,17 @@
 """The end of a call as a response to a client: statuses, bodies, and the headers that are passed on. Pure."""
 
 from collections.abc import Collection
+from functools import lru_cache
 
 from stormbreak.drivers.explain import AttemptHistory
 from stormbreak.gateway.errors import FINAL, error_body, retry_after
-from stormbreak.http.h1.connection import RepeatableHeaders, split_repeats, with_repeats
+from stormbreak.http.h1.connection import RepeatableHeaders, with_repeats
 from stormbreak.http.h1.server_connection import JSON, ServerResponse
 from stormbreak.http.h1.server_message import Headers
 from stormbreak.http.models import Response
 from stormbreak.http.transports.sdk_response import Failure, Reply, response_for
 from stormbreak.llm.models import HttpResponse, Shape
-from stormbreak.types import VERDICT_OK, CallResult, Outcome, Verdict
+from stormbreak.types import VERDICT_OK, CallResult, Outcome, Target, Verdict
 
 PASSED = frozenset(
     {
@@ -71,12 +72,12 @@ def response_of(
 
 def passed_headers(headers: RepeatableHeaders, *, limited: bool) -> Headers:
     """Return the headers of a provider that a client gets."""
-    passed = {
-        name: value
+    return tuple(
+        (name, each)
         for name, value in headers.items()
         if name in PASSED or (not limited and name.startswith(ACCOUNT_LIMITS))
-    }
-    return tuple(split_repeats(passed)) if passed else ()
+        for each in ((value,) if isinstance(value, str) else value)
+    )
 
 
 def our_headers(request_id: str, history: AttemptHistory | None) -> Headers:
@@ -85,10 +86,13 @@ def our_headers(request_id: str, history: AttemptHistory | None) -> Headers:
     if history is None:
         return (identity,)
     attempts = ("x-stormbreak-attempts", str(history.attempts))
-    place = history.target.place
-    if not (place.isascii() and place.isprintable()):
-        return identity, attempts
-    return identity, attempts, ("x-stormbreak-target", place)
+    return identity, attempts, *_target_header(history.target)
+
+
+@lru_cache(maxsize=256)
+def _target_header(target: Target) -> Headers:
+    place = target.place
+    return (("x-stormbreak-target", place),) if place.isascii() and place.isprintable() else ()
 
 
 def _success(original: HttpResponse, *, limited: bool) -> ServerResponse:

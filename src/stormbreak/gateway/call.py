@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from math import inf
 from typing import Any, NamedTuple
 
-from stormbreak.config.gateway_settings import ClientLimits
 from stormbreak.core.flow import Ask
 from stormbreak.drivers.asyncio_driver import Asker, AsyncioDriver, Sender
 from stormbreak.drivers.delivery import CallerDriven, LoopDelivery
@@ -131,7 +130,7 @@ class GatewayCall:
             template,
             route.target,
             policy=config.policy,
-            reserves=config.reserves or any(each.spend.acts for each in self._client_limits),
+            reserves=config.reserves or bool(self.key.spends),
             scope=self.key.scope,
             steps=steps,
             deadline_at=deadline,
@@ -140,10 +139,6 @@ class GatewayCall:
             stream_deadline_at=whole,
         )
         return await self._run(call, template)
-
-    @property
-    def _client_limits(self) -> tuple[ClientLimits, ...]:
-        return tuple(holder.limits for holder in self.key.holders)
 
     def ended(self, outcome: Outcome) -> None:
         """Note how it ended, for the limits of its key."""
@@ -166,7 +161,7 @@ class GatewayCall:
             template.stream_on_wire()
         bounds = [
             spend.max_output_tokens
-            for spend in (config.policy.spend, *(each.spend for each in self._client_limits))
+            for spend in (config.policy.spend, *self.key.spends)
             if spend.acts and spend.max_output_tokens is not None
         ]
         if bounds:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from stormbreak.config.gateway_settings import ClientLimits, KeySettings
 from stormbreak.core.rate_limit_gate import Bucket
+from stormbreak.core.spend_policy import SpendPolicy
 from stormbreak.drivers.scope import Scope, checked_labels, checked_text
 from stormbreak.gateway.errors import RefusedError
 
@@ -44,13 +45,15 @@ class LimitHolder(NamedTuple):
 class ClientKey(NamedTuple):
     """A key by its name, and the scope of its calls.
 
-    `holders` of limits that its calls count for are itself and its tenant. `metered`: so do their tokens.
+    `holders` of limits that its calls count for are itself and its tenant; `spends` are their spend limits. `metered`: the
+    tokens of its calls count for a limit.
     """
 
     name: str
     settings: KeySettings
     scope: Scope
     holders: tuple[LimitHolder, ...]
+    spends: tuple[SpendPolicy, ...]
     metered: bool
 
 
@@ -76,8 +79,9 @@ def client_keys(
         if tenant in tenants:
             holders.append(LimitHolder("tenant", tenant, tenants[tenant]))
         acting = tuple(each for each in holders if each.limits.acts)
-        metered = any(each.limits.tpm is not None or each.limits.spend.acts for each in acting)
-        keys[key.sha256] = ClientKey(name, key, scope, acting, metered)
+        spends = tuple(each.limits.spend for each in acting if each.limits.spend.acts)
+        metered = bool(spends) or any(each.limits.tpm is not None for each in acting)
+        keys[key.sha256] = ClientKey(name, key, scope, acting, spends, metered)
     return keys
 
 

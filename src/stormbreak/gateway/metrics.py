@@ -24,7 +24,7 @@ _BUCKETS = (0.005, 0.025, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 _BOUNDS = (*_BUCKETS, float("inf"))
 _PREFIX = "stormbreak_gateway"
 _PROCESS = (
-    f"gw_{token_hex(6)}_"  # then a number: a random id for each request would take a system call
+    f"gw_{token_hex(10)}_"  # then a number: a random id for each request would take a system call
 )
 _NUMBERS = count(1)
 _HELP: Mapping[str, tuple[str, str]] = {

@@ -13,6 +13,8 @@ from stormbreak.http.routing import TargetConfig
 from stormbreak.http.settings import Generation
 from stormbreak.key_patterns import quote_model
 
+_MAX_MODEL = 256  # characters of its name
+
 
 class ModelRoute(NamedTuple):
     """Where a call goes first, the model to ask for there, and whether it can lead nowhere else."""
@@ -51,6 +53,9 @@ class GatewayRules:
         Raises:
             RefusedError: the key may not ask for that model, or it leads nowhere.
         """
+        if len(model) > _MAX_MODEL or not model.isprintable():  # it stands in logs and headers
+            message = f"no model can be called {quote_model(model)}"
+            raise RefusedError(404, "model_not_found", message)
         name = self.leads.get(model)
         is_whole = name is not None
         if name is None:

@@ -307,6 +307,7 @@ class AsyncClient(ClientControls):
 
     async def chat(
         self,
+        /,  # an option may have any name
         messages: Sequence[Mapping[str, Any]],
         *,
         model: str | None = None,

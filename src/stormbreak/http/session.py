@@ -132,11 +132,8 @@ class Sender:
         connect = request.connect_timeout
         if timeout is not None:
             connect = min(connect, CONNECT_SHARE * timeout)
-        request = request._replace(
-            idle_timeout=policy.idle_timeout if self._idle_timeout is None else self._idle_timeout,
-            connect_timeout=connect,
-            attempt_timeout=timeout,
-        )
+        idle = policy.idle_timeout if self._idle_timeout is None else self._idle_timeout
+        request = request.within(idle=idle, connect=connect, attempt=timeout)
         outcome = await self._attempt(
             PreparedAttempt(command, connection, request, policy, api_key)
         )

@@ -14,12 +14,6 @@ COUNT = 6
 
 
 @pytest.fixture
-def at(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-@pytest.fixture
 def changed(monkeypatch):
     """Change what the provider answers: `results` gets the lines of results, `facts` the description of a batch."""
 
@@ -235,3 +229,28 @@ def test_an_answer_that_is_no_batch(at, submitted, changed, answer):
     assert done.returncode == 1
     assert "the answer is none" in done.stderr
     assert step_of(at) == "running"
+
+
+@pytest.mark.parametrize("counts", [None, {"total": 2, "completed": 2, "failed": 0}])
+def test_a_completed_batch_has_a_result_for_each_row_whatever_was_counted(
+    at, submitted, changed, counts
+):
+    """Its missing rows may be billed, so `batch run` must not send them unasked."""
+    _, rows = submitted(URLS[0])
+    changed(lambda lines: lines[:2], lambda facts: {**facts, "request_counts": counts})
+    done = batch("fetch", "out.jsonl")
+    assert "stays open: its results are not whole" in done.stderr
+    assert step_of(at) == "ended"
+    assert_right(at, rows, 2)
+
+
+@pytest.mark.parametrize("url", URLS)
+def test_an_answer_about_another_batch_changes_nothing(at, submitted, changed, url):
+    _, rows = submitted(url)
+    wrong = iter([{"id": "batch_other"}])
+    changed(facts=lambda facts: {**facts, **next(wrong, {})})
+    done = batch("poll", "out.jsonl")
+    assert done.returncode == 1
+    assert "is about another one, batch_other" in done.stderr
+    assert batch("fetch", "out.jsonl").returncode == 0
+    assert_right(at, rows)

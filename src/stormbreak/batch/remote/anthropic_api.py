@@ -20,6 +20,7 @@ from stormbreak.batch.remote.api import (
     UnsureError,
     decoded,
     path_part,
+    same,
 )
 from stormbreak.batch.remote.caller import Caller
 from stormbreak.batch.store.batches import Counts, RemoteBatch
@@ -119,14 +120,14 @@ class MessageBatches:
     async def status(self, batch: RemoteBatch) -> RemoteStatus:
         """Ask for the batch."""
         what = f"poll batch {batch.id}"
-        return _status(await self._caller.send(self._resource("GET", f"/{batch.id}"), what), what)
+        body = await self._caller.send(self._resource("GET", f"/{batch.id}"), what)
+        return same(batch, _status(body, what))
 
     async def cancel(self, batch: RemoteBatch) -> RemoteStatus:
         """Cancel it; answers so far are kept."""
         what = f"cancel batch {batch.id}"
-        return _status(
-            await self._caller.send(self._resource("POST", f"/{batch.id}/cancel"), what), what
-        )
+        body = await self._caller.send(self._resource("POST", f"/{batch.id}/cancel"), what)
+        return same(batch, _status(body, what))
 
     async def download(self, endpoint: str, into: BinaryIO) -> None:
         """Download the results."""

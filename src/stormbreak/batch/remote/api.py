@@ -168,6 +168,14 @@ def decoded(kind: type[Any], body: bytes, what: str) -> Any:
         raise RemoteError(f"cannot {what}: the answer is none: {why}", Verdict.BROKEN) from None
 
 
+def same(batch: RemoteBatch, status: RemoteStatus) -> RemoteStatus:
+    """Check that an answer is about the batch that was asked for. Raises RemoteError."""
+    if status.id != batch.id:
+        what = f"the answer about batch {batch.id} is about another one, {status.id}"
+        raise RemoteError(what, Verdict.BROKEN)
+    return status
+
+
 _PART = re.compile(r"[A-Za-z0-9_.:~-]{1,256}", re.ASCII)
 
 

@@ -240,8 +240,11 @@ class _Results:
 
     @property
     def lacking(self) -> int:
-        """How many results the provider has counted, but not given."""
-        return max(0, self._batch.counts.results - self._marks.count(2))
+        """How many results the provider has counted, but not given. In a batch that it calls completed, each row has one."""
+        counted = self._batch.counts.results
+        if self._batch.status == _COMPLETED:
+            counted = max(counted, len(self._ranges) - self._marks.count(1))
+        return max(0, counted - self._marks.count(2))
 
     @property
     def is_whole(self) -> bool:
@@ -284,3 +287,4 @@ class _Results:
 
 
 _MAX_DIGITS = 10
+_COMPLETED = "completed"

@@ -17,6 +17,7 @@ from stormbreak.batch.remote.api import (
     RowResult,
     decoded,
     path_part,
+    same,
 )
 from stormbreak.batch.remote.caller import Caller
 from stormbreak.batch.store.batches import Counts, RemoteBatch
@@ -173,13 +174,14 @@ class FileBatches:
     async def status(self, batch: RemoteBatch) -> RemoteStatus:
         """Ask for the batch."""
         what = f"poll batch {batch.id}"
-        return _status(await self._caller.send(Resource("GET", f"batches/{batch.id}"), what), what)
+        body = await self._caller.send(Resource("GET", f"batches/{batch.id}"), what)
+        return same(batch, _status(body, what))
 
     async def cancel(self, batch: RemoteBatch) -> RemoteStatus:
         """Cancel it; answers so far are kept."""
         what = f"cancel batch {batch.id}"
         resource = Resource("POST", f"batches/{batch.id}/cancel", key=f"{batch.token}-cancel")
-        return _status(await self._caller.send(resource, what), what)
+        return same(batch, _status(await self._caller.send(resource, what), what))
 
     async def download(self, endpoint: str, into: BinaryIO) -> None:
         """Download a file."""
