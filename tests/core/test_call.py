@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 from stage import (
     INVALID,
@@ -11,6 +13,7 @@ from stage import (
     policy,
     told,
 )
+from table_test import table_test
 
 from stormbreak.core.backoff import Backoff
 from stormbreak.core.circuit import BreakerPolicy
@@ -35,6 +38,11 @@ from stormbreak.events import (
 from stormbreak.types import CANCELLED, Outcome, Verdict
 
 LONG_TIMEOUT = policy(retry=RetryPolicy(backoff=Backoff(kind="constant", initial_delay=2.0)))
+
+PAID = policy(
+    retry=RetryPolicy(backoff=Backoff(kind="constant", initial_delay=2.0)),
+    retry_budget=BudgetPolicy(ratio=0.6, low_traffic_calls=0),
+)
 
 CONNECT_FAILED = Outcome(Verdict.CONNECT_FAILED)
 
@@ -242,6 +250,41 @@ def test_each_call_earns_for_the_budget_once():
     stage.tick(60.0)
     assert run.sending
     assert stage.engine.budget.balance(stage.now) == 0.0
+
+
+def test_a_retry_that_the_budget_cannot_pay_asks_again_after_each_backoff():
+    stage = Stage(PAID)
+    run = stage.start(patience=60.0, fail_fast=False).step(TIMEOUT)
+    assert run.command == Wait(stage.now + 2.0)
+    stage.tick(2.0)
+    assert run.command == Wait(stage.now + 2.0)
+    stage.start()  # earns
+    stage.tick(2.0)
+    assert stage.engine.budget.balance(stage.now) < 0.6, "it has paid"
+    stage.tick(2.0)
+    assert (run.command.attempt, run.step(OK).ended.waited) == (2, 6.0)
+
+
+def test_and_ends_when_its_patience_is_over():
+    stage = Stage(PAID)
+    run = stage.start(patience=5.0, fail_fast=False).step(TIMEOUT)
+    stage.tick(2.0)
+    stage.tick(2.0)
+    assert (run.ended.outcome, run.ended.stopped, run.ended.attempts) == (TIMEOUT, "budget", 1)
+    assert stage.engine.targets[TARGET].backing_off == 0
+
+
+@table_test("changed", [{"patience": None}, {"fail_fast": True}, {"lone": True}, {"mesh": True}])
+def test_a_call_does_not_wait_for_the_budget_without_end_or_hope(changed):
+    budget = replace(
+        PAID.retry_budget,
+        low_traffic_calls=10 if "lone" in changed else 0,
+        no_free_retries="mesh" in changed,
+    )
+    stage = Stage(replace(PAID, retry_budget=budget))
+    options = {"patience": 60.0, "fail_fast": False, **changed}
+    run = stage.start(**{name: options[name] for name in ("patience", "fail_fast")})
+    assert run.step(TIMEOUT).ended.stopped == "budget"
 
 
 def test_time_in_the_queue_is_separate_from_backoff():

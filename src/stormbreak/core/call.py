@@ -82,10 +82,8 @@ def run_target(target_state: TargetState, state: CallState, now: float, uniform:
         failure = outcome
         state.unconnected += outcome.verdict is Verdict.CONNECT_FAILED
         state.maybe_processed += outcome.maybe_processed
-        decision = _decide(target_state, state, outcome, now, uniform)
+        decision, now, uniform = yield from _plan(target_state, state, outcome, now, uniform)
         if isinstance(decision, NoRetry):
-            if decision.gate == "budget":
-                target_state.refused_at = now
             state.note(RetryRefused, now, state.attempts, decision.gate, outcome.verdict)
             return state.end(outcome, now, stopped=decision.gate, retry_at=decision.retry_at)
         until, free = decision
@@ -94,20 +92,53 @@ def run_target(target_state: TargetState, state: CallState, now: float, uniform:
             state.call = state.call._replace(**outcome.repair._asdict())
         details = state.attempts, until, free, outcome.maybe_processed, outcome.verdict
         state.note(RetryPlanned, now, *details)
-        began = now
-        target_state.backing_off += 1
-        try:
-            while now < until:  # the timers of some loops run early
-                _, now, uniform = yield Wait(until)
-        finally:
-            target_state.backing_off -= 1
-        state.waited += now - began
+        now, uniform = yield from _back_off(target_state, state, until, now, uniform)
+
+
+def _plan(
+    target_state: TargetState, state: CallState, outcome: Outcome, now: float, uniform: float
+) -> Generator[Command, Resume, tuple[Retry | NoRetry, float, float]]:
+    """Decide about a retry. One that the budget cannot pay asks again after each backoff, unless the call fails fast."""
+    deciding = partial(_decide, target_state, state, outcome)
+    decision = deciding(now, uniform)
+    while isinstance(decision, NoRetry) and decision.gate == "budget":
+        target_state.refused_at = now
+        refusal = decision
+        if decision.ask_again_at is None or state.call.fail_fast:
+            break
+        until = decision.ask_again_at
+        now, uniform = yield from _back_off(target_state, state, until, now, uniform)
+        decision = deciding(now, uniform, asks_again=True)
+        if isinstance(decision, NoRetry) and decision.gate != "budget":
+            return refusal, now, uniform
+    return decision, now, uniform
+
+
+def _back_off(
+    target_state: TargetState, state: CallState, until: float, now: float, uniform: float
+) -> Generator[Command, Resume, tuple[float, float]]:
+    """Wait until then, and return the time and a random number."""
+    began = now
+    target_state.backing_off += 1
+    try:
+        while now < until:  # the timers of some loops run early
+            _, now, uniform = yield Wait(until)
+    finally:
+        target_state.backing_off -= 1
+    state.waited += now - began
+    return now, uniform
 
 
 def _decide(
-    target_state: TargetState, state: CallState, outcome: Outcome, now: float, uniform: float
+    target_state: TargetState,
+    state: CallState,
+    outcome: Outcome,
+    now: float,
+    uniform: float,
+    *,
+    asks_again: bool = False,
 ) -> Retry | NoRetry:
-    """Decide about a retry, also for the shadow policy."""
+    """Decide about a retry, the first time also for the shadow policy."""
     policy, verdict = target_state.policy, outcome.verdict
     deciding: Callable[..., Retry | NoRetry] = partial(
         decide,
@@ -122,6 +153,8 @@ def _decide(
         previous=state.delay,
     )
     decision = deciding(policy.retry, budget=target_state.budget)
+    if asks_again:
+        return decision
     if target_state.shadow is not None and policy.shadow is not None and policy.shadow.retries:
         shadow_policy = policy.shadow.retry or policy.retry
         shadow_decision = deciding(shadow_policy, budget=target_state.shadow_budget)

@@ -8,7 +8,8 @@ There is a retry if all of these are true, asked in this order:
 4. attempts are left;
 5. the delay and a minimum of useful time fit before the deadline;
 6. the delay fits into the patience, and a Retry-After is not above `max_wait`;
-7. the retry is free, or the budget pays. It comes last, so that a refusal costs nothing.
+7. the retry is free, or the budget pays. It comes last, so that a refusal costs nothing. A call that has a deadline or
+   patience asks again after each backoff, in traffic that may earn a retry meanwhile, or show that it is free.
 
 A repair (the answer did not fit its schema, and the model is shown why) passes the same gates, without a delay: the
 target has answered. So it is free where answers come, and paid where the target is in trouble.
@@ -23,6 +24,8 @@ from stormbreak.core.checks import check_types, require
 from stormbreak.core.cooldown import SPREAD
 from stormbreak.core.retry_budget import UNKNOWN, Budget, Load
 from stormbreak.types import Outcome, Treatment, Verdict
+
+ASK_AGAIN = 0.1  # seconds, at least, until the budget is asked again
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,10 +65,15 @@ class Retry(NamedTuple):
 
 
 class NoRetry(NamedTuple):
-    """Do not retry: `gate` refused. `retry_at` is the time of the server's Retry-After, if any."""
+    """Do not retry: `gate` refused. `retry_at` is the time of the server's Retry-After, if any.
+
+    `ask_again_at` is the time of the retry that the budget could not pay: then it may have earned enough. None where
+    another gate refused, nothing limits how long the call waits, or there is hardly any traffic that could earn.
+    """
 
     gate: str
     retry_at: float | None = None
+    ask_again_at: float | None = None
 
 
 class RetryAllowance(NamedTuple):
@@ -121,7 +129,9 @@ def decide(  # noqa: PLR0913 - keywords are cheap to read
         return Retry(now + delay, free=True)
     if budget.try_pay(now):
         return Retry(now + delay, free=False)
-    return NoRetry("budget", retry_at)
+    wait, longest = max(delay, ASK_AGAIN), min(left.deadline - policy.min_time_left, left.patience)
+    waits = wait < longest < inf and budget.may_change(now)
+    return NoRetry("budget", retry_at, now + wait if waits else None)
 
 
 def _floor(backoff: Backoff) -> float:

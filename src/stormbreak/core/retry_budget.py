@@ -123,14 +123,22 @@ class Budget:
             self._in_a_row += 1
         self._recent.add(now, failed=False)  # only its calls are asked for
 
+    def _is_lone(self, now: float) -> bool:
+        """Whether there is hardly any traffic."""
+        self._recent.roll(now)
+        return self._recent.calls < self._policy.low_traffic_calls
+
+    def may_change(self, now: float) -> bool:
+        """Whether other calls may soon earn for a retry, or show that it is free."""
+        return not (self._policy.no_free_retries or self._is_lone(now))
+
     def is_free(self, outcome: Outcome, now: float, load: Load = UNKNOWN) -> bool:
         """Whether a retry after `outcome` (already recorded) is free."""
         if self._policy.no_free_retries:
             return False
         if _was_invited_by_server(outcome):
             return True
-        self._recent.roll(now)
-        lone = self._recent.calls < self._policy.low_traffic_calls
+        lone = self._is_lone(now)
         if lone and self._in_a_row > self._policy.low_traffic_retries:
             return False
         if outcome.verdict is Verdict.TIMEOUT:
