@@ -4,7 +4,7 @@ import random
 from math import inf
 
 import pytest
-from stage import SERVER_ERROR, THROTTLED
+from stage import SERVER_ERROR, THROTTLED, TIMEOUT
 from watch import Watch
 
 from stormbreak.core.diagnosis import REMEMBERED, Cause
@@ -98,6 +98,14 @@ def test_a_trial_that_makes_answers_later_restores_what_was_usual():
     assert load.watch.cause is Cause.OVERLOAD
     load.run(int(3 * RESET_AFTER) + 40, load.queued)
     assert load.diagnosis.judge.usual == usual  # the next trial waits twice as long
+
+
+def test_a_trial_after_which_nothing_is_answered_restores_what_was_usual():
+    load = trial()
+    load.watch.fail(10, TIMEOUT)
+
+    assert load.watch.cause is Cause.DEAD
+    assert load.diagnosis.mean == Load().diagnosis.mean
 
 
 def test_a_trial_that_changes_nothing_lasts():
