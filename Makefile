@@ -52,11 +52,14 @@ lint: $(READY)
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
-test: $(READY)  ## the test suite (6 minutes on two cores)
-	@TMPDIR=$(SCRATCH) $(BIN)/pytest -n 3 --dist worksteal
+# Tests wait for sockets and processes: three for each of two cores keep them busy.
+test: $(READY)  ## the test suite (4 minutes on two cores)
+	@TMPDIR=$(SCRATCH) $(BIN)/pytest -n 6 --dist worksteal
 
-# Of the suite, the rooms that use a dependency. plotext and rich draw in storm, httptools and msgspec are in http.
+# Of the suite, the rooms that use a dependency. plotext and rich draw in storm, httptools and msgspec are in http, jinja2,
+# pyarrow and jsonschema-rs in batch.
 USES_DEPENDENCIES := tests/cli tests/config tests/cost tests/fleet tests/http tests/llm tests/provider tests/report tests/telemetry \
+  tests/batch/test_notebook.py tests/batch/test_schema.py tests/batch/test_tables_in.py tests/batch/test_tables_out.py \
   tests/storm/test_storm_cli.py tests/storm/test_storm_plot.py tests/storm/test_storm_screen.py
 
 .venv-lowest/.ready: pyproject.toml
@@ -162,7 +165,7 @@ test-sdks: $(SDKS:%=.venv-sdks/%/.ready)  ## run the recipes of docs/sdks with t
 .venv-ray/.ready: pyproject.toml constraints-ray.txt
 	@echo "setting up .venv-ray (once; Ray takes 600 MB)"
 	@$(PYTHON) -m venv .venv-ray
-	@.venv-ray/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-ray.txt -e '.[ray]' aiohttp hypothesis pytest pytest-asyncio
+	@.venv-ray/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-ray.txt -e '.[ray,fleet]' aiohttp pydantic hypothesis pytest pytest-asyncio
 	@touch $@
 
 test-ray: .venv-ray/.ready  ## test the Ray adapter on a real Ray with two actors

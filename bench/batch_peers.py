@@ -79,6 +79,7 @@ def _tools(asked: argparse.Namespace, url: str) -> list[Tool]:
     few = asked.rows // 5  # for tools that would take minutes
     found = [
         Tool("stormbreak batch run", (*ours, *flags), asked.rows),
+        Tool("stormbreak batch run --workers 2", (*ours, *flags, "--workers", "2"), asked.rows),
         Tool("bare aiohttp: no retry, no journal", bare, asked.rows),
     ]
     script = (str(HERE / "peer_rows.py"),)

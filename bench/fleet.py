@@ -78,17 +78,23 @@ async def waits(url: str, *, busy: int, load: float, seconds: float) -> str:
     await asyncio.gather(*(each(time.monotonic()) for each in members))
     await asyncio.sleep(1.0)
     waited.clear()
-    chance, start = random.Random(1), time.monotonic()
+    client = redis.Redis.from_url(url)
+    chance, start, before = random.Random(1), time.monotonic(), _reports(client)
     at, calls = start, []
     while at < start + seconds:
         at += chance.expovariate(RATE * load)
         await asyncio.sleep(max(0.0, at - time.monotonic()))
         calls.append(members[chance.randrange(busy)](time.monotonic()))
     used = len(waited) / (RATE * seconds)
+    reports = (_reports(client) - before) / seconds
+    client.close()
     await asyncio.gather(*calls, return_exceptions=True)
     waited.sort()
     half, most = (1000 * waited[len(waited) * part // 100] for part in (50, 99))
-    return f"used {used:.2f} of the quota, median wait {half:.0f} ms, 99 % within {most:.0f} ms"
+    return (
+        f"used {used:.2f} of the quota, median wait {half:.0f} ms, 99 % within {most:.0f} ms, "
+        f"{reports:.1f} reports a second"
+    )
 
 
 # ---------------------------------------------------------------- cost of a report
@@ -112,6 +118,13 @@ def report_cost(url: str, members: int) -> str:
     store.close()
     client.close()
     return f"{members} members: {1e6 * best:.0f} us of the server, {size} bytes"
+
+
+def _reports(client: "redis.Redis") -> int:
+    stats = client.info("commandstats")
+    return sum(
+        int(stats.get(f"cmdstat_{each}", {}).get("calls", 0)) for each in ("eval", "evalsha")
+    )
 
 
 def _cpu(client: "redis.Redis") -> float:
@@ -146,7 +159,7 @@ def main() -> None:
     """Print all figures."""
     seconds = float(sys.argv[1]) if len(sys.argv) > 1 else SECONDS
     with server() as url:
-        for busy, load in ((2, 1.2), (20, 1.2), (2, 0.8), (20, 0.8)):
+        for busy, load in ((2, 1.2), (20, 1.2), (2, 0.8), (20, 0.8), (20, 0.05)):
             found = asyncio.run(waits(url, busy=busy, load=load, seconds=seconds))
             print(f"{busy} of {MEMBERS} busy, load {load}: {found}")
         for members in (1, 20, 50, 200):

@@ -2,6 +2,7 @@
 
 python bench/large_batches.py workers [--rows N]     rows per second, CPU and memory with 1 and 2 workers
 python bench/large_batches.py million [--rows N]     start to end with a kill -9; draws docs/background/million.png
+python bench/large_batches.py resume [--rows N]      from the command to the first request, with half of the rows answered
 """
 
 import argparse
@@ -24,6 +25,7 @@ from stormbreak.telemetry.status_client import NoServerError, ServerAddress, fet
 PICTURE = Path(__file__).parent.parent / "docs" / "background" / "million.png"
 EVERY = 1.0  # seconds between two samples
 KILLED_AT = 0.5  # of the rows
+KILLED_AFTER = 500  # requests
 ROUNDS = 3
 BYTES = 600  # of a row
 
@@ -39,7 +41,7 @@ class Sample(NamedTuple):
 def main() -> None:
     """Measure what is asked for."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=["workers", "million"])
+    parser.add_argument("what", choices=["workers", "million", "resume"])
     parser.add_argument("--rows", type=int)
     wishes = parser.parse_args()
     print(cores.describe())
@@ -47,8 +49,10 @@ def main() -> None:
         place = Path(scratch)
         if wishes.what == "workers":
             _workers(place, url, wishes.rows or 20_000)
-        else:
+        elif wishes.what == "million":
             _million(place, url, wishes.rows or 1_000_000)
+        else:
+            _resume(place, url, wishes.rows or 1_000_000)
 
 
 @contextmanager
@@ -114,6 +118,43 @@ def _workers(place: Path, url: str, count: int) -> None:
                 f"{workers} workers: {summary['throughput']:,.0f} rows/s, {cpu:.3f} s CPU per 1,000 rows,"
                 f" {peak:.0f} MB; {summary['successful']:,} answered"
             )
+
+
+# ---------------------------------------------------------------- the start of a resumed run
+
+
+def _resume(place: Path, url: str, count: int) -> None:
+    """Kill a run that has begun, add answers until half of the rows have one, and resume it."""
+    write_rows(place / "in.jsonl", count)
+    first = start(place, url, 1)
+    while _arrivals(url) < KILLED_AFTER:
+        time.sleep(0.01)
+    first.kill()
+    first.wait()
+    output = place / "out.jsonl"
+    lines = output.read_bytes().splitlines(keepends=True)[:-1]  # the last one may be torn
+    model, done = lines[0], {json.loads(line)["custom_id"] for line in lines}
+    name = json.loads(model)["custom_id"].encode()
+    with output.open("wb") as file:
+        file.writelines(lines)
+        for number in range(count // 2):
+            if f"doc-{number}" not in done:
+                file.write(model.replace(b'"%s"' % name, b'"doc-%d"' % number, 1))
+    for _ in range(ROUNDS):
+        before, began = _arrivals(url), time.monotonic()
+        again = start(place, url, 1)
+        while _arrivals(url) <= before:
+            time.sleep(0.02)
+        took, cpu = time.monotonic() - began, _cpu(again.pid)
+        again.kill()
+        again.wait()
+        print(f"first request after {took:.1f} s, {cpu:.1f} s of CPU")
+
+
+def _cpu(pid: int) -> float:
+    """Return the CPU seconds of a process."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 # ---------------------------------------------------------------- a million rows

@@ -70,7 +70,7 @@ def ray_http(source: Path, output: Path, base_url: str) -> None:
         concurrency=1,
         batch_size=64,
         max_retries=3,
-        qps=1_000_000,  # without one, requests are sent one after the other
+        qps=1_000_000,  # no limit; requests of a block are sent one after the other nevertheless
     )
     processor = build_processor(
         config,

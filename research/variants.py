@@ -23,7 +23,7 @@ from stormbreak.core import (
     cooldown,
     diagnosis,
     latency_baseline,
-    queue,
+    queue_order,
     send_rate,
 )
 from stormbreak.core.automatic_limit import LimitFloor
@@ -40,8 +40,8 @@ LEFT_OUT = {
     "cooldown.SPREAD": "the default of `policy.retry.retry_after_jitter`",
     "hedge.ENOUGH": "of hedges, which are off",
     "hedge.KEPT": "of hedges, which are off",
-    "queue.CLEANUP_SIZE": "of bookkeeping: when loads of before are cleared away",
-    "queue.ROUNDING": "of floating point",
+    "queue_order.CLEANUP_SIZE": "of bookkeeping: when loads of before are cleared away",
+    "queue_order.ROUNDING": "of floating point",
     "call_state.MAX_EVENTS": "of what a call can tell afterwards",
     "trip.SHOWN_SECONDS": "of what a breaker shows",
     "window.LONG_AGO": "no quantity",
@@ -264,7 +264,7 @@ ABLATIONS = (
     _under("no cooldown", cooldown=False),
     _without("a cooldown is never lifted", (cooldown.Cooldown, "lift", _constantly(None))),
     _without("no pace after a pause", (cooldown.Pace, "start", _constantly(None))),
-    _without("no newest first", (queue, "_newest_first", _constantly(False))),
+    _without("no newest first", (queue_order, "_newest_first", _constantly(False))),
     _without("no shedding on arrival", (admission.TargetQueue, "_time_until_turn", _constantly(0.0))),
     _without("no shedding at the turn", (admission, "SERVICE_MARGIN", -inf)),
     _under("no breaker", breaker=None),

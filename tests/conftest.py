@@ -6,7 +6,6 @@ import resource
 import shutil
 import socket
 import subprocess
-import sys
 from contextlib import ExitStack, contextmanager
 
 import pytest
@@ -14,7 +13,7 @@ from batches import OWN
 from hypothesis import settings
 
 # Without a deadline: a busy machine is no failure.
-settings.register_profile("stormbreak", deadline=None, max_examples=50)
+settings.register_profile("stormbreak", deadline=None, max_examples=30)
 settings.register_profile("prove", deadline=None, max_examples=1_000)
 settings.load_profile("stormbreak")
 
@@ -26,11 +25,7 @@ def pytest_addoption(parser):
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection():
-    """Take all that is imported and collected out of sight of the garbage collector.
-
-    It is half a million objects that stay. Many a test collects garbage to see that nothing stayed behind, and need not
-    look at those.
-    """
+    """Take all that is imported and collected out of sight of the garbage collector: half a million objects that stay."""
     gc.disable()
     try:
         return (yield)
@@ -40,25 +35,30 @@ def pytest_collection():
         gc.enable()
 
 
+@pytest.fixture(autouse=True)
+def own_garbage():
+    """Collect the garbage of a test with the test: what it left open is its own error."""
+    yield
+    gc.collect()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown():
+    """Take what stays behind a test out of sight of the garbage collector.
+
+    So every collection looks at the objects of one test. Over all that stays, it would take a quarter of a second, and
+    many a test collects garbage to see that nothing was left behind.
+    """
+    try:
+        return (yield)
+    finally:
+        gc.collect(1)
+        gc.freeze()
+
+
 def pytest_collection_modifyitems(items):
     """Start the longest test first: at the end, all workers would wait for it."""
     items.sort(key=lambda item: item.name != "test_python_runs")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def nothing_reports_to_stores():
-    """End the reports of engines to the stores of a fleet: other modules look at threads, files, lookups and chance."""
-    yield
-    module = sys.modules.get("stormbreak.fleet.heartbeat")
-    for innermost in [] if module is None else sys._current_frames().values():
-        frame = innermost
-        while frame is not None:
-            if frame.f_code is module.Heartbeat._run.__code__:
-                carrier = frame.f_locals["self"]
-                carrier._members.clear()
-                carrier._orphans.clear()
-                carrier._woken.put(None)
-            frame = frame.f_back
 
 
 @pytest.fixture

@@ -3,8 +3,6 @@
 See docs/sdks.md.
 """
 
-from typing import TypeVar
-
 import httpx
 
 from stormbreak.core.engine import Engine
@@ -14,11 +12,9 @@ from stormbreak.http.local_answers import Degraded
 from stormbreak.http.transports.library import BufferedBody, Library
 from stormbreak.http.transports.sdk_transport import AsyncSdkTransport
 from stormbreak.http.transports.sync_transport import SyncSdkTransport
-from stormbreak.http.transports.wrap import put_under
+from stormbreak.http.transports.wrap import Client, put_under
 
 __all__ = ["AsyncTransport", "Transport", "explain", "wrap"]
-
-_Client = TypeVar("_Client")
 
 
 class _BufferedResponse(BufferedBody, httpx.Response):
@@ -41,28 +37,14 @@ class Transport(SyncSdkTransport, httpx.BaseTransport):
 
 
 def wrap(
-    client: _Client,
+    client: Client,
     policy: Policy | str | Engine = "interactive",
     *,
     stream_on_wire: bool = False,
     degraded: Degraded | None = None,
     allow_http: bool = False,
-) -> _Client:
-    """Put our transports under an existing client of httpx, or of an SDK that has one; return that client.
-
-    Its settings stay in force: it sends through its own transports and proxies (with http2, if they have it), each of
-    which is `inner` to one of ours. The other arguments are those of the transports.
-
-    Raises:
-        ConfigurationError: it cannot be wrapped, or is already.
-    """
+) -> Client:
+    """Put our transports under an existing client of httpx, as `stormbreak.httpx2.wrap` does; return that client."""
     kinds = {httpx.AsyncClient: AsyncTransport, httpx.Client: Transport}
-    put_under(
-        client,
-        kinds,
-        policy,
-        stream_on_wire=stream_on_wire,
-        degraded=degraded,
-        allow_http=allow_http,
-    )
-    return client
+    given = {"stream_on_wire": stream_on_wire, "degraded": degraded, "allow_http": allow_http}
+    return put_under(client, kinds, policy, **given)

@@ -7,8 +7,6 @@
 See docs/sdks.md.
 """
 
-from typing import TypeVar
-
 import httpx2
 
 from stormbreak.core.engine import Engine
@@ -18,11 +16,9 @@ from stormbreak.http.local_answers import Degraded
 from stormbreak.http.transports.library import BufferedBody, Library
 from stormbreak.http.transports.sdk_transport import AsyncSdkTransport
 from stormbreak.http.transports.sync_transport import SyncSdkTransport
-from stormbreak.http.transports.wrap import put_under
+from stormbreak.http.transports.wrap import Client, put_under
 
 __all__ = ["AsyncTransport", "Transport", "explain", "wrap"]
-
-_Client = TypeVar("_Client")
 
 
 class _BufferedResponse(BufferedBody, httpx2.Response):
@@ -45,13 +41,13 @@ class Transport(SyncSdkTransport, httpx2.BaseTransport):
 
 
 def wrap(
-    client: _Client,
+    client: Client,
     policy: Policy | str | Engine = "interactive",
     *,
     stream_on_wire: bool = False,
     degraded: Degraded | None = None,
     allow_http: bool = False,
-) -> _Client:
+) -> Client:
     """Put our transports under an existing client of httpx2, or of an SDK that has one; return that client.
 
     Its settings stay in force: it sends through its own transports and proxies (with http2, if they have it), each of
@@ -61,12 +57,5 @@ def wrap(
         ConfigurationError: it cannot be wrapped, or is already.
     """
     kinds = {httpx2.AsyncClient: AsyncTransport, httpx2.Client: Transport}
-    put_under(
-        client,
-        kinds,
-        policy,
-        stream_on_wire=stream_on_wire,
-        degraded=degraded,
-        allow_http=allow_http,
-    )
-    return client
+    given = {"stream_on_wire": stream_on_wire, "degraded": degraded, "allow_http": allow_http}
+    return put_under(client, kinds, policy, **given)

@@ -29,6 +29,7 @@ from stormbreak.batch.input.prompts import RequestMaker, RowError, plain_value
 from stormbreak.batch.options import TableOptions
 from stormbreak.batch.store.append_file import AppendFile
 from stormbreak.config.load import resolve_policy
+from stormbreak.core.fleet_policy import FleetPolicy
 from stormbreak.core.policy import Policy
 from stormbreak.errors import AuthenticationError, BillingError, CallError, ConfigurationError
 from stormbreak.escape import path_of
@@ -40,6 +41,14 @@ ADDED = ("answer", "error", "verdict", "input_tokens", "output_tokens", "cost", 
 
 _FINAL = (AuthenticationError, BillingError)
 """What no other row could escape: the job ends."""
+
+
+def _policy_of_one(policy: Policy | str, actors: int) -> Policy:
+    """Return the policy of one of `actors`."""
+    if actors < 1:
+        raise ConfigurationError(f"actors must be at least 1, got {actors}")
+    chosen = policy if isinstance(policy, Policy) else resolve_policy(policy)
+    return replace(chosen, process_share=chosen.process_share / actors)
 
 
 class Ask:
@@ -65,6 +74,7 @@ class Ask:
         max_output_tokens: int | None = None,
         journal: str | os.PathLike[str] | None = None,
         actors: int = 1,
+        fleet: FleetPolicy | str | None = None,
     ) -> None:
         """Make it, in each actor.
 
@@ -83,16 +93,12 @@ class Ask:
             max_output_tokens: what bounds each answer; `/v1/messages` needs it.
             journal: a folder that all actors share. Each writes its answers there before it returns them, and asks no row
                 again that any actor has answered.
-            actors: how many actors there are: each keeps to its part of the policy's counted limits.
+            actors: how many divide the counted limits of the policy; with a fleet, only while its store is silent.
+            fleet: the store of a fleet, or a `FleetPolicy`: actors share limits (docs/fleet.md).
 
         Raises:
             ConfigurationError: names the argument that is wrong.
         """
-        if actors < 1:
-            raise ConfigurationError(f"actors must be at least 1, got {actors}")
-        chosen = policy if isinstance(policy, Policy) else resolve_policy(policy)
-        if actors > 1:
-            chosen = replace(chosen, process_share=chosen.process_share / actors)
         options = TableOptions(
             prompt=prompt, system=system, template=template, body=body, id=id, url=url
         )
@@ -100,7 +106,12 @@ class Ask:
             options, None, "the dataset", max_tokens=max_output_tokens, name_of=str
         )
         self._client = AsyncClient(
-            provider, base_url=base_url, api_key_env=api_key_env, model=model, policy=chosen
+            provider,
+            base_url=base_url,
+            api_key_env=api_key_env,
+            model=model,
+            policy=_policy_of_one(policy, actors),
+            fleet=fleet,
         )
         self._model = model
         self._has_ids = id is not None

@@ -207,13 +207,7 @@ def stormbreak_provider() -> Iterator[ProviderFactory]:
     """Start providers: `stormbreak_provider("chaos", seed=1, speed=20).base_url`."""
     with ExitStack() as stack:
 
-        def start(
-            scenario: str | Path | Scenario = "calm",
-            *,
-            seed: int = 0,
-            speed: float | None = None,
-            answers: Mapping[str, str | Mapping[str, Any]] | None = None,
-        ) -> RunningProvider:
-            return stack.enter_context(serve(scenario, seed=seed, speed=speed, answers=answers))
+        def start(*scenario: Any, **options: Any) -> RunningProvider:
+            return stack.enter_context(serve(*scenario, **options))
 
         yield start

@@ -81,18 +81,9 @@ def _unknown(path: str, key: str, given: Any, known: Iterable[str]) -> Configura
 # ---------------------------------------------------------------- types
 
 
-def parts_of(hint: Any) -> tuple[type, ...]:
-    """Return the dataclasses in a type."""
-    return tuple(part for part in _members(hint) if isinstance(part, type) and is_dataclass(part))
-
-
 def word_of(member: Enum) -> str:
     """Return the name of an enumeration's member in files."""
     return member.value if isinstance(member.value, str) else member.name.lower()
-
-
-def _members(hint: Any) -> tuple[Any, ...]:
-    return get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
 
 
 @cache

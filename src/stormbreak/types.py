@@ -4,13 +4,13 @@ Values only: `llm` and `http` choose the verdict of a response, `core` decides w
 All points in time (`*_at`, `until`) are seconds on the driver's monotonic clock; all durations are seconds.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from enum import Enum, IntEnum, StrEnum
 from html import escape
 from types import MappingProxyType
-from typing import Any, ClassVar, NamedTuple, Protocol, TypeAlias
+from typing import Any, ClassVar, NamedTuple, Self, TypeAlias
 
 
 class Verdict(StrEnum):
@@ -269,19 +269,28 @@ class CallResult(NamedTuple):
     )
 
 
-class Cost(Protocol):
-    """The cost of an answer."""
+class Cost:
+    """The cost of an answer; `find` computes it on demand."""
+
+    __slots__ = ("_find",)
+
+    def __init__(self, find: Callable[[], Decimal | None] = lambda: None) -> None:
+        self._find = find
 
     @property
     def usd(self) -> Decimal | None:
         """In US dollars; None if unknown."""
-        ...
+        return self._find()
+
+    def __deepcopy__(self, _: object) -> Self:
+        return self  # it never changes, and prices may not be copyable
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _known_cost, (self.usd,)
 
 
-class FixedCost(NamedTuple):
-    """The cost of an answer, as far as known."""
-
-    usd: Decimal | None = None
+def _known_cost(usd: Decimal | None) -> Cost:
+    return Cost(lambda: usd)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -315,13 +324,11 @@ class Answer:
     detail: str | None = None
     maybe_processed: int = 0
     parsed: Any = field(default=None, repr=False)
-    costs: Cost = field(default=FixedCost(), repr=False, compare=False)
+    costs: Cost = field(default=Cost(), repr=False, compare=False)
 
     def _repr_html_(self) -> str | None:
         """Return the text for a notebook; None, which means the repr, unless `show_in_notebooks`."""
-        if not self.show_in_notebooks:
-            return None
-        return f'<pre style="white-space: pre-wrap">{escape(self.text)}</pre>'
+        return html_of(self.text)
 
     @property
     def cost(self) -> Decimal | None:
@@ -331,3 +338,10 @@ class Answer:
         answered: it is not listed, or the list prices (the extra `cost`) are not installed. Other attempts are not included.
         """
         return self.costs.usd
+
+
+def html_of(text: str) -> str | None:
+    """Return the text of an answer for a notebook; None unless `Answer.show_in_notebooks`."""
+    if not Answer.show_in_notebooks:
+        return None
+    return f'<pre style="white-space: pre-wrap">{escape(text)}</pre>'

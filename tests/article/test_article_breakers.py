@@ -9,6 +9,7 @@ from inspect import signature
 
 import pytest
 from article_models import RECOVERY, LooseBreaker, RatedBreaker
+from circuits import Clock
 from stage import OK, OTHER, SERVER_ERROR, TARGET, Stage
 from virtual_loop import now, run
 
@@ -20,13 +21,6 @@ from stormbreak.core.trip import FailureRate
 from stormbreak.drivers.asyncio_driver import AsyncioDriver
 from stormbreak.drivers.virtual_time import Timeline, VirtualDriver
 from stormbreak.types import Call
-
-
-class Clock:
-    now = 1000.0
-
-    def __call__(self):
-        return self.now
 
 
 def bare(model, clock):

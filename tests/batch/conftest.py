@@ -15,6 +15,13 @@ from stormbreak.core.presets import BATCH, for_batch
 
 
 @pytest.fixture
+def at(tmp_path, monkeypatch):
+    """The folder of the test, where its commands run."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
 def files(tmp_path):
     return BatchPaths.of(tmp_path / "out.jsonl")
 

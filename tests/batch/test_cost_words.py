@@ -4,8 +4,8 @@ from decimal import Decimal
 
 from table_test import table_test
 
-from stormbreak.cli.numbers import format_cost
 from stormbreak.cost.ledger import Cost, SpendLimit
+from stormbreak.cost.numbers import format_cost
 
 
 def cost(low="0", high="0", **changes):

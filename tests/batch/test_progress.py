@@ -7,8 +7,9 @@ from batches import a_snapshot
 from rich.console import Console
 from rich.live import Live
 
-from stormbreak.cli.batch import progress
-from stormbreak.cli.batch.progress import Lines, Panel, Quiet, panel, progress_on
+from stormbreak.batch.running import panel as panel_module
+from stormbreak.batch.running.panel import Panel, panel
+from stormbreak.cli.batch.progress import Lines, Quiet, progress_on
 from stormbreak.cost.ledger import Cost, SpendLimit
 
 SNAPSHOT = {
@@ -105,7 +106,7 @@ def lines(monkeypatch, clock):
 @pytest.fixture
 def clock(monkeypatch):
     now = [0.0]
-    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(panel_module.time, "monotonic", lambda: now[0])
     return now
 
 
@@ -120,7 +121,7 @@ def test_a_long_input_is_said_to_be_read(clock):
 def test_the_panel_says_so_after_a_second(clock):
     stream = io.StringIO()
     with Live(console=Console(file=stream, width=80, force_terminal=True)) as live:
-        shown = Panel(live)
+        shown = Panel(live.update)
         clock[0] = 0.9
         shown.on_read(80_000)
         live.refresh()

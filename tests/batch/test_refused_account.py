@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 from collections import Counter
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -153,15 +154,33 @@ def test_single_refusals_are_failures_of_their_rows(run_rows, output):
 
 def test_quick_refusals_among_slow_answers_stop_nothing(run_rows):
     """Twenty are refused before the first of the slow answers comes; those that are under way are waited for, and the last rows are answered."""
-    enough = threading.Event()
 
     def answer(_, body):
         number = number_of(body)
         if number < 120 and number % 2:
             return refusal("auth")
         if 0 < number < 120:
-            enough.wait(0.3)
+            time.sleep(0.2)
         return 200, BODY
+
+    with posted_to(answer) as url:
+        place = SimpleNamespace(base_url=f"{url}/v1")
+        summary = run_rows(chat_rows(200), place, concurrency=60)
+    assert (summary.end, summary.successful, summary.failed) == ("finished", 140, 60)
+
+
+def test_refusals_of_what_was_sent_before_the_first_of_them_stop_nothing(run_rows):
+    """Of sixty calls at once half are refused; the next rows fail for themselves, and then one is answered."""
+    at_once = threading.Barrier(60)
+
+    def answer(_, body):
+        number = number_of(body)
+        if 0 < number <= 60:
+            at_once.wait(30)
+            if number % 2:
+                return refusal("auth")
+            time.sleep(0.2)
+        return refusal("invalid") if 60 < number <= 90 else (200, BODY)
 
     with posted_to(answer) as url:
         place = SimpleNamespace(base_url=f"{url}/v1")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from batches import chat_rows, environment, read, run_args, scenario, write
+from sockets import answer, served_aside
 
 from stormbreak.core.backoff import Backoff
 from stormbreak.core.presets import BATCH
@@ -41,53 +42,38 @@ def test_there_is_no_task_per_row(run_rows, stormbreak_provider):
     assert max(tasks) <= 2 * 8 + 8  # a call, what aiohttp starts for it, and the runner's own
 
 
-def test_no_policy_makes_a_run_wider_than_it_can_bear(run_rows, stormbreak_provider):
-    provider = stormbreak_provider(scenario(service=0.4))
-    open_at_once = []
-    run_rows(
-        chat_rows(600),
-        provider,
-        limit=1_000_000_000,
-        listeners=[lambda _: open_at_once.append(len(asyncio.all_tasks()))],
-    )
-    assert provider.stats()["connections"]["opened"] <= WIDEST
-    assert max(open_at_once) < 2 * WIDEST + 8
+@pytest.mark.parametrize("width", [WIDEST, WIDEST + 40])
+def test_a_run_is_as_wide_as_it_can_bear_or_as_it_is_told(run_rows, width):
+    """All but the first request are answered once so many are there; more would have come in the meantime."""
+    tasks = []
+
+    async def hold(request, writer):
+        while len(server.requests) <= width:  # noqa: ASYNC110 - a server on a thread
+            await asyncio.sleep(0.01)
+
+    with served_aside(answer(), [hold, 0.1, answer()]) as server:
+        told = {"limit": 1_000_000_000} if width == WIDEST else {"concurrency": width}
+        look = lambda _: tasks.append(len(asyncio.all_tasks()))  # noqa: E731
+        summary = run_rows(chat_rows(600), server, listeners=[look], **told)
+        assert (summary.successful, server.opened) == (600, width)
+    assert max(tasks) < 2 * width + 8
 
 
-def test_concurrency_says_more_than_that(run_rows, stormbreak_provider):
-    provider = stormbreak_provider(scenario(service=0.4))
-    run_rows(chat_rows(600), provider, concurrency=WIDEST + 40)
-    assert provider.stats()["connections"]["opened"] == WIDEST + 40
-
-
-def test_a_call_that_backs_off_makes_room(run_rows, stormbreak_provider):
-    """There is one slot only, and yet the pauses of all rows pass at the same time."""
+def test_calls_that_back_off_make_room_and_are_bounded_too(run_rows, stormbreak_provider):
+    """Two slots, and eight more calls that back off: the first twenty requests fail."""
+    under_way, runners = [], []
     patient = RetryPolicy(max_attempts=20, backoff=Backoff(kind="constant", initial_delay=0.3))
     policy = replace(BATCH, retry_budget=None, breaker=None, retry=patient)
-    provider = stormbreak_provider(scenario({"kind": "500", "share": 0.4}))
-    summary = run_rows(chat_rows(30), provider, limit=1, policy=policy)
-    assert summary.successful == 30
-    assert summary.retries > 10
-    assert summary.elapsed < summary.retries * 0.3 / 2
-
-
-def test_calls_that_back_off_are_bounded_too(run_rows, stormbreak_provider):
-    """One slot, and four more that back off: everyone is told to come back late."""
-    under_way = []
-    slow = RetryPolicy(max_attempts=2, backoff=Backoff(kind="constant", initial_delay=0.3))
-    policy = replace(BATCH, retry_budget=None, breaker=None, retry=slow)
-    provider = stormbreak_provider(scenario({"kind": "500", "until": 0.8}))
-    runners = []
-
-    def tick(runner):
-        runners.append(runner)
+    provider = stormbreak_provider(scenario({"kind": "500", "requests": [*range(1, 21)]}))
 
     def look(_):
         if runners:
             under_way.append(runners[0].under_way)
 
-    summary = run_rows(chat_rows(60), provider, limit=2, policy=policy, tick=tick, listeners=[look])
-    assert summary.successful == 60
+    summary = run_rows(
+        chat_rows(60), provider, limit=2, policy=policy, tick=runners.append, listeners=[look]
+    )
+    assert (summary.successful, summary.retries) == (60, 20)
     assert max(under_way) == 5 * 2
 
 

@@ -15,12 +15,6 @@ from stormbreak.types import CACHE
 
 
 @pytest.fixture
-def at(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-@pytest.fixture
 def place(stormbreak_provider):
     return stormbreak_provider(scenario()).base_url
 

@@ -29,12 +29,6 @@ ROWS = [{"id": number, "title": f"Title {number}", "own": f"own-{number}"} for n
 
 
 @pytest.fixture
-def at(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-@pytest.fixture
 def place(stormbreak_provider):
     return stormbreak_provider(scenario()).base_url
 
@@ -145,6 +139,15 @@ def test_empty_and_null_differ_in_csv(at, place):
     [header, *rows] = csv.reader(io.StringIO((at / "out.csv").read_text(), newline=""))
     assert header == ["title", "own", *RESULT_COLUMNS]
     assert rows[2][2] == answer('c "d", e\nf')
+
+
+def test_nan_is_empty_and_infinity_a_word(at, place):
+    rows = pa.table({"title": [1.5, float("nan"), float("-inf")]})
+    pq.write_table(rows, at / "rows.parquet")
+    assert run_table(place, "-o", "out.csv", source="rows.parquet").returncode == 0
+    table = pl.read_csv("out.csv")
+    assert table["title"].to_list() == [1.5, None, float("-inf")]
+    assert table["answer"].to_list() == [answer("1.5"), answer(""), answer("-inf")]
 
 
 def test_formulas_are_escaped_when_asked(at, place):

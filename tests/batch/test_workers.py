@@ -35,12 +35,6 @@ pytestmark = pytest.mark.usefixtures("no_words_about_providers")
 finds_workers = pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs /proc")
 
 
-@pytest.fixture
-def at(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 def finished(*args, code=0):
     """Run to the end in a process of its own, which may fork; return stdout."""
     with started(*args) as process:

@@ -4,6 +4,7 @@ import multiprocessing
 import sqlite3
 import stat
 import threading
+from contextlib import closing
 
 import pytest
 
@@ -181,7 +182,7 @@ def test_what_is_too_old_is_deleted_when_something_is_kept(path, clock):
     cache.put(b"two", b"body")
     cache.close()
 
-    with sqlite3.connect(path) as file:
+    with closing(sqlite3.connect(path)) as file:
         assert [key for (key,) in file.execute("SELECT key FROM answers")] == [b"two"]
 
 
@@ -221,7 +222,7 @@ def test_a_file_that_is_none_is_refused_and_left_alone(path, content):
 
 
 def test_the_database_of_another_program_is_refused_and_left_alone(path):
-    with sqlite3.connect(path) as other:
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("CREATE TABLE theirs (a)")
     path.chmod(0o640)
     before = path.read_bytes()
@@ -245,7 +246,7 @@ def test_the_database_of_another_program_is_refused_and_left_alone(path):
 )
 def test_a_cache_that_has_lost_a_part_is_refused(path, lost):
     SqliteCache(path, CachePolicy()).close()
-    with sqlite3.connect(path) as other:
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute(lost)
     with pytest.raises(ConfigurationError, match="cannot open the cache of answers"):
         SqliteCache(path, CachePolicy())
@@ -262,7 +263,7 @@ def test_trouble_is_told_once_and_is_no_answer(path, caplog, monkeypatch):
     monkeypatch.setattr("stormbreak.cache.sqlite.PATIENCE", 0.01)
     cache = SqliteCache(path, CachePolicy())
     cache.put(b"one", b"secret body")
-    with sqlite3.connect(path, isolation_level=None) as other:
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
         cache.put(b"two", b"secret body")
         cache.put(b"two", b"secret body")

@@ -1,7 +1,5 @@
 """`stormbreak config` from its user's side: one line, and an exit code."""
 
-import sys
-
 import pytest
 
 from stormbreak.cli.main import main
@@ -45,25 +43,7 @@ def test_what_is_not_there_is_one_line_and_exit_code_2(policy, capsys):
 def test_show_prints_a_preset(capsys):
     for name in PRESETS:
         assert main(["config", "show", name]) == 0
-        out, err = capsys.readouterr()
-        words, _, values = out.partition("\n\n")
-        assert (values, err) == (describe(PRESETS[name]), "")
-        assert all(line.startswith("#") for line in words.splitlines())
-        assert "# Default priority:" in words
-        assert "# here: " in words
-
-
-def test_a_terminal_gets_folded_words_and_whole_tables(capsys, monkeypatch, tmp_path):
-    monkeypatch.setenv("COLUMNS", "60")
-    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
-    assert main(["config", "show", "interactive"]) == 0
-    shown = capsys.readouterr().out
-    words = shown.partition("\n#\n")[0].splitlines()
-    assert max(map(len, words)) <= 60
-    assert any(line.startswith("#   ") for line in words)
-    assert "\n# constant                   1           1  " in shown
-    (tmp_path / "copy.toml").write_text(shown)
-    assert load_policy(tmp_path / "copy.toml") == PRESETS["interactive"]
+        assert capsys.readouterr() == (describe(PRESETS[name]), "")
 
 
 def test_show_prints_what_a_file_comes_to(policy, capsys):
@@ -122,11 +102,7 @@ def shown(capsys, *argv):
 
 def test_show_says_what_each_target_is_and_where_its_key_comes_from(settings, capsys):
     out = shown(capsys)
-    assert (
-        "# Target main: openai at https://api.openai.com/v1, large, its key from $MAIN_KEY (set).\n"
-        "# It uses the policy above.\n"
-    ) in out
-    assert "# Pool chat: main (weight 1) and spare (weight 1), in_order.\n" in out
+    assert "# Target main: https://api.openai.com/v1, its key from $MAIN_KEY (set).\n" in out
     assert "canary" not in out
 
 
@@ -138,8 +114,8 @@ def test_a_key_that_is_not_set_is_said_to_be_so(settings, capsys, monkeypatch):
 def test_show_with_a_profile_and_the_environment(settings, capsys, monkeypatch):
     monkeypatch.setenv("STORMBREAK__TARGETS__SPARE__MODEL", "tiny")
     out = shown(capsys, "--profile", "staging")
-    assert "at https://api.openai.com/v1, small," in out
-    assert "# Target spare: https://spare.example.com/v1, tiny," in out
+    assert 'model = "small"' in out
+    assert 'model = "tiny"' in out
 
 
 def test_what_is_shown_reads_back_and_is_shown_alike(settings, capsys):

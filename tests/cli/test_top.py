@@ -103,7 +103,8 @@ def test_the_state_as_json(watched):
     assert state["counts"]["retries"] >= 5
     assert state["cost"]["min_usd"] == state["cost"]["max_usd"] == 0  # nobody sells this model
     assert state["cost"]["unpriced"] > 0
-    assert {it["name"] for it in state["decisions"]} <= {"retry.scheduled", "cooldown.started"}
+    decisions = {"retry.scheduled", "cooldown.started", "circuit.changed"}
+    assert {it["name"] for it in state["decisions"]} <= decisions
     # Of itself, the socket serves nothing that needs an extra.
     assert asked(sock(output), "/metrics")[0] == 404
 

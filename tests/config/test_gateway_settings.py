@@ -6,12 +6,15 @@ import pytest
 from table_test import table_test
 
 from stormbreak.config import describe_settings, load_settings
+from stormbreak.config.gateway_settings import ClientLimits
 from stormbreak.core.spend_policy import SpendPolicy
 from stormbreak.errors import ConfigurationError
 from stormbreak.types import Priority
 
 ONE, TWO = sha256(b"one").hexdigest(), sha256(b"two").hexdigest()
 FILE = f"""
+    prices = ["deal.toml"]
+
     [targets.main]
     provider = "openai"
     api_key_file = "/run/secrets/openai-2026-key"
@@ -36,6 +39,7 @@ FILE = f"""
     sha256 = "{ONE}"
     models = ["smart", "gpt-4.1-mini-2025-04-14", "main"]
     priority = "batch"
+    deadline = 5
     rpm = 60
     labels = {{ team = "search" }}
 
@@ -45,6 +49,13 @@ FILE = f"""
 
     [keys.other]
     sha256 = "{TWO}"
+    tenant = "research"
+
+    [tenants.research]
+    max_in_flight = 20
+
+    [tenants.research.spend]
+    max_usd = 100
 """
 
 
@@ -65,6 +76,10 @@ def test_a_gateway_and_its_keys_are_read(read):
     assert (gateway.port, gateway.host, gateway.on_disconnect) == (9000, "127.0.0.1", "finish")
     assert app.spend == SpendPolicy(max_usd=5, period=86400)
     assert (app.priority, app.rpm, app.labels) == (Priority.BATCH, 60, {"team": "search"})
+    assert settings.tenants["research"] == ClientLimits(
+        max_in_flight=20, spend=SpendPolicy(max_usd=100)
+    )
+    assert settings.prices == ("deal.toml",)
 
 
 def test_a_gateway_is_described_as_a_file_that_reads_back_equal(read):
@@ -110,6 +125,11 @@ def test_a_model_name_leads_to_a_target_or_a_pool(read, model, leads):
          "keys.app.models names 'mian', which leads to no target: name it in gateway.models"),
         ("rpm = 60", "rpm = 0", "keys.app.rpm must be positive, got 0"),
         ("max_usd = 5", "max_usd = -5", "keys.app.spend.max_usd must be positive, got -5"),
+        ("deadline = 5", "deadline = 0", "keys.app.deadline must be positive, got 0"),
+        ("max_in_flight = 20", "rpm = 0", "tenants.research.rpm must be positive, got 0"),
+        ("max_in_flight = 20", "models = []", "unknown key tenants.research.models = a list; known: rpm, tpm, max_in_flight, spend"),
+        ('tenant = "research"', "", "tenants.research has no key: name it as the tenant of one"),
+        ('["deal.toml"]', '"deal.toml"', "prices must be a list, got 'deal.toml'"),
         ("api_key_file", "api_key_env = 'A'\n    api_key_file",
          "targets.main.api_key_env and api_key_file exclude each other: name one"),
     ],
@@ -133,6 +153,6 @@ def test_a_literal_key_is_refused_and_not_repeated(read, key):
 def test_a_policy_file_has_no_gateway(read, tmp_path):
     from stormbreak.config import load_policy  # noqa: PLC0415
 
-    read("[gateway]\nport = 1")
-    with pytest.raises(ConfigurationError, match="a policy alone, without gateway"):
+    read("prices = []\n[gateway]\nport = 1")
+    with pytest.raises(ConfigurationError, match="a policy alone, without prices and gateway"):
         load_policy("s.toml")

@@ -7,6 +7,7 @@ from typing import get_args, get_origin, get_type_hints
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from types_within import parts_of
 
 from stormbreak.config import describe, load_policy
 from stormbreak.config.policy_toml import UNITS
@@ -27,7 +28,7 @@ from stormbreak.core.fleet_policy import FleetPolicy
 from stormbreak.core.hedge import HedgePolicy
 from stormbreak.core.policy import LARGEST, SMALLEST, Policy
 from stormbreak.core.presets import PRESETS
-from stormbreak.core.queue import QueuePolicy
+from stormbreak.core.queue_order import QueuePolicy
 from stormbreak.core.rate_limit_gate import RateLimitPolicy
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.core.retry_budget import BudgetPolicy
@@ -36,7 +37,6 @@ from stormbreak.core.spend_policy import SpendPolicy
 from stormbreak.core.tally import COUNTABLE
 from stormbreak.core.trip import AnyRule, ConsecutiveFailures, DeadTarget, FailureRate, SlowRate
 from stormbreak.key_patterns import is_token
-from stormbreak.toml_values import parts_of
 from stormbreak.types import Priority
 
 positive = st.one_of(st.floats(SMALLEST, LARGEST), st.integers(1, 10**9))

@@ -8,7 +8,7 @@ import pytest
 from table_test import table_test
 
 from stormbreak.config import describe_settings, load_policy, load_settings, profiles_in
-from stormbreak.config.gateway_settings import GatewaySettings, KeySettings
+from stormbreak.config.gateway_settings import ClientLimits, GatewaySettings, KeySettings
 from stormbreak.config.policy_toml import SETTINGS
 from stormbreak.config.settings import Member, PoolSettings, TargetSettings
 from stormbreak.core.concurrency_limit import AimdLimit, FixedLimit
@@ -155,7 +155,9 @@ def test_every_key_says_what_stands_behind_it():
     names |= {f"pools.targets.{field.name}" for field in fields(Member)}
     names |= {f"gateway.{field.name}" for field in fields(GatewaySettings)}
     names |= {f"keys.{field.name}" for field in fields(KeySettings)}
-    names |= {f"keys.spend.{field.name}" for field in fields(SpendPolicy)}
+    names |= {f"tenants.{field.name}" for field in fields(ClientLimits)}
+    for table in ("keys", "tenants"):
+        names |= {f"{table}.spend.{field.name}" for field in fields(SpendPolicy)}
     assert set(SETTINGS) == names
 
 

@@ -7,7 +7,7 @@ from stage import OK, TARGET, TIMEOUT, Spaced
 from stormbreak.core.admission import TargetQueue
 from stormbreak.core.diagnosis import Diagnosis
 from stormbreak.core.gate import Permit
-from stormbreak.core.queue import QueuePolicy, Ticket
+from stormbreak.core.queue_order import QueuePolicy, Ticket
 from stormbreak.types import TREATMENTS, Call, Priority, Rejection
 
 # ------------------------------------------------------------------ permits

@@ -4,7 +4,7 @@ import pytest
 from door import INF, GatedQueue, Growing, Scale, Told, free
 from stage import OK, TIMEOUT, Spaced
 
-from stormbreak.core.queue import Ticket
+from stormbreak.core.queue_order import Ticket
 from stormbreak.types import CANCELLED, Priority
 
 

@@ -333,5 +333,7 @@ class Compared(RuleBasedStateMachine):
         assert self.breaker.ready_at(None, self.now) == pytest.approx(self.plain.ready_at(self.now))
 
 
-Compared.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+Compared.TestCase.settings = settings(
+    max_examples=max(60, settings.default.max_examples), stateful_step_count=40, deadline=None
+)
 TestCompared = Compared.TestCase

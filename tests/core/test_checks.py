@@ -22,7 +22,7 @@ from stormbreak.core.concurrency_limit import AimdLimit, FixedLimit
 from stormbreak.core.fallback import CachePolicy, Place, ToCache, ToDegraded, ToTargets
 from stormbreak.core.hedge import HedgePolicy
 from stormbreak.core.policy import Policy
-from stormbreak.core.queue import QueuePolicy
+from stormbreak.core.queue_order import QueuePolicy
 from stormbreak.core.rate_limit_gate import RateLimitPolicy
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.core.retry_budget import BudgetPolicy

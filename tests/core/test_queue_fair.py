@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stormbreak.core.queue import FairShares
+from stormbreak.core.queue_order import FairShares
 
 
 def turns(shares, count):

@@ -3,7 +3,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stormbreak.core.queue import CLEANUP_SIZE, HeaviestTenant
+from stormbreak.core.queue_order import CLEANUP_SIZE, HeaviestTenant
 
 TENANTS = st.sampled_from(["", "a", "b", "big", "small"])
 WEIGHTS = {"big": 3.0, "small": 0.5}

@@ -26,7 +26,7 @@ from stormbreak.core.backoff import Backoff
 from stormbreak.core.circuit import BreakerPolicy, State
 from stormbreak.core.concurrency_limit import AimdLimit, FixedLimit
 from stormbreak.core.presets import ARTICLE, INTERACTIVE
-from stormbreak.core.queue import QueuePolicy
+from stormbreak.core.queue_order import QueuePolicy
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.core.retry_budget import BudgetPolicy
 from stormbreak.core.trip import AnyRule, ConsecutiveFailures, FailureRate, SlowRate
@@ -364,7 +364,7 @@ class Storm(RuleBasedStateMachine):
 
 
 MODERATE = settings(
-    max_examples=300,
+    max_examples=100,
     stateful_step_count=40,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],

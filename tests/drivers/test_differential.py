@@ -19,7 +19,7 @@ from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.engine import Engine
 from stormbreak.core.hedge import HedgePolicy
 from stormbreak.core.presets import ARTICLE
-from stormbreak.core.queue import QueuePolicy
+from stormbreak.core.queue_order import QueuePolicy
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.core.retry_budget import BudgetPolicy
 from stormbreak.core.trip import ConsecutiveFailures, FailureRate

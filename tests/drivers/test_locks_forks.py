@@ -179,7 +179,7 @@ def test_a_client_that_stands_on_the_very_same_loop_shares_no_pool():
     loop = asyncio.new_event_loop()
     client.target("m")
     (wire,) = client._resolver.first.routes.connections()
-    loop.run_until_complete(wire._pool())
+    loop.run_until_complete(wire._new_pool())
     try:
         assert in_child(lambda: loop not in wire._pools)
         assert loop in wire._pools

@@ -28,6 +28,7 @@ STEPS = (
     st.tuples(st.just("pass"), members, st.sampled_from([0.1, 1.5, 7.0, 12.0, 19.98])),
     st.tuples(st.just("die"), members, st.none()),
     st.tuples(st.just("leave"), members, st.none()),
+    st.tuples(st.just("rest"), members, st.sampled_from(FATES)),
 )
 forgetting = st.tuples(st.just("forget"), members, st.none())
 
@@ -90,6 +91,7 @@ class World:
         """A call waits, a report goes out, and the call looks again."""
         bound, fate = what
         self.processes[place].wants = [bound]
+        self.processes[place].account.lease.wake()
         self.beat(place, fate)
         self.call(place, bound)
 
@@ -111,13 +113,21 @@ class World:
             self.beat(place, "heard", leaves=True)
             self.die(place, None)
 
+    def rest(self, place, fate):
+        """Its client was closed; it may be used again."""
+        self.processes[place].wants = []
+        self.processes[place].account.lease.rest()
+        self.beat(place, fate)
+
     def forget(self, _place, _):
-        """The store forgets everything, and every living member says what it has within seconds."""
-        self.lost += sum(Decimal(each.money) / 1_000_000 for each in self.dead)
+        """The store forgets everything, and every living member says what it has within seconds, unless it is away."""
+        away = [each for each in self.processes if each.member.is_away]
+        self.lost += sum(Decimal(each.money) / 1_000_000 for each in (*self.dead, *away))
         self.dead = []
         self.scope = Scope()
         for place in sorted(range(MEMBERS), key=lambda place: -self.processes[place].member.epoch):
-            self.beat(place, "heard")
+            if self.processes[place] not in away:
+                self.beat(place, "heard")
 
     def play(self, history):
         for what, place, how in history:
@@ -192,3 +202,16 @@ def test_a_period_that_is_over_here_and_not_yet_in_the_store_allows_nothing():
     world.now += 1.0
     world.ask(0, (Decimal(10), "heard"))
     assert [Decimal(10), Decimal(10)] == list(world.ledger.values())
+
+
+def test_a_member_whose_client_was_closed_gives_back_what_it_has_not_spent():
+    world = World(None)
+    world.ask(0, (Decimal(4), "heard"))
+    world.end(0, Decimal("0.5"))
+    world.rest(0, "heard")
+    world.ask(1, (Decimal(8), "heard"))
+    assert world.ledger == {1.0: Decimal(10)}
+    world.end(1, Decimal(0))
+    world.rest(1, "heard")
+    world.ask(0, (Decimal(8), "heard"))  # used again
+    assert world.ledger == {1.0: Decimal(10)}

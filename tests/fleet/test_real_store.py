@@ -127,6 +127,29 @@ async def test_a_slow_store_delays_no_call(own_server):
         proxy.close()
 
 
+async def test_a_closed_client_gives_back_its_slots_and_leaves_the_store(own_server):
+    own = policy(own_server.url, limit=FixedLimit(max_in_flight=4))
+    store, admin = ValkeyStore(own_server.url), redis.Redis.from_url(own_server.url)
+
+    def members():
+        return [name for scope in store.scopes("default").values() for name in scope.members]
+
+    with serve("bench") as provider:
+        given = {"base_url": provider.base_url, "model": "storm-1", "policy": own}
+        client, other = stormbreak.Client(**given), stormbreak.AsyncClient(**given)
+        await asyncio.to_thread(client.chat, [{"role": "user", "content": "x"}])
+        await other.chat([{"role": "user", "content": "x"}])
+        await _until(lambda: len(members()) == 2)
+        client.close()
+        await _until(lambda: len(members()) == 1)
+        await other.close()
+        await _until(lambda: not members())
+        await _until(lambda: len(admin.client_list()) == 2)  # those of this test
+        assert client.engine is not other.engine  # both live
+    store.close()
+    admin.close()
+
+
 async def test_slots_in_flight_are_shared(own_server):
     in_flight = most = 0
     own = policy(own_server.url, limit=FixedLimit(max_in_flight=4), rate_limit=RateLimitPolicy())

@@ -59,6 +59,10 @@ class Fleet:
         self.timeline.run(seconds + MINUTE)
         return self
 
+    def call(self, process):
+        """Make a call in a process."""
+        self._call(self._drivers[process])
+
     def _call(self, driver):
         engine = driver.engine
         call = Call(engine.number(), TARGET, patience=self._policy.patience)
@@ -78,6 +82,11 @@ class Fleet:
     def _end(self, ended):
         if ended.outcome.verdict is Verdict.OK:
             self.waits.append(ended.queued)
+
+    def rest(self):
+        """Close the clients of all processes; they may be used again."""
+        for driver in self._drivers:
+            driver.stepper.rest()
 
     def used(self, start, end):
         """The part of the quota that was used between two times."""
@@ -106,6 +115,61 @@ def test_under_moderate_load_no_call_waits_long():
 def test_a_calm_fleet_asks_seldom():
     fleet = Fleet(20).play(120.0, 0.1, 20)
     assert fleet.store.beats / 180.0 <= 10
+
+
+@table_test(
+    "policy",
+    [
+        SHARED,
+        replace(SHARED, rate_limit=RateLimitPolicy(), limit=FixedLimit(max_in_flight=10)),
+        replace(SHARED, rate_limit=RateLimitPolicy()),  # cooldowns alone
+    ],
+)
+def test_closed_clients_report_no_more_until_they_are_used_again(policy):
+    fleet = Fleet(5, policy)
+    (store, timeline) = fleet.store, fleet.timeline
+    fleet.play(10.0, 0.5, 5)
+    (scope,) = store.scopes.values()
+    fleet.rest()
+    timeline.run(timeline.now + 1.0)
+    assert not scope.members
+    beats, sent = store.beats, len(fleet.sent)
+    timeline.run(timeline.now + 100.0)
+    assert store.beats == beats
+    fleet.call(0)
+    timeline.run(timeline.now + 0.1)
+    assert len(fleet.sent) == sent + 1
+    assert len(scope.members) == 1
+
+
+def test_a_closed_client_gives_its_slots_to_others_when_its_calls_have_ended():
+    policy = replace(SHARED, rate_limit=RateLimitPolicy(), limit=FixedLimit(max_in_flight=2))
+    fleet = Fleet(2, policy, service=4.0)
+    fleet.call(0)
+    fleet.call(0)
+    fleet.timeline.run(1.0)
+    fleet.rest()
+    fleet.call(1)
+    fleet.timeline.run(1.5)
+    assert len(fleet.sent) == 2
+    fleet.timeline.run(7.0)
+    assert len(fleet.sent) == 3
+    (scope,) = fleet.store.scopes.values()
+    assert list(scope.members) == ["m00001"]
+
+
+def test_a_store_that_is_gone_when_clients_are_closed_is_not_looked_for():
+    fleet = Fleet(5).play(10.0, 0.5, 5)
+    fleet.store.down = True
+    fleet.rest()
+    fleet.timeline.run(fleet.timeline.now + 2.0)
+    beats = fleet.store.beats
+    fleet.timeline.run(fleet.timeline.now + 100.0)
+    assert fleet.store.beats == beats
+    fleet.store.down = False
+    fleet.call(0)
+    fleet.timeline.run(fleet.timeline.now + 0.1)
+    assert len(fleet.store.scopes["default/target provider/model"].members) >= 1
 
 
 def test_without_the_store_each_process_uses_its_share():
@@ -138,6 +202,25 @@ def test_a_limit_in_flight_is_shared_and_never_exceeded(processes, limit):
     fleet = Fleet(processes, policy, service=2.0).play(30.0, 0.065 * limit, processes)
     assert fleet.most_in_flight == limit
     assert len(fleet.waits) >= 0.9 * limit / 2.0 * 30.0
+
+
+def test_slots_go_back_when_the_last_call_ends():
+    policy = replace(SHARED, limit=FixedLimit(max_in_flight=4), rate_limit=RateLimitPolicy())
+    fleet = Fleet(2, policy)
+    for process in (0, 1):
+        for _ in range(4):
+            fleet.call(process)
+        fleet.timeline.run(fleet.timeline.now + 0.05)
+        assert fleet.in_flight == 4
+        fleet.timeline.run(fleet.timeline.now + 1.5)
+
+
+def test_a_crowd_that_shares_few_slots_uses_them():
+    policy = replace(SHARED, limit=FixedLimit(max_in_flight=20), rate_limit=RateLimitPolicy())
+    fleet = Fleet(200, policy, service=2.0).play(40.0, 0.8, 200)
+    assert fleet.most_in_flight == 20
+    assert len(fleet.waits) == len(fleet.sent)
+    assert sorted(fleet.waits)[len(fleet.waits) * 9 // 10] <= 1.0
 
 
 def test_the_same_seed_gives_the_same_calls():

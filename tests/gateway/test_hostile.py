@@ -72,3 +72,42 @@ async def test_a_header_of_a_client_never_ends_a_line_at_the_provider(path):
             reply = await gateway.ask(headers=[f"anthropic-beta: {value}"])
             assert reply.status == 400
         assert provider.seen == []
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        '"model": "dear"',
+        '"mod\\u0065l": "dear"',
+        '"Model": "dear"',
+        '"temperature": 0, "temperature": 1',
+        '"Max_Tokens": 100000',
+        '"\u017ftream": true',
+    ],
+)
+async def test_a_body_that_two_readers_may_read_differently_is_refused(path, extra):
+    """A provider may take the first of two models, and the gateway checks the last."""
+    async with upstream() as provider, running(path, settings(provider.url)) as gateway:
+        body = f'{{{extra}, "messages": [], "model": "smart"}}'.encode()
+        reply = await gateway.ask(body)
+        assert (reply.status, reply.json["error"]["code"]) == (400, "invalid_body")
+        assert provider.seen == []
+
+
+@pytest.mark.parametrize("model", ["any\nforged line", "any\x00", "any\u2028", "any" + "x" * 1000])
+async def test_a_model_of_a_client_writes_no_line_into_the_log(path, caplog, model):
+    caplog.set_level("INFO")
+    some = 'models = { "any*" = "main" }'
+    text = settings("http://127.0.0.1:9/v1", gateway=some).replace('model = "storm-1"', "")
+    async with running(path, text) as gateway:
+        reply = await gateway.ask({"model": model, "messages": []})
+    assert reply.status == 404
+    lines = [record.getMessage() for record in caplog.records]
+    assert any("404" in line for line in lines)
+    assert all(line.isprintable() and len(line) < 300 for line in lines)
+
+
+async def test_blanks_around_a_key_are_no_part_of_it(path):
+    async with upstream() as provider, running(path, settings(provider.url)) as gateway:
+        for header in (f"x-api-key: {KEY} \t ", f"x-api-key: \t{KEY}"):
+            assert (await gateway.ask(key=None, headers=[header])).status == 200

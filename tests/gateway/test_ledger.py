@@ -1,42 +1,34 @@
 """What keys have spent survives the gateway: an end, a kill, a full disk, and a change of the limit."""
 
 import asyncio
-import json
-import sys
 from contextlib import asynccontextmanager, suppress
 from decimal import Decimal
 
 import pytest
-from gateways import ANSWER, CHAT, KEY, request_bytes, running, settings, until, upstream
+from gateways import (
+    ASKED,
+    KEY,
+    LEDGER,
+    TEN_CENTS,
+    priced_process,
+    prices,
+    request_bytes,
+    running,
+    settings,
+    spend,
+    until,
+    upstream,
+)
 
 from stormbreak.errors import ConfigurationError
 from stormbreak.gateway.ledger import LedgerError, SpendLedger, Spent
 from stormbreak.gateway.process import Gateway
-from stormbreak.http.h1.server_connection import ServerResponse
-
-USED = {"prompt_tokens": 10, "completion_tokens": 90, "total_tokens": 100}
-TEN_CENTS = ServerResponse(200, json.dumps({**ANSWER, "usage": USED}).encode())
-ASKED = {**CHAT, "max_tokens": 90}
-LEDGER = 'ledger = "spent.db"'
-
-
-class Prices:
-    def cost_of(self, usage):
-        return Decimal("0.001") * usage.total
-
-    max_cost_of = max_cost_within = cost_of
-
-
-def spend(usd, period=None):
-    return f"[keys.app.spend]\nmax_usd = {usd}\n" + (
-        "" if period is None else f"period = {period}\n"
-    )
 
 
 @asynccontextmanager
 async def gateway_on(path, provider, key):
     text = settings(provider.url, gateway=LEDGER, key=key)
-    async with running(path, text, prices=lambda *_: Prices()) as gateway:
+    async with running(path, text, prices=prices) as gateway:
         yield gateway
 
 
@@ -98,29 +90,8 @@ async def test_calls_at_once_wait_for_the_ledger_and_stay_within_the_limit(path)
     assert spent == pytest.approx(0.1 * served)
 
 
-PROGRAM = """
-import asyncio, sys
-sys.path.insert(0, sys.argv[2])
-from test_ledger_prices import Prices
-from stormbreak.gateway.process import Gateway
-
-async def main():
-    gateway = Gateway(sys.argv[1], prices=lambda *_: Prices())
-    await gateway.start()
-    print(gateway.port, flush=True)
-    await asyncio.Event().wait()
-
-asyncio.run(main())
-"""
-
-
-async def test_no_cent_more_is_spent_when_the_gateway_is_killed_again_and_again(path, tmp_path):
+async def test_no_cent_more_is_spent_when_the_gateway_is_killed_again_and_again(path):
     """Every request costs ten cents at the provider, whether the gateway lives to see the answer or not."""
-    (tmp_path / "test_ledger_prices.py").write_text(
-        "from decimal import Decimal\nclass Prices:\n"
-        "    def cost_of(self, usage): return Decimal('0.001') * usage.total\n"
-        "    max_cost_of = max_cost_within = cost_of\n"
-    )
 
     async def slow(request, connection):
         await asyncio.sleep(0.05)
@@ -131,17 +102,10 @@ async def test_no_cent_more_is_spent_when_the_gateway_is_killed_again_and_again(
         path.write_text(settings(provider.url, gateway=LEDGER, key=spend(2)))
         for _ in range(2):
             before = len(provider.seen)
-            killed = await asyncio.create_subprocess_exec(
-                sys.executable, "-c", PROGRAM, path, tmp_path, stdout=asyncio.subprocess.PIPE
-            )
-            try:
-                port = int(await killed.stdout.readline())
+            async with priced_process(path) as port:
                 asking = [asyncio.create_task(_ask(port)) for _ in range(8)]
                 with suppress(AssertionError):  # the last may spend nothing
                     await until(lambda before=before: len(provider.seen) >= before + 4, 1.0)
-            finally:
-                killed.kill()
-                await killed.wait()
             await asyncio.gather(*asking, return_exceptions=True)
         assert 4 < len(provider.seen) <= 20
 

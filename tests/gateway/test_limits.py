@@ -4,10 +4,9 @@ import asyncio
 import json
 import time
 from contextlib import asynccontextmanager
-from decimal import Decimal
 
 import pytest
-from gateways import ANSWER, CHAT, KEY, OTHER, running, settings, until, upstream
+from gateways import ANSWER, CHAT, KEY, OTHER, prices, running, settings, until, upstream
 from table_test import table_test
 
 from stormbreak.errors import ConfigurationError
@@ -17,16 +16,6 @@ from stormbreak.http.h1.server_connection import ServerResponse
 
 STREAM = {**CHAT, "stream": True}
 PATIENT = "patience = 0.3\n"
-PRICE = Decimal("0.001")  # of a token
-
-
-class Prices:
-    """Each token costs the same."""
-
-    def cost_of(self, usage):
-        return PRICE * usage.total
-
-    max_cost_of = max_cost_within = cost_of
 
 
 @asynccontextmanager
@@ -34,7 +23,7 @@ async def limited(path, key, **options):
     text = {"key": key, "top": PATIENT, **options}
     async with (
         upstream() as provider,
-        running(path, settings(provider.url, **text), prices=lambda *_: Prices()) as gateway,
+        running(path, settings(provider.url, **text), prices=prices) as gateway,
     ):
         yield gateway, provider
 
@@ -192,7 +181,7 @@ async def test_every_attempt_is_paid_and_a_retry_that_cannot_be_paid_is_not_made
         reply = await gateway.ask({**CHAT, "max_tokens": 90})
         assert reply.status in (429, 502)
         assert len(provider.seen) == 1
-        assert Decimal("0.1") < gateway.metric("key_spent_usd") <= 0.4
+        assert 0.1 < gateway.metric("key_spent_usd") <= 0.4
 
 
 async def test_a_request_without_a_bound_gets_one_or_is_refused(path):
@@ -231,6 +220,160 @@ async def test_a_key_sees_its_own_limits_and_what_it_has_spent(path):
     assert (mine["spend"]["spent"], mine["spend"]["reserved"]) == ("0.015", "0.000")
     assert 50 < mine["spend"]["ends"] <= 60
     assert other["spend"] is None
+
+
+# ------------------------------------------------------------------ tenants
+
+
+def team(limits, *, app=""):
+    """Two keys of a tenant."""
+    tenant = 'tenant = "team"\n'
+    return {"key": tenant + app, "more": f"{tenant}[tenants.team]\n{limits}"}
+
+
+async def test_all_keys_of_a_tenant_share_its_limits(path):
+    at_once, most = 0, 0
+
+    async def reply(request, connection):
+        nonlocal at_once, most
+        at_once += 1
+        most = max(most, at_once)
+        await asyncio.sleep(0.01)
+        at_once -= 1
+        return ServerResponse(200, json.dumps(ANSWER).encode())
+
+    text = settings("{provider}", **team("max_in_flight = 3\n", app="max_in_flight = 2\n"))
+    async with upstream() as provider:
+        provider.reply = reply
+        text = "patience = 5\n" + text.replace("{provider}", provider.url)
+        async with running(path, text) as gateway:
+            await asyncio.gather(*(gateway.ask() for _ in range(6)))
+            assert most == 2  # the key's own
+            keys = (KEY, OTHER) * 6
+            replies = await asyncio.gather(*(gateway.ask(key=key) for key in keys))
+            assert [each.status for each in replies] == [200] * 12
+            assert most == 3
+
+
+async def test_a_call_that_its_tenant_refuses_uses_nothing_of_the_limits_of_its_key(path):
+    limits = team("rpm = 1\n", app="rpm = 2\n")
+    async with limited(path, limits.pop("key"), **limits) as (gateway, provider):
+        assert (await gateway.ask(key=OTHER)).status == 200  # all of the tenant's, but for a burst
+        refused = await gateway.ask()
+        queues = gateway.gateway._limits.queues.engine
+        targets = queues.snapshot(0.0)["targets"]
+    assert (refused.status, refused.json["error"]["code"]) == (429, "key_limit")
+    assert refused.json["error"]["message"].startswith("tenant team: ")
+    assert len(provider.seen) == 1
+    assert [each["in_flight"] for each in targets.values()] == [0, 0]
+
+
+@table_test("payload", [CHAT, STREAM])
+async def test_keys_of_a_tenant_never_pass_its_spend_limit(path, payload):
+    """Each answer costs ten cents; a key alone may spend all but one cent of the limit."""
+    used = {"prompt_tokens": 10, "completion_tokens": 90, "total_tokens": 100}
+    plain = ServerResponse(200, json.dumps({**ANSWER, "usage": used}).encode())
+    event = json.dumps(
+        {
+            "choices": [{"index": 0, "delta": {"content": "a"}, "finish_reason": "stop"}],
+            "usage": used,
+        }
+    )
+
+    def reply(request, connection):
+        if b'"stream"' not in request.body:
+            return plain
+        connection.begin(200, "text/event-stream", [])
+        connection.send(f"data: {event}\n\ndata: [DONE]\n\n".encode())
+        connection.end()
+        return None
+
+    spend = "[tenants.team.spend]\nmax_usd = 2\n"
+    limits = team(spend, app="[keys.app.spend]\nmax_usd = 1.99\n")
+    async with limited(path, limits.pop("key"), **limits) as (gateway, provider):
+        provider.reply = reply
+        asked = {**payload, "max_tokens": 90}
+        keys = (KEY, OTHER) * 50
+        replies = await asyncio.gather(*(gateway.ask(asked, key=key) for key in keys))
+        assert gateway.metric('tenant_spent_usd{tenant="team"}') == pytest.approx(
+            0.1 * len(provider.seen)
+        )
+        assert gateway.metric('tenant_limit_usd{tenant="team"}') == 2
+        assert 0 < gateway.metric('key_spent_usd{key="app"}') < 2
+        usage = (await gateway.ask(None, "/v1/usage", method="GET", key=OTHER)).json
+    assert 15 < len(provider.seen) <= 20
+    assert sum(each.status == 200 for each in replies) == len(provider.seen)
+    assert (usage["key"], usage["spend"]) == ("other", None)
+    assert usage["of_tenant"]["tenant"] == "team"
+    assert float(usage["of_tenant"]["spend"]["spent"]) == pytest.approx(0.1 * len(provider.seen))
+
+
+async def test_what_a_tenant_has_spent_survives_a_restart(path):
+    limits = team("[tenants.team.spend]\nmax_usd = 0.4\n")
+    limits["gateway"] = 'ledger = "spent.db"'
+    statuses = []
+    for _ in range(2):
+        async with limited(path, **limits) as (gateway, provider):
+            used = {"prompt_tokens": 10, "completion_tokens": 140}
+            body = json.dumps({**ANSWER, "usage": used}).encode()
+            provider.reply = ServerResponse(200, body)
+            statuses.append((await gateway.ask({**CHAT, "max_tokens": 150})).status)
+    assert statuses == [200, 429]
+
+
+# ------------------------------------------------------------------ price files
+
+DEAL = """
+[[prices]]
+provider = "{provider}"
+model = "storm-1"
+input = 0
+output = 1000
+"""
+
+
+async def test_a_price_file_of_the_settings_prices_limits_and_the_ledger(path):
+    spend = "[keys.app.spend]\nmax_usd = 0.35\n"
+    async with upstream() as provider:
+        seller = provider.url.split("/")[
+            2
+        ]  # a target without a known provider is named by its address
+        path.with_name("deal.toml").write_text(DEAL.format(provider=seller))
+        used = {"prompt_tokens": 10, "completion_tokens": 100}
+        provider.reply = ServerResponse(200, json.dumps({**ANSWER, "usage": used}).encode())
+        text = settings(
+            provider.url, key=spend, top='prices = ["deal.toml"]\n', gateway='ledger = "spent.db"'
+        )
+        async with running(path, text) as gateway:
+            asked = {**CHAT, "max_tokens": 100}
+            statuses = [(await gateway.ask(asked)).status for _ in range(4)]
+            assert statuses == [200, 200, 200, 429]
+            assert gateway.metric("key_spent_usd") == pytest.approx(0.3)
+            assert gateway.metric("spent_usd_total") == pytest.approx(0.3)
+
+
+@table_test(
+    ("text", "said"),
+    [
+        (None, "prices: no price file is named"),
+        ("[[prices]]\nprovider = 'a'\nmodel = 'b'\ninpt = 1\n", "prices: .*unknown key prices"),
+    ],
+)
+async def test_a_price_file_that_is_wrong_is_an_error_at_the_start(path, text, said):
+    if text is not None:
+        path.with_name("deal.toml").write_text(text)
+    path.write_text(settings("http://127.0.0.1:1/v1", top='prices = ["deal.toml"]\n'))
+    with pytest.raises(ConfigurationError, match=said) as caught:
+        Gateway(path)
+    assert str(caught.value).startswith(str(path))
+
+
+async def test_other_price_files_need_a_restart(path, caplog):
+    path.with_name("deal.toml").write_text(DEAL)
+    async with upstream() as provider, running(path, settings(provider.url)) as gateway:
+        path.write_text(settings(provider.url, top='prices = ["deal.toml"]\n'))
+        assert await gateway.gateway.reload()
+    assert "prices has changed: restart the gateway to use it" in caplog.text
 
 
 # ------------------------------------------------------------------ wrong keys

@@ -4,11 +4,10 @@ import asyncio
 import json
 import re
 import subprocess
-from decimal import Decimal
 from pathlib import Path
 
 import pytest
-from gateways import ANSWER, CHAT, OTHER, running, settings, upstream
+from gateways import ANSWER, CHAT, LEDGER, OTHER, prices, running, settings, upstream
 from prometheus_server import program, scraping
 
 from stormbreak.http.h1.server_connection import ServerResponse
@@ -41,13 +40,6 @@ def test_the_configuration_of_prometheus_is_valid():
     assert run.returncode == 0, run.stdout + run.stderr
 
 
-class Prices:
-    def cost_of(self, usage):
-        return Decimal("0.001") * usage.total
-
-    max_cost_of = max_cost_within = cost_of
-
-
 @pytest.fixture(scope="module")
 def scraped(tmp_path_factory):
     """What each query of the dashboard, and of each alert, finds at a gateway with some traffic."""
@@ -61,7 +53,7 @@ def scraped(tmp_path_factory):
 async def _scrape(folder):
     text = settings(
         "{provider}",
-        gateway='ledger = "spent.db"',
+        gateway=LEDGER,
         key='labels = { team = "shop" }\n[keys.app.spend]\nmax_usd = 10\nmax_output_tokens = 9',
         top="[spend]\nmax_usd = 50\nmax_output_tokens = 9\n[retry.backoff]\ninitial_delay = 0.01\nmax_delay = 0.05\n",
         more='tenant = "research"\nlabels = { team = "search", env = "prod" }',
@@ -78,7 +70,7 @@ async def _scrape(folder):
     async with upstream() as provider:
         provider.reply = answer
         text = text.replace("{provider}", provider.url)
-        async with running(folder / "gateway.toml", text, prices=lambda *_: Prices()) as gateway:
+        async with running(folder / "gateway.toml", text, prices=prices) as gateway:
             loop = asyncio.get_running_loop()
             context = scraping(gateway.gateway.admin_port, folder)
             prometheus = await loop.run_in_executor(None, context.__enter__)

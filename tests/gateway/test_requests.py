@@ -255,6 +255,89 @@ async def test_no_error_shows_the_key_of_the_provider(path, status):
     assert PROVIDER_KEY.encode() not in reply.body
 
 
+# ------------------------------------------------------------------ may the client retry?
+
+
+def overloaded(request, connection):
+    return ServerResponse(503, b"{}")
+
+
+def throttled(seconds):
+    headers = () if seconds is None else (("retry-after", str(seconds)),)
+    return lambda request, connection: ServerResponse(429, b"{}", headers)
+
+
+@table_test(
+    ("reply", "status", "may_retry"),
+    [
+        (throttled(30), 429, True),  # longer than the patience
+        (throttled(None), 429, False),  # retried here until the patience or the attempts were over
+        (overloaded, 503, False),
+        (lambda *_: ServerResponse(503, b"{}", (("retry-after", "30"),)), 503, True),
+        (lambda *_: ServerResponse(400, b"{}", (("retry-after", "30"),)), 400, False),
+        (lambda _, connection: connection.abort(), 502, False),
+    ],
+)
+async def test_only_a_wait_that_the_gateway_does_not_serve_invites_a_retry(
+    path, reply, status, may_retry
+):
+    top = "patience = 0.2\n[retry]\nmax_attempts = 2\n[retry.backoff]\nkind = 'constant'\ninitial_delay = 0.01\n"
+    async with through(path, top=top) as (gateway, provider):
+        provider.reply = reply
+        got = await gateway.ask()
+    assert got.status == status
+    assert ("x-should-retry" not in got.headers) == may_retry
+    named = int(got.headers.get("retry-after", 0))
+    assert (25 <= named <= 30) if may_retry or status == 400 else named == 0
+
+
+async def test_a_retry_of_a_wait_that_the_attempts_do_not_allow_is_not_invited(path):
+    async with through(path, top="[retry]\nmax_attempts = 1\n") as (gateway, provider):
+        provider.reply = throttled(30)
+        assert (await gateway.ask()).headers["x-should-retry"] == "false"
+
+
+async def test_a_pool_whose_targets_all_cool_down_says_when_to_come_back(path):
+    async with upstream() as provider:
+        provider.reply = throttled(3)
+        text = settings(
+            provider.url,
+            more=POOL.format(url=provider.url),
+            top="patience = 0.2\ncooldown = true\n",
+        )
+        async with running(path, text) as gateway:
+            replies = [await gateway.ask({**CHAT, "model": "both"}) for _ in range(3)]
+    assert len(provider.seen) == 2  # one at each target; then both cool down
+    for reply in replies:
+        assert reply.status == 429
+        assert 3 <= int(reply.headers["retry-after"]) <= 5
+        assert "x-should-retry" not in reply.headers
+
+
+async def test_a_pool_names_the_earliest_time_of_its_targets(path):
+    async with upstream() as provider:
+        provider.reply = lambda request, _: throttled(60 if b"storm-1" in request.body else 3)(
+            request, None
+        )
+        text = settings(provider.url, more=POOL.format(url=provider.url), top="patience = 0.2\n")
+        async with running(path, text) as gateway:
+            replies = [await gateway.ask({**CHAT, "model": "both"}) for _ in range(2)]
+    for reply in replies:
+        assert reply.status == 429
+        assert 3 <= int(reply.headers["retry-after"]) <= 5
+        assert "x-should-retry" not in reply.headers
+
+
+async def test_an_open_circuit_is_not_for_retries(path):
+    trip = "[breaker]\nopen_duration = 30\n[breaker.trip]\nkind = 'consecutive'\nfailure_threshold = 1\n"
+    async with through(path, top=f"retry_budget = 'none'\n{trip}") as (gateway, provider):
+        provider.reply = overloaded
+        await gateway.ask()
+        reply = await gateway.ask()
+    assert (reply.status, reply.headers["x-should-retry"]) == (503, "false")
+    assert int(reply.headers["retry-after"]) > 1
+
+
 # ------------------------------------------------------------------ pools, state, deadlines
 
 POOL = """

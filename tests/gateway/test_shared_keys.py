@@ -1,36 +1,28 @@
 """Limits of client keys that several gateways share through a store: none passes a spend limit by a cent."""
 
 import asyncio
-import json
 import time
 from contextlib import AsyncExitStack, asynccontextmanager
-from decimal import Decimal
 
 import pytest
 from fleet_stores import Server
-from gateways import ANSWER, CHAT, KEY, running, settings, until, upstream
+from gateways import (
+    ASKED,
+    KEY,
+    LEDGER,
+    TEN_CENTS,
+    prices,
+    running,
+    settings,
+    spend,
+    until,
+    upstream,
+)
 
 from stormbreak.fleet.parent import ParentStore
 from stormbreak.gateway.usage_ledger import read_usage
-from stormbreak.http.h1.server_connection import ServerResponse
 
-USED = {"prompt_tokens": 10, "completion_tokens": 90, "total_tokens": 100}
-TEN_CENTS = json.dumps({**ANSWER, "usage": USED}).encode()
-ASKED = {**CHAT, "max_tokens": 90}
 LIMIT = 2.0
-
-
-class Prices:
-    def cost_of(self, usage):
-        return Decimal("0.001") * usage.total
-
-    max_cost_of = max_cost_within = cost_of
-
-
-def spend(usd, period=None):
-    return f"[keys.app.spend]\nmax_usd = {usd}\n" + (
-        "" if period is None else f"period = {period}\n"
-    )
 
 
 @pytest.fixture(autouse=True)
@@ -60,7 +52,7 @@ def own_store():
 
 async def ten_cents(request, connection):
     await asyncio.sleep(0.01)
-    return ServerResponse(200, TEN_CENTS)
+    return TEN_CENTS
 
 
 @asynccontextmanager
@@ -71,7 +63,7 @@ async def gateways(path, url, count, key, *, top="", reply=ten_cents):
         text = settings(provider.url, key=key, top=f"patience = 2\n{top}[fleet]\nurl = '{url}'\n")
         found = [
             await stack.enter_async_context(
-                running(path.with_name(f"{number}.toml"), text, prices=lambda *_: Prices())
+                running(path.with_name(f"{number}.toml"), text, prices=prices)
             )
             for number in range(count)
         ]
@@ -144,7 +136,7 @@ async def test_gateways_share_the_calls_in_flight_of_a_key(path, own_store):
         most = max(most, at_once)
         await asyncio.sleep(0.05)
         at_once -= 1
-        return ServerResponse(200, TEN_CENTS)
+        return TEN_CENTS
 
     limits = "max_in_flight = 4\n"
     async with gateways(path, own_store.url, 2, limits, reply=reply) as (
@@ -221,14 +213,14 @@ async def test_the_store_says_how_far_keys_may_spend_and_the_ledger_what_they_us
         provider.reply = ten_cents
         text = settings(
             provider.url,
-            gateway='ledger = "spent.db"',
+            gateway=LEDGER,
             key=spend(LIMIT),
             top=f"[fleet]\nurl = '{own_store.url}'\n",
         )
         for _ in range(2):
-            async with running(path, text, prices=lambda *_: Prices()) as gateway:
+            async with running(path, text, prices=prices) as gateway:
                 assert (await gateway.ask(ASKED, key=KEY)).status == 200
-    rows = read_usage(path.with_name("spent.db"), lambda *_: Prices())
+    rows = read_usage(path.with_name("spent.db"), prices)
     assert sum(each.attempts for each in rows.values()) == 2
     (scope,) = (state for name, state in own_store.scopes.items() if "key app" in name)
     await until(lambda: sum(each.money for each in scope.members.values()) == pytest.approx(2e5))

@@ -1,11 +1,10 @@
-"""What attempts used is in the ledger: all of it, once, also after kills; and the report adds up."""
+"""What attempts used is in the ledger: all of it, once, also after kills."""
 
 import asyncio
 import json
 import os
 import shutil
 import sqlite3
-import sys
 from contextlib import closing, suppress
 from decimal import Decimal
 from itertools import count
@@ -13,9 +12,17 @@ from itertools import count
 import pytest
 from gateways import (
     ANSWER,
-    CHAT,
+    APP,
+    ASKED,
+    BOUND,
     KEY,
+    LEDGER,
     OTHER,
+    TARGET,
+    USAGE,
+    opened,
+    priced_process,
+    prices,
     read_reply,
     request_bytes,
     running,
@@ -24,21 +31,16 @@ from gateways import (
     upstream,
 )
 
-from stormbreak.cli.main import main
-from stormbreak.config.gateway_settings import KeySettings
 from stormbreak.errors import ConfigurationError
-from stormbreak.gateway.keys import client_keys
 from stormbreak.gateway.usage_journal import journals_of
-from stormbreak.gateway.usage_ledger import UsageLedger, read_usage
+from stormbreak.gateway.usage_ledger import read_usage
 from stormbreak.gateway.usage_rows import UsageFile, UsageRow, UsageSum
 from stormbreak.http.h1.server_connection import ServerResponse
-from stormbreak.types import CANCELLED, CANCELLED_AFTER_SEND, Outcome, Target, Usage, Verdict
+from stormbreak.types import CANCELLED, CANCELLED_AFTER_SEND, Outcome, Verdict
 
-LEDGER = 'ledger = "spent.db"'
 DETAILS = {"cached_tokens": 4}
 USED = {"prompt_tokens": 10, "completion_tokens": 90, "prompt_tokens_details": DETAILS}
 HUNDRED = ServerResponse(200, json.dumps({**ANSWER, "usage": USED}).encode())
-ASKED = {**CHAT, "max_tokens": 90}
 TEAMS = 'tenant = "research"\nlabels = { team = "search" }'
 
 
@@ -53,23 +55,6 @@ max_delay = 0.05
 ratio = 1.0
 capacity = 1000
 """
-
-
-class Prices:
-    """A tenth of a cent for each token."""
-
-    def cost_of(self, usage):
-        return Decimal("0.001") * usage.total
-
-    max_cost_of = max_cost_within = cost_of
-
-
-def prices(*_):
-    return Prices()
-
-
-def no_price(*_):
-    return None
 
 
 def sums(path, by=lambda row: row.kind, price_of=prices, **when):
@@ -185,27 +170,6 @@ async def test_the_sums_are_those_of_the_provider_in_a_storm(path, stormbreak_pr
     assert found["useful"][2] == Decimal("0.001") * known
 
 
-PROGRAM = """
-import asyncio, sys
-from decimal import Decimal
-from stormbreak.gateway import usage_ledger
-from stormbreak.gateway.process import Gateway
-
-class Prices:
-    def cost_of(self, usage): return Decimal('0.001') * usage.total
-    max_cost_of = max_cost_within = cost_of
-
-async def main():
-    usage_ledger.INTERVAL = 0.05
-    gateway = Gateway(sys.argv[1], prices=lambda *_: Prices())
-    await gateway.start()
-    print(gateway.port, flush=True)
-    await asyncio.Event().wait()
-
-asyncio.run(main())
-"""
-
-
 async def test_kills_forget_no_attempt_and_count_none_twice(path):
     """The provider's own account is the truth: each request that it got is in the ledger, once."""
 
@@ -218,16 +182,9 @@ async def test_kills_forget_no_attempt_and_count_none_twice(path):
         path.write_text(settings(provider.url, gateway=LEDGER))
         answered = 0
         for _ in range(3):
-            gateway = await asyncio.create_subprocess_exec(
-                sys.executable, "-c", PROGRAM, path, stdout=asyncio.subprocess.PIPE
-            )
-            try:
-                port = int(await gateway.stdout.readline())
+            async with priced_process(path) as port:
                 asking = [asyncio.create_task(ask_on(port)) for _ in range(6)]
                 await asyncio.sleep(0.4)  # several journals
-            finally:
-                gateway.kill()
-                await gateway.wait()
             answered += sum(await asyncio.gather(*asking))
         seen = len(provider.seen)
     assert answered > 20
@@ -271,15 +228,6 @@ async def ask_on(port):
 
 
 # ------------------------------------------------------------------ the ledger alone
-
-APP = client_keys({"app": KeySettings(sha256="a" * 64)})["a" * 64]
-TARGET = Target("openai", "gpt-4.1", name="main")
-BOUND = Usage(input_tokens=50, output_tokens=50)
-USAGE = Usage(input_tokens=10, output_tokens=5)
-
-
-def opened(path, **settings):
-    return UsageLedger(path.with_name("spent.db"), prices, **settings)
 
 
 async def test_a_journal_that_is_in_the_ledger_already_counts_nothing(path, tmp_path):
@@ -412,6 +360,18 @@ def test_a_file_that_is_no_ledger_is_refused(path):
         opened(path)
 
 
+@pytest.mark.parametrize("change", ["usd = 'abc'", "labels = '[1'"])
+def test_a_row_that_is_none_is_one_line(path, change):
+    file = path.with_name("spent.db")
+    ledger = opened(path)
+    ledger.ended(ledger.sent(APP, TARGET, BOUND), Outcome(Verdict.OK, usage=USAGE))
+    ledger.close()
+    with closing(sqlite3.connect(file)) as db, db:
+        assert db.execute(f"UPDATE usage SET {change}").rowcount == 1
+    with pytest.raises(ConfigurationError, match="a row is none of a gateway's"):
+        read_usage(file, prices)
+
+
 def test_names_of_models_are_bounded_and_hide_keys(path, monkeypatch):
     monkeypatch.setattr("stormbreak.gateway.usage_ledger.MAX_PLACES", 3)
     counted = opened(path)
@@ -427,185 +387,13 @@ def test_names_of_models_are_bounded_and_hide_keys(path, monkeypatch):
 
 
 def test_a_missing_price_is_no_zero(path):
-    ledger = UsageLedger(path.with_name("spent.db"), no_price)
+    ledger = opened(path, lambda *_: None)
     ledger.ended(ledger.sent(APP, TARGET, BOUND), Outcome(Verdict.OK, usage=USAGE))
     ledger.ended(ledger.sent(APP, TARGET, None), CANCELLED_AFTER_SEND)
     ledger.close()
     found = {row.kind: each for row, each in read_usage(path.with_name("spent.db"), prices).items()}
     assert (found["useful"].unpriced, found["useful"].unbounded) == (1, 0)
     assert (found["wasted_open"].unpriced, found["wasted_open"].unbounded) == (0, 1)
-
-
-# ------------------------------------------------------------------ the report
-
-
-@pytest.fixture
-def ledger(path):
-    """Two days, two keys, two models; one attempt without usage."""
-    keys = client_keys(
-        {
-            "app": KeySettings(sha256="a" * 64, labels={"team": "shop", "env": "prod"}),
-            "nightly": KeySettings(sha256="b" * 64, tenant="research", labels={"team": "search"}),
-        }
-    )
-    day = 1_793_491_200  # 2026-11-01
-    mini = TARGET._replace(model="gpt-4.1-mini", name="")
-    cached = Usage(input_tokens=1000, output_tokens=100, cached_input_tokens=400)
-    for at, key, target, outcome in (
-        (day, "a", TARGET, Outcome(Verdict.OK, usage=cached)),
-        (day + 3600, "b", mini, Outcome(Verdict.OK, usage=cached)),
-        (day + 86400, "b", TARGET, Outcome(Verdict.OK, usage=cached)),
-        (day + 86400, "b", TARGET, Outcome(Verdict.SERVER_ERROR, usage=USAGE)),
-        (day + 86400, "b", TARGET, CANCELLED_AFTER_SEND),
-        (day + 86400, "b", TARGET, Outcome(Verdict.THROTTLED)),
-    ):
-        counted = opened(path, clock=lambda at=at: at)
-        counted.ended(counted.sent(keys[key * 64], target, BOUND), outcome)
-        counted.close()
-    return path.with_name("spent.db")
-
-
-def report(capsys, *words):
-    assert main(["cost", "report", *map(str, words), "--json"]) == 0
-    printed = json.loads(capsys.readouterr().out)
-    return printed["usage"], printed
-
-
-@pytest.mark.parametrize(
-    ("by", "names"),
-    [
-        ("key", ["app", "nightly", "all"]),
-        ("tenant", ["app", "research", "all"]),
-        ("label", ["env=prod team=shop", "team=search", "all"]),
-        ("label.team", ["search", "shop", "all"]),
-        ("model", ["gpt-4.1", "gpt-4.1-mini", "all"]),
-        ("target", ["main", "openai/gpt-4.1-mini", "all"]),
-        ("day", ["2026-11-01", "2026-11-02", "all"]),
-        ("month", ["2026-11"]),
-    ],
-)
-def test_rows_add_up_to_the_whole(ledger, capsys, by, names):
-    rows, _ = report(capsys, ledger, "--by", by)
-    assert [row[by] for row in rows] == names
-    parts, whole = rows[:-1] or rows, rows[-1]
-    for column, total in whole.items():
-        if isinstance(total, int | float):
-            assert sum(row[column] for row in parts) == pytest.approx(total)
-    assert {name: whole[name] for name in ("answers", "unknown_attempts", "free_attempts")} == {
-        "answers": 3, "unknown_attempts": 1, "free_attempts": 1,
-    }  # fmt: skip
-    assert (whole["input_tokens"], whole["cached_input_tokens"]) == (3010, 1200)
-    assert (whole["output_tokens"], whole["unknown_max"]) == (305, 0.1)
-    assert (whole["cost"], whole["wasted"]) == (3.315, 0.015)
-
-
-def test_a_report_is_of_the_hours_that_are_asked(ledger, capsys):
-    rows, printed = report(capsys, ledger, "--since", "2026-11-01", "--until", "2026-11-02")
-    assert [(row["key"], row["model"]) for row in rows[:-1]] == [
-        ("app", "gpt-4.1"), ("nightly", "gpt-4.1-mini"),
-    ]  # fmt: skip
-    assert printed["since"] == "2026-11-01T00:00:00+00:00"
-    (row,) = report(capsys, ledger, "--until", "2026-11-01T01:00")[0]
-    assert row["key"] == "app"
-    assert report(capsys, ledger, "--since", "2027-01-01")[0] == []
-
-
-def test_ledgers_are_added_up(ledger, capsys, tmp_path):
-    once, _ = report(capsys, ledger)
-    copy = tmp_path / "other.db"
-    shutil.copy(ledger, copy)
-    twice, _ = report(capsys, ledger, copy)
-    assert [row["cost"] for row in twice] == [2 * row["cost"] for row in once]
-
-
-def compared(capsys, *words):
-    assert main(["cost", "compare", *map(str, words), "--providers", "openai", "--json"]) == 0
-    printed = json.loads(capsys.readouterr().out)
-    return [(row["used"], row["model"], row["tokens"]) for row in printed["rows"]], printed["notes"]
-
-
-def test_a_ledger_is_traffic_to_compare_models_with(ledger, capsys):
-    models = ("--models", "gpt-4.1-nano")
-    rows, notes = compared(capsys, "--from", ledger, *models)
-    assert rows == [
-        ("gpt-4.1", "gpt-4.1", 2215), ("gpt-4.1", "gpt-4.1-nano", 2215),
-        ("gpt-4.1-mini", "gpt-4.1-mini", 1100), ("gpt-4.1-mini", "gpt-4.1-nano", 1100),
-    ]  # fmt: skip
-    assert "Attempts without usage are not in it: 1." in notes
-    assert "Counted from 2026-11-01 to 2026-11-02." in notes
-    rows, _ = compared(capsys, "--from", ledger, *models, "--until", "2026-11-01T01:00")
-    assert rows == [("gpt-4.1", "gpt-4.1", 1100), ("gpt-4.1", "gpt-4.1-nano", 1100)]
-
-
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        (["--from", "spent.db", "--since", "2027-01-01"], "no usage is recorded for that time"),
-        (["--from", "none.jsonl", "--since", "2026-11-01"], "--since has no effect"),
-        (["--tokens", "1M", "--until", "2026-11-01"], "--until has no effect without --from"),
-    ],
-)
-def test_a_comparison_says_why_it_has_no_traffic(ledger, capsys, monkeypatch, words, said):
-    monkeypatch.chdir(ledger.parent)
-    assert main(["cost", "compare", "--models", "gpt-4.1", *words]) == 2
-    assert said in capsys.readouterr().err
-
-
-def test_what_has_no_price_has_no_amount(path, capsys):
-    counted = UsageLedger(path.with_name("spent.db"), no_price)
-    counted.ended(counted.sent(APP, TARGET, BOUND), Outcome(Verdict.OK, usage=USAGE))
-    counted.close()
-    (row,) = report(capsys, path.with_name("spent.db"))[0]
-    assert (row["cost"], row["unpriced_attempts"], row["input_tokens"]) == (None, 1, 10)
-
-
-def test_a_price_file_prices_again(ledger, capsys, tmp_path):
-    file = tmp_path / "deal.toml"
-    file.write_text(
-        '[[prices]]\nprovider = "openai"\nmodel = "gpt-4.1"\ninput = 1\noutput = 1\n'
-        '[[prices]]\nprovider = "openai"\nmodel = "gpt-4.1-mini"\ninput = 1\noutput = 1\n'
-    )
-    rows, _ = report(capsys, ledger, "--prices", file)
-    assert rows[-1]["cost"] == pytest.approx(0.003315)
-
-
-def test_the_table_and_csv_have_the_same_rows(ledger, capsys):
-    assert main(["cost", "report", str(ledger), "--csv", "--by", "day"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("day,answers,input_tokens,cached_input_tokens")
-    assert [line.split(",")[0] for line in lines[1:]] == ["2026-11-01", "2026-11-02", "all"]
-    assert main(["cost", "report", str(ledger), "--by", "day"]) == 0
-    printed = capsys.readouterr().out
-    assert "Attempts without usage: 1." in printed
-    assert "2026-11-02" in printed
-
-
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        (["spent.db", "--by", "color"], "must be of tenant, label, model"),
-        (["spent.db", "--by", "label."], "must be of tenant, label, model"),
-        (["spent.db", "--since", "yesterday"], "must be a day or a full hour of UTC"),
-        (["spent.db", "--since", "2026-11-01T10:30"], "must be a day or a full hour of UTC"),
-        (["spent.db", "none.jsonl"], "none.jsonl: is no ledger of a gateway"),
-        (["none.jsonl", "--by", "key"], "--by has no effect for a batch"),
-    ],
-)
-def test_a_mistake_is_one_line(ledger, capsys, monkeypatch, words, said):
-    monkeypatch.chdir(ledger.parent)
-    assert main(["cost", "report", *words]) == 2
-    printed = capsys.readouterr()
-    assert said in printed.err
-    assert printed.out == ""
-
-
-def test_a_report_can_be_a_page(ledger, capsys, tmp_path):
-    page = tmp_path / "costs.html"
-    assert main(["cost", "report", str(ledger), "--report", str(page), "--currency", "EUR", "--rate", "0.9"]) == 0  # fmt: skip
-    text = page.read_text()
-    assert "The gateway has spent 2.98 to 3.07 EUR." in text
-    assert "gpt-4.1-mini" in text
-    assert main(["cost", "report", str(ledger), "--report", str(ledger)]) == 2
 
 
 def test_the_files_of_a_ledger_are_private(path, tmp_path):

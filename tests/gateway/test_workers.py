@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 from gateway_processes import (
     PATIENCE,
-    USED,
     Process,
     Streams,
     cost,
@@ -20,12 +19,22 @@ from gateway_processes import (
     refused,
     wait_for,
 )
-from gateways import ANSWER, CHAT, KEY, request_bytes, settings, until, upstream
+from gateways import (
+    ASKED,
+    CHAT,
+    KEY,
+    LEDGER,
+    TEN_CENTS,
+    request_bytes,
+    settings,
+    spend,
+    until,
+    upstream,
+)
 
 from stormbreak.gateway import parent
 from stormbreak.gateway.parent import GatewayParent
 from stormbreak.gateway.usage_ledger import read_usage
-from stormbreak.http.h1.server_connection import ServerResponse
 from stormbreak.http.pricing import list_price
 
 STREAM = {**CHAT, "stream": True}
@@ -150,26 +159,20 @@ async def streams_of_two(process):
 async def test_no_cent_more_is_spent_over_kills_and_restarts(path):
     async def reply(request, connection):
         await asyncio.sleep(0.02)
-        return ServerResponse(200, json.dumps({**ANSWER, "usage": USED}).encode())
+        return TEN_CENTS
 
-    asked = {**CHAT, "max_tokens": 90}
     async with upstream() as provider:
         provider.reply = reply
-        text = settings(
-            provider.url,
-            gateway='ledger = "spent.db"',
-            key=f"[keys.app.spend]\nmax_usd = {LIMIT}\n",
-        )
-        text = priced(text)
+        text = priced(settings(provider.url, gateway=LEDGER, key=spend(LIMIT)))
         async with gateway(path, text) as process:
-            asking = [asyncio.create_task(process.ask(asked)) for _ in range(10)]
+            asking = [asyncio.create_task(process.ask(ASKED)) for _ in range(10)]
             await until(lambda: len(provider.seen) >= 6, PATIENCE)
             workers = process.workers
             for pid in (*workers, process.running.pid):
                 os.kill(pid, signal.SIGKILL)
             await asyncio.gather(*asking, return_exceptions=True)
         async with gateway(path) as process:
-            statuses = {(await process.ask(asked)).status for _ in range(3)}
+            statuses = {(await process.ask(ASKED)).status for _ in range(3)}
             assert statuses == {200}
             process.running.send_signal(signal.SIGTERM)
             assert (await process.ended())[0] == 0
@@ -178,7 +181,7 @@ async def test_no_cent_more_is_spent_over_kills_and_restarts(path):
             assert cost(len(provider.seen)) <= spent <= LIMIT / 2
         async with gateway(path) as process:
             assert await process.metric("key_spent_usd") == pytest.approx(spent)
-            replies = await asyncio.gather(*(process.ask(asked) for _ in range(100)))
+            replies = await asyncio.gather(*(process.ask(ASKED) for _ in range(100)))
             assert 200 in {reply.status for reply in replies}
             assert LIMIT / 2 < await process.metric("key_spent_usd") <= LIMIT
     assert LIMIT / 2 < cost(len(provider.seen)) <= LIMIT

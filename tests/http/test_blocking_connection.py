@@ -12,6 +12,7 @@ import time
 import warnings
 from contextlib import contextmanager
 from pathlib import Path
+from statistics import median
 
 import pytest
 from forking import in_child
@@ -76,19 +77,19 @@ def test_64_threads_over_4_sockets_are_served_in_turn(monkeypatch):
     with connected([0.002, answer()], limit=4) as (server, connection, request):
 
         def work():
-            waits = []
+            overtaken = []
             for _ in range(5):
-                began = time.monotonic()
+                before = len(answered)
                 assert run(connection.exchange(request)).status == 200
-                waits.append(time.monotonic() - began)
-            return waits
+                overtaken.append(len(answered) - before)
+                answered.append(1)
+            return overtaken
 
-        began = time.monotonic()
-        waits = in_threads(64, work)
-        took = time.monotonic() - began
+        answered = []
+        overtaken = in_threads(64, work)
         assert (server.opened, len(server.requests)) == (4, 320)
     assert len(made) <= 320
-    assert max(map(max, waits)) < took / 2  # first come, first served: a fifth, on a quiet machine
+    assert median(map(max, overtaken)) < 320 / 3  # first come, first served: by the 63 others
 
 
 def test_threads_that_wait_for_a_socket_end_with_the_pool():

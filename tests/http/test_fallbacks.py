@@ -24,7 +24,6 @@ SAY = [{"role": "user", "content": "a prompt-canary"}]
 THROTTLED = failing(429, {"code": "rate_limit_exceeded", "message": "no"}, retry_after="30")
 TOO_LONG = failing(400, {"code": "context_length_exceeded", "message": "no"})
 ERROR = failing(500)
-REDIRECT = "redirect"
 SSE = b"".join(
     b"data: "
     + json.dumps({"choices": [{"index": 0, "delta": delta, "finish_reason": end}]}).encode()

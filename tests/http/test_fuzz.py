@@ -4,7 +4,7 @@ import pytest
 from fuzz_rig import Footprint
 from fuzzing import fuzz, rigged
 
-CASES = 200
+CASES = 100
 
 
 @pytest.mark.parametrize("blocks", [False, True], ids=["awaits", "blocks"])

@@ -80,7 +80,7 @@ async def test_a_connection_to_a_front_is_kept_and_survives_its_restart(
                 connection = AsyncConnection(limit=4, tls=context)
                 wire = ConnectionOnThreads.of(connection) if kind == "blocks" else connection
                 got = [await wire.exchange(request_to(url)) for _ in range(4)]
-                pool = connection.blocking._pool if kind == "blocks" else await connection._pool()
+                pool = connection.blocking._pool if kind == "blocks" else connection._pool()
                 assert ([each.status for each in got], len(pool.sockets)) == ([200] * 4, 1)
 
                 box.stop()

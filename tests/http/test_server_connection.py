@@ -5,6 +5,7 @@ import time
 from contextlib import asynccontextmanager
 
 import pytest
+from gateways import until
 from malformed_requests import MALFORMED
 from table_test import table_test
 
@@ -106,13 +107,6 @@ async def answer(reader):
     head = await reader.readuntil(b"\r\n\r\n")
     length = int(head.split(b"content-length: ")[1].split(b"\r\n")[0])
     return int(head.split()[1]), head, await reader.readexactly(length)
-
-
-async def until(holds, patience=5.0):
-    end = time.monotonic() + patience
-    while not holds():
-        assert time.monotonic() < end, "it never came to hold"
-        await asyncio.sleep(0.005)
 
 
 async def test_requests_of_one_connection_are_answered_in_order_and_one_at_a_time():

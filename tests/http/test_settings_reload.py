@@ -9,7 +9,7 @@ import httpx2
 import openai
 import pytest
 from settings_file import FIRST_KEY, SAY, SECOND_KEY, SettingsFile, cache_key
-from sockets import EVENTS, answer, failing, served
+from sockets import EVENTS, PATIENCE, answer, failing, served
 
 from stormbreak import ConfigurationError
 from stormbreak.core.circuit import State
@@ -56,7 +56,6 @@ AFTER = (
     )
     .replace('["main", "spare"]', '["main"]')
 )  # another key, another model, another limit, and one target less
-SLOW = 0.4  # seconds
 
 
 @pytest.fixture(autouse=True)
@@ -70,14 +69,21 @@ def path(tmp_path):
     return tmp_path / "stormbreak.toml"
 
 
+class Held(asyncio.Event):
+    """A step of a script that waits until it is set."""
+
+    async def __call__(self, request, writer):
+        await self.wait()
+
+
 def asked(server):
     """With which key and for which model the requests came."""
     return [(cache_key(request), json.loads(request.body)["model"]) for request in server.requests]
 
 
 async def test_calls_in_flight_and_waiting_end_as_they_began_and_new_ones_go_by_the_new(path):
-    slow = [SLOW, answer()]
-    async with served(slow) as first, served([answer()]) as second:
+    held = Held()
+    async with served([held, answer()]) as first, served([answer()]) as second:
         file = SettingsFile(path, first=first, second=second).write(BEFORE)
         async with file.load() as settings:
             chat = settings.client("chat")
@@ -89,6 +95,7 @@ async def test_calls_in_flight_and_waiting_end_as_they_began_and_new_ones_go_by_
             await first.asked(4)
 
             assert asked(first) == [(FIRST_KEY, "large")] * 3 + [(SECOND_KEY, "larger")]
+            held.set()
             answers = await asyncio.gather(*begun, *new)
             assert [one.target.model for one in answers] == ["large"] * 5 + ["larger"] * 2
             assert sorted(asked(first)) == sorted(
@@ -99,14 +106,15 @@ async def test_calls_in_flight_and_waiting_end_as_they_began_and_new_ones_go_by_
 
 
 async def test_who_began_before_still_falls_back_to_a_target_that_is_gone(path):
-    sick = [SLOW, failing(500)]
-    async with served(sick) as first, served([answer()]) as second:
+    held = Held()
+    async with served([held, failing(500)]) as first, served([answer()]) as second:
         file = SettingsFile(path, first=first, second=second).write(BEFORE)
         async with file.load() as settings:
             call = asyncio.ensure_future(settings.client("chat").chat(SAY))
             await first.asked(1)
             file.write(AFTER)
             settings.reload()
+            held.set()
 
             got = await call
             assert (got.source, got.target.name) == ("fallback", "spare")
@@ -120,7 +128,8 @@ async def test_a_stream_is_read_to_its_end_over_a_reload(path):
     end = b'data: {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}\n\ndata: [DONE]\n\n'
     whole = answer(event + end, **EVENTS)
     half = len(whole) - len(end)
-    async with served([whole[:half], SLOW, whole[half:]]) as first, served() as second:
+    held = Held()
+    async with served([whole[:half], held, whole[half:]]) as first, served() as second:
         file = SettingsFile(path, first=first, second=second).write(BEFORE)
         async with file.load() as settings:
             payload = {"messages": SAY}
@@ -129,6 +138,7 @@ async def test_a_stream_is_read_to_its_end_over_a_reload(path):
                 got = [await anext(texts)]
                 file.write(AFTER)
                 settings.reload()
+                held.set()
                 got += [text async for text in texts]
             assert got == ["fine"]
 
@@ -213,7 +223,9 @@ async def test_a_signal_reloads(path):
             try:
                 file.write(AFTER)
                 os.kill(os.getpid(), signal.SIGHUP)
-                await asyncio.sleep(0.05)
+                async with asyncio.timeout(PATIENCE):
+                    while "spare" in settings.names:  # noqa: ASYNC110 - once, or twice
+                        await asyncio.sleep(0.001)
             finally:
                 loop.remove_signal_handler(signal.SIGHUP)
             assert settings.names == ("main", "still", "chat")

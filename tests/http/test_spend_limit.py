@@ -66,6 +66,8 @@ def test_a_bound_that_is_there_stays(said):
         ("chat/completions", {"max_output_tokens": 5}, None),
         ("responses", {"max_tokens": 5}, None),
         ("messages", {"max_completion_tokens": 5}, None),
+        ("chat/completions", {"max_completion_tokens": "900", "max_tokens": 5}, None),
+        ("chat/completions", {"max_completion_tokens": 5, "max_tokens": -1}, None),
         ("completions", {"max_tokens": 5, "n": 2, "best_of": 4}, 20),
         ("completions", {"max_tokens": 5, "n": 4, "best_of": 2}, 20),
     ],
@@ -74,6 +76,21 @@ def test_what_a_server_may_pass_over_bounds_nothing(endpoint, said, most):
     bound = RequestTemplate(endpoint, body(**said)).token_bound()
 
     assert (bound and bound.output_tokens) == most
+
+
+@table_test("said", ["900", -1, 0, 900.0, [900], True, 10**8])
+def test_a_bound_that_is_none_is_replaced_under_each_of_its_names(said):
+    given = body(max_tokens=5, max_completion_tokens=said)
+    template = RequestTemplate("chat/completions", given)
+    template.limit_output(77, "mistral")
+
+    assert json.loads(template._body) == json.loads(body(max_tokens=77))
+    assert template.token_bound().output_tokens == 77
+
+
+def test_a_number_of_answers_that_is_none_is_refused():
+    with pytest.raises(ConfigurationError, match="best_of"):
+        RequestTemplate("completions", body(max_tokens=5, best_of="20"))
 
 
 def test_a_bound_goes_elsewhere_in_the_words_that_are_read_there():

@@ -83,7 +83,7 @@ async def test_nothing_stays_behind(seed):
         gc.collect()
 
         assert (target_state.slots.in_flight, target_state.admission.queued) == (0, 0)
-        pool = await client._resolver.first.routes.connections()[0]._pool()
+        pool = client._resolver.first.routes.connections()[0]._pool()
         await until(lambda: not pool.streams)
         await client.close()
         await server.all_closed()

@@ -294,5 +294,5 @@ async def test_200_cancelled_calls_leave_nothing_open(ask, wire):
         await asyncio.gather(*tasks, return_exceptions=True)
         await server.all_closed()
         gc.collect()
-        assert len((await wire._pool()).sockets) <= 1
+        assert len(wire._pool().sockets) <= 1
         assert open_files() <= files

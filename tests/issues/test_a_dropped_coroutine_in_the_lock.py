@@ -4,9 +4,9 @@ A plain lock stood still for ever there. What was dropped is settled when the tu
 """
 
 import gc
-import threading
 
 import pytest
+from on_threads import within_time
 
 from stormbreak import BreakerPolicy, CircuitBreaker, CircuitOpenError
 from stormbreak.core.circuit import State
@@ -84,13 +84,6 @@ class Collecting:
         finally:
             self.collects = False
             gc.enable()
-
-
-def within_time(scene):
-    thread = threading.Thread(target=scene, daemon=True)
-    thread.start()
-    thread.join(20.0)
-    return not thread.is_alive()
 
 
 TURNS = {

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import httpx2
 import pytest
+from on_threads import within_time
 from stage import OK, TARGET, policy
 
 from stormbreak.core.concurrency_limit import FixedLimit
@@ -21,13 +22,6 @@ from stormbreak.httpx2 import Transport
 from stormbreak.types import Call, Outcome, Verdict
 
 SUPPORT = Path(__file__).parent.parent / "support"
-
-
-def within_time(scene):
-    thread = threading.Thread(target=scene, daemon=True)
-    thread.start()
-    thread.join(20.0)
-    return not thread.is_alive()
 
 
 class SdkClient:

@@ -9,7 +9,7 @@ from stage import OK, THROTTLED, Stage, policy, told
 
 from stormbreak.core.backoff import Backoff
 from stormbreak.core.concurrency_limit import FixedLimit
-from stormbreak.core.queue import QueuePolicy
+from stormbreak.core.queue_order import QueuePolicy
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.types import Verdict
 

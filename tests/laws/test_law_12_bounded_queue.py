@@ -10,7 +10,7 @@ from stage import OK, Spaced, Stage, policy
 
 from stormbreak.core.automatic_limit import AutomaticLimit
 from stormbreak.core.concurrency_limit import FixedLimit
-from stormbreak.core.queue import QueuePolicy
+from stormbreak.core.queue_order import QueuePolicy
 from stormbreak.types import Priority
 
 PRIORITIES = st.sampled_from(list(Priority))

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from on_threads import ClientOnThreads
 from sockets import End, answer, failing, served
 from table_test import table_test
+from types_within import parts_of
 
 from stormbreak.cli.main import main
 from stormbreak.config import load_policy
@@ -27,7 +28,7 @@ from stormbreak.config.policy_toml import plain
 from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.policy import Policy
 from stormbreak.core.presets import OFF
-from stormbreak.core.queue import QueuePolicy
+from stormbreak.core.queue_order import QueuePolicy
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.errors import ConfigurationError
 from stormbreak.http.client import AsyncClient
@@ -35,7 +36,6 @@ from stormbreak.http.h1 import response as h1_response
 from stormbreak.llm import sse, stream_reader
 from stormbreak.provider.scenario import Scenario
 from stormbreak.storm.assertions import parse_assertion
-from stormbreak.toml_values import parts_of
 from stormbreak.types import Verdict
 
 SOURCE = Path(__file__).parents[2] / "src" / "stormbreak"

@@ -102,11 +102,47 @@ def test_a_picture_is_no_text(part):
         {"web_search_options": {}},
         {"search_parameters": {"mode": "on"}},
         {"speed": "fast"},
+        {"inference_geo": "us"},
         {"container": "c"},
     ],
 )
 def test_what_lies_or_runs_on_the_server_or_is_billed_otherwise_has_no_bound(more):
     assert bound_of(body(**more), bound=100) is None
+
+
+@pytest.mark.parametrize(
+    ("plain", "escaped"),
+    [
+        (b'"web_search"', rb'"web\u005fsearch"'),
+        (b'"type"', rb'"\u0074\u0079pe"'),
+        (b'"file_id"', rb'"file\u005Fid"'),
+        (b'"image_url"', rb'"im\u0061ge_url"'),
+        (b'"functions"', rb'"functio\u006es"'),
+        (b'"ttl"', rb'"tt\u006c"'),
+    ],
+)
+def test_a_name_that_is_escaped_is_that_name(plain, escaped):
+    parts = {
+        b'"web_search"': {"type": "web_search"},
+        b'"type"': {"type": "web_search"},
+        b'"file_id"': {"file_id": "x"},
+        b'"image_url"': {"type": "image_url", "image_url": "x"},
+        b'"functions"': {"functions": []},
+        b'"ttl"': {"ttl": "1h"},
+    }
+    asked = body(x=parts[plain], max_tokens=5)
+    hidden = asked.replace(plain, escaped)
+    assert json.loads(hidden) == json.loads(asked)
+
+    bound, as_hidden = (bound_of(each.ljust(500), bound=5) for each in (asked, hidden))
+
+    assert as_hidden == bound != bound_of(body(max_tokens=5).ljust(500), bound=5)
+
+
+def test_a_text_about_escapes_is_a_text():
+    told = r"say \"file\u005fid\": 1 and \\u0066 "
+
+    assert input_bound(body(messages=[{"role": "user", "content": told}])) is not None
 
 
 def test_null_refers_to_nothing():
@@ -127,6 +163,7 @@ def test_unknown_values_are_named():
         {"modalities": ["text"]},
         {"service_tier": "flex"},
         {"speed": "standard"},
+        {"inference_geo": "global"},
         {
             "tools": [
                 {"function": {"parameters": {"properties": {"container": {"type": "string"}}}}}

@@ -8,11 +8,10 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
-from decimal import Decimal
 from pathlib import Path
 
 import pytest
-from gateways import CHAT, KEY, OTHER, PROVIDER_KEY, request_bytes, running, settings, until
+from gateways import CHAT, KEY, OTHER, PROVIDER_KEY, Prices, request_bytes, running, settings, until
 from malformed_requests import MALFORMED
 
 from stormbreak.testing import serve
@@ -32,13 +31,6 @@ POLICY = "patience = 2\nattempt_timeout = 3\nstall_timeout = 1\ndeadline = 5\n"
 GATEWAY = 'on_disconnect = "{}"\nledger = "spent.db"\nwaiting_comment = 0.05\n'
 LIMITS = "rpm = {}\ntpm = 100_000_000\nmax_in_flight = 40\n"
 SPEND = "[keys.other.spend]\nmax_usd = 50\n"
-
-
-class Prices:
-    def cost_of(self, usage):
-        return Decimal("0.00001") * usage.total
-
-    max_cost_of = max_cost_within = cost_of
 
 
 def bytes_to_send(dice):
@@ -88,7 +80,7 @@ async def test_a_gateway_holds_nothing_after_bad_clients_before_bad_providers(
             return settings(provider.base_url, key=LIMITS.format(rpm), **file)
 
         path = tmp_path / "gateway.toml"
-        async with running(path, text(60_000), prices=lambda *_: Prices()) as gateway:
+        async with running(path, text(60_000), prices=lambda *_: Prices("0.00001")) as gateway:
             end = time.monotonic() + SECONDS
 
             async def lane(seed):

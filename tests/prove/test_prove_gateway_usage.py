@@ -9,16 +9,14 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from gateway_processes import USED, gateway
-from gateways import ANSWER, CHAT, PROVIDER_KEY, settings, until, upstream
+from gateway_processes import gateway
+from gateways import ASKED, PROVIDER_KEY, TEN_CENTS, USED, settings, until, upstream
 
 from stormbreak.gateway.usage_journal import journals_of
 from stormbreak.gateway.usage_ledger import read_usage
-from stormbreak.http.h1.server_connection import ServerResponse
 
 pytestmark = pytest.mark.prove
 
-ASKED = {**CHAT, "max_tokens": 90}
 ROUNDS, LANES = 6, 40
 
 
@@ -30,7 +28,7 @@ def provider_key(monkeypatch):
 async def answer(request, connection):
     await asyncio.sleep(random.uniform(0.0, 0.05))
     if b'"stream":true' not in request.body.replace(b" ", b""):
-        return ServerResponse(200, json.dumps({**ANSWER, "usage": USED}).encode())
+        return TEN_CENTS
     connection.begin(200, "text/event-stream", [])
     for event in (
         {"choices": [{"index": 0, "delta": {"content": "a"}}]},

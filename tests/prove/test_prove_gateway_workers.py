@@ -1,7 +1,6 @@
 """Three gateways of two workers each under load, while members die, the store freezes and restarts, and the file changes."""
 
 import asyncio
-import json
 import os
 import random
 import signal
@@ -9,14 +8,11 @@ from contextlib import AsyncExitStack, suppress
 
 import pytest
 from fleet_stores import Server
-from gateway_processes import USED, Streams, cost, gateway, priced, refused, wait_for
-from gateways import ANSWER, CHAT, PROVIDER_KEY, settings, until, upstream
-
-from stormbreak.http.h1.server_connection import ServerResponse
+from gateway_processes import Streams, cost, gateway, priced, refused, wait_for
+from gateways import ASKED, CHAT, PROVIDER_KEY, TEN_CENTS, settings, until, upstream
 
 pytestmark = pytest.mark.prove
 
-ASKED = {**CHAT, "max_tokens": 90}
 STREAM = {**CHAT, "stream": True}
 LIMIT = 2.0  # US dollars; an answer costs 0.00074
 
@@ -28,7 +24,7 @@ def provider_key(monkeypatch):
 
 async def answer(request, connection):
     await asyncio.sleep(0.02)
-    return ServerResponse(200, json.dumps({**ANSWER, "usage": USED}).encode())
+    return TEN_CENTS
 
 
 async def test_no_cent_above_a_limit_over_three_gateways_through_faults(tmp_path):

@@ -68,16 +68,17 @@ class RawClient:
 
     def __init__(self, port: int):
         self.sock = socket.create_connection(("127.0.0.1", port), timeout=30)
+        self._rest = b""  # came behind the last answer
 
     def send(self, data: bytes):
         self.sock.sendall(data)
 
-    def hear(self, patience: float = 5.0) -> Heard:
+    def hear(self, patience: float = 30.0) -> Heard:
         """Read one answer: to its end by its own framing, or until the connection ends or patience does."""
-        start, data, times, ending = time.monotonic(), b"", [], "open"
+        start, data, times, ending = time.monotonic(), self._rest, [], "open"
         self.sock.settimeout(patience)
         try:
-            while not _complete(data):
+            while (end := _end_of(data)) is None:
                 more = self.sock.recv(65536)
                 if not more:
                     ending = "closed"
@@ -88,11 +89,12 @@ class RawClient:
             ending = "reset"
         except TimeoutError:
             ending = "silent"
+        data, self._rest = (data, b"") if end is None else (data[:end], data[end:])
         return _parse(data, ending, times)
 
     def everything(self, patience: float = 0.3, most: int = 1 << 40) -> tuple[bytes, str]:
         """Read until the connection ends, nothing comes for so long, or there are `most` bytes; and how it ended."""
-        data = bytearray()
+        data, self._rest = bytearray(self._rest), b""
         self.sock.settimeout(patience)
         try:
             while len(data) < most:
@@ -106,7 +108,7 @@ class RawClient:
             return bytes(data), "silent"
         return bytes(data), "endless"
 
-    def ask(self, patience: float = 5.0, **kwargs) -> Heard:
+    def ask(self, patience: float = 30.0, **kwargs) -> Heard:
         self.send(request_bytes(**kwargs))
         return self.hear(patience)
 
@@ -115,14 +117,15 @@ class RawClient:
         return self.sock.recv(1) == b""
 
 
-def _complete(data: bytes) -> bool:
+def _end_of(data: bytes) -> int | None:
+    """Where the answer ends that `data` begins with; None if it goes on."""
     head, sep, body = data.partition(b"\r\n\r\n")
     if not sep:
-        return False
+        return None
     if b"transfer-encoding: chunked" in head:
-        return body.endswith(b"0\r\n\r\n")
-    length = int(head.split(b"content-length: ")[1].split(b"\r\n")[0])
-    return len(body) >= length
+        return len(data) if body.endswith(b"0\r\n\r\n") else None
+    end = len(head) + 4 + int(head.split(b"content-length: ")[1].split(b"\r\n")[0])
+    return end if len(data) >= end else None
 
 
 def _parse(data: bytes, ending: str, times: list[float]) -> Heard:
@@ -180,7 +183,7 @@ def plays(kind):
 def eventually():
     """Wait until something holds; for what another thread does."""
 
-    def wait(holds, patience: float = 5.0):
+    def wait(holds, patience: float = 30.0):
         end = time.monotonic() + patience
         while not holds():
             assert time.monotonic() < end, "it never came to hold"

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import time
 import zlib
 
 import pytest
@@ -52,9 +53,10 @@ def test_two_answers_in_one_write(played):
 @plays("unasked")
 def test_a_second_answer_while_nothing_is_asked(trouble, dial):
     client = dial(trouble("unasked", "respond_after = 0.03"))
+    start = time.monotonic()
     assert client.ask().json["choices"][0]["message"]["content"] == answer_text(CHAT)
     late = client.hear()
-    assert late.times[0] > 0.02
+    assert time.monotonic() - start >= 0.03
     assert late.status == 200
     assert late.json["choices"][0]["message"]["content"] != answer_text(CHAT)
 

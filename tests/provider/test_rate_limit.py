@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stormbreak.errors import ConfigurationError
-from stormbreak.provider.rate_limit import LimitState, RequestLimit, limit_of
+from stormbreak.provider.rate_limit import LimitState, RequestLimit
 from stormbreak.provider.scenario import Limit, LimitKind
 
 
@@ -63,10 +63,6 @@ def test_a_call_that_waits_for_the_named_time_is_served():
             wait = limit.take(now)
             now += wait or 0
             assert wait is None or limit.take(now) is None
-
-
-def test_no_limit_is_no_machine():
-    assert limit_of(None) is None
 
 
 def test_tokens_are_counted_beside_requests():

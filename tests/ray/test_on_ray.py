@@ -1,4 +1,4 @@
-"""Ray Data on this machine: two actors, one of which is killed twice."""
+"""Ray Data on this machine: two actors, one of which is killed twice; and two that share a quota through a store."""
 
 import os
 import signal
@@ -7,6 +7,8 @@ import time
 from pathlib import Path
 
 import pytest
+from fleet_stores import Server
+from table_test import table_test
 
 from stormbreak.ray import Ask
 from stormbreak.testing import serve
@@ -74,3 +76,72 @@ def test_every_row_has_its_answer_though_an_actor_is_killed_twice(ray, tmp_path)
     assert all(row["answer"] and row["verdict"] == "ok" for row in rows)
     assert len(set(killed)) == 2
     assert sent <= ROWS + 2 * IN_FLIGHT  # paid twice: at most what was in flight
+
+
+# ---------------------------------------------------------------- a quota that actors share
+
+QUOTA = """
+[provider]
+service = 0.5
+slots = 100
+use_max_tokens = true
+
+[limit]
+kind = "bucket"
+requests = 600
+tokens = 100_000
+period = 60
+"""
+POLICY = """
+preset = "batch"
+
+[rate_limit]
+rpm = 600
+tpm = 100_000
+
+[fleet]
+url = "{url}"
+"""
+STARTED = 100  # requests; by then both actors share
+
+
+@table_test(("rows", "max_tokens"), [(350, 50), (220, 320)])  # requests are scarce, or tokens
+def test_actors_use_a_quota_and_no_more(ray, tmp_path, rows, max_tokens):
+    store = Server("valkey", tmp_path).start()
+    policy = tmp_path / "policy.toml"
+    policy.write_text(POLICY.format(url=store.url))
+    taken = []
+
+    def watch(provider):
+        """Note when so many requests have come, and what they have used."""
+        for arrivals in (STARTED, rows - STARTED // 4):
+            while (stats := provider.stats())["arrivals"] < arrivals:
+                time.sleep(0.02)
+            billed = stats["billed"]["storm-1"]
+            tokens = billed["input_tokens"] + billed["output_tokens"]
+            taken.append((time.monotonic(), stats["arrivals"], tokens))
+
+    with serve(QUOTA) as provider:
+        watcher = threading.Thread(target=watch, args=(provider,), daemon=True)
+        watcher.start()
+        bodies = [
+            {"messages": [{"role": "user", "content": f"Say {n}."}], "max_tokens": max_tokens}
+            for n in range(rows)
+        ]
+        dataset = ray.data.from_items([{"body": body} for body in bodies], override_num_blocks=24)
+        answered = dataset.map_batches(
+            Ask,
+            fn_constructor_kwargs={
+                "base_url": provider.base_url, "model": "storm-1", "body": "body", "actors": 2, "policy": str(policy),
+            },
+            batch_size=25,
+            compute=ray.data.ActorPoolStrategy(size=2),
+        ).take_all()  # fmt: skip
+        watcher.join(30)
+        stats = provider.stats()
+    store.kill()
+    assert [row["verdict"] for row in answered] == ["ok"] * rows
+    assert stats["arrivals"] == rows  # no 429
+    seconds, requests, tokens = (after - before for before, after in zip(*taken, strict=True))
+    used = max(requests / 600, tokens / 100_000) * 60 / seconds
+    assert used >= 0.95

@@ -6,6 +6,7 @@ from typing import get_args, get_type_hints
 
 import pytest
 from table_test import table_test
+from types_within import parts_of
 
 from stormbreak.core.backoff import Backoff
 from stormbreak.core.circuit import BreakerPolicy
@@ -13,7 +14,7 @@ from stormbreak.core.concurrency_limit import Limit
 from stormbreak.core.fallback import CachePolicy
 from stormbreak.core.hedge import HedgePolicy
 from stormbreak.core.policy import LARGEST, SMALLEST, Policy
-from stormbreak.core.queue import QueuePolicy
+from stormbreak.core.queue_order import QueuePolicy
 from stormbreak.core.rate_limit_gate import RateLimitPolicy
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.core.retry_budget import BudgetPolicy
@@ -22,7 +23,6 @@ from stormbreak.core.trip import AnyRule, FailureRate, TripRule
 from stormbreak.errors import ConfigurationError
 from stormbreak.provider.scenario import Burst, Fault, Kind, Load, Provider, Scenario
 from stormbreak.storm import simulate
-from stormbreak.toml_values import parts_of
 
 REAL = (5e-324, 1e-310, 1e-7, SMALLEST, 0.0, -1.0, LARGEST, 1e13, 1e308, nan, inf, 10**400)
 WHOLE = (-1, 0, 10**12, 10**13, 10**400, 10**5000)

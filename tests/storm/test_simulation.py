@@ -81,7 +81,10 @@ LEARNING = replace(INTERACTIVE, rate_limit=RateLimitPolicy(learn_from_headers=Tr
 
 @pytest.mark.parametrize(
     ("scenario", "policy", "stored"),
-    [(STORM, FROZEN, "f147df72daa91b32"), (load("tokens"), LEARNING, "d0c79a45135915a4")],
+    [
+        (STORM, FROZEN, "f147df72daa91b32"),
+        (replace(load("tokens"), duration=210.0), LEARNING, "0cd35187961b1353"),
+    ],
     ids=["few mechanisms", "all of them"],
 )
 def test_the_events_are_those_that_were_stored(scenario, policy, stored):
@@ -230,7 +233,7 @@ def test_the_scenario_says_deadline_patience_and_timeout():
 
 
 def test_background_traffic_is_replaced_by_default():
-    storm = load("outage")
+    storm = replace(load("outage"), duration=150.0)
     calm = replace(storm, background_traffic=None)
 
     assert storm.background_traffic is not None

@@ -92,6 +92,6 @@ def test_token_limits_in_headers_are_learned(dialect):
 
 
 def test_the_built_in_scenario_runs_out_of_tokens_and_not_of_requests():
-    storm = load("tokens")
+    storm = replace(load("tokens"), duration=210.0)
     assert refusals(storm, OFF) > 500
     assert refusals(replace(storm, limit=replace(storm.limit, tokens=None)), OFF) == 0

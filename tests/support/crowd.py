@@ -11,7 +11,7 @@ from stage import OK, SERVER_ERROR, TARGET, policy
 from stormbreak.core.backoff import Backoff
 from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.engine import Engine
-from stormbreak.core.queue import QueuePolicy
+from stormbreak.core.queue_order import QueuePolicy
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.drivers.asyncio_driver import AsyncioDriver
 from stormbreak.drivers.thread_driver import ThreadDriver

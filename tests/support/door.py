@@ -6,7 +6,7 @@ from stormbreak.core.admission import TargetQueue
 from stormbreak.core.concurrency_limit import FixedLimit, FixedLimiter
 from stormbreak.core.diagnosis import Diagnosis
 from stormbreak.core.gate import READY
-from stormbreak.core.queue import QueuePolicy
+from stormbreak.core.queue_order import QueuePolicy
 from stormbreak.types import TREATMENTS, Call
 
 INF = float("inf")

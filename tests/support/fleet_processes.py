@@ -7,10 +7,6 @@ import sys
 from pathlib import Path
 
 SUPPORT = Path(__file__).parent
-FAST = """
-[defaults]
-latency = 0.01
-"""
 
 
 class Worker:

@@ -42,7 +42,7 @@ def policy_of(options):
 
 
 async def work(options):
-    """Make the calls, at once or one every `every` seconds."""
+    """Make the calls, at once or one every `every` seconds; with `until`, no more after an error that says so."""
     waits, errors, started = [], [], time.time()
 
     async def call(client):
@@ -58,6 +58,8 @@ async def work(options):
     async with client, asyncio.TaskGroup() as group:
         print("ready", flush=True)
         for _ in range(options["calls"]):
+            if "until" in options and any(options["until"] in error for error in errors):
+                break
             group.create_task(call(client))
             if options.get("every"):
                 await asyncio.sleep(options["every"])

@@ -104,9 +104,6 @@ class Streams:
         return None
 
 
-USED = {"prompt_tokens": 10, "completion_tokens": 90, "total_tokens": 100}
-
-
 def cost(calls):
     price = list_price("openai", "gpt-4.1").cost_of(Usage(input_tokens=10, output_tokens=90))
     return float(price) * calls

@@ -2,13 +2,20 @@
 
 import asyncio
 import json
+import sys
 import time
 from contextlib import asynccontextmanager
+from decimal import Decimal
 from hashlib import sha256
 
+from stormbreak.config.gateway_settings import KeySettings
+from stormbreak.gateway import usage_ledger
+from stormbreak.gateway.keys import client_keys
 from stormbreak.gateway.process import Gateway
+from stormbreak.gateway.usage_ledger import UsageLedger
 from stormbreak.http.h1.server import HttpServer
 from stormbreak.http.h1.server_connection import ServerResponse
+from stormbreak.types import Target, Usage
 
 KEY, OTHER = "sb-first-client-key-0123456789", "sb-other-client-key-9876543210"
 PROVIDER_KEY = "sk-provider-canary-key-5566778899"
@@ -191,9 +198,74 @@ async def upstream():
         await server.close()
 
 
-async def until(holds, patience=5.0):
+async def until(holds, patience=30.0):
     """Wait until something holds."""
     end = time.monotonic() + patience
     while not holds():
         assert time.monotonic() < end, "it never came to hold"
         await asyncio.sleep(0.005)
+
+
+# ------------------------------------------------------------------ money
+
+LEDGER = 'ledger = "spent.db"'
+USED = {"prompt_tokens": 10, "completion_tokens": 90, "total_tokens": 100}
+TEN_CENTS = ServerResponse(200, json.dumps({**ANSWER, "usage": USED}).encode())
+ASKED = {**CHAT, "max_tokens": 90}
+
+
+class Prices:
+    """A tenth of a cent for each token, if nothing else is said."""
+
+    def __init__(self, usd="0.001"):
+        self._usd = Decimal(usd)
+
+    def cost_of(self, usage):
+        return self._usd * usage.total
+
+    max_cost_of = max_cost_within = cost_of
+
+
+def prices(*_):
+    return Prices()
+
+
+def spend(usd, period=None):
+    """The spend limit of a key, in its settings."""
+    text = f"[keys.app.spend]\nmax_usd = {usd}\n"
+    return text if period is None else f"{text}period = {period}\n"
+
+
+@asynccontextmanager
+async def priced_process(path):
+    """Run a gateway with these prices in a process of its own, which is killed in the end; its port."""
+    program = (sys.executable, __file__, path)
+    process = await asyncio.create_subprocess_exec(*program, stdout=asyncio.subprocess.PIPE)
+    try:
+        yield int(await process.stdout.readline())
+    finally:
+        process.kill()
+        await process.wait()
+
+
+async def _serve(path):
+    usage_ledger.INTERVAL = 0.05
+    gateway = Gateway(path, prices=prices)
+    await gateway.start()
+    print(gateway.port, flush=True)
+    await asyncio.Event().wait()
+
+
+APP = client_keys({"app": KeySettings(sha256="a" * 64)})["a" * 64]
+TARGET = Target("openai", "gpt-4.1", name="main")
+BOUND = Usage(input_tokens=50, output_tokens=50)
+USAGE = Usage(input_tokens=10, output_tokens=5)
+
+
+def opened(path, price_of=prices, **settings):
+    """The ledger beside a settings file."""
+    return UsageLedger(path.with_name("spent.db"), price_of, **settings)
+
+
+if __name__ == "__main__":
+    asyncio.run(_serve(sys.argv[1]))

@@ -1,6 +1,7 @@
 """Blocking code of ours as asynchronous code: each call blocks a thread."""
 
 import asyncio
+import threading
 
 from stormbreak.drivers.blocking import run
 from stormbreak.http.h1.async_connection import AsyncConnection
@@ -42,3 +43,11 @@ class ClientOnThreads:
 
     async def __aexit__(self, *_):
         await asyncio.to_thread(self.client.close)
+
+
+def within_time(scene):
+    """Run it on a thread; whether it ended within 20 seconds."""
+    thread = threading.Thread(target=scene, daemon=True)
+    thread.start()
+    thread.join(20.0)
+    return not thread.is_alive()

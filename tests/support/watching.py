@@ -17,7 +17,7 @@ from batches import PATIENCE, chat_rows, run_args, scenario, started, wait_until
 from stormbreak.telemetry.status_server import SocketFile
 
 STORM = scenario(
-    {"kind": "503", "share": 0.2}, {"kind": "429", "share": 0.1, "retry_after": 1}, service=0.05
+    {"kind": "503", "share": 0.2}, {"kind": "429", "share": 0.1, "retry_after": 1}, service=0.15
 )
 
 

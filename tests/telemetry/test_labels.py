@@ -22,16 +22,18 @@ from stormbreak.types import Target
 
 
 def words_in(module, function):
-    """Every constant string in a function of a module."""
+    """Every constant string in a function of a module, but for its docstring."""
     tree = ast.parse(inspect.getsource(module))
     found = next(
         node
         for node in ast.walk(tree)
         if isinstance(node, ast.FunctionDef) and node.name == function
     )
+    statements = found.body[1:] if ast.get_docstring(found) else found.body
     return {
         node.value
-        for node in ast.walk(found)
+        for statement in statements
+        for node in ast.walk(statement)
         if isinstance(node, ast.Constant) and isinstance(node.value, str)
     }
 
@@ -45,8 +47,7 @@ def test_the_sets_are_those_of_the_core():
     }
 
     assert gates | {"queue"} == labels.QUEUE_GATES  # the diagnosis holds nobody
-    assert words_in(retry, "decide") - labels.RETRY_GATES == {retry.decide.__doc__}
-    assert words_in(retry, "decide") >= labels.RETRY_GATES
+    assert words_in(retry, "decide") == labels.RETRY_GATES
     assert words_in(attempt, "_refusing_gate") & labels.HEDGE_GATES == {
         "attempts",
         "deadline",
@@ -54,9 +55,7 @@ def test_the_sets_are_those_of_the_core():
     }
     assert words_in(admission, "_policy_of") - {"pace"} <= labels.POLICIES
     assert set(shadow._CIRCUIT.values()) <= labels.SHADOW_DECISIONS
-    assert words_in(shadow, "compare") - {"retry", "retry_later", "retry_sooner", "not_retry"} == {
-        inspect.getdoc(shadow.ShadowGate.compare)
-    }
+    assert words_in(shadow, "compare") == {"retry", "retry_later", "retry_sooner", "not_retry"}
 
 
 def test_every_event_has_as_many_labels_as_its_metric_and_none_is_other():

@@ -6,11 +6,13 @@ exception is raised. A second exception meanwhile ends the run at once.
 """
 
 import asyncio
+import sys
 from collections.abc import Callable
 from concurrent.futures import Future, wait
 from contextlib import suppress
 from contextvars import copy_context
 from threading import Thread
+from typing import TYPE_CHECKING
 
 from stormbreak.batch.job import Job, run_job
 from stormbreak.batch.result_stream import ResultStream
@@ -20,6 +22,9 @@ from stormbreak.batch.running.summary import Summary
 from stormbreak.batch.running.workers import Running
 from stormbreak.drivers.locks import new_lock
 from stormbreak.errors import StormbreakError
+
+if TYPE_CHECKING:
+    from stormbreak.batch.running.panel import Panel
 
 OnProgress = Callable[[RunSnapshot], object]
 
@@ -31,6 +36,7 @@ class StoppedError(StormbreakError):
 class BackgroundRun:
     """Starts the job at once; calls `on_progress` four times a second, in the job's thread.
 
+    Without `on_progress`, a notebook shows a panel in the cell that is running.
     The rows that end go to `results`, which hold the run back until they are read.
     """
 
@@ -40,6 +46,7 @@ class BackgroundRun:
         self._job = job
         self._results = results
         self._on_progress = on_progress
+        self._panel = None if on_progress else _notebook_panel()
         self._ended: Future[Summary] = Future()
         self._lock = new_lock()
         self._stops = 0
@@ -107,6 +114,8 @@ class BackgroundRun:
     def _on_read(self, rows: int) -> None:
         if self._stops:
             raise StoppedError(f"stopped, with {rows:,} rows read")
+        if self._panel is not None:
+            self._panel.on_read(rows)
 
     def _tick(self, runner: Running) -> None:
         assert isinstance(runner, Runner)  # one process
@@ -120,6 +129,16 @@ class BackgroundRun:
                     runner.interrupt()
         if self._on_progress is not None:
             self._on_progress(runner.snapshot)
+        elif self._panel is not None:
+            self._panel.tick(runner)
+
+
+def _notebook_panel() -> "Panel | None":
+    if "IPython" not in sys.modules:
+        return None
+    from stormbreak.batch.running.panel import notebook_panel  # noqa: PLC0415 - loads rich
+
+    return notebook_panel()
 
 
 def call_soon(loop: asyncio.AbstractEventLoop, call: Callable[[], object]) -> None:

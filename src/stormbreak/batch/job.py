@@ -54,6 +54,7 @@ from stormbreak.escape import path_of
 from stormbreak.http.answer_schema import REPAIRS, AnswerSchema, Schema, read_schema, schema_of
 from stormbreak.http.client import AsyncClient
 from stormbreak.http.environment import is_disabled
+from stormbreak.http.h1.server import new_loop
 from stormbreak.http.pricing import list_price
 from stormbreak.http.request import NO_BOUND, RequestTemplate
 
@@ -526,13 +527,7 @@ async def _run(runner: Runner, client: AsyncClient) -> End:
 
 
 def run_in_loop(main: Coroutine[Any, Any, T]) -> T:
-    """Run on uvloop where it is installed; the library itself never sets a loop policy."""
-    try:
-        import uvloop  # noqa: PLC0415 - optional
-    except ImportError:
-        new_loop = None
-    else:
-        new_loop = uvloop.new_event_loop
+    """Run on the fastest loop that is installed; the library itself never sets a loop policy."""
     with asyncio.Runner(loop_factory=new_loop) as runner:
         return runner.run(main)
 

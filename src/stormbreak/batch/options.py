@@ -223,20 +223,12 @@ def path_from(name: str, value: object, what: str) -> Path:
     return Path(value)
 
 
-def _is_text(value: object) -> bool:
-    return isinstance(value, str)
-
-
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and type(value) is not bool and 0 < value < math.inf
 
 
 def _is_count(value: object) -> bool:
     return type(value) is int and value > 0
-
-
-def _is_few(value: object) -> bool:
-    return type(value) is int and 0 <= value <= MAX_REPAIRS
 
 
 _TEXTS = (
@@ -246,10 +238,13 @@ _TEXTS = (
 _NUMBERS = ("rpm", "tpm", "max_cost", "timeout", "idle_timeout", "deadline", "connect_grace")
 _RULES: Mapping[str, tuple[str, Callable[[object], bool]]] = MappingProxyType(
     {
-        **dict.fromkeys(_TEXTS, ("a string", _is_text)),
+        **dict.fromkeys(_TEXTS, ("a string", lambda value: isinstance(value, str))),
         **dict.fromkeys(_NUMBERS, ("a positive, finite number", _is_number)),
         "max_output_tokens": ("a positive whole number", _is_count),
-        "repairs": (f"a whole number from 0 to {MAX_REPAIRS}", _is_few),
+        "repairs": (
+            f"a whole number from 0 to {MAX_REPAIRS}",
+            lambda value: type(value) is int and 0 <= value <= MAX_REPAIRS,
+        ),
         "concurrency": (
             f"{AUTO} or a positive whole number",
             lambda value: value == AUTO or _is_count(value),

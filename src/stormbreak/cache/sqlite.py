@@ -64,13 +64,15 @@ class SqliteCache:
         self._lock = new_lock()
         self._busy = False  # touched only under the lock
         self._warned = False
+        self._connection: sqlite3.Connection | None = None
         try:
             _make(self._path)
-            self._connection: sqlite3.Connection | None = _connect(self._path)
+            self._connection = _connect(self._path)
             self.secret = _prepare(self._connection)
             self._path.chmod(PRIVATE)  # only after the check that it is ours
             self._connection.execute("PRAGMA journal_mode = WAL")
         except (OSError, sqlite3.Error, ValueError) as error:
+            self.close()
             reason = getattr(error, "strerror", None) or str(error)
             raise ConfigurationError(
                 f"{path}: cannot open the cache of answers: {reason}"
@@ -165,8 +167,12 @@ def _connect(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(
         path, timeout=PATIENCE, isolation_level=None, check_same_thread=False
     )
-    connection.execute("PRAGMA synchronous = NORMAL")
-    connection.execute("PRAGMA secure_delete = ON")  # overwrite deleted content
+    try:
+        connection.execute("PRAGMA synchronous = NORMAL")
+        connection.execute("PRAGMA secure_delete = ON")  # overwrite deleted content
+    except BaseException:
+        connection.close()
+        raise
     return connection
 
 

@@ -52,11 +52,11 @@ provider = Group(
 )
 config = Group(
     "config",
-    help="Check a policy or settings file, or describe it.",
+    help="Check a policy or settings file, or print all its values.",
     lazy={
         "Commands": {
             "check": ("stormbreak.cli.config:check", "Check a file."),
-            "show": ("stormbreak.cli.config:show", "Describe a policy, and print its values."),
+            "show": ("stormbreak.cli.config:show", "Print every value of a policy."),
         }
     },
     examples=("stormbreak config show batch",),

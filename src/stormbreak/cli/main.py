@@ -39,7 +39,7 @@ root = Group(
                 "stormbreak.cli.groups:provider",
                 "Run a local mock provider with faults.",
             ),
-            "config": ("stormbreak.cli.groups:config", "Check a policy file; describe a policy."),
+            "config": ("stormbreak.cli.groups:config", "Check a policy file; print a policy."),
         },
         "Count the cost": {
             "cost": ("stormbreak.cli.groups:cost", "Compare prices; report what a batch cost."),

@@ -1,5 +1,6 @@
 """Option types, and the options that have one meaning in every command."""
 
+from collections.abc import Callable
 from math import inf, nan
 from pathlib import Path
 from typing import Any
@@ -57,19 +58,26 @@ class Number(ParamType[float]):
 
 
 class Names(ParamType[tuple[str, ...]]):
-    """Names with commas between them; each counts once."""
+    """Names with commas between them; each counts once. `is_known` names alone are allowed; `known` lists them."""
 
     name = "A,B,..."
+
+    def __init__(self, known: str = "", is_known: Callable[[str], bool] = lambda _: True) -> None:
+        self._known = known
+        self._is_known = is_known
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> tuple[str, ...]:
-        """Split it; fail if it holds commas but no name."""
+        """Split it; fail if it holds commas but no name, or one that is not known."""
         if isinstance(value, tuple):
             return value
         names = tuple(dict.fromkeys(name.strip() for name in value.split(",") if name.strip()))
         if value and not names:
             self.fail(f"must be names with commas between them, got {quoted(value)}", param, ctx)
+        for name in names:
+            if not self._is_known(name):
+                self.fail(f"must be of {self._known}, got {quoted(name)}", param, ctx)
         return names
 
 

@@ -1,8 +1,8 @@
 """Policies and settings from presets and TOML files, with errors that name the key and the value.
 
 `load_policy` reads a policy, `load_settings` a policy with targets and pools; `resolve_policy` and `resolve_settings`
-also take the name of a preset. `describe` and `describe_settings` write a file that reads back to the same values;
-`summarise` writes sentences. A file is data: nothing in it is evaluated, imported or run.
+also take the name of a preset. `describe` and `describe_settings` write a file that reads back to the same values. A
+file is data: nothing in it is evaluated, imported or run.
 """
 
 from stormbreak.config.load import (
@@ -12,14 +12,11 @@ from stormbreak.config.load import (
     resolve_policy,
     resolve_settings,
 )
-from stormbreak.config.policy_summary import summarise
-from stormbreak.config.policy_summary import table as delay_table
 from stormbreak.config.policy_toml import describe, describe_settings
 from stormbreak.config.settings import Settings
 
 __all__ = [
     "Settings",
-    "delay_table",
     "describe",
     "describe_settings",
     "load_policy",
@@ -27,5 +24,4 @@ __all__ = [
     "profiles_in",
     "resolve_policy",
     "resolve_settings",
-    "summarise",
 ]

@@ -1,4 +1,4 @@
-"""The values of a gateway in a settings file: `[gateway]`, and a `[keys.NAME]` for each client key."""
+"""The values of a gateway in a settings file: `[gateway]`, a `[keys.NAME]` for each client key, and `[tenants.NAME]`."""
 
 import re
 from collections.abc import Mapping
@@ -60,11 +60,40 @@ class GatewaySettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class KeySettings:
-    """A client key, by its SHA-256 digest, and what it may do. None: no limit.
+class ClientLimits:
+    """The limits of a client key, or of all keys of a tenant together. None: no limit.
+
+    `rpm`, `tpm` and `max_in_flight` make calls wait, `spend` rejects them.
+    """
+
+    rpm: float | None = None
+    tpm: float | None = None
+    max_in_flight: int | None = None
+    spend: SpendPolicy = field(default_factory=SpendPolicy)
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        for name in ("rpm", "tpm", "max_in_flight"):
+            limit = getattr(self, name)
+            require(limit is None or limit > 0, f"{name} must be positive", limit)
+
+    @property
+    def waits(self) -> bool:
+        """Whether calls may have to wait."""
+        return any(limit is not None for limit in (self.rpm, self.tpm, self.max_in_flight))
+
+    @property
+    def acts(self) -> bool:
+        """Whether there is any limit."""
+        return self.waits or self.spend.acts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeySettings(ClientLimits):
+    """A client key, by its SHA-256 digest, and what it may do.
 
     `models` are the names that it may ask for (None: all), also with a `*` at the end. Its calls have its `priority`, `tenant` (None: the name of the
-    key), `labels` and `deadline`. `rpm`, `tpm` and `max_in_flight` make calls wait, `spend` rejects them.
+    key), `labels` and `deadline`.
     """
 
     sha256: str
@@ -73,20 +102,15 @@ class KeySettings:
     tenant: str | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
     deadline: float | None = None
-    rpm: float | None = None
-    tpm: float | None = None
-    max_in_flight: int | None = None
-    spend: SpendPolicy = field(default_factory=SpendPolicy)
 
     def __post_init__(self) -> None:
-        check_types(self)
+        ClientLimits.__post_init__(self)
         if not _DIGEST.fullmatch(self.sha256):  # not repeated: it may be the key
             raise ConfigurationError(
                 "sha256 must be 64 hex digits in lower case, as `stormbreak gateway key new` prints them"
             )
-        for name in ("deadline", "rpm", "tpm", "max_in_flight"):
-            limit = getattr(self, name)
-            require(limit is None or limit > 0, f"{name} must be positive", limit)
+        limit = self.deadline
+        require(limit is None or limit > 0, "deadline must be positive", limit)
 
     def allows(self, model: str) -> bool:
         """Whether it may ask for a model."""

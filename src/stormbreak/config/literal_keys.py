@@ -14,8 +14,12 @@ TENANTS = "queue.tenant_weights"  # names of tenants may be ids and hashes
 MODELS = "models"  # names of models, by names of models
 VARIABLE = "api_key_env"  # names the variable that holds a key
 COUNT = "max_output_tokens"  # a number, or "none"
-PATHS = frozenset({"path", "api_key_file", "ledger"})  # paths with digits look like tokens
-NAMING = frozenset({"targets", "pools", "profiles", "keys"})  # their keys are chosen names
+PATHS = frozenset(
+    {"path", "api_key_file", "ledger", "prices"}
+)  # paths with digits look like tokens
+NAMING = frozenset(
+    {"targets", "pools", "profiles", "keys", "tenants"}
+)  # their keys are chosen names
 NAMES = frozenset(
     {"model", "models", "target", "targets"}
 )  # "gpt-4.1-mini-2025-04-14" is no secret

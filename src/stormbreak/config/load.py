@@ -112,7 +112,7 @@ def _table(path: str | os.PathLike[str], what: str, text: str | None = None) -> 
 
 
 def _refuse_settings(table: Table) -> None:
-    beyond = [key for key in table if key in literal_keys.NAMING or key == "gateway"]
+    beyond = [key for key in table if key in (*literal_keys.NAMING, "gateway", "prices")]
     if beyond:
         raise ConfigurationError(f"expected a policy alone, without {' and '.join(beyond)}")
 
@@ -172,14 +172,14 @@ def _preset(name: object, path: str) -> Policy:
 
 
 def _settings(table: Table) -> Settings:
-    named = {key: table.pop(key, {}) for key in ("targets", "pools", "keys")}
+    named = {key: table.pop(key, {}) for key in ("targets", "pools", "keys", "tenants")}
     for kind, tables in named.items():
         for name in tables if isinstance(tables, dict) else ():
             if not BARE.fullmatch(name):
                 raise ConfigurationError(
                     f"{join(kind, name)} must have a name of letters, digits, - and _, 40 at most"
                 )
-    gateway = table.pop("gateway", {})
+    gateway, prices = table.pop("gateway", {}), table.pop("prices", [])
     policy = _policy(table)
     whole = {
         "policy": plain(policy),
@@ -187,6 +187,8 @@ def _settings(table: Table) -> Settings:
         "pools": _each(named["pools"], _pool),
         "gateway": gateway,
         "keys": named["keys"],
+        "tenants": named["tenants"],
+        "prices": prices,
     }
     return _read(Settings, whole)
 

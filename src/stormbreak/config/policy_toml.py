@@ -40,7 +40,7 @@ def plain(value: Any) -> Any:
 
 # ---------------------------------------------------------------- TOML text
 
-_NAMED = re.compile(r"^(targets|pools|keys)\.[^.]+")
+_NAMED = re.compile(r"^(targets|pools|keys|tenants)\.[^.]+")
 
 UNITS: Mapping[str, str] = MappingProxyType(
     {
@@ -172,16 +172,22 @@ SETTINGS: Mapping[str, str] = MappingProxyType(
         "keys.tenant": "shares are fair between tenants; none: the name of the key",
         "keys.labels": "labels of its calls",
         "keys.deadline": "seconds for a call; none: that of the policy",
-        "keys.rpm": "requests per minute",
-        "keys.tpm": "tokens per minute, prompts and answers together",
-        "keys.max_in_flight": "calls at once",
-        "keys.spend": "more is rejected",
-        "keys.spend.max_usd": "US dollars for all attempts",
-        "keys.spend.period": "seconds of the limit; none: the life of the process",
-        "keys.spend.max_output_tokens": "for requests without an output limit; none: reject them",
+        **{
+            f"{table}.{name}": meaning
+            for table in ("keys", "tenants")
+            for name, meaning in {
+                "rpm": "requests per minute",
+                "tpm": "tokens per minute, prompts and answers together",
+                "max_in_flight": "calls at once",
+                "spend": "more is rejected",
+                "spend.max_usd": "US dollars for all attempts",
+                "spend.period": "seconds of the limit; none: the life of the process",
+                "spend.max_output_tokens": "for requests without an output limit; none: reject them",
+            }.items()
+        },
     }
 )
-"""The meaning of each key of a target, a pool, the gateway or a client key."""
+"""The meaning of each key of a target, a pool, the gateway, a client key or a tenant."""
 
 
 def describe(policy: Policy) -> str:
@@ -191,7 +197,8 @@ def describe(policy: Policy) -> str:
 
 def describe_settings(settings: Settings) -> str:
     """Write all settings as a file that `load_settings` reads back to equal ones."""
-    lines = [*_lines(plain(settings.policy), "")]
+    prices = {"prices": list(settings.prices)} if settings.prices else {}
+    lines = [*_lines(prices | plain(settings.policy), "")]
     for name, target in settings.targets.items():
         table = plain(target)
         policy = table.pop("policy")
@@ -205,6 +212,8 @@ def describe_settings(settings: Settings) -> str:
         lines += ["", "[gateway]", *_lines(plain(settings.gateway), "gateway")]
     for name, key in settings.keys.items():
         lines += ["", f"[keys.{name}]", *_lines(plain(key), f"keys.{name}")]
+    for name, limits in settings.tenants.items():
+        lines += ["", f"[tenants.{name}]", *_lines(plain(limits), f"tenants.{name}")]
     return "\n".join(lines) + "\n"
 
 

@@ -1,4 +1,4 @@
-"""The values of a settings file: targets and pools by name, the default policy, and a gateway with its keys.
+"""The values of a settings file: targets and pools by name, the default policy, price files, and a gateway with its keys.
 
 `http.settings` resolves addresses and keys, and makes clients.
 """
@@ -6,7 +6,13 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from stormbreak.config.gateway_settings import ANY, GatewaySettings, KeySettings, matches
+from stormbreak.config.gateway_settings import (
+    ANY,
+    ClientLimits,
+    GatewaySettings,
+    KeySettings,
+    matches,
+)
 from stormbreak.core.checks import require
 from stormbreak.core.fallback import AFTER, ELSEWHERE, TargetOrder, check_rule
 from stormbreak.core.policy import Policy
@@ -76,13 +82,18 @@ class PoolSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """A settings file with its profile and environment applied."""
+    """A settings file with its profile and environment applied.
+
+    `prices` are names or paths of price files, `tenants` the limits that all keys of a tenant have together.
+    """
 
     policy: Policy = field(default_factory=Policy)
     targets: Mapping[str, TargetSettings] = field(default_factory=dict)
     pools: Mapping[str, PoolSettings] = field(default_factory=dict)
     gateway: GatewaySettings = field(default_factory=GatewaySettings)
     keys: Mapping[str, KeySettings] = field(default_factory=dict)
+    tenants: Mapping[str, ClientLimits] = field(default_factory=dict)
+    prices: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name, pool in self.pools.items():
@@ -103,6 +114,10 @@ class Settings:
                 raise ConfigurationError(
                     f"gateway.models.{model} must be the name of a target or pool ({known}), got {quoted(name)}"
                 )
+        tenants = {key.tenant for key in self.keys.values()}
+        idle = next((name for name in self.tenants if name not in tenants), None)
+        if idle is not None:
+            raise ConfigurationError(f"tenants.{idle} has no key: name it as the tenant of one")
         digests: dict[str, str] = {}
         for key, settings in self.keys.items():
             other = digests.setdefault(settings.sha256, key)

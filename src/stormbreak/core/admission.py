@@ -1,16 +1,16 @@
-"""The queue of one target: every call passes it.
+"""Admission to one target: whether a call leaves now, waits in the queue, or is rejected.
 
-A call leaves when every gate is ready for it at one instant; then all gates are taken in one step, the breaker's probe
-last. A waiting call holds nothing. The queue is bounded, served by priority, and sheds every call that cannot be
-served within its patience and deadline: on arrival, when a gate closes for longer than that, or at its turn.
+A call leaves when every gate is ready for it at the same time. Then all gates are taken in one step, the breaker's probe
+last. A waiting call holds nothing. The queue is bounded. It sheds every call that cannot be served within its patience
+and deadline: on arrival, when a gate closes for longer than that, or at its turn. `queue_order` decides which call is next.
 
 Within a priority the oldest call is served first. Interactive calls are served newest first while the in-flight
 limit binds and a queue stands: then not all calls can be served, and those that have waited long
-would be served too late. Under a send rate, oldest first answers more. `queue` decides which call is next.
+would be served too late. Under a send rate, oldest first answers more.
 
-Every change of a gate (a settled permit) also pumps the queue, in the same step. When only time can open the
-gates, one ticket is the timer of the whole queue: its owner looks again at `wake_at`. If it leaves, another
-ticket takes over.
+When a permit is settled, the queue is pumped in the same step: calls leave while the gates are ready. When only time
+can open the gates, one ticket is the timer of the whole queue (the timekeeper): its owner looks again at `wake_at`. If it
+leaves, another ticket takes over.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -27,7 +27,7 @@ from stormbreak.core.gate import (
     SlotGate,
     SpendingGate,
 )
-from stormbreak.core.queue import Queue, QueuePolicy, Ticket
+from stormbreak.core.queue_order import Queue, QueuePolicy, Ticket
 from stormbreak.types import VERDICT_OK, Call, Outcome, Priority, Rejection
 
 SERVICE_MARGIN = 1.75  # a call is sent only if this many mean service times fit before its deadline

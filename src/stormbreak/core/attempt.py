@@ -21,7 +21,7 @@ from stormbreak.core.flow import (
 )
 from stormbreak.core.gate import Permit
 from stormbreak.core.hedge import HedgeTimer
-from stormbreak.core.queue import Ticket
+from stormbreak.core.queue_order import Ticket
 from stormbreak.core.target_state import TargetState
 from stormbreak.events import Committed, Hedged, HedgeRefused, Overtaken, Queued, Returned, Sent
 from stormbreak.types import (
@@ -47,8 +47,8 @@ def run_attempt(
 ) -> Attempt:
     """Queue unless there is a permit; send once and settle.
 
-    The queue answers with a permit (send now), a ticket (wait) or a rejection. This frame settles
-    the permit, however it is left.
+    `admission` answers with a permit (send now), a ticket (wait) or a rejection. However this frame is left, it settles
+    the permit, or the ticket: that settles the ticket's permit, or takes it out of the queue.
     """
     call = state.call
     expires_at = inf if call.deadline_at is None else call.deadline_at

@@ -1,6 +1,6 @@
 """A call, from top to bottom: its targets, the attempts at each, and the backoff between them.
 
-`run_call` begins it. `FallbackRun` leads a call with fallbacks from target to target. `run_target` makes attempts at one
+`run_call` begins it. `FallbackRun` moves a call with fallbacks from target to target. `run_target` makes attempts at one
 target until one is answered or no retry is allowed (`retry` decides). How one attempt is made is in `attempt`; the
 rules of fallbacks are in `fallback`. The result is an answer from any source, or the failure at the first target.
 
@@ -142,16 +142,17 @@ def _end_rejected(
 
 
 class FallbackRun:
-    """One call with fallbacks; `chance` draws a target of a weighted pool."""
+    """One call with fallbacks; the random number `uniform` draws a target of a weighted pool."""
 
-    def __init__(self, state: CallState, chance: float) -> None:
+    def __init__(self, state: CallState, uniform: float) -> None:
         state.may_move = True
         self._engine = state.engine
         self._state = state
-        self._chance = chance
+        self._uniform = uniform
         self._call = state.call
         self._met: set[Verdict] = set()
         self._tried: set[Target] = set()
+        self._retry_at = inf  # when a retry first makes sense at one of them
 
     def run(self, now: float) -> Flow:
         """Try the target, then every step whose verdicts match a failure."""
@@ -172,12 +173,13 @@ class FallbackRun:
             return state.end(outcome, state.ended_at)
         state.call = state.call._replace(target=self._call.target)
         last = outcome if outcome.verdict is Verdict.CANCELLED else first.outcome
-        return state.end(last, state.ended_at, stopped=first.stopped, retry_at=first.retry_at)
+        retry_at = None if self._retry_at == inf else self._retry_at
+        return state.end(last, state.ended_at, stopped=first.stopped, retry_at=retry_at)
 
     def _move(self, step: Step, later: Sequence[Step], outcome: Outcome) -> _FallbackSteps:
         """Try the targets of `step` until one answers."""
         state = self._state
-        in_order = ordered(step, self._chance, self._utilization)
+        in_order = ordered(step, self._uniform, self._utilization)
         targets = [target for target in in_order if target not in self._tried]
         for place, target in enumerate(targets, 1):
             gate = self._refusing_gate(target, outcome, state.ended_at)
@@ -220,9 +222,11 @@ class FallbackRun:
             fail_fast=self._call.fail_fast or bool(fallback_verdicts),
             fallback_verdicts=fallback_verdicts,
         )
-        ended = yield from run_target(engine.target_state(target), state, now, self._chance)
+        ended = yield from run_target(engine.target_state(target), state, now, self._uniform)
         outcome = ended.outcome
         self._met.add(outcome.verdict)
+        if ended.retry_at is not None:
+            self._retry_at = min(self._retry_at, ended.retry_at)
         if ended.history and isinstance(ended.history[-1], CallRejected):
             self._met.add(Verdict.REJECTED)  # after a failure, which is what it ended with
         target_state = engine.target_state(target)  # a new one may have taken its place

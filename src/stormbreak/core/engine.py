@@ -18,7 +18,7 @@ from stormbreak.core.flow import Command, Send, WaitFor, held
 from stormbreak.core.gate import Permit, SpendingGate, SpendLimits
 from stormbreak.core.lease import TargetLease
 from stormbreak.core.policy import Policy
-from stormbreak.core.queue import Ticket
+from stormbreak.core.queue_order import Ticket
 from stormbreak.core.retry_budget import Budget, BudgetPolicy
 from stormbreak.core.target_state import Listener, TargetState
 from stormbreak.errors import ConfigurationError
@@ -62,6 +62,10 @@ class Fleet(Protocol):
         """Share the spend limit of a target, once for each account."""
         ...
 
+    def rest(self) -> None:
+        """Give all leases back soon, until a call needs them again."""
+        ...
+
     def snapshot(self, now: float) -> Sequence[Mapping[str, Any]]:
         """Return whether each store answers, and since when."""
         ...
@@ -85,9 +89,9 @@ class Engine:
         self._earlier_policies: Mapping[Target, Policy] = {}
         self.listeners: list[Listener] = []
         self.context_listener: ContextListener | None = None
-        # How to reach the stepper, which alone knows the time.
+        # Returns the `snapshot` of the stepper, which alone knows the time; None while no driver runs the engine.
         self.look: Callable[[], Callable[..., dict[str, Any]] | None] = _no_stepper
-        self.number: Callable[[], int] = count(1).__next__  # for a new call
+        self.number: Callable[[], int] = count(1).__next__  # returns that of a new call
         self.start_over()
 
     def start_over(self) -> None:
@@ -218,6 +222,9 @@ class Engine:
             target_state = self.targets[target] = TargetState(self, target)
             self.crowded = len(self.targets) > MAX_TARGETS
         target_state.recently_used = True
+        lease = target_state.lease
+        if lease is not None and lease.rests:
+            lease.wake()
         return target_state
 
     def _states_of(self, target: Target) -> list[TargetState]:

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 from stormbreak.core.fallback import Step
 from stormbreak.core.gate import Permit
-from stormbreak.core.queue import Ticket
+from stormbreak.core.queue_order import Ticket
 from stormbreak.types import CallResult, Outcome, Target
 
 

@@ -1,11 +1,17 @@
 """Whether a failed attempt is followed by another, and when.
 
-The gates, in this order: the verdict allows it, and the server does not forbid it; nothing has reached the caller, no open circuit
-sends the call elsewhere, attempts are left, the delay and a minimum of useful time fit before the deadline, within patience and below the cap, and the budget pays.
-The budget comes last, so that a refusal costs nothing.
+There is a retry if all of these are true, asked in this order:
 
-A repair (the answer did not fit its schema, and the model is shown why) passes the same gates, without a delay: the target has
-answered. So it is free where answers come, and paid where the target is in trouble.
+1. the verdict allows a retry, and the server does not forbid it;
+2. nothing has reached the caller;
+3. no fallback takes the call because the circuit is open;
+4. attempts are left;
+5. the delay and a minimum of useful time fit before the deadline;
+6. the delay fits into the patience, and a Retry-After is not above `max_wait`;
+7. the retry is free, or the budget pays. It comes last, so that a refusal costs nothing.
+
+A repair (the answer did not fit its schema, and the model is shown why) passes the same gates, without a delay: the
+target has answered. So it is free where answers come, and paid where the target is in trouble.
 """
 
 from dataclasses import dataclass, field

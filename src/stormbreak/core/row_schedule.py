@@ -153,24 +153,27 @@ class Schedule:
     ) -> Final | Reschedule:
         """Decide whether a row is done or rescheduled after its call."""
         self.under_way -= 1
-        verdict = ended.outcome.verdict
+        ok = ended.outcome.verdict is Verdict.OK
         attempts = turn.attempts + ended.attempts
-        turn = replace(
-            turn,
-            attempts=attempts,
-            maybe_processed=turn.maybe_processed + ended.maybe_processed,
-            left=turn.left - ended.attempts + ended.unconnected,
-            deadline_at=ended.deadline_at if turn.deadline_at is None else turn.deadline_at,
-        )
-        if verdict is Verdict.OK and ended.source == TARGET:
-            self._answered_at = now
-        due = now + self._pause(turn, ended, now, uniform)
-        if verdict is Verdict.OK or not self._reschedule_at(turn, ended, due):
-            if self._is_probing:
-                self._learn(ended.outcome)
-            return Final(verdict is Verdict.OK, attempts, turn.maybe_processed)
-        heappush(self._later, (due, turn.index, replace(turn, rounds=turn.rounds + 1)))
-        return Reschedule(due)
+        maybe_processed = turn.maybe_processed + ended.maybe_processed
+        if ok:
+            if ended.source == TARGET:
+                self._answered_at = now
+        else:
+            turn = replace(
+                turn,
+                attempts=attempts,
+                maybe_processed=maybe_processed,
+                left=turn.left - ended.attempts + ended.unconnected,
+                deadline_at=ended.deadline_at if turn.deadline_at is None else turn.deadline_at,
+            )
+            due = now + self._pause(turn, ended, now, uniform)
+            if self._may_come_back(turn, ended, due):
+                heappush(self._later, (due, turn.index, replace(turn, rounds=turn.rounds + 1)))
+                return Reschedule(due)
+        if self._is_probing:
+            self._learn(ended.outcome)
+        return Final(ok, attempts, maybe_processed)
 
     def stop_reason(self) -> Verdict | None:
         """The final verdict of all probe rows, if the run should stop for it."""
@@ -204,7 +207,7 @@ class Schedule:
             self._is_probing = False
             self._scouted.clear()
 
-    def _reschedule_at(self, turn: RowAttempt, ended: CallResult, due: float) -> bool:
+    def _may_come_back(self, turn: RowAttempt, ended: CallResult, due: float) -> bool:
         verdict = ended.outcome.verdict
         if (
             turn.left < 1

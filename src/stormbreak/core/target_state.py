@@ -20,7 +20,7 @@ from stormbreak.core.gate import NEVER, Gate, SpendingGate
 from stormbreak.core.hedge import HedgeTimer
 from stormbreak.core.lease import TargetLease
 from stormbreak.core.policy import Policy
-from stormbreak.core.queue import Ticket
+from stormbreak.core.queue_order import Ticket
 from stormbreak.core.rate_limit_gate import RateLimitGate
 from stormbreak.core.retry_budget import Budget, Load
 from stormbreak.core.send_rate import FADE as RATE_FADE

@@ -38,11 +38,6 @@ class Span(NamedTuple):
     min_usd: Decimal
     max_usd: Decimal
 
-    @property
-    def is_exact(self) -> bool:
-        """Whether it is known to the last digit."""
-        return self.min_usd == self.max_usd
-
 
 @dataclass(slots=True, kw_only=True)
 class TokenSum:

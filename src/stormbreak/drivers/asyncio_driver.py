@@ -185,10 +185,15 @@ class AsyncioDriver:
         Thread-safe. On the running loop it is done on return; elsewhere soon after.
         """
         self._active_calls.close(loop)
+        self._stepper.rest()
 
     def end_streams(self, loop: asyncio.AbstractEventLoop) -> None:
         """End the streams that are read on `loop`; their permits are freed and not counted. Thread-safe."""
         self._active_calls.end_streams(loop)
+
+    def rest(self) -> None:
+        """Give back what a fleet has lent, until a call needs it: its user was closed. Thread-safe."""
+        self._stepper.rest()
 
     async def _send(self, sender: Sender, command: Send) -> Outcome:
         active = self._active_calls

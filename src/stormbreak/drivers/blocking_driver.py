@@ -157,6 +157,7 @@ class BlockingDriver:
             attempt.interrupt()
         for delivery in self._streams:
             delivery.cut_off()
+        self._stepper.rest()
 
     def poll(self, attempts: "dict[Send, _Attempt]", until: float) -> None:
         """Go on with the attempts that can, until one is over, or until `until`.

@@ -11,7 +11,7 @@ from contextlib import suppress
 from weakref import ref
 
 from stormbreak.core.flow import Command, DeliverStream, Flow
-from stormbreak.core.queue import Ticket
+from stormbreak.core.queue_order import Ticket
 from stormbreak.drivers.flow_stepper import Stepper
 from stormbreak.errors import ENDED_BY_CLOSING
 from stormbreak.types import (

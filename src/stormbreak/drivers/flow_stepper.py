@@ -15,8 +15,8 @@ from weakref import WeakMethod, ref
 from stormbreak.core.call import run_call
 from stormbreak.core.engine import ContextListener, Engine
 from stormbreak.core.explain import shown
-from stormbreak.core.flow import Command, DeliverStream, Flow, Race, Send, close
-from stormbreak.core.queue import Ticket
+from stormbreak.core.flow import Command, DeliverStream, Flow, Race, Resume, Send, close
+from stormbreak.core.queue_order import Ticket
 from stormbreak.drivers.locks import new_lock
 from stormbreak.drivers.turn_lock import TurnLock
 from stormbreak.events import CallCancelled, Event
@@ -71,40 +71,10 @@ class Stepper(TurnLock[Flow, _Left]):
         """
         if self._delivering:
             self._refuse_reentry()
-        engine = self.engine
-        context_listener = engine.context_listener
+        context_listener = self.engine.context_listener
         if context_listener is not None:
             self._enter_contexts(context_listener, call)
-        flow: Flow | None = None
-        left: _Left | None = None
-        try:
-            with self._lock:
-                if self._busy:
-                    self._refuse_in_the_middle()
-                flow = run_call(engine, call, self.clock(), self.chance())
-                self._busy = True
-                try:
-                    try:
-                        wanted = next(flow)
-                        self._pending[flow] = call, wanted
-                        command: Command | CallResult = wanted
-                    except StopIteration as stop:
-                        command = stop.value
-                    left = self._collect() if engine.woken or engine.events else None
-                except BaseException:
-                    self._interrupted = True
-                    raise
-                finally:
-                    self._busy = False
-            if left is not None or self._postponed:
-                self._act(left)
-        except BaseException:  # an interrupt, perhaps in a listener
-            if left is not None:
-                _wake_all(left)
-            if flow is not None:  # it has no owner yet to close it
-                self.close(flow)
-            raise
-        return flow, command
+        return self._step(None, call, None)
 
     def step(self, flow: Flow, outcome: Outcome | None) -> Command | CallResult:
         """Resume `flow` with the result of its last command. After an interrupt (KeyboardInterrupt) it has to be closed.
@@ -114,22 +84,34 @@ class Stepper(TurnLock[Flow, _Left]):
         """
         if self._delivering:
             self._refuse_reentry()
-        engine = self.engine
+        return self._step(flow, None, outcome)[1]
+
+    def _step(
+        self, flow: Flow | None, call: Call | None, outcome: Outcome | None
+    ) -> tuple[Flow, Command | CallResult]:
+        """Resume `flow`, or start that of `call`, which has no owner yet."""
+        engine, owned = self.engine, flow is not None
         left: _Left | None = None
         try:
             with self._lock:
                 if self._busy:
                     self._refuse_in_the_middle()
+                now, uniform = self.clock(), self.chance()
+                resume: Resume | None = None
+                if flow is None:
+                    assert call is not None, "a flow is that of a call"
+                    flow = run_call(engine, call, now, uniform)
+                else:
+                    resume = outcome, now, uniform
+                    known = self._pending.get(flow)  # not what a forked child has of its parent
+                    call = None if known is None else known[0]
                 self._busy = True
                 try:
                     try:
-                        wanted = flow.send((outcome, self.clock(), self.chance()))
+                        wanted = next(flow) if resume is None else flow.send(resume)
+                        if call is not None:
+                            self._pending[flow] = call, wanted
                         command: Command | CallResult = wanted
-                        known = self._pending.get(flow)
-                        if (
-                            known is not None
-                        ):  # it is, but for what a forked child has of its parent
-                            self._pending[flow] = known[0], wanted
                     except StopIteration as stop:
                         command = stop.value
                         self._pending.pop(flow, None)
@@ -141,11 +123,13 @@ class Stepper(TurnLock[Flow, _Left]):
                     self._busy = False
             if left is not None or self._postponed:
                 self._act(left)
-        except BaseException:
+        except BaseException:  # an interrupt, perhaps in a listener
             if left is not None:
                 _wake_all(left)
+            if flow is not None and not owned:
+                self.close(flow)
             raise
-        return command
+        return flow, command
 
     def first_output(self, send: Send) -> None:
         """Record the first output of the attempt of `send`; does nothing once it has ended."""
@@ -165,6 +149,12 @@ class Stepper(TurnLock[Flow, _Left]):
         if self._delivering:
             self._refuse_reentry()
         return self._turn(lambda: do(self.engine, self.clock()))
+
+    def rest(self) -> None:
+        """Give back what a fleet has lent to the engine, when no call needs it, until one does: a driver was closed."""
+        fleet = self.engine.fleet
+        if fleet is not None:
+            self._turn(fleet.rest)
 
     def snapshot(self, *, pending: bool = True) -> dict[str, Any]:
         """Return a snapshot between two steps, and what each `pending` call waits for; listeners may call it."""

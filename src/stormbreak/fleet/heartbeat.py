@@ -63,7 +63,7 @@ class Heartbeat:
 
     def add(self, engine: Engine, membership: Membership) -> None:
         """Carry for another membership, which reports at once."""
-        self._members[membership] = ref(engine)
+        self._members[membership] = ref(engine, self._wake_up)
         self.wake(membership)
 
     def remove(self, membership: Membership) -> None:
@@ -77,6 +77,10 @@ class Heartbeat:
         if not self._runs:
             self._runs = True
             _thread.start_new_thread(self._run, ())  # `Thread.start` would wait for it, in a step
+
+    def _wake_up(self, _: object) -> None:
+        """Look at once: an engine was collected."""
+        self._woken.put(None)
 
     def snapshot(self) -> Mapping[str, Any]:
         """Return whether the store answers, and since when; as yet unknown counts as no."""
@@ -146,7 +150,7 @@ class Heartbeat:
                 due.append((member, stepper, *self._message(member, stepper)))
                 if member.is_gone:
                     self._members.pop(member, None)
-        if not self._members:
+        if all(member.is_away for member in self._members):
             store.close()
         if not due:
             return
@@ -171,15 +175,16 @@ class Heartbeat:
 
     def _send_last_reports(self, store: Store) -> None:
         """Give back what is not used any more."""
-        orphans, self._orphans = self._orphans, []
+        orphans = [member for member in self._orphans if not member.is_away]
+        self._orphans = []
         now = time.monotonic()  # as the clocks of engines in real time
-        with suppress(StoreError):  # their leases end by themselves
-            store.beat(
-                [
-                    Message(member.scope, member.name, member.report(now, leaves=True))
-                    for member in orphans
-                ]
-            )
+        messages = [
+            Message(member.scope, member.name, member.report(now, leaves=True))
+            for member in orphans
+        ]
+        if messages:
+            with suppress(StoreError):  # their leases end by themselves
+                store.beat(messages)
 
     def _note(self, store: Store, error: str | None) -> None:
         """Write one line when the store begins or ceases to answer, or has forgotten everything."""

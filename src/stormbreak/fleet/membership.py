@@ -4,10 +4,12 @@
 |---|---|
 | a call waits for an answer | at once |
 | wants more than it got | 0.05 to 0.25 s, as the store decides |
+| its last attempt ended, and it holds slots | at once, if its last report is older than BUSY, or in a CROWD |
 | used what it leases since its last report | BUSY |
 | in use at all | CALM |
 | (all of these) among more than CROWD members | longer in proportion |
 | not used for IDLE seconds, and holds nothing | never: the next call that waits wakes it |
+| its engine was closed, and no call needs it | never: the next call wakes it; a spend limit after FORGOTTEN / 2 |
 """
 
 from abc import ABC, abstractmethod
@@ -32,7 +34,7 @@ from stormbreak.fleet.messages import (
     SlotReport,
     SpendReport,
 )
-from stormbreak.fleet.model import LEASE
+from stormbreak.fleet.model import FORGOTTEN, LEASE
 
 BUSY = 0.25  # seconds
 CALM = 2.5
@@ -40,7 +42,9 @@ IDLE = 10.0
 CROWD = 100  # members; more of them report less often, so that the store can follow ...
 MAX_GAP = 3.0  # ... but in time for their leases
 SHORT = 0.1  # seconds until a member asks again for slots or money that others hold
-FETCHED = 0.3  # seconds of recent use that are leased ahead
+FETCHED = (
+    0.5  # seconds of recent use that are leased ahead: twice what is used until the next report
+)
 WORTH_IT = 2.0  # per second; members that use less are calm
 USE_MEMORY = 1.0  # seconds in which 63 % of an earlier use per second are forgotten
 ROUNDING = 0.05  # seconds
@@ -52,6 +56,7 @@ class Membership(ABC):
     """One member of one scope. It reports at `next_at`; the clock is that of its engine."""
 
     lease: Lease
+    away_for = inf  # seconds until the next report while it is away
 
     def __init__(self, scope: str, name: str) -> None:
         self.scope = scope
@@ -60,12 +65,18 @@ class Membership(ABC):
         self.members = 0
         self.next_at = inf
         self.used_at = -inf
+        self._has_left = False  # with its last report
         self.restarts = 0  # how often the store had forgotten the scope
 
     @property
     @abstractmethod
     def is_gone(self) -> bool:
         """Whether nothing uses it any more."""
+
+    @property
+    def is_away(self) -> bool:
+        """Whether it has given back its lease, until it is woken."""
+        return self._has_left and self.lease.rests
 
     @abstractmethod
     def report(self, now: float, *, leaves: bool = False) -> Report:
@@ -85,17 +96,25 @@ class Membership(ABC):
             self.restarts += 1
         self.epoch, self.members = answer.epoch, int(answer.members)
         self.lease.members = self.members
+        self.lease.is_crowded = self.members > CROWD
         self.lease.set_share(1 / max(1, self.members))
         after = self._apply(answer, sent_at, now)
-        crowd = max(1.0, self.members / CROWD)
-        self.next_at = now + (abs(after) if after == inf else min(abs(after) * crowd, MAX_GAP))
+        self.next_at = now + self._gap(abs(after))
         self.lease.answered(self.next_at + self.lease.patience if after < 0 else inf)
         self.pump(now)
 
+    def _gap(self, after: float) -> float:
+        """Return the seconds until the next report, where a member alone would report `after` so many."""
+        if self.is_away:
+            return self.away_for
+        if self.lease.rests:
+            return min(after, BUSY)
+        return after if after == inf else min(after * max(1.0, self.members / CROWD), MAX_GAP)
+
     def fail(self, now: float, retry_after: float) -> None:
-        """There was no answer: calls do not wait for the next one."""
+        """There was no answer: calls do not wait for the next one. What was given back ends by time."""
         self.lease.failed(now)
-        self.next_at = now + retry_after
+        self.next_at = now + (self.away_for if self.is_away else retry_after)
         self.pump(now)
 
 
@@ -136,7 +155,6 @@ class TargetMembership(Membership):
         self._state = ref(state)
         self._chance = chance
         self._requests, self._tokens = _Use(), _Use()
-        self._in_flight = 0
         self._reported: object = None  # the newest news of a cooldown that have been reported
         self._shared_until = -inf  # the end of a cooldown that the store knows
         self._asked: tuple[float, float, float] = (0.0, 0.0, 0.0)  # requests, tokens, slots
@@ -149,16 +167,18 @@ class TargetMembership(Membership):
     def pump(self, now: float) -> None:
         """Let calls leave that waited for the answer."""
         state = self._state()
-        if state is not None:
+        if state is not None and state.admission.queued:
             state.admission.pump(now)
 
     def report(self, now: float, *, leaves: bool = False) -> Report:
         """Return what the target uses, what its queue waits for, and its news."""
         state, lease = self._state(), self.lease
-        leaves = leaves or state is None
+        leaves = leaves or state is None or (lease.rests and state.idle)
+        self._has_left = leaves
         queued, tokens = (0, 0) if state is None or leaves else _waiting(state, now)
-        requests = _rate_report(lease.requests, self._requests, queued, 1, now)
-        money = _rate_report(lease.tokens, self._tokens, queued, tokens, now)
+        ahead = not leaves
+        requests = _rate_report(lease.requests, ahead * self._requests.ahead, queued, 1, now)
+        money = _rate_report(lease.tokens, ahead * self._tokens.ahead, queued, tokens, now)
         slots = SlotReport() if state is None or leaves else self._slots(queued, now)
         self._asked = requests.want, money.want, slots.want
         if queued or slots.in_flight:
@@ -173,8 +193,13 @@ class TargetMembership(Membership):
         slots = self.lease.slots
         if slots is None:
             return SlotReport()
-        spare = 1 if now - self.used_at < BUSY or queued else 0
+        in_use = now - self.used_at < BUSY or queued
+        spare = 1 if in_use and not self.lease.is_crowded else 0
         want = min(slots.whole, slots.in_flight + queued + spare)
+        if want < slots.cap:
+            slots.set_cap(
+                want, slots.cap_until
+            )  # another may have the rest before the answer comes
         known = slots.cap if now < slots.cap_until else 0
         return SlotReport(float(slots.whole), float(slots.in_flight), float(want), float(known))
 
@@ -205,8 +230,8 @@ class TargetMembership(Membership):
         ]
         changed = False
         if lease.slots is not None:
-            changed = lease.slots.cap != answer.cap or lease.slots.in_flight != self._in_flight
-            self._in_flight = lease.slots.in_flight
+            changed = lease.slots.cap != answer.cap
+            lease.slots.fresh_until = now + BUSY
             lease.slots.set_cap(int(answer.cap), sent_at + LEASE)
             if answer.cap < slots and state.admission.queued:
                 denied.append(SHORT)
@@ -254,11 +279,11 @@ def _waiting(state: TargetState, now: float) -> tuple[int, int]:
 
 
 def _rate_report(
-    rate: LeasedRate | None, use: _Use, calls: int, each: int, now: float
+    rate: LeasedRate | None, ahead: int, calls: int, each: int, now: float
 ) -> RateReport:
     if rate is None:
         return RateReport()
-    want = max(0.0, calls * each + use.ahead - rate.held(now))
+    want = max(0.0, calls * each + ahead - rate.held(now))
     least = float(each if calls else min(1, want))
     return RateReport(
         rate.rate * 60, rate.depth, max(want, least if want else 0.0), least, rate.owed
@@ -296,6 +321,8 @@ class SpendMembership(Membership):
     """The allowance of one account. `bounds` are the costs of calls that wait for it; `on_change` lets them leave."""
 
     lease: SpendLease
+    # The store must not forget whose money it is, or it would count it twice.
+    away_for = FORGOTTEN / 2
 
     def __init__(
         self,
@@ -334,11 +361,12 @@ class SpendMembership(Membership):
             account.begin_period()
             self._over = lease.started
             lease.begin(0.0)
-        leaves = leaves or self.is_gone
         spent, taken = micro_dollars(account.spent), micro_dollars(account.taken)
         if taken != self._taken:
             self._taken, self.used_at = taken, now
+        leaves = leaves or self.is_gone
         bounds = [] if leaves else list(self._bounds(now))
+        self._has_left = leaves = leaves or (lease.rests and taken == spent and not bounds)
         self._needed = taken + micro_dollars(min(bounds)) if bounds else 0
         unused = not bounds and taken == spent and now - self.used_at >= UNUSED
         if unused or leaves or self._denied:  # others may need it

@@ -14,7 +14,7 @@ Numbers are floats, and operations stand in the same order as in the script, so 
 """
 
 from dataclasses import dataclass, field
-from math import floor
+from math import floor, inf
 from typing import NamedTuple
 
 from stormbreak.fleet.messages import (
@@ -85,6 +85,9 @@ class Scope:
     ends_at: float = NONE
     folded: float = 0.0  # money of members that were lost long ago
     members: dict[str, Member] = field(default_factory=dict)
+    # These follow from the members: a report need not look at thousands of them to find that no lease has ended.
+    lost: int = field(default=0, compare=False)  # members that are kept for their money alone
+    next_loss: float = field(default=-inf, compare=False)  # no lease ends before
 
 
 def beat(
@@ -96,21 +99,27 @@ def beat(
     if report.epoch not in (0, scope.epoch):  # the store has lost what this member knows
         scope.quiet_until = max(scope.quiet_until, now + QUIET)
     _end_period(scope, now)
-    _drop_lost(scope, now)
+    if now >= scope.next_loss:
+        _drop_lost(scope, now)
     me = scope.members.get(name)
     if me is None:
         me = scope.members[name] = Member(served_at=now)
         for demand, rate in ((me.requests, report.requests), (me.tokens, report.tokens)):
             demand.served_at, demand.owed = now, rate.owed
+    elif me.until <= now:
+        scope.lost -= 1
     me.until = now if report.leaves else now + LEASE
+    scope.lost += me.until <= now
+    scope.next_loss = min(scope.next_loss, _kept_until(me, now))
     requests = _lease_rate(scope, 0, name, report.requests, now)
     tokens = _lease_rate(scope, 1, name, report.tokens, now)
     cap = _lease_slots(scope, name, report, now)
     cooldown = _gossip(scope, report, now)
     spend = _account(scope, name, report, now, max(quiet_until, scope.quiet_until))
-    members = sum(member.until > now for member in scope.members.values())
+    members = len(scope.members) - scope.lost
     if report.leaves and me.money == 0:
         del scope.members[name]
+        scope.lost -= 1
     return Answer(scope.epoch, float(members), requests, tokens, cap, cooldown, spend)
 
 
@@ -120,6 +129,14 @@ def _drop_lost(scope: Scope, now: float) -> None:
         if member.until <= now and (member.money == 0 or member.until + FORGOTTEN <= now):
             scope.folded += member.money
             del scope.members[name]
+    kept = scope.members.values()
+    scope.lost = sum(member.until <= now for member in kept)
+    scope.next_loss = min((_kept_until(member, now) for member in kept), default=inf)
+
+
+def _kept_until(member: Member, now: float) -> float:
+    """Return the end of its lease, or the time at which a lost one is forgotten."""
+    return member.until if member.until > now else member.until + FORGOTTEN
 
 
 # ---------------------------------------------------------------- fair division
@@ -249,6 +266,7 @@ def _gossip(scope: Scope, report: Report, now: float) -> float:
 def _end_period(scope: Scope, now: float) -> None:
     if scope.started > 0 and scope.ends_at != NONE and now >= scope.ends_at:
         scope.started, scope.ends_at, scope.folded = 0.0, NONE, 0.0
+        scope.next_loss = now  # lost members without money are forgotten
         for member in scope.members.values():
             member.granted = member.returned = member.spent = 0.0
 

@@ -16,6 +16,7 @@ from stormbreak.core.lease import SpendLease, TargetLease
 from stormbreak.core.policy import Policy
 from stormbreak.core.spend_policy import SpendPolicy
 from stormbreak.core.target_state import TargetState
+from stormbreak.drivers.locks import LiveSet
 from stormbreak.fleet.membership import (
     Account,
     Membership,
@@ -63,6 +64,7 @@ class SharedLimits:
     def start_over(self) -> None:
         """Forget all leases, as in a forked child; the memberships of the parent are not its own."""
         self._carriers: dict[FleetPolicy, Carrier] = {}
+        self._targets: LiveSet[TargetMembership] = LiveSet()
         self._members: dict[int, SpendMembership] = {}  # by the id of their account
 
     def lease(self, engine: Engine, state: TargetState) -> TargetLease:
@@ -72,6 +74,7 @@ class SharedLimits:
         scope = scope_of(policy, f"target {state.target.place}")
         member = TargetMembership(scope, self._new_name(), state, self._chance)
         member.lease = TargetLease(policy.fleet, policy.process_share, lambda: carrier.wake(member))
+        self._targets.add(member)
         carrier.add(engine, member)
         return member.lease
 
@@ -137,6 +140,11 @@ class SharedLimits:
             member.ended = True
             member.lease.wake()
 
+    def rest(self) -> None:
+        """Give all leases back as soon as no call holds them, until another call needs them."""
+        for member in (*self._targets, *self._members.values()):
+            member.lease.rest()
+
     def snapshot(self, _now: float) -> Sequence[Mapping[str, Any]]:
         """Return whether each store answers, and since when."""
         return [carrier.snapshot() for carrier in dict.fromkeys(self._carriers.values())]
@@ -152,9 +160,9 @@ def _per(limit: SpendPolicy) -> str:
     return "ever" if limit.period is None else f"{limit.period:g} s"
 
 
-def key_spend(name: str, limit: SpendPolicy) -> str:
-    """Name the spend limit of a client key in its fleet: its amount may change, its period not."""
-    return f"spend of key {name} {_per(limit)}"
+def client_spend(title: str, limit: SpendPolicy) -> str:
+    """Name the spend limit of a client of the gateway in its fleet: its amount may change, its period not."""
+    return f"spend of {title} {_per(limit)}"
 
 
 def scope_of(policy: Policy, what: str) -> str:

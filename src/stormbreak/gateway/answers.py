@@ -1,16 +1,17 @@
 """The end of a call as a response to a client: statuses, bodies, and the headers that are passed on. Pure."""
 
 from collections.abc import Collection
+from functools import lru_cache
 
 from stormbreak.drivers.explain import AttemptHistory
 from stormbreak.gateway.errors import FINAL, error_body, retry_after
-from stormbreak.http.h1.connection import RepeatableHeaders, split_repeats, with_repeats
+from stormbreak.http.h1.connection import RepeatableHeaders, with_repeats
 from stormbreak.http.h1.server_connection import JSON, ServerResponse
 from stormbreak.http.h1.server_message import Headers
 from stormbreak.http.models import Response
 from stormbreak.http.transports.sdk_response import Failure, Reply, response_for
 from stormbreak.llm.models import HttpResponse, Shape
-from stormbreak.types import VERDICT_OK, CallResult, Outcome, Verdict
+from stormbreak.types import VERDICT_OK, CallResult, Outcome, Target, Verdict
 
 PASSED = frozenset(
     {
@@ -21,6 +22,10 @@ PASSED = frozenset(
 
 ACCOUNT_LIMITS = ("x-ratelimit-", "anthropic-ratelimit-")
 """The beginnings of those for keys without limits of their own: they are about the account that all share."""
+
+_WAITS = frozenset({"cooldown", "rate", "quota", "deadline", "patience", "max_wait"})
+"""Gates that end a call because it would have to wait for a named time. At the others the gateway has done what it may: attempts
+are used up, a budget is spent, or the target is ill, and a retry would add to its load."""
 
 _ACCOUNT = {
     Verdict.AUTH: "the provider refused the key of this gateway",
@@ -57,22 +62,24 @@ def response_of(
     headers = passed_headers(result.headers, limited=limited)
     if verdict is VERDICT_OK:
         return ServerResponse(result.status, result.body, headers, _media(result))
-    if "retry-after" not in result.headers:
+    if ended.retry_at is not None:  # of a pool, the earliest
+        headers = tuple(pair for pair in headers if not pair[0].startswith("retry-after"))
+    if ended.retry_at is not None or "retry-after" not in result.headers:
         headers += _time_to_come_back(outcome, ended, now)
     body = result.body
     if isinstance(value, Response) and any(secret in body for secret in secrets):
         body = value.body
-    return ServerResponse(result.status, body, (*headers, FINAL), _media(result))
+    return ServerResponse(result.status, body, headers + _finality(ended), _media(result))
 
 
 def passed_headers(headers: RepeatableHeaders, *, limited: bool) -> Headers:
     """Return the headers of a provider that a client gets."""
-    passed = {
-        name: value
+    return tuple(
+        (name, each)
         for name, value in headers.items()
         if name in PASSED or (not limited and name.startswith(ACCOUNT_LIMITS))
-    }
-    return tuple(split_repeats(passed)) if passed else ()
+        for each in ((value,) if isinstance(value, str) else value)
+    )
 
 
 def our_headers(request_id: str, history: AttemptHistory | None) -> Headers:
@@ -81,10 +88,13 @@ def our_headers(request_id: str, history: AttemptHistory | None) -> Headers:
     if history is None:
         return (identity,)
     attempts = ("x-stormbreak-attempts", str(history.attempts))
-    place = history.target.place
-    if not (place.isascii() and place.isprintable()):
-        return identity, attempts
-    return identity, attempts, ("x-stormbreak-target", place)
+    return identity, attempts, *_target_header(history.target)
+
+
+@lru_cache(maxsize=256)
+def _target_header(target: Target) -> Headers:
+    place = target.place
+    return (("x-stormbreak-target", place),) if place.isascii() and place.isprintable() else ()
 
 
 def _success(original: HttpResponse, *, limited: bool) -> ServerResponse:
@@ -106,7 +116,13 @@ def _without_response(
     if outcome.detail:
         message += f" ({outcome.detail})"
     body = error_body(shape, status, f"upstream_{outcome.verdict}", message)
-    return ServerResponse(status, body, (*_time_to_come_back(outcome, ended, now), FINAL))
+    headers = _time_to_come_back(outcome, ended, now) + _finality(ended)
+    return ServerResponse(status, body, headers)
+
+
+def _finality(ended: CallResult) -> Headers:
+    """Forbid the client to retry, unless the gateway knows when a retry is served and does not wait for that itself."""
+    return () if ended.retry_at is not None and ended.stopped in _WAITS else (FINAL,)
 
 
 def _time_to_come_back(outcome: Outcome, ended: CallResult, now: float) -> Headers:

@@ -12,7 +12,7 @@ from stormbreak.drivers.asyncio_driver import AsyncioDriver
 from stormbreak.gateway.answers import our_headers, response_of
 from stormbreak.gateway.call import GatewayCall, Limits, Opened
 from stormbreak.gateway.errors import RefusedError, error_event, refusal
-from stormbreak.gateway.keys import ClientKey, Guesses, digest_of
+from stormbreak.gateway.keys import ClientKey, Guesses, LimitHolder, digest_of
 from stormbreak.gateway.metrics import GatewayMetrics, RequestRecord
 from stormbreak.gateway.request import (
     LOOKUPS,
@@ -86,37 +86,51 @@ class GatewayApp:
     # ------------------------------------------------------------ internal
 
     def _key(self, request: Request, connection: ServerConnection) -> ClientKey:
-        given = client_key(request)
-        key = None if given is None else self.rules.keys.get(digest_of(given))
-        if key is None:
+        given, rules = client_key(request), self.rules
+        known = connection.client
+        if known is not None and known[0] is rules and known[1] == given:
+            key: ClientKey = known[2]
+            return key
+        found = None if given is None else rules.keys.get(digest_of(given))
+        if found is None:
             raise self._guesses.wrong(connection.address, given)
-        return key
+        connection.client = rules, given, found  # clients send the same key again
+        return found
 
     async def _usage(self, key: ClientKey) -> ServerResponse:
         """Answer what a key may use, and what it has spent, in all processes of a fleet."""
-        settings, account = key.settings, self._limits.budgets.account(key)
-        spend = None
+        own = await self._used(LimitHolder("key", key.name, key.settings))
+        of_tenant = [await self._used(each) for each in key.holders if each.kind == "tenant"]
+        usage = {**own, "of_tenant": of_tenant[0] if of_tenant else None}
+        return ServerResponse(200, msgspec.json.encode(usage))
+
+    async def _used(self, holder: LimitHolder) -> dict[str, object]:
+        limits, account, spend = holder.limits, self._limits.budgets.account(holder), None
         if account is not None:
             await self._limits.budgets.refresh(account)
             spend = account.snapshot(self._driver.clock())
-        usage = {
-            "key": key.name,
-            "rpm": settings.rpm,
-            "tpm": settings.tpm,
-            "max_in_flight": settings.max_in_flight,
+        return {
+            holder.kind: holder.name,
+            "rpm": limits.rpm,
+            "tpm": limits.tpm,
+            "max_in_flight": limits.max_in_flight,
             "spend": spend,
         }
-        return ServerResponse(200, msgspec.json.encode(usage))
 
     async def _call(
         self, request: Request, connection: ServerConnection, key: ClientKey, record: RequestRecord
     ) -> None:
         rules = self.rules
-        asked = read_request(request, key.name)
+        asked = read_request(request, key.name, record.request_id)
         call = GatewayCall(asked, key, rules, self._driver, self._limits)
         record.model = rules.shown_model(asked.fields.model)
         try:
-            opened = await self._opened(call, connection, record)
+            if rules.settings.waiting_comment is None or not asked.streamed:
+                opened = await call.open()
+            else:
+                opened = await self._opened_with_comments(
+                    call, connection, record, rules.settings.waiting_comment
+                )
             record.history = opened.history
             if opened.stream is not None:
                 record.outcome = await send_stream(
@@ -131,7 +145,7 @@ class GatewayApp:
                 opened.ended,
                 opened.history,
                 self._driver.clock(),
-                limited=key.limited,
+                limited=bool(key.holders),
                 secrets=rules.secrets,
             )
             record.outcome = str(opened.ended.outcome.verdict)
@@ -145,13 +159,11 @@ class GatewayApp:
         finally:
             call.close()
 
-    async def _opened(
-        self, call: GatewayCall, connection: ServerConnection, record: RequestRecord
+    @staticmethod
+    async def _opened_with_comments(
+        call: GatewayCall, connection: ServerConnection, record: RequestRecord, seconds: float
     ) -> Opened:
-        """Open a call; while a stream has no output, send comments if the settings say so."""
-        seconds = self.rules.settings.waiting_comment
-        if seconds is None or not call.request.streamed:
-            return await call.open()
+        """Open a stream; send a comment every so many `seconds` while it has no output."""
         opening: asyncio.Future[Opened] = asyncio.ensure_future(call.open())
         try:
             while not (await asyncio.wait({opening}, timeout=seconds))[0]:

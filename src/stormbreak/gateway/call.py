@@ -6,7 +6,7 @@ It ends with a response in one piece, or begins a stream.
 import time
 from dataclasses import dataclass
 from math import inf
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from stormbreak.core.flow import Ask
 from stormbreak.drivers.asyncio_driver import Asker, AsyncioDriver, Sender
@@ -15,10 +15,11 @@ from stormbreak.drivers.explain import AttemptHistory
 from stormbreak.errors import ConfigurationError
 from stormbreak.gateway.errors import RefusedError
 from stormbreak.gateway.keys import ClientKey
-from stormbreak.gateway.limits import KeyQueues
+from stormbreak.gateway.limits import ClientQueues
 from stormbreak.gateway.request import ClientRequest
 from stormbreak.gateway.rules import GatewayRules
-from stormbreak.gateway.spending import KeyBudgets, SpendingSender
+from stormbreak.gateway.settled_sender import SettledSender
+from stormbreak.gateway.spending import ClientBudgets, SpendingSender
 from stormbreak.gateway.usage_ledger import MeteredSender, UsageLedger
 from stormbreak.http.models import PreparedRequest
 from stormbreak.http.request import RequestTemplate, with_fields
@@ -27,7 +28,7 @@ from stormbreak.http.session import BufferedSender, StreamSender, make_call
 from stormbreak.http.stream import Stream
 from stormbreak.http.transports.sdk_response import is_filtered
 from stormbreak.llm.models import Shape
-from stormbreak.types import Call, CallResult, Outcome, Verdict
+from stormbreak.types import CANCELLED, Call, CallResult, Outcome, Verdict
 
 _ASKED_USAGE = frozenset({Shape.CHAT, Shape.COMPLETION})
 """Formats that report the usage of a stream only on request."""
@@ -62,8 +63,8 @@ class Opened(NamedTuple):
 class Limits:
     """What all calls share besides the engine."""
 
-    queues: KeyQueues
-    budgets: KeyBudgets
+    queues: ClientQueues
+    budgets: ClientBudgets
     usage: UsageLedger | None = None
 
 
@@ -97,10 +98,9 @@ class GatewayCall:
             and request.fields.stream_options is None
         )
         """Whether the stream has an event with its usage that the client has not asked for."""
-        self._place: CallerDriven | None = None  # in the limits of the key
-        self._spending: SpendingSender | None = None
-        self._metered: MeteredSender | None = None
-        self._outcome: Outcome | None = None  # of the whole call; None: it was cancelled
+        self._places: list[CallerDriven] = []  # in the limits of the key and its tenant
+        self._settled: list[SettledSender[Any]] = []
+        self._outcome: Outcome | None = CANCELLED  # of the whole call; None: not known
 
     async def open(self) -> Opened:
         """Run it to its end, or to the first output of a stream.
@@ -115,11 +115,12 @@ class GatewayCall:
             raise RefusedError(400, "invalid_body", str(error)) from None
         now = time.monotonic()
         deadline, whole = self._deadlines(now)
-        if self.key.paced:
-            tokens = 0 if self.key.settings.tpm is None else template.estimated_tokens()
-            self._place = await self._limits.queues.enter(
-                self.key, tokens=tokens, deadline_at=deadline
-            )
+        for holder in self.key.holders:
+            if holder.limits.waits:
+                tokens = 0 if holder.limits.tpm is None else template.estimated_tokens()
+                place = await self._limits.queues.enter(holder, tokens=tokens, deadline_at=deadline)
+                self._places.append(place)
+        self._outcome = None  # from now on it may be sent
         route, steps = config.route_and_steps(self._model)
         if request.streamed:  # a local answer is no stream
             steps = tuple(step for step in steps if step.targets)
@@ -129,7 +130,7 @@ class GatewayCall:
             template,
             route.target,
             policy=config.policy,
-            reserves=config.reserves or self.key.settings.spend.acts,
+            reserves=config.reserves or bool(self.key.spends),
             scope=self.key.scope,
             steps=steps,
             deadline_at=deadline,
@@ -145,11 +146,10 @@ class GatewayCall:
 
     def close(self) -> None:
         """Settle it with the limits of its key. What was reserved counts, if the outcome is not known."""
-        for settled in (self._spending, self._metered):
-            if settled is not None:
-                settled.end(self._outcome)
-        if self._place is not None:
-            self._limits.queues.leave(self._place, self._outcome)
+        for settled in self._settled:
+            settled.end(self._outcome)
+        for place in self._places:
+            self._limits.queues.leave(place, self._outcome)
 
     def _template(self) -> ClientTemplate:
         request, config = self.request, self._config
@@ -161,7 +161,7 @@ class GatewayCall:
             template.stream_on_wire()
         bounds = [
             spend.max_output_tokens
-            for spend in (config.policy.spend, self.key.settings.spend)
+            for spend in (config.policy.spend, *self.key.spends)
             if spend.acts and spend.max_output_tokens is not None
         ]
         if bounds:
@@ -211,16 +211,21 @@ class GatewayCall:
         return Opened(history, None, opened)
 
     def _counted(self, sender: Sender, call: Call, template: ClientTemplate) -> Sender:
-        """Return a sender that reserves for the key what each attempt may cost, and notes it in the ledger."""
+        """Return a sender that reserves for the client what each attempt may cost, and notes it in the ledger."""
         limits, key = self._limits, self.key
         if limits.usage is not None:
             bound = call.bound or template.token_bound()
-            sender = self._metered = MeteredSender(sender, limits.usage, key, bound)
-        account = limits.budgets.account(key)
-        if account is not None:
-            sender = self._spending = SpendingSender(
-                sender, limits.budgets, account, key.name, call
-            )
+            sender = self._settling(MeteredSender(sender, limits.usage, key, bound))
+        for holder in key.holders:
+            account = limits.budgets.account(holder)
+            if account is not None:
+                sender = self._settling(
+                    SpendingSender(sender, limits.budgets, account, holder.title, call)
+                )
+        return sender
+
+    def _settling(self, sender: SettledSender[Any]) -> Sender:
+        self._settled.append(sender)
         return sender
 
     def _asker(self, template: ClientTemplate, call: Call) -> Asker | None:

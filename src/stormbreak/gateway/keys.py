@@ -2,13 +2,15 @@
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from hashlib import sha256
 from secrets import token_urlsafe
+from types import MappingProxyType
 from typing import NamedTuple
 
-from stormbreak.config.gateway_settings import KeySettings
+from stormbreak.config.gateway_settings import ClientLimits, KeySettings
 from stormbreak.core.rate_limit_gate import Bucket
+from stormbreak.core.spend_policy import SpendPolicy
 from stormbreak.drivers.scope import Scope, checked_labels, checked_text
 from stormbreak.gateway.errors import RefusedError
 
@@ -27,22 +29,43 @@ def digest_of(key: bytes) -> str:
     return sha256(key).hexdigest()
 
 
+class LimitHolder(NamedTuple):
+    """A key or a tenant (`kind`), and its limits."""
+
+    kind: str
+    name: str
+    limits: ClientLimits
+
+    @property
+    def title(self) -> str:
+        """Its name in messages, the ledger and the fleet, such as "tenant research"."""
+        return f"{self.kind} {self.name}"
+
+
 class ClientKey(NamedTuple):
     """A key by its name, and the scope of its calls.
 
-    `paced`: its calls may have to wait for its own limits. `metered`: their tokens count. `limited`: it has any limit.
+    `holders` of limits that its calls count for are itself and its tenant; `spends` are their spend limits. `metered`: the
+    tokens of its calls count for a limit.
     """
 
     name: str
     settings: KeySettings
     scope: Scope
-    paced: bool
+    holders: tuple[LimitHolder, ...]
+    spends: tuple[SpendPolicy, ...]
     metered: bool
-    limited: bool
 
 
-def client_keys(settings: Mapping[str, KeySettings]) -> dict[str, ClientKey]:
-    """Return the keys of a settings file, by digest.
+def all_holders(keys: Iterable[ClientKey]) -> tuple[LimitHolder, ...]:
+    """Return the holders of limits, a tenant of several keys once."""
+    return tuple({holder.title: holder for key in keys for holder in key.holders}.values())
+
+
+def client_keys(
+    settings: Mapping[str, KeySettings], tenants: Mapping[str, ClientLimits] = MappingProxyType({})
+) -> dict[str, ClientKey]:
+    """Return the keys of a settings file, by digest; `tenants` have limits for all of their keys together.
 
     Raises:
         ConfigurationError: names the tenant or the label that cannot be.
@@ -52,9 +75,13 @@ def client_keys(settings: Mapping[str, KeySettings]) -> dict[str, ClientKey]:
         tenant = name if key.tenant is None else checked_text(f"keys.{name}.tenant", key.tenant)
         labels = checked_labels(key.labels)
         scope = Scope(None, key.priority, tenant, labels)
-        paced = any(limit is not None for limit in (key.rpm, key.tpm, key.max_in_flight))
-        metered = key.tpm is not None or key.spend.acts
-        keys[key.sha256] = ClientKey(name, key, scope, paced, metered, paced or metered)
+        holders = [LimitHolder("key", name, key)]
+        if tenant in tenants:
+            holders.append(LimitHolder("tenant", tenant, tenants[tenant]))
+        acting = tuple(each for each in holders if each.limits.acts)
+        spends = tuple(each.limits.spend for each in acting if each.limits.spend.acts)
+        metered = bool(spends) or any(each.limits.tpm is not None for each in acting)
+        keys[key.sha256] = ClientKey(name, key, scope, acting, spends, metered)
     return keys
 
 

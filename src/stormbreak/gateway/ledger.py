@@ -1,4 +1,4 @@
-"""What client keys have spent, on disk: a gateway that is killed and started again forgets nothing.
+"""What client keys and tenants have spent, on disk: a gateway that is killed and started again forgets nothing.
 
 A row says how far a key may have spent in its period. It is written before that is spent, as for batches (ADR 41), and
 exactly when the gateway ends. One process at a time writes these rows, with workers their parent, whose store notes there what
@@ -22,7 +22,7 @@ from stormbreak.drivers.locks import new_lock
 from stormbreak.errors import ConfigurationError
 from stormbreak.fleet.membership import MICRO, micro_dollars
 from stormbreak.fleet.parent import Money, ParentStore
-from stormbreak.gateway.keys import ClientKey
+from stormbreak.gateway.keys import LimitHolder
 from stormbreak.gateway.usage_rows import TIMEOUT
 
 PARTS = 50  # of a limit are written ahead at a time
@@ -81,18 +81,18 @@ class SpendLedger:
             reason = "another process has it"
         return ConfigurationError(f"gateway.ledger {self.path}: {reason}")
 
-    def read(self, key: str) -> Spent | None:
-        """Return what a key may have spent in a period that is not over; None: nothing."""
+    def read(self, title: str) -> Spent | None:
+        """Return what a holder may have spent in a period that is not over; None: nothing."""
         query = "SELECT usd, ends FROM spent WHERE key = ?"
-        found = self._db.execute(query, (key,)).fetchone()
+        found = self._db.execute(query, (title,)).fetchone()
         if found is None:
             return None
         usd, ends = found
         left = None if ends is None else ends - self._clock()
         return None if left is not None and left <= 0 else Spent(Decimal(usd), left)
 
-    def write(self, key: str, spent: Spent) -> None:
-        """Write what a key may have spent, before it does.
+    def write(self, title: str, spent: Spent) -> None:
+        """Write what a holder may have spent, before it does.
 
         Raises:
             LedgerError: it cannot be written.
@@ -102,7 +102,7 @@ class SpendLedger:
             with self._lock, self._db:
                 self._db.execute(
                     "INSERT INTO spent VALUES (?, ?, ?) ON CONFLICT (key) DO UPDATE SET usd = excluded.usd, ends = excluded.ends",
-                    (key, str(spent.usd), ends),
+                    (title, str(spent.usd), ends),
                 )
         except sqlite3.Error as error:
             raise LedgerError(str(error)) from error
@@ -132,19 +132,19 @@ def ledger_path(file: Path, settings: GatewaySettings, policy: Policy) -> Path |
 
 
 class LedgerRecord:
-    """The ledger as the record of a parent's store. `scopes` are the keys with a spend limit, by scope."""
+    """The ledger as the record of a parent's store. `scopes` are the keys and tenants with a spend limit, by scope."""
 
     def __init__(self, ledger: SpendLedger) -> None:
         self._ledger = ledger
         self._noted: dict[str, Money] = {}
-        self.scopes: Mapping[str, ClientKey] = {}
+        self.scopes: Mapping[str, LimitHolder] = {}
 
     def restored(self, scope: str) -> Money | None:
         """Return what a key may have spent in a period that is not over."""
-        key = self.scopes.get(scope)
-        if key is None:  # the limit of a policy
+        holder = self.scopes.get(scope)
+        if holder is None:  # the limit of a policy
             return None
-        found, period = self._ledger.read(key.name), key.settings.spend.period
+        found, period = self._ledger.read(holder.title), holder.limits.spend.period
         if found is None or (found.ends_in is None) != (period is None):
             return None
         ends_in = None if period is None or found.ends_in is None else min(found.ends_in, period)
@@ -176,4 +176,4 @@ class LedgerRecord:
 
     def _write(self, scope: str, money: Money) -> None:
         ends_in = None if money.ends_in is None else money.ends_in + MARGIN
-        self._ledger.write(self.scopes[scope].name, Spent(Decimal(money.micro) / MICRO, ends_in))
+        self._ledger.write(self.scopes[scope].title, Spent(Decimal(money.micro) / MICRO, ends_in))

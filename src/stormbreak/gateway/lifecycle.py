@@ -1,7 +1,6 @@
 """The life of a gateway's process: it reads its file again on SIGHUP or a change, drains on SIGTERM, and ends."""
 
 import asyncio
-import gc
 import logging
 import os
 import signal
@@ -13,8 +12,8 @@ from typing import Self
 
 from stormbreak.config.gateway_settings import GatewaySettings
 from stormbreak.gateway.metrics import LOG
+from stormbreak.gateway.rules import GatewayRules
 
-GARBAGE = 10_000  # new objects between two collections
 WATCH_INTERVAL = 1.0  # seconds between two looks at the file
 
 _FIXED = ("host", "port", "admin_host", "admin_port", "max_connections", "ledger")
@@ -28,13 +27,6 @@ def log_to_stderr() -> None:
     log.addHandler(handler)
     log.setLevel(logging.INFO)
     log.propagate = False
-
-
-def collect_less_often() -> None:
-    """Let the garbage collector look at new objects alone, and after more of them: 8 % less CPU for a request."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(GARBAGE, 20, 20)
 
 
 class Lifecycle(ABC):
@@ -109,10 +101,16 @@ class Lifecycle(ABC):
             draining.cancel()
             await self.close()
 
-    def _warn_of_fixed(self, before: GatewaySettings, after: GatewaySettings) -> None:
-        for name in _FIXED:
-            if getattr(before, name) != getattr(after, name):
-                LOG.warning("gateway.%s has changed: restart the gateway to use it", name)
+    def _warn_of_fixed(self, before: GatewayRules, after: GatewayRules) -> None:
+        changed = [
+            f"gateway.{name}"
+            for name in _FIXED
+            if getattr(before.settings, name) != getattr(after.settings, name)
+        ]
+        if before.generation.settings.prices != after.generation.settings.prices:
+            changed.append("prices")
+        for name in changed:
+            LOG.warning("%s has changed: restart the gateway to use it", name)
 
     async def _watch(self, hung_up: asyncio.Event) -> None:
         """Read the file again on SIGHUP, or when it has changed."""

@@ -1,11 +1,12 @@
-"""The limits of client keys that make calls wait: `rpm`, `tpm`, `max_in_flight`.
+"""The limits of client keys and tenants that make calls wait: `rpm`, `tpm`, `max_in_flight`.
 
-A key is a target of an engine of its own, whose gates and queue do the waiting; an attempt there is a whole call. Where
-the file has a fleet, its members lease parts of these limits, too.
+Each holder of limits is a target of an engine of its own, whose gates and queue do the waiting; an attempt there is a whole
+call. Where the file has a fleet, its members lease parts of these limits, too.
 """
 
 from collections.abc import Iterable
 
+from stormbreak.config.gateway_settings import ClientLimits
 from stormbreak.core.concurrency_limit import AimdLimit, FixedLimit
 from stormbreak.core.engine import Engine
 from stormbreak.core.policy import Policy
@@ -16,7 +17,7 @@ from stormbreak.drivers.delivery import CallerDriven
 from stormbreak.fleet.heartbeat import shared_limits
 from stormbreak.fleet.sharing import SharedLimits
 from stormbreak.gateway.errors import RefusedError
-from stormbreak.gateway.keys import ClientKey
+from stormbreak.gateway.keys import LimitHolder
 from stormbreak.types import (
     CANCELLED,
     CANCELLED_AFTER_SEND,
@@ -30,12 +31,12 @@ from stormbreak.types import (
 _UNLIMITED = 1_000_000  # calls in flight; a fixed limit of so many would be leased
 
 
-def _target(key: ClientKey) -> Target:
-    return Target("key", "", name=key.name)
+def _target(holder: LimitHolder) -> Target:
+    return Target("client", "", name=holder.title)
 
 
-def _policy(key: ClientKey, of_file: Policy) -> Policy:
-    settings, most = key.settings, key.settings.max_in_flight
+def _policy(limits: ClientLimits, of_file: Policy) -> Policy:
+    most = limits.max_in_flight
     return Policy(
         deadline=None,
         patience=of_file.patience,
@@ -44,7 +45,7 @@ def _policy(key: ClientKey, of_file: Policy) -> Policy:
         retry_budget=None,
         breaker=None,
         adaptive_rate=False,
-        rate_limit=RateLimitPolicy(rpm=settings.rpm, tpm=settings.tpm),
+        rate_limit=RateLimitPolicy(rpm=limits.rpm, tpm=limits.tpm),
         limit=AimdLimit(initial_in_flight=_UNLIMITED, max_in_flight=_UNLIMITED)
         if most is None
         else FixedLimit(max_in_flight=most),
@@ -53,21 +54,25 @@ def _policy(key: ClientKey, of_file: Policy) -> Policy:
     )
 
 
-class KeyQueues:
-    """The queues of keys with limits. A key with the same limits after a reload keeps its queue."""
+class ClientQueues:
+    """The queues of keys and tenants with limits. One with the same limits after a reload keeps its queue."""
 
     def __init__(self) -> None:
         self.fleet: SharedLimits | None = None
         self.engine = Engine(Policy())
         self.driver = AsyncioDriver(self.engine)
 
-    def apply(self, keys: Iterable[ClientKey], of_file: Policy) -> None:
-        """Use the limits of these keys from now on, with the patience and the fleet of the file's policy.
+    def apply(self, holders: Iterable[LimitHolder], of_file: Policy) -> None:
+        """Use these limits from now on, with the patience and the fleet of the file's policy.
 
         Raises:
             ConfigurationError: the package of a store is missing.
         """
-        policies = {_target(key): _policy(key, of_file) for key in keys if key.paced}
+        policies = {
+            _target(holder): _policy(holder.limits, of_file)
+            for holder in holders
+            if holder.limits.waits
+        }
         if self.fleet is None and of_file.fleet.url is not None:
             self.fleet = shared_limits([of_file.fleet.url])
 
@@ -78,14 +83,14 @@ class KeyQueues:
         self.driver.between_steps(apply)
 
     async def enter(
-        self, key: ClientKey, *, tokens: int, deadline_at: float | None
+        self, holder: LimitHolder, *, tokens: int, deadline_at: float | None
     ) -> CallerDriven:
-        """Wait until a call of a key with such limits may begin. It is ended with `leave`.
+        """Wait until a call for such limits may begin. It is ended with `leave`.
 
         Raises:
             RefusedError: it cannot begin in time.
         """
-        target = _target(key)
+        target = _target(holder)
         patience = self.engine.policy_of(target).patience
         call = Call(
             self.engine.number(), target, deadline_at=deadline_at, patience=patience, tokens=tokens
@@ -95,7 +100,7 @@ class KeyQueues:
             return begun
         ended = begun.command
         assert isinstance(ended, CallResult)
-        raise _too_many(key, ended, self.driver.clock())
+        raise _too_many(holder.title, ended, self.driver.clock())
 
     @staticmethod
     def leave(begun: CallerDriven, outcome: Outcome | None) -> None:
@@ -108,10 +113,10 @@ class KeyQueues:
             begun.answer(CANCELLED_AFTER_SEND if outcome.maybe_processed else CANCELLED)
 
 
-def _too_many(key: ClientKey, ended: CallResult, now: float) -> RefusedError:
+def _too_many(title: str, ended: CallResult, now: float) -> RefusedError:
     rejection = ended.outcome.rejection
     at = None if rejection is None else rejection.retry_at
     reason = "its limit is reached" if rejection is None else rejection.reason
-    message = f"key {key.name}: {reason}"
+    message = f"{title}: {reason}"
     wait = 1.0 if at is None else at - now
     return RefusedError(429, "key_limit", message, retry_after=wait, final=False)

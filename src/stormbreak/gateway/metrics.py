@@ -24,7 +24,7 @@ _BUCKETS = (0.005, 0.025, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 _BOUNDS = (*_BUCKETS, float("inf"))
 _PREFIX = "stormbreak_gateway"
 _PROCESS = (
-    f"gw_{token_hex(6)}_"  # then a number: a random id for each request would take a system call
+    f"gw_{token_hex(10)}_"  # then a number: a random id for each request would take a system call
 )
 _NUMBERS = count(1)
 _HELP: Mapping[str, tuple[str, str]] = {
@@ -42,6 +42,8 @@ _HELP: Mapping[str, tuple[str, str]] = {
     "reloads_total": ("counter", "Readings of the settings file, by result."),
     "key_spent_usd": ("gauge", "US dollars spent by keys with a spend limit, in its period."),
     "key_limit_usd": ("gauge", "Spend limits of keys in US dollars."),
+    "tenant_spent_usd": ("gauge", "US dollars spent by tenants with a spend limit, in its period."),
+    "tenant_limit_usd": ("gauge", "Spend limits of tenants in US dollars."),
 }
 GAUGE_NAMES = ("workers", "connections", "in_flight", "held_bytes", "draining")
 """Those without labels."""
@@ -124,7 +126,7 @@ class GatewayMetrics:
         gauges: Callable[[], Mapping[str, float]],
         spent: Callable[[], Mapping[str, tuple[str, str]]],
     ) -> bytes:
-        """Write all metrics; `gauges` are those without labels, `spent` the dollars of keys and their limits."""
+        """Write all metrics; `gauges` are those without labels, `spent` the dollars of keys and tenants, by title, and their limits."""
         lines: list[str] = []
         for name, (kind, meaning) in _HELP.items():
             lines += _head(name, kind, meaning)
@@ -147,9 +149,8 @@ class GatewayMetrics:
             case "reloads_total":
                 for result, count in tuple(self.reloads.items()):
                     yield f'{name}{{result="{result}"}} {count}'
-            case "key_spent_usd" | "key_limit_usd":
-                for key, dollars in spent.items():
-                    yield f'{name}{{key="{key}"}} {dollars[name == "key_limit_usd"]}'
+            case "key_spent_usd" | "key_limit_usd" | "tenant_spent_usd" | "tenant_limit_usd":
+                yield from _dollars(name, spent)
             case _:
                 yield f"{name} {gauges[name]}"
 
@@ -163,6 +164,15 @@ class GatewayMetrics:
 
 
 # ---------------------------------------------------------------- money
+
+
+def _dollars(name: str, spent: Mapping[str, tuple[str, str]]) -> Iterator[str]:
+    """Write what holders of spend limits have spent, or their limits."""
+    kind, _, what = name.partition("_")
+    for title, dollars in spent.items():
+        of, _, holder = title.partition(" ")
+        if of == kind:
+            yield f'{name}{{{kind}="{holder}"}} {dollars[what == "limit_usd"]}'
 
 
 def money_text(

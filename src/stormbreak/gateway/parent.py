@@ -19,9 +19,9 @@ from stormbreak.config.load import SETTINGS
 from stormbreak.errors import ConfigurationError
 from stormbreak.fleet.membership import MICRO
 from stormbreak.fleet.parent import ParentStore
-from stormbreak.fleet.sharing import key_spend, scope_of
+from stormbreak.fleet.sharing import client_spend, scope_of
 from stormbreak.gateway.admin import AdminServer
-from stormbreak.gateway.keys import ClientKey
+from stormbreak.gateway.keys import LimitHolder, all_holders
 from stormbreak.gateway.ledger import LedgerRecord, SpendLedger, ledger_path
 from stormbreak.gateway.lifecycle import Lifecycle
 from stormbreak.gateway.metrics import GAUGE_NAMES, GatewayMetrics
@@ -47,7 +47,9 @@ STORE = "STORMBREAK__FLEET__URL"
 """The variable that leads workers to the parent's store; it is that of the setting `fleet.url`."""
 
 _RULES: Mapping[str, Rule] = MappingProxyType(
-    dict.fromkeys(("key_limit_usd", "policy_limit_usd", "key_info", "draining"), "max")
+    dict.fromkeys(
+        ("key_limit_usd", "tenant_limit_usd", "policy_limit_usd", "key_info", "draining"), "max"
+    )
 )
 
 
@@ -147,7 +149,7 @@ class GatewayParent(Lifecycle):
             self._metrics.reloaded(error)
             return False
         self._metrics.reloaded(None)
-        self._warn_of_fixed(self._rules.settings, rules.settings)
+        self._warn_of_fixed(self._rules, rules)
         return True
 
     async def _prepare(self, text: str) -> None:
@@ -229,15 +231,15 @@ class GatewayParent(Lifecycle):
         return merged_metrics(texts, _RULES)
 
     def _spent(self) -> dict[str, tuple[str, str]]:
-        """Return the dollars of keys that no worker counts: of workers and gateways that have ended."""
+        """Return the dollars of keys and tenants that no worker counts: of workers and gateways that have ended."""
         if self._own_fleet:
             return {}
         return {
-            key.name: (
+            holder.title: (
                 str(Decimal(self._store.lost(scope)) / MICRO),
-                str(key.settings.spend.max_usd),
+                str(holder.limits.spend.max_usd),
             )
-            for scope, key in _scopes(self._rules_now).items()
+            for scope, holder in _scopes(self._rules_now).items()
         }
 
 
@@ -276,13 +278,13 @@ class _Pages:
             raise PageUnavailableError("the gateway does not answer", status=503) from None
 
 
-def _scopes(rules: GatewayRules) -> dict[str, ClientKey]:
-    """Return the keys with a spend limit by their scope in the store."""
+def _scopes(rules: GatewayRules) -> dict[str, LimitHolder]:
+    """Return the keys and tenants with a spend limit by their scope in the store."""
     policy = rules.generation.policy
     return {
-        scope_of(policy, key_spend(key.name, key.settings.spend)): key
-        for key in rules.keys.values()
-        if key.settings.spend.acts
+        scope_of(policy, client_spend(holder.title, holder.limits.spend)): holder
+        for holder in all_holders(rules.keys.values())
+        if holder.limits.spend.acts
     }
 
 

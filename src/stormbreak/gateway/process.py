@@ -18,12 +18,13 @@ from stormbreak.errors import ConfigurationError
 from stormbreak.gateway.admin import AdminPages, AdminServer
 from stormbreak.gateway.app import GatewayApp
 from stormbreak.gateway.call import Limits
+from stormbreak.gateway.keys import all_holders
 from stormbreak.gateway.ledger import SpendLedger, ledger_path
 from stormbreak.gateway.lifecycle import Lifecycle
-from stormbreak.gateway.limits import KeyQueues
+from stormbreak.gateway.limits import ClientQueues
 from stormbreak.gateway.metrics import LOG, GatewayMetrics, money_text
 from stormbreak.gateway.rules import GatewayRules, rules_of
-from stormbreak.gateway.spending import KeyBudgets
+from stormbreak.gateway.spending import ClientBudgets
 from stormbreak.gateway.usage_ledger import UsageLedger
 from stormbreak.http.h1.server import HttpServer, listen
 from stormbreak.http.h1.server_connection import ServerBounds
@@ -60,8 +61,8 @@ class Gateway(Lifecycle):
         self._rules = _rules(path, self._live.now)
         self._driver = AsyncioDriver(self._live.engine)
         price_of = spend_accounts(self._live.engine).price_of
-        queues = KeyQueues()
-        budgets = KeyBudgets(price_of, queues, self._ledger())
+        queues = ClientQueues()
+        budgets = ClientBudgets(price_of, queues, self._ledger())
         self._limits = Limits(queues, budgets, self._usage(price_of))
         self.metrics = GatewayMetrics()
         self._app = GatewayApp(self._rules, self._driver, self._limits, self.metrics)
@@ -140,6 +141,7 @@ class Gateway(Lifecycle):
         if self._admin is not None:
             self._admin.close()
         await self._live.close()
+        self._limits.queues.driver.rest()
         if self._limits.usage is not None:
             if self._flushing is not None:
                 self._flushing.cancel()
@@ -171,7 +173,7 @@ class Gateway(Lifecycle):
             return False
         self.apply(prepared)
         self.metrics.reloaded(None)
-        self._warn_of_fixed(self._rules.settings, prepared.rules.settings)
+        self._warn_of_fixed(self._rules, prepared.rules)
         return True
 
     def _ledger(self) -> SpendLedger | None:
@@ -191,9 +193,9 @@ class Gateway(Lifecycle):
 
     def _use(self, rules: GatewayRules) -> None:
         self._app.rules = rules
-        keys, policy = [*rules.keys.values()], rules.generation.policy
-        self._limits.queues.apply(keys, policy)
-        self._limits.budgets.apply(keys, policy)
+        holders, policy = all_holders(rules.keys.values()), rules.generation.policy
+        self._limits.queues.apply(holders, policy)
+        self._limits.budgets.apply(holders, policy)
         self.metrics.access_log = rules.settings.access_log
 
     def _gauges(self) -> dict[str, float]:

@@ -160,6 +160,8 @@ def _staged(
         targets=targets,
         gateway=gateway,
         keys={"rehearsal": KeySettings(sha256=digest_of(key.encode()), deadline=deadline)},
+        tenants={},
+        prices=(),
     )
 
 

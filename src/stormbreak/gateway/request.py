@@ -50,7 +50,8 @@ class ClientRequest(NamedTuple):
     """A call to a model. Times are seconds. Its repr shows neither key nor prompt.
 
     `bound` is for the whole call, `read_timeout` for a plain answer or the first output of a stream, and for silence after
-    it. `stateful` names a field that refers to something at the provider. `lasts`: it leaves a job there.
+    it. `stateful` names a field that refers to something at the provider. `lasts`: it leaves a job there. `streamed`: the answer
+    comes as a stream.
     """
 
     endpoint: str
@@ -60,14 +61,10 @@ class ClientRequest(NamedTuple):
     headers: dict[str, str]
     bound: float
     read_timeout: float
-    idempotency_key: str | None
+    idempotency_key: str
     stateful: str | None
     lasts: bool
-
-    @property
-    def streamed(self) -> bool:
-        """Whether the answer comes as a stream."""
-        return bool(self.fields.stream) and self.shape in FORMATS
+    streamed: bool
 
     def __repr__(self) -> str:
         return f"ClientRequest({self.endpoint!r}, {len(self.body)} bytes)"
@@ -79,6 +76,17 @@ class _State(msgspec.Struct):
     background: Any = None
 
 
+class _Name:
+    """A name in a JSON object. It equals no other, so that a decoder keeps a field that comes twice."""
+
+    __slots__ = ("text",)
+
+    def __init__(self, _kind: type, text: str) -> None:
+        self.text = text
+
+
+_DECODE_NAMES = msgspec.json.Decoder(dict[_Name, msgspec.Raw], dec_hook=_Name).decode
+_FIELDS = frozenset(RequestFields.__struct_fields__)
 _DECODE_STATE = msgspec.json.Decoder(_State).decode
 
 
@@ -92,7 +100,8 @@ def client_key(request: Request) -> bytes | None:
     headers = request.headers
     authorization = headers.get(b"authorization")
     if authorization is None:
-        return headers.get(b"x-api-key")
+        key = headers.get(b"x-api-key")
+        return None if key is None else key.strip()
     scheme, _, key = authorization.partition(b" ")
     return key.strip() if scheme.lower() == b"bearer" else None
 
@@ -110,8 +119,8 @@ def check_route(request: Request) -> None:
         raise RefusedError(405, "method_not_allowed", f"only {allowed} is allowed here")
 
 
-def read_request(request: Request, key_name: str) -> ClientRequest:
-    """Read a request to one of the `ENDPOINTS`.
+def read_request(request: Request, key_name: str, request_id: str) -> ClientRequest:
+    """Read a request to one of the `ENDPOINTS`. `request_id`, which is unique, is its idempotency key if it brings none.
 
     Raises:
         RefusedError: it is not one that can be sent on.
@@ -124,6 +133,7 @@ def read_request(request: Request, key_name: str) -> ClientRequest:
         fields = read_fields(request.body)
     except ConfigurationError as error:
         raise RefusedError(400, "invalid_body", str(error)) from None
+    _check_names(request.body)
     stateful, lasts = _state(request.body) if shape is Shape.RESPONSES else (None, False)
     query = f"?{_BETA}" if request.query == _BETA else ""
     return ClientRequest(
@@ -134,10 +144,24 @@ def read_request(request: Request, key_name: str) -> ClientRequest:
         {name.decode(): _text(name, headers[name]) for name in PASSED if name in headers},
         _bound(headers),
         _read_timeout(headers.get(_READ_TIMEOUT)),
-        _idempotency_key(headers.get(b"idempotency-key"), key_name),
+        _idempotency_key(headers.get(b"idempotency-key"), key_name) or request_id,
         stateful,
         lasts,
+        bool(fields.stream) and shape in FORMATS,
     )
+
+
+def _check_names(body: bytes) -> None:
+    """Refuse a field that comes twice, or in other letters than the API's: a provider may read another one than we do."""
+    try:
+        names = [name.text for name in _DECODE_NAMES(body)]
+    except UNREADABLE:
+        raise RefusedError(400, "invalid_body", "the body is not readable") from None
+    folded = set(map(str.casefold, names))
+    if len(folded) == len(names) and _FIELDS.intersection(folded) <= set(names):
+        return
+    message = "the body has a field twice, or one of the API's in capital letters"
+    raise RefusedError(400, "invalid_body", message)
 
 
 def _state(body: bytes) -> tuple[str | None, bool]:

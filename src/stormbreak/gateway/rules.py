@@ -13,6 +13,8 @@ from stormbreak.http.routing import TargetConfig
 from stormbreak.http.settings import Generation
 from stormbreak.key_patterns import quote_model
 
+_MAX_MODEL = 256  # characters of its name
+
 
 class ModelRoute(NamedTuple):
     """Where a call goes first, the model to ask for there, and whether it can lead nowhere else."""
@@ -51,6 +53,9 @@ class GatewayRules:
         Raises:
             RefusedError: the key may not ask for that model, or it leads nowhere.
         """
+        if len(model) > _MAX_MODEL or not model.isprintable():  # it stands in logs and headers
+            message = f"no model can be called {quote_model(model)}"
+            raise RefusedError(404, "model_not_found", message)
         name = self.leads.get(model)
         is_whole = name is not None
         if name is None:
@@ -80,7 +85,8 @@ def rules_of(generation: Generation) -> GatewayRules:
         raise ConfigurationError(
             "it has no client key: add the lines that `stormbreak gateway key new NAME` prints"
         )
-    if any(key.spend.acts for key in settings.keys.values()):
+    limits = (*settings.keys.values(), *settings.tenants.values())
+    if any(each.spend.acts for each in limits) and not settings.prices:
         list_price("openai", "")  # loaded now, so that no call waits for it
     leads = {model: name for model in settings.model_names if (name := settings.leads_to(model))}
     patterns = [
@@ -89,6 +95,5 @@ def rules_of(generation: Generation) -> GatewayRules:
     patterns.sort(key=lambda each: -len(each[0]))
     keys = {config.origin.api_key for config in generation.configs.values()}
     secrets = tuple(key.encode() for key in keys if key)
-    return GatewayRules(
-        generation, settings.gateway, client_keys(settings.keys), leads, tuple(patterns), secrets
-    )
+    clients = client_keys(settings.keys, settings.tenants)
+    return GatewayRules(generation, settings.gateway, clients, leads, tuple(patterns), secrets)

@@ -1,6 +1,6 @@
-"""The spend limits of client keys: what an attempt may cost is reserved before it leaves, and settled after it.
+"""The spend limits of client keys and tenants: what an attempt may cost is reserved before it leaves, and settled after it.
 
-It is the gate of the spend limit of a policy, with an account for each key. With a ledger, an account may spend no more
+It is the gate of the spend limit of a policy, with an account for each holder. With a ledger, an account may spend no more
 than the ledger says. In a fleet the store of it says so instead, and an attempt waits for its answer, for WAIT at most.
 """
 
@@ -21,12 +21,12 @@ from stormbreak.core.spend_policy import SpendPolicy
 from stormbreak.cost.price_table import EXACT, PriceOf
 from stormbreak.cost.spend_gate import NOTHING, Reservation, SpendAccount, SpendGate
 from stormbreak.drivers.asyncio_driver import Sender
-from stormbreak.drivers.timeouts import AnsweredError
-from stormbreak.fleet.sharing import key_spend
-from stormbreak.gateway.keys import ClientKey
+from stormbreak.fleet.sharing import client_spend
+from stormbreak.gateway.keys import LimitHolder
 from stormbreak.gateway.ledger import MARGIN, PARTS, LedgerError, SpendLedger, Spent
-from stormbreak.gateway.limits import KeyQueues
-from stormbreak.types import CANCELLED_AFTER_SEND, Call, Outcome, Rejection, Target, Verdict
+from stormbreak.gateway.limits import ClientQueues
+from stormbreak.gateway.settled_sender import SettledSender
+from stormbreak.types import Call, Outcome, Rejection, Target, Verdict
 
 R = TypeVar("R")
 
@@ -37,8 +37,8 @@ _SPEND = "spend"
 MAX_GATES = 1024  # that are remembered; they hold nothing
 
 
-class KeyBudgets:
-    """What keys with a spend limit have spent. With a ledger, it is written there before it is spent.
+class ClientBudgets:
+    """What keys and tenants with a spend limit have spent. With a ledger, it is written there before it is spent.
 
     Where the file has a fleet that shares spend limits, its store grants them; the engine of `queues` carries that.
     """
@@ -46,7 +46,7 @@ class KeyBudgets:
     def __init__(
         self,
         price_of: PriceOf,
-        queues: KeyQueues,
+        queues: ClientQueues,
         ledger: SpendLedger | None = None,
         *,
         clock: Callable[[], float] = time.monotonic,
@@ -60,42 +60,43 @@ class KeyBudgets:
         self._writing: dict[str, asyncio.Lock] = {}
         self._waiting: dict[SpendAccount, dict[Callable[[], object], Decimal]] = {}
 
-    def apply(self, keys: Iterable[ClientKey], of_file: Policy) -> None:
-        """Use the limits of these keys from now on; what was spent in a period counts under another limit for it."""
+    def apply(self, holders: Iterable[LimitHolder], of_file: Policy) -> None:
+        """Use these limits from now on; what was spent in a period counts under another limit for it."""
         before, self._accounts, self._gates = self._accounts, {}, {}
         shares = of_file.fleet.acts and of_file.fleet.spend
-        for key in keys:
-            policy, account = key.settings.spend, before.get(key.name)
+        for holder in holders:
+            title, policy = holder.title, holder.limits.spend
+            account = before.get(title)
             if not policy.acts:
                 continue
             if account is None or account.per != (policy.period or inf):
-                account = self._opened(key.name, policy, None if shares else self._ledger)
+                account = self._opened(title, policy, None if shares else self._ledger)
             else:
                 account.change_limit(policy)
-                del before[key.name]
-            self._accounts[key.name] = account
+                del before[title]
+            self._accounts[title] = account
             if shares:
-                self._share(key, account, of_file)
+                self._share(holder, account, of_file)
         for account in before.values():
             if account.lease is not None and self._queues.fleet is not None:
                 self._queues.fleet.end_account(account)
 
-    def _share(self, key: ClientKey, account: SpendAccount, of_file: Policy) -> None:
-        fleet, limit = self._queues.fleet, key.settings.spend
+    def _share(self, holder: LimitHolder, account: SpendAccount, of_file: Policy) -> None:
+        fleet, limit = self._queues.fleet, holder.limits.spend
         assert fleet is not None, "the file has a fleet"
         fleet.share_account(
             self._queues.engine,
             of_file,
-            key_spend(key.name, limit),
+            client_spend(holder.title, limit),
             account,
             limit,
             bounds=partial(self._bounds, account),
             on_change=partial(self._on_change, account),
         )
 
-    def account(self, key: ClientKey) -> SpendAccount | None:
-        """Return the account of a key; None if it has no spend limit."""
-        return self._accounts.get(key.name)
+    def account(self, holder: LimitHolder) -> SpendAccount | None:
+        """Return the account of a holder; None if it has no spend limit."""
+        return self._accounts.get(holder.title)
 
     def gate(self, account: SpendAccount, target: Target) -> SpendGate:
         """Return the gate of an account for attempts at a target."""
@@ -109,11 +110,11 @@ class KeyBudgets:
         return gate
 
     def spent(self) -> dict[str, tuple[str, str]]:
-        """Return the dollars that keys have spent or reserved, and their limits."""
+        """Return the dollars that keys and tenants have spent or reserved, and their limits, by title."""
         accounts, now = tuple(self._accounts.items()), self.clock()
         return {name: (str(each.taken_at(now)), str(each.limit)) for name, each in accounts}
 
-    async def allow(self, account: SpendAccount, name: str, bound: Decimal) -> None:
+    async def allow(self, account: SpendAccount, title: str, bound: Decimal) -> None:
         """Write ahead, if need be, so that `bound` can be reserved; call `take` before anything is awaited.
 
         Raises:
@@ -121,7 +122,7 @@ class KeyBudgets:
         """
         if self._ledger is None or account.lease is not None or self._is_allowed(account, bound):
             return
-        async with self._writing.setdefault(name, asyncio.Lock()):
+        async with self._writing.setdefault(title, asyncio.Lock()):
             if self._is_allowed(account, bound):  # another call has written meanwhile
                 return
             now = self.clock()
@@ -134,7 +135,7 @@ class KeyBudgets:
             upto = min(account.limit, EXACT.add(needed, step))
             ends_in = (account.per if begins else account.ends_at - now) + MARGIN
             row = Spent(upto, ends_in if account.is_periodic else None)
-            await asyncio.to_thread(self._ledger.write, name, row)
+            await asyncio.to_thread(self._ledger.write, title, row)
             account.allowed = upto
 
     def turn(self, account: SpendAccount, do: Callable[[float], R]) -> R:
@@ -206,20 +207,20 @@ class KeyBudgets:
         if self._ledger is None:
             return
         now = self.clock()
-        for name, account in self._accounts.items():
+        for title, account in self._accounts.items():
             if account.lease is not None:
                 continue
             if not account.is_periodic or now < account.ends_at < inf:
                 left = account.ends_at - now if account.is_periodic else None
                 with suppress(LedgerError):  # more than that is written already
-                    self._ledger.write(name, Spent(account.taken, left))
+                    self._ledger.write(title, Spent(account.taken, left))
         self._ledger.close()
 
-    def _opened(self, name: str, policy: SpendPolicy, ledger: SpendLedger | None) -> SpendAccount:
+    def _opened(self, title: str, policy: SpendPolicy, ledger: SpendLedger | None) -> SpendAccount:
         account = SpendAccount(policy)
         if ledger is not None:
             account.allowed = NOTHING
-            found = ledger.read(name)
+            found = ledger.read(title)
             if found is not None and (found.ends_in is None) != account.is_periodic:
                 account.spend(found.usd)
                 if found.ends_in is not None:
@@ -234,25 +235,24 @@ class KeyBudgets:
 
 
 def _ignore(*_: object) -> None:
-    """Nobody waits for an account of a key."""
+    """Nobody waits for an account of a client."""
 
 
-class SpendingSender:
-    """Reserves, in the account of a key, what each attempt may cost, before `sender` makes it."""
+class SpendingSender(SettledSender[tuple[SpendGate, Reservation]]):
+    """Reserves, in the account of a key or a tenant, what each attempt may cost, before `sender` makes it."""
 
     def __init__(
-        self, sender: Sender, budgets: KeyBudgets, account: SpendAccount, name: str, call: Call
+        self, sender: Sender, budgets: ClientBudgets, account: SpendAccount, title: str, call: Call
     ) -> None:
-        """`name` is that of the key; its account may outlive the key in the settings."""
-        self._sender = sender
+        """`title` is that of the holder; its account may outlive it in the settings."""
+        super().__init__(sender)
         self._budgets = budgets
         self._account = account
-        self._name = name
+        self._title = title
         self._call = call
-        self._open: list[tuple[SpendGate, Reservation]] = []  # of streams that go on
 
     async def __call__(self, command: Send) -> Outcome:
-        """Send once, if the key can pay."""
+        """Send once, if the account can pay."""
         gate = self._budgets.gate(self._account, command.target)
         call = self._call._replace(target=command.target)
         bound, budgets, account = gate.max_cost(call), self._budgets, self._account
@@ -260,25 +260,14 @@ class SpendingSender:
             await budgets.granted(account, gate, call, command.timeout)
         elif bound is not None:
             try:
-                await budgets.allow(account, self._name, bound)
+                await budgets.allow(account, self._title, bound)
             except LedgerError:
                 unwritten = Rejection(_SPEND, "the ledger of the gateway cannot be written")
                 return Outcome(Verdict.REJECTED, rejection=unwritten)
         reserved = budgets.turn(account, partial(self._reserved, gate, call))
         if isinstance(reserved, Rejection):
             return Outcome(Verdict.REJECTED, rejection=reserved)
-        outcome = CANCELLED_AFTER_SEND
-        try:
-            outcome = await self._sender(command)
-        except AnsweredError as answered:
-            outcome = answered.outcome
-            raise
-        finally:
-            if outcome.committed:
-                self._open.append((gate, reserved))
-            else:
-                self._settle(gate, reserved, outcome)
-        return outcome
+        return await self._send(command, (gate, reserved))
 
     def _reserved(self, gate: SpendGate, call: Call, now: float) -> Reservation | Rejection:
         if gate.ready_at(call, now) <= now:
@@ -288,13 +277,8 @@ class SpendingSender:
             return rejection
         until = gate.recheck_at()
         at = now + 1 if until == inf else until
-        return Rejection(_SPEND, f"the spend limit of key {self._name}", at)
+        return Rejection(_SPEND, f"the spend limit of {self._title}", at)
 
-    def _settle(self, gate: SpendGate, reserved: Reservation, outcome: Outcome) -> None:
+    def _settle(self, taken: tuple[SpendGate, Reservation], outcome: Outcome) -> None:
+        gate, reserved = taken
         self._budgets.turn(self._account, lambda now: gate.settle(reserved, outcome, now, 0.0))
-
-    def end(self, outcome: Outcome | None) -> None:
-        """Settle streams that went on, with the outcome of the one that was read; None: it was cancelled."""
-        opened, self._open = self._open, []
-        for gate, reserved in opened:
-            self._settle(gate, reserved, outcome or CANCELLED_AFTER_SEND)

@@ -12,14 +12,16 @@ from pathlib import Path
 from secrets import token_hex
 from typing import NamedTuple
 
+import msgspec
+
 from stormbreak.core.flow import Send
 from stormbreak.cost.ledger import NOTHING
 from stormbreak.cost.price_table import EXACT, PriceOf
 from stormbreak.drivers.asyncio_driver import Sender
-from stormbreak.drivers.timeouts import AnsweredError
 from stormbreak.errors import ConfigurationError
 from stormbreak.escape import LABEL, shown
 from stormbreak.gateway.keys import ClientKey
+from stormbreak.gateway.settled_sender import SettledSender
 from stormbreak.gateway.usage_journal import Ended, Journal, Sent, held, journals_of, replay
 from stormbreak.gateway.usage_rows import (
     FREE,
@@ -195,39 +197,24 @@ class UsageLedger:
                     path.unlink(missing_ok=True)
 
 
-class MeteredSender:
+class MeteredSender(SettledSender[Sent]):
     """Notes each attempt of a call in the ledger, before `sender` makes it. `bound` is the most that one can use."""
 
     def __init__(
         self, sender: Sender, ledger: UsageLedger, key: ClientKey, bound: Usage | None
     ) -> None:
-        self._sender = sender
+        super().__init__(sender)
         self._ledger = ledger
         self._key = key
         self._bound = bound
-        self._open: list[Sent] = []  # streams that go on
 
     async def __call__(self, command: Send) -> Outcome:
         """Send once."""
         sent = self._ledger.sent(self._key, command.target, self._bound)
-        outcome = CANCELLED_AFTER_SEND
-        try:
-            outcome = await self._sender(command)
-        except AnsweredError as answered:
-            outcome = answered.outcome
-            raise
-        finally:
-            if outcome.committed:
-                self._open.append(sent)
-            else:
-                self._ledger.ended(sent, outcome)
-        return outcome
+        return await self._send(command, sent)
 
-    def end(self, outcome: Outcome | None) -> None:
-        """Count streams that went on, with the outcome of the one that was read; None: it was cancelled."""
-        opened, self._open = self._open, []
-        for sent in opened:
-            self._ledger.ended(sent, outcome or CANCELLED_AFTER_SEND)
+    def _settle(self, taken: Sent, outcome: Outcome) -> None:
+        self._ledger.ended(taken, outcome)
 
 
 def read_usage(path: Path, price_of: PriceOf, since: float = 0, until: float = inf) -> Sums:
@@ -244,6 +231,8 @@ def read_usage(path: Path, price_of: PriceOf, since: float = 0, until: float = i
         sums, added = UsageFile(path).read(first, end)
     except sqlite3.Error as error:
         raise ConfigurationError(f"{path}: {error}") from None
+    except (ArithmeticError, msgspec.MsgspecError):
+        raise ConfigurationError(f"{path}: a row is none of a gateway's") from None
     for run, contents in left.items():
         journals = (data for number, data in contents if number > added.get(run, -1))
         for row, each in replay(journals, price_of).items():

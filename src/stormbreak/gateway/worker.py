@@ -15,9 +15,10 @@ from dataclasses import replace
 import msgspec
 
 from stormbreak.config.gateway_settings import GatewaySettings
+from stormbreak.drivers.garbage import collect_less_often
 from stormbreak.errors import ConfigurationError
 from stormbreak.gateway.admin import AdminPages
-from stormbreak.gateway.lifecycle import collect_less_often, log_to_stderr
+from stormbreak.gateway.lifecycle import log_to_stderr
 from stormbreak.gateway.process import Gateway, Prepared
 from stormbreak.http.h1.server import new_loop
 from stormbreak.telemetry.state import State

@@ -307,6 +307,7 @@ class AsyncClient(ClientControls):
 
     async def chat(
         self,
+        /,  # an option may have any name
         messages: Sequence[Mapping[str, Any]],
         *,
         model: str | None = None,
@@ -499,7 +500,7 @@ class AsyncClient(ClientControls):
     ) -> Call:
         policy, model = config.policy, template.fields.model
         route, steps = config.route_and_steps(model)
-        self._prepare(config, template, route)  # what cannot be sent fails before it waits
+        self._prepare(config, template, route)  # kept in the template, or fails before it waits
         span = policy.deadline if options.deadline is None else options.deadline
         return make_call(
             self.engine,

@@ -12,9 +12,8 @@ from typing import Any, NamedTuple, TypeAlias
 
 import msgspec
 
-from stormbreak.cache import open_cache
-from stormbreak.cache.memory import Cache, cache_key
-from stormbreak.core.fallback import ToCache
+from stormbreak.cache.memory import Cache, MemoryCache, cache_key
+from stormbreak.core.fallback import CachePolicy, ToCache
 from stormbreak.core.flow import Ask
 from stormbreak.core.policy import Policy
 from stormbreak.drivers.blocking import blocks_here, foreign
@@ -56,12 +55,21 @@ class LocalRequest(NamedTuple):
         return f"LocalRequest({self.endpoint!r}, {len(self.body)} bytes)"
 
 
+def _opened(policy: CachePolicy) -> Cache:
+    """Open the cache; raise ConfigurationError if its file cannot be used."""
+    if policy.path is None:
+        return MemoryCache(policy)
+    from stormbreak.cache.sqlite import SqliteCache  # noqa: PLC0415 - SQLite only when needed
+
+    return SqliteCache(policy.path, policy)
+
+
 class LocalAnswers:
     """The cache and the degraded answers of one client, as far as its policy has a fallback to them."""
 
     def __init__(self, policy: Policy, degraded: Degraded | None) -> None:
         self.caches = any(isinstance(rule, ToCache) for rule in policy.fallback)
-        self._cache = open_cache(policy.cache) if self.caches else None
+        self._cache = _opened(policy.cache) if self.caches else None
         self._degraded = degraded
         self._writing: set[asyncio.Future[None]] = set()
         self._warned: set[str] = set()

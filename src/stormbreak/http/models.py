@@ -28,6 +28,15 @@ class PreparedRequest(NamedTuple):
     choices: int = 1
     inputs: int | None = None
 
+    def within(
+        self, *, idle: float | None, connect: float, attempt: float | None
+    ) -> "PreparedRequest":
+        """Return the request with other timeouts: `_replace`, at a third of its time."""
+        return PreparedRequest(
+            self.url, self.headers, self.body, idle, connect, self.method, self.max_bytes, attempt,
+            self.shape, self.streamed, self.choices, self.inputs,
+        )  # fmt: skip
+
     def __repr__(self) -> str:
         size = f"{len(self.body)} bytes" if isinstance(self.body, bytes) else "a stream"
         return f"PreparedRequest({self.url.partition('?')[0]!r}, {size})"

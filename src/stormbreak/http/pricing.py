@@ -1,7 +1,8 @@
 """The cost of answers, and the default prices: today's list prices."""
 
+from collections.abc import Iterable
 from decimal import Decimal
-from typing import Any, Self
+from pathlib import Path
 
 from stormbreak.core.engine import Engine
 from stormbreak.core.fleet_policy import FleetPolicy
@@ -11,42 +12,41 @@ from stormbreak.cost.spend_gate import SpendAccounts
 from stormbreak.errors import ConfigurationError
 from stormbreak.fleet import fleet_for
 from stormbreak.http.environment import in_force
-from stormbreak.types import CACHE, DEGRADED, FixedCost, Target, Usage
+from stormbreak.types import CACHE, DEGRADED, Target, Usage
 
 _NOTHING = Decimal(0)
 
 
-class LazyCost:
-    """The cost of an answer, computed on demand: few callers ask, and loading the list prices takes long."""
+def cost_of(price_of: PriceOf | None, target: Target, usage: Usage, source: str) -> Decimal | None:
+    """Return the cost of an answer in US dollars; None if unknown. Loading the list prices takes long."""
+    if source in (CACHE, DEGRADED):
+        return _NOTHING
+    if price_of is None or not usage.total:
+        return None
+    try:
+        return known_cost(price_of(target.provider, target.model), usage)
+    except ConfigurationError:  # the list prices are not installed
+        return None
 
-    __slots__ = ("price_of", "source", "target", "usage")
 
-    def __init__(self, price_of: PriceOf | None, target: Target, usage: Usage, source: str) -> None:
-        self.price_of = price_of
-        self.target = target
-        self.usage = usage
-        self.source = source
+def prices_in(files: Iterable[str], folder: Path) -> PriceOf:
+    """Return the prices in price files, then list prices, if they are installed. A relative path starts at `folder`.
 
-    @property
-    def usd(self) -> Decimal | None:
-        """In US dollars; None if unknown."""
-        if self.source in (CACHE, DEGRADED):
-            return _NOTHING
-        target = self.target
-        if self.price_of is None or not self.usage.total:
-            return None
-        try:
-            return known_cost(self.price_of(target.provider, target.model), self.usage)
-        except ConfigurationError:  # the list prices are not installed
-            return None
+    Raises:
+        ConfigurationError: a file is wrong.
+    """
+    from stormbreak.cost.price_file import builtin_names  # noqa: PLC0415 - they are slow to load
+    from stormbreak.cost.price_lookup import load_lookup, price_of  # noqa: PLC0415
 
-    def __deepcopy__(self, _: object) -> Self:
-        """Return itself, which never changes: `price_of` may not be copyable."""
-        return self
+    known = builtin_names()
+    lookup = load_lookup(name if name in known else str(folder / name) for name in files)
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle the cost, not `price_of`, which may not be picklable."""
-        return FixedCost, (self.usd,)
+    def price(provider: str, model: str) -> PriceTable | None:
+        found = (lookup.price_of(provider, model, file) for file in lookup.files)
+        own = next(filter(None, found), None)
+        return own or (price_of(provider, model) if lookup.market.installed else None)
+
+    return price
 
 
 def list_price(provider: str, model: str) -> PriceTable | None:

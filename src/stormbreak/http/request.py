@@ -50,7 +50,7 @@ class RequestFields(msgspec.Struct):
     model: str
     stream: bool | None = None
     n: int | None = None
-    best_of: Any = None
+    best_of: int | None = None
     stream_options: Any = None
     modalities: Any = None
     audio: Any = None
@@ -62,21 +62,17 @@ class RequestFields(msgspec.Struct):
     def output_limit(self, shape: Shape) -> int | None:
         """Return the maximum tokens of one answer, if the body sets it in a field that the endpoint reads.
 
-        Of two names for it the larger number counts: some servers know only one of them, and ignore the other.
+        Of two names for it the larger number counts: some servers know only one of them, and ignore the other. One that is
+        no count bounds nothing, whatever the other says: some servers read "100" as 100, and -1 as no limit.
         """
-        match shape:
-            case Shape.RESPONSES:
-                limits = [self.max_output_tokens]
-            case Shape.CHAT:
-                limits = [self.max_completion_tokens, self.max_tokens]
-            case _:
-                limits = [self.max_tokens]
-        return max(filter(is_bounded, limits), default=None)
+        limits = [getattr(self, name) for name in _limit_names(shape)]
+        given = [limit for limit in limits if limit is not None]
+        return max(given) if given and all(map(is_bounded, given)) else None
 
     @property
     def choices(self) -> int:
         """How many answers are generated and billed; of `best_of` only the best `n` are returned."""
-        return max(self.n or 1, self.best_of if is_bounded(self.best_of) else 1)
+        return max(self.n or 1, self.best_of or 1)
 
     @property
     def may_stream(self) -> bool:
@@ -89,6 +85,17 @@ class RequestFields(msgspec.Struct):
 
     def __repr__(self) -> str:
         return f"RequestFields({self.stream=}, {self.n=})"
+
+
+def _limit_names(shape: Shape) -> tuple[str, ...]:
+    """Return the fields with the maximum tokens of one answer."""
+    match shape:
+        case Shape.RESPONSES:
+            return ("max_output_tokens",)
+        case Shape.CHAT:
+            return ("max_completion_tokens", "max_tokens")
+        case _:
+            return ("max_tokens",)
 
 
 class _Embedded(msgspec.Struct):
@@ -451,7 +458,12 @@ class RequestTemplate:
         field = "max_output_tokens" if self.shape is Shape.RESPONSES else "max_tokens"
         if self.shape is Shape.CHAT and provider in _MAX_COMPLETION_TOKENS:
             field = "max_completion_tokens"
-        return with_fields(self._unlimited, **{field: tokens})
+        fields = _DECODE_RAW(self._unlimited)
+        for name in _limit_names(
+            self.shape
+        ):  # what is there bounds nothing, but a server may heed it
+            fields.pop(name, None)
+        return msgspec.json.encode({**fields, field: tokens})
 
     @property
     def _output_limit(self) -> int | None:

@@ -8,14 +8,12 @@ from collections.abc import AsyncIterable
 from math import inf
 from typing import BinaryIO, Protocol
 
-from stormbreak.core.flow import Send
-from stormbreak.core.policy import Policy
 from stormbreak.http.h1.connection import ResponseStream, collect
 from stormbreak.http.models import PreparedRequest
 from stormbreak.http.request import ACCEPT_ANY, IDEMPOTENCY_KEY, Lookup
 from stormbreak.http.response import Parsed, outcome_of, parse_response
 from stormbreak.http.routing import Route
-from stormbreak.http.session import Sender
+from stormbreak.http.session import PreparedAttempt, Sender
 from stormbreak.llm.classify import request_id_of
 from stormbreak.llm.models import ParsedResponse, Shape
 from stormbreak.types import Outcome, Verdict
@@ -84,15 +82,9 @@ class ResourceSender(Sender):
 
     _template: Resource
 
-    async def _attempt(
-        self,
-        command: Send,  # noqa: ARG002
-        route: Route,
-        request: PreparedRequest,
-        policy: Policy,
-        api_key: str | None,
-    ) -> Outcome:
-        stream = await self._connection(route).open(request)
+    async def _attempt(self, attempt: PreparedAttempt) -> Outcome:
+        _, connection, request, policy, api_key = attempt
+        stream = await connection.open(request)
         if isinstance(stream, Outcome):
             return stream
         into = self._template.into

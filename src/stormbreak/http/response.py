@@ -2,6 +2,7 @@
 
 from asyncio import CancelledError
 from collections.abc import Callable
+from functools import partial
 from typing import TypeAlias, TypeVar
 
 from stormbreak.cost.price_table import PriceOf
@@ -14,13 +15,13 @@ from stormbreak.http.h1.connection import (
     collect,
 )
 from stormbreak.http.models import PreparedRequest, Response
-from stormbreak.http.pricing import LazyCost
+from stormbreak.http.pricing import cost_of
 from stormbreak.http.redact import redact, repeats
 from stormbreak.llm.classify import read_answer
 from stormbreak.llm.models import BOM, HttpResponse, ParsedResponse, Shape, without_mark
 from stormbreak.llm.rate_limit_headers import parse_rate_limits
 from stormbreak.llm.stream_reader import FORMATS, StreamAssembler, StreamReader
-from stormbreak.types import Answer, CallResult, Outcome, Target, Verdict
+from stormbreak.types import Answer, CallResult, Cost, Outcome, Target, Verdict
 
 Reader = TypeVar("Reader", bound=StreamReader)
 
@@ -108,7 +109,7 @@ def answer_of(target: Target, ended: CallResult, price_of: PriceOf | None) -> An
         detail=ended.outcome.detail,
         maybe_processed=ended.maybe_processed,
         parsed=response.value,
-        costs=LazyCost(price_of, target, parsed.usage, ended.source),
+        costs=Cost(partial(cost_of, price_of, target, parsed.usage, ended.source)),
     )
 
 

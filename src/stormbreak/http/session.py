@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
 from stormbreak.core.engine import Engine
 from stormbreak.core.fallback import Step
@@ -13,7 +14,7 @@ from stormbreak.http.h1.connection import Connection
 from stormbreak.http.models import CONNECT_TIMEOUT, PreparedRequest
 from stormbreak.http.request import Lookup, RequestTemplate, headers_for
 from stormbreak.http.response import assemble_stream, outcome_of, parse_response
-from stormbreak.http.routing import Route, Routes
+from stormbreak.http.routing import Routes
 from stormbreak.http.stream_source import Source, open_source
 from stormbreak.llm.models import OPERATIONS
 from stormbreak.types import Call, Outcome, Priority, Target, Verdict
@@ -67,6 +68,19 @@ def make_call(  # noqa: PLR0913 - keywords are cheap to read
     )
 
 
+class PreparedAttempt(NamedTuple):
+    """One attempt, ready to be sent. Its repr shows no key."""
+
+    command: Send
+    connection: Connection
+    request: PreparedRequest
+    policy: Policy
+    api_key: str | None
+
+    def __repr__(self) -> str:
+        return f"PreparedAttempt({self.request!r})"
+
+
 class Sender:
     """Sends the attempts of one call. The driver calls it for each `Send` that the call's flow yields.
 
@@ -95,9 +109,6 @@ class Sender:
         self._idle_timeout = idle_timeout
         self._blocks = blocks
 
-    def _connection(self, route: Route) -> Connection:
-        return route.connection.blocking if self._blocks else route.connection
-
     async def __call__(self, command: Send) -> Outcome:
         """Send once. The driver ends it after `command.timeout` seconds.
 
@@ -117,46 +128,33 @@ class Sender:
             api_key = origin.api_key
             request = request._replace(headers=headers_for(origin, request))
         policy, timeout = route.policy or self._policy, command.timeout
+        connection = route.connection.blocking if self._blocks else route.connection
         connect = request.connect_timeout
         if timeout is not None:
             connect = min(connect, CONNECT_SHARE * timeout)
-        request = request._replace(
-            idle_timeout=policy.idle_timeout if self._idle_timeout is None else self._idle_timeout,
-            connect_timeout=connect,
-            attempt_timeout=timeout,
+        idle = policy.idle_timeout if self._idle_timeout is None else self._idle_timeout
+        request = request.within(idle=idle, connect=connect, attempt=timeout)
+        outcome = await self._attempt(
+            PreparedAttempt(command, connection, request, policy, api_key)
         )
-        outcome = await self._attempt(command, route, request, policy, api_key)
         if outcome.verdict is Verdict.CONNECT_FAILED and _is_too_short(outcome, timeout, policy):
             return outcome._replace(own_deadline=True)
         return outcome
 
-    async def _attempt(
-        self,
-        command: Send,
-        route: Route,
-        request: PreparedRequest,
-        policy: Policy,
-        api_key: str | None,
-    ) -> Outcome:
+    async def _attempt(self, attempt: PreparedAttempt) -> Outcome:
         raise NotImplementedError
 
 
 class BufferedSender(Sender):
     """Waits for the end of each answer."""
 
-    async def _attempt(
-        self,
-        command: Send,
-        route: Route,
-        request: PreparedRequest,
-        policy: Policy,
-        api_key: str | None,
-    ) -> Outcome:
+    async def _attempt(self, attempt: PreparedAttempt) -> Outcome:
+        command, connection, request, policy, api_key = attempt
         learn, cancel = policy.rate_limit.learn_from_headers, None
         if not request.streamed:
-            result = parse_response(await self._connection(route).exchange(request), request)
+            result = parse_response(await connection.exchange(request), request)
         else:
-            stream = await self._connection(route).open(request)
+            stream = await connection.open(request)
             if isinstance(stream, Outcome):
                 return stream
             first = partial(self._on_output, command)
@@ -177,16 +175,10 @@ class StreamSender(Sender):
 
     _has_succeeded = False
 
-    async def _attempt(
-        self,
-        command: Send,
-        route: Route,
-        request: PreparedRequest,
-        policy: Policy,
-        api_key: str | None,
-    ) -> Outcome:
+    async def _attempt(self, attempt: PreparedAttempt) -> Outcome:
+        command, connection, request, policy, api_key = attempt
         outcome, source = await open_source(
-            self._connection(route),
+            connection,
             request,
             api_key,
             stall_timeout=policy.stall_timeout,

@@ -31,7 +31,7 @@ from stormbreak.http.environment import ProviderEndpoint, find_endpoint, in_forc
 from stormbreak.http.h1.connect import connect
 from stormbreak.http.h1.connection import POOL_LIMIT
 from stormbreak.http.local_answers import Degraded, LocalAnswers
-from stormbreak.http.pricing import check_prices, list_price
+from stormbreak.http.pricing import check_prices, list_price, prices_in
 from stormbreak.http.routing import OriginConnections, Pool, Routes, RouteTable, TargetConfig
 from stormbreak.http.sync_client import Client
 from stormbreak.key_patterns import hidden, quoted
@@ -54,7 +54,7 @@ def load(
 
     `keys` are functions that return the keys of targets, by name, before each attempt. `profile` is by default
     STORMBREAK_PROFILE. `degraded` makes answers for a `degraded` rule that has no text. `prices` are for spend limits
-    and for the cost of answers, as in an `AsyncClient`. `text` is what the file holds; None: it is read.
+    and for the cost of answers, as in an `AsyncClient`; None: those of the file. `text` is what the file holds; None: it is read.
 
     Raises:
         ConfigurationError: one line that names the file, the key or the variable, and the value.
@@ -85,15 +85,14 @@ class LiveSettings:
             degraded,
             self._order,
             OriginConnections(partial(connect, POOL_LIMIT)),
-            list_prices=prices is None,
+            has_prices=prices is not None,
         )
         self._now = builder.read(text=text)
         unknown = next((name for name in keys if name not in self._now.configs), None)
         if unknown is not None:
             raise builder.wrong(f"keys names {quoted(str(unknown))}, which is no target")
-        self.engine = Engine(
-            self._now.policy, SpendAccounts(prices or list_price), self._now.fleet()
-        )
+        price_of = prices or builder.price_of(self._now.settings)
+        self.engine = Engine(self._now.policy, SpendAccounts(price_of), self._now.fleet())
         self._driver = AsyncioDriver(self.engine)
         self._clients: LiveSet[AsyncClient] = LiveSet()
         self.apply(self._now)
@@ -172,6 +171,7 @@ class LiveSettings:
         for client in self._clients:
             if not client.blocks:
                 client.stop(loop)
+        self._driver.rest()
         for config in self._now.configs.values():
             await config.local_answers.close()
         for connection in tuple(self._builder.connections.values()):
@@ -191,6 +191,7 @@ class LiveSettings:
         for client in self._clients:
             if client.blocks:
                 client.stop()
+        self._driver.rest()
         for connection in tuple(self._builder.connections.values()):
             run(connection.blocking.close())
 
@@ -283,8 +284,7 @@ class Generation:
 class SettingsBuilder:
     """Reads the generations of one file. Connections outlive them: those not in use close by themselves.
 
-    `order` puts the targets of a step into the order in which they are tried. With `list_prices`, spend limits use
-    them.
+    `order` puts the targets of a step into the order in which they are tried. `has_prices`: the program gives them.
     """
 
     path: str | os.PathLike[str]
@@ -293,7 +293,7 @@ class SettingsBuilder:
     degraded: Degraded | None
     order: Callable[[Step], tuple[Target, ...]]
     connections: OriginConnections
-    list_prices: bool = True
+    has_prices: bool = False
 
     def read(self, before: Generation | None = None, text: str | None = None) -> Generation:
         """Read the file, or `text` in its place.
@@ -304,11 +304,14 @@ class SettingsBuilder:
         settings = load_settings(self.path, profile=self.profile, text=text)
         if not settings.targets:  # a file that is about to be written is empty
             raise self.wrong("it names no target, as in [targets.main]")
+        has_prices = self.has_prices or bool(settings.prices)
         table = RouteTable()
         configs = {}
         reserves = in_force(settings.policy).reserves  # fallbacks may lead to targets under it
         for name, target in settings.targets.items():
             try:
+                if not has_prices:
+                    check_prices(in_force(target.policy))
                 configs[name] = self._config(name, target, table, before, reserves=reserves)
             except ConfigurationError as error:
                 raise self.wrong(f"targets.{name}: {error}") from None
@@ -318,6 +321,15 @@ class SettingsBuilder:
             for name, pool in settings.pools.items()
         }
         return Generation(settings, in_force(settings.policy), configs, pools)
+
+    def price_of(self, settings: Settings) -> PriceOf:
+        """Return the prices of the settings; raise ConfigurationError if a price file is wrong."""
+        if not settings.prices:
+            return list_price
+        try:
+            return prices_in(settings.prices, Path(self.path).parent)
+        except ConfigurationError as error:
+            raise self.wrong(f"prices: {error}") from None
 
     def wrong(self, what: str) -> ConfigurationError:
         """Make an error that names the file."""
@@ -333,8 +345,6 @@ class SettingsBuilder:
         reserves: bool,
     ) -> TargetConfig:
         policy = in_force(target.policy)
-        if self.list_prices:
-            check_prices(policy)
         routes = Routes(
             self._endpoint(name, target)._replace(name=name, policy=policy),
             policy.fallback,

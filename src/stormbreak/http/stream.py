@@ -18,7 +18,7 @@ from stormbreak.drivers.blocking_driver import BlockingDelivery
 from stormbreak.drivers.delivery import Delivery
 from stormbreak.errors import broken_stream
 from stormbreak.http.models import Response
-from stormbreak.http.pricing import LazyCost
+from stormbreak.http.pricing import cost_of
 from stormbreak.http.response import answer_of
 from stormbreak.http.stream_source import LocalSource, Source
 from stormbreak.llm.sse import Event, EventReader
@@ -123,7 +123,12 @@ class Stream:
         usage = self.usage
         if usage is None:
             return None
-        return LazyCost(self._price_of, self.target, usage, self.source).usd
+        return cost_of(self._price_of, self.target, usage, self.source)
+
+    @property
+    def failed(self) -> bool:
+        """Whether what came last shows that it is no complete answer: the next read raises."""
+        return self._source.failed
 
     def __aiter__(self) -> Self:
         self._read_as(_Reading.EVENTS)
@@ -142,7 +147,7 @@ class Stream:
             chunk = await self.next_chunk()
             if chunk is None:
                 self._take_rest()
-            elif not self._source.failed:  # else the error is in there, and raised next
+            elif not self.failed:  # else the error is in there, and raised next
                 self._take(chunk)
         return ready.popleft()
 

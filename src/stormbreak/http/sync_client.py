@@ -4,15 +4,30 @@ An interrupt of the waiting thread (KeyboardInterrupt) closes the connection of 
 """
 
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from decimal import Decimal
-from typing import Any, Self
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 from stormbreak.drivers.blocking import run
-from stormbreak.http.answer_schema import REPAIRS, Schema
 from stormbreak.http.client import AsyncClient, ClientControls
 from stormbreak.http.stream import Stream, StreamEvent
 from stormbreak.types import Answer, Priority, Usage
+
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
+
+
+def _blocking(
+    method: Callable[Concatenate[AsyncClient, Arguments], Coroutine[Any, Any, Result]],
+) -> Callable[Concatenate["Client", Arguments], Result]:
+    """Make a method of `Client` that waits for that of `AsyncClient`."""
+
+    @wraps(method)
+    def wait(self: "Client", /, *args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+        return run(method(self._client, *args, **kwargs))
+
+    return wait
 
 
 class Client(ClientControls):
@@ -38,55 +53,8 @@ class Client(ClientControls):
         self._resolver = client._resolver  # noqa: SLF001 - the other half of it
         self._driver = client._driver  # noqa: SLF001
 
-    def request(
-        self,
-        endpoint: str,
-        payload: Mapping[str, Any],
-        *,
-        priority: Priority | None = None,
-        deadline: float | None = None,
-        tenant: str = "",
-        schema: Schema | None = None,
-        repairs: int = REPAIRS,
-    ) -> Answer:
-        """Send `payload` to `endpoint` and wait for the answer, as `AsyncClient.request` does."""
-        return run(
-            self._client.request(
-                endpoint,
-                payload,
-                priority=priority,
-                deadline=deadline,
-                tenant=tenant,
-                schema=schema,
-                repairs=repairs,
-            )
-        )
-
-    def chat(
-        self,
-        messages: Sequence[Mapping[str, Any]],
-        *,
-        model: str | None = None,
-        priority: Priority | None = None,
-        deadline: float | None = None,
-        tenant: str = "",
-        schema: Schema | None = None,
-        repairs: int = REPAIRS,
-        **options: Any,
-    ) -> Answer:
-        """Ask for a chat completion, as `AsyncClient.chat` does."""
-        return run(
-            self._client.chat(
-                messages,
-                model=model,
-                priority=priority,
-                deadline=deadline,
-                tenant=tenant,
-                schema=schema,
-                repairs=repairs,
-                **options,
-            )
-        )
+    request = _blocking(AsyncClient.request)
+    chat = _blocking(AsyncClient.chat)
 
     def stream(
         self,

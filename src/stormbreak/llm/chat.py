@@ -14,6 +14,7 @@ import msgspec
 
 from stormbreak.llm.stream_deltas import (
     JsonAccumulator,
+    WatchedAssembly,
     brings_output,
     delta_of,
     expect_finish_reason,
@@ -29,49 +30,32 @@ _OWN = frozenset({"choices", "usage", "object", "obfuscation", "error"})
 _TAKEN = frozenset({"index", "delta", "message", "text"})
 
 
-class ChatAssembly:
+class ChatAssembly(WatchedAssembly):
     """Collects chunks; `result` is the completion so far."""
 
-    ended = False  # only `[DONE]` ends the stream
     _object = "chat.completion"
 
     def __init__(self, choices: int = 1) -> None:
-        self.has_output = False
-        self._wanted = choices
+        self._watcher: ChatWatcher = self._make_watcher(choices)
         self._top: dict[str, Any] = {}
-        self._usage: Any = None
         self._choices: dict[int, _Choice] = {}
-        self._continued = False
+
+    def _make_watcher(self, choices: int) -> "ChatWatcher":
+        return ChatWatcher(choices)
 
     def add(self, chunk: dict[str, Any]) -> None:
         """Take one chunk; raise MalformedChunkError."""
+        self._watcher.add(chunk)
         _fill(self._top, {name: value for name, value in chunk.items() if name not in _OWN})
-        self._usage = usage_in(chunk) or self._usage
         for part in map(expect_object, expect_list(chunk.get("choices"))):
             index = expect_index(part.get("index"))
             choice = self._choices.get(index)
             if choice is None:
                 choice = self._choices[index] = self._choice_of(part)
-            finished = choice.finish_reason is not None
-            brought = choice.add(part)
-            self.has_output |= brought
-            self._continued |= finished and brought
+            choice.add(part)
 
     def _choice_of(self, part: dict[str, Any]) -> "_Choice":  # noqa: ARG002 - those of texts differ
         return _Choice()
-
-    def missing(self, *, done: bool = False) -> str | None:
-        """Return what is missing: every choice needs a finish reason.
-
-        With `[DONE]`, fewer choices are enough: some servers do not know `n`. A finish reason with more output after it
-        does not count: some relays of Gemini write one into every chunk.
-        """
-        if self._continued and not done:
-            return UNFINISHED
-        choices = self._choices.values()
-        enough = len(choices) >= self._wanted or (done and bool(choices))
-        whole = enough and all(choice.finish_reason for choice in choices)
-        return None if whole else UNFINISHED
 
     def result(self) -> dict[str, Any]:
         """Return the body of the same answer without streaming."""
@@ -79,7 +63,8 @@ class ChatAssembly:
             "object": self._object,
             "choices": [self._choices[index].result(index) for index in sorted(self._choices)],
         }
-        return whole | {"usage": self._usage} if self._usage else whole
+        usage = self._watcher.usage
+        return whole | {"usage": usage} if usage else whole
 
 
 class _ToolCall:
@@ -151,8 +136,8 @@ class _Choice:
         self._numbers: list[Any] = []  # the bare logprobs of Together
         self._rest = JsonAccumulator(joins=False)
 
-    def add(self, part: dict[str, Any]) -> bool:
-        """Take this choice's part of a chunk and return whether it has output."""
+    def add(self, part: dict[str, Any]) -> None:
+        """Take this choice's part of a chunk."""
         rest = {name: value for name, value in part.items() if name not in _TAKEN}
         delta = dict(self._delta_of(part, begun=self._begun))
         self.finish_reason = (
@@ -161,9 +146,7 @@ class _Choice:
         self._add_logprobs(rest.pop("logprobs", None))
         self._rest.add({name: value for name, value in rest.items() if value is not None})
         called = self._calls.add(expect_list(delta.pop("tool_calls", None)))
-        brought = self._message.add(delta) or called
-        self._begun |= brought
-        return brought
+        self._begun |= self._message.add(delta) or called
 
     def result(self, index: int) -> dict[str, Any]:
         message = {"role": "assistant", "content": None}
@@ -203,6 +186,9 @@ class TextAssembly(ChatAssembly):
     """The same for a text completion."""
 
     _object = "text_completion"
+
+    def _make_watcher(self, choices: int) -> "ChatWatcher":
+        return CompletionWatcher(choices)
 
     def _choice_of(self, part: dict[str, Any]) -> _Choice:
         is_chat = part.get("delta") is not None or part.get("message") is not None
@@ -296,7 +282,11 @@ class ChatWatcher:
         return list(self._reasons.values())
 
     def missing(self, *, done: bool = False) -> str | None:
-        """Return what is missing if nothing more comes; with `[DONE]`, nothing will."""
+        """Return what is missing: every choice needs a finish reason.
+
+        With `[DONE]`, fewer choices are enough: some servers do not know `n`. A finish reason with more output after it
+        does not count: some relays of Gemini write one into every chunk.
+        """
         if self._continued and not done:
             return UNFINISHED
         reasons = self._reasons.values()

@@ -10,6 +10,7 @@ from stormbreak.llm.parsed_answer import ERROR_INSIDE, SuccessBody, broken, refu
 from stormbreak.llm.stream_deltas import (
     JsonAccumulator,
     MalformedChunkError,
+    TypedEvents,
     WatchedAssembly,
     brings_output,
     expect_finish_reason,
@@ -68,16 +69,14 @@ _INPUT = "partial_json"
 _OWN = frozenset({"type", "delta", "usage"})
 
 
-class MessagesWatcher:
+class MessagesWatcher(TypedEvents):
     """Watches the stream: begun, output, usage, stop reason, end."""
 
     def __init__(self, _: int = 1) -> None:
-        self.has_output = False
+        super().__init__()
         self.ended = False
         self._usage: dict[str, Any] = {}
         self._has_final_usage = False
-        self.finish_reason: str | None = None
-        self._begun = False
 
     @property
     def usage(self) -> dict[str, Any]:
@@ -109,15 +108,6 @@ class MessagesWatcher:
             self._has_final_usage = self._has_final_usage or counted is not None
         elif kind == END:
             self.ended = True
-
-    def usage_in(self, data: dict[str, Any]) -> Any:  # noqa: ARG002 - the same for every format
-        """Find the usage in a quiet event; here none has it."""
-        return None
-
-    @property
-    def reasons(self) -> list[str | None]:
-        """Why it ended."""
-        return [self.finish_reason]
 
     def missing(self, *, done: bool = False) -> str | None:  # noqa: ARG002 - the format has its own end
         """Return what is missing if nothing more comes."""

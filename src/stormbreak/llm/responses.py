@@ -16,6 +16,7 @@ from stormbreak.llm.models import ParsedResponse
 from stormbreak.llm.parsed_answer import ERROR_INSIDE, SuccessBody, broken, refused_by
 from stormbreak.llm.stream_deltas import (
     MalformedChunkError,
+    TypedEvents,
     WatchedAssembly,
     expect_finish_reason,
     expect_index,
@@ -116,15 +117,13 @@ def error_in_event(data: object, *, is_error: bool) -> ProviderError | None:
     return find_error(data, is_error=is_error)
 
 
-class ResponsesWatcher:
+class ResponsesWatcher(TypedEvents):
     """Watches the stream: output, and the response that ends it."""
 
     def __init__(self, _: int = 1) -> None:
-        self.has_output = False
+        super().__init__()
         self.usage: Any = None
-        self.finish_reason: str | None = None
         self.response: dict[str, Any] | None = None
-        self._begun = False
 
     @property
     def ended(self) -> bool:
@@ -151,15 +150,6 @@ class ResponsesWatcher:
             self._begun = True
         elif kind == _ITEM or (kind.endswith(".delta") and data.get("delta")):
             self.has_output = True
-
-    def usage_in(self, data: dict[str, Any]) -> Any:  # noqa: ARG002 - the same for every format
-        """Find the usage in a quiet event; here none has it."""
-        return None
-
-    @property
-    def reasons(self) -> list[str | None]:
-        """Why it ended."""
-        return [self.finish_reason]
 
     def missing(self, *, done: bool = False) -> str | None:  # noqa: ARG002 - the format has its own end
         """Return what is missing if nothing more comes."""

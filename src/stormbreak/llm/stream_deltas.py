@@ -223,6 +223,24 @@ class EventConsumer(Protocol):
         """Return what is missing if nothing more comes; None for a complete answer. `done`: after ``[DONE]``."""
 
 
+class TypedEvents:
+    """What the watchers of events with types have in common: one answer, whose usage is in no quiet event."""
+
+    def __init__(self, _: int = 1) -> None:
+        self.has_output = False
+        self.finish_reason: str | None = None
+        self._begun = False
+
+    def usage_in(self, data: dict[str, Any]) -> Any:  # noqa: ARG002 - chat completions have it anywhere
+        """Find the usage in a quiet event."""
+        return None
+
+    @property
+    def reasons(self) -> list[str | None]:
+        """Why it ended."""
+        return [self.finish_reason]
+
+
 class WatchedAssembly:
     """Keeps an answer; its `_watcher`, another consumer, knows how far it has come."""
 

@@ -166,6 +166,11 @@ class StreamReader(ABC):
         return self._failure is not None
 
     @property
+    def ends_falsely(self) -> bool:
+        """Whether the end was marked, and the answer is not complete: a caller who gets the marker would believe it."""
+        return self._done and self._failure is not None
+
+    @property
     def is_plain(self) -> bool:
         """Whether this is no event stream, but one body."""
         return self._form is not _Form.EVENTS
@@ -191,11 +196,15 @@ class StreamReader(ABC):
         """Read what the end of the stream left; return what failed, or is missing."""
         if not self.over:
             self._read_rest()
-        if self._consumer and not self._failure:
-            missing = self._consumer.missing(done=self._done)
-            if missing:
-                self._break(missing)
+        if not self._failure:
+            self._check_missing()
         return self._failure
+
+    def _check_missing(self) -> None:
+        """Fail if a part of a complete answer is missing."""
+        missing = self._consumer and self._consumer.missing(done=self._done)
+        if missing:
+            self._break(missing)
 
     def _detect_form(self) -> None:
         """Detect the form by the first visible character."""
@@ -235,6 +244,7 @@ class StreamReader(ABC):
         assert self._consumer
         if event.data.strip() == b"[DONE]":
             self._done = True
+            self._check_missing()
             return
         try:
             data: Any = decoded(event.data)
@@ -245,6 +255,8 @@ class StreamReader(ABC):
             else:
                 self._consumer.add(expect_object(data))
                 self._done = self._consumer.ended
+                if self._done:
+                    self._check_missing()
                 self._check_usage(data)
         except MalformedChunkError:
             self._break(f"not a part of a {self._shape.value}")

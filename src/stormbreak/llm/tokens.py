@@ -91,10 +91,11 @@ def _counts(*values: Any) -> list[int]:
     for value in values:
         if value is None:
             counts.append(0)
-        elif type(value) in {int, float} and 0 <= value <= _SANE and not value % 1:
-            counts.append(int(value))
-        else:
+            continue
+        kind = type(value)
+        if (kind is not int and kind is not float) or not 0 <= value <= _SANE or value % 1:
             raise _NoCountError
+        counts.append(value if kind is int else int(value))
     return counts
 
 
@@ -154,6 +155,9 @@ _ELSEWHERE = re.compile(
     rb'"(file_id|file_ids|file_url|file_data|video_url|document_url)"\s*:\s*[^n\s]'
     rb'|"type"\s*:\s*"(web_search|file_search|code_interpreter|code_execution|computer|mcp|image_generation|web_fetch|document)'
 )
+_ESCAPED = re.compile(
+    rb"\\\\|\\u00([3-7][0-9A-Fa-f])"
+)  # what no encoder escapes, but any reader understands
 _KEPT = re.compile(rb'"ttl"\s*:\s*"(?!5m"|30m")')  # for longer than a cache does unasked
 _NOTHING = msgspec.Raw(b"null")
 
@@ -180,6 +184,7 @@ class _CostFields(msgspec.Struct):
     modalities: Any = None
     service_tier: Any = None
     speed: Any = None
+    inference_geo: Any = None
 
     @property
     def expensive_field(self) -> str | None:
@@ -194,10 +199,21 @@ class _CostFields(msgspec.Struct):
             return "modalities"
         if self.service_tier == "priority":
             return "service_tier"
+        if self.inference_geo not in (None, "global"):
+            return "inference_geo"
         return "speed" if self.speed == "fast" else None
 
 
 _ASKS = msgspec.json.Decoder(_CostFields)
+
+
+def _unescaped(body: bytes) -> bytes:
+    """Write letters that are escaped as themselves, so that the patterns find each name; only for these."""
+    if b"\\u00" not in body:
+        return body
+    return _ESCAPED.sub(
+        lambda found: bytes.fromhex(found[1].decode()) if found[1] else found[0], body
+    )
 
 
 def unbounded_by(body: bytes) -> str | None:
@@ -208,7 +224,7 @@ def unbounded_by(body: bytes) -> str | None:
         field = None
     if field is not None:
         return field
-    found = _ELSEWHERE.search(body)
+    found = _ELSEWHERE.search(_unescaped(body))
     return None if found is None else (found[1] or found[2]).decode()
 
 
@@ -216,8 +232,9 @@ def input_bound(body: bytes) -> int | None:
     """Return the maximum tokens of the prompt; None if it has no bound."""
     if unbounded_by(body) is not None:
         return None
-    pictures = len(_PICTURES.findall(body))
-    tools = TOOLS if b'"tools"' in body or b'"functions"' in body else 0
+    text = _unescaped(body)
+    pictures = len(_PICTURES.findall(text))
+    tools = TOOLS if b'"tools"' in text or b'"functions"' in text else 0
     return len(body) + TEMPLATE + tools + PICTURE * pictures
 
 
@@ -230,11 +247,14 @@ def bound_of(
     body: bytes, *, bound: Any = None, choices: int = 1, answers: bool = True
 ) -> Usage | None:
     """Return the maximum tokens of prompt and answer; None if they have no bound. Arguments as of `estimate`."""
-    prompt = input_bound(body)
-    if prompt is None or not (is_bounded(bound) or not answers):
+    if answers and not is_bounded(bound):
         return None
+    prompt = input_bound(body)
+    if prompt is None:
+        return None
+    text = _unescaped(body)
     hour = (
-        prompt if b'"ttl"' in body and _KEPT.search(body) else 0
+        prompt if b'"ttl"' in text and _KEPT.search(text) else 0
     )  # `in` takes a fifth of the time
     return Usage(
         input_tokens=prompt,

@@ -5,7 +5,7 @@ import math
 from stormbreak.provider.chance import exponential, mix
 from stormbreak.provider.scenario import Step
 
-_RAMP_STEP = 0.25  # seconds; a ramp becomes steps of this length
+RAMP_STEP = 0.25  # seconds; a ramp becomes steps of this length
 
 Rates = list[tuple[float, float]]
 
@@ -15,7 +15,7 @@ def rate_segments(rate: float, steps: tuple[Step, ...]) -> Rates:
     rates = [(0.0, rate)]
     for step in steps:
         before = rates[-1][1]
-        count = math.ceil(step.ramp / _RAMP_STEP)
+        count = math.ceil(step.ramp / RAMP_STEP)
         for number in range(count):
             at = step.at + step.ramp * number / count
             rates.append((at, before + (step.rate - before) * (number + 0.5) / count))

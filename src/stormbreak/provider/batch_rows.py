@@ -107,21 +107,21 @@ def _response(status: int, body: bytes) -> dict[str, Any]:
 # ---------------------------------------------------------------- message batches
 
 
-def message_rows(asked: Mapping[str, Any]) -> tuple[list[Row] | Refusal, dict[str, Any]]:
-    """Read the requests of a message batch; the rest describes it."""
+def message_rows(asked: Mapping[str, Any]) -> list[Row] | Refusal:
+    """Read the requests of a message batch."""
     requests = asked.get("requests")
     if not isinstance(requests, list) or not requests:
-        return Refusal(400, "requests: a list is required"), {}
+        return Refusal(400, "requests: a list is required")
     if len(requests) > _MAX_MESSAGES:
-        return Refusal(400, "requests: too many"), {}
+        return Refusal(400, "requests: too many")
     rows, seen = [], set()
     for number, each in enumerate(requests):
         name = each.get("custom_id") if isinstance(each, dict) else None
         if not isinstance(name, str) or not _ANTHROPIC_ID.fullmatch(name) or name in seen:
-            return Refusal(400, f"requests.{number}.custom_id: is invalid, or not unique"), {}
+            return Refusal(400, f"requests.{number}.custom_id: is invalid, or not unique")
         seen.add(name)
         rows.append(Row(name, understand(FORMATS[MESSAGES], _HEADERS, encode(each.get("params")))))
-    return rows, {}
+    return rows
 
 
 def message_line(row: Row, fate: str) -> bytes:

@@ -171,7 +171,7 @@ class BatchDesk:
             asked = decode(request.body, type=dict[str, Any])
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return Refusal(400, "the body must be a JSON object")
-        rows, facts = message_rows(asked) if is_message else self._file_rows(asked)
+        rows, facts = (message_rows(asked), {}) if is_message else self._file_rows(asked)
         if isinstance(rows, Refusal):
             return rows
         name = self._next("msgbatch_" if is_message else "batch_")

@@ -28,7 +28,7 @@ from stormbreak.provider.arrivals import Poisson
 from stormbreak.provider.chance import Lognormal, mix, uniform
 from stormbreak.provider.counters import Tally
 from stormbreak.provider.fault_kinds import REFUSALS, Kind, WaitForm
-from stormbreak.provider.rate_limit import LimitState, limit_of
+from stormbreak.provider.rate_limit import LimitState, RequestLimit
 from stormbreak.provider.scenario import BackgroundTraffic, Fault, Scenario
 from stormbreak.provider.timeline import Phase, RequestInfo, forecast
 
@@ -117,7 +117,7 @@ class ProviderModel:
         )
         self._queue: deque[_Job] = deque()
         self._room = math.inf if provider.queue is None else provider.queue
-        self._limit = limit_of(scenario.limit)
+        self._limit = None if scenario.limit is None else RequestLimit(scenario.limit)
         form = scenario.limit.retry_after_form if scenario.limit else WaitForm.BARE
         self._over_limit = Fault(kind=Kind.S429, retry_after_form=form)
         self._front_gap = (

@@ -130,8 +130,3 @@ def _meter(limit: Limit, amount: float | None, burst: float | None) -> _Meter | 
     if limit.kind is LimitKind.WINDOW:
         return _Window(amount, limit.period)
     return _Bucket(amount if burst is None else burst, amount / limit.period)
-
-
-def limit_of(limit: Limit | None) -> RequestLimit | None:
-    """Build the limit of a scenario."""
-    return None if limit is None else RequestLimit(limit)

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from email.utils import formatdate
+from itertools import islice
 from types import MappingProxyType
 
 from stormbreak.http.h1.server_message import Headers
@@ -37,89 +38,70 @@ def retry_after_headers(
 
 def limit_headers(dialect: Dialect, limit_states: Sequence[LimitState], now: float) -> Headers:
     """Encode limit states; `now` is the wall-clock time, resets are real seconds."""
-    return tuple(_DIALECTS[dialect](limit_states, now))
+    told = [one for one in limit_states if not one.tokens or dialect not in _OF_REQUESTS]
+    return tuple(pair for one in told for pair in _DIALECTS[dialect](one, now))
 
 
 _Pairs = Iterator[tuple[str, str]]
 
 
-def _openai(limit_states: Sequence[LimitState], _: float) -> _Pairs:
-    for one in limit_states:
-        yield from _openai_pair(f"x-ratelimit-{{}}-{_thing(one)}", one, _go(one.reset))
+def _openai(one: LimitState, _: float) -> _Pairs:
+    return _pairs(f"x-ratelimit-{{}}-{_thing(one)}", one, _go(one.reset))
 
 
-def _azure(limit_states: Sequence[LimitState], _: float) -> _Pairs:
-    for one in limit_states:
-        yield from _openai_pair(f"x-ratelimit-{{}}-{_thing(one)}", one, str(math.ceil(one.reset)))
-
-
-def _azure_unknown(limit_states: Sequence[LimitState], _: float) -> _Pairs:
+def _azure_unknown(one: LimitState, _: float) -> _Pairs:
     """unknown, as Azure's Responses API reports it."""
-    for one in limit_states:
-        yield f"x-ratelimit-limit-{_thing(one)}", "-1"
-        yield f"x-ratelimit-remaining-{_thing(one)}", "0"
-        yield f"x-ratelimit-reset-{_thing(one)}", "0"
+    yield f"x-ratelimit-limit-{_thing(one)}", "-1"
+    yield f"x-ratelimit-remaining-{_thing(one)}", "0"
+    yield f"x-ratelimit-reset-{_thing(one)}", "0"
 
 
-def _cerebras(limit_states: Sequence[LimitState], _: float) -> _Pairs:
-    for one in limit_states:
-        names = f"x-ratelimit-{{}}-{_thing(one)}-minute"
-        yield from _openai_pair(names, one, f"{max(0.0, one.reset):.9f}")
+def _cerebras(one: LimitState, _: float) -> _Pairs:
+    return _pairs(f"x-ratelimit-{{}}-{_thing(one)}-minute", one, f"{max(0.0, one.reset):.9f}")
 
 
-def _mistral(limit_states: Sequence[LimitState], _: float) -> _Pairs:
-    for one in limit_states:
-        word = "tokens" if one.tokens else "req"
-        yield from list(_openai_pair(f"x-ratelimit-{{}}-{word}-minute", one, ""))[:2]
+def _mistral(one: LimitState, _: float) -> _Pairs:
+    word = "tokens" if one.tokens else "req"
+    return islice(_pairs(f"x-ratelimit-{{}}-{word}-minute", one, ""), 2)
 
 
-def _anthropic(limit_states: Sequence[LimitState], now: float) -> _Pairs:
-    for one in limit_states:
-        at = _EPOCH + timedelta(seconds=math.ceil(now + one.reset))
-        reset = at.isoformat().replace("+00:00", "Z")
-        yield from _openai_pair(f"anthropic-ratelimit-{_thing(one)}-{{}}", one, reset)
+def _anthropic(one: LimitState, now: float) -> _Pairs:
+    at = _EPOCH + timedelta(seconds=math.ceil(now + one.reset))
+    reset = at.isoformat().replace("+00:00", "Z")
+    return _pairs(f"anthropic-ratelimit-{_thing(one)}-{{}}", one, reset)
 
 
-def _openrouter(limit_states: Sequence[LimitState], now: float) -> _Pairs:
-    for one in limit_states:
-        if not one.tokens:
-            yield from _openai_pair("x-ratelimit-{}", one, str(math.ceil((now + one.reset) * 1000)))
+def _ietf(one: LimitState, _: float) -> _Pairs:
+    yield "ratelimit-policy", f'"default";q={int(one.limit)}'
+    yield "ratelimit", f'"default";r={int(one.remaining)};t={math.ceil(one.reset)}'
 
 
-def _ietf_06(limit_states: Sequence[LimitState], _: float) -> _Pairs:
-    for one in limit_states:
-        if not one.tokens:
-            yield from _openai_pair("ratelimit-{}", one, str(math.ceil(one.reset)))
-
-
-def _ietf(limit_states: Sequence[LimitState], _: float) -> _Pairs:
-    for one in limit_states:
-        if not one.tokens:
-            yield "ratelimit-policy", f'"default";q={int(one.limit)}'
-            yield "ratelimit", f'"default";r={int(one.remaining)};t={math.ceil(one.reset)}'
-
-
-_DIALECTS: Mapping[Dialect, Callable[[Sequence[LimitState], float], _Pairs]] = MappingProxyType(
+_DIALECTS: Mapping[Dialect, Callable[[LimitState, float], _Pairs]] = MappingProxyType(
     {
         Dialect.OPENAI: _openai,
         Dialect.GROQ: _openai,
-        Dialect.AZURE: _azure,
+        Dialect.AZURE: lambda one, _: _pairs(
+            f"x-ratelimit-{{}}-{_thing(one)}", one, str(math.ceil(one.reset))
+        ),
         Dialect.AZURE_UNKNOWN: _azure_unknown,
         Dialect.CEREBRAS: _cerebras,
         Dialect.ANTHROPIC: _anthropic,
         Dialect.MISTRAL: _mistral,
-        Dialect.OPENROUTER: _openrouter,
+        Dialect.OPENROUTER: lambda one, now: _pairs(
+            "x-ratelimit-{}", one, str(math.ceil((now + one.reset) * 1000))
+        ),
         Dialect.IETF: _ietf,
-        Dialect.IETF_06: _ietf_06,
+        Dialect.IETF_06: lambda one, _: _pairs("ratelimit-{}", one, str(math.ceil(one.reset))),
     }
 )
+_OF_REQUESTS = frozenset({Dialect.OPENROUTER, Dialect.IETF, Dialect.IETF_06})
 
 
 def _thing(one: LimitState) -> str:
     return "tokens" if one.tokens else "requests"
 
 
-def _openai_pair(names: str, one: LimitState, reset: str) -> _Pairs:
+def _pairs(names: str, one: LimitState, reset: str) -> _Pairs:
     yield names.format("limit"), str(int(one.limit))
     yield names.format("remaining"), str(int(one.remaining))
     yield names.format("reset"), reset

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from stormbreak.provider.arrivals import RAMP_STEP
 from stormbreak.provider.chance import mix, uniform
 from stormbreak.provider.fault_kinds import CONDITIONS, STREAM_ONLY, Kind
 from stormbreak.provider.scenario import Fault, Scenario
@@ -38,7 +39,6 @@ def _written(text: str) -> bytes:
 # ---------------------------------------------------------------- phases of a scenario
 # A ramp becomes short steps, each a phase.
 
-_RAMP_STEP = 0.25
 _NOT_DRAWN = CONDITIONS | {Kind.EARLY_ANSWER}
 
 
@@ -88,11 +88,11 @@ def forecast(scenario: Scenario) -> tuple[Phase, ...]:
 
 
 def _ramp_steps(ramp: float) -> list[float]:
-    return [min(step * _RAMP_STEP, ramp) for step in range(math.ceil(ramp / _RAMP_STEP) + 1)]
+    return [min(step * RAMP_STEP, ramp) for step in range(math.ceil(ramp / RAMP_STEP) + 1)]
 
 
 def _phase(scenario: Scenario, now: float) -> Phase:
-    present = [fault for fault in scenario.faults if _holds(fault, now)]
+    present = [fault for fault in scenario.faults if fault.holds(now)]
     faults, end = [], 0.0
     for fault in present:
         if fault.kind not in _NOT_DRAWN and not fault.is_selective:
@@ -109,10 +109,6 @@ def _phase(scenario: Scenario, now: float) -> Phase:
         selective=tuple(fault for fault in present if fault.is_selective),
         early=sum(fault.share for fault in present if fault.kind is Kind.EARLY_ANSWER),
     )
-
-
-def _holds(fault: Fault, now: float) -> bool:
-    return fault.at <= now and (fault.until is None or now < fault.until)
 
 
 def _factor(scenario: Scenario, kind: Kind, now: float) -> float:

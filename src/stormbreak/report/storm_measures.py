@@ -1,48 +1,37 @@
 """The measures of a storm as a table, and its cost under each policy."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from decimal import Decimal
 from statistics import fmean, stdev
 from types import MappingProxyType
-from typing import NamedTuple
 
 from stormbreak.cost.downtime import MINUTE, Downtime, Loss, lost
 from stormbreak.provider.scenario import Scenario
 from stormbreak.report.page import Card, Section, Table
 from stormbreak.report.storm_series import Comparison
 from stormbreak.report.theme import STROKES
-from stormbreak.storm.measures import SHARES, Spread, spread
+from stormbreak.storm.measure_text import mean_text
+from stormbreak.storm.measures import spread
 
-
-class _Format(NamedTuple):
-    number: Callable[[float], str]
-    unit: str = ""
-
-
-_PERCENT = _Format(lambda value: f"{100 * value:.1f}", " %")
-_SECONDS = _Format(lambda value: f"{value:,.0f}" if value >= 100 else f"{value:.2f}", " s")
-_COUNT = _Format(lambda value: f"{value:,.0f}")
-_RATIO = _Format(lambda value: f"{value:.2f}")
-
-_ROWS: Mapping[str, tuple[str, _Format]] = MappingProxyType(
+_LABELS: Mapping[str, str] = MappingProxyType(
     {
-        "goodput": ("answers in time, of those possible", _PERCENT),
-        "trigger_goodput": ("the same while the trigger lasts", _PERCENT),
-        "success": ("calls that were answered in time", _PERCENT),
-        "recovery": ("recovered, after the trigger's end", _SECONDS),
-        "p50": ("time to an answer, median", _SECONDS),
-        "p99": ("time to an answer, 99th percentile", _SECONDS),
-        "added_wait_p50": ("wait in the client's queue, median", _SECONDS),
-        "added_wait_p99": ("wait in the client's queue, 99th percentile", _SECONDS),
-        "makespan": ("first call to last answer", _SECONDS),
-        "makespan_99": ("first call until 99 % are answered", _SECONDS),
-        "amplification": ("attempts per call", _RATIO),
-        "attempts_per_sent_call": ("attempts per call that was sent", _RATIO),
-        "peak_attempts": ("most attempts in one second", _COUNT),
-        "shed": ("calls that were never sent", _COUNT),
-        "wasted": ("the provider's work that was wasted", _PERCENT),
-        "openings": ("openings of circuits", _COUNT),
-        "calls": ("calls", _COUNT),
+        "goodput": "answers in time, of those possible",
+        "trigger_goodput": "the same while the trigger lasts",
+        "success": "calls that were answered in time",
+        "recovery": "recovered, after the trigger's end",
+        "p50": "time to an answer, median",
+        "p99": "time to an answer, 99th percentile",
+        "added_wait_p50": "wait in the client's queue, median",
+        "added_wait_p99": "wait in the client's queue, 99th percentile",
+        "makespan": "first call to last answer",
+        "makespan_99": "first call until 99 % are answered",
+        "amplification": "attempts per call",
+        "attempts_per_sent_call": "attempts per call that was sent",
+        "peak_attempts": "most attempts in one second",
+        "shed": "calls that were never sent",
+        "wasted": "the provider's work that was wasted",
+        "openings": "openings of circuits",
+        "calls": "calls",
     }
 )
 
@@ -66,23 +55,12 @@ def measures_table(comparison: Comparison, *, live: bool = False) -> Table:
     rows = [
         [
             _LIVE_LABELS.get(name, label) if live else label,
-            *(_cell(name, column[name], form) for column in columns),
+            *(mean_text(name, column[name]) for column in columns),
         ]
-        for name, (label, form) in _ROWS.items()
+        for name, label in _LABELS.items()
         if name not in unknown
     ]
     return Table(heads=["", *comparison.names.values()], rows=rows)
-
-
-def _cell(name: str, found: Spread, form: _Format) -> str:
-    if found.mean is None:
-        absent = "-" if name in SHARES else "never"
-        return (
-            absent if found.never == found.seeds else f"{absent} in {found.never} of {found.seeds}"
-        )
-    mean, deviation = form.number(found.mean), form.number(found.deviation or 0.0)
-    around = "" if deviation == form.number(0.0) else f" ±{deviation}"
-    return mean + around + form.unit
 
 
 # ---------------------------------------------------------------- cost of a storm

@@ -17,7 +17,7 @@ from stormbreak.core.concurrency_limit import AimdLimit, FixedLimit
 from stormbreak.core.fleet_policy import FleetPolicy
 from stormbreak.core.policy import Policy
 from stormbreak.core.presets import ARTICLE, OFF, PRESETS
-from stormbreak.core.queue import QueuePolicy
+from stormbreak.core.queue_order import QueuePolicy
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.core.retry_budget import BudgetPolicy
 from stormbreak.errors import ConfigurationError

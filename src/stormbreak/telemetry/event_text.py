@@ -3,8 +3,9 @@
 Names are stable, for programs. Texts may change from release to release. They hold no key, prompt or provider text.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
+from typing import Any
 
 from stormbreak import events
 from stormbreak.core.explain import line_for
@@ -47,73 +48,56 @@ def describe(event: Event) -> str:
     event = event._replace(target=escape_target(event.target))
     if isinstance(event, events.FellBack | events.FallbackRefused):
         event = event._replace(to=shown(event.to, LABEL))
-    return _of_call(event) or _of_attempt(event) or _of_target(event) or line_for(event)
+    return _TEXTS.get(type(event), line_for)(event)
 
 
-def _of_call(event: Event) -> str:
-    match event:
-        case events.Labelled():
-            text = f"started with {len(event.labels)} label(s)"
-        case events.Queued():
-            text = f"queued, held by {event.held_by}"
-        case events.CallCancelled():
-            text = f"cancelled{' with an attempt in flight' * event.sent}"
-        case events.CallEnded():
-            text = (
-                f"{event.verdict} after {event.attempts} attempt(s), {event.waited:.1f} s waiting"
-                f"{_billed(event.maybe_processed)}"
-            )
-        case events.CallRejected():
-            return line_for(event) + _seconds(event, event.retry_at, "; come back in {:.1f} s")
-        case _:
-            return ""
-    return f"call to {event.target}: {text}"
+def _call(event: Any) -> str:
+    return f"call to {event.target}: "
 
 
-def _of_attempt(event: Event) -> str:
-    match event:
-        case events.Sent():
-            text = "sent"
-        case events.Committed():
-            text = f"first output after {event.took:.1f} s"
-        case events.HedgeRefused():
-            text = f"slow, but not hedged: {event.gate}"
-        case events.RetryPlanned():
-            paid = "free" if event.free else "paid"
-            text = (
-                f"{_verdict(event)}again after {event.until - event.at:.1f} s, {paid}"
-                f"{_billed(event.maybe_processed)}"
-            )
-        case events.RetryRefused():
-            text = f"{_verdict(event)}no retry: {event.gate}"
-        case _:
-            return ""
-    return f"attempt {event.attempt} at {event.target}: {text}"
+def _attempt(event: Any) -> str:
+    verdict = getattr(event, "verdict", None)
+    return f"attempt {event.attempt} at {event.target}: " + (f"{verdict}, " if verdict else "")
 
 
-def _of_target(event: Event) -> str:
-    match event:
-        case events.CircuitChanged():
-            text = f"circuit of {event.target}: {event.before} to {event.after}"
-        case events.CooldownStarted():
-            text = f"cooldown of {event.target}: no calls"
-        case events.WouldHave():
-            text = f"shadow of {event.target}: {event.mechanism} would {event.what}"
-        case events.SpendReached():
-            text = f"spending, last at {event.target}: {event.percent} % of {event.limit:f} USD"
-            return text + _seconds(event, event.until, "; resets in {:.0f} s")
-        case _:
-            return ""
-    return text + _seconds(event, event.until, " for {:.1f} s")
-
-
-def _verdict(event: events.RetryPlanned | events.RetryRefused) -> str:
-    return f"{event.verdict}, " if event.verdict else ""
-
-
-def _seconds(event: Event, until: float | None, text: str) -> str:
+def _seconds(event: Event, until: float | None, text: str = " for {:.1f} s") -> str:
     return "" if until is None else text.format(max(0.0, until - event.at))
 
 
-def _billed(attempts: int) -> str:
-    return ", may have been processed and billed" if attempts else ""
+def _billed(event: Any) -> str:
+    return ", may have been processed and billed" if event.maybe_processed else ""
+
+
+_TEXTS: Mapping[type, Callable[[Any], str]] = MappingProxyType(
+    {
+        events.Labelled: lambda e: f"{_call(e)}started with {len(e.labels)} label(s)",
+        events.Queued: lambda e: f"{_call(e)}queued, held by {e.held_by}",
+        events.CallCancelled: lambda e: (
+            f"{_call(e)}cancelled{' with an attempt in flight' * e.sent}"
+        ),
+        events.CallEnded: lambda e: (
+            f"{_call(e)}{e.verdict} after {e.attempts} attempt(s), {e.waited:.1f} s waiting{_billed(e)}"
+        ),
+        events.CallRejected: lambda e: (
+            line_for(e) + _seconds(e, e.retry_at, "; come back in {:.1f} s")
+        ),
+        events.Sent: lambda e: f"{_attempt(e)}sent",
+        events.Committed: lambda e: f"{_attempt(e)}first output after {e.took:.1f} s",
+        events.HedgeRefused: lambda e: f"{_attempt(e)}slow, but not hedged: {e.gate}",
+        events.RetryPlanned: lambda e: (
+            f"{_attempt(e)}again after {e.until - e.at:.1f} s, {'free' if e.free else 'paid'}{_billed(e)}"
+        ),
+        events.RetryRefused: lambda e: f"{_attempt(e)}no retry: {e.gate}",
+        events.CircuitChanged: lambda e: (
+            f"circuit of {e.target}: {e.before} to {e.after}{_seconds(e, e.until)}"
+        ),
+        events.CooldownStarted: lambda e: f"cooldown of {e.target}: no calls{_seconds(e, e.until)}",
+        events.WouldHave: lambda e: (
+            f"shadow of {e.target}: {e.mechanism} would {e.what}{_seconds(e, e.until)}"
+        ),
+        events.SpendReached: lambda e: (
+            f"spending, last at {e.target}: {e.percent} % of {e.limit:f} USD"
+            + _seconds(e, e.until, "; resets in {:.0f} s")
+        ),
+    }
+)

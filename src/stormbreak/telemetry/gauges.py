@@ -5,12 +5,10 @@ the same rule across processes. Engines are not kept alive.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from datetime import datetime
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from stormbreak.core.engine import Engine
-from stormbreak.drivers.explain import slow_reason
 from stormbreak.drivers.locks import LiveSet
 from stormbreak.telemetry.labels import STATES, Targets
 
@@ -45,20 +43,14 @@ def merged(field: str, snapshots: Sequence[Snapshot]) -> float | None:
     return FUNCTIONS[MERGE[field]](known) if known else None
 
 
-def worst_circuit(circuits: Iterable[str | None]) -> str | None:
-    """Return the worst of these states; None if there is no circuit."""
-    found = set(circuits)
-    return next((state for state in _WORST_FIRST if state in found), None)
-
-
-def merge_target(snapshots: Sequence[Snapshot]) -> Snapshot:
-    """Merge the snapshots of one target: of circuits the worst, of reasons that of the longest queue."""
-    now = datetime.now().astimezone()
+def merge_target(snapshots: Sequence[Snapshot], slow: Callable[[Snapshot], str]) -> Snapshot:
+    """Merge the snapshots of one target: of circuits the worst, of the reasons (`slow`) that of the longest queue."""
+    circuits = {each["circuit"] for each in snapshots}
     by_queue = sorted(snapshots, key=lambda each: -each["queued"])
     return {
-        "circuit": worst_circuit(each["circuit"] for each in snapshots),
+        "circuit": next((state for state in _WORST_FIRST if state in circuits), None),
         **{field: _rounded(merged(field, snapshots)) for field in MERGE},
-        "slow": next((reason for each in by_queue if (reason := slow_reason(each, now))), ""),
+        "slow": next(filter(None, map(slow, by_queue)), ""),
     }
 
 

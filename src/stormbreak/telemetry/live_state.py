@@ -8,7 +8,9 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
-from operator import attrgetter
+from datetime import datetime
+from functools import partial
+from operator import attrgetter, itemgetter
 from types import MappingProxyType
 from typing import Any
 
@@ -16,18 +18,16 @@ import msgspec
 
 from stormbreak import events
 from stormbreak.core.engine import Engine
+from stormbreak.drivers.explain import slow_reason
 from stormbreak.drivers.fork_safety import reset_in_child
 from stormbreak.drivers.locks import new_lock
 from stormbreak.escape import shown
 from stormbreak.events import Event
 from stormbreak.telemetry.event_text import describe, name_of
 from stormbreak.telemetry.gauges import (
-    MERGE,
     Snapshot,
     WatchedEngines,
     merge_target,
-    merged,
-    worst_circuit,
 )
 from stormbreak.telemetry.labels import MAX_TARGETS
 from stormbreak.telemetry.state import (
@@ -251,9 +251,10 @@ class LiveState:
         )
 
     def _own(self) -> State:
+        slow = partial(slow_reason, at=datetime.now().astimezone())
         # The engines take their own locks, so this does not happen under ours.
         engines = {
-            name: merge_target(each)
+            name: merge_target(each, slow)
             for name, each in self._engines.snapshots(lambda name, _: name).items()
         }
         with self._lock:
@@ -319,18 +320,15 @@ class LiveState:
 
 def _merged_target(name: str, parts: Sequence[Snapshot]) -> TargetSnapshot:
     """Merge the snapshots of one target in several processes."""
-    gauges: dict[str, Any] = {field: merged(field, parts) for field in MERGE}
     verdicts: Counter[str] = Counter()
     for each in parts:
         verdicts.update(each["verdicts"])
     return TargetSnapshot(
         target=name,
-        circuit=worst_circuit(each["circuit"] for each in parts),
-        slow=next((each["slow"] for each in parts if each["slow"]), ""),
         verdicts=dict(verdicts.most_common()),
         ok=tuple(map(sum, zip(*(each["ok"] for each in parts), strict=True))),
         not_ok=tuple(map(sum, zip(*(each["not_ok"] for each in parts), strict=True))),
-        **gauges,
+        **merge_target(parts, itemgetter("slow")),
     )
 
 

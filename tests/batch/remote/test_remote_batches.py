@@ -16,12 +16,6 @@ URLS = ["/v1/chat/completions", "/v1/messages"]
 
 
 @pytest.fixture
-def at(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-@pytest.fixture
 def start(stormbreak_provider):
     def starting(*more, **settings):
         lines = [QUICK, *(f"{name} = {value}" for name, value in settings.items()), *more]

@@ -1,6 +1,7 @@
 """Results as a provider should not write them: cut, unordered, repeated, of unknown rows, or of a batch that was refused."""
 
 import json
+import time
 
 import pytest
 from batches import read, write
@@ -11,12 +12,6 @@ from stormbreak.testing import answer_text
 
 URLS = ["/v1/chat/completions", "/v1/messages"]
 COUNT = 6
-
-
-@pytest.fixture
-def at(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
 
 
 @pytest.fixture
@@ -235,3 +230,47 @@ def test_an_answer_that_is_no_batch(at, submitted, changed, answer):
     assert done.returncode == 1
     assert "the answer is none" in done.stderr
     assert step_of(at) == "running"
+
+
+@pytest.mark.parametrize("counts", [None, {"total": 2, "completed": 2, "failed": 0}])
+def test_a_completed_batch_has_a_result_for_each_row_whatever_was_counted(
+    at, submitted, changed, counts
+):
+    """Its missing rows may be billed, so `batch run` must not send them unasked."""
+    _, rows = submitted(URLS[0])
+    changed(lambda lines: lines[:2], lambda facts: {**facts, "request_counts": counts})
+    done = batch("fetch", "out.jsonl")
+    assert "stays open: its results are not whole" in done.stderr
+    assert step_of(at) == "ended"
+    assert_right(at, rows, 2)
+
+
+@pytest.mark.parametrize("url", URLS)
+def test_an_answer_about_another_batch_changes_nothing(at, submitted, changed, url):
+    _, rows = submitted(url)
+    wrong = iter([{"id": "batch_other"}])
+    changed(facts=lambda facts: {**facts, **next(wrong, {})})
+    done = batch("poll", "out.jsonl")
+    assert done.returncode == 1
+    assert "is about another one, batch_other" in done.stderr
+    assert batch("fetch", "out.jsonl").returncode == 0
+    assert_right(at, rows)
+
+
+def test_a_batch_that_is_listed_late_is_not_given_up(at, submitted, monkeypatch):
+    """Its submit was killed while it was created: given up, its rows would be paid for twice."""
+    monkeypatch.setattr("stormbreak.batch.remote.submit.SETTLED_AFTER", 0.6)
+    submitted(URLS[0])
+    file = at / "out.jsonl.batches" / "0001.json"
+    began = time.time()
+    killed = {**json.loads(file.read_text()), "step": "creating", "id": "", "began": began}
+    file.write_text(json.dumps(killed))
+    act = BatchDesk.act
+
+    def acting(desk, request, *args):
+        is_early = request.path.endswith("/batches") and time.time() < began + 0.4
+        return b'{"data": []}' if is_early else act(desk, request, *args)
+
+    monkeypatch.setattr(BatchDesk, "act", acting)
+    batch("cancel", "out.jsonl")
+    assert json.loads(file.read_text())["status"] != "given up"

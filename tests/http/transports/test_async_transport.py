@@ -22,7 +22,6 @@ from stormbreak.http.h1 import response as h1_response
 from stormbreak.http.transports import wrapped_connection as inner_wire
 from stormbreak.httpx2 import AsyncTransport
 
-LIBRARIES = ["httpx2", "httpx"]
 PAYLOAD = {"model": "m", "messages": [{"role": "user", "content": PROMPT}]}
 AUTH = {"authorization": f"Bearer {KEY}"}
 EVENTS = {"content_type": "text/event-stream", "content_length": 10**7}

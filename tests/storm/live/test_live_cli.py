@@ -39,7 +39,6 @@ deadline = 60
 timeout = 60
 """
 """Who tries once is never answered, who tries twice always is, however busy the machine: there is time enough."""
-AT_SPEED = ("--speed", "25")
 
 
 @pytest.fixture

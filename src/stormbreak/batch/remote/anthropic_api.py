@@ -20,6 +20,7 @@ from stormbreak.batch.remote.api import (
     UnsureError,
     decoded,
     path_part,
+    same,
 )
 from stormbreak.batch.remote.caller import Caller
 from stormbreak.batch.store.batches import Counts, RemoteBatch
@@ -75,7 +76,7 @@ class MessageBatches:
 
     max_rows = 100_000
     max_bytes = 256_000_000
-    has_uploads = False
+    uploads = None
 
     def __init__(self, caller: Caller) -> None:
         self._caller = caller
@@ -87,14 +88,6 @@ class MessageBatches:
     def content(self, batch: RemoteBatch, lines: Callable[[], Iterator[bytes]]) -> Content:  # noqa: ARG002
         """Make the body that creates a batch."""
         return Content(lines, opening=b'{"requests":[', end=b"]}", separator=b",")
-
-    async def upload(self, batch: RemoteBatch, content: Content) -> str:
-        """There is none."""
-        raise NotImplementedError
-
-    async def find_upload(self, batch: RemoteBatch, content: Content) -> str | None:
-        """There is none."""
-        raise NotImplementedError
 
     async def create(
         self, batch: RemoteBatch, content: Content, known: frozenset[str]
@@ -127,14 +120,14 @@ class MessageBatches:
     async def status(self, batch: RemoteBatch) -> RemoteStatus:
         """Ask for the batch."""
         what = f"poll batch {batch.id}"
-        return _status(await self._caller.send(self._resource("GET", f"/{batch.id}"), what), what)
+        body = await self._caller.send(self._resource("GET", f"/{batch.id}"), what)
+        return same(batch, _status(body, what))
 
     async def cancel(self, batch: RemoteBatch) -> RemoteStatus:
         """Cancel it; answers so far are kept."""
         what = f"cancel batch {batch.id}"
-        return _status(
-            await self._caller.send(self._resource("POST", f"/{batch.id}/cancel"), what), what
-        )
+        body = await self._caller.send(self._resource("POST", f"/{batch.id}/cancel"), what)
+        return same(batch, _status(body, what))
 
     async def download(self, endpoint: str, into: BinaryIO) -> None:
         """Download the results."""

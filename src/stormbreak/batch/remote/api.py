@@ -33,6 +33,16 @@ class RemoteStatus(NamedTuple):
     outputs: tuple[str, ...] = ()
     errors: tuple[BatchError, ...] = ()
 
+    @property
+    def changes(self) -> dict[str, object]:
+        """What it changes in the fields of a batch."""
+        return {
+            "id": self.id,
+            "status": self.name,
+            "counts": self.counts,
+            "outputs": self.outputs,
+        }
+
 
 class RowResult(NamedTuple):
     """A line of results; None as `response`: the row was not processed."""
@@ -87,20 +97,8 @@ class Content:
         yield b"".join([*pieces, self._end])
 
 
-class BatchApi(Protocol):
-    """The batch API of one provider."""
-
-    max_rows: int  # of a batch; of embeddings, texts
-    max_bytes: int
-    has_uploads: bool
-
-    def encode(self, token: str, endpoint: str, index: int, body: bytes) -> bytes:
-        """Encode the request of a row, by which its result is known again."""
-        ...
-
-    def content(self, batch: RemoteBatch, lines: Callable[[], Iterator[bytes]]) -> Content:
-        """Make the body in which encoded requests are sent."""
-        ...
+class Uploads(Protocol):
+    """The files of a provider whose batches are made of one."""
 
     async def upload(self, batch: RemoteBatch, content: Content) -> str:
         """Upload the requests; return the id of the file."""
@@ -108,6 +106,26 @@ class BatchApi(Protocol):
 
     async def find_upload(self, batch: RemoteBatch, content: Content) -> str | None:
         """Find the uploaded file of a batch."""
+        ...
+
+
+class BatchApi(Protocol):
+    """The batch API of one provider."""
+
+    max_rows: int  # of a batch; of embeddings, texts
+    max_bytes: int
+
+    @property
+    def uploads(self) -> Uploads | None:
+        """Where the requests go before the batch is created; None: with it."""
+        ...
+
+    def encode(self, token: str, endpoint: str, index: int, body: bytes) -> bytes:
+        """Encode the request of a row, by which its result is known again."""
+        ...
+
+    def content(self, batch: RemoteBatch, lines: Callable[[], Iterator[bytes]]) -> Content:
+        """Make the body in which encoded requests are sent."""
         ...
 
     async def create(
@@ -148,6 +166,14 @@ def decoded(kind: type[Any], body: bytes, what: str) -> Any:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         why = str(error) if isinstance(error, msgspec.ValidationError) else "no JSON"
         raise RemoteError(f"cannot {what}: the answer is none: {why}", Verdict.BROKEN) from None
+
+
+def same(batch: RemoteBatch, status: RemoteStatus) -> RemoteStatus:
+    """Check that an answer is about the batch that was asked for. Raises RemoteError."""
+    if status.id != batch.id:
+        what = f"the answer about batch {batch.id} is about another one, {status.id}"
+        raise RemoteError(what, Verdict.BROKEN)
+    return status
 
 
 _PART = re.compile(r"[A-Za-z0-9_.:~-]{1,256}", re.ASCII)

@@ -18,7 +18,6 @@ from stormbreak.batch.input.index import Rows
 from stormbreak.batch.remote.api import BatchApi, BatchError, RemoteStatus
 from stormbreak.batch.remote.caller import Caller
 from stormbreak.batch.remote.planning import api_for, prepared
-from stormbreak.batch.remote.submit import said
 from stormbreak.batch.running.failure_reasons import FailureReasons, failure_of
 from stormbreak.batch.store.batches import BatchFolder, RemoteBatch, Step
 from stormbreak.batch.store.output_files import Store
@@ -80,7 +79,7 @@ class Fetcher:
         """
         api = api_for(batch.endpoint, self._caller)
         status = await api.status(batch)
-        batch = self._folder.save(batch, **said(status))
+        batch = self._folder.save(batch, **status.changes)
         results = await self._download(api, batch, status)
         fetched = Fetched(batch=batch, odd=results.odd, errors=status.errors)
         usage = _Usage(self._client.target(batch.model).provider, batch.model)
@@ -241,8 +240,11 @@ class _Results:
 
     @property
     def lacking(self) -> int:
-        """How many results the provider has counted, but not given."""
-        return max(0, self._batch.counts.results - self._marks.count(2))
+        """How many results the provider has counted, but not given. In a batch that it calls completed, each row has one."""
+        counted = self._batch.counts.results
+        if self._batch.status == _COMPLETED:
+            counted = max(counted, len(self._ranges) - self._marks.count(1))
+        return max(0, counted - self._marks.count(2))
 
     @property
     def is_whole(self) -> bool:
@@ -285,3 +287,4 @@ class _Results:
 
 
 _MAX_DIGITS = 10
+_COMPLETED = "completed"

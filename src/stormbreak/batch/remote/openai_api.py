@@ -5,7 +5,7 @@ the file and in the metadata of the batch. https://developers.openai.com/api/doc
 """
 
 from collections.abc import AsyncIterator, Callable, Iterator
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, BinaryIO, Self, TypeVar
 
 from msgspec import Raw, Struct
 from msgspec.json import Decoder, encode
@@ -17,6 +17,7 @@ from stormbreak.batch.remote.api import (
     RowResult,
     decoded,
     path_part,
+    same,
 )
 from stormbreak.batch.remote.caller import Caller
 from stormbreak.batch.store.batches import Counts, RemoteBatch
@@ -97,10 +98,14 @@ class FileBatches:
 
     max_rows = 50_000
     max_bytes = 200_000_000
-    has_uploads = True
 
     def __init__(self, caller: Caller) -> None:
         self._caller = caller
+
+    @property
+    def uploads(self) -> Self:
+        """Its files."""
+        return self
 
     def encode(self, token: str, endpoint: str, index: int, body: bytes) -> bytes:
         """Encode a line."""
@@ -169,13 +174,14 @@ class FileBatches:
     async def status(self, batch: RemoteBatch) -> RemoteStatus:
         """Ask for the batch."""
         what = f"poll batch {batch.id}"
-        return _status(await self._caller.send(Resource("GET", f"batches/{batch.id}"), what), what)
+        body = await self._caller.send(Resource("GET", f"batches/{batch.id}"), what)
+        return same(batch, _status(body, what))
 
     async def cancel(self, batch: RemoteBatch) -> RemoteStatus:
         """Cancel it; answers so far are kept."""
         what = f"cancel batch {batch.id}"
         resource = Resource("POST", f"batches/{batch.id}/cancel", key=f"{batch.token}-cancel")
-        return _status(await self._caller.send(resource, what), what)
+        return same(batch, _status(await self._caller.send(resource, what), what))
 
     async def download(self, endpoint: str, into: BinaryIO) -> None:
         """Download a file."""

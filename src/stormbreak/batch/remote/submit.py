@@ -13,7 +13,7 @@ from decimal import Decimal
 
 from stormbreak.batch.input.index import ReadProgress, Rows
 from stormbreak.batch.job import CONNECT_GRACE, Job, OpenJob, open_job, run_in_loop
-from stormbreak.batch.remote.api import BatchApi, Content, RemoteStatus, UnsureError
+from stormbreak.batch.remote.api import BatchApi, Content, UnsureError, Uploads
 from stormbreak.batch.remote.caller import Caller, policy_for
 from stormbreak.batch.remote.planning import Plan, Planner, api_for, prepared
 from stormbreak.batch.store.batches import BatchFolder, RemoteBatch, RowRanges, Step
@@ -184,30 +184,26 @@ class Submitter:
         api = api_for(batch.endpoint, self._caller)
         content = self._content(api, batch)
         known = ids_of(self._batches.values())
-        if api.has_uploads and batch.step in (Step.PLANNED, Step.UPLOADING):
-            batch = await self._upload(api, batch, content)
+        if api.uploads is not None and batch.step in (Step.PLANNED, Step.UPLOADING):
+            batch = await self._upload(api.uploads, batch, content)
         status = None
         if batch.step is Step.CREATING:
-            await self._settled(batch)
+            await settled(batch)
             status = await api.find(batch, known)
         if status is None:
             batch = self._save(batch, step=Step.CREATING, began=time.time())
             status = await api.create(batch, content, known)
-        return self._save(batch, step=Step.RUNNING, **said(status))
+        return self._save(batch, step=Step.RUNNING, **status.changes)
 
-    async def _upload(self, api: BatchApi, batch: RemoteBatch, content: Content) -> RemoteBatch:
+    async def _upload(self, uploads: Uploads, batch: RemoteBatch, content: Content) -> RemoteBatch:
         file = None
         if batch.step is Step.UPLOADING:
-            await self._settled(batch)
-            file = await api.find_upload(batch, content)
+            await settled(batch)
+            file = await uploads.find_upload(batch, content)
         if file is None:
             batch = self._save(batch, step=Step.UPLOADING, began=time.time())
-            file = await api.upload(batch, content)
+            file = await uploads.upload(batch, content)
         return self._save(batch, step=Step.UPLOADED, file=file)
-
-    async def _settled(self, batch: RemoteBatch) -> None:
-        """Wait until what a killed process has sent can be found."""
-        await asyncio.sleep(min(SETTLED_AFTER, max(0.0, batch.began + SETTLED_AFTER - time.time())))
 
     def _content(self, api: BatchApi, batch: RemoteBatch) -> Content:
         def lines() -> Iterator[bytes]:
@@ -224,16 +220,11 @@ class Submitter:
         return batch
 
 
+async def settled(batch: RemoteBatch) -> None:
+    """Wait until what a killed process has sent can be found."""
+    await asyncio.sleep(min(SETTLED_AFTER, max(0.0, batch.began + SETTLED_AFTER - time.time())))
+
+
 def ids_of(batches: Iterable[RemoteBatch]) -> frozenset[str]:
     """Return the ids at the provider that are known."""
     return frozenset(batch.id for batch in batches if batch.id)
-
-
-def said(status: RemoteStatus) -> dict[str, object]:
-    """Return what the provider says as fields of a batch."""
-    return {
-        "id": status.id,
-        "status": status.name,
-        "counts": status.counts,
-        "outputs": status.outputs,
-    }

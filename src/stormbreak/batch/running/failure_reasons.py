@@ -159,7 +159,8 @@ def failure_of(ended: CallResult, fate: Final, now: float) -> Failure:
 # In the middle of a run, a final verdict about the account (a revoked key, used-up credit) says
 # nothing about the row. `AccountErrors` holds such rows until the account answers again. When it
 # holds `PROBE_ROWS` of them, no fresh row is sent until all calls sent since the first refusal have
-# ended. If none of them was answered the run stops, and the next run sends these rows again.
+# ended. If none of them was answered the run stops, and the next run sends these rows again. If fewer
+# than half as many were sent since, which says little, fresh rows are sent one at a time until it is.
 
 ACCOUNT = frozenset({Verdict.AUTH, Verdict.BILLING})
 """Final verdicts about the account, which stop a run at any time."""

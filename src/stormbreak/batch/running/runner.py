@@ -167,6 +167,9 @@ class Runner:
                     raise self._error
                 if self._end is None and self.stats.unreachable:  # sooner than the grace was over
                     self._end = End.UNREACHABLE
+                suspect = self._account_errors.suspect
+                if self._end is None and suspect is not None:
+                    self._refuse(suspect.verdict)
                 if self._end is None:
                     self._fail_held_rows()
                     self._fail(self._account_errors.release())
@@ -200,7 +203,7 @@ class Runner:
         while self._end is None:
             self._wake.clear()
             has_room = self.schedule.has_room(self.stats.backing_off) and self.reader_has_room()
-            if not has_room or self._account_errors.suspect is not None:
+            if not has_room or not self._may_send():
                 await self._wake.wait()
                 continue
             if time.monotonic() < self._hold_until:
@@ -344,16 +347,19 @@ class Runner:
         del self._calls[task]
         self._wake.set()
         suspect = self._account_errors.suspect
-        if suspect is not None and not self._may_answer(suspect):
+        if suspect is not None and suspect.is_tried and not self._may_answer(suspect):
             self._refuse(suspect.verdict)
         error = None if task.cancelled() else task.exception()
         if error is not None:
             self._give_up(error)
 
+    def _may_send(self) -> bool:
+        """Whether a row may be sent: one at a time to an account in doubt that was hardly tried since."""
+        suspect = self._account_errors.suspect
+        return suspect is None or not (suspect.is_tried or self._calls)
+
     def _may_answer(self, suspect: SuspectAccount) -> bool:
         """Whether a call under way may yet show that the account works."""
-        if not suspect.is_tried:
-            return bool(self._calls)
         return any(suspect.since <= call.sent_at < float("inf") for call in self._calls.values())
 
     def _stop(self, end: End) -> None:

@@ -21,7 +21,7 @@ from stormbreak.cost.price_table import PriceOf
 from stormbreak.errors import ConfigurationError
 from stormbreak.escape import path_of, plain
 from stormbreak.llm.completeness import read_any
-from stormbreak.types import Usage
+from stormbreak.types import Usage, html_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +39,10 @@ class Answered:
     attempts: int = 1
     service_tier: str | None = None
     raw: bytes = field(repr=False)
+
+    def _repr_html_(self) -> str | None:
+        """Return the text for a notebook; None, which means the repr, unless `Answer.show_in_notebooks`."""
+        return html_of(self.text)
 
     @property
     def text(self) -> str:

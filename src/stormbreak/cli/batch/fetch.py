@@ -24,9 +24,9 @@ from stormbreak.cli.batch.options import API_KEY_ENV, CONNECT_GRACE_OPTION, QUIE
 from stormbreak.cli.batch.retry import input_of_run, options_of_run
 from stormbreak.cli.batch.status import retry_command
 from stormbreak.cli.command import flag, options, subcommand
-from stormbreak.cli.numbers import format_cost
 from stormbreak.cli.options import FILE, JSON, PRICES
 from stormbreak.cli.output import json_text, say, warn
+from stormbreak.cost.numbers import format_cost
 from stormbreak.escape import path_of, plain
 
 F = TypeVar("F", bound=Callable[..., Any])

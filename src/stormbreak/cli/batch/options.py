@@ -2,12 +2,14 @@
 
 from collections.abc import Callable
 from functools import wraps
+from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
 
 import click
 
-from stormbreak.batch.job import CONNECT_GRACE, MAX_WORKERS, POLICY
-from stormbreak.batch.options import AUTO, TableOptions
+from stormbreak.batch.input.spool import find_table
+from stormbreak.batch.job import CONNECT_GRACE, MAX_WORKERS, POLICY, build_job
+from stormbreak.batch.options import AUTO, UNFINISHED_ROWS, BatchOptions, TableOptions
 from stormbreak.cli.command import ParamType, flag, option, options
 from stormbreak.cli.options import FILE, JSON, PORT, PRICES, REPORT, SECONDS, Integer, Number
 from stormbreak.core.presets import BATCH
@@ -243,6 +245,22 @@ def table_options(command: F) -> F:
         return command(*args, table=TableOptions(**table), **given)
 
     return options("Requests of a table", *_TABLE)(cast("F", with_table))
+
+
+def job_options(command: F) -> F:
+    """Add INPUT, --output and the options of a table; the command gets the job that they and its own options ask for."""
+
+    @wraps(command)
+    def with_job(*, source: Path, output: Path, table: TableOptions, **given: Any) -> Any:
+        names = [name for name in BatchOptions.__struct_fields__ if name in given]
+        chosen = BatchOptions(**{name: given.pop(name) for name in names})
+        found = find_table(source, table, chosen)
+        job = build_job(chosen, source=source, output=output, choice=UNFINISHED_ROWS, table=found)
+        return command(job, **given)
+
+    destination = option("-o --output", FILE, "File for the answers.", required=True)
+    source = click.argument("source", metavar="INPUT", type=FILE)
+    return source(destination(table_options(cast("F", with_job))))
 
 
 def retry_options(command: F) -> F:

@@ -2,27 +2,23 @@
 
 import sys
 import time
-from pathlib import Path
-from typing import Any
 
 import click
 
-from stormbreak.batch.input.spool import find_table
-from stormbreak.batch.job import Job, build_job, run_job
-from stormbreak.batch.options import UNFINISHED_ROWS, BatchOptions, TableOptions
+from stormbreak.batch.job import Job, run_job
 from stormbreak.batch.running.runner import End
 from stormbreak.batch.running.stats import RunStats
 from stormbreak.batch.running.summary import Summary, require_reached
 from stormbreak.batch.running.workers import Running
 from stormbreak.batch.store.cost import BatchCost, read_cost
-from stormbreak.cli.batch.options import CONCURRENCY, run_options, table_options
+from stormbreak.cli.batch.options import CONCURRENCY, job_options, run_options
 from stormbreak.cli.batch.progress import progress_on
 from stormbreak.cli.batch.status import summary_text
 from stormbreak.cli.batch.status_socket import StatusSocket
-from stormbreak.cli.command import option, subcommand
-from stormbreak.cli.options import FILE
+from stormbreak.cli.command import subcommand
 from stormbreak.cli.output import json_text, say, warn
 from stormbreak.cost.price_lookup import load_lookup
+from stormbreak.drivers.garbage import collecting_less_often
 from stormbreak.errors import ConfigurationError
 from stormbreak.escape import path_of, plain
 from stormbreak.report.destination import ReportFile
@@ -48,6 +44,7 @@ def run_and_report(
     stats = RunStats(began=None if destination is None else time.monotonic())
     control = _Control(job)
     with (
+        collecting_less_often(),
         StatusSocket(
             job.files.output, metrics_port, {SET_CONCURRENCY: control.set_concurrency}
         ) as status,
@@ -140,20 +137,15 @@ def _exit_code(summary: Summary) -> int:
     "stormbreak batch run prompts.jsonl -o answers.jsonl --provider openai --max-cost 20 -c 50",
     "stormbreak batch run rows.csv -o out.csv --prompt 'Summarise {text}' --provider openai -m gpt-4.1",
 )
-@click.argument("source", metavar="INPUT", type=FILE)
-@option("-o --output", FILE, "File for the answers.", required=True)
-@table_options
+@job_options
 @run_options
 def command(
-    source: Path,
+    job: Job,
     *,
-    output: Path,
-    table: TableOptions,
     as_json: bool,
     quiet: bool,
     report: str | None,
     metrics_port: tuple[str, int] | None,
-    **options: Any,
 ) -> int:
     """Send every row of INPUT and write the answers to a file.
 
@@ -162,14 +154,6 @@ def command(
 
     Failed rows go to a second file beside it, with the reason. Run the same command again to resume after a stop or a crash.
     """
-    given = BatchOptions(**options)
-    job = build_job(
-        given,
-        source=source,
-        output=output,
-        choice=UNFINISHED_ROWS,
-        table=find_table(source, table, given),
-    )
     return run_and_report(
         job, as_json=as_json, quiet=quiet, report=report, metrics_port=metrics_port
     )

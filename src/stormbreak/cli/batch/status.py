@@ -11,10 +11,10 @@ from stormbreak.batch.running.summary import Summary
 from stormbreak.batch.store.paths import BatchPaths
 from stormbreak.batch.store.reader import Status, read_status
 from stormbreak.cli.command import options, subcommand
-from stormbreak.cli.numbers import format_cost
 from stormbreak.cli.options import FILE, JSON, PRICES
 from stormbreak.cli.output import json_text, say
 from stormbreak.core.row_schedule import PROBE_ROWS
+from stormbreak.cost.numbers import format_cost
 from stormbreak.cost.price_lookup import load_lookup
 from stormbreak.escape import path_of
 from stormbreak.types import Verdict

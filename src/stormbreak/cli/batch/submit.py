@@ -1,19 +1,11 @@
 """`stormbreak batch submit`: send rows to the provider's own batch API."""
 
-from pathlib import Path
-from typing import Any
-
-import click
-
-from stormbreak.batch.input.spool import find_table
-from stormbreak.batch.job import build_job
-from stormbreak.batch.options import UNFINISHED_ROWS, BatchOptions, TableOptions
+from stormbreak.batch.job import Job
 from stormbreak.batch.remote.caller import RemoteError
 from stormbreak.batch.remote.submit import Submission, submit_job
 from stormbreak.batch.store.batches import RemoteBatch
-from stormbreak.cli.batch.options import submit_options, table_options
-from stormbreak.cli.command import option, subcommand
-from stormbreak.cli.options import FILE
+from stormbreak.cli.batch.options import job_options, submit_options
+from stormbreak.cli.command import subcommand
 from stormbreak.cli.output import json_text, say, warn
 from stormbreak.escape import path_of
 
@@ -22,33 +14,14 @@ from stormbreak.escape import path_of
     "stormbreak batch submit prompts.jsonl -o answers.jsonl --provider openai -m gpt-4.1",
     "stormbreak batch submit rows.csv -o out.csv --prompt 'Summarise {text}' --provider openai -m gpt-4.1",
 )
-@click.argument("source", metavar="INPUT", type=FILE)
-@option("-o --output", FILE, "File for the answers.", required=True)
-@table_options
+@job_options
 @submit_options
-def command(
-    source: Path,
-    *,
-    output: Path,
-    table: TableOptions,
-    batch_size: int | None,
-    as_json: bool,
-    quiet: bool,
-    **options: Any,
-) -> int:
+def command(job: Job, *, batch_size: int | None, as_json: bool, quiet: bool) -> int:
     """Send the rows of INPUT to the provider's batch API, which answers within a day, at half the price.
 
     INPUT and OUTPUT are as for batch run. batch fetch writes the answers. Rows that come back without one go on with batch run.
     Run the same command again after a crash: nothing is submitted twice.
     """
-    given = BatchOptions(**options)
-    job = build_job(
-        given,
-        source=source,
-        output=output,
-        choice=UNFINISHED_ROWS,
-        table=find_table(source, table, given),
-    )
 
     def on_batch(batch: RemoteBatch) -> None:
         if not (as_json or quiet):

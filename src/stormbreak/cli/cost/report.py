@@ -59,7 +59,7 @@ _WASTE = (
     "Ledgers of gateways",
     option(
         "--by",
-        usage_report.Fields(),
+        usage_report.FIELDS,
         "Rows of the report: tenant, label, label.NAME, model, key, target, provider, day, month.",
         default=",".join(usage_report.DEFAULT_BY),
     ),

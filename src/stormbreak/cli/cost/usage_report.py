@@ -12,6 +12,7 @@ import click
 
 from stormbreak.cli.command import ParamType
 from stormbreak.cli.cost.output import Output, bar
+from stormbreak.cli.options import Names
 from stormbreak.cost.ledger import Bill
 from stormbreak.cost.money import between
 from stormbreak.cost.price_lookup import PriceLookup, price_of
@@ -57,23 +58,12 @@ _COLUMNS = (
 )
 
 
-class Fields(ParamType[tuple[str, ...]]):
-    """What the rows of the report are for, with commas between."""
+def _is_field(name: str) -> bool:
+    return name in _FIELDS or (name.startswith(_LABEL) and name != _LABEL)
 
-    name = "A,B,..."
 
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[str, ...]:
-        """Split it; fail with the names that are known."""
-        if isinstance(value, tuple):
-            return value
-        names = tuple(dict.fromkeys(name.strip() for name in value.split(",")))
-        for name in names:
-            if name not in _FIELDS and not (name.startswith(_LABEL) and name != _LABEL):
-                known = ", ".join((*_FIELDS, f"{_LABEL}NAME"))
-                self.fail(f"must be of {known}, got {quoted(name)}", param, ctx)
-        return names
+FIELDS = Names(", ".join((*_FIELDS, f"{_LABEL}NAME")), _is_field)
+"""What the rows of the report are for."""
 
 
 class Hour(ParamType[float]):
@@ -183,7 +173,9 @@ def report(
     lookup: PriceLookup,
     output: Output,
 ) -> None:
-    """Print what is in these ledgers together."""
+    """Print what is in these ledgers together. Raises ConfigurationError if one is given twice, or cannot be read."""
+    if len({path.resolve() for path in paths}) < len(paths):
+        raise ConfigurationError("a ledger is given twice, and would be added up twice")
     total, groups = _Group(("all", *[""] * (len(by) - 1))), dict[tuple[str, ...], _Group]()
     for path in paths:
         found = read_usage(path, lookup.price_of, since or 0, inf if until is None else until)

@@ -11,7 +11,8 @@ from stormbreak.cli.command import flag, option, options, subcommand
 from stormbreak.cli.options import FILE, PORT, Integer
 from stormbreak.cli.output import say, warn
 from stormbreak.config.gateway_settings import GatewaySettings
-from stormbreak.gateway.lifecycle import Lifecycle, collect_less_often, log_to_stderr
+from stormbreak.drivers.garbage import collect_less_often
+from stormbreak.gateway.lifecycle import Lifecycle, log_to_stderr
 from stormbreak.gateway.parent import GatewayParent
 from stormbreak.gateway.process import Gateway, check, with_options
 from stormbreak.gateway.summary import summarise

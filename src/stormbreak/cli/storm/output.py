@@ -1,10 +1,9 @@
 """Output of `stormbreak storm`: a sentence and a table, a document for programs, an exit code."""
 
 import sys
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from textwrap import fill
-from types import MappingProxyType
 from typing import Any
 
 from rich.box import SIMPLE
@@ -18,7 +17,8 @@ from stormbreak.cli.output import warn
 from stormbreak.escape import ending, plain
 from stormbreak.provider.scenario import Scenario
 from stormbreak.storm.assertions import Assertion, values
-from stormbreak.storm.measures import SHARES, Measures, Spread, Value, average, spread
+from stormbreak.storm.measure_text import FORMATS, mean_text, value_text
+from stormbreak.storm.measures import Measures, average, spread
 from stormbreak.storm.measures import plain as plain_spread
 from stormbreak.storm.result import Result
 from stormbreak.storm.verdict import verdict, weakest
@@ -26,46 +26,6 @@ from stormbreak.storm.verdict import verdict, weakest
 _MAX_SENTENCE = 2000  # characters of a sentence
 _MAX_HEAD = 32  # characters of a name above a column
 _BOUNDLESS = 10_000
-
-
-def _percent(value: float) -> str:
-    return f"{100 * value:.1f} %"
-
-
-def _seconds(value: float) -> str:
-    return f"{value:.0f} s" if value >= 100 else f"{value:.2f} s"
-
-
-def _count(value: float) -> str:
-    return f"{value:,.0f}"
-
-
-def _ratio(value: float) -> str:
-    return f"{value:.2f}"
-
-
-_Show = Callable[[float], str]
-_SHOWN: Mapping[str, _Show] = MappingProxyType(
-    {
-        "goodput": _percent,
-        "trigger_goodput": _percent,
-        "success": _percent,
-        "recovery": _seconds,
-        "p50": _seconds,
-        "p99": _seconds,
-        "added_wait_p50": _seconds,
-        "added_wait_p99": _seconds,
-        "makespan": _seconds,
-        "makespan_99": _seconds,
-        "amplification": _ratio,
-        "attempts_per_sent_call": _ratio,
-        "peak_attempts": _count,
-        "shed": _count,
-        "wasted": _percent,
-        "openings": _count,
-        "calls": _count,
-    }
-)
 _WORST_SHOWN = frozenset({"goodput", "trigger_goodput", "recovery", "p99"})
 
 
@@ -101,33 +61,13 @@ def table(policies: Mapping[str, Sequence[Measures]], *, without: Container[str]
         column.justify = "right"
     spreads = [spread(runs) for runs in policies.values()]
     several = any(len(runs) > 1 for runs in policies.values())
-    for name, show in _SHOWN.items():
+    for name in FORMATS:
         if name in without:
             continue
-        shown.add_row(name, *(_mean(name, each[name], show) for each in spreads))
+        shown.add_row(name, *(mean_text(name, each[name]) for each in spreads))
         if several and name in _WORST_SHOWN:
-            shown.add_row("  the worst", *(_one(name, each[name].worst, show) for each in spreads))
+            shown.add_row("  the worst", *(value_text(name, each[name].worst) for each in spreads))
     return shown
-
-
-def _mean(name: str, found: Spread, show: _Show) -> str:
-    if found.mean is None:
-        absent = _one(name, None, show)
-        return (
-            absent if found.never == found.seeds else f"{absent} in {found.never} of {found.seeds}"
-        )
-    around = show(found.deviation or 0.0)
-    if around == show(0.0):
-        return show(found.mean)
-    unit = around.partition(" ")[2]
-    number = show(found.mean).removesuffix(f" {unit}") if unit else show(found.mean)
-    return f"{number} ±{around}"
-
-
-def _one(name: str, value: Value, show: _Show) -> str:
-    if value is None:
-        return "-" if name in SHARES else "never"
-    return show(value)
 
 
 # ---------------------------------------------------------------- document for programs

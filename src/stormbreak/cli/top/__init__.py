@@ -20,10 +20,10 @@ from rich.live import Live
 from stormbreak.batch.store.lock import held
 from stormbreak.batch.store.paths import BatchPaths
 from stormbreak.cli.command import flag, option, options, subcommand
-from stormbreak.cli.numbers import short
 from stormbreak.cli.options import FILE, JSON
 from stormbreak.cli.output import draw, save_picture, say
 from stormbreak.cli.top.screen import ASCII, Frame, Glyphs
+from stormbreak.cost.numbers import short
 from stormbreak.errors import ConfigurationError
 from stormbreak.escape import path_of, reason
 from stormbreak.telemetry.state import State, encoded

@@ -1,7 +1,6 @@
 """Where a request goes: the parts of its URL, and the proxy in between."""
 
 from base64 import b64encode
-from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 from urllib.parse import quote, unquote, urlsplit
@@ -66,15 +65,3 @@ def connect_request(address: Address, proxy: Proxy) -> bytes:
     if proxy.authorization is not None:
         lines.append(f"Proxy-Authorization: {proxy.authorization}")
     return "\r\n".join((*lines, "", "")).encode()
-
-
-def interleave(
-    found: Sequence[tuple[int, tuple[object, ...]]],
-) -> list[tuple[int, tuple[object, ...]]]:
-    """Addresses of one host, by families in turn, the resolver's first choice first (RFC 8305, section 4)."""
-    first = [each for each in found if each[0] == found[0][0]]
-    others = [each for each in found if each[0] != found[0][0]]
-    mixed = []
-    while first or others:
-        mixed += [queue.pop(0) for queue in (first, others) if queue]
-    return mixed

@@ -205,13 +205,13 @@ class AsyncConnection:
 
     async def exchange(self, request: PreparedRequest) -> ExchangeResult:
         """Send once and read the whole answer. Cancelling closes the connection."""
-        pool = await self._pool()
+        pool = self._pool() or await self._new_pool()
         begun = await self._begin(pool, request)
         return begun if isinstance(begun, Outcome) else await whole_response(begun, request, pool)
 
     async def open(self, request: PreparedRequest) -> SocketResponse | Outcome:
         """Send once, and wait for no more than the head of the answer. Cancelling closes the connection."""
-        pool = await self._pool()
+        pool = self._pool() or await self._new_pool()
         begun = await self._begin(pool, request)
         return begun if isinstance(begun, Outcome) else await open_response(begun, request, pool)
 
@@ -241,16 +241,18 @@ class AsyncConnection:
             return BAD_HEADER
         return exchange
 
-    async def _pool(self) -> Pool:
-        loop = asyncio.get_running_loop()
-        pool = self._pools.get(loop)
-        if pool is None or not pool.is_open:
-            for known in self._pools.keyrefs():  # other threads add theirs meanwhile
-                other = known()
-                if other is not None and other.is_closed():
-                    self._pools.pop(other, None)
-            pool = self._pools[loop] = Pool(self._limit)
-            await anext(pool.closer)
+    def _pool(self) -> Pool | None:
+        """Return the pool of the running loop, if there is one that is open."""
+        pool = self._pools.get(asyncio.get_running_loop())
+        return pool if pool is not None and pool.is_open else None
+
+    async def _new_pool(self) -> Pool:
+        for known in self._pools.keyrefs():  # other threads add theirs meanwhile
+            other = known()
+            if other is not None and other.is_closed():
+                self._pools.pop(other, None)
+        pool = self._pools[asyncio.get_running_loop()] = Pool(self._limit)
+        await anext(pool.closer)
         return pool
 
     def _leave_behind(self) -> None:

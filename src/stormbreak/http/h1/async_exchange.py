@@ -175,6 +175,7 @@ class Socket(asyncio.Protocol):
         self._paused = False
         self._ended = False  # the server sends no more, and said so
         self._drained: asyncio.Future[None] | None = None
+        self._poller: select.poll | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Asyncio connected it."""
@@ -278,9 +279,10 @@ class Socket(asyncio.Protocol):
         """Whether nothing has come, not even the end, also what the loop has not read yet."""
         if self.closed or self.transport.is_closing():
             return False
-        poller = select.poll()
         try:
-            poller.register(self.transport.get_extra_info("socket"), select.POLLIN)
-            return not poller.poll(0)
+            if self._poller is None:
+                self._poller = select.poll()
+                self._poller.register(self.transport.get_extra_info("socket"), select.POLLIN)
+            return not self._poller.poll(0)
         except (OSError, ValueError):  # it is closed
             return False

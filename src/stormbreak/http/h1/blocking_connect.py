@@ -6,11 +6,11 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable
+from concurrent.futures import Future
+from functools import partial
 from math import inf
 
 from stormbreak.drivers.blocking import READ, WRITE, Signal, SocketWait
-from stormbreak.drivers.locks import new_lock
 from stormbreak.http.h1.address import Address, Proxy, connect_request
 from stormbreak.http.h1.async_connect import check_tunnel
 from stormbreak.http.h1.failures import ProxyRefusedError
@@ -30,65 +30,38 @@ class BlockingResolver:
 
     def __init__(self) -> None:
         self.names = Names()
-        self._asked: dict[tuple[str, int], _Lookup] = {}
+        self._asked: dict[tuple[str, int], Future[Found]] = {}
 
     async def addresses(self, host: str, port: int, until: float) -> Found:
         """The addresses of a host; raises what the resolver raises, or a TimeoutError."""
         found = self.names.find(host, port)
         if found is not None:
             return found
-        key = host, port
-        lookup = self._asked.get(key)
+        lookup = self._asked.get((host, port))
         if lookup is None:
-            lookup = self._asked[key] = _Lookup(host, port, self._answered)
-        return await lookup.result(until)
-
-    def _answered(self, host: str, port: int, found: Found | None) -> None:
-        self._asked.pop((host, port), None)
-        if found is not None:
-            self.names.keep(host, port, found)
-
-
-class _Lookup:
-    """One lookup on a thread."""
-
-    def __init__(
-        self, host: str, port: int, answered: Callable[[str, int, Found | None], None]
-    ) -> None:
-        self._place = host, port
-        self._answered = answered
-        self._lock = new_lock()
-        self._waiting: list[Signal] = []
-        self._found: Found | None = None
-        self._error: Exception | None = None
-        self.over = False
-        threading.Thread(target=self._work, name="stormbreak-names", daemon=True).start()
-
-    def _work(self) -> None:
-        try:
-            self._found = in_order(socket.getaddrinfo(*self._place, type=socket.SOCK_STREAM))
-        except Exception as error:  # noqa: BLE001 - it is raised where it was asked for
-            self._error = error
-        self._answered(*self._place, self._found)
-        with self._lock:
-            self.over = True
-            for signal in self._waiting:
-                signal.set()
-
-    async def result(self, until: float) -> Found:
+            lookup = self._asked[host, port] = Future()
+            work = partial(self._ask, host, port, lookup)
+            try:
+                threading.Thread(target=work, name="stormbreak-names", daemon=True).start()
+            except RuntimeError as error:
+                del self._asked[host, port]
+                lookup.set_exception(error)
         signal = Signal()
-        with self._lock:
-            over = self.over
-            self._waiting.append(signal)
-        if over:
-            signal.close()
-        else:
-            await signal.wait(until)
-        if self._error is not None:
-            raise type(self._error)(*self._error.args)
-        if self._found is None:
+        lookup.add_done_callback(lambda _: signal.set())
+        await signal.wait(until)
+        if not lookup.done():
             raise TimeoutError
-        return self._found
+        return lookup.result()
+
+    def _ask(self, host: str, port: int, lookup: "Future[Found]") -> None:
+        try:
+            found = in_order(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+        except Exception as error:  # noqa: BLE001 - it is raised where it was asked for
+            lookup.set_exception(error)
+        else:
+            self.names.keep(host, port, found)
+            lookup.set_result(found)
+        self._asked.pop((host, port), None)
 
 
 async def connect(

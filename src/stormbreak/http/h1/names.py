@@ -2,9 +2,8 @@
 
 import socket
 import time
+from itertools import zip_longest
 from typing import Any, TypeAlias
-
-from stormbreak.http.h1.address import interleave
 
 Found: TypeAlias = list[tuple[int, tuple[Any, ...]]]
 """Families and socket addresses, in the order in which they are tried."""
@@ -40,8 +39,12 @@ class Names:
 
 
 def in_order(answers: list[tuple[Any, ...]]) -> Found:
-    """What `getaddrinfo` returned, in the order in which it is tried."""
-    return interleave([(family, address) for family, _, _, _, address in answers])
+    """What `getaddrinfo` returned: families in turn, the resolver's first choice first (RFC 8305, section 4)."""
+    found = [(family, address) for family, _, _, _, address in answers]
+    first = [each for each in found if each[0] == found[0][0]]
+    others = [each for each in found if each[0] != found[0][0]]
+    pairs = zip_longest(first, others)
+    return [each for pair in pairs for each in pair if each is not None]
 
 
 def _literal(host: str, port: int) -> Found | None:

@@ -118,4 +118,4 @@ async def whole_response(
     body = parser.take()  # it came with its head, as most do
     if len(body) > BODY_LIMIT:
         return broken_body(head.status, f"larger than {BODY_LIMIT >> 20} MiB")
-    return head._replace(body=body)
+    return HttpResponse(head.status, head.headers, body, head.received_at, head.repeated)

@@ -12,7 +12,7 @@ import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
 from traceback import format_tb
-from typing import NamedTuple, Protocol, cast
+from typing import Any, NamedTuple, Protocol, cast
 
 from stormbreak.http.h1.server_message import (
     CHUNKED,
@@ -106,6 +106,7 @@ class ServerConnection(asyncio.Protocol):
         self._closing = False  # nothing more is read or answered
         self._drained: asyncio.Future[None] | None = None
         self.address = ""
+        self.client: Any = None  # what the application remembers of it
         self.is_full = False  # the client does not read
         self.begun = False  # a response has begun
         self.left = False  # the client has left
@@ -335,7 +336,8 @@ class ServerConnection(asyncio.Protocol):
         if self._paused:
             self._paused = False
             self._transport.resume_reading()
-        self._read_on()
+        if not self._parser.is_between:
+            self._read_on()
 
     def _head(
         self, status: int, media: str, framing: int | str, headers: Iterable[tuple[str, str]]

@@ -386,6 +386,7 @@ class AsyncSdkTransport(SdkTransport):
         """Close the connections of the running loop. Its streams end, and count as nothing."""
         assert isinstance(self._driver, AsyncioDriver)
         self._driver.end_streams(asyncio.get_running_loop())
+        self._driver.rest()
         await self._close()
 
 

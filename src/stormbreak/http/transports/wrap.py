@@ -1,7 +1,7 @@
 """Put our transports under an existing client, over its own transport, proxies and mounts."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from stormbreak.core.engine import Engine
 from stormbreak.core.policy import Policy
@@ -13,13 +13,18 @@ _OWN = ("_transport", "_mounts")
 """Where httpx2 and httpx keep what a client sends through."""
 
 
+Client = TypeVar("Client")
+
+
 def put_under(
-    client: Any,
+    client: Client,
     kinds: Mapping[type, type[SdkTransport]],
     policy: Policy | str | Engine,
     **settings: Any,
-) -> None:
+) -> Client:
     """Put one of our transports over each transport of the client, all of one engine; `kinds` by the class of client.
+
+    Returns the client.
 
     Raises:
         ConfigurationError: it is no client of the library, nor an SDK that has one; or it is wrapped already, in whole
@@ -43,6 +48,7 @@ def put_under(
     http._transport = made[id(http._transport)]  # noqa: SLF001
     for pattern, inner in http._mounts.items():  # noqa: SLF001
         http._mounts[pattern] = made.get(id(inner))  # noqa: SLF001 - None: the transport
+    return client
 
 
 def installed_transports(client: Any) -> list[SdkTransport]:

@@ -5,6 +5,7 @@ It makes one attempt per request: a transport that retries by itself would hide 
 
 import asyncio
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Coroutine, Iterator
 from contextlib import suppress
 from functools import partial
@@ -47,12 +48,44 @@ def check_wrapped(inner: Any, library: Library, sends: str) -> None:
         )
 
 
-class WrappedConnection:
+class _WrappedConnection(ABC):
     """Sends requests through `inner`."""
 
     def __init__(self, library: Library, inner: Any) -> None:
         self._library = library
         self._inner = inner
+
+    async def exchange(self, request: PreparedRequest) -> ExchangeResult:
+        """Send once and read the whole response. Cancelling closes the connection."""
+        stream = await self.open(request)
+        return stream if isinstance(stream, Outcome) else await collect(stream)
+
+    @abstractmethod
+    async def open(self, request: PreparedRequest) -> "_WrappedResponse | Outcome":
+        """Send once, and wait for the head of the response. Cancelling closes the connection."""
+
+    def _made(self, request: PreparedRequest) -> Any:
+        """Make the library's request."""
+        idle = request.idle_timeout
+        pool = None
+        if request.attempt_timeout is not None:  # also if no socket is found to be shut
+            pool = request.attempt_timeout + _GRACE
+            idle = min(idle or inf, pool)
+        spans = {"connect": request.connect_timeout, "read": idle, "write": idle, "pool": pool}
+        return self._library.request(
+            request.method,
+            request.url,
+            request.headers,
+            content=request.body or None,
+            extensions={"timeout": spans},
+        )
+
+
+class WrappedConnection(_WrappedConnection):
+    """Sends requests through an asynchronous `inner`."""
+
+    def __init__(self, library: Library, inner: Any) -> None:
+        super().__init__(library, inner)
         self._streams: LiveSet[WrappedResponse] = LiveSet()
 
     @property
@@ -60,16 +93,10 @@ class WrappedConnection:
         """There is none: `inner` does not block."""
         raise AssertionError("an asynchronous transport does not send for blocking code")
 
-    async def exchange(self, request: PreparedRequest) -> ExchangeResult:
-        """Send once and read the whole response. Cancelling closes the connection."""
-        stream = await self.open(request)
-        return stream if isinstance(stream, Outcome) else await collect(stream)
-
     async def open(self, request: PreparedRequest) -> "WrappedResponse | Outcome":
         """Send once, and wait for the head of the response. Cancelling closes the connection."""
-        made = _request_for(self._library, request)
         try:
-            response = await self._inner.handle_async_request(made)
+            response = await self._inner.handle_async_request(self._made(request))
         except self._library.errors as error:
             return self._library.outcome_of(error, None)
         response = self._library.wrap_response(response)
@@ -93,42 +120,17 @@ class WrappedConnection:
         await self._inner.aclose()
 
 
-def _request_for(library: Library, request: PreparedRequest) -> Any:
-    idle = request.idle_timeout
-    pool = None
-    if request.attempt_timeout is not None:  # also if no socket is found to be shut
-        pool = request.attempt_timeout + _GRACE
-        idle = min(idle or inf, pool)
-    spans = {"connect": request.connect_timeout, "read": idle, "write": idle, "pool": pool}
-    return library.request(
-        request.method,
-        request.url,
-        request.headers,
-        content=request.body or None,
-        extensions={"timeout": spans},
-    )
-
-
-class BlockingWrappedConnection:
+class BlockingWrappedConnection(_WrappedConnection):
     """Sends requests through a synchronous `inner`, on the thread that waits for them."""
-
-    def __init__(self, library: Library, inner: Any) -> None:
-        self._library = library
-        self._inner = inner
 
     @property
     def blocking(self) -> Self:
         """Itself."""
         return self
 
-    async def exchange(self, request: PreparedRequest) -> ExchangeResult:
-        """Send once and read the whole response. Cancelling closes the connection."""
-        stream = await self.open(request)
-        return stream if isinstance(stream, Outcome) else await collect(stream)
-
     async def open(self, request: PreparedRequest) -> "BlockingWrappedResponse | Outcome":
         """Send once, and wait for the head of the response. Cancelling closes the connection."""
-        made = _request_for(self._library, request)
+        made = self._made(request)
         try:
             response = interruptible(partial(self._inner.handle_request, made), undo=_close)
         except self._library.errors as error:
@@ -145,33 +147,22 @@ def _close(late: Any) -> None:
     late.close()
 
 
-class BlockingWrappedResponse:
-    """The body of a response of a synchronous inner transport, as it comes."""
+class _WrappedResponse(ABC):
+    """The body of a response of an inner transport, as it comes."""
 
     def __init__(self, response: Any, library: Library, max_bytes: float | None) -> None:
         self.head = library.head_of(response, time.time())
         self._response = response
         self._library = library
-        self._chunks: Iterator[bytes] = response.iter_bytes()
         self._left: float = BODY_LIMIT if max_bytes is None else max_bytes
         self._patience = inf
-        self._reader: Strand[Any] | None = None
         self._closed = False
 
     async def read(self) -> bytes | Outcome:
         """Wait for the next bytes: none at the end of the body, an outcome where it ended badly."""
         if self._closed:
             return broken_body(self.head.status)
-        self._reader = running_strand()
-        try:
-            got = self._next()
-        except BaseException:
-            self._closed = True
-            raise
-        finally:
-            self._reader = None
-            if self._closed:  # by another thread, meanwhile
-                self._response.close()
+        got = await self._next()
         if isinstance(got, bytes):
             self._left -= len(got)
             if self._left < 0:
@@ -180,23 +171,45 @@ class BlockingWrappedResponse:
             self.close()
         return got
 
-    def _next(self) -> bytes | Outcome:
+    def limit_silence(self, seconds: float) -> None:
+        """From now on wait at most `seconds` for the next bytes."""
+        self._patience = min(self._patience, seconds)
+
+    @abstractmethod
+    async def _next(self) -> bytes | Outcome: ...
+
+    @abstractmethod
+    def close(self) -> None:
+        """Close the connection, unless the body was read to its end. A waiting reader wakes."""
+
+
+class BlockingWrappedResponse(_WrappedResponse):
+    """That of a synchronous transport."""
+
+    def __init__(self, response: Any, library: Library, max_bytes: float | None) -> None:
+        super().__init__(response, library, max_bytes)
+        self._chunks: Iterator[bytes] = response.iter_bytes()
+        self._reader: Strand[Any] | None = None
+
+    async def _next(self) -> bytes | Outcome:
+        self._reader = running_strand()
         try:
             return interruptible(lambda: next(self._chunks, b""), time.monotonic() + self._patience)
         except TimeoutError:
             return silent_body(self.head.status)
-        except asyncio.CancelledError:
-            if self._closed:
-                return broken_body(self.head.status)
-            raise
         except self._library.errors as error:
             if self._closed:
                 return broken_body(self.head.status)
             return self._library.outcome_of(error, self.head.status)
-
-    def limit_silence(self, seconds: float) -> None:
-        """From now on wait at most `seconds` for the next bytes."""
-        self._patience = min(self._patience, seconds)
+        except BaseException as error:
+            if self._closed and isinstance(error, asyncio.CancelledError):
+                return broken_body(self.head.status)
+            self._closed = True
+            raise
+        finally:
+            self._reader = None
+            if self._closed:  # by another thread, meanwhile
+                self._response.close()
 
     def close(self) -> None:
         """Close the connection, unless the body was read to its end. A waiting reader wakes."""
@@ -214,19 +227,14 @@ class BlockingWrappedResponse:
             self._response.close()
 
 
-class WrappedResponse:
-    """The body of a response of an inner transport, as it comes; of the running loop."""
+class WrappedResponse(_WrappedResponse):
+    """That of an asynchronous transport; of the running loop."""
 
     def __init__(self, response: Any, library: Library, max_bytes: float | None) -> None:
-        self.head = library.head_of(response, time.time())
-        self._response = response
-        self._library = library
+        super().__init__(response, library, max_bytes)
         self._chunks = response.aiter_bytes()
-        self._left: float = BODY_LIMIT if max_bytes is None else max_bytes
-        self._patience: float | None = None
         self._waiting: asyncio.Timeout | None = None
         self.loop = asyncio.get_running_loop()
-        self._closed = False
         self._cut = False  # closed while it was read
 
     @property
@@ -234,22 +242,10 @@ class WrappedResponse:
         """Whether a reader waits for its next bytes."""
         return self._waiting is not None
 
-    async def read(self) -> bytes | Outcome:
-        """Wait for the next bytes: none at the end of the body, an outcome where it ended badly."""
-        if self._closed:
-            return broken_body(self.head.status)
-        got = await self._next()
-        if isinstance(got, bytes):
-            self._left -= len(got)
-            if self._left < 0:
-                got = broken_body(self.head.status, "larger than it may be")
-        if not isinstance(got, bytes) or not got:
-            self.close()
-        return got
-
     async def _next(self) -> bytes | Outcome:
+        patience = None if self._patience == inf else self._patience
         try:
-            async with asyncio.timeout(self._patience) as self._waiting:
+            async with asyncio.timeout(patience) as self._waiting:
                 return await anext(self._chunks, b"")
         except TimeoutError:
             if not self._cut:
@@ -264,10 +260,6 @@ class WrappedResponse:
             raise
         finally:
             self._waiting = None
-
-    def limit_silence(self, seconds: float) -> None:
-        """From now on wait at most `seconds` for the next bytes."""
-        self._patience = seconds if self._patience is None else min(self._patience, seconds)
 
     def close(self) -> None:
         """Close the connection, unless the body was read to its end. A waiting reader wakes."""

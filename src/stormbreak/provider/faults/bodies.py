@@ -35,25 +35,9 @@ def _slow_body(play: FaultContext) -> Script:
     return Script([Piece(0, play.head(len(body))), *pieces], Ending.KEEP, 200)
 
 
-def _stall(play: FaultContext) -> Script:
-    return once(_half(play), ending=Ending.HANG)
-
-
-def _stall_early(play: FaultContext) -> Script:
-    return once(play.head(len(play.body)), ending=Ending.HANG)
-
-
-def _cut_body(play: FaultContext) -> Script:
-    return once(_half(play), ending=Ending.CLOSE)
-
-
 def _half(play: FaultContext) -> bytes:
     body = play.body
     return play.head(len(body)) + body[: len(body) // 2]
-
-
-def _empty_body(play: FaultContext) -> Script:
-    return plain(200, b"", play.headers)
 
 
 def _invalid_json(play: FaultContext) -> Script:
@@ -64,23 +48,6 @@ def _invalid_json(play: FaultContext) -> Script:
 def html_200(play: FaultContext) -> Script:
     """Return the HTML page of a captive portal."""
     return plain(200, HTML, play.headers, "text/html")
-
-
-def _error_in_200(play: FaultContext) -> Script:
-    return plain(200, play.request.format.late_error, play.headers)
-
-
-def _rate_limit_in_200(play: FaultContext) -> Script:
-    return plain(200, play.request.format.error(THROTTLED), play.headers)
-
-
-def _empty_choices(play: FaultContext) -> Script:
-    return good(play.without_choices())
-
-
-def _big_body(play: FaultContext) -> Script:
-    """Add an unknown field."""
-    return plain(200, padded(play.body, BIG), play.headers)
 
 
 def padded(body: bytes, size: int) -> bytes:
@@ -97,25 +64,22 @@ def tiny_chunks(play: FaultContext) -> Script:
     return chunked([Piece(0, play.head()), *pieces])
 
 
-def _prose(play: FaultContext) -> Script:
-    return good(play.without_schema())
-
-
 FAULTS: MappingProxyType[Kind, Callable[[FaultContext], Script]] = MappingProxyType(
     {
         Kind.SLOW_HEADERS: _slow_headers,
         Kind.SLOW_BODY: _slow_body,
-        Kind.STALL: _stall,
-        Kind.STALL_EARLY: _stall_early,
-        Kind.CUT_BODY: _cut_body,
-        Kind.EMPTY_BODY: _empty_body,
+        Kind.STALL: lambda play: once(_half(play), ending=Ending.HANG),
+        Kind.STALL_EARLY: lambda play: once(play.head(len(play.body)), ending=Ending.HANG),
+        Kind.CUT_BODY: lambda play: once(_half(play), ending=Ending.CLOSE),
+        Kind.EMPTY_BODY: lambda play: plain(200, b"", play.headers),
         Kind.INVALID_JSON: _invalid_json,
-        Kind.PROSE: _prose,
         Kind.HTML_200: html_200,
-        Kind.ERROR_IN_200: _error_in_200,
-        Kind.RATE_LIMIT_IN_200: _rate_limit_in_200,
-        Kind.EMPTY_CHOICES: _empty_choices,
-        Kind.BIG_BODY: _big_body,
+        Kind.ERROR_IN_200: lambda play: plain(200, play.request.format.late_error, play.headers),
+        Kind.RATE_LIMIT_IN_200: lambda play: plain(
+            200, play.request.format.error(THROTTLED), play.headers
+        ),
+        # Add an unknown field.
+        Kind.BIG_BODY: lambda play: plain(200, padded(play.body, BIG), play.headers),
         Kind.TINY_CHUNKS: tiny_chunks,
     }
 )

@@ -30,44 +30,8 @@ _HINTS = (
 )
 
 
-def _interim(play: FaultContext) -> Script:
-    return once(_HINTS + play.whole())
-
-
-def _stale(play: FaultContext) -> Script:
-    return once(_someone_elses_answer(play))
-
-
 def _someone_elses_answer(play: FaultContext) -> bytes:
     return play._replace(request=play.other).whole()
-
-
-def _twice(play: FaultContext) -> Script:
-    return once(play.whole() + _someone_elses_answer(play))
-
-
-def _unasked(play: FaultContext) -> Script:
-    return once(play.whole())._replace(idle=Idle(play.after, _someone_elses_answer(play)))
-
-
-def _quiet_close(play: FaultContext) -> Script:
-    return once(play.whole())._replace(idle=Idle(play.after, b"", closes=True))
-
-
-def _close_race(play: FaultContext) -> Script:
-    return once(play.whole(), ending=Ending.RACE)
-
-
-def _short_length(play: FaultContext) -> Script:
-    return once(play.head(len(play.body) - _SHORT) + play.body)
-
-
-def _long_length(play: FaultContext) -> Script:
-    return once(play.head(len(play.body) + _SHORT) + play.body, ending=Ending.HANG)
-
-
-def _long_header(play: FaultContext) -> Script:
-    return once(play.head(len(play.body), ("x-trace", "." * LONG_HEADER)) + play.body)
 
 
 def _endless_headers(play: FaultContext) -> Script:
@@ -87,10 +51,6 @@ def _endless(opening: bytes, more: bytes) -> Iterator[Piece]:
     yield Piece(0, opening)
     while True:
         yield Piece(_BREATH, more)
-
-
-def _gzip_lie(play: FaultContext) -> Script:
-    return once(play.head(len(play.body), _GZIP) + play.body)
 
 
 def _gzip_cut(play: FaultContext) -> Script:
@@ -130,18 +90,26 @@ def _nothing(byte: bytes) -> tuple[bytes, int]:
 
 FAULTS: MappingProxyType[Kind, Callable[[FaultContext], Script]] = MappingProxyType(
     {
-        Kind.STALE: _stale,
-        Kind.INTERIM: _interim,
-        Kind.TWICE: _twice,
-        Kind.UNASKED: _unasked,
-        Kind.QUIET_CLOSE: _quiet_close,
-        Kind.CLOSE_RACE: _close_race,
-        Kind.SHORT_LENGTH: _short_length,
-        Kind.LONG_LENGTH: _long_length,
-        Kind.LONG_HEADER: _long_header,
+        Kind.STALE: lambda play: once(_someone_elses_answer(play)),
+        Kind.INTERIM: lambda play: once(_HINTS + play.whole()),
+        Kind.TWICE: lambda play: once(play.whole() + _someone_elses_answer(play)),
+        Kind.UNASKED: lambda play: once(play.whole())._replace(
+            idle=Idle(play.after, _someone_elses_answer(play))
+        ),
+        Kind.QUIET_CLOSE: lambda play: once(play.whole())._replace(
+            idle=Idle(play.after, b"", closes=True)
+        ),
+        Kind.CLOSE_RACE: lambda play: once(play.whole(), ending=Ending.RACE),
+        Kind.SHORT_LENGTH: lambda play: once(play.head(len(play.body) - _SHORT) + play.body),
+        Kind.LONG_LENGTH: lambda play: once(
+            play.head(len(play.body) + _SHORT) + play.body, ending=Ending.HANG
+        ),
+        Kind.LONG_HEADER: lambda play: once(
+            play.head(len(play.body), ("x-trace", "." * LONG_HEADER)) + play.body
+        ),
         Kind.ENDLESS_HEADERS: _endless_headers,
         Kind.ENDLESS_BODY: _endless_body,
-        Kind.GZIP_LIE: _gzip_lie,
+        Kind.GZIP_LIE: lambda play: once(play.head(len(play.body), _GZIP) + play.body),
         Kind.GZIP_CUT: _gzip_cut,
         Kind.GZIP_BOMB: _gzip_bomb,
     }

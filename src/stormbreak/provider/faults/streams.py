@@ -1,6 +1,7 @@
 """Faults in the events of streamed answers."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from types import MappingProxyType
 
 from stormbreak.http.h1.server_message import chunk
@@ -31,10 +32,6 @@ def _slow_headers(play: FaultContext) -> Script:
     return chunked([Piece(0, opening[:cut]), Piece(play.slower, first.data), *rest])
 
 
-def _slow_body(play: FaultContext) -> Script:
-    return good(play._replace(lasting=play.lasting + play.slower))
-
-
 def _parts(play: FaultContext) -> Events:
     assert play.request.format.events is not None
     return play.request.format.events(play.request)
@@ -51,37 +48,9 @@ def _opened(play: FaultContext) -> list[Piece]:
     return paced(play.head(), _parts(play).opening, 0.0)
 
 
-def _stall(play: FaultContext) -> Script:
-    return Script(_half(play), Ending.HANG, 200)
-
-
-def _stall_early(play: FaultContext) -> Script:
-    return Script(_opened(play), Ending.HANG, 200)
-
-
-def _cut_stream(play: FaultContext) -> Script:
-    return chunked(_half(play))
-
-
-def _cut_body(play: FaultContext) -> Script:
-    return Script(_half(play), Ending.CLOSE, 200)
-
-
-def _stream_reset(play: FaultContext) -> Script:
-    return Script([*_half(play), Piece(_FLUSHED, b"")], Ending.RESET, 200)
-
-
-def _empty_body(play: FaultContext) -> Script:
-    return chunked([Piece(0, play.head())])
-
-
 def _invalid_json(play: FaultContext) -> Script:
     broken = _parts(play).output[0].rstrip()[:-_LOST] + b"\n\n"
     return chunked([*_half(play), Piece(0, chunk(broken))])
-
-
-def _error_in_200(play: FaultContext) -> Script:
-    return chunked([*_half(play), Piece(0, chunk(play.request.format.late_event))])
 
 
 def _rate_limit_in_200(play: FaultContext) -> Script:
@@ -90,14 +59,6 @@ def _rate_limit_in_200(play: FaultContext) -> Script:
     name = b"event: error\n" if format_.late_event.startswith(b"event:") else b""
     event = b"%bdata: %b\n\n" % (name, format_.error(THROTTLED))
     return chunked([Piece(0, play.head()), Piece(0, chunk(event))])
-
-
-def _empty_choices(play: FaultContext) -> Script:
-    return good(play.without_choices())
-
-
-def _error_early(play: FaultContext) -> Script:
-    return chunked([*_opened(play), Piece(0, chunk(play.request.format.late_event))])
 
 
 def _no_done(play: FaultContext) -> Script:
@@ -111,21 +72,9 @@ def _comments(play: FaultContext) -> Script:
     return chunked(paced(play.head(), events, play.lasting))
 
 
-def _crlf(play: FaultContext) -> Script:
-    return _with_line_ends(play, b"\r\n")
-
-
-def _cr(play: FaultContext) -> Script:
-    return _with_line_ends(play, b"\r")
-
-
-def _with_line_ends(play: FaultContext, end: bytes) -> Script:
+def _with_line_ends(play: FaultContext, *, end: bytes) -> Script:
     events = [event.replace(b"\n", end) for event in play.events]
     return chunked(paced(play.head(), events, play.lasting))
-
-
-def _heartbeats(play: FaultContext) -> Script:
-    return Script(_beating(play), Ending.KEEP, 200)
 
 
 def _beating(play: FaultContext) -> Iterator[Piece]:
@@ -133,10 +82,6 @@ def _beating(play: FaultContext) -> Iterator[Piece]:
     yield from _opened(play)
     while True:
         yield Piece(_BEAT, chunk(b": PROCESSING\n\n"))
-
-
-def _endless_line(play: FaultContext) -> Script:
-    return Script(_line(play), Ending.KEEP, 200)
 
 
 def _line(play: FaultContext) -> Iterator[Piece]:
@@ -155,34 +100,34 @@ def _big_body(play: FaultContext) -> Script:
     return chunked(paced(play.head(), [events[0], *padding, *events[1:]], play.lasting))
 
 
-def _prose(play: FaultContext) -> Script:
-    return good(play.without_schema())
-
-
 FAULTS: MappingProxyType[Kind, Callable[[FaultContext], Script]] = MappingProxyType(
     {
         Kind.SLOW_HEADERS: _slow_headers,
-        Kind.SLOW_BODY: _slow_body,
-        Kind.STALL: _stall,
-        Kind.STALL_EARLY: _stall_early,
-        Kind.CUT_BODY: _cut_body,
-        Kind.EMPTY_BODY: _empty_body,
+        Kind.SLOW_BODY: lambda play: good(play._replace(lasting=play.lasting + play.slower)),
+        Kind.STALL: lambda play: Script(_half(play), Ending.HANG, 200),
+        Kind.STALL_EARLY: lambda play: Script(_opened(play), Ending.HANG, 200),
+        Kind.CUT_BODY: lambda play: Script(_half(play), Ending.CLOSE, 200),
+        Kind.EMPTY_BODY: lambda play: chunked([Piece(0, play.head())]),
         Kind.INVALID_JSON: _invalid_json,
-        Kind.PROSE: _prose,
         Kind.HTML_200: bodies.html_200,
-        Kind.ERROR_IN_200: _error_in_200,
+        Kind.ERROR_IN_200: lambda play: chunked(
+            [*_half(play), Piece(0, chunk(play.request.format.late_event))]
+        ),
         Kind.RATE_LIMIT_IN_200: _rate_limit_in_200,
-        Kind.EMPTY_CHOICES: _empty_choices,
-        Kind.ERROR_EARLY: _error_early,
+        Kind.ERROR_EARLY: lambda play: chunked(
+            [*_opened(play), Piece(0, chunk(play.request.format.late_event))]
+        ),
         Kind.BIG_BODY: _big_body,
         Kind.TINY_CHUNKS: bodies.tiny_chunks,
-        Kind.CUT_STREAM: _cut_stream,
-        Kind.STREAM_RESET: _stream_reset,
-        Kind.HEARTBEATS: _heartbeats,
+        Kind.CUT_STREAM: lambda play: chunked(_half(play)),
+        Kind.STREAM_RESET: lambda play: Script(
+            [*_half(play), Piece(_FLUSHED, b"")], Ending.RESET, 200
+        ),
+        Kind.HEARTBEATS: lambda play: Script(_beating(play), Ending.KEEP, 200),
         Kind.NO_DONE: _no_done,
         Kind.COMMENTS: _comments,
-        Kind.CRLF: _crlf,
-        Kind.CR: _cr,
-        Kind.ENDLESS_LINE: _endless_line,
+        Kind.CRLF: partial(_with_line_ends, end=b"\r\n"),
+        Kind.CR: partial(_with_line_ends, end=b"\r"),
+        Kind.ENDLESS_LINE: lambda play: Script(_line(play), Ending.KEEP, 200),
     }
 )

@@ -88,11 +88,6 @@ class CacheWrites(NamedTuple):
     hour: int = 0
 
 
-def nothing_written(_: Mapping[str, Any]) -> CacheWrites:
-    """The format has no such cache."""
-    return CacheWrites()
-
-
 class ParsedRequest(NamedTuple):
     """A parsed request: all that its answer depends on."""
 
@@ -196,34 +191,6 @@ class Events(NamedTuple):
         return [*self.opening, *self.output, *self.finish, *self.end]
 
 
-class Format(NamedTuple):
-    """One endpoint of the API.
-
-    Attributes:
-        find_error: describes what is wrong with a JSON object that names a model.
-        output_tokens: tokens of the answer that count against a limit; a default for each choice if the body has none.
-        body: encodes a plain answer.
-        events: encodes a streamed answer; None if there is none.
-        error: encodes an error.
-        late_error: the error inside a 200.
-        late_event: the same as an event of a stream.
-        demands: required headers.
-        written: counts prompt tokens written to a cache.
-        choice_count: the number of choices that a request asks for.
-    """
-
-    find_error: Callable[[Mapping[str, Any]], str | None]
-    output_tokens: Callable[[Mapping[str, Any], int], int]
-    body: Callable[[ParsedRequest], bytes]
-    events: Callable[[ParsedRequest], Events] | None
-    error: Callable[[Refusal], bytes]
-    late_error: bytes
-    late_event: bytes
-    demands: tuple[bytes, ...] = ()
-    written: Callable[[Mapping[str, Any]], CacheWrites] = nothing_written
-    choice_count: Callable[[Mapping[str, Any]], int] = lambda _: 1
-
-
 def whole_number(value: Any, default: int) -> int:
     """Return a whole number; `default` for anything else."""
     return value if isinstance(value, int) and not isinstance(value, bool) else default
@@ -234,6 +201,50 @@ def find_message_error(payload: Mapping[str, Any]) -> str | None:
     messages = payload.get("messages")
     fits = isinstance(messages, list) and bool(messages)
     return None if fits else "'messages' must be a list that is not empty"
+
+
+_LATE_ERROR = b'{"error":{"message":"the upstream provider failed","code":502}}'
+
+
+def openai_error(refusal: Refusal) -> bytes:
+    """Encode an error as OpenAI does."""
+    said: dict[str, Any] = {
+        "message": refusal.message,
+        "type": refusal.kind,
+        "param": None,
+        "code": refusal.code,
+    }
+    if refusal.metadata is not None:
+        said["metadata"] = refusal.metadata
+    return encode({"error": said})
+
+
+class Format(NamedTuple):
+    """One endpoint of the API.
+
+    Attributes:
+        body: encodes a plain answer.
+        events: encodes a streamed answer; None if there is none.
+        find_error: describes what is wrong with a JSON object that names a model.
+        output_tokens: tokens of the answer that count against a limit; a default for each choice if the body has none.
+        error: encodes an error; that of OpenAI by default, as are the next two.
+        late_error: the error inside a 200.
+        late_event: the same as an event of a stream.
+        demands: required headers.
+        written: counts prompt tokens written to a cache.
+        choice_count: the number of choices that a request asks for.
+    """
+
+    body: Callable[[ParsedRequest], bytes]
+    events: Callable[[ParsedRequest], Events] | None = None
+    find_error: Callable[[Mapping[str, Any]], str | None] = find_message_error
+    output_tokens: Callable[[Mapping[str, Any], int], int] = lambda _, __: 0
+    error: Callable[[Refusal], bytes] = openai_error
+    late_error: bytes = _LATE_ERROR
+    late_event: bytes = b"data: %b\n\n" % _LATE_ERROR
+    demands: tuple[bytes, ...] = ()
+    written: Callable[[Mapping[str, Any]], CacheWrites] = lambda _: CacheWrites()
+    choice_count: Callable[[Mapping[str, Any]], int] = lambda _: 1
 
 
 # ---------------------------------------------------------------- named events
@@ -263,22 +274,3 @@ def in_turn(blocks: Sequence[Block]) -> Block:
     for before, after in pairwise(blocks):
         output += [*before.finish, *after.opening, *after.output]
     return Block(blocks[0].opening, output, blocks[-1].finish)
-
-
-# ---------------------------------------------------------------- errors in OpenAI's form
-
-LATE_ERROR = b'{"error":{"message":"the upstream provider failed","code":502}}'
-LATE_EVENT = b"data: %b\n\n" % LATE_ERROR
-
-
-def error(refusal: Refusal) -> bytes:
-    """Encode an error."""
-    said: dict[str, Any] = {
-        "message": refusal.message,
-        "type": refusal.kind,
-        "param": None,
-        "code": refusal.code,
-    }
-    if refusal.metadata is not None:
-        said["metadata"] = refusal.metadata
-    return encode({"error": said})

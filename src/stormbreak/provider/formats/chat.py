@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from stormbreak.provider.formats import base
 from stormbreak.provider.formats.base import (
     BORN,
     Choice,
@@ -12,7 +11,6 @@ from stormbreak.provider.formats.base import (
     ParsedRequest,
     ToolUse,
     encode,
-    find_message_error,
     pieces,
     whole_number,
 )
@@ -123,13 +121,4 @@ def _chunk(request: ParsedRequest, choices: list[dict[str, Any]], **more: Any) -
     return b"data: %b\n\n" % encode(said)
 
 
-CHAT = Format(
-    find_error=find_message_error,
-    output_tokens=_output_tokens,
-    body=_body,
-    events=_events,
-    error=base.error,
-    late_error=base.LATE_ERROR,
-    late_event=base.LATE_EVENT,
-    choice_count=_choice_count,
-)
+CHAT = Format(body=_body, events=_events, output_tokens=_output_tokens, choice_count=_choice_count)

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from stormbreak.provider.chance import mix, uniform
-from stormbreak.provider.formats import base
 from stormbreak.provider.formats.base import Format, ParsedRequest, encode, whole_number
 
 _MAX_DIMENSIONS = 4096
@@ -42,12 +41,4 @@ def _vector(request: ParsedRequest, place: int) -> list[float] | str:
     return b64encode(numbers.tobytes()).decode() if packed else numbers.tolist()
 
 
-EMBEDDINGS = Format(
-    find_error=_find_error,
-    output_tokens=lambda _, __: 0,
-    body=_body,
-    events=None,
-    error=base.error,
-    late_error=base.LATE_ERROR,
-    late_event=base.LATE_EVENT,
-)
+EMBEDDINGS = Format(body=_body, find_error=_find_error)

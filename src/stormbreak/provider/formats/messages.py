@@ -53,10 +53,6 @@ def _find_error(payload: Mapping[str, Any]) -> str | None:
     return find_message_error(payload)
 
 
-def _output_tokens(payload: Mapping[str, Any], default: int) -> int:
-    return whole_number(payload.get("max_tokens"), default)
-
-
 def _written(payload: Mapping[str, Any]) -> CacheWrites:
     """Count tokens of blocks with `cache_control`. Each request writes them; none reads them."""
     short = hour = 0
@@ -174,10 +170,6 @@ def _block(index: int, content: dict[str, Any]) -> Block:
     )
 
 
-def _count(request: ParsedRequest) -> bytes:
-    return encode({"input_tokens": request.input_tokens})
-
-
 def _error(refusal: Refusal) -> bytes:
     """Encode an error: the type by status, and the code, if any, in the details."""
     kind = _TYPES.get(refusal.status)
@@ -192,10 +184,10 @@ def _error(refusal: Refusal) -> bytes:
 _LATE = {"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}}
 
 MESSAGES = Format(
-    find_error=_find_error,
-    output_tokens=_output_tokens,
     body=_body,
     events=_events,
+    find_error=_find_error,
+    output_tokens=lambda payload, default: whole_number(payload.get("max_tokens"), default),
     error=_error,
     late_error=encode(_LATE),
     late_event=named_event("error", _LATE),
@@ -204,10 +196,7 @@ MESSAGES = Format(
 )
 
 COUNT_TOKENS = Format(
-    find_error=find_message_error,
-    output_tokens=lambda _, __: 0,
-    body=_count,
-    events=None,
+    body=lambda request: encode({"input_tokens": request.input_tokens}),
     error=_error,
     late_error=encode(_LATE),
     late_event=named_event("error", _LATE),

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from itertools import count
 from typing import Any
 
-from stormbreak.provider.formats import base
 from stormbreak.provider.formats.base import (
     BORN,
     Block,
@@ -25,10 +24,6 @@ def _find_error(payload: Mapping[str, Any]) -> str | None:
     given = payload.get("input")
     fits = isinstance(given, str | list) and bool(given)
     return None if fits else "'input' must be a string or a list that is not empty"
-
-
-def _output_tokens(payload: Mapping[str, Any], default: int) -> int:
-    return max(whole_number(payload.get("max_output_tokens"), 0), 0) or default
 
 
 def _response(request: ParsedRequest, status: str) -> dict[str, Any]:
@@ -98,10 +93,6 @@ def _summary(text: str) -> dict[str, Any]:
     return {"type": "summary_text", "text": text}
 
 
-def _body(request: ParsedRequest) -> bytes:
-    return encode(_response(request, "completed"))
-
-
 def _events(request: ParsedRequest) -> Events:
     numbers = count()
 
@@ -152,11 +143,11 @@ def _block(index: int, item: dict[str, Any]) -> Block:
 _LATE = {"type": "error", "code": "server_error", "message": "the model failed", "param": None}
 
 RESPONSES = Format(
-    find_error=_find_error,
-    output_tokens=_output_tokens,
-    body=_body,
+    body=lambda request: encode(_response(request, "completed")),
     events=_events,
-    error=base.error,
-    late_error=base.LATE_ERROR,
+    find_error=_find_error,
+    output_tokens=lambda payload, default: (
+        max(whole_number(payload.get("max_output_tokens"), 0), 0) or default
+    ),
     late_event=named_event("error", _LATE),
 )

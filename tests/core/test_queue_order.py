@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from stage import TARGET
 
-from stormbreak.core.queue import Queue, QueuePolicy, Ticket
+from stormbreak.core.queue_order import Queue, QueuePolicy, Ticket
 from stormbreak.errors import ConfigurationError
 from stormbreak.types import Call, Priority
 

@@ -1,5 +1,7 @@
 """The order of calls that wait for one target: by priority, then by fair shares between tenants.
 
+`admission` decides whether a call may leave or is rejected; this module decides which is next, and which makes room.
+
 The more urgent calls go first, but no priority starves: while it has calls waiting, each priority gets at least
 `min_share` of what is served. Every call served elsewhere adds that much credit to a waiting priority; a whole credit is
 a turn. A priority without waiting calls earns none.
