@@ -68,7 +68,7 @@ class LoadResponse:
         """
         now = [log(time) for time in self.times]
         before = [log(time) for time in calm if time > 0.0]
-        if len(now) < 2 or len(before) < 2:
+        if len(now) < ENOUGH or len(before) < 2:
             return False
         # By the differences of neighbours (von Neumann, 1941): the wait in a queue changes with time, too.
         steps = len(now) - 1
