@@ -52,8 +52,9 @@ lint: $(READY)
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
-test: $(READY)  ## the test suite (6 minutes on two cores)
-	@TMPDIR=$(SCRATCH) $(BIN)/pytest -n 3 --dist worksteal
+# Tests wait for sockets and processes: three for each of two cores keep them busy.
+test: $(READY)  ## the test suite (4 minutes on two cores)
+	@TMPDIR=$(SCRATCH) $(BIN)/pytest -n 6 --dist worksteal
 
 # Of the suite, the rooms that use a dependency. plotext and rich draw in storm, httptools and msgspec are in http, jinja2,
 # pyarrow and jsonschema-rs in batch.

@@ -35,9 +35,16 @@ def pytest_collection():
         gc.enable()
 
 
+@pytest.fixture(autouse=True)
+def own_garbage():
+    """Collect the garbage of a test with the test: what it left open is its own error."""
+    yield
+    gc.collect()
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_teardown():
-    """Collect the garbage of a test with the test, and take what stays out of sight of the garbage collector.
+    """Take what stays behind a test out of sight of the garbage collector.
 
     So every collection looks at the objects of one test. Over all that stays, it would take a quarter of a second, and
     many a test collects garbage to see that nothing was left behind.
@@ -45,7 +52,7 @@ def pytest_runtest_teardown():
     try:
         return (yield)
     finally:
-        gc.collect()
+        gc.collect(1)
         gc.freeze()
 
 
