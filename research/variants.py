@@ -240,7 +240,7 @@ ABLATIONS = (
     _without("overtaken attempts do not count", (_DIAGNOSIS, "is_overtaken", _constantly(False))),
     _without("no evidence from the queue", (_LIMIT, "_is_short", _constantly(False))),
     _without("429s that pile up are no evidence for the limit", (_LIMIT, "_is_too_much", _constantly(False))),
-    _without("a slower target stays late", (LoadResponse, "is_flat", _constantly(False))),
+    _without("a slower target stays late", (LoadResponse, "is_slower", _constantly(False))),
     _without("no limit floor", (LimitFloor, "floor", _constantly(0.0))),
     _without("no hold: the limit grows at once", (automatic_limit, "HOLD", 0.0), (automatic_limit, "HOLD_WELL", 0.0)),
     _without("no fade: the limit is gone after its hold", (automatic_limit, "FADE", 0.0)),

@@ -68,3 +68,8 @@ def test_a_link_to_itself_is_said_where_it_is_opened(tmp_path):
 def test_an_output_is_not_compressed(output):
     with pytest.raises(ConfigurationError, match="is written uncompressed; choose a name without"):
         BatchPaths.of(Path(output))
+
+
+def test_an_output_is_not_stdout():
+    with pytest.raises(ConfigurationError, match="-: an output is a file"):
+        BatchPaths.of(Path("-"))

@@ -141,6 +141,15 @@ def test_empty_and_null_differ_in_csv(at, place):
     assert rows[2][2] == answer('c "d", e\nf')
 
 
+def test_nan_is_empty_and_infinity_a_word(at, place):
+    rows = pa.table({"title": [1.5, float("nan"), float("-inf")]})
+    pq.write_table(rows, at / "rows.parquet")
+    assert run_table(place, "-o", "out.csv", source="rows.parquet").returncode == 0
+    table = pl.read_csv("out.csv")
+    assert table["title"].to_list() == [1.5, None, float("-inf")]
+    assert table["answer"].to_list() == [answer("1.5"), answer(""), answer("-inf")]
+
+
 def test_formulas_are_escaped_when_asked(at, place):
     cells = ["=1+1", "+x", "-5", "-x", "@sum", "\tx", "fine"]
     rows = [{"title": str(number), "own": cell} for number, cell in enumerate(cells)]

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import redis
 from fleet_stores import Server, free_port
 
 from stormbreak.cli.main import main
@@ -56,9 +57,24 @@ def test_an_unknown_fleet_is_empty(url, capsys):
     assert "no process has used the fleet nobody* lately" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("fields", [{"": "abc"}, {"a1": "x" * 7}, {"": ""}, None])
+def test_other_data_in_the_store_is_one_line(url, capsys, fields):
+    client, key = redis.Redis.from_url(url), "stormbreak:1:{foreign/target acme/m}"
+    with client:
+        client.delete(key)
+        if fields is None:
+            client.set(key, "somebody's")
+        else:
+            client.hset(key, mapping=fields)
+    assert main(["fleet", "status", url, "--name", "foreign"]) == 2
+    said = capsys.readouterr().err
+    assert "other data than ours is under its keys stormbreak:1:*" in said
+    assert said.count("\n") == 1
+
+
 def test_what_cannot_be_read_is_one_line(capsys):
     for text, said in (
-        (f"redis://127.0.0.1:{free_port()}", "the store does not answer: no connection"),
+        (f"redis://127.0.0.1:{free_port()}", "the store cannot be read: no connection"),
         ("redis://user:Tr0ub4dor@host", "url must not contain a password"),
         ("http://host", "url must begin with redis://"),
         ("parent:///tmp/socket", "answers its children only"),

@@ -1,150 +1,131 @@
 """A target that is slower, with slots to spare: its time becomes the usual one, since sending less does not help."""
 
+import random
 from math import inf
 
 import pytest
-from stage import OK, SERVER_ERROR, THROTTLED
+from stage import SERVER_ERROR, THROTTLED
 from watch import Watch
 
 from stormbreak.core.diagnosis import REMEMBERED, Cause
+from stormbreak.core.latency_baseline import RESET_AFTER
 from stormbreak.types import Outcome, Verdict
 
 OVERLOADED = Outcome(Verdict.OVERLOADED)
 
 
-def known():
-    """A diagnosis beside an automatic limit; answers usually take 1 s."""
-    return Watch(limited=True).know()
+class Load:
+    """A diagnosis that knows a calm in which answers take 1 s on average; attempts leave one after the other."""
+
+    def __init__(self, *, limited=True):
+        self.watch = Watch(limited=limited)
+        self._chance = random.Random(1)
+        self.run(32, self.service)
+
+    @property
+    def diagnosis(self):
+        return self.watch.diagnosis
+
+    def service(self):
+        return self._chance.lognormvariate(-0.125, 0.5)
+
+    def slower(self):
+        return 4 * self.service()
+
+    def queued(self):
+        return 3.0 + self.service()
+
+    def later(self):
+        """As in a longer queue."""
+        return 12.0 + self.service()
+
+    def run(self, count, time_of):
+        """Let so many attempts leave, three a second, and wait for their answers."""
+        began = self.watch.now
+        leaves = [(began + number / 3, number, False) for number in range(count)]
+        moments = sorted(leaves + [(at + time_of(), number, True) for at, number, _ in leaves])
+        flights = {}
+        for at, number, ends in moments:
+            self.watch.now = at
+            if ends:
+                self.watch.end([flights.pop(number)])
+            else:
+                flights[number] = self.watch.send()[0]
 
 
-def steady(watch, in_flight, seconds, time_of):
-    """Keep so many attempts in flight; `time_of(in_flight)` seconds each. Return the times of evidence."""
-    found, flying = [], []
-    ends = watch.now + seconds
-    gap = time_of(in_flight) / in_flight
-    while watch.now < ends:
-        flying.append((watch.now + time_of(in_flight), *watch.send()))
-        watch.now += gap
-        for at, flight in flying:
-            if at <= watch.now:
-                watch.end([flight])
-        flying = [each for each in flying if each[0] > watch.now]
-        found.append(watch.diagnosis.evidence_at)
-    for at, flight in flying:
-        watch.now = max(watch.now, at)
-        watch.end([flight])
-    return found
+def test_if_late_answers_spread_as_in_a_calm_their_time_becomes_usual():
+    load = Load()
+    assert load.diagnosis.mean == pytest.approx(1.0, rel=0.3)
+    load.run(100, load.slower)
+
+    assert load.diagnosis.late_at == -inf
+    assert load.diagnosis.mean == pytest.approx(4.0, rel=0.3)
+    assert load.watch.is_healthy
+    assert load.watch.cause is Cause.NONE
 
 
-def slower(_in_flight):
-    return 3.0
+def test_if_neighbours_wait_alike_it_is_a_queue():
+    load = Load()
+    usual = load.diagnosis.judge.usual
+    load.run(100, load.queued)
+
+    assert load.diagnosis.judge.usual == usual
+    assert load.watch.cause is Cause.OVERLOAD
+    assert load.diagnosis.evidence_at == load.diagnosis.late_at > load.watch.now - 2.0
 
 
-def queued(in_flight):
-    return in_flight / 10
+def trial():
+    """After two minutes of lateness a trial begins."""
+    load = Load()
+    load.run(int(3 * RESET_AFTER) + 40, load.queued)
+    return load
 
 
-def test_if_sending_less_does_not_shorten_answers_their_time_becomes_usual():
-    watch = known()
-    steady(watch, 30, 10.0, slower)
-    assert watch.diagnosis.late_at > 0
-    assert watch.cause is Cause.OVERLOAD
-    steady(watch, 5, 20.0, slower)
-    diagnosis = watch.diagnosis
-    evidence_at = diagnosis.evidence_at
-    steady(watch, 30, 30.0, slower)
+def test_after_two_minutes_the_time_of_late_answers_becomes_usual_on_trial():
+    load = trial()
 
-    assert diagnosis.late_at == -inf
-    assert diagnosis.evidence_at == evidence_at
-    assert diagnosis.judge.usual == pytest.approx(1.3 * 3.0, rel=0.05)
-    assert diagnosis.mean == pytest.approx(3.0, rel=0.05)
-    assert watch.is_healthy
-    assert watch.cause is Cause.NONE
+    assert load.diagnosis.mean == pytest.approx(4.0, rel=0.1)
+    assert load.watch.is_healthy
+    assert load.diagnosis.late_at > 0  # the limit is not in a hurry
 
 
-def test_if_sending_less_shortens_them_they_stay_late():
-    watch = known()
-    usual = watch.diagnosis.judge.usual
-    steady(watch, 60, 10.0, queued)
-    steady(watch, 20, 20.0, queued)
+def test_a_trial_that_makes_answers_later_restores_what_was_usual():
+    load = trial()
+    usual, mean = Load().diagnosis.judge.usual, Load().diagnosis.mean
+    load.run(40, load.later)
 
-    assert watch.diagnosis.judge.usual == usual
-    assert watch.cause is Cause.OVERLOAD
-    assert watch.diagnosis.evidence_at == watch.diagnosis.late_at > watch.now - 2.0
-
-
-def test_answers_on_time_count_too():
-    """Half of the answers are quick again: sending less has helped."""
-    watch = known()
-    steady(watch, 30, 10.0, slower)
-    for _ in range(25):
-        quick, late = watch.send(2)
-        watch.now += 0.5
-        watch.end([quick])
-        watch.now += 2.5
-        watch.end([late])
-
-    assert watch.diagnosis.late_at == watch.now
+    assert (load.diagnosis.judge.usual, load.diagnosis.mean) == (usual, mean)
+    assert load.watch.cause is Cause.OVERLOAD
+    load.run(int(3 * RESET_AFTER) + 40, load.queued)
+    assert load.diagnosis.judge.usual == usual  # the next trial waits twice as long
 
 
-def test_as_soon_as_the_time_is_usual_the_target_is_healthy():
-    watch = known()
-    steady(watch, 30, 10.0, slower)
-    assert not watch.is_healthy
-    while watch.diagnosis.late_at > -inf:
-        flights = watch.send(2)
-        watch.now += 3.0
-        watch.end(flights)
+def test_a_trial_that_changes_nothing_lasts():
+    load = trial()
+    load.run(int(6 * RESET_AFTER), load.queued)
+    mean = load.diagnosis.mean
+    load.run(40, load.later)
 
-    assert watch.is_healthy
-    watch.late(1)
-    assert watch.diagnosis.late_at == -inf
+    assert load.diagnosis.mean == mean == pytest.approx(4.0, rel=0.1)
+    assert load.watch.cause is Cause.OVERLOAD
 
 
 @pytest.mark.parametrize(("ago", "accepted"), [(REMEMBERED - 60, False), (REMEMBERED + 60, True)])
-def test_after_failures_that_stood_out_they_stay_late(ago, accepted):
+def test_soon_after_failures_that_stood_out_they_stay_late(ago, accepted):
     """Of an overload that was too much, the target may have a queue of attempts that have been given up."""
-    watch = known()
-    watch.fail(5, SERVER_ERROR).answer(30).wait(ago)
-    steady(watch, 30, 10.0, slower)
-    steady(watch, 5, 20.0, slower)
+    load = Load()
+    load.watch.fail(5, SERVER_ERROR).answer(30).wait(ago)
+    load.run(100, load.slower)
 
-    assert accepted == (watch.diagnosis.late_at == -inf)
+    assert accepted == (load.diagnosis.late_at == -inf)
 
 
 @pytest.mark.parametrize(
     ("outcome", "accepted"), [(THROTTLED, False), (OVERLOADED, False), (SERVER_ERROR, True)]
 )
 def test_after_a_refusal_because_of_load_they_stay_late(outcome, accepted):
-    watch = known().fail(1, outcome)
-    steady(watch, 30, 10.0, slower)
-    steady(watch, 5, 20.0, slower)
+    load = Load()
+    load.watch.fail(1, outcome)
+    load.run(100, load.slower)
 
-    assert accepted == (watch.diagnosis.late_at == -inf)
-
-
-def test_without_an_automatic_limit_nothing_is_held_back_and_nothing_accepted():
-    watch = Watch().know()
-    steady(watch, 30, 10.0, slower)
-    steady(watch, 5, 20.0, slower)
-
-    assert watch.cause is Cause.OVERLOAD
-
-
-def test_outstanding_are_attempts_since_the_newest_answered_one():
-    watch = Watch()
-    one, two, three = watch.send(3)
-    assert [flight.outstanding for flight in (one, two, three)] == [1, 2, 3]
-    watch.end([two])
-    assert watch.send()[0].outstanding == 2
-    watch.end([one], OK)  # an older one does not count
-
-    assert watch.send()[0].outstanding == 3
-
-
-def test_after_a_first_output_an_attempt_is_not_outstanding():
-    watch = Watch()
-    flights = watch.send(3, streams=True)
-    watch.first(flights[1:2])
-
-    assert watch.send(streams=True)[0].outstanding == 2
+    assert accepted == (load.diagnosis.late_at == -inf)

@@ -175,23 +175,25 @@ def test_evidence_from_before_the_first_output_attempt_spoils_no_block():
     assert line.baseline.usual is not None
 
 
-@pytest.mark.parametrize(("at", "counts"), [(119.9, False), (120.0, True)])
-def test_two_minutes_after_the_last_clean_block_a_dirty_one_counts(at, counts):
+def test_what_is_usual_is_never_learned_beside_evidence_however_long_it_lasts():
     line = Line()
-    line.blocks(2, took=2.0)  # clean until 3.0
-    line.blocks(1, took=3.0, at=at, evidence_at=200.0)
+    line.blocks(2, took=2.0)
+    line.blocks(4 * KEPT, took=8.0, at=50.0, evidence_at=1_000.0)
 
-    assert (line.baseline.mean > 2.0) is counts
-
-
-def test_after_two_minutes_of_nothing_else_the_new_becomes_usual():
-    line = Line()
-    line.blocks(2, took=2.0)  # clean until 3.0
-    line.blocks(20, took=8.0, at=94.0, evidence_at=200.0)  # the last ends 118 s later
     assert line.baseline.mean == pytest.approx(2.0)
-    line.blocks(KEPT, took=8.0, at=116.0, evidence_at=200.0)
 
-    assert line.baseline.mean == pytest.approx(8.0)
+
+def test_it_learns_from_given_samples_and_rolls_back():
+    line = Line()
+    line.blocks(2, took=2.0)
+    line.baseline.restart([7.0, 8.0, 9.0])
+    assert (line.baseline.mean, line.baseline.median) == (8.0, 8.0)
+    line.blocks(2, took=8.0, at=50.0)
+    line.baseline.roll_back()
+    assert (line.baseline.mean, line.baseline.median) == (2.0, 2.0)
+    line.blocks(2, took=3.0, at=100.0)
+
+    assert line.baseline.mean == pytest.approx(2.5)
 
 
 def test_who_begins_in_a_storm_takes_it_for_usual_after_two_minutes_not_at_once():

@@ -1,25 +1,14 @@
-"""The load response: what sending less shows about late answers."""
+"""The load response: what the spread of late answers shows, and trials of what is usual."""
 
 import random
+from math import inf
 
 import pytest
 
+from stormbreak.core.latency_baseline import ENOUGH, RESET_AFTER
 from stormbreak.core.load_response import KEPT, LoadResponse
 
 CALM = 0.5  # seconds
-
-
-def episode(time_of, *, count=20, before=20, after=5, calm=CALM):
-    """An episode of `count` answers on both sides of a limit that cuts how many are outstanding; `time_of(outstanding)` in seconds."""
-    response = LoadResponse()
-    response.begin(0.0)
-    for _ in range(count):
-        response.answered(1.0, before, time_of(before), 9.0, calm)
-    response.hold(10.0)
-    response.answered(11.0, after, time_of(after), 20.0, calm)  # now the limit is felt
-    for _ in range(count):
-        response.answered(21.0, after, time_of(after), 30.0, calm)
-    return response
 
 
 def lognormal(seed, spread=0.5):
@@ -27,102 +16,107 @@ def lognormal(seed, spread=0.5):
     return lambda mean: mean * chance.lognormvariate(0.0, spread)
 
 
-def test_at_first_nothing_is_known():
-    assert not LoadResponse().is_flat
+def late(count=ENOUGH):
+    """An episode since 0.0."""
+    return answers([3.0] * count)
 
 
-@pytest.mark.parametrize("seed", range(20))
-def test_a_time_that_does_not_depend_on_what_is_outstanding_is_flat(seed):
-    draw = lognormal(seed)
-
-    assert episode(lambda _: draw(6.0)).is_flat
-
-
-@pytest.mark.parametrize("seed", range(20))
-def test_a_time_in_proportion_to_what_is_outstanding_is_a_queue(seed):
-    draw = lognormal(seed)
-
-    assert not episode(lambda outstanding: draw(0.3 * outstanding)).is_flat
+def failed(response, now):
+    """A trial at `now` that fails a second later."""
+    response.begin_trial(now)
+    response.begin(now + 0.5, now)
+    return response.fails(now + 1.0)
 
 
-@pytest.mark.parametrize("seed", range(20))
-def test_it_is_the_same_if_more_is_outstanding_later(seed):
-    draw = lognormal(seed)
-
-    assert episode(lambda _: draw(6.0), before=5, after=20).is_flat
-    assert not episode(lambda outstanding: draw(0.3 * outstanding), before=5, after=20).is_flat
-
-
-@pytest.mark.parametrize(("power", "flat"), [(0.45, True), (0.55, False)])
-def test_the_line_is_the_square_root(power, flat):
-    assert flat == episode(lambda outstanding: outstanding**power).is_flat
-
-
-def test_without_a_change_of_what_is_outstanding_nothing_is_known():
-    draw = lognormal(1)
-
-    assert not episode(lambda _: draw(6.0), before=10, after=10).is_flat
+@pytest.mark.parametrize(
+    ("count", "now", "due"),
+    [
+        (ENOUGH, RESET_AFTER, False),
+        (ENOUGH, RESET_AFTER + 1, True),
+        (ENOUGH - 1, RESET_AFTER + 1, False),
+    ],
+)
+def test_a_trial_is_due_after_enough_late_answers_for_long_enough(count, now, due):
+    assert late(count).is_trial_due(now) == due
 
 
-@pytest.mark.parametrize(("calm", "flat"), [(CALM, True), (2.0, False)])
-def test_no_queue_makes_answers_quicker_than_in_a_calm(calm, flat):
-    """From 6 s down to a calm 2 s is all that sending less can do, though a twentieth is outstanding."""
-    times = {20: 6.0, 1: 2.0}
+@pytest.mark.parametrize(("after", "fails"), [(RESET_AFTER - 1, True), (RESET_AFTER, False)])
+def test_lateness_ends_a_trial_only_for_as_long_as_the_trial_waited(after, fails):
+    response = late()
+    response.begin_trial(200.0)
 
-    assert flat == episode(times.__getitem__, before=20, after=1, calm=calm).is_flat
-
-
-def test_answers_decide_once_they_suffice():
-    draw = lognormal(3, spread=1.5)
-    found = [episode(lambda _: draw(6.0), count=count).is_flat for count in (2, 200)]
-
-    assert found == [False, True]
+    assert response.fails(200.0 + after) == fails
 
 
-def test_one_answer_on_a_side_shows_nothing():
-    assert not episode(lambda _: 6.0, count=1).is_flat
+def test_without_a_trial_none_fails():
+    assert not late().fails(1.0)
 
 
-def test_only_attempts_of_the_episode_count_and_none_that_left_before_the_limit_was_felt():
+def test_the_next_trial_waits_twice_as_long_and_no_failed_one_fails_again():
+    response = late()
+    assert failed(response, 200.0)
+    assert not response.fails(202.0)
+    assert not response.times
+    for _ in range(ENOUGH):
+        response.answered(201.5, 3.0)
+
+    assert not response.is_trial_due(201.0 + 2 * RESET_AFTER)
+    assert response.is_trial_due(202.0 + 2 * RESET_AFTER)
+
+
+@pytest.mark.parametrize(("quiet", "waits"), [(0.0, 2), (2 * RESET_AFTER + 1, 1)])
+def test_after_as_long_without_evidence_the_wait_is_forgotten(quiet, waits):
+    response = late()
+    failed(response, 200.0)
+    begins = 1_000.0
+    response.begin(begins, begins - quiet)
+    for _ in range(ENOUGH):
+        response.answered(begins, 3.0)
+
+    assert not response.is_trial_due(begins + waits * RESET_AFTER)
+    assert response.is_trial_due(begins + waits * RESET_AFTER + 1)
+
+
+def test_only_attempts_that_left_in_the_episode_count():
     response = LoadResponse()
-    response.begin(100.0)
-    response.answered(99.9, 20, 6.0, 106.0, CALM)  # left before
-    response.answered(101.0, 20, 6.0, 107.0, CALM)
-    response.answered(101.0, 20, 0.0, 107.0, CALM)  # took no time at all
-    response.hold(108.0)
-    response.hold(112.0)  # it is known already
-    response.answered(109.0, 5, 6.0, 115.0, CALM)  # the limit is felt
-    response.answered(114.9, 5, 6.0, 121.0, CALM)  # left before that
-    assert list(response.times) == [6.0]
-    response.answered(107.0, 20, 7.0, 122.0, CALM)
-    response.answered(115.0, 5, 8.0, 123.0, CALM)
+    response.begin(100.0, -inf)
+    response.answered(99.9, 6.0)
+    response.answered(101.0, 0.0)  # took no time at all
+    response.answered(101.0, 7.0)
+    assert list(response.times) == [7.0]
+    response.begin(200.0, -inf)
 
-    assert list(response.times) == [6.0, 7.0, 8.0]
-
-
-def test_a_new_episode_forgets_the_last_one():
-    response = episode(lambda _: 6.0)
-    assert response.is_flat
-    response.begin(40.0)
-
-    assert not response.is_flat
     assert not response.times
 
 
 def test_it_keeps_the_last_times_only():
-    response = LoadResponse()
-    for number in range(2 * KEPT):
-        response.answered(1.0, 2, 1.0 + number, 9.0, CALM)
+    response = answers([1.0 + number for number in range(2 * KEPT)])
 
     assert len(response.times) == KEPT
     assert response.times[0] == 1.0 + KEPT
 
 
+def test_answers_no_longer_than_in_a_calm_are_no_slower_target():
+    draw = lognormal(1)
+
+    assert not answers([draw(CALM) / 2 for _ in range(60)]).is_slower(
+        [draw(CALM) for _ in range(200)]
+    )
+
+
+@pytest.mark.parametrize(("count", "decided"), [(4, False), (200, True)])
+def test_answers_decide_once_they_suffice(count, decided):
+    draw = lognormal(3)
+    calm = sorted(draw(CALM) for _ in range(200))
+
+    assert answers([draw(1.6 * CALM) for _ in range(count)]).is_slower(calm) == decided
+
+
 def answers(times):
     response = LoadResponse()
-    response.begin(0.0)
+    response.begin(0.0, -inf)
     for took in times:
-        response.answered(1.0, 20, took, 9.0, CALM)
+        response.answered(1.0, took)
     return response
 
 

@@ -154,6 +154,8 @@ def test_a_closed_client_gives_its_slots_to_others_when_its_calls_have_ended():
     assert len(fleet.sent) == 2
     fleet.timeline.run(7.0)
     assert len(fleet.sent) == 3
+    (scope,) = fleet.store.scopes.values()
+    assert list(scope.members) == ["m00001"]
 
 
 def test_a_store_that_is_gone_when_clients_are_closed_is_not_looked_for():
@@ -200,6 +202,25 @@ def test_a_limit_in_flight_is_shared_and_never_exceeded(processes, limit):
     fleet = Fleet(processes, policy, service=2.0).play(30.0, 0.065 * limit, processes)
     assert fleet.most_in_flight == limit
     assert len(fleet.waits) >= 0.9 * limit / 2.0 * 30.0
+
+
+def test_slots_go_back_when_the_last_call_ends():
+    policy = replace(SHARED, limit=FixedLimit(max_in_flight=4), rate_limit=RateLimitPolicy())
+    fleet = Fleet(2, policy)
+    for process in (0, 1):
+        for _ in range(4):
+            fleet.call(process)
+        fleet.timeline.run(fleet.timeline.now + 0.05)
+        assert fleet.in_flight == 4
+        fleet.timeline.run(fleet.timeline.now + 1.5)
+
+
+def test_a_crowd_that_shares_few_slots_uses_them():
+    policy = replace(SHARED, limit=FixedLimit(max_in_flight=20), rate_limit=RateLimitPolicy())
+    fleet = Fleet(200, policy, service=2.0).play(40.0, 0.8, 200)
+    assert fleet.most_in_flight == 20
+    assert len(fleet.waits) == len(fleet.sent)
+    assert sorted(fleet.waits)[len(fleet.waits) * 9 // 10] <= 1.0
 
 
 def test_the_same_seed_gives_the_same_calls():

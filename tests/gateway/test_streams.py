@@ -4,7 +4,18 @@ import asyncio
 import json
 
 import pytest
-from gateways import CHAT, KEY, QUICK, read_reply, request_bytes, running, settings, until, upstream
+from gateways import (
+    CHAT,
+    KEY,
+    PROVIDER_KEY,
+    QUICK,
+    read_reply,
+    request_bytes,
+    running,
+    settings,
+    until,
+    upstream,
+)
 from table_test import table_test
 
 from stormbreak.http.h1.server_connection import ServerResponse
@@ -123,6 +134,19 @@ async def test_the_marker_of_the_end_is_not_sent_after_half_an_answer(path, agai
         reply = await gateway.ask(STREAM)
     assert reply.ending == "cut"
     assert b"[DONE]" not in reply.body
+    assert json.loads(reply.events[-1])["error"]["code"] == "stream_broken"
+
+
+async def test_an_error_in_a_stream_is_told_in_our_words(path):
+    """The provider's may repeat the key of the gateway."""
+    error = {"error": {"message": f"bad key {PROVIDER_KEY}", "type": "server_error"}}
+    async with upstream() as provider, running(path, settings(provider.url)) as gateway:
+        provider.reply = streaming(
+            chunk("a"), chunk("b"), b"data: %b\n\n" % json.dumps(error).encode()
+        )
+        reply = await gateway.ask(STREAM)
+    assert (len(reply.events), reply.ending) == (3, "cut")
+    assert PROVIDER_KEY.encode() not in reply.body
     assert json.loads(reply.events[-1])["error"]["code"] == "stream_broken"
 
 

@@ -360,6 +360,18 @@ def test_a_file_that_is_no_ledger_is_refused(path):
         opened(path)
 
 
+@pytest.mark.parametrize("change", ["usd = 'abc'", "labels = '[1'"])
+def test_a_row_that_is_none_is_one_line(path, change):
+    file = path.with_name("spent.db")
+    ledger = opened(path)
+    ledger.ended(ledger.sent(APP, TARGET, BOUND), Outcome(Verdict.OK, usage=USAGE))
+    ledger.close()
+    with closing(sqlite3.connect(file)) as db, db:
+        assert db.execute(f"UPDATE usage SET {change}").rowcount == 1
+    with pytest.raises(ConfigurationError, match="a row is none of a gateway's"):
+        read_usage(file, prices)
+
+
 def test_names_of_models_are_bounded_and_hide_keys(path, monkeypatch):
     monkeypatch.setattr("stormbreak.gateway.usage_ledger.MAX_PLACES", 3)
     counted = opened(path)

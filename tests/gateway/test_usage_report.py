@@ -172,6 +172,12 @@ def test_a_mistake_is_one_line(ledger, capsys, monkeypatch, words, said):
     assert printed.out == ""
 
 
+def test_a_ledger_that_is_given_twice_is_not_added_up_twice(ledger, tmp_path, capsys):
+    (tmp_path / "link.db").symlink_to(ledger)
+    assert main(["cost", "report", str(ledger), str(tmp_path / "link.db")]) == 2
+    assert "a ledger is given twice" in capsys.readouterr().err
+
+
 def test_a_report_can_be_a_page(ledger, capsys, tmp_path):
     page = tmp_path / "costs.html"
     assert main(["cost", "report", str(ledger), "--report", str(page), "--currency", "EUR", "--rate", "0.9"]) == 0  # fmt: skip

@@ -37,7 +37,10 @@ def test_draws_stay_within_their_bounds(preset):
         assert 1 <= load.processes <= 500
         ends = [fault.until for fault in scenario.faults if fault.until is not None]
         assert all(end <= scenario.duration for end in ends)
-        if drawn.family != "slow_spare":  # its own bounds are tested below
+        if drawn.family not in (
+            "slow_spare",
+            "sustained_overload",
+        ):  # their bounds are tested below
             assert provider.slots <= 5 * 400
             assert 2.99 <= load.timeout / provider.service <= 12.01
             assert load.deadline >= 1.49 * load.timeout
@@ -49,11 +52,14 @@ def test_draws_stay_within_their_bounds(preset):
 
 def test_a_storm_can_be_measured_is_not_too_long_and_has_calls_that_can_be_answered():
     for number in NUMBERS:
-        scenario = draw(number, seed=5).scenario
+        drawn = draw(number, seed=5)
+        scenario = drawn.scenario
         calls = calls_of(scenario)
         check_measured(scenario, calls)
         assert 0 < len(calls.times) <= 2.1 * MAX_CALLS
-        assert 30 <= scenario.load.trigger_at <= 60
+        assert 30 <= scenario.load.trigger_at <= 60 or (
+            drawn.family == "sustained_overload" and scenario.load.trigger_at == 0
+        )
         assert scenario.load.trigger_until <= scenario.duration - RECOVERY_WINDOW
         if number % 15 == 0:  # the ideal of all takes long
             assert within(ideal_throughput(scenario, calls.times), scenario.load.trigger_at) >= 1
@@ -86,6 +92,22 @@ def test_a_slow_target_with_free_slots_has_free_slots_and_time_enough(preset):
     assert set(kinds) == {"share", "steps", "at once"}
 
 
+def test_a_sustained_overload_exceeds_the_capacity_at_a_bounded_queue():
+    begins = Counter()
+    for number in NUMBERS:
+        scenario = draw(number, seed=5, families=["sustained_overload"]).scenario
+        load, provider = scenario.load, scenario.provider
+        use = load.steps[0].rate * provider.service / provider.slots
+        assert 1.09 <= use <= 4.04
+        assert provider.slots - 1 <= provider.queue <= 8 * provider.slots
+        assert load.processes <= 60
+        assert 2.99 <= load.timeout / provider.service <= 10.01
+        assert load.deadline >= 1.19 * load.timeout
+        begins["at once" if load.trigger_at == 0 else "after a calm"] += 1
+    assert min(begins.values()) > len(NUMBERS) / 3
+    assert set(begins) == {"at once", "after a calm"}
+
+
 def test_families_take_turns_and_fleets_of_all_sizes_are_drawn():
     found = [draw(number, seed=0) for number in range(2 * len(FAMILIES))]
     assert Counter(each.family for each in found) == dict.fromkeys(FAMILIES, 2)
@@ -95,7 +117,12 @@ def test_families_take_turns_and_fleets_of_all_sizes_are_drawn():
 
 
 def test_the_traffic_of_a_batch_does_not_change():
-    assert set(FAMILIES) - set(families_of("batch")) == {"spike", "herd", "ramp"}
+    assert set(FAMILIES) - set(families_of("batch")) == {
+        "spike",
+        "herd",
+        "ramp",
+        "sustained_overload",
+    }
     with pytest.raises(
         ConfigurationError, match="no family of batches is named 'herd'; families: dip"
     ):

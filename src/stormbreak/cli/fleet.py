@@ -41,7 +41,7 @@ def command(url: str, name: str, *, as_json: bool) -> None:
         now, scopes = store.now(), store.scopes(policy.name)
         warnings = store.warnings()
     except StoreError as error:
-        raise ConfigurationError(f"the store does not answer: {error}") from None
+        raise ConfigurationError(f"the store cannot be read: {error}") from None
     finally:
         store.close()
     if as_json:

@@ -152,6 +152,7 @@ class FallbackRun:
         self._call = state.call
         self._met: set[Verdict] = set()
         self._tried: set[Target] = set()
+        self._retry_at = inf  # when a retry first makes sense at one of them
 
     def run(self, now: float) -> Flow:
         """Try the target, then every step whose verdicts match a failure."""
@@ -172,7 +173,8 @@ class FallbackRun:
             return state.end(outcome, state.ended_at)
         state.call = state.call._replace(target=self._call.target)
         last = outcome if outcome.verdict is Verdict.CANCELLED else first.outcome
-        return state.end(last, state.ended_at, stopped=first.stopped, retry_at=first.retry_at)
+        retry_at = None if self._retry_at == inf else self._retry_at
+        return state.end(last, state.ended_at, stopped=first.stopped, retry_at=retry_at)
 
     def _move(self, step: Step, later: Sequence[Step], outcome: Outcome) -> _FallbackSteps:
         """Try the targets of `step` until one answers."""
@@ -223,6 +225,8 @@ class FallbackRun:
         ended = yield from run_target(engine.target_state(target), state, now, self._uniform)
         outcome = ended.outcome
         self._met.add(outcome.verdict)
+        if ended.retry_at is not None:
+            self._retry_at = min(self._retry_at, ended.retry_at)
         if ended.history and isinstance(ended.history[-1], CallRejected):
             self._met.add(Verdict.REJECTED)  # after a failure, which is what it ended with
         target_state = engine.target_state(target)  # a new one may have taken its place

@@ -8,8 +8,8 @@ The evidence is the answers, not the failures:
 - *bad luck*: failures beside answers on time. Sending less changes nothing, and retrying is right.
 
 Lateness is a running score (a CUSUM) over answers alone: up by one late answer, down by one on time. At its top each late
-one is evidence, unless the `load_response` shows that sending less does not shorten answers: then their time becomes
-usual. A hanging attempt does not count: it may be lost, and says nothing about those that are served.
+one is evidence, unless the `load_response` shows that the target is slower: then that time becomes usual. A hanging attempt
+does not count: it may be lost, and says nothing about those that are served.
 
 A target is dead by the evidence of the attempts that left after the last one that was answered. Each of them that failed, or is
 older than is usual, counts. Where a share s of all attempts fails by chance, n of them in a row come with probability s^n:
@@ -46,7 +46,7 @@ RECENTLY = 30.0  # seconds since an answer, lateness or a 429
 REMEMBERED = 180.0  # seconds since an answer was on time
 SUSPICIOUS_RATIO = 1 / 3  # share of failures
 JUDGED = 120.0  # seconds since an attempt that streams left
-LOOK = 1.0  # seconds between two choices of who judges
+LOOK = 1.0  # seconds between two choices of who judges, and between two looks at the spread of late answers
 LATE_FOR = 10.0  # seconds since lateness was evidence
 
 
@@ -64,10 +64,10 @@ class Diagnosis:
 
     __slots__ = (
         "_answered_at",
-        "_answered_number",
         "_answered_sent_at",
         "_by_rate",
         "_chosen_at",
+        "_compared_at",
         "_contradicted",
         "_failing",
         "_first_output_estimate",
@@ -86,7 +86,6 @@ class Diagnosis:
         "_refused_sent_at",
         "_response",
         "_run",
-        "_sent",
         "_streamed",
         "_streamed_at",
         "_treatments",
@@ -134,9 +133,8 @@ class Diagnosis:
         self._late = 0
         self._late_share = 0.0  # of the answers
         self._response = LoadResponse()
+        self._compared_at = -inf  # when that was last asked
         self._overloaded_at = -inf  # when the target last refused an attempt because of its load
-        self._sent = 0  # attempts
-        self._answered_number = 0  # of the newest attempt with an answer, or with a first output
         # When those failures left that left after the last answered one.
         self._run: list[float] = []
         # Those of them that were refused or broken before they were late.
@@ -165,14 +163,12 @@ class Diagnosis:
 
     def take(self, call: Call | None, now: float) -> InFlight:
         """Register an attempt that leaves. Without a call, its first output is not reported."""
-        sent = self._sent = self._sent + 1
-        outstanding = sent - self._answered_number
         if call is not None and call.streams:
             self._streamed_at = now
-            flight = InFlight(now, sent, outstanding, streams=True)
+            flight = InFlight(now, streams=True)
             self._streamed.on_send(flight)
         else:
-            flight = InFlight(now, sent, outstanding)
+            flight = InFlight(now)
             self._plain.on_send(flight)
         watched = self._watched
         while (
@@ -195,7 +191,6 @@ class Diagnosis:
         ):
             return
         flight.first_output_at = now
-        self._answered_number = max(self._answered_number, flight.number)
         self._overdue.discard(flight)
         self._first_output_estimate.first(now)
 
@@ -273,8 +268,6 @@ class Diagnosis:
         self._failing -= WEIGHT * self._failing
         self._answered_at = now
         self._refused = 0
-        if flight.number > self._answered_number:  # noqa: PLR1730 - on the way of every call
-            self._answered_number = flight.number
         judge, sent_at = self.judge, flight.sent_at
         if sent_at > self._answered_sent_at:
             self._answered_sent_at = sent_at
@@ -293,7 +286,7 @@ class Diagnosis:
         self._late_share -= WEIGHT * self._late_share
         if self._late:
             self._late -= 1
-            self._response.answered(sent_at, flight.outstanding, here - sent_at, now, judge.median)
+            self._response.answered(sent_at, here - sent_at)
         self.on_time_at = now
         if sent_at > self._on_time_sent_at:  # noqa: PLR1730 - on the way of every call
             self._on_time_sent_at = sent_at
@@ -302,28 +295,42 @@ class Diagnosis:
         self._late_share += WEIGHT * (1 - self._late_share)
         response, judge = self._response, self.judge
         if not self._late:
-            response.begin(now)
-        response.answered(flight.sent_at, flight.outstanding, took, now, judge.median)
+            response.begin(now, self.evidence_at)
+        response.answered(flight.sent_at, took)
         if judge.streams and flight.sent_at <= self._on_time_sent_at:
             return  # of a burst the longest come last: one that left later was on time
         top = TOP_FIRST if judge.streams else TOP_TOTAL
         self._late = min(top, self._late + 1)
         if self._late < top:
             return
-        if now - max(self.failed_at, self._overloaded_at) > REMEMBERED and response.is_flat:
-            if response.is_slower(judge.samples):
-                self._get_used_to(now)
-                return
-            response.begin(now)
+        if self._is_slower(now):
+            self.late_at = -inf
+            self._get_used_to(now)
+            return
+        if response.fails(now):
+            judge.roll_back()
+        elif response.is_trial_due(now):
+            response.begin_trial(now)
+            self._get_used_to(now)
+            return
         self.late_at = self.evidence_at = now
-        if self._limited:
-            response.hold(now)
+
+    def _is_slower(self, now: float) -> bool:
+        """Whether the spread shows that it is the target that is slower.
+
+        Not soon after failures or refusals, which may be signs of too much load. Not by first outputs: they are short,
+        and waits spread as much as they do.
+        """
+        trouble_at = max(self.failed_at, self._overloaded_at)
+        if self.judge.streams or now - trouble_at <= REMEMBERED or now - self._compared_at < LOOK:
+            return False
+        self._compared_at = now
+        return self._response.is_slower(self.judge.samples)
 
     def _get_used_to(self, now: float) -> None:
-        """Take the time of these answers for usual: sending less has not shortened it."""
+        """Take the time of these answers for usual."""
         self.judge.restart(sorted(self._response.times))
         self._late, self._late_share = 0, 0.0
-        self.late_at = -inf
         self.on_time_at = now
 
     def _failed(self, flight: InFlight, outcome: Outcome, now: float) -> None:
@@ -470,4 +477,5 @@ class Diagnosis:
             self.judge = judge
             self._late = 0
             self._late_share = 0.0
+            self._response = LoadResponse()
             self.start_run()

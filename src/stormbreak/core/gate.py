@@ -191,20 +191,15 @@ ANSWERED = Completion.ANSWERED
 class InFlight:
     """One attempt in flight: the token of the diagnosis. With `streams`, its first output is reported.
 
-    `number` counts the attempts. `outstanding` is how many had left after the newest answered one, itself included.
     `block` belongs to the latency baseline, `counted` to the diagnosis.
     """
 
     __slots__ = (
-        "block", "completion", "counted", "first_output_at", "number", "outstanding", "sent_at", "streams",
+        "block", "completion", "counted", "first_output_at", "sent_at", "streams",
     )  # fmt: skip
 
-    def __init__(
-        self, sent_at: float, number: int = 1, outstanding: int = 1, *, streams: bool = False
-    ) -> None:
+    def __init__(self, sent_at: float, *, streams: bool = False) -> None:
         self.sent_at = sent_at
-        self.number = number
-        self.outstanding = outstanding
         self.streams = streams
         self.first_output_at: float | None = None
         self.completion: Completion | None = None

@@ -3,8 +3,8 @@
 Attempts are grouped in the order they were *sent*, sixteen to a block, and a block counts when all of them
 have ended. The order of sending matters: of a burst, the shortest answers come first and the longest last,
 so any estimate in the order of completion is fooled. Blocks that overlap evidence of congestion are dropped,
-or congestion would become the new usual; unless nothing else has come for two minutes, for then it is. `restart` takes
-given samples for usual at once.
+or congestion would become the new usual; only who knows nothing yet takes them after two minutes. `restart` takes given
+samples for usual at once, until `roll_back`.
 
 A block keeps samples, not attempts: an attempt that hangs holds back its own block and nothing else.
 """
@@ -22,7 +22,7 @@ KEPT = 16  # blocks
 ENOUGH = 20  # samples for an opinion
 TRIM = 2.0  # a block is odd when its median is this many times the low ones'
 LOW = 0.2  # the quantile of the medians that says which are low
-RESET_AFTER = 120.0  # seconds without a clean block after which a dirty one counts
+RESET_AFTER = 120.0  # seconds of evidence after which the present may become usual
 CLEAR = 5.0  # seconds that evidence must be older than a block
 EVERY = 0.25  # seconds; an opinion is formed no more often
 TOTAL_QUANTILE, FIRST_QUANTILE = 0.75, 0.90  # of the samples, still usual
@@ -60,7 +60,8 @@ class LatencyBaseline:
         self._filling = _Block(0.0)
         self._filling.sent = BLOCK  # the first attempt opens one
         self._kept: deque[_Kept] = deque(maxlen=KEPT)
-        self._clean_at: float | None = None  # the last clean block, or the first attempt
+        self._began_at: float | None = None  # the first attempt
+        self._former: tuple[list[_Kept], list[float], float | None] = [], [], None
         self._learned_at = -inf
         self.streams = streams
         self.usual: float | None = None
@@ -73,8 +74,8 @@ class LatencyBaseline:
         block = self._filling
         if block.sent == BLOCK:
             block = self._filling = _Block(flight.sent_at)
-            if self._clean_at is None:
-                self._clean_at = flight.sent_at
+            if self._began_at is None:
+                self._began_at = flight.sent_at
         block.sent += 1
         flight.block = block
 
@@ -93,11 +94,19 @@ class LatencyBaseline:
             self._close(block, now, evidence_at)
 
     def restart(self, samples: list[float]) -> None:
-        """Forget everything, and learn from these samples, the shortest first."""
+        """Put everything aside, and learn from these samples, the shortest first."""
+        self._former = [*self._kept], self.samples, self.mean
         self._kept.clear()
         self._opine(samples)
         if not self.streams:
             self.mean = fsum(samples) / len(samples)
+
+    def roll_back(self) -> None:
+        """Know again what was known before `restart`, and nothing that came since."""
+        kept, samples, self.mean = self._former
+        self._kept.clear()
+        self._kept.extend(kept)
+        self._opine(samples)
 
     def _close(self, block: _Block, now: float, evidence_at: float) -> None:
         if len(block.samples) < MIN_SAMPLES:
@@ -105,9 +114,8 @@ class LatencyBaseline:
         if self.mean is None and block.totals:
             self.mean = fsum(block.totals) / len(block.totals)
         clean = evidence_at < block.opened_at - CLEAR
-        if clean:
-            self._clean_at = now
-        elif self._clean_at is None or now - self._clean_at < RESET_AFTER:
+        waits = self._began_at is None or now - self._began_at < RESET_AFTER
+        if not clean and (waits or self.usual is not None):
             return
         block.samples.sort()
         self._kept.append(_Kept(median(block.samples), block.samples, fsum(block.totals)))

@@ -18,6 +18,7 @@ from stormbreak.core.concurrency_limit import FixedLimit, FixedLimiter
 from stormbreak.core.fleet_policy import FleetPolicy
 from stormbreak.core.gate import NEVER, READY
 from stormbreak.core.rate_limit_gate import Bucket
+from stormbreak.types import Outcome
 
 PATIENCE = 0.035  # seconds that a call waits for the store
 PARENT_PATIENCE = 1.0  # and for its parent process: that is busy then, and the children end with it
@@ -34,10 +35,13 @@ class Lease:
         self.policy = policy
         self.is_known = False  # whether the store has ever answered
         self.members = 0  # that the store knew last
+        self.is_crowded = (
+            False  # there are so many that each gives back at once what it does not use
+        )
         self.late_at = inf  # when calls stop waiting for an answer; inf: none is missing
         self.lost_at = inf  # when the store is lost, unless it answers; inf: no report has failed
         self.rests = False  # it is given back as soon as no call needs it
-        self._wake = wake
+        self.report_soon = wake
         is_parent = policy.url is not None and policy.url.startswith("parent:")
         self.patience = PARENT_PATIENCE if is_parent else PATIENCE
         self.set_share(share)
@@ -49,12 +53,12 @@ class Lease:
     def wake(self) -> None:
         """Ask the store soon."""
         self.rests = False
-        self._wake()
+        self.report_soon()
 
     def rest(self) -> None:
         """Give it back soon, until it is woken again."""
         self.rests = True
-        self._wake()
+        self.report_soon()
 
     def ask(self, now: float) -> None:
         """A call waits: ask the store soon."""
@@ -224,6 +228,7 @@ class LeasedLimiter(FixedLimiter):
         self._lease = lease
         self.cap = 0
         self.cap_until = -inf
+        self.fresh_until = inf  # it has reported lately
         self.whole = policy.max_in_flight  # of the fleet
         self.limit = max(1, int(self.whole * lease.share))
 
@@ -251,6 +256,14 @@ class LeasedLimiter(FixedLimiter):
         share = max(1, int(self.whole * lease.share))
         return share if now >= lease.lost_at else max(cap, share)
 
+    def settle(self, token: None, outcome: Outcome, now: float, uniform: float) -> None:
+        """Free the slot. The last one goes back to the fleet at once, unless it has just reported and may be used again."""
+        super().settle(token, outcome, now, uniform)
+        lease = self._lease
+        late = lease.is_crowded or now >= self.fresh_until
+        if late and not self.in_flight and lease.is_sharing:
+            lease.report_soon()
+
     def ready_at(self, _call: object, now: float) -> float:
         """READY while a slot is free; when the store is late; or NEVER."""
         if self.in_flight < self.cap_at(now):
@@ -276,7 +289,7 @@ class TargetLease(Lease):
         """Report news of a cooldown soon."""
         if news is not self.news:
             self.news = news
-            self.wake()
+            self.report_soon()
 
     @property
     def only_gossips(self) -> bool:

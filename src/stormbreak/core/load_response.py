@@ -1,116 +1,78 @@
 """The load response of a target: whether its answers take longer because more is sent.
 
-A queue and a slower target look alike: answers are late. What sending less does tells them apart. Attempts that
-left after the newest answered one are *outstanding*. In a queue, first in, first out, the time of an answer is
-proportional to their number when it left, but no shorter than in a calm. A slower target with free slots takes as long
-whatever their number.
+A queue and a slower target look alike: answers are late. Two things tell them apart, and then the time of late answers becomes
+usual:
 
-So attempts that left before the limit held them back are compared with those that left after it was felt: one round
-trip later, when an attempt that left since has been answered. A queue changes the time by a known factor f, without one
-it stays as it is. The line between the two is the square root of f. The answers decide once log(f) / 2 is more than the
-standard error: then one of the two is more than that away from the line.
+- *The spread.* A slower target multiplies the time of each answer. A queue adds the same wait to answers that come one
+  after the other. What one of several processes sends does not matter for this.
+- *A trial*, after `RESET_AFTER` seconds. If answers are late again within as many seconds, now that more is sent, it was a queue:
+  the former time is usual again, and the next trial waits twice as long, until as many seconds have passed without evidence.
 """
 
 from collections import deque
 from collections.abc import Sequence
 from itertools import pairwise
-from math import exp, fsum, log
+from math import exp, fsum, inf, log, sqrt
 from statistics import median, variance
+
+from stormbreak.core.latency_baseline import ENOUGH, RESET_AFTER
 
 KEPT = 256  # times
 
 
-class _Group:
-    """Answers to attempts that left in one span: moving moments of logarithms (Welford, 1962)."""
-
-    __slots__ = ("count", "outstanding", "squares", "time")
-
-    def __init__(self) -> None:
-        self.count = 0
-        self.outstanding = 0.0  # mean log(outstanding)
-        self.time = 0.0  # mean log(seconds), and ...
-        self.squares = 0.0  # ... the sum of the squared distances from it
-
-    def add(self, outstanding: float, time: float) -> None:
-        """Add one answer, by logarithms."""
-        self.count += 1
-        self.outstanding += (outstanding - self.outstanding) / self.count
-        distance = time - self.time
-        self.time += distance / self.count
-        self.squares += distance * (time - self.time)
-
-    @property
-    def variance(self) -> float:
-        """The squared standard error of `time`."""
-        return self.squares / (self.count - 1) / self.count
-
-
 class LoadResponse:
-    """Compares the answers of one episode of lateness, before and after the limit was felt."""
+    """The answers of one episode of lateness, and the trials."""
 
-    __slots__ = ("_after", "_before", "_began_at", "_felt_at", "_held_at", "times")
+    __slots__ = ("_began_at", "_tried_at", "_wait", "times")
 
     def __init__(self) -> None:
-        self.begin(0.0)
+        self._tried_at = -inf  # the last trial, unless it failed
+        self._began_at = 0.0
+        self._wait = RESET_AFTER
+        self.times: deque[float] = deque(maxlen=KEPT)  # seconds, the last answers of the episode
 
-    def begin(self, now: float) -> None:
-        """Begin an episode, with the attempts that leave from now on."""
+    def begin(self, now: float, evidence_at: float) -> None:
+        """Begin an episode, with the attempts that leave from now on. `evidence_at`: of the last one."""
+        if now - evidence_at > self._wait:
+            self._wait = RESET_AFTER
         self._began_at = now
-        self._held_at: float | None = None  # since then the limit holds
-        self._felt_at: float | None = None  # the first answer to an attempt that left since
-        self._before, self._after = _Group(), _Group()
-        self.times: deque[float] = deque(
-            maxlen=KEPT
-        )  # seconds, of the last answers that are compared
+        self.times.clear()
 
-    def hold(self, now: float) -> None:
-        """Note that the limit holds, from the first time on."""
-        if self._held_at is None:
-            self._held_at = now
+    def answered(self, sent_at: float, took: float) -> None:
+        """Record an answer, late or not."""
+        if sent_at >= self._began_at and took > 0.0:
+            self.times.append(took)
 
-    def answered(
-        self, sent_at: float, outstanding: int, took: float, now: float, calm: float
-    ) -> None:
-        """Record an answer, late or not. `calm` is the median time of an answer in a calm, in seconds."""
-        held_at, felt_at = self._held_at, self._felt_at
-        if sent_at < self._began_at or took <= 0.0:
-            return
-        if held_at is None or sent_at < held_at:
-            self._before.add(log(outstanding), log(took))
-        elif felt_at is None:
-            self._felt_at = now
-            return
-        elif sent_at < felt_at:
-            return
-        else:
-            before = self._before
-            shortest = before.outstanding + min(0.0, log(calm) - before.time)  # as in a calm
-            self._after.add(max(shortest, log(outstanding)), log(took))
-        self.times.append(took)
+    def is_trial_due(self, now: float) -> bool:
+        """Whether answers have been late for long enough."""
+        return now - self._began_at > self._wait and len(self.times) >= ENOUGH
+
+    def begin_trial(self, now: float) -> None:
+        """Begin a trial: the time of these answers becomes usual."""
+        self._tried_at = now
+
+    def fails(self, now: float) -> bool:
+        """Whether lateness now ends a trial: it was a queue, and the next trial waits longer."""
+        if now - self._tried_at >= self._wait:
+            return False
+        self._tried_at, self._began_at = -inf, now
+        self._wait *= 2
+        self.times.clear()
+        return True
 
     def is_slower(self, calm: Sequence[float]) -> bool:
         """Whether these answers spread as those of a slower target do. `calm`: seconds of answers in a calm, sorted.
 
-        A slower target multiplies the time of every answer, and its logarithm spreads as before. A queue adds the same wait
-        to answers that come one after the other; with answers r times as long, the variance of the logarithm falls to
-        1/r^2 of it. The line between the two is 1/r.
+        With answers r times as long, the variance of the logarithm stays, or falls to 1/r^2 of it in a queue. The line
+        between the two is 1/r. The answers decide once they are a standard error above it.
         """
         now = [log(time) for time in self.times]
         before = [log(time) for time in calm if time > 0.0]
         if len(now) < 2 or len(before) < 2:
             return False
         # By the differences of neighbours (von Neumann, 1941): the wait in a queue changes with time, too.
-        spread = fsum((b - a) ** 2 for a, b in pairwise(now)) / 2 / (len(now) - 1)
+        steps = len(now) - 1
+        spread = fsum((b - a) ** 2 for a, b in pairwise(now)) / 2 / steps
         ratio = exp(median(now) - median(before))
-        return spread > variance(before) / ratio
-
-    @property
-    def is_flat(self) -> bool:
-        """Whether the time of an answer is known not to depend on how much is outstanding: then sending less is pointless."""
-        before, after = self._before, self._after
-        if before.count < 2 or after.count < 2:
-            return False
-        change = after.outstanding - before.outstanding  # of log(time), in a queue
-        if (change / 2) ** 2 <= before.variance + after.variance:
-            return False
-        return (after.time - before.time - change / 2) * change < 0
+        error = sqrt(3 / steps + 2 / len(before))  # of the logarithm of the two variances' quotient
+        return ratio > 1.0 and spread > variance(before) / ratio * exp(error)

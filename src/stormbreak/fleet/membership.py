@@ -4,6 +4,7 @@
 |---|---|
 | a call waits for an answer | at once |
 | wants more than it got | 0.05 to 0.25 s, as the store decides |
+| its last attempt ended, and it holds slots | at once, if its last report is older than BUSY, or in a CROWD |
 | used what it leases since its last report | BUSY |
 | in use at all | CALM |
 | (all of these) among more than CROWD members | longer in proportion |
@@ -95,6 +96,7 @@ class Membership(ABC):
             self.restarts += 1
         self.epoch, self.members = answer.epoch, int(answer.members)
         self.lease.members = self.members
+        self.lease.is_crowded = self.members > CROWD
         self.lease.set_share(1 / max(1, self.members))
         after = self._apply(answer, sent_at, now)
         self.next_at = now + self._gap(abs(after))
@@ -153,7 +155,6 @@ class TargetMembership(Membership):
         self._state = ref(state)
         self._chance = chance
         self._requests, self._tokens = _Use(), _Use()
-        self._in_flight = 0
         self._reported: object = None  # the newest news of a cooldown that have been reported
         self._shared_until = -inf  # the end of a cooldown that the store knows
         self._asked: tuple[float, float, float] = (0.0, 0.0, 0.0)  # requests, tokens, slots
@@ -192,8 +193,13 @@ class TargetMembership(Membership):
         slots = self.lease.slots
         if slots is None:
             return SlotReport()
-        spare = 1 if now - self.used_at < BUSY or queued else 0
+        in_use = now - self.used_at < BUSY or queued
+        spare = 1 if in_use and not self.lease.is_crowded else 0
         want = min(slots.whole, slots.in_flight + queued + spare)
+        if want < slots.cap:
+            slots.set_cap(
+                want, slots.cap_until
+            )  # another may have the rest before the answer comes
         known = slots.cap if now < slots.cap_until else 0
         return SlotReport(float(slots.whole), float(slots.in_flight), float(want), float(known))
 
@@ -224,8 +230,8 @@ class TargetMembership(Membership):
         ]
         changed = False
         if lease.slots is not None:
-            changed = lease.slots.cap != answer.cap or lease.slots.in_flight != self._in_flight
-            self._in_flight = lease.slots.in_flight
+            changed = lease.slots.cap != answer.cap
+            lease.slots.fresh_until = now + BUSY
             lease.slots.set_cap(int(answer.cap), sent_at + LEASE)
             if answer.cap < slots and state.admission.queued:
                 denied.append(SHORT)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from secrets import token_hex
 from typing import Any, Protocol
-from weakref import WeakSet, ref
+from weakref import ref
 
 from stormbreak.core.engine import Engine
 from stormbreak.core.fleet_policy import FleetPolicy
@@ -16,6 +16,7 @@ from stormbreak.core.lease import SpendLease, TargetLease
 from stormbreak.core.policy import Policy
 from stormbreak.core.spend_policy import SpendPolicy
 from stormbreak.core.target_state import TargetState
+from stormbreak.drivers.locks import LiveSet
 from stormbreak.fleet.membership import (
     Account,
     Membership,
@@ -63,7 +64,7 @@ class SharedLimits:
     def start_over(self) -> None:
         """Forget all leases, as in a forked child; the memberships of the parent are not its own."""
         self._carriers: dict[FleetPolicy, Carrier] = {}
-        self._targets: WeakSet[TargetMembership] = WeakSet()
+        self._targets: LiveSet[TargetMembership] = LiveSet()
         self._members: dict[int, SpendMembership] = {}  # by the id of their account
 
     def lease(self, engine: Engine, state: TargetState) -> TargetLease:

@@ -5,11 +5,11 @@ the next report repeats everything.
 """
 
 import os
+import struct
 from collections.abc import Sequence
 from contextlib import suppress
 from hashlib import sha1
 from importlib.resources import files
-from struct import iter_unpack
 from types import MappingProxyType
 from typing import Any
 
@@ -112,6 +112,8 @@ class ValkeyStore:
         try:
             keys = sorted(self._client.scan_iter(match=f"{PREFIX}{{{_literal(name)}/*"))
             return {_scope_in(key): _read(self._client.hgetall(key)) for key in keys}
+        except (struct.error, TypeError, ValueError):
+            raise StoreError(_FOREIGN) from None
         except self._failures as error:
             self.close()
             raise StoreError(_short(error)) from None
@@ -151,8 +153,10 @@ def _short(error: BaseException) -> str:
     return next((text for word, text in _FAILURES.items() if kind.startswith(word)), kind)
 
 
+_FOREIGN = f"other data than ours is under its keys {PREFIX}*: choose another database or name"
 _FAILURES = MappingProxyType(
     {
+        "Response": f"it refuses the command, perhaps since {_FOREIGN}",
         "Timeout": "no answer in time",
         "Connection": "no connection",
         "Authentication": "it refuses the user or the password",
@@ -171,7 +175,7 @@ def _read(fields: dict[bytes, bytes]) -> Scope:
     """Read a scope as `beat.lua` writes it."""
     scope = Scope()
     for name, record in fields.items():
-        values = [value for (value,) in iter_unpack("<d", record)]
+        values = [value for (value,) in struct.iter_unpack("<d", record)]
         if name:
             requests, tokens = Demand(*values[1:6]), Demand(*values[6:11])
             scope.members[name.decode()] = Member(values[0], requests, tokens, *values[11:])

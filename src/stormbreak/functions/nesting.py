@@ -48,10 +48,7 @@ def _live() -> Iterator[RunningAttempt]:
 
 def innermost() -> RunningAttempt | None:
     """Return the innermost attempt around this call."""
-    attempt = CURRENT.get()
-    while attempt is not None and not attempt.live:
-        attempt = attempt.outer
-    return attempt
+    return next(_live(), None)
 
 
 def is_nested(engine: Engine, target: Target) -> bool:

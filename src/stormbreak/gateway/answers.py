@@ -62,7 +62,9 @@ def response_of(
     headers = passed_headers(result.headers, limited=limited)
     if verdict is VERDICT_OK:
         return ServerResponse(result.status, result.body, headers, _media(result))
-    if "retry-after" not in result.headers:
+    if ended.retry_at is not None:  # of a pool, the earliest
+        headers = tuple(pair for pair in headers if not pair[0].startswith("retry-after"))
+    if ended.retry_at is not None or "retry-after" not in result.headers:
         headers += _time_to_come_back(outcome, ended, now)
     body = result.body
     if isinstance(value, Response) and any(secret in body for secret in secrets):

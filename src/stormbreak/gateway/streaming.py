@@ -43,6 +43,8 @@ async def send_stream(
             media = head.headers.get("content-type", EVENTS)
             connection.begin(head.status, media, (*passed, *our_headers(request_id, history)))
         while (chunk := await stream.next_chunk()) is not None:
+            if stream.failed:  # an error about the account of the gateway may be in there
+                continue
             connection.send(tail.pass_on(chunk))
             if connection.is_full:
                 await connection.drained()

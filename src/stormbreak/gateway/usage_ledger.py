@@ -12,6 +12,8 @@ from pathlib import Path
 from secrets import token_hex
 from typing import NamedTuple
 
+import msgspec
+
 from stormbreak.core.flow import Send
 from stormbreak.cost.ledger import NOTHING
 from stormbreak.cost.price_table import EXACT, PriceOf
@@ -229,6 +231,8 @@ def read_usage(path: Path, price_of: PriceOf, since: float = 0, until: float = i
         sums, added = UsageFile(path).read(first, end)
     except sqlite3.Error as error:
         raise ConfigurationError(f"{path}: {error}") from None
+    except (ArithmeticError, msgspec.MsgspecError):
+        raise ConfigurationError(f"{path}: a row is none of a gateway's") from None
     for run, contents in left.items():
         journals = (data for number, data in contents if number > added.get(run, -1))
         for row, each in replay(journals, price_of).items():

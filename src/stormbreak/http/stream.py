@@ -125,6 +125,11 @@ class Stream:
             return None
         return cost_of(self._price_of, self.target, usage, self.source)
 
+    @property
+    def failed(self) -> bool:
+        """Whether what came last shows that it is no complete answer: the next read raises."""
+        return self._source.failed
+
     def __aiter__(self) -> Self:
         self._read_as(_Reading.EVENTS)
         return self
@@ -142,7 +147,7 @@ class Stream:
             chunk = await self.next_chunk()
             if chunk is None:
                 self._take_rest()
-            elif not self._source.failed:  # else the error is in there, and raised next
+            elif not self.failed:  # else the error is in there, and raised next
                 self._take(chunk)
         return ready.popleft()
 

@@ -91,6 +91,9 @@ class Source:
         if not chunk:
             return self._outcome()
         self._keep(chunk)
+        if scanner.ends_falsely:
+            self._stream.close()
+            return self._outcome()
         return chunk
 
     async def begin(self) -> Outcome:

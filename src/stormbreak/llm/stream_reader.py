@@ -166,6 +166,11 @@ class StreamReader(ABC):
         return self._failure is not None
 
     @property
+    def ends_falsely(self) -> bool:
+        """Whether the end was marked, and the answer is not complete: a caller who gets the marker would believe it."""
+        return self._done and self._failure is not None
+
+    @property
     def is_plain(self) -> bool:
         """Whether this is no event stream, but one body."""
         return self._form is not _Form.EVENTS
@@ -239,7 +244,7 @@ class StreamReader(ABC):
         assert self._consumer
         if event.data.strip() == b"[DONE]":
             self._done = True
-            self._check_missing()  # now: a caller who gets this marker believes it
+            self._check_missing()
             return
         try:
             data: Any = decoded(event.data)
@@ -250,6 +255,8 @@ class StreamReader(ABC):
             else:
                 self._consumer.add(expect_object(data))
                 self._done = self._consumer.ended
+                if self._done:
+                    self._check_missing()
                 self._check_usage(data)
         except MalformedChunkError:
             self._break(f"not a part of a {self._shape.value}")

@@ -91,10 +91,11 @@ def _counts(*values: Any) -> list[int]:
     for value in values:
         if value is None:
             counts.append(0)
-        elif type(value) in {int, float} and 0 <= value <= _SANE and not value % 1:
-            counts.append(int(value))
-        else:
+            continue
+        kind = type(value)
+        if (kind is not int and kind is not float) or not 0 <= value <= _SANE or value % 1:
             raise _NoCountError
+        counts.append(value if kind is int else int(value))
     return counts
 
 

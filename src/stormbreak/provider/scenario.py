@@ -131,6 +131,10 @@ class Fault:
     requests: tuple[Count, ...] = ()
     first_attempts: Count | None = None
 
+    def holds(self, now: float) -> bool:
+        """Whether it is present then."""
+        return self.at <= now and (self.until is None or now < self.until)
+
     @property
     def is_selective(self) -> bool:
         """Whether it selects requests by more than chance."""
@@ -289,7 +293,7 @@ class Scenario:
                     f"load.arrival_times must be before the end (duration {self.duration}), got {last}"
                 )
         for moment in sorted({fault.at for fault in self.faults}):
-            total = fsum(item.share for item in self.faults if _draws(item) and _on(item, moment))
+            total = fsum(item.share for item in self.faults if _draws(item) and item.holds(moment))
             if total > 1 + 1e-9:
                 raise ConfigurationError(
                     f"faults: shares must not add up to more than 1, got {total:g} at {moment:g} s"
@@ -338,10 +342,6 @@ def _check_trigger(load: Load, duration: float) -> None:
 
 def _draws(fault: Fault) -> bool:
     return "share" in ALLOWED_KEYS[fault.kind] and not fault.is_selective
-
-
-def _on(fault: Fault, moment: float) -> bool:
-    return fault.at <= moment and (fault.until is None or moment < fault.until)
 
 
 def _check_times(load: Load, *, flows: bool) -> None:

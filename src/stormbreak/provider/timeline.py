@@ -92,7 +92,7 @@ def _ramp_steps(ramp: float) -> list[float]:
 
 
 def _phase(scenario: Scenario, now: float) -> Phase:
-    present = [fault for fault in scenario.faults if _holds(fault, now)]
+    present = [fault for fault in scenario.faults if fault.holds(now)]
     faults, end = [], 0.0
     for fault in present:
         if fault.kind not in _NOT_DRAWN and not fault.is_selective:
@@ -109,10 +109,6 @@ def _phase(scenario: Scenario, now: float) -> Phase:
         selective=tuple(fault for fault in present if fault.is_selective),
         early=sum(fault.share for fault in present if fault.kind is Kind.EARLY_ANSWER),
     )
-
-
-def _holds(fault: Fault, now: float) -> bool:
-    return fault.at <= now and (fault.until is None or now < fault.until)
 
 
 def _factor(scenario: Scenario, kind: Kind, now: float) -> float:

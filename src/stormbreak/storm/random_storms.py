@@ -444,6 +444,30 @@ def _ramp(chance: _Chance, site: _Site) -> _Site:
     return site.with_traffic(load / site.load.rate, ramp=chance.between(20.0, 120.0))
 
 
+def _sustained_overload(chance: _Chance, site: _Site) -> _Site:
+    """More calls than the capacity for minutes, from the first second or after a calm, at a target with a bounded queue."""
+    in_calm, use, length = (
+        site.load.rate / site.capacity,
+        chance.scale(1.1, 4.0),
+        chance.scale(60.0, 600.0),
+    )
+    at = chance.pick((0.0, site.at))
+    max_capacity = MAX_CALLS / (in_calm * (at + site.tail) + use * length)
+    service = _short(max(site.provider.service, 10.0 / max_capacity))
+    slots = int(max(10.0, min(chance.scale(10.0, 400.0), max_capacity * service)))
+    timeout = _short(service * chance.between(3.0, 10.0))
+    load = replace(
+        site.load,
+        rate=_short(in_calm * slots / service),
+        processes=int(chance.scale(1.0, 60.0)),
+        timeout=timeout,
+        deadline=_short(timeout * chance.scale(1.2, 10.0)),
+    )
+    provider = replace(_provider(chance, slots, service), queue=int(slots * chance.scale(1.0, 8.0)))
+    site = replace(site, at=at, length=_short(length), provider=provider, load=load)
+    return site.with_traffic(use / in_calm)
+
+
 def _two(chance: _Chance, site: _Site) -> _Site:
     """One fault, a pause, another one."""
     share = chance.between(0.3, 0.6)
@@ -521,11 +545,12 @@ FAMILIES: Mapping[str, Callable[[_Chance, _Site], _Site]] = MappingProxyType(
         "zone_loss": _zone_loss,
         "crowd": _background_retries,
         "slow_spare": _slow_spare,
+        "sustained_overload": _sustained_overload,
     }
 )
 """The function of each family, by name: it makes a storm of a site."""
 
-_OF_TRAFFIC = frozenset({"spike", "herd", "ramp"})
+_OF_TRAFFIC = frozenset({"spike", "herd", "ramp", "sustained_overload"})
 
 
 def _short(value: float) -> float:

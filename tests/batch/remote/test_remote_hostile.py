@@ -1,6 +1,7 @@
 """Results as a provider should not write them: cut, unordered, repeated, of unknown rows, or of a batch that was refused."""
 
 import json
+import time
 
 import pytest
 from batches import read, write
@@ -254,3 +255,22 @@ def test_an_answer_about_another_batch_changes_nothing(at, submitted, changed, u
     assert "is about another one, batch_other" in done.stderr
     assert batch("fetch", "out.jsonl").returncode == 0
     assert_right(at, rows)
+
+
+def test_a_batch_that_is_listed_late_is_not_given_up(at, submitted, monkeypatch):
+    """Its submit was killed while it was created: given up, its rows would be paid for twice."""
+    monkeypatch.setattr("stormbreak.batch.remote.submit.SETTLED_AFTER", 0.6)
+    submitted(URLS[0])
+    file = at / "out.jsonl.batches" / "0001.json"
+    began = time.time()
+    killed = {**json.loads(file.read_text()), "step": "creating", "id": "", "began": began}
+    file.write_text(json.dumps(killed))
+    act = BatchDesk.act
+
+    def acting(desk, request, *args):
+        is_early = request.path.endswith("/batches") and time.time() < began + 0.4
+        return b'{"data": []}' if is_early else act(desk, request, *args)
+
+    monkeypatch.setattr(BatchDesk, "act", acting)
+    batch("cancel", "out.jsonl")
+    assert json.loads(file.read_text())["status"] != "given up"

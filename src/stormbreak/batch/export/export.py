@@ -14,7 +14,7 @@ from stormbreak.batch.export.tables import write_table
 from stormbreak.batch.input.index import Rows
 from stormbreak.batch.input.table import Record, Shard, Table
 from stormbreak.batch.options import BatchOptions
-from stormbreak.batch.store.paths import BatchPaths, require_uncompressed
+from stormbreak.batch.store.paths import BatchPaths, require_plain_file
 from stormbreak.batch.store.run_file import Run, TableRef, find_moved, read_existing_run
 from stormbreak.cost.price_table import PriceOf
 from stormbreak.errors import ConfigurationError
@@ -132,7 +132,7 @@ def _provider(run: Run) -> str:
 
 def _check_place(files: BatchPaths, run: Run, path: Path) -> None:
     """Refuse to write over a file of the batch or its INPUT, or to a name that promises compression."""
-    require_uncompressed(path)
+    require_plain_file(path)
     own = [files.output, files.failed, files.run, files.lock, files.input, files.rows]
     own += [Path(each) for each in (run.input, *(run.table.paths if run.table else ()))]
     if path.exists() and any(each.exists() and path.samefile(each) for each in own):

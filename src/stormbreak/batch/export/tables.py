@@ -103,9 +103,9 @@ def write_csv(
     """Write RFC 4180: null is an empty cell, the empty string is one in quotes."""
 
     def cell(value: object) -> str:
-        if value is None:
-            return ""
         text = text_of(value)
+        if not text and not isinstance(value, str):
+            return ""
         if escape_formulas and isinstance(value, str) and _is_formula(text):
             text = f"'{text}"
         if not text or delimiter in text or _UNSAFE.search(text):

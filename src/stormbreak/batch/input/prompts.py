@@ -8,6 +8,7 @@ import string
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from math import isfinite, isnan
 from pathlib import Path
 from typing import Any, Self
 
@@ -92,9 +93,11 @@ class Text:
 
 
 def text_of(value: object) -> str:
-    """Return a cell as text for a prompt: null is empty, lists and structures are JSON."""
+    """Return a cell as text for a prompt: null and NaN are empty, lists and structures are JSON."""
     if value is None:
         return ""
+    if isinstance(value, float) and not isfinite(value):  # no JSON
+        return "" if isnan(value) else str(value)
     if isinstance(value, str):
         return value
     return msgspec.json.encode(value, enc_hook=plain_value).decode().strip('"')

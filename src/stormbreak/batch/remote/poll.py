@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from stormbreak.batch.remote.api import RemoteStatus, UnsureError
 from stormbreak.batch.remote.caller import Caller, RemoteError
 from stormbreak.batch.remote.planning import api_for
-from stormbreak.batch.remote.submit import NOT_CREATED, ids_of
+from stormbreak.batch.remote.submit import NOT_CREATED, ids_of, settled
 from stormbreak.batch.store.batches import BatchFolder, RemoteBatch, Step
 from stormbreak.escape import path_of
 from stormbreak.http.client import AsyncClient
@@ -42,6 +42,9 @@ class Poller:
 
     async def cancel(self) -> list[RemoteBatch]:
         """Cancel all that run, and give up what was not created; return all batches."""
+        for batch in self._folder.read():
+            if batch.step is Step.CREATING:  # what is not found now is given up
+                await settled(batch)
         batches = []
         for batch in await self.poll():
             if batch.step is Step.RUNNING:

@@ -188,7 +188,7 @@ class Submitter:
             batch = await self._upload(api.uploads, batch, content)
         status = None
         if batch.step is Step.CREATING:
-            await self._settled(batch)
+            await settled(batch)
             status = await api.find(batch, known)
         if status is None:
             batch = self._save(batch, step=Step.CREATING, began=time.time())
@@ -198,16 +198,12 @@ class Submitter:
     async def _upload(self, uploads: Uploads, batch: RemoteBatch, content: Content) -> RemoteBatch:
         file = None
         if batch.step is Step.UPLOADING:
-            await self._settled(batch)
+            await settled(batch)
             file = await uploads.find_upload(batch, content)
         if file is None:
             batch = self._save(batch, step=Step.UPLOADING, began=time.time())
             file = await uploads.upload(batch, content)
         return self._save(batch, step=Step.UPLOADED, file=file)
-
-    async def _settled(self, batch: RemoteBatch) -> None:
-        """Wait until what a killed process has sent can be found."""
-        await asyncio.sleep(min(SETTLED_AFTER, max(0.0, batch.began + SETTLED_AFTER - time.time())))
 
     def _content(self, api: BatchApi, batch: RemoteBatch) -> Content:
         def lines() -> Iterator[bytes]:
@@ -222,6 +218,11 @@ class Submitter:
         batch = self._folder.save(batch, **changes)
         self._batches[batch.number] = batch
         return batch
+
+
+async def settled(batch: RemoteBatch) -> None:
+    """Wait until what a killed process has sent can be found."""
+    await asyncio.sleep(min(SETTLED_AFTER, max(0.0, batch.began + SETTLED_AFTER - time.time())))
 
 
 def ids_of(batches: Iterable[RemoteBatch]) -> frozenset[str]:

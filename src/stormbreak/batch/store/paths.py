@@ -45,7 +45,7 @@ class BatchPaths:
             real = output
         if not real.name:
             raise ConfigurationError(f"{path_of(output)}: not a name for an output")
-        require_uncompressed(real)
+        require_plain_file(real)
         journal, table = real.with_name(f"{real.name}.jsonl"), None
         if real.suffix.lower() in TABLES or flatten or _exists(_run_of(journal)):
             real, table = journal, real
@@ -62,8 +62,10 @@ class BatchPaths:
         )
 
 
-def require_uncompressed(path: Path) -> None:
-    """Refuse a name that promises compression. Raises ConfigurationError."""
+def require_plain_file(path: Path) -> None:
+    """Refuse a name that promises compression, or stands for stdout. Raises ConfigurationError."""
+    if str(path) == "-":
+        raise ConfigurationError("-: an output is a file; choose its name")
     if path.suffix.lower() in COMPRESSED:
         what = f"is written uncompressed; choose a name without {path.suffix}"
         raise ConfigurationError(f"{path_of(path)}: {what}")

@@ -173,7 +173,9 @@ def report(
     lookup: PriceLookup,
     output: Output,
 ) -> None:
-    """Print what is in these ledgers together."""
+    """Print what is in these ledgers together. Raises ConfigurationError if one is given twice, or cannot be read."""
+    if len({path.resolve() for path in paths}) < len(paths):
+        raise ConfigurationError("a ledger is given twice, and would be added up twice")
     total, groups = _Group(("all", *[""] * (len(by) - 1))), dict[tuple[str, ...], _Group]()
     for path in paths:
         found = read_usage(path, lookup.price_of, since or 0, inf if until is None else until)
