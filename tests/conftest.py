@@ -32,6 +32,7 @@ def pytest_collection():
     finally:
         gc.collect()
         gc.freeze()
+        gc.unfreeze = lambda: None  # `batch run` would take it all back into sight
         gc.enable()
 
 
