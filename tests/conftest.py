@@ -32,7 +32,6 @@ def pytest_collection():
     finally:
         gc.collect()
         gc.freeze()
-        gc.unfreeze = lambda: None  # `batch run` would take it all back into sight
         gc.enable()
 
 
