@@ -41,7 +41,7 @@ LONG_TIMEOUT = policy(retry=RetryPolicy(backoff=Backoff(kind="constant", initial
 
 PAID = policy(
     retry=RetryPolicy(backoff=Backoff(kind="constant", initial_delay=2.0)),
-    retry_budget=BudgetPolicy(ratio=0.6, low_traffic_calls=0),
+    retry_budget=BudgetPolicy(ratio=0.4),
 )
 
 CONNECT_FAILED = Outcome(Verdict.CONNECT_FAILED)
@@ -252,38 +252,50 @@ def test_each_call_earns_for_the_budget_once():
     assert stage.engine.budget.balance(stage.now) == 0.0
 
 
-def test_a_retry_that_the_budget_cannot_pay_asks_again_after_each_backoff():
+def test_with_hardly_any_traffic_a_retry_that_cannot_be_paid_asks_again_after_each_backoff():
     stage = Stage(PAID)
+    stage.start()
     run = stage.start(patience=60.0, fail_fast=False).step(TIMEOUT)
     assert run.command == Wait(stage.now + 2.0)
     stage.tick(2.0)
     assert run.command == Wait(stage.now + 2.0)
     stage.start()  # earns
     stage.tick(2.0)
-    assert stage.engine.budget.balance(stage.now) < 0.6, "it has paid"
+    assert stage.engine.budget.balance(stage.now) < 0.4, "it has paid"
     stage.tick(2.0)
     assert (run.command.attempt, run.step(OK).ended.waited) == (2, 6.0)
 
 
 def test_and_ends_when_its_patience_is_over():
     stage = Stage(PAID)
+    stage.start()
     run = stage.start(patience=5.0, fail_fast=False).step(TIMEOUT)
     stage.tick(2.0)
+    assert run.command == Wait(stage.now + 2.0)
     stage.tick(2.0)
     assert (run.ended.outcome, run.ended.stopped, run.ended.attempts) == (TIMEOUT, "budget", 1)
     assert stage.engine.targets[TARGET].backing_off == 0
 
 
-@table_test("changed", [{"patience": None}, {"fail_fast": True}, {"lone": True}, {"mesh": True}])
-def test_a_call_does_not_wait_for_the_budget_without_end_or_hope(changed):
-    budget = replace(
-        PAID.retry_budget,
-        low_traffic_calls=10 if "lone" in changed else 0,
-        no_free_retries="mesh" in changed,
-    )
-    stage = Stage(replace(PAID, retry_budget=budget))
+def test_and_ends_when_no_other_call_can_bring_news():
+    stage = Stage(PAID)
+    other = stage.start()
+    run = stage.start(patience=60.0, fail_fast=False).step(TIMEOUT)
+    other.step(INVALID)
+    stage.tick(2.0)
+    assert (run.ended.stopped, run.ended.waited) == ("budget", 2.0)
+
+
+@table_test(
+    "changed",
+    [{"patience": None}, {"fail_fast": True}, {"low_traffic_calls": 0}, {"no_free_retries": True}],
+)
+def test_a_call_does_not_wait_for_the_budget_without_end_or_need(changed):
+    rules = {name: changed[name] for name in changed if hasattr(PAID.retry_budget, name)}
+    stage = Stage(replace(PAID, retry_budget=replace(PAID.retry_budget, **rules)))
+    stage.start()
     options = {"patience": 60.0, "fail_fast": False, **changed}
-    run = stage.start(**{name: options[name] for name in ("patience", "fail_fast")})
+    run = stage.start(patience=options["patience"], fail_fast=options["fail_fast"])
     assert run.step(TIMEOUT).ended.stopped == "budget"
 
 

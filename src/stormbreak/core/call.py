@@ -98,7 +98,7 @@ def run_target(target_state: TargetState, state: CallState, now: float, uniform:
 def _plan(
     target_state: TargetState, state: CallState, outcome: Outcome, now: float, uniform: float
 ) -> Generator[Command, Resume, tuple[Retry | NoRetry, float, float]]:
-    """Decide about a retry. One that the budget cannot pay asks again after each backoff, unless the call fails fast."""
+    """Decide about a retry. One that the budget cannot pay may ask again after each backoff, unless the call fails fast."""
     deciding = partial(_decide, target_state, state, outcome)
     decision = deciding(now, uniform)
     while isinstance(decision, NoRetry) and decision.gate == "budget":

@@ -8,8 +8,11 @@ There is a retry if all of these are true, asked in this order:
 4. attempts are left;
 5. the delay and a minimum of useful time fit before the deadline;
 6. the delay fits into the patience, and a Retry-After is not above `max_wait`;
-7. the retry is free, or the budget pays. It comes last, so that a refusal costs nothing. A call that has a deadline or
-   patience asks again after each backoff, in traffic that may earn a retry meanwhile, or show that it is free.
+7. the retry is free, or the budget pays. It comes last, so that a refusal costs nothing.
+
+With hardly any traffic, budget and evidence hang on a few calls. There a call that has a deadline or patience asks again
+after each backoff, as long as others are in flight or queued: what comes of them may earn a retry, or show that it is
+free. Without them many small processes would wait for nothing, and then come back all at once.
 
 A repair (the answer did not fit its schema, and the model is shown why) passes the same gates, without a delay: the
 target has answered. So it is free where answers come, and paid where the target is in trouble.
@@ -67,8 +70,7 @@ class Retry(NamedTuple):
 class NoRetry(NamedTuple):
     """Do not retry: `gate` refused. `retry_at` is the time of the server's Retry-After, if any.
 
-    `ask_again_at` is the time of the retry that the budget could not pay: then it may have earned enough. None where
-    another gate refused, nothing limits how long the call waits, or there is hardly any traffic that could earn.
+    `ask_again_at` is the time of a retry that the budget could not pay, where the budget is to be asked again then.
     """
 
     gate: str
@@ -130,7 +132,7 @@ def decide(  # noqa: PLR0913 - keywords are cheap to read
     if budget.try_pay(now):
         return Retry(now + delay, free=False)
     wait, longest = max(delay, ASK_AGAIN), min(left.deadline - policy.min_time_left, left.patience)
-    waits = wait < longest < inf and budget.may_change(now)
+    waits = wait < longest < inf and budget.may_ask_again(now, load)
     return NoRetry("budget", retry_at, now + wait if waits else None)
 
 

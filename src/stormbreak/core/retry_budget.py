@@ -81,6 +81,7 @@ class Load(NamedTuple):
     overtaken: bool = False  # others that left later than the one that failed were answered on time
     slowed_by_429s: bool = False  # they slow the traffic down, or most beside them are served
     unhealthy: bool = False  # answers are late, or none comes; more than not healthy
+    busy: bool = False  # other calls are in flight or queued
 
 
 UNKNOWN = Load()
@@ -124,13 +125,13 @@ class Budget:
         self._recent.add(now, failed=False)  # only its calls are asked for
 
     def _is_lone(self, now: float) -> bool:
-        """Whether there is hardly any traffic."""
+        """Whether this process has hardly any traffic."""
         self._recent.roll(now)
         return self._recent.calls < self._policy.low_traffic_calls
 
-    def may_change(self, now: float) -> bool:
-        """Whether other calls may soon earn for a retry, or show that it is free."""
-        return not (self._policy.no_free_retries or self._is_lone(now))
+    def may_ask_again(self, now: float, load: Load) -> bool:
+        """Whether a retry that it cannot pay may wait for it: with hardly any traffic, while others may bring news."""
+        return load.busy and not self._policy.no_free_retries and self._is_lone(now)
 
     def is_free(self, outcome: Outcome, now: float, load: Load = UNKNOWN) -> bool:
         """Whether a retry after `outcome` (already recorded) is free."""

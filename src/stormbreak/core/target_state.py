@@ -305,6 +305,7 @@ class TargetState:
             unhealthy=self.diagnosis.is_unhealthy(now),
             slowed_by_429s=self.rate is not None or learned or self.diagnosis.refuses_randomly,
             overtaken=self.diagnosis.is_overtaken(sent_at),
+            busy=not self.idle,
         )
 
     def is_straggler(self, now: float, sent_at: float, *, alone: bool) -> bool:
