@@ -72,6 +72,7 @@ async def test_a_restart_forgets_nothing_and_counts_nothing_twice(path):
             count, reply = await ask_until_refused(gateway)
         assert count > 10
         assert reply.json["error"]["code"] == "stormbreak_spend"
+        assert "retry-after" not in reply.headers  # it never renews
         assert len(provider.seen) * 0.1 <= 2
         async with gateway_on(
             path, provider, spend(3)
