@@ -57,6 +57,7 @@ from stormbreak.http.environment import is_disabled
 from stormbreak.http.h1.server import new_loop
 from stormbreak.http.pricing import list_price
 from stormbreak.http.request import NO_BOUND, RequestTemplate
+from stormbreak.key_patterns import hidden
 
 POLICY = "batch"
 CONNECT_GRACE = 30.0  # seconds in which something must have answered
@@ -340,7 +341,7 @@ def client_of(job: Job, policy: Policy) -> AsyncClient:
 def _recorded_options(job: Job, base_url: str) -> Mapping[str, Option]:
     return {
         "model": job.options.model,
-        "base_url": base_url,
+        "base_url": hidden(base_url),
         "ordered": job.options.ordered,
         "schema": None if job.schema is None else job.schema.digest,
     }
@@ -389,7 +390,7 @@ def _open(
     *,
     submits: bool,
 ) -> AbstractContextManager[Store]:
-    kept = None if job.kept is None else job.kept.clean().at(client.base_url)
+    kept = None if job.kept is None else job.kept.clean().at(client.base_url).without_keys()
 
     def check_first(index: int) -> None:
         if job.options.max_cost is not None:
