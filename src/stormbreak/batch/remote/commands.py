@@ -47,8 +47,8 @@ class FetchSummary:
 
     @property
     def complete(self) -> bool:
-        """Whether every row is answered."""
-        return not (self.failed or self.left)
+        """Whether every row is answered, and no batch is open."""
+        return not (self.failed or self.left or self.open)
 
 
 def poll_batches(
