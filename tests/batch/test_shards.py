@@ -109,6 +109,7 @@ def test_what_is_no_set_of_shards_is_refused(at, place):
     for shards, message in (
         ((first, second), "needs each shard from 1/3 to 3/3 once, got 1/3, 2/3"),
         ((first, second, "other.jsonl"), "are shards of other rows, or with another prompt"),
+        ((first, second, f"./{first}", third), f"{first}: is given twice"),
         (("whole.jsonl",), "whole.jsonl: is not the output of a run with --shard"),
         (("none.jsonl",), "none.jsonl is no output of a batch run"),
     ):
