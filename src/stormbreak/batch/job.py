@@ -366,7 +366,7 @@ def _read(job: Job, on_read: ReadProgress, last: Run | None, spool: Spooled | No
     # Whether a row is valid depends on the model: that of the run stays, except for `batch retry`.
     model = job.options.model
     checked = last.fingerprint if last and last.options.get("model") == model else None
-    table = (spool and spool.table) or (last and last.table)
+    table = (None if spool is None else spool.table) or (None if last is None else last.table)
     rows = Rows.read(
         job.source,
         model=model,
@@ -374,6 +374,7 @@ def _read(job: Job, on_read: ReadProgress, last: Run | None, spool: Spooled | No
         on_read=on_read,
         checked=checked,
         table=table.name if table else None,
+        may_be_empty=table is not None and table.shard != (1, 1),  # there are more shards than rows
     )
     if spool is not None and spool.fingerprint != rows.fingerprint:
         rows.close()
