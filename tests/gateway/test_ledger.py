@@ -6,7 +6,7 @@ import random
 import sqlite3
 import threading
 import time
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, closing, suppress
 from decimal import Decimal
 from itertools import pairwise
 
@@ -27,6 +27,7 @@ from gateways import (
     upstream,
 )
 
+from stormbreak.cli.main import main
 from stormbreak.config.gateway_settings import ClientLimits
 from stormbreak.core.gate import READY
 from stormbreak.core.policy import Policy
@@ -328,6 +329,20 @@ def test_a_ledger_is_private_and_a_file_of_another_kind_is_refused(tmp_path):
     (tmp_path / "other").write_text("no database" * 100)
     with pytest.raises(ConfigurationError, match=r"gateway\.ledger"):
         SpendLedger(tmp_path / "other")
+
+
+@pytest.mark.parametrize("table", ["usage", "journals", "spent"])
+def test_a_file_of_another_program_is_refused_and_stays_as_it_is(path, table, capsys):
+    file = path.with_name("spent.db")
+    with closing(sqlite3.connect(file)) as db:
+        db.execute(f"CREATE TABLE {table} (day TEXT)")
+    before = file.read_bytes()
+    path.write_text(settings("http://127.0.0.1:9/v1", gateway=LEDGER))
+    assert main(["gateway", str(path)]) == 2
+    refused = capsys.readouterr().err
+    assert refused.count("\n") == 1
+    assert f"spent.db: its table {table} is that of another program; name another file" in refused
+    assert file.read_bytes() == before
 
 
 def test_a_period_that_is_over_counts_nothing(tmp_path):

@@ -23,7 +23,7 @@ from stormbreak.errors import ConfigurationError
 from stormbreak.fleet.membership import MICRO, micro_dollars
 from stormbreak.fleet.parent import Money, ParentStore
 from stormbreak.gateway.keys import LimitHolder
-from stormbreak.gateway.usage_rows import TIMEOUT
+from stormbreak.gateway.usage_rows import TIMEOUT, check_tables
 
 PARTS = 50  # of a limit are written ahead at a time
 LOWER_AFTER = 1.0  # seconds until less is written ahead, at most so often for a key
@@ -70,6 +70,7 @@ class SpendLedger:
             self._db.execute("PRAGMA synchronous = FULL")
             with self._db:
                 self._db.execute("BEGIN EXCLUSIVE")
+                check_tables(self._db)
                 self._db.execute(_TABLE)
             self.path.chmod(stat.S_IRUSR | stat.S_IWUSR)
         except (OSError, sqlite3.Error) as error:
