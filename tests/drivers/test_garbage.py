@@ -4,6 +4,7 @@ from stormbreak.drivers.garbage import THRESHOLD, collecting_less_often
 
 
 def test_a_process_collects_less_often_only_while_the_context_lasts():
+    gc.unfreeze()
     before = gc.get_threshold()
     with collecting_less_often():
         assert gc.get_threshold() == THRESHOLD

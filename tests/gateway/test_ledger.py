@@ -121,14 +121,14 @@ async def test_no_cent_more_is_spent_when_the_gateway_is_killed_again_and_again(
     async with upstream() as provider:
         provider.reply = slow
         path.write_text(settings(provider.url, gateway=LEDGER, key=spend(2)))
-        for _ in range(2):
+        for patience in (30.0, 1.0):
             before = len(provider.seen)
             async with priced_process(path) as port:
                 asking = [asyncio.create_task(_ask(port)) for _ in range(8)]
                 with suppress(AssertionError):  # the last may spend nothing
-                    await until(lambda before=before: len(provider.seen) >= before + 4, 1.0)
+                    await until(lambda before=before: len(provider.seen) >= before + 4, patience)
             await asyncio.gather(*asking, return_exceptions=True)
-        assert 4 < len(provider.seen) <= 20
+        assert 4 <= len(provider.seen) <= 20
 
 
 async def _ask(port):

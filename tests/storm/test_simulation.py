@@ -83,7 +83,7 @@ LEARNING = replace(INTERACTIVE, rate_limit=RateLimitPolicy(learn_from_headers=Tr
     ("scenario", "policy", "stored"),
     [
         (STORM, FROZEN, "f147df72daa91b32"),
-        (replace(load("tokens"), duration=210.0), LEARNING, "0cd35187961b1353"),
+        (replace(load("tokens"), duration=210.0), LEARNING, "6128e65d08cf58e1"),
     ],
     ids=["few mechanisms", "all of them"],
 )

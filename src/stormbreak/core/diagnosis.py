@@ -353,6 +353,8 @@ class Diagnosis:
                 self._quick.append(flight.sent_at)
         if self._is_unexplained(self._run):
             self.dead_at = self.evidence_at = now
+            if self._response.fails(now):  # too late to be answered at all
+                self.judge.roll_back()
 
     def _end_run(self, flight: InFlight) -> None:
         sent_at, run = flight.sent_at, self._run

@@ -5,8 +5,8 @@ usual:
 
 - *The spread.* A slower target multiplies the time of each answer. A queue adds the same wait to answers that come one
   after the other. What one of several processes sends does not matter for this.
-- *A trial*, after `RESET_AFTER` seconds. If answers are late again within as many seconds, now that more is sent, it was a queue:
-  the former time is usual again, and the next trial waits twice as long, until as many seconds have passed without evidence.
+- *A trial*, after `RESET_AFTER` seconds. If answers are late again, or none comes, within as many seconds, now that more is sent, it
+  was a queue: the former time is usual again, and the next trial waits twice as long, until as many seconds have passed without evidence.
 """
 
 from collections import deque
@@ -52,7 +52,7 @@ class LoadResponse:
         self._tried_at = now
 
     def fails(self, now: float) -> bool:
-        """Whether lateness now ends a trial: it was a queue, and the next trial waits longer."""
+        """Whether lateness or death now ends a trial: it was a queue, and the next trial waits longer."""
         if now - self._tried_at >= self._wait:
             return False
         self._tried_at, self._began_at = -inf, now
@@ -68,7 +68,7 @@ class LoadResponse:
         """
         now = [log(time) for time in self.times]
         before = [log(time) for time in calm if time > 0.0]
-        if len(now) < 2 or len(before) < 2:
+        if len(now) < ENOUGH or len(before) < 2:
             return False
         # By the differences of neighbours (von Neumann, 1941): the wait in a queue changes with time, too.
         steps = len(now) - 1

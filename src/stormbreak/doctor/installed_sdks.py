@@ -176,7 +176,7 @@ def _found(name: str) -> Distribution | None:
         found = distribution(name)
     except PackageNotFoundError:
         return None
-    return found if found.version else None  # remains of a removed package have none
+    return found if "Version" in found.metadata else None  # not in remains of a removed package
 
 
 def _library(found: Distribution | None) -> str:

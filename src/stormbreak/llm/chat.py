@@ -242,6 +242,7 @@ class ChatWatcher:
         self.finish_reason: str | None = None  # of the first choice
         self._wanted = choices
         self._reasons: dict[int, str | None] = {}
+        self._first: int | None = None  # the lowest number of a choice
         self._continued = False  # after a finish reason
 
     @staticmethod
@@ -270,7 +271,8 @@ class ChatWatcher:
             self.has_output = self.has_output or brought
             self._continued = self._continued or (before is not None and brought)
             self._reasons[index] = reason or before
-        self.finish_reason = self._reasons[min(self._reasons)] if self._reasons else None
+            self._first = index if self._first is None else min(self._first, index)
+        self.finish_reason = None if self._first is None else self._reasons[self._first]
 
     def usage_in(self, chunk: dict[str, Any]) -> Any:
         """Find the usage in a chunk."""

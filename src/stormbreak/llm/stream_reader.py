@@ -254,8 +254,8 @@ class StreamReader(ABC):
                 self._fail(read_error(self._head, error))
             else:
                 self._consumer.add(expect_object(data))
-                self._done = self._consumer.ended
-                if self._done:
+                was_done, self._done = self._done, self._consumer.ended
+                if self._done and not was_done:  # once: it looks at all that has come
                     self._check_missing()
                 self._check_usage(data)
         except MalformedChunkError:
