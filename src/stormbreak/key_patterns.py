@@ -86,6 +86,11 @@ def _in_quotes(name: str) -> str:
     return repr(name) if len(name) <= _MAX_SHOWN else f"{name[:_MAX_SHOWN]!r}..."
 
 
+def holds_hidden(line: str) -> bool:
+    """Whether `hidden` has hidden a key in it."""
+    return _HIDDEN in line
+
+
 def hidden(line: str, *, tokens: bool = False) -> str:
     """Hide keys with a known prefix; with `tokens`, also words that look like a secret."""
     line = _FAMILIAR.sub(_HIDDEN, line)

@@ -109,6 +109,7 @@ def test_what_is_no_set_of_shards_is_refused(at, place):
     for shards, message in (
         ((first, second), "needs each shard from 1/3 to 3/3 once, got 1/3, 2/3"),
         ((first, second, "other.jsonl"), "are shards of other rows, or with another prompt"),
+        ((first, second, f"./{first}", third), f"{first}: is given twice"),
         (("whole.jsonl",), "whole.jsonl: is not the output of a run with --shard"),
         (("none.jsonl",), "none.jsonl is no output of a batch run"),
     ):
@@ -135,6 +136,19 @@ def test_what_is_no_shard(at, place, shard):
     refused = run("batch", "run", "rows.csv", "-o", "out.csv", "--shard", shard, *PROMPT, *place)
     assert refused.returncode == 2
     assert "--shard must be I/N, from 1/N to N/N" in refused.stderr
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "csv", "parquet"])
+def test_more_shards_than_rows(at, place, ending):
+    (at / "two.csv").write_text("title\nTitle 0\nTitle 1\n")
+    shards = run_shards(place, "two.csv", *PROMPT, ending=ending)
+    again = run("batch", "run", "two.csv", "-o", shards[2], "--shard", "3/3", *PROMPT, *place)
+    assert (again.returncode, again.stderr) == (0, "")
+    assert (at / f"out.3.{ending}").exists()
+    assert run("batch", "status", shards[2]).returncode == 0
+    merged = run("batch", "merge", "out.csv", *shards)
+    assert (merged.returncode, merged.stdout) == (0, "2 rows in out.csv\n")
+    assert [row["answer"] for row in table("out.csv")] == [answer("Title 0"), answer("Title 1")]
 
 
 def test_from_python(at, place):

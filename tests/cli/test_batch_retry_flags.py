@@ -88,6 +88,20 @@ def test_a_key_in_a_url_reaches_no_file(batch_run, output, tmp_path, stormbreak_
     assert no_file_holds(tmp_path, KEY)
 
 
+def test_a_key_in_the_path_of_a_url_reaches_no_file(
+    batch_run, retry, output, tmp_path, stormbreak_provider
+):
+    place = stormbreak_provider(ill()).base_url.removesuffix("/v1")
+    flags = ("--base-url", f"{place}/{KEY}/v1", "--fallback-base-url", f"{place}/{KEY}/v2")
+    code, *shown = batch_run(*flags)
+    assert code == 1
+    assert KEY not in "".join(map(str, shown))
+    assert no_file_holds(tmp_path, KEY)
+    assert "the --base-url of its run held a key, which is not kept; give it again" in retry(code=2)
+    assert "the --fallback-base-url of its run" in retry(*flags[:2], code=2)
+    assert batch_run(*flags)[0] == 1  # the same command is the same run
+
+
 def test_a_key_instead_of_a_variable_reaches_no_file(batch_run, output, tmp_path, well):
     for flag in ("--api-key-env", "--fallback-api-key-env"):
         urls = ("--fallback-base-url", well.base_url)

@@ -1,11 +1,18 @@
 """What keys have spent survives the gateway: an end, a kill, a full disk, and a change of the limit."""
 
 import asyncio
-from contextlib import asynccontextmanager, suppress
+import json
+import random
+import sqlite3
+import threading
+import time
+from contextlib import asynccontextmanager, closing, suppress
 from decimal import Decimal
+from itertools import pairwise
 
 import pytest
 from gateways import (
+    ANSWER,
     ASKED,
     KEY,
     LEDGER,
@@ -20,9 +27,22 @@ from gateways import (
     upstream,
 )
 
+from stormbreak.cli.main import main
+from stormbreak.config.gateway_settings import ClientLimits
+from stormbreak.core.gate import READY
+from stormbreak.core.policy import Policy
+from stormbreak.core.spend_policy import SpendPolicy
 from stormbreak.errors import ConfigurationError
-from stormbreak.gateway.ledger import LedgerError, SpendLedger, Spent
+from stormbreak.fleet.parent import Money
+from stormbreak.gateway import spending
+from stormbreak.gateway.keys import LimitHolder
+from stormbreak.gateway.ledger import LedgerError, LedgerRecord, SpendLedger, Spent
+from stormbreak.gateway.limits import ClientQueues
 from stormbreak.gateway.process import Gateway
+from stormbreak.gateway.spending import ClientBudgets
+from stormbreak.http.h1.server_connection import ServerResponse
+
+LIMITED = LimitHolder("key", "app", ClientLimits(spend=SpendPolicy(max_usd=1.0)))
 
 
 @asynccontextmanager
@@ -53,6 +73,7 @@ async def test_a_restart_forgets_nothing_and_counts_nothing_twice(path):
             count, reply = await ask_until_refused(gateway)
         assert count > 10
         assert reply.json["error"]["code"] == "stormbreak_spend"
+        assert "retry-after" not in reply.headers  # it never renews
         assert len(provider.seen) * 0.1 <= 2
         async with gateway_on(
             path, provider, spend(3)
@@ -117,6 +138,160 @@ async def _ask(port):
     writer.close()
 
 
+def written(path):
+    """What a process that starts after a kill at this moment would find; only one key is in the file."""
+    with sqlite3.connect(path) as db:
+        return sum(Decimal(usd) for (usd,) in db.execute("SELECT usd FROM spent"))
+
+
+async def test_after_a_burst_a_kill_costs_a_key_little(path, monkeypatch):
+    """The limit is reserved at once, and little of it is spent."""
+    monkeypatch.setattr(spending, "LOWER_AFTER", 0.05)
+    usage = {"prompt_tokens": 1, "completion_tokens": 0, "total_tokens": 1}
+    cheap = ServerResponse(200, json.dumps({**ANSWER, "usage": usage}).encode())
+    most = []
+
+    async def slow(request, connection):
+        await asyncio.sleep(0.05)
+        most.append(written(path.with_name("spent.db")))
+        return cheap
+
+    async with upstream() as provider:
+        provider.reply = slow
+        async with gateway_on(path, provider, spend(6)) as gateway:
+            replies = await asyncio.gather(*(gateway.ask(ASKED) for _ in range(40)))
+            assert sum(reply.status == 200 for reply in replies) > 10
+            assert max(most) > 5
+            await until(lambda: written(path.with_name("spent.db")) < 2)  # 8 attempts at most
+
+
+async def test_at_every_moment_the_file_covers_what_is_spent_and_reserved(path, monkeypatch):
+    """Calls come, end and are cancelled while the file is written, slowly; a kill may come between any two steps."""
+    monkeypatch.setattr(spending, "LOWER_AFTER", 0.0)
+    chance = random.Random(7)
+    ledger = SpendLedger(path)
+    write, rows = ledger.write, []
+
+    def slow_write(title, spent):
+        time.sleep(chance.random() * 0.003)
+        write(title, spent)
+        rows.append(spent.usd)
+        time.sleep(chance.random() * 0.003)
+
+    monkeypatch.setattr(ledger, "write", slow_write)
+    budgets = ClientBudgets(prices, ClientQueues(), ledger)
+    budgets.apply([LIMITED], Policy())
+    account = budgets.account(LIMITED)
+
+    async def call(number):
+        await asyncio.sleep(chance.random() * 0.4)
+        bound = Decimal(chance.choice(["0.01", "0.03"]))
+        await budgets.allow(account, LIMITED.title, bound)
+        if account.ready_at(bound, 0.0) > READY:
+            return
+        period = account.reserve(bound, 0.0)
+        try:
+            await asyncio.sleep(chance.random() * 0.05)
+        finally:
+            account.settle(bound, Decimal("0.0005"), period, 0.0)
+            budgets.settled(account, LIMITED.title)
+
+    async def watch():
+        while True:
+            assert account.taken <= written(path) <= account.limit
+            await asyncio.sleep(0)
+
+    calls = [asyncio.create_task(call(number)) for number in range(300)]
+    watching = asyncio.create_task(watch())
+    for each in calls[::3]:
+        asyncio.get_running_loop().call_later(chance.random() * 0.4, each.cancel)
+    await asyncio.gather(*calls, return_exceptions=True)
+    await until(lambda: watching.done() or (not budgets._lowering and not budgets._writes))
+    assert not watching.done(), watching.exception()
+    watching.cancel()
+    assert any(after < before for before, after in pairwise(rows))
+    budgets.close()
+    assert account.spent == written(path)
+
+
+async def test_a_call_that_goes_away_leaves_no_older_row_to_be_written_last(path, monkeypatch):
+    ledger, go, rows = SpendLedger(path), threading.Event(), []
+    write = ledger.write
+
+    def slow_at_first(title, spent):
+        rows.append(spent.usd)
+        if len(rows) == 1:
+            go.wait(5)
+        write(title, spent)
+        rows.append("written")
+
+    monkeypatch.setattr(ledger, "write", slow_at_first)
+    budgets = ClientBudgets(prices, ClientQueues(), ledger)
+    budgets.apply([LIMITED], Policy())
+    account = budgets.account(LIMITED)
+    gone = asyncio.create_task(budgets.allow(account, LIMITED.title, Decimal("0.01")))
+    await until(lambda: rows)
+    gone.cancel()
+    after = asyncio.create_task(budgets.allow(account, LIMITED.title, Decimal("0.5")))
+    await asyncio.wait({after}, timeout=0.05)
+    go.set()
+    await after
+    account.reserve(Decimal("0.5"), 0.0)
+    await until(lambda: rows.count("written") == 2)
+    assert written(path) >= account.taken
+    budgets.close()
+
+
+async def test_what_is_reserved_in_a_period_is_written_in_that_period(path):
+    """A call that was allowed just before a period ended would be in no row, nor would those after it."""
+    now = 0.0
+    ledger = SpendLedger(path, clock=lambda: now)
+    budgets = ClientBudgets(prices, ClientQueues(), ledger, clock=lambda: now)
+    spend_limit = SpendPolicy(max_usd=1.0, period=60.0)
+    holder = LIMITED._replace(limits=ClientLimits(spend=spend_limit))
+    budgets.apply([holder], Policy())
+    account = budgets.account(holder)
+    for at, ends_at in ((0.0, 60.0), (59.9, 60.0), (60.0, 120.0), (60.1, 120.0)):
+        now = at
+        await budgets.allow(account, holder.title, Decimal("0.01"))
+        assert budgets.covers(account, holder.title, Decimal("0.01"), now)
+        assert not budgets.covers(account, holder.title, Decimal("0.01"), ends_at)
+        account.reserve(Decimal("0.01"), now)
+        assert account.ends_at == ends_at
+        now = ends_at - 0.01  # a kill, and a start just before the period ends
+        assert ledger.read(holder.title).usd >= account.taken
+    budgets.close()
+
+
+async def test_calls_at_once_begin_a_period(path):
+    async with upstream() as provider:
+        provider.reply = TEN_CENTS
+        async with gateway_on(path, provider, spend(9, 60)) as gateway:
+            replies = await asyncio.gather(*(gateway.ask(ASKED) for _ in range(20)))
+    assert [reply.status for reply in replies] == [200] * 20
+
+
+def test_a_parent_writes_less_when_its_workers_give_money_back(path):
+    now = 0.0
+    ledger = SpendLedger(path)
+    record = LedgerRecord(ledger, clock=lambda: now)
+    record.scopes = {"scope": LIMITED}
+    assert record.note("scope", Money(900_000.0, None), 1_000_000.0)
+    assert written(path) == Decimal("0.92")
+    for micro in (500.0, 700.0):
+        assert record.note("scope", Money(micro, None), 1_000_000.0)
+        assert written(path) == Decimal("0.92")  # not at once: that may change soon
+    now = 1.0
+    assert record.note("scope", Money(500.0, None), 1_000_000.0)
+    assert written(path) == Decimal("0.0205")
+    assert record.note("scope", Money(30_000.0, None), 1_000_000.0)
+    assert written(path) == Decimal("0.05")
+    ledger.close()
+    now = 5.0
+    assert record.note("scope", Money(20_000.0, None), 1_000_000.0)  # more than that is written
+    assert not record.note("scope", Money(60_000.0, None), 1_000_000.0)
+
+
 async def test_a_ledger_that_cannot_be_written_spends_nothing(path, monkeypatch):
     def fail(*_):
         raise LedgerError("disk full")
@@ -154,6 +329,20 @@ def test_a_ledger_is_private_and_a_file_of_another_kind_is_refused(tmp_path):
     (tmp_path / "other").write_text("no database" * 100)
     with pytest.raises(ConfigurationError, match=r"gateway\.ledger"):
         SpendLedger(tmp_path / "other")
+
+
+@pytest.mark.parametrize("table", ["usage", "journals", "spent"])
+def test_a_file_of_another_program_is_refused_and_stays_as_it_is(path, table, capsys):
+    file = path.with_name("spent.db")
+    with closing(sqlite3.connect(file)) as db:
+        db.execute(f"CREATE TABLE {table} (day TEXT)")
+    before = file.read_bytes()
+    path.write_text(settings("http://127.0.0.1:9/v1", gateway=LEDGER))
+    assert main(["gateway", str(path)]) == 2
+    refused = capsys.readouterr().err
+    assert refused.count("\n") == 1
+    assert f"spent.db: its table {table} is that of another program; name another file" in refused
+    assert file.read_bytes() == before
 
 
 def test_a_period_that_is_over_counts_nothing(tmp_path):

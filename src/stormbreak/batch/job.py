@@ -57,6 +57,7 @@ from stormbreak.http.environment import is_disabled
 from stormbreak.http.h1.server import new_loop
 from stormbreak.http.pricing import list_price
 from stormbreak.http.request import NO_BOUND, RequestTemplate
+from stormbreak.key_patterns import hidden
 
 POLICY = "batch"
 CONNECT_GRACE = 30.0  # seconds in which something must have answered
@@ -340,7 +341,7 @@ def client_of(job: Job, policy: Policy) -> AsyncClient:
 def _recorded_options(job: Job, base_url: str) -> Mapping[str, Option]:
     return {
         "model": job.options.model,
-        "base_url": base_url,
+        "base_url": hidden(base_url),
         "ordered": job.options.ordered,
         "schema": None if job.schema is None else job.schema.digest,
     }
@@ -365,7 +366,7 @@ def _read(job: Job, on_read: ReadProgress, last: Run | None, spool: Spooled | No
     # Whether a row is valid depends on the model: that of the run stays, except for `batch retry`.
     model = job.options.model
     checked = last.fingerprint if last and last.options.get("model") == model else None
-    table = (spool and spool.table) or (last and last.table)
+    table = (None if spool is None else spool.table) or (None if last is None else last.table)
     rows = Rows.read(
         job.source,
         model=model,
@@ -373,6 +374,7 @@ def _read(job: Job, on_read: ReadProgress, last: Run | None, spool: Spooled | No
         on_read=on_read,
         checked=checked,
         table=table.name if table else None,
+        may_be_empty=table is not None and table.shard != (1, 1),  # there are more shards than rows
     )
     if spool is not None and spool.fingerprint != rows.fingerprint:
         rows.close()
@@ -389,7 +391,7 @@ def _open(
     *,
     submits: bool,
 ) -> AbstractContextManager[Store]:
-    kept = None if job.kept is None else job.kept.clean().at(client.base_url)
+    kept = None if job.kept is None else job.kept.clean().at(client.base_url).without_keys()
 
     def check_first(index: int) -> None:
         if job.options.max_cost is not None:

@@ -42,6 +42,7 @@ def merge(output: Path, shards: Sequence[Path], *, price_of: PriceOf) -> int:
     Raises:
         ConfigurationError: they are not the shards of one table, a run is writing one of them, or a file cannot be read or written.
     """
+    _check_once(shards)
     with ExitStack() as stack:
         found = _ordered([_read(shard, stack) for shard in shards])
         _, first, ref = found[0]
@@ -60,6 +61,16 @@ def merge(output: Path, shards: Sequence[Path], *, price_of: PriceOf) -> int:
         if files.table is not None:
             export(files, rows, run, files.table, given=flags, price_of=price_of)
         return len(rows)
+
+
+def _check_once(shards: Sequence[Path]) -> None:
+    """Raise ConfigurationError for a shard that is given twice, also by two names."""
+    seen: set[Path] = set()
+    for shard in shards:
+        file = shard.resolve()
+        if file in seen:
+            raise ConfigurationError(f"{path_of(shard)}: is given twice")
+        seen.add(file)
 
 
 def _read(shard: Path, stack: ExitStack) -> _Shard:

@@ -101,6 +101,11 @@ class BatchOptions(Struct, frozen=True, kw_only=True, omit_defaults=True):
             self, base_url=_clean(self.base_url), fallback_base_url=_clean(self.fallback_base_url)
         )
 
+    def without_keys(self) -> "BatchOptions":
+        """Hide keys in base URLs, for a file; whoever reads it then needs another base URL."""
+        urls = {name: getattr(self, name) for name in ("base_url", "fallback_base_url")}
+        return replace(self, **{name: url and hidden(url) for name, url in urls.items()})
+
 
 class TableOptions(Struct, frozen=True, kw_only=True):
     """The options that make requests of a table's rows, by their names; None where not given. They are kept in no file."""

@@ -124,6 +124,10 @@ class SpendAccount:
         """Whether another period follows."""
         return self.per != inf
 
+    def is_in_period(self, now: float) -> bool:
+        """Whether its period has begun and is not over; always, if it has no periods."""
+        return not self.is_periodic or now < self.ends_at < inf
+
     def reserve(self, bound: Decimal, now: float) -> int:
         """Reserve `bound`; return the number of the period that it belongs to."""
         self._roll(now)

@@ -23,9 +23,10 @@ from stormbreak.errors import ConfigurationError
 from stormbreak.fleet.membership import MICRO, micro_dollars
 from stormbreak.fleet.parent import Money, ParentStore
 from stormbreak.gateway.keys import LimitHolder
-from stormbreak.gateway.usage_rows import TIMEOUT
+from stormbreak.gateway.usage_rows import TIMEOUT, check_tables
 
 PARTS = 50  # of a limit are written ahead at a time
+LOWER_AFTER = 1.0  # seconds until less is written ahead, at most so often for a key
 MARGIN = 1.0  # seconds that a period may end later than was written
 _TABLE = "CREATE TABLE IF NOT EXISTS spent (key TEXT PRIMARY KEY, usd TEXT NOT NULL, ends REAL)"
 
@@ -69,6 +70,7 @@ class SpendLedger:
             self._db.execute("PRAGMA synchronous = FULL")
             with self._db:
                 self._db.execute("BEGIN EXCLUSIVE")
+                check_tables(self._db)
                 self._db.execute(_TABLE)
             self.path.chmod(stat.S_IRUSR | stat.S_IWUSR)
         except (OSError, sqlite3.Error) as error:
@@ -109,7 +111,8 @@ class SpendLedger:
 
     def close(self) -> None:
         """Close the file."""
-        self._db.close()
+        with self._lock:
+            self._db.close()
         os.close(self._held)
 
 
@@ -134,9 +137,11 @@ def ledger_path(file: Path, settings: GatewaySettings, policy: Policy) -> Path |
 class LedgerRecord:
     """The ledger as the record of a parent's store. `scopes` are the keys and tenants with a spend limit, by scope."""
 
-    def __init__(self, ledger: SpendLedger) -> None:
+    def __init__(self, ledger: SpendLedger, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._ledger = ledger
+        self._clock = clock
         self._noted: dict[str, Money] = {}
+        self._noted_at: dict[str, float] = {}
         self.scopes: Mapping[str, LimitHolder] = {}
 
     def restored(self, scope: str) -> Money | None:
@@ -151,18 +156,23 @@ class LedgerRecord:
         return Money(float(micro_dollars(found.usd)), ends_in)
 
     def note(self, scope: str, money: Money, limit: float) -> bool:
-        """Write ahead, if need be; return whether it is written."""
+        """Write ahead, if need be, or that less may be spent than was written; return whether enough is written."""
         if scope not in self.scopes:
             return True
-        noted = self._noted.get(scope)
-        if noted is not None and noted.started == money.started and money.micro <= noted.micro:
-            return True
-        ahead = money._replace(micro=max(money.micro, min(limit, money.micro + limit / PARTS)))
+        noted, step, now = self._noted.get(scope), limit / PARTS, self._clock()
+        covers = noted is not None and noted.started == money.started and money.micro <= noted.micro
+        if covers and noted is not None:
+            much_less = money.micro + 2 * step < noted.micro
+            if not much_less or now < self._noted_at[scope] + LOWER_AFTER:
+                return True
+        ahead = money._replace(micro=max(money.micro, min(limit, money.micro + step)))
+        if covers:
+            self._noted[scope] = ahead  # before the file says so: until then it says more
         try:
             self._write(scope, ahead)
         except LedgerError:
-            return False
-        self._noted[scope] = ahead
+            return covers
+        self._noted[scope], self._noted_at[scope] = ahead, now
         return True
 
     def close(self, store: ParentStore) -> None:

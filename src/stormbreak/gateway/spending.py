@@ -6,7 +6,7 @@ than the ledger says. In a fleet the store of it says so instead, and an attempt
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from contextlib import suppress
 from decimal import Decimal
 from functools import partial
@@ -23,7 +23,7 @@ from stormbreak.cost.spend_gate import NOTHING, Reservation, SpendAccount, Spend
 from stormbreak.drivers.asyncio_driver import Sender
 from stormbreak.fleet.sharing import client_spend
 from stormbreak.gateway.keys import LimitHolder
-from stormbreak.gateway.ledger import MARGIN, PARTS, LedgerError, SpendLedger, Spent
+from stormbreak.gateway.ledger import LOWER_AFTER, MARGIN, PARTS, LedgerError, SpendLedger, Spent
 from stormbreak.gateway.limits import ClientQueues
 from stormbreak.gateway.settled_sender import SettledSender
 from stormbreak.types import Call, Outcome, Rejection, Target, Verdict
@@ -31,6 +31,8 @@ from stormbreak.types import Call, Outcome, Rejection, Target, Verdict
 R = TypeVar("R")
 
 ATTEMPTS = 4  # that are written ahead, where they cost more than a part of the limit
+TRIES = 3  # to write ahead; more than one if a period ends meanwhile
+SLOW = 5.0  # seconds that a write may take before a period begins
 WAIT = 2.0  # seconds that an attempt may wait for the store of a fleet; a lost one is known sooner
 REFRESH = 0.1  # seconds that a question about the whole fleet may wait
 _SPEND = "spend"
@@ -58,6 +60,9 @@ class ClientBudgets:
         self._accounts: dict[str, SpendAccount] = {}
         self._gates: dict[tuple[SpendAccount, Target], SpendGate] = {}
         self._writing: dict[str, asyncio.Lock] = {}
+        self._row_ends: dict[str, float] = {}
+        self._writes: set[asyncio.Task[None]] = set()
+        self._lowering: dict[str, asyncio.TimerHandle] = {}
         self._waiting: dict[SpendAccount, dict[Callable[[], object], Decimal]] = {}
 
     def apply(self, holders: Iterable[LimitHolder], of_file: Policy) -> None:
@@ -120,23 +125,84 @@ class ClientBudgets:
         Raises:
             LedgerError: it cannot be written.
         """
-        if self._ledger is None or account.lease is not None or self._is_allowed(account, bound):
-            return
-        async with self._writing.setdefault(title, asyncio.Lock()):
-            if self._is_allowed(account, bound):  # another call has written meanwhile
+        ledger = self._ledger
+        for _ in range(TRIES):
+            if ledger is None or self.covers(account, title, bound, self.clock()):
                 return
+            # Not cancelled with its caller: a row that is still being written may be lower than the next one.
+            await asyncio.shield(self._write(self._raise(ledger, account, title, bound)))
+
+    async def _raise(
+        self, ledger: SpendLedger, account: SpendAccount, title: str, bound: Decimal
+    ) -> None:
+        async with self._writing.setdefault(title, asyncio.Lock()):
             now = self.clock()
-            begins = account.is_periodic and not now < account.ends_at < inf
+            if self.covers(account, title, bound, now):  # another call has written meanwhile
+                return
+            begins = not account.is_in_period(now)
             taken = NOTHING if begins else account.taken
             needed = EXACT.add(taken, bound)
             if needed > account.limit:
                 return
-            step = max(account.limit / PARTS, ATTEMPTS * account.largest)
-            upto = min(account.limit, EXACT.add(needed, step))
-            ends_in = (account.per if begins else account.ends_at - now) + MARGIN
+            upto = min(account.limit, EXACT.add(needed, _step(account)))
+            ends_in = (account.per + SLOW if begins else account.ends_at - now) + MARGIN
             row = Spent(upto, ends_in if account.is_periodic else None)
-            await asyncio.to_thread(self._ledger.write, title, row)
-            account.allowed = upto
+            self._row_ends[title] = min(now + ends_in, self._row_ends.get(title, 0.0))
+            await asyncio.to_thread(ledger.write, title, row)
+            account.allowed, self._row_ends[title] = upto, now + ends_in
+
+    def covers(self, account: SpendAccount, title: str, bound: Decimal, now: float) -> bool:
+        """Whether `bound` may be reserved now as far as the ledger goes: its row holds for the whole period."""
+        if self._ledger is None or account.lease is not None:
+            return True
+        if not self._has_row(account, title, now):
+            return False
+        return EXACT.add(account.taken_at(now), bound) <= account.allowed
+
+    def _has_row(self, account: SpendAccount, title: str, now: float) -> bool:
+        """Whether the row holds until the end of the period, or of one that begins now."""
+        ends_at = account.ends_at if account.is_in_period(now) else now + account.per
+        return not account.is_periodic or ends_at <= self._row_ends.get(title, 0.0)
+
+    def settled(self, account: SpendAccount, title: str) -> None:
+        """Write soon that less may be spent, if a kill would leave much more as spent than is taken by now."""
+        if self._ledger is None or account.lease is not None or title in self._lowering:
+            return
+        if self._is_far_ahead(account, title):
+            write, loop = (
+                partial(self._write_less, self._ledger, account, title),
+                asyncio.get_running_loop(),
+            )
+            self._lowering[title] = loop.call_later(LOWER_AFTER, write)
+
+    def _write_less(self, ledger: SpendLedger, account: SpendAccount, title: str) -> None:
+        del self._lowering[title]
+        self._write(self._lower(ledger, account, title))
+
+    async def _lower(self, ledger: SpendLedger, account: SpendAccount, title: str) -> None:
+        async with self._writing.setdefault(title, asyncio.Lock()):
+            if self._accounts.get(title) is not account or not self._is_far_ahead(account, title):
+                return
+            upto = max(account.taken, min(account.limit, EXACT.add(account.taken, _step(account))))
+            now = self.clock()
+            ends_in = account.ends_at - now + MARGIN
+            row = Spent(upto, ends_in if account.is_periodic else None)
+            # Before the file says so: until then it says more.
+            account.allowed, self._row_ends[title] = upto, now + ends_in
+            with suppress(LedgerError):
+                await asyncio.to_thread(ledger.write, title, row)
+
+    def _is_far_ahead(self, account: SpendAccount, title: str) -> bool:
+        now = self.clock()
+        if not (account.is_in_period(now) and self._has_row(account, title, now)):
+            return False
+        return account.allowed > EXACT.add(account.taken, 2 * _step(account))
+
+    def _write(self, writing: Coroutine[None, None, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(writing)
+        self._writes.add(task)  # the loop holds only a weak reference
+        task.add_done_callback(self._writes.discard)
+        return task
 
     def turn(self, account: SpendAccount, do: Callable[[float], R]) -> R:
         """Change an account at the present time; in a fleet, between two steps of the engine that carries for it."""
@@ -206,11 +272,13 @@ class ClientBudgets:
         """Write what was spent exactly, and close the ledger."""
         if self._ledger is None:
             return
+        for timer in self._lowering.values():
+            timer.cancel()
         now = self.clock()
         for title, account in self._accounts.items():
             if account.lease is not None:
                 continue
-            if not account.is_periodic or now < account.ends_at < inf:
+            if account.is_in_period(now):
                 left = account.ends_at - now if account.is_periodic else None
                 with suppress(LedgerError):  # more than that is written already
                     self._ledger.write(title, Spent(account.taken, left))
@@ -227,11 +295,10 @@ class ClientBudgets:
                     account.ends_at = self.clock() + min(found.ends_in, account.per)
         return account
 
-    def _is_allowed(self, account: SpendAccount, bound: Decimal) -> bool:
-        now = self.clock()
-        if account.is_periodic and not now < account.ends_at < inf:
-            account.allowed = NOTHING  # another period begins, of which nothing is written
-        return EXACT.add(account.taken, bound) <= account.allowed
+
+def _step(account: SpendAccount) -> Decimal:
+    """Return the US dollars that are written ahead at a time."""
+    return max(account.limit / PARTS, ATTEMPTS * account.largest)
 
 
 def _ignore(*_: object) -> None:
@@ -270,7 +337,9 @@ class SpendingSender(SettledSender[tuple[SpendGate, Reservation]]):
         return await self._send(command, (gate, reserved))
 
     def _reserved(self, gate: SpendGate, call: Call, now: float) -> Reservation | Rejection:
-        if gate.ready_at(call, now) <= now:
+        account, bound = self._account, gate.max_cost(call) or NOTHING
+        covered = self._budgets.covers(account, self._title, bound, now)
+        if covered and gate.ready_at(call, now) <= now:
             return gate.take(call, now)
         rejection = gate.veto(call, now)
         if rejection is not None:
@@ -282,3 +351,4 @@ class SpendingSender(SettledSender[tuple[SpendGate, Reservation]]):
     def _settle(self, taken: tuple[SpendGate, Reservation], outcome: Outcome) -> None:
         gate, reserved = taken
         self._budgets.turn(self._account, lambda now: gate.settle(reserved, outcome, now, 0.0))
+        self._budgets.settled(self._account, self._title)

@@ -45,6 +45,11 @@ _TABLES = (
     "CREATE TABLE IF NOT EXISTS journals (run TEXT PRIMARY KEY, number INTEGER NOT NULL);"
 )
 _COLUMNS = (*_NAMES, *_SUMS, "usd")
+_OURS = {
+    "usage": frozenset(_COLUMNS),
+    "journals": frozenset({"run", "number"}),
+    "spent": frozenset({"key", "usd", "ends"}),
+}
 _ADD = (
     f"INSERT INTO usage ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})"  # noqa: S608 - our own words
     f" ON CONFLICT DO UPDATE SET {', '.join(f'{n} = usage.{n} + excluded.{n}' for n in _SUMS)},"
@@ -138,6 +143,7 @@ class UsageFile:
         """Make the tables, in a file that is private if there was none."""
         os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
         with closing(self._connect()) as db:
+            check_tables(db)
             db.executescript(_TABLES)
 
     def add(self, sums: Sums, run: str, number: int) -> None:
@@ -177,6 +183,15 @@ class UsageFile:
     def _connect(self, *, read_only: bool = False) -> sqlite3.Connection:
         where = f"{self._path.absolute().as_uri()}?mode={'ro' if read_only else 'rw'}"
         return sqlite3.connect(where, uri=True, timeout=TIMEOUT, isolation_level=None)
+
+
+def check_tables(db: sqlite3.Connection) -> None:
+    """Raise sqlite3.DatabaseError if another program has made a table with the name of one of a ledger."""
+    for name, columns in _OURS.items():
+        found = {row[1] for row in db.execute(f"PRAGMA table_info({name})")}
+        if found and not found >= columns:
+            why = "is that of another program; name another file"
+            raise sqlite3.DatabaseError(f"its table {name} {why}")
 
 
 def _added(db: sqlite3.Connection) -> Mapping[str, int]:

@@ -245,6 +245,16 @@ def test_a_completed_batch_has_a_result_for_each_row_whatever_was_counted(
     assert_right(at, rows, 2)
 
 
+def test_a_batch_that_stays_open_is_no_success_though_every_row_is_answered(at, submitted, changed):
+    _, rows = submitted(URLS[0])
+    many = {"total": 99, "completed": 99, "failed": 0}
+    changed(facts=lambda facts: {**facts, "request_counts": many})
+    done = batch("fetch", "out.jsonl")
+    assert (done.returncode, step_of(at)) == (1, "ended")
+    assert_right(at, rows)
+    assert batch("fetch", "--accept-partial", "out.jsonl").returncode == 0
+
+
 @pytest.mark.parametrize("url", URLS)
 def test_an_answer_about_another_batch_changes_nothing(at, submitted, changed, url):
     _, rows = submitted(url)

@@ -146,6 +146,7 @@ class Rows:
         self.fingerprint = ""
         self._model = model
         self._defaults = defaults
+        self._may_be_empty = False
         self._fd = _opened(path)
         self._clear()
 
@@ -165,6 +166,7 @@ class Rows:
         on_read: ReadProgress = lambda _: None,
         checked: str | None = None,
         table: str | None = None,
+        may_be_empty: bool = False,
     ) -> Self:
         """Check and index all of `path`; `model` is for rows that name none, `defaults` for missing fields of a chat.
 
@@ -174,9 +176,11 @@ class Rows:
         bytes, only the ids are read.
 
         Raises:
-            ConfigurationError: a line is no request (names more of them), or two rows have one id.
+            ConfigurationError: a line is no request (names more of them), two rows have one id, or there is none, unless it
+                `may_be_empty`.
         """
         rows = cls(path, model=model, defaults=defaults or {}, table=table)
+        rows._may_be_empty = may_be_empty
         try:
             if checked is None or not rows._is_still(checked, on_read):
                 rows._index(on_read, rows._checked_id)
@@ -274,7 +278,7 @@ class Rows:
                 offset += len(line)
                 if number % REPORT_EVERY == 0:
                     on_read(len(self))
-        if not len(self):
+        if not (len(self) or self._may_be_empty):
             raise ConfigurationError(f"{path_of(self.name)}: the input holds no rows")
         self._offsets.append(offset)
         self.fingerprint = digest.hexdigest()

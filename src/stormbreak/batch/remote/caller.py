@@ -21,6 +21,7 @@ from stormbreak.errors import ConfigurationError, StormbreakError
 from stormbreak.http import models
 from stormbreak.http.client import AsyncClient
 from stormbreak.http.resource import Resource
+from stormbreak.key_patterns import hidden
 from stormbreak.types import CallResult, Verdict
 
 T = TypeVar("T")
@@ -102,11 +103,17 @@ class Caller:
         self._reached = self._reached or ended.outcome.status is not None
         if not self._reached and time.monotonic() - began > self._grace:
             why = ended.outcome.detail or ended.outcome.verdict.value
-            raise ConfigurationError(f"{self.client.base_url}: nothing answers there: {why}")
+            raise ConfigurationError(
+                f"{hidden(self.client.base_url)}: nothing answers there: {why}"
+            )
 
     def _explained(self, ended: CallResult, fate: Final, what: str) -> str:
         failure = failure_of(ended, fate, time.monotonic())
         received = ended.outcome.value
         body = received.body if isinstance(received, models.Response) else b""
-        parts = [f"{self.client.base_url}: cannot {what}", failure.message, message_in(body, b"")]
+        parts = [
+            f"{hidden(self.client.base_url)}: cannot {what}",
+            failure.message,
+            message_in(body, b""),
+        ]
         return ": ".join(part for part in parts if part)

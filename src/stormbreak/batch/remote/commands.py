@@ -26,6 +26,7 @@ from stormbreak.errors import ConfigurationError
 from stormbreak.escape import path_of
 from stormbreak.http.client import AsyncClient
 from stormbreak.http.pricing import list_price
+from stormbreak.key_patterns import hidden
 
 OnFetched = Callable[[Fetched], None]
 
@@ -46,8 +47,8 @@ class FetchSummary:
 
     @property
     def complete(self) -> bool:
-        """Whether every row is answered."""
-        return not (self.failed or self.left)
+        """Whether every row is answered, and no batch is open."""
+        return not (self.failed or self.left or self.open)
 
 
 def poll_batches(
@@ -144,9 +145,10 @@ def _folder(job: Job) -> BatchFolder:
 
 
 def _poller(job: Job, client: AsyncClient, folder: BatchFolder) -> Poller:
+    place = hidden(client.base_url)
     for batch in folder.read():
-        if batch.is_open and batch.base_url != client.base_url:
+        if batch.is_open and batch.base_url != place:
             raise ConfigurationError(
-                f"{path_of(job.files.output)}: batch {batch.number} is at {batch.base_url}, not at {client.base_url}"
+                f"{path_of(job.files.output)}: batch {batch.number} is at {batch.base_url}, not at {place}"
             )
     return Poller(client, folder, grace=job.options.connect_grace or CONNECT_GRACE)

@@ -20,6 +20,7 @@ from stormbreak.batch.store.batches import BatchFolder, RemoteBatch, RowRanges, 
 from stormbreak.errors import ConfigurationError
 from stormbreak.http.client import AsyncClient
 from stormbreak.http.pricing import list_price
+from stormbreak.key_patterns import hidden
 
 SETTLED_AFTER = 2.0
 """Seconds after which a request that a killed process has sent must have arrived, and be in the provider's list."""
@@ -130,9 +131,13 @@ class Submitter:
         self._folder = folder
         self._caller = Caller(client, grace=grace)
         self._batches = {batch.number: batch for batch in folder.read()}
+        place = hidden(client.base_url)
+        if place != client.base_url:
+            why = "holds a key, which is not kept, and batch fetch would need it; use --api-key-env"
+            raise ConfigurationError(f"base URL {place}: {why}")
         for batch in self._batches.values():
-            if batch.is_open and batch.base_url != client.base_url:
-                where = f"a batch is open at {batch.base_url}, not at {client.base_url}"
+            if batch.is_open and batch.base_url != place:
+                where = f"a batch is open at {batch.base_url}, not at {place}"
                 raise ConfigurationError(f"{where}; fetch or cancel it first")
 
     def begun(self) -> list[RemoteBatch]:
@@ -164,7 +169,7 @@ class Submitter:
         batch = RemoteBatch(
             number=max(self._batches, default=0) + 1,
             token=secrets.token_hex(8),
-            base_url=self._client.base_url,
+            base_url=hidden(self._client.base_url),
             endpoint=plan.endpoint,
             model=plan.model,
             rows=RowRanges.of(plan.indices).bounds,

@@ -13,6 +13,7 @@ from stormbreak.batch.running.workers import Workers
 from stormbreak.batch.store.reader import Answered, Failed, read_answers, read_failures
 from stormbreak.cost.ledger import Cost, SpendLimit
 from stormbreak.errors import ConfigurationError
+from stormbreak.key_patterns import hidden
 from stormbreak.types import Verdict
 
 
@@ -100,7 +101,7 @@ def summarise(
     return Summary(
         input=runner.rows.name,
         output=output,
-        base_url=runner.client.base_url,
+        base_url=hidden(runner.client.base_url),
         end=end.value,
         refused_by=runner.refused_by,
         connect_error=stats.connect_error,

@@ -19,7 +19,7 @@ from stormbreak.cli.options import FILE
 from stormbreak.cli.output import json_text, say
 from stormbreak.errors import ConfigurationError
 from stormbreak.escape import path_of, plain
-from stormbreak.key_patterns import hidden, quoted
+from stormbreak.key_patterns import hidden, holds_hidden, quoted
 from stormbreak.types import Verdict
 
 _KNOWN = {verdict.value: verdict for verdict in Verdict if verdict is not Verdict.OK}
@@ -91,10 +91,13 @@ def options_of_run(given: BatchOptions, run: Run, output: Path) -> BatchOptions:
         raise ConfigurationError(_options_missing(run, output))
     last = run.flags or BatchOptions(model=_text(run.options.get("model")))
     options = given.over(last.without_place() if elsewhere else last)
-    if options.provider or options.base_url or has_target(options.policy):
-        return options
-    environment = BatchOptions(base_url=_text(run.options.get("base_url")))
-    return options.over(environment)
+    if not (options.provider or options.base_url or has_target(options.policy)):
+        options = options.over(BatchOptions(base_url=_text(run.options.get("base_url"))))
+    for name in ("base_url", "fallback_base_url"):
+        if holds_hidden(getattr(options, name) or ""):
+            why = "held a key, which is not kept; give it again"
+            raise ConfigurationError(f"{path_of(output)}: the {option_flag(name)} of its run {why}")
+    return options
 
 
 def _options_missing(run: Run, output: Path) -> str:

@@ -117,11 +117,13 @@ def _rejected(shape: Shape, rejection: Rejection, history: AttemptHistory, now: 
     status = 503 if rejection.policy in _UNAVAILABLE else 429
     if rejection.policy == COST:  # it is about the request itself
         status = 400
-    wait = 1 if rejection.retry_at is None else max(1, ceil(rejection.retry_at - now))
     message = (
         f"stormbreak sent nothing to {history.target}: {rejection.reason} ({rejection.policy})"
     )
-    headers = {"content-type": _JSON, "retry-after": str(wait)} | FINAL | _our_headers(history)
+    headers: dict[str, str | tuple[str, ...]] = {"content-type": _JSON}
+    if rejection.retry_at is not None:
+        headers["retry-after"] = str(max(1, ceil(rejection.retry_at - now)))
+    headers |= FINAL | _our_headers(history)
     return Reply(status, headers, _error(shape, status, f"stormbreak_{rejection.policy}", message))
 
 
