@@ -84,4 +84,4 @@ def test_a_dead_fallback_keeps_no_row_from_an_address_that_is_well_again(
     summary = run_rows(chat_rows(200), main_provider, limit=8, within=within)
 
     assert summary.complete
-    assert time.monotonic() - began < 20  # minutes where rows wait for the circuit of the fallback
+    assert time.monotonic() - began < 60  # minutes where rows wait for the circuit of the fallback
