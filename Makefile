@@ -53,7 +53,7 @@ lint: $(READY)
 	$(BIN)/lint-imports --no-logo
 
 # Tests wait for sockets and processes: three for each of two cores keep them busy.
-test: $(READY)  ## the test suite (4 minutes on two cores)
+test: $(READY)  ## the test suite (5 minutes on two cores)
 	@TMPDIR=$(SCRATCH) $(BIN)/pytest -n 6 --dist worksteal
 
 # Of the suite, the rooms that use a dependency. plotext and rich draw in storm, httptools and msgspec are in http, jinja2,
@@ -169,7 +169,8 @@ test-sdks: $(SDKS:%=.venv-sdks/%/.ready)  ## run the recipes of docs/sdks with t
 	@touch $@
 
 test-ray: .venv-ray/.ready  ## test the Ray adapter on a real Ray with two actors
-	.venv-ray/bin/python -m pytest -m ray -q tests/ray
+	@# Ray's workers import the tests' helpers by name.
+	PYTHONPATH=$(CURDIR)/tests/support .venv-ray/bin/python -m pytest -m ray -q tests/ray
 
 .venv-daft/.ready: pyproject.toml constraints-daft.txt
 	@echo "setting up .venv-daft (once; Daft takes 340 MB)"
