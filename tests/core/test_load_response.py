@@ -25,7 +25,7 @@ def failed(response, now):
     """A trial at `now` that fails a second later."""
     response.begin_trial(now)
     response.begin(now + 0.5, now)
-    return response.fails(now + 1.0)
+    return response.end_trial(now + 1.0)
 
 
 @pytest.mark.parametrize(
@@ -45,17 +45,17 @@ def test_lateness_ends_a_trial_only_for_as_long_as_the_trial_waited(after, fails
     response = late()
     response.begin_trial(200.0)
 
-    assert response.fails(200.0 + after) == fails
+    assert response.end_trial(200.0 + after) == fails
 
 
 def test_without_a_trial_none_fails():
-    assert not late().fails(1.0)
+    assert not late().end_trial(1.0)
 
 
 def test_the_next_trial_waits_twice_as_long_and_no_failed_one_fails_again():
     response = late()
     assert failed(response, 200.0)
-    assert not response.fails(202.0)
+    assert not response.end_trial(202.0)
     assert not response.times
     for _ in range(ENOUGH):
         response.answered(201.5, 3.0)

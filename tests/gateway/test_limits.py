@@ -295,13 +295,17 @@ async def test_keys_of_a_tenant_never_pass_its_spend_limit(path, payload):
         asked = {**payload, "max_tokens": 90}
         keys = (KEY, OTHER) * 50
         replies = await asyncio.gather(*(gateway.ask(asked, key=key) for key in keys))
+        while replies[-1].status == 200 or len(replies) == len(
+            keys
+        ):  # all at once reserve more than they cost
+            replies.append(await gateway.ask(asked, key=OTHER))
         assert gateway.metric('tenant_spent_usd{tenant="team"}') == pytest.approx(
             0.1 * len(provider.seen)
         )
         assert gateway.metric('tenant_limit_usd{tenant="team"}') == 2
         assert 0 < gateway.metric('key_spent_usd{key="app"}') < 2
         usage = (await gateway.ask(None, "/v1/usage", method="GET", key=OTHER)).json
-    assert 5 < len(provider.seen) <= 20  # calls at once reserve more than they cost
+    assert 15 < len(provider.seen) <= 20
     assert sum(each.status == 200 for each in replies) == len(provider.seen)
     assert (usage["key"], usage["spend"]) == ("other", None)
     assert usage["of_tenant"]["tenant"] == "team"

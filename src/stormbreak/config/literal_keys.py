@@ -14,12 +14,10 @@ TENANTS = "queue.tenant_weights"  # names of tenants may be ids and hashes
 MODELS = "models"  # names of models, by names of models
 VARIABLE = "api_key_env"  # names the variable that holds a key
 COUNT = "max_output_tokens"  # a number, or "none"
-PATHS = frozenset(
-    {"path", "api_key_file", "ledger", "prices"}
-)  # paths with digits look like tokens
-NAMING = frozenset(
-    {"targets", "pools", "profiles", "keys", "tenants"}
-)  # their keys are chosen names
+# Paths with digits look like tokens.
+PATHS = frozenset({"path", "api_key_file", "ledger", "prices"})
+# Their keys are chosen names.
+NAMING = frozenset({"targets", "pools", "profiles", "keys", "tenants"})
 NAMES = frozenset(
     {"model", "models", "target", "targets"}
 )  # "gpt-4.1-mini-2025-04-14" is no secret

@@ -307,7 +307,7 @@ class Diagnosis:
             self.late_at = -inf
             self._get_used_to(now)
             return
-        if response.fails(now):
+        if response.end_trial(now):
             judge.roll_back()
         elif response.is_trial_due(now):
             response.begin_trial(now)
@@ -353,7 +353,7 @@ class Diagnosis:
                 self._quick.append(flight.sent_at)
         if self._is_unexplained(self._run):
             self.dead_at = self.evidence_at = now
-            if self._response.fails(now):  # too late to be answered at all
+            if self._response.end_trial(now):  # too late to be answered at all
                 self.judge.roll_back()
 
     def _end_run(self, flight: InFlight) -> None:

@@ -35,9 +35,8 @@ class Lease:
         self.policy = policy
         self.is_known = False  # whether the store has ever answered
         self.members = 0  # that the store knew last
-        self.is_crowded = (
-            False  # there are so many that each gives back at once what it does not use
-        )
+        # There are so many members that each gives back at once what it does not use.
+        self.is_crowded = False
         self.late_at = inf  # when calls stop waiting for an answer; inf: none is missing
         self.lost_at = inf  # when the store is lost, unless it answers; inf: no report has failed
         self.rests = False  # it is given back as soon as no call needs it

@@ -51,8 +51,8 @@ class LoadResponse:
         """Begin a trial: the time of these answers becomes usual."""
         self._tried_at = now
 
-    def fails(self, now: float) -> bool:
-        """Whether lateness or death now ends a trial: it was a queue, and the next trial waits longer."""
+    def end_trial(self, now: float) -> bool:
+        """End a trial that late answers or none show to have failed, and wait longer for the next; return whether there was one."""
         if now - self._tried_at >= self._wait:
             return False
         self._tried_at, self._began_at = -inf, now
