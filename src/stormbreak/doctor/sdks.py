@@ -44,5 +44,4 @@ def _load() -> tuple[Sdk, ...]:
     return msgspec.convert(tomllib.loads(text), _File).sdk
 
 
-SDKS = _load()
-"""In the order in which they are listed."""
+SDKS = _load()  # in the order in which they are listed

@@ -103,9 +103,7 @@ def _days(year: int, month: int, day: int) -> int:
 
 # ---------------------------------------------------------------- durations
 
-MAX_WAIT = 10 * 365 * 86_400.0
-"""Ten years, the maximum of every wait: no call waits that long."""
-
+MAX_WAIT = 10 * 365 * 86_400.0  # ten years, the maximum of every wait: no call waits that long
 _NUMBER = re.compile(r"\d+(?:\.\d+)?", re.ASCII)
 _UNITS = {
     "ns": 1e-9,

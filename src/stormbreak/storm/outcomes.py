@@ -42,9 +42,8 @@ _SPOILT = (
 _WHOLE_AS_STREAMS = frozenset({Kind.ENDLESS_BODY, Kind.LONG_LENGTH})
 """Only the end of the body is missing: a stream ends when its format says so."""
 
-_WITHOUT_OUTPUT = frozenset(
-    {Kind.STALL_EARLY, Kind.HEARTBEATS, Kind.ERROR_EARLY}
-)  # before the first output
+# before the first output
+_WITHOUT_OUTPUT = frozenset({Kind.STALL_EARLY, Kind.HEARTBEATS, Kind.ERROR_EARLY})
 
 
 def _refused(status: int) -> Outcome:

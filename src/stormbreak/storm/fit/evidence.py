@@ -21,9 +21,7 @@ from stormbreak.storm.fit.capacity import (
 from stormbreak.storm.fit.failures import GAVE_UP, Outage, is_failure, outages
 from stormbreak.storm.fit.limits import Arrival, Rule, fit_limits
 
-FEWEST = 30
-"""Smallest number of answered requests."""
-
+FEWEST = 30  # smallest number of answered requests
 MOST = 20_000
 """Largest number of requests from which the capacity is estimated: those around the busiest moment."""
 
