@@ -6,7 +6,8 @@ never came is None, and so is an undefined share: of the possible answers if non
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from math import ceil, fsum, inf, sqrt
+from math import ceil, fsum, inf
+from statistics import stdev
 from types import MappingProxyType
 from typing import Any, NamedTuple, TypeAlias
 
@@ -223,17 +224,12 @@ def _of(name: str, values: Sequence[Value]) -> Spread:
     known = [value for value in values if value is not None]
     never = len(values) - len(known)
     mean = fsum(known) / len(known) if not never else None
-    deviation = _deviation(known, mean) if mean is not None and len(known) > 1 else None
+    deviation = stdev(known) if mean is not None and len(known) > 1 else None
     if name in SHARES:
         worst: Value = min(known, default=None)
     else:
         worst = max(values, key=lambda value: inf if value is None else value)
     return Spread(mean=mean, deviation=deviation, worst=worst, never=never, seeds=len(values))
-
-
-def _deviation(values: Sequence[float], mean: float) -> float:
-    """Return the deviation of a sample."""
-    return sqrt(fsum((value - mean) ** 2 for value in values) / (len(values) - 1))
 
 
 # ---------------------------------------------------------------- text, in the order of a table
