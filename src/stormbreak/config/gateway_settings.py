@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from stormbreak.core.checks import check_types, require
+from stormbreak.core.checks import check_types, require, require_at_least, require_positive
 from stormbreak.core.spend_policy import SpendPolicy
 from stormbreak.errors import ConfigurationError
 from stormbreak.types import Priority
@@ -50,12 +50,9 @@ class GatewaySettings:
             port = getattr(self, name)
             fits = port is None or 0 <= port <= _MAX_PORT
             require(fits, f"{name} must be from 0 to {_MAX_PORT}", port)
-        wait = self.waiting_comment
-        require(wait is None or wait > 0, "waiting_comment must be positive", wait)
-        require(self.grace >= 0, "grace must not be negative", self.grace)
-        require(
-            self.max_connections >= 1, "max_connections must be at least 1", self.max_connections
-        )
+        require_positive(self, "waiting_comment")
+        require_at_least(self, 0, "grace")
+        require_at_least(self, 1, "max_connections")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,9 +69,7 @@ class ClientLimits:
 
     def __post_init__(self) -> None:
         check_types(self)
-        for name in ("rpm", "tpm", "max_in_flight"):
-            limit = getattr(self, name)
-            require(limit is None or limit > 0, f"{name} must be positive", limit)
+        require_positive(self, "rpm", "tpm", "max_in_flight")
 
     @property
     def waits(self) -> bool:
@@ -108,8 +103,7 @@ class KeySettings(ClientLimits):
             raise ConfigurationError(
                 "sha256 must be 64 hex digits in lower case, as `stormbreak gateway key new` prints them"
             )
-        limit = self.deadline
-        require(limit is None or limit > 0, "deadline must be positive", limit)
+        require_positive(self, "deadline")
 
     def allows(self, model: str) -> bool:
         """Whether it may ask for a model."""

@@ -21,6 +21,21 @@ def require(holds: bool, rule: str, value: object) -> None:  # noqa: FBT001
         raise ConfigurationError(f"{rule}, got {shown(value)}")
 
 
+def require_positive(part: object, *names: str) -> None:
+    """Reject a field that is not positive. None, where its type allows it, sets no bound."""
+    for name in names:
+        value = getattr(part, name)
+        require(value is None or value > 0, f"{name} must be positive", value)
+
+
+def require_at_least(part: object, least: int, *names: str) -> None:
+    """Reject a field below `least`. None, where its type allows it, sets no bound."""
+    rule = f"must be at least {least}" if least else "must not be negative"
+    for name in names:
+        value = getattr(part, name)
+        require(value is None or value >= least, f"{name} {rule}", value)
+
+
 def require_window(name: str, seconds: float) -> None:
     """Reject a window that is not positive, or too short to count in."""
     require(seconds > 0, f"{name} must be positive", seconds)

@@ -30,7 +30,7 @@ from dataclasses import dataclass
 from math import exp
 from typing import NamedTuple
 
-from stormbreak.core.checks import check_types, require, require_window
+from stormbreak.core.checks import check_types, require_at_least, require_positive, require_window
 from stormbreak.core.window import TimeWindow
 from stormbreak.types import TREATMENTS, VERDICT_OK, Outcome, Verdict
 
@@ -54,20 +54,10 @@ class BudgetPolicy:
 
     def __post_init__(self) -> None:
         check_types(self)
-        require(self.ratio >= 0, "ratio must not be negative", self.ratio)
-        require(self.capacity >= 0, "capacity must not be negative", self.capacity)
-        require(self.decay_time > 0, "decay_time must be positive", self.decay_time)
-        require(
-            self.low_traffic_calls >= 0,
-            "low_traffic_calls must not be negative",
-            self.low_traffic_calls,
-        )
+        counts = ("ratio", "capacity", "low_traffic_calls", "low_traffic_retries")
+        require_at_least(self, 0, *counts)
+        require_positive(self, "decay_time")
         require_window("low_traffic_window", self.low_traffic_window)
-        require(
-            self.low_traffic_retries >= 0,
-            "low_traffic_retries must not be negative",
-            self.low_traffic_retries,
-        )
 
 
 class Load(NamedTuple):

@@ -9,7 +9,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, TypeAlias
 
-from stormbreak.core.checks import check_types, require, require_window
+from stormbreak.core.checks import (
+    check_types,
+    require,
+    require_at_least,
+    require_positive,
+    require_window,
+)
 from stormbreak.core.diagnosis import Diagnosis
 from stormbreak.core.window import CountWindow, TimeWindow
 
@@ -193,8 +199,7 @@ class ConsecutiveFailures:
 
     def __post_init__(self) -> None:
         check_types(self)
-        threshold = self.failure_threshold
-        require(threshold >= 1, "failure_threshold must be at least 1", threshold)
+        require_at_least(self, 1, "failure_threshold")
 
     def counter(self, diagnosis: Diagnosis) -> TripCounter:  # noqa: ARG002
         """Make a fresh counter."""
@@ -258,8 +263,7 @@ class SlowRate:
 
     def __post_init__(self) -> None:
         _check_rate(self)
-        threshold = self.slow_call_threshold
-        require(threshold > 0, "slow_call_threshold must be positive", threshold)
+        require_positive(self, "slow_call_threshold")
 
     def counter(self, diagnosis: Diagnosis) -> TripCounter:  # noqa: ARG002
         """Make a fresh counter."""
@@ -269,7 +273,7 @@ class SlowRate:
 def _check_rate(rule: FailureRate | SlowRate) -> None:
     check_types(rule)
     require(0 < rule.ratio <= 1, "ratio must be within (0, 1]", rule.ratio)
-    require(rule.min_calls >= 1, "min_calls must be at least 1", rule.min_calls)
+    require_at_least(rule, 1, "min_calls")
     seconds, calls = rule.window_seconds, rule.window_calls
     if calls is None:
         seconds = rule.default_window if seconds is None else seconds
