@@ -12,7 +12,7 @@ import msgspec
 
 from stormbreak import toml_file
 from stormbreak.core.checks import require
-from stormbreak.errors import ConfigurationError
+from stormbreak.errors import ConfigurationError, errors_at
 
 MINUTE = 60
 
@@ -88,10 +88,8 @@ def read_storm_result(path: Path) -> Storm:
         raise ConfigurationError(f"{path}: {error}") from None
     if not storm.runs:
         raise ConfigurationError(f"{path}: holds no run")
-    try:
+    with errors_at(path):
         _check(storm)
-    except ConfigurationError as error:
-        raise ConfigurationError(f"{path}: {error}") from None
     return storm
 
 
