@@ -9,9 +9,7 @@ from typing import Any, Literal, TypeAlias, Union, cast, get_args, get_origin, g
 
 from stormbreak.errors import ConfigurationError
 
-MIN_WINDOW = 1e-6
-"""Seconds: a window is cut into slices, and times are divided by their width."""
-
+MIN_WINDOW = 1e-6  # seconds: a window is cut into slices, and times are divided by their width
 MAX_SHOWN = 100  # characters of a value
 
 

@@ -16,9 +16,7 @@ from stormbreak.errors import ConfigurationError, errors_at
 
 MINUTE = 60
 
-LARGEST = 256 * 1024 * 1024
-"""Bytes of a result: hours of a storm under several policies."""
-
+LARGEST = 256 * 1024 * 1024  # bytes of a result: hours of a storm under several policies
 _WHAT = "the result of a storm"
 
 _LONGEST = 10**9  # seconds

@@ -25,11 +25,8 @@ RIVALS = ("none", "naive", "full_jitter", "openai_sdk", "article", "budget", "ai
 BATCH_RIVALS = ("loop_naive", "loop_exponential", "loop_full_jitter")
 """The baselines of a batch: loops that send a row until it is answered, at most ten times, with 64 rows in flight."""
 
-NEAR = (1.0, 5.0)
-"""Points of regret within which a draw counts as near the best."""
-
-WORST = 10
-"""Maximum number of storms that are shown and saved."""
+NEAR = (1.0, 5.0)  # points of regret within which a draw counts as near the best
+WORST = 10  # maximum number of storms that are shown and saved
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
