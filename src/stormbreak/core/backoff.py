@@ -18,7 +18,15 @@ from stormbreak.core.checks import (
     require_positive,
 )
 
-Kind: TypeAlias = Literal["constant", "linear", "exponential", "proportional_jitter", "full_jitter", "equal_jitter", "decorrelated_jitter"]  # fmt: skip
+Kind: TypeAlias = Literal[
+    "constant",
+    "linear",
+    "exponential",
+    "proportional_jitter",
+    "full_jitter",
+    "equal_jitter",
+    "decorrelated_jitter",
+]
 _GROWTH = ("initial_delay", "factor", "max_delay")
 
 FIELDS: Mapping[str, tuple[str, ...]] = MappingProxyType(
