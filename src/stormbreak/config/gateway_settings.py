@@ -26,10 +26,10 @@ def matches(name: str, model: str) -> bool:
 class GatewaySettings:
     """Where a gateway listens, and how it treats its clients. Times are seconds.
 
-    `models` leads names that clients ask for to targets or pools; a name that ends in `*` stands for all that begin so, and
-    the longest counts. When a client leaves, its call is cancelled, or read to its end (`on_disconnect`). While a stream has no output, a comment is sent every
-    `waiting_comment` seconds, which commits to status 200. `grace` is the time in which answers can end after SIGTERM.
-    What keys have spent is kept in the file `ledger` over restarts.
+    `models` leads names that clients ask for to targets or pools; a name that ends in `*` stands for all that begin so,
+    and the longest counts. When a client leaves, its call is cancelled, or read to its end (`on_disconnect`). While a
+    stream has no output, a comment is sent every `waiting_comment` seconds, which commits to status 200. `grace` is the
+    time in which answers can end after SIGTERM. What keys have spent is kept in the file `ledger` over restarts.
     """
 
     host: str = "127.0.0.1"
@@ -86,8 +86,8 @@ class ClientLimits:
 class KeySettings(ClientLimits):
     """A client key, by its SHA-256 digest, and what it may do.
 
-    `models` are the names that it may ask for (None: all), also with a `*` at the end. Its calls have its `priority`, `tenant` (None: the name of the
-    key), `labels` and `deadline`.
+    `models` are the names that it may ask for (None: all), also with a `*` at the end. Its calls have its `priority`,
+    `tenant` (None: the name of the key), `labels` and `deadline`.
     """
 
     sha256: str

@@ -1,7 +1,7 @@
 """Read policy and settings files, on top of a preset.
 
-A settings file is a policy with targets, pools and profiles, and perhaps a gateway with its keys. A table as the `policy` of a target changes the
-file's policy, or the `preset` that it names; a text is the name of a preset.
+A settings file is a policy with targets, pools and profiles, and perhaps a gateway with its keys. A table as the
+`policy` of a target changes the file's policy, or the `preset` that it names; a text is the name of a preset.
 """
 
 import os

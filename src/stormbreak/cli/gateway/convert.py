@@ -31,8 +31,8 @@ _LONGEST = 500  # characters of a note
 def command(yaml: Path, *, output: Path | None) -> None:
     """Make a settings file for the gateway of the YAML of LiteLLM's proxy.
 
-    What is not carried over is listed on standard error, and at the top of the file. The master key becomes a client key,
-    by its digest.
+    What is not carried over is listed on standard error, and at the top of the file. The master key becomes a client
+    key, by its digest.
     """
     with errors_at(path_of(yaml)):
         converted = convert(_read(yaml), os.environ)
