@@ -145,9 +145,16 @@ def test_what_is_no_shard(at, place, shard):
 
 def test_a_table_that_is_refused_leaves_nothing(at, place):
     before = {path.name for path in at.iterdir()}
-    refused = run("batch", "run", "rows.csv", "-o", "out.csv", "--prompt", "{nope}", *place)
-    assert refused.returncode == 2
-    assert "has no column 'nope'" in refused.stderr
+    (at / "head.csv").write_text("title\n")
+    for source, column, why in (
+        ("rows.csv", "nope", "no column"),
+        ("head.csv", "title", "no rows"),
+    ):
+        prompt = f"{{{column}}}"
+        refused = run("batch", "run", source, "-o", "out.csv", "--prompt", prompt, *place)
+        assert refused.returncode == 2
+        assert why in refused.stderr
+    (at / "head.csv").unlink()
     assert {path.name for path in at.iterdir()} == before
 
 

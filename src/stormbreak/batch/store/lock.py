@@ -1,7 +1,7 @@
 """One run per OUTPUT: a kernel lock on `out.jsonl.lock`.
 
-The lock file is empty and is never written or renamed. A run that is refused before it has a run file removes it, while it holds
-the lock; who gets a lock on a removed file tries again. The kernel frees the lock with the process, even after kill -9.
+The lock file is empty and is never written or renamed. Where no run has begun, it is removed by
+the process that holds the lock; who gets a lock on a removed file tries again. The kernel frees the lock with the process, even after kill -9.
 """
 
 import contextlib
@@ -24,11 +24,9 @@ def locked(files: BatchPaths) -> Iterator[None]:
     fd = _take(files)
     try:
         yield
-    except BaseException:
-        if not (files.run.exists() or os.fstat(fd).st_size):  # nothing has begun
-            files.lock.unlink(missing_ok=True)
-        raise
     finally:
+        if not (files.run.exists() or os.fstat(fd).st_size):  # no run has begun
+            files.lock.unlink(missing_ok=True)
         os.close(fd)
 
 
