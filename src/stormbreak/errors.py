@@ -38,8 +38,7 @@ from stormbreak.types import CallResult, Outcome, Target, Verdict
 
 _nested: ContextVar[bool] = ContextVar("nested", default=False)  # in `_travels`
 
-ENDED_BY_CLOSING = "closed"
-"""The reason of a call whose client was closed."""
+ENDED_BY_CLOSING = "closed"  # the reason of a call whose client was closed
 
 
 class StormbreakError(Exception):

@@ -14,8 +14,7 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 _MAX_PORT = 65535
 
 
-ANY = "*"
-"""The end of a name of models that stands for all that begin so."""
+ANY = "*"  # the end of a name of models that stands for all that begin so
 
 
 def matches(name: str, model: str) -> bool:

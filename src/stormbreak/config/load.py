@@ -23,8 +23,7 @@ from stormbreak.toml_values import BARE, join, must, one_of
 
 T = TypeVar("T")
 
-SETTINGS = "a settings file"
-"""What messages call it."""
+SETTINGS = "a settings file"  # what messages call it
 
 # ---------------------------------------------------------------- files
 

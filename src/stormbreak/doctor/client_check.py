@@ -4,11 +4,10 @@ import gc
 from collections.abc import Callable, Iterator
 
 from stormbreak.core.presets import is_off
-from stormbreak.doctor.connection_checks import check_address, check_pool
+from stormbreak.doctor.connection_checks import check_address, check_pool, check_timeouts
 from stormbreak.doctor.discovery import RequestPath, class_name, find_paths, leaves, read
 from stormbreak.doctor.findings import Finding, Severity, sorted_by_severity
 from stormbreak.doctor.retries import check_retries, retrier
-from stormbreak.doctor.timeouts import check_timeouts
 from stormbreak.errors import ConfigurationError
 from stormbreak.http.environment import is_disabled
 

@@ -63,8 +63,7 @@ class ClientLayer(NamedTuple):
         return packages_of(self.thing)
 
 
-Layers = tuple[ClientLayer, ...]
-"""The layers that a request passes, the outermost first."""
+Layers = tuple[ClientLayer, ...]  # the layers that a request passes, the outermost first
 
 
 class LazyClient:

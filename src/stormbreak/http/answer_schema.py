@@ -19,6 +19,7 @@ from stormbreak.escape import path_of, plain
 from stormbreak.llm.models import Shape
 from stormbreak.llm.schema_request import response_format
 from stormbreak.llm.surrogates import UNREADABLE
+from stormbreak.types import Target
 
 REPAIRS = 2
 """How often a model is shown why its answer does not fit, and asked again, by default."""
@@ -41,6 +42,27 @@ class Problem(NamedTuple):
 
 
 _Check = Callable[[str], tuple[Any, Problem | None]]
+
+
+class Misfit(NamedTuple):
+    """The last answer of a target, which does not fit, and the idempotency key of the request that shows it to the model."""
+
+    answer: str
+    errors: str
+    key: str
+
+
+class Repairs:
+    """The repairs of one request: how many there were, and what the next attempt at each target shows.
+
+    A batch keeps them while a row waits to be sent again. So the row goes on with the repairs that it has left.
+    """
+
+    __slots__ = ("count", "misfits")
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.misfits: dict[Target, Misfit] = {}
 
 
 class AnswerSchema:

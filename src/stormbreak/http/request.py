@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from stormbreak.errors import ConfigurationError
-from stormbreak.http.answer_schema import AnswerSchema
+from stormbreak.http.answer_schema import AnswerSchema, Misfit, Repairs
 from stormbreak.http.endpoint import Origin
 from stormbreak.http.local_answers import LocalRequest
 from stormbreak.http.models import PreparedRequest, Response
@@ -288,7 +288,7 @@ class RequestTemplate:
     derived from it; by default random keys. A target with another model gets the body with that model.
 
     With a `schema` the body asks for it where the API can. A repair is another request: it goes on with the answer that
-    does not fit, and has a key of its own.
+    does not fit, and has a key of its own. With the `repairs` of an earlier call, this one goes on with the last of them.
 
     Raises:
         ConfigurationError: the body is no JSON object, names no model, asks for a deferred answer, or cannot have a schema.
@@ -302,6 +302,7 @@ class RequestTemplate:
         key: str | None = None,
         fields: RequestFields | None = None,
         schema: AnswerSchema | None = None,
+        repairs: Repairs | None = None,
     ) -> None:
         """`fields` are those of the body, where they are known."""
         self.endpoint = endpoint
@@ -318,8 +319,9 @@ class RequestTemplate:
                 "a schema needs chat/completions, responses or messages; the answer of another endpoint is not checked"
             )
         self.schema = schema
-        self._repairs = 0
+        self._repairs = repairs or Repairs() if schema is not None else None
         self._unrepaired: dict[Target, bytes] = {}
+        self._resumed: bytes | None = None  # at the first target, if it goes on with a repair
         self._has_format = False
         if schema is not None:
             body, self._has_format = _with_format(body, shape, schema)
@@ -380,8 +382,13 @@ class RequestTemplate:
             choices=self._choices,
             inputs=self._inputs,
         )
+        is_first = not self.prepared
         self.prepared[target] = route, request
-        return request
+        misfit = None if self._repairs is None else self._repairs.misfits.get(target)
+        if misfit is not None:
+            body = self._show(target, *misfit)
+            self._resumed = body if is_first else self._resumed
+        return self.prepared[target][1]
 
     # ------------------------------------------------------------ schema
 
@@ -414,29 +421,38 @@ class RequestTemplate:
 
     def _repair(self, target: Target, answer: str, errors: str) -> Repair | None:
         """Have the next attempt show the model what is wrong with its `answer`; None if no repair is left."""
-        schema = self.schema
-        assert schema is not None, "only an answer with a schema is repaired"
-        if self._repairs == schema.repairs:
+        assert self.schema is not None
+        assert self._repairs is not None, "only an answer with a schema is repaired"
+        if self._repairs.count == self.schema.repairs:
             return None
-        self._repairs += 1
+        self._repairs.count += 1
+        body = self._show(target, answer, errors)
+        return Repair(self.estimated_tokens(body), self.token_bound(body))
+
+    def _show(self, target: Target, answer: str, errors: str, key: str | None = None) -> bytes:
+        """Let the next attempt show the model its last answer; return the body. A new repair has no `key` yet."""
+        assert self.schema is not None
+        assert self._repairs is not None
         route, request = self.prepared[target]
         assert isinstance(request.body, bytes)
         original = self._unrepaired.setdefault(target, request.body)
-        body = repaired(original, self.shape, schema=schema.encoded, answer=answer, errors=errors)
-        source = f"{request.headers[IDEMPOTENCY_KEY]} ".encode() + body
-        key = blake2b(source, digest_size=16).hexdigest()
+        schema = self.schema.encoded
+        body = repaired(original, self.shape, schema=schema, answer=answer, errors=errors)
+        if key is None:
+            source = f"{request.headers[IDEMPOTENCY_KEY]} ".encode() + body
+            key = blake2b(source, digest_size=16).hexdigest()
+        self._repairs.misfits[target] = Misfit(answer, errors, key)
         headers = {**request.headers, IDEMPOTENCY_KEY: key}
         self.prepared[target] = route, request._replace(body=body, headers=headers)
-        return Repair(self.estimated_tokens(body), self.token_bound(body))
+        return body
 
     # ------------------------------------------------------------ tokens
 
     def estimated_tokens(self, body: bytes | None = None) -> int:
         """Estimate the tokens of an attempt, prompt and answer together; also of a repair, by its body."""
+        body = body or self._resumed or self._body
         choices = (self._prompts or 1) * self.fields.choices
-        return estimate(
-            body or self._body, bound=self._output_limit, choices=choices, answers=self._has_output
-        )
+        return estimate(body, bound=self._output_limit, choices=choices, answers=self._has_output)
 
     def limit_output(self, tokens: int | None, provider: str) -> None:
         """Limit the output of a body that sets no limit itself; call it before anything is prepared.
@@ -482,7 +498,8 @@ class RequestTemplate:
             return None
         choices = self._prompts * self.fields.choices
         limit = self._output_limit
-        return bound_of(body or self._body, bound=limit, choices=choices, answers=self._has_output)
+        body = body or self._resumed or self._body
+        return bound_of(body, bound=limit, choices=choices, answers=self._has_output)
 
     def unbounded_reason(self) -> str:
         """Say why there is no token bound."""

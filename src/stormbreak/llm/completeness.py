@@ -24,9 +24,8 @@ from stormbreak.llm.surrogates import UNREADABLE, replace_lone_surrogates
 from stormbreak.llm.tokens import usage_of
 from stormbreak.types import Verdict
 
-_EMBEDDING = re.compile(
-    rb'\[\s*-?[0-9]|"[A-Za-z0-9+/_\\-]'
-)  # base64 may begin with an escaped slash
+# base64 may begin with an escaped slash
+_EMBEDDING = re.compile(rb'\[\s*-?[0-9]|"[A-Za-z0-9+/_\\-]')
 _NO_NUMBERS = (b"n", b"t", b"f", b'"', b"{")  # how every other JSON value begins
 _REFUSED = "refused by its finish reason"
 

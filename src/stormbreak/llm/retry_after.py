@@ -41,9 +41,7 @@ def parse_reset(text: str, now: float) -> float | None:
 # ---------------------------------------------------------------- Retry-After
 
 _MILLISECONDS = ("retry-after-ms", "x-ms-retry-after-ms", "x-amz-retry-after")
-WAITS = (*_MILLISECONDS, "retry-after")
-"""Headers that name a time to come back."""
-
+WAITS = (*_MILLISECONDS, "retry-after")  # headers that name a time to come back
 _NEAR = 30 * 86_400  # where a span belongs, a number is a point in time only this near to now
 _IETF_ITEM = re.compile(r";\s*([rt])=(\d{1,18})(?![\d.])", re.ASCII)
 

@@ -18,9 +18,7 @@ from stormbreak.llm.models import Shape
 
 NAME = "answer"  # of the format, which OpenAI's API wants
 
-UNASKED = frozenset({"deepseek"})
-"""Providers whose chat completions refuse a JSON schema."""
-
+UNASKED = frozenset({"deepseek"})  # providers whose chat completions refuse a JSON schema
 CHECKED = frozenset({Shape.CHAT, Shape.RESPONSES, Shape.MESSAGES})
 """Formats whose answers have a text that can be checked."""
 

@@ -61,17 +61,8 @@ class _Job:
     """One request in the provider; number 0 is background traffic."""
 
     __slots__ = (
-        "arrived",
-        "done_at",
-        "fault",
-        "gone",
-        "key",
-        "number",
-        "request_info",
-        "streamed",
-        "tokens",
-        "tries",
-    )
+        "arrived", "done_at", "fault", "gone", "key", "number", "request_info", "streamed", "tokens", "tries",
+    )  # fmt: skip
 
     def __init__(
         self, number: int, key: int, arrived: float, *, streamed: bool = False, tokens: int = 0

@@ -107,9 +107,7 @@ def _differences(sums: Sequence[float]) -> tuple[float, ...]:
 
 # ---------------------------------------------------------------- result and document
 
-LARGEST = 256 * 1024 * 1024
-"""Maximum bytes of a result: hours of a storm under several policies."""
-
+LARGEST = 256 * 1024 * 1024  # maximum bytes of a result: hours of a storm under several policies
 _WHAT = "the result of a storm"
 
 NO_SERIES = Series(calls=(), attempts=(), answers=(), ideal=(), failed=(), shed=())

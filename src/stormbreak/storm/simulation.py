@@ -245,9 +245,8 @@ class _Fleet:
         until = duration + self._load.deadline + _AFTERWARDS
         reported = 0.0
         for second in range(1, ceil(until) + 1):
-            self._timeline.run(
-                min(until, nextafter(second, 0.0))
-            )  # events at the end belong to the next second
+            # events at the end belong to the next second
+            self._timeline.run(min(until, nextafter(second, 0.0)))
             self.samples.append(self._sample())
             if progress is not None and second / until >= reported + _STRIDE:
                 reported = min(1.0, second / until)

@@ -25,9 +25,7 @@ from stormbreak.storm.policies import NamedPolicy
 from stormbreak.storm.random_storms import draw
 from stormbreak.storm.simulation import simulate
 
-SURVEY = "random storms"
-"""The name of the random storms among the groups of storms."""
-
+SURVEY = "random storms"  # the name of the random storms among the groups of storms
 VALUES: Mapping[str, tuple[Any, ...]] = {
     "limit": (AutomaticLimit(), *(FixedLimit(max_in_flight=size) for size in (8, 32, 128))),
     "patience": (1.0, 3.0, 10.0, 30.0),

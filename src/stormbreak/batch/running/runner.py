@@ -46,7 +46,7 @@ from stormbreak.core.row_schedule import Reschedule, RowAttempt, Schedule
 from stormbreak.errors import ConfigurationError
 from stormbreak.events import CooldownStarted, Event, Queued, RetryPlanned, Sent
 from stormbreak.http import models
-from stormbreak.http.answer_schema import AnswerSchema
+from stormbreak.http.answer_schema import AnswerSchema, Repairs
 from stormbreak.http.client import AsyncClient
 from stormbreak.http.h1.failures import OPEN_FILES, is_out_of_files
 from stormbreak.http.models import CONNECT_TIMEOUT
@@ -124,6 +124,9 @@ class Runner:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._grace = grace
         self._schema = schema
+        self._repairs: dict[
+            int, Repairs
+        ] = {}  # of rows that were sent and have not ended, by index
         self._tick = tick
         self._record_now = asyncio.Event()  # little is left of what may be spent, or a pause is new
         self._end: End | None = None
@@ -138,6 +141,8 @@ class Runner:
         self.reader_has_room: Callable[[], bool] = lambda: True
         self._threads = ThreadPoolExecutor(THREADS, "stormbreak-batch")
         form = "" if schema is None else f" {schema.digest} {schema.asks}"  # they change requests
+        if client.policy.spend.max_output_tokens is not None:
+            form += f" {client.policy.spend.max_output_tokens}"
         self._salt = f"{store.salt} {client.base_url}{form}".encode()
         self.snapshot = self._take_snapshot()
         client.subscribe(self._hear)
@@ -257,6 +262,7 @@ class Runner:
                 idempotency_key=self._key_of(row),
                 fields=row.fields,
                 schema=self._schema,
+                repairs=self._repairs_of(row),
             )
         except ConfigurationError as error:  # about this row alone
             ended = CallResult(Outcome(Verdict.INVALID, detail=str(error)))
@@ -280,6 +286,10 @@ class Runner:
         key.update(row.body)
         return key.hexdigest()
 
+    def _repairs_of(self, row: Row) -> Repairs | None:
+        """Return what the row goes on with when it is sent again."""
+        return None if self._schema is None else self._repairs.setdefault(row.index, Repairs())
+
     def _settle(self, turn: RowAttempt, row: Row, ended: CallResult, *, sent_at: float) -> None:
         now = time.monotonic()
         self.stats.explain(ended.outcome)
@@ -288,6 +298,7 @@ class Runner:
         fate = self.schedule.settle(turn, ended, now, random.random())  # noqa: S311 - spread, no secret
         if isinstance(fate, Reschedule):
             return
+        self._repairs.pop(row.index, None)
         received = ended.outcome.value
         response = None
         if isinstance(received, models.Response):

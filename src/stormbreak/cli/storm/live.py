@@ -94,9 +94,7 @@ def warnings_of(played: Played) -> Iterator[str]:
 
 # ---------------------------------------------------------------- command
 
-UNKNOWN = ("openings",)
-"""Measures that cannot be seen from outside a program."""
-
+UNKNOWN = ("openings",)  # measures that cannot be seen from outside a program
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _NAMED = re.compile(r"([A-Za-z][\w.-]{0,39})=(.*)", re.DOTALL)
 _MAX_COPIES = 1000

@@ -39,8 +39,7 @@ from stormbreak.telemetry.status_client import (
 
 # ---------------------------------------------------------------- key presses
 
-Wait = Callable[[float], str]
-"""Waits at most these seconds; returns the keys that were pressed."""
+Wait = Callable[[float], str]  # waits at most these seconds; returns the keys that were pressed
 
 
 @contextmanager

@@ -14,9 +14,7 @@ from stormbreak.provider.fault_kinds import Kind
 from stormbreak.provider.faults.play import FaultContext
 from stormbreak.provider.scripts import Ending, Idle, Piece, Script, once
 
-BOMB = 128 * 1024 * 1024
-"""Decompressed size of a bomb; on the wire it is a thousandth."""
-
+BOMB = 128 * 1024 * 1024  # decompressed size of a bomb; on the wire it is a thousandth
 LONG_HEADER = 1024 * 1024
 _SHORT = 40  # bytes that a wrong length is short or long by
 _ROUND = 256 * 1024

@@ -8,9 +8,7 @@ from stormbreak.provider.fault_kinds import Kind
 from stormbreak.provider.formats.base import Format, Refusal
 from stormbreak.provider.scripts import Ending, Script, plain
 
-ELSEWHERE = "elsewhere.invalid"
-"""The host of redirects."""
-
+ELSEWHERE = "elsewhere.invalid"  # the host of redirects
 _EDGE = frozenset({Kind.S502, Kind.S520, Kind.S521, Kind.S522, Kind.S523, Kind.S524})
 _HTML = (
     "<html>\r\n<head><title>{0}</title></head>\r\n<body>\r\n"

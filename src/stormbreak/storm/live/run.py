@@ -21,9 +21,7 @@ from stormbreak.storm.measures import Measures, Observed, Record, measure
 from stormbreak.storm.result import Result, series
 from stormbreak.storm.traffic import Traffic, check_measured, traffic
 
-PATIENCE = 60.0
-"""Real seconds for the first call of a program."""
-
+PATIENCE = 60.0  # real seconds for the first call of a program
 _LOOK = 0.05  # real seconds between checks of the programs
 _SLOW_START = 5.0  # real seconds until the request of a first call
 _AFTERWARDS = 1.0  # scenario seconds; the last call ends at its deadline

@@ -121,16 +121,9 @@ class ActiveSpans:
 # ---------------------------------------------------------------- span events
 
 SPAN_EVENTS = (
-    events.Queued,
-    events.CallRejected,
-    events.Hedged,
-    events.HedgeRefused,
-    events.Overtaken,
-    events.RetryPlanned,
-    events.RetryRefused,
-    events.FellBack,
-    events.FallbackRefused,
-)
+    events.Queued, events.CallRejected, events.Hedged, events.HedgeRefused, events.Overtaken,
+    events.RetryPlanned, events.RetryRefused, events.FellBack, events.FallbackRefused,
+)  # fmt: skip
 """The other events begin or end a span, or are about a target."""
 
 _DIGEST = re.compile(r"#[0-9a-f]{8}$")  # of the key, after a target
