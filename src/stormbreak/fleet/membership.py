@@ -396,7 +396,9 @@ class SpendMembership(Membership):
             account.ends_at = inf if spend.ends_in == NONE else sent_at + spend.ends_in
             lease.granted = max(lease.granted, int(spend.granted))
             lease.elsewhere = int(spend.elsewhere)
-        self._denied = lease.allowance < self._needed
+        lack = self._needed - lease.allowance
+        self._denied = lack > 0
+        lease.withholds = self._denied and spend.left >= lack
         if self._denied:
             return -SHORT
         if now - self.used_at < UNUSED + BUSY:
