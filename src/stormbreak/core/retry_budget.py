@@ -117,7 +117,7 @@ class Budget:
         elif TREATMENTS[outcome.verdict].retry and not _was_invited_by_server(outcome):
             self._in_a_row += 1
             self._may_be_overload |= outcome.verdict in OVERLOAD
-        self._recent.add(now, failed=False)  # only its calls are asked for
+        self._recent.add(now)  # only its calls are asked for
 
     def _is_lone(self, now: float) -> bool:
         """Whether this process has hardly any traffic."""
