@@ -19,8 +19,8 @@ from urllib.parse import quote, unquote, urlsplit
 import msgspec
 
 from stormbreak.drivers.locks import new_lock
+from stormbreak.fleet.leasing import EVER, Scope, beat
 from stormbreak.fleet.messages import NONE, Answer, Report
-from stormbreak.fleet.model import EVER, Scope, beat
 from stormbreak.fleet.store import TIMEOUT, Message, StoreError
 
 MAX_LINE = 16_000_000  # bytes

@@ -15,7 +15,7 @@ from stormbreak.core.retry import RetryPolicy
 from stormbreak.drivers.asyncio_driver import AsyncioDriver
 from stormbreak.drivers.delivery import CallerDriven
 from stormbreak.fleet.heartbeat import shared_limits
-from stormbreak.fleet.sharing import SharedLimits
+from stormbreak.fleet.shared_limits import SharedLimits
 from stormbreak.gateway.errors import RefusedError
 from stormbreak.gateway.keys import LimitHolder
 from stormbreak.types import (

@@ -19,7 +19,7 @@ from stormbreak.config.load import SETTINGS
 from stormbreak.errors import ConfigurationError
 from stormbreak.fleet.membership import MICRO
 from stormbreak.fleet.parent import ParentStore
-from stormbreak.fleet.sharing import client_spend, scope_of
+from stormbreak.fleet.shared_limits import client_spend, scope_of
 from stormbreak.gateway.admin import AdminServer
 from stormbreak.gateway.keys import LimitHolder, all_holders
 from stormbreak.gateway.ledger import LedgerRecord, SpendLedger, ledger_path

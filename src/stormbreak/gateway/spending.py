@@ -21,7 +21,7 @@ from stormbreak.core.spend_policy import SpendPolicy
 from stormbreak.cost.price_table import EXACT, PriceOf
 from stormbreak.cost.spend_gate import NOTHING, Reservation, SpendAccount, SpendGate
 from stormbreak.drivers.asyncio_driver import Sender
-from stormbreak.fleet.sharing import client_spend
+from stormbreak.fleet.shared_limits import client_spend
 from stormbreak.gateway.keys import LimitHolder
 from stormbreak.gateway.ledger import LOWER_AFTER, MARGIN, PARTS, LedgerError, SpendLedger, Spent
 from stormbreak.gateway.limits import ClientQueues
