@@ -162,7 +162,7 @@ def check_rule(on: Iterable[Verdict], after: float | None) -> None:
     odd = [str(verdict) for verdict in on if verdict not in POSSIBLE]
     require(not odd, "on must name only verdicts of calls that failed", ", ".join(odd))
     require(bool(tuple(on)), "on must name a verdict", "none")
-    require(after is None or after > 0, "after must be positive", after)
+    require(after is None or after > 0, "max_wait must be positive", after)
 
 
 class Step(NamedTuple):

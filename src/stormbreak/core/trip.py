@@ -49,7 +49,7 @@ class TripCounter(ABC):
     __slots__ = ()
 
     @abstractmethod
-    def record(self, now: float, *, failed: bool, took: float = 0.0) -> bool:
+    def record(self, now: float, failed: int = 0, took: float = 0.0) -> bool:
         """Count one outcome of `took` seconds; return True to open the circuit."""
 
     def cut(self, now: float, took: float) -> bool:  # noqa: ARG002
@@ -78,7 +78,7 @@ class ConsecutiveCounter(TripCounter):
         self._threshold = threshold
         self._failures = 0
 
-    def record(self, now: float, *, failed: bool, took: float = 0.0) -> bool:  # noqa: ARG002, D102
+    def record(self, now: float, failed: int = 0, took: float = 0.0) -> bool:  # noqa: ARG002, D102
         self._failures = self._failures + 1 if failed else 0
         return self._failures >= self._threshold
 
@@ -98,9 +98,9 @@ class DeadTargetCounter(TripCounter):
         self._diagnosis = diagnosis
         self._window = TimeWindow(SHOWN_SECONDS)
 
-    def record(self, now: float, *, failed: bool, took: float = 0.0) -> bool:  # noqa: ARG002, D102
-        self._window.add(now, failed=failed)
-        return failed and self._diagnosis.is_dead(now)
+    def record(self, now: float, failed: int = 0, took: float = 0.0) -> bool:  # noqa: ARG002, D102
+        self._window.add(now, failed)
+        return bool(failed) and self._diagnosis.is_dead(now)
 
     def counts(self, now: float) -> Counts:  # noqa: D102
         return _failures_in(self._window, now)
@@ -127,15 +127,15 @@ class RateCounter(TripCounter):
         self._min_calls = min_calls
         self._slow_call_threshold = slow_call_threshold
 
-    def record(self, now: float, *, failed: bool, took: float = 0.0) -> bool:  # noqa: D102
+    def record(self, now: float, failed: int = 0, took: float = 0.0) -> bool:  # noqa: D102
         counted = failed if self._slow_call_threshold is None else self.is_slow(took)
         window = self._window
-        window.add(now, failed=counted)
+        window.add(now, counted)
         enough = self._ratio * window.calls - ROUNDING
-        return counted and window.calls >= self._min_calls and window.failures >= enough
+        return bool(counted) and window.calls >= self._min_calls and window.failures >= enough
 
     def cut(self, now: float, took: float) -> bool:  # noqa: D102
-        return self.is_slow(took) and self.record(now, failed=False, took=took)
+        return self.is_slow(took) and self.record(now, 0, took)
 
     def is_slow(self, took: float) -> bool:  # noqa: D102
         return self._slow_call_threshold is not None and took >= self._slow_call_threshold
@@ -159,8 +159,8 @@ class AnyCounter(TripCounter):
     def __init__(self, counters: Sequence[TripCounter]) -> None:
         self._counters = tuple(counters)
 
-    def record(self, now: float, *, failed: bool, took: float = 0.0) -> bool:  # noqa: D102
-        trips = [counter.record(now, failed=failed, took=took) for counter in self._counters]
+    def record(self, now: float, failed: int = 0, took: float = 0.0) -> bool:  # noqa: D102
+        trips = [counter.record(now, failed, took) for counter in self._counters]
         return any(trips)
 
     def cut(self, now: float, took: float) -> bool:  # noqa: D102

@@ -84,8 +84,18 @@ class Tuned:
     @property
     def gains(self) -> bool:
         """Whether the goodput over all groups rises by more than chance explains."""
-        total = _over(list(self.goodput.values()))
+        total = self._total
         return bool(self.changes) and total.change > total.spread
+
+    @property
+    def loses(self) -> bool:
+        """Whether it falls by more than chance explains."""
+        total = self._total
+        return bool(self.changes) and total.change < -total.spread
+
+    @property
+    def _total(self) -> Difference:
+        return _over(list(self.goodput.values()))
 
 
 def tune(

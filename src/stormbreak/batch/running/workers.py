@@ -192,6 +192,7 @@ class Workers:
         worker.end = report.end
         self.refused_by = self.refused_by or report.refused_by
         self.journal.recovered += report.recovered
+        self.journal.reused += report.reused
         self.stats.merge(report.stats)
         if report.end in _DRAINING:
             self._send(Order.DRAIN)
