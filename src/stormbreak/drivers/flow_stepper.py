@@ -113,8 +113,7 @@ class Stepper(TurnLock[Flow, _Left]):
                     except StopIteration as stop:
                         command = stop.value
                         pending.pop(flow, None)  # type: ignore[arg-type]
-                    if engine.woken or engine.events:
-                        left = self._collect()
+                    left = self._collect() if engine.woken or engine.events else None
                 except BaseException:
                     self._interrupted = True
                     raise
