@@ -113,7 +113,8 @@ class Stepper(TurnLock[Flow, _Left]):
                     except StopIteration as stop:
                         command = stop.value
                         pending.pop(flow, None)  # type: ignore[arg-type]
-                    left = self._collect() if engine.woken or engine.events else None
+                    if engine.woken or engine.events:
+                        left = self._collect()
                 except BaseException:
                     self._interrupted = True
                     raise

@@ -1,7 +1,7 @@
 """The store in a parent process, on a Unix socket, for the processes of one machine.
 
-A message is a line of JSON. The parent decides alone, with its own clock; a store ends with its process. Money can be kept
-over its end: a `SpendRecord` notes what may be spent before it is granted.
+A message is a line of JSON. The parent decides alone, with its own clock; a store ends with its process. Money can be
+kept over its end: a `SpendRecord` notes what may be spent before it is granted.
 """
 
 import os

@@ -1,7 +1,7 @@
 """The store in a Valkey or Redis server: each scope is a hash, and `leasing.lua` its only operation.
 
-A late answer would be read as that to the next command, so every failure closes the connection. Nothing is repeated here:
-the next report repeats everything.
+A late answer would be read as that to the next command, so every failure closes the connection. Nothing is repeated
+here: the next report repeats everything.
 """
 
 import os

@@ -1,7 +1,8 @@
 """The spend limits of client keys and tenants: what an attempt may cost is reserved before it leaves, and settled after it.
 
-It is the gate of the spend limit of a policy, with an account for each holder. With a ledger, an account may spend no more
-than the ledger says. In a fleet the store of it says so instead, and an attempt waits for its answer, for WAIT at most.
+It is the gate of the spend limit of a policy, with an account for each holder. With a ledger, an account may spend no
+more than the ledger says. In a fleet the store of it says so instead, and an attempt waits for its answer, for WAIT at
+most.
 """
 
 import asyncio

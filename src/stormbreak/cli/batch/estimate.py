@@ -141,19 +141,11 @@ def _facts(source: Path, models: Sequence[ModelEstimate], currency: Currency) ->
 def _sheet(models: Sequence[ModelEstimate], provider: str, currency: Currency) -> Sheet:
     rows: list[list[Cell]] = [
         [
-            each.model,
-            provider,
-            each.rows,
-            each.input_tokens,
-            each.output_tokens,
-            each.expected,
-            each.max_usd,
-            each.batched,
-            each.unbounded,
-            currency.code,
+            each.model, provider, each.rows, each.input_tokens, each.output_tokens, each.expected, each.max_usd,
+            each.batched, each.unbounded, currency.code,
         ]
         for each in models
-    ]
+    ]  # fmt: skip
     return Sheet(columns=_COLUMNS, rows=rows, currency=currency)
 
 
