@@ -273,7 +273,7 @@ def _waiting(state: TargetState, now: float) -> tuple[int, int]:
     queued = state.admission.queued
     if not queued or state.is_blocked(now):
         return 0, 0
-    call = state.admission.observed_call(now)
+    call = state.admission.observed_call()
     free = state.slots.max_limit - state.slots.in_flight
     return int(min(queued, max(1, free))), 0 if call is None else call.tokens
 
@@ -396,7 +396,9 @@ class SpendMembership(Membership):
             account.ends_at = inf if spend.ends_in == NONE else sent_at + spend.ends_in
             lease.granted = max(lease.granted, int(spend.granted))
             lease.elsewhere = int(spend.elsewhere)
-        self._denied = lease.allowance < self._needed
+        lack = self._needed - lease.allowance
+        self._denied = lack > 0
+        lease.withholds = self._denied and spend.left >= lack
         if self._denied:
             return -SHORT
         if now - self.used_at < UNUSED + BUSY:

@@ -23,7 +23,7 @@ PASSED = frozenset(
 ACCOUNT_LIMITS = ("x-ratelimit-", "anthropic-ratelimit-")
 """The beginnings of those for keys without limits of their own: they are about the account that all share."""
 
-_WAITS = frozenset({"cooldown", "rate", "quota", "deadline", "patience", "max_wait"})
+_WAITS = frozenset({"cooldown", "rate", "quota", "deadline", "patience", "max_wait", "fleet"})
 """Gates that end a call because it would have to wait for a named time. At the others the gateway has done what it may: attempts
 are used up, a budget is spent, or the target is ill, and a retry would add to its load."""
 
