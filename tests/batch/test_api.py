@@ -34,11 +34,11 @@ def place(stormbreak_provider):
     return {"base_url": stormbreak_provider("calm").base_url, "model": "storm-1"}
 
 
-def answered_and_kept(output, provider):
+def answered_and_kept(output, provider, rows=PROMPTS):
     """How many rows a run that was stopped has answered: all that it sent, and not all there are."""
     asked, kept = provider.stats()["keys"], len(read(output))
     assert asked["asked"] == asked["answered"] == kept
-    assert 0 < kept < len(PROMPTS)
+    assert 0 < kept < len(rows)
     return kept
 
 
@@ -235,7 +235,7 @@ def test_who_is_cancelled_while_the_rows_are_read_has_sent_nothing(output, place
 PROGRAM = """
 import sys
 from stormbreak.batch import run
-rows = [{"prompt": f"document {number}", "max_tokens": 50} for number in range(40)]
+rows = [{"prompt": f"document {number}", "max_tokens": 50} for number in range(400)]
 try:
     run(rows, output=sys.argv[1], base_url=sys.argv[2], model="storm-1", concurrency=5)
 except KeyboardInterrupt:
@@ -244,6 +244,7 @@ except KeyboardInterrupt:
 
 
 def test_ctrl_c_keeps_what_was_sent(output, stormbreak_provider):
+    rows = [{"prompt": f"document {number}", "max_tokens": 50} for number in range(400)]
     provider = stormbreak_provider(SLOW)
     url = provider.base_url
     words = [sys.executable, "-W", "error", "-c", PROGRAM, output, url]
@@ -254,6 +255,6 @@ def test_ctrl_c_keeps_what_was_sent(output, stormbreak_provider):
         os.kill(program.pid, signal.SIGINT)
         out, err = program.communicate(timeout=PATIENCE)
     assert (program.returncode, out, err) == (0, "interrupted\n", "")
-    before = answered_and_kept(output, provider)
-    rest = run(PROMPTS, output=output, base_url=url, model="storm-1", concurrency=40)
-    assert (rest.complete, rest.attempts) == (True, 40 - before)
+    before = answered_and_kept(output, provider, rows)
+    rest = run(rows, output=output, base_url=url, model="storm-1", concurrency=400)
+    assert (rest.complete, rest.attempts) == (True, 400 - before)

@@ -23,11 +23,11 @@ from stormbreak.events import Returned
 from stormbreak.provider.counters import Billed
 from stormbreak.provider.formats.registry import request_digest
 
-CALLS = 1_500
-AT_ONCE = 250
+CALLS = 600
+AT_ONCE = 40  # a busy machine answers them in time, too
 STORM = """
 [provider]
-slots = 150
+slots = 30
 service = 0.05
 variation = 0.6
 max_service = 0.4
@@ -49,11 +49,11 @@ share = 0.02
 
 [[faults]]
 kind = "hang"
-share = 0.005
+share = 0.02
 
 [[faults]]
 kind = "stall"
-share = 0.01
+share = 0.06
 
 [[faults]]
 kind = "cut_body"

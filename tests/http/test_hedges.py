@@ -56,14 +56,26 @@ async def test_a_stream_comes_from_whoever_begins_first(head):
         assert (server.opened, server.closed) == (2, 1)
 
 
-async def test_a_stream_that_has_begun_is_read_to_its_end_and_nobody_else_is_asked():
+async def test_a_stream_that_has_begun_is_read_to_its_end_and_nobody_else_is_asked(monkeypatch):
+    over, loop = asyncio.Event(), asyncio.get_running_loop()
+    began = loop.time
+
+    async def wait(request, writer):
+        await over.wait()
+
+    late = replace(HEDGED, hedge=HedgePolicy(delay=20.0, percentile=None))
     async with (
-        served((CUT, 0.3, End.CLOSE), (WHOLE_ANSWER,)) as server,
-        hedging(server, HEDGED) as client,
+        served((CUT, wait, End.CLOSE), (WHOLE_ANSWER,)) as server,
+        hedging(server, late) as client,
     ):
         with pytest.raises(StreamBrokenError):
             async with client.stream("chat/completions", PAYLOAD) as stream:
-                _ = [piece async for piece in stream.texts()]
+                texts = stream.texts()
+                assert await anext(texts) == "hello"
+                monkeypatch.setattr(loop, "time", lambda: began() + 21.0)
+                await asyncio.sleep(0.05)
+                over.set()
+                _ = [piece async for piece in texts]
 
         assert len(server.requests) == 1
 

@@ -20,7 +20,7 @@ from stormbreak.http.h1.server_connection import (
 GET = b"GET /%b HTTP/1.1\r\nHost: h\r\n\r\n"
 POST = b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nhello"
 SHORT = {"head_timeout": 0.1, "idle_timeout": 0.2, "min_body_rate": 1e6}
-LARGE = 4 << 20
+LARGE = 16 << 20  # more than the buffers of the kernel hold for who does not read
 
 
 class Echo:

@@ -19,8 +19,7 @@ from stormbreak.types import Usage
 
 NOTHING = Decimal(0)
 
-PriceOfModel: TypeAlias = Callable[[str, str], Prices | None]
-"""By provider and model."""
+PriceOfModel: TypeAlias = Callable[[str, str], Prices | None]  # by provider and model
 
 
 @dataclass(slots=True, kw_only=True)

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from math import exp, floor, inf, log2
 from typing import Literal
 
-from stormbreak.core.checks import check_types, require
+from stormbreak.core.checks import check_types, require_at_least
 from stormbreak.core.diagnosis import RECENTLY, Diagnosis
 from stormbreak.core.gate import NEVER, READY
 from stormbreak.types import Outcome, Verdict
@@ -123,11 +123,8 @@ class AutomaticLimit:
 
     def __post_init__(self) -> None:
         check_types(self)
-        require(self.max_in_flight >= 1, "max_in_flight must be at least 1", self.max_in_flight)
-        require(
-            self.headroom_factor >= 1, "headroom_factor must be at least 1", self.headroom_factor
-        )
-        require(self.headroom >= 0, "headroom must not be negative", self.headroom)
+        require_at_least(self, 1, "max_in_flight", "headroom_factor")
+        require_at_least(self, 0, "headroom")
 
 
 class AutomaticLimiter:

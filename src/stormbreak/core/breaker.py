@@ -37,7 +37,7 @@ from stormbreak.core.diagnosis import Diagnosis
 from stormbreak.core.gate import NEVER, READY, InFlight
 from stormbreak.core.half_open import Decision, Probe, Trial
 from stormbreak.core.trip import Counts
-from stormbreak.types import Outcome, Tally, Treatment, Verdict
+from stormbreak.types import VERDICT_OK, Outcome, Tally, Treatment, Verdict
 
 MAX_RETRY_AFTER = 900.0
 """Maximum seconds of a Retry-After, before its jitter."""
@@ -178,12 +178,16 @@ class Breaker:
             flight = token.flight if isinstance(token, Probe) else token[2]
             assert flight is not None
             self._diagnosis.settle(flight, outcome, now, uniform)
-        tally = Tally.NOTHING if outcome.own_deadline else self._treatments[outcome.verdict].tally
-        if not isinstance(token, Probe) and token[0] == self._epoch:  # the circuit is closed
+        if outcome.verdict is VERDICT_OK:  # which no policy counts as anything else
+            tally = _SUCCESS
+        else:
+            own = outcome.own_deadline
+            tally = Tally.NOTHING if own else self._treatments[outcome.verdict].tally
+        if type(token) is tuple and token[0] == self._epoch:  # the circuit is closed
             took = now - token[1]
             if tally is _SUCCESS:
                 self._retry_after_until = -inf  # a failure cannot speak for a target that serves
-                trips = self._trip.record(now, failed=False, took=took)
+                trips = self._trip.record(now, 0, took)
             else:
                 trips = self._should_trip(tally, outcome, now, took)
             if trips:
@@ -197,7 +201,7 @@ class Breaker:
         if tally is Tally.NOTHING:
             return _was_cancelled_late(outcome) and self._trip.cut(now, took)
         self._respect_retry_after(outcome, now)
-        return self._trip.record(now, failed=True, took=took)
+        return self._trip.record(now, 1, took)
 
     def _settle_probe(
         self, probe: Probe, tally: Tally, outcome: Outcome, now: float, uniform: float

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from math import isfinite
 from typing import Any
 
-from stormbreak.core.checks import check_types, require, shown
+from stormbreak.core.checks import check_types, require, require_at_least, require_positive, shown
 from stormbreak.core.circuit import State
 from stormbreak.errors import ConfigurationError
 from stormbreak.key_patterns import quoted
@@ -37,9 +37,8 @@ class CircuitSnapshot:
         check_types(self)
         known = ", ".join(KEPT)
         require(self.state in KEPT, f"state must be one of {known}", self.state)
-        require(self.open_left >= 0, "open_left must not be negative", self.open_left)
-        require(self.open_for > 0, "open_for must be positive", self.open_for)
-        require(self.named_left >= 0, "named_left must not be negative", self.named_left)
+        require_at_least(self, 0, "open_left", "named_left")
+        require_positive(self, "open_for")
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""

@@ -18,7 +18,7 @@ from math import inf
 from typing import Literal, TypeAlias, assert_never
 
 from stormbreak.core.automatic_limit import AutomaticLimit, AutomaticLimiter
-from stormbreak.core.checks import check_types, require
+from stormbreak.core.checks import check_types, require, require_at_least, require_positive
 from stormbreak.core.diagnosis import Diagnosis
 from stormbreak.core.gate import NEVER, READY
 from stormbreak.types import Outcome, Verdict
@@ -45,7 +45,7 @@ class AimdLimit:
 
     def __post_init__(self) -> None:
         check_types(self)
-        require(self.min_in_flight >= 1, "min_in_flight must be at least 1", self.min_in_flight)
+        require_at_least(self, 1, "min_in_flight")
         require(
             self.initial_in_flight >= self.min_in_flight,
             "initial_in_flight must not be below min_in_flight",
@@ -56,16 +56,11 @@ class AimdLimit:
             "max_in_flight must not be below initial_in_flight",
             self.max_in_flight,
         )
-        require(self.increase > 0, "increase must be positive", self.increase)
+        require_positive(self, "increase", "slow_call_threshold")
         require(
             0 < self.decrease_factor < 1,
             "decrease_factor must lie between 0 and 1",
             self.decrease_factor,
-        )
-        require(
-            self.slow_call_threshold is None or self.slow_call_threshold > 0,
-            "slow_call_threshold must be positive",
-            self.slow_call_threshold,
         )
 
 
@@ -161,7 +156,7 @@ class FixedLimit:
 
     def __post_init__(self) -> None:
         check_types(self)
-        require(self.max_in_flight >= 1, "max_in_flight must be at least 1", self.max_in_flight)
+        require_at_least(self, 1, "max_in_flight")
 
 
 class FixedLimiter:

@@ -424,8 +424,13 @@ class Diagnosis:
 
     @property
     def lost_after(self) -> float | None:
-        """The age at which a probe is lost; None if answers were late before, so that it may be queued."""
-        return None if self._late_share >= WEIGHT else self.judge.usual
+        """The age at which a probe is lost; None if most answers were late before, so that it may be queued."""
+        return None if self._late_share >= MAJORITY else self.judge.usual
+
+    @property
+    def died_last(self) -> bool:
+        """Whether the last evidence is death, not late answers."""
+        return self.dead_at > self.late_at
 
     def overdue_at(self) -> float:
         """When the next attempt is lost while the circuit sets the pace; inf if unknown."""

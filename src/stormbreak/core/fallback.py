@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal, NamedTuple, TypeAlias
 
-from stormbreak.core.checks import check_types, require
+from stormbreak.core.checks import check_types, require, require_positive
 from stormbreak.types import Target, Verdict
 
 DEPRIORITIZED = 3
@@ -85,7 +85,7 @@ class Place:
             "a target must name a provider, base_url, api_key_env, model or models",
             "none",
         )
-        require(self.weight > 0, "weight must be positive", self.weight)
+        require_positive(self, "weight")
         object.__setattr__(self, "models", dict(self.models))  # the caller's own may change
 
     def model_for(self, model: str) -> str | None:
@@ -154,8 +154,7 @@ class CachePolicy:
 
     def __post_init__(self) -> None:
         check_types(self)
-        require(self.max_age > 0, "max_age must be positive", self.max_age)
-        require(self.max_bytes > 0, "max_bytes must be positive", self.max_bytes)
+        require_positive(self, "max_age", "max_bytes")
 
 
 def check_rule(on: Iterable[Verdict], after: float | None) -> None:
@@ -163,7 +162,7 @@ def check_rule(on: Iterable[Verdict], after: float | None) -> None:
     odd = [str(verdict) for verdict in on if verdict not in POSSIBLE]
     require(not odd, "on must name only verdicts of calls that failed", ", ".join(odd))
     require(bool(tuple(on)), "on must name a verdict", "none")
-    require(after is None or after > 0, "after must be positive", after)
+    require(after is None or after > 0, "max_wait must be positive", after)
 
 
 class Step(NamedTuple):

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
 from stormbreak.core.automatic_limit import AutomaticLimit
-from stormbreak.core.checks import check_types, require
+from stormbreak.core.checks import check_types, require, require_positive
 from stormbreak.core.circuit import BreakerPolicy
 from stormbreak.core.concurrency_limit import Limit
 from stormbreak.core.fallback import CachePolicy, Fallback
@@ -100,9 +100,8 @@ class Policy:
 
     def __post_init__(self) -> None:
         check_types(self)
-        for name in ("deadline", "patience", "attempt_timeout", "idle_timeout", "stall_timeout"):
-            span = getattr(self, name)
-            require(span is None or span > 0, f"{name} must be positive", span)
+        spans = ("deadline", "patience", "attempt_timeout", "idle_timeout", "stall_timeout")
+        require_positive(self, *spans)
         require(
             0 < self.process_share <= 1,
             "process_share must be above 0 and at most 1",

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from math import inf
 from typing import Protocol, TypeAlias
 
-from stormbreak.core.checks import check_types, require
+from stormbreak.core.checks import check_types, require_at_least, require_positive
 from stormbreak.core.gate import READY
 from stormbreak.types import Call, Outcome, RateLimitStatus, Verdict
 
@@ -47,10 +47,8 @@ class RateLimitPolicy:
 
     def __post_init__(self) -> None:
         check_types(self)
-        for name in ("rpm", "tpm"):
-            limit = getattr(self, name)
-            require(limit is None or limit > 0, f"{name} must be positive", limit)
-        require(self.burst_seconds >= 0, "burst_seconds must not be negative", self.burst_seconds)
+        require_positive(self, "rpm", "tpm")
+        require_at_least(self, 0, "burst_seconds")
 
     @property
     def acts(self) -> bool:

@@ -36,9 +36,7 @@ STOPPING = frozenset({Verdict.AUTH, Verdict.NOT_FOUND, Verdict.BILLING, Verdict.
 UNPROVEN = frozenset({Verdict.INVALID, Verdict.SCHEMA_MISMATCH})
 """Verdicts that stop the run likewise while no row of OUTPUT was ever answered: the options, or the schema, may be wrong."""
 
-SPREAD_OUT = 4
-"""Attempts of a row that are kept for later: an outage may last for a minute or two."""
-
+SPREAD_OUT = 4  # attempts of a row that are kept for later: an outage may last for a minute or two
 _BACKOFF = Backoff(initial_delay=2.0, max_delay=60.0)
 _MIN = 0.5  # seconds before a row is sent again
 

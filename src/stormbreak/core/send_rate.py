@@ -135,7 +135,7 @@ class RandomRefusals:
             return
         over, sent, refused = self._second, self._sent, self._refused
         self._second, self._sent, self._refused = second, 0, 0
-        self._sent_before.add(over, failed=False, calls=sent)
+        self._sent_before.add(over, calls=sent)
         if self._trial is not None:
             self._try(self._trial, over, sent, refused, now)
         elif now < self._until:
@@ -249,7 +249,7 @@ class AdaptiveSendRate:
         """Learn from a refusal."""
         if outcome.verdict is not Verdict.THROTTLED:
             return
-        self._refused.add(now, failed=True)
+        self._refused.add(now, 1)
         self._random_refusals.refused(now)
         if now - self.learned_at < PAUSE or now - self._busy_since < BUSY:
             return

@@ -356,7 +356,7 @@ class TargetState:
         """Return the state of every gate as plain values; times are seconds from `now`."""
         breaker, until = self.breaker, self.cooldown.until
         counts = Counts() if breaker is None else breaker.counts(now)
-        call = self.admission.observed_call(now)
+        call = self.admission.observed_call()
         rate = None if self.rate is None else self.rate.rate_at(now)
         return {
             "place": self.target.place,

@@ -12,13 +12,11 @@ import msgspec
 
 from stormbreak import toml_file
 from stormbreak.core.checks import require
-from stormbreak.errors import ConfigurationError
+from stormbreak.errors import ConfigurationError, errors_at
 
 MINUTE = 60
 
-LARGEST = 256 * 1024 * 1024
-"""Bytes of a result: hours of a storm under several policies."""
-
+LARGEST = 256 * 1024 * 1024  # bytes of a result: hours of a storm under several policies
 _WHAT = "the result of a storm"
 
 _LONGEST = 10**9  # seconds
@@ -88,10 +86,8 @@ def read_storm_result(path: Path) -> Storm:
         raise ConfigurationError(f"{path}: {error}") from None
     if not storm.runs:
         raise ConfigurationError(f"{path}: holds no run")
-    try:
+    with errors_at(path):
         _check(storm)
-    except ConfigurationError as error:
-        raise ConfigurationError(f"{path}: {error}") from None
     return storm
 
 

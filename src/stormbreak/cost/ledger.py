@@ -26,8 +26,7 @@ NOTHING = Decimal(0)
 Count: TypeAlias = Annotated[int, Meta(ge=0, le=10**18)]
 """A count in a run file: no larger sum could be shown."""
 
-MAX_USD = Decimal(10**18)
-"""The same for dollars."""
+MAX_USD = Decimal(10**18)  # the same for dollars
 
 # ---------------------------------------------------------------- sums
 

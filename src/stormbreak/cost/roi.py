@@ -5,7 +5,7 @@ the migration's cost, divided by that cost.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from decimal import ROUND_CEILING, Decimal
 
@@ -125,6 +125,13 @@ class Migration:
     listed_candidate: Decimal | None = None
     per_minute: Decimal | None = None
     on: date
+
+    @property
+    def listed(self) -> Case | None:
+        """The case against today's list price, if what is paid now is a claim."""
+        if self.listed_current is None:
+            return None
+        return replace(self.case, current=self.listed_current)
 
 
 def reasons(move: Migration, currency: Currency) -> Iterator[Reason]:

@@ -18,8 +18,7 @@ Cell = Decimal | int | str | None
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 
-NOTHING = "-"
-"""Shown for an empty cell, unless its column has another word for it."""
+NOTHING = "-"  # shown for an empty cell, unless its column has another word for it
 
 
 class Kind(Enum):

@@ -26,9 +26,7 @@ from stormbreak.cost.price_table import EXACT, PriceOf, PriceTable, known_cost, 
 from stormbreak.events import Event, SpendReached
 from stormbreak.types import Call, Outcome, Rejection, Target, Verdict
 
-ALERTS = (50, 80, 100)
-"""Per cent of the limit that are reported when they are reached."""
-
+ALERTS = (50, 80, 100)  # per cent of the limit that are reported when they are reached
 ALL = ALERTS[-1]
 
 NOTHING = Decimal(0)

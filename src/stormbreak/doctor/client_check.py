@@ -17,8 +17,8 @@ MAX_CLIENTS = 16  # open clients of one class; one per host and event loop is en
 def examine(client: object, *, name: str = "client") -> list[Finding]:
     """Report what is wrong with `client`, the worst first; `name` is the start of every path.
 
-    `client` is a client of openai, anthropic, httpx2, httpx or stormbreak; a model or client of a framework over those; a
-    method of one; or a function or object that uses one. Nothing is sent, and nothing is changed.
+    `client` is a client of openai, anthropic, httpx2, httpx or stormbreak; a model or client of a framework over those;
+    a method of one; or a function or object that uses one. Nothing is sent, and nothing is changed.
 
     Raises:
         ConfigurationError: it contains no known client.

@@ -23,8 +23,8 @@ NEVER_SENDS = "-"
 class Default(msgspec.Struct, frozen=True, kw_only=True):
     """A default in the checked version, a number or text, and where the package defines it.
 
-    `name` is a constant, `Class.field` or `function.argument`; a None there means `none`. With `includes_first` the number
-    counts all attempts, not retries only.
+    `name` is a constant, `Class.field` or `function.argument`; a None there means `none`. With `includes_first` the
+    number counts all attempts, not retries only.
     """
 
     value: float | str

@@ -275,7 +275,7 @@ def _waiting(state: TargetState, now: float) -> tuple[int, int]:
     queued = state.admission.queued
     if not queued or state.is_blocked(now):
         return 0, 0
-    call = state.admission.observed_call(now)
+    call = state.admission.observed_call()
     free = state.slots.max_limit - state.slots.in_flight
     return int(min(queued, max(1, free))), 0 if call is None else call.tokens
 

@@ -9,11 +9,9 @@ from typing import NamedTuple, Self, TypeVar
 
 T = TypeVar("T")
 
-NONE = -1.0
-"""No such time."""
+NONE = -1.0  # no such time
 
-HOLD, LIFT = 1.0, 2.0
-"""News of a cooldown."""
+HOLD, LIFT = 1.0, 2.0  # news of a cooldown
 
 
 class RateReport(NamedTuple):

@@ -176,7 +176,7 @@ def _bounds(engine: Engine, account: "ref[Any]", now: float) -> Iterator[Decimal
         gate: Any = state.spending
         if gate is None or gate.account is not account() or not state.admission.queued:
             continue
-        call = state.admission.observed_call(now)
+        call = state.admission.observed_call()
         bound = None if call is None or state.is_blocked(now) else gate.max_cost(call)
         if bound is not None:
             yield bound

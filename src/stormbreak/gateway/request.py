@@ -23,15 +23,10 @@ ENDPOINTS: Mapping[str, Shape] = MappingProxyType(
     {
         f"/v1/{endpoint}": endpoint_of(endpoint)
         for endpoint in (
-            "chat/completions",
-            "responses",
-            "embeddings",
-            "completions",
-            "messages",
-            "messages/count_tokens",
+            "chat/completions", "responses", "embeddings", "completions", "messages", "messages/count_tokens",
         )
     }
-)
+)  # fmt: skip
 """The endpoints that call a model, by path."""
 
 PASSED = (b"anthropic-version", b"anthropic-beta", b"openai-beta")

@@ -19,9 +19,8 @@ from stormbreak.cost.price_table import PriceOf
 from stormbreak.gateway.usage_rows import FREE, KNOWN, Sums, UsageRow, dollars, put
 from stormbreak.types import Usage
 
-_NAME = re.compile(
-    r"\.([0-9a-f]{8})\.([0-9]{1,12})"
-)  # after that of the ledger: the run, and the number
+# after that of the ledger: the run, and the number
+_NAME = re.compile(r"\.([0-9a-f]{8})\.([0-9]{1,12})")
 _UNKNOWN = "wasted_open"  # the kind of an attempt that did not end
 
 

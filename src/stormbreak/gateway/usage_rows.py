@@ -29,15 +29,9 @@ KNOWN = (
 )  # the kinds of `cost.ledger.Bill` that have a usage; the others have bounds
 
 _SUMS = (
-    "attempts",
-    "input_tokens",
-    "output_tokens",
-    "cached_input_tokens",
-    "cache_write_tokens",
-    "cache_write_1h_tokens",
-    "unpriced",
-    "unbounded",
-)
+    "attempts", "input_tokens", "output_tokens", "cached_input_tokens", "cache_write_tokens",
+    "cache_write_1h_tokens", "unpriced", "unbounded",
+)  # fmt: skip
 _NAMES = ("hour", "client_key", "tenant", "labels", "target", "provider", "model", "kind")
 _TABLES = (
     f"CREATE TABLE IF NOT EXISTS usage (hour INTEGER, {' TEXT, '.join(_NAMES[1:])} TEXT, {' INTEGER, '.join(_SUMS)} INTEGER,"

@@ -21,9 +21,7 @@ from stormbreak.llm.schema_request import response_format
 from stormbreak.llm.surrogates import UNREADABLE
 from stormbreak.types import Target
 
-REPAIRS = 2
-"""How often a model is shown why its answer does not fit, and asked again, by default."""
-
+REPAIRS = 2  # how often a model is shown why its answer does not fit, and asked again, by default
 MAX_REPAIRS = 10
 
 _KEPT = 64  # schemas of earlier calls

@@ -215,8 +215,7 @@ def is_disabled(environ: Mapping[str, str] = os.environ) -> bool:
     return environ.get("STORMBREAK_DISABLED", "") not in ("", "0")
 
 
-SHARE = "STORMBREAK_SHARE"
-"""The variable that says which part of the limits is for this process."""
+SHARE = "STORMBREAK_SHARE"  # the variable that says which part of the limits is for this process
 
 
 def share(environ: Mapping[str, str] = os.environ) -> float | None:

@@ -26,9 +26,7 @@ from stormbreak.types import VERDICT_OK, Outcome, Repair, Target, Usage, Verdict
 NO_BOUND = "nothing in the request bounds what it costs, such as max_tokens"
 """Why a request has no token bound, where a limit of its output is all that is missing."""
 
-NO_MODEL = "-"
-"""The model of targets of lookups."""
-
+NO_MODEL = "-"  # the model of targets of lookups
 _REPORTS_USAGE = frozenset({Shape.CHAT, Shape.COMPLETION})
 """Formats that report the usage of a stream only on request."""
 

@@ -98,9 +98,8 @@ class ResourceSender(Sender):
         if isinstance(result, Outcome):
             return result
         if not isinstance(request.body, bytes):
-            request = request._replace(
-                body=b""
-            )  # too large to look for what an error repeats of it
+            # too large to look for what an error repeats of it
+            request = request._replace(body=b"")
         return outcome_of(result, request, api_key, learn=policy.rate_limit.learn_from_headers)
 
 

@@ -95,7 +95,8 @@ def read_body(
 ) -> ParsedResponse:
     """Read the body of a success: OK if it is complete, else what is wrong with it.
 
-    A byte order mark at its start is ignored. `wanted`: how many choices or embeddings were asked for; None if not known.
+    A byte order mark at its start is ignored. `wanted`: how many choices or embeddings were asked for; None if not
+    known.
     """
     if body.startswith(BOM):
         body = without_mark(body)

@@ -1,8 +1,8 @@
 """Parse the wait that a server names: `Retry-After` in all its forms, reset headers, the hint in the body.
 
-Sources, in this order: `retry-after-ms`, `x-ms-retry-after-ms`, `x-amz-retry-after` (milliseconds), `retry-after`, the hint of the body, and, on a 429
-alone, the reset of a limit that is used up. The first that can be read decides. Resets come last, since they say when a
-limit is full again, which is later than when the next call fits.
+Sources, in this order: `retry-after-ms`, `x-ms-retry-after-ms`, `x-amz-retry-after` (milliseconds), `retry-after`, the
+hint of the body, and, on a 429 alone, the reset of a limit that is used up. The first that can be read decides. Resets
+come last, since they say when a limit is full again, which is later than when the next call fits.
 
 A wait that is zero, negative, in the past or garbage is None: the caller backs off by itself. Dates are compared with
 the response's own `Date`, so that a wrong clock on either side does no harm. Some servers write a point in time instead

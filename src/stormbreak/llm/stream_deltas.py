@@ -3,10 +3,9 @@
 from typing import Any, Protocol
 
 # ---------------------------------------------------------------- JSON in pieces
-# Text is joined, a list is extended, an object grows field by field; a number or a boolean replaces
-# the one before, unless it is 0 or false; null is ignored. Where kinds differ, an empty text, list or
-# object is replaced, and anything else is an error: nothing that a provider sent may get lost
-# silently. Three exceptions:
+# Text is joined, a list is extended, an object grows field by field; a number or a boolean replaces the one before,
+# unless it is 0 or false; null is ignored. Where kinds differ, an empty text, list or object is replaced, and anything
+# else is an error: nothing that a provider sent may get lost silently. Three exceptions:
 #
 # - `id`, `type` and `role` are never joined: they never come in pieces, and providers repeat them;
 # - a `name` that repeats the one before is a repetition, not a piece;

@@ -131,11 +131,10 @@ def estimate(body: bytes, *, bound: Any = None, choices: int = 1, answers: bool 
 
 
 # ---------------------------------------------------------------- upper bound
-# A token of text has at least one byte, and JSON makes no text shorter; a template adds less to each
-# message than the JSON around it. So the bytes of the body, and what templates put around all of it,
-# bound the prompt. The output limit (`max_tokens` and its other names, for each of `n` choices)
-# bounds the answer. All of the prompt may be written to a cache: for an hour, if the body has a
-# lifetime.
+# A token of text has at least one byte, and JSON makes no text shorter; a template adds less to each message than the
+# JSON around it. So the bytes of the body, and what templates put around all of it, bound the prompt. The output limit
+# (`max_tokens` and its other names, for each of `n` choices) bounds the answer. All of the prompt may be written to a
+# cache: for an hour, if the body has a lifetime.
 #
 # Images are billed by their size, which no body has: each counts as `PICTURE`. Some requests have no
 # bound: they refer to data on the server (files, earlier answers, stored prompts), or run tools

@@ -4,9 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isnan, nan
 
-POINTS = 120
-"""Maximum points of a line: with more, dashes look alike."""
-
+POINTS = 120  # maximum points of a line: with more, dashes look alike
 _CLIPPED_AT = 1.5  # times the highest number of the lines
 
 

@@ -64,8 +64,7 @@ def measures_table(comparison: Comparison, *, live: bool = False) -> Table:
 
 # ---------------------------------------------------------------- cost of a storm
 
-ARTICLE = Downtime()
-"""The article's own estimate."""
+ARTICLE = Downtime()  # the article's own estimate
 
 
 def measured_seconds(scenario: Scenario) -> float | None:

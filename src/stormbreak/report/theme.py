@@ -8,8 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
-Colours = Callable[[str], str]
-"""Maps a role, such as "ink", to "#rrggbb"."""
+Colours = Callable[[str], str]  # maps a role, such as "ink", to "#rrggbb"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

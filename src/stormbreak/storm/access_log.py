@@ -63,8 +63,8 @@ class Entry(NamedTuple):
 class Log:
     """The readable lines, in order of arrival.
 
-    `unreadable` are the first of the `left_out` lines, each with its number and what is wrong; `time_is` says what the time of a line is;
-    `whole_seconds`: times within a second are random.
+    `unreadable` are the first of the `left_out` lines, each with its number and what is wrong; `time_is` says what the
+    time of a line is; `whole_seconds`: times within a second are random.
     """
 
     path: str

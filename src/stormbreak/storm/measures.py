@@ -1,7 +1,8 @@
 """The measures of a simulation, their spread over seeds, and both as text.
 
 They cover the time from the start of the trigger to the end, or the whole scenario if it has no trigger. A time that
-never came is None, and so is an undefined share: of the possible answers if none was possible, of calls if there are none.
+never came is None, and so is an undefined share: of the possible answers if none was possible, of calls if there are
+none.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence

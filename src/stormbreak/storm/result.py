@@ -34,11 +34,11 @@ class Series:
 
     `failed` calls ended in that second without an answer in time after an attempt, `shed` calls without an attempt.
 
-    The others are states at the end of the second, over all processes: attempts `in_flight`, calls `queued`
-    in the clients, attempts `queued_at_provider` in the queue of the provider, `open_circuits` (processes whose circuit is not
-    closed). Of `limited` processes a limit binds, fixed or found in congestion; `limit` is their sum, and None
-    unless all are limited. `wasted` are the seconds of the provider's work that
-    ended in that second for clients who had left. All of these are empty for live storms.
+    The others are states at the end of the second, over all processes: attempts `in_flight`, calls `queued` in the
+    clients, attempts `queued_at_provider` in the queue of the provider, `open_circuits` (processes whose circuit is not
+    closed). Of `limited` processes a limit binds, fixed or found in congestion; `limit` is their sum, and None unless
+    all are limited. `wasted` are the seconds of the provider's work that ended in that second for clients who had left.
+    All of these are empty for live storms.
     """
 
     calls: tuple[int, ...]

@@ -1,7 +1,7 @@
 """Gauges: the present state of engines, read when somebody asks.
 
-Several engines, and several keys of one target, give one value. `MERGE` holds the only rules for that; Prometheus applies
-the same rule across processes. Engines are not kept alive.
+Several engines, and several keys of one target, give one value. `MERGE` holds the only rules for that; Prometheus
+applies the same rule across processes. Engines are not kept alive.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

@@ -116,8 +116,7 @@ class _Id(Struct):
 _ID = Decoder(_Id)
 
 _IdOf = Callable[[bytes, int, int], str]  # of a line, its index and its number
-ReadProgress = Callable[[int], None]
-"""Called now and then with the number of rows read."""
+ReadProgress = Callable[[int], None]  # called now and then with the number of rows read
 
 
 def new_fingerprint() -> blake2b:

@@ -21,9 +21,7 @@ from stormbreak.batch.options import TableOptions, option_flag
 from stormbreak.errors import ConfigurationError
 from stormbreak.escape import path_of, quoted
 
-ROW = "row"
-"""In a template, all columns by name: `{{ row["Product name"] }}`."""
-
+ROW = "row"  # in a template, all columns by name: `{{ row["Product name"] }}`
 PROMPT = "the prompt"
 _MAX_NAMED = 20  # columns in a message
 

@@ -165,9 +165,8 @@ def failure_of(ended: CallResult, fate: Final, now: float) -> Failure:
 ACCOUNT = frozenset({Verdict.AUTH, Verdict.BILLING})
 """Final verdicts about the account, which stop a run at any time."""
 
-_SERVED = frozenset(
-    {Verdict.OK, Verdict.TOO_LONG, Verdict.FILTERED, Verdict.SCHEMA_MISMATCH}
-)  # the account has been accepted
+# the account has been accepted
+_SERVED = frozenset({Verdict.OK, Verdict.TOO_LONG, Verdict.FILTERED, Verdict.SCHEMA_MISMATCH})
 
 Held = TypeVar("Held")
 

@@ -60,9 +60,7 @@ CONNECTED_AFTER = 2 * CONNECT_TIMEOUT
 
 RECORD_GAP = 0.1  # seconds at least between two writes, where no budget waits for them
 PRICE_EVERY = 1.0  # seconds
-OUT_OF_FILES_PAUSE = 1.0
-"""Seconds in which no row leaves, after a connection could not open a file."""
-
+OUT_OF_FILES_PAUSE = 1.0  # seconds in which no row leaves, after a connection could not open a file
 MAX_OUT_OF_FILES = 10  # failed writes of the run file in a row, before the run ends
 THREADS = 3  # of our own: name lookups, which may hang, fill those of the loop
 SIGNALS = (signal.SIGINT, signal.SIGTERM)

@@ -53,7 +53,7 @@ class RowJournal:
     was written.
 
     `on_line` gets each line that is written. With `shared`, rows with the same request get one answer. `done` and `failed` count rows over all runs. This run sends `retried` of the failed rows: `again` are still to be sent,
-    `recovered` are answered now.
+    `recovered` are answered now. `reused` rows got an answer without a request of their own, also in this run.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class RowJournal:
         output_end = self._replay(files.output, _DONE)
         self.recount()
         self.retried = self.again
-        self.recovered = 0
+        self.recovered = self.reused = 0
         for first in islice(self._sent(), 1):
             check_first(first)
         self._output.repair(output_end)
@@ -169,6 +169,7 @@ class RowJournal:
         line = success_line(row.custom_id, response)
         self._output.append(line)
         self._move(row.index, _DONE)
+        self.reused += not response.attempts
         self.on_line(line)
 
     def fail(self, row: Row, failure: Failure, response: Response | None = None) -> None:

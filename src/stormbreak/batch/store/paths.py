@@ -7,9 +7,7 @@ from typing import Self
 from stormbreak.errors import ConfigurationError
 from stormbreak.escape import path_of
 
-TABLES = frozenset({".csv", ".tsv", ".parquet", ".pq"})
-"""Endings of an OUTPUT that is a table."""
-
+TABLES = frozenset({".csv", ".tsv", ".parquet", ".pq"})  # endings of an OUTPUT that is a table
 COMPRESSED = frozenset({".gz", ".zst"})
 """Endings of compressed files, which are read, but not written."""
 

@@ -157,6 +157,7 @@ def _opened(folder: Path) -> SqliteCache:
     try:
         folder.mkdir(mode=0o700, exist_ok=True)
     except OSError as error:
-        raise ConfigurationError(f"{path_of(folder)}: {reason(error)}") from None
+        why = "is no folder" if folder.exists() else reason(error)
+        raise ConfigurationError(f"cache: {path_of(folder)}: {why}") from None
     policy = CachePolicy(path=None, max_age=_FOREVER, max_bytes=_MAX_BYTES)
     return SqliteCache(folder / "answers.sqlite", policy)

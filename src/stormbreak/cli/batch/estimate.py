@@ -34,9 +34,7 @@ from stormbreak.http.environment import find_endpoint
 from stormbreak.llm.tokens import ANSWER
 from stormbreak.report.cost_facts import CostFacts, Costs
 
-LATENCY = 5.0
-"""Seconds of a request, by default."""
-
+LATENCY = 5.0  # seconds of a request, by default
 _COLUMNS = (
     Column("model", "model"),
     Column("provider", "provider"),

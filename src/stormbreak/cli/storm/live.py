@@ -220,8 +220,8 @@ def _program(text: str) -> Program:
 def _play(show: _Show, programs: Sequence[Program]) -> tuple[list[Played], dict[str, str]]:
     """Play every seed to each program; return the results, and why programs failed.
 
-    All programs play a seed before the next seed starts, so that a busy machine affects all of them. A program that failed
-    plays no further seed.
+    All programs play a seed before the next seed starts, so that a busy machine affects all of them. A program that
+    failed plays no further seed.
     """
     played: list[Played] = []
     failed: dict[str, str] = {}

@@ -11,19 +11,10 @@ from stormbreak.http.h1.connection import BODY_LIMIT, MALFORMED
 ACCEPTED = "gzip, deflate"
 _PACKING = frozenset(
     {
-        "gzip",
-        "x-gzip",
-        "deflate",
-        "compress",
-        "x-compress",
-        "br",
-        "zstd",
-        "dcb",
-        "dcz",
-        "exi",
+        "gzip", "x-gzip", "deflate", "compress", "x-compress", "br", "zstd", "dcb", "dcz", "exi",
         "pack200-gzip",
     }
-)
+)  # fmt: skip
 """The content codings that IANA has registered, apart from `identity`."""
 
 PIECE = 1024 * 1024

@@ -20,9 +20,8 @@ from stormbreak.types import TREATMENTS, CallResult, Outcome, Rejection, Verdict
 FINAL = {"x-should-retry": "false"}
 
 _JSON = "application/json"
-_UNAVAILABLE = frozenset(
-    {"breaker", "queue", "shed", "drain", "closed", "limit"}
-)  # others are about rates
+# others are about rates
+_UNAVAILABLE = frozenset({"breaker", "queue", "shed", "drain", "closed", "limit"})
 _STATUSES = {
     Verdict.THROTTLED: 429,
     Verdict.BILLING: 429,

@@ -1,7 +1,6 @@
 """Run one live storm against one program, from the rehearsal call to the measures, on one event loop.
 
-The provider runs in this process and starts scenario time with the storm; calls are sent and expire
-by scenario time.
+The provider runs in this process and starts scenario time with the storm; calls are sent and expire by scenario time.
 """
 
 import asyncio
@@ -151,8 +150,8 @@ class _Storm:
     async def _rehearse(self, prompts: Prompts, bounds: Bounds) -> None:
         """Send one call to each copy without faults: a copy that handles it has started and found the provider.
 
-        It has the deadline and timeout of the storm, since programs configure themselves by their first line. A copy that
-        starts so slowly that it gives up the call gets it again.
+        It has the deadline and timeout of the storm, since programs configure themselves by their first line. A copy
+        that starts so slowly that it gives up the call gets it again.
         """
         seen = Observations(lambda asked: prompts.number_in(asked.essence))
         self._server.play(rehearsal(self._scenario), seen)
