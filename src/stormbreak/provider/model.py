@@ -61,7 +61,7 @@ class _Job:
     """One request in the provider; number 0 is background traffic."""
 
     __slots__ = (
-        "arrived", "done_at", "fault", "gone", "key", "number", "request_info", "streamed", "tokens", "tries",
+        "arrived", "attempt", "done_at", "fault", "gone", "key", "number", "streamed", "text", "tokens", "tries",
     )  # fmt: skip
 
     def __init__(
@@ -72,7 +72,8 @@ class _Job:
         self.arrived = arrived
         self.streamed = streamed
         self.tokens = tokens
-        self.request_info: RequestInfo | None = None
+        self.attempt = 0
+        self.text = b""
         self.fault: Fault | None = None
         self.tries = 0
         self.done_at = arrived
@@ -153,7 +154,7 @@ class ProviderModel:
         job = _Job(
             self._request_count, mix(self._salt ^ mix(key)), now, streamed=streamed, tokens=tokens
         )
-        job.request_info = RequestInfo(self._request_count, attempt, text)
+        job.attempt, job.text = attempt, text
         self._jobs[job.number] = job
         self._enter(now, job)
         return job.number
@@ -174,7 +175,9 @@ class ProviderModel:
     def advance(self, now: float) -> list[Reply]:
         """Advance the time and return the replies that are due, oldest first."""
         self._run_until(now)
-        replies, self._replies = self._replies, []
+        replies = self._replies
+        if replies:
+            self._replies = []
         return replies
 
     def next_event_at(self) -> float | None:
@@ -228,7 +231,8 @@ class ProviderModel:
             self._refuse(now, job, phase.down, "down")
             return
         if phase.faults or phase.selective:
-            fault = phase.draw(job.key, job.request_info, streamed=job.streamed)
+            info = RequestInfo(job.number, job.attempt, job.text) if job.number else None
+            fault = phase.draw(job.key, info, streamed=job.streamed)
             if fault is not None and fault.kind in REFUSALS:
                 self._refuse(now, job, fault, fault.kind.value)
                 return
