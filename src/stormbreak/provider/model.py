@@ -42,6 +42,9 @@ class Part(StrEnum):
     WHOLE = "whole"  # the whole answer, or the end of a streamed one
 
 
+_WHOLE = Part.WHOLE
+
+
 class Reply(NamedTuple):
     """The provider's reply to a request at `at`.
 
@@ -61,7 +64,8 @@ class _Job:
     """One request in the provider; number 0 is background traffic."""
 
     __slots__ = (
-        "arrived", "attempt", "done_at", "fault", "gone", "key", "number", "streamed", "text", "tokens", "tries",
+        "arrived", "attempt", "done_at", "fault", "gone", "key", "number", "span", "streamed", "text", "tokens",
+        "tries",
     )  # fmt: skip
 
     def __init__(
@@ -73,6 +77,7 @@ class _Job:
         self.streamed = streamed
         self.tokens = tokens
         self.attempt = 0
+        self.span = 0.0  # seconds of service
         self.text = b""
         self.fault: Fault | None = None
         self.tries = 0
@@ -237,7 +242,7 @@ class ProviderModel:
                 self._refuse(now, job, fault, fault.kind.value)
                 return
             job.fault = fault
-        if self._limited(now, job):
+        if self._limit is not None and self._limited(now, job, self._limit):
             return
         if self.busy < phase.slots:  # then the queue is empty
             self._start(now, job)
@@ -246,10 +251,10 @@ class ProviderModel:
         else:
             self._refuse(now, job, _QUEUE_FULL, "queue_full")
 
-    def _limited(self, now: float, job: _Job) -> bool:
-        if self._limit is None or job.number == 0:
+    def _limited(self, now: float, job: _Job, limit: RequestLimit) -> bool:
+        if job.number == 0:
             return False
-        wait = self._limit.take(now, job.tokens)
+        wait = limit.take(now, job.tokens)
         if wait is None:
             return False
         self._refuse(
@@ -275,7 +280,7 @@ class ProviderModel:
         if job.number == 0:
             self._retry_in_background(now, job)
         elif not job.gone:
-            self._replies.append(Reply(now, job.number, Part.WHOLE, fault, now, retry_after))
+            self._replies.append(Reply(now, job.number, _WHOLE, fault, now, retry_after))
 
     def _fill(self, now: float) -> None:
         while self._queue and self.busy < self._phase.slots:
@@ -283,29 +288,29 @@ class ProviderModel:
 
     def _start(self, now: float, job: _Job) -> None:
         self.busy += 1
-        span = self._service.draw(mix(job.key)) * self._phase.slowdown
+        span = job.span = self._service.draw(mix(job.key)) * self._phase.slowdown
         job.done_at = now + span
         if job.streamed:
             self._plan(now + span * self.scenario.provider.prefill, self._send_first, job)
-        self._plan(job.done_at, self._finish, (job, span))
+        self._plan(job.done_at, self._finish, job)
 
     def _send_first(self, now: float, job: _Job) -> None:
         if not job.gone:
             self._replies.append(Reply(now, job.number, Part.FIRST, job.fault, job.done_at))
 
-    def _finish(self, now: float, done: tuple[_Job, float]) -> None:
-        job, span = done
+    def _finish(self, now: float, job: _Job) -> None:
         self.busy -= 1
-        tally = self._counters(job)
-        tally.work += span
+        tally = self.clients if job.number else self.background
+        tally.work += job.span
         if self._late(now, job):
-            tally.wasted_work += span
+            tally.wasted_work += job.span
             self._end(now, job, "wasted", worked=True)
         else:
             self._end(now, job, job.fault.kind.value if job.fault else "ok", worked=True)
             if job.number:
-                self._replies.append(Reply(now, job.number, Part.WHOLE, job.fault, now))
-        self._fill(now)
+                self._replies.append(Reply(now, job.number, _WHOLE, job.fault, now))
+        if self._queue:
+            self._fill(now)
 
     def _end(self, now: float, job: _Job, outcome: str, *, worked: bool = False) -> None:
         self._counters(job).ended(now, outcome)

@@ -104,7 +104,8 @@ class SimulatedProvider:
         self._aim()
 
     def _deliver(self, reply: Reply) -> None:
-        if not sees_retry_after(reply, streamed=self._streamed):
+        fault = reply.fault
+        if fault is not None and not sees_retry_after(reply, streamed=self._streamed):
             return
         if self._streamed and reply.part is Part.FIRST:
             if waiting := self._waiting.get(reply.request):
@@ -122,7 +123,7 @@ class SimulatedProvider:
             outcome = outcome._replace(rate_limits=rate_limits)
         if self._ignores_retry_after and outcome.retry_after is not None:
             outcome = outcome._replace(retry_after=None)
-        if later := delay_of(reply):
+        if fault is not None and (later := delay_of(reply)):
             self._timeline.at(reply.at + later, partial(answer, outcome))
         else:
             answer(outcome)
