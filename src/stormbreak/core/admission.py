@@ -259,7 +259,7 @@ class TargetQueue:
     def _choose_order(self, now: float) -> None:
         """Choose the order when a queue begins to stand, and keep it until it stands no more.
 
-        Newest first if the limit holds it. If it began in an outage or a pause, the target can serve the backlog.
+        Newest first if the limit holds it. If it began while another gate was closed, the target can serve the backlog.
         """
         queue, stood = self._queue, self._stands
         self._stands = (
@@ -269,7 +269,7 @@ class TargetQueue:
         )
         if self._stands and not stood:
             gate = self._holding_gate(next(iter(queue)).call, now)
-            self._newest_first = not self._diagnosis.died_last and gate in {None, self._slots}
+            self._newest_first = gate in {None, self._slots}
         self._newest_first &= self._stands
 
     def _refusal(self, call: Call, now: float, expires_at: float) -> Rejection | None:
