@@ -55,6 +55,7 @@ class SpendAccount:
         self.allowed = INFINITE
         self.lease: SpendLease | None = None
         self.largest = NOTHING
+        self.used_at = -inf  # when something was reserved or settled last
         self.change_limit(policy)
 
     def change_limit(self, policy: SpendPolicy) -> None:
@@ -128,6 +129,7 @@ class SpendAccount:
 
     def reserve(self, bound: Decimal, now: float) -> int:
         """Reserve `bound`; return the number of the period that it belongs to."""
+        self.used_at = now
         self._roll(now)
         if self.ends_at == inf and self.per != inf:
             self.ends_at = now + self.per
@@ -136,6 +138,7 @@ class SpendAccount:
 
     def settle(self, bound: Decimal, cost: Decimal, period: int, now: float) -> None:
         """Spend `cost` of the `bound` that was reserved in `period`."""
+        self.used_at = now
         self._roll(now)
         if period == self._period:
             self._reserved = EXACT.subtract(self._reserved, bound)
