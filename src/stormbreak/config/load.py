@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 
 from stormbreak import toml_file, toml_values
 from stormbreak.config import literal_keys
+from stormbreak.config.overrides import PROFILE, Overrides, overlay
 from stormbreak.config.policy_toml import plain
-from stormbreak.config.profiles import PROFILE, Overrides, overlay
 from stormbreak.config.settings import Settings
 from stormbreak.core.policy import Policy
 from stormbreak.core.presets import PRESETS
