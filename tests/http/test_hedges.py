@@ -63,6 +63,13 @@ async def test_a_stream_that_has_begun_is_read_to_its_end_and_nobody_else_is_ask
     async def wait(request, writer):
         await over.wait()
 
+    async def read(texts):
+        assert await anext(texts) == "hello"
+        monkeypatch.setattr(loop, "time", lambda: began() + 21.0)
+        await asyncio.sleep(0.05)
+        over.set()
+        await anext(texts)
+
     late = replace(HEDGED, hedge=HedgePolicy(delay=20.0, percentile=None))
     async with (
         served((CUT, wait, End.CLOSE), (WHOLE_ANSWER,)) as server,
@@ -70,12 +77,7 @@ async def test_a_stream_that_has_begun_is_read_to_its_end_and_nobody_else_is_ask
     ):
         with pytest.raises(StreamBrokenError):
             async with client.stream("chat/completions", PAYLOAD) as stream:
-                texts = stream.texts()
-                assert await anext(texts) == "hello"
-                monkeypatch.setattr(loop, "time", lambda: began() + 21.0)
-                await asyncio.sleep(0.05)
-                over.set()
-                _ = [piece async for piece in texts]
+                await read(stream.texts())
 
         assert len(server.requests) == 1
 

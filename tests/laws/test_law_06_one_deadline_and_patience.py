@@ -283,7 +283,7 @@ async def test_nor_does_a_handshake_that_does_not_come(way):
     """An asynchronous library leaves the socket of a cancelled handshake to the garbage collector."""
     async with (
         served([End.HANG]) as server,
-        asking(way, f"https://localhost:{server.port}/v1", SHORT) as ask,
+        asking(way, f"https://localhost:{server.port}/v1", SHORT, verify=True) as ask,
     ):
         began = time.monotonic()
         with pytest.raises(Exception, match=r"(?i)time|connect"):
