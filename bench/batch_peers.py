@@ -56,20 +56,27 @@ def main() -> None:
     print(f"{cores.describe()}\n")
     print("| | rows | rows/s | CPU s per 1,000 rows | peak memory, MiB |\n|---|--:|--:|--:|--:|")
     with tempfile.TemporaryDirectory() as scratch, partner() as provider:
-        for tool in _tools(asked, provider.base_url):
-            runs, started = [], []
-            for _ in range(asked.rounds):
-                started.append(_measure(tool, 1, Path(scratch)))
-                runs.append(_measure(tool, tool.rows, Path(scratch)))
-            spent = [run.cpu - start.cpu for run, start in zip(runs, started, strict=True)]
-            waited = [run.took - start.took for run, start in zip(runs, started, strict=True)]
-            figures = (
-                f"{tool.rows:,}",
-                f"{statistics.median(tool.rows / seconds for seconds in waited):,.0f}",
-                f"{statistics.median(spent) / tool.rows * 1000:.3f}",
-                f"{statistics.median(run.memory for run in runs):,.0f}",
-            )
-            print(f"| {tool.name} | {' | '.join(figures)} |", flush=True)
+        tools = _tools(asked, provider.base_url)
+        runs: dict[Tool, list[Run]] = {tool: [] for tool in tools}
+        started: dict[Tool, list[Run]] = {tool: [] for tool in tools}
+        for _ in range(asked.rounds):
+            for tool in tools:  # in turn: the speed of a machine changes within minutes
+                started[tool].append(_measure(tool, 1, Path(scratch)))
+                runs[tool].append(_measure(tool, tool.rows, Path(scratch)))
+        for tool in tools:
+            print(_line(tool, runs[tool], started[tool]), flush=True)
+
+
+def _line(tool: Tool, runs: list[Run], started: list[Run]) -> str:
+    spent = [run.cpu - start.cpu for run, start in zip(runs, started, strict=True)]
+    waited = [run.took - start.took for run, start in zip(runs, started, strict=True)]
+    figures = (
+        f"{tool.rows:,}",
+        f"{statistics.median(tool.rows / seconds for seconds in waited):,.0f}",
+        f"{statistics.median(spent) / tool.rows * 1000:.3f}",
+        f"{statistics.median(run.memory for run in runs):,.0f}",
+    )
+    return f"| {tool.name} | {' | '.join(figures)} |"
 
 
 def _tools(asked: argparse.Namespace, url: str) -> list[Tool]:

@@ -27,6 +27,7 @@ from gateway_clients import PATIENCE, Score, answers, ask, open_stream, read_slo
 from gateway_peers import PEERS, ROOT, Options, Peer, Route, Running, free_port, versions
 from marked import Block
 from stormbreak.cost.price_lookup import price_of
+from stormbreak.fleet.leasing import QUIET
 from stormbreak.provider.in_thread import RunningProvider, serve
 from stormbreak.types import Usage
 
@@ -329,7 +330,7 @@ async def _shared_budget(peer: Peer, folder: Path, *, trouble: str) -> Result:
         return "n/a: needs valkey-server or redis-server"
     with _provider(MONEY) as provider, _replicas(peer, provider, program, folder) as running:
         gateways, store = running
-        await asyncio.sleep(2)  # they find the store
+        await asyncio.sleep(QUIET + 1)  # a store that has just started grants no money
         score = Score()
 
         async def spend(numbers: range) -> None:

@@ -1,6 +1,6 @@
 """Large batches in processes of their own: one worker beside two, and the memory of a million rows over time.
 
-python bench/large_batches.py workers [--rows N]     rows per second, CPU and memory with 1 and 2 workers
+python bench/large_batches.py workers [--rows N]     rows per second, CPU and memory with 1 and 2 workers; the provider answers at once
 python bench/large_batches.py million [--rows N]     start to end with a kill -9; draws docs/background/million.png
 python bench/large_batches.py resume [--rows N]      from the command to the first request, with half of the rows answered
 """
@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 from urllib.request import urlopen
 
 import cores
+from partner import at_once
 from rows import _row as row
 from stormbreak.telemetry.status_client import NoServerError, ServerAddress, fetch_state
 
@@ -45,11 +46,13 @@ def main() -> None:
     parser.add_argument("--rows", type=int)
     wishes = parser.parse_args()
     print(cores.describe())
+    if wishes.what == "workers":
+        with tempfile.TemporaryDirectory() as scratch, at_once() as partner:
+            _workers(Path(scratch), partner.base_url, wishes.rows or 20_000)
+        return
     with tempfile.TemporaryDirectory() as scratch, provider() as url:
         place = Path(scratch)
-        if wishes.what == "workers":
-            _workers(place, url, wishes.rows or 20_000)
-        elif wishes.what == "million":
+        if wishes.what == "million":
             _million(place, url, wishes.rows or 1_000_000)
         else:
             _resume(place, url, wishes.rows or 1_000_000)
@@ -98,6 +101,7 @@ def megabytes(pid: int) -> float:
 
 
 def _workers(place: Path, url: str, count: int) -> None:
+    """Both against a provider that needs little of the cores, which they share with it."""
     write_rows(place / "in.jsonl", count)
     for _ in range(ROUNDS):
         for workers in (1, 2):

@@ -54,6 +54,7 @@ default_role = "code"  # docstrings mark code as Markdown does
 templates_path: list[str] = []
 
 html_theme = "furo"
+pygments_dark_style = "github-dark"
 html_static_path = ["static"]
 html_css_files = ["site.css"]
 html_copy_source = False
@@ -134,7 +135,7 @@ def name_the_union_of_events(
 
 def make_the_first_page(app: Sphinx, failure: Exception | None) -> None:
     """Give the page of the README the name that servers look for."""
-    if failure is None:
+    if failure is None and app.builder.format == "html":
         shutil.copy(app.outdir / "README.html", app.outdir / "index.html")
 
 

@@ -30,6 +30,8 @@
 Messages carry codes and types, never keys, prompts or provider bodies.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from copy import deepcopy
 from typing import Any, ClassVar
@@ -38,8 +40,7 @@ from stormbreak.types import CallResult, Outcome, Target, Verdict
 
 _nested: ContextVar[bool] = ContextVar("nested", default=False)  # in `_travels`
 
-ENDED_BY_CLOSING = "closed"
-"""The reason of a call whose client was closed."""
+ENDED_BY_CLOSING = "closed"  # the reason of a call whose client was closed
 
 
 class StormbreakError(Exception):
@@ -48,6 +49,15 @@ class StormbreakError(Exception):
 
 class ConfigurationError(StormbreakError, ValueError):
     """An invalid setting or argument; the message names the key or file and the value."""
+
+
+@contextmanager
+def errors_at(where: object) -> Iterator[None]:
+    """Put a file or a key before the message of a ConfigurationError: `where: message`."""
+    try:
+        yield
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{where}: {error}") from None
 
 
 class CallError(StormbreakError):

@@ -48,11 +48,8 @@ def reason(error: OSError) -> str:
 
 # ---------------------------------------------------------------- names and codes in messages
 
-NAME = 64
-"""Maximum characters of a name in a message."""
-
-LABEL = 80
-"""Maximum characters of a name in a log line or a metric label."""
+NAME = 64  # maximum characters of a name in a message
+LABEL = 80  # maximum characters of a name in a log line or a metric label
 
 
 def shown(text: object, limit: int = NAME) -> str:

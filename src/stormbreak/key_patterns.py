@@ -13,9 +13,7 @@ _FAMILIAR = re.compile(
 _IN_ANY_CASE = re.compile(_FAMILIAR.pattern, re.IGNORECASE)
 _SECRET_NAME = re.compile(r"(key|secret|token|password|authorization|bearer|credentials?)s?$")
 _CONSTANT = re.compile(r"[A-Z][A-Z0-9]*(_[A-Z0-9]+)+", re.ASCII)
-VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-"""A valid name of an environment variable."""
-
+VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")  # a valid name of an environment variable
 _MAX_SHOWN = 60  # characters of a name
 _MIN_SECRET = 8
 _LONG_SECRET = 16  # length from which even plain words are a secret

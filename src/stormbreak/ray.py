@@ -39,8 +39,7 @@ from stormbreak.types import Answer
 ADDED = ("answer", "error", "verdict", "input_tokens", "output_tokens", "cost", "attempts")
 """The columns that are added. `error` is None for an answer; `cost` is in US dollars, None where it is not known."""
 
-_FINAL = (AuthenticationError, BillingError)
-"""What no other row could escape: the job ends."""
+_FINAL = (AuthenticationError, BillingError)  # what no other row could escape: the job ends
 
 
 def _policy_of_one(policy: Policy | str, actors: int) -> Policy:

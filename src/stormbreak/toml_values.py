@@ -29,15 +29,12 @@ T = TypeVar("T")
 NONE = "none"
 """None in a policy file: unbounded, or a part that is left out. TOML has no null."""
 
-BARE = re.compile(r"[\w-]{1,40}", re.ASCII)
-"""Keys that need no quotes in TOML."""
-
+BARE = re.compile(r"[\w-]{1,40}", re.ASCII)  # keys that need no quotes in TOML
 MAX_SHOWN = 40  # characters of a key or of the digits of a number
 MAX_ITEMS = 1000  # maximum items of a list
 _WANTED = {int: "a whole number", bool: "true or false", str: "a string", Decimal: "a number"}
 
-UNKNOWN = "unknown key "
-"""The start of messages about unknown keys; all others begin with the path."""
+UNKNOWN = "unknown key "  # the start of messages about unknown keys; all others begin with the path
 
 # ---------------------------------------------------------------- messages
 

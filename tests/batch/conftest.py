@@ -64,7 +64,8 @@ def run_rows(tmp_path):
         policy = replace(
             for_batch(policy), limit=FixedLimit(max_in_flight=limit), **options.pop("within", {})
         )
-        given = {name: options.pop(name) for name in {*options} & {*BatchOptions.__struct_fields__}}
+        wishes = {*BatchOptions.__struct_fields__} - {*Job.__dataclass_fields__}
+        given = {name: options.pop(name) for name in {*options} & wishes}
         job = Job(
             source=source,
             output=tmp_path / "out.jsonl",

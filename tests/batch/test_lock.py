@@ -77,6 +77,31 @@ def test_the_lock_file_is_never_written(files):
     assert files.lock.read_text() == "somebody's own"
 
 
+def test_a_run_that_does_not_begin_leaves_no_lock(files):
+    for began in (False, True):
+        if began:
+            files.run.touch()
+        with locked(files):
+            assert files.lock.exists()
+        assert files.lock.exists() is began
+
+
+def test_who_waited_for_a_lock_that_was_removed_takes_a_new_one(files, monkeypatch):
+    """Else two runs would hold a lock, each on a file of its own."""
+    flock = fcntl.flock
+
+    def late(fd, operation):
+        monkeypatch.setattr(fcntl, "flock", flock)
+        files.lock.unlink()
+        flock(fd, operation)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with locked(files):
+        assert held(files)
+        with pytest.raises(ConfigurationError), locked(files):
+            pytest.fail("two runs on one output")
+
+
 def test_a_place_that_cannot_be_written(files):
     files.lock.mkdir()
     said = r"out\.jsonl: cannot write there: is a directory"

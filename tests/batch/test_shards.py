@@ -91,8 +91,13 @@ def test_unfinished_shards_and_failures_are_merged_and_go_on(at, stormbreak_prov
     run("batch", "run", "rows.csv", "-o", "b.jsonl", "--shard", "2/2", *PROMPT, *place)
     lines = (at / "b.jsonl").read_bytes().splitlines(keepends=True)
     (at / "b.jsonl").write_bytes(b"".join(lines[:2]) + lines[2][:20])  # as a kill leaves it
-    assert run("batch", "merge", "out.csv", "a.jsonl", "b.jsonl").returncode == 0
-    assert sum(bool(row["error"]) for row in table("out.csv")) == len(read(at / "a.failed.jsonl"))
+    merged = run("batch", "merge", "out.csv", "a.jsonl", "b.jsonl")
+    failed = len(read(at / "a.failed.jsonl"))
+    rows, failures, left = merged.stdout.splitlines()
+    assert (merged.returncode, rows) == (0, "11 rows in out.csv")
+    assert failures == f"{failed} of them failed"
+    assert left.startswith("3 of them have no answer yet; batch run over the table, without")
+    assert sum(bool(row["error"]) for row in table("out.csv")) == failed
     run("batch", "run", "rows.csv", "-o", "out.csv", *PROMPT, *place)
     assert run("batch", "retry", "out.csv", *place).returncode == 0
     assert [row["answer"] for row in table("out.csv")] == [answer(row["title"]) for row in ROWS]
@@ -138,12 +143,28 @@ def test_what_is_no_shard(at, place, shard):
     assert "--shard must be I/N, from 1/N to N/N" in refused.stderr
 
 
+def test_a_table_that_is_refused_leaves_nothing(at, place):
+    before = {path.name for path in at.iterdir()}
+    (at / "head.csv").write_text("title\n")
+    for source, column, why in (
+        ("rows.csv", "nope", "no column"),
+        ("head.csv", "title", "no rows"),
+    ):
+        prompt = f"{{{column}}}"
+        refused = run("batch", "run", source, "-o", "out.csv", "--prompt", prompt, *place)
+        assert refused.returncode == 2
+        assert why in refused.stderr
+    (at / "head.csv").unlink()
+    assert {path.name for path in at.iterdir()} == before
+
+
 @pytest.mark.parametrize("ending", ["jsonl", "csv", "parquet"])
 def test_more_shards_than_rows(at, place, ending):
     (at / "two.csv").write_text("title\nTitle 0\nTitle 1\n")
     shards = run_shards(place, "two.csv", *PROMPT, ending=ending)
     again = run("batch", "run", "two.csv", "-o", shards[2], "--shard", "3/3", *PROMPT, *place)
     assert (again.returncode, again.stderr) == (0, "")
+    assert "nothing: this shard has no rows" in again.stdout
     assert (at / f"out.3.{ending}").exists()
     assert run("batch", "status", shards[2]).returncode == 0
     merged = run("batch", "merge", "out.csv", *shards)

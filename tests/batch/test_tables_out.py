@@ -242,7 +242,7 @@ def test_a_column_with_the_name_of_a_result(at, place):
     assert (refused.returncode, refused.stdout) == (2, "")
     assert refused.stderr.count("\n") == 1
     assert "rows.csv: has a column 'answer', as the results have; put a --prefix" in refused.stderr
-    assert {path.name for path in at.iterdir()} == {"rows.csv", "out.csv.jsonl.lock"}
+    assert {path.name for path in at.iterdir()} == {"rows.csv"}
     assert run_table(place, "-o", "out.csv", "--prefix", "new_").returncode == 0
     with (at / "out.csv").open(newline="") as file:
         [row] = csv.DictReader(file)

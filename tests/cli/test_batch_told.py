@@ -8,8 +8,8 @@ from stormbreak.types import Verdict
 
 NOTHING = dict.fromkeys(
     (
-        "total", "successful", "failed", "left", "retried", "recovered", "answered", "attempts", "retries",
-        "maybe_processed", "circuits_opened", "cooldowns", "waited", "input_tokens", "output_tokens",
+        "total", "successful", "failed", "left", "retried", "recovered", "answered", "reused", "attempts",
+        "retries", "maybe_processed", "circuits_opened", "cooldowns", "waited", "input_tokens", "output_tokens",
         "elapsed", "throughput",
     ),
     0,
@@ -49,3 +49,12 @@ def test_rows_that_had_failed_are_told_where_there_were_any():
     assert "retried" not in said()
     assert said(retry=True)["retried"].startswith("0 rows that had failed; 0 of them")
     assert said(retried=1200, recovered=2)["retried"].startswith("1,200 rows that had failed; 2 of")
+
+
+def test_what_was_not_sent_is_explained():
+    assert said(total=3, successful=3)["sent"] == "nothing: all rows were answered before"
+    assert said()["sent"] == "nothing: this shard has no rows"
+    cached = said(total=3, successful=3, answered=3, reused=3)
+    assert cached["reused"] == "3 of these answers, from the cache or from identical rows"
+    assert cached["sent"] == "nothing: no other row was left"
+    assert "reused" not in said(total=3, successful=3, answered=3, attempts=3)

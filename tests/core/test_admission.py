@@ -6,7 +6,7 @@ from stage import OK, TARGET, TIMEOUT, Spaced
 
 from stormbreak.core.admission import TargetQueue
 from stormbreak.core.diagnosis import Diagnosis
-from stormbreak.core.gate import Permit
+from stormbreak.core.gate import READY, Permit
 from stormbreak.core.queue_order import QueuePolicy, Ticket
 from stormbreak.types import TREATMENTS, Call, Priority, Rejection
 
@@ -101,6 +101,34 @@ def test_of_a_queue_that_stands_the_newest_interactive_call_goes_first():
     tickets = [door.enter() for _ in range(7)]
 
     assert served_of(door, permit, tickets) == [6, 5, 4, 0, 1, 2, 3]  # of four or fewer the oldest
+
+
+def test_of_a_queue_that_began_to_stand_in_a_pause_the_oldest_goes_first():
+    door = GatedQueue()
+    door.barrier.opens_at = 1.0
+    first, *tickets = [door.enter() for _ in range(8)]
+    door.barrier.opens_at = READY
+    door.admission.check(first, 1.0)
+
+    assert served_of(door, first.permit, tickets) == list(range(7))
+
+
+def test_of_a_queue_that_began_to_stand_in_an_outage_the_oldest_goes_first():
+    door = GatedQueue()
+    permit = door.enter()
+    door.diagnosis.dead_at = 0.0
+    tickets = [door.enter() for _ in range(7)]
+
+    assert served_of(door, permit, tickets) == list(range(7))
+
+
+def test_the_order_stays_while_the_queue_stands():
+    door = GatedQueue()
+    permit = door.enter()
+    tickets = [door.enter() for _ in range(7)]
+    door.diagnosis.dead_at = 0.0
+
+    assert served_of(door, permit, tickets) == [6, 5, 4, 0, 1, 2, 3]
 
 
 @pytest.mark.parametrize("priority", [Priority.BATCH, Priority.BACKGROUND])

@@ -35,7 +35,7 @@ WRONG = [
         "on must name only verdicts of calls that failed, got unrepeatable",
     ),
     (lambda: ToDegraded(on=()), "on must name a verdict, got none"),
-    (lambda: ToCache(max_wait=0), "after must be positive, got 0"),
+    (lambda: ToCache(max_wait=0), "max_wait must be positive, got 0"),
     (lambda: CachePolicy(max_age=0), "max_age must be positive, got 0"),
     (lambda: CachePolicy(max_bytes=0), "max_bytes must be positive, got 0"),
 ]

@@ -298,7 +298,7 @@ class Storm(RuleBasedStateMachine):
             if not target_state.admission.queued:
                 continue
             admission, now = target_state.admission, self.stage.now
-            following = admission._queue.peek(stands=admission._has_standing_queue(now))
+            following = admission._next()
             ready_at = admission._ready_at(following.call, now)
             if ready_at == inf:  # somebody who holds a slot will pump, or a hand on the circuit
                 isolated = (

@@ -1,7 +1,7 @@
 from table_test import table_test
 
 from stormbreak.demo import acts
-from stormbreak.demo.stage import ROWS, write_documents
+from stormbreak.demo.acts import ROWS, write_documents
 from stormbreak.testing import serve
 
 CALM = """

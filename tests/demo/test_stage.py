@@ -1,6 +1,6 @@
 import pytest
 
-from stormbreak.demo.stage import MARKER, ROWS, prepare
+from stormbreak.demo.acts import MARKER, ROWS, prepare
 from stormbreak.errors import ConfigurationError
 
 

@@ -9,8 +9,7 @@ import openai
 import pytest
 
 from stormbreak.doctor.findings import Severity
-from stormbreak.doctor.installed_sdks import Setting, check_installed, installed
-from stormbreak.doctor.sdks import SDKS
+from stormbreak.doctor.installed_sdks import SDKS, Setting, check_installed, installed
 
 CONSTANTS = "DEFAULT_TIMEOUT = httpx2.Timeout(timeout={}, connect=5.0)\nDEFAULT_MAX_RETRIES = {}\n"
 

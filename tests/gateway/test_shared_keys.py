@@ -160,8 +160,9 @@ async def test_without_the_store_the_allowance_is_spent_and_the_rest_refused(pat
             replies = await ask_all(found, 40)
             seen = len(provider.seen)
             refused = next(reply for reply in replies if reply.status != 200)
-            assert (refused.status, refused.json["error"]["code"]) == (429, "stormbreak_spend")
+            assert (refused.status, refused.json["error"]["code"]) == (429, "stormbreak_fleet")
             assert int(refused.headers["retry-after"]) >= 1
+            assert "x-should-retry" not in refused.headers
             assert 0.1 * seen <= LIMIT
             server.thaw()
             end = time.monotonic() + 20
@@ -171,6 +172,22 @@ async def test_without_the_store_the_allowance_is_spent_and_the_rest_refused(pat
     finally:
         server.thaw()
         server.kill()
+
+
+async def test_a_store_that_has_just_started_is_no_spent_limit(path, tmp_path, monkeypatch):
+    """SDKs may ask again when it grants money."""
+    monkeypatch.setattr("stormbreak.fleet.valkey.QUIET", 60.0)
+    monkeypatch.setattr("stormbreak.gateway.spending.WAIT", 0.2)
+    server = Server("valkey", tmp_path).start()
+    try:
+        async with gateways(path, server.url, 1, spend(LIMIT)) as (found, provider):
+            reply = await found[0].ask(ASKED)
+    finally:
+        server.kill()
+    assert (reply.status, reply.json["error"]["code"]) == (429, "stormbreak_fleet")
+    assert reply.headers["retry-after"] == "5"
+    assert "x-should-retry" not in reply.headers
+    assert not provider.seen
 
 
 async def test_a_lower_limit_holds_from_the_reload_on_and_a_removed_key_gives_back(path, own_store):

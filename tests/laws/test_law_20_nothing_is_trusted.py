@@ -176,7 +176,7 @@ IMPORTS = frozenset(
 BY_NAME = frozenset({"lazy_import.py", "cli/command.py"})
 """Where a module is imported by a name, one of a table in the code."""
 
-OWN_COMMANDS = frozenset({"demo/stage.py", "gateway/workers.py"})
+OWN_COMMANDS = frozenset({"demo/acts.py", "gateway/workers.py"})
 """Start this very program, with words of their own."""
 
 

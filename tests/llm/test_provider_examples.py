@@ -511,16 +511,18 @@ def test_a_tool_call_whose_name_is_repeated_is_one():
     assert call["function"] == {"name": "f", "arguments": '{"a":{}}'}
 
 
-def test_a_filled_in_middle_of_mistral():
-    """It is asked for as a text completion, and answered as a chat."""
-    assert endpoint_of("/v1/fim/completions") is TEXTS
+def test_a_filled_in_middle_of_mistral_is_answered_as_a_chat():
+    assert endpoint_of("/v1/fim/completions") is Shape.CHAT
+    assert endpoint_of("/v1/completions") is TEXTS
+
+
+def test_a_chat_is_no_text_completion():
+    """Its `text` would be None for the caller."""
     reading = read({"choices": [choice("stop", MESSAGE)]}, TEXTS)
-    assert (reading.verdict, reading.text) == (Verdict.OK, "Hi")
+    assert (reading.verdict, reading.detail) == (Verdict.BROKEN, "no text")
     events = [chunk("H"), chunk("i"), bare_chunk("stop"), DONE]
-    reading, whole = assembled(events, TEXTS)
-    assert reading.text == "Hi"
-    assert whole["choices"][0]["message"]["content"] == "Hi"
-    assert scanned(events, TEXTS).verdict is Verdict.OK
+    assert assembled(events, TEXTS)[0].verdict is Verdict.BROKEN
+    assert scanned(events, TEXTS).verdict is Verdict.BROKEN
     empty = [bare_chunk("content_filter"), DONE]
     assert assembled(empty, TEXTS)[0].verdict is Verdict.FILTERED
 

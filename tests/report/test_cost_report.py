@@ -255,6 +255,19 @@ def test_a_report_may_be_a_picture_and_json_is_printed_beside_it(tmp_path, capsy
         assert picture.format == "PNG"
 
 
+def test_cards_by_a_claim_stand_beside_those_at_the_list_price():
+    facts = some_facts(move=a_case(), listed=a_case(current=500))
+    page, picture = cost_page(facts, [], {}), cost_picture(facts)
+    figures = [[card.figure for card in each.cards] for each in page.sections if each.cards]
+    assert [each[:2] for each in figures] == [
+        ["2,600.00 USD", "86.7 %"],
+        ["100.00 USD", "20.0 %"],
+    ]
+    names = [card.name for card in picture.cards]
+    assert names[::3] == ["Saved a month, by a claim", "Saved a month, list price"]
+    assert len(names) == 6
+
+
 def test_a_picture_is_drawn_below_the_axis_and_of_many_bars():
     facts = some_facts(move=a_case(candidate=4_000), bars=[costs(25)] * 6)
     assert png_of(cost_picture(facts)).startswith(b"\x89PNG")

@@ -6,11 +6,12 @@ import pytest
 from table_test import table_test
 
 from stormbreak.cli.main import main
-from stormbreak.cli.storm.tune import merged
+from stormbreak.cli.storm.tune import merged, sentence
 from stormbreak.config import load_policy
 from stormbreak.core.automatic_limit import AutomaticLimit
 from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.hedge import HedgePolicy
+from stormbreak.core.policy import Policy
 from stormbreak.core.presets import INTERACTIVE
 from stormbreak.provider.scenario import Load, Provider, Scenario
 from stormbreak.provider.scenario_file import dump
@@ -18,7 +19,7 @@ from stormbreak.storm import tune as tune_module
 from stormbreak.storm.policies import NamedPolicy
 from stormbreak.storm.random_storms import RandomStorm
 from stormbreak.storm.simulation import simulate
-from stormbreak.storm.tune import VALUES, tune
+from stormbreak.storm.tune import VALUES, Difference, Tuned, tune
 
 NARROW = replace(
     INTERACTIVE, limit=FixedLimit(max_in_flight=1)
@@ -121,13 +122,37 @@ def test_the_command_prints_gain_and_cost_and_writes_the_file(small, tmp_path, m
     assert err == ""
     assert "goodput in %, wide" in out
     assert "attempts per call" in out
-    assert "It gains." in out
+    assert out.startswith("Better: ")
     assert isinstance(load_policy(path).limit, AutomaticLimit)
     assert path.read_text().startswith("# ours\n")
     text = path.read_text()
     assert main([*few, "--write"]) == 0
     assert "policy.toml is unchanged: nothing gains more than chance" in capsys.readouterr().err
     assert path.read_text() == text
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (2.0, "Better: patience 3 s."),
+        (0.5, "Keep the policy as it is: patience 3 s gains no more than chance."),
+        (-2.0, "Keep the policy as it is: patience 3 s is worse."),
+    ],
+)
+def test_the_first_line_calls_better_only_what_is(change, says):
+    found = Tuned(
+        policy=Policy(),
+        changes={"patience": 3.0},
+        candidates=48,
+        searched=18,
+        judged=18,
+        goodput={"random storms": Difference(80.0, 80.0 + change, change, 1.0)},
+        costs={},
+        alone={},
+    )
+    assert sentence(found) == (
+        f"{says} 48 settings were tried in 18 storms, and the winner was judged in 18 others."
+    )
 
 
 def test_a_file_of_another_form_is_left_alone(small, tmp_path, capsys):

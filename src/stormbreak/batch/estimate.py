@@ -1,7 +1,7 @@
 """Estimate the cost and the time of a batch from its input, before anything is sent.
 
-Prompts are estimated from their bytes. An answer is estimated as `answer` tokens, or as its bound where that is less. `most` is the
-most that one attempt for each row can cost. Retries come on top of both.
+Prompts are estimated from their bytes. An answer is estimated as `answer` tokens, or as its bound where that is less.
+`most` is the most that one attempt for each row can cost. Retries come on top of both.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -19,8 +19,7 @@ from stormbreak.types import Usage
 
 NOTHING = Decimal(0)
 
-PriceOfModel: TypeAlias = Callable[[str, str], Prices | None]
-"""By provider and model."""
+PriceOfModel: TypeAlias = Callable[[str, str], Prices | None]  # by provider and model
 
 
 @dataclass(slots=True, kw_only=True)

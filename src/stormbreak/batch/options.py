@@ -164,9 +164,8 @@ class Options(TypedDict, total=False):
     flatten: bool  # make a table also of an `output` of JSON lines: the rows, with their results as columns
     prefix: str | None  # before the names of the result columns of a table
     escape_formulas: bool  # of CSV: put ' before cells that a spreadsheet would run
-    schema: (
-        Schema | StrPath | None
-    )  # a JSON schema, a file with one, or a pydantic model, that answers must fit
+    # a JSON schema, a file with one, or a pydantic model, that answers must fit
+    schema: Schema | StrPath | None
     repairs: int | None  # how often the model is shown why an answer does not fit, and asked again
     check_only: bool  # check the schema, and do not ask the API for it
 

@@ -8,8 +8,7 @@ from collections.abc import Callable
 
 from stormbreak.batch.store.reader import Answered, Failed, parse_result
 
-MAX_UNREAD = 256
-"""Results that wait for the reader before the run stops sending."""
+MAX_UNREAD = 256  # results that wait for the reader before the run stops sending
 
 
 class ResultStream:

@@ -21,9 +21,7 @@ from stormbreak.drivers.fork_safety import reset_in_child
 from stormbreak.drivers.locks import new_lock
 from stormbreak.errors import ConfigurationError
 
-VERSION = 1
-"""Version of the tables below, stored as SQLite's `user_version`."""
-
+VERSION = 1  # version of the tables below, stored as SQLite's `user_version`
 PATIENCE = 1.0  # seconds to wait for another process; then the answer is not stored
 PRIVATE = stat.S_IRUSR | stat.S_IWUSR
 _TABLES = (

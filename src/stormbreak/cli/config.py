@@ -15,7 +15,7 @@ from stormbreak.config import (
     resolve_settings,
 )
 from stormbreak.config.settings import TargetSettings
-from stormbreak.errors import ConfigurationError
+from stormbreak.errors import ConfigurationError, errors_at
 from stormbreak.http.endpoint import origin_of
 from stormbreak.http.environment import key_variables
 from stormbreak.llm.providers import PRESETS
@@ -68,7 +68,5 @@ def _check_addresses(file: str, settings: Settings) -> None:
     """Reject addresses that a client would reject. Keys may be missing here: the program sets them."""
     for name, target in settings.targets.items():
         if target.base_url is not None:
-            try:
+            with errors_at(f"{file}: targets.{name}"):
                 origin_of(target.base_url, None)
-            except ConfigurationError as error:
-                raise ConfigurationError(f"{file}: targets.{name}: {error}") from None

@@ -10,8 +10,8 @@ from stormbreak.cli.options import DIR, FILE
 from stormbreak.cli.output import save_picture
 from stormbreak.cli.storm.options import seed
 from stormbreak.demo import acts
+from stormbreak.demo.acts import ROWS, prepare, provider
 from stormbreak.demo.screen import Screen
-from stormbreak.demo.stage import ROWS, prepare, provider
 from stormbreak.provider.scenario_file import load
 
 SCENARIO = "incident"

@@ -10,8 +10,13 @@ from stormbreak.cli.options import JSON
 from stormbreak.cli.output import draw, json_text, say
 from stormbreak.doctor.environment import check_environment
 from stormbreak.doctor.findings import Finding, Severity, sorted_by_severity
-from stormbreak.doctor.installed_sdks import Installed, Setting, check_installed, installed
-from stormbreak.doctor.sdks import NEVER_SENDS
+from stormbreak.doctor.installed_sdks import (
+    NEVER_SENDS,
+    Installed,
+    Setting,
+    check_installed,
+    installed,
+)
 from stormbreak.errors import ConfigurationError
 
 

@@ -7,13 +7,14 @@ import click
 from rich.box import SIMPLE
 from rich.table import Table
 
-from stormbreak.cli.command import flag, option, options, subcommand
+from stormbreak.cli.command import option, options, subcommand
+from stormbreak.cli.options import JSON
 from stormbreak.cli.output import draw, json_text, say
 from stormbreak.core.fleet_policy import PASSWORD, FleetPolicy
 from stormbreak.errors import ConfigurationError
 from stormbreak.escape import plain
+from stormbreak.fleet.leasing import Member, Scope
 from stormbreak.fleet.messages import NONE
-from stormbreak.fleet.model import Member, Scope
 from stormbreak.fleet.store import StoreError
 from stormbreak.fleet.valkey import ValkeyStore
 
@@ -29,7 +30,7 @@ _COLUMNS = ("member", "lease, s", "waits for", "slots", "granted, USD", "spent, 
 @options(
     "Options",
     option("--name", "NAME", "Name of the fleet.", default="default"),
-    flag("--json as_json", "Print JSON."),
+    JSON,
 )
 def command(url: str, name: str, *, as_json: bool) -> None:
     """Print the targets and spend limits that processes share, and what each process holds of them."""

@@ -30,7 +30,8 @@ from stormbreak.provider.server import ProviderServer
 def command(port: int, scenario: str, answers: Path | None, speed: float | None, seed: int) -> None:
     """Serve a scenario on 127.0.0.1 until interrupted.
 
-    Scenario time starts with the first request. POST /_provider/reset restarts it; GET /_provider/stats returns counters.
+    Scenario time starts with the first request. POST /_provider/reset restarts it; GET /_provider/stats returns
+    counters.
     """
     played = load(scenario)
     if answers is not None:

@@ -16,12 +16,6 @@ from stormbreak.config.policy_toml import describe, describe_settings
 from stormbreak.config.settings import Settings
 
 __all__ = [
-    "Settings",
-    "describe",
-    "describe_settings",
-    "load_policy",
-    "load_settings",
-    "profiles_in",
-    "resolve_policy",
-    "resolve_settings",
-]
+    "Settings", "describe", "describe_settings", "load_policy", "load_settings", "profiles_in",
+    "resolve_policy", "resolve_settings",
+]  # fmt: skip

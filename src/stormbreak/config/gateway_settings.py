@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from stormbreak.core.checks import check_types, require
+from stormbreak.core.checks import check_types, require, require_at_least, require_positive
 from stormbreak.core.spend_policy import SpendPolicy
 from stormbreak.errors import ConfigurationError
 from stormbreak.types import Priority
@@ -14,8 +14,7 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 _MAX_PORT = 65535
 
 
-ANY = "*"
-"""The end of a name of models that stands for all that begin so."""
+ANY = "*"  # the end of a name of models that stands for all that begin so
 
 
 def matches(name: str, model: str) -> bool:
@@ -27,10 +26,10 @@ def matches(name: str, model: str) -> bool:
 class GatewaySettings:
     """Where a gateway listens, and how it treats its clients. Times are seconds.
 
-    `models` leads names that clients ask for to targets or pools; a name that ends in `*` stands for all that begin so, and
-    the longest counts. When a client leaves, its call is cancelled, or read to its end (`on_disconnect`). While a stream has no output, a comment is sent every
-    `waiting_comment` seconds, which commits to status 200. `grace` is the time in which answers can end after SIGTERM.
-    What keys have spent is kept in the file `ledger` over restarts.
+    `models` leads names that clients ask for to targets or pools; a name that ends in `*` stands for all that begin so,
+    and the longest counts. When a client leaves, its call is cancelled, or read to its end (`on_disconnect`). While a
+    stream has no output, a comment is sent every `waiting_comment` seconds, which commits to status 200. `grace` is the
+    time in which answers can end after SIGTERM. What keys have spent is kept in the file `ledger` over restarts.
     """
 
     host: str = "127.0.0.1"
@@ -51,12 +50,9 @@ class GatewaySettings:
             port = getattr(self, name)
             fits = port is None or 0 <= port <= _MAX_PORT
             require(fits, f"{name} must be from 0 to {_MAX_PORT}", port)
-        wait = self.waiting_comment
-        require(wait is None or wait > 0, "waiting_comment must be positive", wait)
-        require(self.grace >= 0, "grace must not be negative", self.grace)
-        require(
-            self.max_connections >= 1, "max_connections must be at least 1", self.max_connections
-        )
+        require_positive(self, "waiting_comment")
+        require_at_least(self, 0, "grace")
+        require_at_least(self, 1, "max_connections")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,9 +69,7 @@ class ClientLimits:
 
     def __post_init__(self) -> None:
         check_types(self)
-        for name in ("rpm", "tpm", "max_in_flight"):
-            limit = getattr(self, name)
-            require(limit is None or limit > 0, f"{name} must be positive", limit)
+        require_positive(self, "rpm", "tpm", "max_in_flight")
 
     @property
     def waits(self) -> bool:
@@ -92,8 +86,8 @@ class ClientLimits:
 class KeySettings(ClientLimits):
     """A client key, by its SHA-256 digest, and what it may do.
 
-    `models` are the names that it may ask for (None: all), also with a `*` at the end. Its calls have its `priority`, `tenant` (None: the name of the
-    key), `labels` and `deadline`.
+    `models` are the names that it may ask for (None: all), also with a `*` at the end. Its calls have its `priority`,
+    `tenant` (None: the name of the key), `labels` and `deadline`.
     """
 
     sha256: str
@@ -109,8 +103,7 @@ class KeySettings(ClientLimits):
             raise ConfigurationError(
                 "sha256 must be 64 hex digits in lower case, as `stormbreak gateway key new` prints them"
             )
-        limit = self.deadline
-        require(limit is None or limit > 0, "deadline must be positive", limit)
+        require_positive(self, "deadline")
 
     def allows(self, model: str) -> bool:
         """Whether it may ask for a model."""

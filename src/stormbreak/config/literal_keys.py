@@ -18,9 +18,8 @@ COUNT = "max_output_tokens"  # a number, or "none"
 PATHS = frozenset({"path", "api_key_file", "ledger", "prices"})
 # Their keys are chosen names.
 NAMING = frozenset({"targets", "pools", "profiles", "keys", "tenants"})
-NAMES = frozenset(
-    {"model", "models", "target", "targets"}
-)  # "gpt-4.1-mini-2025-04-14" is no secret
+# "gpt-4.1-mini-2025-04-14" is no secret
+NAMES = frozenset({"model", "models", "target", "targets"})
 DIGEST = "sha256"  # of a client key: it cannot be turned back into the key
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _ADVICE = "a file must not contain keys, use environment variables"

@@ -1,7 +1,7 @@
 """Read policy and settings files, on top of a preset.
 
-A settings file is a policy with targets, pools and profiles, and perhaps a gateway with its keys. A table as the `policy` of a target changes the
-file's policy, or the `preset` that it names; a text is the name of a preset.
+A settings file is a policy with targets, pools and profiles, and perhaps a gateway with its keys. A table as the
+`policy` of a target changes the file's policy, or the `preset` that it names; a text is the name of a preset.
 """
 
 import os
@@ -11,20 +11,19 @@ from typing import Any, TypeVar
 
 from stormbreak import toml_file, toml_values
 from stormbreak.config import literal_keys
+from stormbreak.config.overrides import PROFILE, Overrides, overlay
 from stormbreak.config.policy_toml import plain
-from stormbreak.config.profiles import PROFILE, Overrides, overlay
 from stormbreak.config.settings import Settings
 from stormbreak.core.policy import Policy
 from stormbreak.core.presets import PRESETS
-from stormbreak.errors import ConfigurationError
+from stormbreak.errors import ConfigurationError, errors_at
 from stormbreak.key_patterns import has_key_prefix, hidden, looks_like_key, quoted
 from stormbreak.toml_file import Table
 from stormbreak.toml_values import BARE, join, must, one_of
 
 T = TypeVar("T")
 
-SETTINGS = "a settings file"
-"""What messages call it."""
+SETTINGS = "a settings file"  # what messages call it
 
 # ---------------------------------------------------------------- files
 
@@ -35,12 +34,10 @@ def load_policy(path: str | os.PathLike[str]) -> Policy:
     Raises:
         ConfigurationError: one line that names the file, the key and the value.
     """
-    try:
+    with errors_at(hidden(str(path))):
         table = _table(path, "a policy")
         _refuse_settings(table)
         return _policy(table)
-    except ConfigurationError as error:
-        raise ConfigurationError(f"{hidden(str(path))}: {error}") from None
 
 
 def load_settings(
@@ -57,7 +54,7 @@ def load_settings(
     Raises:
         ConfigurationError: one line that names the file, the key or the variable, and the value.
     """
-    try:
+    with errors_at(hidden(str(path))):
         table = _table(path, SETTINGS, text)
         profiles = _profiles(table)
         table.pop("profiles", None)
@@ -70,8 +67,6 @@ def load_settings(
             return _settings(layers.table)
         except ConfigurationError as error:
             raise ConfigurationError(layers.with_source(str(error))) from None
-    except ConfigurationError as error:
-        raise ConfigurationError(f"{hidden(str(path))}: {error}") from None
 
 
 def resolve_policy(name_or_path: str) -> Policy:
@@ -95,12 +90,18 @@ def resolve_settings(name_or_path: str, *, profile: str | None = None) -> Settin
     return load_settings(name_or_path, profile=profile)
 
 
+def names_targets(name_or_path: str) -> bool:
+    """Whether it is a file with targets, rather than a preset or a policy alone; raise ConfigurationError as `resolve_settings` does."""
+    if resolve_preset(name_or_path) is not None:
+        return False
+    with errors_at(hidden(name_or_path)):
+        return "targets" in _table(name_or_path, SETTINGS)
+
+
 def profiles_in(path: str | os.PathLike[str]) -> tuple[str, ...]:
     """Return the names of the profiles of a file."""
-    try:
+    with errors_at(hidden(str(path))):
         return tuple(_profiles(_table(path, SETTINGS)))
-    except ConfigurationError as error:
-        raise ConfigurationError(f"{hidden(str(path))}: {error}") from None
 
 
 def _table(path: str | os.PathLike[str], what: str, text: str | None = None) -> Table:

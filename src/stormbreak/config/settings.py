@@ -13,7 +13,7 @@ from stormbreak.config.gateway_settings import (
     KeySettings,
     matches,
 )
-from stormbreak.core.checks import require
+from stormbreak.core.checks import require, require_positive
 from stormbreak.core.fallback import AFTER, ELSEWHERE, TargetOrder, check_rule
 from stormbreak.core.policy import Policy
 from stormbreak.errors import ConfigurationError
@@ -59,7 +59,7 @@ class Member:
 
     def __post_init__(self) -> None:
         require(bool(self.target), "target must be the name of a target", "none")
-        require(self.weight > 0, "weight must be positive", self.weight)
+        require_positive(self, "weight")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,8 +5,8 @@ last. A waiting call holds nothing. The queue is bounded. It sheds every call th
 and deadline: on arrival, when a gate closes for longer than that, or at its turn. `queue_order` decides which call is next.
 
 Within a priority the oldest call is served first. Interactive calls are served newest first while the in-flight
-limit binds and a queue stands: then not all calls can be served, and those that have waited long
-would be served too late. Under a send rate, oldest first answers more.
+limit binds and a queue stands because of an overload: then not all calls can be served, and those that have waited long
+would be served too late. Under a send rate, and after an outage or a pause, oldest first answers more.
 
 When a permit is settled, the queue is pumped in the same step: calls leave while the gates are ready. When only time
 can open the gates, one ticket is the timer of the whole queue (the timekeeper): its owner looks again at `wake_at`. If it
@@ -84,6 +84,8 @@ class TargetQueue:
         self._asks_fleet = asks_fleet
         self._queue = Queue(policy)
         self._timekeeper: Ticket | None = None
+        self._stands = False  # more calls wait than can be served
+        self._newest_first = False  # of the interactive calls
         self._newest_call: Call | None = None  # a snapshot of an empty queue is about this one
         self.service = 0.0  # mean seconds from leaving to a complete answer; 0 while unknown
 
@@ -138,8 +140,9 @@ class TargetQueue:
         """Let calls leave while every gate is ready, and set a ticket's timer for when time opens a gate."""
         queue = self._queue
         self._slots.tick(now, now - queue.oldest_at() if queue.size else 0.0)
+        self._choose_order(now)
         while queue.size:
-            ticket = self._next(now)
+            ticket = self._next()
             ready_at = self._ready_at(ticket.call, now)
             if ready_at > now:
                 veto = self._spending and self._spending.veto(ticket.call, now)
@@ -168,6 +171,7 @@ class TargetQueue:
         """
         self._queue = Queue(self._policy)
         self._timekeeper = None
+        self._stands = False
         for ticket in sorted(tickets, key=lambda ticket: ticket.queued_at):
             ticket.check_at = None
             self._queue.push(ticket)
@@ -203,19 +207,19 @@ class TargetQueue:
 
     def held_by(self, call: Call, now: float) -> str:
         """Return the gate that holds the next call, or `call`, the longest; "queue" if other calls hold it."""
-        gate = self._holding_gate(self._next(now).call if self._queue.size else call, now)
+        gate = self._holding_gate(self._next().call if self._queue.size else call, now)
         return "queue" if gate is None else gate.name
 
-    def observed_call(self, now: float) -> Call | None:
+    def observed_call(self) -> Call | None:
         """The call of a snapshot: the next one in the queue, or else the newest."""
-        return self._next(now).call if self._queue.size else self._newest_call
+        return self._next().call if self._queue.size else self._newest_call
 
     def snapshot(self, now: float) -> dict[str, Any]:
         """Return the number of waiting calls, the seconds that the oldest has waited, the gate that holds them, and the seconds until it opens, if known.
 
         A gate that is closed for longer than calls may wait also holds calls, though none is in the queue.
         """
-        call = self.observed_call(now)
+        call = self.observed_call()
         gate = None if call is None else self._holding_gate(call, now)
         until = inf if gate is None or call is None else gate.ready_at(call, now)
         holds = self.queued or self._policy.max_pause < until - now < inf
@@ -226,15 +230,17 @@ class TargetQueue:
             "held_for": until - now if holds and until != inf else None,
         }
 
-    def _next(self, now: float) -> Ticket:
-        return self._queue.peek(stands=self._has_standing_queue(now))
+    def _next(self) -> Ticket:
+        return self._queue.peek(stands=self._newest_first)
 
     def _holding_gate(self, call: Call, now: float) -> Gate | None:
         """Return the gate that will be closed the longest; of two that wait for an event, not the slots."""
-        gate = max(
-            self._gates, key=lambda gate: (gate.ready_at(call, now), gate is not self._slots)
-        )
-        return gate if gate.ready_at(call, now) > now else None
+        holds, until = None, now
+        for gate in self._gates:
+            ready_at = gate.ready_at(call, now)
+            if ready_at > until or (ready_at == until > now and holds is self._slots):
+                holds, until = gate, ready_at
+        return holds
 
     def _ready_at(self, call: Call, now: float) -> float:
         latest = READY
@@ -250,22 +256,31 @@ class TargetQueue:
             tokens[place] = take(call, now)
         return Permit(self, tokens, now)
 
-    def _has_standing_queue(self, now: float) -> bool:
-        """Whether more calls wait than can be served."""
-        queue = self._queue
-        return (
+    def _choose_order(self, now: float) -> None:
+        """Choose the order when a queue begins to stand, and keep it until it stands no more.
+
+        Newest first if the limit holds it. If it began in an outage or a pause, the target can serve the backlog.
+        """
+        queue, stood = self._queue, self._stands
+        self._stands = (
             queue.size > STANDING_QUEUE_RATIO * self._slots.limit
             and self._slots.binds(now)
             and not any(gate.paces(next(iter(queue)).call, now) for gate in self._pacing)
         )
+        if self._stands and not stood:
+            gate = self._holding_gate(next(iter(queue)).call, now)
+            self._newest_first = not self._diagnosis.died_last and gate in {None, self._slots}
+        self._newest_first &= self._stands
 
     def _refusal(self, call: Call, now: float, expires_at: float) -> Rejection | None:
         veto = self._spending and self._spending.veto(call, now)
         if veto:
             return veto
         for gate in self._gates:
+            if gate is self._slots:  # a slot may come free sooner
+                continue
             ready_at = gate.ready_at(call, now)
-            if ready_at <= now or gate is self._slots:  # a slot may come free sooner
+            if ready_at <= now:
                 continue
             if gate is self._circuit:
                 half_open = self._circuit.state_text(now) == "half-open"
@@ -282,8 +297,7 @@ class TargetQueue:
     def _make_room(self, call: Call, now: float, expires_at: float) -> Rejection | None:
         ahead = self._queue.ahead_of(call)
         wait = self._time_until_turn(ahead, now, slots=self._slots.limit)
-        stands = self._has_standing_queue(now)
-        newest_first = call.priority is Priority.INTERACTIVE and stands
+        newest_first = call.priority is Priority.INTERACTIVE and self._newest_first
         # By the largest limit: one learned during an episode says little about the next, and a call that is
         # rejected cannot be called back.
         soonest = self._time_until_turn(ahead, now, slots=self._slots.max_limit)
@@ -291,7 +305,7 @@ class TargetQueue:
             return Rejection("shed", LATE, now + wait)
         if self._queue.size < self._policy.max_size:
             return None
-        displaced = self._queue.victim_for(call, stands=stands)
+        displaced = self._queue.victim_for(call, stands=self._newest_first)
         if displaced is None:
             return Rejection("queue", f"{self.queued} calls are waiting", now + wait)
         urgent = call.priority < displaced.call.priority

@@ -34,6 +34,9 @@ from stormbreak.types import (
 )
 
 FIRST_OUTPUT_GRACE = 0.001  # seconds; a timer may run this much before its time
+_tuple = (
+    tuple.__new__
+)  # the constructor of a NamedTuple is a Python function, and takes twice as long
 
 Attempt: TypeAlias = Steps[tuple[Outcome, float, float]]
 
@@ -51,9 +54,10 @@ def run_attempt(
     the permit, or the ticket: that settles the ticket's permit, or takes it out of the queue.
     """
     call = state.call
-    expires_at = inf if call.deadline_at is None else call.deadline_at
-    if call.patience is not None:
-        expires_at = min(expires_at, now + (call.patience - state.waited))
+    deadline_at, patience = call.deadline_at, call.patience
+    expires_at = inf if deadline_at is None else deadline_at
+    if patience is not None:
+        expires_at = min(expires_at, now + (patience - state.waited))
     place = permit or target_state.admission.enter(call, now, expires_at)
     if isinstance(place, Rejection):
         return Outcome(Verdict.REJECTED, rejection=place), now, uniform
@@ -70,11 +74,9 @@ def run_attempt(
         timeout = _begin(target_state, state, now)
         number, sent_at = state.attempts, now
         outcome = CANCELLED_AFTER_SEND
-        answered, now, uniform = yield Send(call.target, number, timeout, permit)
+        answered, now, uniform = yield _tuple(Send, (call.target, number, timeout, permit))
         outcome = answered or CANCELLED_AFTER_SEND
-        if (
-            outcome.rejection is not None
-        ):  # by the sender, such as for want of open files: nothing was sent
+        if outcome.rejection is not None:  # by the sender, for want of open files: nothing was sent
             state.unconnected += 1
         if call.delivers and outcome.committed:
             delivery = _commit(state, number, permit, outcome, now, took=now - sent_at)
@@ -121,10 +123,10 @@ def _begin(target_state: TargetState, state: CallState, now: float) -> float | N
     state.sent_at = now
     if state.engine.listeners:
         state.note(Sent, now, state.attempts, call.priority, call.tenant, call.bound)
-    timeout = target_state.policy.attempt_timeout
-    if call.deadline_at is None:
+    timeout, deadline_at = target_state.policy.attempt_timeout, call.deadline_at
+    if deadline_at is None:
         return timeout
-    left = call.deadline_at - now
+    left = deadline_at - now
     return left if timeout is None or left < timeout else timeout
 
 

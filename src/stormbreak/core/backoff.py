@@ -10,7 +10,13 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal, TypeAlias
 
-from stormbreak.core.checks import check_types, check_unused, require
+from stormbreak.core.checks import (
+    check_types,
+    check_unused,
+    require,
+    require_at_least,
+    require_positive,
+)
 
 Kind: TypeAlias = Literal[
     "constant",
@@ -69,15 +75,15 @@ class Backoff:
             object.__setattr__(self, "factor", factor)
         first = self.initial_delay
         if self.kind == "constant":
-            require(first >= 0, "initial_delay must not be negative", first)
+            require_at_least(self, 0, "initial_delay")
             return
-        require(first > 0, "initial_delay must be positive", first)
+        require_positive(self, "initial_delay")
         require(
             self.max_delay >= first, "max_delay must not be below initial_delay", self.max_delay
         )
-        require(self.factor is None or self.factor >= 1, "factor must be at least 1", self.factor)
+        require_at_least(self, 1, "factor")
         require(0 <= self.jitter <= 1, "jitter must lie in [0, 1]", self.jitter)
-        require(self.min_delay >= 0, "min_delay must not be negative", self.min_delay)
+        require_at_least(self, 0, "min_delay")
 
     def delay(self, retry: int, uniform: float, previous: float = 0.0) -> float:
         """Return the seconds before retry number `retry`, from 1.

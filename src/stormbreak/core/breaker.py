@@ -15,10 +15,9 @@ States and transitions::
     isolated   its duration is over, and a call would    half-open (closed where the mode never opens)
                leave
 
-`ready_at` changes nothing; only `take` moves open to half-open. Each state has an epoch, and each
-token carries the epoch (a probe: the trial) that issued it: a late result of an earlier state
-changes nothing. An attempt that we ended, by a cancel or our deadline, is never a failure; if
-it was already slow, it counts as a slow call.
+`ready_at` changes nothing; only `take` moves open to half-open. Each state has an epoch, and each token carries the
+epoch (a probe: the trial) that issued it: a late result of an earlier state changes nothing. An attempt that we ended,
+by a cancel or our deadline, is never a failure; if it was already slow, it counts as a slow call.
 
 A trial ends by time without any action: the circuit counts as open from then on,
 and changes at the next step. During a trial, a call without a free place looks again when a lease ends or
@@ -37,14 +36,10 @@ from stormbreak.core.diagnosis import Diagnosis
 from stormbreak.core.gate import NEVER, READY, InFlight
 from stormbreak.core.half_open import Decision, Probe, Trial
 from stormbreak.core.trip import Counts
-from stormbreak.types import Outcome, Tally, Treatment, Verdict
+from stormbreak.types import VERDICT_OK, Outcome, Tally, Treatment, Verdict
 
-MAX_RETRY_AFTER = 900.0
-"""Maximum seconds of a Retry-After, before its jitter."""
-
-REMEMBERED = 900.0
-"""Seconds for which an unprobed circuit is remembered after its open time."""
-
+MAX_RETRY_AFTER = 900.0  # maximum seconds of a Retry-After, before its jitter
+REMEMBERED = 900.0  # seconds for which an unprobed circuit is remembered after its open time
 _SUCCESS = Tally.SUCCESS
 
 Pass: TypeAlias = tuple[
@@ -178,12 +173,16 @@ class Breaker:
             flight = token.flight if isinstance(token, Probe) else token[2]
             assert flight is not None
             self._diagnosis.settle(flight, outcome, now, uniform)
-        tally = Tally.NOTHING if outcome.own_deadline else self._treatments[outcome.verdict].tally
-        if not isinstance(token, Probe) and token[0] == self._epoch:  # the circuit is closed
+        if outcome.verdict is VERDICT_OK:  # which no policy counts as anything else
+            tally = _SUCCESS
+        else:
+            own = outcome.own_deadline
+            tally = Tally.NOTHING if own else self._treatments[outcome.verdict].tally
+        if type(token) is tuple and token[0] == self._epoch:  # the circuit is closed
             took = now - token[1]
             if tally is _SUCCESS:
                 self._retry_after_until = -inf  # a failure cannot speak for a target that serves
-                trips = self._trip.record(now, failed=False, took=took)
+                trips = self._trip.record(now, 0, took)
             else:
                 trips = self._should_trip(tally, outcome, now, took)
             if trips:
@@ -197,7 +196,7 @@ class Breaker:
         if tally is Tally.NOTHING:
             return _was_cancelled_late(outcome) and self._trip.cut(now, took)
         self._respect_retry_after(outcome, now)
-        return self._trip.record(now, failed=True, took=took)
+        return self._trip.record(now, 1, took)
 
     def _settle_probe(
         self, probe: Probe, tally: Tally, outcome: Outcome, now: float, uniform: float

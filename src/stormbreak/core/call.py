@@ -39,9 +39,7 @@ from stormbreak.types import (
     Verdict,
 )
 
-GRACE = 0.25
-"""Seconds that a local answer may take beyond the deadline."""
-
+GRACE = 0.25  # seconds that a local answer may take beyond the deadline
 _ALL_VERDICTS = frozenset(Verdict)
 
 _FallbackSteps: TypeAlias = Generator[Command, Resume, Outcome]

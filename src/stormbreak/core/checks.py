@@ -9,9 +9,7 @@ from typing import Any, Literal, TypeAlias, Union, cast, get_args, get_origin, g
 
 from stormbreak.errors import ConfigurationError
 
-MIN_WINDOW = 1e-6
-"""Seconds: a window is cut into slices, and times are divided by their width."""
-
+MIN_WINDOW = 1e-6  # seconds: a window is cut into slices, and times are divided by their width
 MAX_SHOWN = 100  # characters of a value
 
 
@@ -19,6 +17,21 @@ def require(holds: bool, rule: str, value: object) -> None:  # noqa: FBT001
     """Raise a ConfigurationError "<rule>, got <value>" unless the rule holds (NaN never does)."""
     if not holds:
         raise ConfigurationError(f"{rule}, got {shown(value)}")
+
+
+def require_positive(part: object, *names: str) -> None:
+    """Reject a field that is not positive. None, where its type allows it, sets no bound."""
+    for name in names:
+        value = getattr(part, name)
+        require(value is None or value > 0, f"{name} must be positive", value)
+
+
+def require_at_least(part: object, least: int, *names: str) -> None:
+    """Reject a field below `least`. None, where its type allows it, sets no bound."""
+    rule = f"must be at least {least}" if least else "must not be negative"
+    for name in names:
+        value = getattr(part, name)
+        require(value is None or value >= least, f"{name} {rule}", value)
 
 
 def require_window(name: str, seconds: float) -> None:

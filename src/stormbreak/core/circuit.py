@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from stormbreak.core.checks import check_types, require
+from stormbreak.core.checks import check_types, require, require_at_least, require_positive
 from stormbreak.core.trip import DeadTarget, TripRule
 
 
@@ -62,32 +62,18 @@ class BreakerPolicy:
         check_types(self)
         require(self.mode in [*Mode], f"mode must be one of {', '.join(Mode)}", self.mode)
         object.__setattr__(self, "mode", Mode(self.mode))  # which may be given as a word
-        require(self.open_duration > 0, "open_duration must be positive", self.open_duration)
+        require_positive(
+            self, "open_duration", "max_open_duration", "probe_lease", "max_half_open_duration"
+        )
+        require_at_least(self, 1, "open_duration_factor", "probes", "max_concurrent_probes")
         require(
             0 <= self.open_duration_jitter < 1,
             "open_duration_jitter must lie in [0, 1)",
             self.open_duration_jitter,
         )
         require(
-            self.open_duration_factor >= 1,
-            "open_duration_factor must be at least 1",
-            self.open_duration_factor,
-        )
-        require(
-            self.max_open_duration > 0, "max_open_duration must be positive", self.max_open_duration
-        )
-        require(self.probes >= 1, "probes must be at least 1", self.probes)
-        require(
-            self.max_concurrent_probes >= 1,
-            "max_concurrent_probes must be at least 1",
-            self.max_concurrent_probes,
-        )
-        require(
             0 < self.success_ratio <= 1, "success_ratio must be within (0, 1]", self.success_ratio
         )
-        require(self.probe_lease > 0, "probe_lease must be positive", self.probe_lease)
-        longest = self.max_half_open_duration
-        require(longest is None or longest > 0, "max_half_open_duration must be positive", longest)
 
     @property
     def open_duration_limit(self) -> float:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from math import isfinite
 from typing import Any
 
-from stormbreak.core.checks import check_types, require, shown
+from stormbreak.core.checks import check_types, require, require_at_least, require_positive, shown
 from stormbreak.core.circuit import State
-from stormbreak.errors import ConfigurationError
+from stormbreak.errors import ConfigurationError, errors_at
 from stormbreak.key_patterns import quoted
 
 KEPT = (State.CLOSED, State.OPEN, State.ISOLATED)
@@ -37,9 +37,8 @@ class CircuitSnapshot:
         check_types(self)
         known = ", ".join(KEPT)
         require(self.state in KEPT, f"state must be one of {known}", self.state)
-        require(self.open_left >= 0, "open_left must not be negative", self.open_left)
-        require(self.open_for > 0, "open_for must be positive", self.open_for)
-        require(self.named_left >= 0, "named_left must not be negative", self.named_left)
+        require_at_least(self, 0, "open_left", "named_left")
+        require_positive(self, "open_for")
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
@@ -84,10 +83,8 @@ def parse_snapshots(values: Mapping[str, Any]) -> dict[str, CircuitSnapshot]:
 def _read_one(model: object, circuit: Any) -> CircuitSnapshot:
     if not isinstance(model, str) or not model:
         raise ConfigurationError(f"circuits must have names of models, got {_quoted(model)}")
-    try:
+    with errors_at(f"circuits of {quoted(model)}"):
         return parse_snapshot(circuit)
-    except ConfigurationError as error:
-        raise ConfigurationError(f"circuits of {quoted(model)}: {error}") from None
 
 
 def span_in(values: Mapping[str, Any], key: str) -> float:

@@ -1,12 +1,11 @@
 """In-flight limits: additive increase and multiplicative decrease (AIMD), or a fixed number.
 
-The AIMD limit climbs by `increase` per round trip, that is by `increase` / limit with each answer; until the first sign of
-congestion by one with each answer, which doubles it per round trip. But only answers to attempts during which
-it was reached count: an unused slot proves nothing. It is multiplied by `decrease_factor` when the target throttles,
-is overloaded, lets an attempt time out, or (with `slow_call_threshold`) answers late. Server errors,
-wrong requests and our deadline are not signs of congestion. Many such clients converge to equal shares
-of a target (Chiu and Jain, "Analysis of the Increase and Decrease Algorithms for Congestion Avoidance",
-1989).
+The AIMD limit climbs by `increase` per round trip, that is by `increase` / limit with each answer; until the first sign
+of congestion by one with each answer, which doubles it per round trip. But only answers to attempts during which it was
+reached count: an unused slot proves nothing. It is multiplied by `decrease_factor` when the target throttles, is
+overloaded, lets an attempt time out, or (with `slow_call_threshold`) answers late. Server errors, wrong requests and
+our deadline are not signs of congestion. Many such clients converge to equal shares of a target (Chiu and Jain,
+"Analysis of the Increase and Decrease Algorithms for Congestion Avoidance", 1989).
 
 A round trip is an epoch. A fall begins a new one, and results of earlier attempts change nothing: they belong to
 the old limit. So a burst of refusals counts as one sign.
@@ -18,7 +17,7 @@ from math import inf
 from typing import Literal, TypeAlias, assert_never
 
 from stormbreak.core.automatic_limit import AutomaticLimit, AutomaticLimiter
-from stormbreak.core.checks import check_types, require
+from stormbreak.core.checks import check_types, require, require_at_least, require_positive
 from stormbreak.core.diagnosis import Diagnosis
 from stormbreak.core.gate import NEVER, READY
 from stormbreak.types import Outcome, Verdict
@@ -45,7 +44,7 @@ class AimdLimit:
 
     def __post_init__(self) -> None:
         check_types(self)
-        require(self.min_in_flight >= 1, "min_in_flight must be at least 1", self.min_in_flight)
+        require_at_least(self, 1, "min_in_flight")
         require(
             self.initial_in_flight >= self.min_in_flight,
             "initial_in_flight must not be below min_in_flight",
@@ -56,16 +55,11 @@ class AimdLimit:
             "max_in_flight must not be below initial_in_flight",
             self.max_in_flight,
         )
-        require(self.increase > 0, "increase must be positive", self.increase)
+        require_positive(self, "increase", "slow_call_threshold")
         require(
             0 < self.decrease_factor < 1,
             "decrease_factor must lie between 0 and 1",
             self.decrease_factor,
-        )
-        require(
-            self.slow_call_threshold is None or self.slow_call_threshold > 0,
-            "slow_call_threshold must be positive",
-            self.slow_call_threshold,
         )
 
 
@@ -161,7 +155,7 @@ class FixedLimit:
 
     def __post_init__(self) -> None:
         check_types(self)
-        require(self.max_in_flight >= 1, "max_in_flight must be at least 1", self.max_in_flight)
+        require_at_least(self, 1, "max_in_flight")
 
 
 class FixedLimiter:
@@ -224,7 +218,8 @@ def limiter(
 ) -> Limiter:
     """Make the limiter of a policy. `paused(now)`: whether a cooldown holds.
 
-    A fixed limit is multiplied by `share`, rounded down, at least one, or made by `fixed`; the others adapt by themselves.
+    A fixed limit is multiplied by `share`, rounded down, at least one, or made by `fixed`; the others adapt by
+    themselves.
     """
     match policy:
         case FixedLimit():

@@ -4,10 +4,10 @@ A rule leads to other targets (another provider, another key, a model with a lar
 answer, or to a degraded one. The rules are tried in order, each once; the first that matches
 the verdict and can serve the call does. One deadline and one budget hold across all of them.
 
-While a rule for rejected calls remains, a call waits at most its `max_wait` before it: for a slot,
-a cooldown or a backoff. It does not wait for an open circuit while the circuit of a target of such a rule
-lets calls pass. If every circuit is open, it waits for that of its own target. A call with unlimited patience never waits for the
-circuit of a fallback: it ends there, since its own target may recover sooner.
+While a rule for rejected calls remains, a call waits at most its `max_wait` before it: for a slot, a cooldown or a
+backoff. It does not wait for an open circuit while the circuit of a target of such a rule lets calls pass. If every
+circuit is open, it waits for that of its own target. A call with unlimited patience never waits for the circuit of a
+fallback: it ends there, since its own target may recover sooner.
 
 A fallback to another target is extra load there. So it is free only while that
 target seems healthy (fewer than `DEPRIORITIZED` failures in a row) or nothing was sent so far; else it costs
@@ -19,25 +19,17 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal, NamedTuple, TypeAlias
 
-from stormbreak.core.checks import check_types, require
+from stormbreak.core.checks import check_types, require, require_positive
 from stormbreak.types import Target, Verdict
 
 DEPRIORITIZED = 3
 """Retryable failures in a row of a target, after which a fallback to it costs budget."""
 
-AFTER = 2.0
-"""Maximum seconds of wait if another target can serve the call."""
-
+AFTER = 2.0  # maximum seconds of wait if another target can serve the call
 TRANSIENT = (
-    Verdict.THROTTLED,
-    Verdict.OVERLOADED,
-    Verdict.SERVER_ERROR,
-    Verdict.BROKEN,
-    Verdict.RESET,
-    Verdict.TIMEOUT,
-    Verdict.CONNECT_FAILED,
-    Verdict.REJECTED,
-)
+    Verdict.THROTTLED, Verdict.OVERLOADED, Verdict.SERVER_ERROR, Verdict.BROKEN, Verdict.RESET, Verdict.TIMEOUT,
+    Verdict.CONNECT_FAILED, Verdict.REJECTED,
+)  # fmt: skip
 ELSEWHERE = (*TRANSIENT, Verdict.BILLING, Verdict.AUTH, Verdict.NOT_FOUND)
 """Verdicts that another provider or key may avoid; an invalid request would fail there too."""
 
@@ -85,7 +77,7 @@ class Place:
             "a target must name a provider, base_url, api_key_env, model or models",
             "none",
         )
-        require(self.weight > 0, "weight must be positive", self.weight)
+        require_positive(self, "weight")
         object.__setattr__(self, "models", dict(self.models))  # the caller's own may change
 
     def model_for(self, model: str) -> str | None:
@@ -154,8 +146,7 @@ class CachePolicy:
 
     def __post_init__(self) -> None:
         check_types(self)
-        require(self.max_age > 0, "max_age must be positive", self.max_age)
-        require(self.max_bytes > 0, "max_bytes must be positive", self.max_bytes)
+        require_positive(self, "max_age", "max_bytes")
 
 
 def check_rule(on: Iterable[Verdict], after: float | None) -> None:
@@ -163,7 +154,7 @@ def check_rule(on: Iterable[Verdict], after: float | None) -> None:
     odd = [str(verdict) for verdict in on if verdict not in POSSIBLE]
     require(not odd, "on must name only verdicts of calls that failed", ", ".join(odd))
     require(bool(tuple(on)), "on must name a verdict", "none")
-    require(after is None or after > 0, "after must be positive", after)
+    require(after is None or after > 0, "max_wait must be positive", after)
 
 
 class Step(NamedTuple):

@@ -13,11 +13,8 @@ from stormbreak.core.spend_policy import SpendPolicy
 from stormbreak.events import Event
 from stormbreak.types import TREATMENTS, Call, Outcome, Rejection, Target, Verdict
 
-READY = -inf
-"""The result of `ready_at` if the call may pass now."""
-
-NEVER = inf
-"""The result of `ready_at` if only an event, not time, opens the gate."""
+READY = -inf  # the result of `ready_at` if the call may pass now
+NEVER = inf  # the result of `ready_at` if only an event, not time, opens the gate
 
 
 class Gate(Protocol):

@@ -9,7 +9,7 @@ from collections import deque
 from dataclasses import dataclass
 from math import inf
 
-from stormbreak.core.checks import check_types, require
+from stormbreak.core.checks import check_types, require, require_at_least
 
 KEPT = 128  # attempts whose times say what is usual
 ENOUGH = 20  # of them, for an opinion
@@ -29,11 +29,13 @@ class HedgePolicy:
 
     def __post_init__(self) -> None:
         check_types(self)
-        after, share = self.delay, self.percentile
-        require(after is None or after >= 0, "delay must not be negative", after)
+        require_at_least(self, 0, "delay")
+        require_at_least(self, 1, "max_hedges")
+        share = self.percentile
         require(share is None or 0 < share < 1, "percentile must be between 0 and 1", share)
-        require(after is not None or share is not None, "delay or percentile must be given", None)
-        require(self.max_hedges >= 1, "max_hedges must be at least 1", self.max_hedges)
+        require(
+            self.delay is not None or share is not None, "delay or percentile must be given", None
+        )
 
 
 class _RecentDurations:

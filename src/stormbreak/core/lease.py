@@ -325,6 +325,7 @@ class SpendLease(Lease):
         self.started = started
         self.granted = self.returned = 0
         self.elsewhere = 0
+        self.withholds = False  # there is money left, but the store grants none yet
 
     @property
     def allowance(self) -> int:

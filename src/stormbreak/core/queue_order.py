@@ -17,7 +17,7 @@ from heapq import heapify, heappop, heappush, heapreplace
 from itertools import count
 from typing import TypeAlias
 
-from stormbreak.core.checks import check_types, require
+from stormbreak.core.checks import check_types, require, require_at_least, require_positive
 from stormbreak.core.gate import Permit
 from stormbreak.types import Call, Outcome, Priority, Rejection
 
@@ -40,8 +40,8 @@ class QueuePolicy:
 
     def __post_init__(self) -> None:
         check_types(self)
-        require(self.max_size >= 0, "max_size must not be negative", self.max_size)
-        require(self.max_pause > 0, "max_pause must be positive", self.max_pause)
+        require_at_least(self, 0, "max_size")
+        require_positive(self, "max_pause")
         most = 1 / len(Priority)
         require(0 <= self.min_share <= most, "min_share must be within [0, 1/3]", self.min_share)
         for tenant, weight in self.tenant_weights.items():

@@ -23,7 +23,7 @@ from math import inf
 from typing import NamedTuple
 
 from stormbreak.core.backoff import Backoff
-from stormbreak.core.checks import check_types, require
+from stormbreak.core.checks import check_types, require_at_least, require_positive
 from stormbreak.core.cooldown import SPREAD
 from stormbreak.core.retry_budget import UNKNOWN, Budget, Load
 from stormbreak.types import Outcome, Treatment, Verdict
@@ -35,10 +35,9 @@ ASK_AGAIN = 0.1  # seconds, at least, until the budget is asked again
 class RetryPolicy:
     """At most `max_attempts` attempts, the first included.
 
-    A retry needs `min_time_left` seconds before the deadline. A Retry-After beyond
-    `max_wait` ends the call with the time to retry; it holds other calls to that target for
-    `max_wait`. A Retry-After of t seconds becomes a random time within [t, (1 + retry_after_jitter) t].
-    After a status in `longer_backoff_on` the delay is that of the next retry.
+    A retry needs `min_time_left` seconds before the deadline. A Retry-After beyond `max_wait` ends the call with the
+    time to retry; it holds other calls to that target for `max_wait`. A Retry-After of t seconds becomes a random time
+    within [t, (1 + retry_after_jitter) t]. After a status in `longer_backoff_on` the delay is that of the next retry.
     """
 
     max_attempts: int = 6
@@ -50,14 +49,9 @@ class RetryPolicy:
 
     def __post_init__(self) -> None:
         check_types(self)
-        require(self.max_attempts >= 1, "max_attempts must be at least 1", self.max_attempts)
-        require(self.min_time_left >= 0, "min_time_left must not be negative", self.min_time_left)
-        require(self.max_wait > 0, "max_wait must be positive", self.max_wait)
-        require(
-            self.retry_after_jitter >= 0,
-            "retry_after_jitter must not be negative",
-            self.retry_after_jitter,
-        )
+        require_at_least(self, 1, "max_attempts")
+        require_at_least(self, 0, "min_time_left", "retry_after_jitter")
+        require_positive(self, "max_wait")
 
 
 class Retry(NamedTuple):

@@ -13,27 +13,28 @@ A retry is free if there is evidence that it does no harm:
 - the process's own gates hold the traffic (a queue stands, the limit is reached, a send rate is in force, or
   the circuit is not closed), and it has had enough outcomes to know.
 
-A process with low traffic (fewer than `low_traffic_calls` outcomes in `low_traffic_window`) has no such evidence. It pays only for
-timeouts, or a lone script could not retry at all; but after `low_traffic_retries` failures in a row it pays for all, since
-free retries of thousands of small processes keep an overload alive.
+A process with low traffic (fewer than `low_traffic_calls` outcomes in `low_traffic_window`) has no such evidence. It
+pays only for timeouts, or a lone script could not retry at all; but after `low_traffic_retries` failures in a row, one
+of them a timeout or a 429, it pays for all, since free retries of thousands of small processes keep an overload alive.
+Other failures in a row are an outage, and retries into it are refused at little cost.
 
 Everything else, timeouts first, costs budget.
 
-Only retryable failures count as failures in a row. Timeouts count although they are never free: they
-are the strongest sign of an overload, and if one ended the row, errors between timeouts would always be free.
-Failures with a Retry-After do not count: a client that returns on time has used up nothing (ADR 23).
-Final verdicts (a wrong request, a wrong key) neither count nor end the row: they say nothing about the
-target's load.
+Only retryable failures count as failures in a row. Timeouts count although they are never free: they are the strongest
+sign of an overload, and if one ended the row, errors between timeouts would always be free. Failures with a Retry-After
+do not count: a client that returns on time has used up nothing (ADR 23). Final verdicts (a wrong request, a wrong key)
+neither count nor end the row: they say nothing about the target's load.
 """
 
 from dataclasses import dataclass
 from math import exp
 from typing import NamedTuple
 
-from stormbreak.core.checks import check_types, require, require_window
+from stormbreak.core.checks import check_types, require_at_least, require_positive, require_window
 from stormbreak.core.window import TimeWindow
 from stormbreak.types import TREATMENTS, VERDICT_OK, Outcome, Verdict
 
+OVERLOAD = frozenset({Verdict.TIMEOUT, Verdict.THROTTLED})  # signs of it
 SHORT_WAIT = 0.5  # seconds; a shorter named time makes no retry free
 
 
@@ -54,20 +55,10 @@ class BudgetPolicy:
 
     def __post_init__(self) -> None:
         check_types(self)
-        require(self.ratio >= 0, "ratio must not be negative", self.ratio)
-        require(self.capacity >= 0, "capacity must not be negative", self.capacity)
-        require(self.decay_time > 0, "decay_time must be positive", self.decay_time)
-        require(
-            self.low_traffic_calls >= 0,
-            "low_traffic_calls must not be negative",
-            self.low_traffic_calls,
-        )
+        counts = ("ratio", "capacity", "low_traffic_calls", "low_traffic_retries")
+        require_at_least(self, 0, *counts)
+        require_positive(self, "decay_time")
         require_window("low_traffic_window", self.low_traffic_window)
-        require(
-            self.low_traffic_retries >= 0,
-            "low_traffic_retries must not be negative",
-            self.low_traffic_retries,
-        )
 
 
 class Load(NamedTuple):
@@ -90,7 +81,7 @@ UNKNOWN = Load()
 class Budget:
     """The account of one process: calls pay in, retries draw out."""
 
-    __slots__ = ("_in_a_row", "_policy", "_recent", "_since", "_tokens")
+    __slots__ = ("_in_a_row", "_may_be_overload", "_policy", "_recent", "_since", "_tokens")
 
     def __init__(self, policy: BudgetPolicy) -> None:
         self._policy = policy
@@ -98,6 +89,7 @@ class Budget:
         self._since = 0.0
         self._recent = TimeWindow(policy.low_traffic_window)
         self._in_a_row = 0
+        self._may_be_overload = False  # one of them is a sign of it
 
     def earn(self, now: float) -> None:
         """Earn for a call."""
@@ -118,11 +110,13 @@ class Budget:
         """Take note of how an attempt ended."""
         if outcome.verdict is VERDICT_OK:
             self._in_a_row = 0
+            self._may_be_overload = False
         elif outcome.verdict is Verdict.CANCELLED:
             return
         elif TREATMENTS[outcome.verdict].retry and not _was_invited_by_server(outcome):
             self._in_a_row += 1
-        self._recent.add(now, failed=False)  # only its calls are asked for
+            self._may_be_overload |= outcome.verdict in OVERLOAD
+        self._recent.add(now)  # only its calls are asked for
 
     def _is_lone(self, now: float) -> bool:
         """Whether this process has hardly any traffic."""
@@ -140,7 +134,7 @@ class Budget:
         if _was_invited_by_server(outcome):
             return True
         lone = self._is_lone(now)
-        if lone and self._in_a_row > self._policy.low_traffic_retries:
+        if lone and self._may_be_overload and self._in_a_row > self._policy.low_traffic_retries:
             return False
         if outcome.verdict is Verdict.TIMEOUT:
             return (load.healthy and load.overtaken) or (load.adaptive and not lone)

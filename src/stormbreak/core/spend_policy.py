@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from stormbreak.core.checks import check_types, require
+from stormbreak.core.checks import check_types, require_at_least, require_positive
 
 COST = "cost"
 """The policy name of a rejection because one call may exceed the whole limit, or its cost is unknown."""
@@ -22,10 +22,8 @@ class SpendPolicy:
 
     def __post_init__(self) -> None:
         check_types(self)
-        usd, per, answer = self.max_usd, self.period, self.max_output_tokens
-        require(usd is None or usd > 0, "max_usd must be positive", usd)
-        require(per is None or per > 0, "period must be positive", per)
-        require(answer is None or answer >= 1, "max_output_tokens must be at least 1", answer)
+        require_positive(self, "max_usd", "period")
+        require_at_least(self, 1, "max_output_tokens")
 
     @property
     def acts(self) -> bool:

@@ -1,7 +1,8 @@
 """The state of one target: its gates in order, the queue before them, and their wiring.
 
-The order of the gates: cooldown, pace, send rate, quota, spend limit, slots, circuit, shadow, diagnosis. An outcome reaches them
-in reverse: the diagnosis, which lets every call pass, is last so that it learns of an outcome before the gates that ask it.
+The order of the gates: cooldown, pace, send rate, quota, spend limit, slots, circuit, shadow, diagnosis. An outcome
+reaches them in reverse: the diagnosis, which lets every call pass, is last so that it learns of an outcome before the
+gates that ask it.
 """
 
 from collections.abc import Callable
@@ -311,7 +312,8 @@ class TargetState:
     def is_straggler(self, now: float, sent_at: float, *, alone: bool) -> bool:
         """Whether an attempt that left then and takes far too long is lost, and another may be answered.
 
-        Then one that left later was answered, whatever the load; or, if no other is to be sent (`alone`), answers are on time.
+        Then one that left later was answered, whatever the load; or, if no other is to be sent (`alone`), answers are
+        on time.
         """
         diagnosis = self.diagnosis
         if diagnosis.is_dead(now):
@@ -356,7 +358,7 @@ class TargetState:
         """Return the state of every gate as plain values; times are seconds from `now`."""
         breaker, until = self.breaker, self.cooldown.until
         counts = Counts() if breaker is None else breaker.counts(now)
-        call = self.admission.observed_call(now)
+        call = self.admission.observed_call()
         rate = None if self.rate is None else self.rate.rate_at(now)
         return {
             "place": self.target.place,

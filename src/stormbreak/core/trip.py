@@ -9,16 +9,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, TypeAlias
 
-from stormbreak.core.checks import check_types, require, require_window
+from stormbreak.core.checks import (
+    check_types,
+    require,
+    require_at_least,
+    require_positive,
+    require_window,
+)
 from stormbreak.core.diagnosis import Diagnosis
 from stormbreak.core.window import CountWindow, TimeWindow
 
-MAX_WINDOW_CALLS = 100_000
-"""Maximum outcomes of a count window: they are stored one by one."""
-
-SHOWN_SECONDS = 10.0
-"""Seconds of the displayed window if the rule has none."""
-
+MAX_WINDOW_CALLS = 100_000  # maximum outcomes of a count window: they are stored one by one
+SHOWN_SECONDS = 10.0  # seconds of the displayed window if the rule has none
 ROUNDING = 1e-9  # 0.28 * 25 is a little more than 7
 
 # ---------------------------------------------------------------- counters
@@ -43,7 +45,7 @@ class TripCounter(ABC):
     __slots__ = ()
 
     @abstractmethod
-    def record(self, now: float, *, failed: bool, took: float = 0.0) -> bool:
+    def record(self, now: float, failed: int = 0, took: float = 0.0) -> bool:
         """Count one outcome of `took` seconds; return True to open the circuit."""
 
     def cut(self, now: float, took: float) -> bool:  # noqa: ARG002
@@ -72,7 +74,7 @@ class ConsecutiveCounter(TripCounter):
         self._threshold = threshold
         self._failures = 0
 
-    def record(self, now: float, *, failed: bool, took: float = 0.0) -> bool:  # noqa: ARG002, D102
+    def record(self, now: float, failed: int = 0, took: float = 0.0) -> bool:  # noqa: ARG002, D102
         self._failures = self._failures + 1 if failed else 0
         return self._failures >= self._threshold
 
@@ -92,9 +94,9 @@ class DeadTargetCounter(TripCounter):
         self._diagnosis = diagnosis
         self._window = TimeWindow(SHOWN_SECONDS)
 
-    def record(self, now: float, *, failed: bool, took: float = 0.0) -> bool:  # noqa: ARG002, D102
-        self._window.add(now, failed=failed)
-        return failed and self._diagnosis.is_dead(now)
+    def record(self, now: float, failed: int = 0, took: float = 0.0) -> bool:  # noqa: ARG002, D102
+        self._window.add(now, failed)
+        return bool(failed) and self._diagnosis.is_dead(now)
 
     def counts(self, now: float) -> Counts:  # noqa: D102
         return _failures_in(self._window, now)
@@ -121,15 +123,15 @@ class RateCounter(TripCounter):
         self._min_calls = min_calls
         self._slow_call_threshold = slow_call_threshold
 
-    def record(self, now: float, *, failed: bool, took: float = 0.0) -> bool:  # noqa: D102
+    def record(self, now: float, failed: int = 0, took: float = 0.0) -> bool:  # noqa: D102
         counted = failed if self._slow_call_threshold is None else self.is_slow(took)
         window = self._window
-        window.add(now, failed=counted)
+        window.add(now, counted)
         enough = self._ratio * window.calls - ROUNDING
-        return counted and window.calls >= self._min_calls and window.failures >= enough
+        return bool(counted) and window.calls >= self._min_calls and window.failures >= enough
 
     def cut(self, now: float, took: float) -> bool:  # noqa: D102
-        return self.is_slow(took) and self.record(now, failed=False, took=took)
+        return self.is_slow(took) and self.record(now, 0, took)
 
     def is_slow(self, took: float) -> bool:  # noqa: D102
         return self._slow_call_threshold is not None and took >= self._slow_call_threshold
@@ -153,8 +155,8 @@ class AnyCounter(TripCounter):
     def __init__(self, counters: Sequence[TripCounter]) -> None:
         self._counters = tuple(counters)
 
-    def record(self, now: float, *, failed: bool, took: float = 0.0) -> bool:  # noqa: D102
-        trips = [counter.record(now, failed=failed, took=took) for counter in self._counters]
+    def record(self, now: float, failed: int = 0, took: float = 0.0) -> bool:  # noqa: D102
+        trips = [counter.record(now, failed, took) for counter in self._counters]
         return any(trips)
 
     def cut(self, now: float, took: float) -> bool:  # noqa: D102
@@ -193,8 +195,7 @@ class ConsecutiveFailures:
 
     def __post_init__(self) -> None:
         check_types(self)
-        threshold = self.failure_threshold
-        require(threshold >= 1, "failure_threshold must be at least 1", threshold)
+        require_at_least(self, 1, "failure_threshold")
 
     def counter(self, diagnosis: Diagnosis) -> TripCounter:  # noqa: ARG002
         """Make a fresh counter."""
@@ -258,8 +259,7 @@ class SlowRate:
 
     def __post_init__(self) -> None:
         _check_rate(self)
-        threshold = self.slow_call_threshold
-        require(threshold > 0, "slow_call_threshold must be positive", threshold)
+        require_positive(self, "slow_call_threshold")
 
     def counter(self, diagnosis: Diagnosis) -> TripCounter:  # noqa: ARG002
         """Make a fresh counter."""
@@ -269,7 +269,7 @@ class SlowRate:
 def _check_rate(rule: FailureRate | SlowRate) -> None:
     check_types(rule)
     require(0 < rule.ratio <= 1, "ratio must be within (0, 1]", rule.ratio)
-    require(rule.min_calls >= 1, "min_calls must be at least 1", rule.min_calls)
+    require_at_least(rule, 1, "min_calls")
     seconds, calls = rule.window_seconds, rule.window_calls
     if calls is None:
         seconds = rule.default_window if seconds is None else seconds

@@ -3,8 +3,7 @@
 from collections import deque
 from math import inf
 
-LONG_AGO = -(2**63)
-"""A slice before any time of a clock."""
+LONG_AGO = -(2**63)  # a slice before any time of a clock
 
 
 class TimeWindow:
@@ -33,16 +32,16 @@ class TimeWindow:
         self.calls = 0
         self.failures = 0
 
-    def add(self, now: float, *, failed: bool, calls: int = 1) -> None:
-        """Count one outcome, or several `calls` at once."""
+    def add(self, now: float, failed: int = 0, calls: int = 1) -> None:
+        """Count one outcome, or several `calls` at once, and how many of them failed."""
         if now >= self._ends:
             self._roll_to(int(now / self._width))
         index = self._index
         self._calls[index] += calls
         self.calls += calls
         if failed:
-            self._failures[index] += 1
-            self.failures += 1
+            self._failures[index] += failed
+            self.failures += failed
 
     def roll(self, now: float) -> None:
         """Drop the slices that are older than the window; `calls` and `failures` are then current."""
@@ -68,7 +67,7 @@ class CountWindow:
     __slots__ = ("_outcomes", "calls", "failures")
 
     def __init__(self, last: int) -> None:
-        self._outcomes: deque[bool] = deque(maxlen=last)
+        self._outcomes: deque[int] = deque(maxlen=last)
         self.clear()
 
     def clear(self) -> None:
@@ -80,7 +79,7 @@ class CountWindow:
     def roll(self, now: float) -> None:
         """Drop nothing: outcomes leave one by one."""
 
-    def add(self, now: float, *, failed: bool) -> None:  # noqa: ARG002 - a window of time asks for it
+    def add(self, now: float, failed: int = 0) -> None:  # noqa: ARG002 - a window of time asks for it
         """Count one outcome; when the window is full, the oldest leaves."""
         outcomes = self._outcomes
         if len(outcomes) == outcomes.maxlen:

@@ -1,7 +1,8 @@
 """The cost of a storm under each policy: downtime in money.
 
-The rate comes from a past downtime: its minutes and its cost. Answers that came too late count as the minutes of downtime that would
-lose as many. The default is the article's estimate, 23 minutes and 180,000 dollars; it is no forecast for anyone else.
+The rate comes from a past downtime: its minutes and its cost. Answers that came too late count as the minutes of
+downtime that would lose as many. The default is the article's estimate, 23 minutes and 180,000 dollars; it is no
+forecast for anyone else.
 """
 
 from dataclasses import dataclass
@@ -12,13 +13,11 @@ import msgspec
 
 from stormbreak import toml_file
 from stormbreak.core.checks import require
-from stormbreak.errors import ConfigurationError
+from stormbreak.errors import ConfigurationError, errors_at
 
 MINUTE = 60
 
-LARGEST = 256 * 1024 * 1024
-"""Bytes of a result: hours of a storm under several policies."""
-
+LARGEST = 256 * 1024 * 1024  # bytes of a result: hours of a storm under several policies
 _WHAT = "the result of a storm"
 
 _LONGEST = 10**9  # seconds
@@ -88,10 +87,8 @@ def read_storm_result(path: Path) -> Storm:
         raise ConfigurationError(f"{path}: {error}") from None
     if not storm.runs:
         raise ConfigurationError(f"{path}: holds no run")
-    try:
+    with errors_at(path):
         _check(storm)
-    except ConfigurationError as error:
-        raise ConfigurationError(f"{path}: {error}") from None
     return storm
 
 

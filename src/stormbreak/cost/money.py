@@ -1,7 +1,7 @@
 """Show money in dollars, or in another currency at a given rate, which is never fetched.
 
-Amounts are exact until they are shown. Then they are rounded half up to the smallest coin, once; less than half a coin is shown as
-"<0.01", not as zero.
+Amounts are exact until they are shown. Then they are rounded half up to the smallest coin, once; less than half a coin
+is shown as "<0.01", not as zero.
 """
 
 from collections.abc import Mapping
@@ -34,9 +34,7 @@ PLACES: Mapping[str, int] = MappingProxyType(
 """Decimal places of the smallest coin, by the code of the currency (ISO 4217)."""
 
 _MIN_RATE, _MAX_RATE = Decimal("0.000001"), Decimal(10_000_000)
-KEPT = 6
-"""Decimal places of a number for programs."""
-
+KEPT = 6  # decimal places of a number for programs
 _WIDE = Context(prec=80, rounding=ROUND_HALF_UP)  # the default refuses to round long numbers
 
 

@@ -16,7 +16,7 @@ from stormbreak.core.checks import require, shown
 from stormbreak.cost.list_prices import NAME as MARKET
 from stormbreak.cost.money import USD, Currency, check_rate, without_zeros
 from stormbreak.cost.prices import Prices, Rate, Rates, Source, Step, normalise_model
-from stormbreak.errors import ConfigurationError
+from stormbreak.errors import ConfigurationError, errors_at
 from stormbreak.key_patterns import quote_model
 
 CHEAPEST, DEAREST = Decimal("0.000001"), Decimal(100_000)
@@ -210,21 +210,17 @@ def load(name_or_path: str | Path) -> PriceFile:
         raise ConfigurationError(
             f"no price file is named {quote_model(name)}; built-in price files: {known}"
         )
-    try:
+    with errors_at(name):
         text = toml_file.read_text(name, what=_WHAT)
-    except ConfigurationError as error:
-        raise ConfigurationError(f"{name}: {error}") from None
     return parse(text, source=name)
 
 
 def parse(text: str, *, source: str) -> PriceFile:
     """Read prices from TOML; `source` names it in messages, and gives it a name if it has none."""
-    try:
+    with errors_at(source):
         table = toml_file.parse(text, what=_WHAT, parse_float=Decimal)
         table.setdefault("name", Path(source).stem)
         return toml_values.read(PriceFile, table)
-    except ConfigurationError as error:
-        raise ConfigurationError(f"{source}: {error}") from None
 
 
 def _first(asked: Asked, names: tuple[str, ...]) -> Decimal | None:

@@ -1,11 +1,11 @@
 """What a migration from one offer to another saves: savings, payback, return, and reasons against it.
 
-Two figures are often confused: the *savings share* is savings divided by today's cost; the *return* over twelve months is savings less
-the migration's cost, divided by that cost.
+Two figures are often confused: the *savings share* is savings divided by today's cost; the *return* over twelve months
+is savings less the migration's cost, divided by that cost.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from decimal import ROUND_CEILING, Decimal
 
@@ -102,8 +102,7 @@ def sensitivity(case: Case) -> Iterator[tuple[str, Case]]:
 OLD = 90  # days: list prices change more often than that
 _ALIKE = Decimal("0.05")  # a list price that differs by less decides nothing
 
-Amount = Callable[[Decimal], str]
-"""Formats an amount of dollars."""
+Amount = Callable[[Decimal], str]  # formats an amount of dollars
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,6 +124,13 @@ class Migration:
     listed_candidate: Decimal | None = None
     per_minute: Decimal | None = None
     on: date
+
+    @property
+    def listed(self) -> Case | None:
+        """The case against today's list price, if what is paid now is a claim."""
+        if self.listed_current is None:
+            return None
+        return replace(self.case, current=self.listed_current)
 
 
 def reasons(move: Migration, currency: Currency) -> Iterator[Reason]:

@@ -145,8 +145,7 @@ def _day(at: int | None) -> date | None:
 
 # ---------------------------------------------------------------- format by content
 
-LARGEST = 256 * 1024 * 1024
-"""Bytes of an export; OUTPUT may be of any size."""
+LARGEST = 256 * 1024 * 1024  # bytes of an export; OUTPUT may be of any size
 
 
 def read_traffic(path: Path) -> Traffic:

@@ -9,8 +9,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
-from stormbreak.demo.acts import Result, article_sleep
-from stormbreak.demo.stage import ROWS
+from stormbreak.demo.acts import ROWS, Result, article_sleep
 from stormbreak.types import Verdict
 
 WIDTH = 54  # slices of the strip

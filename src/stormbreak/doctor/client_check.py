@@ -4,11 +4,10 @@ import gc
 from collections.abc import Callable, Iterator
 
 from stormbreak.core.presets import is_off
-from stormbreak.doctor.connection_checks import check_address, check_pool
+from stormbreak.doctor.connection_checks import check_address, check_pool, check_timeouts
 from stormbreak.doctor.discovery import RequestPath, class_name, find_paths, leaves, read
 from stormbreak.doctor.findings import Finding, Severity, sorted_by_severity
 from stormbreak.doctor.retries import check_retries, retrier
-from stormbreak.doctor.timeouts import check_timeouts
 from stormbreak.errors import ConfigurationError
 from stormbreak.http.environment import is_disabled
 
@@ -18,8 +17,8 @@ MAX_CLIENTS = 16  # open clients of one class; one per host and event loop is en
 def examine(client: object, *, name: str = "client") -> list[Finding]:
     """Report what is wrong with `client`, the worst first; `name` is the start of every path.
 
-    `client` is a client of openai, anthropic, httpx2, httpx or stormbreak; a model or client of a framework over those; a
-    method of one; or a function or object that uses one. Nothing is sent, and nothing is changed.
+    `client` is a client of openai, anthropic, httpx2, httpx or stormbreak; a model or client of a framework over those;
+    a method of one; or a function or object that uses one. Nothing is sent, and nothing is changed.
 
     Raises:
         ConfigurationError: it contains no known client.

@@ -1,7 +1,7 @@
 """Find the HTTP clients in what a user has: a client, a model of a framework, a decorated function.
 
-Frameworks keep their clients in attributes that differ and move; a table below lists them. Nothing is imported, since the
-object has loaded its own modules. Nothing is called except properties.
+Frameworks keep their clients in attributes that differ and move; a table below lists them. Nothing is imported, since
+the object has loaded its own modules. Nothing is called except properties.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -63,8 +63,7 @@ class ClientLayer(NamedTuple):
         return packages_of(self.thing)
 
 
-Layers = tuple[ClientLayer, ...]
-"""The layers that a request passes, the outermost first."""
+Layers = tuple[ClientLayer, ...]  # the layers that a request passes, the outermost first
 
 
 class LazyClient:
@@ -210,8 +209,8 @@ class RequestPath:
 def find_paths(thing: object, name: str = "client") -> list[RequestPath]:
     """Return every path of a request from `thing`, which is called `name`.
 
-    Paths that do not reach a transport count only if there is no other, and only from a known object: a user's own object
-    may hold anything.
+    Paths that do not reach a transport count only if there is no other, and only from a known object: a user's own
+    object may hold anything.
     """
     found = list(islice(_follow((ClientLayer(name, thing),)), _MAX_PATHS))
     complete = [layers for layers in found if leaves(layers)]

@@ -45,17 +45,9 @@ class Strand(Generic[T]):
     """One coroutine. The first `resume`, with None, begins it; it runs until it waits."""
 
     __slots__ = (
-        "_context",
-        "_coroutine",
-        "_loop",
-        "at_until",
-        "is_interrupted",
-        "on_interrupt",
-        "over",
-        "result",
-        "until",
-        "waits_for",
-    )
+        "_context", "_coroutine", "_loop", "at_until", "is_interrupted", "on_interrupt", "over", "result",
+        "until", "waits_for",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -84,9 +76,8 @@ class Strand(Generic[T]):
         try:
             self._step(self._coroutine.throw, error)
         finally:
-            del (
-                error
-            )  # its traceback leads here: it would hold itself, and all that the coroutine holds
+            # its traceback leads here: it would hold itself, and all that the coroutine holds
+            del error
 
     def _step(self, go_on: Callable[[Any], Any], value: object) -> None:
         within, _here.strand = _here.strand, self
@@ -123,9 +114,8 @@ class Strand(Generic[T]):
         if wait is not None:
             for sock, _ in wait.sockets:
                 with suppress(OSError):  # it is closed
-                    socket.socket.shutdown(
-                        sock, socket.SHUT_RDWR
-                    )  # an SSLSocket's own drops its TLS
+                    # an SSLSocket's own drops its TLS
+                    socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
     def end(self, error: BaseException) -> None:
         """Give it up: raise `error` where it waits."""

@@ -15,7 +15,7 @@ from weakref import WeakMethod, ref
 from stormbreak.core.call import run_call
 from stormbreak.core.engine import ContextListener, Engine
 from stormbreak.core.explain import shown
-from stormbreak.core.flow import Command, DeliverStream, Flow, Race, Resume, Send, close
+from stormbreak.core.flow import Command, DeliverStream, Flow, Race, Send, close
 from stormbreak.core.queue_order import Ticket
 from stormbreak.drivers.locks import new_lock
 from stormbreak.drivers.turn_lock import TurnLock
@@ -90,32 +90,31 @@ class Stepper(TurnLock[Flow, _Left]):
         self, flow: Flow | None, call: Call | None, outcome: Outcome | None
     ) -> tuple[Flow, Command | CallResult]:
         """Resume `flow`, or start that of `call`, which has no owner yet."""
-        engine, owned = self.engine, flow is not None
+        engine, pending = self.engine, self._pending
         left: _Left | None = None
         try:
             with self._lock:
                 if self._busy:
                     self._refuse_in_the_middle()
                 now, uniform = self.clock(), self.chance()
-                resume: Resume | None = None
-                if flow is None:
-                    assert call is not None, "a flow is that of a call"
-                    flow = run_call(engine, call, now, uniform)
-                else:
-                    resume = outcome, now, uniform
-                    known = self._pending.get(flow)  # not what a forked child has of its parent
-                    call = None if known is None else known[0]
                 self._busy = True
                 try:
+                    command: Command | CallResult
                     try:
-                        wanted = next(flow) if resume is None else flow.send(resume)
-                        if call is not None:
-                            self._pending[flow] = call, wanted
-                        command: Command | CallResult = wanted
+                        if flow is None:
+                            assert call is not None, "a flow is that of a call"
+                            flow = run_call(engine, call, now, uniform)
+                            command = next(flow)
+                            pending[flow] = call, command
+                        else:
+                            command = flow.send((outcome, now, uniform))
+                            if flow in pending:  # not what a forked child has of its parent
+                                pending[flow] = pending[flow][0], command
                     except StopIteration as stop:
                         command = stop.value
-                        self._pending.pop(flow, None)
-                    left = self._collect() if engine.woken or engine.events else None
+                        pending.pop(flow, None)  # type: ignore[arg-type]
+                    if engine.woken or engine.events:
+                        left = self._collect()
                 except BaseException:
                     self._interrupted = True
                     raise
@@ -124,12 +123,15 @@ class Stepper(TurnLock[Flow, _Left]):
             if left is not None or self._postponed:
                 self._act(left)
         except BaseException:  # an interrupt, perhaps in a listener
-            if left is not None:
-                _wake_all(left)
-            if flow is not None and not owned:
-                self.close(flow)
+            self._after_interrupt(left, None if call is None else flow)
             raise
         return flow, command
+
+    def _after_interrupt(self, left: _Left | None, unowned: Flow | None) -> None:
+        if left is not None:
+            _wake_all(left)
+        if unowned is not None:
+            self.close(unowned)
 
     def first_output(self, send: Send) -> None:
         """Record the first output of the attempt of `send`; does nothing once it has ended."""

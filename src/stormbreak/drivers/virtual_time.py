@@ -48,7 +48,9 @@ class Timeline:
 
     def at(self, when: float, do: Callable[[], None]) -> Timer:
         """Schedule an action at `when`, or now if that has passed. Returns a timer."""
-        timer = [max(when, self.now), next(self._order), do]
+        if when < self.now:  # noqa: PLR1730 - `max` takes longer
+            when = self.now
+        timer = [when, next(self._order), do]
         heappush(self._due, timer)
         return timer
 
@@ -98,7 +100,10 @@ class VirtualDriver:
     ) -> Callable[[], None]:
         """Start `call` now; `done` gets the result. Returns a function that cancels it."""
         run = _Run(self, sender, done)
-        run.begin(call)
+        if self.engine.races:
+            call = call._replace(races=True)
+        run.flow, command = self.stepper.start(call)
+        run.execute(command)
         return run.cancel
 
     def first_output(self, send: Send) -> None:
@@ -123,8 +128,8 @@ class _Run:
     """
 
     __slots__ = (
-        "_delivering", "_done", "_driver", "_ended", "_flow", "_give_up", "_race", "_rivals", "_sender",
-        "_timer", "_turn", "_winner",
+        "_delivering", "_done", "_driver", "_ended", "_give_up", "_race", "_rivals", "_sender",
+        "_timer", "_turn", "_winner", "flow",
     )  # fmt: skip
 
     def __init__(
@@ -136,21 +141,15 @@ class _Run:
         self._turn = 0
         self._delivering: int | None = None  # the turn of the attempt that is being delivered
         self._ended = False
-        self._flow: Flow | None = None
+        self.flow: Flow | None = None
         self._give_up: Callable[[], None] | None = None
         self._timer: Timer | None = None
         self._race: Race | None = None
         self._rivals: dict[Send, _Rival] = {}
         self._winner: Send | None = None
 
-    def begin(self, call: Call) -> None:
-        if self._driver.engine.races:
-            call = call._replace(races=True)
-        self._flow, command = self._driver.stepper.start(call)
-        self._run_command(command)
-
     def cancel(self) -> None:
-        if self._ended or self._flow is None:
+        if self._ended or self.flow is None:
             return
         self._ended = True
         self._turn += 1
@@ -158,19 +157,20 @@ class _Run:
         self._drop_timer()
         self._abandon()
         self._lose()
-        self._driver.stepper.close(self._flow)
+        self._driver.stepper.close(self.flow)
 
     def _resume(self, turn: int, outcome: Outcome | None) -> None:
-        if turn not in (self._turn, self._delivering) or self._flow is None:
+        if turn not in (self._turn, self._delivering) or self.flow is None:
             return
         self._turn += 1
-        self._drop_timer()
+        if self._timer is not None:
+            self._drop_timer()
         if outcome is _TIMED_OUT:
             self._abandon()
         if outcome is None or not outcome.committed:
             self._give_up = None
         self._delivering = None
-        self._run_command(self._driver.stepper.step(self._flow, outcome))
+        self.execute(self._driver.stepper.step(self.flow, outcome))
 
     def _abandon(self) -> None:
         give_up, self._give_up = self._give_up, None
@@ -182,7 +182,8 @@ class _Run:
             self._driver.timeline.cancel(self._timer)
             self._timer = None
 
-    def _run_command(self, command: Command | CallResult) -> None:
+    def execute(self, command: Command | CallResult) -> None:
+        """Execute the next command of the flow."""
         if self._rivals and not isinstance(command, Race):
             self._lose()
         if isinstance(command, Send):

@@ -5,8 +5,7 @@ from typing import NamedTuple, Protocol
 
 from stormbreak.fleet.messages import Answer, Report
 
-TIMEOUT = 1.0
-"""Seconds for which a store may take to answer; a later answer closes the connection."""
+TIMEOUT = 1.0  # seconds for which a store may take to answer; a later answer closes the connection
 
 
 class StoreError(Exception):

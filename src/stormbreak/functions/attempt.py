@@ -1,7 +1,7 @@
 """A call to a user's function: its attempts as context managers, one after the other, and their history.
 
-`for attempt in ...` and `async for attempt in ...` go through the attempts of one call. The engine decides between two of
-them. The call begins with the first.
+`for attempt in ...` and `async for attempt in ...` go through the attempts of one call. The engine decides between two
+of them. The call begins with the first.
 """
 
 from collections.abc import Callable

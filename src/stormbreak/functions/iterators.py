@@ -1,7 +1,8 @@
 """The engine around generators and other iterables: retried before the first item, and never after it.
 
-The attempt holds its slot until the iterator is exhausted, fails or is closed. While the consumer has an item, the attempt
-does not run: calls of the consumer are calls of their own. So are those that the iterable makes when it is closed.
+The attempt holds its slot until the iterator is exhausted, fails or is closed. While the consumer has an item, the
+attempt does not run: calls of the consumer are calls of their own. So are those that the iterable makes when it is
+closed.
 
 An iterator may be closed by the garbage collector, in any context, and in Python 3.11 even while a context variable is
 being set: to set one then crashes the interpreter. So nothing here sets one when a generator is closed.

@@ -1,8 +1,8 @@
 """Guarded functions that call guarded functions: which attempt a call runs in.
 
-A call to the same target of the same engine, from within one of its attempts, is nested: it is part of that attempt. As a
-call of its own it would wait for a slot that its own caller holds. An outer call does not retry what an inner call gave up
-on: three times three attempts make a storm.
+A call to the same target of the same engine, from within one of its attempts, is nested: it is part of that attempt. As
+a call of its own it would wait for a slot that its own caller holds. An outer call does not retry what an inner call
+gave up on: three times three attempts make a storm.
 
 The running attempt is in a context variable: tasks and `to_thread` inherit it, a bare thread pool does not.
 """

@@ -35,8 +35,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-FUNCTION = Target("function", "")
-"""The target without a name."""
+FUNCTION = Target("function", "")  # the target without a name
 
 
 class Resilient:

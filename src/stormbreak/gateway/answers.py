@@ -23,7 +23,7 @@ PASSED = frozenset(
 ACCOUNT_LIMITS = ("x-ratelimit-", "anthropic-ratelimit-")
 """The beginnings of those for keys without limits of their own: they are about the account that all share."""
 
-_WAITS = frozenset({"cooldown", "rate", "quota", "deadline", "patience", "max_wait"})
+_WAITS = frozenset({"cooldown", "rate", "quota", "deadline", "patience", "max_wait", "fleet"})
 """Gates that end a call because it would have to wait for a named time. At the others the gateway has done what it may: attempts
 are used up, a budget is spent, or the target is ill, and a retry would add to its load."""
 
@@ -74,12 +74,14 @@ def response_of(
 
 def passed_headers(headers: RepeatableHeaders, *, limited: bool) -> Headers:
     """Return the headers of a provider that a client gets."""
-    return tuple(
-        (name, each)
-        for name, value in headers.items()
-        if name in PASSED or (not limited and name.startswith(ACCOUNT_LIMITS))
-        for each in ((value,) if isinstance(value, str) else value)
-    )
+    passed: list[tuple[str, str]] = []
+    for name, value in headers.items():
+        if name in PASSED or (not limited and name.startswith(ACCOUNT_LIMITS)):
+            if isinstance(value, str):
+                passed.append((name, value))
+            else:
+                passed += [(name, each) for each in value]
+    return tuple(passed)
 
 
 def our_headers(request_id: str, history: AttemptHistory | None) -> Headers:

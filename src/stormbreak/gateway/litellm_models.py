@@ -30,17 +30,10 @@ _PROVIDERS: Mapping[str, tuple[str, str | None]] = {
 
 _COMPATIBLE = frozenset(
     [
-        "openai_like",
-        "custom_openai",
-        "hosted_vllm",
-        "vllm",
-        "lm_studio",
-        "xinference",
-        "llamafile",
-        "litellm_proxy",
-        "nvidia_nim",
+        "openai_like", "custom_openai", "hosted_vllm", "vllm", "lm_studio", "xinference", "llamafile",
+        "litellm_proxy", "nvidia_nim",
     ]
-)
+)  # fmt: skip
 """Servers of OpenAI's API at an `api_base`."""
 
 _NO_KEY = frozenset({"", "empty", "none", "null"})

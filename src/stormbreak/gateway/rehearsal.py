@@ -19,7 +19,7 @@ import msgspec
 
 from stormbreak.config import Settings, describe_settings, load_settings
 from stormbreak.config.gateway_settings import KeySettings
-from stormbreak.config.profiles import PREFIX, PROFILE
+from stormbreak.config.overrides import PREFIX, PROFILE
 from stormbreak.core.fallback import Place, ToTargets
 from stormbreak.core.policy import Policy
 from stormbreak.core.presets import OFF
@@ -38,9 +38,7 @@ from stormbreak.storm.measures import Measures, Observed, Record, measure
 from stormbreak.storm.traffic import Traffic, check_measured, traffic
 from stormbreak.types import CallResult, Verdict
 
-ANY_MODEL = "storm-1"
-"""What is asked for where the file names no whole model."""
-
+ANY_MODEL = "storm-1"  # what is asked for where the file names no whole model
 _FILE = "gateway.toml"
 _GRACE = 1.0  # real seconds that a client waits for the status of a call whose time is over
 

@@ -2,42 +2,34 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
 
-from stormbreak.config.gateway_settings import ANY, GatewaySettings
+from stormbreak.config.gateway_settings import GatewaySettings
 from stormbreak.errors import ConfigurationError
 from stormbreak.gateway.errors import RefusedError
 from stormbreak.gateway.keys import ClientKey, client_keys
 from stormbreak.http.pricing import list_price
-from stormbreak.http.routing import TargetConfig
-from stormbreak.http.settings import Generation
+from stormbreak.http.settings import Generation, ModelRoute
 from stormbreak.key_patterns import quote_model
 
 _MAX_MODEL = 256  # characters of its name
-
-
-class ModelRoute(NamedTuple):
-    """Where a call goes first, the model to ask for there, and whether it can lead nowhere else."""
-
-    config: TargetConfig
-    model: str
-    is_single: bool
 
 
 @dataclass(frozen=True, slots=True)
 class GatewayRules:
     """A reading of the file.
 
-    `leads` are targets and pools by model name, `beginnings` those by the beginning of one, the longest first. `secrets`,
-    the keys of providers, reach no client.
+    `secrets`, the keys of providers, reach no client.
     """
 
     generation: Generation
     settings: GatewaySettings
     keys: Mapping[str, ClientKey]
-    leads: Mapping[str, str]
-    beginnings: tuple[tuple[str, str], ...]
     secrets: tuple[bytes, ...]
+
+    @property
+    def leads(self) -> Mapping[str, str]:
+        """Targets and pools by model name."""
+        return self.generation.leads
 
     def models(self, key: ClientKey) -> list[str]:
         """Return the names that a key may ask for, without those by their beginning."""
@@ -48,7 +40,7 @@ class GatewayRules:
         return model if model in self.leads else "other"
 
     def route(self, model: str, key: ClientKey) -> ModelRoute:
-        """Return the route of a call for `model`. A whole name stands for the target's own model, if it has one.
+        """Return the route of a call for `model`.
 
         Raises:
             RefusedError: the key may not ask for that model, or it leads nowhere.
@@ -56,22 +48,14 @@ class GatewayRules:
         if len(model) > _MAX_MODEL or not model.isprintable():  # it stands in logs and headers
             message = f"no model can be called {quote_model(model)}"
             raise RefusedError(404, "model_not_found", message)
-        name = self.leads.get(model)
-        is_whole = name is not None
-        if name is None:
-            name = next((led for start, led in self.beginnings if model.startswith(start)), None)
-        if name is None:
+        route = self.generation.route(model)
+        if route is None:
             message = f"no model is called {quote_model(model)}"
             raise RefusedError(404, "model_not_found", message)
         if not key.settings.allows(model):
             message = f"key {key.name} may not use {quote_model(model)}"
             raise RefusedError(403, "model_not_allowed", message)
-        config, pool = self.generation.find(name)
-        if pool is not None:
-            config = pool.resolve(model)
-        asked = config.model if is_whole and config.model else model
-        is_single = (pool is None or len(pool.members) == 1) and not config.policy.fallback
-        return ModelRoute(config, asked, is_single)
+        return route
 
 
 def rules_of(generation: Generation) -> GatewayRules:
@@ -88,12 +72,7 @@ def rules_of(generation: Generation) -> GatewayRules:
     limits = (*settings.keys.values(), *settings.tenants.values())
     if any(each.spend.acts for each in limits) and not settings.prices:
         list_price("openai", "")  # loaded now, so that no call waits for it
-    leads = {model: name for model in settings.model_names if (name := settings.leads_to(model))}
-    patterns = [
-        (name[:-1], led) for name, led in settings.gateway.models.items() if name[-1:] == ANY
-    ]
-    patterns.sort(key=lambda each: -len(each[0]))
     keys = {config.origin.api_key for config in generation.configs.values()}
     secrets = tuple(key.encode() for key in keys if key)
     clients = client_keys(settings.keys, settings.tenants)
-    return GatewayRules(generation, settings.gateway, clients, leads, tuple(patterns), secrets)
+    return GatewayRules(generation, settings.gateway, clients, secrets)

@@ -1,7 +1,8 @@
 """The spend limits of client keys and tenants: what an attempt may cost is reserved before it leaves, and settled after it.
 
-It is the gate of the spend limit of a policy, with an account for each holder. With a ledger, an account may spend no more
-than the ledger says. In a fleet the store of it says so instead, and an attempt waits for its answer, for WAIT at most.
+It is the gate of the spend limit of a policy, with an account for each holder. With a ledger, an account may spend no
+more than the ledger says. In a fleet the store of it says so instead, and an attempt waits for its answer, for WAIT at
+most.
 """
 
 import asyncio
@@ -19,9 +20,9 @@ from stormbreak.core.gate import NEVER, READY
 from stormbreak.core.policy import Policy
 from stormbreak.core.spend_policy import SpendPolicy
 from stormbreak.cost.price_table import EXACT, PriceOf
-from stormbreak.cost.spend_gate import NOTHING, Reservation, SpendAccount, SpendGate
+from stormbreak.cost.spend_gate import COMES_BACK, NOTHING, Reservation, SpendAccount, SpendGate
 from stormbreak.drivers.asyncio_driver import Sender
-from stormbreak.fleet.sharing import client_spend
+from stormbreak.fleet.shared_limits import client_spend
 from stormbreak.gateway.keys import LimitHolder
 from stormbreak.gateway.ledger import LOWER_AFTER, MARGIN, PARTS, LedgerError, SpendLedger, Spent
 from stormbreak.gateway.limits import ClientQueues
@@ -36,6 +37,8 @@ SLOW = 5.0  # seconds that a write may take before a period begins
 WAIT = 2.0  # seconds that an attempt may wait for the store of a fleet; a lost one is known sooner
 REFRESH = 0.1  # seconds that a question about the whole fleet may wait
 _SPEND = "spend"
+_FLEET = "fleet"
+_WITHHELD = "the store of the fleet grants no money at present"
 MAX_GATES = 1024  # that are remembered; they hold nothing
 
 
@@ -342,8 +345,11 @@ class SpendingSender(SettledSender[tuple[SpendGate, Reservation]]):
         if covered and gate.ready_at(call, now) <= now:
             return gate.take(call, now)
         rejection = gate.veto(call, now)
-        if rejection is not None:
-            return rejection
+        if rejection is not None:  # one with a time is that of a lost store
+            return rejection if rejection.retry_at is None else rejection._replace(policy=_FLEET)
+        lease = account.lease
+        if lease is not None and (lease.withholds or not lease.is_sharing):
+            return Rejection(_FLEET, _WITHHELD, now + COMES_BACK)
         until = gate.recheck_at()
         at = now + 1 if until == inf else until
         return Rejection(_SPEND, f"the spend limit of {self._title}", at)

@@ -1,7 +1,7 @@
 """What the attempts of a gateway used, in its ledger file: a row for each hour, client key, target and kind.
 
-A row adds up the attempts that were sent in one hour (UTC). The journals beside the file (`usage_journal`) hold what is not in
-it yet; `journals` says which of them are.
+A row adds up the attempts that were sent in one hour (UTC). The journals beside the file (`usage_journal`) hold what is
+not in it yet; `journals` says which of them are.
 """
 
 import os
@@ -29,15 +29,9 @@ KNOWN = (
 )  # the kinds of `cost.ledger.Bill` that have a usage; the others have bounds
 
 _SUMS = (
-    "attempts",
-    "input_tokens",
-    "output_tokens",
-    "cached_input_tokens",
-    "cache_write_tokens",
-    "cache_write_1h_tokens",
-    "unpriced",
-    "unbounded",
-)
+    "attempts", "input_tokens", "output_tokens", "cached_input_tokens", "cache_write_tokens",
+    "cache_write_1h_tokens", "unpriced", "unbounded",
+)  # fmt: skip
 _NAMES = ("hour", "client_key", "tenant", "labels", "target", "provider", "model", "kind")
 _TABLES = (
     f"CREATE TABLE IF NOT EXISTS usage (hour INTEGER, {' TEXT, '.join(_NAMES[1:])} TEXT, {' INTEGER, '.join(_SUMS)} INTEGER,"

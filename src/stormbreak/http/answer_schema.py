@@ -1,7 +1,7 @@
 """The schema of an answer: a JSON schema or a pydantic model, against which the text of an answer is checked.
 
-A JSON schema is checked by jsonschema-rs (the extra `schema`), formats included; a reference to another document is refused,
-so that nothing is fetched. A pydantic model checks its own answers, and its instance is the parsed value.
+A JSON schema is checked by jsonschema-rs (the extra `schema`), formats included; a reference to another document is
+refused, so that nothing is fetched. A pydantic model checks its own answers, and its instance is the parsed value.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,10 +19,9 @@ from stormbreak.escape import path_of, plain
 from stormbreak.llm.models import Shape
 from stormbreak.llm.schema_request import response_format
 from stormbreak.llm.surrogates import UNREADABLE
+from stormbreak.types import Target
 
-REPAIRS = 2
-"""How often a model is shown why its answer does not fit, and asked again, by default."""
-
+REPAIRS = 2  # how often a model is shown why its answer does not fit, and asked again, by default
 MAX_REPAIRS = 10
 
 _KEPT = 64  # schemas of earlier calls
@@ -41,6 +40,27 @@ class Problem(NamedTuple):
 
 
 _Check = Callable[[str], tuple[Any, Problem | None]]
+
+
+class Misfit(NamedTuple):
+    """The last answer of a target, which does not fit, and the idempotency key of the request that shows it to the model."""
+
+    answer: str
+    errors: str
+    key: str
+
+
+class Repairs:
+    """The repairs of one request: how many there were, and what the next attempt at each target shows.
+
+    A batch keeps them while a row waits to be sent again. So the row goes on with the repairs that it has left.
+    """
+
+    __slots__ = ("count", "misfits")
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.misfits: dict[Target, Misfit] = {}
 
 
 class AnswerSchema:

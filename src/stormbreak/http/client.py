@@ -27,7 +27,7 @@ from stormbreak.drivers.listeners import Attached, subscribe
 from stormbreak.drivers.scope import checked_priority, current
 from stormbreak.errors import ConfigurationError, error_for
 from stormbreak.fleet import fleet_for
-from stormbreak.http.answer_schema import REPAIRS, AnswerSchema, Schema, schema_of
+from stormbreak.http.answer_schema import REPAIRS, AnswerSchema, Repairs, Schema, schema_of
 from stormbreak.http.endpoint import DynamicKey, KeyFunction
 from stormbreak.http.environment import find_endpoint, in_force
 from stormbreak.http.h1.connect import connect
@@ -285,8 +285,8 @@ class AsyncClient(ClientControls):
     ) -> Answer:
         """Send `payload` to `endpoint`, such as "chat/completions"; `deadline` is seconds from now.
 
-        Where calls wait, each `tenant` gets a fair share. With a `schema`, the answer is JSON that fits it, and has it as
-        `parsed`; the model is shown at most `repairs` times why an answer does not fit, and asked again.
+        Where calls wait, each `tenant` gets a fair share. With a `schema`, the answer is JSON that fits it, and has it
+        as `parsed`; the model is shown at most `repairs` times why an answer does not fit, and asked again.
 
         Raises:
             RejectedError: nothing was sent; says which policy rejected it and when to come back.
@@ -399,19 +399,21 @@ class AsyncClient(ClientControls):
         idempotency_key: str | None = None,
         fields: RequestFields | None = None,
         schema: AnswerSchema | None = None,
+        repairs: Repairs | None = None,
     ) -> CallResult:
         """Send a JSON object, encoded and with its model, and return how the call ended.
 
         At most `attempts` are made, where the policy allows more. With `queue_is_free` the deadline counts from when
         the first attempt leaves. The outcome's value is the last `Response`, where there was one; a stream is
         assembled. Every attempt at one target has the same idempotency key, at the first target `idempotency_key`.
-        A caller that has parsed the body passes its `fields`. An answer that does not fit the `schema` is a failure.
+        A caller that has parsed the body passes its `fields`. An answer that does not fit the `schema` is a failure,
+        unless one of the `repairs` mends it; a later call with the same `repairs` goes on where this one ended.
 
         Raises:
             ConfigurationError: the body is no JSON object, or names no model; or the priority is invalid.
         """
         template = RequestTemplate(
-            endpoint, body, key=idempotency_key, fields=fields, schema=schema
+            endpoint, body, key=idempotency_key, fields=fields, schema=schema, repairs=repairs
         )
         config = self._resolver.resolve(template.fields.model)
         options = _CallOptions(priority, deadline, tenant, queue_is_free, attempts)
@@ -444,8 +446,8 @@ class AsyncClient(ClientControls):
     async def send(self, resource: Resource, *, attempts: int | None = None) -> CallResult:
         """Send a request about a file or a job, such as a batch, and return how it ended; it has no fallbacks.
 
-        At most `attempts` are made, where the policy allows more. The outcome's value is the last `Response`, where there
-        was one.
+        At most `attempts` are made, where the policy allows more. The outcome's value is the last `Response`, where
+        there was one.
 
         Raises:
             ConfigurationError: its endpoint is no path.

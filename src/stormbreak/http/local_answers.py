@@ -160,9 +160,7 @@ def _outcome(body: bytes, request: LocalRequest) -> Outcome | None:
 
 # ---------------------------------------------------------------- a text in the format of an endpoint
 
-ID = "stormbreak-degraded"
-"""The `id` of a degraded answer."""
-
+ID = "stormbreak-degraded"  # the `id` of a degraded answer
 MAX_CHOICES = 128  # no provider gives more
 
 

@@ -21,9 +21,8 @@ REDACTED = b"[...]"
 SECRET = 8  # characters; a shorter text is no secret
 MIN_MATCH = 12  # characters of a single word that identifies a text
 
-KEPT = (
-    64 * 2**10
-)  # bytes of a failed answer; a longer one is dropped, since it takes long to search
+# bytes of a failed answer; a longer one is dropped, since it takes long to search
+KEPT = 64 * 2**10
 LONG = 4 * 2**10  # bytes of a request with many words
 
 _WORD = re.compile(rf"[\w-]{{{MIN_MATCH},}}")

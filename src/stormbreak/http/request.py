@@ -4,12 +4,12 @@ import secrets
 from collections.abc import Iterator, Mapping
 from hashlib import blake2b
 from math import isfinite
-from typing import Any
+from typing import Any, TypeAlias
 
 import msgspec
 
 from stormbreak.errors import ConfigurationError
-from stormbreak.http.answer_schema import AnswerSchema
+from stormbreak.http.answer_schema import AnswerSchema, Misfit, Repairs
 from stormbreak.http.endpoint import Origin
 from stormbreak.http.local_answers import LocalRequest
 from stormbreak.http.models import PreparedRequest, Response
@@ -26,9 +26,7 @@ from stormbreak.types import VERDICT_OK, Outcome, Repair, Target, Usage, Verdict
 NO_BOUND = "nothing in the request bounds what it costs, such as max_tokens"
 """Why a request has no token bound, where a limit of its output is all that is missing."""
 
-NO_MODEL = "-"
-"""The model of targets of lookups."""
-
+NO_MODEL = "-"  # the model of targets of lookups
 _REPORTS_USAGE = frozenset({Shape.CHAT, Shape.COMPLETION})
 """Formats that report the usage of a stream only on request."""
 
@@ -109,7 +107,10 @@ class _Prompted(msgspec.Struct):
 _DECODE_FIELDS = msgspec.json.Decoder(RequestFields).decode
 _DECODE_EMBEDDED = msgspec.json.Decoder(_Embedded).decode
 _DECODE_PROMPTED = msgspec.json.Decoder(_Prompted).decode
-_DECODE_RAW = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+Parts: TypeAlias = dict[str, msgspec.Raw]
+"""The fields of a body, each as it was written."""
+
+decode_parts = msgspec.json.Decoder(Parts).decode
 _BUILTIN = frozenset({str, bool, int, float, list, dict, type(None)})
 _FIELD_NAMES = frozenset(RequestFields.__struct_fields__)
 
@@ -151,9 +152,9 @@ def set_stream(payload: dict[str, Any], shape: Shape) -> None:
     payload["stream"] = True
 
 
-def with_fields(body: bytes, **fields: Any) -> bytes:
-    """Return the body with these fields set. Every other field stays as it was written."""
-    return msgspec.json.encode(_DECODE_RAW(body) | fields)
+def with_fields(body: bytes, parts: Parts | None = None, /, **fields: Any) -> bytes:
+    """Return the body, whose `parts` may be known, with these fields set. Every other field stays as it was written."""
+    return msgspec.json.encode((parts or decode_parts(body)) | fields)
 
 
 def as_stream(body: bytes) -> bytes:
@@ -163,7 +164,7 @@ def as_stream(body: bytes) -> bytes:
 
 def without_stream(body: bytes) -> bytes:
     """Ask for the same answer whole."""
-    fields = _DECODE_RAW(body)
+    fields = decode_parts(body)
     return msgspec.json.encode(
         {name: value for name, value in fields.items() if name not in ("stream", "stream_options")}
     )
@@ -174,7 +175,7 @@ def _with_format(body: bytes, shape: Shape, schema: AnswerSchema) -> tuple[bytes
     format_ = schema.format_of(shape)
     if format_ is None:
         return body, False
-    fields = _DECODE_RAW(body)
+    fields = decode_parts(body)
     added = format_field(format_, shape, fields)
     return (msgspec.json.encode(fields | added), True) if added else (body, False)
 
@@ -288,7 +289,7 @@ class RequestTemplate:
     derived from it; by default random keys. A target with another model gets the body with that model.
 
     With a `schema` the body asks for it where the API can. A repair is another request: it goes on with the answer that
-    does not fit, and has a key of its own.
+    does not fit, and has a key of its own. With the `repairs` of an earlier call, this one goes on with the last of them.
 
     Raises:
         ConfigurationError: the body is no JSON object, names no model, asks for a deferred answer, or cannot have a schema.
@@ -302,8 +303,10 @@ class RequestTemplate:
         key: str | None = None,
         fields: RequestFields | None = None,
         schema: AnswerSchema | None = None,
+        repairs: Repairs | None = None,
+        parts: Parts | None = None,
     ) -> None:
-        """`fields` are those of the body, where they are known."""
+        """`fields` and `parts` are those of the body, where they are known."""
         self.endpoint = endpoint
         self.shape = shape = endpoint_of(endpoint)
         if fields is None:
@@ -318,14 +321,16 @@ class RequestTemplate:
                 "a schema needs chat/completions, responses or messages; the answer of another endpoint is not checked"
             )
         self.schema = schema
-        self._repairs = 0
+        self._repairs = repairs or Repairs() if schema is not None else None
         self._unrepaired: dict[Target, bytes] = {}
+        self._resumed: bytes | None = None  # at the first target, if it goes on with a repair
         self._has_format = False
         if schema is not None:
             body, self._has_format = _with_format(body, shape, schema)
         self.streamed = bool(fields.stream)
         self.reports_output = self.streamed and shape in FORMATS  # before the end of the answer
         self._given = self._body = self._unlimited = body
+        self._parts = parts
         self._key = key
         self._max_output: int | None = None
         self._prompts = count_prompts(body) if shape is Shape.COMPLETION else 1
@@ -360,7 +365,8 @@ class RequestTemplate:
         if self._has_format and shape is Shape.CHAT and target.provider in UNASKED:
             body = without_format(body)
         if target.model != self.fields.model:
-            body = with_fields(body, model=target.model)
+            parts = self._parts if body is self._given else None
+            body = with_fields(body, parts, model=target.model)
         accept = ACCEPT_ANY if shape is Shape.JSON else _ACCEPT_JSON
         if self.streamed:
             accept = _ACCEPT_STREAM
@@ -380,8 +386,13 @@ class RequestTemplate:
             choices=self._choices,
             inputs=self._inputs,
         )
+        is_first = not self.prepared
         self.prepared[target] = route, request
-        return request
+        misfit = None if self._repairs is None else self._repairs.misfits.get(target)
+        if misfit is not None:
+            body = self._show(target, *misfit)
+            self._resumed = body if is_first else self._resumed
+        return self.prepared[target][1]
 
     # ------------------------------------------------------------ schema
 
@@ -414,29 +425,38 @@ class RequestTemplate:
 
     def _repair(self, target: Target, answer: str, errors: str) -> Repair | None:
         """Have the next attempt show the model what is wrong with its `answer`; None if no repair is left."""
-        schema = self.schema
-        assert schema is not None, "only an answer with a schema is repaired"
-        if self._repairs == schema.repairs:
+        assert self.schema is not None
+        assert self._repairs is not None, "only an answer with a schema is repaired"
+        if self._repairs.count == self.schema.repairs:
             return None
-        self._repairs += 1
+        self._repairs.count += 1
+        body = self._show(target, answer, errors)
+        return Repair(self.estimated_tokens(body), self.token_bound(body))
+
+    def _show(self, target: Target, answer: str, errors: str, key: str | None = None) -> bytes:
+        """Let the next attempt show the model its last answer; return the body. A new repair has no `key` yet."""
+        assert self.schema is not None
+        assert self._repairs is not None
         route, request = self.prepared[target]
         assert isinstance(request.body, bytes)
         original = self._unrepaired.setdefault(target, request.body)
-        body = repaired(original, self.shape, schema=schema.encoded, answer=answer, errors=errors)
-        source = f"{request.headers[IDEMPOTENCY_KEY]} ".encode() + body
-        key = blake2b(source, digest_size=16).hexdigest()
+        schema = self.schema.encoded
+        body = repaired(original, self.shape, schema=schema, answer=answer, errors=errors)
+        if key is None:
+            source = f"{request.headers[IDEMPOTENCY_KEY]} ".encode() + body
+            key = blake2b(source, digest_size=16).hexdigest()
+        self._repairs.misfits[target] = Misfit(answer, errors, key)
         headers = {**request.headers, IDEMPOTENCY_KEY: key}
         self.prepared[target] = route, request._replace(body=body, headers=headers)
-        return Repair(self.estimated_tokens(body), self.token_bound(body))
+        return body
 
     # ------------------------------------------------------------ tokens
 
     def estimated_tokens(self, body: bytes | None = None) -> int:
         """Estimate the tokens of an attempt, prompt and answer together; also of a repair, by its body."""
+        body = body or self._resumed or self._body
         choices = (self._prompts or 1) * self.fields.choices
-        return estimate(
-            body or self._body, bound=self._output_limit, choices=choices, answers=self._has_output
-        )
+        return estimate(body, bound=self._output_limit, choices=choices, answers=self._has_output)
 
     def limit_output(self, tokens: int | None, provider: str) -> None:
         """Limit the output of a body that sets no limit itself; call it before anything is prepared.
@@ -458,7 +478,7 @@ class RequestTemplate:
         field = "max_output_tokens" if self.shape is Shape.RESPONSES else "max_tokens"
         if self.shape is Shape.CHAT and provider in _MAX_COMPLETION_TOKENS:
             field = "max_completion_tokens"
-        fields = _DECODE_RAW(self._unlimited)
+        fields = decode_parts(self._unlimited)
         for name in _limit_names(
             self.shape
         ):  # what is there bounds nothing, but a server may heed it
@@ -482,7 +502,8 @@ class RequestTemplate:
             return None
         choices = self._prompts * self.fields.choices
         limit = self._output_limit
-        return bound_of(body or self._body, bound=limit, choices=choices, answers=self._has_output)
+        body = body or self._resumed or self._body
+        return bound_of(body, bound=limit, choices=choices, answers=self._has_output)
 
     def unbounded_reason(self) -> str:
         """Say why there is no token bound."""

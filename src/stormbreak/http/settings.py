@@ -8,11 +8,13 @@ import asyncio
 import os
 import random
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Self
+from types import MappingProxyType
+from typing import Any, NamedTuple, Self
 
+from stormbreak.config.gateway_settings import ANY
 from stormbreak.config.load import load_settings
 from stormbreak.config.settings import PoolSettings, Settings, TargetSettings
 from stormbreak.core.engine import Engine, Fleet
@@ -23,7 +25,7 @@ from stormbreak.cost.spend_gate import SpendAccounts
 from stormbreak.drivers.asyncio_driver import AsyncioDriver
 from stormbreak.drivers.blocking import run
 from stormbreak.drivers.locks import LiveSet
-from stormbreak.errors import ConfigurationError
+from stormbreak.errors import ConfigurationError, errors_at
 from stormbreak.fleet import fleet_for
 from stormbreak.http.client import AsyncClient
 from stormbreak.http.endpoint import DynamicKey, KeyFunction
@@ -54,7 +56,8 @@ def load(
 
     `keys` are functions that return the keys of targets, by name, before each attempt. `profile` is by default
     STORMBREAK_PROFILE. `degraded` makes answers for a `degraded` rule that has no text. `prices` are for spend limits
-    and for the cost of answers, as in an `AsyncClient`; None: those of the file. `text` is what the file holds; None: it is read.
+    and for the cost of answers, as in an `AsyncClient`; None: those of the file. `text` is what the file holds; None:
+    it is read.
 
     Raises:
         ConfigurationError: one line that names the file, the key or the variable, and the value.
@@ -65,26 +68,32 @@ def load(
 
 
 class LiveSettings:
-    """A settings file in use; `load` makes it. Use it from any thread and event loop."""
+    """A settings file in use; `load` makes it. Use it from any thread and event loop.
+
+    `connections` are used in place of its own, and closed with it, too.
+    """
 
     def __init__(
         self,
         path: str | os.PathLike[str],
         *,
-        profile: str | None,
-        keys: Mapping[str, KeyFunction],
-        degraded: Degraded | None,
+        profile: str | None = None,
+        keys: Mapping[str, KeyFunction] = MappingProxyType({}),
+        degraded: Degraded | None = None,
         prices: PriceOf | None = None,
         text: str | None = None,
+        connections: OriginConnections | None = None,
     ) -> None:
         dynamic_keys = {name: _dynamic_key(name, function) for name, function in keys.items()}
+        if connections is None:
+            connections = OriginConnections(partial(connect, POOL_LIMIT))
         self._builder = builder = SettingsBuilder(
             path,
             profile,
             dynamic_keys,
             degraded,
             self._order,
-            OriginConnections(partial(connect, POOL_LIMIT)),
+            connections,
             has_prices=prices is not None,
         )
         self._now = builder.read(text=text)
@@ -238,14 +247,53 @@ class _NamedTarget:
 # ---------------------------------------------------------------- one reading of the file
 
 
+class ModelRoute(NamedTuple):
+    """Where a call goes first, the model to ask for there, and whether it can lead nowhere else."""
+
+    config: TargetConfig
+    model: str
+    is_single: bool
+
+
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """The settings, and the configs of their targets."""
+    """The settings, and the configs of their targets.
+
+    `leads` are targets and pools by model name, `beginnings` those by the beginning of one, the longest first.
+    """
 
     settings: Settings
     policy: Policy
     configs: Mapping[str, TargetConfig]
     pools: Mapping[str, Pool]
+    leads: Mapping[str, str] = field(init=False)
+    beginnings: tuple[tuple[str, str], ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        settings = self.settings
+        leads = {one: name for one in settings.model_names if (name := settings.leads_to(one))}
+        starts = [(one[:-1], to) for one, to in settings.gateway.models.items() if one[-1:] == ANY]
+        starts.sort(key=lambda each: -len(each[0]))
+        object.__setattr__(self, "leads", leads)
+        object.__setattr__(self, "beginnings", tuple(starts))
+
+    def route(self, model: str) -> ModelRoute | None:
+        """Return the route of a call for `model`; None if the file names none.
+
+        A whole name stands for the target's own model, if it has one.
+        """
+        name = self.leads.get(model)
+        is_whole = name is not None
+        if name is None:
+            name = next((led for start, led in self.beginnings if model.startswith(start)), None)
+        if name is None:
+            return None
+        config, pool = self.find(name)
+        if pool is not None:
+            config = pool.resolve(model)
+        asked = config.model if is_whole and config.model else model
+        is_single = (pool is None or len(pool.members) == 1) and not config.policy.fallback
+        return ModelRoute(config, asked, is_single)
 
     @property
     def policies(self) -> dict[Target, Policy]:
@@ -382,10 +430,8 @@ class SettingsBuilder:
 
     def _key_in(self, path: str) -> str:
         """Return the key in a file; a relative path starts at the settings file."""
-        try:
+        with errors_at(f"api_key_file {quoted(path)}"):
             return read_text(Path(self.path).parent / path, what="a key file").strip()
-        except ConfigurationError as error:
-            raise ConfigurationError(f"api_key_file {quoted(path)}: {error}") from None
 
     def _pool(
         self, settings: PoolSettings, configs: Mapping[str, TargetConfig], *, reserves: bool

@@ -51,10 +51,10 @@ class ChatAssembly(WatchedAssembly):
             index = expect_index(part.get("index"))
             choice = self._choices.get(index)
             if choice is None:
-                choice = self._choices[index] = self._choice_of(part)
+                choice = self._choices[index] = self._new_choice()
             choice.add(part)
 
-    def _choice_of(self, part: dict[str, Any]) -> "_Choice":  # noqa: ARG002 - those of texts differ
+    def _new_choice(self) -> "_Choice":
         return _Choice()
 
     def result(self) -> dict[str, Any]:
@@ -190,9 +190,8 @@ class TextAssembly(ChatAssembly):
     def _make_watcher(self, choices: int) -> "ChatWatcher":
         return CompletionWatcher(choices)
 
-    def _choice_of(self, part: dict[str, Any]) -> _Choice:
-        is_chat = part.get("delta") is not None or part.get("message") is not None
-        return _Choice() if is_chat else _TextChoice()
+    def _new_choice(self) -> _Choice:
+        return _TextChoice()
 
 
 def _is_json(text: str) -> bool:

@@ -39,9 +39,8 @@ _DECIDED_BY_STATUS = frozenset(Verdict).difference(
     *(phrase.on for phrase in PHRASES), {Verdict.THROTTLED}
 )
 _AWS_TYPE = re.compile(r"[A-Za-z0-9]{1,64}", re.ASCII)
-_MAX_ERROR = (
-    2**20
-)  # bytes of a success in which an error is looked for: to decode more takes seconds
+# bytes of a success in which an error is looked for: to decode more takes seconds
+_MAX_ERROR = 2**20
 _FILES = frozenset({"application/octet-stream", "application/pdf", "application/zip"})
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}", re.ASCII)
 _HOST = re.compile(

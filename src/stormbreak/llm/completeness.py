@@ -24,9 +24,8 @@ from stormbreak.llm.surrogates import UNREADABLE, replace_lone_surrogates
 from stormbreak.llm.tokens import usage_of
 from stormbreak.types import Verdict
 
-_EMBEDDING = re.compile(
-    rb'\[\s*-?[0-9]|"[A-Za-z0-9+/_\\-]'
-)  # base64 may begin with an escaped slash
+# base64 may begin with an escaped slash
+_EMBEDDING = re.compile(rb'\[\s*-?[0-9]|"[A-Za-z0-9+/_\\-]')
 _NO_NUMBERS = (b"n", b"t", b"f", b'"', b"{")  # how every other JSON value begins
 _REFUSED = "refused by its finish reason"
 
@@ -63,7 +62,6 @@ class _Chat(SuccessBody):
 
 class _TextChoice(msgspec.Struct):
     text: Any = None
-    message: _Message | None = None  # of Mistral
     finish_reason: str | None = None
     error: Any = None
 
@@ -97,7 +95,8 @@ def read_body(
 ) -> ParsedResponse:
     """Read the body of a success: OK if it is complete, else what is wrong with it.
 
-    A byte order mark at its start is ignored. `wanted`: how many choices or embeddings were asked for; None if not known.
+    A byte order mark at its start is ignored. `wanted`: how many choices or embeddings were asked for; None if not
+    known.
     """
     if body.startswith(BOM):
         body = without_mark(body)
@@ -241,11 +240,11 @@ def _completion(body: bytes, request_id: str | None, wanted: int | None) -> Pars
             Verdict.OK, text=answer.content, usage=usage_of(answer.usage), request_id=request_id
         )
     reasons = [each.finish_reason for each in choices]
-    texts = [each.message.content if each.message else each.text for each in choices]
+    texts = [each.text for each in choices]
     reason = refused(reasons, has_output=any(texts))
     if reason is not None:
         return refused_by(reason, answer.usage, request_id)
-    if not all(reasons[at] or isinstance(text, str) for at, text in enumerate(texts)):
+    if not all(isinstance(text, str) for text in texts):
         return broken("no text", request_id)
     text = texts[0]
     return ParsedResponse(

@@ -122,9 +122,7 @@ CODES: tuple[Code, ...] = _codes(
         _V.UNREPEATABLE: {"anthropic": "change_outcome_unknown"},
     }
 )
-NAMED = _by_name(CODES)
-"""Codes that are more specific than a status, in lower case."""
-
+NAMED = _by_name(CODES)  # codes that are more specific than a status, in lower case
 BROAD_CODES: tuple[Code, ...] = _codes(
     {
         _V.INVALID: {

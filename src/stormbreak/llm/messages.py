@@ -59,10 +59,9 @@ def read_message(body: bytes, request_id: str | None, _: int | None) -> ParsedRe
 
 
 # ---------------------------------------------------------------- streamed messages
-# `message_start` has the message without its content; each block begins with
-# `content_block_start`, grows by `content_block_delta` and ends with `content_block_stop`;
-# `message_delta` has the stop reason, and `message_stop` ends the stream. `ping` and unknown events
-# are ignored.
+# `message_start` has the message without its content; each block begins with `content_block_start`, grows by
+# `content_block_delta` and ends with `content_block_stop`; `message_delta` has the stop reason, and `message_stop` ends
+# the stream. `ping` and unknown events are ignored.
 
 END = "message_stop"
 _INPUT = "partial_json"

@@ -30,6 +30,7 @@ class Shape(Enum):
 
 _SHAPES = {
     "/chat/completions": Shape.CHAT,
+    "/fim/completions": Shape.CHAT,  # of Mistral: a prompt as of a text completion, but a chat answer
     "/completions": Shape.COMPLETION,
     "/embeddings": Shape.EMBEDDINGS,
     "/responses": Shape.RESPONSES,

@@ -1,8 +1,8 @@
 """Parse the wait that a server names: `Retry-After` in all its forms, reset headers, the hint in the body.
 
-Sources, in this order: `retry-after-ms`, `x-ms-retry-after-ms`, `x-amz-retry-after` (milliseconds), `retry-after`, the hint of the body, and, on a 429
-alone, the reset of a limit that is used up. The first that can be read decides. Resets come last, since they say when a
-limit is full again, which is later than when the next call fits.
+Sources, in this order: `retry-after-ms`, `x-ms-retry-after-ms`, `x-amz-retry-after` (milliseconds), `retry-after`, the
+hint of the body, and, on a 429 alone, the reset of a limit that is used up. The first that can be read decides. Resets
+come last, since they say when a limit is full again, which is later than when the next call fits.
 
 A wait that is zero, negative, in the past or garbage is None: the caller backs off by itself. Dates are compared with
 the response's own `Date`, so that a wrong clock on either side does no harm. Some servers write a point in time instead
@@ -41,9 +41,7 @@ def parse_reset(text: str, now: float) -> float | None:
 # ---------------------------------------------------------------- Retry-After
 
 _MILLISECONDS = ("retry-after-ms", "x-ms-retry-after-ms", "x-amz-retry-after")
-WAITS = (*_MILLISECONDS, "retry-after")
-"""Headers that name a time to come back."""
-
+WAITS = (*_MILLISECONDS, "retry-after")  # headers that name a time to come back
 _NEAR = 30 * 86_400  # where a span belongs, a number is a point in time only this near to now
 _IETF_ITEM = re.compile(r";\s*([rt])=(\d{1,18})(?![\d.])", re.ASCII)
 

@@ -3,10 +3,9 @@
 from typing import Any, Protocol
 
 # ---------------------------------------------------------------- JSON in pieces
-# Text is joined, a list is extended, an object grows field by field; a number or a boolean replaces
-# the one before, unless it is 0 or false; null is ignored. Where kinds differ, an empty text, list or
-# object is replaced, and anything else is an error: nothing that a provider sent may get lost
-# silently. Three exceptions:
+# Text is joined, a list is extended, an object grows field by field; a number or a boolean replaces the one before,
+# unless it is 0 or false; null is ignored. Where kinds differ, an empty text, list or object is replaced, and anything
+# else is an error: nothing that a provider sent may get lost silently. Three exceptions:
 #
 # - `id`, `type` and `role` are never joined: they never come in pieces, and providers repeat them;
 # - a `name` that repeats the one before is a repetition, not a piece;
@@ -188,10 +187,12 @@ def delta_of(choice: dict[str, Any], *, begun: bool) -> dict[str, Any]:
     return expect_object(delta or {})
 
 
-def text_of(choice: dict[str, Any], *, begun: bool) -> dict[str, Any]:
-    """Return the text of a choice of a text completion, as a delta. Mistral sends chat deltas."""
+def text_of(choice: dict[str, Any], *, begun: bool) -> dict[str, Any]:  # noqa: ARG001 - as `delta_of`
+    """Return the text of a choice of a text completion, as a delta; raise MalformedChunkError for that of a chat."""
     text = choice.get("text")
-    return delta_of(choice, begun=begun) if text is None else {"text": text}
+    if text is None and (choice.get("delta") or choice.get("message")):
+        raise MalformedChunkError
+    return {} if text is None else {"text": text}
 
 
 def brings_output(delta: dict[str, Any]) -> bool:

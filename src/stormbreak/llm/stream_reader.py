@@ -291,12 +291,11 @@ class StreamReader(ABC):
 
 
 # ---------------------------------------------------------------- assembler
-# The assembled answer is classified like a plain one (law 15). A chat completion is complete when
-# every choice has a finish reason. The closing ``[DONE]`` is not required if the body ends correctly,
-# or usage follows in an event of its own: some providers omit it. Without either, silence or a cut
-# after the finish reasons is no complete answer: some relays write a finish reason into every chunk.
-# A response is complete with ``response.completed`` (or ``incomplete``), a message with
-# ``message_stop``.
+# The assembled answer is classified like a plain one (law 15). A chat completion is complete when every choice has a
+# finish reason. The closing ``[DONE]`` is not required if the body ends correctly, or usage follows in an event of its
+# own: some providers omit it. Without either, silence or a cut after the finish reasons is no complete answer: some
+# relays write a finish reason into every chunk. A response is complete with ``response.completed`` (or ``incomplete``),
+# a message with ``message_stop``.
 
 
 class StreamAssembler(StreamReader):

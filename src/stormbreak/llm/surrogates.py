@@ -8,9 +8,7 @@ import msgspec
 
 T = TypeVar("T")
 
-UNREADABLE = (msgspec.MsgspecError, UnicodeError, RecursionError)
-"""All that decoding JSON raises."""
-
+UNREADABLE = (msgspec.MsgspecError, UnicodeError, RecursionError)  # all that decoding JSON raises
 MAX_SURROGATES = 50_000
 """Escaped surrogates, in pairs or alone, that are checked in one text: 30 ms. A model leaves at most one in a string."""
 

@@ -8,15 +8,9 @@ The weekday is not checked.
 
 import math
 import re
+from calendar import monthrange, timegm
 
-_MONTHS = {
-    name: number
-    for number, name in enumerate(
-        ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"),
-        start=1,
-    )
-}
-_MONTH_DAYS = (31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)
+_MONTHS = ("", "jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 _YEAR = 365.2425 * 86_400
 
 _CLOCK = r"(?P<hour>\d\d):(?P<minute>\d\d):(?P<second>\d\d)"
@@ -64,8 +58,8 @@ def _ahead(found: re.Match[str]) -> int:
 
 
 def _http_epoch(found: re.Match[str], now: float) -> float | None:
-    month, day = _MONTHS.get(found["month"].lower(), 0), int(found["day"])
-    year = int(found["year"])
+    name, day, year = found["month"].lower(), int(found["day"]), int(found["year"])
+    month = _MONTHS.index(name) if name in _MONTHS else 0
     if len(found["year"]) == 4:
         return _epoch(year, month, day, found)
     # RFC 9110: a two-digit year that seems more than 50 years ahead is the most recent such year.
@@ -79,33 +73,15 @@ def _http_epoch(found: re.Match[str], now: float) -> float | None:
 def _epoch(year: int, month: int, day: int, clock: re.Match[str]) -> float | None:
     """Seconds since 1970, or None for a day or an hour that does not exist (a leap second does)."""
     hour, minute, second = int(clock["hour"]), int(clock["minute"]), int(clock["second"])
-    if not (1 <= month <= 12 and 1 <= day <= _MONTH_DAYS[month - 1] and year >= 1):
+    exists = 1 <= month <= 12 and year >= 1 and 1 <= day <= monthrange(year, month)[1]
+    if not exists or hour > 23 or minute > 59 or second > 60:
         return None
-    if (month == 2 and day == 29 and not _leap(year)) or hour > 23 or minute > 59 or second > 60:
-        return None
-    return float(_days(year, month, day) * 86_400 + hour * 3600 + minute * 60 + second)
-
-
-def _leap(year: int) -> bool:
-    return year % 4 == 0 and (year % 100 != 0 or year % 400 == 0)
-
-
-def _days(year: int, month: int, day: int) -> int:
-    """Days from 1970-01-01 in the Gregorian calendar.
-
-    Years start in March here, so that the leap day is the last day of a year (Howard Hinnant's
-    `days_from_civil`).
-    """
-    year -= month <= 2
-    day_of_year = (153 * ((month + 9) % 12) + 2) // 5 + day - 1
-    return year * 365 + year // 4 - year // 100 + year // 400 + day_of_year - 719_468
+    return float(timegm((year, month, day, hour, minute, second)))
 
 
 # ---------------------------------------------------------------- durations
 
-MAX_WAIT = 10 * 365 * 86_400.0
-"""Ten years, the maximum of every wait: no call waits that long."""
-
+MAX_WAIT = 10 * 365 * 86_400.0  # ten years, the maximum of every wait: no call waits that long
 _NUMBER = re.compile(r"\d+(?:\.\d+)?", re.ASCII)
 _UNITS = {
     "ns": 1e-9,

@@ -105,9 +105,8 @@ BYTES_PER_TOKEN = 4
 ANSWER = 512
 DATA = 1024
 _MAX_OUTPUT = 10_000_000  # no model answers with more: a wrong limit
-_BASE64 = re.compile(
-    rb'[",][A-Za-z0-9+/=\\]{512,}"'
-)  # a string, or what follows the comma of a data URL; no run is read twice
+# a string, or what follows the comma of a data URL; no run is read twice
+_BASE64 = re.compile(rb'[",][A-Za-z0-9+/=\\]{512,}"')
 
 
 def estimate(body: bytes, *, bound: Any = None, choices: int = 1, answers: bool = True) -> int:
@@ -132,11 +131,10 @@ def estimate(body: bytes, *, bound: Any = None, choices: int = 1, answers: bool 
 
 
 # ---------------------------------------------------------------- upper bound
-# A token of text has at least one byte, and JSON makes no text shorter; a template adds less to each
-# message than the JSON around it. So the bytes of the body, and what templates put around all of it,
-# bound the prompt. The output limit (`max_tokens` and its other names, for each of `n` choices)
-# bounds the answer. All of the prompt may be written to a cache: for an hour, if the body has a
-# lifetime.
+# A token of text has at least one byte, and JSON makes no text shorter; a template adds less to each message than the
+# JSON around it. So the bytes of the body, and what templates put around all of it, bound the prompt. The output limit
+# (`max_tokens` and its other names, for each of `n` choices) bounds the answer. All of the prompt may be written to a
+# cache: for an hour, if the body has a lifetime.
 #
 # Images are billed by their size, which no body has: each counts as `PICTURE`. Some requests have no
 # bound: they refer to data on the server (files, earlier answers, stored prompts), or run tools
@@ -144,20 +142,15 @@ def estimate(body: bytes, *, bound: Any = None, choices: int = 1, answers: bool 
 # leave the model to the server, or ask for more than text: the priority tier, audio, images.
 
 TEMPLATE = 64
-TOOLS = 2048
-"""Tokens that providers add to a prompt: always, and for tools."""
-
-PICTURE = 50_000
-"""More than any model is known to bill: GPT-4o mini counts 48,169 for the largest."""
-
+TOOLS = 2048  # tokens that providers add to a prompt: always, and for tools
+PICTURE = 50_000  # more than any model is known to bill: GPT-4o mini counts 48,169 for the largest
 _PICTURES = re.compile(rb'"(?:image_url|input_image|image)"\s*[:,}]')
 _ELSEWHERE = re.compile(
     rb'"(file_id|file_ids|file_url|file_data|video_url|document_url)"\s*:\s*[^n\s]'
     rb'|"type"\s*:\s*"(web_search|file_search|code_interpreter|code_execution|computer|mcp|image_generation|web_fetch|document)'
 )
-_ESCAPED = re.compile(
-    rb"\\\\|\\u00([3-7][0-9A-Fa-f])"
-)  # what no encoder escapes, but any reader understands
+# what no encoder escapes, but any reader understands
+_ESCAPED = re.compile(rb"\\\\|\\u00([3-7][0-9A-Fa-f])")
 _KEPT = re.compile(rb'"ttl"\s*:\s*"(?!5m"|30m")')  # for longer than a cache does unasked
 _NOTHING = msgspec.Raw(b"null")
 
@@ -253,9 +246,8 @@ def bound_of(
     if prompt is None:
         return None
     text = _unescaped(body)
-    hour = (
-        prompt if b'"ttl"' in text and _KEPT.search(text) else 0
-    )  # `in` takes a fifth of the time
+    # `in` takes a fifth of the time
+    hour = prompt if b'"ttl"' in text and _KEPT.search(text) else 0
     return Usage(
         input_tokens=prompt,
         output_tokens=max(1, choices) * bound if answers else 0,

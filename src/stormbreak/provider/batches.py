@@ -1,7 +1,7 @@
 """The provider's own batch API: files and batches of OpenAI, message batches of Anthropic. It reads no clock.
 
-A batch is processed at one point in scenario time, `batches.seconds` after it was created; before that it only runs. A share of its
-rows expires or fails, chosen by their bodies. A cancelled batch has processed nothing.
+A batch is processed at one point in scenario time, `batches.seconds` after it was created; before that it only runs. A
+share of its rows expires or fails, chosen by their bodies. A cancelled batch has processed nothing.
 """
 
 import re

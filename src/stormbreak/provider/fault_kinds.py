@@ -104,47 +104,20 @@ class Kind(StrEnum):
 CONDITIONS = frozenset({Kind.CAPACITY, Kind.SERVICE, Kind.DOWN})
 STATUSES = frozenset(kind for kind in Kind if kind[0].isdigit())
 REFUSALS = STATUSES | {
-    Kind.QUOTA,
-    Kind.BILLING,
-    Kind.SPEND_LIMIT,
-    Kind.BALANCE,
-    Kind.BUDGET,
-    Kind.MODEL_NOT_FOUND,
-    Kind.CONTEXT_LENGTH,
-    Kind.CONTENT_FILTER,
-    Kind.REDIRECT,
-    Kind.RESET,
-    Kind.HALF_CLOSE,
-    Kind.HANG,
-}
+    Kind.QUOTA, Kind.BILLING, Kind.SPEND_LIMIT, Kind.BALANCE, Kind.BUDGET, Kind.MODEL_NOT_FOUND,
+    Kind.CONTEXT_LENGTH, Kind.CONTENT_FILTER, Kind.REDIRECT, Kind.RESET, Kind.HALF_CLOSE, Kind.HANG,
+}  # fmt: skip
 SLOW = frozenset({Kind.SLOW_HEADERS, Kind.SLOW_BODY})
 STREAM_ONLY = frozenset(
     {
-        Kind.ERROR_EARLY,
-        Kind.CUT_STREAM,
-        Kind.STREAM_RESET,
-        Kind.HEARTBEATS,
-        Kind.NO_DONE,
-        Kind.COMMENTS,
-        Kind.CRLF,
-        Kind.CR,
-        Kind.ENDLESS_LINE,
+        Kind.ERROR_EARLY, Kind.CUT_STREAM, Kind.STREAM_RESET, Kind.HEARTBEATS, Kind.NO_DONE, Kind.COMMENTS,
+        Kind.CRLF, Kind.CR, Kind.ENDLESS_LINE,
     }
-)
+)  # fmt: skip
 WELL_FORMED = SLOW | {
-    Kind.BIG_BODY,
-    Kind.TINY_CHUNKS,
-    Kind.PROSE,
-    Kind.INTERIM,
-    Kind.TWICE,
-    Kind.UNASKED,
-    Kind.QUIET_CLOSE,
-    Kind.CLOSE_RACE,
-    Kind.NO_DONE,
-    Kind.COMMENTS,
-    Kind.CRLF,
-    Kind.CR,
-}
+    Kind.BIG_BODY, Kind.TINY_CHUNKS, Kind.PROSE, Kind.INTERIM, Kind.TWICE, Kind.UNASKED, Kind.QUIET_CLOSE,
+    Kind.CLOSE_RACE, Kind.NO_DONE, Kind.COMMENTS, Kind.CRLF, Kind.CR,
+}  # fmt: skip
 """The whole correct answer arrives; only its form, or what follows it, is unusual. Prose ignores a schema."""
 
 SILENT = frozenset({Kind.HANG, Kind.STALL, Kind.STALL_EARLY, Kind.LONG_LENGTH, Kind.HEARTBEATS})

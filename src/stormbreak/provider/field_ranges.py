@@ -14,17 +14,11 @@ from stormbreak.toml_values import MAX_SHOWN
 SMALLEST = 1e-6
 """Minimum of a number that is not 0: smaller ones vanish in sums and overflow in quotients."""
 
-MAX_SECONDS = 1_000_000
-"""Maximum duration in seconds: more than eleven days."""
+MAX_SECONDS = 1_000_000  # maximum duration in seconds: more than eleven days
+MAX_RAMP = 86_400  # maximum seconds of a ramp: it becomes four steps a second
 
-MAX_RAMP = 86_400
-"""Maximum seconds of a ramp: it becomes four steps a second."""
-
-MIN_SPEED, MAX_SPEED = 0.001, 1_000_000
-"""Maximum scenario seconds in one real second."""
-
-MAX_COUNT = 1_000_000_000
-"""Maximum of a count."""
+MIN_SPEED, MAX_SPEED = 0.001, 1_000_000  # bounds of the scenario seconds in one real second
+MAX_COUNT = 1_000_000_000  # maximum of a count
 
 
 class Range(NamedTuple):

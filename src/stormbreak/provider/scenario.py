@@ -36,9 +36,9 @@ RECOVERY_WINDOW = 30
 class Provider:
     """Capacity. None means no limit.
 
-    `service` is the mean service time in seconds, `variation` its coefficient of variation, `min_service` and `max_service`
-    cut it; the first token comes after the share `prefill` of it. With `use_max_tokens`, every answer uses, and bills, all the
-    tokens that its request allows.
+    `service` is the mean service time in seconds, `variation` its coefficient of variation, `min_service` and
+    `max_service` cut it; the first token comes after the share `prefill` of it. With `use_max_tokens`, every answer
+    uses, and bills, all the tokens that its request allows.
     """
 
     slots: Count | None = None
@@ -227,11 +227,11 @@ class Load:
 
     With `keep_background_traffic` the background traffic stays.
 
-    `processes`, `deadline` and `timeout` are N, D and T of the storm tables. `trigger_at` and `trigger_until`
-    bound the trigger, which must end `RECOVERY_WINDOW` seconds before the scenario does. A call has
-    `tokens` on average, lognormal with the coefficient of variation `tokens_variation`, prompt and answer together; clients
-    estimate them exactly. With `arrival_times`, calls arrive at these times, in this order, instead of at a rate; `arrival_tokens` may
-    then give the tokens of each.
+    `processes`, `deadline` and `timeout` are N, D and T of the storm tables. `trigger_at` and `trigger_until` bound the
+    trigger, which must end `RECOVERY_WINDOW` seconds before the scenario does. A call has `tokens` on average,
+    lognormal with the coefficient of variation `tokens_variation`, prompt and answer together; clients estimate them
+    exactly. With `arrival_times`, calls arrive at these times, in this order, instead of at a rate; `arrival_tokens`
+    may then give the tokens of each.
     """
 
     rate: Rate = 0.0

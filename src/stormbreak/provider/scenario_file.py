@@ -12,7 +12,7 @@ from typing import Any
 import tomli_w
 
 from stormbreak import toml_file, toml_values
-from stormbreak.errors import ConfigurationError
+from stormbreak.errors import ConfigurationError, errors_at
 from stormbreak.key_patterns import quoted
 from stormbreak.provider.canned_answers import CannedAnswer
 from stormbreak.provider.scenario import Scenario
@@ -50,10 +50,8 @@ def text_of(name_or_path: str | Path) -> str:
         raise ConfigurationError(
             f"no scenario or file is named {quoted(name)}; {hint}scenarios: {', '.join(known)}"
         )
-    try:
+    with errors_at(name):
         return toml_file.read_text(name, what=_WHAT)
-    except ConfigurationError as error:
-        raise ConfigurationError(f"{name}: {error}") from None
 
 
 def parse(text: str, *, source: str = "scenario.toml") -> Scenario:
@@ -62,12 +60,10 @@ def parse(text: str, *, source: str = "scenario.toml") -> Scenario:
     Raises:
         ConfigurationError: it is invalid; names key and value.
     """
-    try:
+    with errors_at(source):
         table = toml_file.parse(text, what=_WHAT)
         table.setdefault("name", Path(source).stem)
         return toml_values.read(Scenario, table)
-    except ConfigurationError as error:
-        raise ConfigurationError(f"{source}: {error}") from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,11 +78,9 @@ class _AnswersByMatch:
 
 def load_answers(path: str | Path) -> tuple[CannedAnswer, ...]:
     """Read a file of `[[answers]]`."""
-    try:
+    with errors_at(path):
         table = toml_file.parse(toml_file.read_text(path, what=_ANSWERS), what=_ANSWERS)
         return toml_values.read(_Answers, table).answers
-    except ConfigurationError as error:
-        raise ConfigurationError(f"{path}: {error}") from None
 
 
 def answers_of(given: Mapping[str, str | Mapping[str, Any]]) -> tuple[CannedAnswer, ...]:

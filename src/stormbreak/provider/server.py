@@ -156,9 +156,8 @@ class ProviderServer:
                 lambda: Connection(self), HOST, port, backlog=4096
             )
         except OSError as error:
-            reason = (
-                os.strerror(error.errno) if error.errno else error.strerror
-            )  # asyncio's own message is longer
+            # asyncio's own message is longer
+            reason = os.strerror(error.errno) if error.errno else error.strerror
             raise ConfigurationError(f"cannot listen on {HOST} port {port}: {reason}") from error
         self.port = self._server.sockets[0].getsockname()[1]
 

@@ -16,9 +16,7 @@ from stormbreak.report.batch_charts import charts_of
 from stormbreak.report.page import Bar, Card, Page, Section, Table
 from stormbreak.report.picture import Picture
 
-FAILURES = 20
-"""Maximum failed rows on the page; the failed file has all of them."""
-
+FAILURES = 20  # maximum failed rows on the page; the failed file has all of them
 _LONG = 300  # characters of a message
 
 _ENDS = {
@@ -235,14 +233,8 @@ def _span(seconds: float) -> str:
 # ---------------------------------------------------------------- cost
 
 _COST_HEADS = (
-    "model",
-    "answers",
-    "tokens in",
-    "tokens out",
-    "useful, USD",
-    "wasted, USD",
-    "in all, USD",
-)
+    "model", "answers", "tokens in", "tokens out", "useful, USD", "wasted, USD", "in all, USD",
+)  # fmt: skip
 _UNKNOWN_COST = "not known"
 
 

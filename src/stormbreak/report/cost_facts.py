@@ -30,7 +30,8 @@ class Costs:
 class CostFacts:
     """Everything above the tables: the subject, the result in one sentence, and the charts.
 
-    With a `move`, a chart compares its savings over a year with its cost.
+    With a `move`, a chart compares its savings over a year with its cost. If what is paid now is a claim, `listed` is
+    the same against the list price.
     """
 
     kind: str
@@ -39,4 +40,5 @@ class CostFacts:
     facts: Sequence[tuple[str, str]] = ()
     bars: Sequence[Costs] = field(default_factory=list)
     move: Case | None = None
+    listed: Case | None = None
     currency: Currency = USD

@@ -1,6 +1,7 @@
 """The report of `stormbreak cost` and of an estimate: the result, charts, tables and notes."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from decimal import Decimal
 from types import MappingProxyType
 
@@ -27,12 +28,13 @@ _SCALES = (
 _LARGE = 10  # units from which the larger unit is used
 
 
-def savings_chart(case: Case, currency: Currency) -> Chart:
-    """Make the chart of twelve months, with the payback time shaded."""
+def savings_chart(case: Case, currency: Currency, listed: Case | None = None) -> Chart:
+    """Make the chart of twelve months, with the payback time shaded; and with savings against the list price."""
     months = range(MONTHS + 1)
     saved = [case.saving * month * currency.per_usd for month in months]
+    at_list = [] if listed is None else [listed.saving * each * currency.per_usd for each in months]
     costs = case.migration * currency.per_usd
-    size, scale = _scale(max(map(abs, (*saved, costs))))
+    size, scale = _scale(max(map(abs, (*saved, *at_list, costs))))
     unit = f"{scale}{currency.code}"
     paid = case.payback
     payback = "never paid back" if paid is None else f"paid back after {_months(paid)}"
@@ -42,36 +44,45 @@ def savings_chart(case: Case, currency: Currency) -> Chart:
         y_label=unit,
         xs=[float(month) for month in months],
         lines=[
-            Line(name="saved so far", ys=[float(usd / size) for usd in saved], stroke=0),
+            Line(
+                name="saved, by a claim" if at_list else "saved so far",
+                ys=[float(usd / size) for usd in saved],
+                stroke=0,
+            ),
             Line(name="the move costs", ys=[float(costs / size)] * len(months), stroke=1),
         ],
         shaded=(0.0, float(paid)) if paid and paid <= MONTHS else None,
         shaded_as=f"payback: {_months(paid)}" if paid else "",
     )
+    if at_list:
+        line = Line(name="saved, list price", ys=[float(usd / size) for usd in at_list], stroke=2)
+        panel = replace(panel, lines=[*panel.lines, line])
     return Chart.with_legend(SAVINGS, panel)
 
 
-def savings_cards(case: Case, currency: Currency) -> list[Card]:
-    """Make the cards of a case."""
+def savings_cards(case: Case, currency: Currency, by: str = "") -> list[Card]:
+    """Make the cards of a case; `by`, such as ", by a claim", ends their names."""
     share, returned = case.share, case.returned
     return [
         Card(
-            name="Saved a month",
+            name=f"Saved a month{by}",
             figure=currency.with_code(case.saving),
             about=f"{currency.with_code(case.current)} now, {currency.with_code(case.candidate)} then",
         ),
         Card(
-            name="Savings",
+            name=f"Savings{by}",
             figure="none" if share is None else percent(share),
             about="of what is paid now",
         ),
         Card(
-            name="Payback",
+            name=f"Payback{by}",
             figure="never" if case.payback is None else _months(case.payback),
-            about=f"until the {currency.with_code(case.migration)} of the migration are saved",
+            about=f"until the {currency.with_code(case.migration)} of the migration are saved"
+            if case.payback is not None
+            else f"are the {currency.with_code(case.migration)} of the migration saved",
         ),
         Card(
-            name="Return, 12 months",
+            name=f"Return, 12 months{by}",
             figure="none" if returned is None else percent(returned),
             about=f"{currency.with_code(case.net)} after the migration is paid, against what it costs",
         ),
@@ -91,6 +102,8 @@ def _scale(largest: Decimal) -> tuple[int, str]:
 
 BARS, BARS_OF_PICTURE, BLOCKS_OF_PICTURE = 20, 12, 4
 """Maximum bars of a chart on a page and in a picture, and charts in a picture. The tables have all amounts."""
+
+_CARDS_OF_PICTURE = 3  # of a claim, and as many at the list price
 
 _LONG = 1000  # characters of a sentence
 _TITLES: Mapping[str, str] = MappingProxyType(
@@ -130,8 +143,8 @@ def cost_picture(facts: CostFacts) -> Picture:
     return Picture(
         title=f"{facts.kind}: {shown(facts.title, 100)}",
         verdict=shown(facts.verdict, _LONG),
-        cards=[] if case is None else savings_cards(case, facts.currency),
-        charts=[] if case is None else [savings_chart(case, facts.currency)],
+        cards=_cards_of_picture(facts),
+        charts=[] if case is None else [savings_chart(case, facts.currency, facts.listed)],
         bars=[
             BarChart(title=shown(each.title, 120), bars=_bars(each, facts, BARS_OF_PICTURE))
             for each in facts.bars[:BLOCKS_OF_PICTURE]
@@ -143,12 +156,29 @@ def cost_picture(facts: CostFacts) -> Picture:
     )
 
 
+def _cards_of_picture(facts: CostFacts) -> list[Card]:
+    """Make the cards of a move; if it is one by a claim, the first of them, and below them the same at the list price."""
+    case, listed, currency = facts.move, facts.listed, facts.currency
+    if case is None:
+        return []
+    if listed is None:
+        return savings_cards(case, currency)
+    claimed = savings_cards(case, currency, ", by a claim")[:_CARDS_OF_PICTURE]
+    return [*claimed, *savings_cards(listed, currency, ", list price")[:_CARDS_OF_PICTURE]]
+
+
 def _move(facts: CostFacts) -> Iterator[Section]:
     case = facts.move
     if case is None:
         return
-    yield Section(title="In figures", cards=savings_cards(case, facts.currency))
-    yield Section(title="Over twelve months", charts=[savings_chart(case, facts.currency)])
+    title = "In figures" if facts.listed is None else "In figures, by a claim"
+    yield Section(title=title, cards=savings_cards(case, facts.currency))
+    if facts.listed is not None:
+        title = "In figures, against today's list price"
+        yield Section(title=title, cards=savings_cards(facts.listed, facts.currency))
+    yield Section(
+        title="Over twelve months", charts=[savings_chart(case, facts.currency, facts.listed)]
+    )
 
 
 def _bars_section(each: Costs, facts: CostFacts) -> Section:

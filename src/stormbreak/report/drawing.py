@@ -141,9 +141,7 @@ def _marked(line: Line) -> list[int]:
 # ---------------------------------------------------------------- panel as SVG
 # Text stays text, colours are CSS variables of the page.
 
-WIDTH, HEIGHT = 440, 232
-"""Of a drawing in its own units: about the width of a page column."""
-
+WIDTH, HEIGHT = 440, 232  # of a drawing in its own units: about the width of a page column
 _TEXT = 12.5
 _MARGINS = {"left": 46, "right": 10, "top": 30, "bottom": 42}  # in the same units
 _INCH = 72

@@ -10,8 +10,7 @@ from stormbreak.provider.scenario import Scenario
 from stormbreak.report.page import Card, Section, Table
 from stormbreak.report.storm_series import Comparison
 from stormbreak.report.theme import STROKES
-from stormbreak.storm.measure_text import mean_text
-from stormbreak.storm.measures import spread
+from stormbreak.storm.measures import mean_text, spread
 
 _LABELS: Mapping[str, str] = MappingProxyType(
     {
@@ -65,8 +64,7 @@ def measures_table(comparison: Comparison, *, live: bool = False) -> Table:
 
 # ---------------------------------------------------------------- cost of a storm
 
-ARTICLE = Downtime()
-"""The article's own estimate."""
+ARTICLE = Downtime()  # the article's own estimate
 
 
 def measured_seconds(scenario: Scenario) -> float | None:

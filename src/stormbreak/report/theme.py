@@ -1,15 +1,14 @@
 """Colours and strokes. Colour is never the only difference: each line has its own dash and marker.
 
-The hues are those of Okabe and Ito, safe for colour-blind readers, darker on white and lighter on black for a contrast of
-at least 3. A page drawing uses placeholder colours, which become CSS variables: one drawing serves both themes.
+The hues are those of Okabe and Ito, safe for colour-blind readers, darker on white and lighter on black for a contrast
+of at least 3. A page drawing uses placeholder colours, which become CSS variables: one drawing serves both themes.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
-Colours = Callable[[str], str]
-"""Maps a role, such as "ink", to "#rrggbb"."""
+Colours = Callable[[str], str]  # maps a role, such as "ink", to "#rrggbb"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

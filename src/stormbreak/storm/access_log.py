@@ -27,9 +27,7 @@ from stormbreak.provider.chance import mix, uniform
 from stormbreak.provider.field_ranges import MAX_SECONDS
 from stormbreak.storm.traffic import MAX_CALLS
 
-MAX_UNREADABLE = 0.05
-"""Largest share of lines that may be unreadable."""
-
+MAX_UNREADABLE = 0.05  # largest share of lines that may be unreadable
 _MAX_LINE = 2**20  # characters
 _SHOWN = 3  # unreadable lines that are named
 _HOPELESS = 1000  # unreadable lines after which the rest of a hopeless file is not read
@@ -65,8 +63,8 @@ class Entry(NamedTuple):
 class Log:
     """The readable lines, in order of arrival.
 
-    `unreadable` are the first of the `left_out` lines, each with its number and what is wrong; `time_is` says what the time of a line is;
-    `whole_seconds`: times within a second are random.
+    `unreadable` are the first of the `left_out` lines, each with its number and what is wrong; `time_is` says what the
+    time of a line is; `whole_seconds`: times within a second are random.
     """
 
     path: str

@@ -28,8 +28,7 @@ _STEP = 0.05  # seconds; shorter where service is
 _MIN_STEP = 0.001
 _STEPS_IN_A_SERVICE = 10
 _NEGLIGIBLE = 1e-9
-MAX_STEPS = 20_000_000
-"""Maximum steps: some minutes of work."""
+MAX_STEPS = 20_000_000  # maximum steps: some minutes of work
 
 
 class Amount(NamedTuple):

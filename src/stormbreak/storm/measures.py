@@ -1,12 +1,14 @@
-"""The measures of a simulation, and their spread over seeds.
+"""The measures of a simulation, their spread over seeds, and both as text.
 
 They cover the time from the start of the trigger to the end, or the whole scenario if it has no trigger. A time that
-never came is None, and so is an undefined share: of the possible answers if none was possible, of calls if there are none.
+never came is None, and so is an undefined share: of the possible answers if none was possible, of calls if there are
+none.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from math import ceil, fsum, inf, sqrt
+from math import ceil, fsum, inf
+from statistics import stdev
 from types import MappingProxyType
 from typing import Any, NamedTuple, TypeAlias
 
@@ -223,7 +225,7 @@ def _of(name: str, values: Sequence[Value]) -> Spread:
     known = [value for value in values if value is not None]
     never = len(values) - len(known)
     mean = fsum(known) / len(known) if not never else None
-    deviation = _deviation(known, mean) if mean is not None and len(known) > 1 else None
+    deviation = stdev(known) if mean is not None and len(known) > 1 else None
     if name in SHARES:
         worst: Value = min(known, default=None)
     else:
@@ -231,6 +233,48 @@ def _of(name: str, values: Sequence[Value]) -> Spread:
     return Spread(mean=mean, deviation=deviation, worst=worst, never=never, seeds=len(values))
 
 
-def _deviation(values: Sequence[float], mean: float) -> float:
-    """Return the deviation of a sample."""
-    return sqrt(fsum((value - mean) ** 2 for value in values) / (len(values) - 1))
+# ---------------------------------------------------------------- text, in the order of a table
+
+
+class _Format(NamedTuple):
+    number: Callable[[float], str]
+    unit: str = ""
+
+
+_PERCENT = _Format(lambda value: f"{100 * value:.1f}", " %")
+_SECONDS = _Format(lambda value: f"{value:,.0f}" if value >= 100 else f"{value:.2f}", " s")
+_COUNT = _Format(lambda value: f"{value:,.0f}")
+_RATIO = _Format(lambda value: f"{value:.2f}")
+
+FORMATS: Mapping[str, _Format] = MappingProxyType(
+    {
+        **dict.fromkeys(("goodput", "trigger_goodput", "success"), _PERCENT),
+        **dict.fromkeys(("recovery", "p50", "p99", "added_wait_p50", "added_wait_p99"), _SECONDS),
+        **dict.fromkeys(("makespan", "makespan_99"), _SECONDS),
+        **dict.fromkeys(("amplification", "attempts_per_sent_call"), _RATIO),
+        **dict.fromkeys(("peak_attempts", "shed"), _COUNT),
+        "wasted": _PERCENT,
+        **dict.fromkeys(("openings", "calls"), _COUNT),
+    }
+)
+
+
+def value_text(name: str, value: Value) -> str:
+    """Write a measure of one run."""
+    if value is None:
+        return "-" if name in SHARES else "never"
+    form = FORMATS[name]
+    return form.number(value) + form.unit
+
+
+def mean_text(name: str, found: Spread) -> str:
+    """Write the mean of a measure, with the deviation if it is not zero."""
+    if found.mean is None:
+        absent = value_text(name, None)
+        return (
+            absent if found.never == found.seeds else f"{absent} in {found.never} of {found.seeds}"
+        )
+    form = FORMATS[name]
+    deviation = form.number(found.deviation or 0.0)
+    around = "" if deviation == form.number(0.0) else f" ±{deviation}"
+    return form.number(found.mean) + around + form.unit

@@ -27,24 +27,14 @@ _BROKEN = Outcome(Verdict.BROKEN, status=200, maybe_processed=True)
 
 
 _SPOILT = (
-    Kind.CUT_BODY,
-    Kind.EMPTY_BODY,
-    Kind.INVALID_JSON,
-    Kind.HTML_200,
-    Kind.ENDLESS_BODY,
-    Kind.GZIP_LIE,
-    Kind.GZIP_CUT,
-    Kind.GZIP_BOMB,
-    Kind.CUT_STREAM,
-    Kind.STREAM_RESET,
-    Kind.ENDLESS_LINE,
-)
+    Kind.CUT_BODY, Kind.EMPTY_BODY, Kind.INVALID_JSON, Kind.HTML_200, Kind.ENDLESS_BODY, Kind.GZIP_LIE,
+    Kind.GZIP_CUT, Kind.GZIP_BOMB, Kind.CUT_STREAM, Kind.STREAM_RESET, Kind.ENDLESS_LINE,
+)  # fmt: skip
 _WHOLE_AS_STREAMS = frozenset({Kind.ENDLESS_BODY, Kind.LONG_LENGTH})
 """Only the end of the body is missing: a stream ends when its format says so."""
 
-_WITHOUT_OUTPUT = frozenset(
-    {Kind.STALL_EARLY, Kind.HEARTBEATS, Kind.ERROR_EARLY}
-)  # before the first output
+# before the first output
+_WITHOUT_OUTPUT = frozenset({Kind.STALL_EARLY, Kind.HEARTBEATS, Kind.ERROR_EARLY})
 
 
 def _refused(status: int) -> Outcome:

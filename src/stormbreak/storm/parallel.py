@@ -11,21 +11,19 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from threading import Thread
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
+from stormbreak.drivers.garbage import collect_less_often, collecting_less_often
 from stormbreak.errors import ConfigurationError
 from stormbreak.provider.scenario import Scenario
 from stormbreak.storm.policies import NamedPolicy
-from stormbreak.storm.result import Result
+from stormbreak.storm.result import NO_SERIES, Result
 from stormbreak.storm.simulation import simulate
-
-T = TypeVar("T")
-T_co = TypeVar("T_co", covariant=True)
 
 _POLL_INTERVAL = 0.2  # seconds between two reads of the progress
 
@@ -33,27 +31,20 @@ OnRunProgress = Callable[[int, float], None]
 """Called with the number of a run, from 0, and the share of it that is done."""
 
 
-class Job(Protocol[T_co]):
-    """The task of a worker."""
-
-    def simulate(self, progress: Callable[[float], None]) -> T_co:
-        """Run it; `progress` gets the share that is done."""
-        ...
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """One simulation."""
+    """One simulation: the task of a worker. With `measures_only` its result has no series."""
 
     scenario: Scenario
     contender: NamedPolicy
     seed: int
     shared: bool = False
     first_output: bool = False
+    measures_only: bool = False
 
     def simulate(self, progress: Callable[[float], None]) -> Result:
-        """Run it."""
-        return simulate(
+        """Run it; `progress` gets the share that is done."""
+        result = simulate(
             self.scenario,
             self.contender,
             seed=self.seed,
@@ -61,11 +52,12 @@ class Run:
             first_output=self.first_output,
             progress=progress,
         )
+        return replace(result, series=NO_SERIES) if self.measures_only else result
 
 
 def simulate_all(
-    runs: Sequence[Job[T]], *, processes: int = 1, progress: OnRunProgress | None = None
-) -> list[T]:
+    runs: Sequence[Run], *, processes: int = 1, progress: OnRunProgress | None = None
+) -> list[Result]:
     """Do all `runs` in at most `processes` processes; the results are in the order of the runs.
 
     Raises:
@@ -74,7 +66,8 @@ def simulate_all(
     count = min(processes, len(runs))
     if count <= 1:
         report = progress or _nobody
-        return [run.simulate(partial(report, number)) for number, run in enumerate(runs)]
+        with collecting_less_often():
+            return [run.simulate(partial(report, number)) for number, run in enumerate(runs)]
     return _side_by_side(runs, count, progress or _nobody)
 
 
@@ -82,7 +75,7 @@ def _nobody(_number: int, _share: float) -> None:
     pass
 
 
-def _side_by_side(runs: Sequence[Job[T]], count: int, progress: OnRunProgress) -> list[T]:
+def _side_by_side(runs: Sequence[Run], count: int, progress: OnRunProgress) -> list[Result]:
     context = get_context("spawn")
     shares = context.RawArray("d", len(runs))
     theirs, ours = context.Pipe(duplex=False)
@@ -134,7 +127,8 @@ def _workers_ignore_interrupts() -> Iterator[None]:
 _given: dict[str, Any] = {}
 
 
-def _begin(runs: Sequence[Job[Any]], shares: Any, theirs: Connection) -> None:
+def _begin(runs: Sequence[Run], shares: Any, theirs: Connection) -> None:
+    collect_less_often()
     _given.update(runs=runs, shares=shares)
     Thread(target=_end_with, args=(theirs,), daemon=True).start()
 
@@ -146,11 +140,11 @@ def _end_with(pipe: Connection) -> None:
         os._exit(1)
 
 
-def _simulate(number: int) -> Any:
+def _simulate(number: int) -> Result:
     shares = _given["shares"]
 
     def progress(share: float) -> None:
         shares[number] = share
 
-    run: Job[Any] = _given["runs"][number]
+    run: Run = _given["runs"][number]
     return run.simulate(progress)

@@ -20,7 +20,7 @@ from stormbreak.core.presets import ARTICLE, OFF, PRESETS
 from stormbreak.core.queue_order import QueuePolicy
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.core.retry_budget import BudgetPolicy
-from stormbreak.errors import ConfigurationError
+from stormbreak.errors import ConfigurationError, errors_at
 from stormbreak.key_patterns import quoted
 from stormbreak.provider.scenario import Scenario
 
@@ -164,10 +164,8 @@ def own(scenario: Scenario, *, source: str) -> NamedPolicy:
     Raises:
         ConfigurationError: there is no such policy.
     """
-    try:
+    with errors_at(f"{source}: load.preset"):
         return find(scenario.load.preset if scenario.load else "interactive")
-    except ConfigurationError as error:
-        raise ConfigurationError(f"{source}: load.preset: {error}") from None
 
 
 def meant(policy: str | Path | Policy | NamedPolicy | None, scenario: Scenario) -> NamedPolicy:

@@ -34,11 +34,11 @@ class Series:
 
     `failed` calls ended in that second without an answer in time after an attempt, `shed` calls without an attempt.
 
-    The others are states at the end of the second, over all processes: attempts `in_flight`, calls `queued`
-    in the clients, attempts `queued_at_provider` in the queue of the provider, `open_circuits` (processes whose circuit is not
-    closed). Of `limited` processes a limit binds, fixed or found in congestion; `limit` is their sum, and None
-    unless all are limited. `wasted` are the seconds of the provider's work that
-    ended in that second for clients who had left. All of these are empty for live storms.
+    The others are states at the end of the second, over all processes: attempts `in_flight`, calls `queued` in the
+    clients, attempts `queued_at_provider` in the queue of the provider, `open_circuits` (processes whose circuit is not
+    closed). Of `limited` processes a limit binds, fixed or found in congestion; `limit` is their sum, and None unless
+    all are limited. `wasted` are the seconds of the provider's work that ended in that second for clients who had left.
+    All of these are empty for live storms.
     """
 
     calls: tuple[int, ...]
@@ -107,9 +107,7 @@ def _differences(sums: Sequence[float]) -> tuple[float, ...]:
 
 # ---------------------------------------------------------------- result and document
 
-LARGEST = 256 * 1024 * 1024
-"""Maximum bytes of a result: hours of a storm under several policies."""
-
+LARGEST = 256 * 1024 * 1024  # maximum bytes of a result: hours of a storm under several policies
 _WHAT = "the result of a storm"
 
 NO_SERIES = Series(calls=(), attempts=(), answers=(), ideal=(), failed=(), shed=())

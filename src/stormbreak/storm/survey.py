@@ -15,10 +15,9 @@ from statistics import median
 from typing import Any
 
 from stormbreak.storm.measures import Measures, quantile, rounded
-from stormbreak.storm.parallel import simulate_all
+from stormbreak.storm.parallel import Run, simulate_all
 from stormbreak.storm.policies import BASELINES, NamedPolicy
 from stormbreak.storm.random_storms import BATCH, FLEETS, RandomStorm, draw
-from stormbreak.storm.simulation import simulate
 
 RIVALS = ("none", "naive", "full_jitter", "openai_sdk", "article", "budget", "aimd")
 """The baselines of a survey."""
@@ -26,25 +25,8 @@ RIVALS = ("none", "naive", "full_jitter", "openai_sdk", "article", "budget", "ai
 BATCH_RIVALS = ("loop_naive", "loop_exponential", "loop_full_jitter")
 """The baselines of a batch: loops that send a row until it is answered, at most ten times, with 64 rows in flight."""
 
-NEAR = (1.0, 5.0)
-"""Points of regret within which a draw counts as near the best."""
-
-WORST = 10
-"""Maximum number of storms that are shown and saved."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SurveyRun:
-    """One policy in one draw with one seed: the task of a worker."""
-
-    draw: RandomStorm
-    contender: NamedPolicy
-    seed: int
-
-    def simulate(self, progress: Callable[[float], None]) -> Measures:
-        """Simulate it, and keep only the measures."""
-        scenario = self.draw.scenario
-        return simulate(scenario, self.contender, seed=self.seed, progress=progress).measures
+NEAR = (1.0, 5.0)  # points of regret within which a draw counts as near the best
+WORST = 10  # maximum number of storms that are shown and saved
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -258,13 +240,14 @@ def survey(  # noqa: PLR0913 - keyword-only, one for each option
     found = [draw(number, seed=seed, families=families, preset=preset) for number in range(draws)]
     contenders = (policy, *rivals.values())
     jobs = [
-        SurveyRun(draw=each, contender=contender, seed=seed)
+        Run(scenario=each.scenario, contender=contender, seed=seed, measures_only=True)
         for each in found
         for contender in contenders
         for seed in range(1, runs + 1)
     ]
     report = None if progress is None else partial(_notify, progress, len(jobs))
-    measured = simulate_all(jobs, processes=processes, progress=report)
+    results = simulate_all(jobs, processes=processes, progress=report)
+    measured = [result.measures for result in results]
     scores = []
     for place, each in enumerate(found):
         values = {}

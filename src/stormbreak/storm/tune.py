@@ -20,14 +20,11 @@ from stormbreak.core.policy import Policy
 from stormbreak.provider.chance import mix
 from stormbreak.provider.scenario import Scenario
 from stormbreak.storm.measures import Measures
-from stormbreak.storm.parallel import simulate_all
+from stormbreak.storm.parallel import Run, simulate_all
 from stormbreak.storm.policies import NamedPolicy
 from stormbreak.storm.random_storms import draw
-from stormbreak.storm.simulation import simulate
 
-SURVEY = "random storms"
-"""The name of the random storms among the groups of storms."""
-
+SURVEY = "random storms"  # the name of the random storms among the groups of storms
 VALUES: Mapping[str, tuple[Any, ...]] = {
     "limit": (AutomaticLimit(), *(FixedLimit(max_in_flight=size) for size in (8, 32, 128))),
     "patience": (1.0, 3.0, 10.0, 30.0),
@@ -52,18 +49,9 @@ class Storm(NamedTuple):
     seed: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TuneRun:
-    """One candidate in one storm: the task of a worker."""
-
-    policy: Policy
-    storm: Storm
-
-    def simulate(self, progress: Callable[[float], None]) -> Measures:
-        """Simulate it, and keep only the measures."""
-        named = NamedPolicy(name="candidate", policy=self.policy, own_times=True)
-        storm = self.storm
-        return simulate(storm.scenario, named, seed=storm.seed, progress=progress).measures
+def _run(policy: Policy, storm: Storm) -> Run:
+    named = NamedPolicy(name="candidate", policy=policy, own_times=True)
+    return Run(scenario=storm.scenario, contender=named, seed=storm.seed, measures_only=True)
 
 
 class Difference(NamedTuple):
@@ -80,7 +68,8 @@ class Tuned:
     """The result: the changes by key, and measures on storms that the search did not see.
 
     `goodput` is in points, by group; `costs` are means over all of these storms: attempts per call, seconds until 99 %
-    of the answers in time came, and calls shed in percent. `alone` is the change of goodput, over all groups, if that key alone is taken back.
+    of the answers in time came, and calls shed in percent. `alone` is the change of goodput, over all groups, if that
+    key alone is taken back.
     """
 
     policy: Policy
@@ -95,8 +84,18 @@ class Tuned:
     @property
     def gains(self) -> bool:
         """Whether the goodput over all groups rises by more than chance explains."""
-        total = _over(list(self.goodput.values()))
+        total = self._total
         return bool(self.changes) and total.change > total.spread
+
+    @property
+    def loses(self) -> bool:
+        """Whether it falls by more than chance explains."""
+        total = self._total
+        return bool(self.changes) and total.change < -total.spread
+
+    @property
+    def _total(self) -> Difference:
+        return _over(list(self.goodput.values()))
 
 
 def tune(
@@ -177,7 +176,7 @@ class _Arena:
         self._processes = processes
         self._progress = progress
         self._done = 0.0
-        self._measured: dict[TuneRun, Measures] = {}
+        self._measured: dict[Run, Measures] = {}
 
     @property
     def groups(self) -> list[str]:
@@ -193,17 +192,15 @@ class _Arena:
     def play(self, policies: Sequence[Policy], numbers: range) -> list[dict[str, list[Measures]]]:
         """Return the measures of each policy, by group, in order of the numbers."""
         storms = [storm for number in numbers for storm in self._storms(number)]
-        runs = [TuneRun(policy=policy, storm=storm) for policy in policies for storm in storms]
+        runs = [_run(policy, storm) for policy in policies for storm in storms]
         new = [run for run in runs if run not in self._measured]
         results = simulate_all(new, processes=self._processes, progress=self._report(len(new)))
-        self._measured.update(zip(new, results, strict=True))
+        self._measured |= {run: one.measures for run, one in zip(new, results, strict=True)}
         self._done += len(new)
         return [
             {
                 group: [
-                    self._measured[TuneRun(policy=policy, storm=storm)]
-                    for storm in storms
-                    if storm.group == group
+                    self._measured[_run(policy, storm)] for storm in storms if storm.group == group
                 ]
                 for group in self.groups
             }

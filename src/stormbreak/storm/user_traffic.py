@@ -72,13 +72,13 @@ def scaled(scenario: Scenario, factor: float) -> Scenario:
 def scaled_arrivals(times: Sequence[float], factor: float) -> list[float]:
     """Multiply arrivals, given in order, by `factor`, on average; the same arguments give the same times.
 
-    Below 1, each arrival is kept with that probability: thinning multiplies the rate of a point process and
-    leaves a Poisson process one (Lewis and Shedler, "Simulation of nonhomogeneous Poisson processes by
-    thinning", 1979). Above 1, each arrival stays and gets copies, which are resampled from the smoothed log
-    (Cowling, Hall and Phillips, "Bootstrap confidence regions for the intensity of a Poisson process", 1996): a
-    copy is at most as far away as the nearer of the twentieth arrival before and the twentieth after. So peaks keep their
-    place and shape, a herd in one instant stays one, and copies do not come in pairs, as duplicates would. Over
-    many arrivals, the scaled log varies as much, in relation, as the log.
+    Below 1, each arrival is kept with that probability: thinning multiplies the rate of a point process and leaves a
+    Poisson process one (Lewis and Shedler, "Simulation of nonhomogeneous Poisson processes by thinning", 1979). Above
+    1, each arrival stays and gets copies, which are resampled from the smoothed log (Cowling, Hall and Phillips,
+    "Bootstrap confidence regions for the intensity of a Poisson process", 1996): a copy is at most as far away as the
+    nearer of the twentieth arrival before and the twentieth after. So peaks keep their place and shape, a herd in one
+    instant stays one, and copies do not come in pairs, as duplicates would. Over many arrivals, the scaled log varies
+    as much, in relation, as the log.
     """
     found = list(times) if factor >= 1 else []
     more = factor - 1 if factor >= 1 else factor

@@ -1,8 +1,7 @@
 """Summarise a storm under a policy in one sentence, with the policy's weakest moment.
 
-The weakest moment is the `WINDOW` seconds with the most missing answers, compared with the ideal. An answer
-within the scenario's timeout of an ideal one counts for it, since service times are random
-and the ideal's are not.
+The weakest moment is the `WINDOW` seconds with the most missing answers, compared with the ideal. An answer within the
+scenario's timeout of an ideal one counts for it, since service times are random and the ideal's are not.
 """
 
 from collections import deque

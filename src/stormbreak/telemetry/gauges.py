@@ -1,7 +1,7 @@
 """Gauges: the present state of engines, read when somebody asks.
 
-Several engines, and several keys of one target, give one value. `MERGE` holds the only rules for that; Prometheus applies
-the same rule across processes. Engines are not kept alive.
+Several engines, and several keys of one target, give one value. `MERGE` holds the only rules for that; Prometheus
+applies the same rule across processes. Engines are not kept alive.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -12,8 +12,7 @@ from stormbreak.core.engine import Engine
 from stormbreak.drivers.locks import LiveSet
 from stormbreak.telemetry.labels import STATES, Targets
 
-Snapshot: TypeAlias = Mapping[str, Any]
-"""One target of one engine, as `Engine.snapshot` gives it."""
+Snapshot: TypeAlias = Mapping[str, Any]  # one target of one engine, as `Engine.snapshot` gives it
 
 Rule: TypeAlias = Literal["sum", "max", "min"]
 
@@ -78,8 +77,7 @@ class WatchedEngines(LiveSet[Engine]):
 
 # ---------------------------------------------------------------- gauges for exporters
 
-GaugeValues: TypeAlias = Iterator[tuple[Mapping[str, str], float]]
-"""Labels and values."""
+GaugeValues: TypeAlias = Iterator[tuple[Mapping[str, str], float]]  # labels and values
 
 
 class Gauge(NamedTuple):

@@ -18,18 +18,10 @@ STATES = tuple(state.value for state in State)
 QUEUE_GATES = frozenset({"breaker", "cooldown", "limit", "pace", "queue", "quota", "rate", "spend"})
 RETRY_GATES = frozenset(
     {
-        "attempts",
-        "breaker",
-        "budget",
-        "committed",
-        "deadline",
-        "forbidden",
-        "max_wait",
-        "patience",
-        "repairs",
-        "verdict",
+        "attempts", "breaker", "budget", "committed", "deadline", "forbidden", "max_wait", "patience",
+        "repairs", "verdict",
     }
-)
+)  # fmt: skip
 HEDGE_GATES = QUEUE_GATES | {"attempts", "budget", "deadline", "load"}
 FALLBACK_GATES = frozenset({"attempts", "budget", "deadline", "nothing found"})
 POLICIES = frozenset(
@@ -39,18 +31,10 @@ TOKENS = ("input", "output", "cache_read", "cache_creation")
 MECHANISMS = QUEUE_GATES | RETRY_GATES | {"retry"}
 SHADOW_DECISIONS = frozenset(
     {
-        "close",
-        "isolated",
-        "not_retry",
-        "open",
-        "probe",
-        "refuse",
-        "retry",
-        "retry_later",
-        "retry_sooner",
+        "close", "isolated", "not_retry", "open", "probe", "refuse", "retry", "retry_later", "retry_sooner",
         "wait",
     }
-)
+)  # fmt: skip
 
 
 def one_of(known: Collection[str], word: str | None) -> str:

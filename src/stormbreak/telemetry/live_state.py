@@ -1,6 +1,7 @@
 """The live state of a process, as `/state` and `stormbreak top` show it.
 
-A listener keeps counts, the verdicts of the last minute and the latest decisions. It asks the engines when somebody looks.
+A listener keeps counts, the verdicts of the last minute and the latest decisions. It asks the engines when somebody
+looks.
 """
 
 import os
@@ -172,8 +173,8 @@ _COUNTERS: Mapping[type, str] = MappingProxyType(
 class LiveState:
     """A listener for any number of engines, on any thread.
 
-    A batch sets `batch` to the snapshot of its rows. `cost` is called for the cost so far whenever somebody looks. A parent
-    that makes no calls itself sets `workers` to the states of its processes, which are merged.
+    A batch sets `batch` to the snapshot of its rows. `cost` is called for the cost so far whenever somebody looks. A
+    parent that makes no calls itself sets `workers` to the states of its processes, which are merged.
     """
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:

@@ -1,7 +1,7 @@
 """Log decisions with the standard logging, below the logger "stormbreak". Nothing is logged unless this is attached.
 
-In a storm there are many decisions. For one kind of event at one target at most one line is written each second, with the
-number of suppressed lines. Circuit changes are always logged.
+In a storm there are many decisions. For one kind of event at one target at most one line is written each second, with
+the number of suppressed lines. Circuit changes are always logged.
 
 Writing a line may block. Where that matters, give the logger a `logging.handlers.QueueHandler`.
 """

@@ -31,8 +31,8 @@ def merged_metrics(
 ) -> bytes:
     """Merge metrics in Prometheus' text format, as stormbreak's processes write them.
 
-    Samples with the same name and labels become one: their sum, unless `rules` or the gauges of engines (by name, without
-    prefix) say otherwise. Comments are those of the first text that has them.
+    Samples with the same name and labels become one: their sum, unless `rules` or the gauges of engines (by name,
+    without prefix) say otherwise. Comments are those of the first text that has them.
     """
     all_rules: dict[str, Rule] = {name: gauge.across for name, gauge in GAUGES.items()}
     all_rules |= rules

@@ -1,8 +1,8 @@
 """Prometheus gauges, read at each scrape, and the multi-process mode of `prometheus_client`.
 
 In that mode every process writes its numbers to files below PROMETHEUS_MULTIPROC_DIR, and the scraped process adds them
-up. The library does so for counters. No process can read the gauges of another, so each writes its own once a second, and
-before it is scraped.
+up. The library does so for counters. No process can read the gauges of another, so each writes its own once a second,
+and before it is scraped.
 """
 
 import logging

@@ -33,8 +33,9 @@ class Counts:
 class TargetSnapshot:
     """One target. `verdicts` counts the attempts of the last 60 s; `ok` and `not_ok` count them by second, oldest first.
 
-    `queue_age` is the seconds that the oldest call has waited, `cooldown` the remaining seconds, `budget` the retries it can pay,
-    `sharing` 1 while the store of its fleet answers, `members` the processes in that fleet, `slow` the reason why calls wait now.
+    `queue_age` is the seconds that the oldest call has waited, `cooldown` the remaining seconds, `budget` the retries
+    it can pay, `sharing` 1 while the store of its fleet answers, `members` the processes in that fleet, `slow` the
+    reason why calls wait now.
     """
 
     target: str
@@ -82,7 +83,8 @@ class BatchSnapshot:
 class CostSnapshot:
     """The cost of all attempts in US dollars, between bounds.
 
-    `unpriced` attempts, at models without a known price, are in neither bound. Of `unbounded` ones the maximum is unknown.
+    `unpriced` attempts, at models without a known price, are in neither bound. Of `unbounded` ones the maximum is
+    unknown.
     """
 
     min_usd: float

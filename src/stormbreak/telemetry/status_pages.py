@@ -98,8 +98,8 @@ def serve(
 ) -> Serving:
     """Serve `/state`, `/metrics` and `/health` of clients, transports, settings or engines.
 
-    On `port` of this machine, or on a Unix socket at `path` that only its owner can open; by default on a free port. With
-    another `host`, such as "0.0.0.0", other machines can read `/metrics` and `/health`, and nobody `/state`. It
+    On `port` of this machine, or on a Unix socket at `path` that only its owner can open; by default on a free port.
+    With another `host`, such as "0.0.0.0", other machines can read `/metrics` and `/health`, and nobody `/state`. It
     serves until the end of a `with`, until `close()`, or until the process ends. See `attach` for the `owners`.
 
     Raises:

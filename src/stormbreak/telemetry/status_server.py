@@ -4,8 +4,8 @@ It listens on 127.0.0.1, or on a Unix socket that only its owner can open. Its d
 time, each for a few seconds, and their errors stay in them. A forked child does not serve, and closes or removes nothing
 of its parent.
 
-A web page in a browser of this machine can send requests here under a host name of its own (DNS rebinding). So the server
-answers only if the header Host names this machine.
+A web page in a browser of this machine can send requests here under a host name of its own (DNS rebinding). So the
+server answers only if the header Host names this machine.
 """
 
 import atexit

@@ -12,6 +12,7 @@ from stormbreak.core.backoff import Backoff
 from stormbreak.core.policy import Policy
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.http.endpoint import origin_of
+from stormbreak.http.routing import OriginConnections
 from stormbreak.http.transports import origin_resolver
 from stormbreak.httpx2 import AsyncTransport
 
@@ -121,7 +122,7 @@ def test_one_wire_leads_to_an_origin_whichever_thread_comes_first():
 
     others = []
     here = origin_resolver.OriginResolver(
-        (), allow_http=False, connect=connect, forget=lambda _: True
+        (), allow_http=False, connections=OriginConnections(connect), forget=lambda _: True
     )
     assert here.connection(origin) is here.connection(origin) is others[0]
     assert here.connections() == (others[0],)
@@ -129,7 +130,10 @@ def test_one_wire_leads_to_an_origin_whichever_thread_comes_first():
 
 def test_hosts_do_not_pile_up_but_for_those_that_are_in_use():
     here = origin_resolver.OriginResolver(
-        (), allow_http=False, connect=lambda _: object(), forget=lambda _: True
+        (),
+        allow_http=False,
+        connections=OriginConnections(lambda _: object()),
+        forget=lambda _: True,
     )
     with here.routes("https://kept.example/v1", None) as kept:
         for number in range(20):
@@ -145,7 +149,7 @@ def test_hosts_do_not_pile_up_but_for_those_that_are_in_use():
 def test_hosts_that_one_inner_transport_leads_to_do_not_pile_up():
     inner = object()
     here = origin_resolver.OriginResolver(
-        (), allow_http=False, connect=lambda _: inner, forget=lambda _: True
+        (), allow_http=False, connections=OriginConnections(lambda _: inner), forget=lambda _: True
     )
     for number in range(20):
         with here.routes(f"https://{number}.example/v1", None):

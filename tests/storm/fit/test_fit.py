@@ -12,8 +12,7 @@ from stormbreak.provider.fault_kinds import Kind
 from stormbreak.provider.scenario import Fault, Limit, LimitKind, Load, Provider, Scenario, Step
 from stormbreak.provider.scenario_file import load, parse
 from stormbreak.storm.access_log import Entry, read_log
-from stormbreak.storm.fit.evidence import evidence
-from stormbreak.storm.fit.failures import is_failure, outages
+from stormbreak.storm.fit.evidence import evidence, is_failure, outages
 from stormbreak.storm.fit.limits import Arrival, fit_limits
 from stormbreak.storm.fit.scenario import fit
 

@@ -66,9 +66,8 @@ class Results:
         self._files = files
         self._provider = provider
         self._price_of = cache(price_of)  # a lookup takes a millisecond
-        self._begins = array(
-            "q", bytes(8 * len(rows))
-        )  # offset + 1 in OUTPUT; negative: in the failed file
+        # offset + 1 in OUTPUT; negative: in the failed file
+        self._begins = array("q", bytes(8 * len(rows)))
         for path, sign in ((files.failed, -1), (files.output, 1)):  # an answer replaces a failure
             for index, entry in placed(path, rows):
                 self._begins[index] = sign * (entry.offset + 1)

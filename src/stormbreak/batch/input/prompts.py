@@ -1,7 +1,7 @@
 """What a row of a table asks for: a request made of its columns by `--prompt`, `--system`, `--template` or `--body`.
 
-Only the columns that these name are read for it; the others are never sent. A `--prompt` is text with columns in braces, `{title}`;
-a template is Jinja2 in its sandbox.
+Only the columns that these name are read for it; the others are never sent. A `--prompt` is text with columns in
+braces, `{title}`; a template is Jinja2 in its sandbox.
 """
 
 import string
@@ -21,9 +21,7 @@ from stormbreak.batch.options import TableOptions, option_flag
 from stormbreak.errors import ConfigurationError
 from stormbreak.escape import path_of, quoted
 
-ROW = "row"
-"""In a template, all columns by name: `{{ row["Product name"] }}`."""
-
+ROW = "row"  # in a template, all columns by name: `{{ row["Product name"] }}`
 PROMPT = "the prompt"
 _MAX_NAMED = 20  # columns in a message
 

@@ -87,8 +87,7 @@ class Poller:
         return self._folder.save(batch, step=Step.RUNNING, **found.changes)
 
 
-UNSURE = "unsure"
-"""The status of a batch that the provider may have."""
+UNSURE = "unsure"  # the status of a batch that the provider may have
 
 
 def is_unsure(batch: RemoteBatch) -> bool:

@@ -1,8 +1,8 @@
 """Why rows failed: the provider's code and message, safe to print; the record of a failure; rows held for an account error.
 
-`http.redact` has already removed the key and the texts of the request from a body. Messages are printed to terminals and logs,
-where a body never goes, so more is removed here: what looks like a key, masked or not, and what quotes the request or repeats
-three words of it.
+`http.redact` has already removed the key and the texts of the request from a body. Messages are printed to terminals
+and logs, where a body never goes, so more is removed here: what looks like a key, masked or not, and what quotes the
+request or repeats three words of it.
 """
 
 import re
@@ -165,9 +165,8 @@ def failure_of(ended: CallResult, fate: Final, now: float) -> Failure:
 ACCOUNT = frozenset({Verdict.AUTH, Verdict.BILLING})
 """Final verdicts about the account, which stop a run at any time."""
 
-_SERVED = frozenset(
-    {Verdict.OK, Verdict.TOO_LONG, Verdict.FILTERED, Verdict.SCHEMA_MISMATCH}
-)  # the account has been accepted
+# the account has been accepted
+_SERVED = frozenset({Verdict.OK, Verdict.TOO_LONG, Verdict.FILTERED, Verdict.SCHEMA_MISMATCH})
 
 Held = TypeVar("Held")
 
@@ -193,8 +192,8 @@ def account_verdict(ended: CallResult) -> tuple[Target | None, Verdict]:
 class AccountErrors(Generic[Held]):
     """Holds the rows that were refused for their account, by account, until it answers.
 
-    An answer shows that the account works only if its call was sent after the first refusal: answers to earlier calls may still
-    arrive long after a key is revoked.
+    An answer shows that the account works only if its call was sent after the first refusal: answers to earlier calls
+    may still arrive long after a key is revoked.
     """
 
     def __init__(self) -> None:

@@ -29,7 +29,10 @@ def policy_of_run(policy: Policy, options: BatchOptions, *, store: str | None = 
         spend = replace(spend, max_usd=options.max_cost, period=None)
     if options.fleet or fleet.acts:
         # The money is the run's own: a later run on OUTPUT counts what this one has spent.
-        fleet = replace(fleet, url=options.fleet or fleet.url, spend=False)
+        try:
+            fleet = replace(fleet, url=options.fleet or fleet.url, spend=False)
+        except ConfigurationError as error:
+            raise ConfigurationError(f"fleet.{error}") from None
     policy = replace(policy, rate_limit=quota, spend=spend, fleet=fleet)
     if options.concurrency == AUTO:
         policy = replace(policy, limit=AutomaticLimit())

@@ -1,12 +1,12 @@
 """Push the rows of a file through a client until each one is answered or explained.
 
-A dispatcher takes rows from the schedule and starts a task for each; the task calls the client and writes the result to the
-journal. A row is taken only when there is room for it, and its deadline starts when it first leaves; a call that backs off
-makes room for another one. Four more tasks flush the journal, report progress (and give up if nothing is ever reached), write
-the spend record, and price it.
+A dispatcher takes rows from the schedule and starts a task for each; the task calls the client and writes the result to
+the journal. A row is taken only when there is room for it, and its deadline starts when it first leaves; a call that
+backs off makes room for another one. Four more tasks flush the journal, report progress (and give up if nothing is ever
+reached), write the spend record, and price it.
 
-A run that ends early is drained: what was sent is still answered and written, nothing new is sent. A second Ctrl-C, or an
-OUTPUT that takes no more answers, stops it at once. Either way the same command resumes it.
+A run that ends early is drained: what was sent is still answered and written, nothing new is sent. A second Ctrl-C, or
+an OUTPUT that takes no more answers, stops it at once. Either way the same command resumes it.
 """
 
 import asyncio
@@ -46,7 +46,7 @@ from stormbreak.core.row_schedule import Reschedule, RowAttempt, Schedule
 from stormbreak.errors import ConfigurationError
 from stormbreak.events import CooldownStarted, Event, Queued, RetryPlanned, Sent
 from stormbreak.http import models
-from stormbreak.http.answer_schema import AnswerSchema
+from stormbreak.http.answer_schema import AnswerSchema, Repairs
 from stormbreak.http.client import AsyncClient
 from stormbreak.http.h1.failures import OPEN_FILES, is_out_of_files
 from stormbreak.http.models import CONNECT_TIMEOUT
@@ -60,9 +60,7 @@ CONNECTED_AFTER = 2 * CONNECT_TIMEOUT
 
 RECORD_GAP = 0.1  # seconds at least between two writes, where no budget waits for them
 PRICE_EVERY = 1.0  # seconds
-OUT_OF_FILES_PAUSE = 1.0
-"""Seconds in which no row leaves, after a connection could not open a file."""
-
+OUT_OF_FILES_PAUSE = 1.0  # seconds in which no row leaves, after a connection could not open a file
 MAX_OUT_OF_FILES = 10  # failed writes of the run file in a row, before the run ends
 THREADS = 3  # of our own: name lookups, which may hang, fill those of the loop
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -86,10 +84,10 @@ class End(Enum):
 class Runner:
     """One run over `rows`.
 
-    With the salt of the store, an unchanged row keeps the idempotency key of earlier runs. At most `width` calls are in flight or
-    about to be, and four times as many back off; something must answer within `grace` seconds. `tick` is called four times a
-    second, with a new `snapshot`; its exceptions never fail the run. The `spend` record is written every second, in a thread,
-    and whenever little is left of what it allows.
+    With the salt of the store, an unchanged row keeps the idempotency key of earlier runs. At most `width` calls are in
+    flight or about to be, and four times as many back off; something must answer within `grace` seconds. `tick` is
+    called four times a second, with a new `snapshot`; its exceptions never fail the run. The `spend` record is written
+    every second, in a thread, and whenever little is left of what it allows.
     """
 
     def __init__(  # noqa: PLR0913 - keywords are cheap to read
@@ -124,6 +122,9 @@ class Runner:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._grace = grace
         self._schema = schema
+        self._repairs: dict[
+            int, Repairs
+        ] = {}  # of rows that were sent and have not ended, by index
         self._tick = tick
         self._record_now = asyncio.Event()  # little is left of what may be spent, or a pause is new
         self._end: End | None = None
@@ -138,6 +139,8 @@ class Runner:
         self.reader_has_room: Callable[[], bool] = lambda: True
         self._threads = ThreadPoolExecutor(THREADS, "stormbreak-batch")
         form = "" if schema is None else f" {schema.digest} {schema.asks}"  # they change requests
+        if client.policy.spend.max_output_tokens is not None:
+            form += f" {client.policy.spend.max_output_tokens}"
         self._salt = f"{store.salt} {client.base_url}{form}".encode()
         self.snapshot = self._take_snapshot()
         client.subscribe(self._hear)
@@ -257,6 +260,7 @@ class Runner:
                 idempotency_key=self._key_of(row),
                 fields=row.fields,
                 schema=self._schema,
+                repairs=self._repairs_of(row),
             )
         except ConfigurationError as error:  # about this row alone
             ended = CallResult(Outcome(Verdict.INVALID, detail=str(error)))
@@ -280,6 +284,10 @@ class Runner:
         key.update(row.body)
         return key.hexdigest()
 
+    def _repairs_of(self, row: Row) -> Repairs | None:
+        """Return what the row goes on with when it is sent again."""
+        return None if self._schema is None else self._repairs.setdefault(row.index, Repairs())
+
     def _settle(self, turn: RowAttempt, row: Row, ended: CallResult, *, sent_at: float) -> None:
         now = time.monotonic()
         self.stats.explain(ended.outcome)
@@ -288,6 +296,7 @@ class Runner:
         fate = self.schedule.settle(turn, ended, now, random.random())  # noqa: S311 - spread, no secret
         if isinstance(fate, Reschedule):
             return
+        self._repairs.pop(row.index, None)
         received = ended.outcome.value
         response = None
         if isinstance(received, models.Response):

@@ -27,9 +27,7 @@ from stormbreak.events import (
 from stormbreak.types import Outcome, Usage, Verdict
 
 SLICES = 240
-FIRST_WIDTH = 0.5
-"""Seconds of a slice at first."""
-
+FIRST_WIDTH = 0.5  # seconds of a slice at first
 KINDS = 40
 """Kinds of failed attempts, and targets, with a counter of their own; later ones count as `OTHERS`."""
 
@@ -42,15 +40,9 @@ T = TypeVar("T")
 
 # ---------------------------------------------------------------- histogram
 
-GROWTH = 1.1
-"""Ratio of the widths of two neighbouring classes: quantiles are right to within 5 %."""
-
-LEAST = 0.001
-"""Seconds; shorter times count as this."""
-
-MOST = 1e6
-"""Seconds, nearly two weeks; longer times count as this."""
-
+GROWTH = 1.1  # ratio of the widths of two neighbouring classes: quantiles are right to within 5 %
+LEAST = 0.001  # seconds; shorter times count as this
+MOST = 1e6  # seconds, nearly two weeks; longer times count as this
 _LOG = log(GROWTH)
 
 

@@ -35,6 +35,7 @@ class Summary:
     retried: int  # rows that had failed in earlier runs, and were sent again
     recovered: int  # those of them that are answered now
     answered: int  # rows answered by this run
+    reused: int  # those that were not sent: their answers are of the cache, or of identical rows
     elapsed: float
     throughput: float  # answered rows per second
     attempts: int
@@ -113,6 +114,7 @@ def summarise(
         retried=journal.retried,
         recovered=journal.recovered,
         answered=answered,
+        reused=journal.reused,
         elapsed=round(elapsed, 3),
         throughput=round(answered / elapsed, 2) if elapsed > 0 else 0.0,
         attempts=stats.attempts,

@@ -63,6 +63,7 @@ class Ended(NamedTuple):
     end: End
     refused_by: Verdict | None
     recovered: int
+    reused: int
     stats: RunStats
 
 
@@ -180,7 +181,7 @@ def _work(plan: WorkerPlan, part: int, connection: Connection, reports: Reports)
     store.journal.take_part(lambda index: plan.rows.part_of(index, plan.count) == part)
     spend = WorkerSpend(plan.client, store, metered(plan.client), None)
     spend.open()
-    recovered, ticks = store.journal.recovered, 0
+    recovered, reused, ticks = store.journal.recovered, store.journal.reused, 0
 
     def tick(runner: Runner) -> None:
         nonlocal ticks
@@ -208,7 +209,13 @@ def _work(plan: WorkerPlan, part: int, connection: Connection, reports: Reports)
     finally:
         spend.close()
         store.journal.close()
-    return Ended(end, runner.refused_by, store.journal.recovered - recovered, runner.stats)
+    return Ended(
+        end,
+        runner.refused_by,
+        store.journal.recovered - recovered,
+        store.journal.reused - reused,
+        runner.stats,
+    )
 
 
 def _follow_share(runner: Runner, count: int) -> None:

@@ -40,8 +40,7 @@ WRITE_EVERY = 1.0  # seconds between two writes of the run file, and prices
 _WORST = (End.REFUSED, End.SPENT, End.UNREACHABLE, End.INTERRUPTED, End.WORKER_LOST, End.FINISHED)
 """The first of these that a worker ended with is the end of the run."""
 
-_DRAINING = frozenset({End.REFUSED, End.UNREACHABLE})
-"""What ends the other workers, too."""
+_DRAINING = frozenset({End.REFUSED, End.UNREACHABLE})  # what ends the other workers, too
 
 
 class _Worker:
@@ -193,6 +192,7 @@ class Workers:
         worker.end = report.end
         self.refused_by = self.refused_by or report.refused_by
         self.journal.recovered += report.recovered
+        self.journal.reused += report.reused
         self.stats.merge(report.stats)
         if report.end in _DRAINING:
             self._send(Order.DRAIN)
@@ -293,5 +293,4 @@ class Workers:
                 signal.signal(number, handler)
 
 
-Running = Runner | Workers
-"""A run: the process that sends, or the parent of those."""
+Running = Runner | Workers  # a run: the process that sends, or the parent of those

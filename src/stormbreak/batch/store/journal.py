@@ -1,9 +1,9 @@
 """The state of every row, on disk and in one byte each: left, answered, failed, or failed and to be sent again.
 
-OUTPUT takes each answer once, the failed file takes every failure; both are only appended to. A line is written at once and
-counts when it is durable: `flush` syncs what was written before, and then counts it. So a crash can cost the last line
-written, which the next run cuts off, and nothing else. A row that is sent again keeps the line of its failure until it is
-answered, or fails again.
+OUTPUT takes each answer once, the failed file takes every failure; both are only appended to. A line is written at once
+and counts when it is durable: `flush` syncs what was written before, and then counts it. So a crash can cost the last
+line written, which the next run cuts off, and nothing else. A row that is sent again keeps the line of its failure
+until it is answered, or fails again.
 """
 
 import contextlib
@@ -49,11 +49,12 @@ _RETRY: Final = 3  # failed in an earlier run, and is sent again by this one
 class RowJournal:
     """The rows of one OUTPUT and its failed file; needs the lock.
 
-    Call `succeed` and `fail` in one thread (about 10 us each), and `flush`, which blocks, in another, at most 100 ms after a line
-    was written.
+    Call `succeed` and `fail` in one thread (about 10 us each), and `flush`, which blocks, in another, at most 100 ms
+    after a line was written.
 
-    `on_line` gets each line that is written. With `shared`, rows with the same request get one answer. `done` and `failed` count rows over all runs. This run sends `retried` of the failed rows: `again` are still to be sent,
-    `recovered` are answered now.
+    `on_line` gets each line that is written. With `shared`, rows with the same request get one answer. `done` and
+    `failed` count rows over all runs. This run sends `retried` of the failed rows: `again` are still to be sent,
+    `recovered` are answered now. `reused` rows got an answer without a request of their own, also in this run.
     """
 
     def __init__(
@@ -87,7 +88,7 @@ class RowJournal:
         output_end = self._replay(files.output, _DONE)
         self.recount()
         self.retried = self.again
-        self.recovered = 0
+        self.recovered = self.reused = 0
         for first in islice(self._sent(), 1):
             check_first(first)
         self._output.repair(output_end)
@@ -124,8 +125,8 @@ class RowJournal:
     def left(self) -> Iterator[int]:
         """Yield the rows that this run sends, in input order; a retry starts with some drawn by chance.
 
-        The first rows decide whether a run makes sense, so they must represent all. Of the failed rows those that can never be
-        answered gather at the front.
+        The first rows decide whether a run makes sense, so they must represent all. Of the failed rows those that can
+        never be answered gather at the front.
 
         Reads the states lazily: make one pass per run, or rows still under way come twice.
         """
@@ -169,6 +170,7 @@ class RowJournal:
         line = success_line(row.custom_id, response)
         self._output.append(line)
         self._move(row.index, _DONE)
+        self.reused += not response.attempts
         self.on_line(line)
 
     def fail(self, row: Row, failure: Failure, response: Response | None = None) -> None:

@@ -1,7 +1,7 @@
 """One run per OUTPUT: a kernel lock on `out.jsonl.lock`.
 
-The lock file is empty and is never written, renamed or removed. A lock on a file that is replaced, as OUTPUT is, or removed would
-let two runs hold a lock, each on a file of its own. The kernel frees the lock with the process, even after kill -9.
+The lock file is empty and is never written or renamed. Where no run has begun, it is removed by the process that holds
+the lock; who gets a lock on a removed file tries again. The kernel frees the lock with the process, even after kill -9.
 """
 
 import contextlib
@@ -21,15 +21,12 @@ _PAUSE = 0.02  # seconds
 @contextlib.contextmanager
 def locked(files: BatchPaths) -> Iterator[None]:
     """Hold the lock of OUTPUT. Raises ConfigurationError if another process holds it."""
+    fd = _take(files)
     try:
-        fd = os.open(files.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    except OSError as error:
-        why = f"cannot write there: {reason(error)}"
-        raise ConfigurationError(f"{path_of(files.output)}: {why}") from error
-    try:
-        _take(fd, files)
         yield
     finally:
+        if not (files.run.exists() or os.fstat(fd).st_size):  # no run has begun
+            files.lock.unlink(missing_ok=True)
         os.close(fd)
 
 
@@ -61,16 +58,29 @@ def _taken(files: BatchPaths) -> ConfigurationError:
     return ConfigurationError(f"another run is writing to {path_of(files.output)}")
 
 
-def _take(fd: int, files: BatchPaths) -> None:
+def _take(files: BatchPaths) -> int:
     for left in reversed(range(_TRIES)):  # `held` may hold it for an instant
+        fd = _open(files)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(fd), files.lock.stat()):
+                return fd
+        except FileNotFoundError:
+            pass  # removed meanwhile
         except BlockingIOError:
             if left:
                 time.sleep(_PAUSE)
         except OSError as error:
+            os.close(fd)
             why = f"cannot be locked: {reason(error)}"
             raise ConfigurationError(f"{path_of(files.lock)}: {why}") from error
-        else:
-            return
+        os.close(fd)
     raise _taken(files)
+
+
+def _open(files: BatchPaths) -> int:
+    try:
+        return os.open(files.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        why = f"cannot write there: {reason(error)}"
+        raise ConfigurationError(f"{path_of(files.output)}: {why}") from error

@@ -7,9 +7,7 @@ from typing import Self
 from stormbreak.errors import ConfigurationError
 from stormbreak.escape import path_of
 
-TABLES = frozenset({".csv", ".tsv", ".parquet", ".pq"})
-"""Endings of an OUTPUT that is a table."""
-
+TABLES = frozenset({".csv", ".tsv", ".parquet", ".pq"})  # endings of an OUTPUT that is a table
 COMPRESSED = frozenset({".gz", ".zst"})
 """Endings of compressed files, which are read, but not written."""
 
@@ -18,7 +16,8 @@ COMPRESSED = frozenset({".gz", ".zst"})
 class BatchPaths:
     """OUTPUT (`out.jsonl`) and its neighbours.
 
-    An OUTPUT that is a table (`out.parquet`) is made of a journal beside it (`out.parquet.jsonl`), which is `output` here.
+    An OUTPUT that is a table (`out.parquet`) is made of a journal beside it (`out.parquet.jsonl`), which is `output`
+    here.
     """
 
     output: Path

@@ -31,7 +31,8 @@ def command(
 ) -> None:
     """Write the rows of the batch at OUTPUT, in the order of INPUT, with what became of them, to FILE.
 
-    The ending of FILE says the format: .csv, .tsv, .parquet, or JSON lines. Rows without an answer yet have empty columns.
+    The ending of FILE says the format: .csv, .tsv, .parquet, or JSON lines. Rows without an answer yet have empty
+    columns.
     """
     given = BatchOptions(prefix=prefix, escape_formulas=escape_formulas)
     rows = export_output(output, file, given=given, price_of=load_lookup(prices).price_of)

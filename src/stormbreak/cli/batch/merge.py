@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from stormbreak.batch.merge import merge
+from stormbreak.batch.store.reader import read_status
 from stormbreak.cli.command import options, subcommand
 from stormbreak.cli.options import FILE, PRICES
 from stormbreak.cli.output import say
@@ -22,5 +23,13 @@ def command(output: Path, shards: tuple[Path, ...], *, prices: tuple[str, ...]) 
     OUTPUT is what one run over the whole table would have written: status, retry, export and cost report work on it. The
     shards stay as they are.
     """
-    rows = merge(output, shards, price_of=load_lookup(prices).price_of)
-    say(f"{rows:,} rows in {path_of(output)}")
+    price_of = load_lookup(prices).price_of
+    rows = merge(output, shards, price_of=price_of)
+    status = read_status(output, price_of)
+    lines = [f"{rows:,} rows in {path_of(output)}"]
+    if status.failed:
+        lines.append(f"{sum(status.failed.values()):,} of them failed")
+    if status.left:
+        again = "batch run over the table, without --shard, continues with them"
+        lines.append(f"{status.left:,} of them have no answer yet; {again}")
+    say("\n".join(lines))

@@ -149,10 +149,11 @@ def command(
 ) -> int:
     """Send every row of INPUT and write the answers to a file.
 
-    INPUT is a table (CSV, Parquet or JSON lines) of which --prompt, --template or --body makes requests, or JSON lines that are
-    requests. OUTPUT is a table (.csv, .parquet), or JSON lines in the OpenAI Batch format.
+    INPUT is a table (CSV, Parquet or JSON lines) of which --prompt, --template or --body makes requests, or JSON lines
+    that are requests. OUTPUT is a table (.csv, .parquet), or JSON lines in the OpenAI Batch format.
 
-    Failed rows go to a second file beside it, with the reason. Run the same command again to resume after a stop or a crash.
+    Failed rows go to a second file beside it, with the reason. Run the same command again to resume after a stop or a
+    crash.
     """
     return run_and_report(
         job, as_json=as_json, quiet=quiet, report=report, metrics_port=metrics_port

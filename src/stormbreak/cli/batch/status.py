@@ -41,6 +41,7 @@ def summary_text(summary: Summary, *, retry: bool = False) -> str:
         "reason": _reason(summary),
         "left": _left(summary, retry=retry),
         "retried": _retried(summary, retry=retry),
+        "reused": _reused(summary),
         "took": f"{summary.elapsed:,.1f} s, {summary.throughput:,.1f} rows/s",
         "sent": _sent(summary, retry=retry),
         "came back": back,
@@ -86,11 +87,22 @@ def _retried(summary: Summary, *, retry: bool) -> str:
 def _sent(summary: Summary, *, retry: bool) -> str:
     if summary.attempts or summary.end != End.FINISHED.value:
         return f"{summary.attempts:,} attempts, {summary.retries:,} of them retries"
+    if not summary.total:
+        return "nothing: this shard has no rows"
+    if summary.reused:
+        return "nothing: no other row was left"
     if retry:
         return "nothing: no row has failed" + " that way" * bool(summary.failed)
     if summary.failed:
         return "nothing: batch run does not resend rows that failed for good"
     return "nothing: all rows were answered before"
+
+
+def _reused(summary: Summary) -> str:
+    """Rows that were not sent."""
+    if not summary.reused:
+        return ""
+    return f"{summary.reused:,} of these answers, from the cache or from identical rows"
 
 
 def _reason(summary: Summary) -> str:

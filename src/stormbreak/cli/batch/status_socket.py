@@ -20,8 +20,8 @@ from stormbreak.telemetry.status_server import Action, StatusServer
 class StatusSocket:
     """Serves one run, for as long as the context lasts.
 
-    The address (host and port) is opened at once. The socket is made when the run sends, since then OUTPUT and the files beside it belong to this
-    process; some file systems can have none.
+    The address (host and port) is opened at once. The socket is made when the run sends, since then OUTPUT and the
+    files beside it belong to this process; some file systems can have none.
 
     Raises:
         ConfigurationError: the address is in use, or none of this machine.

@@ -22,9 +22,7 @@ from stormbreak.key_patterns import quoted
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-MAX_TOKENS = 10**14
-"""A month; more than all providers together sell."""
-
+MAX_TOKENS = 10**14  # a month; more than all providers together sell
 _NUMBER = re.compile(r"[0-9]{1,30}(\.[0-9]{1,30})?")
 _AMOUNT = re.compile(r"([0-9]{1,30}(?:\.[0-9]{1,30})?)([kMB]?)", re.IGNORECASE)
 _SIZES = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9}

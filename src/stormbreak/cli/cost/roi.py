@@ -1,7 +1,7 @@
 """`stormbreak cost roi`: what a migration from one offer to another saves, and what a storm costs."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -46,7 +46,7 @@ class Result:
     verdicts: list[str] = field(default_factory=list)
     about: list[tuple[str, str]] = field(default_factory=list)
     bars: list[Costs] = field(default_factory=list)
-    move: Case | None = None
+    move: Migration | None = None
 
     def write(self, output: Output) -> None:
         """Print it, and write the report."""
@@ -56,7 +56,8 @@ class Result:
             verdict=self.verdicts[0],
             facts=self.about,
             bars=self.bars,
-            move=self.move,
+            move=None if self.move is None else self.move.case,
+            listed=None if self.move is None else self.move.listed,
             currency=self.currency,
         )
         head = {"currency": self.currency.code, **self.head}
@@ -135,7 +136,7 @@ def migration_cost(result: Result, move: Migration) -> None:
     result.notes.extend(["", "When not to switch:"])
     result.notes.extend(f"- {'now: ' if it.holds else ''}{it.text}" for it in against)
 
-    result.move = case
+    result.move = move
     result.titles.append(f"{_name(move.current)} to {_name(move.candidate)}")
     result.verdicts.append(_verdict(move, currency))
     result.about.extend(
@@ -184,8 +185,8 @@ def _head(prices: Prices) -> dict[str, str]:
 
 def _rows(move: Migration) -> Iterator[list[Cell]]:
     yield _cells("as given", move.case)
-    if move.listed_current is not None:
-        yield _cells("current at its list price", replace(move.case, current=move.listed_current))
+    if move.listed is not None:
+        yield _cells("current at its list price", move.listed)
     for name, case in sensitivity(move.case):
         yield _cells(name, case)
 
@@ -295,14 +296,8 @@ _MINUTES = Amount(
     name="MINUTES",
 )
 _MOVE_OPTIONS = (
-    "hours",
-    "hourly",
-    "input_share",
-    "cache_rate",
-    "prompt_tokens",
-    "service_tier",
-    "prices",
-)
+    "hours", "hourly", "input_share", "cache_rate", "prompt_tokens", "service_tier", "prices",
+)  # fmt: skip
 
 
 @subcommand(

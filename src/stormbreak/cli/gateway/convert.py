@@ -12,7 +12,7 @@ from stormbreak.cli.command import option, options, subcommand
 from stormbreak.cli.gateway.key import show_key
 from stormbreak.cli.options import FILE
 from stormbreak.cli.output import say
-from stormbreak.errors import ConfigurationError
+from stormbreak.errors import ConfigurationError, errors_at
 from stormbreak.escape import path_of, plain, reason
 from stormbreak.gateway.from_litellm import MASTER, convert
 
@@ -31,13 +31,11 @@ _LONGEST = 500  # characters of a note
 def command(yaml: Path, *, output: Path | None) -> None:
     """Make a settings file for the gateway of the YAML of LiteLLM's proxy.
 
-    What is not carried over is listed on standard error, and at the top of the file. The master key becomes a client key,
-    by its digest.
+    What is not carried over is listed on standard error, and at the top of the file. The master key becomes a client
+    key, by its digest.
     """
-    try:
+    with errors_at(path_of(yaml)):
         converted = convert(_read(yaml), os.environ)
-    except ConfigurationError as error:
-        raise ConfigurationError(f"{path_of(yaml)}: {error}") from None
     notes = [plain(note, _LONGEST) for note in converted.notes]
     head = [f"# Converted from {plain(yaml.name)}.", *(f"# {note}" for note in notes), ""]
     text = "\n".join((*head, tomli_w.dumps(converted.table)))

@@ -94,9 +94,7 @@ def warnings_of(played: Played) -> Iterator[str]:
 
 # ---------------------------------------------------------------- command
 
-UNKNOWN = ("openings",)
-"""Measures that cannot be seen from outside a program."""
-
+UNKNOWN = ("openings",)  # measures that cannot be seen from outside a program
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _NAMED = re.compile(r"([A-Za-z][\w.-]{0,39})=(.*)", re.DOTALL)
 _MAX_COPIES = 1000
@@ -222,8 +220,8 @@ def _program(text: str) -> Program:
 def _play(show: _Show, programs: Sequence[Program]) -> tuple[list[Played], dict[str, str]]:
     """Play every seed to each program; return the results, and why programs failed.
 
-    All programs play a seed before the next seed starts, so that a busy machine affects all of them. A program that failed
-    plays no further seed.
+    All programs play a seed before the next seed starts, so that a busy machine affects all of them. A program that
+    failed plays no further seed.
     """
     played: list[Played] = []
     failed: dict[str, str] = {}

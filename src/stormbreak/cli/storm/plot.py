@@ -1,7 +1,7 @@
 """Draw a simulation second by second, as text: answers above, requests below.
 
-Each line has a mark of its own, which the title explains, so that it works without colours. Of a long simulation it shows
-the trigger and the time after it; a column of several seconds shows their mean.
+Each line has a mark of its own, which the title explains, so that it works without colours. Of a long simulation it
+shows the trigger and the time after it; a column of several seconds shows their mean.
 """
 
 from collections.abc import Iterator, Sequence

@@ -79,7 +79,7 @@ def command(
             processes=jobs,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
-    say(_sentence(found))
+    say(sentence(found))
     draw(_table(found))
     if found.gains:
         say(toml_of(found.changes), end="")
@@ -101,15 +101,17 @@ def _scenarios(names: tuple[str, ...], scale: float) -> list[Scenario]:
 # ---------------------------------------------------------------- output
 
 
-def _sentence(found: Tuned) -> str:
-    tried = (
-        f"{found.candidates} settings in {found.searched} storms, judged in {found.judged} others"
-    )
+def sentence(found: Tuned) -> str:
+    """Say in one line whether another setting is better."""
+    tried = f"{found.candidates} settings were tried in {found.searched} storms"
     if not found.changes:
         return f"No other setting is better: {tried}."
     changes = ", ".join(f"{key} {_value(value)}" for key, value in found.changes.items())
-    verdict = "gains" if found.gains else "gains no more than chance"
-    return f"The best of {tried}: {changes}. It {verdict}."
+    judged = f"{tried[0].upper()}{tried[1:]}, and the winner was judged in {found.judged} others."
+    if found.gains:
+        return f"Better: {changes}. {judged}"
+    verdict = "is worse" if found.loses else "gains no more than chance"
+    return f"Keep the policy as it is: {changes} {verdict}. {judged}"
 
 
 def _value(value: Any) -> str:

@@ -39,8 +39,7 @@ from stormbreak.telemetry.status_client import (
 
 # ---------------------------------------------------------------- key presses
 
-Wait = Callable[[float], str]
-"""Waits at most these seconds; returns the keys that were pressed."""
+Wait = Callable[[float], str]  # waits at most these seconds; returns the keys that were pressed
 
 
 @contextmanager
@@ -146,8 +145,8 @@ LEAVES = frozenset("qQ\x04")
 def command(target: str | None, *, once: bool, as_json: bool, output: Path | None) -> int:
     """Watch a running batch or application: its targets, circuits, queues, limits and decisions.
 
-    TARGET is the OUTPUT of a batch, a local port, a URL of one, or a Unix socket. Without it, the only batch that runs in
-    this folder. Press q or Ctrl-C to quit; the watched process keeps running.
+    TARGET is the OUTPUT of a batch, a local port, a URL of one, or a Unix socket. Without it, the only batch that runs
+    in this folder. Press q or Ctrl-C to quit; the watched process keeps running.
     """
     place = find(target)
     state = _first_look(place)

@@ -1,6 +1,7 @@
 """One frame of `stormbreak top`, as lines that fit the terminal.
 
-The process behind a state is not trusted: all its text is escaped, and none of it is markup. Colour is never the only sign.
+The process behind a state is not trusted: all its text is escaped, and none of it is markup. Colour is never the only
+sign.
 """
 
 from collections.abc import Iterator, Sequence

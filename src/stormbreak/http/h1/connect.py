@@ -37,7 +37,6 @@ class ConnectionFactory:
         *,
         inner: Any,
         wrap_inner: Callable[[Any], Connection],
-        limit: int,
         proxy: str | None,
         verify: Verify,
         cert: Cert | None,
@@ -46,7 +45,6 @@ class ConnectionFactory:
     ) -> None:
         self.inner = inner
         self._wrapped = None if inner is None else wrap_inner(inner)
-        self._limit = limit
         self._proxy = proxy
         self._verify = verify
         self._cert = cert
@@ -62,6 +60,8 @@ class ConnectionFactory:
             }.items()
             if odd
         ]
+        self.is_changed = inner is not None or bool(given)
+        """Whether connections are others than everywhere else."""
         if inner is not None and given:
             raise ConfigurationError(f"{given[0]} goes to the inner transport, not to ours")
         if http2:
@@ -87,7 +87,7 @@ class ConnectionFactory:
         if proxy is None and self.trust_env:
             proxy = proxy_for(origin)
         secure = origin.base_url.startswith("https:")
-        return AsyncConnection(limit=self._limit, proxy=proxy, tls=self._tls if secure else None)
+        return AsyncConnection(limit=POOL_LIMIT, proxy=proxy, tls=self._tls if secure else None)
 
     def connections(self) -> tuple[Connection, ...]:
         """Return the one over the inner transport, if any: requests that only pass through make none."""

@@ -1,6 +1,7 @@
 """Unpack compressed bodies chunk by chunk; one without the end of its format is cut (law 15).
 
-The HTTP library would accept a gzip body without its trailer. A chunk is at most `PIECE` bytes, whatever its packed size.
+The HTTP library would accept a gzip body without its trailer. A chunk is at most `PIECE` bytes, whatever its packed
+size.
 """
 
 import zlib
@@ -11,19 +12,10 @@ from stormbreak.http.h1.connection import BODY_LIMIT, MALFORMED
 ACCEPTED = "gzip, deflate"
 _PACKING = frozenset(
     {
-        "gzip",
-        "x-gzip",
-        "deflate",
-        "compress",
-        "x-compress",
-        "br",
-        "zstd",
-        "dcb",
-        "dcz",
-        "exi",
+        "gzip", "x-gzip", "deflate", "compress", "x-compress", "br", "zstd", "dcb", "dcz", "exi",
         "pack200-gzip",
     }
-)
+)  # fmt: skip
 """The content codings that IANA has registered, apart from `identity`."""
 
 PIECE = 1024 * 1024

@@ -109,9 +109,8 @@ class _Blocking(Generic[T]):
             found = self._socket()
             if isinstance(found, socket.socket):
                 with suppress(OSError):
-                    socket.socket.shutdown(
-                        found, socket.SHUT_RDWR
-                    )  # an SSLSocket's own drops its TLS
+                    # an SSLSocket's own drops its TLS
+                    socket.socket.shutdown(found, socket.SHUT_RDWR)
 
     def _socket(self) -> socket.socket | None:
         frame = sys._current_frames().get(self._thread or 0)  # noqa: SLF001 - documented

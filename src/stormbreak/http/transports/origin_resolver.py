@@ -32,7 +32,7 @@ _NAMES = {urlsplit(known.base_url).netloc: known.name for known in PRESETS.value
 class OriginResolver:
     """The routes of one transport, made as its requests come.
 
-    `connect` makes the connection to an origin. `forget` drops what is known of targets, if they are idle.
+    `connections` are made as they are needed. `forget` drops what is known of targets, if they are idle.
     """
 
     def __init__(
@@ -40,14 +40,14 @@ class OriginResolver:
         rules: tuple[Fallback, ...],
         *,
         allow_http: bool,
-        connect: Callable[[Origin], Connection],
+        connections: OriginConnections,
         forget: Callable[[tuple[Target, ...]], bool],
     ) -> None:
         self._rules = rules
         self._allow_http = allow_http
         self._forget = forget
         self._kept: OrderedDict[tuple[str, bytes], _Kept] = OrderedDict()
-        self._connections = OriginConnections(connect)
+        self._connections = connections
         self._lock = new_lock()
         reset_in_child(self._reset_after_fork)
 

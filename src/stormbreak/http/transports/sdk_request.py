@@ -24,9 +24,7 @@ from stormbreak.types import Priority
 
 R = TypeVar("R")
 
-OURS = "x-stormbreak-"
-"""The prefix of the headers that are meant for us."""
-
+OURS = "x-stormbreak-"  # the prefix of the headers that are meant for us
 _KEY_HEADERS = ("authorization", "x-api-key", "api-key", "x-goog-api-key")
 _KEY_PARAMETER = "key"
 _RETRY_COUNT = "x-stainless-retry-count"
@@ -146,13 +144,20 @@ def _endpoint_in(url: str) -> str | None:
 
 
 # ---------------------------------------------------------------- what it asks for
-# Its own target gets the request as the SDK wrote it; a fallback gets one of ours.
+# Its own target gets the request as the SDK wrote it; a fallback, or a target of a settings file, gets one of ours.
 
 _LASTING = ("background", "conversation")  # they leave something on the server: never repeated
+_CONTINUES = "previous_response_id"  # it refers to something there
 
 
 class ModelCall(RequestTemplate):
-    """A call to a model."""
+    """A call to a model.
+
+    `is_led` elsewhere than to the address that the SDK has, by a settings file. `continues`: it refers to an earlier
+    answer, which one provider keeps.
+    """
+
+    is_led = continues = False
 
     def __init__(
         self, request: SdkRequest, endpoint: str, body: bytes, *, stream_on_wire: bool = False
@@ -166,7 +171,7 @@ class ModelCall(RequestTemplate):
         """Prepare the request to a target, once; the first one is the SDK's own."""
         is_first = not self.prepared
         prepared = super().prepare(route)
-        if not is_first:
+        if self.is_led or not is_first:
             return prepared
         headers = self._request.forwarded_headers()
         headers = {"idempotency-key": prepared.headers["Idempotency-Key"], **headers}
@@ -188,14 +193,16 @@ def read_call(
         call = ModelCall(request, endpoint, body, stream_on_wire=stream_on_wire)
     except ConfigurationError:  # it names no model, or is no JSON: the server will say so
         return None
-    if call.shape is Shape.RESPONSES and _lasts(body):
-        return None
+    if call.shape is Shape.RESPONSES:
+        fields = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+        if _has_any(fields, *_LASTING):
+            return None
+        call.continues = _has_any(fields, _CONTINUES)
     return None if call.delivers and call.shape not in FORMATS else call
 
 
-def _lasts(body: bytes) -> bool:
-    fields = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
-    return any(bytes(fields.get(name, b"null")) not in (b"null", b"false") for name in _LASTING)
+def _has_any(fields: Mapping[str, msgspec.Raw], *names: str) -> bool:
+    return any(bytes(fields.get(name, b"null")) not in (b"null", b"false") for name in names)
 
 
 def _as_written(

@@ -15,7 +15,9 @@ from math import inf
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
+from stormbreak.config.load import names_targets
 from stormbreak.core.engine import Engine
+from stormbreak.core.fallback import Step
 from stormbreak.core.fleet_policy import FleetPolicy
 from stormbreak.core.policy import Policy
 from stormbreak.core.spend_policy import COST
@@ -29,12 +31,13 @@ from stormbreak.drivers.listeners import Attached, subscribe
 from stormbreak.drivers.scope import Scope
 from stormbreak.errors import ConfigurationError
 from stormbreak.http.h1.connect import Cert, ConnectionFactory, Verify
-from stormbreak.http.h1.connection import POOL_LIMIT, Connection, with_repeats
-from stormbreak.http.local_answers import Degraded, LocalAnswers
+from stormbreak.http.h1.connection import Connection, with_repeats
+from stormbreak.http.local_answers import Degraded, LocalAnswers, LocalRequest
 from stormbreak.http.pricing import engine_for
 from stormbreak.http.request import NO_MODEL, Lookup
-from stormbreak.http.routing import Routes
+from stormbreak.http.routing import OriginConnections, TargetConfig
 from stormbreak.http.session import BufferedSender, StreamSender, make_call
+from stormbreak.http.settings import LiveSettings
 from stormbreak.http.stream import Stream
 from stormbreak.http.stream_source import Source
 from stormbreak.http.transports.library import Library
@@ -67,6 +70,17 @@ def _forget(driver: AsyncioDriver | BlockingDriver, targets: Iterable[Target]) -
     return driver.between_steps(lambda engine, now: engine.forget(targets, now))
 
 
+def _local_request(source: ModelCall, config: TargetConfig) -> LocalRequest:
+    return source.local_request(config.origin.base_url, config.origin.api_key)
+
+
+def _asker(source: ModelCall | Lookup, config: TargetConfig) -> Asker | None:
+    if not isinstance(source, ModelCall):
+        return None
+    local = _local_request(source, config)
+    return lambda ask: config.local_answers.find(ask, local)
+
+
 class SdkTransport:
     """A transport: one engine for all the hosts, keys and models that are called through it."""
 
@@ -76,7 +90,7 @@ class SdkTransport:
 
     def __init__(  # noqa: PLR0913 - keywords are cheap to read
         self,
-        policy: Policy | str | Engine = "interactive",
+        policy: Policy | str | Engine | LiveSettings = "interactive",
         *,
         inner: Any = None,
         stream_on_wire: bool = False,
@@ -93,7 +107,8 @@ class SdkTransport:
 
         Args:
             policy: a `Policy`, the name of a preset, the path of a file, or the engine of another transport, to share
-                all it knows.
+                all it knows. Settings, or a file with targets, also lead requests to their targets and pools, by the
+                model that they name.
             inner: another transport of the library to send through, instead of our own connections.
             stream_on_wire: have plain chat completions sent as streams and assemble them (see docs/client.md).
             degraded: makes answers for a `degraded` rule of the policy's fallbacks that has no text.
@@ -108,32 +123,55 @@ class SdkTransport:
         Raises:
             ConfigurationError: names the argument that is wrong.
         """
-        self.engine = policy if isinstance(policy, Engine) else engine_for(policy, fleet)
-        self.policy = self.engine.policy
-        self._driver = driver = self._new_driver()
-        self._stream_on_wire = stream_on_wire
         self._connecting = ConnectionFactory(
             inner=inner,
             wrap_inner=self._wrap,
-            limit=min(self.policy.limit.max_in_flight, POOL_LIMIT),
             proxy=proxy,
             verify=verify,
             cert=cert,
             trust_env=trust_env,
             http2=http2,
         )
+        if inner is not None:
+            self._check_inner(inner)
+        connections = OriginConnections(self._connecting.connection_to)
+        self.engine, self._settings = self._engine_of(policy, connections, degraded, fleet)
+        self.policy = self.engine.policy
+        self._driver = driver = self._new_driver()
+        self._stream_on_wire = stream_on_wire
         self._resolver = OriginResolver(
             self.policy.fallback,
             allow_http=allow_http,
-            connect=self._connecting.connection_to,
+            connections=connections,
             forget=partial(_forget, driver),
         )
-        if isinstance(inner, SdkTransport):
-            raise ConfigurationError("inner is already a stormbreak transport")
-        if inner is not None:
-            check_wrapped(inner, self.library, self.sends)
         self._local_answers = LocalAnswers(self.policy, degraded)
         self._recent_failures = RecentFailures(self._driver.clock)
+
+    def _check_inner(self, inner: Any) -> None:
+        if isinstance(inner, SdkTransport):
+            raise ConfigurationError("inner is already a stormbreak transport")
+        check_wrapped(inner, self.library, self.sends)
+
+    def _engine_of(
+        self,
+        policy: Policy | str | Engine | LiveSettings,
+        connections: OriginConnections,
+        degraded: Degraded | None,
+        fleet: FleetPolicy | str | None,
+    ) -> tuple[Engine, LiveSettings | None]:
+        """Return the engine, and the settings that lead requests to targets; those of a file get our `connections`."""
+        if isinstance(policy, LiveSettings) and self._connecting.is_changed:
+            raise ConfigurationError(
+                "settings have their own connections: give the transport the path of their file"
+            )
+        if isinstance(policy, str) and names_targets(policy):
+            policy = LiveSettings(policy, degraded=degraded, connections=connections)
+        if not isinstance(policy, LiveSettings):
+            return policy if isinstance(policy, Engine) else engine_for(policy, fleet), None
+        if fleet is not None:
+            raise ConfigurationError("fleet belongs into the settings: set [fleet] in the file")
+        return policy.engine, policy
 
     def _new_driver(self) -> AsyncioDriver | BlockingDriver:
         return AsyncioDriver(self.engine)
@@ -157,31 +195,55 @@ class SdkTransport:
         known = self._recent_failures.find(sdk_request, request.content)
         if known is not None:
             raise self.library.error(known, request) from known.cause
-        with self._resolver.routes(sdk_request.place[0], sdk_request.key) as routes:
-            result = await self._call(source, sdk_request, routes, request, scope)
+        led = self._config_led_to(source)
+        if led is not None:
+            result = await self._call(source, sdk_request, *led, request, scope)
+        else:
+            with self._resolver.routes(sdk_request.place[0], sdk_request.key) as routes:
+                policy = self.policy
+                config = TargetConfig(policy, routes, self._local_answers, reserves=policy.reserves)
+                result = await self._call(source, sdk_request, config, source.model, request, scope)
         if isinstance(result, Failure):
             self._recent_failures.keep(sdk_request, request.content, result)
             raise self.library.error(result, request) from result.cause
         return result
 
+    def _config_led_to(self, source: ModelCall | Lookup) -> tuple[TargetConfig, str] | None:
+        """Return the target to which the settings lead a call, and the model to ask for there; None: its own address."""
+        if self._settings is None or not isinstance(source, ModelCall):
+            return None
+        route = self._settings.now.route(source.model)
+        if route is None:
+            return None
+        if source.continues and not route.is_single:
+            raise ConfigurationError(
+                "previous_response_id refers to one provider's memory, and this model may lead to several:"
+                " ask for a model of a single target without fallbacks"
+            )
+        source.is_led = True
+        if route.config.stream_on_wire and not source.delivers:
+            source.stream_on_wire()
+        return route.config, route.model
+
     async def _call(
         self,
         source: ModelCall | Lookup,
         sdk_request: SdkRequest,
-        routes: Routes,
+        config: TargetConfig,
+        model: str,
         request: Any,
         scope: Scope,
     ) -> Any:
         """Return the response that a call ends with or begins; or how it failed without one."""
-        route = routes.first(source.model)
-        target = route.target
-        if self.policy.spend.acts:
-            source.limit_output(self.policy.spend.max_output_tokens, target.provider)
+        route, steps = config.route_and_steps(model)
+        target, spend = route.target, config.policy.spend
+        if spend.acts:
+            source.limit_output(spend.max_output_tokens, target.provider)
         source.prepare(route)  # its own target is the first
-        call = self._make_call(source, target, routes, sdk_request.timeouts, scope)
+        call = self._make_call(source, target, config, steps, sdk_request.timeouts, scope)
         driver = self._driver
-        sender = self._sender(source, routes, sdk_request.timeouts)
-        opened = await driver.open(call, sender, self._asker(source, sdk_request))
+        sender = self._sender(source, config, sdk_request.timeouts)
+        opened = await driver.open(call, sender, _asker(source, config) if steps else None)
         stream_source = sender.stream_source
         if isinstance(opened, Delivery):
             assert stream_source is not None
@@ -192,10 +254,8 @@ class SdkTransport:
             opened = opened._replace(outcome=opened.outcome._replace(verdict=Verdict.OK))
         if stream_source is not None and opened.outcome.verdict is Verdict.OK:  # it came whole
             return self._stream_response(stream_source, history, opened, request)
-        if self._local_answers.caches and isinstance(source, ModelCall):
-            self._local_answers.store(
-                source.local_request(sdk_request.place[0], sdk_request.key), opened
-            )
+        if config.local_answers.caches and isinstance(source, ModelCall):
+            config.local_answers.store(_local_request(source, config), opened)
         result = response_for(source.shape, history, opened, driver.clock())
         if isinstance(result, Failure):
             return result
@@ -207,13 +267,13 @@ class SdkTransport:
         self,
         source: ModelCall | Lookup,
         target: Target,
-        routes: Routes,
+        config: TargetConfig,
+        steps: tuple[Step, ...],
         timeouts: SdkTimeouts,
         scope: Scope,
     ) -> Call:
         """Make the call. The SDK's own timeout bounds all of a plain call, and of a stream the time to its first output."""
-        policy, now = self.policy, time.monotonic()
-        steps = routes.steps(source.model)
+        policy, now = config.policy, time.monotonic()
         if source.delivers:  # a local answer is no stream
             steps = tuple(step for step in steps if step.targets)
         whole, read = policy.deadline or inf, timeouts.read or inf
@@ -223,7 +283,7 @@ class SdkTransport:
             source,
             target,
             policy=policy,
-            reserves=policy.reserves,
+            reserves=config.reserves,
             scope=scope,
             steps=steps,
             deadline_at=None if deadline == inf else now + deadline,
@@ -232,10 +292,10 @@ class SdkTransport:
         )
 
     def _sender(
-        self, source: ModelCall | Lookup, routes: Routes, timeouts: SdkTimeouts
+        self, source: ModelCall | Lookup, config: TargetConfig, timeouts: SdkTimeouts
     ) -> BufferedSender | StreamSender:
         """Make the sender; after the first output of a stream the SDK's own timeout bounds silence."""
-        policy, on_output = self.policy, self._driver.first_output
+        policy, routes, on_output = config.policy, config.routes, self._driver.first_output
         if not source.delivers:
             return BufferedSender(source, routes, policy, on_output, blocks=self.blocks)
         given = [each for each in (timeouts.read, policy.idle_timeout) if each is not None]
@@ -323,12 +383,6 @@ class SdkTransport:
     def _late(self, request: Any) -> Exception:
         return self.library.error(LATE, request)
 
-    def _asker(self, source: ModelCall | Lookup, sdk_request: SdkRequest) -> Asker | None:
-        if not self.policy.fallback or not isinstance(source, ModelCall):
-            return None
-        local = source.local_request(sdk_request.place[0], sdk_request.key)
-        return lambda ask: self._local_answers.find(ask, local)
-
     @property
     def inner(self) -> Any:
         """The transport that it sends through; None: our own connections."""
@@ -353,6 +407,9 @@ class SdkTransport:
     async def _close(self) -> None:
         """Close the connections of the running loop."""
         await self._local_answers.close()
+        if self._settings is not None:
+            for config in self._settings.now.configs.values():
+                await config.local_answers.close()
         for each in {*self._resolver.connections(), *self._connecting.connections()}:
             await (each.blocking if self.blocks else each).close()
 

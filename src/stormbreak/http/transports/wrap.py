@@ -9,8 +9,7 @@ from stormbreak.errors import ConfigurationError
 from stormbreak.http.pricing import engine_for
 from stormbreak.http.transports.sdk_transport import SdkTransport
 
-_OWN = ("_transport", "_mounts")
-"""Where httpx2 and httpx keep what a client sends through."""
+_OWN = ("_transport", "_mounts")  # where httpx2 and httpx keep what a client sends through
 
 
 Client = TypeVar("Client")

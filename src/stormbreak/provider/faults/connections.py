@@ -14,9 +14,7 @@ from stormbreak.provider.fault_kinds import Kind
 from stormbreak.provider.faults.play import FaultContext
 from stormbreak.provider.scripts import Ending, Idle, Piece, Script, once
 
-BOMB = 128 * 1024 * 1024
-"""Decompressed size of a bomb; on the wire it is a thousandth."""
-
+BOMB = 128 * 1024 * 1024  # decompressed size of a bomb; on the wire it is a thousandth
 LONG_HEADER = 1024 * 1024
 _SHORT = 40  # bytes that a wrong length is short or long by
 _ROUND = 256 * 1024
@@ -54,7 +52,7 @@ def _endless(opening: bytes, more: bytes) -> Iterator[Piece]:
 
 
 def _gzip_cut(play: FaultContext) -> Script:
-    packed = _gzipped(play.body)
+    packed = zlib.compress(play.body, wbits=31)
     cut = packed[: len(packed) * 2 // 3]
     return once(play.head(len(cut), _GZIP) + cut)
 
@@ -62,10 +60,6 @@ def _gzip_cut(play: FaultContext) -> Script:
 def _gzip_bomb(play: FaultContext) -> Script:
     packed = _bomb(play.body)
     return once(play.head(len(packed), _GZIP) + packed)
-
-
-def _gzipped(data: bytes) -> bytes:
-    return zlib.compress(data, wbits=31)
 
 
 def _bomb(body: bytes) -> bytes:

@@ -22,8 +22,7 @@ pebble pine prairie quarry reef ridge river sail shore slate spruce summit thick
 _WORDS = _VOCABULARY.split()
 _WORD_COUNT = 12
 
-TOKENS = _WORD_COUNT + 2
-"""Tokens of an answer by default."""
+TOKENS = _WORD_COUNT + 2  # tokens of an answer by default
 
 
 def text_for(digest: str, schema: Any = None) -> str:
@@ -65,8 +64,7 @@ class Choice(NamedTuple):
 
 # ---------------------------------------------------------------- format interface
 
-BORN = 1_700_000_000
-"""A fixed time of creation, for reproducible runs."""
+BORN = 1_700_000_000  # a fixed time of creation, for reproducible runs
 
 encode = msgspec.json.Encoder().encode
 
@@ -249,8 +247,7 @@ class Format(NamedTuple):
 
 # ---------------------------------------------------------------- named events
 
-NamedEvent: TypeAlias = tuple[str, dict[str, Any]]
-"""The name of an event, and what it says besides."""
+NamedEvent: TypeAlias = tuple[str, dict[str, Any]]  # the name of an event, and what it says besides
 
 
 def named_event(name: str, said: Mapping[str, Any]) -> bytes:

@@ -1,6 +1,7 @@
 """JSON that fits a schema: the answer to a request that asks for one.
 
-It knows the keywords that APIs take for structured outputs, except `pattern`. Values are drawn by the digest of the request.
+It knows the keywords that APIs take for structured outputs, except `pattern`. Values are drawn by the digest of the
+request.
 """
 
 from collections.abc import Mapping

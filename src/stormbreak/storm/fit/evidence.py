@@ -1,7 +1,7 @@
-"""All estimates from one log, as values. Pure."""
+"""All estimates from one log, as values: capacity, limits, outages and failures. Pure."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from heapq import heappop, heappush
 from math import log, sqrt
@@ -18,12 +18,9 @@ from stormbreak.storm.fit.capacity import (
     fit_capacity,
     reconstruct,
 )
-from stormbreak.storm.fit.failures import GAVE_UP, Outage, is_failure, outages
 from stormbreak.storm.fit.limits import Arrival, Rule, fit_limits
 
-FEWEST = 30
-"""Smallest number of answered requests."""
-
+FEWEST = 30  # smallest number of answered requests
 MOST = 20_000
 """Largest number of requests from which the capacity is estimated: those around the busiest moment."""
 
@@ -31,6 +28,69 @@ _THROTTLED = 429
 _PARTS = 10  # of a log, whose service times are compared
 _DRIFT = 1.5  # ratio of medians of service times that counts as a change
 _NARROW = 0.05  # relative width of the middle 80 % of times that counts as one timeout
+
+
+# ---------------------------------------------------------------- outages
+
+_SHARE = 0.9  # of the requests of an outage that fail, at least
+_FEWEST = 10  # failures of an outage, beyond those that the share needs
+_MOST = 5  # outages
+
+GAVE_UP = frozenset({0, 408, 499, 504})
+"""Statuses of requests that were not answered in time: none, by the server, of nginx for a client that left, of a gateway."""
+
+
+class Outage(NamedTuple):
+    """From the arrival of its first failure to that of its last, in seconds."""
+
+    begins: float
+    ends: float
+    status: int  # of most of its failures
+    failed: int
+    passed: int
+
+
+def is_failure(entry: Entry) -> bool:
+    """Whether the server failed at once; an answer that came too late counts as waiting."""
+    return entry.status is not None and entry.status >= 500 and entry.status not in GAVE_UP
+
+
+def outages(entries: Sequence[Entry], failed: Callable[[Entry], bool]) -> list[Outage]:
+    """Return the stretches in which at least nine of ten requests fail, in order of time.
+
+    Each is the stretch with the largest sum, where a failure counts 1 and another request as much below 0 as
+    makes the share even (Bentley, "Programming pearls: algorithm design techniques", 1984; several stretches as
+    in Ruzzo and Tompa, "A linear time algorithm for finding all maximal scoring subsequences", 1999).
+    """
+    rest = [(entry, failed(entry)) for entry in entries]
+    found: list[Outage] = []
+    while len(found) < _MOST:
+        begin, end, total = _heaviest([fails for _, fails in rest])
+        if total < _FEWEST:
+            break
+        part = rest[begin:end]
+        statuses = Counter(entry.status or 0 for entry, fails in part if fails)
+        (status, _), *_others = statuses.most_common(1)
+        bad = statuses.total()
+        found.append(Outage(part[0][0].at, part[-1][0].at, status, bad, len(part) - bad))
+        rest[begin:end] = [(entry, False) for entry, _ in part]
+    return sorted(found)
+
+
+def _heaviest(fails: Sequence[bool]) -> tuple[int, int, float]:
+    """Return the slice with the largest sum, and the sum."""
+    penalty = _SHARE / (1 - _SHARE)
+    best, begin, total = (0, 0, 0.0), 0, 0.0
+    for place, failed in enumerate(fails):
+        if total <= 0:
+            begin, total = place, 0.0
+        total += 1.0 if failed else -penalty
+        if total > best[2]:
+            best = begin, place + 1, total
+    return best
+
+
+# ---------------------------------------------------------------- evidence
 
 
 class Drift(NamedTuple):

@@ -12,12 +12,8 @@ from math import floor
 from statistics import median
 from typing import Literal, NamedTuple
 
-BELIEVED = 0.9
-"""Smallest share of refusals that a rule explains."""
-
-FEWEST = 10
-"""Smallest number of refusals that say anything."""
-
+BELIEVED = 0.9  # smallest share of refusals that a rule explains
+FEWEST = 10  # smallest number of refusals that say anything
 _PERIODS = (1.0, 10.0, 60.0, 3600.0)  # seconds of a window
 _PHASES = 12  # beginnings of windows that are tried
 _GRID, _ROUNDS = 9, 4  # rates that are tried in a round, each around the best of the round before

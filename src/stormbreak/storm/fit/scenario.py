@@ -7,7 +7,7 @@ from math import ceil, exp, sqrt
 from pathlib import Path
 from textwrap import wrap
 
-from stormbreak.errors import ConfigurationError
+from stormbreak.errors import ConfigurationError, errors_at
 from stormbreak.escape import shown
 from stormbreak.provider.fault_kinds import Kind
 from stormbreak.provider.scenario import Fault, Limit, LimitKind, Load, Provider, Scenario, Step
@@ -64,10 +64,8 @@ def fit(log: Log, *, name: str | None = None) -> Fitted:
             f"{log.path}: has no latencies: in nginx, add $request_time to the end of log_format, in Apache %D;"
             " in JSON lines or CSV, name the field with --latency-field (`storm run --arrivals` needs none)"
         )
-    try:
+    with errors_at(log.path):
         seen = evidence(log.entries, resolution=1.0 if log.whole_seconds else 0.0)
-    except ConfigurationError as error:
-        raise ConfigurationError(f"{log.path}: {error}") from None
     rule = seen.rules[0] if seen.rules else None
     load = _load(seen, [entry.at for entry in log.entries])
     scenario = Scenario(

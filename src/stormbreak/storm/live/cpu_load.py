@@ -9,11 +9,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-WINDOW = 5.0
-"""Seconds of a measurement window."""
-
-ENOUGH = 0.8
-"""Share of a core above which a process may have been the bottleneck."""
+WINDOW = 5.0  # seconds of a measurement window
+ENOUGH = 0.8  # share of a core above which a process may have been the bottleneck
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

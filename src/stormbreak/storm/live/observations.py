@@ -50,10 +50,9 @@ class Prompts:
 
 
 # ---------------------------------------------------------------- observed calls
-# Pure. The measures come from these records, not from what a program reports. A
-# call was answered in time if a good answer was written completely, to an open connection,
-# by its deadline. Any other call counts as ended at its deadline, since only the program
-# knows when it gave up.
+# Pure. The measures come from these records, not from what a program reports. A call was answered in time if a good
+# answer was written completely, to an open connection, by its deadline. Any other call counts as ended at its deadline,
+# since only the program knows when it gave up.
 
 Name: TypeAlias = int | str  # the number of a call, or the digest of its body
 

@@ -1,8 +1,7 @@
 """The programs under test: copies of one command, each in a process group of its own, which is killed after the storm.
 
-A program gets its usual environment, with the base URL of the provider and a dummy key.
-Its standard output is not read: the provider sees all that counts. The end of its standard
-error is kept, in case it dies.
+A program gets its usual environment, with the base URL of the provider and a dummy key. Its standard output is not
+read: the provider sees all that counts. The end of its standard error is kept, in case it dies.
 """
 
 import asyncio
@@ -19,9 +18,7 @@ from typing import NamedTuple, cast
 from stormbreak.errors import ConfigurationError, StormbreakError
 from stormbreak.key_patterns import looks_like_key, quoted
 
-KEY = "storm"
-"""The dummy API key of every program."""
-
+KEY = "storm"  # the dummy API key of every program
 _KEPT = 4096  # bytes of standard error
 _STDERR = 2
 _GRACE = 2.0  # seconds between SIGTERM and SIGKILL
@@ -64,9 +61,8 @@ class Copy(asyncio.SubprocessProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Store the pipe to its standard input."""
-        self._transport = cast(
-            "asyncio.SubprocessTransport", transport
-        )  # uvloop's is not a subclass
+        # uvloop's is not a subclass
+        self._transport = cast("asyncio.SubprocessTransport", transport)
 
     def pipe_data_received(self, fd: int, data: bytes) -> None:  # noqa: ARG002
         """Keep the end of its standard error."""

@@ -1,7 +1,6 @@
 """Run one live storm against one program, from the rehearsal call to the measures, on one event loop.
 
-The provider runs in this process and starts scenario time with the storm; calls are sent and expire
-by scenario time.
+The provider runs in this process and starts scenario time with the storm; calls are sent and expire by scenario time.
 """
 
 import asyncio
@@ -21,9 +20,7 @@ from stormbreak.storm.measures import Measures, Observed, Record, measure
 from stormbreak.storm.result import Result, series
 from stormbreak.storm.traffic import Traffic, check_measured, traffic
 
-PATIENCE = 60.0
-"""Real seconds for the first call of a program."""
-
+PATIENCE = 60.0  # real seconds for the first call of a program
 _LOOK = 0.05  # real seconds between checks of the programs
 _SLOW_START = 5.0  # real seconds until the request of a first call
 _AFTERWARDS = 1.0  # scenario seconds; the last call ends at its deadline
@@ -153,8 +150,8 @@ class _Storm:
     async def _rehearse(self, prompts: Prompts, bounds: Bounds) -> None:
         """Send one call to each copy without faults: a copy that handles it has started and found the provider.
 
-        It has the deadline and timeout of the storm, since programs configure themselves by their first line. A copy that
-        starts so slowly that it gives up the call gets it again.
+        It has the deadline and timeout of the storm, since programs configure themselves by their first line. A copy
+        that starts so slowly that it gives up the call gets it again.
         """
         seen = Observations(lambda asked: prompts.number_in(asked.essence))
         self._server.play(rehearsal(self._scenario), seen)

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from stormbreak.errors import ConfigurationError
+from stormbreak.errors import ConfigurationError, errors_at
 from stormbreak.provider.scenario import Limit, Load, Provider, Scenario, shortened
 
 _MAX_REHEARSAL = 5.0  # seconds of service
@@ -31,7 +31,7 @@ def staged(
                 f"{scenario.name}: a live storm needs a [load], or --own-traffic; got neither"
             )
         load = _ANY
-    try:
+    with errors_at(f"{scenario.name}, --scale {scale:g}"):
         return replace(
             scenario,
             provider=_provider(scenario.provider, scale),
@@ -39,8 +39,6 @@ def staged(
             background_traffic=None,
             load=_load(load, scale, copies),
         )
-    except ConfigurationError as error:
-        raise ConfigurationError(f"{scenario.name}, --scale {scale:g}: {error}") from None
 
 
 def rehearsal(scenario: Scenario) -> Scenario:

@@ -1,8 +1,8 @@
 """OpenTelemetry spans of one engine's calls: one for each call, and below it one for each attempt.
 
-The parent of a call's span is the span that was current where the call was made, read once: later steps may run on other
-threads. Decisions are events on it. An attempt's span is current while the attempt is being sent, and ends with its answer;
-that of a stream ends with the stream.
+The parent of a call's span is the span that was current where the call was made, read once: later steps may run on
+other threads. Decisions are events on it. An attempt's span is current while the attempt is being sent, and ends with
+its answer; that of a stream ends with the stream.
 
 Spans have the kind "client". Only the call's span has a `gen_ai.operation.name`, so that the number of operations is the
 number of calls. The spans of functions have a name and a target only.
@@ -38,8 +38,8 @@ _MARKER: ContextVar[None] = ContextVar("stormbreak.otel.marker")
 class CurrentSpan:
     """A context manager that makes a span the current one.
 
-    The garbage collector may end a coroutine or a generator in another context than it was entered in. The span was never
-    current there, so nothing is restored.
+    The garbage collector may end a coroutine or a generator in another context than it was entered in. The span was
+    never current there, so nothing is restored.
     """
 
     __slots__ = ("_entered", "_marker", "_span")
@@ -121,16 +121,9 @@ class ActiveSpans:
 # ---------------------------------------------------------------- span events
 
 SPAN_EVENTS = (
-    events.Queued,
-    events.CallRejected,
-    events.Hedged,
-    events.HedgeRefused,
-    events.Overtaken,
-    events.RetryPlanned,
-    events.RetryRefused,
-    events.FellBack,
-    events.FallbackRefused,
-)
+    events.Queued, events.CallRejected, events.Hedged, events.HedgeRefused, events.Overtaken,
+    events.RetryPlanned, events.RetryRefused, events.FellBack, events.FallbackRefused,
+)  # fmt: skip
 """The other events begin or end a span, or are about a target."""
 
 _DIGEST = re.compile(r"#[0-9a-f]{8}$")  # of the key, after a target

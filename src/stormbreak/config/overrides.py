@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Any
 
 from stormbreak.config import literal_keys
-from stormbreak.errors import ConfigurationError
+from stormbreak.errors import ConfigurationError, errors_at
 from stormbreak.key_patterns import has_key_prefix, quoted
 from stormbreak.toml_file import MAX_DEPTH, Table, check_depth
 from stormbreak.toml_values import UNKNOWN, join
@@ -46,11 +46,9 @@ class Overrides:
             path = _keys(variable, self.table)
             for key in reversed(path):
                 over = {key: over}
-            try:
+            with errors_at(variable):
                 check_depth(over)
                 literal_keys.refuse(over)
-            except ConfigurationError as error:
-                raise ConfigurationError(f"{variable}: {error}") from None
             together = overlay(together, over)
             made = _made_by(path, self.table)
             self._from |= {where: (f"{variable}: ", where) for where in made}

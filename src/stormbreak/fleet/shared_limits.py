@@ -1,4 +1,4 @@
-"""What engines share: makes leases for their targets and spend limits, and has their memberships renewed.
+"""The shared limits of one engine: a membership for each target and spend limit that it shares.
 
 `SharedLimits` is the fleet of one engine. Real ones use the `heartbeat` of their process, simulated ones a timeline.
 """
@@ -176,7 +176,7 @@ def _bounds(engine: Engine, account: "ref[Any]", now: float) -> Iterator[Decimal
         gate: Any = state.spending
         if gate is None or gate.account is not account() or not state.admission.queued:
             continue
-        call = state.admission.observed_call(now)
+        call = state.admission.observed_call()
         bound = None if call is None or state.is_blocked(now) else gate.max_cost(call)
         if bound is not None:
             yield bound

@@ -1,0 +1,164 @@
+"""Rows whose repair has to wait: they go on with the repairs that are left, and no key gets a second body."""
+
+import json
+from dataclasses import replace
+
+import pytest
+from batches import chat_rows, read, run, run_args, started, wait_until, write
+from metering import prices
+from sockets import End, answer, failing, served_aside
+
+from stormbreak.core import row_schedule
+from stormbreak.core.presets import BATCH
+from stormbreak.core.retry import RetryPolicy
+from stormbreak.http.answer_schema import AnswerSchema, Misfit, Repairs
+from stormbreak.http.client import AsyncClient
+from stormbreak.http.request import RequestTemplate
+
+SCHEMA = {"type": "object", "properties": {"stars": {"type": "integer"}}, "required": ["stars"]}
+GOOD, PROSE, LIST = '{"stars": 3}', "Three stars.", "[3]"
+ONE_A_ROUND = replace(BATCH, retry=RetryPolicy(max_attempts=1))
+
+
+def says(text):
+    choice = {"index": 0, "message": {"content": text}, "finish_reason": "stop"}
+    return answer(json.dumps({"choices": [choice], "usage": {}}).encode())
+
+
+@pytest.fixture(autouse=True)
+def at_once(monkeypatch):
+    """Rows come back at once: what counts here is what is sent, not when."""
+    monkeypatch.setattr(row_schedule, "_MIN", 0.01)
+    monkeypatch.setattr(
+        row_schedule, "_BACKOFF", replace(row_schedule._BACKOFF, initial_delay=0.01)
+    )
+
+
+@pytest.fixture
+def one_row(run_rows):
+    """Send one row to a server that says this; return the summary and what was sent."""
+
+    def send(*scripts, **options):
+        schema = AnswerSchema(SCHEMA, repairs=options.pop("repairs", 2))
+        with served_aside(*scripts) as server:
+            summary = run_rows(chat_rows(1), server, schema=schema, policy=ONE_A_ROUND, **options)
+            return summary, server.requests
+
+    return send
+
+
+def keys(requests):
+    return [request.headers["idempotency-key"] for request in requests]
+
+
+def last_texts(requests):
+    """What each request shows of an earlier answer; None if it shows none."""
+    turns = [json.loads(request.body)["messages"] for request in requests]
+    return [turn[1]["content"] if len(turn) == 3 else None for turn in turns]
+
+
+def test_a_row_that_comes_back_goes_on_with_its_repair(one_row, output):
+    """Each round has one attempt: "attempts" refuses every repair within it."""
+    summary, requests = one_row(says(PROSE), says(LIST), says(GOOD))
+    assert last_texts(requests) == [None, PROSE, LIST]
+    assert len(set(keys(requests))) == 3
+    assert (summary.successful, summary.attempts) == (1, 3)
+    assert read(output)[0]["attempts"] == 3
+
+
+def test_a_repair_that_failed_is_sent_again_as_it_was(one_row):
+    summary, requests = one_row(says(PROSE), failing(503), failing(503), says(GOOD))
+    first, *repair = requests
+    assert last_texts(requests) == [None, PROSE, PROSE, PROSE]
+    assert {request.body for request in repair} == {repair[0].body}
+    assert len(set(keys(repair))) == 1
+    assert keys([first]) != keys(repair[:1])
+    assert summary.successful == 1
+
+
+@pytest.mark.parametrize(("repairs", "sent"), [(0, 1), (1, 2), (2, 3)])
+def test_the_repairs_of_all_rounds_are_counted(one_row, files, repairs, sent):
+    summary, requests = one_row(says(PROSE), repairs=repairs)
+    assert (summary.failed, len(requests)) == (1, sent)
+    (line,) = read(files.failed)
+    assert (line["error"]["verdict"], line["error"]["attempts"]) == ("schema_mismatch", sent)
+
+
+async def test_what_a_repair_reserves_is_reserved_in_a_later_round_too():
+    body = b'{"model": "m", "max_tokens": 9, "messages": [{"role": "user", "content": "Rate it."}]}'
+    schema, repairs = AnswerSchema(SCHEMA), Repairs()
+    async with AsyncClient(base_url="http://127.0.0.1:9/v1") as client:
+        first = RequestTemplate("chat/completions", body, schema=schema, repairs=repairs)
+        client.prepare(first)
+        repairs.misfits[client.target("m")] = Misfit(PROSE, "It is not JSON.", "a-key")
+        again = RequestTemplate("chat/completions", body, schema=schema, repairs=repairs)
+        request = client.prepare(again)
+    assert request.headers["Idempotency-Key"] == "a-key"
+    assert again.token_bound() == again.token_bound(request.body) != first.token_bound()
+    assert again.estimated_tokens() == again.estimated_tokens(request.body)
+    assert again.estimated_tokens() > first.estimated_tokens()
+
+
+def test_another_limit_of_the_answers_is_another_request(run_rows):
+    with served_aside(End.RESET) as server:
+        for tokens in (50, 50, 60):
+            run_rows(
+                chat_rows(1), server, max_cost=5.0, max_output_tokens=tokens, price_of=prices,
+                connect_grace=0.01,
+            )  # fmt: skip
+        sent = {(request.headers["idempotency-key"], request.body) for request in server.requests}
+    assert len(server.requests) >= 3
+    assert len({key for key, _ in sent}) == len({body for _, body in sent}) == len(sent) == 2
+
+
+# ------------------------------------------------------------ kill -9
+
+
+class Remembering:
+    """A provider that gives the same answer to a key for ever, and bills it once.
+
+    The first answer to every second row is prose; the first attempt at every second of their repairs fails.
+    """
+
+    def __init__(self):
+        self.bodies = {}
+        self.answers = {}
+        self.failed = set()
+        self.conflicts = 0
+        self.replayed = 0
+
+    async def __call__(self, request, writer):
+        key, body = request.headers["idempotency-key"], json.loads(request.body)
+        self.conflicts += self.bodies.setdefault(key, request.body) != request.body
+        turns = body["messages"]
+        number = int(turns[0]["content"].split()[-1])
+        if len(turns) == 3 and number % 4 == 1 and number not in self.failed:
+            self.failed.add(number)
+            writer.write(failing(503))
+        else:
+            self.replayed += key in self.answers
+            text = PROSE if number % 2 and len(turns) == 1 else GOOD
+            writer.write(self.answers.setdefault(key, says(text)))
+        await writer.drain()
+
+
+def test_killed_and_resumed_it_sends_the_same_bodies_under_the_same_keys(tmp_path, output):
+    rows, provider = chat_rows(40), Remembering()
+    source = write(tmp_path / "in.jsonl", rows)
+    schema, policy = tmp_path / "stars.json", tmp_path / "one.toml"
+    schema.write_text(json.dumps(SCHEMA))
+    policy.write_text('preset = "batch"\n[retry]\nmax_attempts = 1\n')
+    more = ("--schema", schema, "--policy", policy, "--quiet")
+    with served_aside([provider]) as server:
+        words = (*run_args(source, output, server.base_url), *more)
+        with started(*words) as process:
+            wait_until(lambda: len(server.requests) >= 42, "a repair")
+            process.kill()
+        assert len(read(output)) < 40
+        assert run(*words).returncode == 0
+    assert provider.conflicts == 0
+    assert provider.replayed > 0
+    assert len(provider.answers) == 60  # billed: each row, and one repair of every other
+    assert sorted(line["custom_id"] for line in read(output)) == sorted(
+        r["custom_id"] for r in rows
+    )

@@ -1,0 +1,187 @@
+"""Targets and pools of a settings file under the SDKs: chosen by the model, with their own addresses, keys and models."""
+
+import json
+from types import SimpleNamespace
+
+import openai
+import pytest
+from doors import KEY, MESSAGE, SDKS, each_sdk
+from settings_file import FIRST_KEY, SECOND_KEY, SettingsFile, cache_key
+from sockets import answer, failing, free_port, served
+
+from stormbreak import ConfigurationError
+from stormbreak.httpx2 import AsyncTransport, Transport, wrap
+from stormbreak.testing import serve
+
+FILE = """
+    [retry]
+    max_attempts = 1
+
+    [targets.main]
+    base_url = "{first}"
+    model = "large"
+    api_key_env = "FIRST_KEY"
+
+    [targets.spare]
+    base_url = "{second}"
+    model = "small"
+    api_key_env = "SECOND_KEY"
+
+    [pools.chat]
+    targets = ["main", "spare"]
+
+    [gateway.models]
+    "gpt-*" = "spare"
+"""
+ASYNC_OPENAI = SDKS[0]
+
+
+@pytest.fixture(autouse=True)
+def keys(monkeypatch):
+    monkeypatch.setenv("FIRST_KEY", FIRST_KEY)
+    monkeypatch.setenv("SECOND_KEY", SECOND_KEY)
+
+
+@pytest.fixture
+def file(tmp_path):
+    def write(first, second, text=FILE):
+        return str(SettingsFile(tmp_path / "s.toml", first=first, second=second).write(text).path)
+
+    return write
+
+
+def dead():
+    """A server that does not listen."""
+    return SimpleNamespace(base_url=f"http://127.0.0.1:{free_port()}/v1")
+
+
+def models(server):
+    return [json.loads(request.body)["model"] for request in server.requests]
+
+
+def sent_keys(server):
+    return [cache_key(request) for request in server.requests]
+
+
+@each_sdk
+async def test_a_pool_with_a_dead_target_answers_from_the_other(sdk, file):
+    with serve("calm") as provider:
+        transport = sdk.transport(file(dead(), provider))
+        client = sdk.client(dead().base_url, transport)
+        said = [await sdk.ask(client, model="chat") for _ in range(3)]
+        stream = await sdk.ask(client, model="chat", stream=True)
+        assert await sdk.read(stream)
+        assert all(sdk.text(each) for each in said)
+        assert {each.model for each in said} == {"small"}
+        assert len(transport.snapshot()["targets"]) == 2
+        await sdk.close(client)
+
+
+@each_sdk
+async def test_each_target_gets_its_own_key_and_model_and_no_header_of_the_sdk(sdk, file):
+    good = MESSAGE if "anthropic" in str(sdk) else answer()
+    async with served(failing(500)) as first, served(good) as second:
+        client = sdk.client(dead().base_url, sdk.transport(file(first, second)))
+        await sdk.ask(client, model="chat")
+        await sdk.close(client)
+    assert (models(first), models(second)) == (["large"], ["small"])
+    for server, key in ((first, FIRST_KEY), (second, SECOND_KEY)):
+        (request,) = server.requests
+        assert key in str(request.headers)
+        assert KEY not in str(request.headers)
+        assert not any(name.startswith("x-stainless") for name in request.headers)
+
+
+async def test_a_beginning_leads_to_a_target_with_the_model_that_was_asked_for(file):
+    async with served() as first, served(answer()) as second:
+        transport = AsyncTransport(file(first, second))
+        client = ASYNC_OPENAI.client(dead().base_url, transport)
+        await ASYNC_OPENAI.ask(client, model="gpt-9")
+        await client.close()
+    assert models(second) == ["gpt-9"]
+    assert first.requests == []
+
+
+async def test_other_models_go_where_the_sdk_sends_them_under_the_policy_of_the_file(file):
+    async with served() as first, served() as second, served(failing(503)) as own:
+        transport = AsyncTransport(file(first, second))
+        client = ASYNC_OPENAI.client(own.base_url, transport)
+        with pytest.raises(ASYNC_OPENAI.module.InternalServerError) as caught:
+            await ASYNC_OPENAI.ask(client, model="m")
+        await client.close()
+    assert models(own) == ["m"]  # one attempt, as the file says
+    assert sent_keys(own) == [KEY]
+    assert first.requests == second.requests == []
+    assert caught.value.response.headers["x-stormbreak-attempts"] == "1"
+
+
+async def test_settings_that_are_shared_follow_a_reload(tmp_path):
+    async with served(answer(), answer()) as first, served() as second:
+        file = SettingsFile(tmp_path / "s.toml", first=first, second=second)
+        with pytest.raises(ConfigurationError, match="path of their file"):
+            AsyncTransport(file.write(FILE).load(), trust_env=False)
+        async with file.load(keys={}) as settings:
+            client = ASYNC_OPENAI.client(dead().base_url, AsyncTransport(settings))
+            await ASYNC_OPENAI.ask(client, model="main")
+            file.write(FILE.replace("large", "larger"))
+            settings.reload()
+            await ASYNC_OPENAI.ask(client, model="main")
+            await client.close()
+    assert models(first) == ["large", "larger"]
+
+
+async def test_targets_are_reached_through_an_inner_transport(file):
+    from httpx2 import AsyncHTTPTransport  # noqa: PLC0415 - nothing else here needs it
+
+    async with served(failing(500)) as first, served(answer()) as second:
+        transport = AsyncTransport(file(first, second), inner=AsyncHTTPTransport())
+        client = ASYNC_OPENAI.client(dead().base_url, transport)
+        await ASYNC_OPENAI.ask(client, model="chat")
+        await client.close()
+    assert (models(first), models(second)) == (["large"], ["small"])
+
+
+@pytest.mark.parametrize(
+    ("model", "error", "message", "sent"),
+    [("chat", ConfigurationError, "several", 0), ("main", openai.BadRequestError, "400", 1)],
+)
+async def test_an_answer_that_one_provider_keeps_is_continued_at_a_single_target_only(
+    file, model, error, message, sent
+):
+    async with served(failing(400)) as first, served() as second:
+        transport = AsyncTransport(file(first, second))
+        client = ASYNC_OPENAI.client(dead().base_url, transport, max_retries=0)
+        with pytest.raises(error, match=message):
+            await client.responses.create(model=model, input="hi", previous_response_id="r")
+        await client.close()
+    assert len(first.requests) == sent
+
+
+async def test_degraded_and_cached_answers_are_those_of_the_target(file):
+    text = FILE.replace(
+        '"FIRST_KEY"',
+        '"FIRST_KEY"\n    [[targets.main.policy.fallback]]\n    kind = "cache"\n'
+        '    [[targets.main.policy.fallback]]\n    kind = "degraded"\n    text = "later"',
+    )
+    async with served(answer(), failing(500)) as first, served() as second:
+        transport = AsyncTransport(file(first, second, text))
+        client = ASYNC_OPENAI.client(dead().base_url, transport)
+        said = [ASYNC_OPENAI.text(await ASYNC_OPENAI.ask(client, model="main")) for _ in range(2)]
+        other = await client.chat.completions.create(
+            model="main", messages=[{"role": "user", "content": "another"}]
+        )
+        await client.close()
+    assert said == ["fine", "fine"]
+    assert ASYNC_OPENAI.text(other) == "later"
+
+
+def test_what_does_not_go_together_is_refused(file):
+    path = file(dead(), dead())
+    with pytest.raises(ConfigurationError, match=r"set \[fleet\] in the file"):
+        Transport(path, fleet="redis://127.0.0.1")
+    client = ASYNC_OPENAI.module.OpenAI(base_url=dead().base_url, api_key=KEY)
+    with pytest.raises(ConfigurationError, match="a policy alone, without targets"):
+        wrap(client, path)
+    client.close()
+    with pytest.raises(ConfigurationError, match=r"no/such\.toml"):
+        Transport("no/such.toml")
