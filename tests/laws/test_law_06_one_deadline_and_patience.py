@@ -30,7 +30,7 @@ from stormbreak.core.trip import ConsecutiveFailures
 FRAGILE = BreakerPolicy(trip=ConsecutiveFailures(failure_threshold=1))
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("attempt_timeout", "within", "timeout"),
     [
         (None, None, None),
