@@ -249,7 +249,7 @@ async def fails_in_time(ask):
     assert "imeout" in type(caught.value).__name__
 
 
-@pytest.mark.parametrize("way", [None, *INNER, *WRAPPED], ids=lambda way: str(way or "our own"))
+@table_test("way", [None, *INNER, *WRAPPED])
 async def test_no_answer_that_drips_holds_a_call(way):
     """Each byte comes soon enough for a timeout of reading; all kinds of drips side by side."""
 
