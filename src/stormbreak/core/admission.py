@@ -235,10 +235,12 @@ class TargetQueue:
 
     def _holding_gate(self, call: Call, now: float) -> Gate | None:
         """Return the gate that will be closed the longest; of two that wait for an event, not the slots."""
-        gate = max(
-            self._gates, key=lambda gate: (gate.ready_at(call, now), gate is not self._slots)
-        )
-        return gate if gate.ready_at(call, now) > now else None
+        holds, until = None, now
+        for gate in self._gates:
+            ready_at = gate.ready_at(call, now)
+            if ready_at > until or (ready_at == until > now and holds is self._slots):
+                holds, until = gate, ready_at
+        return holds
 
     def _ready_at(self, call: Call, now: float) -> float:
         latest = READY
@@ -275,8 +277,10 @@ class TargetQueue:
         if veto:
             return veto
         for gate in self._gates:
+            if gate is self._slots:  # a slot may come free sooner
+                continue
             ready_at = gate.ready_at(call, now)
-            if ready_at <= now or gate is self._slots:  # a slot may come free sooner
+            if ready_at <= now:
                 continue
             if gate is self._circuit:
                 half_open = self._circuit.state_text(now) == "half-open"

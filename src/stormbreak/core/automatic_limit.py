@@ -7,12 +7,12 @@ unless the target is certainly healthy, and 429s without a time that pile up whi
 frees its slot at once, so a batch would ask a full target hundreds of times a second. In a cold start, the queue must
 wait for slots: one behind a cooldown would turn the throughput of the first few calls into a limit.
 
-With evidence, the limit is a little above the proven throughput (`throughput_estimate`), less so while
-answers are late, one if nothing is answered, and never below the `LimitFloor`. For some seconds after the
-last evidence it still follows the throughput, so in silence it falls. Then it doubles repeatedly, from its
-value at that evidence or from the present throughput, whichever is more. It doubles slowly, unless answers
-have been on time for a while. After `FADE` it is gone. It is at least 1 and can always grow again. Lost attempts hold no slot:
-overdue and overtaken while answers are on time, or overdue while the circuit lets only probes pass.
+With evidence, the limit is a little above the proven throughput (`throughput_estimate`), less so while answers are
+late, one if nothing is answered, and never below the `LimitFloor`. For some seconds after the last evidence it still
+follows the throughput, so in silence it falls. Then it doubles repeatedly, from its value at that evidence or from the
+present throughput, whichever is more. It doubles slowly, unless answers have been on time for a while. After `FADE` it
+is gone. It is at least 1 and can always grow again. Lost attempts hold no slot: overdue and overtaken while answers are
+on time, or overdue while the circuit lets only probes pass.
 
 `limit` is as of the last `tick`; while all is quiet, a tick costs little.
 """
@@ -25,14 +25,13 @@ from typing import Literal
 from stormbreak.core.checks import check_types, require_at_least
 from stormbreak.core.diagnosis import RECENTLY, Diagnosis
 from stormbreak.core.gate import NEVER, READY
-from stormbreak.types import Outcome, Verdict
+from stormbreak.types import VERDICT_OK, Outcome, Verdict
 
 # ---------------------------------------------------------------- limit floor
-# Detects that our limit throttles the target. With total times only, a queue and a slower
-# target look alike: both are late. A stale mean then makes the limit too small, which lowers the
-# proven throughput, and so on. The diagnosis tells the two apart after some answers
-# (`load_response`); the floor bridges them. The yield distinguishes them: late and as many answers as before
-# means a queue; late, without failures and with *fewer* answers means that we may throttle
+# Detects that our limit throttles the target. With total times only, a queue and a slower target look alike: both are
+# late. A stale mean then makes the limit too small, which lowers the proven throughput, and so on. The diagnosis tells
+# the two apart after some answers (`load_response`); the floor bridges them. The yield distinguishes them: late and as
+# many answers as before means a queue; late, without failures and with *fewer* answers means that we may throttle
 # ourselves. Then a floor under the limit grows until the answers are back.
 
 TAU = 30.0  # seconds; weight of the usual rate of answers and in-flight count
@@ -81,9 +80,8 @@ class LimitFloor:
         return self._floor
 
     def _span(self, now: float) -> float:
-        span = 0.0 if self._since is None else max(0.0, now - self._since)
-        self._since = now
-        return span
+        since, self._since = self._since, now
+        return 0.0 if since is None or now < since else now - since
 
     def _move(self, now: float, rate: float) -> None:
         steps = (now - self._moved_at) / STEP
@@ -100,6 +98,7 @@ class LimitFloor:
 HOLD, DOUBLING = 5.0, 20.0  # seconds
 HOLD_WELL, DOUBLING_WELL = 1.0, 4.0  # seconds, where answers are on time
 FADE = 120.0  # seconds
+BINDS_FOR = HOLD + FADE
 FRESH = 1.0  # seconds since answers were late: until then the target has a queue of its own ...
 NEARLY_FULL = (
     1.2  # ... and the gain is no more than this: a larger one only makes that queue longer
@@ -155,14 +154,9 @@ class AutomaticLimiter:
         self.in_flight = 0
         self.limit = policy.max_in_flight
 
-    @property
-    def _evidence_at(self) -> float:
-        """The time of the last evidence that sending less helps."""
-        return max(self._diagnosis.evidence_at, self._stood_at)
-
     def binds(self, now: float) -> bool:
         """Whether the limit is below the ceiling."""
-        return now - self._evidence_at < HOLD + FADE
+        return now - max(self._diagnosis.evidence_at, self._stood_at) < BINDS_FOR
 
     learned = binds
 
@@ -170,19 +164,26 @@ class AutomaticLimiter:
         """READY while a slot is free; else the time at which one may become free (an answer may be sooner)."""
         if self.in_flight < self.limit:
             return READY
-        if not self.binds(now) or self.in_flight >= self.max_limit:
+        diagnosis = self._diagnosis
+        evidence_at = max(diagnosis.evidence_at, self._stood_at)
+        if now - evidence_at >= BINDS_FOR or self.in_flight >= self.max_limit:
             return NEVER
         base = max(MIN_LIMIT, self._control, self._held)
-        begins_at = self._evidence_at + self._hold
+        begins_at = evidence_at + self._hold
         growth = self._doubling * max(0.0, log2((self.in_flight + 1) / base) - self._grown)
         opens_at = min(max(self._grown_at, begins_at) + growth, begins_at + FADE)
-        return max(now + RETRY_LOOK, min(opens_at, self._diagnosis.overdue_at()))
+        if diagnosis.probed:
+            opens_at = min(opens_at, diagnosis.overdue_at())
+        return max(now + RETRY_LOOK, opens_at)
 
     def _is_cautious(self, now: float) -> bool:
         """Whether it is uncertain that answers are on time again."""
         diagnosis = self._diagnosis
-        trouble_at = max(diagnosis.late_at, diagnosis.throttled_at)
-        return now - trouble_at < RECENTLY or not diagnosis.is_healthy(now)
+        return (
+            now - diagnosis.late_at < RECENTLY
+            or now - diagnosis.throttled_at < RECENTLY
+            or not diagnosis.is_healthy(now)
+        )
 
     def _is_short(self, now: float) -> bool:
         """Whether a queue may stand for want of slots. Not where they are free, and nothing is known yet of what is served."""
@@ -216,7 +217,12 @@ class AutomaticLimiter:
         if self.in_flight >= self.limit:
             self._full_at = now
         self.in_flight -= 1
-        if outcome.verdict is Verdict.THROTTLED and self._is_too_much(outcome, now):
+        verdict = outcome.verdict
+        if (
+            verdict is not VERDICT_OK
+            and verdict is Verdict.THROTTLED
+            and self._is_too_much(outcome, now)
+        ):
             self._stood_at = now
 
     def _is_too_much(self, refusal: Outcome, now: float) -> bool:
@@ -228,8 +234,8 @@ class AutomaticLimiter:
     def _look(self, now: float) -> None:
         diagnosis = self._diagnosis
         policy = self._policy
-        evidence_at = self._evidence_at
-        binds = now - evidence_at < HOLD + FADE
+        evidence_at = max(diagnosis.evidence_at, self._stood_at)
+        binds = now - evidence_at < BINDS_FOR
         self._look_at = now if binds else now + LOOK
         late = now - diagnosis.late_at < FRESH
         proven = diagnosis.proven(now, late=late)
@@ -243,18 +249,19 @@ class AutomaticLimiter:
         if evidence_at > self._held_at:
             self._held, self._held_at = self._control, evidence_at
             self._grown, self._grown_at = 0.0, evidence_at
-        speed = (HOLD, DOUBLING) if self._is_cautious(now) else (HOLD_WELL, DOUBLING_WELL)
-        if speed != (self._hold, self._doubling):
-            self._grown, self._grown_at = self._doublings(now), now
-            self._hold, self._doubling = speed
+        hold, doubling = (HOLD, DOUBLING) if self._is_cautious(now) else (HOLD_WELL, DOUBLING_WELL)
+        if hold != self._hold:
+            self._grown, self._grown_at = self._doublings(now, evidence_at), now
+            self._hold, self._doubling = hold, doubling
         floor_ = 0.0 if diagnosis.judge.streams else self._floor(now, binds=binds)
         limit = max(1.0, self._limit(now, evidence_at, floor_))
-        lost = 0 if now - diagnosis.late_at < HOLD else diagnosis.lost
-        self.limit = floor(min(self.max_limit, limit + lost))
+        if now - diagnosis.late_at >= HOLD:
+            limit += diagnosis.lost
+        self.limit = floor(min(self.max_limit, limit))
 
-    def _doublings(self, now: float) -> float:
+    def _doublings(self, now: float, evidence_at: float) -> float:
         """Return the number of doublings since the last evidence."""
-        begins_at = max(self._grown_at, self._evidence_at + self._hold)
+        begins_at = max(self._grown_at, evidence_at + self._hold)
         return self._grown + max(0.0, now - begins_at) / self._doubling
 
     def _limit(self, now: float, evidence_at: float, floor_: float) -> float:
@@ -263,7 +270,7 @@ class AutomaticLimiter:
             return self.max_limit
         if quiet <= 0:
             return max(self._control, floor_)
-        return max(max(self._control, self._held) * 2 ** self._doublings(now), floor_)
+        return max(max(self._control, self._held) * 2 ** self._doublings(now, evidence_at), floor_)
 
     def _floor(self, now: float, *, binds: bool) -> float:
         diagnosis = self._diagnosis

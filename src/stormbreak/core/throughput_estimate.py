@@ -5,7 +5,7 @@ the ends are known, it is successes per second times the usual duration (Little'
 """
 
 from collections import deque
-from itertools import pairwise
+from itertools import islice
 
 SLICES = 5
 RECENT = 2  # slices that count while answers are late
@@ -44,9 +44,9 @@ class FirstOutputEstimate:
 
     def _roll(self, now: float) -> None:
         second = int(now)
-        for _ in range(min(second - self._second, SLICES)):
-            self._peaks.append(self.serving)
-        self._second = max(self._second, second)
+        if second > self._second:
+            self._peaks.extend([self.serving] * min(second - self._second, SLICES))
+            self._second = second
 
 
 class _Slice:
@@ -86,12 +86,18 @@ class RateEstimate:
         service = self._min_duration if mean is None else mean
         if service is None:
             return 0.0
-        self._roll(now, service)
         slices = self._slices
-        pairs = (
-            (one.answers + two.answers) / (one.width + two.width) for one, two in pairwise(slices)
-        )
-        return max(pairs, default=slices[0].answers / slices[0].width) * service
+        if not slices or now >= slices[-1].ends:
+            self._roll(now, service)
+        best, before = 0.0, slices[0]
+        if len(slices) == 1:
+            return before.answers / before.width * service
+        for slice_ in islice(slices, 1, None):
+            rate = (before.answers + slice_.answers) / (before.width + slice_.width)
+            if rate > best:  # noqa: PLR1730 - `max` takes longer
+                best = rate
+            before = slice_
+        return best * service
 
     def _roll(self, now: float, service: float | None) -> None:
         slices = self._slices

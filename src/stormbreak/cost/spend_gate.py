@@ -1,9 +1,9 @@
 """The spend limit: reserve the maximum cost of an attempt before it leaves, and settle the real cost afterwards.
 
-`SpendAccounts` holds the accounts of one engine, one for each limit; all targets under the same limit share its account.
-`SpendGate` is the gate of one target. What is spent and what is reserved never exceed the limit together, as long as
-no attempt costs more than its bound. A limit may be per period: the first begins with the first attempt, and the cost of an
-attempt belongs to the period in which it left.
+`SpendAccounts` holds the accounts of one engine, one for each limit; all targets under the same limit share its
+account. `SpendGate` is the gate of one target. What is spent and what is reserved never exceed the limit together, as
+long as no attempt costs more than its bound. A limit may be per period: the first begins with the first attempt, and
+the cost of an attempt belongs to the period in which it left.
 
 | outcome of the attempt | spent |
 |---|---|
@@ -38,9 +38,9 @@ COMES_BACK = 5.0  # seconds after which a call may try again that a lost store h
 class SpendAccount:
     """The spent and reserved amounts under one limit. Its period ends at `ends_at`; inf: never, or none has begun.
 
-    No more is reserved than is `allowed` by now, where that is less than the limit: a batch first writes down what may be
-    spent. `largest` is the largest bound of any attempt so far. With a `lease`, the limit is that of a fleet, whose store
-    says when periods begin, and allows its members one part after another.
+    No more is reserved than is `allowed` by now, where that is less than the limit: a batch first writes down what may
+    be spent. `largest` is the largest bound of any attempt so far. With a `lease`, the limit is that of a fleet, whose
+    store says when periods begin, and allows its members one part after another.
     """
 
     def __init__(self, policy: SpendPolicy) -> None:

@@ -123,12 +123,15 @@ class Stepper(TurnLock[Flow, _Left]):
             if left is not None or self._postponed:
                 self._act(left)
         except BaseException:  # an interrupt, perhaps in a listener
-            if left is not None:
-                _wake_all(left)
-            if flow is not None and call is not None:
-                self.close(flow)
+            self._after_interrupt(left, None if call is None else flow)
             raise
         return flow, command
+
+    def _after_interrupt(self, left: _Left | None, unowned: Flow | None) -> None:
+        if left is not None:
+            _wake_all(left)
+        if unowned is not None:
+            self.close(unowned)
 
     def first_output(self, send: Send) -> None:
         """Record the first output of the attempt of `send`; does nothing once it has ended."""

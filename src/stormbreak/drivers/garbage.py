@@ -1,7 +1,7 @@
 """Let the garbage collector look at new objects alone, and after more of them.
 
-The state of a call lives for milliseconds and most of it is freed by its reference counts, so a collection finds little. Only
-programs of our own do so: it holds for the whole process.
+The state of a call lives for milliseconds and most of it is freed by its reference counts, so a collection finds
+little. Only programs of our own do so, and simulations while they run: it holds for the whole process.
 """
 
 import gc
@@ -21,7 +21,7 @@ def collect_less_often() -> None:
 
 @contextmanager
 def collecting_less_often() -> Iterator[None]:
-    """Do so while the context lasts: a tenth less CPU for a row of a batch."""
+    """Do so while the context lasts: a tenth less CPU for a row of a batch, and for a simulation."""
     before, frozen = gc.get_threshold(), gc.get_freeze_count()
     collect_less_often()
     try:

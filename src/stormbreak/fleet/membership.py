@@ -22,6 +22,7 @@ from weakref import ref
 from stormbreak.core.lease import Lease, LeasedRate, Ramp, SpendLease, TargetLease
 from stormbreak.core.spend_policy import SpendPolicy
 from stormbreak.core.target_state import TargetState
+from stormbreak.fleet.leasing import FORGOTTEN, LEASE
 from stormbreak.fleet.messages import (
     HOLD,
     LIFT,
@@ -34,7 +35,6 @@ from stormbreak.fleet.messages import (
     SlotReport,
     SpendReport,
 )
-from stormbreak.fleet.model import FORGOTTEN, LEASE
 
 BUSY = 0.25  # seconds
 CALM = 2.5

@@ -42,6 +42,9 @@ class Part(StrEnum):
     WHOLE = "whole"  # the whole answer, or the end of a streamed one
 
 
+_WHOLE = Part.WHOLE
+
+
 class Reply(NamedTuple):
     """The provider's reply to a request at `at`.
 
@@ -61,7 +64,8 @@ class _Job:
     """One request in the provider; number 0 is background traffic."""
 
     __slots__ = (
-        "arrived", "done_at", "fault", "gone", "key", "number", "request_info", "streamed", "tokens", "tries",
+        "arrived", "attempt", "done_at", "fault", "gone", "key", "number", "span", "streamed", "text", "tokens",
+        "tries",
     )  # fmt: skip
 
     def __init__(
@@ -72,7 +76,9 @@ class _Job:
         self.arrived = arrived
         self.streamed = streamed
         self.tokens = tokens
-        self.request_info: RequestInfo | None = None
+        self.attempt = 0
+        self.span = 0.0  # seconds of service
+        self.text = b""
         self.fault: Fault | None = None
         self.tries = 0
         self.done_at = arrived
@@ -153,7 +159,7 @@ class ProviderModel:
         job = _Job(
             self._request_count, mix(self._salt ^ mix(key)), now, streamed=streamed, tokens=tokens
         )
-        job.request_info = RequestInfo(self._request_count, attempt, text)
+        job.attempt, job.text = attempt, text
         self._jobs[job.number] = job
         self._enter(now, job)
         return job.number
@@ -174,7 +180,9 @@ class ProviderModel:
     def advance(self, now: float) -> list[Reply]:
         """Advance the time and return the replies that are due, oldest first."""
         self._run_until(now)
-        replies, self._replies = self._replies, []
+        replies = self._replies
+        if replies:
+            self._replies = []
         return replies
 
     def next_event_at(self) -> float | None:
@@ -228,12 +236,13 @@ class ProviderModel:
             self._refuse(now, job, phase.down, "down")
             return
         if phase.faults or phase.selective:
-            fault = phase.draw(job.key, job.request_info, streamed=job.streamed)
+            info = RequestInfo(job.number, job.attempt, job.text) if job.number else None
+            fault = phase.draw(job.key, info, streamed=job.streamed)
             if fault is not None and fault.kind in REFUSALS:
                 self._refuse(now, job, fault, fault.kind.value)
                 return
             job.fault = fault
-        if self._limited(now, job):
+        if self._limit is not None and self._limited(now, job, self._limit):
             return
         if self.busy < phase.slots:  # then the queue is empty
             self._start(now, job)
@@ -242,10 +251,10 @@ class ProviderModel:
         else:
             self._refuse(now, job, _QUEUE_FULL, "queue_full")
 
-    def _limited(self, now: float, job: _Job) -> bool:
-        if self._limit is None or job.number == 0:
+    def _limited(self, now: float, job: _Job, limit: RequestLimit) -> bool:
+        if job.number == 0:
             return False
-        wait = self._limit.take(now, job.tokens)
+        wait = limit.take(now, job.tokens)
         if wait is None:
             return False
         self._refuse(
@@ -271,7 +280,7 @@ class ProviderModel:
         if job.number == 0:
             self._retry_in_background(now, job)
         elif not job.gone:
-            self._replies.append(Reply(now, job.number, Part.WHOLE, fault, now, retry_after))
+            self._replies.append(Reply(now, job.number, _WHOLE, fault, now, retry_after))
 
     def _fill(self, now: float) -> None:
         while self._queue and self.busy < self._phase.slots:
@@ -279,29 +288,29 @@ class ProviderModel:
 
     def _start(self, now: float, job: _Job) -> None:
         self.busy += 1
-        span = self._service.draw(mix(job.key)) * self._phase.slowdown
+        span = job.span = self._service.draw(mix(job.key)) * self._phase.slowdown
         job.done_at = now + span
         if job.streamed:
             self._plan(now + span * self.scenario.provider.prefill, self._send_first, job)
-        self._plan(job.done_at, self._finish, (job, span))
+        self._plan(job.done_at, self._finish, job)
 
     def _send_first(self, now: float, job: _Job) -> None:
         if not job.gone:
             self._replies.append(Reply(now, job.number, Part.FIRST, job.fault, job.done_at))
 
-    def _finish(self, now: float, done: tuple[_Job, float]) -> None:
-        job, span = done
+    def _finish(self, now: float, job: _Job) -> None:
         self.busy -= 1
-        tally = self._counters(job)
-        tally.work += span
+        tally = self.clients if job.number else self.background
+        tally.work += job.span
         if self._late(now, job):
-            tally.wasted_work += span
+            tally.wasted_work += job.span
             self._end(now, job, "wasted", worked=True)
         else:
             self._end(now, job, job.fault.kind.value if job.fault else "ok", worked=True)
             if job.number:
-                self._replies.append(Reply(now, job.number, Part.WHOLE, job.fault, now))
-        self._fill(now)
+                self._replies.append(Reply(now, job.number, _WHOLE, job.fault, now))
+        if self._queue:
+            self._fill(now)
 
     def _end(self, now: float, job: _Job, outcome: str, *, worked: bool = False) -> None:
         self._counters(job).ended(now, outcome)

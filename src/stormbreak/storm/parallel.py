@@ -18,6 +18,7 @@ from multiprocessing.connection import Connection
 from threading import Thread
 from typing import Any
 
+from stormbreak.drivers.garbage import collect_less_often, collecting_less_often
 from stormbreak.errors import ConfigurationError
 from stormbreak.provider.scenario import Scenario
 from stormbreak.storm.policies import NamedPolicy
@@ -65,7 +66,8 @@ def simulate_all(
     count = min(processes, len(runs))
     if count <= 1:
         report = progress or _nobody
-        return [run.simulate(partial(report, number)) for number, run in enumerate(runs)]
+        with collecting_less_often():
+            return [run.simulate(partial(report, number)) for number, run in enumerate(runs)]
     return _side_by_side(runs, count, progress or _nobody)
 
 
@@ -126,6 +128,7 @@ _given: dict[str, Any] = {}
 
 
 def _begin(runs: Sequence[Run], shares: Any, theirs: Connection) -> None:
+    collect_less_often()
     _given.update(runs=runs, shares=shares)
     Thread(target=_end_with, args=(theirs,), daemon=True).start()
 

@@ -6,37 +6,24 @@ The network takes no time. When a client gives up, the provider knows at once, b
 from collections.abc import Callable
 from functools import partial
 from math import inf
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
 
 from stormbreak.core.flow import Send
 from stormbreak.drivers.virtual_time import Reply as Answer
 from stormbreak.drivers.virtual_time import Timeline, Timer
 from stormbreak.provider.model import Part, ProviderModel, Reply
+from stormbreak.provider.scenario import Dialect
 from stormbreak.storm.outcomes import delay_of, outcome_of, rate_limits_of, sees_retry_after
-from stormbreak.types import RateLimits, Usage, Verdict
+from stormbreak.types import VERDICT_OK, RateLimits, Usage
 
 _TRIES = 16  # bits of a chance key that number the attempts of one call
-
-
-class Sent(NamedTuple):
-    """A call whose attempts are sent here, or a row with `before` sends before this call."""
-
-    number: int
-    tokens: int  # of each attempt, prompt and answer together
-    before: int = 0
 
 
 First: TypeAlias = Callable[[Send], None]
 
 
-class _Pending(NamedTuple):
-    """A pending attempt, with the rate limits of its headers."""
-
-    answer: Answer
-    first: First
-    send: Send
-    tokens: int
-    rate_limits: RateLimits | None
+_Pending: TypeAlias = tuple[Answer, First, Send, int, RateLimits | None]
+"""A pending attempt, with its tokens and the rate limits of its headers."""
 
 
 class SimulatedProvider:
@@ -64,27 +51,29 @@ class SimulatedProvider:
         self._rings_at = inf
         self.attempts: list[int] = []  # in each second
 
-    def send(self, call: Sent, first: First, send: Send, answer: Answer) -> partial[None]:
-        """Send an attempt of `call`; return a function that cancels it. `first` is called at its first output.
+    def send(
+        self, call: int, tokens: int, before: int, first: First, send: Send, answer: Answer
+    ) -> partial[None]:
+        """Send an attempt of call number `call`, `before` times sent as a row; return a function that cancels it.
 
-        Its random draws depend only on the call and the number of the attempt.
+        `tokens` are those of prompt and answer together; `first` is called at its first output. Its random draws depend
+        only on the call and the number of the attempt.
         """
         now = self._timeline.now
         self._count(now)
-        attempt = call.before + send.attempt
-        key = (call.number << _TRIES) + attempt
+        attempt = before + send.attempt
+        key = (call << _TRIES) + attempt
         request = self._model.arrive(
-            now, key, streamed=self._streamed, tokens=call.tokens, attempt=attempt
+            now, key, streamed=self._streamed, tokens=tokens, attempt=attempt
         )
-        self._waiting[request] = _Pending(answer, first, send, call.tokens, self._rate_limits(now))
+        limits = None if self._dialect is None else self._rate_limits(self._dialect, now)
+        self._waiting[request] = answer, first, send, tokens, limits
         self._aim()
         return partial(self._give_up, request)
 
-    def _rate_limits(self, now: float) -> RateLimits | None:
+    def _rate_limits(self, dialect: Dialect, now: float) -> RateLimits | None:
         """Return the rate limits when a request arrives, which its answer reports, as on the embedded provider."""
-        if self._dialect is None:
-            return None
-        return rate_limits_of(self._dialect, self._model.limit_states(now), now)
+        return rate_limits_of(dialect, self._model.limit_states(now), now)
 
     def _give_up(self, request: int) -> None:
         if self._waiting.pop(request, None) is not None:
@@ -93,9 +82,8 @@ class SimulatedProvider:
 
     def _count(self, now: float) -> None:
         second = int(now)
-        missing = second + 1 - len(self.attempts)
-        if missing > 0:
-            self.attempts.extend([0] * missing)
+        while len(self.attempts) <= second:
+            self.attempts.append(0)
         self.attempts[second] += 1
 
     def _aim(self) -> None:
@@ -116,23 +104,26 @@ class SimulatedProvider:
         self._aim()
 
     def _deliver(self, reply: Reply) -> None:
-        if not sees_retry_after(reply, streamed=self._streamed):
+        fault = reply.fault
+        if fault is not None and not sees_retry_after(reply, streamed=self._streamed):
             return
-        if reply.part is Part.FIRST:
+        if self._streamed and reply.part is Part.FIRST:
             if waiting := self._waiting.get(reply.request):
-                waiting.first(waiting.send)
+                _, first, send, _, _ = waiting
+                first(send)
             return
         waiting = self._waiting.pop(reply.request, None)
         if waiting is None:
             return
+        answer, _, _, tokens, rate_limits = waiting
         outcome = outcome_of(reply, streamed=self._streamed)
-        if waiting.tokens and outcome.verdict is Verdict.OK:
-            outcome = outcome._replace(usage=Usage(input_tokens=waiting.tokens))
-        if waiting.rate_limits is not None:
-            outcome = outcome._replace(rate_limits=waiting.rate_limits)
+        if tokens and outcome.verdict is VERDICT_OK:
+            outcome = outcome._replace(usage=Usage(input_tokens=tokens))
+        if rate_limits is not None:
+            outcome = outcome._replace(rate_limits=rate_limits)
         if self._ignores_retry_after and outcome.retry_after is not None:
             outcome = outcome._replace(retry_after=None)
-        if later := delay_of(reply):
-            self._timeline.at(reply.at + later, partial(waiting.answer, outcome))
+        if fault is not None and (later := delay_of(reply)):
+            self._timeline.at(reply.at + later, partial(answer, outcome))
         else:
-            waiting.answer(outcome)
+            answer(outcome)

@@ -33,9 +33,9 @@ from stormbreak.storm.outcomes import check_playable
 from stormbreak.storm.policies import NamedPolicy
 from stormbreak.storm.result import Result, Sample, series
 from stormbreak.storm.simulated_batch import Batch
-from stormbreak.storm.simulated_provider import Sent, SimulatedProvider
+from stormbreak.storm.simulated_provider import SimulatedProvider
 from stormbreak.storm.traffic import Traffic, check_measured, traffic
-from stormbreak.types import Call, CallResult, Target, Verdict
+from stormbreak.types import VERDICT_OK, Call, CallResult, Target
 
 # ---------------------------------------------------------------- sampling
 # Samples all processes once a second and changes nothing in them. An idle process does not
@@ -228,7 +228,7 @@ class _Fleet:
             self._timeline,
             self._targets[process],
             chance=_chance(seed, _PAUSES, process),
-            start=partial(self._start, process),
+            start=partial(self._start_row, process),
             end=self._record,
         )
         self._drivers[process].engine.listeners.append(batch.on_event)
@@ -280,38 +280,40 @@ class _Fleet:
         if self._batches:
             self._batches[process].add(number)
         else:
-            self._start(process, RowAttempt(index=number), partial(self._end, number))
+            self._start(process, number, partial(self._end, number))
 
-    def _start(self, process: int, row: RowAttempt, done: Callable[[CallResult], None]) -> None:
-        """Start a call, or a call of a row."""
+    def _start(
+        self,
+        process: int,
+        number: int,
+        done: Callable[[CallResult], None],
+        *,
+        before: int = 0,
+        left: int | None = None,
+    ) -> None:
+        """Start a call, or a call of a row that was sent `before`, and of which so many attempts are `left`."""
         self._sampler.wake(process)
-        driver, tokens = self._drivers[process], self._calls.tokens[row.index]
-        driver.start(
-            self._call(driver.engine, row, tokens),
-            partial(self._world.send, Sent(row.index, tokens, row.attempts), driver.first_output),
-            done,
-        )
-
-    def _call(self, engine: Engine, row: RowAttempt, tokens: int) -> Call:
-        return Call(
-            engine.number(),
+        driver, tokens, policy = self._drivers[process], self._calls.tokens[number], self._policy
+        call = Call(
+            driver.engine.number(),
             TARGET,
-            deadline_at=self._calls.times[row.index] + (self._policy.deadline or 0.0),
-            patience=self._policy.patience,
-            priority=self._policy.priority,
-            fail_fast=self._policy.fail_fast,
+            deadline_at=self._calls.times[number] + (policy.deadline or 0.0),
+            patience=policy.patience,
+            priority=policy.priority,
+            fail_fast=policy.fail_fast,
             streams=self._streamed,
             tokens=tokens,
-            max_attempts=row.left if self._batches else None,
+            max_attempts=left,
         )
+        send = partial(self._world.send, number, tokens, before, driver.first_output)
+        driver.start(call, send, done)
+
+    def _start_row(self, process: int, row: RowAttempt, done: Callable[[CallResult], None]) -> None:
+        self._start(process, row.index, done, before=row.attempts, left=row.left)
 
     def _end(self, number: int, ended: CallResult) -> None:
-        self._record(
-            number,
-            answered=ended.outcome.verdict is Verdict.OK,
-            attempts=ended.attempts,
-            queued=ended.queued,
-        )
+        answered = ended.outcome.verdict is VERDICT_OK
+        self._record(number, answered=answered, attempts=ended.attempts, queued=ended.queued)
 
     def _record(self, number: int, *, answered: bool, attempts: int, queued: float) -> None:
         self._ended[number] = Record(
