@@ -56,8 +56,8 @@ def run_attempt(
     call = state.call
     deadline_at, patience = call.deadline_at, call.patience
     expires_at = inf if deadline_at is None else deadline_at
-    if patience is not None:
-        expires_at = min(expires_at, now + (patience - state.waited))
+    if patience is not None and now + (patience - state.waited) < expires_at:
+        expires_at = now + (patience - state.waited)
     place = permit or target_state.admission.enter(call, now, expires_at)
     if isinstance(place, Rejection):
         return Outcome(Verdict.REJECTED, rejection=place), now, uniform
