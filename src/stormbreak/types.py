@@ -99,8 +99,8 @@ class Priority(IntEnum):
 class Target(NamedTuple):
     """Where an attempt goes: a provider, a model, and a digest that distinguishes keys.
 
-    A target of a settings file also has its `name` there; another name makes another target. A target that is not an LLM API
-    has its name as provider, and no model.
+    A target of a settings file also has its `name` there; another name makes another target. A target that is not an
+    LLM API has its name as provider, and no model.
     """
 
     provider: str
@@ -135,8 +135,9 @@ Labels: TypeAlias = tuple[tuple[str, str], ...]
 class Usage:
     """Tokens of one attempt as the provider counted them, or their upper bounds.
 
-    `input_tokens` is the whole prompt, `output_tokens` the answer with its reasoning. Part of the input was read from a cache (`cached_input_tokens`), and part of the rest was written to one
-    (`cache_write_tokens`), some of that for an hour (`cache_write_1h_tokens`).
+    `input_tokens` is the whole prompt, `output_tokens` the answer with its reasoning. Part of the input was read from a
+    cache (`cached_input_tokens`), and part of the rest was written to one (`cache_write_tokens`), some of that for an
+    hour (`cache_write_1h_tokens`).
     """
 
     input_tokens: int = 0
@@ -299,8 +300,8 @@ class Answer:
 
     `text` is that of the first choice, empty for embeddings and tool calls. `raw` is the provider's JSON body,
     unchanged; a streamed answer is assembled into the body of the same call without streaming. `parsed` is the answer
-    to a call with a `schema`. `usage` is zero where the provider reports none. `target` answered, and `source` says whether
-    it is that of the call: `target`, `fallback`, `cache` or `degraded`.
+    to a call with a `schema`. `usage` is zero where the provider reports none. `target` answered, and `source` says
+    whether it is that of the call: `target`, `fallback`, `cache` or `degraded`.
 
     `attempts` counts all attempts, `maybe_processed` those that may have been processed, and billed, besides the answer;
     `waited` is seconds spent unserved. `detail` says what is unusual, such as "1 of 3 choices" if the server ignored
@@ -334,8 +335,8 @@ class Answer:
     def cost(self) -> Decimal | None:
         """The cost of its usage in US dollars, at the prices of its client; computed on access, never a guess.
 
-        Zero for an answer without a target. None if the usage is unknown, or the price at the target that
-        answered: it is not listed, or the list prices (the extra `cost`) are not installed. Other attempts are not included.
+        Zero for an answer without a target. None if the usage is unknown, or the price at the target that answered: it
+        is not listed, or the list prices (the extra `cost`) are not installed. Other attempts are not included.
         """
         return self.costs.usd
 

@@ -287,7 +287,7 @@ def test_names_in_wide_letters_are_not_broken(cost, tmp_path):
     answers = lines(tmp_path, body("gpt-4.1", **usage), body("\u6a21\u578b\u6a21\u578b", **usage))
     out = cost("compare", "--from", answers, "--scale", "10000")
     assert any(line.startswith("\u6a21\u578b\u6a21\u578b  ") for line in out.splitlines())
-    assert "A month is the traffic of the file, 10,000 times (--scale)." in out
+    assert "A month is taken as 10,000 times the traffic of the file (--scale)." in out
 
 
 def test_a_pipe_is_read_once(document, tmp_path):

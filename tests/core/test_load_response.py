@@ -5,8 +5,8 @@ from math import inf
 
 import pytest
 
-from stormbreak.core.latency_baseline import ENOUGH, RESET_AFTER
-from stormbreak.core.load_response import KEPT, LoadResponse
+from stormbreak.core.latency_baseline import RESET_AFTER
+from stormbreak.core.load_response import ENOUGH, KEPT, LoadResponse
 
 CALM = 0.5  # seconds
 

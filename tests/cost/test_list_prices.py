@@ -39,7 +39,7 @@ def test_a_model_has_prices_for_each_kind_of_token_and_service(market):
     assert prices.rates(Service.FLEX) is None
     assert prices.source.name == "market"
     assert prices.source.as_of == date(2026, 11, 26)
-    assert prices.source.about.startswith("genai-prices ")
+    assert prices.source.about.startswith("list prices, from genai-prices ")
 
 
 def test_an_address_is_no_provider_and_loads_nothing(market, monkeypatch):

@@ -8,6 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from stormbreak.fleet import parent
+from stormbreak.fleet.leasing import Scope, beat
 from stormbreak.fleet.messages import (
     Answer,
     CooldownReport,
@@ -16,7 +17,6 @@ from stormbreak.fleet.messages import (
     SlotReport,
     SpendReport,
 )
-from stormbreak.fleet.model import Scope, beat
 from stormbreak.fleet.parent import ParentClient, ParentStore
 from stormbreak.fleet.store import Message
 from stormbreak.fleet.valkey import ValkeyStore, _read, key_of

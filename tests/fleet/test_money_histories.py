@@ -10,8 +10,8 @@ from stormbreak.core.fleet_policy import FleetPolicy
 from stormbreak.core.lease import SpendLease
 from stormbreak.core.spend_policy import SpendPolicy
 from stormbreak.cost.spend_gate import SpendAccount
+from stormbreak.fleet.leasing import Scope, beat
 from stormbreak.fleet.membership import SpendMembership, micro_dollars
-from stormbreak.fleet.model import Scope, beat
 
 LIMIT = Decimal(10)
 MEMBERS = 3
@@ -215,3 +215,19 @@ def test_a_member_whose_client_was_closed_gives_back_what_it_has_not_spent():
     world.rest(1, "heard")
     world.ask(0, (Decimal(8), "heard"))  # used again
     assert world.ledger == {1.0: Decimal(10)}
+
+
+def test_a_calm_member_reports_once_after_a_call_and_gives_back_what_it_does_not_need():
+    """It was granted a chunk for one call of a dollar, and has not used it for a second."""
+    world = World(None)
+    one = world.processes[0]
+    world.ask(0, (Decimal("0.01"), "heard"))
+    world.end(0, Decimal(1))
+    reports, start = 0, world.now
+    while world.now < start + 10.0:
+        world.now = max(world.now, one.member.next_at)
+        world.beat(0, "heard")
+        reports += 1
+        if reports == 1:
+            assert one.account.lease.allowance == micro_dollars(one.account.spent)
+    assert reports <= 5

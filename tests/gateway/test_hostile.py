@@ -83,6 +83,10 @@ async def test_a_header_of_a_client_never_ends_a_line_at_the_provider(path):
         '"temperature": 0, "temperature": 1',
         '"Max_Tokens": 100000',
         '"\u017ftream": true',
+        # as many commas as if no field came twice
+        '"a\\u002cb": 0, "model": "dear"',
+        '"a,b": [0, 1], "model": "dear"',
+        '"model": "dear, dear", "a": "b,"',
     ],
 )
 async def test_a_body_that_two_readers_may_read_differently_is_refused(path, extra):

@@ -123,7 +123,7 @@ async def test_gateways_share_the_rate_of_a_key(path, store):
             replies += refused
         took = asyncio.get_running_loop().time() - began
     # the rate, a burst, what may lapse late, and, if the machine is slow, a share of each
-    assert 45 <= 10 * (took + 1) + 20
+    assert 10 * (took + 1) + 20 >= 45
     codes = {reply.json["error"]["code"] for reply in replies if reply.status != 200}
     assert codes == {"key_limit"}
 

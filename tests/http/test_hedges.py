@@ -68,13 +68,13 @@ async def test_a_stream_that_has_begun_is_read_to_its_end_and_nobody_else_is_ask
         served((CUT, wait, End.CLOSE), (WHOLE_ANSWER,)) as server,
         hedging(server, late) as client,
     ):
-        with pytest.raises(StreamBrokenError):
-            async with client.stream("chat/completions", PAYLOAD) as stream:
-                texts = stream.texts()
-                assert await anext(texts) == "hello"
-                monkeypatch.setattr(loop, "time", lambda: began() + 21.0)
-                await asyncio.sleep(0.05)
-                over.set()
+        async with client.stream("chat/completions", PAYLOAD) as stream:
+            texts = stream.texts()
+            assert await anext(texts) == "hello"
+            monkeypatch.setattr(loop, "time", lambda: began() + 21.0)
+            await asyncio.sleep(0.05)
+            over.set()
+            with pytest.raises(StreamBrokenError):
                 _ = [piece async for piece in texts]
 
         assert len(server.requests) == 1

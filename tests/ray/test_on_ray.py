@@ -58,15 +58,17 @@ def test_every_row_has_its_answer_though_an_actor_is_killed_twice(ray, tmp_path)
     killed = []
 
     def kill(provider):
-        """Kill the youngest actor when so many requests have come."""
-        for arrivals in (100, 300):
-            while provider.stats()["arrivals"] < arrivals:
+        """Kill the youngest actor when so many requests have come; the second time, once it has been restarted."""
+        for arrivals in (100, 200):
+            while provider.stats()["arrivals"] < arrivals or youngest() in killed:
                 time.sleep(0.02)
-            pids = sorted((tmp_path / "pids").iterdir(), key=lambda path: path.stat().st_ctime)
-            killed.append(pids[-1].name)
+            killed.append(youngest())
             os.kill(int(killed[-1]), signal.SIGKILL)
 
-    with serve("[provider]\nservice = 0.2\nslots = 20\n") as provider:
+    def youngest():
+        return max((tmp_path / "pids").iterdir(), key=lambda path: path.stat().st_ctime).name
+
+    with serve("[provider]\nservice = 0.6\nslots = 20\n") as provider:
         killer = threading.Thread(target=kill, args=(provider,), daemon=True)
         killer.start()
         rows = answered(ray, provider, tmp_path).take_all()

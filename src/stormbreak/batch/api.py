@@ -96,7 +96,8 @@ async def arun(
 ) -> Summary:
     """Do as `run` does, without blocking the event loop; `rows` may also be an async iterable.
 
-    Cancelling it does what Ctrl-C does there: what was sent is still answered and written, for as long as an attempt may take.
+    Cancelling it does what Ctrl-C does there: what was sent is still answered and written, for as long as an attempt
+    may take.
     """
     async with _iterable(rows, output) as found:
         job, context = _begin(found, output, choice, options)
@@ -116,8 +117,8 @@ def results(
 ) -> Iterator[Answered | Failed]:
     """Run as `run` does, and yield each row of this run as it ends, in any order.
 
-    The run waits for its reader: while 256 results are unread, no further row is sent. Rows that earlier runs have answered are
-    in `output`. A reader that leaves early, as with `break`, stops the run as Ctrl-C does.
+    The run waits for its reader: while 256 results are unread, no further row is sent. Rows that earlier runs have
+    answered are in `output`. A reader that leaves early, as with `break`, stops the run as Ctrl-C does.
 
     Raises:
         ConfigurationError: as `run`, at the first row that is asked for.

@@ -1,8 +1,8 @@
 """Run a job in a thread of its own while a caller waits for it.
 
-The job has an event loop of its own, so the caller may have one running, as a notebook has. Signals stay the program's: an
-exception in the waiting thread, such as KeyboardInterrupt, stops the run. What was sent is answered and written, then the
-exception is raised. A second exception meanwhile ends the run at once.
+The job has an event loop of its own, so the caller may have one running, as a notebook has. Signals stay the program's:
+an exception in the waiting thread, such as KeyboardInterrupt, stops the run. What was sent is answered and written,
+then the exception is raised. A second exception meanwhile ends the run at once.
 """
 
 import asyncio

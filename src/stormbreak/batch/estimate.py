@@ -1,7 +1,7 @@
 """Estimate the cost and the time of a batch from its input, before anything is sent.
 
-Prompts are estimated from their bytes. An answer is estimated as `answer` tokens, or as its bound where that is less. `most` is the
-most that one attempt for each row can cost. Retries come on top of both.
+Prompts are estimated from their bytes. An answer is estimated as `answer` tokens, or as its bound where that is less.
+`most` is the most that one attempt for each row can cost. Retries come on top of both.
 """
 
 from collections.abc import Callable, Iterable, Iterator

@@ -72,11 +72,11 @@ MAX_WORKERS = 64
 class Job:
     """What to run. `AsyncClient` finds the address and the key.
 
-    The `options` take precedence over the policy's limits, quotas and spend limit; here `concurrency` may exceed `WIDEST`.
-    `defaults` are fields of chats that rows do not name. `price_of` replaces today's list prices.
+    The `options` take precedence over the policy's limits, quotas and spend limit; here `concurrency` may exceed
+    `WIDEST`. `defaults` are fields of chats that rows do not name. `price_of` replaces today's list prices.
 
-    `kept` options go into the run file for `batch retry`. The requests of a `table` are made when the job runs, or have been
-    `spooled` before; then `source` is the file that takes them.
+    `kept` options go into the run file for `batch retry`. The requests of a `table` are made when the job runs, or have
+    been `spooled` before; then `source` is the file that takes them.
     """
 
     source: Path
@@ -136,8 +136,8 @@ def build_job(
 ) -> Job:
     """Make the job that these options ask for; the requests of a `table` take the place of `source`.
 
-    A `policy` object, or a `schema` that is in no file, cannot be kept for a later `batch retry`: then no option is. Errors
-    name options by `name_of`.
+    A `policy` object, or a `schema` that is in no file, cannot be kept for a later `batch retry`: then no option is.
+    Errors name options by `name_of`.
 
     Raises:
         ConfigurationError: an option is wrong, alone or with another one.
@@ -263,9 +263,9 @@ def run_job(
 ) -> Summary:
     """Run `job` to its end, or until a signal.
 
-    `on_read` gets the number of rows read while INPUT is read, then `tick` the runner four times a second; `listeners` hear
-    every event. The counts go into `stats`, the rows that end into `results`, which hold the run back. With several workers,
-    `listeners` hear the events of their process alone, and `view` shows all.
+    `on_read` gets the number of rows read while INPUT is read, then `tick` the runner four times a second; `listeners`
+    hear every event. The counts go into `stats`, the rows that end into `results`, which hold the run back. With
+    several workers, `listeners` hear the events of their process alone, and `view` shows all.
 
     Raises:
         ConfigurationError: an option is wrong, or OUTPUT cannot be written (any more).

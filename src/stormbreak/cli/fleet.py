@@ -13,8 +13,8 @@ from stormbreak.cli.output import draw, json_text, say
 from stormbreak.core.fleet_policy import PASSWORD, FleetPolicy
 from stormbreak.errors import ConfigurationError
 from stormbreak.escape import plain
+from stormbreak.fleet.leasing import Member, Scope
 from stormbreak.fleet.messages import NONE
-from stormbreak.fleet.model import Member, Scope
 from stormbreak.fleet.store import StoreError
 from stormbreak.fleet.valkey import ValkeyStore
 

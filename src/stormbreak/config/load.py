@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 
 from stormbreak import toml_file, toml_values
 from stormbreak.config import literal_keys
+from stormbreak.config.overrides import PROFILE, Overrides, overlay
 from stormbreak.config.policy_toml import plain
-from stormbreak.config.profiles import PROFILE, Overrides, overlay
 from stormbreak.config.settings import Settings
 from stormbreak.core.policy import Policy
 from stormbreak.core.presets import PRESETS
@@ -94,10 +94,8 @@ def names_targets(name_or_path: str) -> bool:
     """Whether it is a file with targets, rather than a preset or a policy alone; raise ConfigurationError as `resolve_settings` does."""
     if resolve_preset(name_or_path) is not None:
         return False
-    try:
+    with errors_at(hidden(name_or_path)):
         return "targets" in _table(name_or_path, SETTINGS)
-    except ConfigurationError as error:
-        raise ConfigurationError(f"{hidden(name_or_path)}: {error}") from None
 
 
 def profiles_in(path: str | os.PathLike[str]) -> tuple[str, ...]:

@@ -7,12 +7,12 @@ unless the target is certainly healthy, and 429s without a time that pile up whi
 frees its slot at once, so a batch would ask a full target hundreds of times a second. In a cold start, the queue must
 wait for slots: one behind a cooldown would turn the throughput of the first few calls into a limit.
 
-With evidence, the limit is a little above the proven throughput (`throughput_estimate`), less so while
-answers are late, one if nothing is answered, and never below the `LimitFloor`. For some seconds after the
-last evidence it still follows the throughput, so in silence it falls. Then it doubles repeatedly, from its
-value at that evidence or from the present throughput, whichever is more. It doubles slowly, unless answers
-have been on time for a while. After `FADE` it is gone. It is at least 1 and can always grow again. Lost attempts hold no slot:
-overdue and overtaken while answers are on time, or overdue while the circuit lets only probes pass.
+With evidence, the limit is a little above the proven throughput (`throughput_estimate`), less so while answers are
+late, one if nothing is answered, and never below the `LimitFloor`. For some seconds after the last evidence it still
+follows the throughput, so in silence it falls. Then it doubles repeatedly, from its value at that evidence or from the
+present throughput, whichever is more. It doubles slowly, unless answers have been on time for a while. After `FADE` it
+is gone. It is at least 1 and can always grow again. Lost attempts hold no slot: overdue and overtaken while answers are
+on time, or overdue while the circuit lets only probes pass.
 
 `limit` is as of the last `tick`; while all is quiet, a tick costs little.
 """
@@ -30,11 +30,10 @@ from stormbreak.core.gate import NEVER, READY
 from stormbreak.types import VERDICT_OK, Outcome, Verdict
 
 # ---------------------------------------------------------------- limit floor
-# Detects that our limit throttles the target. With total times only, a queue and a slower
-# target look alike: both are late. A stale mean then makes the limit too small, which lowers the
-# proven throughput, and so on. The diagnosis tells the two apart after some answers
-# (`load_response`); the floor bridges them. The yield distinguishes them: late and as many answers as before
-# means a queue; late, without failures and with *fewer* answers means that we may throttle
+# Detects that our limit throttles the target. With total times only, a queue and a slower target look alike: both are
+# late. A stale mean then makes the limit too small, which lowers the proven throughput, and so on. The diagnosis tells
+# the two apart after some answers (`load_response`); the floor bridges them. The yield distinguishes them: late and as
+# many answers as before means a queue; late, without failures and with *fewer* answers means that we may throttle
 # ourselves. Then a floor under the limit grows until the answers are back.
 
 TAU = 30.0  # seconds; weight of the usual rate of answers and in-flight count

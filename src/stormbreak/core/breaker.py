@@ -15,10 +15,9 @@ States and transitions::
     isolated   its duration is over, and a call would    half-open (closed where the mode never opens)
                leave
 
-`ready_at` changes nothing; only `take` moves open to half-open. Each state has an epoch, and each
-token carries the epoch (a probe: the trial) that issued it: a late result of an earlier state
-changes nothing. An attempt that we ended, by a cancel or our deadline, is never a failure; if
-it was already slow, it counts as a slow call.
+`ready_at` changes nothing; only `take` moves open to half-open. Each state has an epoch, and each token carries the
+epoch (a probe: the trial) that issued it: a late result of an earlier state changes nothing. An attempt that we ended,
+by a cancel or our deadline, is never a failure; if it was already slow, it counts as a slow call.
 
 A trial ends by time without any action: the circuit counts as open from then on,
 and changes at the next step. During a trial, a call without a free place looks again when a lease ends or
@@ -39,12 +38,8 @@ from stormbreak.core.half_open import Decision, Probe, Trial
 from stormbreak.core.trip import Counts
 from stormbreak.types import VERDICT_OK, Outcome, Tally, Treatment, Verdict
 
-MAX_RETRY_AFTER = 900.0
-"""Maximum seconds of a Retry-After, before its jitter."""
-
-REMEMBERED = 900.0
-"""Seconds for which an unprobed circuit is remembered after its open time."""
-
+MAX_RETRY_AFTER = 900.0  # maximum seconds of a Retry-After, before its jitter
+REMEMBERED = 900.0  # seconds for which an unprobed circuit is remembered after its open time
 _SUCCESS = Tally.SUCCESS
 
 Pass: TypeAlias = tuple[

@@ -10,7 +10,7 @@ from typing import Any
 
 from stormbreak.core.checks import check_types, require, require_at_least, require_positive, shown
 from stormbreak.core.circuit import State
-from stormbreak.errors import ConfigurationError
+from stormbreak.errors import ConfigurationError, errors_at
 from stormbreak.key_patterns import quoted
 
 KEPT = (State.CLOSED, State.OPEN, State.ISOLATED)
@@ -83,10 +83,8 @@ def parse_snapshots(values: Mapping[str, Any]) -> dict[str, CircuitSnapshot]:
 def _read_one(model: object, circuit: Any) -> CircuitSnapshot:
     if not isinstance(model, str) or not model:
         raise ConfigurationError(f"circuits must have names of models, got {_quoted(model)}")
-    try:
+    with errors_at(f"circuits of {quoted(model)}"):
         return parse_snapshot(circuit)
-    except ConfigurationError as error:
-        raise ConfigurationError(f"circuits of {quoted(model)}: {error}") from None
 
 
 def span_in(values: Mapping[str, Any], key: str) -> float:

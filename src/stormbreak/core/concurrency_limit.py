@@ -1,12 +1,11 @@
 """In-flight limits: additive increase and multiplicative decrease (AIMD), or a fixed number.
 
-The AIMD limit climbs by `increase` per round trip, that is by `increase` / limit with each answer; until the first sign of
-congestion by one with each answer, which doubles it per round trip. But only answers to attempts during which
-it was reached count: an unused slot proves nothing. It is multiplied by `decrease_factor` when the target throttles,
-is overloaded, lets an attempt time out, or (with `slow_call_threshold`) answers late. Server errors,
-wrong requests and our deadline are not signs of congestion. Many such clients converge to equal shares
-of a target (Chiu and Jain, "Analysis of the Increase and Decrease Algorithms for Congestion Avoidance",
-1989).
+The AIMD limit climbs by `increase` per round trip, that is by `increase` / limit with each answer; until the first sign
+of congestion by one with each answer, which doubles it per round trip. But only answers to attempts during which it was
+reached count: an unused slot proves nothing. It is multiplied by `decrease_factor` when the target throttles, is
+overloaded, lets an attempt time out, or (with `slow_call_threshold`) answers late. Server errors, wrong requests and
+our deadline are not signs of congestion. Many such clients converge to equal shares of a target (Chiu and Jain,
+"Analysis of the Increase and Decrease Algorithms for Congestion Avoidance", 1989).
 
 A round trip is an epoch. A fall begins a new one, and results of earlier attempts change nothing: they belong to
 the old limit. So a burst of refusals counts as one sign.
@@ -219,7 +218,8 @@ def limiter(
 ) -> Limiter:
     """Make the limiter of a policy. `paused(now)`: whether a cooldown holds.
 
-    A fixed limit is multiplied by `share`, rounded down, at least one, or made by `fixed`; the others adapt by themselves.
+    A fixed limit is multiplied by `share`, rounded down, at least one, or made by `fixed`; the others adapt by
+    themselves.
     """
     match policy:
         case FixedLimit():

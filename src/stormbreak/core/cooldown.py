@@ -1,8 +1,7 @@
 """Hold calls to a target until its Retry-After, and ramp up afterwards.
 
-Two gates, because they end differently. `Cooldown` holds every call until the named time. `Pace` then
-lets the queue leave in groups for a while, to avoid a stampede after the pause; a closing circuit
-also starts it.
+Two gates, because they end differently. `Cooldown` holds every call until the named time. `Pace` then lets the queue
+leave in groups for a while, to avoid a stampede after the pause; a closing circuit also starts it.
 
 The named time t becomes a random time within [t, 1.5 t] for the whole process, so that a fleet does not return
 at one instant. An attempt that left no earlier than the refused one, and was served, lifts the cooldown.

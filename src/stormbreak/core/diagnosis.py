@@ -7,13 +7,14 @@ The evidence is the answers, not the failures:
 - *dead*: no answer comes, for longer than chance explains (`dead_at`);
 - *bad luck*: failures beside answers on time. Sending less changes nothing, and retrying is right.
 
-Lateness is a running score (a CUSUM) over answers alone: up by one late answer, down by one on time. At its top each late
-one is evidence, unless the `load_response` shows that the target is slower: then that time becomes usual. A hanging attempt
-does not count: it may be lost, and says nothing about those that are served.
+Lateness is a running score (a CUSUM) over answers alone: up by one late answer, down by one on time. At its top each
+late one is evidence, unless the `load_response` shows that the target is slower: then that time becomes usual. A
+hanging attempt does not count: it may be lost, and says nothing about those that are served.
 
-A target is dead by the evidence of the attempts that left after the last one that was answered. Each of them that failed, or is
-older than is usual, counts. Where a share s of all attempts fails by chance, n of them in a row come with probability s^n:
-a run is taken for death where that is below `SIGNIFICANCE`. The share is learned from the runs that an answer ended.
+A target is dead by the evidence of the attempts that left after the last one that was answered. Each of them that
+failed, or is older than is usual, counts. Where a share s of all attempts fails by chance, n of them in a row come with
+probability s^n: a run is taken for death where that is below `SIGNIFICANCE`. The share is learned from the runs that an
+answer ended.
 
 Streaming attempts show more than others: the time of their first output. They have a separate
 baseline, and decide lateness as soon as enough is known about them, until none has left for

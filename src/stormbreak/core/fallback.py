@@ -4,10 +4,10 @@ A rule leads to other targets (another provider, another key, a model with a lar
 answer, or to a degraded one. The rules are tried in order, each once; the first that matches
 the verdict and can serve the call does. One deadline and one budget hold across all of them.
 
-While a rule for rejected calls remains, a call waits at most its `max_wait` before it: for a slot,
-a cooldown or a backoff. It does not wait for an open circuit while the circuit of a target of such a rule
-lets calls pass. If every circuit is open, it waits for that of its own target. A call with unlimited patience never waits for the
-circuit of a fallback: it ends there, since its own target may recover sooner.
+While a rule for rejected calls remains, a call waits at most its `max_wait` before it: for a slot, a cooldown or a
+backoff. It does not wait for an open circuit while the circuit of a target of such a rule lets calls pass. If every
+circuit is open, it waits for that of its own target. A call with unlimited patience never waits for the circuit of a
+fallback: it ends there, since its own target may recover sooner.
 
 A fallback to another target is extra load there. So it is free only while that
 target seems healthy (fewer than `DEPRIORITIZED` failures in a row) or nothing was sent so far; else it costs
@@ -25,19 +25,11 @@ from stormbreak.types import Target, Verdict
 DEPRIORITIZED = 3
 """Retryable failures in a row of a target, after which a fallback to it costs budget."""
 
-AFTER = 2.0
-"""Maximum seconds of wait if another target can serve the call."""
-
+AFTER = 2.0  # maximum seconds of wait if another target can serve the call
 TRANSIENT = (
-    Verdict.THROTTLED,
-    Verdict.OVERLOADED,
-    Verdict.SERVER_ERROR,
-    Verdict.BROKEN,
-    Verdict.RESET,
-    Verdict.TIMEOUT,
-    Verdict.CONNECT_FAILED,
-    Verdict.REJECTED,
-)
+    Verdict.THROTTLED, Verdict.OVERLOADED, Verdict.SERVER_ERROR, Verdict.BROKEN, Verdict.RESET, Verdict.TIMEOUT,
+    Verdict.CONNECT_FAILED, Verdict.REJECTED,
+)  # fmt: skip
 ELSEWHERE = (*TRANSIENT, Verdict.BILLING, Verdict.AUTH, Verdict.NOT_FOUND)
 """Verdicts that another provider or key may avoid; an invalid request would fail there too."""
 

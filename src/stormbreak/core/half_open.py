@@ -1,15 +1,13 @@
 """The trial of a half-open circuit: a few probes decide whether the target has recovered.
 
-A probe holds its place for at most its lease; when that is over another call may have the place, so a probe
-that hangs cannot hold the circuit. Where the time of an answer is known, a place comes free once its probe is older than that,
-one place per open time, which grows meanwhile. So probes that hang leave no faster than probes that fail. Where answers before were
-late, probes that hang may be queued, and the lease alone holds. The result of a probe still counts, however late, while the trial lasts: otherwise
-a target slower than the lease, and well, would never be let back in. A trial that has not decided by `ends_at`
-is over: what it knows is stale, or its probes came to nothing.
-
-A probe without a clear result gives its place to another; but not without end. After
-`ANSWERED` times as many answers of that kind as there are probes, or `RETURNED_UNUSED` times as many that came to nothing
-for any reason, no more are sent: the trial is *spent*. Those under way may still decide, until their leases are over.
+- A probe that hangs does not hold the circuit: after its lease its place is free for another call. If the usual time of
+  an answer is known, the place is free after that time already, but only one place in each open time, which grows. So
+  probes that hang are replaced no faster than probes that fail. If answers were late before, a hanging probe may only be
+  queued: then it keeps its place for the whole lease.
+- A result counts however late, while the trial lasts: else a healthy target slower than the lease would stay locked out.
+- A trial that is undecided at `ends_at` is over: what it knows is stale, or its probes came to nothing.
+- A probe without a clear result gives its place to another, a bounded number of times (`ANSWERED`, `RETURNED_UNUSED`).
+  Then the trial is *spent* and sends no more. Probes under way may still decide it, until their leases are over.
 """
 
 from enum import Enum

@@ -36,8 +36,8 @@ Reserved: TypeAlias = tuple[int, float, float, float]
 class RateLimitPolicy:
     """At most `rpm` requests and `tpm` tokens per minute, per process and target. None: without a limit.
 
-    After a pause, `burst_seconds` seconds of them may leave at once (at least one request). With `learn_from_headers`, what
-    the headers of answers say of such limits is obeyed, too.
+    After a pause, `burst_seconds` seconds of them may leave at once (at least one request). With `learn_from_headers`,
+    what the headers of answers say of such limits is obeyed, too.
     """
 
     rpm: float | None = None
@@ -255,14 +255,14 @@ class Rate(Protocol):
 class Bucket:
     """A bucket that holds `depth` seconds of a flow of `rate` per second, by virtual scheduling. It begins full.
 
-    Nothing is counted. What was taken is a time: `full_at`, when the bucket would be full again without further
-    takes. Taking moves it by what the amount is worth in seconds; an amount may be taken when it would leave
-    `full_at` no further ahead than the bucket is deep. This is the generic cell rate algorithm (ITU-T I.371, 1993) with a
-    weight. An amount larger than the whole bucket may be taken when the bucket is full, and is then paid off.
+    Nothing is counted. What was taken is a time: `full_at`, when the bucket would be full again without further takes.
+    Taking moves it by what the amount is worth in seconds; an amount may be taken when it would leave `full_at` no
+    further ahead than the bucket is deep. This is the generic cell rate algorithm (ITU-T I.371, 1993) with a weight. An
+    amount larger than the whole bucket may be taken when the bucket is full, and is then paid off.
 
     So of takes that are never given back, at most `depth * rate + rate * t` lie within any t seconds (or the largest
-    take, if that is more). `settle` gives back what was reserved too much: averages are kept, and a window holds
-    more than it should by at most what was given back in it. `refund` is for an attempt that never happened, and keeps the
+    take, if that is more). `settle` gives back what was reserved too much: averages are kept, and a window holds more
+    than it should by at most what was given back in it. `refund` is for an attempt that never happened, and keeps the
     bound for every window: of the time that the amount was worth, only the part still ahead is given back.
     """
 
@@ -318,8 +318,8 @@ class ReportedLimit:
     A report is true of the moment in which the server counted that attempt. Attempts that left later are
     not in it yet, so they are subtracted; a report on an attempt that left before the one reported last is outdated.
 
-    A limit that does not flow is used up once until its reset. A server that serves two attempts and reports after both that
-    nothing remains does not mean it, and is not believed again: some gateways send 0 for want of a number.
+    A limit that does not flow is used up once until its reset. A server that serves two attempts and reports after both
+    that nothing remains does not mean it, and is not believed again: some gateways send 0 for want of a number.
 
     Where nothing remains and no time is named, nothing is known. No report holds for longer than `max_wait`
     seconds: then an attempt has to find out.

@@ -35,10 +35,9 @@ ASK_AGAIN = 0.1  # seconds, at least, until the budget is asked again
 class RetryPolicy:
     """At most `max_attempts` attempts, the first included.
 
-    A retry needs `min_time_left` seconds before the deadline. A Retry-After beyond
-    `max_wait` ends the call with the time to retry; it holds other calls to that target for
-    `max_wait`. A Retry-After of t seconds becomes a random time within [t, (1 + retry_after_jitter) t].
-    After a status in `longer_backoff_on` the delay is that of the next retry.
+    A retry needs `min_time_left` seconds before the deadline. A Retry-After beyond `max_wait` ends the call with the
+    time to retry; it holds other calls to that target for `max_wait`. A Retry-After of t seconds becomes a random time
+    within [t, (1 + retry_after_jitter) t]. After a status in `longer_backoff_on` the delay is that of the next retry.
     """
 
     max_attempts: int = 6

@@ -13,18 +13,17 @@ A retry is free if there is evidence that it does no harm:
 - the process's own gates hold the traffic (a queue stands, the limit is reached, a send rate is in force, or
   the circuit is not closed), and it has had enough outcomes to know.
 
-A process with low traffic (fewer than `low_traffic_calls` outcomes in `low_traffic_window`) has no such evidence. It pays only for
-timeouts, or a lone script could not retry at all; but after `low_traffic_retries` failures in a row, one of them a timeout or
-a 429, it pays for all, since free retries of thousands of small processes keep an overload alive. Other failures in a row are
-an outage, and retries into it are refused at little cost.
+A process with low traffic (fewer than `low_traffic_calls` outcomes in `low_traffic_window`) has no such evidence. It
+pays only for timeouts, or a lone script could not retry at all; but after `low_traffic_retries` failures in a row, one
+of them a timeout or a 429, it pays for all, since free retries of thousands of small processes keep an overload alive.
+Other failures in a row are an outage, and retries into it are refused at little cost.
 
 Everything else, timeouts first, costs budget.
 
-Only retryable failures count as failures in a row. Timeouts count although they are never free: they
-are the strongest sign of an overload, and if one ended the row, errors between timeouts would always be free.
-Failures with a Retry-After do not count: a client that returns on time has used up nothing (ADR 23).
-Final verdicts (a wrong request, a wrong key) neither count nor end the row: they say nothing about the
-target's load.
+Only retryable failures count as failures in a row. Timeouts count although they are never free: they are the strongest
+sign of an overload, and if one ended the row, errors between timeouts would always be free. Failures with a Retry-After
+do not count: a client that returns on time has used up nothing (ADR 23). Final verdicts (a wrong request, a wrong key)
+neither count nor end the row: they say nothing about the target's load.
 """
 
 from dataclasses import dataclass

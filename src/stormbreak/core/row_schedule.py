@@ -2,13 +2,13 @@
 
 `batch run` and the simulator use it.
 
-A row fails only on a final verdict, on its deadline, or after `ATTEMPTS` attempts; one that
-never got a connection says nothing of the row, and does not count. Any other end of a
-call (an empty retry budget, used-up retries, a pause longer than a call may wait) reschedules the row: it is sent
-after the Retry-After, or after a backoff. The backoff grows with each round. It does not where another row was answered
-in this one, for then it was bad luck; but the last `SPREAD_OUT` sends are spread out, since an outage may last. With `once`, one attempt is all. Fresh rows are held back while many wait to come back, so
-that an outage does not drag the whole input through its first failure, and memory stays bounded. A row is taken only when there is
-room for it: a call that backs off makes room for another one.
+A row fails only on a final verdict, on its deadline, or after `ATTEMPTS` attempts; one that never got a connection says
+nothing of the row, and does not count. Any other end of a call (an empty retry budget, used-up retries, a pause longer
+than a call may wait) reschedules the row: it is sent after the Retry-After, or after a backoff. The backoff grows with
+each round. It does not where another row was answered in this one, for then it was bad luck; but the last `SPREAD_OUT`
+sends are spread out, since an outage may last. With `once`, one attempt is all. Fresh rows are held back while many
+wait to come back, so that an outage does not drag the whole input through its first failure, and memory stays bounded.
+A row is taken only when there is room for it: a call that backs off makes room for another one.
 
 The first rows are probes: until one of them shows that address, key, model and account are right, at most `PROBE_ROWS`
 are sent, and if all of them get the same final verdict, the run stops.
@@ -81,7 +81,8 @@ def max_rows_in_flight(policy: Policy) -> int:
 class Schedule:
     """The rows of one run, in input order, with those that come back in between.
 
-    At most `width` calls are sent or about to be, and four times as many back off. With `unproven`, no row of this OUTPUT has ever been answered: then `UNPROVEN` verdicts of all scouts stop the run, too.
+    At most `width` calls are sent or about to be, and four times as many back off. With `unproven`, no row of this
+    OUTPUT has ever been answered: then `UNPROVEN` verdicts of all scouts stop the run, too.
     """
 
     def __init__(

@@ -4,10 +4,9 @@ A refusal frees its slot at once, so a limit on what is in flight alone lets tho
 429s pile up, sending is held a little below what was accepted in the last seconds; the rate grows slowly and
 is gone after two minutes. One stray 429 has no effect.
 
-A lesson also begins a trial of whether refusals are bad luck (`RandomRefusals`), which no slower sending
-would help against. Until a trial has found a limit, the rate goes no lower than what was served when it
-began; then no lower than half of that. If it is bad luck, the rate is dropped, and refusals that it explains
-teach nothing.
+A lesson also begins a trial of whether refusals are bad luck (`RandomRefusals`), which no slower sending would help
+against. Until a trial has found a limit, the rate goes no lower than what was served when it began; then no lower than
+half of that. If it is bad luck, the rate is dropped, and refusals that it explains teach nothing.
 """
 
 from collections.abc import Callable
@@ -18,15 +17,13 @@ from stormbreak.core.window import TimeWindow
 from stormbreak.types import Outcome, Verdict
 
 # ---------------------------------------------------------------- random refusals
-# Bad luck: a target that refuses a share of everything, however much it is sent. A limit that is
-# used up and bad luck look alike at first: both answer with 429. They differ in what helps. Against
-# a limit, sending less makes the refusals stop. Against bad luck it changes nothing: the same share
-# is turned away, and a sender that slows down to escape it is soon sending nothing. So when refusals
-# slow us down, a trial begins: while less is sent, each second is weighed for "the share is as
-# before" against "the share has fallen to a quarter" (a sequential probability ratio test, Wald
-# 1945). Once the odds for bad luck are a hundred to one, it is taken for that, for ten minutes, and
-# its share is followed. A share that climbs beyond what chance explains ends it, and the next trial
-# has to wait, each time twice as long.
+# Bad luck: a target that refuses a share of everything, however much it is sent. A limit that is used up and bad luck
+# look alike at first: both answer with 429. They differ in what helps. Against a limit, sending less makes the refusals
+# stop. Against bad luck it changes nothing: the same share is turned away, and a sender that slows down to escape it is
+# soon sending nothing. So when refusals slow us down, a trial begins: while less is sent, each second is weighed for
+# "the share is as before" against "the share has fallen to a quarter" (a sequential probability ratio test, Wald 1945).
+# Once the odds for bad luck are a hundred to one, it is taken for that, for ten minutes, and its share is followed. A
+# share that climbs beyond what chance explains ends it, and the next trial has to wait, each time twice as long.
 
 WINDOW = 10.0  # seconds in which sends and refusals are counted, in slices of one second
 FALLEN = 0.25  # of the share before: what a limit's refusals fall to once less is sent

@@ -1,13 +1,14 @@
 """Stragglers of a batch: attempts that take far longer than is usual, and hold up its end.
 
-One request in a hundred that is never answered holds a run for its whole timeout (ten minutes), and takes a slot all the time.
-So the timeout of an attempt follows what is usual: `FACTOR` times what nearly all recent answers of its kind took, at least
-`FLOOR`. It grows with each round of a row, so that an answer that really takes that long still comes. The row is sent again.
+One request in a hundred that is never answered holds a run for its whole timeout (ten minutes), and takes a slot all
+the time. So the timeout of an attempt follows what is usual: `FACTOR` times what nearly all recent answers of its kind
+took, at least `FLOOR`. It grows with each round of a row, so that an answer that really takes that long still comes.
+The row is sent again.
 
-That is right only where it is bad luck. Where slowness is load, what nearly all answers take grows, too. Where nothing is
-answered, sending again is of no use. So an attempt is given up only if another that left later was answered, or if it is among
-the last of a run and answers were on time (`TargetState.is_straggler`). And it may be paid twice: so one is given up for
-every ten rows that were answered, as many as a hedge costs (ADR 24).
+That is right only where it is bad luck. Where slowness is load, what nearly all answers take grows, too. Where nothing
+is answered, sending again is of no use. So an attempt is given up only if another that left later was answered, or if
+it is among the last of a run and answers were on time (`TargetState.is_straggler`). And it may be paid twice: so one is
+given up for every ten rows that were answered, as many as a hedge costs (ADR 24).
 """
 
 from collections import deque

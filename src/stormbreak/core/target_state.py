@@ -1,7 +1,8 @@
 """The state of one target: its gates in order, the queue before them, and their wiring.
 
-The order of the gates: cooldown, pace, send rate, quota, spend limit, slots, circuit, shadow, diagnosis. An outcome reaches them
-in reverse: the diagnosis, which lets every call pass, is last so that it learns of an outcome before the gates that ask it.
+The order of the gates: cooldown, pace, send rate, quota, spend limit, slots, circuit, shadow, diagnosis. An outcome
+reaches them in reverse: the diagnosis, which lets every call pass, is last so that it learns of an outcome before the
+gates that ask it.
 """
 
 from collections.abc import Callable
@@ -311,7 +312,8 @@ class TargetState:
     def is_straggler(self, now: float, sent_at: float, *, alone: bool) -> bool:
         """Whether an attempt that left then and takes far too long is lost, and another may be answered.
 
-        Then one that left later was answered, whatever the load; or, if no other is to be sent (`alone`), answers are on time.
+        Then one that left later was answered, whatever the load; or, if no other is to be sent (`alone`), answers are
+        on time.
         """
         diagnosis = self.diagnosis
         if diagnosis.is_dead(now):

@@ -19,12 +19,8 @@ from stormbreak.core.checks import (
 from stormbreak.core.diagnosis import Diagnosis
 from stormbreak.core.window import CountWindow, TimeWindow
 
-MAX_WINDOW_CALLS = 100_000
-"""Maximum outcomes of a count window: they are stored one by one."""
-
-SHOWN_SECONDS = 10.0
-"""Seconds of the displayed window if the rule has none."""
-
+MAX_WINDOW_CALLS = 100_000  # maximum outcomes of a count window: they are stored one by one
+SHOWN_SECONDS = 10.0  # seconds of the displayed window if the rule has none
 ROUNDING = 1e-9  # 0.28 * 25 is a little more than 7
 
 # ---------------------------------------------------------------- counters

@@ -3,8 +3,7 @@
 from collections import deque
 from math import inf
 
-LONG_AGO = -(2**63)
-"""A slice before any time of a clock."""
+LONG_AGO = -(2**63)  # a slice before any time of a clock
 
 
 class TimeWindow:

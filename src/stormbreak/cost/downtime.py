@@ -1,7 +1,8 @@
 """The cost of a storm under each policy: downtime in money.
 
-The rate comes from a past downtime: its minutes and its cost. Answers that came too late count as the minutes of downtime that would
-lose as many. The default is the article's estimate, 23 minutes and 180,000 dollars; it is no forecast for anyone else.
+The rate comes from a past downtime: its minutes and its cost. Answers that came too late count as the minutes of
+downtime that would lose as many. The default is the article's estimate, 23 minutes and 180,000 dollars; it is no
+forecast for anyone else.
 """
 
 from dataclasses import dataclass

@@ -3,9 +3,9 @@
 Only the provider knows whether it bills an attempt that failed, was cut, overtaken or cancelled. Such an attempt costs
 anything from nothing to its bound, so known costs and bounds are added separately.
 
-`TokenSum` counts attempts and tokens. A `Bill` has four of them with dollars, for one purpose; `Ledger` keeps the bills of
-one engine. An `Account` keeps the tokens of all runs of a batch without dollars: prices change, and a price file may come
-later.
+`TokenSum` counts attempts and tokens. A `Bill` has four of them with dollars, for one purpose; `Ledger` keeps the bills
+of one engine. An `Account` keeps the tokens of all runs of a batch without dollars: prices change, and a price file may
+come later.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -432,8 +432,8 @@ class SpendLimit(NamedTuple):
 class Cost:
     """US dollars that attempts have cost: what is known, and the most that it can be.
 
-    It holds the `priced` attempts. The `unpriced` ones went to models without a known price; nothing bounds the cost of the
-    `unbounded` ones.
+    It holds the `priced` attempts. The `unpriced` ones went to models without a known price; nothing bounds the cost of
+    the `unbounded` ones.
     """
 
     min_usd: Decimal = Decimal(0)
@@ -452,9 +452,9 @@ class Cost:
 class Account:
     """All runs of a batch together; `waste` goes by the reasons of `Bills.waste`.
 
-    `at_work`: a run is writing, or was killed while it did; `killed` counts the latter. Attempts under way at the time of
-    writing count as wasted until the next write: what a killed run had sent may be billed. What it sent in its last seconds
-    is missing. Under a spend limit that is at most `ahead` US dollars; `lost` adds these up over killed runs.
+    `at_work`: a run is writing, or was killed while it did; `killed` counts the latter. Attempts under way at the time
+    of writing count as wasted until the next write: what a killed run had sent may be billed. What it sent in its last
+    seconds is missing. Under a spend limit that is at most `ahead` US dollars; `lost` adds these up over killed runs.
     """
 
     spent: tuple[ModelUsage, ...] = ()

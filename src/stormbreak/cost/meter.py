@@ -1,8 +1,8 @@
 """A listener that adds up the cost of attempts: for answers, wasted, and saved.
 
-An attempt is billed when it ends. An answer costs what its usage says. A failed attempt is free, unless it may have been
-processed: then it costs anything up to its bound, as does an overtaken or cancelled attempt. Memory is bounded by the calls
-under way and by the number of names of each kind. A forked child starts with empty bills.
+An attempt is billed when it ends. An answer costs what its usage says. A failed attempt is free, unless it may have
+been processed: then it costs anything up to its bound, as does an overtaken or cancelled attempt. Memory is bounded by
+the calls under way and by the number of names of each kind. A forked child starts with empty bills.
 """
 
 from collections import OrderedDict

@@ -1,7 +1,7 @@
 """Show money in dollars, or in another currency at a given rate, which is never fetched.
 
-Amounts are exact until they are shown. Then they are rounded half up to the smallest coin, once; less than half a coin is shown as
-"<0.01", not as zero.
+Amounts are exact until they are shown. Then they are rounded half up to the smallest coin, once; less than half a coin
+is shown as "<0.01", not as zero.
 """
 
 from collections.abc import Mapping

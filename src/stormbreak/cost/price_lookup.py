@@ -1,7 +1,7 @@
 """Prices by provider and model: from price files in their order, then from the list prices.
 
-An unknown price is an error that suggests the nearest names, never zero. Lookup ignores case, and reads a point in a version as a
-dash.
+An unknown price is an error that suggests the nearest names, never zero. Lookup ignores case, and reads a point in a
+version as a dash.
 """
 
 import re

@@ -1,6 +1,7 @@
 """The prices of a model: input, cached input, cache writes and output; by service, and for long prompts.
 
-US dollars per million tokens, as exact decimals. Every price records its source and date. An unknown price is None, never zero.
+US dollars per million tokens, as exact decimals. Every price records its source and date. An unknown price is None,
+never zero.
 """
 
 from collections.abc import Callable
@@ -95,8 +96,8 @@ class Rate:
 class Rates:
     """The prices of one service.
 
-    Cached input and cache writes without a price of their own cost what other input costs; writes for an hour, what other writes
-    cost.
+    Cached input and cache writes without a price of their own cost what other input costs; writes for an hour, what
+    other writes cost.
     """
 
     input: Rate
@@ -168,7 +169,8 @@ class Source:
 class Prices:
     """The prices of `model` at `provider`, which may list it under another name.
 
-    `latency` quotes the source: a claim, not a measurement. `maker` names the seller at the list price, as provider/model.
+    `latency` quotes the source: a claim, not a measurement. `maker` names the seller at the list price, as
+    provider/model.
     """
 
     provider: str

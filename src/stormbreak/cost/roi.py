@@ -1,7 +1,7 @@
 """What a migration from one offer to another saves: savings, payback, return, and reasons against it.
 
-Two figures are often confused: the *savings share* is savings divided by today's cost; the *return* over twelve months is savings less
-the migration's cost, divided by that cost.
+Two figures are often confused: the *savings share* is savings divided by today's cost; the *return* over twelve months
+is savings less the migration's cost, divided by that cost.
 """
 
 from collections.abc import Callable, Iterator
@@ -102,8 +102,7 @@ def sensitivity(case: Case) -> Iterator[tuple[str, Case]]:
 OLD = 90  # days: list prices change more often than that
 _ALIKE = Decimal("0.05")  # a list price that differs by less decides nothing
 
-Amount = Callable[[Decimal], str]
-"""Formats an amount of dollars."""
+Amount = Callable[[Decimal], str]  # formats an amount of dollars
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

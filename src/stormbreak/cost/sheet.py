@@ -1,6 +1,7 @@
 """Tables of typed cells, written as CSV that is safe to open, or as values for JSON.
 
-Text that a spreadsheet would read as a formula gets an apostrophe in front, and control characters are escaped; numbers stay numbers.
+Text that a spreadsheet would read as a formula gets an apostrophe in front, and control characters are escaped; numbers
+stay numbers.
 """
 
 import csv
@@ -37,8 +38,8 @@ class Kind(Enum):
 class Column:
     """A column: its name for programs, its title for people (none: hidden), and the kind of its cells.
 
-    A `{}` in the title stands for the currency. People see `absent` in empty cells, and no column that has the `usual` value in
-    every row.
+    A `{}` in the title stands for the currency. People see `absent` in empty cells, and no column that has the `usual`
+    value in every row.
     """
 
     key: str

@@ -1,9 +1,9 @@
 """The spend limit: reserve the maximum cost of an attempt before it leaves, and settle the real cost afterwards.
 
-`SpendAccounts` holds the accounts of one engine, one for each limit; all targets under the same limit share its account.
-`SpendGate` is the gate of one target. What is spent and what is reserved never exceed the limit together, as long as
-no attempt costs more than its bound. A limit may be per period: the first begins with the first attempt, and the cost of an
-attempt belongs to the period in which it left.
+`SpendAccounts` holds the accounts of one engine, one for each limit; all targets under the same limit share its
+account. `SpendGate` is the gate of one target. What is spent and what is reserved never exceed the limit together, as
+long as no attempt costs more than its bound. A limit may be per period: the first begins with the first attempt, and
+the cost of an attempt belongs to the period in which it left.
 
 | outcome of the attempt | spent |
 |---|---|
@@ -38,9 +38,9 @@ COMES_BACK = 5.0  # seconds after which a call may try again that a lost store h
 class SpendAccount:
     """The spent and reserved amounts under one limit. Its period ends at `ends_at`; inf: never, or none has begun.
 
-    No more is reserved than is `allowed` by now, where that is less than the limit: a batch first writes down what may be
-    spent. `largest` is the largest bound of any attempt so far. With a `lease`, the limit is that of a fleet, whose store
-    says when periods begin, and allows its members one part after another.
+    No more is reserved than is `allowed` by now, where that is less than the limit: a batch first writes down what may
+    be spent. `largest` is the largest bound of any attempt so far. With a `lease`, the limit is that of a fleet, whose
+    store says when periods begin, and allows its members one part after another.
     """
 
     def __init__(self, policy: SpendPolicy) -> None:
@@ -55,6 +55,7 @@ class SpendAccount:
         self.allowed = INFINITE
         self.lease: SpendLease | None = None
         self.largest = NOTHING
+        self.used_at = -inf  # when something was reserved or settled last
         self.change_limit(policy)
 
     def change_limit(self, policy: SpendPolicy) -> None:
@@ -128,6 +129,7 @@ class SpendAccount:
 
     def reserve(self, bound: Decimal, now: float) -> int:
         """Reserve `bound`; return the number of the period that it belongs to."""
+        self.used_at = now
         self._roll(now)
         if self.ends_at == inf and self.per != inf:
             self.ends_at = now + self.per
@@ -136,6 +138,7 @@ class SpendAccount:
 
     def settle(self, bound: Decimal, cost: Decimal, period: int, now: float) -> None:
         """Spend `cost` of the `bound` that was reserved in `period`."""
+        self.used_at = now
         self._roll(now)
         if period == self._period:
             self._reserved = EXACT.subtract(self._reserved, bound)

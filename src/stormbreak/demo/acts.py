@@ -171,12 +171,11 @@ def article_sleep(row: int) -> str:
     seconds = 2**row / 2
     for unit, size in (("years", _YEAR), ("days", 86_400), ("hours", 3_600), ("minutes", 60)):
         if seconds >= 2 * size:
-            return _many(seconds / size, unit)
+            count = seconds / size
+            return (
+                f"{count:,.0f} {unit}" if count < 1e9 else f"{count:.0e} {unit}".replace("e+", "e")
+            )
     return f"{seconds:g} s"
-
-
-def _many(count: float, unit: str) -> str:
-    return f"{count:,.0f} {unit}" if count < 1e9 else f"{count:.0e} {unit}".replace("e+", "e")
 
 
 def article(

@@ -99,10 +99,9 @@ def _close_result(task: "asyncio.Task[Outcome]") -> None:
 
 
 # ---------------------------------------------------------------- active calls
-# The waiting, sending and streaming calls of one driver, on any event loop. *Drained*:
-# attempts in flight finish, queued calls are rejected. *Closed*, on one loop or on all: queued
-# calls are rejected, attempts are cancelled, streams end for their readers, and later calls are
-# rejected. Permits are freed, and count neither as success nor as failure.
+# The waiting, sending and streaming calls of one driver, on any event loop. *Drained*: attempts in flight finish,
+# queued calls are rejected. *Closed*, on one loop or on all: queued calls are rejected, attempts are cancelled, streams
+# end for their readers, and later calls are rejected. Permits are freed, and count neither as success nor as failure.
 
 
 class StreamCutError(Exception):

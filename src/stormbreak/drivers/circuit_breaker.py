@@ -40,9 +40,8 @@ class BreakerMetrics:
     """The counts of a circuit breaker.
 
     `calls`, `failures` and `slow_calls` are those that its trip rule has in its window now; under `consecutive`, the
-    failures in a row. A rate is a share from 0 to 1, and None before the first call, or if no
-    rule counts it. `rejected` counts rejected calls, `trips` how often the rule opened the circuit, both since the
-    breaker was created.
+    failures in a row. A rate is a share from 0 to 1, and None before the first call, or if no rule counts it.
+    `rejected` counts rejected calls, `trips` how often the rule opened the circuit, both since the breaker was created.
     """
 
     state: State

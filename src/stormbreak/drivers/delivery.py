@@ -1,8 +1,8 @@
 """Calls that their holder carries on: all attempts of one (`CallerDriven`), or a stream from its first output to its end (`Delivery`).
 
-The driver does the waiting; the holder reports what came of an attempt or of the whole stream. A report never waits, so it may
-be made where nothing can be awaited, as at the end of a `with` block. A call that the holder drops, on whatever thread the
-garbage collector runs, is closed.
+The driver does the waiting; the holder reports what came of an attempt or of the whole stream. A report never waits, so
+it may be made where nothing can be awaited, as at the end of a `with` block. A call that the holder drops, on whatever
+thread the garbage collector runs, is closed.
 """
 
 import asyncio

@@ -1,9 +1,8 @@
 """Reset state in forked child processes.
 
-A fork copies the memory and shares the sockets. In the child no attempt of the parent will ever end, a lock may
-be held by a thread that is not there, and what is read from a connection is missing in the parent. So objects with such state
-register a reset here; it runs before anything else in the child. Locks are free by
-then (`locks.new_lock`).
+A fork copies the memory and shares the sockets. In the child no attempt of the parent will ever end, a lock may be held
+by a thread that is not there, and what is read from a connection is missing in the parent. So objects with such state
+register a reset here; it runs before anything else in the child. Locks are free by then (`locks.new_lock`).
 """
 
 import os

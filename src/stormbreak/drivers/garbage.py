@@ -1,7 +1,7 @@
 """Let the garbage collector look at new objects alone, and after more of them.
 
-The state of a call lives for milliseconds and most of it is freed by its reference counts, so a collection finds little. Only
-programs of our own do so, and simulations while they run: it holds for the whole process.
+The state of a call lives for milliseconds and most of it is freed by its reference counts, so a collection finds
+little. Only programs of our own do so, and simulations while they run: it holds for the whole process.
 """
 
 import gc

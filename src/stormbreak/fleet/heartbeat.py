@@ -24,7 +24,7 @@ from stormbreak.drivers.fork_safety import reset_in_child
 from stormbreak.errors import ConfigurationError
 from stormbreak.fleet.membership import Membership, SpendMembership
 from stormbreak.fleet.messages import Answer
-from stormbreak.fleet.sharing import SharedLimits
+from stormbreak.fleet.shared_limits import SharedLimits
 from stormbreak.fleet.store import Message, Store, StoreError, open_store
 
 MIN_GAP = 0.01  # seconds between two beats

@@ -5,8 +5,8 @@
 | a call waits for an answer | at once |
 | wants more than it got | 0.05 to 0.25 s, as the store decides |
 | its last attempt ended, and it holds slots | at once, if its last report is older than BUSY, or in a CROWD |
-| used what it leases since its last report | BUSY |
-| in use at all | CALM |
+| used what it leases since its last report | BUSY; money: UNUSED seconds after its last use, but not before BUSY |
+| in use at all | half of LEASE; money, and cooldowns alone: CALM |
 | (all of these) among more than CROWD members | longer in proportion |
 | not used for IDLE seconds, and holds nothing | never: the next call that waits wakes it |
 | its engine was closed, and no call needs it | never: the next call wakes it; a spend limit after FORGOTTEN / 2 |
@@ -22,6 +22,7 @@ from weakref import ref
 from stormbreak.core.lease import Lease, LeasedRate, Ramp, SpendLease, TargetLease
 from stormbreak.core.spend_policy import SpendPolicy
 from stormbreak.core.target_state import TargetState
+from stormbreak.fleet.leasing import FORGOTTEN, LEASE
 from stormbreak.fleet.messages import (
     HOLD,
     LIFT,
@@ -34,7 +35,6 @@ from stormbreak.fleet.messages import (
     SlotReport,
     SpendReport,
 )
-from stormbreak.fleet.model import FORGOTTEN, LEASE
 
 BUSY = 0.25  # seconds
 CALM = 2.5
@@ -64,7 +64,6 @@ class Membership(ABC):
         self.epoch = 0.0
         self.members = 0
         self.next_at = inf
-        self.used_at = -inf
         self._has_left = False  # with its last report
         self.restarts = 0  # how often the store had forgotten the scope
 
@@ -109,7 +108,9 @@ class Membership(ABC):
             return self.away_for
         if self.lease.rests:
             return min(after, BUSY)
-        return after if after == inf else min(after * max(1.0, self.members / CROWD), MAX_GAP)
+        if after == inf or self.members <= CROWD:
+            return after
+        return min(after * self.members / CROWD, MAX_GAP)
 
     def fail(self, now: float, retry_after: float) -> None:
         """There was no answer: calls do not wait for the next one. What was given back ends by time."""
@@ -154,6 +155,7 @@ class TargetMembership(Membership):
         super().__init__(scope, name)
         self._state = ref(state)
         self._chance = chance
+        self.used_at = -inf
         self._requests, self._tokens = _Use(), _Use()
         self._reported: object = None  # the newest news of a cooldown that have been reported
         self._shared_until = -inf  # the end of a cooldown that the store knows
@@ -240,7 +242,9 @@ class TargetMembership(Membership):
         rates = (self._requests, self._tokens)
         if changed or any(use.per_second >= WORTH_IT for use in rates):
             return BUSY
-        return inf if self._is_idle(now) else CALM
+        if lease.only_gossips:
+            return CALM
+        return inf if self._is_idle(now) else LEASE / 2
 
     def fail(self, now: float, retry_after: float) -> None:
         """There was no answer: calls do not wait for the next one, and news are reported again."""
@@ -250,8 +254,6 @@ class TargetMembership(Membership):
     def _is_idle(self, now: float) -> bool:
         lease = self.lease
         rates = [rate for rate in (lease.requests, lease.tokens) if rate is not None]
-        if lease.only_gossips:
-            return False
         holds = lease.slots is not None and (lease.slots.cap or lease.slots.in_flight)
         return now - self.used_at > IDLE and not holds and not any(rate.held(now) for rate in rates)
 
@@ -305,6 +307,7 @@ class Account(Protocol):
     limit: Decimal
     ends_at: float
     spent: Decimal
+    used_at: float
     lease: SpendLease | None
 
     @property
@@ -340,7 +343,6 @@ class SpendMembership(Membership):
         self._bounds = bounds
         self._on_change = on_change
         self._over = NONE  # the period that has ended here, and perhaps not yet in the store
-        self._taken = 0
         self._needed = 0
         self._denied = False
         self.ended = False  # nothing uses the account any more
@@ -362,13 +364,11 @@ class SpendMembership(Membership):
             self._over = lease.started
             lease.begin(0.0)
         spent, taken = micro_dollars(account.spent), micro_dollars(account.taken)
-        if taken != self._taken:
-            self._taken, self.used_at = taken, now
         leaves = leaves or self.is_gone
         bounds = [] if leaves else list(self._bounds(now))
         self._has_left = leaves = leaves or (lease.rests and taken == spent and not bounds)
         self._needed = taken + micro_dollars(min(bounds)) if bounds else 0
-        unused = not bounds and taken == spent and now - self.used_at >= UNUSED
+        unused = not bounds and taken == spent and now - account.used_at >= UNUSED
         if unused or leaves or self._denied:  # others may need it
             lease.returned = max(lease.returned, lease.granted - max(0, taken))
         ends_in = NONE if account.ends_at == inf else account.ends_at - now
@@ -401,8 +401,9 @@ class SpendMembership(Membership):
         lease.withholds = self._denied and spend.left >= lack
         if self._denied:
             return -SHORT
-        if now - self.used_at < UNUSED + BUSY:
-            return BUSY
+        unused_in = account.used_at + UNUSED - now
+        if unused_in > 0:
+            return max(BUSY, unused_in)
         # What was spent is known to this process alone, if the store forgets it.
         return CALM if lease.granted or account.spent else inf
 

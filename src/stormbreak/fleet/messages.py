@@ -1,7 +1,7 @@
 """The messages between a member of a fleet and its store: a `Report` and an `Answer` about one scope.
 
-Both are flat lists of numbers, the same for a Lua script and for a socket. Times are seconds relative to the sending or the
-receipt of the message, never points in time: each side has its own clock. Money is whole micro-dollars.
+Both are flat lists of numbers, the same for a Lua script and for a socket. Times are seconds relative to the sending or
+the receipt of the message, never points in time: each side has its own clock. Money is whole micro-dollars.
 """
 
 from collections.abc import Iterator, Sequence

@@ -1,7 +1,7 @@
 """The store in a parent process, on a Unix socket, for the processes of one machine.
 
-A message is a line of JSON. The parent decides alone, with its own clock; a store ends with its process. Money can be kept
-over its end: a `SpendRecord` notes what may be spent before it is granted.
+A message is a line of JSON. The parent decides alone, with its own clock; a store ends with its process. Money can be
+kept over its end: a `SpendRecord` notes what may be spent before it is granted.
 """
 
 import os
@@ -19,8 +19,8 @@ from urllib.parse import quote, unquote, urlsplit
 import msgspec
 
 from stormbreak.drivers.locks import new_lock
+from stormbreak.fleet.leasing import EVER, Scope, beat
 from stormbreak.fleet.messages import NONE, Answer, Report
-from stormbreak.fleet.model import EVER, Scope, beat
 from stormbreak.fleet.store import TIMEOUT, Message, StoreError
 
 MAX_LINE = 16_000_000  # bytes

@@ -1,7 +1,7 @@
-"""The store in a Valkey or Redis server: each scope is a hash, and `beat.lua` its only operation.
+"""The store in a Valkey or Redis server: each scope is a hash, and `leasing.lua` its only operation.
 
-A late answer would be read as that to the next command, so every failure closes the connection. Nothing is repeated here:
-the next report repeats everything.
+A late answer would be read as that to the next command, so every failure closes the connection. Nothing is repeated
+here: the next report repeats everything.
 """
 
 import os
@@ -15,8 +15,8 @@ from typing import Any
 
 from stormbreak.core.fleet_policy import PASSWORD
 from stormbreak.errors import ConfigurationError
+from stormbreak.fleet.leasing import QUIET, Demand, Member, Scope
 from stormbreak.fleet.messages import Answer
-from stormbreak.fleet.model import QUIET, Demand, Member, Scope
 from stormbreak.fleet.store import TIMEOUT, Message, StoreError
 
 PREFIX = "stormbreak:1:"  # the version of the records
@@ -47,7 +47,7 @@ class ValkeyStore:
             protocol=2,
             **tls,
         )
-        self._script = (files("stormbreak.fleet") / "beat.lua").read_text()
+        self._script = (files("stormbreak.fleet") / "leasing.lua").read_text()
         self._digest = sha1(self._script.encode(), usedforsecurity=False).hexdigest()
         self._quiet_until: float | None = (
             None  # until then the server may have lost what members know
@@ -172,7 +172,7 @@ _FAILURES = MappingProxyType(
 
 
 def _read(fields: dict[bytes, bytes]) -> Scope:
-    """Read a scope as `beat.lua` writes it."""
+    """Read a scope as `leasing.lua` writes it."""
     scope = Scope()
     for name, record in fields.items():
         values = [value for (value,) in struct.iter_unpack("<d", record)]

@@ -74,12 +74,14 @@ def response_of(
 
 def passed_headers(headers: RepeatableHeaders, *, limited: bool) -> Headers:
     """Return the headers of a provider that a client gets."""
-    return tuple(
-        (name, each)
-        for name, value in headers.items()
-        if name in PASSED or (not limited and name.startswith(ACCOUNT_LIMITS))
-        for each in ((value,) if isinstance(value, str) else value)
-    )
+    passed: list[tuple[str, str]] = []
+    for name, value in headers.items():
+        if name in PASSED or (not limited and name.startswith(ACCOUNT_LIMITS)):
+            if isinstance(value, str):
+                passed.append((name, value))
+            else:
+                passed += [(name, each) for each in value]
+    return tuple(passed)
 
 
 def our_headers(request_id: str, history: AttemptHistory | None) -> Headers:

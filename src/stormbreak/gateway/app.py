@@ -19,6 +19,7 @@ from stormbreak.gateway.request import (
     MODELS,
     check_route,
     client_key,
+    credentials,
     read_request,
     shape_of,
 )
@@ -86,15 +87,15 @@ class GatewayApp:
     # ------------------------------------------------------------ internal
 
     def _key(self, request: Request, connection: ServerConnection) -> ClientKey:
-        given, rules = client_key(request), self.rules
-        known = connection.client
-        if known is not None and known[0] is rules and known[1] == given:
+        sent, rules, known = credentials(request), self.rules, connection.client
+        if known is not None and known[0] is rules and known[1] == sent:
             key: ClientKey = known[2]
             return key
+        given = client_key(*sent)
         found = None if given is None else rules.keys.get(digest_of(given))
         if found is None:
             raise self._guesses.wrong(connection.address, given)
-        connection.client = rules, given, found  # clients send the same key again
+        connection.client = rules, sent, found  # clients send the same key again
         return found
 
     async def _usage(self, key: ClientKey) -> ServerResponse:
@@ -183,10 +184,8 @@ class GatewayApp:
     def _respond(
         self, connection: ServerConnection, record: RequestRecord, response: ServerResponse
     ) -> None:
-        status, body, headers, media = response
-        headers += our_headers(record.request_id, record.history)
-        connection.respond(ServerResponse(status, body, headers, media))
-        record.status = status
+        connection.respond(response, our_headers(record.request_id, record.history))
+        record.status = response.status
         self._metrics.ended(record)
 
     def _respond_refused(

@@ -38,7 +38,13 @@ class ClientTemplate(RequestTemplate):
     """A client's request for each target, with the headers that are passed on."""
 
     def __init__(self, request: ClientRequest, body: bytes) -> None:
-        super().__init__(request.endpoint, body, key=request.idempotency_key, fields=request.fields)
+        super().__init__(
+            request.endpoint,
+            body,
+            key=request.idempotency_key,
+            fields=request.fields,
+            parts=request.parts if body is request.body else None,
+        )
         self._passed = request.headers
 
     def prepare(self, route: Route) -> PreparedRequest:

@@ -45,8 +45,8 @@ class LimitHolder(NamedTuple):
 class ClientKey(NamedTuple):
     """A key by its name, and the scope of its calls.
 
-    `holders` of limits that its calls count for are itself and its tenant; `spends` are their spend limits. `metered`: the
-    tokens of its calls count for a limit.
+    `holders` of limits that its calls count for are itself and its tenant; `spends` are their spend limits. `metered`:
+    the tokens of its calls count for a limit.
     """
 
     name: str

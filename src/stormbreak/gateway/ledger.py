@@ -1,8 +1,8 @@
 """What client keys and tenants have spent, on disk: a gateway that is killed and started again forgets nothing.
 
 A row says how far a key may have spent in its period. It is written before that is spent, as for batches (ADR 41), and
-exactly when the gateway ends. One process at a time writes these rows, with workers their parent, whose store notes there what
-it grants: it has the lock of the file FILE.lock. `usage_rows` keeps others in the same file.
+exactly when the gateway ends. One process at a time writes these rows, with workers their parent, whose store notes
+there what it grants: it has the lock of the file FILE.lock. `usage_rows` keeps others in the same file.
 """
 
 import fcntl

@@ -1,7 +1,7 @@
 """The limits of client keys and tenants that make calls wait: `rpm`, `tpm`, `max_in_flight`.
 
-Each holder of limits is a target of an engine of its own, whose gates and queue do the waiting; an attempt there is a whole
-call. Where the file has a fleet, its members lease parts of these limits, too.
+Each holder of limits is a target of an engine of its own, whose gates and queue do the waiting; an attempt there is a
+whole call. Where the file has a fleet, its members lease parts of these limits, too.
 """
 
 from collections.abc import Iterable
@@ -15,7 +15,7 @@ from stormbreak.core.retry import RetryPolicy
 from stormbreak.drivers.asyncio_driver import AsyncioDriver
 from stormbreak.drivers.delivery import CallerDriven
 from stormbreak.fleet.heartbeat import shared_limits
-from stormbreak.fleet.sharing import SharedLimits
+from stormbreak.fleet.shared_limits import SharedLimits
 from stormbreak.gateway.errors import RefusedError
 from stormbreak.gateway.keys import LimitHolder
 from stormbreak.types import (

@@ -1,8 +1,8 @@
 """A gateway in several processes: the parent listens, owns what they share, and answers on the admin port for all of them.
 
-Workers accept on the sockets of the parent. They share the limits and the money of targets and keys through its store, or
-through that of the file's fleet. What keys have spent is kept in the ledger by the parent alone. A new settings file is
-read by all before it is used by any.
+Workers accept on the sockets of the parent. They share the limits and the money of targets and keys through its store,
+or through that of the file's fleet. What keys have spent is kept in the ledger by the parent alone. A new settings file
+is read by all before it is used by any.
 """
 
 import asyncio
@@ -16,10 +16,10 @@ from typing import Any, TypeVar
 
 from stormbreak.config.gateway_settings import GatewaySettings
 from stormbreak.config.load import SETTINGS
-from stormbreak.errors import ConfigurationError
+from stormbreak.errors import ConfigurationError, errors_at
 from stormbreak.fleet.membership import MICRO
 from stormbreak.fleet.parent import ParentStore
-from stormbreak.fleet.sharing import client_spend, scope_of
+from stormbreak.fleet.shared_limits import client_spend, scope_of
 from stormbreak.gateway.admin import AdminServer
 from stormbreak.gateway.keys import LimitHolder, all_holders
 from stormbreak.gateway.ledger import LedgerRecord, SpendLedger, ledger_path
@@ -173,10 +173,8 @@ class GatewayParent(Lifecycle):
     # ------------------------------------------------------------ internal
 
     def _read(self) -> str:
-        try:
+        with errors_at(hidden(str(self.path))):
             return read_text(self.path, what=SETTINGS)
-        except ConfigurationError as error:
-            raise ConfigurationError(f"{hidden(str(self.path))}: {error}") from None
 
     def _start(self) -> Start:
         return Start(

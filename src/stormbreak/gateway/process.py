@@ -14,7 +14,7 @@ from stormbreak.config.gateway_settings import GatewaySettings
 from stormbreak.cost.price_table import PriceOf
 from stormbreak.cost.spend_gate import spend_accounts
 from stormbreak.drivers.asyncio_driver import AsyncioDriver
-from stormbreak.errors import ConfigurationError
+from stormbreak.errors import ConfigurationError, errors_at
 from stormbreak.gateway.admin import AdminPages, AdminServer
 from stormbreak.gateway.app import GatewayApp
 from stormbreak.gateway.call import Limits
@@ -223,10 +223,8 @@ def check(path: str | os.PathLike[str], text: str | None = None) -> GatewayRules
 
 
 def _rules(path: str | os.PathLike[str], generation: Generation) -> GatewayRules:
-    try:
+    with errors_at(path):
         return rules_of(generation)
-    except ConfigurationError as error:
-        raise ConfigurationError(f"{path}: {error}") from None
 
 
 def with_options(settings: GatewaySettings, **options: Any) -> GatewaySettings:

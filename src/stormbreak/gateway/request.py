@@ -5,14 +5,14 @@ from collections.abc import Mapping
 from hashlib import blake2b
 from math import inf
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
 from stormbreak.errors import ConfigurationError
 from stormbreak.gateway.errors import RefusedError
 from stormbreak.http.h1.server_message import Request
-from stormbreak.http.request import RequestFields, read_fields
+from stormbreak.http.request import Parts, RequestFields, decode_parts, read_fields
 from stormbreak.llm.models import Shape, endpoint_of
 from stormbreak.llm.stream_reader import FORMATS
 from stormbreak.llm.surrogates import UNREADABLE
@@ -41,10 +41,10 @@ _MARGIN_SHARE = 0.1  # ... or this share of that timeout, if it is less
 _BETA = "beta=true"  # the only query that an SDK sends
 
 
-class ClientRequest(NamedTuple):
+class ClientRequest(msgspec.Struct, frozen=True):  # its constructor is not written in Python
     """A call to a model. Times are seconds. Its repr shows neither key nor prompt.
 
-    `bound` is for the whole call, `read_timeout` for a plain answer or the first output of a stream, and for silence after
+    `parts` are all fields of the body. `bound` is for the whole call, `read_timeout` for a plain answer or the first output of a stream, and for silence after
     it. `stateful` names a field that refers to something at the provider. `lasts`: it leaves a job there. `streamed`: the answer
     comes as a stream.
     """
@@ -53,6 +53,7 @@ class ClientRequest(NamedTuple):
     shape: Shape
     body: bytes
     fields: RequestFields
+    parts: Parts
     headers: dict[str, str]
     bound: float
     read_timeout: float
@@ -81,6 +82,7 @@ class _Name:
 
 
 _DECODE_NAMES = msgspec.json.Decoder(dict[_Name, msgspec.Raw], dec_hook=_Name).decode
+_SMALL = 2**16  # bytes; to count commas in more takes longer than to read the names one by one
 _FIELDS = frozenset(RequestFields.__struct_fields__)
 _DECODE_STATE = msgspec.json.Decoder(_State).decode
 
@@ -90,13 +92,16 @@ def shape_of(path: str) -> Shape:
     return ENDPOINTS.get(path) or endpoint_of(path)
 
 
-def client_key(request: Request) -> bytes | None:
-    """Return the key that a client sent, in one of the two headers that SDKs use."""
+def credentials(request: Request) -> tuple[bytes | None, bytes | None]:
+    """Return the two headers in which SDKs send a key."""
     headers = request.headers
-    authorization = headers.get(b"authorization")
+    return headers.get(b"authorization"), headers.get(b"x-api-key")
+
+
+def client_key(authorization: bytes | None, x_api_key: bytes | None) -> bytes | None:
+    """Return the key in the `credentials` of a request."""
     if authorization is None:
-        key = headers.get(b"x-api-key")
-        return None if key is None else key.strip()
+        return None if x_api_key is None else x_api_key.strip()
     scheme, _, key = authorization.partition(b" ")
     return key.strip() if scheme.lower() == b"bearer" else None
 
@@ -128,7 +133,7 @@ def read_request(request: Request, key_name: str, request_id: str) -> ClientRequ
         fields = read_fields(request.body)
     except ConfigurationError as error:
         raise RefusedError(400, "invalid_body", str(error)) from None
-    _check_names(request.body)
+    parts = _read_parts(request.body)
     stateful, lasts = _state(request.body) if shape is Shape.RESPONSES else (None, False)
     query = f"?{_BETA}" if request.query == _BETA else ""
     return ClientRequest(
@@ -136,6 +141,7 @@ def read_request(request: Request, key_name: str, request_id: str) -> ClientRequ
         shape,
         request.body,
         fields,
+        parts,
         {name.decode(): _text(name, headers[name]) for name in PASSED if name in headers},
         _bound(headers),
         _read_timeout(headers.get(_READ_TIMEOUT)),
@@ -146,17 +152,30 @@ def read_request(request: Request, key_name: str, request_id: str) -> ClientRequ
     )
 
 
-def _check_names(body: bytes) -> None:
+def _read_parts(body: bytes) -> Parts:
     """Refuse a field that comes twice, or in other letters than the API's: a provider may read another one than we do."""
     try:
+        parts = decode_parts(body)
+        if len(body) <= _SMALL and _is_plain(body, parts):
+            return parts
         names = [name.text for name in _DECODE_NAMES(body)]
     except UNREADABLE:
         raise RefusedError(400, "invalid_body", "the body is not readable") from None
     folded = set(map(str.casefold, names))
     if len(folded) == len(names) and _FIELDS.intersection(folded) <= set(names):
-        return
+        return parts
     message = "the body has a field twice, or one of the API's in capital letters"
     raise RefusedError(400, "invalid_body", message)
+
+
+def _is_plain(body: bytes, parts: Parts) -> bool:
+    """Whether no field came twice, nor in capital letters; False may be wrong.
+
+    A field that came twice is one of the parts only once: the comma before or after it is then one too many.
+    """
+    between = body.count(b",") - b"".join(parts.values()).count(b",")
+    names = "".join(parts)
+    return between == len(parts) - 1 and names.isascii() and names == names.lower()
 
 
 def _state(body: bytes) -> tuple[str | None, bool]:

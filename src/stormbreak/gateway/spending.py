@@ -1,7 +1,8 @@
 """The spend limits of client keys and tenants: what an attempt may cost is reserved before it leaves, and settled after it.
 
-It is the gate of the spend limit of a policy, with an account for each holder. With a ledger, an account may spend no more
-than the ledger says. In a fleet the store of it says so instead, and an attempt waits for its answer, for WAIT at most.
+It is the gate of the spend limit of a policy, with an account for each holder. With a ledger, an account may spend no
+more than the ledger says. In a fleet the store of it says so instead, and an attempt waits for its answer, for WAIT at
+most.
 """
 
 import asyncio
@@ -21,7 +22,7 @@ from stormbreak.core.spend_policy import SpendPolicy
 from stormbreak.cost.price_table import EXACT, PriceOf
 from stormbreak.cost.spend_gate import COMES_BACK, NOTHING, Reservation, SpendAccount, SpendGate
 from stormbreak.drivers.asyncio_driver import Sender
-from stormbreak.fleet.sharing import client_spend
+from stormbreak.fleet.shared_limits import client_spend
 from stormbreak.gateway.keys import LimitHolder
 from stormbreak.gateway.ledger import LOWER_AFTER, MARGIN, PARTS, LedgerError, SpendLedger, Spent
 from stormbreak.gateway.limits import ClientQueues

@@ -1,9 +1,9 @@
 """Journals of the attempts of a gateway, beside its ledger file: a kill forgets none, and counts none twice.
 
-A run writes a line before it sends an attempt, and another when that ends; the kernel has them, also after a `kill -9`. Every few
-seconds the run begins another journal with the attempts that go on, adds the sums of the old one to the ledger, which
-notes its number in the same transaction, and removes it. The next start does so for the journals of a run that was
-killed. What such a run had sent counts with its bound: nobody knows what it cost.
+A run writes a line before it sends an attempt, and another when that ends; the kernel has them, also after a `kill -9`.
+Every few seconds the run begins another journal with the attempts that go on, adds the sums of the old one to the
+ledger, which notes its number in the same transaction, and removes it. The next start does so for the journals of a run
+that was killed. What such a run had sent counts with its bound: nobody knows what it cost.
 """
 
 import fcntl

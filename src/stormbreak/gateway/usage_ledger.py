@@ -220,7 +220,8 @@ class MeteredSender(SettledSender[Sent]):
 def read_usage(path: Path, price_of: PriceOf, since: float = 0, until: float = inf) -> Sums:
     """Return what the attempts used that were sent from `since` to `until`, in unix seconds, as far as they are known now.
 
-    An hour counts whole. It may be called while gateways write the file. `price_of` is for attempts that the file does not have yet.
+    An hour counts whole. It may be called while gateways write the file. `price_of` is for attempts that the file does
+    not have yet.
 
     Raises:
         ConfigurationError: the file cannot be read.

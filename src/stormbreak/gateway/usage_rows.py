@@ -1,7 +1,7 @@
 """What the attempts of a gateway used, in its ledger file: a row for each hour, client key, target and kind.
 
-A row adds up the attempts that were sent in one hour (UTC). The journals beside the file (`usage_journal`) hold what is not in
-it yet; `journals` says which of them are.
+A row adds up the attempts that were sent in one hour (UTC). The journals beside the file (`usage_journal`) hold what is
+not in it yet; `journals` says which of them are.
 """
 
 import os

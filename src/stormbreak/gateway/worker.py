@@ -1,7 +1,7 @@
 """A worker of a gateway: one process that serves clients on sockets that its parent listens on, and does what it is asked.
 
-It is started as `python -m stormbreak.gateway.worker FD`, with its end of a socket pair. Messages are lines of JSON: first
-`Start`, then requests of the parent, each of which is answered. When the parent is gone, it ends.
+It is started as `python -m stormbreak.gateway.worker FD`, with its end of a socket pair. Messages are lines of JSON:
+first `Start`, then requests of the parent, each of which is answered. When the parent is gone, it ends.
 """
 
 import asyncio

@@ -1,7 +1,7 @@
 """The schema of an answer: a JSON schema or a pydantic model, against which the text of an answer is checked.
 
-A JSON schema is checked by jsonschema-rs (the extra `schema`), formats included; a reference to another document is refused,
-so that nothing is fetched. A pydantic model checks its own answers, and its instance is the parsed value.
+A JSON schema is checked by jsonschema-rs (the extra `schema`), formats included; a reference to another document is
+refused, so that nothing is fetched. A pydantic model checks its own answers, and its instance is the parsed value.
 """
 
 from collections.abc import Callable, Mapping

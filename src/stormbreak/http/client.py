@@ -285,8 +285,8 @@ class AsyncClient(ClientControls):
     ) -> Answer:
         """Send `payload` to `endpoint`, such as "chat/completions"; `deadline` is seconds from now.
 
-        Where calls wait, each `tenant` gets a fair share. With a `schema`, the answer is JSON that fits it, and has it as
-        `parsed`; the model is shown at most `repairs` times why an answer does not fit, and asked again.
+        Where calls wait, each `tenant` gets a fair share. With a `schema`, the answer is JSON that fits it, and has it
+        as `parsed`; the model is shown at most `repairs` times why an answer does not fit, and asked again.
 
         Raises:
             RejectedError: nothing was sent; says which policy rejected it and when to come back.
@@ -446,8 +446,8 @@ class AsyncClient(ClientControls):
     async def send(self, resource: Resource, *, attempts: int | None = None) -> CallResult:
         """Send a request about a file or a job, such as a batch, and return how it ended; it has no fallbacks.
 
-        At most `attempts` are made, where the policy allows more. The outcome's value is the last `Response`, where there
-        was one.
+        At most `attempts` are made, where the policy allows more. The outcome's value is the last `Response`, where
+        there was one.
 
         Raises:
             ConfigurationError: its endpoint is no path.

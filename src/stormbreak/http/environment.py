@@ -238,7 +238,8 @@ def share(environ: Mapping[str, str] = os.environ) -> float | None:
 def in_force(policy: Policy | str, fleet: FleetPolicy | str | None = None) -> Policy:
     """Return the policy in force: the given one, or that of a preset or a file, with its share; `OFF` if all are turned off.
 
-    The environment's share applies to policies that set none. `fleet` replaces the fleet of the policy; a text is its URL.
+    The environment's share applies to policies that set none. `fleet` replaces the fleet of the policy; a text is its
+    URL.
     """
     chosen = _named(policy) if isinstance(policy, str) else policy
     if fleet is not None:

@@ -45,8 +45,8 @@ class PreparedRequest(NamedTuple):
 class Response(NamedTuple):
     """A response and what it means; the body of a stream is assembled. Its repr shows no text.
 
-    `original` is what came, headers included. It may repeat the request: only the caller may see it. `value` is what the text
-    holds, where a schema was checked.
+    `original` is what came, headers included. It may repeat the request: only the caller may see it. `value` is what
+    the text holds, where a schema was checked.
     """
 
     status: int

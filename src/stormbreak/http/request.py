@@ -4,7 +4,7 @@ import secrets
 from collections.abc import Iterator, Mapping
 from hashlib import blake2b
 from math import isfinite
-from typing import Any
+from typing import Any, TypeAlias
 
 import msgspec
 
@@ -107,7 +107,10 @@ class _Prompted(msgspec.Struct):
 _DECODE_FIELDS = msgspec.json.Decoder(RequestFields).decode
 _DECODE_EMBEDDED = msgspec.json.Decoder(_Embedded).decode
 _DECODE_PROMPTED = msgspec.json.Decoder(_Prompted).decode
-_DECODE_RAW = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+Parts: TypeAlias = dict[str, msgspec.Raw]
+"""The fields of a body, each as it was written."""
+
+decode_parts = msgspec.json.Decoder(Parts).decode
 _BUILTIN = frozenset({str, bool, int, float, list, dict, type(None)})
 _FIELD_NAMES = frozenset(RequestFields.__struct_fields__)
 
@@ -149,9 +152,9 @@ def set_stream(payload: dict[str, Any], shape: Shape) -> None:
     payload["stream"] = True
 
 
-def with_fields(body: bytes, **fields: Any) -> bytes:
-    """Return the body with these fields set. Every other field stays as it was written."""
-    return msgspec.json.encode(_DECODE_RAW(body) | fields)
+def with_fields(body: bytes, parts: Parts | None = None, /, **fields: Any) -> bytes:
+    """Return the body, whose `parts` may be known, with these fields set. Every other field stays as it was written."""
+    return msgspec.json.encode((parts or decode_parts(body)) | fields)
 
 
 def as_stream(body: bytes) -> bytes:
@@ -161,7 +164,7 @@ def as_stream(body: bytes) -> bytes:
 
 def without_stream(body: bytes) -> bytes:
     """Ask for the same answer whole."""
-    fields = _DECODE_RAW(body)
+    fields = decode_parts(body)
     return msgspec.json.encode(
         {name: value for name, value in fields.items() if name not in ("stream", "stream_options")}
     )
@@ -172,7 +175,7 @@ def _with_format(body: bytes, shape: Shape, schema: AnswerSchema) -> tuple[bytes
     format_ = schema.format_of(shape)
     if format_ is None:
         return body, False
-    fields = _DECODE_RAW(body)
+    fields = decode_parts(body)
     added = format_field(format_, shape, fields)
     return (msgspec.json.encode(fields | added), True) if added else (body, False)
 
@@ -301,8 +304,9 @@ class RequestTemplate:
         fields: RequestFields | None = None,
         schema: AnswerSchema | None = None,
         repairs: Repairs | None = None,
+        parts: Parts | None = None,
     ) -> None:
-        """`fields` are those of the body, where they are known."""
+        """`fields` and `parts` are those of the body, where they are known."""
         self.endpoint = endpoint
         self.shape = shape = endpoint_of(endpoint)
         if fields is None:
@@ -326,6 +330,7 @@ class RequestTemplate:
         self.streamed = bool(fields.stream)
         self.reports_output = self.streamed and shape in FORMATS  # before the end of the answer
         self._given = self._body = self._unlimited = body
+        self._parts = parts
         self._key = key
         self._max_output: int | None = None
         self._prompts = count_prompts(body) if shape is Shape.COMPLETION else 1
@@ -360,7 +365,8 @@ class RequestTemplate:
         if self._has_format and shape is Shape.CHAT and target.provider in UNASKED:
             body = without_format(body)
         if target.model != self.fields.model:
-            body = with_fields(body, model=target.model)
+            parts = self._parts if body is self._given else None
+            body = with_fields(body, parts, model=target.model)
         accept = ACCEPT_ANY if shape is Shape.JSON else _ACCEPT_JSON
         if self.streamed:
             accept = _ACCEPT_STREAM
@@ -472,7 +478,7 @@ class RequestTemplate:
         field = "max_output_tokens" if self.shape is Shape.RESPONSES else "max_tokens"
         if self.shape is Shape.CHAT and provider in _MAX_COMPLETION_TOKENS:
             field = "max_completion_tokens"
-        fields = _DECODE_RAW(self._unlimited)
+        fields = decode_parts(self._unlimited)
         for name in _limit_names(
             self.shape
         ):  # what is there bounds nothing, but a server may heed it

@@ -1,7 +1,7 @@
 """Requests about the files and jobs of an API, such as its batches: uploads that are read from a source, downloads into a file.
 
-They go to the client's own address alone, and pass the queue, the limits and the circuit of a target without a model. No tokens
-are reserved for them.
+They go to the client's own address alone, and pass the queue, the limits and the circuit of a target without a model.
+No tokens are reserved for them.
 """
 
 from collections.abc import AsyncIterable
@@ -31,8 +31,8 @@ class Upload(AsyncIterable[bytes], Protocol):
 class Resource(Lookup):
     """A request about a file or a job, which may change it. Every attempt has the same idempotency `key`.
 
-    `dialect` says which headers the API expects beside it: of Anthropic, those of its messages. A success is written into the
-    file `into`, from its current position on, where there is one.
+    `dialect` says which headers the API expects beside it: of Anthropic, those of its messages. A success is written
+    into the file `into`, from its current position on, where there is one.
     """
 
     def __init__(

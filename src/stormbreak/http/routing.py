@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from stormbreak.core.fallback import Fallback, Place, Step, TargetOrder, ToDegraded, ToTargets
 from stormbreak.core.policy import Policy
-from stormbreak.errors import ConfigurationError
+from stormbreak.errors import ConfigurationError, errors_at
 from stormbreak.http.endpoint import DynamicKey, Origin
 from stormbreak.http.environment import ProviderEndpoint, find_endpoint
 from stormbreak.http.h1.connection import Connection
@@ -180,10 +180,8 @@ def _fallback_endpoints(
 ) -> Iterator[ProviderEndpoint]:
     if isinstance(rule, ToTargets):
         for number, place in enumerate(rule.targets):
-            try:
+            with errors_at(f"fallback.targets[{number}]"):
                 yield _endpoint(place, own, allow_http=allow_http, environ=environ)
-            except ConfigurationError as error:
-                raise ConfigurationError(f"fallback.targets[{number}]: {error}") from None
 
 
 def _endpoint(

@@ -25,7 +25,7 @@ from stormbreak.cost.spend_gate import SpendAccounts
 from stormbreak.drivers.asyncio_driver import AsyncioDriver
 from stormbreak.drivers.blocking import run
 from stormbreak.drivers.locks import LiveSet
-from stormbreak.errors import ConfigurationError
+from stormbreak.errors import ConfigurationError, errors_at
 from stormbreak.fleet import fleet_for
 from stormbreak.http.client import AsyncClient
 from stormbreak.http.endpoint import DynamicKey, KeyFunction
@@ -56,7 +56,8 @@ def load(
 
     `keys` are functions that return the keys of targets, by name, before each attempt. `profile` is by default
     STORMBREAK_PROFILE. `degraded` makes answers for a `degraded` rule that has no text. `prices` are for spend limits
-    and for the cost of answers, as in an `AsyncClient`; None: those of the file. `text` is what the file holds; None: it is read.
+    and for the cost of answers, as in an `AsyncClient`; None: those of the file. `text` is what the file holds; None:
+    it is read.
 
     Raises:
         ConfigurationError: one line that names the file, the key or the variable, and the value.
@@ -429,10 +430,8 @@ class SettingsBuilder:
 
     def _key_in(self, path: str) -> str:
         """Return the key in a file; a relative path starts at the settings file."""
-        try:
+        with errors_at(f"api_key_file {quoted(path)}"):
             return read_text(Path(self.path).parent / path, what="a key file").strip()
-        except ConfigurationError as error:
-            raise ConfigurationError(f"api_key_file {quoted(path)}: {error}") from None
 
     def _pool(
         self, settings: PoolSettings, configs: Mapping[str, TargetConfig], *, reserves: bool

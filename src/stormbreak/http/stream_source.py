@@ -1,4 +1,4 @@
-"""The bytes of one streamed answer, checked as they pass: has it begun, has it failed, is it complete?
+"""The bytes of one streamed answer, checked as they pass: has it begun, stalled or failed, is it complete?
 
 They pass through untouched. A scanner reads what they mean, or an assembler where the whole answer is wanted.
 """

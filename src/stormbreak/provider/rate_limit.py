@@ -101,7 +101,8 @@ class RequestLimit:
 
     def take(self, now: float, tokens: int = 0) -> float | None:
         """Take one request; if it does not fit, charge the reject cost and return the seconds to wait."""
-        wanted = [(meter, amount) for meter, amount in self._wanted(tokens) if meter is not None]
+        both = ((self._requests, 1.0), (self._tokens, float(tokens)))
+        wanted = [(meter, amount) for meter, amount in both if meter is not None]
         waits = [meter.wait(amount, now) for meter, amount in wanted]
         if all(wait is None for wait in waits):
             for meter, amount in wanted:
@@ -119,9 +120,6 @@ class RequestLimit:
             for meter in (self._requests, self._tokens)
             if meter is not None
         ]
-
-    def _wanted(self, tokens: int) -> tuple[tuple[_Meter | None, float], ...]:
-        return ((self._requests, 1.0), (self._tokens, float(tokens)))
 
 
 def _meter(limit: Limit, amount: float | None, burst: float | None) -> _Meter | None:

@@ -37,11 +37,10 @@ class Routes:
         self._provider = provider
         self._salt = mix(seed)
         self._identities = 0
-        self._read_stats = stats
         self._do_reset = reset
         self._routes: dict[str, tuple[str, Callable[[], bytes]]] = {
             "/v1/models": ("GET", self._models),
-            "/_provider/stats": ("GET", self._stats),
+            "/_provider/stats": ("GET", lambda: msgspec.json.encode(stats())),
             "/_provider/reset": ("POST", self._reset),
             **dict.fromkeys(FORMATS, ("POST", bytes)),
         }
@@ -84,9 +83,6 @@ class Routes:
             for name in self._provider.models
         ]
         return encode({"object": "list", "data": data})
-
-    def _stats(self) -> bytes:
-        return msgspec.json.encode(self._read_stats())
 
     def _reset(self) -> bytes:
         self._do_reset()

@@ -12,8 +12,8 @@ _CLIPPED_AT = 1.5  # times the highest number of the lines
 class Line:
     """Values at the points of a panel; NaN where there is none.
 
-    `stroke` is an index in `theme.STROKES`; None is the backdrop. `low` and `high` are the minimum and maximum of several
-    runs.
+    `stroke` is an index in `theme.STROKES`; None is the backdrop. `low` and `high` are the minimum and maximum of
+    several runs.
     """
 
     name: str
@@ -32,8 +32,8 @@ class Line:
 class Panel:
     """Lines over `xs`, with an optional shaded span.
 
-    `about` is the text alternative. With `whole` the y axis has whole numbers only. With `clipped` the backdrop may exceed
-    the top.
+    `about` is the text alternative. With `whole` the y axis has whole numbers only. With `clipped` the backdrop may
+    exceed the top.
     """
 
     about: str

@@ -1,7 +1,7 @@
 """Colours and strokes. Colour is never the only difference: each line has its own dash and marker.
 
-The hues are those of Okabe and Ito, safe for colour-blind readers, darker on white and lighter on black for a contrast of
-at least 3. A page drawing uses placeholder colours, which become CSS variables: one drawing serves both themes.
+The hues are those of Okabe and Ito, safe for colour-blind readers, darker on white and lighter on black for a contrast
+of at least 3. A page drawing uses placeholder colours, which become CSS variables: one drawing serves both themes.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -476,15 +476,8 @@ def _two(chance: _Chance, site: _Site) -> _Site:
     at = _short(first.until + pause)
     second = replace(site, at=at, length=_short(max(5.0, site.length - first.length - pause)))
     makes = (
-        _dip,
-        _slow,
-        _down,
-        _hang_share,
-        _random_refusals,
-        _cut,
-        _throttled,
-        _random_overload_answers,
-    )
+        _dip, _slow, _down, _hang_share, _random_refusals, _cut, _throttled, _random_overload_answers,
+    )  # fmt: skip
     one, two = chance.pick(makes)(chance, first), chance.pick(makes)(chance, second)
     length = _short(two.until - site.at)
     return replace(site, length=length, faults=one.faults + two.faults)

@@ -1,7 +1,8 @@
 """Index INPUT: an array of rows that stays on disk, and a hash table that finds a custom_id.
 
-One pass reads and checks the whole file and keeps about 35 bytes per row: its offset, its line number, a hash of its id and one of
-its line. A row is read again by its offset when it is sent, and compared with that hash. Ten million rows take 350 MB.
+One pass reads and checks the whole file and keeps about 35 bytes per row: its offset, its line number, a hash of its id
+and one of its line. A row is read again by its offset when it is sent, and compared with that hash. Ten million rows
+take 350 MB.
 
 If an earlier run has checked the same bytes, only the ids are read, in a third of the time.
 """
@@ -171,8 +172,8 @@ class Rows:
 
         `table` is the name of the table that the rows were made of, one a line: errors name its row.
 
-        `on_read` is called now and then. `checked` is the fingerprint of an INPUT that was valid for the same model: of the same
-        bytes, only the ids are read.
+        `on_read` is called now and then. `checked` is the fingerprint of an INPUT that was valid for the same model: of
+        the same bytes, only the ids are read.
 
         Raises:
             ConfigurationError: a line is no request (names more of them), two rows have one id, or there is none, unless it

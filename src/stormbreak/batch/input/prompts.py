@@ -1,7 +1,7 @@
 """What a row of a table asks for: a request made of its columns by `--prompt`, `--system`, `--template` or `--body`.
 
-Only the columns that these name are read for it; the others are never sent. A `--prompt` is text with columns in braces, `{title}`;
-a template is Jinja2 in its sandbox.
+Only the columns that these name are read for it; the others are never sent. A `--prompt` is text with columns in
+braces, `{title}`; a template is Jinja2 in its sandbox.
 """
 
 import string

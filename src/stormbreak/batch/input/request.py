@@ -1,10 +1,11 @@
 """One line of INPUT, and the request that it asks for.
 
-Two forms are read: the OpenAI Batch format (`custom_id, method, url, body`), and a body of its own (`{"messages": [...], ...}` or
-`{"prompt": "...", ...}`), whose further keys pass into the request. The rows of a file may have different urls.
+Two forms are read: the OpenAI Batch format (`custom_id, method, url, body`), and a body of its own
+(`{"messages": [...], ...}` or `{"prompt": "...", ...}`), whose further keys pass into the request. The rows of a file
+may have different urls.
 
-A body is decoded once, into the fields that must be known; the bytes that are sent are those of the line wherever possible.
-No error repeats what a line says, except ids and urls: a prompt may be a secret.
+A body is decoded once, into the fields that must be known; the bytes that are sent are those of the line wherever
+possible. No error repeats what a line says, except ids and urls: a prompt may be a secret.
 """
 
 import json

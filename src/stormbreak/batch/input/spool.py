@@ -1,7 +1,8 @@
 """Requests in a file beside OUTPUT: of rows that are in no plain file of requests, since a resumed run reads its INPUT again.
 
-So every INPUT (a table, stdin, objects from Python) reaches the engine in one form. The file is written anew by each run, and
-compared with that of the run before; a run over the same table with the same options goes on with the file that is there.
+So every INPUT (a table, stdin, objects from Python) reaches the engine in one form. The file is written anew by each
+run, and compared with that of the run before; a run over the same table with the same options goes on with the file
+that is there.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping

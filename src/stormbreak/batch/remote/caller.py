@@ -1,7 +1,7 @@
 """Send requests about batches until they are answered, as `batch run` sends rows.
 
-An attempt that fails for a transient cause is made again: after the time that the provider names, else after a backoff, ten
-times in all. A request that creates something is never repeated blindly: the provider may have got it.
+An attempt that fails for a transient cause is made again: after the time that the provider names, else after a backoff,
+ten times in all. A request that creates something is never repeated blindly: the provider may have got it.
 """
 
 import asyncio

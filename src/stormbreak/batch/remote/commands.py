@@ -87,7 +87,8 @@ def fetch_batches(
 ) -> FetchSummary:
     """Write the results of batches that have ended; with `wait`, until all have.
 
-    Results that are not whole are written, but their batch stays open, unless `accept_partial`. Raises as `poll_batches`.
+    Results that are not whole are written, but their batch stays open, unless `accept_partial`. Raises as
+    `poll_batches`.
     """
     folder = _folder(job)
     # No row is sent: a limit has nothing to decide.

@@ -1,8 +1,9 @@
 """Write the results of batches that have ended into the journal of their OUTPUT, as `batch run` writes answers and failures.
 
-The provider may list results in any order, twice, for rows that are not in the batch, or not at all: each row gets one result, and
-what is wrong is counted. Rows without a result, expired and cancelled ones are left to `batch run` or another `batch submit`.
-A batch whose file lacks results that the provider has counted stays open, unless the caller accepts that.
+The provider may list results in any order, twice, for rows that are not in the batch, or not at all: each row gets one
+result, and what is wrong is counted. Rows without a result, expired and cancelled ones are left to `batch run` or
+another `batch submit`. A batch whose file lacks results that the provider has counted stays open, unless the caller
+accepts that.
 """
 
 import re

@@ -1,7 +1,7 @@
 """OpenAI's Batch API, and those like it: `/files` and `/batches`.
 
-The requests are a file in JSON lines; so are the results, one file for answers and one for errors. The token is in the name of
-the file and in the metadata of the batch. https://developers.openai.com/api/docs/guides/batch
+The requests are a file in JSON lines; so are the results, one file for answers and one for errors. The token is in the
+name of the file and in the metadata of the batch. https://developers.openai.com/api/docs/guides/batch
 """
 
 from collections.abc import AsyncIterator, Callable, Iterator

@@ -1,8 +1,8 @@
 """Why rows failed: the provider's code and message, safe to print; the record of a failure; rows held for an account error.
 
-`http.redact` has already removed the key and the texts of the request from a body. Messages are printed to terminals and logs,
-where a body never goes, so more is removed here: what looks like a key, masked or not, and what quotes the request or repeats
-three words of it.
+`http.redact` has already removed the key and the texts of the request from a body. Messages are printed to terminals
+and logs, where a body never goes, so more is removed here: what looks like a key, masked or not, and what quotes the
+request or repeats three words of it.
 """
 
 import re
@@ -192,8 +192,8 @@ def account_verdict(ended: CallResult) -> tuple[Target | None, Verdict]:
 class AccountErrors(Generic[Held]):
     """Holds the rows that were refused for their account, by account, until it answers.
 
-    An answer shows that the account works only if its call was sent after the first refusal: answers to earlier calls may still
-    arrive long after a key is revoked.
+    An answer shows that the account works only if its call was sent after the first refusal: answers to earlier calls
+    may still arrive long after a key is revoked.
     """
 
     def __init__(self) -> None:

@@ -1,12 +1,12 @@
 """Push the rows of a file through a client until each one is answered or explained.
 
-A dispatcher takes rows from the schedule and starts a task for each; the task calls the client and writes the result to the
-journal. A row is taken only when there is room for it, and its deadline starts when it first leaves; a call that backs off
-makes room for another one. Four more tasks flush the journal, report progress (and give up if nothing is ever reached), write
-the spend record, and price it.
+A dispatcher takes rows from the schedule and starts a task for each; the task calls the client and writes the result to
+the journal. A row is taken only when there is room for it, and its deadline starts when it first leaves; a call that
+backs off makes room for another one. Four more tasks flush the journal, report progress (and give up if nothing is ever
+reached), write the spend record, and price it.
 
-A run that ends early is drained: what was sent is still answered and written, nothing new is sent. A second Ctrl-C, or an
-OUTPUT that takes no more answers, stops it at once. Either way the same command resumes it.
+A run that ends early is drained: what was sent is still answered and written, nothing new is sent. A second Ctrl-C, or
+an OUTPUT that takes no more answers, stops it at once. Either way the same command resumes it.
 """
 
 import asyncio
@@ -84,10 +84,10 @@ class End(Enum):
 class Runner:
     """One run over `rows`.
 
-    With the salt of the store, an unchanged row keeps the idempotency key of earlier runs. At most `width` calls are in flight or
-    about to be, and four times as many back off; something must answer within `grace` seconds. `tick` is called four times a
-    second, with a new `snapshot`; its exceptions never fail the run. The `spend` record is written every second, in a thread,
-    and whenever little is left of what it allows.
+    With the salt of the store, an unchanged row keeps the idempotency key of earlier runs. At most `width` calls are in
+    flight or about to be, and four times as many back off; something must answer within `grace` seconds. `tick` is
+    called four times a second, with a new `snapshot`; its exceptions never fail the run. The `spend` record is written
+    every second, in a thread, and whenever little is left of what it allows.
     """
 
     def __init__(  # noqa: PLR0913 - keywords are cheap to read

@@ -19,8 +19,8 @@ _RATE_OVER = 30.0  # seconds that the throughput looks back
 class RunSnapshot:
     """A run at the time `at` (monotonic clock).
 
-    `done` and `failed` rows count over all runs on this OUTPUT, attempts and tokens over this run. `waiting` rows are under way
-    but not in flight, or come back later.
+    `done` and `failed` rows count over all runs on this OUTPUT, attempts and tokens over this run. `waiting` rows are
+    under way but not in flight, or come back later.
     """
 
     at: float = field(compare=False)
@@ -91,8 +91,8 @@ def slow_reason_for_run(
 ) -> str:
     """Explain in one line, from snapshots of its targets, what holds a run back; "" where nothing does.
 
-    `later` rows wait to be sent again, the first in `next_in` seconds, where that is known. A target without rows in its queue
-    does not hold the run while another one is free, such as a fallback.
+    `later` rows wait to be sent again, the first in `next_in` seconds, where that is known. A target without rows in
+    its queue does not hold the run while another one is free, such as a fallback.
     """
     failure = _failure(last_failure)
     reasons = [(each, slow_reason(each, at)) for each in targets]

@@ -1,10 +1,10 @@
 """Durable writes: append whole lines, sync them, and replace a file in one step.
 
-A write is complete or leaves no trace. After its first failure a file takes nothing more and raises the same error again, until
-the next run has read what is there.
+A write is complete or leaves no trace. After its first failure a file takes nothing more and raises the same error
+again, until the next run has read what is there.
 
-Other users of the directory may put links where our files belong. No link is followed, and only private files (mode 0600) are
-written.
+Other users of the directory may put links where our files belong. No link is followed, and only private files (mode
+0600) are written.
 """
 
 import contextlib
@@ -34,8 +34,8 @@ class OutputError(ConfigurationError):
 class AppendFile:
     """A file that only grows, line by line, mode 0600. The first `repair` or `append` opens it, and creates it if needed.
 
-    An existing file becomes private. A lock excludes another process that reaches it by another name. Call `append` in one
-    thread; `sync` may run in another at the same time. After `share`, forks of this process append to it, too.
+    An existing file becomes private. A lock excludes another process that reaches it by another name. Call `append` in
+    one thread; `sync` may run in another at the same time. After `share`, forks of this process append to it, too.
     """
 
     def __init__(self, path: Path) -> None:
@@ -75,8 +75,8 @@ class AppendFile:
     def share(self) -> None:
         """Let forks of this process append, too; call it before the fork, when the file is open.
 
-        They take turns by a lock on a file without a name: those on this file are held by all of them. The kernel frees the
-        turn of a process that is killed.
+        They take turns by a lock on a file without a name: those on this file are held by all of them. The kernel frees
+        the turn of a process that is killed.
         """
         self._turns = TemporaryFile()  # noqa: SIM115 - closed with this one
 

@@ -2,8 +2,9 @@
 
     planned -> uploading -> uploaded -> creating -> running -> ended -> done
 
-A process that is killed after it wrote `uploading` or `creating` does not know whether its request has arrived. The next one
-looks for it there, by its token, before it sends another. APIs without uploads go from `planned` to `creating`.
+A process that is killed after it wrote `uploading` or `creating` does not know whether its request has arrived. The
+next one looks for it there, by its token, before it sends another. APIs without uploads go from `planned` to
+`creating`.
 
 The rows of a batch that is not `done` are sent by nothing else. A file holds no prompt and no key.
 """
@@ -96,8 +97,9 @@ class RowRanges:
 class RemoteBatch(Struct, frozen=True, kw_only=True):
     """A batch at a provider. `token` is ours: it is in the ids of its requests, and wherever else it can be found again.
 
-    `rows` are ranges, `size` bytes were planned. It costs at most `max_usd`, where there is a spend limit. `began` is the unix time of its last step.
-    `status` and `counts` are what the provider said last; `outputs` are the endpoints of its results, `errors` codes of why it failed as a whole.
+    `rows` are ranges, `size` bytes were planned. It costs at most `max_usd`, where there is a spend limit. `began` is
+    the unix time of its last step. `status` and `counts` are what the provider said last; `outputs` are the endpoints
+    of its results, `errors` codes of why it failed as a whole.
     """
 
     number: int

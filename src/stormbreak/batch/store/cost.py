@@ -27,8 +27,8 @@ _NONE = Tokens(0, 0)
 class ModelCost:
     """What the attempts at one model of a provider cost; without `prices` no sum is known.
 
-    The usage of `estimated` answers is an estimate. Of the attempts `besides` answers, the `free` ones were refused, or never
-    sent, and the `unbounded` ones have no bound and are in no span.
+    The usage of `estimated` answers is an estimate. Of the attempts `besides` answers, the `free` ones were refused, or
+    never sent, and the `unbounded` ones have no bound and are in no span.
     """
 
     provider: str

@@ -1,9 +1,9 @@
 """The state of every row, on disk and in one byte each: left, answered, failed, or failed and to be sent again.
 
-OUTPUT takes each answer once, the failed file takes every failure; both are only appended to. A line is written at once and
-counts when it is durable: `flush` syncs what was written before, and then counts it. So a crash can cost the last line
-written, which the next run cuts off, and nothing else. A row that is sent again keeps the line of its failure until it is
-answered, or fails again.
+OUTPUT takes each answer once, the failed file takes every failure; both are only appended to. A line is written at once
+and counts when it is durable: `flush` syncs what was written before, and then counts it. So a crash can cost the last
+line written, which the next run cuts off, and nothing else. A row that is sent again keeps the line of its failure
+until it is answered, or fails again.
 """
 
 import contextlib
@@ -49,10 +49,11 @@ _RETRY: Final = 3  # failed in an earlier run, and is sent again by this one
 class RowJournal:
     """The rows of one OUTPUT and its failed file; needs the lock.
 
-    Call `succeed` and `fail` in one thread (about 10 us each), and `flush`, which blocks, in another, at most 100 ms after a line
-    was written.
+    Call `succeed` and `fail` in one thread (about 10 us each), and `flush`, which blocks, in another, at most 100 ms
+    after a line was written.
 
-    `on_line` gets each line that is written. With `shared`, rows with the same request get one answer. `done` and `failed` count rows over all runs. This run sends `retried` of the failed rows: `again` are still to be sent,
+    `on_line` gets each line that is written. With `shared`, rows with the same request get one answer. `done` and
+    `failed` count rows over all runs. This run sends `retried` of the failed rows: `again` are still to be sent,
     `recovered` are answered now. `reused` rows got an answer without a request of their own, also in this run.
     """
 
@@ -124,8 +125,8 @@ class RowJournal:
     def left(self) -> Iterator[int]:
         """Yield the rows that this run sends, in input order; a retry starts with some drawn by chance.
 
-        The first rows decide whether a run makes sense, so they must represent all. Of the failed rows those that can never be
-        answered gather at the front.
+        The first rows decide whether a run makes sense, so they must represent all. Of the failed rows those that can
+        never be answered gather at the front.
 
         Reads the states lazily: make one pass per run, or rows still under way come twice.
         """

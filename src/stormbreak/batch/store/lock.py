@@ -1,7 +1,7 @@
 """One run per OUTPUT: a kernel lock on `out.jsonl.lock`.
 
-The lock file is empty and is never written or renamed. Where no run has begun, it is removed by
-the process that holds the lock; who gets a lock on a removed file tries again. The kernel frees the lock with the process, even after kill -9.
+The lock file is empty and is never written or renamed. Where no run has begun, it is removed by the process that holds
+the lock; who gets a lock on a removed file tries again. The kernel frees the lock with the process, even after kill -9.
 """
 
 import contextlib

@@ -57,8 +57,8 @@ def open_store(
 ) -> Iterator[Store]:
     """Lock OUTPUT for a run over `rows` that sends those of `choice`; flush and close everything at the end.
 
-    `check_first` gets the first row to be sent, before anything is written, and may raise. Unless the run `submits`, no batch
-    at the provider may be open: its rows would be sent twice.
+    `check_first` gets the first row to be sent, before anything is written, and may raise. Unless the run `submits`, no
+    batch at the provider may be open: its rows would be sent twice.
 
     Raises:
         ConfigurationError: OUTPUT belongs to another input, or another run is writing it; nothing was touched.

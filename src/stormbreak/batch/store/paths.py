@@ -16,7 +16,8 @@ COMPRESSED = frozenset({".gz", ".zst"})
 class BatchPaths:
     """OUTPUT (`out.jsonl`) and its neighbours.
 
-    An OUTPUT that is a table (`out.parquet`) is made of a journal beside it (`out.parquet.jsonl`), which is `output` here.
+    An OUTPUT that is a table (`out.parquet`) is made of a journal beside it (`out.parquet.jsonl`), which is `output`
+    here.
     """
 
     output: Path

@@ -66,8 +66,8 @@ class Answered:
 class Failed:
     """A row without an answer. `message` is stormbreak's own, `retry_at` is unix time.
 
-    `attempts` count over all runs; `maybe_processed` of them may have been billed. `raw` is the provider's last response, if
-    there was one.
+    `attempts` count over all runs; `maybe_processed` of them may have been billed. `raw` is the provider's last
+    response, if there was one.
     """
 
     custom_id: str

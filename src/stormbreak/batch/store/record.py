@@ -1,7 +1,7 @@
 """Write and read one line of OUTPUT or of the failed file (OpenAI Batch output format).
 
-Bodies are written byte for byte, unless they would break the line or its readers: a body that is no JSON, or is nested too deeply,
-becomes a string, and so does a number that is too large for common readers.
+Bodies are written byte for byte, unless they would break the line or its readers: a body that is no JSON, or is nested
+too deeply, becomes a string, and so does a number that is too large for common readers.
 """
 
 import json
@@ -36,7 +36,8 @@ _SHAPE_OF_NUMBERS = bytes.maketrans(b"123456789E", b"000000000e")
 class Response:
     """The provider's response, with its `body` as received. `answered_by` names a fallback that answered.
 
-    An answer took so many `attempts`. It has a `service_tier` where its price is not the usual one, and its body does not say so.
+    An answer took so many `attempts`. It has a `service_tier` where its price is not the usual one, and its body does
+    not say so.
     """
 
     status_code: int

@@ -1,14 +1,13 @@
 """`out.jsonl.run`: which input and options an OUTPUT belongs to; written before anything is sent.
 
-A later run needs the same input, byte for byte (it may have moved), and the same value of every option in `PINNED`. Other
-options may change, and the change is kept: a resume may use another address, limit or key.
+A later run needs the same input, byte for byte (it may have moved), and the same value of every option in `PINNED`.
+Other options may change, and the change is kept: a resume may use another address, limit or key.
 
-`account`: what the attempts of all these runs used; written every second, and at the end of a run.
-`flags`: the options of the last run, for `batch retry`, which may change pinned ones, too.
-`pauses`: until when (unix time) a model gets no request, also from the next run, because the provider named a time.
-`table`: the table that the requests were made of, if they were.
-`billed`: tokens of batches at the provider (`store.batches`) whose usage is in the account.
-`salt`: goes into the idempotency keys of all these runs, so that a row keeps its key after a crash.
+`account`: what the attempts of all these runs used; written every second, and at the end of a run. `flags`: the options
+of the last run, for `batch retry`, which may change pinned ones, too. `pauses`: until when (unix time) a model gets no
+request, also from the next run, because the provider named a time. `table`: the table that the requests were made of,
+if they were. `billed`: tokens of batches at the provider (`store.batches`) whose usage is in the account. `salt`: goes
+into the idempotency keys of all these runs, so that a row keeps its key after a crash.
 """
 
 import json
@@ -42,8 +41,8 @@ Option = str | int | float | bool | None
 class TableRef:
     """The table whose rows became the requests in `Run.input`, and how to read it again.
 
-    `fingerprint` is of its files, `key` of all that the requests were made by, except the `shard`. Without `has_columns` the
-    rows are requests.
+    `fingerprint` is of its files, `key` of all that the requests were made by, except the `shard`. Without
+    `has_columns` the rows are requests.
     """
 
     name: str
@@ -178,8 +177,8 @@ def record(
 ) -> tuple[Run, tuple[str, ...]]:
     """Write the run file; return it, and the names of the options that differ from `last`, which `check` returned.
 
-    `recorded` and `kept` options hold no key and no prompt. Pinned options stay as in `last`, and so do its kept options if
-    there are no new ones. `now` is unix time.
+    `recorded` and `kept` options hold no key and no prompt. Pinned options stay as in `last`, and so do its kept
+    options if there are no new ones. `now` is unix time.
     """
     pinned = {name: last.options.get(name) for name in PINNED if name in recorded} if last else {}
     run = Run(

@@ -1,7 +1,7 @@
 """Rows with the same request share one answer (`--dedupe`), and answers stay for later runs (`--cache DIR`).
 
-A request is known by a keyed digest of its address, endpoint and body. The first row of a request is sent; the others get its
-answer, or its failure, when it ends. They cost 5 bytes of memory a row, and one more pass over INPUT.
+A request is known by a keyed digest of its address, endpoint and body. The first row of a request is sent; the others
+get its answer, or its failure, when it ends. They cost 5 bytes of memory a row, and one more pass over INPUT.
 """
 
 import secrets
@@ -24,9 +24,7 @@ from stormbreak.types import CACHE
 if TYPE_CHECKING:
     from stormbreak.batch.store.journal import RowJournal
 
-DUPLICATE = "duplicate"
-"""What answered a row that has the answer of another one."""
-
+DUPLICATE = "duplicate"  # what answered a row that has the answer of another one
 _FOREVER = 100 * 365 * 86_400.0  # seconds that an answer stays
 _MAX_BYTES = 2**40
 

@@ -1,7 +1,7 @@
 """What a batch spends: written to the run file while it runs, under a limit before it is spent.
 
-A killed process writes nothing more. So it may spend no more than the run file allows for; when little of that is left, the
-file is written again, with more. The next run counts all of it, however often a run was killed.
+A killed process writes nothing more. So it may spend no more than the run file allows for; when little of that is left,
+the file is written again, with more. The next run counts all of it, however often a run was killed.
 """
 
 import logging
@@ -36,8 +36,8 @@ def metered(client: AsyncClient) -> Meter:
 class SpendRecord:
     """The account of one run and of those before it.
 
-    With `price_of`, the most that all runs can have cost is held to the spend limit of the client's policy, from `open` on.
-    `cost` and `limit` are as of the last `update_cost`, at the client's prices.
+    With `price_of`, the most that all runs can have cost is held to the spend limit of the client's policy, from `open`
+    on. `cost` and `limit` are as of the last `update_cost`, at the client's prices.
     """
 
     def __init__(

@@ -26,7 +26,7 @@ from stormbreak.cli.cost.output import Output, bar, price_notes
 from stormbreak.cli.options import FILE, Integer, Number
 from stormbreak.core.row_schedule import WIDEST
 from stormbreak.cost.money import Currency
-from stormbreak.cost.price_lookup import PriceLookup, load_lookup
+from stormbreak.cost.price_lookup import load_lookup
 from stormbreak.cost.sheet import Cell, Column, Kind, Sheet
 from stormbreak.errors import ConfigurationError
 from stormbreak.escape import path_of
@@ -108,7 +108,8 @@ def command(  # noqa: PLR0913 - keyword-only, one for each option
         )
     if not models:
         raise ConfigurationError(f"{path_of(source)}: the input holds no rows")
-    notes = [*_notes(models, seller, speed, output_tokens), *_price_notes(models, lookup)]
+    known = [each.prices for each in models if each.prices]
+    notes = [*_notes(models, seller, speed, output_tokens), *price_notes(known, lookup)]
     head = {"input": str(source), "currency": currency.code, "notes": notes}
     sheets = {"models": _sheet(models, seller, currency), "times": _times(models, speed)}
     output.write(head, notes, facts=_facts(source, models, currency), **sheets)
@@ -140,19 +141,11 @@ def _facts(source: Path, models: Sequence[ModelEstimate], currency: Currency) ->
 def _sheet(models: Sequence[ModelEstimate], provider: str, currency: Currency) -> Sheet:
     rows: list[list[Cell]] = [
         [
-            each.model,
-            provider,
-            each.rows,
-            each.input_tokens,
-            each.output_tokens,
-            each.expected,
-            each.max_usd,
-            each.batched,
-            each.unbounded,
-            currency.code,
+            each.model, provider, each.rows, each.input_tokens, each.output_tokens, each.expected, each.max_usd,
+            each.batched, each.unbounded, currency.code,
         ]
         for each in models
-    ]
+    ]  # fmt: skip
     return Sheet(columns=_COLUMNS, rows=rows, currency=currency)
 
 
@@ -197,7 +190,3 @@ def _unknown(each: ModelEstimate, provider: str) -> Iterator[str]:
         yield f"{each.model} has no known batch price at {provider}."
     elif each.batched is None:
         yield f"{each.model} has no known output price in the batch API of {provider}."
-
-
-def _price_notes(models: Sequence[ModelEstimate], lookup: PriceLookup) -> Iterator[str]:
-    return price_notes([each.prices for each in models if each.prices], lookup)

@@ -115,8 +115,8 @@ def _notes(traffic: Traffic, times: Decimal) -> Iterator[str]:
     if traffic.since and traffic.until:
         yield f"Counted from {traffic.since} to {traffic.until}."
     yield from traffic.notes
-    often = "once" if times == 1 else f"{times:,f} times"
-    yield f"A month is the traffic of the file, {often} (--scale)."
+    often = "" if times == 1 else f" {times:,f} times"
+    yield f"A month is taken as{often} the traffic of the file (--scale)."
 
 
 def _use_text(use: Use) -> str:

@@ -10,7 +10,7 @@ from stormbreak.cli.cost.output import Output, bar, price_notes
 from stormbreak.cost.compare import offers_for
 from stormbreak.cost.money import Currency
 from stormbreak.cost.price_lookup import Offer, PriceLookup, Seller, UnknownPriceError, load_lookup
-from stormbreak.cost.prices import Prices, Rate, Service
+from stormbreak.cost.prices import Prices, Service
 from stormbreak.cost.sheet import Cell, Column, Kind, Sheet
 from stormbreak.report.cost_facts import CostFacts, Costs
 
@@ -127,10 +127,6 @@ def _rows(prices: Prices) -> Iterator[list[Cell]]:
                 "yes" if prices.source.claim else "no",
                 service.value,
                 above or None,
-                *(_price(rate, above) for rate in kinds),
+                *(None if rate is None else rate.at(above + 1) for rate in kinds),
                 prices.latency,
             ]
-
-
-def _price(rate: Rate | None, above: int) -> Cell:
-    return None if rate is None else rate.at(above + 1)

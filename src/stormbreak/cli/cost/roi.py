@@ -296,14 +296,8 @@ _MINUTES = Amount(
     name="MINUTES",
 )
 _MOVE_OPTIONS = (
-    "hours",
-    "hourly",
-    "input_share",
-    "cache_rate",
-    "prompt_tokens",
-    "service_tier",
-    "prices",
-)
+    "hours", "hourly", "input_share", "cache_rate", "prompt_tokens", "service_tier", "prices",
+)  # fmt: skip
 
 
 @subcommand(

@@ -1,7 +1,7 @@
 """`stormbreak gateway FILE`: serve, or check what would be served."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -10,16 +10,19 @@ import click
 from stormbreak.cli.command import flag, option, options, subcommand
 from stormbreak.cli.options import FILE, PORT, Integer
 from stormbreak.cli.output import say, warn
-from stormbreak.config.gateway_settings import GatewaySettings
+from stormbreak.config.gateway_settings import ClientLimits, GatewaySettings
 from stormbreak.drivers.garbage import collect_less_often
+from stormbreak.gateway.keys import ClientKey
 from stormbreak.gateway.lifecycle import Lifecycle, log_to_stderr
 from stormbreak.gateway.parent import GatewayParent
 from stormbreak.gateway.process import Gateway, check, with_options
-from stormbreak.gateway.summary import summarise
+from stormbreak.gateway.rules import GatewayRules
 from stormbreak.http.endpoint import is_loopback
 from stormbreak.http.h1.server import new_loop
+from stormbreak.toml_values import word_of
 
 MAX_WORKERS = 128
+_SPANS = (("hour", 3600.0), ("minute", 60.0))
 
 
 @subcommand(
@@ -62,7 +65,7 @@ def command(
 
 
 async def _check(file: Path) -> None:
-    say("\n".join(summarise(check(file))))
+    say("\n".join(_summarise(check(file))))
     say(f"{file}: ok")
 
 
@@ -93,3 +96,62 @@ def _started(gateway: Lifecycle) -> None:
 
 def _url(host: str, port: int) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+# ---------------------------------------------------------------- what each client key may do
+
+
+def _summarise(rules: GatewayRules) -> Iterator[str]:
+    """Yield a line for each model name, and some for each key."""
+    settings = rules.generation.settings
+    for model, name in {**rules.leads, **rules.settings.models}.items():
+        kind = "target" if name in settings.targets else "pool"
+        yield f"Model {model} leads to the {kind} {name}."
+    for key in rules.keys.values():
+        yield " ".join(_of_key(key))
+
+
+def _of_key(key: ClientKey) -> Iterator[str]:
+    settings = key.settings
+    names = "all of them" if settings.models is None else _several(settings.models)
+    yield f"Key {key.name} may ask for {names}."
+    yield f"At most {_limits(settings)}." if settings.acts else "It has no limits of its own."
+    for holder in key.holders:
+        if holder.kind == "tenant":
+            yield f"All keys of tenant {holder.name} together: at most {_limits(holder.limits)}."
+    if settings.deadline is not None:
+        yield f"Its calls end within {_seconds(settings.deadline)}."
+    if settings.priority is not None:
+        yield f"Its priority is {word_of(settings.priority)}."
+
+
+def _seconds(span: float) -> str:
+    """Format a duration in the largest unit that divides it: 600 is "10 minutes", 90 is "90 s"."""
+    for name, length in _SPANS:
+        count = span / length
+        if count >= 1 and count == int(count):
+            return f"1 {name}" if count == 1 else f"{int(count):,} {name}s"
+    return f"{span:g} s"
+
+
+def _several(words: Iterable[str]) -> str:
+    """Format a list: "504", "throttled and timeout"."""
+    *others, last = words
+    return f"{', '.join(others)} and {last}" if others else last
+
+
+def _limits(limits: ClientLimits) -> str:
+    found = [
+        f"{limit:,g} {unit}"
+        for limit, unit in (
+            (limits.rpm, "requests a minute"),
+            (limits.tpm, "tokens a minute"),
+            (limits.max_in_flight, "calls at once"),
+            (limits.spend.max_usd, "US dollars"),
+        )
+        if limit is not None
+    ]
+    spend = limits.spend
+    if spend.acts:
+        found[-1] += " in all" if spend.period is None else f" in {_seconds(spend.period)}"
+    return _several(found)

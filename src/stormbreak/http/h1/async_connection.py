@@ -1,6 +1,7 @@
 """HTTP/1.1 on event loops: a pool of sockets for each loop, and the responses that are read from them.
 
-Nothing is sent a second time, no redirect is followed, and no exception leaves: a request ends with a response or with an outcome.
+Nothing is sent a second time, no redirect is followed, and no exception leaves: a request ends with a response or with
+an outcome.
 """
 
 import asyncio

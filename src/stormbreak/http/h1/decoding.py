@@ -1,6 +1,7 @@
 """Unpack compressed bodies chunk by chunk; one without the end of its format is cut (law 15).
 
-The HTTP library would accept a gzip body without its trailer. A chunk is at most `PIECE` bytes, whatever its packed size.
+The HTTP library would accept a gzip body without its trailer. A chunk is at most `PIECE` bytes, whatever its packed
+size.
 """
 
 import zlib

@@ -1,7 +1,8 @@
 """HTTP/1.1 as bytes, without a socket: the head of a request out, one response in.
 
 llhttp (by httptools) parses, strictly. This module adds what it allows and we do not: other versions than 1.0 and 1.1,
-other transfer codings than `chunked`, blank lines before the answer, heads without a bound (RFC 9112, sections 2.2, 6.1, 11.2).
+other transfer codings than `chunked`, blank lines before the answer, heads without a bound (RFC 9112, sections 2.2,
+6.1, 11.2).
 """
 
 import re
@@ -32,8 +33,8 @@ class CutResponseError(ValueError):
 class ResponseParser:
     """One response: feed it what the server sends, and take what has come.
 
-    `status` is None until the head is complete. `body` holds the pieces that nobody has taken yet. After `complete`, `reusable`
-    says whether the connection may carry another request: not where bytes came behind the response.
+    `status` is None until the head is complete. `body` holds the pieces that nobody has taken yet. After `complete`,
+    `reusable` says whether the connection may carry another request: not where bytes came behind the response.
     """
 
     __slots__ = (

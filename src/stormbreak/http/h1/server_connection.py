@@ -18,6 +18,7 @@ from stormbreak.http.h1.server_message import (
     CHUNKED,
     CONTINUE,
     UNTIL_CLOSE,
+    Headers,
     Request,
     RequestParser,
     UnreadableError,
@@ -51,7 +52,7 @@ class ServerResponse(NamedTuple):
 
     status: int
     body: bytes
-    headers: tuple[tuple[str, str], ...] = ()
+    headers: Headers = ()
     media: str = JSON
 
     def __repr__(self) -> str:
@@ -174,13 +175,14 @@ class ServerConnection(asyncio.Protocol):
 
     # ------------------------------------------------------------ called by the application
 
-    def respond(self, response: ServerResponse) -> None:
-        """Answer in one piece. Nothing is sent to a client that has left."""
+    def respond(self, response: ServerResponse, headers: Headers = ()) -> None:
+        """Answer in one piece, with further `headers`. Nothing is sent to a client that has left."""
         assert not self.begun, "a request has one response"
         self.begun = True
-        head = self._head(response.status, response.media, len(response.body), response.headers)
+        status, body, own, media = response
+        head = self._head(status, media, len(body), own + headers)
         is_head = self._request is not None and self._request.method == "HEAD"
-        self._write(head if is_head else head + response.body)
+        self._write(head if is_head else head + body)
 
     def begin(self, status: int, media: str, headers: Iterable[tuple[str, str]]) -> None:
         """Begin an answer in pieces."""

@@ -24,9 +24,7 @@ from stormbreak.types import Priority
 
 R = TypeVar("R")
 
-OURS = "x-stormbreak-"
-"""The prefix of the headers that are meant for us."""
-
+OURS = "x-stormbreak-"  # the prefix of the headers that are meant for us
 _KEY_HEADERS = ("authorization", "x-api-key", "api-key", "x-goog-api-key")
 _KEY_PARAMETER = "key"
 _RETRY_COUNT = "x-stainless-retry-count"

@@ -104,12 +104,9 @@ def response_headers(
 
 def _our_headers(history: AttemptHistory) -> dict[str, str]:
     target = str(history.target)
-    named = {"x-stormbreak-target": target} if _is_plain(target) else {}
+    is_plain = target.isascii() and target.isprintable()
+    named = {"x-stormbreak-target": target} if is_plain else {}
     return named | {"x-stormbreak-attempts": str(history.attempts)}
-
-
-def _is_plain(text: str) -> bool:
-    return text.isascii() and text.isprintable()
 
 
 def _rejected(shape: Shape, rejection: Rejection, history: AttemptHistory, now: float) -> Reply:

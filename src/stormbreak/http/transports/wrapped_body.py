@@ -12,9 +12,8 @@ from stormbreak.http.transports.sdk_response import Failure
 # ---------------------------------------------------------------- deadlines and stale bytes
 # The connections of a wrapped transport are not ours.
 #
-# Law 15: a connection with unrequested bytes is closed instead of reused. httpcore checks the socket
-# before it reuses a connection, but not what it has already read: in h11's buffer, in the TLS buffer
-# and in anyio's queue.
+# Law 15: a connection with unrequested bytes is closed instead of reused. httpcore checks the socket before it reuses a
+# connection, but not what it has already read: in h11's buffer, in the TLS buffer and in anyio's queue.
 #
 # This module uses undocumented parts of httpx, httpx2, httpcore, httpcore2 and anyio.
 # `tests/laws/test_law_15_the_answer_to_that_very_call.py` checks each name. Without them, the laws do

@@ -52,7 +52,7 @@ def _endless(opening: bytes, more: bytes) -> Iterator[Piece]:
 
 
 def _gzip_cut(play: FaultContext) -> Script:
-    packed = _gzipped(play.body)
+    packed = zlib.compress(play.body, wbits=31)
     cut = packed[: len(packed) * 2 // 3]
     return once(play.head(len(cut), _GZIP) + cut)
 
@@ -60,10 +60,6 @@ def _gzip_cut(play: FaultContext) -> Script:
 def _gzip_bomb(play: FaultContext) -> Script:
     packed = _bomb(play.body)
     return once(play.head(len(packed), _GZIP) + packed)
-
-
-def _gzipped(data: bytes) -> bytes:
-    return zlib.compress(data, wbits=31)
 
 
 def _bomb(body: bytes) -> bytes:

@@ -73,16 +73,13 @@ def refused(kind: Kind, format_: Format, headers: Headers) -> Script:
     if kind in _CONNECTION:
         return _CONNECTION[kind]
     if kind in _EDGE:
-        return plain(int(kind), _HTML.format(_title(kind)).encode(), headers, "text/html")
+        title = "502 Bad Gateway" if kind is Kind.S502 else f"error code: {kind.value}"
+        return plain(int(kind), _HTML.format(title).encode(), headers, "text/html")
     if kind is Kind.REDIRECT:
         location = ("location", f"https://{ELSEWHERE}/v1/chat/completions")
         return plain(307, b"", (*headers, location))
     refusal = _REFUSALS[kind]
     return plain(refusal.status, format_.error(refusal), headers)
-
-
-def _title(kind: Kind) -> str:
-    return "502 Bad Gateway" if kind is Kind.S502 else f"error code: {kind.value}"
 
 
 _CONNECTION: Mapping[Kind, Script] = MappingProxyType(

@@ -2,6 +2,7 @@
 
 from table_test import table_test
 
+from stormbreak.fleet.leasing import CHUNK, HORIZON, LEASE, QUIET, Scope, Wanter, beat, divide
 from stormbreak.fleet.messages import (
     HOLD,
     LIFT,
@@ -11,7 +12,6 @@ from stormbreak.fleet.messages import (
     SlotReport,
     SpendReport,
 )
-from stormbreak.fleet.model import CHUNK, HORIZON, LEASE, QUIET, Scope, Wanter, beat, divide
 
 NOW = 1_000.0
 

@@ -1,4 +1,6 @@
-"""The state of a fleet in its store, as a pure model: `beat` processes the report of one member, and answers it. `beat.lua` does the same.
+"""How a store divides a shared limit among the members of a fleet, as a pure model. `leasing.lua` does the same.
+
+`beat` processes the report of one member, and answers it.
 
 A scope is what one limit holds for: a target, or a spend limit. Its members lease parts of it. A lease is a promise that
 the store keeps without the member: it ends by time, or when the member has acknowledged another one.

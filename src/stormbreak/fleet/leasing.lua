@@ -1,4 +1,4 @@
--- The operation of stormbreak.fleet.model, in a server. See there for what it does and why.
+-- The operation of stormbreak.fleet.leasing, in a server. See there for what it does and why.
 -- KEYS[1]: the scope, a hash. ARGV: the time ('': the server's), the member, quiet_until, the numbers of a Report.
 -- Reports and answers have the order of stormbreak.fleet.messages.
 

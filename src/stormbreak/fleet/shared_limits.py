@@ -1,4 +1,4 @@
-"""What engines share: makes leases for their targets and spend limits, and has their memberships renewed.
+"""The shared limits of one engine: a membership for each target and spend limit that it shares.
 
 `SharedLimits` is the fleet of one engine. Real ones use the `heartbeat` of their process, simulated ones a timeline.
 """
