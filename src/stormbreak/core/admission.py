@@ -5,8 +5,9 @@ last. A waiting call holds nothing. The queue is bounded. It sheds every call th
 and deadline: on arrival, when a gate closes for longer than that, or at its turn. `queue_order` decides which call is next.
 
 Within a priority the oldest call is served first. Interactive calls are served newest first while the in-flight
-limit binds and a queue stands because of an overload: then not all calls can be served, and those that have waited long
-would be served too late. Under a send rate, and after an outage or a pause, oldest first answers more.
+limit binds, a queue stands because of an overload, and a call was already too late in it: then not all calls can be served,
+and those that have waited long would be served too late. Until then, under a send rate, and after an outage or a pause, oldest
+first answers more.
 
 When a permit is settled, the queue is pumped in the same step: calls leave while the gates are ready. When only time
 can open the gates, one ticket is the timer of the whole queue (the timekeeper): its owner looks again at `wake_at`. If it

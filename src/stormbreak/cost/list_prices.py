@@ -97,7 +97,9 @@ class ListPrices:
         """genai-prices, its version, and the day."""
         from genai_prices import __version__  # noqa: PLC0415 - takes long
 
-        return Source(name=NAME, about=f"list prices, from genai-prices {__version__}", as_of=self.on)
+        return Source(
+            name=NAME, about=f"list prices, from genai-prices {__version__}", as_of=self.on
+        )
 
     def _provider(self, name: str) -> "Provider | None":
         if _ADDRESS.search(name):
