@@ -78,12 +78,13 @@ def test_of_a_queue_that_stands_and_made_a_call_late_the_newest_interactive_call
         assert hasty.ended is not None
     blockers[0].step(OK)
     stage.settle()
-    (served,) = (run for run in runs if run.sending)
+    served = [run for run in runs if run.sending]
     first = [run for run in runs if run.call.priority == min(arrivals)]
     stands = len(arrivals) > 4 * width and limit != "automatic, does not" and not spaced
     newest = stands and late and min(arrivals) is Priority.INTERACTIVE
 
-    assert served is (first[-1] if newest else first[0])
+    assert (first[-1] if newest else first[0]) in served
+    assert len(served) <= 1 + late  # the limit may have grown meanwhile
 
 
 @given(
