@@ -26,7 +26,7 @@ from stormbreak.provider.fault_kinds import Kind
 from stormbreak.provider.model import ProviderModel
 from stormbreak.provider.scenario import Fault, Load, Provider, Scenario, Step
 from stormbreak.storm.measures import quantile
-from stormbreak.storm.simulated_provider import Sent, SimulatedProvider
+from stormbreak.storm.simulated_provider import SimulatedProvider
 from stormbreak.storm.traffic import traffic
 from stormbreak.types import Call, Target, Verdict
 
@@ -159,9 +159,7 @@ def longest_wrong(storm, seed, is_wrong):
         driver = drivers[calls.processes[number]]
         deadline_at = timeline.now + load.deadline
         call = Call(driver.engine.number(), TARGET, deadline_at=deadline_at, patience=load.deadline)
-        driver.start(
-            call, partial(world.send, Sent(number, 0), driver.first_output), lambda _: None
-        )
+        driver.start(call, partial(world.send, number, 0, 0, driver.first_output), lambda _: None)
 
     for number, at in enumerate(calls.times):
         timeline.at(at, partial(start, number))

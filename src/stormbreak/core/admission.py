@@ -1,16 +1,17 @@
 """Admission to one target: whether a call leaves now, waits in the queue, or is rejected.
 
-A call leaves when every gate is ready for it at the same time. Then all gates are taken in one step, the breaker's probe
-last. A waiting call holds nothing. The queue is bounded. It sheds every call that cannot be served within its patience
-and deadline: on arrival, when a gate closes for longer than that, or at its turn. `queue_order` decides which call is next.
+A call leaves when every gate is ready for it at the same time. Then all gates are taken in one step, the breaker's
+probe last. A waiting call holds nothing. The queue is bounded. It sheds every call that cannot be served within its
+patience and deadline: on arrival, when a gate closes for longer than that, or at its turn. `queue_order` decides which
+call is next.
 
 Within a priority the oldest call is served first. Interactive calls are served newest first while the in-flight
 limit binds and a queue stands because of an overload: then not all calls can be served, and those that have waited long
 would be served too late. Under a send rate, and after an outage or a pause, oldest first answers more.
 
 When a permit is settled, the queue is pumped in the same step: calls leave while the gates are ready. When only time
-can open the gates, one ticket is the timer of the whole queue (the timekeeper): its owner looks again at `wake_at`. If it
-leaves, another ticket takes over.
+can open the gates, one ticket is the timer of the whole queue (the timekeeper): its owner looks again at `wake_at`. If
+it leaves, another ticket takes over.
 """
 
 from collections.abc import Callable, Iterable, Sequence
