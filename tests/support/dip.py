@@ -16,7 +16,7 @@ from stormbreak.drivers.virtual_time import Timeline, VirtualDriver
 from stormbreak.http.client import AsyncClient
 from stormbreak.provider.model import ProviderModel
 from stormbreak.provider.scenario_file import parse
-from stormbreak.storm.simulated_provider import Sent, SimulatedProvider
+from stormbreak.storm.simulated_provider import SimulatedProvider
 from stormbreak.testing import serve
 from stormbreak.types import Call, Target, Verdict
 
@@ -103,7 +103,7 @@ def simulated(seed=0, *, streamed=True):
     def arrive(number):
         now = timeline.now
         call = Call(driver.engine.number(), target, now + DEADLINE, DEADLINE, streams=streamed)
-        send = partial(world.send, Sent(number, 0), driver.first_output)
+        send = partial(world.send, number, 0, 0, driver.first_output)
         driver.start(call, send, partial(end, now))
 
     def end(came, how):
