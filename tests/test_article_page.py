@@ -4,7 +4,6 @@ import ast
 import re
 from pathlib import Path
 
-import pytest
 from table_test import table_test
 
 ROOT = Path(__file__).parent.parent
@@ -44,7 +43,7 @@ def section_of(path):
     )
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+@table_test("path", FILES)
 def test_each_mistake_has_its_test_and_each_test_its_mistake(path):
     named = re.findall(r"`(test_\w+)`", section_of(path))
 

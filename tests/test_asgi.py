@@ -285,7 +285,7 @@ async def test_the_name_of_the_header_may_be_another_or_none():
         assert (await ask(x_request_deadline_ms="x"))[2] == "none"
 
 
-@pytest.mark.parametrize("name", ["", "two words", "x-\u0434", 3])
+@table_test("name", ["", "two words", "x-\u0434", 3])
 def test_a_header_that_cannot_be_is_refused_at_the_start(name):
     with pytest.raises(ConfigurationError, match="deadline_header must be the name of a header"):
         Rejections(None, deadline_header=name)

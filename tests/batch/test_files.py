@@ -2,12 +2,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from table_test import table_test
 
 from stormbreak.batch.store.paths import BatchPaths
 from stormbreak.errors import ConfigurationError
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("output", "failed"),
     [
         ("out.jsonl", "out.failed.jsonl"),
@@ -31,7 +32,7 @@ def test_the_neighbours_of_output(output, failed):
     )
 
 
-@pytest.mark.parametrize("ending", [".csv", ".tsv", ".parquet", ".PARQUET", ".pq"])
+@table_test("ending", [".csv", ".tsv", ".parquet", ".PARQUET", ".pq"])
 def test_a_table_has_a_journal_beside_it(ending):
     table = Path(f"a/out{ending}")
     files = BatchPaths.of(table)

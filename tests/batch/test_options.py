@@ -1,6 +1,7 @@
 import pytest
 from msgspec.json import decode, encode
 from msgspec.structs import replace
+from table_test import table_test
 
 from stormbreak.batch.options import UNFINISHED_ROWS, BatchOptions, failed_rows
 from stormbreak.errors import ConfigurationError
@@ -89,7 +90,7 @@ PASSING = {
 }
 
 
-@pytest.mark.parametrize("verdict", [*Verdict])
+@table_test("verdict", [*Verdict])
 def test_a_run_that_goes_on_takes_what_passes(verdict):
     assert UNFINISHED_ROWS.takes(verdict.value) is (verdict in PASSING)
 
@@ -100,7 +101,7 @@ def test_a_verdict_that_nobody_knows_may_pass():
     assert UNFINISHED_ROWS.fresh
 
 
-@pytest.mark.parametrize("verdict", [*(each.value for each in Verdict), "of another version", None])
+@table_test("verdict", [*(each.value for each in Verdict), "of another version", None])
 def test_a_retry_takes_all_that_failed_and_nothing_fresh(verdict):
     assert failed_rows().takes(verdict)
     assert not failed_rows().fresh

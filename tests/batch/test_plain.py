@@ -1,6 +1,5 @@
 import errno
 
-import pytest
 from table_test import table_test
 
 from stormbreak.escape import ending, path_of, plain, quoted, reason
@@ -35,7 +34,7 @@ def test_a_full_disk_is_called_that():
     assert reason(OSError("odd")) == "oserror"
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("text", "shown"),
     [
         ("", ""),

@@ -6,6 +6,7 @@ import pytest
 from batches import a_snapshot
 from rich.console import Console
 from rich.live import Live
+from table_test import table_test
 
 from stormbreak.batch.running import panel as panel_module
 from stormbreak.batch.running.panel import Panel, panel
@@ -27,7 +28,7 @@ def drawn(width, **changes):
     return stream.getvalue().splitlines()
 
 
-@pytest.mark.parametrize("width", [80, 100, 120, 300])
+@table_test("width", [80, 100, 120, 300])
 def test_the_panel_is_aligned_and_fits(width):
     lines = drawn(width)
     assert len(lines) == 4

@@ -105,7 +105,7 @@ def test_a_lone_prompt_becomes_a_message_and_the_line_number_its_id():
     }
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("url", "asked"),
     [
         ("/v1/chat/completions", {"messages": [{"role": "user", "content": "hé"}]}),
@@ -254,7 +254,7 @@ def test_what_the_client_reads_is_checked(wrong, complaint, form):
         parse(batch(body=row) if form == "body" else row)
 
 
-@pytest.mark.parametrize("fine", [{"stream": None}, {"stream": False}, {"n": None}, {"n": 2}])
+@table_test("fine", [{"stream": None}, {"stream": False}, {"n": None}, {"n": 2}])
 def test_null_is_as_good_as_absent(fine):
     assert json.loads(parse(CHAT | fine).body) == CHAT | fine
 

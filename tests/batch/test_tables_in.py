@@ -13,6 +13,7 @@ import pytest
 from batches import run
 from hypothesis import given
 from hypothesis import strategies as st
+from table_test import table_test
 
 from stormbreak.batch.export.tables import write_csv
 from stormbreak.batch.input.csv_rows import read_csv
@@ -45,7 +46,7 @@ def asked(path, options=PROMPT):
 # ---------------------------------------------------------------- CSV
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("text", "expected"),
     [
         ("a,b\n1,2\n", [["a", "b"], ["1", "2"]]),
@@ -229,7 +230,7 @@ def user(text):
     return {"role": "user", "content": text}
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("options", "body"),
     [
         ({"prompt": "{title}-{Product name}"}, {"messages": [user("T-P")]}),
@@ -277,7 +278,7 @@ def test_a_template_runs_in_the_sandbox(tmp_path):
         made(RECORD, template=str(path))
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("options", "message"),
     [
         ({"prompt": "all the same"}, "--prompt: names no column, so every row would ask the same"),
@@ -320,7 +321,7 @@ def test_json_lines_may_lack_a_column(tmp_path):
         asked(path)
 
 
-@pytest.mark.parametrize("value", [None, "", 1.5, [1], {"a": 1}])
+@table_test("value", [None, "", 1.5, [1], {"a": 1}])
 def test_what_is_no_id(value):
     with pytest.raises(RowError, match="its id is"):
         made(RECORD | {"id": value}, prompt="{title}", id="id")

@@ -1,6 +1,5 @@
 import json
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from table_test import table_test
@@ -35,7 +34,7 @@ def test_whatever_an_answer_depends_on_makes_another_key(other):
     assert other != key()
 
 
-@pytest.mark.parametrize(
+@table_test(
     "same",
     [
         key(dict(reversed(BODY.items()))),

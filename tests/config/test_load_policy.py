@@ -1,6 +1,7 @@
 """What a policy file means."""
 
 import pytest
+from table_test import table_test
 
 from stormbreak.config import load_policy, resolve_policy
 from stormbreak.core.automatic_limit import AutomaticLimit
@@ -183,7 +184,7 @@ def test_a_name_that_is_neither_says_what_there_is():
     )
 
 
-@pytest.mark.parametrize(
+@table_test(
     "literal",
     [
         "sk-proj-CANARYCANARY1234",

@@ -1,8 +1,8 @@
 """Who looks again when only time can open a gate, and who is let go by whoever leaves."""
 
-import pytest
 from door import GatedQueue, Turnstile, free
 from stage import TARGET
+from table_test import table_test
 
 from stormbreak.types import CANCELLED, Call, Priority
 
@@ -24,7 +24,7 @@ def test_the_keeper_lets_everybody_leave():
     assert [t.permit is not None for t in (first, second)] == [True, True]
 
 
-@pytest.mark.parametrize("way", ["withdrawn", "expired", "swept", "displaced"])
+@table_test("way", ["withdrawn", "expired", "swept", "displaced"])
 def test_when_the_keeper_leaves_another_keeps_time(way):
     door = GatedQueue(slots=2, size=2)
     door.barrier.opens_at = 5.0

@@ -3,6 +3,7 @@
 import pytest
 from door import INF, GatedQueue, Growing, Scale, Told, free
 from stage import OK, TIMEOUT, Spaced
+from table_test import table_test
 
 from stormbreak.core.queue_order import Ticket
 from stormbreak.types import CANCELLED, Priority
@@ -222,9 +223,7 @@ def test_the_mean_answer_time_follows_slowly():
 CUT = TIMEOUT._replace(own_deadline=True)
 
 
-@pytest.mark.parametrize(
-    ("outcome", "service"), [(OK, 3.0), (CANCELLED, 0.0), (TIMEOUT, 0.0), (CUT, 3.0)]
-)
+@table_test(("outcome", "service"), [(OK, 3.0), (CANCELLED, 0.0), (TIMEOUT, 0.0), (CUT, 3.0)])
 def test_answers_teach_how_long_an_answer_takes(outcome, service):
     door = GatedQueue()
     door.enter(2.0).settle(outcome, 5.0, 0.5)

@@ -194,8 +194,8 @@ def test_a_race_returns_the_outcome_of_the_stream_not_of_a_failed_hedge():
     assert run.ended.outcome.verdict is Verdict.TIMEOUT
 
 
-@pytest.mark.parametrize("leave", ["close", "drop"])
-@pytest.mark.parametrize("hedged", [False, True])
+@table_test("leave", ["close", "drop"])
+@table_test("hedged", [False, True])
 def test_cancelling_a_call_cancels_all_of_its_attempts(leave, hedged):
     stage = scene()
     run = slow(stage) if hedged else stage.start(races=True)

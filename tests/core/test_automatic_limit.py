@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from slots import Mixed, SlotGate
 from stage import OK, SERVER_ERROR, THROTTLED, TIMEOUT, told
+from table_test import table_test
 
 from stormbreak.core.automatic_limit import AutomaticLimit
 from stormbreak.core.diagnosis import TOP_TOTAL
@@ -187,7 +188,7 @@ def test_a_queue_that_stands_while_all_is_well_is_none():
     assert not slots.gate.binds(slots.now)
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("refused", "outcome", "binds"),
     [
         (3, THROTTLED, False),  # not a third of the newest outcomes

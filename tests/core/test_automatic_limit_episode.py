@@ -5,6 +5,7 @@ from math import inf
 import pytest
 from slots import SlotGate
 from stage import OK, SERVER_ERROR
+from table_test import table_test
 
 from stormbreak.core.automatic_limit import AutomaticLimit, AutomaticLimiter
 from stormbreak.core.diagnosis import Diagnosis
@@ -40,7 +41,7 @@ def test_a_gain_of_one_is_possible():
     assert AutomaticLimit(headroom_factor=1.0, headroom=0.0).headroom_factor == 1.0
 
 
-@pytest.mark.parametrize(("age", "limit"), [(0.0, 26), (0.9, 26), (1.0, 32), (1.5, 32)])
+@table_test(("age", "limit"), [(0.0, 26), (0.9, 26), (1.0, 32), (1.5, 32)])
 def test_for_a_second_after_answers_were_late_it_is_closer_to_what_was_proven(age, limit):
     slots, _ = serving(20)
 

@@ -116,7 +116,7 @@ POSSIBLE = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("rule", POSSIBLE)
+@table_test("rule", POSSIBLE)
 def test_bounds_are_possible(rule):
     assert rule.delay(1, 0.9) >= 0.0
 

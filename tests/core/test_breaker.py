@@ -96,7 +96,7 @@ READY = [
 ]
 
 
-@pytest.mark.parametrize(("state", "ready_at"), READY)
+@table_test(("state", "ready_at"), READY)
 def test_when_a_call_may_leave(state, ready_at):
     ward = Ward().bring_to(state)
 
@@ -165,7 +165,7 @@ def test_forced_open_lets_nothing_pass_and_is_not_reset_by_hand():
     assert ward.state is ISOLATED
 
 
-@pytest.mark.parametrize("mode", Mode)
+@table_test("mode", Mode)
 def test_isolating_by_hand_works_in_every_mode(mode):
     ward = Ward(mode=mode)
     ward.breaker.isolate(ward.now)
@@ -173,7 +173,7 @@ def test_isolating_by_hand_works_in_every_mode(mode):
     assert ward.breaker.ready_at(None, ward.now) == inf
 
 
-@pytest.mark.parametrize("mode", Mode)
+@table_test("mode", Mode)
 def test_a_mode_may_be_given_as_a_word(mode):
     assert mode is BreakerPolicy(mode=mode.value).mode
 

@@ -1,4 +1,3 @@
-import pytest
 from stage import OK, SERVER_ERROR, THROTTLED, TIMEOUT
 from table_test import table_test
 from ward import CLOSED, HALF_OPEN, OPEN, Ward
@@ -24,7 +23,7 @@ def test_slow_calls_open_even_those_that_we_cut_ourselves(outcome, took, after):
     assert ward.state is after
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("took", "outcome", "after"),
     [(4.9, OK, CLOSED), (5.0, OK, OPEN), (5.0, CANCELLED, OPEN), (5.0, THROTTLED, HALF_OPEN)],
 )

@@ -1,6 +1,5 @@
 from math import inf
 
-import pytest
 from stage import INVALID, OK, SERVER_ERROR, THROTTLED
 from table_test import table_test
 from ward import CLOSED, HALF_OPEN, OPEN, Ward
@@ -92,8 +91,8 @@ def test_where_all_places_are_taken_the_first_lease_that_ends_makes_room():
     assert ward.breaker.ready_at(None, ward.now) == began + 37.0
 
 
-@pytest.mark.parametrize("replaced", [False, True])
-@pytest.mark.parametrize(("outcome", "after"), [(OK, CLOSED), (SERVER_ERROR, OPEN)])
+@table_test("replaced", [False, True])
+@table_test(("outcome", "after"), [(OK, CLOSED), (SERVER_ERROR, OPEN)])
 def test_a_probe_later_than_its_lease_still_counts(replaced, outcome, after):
     ward = Ward(probes=1, max_concurrent_probes=1, success_ratio=1.0).bring_to(HALF_OPEN)
     late = ward.take()
@@ -105,7 +104,7 @@ def test_a_probe_later_than_its_lease_still_counts(replaced, outcome, after):
     assert ward.state is after
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("probes", "max_concurrent_probes", "leave"),
     [(1, 3, 1), (2, 9, 2), (3, 3, 3), (9, 3, 3), (4, 1, 1)],
 )

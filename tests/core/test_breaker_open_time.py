@@ -1,5 +1,6 @@
 import pytest
 from stage import OK, SERVER_ERROR
+from table_test import table_test
 from ward import HALF_OPEN, OPEN, Ward
 
 
@@ -43,7 +44,7 @@ def test_an_open_time_beyond_the_cap_stays_as_it_is():
     assert fail_trial(ward) == 500.0
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("named", "heed", "chance", "open_for"),
     [
         (4.0, True, 0.0, 10.0),

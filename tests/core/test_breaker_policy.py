@@ -151,7 +151,7 @@ FRESH = [
 ]
 
 
-@pytest.mark.parametrize("rule", FRESH)
+@table_test("rule", FRESH)
 def test_reset_forgets(rule):
     machine = made(rule)
     machine.record(0.0, failed=True)

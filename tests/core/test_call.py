@@ -334,7 +334,7 @@ def test_a_policy_without_spread_comes_back_at_the_named_time():
     assert run.command.until == stage.now + 7.0
 
 
-@pytest.mark.parametrize(("max_attempts", "sent"), [(1, 1), (2, 2), (None, 3), (9, 3)])
+@table_test(("max_attempts", "sent"), [(1, 1), (2, 2), (None, 3), (9, 3)])
 def test_a_call_may_have_fewer_attempts_than_its_policy(max_attempts, sent):
     stage = Stage(
         policy(

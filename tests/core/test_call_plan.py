@@ -2,6 +2,7 @@
 
 import pytest
 from stage import OK, SERVER_ERROR, Stage, policy, told
+from table_test import table_test
 
 from stormbreak.core.backoff import Backoff
 from stormbreak.core.fallback import ELSEWHERE, Step, TargetOrder
@@ -115,8 +116,8 @@ def test_half_a_second_is_worth_sending(left, sent):
 # ------------------------------------------------------------------ who pays
 
 
-@pytest.mark.parametrize(("failures", "moved"), [(2, True), (3, False)])
-@pytest.mark.parametrize("before", [0, 3])
+@table_test(("failures", "moved"), [(2, True), (3, False)])
+@table_test("before", [0, 3])
 def test_a_move_is_free_until_three_in_a_row_failed_there(failures, moved, before):
     """Those before an answer do not count."""
     stage = Stage(policy(retry=RetryPolicy(max_attempts=1), retry_budget=BudgetPolicy(ratio=0.0)))

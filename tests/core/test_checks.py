@@ -39,13 +39,13 @@ WINDOWS = [
 ]
 
 
-@pytest.mark.parametrize(("seconds", "message"), WINDOWS)
+@table_test(("seconds", "message"), WINDOWS)
 def test_a_window_that_is_none_is_refused(seconds, message):
     with pytest.raises(ConfigurationError, match=f"^{message}$"):
         require_window("seconds", seconds)
 
 
-@pytest.mark.parametrize("seconds", [1e-6, 0.5, 1, 1e9])
+@table_test("seconds", [1e-6, 0.5, 1, 1e9])
 def test_others_are_not(seconds):
     require_window("seconds", seconds)
 
@@ -107,7 +107,7 @@ def test_a_whole_number_is_a_number_and_a_secret_of_the_wrong_type_is_not_shown(
         RateLimitPolicy(rpm="sk-secret")
 
 
-@pytest.mark.parametrize(
+@table_test(
     "rules", [FailureRate(), "consecutive", ("consecutive",), (AnyRule(),), (FailureRate(), None)]
 )
 def test_what_is_no_rule_is_named_when_the_policy_is_made(rules):
@@ -119,9 +119,7 @@ def test_a_list_of_rules_is_taken_as_a_tuple():
     assert AnyRule(rules=[FailureRate()]).rules == (FailureRate(),)
 
 
-@pytest.mark.parametrize(
-    "weights", [{"acme": "2"}, {"acme": None}, {"acme": True}, "acme", ["acme"]]
-)
+@table_test("weights", [{"acme": "2"}, {"acme": None}, {"acme": True}, "acme", ["acme"]])
 def test_weights_that_are_no_numbers_are_named(weights):
     with pytest.raises(
         ConfigurationError, match=r"^tenant_weights must be a mapping, each a number, got "

@@ -198,7 +198,7 @@ def test_what_cannot_have_been_saved_is_named(key, value, message):
         parse_snapshot({**GOOD, key: value})
 
 
-@pytest.mark.parametrize("values", [None, [], "open", 3])
+@table_test("values", [None, [], "open", 3])
 def test_what_has_no_keys_is_no_saved_circuit(values):
     with pytest.raises(ConfigurationError, match="a saved circuit must be a table, got "):
         parse_snapshot(values)
@@ -284,7 +284,7 @@ def test_a_saved_circuit_from_before_named_times_were_kept_is_read():
     assert parse_snapshot(values) == CircuitSnapshot(state=State.OPEN, open_left=3.0, open_for=5.0)
 
 
-@pytest.mark.parametrize("mode", Mode)
+@table_test("mode", Mode)
 def test_an_isolation_by_hand_outlives_a_restart_in_every_mode(mode):
     breaker = fresh(mode=mode)
     breaker.isolate(100.0)

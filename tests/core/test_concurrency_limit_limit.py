@@ -1,4 +1,5 @@
 import pytest
+from table_test import table_test
 
 from stormbreak.core.automatic_limit import AutomaticLimit, AutomaticLimiter
 from stormbreak.core.concurrency_limit import (
@@ -32,7 +33,7 @@ def test_who_is_alone_has_all_of_a_fixed_limit():
     assert made(FixedLimit(max_in_flight=7)).limit == 7
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("in_flight", "share", "limit"), [(10, 1.0, 10), (10, 0.25, 2), (3, 0.25, 1), (8, 1 / 8, 1)]
 )
 def test_a_process_has_its_share_of_a_fixed_limit_and_one_slot_at_least(in_flight, share, limit):

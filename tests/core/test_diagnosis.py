@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from stage import OK, SERVER_ERROR, THROTTLED, TIMEOUT, told
+from table_test import table_test
 from watch import Watch
 
 from stormbreak.core.diagnosis import TOP_FIRST, TOP_TOTAL, Cause, Diagnosis
@@ -76,7 +77,7 @@ def test_the_score_is_bounded_both_ways():
     assert watch.diagnosis.late_at == evidence_at
 
 
-@pytest.mark.parametrize("outcome", [None, TIMEOUT, SERVER_ERROR, THROTTLED, CANCELLED])
+@table_test("outcome", [None, TIMEOUT, SERVER_ERROR, THROTTLED, CANCELLED])
 def test_what_is_not_answered_has_no_vote(outcome):
     """An attempt that hangs, or fails late, says nothing of those that are served."""
     watch = Watch().know()

@@ -5,6 +5,7 @@ from random import Random
 
 import pytest
 from stage import INVALID, SERVER_ERROR, THROTTLED, TIMEOUT, told
+from table_test import table_test
 from watch import Watch
 
 from stormbreak.core.diagnosis import Cause
@@ -207,7 +208,7 @@ def test_a_stream_that_has_begun_is_not_overdue_nor_is_what_does_not_stream():
     assert watch.wait(0.6).is_dead
 
 
-@pytest.mark.parametrize(
+@table_test(
     "outcome", [THROTTLED, told(3.0), INVALID, CANCELLED, TIMEOUT._replace(own_deadline=True)]
 )
 def test_what_is_no_failure_neither_lengthens_the_run_nor_ends_it(outcome):

@@ -65,7 +65,7 @@ def test_the_least_loaded_comes_first_and_equals_as_written():
     assert order(TargetOrder.LEAST_LOADED, 1, 1, 1) == "abc"
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("uniform", "expected"),
     [(0.0, "acb"), (0.19, "acb"), (0.2, "bca"), (0.39, "bca"), (0.4, "cab")],
 )

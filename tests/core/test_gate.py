@@ -2,8 +2,8 @@
 
 from copy import deepcopy
 
-import pytest
 from stage import OK, told
+from table_test import table_test
 
 from stormbreak.core.cooldown import Pace
 from stormbreak.core.send_rate import AdaptiveSendRate
@@ -31,8 +31,8 @@ def _state(thing):
     return {name: _state(getattr(thing, name)) for name in names if name[:3] != "_on"}
 
 
-@pytest.mark.parametrize("made", [_paced, _slowed])
-@pytest.mark.parametrize("outcome", [OK, OK._replace(retry_after=1.0)])
+@table_test("made", [_paced, _slowed])
+@table_test("outcome", [OK, OK._replace(retry_after=1.0)])
 def test_a_gate_that_does_not_mind_success_is_not_changed_by_one(made, outcome):
     gate = made()
     assert not gate.settles_success

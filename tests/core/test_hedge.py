@@ -3,6 +3,7 @@
 from math import inf
 
 import pytest
+from table_test import table_test
 
 from stormbreak.core.hedge import ENOUGH, KEPT, HedgePolicy, HedgeTimer
 from stormbreak.errors import ConfigurationError
@@ -69,7 +70,7 @@ def test_the_numbers():
     assert HedgePolicy() == HedgePolicy(delay=None, percentile=0.95, max_hedges=1)
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("changes", "said"),
     [
         ({"delay": -1.0}, "delay must not be negative, got -1"),

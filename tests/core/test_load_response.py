@@ -4,6 +4,7 @@ import random
 from math import inf
 
 import pytest
+from table_test import table_test
 
 from stormbreak.core.latency_baseline import RESET_AFTER
 from stormbreak.core.load_response import ENOUGH, KEPT, LoadResponse
@@ -120,8 +121,8 @@ def answers(times):
     return response
 
 
-@pytest.mark.parametrize("seed", range(20))
-@pytest.mark.parametrize("spread", [0.2, 0.9])
+@table_test("seed", range(20))
+@table_test("spread", [0.2, 0.9])
 def test_a_slower_target_multiplies_times_and_a_queue_adds_to_them(seed, spread):
     draw = lognormal(seed, spread)
     calm = sorted(draw(CALM) for _ in range(200))
@@ -130,7 +131,7 @@ def test_a_slower_target_multiplies_times_and_a_queue_adds_to_them(seed, spread)
     assert not answers([4 * CALM + draw(CALM) for _ in range(60)]).is_slower(calm)
 
 
-@pytest.mark.parametrize("seed", range(20))
+@table_test("seed", range(20))
 def test_a_queue_may_grow_and_shrink_meanwhile(seed):
     draw = lognormal(seed, 0.9)
     calm = sorted(draw(CALM) for _ in range(200))

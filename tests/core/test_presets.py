@@ -1,6 +1,7 @@
 from dataclasses import replace
 
 import pytest
+from table_test import table_test
 
 from stormbreak.core.automatic_limit import AutomaticLimit
 from stormbreak.core.backoff import Backoff
@@ -117,9 +118,7 @@ def test_verdicts_may_be_counted_as_failures():
     assert {**treatments, Verdict.THROTTLED: None} == {**TREATMENTS, Verdict.THROTTLED: None}
 
 
-@pytest.mark.parametrize(
-    "name", ["deadline", "patience", "attempt_timeout", "idle_timeout", "stall_timeout"]
-)
+@table_test("name", ["deadline", "patience", "attempt_timeout", "idle_timeout", "stall_timeout"])
 def test_impossible_values_are_named(name):
     with pytest.raises(ConfigurationError, match=f"{name} must be positive, got 0"):
         Policy(**{name: 0})

@@ -1,8 +1,8 @@
 from itertools import pairwise
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from table_test import table_test
 
 from stormbreak.core.queue_order import FairShares
 
@@ -22,7 +22,7 @@ def waiting(tenants, **weights):
     return shares
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("weights", "served"),
     [
         ({}, "abcabcabc"),

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from stage import TARGET
+from table_test import table_test
 
 from stormbreak.core.queue_order import Queue, QueuePolicy, Ticket
 from stormbreak.errors import ConfigurationError
@@ -133,7 +134,7 @@ def test_who_leaves_unserved_costs_its_tenant_no_turn():
     assert serve(queue) is tickets[0]
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("call", "ahead"),
     [
         ({}, 4),
@@ -303,7 +304,7 @@ def test_weights_are_a_copy_and_the_policy_can_be_sent_to_another_process():
     assert hash(policy) == hash(QueuePolicy())
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("values", "message"),
     [
         ({"max_size": -1}, "max_size must not be negative, got -1"),

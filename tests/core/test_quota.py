@@ -229,9 +229,7 @@ def test_whether_it_is_tokens_alone_that_lack(learn, usual, told, lacks):
     assert gate.is_what_lacks(outcome) is lacks
 
 
-@pytest.mark.parametrize(
-    ("remaining", "lacks"), [(1_900, True), (1_899, False), (None, False), (0, False)]
-)
+@table_test(("remaining", "lacks"), [(1_900, True), (1_899, False), (None, False), (0, False)])
 def test_what_is_usual_moves_a_tenth_of_the_way_with_each_answer(remaining, lacks):
     """From 2,000 by one answer of 1,000."""
     gate = quota(learn_from_headers=True)

@@ -1,6 +1,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from table_test import table_test
 
 from stormbreak.core.rate_limit_gate import Bucket
 
@@ -60,7 +61,7 @@ def test_who_is_further_back_has_a_later_turn():
     assert [bucket.turn_at(ahead) for ahead in (0, 1, 4)] == pytest.approx([100.5, 101.0, 102.5])
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("owed", "amount", "left"),
     [
         (200.0, 30.0, 170.0),  # what is given back is given back, however much is owed

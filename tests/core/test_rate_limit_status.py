@@ -76,7 +76,7 @@ def test_where_a_part_remains_a_window_names_the_time_too():
     assert told.ready_at(1, 100.0) == pytest.approx(160.0)
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("said", "each"),
     [
         (RateLimitStatus(limit=60.0, remaining=30.0, reset=0.5), 1 / 60),  # 30 in half a second

@@ -106,7 +106,7 @@ def test_at_most_so_many_scouts_go_until_one_speaks():
     assert len(taken(made)[0]) == 80
 
 
-@pytest.mark.parametrize("verdict", FINAL)
+@table_test("verdict", FINAL)
 def test_the_same_final_verdict_for_every_scout_stops_the_run(verdict):
     made = schedule(100)
     turns, _ = taken(made)
@@ -129,7 +129,7 @@ def test_scouts_that_come_back_do_not_let_more_go():
     assert made.stop_reason() is Verdict.AUTH
 
 
-@pytest.mark.parametrize("other", [Verdict.OK, Verdict.INVALID, Verdict.BILLING, Verdict.TOO_LONG])
+@table_test("other", [Verdict.OK, Verdict.INVALID, Verdict.BILLING, Verdict.TOO_LONG])
 def test_one_scout_that_met_something_else_speaks_for_the_run(other):
     made = schedule(100)
     turns, _ = taken(made)

@@ -3,6 +3,7 @@ from bisect import bisect
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from table_test import table_test
 
 from stormbreak.core.send_rate import MAX_SHARE, MIN_SHARE, RandomRefusals
 
@@ -142,9 +143,7 @@ def test_it_lasts_for_ten_minutes():
     assert not draw.luck.holds(found_at + 600.0)
 
 
-@pytest.mark.parametrize(
-    ("refused", "explained"), [(30, True), (44, True), (46, False), (70, False)]
-)
+@table_test(("refused", "explained"), [(30, True), (44, True), (46, False), (70, False)])
 def test_chance_explains_so_much_and_no_more(refused, explained):
     draw = RandomStorm(0.3).play(100, 10, 3)
 

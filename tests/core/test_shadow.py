@@ -209,7 +209,7 @@ def test_retries_are_compared(real, shadow, outcome, expected):
     assert expected == would(stage)
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("seconds", "expected"),
     [(0.5, "retry_sooner"), (0.9995, None), (1.0005, None), (1.5, "retry_later")],
 )

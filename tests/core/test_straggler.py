@@ -4,6 +4,7 @@ from math import inf
 
 import pytest
 from stage import OK, SERVER_ERROR, TARGET, Stage
+from table_test import table_test
 
 from stormbreak.core.presets import BATCH
 from stormbreak.core.straggler import FLOOR, GROWTH, KINDS, Attempt, Stragglers
@@ -22,7 +23,7 @@ def attempt(age, *, kind=CHAT, rounds=0):
     return Attempt(kind, 1000.0 - age, rounds)
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("taken", "limit"),
     [
         ([1.0] * 19, inf),  # too few
@@ -72,7 +73,7 @@ def test_without_a_budget_none_is_given_up():
     assert not taught([1.0] * 1000, ratio=0.0).is_overdue(attempt(500.0), 1000.0)
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("age", "rounds", "rest"),
     [
         (8.0, 0, 0.0),  # not far longer than usual

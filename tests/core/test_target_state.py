@@ -2,6 +2,7 @@
 
 import pytest
 from stage import OK, SERVER_ERROR, TARGET, THROTTLED, TIMEOUT, Stage, policy, told
+from table_test import table_test
 
 from stormbreak.core.automatic_limit import AutomaticLimit
 from stormbreak.core.backoff import Backoff
@@ -28,7 +29,7 @@ def sending(stage):
     return [run for run in stage.runs if run.sending]
 
 
-@pytest.mark.parametrize(("calls", "share"), [(0, 0.0), (1, 0.25), (4, 1.0), (6, 1.5)])
+@table_test(("calls", "share"), [(0, 0.0), (1, 0.25), (4, 1.0), (6, 1.5)])
 def test_those_in_flight_and_those_in_the_queue_take_room(calls, share):
     stage = Stage(policy(limit=FixedLimit(max_in_flight=4), breaker=FRAGILE))
     for _ in range(calls):

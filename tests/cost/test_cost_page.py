@@ -7,6 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+from table_test import table_test
 
 from stormbreak.cost.compare import Demand, at_list_price
 from stormbreak.cost.list_prices import ListPrices
@@ -39,7 +40,7 @@ def mix(total):
     return Demand(tokens=Tokens.split(total, input_share=Decimal("0.7"), cache_rate=Decimal(0)))
 
 
-@pytest.mark.parametrize("row", table("model"), ids=lambda row: row[0])
+@table_test("row", table("model"))
 def test_the_prices(row):
     _, theirs, reseller, maker, *listed = row
     claims = [prices for prices in LOOKUP.file_prices() if prices.maker == maker]
@@ -50,7 +51,7 @@ def test_the_prices(row):
     assert list(map(number, listed)) == [rates.input.base, rates.output.base, blended]
 
 
-@pytest.mark.parametrize("row", table("GPT-4.1, tokens a month"), ids=lambda row: row[0])
+@table_test("row", table("GPT-4.1, tokens a month"))
 def test_the_volumes(row):
     volume, ends, saved, listed, more = row
     tokens = int(volume[:-1]) * {"M": 10**6, "B": 10**9}[volume[-1]]

@@ -35,7 +35,7 @@ def test_other_currencies_have_other_coins():
     assert VND.of(Decimal("0.42")) == 10_920
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("price", "shown"),
     [("2", "2.00"), ("0.075", "0.075"), ("0.2288", "0.2288"), ("1E+2", "100.00")],
 )

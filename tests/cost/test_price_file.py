@@ -183,7 +183,7 @@ def test_what_is_wrong_is_one_line_with_file_path_and_value(toml, complaint, tmp
     assert len(said) < 400
 
 
-@pytest.mark.parametrize("name", ["articel-2025", "/nowhere.toml", "a\0b", "."])
+@table_test("name", ["articel-2025", "/nowhere.toml", "a\0b", "."])
 def test_a_file_that_is_not_there_is_named(name):
     with pytest.raises(ConfigurationError, match=r"no price file is named .*: article-2025"):
         load(name)

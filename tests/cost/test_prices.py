@@ -39,7 +39,7 @@ WRITTEN = replace(RATES, cache_write=Rate(Decimal("2.5"), (Step(1000, Decimal(5)
 HOUR = replace(WRITTEN, cache_write_1h=Rate(Decimal(4)))
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("rates", "cost"),
     [(RATES, "1.7"), (WRITTEN, "1.85"), (HOUR, "2"), (replace(HOUR, cache_write=None), "1.9")],
 )
@@ -79,7 +79,7 @@ def test_a_call_costs_what_its_prompt_is_long():
     assert prices.rates(Service.BATCH) is None
 
 
-@pytest.mark.parametrize(("longest", "price"), [(1000, 3), (1001, 4), (5001, 4), (10**9, 5)])
+@table_test(("longest", "price"), [(1000, 3), (1001, 4), (5001, 4), (10**9, 5)])
 def test_the_highest_price_that_a_prompt_can_reach(longest, price):
     steps = (Step(1000, Decimal(4)), Step(5000, Decimal(2)), Step(9000, Decimal(5)))
     assert Rate(Decimal(3), steps).highest(longest) == price

@@ -2,7 +2,6 @@ import csv
 import io
 from decimal import Decimal
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from table_test import table_test
@@ -62,7 +61,7 @@ def test_nothing_is_shown_as_nothing():
     assert sheet().shown(Column("a", "b", Kind.NUMBER, "never"), None) == "never"
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("number", "said"), [("0", "0.0"), ("0.05", "0.1"), ("0.049", "<0.1"), ("1234.55", "1,234.6")]
 )
 def test_a_number_that_is_not_nothing_is_not_shown_as_nothing(number, said):

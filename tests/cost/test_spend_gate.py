@@ -392,9 +392,7 @@ def test_without_a_limit_nothing_is_told_of_it():
     assert "spend" not in Stage(policy()).engine.snapshot(0.0)
 
 
-@pytest.mark.parametrize(
-    "bad", [{"max_usd": 0}, {"max_usd": -1.0}, {"period": 0.0}, {"max_output_tokens": 0}]
-)
+@table_test("bad", [{"max_usd": 0}, {"max_usd": -1.0}, {"period": 0.0}, {"max_output_tokens": 0}])
 def test_a_limit_is_a_positive_number(bad):
     with pytest.raises(ConfigurationError, match=f"{next(iter(bad))} must be"):
         SpendPolicy(**bad)

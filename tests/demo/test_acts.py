@@ -1,7 +1,7 @@
 import io
 
-import pytest
 from rich.console import Console
+from table_test import table_test
 
 from stormbreak.cli.output import save_picture
 from stormbreak.demo.acts import Record, Result
@@ -29,7 +29,7 @@ def test_storm_time_begins_with_the_first_attempt():
     assert made.last_at == 20.0
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("attempts", "expected"),
     [
         ([(10, True), (11, True)], 0.0),

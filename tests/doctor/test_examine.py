@@ -34,7 +34,7 @@ def over(transport, *, make=openai.OpenAI, sdk=None, **more):
     return make(api_key=KEY, http_client=http, **(sdk or {}))
 
 
-@pytest.mark.parametrize("make", MAKERS)
+@table_test("make", MAKERS)
 def test_an_sdk_as_it_comes(make):
     assert found(make(api_key=KEY)) == [
         ("risk", "no-policy", "client"),
@@ -46,14 +46,14 @@ def test_an_sdk_as_it_comes(make):
     assert "600 s, 1800 s over 3 attempts" in long.what
 
 
-@pytest.mark.parametrize("make", MAKERS)
+@table_test("make", MAKERS)
 def test_what_wrap_leaves_to_say(make):
     client = wrap(make(api_key=KEY))
     assert found(client) == [("note", "sdk-retries-stopped", "client.max_retries")]
     assert found(wrap(make(api_key=KEY, max_retries=0))) == []
 
 
-@pytest.mark.parametrize("make", MAKERS)
+@table_test("make", MAKERS)
 def test_no_timeout(make):
     client = make(api_key=KEY, timeout=None)
     assert ("wrong", "no-timeout", "client.timeout") in found(client)
@@ -73,7 +73,7 @@ def test_a_part_of_a_timeout():
     assert "no timeout for pool" in str(examine(http))
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("module", "make"),
     [(m, make) for m in (httpx2, httpx) for make in ("Client", "AsyncClient")],
 )
@@ -179,7 +179,7 @@ def test_http2_and_connection_retries():
     assert ("risk", "connection-retries", "client._transport._pool") in found(retrying)
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("base_url", "complaint"),
     [
         ("http://api.example.org/v1", "plain http to 'api.example.org'"),

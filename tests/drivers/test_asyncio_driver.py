@@ -229,7 +229,7 @@ def test_cancelled_at_any_turn_of_the_loop_around_a_grant(turns):
 # ------------------------------------------------------------------ timeouts of others
 
 
-@pytest.mark.parametrize("impatience", [0.5, 2.0, 5.5, 11.0])
+@table_test("impatience", [0.5, 2.0, 5.5, 11.0])
 def test_the_callers_own_wait_for_leaves_nothing_behind(impatience):
     """It ends the call while queueing, sending, backing off, or in the second attempt."""
 

@@ -45,7 +45,7 @@ def by_async_decorator(circuit, function):
 WAYS = [by_call, by_decorator, by_context, by_async_call, by_async_decorator]
 
 
-@pytest.mark.parametrize("way", WAYS)
+@table_test("way", WAYS)
 def test_all_ways_do_the_same(way):
     circuit = breaker(name="prices", judge=Judge(failed_result=lambda result: result is None))
     assert way(circuit, lambda: 3) == 3
@@ -339,7 +339,7 @@ def test_a_policy_that_heeds_no_named_time_does_not_in_a_trial_either():
     assert circuit.retry_in == 0.0
 
 
-@pytest.mark.parametrize("way", WAYS)
+@table_test("way", WAYS)
 def test_a_failed_result_function_that_raises_is_no_failure_of_the_target(way):
     def broken(result):
         return result["missing"]
@@ -376,7 +376,7 @@ def test_what_is_no_function_is_refused_when_the_judge_is_made(name, given):
         Judge(**{name: given})
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("argument", "given"),
     [
         ("policy", "normal"),

@@ -74,8 +74,8 @@ def test_by_default_metrics_show_the_last_ten_seconds():
     assert circuit.metrics.failure_rate is None
 
 
-@pytest.mark.parametrize("error", [None, ValueError()])
-@pytest.mark.parametrize("probes", [1, 2])
+@table_test("error", [None, ValueError()])
+@table_test("probes", [1, 2])
 def test_by_default_what_left_before_it_opened_does_not_open_it_again(error, probes):
     """Twenty are under way when it opens, and end when it is closed again or not at all."""
     circuit = breaker(BreakerPolicy(open_duration_jitter=0.0, success_ratio=probes / 3))

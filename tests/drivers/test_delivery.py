@@ -6,6 +6,7 @@ import gc
 import pytest
 from loop_bench import Bench
 from stage import OK, SERVER_ERROR, TARGET, policy
+from table_test import table_test
 from virtual_loop import now, on_virtual_loop, run
 
 from stormbreak.core.backoff import Backoff
@@ -202,8 +203,8 @@ class Scene:
         return self.engine.target_state(TARGET).slots.in_flight
 
 
-@pytest.mark.parametrize("at_once", [True, False])
-@pytest.mark.parametrize(("last", "stopped"), [(OK, None), (BROKEN, "committed")])
+@table_test("at_once", [True, False])
+@table_test(("last", "stopped"), [(OK, None), (BROKEN, "committed")])
 def test_a_virtual_sender_replies_twice(last, stopped, at_once):
     scene = Scene(at_once=at_once)
     scene.start()
@@ -220,8 +221,8 @@ def test_a_virtual_sender_replies_twice(last, stopped, at_once):
     assert (scene.in_flight, scene.given_up) == (0, [])
 
 
-@pytest.mark.parametrize("at_once", [True, False])
-@pytest.mark.parametrize("way", ["deadline", "cancel"])
+@table_test("at_once", [True, False])
+@table_test("way", ["deadline", "cancel"])
 def test_a_virtual_delivery_is_given_up(way, at_once):
     scene = Scene(at_once=at_once)
     cancel = scene.start(within=20.0)

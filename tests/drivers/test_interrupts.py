@@ -4,8 +4,8 @@ import sys
 from contextlib import contextmanager, suppress
 from itertools import count
 
-import pytest
 from stage import TARGET, policy
+from table_test import table_test
 
 from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.engine import Engine
@@ -64,8 +64,8 @@ OK, BUSY = Outcome(Verdict.OK), Outcome(Verdict.OVERLOADED)
 POLICIES = {"plain": policy(limit=FixedLimit(max_in_flight=1)), "default": Policy()}
 
 
-@pytest.mark.parametrize("outcomes", [[OK], [BUSY, OK]])
-@pytest.mark.parametrize("name", POLICIES)
+@table_test("outcomes", [[OK], [BUSY, OK]])
+@table_test("name", POLICIES)
 def test_an_interrupted_call_leaves_nothing(outcomes, name):
     driver = None
 

@@ -3,6 +3,7 @@ from types import SimpleNamespace
 
 import pytest
 from stage import TARGET
+from table_test import table_test
 
 from stormbreak.drivers.judge import Judge, outcome_of
 from stormbreak.errors import RejectedError, ThrottledError, error_for
@@ -25,7 +26,7 @@ def tally_of(outcome):
     return TREATMENTS[outcome.verdict].tally
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("error", "verdict", "retry_after"),
     [
         (StatusError(status_code=429), Verdict.THROTTLED, None),
@@ -52,7 +53,7 @@ def test_our_own_exceptions_carry_their_outcome():
     assert tally_of(Judge().of_error(error)) is Tally.NOTHING
 
 
-@pytest.mark.parametrize(
+@table_test(
     "error",
     [
         ValueError(),

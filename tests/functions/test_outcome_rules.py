@@ -69,9 +69,7 @@ def test_the_nearest_class_speaks():
     assert kinds == {kind: said(on, kind()).verdict for kind in kinds}
 
 
-@pytest.mark.parametrize(
-    ("named", "wait"), [(2.0, 2.0), (-1.0, 0.0), (None, None), (nan, None), (inf, None)]
-)
+@table_test(("named", "wait"), [(2.0, 2.0), (-1.0, 0.0), (None, None), (nan, None), (inf, None)])
 def test_a_named_time_is_heeded_if_it_is_one(named, wait):
     assert said(OSError, RefusedError(), retry_after=lambda _: named).retry_after == wait
 

@@ -55,7 +55,7 @@ async def async_generator(left: int, right: int = 1):
 KINDS = [inspect.isgeneratorfunction, inspect.isasyncgenfunction, inspect.iscoroutinefunction]
 
 
-@pytest.mark.parametrize("function", [plain, asynchronous, generator, async_generator])
+@table_test("function", [plain, asynchronous, generator, async_generator])
 def test_a_decorated_function_keeps_its_kind_name_and_signature(function):
     decorated = made()(function)
     assert (decorated.__name__, decorated.__doc__) == (function.__name__, "Add.")

@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 from gateways import ANSWER, CHAT, running, upstream
+from table_test import table_test
 
 from stormbreak.cli.main import main
 from stormbreak.config import load_settings
@@ -280,7 +281,7 @@ def test_a_fallback_that_leads_nowhere_is_listed():
     assert "fallbacks of 'gpt-4o': 'titan' is not converted" in notes
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("text", "said"),
     [
         ("model_list: []", "no model of model_list can be converted"),

@@ -52,7 +52,7 @@ async def test_embeddings(stormbreak_provider):
     assert got.usage.input_tokens > 0
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("given", "inputs"),
     [
         ("text", 1),
@@ -94,7 +94,7 @@ async def test_fewer_choices_than_requested_are_reported():
         assert (await client.chat([])).detail is None
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("code", "status", "shown"),
     [
         ("rate_limit_exceeded", 429, "rate_limit_exceeded"),

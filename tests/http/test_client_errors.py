@@ -65,7 +65,7 @@ async def test_an_error_says_what_the_system_said():
     assert not caught.value.ended.outcome.maybe_processed
 
 
-@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+@table_test("status", [301, 302, 303, 307, 308])
 async def test_a_redirect_names_the_host_and_is_not_followed(status):
     async with served() as other, served(failing(status, location=f"{other.base_url}/x")) as server:
         async with client_of(server, api_key=KEY) as client:

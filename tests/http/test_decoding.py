@@ -80,7 +80,7 @@ def test_no_piece_is_larger_than_it_may_be():
     assert max(map(len, pieces)) <= PIECE
 
 
-@pytest.mark.parametrize("encoding", ["br", "zstd", "gzip, gzip", "zstd, sk-canary"])
+@table_test("encoding", ["br", "zstd", "gzip, gzip", "zstd, sk-canary"])
 def test_what_was_never_accepted_is_refused_and_not_repeated(encoding):
     with pytest.raises(UndecodableError) as refused:
         unpacked(encoding, [b"any"])
@@ -88,7 +88,7 @@ def test_what_was_never_accepted_is_refused_and_not_repeated(encoding):
     assert encoding not in str(refused.value)
 
 
-@pytest.mark.parametrize("encoding", ["", "identity", " Identity ", "none", "sk-canary"])
+@table_test("encoding", ["", "identity", " Identity ", "none", "sk-canary"])
 def test_what_is_not_packed(encoding):
     assert decoder_of(encoding) is None
 
@@ -143,8 +143,8 @@ async def test_an_answer_without_its_trailer_is_broken(form, cut):
     assert server.requests[0].headers["accept-encoding"] == "gzip, deflate"
 
 
-@pytest.mark.parametrize("cut", [0, 8])
-@pytest.mark.parametrize("assembled", [False, True])
+@table_test("cut", [0, 8])
+@table_test("assembled", [False, True])
 async def test_a_stream_is_whole_without_its_trailer(cut, assembled):
     """A stream is complete by its own end marker; what is missing behind that harms nobody."""
     packer = zlib.compressobj(wbits=31)
@@ -177,7 +177,7 @@ async def test_what_is_not_packed_is_read_as_it_comes(encoding, assembled):
         assert (await client.chat(SAY)).text == ("Hi!" if assembled else "fine")
 
 
-@pytest.mark.parametrize("encoding", ["identity, gzip", "gzip, none", "GZIP", "x-gzip"])
+@table_test("encoding", ["identity, gzip", "gzip, none", "GZIP", "x-gzip"])
 async def test_what_is_packed_once_is_unpacked(encoding):
     packed = answer(gzip.compress(BODY), content_encoding=encoding)
     async with served(packed) as server, client_of(server) as client:

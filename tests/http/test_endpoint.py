@@ -89,12 +89,12 @@ def test_a_key_never_travels_in_the_clear_to_another_machine(host):
     assert origin_of(f"http://{host}/v1", KEY, allow_http=True).api_key == KEY
 
 
-@pytest.mark.parametrize("host", ["localhost", "api.localhost", "127.0.0.1", "127.8.9.1", "[::1]"])
+@table_test("host", ["localhost", "api.localhost", "127.0.0.1", "127.8.9.1", "[::1]"])
 def test_this_machine_may_have_a_key_over_http(host):
     assert origin_of(f"http://{host}:8900/v1", KEY).api_key == KEY
 
 
-@pytest.mark.parametrize(
+@table_test(
     "host", ["hf-inference-server-01", "sk-prod-server", f"{'x' * 63}.example", "my_host", "7f9c8d6b5x2x4z00ab"]
 )  # fmt: skip
 def test_a_host_that_looks_odd_is_one(host):
@@ -179,7 +179,7 @@ def test_an_at_sign_stays_in_the_path():
     assert url == "https://h/@evil.com/x"
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("one", "other", "same"),
     [
         ("https://h/v1", "https://H:443/other", True),

@@ -93,7 +93,7 @@ LITERAL = "sk-proj-CANARYCANARYCANARY1234"
 TOKEN = "Zk39fjA0qLm2Xw7RtY5b"
 
 
-@pytest.mark.parametrize(
+@table_test(
     "literal", [LITERAL, LITERAL.replace("-", "_"), TOKEN, "AIzaCanaryCanaryCanary", f" {TOKEN}"]
 )
 def test_a_key_where_a_name_is_expected_is_not_echoed(literal):

@@ -23,7 +23,7 @@ def test_a_plain_body_may_be_streamed():
     assert read_fields(body(messages=[], n=2, temperature=0.5, stream=None)).may_stream
 
 
-@pytest.mark.parametrize(
+@table_test(
     "fields",
     [
         {"stream": False},
@@ -53,7 +53,7 @@ def test_what_is_asked_for_shows_no_text():
     assert "voice" not in repr(read_fields(body(audio={"voice": "alloy"})))
 
 
-@pytest.mark.parametrize(
+@table_test(
     "payload",
     [
         {},
@@ -79,7 +79,7 @@ def test_a_field_of_the_wrong_type_is_refused_in_a_payload_as_in_a_body(n):
     assert str(in_payload.value) == str(in_body.value)
 
 
-@pytest.mark.parametrize("wrong", [b"", b"[]", b"{}", b'{"model":1}', b'{"model":"\xff"}'])
+@table_test("wrong", [b"", b"[]", b"{}", b'{"model":1}', b'{"model":"\xff"}'])
 def test_a_body_that_is_none_is_refused(wrong):
     with pytest.raises(ConfigurationError, match="cannot be sent"):
         read_fields(wrong)

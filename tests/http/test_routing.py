@@ -1,6 +1,7 @@
 """Where a client may send: what its fallbacks name, each with its own key and its own wire."""
 
 import pytest
+from table_test import table_test
 
 from stormbreak.core.fallback import Place, TargetOrder, ToCache, ToDegraded, ToTargets
 from stormbreak.errors import ConfigurationError
@@ -131,7 +132,7 @@ WRONG = [
 ]
 
 
-@pytest.mark.parametrize(("place", "message"), WRONG)
+@table_test(("place", "message"), WRONG)
 def test_what_cannot_be_reached_is_told_when_the_client_is_made(place, message):
     with pytest.raises(ConfigurationError, match=message) as caught:
         routes(to(**place))

@@ -8,6 +8,7 @@ import pydantic
 import pytest
 from clients import ONCE, SAY, THRICE, client_of, sent_by, target_state_of
 from sockets import answer, failing, served
+from table_test import table_test
 
 from stormbreak import Client, UpstreamError
 from stormbreak.core.breaker import State
@@ -74,8 +75,8 @@ async def test_an_answer_that_fits(schema):
     assert "Reef" not in repr(got)
 
 
-@pytest.mark.parametrize("schema", [HOTEL, Hotel])
-@pytest.mark.parametrize(
+@table_test("schema", [HOTEL, Hotel])
+@table_test(
     ("text", "shown"),
     [
         (PROSE, "JSON"),
@@ -275,7 +276,7 @@ async def test_a_hedge_that_fits_wins():
 # ------------------------------------------------------------ wrong schemas
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("schema", "said"),
     [
         ({"type": "objekt"}, "schema is no JSON schema: type: "),

@@ -33,7 +33,7 @@ def body(**more):
     return json.dumps({"model": "m", "messages": MESSAGES, **more}).encode()
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("endpoint", "provider", "field"),
     [
         ("chat/completions", "acme", "max_tokens"),
@@ -142,7 +142,7 @@ def test_nothing_is_written_into_a_request_that_nobody_knows():
     assert template.token_bound() is None
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("endpoint", "more", "why"),
     [
         ("chat/completions", {}, NO_BOUND),

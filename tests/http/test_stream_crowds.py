@@ -108,7 +108,7 @@ def test_one_that_is_collected_on_another_thread():
     asyncio.run(main())
 
 
-@pytest.mark.parametrize(
+@table_test(
     "kind", ["cut_stream", "stream_reset", "cut_body", "invalid_json", "error_in_200", "empty_body"]
 )
 async def test_whatever_the_provider_does_no_wrong_answer_is_accepted(stormbreak_provider, kind):

@@ -7,6 +7,7 @@ import gc
 
 import pytest
 from on_threads import within_time
+from table_test import table_test
 
 from stormbreak import BreakerPolicy, CircuitBreaker, CircuitOpenError
 from stormbreak.core.circuit import State
@@ -95,7 +96,7 @@ TURNS = {
 }
 
 
-@pytest.mark.parametrize("turn", TURNS)
+@table_test("turn", TURNS)
 def test_no_turn_stands_still(turn):
     scene = Collecting()
     breaker = scene.breaker

@@ -9,6 +9,7 @@ import openai
 import pytest
 from doors import QUICK, SDKS, door
 from sockets import answer, served
+from table_test import table_test
 
 from stormbreak.httpx2 import AsyncTransport
 
@@ -62,9 +63,7 @@ async def test_a_page_of_a_proxy_is_no_file():
     assert len(server.requests) == QUICK.retry.max_attempts
 
 
-@pytest.mark.parametrize(
-    ("body", "status"), [(b"[]", 200), (b' [{"id": "m"}]', 200), (b"[", 502), (b"", 502)]
-)
+@table_test(("body", "status"), [(b"[]", 200), (b' [{"id": "m"}]', 200), (b"[", 502), (b"", 502)])
 async def test_a_list_needs_no_object_around_it(body, status):
     async with served(answer(body)) as server, httpx2.AsyncClient(transport=AsyncTransport(QUICK)) as client:  # fmt: skip
         said = await client.get(f"{server.base_url}/models", headers={"accept": "application/json"})

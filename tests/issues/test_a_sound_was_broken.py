@@ -34,7 +34,7 @@ async def test_an_error_in_its_place_is_one():
     assert ended.outcome.verdict == "auth"
 
 
-@pytest.mark.parametrize(
+@table_test(
     "script",
     [
         answer(b"", content_type="audio/mpeg"),

@@ -3,7 +3,7 @@
 import json
 import time
 
-import pytest
+from table_test import table_test
 
 from stormbreak.llm.models import Shape
 from stormbreak.llm.stream_reader import StreamAssembler
@@ -31,7 +31,7 @@ STREAMS = {
 }
 
 
-@pytest.mark.parametrize("stream", STREAMS)
+@table_test("stream", STREAMS)
 def test_it_takes_time_by_its_length(stream):
     assembler = StreamAssembler(Shape.CHAT)
     begun = time.process_time()

@@ -8,7 +8,6 @@ import json
 
 import httpx
 import httpx2
-import pytest
 from clients import ONCE, QUICK, client_of
 from sockets import CHUNKED, EVENTS, End, answer, served
 from streamed import DONE, chat, message, response
@@ -76,7 +75,7 @@ async def test_is_an_answer_and_its_connection_is_closed(endpoint, ending, way):
         await server.all_closed()
 
 
-@pytest.mark.parametrize("ending", ENDINGS)
+@table_test("ending", ENDINGS)
 async def test_so_it_is_of_a_plain_call_that_is_streamed_on_the_wire(ending):
     async with served(script(chat(TEXTS), ending)) as server:
         async with client_of(server, stream_on_wire=True) as client, asyncio.timeout(20):

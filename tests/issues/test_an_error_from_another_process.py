@@ -5,7 +5,6 @@ import pickle
 import threading
 from types import MappingProxyType
 
-import pytest
 from table_test import table_test
 
 from stormbreak import errors, explain
@@ -37,9 +36,7 @@ def test_comes_as_it_went(kind):
     assert explain(came) == explain(error)
 
 
-@pytest.mark.parametrize(
-    "kind", [k for k in kinds(StormbreakError) if not issubclass(k, CallError)]
-)
+@table_test("kind", [k for k in kinds(StormbreakError) if not issubclass(k, CallError)])
 def test_other_errors_come_as_they_went(kind):
     error = kind("said")
     error.add_note("noted")

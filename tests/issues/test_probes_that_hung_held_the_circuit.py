@@ -4,6 +4,7 @@ import random
 from dataclasses import replace
 
 import pytest
+from table_test import table_test
 
 from stormbreak.core.engine import Engine
 from stormbreak.core.presets import INTERACTIVE
@@ -51,7 +52,7 @@ class Site:
         return self
 
 
-@pytest.mark.parametrize("dead_for", [15.0, 18.0, 25.0, 40.0])
+@table_test("dead_for", [15.0, 18.0, 25.0, 40.0])
 def test_a_target_that_lives_again_behind_probes_that_hang_is_found_within_two_seconds(dead_for):
     lives = DIED + dead_for
     site = Site(lives).run(lives + 5.0)

@@ -4,10 +4,10 @@ one waits, no longer than it may. The presets wait, the article's fails fast.
 
 from dataclasses import replace
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from stage import OK, SERVER_ERROR, TARGET, Stage, policy
+from table_test import table_test
 
 from stormbreak.core.circuit import BreakerPolicy, State
 from stormbreak.core.concurrency_limit import FixedLimit
@@ -176,7 +176,7 @@ def test_a_trial_that_is_over_by_its_time_is_told_as_open():
     assert told(stage.start().ended) == "acme/large: the circuit is open"
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("preset", "fails_fast"),
     [(INTERACTIVE, False), (BATCH, False), (ARTICLE, True), (for_batch(ARTICLE), False)],
 )

@@ -13,6 +13,7 @@ import pytest
 from doors import ONCE
 from doubles import PAUSE, Doubles, ask_all
 from sockets import answer, served, tls
+from table_test import table_test
 from wrapped import INNER, OWN_BLOCKING, WRAPPED, asking, inner_of
 
 from stormbreak.http.transports.wrapped_body import TO_QUEUE, _follow, parser_of
@@ -82,7 +83,7 @@ async def test_no_answer_that_comes_while_idle_reaches_the_next_call(way):
     assert doubles.later >= 2
 
 
-@pytest.mark.parametrize("way", INNER, ids=str)
+@table_test("way", INNER)
 async def test_other_connections_are_used_again(way):
     async with (
         served(answer(content("fine"))) as server,
@@ -93,7 +94,7 @@ async def test_other_connections_are_used_again(way):
     assert [each.connection for each in server.requests] == [1, 1, 1]
 
 
-@pytest.mark.parametrize("way", INNER, ids=str)
+@table_test("way", INNER)
 async def test_the_hooks_of_the_libraries_are_there(way):
     """All that `inner_connection` reads below their documented surface."""
     inner = inner_of(way)

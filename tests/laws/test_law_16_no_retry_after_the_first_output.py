@@ -7,6 +7,7 @@ from guarding import DownError, made
 from hypothesis import given
 from hypothesis import strategies as st
 from stage import INVALID, OK, SERVER_ERROR, THROTTLED, TIMEOUT, Stage, policy, told
+from table_test import table_test
 
 from stormbreak.core.automatic_limit import AutomaticLimit
 from stormbreak.core.backoff import Backoff
@@ -36,7 +37,7 @@ def start(stage, **call):
     return stage.start(delivers=True, streams=True, **call)
 
 
-@pytest.mark.parametrize("failure", [BROKEN, SERVER_ERROR, THROTTLED, TIMEOUT, told(2.0)])
+@table_test("failure", [BROKEN, SERVER_ERROR, THROTTLED, TIMEOUT, told(2.0)])
 def test_what_breaks_after_it_is_not_sent_again(failure):
     run = start(Stage(EAGER)).step(BEGUN)
     assert isinstance(run.command, DeliverStream)
@@ -128,7 +129,7 @@ def test_the_diagnosis_hears_of_the_first_output():
     assert serving == [0, 1, 0]
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("attempt_timeout", "took", "outcome", "counted"),
     [
         (30.0, 100.0, TIMEOUT, False),  # the deadline; an attempt's time ends with its first output

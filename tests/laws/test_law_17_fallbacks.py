@@ -198,8 +198,8 @@ def opened(*targets, **more):
     return stage
 
 
-@pytest.mark.parametrize("waited", [0.0, 4.9])
-@pytest.mark.parametrize("after", [2.0, 60.0])
+@table_test("waited", [0.0, 4.9])
+@table_test("after", [2.0, 60.0])
 def test_an_open_circuit_sends_a_call_elsewhere_at_once(after, waited):
     stage = opened(FIRST)
     stage.tick(waited)

@@ -320,7 +320,7 @@ class Raising(FakeWire):
         raise self.raised
 
 
-@pytest.mark.parametrize("kind", BEYOND)
+@table_test("kind", BEYOND)
 async def test_what_is_no_failure_passes_through_the_client_untouched(kind):
     raised = kind("mine")
     async with AsyncClient(base_url="http://127.0.0.1:1/v1", model="m", policy=QUICK) as client:

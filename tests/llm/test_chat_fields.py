@@ -1,6 +1,5 @@
 """How each field of a chat completion grows from chunk to chunk, known or not."""
 
-import pytest
 from chunks import assembled, call, choice, message
 from table_test import table_test
 
@@ -136,7 +135,7 @@ def test_a_head_that_is_nested_is_filled_in():
 SPENT = {"prompt_tokens": 5, "completion_tokens": 2}
 
 
-@pytest.mark.parametrize(
+@table_test(
     "last",
     [
         [choice({}, finish_reason="stop") | {"x_groq": {"id": "r", "usage": SPENT}}],

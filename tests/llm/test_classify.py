@@ -117,7 +117,7 @@ def test_a_status_with_a_code(status, fields, verdict):
     assert read(status, **fields).verdict is verdict
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("message", "verdict"),
     [
         (

@@ -63,7 +63,7 @@ def test_an_answer_that_stopped_early_is_an_answer(reason):
     assert (reading.verdict, reading.finish_reason) == (Verdict.OK, reason)
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("content", "text"),
     [
         (None, ""),
@@ -255,7 +255,7 @@ def test_every_input_has_its_embedding():
         assert reading.maybe_processed
 
 
-@pytest.mark.parametrize(
+@table_test(
     "message", [{"role": "assistant", "content": None}, {"content": ""}, {"role": "assistant"}, {}]
 )
 def test_an_empty_message_is_the_model_s_choice(message):
@@ -264,7 +264,7 @@ def test_an_empty_message_is_the_model_s_choice(message):
     assert (reading.verdict, reading.text, reading.finish_reason) == (Verdict.OK, "", "stop")
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("shape", "field"),
     [
         (Shape.CHAT, "choices"),

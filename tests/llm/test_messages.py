@@ -1,6 +1,5 @@
 """Anthropic's Messages API, plain and streamed: complete means a stop_reason and, streamed, message_stop."""
 
-import pytest
 from readings import Reader
 from streamed import MESSAGE_USAGE, PING, event, message, typed, whole_message
 from table_test import table_test
@@ -30,13 +29,13 @@ def test_a_stream_becomes_the_message_it_would_have_been():
     READER.check_becomes(STREAM, whole_message(TEXTS))
 
 
-@pytest.mark.parametrize("reason", ["max_tokens", "tool_use", "refusal", "pause_turn"])
+@table_test("reason", ["max_tokens", "tool_use", "refusal", "pause_turn"])
 def test_an_answer_that_stopped_early_is_an_answer(reason):
     assert READER.plain(whole_message(TEXTS, reason)).finish_reason == reason
     assert READER.streamed(*message(TEXTS, reason))[0].finish_reason == reason
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("change", "detail"),
     [
         ({"stop_reason": None}, "no stop_reason"),
@@ -50,7 +49,7 @@ def test_a_plain_message_that_is_none(change, detail):
     READER.check_none(whole_message(TEXTS) | change, detail)
 
 
-@pytest.mark.parametrize("usage", [None, {}, {"output_tokens": None}, {"input_tokens": 5}])
+@table_test("usage", [None, {}, {"output_tokens": None}, {"input_tokens": 5}])
 def test_what_is_counted_at_the_beginning_is_not_the_whole(usage):
     end = typed("message_delta", delta={"stop_reason": "end_turn"}, usage=usage)
     uncounted = [*STREAM[:-2], end, STREAM[-1]]
@@ -134,7 +133,7 @@ def test_the_first_output_is_content():
     READER.check_first_output(STREAM, before=3, after=5)
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("start", "output"),
     [
         ({"type": "text", "text": ""}, False),

@@ -126,7 +126,7 @@ def test_a_filter_of_azure_that_did_not_run_is_no_error():
     assert read({"choices": [choice("stop", MESSAGE, **beside)]}).verdict is Verdict.OK
 
 
-@pytest.mark.parametrize(
+@table_test(
     "code", ["invalid_prompt", "bio_policy", "misalignment_policy_violation", "invalid_image_url"]
 )
 def test_a_response_that_failed_by_what_was_asked_is_final(code):
@@ -143,7 +143,7 @@ HALF = {
 }
 
 
-@pytest.mark.parametrize(("reason", "verdict"), HALF.items())
+@table_test(("reason", "verdict"), HALF.items())
 def test_half_an_answer_is_none_however_much_came(reason, verdict):
     assert read({"choices": [choice(reason, MESSAGE)]}).verdict is verdict
     two = {"choices": [choice("stop", MESSAGE), choice(reason, MESSAGE)]}
@@ -161,7 +161,7 @@ def test_what_the_model_spoilt_is_broken_where_nothing_else_came(reason):
     assert read({"choices": [choice(told, MESSAGE)]}).verdict is Verdict.OK
 
 
-@pytest.mark.parametrize("reason", ["something_new", "STOP", "end_turn", "eos", "model_length"])
+@table_test("reason", ["something_new", "STOP", "end_turn", "eos", "model_length"])
 def test_an_unknown_finish_reason_ends_an_answer(reason):
     """Decided: to refuse it would pay for every good answer again. Without a message it is none."""
     reading = read({"choices": [choice(reason, MESSAGE)]})
@@ -257,7 +257,7 @@ def test_498_and_425_count_whatever_code_they_have(status, verdict, code):
 ONE = {"object": "embedding", "embedding": [0.1, -2e-3]}
 
 
-@pytest.mark.parametrize("odd", [None, True, "x", {}, [1]])
+@table_test("odd", [None, True, "x", {}, [1]])
 def test_a_vector_with_something_else_in_it(odd):
     vector = [0.5, odd, 0.5]
     assert read({"data": [{"embedding": vector}]}, Shape.EMBEDDINGS).verdict is Verdict.BROKEN
@@ -487,7 +487,7 @@ def test_an_item_that_is_null_is_none():
     assert assembled([*events, null, bare], Shape.RESPONSES)[0].text == "Hi"
 
 
-@pytest.mark.parametrize("own", [{"id": ""}, {"id": None, "index": 0}, {"index": 0}, {}])
+@table_test("own", [{"id": ""}, {"id": None, "index": 0}, {"index": 0}, {}])
 def test_parallel_tool_calls_that_nothing_tells_apart(own):
     """Gemini: each whole, one after the other, with the same index and no id."""
     calls = [("f", '{"a":1}'), ("g", "{}"), ("g", '{"b":2}')]

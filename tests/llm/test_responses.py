@@ -39,7 +39,7 @@ def test_an_answer_that_ended_early_is_an_answer():
     assert (reading.verdict, reading.finish_reason) == (Verdict.OK, "max_output_tokens")
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("change", "detail"),
     [
         ({"status": None}, "no status"),

@@ -4,6 +4,7 @@ import json
 
 import msgspec
 import pytest
+from table_test import table_test
 
 from stormbreak.llm.models import Shape
 from stormbreak.llm.schema_request import format_field, repaired, response_format, schema_for
@@ -47,7 +48,7 @@ def test_every_level_is_closed():
     assert "$schema" not in closed
 
 
-@pytest.mark.parametrize(
+@table_test(
     "schema",
     [
         HOTEL | {"additionalProperties": {"type": "string"}},
@@ -124,7 +125,7 @@ def test_the_field_of_each_api():
     }
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("shape", "own"),
     [
         (Shape.CHAT, {"response_format": b'{"type":"text"}'}),

@@ -247,7 +247,7 @@ def test_a_stream_of_another_shape_is_final():
         assert scan(shape, *STREAMS[Shape.CHAT]).verdict is Verdict.INVALID
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("marks", "events"),
     [
         (ChatWatcher, chat(["a", "finish_reason: stop"])[:3]),

@@ -50,7 +50,7 @@ def test_rfc3339_round_trips(at):
     assert at.timestamp() == pytest.approx(rfc3339(at.isoformat()), abs=1e-3)
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("text", "now", "year"),
     [
         ("Sunday, 06-Nov-94 08:49:37 GMT", 2026, 1994),

@@ -43,7 +43,7 @@ def test_data_is_found_as_a_url_and_as_it_is(start):
     assert estimate(body, answers=False) == pytest.approx(len(BODY) // 4 + DATA, abs=15)
 
 
-@pytest.mark.parametrize("text", [b"a" * 511 + b" ", b"word ", b'\\"', b"a"])
+@table_test("text", [b"a" * 511 + b" ", b"word ", b'\\"', b"a"])
 def test_a_long_text_counts_in_full_and_is_read_once(text):
     size = 3_000_000
     body = BODY[:-3] + text * (size // len(text)) + b' "}]}'

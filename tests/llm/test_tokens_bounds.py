@@ -110,7 +110,7 @@ def test_what_lies_or_runs_on_the_server_or_is_billed_otherwise_has_no_bound(mor
     assert bound_of(body(**more), bound=100) is None
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("plain", "escaped"),
     [
         (b'"web_search"', rb'"web\u005fsearch"'),
@@ -156,7 +156,7 @@ def test_unknown_values_are_named():
     assert unbounded_by(body()) is None
 
 
-@pytest.mark.parametrize(
+@table_test(
     "more",
     [
         {"prompt": "a text"},
@@ -186,7 +186,7 @@ def marked(**ttl):
     return body(system=[part])
 
 
-@pytest.mark.parametrize("ttl", ["1h", "24h", "12h", "1H", ""])
+@table_test("ttl", ["1h", "24h", "12h", "1H", ""])
 def test_what_is_to_be_kept_for_longer_may_all_be_written_for_an_hour(ttl):
     asked = marked(ttl=ttl)
     bound = bound_of(asked, bound=100)

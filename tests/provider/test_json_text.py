@@ -4,6 +4,7 @@ import json
 
 import jsonschema_rs
 import pytest
+from table_test import table_test
 
 from stormbreak import AsyncClient
 from stormbreak.provider.formats.json_text import json_for
@@ -39,8 +40,8 @@ SCHEMAS = [
 ]
 
 
-@pytest.mark.parametrize("schema", SCHEMAS, ids=str)
-@pytest.mark.parametrize("key", range(5))
+@table_test("schema", SCHEMAS)
+@table_test("key", range(5))
 def test_it_fits(schema, key):
     value = json.loads(json_for(schema, key))
     jsonschema_rs.validate(schema, value, validate_formats=True)

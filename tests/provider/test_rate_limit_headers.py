@@ -54,7 +54,7 @@ def test_resets_are_written_in_the_way_of_the_house(dialect, header):
     assert header in limit_headers(dialect, STANDINGS, NOW)
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("seconds", "written"),
     [(0, "0ms"), (0.0121, "13ms"), (8.64, "8.64s"), (360, "6m0s"), (3723, "1h2m3s")],
 )

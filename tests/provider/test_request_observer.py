@@ -5,6 +5,7 @@ import json
 import time
 
 import pytest
+from table_test import table_test
 
 from stormbreak.provider.scenario_file import parse
 from stormbreak.provider.server import ProviderServer
@@ -68,7 +69,7 @@ async def test_the_observer_sees_an_answer_with_its_times(streamed):
     assert 0.0 <= came < went <= took  # scenario time begins with it
 
 
-@pytest.mark.parametrize("kind", ["503", "cut_body", "stale", "error_in_200"])
+@table_test("kind", ["503", "cut_body", "stale", "error_in_200"])
 async def test_what_is_no_good_answer_is_none(kind):
     server, observer = await watched(f'[[faults]]\nkind = "{kind}"\n')
     assert b"HTTP/1.1" in await ask(server, "one")

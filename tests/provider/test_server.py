@@ -113,9 +113,10 @@ def test_a_request_that_two_readers_could_read_differently_gets_400(calm, dial):
         "no Host": start + b"content-length: 0\r\n" + end,
         "two Hosts": start + host + b"host: other\r\n" + end,
     }
+    clients = {name: dial(calm) for name in requests}
     for name, request in requests.items():
-        client = dial(calm)
-        client.send(request)
+        clients[name].send(request)
+    for name, client in clients.items():
         heard, ending = client.everything(patience=5.0)
         assert heard.startswith(b"HTTP/1.1 400 "), name
         assert ending == "closed", name

@@ -1,6 +1,7 @@
 """A trouble may choose its requests: by a text in them, by their number, by their attempt, and by chance among them."""
 
 import pytest
+from table_test import table_test
 
 from stormbreak.provider.chance import mix
 from stormbreak.provider.fault_kinds import Kind
@@ -15,7 +16,7 @@ def row(text):
     return {"model": "m", "messages": [{"role": "user", "content": text}]}
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("keys", "chosen"),
     [
         ({"requests": (1, 3)}, [True, False, True, False]),

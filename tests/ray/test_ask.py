@@ -5,6 +5,7 @@ import json
 
 import pytest
 from sockets import answer, failing, served
+from table_test import table_test
 
 from stormbreak.errors import AuthenticationError, BillingError, ConfigurationError
 from stormbreak.ray import ADDED, Ask
@@ -87,7 +88,7 @@ async def test_batches_of_one_actor_are_in_flight_together():
         assert server.opened > 1
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("options", "said"),
     [
         ({"actors": 0}, "actors must be at least 1, got 0"),

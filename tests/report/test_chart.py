@@ -20,7 +20,7 @@ def test_means_leave_out_what_is_not_known():
     assert isnan(means([nan, nan], 2)[0])
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("span", "unit"),
     [(30, "seconds"), (599, "seconds"), (600, "minutes"), (14_399, "minutes"), (14_400, "hours")],
 )

@@ -13,6 +13,7 @@ from evil import EVIL
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
+from table_test import table_test
 
 from stormbreak.report.chart import Line, Panel
 from stormbreak.report.drawing import drawing_of
@@ -64,7 +65,7 @@ def test_the_same_panel_is_the_same_drawing_and_no_names_are_shared():
     assert {one or two for one, two in used} <= names[0]
 
 
-@pytest.mark.parametrize("name", [EVIL, "$\\frac{1}{", "日本語 ☃ 😀", "a --> b", ""])
+@table_test("name", [EVIL, "$\\frac{1}{", "日本語 ☃ 😀", "a --> b", ""])
 def test_any_text_is_text(name):
     hostile = replace(PANEL, about=name, x_label=name, y_label=name, shaded_as=name)
     drawing = drawing_of(hostile, salt="")

@@ -5,6 +5,7 @@ import re
 
 import pytest
 from recipes import KEY, PLACE, RECIPES
+from table_test import table_test
 
 from stormbreak import explain
 
@@ -117,7 +118,7 @@ async def test_a_cut_stream_raises(stormbreak_provider, recipe, way):
     assert "no further retry: committed" in explain(error.value)
 
 
-@pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.name)
+@table_test("recipe", RECIPES)
 def test_a_page_says_what_is_caught(recipe):
     said = {name.rpartition(".")[2] for name in re.findall(r"`([\w.]+)`", recipe.page)}
     assert said >= {

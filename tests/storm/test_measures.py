@@ -128,9 +128,7 @@ def test_without_a_trigger_there_is_nothing_to_recover_from():
     assert recovery([], replace(LOAD, trigger_at=None, trigger_until=None), 60.0) == 0.0
 
 
-@pytest.mark.parametrize(
-    ("share", "found"), [(0.5, 50.0), (0.99, 99.0), (1.0, 100.0), (0.001, 1.0)]
-)
+@table_test(("share", "found"), [(0.5, 50.0), (0.99, 99.0), (1.0, 100.0), (0.001, 1.0)])
 def test_quantiles_are_values_that_were_measured(share, found):
     assert quantile([float(number) for number in range(1, 101)], share) == found
     assert quantile([], share) is None

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 from measured import MEASURES
+from table_test import table_test
 
 from stormbreak.storm.assertions import NAMES
 from stormbreak.storm.measures import Spread, plain, spread
@@ -23,7 +24,7 @@ def test_the_deviation_is_that_of_a_sample():
     assert found.deviation == pytest.approx(7**0.5)
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("name", "worst"),
     [
         ("goodput", 0.2),

@@ -112,7 +112,7 @@ def test_weights_are_numbers_too():
             assert "weights.shop" in said
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("make", "complaint"),
     [
         (

@@ -1,6 +1,7 @@
 """A simulated reply means to the engine what the same trouble means on a real socket."""
 
 import pytest
+from table_test import table_test
 
 from stormbreak.core.presets import INTERACTIVE, OFF
 from stormbreak.errors import ConfigurationError
@@ -61,14 +62,14 @@ def meaning(outcome):
     return outcome.verdict, outcome.status, outcome.retry_after, outcome.maybe_processed
 
 
-@pytest.mark.parametrize("kind", PLAIN)
+@table_test("kind", PLAIN)
 async def test_each_fault_has_the_outcome_of_the_wire(kind, stormbreak_provider):
     scenario = storm(kind=kind, **KEYS.get(kind, {}))
 
     assert meaning(simulated(scenario)) == meaning(await live(stormbreak_provider(scenario)))
 
 
-@pytest.mark.parametrize("kind", sorted(ANSWERED - REFUSALS))
+@table_test("kind", sorted(ANSWERED - REFUSALS))
 async def test_each_stream_fault_has_the_outcome_of_the_wire(kind, stormbreak_provider):
     scenario = storm(kind=kind, **KEYS.get(kind, {}))
     outcome = await live(stormbreak_provider(scenario), streamed=True)
@@ -76,7 +77,7 @@ async def test_each_stream_fault_has_the_outcome_of_the_wire(kind, stormbreak_pr
     assert meaning(simulated(scenario, streamed=True)) == meaning(outcome)
 
 
-@pytest.mark.parametrize(("kind", "form"), TOLD)
+@table_test(("kind", "form"), TOLD)
 async def test_a_wait_is_rounded_as_on_the_wire(kind, form, stormbreak_provider):
     scenario = storm(kind=kind, retry_after=2.3, retry_after_form=form)
 

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+from table_test import table_test
 
 from stormbreak.core.backoff import Backoff
 from stormbreak.core.concurrency_limit import FixedLimit
@@ -59,7 +60,7 @@ def test_a_call_is_no_row_unless_the_load_is_a_batch():
     assert (measures.amplification, measures.success < 0.7) == (1.0, True)
 
 
-@pytest.mark.parametrize("name", ["none", "loop_naive", "loop_full_jitter", "article"])
+@table_test("name", ["none", "loop_naive", "loop_full_jitter", "article"])
 def test_a_baseline_keeps_its_own_way(name):
     contender = BASELINES[name]
     scenario = batch(unlucky(1.0))

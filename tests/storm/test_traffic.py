@@ -1,4 +1,5 @@
 import pytest
+from table_test import table_test
 
 from stormbreak.errors import ConfigurationError
 from stormbreak.provider.scenario import Burst, Load, Step
@@ -38,7 +39,7 @@ def test_even_arrivals_need_no_chance():
     assert traffic(load, 4.5, seed=1).times == [1.0, 2.0, 3.0, 3.5, 4.0]
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("load", "complaint"),
     [
         (

@@ -35,9 +35,7 @@ def test_what_is_never_made_up_for_is_missing_where_it_was():
     assert {second: amount for second, amount in enumerate(lacks) if amount} == {30: 8.0, 31: 10.0}
 
 
-@pytest.mark.parametrize(
-    ("spare", "left"), [(27, {}), (33, {}), (26, {30: 10.0}), (34, {30: 10.0}), (30, {})]
-)
+@table_test(("spare", "left"), [(27, {}), (33, {}), (26, {30: 10.0}), (34, {30: 10.0}), (30, {})])
 def test_an_answer_that_is_a_little_early_or_late_is_not_missing(spare, left):
     """Within the timeout of an attempt; here 3 s."""
     answers = flat(s30=0)
@@ -127,7 +125,7 @@ def test_after_a_trigger(changes, said):
     )
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("changes", "said"),
     [
         ({}, "the last after 59.5 s; it sheds nothing and adds no wait; no moment is weak."),
@@ -143,7 +141,7 @@ def test_of_a_calm(changes, said):
     assert said in told
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("recoveries", "said"),
     [
         ((2.0, 2.0), "recovers 2 s after the trigger"),

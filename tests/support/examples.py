@@ -3,6 +3,7 @@
 Each has two minutes. A traceback names the file; the exit code says whether one failed.
 """
 
+import atexit
 import encodings.idna  # noqa: F401
 import gc
 import os
@@ -10,6 +11,7 @@ import pkgutil
 import runpy
 import signal
 import sys
+import threading
 from importlib import import_module
 from pathlib import Path
 
@@ -31,7 +33,10 @@ for path in sys.argv[1:]:
         signal.alarm(120)
         os.chdir(Path(path).parent)
         runpy.run_path(path, run_name="__main__")
-        sys.exit()
+        threading._shutdown()
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        os._exit(0)  # to take all that was imported apart would take longer than most examples
     _, status = os.wait()
     if status:
         failed = 1

@@ -13,6 +13,7 @@ from clients import KEY, QUICK, SAY, client_of
 from settings_file import FIRST_KEY, SettingsFile
 from sockets import answer, failing, served
 from stage import OK, SERVER_ERROR, TARGET, policy
+from table_test import table_test
 
 import stormbreak.httpx
 import stormbreak.httpx2
@@ -168,7 +169,7 @@ def test_a_bare_engine(ear):
     assert (engine.listeners, ear.watched) == ([ear], [engine])
 
 
-@pytest.mark.parametrize("what", [None, "sk-canary-0123456789", object(), {"engine": 1}])
+@table_test("what", [None, "sk-canary-0123456789", object(), {"engine": 1}])
 def test_what_has_no_engine_is_named_by_its_kind_only(what):
     with pytest.raises(ConfigurationError, match="has no engine: attach to") as caught:
         attach(what, print)

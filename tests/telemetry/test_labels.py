@@ -3,11 +3,11 @@
 import ast
 import inspect
 
-import pytest
 from happenings import one_of_each
 from hypothesis import given
 from hypothesis import strategies as st
 from stage import TARGET
+from table_test import table_test
 
 from stormbreak.core import admission, attempt, retry, shadow
 from stormbreak.core.engine import Engine
@@ -125,7 +125,7 @@ def test_keys_that_rotate_use_up_no_targets():
     assert len(targets._labels) <= 20
 
 
-@pytest.mark.parametrize("model", ["a\nb", "\x00", "\ud800", "m" * 10_000, 'x"} 1\n# HELP'])
+@table_test("model", ["a\nb", "\x00", "\ud800", "m" * 10_000, 'x"} 1\n# HELP'])
 def test_a_hostile_name_is_made_fit(model):
     label = Targets().label(Target("acme", model))
 

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 from batches import chat_rows, scenario
+from table_test import table_test
 
 from stormbreak.batch.running.row_calls import RowCall, RowCalls
 from stormbreak.batch.running.runner import End, Runner
@@ -143,7 +144,7 @@ def test_no_more_is_in_flight_than_the_run_is_wide():
     assert snapshot_with(width=50).limit == 50  # before anything was sent
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("states", "circuit"),
     [
         (set(), "closed"),

@@ -4,6 +4,7 @@ import pytest
 from batches import a_snapshot
 from hypothesis import given
 from hypothesis import strategies as st
+from table_test import table_test
 
 from stormbreak.batch.running.stats import (
     FIRST_WIDTH,
@@ -265,7 +266,7 @@ def test_two_add_up(some, others):
         assert together.quantile(share) == counted([*some, *others]).quantile(share)
 
 
-@pytest.mark.parametrize("odd", [0.0, -1.0, float("inf"), float("nan"), 1e300, 1e-300])
+@table_test("odd", [0.0, -1.0, float("inf"), float("nan"), 1e300, 1e-300])
 def test_odd_seconds_count_too(odd):
     assert len(counted([odd])) == 1
 

@@ -49,17 +49,19 @@ def within(seconds):
     assert time.monotonic() - began < seconds
 
 
-@pytest.mark.parametrize(
-    "script",
-    [[End.HANG], DRIPPING, DRIPPING_HEAD, DRIPPING_CHUNK],
-    ids=["silent", "dripping", "dripping head", "dripping chunk"],
-)
-async def test_an_answer_ends_with_it(lib, client, script):
-    async with served(script) as server, client() as (http, do):
-        with within(20), scope(deadline=0.5), pytest.raises(lib.ReadTimeout):
-            await do(http.post, f"{server.base_url}/files", files=FILE)
-        assert len(server.requests) == 1
-        await until(lambda: server.closed == 1)
+async def test_an_answer_ends_with_it(lib, client):
+    """A silent one, and those that drip, side by side."""
+
+    async def ends(http, do, script):
+        async with served(script) as server:
+            with within(20), scope(deadline=0.5), pytest.raises(lib.ReadTimeout):
+                await do(http.post, f"{server.base_url}/files", files=FILE)
+            assert len(server.requests) == 1
+            await until(lambda: server.closed == 1)
+
+    scripts = [[End.HANG], DRIPPING, DRIPPING_HEAD, DRIPPING_CHUNK]
+    async with client() as (http, do):
+        await asyncio.gather(*(ends(http, do, script) for script in scripts))
 
 
 async def test_a_deadline_that_is_over_sends_nothing(lib, client):

@@ -12,6 +12,7 @@ import pytest
 from door_streams import HEAD, event, hello
 from doors import QUICK, SAY, SDKS, door, each_sdk, in_flight, until
 from sockets import EVENTS, End, answer, failing, served
+from table_test import table_test
 
 
 def early_error(sdk):
@@ -33,7 +34,7 @@ async def test_a_stream_comes_whole(stormbreak_provider, sdk):
     assert provider.stats()["arrivals"] == 1
 
 
-@pytest.mark.parametrize("kind", ["comments", "crlf", "cr", "no_done", "tiny_chunks"])
+@table_test("kind", ["comments", "crlf", "cr", "no_done", "tiny_chunks"])
 async def test_bytes_are_untouched(stormbreak_provider, kind):
     provider = stormbreak_provider(f'[[faults]]\nkind = "{kind}"\n', speed=20)
     payload = {"model": "m", "messages": SAY, "stream": True}

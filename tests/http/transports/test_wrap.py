@@ -119,7 +119,7 @@ def test_what_cannot_be_wrapped_is_told_at_once(make, wrong):
     assert KEY not in str(caught.value)
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("door", "inner", "wrong"),
     [
         (Transport, httpx2.AsyncHTTPTransport, "a synchronous transport, got AsyncHTTPTransport"),
