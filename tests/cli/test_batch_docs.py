@@ -1,5 +1,6 @@
 """docs/batch.md is true: its first commands run, its flags are those of the command."""
 
+import json
 import os
 import re
 import signal
@@ -8,7 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from batches import environment, read
+from batches import PATIENCE, environment, read
+from batches import run as run_command
 
 from stormbreak.cli.batch import estimate, retry, run
 from stormbreak.types import Verdict
@@ -32,7 +34,7 @@ def run_block(heading, tmp_path):
         start_new_session=True,
     ) as shell:
         try:
-            assert shell.wait(30) == 0
+            assert shell.wait(PATIENCE) == 0
         finally:
             os.killpg(shell.pid, signal.SIGKILL)  # the provider, too
         return shell.stdout.read()
@@ -55,6 +57,10 @@ def test_the_batch_api_of_the_provider(tmp_path):
     assert "some rows expired" in said
     assert "answered   50 of 50 rows" in said
     assert len(read(tmp_path / "out.jsonl")) == 50
+    notes = json.loads(run_command("cost", "report", tmp_path / "out.jsonl", "--json").stdout)[
+        "notes"
+    ]
+    assert sum("No price is known" in note for note in notes) == 1  # though the prices are two
 
 
 def documented(heading):

@@ -95,12 +95,26 @@ def served_of(door, permit, tickets):
     return order
 
 
-def test_of_a_queue_that_stands_the_newest_interactive_call_goes_first():
+def make_a_call_late(door):
+    """Let a call wait in the queue until it is too late."""
+    door.admission.check(door.enter(expires_at=0.5), 0.5)
+
+
+def test_of_a_queue_that_stands_and_made_a_call_late_the_newest_interactive_call_goes_first():
+    door = GatedQueue()
+    permit = door.enter()
+    tickets = [door.enter() for _ in range(7)]
+    make_a_call_late(door)
+
+    assert served_of(door, permit, tickets) == [6, 5, 4, 0, 1, 2, 3]  # of four or fewer the oldest
+
+
+def test_of_a_queue_that_made_no_call_late_yet_the_oldest_goes_first():
     door = GatedQueue()
     permit = door.enter()
     tickets = [door.enter() for _ in range(7)]
 
-    assert served_of(door, permit, tickets) == [6, 5, 4, 0, 1, 2, 3]  # of four or fewer the oldest
+    assert served_of(door, permit, tickets) == list(range(7))
 
 
 def test_of_a_queue_that_began_to_stand_in_a_pause_the_oldest_goes_first():
@@ -109,6 +123,7 @@ def test_of_a_queue_that_began_to_stand_in_a_pause_the_oldest_goes_first():
     first, *tickets = [door.enter() for _ in range(8)]
     door.barrier.opens_at = READY
     door.admission.check(first, 1.0)
+    make_a_call_late(door)
 
     assert served_of(door, first.permit, tickets) == list(range(7))
 
@@ -118,6 +133,7 @@ def test_of_a_queue_that_began_to_stand_in_an_outage_the_oldest_goes_first():
     permit = door.enter()
     door.diagnosis.dead_at = 0.0
     tickets = [door.enter() for _ in range(7)]
+    make_a_call_late(door)
 
     assert served_of(door, permit, tickets) == list(range(7))
 
@@ -127,6 +143,7 @@ def test_the_order_stays_while_the_queue_stands():
     permit = door.enter()
     tickets = [door.enter() for _ in range(7)]
     door.diagnosis.dead_at = 0.0
+    make_a_call_late(door)
 
     assert served_of(door, permit, tickets) == [6, 5, 4, 0, 1, 2, 3]
 

@@ -93,10 +93,6 @@ FREE = [
     ([CANCELLED, CANCELLED, CANCELLED], SERVER_ERROR, True),
     ([INVALID] * 5, SERVER_ERROR, True),  # our own mistakes say nothing about the target
     ([THROTTLED, INVALID, SERVER_ERROR], SERVER_ERROR, False),  # nor do they end a row
-    ([SERVER_ERROR] * 8, SERVER_ERROR, True),  # an outage
-    ([SERVER_ERROR, Outcome(Verdict.OVERLOADED), Outcome(Verdict.RESET)], SERVER_ERROR, True),
-    ([SERVER_ERROR, SERVER_ERROR, THROTTLED], SERVER_ERROR, False),  # perhaps an overload
-    ([TIMEOUT, TIMEOUT, OK, SERVER_ERROR, SERVER_ERROR], SERVER_ERROR, True),
     ([TIMEOUT], SERVER_ERROR, True),
     ([TIMEOUT, TIMEOUT], SERVER_ERROR, False),
     ([SERVER_ERROR, TIMEOUT], SERVER_ERROR, False),
@@ -110,7 +106,11 @@ FREE = [
     ([TIMEOUT] * 50, told(3.0), True),
     ([told(SHORT_WAIT)] * 5, SERVER_ERROR, True),  # who comes when asked has used up nothing
     ([told(SHORT_WAIT)] * 5 + [SERVER_ERROR], SERVER_ERROR, True),
-    ([TIMEOUT, told(SHORT_WAIT), SERVER_ERROR], SERVER_ERROR, False),  # nor has that ended a row
+    (
+        [SERVER_ERROR, told(SHORT_WAIT), SERVER_ERROR],
+        SERVER_ERROR,
+        False,
+    ),  # nor has that ended a row
     ([told(0.9 * SHORT_WAIT)] * 2, SERVER_ERROR, False),
 ]
 
@@ -145,8 +145,8 @@ LOADS = [
     ([], TIMEOUT, OVERTAKEN, True),  # in a process with hardly any traffic
     ([], TIMEOUT, ADAPTIVE, False),  # which does not know what its gates hold
     ([TIMEOUT] * 2, TIMEOUT, OVERTAKEN, False),
-    ([THROTTLED] * 2, SERVER_ERROR, HEALTHY, False),
-    ([THROTTLED] * 2, SERVER_ERROR, GATED, False),
+    ([SERVER_ERROR] * 2, SERVER_ERROR, HEALTHY, False),
+    ([SERVER_ERROR] * 2, SERVER_ERROR, GATED, False),
     ([OK] * 7 + [SERVER_ERROR] * 2, SERVER_ERROR, HEALTHY, True),
     (BUSY, told(SHORT_WAIT), UNKNOWN, True),
     ([TIMEOUT] * 2, told(SHORT_WAIT), UNKNOWN, True),

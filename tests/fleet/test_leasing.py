@@ -173,6 +173,13 @@ def test_a_store_that_lost_everything_grants_nothing_until_all_had_time_to_say()
     assert beat(scope, "b", spends(100), NOW + QUIET).spend.granted == 100
 
 
+def test_a_member_that_comes_late_after_a_loss_holds_up_nobody():
+    scope = Scope()
+    beat(scope, "a", spends(0), NOW)
+    late = spends(100)._replace(epoch=5.0)
+    assert beat(scope, "b", late, NOW + QUIET).spend.granted >= 100
+
+
 def test_another_period_begins_with_nothing_spent():
     scope = Scope()
     beat(scope, "a", spends(9_999, period=60.0), NOW)

@@ -231,3 +231,17 @@ def test_a_calm_member_reports_once_after_a_call_and_gives_back_what_it_does_not
         if reports == 1:
             assert one.account.lease.allowance == micro_dollars(one.account.spent)
     assert reports <= 5
+
+
+def test_a_scope_that_the_store_dropped_because_nobody_used_it_is_no_loss():
+    """Found: the first call after an hour was denied money, as after a restart."""
+    world = World(20.0)
+    world.ask(0, (Decimal(1), "heard"))
+    world.end(0, Decimal(1))
+    world.now += 30.0
+    world.beat(0, "heard")
+    world.now += 3_700.0
+    world.scope = Scope()
+    world.ask(0, (Decimal(1), "heard"))
+    assert len(world.processes[0].calls) == 1
+    assert world.processes[0].member.restarts == 0

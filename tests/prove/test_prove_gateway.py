@@ -7,7 +7,7 @@ import statistics
 import subprocess
 import sys
 import time
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -144,10 +144,10 @@ async def ask(port, key):
     """Send one request; return its status and the seconds that it took."""
     began = time.monotonic()
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.write(request_bytes("/v1/chat/completions", CHAT, key=key))
-    status = int((await reader.readline()).split()[1])
-    await reader.readuntil(b"\r\n\r\n")
-    writer.close()
+    with closing(writer):
+        writer.write(request_bytes("/v1/chat/completions", CHAT, key=key))
+        status = int((await reader.readline()).split()[1])
+        await reader.readuntil(b"\r\n\r\n")
     return status, time.monotonic() - began
 
 
@@ -187,6 +187,7 @@ async def test_a_key_guessed_ten_thousand_times_disturbs_no_valid_key(process):
     using = asyncio.create_task(use())
     await asyncio.gather(*(guess(lane) for lane in range(50)))
     using.cancel()
+    await asyncio.wait({using})
     assert statuses == {401, 429}
     assert len(good) > 50
     assert {status for status, _ in good} == {200}

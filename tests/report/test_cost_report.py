@@ -178,7 +178,7 @@ def test_the_articles_comparison_as_a_report(tmp_path):
     assert "USD a month for 50M tokens" in said
     assert "gpt-4.1, openai, by article-2025 (a claim) 3,000.00 USD" in said
     assert "gpt-4.1, holysheep, by article-2025 (a claim) 400.00 USD" in said
-    assert "by article-2025, a claim, 50M tokens cost 400.00 USD a month," in said
+    assert "50M tokens cost 400.00 USD a month (prices by article-2025, a claim)," in said
     assert "86.7 % less than the first offer's 3,000.00, a claim." in said
 
 

@@ -1,16 +1,18 @@
 """Admission to one target: whether a call leaves now, waits in the queue, or is rejected.
 
-A call leaves when every gate is ready for it at the same time. Then all gates are taken in one step, the breaker's probe
-last. A waiting call holds nothing. The queue is bounded. It sheds every call that cannot be served within its patience
-and deadline: on arrival, when a gate closes for longer than that, or at its turn. `queue_order` decides which call is next.
+A call leaves when every gate is ready for it at the same time. Then all gates are taken in one step, the breaker's
+probe last. A waiting call holds nothing. The queue is bounded. It sheds every call that cannot be served within its
+patience and deadline: on arrival, when a gate closes for longer than that, or at its turn. `queue_order` decides which
+call is next.
 
 Within a priority the oldest call is served first. Interactive calls are served newest first while the in-flight
-limit binds and a queue stands because of an overload: then not all calls can be served, and those that have waited long
-would be served too late. Under a send rate, and after an outage or a pause, oldest first answers more.
+limit binds, a queue stands because of an overload, and a call was already too late in it: then not all calls can be served,
+and those that have waited long would be served too late. Until then, under a send rate, and after an outage or a pause, oldest
+first answers more.
 
 When a permit is settled, the queue is pumped in the same step: calls leave while the gates are ready. When only time
-can open the gates, one ticket is the timer of the whole queue (the timekeeper): its owner looks again at `wake_at`. If it
-leaves, another ticket takes over.
+can open the gates, one ticket is the timer of the whole queue (the timekeeper): its owner looks again at `wake_at`. If
+it leaves, another ticket takes over.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -84,7 +86,9 @@ class TargetQueue:
         self._asks_fleet = asks_fleet
         self._queue = Queue(policy)
         self._timekeeper: Ticket | None = None
-        self._stands = False  # more calls wait than can be served
+        self._stands = False  # more calls wait behind the limit than it serves soon
+        self._is_overload = False  # it began to stand at a target that answers
+        self._was_late = False  # a call waited in it until it was too late
         self._newest_first = False  # of the interactive calls
         self._newest_call: Call | None = None  # a snapshot of an empty queue is about this one
         self.service = 0.0  # mean seconds from leaving to a complete answer; 0 while unknown
@@ -257,9 +261,9 @@ class TargetQueue:
         return Permit(self, tokens, now)
 
     def _choose_order(self, now: float) -> None:
-        """Choose the order when a queue begins to stand, and keep it until it stands no more.
+        """Choose newest first if a queue stands because of an overload, and has made a call too late.
 
-        Newest first if the limit holds it. If it began in an outage or a pause, the target can serve the backlog.
+        Until then all may be served in time. If it began to stand in an outage or a pause, the target can serve it.
         """
         queue, stood = self._queue, self._stands
         self._stands = (
@@ -267,10 +271,12 @@ class TargetQueue:
             and self._slots.binds(now)
             and not any(gate.paces(next(iter(queue)).call, now) for gate in self._pacing)
         )
-        if self._stands and not stood:
+        if not self._stands:
+            self._was_late = False
+        elif not stood:
             gate = self._holding_gate(next(iter(queue)).call, now)
-            self._newest_first = not self._diagnosis.died_last and gate in {None, self._slots}
-        self._newest_first &= self._stands
+            self._is_overload = not self._diagnosis.died_last and gate in {None, self._slots}
+        self._newest_first = self._stands and self._is_overload and self._was_late
 
     def _refusal(self, call: Call, now: float, expires_at: float) -> Rejection | None:
         veto = self._spending and self._spending.veto(call, now)
@@ -302,6 +308,7 @@ class TargetQueue:
         # rejected cannot be called back.
         soonest = self._time_until_turn(ahead, now, slots=self._slots.max_limit)
         if now + soonest > expires_at and not newest_first:
+            self._was_late = True
             return Rejection("shed", LATE, now + wait)
         if self._queue.size < self._policy.max_size:
             return None
@@ -345,6 +352,7 @@ class TargetQueue:
     def _reject(self, ticket: Ticket, rejection: Rejection) -> None:
         self._discard(ticket)
         ticket.rejection = rejection
+        self._was_late |= rejection.reason == LATE
         self._wake(ticket)
 
     def _discard(self, ticket: Ticket) -> None:

@@ -56,14 +56,14 @@ def run_attempt(
     call = state.call
     deadline_at, patience = call.deadline_at, call.patience
     expires_at = inf if deadline_at is None else deadline_at
-    if patience is not None:
-        expires_at = min(expires_at, now + (patience - state.waited))
+    if patience is not None and now + (patience - state.waited) < expires_at:
+        expires_at = now + (patience - state.waited)
     place = permit or target_state.admission.enter(call, now, expires_at)
-    if isinstance(place, Rejection):
+    if type(place) is not Permit and isinstance(place, Rejection):
         return Outcome(Verdict.REJECTED, rejection=place), now, uniform
     outcome = CANCELLED
     try:
-        if isinstance(place, Ticket):
+        if type(place) is not Permit and isinstance(place, Ticket):
             now, uniform = yield from _wait_in_queue(target_state, state, place, now)
             if place.rejection is not None:
                 outcome = Outcome(Verdict.REJECTED, rejection=place.rejection)

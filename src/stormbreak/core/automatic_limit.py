@@ -17,6 +17,8 @@ on time, or overdue while the circuit lets only probes pass.
 `limit` is as of the last `tick`; while all is quiet, a tick costs little.
 """
 
+# ruff: noqa: FURB136, PLR1730 - `max` takes ten times as long, and this is asked several times for each call
+
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import exp, floor, inf, log2
@@ -66,8 +68,9 @@ class LimitFloor:
 
     def floor(self, now: float, answers: int, mean: float, *, failing: bool) -> float:
         """Return the floor during an episode; none while `failing`."""
-        window = max(GRACE, GRACE_TIMES * mean)
-        span = self._span(now)
+        window, span = GRACE_TIMES * mean, self._span(now)
+        if window < GRACE:
+            window = GRACE
         if self._began_at is None:
             self._began_at = self._moved_at = now
             self._recent = self._rate * window
@@ -165,16 +168,23 @@ class AutomaticLimiter:
         if self.in_flight < self.limit:
             return READY
         diagnosis = self._diagnosis
-        evidence_at = max(diagnosis.evidence_at, self._stood_at)
+        evidence_at, stood_at = diagnosis.evidence_at, self._stood_at
+        if stood_at > evidence_at:
+            evidence_at = stood_at
         if now - evidence_at >= BINDS_FOR or self.in_flight >= self.max_limit:
             return NEVER
         base = max(MIN_LIMIT, self._control, self._held)
         begins_at = evidence_at + self._hold
-        growth = self._doubling * max(0.0, log2((self.in_flight + 1) / base) - self._grown)
-        opens_at = min(max(self._grown_at, begins_at) + growth, begins_at + FADE)
+        opens_at = self._grown_at if self._grown_at > begins_at else begins_at
+        doublings = log2((self.in_flight + 1) / base) - self._grown
+        if doublings > 0.0:
+            opens_at += self._doubling * doublings
+        if opens_at > begins_at + FADE:
+            opens_at = begins_at + FADE
         if diagnosis.probed:
             opens_at = min(opens_at, diagnosis.overdue_at())
-        return max(now + RETRY_LOOK, opens_at)
+        soonest = now + RETRY_LOOK
+        return opens_at if opens_at > soonest else soonest
 
     def _is_cautious(self, now: float) -> bool:
         """Whether it is uncertain that answers are on time again."""
@@ -234,7 +244,9 @@ class AutomaticLimiter:
     def _look(self, now: float) -> None:
         diagnosis = self._diagnosis
         policy = self._policy
-        evidence_at = max(diagnosis.evidence_at, self._stood_at)
+        evidence_at, stood_at = diagnosis.evidence_at, self._stood_at
+        if stood_at > evidence_at:
+            evidence_at = stood_at
         binds = now - evidence_at < BINDS_FOR
         self._look_at = now if binds else now + LOOK
         late = now - diagnosis.late_at < FRESH
@@ -242,10 +254,9 @@ class AutomaticLimiter:
         gain = min(NEARLY_FULL, policy.headroom_factor) if late else policy.headroom_factor
         dead = now - diagnosis.dead_at < HOLD
         plus, least = (min(1.0, policy.headroom), 1.0) if dead else (policy.headroom, MIN_LIMIT)
-        self._control = max(least, gain * proven + plus)
-        self.max_limit = (
-            max(policy.max_in_flight, self._control) if proven else policy.max_in_flight
-        )
+        control, ceiling = gain * proven + plus, policy.max_in_flight
+        self._control = control if control > least else least
+        self.max_limit = self._control if proven and self._control > ceiling else ceiling
         if evidence_at > self._held_at:
             self._held, self._held_at = self._control, evidence_at
             self._grown, self._grown_at = 0.0, evidence_at
@@ -254,23 +265,28 @@ class AutomaticLimiter:
             self._grown, self._grown_at = self._doublings(now, evidence_at), now
             self._hold, self._doubling = hold, doubling
         floor_ = 0.0 if diagnosis.judge.streams else self._floor(now, binds=binds)
-        limit = max(1.0, self._limit(now, evidence_at, floor_))
+        limit = self._limit(now, evidence_at, floor_)
+        if limit < 1.0:
+            limit = 1.0
         if now - diagnosis.late_at >= HOLD:
             limit += diagnosis.lost
-        self.limit = floor(min(self.max_limit, limit))
+        self.limit = floor(limit if limit < self.max_limit else self.max_limit)
 
     def _doublings(self, now: float, evidence_at: float) -> float:
         """Return the number of doublings since the last evidence."""
-        begins_at = max(self._grown_at, evidence_at + self._hold)
-        return self._grown + max(0.0, now - begins_at) / self._doubling
+        begins_at = evidence_at + self._hold
+        if self._grown_at > begins_at:
+            begins_at = self._grown_at
+        return self._grown + (now - begins_at) / self._doubling if now > begins_at else self._grown
 
     def _limit(self, now: float, evidence_at: float, floor_: float) -> float:
         quiet = now - evidence_at - self._hold
         if quiet >= FADE:
             return self.max_limit
-        if quiet <= 0:
-            return max(self._control, floor_)
-        return max(max(self._control, self._held) * 2 ** self._doublings(now, evidence_at), floor_)
+        limit = self._control
+        if quiet > 0:
+            limit = max(limit, self._held) * 2 ** self._doublings(now, evidence_at)
+        return limit if limit > floor_ else floor_
 
     def _floor(self, now: float, *, binds: bool) -> float:
         diagnosis = self._diagnosis

@@ -111,7 +111,7 @@ class Breaker:
 
     def ready_at(self, _call: object, now: float) -> float:
         """Return when a call may leave: see `Gate`."""
-        if self.state is State.CLOSED:
+        if self.state is CLOSED:
             return READY
         if self.trial is None:
             return self.until if self.until > now else READY

@@ -23,6 +23,7 @@ from stormbreak.types import Call, Outcome, Priority, Rejection
 
 ROUNDING = 1e-9  # of a credit
 CLEANUP_SIZE = 64  # outdated heap entries that are worth a cleanup
+_INTERACTIVE = Priority.INTERACTIVE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,12 +149,13 @@ class Queue:
 
     def oldest_at(self) -> float:
         """Return the time at which the longest waiting call was queued. The queue must not be empty."""
-        return min(next(iter(queue)).queued_at for queue in self._queues.values() if queue)
+        waiting = [queue.tickets for queue in self._queues.values() if queue.tickets]
+        return min([next(iter(tickets)).queued_at for tickets in waiting])
 
     def ahead_of(self, call: Call) -> float:
         """Estimate how many calls are served before `call`, were it to wait."""
         own = self._queues[call.priority].ahead_of(call.tenant)
-        urgent = sum(len(queue) for p, queue in self._queues.items() if p < call.priority)
+        urgent = sum(len(queue.tickets) for p, queue in self._queues.items() if p < call.priority)
         if not urgent or not self._min_share:
             return urgent + own
         return min(urgent + own, (own + 1) / self._min_share - 1)
@@ -170,16 +172,16 @@ class Queue:
         return queue.last_of(heaviest, newest_first=_newest_first(least, stands=stands))
 
     def _next_priority(self) -> Priority:
-        waiting = [priority for priority, queue in self._queues.items() if queue]
-        for priority in waiting[1:]:
-            if self._queues[priority].credit + self._min_share >= 1 - ROUNDING:
+        waiting = [each for each in self._queues.items() if each[1].tickets]
+        for priority, queue in waiting[1:]:
+            if queue.credit + self._min_share >= 1 - ROUNDING:
                 return priority
-        return waiting[0]
+        return waiting[0][0]
 
     def _add_credit(self, served: Priority) -> None:
         most_urgent = True  # of those with calls waiting
         for priority, queue in self._queues.items():
-            if not queue:
+            if not queue.tickets:
                 continue
             if most_urgent:
                 queue.credit = 0.0
@@ -196,33 +198,36 @@ class Queue:
 
 
 def _newest_first(priority: Priority, *, stands: bool) -> bool:
-    return stands and priority is Priority.INTERACTIVE
+    return stands and priority is _INTERACTIVE
 
 
 # ---------------------------------------------------------------- tenants
 
 
 class TenantQueue:
-    """The waiting calls of one priority, by tenant, each tenant's in order of arrival. `credit` belongs to the `Queue`."""
+    """The waiting calls of one priority, by tenant, each tenant's in order of arrival.
 
-    __slots__ = ("_all", "_by_tenant", "_heaviest", "_shares", "credit")
+    The oldest of all `tickets` is first. `credit` belongs to the `Queue`.
+    """
+
+    __slots__ = ("_by_tenant", "_heaviest", "_shares", "credit", "tickets")
 
     def __init__(self, weights: Mapping[str, float]) -> None:
-        self._all: OrderedDict[Ticket, None] = OrderedDict()
+        self.tickets: OrderedDict[Ticket, None] = OrderedDict()
         self._by_tenant: dict[str, OrderedDict[Ticket, None]] = {}
         self._shares = FairShares(weights)
         self._heaviest = HeaviestTenant(self._by_tenant.keys(), self.load_of)
         self.credit = 0.0
 
     def __len__(self) -> int:
-        return len(self._all)
+        return len(self.tickets)
 
     def __iter__(self) -> Iterator[Ticket]:
         """All tickets, the oldest first."""
-        return iter(self._all)
+        return iter(self.tickets)
 
     def __contains__(self, ticket: Ticket) -> bool:
-        return ticket in self._all
+        return ticket in self.tickets
 
     def push(self, ticket: Ticket) -> None:
         """Add a ticket behind those of the same tenant."""
@@ -232,7 +237,7 @@ class TenantQueue:
             calls = self._by_tenant[tenant] = OrderedDict()
             self._shares.enter(tenant)
         calls[ticket] = None
-        self._all[ticket] = None
+        self.tickets[ticket] = None
         self._heaviest.on_growth(tenant)
 
     def peek(self, *, newest_first: bool) -> Ticket:
@@ -250,7 +255,7 @@ class TenantQueue:
         tenant = ticket.call.tenant
         calls = self._by_tenant[tenant]
         del calls[ticket]
-        del self._all[ticket]
+        del self.tickets[ticket]
         if not calls:
             del self._by_tenant[tenant]
             self._shares.leave(tenant)
@@ -261,11 +266,11 @@ class TenantQueue:
         While its own calls are served, other tenants get as many as their weights say.
         """
         own = len(self._by_tenant.get(tenant, ()))
-        if own == len(self._all):  # no other tenant waits
+        if own == len(self.tickets):  # no other tenant waits
             return own
         weight = self._shares.weight(tenant)
         others = self._shares.total - (weight if own else 0.0)
-        return min(len(self._all), own + (own + 1) * others / weight)
+        return min(len(self.tickets), own + (own + 1) * others / weight)
 
     def load_of(self, tenant: str, *, more: int = 0) -> float:
         """Return how many calls of `tenant` wait, and `more`, by its weight."""

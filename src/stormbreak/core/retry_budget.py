@@ -14,9 +14,8 @@ A retry is free if there is evidence that it does no harm:
   the circuit is not closed), and it has had enough outcomes to know.
 
 A process with low traffic (fewer than `low_traffic_calls` outcomes in `low_traffic_window`) has no such evidence. It
-pays only for timeouts, or a lone script could not retry at all; but after `low_traffic_retries` failures in a row, one
-of them a timeout or a 429, it pays for all, since free retries of thousands of small processes keep an overload alive.
-Other failures in a row are an outage, and retries into it are refused at little cost.
+pays only for timeouts, or a lone script could not retry at all; but after `low_traffic_retries` failures in a row it
+pays for all, since free retries of thousands of small processes keep an overload alive.
 
 Everything else, timeouts first, costs budget.
 
@@ -34,7 +33,6 @@ from stormbreak.core.checks import check_types, require_at_least, require_positi
 from stormbreak.core.window import TimeWindow
 from stormbreak.types import TREATMENTS, VERDICT_OK, Outcome, Verdict
 
-OVERLOAD = frozenset({Verdict.TIMEOUT, Verdict.THROTTLED})  # signs of it
 SHORT_WAIT = 0.5  # seconds; a shorter named time makes no retry free
 
 
@@ -81,7 +79,7 @@ UNKNOWN = Load()
 class Budget:
     """The account of one process: calls pay in, retries draw out."""
 
-    __slots__ = ("_in_a_row", "_may_be_overload", "_policy", "_recent", "_since", "_tokens")
+    __slots__ = ("_in_a_row", "_policy", "_recent", "_since", "_tokens")
 
     def __init__(self, policy: BudgetPolicy) -> None:
         self._policy = policy
@@ -89,7 +87,6 @@ class Budget:
         self._since = 0.0
         self._recent = TimeWindow(policy.low_traffic_window)
         self._in_a_row = 0
-        self._may_be_overload = False  # one of them is a sign of it
 
     def earn(self, now: float) -> None:
         """Earn for a call."""
@@ -97,7 +94,8 @@ class Budget:
         tokens, since_then = self._tokens, now - self._since
         if since_then > 0:
             tokens *= exp(-since_then / policy.decay_time)
-        self._tokens = min(policy.capacity, tokens + policy.ratio)
+        tokens, most = tokens + policy.ratio, policy.capacity
+        self._tokens = tokens if tokens < most else most  # noqa: FURB136 - `min` takes longer
         self._since = now
 
     def balance(self, now: float) -> float:
@@ -110,12 +108,10 @@ class Budget:
         """Take note of how an attempt ended."""
         if outcome.verdict is VERDICT_OK:
             self._in_a_row = 0
-            self._may_be_overload = False
         elif outcome.verdict is Verdict.CANCELLED:
             return
         elif TREATMENTS[outcome.verdict].retry and not _was_invited_by_server(outcome):
             self._in_a_row += 1
-            self._may_be_overload |= outcome.verdict in OVERLOAD
         self._recent.add(now)  # only its calls are asked for
 
     def _is_lone(self, now: float) -> bool:
@@ -134,7 +130,7 @@ class Budget:
         if _was_invited_by_server(outcome):
             return True
         lone = self._is_lone(now)
-        if lone and self._may_be_overload and self._in_a_row > self._policy.low_traffic_retries:
+        if lone and self._in_a_row > self._policy.low_traffic_retries:
             return False
         if outcome.verdict is Verdict.TIMEOUT:
             return (load.healthy and load.overtaken) or (load.adaptive and not lone)

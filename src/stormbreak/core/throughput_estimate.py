@@ -61,8 +61,7 @@ class _Slice:
 class RateEstimate:
     """The best mean rate of two adjacent slices of the last `SLICES`, times the usual time of an answer.
 
-    A slice is half that time wide, and at least a second. Until the usual time is known, a smoothed minimum
-    stands in.
+    A slice is half that time wide, and at least a second. Until the usual time is known, a smoothed minimum stands in.
     """
 
     def __init__(self) -> None:

@@ -14,7 +14,7 @@ class TimeWindow:
     """
 
     __slots__ = (
-        "_buckets", "_calls", "_ends", "_failures", "_head", "_index", "_width", "calls", "failures"
+        "_before", "_buckets", "_ends", "_head", "_slices", "_width", "calls", "failures"
     )  # fmt: skip
 
     def __init__(self, seconds: float, buckets: int = 10) -> None:
@@ -24,11 +24,10 @@ class TimeWindow:
 
     def clear(self) -> None:
         """Reset the counts."""
-        self._calls = [0] * self._buckets
-        self._failures = [0] * self._buckets
+        self._slices = [(0, 0)] * self._buckets  # calls and failures of all but the newest
+        self._before = 0, 0  # of all but the newest together
         self._head = LONG_AGO
-        self._index = 0  # where the newest slice is counted ...
-        self._ends = -inf  # ... and when it ends
+        self._ends = -inf  # of the newest
         self.calls = 0
         self.failures = 0
 
@@ -36,12 +35,8 @@ class TimeWindow:
         """Count one outcome, or several `calls` at once, and how many of them failed."""
         if now >= self._ends:
             self._roll_to(int(now / self._width))
-        index = self._index
-        self._calls[index] += calls
         self.calls += calls
-        if failed:
-            self._failures[index] += failed
-            self.failures += failed
+        self.failures += failed
 
     def roll(self, now: float) -> None:
         """Drop the slices that are older than the window; `calls` and `failures` are then current."""
@@ -51,13 +46,16 @@ class TimeWindow:
     def _roll_to(self, head: int) -> None:
         if head <= self._head:  # rounding: division and product may differ
             return
-        for slice_ in range(max(self._head + 1, head - self._buckets + 1), head + 1):
-            index = slice_ % self._buckets
-            self.calls -= self._calls[index]
-            self.failures -= self._failures[index]
-            self._calls[index] = self._failures[index] = 0
+        slices, buckets = self._slices, self._buckets
+        calls, failures = self._before
+        slices[self._head % buckets] = self.calls - calls, self.failures - failures
+        for number in range(max(self._head + 1, head - buckets + 1), head + 1):
+            calls, failures = slices[number % buckets]
+            slices[number % buckets] = 0, 0
+            self.calls -= calls
+            self.failures -= failures
+        self._before = self.calls, self.failures
         self._head = head
-        self._index = head % self._buckets
         self._ends = (head + 1) * self._width
 
 

@@ -1,7 +1,7 @@
 """Today's list prices, from the data installed with genai-prices; nothing is fetched.
 
-Only text tokens are priced. Where a price depends on the hour, the highest of the day counts. Charges by request are in the notes. A
-model without a price by tokens has none here.
+Only text tokens are priced. Where a price depends on the hour, the highest of the day counts. Charges by request are in
+the notes. A model without a price by tokens has none here.
 
 The package is the extra `cost` and takes 0.4 s to load, so it is imported on the first lookup.
 """
@@ -97,7 +97,9 @@ class ListPrices:
         """genai-prices, its version, and the day."""
         from genai_prices import __version__  # noqa: PLC0415 - takes long
 
-        return Source(name=NAME, about=f"list prices, from genai-prices {__version__}", as_of=self.on)
+        return Source(
+            name=NAME, about=f"list prices, from genai-prices {__version__}", as_of=self.on
+        )
 
     def _provider(self, name: str) -> "Provider | None":
         if _ADDRESS.search(name):

@@ -31,8 +31,6 @@ R = TypeVar("R")
 Sender: TypeAlias = Callable[[Send], Awaitable[Outcome]]
 Asker: TypeAlias = Callable[[Ask], Awaitable[Outcome | None]]
 
-_LAST = (CallResult, DeliverStream)
-
 
 def timed_out(seconds: float | None) -> Outcome:
     """The outcome of an attempt that was ended after so many seconds. What its frames hold, the request, is not kept."""
@@ -87,7 +85,9 @@ class AsyncioDriver:
                 if isinstance(command, Send):
                     attempts = command.attempt
                     outcome: Outcome | None = await self._send(sender, command)
-                elif isinstance(command, _LAST):
+                elif isinstance(command, CallResult):
+                    return command
+                elif isinstance(command, DeliverStream):
                     break
                 else:
                     outcome = await self._until_next(stepper, flow, command, asker)
@@ -99,11 +99,9 @@ class AsyncioDriver:
             if isinstance(error, RejectedWhileClosingError):
                 return active.ended_by_closing(attempts)
             raise
-        if isinstance(command, DeliverStream):
-            delivery = LoopDelivery(self._stepper, flow, command)
-            active.reads(delivery)
-            return cast("CallResult", delivery)  # to `open`; saves a frame for other calls
-        return command
+        delivery = LoopDelivery(self._stepper, flow, command)
+        active.reads(delivery)
+        return cast("CallResult", delivery)  # to `open`; saves a frame for other calls
 
     async def _until_next(
         self,

@@ -125,7 +125,7 @@ class Stepper(TurnLock[Flow, _Left]):
         except BaseException:  # an interrupt, perhaps in a listener
             self._after_interrupt(left, None if call is None else flow)
             raise
-        return flow, command
+        return flow, command  # type: ignore[return-value]  # there is one, with its first command
 
     def _after_interrupt(self, left: _Left | None, unowned: Flow | None) -> None:
         if left is not None:

@@ -80,14 +80,15 @@ class Timeout:
         here, seconds = self._among.local.last, self._seconds
         if here is None or here.loop is not asyncio.get_running_loop():
             here = self._among.here()
-        task = asyncio.current_task(here.loop)
+        loop = here.loop
+        task = asyncio.current_task(loop)
         if task is None:
             raise RuntimeError("an attempt with a timeout needs a task to run in")
         self._task = ref(task)  # weak: a loop that was closed silently takes its tasks along
         self._cancelling = task.cancelling()
         self._on = here  # which lives as long
         if seconds is not None and seconds >= EXACT:
-            grain = int((here.loop.time() + seconds) / GRAIN) + 1
+            grain = int((loop.time() + seconds) / GRAIN) + 1
             due = here.due.get(grain)
             self._with = here.new_grain(grain) if due is None else due
             self._with.add(self)
@@ -95,7 +96,7 @@ class Timeout:
         self._with = here.exact
         here.exact.add(self)
         if seconds is not None:
-            self._handle = here.loop.call_later(seconds, self.fire)
+            self._handle = loop.call_later(seconds, self.fire)
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._with.discard(self)

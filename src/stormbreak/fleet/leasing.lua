@@ -223,7 +223,7 @@ end
 -- the beat
 
 if scope.epoch == 0 then scope.epoch = now end
-if head.epoch ~= 0 and head.epoch ~= scope.epoch then scope.quiet_until = math.max(scope.quiet_until, now + QUIET) end
+if head.epoch ~= 0 and head.epoch ~= scope.epoch then scope.quiet_until = math.max(scope.quiet_until, scope.epoch + QUIET) end
 end_period()
 for other, member in pairs(members) do
   if member['until'] <= now and (money(member) == 0 or member['until'] + FORGOTTEN <= now) then

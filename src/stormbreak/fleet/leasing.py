@@ -36,7 +36,7 @@ DEMAND = 1.0  # seconds for which a member's demand counts
 MAX_DEBT = 60.0  # seconds of a rate that may be owed
 MIN_AGAIN, MAX_AGAIN = 0.05, 0.25  # seconds until a member that got too little asks again
 CHUNK = 50.0  # a grant of money is this part of what is left
-QUIET = 5.0  # seconds after a loss in which members assert what they had, before money is granted
+QUIET = 5.0  # seconds of a new epoch in which members assert what they had, before money is granted
 EVER = 1.0  # the start of the only period of a limit without periods
 FORGOTTEN = (
     3600.0  # seconds after its lease until the money of a lost member counts as spent for good
@@ -99,7 +99,7 @@ def beat(
     if scope.epoch == 0:
         scope.epoch = now
     if report.epoch not in (0, scope.epoch):  # the store has lost what this member knows
-        scope.quiet_until = max(scope.quiet_until, now + QUIET)
+        scope.quiet_until = max(scope.quiet_until, scope.epoch + QUIET)
     _end_period(scope, now)
     if now >= scope.next_loss:
         _drop_lost(scope, now)

@@ -64,6 +64,7 @@ class Membership(ABC):
         self.epoch = 0.0
         self.members = 0
         self.next_at = inf
+        self._reported_at = -inf
         self._has_left = False  # with its last report
         self.restarts = 0  # how often the store had forgotten the scope
 
@@ -80,6 +81,15 @@ class Membership(ABC):
     @abstractmethod
     def report(self, now: float, *, leaves: bool = False) -> Report:
         """Return the report of now."""
+
+    def _begin_report(self, now: float, *, holds: bool) -> None:
+        """Forget the epoch after a long silence: the store drops a scope that nobody uses, which is no loss.
+
+        `holds`: the member knows something that the store must not lose.
+        """
+        if not holds and now - self._reported_at >= FORGOTTEN / 2:
+            self.epoch = 0.0
+        self._reported_at = now
 
     @abstractmethod
     def _apply(self, answer: Answer, sent_at: float, now: float) -> float:
@@ -174,6 +184,7 @@ class TargetMembership(Membership):
 
     def report(self, now: float, *, leaves: bool = False) -> Report:
         """Return what the target uses, what its queue waits for, and its news."""
+        self._begin_report(now, holds=False)
         state, lease = self._state(), self.lease
         leaves = leaves or state is None or (lease.rests and state.idle)
         self._has_left = leaves
@@ -364,6 +375,7 @@ class SpendMembership(Membership):
             self._over = lease.started
             lease.begin(0.0)
         spent, taken = micro_dollars(account.spent), micro_dollars(account.taken)
+        self._begin_report(now, holds=bool(lease.granted or taken))
         leaves = leaves or self.is_gone
         bounds = [] if leaves else list(self._bounds(now))
         self._has_left = leaves = leaves or (lease.rests and taken == spent and not bounds)

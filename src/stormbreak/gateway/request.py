@@ -44,9 +44,9 @@ _BETA = "beta=true"  # the only query that an SDK sends
 class ClientRequest(msgspec.Struct, frozen=True):  # its constructor is not written in Python
     """A call to a model. Times are seconds. Its repr shows neither key nor prompt.
 
-    `parts` are all fields of the body. `bound` is for the whole call, `read_timeout` for a plain answer or the first output of a stream, and for silence after
-    it. `stateful` names a field that refers to something at the provider. `lasts`: it leaves a job there. `streamed`: the answer
-    comes as a stream.
+    `parts` are all fields of the body. `bound` is for the whole call, `read_timeout` for a plain answer or the first
+    output of a stream, and for silence after it. `stateful` names a field that refers to something at the provider.
+    `lasts`: it leaves a job there. `streamed`: the answer comes as a stream.
     """
 
     endpoint: str

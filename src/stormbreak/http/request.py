@@ -60,8 +60,8 @@ class RequestFields(msgspec.Struct):
     def output_limit(self, shape: Shape) -> int | None:
         """Return the maximum tokens of one answer, if the body sets it in a field that the endpoint reads.
 
-        Of two names for it the larger number counts: some servers know only one of them, and ignore the other. One that is
-        no count bounds nothing, whatever the other says: some servers read "100" as 100, and -1 as no limit.
+        Of two names for it the larger number counts: some servers know only one of them, and ignore the other. One that
+        is no count bounds nothing, whatever the other says: some servers read "100" as 100, and -1 as no limit.
         """
         limits = [getattr(self, name) for name in _limit_names(shape)]
         given = [limit for limit in limits if limit is not None]
@@ -107,8 +107,7 @@ class _Prompted(msgspec.Struct):
 _DECODE_FIELDS = msgspec.json.Decoder(RequestFields).decode
 _DECODE_EMBEDDED = msgspec.json.Decoder(_Embedded).decode
 _DECODE_PROMPTED = msgspec.json.Decoder(_Prompted).decode
-Parts: TypeAlias = dict[str, msgspec.Raw]
-"""The fields of a body, each as it was written."""
+Parts: TypeAlias = dict[str, msgspec.Raw]  # the fields of a body, each as it was written
 
 decode_parts = msgspec.json.Decoder(Parts).decode
 _BUILTIN = frozenset({str, bool, int, float, list, dict, type(None)})
@@ -289,7 +288,8 @@ class RequestTemplate:
     derived from it; by default random keys. A target with another model gets the body with that model.
 
     With a `schema` the body asks for it where the API can. A repair is another request: it goes on with the answer that
-    does not fit, and has a key of its own. With the `repairs` of an earlier call, this one goes on with the last of them.
+    does not fit, and has a key of its own. With the `repairs` of an earlier call, this one goes on with the last of
+    them.
 
     Raises:
         ConfigurationError: the body is no JSON object, names no model, asks for a deferred answer, or cannot have a schema.

@@ -297,13 +297,13 @@ class _Fleet:
         call = Call(
             driver.engine.number(),
             TARGET,
-            deadline_at=self._calls.times[number] + (policy.deadline or 0.0),
-            patience=policy.patience,
-            priority=policy.priority,
-            fail_fast=policy.fail_fast,
+            self._calls.times[number] + (policy.deadline or 0.0),
+            policy.patience,
+            policy.priority,
+            policy.fail_fast,
+            max_attempts=left,
             streams=self._streamed,
             tokens=tokens,
-            max_attempts=left,
         )
         send = partial(self._world.send, number, tokens, before, driver.first_output)
         driver.start(call, send, done)

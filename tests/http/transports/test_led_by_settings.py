@@ -10,6 +10,7 @@ from settings_file import FIRST_KEY, SECOND_KEY, SettingsFile, cache_key
 from sockets import answer, failing, free_port, served
 
 from stormbreak import ConfigurationError
+from stormbreak.http.settings import load
 from stormbreak.httpx2 import AsyncTransport, Transport, wrap
 from stormbreak.testing import serve
 
@@ -182,6 +183,8 @@ def test_what_does_not_go_together_is_refused(file):
     client = ASYNC_OPENAI.module.OpenAI(base_url=dead().base_url, api_key=KEY)
     with pytest.raises(ConfigurationError, match="a policy alone, without targets"):
         wrap(client, path)
+    with pytest.raises(ConfigurationError, match="give the settings to a transport"):
+        wrap(client, load(path))
     client.close()
     with pytest.raises(ConfigurationError, match=r"no/such\.toml"):
         Transport("no/such.toml")

@@ -153,11 +153,8 @@ def _of_answers(prices: Prices, use: Use) -> Decimal:
 
 
 def _notes(models: tuple[ModelCost, ...], account: Account) -> Iterator[str]:
-    for each in models:
-        if each.prices is None:
-            yield (
-                f"No price is known of {each.model} at {each.provider}: give a price file with --prices."
-            )
+    for name in dict.fromkeys(f"{m.model} at {m.provider}" for m in models if m.prices is None):
+        yield f"No price is known of {name}: give a price file with --prices."
     if unbounded := sum(each.unbounded for each in models):
         yield f"Of {unbounded:,} attempts nothing is known that bounds what they cost; they are not counted."
     if estimated := sum(each.estimated for each in models):

@@ -284,9 +284,9 @@ def _verdict(rows: Sequence[Row], currency: Currency) -> str:
         return "No offer costs less than the first one."
     first = next(row for row in rows if row.demand is best.demand and row.monthly == best.against)
     return (
-        f"{best.offer.model} at {best.offer.seller.provider} saves the largest share: by {_source(best)}{_claim(best)},"
-        f" {_traffic(best.demand)} cost {currency.with_code(best.monthly)} a month, {percent(best.share)} less than"
-        f" the first offer's {currency.shown(best.against)}{_claim(first)}."
+        f"{best.offer.model} at {best.offer.seller.provider} saves the largest share: {_traffic(best.demand)} cost"
+        f" {currency.with_code(best.monthly)} a month (prices by {_source(best)}{_claim(best)}), {percent(best.share)}"
+        f" less than the first offer's {currency.shown(best.against)}{_claim(first)}."
     )
 
 

@@ -7,6 +7,7 @@ from stormbreak.core.engine import Engine
 from stormbreak.core.policy import Policy
 from stormbreak.errors import ConfigurationError
 from stormbreak.http.pricing import engine_for
+from stormbreak.http.settings import LiveSettings
 from stormbreak.http.transports.sdk_transport import SdkTransport
 
 _OWN = ("_transport", "_mounts")  # where httpx2 and httpx keep what a client sends through
@@ -29,6 +30,8 @@ def put_under(
         ConfigurationError: it is no client of the library, nor an SDK that has one; or it is wrapped already, in whole
             or in part; or it is closed.
     """
+    if isinstance(policy, LiveSettings):
+        raise ConfigurationError("wrap takes a policy: give the settings to a transport")
     http, kind = _http_client(client, kinds)
     all_ = (http._transport, *http._mounts.values())  # noqa: SLF001 - there is no public way
     transports = {id(each): each for each in all_ if each is not None}
