@@ -148,7 +148,7 @@ def test_killed_and_resumed_it_sends_the_same_bodies_under_the_same_keys(tmp_pat
     schema, policy = tmp_path / "stars.json", tmp_path / "one.toml"
     schema.write_text(json.dumps(SCHEMA))
     policy.write_text('preset = "batch"\n[retry]\nmax_attempts = 1\n')
-    more = ("--schema", schema, "--policy", policy, "--quiet")
+    more = ("--schema", schema, "--policy", policy, "--deadline", "25", "--quiet")
     with served_aside([provider]) as server:
         words = (*run_args(source, output, server.base_url), *more)
         with started(*words) as process:

@@ -82,8 +82,8 @@ LEARNING = replace(INTERACTIVE, rate_limit=RateLimitPolicy(learn_from_headers=Tr
 @pytest.mark.parametrize(
     ("scenario", "policy", "stored"),
     [
-        (STORM, FROZEN, "f147df72daa91b32"),
-        (replace(load("tokens"), duration=210.0), LEARNING, "6128e65d08cf58e1"),
+        (STORM, FROZEN, "4669c14239b024a1"),
+        (replace(load("tokens"), duration=210.0), LEARNING, "524564621a18d7c9"),
     ],
     ids=["few mechanisms", "all of them"],
 )

@@ -175,7 +175,7 @@ def served_aside(*scripts):
         async with served(*scripts) as server:
             found.append(server)
             ready.set()
-            await asyncio.to_thread(over.wait, PATIENCE)
+            await asyncio.to_thread(over.wait)
 
     thread = threading.Thread(target=asyncio.run, args=(serving(),))
     thread.start()
