@@ -128,22 +128,13 @@ def test_of_a_queue_that_began_to_stand_in_a_pause_the_oldest_goes_first():
     assert served_of(door, first.permit, tickets) == list(range(7))
 
 
-def test_of_a_queue_that_began_to_stand_in_an_outage_the_oldest_goes_first():
-    door = GatedQueue()
-    permit = door.enter()
-    door.diagnosis.dead_at = 0.0
-    tickets = [door.enter() for _ in range(7)]
-    make_a_call_late(door)
-
-    assert served_of(door, permit, tickets) == list(range(7))
-
-
 def test_the_order_stays_while_the_queue_stands():
     door = GatedQueue()
     permit = door.enter()
     tickets = [door.enter() for _ in range(7)]
-    door.diagnosis.dead_at = 0.0
+    door.barrier.opens_at = INF
     make_a_call_late(door)
+    door.barrier.opens_at = READY
 
     assert served_of(door, permit, tickets) == [6, 5, 4, 0, 1, 2, 3]
 

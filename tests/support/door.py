@@ -88,7 +88,7 @@ class GatedQueue:
         )
         self.woken = []
         self.numbers = iter(range(1, 1000))
-        self.diagnosis = diagnosis = Diagnosis(TREATMENTS)
+        diagnosis = Diagnosis(TREATMENTS)
         gates = [*self.barriers, self.slots, diagnosis]
         self.admission = TargetQueue(
             gates,

@@ -87,7 +87,7 @@ class TargetQueue:
         self._queue = Queue(policy)
         self._timekeeper: Ticket | None = None
         self._stands = False  # more calls wait behind the limit than it serves soon
-        self._is_overload = False  # it began to stand at a target that answers
+        self._is_overload = False  # it began to stand while the limit alone held it
         self._was_late = False  # a call waited in it until it was too late
         self._newest_first = False  # of the interactive calls
         self._newest_call: Call | None = None  # a snapshot of an empty queue is about this one
@@ -263,7 +263,7 @@ class TargetQueue:
     def _choose_order(self, now: float) -> None:
         """Choose newest first if a queue stands because of an overload, and has made a call too late.
 
-        Until then all may be served in time. If it began to stand in an outage or a pause, the target can serve it.
+        Until then all may be served in time. If it began while another gate was closed, the target can serve it.
         """
         queue, stood = self._queue, self._stands
         self._stands = (
@@ -275,7 +275,7 @@ class TargetQueue:
             self._was_late = False
         elif not stood:
             gate = self._holding_gate(next(iter(queue)).call, now)
-            self._is_overload = not self._diagnosis.died_last and gate in {None, self._slots}
+            self._is_overload = gate in {None, self._slots}
         self._newest_first = self._stands and self._is_overload and self._was_late
 
     def _refusal(self, call: Call, now: float, expires_at: float) -> Rejection | None:

@@ -428,11 +428,6 @@ class Diagnosis:
         """The age at which a probe is lost; None if most answers were late before, so that it may be queued."""
         return None if self._late_share >= MAJORITY else self.judge.usual
 
-    @property
-    def died_last(self) -> bool:
-        """Whether the last evidence is death, not late answers."""
-        return self.dead_at > self.late_at
-
     def overdue_at(self) -> float:
         """When the next attempt is lost while the circuit sets the pace; inf if unknown."""
         usual = self.lost_after if self.probed else None
