@@ -7,6 +7,7 @@ import pytest
 import streamed
 from metering import prices
 from sockets import answer, served
+from table_test import table_test
 
 from stormbreak import AsyncClient
 from stormbreak.core.policy import Policy
@@ -27,8 +28,8 @@ WORDS = {
     "messages": ("input_tokens", "output_tokens"),
     "responses": ("input_tokens", "output_tokens"),
 }
-FORMATS = pytest.mark.parametrize("endpoint", list(ASKED))
-EACH_WAY = pytest.mark.parametrize("is_streamed", [False, True], ids=["plain", "streamed"])
+FORMATS = table_test("endpoint", list(ASKED))
+EACH_WAY = table_test("is_streamed", [False, True])
 
 
 def whole(endpoint, usage):
@@ -133,7 +134,7 @@ async def test_an_answer_without_usage_spends_all(endpoint, is_streamed):
 
 
 @EACH_WAY
-@pytest.mark.parametrize("written", [-1, 10**30, "5", 0.5, True, {}, [5]])
+@table_test("written", [-1, 10**30, "5", 0.5, True, {}, [5]])
 @pytest.mark.parametrize("name", ["flat", "ephemeral_5m_input_tokens", "ephemeral_1h_input_tokens"])
 async def test_what_was_written_and_is_no_count_spends_all(name, written, is_streamed):
     said = {"cache_creation_input_tokens": written}

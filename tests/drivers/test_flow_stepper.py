@@ -37,11 +37,11 @@ def test_a_stepper_goes_with_its_drivers():
         engine.snapshot()
 
 
-def test_ten_thousand_tasks_on_two_loops_leave_nothing_behind():
+def test_thousands_of_tasks_on_two_loops_leave_nothing_behind():
     crowd = BackgroundTraffic()
-    crowd.run(tasks=5_000)
+    crowd.run(tasks=1_500)
 
-    crowd.check(started=10_000)
+    crowd.check(started=3_000)
 
 
 def test_64_threads_leave_nothing_behind():

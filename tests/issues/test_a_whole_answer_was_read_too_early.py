@@ -9,9 +9,10 @@ from importlib import import_module
 import pytest
 from doors import QUICK, SAY, SDKS, door
 from sockets import BODY, answer, served
+from table_test import table_test
 
 PAYLOAD = {"model": "m", "messages": SAY}
-libraries = pytest.mark.parametrize("name", ["httpx2", "httpx"])
+libraries = table_test("name", ["httpx2", "httpx"])
 
 
 def clients(name):

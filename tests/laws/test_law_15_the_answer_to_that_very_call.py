@@ -27,7 +27,7 @@ def content(text):
 
 
 WAYS = [None, OWN_BLOCKING, *INNER, *WRAPPED]
-each_way = pytest.mark.parametrize("way", WAYS, ids=lambda way: str(way or "our own"))
+each_way = table_test("way", WAYS)
 
 
 @each_way

@@ -9,6 +9,7 @@ import httpx2
 import openai
 import pytest
 from sockets import PATIENCE, answer
+from table_test import table_test
 
 from stormbreak.core.backoff import Backoff
 from stormbreak.core.policy import Policy
@@ -110,7 +111,7 @@ SDKS = [
     Sdk(openai, openai.OpenAI, blocks=True),
     Sdk(anthropic, anthropic.Anthropic, blocks=True),
 ]
-each_sdk = pytest.mark.parametrize("sdk", SDKS, ids=str)
+each_sdk = table_test("sdk", SDKS)
 
 
 class Bare(Sdk):
@@ -141,7 +142,7 @@ class Bare(Sdk):
 
 
 WAYS = [*SDKS, Bare(), Bare(blocks=True)]
-each_way = pytest.mark.parametrize("sdk", WAYS, ids=str)
+each_way = table_test("sdk", WAYS)
 
 
 @asynccontextmanager

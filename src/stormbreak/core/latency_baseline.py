@@ -10,6 +10,7 @@ A block keeps samples, not attempts: an attempt that hangs holds back its own bl
 """
 
 from collections import deque
+from itertools import chain
 from math import fsum, inf
 from statistics import median
 from typing import NamedTuple
@@ -126,7 +127,7 @@ class LatencyBaseline:
         medians = sorted([block.median for block in self._kept])
         limit = TRIM * medians[int(LOW * (len(medians) - 1))]
         typical = [block for block in self._kept if block.median <= limit]
-        pooled = sorted([sample for block in typical for sample in block.samples])
+        pooled = sorted(chain.from_iterable([block.samples for block in typical]))
         if len(pooled) < BLOCK:
             return
         self._opine(pooled)

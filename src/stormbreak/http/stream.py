@@ -144,11 +144,7 @@ class Stream:
         while not ready:
             if self._malformed:
                 self._break()
-            chunk = await self.next_chunk()
-            if chunk is None:
-                self._take_rest()
-            elif not self.failed:  # else the error is in there, and raised next
-                self._take(chunk)
+            self._take(await self.next_chunk())
         return ready.popleft()
 
     async def next_events(self) -> list[StreamEvent]:
@@ -203,8 +199,13 @@ class Stream:
         return run(reading)
 
     async def _next_text(self) -> str:
+        ready = self._ready
         while True:
-            text = self.text_in(await self.__anext__())
+            while not ready:  # not by `__anext__`: a coroutine less for each text
+                if self._malformed:
+                    self._break()
+                self._take(await self.next_chunk())
+            text = self.text_in(ready.popleft())
             if text:
                 return text
 
@@ -314,9 +315,12 @@ class Stream:
         if delivery is not None and not dropped:
             delivery.close()
 
-    def _take(self, chunk: bytes) -> None:
-        assert self._reader is not None
-        if not self._source.is_plain:
+    def _take(self, chunk: bytes | None) -> None:
+        """Queue the events that a chunk ends, or the end (None)."""
+        if chunk is None:
+            self._take_rest()
+        elif not self.failed and not self._source.is_plain:  # a failure is raised next
+            assert self._reader is not None
             self._add(self._reader.feed(chunk))
 
     def _add(self, events: Iterator[Event]) -> None:
