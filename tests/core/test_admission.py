@@ -95,21 +95,22 @@ def served_of(door, permit, tickets):
     return order
 
 
-def make_a_call_late(door):
-    """Let a call wait in the queue until it is too late."""
-    door.admission.check(door.enter(expires_at=0.5), 0.5)
+def make_the_queue_too_long(door):
+    """Let a call come that would be served too late."""
+    door.learn(1.0)
+    assert isinstance(door.enter(expires_at=0.5), Rejection)
 
 
-def test_of_a_queue_that_stands_and_made_a_call_late_the_newest_interactive_call_goes_first():
+def test_of_a_queue_that_is_too_long_the_newest_interactive_call_goes_first():
     door = GatedQueue()
     permit = door.enter()
     tickets = [door.enter() for _ in range(7)]
-    make_a_call_late(door)
+    make_the_queue_too_long(door)
 
     assert served_of(door, permit, tickets) == [6, 5, 4, 0, 1, 2, 3]  # of four or fewer the oldest
 
 
-def test_of_a_queue_that_made_no_call_late_yet_the_oldest_goes_first():
+def test_of_a_queue_that_can_be_served_in_time_the_oldest_goes_first():
     door = GatedQueue()
     permit = door.enter()
     tickets = [door.enter() for _ in range(7)]
@@ -123,7 +124,7 @@ def test_of_a_queue_that_began_to_stand_in_a_pause_the_oldest_goes_first():
     first, *tickets = [door.enter() for _ in range(8)]
     door.barrier.opens_at = READY
     door.admission.check(first, 1.0)
-    make_a_call_late(door)
+    make_the_queue_too_long(door)
 
     assert served_of(door, first.permit, tickets) == list(range(7))
 
@@ -133,7 +134,7 @@ def test_the_order_stays_while_the_queue_stands():
     permit = door.enter()
     tickets = [door.enter() for _ in range(7)]
     door.barrier.opens_at = INF
-    make_a_call_late(door)
+    make_the_queue_too_long(door)
     door.barrier.opens_at = READY
 
     assert served_of(door, permit, tickets) == [6, 5, 4, 0, 1, 2, 3]

@@ -6,8 +6,8 @@ from math import inf
 import pytest
 from table_test import table_test
 
-from stormbreak.core.latency_baseline import RESET_AFTER
-from stormbreak.core.load_response import ENOUGH, KEPT, LoadResponse
+from stormbreak.core.latency_baseline import ENOUGH, RESET_AFTER
+from stormbreak.core.load_response import KEPT, LoadResponse
 
 CALM = 0.5  # seconds
 

@@ -200,7 +200,7 @@ def test_so_does_one_that_refuses_half_of_the_calls_at_once_and_lets_the_others_
 
 
 def test_a_target_that_dies_when_the_circuit_has_just_closed_opens_it_again():
-    alive = range(20, 35)  # during the trial; too few to know how long an answer takes
+    alive = range(20, 45)  # calls, while the trial is under way
 
     def fate(place, chance):
         return (0.1, OK) if place in alive else (5.0, TIMEOUT)

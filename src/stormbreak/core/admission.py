@@ -6,9 +6,9 @@ patience and deadline: on arrival, when a gate closes for longer than that, or a
 call is next.
 
 Within a priority the oldest call is served first. Interactive calls are served newest first while the in-flight
-limit binds, a queue stands because of an overload, and a call was already too late in it: then not all calls can be served,
-and those that have waited long would be served too late. Until then, under a send rate, and after an outage or a pause, oldest
-first answers more.
+limit binds, and a queue that stands because of an overload is too long to serve all in time. Oldest first, all would
+wait as long as they may. In a shorter queue, under a send rate, and after an outage or a pause, oldest first answers
+more.
 
 When a permit is settled, the queue is pumped in the same step: calls leave while the gates are ready. When only time
 can open the gates, one ticket is the timer of the whole queue (the timekeeper): its owner looks again at `wake_at`. If
@@ -88,7 +88,7 @@ class TargetQueue:
         self._timekeeper: Ticket | None = None
         self._stands = False  # more calls wait behind the limit than it serves soon
         self._is_overload = False  # it began to stand while the limit alone held it
-        self._was_late = False  # a call waited in it until it was too late
+        self._is_too_long = False  # a call came that it cannot serve in time, oldest first
         self._newest_first = False  # of the interactive calls
         self._newest_call: Call | None = None  # a snapshot of an empty queue is about this one
         self.service = 0.0  # mean seconds from leaving to a complete answer; 0 while unknown
@@ -261,9 +261,9 @@ class TargetQueue:
         return Permit(self, tokens, now)
 
     def _choose_order(self, now: float) -> None:
-        """Choose newest first if a queue stands because of an overload, and has made a call too late.
+        """Choose newest first if a queue stands because of an overload, and is too long to serve all in time.
 
-        Until then all may be served in time. If it began while another gate was closed, the target can serve it.
+        If it began while another gate was closed, the target can serve it.
         """
         queue, stood = self._queue, self._stands
         self._stands = (
@@ -272,11 +272,11 @@ class TargetQueue:
             and not any(gate.paces(next(iter(queue)).call, now) for gate in self._pacing)
         )
         if not self._stands:
-            self._was_late = False
+            self._is_too_long = False
         elif not stood:
             gate = self._holding_gate(next(iter(queue)).call, now)
             self._is_overload = gate in {None, self._slots}
-        self._newest_first = self._stands and self._is_overload and self._was_late
+        self._newest_first = self._stands and self._is_overload and self._is_too_long
 
     def _refusal(self, call: Call, now: float, expires_at: float) -> Rejection | None:
         veto = self._spending and self._spending.veto(call, now)
@@ -303,12 +303,12 @@ class TargetQueue:
     def _make_room(self, call: Call, now: float, expires_at: float) -> Rejection | None:
         ahead = self._queue.ahead_of(call)
         wait = self._time_until_turn(ahead, now, slots=self._slots.limit)
+        self._is_too_long |= now + wait > expires_at
         newest_first = call.priority is Priority.INTERACTIVE and self._newest_first
         # By the largest limit: one learned during an episode says little about the next, and a call that is
         # rejected cannot be called back.
         soonest = self._time_until_turn(ahead, now, slots=self._slots.max_limit)
         if now + soonest > expires_at and not newest_first:
-            self._was_late = True
             return Rejection("shed", LATE, now + wait)
         if self._queue.size < self._policy.max_size:
             return None
@@ -352,7 +352,6 @@ class TargetQueue:
     def _reject(self, ticket: Ticket, rejection: Rejection) -> None:
         self._discard(ticket)
         ticket.rejection = rejection
-        self._was_late |= rejection.reason == LATE
         self._wake(ticket)
 
     def _discard(self, ticket: Ticket) -> None:

@@ -20,6 +20,7 @@ from stormbreak.core.gate import ANSWERED, Completion, InFlight
 BLOCK = 16  # attempts
 MIN_SAMPLES = 8  # samples that make a block worth keeping
 KEPT = 16  # blocks
+ENOUGH = 20  # samples for an opinion
 TRIM = 2.0  # a block is odd when its median is this many times the low ones'
 LOW = 0.2  # the quantile of the medians that says which are low
 RESET_AFTER = 120.0  # seconds of evidence after which the present may become usual
@@ -128,7 +129,7 @@ class LatencyBaseline:
         limit = TRIM * medians[int(LOW * (len(medians) - 1))]
         typical = [block for block in self._kept if block.median <= limit]
         pooled = sorted(chain.from_iterable([block.samples for block in typical]))
-        if len(pooled) < BLOCK:
+        if len(pooled) < ENOUGH:
             return
         self._opine(pooled)
         self.mean = fsum([block.total for block in typical]) / len(pooled)

@@ -15,10 +15,9 @@ from itertools import pairwise
 from math import exp, fsum, inf, log, sqrt
 from statistics import median, variance
 
-from stormbreak.core.latency_baseline import RESET_AFTER
+from stormbreak.core.latency_baseline import ENOUGH, RESET_AFTER
 
 KEPT = 256  # times
-ENOUGH = 20  # of them, for a trial or an opinion on the spread
 
 
 class LoadResponse:
