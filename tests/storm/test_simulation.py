@@ -82,8 +82,8 @@ LEARNING = replace(INTERACTIVE, rate_limit=RateLimitPolicy(learn_from_headers=Tr
 @pytest.mark.parametrize(
     ("scenario", "policy", "stored"),
     [
-        (STORM, FROZEN, "4669c14239b024a1"),
-        (replace(load("tokens"), duration=210.0), LEARNING, "524564621a18d7c9"),
+        (STORM, FROZEN, "c0a30b2c89118fcb"),
+        (replace(load("tokens"), duration=210.0), LEARNING, "a3c9dfe04f72cea6"),
     ],
     ids=["few mechanisms", "all of them"],
 )
