@@ -124,8 +124,9 @@ async def test_gateways_share_the_rate_of_a_key(path, store):
         took = asyncio.get_running_loop().time() - began
     # the rate, a burst, what may lapse late, and, if the machine is slow, a share of each
     assert 10 * (took + 1) + 20 >= 45
+    assert took < 20  # nor do they starve each other
     codes = {reply.json["error"]["code"] for reply in replies if reply.status != 200}
-    assert codes == {"key_limit"}
+    assert codes <= {"key_limit"}
 
 
 async def test_gateways_share_the_calls_in_flight_of_a_key(path, own_store):
