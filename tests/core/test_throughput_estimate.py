@@ -120,6 +120,14 @@ def test_by_rate_the_best_two_slices_count_and_are_forgotten():
     assert proven.at(9.9, 2.0) == pytest.approx(20.0)
 
 
+def test_by_rate_a_cut_answer_counts_for_the_time_it_took():
+    proven = RateEstimate()
+    for took in (0.5, 1.0, 9.0):
+        proven.cut(3.0, took, 2.0)
+
+    assert proven.at(3.5, 2.0) == 2.0 * (0.25 + 0.5 + 1.0)
+
+
 def test_by_rate_a_single_slice_is_better_than_nothing():
     proven = RateEstimate()
     for _ in range(8):

@@ -218,6 +218,8 @@ class Diagnosis:
             self._answered(flight, now)
         elif completion is not Completion.CUT:
             self._failed(flight, outcome, now)
+            if outcome.verdict is Verdict.BROKEN and self.judge.mean:
+                self._by_rate.cut(now, now - flight.sent_at, self.judge.mean)
         baseline = self._streamed if flight.streams else self._plain
         baseline.on_completion(flight, now, self.evidence_at)
         if self.judge.usual != self._looked_for:

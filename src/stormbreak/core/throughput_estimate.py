@@ -1,7 +1,8 @@
 """The throughput estimate: how many attempts a target demonstrably serves at once.
 
 If first outputs are known, it is the peak of attempts past theirs, which counts service slots. If only
-the ends are known, it is successes per second times the usual duration (Little's law).
+the ends are known, it is answers per second times the usual duration (Little's law). An answer that was cut counts for
+the share of that duration that it took: else retries of cut answers would shrink the limit again and again.
 """
 
 from collections import deque
@@ -55,7 +56,7 @@ class _Slice:
     def __init__(self, begins: float, width: float) -> None:
         self.width = width
         self.ends = begins + width
-        self.answers = 0
+        self.answers = 0.0
 
 
 class RateEstimate:
@@ -79,6 +80,12 @@ class RateEstimate:
         if not slices or now >= slices[-1].ends:
             self._roll(now, self._min_duration if mean is None else mean)
         slices[-1].answers += 1
+
+    def cut(self, now: float, took: float, mean: float) -> None:
+        """An answer was cut after `took` seconds: it was served for so long."""
+        if not self._slices or now >= self._slices[-1].ends:
+            self._roll(now, mean)
+        self._slices[-1].answers += min(1.0, took / mean)
 
     def at(self, now: float, mean: float | None) -> float:
         """Rate times time; 0 while nothing is known."""
