@@ -66,6 +66,14 @@ def test_the_lines_of_a_new_key_can_be_appended_and_checked(file, capsys):
     assert "Key third may ask for all of them." in capsys.readouterr().out
 
 
+def test_the_check_of_a_key_without_models(file, capsys):
+    main(["gateway", "key", "new", "third"])
+    with file.open("a") as settings:
+        settings.write(capsys.readouterr().out + "models = []\n")
+    assert main(["gateway", "gateway.toml", "--check"]) == 0
+    assert "Key third may ask for none." in capsys.readouterr().out
+
+
 def test_the_check_says_what_each_key_may_do(file, capsys):
     assert main(["gateway", "--check", "gateway.toml"]) == 0
     assert capsys.readouterr().out.splitlines() == [

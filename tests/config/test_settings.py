@@ -147,6 +147,8 @@ def test_a_pool_has_what_a_rule_for_targets_has():
 
     assert defaults(PoolSettings) == defaults(ToTargets)
     assert Member(target="a").weight == Place(model="a").weight
+    with pytest.raises(ConfigurationError, match="weight must be a number, got None"):
+        Member(target="a", weight=None)
 
 
 def test_every_key_says_what_stands_behind_it():

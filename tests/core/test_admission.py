@@ -95,16 +95,20 @@ def served_of(door, permit, tickets):
     return order
 
 
+def waiting(door, number=7, **call):
+    """So many calls that may wait for a minute."""
+    return [door.enter(expires_at=60.0, **call) for _ in range(number)]
+
+
 def make_the_queue_too_long(door):
-    """Let a call come that would be served too late."""
-    door.learn(1.0)
-    assert isinstance(door.enter(expires_at=0.5), Rejection)
+    """Let answers take so long that most of those calls would wait for more than a minute."""
+    door.learn(10.0)
 
 
 def test_of_a_queue_that_is_too_long_the_newest_interactive_call_goes_first():
     door = GatedQueue()
     permit = door.enter()
-    tickets = [door.enter() for _ in range(7)]
+    tickets = waiting(door)
     make_the_queue_too_long(door)
 
     assert served_of(door, permit, tickets) == [6, 5, 4, 0, 1, 2, 3]  # of four or fewer the oldest
@@ -113,7 +117,18 @@ def test_of_a_queue_that_is_too_long_the_newest_interactive_call_goes_first():
 def test_of_a_queue_that_can_be_served_in_time_the_oldest_goes_first():
     door = GatedQueue()
     permit = door.enter()
-    tickets = [door.enter() for _ in range(7)]
+    tickets = waiting(door)
+    door.learn(7.0)
+
+    assert served_of(door, permit, tickets) == list(range(7))
+
+
+def test_a_call_that_may_not_wait_makes_no_queue_too_long():
+    door = GatedQueue()
+    permit = door.enter()
+    tickets = waiting(door)
+    door.learn(7.0)
+    assert isinstance(door.enter(expires_at=0.5), Rejection)
 
     assert served_of(door, permit, tickets) == list(range(7))
 
@@ -121,7 +136,7 @@ def test_of_a_queue_that_can_be_served_in_time_the_oldest_goes_first():
 def test_of_a_queue_that_began_to_stand_in_a_pause_the_oldest_goes_first():
     door = GatedQueue()
     door.barrier.opens_at = 1.0
-    first, *tickets = [door.enter() for _ in range(8)]
+    first, *tickets = waiting(door, 8)
     door.barrier.opens_at = READY
     door.admission.check(first, 1.0)
     make_the_queue_too_long(door)
@@ -132,19 +147,20 @@ def test_of_a_queue_that_began_to_stand_in_a_pause_the_oldest_goes_first():
 def test_the_order_stays_while_the_queue_stands():
     door = GatedQueue()
     permit = door.enter()
-    tickets = [door.enter() for _ in range(7)]
-    door.barrier.opens_at = INF
+    tickets = waiting(door)
     make_the_queue_too_long(door)
-    door.barrier.opens_at = READY
+    free(permit)
+    door.admission.service = 0.1
 
-    assert served_of(door, permit, tickets) == [6, 5, 4, 0, 1, 2, 3]
+    assert served_of(door, tickets[6].permit, tickets[:6]) == [5, 4, 0, 1, 2, 3]
 
 
 @pytest.mark.parametrize("priority", [Priority.BATCH, Priority.BACKGROUND])
 def test_other_classes_go_oldest_first(priority):
     door = GatedQueue()
     permit = door.enter()
-    tickets = [door.enter(priority=priority) for _ in range(7)]
+    tickets = waiting(door, priority=priority)
+    make_the_queue_too_long(door)
 
     assert served_of(door, permit, tickets) == list(range(7))
 
@@ -152,7 +168,8 @@ def test_other_classes_go_oldest_first(priority):
 def test_under_a_send_rate_the_oldest_goes_first():
     door = GatedQueue(spacings=[Spaced(100.0)])
     permit = door.enter()
-    tickets = [door.enter() for _ in range(7)]
+    tickets = waiting(door)
+    make_the_queue_too_long(door)
 
     assert served_of(door, permit, tickets) == list(range(7))
 

@@ -12,7 +12,15 @@ import pytest
 from table_test import table_test
 
 from stormbreak.errors import ConfigurationError
-from stormbreak.http.request import as_stream, count_inputs, encode_payload, fields_of, read_fields
+from stormbreak.http.answer_schema import schema_of
+from stormbreak.http.request import (
+    RequestTemplate,
+    as_stream,
+    count_inputs,
+    encode_payload,
+    fields_of,
+    read_fields,
+)
 
 
 def body(**fields):
@@ -35,6 +43,15 @@ def test_a_plain_body_may_be_streamed():
 )
 def test_whoever_says_how_an_answer_comes_gets_it_so(fields):
     assert not read_fields(body(**fields)).may_stream
+
+
+def test_a_prompt_to_fill_in_is_neither_streamed_nor_checked_as_messages_are():
+    given = body(prompt="def f(", suffix="return a")
+    template = RequestTemplate("fim/completions", given)
+    template.stream_on_wire()
+    assert not template.streamed
+    with pytest.raises(ConfigurationError, match="a schema needs chat/completions"):
+        RequestTemplate("fim/completions", given, schema=schema_of({"type": "object"}, 2))
 
 
 def test_a_streamed_body_is_the_same_but_for_the_stream():

@@ -71,10 +71,8 @@ def test_of_a_queue_that_stands_and_is_too_long_the_newest_interactive_call_is_s
         stage.state.admission._pacing = (Spaced(1e9),)
     width = stage.state.slots.limit
     blockers = [stage.start() for _ in range(width)]
-    runs = [stage.start(priority=priority) for priority in arrivals]
-    if too_long:
-        stage.state.admission.service = 1.0
-        stage.start(patience=0.01).close()
+    runs = [stage.start(priority=priority, patience=60.0) for priority in arrivals]
+    stage.state.admission.service = 1e3 if too_long else 1e-3
     blockers[0].step(OK)
     stage.settle()
     (served,) = (run for run in runs if run.sending)

@@ -82,8 +82,8 @@ LEARNING = replace(INTERACTIVE, rate_limit=RateLimitPolicy(learn_from_headers=Tr
 @pytest.mark.parametrize(
     ("scenario", "policy", "stored"),
     [
-        (STORM, FROZEN, "c0a30b2c89118fcb"),
-        (replace(load("tokens"), duration=210.0), LEARNING, "a3c9dfe04f72cea6"),
+        (STORM, FROZEN, "06bb81fb83c61e23"),
+        (replace(load("tokens"), duration=210.0), LEARNING, "18229cf34dc43206"),
     ],
     ids=["few mechanisms", "all of them"],
 )

@@ -13,7 +13,7 @@ from stormbreak.config.gateway_settings import (
     KeySettings,
     matches,
 )
-from stormbreak.core.checks import require, require_positive
+from stormbreak.core.checks import check_types, require, require_positive
 from stormbreak.core.fallback import AFTER, ELSEWHERE, TargetOrder, check_rule
 from stormbreak.core.policy import Policy
 from stormbreak.errors import ConfigurationError
@@ -59,6 +59,7 @@ class Member:
 
     def __post_init__(self) -> None:
         require(bool(self.target), "target must be the name of a target", "none")
+        check_types(self)
         require_positive(self, "weight")
 
 

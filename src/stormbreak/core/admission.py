@@ -88,7 +88,7 @@ class TargetQueue:
         self._timekeeper: Ticket | None = None
         self._stands = False  # more calls wait behind the limit than it serves soon
         self._is_overload = False  # it began to stand while the limit alone held it
-        self._is_too_long = False  # a call came that it cannot serve in time, oldest first
+        self._is_too_long = False  # oldest first, a call would wait in it for longer than it may
         self._newest_first = False  # of the interactive calls
         self._newest_call: Call | None = None  # a snapshot of an empty queue is about this one
         self.service = 0.0  # mean seconds from leaving to a complete answer; 0 while unknown
@@ -272,11 +272,15 @@ class TargetQueue:
             and not any(gate.paces(next(iter(queue)).call, now) for gate in self._pacing)
         )
         if not self._stands:
-            self._is_too_long = False
-        elif not stood:
-            gate = self._holding_gate(next(iter(queue)).call, now)
+            self._newest_first = self._is_too_long = False
+            return
+        oldest = next(iter(queue))
+        if not stood:
+            gate = self._holding_gate(oldest.call, now)
             self._is_overload = gate in {None, self._slots}
-        self._newest_first = self._stands and self._is_overload and self._is_too_long
+        wait = self._time_until_turn(queue.size, now, slots=self._slots.limit)
+        self._is_too_long |= wait > oldest.expires_at - oldest.queued_at
+        self._newest_first = self._is_overload and self._is_too_long
 
     def _refusal(self, call: Call, now: float, expires_at: float) -> Rejection | None:
         veto = self._spending and self._spending.veto(call, now)
@@ -303,7 +307,6 @@ class TargetQueue:
     def _make_room(self, call: Call, now: float, expires_at: float) -> Rejection | None:
         ahead = self._queue.ahead_of(call)
         wait = self._time_until_turn(ahead, now, slots=self._slots.limit)
-        self._is_too_long |= now + wait > expires_at
         newest_first = call.priority is Priority.INTERACTIVE and self._newest_first
         # By the largest limit: one learned during an episode says little about the next, and a call that is
         # rejected cannot be called back.

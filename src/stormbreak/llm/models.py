@@ -28,9 +28,12 @@ class Shape(Enum):
     __hash__ = object.__hash__  # for look-ups in every attempt: an Enum's own is written in Python
 
 
+FIM = "/fim/completions"
+"""Of Mistral: it takes a prompt as a text completion does, no messages, but its answer is that of a chat."""
+
 _SHAPES = {
     "/chat/completions": Shape.CHAT,
-    "/fim/completions": Shape.CHAT,  # of Mistral: a prompt as of a text completion, but a chat answer
+    FIM: Shape.CHAT,
     "/completions": Shape.COMPLETION,
     "/embeddings": Shape.EMBEDDINGS,
     "/responses": Shape.RESPONSES,

@@ -18,6 +18,7 @@ def post(url, **headers):
     [
         ("https://a/v1/chat/completions", "https://a/v1", "chat/completions"),
         ("https://a/v1/completions", "https://a/v1", "completions"),
+        ("https://a/v1/fim/completions", "https://a/v1", "fim/completions"),
         ("https://a/v1/responses", "https://a/v1", "responses"),
         ("https://a/v1/embeddings", "https://a/v1", "embeddings"),
         ("https://a/v1/messages?beta=true", "https://a/v1", "messages"),

@@ -113,7 +113,7 @@ def _summarise(rules: GatewayRules) -> Iterator[str]:
 
 def _of_key(key: ClientKey) -> Iterator[str]:
     settings = key.settings
-    names = "all of them" if settings.models is None else _several(settings.models)
+    names = "all of them" if settings.models is None else _several(settings.models) or "none"
     yield f"Key {key.name} may ask for {names}."
     yield f"At most {_limits(settings)}." if settings.acts else "It has no limits of its own."
     for holder in key.holders:
@@ -136,7 +136,7 @@ def _seconds(span: float) -> str:
 
 def _several(words: Iterable[str]) -> str:
     """Format a list: "504", "throttled and timeout"."""
-    *others, last = words
+    *others, last = [*words] or [""]
     return f"{', '.join(others)} and {last}" if others else last
 
 
