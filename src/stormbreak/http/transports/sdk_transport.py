@@ -136,16 +136,15 @@ class SdkTransport:
             self._check_inner(inner)
         connections = OriginConnections(self._connecting.connection_to)
         self.engine, self._settings = self._engine_of(policy, connections, degraded, fleet)
-        self.policy = self.engine.policy
         self._driver = driver = self._new_driver()
         self._stream_on_wire = stream_on_wire
         self._resolver = OriginResolver(
-            self.policy.fallback,
+            self.engine.policy.fallback,
             allow_http=allow_http,
             connections=connections,
             forget=partial(_forget, driver),
         )
-        self._local_answers = LocalAnswers(self.policy, degraded)
+        self._local_answers = LocalAnswers(self.engine.policy, degraded)
         self._recent_failures = RecentFailures(self._driver.clock)
 
     def _check_inner(self, inner: Any) -> None:
@@ -382,6 +381,11 @@ class SdkTransport:
 
     def _late(self, request: Any) -> Exception:
         return self.library.error(LATE, request)
+
+    @property
+    def policy(self) -> Policy:
+        """The policy of requests that no settings lead, as of the latest reload; its fallbacks stay those of the beginning."""
+        return self.engine.policy
 
     @property
     def inner(self) -> Any:
