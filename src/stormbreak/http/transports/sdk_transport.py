@@ -8,7 +8,7 @@ import asyncio
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterable, Callable, Coroutine, Iterable
+from collections.abc import AsyncIterable, Callable, Coroutine, Iterable, Iterator, Mapping
 from functools import partial
 from hashlib import blake2b
 from math import inf
@@ -155,6 +155,7 @@ class SdkTransport:
             allow_http=allow_http,
             connections=connections,
             forget=partial(_forget, driver),
+            led=self._led_connections,
         )
         self._local_answers = LocalAnswers(self.engine.policy, degraded)
         self._recent_failures = RecentFailures(self._driver.clock)
@@ -183,6 +184,14 @@ class SdkTransport:
         if fleet is not None:
             raise ConfigurationError("fleet belongs into the settings: set [fleet] in the file")
         return policy.engine, policy
+
+    def _led_connections(self) -> Iterator[Connection]:
+        """Yield those of the settings' targets and of their fallbacks."""
+        configs: Mapping[str, TargetConfig] = (
+            {} if self._settings is None else self._settings.now.configs
+        )
+        for config in configs.values():
+            yield from config.routes.connections()
 
     def _new_driver(self) -> AsyncioDriver | BlockingDriver:
         return AsyncioDriver(self.engine)
