@@ -12,12 +12,14 @@ from contextlib import suppress
 from dataclasses import replace
 from urllib.parse import parse_qsl, urlsplit
 
+import httpx2
 import pytest
 from batches import chat_rows, write
 from canary import KEY, PROMPT, assert_clean, shown_by
+from chat_stream import WHOLE
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
-from sockets import answer, failing, served
+from sockets import BODY, answer, failing, served
 from table_test import table_test
 
 from stormbreak.batch.job import Job, run_job
@@ -32,6 +34,7 @@ from stormbreak.http.client import AsyncClient
 from stormbreak.http.endpoint import is_loopback, origin_of, same_origin
 from stormbreak.http.environment import find_endpoint
 from stormbreak.http.redact import SECRET, redact
+from stormbreak.httpx2 import AsyncTransport
 from stormbreak.key_patterns import may_be_secret
 from stormbreak.llm.models import ParsedResponse
 from stormbreak.llm.providers import PRESETS
@@ -163,6 +166,46 @@ async def test_another_address_does_not_get_the_key_of_the_environment(monkeypat
     assert all(KEY in repr(request.headers) for request in home.requests)
     assert len(home.requests) == len(other.requests) == 2 * len(ENDPOINTS)
     assert KEY not in heard(other)
+
+
+COOKIE = "session=cookie-canary-0123456789; Path=/"
+
+
+@table_test("stream", [False, True])
+@table_test("way", ["led", "led, an error", "fallback", "own"])
+async def test_a_cookie_goes_back_to_the_origin_that_set_it_alone(
+    way, stream, monkeypatch, tmp_path
+):
+    """The SDK's client keeps cookies by the host that it believes to ask, which is the same for all targets."""
+    monkeypatch.setenv("TARGET_KEY", KEYS["second"])
+    kind = "text/event-stream" if stream else "application/json"
+    body = WHOLE if stream else BODY
+    setting = answer(body, set_cookie=COOKIE, content_type=kind)
+    if way == "led, an error":
+        setting = failing(400, set_cookie=COOKIE)
+    plain = answer(body, content_type=kind)
+    first = {"fallback": failing(500), "own": setting}.get(way, plain)
+    async with (
+        served(first, plain) as own,
+        served(setting) as target,
+    ):
+        place = f'base_url = "{target.base_url}"\napi_key_env = "TARGET_KEY"\n'
+        file = tmp_path / "s.toml"
+        file.write_text(
+            "retry.max_attempts = 1\n[[fallback]]\nkind = 'targets'\n[[fallback.targets]]\n"
+            f"{place}[targets.main]\n{place}model = 'm-led'\npolicy.fallback = []\n"
+        )
+        async with httpx2.AsyncClient(transport=AsyncTransport(str(file))) as http:
+            model = "main" if way.startswith("led") else "m"
+            for each in model, "m":
+                payload = {"model": each, "messages": SAY, "stream": stream}
+                answered = await http.post(f"{own.base_url}/chat/completions", json=payload)
+                await answered.aread()
+            cookies = dict(http.cookies)
+    assert len(target.requests) == (0 if way == "own" else 1)
+    assert bool(cookies) == (way == "own")
+    assert ("canary" in str(own.requests[-1].headers.get("cookie"))) == (way == "own")
+    assert "cookie" not in repr([each.headers for each in target.requests])
 
 
 # ------------------------------------------------------------ it is not shown on the way

@@ -122,6 +122,8 @@ class Routes:
 
     def steps(self, model: str) -> tuple[Step, ...]:
         """Return the fallbacks of a call for `model`."""
+        if not self._rules:
+            return ()
         steps = self._steps.get(model)
         if steps is None:
             make_room(self._steps)
@@ -259,7 +261,7 @@ class TargetConfig:
 
     def route_and_steps(self, model: str) -> tuple[Route, tuple[Step, ...]]:
         """Return the route of a call for `model` to its first target, and its fallbacks."""
-        own = self.routes.steps(model) if self.policy.fallback else ()
+        own = self.routes.steps(model)  # of the rules that these routes were made for
         if self.pool_step is None:
             return self.routes.first(model), own
         return self.routes.first(self._model_for(model)), (self.pool_step(model), *own)

@@ -1,13 +1,18 @@
 """Targets and pools of a settings file under the SDKs: chosen by the model, with their own addresses, keys and models."""
 
+import asyncio
 import json
+from functools import partial
+from operator import attrgetter
+from textwrap import dedent
 from types import SimpleNamespace
 
 import openai
 import pytest
 from doors import KEY, MESSAGE, SDKS, each_sdk
+from metering import prices
 from settings_file import FIRST_KEY, SECOND_KEY, SettingsFile, cache_key
-from sockets import answer, failing, free_port, served
+from sockets import PATIENCE, End, answer, failing, free_port, served
 
 from stormbreak import ConfigurationError
 from stormbreak.http.settings import load
@@ -129,6 +134,82 @@ async def test_settings_that_are_shared_follow_a_reload(tmp_path):
             await ASYNC_OPENAI.ask(client, model="main")
             await client.close()
     assert models(first) == ["large", "larger"]
+
+
+class Reloading:
+    """A client on its settings, or on their engine alone, that asks for a model that the file does not name."""
+
+    def __init__(self, path, own, of=lambda settings: settings, text=""):
+        self._file = SettingsFile(path, first=dead(), second=dead())
+        self._write(text)
+        price = partial(prices, into="3", out="15")
+        self._settings = self._file.load(keys={}, prices=price)
+        self.client = ASYNC_OPENAI.client(
+            own.base_url, AsyncTransport(of(self._settings)), max_retries=0
+        )
+
+    def _write(self, text):
+        self._file.write(text + dedent(FILE))
+
+    def reload(self, text):
+        self._write(text)
+        self._settings.reload()
+
+    async def ask(self):
+        return ASYNC_OPENAI.text(await ASYNC_OPENAI.ask(self.client))
+
+
+@pytest.fixture(params=["settings", "engine"])
+def of(request):
+    return {"settings": lambda settings: settings, "engine": attrgetter("engine")}[request.param]
+
+
+async def test_other_requests_reserve_tokens_as_soon_as_a_reload_limits_them(tmp_path, of):
+    async with served(answer()) as own:
+        here = Reloading(tmp_path / "s.toml", own, of)
+        await here.ask()
+        here.reload("patience = 0.1\nrate_limit.tpm = 1\n")
+        await here.ask()  # takes the whole minute's
+        with pytest.raises(openai.RateLimitError, match="quota"):
+            await here.ask()
+        here.reload("")
+        await here.ask()
+        await here.client.close()
+    assert len(own.requests) == 3
+
+
+async def test_a_reload_that_limits_spending_rejects_what_cannot_be_counted(tmp_path, of):
+    async with served(answer()) as own:
+        here = Reloading(tmp_path / "s.toml", own, of)
+        await here.ask()
+        here.reload("spend.max_usd = 100.0\nspend.max_output_tokens = 7\n")
+        with pytest.raises(openai.BadRequestError, match="cannot be counted"):
+            await here.client.responses.create(model="m", input="hi", background=True)
+        await here.ask()
+        await here.client.close()
+    assert [json.loads(each.body).get("max_tokens") for each in own.requests] == [None, 7]
+
+
+async def test_a_reload_brings_other_requests_its_deadline(tmp_path, of):
+    async with served(answer(), [End.HANG]) as own:
+        here = Reloading(tmp_path / "s.toml", own, of)
+        await here.ask()
+        here.reload("deadline = 0.1\n")
+        with pytest.raises(openai.APITimeoutError):
+            async with asyncio.timeout(PATIENCE):
+                await here.ask()
+        await here.client.close()
+
+
+async def test_fallbacks_of_other_requests_stay_as_they_were(tmp_path, of):
+    degraded = 'fallback = [{{kind = "degraded", text = "{}"}}]\n'
+    async with served(failing(500)) as own:
+        here = Reloading(tmp_path / "s.toml", own, of, degraded.format("later"))
+        assert await here.ask() == "later"
+        for text in ("", degraded.format("never")):
+            here.reload(text)
+            assert await here.ask() == "later"
+        await here.client.close()
 
 
 async def test_targets_are_reached_through_an_inner_transport(file):

@@ -157,6 +157,26 @@ def test_hosts_that_one_inner_transport_leads_to_do_not_pile_up():
     assert len(here.connections()) <= FEW + 1
 
 
+async def test_targets_of_the_settings_are_closed_with_the_transport_however_many_hosts_there_are(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setenv("TARGET_KEY", "target-canary-0123456789")
+    async with served(answer()) as target:
+        file = tmp_path / "s.toml"
+        file.write_text(
+            f'[targets.main]\nbase_url = "{target.base_url}"\nmodel = "m-led"\n'
+            'api_key_env = "TARGET_KEY"\n'
+        )
+        transport = AsyncTransport(str(file))
+        async with httpx2.AsyncClient(transport=transport) as http:
+            url = "http://127.0.0.1:1/v1/chat/completions"
+            assert (await http.post(url, json=ASK | {"model": "main"})).status_code == 200
+            for number in range(20):
+                transport._resolver.connection(origin_of(f"https://{number}.example/v1", None))
+            assert len(transport._resolver.connections()) == FEW
+        await target.all_closed()
+
+
 async def test_what_is_read_from_a_host_that_is_forgotten_is_read_to_its_end(monkeypatch):
     monkeypatch.setattr(origin_resolver, "MAX_ROUTES", 1)
     body = b"x" * 10_000

@@ -2,13 +2,13 @@
 
 Keys that rotate would pile up: beyond `MAX_ROUTES`, the least recently used routes are forgotten, and what the engine
 knows of their targets, unless a call is in progress there or they have a cooldown. So are connections that no route
-uses. A response that is still read keeps its pool, which closes by itself afterwards.
+and no target of the settings uses. A response that is still read keeps its pool, which closes by itself afterwards.
 """
 
 import os
 import secrets
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from hashlib import blake2b
 from urllib.parse import urlsplit
@@ -32,7 +32,8 @@ _NAMES = {urlsplit(known.base_url).netloc: known.name for known in PRESETS.value
 class OriginResolver:
     """The routes of one transport, made as its requests come.
 
-    `connections` are made as they are needed. `forget` drops what is known of targets, if they are idle.
+    `connections` are made as they are needed. `forget` drops what is known of targets, if they are idle. `led` returns
+    the connections that the settings lead to, which are kept.
     """
 
     def __init__(
@@ -42,10 +43,12 @@ class OriginResolver:
         allow_http: bool,
         connections: OriginConnections,
         forget: Callable[[tuple[Target, ...]], bool],
+        led: Callable[[], Iterable[Connection]] = tuple,
     ) -> None:
         self._rules = rules
         self._allow_http = allow_http
         self._forget = forget
+        self._led = led
         self._kept: OrderedDict[tuple[str, bytes], _Kept] = OrderedDict()
         self._connections = connections
         self._lock = new_lock()
@@ -125,6 +128,7 @@ class OriginResolver:
     def _drop_connections(self, newest: tuple[str, str]) -> None:
         with self._lock:
             used = {each for kept in self._kept.values() for each in kept.routes.connections()}
+            used.update(self._led())
             last = self._connections.get(newest)
             for place, connection in tuple(self._connections.items()):
                 if len(self._connections) <= MAX_ROUTES:

@@ -8,7 +8,7 @@ import asyncio
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterable, Callable, Coroutine, Iterable
+from collections.abc import AsyncIterable, Callable, Coroutine, Iterable, Iterator, Mapping
 from functools import partial
 from hashlib import blake2b
 from math import inf
@@ -30,12 +30,13 @@ from stormbreak.drivers.explain import AttemptHistory
 from stormbreak.drivers.listeners import Attached, subscribe
 from stormbreak.drivers.scope import Scope
 from stormbreak.errors import ConfigurationError
+from stormbreak.http.endpoint import same_origin
 from stormbreak.http.h1.connect import Cert, ConnectionFactory, Verify
-from stormbreak.http.h1.connection import Connection, with_repeats
+from stormbreak.http.h1.connection import Connection, RepeatableHeaders, with_repeats
 from stormbreak.http.local_answers import Degraded, LocalAnswers, LocalRequest
 from stormbreak.http.pricing import engine_for
 from stormbreak.http.request import NO_MODEL, Lookup
-from stormbreak.http.routing import OriginConnections, TargetConfig
+from stormbreak.http.routing import OriginConnections, Routes, TargetConfig
 from stormbreak.http.session import BufferedSender, StreamSender, make_call
 from stormbreak.http.settings import LiveSettings
 from stormbreak.http.stream import Stream
@@ -79,6 +80,17 @@ def _asker(source: ModelCall | Lookup, config: TargetConfig) -> Asker | None:
         return None
     local = _local_request(source, config)
     return lambda ask: config.local_answers.find(ask, local)
+
+
+def _with_own_cookies(
+    headers: RepeatableHeaders, routes: Routes, target: Target, sdk_request: SdkRequest
+) -> RepeatableHeaders:
+    """Return the headers; without cookies if the target has another address, since the SDK's client would send them to its own."""
+    if "set-cookie" not in headers:
+        return headers
+    if same_origin(routes.route(target).origin.base_url, sdk_request.place[0]):
+        return headers
+    return {name: value for name, value in headers.items() if name != "set-cookie"}
 
 
 class SdkTransport:
@@ -136,16 +148,16 @@ class SdkTransport:
             self._check_inner(inner)
         connections = OriginConnections(self._connecting.connection_to)
         self.engine, self._settings = self._engine_of(policy, connections, degraded, fleet)
-        self.policy = self.engine.policy
         self._driver = driver = self._new_driver()
         self._stream_on_wire = stream_on_wire
         self._resolver = OriginResolver(
-            self.policy.fallback,
+            self.engine.policy.fallback,
             allow_http=allow_http,
             connections=connections,
             forget=partial(_forget, driver),
+            led=self._led_connections,
         )
-        self._local_answers = LocalAnswers(self.policy, degraded)
+        self._local_answers = LocalAnswers(self.engine.policy, degraded)
         self._recent_failures = RecentFailures(self._driver.clock)
 
     def _check_inner(self, inner: Any) -> None:
@@ -172,6 +184,14 @@ class SdkTransport:
         if fleet is not None:
             raise ConfigurationError("fleet belongs into the settings: set [fleet] in the file")
         return policy.engine, policy
+
+    def _led_connections(self) -> Iterator[Connection]:
+        """Yield those of the settings' targets and of their fallbacks."""
+        configs: Mapping[str, TargetConfig] = (
+            {} if self._settings is None else self._settings.now.configs
+        )
+        for config in configs.values():
+            yield from config.routes.connections()
 
     def _new_driver(self) -> AsyncioDriver | BlockingDriver:
         return AsyncioDriver(self.engine)
@@ -248,20 +268,23 @@ class SdkTransport:
         if isinstance(opened, Delivery):
             assert stream_source is not None
             history = AttemptHistory(sender.target or target, opened.command)
-            return self._stream_response(stream_source, history, opened, request)
+            return self._stream_response(
+                stream_source, config.routes, history, opened, sdk_request, request
+            )
         history = AttemptHistory(opened.target or target, opened)
         if stream_source is not None and is_filtered(opened.outcome):
             opened = opened._replace(outcome=opened.outcome._replace(verdict=Verdict.OK))
         if stream_source is not None and opened.outcome.verdict is Verdict.OK:  # it came whole
-            return self._stream_response(stream_source, history, opened, request)
+            return self._stream_response(
+                stream_source, config.routes, history, opened, sdk_request, request
+            )
         if config.local_answers.caches and isinstance(source, ModelCall):
             config.local_answers.store(_local_request(source, config), opened)
         result = response_for(source.shape, history, opened, driver.clock())
         if isinstance(result, Failure):
             return result
-        return self.library.response(
-            result.status, result.headers, history=history, content=result.body
-        )
+        headers = _with_own_cookies(result.headers, config.routes, history.target, sdk_request)
+        return self.library.response(result.status, headers, history=history, content=result.body)
 
     def _make_call(
         self,
@@ -307,14 +330,18 @@ class SdkTransport:
     def _stream_response(
         self,
         source: Source,
+        routes: Routes,
         history: AttemptHistory,
         opened: Delivery | CallResult,
+        sdk_request: SdkRequest,
         request: Any,
     ) -> Any:
         """Return the response to a stream that has begun, or came whole."""
         stream = Stream(history.target, source, opened)
         body = self.library.stream_bodies[self.blocks](stream, history, self.library, request)
-        headers = response_headers(source.head, history)
+        headers = _with_own_cookies(
+            response_headers(source.head, history), routes, history.target, sdk_request
+        )
         return self.library.response(source.head.status, headers, history=history, stream=body)
 
     def _exceeds_spend_limit(self, sdk_request: SdkRequest) -> bool:
@@ -382,6 +409,11 @@ class SdkTransport:
 
     def _late(self, request: Any) -> Exception:
         return self.library.error(LATE, request)
+
+    @property
+    def policy(self) -> Policy:
+        """The policy of requests that no settings lead, as of the latest reload; its fallbacks stay those of the beginning."""
+        return self.engine.policy
 
     @property
     def inner(self) -> Any:
