@@ -6,11 +6,15 @@ from dataclasses import replace
 import pytest
 from batches import chat_rows, read, run, run_args, started, wait_until, write
 from metering import prices
-from sockets import End, answer, failing, served_aside
+from sockets import End, answer, failing, served, served_aside
 
 from stormbreak.core import row_schedule
+from stormbreak.core.backoff import Backoff
+from stormbreak.core.fallback import Place, ToTargets
+from stormbreak.core.policy import Policy
 from stormbreak.core.presets import BATCH
 from stormbreak.core.retry import RetryPolicy
+from stormbreak.events import Sent
 from stormbreak.http.answer_schema import AnswerSchema, Misfit, Repairs
 from stormbreak.http.client import AsyncClient
 from stormbreak.http.request import RequestTemplate
@@ -18,6 +22,7 @@ from stormbreak.http.request import RequestTemplate
 SCHEMA = {"type": "object", "properties": {"stars": {"type": "integer"}}, "required": ["stars"]}
 GOOD, PROSE, LIST = '{"stars": 3}', "Three stars.", "[3]"
 ONE_A_ROUND = replace(BATCH, retry=RetryPolicy(max_attempts=1))
+TWO = RetryPolicy(max_attempts=2, backoff=Backoff(kind="constant", initial_delay=0.01))
 
 
 def says(text):
@@ -97,6 +102,40 @@ async def test_what_a_repair_reserves_is_reserved_in_a_later_round_too():
     assert again.token_bound() == again.token_bound(request.body) != first.token_bound()
     assert again.estimated_tokens() == again.estimated_tokens(request.body)
     assert again.estimated_tokens() > first.estimated_tokens()
+
+
+@pytest.mark.parametrize("between", [[failing(404)], [says(PROSE), failing(404)]])
+async def test_no_repair_at_a_fallback_is_sent_for_less_than_it_can_cost(between):
+    """In the second round, the first target fails at once, or after a short repair of its own."""
+    body = b'{"model": "m", "max_tokens": 9, "messages": [{"role": "user", "content": "Rate it."}]}'
+    schema, repairs, sent = AnswerSchema(SCHEMA, repairs=5), Repairs(), []
+    async with served(failing(404), *between) as first, served(says(PROSE * 900)) as second:
+        rule = ToTargets(targets=(Place(base_url=second.base_url),))
+        policy = Policy(fallback=(rule,), retry=TWO, retry_budget=None)
+        async with AsyncClient(base_url=first.base_url, policy=policy) as client:
+            client.subscribe(lambda event: sent.append(event) if type(event) is Sent else None)
+            for attempts in (2, 1 + len(between)):
+                await client.ask(
+                    "chat/completions", body, schema=schema, repairs=repairs, attempts=attempts
+                )
+        there = [event for event in sent if event.target.provider.endswith(f":{second.port}")]
+    bounds = [event.bound.input_tokens for event in there]
+    sizes = [len(request.body) for request in second.requests]
+    assert last_texts(second.requests)[:2] == [None, PROSE * 900]
+    assert all(size <= bound for size, bound in zip(sizes, bounds, strict=True))
+
+
+def test_repairs_at_a_fallback_do_not_pass_the_maximum_cost(run_rows, files):
+    with served_aside(failing(503)) as ill, served_aside(says(PROSE * 5000)) as well:
+        summary = run_rows(
+            chat_rows(1, max_tokens=9), ill, schema=AnswerSchema(SCHEMA), policy=replace(BATCH, retry=TWO),
+            within={"fallback": (ToTargets(targets=(Place(base_url=well.base_url),)),)},
+            max_cost=0.02, price_of=prices,
+        )  # fmt: skip
+        assert last_texts(well.requests) == [None]
+    assert summary.spent <= 0.02
+    (line,) = read(files.failed)
+    assert "the limit is 0.02 USD" in line["error"]["message"]
 
 
 def test_another_limit_of_the_answers_is_another_request(run_rows):

@@ -8,7 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from table_test import table_test
 
-from stormbreak.llm.tokens import PICTURE, TEMPLATE, TOOLS, bound_of, input_bound, unbounded_by
+from stormbreak.llm.tokens import (
+    PICTURE,
+    TEMPLATE,
+    TOOLS,
+    bound_of,
+    input_bound,
+    most_of,
+    unbounded_by,
+)
 from stormbreak.types import Usage
 
 
@@ -212,3 +220,12 @@ def test_else_nothing_is(asked):
 def test_a_time_to_keep_something_is_found_whatever_the_blanks():
     assert bound_of(b'{"cache_control":{"ttl":"1h"}}', bound=1).cache_write_1h_tokens
     assert bound_of(b'{"cache_control": {"ttl" :\n "1h"}}', bound=1).cache_write_1h_tokens
+
+
+def test_the_most_of_several_bounds_holds_for_each():
+    long, kept = (
+        Usage(input_tokens=90, output_tokens=5),
+        Usage(input_tokens=7, cache_write_tokens=7),
+    )
+    assert most_of(long, kept) == Usage(input_tokens=90, output_tokens=5, cache_write_tokens=7)
+    assert most_of(long, None, kept) is None

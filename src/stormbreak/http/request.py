@@ -20,7 +20,7 @@ from stormbreak.llm.providers import VERSION
 from stormbreak.llm.schema_request import CHECKED, UNASKED, format_field, repaired, without_format
 from stormbreak.llm.stream_reader import FORMATS
 from stormbreak.llm.surrogates import UNREADABLE
-from stormbreak.llm.tokens import bound_of, estimate, is_bounded, unbounded_by
+from stormbreak.llm.tokens import bound_of, estimate, is_bounded, most_of, unbounded_by
 from stormbreak.types import VERDICT_OK, Outcome, Repair, Target, Usage, Verdict
 
 NO_BOUND = "nothing in the request bounds what it costs, such as max_tokens"
@@ -322,8 +322,7 @@ class RequestTemplate:
             )
         self.schema = schema
         self._repairs = repairs or Repairs() if schema is not None else None
-        self._unrepaired: dict[Target, bytes] = {}
-        self._resumed: bytes | None = None  # at the first target, if it goes on with a repair
+        self._needs: dict[Target, Repair] = {}  # of the next attempt, where it is a repair
         self._has_format = False
         if schema is not None:
             body, self._has_format = _with_format(body, shape, schema)
@@ -363,14 +362,6 @@ class RequestTemplate:
         origin, target, shape = route.origin, route.target, self.shape
         if target in self.prepared:
             return self.prepared[target][1]
-        body = self._body
-        if self._max_output is not None:
-            body = self._limited(target.provider, self._max_output)
-        if self._has_format and shape is Shape.CHAT and target.provider in UNASKED:
-            body = without_format(body)
-        if target.model != self.fields.model:
-            parts = self._parts if body is self._given else None
-            body = with_fields(body, parts, model=target.model)
         accept = ACCEPT_ANY if shape is Shape.JSON else _ACCEPT_JSON
         if self.streamed:
             accept = _ACCEPT_STREAM
@@ -384,19 +375,28 @@ class RequestTemplate:
         request = PreparedRequest(
             origin.url_of(self.endpoint),
             {**origin.headers[shape], "Accept": accept, IDEMPOTENCY_KEY: key},
-            body,
+            self._body_for(target),
             shape=shape,
             streamed=self.streamed,
             choices=self._choices,
             inputs=self._inputs,
         )
-        is_first = not self.prepared
         self.prepared[target] = route, request
-        misfit = None if self._repairs is None else self._repairs.misfits.get(target)
-        if misfit is not None:
-            body = self._show(target, *misfit)
-            self._resumed = body if is_first else self._resumed
+        if self._repairs is not None and self._repairs.misfits:
+            self._resume(target, self._repairs.misfits)
         return self.prepared[target][1]
+
+    def _body_for(self, target: Target) -> bytes:
+        """Return the body that goes to a target, before any repair."""
+        body = self._body
+        if self._max_output is not None:
+            body = self._limited(target.provider, self._max_output)
+        if self._has_format and self.shape is Shape.CHAT and target.provider in UNASKED:
+            body = without_format(body)
+        if target.model != self.fields.model:
+            parts = self._parts if body is self._given else None
+            body = with_fields(body, parts, model=target.model)
+        return body
 
     # ------------------------------------------------------------ schema
 
@@ -434,18 +434,30 @@ class RequestTemplate:
         if self._repairs.count == self.schema.repairs:
             return None
         self._repairs.count += 1
-        body = self._show(target, answer, errors)
-        return Repair(self.estimated_tokens(body), self.token_bound(body))
+        self._note_need(target, self._show(target, answer, errors))
+        return Repair(self.estimated_tokens(), self.token_bound())  # it may go to another target
+
+    def _resume(self, target: Target, misfits: Mapping[Target, Misfit]) -> None:
+        """Go on with the repairs of earlier rounds. The call reserves before it knows which targets it will reach."""
+        if len(self.prepared) == 1:
+            for each, (answer, errors, _) in misfits.items():
+                self._note_need(each, self._repaired(each, answer, errors))
+        if target in misfits:
+            self._show(target, *misfits[target])
+
+    def _note_need(self, target: Target, body: bytes) -> None:
+        self._needs[target] = Repair(self.estimated_tokens(body), self.token_bound(body))
+
+    def _repaired(self, target: Target, answer: str, errors: str) -> bytes:
+        assert self.schema is not None
+        body, schema = self._body_for(target), self.schema.encoded
+        return repaired(body, self.shape, schema=schema, answer=answer, errors=errors)
 
     def _show(self, target: Target, answer: str, errors: str, key: str | None = None) -> bytes:
         """Let the next attempt show the model its last answer; return the body. A new repair has no `key` yet."""
-        assert self.schema is not None
         assert self._repairs is not None
         route, request = self.prepared[target]
-        assert isinstance(request.body, bytes)
-        original = self._unrepaired.setdefault(target, request.body)
-        schema = self.schema.encoded
-        body = repaired(original, self.shape, schema=schema, answer=answer, errors=errors)
+        body = self._repaired(target, answer, errors)
         if key is None:
             source = f"{request.headers[IDEMPOTENCY_KEY]} ".encode() + body
             key = blake2b(source, digest_size=16).hexdigest()
@@ -457,10 +469,13 @@ class RequestTemplate:
     # ------------------------------------------------------------ tokens
 
     def estimated_tokens(self, body: bytes | None = None) -> int:
-        """Estimate the tokens of an attempt, prompt and answer together; also of a repair, by its body."""
-        body = body or self._resumed or self._body
+        """Estimate the tokens of an attempt with this body, prompt and answer together; else the most at any target."""
         choices = (self._prompts or 1) * self.fields.choices
-        return estimate(body, bound=self._output_limit, choices=choices, answers=self._has_output)
+        limit, answers = self._output_limit, self._has_output
+        tokens = estimate(body or self._body, bound=limit, choices=choices, answers=answers)
+        if body is None and self._needs:
+            return max(tokens, *(need.tokens for need in self._needs.values()))
+        return tokens
 
     def limit_output(self, tokens: int | None, provider: str) -> None:
         """Limit the output of a body that sets no limit itself; call it before anything is prepared.
@@ -499,15 +514,17 @@ class RequestTemplate:
         return self.shape is not Shape.EMBEDDINGS
 
     def token_bound(self, body: bytes | None = None) -> Usage | None:
-        """Return the maximum tokens of an attempt, or of a repair with another body; None if nothing bounds them."""
+        """Return the maximum tokens of an attempt with this body, else at any target; None if nothing bounds them."""
         if path_of(self.endpoint).endswith(FREE):
             return Usage()
         if self._prompts is None:
             return None
         choices = self._prompts * self.fields.choices
-        limit = self._output_limit
-        body = body or self._resumed or self._body
-        return bound_of(body, bound=limit, choices=choices, answers=self._has_output)
+        limit, answers = self._output_limit, self._has_output
+        bound = bound_of(body or self._body, bound=limit, choices=choices, answers=answers)
+        if body is None and self._needs:
+            return most_of(bound, *(need.bound for need in self._needs.values()))
+        return bound
 
     def unbounded_reason(self) -> str:
         """Say why there is no token bound."""

@@ -6,6 +6,7 @@ as `DATA` tokens each, whatever their size. Without an output limit, `ANSWER` is
 """
 
 import re
+from dataclasses import fields
 from typing import Any
 
 import msgspec
@@ -254,3 +255,12 @@ def bound_of(
         cache_write_tokens=hour,
         cache_write_1h_tokens=hour,
     )
+
+
+def most_of(*bounds: Usage | None) -> Usage | None:
+    """Return what holds for each of these bounds; None if one of them is none."""
+    known = [bound for bound in bounds if bound is not None]
+    if len(known) < len(bounds):
+        return None
+    counts = (field.name for field in fields(Usage))
+    return Usage(**{count: max(getattr(bound, count) for bound in known) for count in counts})
