@@ -58,7 +58,7 @@ $(VENV)/.compiled: $(READY)
 	@touch $@
 
 # Tests wait for sockets and processes: four for each of two cores keep them busy.
-test: $(VENV)/.compiled  ## the test suite (5 minutes on two cores)
+test: $(VENV)/.compiled  ## the test suite (4 minutes on two cores)
 	@TMPDIR=$(SCRATCH) $(BIN)/pytest -n 8 --dist worksteal
 
 # Of the suite, the rooms that use a dependency. plotext and rich draw in storm, httptools and msgspec are in http, jinja2,

@@ -231,7 +231,7 @@ ABLATIONS = (
     _without(
         "a limit that is always on",
         (_LIMIT, "binds", _constantly(True)),
-        (_LIMIT, "_limit", lambda self, _, floor_: max(self._control, floor_)),
+        (_LIMIT, "_limit", lambda self, _now, _evidence_at, floor_: max(self._control, floor_)),
     ),
     _without("no evidence from lateness", (diagnosis, "TOP_TOTAL", _NEVER), (diagnosis, "TOP_FIRST", _NEVER)),
     _without("no target is ever dead", (_DIAGNOSIS, "_is_unexplained", _constantly(False))),
