@@ -140,7 +140,7 @@ async def _ask(port):
 
 def written(path):
     """What a process that starts after a kill at this moment would find; only one key is in the file."""
-    with sqlite3.connect(path) as db:
+    with closing(sqlite3.connect(path)) as db:
         return sum(Decimal(usd) for (usd,) in db.execute("SELECT usd FROM spent"))
 
 
