@@ -23,7 +23,6 @@ from stormbreak.core import (
     cooldown,
     diagnosis,
     latency_baseline,
-    queue_order,
     send_rate,
 )
 from stormbreak.core.automatic_limit import LimitFloor
@@ -264,7 +263,7 @@ ABLATIONS = (
     _under("no cooldown", cooldown=False),
     _without("a cooldown is never lifted", (cooldown.Cooldown, "lift", _constantly(None))),
     _without("no pace after a pause", (cooldown.Pace, "start", _constantly(None))),
-    _without("no newest first", (queue_order, "_newest_first", _constantly(False))),
+    _without("no newest first", (admission.TargetQueue, "_choose_order", _constantly(None))),
     _without("no shedding on arrival", (admission.TargetQueue, "_time_until_turn", _constantly(0.0))),
     _without("no shedding at the turn", (admission, "SERVICE_MARGIN", -inf)),
     _under("no breaker", breaker=None),

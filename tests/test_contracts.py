@@ -95,6 +95,23 @@ def test_importing_stormbreak_is_quick():
     assert quick - bare <= ALLOWED
 
 
+def test_importing_stormbreak_waits_for_nothing():
+    """It neither sleeps nor connects nor starts a process."""
+    assert exit_code("import stormbreak") == 0
+    for slow in ("time.sleep(0)", "socket.getaddrinfo('localhost', 1)", "os.fork()"):
+        assert exit_code(slow) == 9
+
+
+def exit_code(code):
+    events = {"socket.connect", "socket.getaddrinfo", "subprocess.Popen", "os.fork"}
+    watched = f"""
+import os, socket, sys, time
+sys.addaudithook(lambda event, _: event in {events} and os._exit(9))
+time.sleep = lambda _: os._exit(9)
+"""
+    return subprocess.run([sys.executable, "-c", watched + code], check=False).returncode
+
+
 def seconds(code):
     before = getrusage(RUSAGE_CHILDREN)
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -29,8 +29,8 @@ def queue_of(*tickets, **policy):
     return queue
 
 
-def serve(queue, *, stands=False):
-    served = queue.peek(stands=stands)
+def serve(queue, *, newest_first=False):
+    served = queue.peek(newest_first=newest_first)
     queue.serve(served)
     return served
 
@@ -48,10 +48,10 @@ def test_by_priority_then_by_turn_then_by_age():
     assert [serve(queue).call.number for _ in range(5)] == [1, 3, 2, 0, 4]
 
 
-def test_of_a_queue_that_stands_each_tenant_s_newest_interactive_call():
+def test_newest_first_serves_each_tenant_s_newest_interactive_call():
     queue = queue_of(*(ticket(n, INTERACTIVE, "ab"[n % 2]) for n in range(6)))
 
-    assert [serve(queue, stands=True).call.number for _ in range(6)] == [4, 5, 2, 3, 0, 1]
+    assert [serve(queue, newest_first=True).call.number for _ in range(6)] == [4, 5, 2, 3, 0, 1]
 
 
 @given(
@@ -183,7 +183,7 @@ def test_room_is_made_only_if_a_tenant_has_more(own, makes_room):
     others = [ticket(n, tenant="other") for n in range(2)]
     queue = queue_of(*others, *[ticket(9, tenant="own")] * own)
 
-    displaced = queue.victim_for(Call(9, TARGET, tenant="own"), stands=False)
+    displaced = queue.victim_for(Call(9, TARGET, tenant="own"), newest_first=False)
     assert displaced is (others[1] if makes_room else None)
 
 
@@ -192,25 +192,29 @@ def test_room_is_made_by_the_tenant_that_has_the_most_for_its_weight():
     queue = queue_of(*tickets, tenant_weights=WEIGHTS)
 
     assert (
-        queue.victim_for(Call(9, TARGET, priority=BATCH, tenant="new"), stands=False) is tickets[5]
+        queue.victim_for(Call(9, TARGET, priority=BATCH, tenant="new"), newest_first=False)
+        is tickets[5]
     )
-    assert queue.victim_for(Call(9, TARGET, priority=BATCH, tenant="small"), stands=False) is None
-    assert queue.victim_for(Call(9, TARGET, priority=BACKGROUND), stands=False) is None
+    assert (
+        queue.victim_for(Call(9, TARGET, priority=BATCH, tenant="small"), newest_first=False)
+        is None
+    )
+    assert queue.victim_for(Call(9, TARGET, priority=BACKGROUND), newest_first=False) is None
 
 
 def test_what_has_the_most_is_counted_without_the_call_that_comes():
     tickets = [ticket(n, BATCH, tenant) for n, tenant in enumerate(["many"] * 3 + ["light"])]
     queue = queue_of(*tickets, tenant_weights={"light": 0.4})  # 3 / 1 against 1 / 0.4
 
-    assert queue.victim_for(Call(9, TARGET, priority=BATCH), stands=False) is tickets[2]
+    assert queue.victim_for(Call(9, TARGET, priority=BATCH), newest_first=False) is tickets[2]
 
 
-def test_of_a_queue_that_stands_the_oldest_makes_room():
+def test_newest_first_lets_the_oldest_make_room():
     tickets = [ticket(n, INTERACTIVE, "many") for n in range(3)]
     queue = queue_of(*tickets)
 
-    assert queue.victim_for(Call(9, TARGET), stands=True) is tickets[0]
-    assert queue.victim_for(Call(9, TARGET), stands=False) is tickets[2]
+    assert queue.victim_for(Call(9, TARGET), newest_first=True) is tickets[0]
+    assert queue.victim_for(Call(9, TARGET), newest_first=False) is tickets[2]
 
 
 class Queueing(RuleBasedStateMachine):
@@ -231,18 +235,18 @@ class Queueing(RuleBasedStateMachine):
         self.queue.push(one)
 
     @precondition(lambda self: self.waiting)
-    @rule(stands=st.booleans())
-    def serve(self, stands):
-        expected = self.queue.peek(stands=stands)
-        assert self.queue.peek(stands=stands) is expected  # looking changes nothing
-        served = serve(self.queue, stands=stands)
+    @rule(newest_first=st.booleans())
+    def serve(self, newest_first):
+        expected = self.queue.peek(newest_first=newest_first)
+        assert self.queue.peek(newest_first=newest_first) is expected  # looking changes nothing
+        served = serve(self.queue, newest_first=newest_first)
         assert served is expected
         alike = [
             one
             for one in self.waiting
             if (one.call.priority, one.call.tenant) == (served.call.priority, served.call.tenant)
         ]
-        newest = stands and served.call.priority is INTERACTIVE
+        newest = newest_first and served.call.priority is INTERACTIVE
         assert served is alike[-1 if newest else 0]
         self.waiting.remove(served)
         self.none_is_starved(served.call)
@@ -331,9 +335,9 @@ def test_the_utmost_values_are_possible_and_the_defaults():
 def test_a_tenant_that_has_come_to_have_the_most_is_the_next_to_make_room():
     queue = queue_of(ticket(0, tenant="a"), ticket(1, tenant="a"), ticket(2, tenant="b"))
     newcomer = Call(9, TARGET, tenant="new")
-    assert queue.victim_for(newcomer, stands=False).call.tenant == "a"
+    assert queue.victim_for(newcomer, newest_first=False).call.tenant == "a"
     more = [ticket(number, tenant="b") for number in (3, 4)]
     for one in more:
         queue.push(one)
 
-    assert queue.victim_for(newcomer, stands=False) is more[1]
+    assert queue.victim_for(newcomer, newest_first=False) is more[1]

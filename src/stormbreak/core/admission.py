@@ -88,8 +88,7 @@ class TargetQueue:
         self._timekeeper: Ticket | None = None
         self._stands = False  # more calls wait behind the limit than it serves soon
         self._is_overload = False  # it began to stand while the limit alone held it
-        self._is_too_long = False  # oldest first, a call would wait in it for longer than it may
-        self._newest_first = False  # of the interactive calls
+        self._newest_first = False  # of its interactive calls: it is too long to serve all in time
         self._newest_call: Call | None = None  # a snapshot of an empty queue is about this one
         self.service = 0.0  # mean seconds from leaving to a complete answer; 0 while unknown
 
@@ -175,7 +174,7 @@ class TargetQueue:
         """
         self._queue = Queue(self._policy)
         self._timekeeper = None
-        self._stands = False
+        self._stands = self._newest_first = False
         for ticket in sorted(tickets, key=lambda ticket: ticket.queued_at):
             ticket.check_at = None
             self._queue.push(ticket)
@@ -235,7 +234,7 @@ class TargetQueue:
         }
 
     def _next(self) -> Ticket:
-        return self._queue.peek(stands=self._newest_first)
+        return self._queue.peek(newest_first=self._newest_first)
 
     def _holding_gate(self, call: Call, now: float) -> Gate | None:
         """Return the gate that will be closed the longest; of two that wait for an event, not the slots."""
@@ -272,15 +271,15 @@ class TargetQueue:
             and not any(gate.paces(next(iter(queue)).call, now) for gate in self._pacing)
         )
         if not self._stands:
-            self._newest_first = self._is_too_long = False
+            self._newest_first = False
             return
         oldest = next(iter(queue))
         if not stood:
             gate = self._holding_gate(oldest.call, now)
             self._is_overload = gate in {None, self._slots}
-        wait = self._time_until_turn(queue.size, now, slots=self._slots.limit)
-        self._is_too_long |= wait > oldest.expires_at - oldest.queued_at
-        self._newest_first = self._is_overload and self._is_too_long
+        if self._is_overload and not self._newest_first:
+            wait = self._time_until_turn(queue.size, now, slots=self._slots.limit)
+            self._newest_first = wait > oldest.expires_at - oldest.queued_at
 
     def _refusal(self, call: Call, now: float, expires_at: float) -> Rejection | None:
         veto = self._spending and self._spending.veto(call, now)
@@ -315,7 +314,7 @@ class TargetQueue:
             return Rejection("shed", LATE, now + wait)
         if self._queue.size < self._policy.max_size:
             return None
-        displaced = self._queue.victim_for(call, stands=self._newest_first)
+        displaced = self._queue.victim_for(call, newest_first=self._newest_first)
         if displaced is None:
             return Rejection("queue", f"{self.queued} calls are waiting", now + wait)
         urgent = call.priority < displaced.call.priority

@@ -34,9 +34,8 @@ from stormbreak.types import (
 )
 
 FIRST_OUTPUT_GRACE = 0.001  # seconds; a timer may run this much before its time
-_tuple = (
-    tuple.__new__
-)  # the constructor of a NamedTuple is a Python function, and takes twice as long
+# The constructor of a NamedTuple is a Python function, and takes twice as long.
+_tuple = tuple.__new__
 
 Attempt: TypeAlias = Steps[tuple[Outcome, float, float]]
 

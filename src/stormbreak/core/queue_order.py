@@ -131,10 +131,10 @@ class Queue:
         self._queues[ticket.call.priority].push(ticket)
         self.size += 1
 
-    def peek(self, *, stands: bool) -> Ticket:
-        """Return the next ticket; in a standing queue, the newest interactive one. The queue must not be empty."""
+    def peek(self, *, newest_first: bool) -> Ticket:
+        """Return the next ticket; with `newest_first`, the newest of interactive calls. The queue must not be empty."""
         priority = self._next_priority()
-        return self._queues[priority].peek(newest_first=_newest_first(priority, stands=stands))
+        return self._queues[priority].peek(newest_first=newest_first and priority is _INTERACTIVE)
 
     def serve(self, ticket: Ticket) -> None:
         """Remove the next ticket, as served."""
@@ -160,7 +160,7 @@ class Queue:
             return urgent + own
         return min(urgent + own, (own + 1) / self._min_share - 1)
 
-    def victim_for(self, call: Call, *, stands: bool) -> Ticket | None:
+    def victim_for(self, call: Call, *, newest_first: bool) -> Ticket | None:
         """Return the ticket that would have to make room for `call`, if any."""
         least = next((p for p in reversed(self._queues) if self._queues[p]), None)
         if least is None or least < call.priority:
@@ -169,7 +169,7 @@ class Queue:
         heaviest = queue.heaviest()
         if least == call.priority and queue.load_of(call.tenant, more=1) >= queue.load_of(heaviest):
             return None
-        return queue.last_of(heaviest, newest_first=_newest_first(least, stands=stands))
+        return queue.last_of(heaviest, newest_first=newest_first and least is _INTERACTIVE)
 
     def _next_priority(self) -> Priority:
         waiting = [each for each in self._queues.items() if each[1].tickets]
@@ -195,10 +195,6 @@ class Queue:
         self.size -= 1
         if not queue:
             queue.credit = 0.0
-
-
-def _newest_first(priority: Priority, *, stands: bool) -> bool:
-    return stands and priority is _INTERACTIVE
 
 
 # ---------------------------------------------------------------- tenants

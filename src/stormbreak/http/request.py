@@ -15,7 +15,7 @@ from stormbreak.http.local_answers import LocalRequest
 from stormbreak.http.models import PreparedRequest, Response
 from stormbreak.http.routing import Route
 from stormbreak.llm.finish_reasons import FinishMeaning, reason_of
-from stormbreak.llm.models import FIM, FREE, Shape, endpoint_of, path_of
+from stormbreak.llm.models import FREE, Shape, endpoint_of, is_fim, path_of
 from stormbreak.llm.providers import VERSION
 from stormbreak.llm.schema_request import CHECKED, UNASKED, format_field, repaired, without_format
 from stormbreak.llm.stream_reader import FORMATS
@@ -316,7 +316,7 @@ class RequestTemplate:
             raise ConfigurationError(
                 '"deferred": true asks for a job, and every attempt would start another one; remove it'
             )
-        if schema is not None and (shape not in CHECKED or path_of(endpoint).endswith(FIM)):
+        if schema is not None and (shape not in CHECKED or is_fim(endpoint)):
             raise ConfigurationError(
                 "a schema needs chat/completions, responses or messages; the answer of another endpoint is not checked"
             )
@@ -349,11 +349,7 @@ class RequestTemplate:
 
     def stream_on_wire(self) -> None:
         """Ask for a stream, to be assembled, where the answer is the same."""
-        if (
-            self.shape is Shape.CHAT
-            and self.fields.may_stream
-            and not path_of(self.endpoint).endswith(FIM)
-        ):
+        if self.shape is Shape.CHAT and self.fields.may_stream and not is_fim(self.endpoint):
             self._body = self._unlimited = as_stream(self._body)
             self.streamed = self.reports_output = True
 

@@ -28,12 +28,11 @@ class Shape(Enum):
     __hash__ = object.__hash__  # for look-ups in every attempt: an Enum's own is written in Python
 
 
-FIM = "/fim/completions"
-"""Of Mistral: it takes a prompt as a text completion does, no messages, but its answer is that of a chat."""
+_FIM = "/fim/completions"  # of Mistral
 
 _SHAPES = {
     "/chat/completions": Shape.CHAT,
-    FIM: Shape.CHAT,
+    _FIM: Shape.CHAT,
     "/completions": Shape.COMPLETION,
     "/embeddings": Shape.EMBEDDINGS,
     "/responses": Shape.RESPONSES,
@@ -64,9 +63,18 @@ _NOT_ANTHROPIC = "/threads/"  # the messages of a thread are OpenAI objects
 def endpoint_of(endpoint: str) -> Shape:
     """Return the shape by the end of a path or URL; an unknown endpoint returns any JSON object."""
     path = path_of(endpoint)
-    if _NOT_ANTHROPIC in path:
-        return Shape.JSON
-    return next((shape for end, shape in _SHAPES.items() if path.endswith(end)), Shape.JSON)
+    end = None if _NOT_ANTHROPIC in path else known_end(path)
+    return Shape.JSON if end is None else _SHAPES[end]
+
+
+def known_end(path: str) -> str | None:
+    """Return the end of a path that says which endpoint it is, such as "/chat/completions"."""
+    return next((end for end in _SHAPES if path.endswith(end)), None)
+
+
+def is_fim(endpoint: str) -> bool:
+    """Return whether it takes a prompt and a suffix, no messages, though its answer is that of a chat."""
+    return path_of(endpoint).endswith(_FIM)
 
 
 def without_mark(body: bytes) -> bytes:

@@ -18,7 +18,7 @@ from stormbreak.http.models import CONNECT_TIMEOUT, PreparedRequest
 from stormbreak.http.request import Lookup, RequestTemplate
 from stormbreak.http.routing import Route
 from stormbreak.key_patterns import quoted
-from stormbreak.llm.models import FIM, FREE, Shape, endpoint_of
+from stormbreak.llm.models import FREE, Shape, endpoint_of, known_end
 from stormbreak.llm.stream_reader import FORMATS
 from stormbreak.types import Priority
 
@@ -123,9 +123,6 @@ def _is_json(content_type: str) -> bool:
     return content_type.partition(";")[0].strip().lower() == "application/json"
 
 
-_OF_TWO_PARTS = ("/chat/completions", FIM)
-
-
 @lru_cache(_MAX_URLS)
 def _place(url: str) -> tuple[str, str]:
     parts = urlsplit(url)
@@ -143,10 +140,7 @@ def _endpoint_in(url: str) -> str | None:
             return end
     if endpoint_of(path) is Shape.JSON:
         return None
-    for end in _OF_TWO_PARTS:
-        if path.endswith(end):
-            return end
-    return path[path.rindex("/") :]
+    return known_end(path) or path[path.rindex("/") :]
 
 
 # ---------------------------------------------------------------- what it asks for
