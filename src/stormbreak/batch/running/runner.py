@@ -122,9 +122,8 @@ class Runner:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._grace = grace
         self._schema = schema
-        self._repairs: dict[
-            int, Repairs
-        ] = {}  # of rows that were sent and have not ended, by index
+        # of rows that were sent and have not ended, by index
+        self._repairs: dict[int, Repairs] = {}
         self._tick = tick
         self._record_now = asyncio.Event()  # little is left of what may be spent, or a pause is new
         self._end: End | None = None
