@@ -9,7 +9,7 @@ from stage import OK, SERVER_ERROR, THROTTLED, TIMEOUT, told
 from table_test import table_test
 from watch import Watch
 
-from stormbreak.core.diagnosis import TOP_FIRST, TOP_TOTAL, Cause, Diagnosis
+from stormbreak.core.diagnosis import REMEMBERED, TOP_FIRST, TOP_TOTAL, Cause, Diagnosis
 from stormbreak.core.gate import READY
 from stormbreak.types import CANCELLED, TREATMENTS, Outcome, Tally, Verdict
 
@@ -190,6 +190,53 @@ def test_who_left_before_one_that_was_answered_on_time_is_overtaken():
 
     assert watch.diagnosis.is_overtaken(early)
     assert not watch.diagnosis.is_overtaken(watch.now)
+
+
+def timed_out(watch, *, after=3.0):
+    """An attempt that hangs, and left at `now`."""
+    hung = watch.send()
+    watch.now += after
+    watch.end(hung, TIMEOUT)
+    return watch
+
+
+@pytest.mark.parametrize(
+    ("sent_after", "took", "luck"),
+    [(0.0, 1.0, True), (0.1, 1.0, False), (0.0, 1.5, False)],
+)
+def test_timeouts_are_luck_if_one_that_left_meanwhile_is_answered_in_less_than_half_their_time(
+    sent_after, took, luck
+):
+    watch = timed_out(Watch())
+    watch.now += sent_after
+    flights = watch.send()
+    watch.now += took
+    watch.end(flights)
+
+    assert watch.diagnosis.are_timeouts_luck(watch.now) is luck
+
+
+@pytest.mark.parametrize("overtaken", [False, True])
+def test_timeouts_are_luck_if_one_that_left_later_was_answered_before(overtaken):
+    watch = Watch()
+    early = watch.send()
+    if overtaken:
+        watch.answer()
+    watch.now += 3.0
+    watch.end(early, TIMEOUT)
+
+    assert watch.diagnosis.are_timeouts_luck(watch.now) is overtaken
+
+
+def test_that_timeouts_are_luck_is_known_for_some_minutes_or_until_an_answer_is_late():
+    watch = Watch().know()
+    early = watch.send()
+    watch.answer().wait(3.0).end(early, TIMEOUT)
+    now = watch.now
+
+    assert watch.diagnosis.are_timeouts_luck(now + REMEMBERED)
+    assert not watch.diagnosis.are_timeouts_luck(now + REMEMBERED + 0.1)
+    assert not watch.late(1).diagnosis.are_timeouts_luck(now)
 
 
 def test_no_attempt_is_overtaken_while_all_hang():

@@ -11,7 +11,7 @@ from stormbreak.errors import ConfigurationError
 from stormbreak.types import CANCELLED, Outcome, Verdict
 
 HEALTHY = Load(healthy=True)
-OVERTAKEN = Load(healthy=True, overtaken=True)
+LUCKY = Load(healthy=True, timeouts_are_luck=True)
 GATED = Load(gated=True)
 ADAPTIVE = Load(gated=True, adaptive=True)
 
@@ -135,16 +135,16 @@ LOADS = [
     (BUSY, SERVER_ERROR, GATED, True),
     (BUSY, TIMEOUT, UNKNOWN, False),
     (BUSY, TIMEOUT, HEALTHY, False),
-    (BUSY, TIMEOUT, OVERTAKEN, True),
-    (BUSY, TIMEOUT, Load(overtaken=True), False),
+    (BUSY, TIMEOUT, LUCKY, True),
+    (BUSY, TIMEOUT, Load(timeouts_are_luck=True), False),
     (BUSY, TIMEOUT, GATED, False),  # by a circuit: all would leave at once when it closes
     (BUSY, TIMEOUT, ADAPTIVE, True),
     ([SERVER_ERROR] * 9, SERVER_ERROR, HEALTHY, True),  # however many fail
-    ([TIMEOUT] * 9, TIMEOUT, OVERTAKEN, True),
+    ([TIMEOUT] * 9, TIMEOUT, LUCKY, True),
     ([], TIMEOUT, HEALTHY, False),
-    ([], TIMEOUT, OVERTAKEN, True),  # in a process with hardly any traffic
+    ([], TIMEOUT, LUCKY, True),  # in a process with hardly any traffic
     ([], TIMEOUT, ADAPTIVE, False),  # which does not know what its gates hold
-    ([TIMEOUT] * 2, TIMEOUT, OVERTAKEN, False),
+    ([TIMEOUT] * 2, TIMEOUT, LUCKY, False),
     ([SERVER_ERROR] * 2, SERVER_ERROR, HEALTHY, False),
     ([SERVER_ERROR] * 2, SERVER_ERROR, GATED, False),
     ([OK] * 7 + [SERVER_ERROR] * 2, SERVER_ERROR, HEALTHY, True),
@@ -227,7 +227,7 @@ def test_with_always_paid_no_retry_is_free(outcome):
         budget = Budget(policy)
         for _ in range(50):
             budget.record(OK, 0.0)
-        return is_free(budget, outcome, OVERTAKEN)
+        return is_free(budget, outcome, LUCKY)
 
     assert after_answers(BudgetPolicy())
     assert not after_answers(BudgetPolicy(no_free_retries=True))
@@ -243,4 +243,4 @@ def test_traffic_counts_for_exactly_half_a_minute():
 
 
 def test_who_knows_nothing_of_the_load_claims_nothing():
-    assert Load(gated=False, healthy=False, overtaken=False) == UNKNOWN
+    assert Load(gated=False, healthy=False, timeouts_are_luck=False) == UNKNOWN

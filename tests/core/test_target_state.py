@@ -68,7 +68,9 @@ def test_an_answer_shows_that_the_target_is_well_and_overtakes_who_left_before_i
     stage.tick(1.0)
     stage.start().step(OK)
 
-    assert stage.state.load(stage.now, stage.now - 0.1) == Load(healthy=True, overtaken=True)
+    assert stage.state.load(stage.now, stage.now - 0.1) == Load(
+        healthy=True, timeouts_are_luck=True
+    )
     assert stage.state.load(stage.now, stage.now) == Load(healthy=True)
 
 
@@ -115,22 +117,18 @@ def test_the_snapshot_shows_the_diagnosis():
     assert not stage.state.load(stage.now).healthy
 
 
-def test_who_is_given_to_an_attempt_is_its_own_time():
-    """A call that timed out is told as overtaken when another that left later was answered."""
-    stage = Stage(
-        Policy(
-            retry=RetryPolicy(max_attempts=2, backoff=Backoff(kind="constant", initial_delay=1.0)),
-            breaker=None,
-        )
-    )
-    first = stage.start()
+@pytest.mark.parametrize("is_overtaken", [False, True])
+def test_whether_it_was_overtaken_is_asked_for_each_attempt(is_overtaken):
+    backoff = Backoff(kind="constant", initial_delay=1.0)
+    stage = Stage(Policy(retry=RetryPolicy(max_attempts=2, backoff=backoff), breaker=None))
+    run = stage.start() if is_overtaken else None
     stage.tick(1.0)
     stage.start().step(OK)
-    first.step(TIMEOUT)
-    assert first.backing_off
-    second = stage.start().step(TIMEOUT)  # nobody left after it, and nothing was earned
+    stage.tick(1.0)
+    run = run or stage.start()
+    run.step(TIMEOUT)
 
-    assert second.ended.stopped == "budget"
+    assert run.backing_off is is_overtaken
 
 
 @pytest.mark.parametrize(("named", "second_group"), [(0.1, 0.04), (4.0, 0.8), (60.0, 2.0)])

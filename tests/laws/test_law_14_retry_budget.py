@@ -86,7 +86,7 @@ def test_what_is_free(verdict, load, successes, failures):
         budget.record(each, 0.0)
     lone = successes + failures < 10
     if verdict is Verdict.TIMEOUT:
-        free = (load.healthy and load.overtaken) or (load.adaptive and not lone)
+        free = (load.healthy and load.timeouts_are_luck) or (load.adaptive and not lone)
     else:
         heeded = load.slowed_by_429s or verdict is not Verdict.THROTTLED
         free = (load.healthy and heeded) or load.gated or lone
@@ -113,6 +113,19 @@ def test_nothing_is_free_in_a_lone_process_after_three_failures_in_a_row(verdict
         budget.record(outcome, 0.0)
 
     assert not budget.is_free(outcome, 0.0, load)
+
+
+@table_test("load", LOADS)
+@table_test(("now", "failures"), [(0.0, 4), (0.0, 5), (179.9, 4), (180.0, 3), (180.0, 2)])
+def test_while_well_a_lone_process_may_fail_once_more_in_a_row_than_it_lately_survived(
+    now, failures, load
+):
+    budget = Budget(BudgetPolicy())
+    for outcome in [SERVER_ERROR] * 3 + [OK] + [SERVER_ERROR] * failures:
+        budget.record(outcome, 0.0)
+    most = 4 if load.healthy and now < 180.0 else 2
+
+    assert budget.is_free(SERVER_ERROR, now, load) is (failures <= most)
 
 
 @pytest.mark.parametrize("overtaken", [False, True])

@@ -45,6 +45,8 @@ RECOVERY_WINDOW = (
 )
 RECENTLY = 30.0  # seconds since an answer, lateness or a 429
 REMEMBERED = 180.0  # seconds since an answer was on time
+TIMEOUTS = 8  # that are kept
+PROMPT = 0.5  # of the time of a timeout: in an overload, what is answered has waited nearly as long
 SUSPICIOUS_RATIO = 1 / 3  # share of failures
 JUDGED = 120.0  # seconds since an attempt that streams left
 LOOK = 1.0  # seconds between two choices of who judges, and between two looks at the spread of late answers
@@ -89,6 +91,8 @@ class Diagnosis:
         "_run",
         "_streamed",
         "_streamed_at",
+        "_timed_out",
+        "_timeouts_were_luck_at",
         "_treatments",
         "_usual_run",
         "_watched",
@@ -148,6 +152,8 @@ class Diagnosis:
         self._answered_at = -inf
         self._answered_sent_at = -inf  # when the newest attempt left that was answered
         self._on_time_sent_at = -inf
+        self._timed_out: deque[tuple[float, float]] = deque(maxlen=TIMEOUTS)  # sent at, ended at
+        self._timeouts_were_luck_at = -inf
         self._refused = 0  # 429s since the last answer
         self.answers = 0
         self.probed = False  # the circuit is not closed
@@ -293,8 +299,19 @@ class Diagnosis:
         self.on_time_at = now
         if sent_at > self._on_time_sent_at:  # noqa: PLR1730 - on the way of every call
             self._on_time_sent_at = sent_at
+        if self._timed_out:
+            self._explain_timeouts(sent_at, here - sent_at, now)
+
+    def _explain_timeouts(self, sent_at: float, took: float, now: float) -> None:
+        """Take timeouts for bad luck if this answer was on time and left while one of them was waited for."""
+        began_at, ended_at = self._timed_out[-1]
+        if took >= PROMPT * (ended_at - began_at):
+            self._timeouts_were_luck_at = -inf
+        elif any(began_at < sent_at <= ended_at for began_at, ended_at in self._timed_out):
+            self._timeouts_were_luck_at = now
 
     def _late_answer(self, flight: InFlight, took: float, now: float) -> None:
+        self._timeouts_were_luck_at = -inf
         self._late_share += WEIGHT * (1 - self._late_share)
         response, judge = self._response, self.judge
         if not self._late:
@@ -342,6 +359,10 @@ class Diagnosis:
             self.failed_at = now
         if outcome.verdict is Verdict.OVERLOADED or outcome.verdict is Verdict.THROTTLED:
             self._overloaded_at = now
+        elif outcome.verdict is Verdict.TIMEOUT:
+            self._timed_out.append((flight.sent_at, now))
+            if self.is_overtaken(flight.sent_at):
+                self._timeouts_were_luck_at = now
         if self._treatments[outcome.verdict].tally is Tally.FAILURE:
             self._count(flight, now, quick=flight.completion is Completion.REFUSED)
 
@@ -420,6 +441,10 @@ class Diagnosis:
     def is_overtaken(self, sent_at: float) -> bool:
         """Whether an attempt that left then was overtaken by one that was answered on time."""
         return self._on_time_sent_at > sent_at
+
+    def are_timeouts_luck(self, now: float) -> bool:
+        """Whether timeouts of the last minutes were bad luck: an attempt that left later was answered on time, and none late since."""
+        return now - self._timeouts_were_luck_at <= REMEMBERED
 
     def is_passed(self, sent_at: float) -> bool:
         """Whether an attempt that left later was answered, on time or late."""

@@ -8,14 +8,15 @@ A retry is free if there is evidence that it does no harm:
 
 - the server named a Retry-After that is long enough to hold calls;
 - answers come, and most of them are on time (`diagnosis`): the failure was bad luck, and sending less would not
-  help. After a timeout only if an attempt that left later was answered on time: where all hang, nobody overtakes. After a 429
-  only if 429s slow us down (a learned rate, a limit that has fallen), or most attempts beside it are served: it may stand for a limit;
+  help. After a timeout only if timeouts of the last minutes were bad luck: an attempt that left later was answered on time.
+  Where all hang, nobody overtakes. After a 429 only if 429s slow us down (a learned rate, a limit that has fallen), or most attempts beside it are served: it may stand for a limit;
 - the process's own gates hold the traffic (a queue stands, the limit is reached, a send rate is in force, or
   the circuit is not closed), and it has had enough outcomes to know.
 
-A process with low traffic (fewer than `low_traffic_calls` outcomes in `low_traffic_window`) has no such evidence. It
+A process with low traffic (fewer than `low_traffic_calls` outcomes in `low_traffic_window`) has hardly any evidence. It
 pays only for timeouts, or a lone script could not retry at all; but after `low_traffic_retries` failures in a row it
-pays for all, since free retries of thousands of small processes keep an overload alive.
+pays for all, since free retries of thousands of small processes keep an overload alive. While answers are on time, it may
+fail once more in a row than it lately did before an answer: a row that it survived was bad luck.
 
 Everything else, timeouts first, costs budget.
 
@@ -25,15 +26,18 @@ do not count: a client that returns on time has used up nothing (ADR 23). Final 
 neither count nor end the row: they say nothing about the target's load.
 """
 
+from collections import deque
 from dataclasses import dataclass
 from math import exp
 from typing import NamedTuple
 
 from stormbreak.core.checks import check_types, require_at_least, require_positive, require_window
+from stormbreak.core.diagnosis import REMEMBERED
 from stormbreak.core.window import TimeWindow
 from stormbreak.types import TREATMENTS, VERDICT_OK, Outcome, Verdict
 
 SHORT_WAIT = 0.5  # seconds; a shorter named time makes no retry free
+ROWS = 16  # of failures that an answer ended: so many are kept
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +71,9 @@ class Load(NamedTuple):
         False  # ... and by something that follows what is served, not by a circuit or a fixed limit
     )
     healthy: bool = False  # answers come, most of them on time
-    overtaken: bool = False  # others that left later than the one that failed were answered on time
+    timeouts_are_luck: bool = (
+        False  # attempts that left later than one that timed out were answered on time
+    )
     slowed_by_429s: bool = False  # they slow the traffic down, or most beside them are served
     unhealthy: bool = False  # answers are late, or none comes; more than not healthy
     busy: bool = False  # other calls are in flight or queued
@@ -79,7 +85,7 @@ UNKNOWN = Load()
 class Budget:
     """The account of one process: calls pay in, retries draw out."""
 
-    __slots__ = ("_in_a_row", "_policy", "_recent", "_since", "_tokens")
+    __slots__ = ("_in_a_row", "_policy", "_recent", "_since", "_survived", "_tokens")
 
     def __init__(self, policy: BudgetPolicy) -> None:
         self._policy = policy
@@ -87,6 +93,7 @@ class Budget:
         self._since = 0.0
         self._recent = TimeWindow(policy.low_traffic_window)
         self._in_a_row = 0
+        self._survived: deque[tuple[float, int]] = deque(maxlen=ROWS)  # when, failures in a row
 
     def earn(self, now: float) -> None:
         """Earn for a call."""
@@ -107,7 +114,9 @@ class Budget:
     def record(self, outcome: Outcome, now: float) -> None:
         """Take note of how an attempt ended."""
         if outcome.verdict is VERDICT_OK:
-            self._in_a_row = 0
+            if self._in_a_row:
+                self._survived.append((now, self._in_a_row))
+                self._in_a_row = 0
         elif outcome.verdict is Verdict.CANCELLED:
             return
         elif TREATMENTS[outcome.verdict].retry and not _was_invited_by_server(outcome):
@@ -118,6 +127,14 @@ class Budget:
         """Whether this process has hardly any traffic."""
         self._recent.roll(now)
         return self._recent.calls < self._policy.low_traffic_calls
+
+    def _free_in_a_row(self, now: float, load: Load) -> int:
+        """Return the number of failures in a row after which a process with hardly any traffic may still retry for free."""
+        least = self._policy.low_traffic_retries
+        if not least or not load.healthy:
+            return least
+        lately = [row for survived_at, row in self._survived if now - survived_at < REMEMBERED]
+        return max(least, 1 + max(lately, default=0))
 
     def may_ask_again(self, now: float, load: Load) -> bool:
         """Whether a retry that it cannot pay may wait for it: with hardly any traffic, while others may bring news."""
@@ -130,10 +147,11 @@ class Budget:
         if _was_invited_by_server(outcome):
             return True
         lone = self._is_lone(now)
-        if lone and self._in_a_row > self._policy.low_traffic_retries:
+        if lone and self._in_a_row > self._free_in_a_row(now, load):
             return False
         if outcome.verdict is Verdict.TIMEOUT:
-            return (load.healthy and load.overtaken) or (load.adaptive and not lone)
+            lucky = load.healthy and load.timeouts_are_luck
+            return lucky or (load.adaptive and not lone)
         healthy = load.healthy and (load.slowed_by_429s or outcome.verdict is not Verdict.THROTTLED)
         return healthy or load.gated or lone
 

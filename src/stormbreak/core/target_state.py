@@ -305,7 +305,8 @@ class TargetState:
             healthy=self.diagnosis.is_healthy(now),
             unhealthy=self.diagnosis.is_unhealthy(now),
             slowed_by_429s=self.rate is not None or learned or self.diagnosis.refuses_randomly,
-            overtaken=self.diagnosis.is_overtaken(sent_at),
+            timeouts_are_luck=self.diagnosis.is_overtaken(sent_at)
+            or self.diagnosis.are_timeouts_luck(now),
             busy=not self.idle,
         )
 
