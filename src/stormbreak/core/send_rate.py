@@ -23,10 +23,12 @@ from stormbreak.types import Outcome, Verdict
 # soon sending nothing. So when refusals slow us down, a trial begins: while less is sent, each second is weighed for
 # "the share is as before" against "the share has fallen to a quarter" (a sequential probability ratio test, Wald 1945).
 # Once the odds for bad luck are a hundred to one, it is taken for that, for ten minutes, and its share is followed. A
-# share that climbs beyond what chance explains ends it, and the next trial has to wait, each time twice as long.
+# share that climbs beyond what chance explains ends it, and so does one that climbs slowly, but to four times the odds of
+# a refusal: many processes at one limit see the same refusals whatever each of them sends. The next trial has to wait,
+# each time twice as long.
 
 WINDOW = 10.0  # seconds in which sends and refusals are counted, in slices of one second
-FALLEN = 0.25  # of the share before: what a limit's refusals fall to once less is sent
+FALLEN = 0.25  # of the share before: what a limit's refusals fall to once less is sent; once more is, the odds rise so
 ODDS = log(100.0)  # that decide a trial, either way
 SETTLING = 5.0  # seconds at the start of a trial that do not count, since less is sent only then
 SILENT = 40.0  # seconds without a refusal that end a trial undecided
@@ -72,6 +74,7 @@ class RandomRefusals:
         self._sent = self._refused = 0  # in it
         self._sent_before = TimeWindow(WINDOW)  # in the seconds before
         self._share = 0.0
+        self._max_share = MAX_SHARE  # a higher one is no bad luck any more
         self._followed = 0.0  # attempts that the share stands on
         self._until = -inf
         self._doubt = DOUBT
@@ -136,7 +139,7 @@ class RandomRefusals:
         if self._trial is not None:
             self._try(self._trial, over, sent, refused, now)
         elif now < self._until:
-            self._follow(sent, refused)
+            self._follow(sent, refused, now)
 
     def _try(
         self, trial: _HypothesisTest, second: int, sent: int, refused: int, now: float
@@ -147,16 +150,19 @@ class RandomRefusals:
             self.is_limit = trial.score <= -ODDS
         if trial.score >= ODDS and trial.refused <= MAX_SHARE * trial.sent:
             self._followed = float(trial.sent)
-            self._share = trial.refused / trial.sent
+            share = self._share = trial.refused / trial.sent
+            self._max_share = share / (share + FALLEN * (1 - share))
             self._until = now + REMEMBER_FOR
             self._on_found(now)
 
-    def _follow(self, sent: int, refused: int) -> None:
+    def _follow(self, sent: int, refused: int, now: float) -> None:
         self._followed = min(MEMORY, self._followed + sent)
         share = self._share + (refused - self._share * sent) / self._followed
         self._share = min(MAX_SHARE, share)
         if self._share < MIN_SHARE:
             self._until = -inf
+        elif self._share > self._max_share:
+            self.revoke(now)
 
 
 # ---------------------------------------------------------------- adaptive send rate
