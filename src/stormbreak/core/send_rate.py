@@ -1,8 +1,8 @@
 """A send rate learned from refusals, and a test that detects refusals at random.
 
 A refusal frees its slot at once, so a limit on what is in flight alone lets thousands of them through. When
-429s pile up, sending is held a little below what was accepted in the last seconds; the rate grows slowly and
-is gone after two minutes. One stray 429 has no effect.
+429s pile up, sending is held a little below what was accepted in the last seconds; the rate grows slowly, faster the
+longer there is no 429 at all, and is gone after two minutes. One stray 429 has no effect.
 
 A lesson also begins a trial of whether refusals are bad luck (`RandomRefusals`), which no slower sending would help
 against. Until a trial has found a limit, the rate goes no lower than what was served when it began; then no lower than
@@ -175,6 +175,7 @@ PAUSE = 2.0  # seconds between two lessons
 BELOW = 0.9  # of the accepted rate
 MIN_SPEED = 0.05  # per second
 GROWTH = 1.02  # per second
+FASTER = 10.0  # seconds without a refusal after which the growth has trebled
 FADE = 120.0  # seconds without a lesson
 SLOWER = 0.5  # of what was served, once a trial has shown that sending less helps
 QUIET_AFTER = 15.0  # seconds without growth after a lesson during a trial
@@ -195,6 +196,7 @@ class AdaptiveSendRate:
         self._rate = inf  # when it was learned
         self.learned_at = -inf
         self._still_until = -inf  # the rate grows from then on
+        self._refused_at = -inf
         self._slowest = MIN_SPEED
         self._credit = 0.0  # sends earned, as of `_earned_at`
         self._earned_at = 0.0
@@ -218,17 +220,23 @@ class AdaptiveSendRate:
         """Sends per second; inf where none is in force."""
         if not self.in_force(now):
             return inf
-        growth: float = GROWTH ** max(0.0, now - self._still_until)
+        since = max(0.0, now - self._still_until)
+        quiet = self._quiet(now)
+        growth: float = GROWTH ** (since + quiet * quiet / FASTER)
         return self._rate * growth
 
-    def time_to_send(self, sends: float, now: float) -> float:
-        """Seconds until `count` more are sent at the growing rate; 0 without a rate.
+    def _quiet(self, now: float) -> float:
+        """Return the seconds of growth without a refusal."""
+        return max(0.0, now - max(self._still_until, self._refused_at))
 
-        It ignores that the rate does not grow during a trial: the trial may end.
+    def time_to_send(self, sends: float, now: float) -> float:
+        """Seconds until so many `sends` more have left at the growing rate; 0 without a rate.
+
+        The rate is taken to grow as it does now, although it does not grow during a trial: the trial may end.
         """
         if not self.in_force(now):
             return 0.0
-        growth = log(GROWTH)
+        growth = log(GROWTH) * (1 + 2 * self._quiet(now) / FASTER)
         return log(1 + sends * growth / self.rate_at(now)) / growth
 
     def ready_at(self, _call: object, now: float) -> float:
@@ -252,6 +260,7 @@ class AdaptiveSendRate:
         """Learn from a refusal."""
         if outcome.verdict is not Verdict.THROTTLED:
             return
+        self._refused_at = now
         self._refused.add(now, 1)
         self._random_refusals.refused(now)
         if now - self.learned_at < PAUSE or now - self._busy_since < BUSY:
