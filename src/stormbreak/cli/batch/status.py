@@ -140,8 +140,9 @@ def _stopped(summary: Summary) -> str:
     if summary.refused_by is not None:
         why = _REFUSED[summary.refused_by]
         if summary.refused_by is Verdict.NOT_FOUND:
-            hint = "" if urlsplit(summary.base_url).path.strip("/") else ", which may need a /v1"
-            why += f" at {summary.base_url}{hint}"
+            place = urlsplit(summary.base_url)
+            hint = "" if place.path.strip("/") else ", which may need a /v1"
+            why += f" at {place.scheme}://{place.netloc}{hint}"
         return (
             f"{PROBE_ROWS} rows in a row failed: {why}; nothing is lost: fix the cause, then run the"
             " same command again"

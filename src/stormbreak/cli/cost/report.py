@@ -191,6 +191,7 @@ def _waste(cost: BatchCost) -> Sheet:
         for why, used in cost.waste.items()
     ]
     wasted = sum(each.besides - each.free for each in cost.models)
-    if rest := wasted - sum(used.attempts for used in cost.waste.values()):
+    rest = wasted - sum(used.attempts for used in cost.waste.values())
+    if rest > 0:
         rows.append(["in flight, or lost in a kill", rest, None, None])
     return Sheet(columns=_WASTE, rows=rows)
