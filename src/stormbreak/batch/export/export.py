@@ -14,13 +14,13 @@ from stormbreak.batch.export.tables import write_table
 from stormbreak.batch.input.index import Rows
 from stormbreak.batch.input.table import Record, Shard, Table
 from stormbreak.batch.options import BatchOptions
+from stormbreak.batch.store.cost import lookup_of
 from stormbreak.batch.store.paths import BatchPaths, require_plain_file
 from stormbreak.batch.store.run_file import Run, TableRef, find_moved, read_existing_run
 from stormbreak.cost.price_table import PriceOf
 from stormbreak.errors import ConfigurationError
 from stormbreak.escape import path_of
 from stormbreak.http.environment import find_endpoint
-from stormbreak.http.pricing import list_price
 
 
 class RequestIds:
@@ -56,11 +56,13 @@ def export_output(output: Path, path: Path, *, given: BatchOptions, price_of: Pr
 def read_table(output: str | PathLike[str]) -> Any:
     """Read the rows of the batch at `output` and their results as a pyarrow table, in the order of the rows.
 
-    Costs are at today's list prices. Raises as `export_output` does, and if pyarrow is not installed.
+    Costs are at the price files of the last run, then today's list prices. Raises as `export_output` does, and if pyarrow is not installed.
     """
     with TemporaryDirectory() as folder:
         path = Path(folder, "table.parquet")
-        export_output(Path(output), path, given=BatchOptions(), price_of=list_price)
+        export_output(
+            Path(output), path, given=BatchOptions(), price_of=lookup_of(Path(output)).price_of
+        )
         return arrow.read_file(path)
 
 
