@@ -277,10 +277,12 @@ class Runner:
             self._settle(turn, row, ended, sent_at=now + ended.waited)
 
     def _key_of(self, row: Row) -> str:
-        """The same for every attempt at a row, in every run that sends the same there."""
+        """The same for every attempt at a row, in every run that sends the same there, until the row fails for good."""
         key = blake2b(self._salt, digest_size=16)
         key.update(f" {row.index} {row.endpoint} ".encode())
         key.update(row.body)
+        if refused := self.journal.tries_of_refused(row.index):
+            key.update(b" %d" % refused)
         return key.hexdigest()
 
     def _repairs_of(self, row: Row) -> Repairs | None:
