@@ -42,6 +42,7 @@ def summary_text(summary: Summary, *, retry: bool = False) -> str:
         "left": _left(summary, retry=retry),
         "retried": _retried(summary, retry=retry),
         "reused": _reused(summary),
+        "fallback": _from_fallback(summary),
         "took": f"{summary.elapsed:,.1f} s, {summary.throughput:,.1f} rows/s",
         "sent": _sent(summary, retry=retry),
         "came back": back,
@@ -103,6 +104,13 @@ def _reused(summary: Summary) -> str:
     if not summary.reused:
         return ""
     return f"{summary.reused:,} of these answers, from the cache or from identical rows"
+
+
+def _from_fallback(summary: Summary) -> str:
+    """Rows that another target, the cache of a fallback or a fixed text answered."""
+    if not summary.from_fallback:
+        return ""
+    return f"{summary.from_fallback:,} of these answers, from a fallback"
 
 
 def _reason(summary: Summary) -> str:
