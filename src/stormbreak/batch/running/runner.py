@@ -418,13 +418,15 @@ class Runner:
             handlers = dict.fromkeys(SIGNALS, self.interrupt)
             if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as under nohup
                 handlers[signal.SIGHUP] = self._hang_up
+        before = {number: signal.getsignal(number) for number in handlers}
         for number, handler in handlers.items():
             loop.add_signal_handler(number, handler)
         try:
             yield
         finally:
-            for number in handlers:
-                loop.remove_signal_handler(number)
+            for number, handled_by in before.items():
+                loop.remove_signal_handler(number)  # which leaves the default handler
+                signal.signal(number, handled_by)
 
     def _give_up(self, error: BaseException) -> None:
         """Stop; wait for what was sent, unless its answers could not be written anyway."""
