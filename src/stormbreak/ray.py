@@ -95,8 +95,7 @@ class Ask:
             url: the endpoint, such as "/v1/responses"; by default "/v1/chat/completions".
             id: the column that identifies a row; without it, rows with the same request have one answer.
             max_output_tokens: what bounds each answer; `/v1/messages` needs it.
-            journal: a folder that all actors share. Each writes its answers there before it returns them, and asks no row
-                again that any actor has answered.
+            journal: a folder that all actors share, with their answers: a row that any of them has is not sent again.
             actors: how many divide the counted limits of the policy; with a fleet, only while its store is silent.
             fleet: the store of a fleet, or a `FleetPolicy`: actors share limits (docs/fleet.md).
 
@@ -121,8 +120,7 @@ class Ask:
         self._has_ids = id is not None
         self._journal = None if journal is None else _Journal(Path(journal))
         self._asked: dict[bytes, asyncio.Task[_Answer]] = {}
-        self._calls = RowCalls(self._client)
-        self._client.subscribe(self._hear)
+        self._calls = _calls_of(self._client)
 
     async def __call__(self, batch: Any) -> dict[str, Any]:
         """Answer the rows of a batch: columns as a dict, a pandas frame or an Arrow table.
@@ -208,9 +206,17 @@ class Ask:
         finally:
             ending.cancel()
 
-    def _hear(self, event: Event) -> None:
+
+def _calls_of(client: AsyncClient) -> RowCalls:
+    """Follow the calls of a client that are added to it."""
+    calls = RowCalls(client)
+
+    def hear(event: Event) -> None:
         if isinstance(event, Sent | Queued | RetryPlanned):
-            self._calls.hear(event)
+            calls.hear(event)
+
+    client.subscribe(hear)
+    return calls
 
 
 class _Answer(msgspec.Struct, omit_defaults=True):
