@@ -6,7 +6,7 @@
 | wants more than it got | 0.05 to 0.25 s, as the store decides |
 | its last attempt ended, and it holds slots | at once, if its last report is older than BUSY, or in a CROWD |
 | used what it leases since its last report | BUSY; money: UNUSED seconds after its last use, or after the last report |
-| in use at all | LEASED, or CALM with slots; money: SPENDING; cooldowns alone: GOSSIP |
+| in use at all | LEASED, or HELD with slots; money, and cooldowns alone: CALM |
 | (all of these) among more than CROWD members | longer in proportion |
 | not used for IDLE seconds, and holds nothing | never: the next call that waits wakes it |
 | its engine was closed, and no call needs it | never: the next call wakes it; a spend limit after FORGOTTEN / 2 |
@@ -45,10 +45,9 @@ from stormbreak.fleet.messages import (
 )
 
 BUSY = 0.25  # seconds
-GOSSIP = 3.0
-CALM = LEASE / 2  # a report may be lost
+CALM = QUIET * 0.8  # in time for a store that was restarted empty
+HELD = LEASE / 2  # a report may be lost
 LEASED = LEASE * 0.75  # a report may be lost, and repeated a little later
-SPENDING = QUIET * 0.8  # in time for a store that was restarted empty
 SOON = 1.0  # seconds; what is due later is reported earlier, if another report is sent anyway, ...
 EARLY = 0.25  # ... from this part of its time
 IDLE = 10.0
@@ -301,8 +300,8 @@ class TargetMembership(Membership):
         if any(use.per_second >= WORTH_IT for use in rates):
             return BUSY, BUSY
         if lease.only_gossips:
-            return GOSSIP, GOSSIP
-        calm = CALM if self._holds_slots else LEASED
+            return CALM, CALM
+        calm = HELD if self._holds_slots else LEASED
         if changed:
             return BUSY, calm
         return (inf, inf) if self._is_idle(now) else (calm, calm)
@@ -489,7 +488,7 @@ class SpendMembership(Membership):
         if self._denied:
             return -SHORT, SHORT
         # What was spent is known to this process alone, if the store forgets it.
-        due = SPENDING if lease.granted or account.spent else inf
+        due = CALM if lease.granted or account.spent else inf
         return min(UNUSED, due), due
 
 
