@@ -62,6 +62,8 @@ reports = st.builds(
         returned=money,
         spent=money,
         needed=money,
+        noted=money,
+        elsewhere=money,
     ),
 )
 steps = st.tuples(

@@ -313,7 +313,8 @@ class TargetLease(Lease):
 class SpendLease(Lease):
     """What the store lets one account spend in the period that began at `started` (0: none has), in micro-dollars.
 
-    `granted` and `returned` only ever rise in a period. `elsewhere` is what others have spent for certain.
+    `granted` and `returned` only ever rise in a period. `elsewhere` is what others have spent for certain,
+    and `noted` what the store knows to be spent here.
     """
 
     def __init__(self, policy: FleetPolicy, share: float, wake: Callable[[], None]) -> None:
@@ -324,7 +325,7 @@ class SpendLease(Lease):
         """Begin a period, without an allowance."""
         self.started = started
         self.granted = self.returned = 0
-        self.elsewhere = 0
+        self.elsewhere = self.noted = 0
         self.withholds = False  # there is money left, but the store grants none yet
 
     @property

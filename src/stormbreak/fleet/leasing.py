@@ -9,7 +9,8 @@ the store keeps without the member: it ends by time, or when the member has ackn
   times units may leave. Who has waited longest is served first, then all by their demand (max-min).
 - Slots in flight: a cap for each member, max-min by demand. What a member may still hold is never given to another.
 - Money: three numbers for each member and period, granted, returned and spent, which only ever rise. So a report that
-  comes twice, late, or to a store that has forgotten all, changes nothing.
+  comes twice, late, or to a store that has forgotten all, changes nothing. Such a store also learns from its members what
+  all of them had spent. What nobody asserts of it counts as spent.
 - Cooldowns: the newest news hold.
 
 Numbers are floats, and operations stand in the same order as in the script, so that both give equal results.
@@ -28,6 +29,7 @@ from stormbreak.fleet.messages import (
     RateReport,
     Report,
     SpendAnswer,
+    SpendReport,
 )
 
 LEASE = 10.0  # seconds after its last report that a member counts
@@ -86,10 +88,17 @@ class Scope:
     started: float = 0.0  # of the period; 0: none has begun
     ends_at: float = NONE
     folded: float = 0.0  # money of members that were lost long ago
+    forgotten: float = 0.0  # what all had spent before the store forgot it, as a member knows ...
+    asserted: float = 0.0  # ... and how much of that those had spent that have reported since
     members: dict[str, Member] = field(default_factory=dict)
     # These follow from the members: a report need not look at thousands of them to find that no lease has ended.
     lost: int = field(default=0, compare=False)  # members that are kept for their money alone
     next_loss: float = field(default=-inf, compare=False)  # no lease ends before
+
+    @property
+    def unclaimed(self) -> float:
+        """Money of members that were lost, long ago or with what the store has forgotten."""
+        return self.folded + max(0.0, self.forgotten - self.asserted)
 
 
 def beat(
@@ -104,6 +113,7 @@ def beat(
     if now >= scope.next_loss:
         _drop_lost(scope, now)
     me = scope.members.get(name)
+    is_new = me is None
     if me is None:
         me = scope.members[name] = Member(served_at=now)
         for demand, rate in ((me.requests, report.requests), (me.tokens, report.tokens)):
@@ -117,6 +127,8 @@ def beat(
     tokens = _lease_rate(scope, 1, name, report.tokens, now)
     cap = _lease_slots(scope, name, report, now)
     cooldown = _gossip(scope, report, now)
+    if is_new and report.epoch not in (0, scope.epoch):
+        _remember(scope, report.spend, now)
     spend = _account(scope, name, report, now, max(quiet_until, scope.quiet_until))
     members = len(scope.members) - scope.lost
     if report.leaves and me.money == 0:
@@ -268,9 +280,25 @@ def _gossip(scope: Scope, report: Report, now: float) -> float:
 def _end_period(scope: Scope, now: float) -> None:
     if scope.started > 0 and scope.ends_at != NONE and now >= scope.ends_at:
         scope.started, scope.ends_at, scope.folded = 0.0, NONE, 0.0
+        scope.forgotten = scope.asserted = 0.0
         scope.next_loss = now  # lost members without money are forgotten
         for member in scope.members.values():
             member.granted = member.returned = member.spent = 0.0
+
+
+def _is_of_period(scope: Scope, asked: SpendReport, now: float) -> bool:
+    """Whether the member is in the present period, which is its own if the store knows none."""
+    if scope.started == 0 and asked.started > 0 and (asked.period == 0 or asked.ends_in > 0):
+        scope.started = asked.started
+        scope.ends_at = NONE if asked.period == 0 else now + asked.ends_in
+    return asked.started > 0 and asked.started == scope.started
+
+
+def _remember(scope: Scope, asked: SpendReport, now: float) -> None:
+    """Learn what all had spent before the store forgot it, from a member that reports for the first time since."""
+    if asked.limit > 0 and _is_of_period(scope, asked, now):
+        scope.forgotten = max(scope.forgotten, asked.noted + asked.elsewhere)
+        scope.asserted += asked.noted
 
 
 def _account(
@@ -280,14 +308,11 @@ def _account(
     if asked.limit == 0:
         return SpendAnswer()
     me = scope.members[name]
-    if scope.started == 0 and asked.started > 0 and (asked.period == 0 or asked.ends_in > 0):
-        scope.started = asked.started
-        scope.ends_at = NONE if asked.period == 0 else now + asked.ends_in
-    if asked.started > 0 and asked.started == scope.started:
+    if _is_of_period(scope, asked, now):
         me.granted = max(me.granted, asked.granted)
         me.returned = max(me.returned, asked.returned)
         me.spent = max(me.spent, asked.spent)
-    taken, elsewhere = scope.folded, scope.folded
+    taken = elsewhere = scope.unclaimed
     for other, member in scope.members.items():
         taken += member.money
         if other != name:

@@ -467,6 +467,8 @@ class SpendMembership(Membership):
             returned=float(lease.returned),
             spent=float(spent),
             needed=float(self._needed),
+            noted=float(lease.noted),
+            elsewhere=float(lease.elsewhere),
         )
         return Report(self.epoch, float(leaves), spend=spend)
 
@@ -475,7 +477,9 @@ class SpendMembership(Membership):
         if spend.started == self._over:  # a little later there
             return (-SHORT, SHORT) if self._needed else (BUSY, BUSY)
         if spend.started > 0:
-            if spend.started != lease.started:
+            if spend.started == lease.started:
+                lease.noted = self._spent
+            else:
                 if lease.started:
                     account.begin_period()
                 lease.begin(spend.started)

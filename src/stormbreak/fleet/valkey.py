@@ -19,7 +19,7 @@ from stormbreak.fleet.leasing import QUIET, Demand, Member, Scope
 from stormbreak.fleet.messages import Answer
 from stormbreak.fleet.store import TIMEOUT, Message, StoreError
 
-PREFIX = "stormbreak:1:"  # the version of the records
+PREFIX = "stormbreak:2:"  # the version of the records
 
 
 class ValkeyStore:
@@ -182,5 +182,5 @@ def _read(fields: dict[bytes, bytes]) -> Scope:
         else:
             scope.epoch, scope.quiet_until, *scope.tats = values[:4]
             scope.cooldown_at, scope.cooldown_until, scope.started = values[4:7]
-            scope.ends_at, scope.folded = values[7:]
+            scope.ends_at, scope.folded, scope.forgotten, scope.asserted = values[7:]
     return scope
