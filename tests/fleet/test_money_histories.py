@@ -25,13 +25,14 @@ STEPS = (
     st.tuples(st.just("call"), members, amounts),
     st.tuples(st.just("ask"), members, st.tuples(amounts, st.sampled_from(FATES))),
     st.tuples(st.just("ask"), members, st.tuples(amounts, st.sampled_from(FATES))),
+    st.tuples(st.just("use"), members, amounts),
     st.tuples(st.just("end"), members, st.sampled_from([Decimal(0), Decimal("0.3"), Decimal(1)])),
     st.tuples(st.just("pass"), members, st.sampled_from([0.1, 1.5, 7.0, 12.0, 19.98])),
     st.tuples(st.just("die"), members, st.none()),
     st.tuples(st.just("leave"), members, st.none()),
     st.tuples(st.just("rest"), members, st.sampled_from(FATES)),
 )
-forgetting = st.tuples(st.just("forget"), members, st.none())
+forgetting = st.tuples(st.just("forget"), members, st.booleans())
 
 
 class Process:
@@ -39,6 +40,7 @@ class Process:
 
     def __init__(self, name, policy):
         self.account = SpendAccount(policy)
+        self.heard = {}  # micro-dollars of each member that the last answer counted as spent
         self.wants = []
         self.calls = []
         self.member = SpendMembership(
@@ -60,7 +62,8 @@ class World:
         self.policy = SpendPolicy(max_usd=float(LIMIT), period=period)
         self.now, self.scope, self.count = 1_000.0, Scope(), 0
         self.ledger = {}
-        self.lost = Decimal(0)  # granted to members that cannot assert it again
+        self.unknown = {}  # micro-dollars of members that nobody told a store that had forgotten all
+        self.ghosts = {}  # what such a store was told of them
         self.dead = []
         self.processes = [self.process() for _ in range(MEMBERS)]
 
@@ -86,6 +89,7 @@ class World:
             answer = beat(self.scope, process.member.name, report, self.now)
             self.now += 0.01
             if how == "heard":
+                process.heard = self._counted()
                 process.member.apply(answer, sent_at, self.now)
 
     def call(self, place, bound):
@@ -107,10 +111,18 @@ class World:
         self.beat(place, fate)
         self.call(place, bound)
 
-    def end(self, place, part):
+    def use(self, place, bound):
+        """A call that costs all that it may, and is reported."""
+        before = len(self.processes[place].calls)
+        self.ask(place, (bound, "heard"))
+        if len(self.processes[place].calls) > before:
+            self.end(place, Decimal(1), newest=True)
+            self.beat(place, "heard")
+
+    def end(self, place, part, *, newest=False):
         process = self.processes[place]
         if process.calls:
-            started, bound, period = process.calls.pop(0)
+            started, bound, period = process.calls.pop(-1 if newest else 0)
             cost = bound * part
             self.ledger[started] += cost - bound
             process.account.settle(bound, cost, period, self.now)
@@ -131,15 +143,28 @@ class World:
         self.processes[place].account.lease.rest()
         self.beat(place, fate)
 
-    def forget(self, _place, _):
-        """The store forgets everything, and every living member says what it has within seconds, unless it is away."""
-        away = [each for each in self.processes if each.member.is_away]
-        self.lost += sum(Decimal(each.money) / 1_000_000 for each in (*self.dead, *away))
-        self.dead = []
+    def _counted(self):
+        """What the store takes for spent, by member."""
+        counted = {
+            name: each.spent if each.until > self.now else each.money
+            for name, each in self.scope.members.items()
+        }
+        return {**self.ghosts, **counted}
+
+    def forget(self, place, is_stopped):
+        """The store forgets everything. Living members report within seconds, but not one that is away, or `is_stopped`."""
+        missing = [each for each in self.processes if each.member.is_away]
+        if is_stopped:
+            missing.append(self.processes[place])
+        there = [each for each in self.processes if each not in missing]
+        heard = max((each.heard for each in there), key=lambda each: sum(each.values()), default={})
+        for each in (*self.dead, *missing):
+            name = each.member.name
+            self.ghosts[name] = known = min(heard.get(name, 0), each.money)
+            self.unknown[name] = max(self.unknown.get(name, 0), each.money - known)
         self.scope = Scope()
-        for place in sorted(range(MEMBERS), key=lambda place: -self.processes[place].member.epoch):
-            if self.processes[place] not in away:
-                self.beat(place, "heard")
+        for each in sorted(there, key=lambda each: -each.member.epoch):
+            self.beat(self.processes.index(each), "heard")
 
     def play(self, history):
         for what, place, how in history:
@@ -147,8 +172,9 @@ class World:
                 self.now += how
             else:
                 getattr(self, what)(place, how)
+            lost = Decimal(int(sum(self.unknown.values()))) / 1_000_000
             for spent in self.ledger.values():
-                assert spent <= LIMIT + self.lost
+                assert spent <= LIMIT + lost
 
 
 @given(st.lists(st.one_of(*STEPS, forgetting), min_size=20, max_size=60))
@@ -159,6 +185,35 @@ def test_a_limit_for_ever_is_never_passed(history):
 @given(st.lists(st.one_of(*STEPS), min_size=20, max_size=60))
 def test_a_limit_in_every_period_is_never_passed(history):
     World(20.0).play(history)
+
+
+def test_what_a_lost_member_had_spent_is_known_to_others_when_the_store_forgets_it():
+    world = World(None)
+    world.ask(0, (Decimal(6), "heard"))
+    world.end(0, Decimal(1))
+    world.beat(0, "heard")
+    world.ask(1, (Decimal("0.5"), "heard"))
+    world.die(0, None)
+    world.forget(0, False)
+    world.now += 7.0
+    world.ask(1, (Decimal(4), "heard"))
+    assert len(world.processes[1].calls) == 1  # of four dollars there are only three and a half
+    world.ask(1, (Decimal("3.5"), "heard"))
+    assert world.ledger == {1.0: Decimal(10)}
+
+
+def test_a_stopped_member_that_reports_late_is_counted_once():
+    world = World(None)
+    world.ask(0, (Decimal(4), "heard"))
+    world.end(0, Decimal(1))
+    world.beat(0, "heard")
+    world.ask(1, (Decimal("0.5"), "heard"))
+    world.forget(0, True)
+    world.now += 7.0
+    world.beat(0, "heard")
+    assert world.scope.unclaimed == 0
+    world.ask(1, (Decimal("5.5"), "heard"))
+    assert world.ledger == {1.0: Decimal(10)}
 
 
 def test_a_call_that_ends_after_its_period_frees_no_money_in_the_next():
