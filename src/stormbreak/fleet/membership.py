@@ -30,7 +30,7 @@ from stormbreak.core.lease import (
 )
 from stormbreak.core.spend_policy import SpendPolicy
 from stormbreak.core.target_state import TargetState
-from stormbreak.fleet.leasing import FORGOTTEN, LEASE, QUIET
+from stormbreak.fleet.leasing import CHUNK, FORGOTTEN, LEASE, QUIET
 from stormbreak.fleet.messages import (
     HOLD,
     LIFT,
@@ -410,6 +410,7 @@ class SpendMembership(Membership):
         self._over = NONE  # the period that has ended here, and perhaps not yet in the store
         self._needed = 0
         self._spent = 0  # as it reported last
+        self._chunk = 0  # what the store grants at once
         self._denied = False
         self.ended = False  # nothing uses the account any more
 
@@ -451,12 +452,15 @@ class SpendMembership(Membership):
         bounds = [] if leaves else list(self._bounds(now))
         self._has_left = leaves = leaves or (lease.rests and taken == spent and not bounds)
         self._needed = taken + micro_dollars(min(bounds)) if bounds else 0
-        self._spent = spent
         if bounds:
             self._gives_back_early = now >= account.used_at + UNUSED
         unused = not bounds and taken == spent and self._is_unused(now)
         if unused or leaves or self._denied:  # others may need it
-            lease.returned = max(lease.returned, lease.granted - max(0, taken))
+            lease.returned = max(lease.returned, lease.granted - taken)
+        elif not bounds:  # less is in use than there was
+            spare = max(taken - spent, spent - self._spent, self._chunk)
+            lease.returned = max(lease.returned, lease.granted - taken - spare)
+        self._spent = spent
         ends_in = NONE if account.ends_at == inf else account.ends_at - now
         spend = SpendReport(
             limit=float(int(account.limit * MICRO)),
@@ -486,6 +490,7 @@ class SpendMembership(Membership):
             account.ends_at = inf if spend.ends_in == NONE else sent_at + spend.ends_in
             lease.granted = max(lease.granted, int(spend.granted))
             lease.elsewhere = int(spend.elsewhere)
+        self._chunk = int(spend.left / CHUNK)
         lack = self._needed - lease.allowance
         self._denied = lack > 0
         lease.withholds = self._denied and spend.left >= lack
