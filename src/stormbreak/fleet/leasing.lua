@@ -9,7 +9,7 @@ local KEEP = 3600 -- seconds for which an idle scope is kept
 
 -- records: lists of doubles
 local SCOPE = {
-  'epoch', 'quiet_until', 'tat1', 'tat2', 'cooldown_at', 'cooldown_until', 'started', 'ends_at', 'folded', 'forgotten',
+  'epoch', 'at', 'quiet_until', 'tat1', 'tat2', 'cooldown_at', 'cooldown_until', 'started', 'ends_at', 'folded', 'forgotten',
   'asserted',
 }
 local MEMBER = {
@@ -239,7 +239,24 @@ end
 
 -- the beat
 
+local function set_back(record, fields, seconds)
+  for _, field in ipairs(fields) do record[field] = record[field] - seconds end
+end
+
 if scope.epoch == 0 then scope.epoch = now end
+if now < scope.at then -- the clock of the server was set back
+  local seconds = scope.at - now
+  set_back(scope, {'quiet_until', 'cooldown_at', 'cooldown_until'}, seconds)
+  for _, tat in ipairs({'tat1', 'tat2'}) do
+    if scope[tat] ~= 0 then set_back(scope, {tat}, seconds) end
+  end
+  if scope.ends_at ~= NONE then scope.ends_at = scope.ends_at - seconds end
+  for other, member in pairs(members) do
+    set_back(member, {'until', 'served_at', 'asked_at1', 'served_at1', 'asked_at2', 'served_at2'}, seconds)
+    changed[other] = true
+  end
+end
+scope.at = now
 if head.epoch ~= 0 and head.epoch ~= scope.epoch then scope.quiet_until = math.max(scope.quiet_until, scope.epoch + QUIET) end
 end_period()
 for other, member in pairs(members) do

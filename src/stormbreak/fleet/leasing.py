@@ -81,6 +81,7 @@ class Scope:
     """The state of one scope. `tats` are the times at which the buckets of requests and tokens are full again."""
 
     epoch: float = 0.0
+    at: float = 0.0  # the time of the last report
     quiet_until: float = 0.0
     tats: list[float] = field(default_factory=lambda: [0.0, 0.0])
     cooldown_at: float = 0.0  # when the attempt left that brought the news
@@ -107,6 +108,9 @@ def beat(
     """Process the report of member `name`, and answer it. No money is granted before `quiet_until`."""
     if scope.epoch == 0:
         scope.epoch = now
+    if now < scope.at:
+        _set_back(scope, scope.at - now)
+    scope.at = now
     if report.epoch not in (0, scope.epoch):  # the store has lost what this member knows
         scope.quiet_until = max(scope.quiet_until, scope.epoch + QUIET)
     _end_period(scope, now)
@@ -135,6 +139,22 @@ def beat(
         del scope.members[name]
         scope.lost -= 1
     return Answer(scope.epoch, float(members), requests, tokens, cap, cooldown, spend)
+
+
+def _set_back(scope: Scope, seconds: float) -> None:
+    """Move all times: the clock of the store was set back."""
+    scope.quiet_until -= seconds
+    scope.tats = [tat and tat - seconds for tat in scope.tats]
+    scope.cooldown_at -= seconds
+    scope.cooldown_until -= seconds
+    scope.ends_at -= seconds if scope.ends_at != NONE else 0.0
+    scope.next_loss = -inf
+    for member in scope.members.values():
+        member.until -= seconds
+        member.served_at -= seconds
+        for demand in (member.requests, member.tokens):
+            demand.asked_at -= seconds
+            demand.served_at -= seconds
 
 
 def _drop_lost(scope: Scope, now: float) -> None:

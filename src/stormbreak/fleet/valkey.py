@@ -180,7 +180,7 @@ def _read(fields: dict[bytes, bytes]) -> Scope:
             requests, tokens = Demand(*values[1:6]), Demand(*values[6:11])
             scope.members[name.decode()] = Member(values[0], requests, tokens, *values[11:])
         else:
-            scope.epoch, scope.quiet_until, *scope.tats = values[:4]
-            scope.cooldown_at, scope.cooldown_until, scope.started = values[4:7]
-            scope.ends_at, scope.folded, scope.forgotten, scope.asserted = values[7:]
+            scope.epoch, scope.at, scope.quiet_until, *scope.tats = values[:5]
+            scope.cooldown_at, scope.cooldown_until, scope.started = values[5:8]
+            scope.ends_at, scope.folded, scope.forgotten, scope.asserted = values[8:]
     return scope
