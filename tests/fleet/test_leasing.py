@@ -203,7 +203,7 @@ def test_a_member_that_leaves_is_forgotten_but_not_its_money():
 
 
 def test_a_clock_that_is_set_back_makes_nothing_last_longer():
-    scope, back = Scope(), 3_600.0
+    scope, back = Scope(), 600.0
     held = Report(slots=SlotReport(4.0, 4.0, 4.0, 4.0), cooldown=CooldownReport(HOLD, 0.0, 5.0))
     beat(scope, "lost", held, NOW)
     beat(scope, "a", spends(9_000, period=60.0), NOW)
