@@ -220,7 +220,7 @@ class Heartbeat:
                 _log.warning("fleet store %s: disconnected, %s", self.place, error)
         if restarts > self._restarts:
             _log.warning(
-                "fleet store %s: it was restarted empty; what lost members had spent is not counted",
+                "fleet store %s: it was restarted empty; money that only lost members knew of is not counted",
                 self.place,
             )
         self._restarts = restarts

@@ -98,7 +98,7 @@ class Membership(ABC):
         """Return the report of now; None if nothing is new: then it looks again. `along`: another one is sent anyway."""
         due_at = self._early_at if along else self._due_at
         is_due = self.next_at == -inf or now >= due_at
-        self.next_at = inf  # until the answer, or until it is woken
+        self.next_at = now + LEASE  # unless it is answered, or woken, before
         look_at = None if is_due else self._look_again_at(now)
         if look_at is None:
             self.along_at = inf
