@@ -99,7 +99,7 @@ def test_a_send_rate_learned_from_429s():
         pass
     rate = stage.state.rate.rate_at(stage.now)
 
-    assert said(stage) == f"429s: {rate:.1f} requests/s"
+    assert said(stage) == f"429s: at most {rate:.1f} requests/s"
     assert 1 < rate < 5
 
 

@@ -42,6 +42,7 @@ extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphin
 
 myst_heading_anchors = 4  # as code hosts do
 autodoc_member_order = "bysource"
+autodoc_preserve_defaults = True  # as in the source, not the repr of a value
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
 autoclass_content = "both"

@@ -1,12 +1,14 @@
 """For tests of applications on LLM APIs: the embedded provider as a pytest fixture or context manager, and storms.
 
 pytest loads this module whenever stormbreak is installed, so it imports nothing else of stormbreak until it is
-used. All but the fixture works without pytest, for example in a notebook.
+used. All but the fixture works without pytest, for example in a notebook. Where a test fails with the exception of an SDK,
+pytest shows the attempts below it.
 """
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+import sys
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -211,3 +213,15 @@ def stormbreak_provider() -> Iterator[ProviderFactory]:
             return stack.enter_context(serve(*scenario, **options))
 
         yield start
+
+
+def pytest_runtest_makereport(call: Any) -> None:
+    """Add the lines of `explain` to the exception with which a test failed, as notes."""
+    explaining = sys.modules.get("stormbreak.drivers.explain")
+    if call.excinfo is None or explaining is None:
+        return
+    error = call.excinfo.value
+    with suppress(Exception):  # of a property of a foreign exception: the test's own failure counts
+        for line in explaining.explain(error).splitlines():
+            if line not in getattr(error, "__notes__", ()):
+                error.add_note(line)

@@ -39,6 +39,10 @@ def test_rows_that_fail_for_good_are_answered_elsewhere_and_say_so(
     assert {line["answered_by"] for line in elsewhere} == {f"127.0.0.1:{well.port}/storm-1"}
     assert len(elsewhere) == 30 if share == 1.0 else 0 < len(elsewhere) < 30
     assert well.stats()["arrivals"] == len(elsewhere)
+    assert (
+        f"\nfallback   {len(elsewhere)} of these answers, from a fallback\n"
+        in capsys.readouterr().out
+    )
 
 
 FALLBACK = """

@@ -200,7 +200,10 @@ def test_failed_rows_say_why_and_a_retry_makes_the_table_again(at, stormbreak_pr
         rows = [*csv.DictReader(file)]
     assert len(rows) == len(ROWS)
     assert {bool(row["answer"]) != bool(row["error"]) for row in rows} == {True}
+    failed = sum(bool(row["error"]) for row in rows)
     assert {row["error"].partition(":")[0] for row in rows} == {"", "filtered"}
+    exported = run("batch", "export", "out.csv", "again.csv")
+    assert exported.stdout == f"30 rows in again.csv\n{failed} of them failed\n"
     good = stormbreak_provider(scenario()).base_url
     assert run("batch", "retry", "out.csv", "--base-url", good, "-q").returncode == 0
     with (at / "out.csv").open(newline="") as file:
@@ -217,12 +220,15 @@ def test_a_half_finished_journal_is_exported(at, stormbreak_provider):
         journal = at / "out.parquet.jsonl"
         wait_until(lambda: journal.exists() and journal.read_bytes().count(b"\n") >= 4)
         exported = run("batch", "export", "out.parquet", "half.csv")  # while it runs
-        assert exported.stdout == "30 rows in half.csv\n"
         process.kill()
     with (at / "half.csv").open(newline="") as file:
         rows = [*csv.DictReader(file)]
     answered = [row for row in rows if row["answer"]]
     assert 4 <= len(answered) < len(rows) == len(ROWS)
+    assert exported.stdout.splitlines() == [
+        "30 rows in half.csv",
+        f"{30 - len(answered)} of them have no answer yet; batch run continues with them",
+    ]
     assert all(row["answer"] == answer(row["title"]) for row in answered)
     assert not (at / "out.parquet").exists()
     fast = stormbreak_provider(scenario()).base_url

@@ -8,7 +8,7 @@ from stormbreak.types import Verdict
 
 NOTHING = dict.fromkeys(
     (
-        "total", "successful", "failed", "left", "retried", "recovered", "answered", "reused", "attempts",
+        "total", "successful", "failed", "left", "retried", "recovered", "answered", "reused", "from_fallback", "attempts",
         "retries", "maybe_processed", "circuits_opened", "cooldowns", "waited", "input_tokens", "output_tokens",
         "elapsed", "throughput",
     ),

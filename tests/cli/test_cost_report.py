@@ -137,7 +137,22 @@ def test_several_models_are_summed_up_where_all_have_a_price(batch, deal, tmp_pa
     for sum_ in ("useful", "attempts_besides", "wasted_max", "total_min", "total_max"):
         assert whole[sum_] == first[sum_] + second[sum_]
     assert whole["total_min"] < whole["total_max"]
-    assert re.search(r"The batch has cost [<.\d]+ to [.\d]+ USD\.", page.read_text())
+    cost = r"(&lt;)?[.\d]+ to (&lt;)?[.\d]+ USD"
+    wasted = f"{cost} of it was wasted on attempts without an answer"
+    assert re.search(rf"The batch has cost {cost}\. {wasted}\.", page.read_text())
+
+
+def test_attempts_that_were_lost_in_a_kill_are_a_reason_of_their_own(batch, capsys):
+    path = batch.with_name("o.jsonl.run")
+    run = json.loads(path.read_text())
+    run["account"]["spent"][0]["wasted_open"]["attempts"] += 7
+    path.write_text(json.dumps(run))
+
+    said = json.loads(report(capsys, batch, "--json"))
+    reasons = {row["reason"]: row["attempts"] for row in said["waste"]}
+    (model,) = said["models"]
+    assert reasons["in flight, or lost in a kill"] == 7
+    assert sum(reasons.values()) == model["attempts_besides"] - model["attempts_free"]
 
 
 def test_without_a_price_it_says_so_and_no_sum(batch, provider, capsys):

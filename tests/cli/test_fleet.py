@@ -47,6 +47,7 @@ def test_as_json(url, capsys):
     assert main(["fleet", "status", url, "--name", "other", "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
     (scope,) = facts["scopes"]
+    assert facts["warnings"] == []  # they are about money, and this fleet shares none
     assert scope["scope"] == "other/target acme/m"
     assert [each["member"] for each in scope["members"]] == ["c3"]
     assert scope["members"][0]["slots"] == 4

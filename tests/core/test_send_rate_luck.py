@@ -254,3 +254,17 @@ def test_refusals_of_a_second_in_which_nothing_was_sent_are_followed():
             break
 
     assert most_explained(draw.luck, 1_000) == pytest.approx(share, rel=0.05)
+
+
+@table_test(
+    ("before", "after", "holds"), [(2, 5, True), (2, 6, False), (5, 8, True), (5, 9, False)]
+)
+def test_a_share_that_climbs_slowly_is_no_bad_luck_beyond_four_times_the_odds(before, after, holds):
+    """Of ten: from odds of 1 to 4 up to 1 to 1, or from 1 to 1 up to 4 to 1."""
+    draw = RandomStorm(before / 10).play(30, 10, before)
+    for each in range(before, after):
+        draw.play(30, 10, [each, each + 1])
+    draw.play(200, 10, after)
+
+    assert draw.luck.holds(draw.now) is holds
+    assert draw.luck.is_limit is not holds

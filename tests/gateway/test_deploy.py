@@ -161,8 +161,8 @@ http {{
 """
 
 
-def started(name, place, pem, front, port, admin):
-    """Run nginx or haproxy with the file of deploy/, on other ports."""
+def started(name, place, pem, front, *gateways):
+    """Run nginx or haproxy with the file of deploy/, on other ports, before one gateway or two."""
     found = shutil.which(name, path="/usr/sbin:/usr/bin:/usr/local/sbin:/usr/local/bin")
     if found is None:
         pytest.skip(f"{name} is not installed")
@@ -170,13 +170,20 @@ def started(name, place, pem, front, port, admin):
     text = re.sub(r"/etc/ssl/llm\.example\.com\.\w+", str(pem), file.read_text())
     text = text.replace("listen 443", f"listen 127.0.0.1:{front}")
     text = text.replace("bind :443", f"bind 127.0.0.1:{front}")
-    text = text.replace("server 127.0.0.1:8080", f"server 127.0.0.1:{port}")
-    text = text.replace("server one 10.0.0.1:8080", f"server one 127.0.0.1:{port}")
-    text = re.sub(r" +server two .*\n", "", text).replace("port 9464", f"port {admin}")
+    upstreams = [f"server 127.0.0.1:{each.port};" for each in gateways]
+    text = text.replace("server 127.0.0.1:8080;", " ".join(upstreams))
+    text = re.sub(r" +server (one|two) .*\n", "", text).replace("check port 9464 ", "")
+    if name == "haproxy":
+        for each in gateways:
+            text += f"    server g{each.port} 127.0.0.1:{each.port} check port {each.admin_port}\n"
     config = place / "config"
     config.write_text(NGINX.format(place=place, server=text) if name == "nginx" else text)
     words = ["-p", place, "-e", place / "errors", "-c"] if name == "nginx" else ["-db", "-q", "-f"]
     return subprocess.Popen([found, *words, config])
+
+
+def with_admin_port(provider):
+    return settings(provider.url).replace('admin_port = "none"', "admin_port = 0")
 
 
 @pytest.mark.parametrize("name", ["nginx", "haproxy"])
@@ -193,11 +200,9 @@ async def test_events_pass_a_proxy_one_by_one(name, tmp_path, pem):
 
     async with upstream() as provider:
         provider.reply = reply
-        text = settings(provider.url, gateway='admin_host = "0.0.0.0"')
-        text = text.replace('admin_port = "none"', "admin_port = 0")
-        async with running(tmp_path / "gateway.toml", text) as gateway:
-            front, one = free_port(), gateway.gateway
-            proxy = started(name, tmp_path, pem, front, one.port, one.admin_port)
+        async with running(tmp_path / "gateway.toml", with_admin_port(provider)) as gateway:
+            front = free_port()
+            proxy = started(name, tmp_path, pem, front, gateway.gateway)
             try:
                 body = json.dumps({"model": "main", "stream": True, "messages": []}).encode()
                 stream, writer = await asyncio.wait_for(opened(front, body), 15)
@@ -210,23 +215,57 @@ async def test_events_pass_a_proxy_one_by_one(name, tmp_path, pem):
                 proxy.wait()
 
 
+@pytest.mark.parametrize("name", ["nginx", "haproxy"])
+async def test_a_gateway_that_stops_loses_no_call(name, tmp_path, pem):
+    body = json.dumps({"model": "main", "messages": []}).encode()
+    async with upstream() as provider:
+        text = with_admin_port(provider)
+        async with (
+            running(tmp_path / "one.toml", text) as one,
+            running(tmp_path / "two.toml", text) as two,
+        ):
+            front = free_port()
+            proxy = started(name, tmp_path, pem, front, one.gateway, two.gateway)
+            try:
+                while not (one.metric("requests_total") and two.metric("requests_total")):
+                    _, writer = await asyncio.wait_for(opened(front, body), 15)
+                    writer.close()
+                draining = asyncio.create_task(one.gateway.drain())
+                statuses = set()
+                for _ in range(8):
+                    _, writer, status = await asyncio.wait_for(asked(front, body), 10)
+                    writer.close()
+                    statuses.add(status)
+                await draining
+            finally:
+                proxy.kill()
+                proxy.wait()
+    assert statuses == {200}
+
+
 async def opened(port, body):
     """Ask over TLS until the proxy knows that the gateway is ready."""
+    while True:
+        try:
+            reader, writer, status = await asked(port, body)
+        except (OSError, asyncio.IncompleteReadError):
+            await asyncio.sleep(0.05)
+            continue
+        if status == 200:
+            return reader, writer
+        writer.close()
+        await asyncio.sleep(0.1)
+
+
+async def asked(port, body):
+    """Ask over TLS, and read the status."""
     trusting = ssl.create_default_context()
     trusting.check_hostname, trusting.verify_mode = False, ssl.CERT_NONE
     head = (
         f"POST /v1/chat/completions HTTP/1.1\r\nhost: llm.example.com\r\nauthorization: Bearer {KEY}\r\n"
         f"content-length: {len(body)}\r\n\r\n"
     )
-    while True:
-        try:
-            reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=trusting)
-            writer.write(head.encode() + body)
-            status = await reader.readuntil(b"\r\n")
-        except (OSError, asyncio.IncompleteReadError):
-            await asyncio.sleep(0.05)
-            continue
-        if b" 200 " in status:
-            return reader, writer
-        writer.close()
-        await asyncio.sleep(0.1)
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=trusting)
+    writer.write(head.encode() + body)
+    status = await reader.readuntil(b"\r\n")
+    return reader, writer, int(status.split()[1])

@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import logging
+import re
 from contextlib import asynccontextmanager
 
 import pytest
@@ -413,7 +415,8 @@ async def test_the_shortest_deadline_holds(path, where):
     assert reply.status == 504
 
 
-async def test_a_name_that_ends_in_an_asterisk_takes_all_that_begin_so(path):
+async def test_a_name_that_ends_in_an_asterisk_takes_all_that_begin_so(path, caplog):
+    caplog.set_level(logging.INFO)
     models = 'models = { "gpt-*" = "main", "gpt-9" = "main" }'
     options = {"gateway": models, "key": 'models = ["gpt-9*", "main"]'}
     async with through(path, **options) as (gateway, provider):
@@ -426,3 +429,5 @@ async def test_a_name_that_ends_in_an_asterisk_takes_all_that_begin_so(path):
     asked = [body["model"] for body in provider.bodies]
     assert asked == ["gpt-9-turbo", "storm-1", "storm-1", "gpt-8"]
     assert [each["id"] for each in listed.json["data"]] == ["gpt-9", "main"]
+    logged = re.findall(r" model=(\S+) ", caplog.text)
+    assert logged == ["gpt-*", "gpt-9", "main", "-", "gpt-*", "-", "-"]

@@ -69,7 +69,7 @@ def test_rows_add_up_to_the_whole(ledger, capsys, by, names):
     }  # fmt: skip
     assert (whole["input_tokens"], whole["cached_input_tokens"]) == (3010, 1200)
     assert (whole["output_tokens"], whole["unknown_max"]) == (305, 0.1)
-    assert (whole["cost"], whole["wasted"]) == (3.315, 0.015)
+    assert (whole["cost"], whole["wasted"], whole["wasted_max"]) == (3.315, 0.015, 0.115)
 
 
 def test_a_report_is_of_the_hours_that_are_asked(ledger, capsys):
@@ -78,9 +78,11 @@ def test_a_report_is_of_the_hours_that_are_asked(ledger, capsys):
         ("app", "gpt-4.1"), ("nightly", "gpt-4.1-mini"),
     ]  # fmt: skip
     assert printed["since"] == "2026-11-01T00:00:00+00:00"
+    assert printed["notes"][0] == "Attempts from 2026-11-01 until 2026-11-02 UTC."
     (row,) = report(capsys, ledger, "--until", "2026-11-01T01:00")[0]
     assert row["key"] == "app"
-    assert report(capsys, ledger, "--since", "2027-01-01")[0] == []
+    rows, printed = report(capsys, ledger, "--since", "2027-01-01")
+    assert (rows, printed["notes"]) == ([], ["No attempts are recorded for that time."])
 
 
 def test_ledgers_are_added_up(ledger, capsys, tmp_path):
@@ -130,6 +132,9 @@ def test_what_has_no_price_has_no_amount(path, capsys):
     counted.close()
     (row,) = report(capsys, path.with_name("spent.db"))[0]
     assert (row["cost"], row["unpriced_attempts"], row["input_tokens"]) == (None, 1, 10)
+    page = path.with_name("costs.html")
+    report(capsys, path.with_name("spent.db"), "--report", page)
+    assert " UTC, without attempts of unknown cost." in page.read_text()
 
 
 def test_a_price_file_prices_again(ledger, capsys, tmp_path):
@@ -150,6 +155,8 @@ def test_the_table_and_csv_have_the_same_rows(ledger, capsys):
     assert main(["cost", "report", str(ledger), "--by", "day"]) == 0
     printed = capsys.readouterr().out
     assert "Attempts without usage: 1." in printed
+    assert "Wasted on attempts without an answer: 0.02 to 0.12 USD." in printed
+    assert "1,010" in printed
     assert "2026-11-02" in printed
 
 
@@ -182,6 +189,9 @@ def test_a_report_can_be_a_page(ledger, capsys, tmp_path):
     page = tmp_path / "costs.html"
     assert main(["cost", "report", str(ledger), "--report", str(page), "--currency", "EUR", "--rate", "0.9"]) == 0  # fmt: skip
     text = page.read_text()
-    assert "The gateway has spent 2.98 to 3.07 EUR." in text
+    assert (
+        "The gateway has spent 2.98 to 3.07 EUR from 2026-11-01 until 2026-11-02 01:00 UTC." in text
+    )
+    assert "0.01 to 0.10 EUR of it was wasted on attempts without an answer." in text
     assert "gpt-4.1-mini" in text
     assert main(["cost", "report", str(ledger), "--report", str(ledger)]) == 2

@@ -73,7 +73,7 @@ def test_a_provider_s_own_key_goes_to_no_other_host(provider):
 @table_test(
     ("environ", "provider", "given", "said"),
     [
-        ({}, None, {}, "no address to send to"),
+        ({}, None, {}, "no provider: name one, or give a base URL"),
         ({"STORMBREAK_API_KEY": "x" * 9}, None, {}, "set STORMBREAK_BASE_URL"),
         ({}, "openai", {}, "no API key: set OPENAI_API_KEY"),
         ({"HOLYSHEEP_API_KEY": ""}, "holysheep", {}, "no API key: set HOLYSHEEP_API_KEY"),

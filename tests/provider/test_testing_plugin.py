@@ -1,15 +1,29 @@
 """What users get for their own tests."""
 
+import re
 import subprocess
 import sys
+from pathlib import Path
+from types import SimpleNamespace
 
+import httpx2
 import pytest
 
+from stormbreak import Policy
+from stormbreak.core.retry import RetryPolicy
 from stormbreak.errors import ConfigurationError
+from stormbreak.httpx2 import Transport
 from stormbreak.provider.scenario_file import load
-from stormbreak.testing import serve
+from stormbreak.testing import pytest_runtest_makereport, serve
 
 from .conftest import RawClient
+
+_PAGE = (Path(__file__).parents[2] / "docs" / "testing.md").read_text()
+TESTS_SHOWN = [
+    block
+    for block in re.findall(r"^```python\n(.*?)^```", _PAGE, re.MULTILINE | re.DOTALL)
+    if "\ndef test_" in block
+]
 
 
 def test_the_plugin_loads_nothing_of_stormbreak_until_it_is_used():
@@ -55,6 +69,55 @@ def test_several_providers_stand_side_by_side(stormbreak_provider):
     assert first.base_url != second.base_url
     assert second.scenario.name == "bench"
     assert second.stats()["seed"] == 4
+
+
+def test_a_test_that_fails_with_the_exception_of_an_sdk_shows_the_attempts(stormbreak_provider):
+    openai = pytest.importorskip("openai")
+    provider = stormbreak_provider('[[faults]]\nkind = "503"\n', speed=1000)
+    policy = Policy(retry=RetryPolicy(max_attempts=1))
+    http = httpx2.Client(transport=Transport(policy))
+    client = openai.OpenAI(base_url=provider.base_url, api_key="k", http_client=http)
+    with client, pytest.raises(openai.InternalServerError) as failed:
+        client.embeddings.create(model="e", input="a")
+    for _ in range(2):  # of the call, and of a teardown that raises it again: noted once
+        pytest_runtest_makereport(SimpleNamespace(excinfo=failed))
+    first, last = failed.value.__notes__
+    assert first.startswith("attempt 1 at ")
+    assert last.endswith("; no further retry: attempts")
+
+
+def test_the_failure_of_a_test_that_is_none_of_ours_stays_as_it_is():
+    class OddError(Exception):
+        @property
+        def response(self):
+            raise RuntimeError("not sent yet")
+
+    for error in (OddError(), AssertionError()):
+        with pytest.raises(Exception) as failed:
+            raise error
+        pytest_runtest_makereport(SimpleNamespace(excinfo=failed))
+        assert not hasattr(error, "__notes__")
+    pytest_runtest_makereport(SimpleNamespace(excinfo=None))
+
+
+def test_pytest_calls_the_plugin_after_each_test(pytestconfig):
+    plugins = pytestconfig.pluginmanager
+    hooks = plugins.get_hookcallers(plugins.get_plugin("stormbreak"))
+    assert "pytest_runtest_makereport" in [hook.name for hook in hooks]
+
+
+@pytest.mark.parametrize("block", TESTS_SHOWN)
+def test_the_tests_that_the_page_shows_pass(stormbreak_provider, block):
+    pytest.importorskip("openai")
+    names = {}
+    exec(block, names)
+    for test in [value for name, value in names.items() if name.startswith("test_")]:
+        for mark in getattr(test, "pytestmark", ()):
+            parameter, values = mark.args
+            for value in values:
+                test(stormbreak_provider, **{parameter: value})
+        if not hasattr(test, "pytestmark"):
+            test(stormbreak_provider)
 
 
 def test_nothing_listens_after_the_block():

@@ -30,7 +30,8 @@ def a_summary(tmp_path, **more):
     fields = {
         "input": "in.jsonl", "output": str(tmp_path / "out.jsonl"), "base_url": "https://a/v1",
         "end": "finished", "refused_by": None, "connect_error": "", "reason": None, "total": 10, "successful": 10,
-        "failed": 0, "left": 0, "retried": 0, "recovered": 0, "answered": 10, "reused": 0, "elapsed": 5.0, "throughput": 2.0, "attempts": 13,
+        "failed": 0, "left": 0, "retried": 0, "recovered": 0, "answered": 10, "reused": 0, "from_fallback": 0,
+        "elapsed": 5.0, "throughput": 2.0, "attempts": 13,
         "retries": 3, "maybe_processed": 1, "verdicts": {}, "circuits_opened": 0, "cooldowns": 0,
         "waited": 0.0, "input_tokens": 100, "output_tokens": 50, "max_cost": None, "spent": None, "cost": Cost(),
     }  # fmt: skip

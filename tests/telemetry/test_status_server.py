@@ -107,6 +107,15 @@ def test_another_name_is_a_web_page_that_was_led_here(port, host):
     assert "hello" not in text
 
 
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [(b"GET /hello HTTP/1.0\r\n\r\n", 200), (b"GET /hello HTTP/1.0\r\nHost: evil.example\r\n\r\n", 403),
+     (b"GET /hello HTTP/1.0\r\nHost:\r\n\r\n", 403)],
+)  # fmt: skip
+def test_a_health_check_in_http_1_0_may_send_no_host(port, sent, status):
+    assert raw(port, sent).startswith(b"HTTP/1.0 %d " % status)
+
+
 def test_it_listens_to_this_machine_only(port):
     assert port._server.socket.getsockname()[0] == "127.0.0.1"
 

@@ -40,7 +40,8 @@ def command(url: str, name: str, *, as_json: bool) -> None:
     store = ValkeyStore(url)
     try:
         now, scopes = store.now(), store.scopes(policy.name)
-        warnings = store.warnings()
+        shares_money = any(_what(scope).startswith("spend ") for scope in scopes)
+        warnings = store.warnings() if shares_money else []
     except StoreError as error:
         raise ConfigurationError(f"the store cannot be read: {error}") from None
     finally:
@@ -50,11 +51,16 @@ def command(url: str, name: str, *, as_json: bool) -> None:
         say(json_text({"fleet": name, "scopes": facts, "warnings": warnings}))
         return
     for scope, state in scopes.items():
-        _print(scope.partition("/")[2], _facts(state, now))
+        _print(_what(scope), _facts(state, now))
     if not scopes:
         say(f"no process has used the fleet {plain(name)} lately")
     for warning in warnings:
         say(f"warning: {warning}")
+
+
+def _what(scope: str) -> str:
+    """Return the target or spend limit of a scope, without its fleet."""
+    return scope.partition("/")[2]
 
 
 def _facts(scope: Scope, now: float) -> dict[str, Any]:

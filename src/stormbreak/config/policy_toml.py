@@ -75,7 +75,7 @@ UNITS: Mapping[str, str] = MappingProxyType(
         "breaker.open_duration": "seconds",
         "breaker.open_duration_jitter": "share of open_duration, plus or minus",
         "breaker.open_duration_factor": "times the open time before, after a failed trial",
-        "breaker.max_open_duration": "maximum seconds",
+        "breaker.max_open_duration": "seconds after failed trials at most; never less than open_duration",
         "breaker.respect_retry_after": "open at least as long as a Retry-After",
         "breaker.probes": "calls while half-open",
         "breaker.max_concurrent_probes": "probes at once",

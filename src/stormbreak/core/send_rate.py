@@ -1,8 +1,8 @@
 """A send rate learned from refusals, and a test that detects refusals at random.
 
 A refusal frees its slot at once, so a limit on what is in flight alone lets thousands of them through. When
-429s pile up, sending is held a little below what was accepted in the last seconds; the rate grows slowly and
-is gone after two minutes. One stray 429 has no effect.
+429s pile up, sending is held a little below what was accepted in the last seconds; the rate grows slowly, faster the
+longer there is no 429 at all, and is gone after two minutes. One stray 429 has no effect.
 
 A lesson also begins a trial of whether refusals are bad luck (`RandomRefusals`), which no slower sending would help
 against. Until a trial has found a limit, the rate goes no lower than what was served when it began; then no lower than
@@ -23,10 +23,12 @@ from stormbreak.types import Outcome, Verdict
 # soon sending nothing. So when refusals slow us down, a trial begins: while less is sent, each second is weighed for
 # "the share is as before" against "the share has fallen to a quarter" (a sequential probability ratio test, Wald 1945).
 # Once the odds for bad luck are a hundred to one, it is taken for that, for ten minutes, and its share is followed. A
-# share that climbs beyond what chance explains ends it, and the next trial has to wait, each time twice as long.
+# share that climbs beyond what chance explains ends it, and so does one that climbs slowly, but to four times the odds of
+# a refusal: many processes at one limit see the same refusals whatever each of them sends. The next trial has to wait,
+# each time twice as long.
 
 WINDOW = 10.0  # seconds in which sends and refusals are counted, in slices of one second
-FALLEN = 0.25  # of the share before: what a limit's refusals fall to once less is sent
+FALLEN = 0.25  # of the share before: what a limit's refusals fall to once less is sent; once more is, the odds rise so
 ODDS = log(100.0)  # that decide a trial, either way
 SETTLING = 5.0  # seconds at the start of a trial that do not count, since less is sent only then
 SILENT = 40.0  # seconds without a refusal that end a trial undecided
@@ -72,6 +74,7 @@ class RandomRefusals:
         self._sent = self._refused = 0  # in it
         self._sent_before = TimeWindow(WINDOW)  # in the seconds before
         self._share = 0.0
+        self._max_share = MAX_SHARE  # a higher one is no bad luck any more
         self._followed = 0.0  # attempts that the share stands on
         self._until = -inf
         self._doubt = DOUBT
@@ -136,7 +139,7 @@ class RandomRefusals:
         if self._trial is not None:
             self._try(self._trial, over, sent, refused, now)
         elif now < self._until:
-            self._follow(sent, refused)
+            self._follow(sent, refused, now)
 
     def _try(
         self, trial: _HypothesisTest, second: int, sent: int, refused: int, now: float
@@ -147,16 +150,19 @@ class RandomRefusals:
             self.is_limit = trial.score <= -ODDS
         if trial.score >= ODDS and trial.refused <= MAX_SHARE * trial.sent:
             self._followed = float(trial.sent)
-            self._share = trial.refused / trial.sent
+            share = self._share = trial.refused / trial.sent
+            self._max_share = share / (share + FALLEN * (1 - share))
             self._until = now + REMEMBER_FOR
             self._on_found(now)
 
-    def _follow(self, sent: int, refused: int) -> None:
+    def _follow(self, sent: int, refused: int, now: float) -> None:
         self._followed = min(MEMORY, self._followed + sent)
         share = self._share + (refused - self._share * sent) / self._followed
         self._share = min(MAX_SHARE, share)
         if self._share < MIN_SHARE:
             self._until = -inf
+        elif self._share > self._max_share:
+            self.revoke(now)
 
 
 # ---------------------------------------------------------------- adaptive send rate
@@ -169,6 +175,7 @@ PAUSE = 2.0  # seconds between two lessons
 BELOW = 0.9  # of the accepted rate
 MIN_SPEED = 0.05  # per second
 GROWTH = 1.02  # per second
+FASTER = 10.0  # seconds without a refusal after which the growth has trebled
 FADE = 120.0  # seconds without a lesson
 SLOWER = 0.5  # of what was served, once a trial has shown that sending less helps
 QUIET_AFTER = 15.0  # seconds without growth after a lesson during a trial
@@ -189,6 +196,7 @@ class AdaptiveSendRate:
         self._rate = inf  # when it was learned
         self.learned_at = -inf
         self._still_until = -inf  # the rate grows from then on
+        self._refused_at = -inf
         self._slowest = MIN_SPEED
         self._credit = 0.0  # sends earned, as of `_earned_at`
         self._earned_at = 0.0
@@ -212,17 +220,23 @@ class AdaptiveSendRate:
         """Sends per second; inf where none is in force."""
         if not self.in_force(now):
             return inf
-        growth: float = GROWTH ** max(0.0, now - self._still_until)
+        since = max(0.0, now - self._still_until)
+        quiet = self._quiet(now)
+        growth: float = GROWTH ** (since + quiet * quiet / FASTER)
         return self._rate * growth
 
-    def time_to_send(self, sends: float, now: float) -> float:
-        """Seconds until `count` more are sent at the growing rate; 0 without a rate.
+    def _quiet(self, now: float) -> float:
+        """Return the seconds of growth without a refusal."""
+        return max(0.0, now - max(self._still_until, self._refused_at))
 
-        It ignores that the rate does not grow during a trial: the trial may end.
+    def time_to_send(self, sends: float, now: float) -> float:
+        """Seconds until so many `sends` more have left at the growing rate; 0 without a rate.
+
+        The rate is taken to grow as it does now, although it does not grow during a trial: the trial may end.
         """
         if not self.in_force(now):
             return 0.0
-        growth = log(GROWTH)
+        growth = log(GROWTH) * (1 + 2 * self._quiet(now) / FASTER)
         return log(1 + sends * growth / self.rate_at(now)) / growth
 
     def ready_at(self, _call: object, now: float) -> float:
@@ -246,6 +260,7 @@ class AdaptiveSendRate:
         """Learn from a refusal."""
         if outcome.verdict is not Verdict.THROTTLED:
             return
+        self._refused_at = now
         self._refused.add(now, 1)
         self._random_refusals.refused(now)
         if now - self.learned_at < PAUSE or now - self._busy_since < BUSY:

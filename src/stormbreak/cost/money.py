@@ -75,6 +75,10 @@ class Currency:
         """Format dollars in this currency, with its code."""
         return f"{self.shown(usd)} {self.code}"
 
+    def spanned(self, least: Decimal, most: Decimal) -> str:
+        """Format a range of dollars in this currency, with its code."""
+        return f"{between(self.shown(least), self.shown(most))} {self.code}"
+
     def exact(self, usd: Decimal) -> str:
         """Format a price in dollars with all its digits, at least those of the smallest coin."""
         price = without_zeros(usd * self.per_usd)

@@ -92,7 +92,7 @@ class Sheet:
             case Kind.NUMBER:
                 return near(Decimal(cell), 1)
             case _:
-                return volume(Decimal(cell))
+                return volume(Decimal(cell)) if column.kind is Kind.VOLUME else f"{cell:,}"
 
     def _cells(self, row: Sequence[Cell]) -> list[tuple[Column, Cell]]:
         return list(zip(self.columns, row, strict=True))

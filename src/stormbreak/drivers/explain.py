@@ -64,7 +64,7 @@ def _gate(target: Mapping[str, Any], at: datetime) -> str:
         return _limit(target) if target["limit_learned"] else ""
     if gate is not None and target["rate"] is not None:
         rate = target["rate"]
-        return f"429s: {rate:{'.1f' if rate >= 1 else '.2g'}} requests/s"
+        return f"429s: at most {rate:{'.1f' if rate >= 1 else '.2g'}} requests/s"
     return "starting slowly after a pause" if gate == "pace" else ""
 
 

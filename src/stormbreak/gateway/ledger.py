@@ -80,7 +80,7 @@ class SpendLedger:
     def _unusable(self, error: Exception) -> ConfigurationError:
         reason = getattr(error, "strerror", None) or str(error)
         if isinstance(error, BlockingIOError):
-            reason = "another process has it"
+            reason = "another process has it: each gateway needs its own, or all share a [fleet]"
         return ConfigurationError(f"gateway.ledger {self.path}: {reason}")
 
     def read(self, title: str) -> Spent | None:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from stormbreak.config.gateway_settings import GatewaySettings
+from stormbreak.config.gateway_settings import ANY, GatewaySettings
 from stormbreak.errors import ConfigurationError
 from stormbreak.gateway.errors import RefusedError
 from stormbreak.gateway.keys import ClientKey, client_keys
@@ -36,8 +36,11 @@ class GatewayRules:
         return [model for model in self.leads if key.settings.allows(model)]
 
     def shown_model(self, model: str) -> str:
-        """Return a model name for a log: others than ours may hold anything."""
-        return model if model in self.leads else "other"
+        """Return a model name for a log, as it stands in the file: others may hold anything."""
+        if model in self.leads:
+            return model
+        starts = (start for start, _ in self.generation.beginnings if model.startswith(start))
+        return next((f"{start}{ANY}" for start in starts), "other")
 
     def route(self, model: str, key: ClientKey) -> ModelRoute:
         """Return the route of a call for `model`.

@@ -82,7 +82,7 @@ def _base_url(environ: Mapping[str, str]) -> str:
     if environ.get("OPENAI_API_KEY"):
         return PRESETS["openai"].base_url
     raise ConfigurationError(
-        "no address to send to: name a provider or a base URL, or set STORMBREAK_BASE_URL"
+        "no provider: name one, or give a base URL, or set STORMBREAK_BASE_URL"
     )
 
 

@@ -5,7 +5,8 @@ time, each for a few seconds, and their errors stay in them. A forked child does
 of its parent.
 
 A web page in a browser of this machine can send requests here under a host name of its own (DNS rebinding). So the
-server answers only if the header Host names this machine.
+server answers only if the header Host names this machine. A browser always sends Host; a health check in HTTP/1.0, such
+as haproxy's, does not, and gets its page.
 """
 
 import atexit
@@ -351,7 +352,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """Answer with the page, if Host and path are right."""
-        if not self.server.any_name and not self._names_this_machine():
+        if not (self.server.any_name or self._is_probe() or self._names_this_machine()):
             self._reply(HTTPStatus.FORBIDDEN, "the header Host must be localhost or 127.0.0.1")
             return
         path = self.path.partition("?")[0]
@@ -399,6 +400,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - named by the library
         """Write nothing: standard error belongs to the application."""
+
+    def _is_probe(self) -> bool:
+        return self.request_version == "HTTP/1.0" and "Host" not in self.headers
 
     def _names_this_machine(self) -> bool:
         hosts = [str(host).strip().lower() for host in self.headers.get_all("Host") or []]

@@ -9,7 +9,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from stormbreak.batch import arrow
-from stormbreak.batch.export.results import Results
+from stormbreak.batch.export.results import Results, RowCounts
 from stormbreak.batch.export.tables import write_table
 from stormbreak.batch.input.index import Rows
 from stormbreak.batch.input.table import Record, Shard, Table
@@ -38,8 +38,8 @@ class RequestIds:
         return ({"custom_id": custom_id} for custom_id in self._requests.ids())
 
 
-def export_output(output: Path, path: Path, *, given: BatchOptions, price_of: PriceOf) -> int:
-    """Write what the batch at `output` has so far as a table to `path`; return the number of rows.
+def export_output(output: Path, path: Path, *, given: BatchOptions, price_of: PriceOf) -> RowCounts:
+    """Write what the batch at `output` has so far as a table to `path`; return the counts of its rows.
 
     Raises:
         ConfigurationError: there is no such batch, its INPUT has changed, or a file cannot be read or written.
@@ -50,8 +50,7 @@ def export_output(output: Path, path: Path, *, given: BatchOptions, price_of: Pr
     if given.prefix is None and run.flags is not None:
         given = replace(given, prefix=run.flags.prefix)
     with open_requests(files, run) as requests:
-        export(files, requests, run, path, given=given, price_of=price_of)
-        return len(requests)
+        return export(files, requests, run, path, given=given, price_of=price_of)
 
 
 def read_table(output: str | PathLike[str]) -> Any:
@@ -73,7 +72,7 @@ def export(
     *,
     given: BatchOptions,
     price_of: PriceOf,
-) -> None:
+) -> RowCounts:
     """Write the table of a run whose requests are open. Of `given`, the options of tables count."""
     table = run.table
     rows = (
@@ -87,6 +86,7 @@ def export(
             prefix=given.prefix or "",
             escape_formulas=given.escape_formulas,
         )
+        return results.counts()
 
 
 def open_requests(files: BatchPaths, run: Run) -> Rows:

@@ -34,6 +34,14 @@ class Result(NamedTuple):
     attempts: int | None = None
 
 
+class RowCounts(NamedTuple):
+    """The rows of a table: all, those that failed, and those without a result yet."""
+
+    rows: int
+    failed: int
+    left: int
+
+
 RESULT_COLUMNS = Result._fields
 _NOTHING_YET = Result()
 
@@ -82,6 +90,11 @@ class Results:
 
     def __len__(self) -> int:
         return len(self._begins)
+
+    def counts(self) -> RowCounts:
+        """Count the rows by what became of them."""
+        failed = sum(begin < 0 for begin in self._begins)
+        return RowCounts(len(self), failed, self._begins.count(0))
 
     def at(self, index: int) -> Result:
         """Read the result of a row."""

@@ -297,7 +297,10 @@ class Rows:
         twin = self._ids.add(custom_id)
         if twin is not None:
             first = self._numbers[twin]
-            raise InputRowError(f"custom_id {quoted(custom_id)} is already on {self._unit} {first}")
+            hint = "; the column of --id needs another value in each row" * (self._unit == "row")
+            raise InputRowError(
+                f"custom_id {quoted(custom_id)} is already on {self._unit} {first}{hint}"
+            )
         self._numbers.append(number)
         self._hashes.append(hash(stripped) & _HASH_BITS)
 

@@ -304,6 +304,7 @@ class Runner:
         if fate.ok:
             assert response is not None
             self.stats.add_usage(received.parsed.usage)
+            self.stats.from_fallback += response.answered_by is not None
             self.journal.succeed(row, response)
             self._after_row(None, ended, sent_at=sent_at, now=now)
         else:

@@ -139,6 +139,7 @@ class RunStats:
     attempts: int = 0
     retries: int = 0
     maybe_processed: int = 0  # failed attempts that may have been billed
+    from_fallback: int = 0  # answers that a fallback gave
     verdicts: Counter[str] = field(default_factory=Counter)  # of attempts that came back
     circuits_opened: int = 0
     cooldowns: int = 0
@@ -230,6 +231,7 @@ class RunStats:
             "attempts",
             "retries",
             "maybe_processed",
+            "from_fallback",
             "circuits_opened",
             "cooldowns",
             "waited",

@@ -36,6 +36,7 @@ class Summary:
     recovered: int  # those of them that are answered now
     answered: int  # rows answered by this run
     reused: int  # those that were not sent: their answers are of the cache, or of identical rows
+    from_fallback: int  # those that a fallback answered
     elapsed: float
     throughput: float  # answered rows per second
     attempts: int
@@ -115,6 +116,7 @@ def summarise(
         recovered=journal.recovered,
         answered=answered,
         reused=journal.reused,
+        from_fallback=stats.from_fallback,
         elapsed=round(elapsed, 3),
         throughput=round(answered / elapsed, 2) if elapsed > 0 else 0.0,
         attempts=stats.attempts,

@@ -156,7 +156,10 @@ def _notes(models: tuple[ModelCost, ...], account: Account) -> Iterator[str]:
     for name in dict.fromkeys(f"{m.model} at {m.provider}" for m in models if m.prices is None):
         yield f"No price is known of {name}: give a price file with --prices."
     if unbounded := sum(each.unbounded for each in models):
-        yield f"Of {unbounded:,} attempts nothing is known that bounds what they cost; they are not counted."
+        yield (
+            f"{unbounded:,} attempts without an answer have no bound, such as max_tokens: if they are billed,"
+            " it costs more than is shown."
+        )
     if estimated := sum(each.estimated for each in models):
         yield f"{estimated:,} answers do not say what they used; that is estimated."
     if account.killed:

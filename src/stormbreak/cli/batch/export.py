@@ -35,5 +35,10 @@ def command(
     columns.
     """
     given = BatchOptions(prefix=prefix, escape_formulas=escape_formulas)
-    rows = export_output(output, file, given=given, price_of=load_lookup(prices).price_of)
-    say(f"{rows:,} rows in {path_of(file)}")
+    counts = export_output(output, file, given=given, price_of=load_lookup(prices).price_of)
+    lines = [f"{counts.rows:,} rows in {path_of(file)}"]
+    if counts.failed:
+        lines.append(f"{counts.failed:,} of them failed")
+    if counts.left:
+        lines.append(f"{counts.left:,} of them have no answer yet; batch run continues with them")
+    say("\n".join(lines))

@@ -3,6 +3,7 @@
 import shlex
 from datetime import UTC, datetime
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import click
 
@@ -36,12 +37,13 @@ def summary_text(summary: Summary, *, retry: bool = False) -> str:
     back = ", ".join(f"{verdict} {count:,}" for verdict, count in summary.verdicts.items())
     failed_file = path_of(BatchPaths.of(Path(summary.output)).failed)
     lines = {
-        "answered": f"{summary.successful:,} of {summary.total:,} rows",
+        "answered": _answered(summary, retry=retry),
         "failed": f"{summary.failed:,}" + (f"; why: {failed_file}" if summary.failed else ""),
         "reason": _reason(summary),
         "left": _left(summary, retry=retry),
         "retried": _retried(summary, retry=retry),
         "reused": _reused(summary),
+        "fallback": _from_fallback(summary),
         "took": f"{summary.elapsed:,.1f} s, {summary.throughput:,.1f} rows/s",
         "sent": _sent(summary, retry=retry),
         "came back": back,
@@ -52,6 +54,13 @@ def summary_text(summary: Summary, *, retry: bool = False) -> str:
         "next": _next_command(summary),
     }
     return "\n".join(f"{name:<10} {text}" for name, text in lines.items() if text)
+
+
+def _answered(summary: Summary, *, retry: bool) -> str:
+    """The rows with an answer; after a resume also those of this run, to which most figures below belong."""
+    of_all = f"{summary.successful:,} of {summary.total:,} rows"
+    is_resume = summary.successful != summary.answered and not retry
+    return of_all + (f"; {summary.answered:,} of them in this run" if is_resume else "")
 
 
 def _answers(summary: Summary) -> str:
@@ -105,6 +114,13 @@ def _reused(summary: Summary) -> str:
     return f"{summary.reused:,} of these answers, from the cache or from identical rows"
 
 
+def _from_fallback(summary: Summary) -> str:
+    """Rows that another target, the cache of a fallback or a fixed text answered."""
+    if not summary.from_fallback:
+        return ""
+    return f"{summary.from_fallback:,} of these answers, from a fallback"
+
+
 def _reason(summary: Summary) -> str:
     """Why most rows failed, in the provider's words."""
     reason = summary.reason
@@ -123,6 +139,9 @@ def _next_command(summary: Summary) -> str:
 def _stopped(summary: Summary) -> str:
     if summary.refused_by is not None:
         why = _REFUSED[summary.refused_by]
+        if summary.refused_by is Verdict.NOT_FOUND:
+            hint = "" if urlsplit(summary.base_url).path.strip("/") else ", which may need a /v1"
+            why += f" at {summary.base_url}{hint}"
         return (
             f"{PROBE_ROWS} rows in a row failed: {why}; nothing is lost: fix the cause, then run the"
             " same command again"

@@ -14,7 +14,7 @@ from stormbreak.cli.cost.options import cost_options, reject_unused_options
 from stormbreak.cli.cost.output import Output, bar, price_notes
 from stormbreak.cli.options import FILE
 from stormbreak.cost.ledger import Span
-from stormbreak.cost.money import Currency, between
+from stormbreak.cost.money import Currency
 from stormbreak.cost.price_lookup import PriceLookup, load_lookup
 from stormbreak.cost.prices import Number, Service, Tokens
 from stormbreak.cost.sheet import Cell, Column, Kind, Sheet
@@ -34,8 +34,8 @@ _COLUMNS = (
     Column("cache_write_1h_tokens", "", Kind.COUNT),
     Column("output_tokens", "out", Kind.COUNT),
     Column("useful", "{} useful", Kind.MONEY),
-    Column("attempts_besides", "attempts besides", Kind.COUNT),
-    Column("attempts_free", "", Kind.COUNT),
+    Column("attempts_besides", "other attempts", Kind.COUNT),
+    Column("attempts_free", "of them free", Kind.COUNT),
     Column("wasted_min", "wasted, at least", Kind.MONEY),
     Column("wasted_max", "at most", Kind.MONEY),
     Column("total_min", "{} in all, at least", Kind.MONEY),
@@ -110,13 +110,15 @@ def _of_batch(path: Path, lookup: PriceLookup, output: Output) -> None:
 
 def _facts(cost: BatchCost, currency: Currency) -> CostFacts:
     known = [each.in_all for each in cost.models if each.in_all is not None]
-    least, most = (currency.shown(sum(ends, Decimal(0))) for ends in _ends(known))
-    span = between(least, most)
+    wasted = [each.wasted for each in cost.models if each.in_all and each.wasted]
     without = "" if len(known) == len(cost.models) else ", without what has no price"
     return CostFacts(
         kind="the cost of a batch",
         title=Path(cost.output).name,
-        verdict=f"The batch has cost {span} {currency.code}{without}."
+        verdict=(
+            f"The batch has cost {_total_span(known, currency)}{without}."
+            f" {_total_span(wasted, currency)} of it was wasted on attempts without an answer."
+        )
         if known
         else "What the batch has cost is not known: nothing in it has a price.",
         facts=[("answers", f"{sum(each.answers for each in cost.models):,}")],
@@ -134,8 +136,8 @@ def _facts(cost: BatchCost, currency: Currency) -> CostFacts:
     )
 
 
-def _ends(spans: Sequence[Span]) -> tuple[list[Decimal], list[Decimal]]:
-    return [span.min_usd for span in spans], [span.max_usd for span in spans]
+def _total_span(spans: Sequence[Span], currency: Currency) -> str:
+    return currency.spanned(*(sum(ends, Decimal(0)) for ends in zip(*spans, strict=True)))
 
 
 def _sheet(models: Sequence[ModelCost], currency: Currency) -> Sheet:
@@ -188,4 +190,7 @@ def _waste(cost: BatchCost) -> Sheet:
         [plain(why), used.attempts, used.input_tokens, used.output_tokens]
         for why, used in cost.waste.items()
     ]
+    wasted = sum(each.besides - each.free for each in cost.models)
+    if rest := wasted - sum(used.attempts for used in cost.waste.values()):
+        rows.append(["in flight, or lost in a kill", rest, None, None])
     return Sheet(columns=_WASTE, rows=rows)

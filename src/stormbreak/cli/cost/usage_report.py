@@ -1,6 +1,6 @@
 """`stormbreak cost report LEDGER...`: what the attempts of gateways used and cost, by key, model, label, day, ..."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -14,7 +14,7 @@ from stormbreak.cli.command import ParamType
 from stormbreak.cli.cost.output import Output, bar
 from stormbreak.cli.options import Names
 from stormbreak.cost.ledger import Bill
-from stormbreak.cost.money import between
+from stormbreak.cost.money import Currency
 from stormbreak.cost.price_lookup import PriceLookup, price_of
 from stormbreak.cost.prices import Tokens
 from stormbreak.cost.sheet import Cell, Column, Kind, Sheet
@@ -48,7 +48,8 @@ _COLUMNS = (
     Column("cache_write_1h_tokens", "", Kind.COUNT),
     Column("output_tokens", "out", Kind.COUNT),
     Column("cost", "{}", Kind.MONEY),
-    Column("wasted", "of it wasted", Kind.MONEY),
+    Column("wasted", "wasted, at least", Kind.MONEY),
+    Column("wasted_max", "at most", Kind.MONEY),
     Column("unknown_attempts", "attempts without usage", Kind.COUNT),
     Column("unknown_max", "{} without usage, at most", Kind.MONEY),
     Column("free_attempts", "free attempts", Kind.COUNT),
@@ -116,6 +117,7 @@ class _Group:
             known.output_tokens,
             _known(bill.useful.usd + bill.wasted.usd, bill.unpriced),
             _known(bill.wasted.usd, bill.unpriced),
+            _known(bill.for_nothing.max_usd, bill.unpriced + bill.unbounded),
             unknown.attempts,
             _known(bill.used_uncounted.usd + bill.wasted_open.usd, bill.unpriced + bill.unbounded),
             bill.free,
@@ -177,18 +179,21 @@ def report(
     if len({path.resolve() for path in paths}) < len(paths):
         raise ConfigurationError("a ledger is given twice, and would be added up twice")
     total, groups = _Group(("all", *[""] * (len(by) - 1))), dict[tuple[str, ...], _Group]()
+    hours = set[int]()
     for path in paths:
         found = read_usage(path, lookup.price_of, since or 0, inf if until is None else until)
         for row, each in (_priced(found, lookup) if lookup.files else found).items():
             names = tuple(_name(row, field) for field in by)
             groups.setdefault(names, _Group(names)).add(row.kind, each)
             total.add(row.kind, each)
+            hours.add(row.hour)
     currency = output.currency
     rows = [groups[names].cells(currency.code) for names in sorted(groups)]
     if len(rows) > 1:
         rows.append(total.cells(currency.code))
     columns = tuple(Column(field, field) for field in by) + _COLUMNS
-    notes = list(_notes(total.bill, lookup))
+    period = _period(since, until, hours)
+    notes = list(_notes(total.bill, period, lookup, currency))
     head = {
         "ledgers": [str(path) for path in paths],
         "since": _shown(since),
@@ -197,7 +202,7 @@ def report(
         "notes": notes,
     }
     sheet = Sheet(columns=columns, rows=rows, currency=currency)
-    output.write(head, notes, facts=_facts(total, groups, output), usage=sheet)
+    output.write(head, notes, facts=_facts(total, groups, period, output), usage=sheet)
 
 
 def _priced(found: Sums, lookup: PriceLookup) -> Sums:
@@ -217,9 +222,13 @@ def _name(row: UsageRow, field: str) -> str:
     return _FIELDS[field](row)
 
 
-def _notes(bill: Bill, lookup: PriceLookup) -> Iterator[str]:
+def _notes(bill: Bill, period: str, lookup: PriceLookup, currency: Currency) -> Iterator[str]:
     if not bill.attempts:
         yield "No attempts are recorded for that time."
+        return
+    yield f"Attempts {period}."
+    if bill.for_nothing.max_usd:
+        yield f"Wasted on attempts without an answer: {currency.spanned(*bill.for_nothing)}."
     unknown = bill.used_uncounted.attempts + bill.wasted_open.attempts
     if unknown:
         yield (
@@ -231,22 +240,41 @@ def _notes(bill: Bill, lookup: PriceLookup) -> Iterator[str]:
         yield f"Attempts without usage or bound: {bill.unbounded:,}. They are in no amount."
     if lookup.files:
         yield "Amounts are by the prices given; prices that depend on the prompt's length, by the mean prompt of an hour."
-    elif bill.attempts:
-        yield "Amounts are by the list prices of the day of each attempt."
+    else:
+        yield "Amounts are by the gateway's prices on the day of each attempt: its price files, then list prices."
 
 
-def _facts(total: _Group, groups: Mapping[tuple[str, ...], _Group], output: Output) -> CostFacts:
-    currency, in_all = output.currency, total.bill.in_all
-    span = between(currency.shown(in_all.min_usd), currency.shown(in_all.max_usd))
+def _facts(
+    total: _Group, groups: Mapping[tuple[str, ...], _Group], period: str, output: Output
+) -> CostFacts:
+    currency, bill = output.currency, total.bill
     bars = [bar(", ".join(each.names), each.bill.in_all.min_usd, None) for each in groups.values()]
+    without = "" if bill.is_whole else ", without attempts of unknown cost"
     return CostFacts(
         kind="what gateways spent",
         title="Cost of the gateway",
-        verdict=f"The gateway has spent {span} {currency.code}.",
-        facts=[("attempts", f"{total.bill.attempts:,}")],
+        verdict=(
+            f"The gateway has spent {currency.spanned(*bill.in_all)} {period}{without}."
+            f" {currency.spanned(*bill.for_nothing)} of it was wasted on attempts without an answer."
+        )
+        if bill.attempts
+        else "No attempts are recorded for that time.",
+        facts=[("attempts", f"{bill.attempts:,}")],
         bars=[Costs(title=f"{currency.code} with a reported usage", costs=bars)],
         currency=currency,
     )
+
+
+def _period(since: float | None, until: float | None, hours: Collection[int]) -> str:
+    """Name the time of the report: as asked, else from the first to the last hour with attempts."""
+    first = min(hours, default=0) * HOUR if since is None else since
+    end = (max(hours, default=0) + 1) * HOUR if until is None else until
+    return f"from {_point(first)} until {_point(end)} UTC"
+
+
+def _point(seconds: float) -> str:
+    at = datetime.fromtimestamp(seconds, UTC)
+    return f"{at:%Y-%m-%d %H:%M}" if at.hour else f"{at:%Y-%m-%d}"
 
 
 def _time(hour: int) -> datetime:

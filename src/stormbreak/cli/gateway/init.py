@@ -23,7 +23,7 @@ FIRST_KEY = "app"
 def command(file: Path) -> None:
     """Write FILE: a target for each provider whose key is in the environment, and one client key.
 
-    Without any, its only target is the mock provider of `stormbreak provider serve`.
+    Without any, its only target is the mock provider of `stormbreak provider serve` at its default port.
     """
     key = new_key()
     text = "\n".join((*first_lines(os.environ), lines_of(FIRST_KEY, key), ""))
@@ -41,7 +41,8 @@ def first_lines(environ: Mapping[str, str]) -> Iterator[str]:
     found = [each for each in PRESETS.values() if each.key_env and environ.get(each.key_env)]
     names = [each.name for each in found] or ["local"]
     for name in names:
-        yield f'[targets.{name}]\nprovider = "{name}"\n'
+        url = "" if PRESETS[name].key_env else f"  # {PRESETS[name].base_url}"
+        yield f'[targets.{name}]\nprovider = "{name}"{url}\n'
     yield '[gateway]\nledger = "spent.db"  # what is used and spent: stormbreak cost report spent.db\n'
     yield "[gateway.models]  # the name that a client asks for, and where it leads; * stands for any end"
     if "anthropic" in names[1:]:
