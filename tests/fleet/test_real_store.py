@@ -1,12 +1,15 @@
 """Engines and processes that share limits through a real server, which freezes, dies, forgets and dawdles."""
 
 import asyncio
+import gc
 import logging
 import time
 from dataclasses import replace
+from math import inf
 
 import pytest
 import redis
+from batches import wait_until
 from fleet_processes import Worker
 from fleet_stores import AnyServer, Server, SlowProxy, free_port
 from forking import in_child
@@ -17,6 +20,7 @@ from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.fleet_policy import PASSWORD, FleetPolicy
 from stormbreak.core.policy import Policy
 from stormbreak.core.rate_limit_gate import RateLimitPolicy
+from stormbreak.fleet import heartbeat
 from stormbreak.fleet.messages import RateReport, Report
 from stormbreak.fleet.store import Message, StoreError
 from stormbreak.fleet.valkey import ValkeyStore
@@ -160,6 +164,25 @@ async def test_a_closed_client_gives_back_its_slots_and_leaves_the_store(own_ser
         assert client.engine is not other.engine  # both live
     store.close()
     admin.close()
+
+
+def test_a_target_that_was_forgotten_is_not_kept_by_the_fleet(own_server):
+    """Found: a process with ever new targets kept a membership of each."""
+    with serve("bench") as provider:
+        given = {
+            "base_url": provider.base_url,
+            "model": "storm-1",
+            "policy": policy(own_server.url),
+        }
+        with stormbreak.Client(**given) as client:
+            client.chat([{"role": "user", "content": "x"}])
+            members = heartbeat._heartbeat(own_server.url)._members
+            wait_until(lambda: all(each.next_at < inf for each in members))
+            for member in members:
+                member.next_at = inf  # idle
+            client.engine.targets.clear()
+            gc.collect()
+            wait_until(lambda: not members)
 
 
 async def test_slots_in_flight_are_shared(own_server, monkeypatch):

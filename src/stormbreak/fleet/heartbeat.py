@@ -146,6 +146,8 @@ class Heartbeat:
             if engine is None:
                 self._members.pop(member, None)
                 self._orphans.append(member)
+            elif member.is_gone and member.next_at == inf:
+                self._members.pop(member, None)  # it holds nothing
             elif stepper is not None:
                 found.append((member, stepper))
         return found
