@@ -28,6 +28,7 @@ STEPS = (
     st.tuples(st.just("use"), members, amounts),
     st.tuples(st.just("end"), members, st.sampled_from([Decimal(0), Decimal("0.3"), Decimal(1)])),
     st.tuples(st.just("pass"), members, st.sampled_from([0.1, 1.5, 7.0, 12.0, 19.98])),
+    st.tuples(st.just("clock"), members, st.sampled_from([3_600.0, -3_600.0])),
     st.tuples(st.just("die"), members, st.none()),
     st.tuples(st.just("leave"), members, st.none()),
     st.tuples(st.just("rest"), members, st.sampled_from(FATES)),
@@ -61,6 +62,7 @@ class World:
     def __init__(self, period):
         self.policy = SpendPolicy(max_usd=float(LIMIT), period=period)
         self.now, self.scope, self.count = 1_000.0, Scope(), 0
+        self.skew = 1_000_000.0  # of the store's clock
         self.ledger = {}
         self.unknown = {}  # micro-dollars of members that nobody told a store that had forgotten all
         self.ghosts = {}  # what such a store was told of them
@@ -86,7 +88,7 @@ class World:
     def _send(self, process, report, how):
         sent_at = self.now
         if how != "unheard":
-            answer = beat(self.scope, process.member.name, report, self.now)
+            answer = beat(self.scope, process.member.name, report, self.now + self.skew)
             self.now += 0.01
             if how == "heard":
                 process.heard = self._counted()
@@ -127,6 +129,10 @@ class World:
             self.ledger[started] += cost - bound
             process.account.settle(bound, cost, period, self.now)
 
+    def clock(self, _place, seconds):
+        """The clock of the store is set."""
+        self.skew += seconds
+
     def die(self, place, _):
         self.dead.append(self.processes[place])
         self.processes[place] = self.process()
@@ -146,7 +152,7 @@ class World:
     def _counted(self):
         """What the store takes for spent, by member."""
         counted = {
-            name: each.spent if each.until > self.now else each.money
+            name: each.spent if each.until > self.now + self.skew else each.money
             for name, each in self.scope.members.items()
         }
         return {**self.ghosts, **counted}
@@ -254,6 +260,28 @@ def test_a_member_that_is_denied_gives_back_only_what_no_call_holds():
     assert world.ledger == {1.0: Decimal(10)}
 
 
+def test_a_call_that_ends_when_its_period_is_over_here_gives_nothing_back_in_the_store():
+    """Found: the store of a slow network had that period for a moment longer, and granted the money again."""
+    world = World(20.0)
+    world.ask(0, (Decimal(6), "heard"))
+    process = world.processes[0]
+    world.now = process.account.ends_at
+    world.end(0, Decimal(1))
+    report = process.member.report(world.now)
+    beat(world.scope, process.member.name, report, world.now + world.skew - 0.25)
+    assert world.scope.members[process.member.name].money == 6_000_000
+
+
+def test_a_period_that_the_clock_of_the_store_has_ended_does_not_begin_again():
+    """Found: after an hour's jump a member asserted its period, in which the money of others was forgotten."""
+    world = World(20.0)
+    world.ask(0, (Decimal(4), "heard"))
+    world.ask(1, (Decimal(4), "heard"))
+    world.clock(0, 3_600.0)
+    world.ask(0, (Decimal(4), "heard"))
+    assert list(world.ledger.values()) == [Decimal(8), Decimal(4)]
+
+
 def test_a_period_that_is_over_here_and_not_yet_in_the_store_allows_nothing():
     world = World(20.0)
     world.ask(0, (Decimal(10), "heard"))
@@ -262,8 +290,10 @@ def test_a_period_that_is_over_here_and_not_yet_in_the_store_allows_nothing():
     world.now = account.ends_at
     world.processes[0].wants = [Decimal(10)]
     report = world.processes[0].member.report(world.now)
-    answer = beat(world.scope, world.processes[0].member.name, report, world.now - 0.001)
-    assert answer.spend.started == account.lease.started + 1_000.0
+    answer = beat(
+        world.scope, world.processes[0].member.name, report, world.now + world.skew - 0.001
+    )
+    assert answer.spend.started == 1_000.0 + world.skew
     world.processes[0].member.apply(answer, world.now, world.now)
     assert account.ready_at(Decimal(10), world.now) > world.now
     world.now += 1.0

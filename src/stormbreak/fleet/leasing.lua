@@ -194,7 +194,8 @@ local function end_period()
 end
 
 local function is_of_period()
-  if scope.started == 0 and account.started > 0 and (account.period == 0 or account.ends_in > 0) then
+  local is_on = account.started > 0 and (account.period == 0 or account.ends_in > 0)
+  if scope.started == 0 and is_on and head.epoch ~= scope.epoch then
     scope.started = account.started
     scope.ends_at = account.period == 0 and NONE or now + account.ends_in
   end

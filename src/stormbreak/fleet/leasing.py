@@ -29,7 +29,6 @@ from stormbreak.fleet.messages import (
     RateReport,
     Report,
     SpendAnswer,
-    SpendReport,
 )
 
 LEASE = 10.0  # seconds after its last report that a member counts
@@ -132,7 +131,7 @@ def beat(
     cap = _lease_slots(scope, name, report, now)
     cooldown = _gossip(scope, report, now)
     if is_new and report.epoch not in (0, scope.epoch):
-        _remember(scope, report.spend, now)
+        _remember(scope, report, now)
     spend = _account(scope, name, report, now, max(quiet_until, scope.quiet_until))
     members = len(scope.members) - scope.lost
     if report.leaves and me.money == 0:
@@ -306,17 +305,20 @@ def _end_period(scope: Scope, now: float) -> None:
             member.granted = member.returned = member.spent = 0.0
 
 
-def _is_of_period(scope: Scope, asked: SpendReport, now: float) -> bool:
-    """Whether the member is in the present period, which is its own if the store knows none."""
-    if scope.started == 0 and asked.started > 0 and (asked.period == 0 or asked.ends_in > 0):
+def _is_of_period(scope: Scope, report: Report, now: float) -> bool:
+    """Whether the member is in the present period, which is its own if the store has forgotten it, not if it has ended it."""
+    asked = report.spend
+    is_on = asked.started > 0 and (asked.period == 0 or asked.ends_in > 0)
+    if scope.started == 0 and is_on and report.epoch != scope.epoch:
         scope.started = asked.started
         scope.ends_at = NONE if asked.period == 0 else now + asked.ends_in
     return asked.started > 0 and asked.started == scope.started
 
 
-def _remember(scope: Scope, asked: SpendReport, now: float) -> None:
+def _remember(scope: Scope, report: Report, now: float) -> None:
     """Learn what all had spent before the store forgot it, from a member that reports for the first time since."""
-    if asked.limit > 0 and _is_of_period(scope, asked, now):
+    asked = report.spend
+    if asked.limit > 0 and _is_of_period(scope, report, now):
         scope.forgotten = max(scope.forgotten, asked.noted + asked.elsewhere)
         scope.asserted += asked.noted
 
@@ -328,7 +330,7 @@ def _account(
     if asked.limit == 0:
         return SpendAnswer()
     me = scope.members[name]
-    if _is_of_period(scope, asked, now):
+    if _is_of_period(scope, report, now):
         me.granted = max(me.granted, asked.granted)
         me.returned = max(me.returned, asked.returned)
         me.spent = max(me.spent, asked.spent)

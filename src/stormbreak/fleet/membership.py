@@ -442,7 +442,9 @@ class SpendMembership(Membership):
     def report(self, now: float, *, leaves: bool = False) -> Report:
         """Return what was granted, returned and spent, and what is needed."""
         account, lease = self._account, self.lease
-        if now >= account.ends_at:
+        # A call that was settled later may have begun another period of the account.
+        is_rolled = lease.started > 0 and self._period > 0 and account.ends_at == inf
+        if now >= account.ends_at or is_rolled:
             account.begin_period()
             self._over = lease.started
             lease.begin(0.0)
