@@ -1,6 +1,6 @@
 """Figures of docs/fleet.md: members on a real Valkey, what a report costs it, what leases cost a call.
 
-python bench/fleet.py [SECONDS]; needs valkey-server.
+python bench/fleet.py [SECONDS] [members | calm | reports | calls]; needs valkey-server.
 """
 
 import asyncio
@@ -13,27 +13,35 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from decimal import Decimal
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import redis
 
 import stormbreak
+from stormbreak import AsyncClient
 from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.engine import Engine
 from stormbreak.core.fleet_policy import FleetPolicy
 from stormbreak.core.lease import Ramp
 from stormbreak.core.policy import Policy
 from stormbreak.core.rate_limit_gate import RateLimitPolicy
+from stormbreak.core.spend_policy import SpendPolicy
+from stormbreak.cost.prices import Prices, Rate, Rates, Source
+from stormbreak.cost.spend_gate import SpendAccounts
 from stormbreak.drivers.virtual_time import Timeline
 from stormbreak.fleet.messages import RateReport, Report, SlotReport
 from stormbreak.fleet.store import Message
 from stormbreak.fleet.valkey import ValkeyStore, key_of
 from stormbreak.fleet.virtual import VirtualStore
-from stormbreak.types import Call, Outcome, Target, Verdict
+from stormbreak.provider.in_thread import serve
+from stormbreak.types import Call, Outcome, Target, Usage, Verdict
 
 RATE = 50.0  # per second
 MEMBERS = 20
 SECONDS = 20.0
+ROUNDS = 5  # of the cost of a call
 TARGET = Target("provider", "model")
 
 
@@ -97,6 +105,73 @@ async def waits(url: str, *, busy: int, load: float, seconds: float) -> str:
     )
 
 
+# ---------------------------------------------------------------- calm processes
+
+CALM: dict[str, dict[str, Any]] = {
+    "a rate limit": {"rate_limit": RateLimitPolicy(rpm=RATE * 60)},
+    "a fixed limit": {"limit": FixedLimit(max_in_flight=100)},
+    "a spend limit": {"spend": SpendPolicy(max_usd=50.0, period=86_400.0)},
+}
+CALM["a rate and a spend limit"] = CALM["a rate limit"] | CALM["a spend limit"]
+CALM["all three"] = CALM["a rate and a spend limit"] | CALM["a fixed limit"]
+EVERY = 8.0  # seconds
+LISTED = Prices(
+    provider="any",
+    model="any",
+    standard=Rates(input=Rate(Decimal(1)), output=Rate(Decimal(10))),
+    listed_as="any",
+    source=Source(name="bench"),
+)
+
+
+def calm_fleet(seconds: float) -> Iterator[str]:
+    """Let processes make a call every EVERY seconds under one policy after another; describe how often they ask."""
+    with server() as url, serve("bench") as provider:
+        client = redis.Redis.from_url(url)
+        command = [sys.executable, __file__, str(seconds), "process", url, provider.base_url]
+        members = [
+            subprocess.Popen([*command, str(n)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+            for n in range(MEMBERS)
+        ]
+        for name in CALM:
+            for member in members:
+                member.stdout.readline()  # type: ignore[union-attr]
+            for member in members:
+                member.stdin.write(b"go\n")  # type: ignore[union-attr]
+                member.stdin.flush()  # type: ignore[union-attr]
+            time.sleep(EVERY)
+            trips, reports = _trips(client), _reports(client)
+            time.sleep(seconds)
+            found = ((_trips(client) - trips - 2) / seconds, (_reports(client) - reports) / seconds)
+            yield f"{MEMBERS} calm, {name}: {found[0]:.1f} round trips a second, {found[1]:.1f} reports"
+        for member in members:
+            member.communicate()
+
+
+async def process(seconds: float, url: str, base_url: str, number: int) -> None:
+    """Make calls under one policy after another; the first within EVERY seconds."""
+    chance = random.Random(number)
+    for name, limits in CALM.items():
+        shared = FleetPolicy(url=url, name=name)
+        policy = replace(Policy(fleet=shared, adaptive_rate=False), **limits)
+        print("ready", flush=True)
+        sys.stdin.readline()
+        end = time.monotonic() + EVERY + seconds
+        client = AsyncClient(base_url=base_url, policy=policy, prices=lambda *_: LISTED)
+        async with client:
+            at = time.monotonic() + chance.uniform(0.0, EVERY)
+            while at < end:
+                await asyncio.sleep(at - time.monotonic())
+                await client.chat([{"role": "user", "content": "x"}], model="m", max_tokens=50)
+                at += chance.expovariate(1 / EVERY)
+            await asyncio.sleep(max(0.0, end - time.monotonic()))
+
+
+def _trips(client: "redis.Redis") -> int:
+    """Return how often anybody has sent something; each question of this kind is one."""
+    return int(client.info("stats")["total_reads_processed"])
+
+
 # ---------------------------------------------------------------- cost of a report
 
 
@@ -138,14 +213,24 @@ def _cpu(client: "redis.Redis") -> float:
 def call_cost(policy: Policy, *, fleet: bool) -> float:
     """Return the CPU seconds of a call in the queue of a target, with all leases at hand."""
     store = VirtualStore(Timeline(100.0))
-    engine = Engine(policy, fleet=store.fleet() if fleet else None)
+    accounts = SpendAccounts(lambda *_: LISTED)
+    engine = Engine(policy, accounts, fleet=store.fleet() if fleet else None)
     state = engine.target_state(TARGET)
+    account = accounts.account(policy.spend)
+    if account is not None and account.lease is not None:
+        account.lease.begin(1.0)
+        account.lease.granted = 10**12
     if state.lease is not None:
         if state.lease.requests is not None:
             state.lease.requests.add(Ramp(0.0, 0.0, 1e9, 1e9))
         if state.lease.slots is not None:
             state.lease.slots.set_cap(100, 1e9)
-    call, answered, best = Call(1, TARGET, deadline_at=1_000.0), Outcome(Verdict.OK), 1.0
+    used = Usage(input_tokens=10, output_tokens=10)
+    call, answered = (
+        Call(1, TARGET, deadline_at=1_000.0, bound=used),
+        Outcome(Verdict.OK, usage=used),
+    )
+    best = 1.0
     for _ in range(150):
         start = time.process_time()
         for _ in range(1_000):
@@ -156,14 +241,34 @@ def call_cost(policy: Policy, *, fleet: bool) -> float:
 
 
 def main() -> None:
-    """Print all figures."""
+    """Print the figures that are asked for."""
     seconds = float(sys.argv[1]) if len(sys.argv) > 1 else SECONDS
+    if sys.argv[2:3] == ["process"]:
+        _, _, _, url, base_url, number = sys.argv
+        asyncio.run(process(seconds, url, base_url, int(number)))
+        return
+    asked = sys.argv[2:] or list(PARTS)
+    for name in asked:
+        for line in PARTS[name](seconds):
+            print(line, flush=True)
+
+
+def members_share(seconds: float) -> Iterator[str]:
+    """Let few or all members call, much or little."""
     with server() as url:
-        for busy, load in ((2, 1.2), (20, 1.2), (2, 0.8), (20, 0.8), (20, 0.05)):
+        for busy, load in ((2, 1.2), (20, 1.2), (2, 0.8), (20, 0.8)):
             found = asyncio.run(waits(url, busy=busy, load=load, seconds=seconds))
-            print(f"{busy} of {MEMBERS} busy, load {load}: {found}")
-        for members in (1, 20, 50, 200):
-            print(report_cost(url, members))
+            yield f"{busy} of {MEMBERS} busy, load {load}: {found}"
+
+
+def report_costs(_seconds: float) -> Iterator[str]:
+    """Report in scopes of several sizes."""
+    with server() as url:
+        yield from (report_cost(url, members) for members in (1, 20, 50, 200))
+
+
+def call_costs(_seconds: float) -> Iterator[str]:
+    """Call with and without a fleet."""
     quota = RateLimitPolicy(rpm=1e12, burst_seconds=1e6)
     fixed = FixedLimit(max_in_flight=100)
     alone = Policy(adaptive_rate=False)
@@ -172,10 +277,22 @@ def main() -> None:
         "a rate limit": replace(alone, rate_limit=quota),
         "a fixed limit": replace(alone, limit=fixed),
         "both": replace(alone, rate_limit=quota, limit=fixed),
+        "a spend limit": replace(alone, spend=SpendPolicy(max_usd=1e6)),
     }.items():
-        before = call_cost(policy, fleet=False)
-        more = call_cost(replace(policy, fleet=shared), fleet=True) - before
-        print(f"{name}: {1e6 * before:.2f} us a call, {1e6 * more:+.2f} us in a fleet")
+        costs = [
+            (call_cost(policy, fleet=False), call_cost(replace(policy, fleet=shared), fleet=True))
+            for _ in range(ROUNDS)
+        ]
+        before, after = (1e6 * min(each) for each in zip(*costs, strict=True))
+        yield f"{name}: {before:.2f} us a call, {after - before:+.2f} us in a fleet"
+
+
+PARTS = {
+    "members": members_share,
+    "calm": calm_fleet,
+    "reports": report_costs,
+    "calls": call_costs,
+}
 
 
 if __name__ == "__main__":

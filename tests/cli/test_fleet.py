@@ -60,7 +60,7 @@ def test_an_unknown_fleet_is_empty(url, capsys):
 
 @pytest.mark.parametrize("fields", [{"": "abc"}, {"a1": "x" * 7}, {"": ""}, None])
 def test_other_data_in_the_store_is_one_line(url, capsys, fields):
-    client, key = redis.Redis.from_url(url), "stormbreak:1:{foreign/target acme/m}"
+    client, key = redis.Redis.from_url(url), "stormbreak:2:{foreign/target acme/m}"
     with client:
         client.delete(key)
         if fields is None:
@@ -69,7 +69,7 @@ def test_other_data_in_the_store_is_one_line(url, capsys, fields):
             client.hset(key, mapping=fields)
     assert main(["fleet", "status", url, "--name", "foreign"]) == 2
     said = capsys.readouterr().err
-    assert "other data than ours is under its keys stormbreak:1:*" in said
+    assert "other data than ours is under its keys stormbreak:2:*" in said
     assert said.count("\n") == 1
 
 

@@ -62,10 +62,12 @@ reports = st.builds(
         returned=money,
         spent=money,
         needed=money,
+        noted=money,
+        elsewhere=money,
     ),
 )
 steps = st.tuples(
-    st.sampled_from([0.0, 0.001, 0.1, 0.3, 1.0, 2.5, 11.0, 4_000.0]),
+    st.sampled_from([0.0, 0.001, 0.1, 0.3, 1.0, 2.5, 11.0, 4_000.0, -3_600.0]),
     st.sampled_from("abcd"),
     reports,
     st.sampled_from([0.0, 1.0]),

@@ -197,3 +197,20 @@ def test_a_member_that_leaves_is_forgotten_but_not_its_money():
     beat(scope, "b", spends(granted=500, returned=300, spent=200)._replace(leaves=1.0), NOW)
     answer = beat(scope, "c", spends(), NOW)
     assert (list(scope.members), answer.members, answer.spend.left) == (["b", "c"], 1, 9_800)
+
+
+# ---------------------------------------------------------------- the clock of the store
+
+
+def test_a_clock_that_is_set_back_makes_nothing_last_longer():
+    scope, back = Scope(), 600.0
+    held = Report(slots=SlotReport(4.0, 4.0, 4.0, 4.0), cooldown=CooldownReport(HOLD, 0.0, 5.0))
+    beat(scope, "lost", held, NOW)
+    beat(scope, "a", spends(9_000, period=60.0), NOW)
+    asks = Report(requests=RateReport(600.0, 1.0, 5.0, 1.0), slots=SlotReport(4.0, 0.0, 1.0, 0.0))
+    answer = beat(scope, "b", asks, NOW - back)
+    assert (answer.cap, answer.cooldown) == (0, 5)
+    answer = beat(scope, "b", asks, NOW - back + LEASE)
+    assert (answer.cap, answer.cooldown, answer.members) == (1, 0, 1)
+    assert answer.requests.lump + answer.requests.units == 5
+    assert beat(scope, "b", spends(9_000, period=60.0), NOW - back + 60).spend.granted == 9_000

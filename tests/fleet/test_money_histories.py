@@ -21,16 +21,19 @@ members = st.integers(0, MEMBERS - 1)
 amounts = st.sampled_from([Decimal("0.5"), Decimal(2), Decimal(4)])
 STEPS = (
     st.tuples(st.just("beat"), members, st.sampled_from(FATES)),
+    st.tuples(st.just("look"), members, st.sampled_from(FATES)),
     st.tuples(st.just("call"), members, amounts),
     st.tuples(st.just("ask"), members, st.tuples(amounts, st.sampled_from(FATES))),
     st.tuples(st.just("ask"), members, st.tuples(amounts, st.sampled_from(FATES))),
+    st.tuples(st.just("use"), members, amounts),
     st.tuples(st.just("end"), members, st.sampled_from([Decimal(0), Decimal("0.3"), Decimal(1)])),
     st.tuples(st.just("pass"), members, st.sampled_from([0.1, 1.5, 7.0, 12.0, 19.98])),
+    st.tuples(st.just("clock"), members, st.sampled_from([3_600.0, -3_600.0])),
     st.tuples(st.just("die"), members, st.none()),
     st.tuples(st.just("leave"), members, st.none()),
     st.tuples(st.just("rest"), members, st.sampled_from(FATES)),
 )
-forgetting = st.tuples(st.just("forget"), members, st.none())
+forgetting = st.tuples(st.just("forget"), members, st.booleans())
 
 
 class Process:
@@ -38,6 +41,7 @@ class Process:
 
     def __init__(self, name, policy):
         self.account = SpendAccount(policy)
+        self.heard = {}  # micro-dollars of each member that the last answer counted as spent
         self.wants = []
         self.calls = []
         self.member = SpendMembership(
@@ -58,8 +62,10 @@ class World:
     def __init__(self, period):
         self.policy = SpendPolicy(max_usd=float(LIMIT), period=period)
         self.now, self.scope, self.count = 1_000.0, Scope(), 0
+        self.skew = 1_000_000.0  # of the store's clock
         self.ledger = {}
-        self.lost = Decimal(0)  # granted to members that cannot assert it again
+        self.unknown = {}  # micro-dollars of members that nobody told a store that had forgotten all
+        self.ghosts = {}  # what such a store was told of them
         self.dead = []
         self.processes = [self.process() for _ in range(MEMBERS)]
 
@@ -69,11 +75,23 @@ class World:
 
     def beat(self, place, how, *, leaves=False):
         process = self.processes[place]
-        report, sent_at = process.member.report(self.now, leaves=leaves), self.now
+        self._send(process, process.member.report(self.now, leaves=leaves), how)
+
+    def look(self, place, how):
+        """Its time has come, or another report is sent; return whether it has something to report."""
+        process = self.processes[place]
+        report = process.member.due_report(self.now, along=how == "lost")
+        if report is not None:
+            self._send(process, report, how)
+        return report is not None
+
+    def _send(self, process, report, how):
+        sent_at = self.now
         if how != "unheard":
-            answer = beat(self.scope, process.member.name, report, self.now)
+            answer = beat(self.scope, process.member.name, report, self.now + self.skew)
             self.now += 0.01
             if how == "heard":
+                process.heard = self._counted()
                 process.member.apply(answer, sent_at, self.now)
 
     def call(self, place, bound):
@@ -95,13 +113,25 @@ class World:
         self.beat(place, fate)
         self.call(place, bound)
 
-    def end(self, place, part):
+    def use(self, place, bound):
+        """A call that costs all that it may, and is reported."""
+        before = len(self.processes[place].calls)
+        self.ask(place, (bound, "heard"))
+        if len(self.processes[place].calls) > before:
+            self.end(place, Decimal(1), newest=True)
+            self.beat(place, "heard")
+
+    def end(self, place, part, *, newest=False):
         process = self.processes[place]
         if process.calls:
-            started, bound, period = process.calls.pop(0)
+            started, bound, period = process.calls.pop(-1 if newest else 0)
             cost = bound * part
             self.ledger[started] += cost - bound
             process.account.settle(bound, cost, period, self.now)
+
+    def clock(self, _place, seconds):
+        """The clock of the store is set."""
+        self.skew += seconds
 
     def die(self, place, _):
         self.dead.append(self.processes[place])
@@ -119,15 +149,28 @@ class World:
         self.processes[place].account.lease.rest()
         self.beat(place, fate)
 
-    def forget(self, _place, _):
-        """The store forgets everything, and every living member says what it has within seconds, unless it is away."""
-        away = [each for each in self.processes if each.member.is_away]
-        self.lost += sum(Decimal(each.money) / 1_000_000 for each in (*self.dead, *away))
-        self.dead = []
+    def _counted(self):
+        """What the store takes for spent, by member."""
+        counted = {
+            name: each.spent if each.until > self.now + self.skew else each.money
+            for name, each in self.scope.members.items()
+        }
+        return {**self.ghosts, **counted}
+
+    def forget(self, place, is_stopped):
+        """The store forgets everything. Living members report within seconds, but not one that is away, or `is_stopped`."""
+        missing = [each for each in self.processes if each.member.is_away]
+        if is_stopped:
+            missing.append(self.processes[place])
+        there = [each for each in self.processes if each not in missing]
+        heard = max((each.heard for each in there), key=lambda each: sum(each.values()), default={})
+        for each in (*self.dead, *missing):
+            name = each.member.name
+            self.ghosts[name] = known = min(heard.get(name, 0), each.money)
+            self.unknown[name] = max(self.unknown.get(name, 0), each.money - known)
         self.scope = Scope()
-        for place in sorted(range(MEMBERS), key=lambda place: -self.processes[place].member.epoch):
-            if self.processes[place] not in away:
-                self.beat(place, "heard")
+        for each in sorted(there, key=lambda each: -each.member.epoch):
+            self.beat(self.processes.index(each), "heard")
 
     def play(self, history):
         for what, place, how in history:
@@ -135,8 +178,9 @@ class World:
                 self.now += how
             else:
                 getattr(self, what)(place, how)
+            lost = Decimal(int(sum(self.unknown.values()))) / 1_000_000
             for spent in self.ledger.values():
-                assert spent <= LIMIT + self.lost
+                assert spent <= LIMIT + lost
 
 
 @given(st.lists(st.one_of(*STEPS, forgetting), min_size=20, max_size=60))
@@ -147,6 +191,35 @@ def test_a_limit_for_ever_is_never_passed(history):
 @given(st.lists(st.one_of(*STEPS), min_size=20, max_size=60))
 def test_a_limit_in_every_period_is_never_passed(history):
     World(20.0).play(history)
+
+
+def test_what_a_lost_member_had_spent_is_known_to_others_when_the_store_forgets_it():
+    world = World(None)
+    world.ask(0, (Decimal(6), "heard"))
+    world.end(0, Decimal(1))
+    world.beat(0, "heard")
+    world.ask(1, (Decimal("0.5"), "heard"))
+    world.die(0, None)
+    world.forget(0, False)
+    world.now += 7.0
+    world.ask(1, (Decimal(4), "heard"))
+    assert len(world.processes[1].calls) == 1  # of four dollars there are only three and a half
+    world.ask(1, (Decimal("3.5"), "heard"))
+    assert world.ledger == {1.0: Decimal(10)}
+
+
+def test_a_stopped_member_that_reports_late_is_counted_once():
+    world = World(None)
+    world.ask(0, (Decimal(4), "heard"))
+    world.end(0, Decimal(1))
+    world.beat(0, "heard")
+    world.ask(1, (Decimal("0.5"), "heard"))
+    world.forget(0, True)
+    world.now += 7.0
+    world.beat(0, "heard")
+    assert world.scope.unclaimed == 0
+    world.ask(1, (Decimal("5.5"), "heard"))
+    assert world.ledger == {1.0: Decimal(10)}
 
 
 def test_a_call_that_ends_after_its_period_frees_no_money_in_the_next():
@@ -187,6 +260,28 @@ def test_a_member_that_is_denied_gives_back_only_what_no_call_holds():
     assert world.ledger == {1.0: Decimal(10)}
 
 
+def test_a_call_that_ends_when_its_period_is_over_here_gives_nothing_back_in_the_store():
+    """Found: the store of a slow network had that period for a moment longer, and granted the money again."""
+    world = World(20.0)
+    world.ask(0, (Decimal(6), "heard"))
+    process = world.processes[0]
+    world.now = process.account.ends_at
+    world.end(0, Decimal(1))
+    report = process.member.report(world.now)
+    beat(world.scope, process.member.name, report, world.now + world.skew - 0.25)
+    assert world.scope.members[process.member.name].money == 6_000_000
+
+
+def test_a_period_that_the_clock_of_the_store_has_ended_does_not_begin_again():
+    """Found: after an hour's jump a member asserted its period, in which the money of others was forgotten."""
+    world = World(20.0)
+    world.ask(0, (Decimal(4), "heard"))
+    world.ask(1, (Decimal(4), "heard"))
+    world.clock(0, 3_600.0)
+    world.ask(0, (Decimal(4), "heard"))
+    assert list(world.ledger.values()) == [Decimal(8), Decimal(4)]
+
+
 def test_a_period_that_is_over_here_and_not_yet_in_the_store_allows_nothing():
     world = World(20.0)
     world.ask(0, (Decimal(10), "heard"))
@@ -195,8 +290,10 @@ def test_a_period_that_is_over_here_and_not_yet_in_the_store_allows_nothing():
     world.now = account.ends_at
     world.processes[0].wants = [Decimal(10)]
     report = world.processes[0].member.report(world.now)
-    answer = beat(world.scope, world.processes[0].member.name, report, world.now - 0.001)
-    assert answer.spend.started == account.lease.started + 1_000.0
+    answer = beat(
+        world.scope, world.processes[0].member.name, report, world.now + world.skew - 0.001
+    )
+    assert answer.spend.started == 1_000.0 + world.skew
     world.processes[0].member.apply(answer, world.now, world.now)
     assert account.ready_at(Decimal(10), world.now) > world.now
     world.now += 1.0
@@ -226,11 +323,10 @@ def test_a_calm_member_reports_once_after_a_call_and_gives_back_what_it_does_not
     reports, start = 0, world.now
     while world.now < start + 10.0:
         world.now = max(world.now, one.member.next_at)
-        world.beat(0, "heard")
-        reports += 1
+        reports += world.look(0, "heard")
         if reports == 1:
             assert one.account.lease.allowance == micro_dollars(one.account.spent)
-    assert reports <= 5
+    assert reports <= 4
 
 
 def test_a_scope_that_the_store_dropped_because_nobody_used_it_is_no_loss():

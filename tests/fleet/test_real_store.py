@@ -1,21 +1,28 @@
 """Engines and processes that share limits through a real server, which freezes, dies, forgets and dawdles."""
 
 import asyncio
+import gc
 import logging
 import time
 from dataclasses import replace
+from math import inf
 
 import pytest
 import redis
+from batches import wait_until
 from fleet_processes import Worker
-from fleet_stores import Server, SlowProxy, free_port
+from fleet_stores import AnyServer, Server, SlowProxy, free_port
 from forking import in_child
+from table_test import table_test
 
 import stormbreak
 from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.fleet_policy import PASSWORD, FleetPolicy
 from stormbreak.core.policy import Policy
 from stormbreak.core.rate_limit_gate import RateLimitPolicy
+from stormbreak.fleet import heartbeat
+from stormbreak.fleet.messages import RateReport, Report
+from stormbreak.fleet.store import Message, StoreError
 from stormbreak.fleet.valkey import ValkeyStore
 from stormbreak.provider.in_thread import serve
 
@@ -159,6 +166,25 @@ async def test_a_closed_client_gives_back_its_slots_and_leaves_the_store(own_ser
     admin.close()
 
 
+def test_a_target_that_was_forgotten_is_not_kept_by_the_fleet(own_server):
+    """Found: a process with ever new targets kept a membership of each."""
+    with serve("bench") as provider:
+        given = {
+            "base_url": provider.base_url,
+            "model": "storm-1",
+            "policy": policy(own_server.url),
+        }
+        with stormbreak.Client(**given) as client:
+            client.chat([{"role": "user", "content": "x"}])
+            members = heartbeat._heartbeat(own_server.url)._members
+            wait_until(lambda: all(each.next_at < inf for each in members))
+            for member in members:
+                member.next_at = inf  # idle
+            client.engine.targets.clear()
+            gc.collect()
+            wait_until(lambda: not members)
+
+
 async def test_slots_in_flight_are_shared(own_server, monkeypatch):
     monkeypatch.setattr(
         "stormbreak.core.lease.PATIENCE", 20.0
@@ -234,7 +260,7 @@ async def test_tls_and_a_user_with_the_rights_that_the_page_names(
     try:
         admin = redis.Redis.from_url(server.url)
         rights = ["eval", "evalsha", "time", "hgetall", "hset", "hdel", "expire", "persist"]
-        keys = (">Correct-Horse", "resetkeys", "~stormbreak:1:*", "-@all")
+        keys = (">Correct-Horse", "resetkeys", "~stormbreak:2:*", "-@all")
         admin.execute_command(
             "ACL", "SETUSER", "app", "on", *keys, *(f"+{each}" for each in rights)
         )
@@ -245,6 +271,67 @@ async def test_tls_and_a_user_with_the_rights_that_the_page_names(
         assert f"fleet store rediss://localhost:{port}: sharing, members: 1" in caplog.text
     finally:
         server.kill()
+
+
+REFUSALS = {
+    "it is out of memory": (
+        ("CONFIG", "SET", "maxmemory", "1"),
+        ("CONFIG", "SET", "maxmemory", "0"),
+    ),
+    "it is a read-only replica": (("REPLICAOF", "127.0.0.1", "1"), ("REPLICAOF", "NO", "ONE")),
+    "it refuses to write, since it has too few replicas": (
+        ("CONFIG", "SET", "min-replicas-to-write", "1"),
+        ("CONFIG", "SET", "min-replicas-to-write", "0"),
+    ),
+}
+
+
+def test_a_store_that_refuses_is_said_in_plain_words_and_used_again(server):
+    store, admin = ValkeyStore(server.url), redis.Redis.from_url(server.url)
+    message = Message("refuses/target x", "m", Report(requests=RateReport(600.0, 1.0, 1.0, 1.0)))
+    store.beat([message])
+    for reason, (begin, end) in REFUSALS.items():
+        admin.execute_command(*begin)
+        with pytest.raises(StoreError, match=reason):
+            store.beat([message])
+        admin.execute_command(*end)
+        assert store.beat([message])[0].members == 1
+    admin.script_flush()
+    assert store.beat([message, message])[1].members == 1
+    store.close()
+    admin.close()
+
+
+@table_test(
+    ("reply", "reason"),
+    [
+        (b"+OK\r\n", "its answer is not one of our script"),
+        (b"*2\r\n$1\r\n1\r\n$1\r\n1\r\n", "its answer is not one of our script"),
+        (b"*21\r\n" + b"$3\r\nnan\r\n" * 21, "its answer is not one of our script"),
+        (b"-MOVED 1 127.0.0.1:1\r\n", "it is a cluster"),
+        (b"-LOADING it is\r\n", "it is loading its data"),
+        (b"garbage\r\n", "no connection|InvalidResponse"),
+        (b"*21\r\n$1\r\n", "no connection|no answer in time"),  # and the connection ends
+    ],
+)
+def test_an_answer_that_is_none_closes_the_connection(reply, reason):
+    with AnyServer(reply) as fake:
+        store = ValkeyStore(fake.url)
+        for _ in range(2):
+            with pytest.raises(StoreError, match=reason):
+                store.beat([Message("x/target x", "m", Report())])
+        assert fake.connections == 2
+        store.close()
+
+
+def test_a_store_that_has_not_said_when_it_started_is_not_asked_for_money():
+    """Found: after a question that failed, money was granted before others could say what they had."""
+    with AnyServer(b"-ERR\r\n", {b"INFO": b"-LOADING it is\r\n"}) as fake:
+        store = ValkeyStore(fake.url)
+        with pytest.raises(StoreError, match="it is loading its data"):
+            store.beat([Message("x/target x", "m", Report())])
+        assert fake.connections == 0
+        store.close()
 
 
 def test_processes_share_a_quota(own_server):

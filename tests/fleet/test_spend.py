@@ -22,10 +22,14 @@ def billed(provider):
     )
 
 
-def start(server, provider, count=3, **options):
+def start(server, provider, count=3, *, quiet=0.0, **options):
     workers = [
         Worker(
-            fleet=server.url, base_url=provider.base_url, max_usd=float(LIMIT), quiet=0.0, **options
+            fleet=server.url,
+            base_url=provider.base_url,
+            max_usd=float(LIMIT),
+            quiet=quiet,
+            **options,
         )
         for _ in range(count)
     ]

@@ -5,6 +5,7 @@ from bisect import bisect_left
 from dataclasses import replace
 from functools import partial
 
+from metering import answer, price_of, usage
 from small_storm import small_storm
 from table_test import table_test
 
@@ -13,11 +14,13 @@ from stormbreak.core.engine import Engine
 from stormbreak.core.fleet_policy import FleetPolicy
 from stormbreak.core.policy import Policy
 from stormbreak.core.rate_limit_gate import RateLimitPolicy
+from stormbreak.core.spend_policy import SpendPolicy
+from stormbreak.cost.spend_gate import SpendAccounts
 from stormbreak.drivers.virtual_time import Timeline, VirtualDriver
 from stormbreak.fleet.virtual import VirtualStore
 from stormbreak.provider.scenario_file import parse
 from stormbreak.storm.simulation import simulate
-from stormbreak.types import Call, Outcome, Target, Verdict
+from stormbreak.types import Call, Target, Verdict
 
 TARGET = Target("provider", "model")
 RATE = 10.0  # per second
@@ -43,20 +46,20 @@ class Fleet:
         self._service, self._policy = service, policy
         self._drivers = [
             VirtualDriver(
-                Engine(policy, fleet=self.store.fleet()),
+                Engine(policy, SpendAccounts(price_of), fleet=self.store.fleet()),
                 self.timeline,
                 chance=random.Random(number).random,
             )
             for number in range(processes)
         ]
 
-    def play(self, seconds, load, busy):
+    def play(self, seconds, load, busy, *, rest=MINUTE):
         """The first `busy` processes make `load` times as many calls as the quota allows."""
         pick, at = random.Random(5), 0.0
         while at < seconds:
             at += self.random.expovariate(RATE * load)
             self.timeline.at(at, partial(self._call, self._drivers[pick.randrange(busy)]))
-        self.timeline.run(seconds + MINUTE)
+        self.timeline.run(seconds + rest)
         return self
 
     def call(self, process):
@@ -65,7 +68,8 @@ class Fleet:
 
     def _call(self, driver):
         engine = driver.engine
-        call = Call(engine.number(), TARGET, patience=self._policy.patience)
+        patience = self._policy.patience
+        call = Call(engine.number(), TARGET, patience=patience, bound=usage(200, 100))
         driver.start(call, self._send, self._end)
 
     def _send(self, _, reply):
@@ -75,7 +79,7 @@ class Fleet:
 
         def end():
             self.in_flight -= 1
-            reply(Outcome(Verdict.OK))
+            reply(answer(100, 20))
 
         self.timeline.at(self.timeline.now + self._service * self.random.uniform(0.5, 1.5), end)
 
@@ -112,9 +116,28 @@ def test_under_moderate_load_no_call_waits_long():
     assert waits[len(waits) * 95 // 100] <= 0.15
 
 
-def test_a_calm_fleet_asks_seldom():
-    fleet = Fleet(20).play(120.0, 0.1, 20)
-    assert fleet.store.beats / 180.0 <= 10
+RATE_LIMIT = {"rate_limit": SHARED.rate_limit}
+SLOTS = {"limit": FixedLimit(max_in_flight=100)}
+MONEY = {"spend": SpendPolicy(max_usd=50.0, period=86_400.0)}
+
+
+@table_test(
+    ("limits", "service"),
+    [
+        (RATE_LIMIT, 1.0),
+        (SLOTS, 0.05),
+        (MONEY, 0.05),
+        (RATE_LIMIT | MONEY, 1.0),
+        (RATE_LIMIT | SLOTS | MONEY, 0.05),
+    ],
+)
+def test_a_calm_fleet_asks_seldom(limits, service):
+    """A call every 8 s in each process."""
+    policy = replace(replace(SHARED, rate_limit=RateLimitPolicy()), **limits)
+    fleet = Fleet(20, policy, service=service)
+    fleet.play(100.0, 0.25, 20, rest=0.0)
+    assert len(fleet.waits) > 200
+    assert fleet.store.round_trips / 100.0 <= 10
 
 
 @table_test(

@@ -1,19 +1,23 @@
 """Faults of half a minute: what a fleet does without its store, and with a store that it cannot trust."""
 
 import asyncio
+import signal
 import sys
 import time
 from decimal import Decimal
 from pathlib import Path
 
 import pytest
+from batches import wait_until
 from fleet_stores import Server, SlowProxy
 
+from stormbreak.fleet.leasing import QUIET
+from stormbreak.fleet.valkey import ValkeyStore
 from stormbreak.provider.in_thread import serve
 
 sys.path.append(str(Path(__file__).parent.parent / "fleet"))
 from test_real_store import PATIENT, member, policy, settle, waits
-from test_spend import LIMIT, billed, start
+from test_spend import LIMIT, SPENT, billed, start
 
 pytestmark = pytest.mark.prove
 
@@ -65,3 +69,36 @@ def test_a_limit_is_never_passed_through_half_a_minute_of_faults(fault, tmp_path
         server.thaw()
         proxy.close()
         server.kill()
+
+
+def test_a_stopped_member_and_a_store_that_is_restarted_empty_cost_what_the_member_held(tmp_path):
+    """It is stopped for longer than the store is quiet, so it reports late; others know what it had spent."""
+    server = Server("valkey", tmp_path).start()
+    calls = {"calls": 500, "every": 0.2, "until": SPENT, "patience": 15.0}
+    try:
+        with serve() as provider:
+            workers = start(server, provider, quiet=QUIET, **calls)
+            wait_until(lambda: billed(provider) > LIMIT * Decimal("0.6"))
+            workers[0].process.send_signal(signal.SIGSTOP)
+            time.sleep(2.0)  # others hear what it has reported
+            held = held_by_the_silent(server)
+            server.kill()
+            server.start()
+            for worker in workers[1:]:
+                assert any(SPENT in error for error in worker.ended()["errors"])
+            workers[0].process.send_signal(signal.SIGCONT)
+            workers[0].ended()
+            spent = billed(provider)
+    finally:
+        server.kill()
+    print(f"spent {spent} of {LIMIT} USD; the member held {held}")
+    assert LIMIT * Decimal("0.9") <= spent <= LIMIT + held
+
+
+def held_by_the_silent(server):
+    """The US dollars that the member holds that has not reported for the longest time, beyond what it has spent."""
+    store = ValkeyStore(server.url)
+    (members,) = (each.members for each in store.scopes("default").values() if each.started)
+    store.close()
+    silent = min(members.values(), key=lambda each: each.until)
+    return Decimal(int(silent.granted - silent.returned - silent.spent)) / 1_000_000

@@ -114,6 +114,56 @@ class SlowProxy:
             each.close()
 
 
+class AnyServer:
+    """Answers `known` commands, and every script with `reply`; then it ends the connection."""
+
+    def __init__(self, reply, known=()):
+        self._known = {**_KNOWN, **dict(known)}
+        self.connections = 0
+        self._reply = reply
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"redis://127.0.0.1:{self._listener.getsockname()[1]}"
+        self._thread = threading.Thread(target=self._serve)
+
+    def _serve(self):
+        with suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                with client, suppress(OSError):
+                    self._talk(client)
+
+    def _talk(self, client):
+        with client.makefile("rb") as lines:
+            while head := lines.readline():
+                words = [
+                    lines.read(int(lines.readline()[1:]) + 2)[:-2] for _ in range(int(head[1:]))
+                ]
+                if not words[0].startswith(b"EVAL"):
+                    client.sendall(self._known.get(words[0], b"+OK\r\n"))
+                    continue
+                self.connections += 1
+                client.sendall(self._reply)
+                client.shutdown(socket.SHUT_WR)
+                lines.read()  # a connection that ends with unread bytes is reset, and the reply is lost
+                return
+
+    def __enter__(self):
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self._thread.join(5)
+
+
+_UPTIME = b"# Server\r\nuptime_in_seconds:1000\r\n"
+_KNOWN = {
+    b"TIME": b"*2\r\n$10\r\n1790000000\r\n$1\r\n0\r\n",
+    b"INFO": b"$%d\r\n%s\r\n" % (len(_UPTIME), _UPTIME),
+}
+
+
 def free_port():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -85,15 +85,19 @@ class Lease:
 
 
 class Ramp:
-    """Leased units: `count` of them, the first usable at `first`, then one every `spacing` seconds. Got at `got`."""
+    """Leased units: `count` of them, the first usable at `first`, then one every `spacing` seconds. Got at `got`.
 
-    __slots__ = ("count", "first", "got", "spacing")
+    None has lapsed before `whole_until`.
+    """
+
+    __slots__ = ("count", "first", "got", "spacing", "whole_until")
 
     def __init__(self, first: float, spacing: float, count: float, got: float) -> None:
         self.first = first
         self.spacing = spacing
         self.count = count
         self.got = got
+        self.whole_until = got + LAPSE
 
 
 class LeasedRate:
@@ -128,6 +132,8 @@ class LeasedRate:
 
     def ready_at(self, amount: float, now: float) -> float:
         """READY, when `amount` may be taken, or NEVER, where only the store knows."""
+        if self._usable(amount, now) is not None:
+            return READY
         at = self._held_at(amount, now)
         if at <= now:
             return READY
@@ -142,6 +148,11 @@ class LeasedRate:
         """Take `amount`; return when it would have lapsed, as a receipt for `refund`."""
         self.used += amount
         self.full_at = now + MEMORY
+        usable = self._usable(amount, now)
+        if usable is not None:
+            usable.count -= amount
+            usable.first += amount * usable.spacing
+            return max(usable.first - usable.spacing + LAPSE, usable.whole_until)
         if self._held_at(amount, now) > now:
             self._bucket(now).take(amount, now)
             self.owed += amount
@@ -183,10 +194,22 @@ class LeasedRate:
             return self._own
         return before
 
+    def _usable(self, amount: float, now: float) -> Ramp | None:
+        """Return the first units if more than `amount` of them are usable now: the usual case, on the way of every call."""
+        if self._ramps:
+            ramp = self._ramps[0]
+            if (
+                amount < ramp.count
+                and now < ramp.whole_until
+                and ramp.first + (amount - 1) * ramp.spacing <= now
+            ):
+                return ramp
+        return None
+
     def _held_at(self, amount: float, now: float) -> float:
         """Return when that many held units are usable; NEVER if there are not as many."""
         ramps = self._ramps
-        if ramps and ramps[0].got + LAPSE <= now:
+        if ramps and ramps[0].whole_until <= now:
             self._drop_lapsed(now)
         at = READY
         for ramp in ramps:
@@ -255,16 +278,19 @@ class LeasedLimiter(FixedLimiter):
         share = max(1, int(self.whole * lease.share))
         return share if now >= lease.lost_at else max(cap, share)
 
-    def settle(self, token: None, outcome: Outcome, now: float, uniform: float) -> None:
+    def settle(self, _token: None, _outcome: Outcome, now: float, _uniform: float) -> None:
         """Free the slot. The last one goes back to the fleet at once, unless it has just reported and may be used again."""
-        super().settle(token, outcome, now, uniform)
+        self.in_flight -= 1
+        if self.in_flight:
+            return
         lease = self._lease
-        late = lease.is_crowded or now >= self.fresh_until
-        if late and not self.in_flight and lease.is_sharing:
+        if (now >= self.fresh_until or lease.is_crowded) and lease.is_sharing:
             lease.report_soon()
 
     def ready_at(self, _call: object, now: float) -> float:
         """READY while a slot is free; when the store is late; or NEVER."""
+        if self.in_flight < self.cap and now < self.cap_until and now < self._lease.late_at:
+            return READY  # the usual case, on the way of every call
         if self.in_flight < self.cap_at(now):
             return READY
         late_at = self._lease.late_at
@@ -313,7 +339,8 @@ class TargetLease(Lease):
 class SpendLease(Lease):
     """What the store lets one account spend in the period that began at `started` (0: none has), in micro-dollars.
 
-    `granted` and `returned` only ever rise in a period. `elsewhere` is what others have spent for certain.
+    `granted` and `returned` only ever rise in a period. `elsewhere` is what others have spent for certain,
+    and `noted` what the store knows to be spent here.
     """
 
     def __init__(self, policy: FleetPolicy, share: float, wake: Callable[[], None]) -> None:
@@ -324,7 +351,7 @@ class SpendLease(Lease):
         """Begin a period, without an allowance."""
         self.started = started
         self.granted = self.returned = 0
-        self.elsewhere = 0
+        self.elsewhere = self.noted = 0
         self.withholds = False  # there is money left, but the store grants none yet
 
     @property

@@ -8,12 +8,12 @@ import atexit
 import logging
 import random
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from functools import cache, partial
 from math import inf
 from queue import Empty, SimpleQueue
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 from weakref import ref
 
@@ -34,6 +34,15 @@ RETRY = 1.0  # seconds after a failure, up to half of it more
 GOODBYE = 0.5  # seconds for the last reports of a process
 
 _log = logging.getLogger("stormbreak")
+
+
+class Due(NamedTuple):
+    """A report, when it was written, and whose it is."""
+
+    member: Membership
+    stepper: Stepper
+    sent_at: float
+    message: Message
 
 
 class Heartbeat:
@@ -137,6 +146,8 @@ class Heartbeat:
             if engine is None:
                 self._members.pop(member, None)
                 self._orphans.append(member)
+            elif member.is_gone and member.next_at == inf:
+                self._members.pop(member, None)  # it holds nothing
             elif stepper is not None:
                 found.append((member, stepper))
         return found
@@ -144,18 +155,16 @@ class Heartbeat:
     def _beat(self, store: Store) -> None:
         if self._orphans:
             self._send_last_reports(store)
-        due: list[tuple[Membership, Stepper, float, Message]] = []
-        for member, stepper in self._alive():
-            if member.next_at <= stepper.clock() + TOGETHER:
-                due.append((member, stepper, *self._message(member, stepper)))
-                if member.is_gone:
-                    self._members.pop(member, None)
+        alive = self._alive()
+        due = self._due(alive, lambda member: member.next_at)
+        if due:
+            due += self._due(alive, lambda member: member.along_at, along=True)
         if all(member.is_away for member in self._members):
             store.close()
         if not due:
             return
         try:
-            answers = store.beat([message for *_, message in due])
+            answers = store.beat([each.message for each in due])
         except Exception as error:  # noqa: BLE001 - whatever it is, calls must not wait for it
             self._note(store, str(error) if isinstance(error, StoreError) else type(error).__name__)
             after = RETRY * (1 + random.random() / 2)  # noqa: S311 - spreads a fleet
@@ -166,12 +175,23 @@ class Heartbeat:
             _apply(member, stepper, answer, sent_at)
         self._note(store, None)
 
-    def _message(self, member: Membership, stepper: Stepper) -> tuple[float, Message]:
-        def message(_: Engine, now: float) -> tuple[float, Message]:
-            member.next_at = inf  # until the answer, or until it is woken
-            return now, Message(member.scope, member.name, member.report(now))
-
-        return stepper.between_steps(message)
+    def _due(
+        self,
+        alive: Iterable[tuple[Membership, Stepper]],
+        at: Callable[[Membership], float],
+        *,
+        along: bool = False,
+    ) -> list[Due]:
+        """Return what is to be reported of the members whose time has come."""
+        due = []
+        for member, stepper in alive:
+            if at(member) <= stepper.clock() + TOGETHER:
+                message = stepper.between_steps(partial(_message, member, along=along))
+                if message is not None:
+                    due.append(Due(member, stepper, *message))
+                if member.is_gone:
+                    self._members.pop(member, None)
+        return due
 
     def _send_last_reports(self, store: Store) -> None:
         """Give back what is not used any more."""
@@ -202,10 +222,17 @@ class Heartbeat:
                 _log.warning("fleet store %s: disconnected, %s", self.place, error)
         if restarts > self._restarts:
             _log.warning(
-                "fleet store %s: it was restarted empty; what lost members had spent is not counted",
+                "fleet store %s: it was restarted empty; money that only lost members knew of is not counted",
                 self.place,
             )
         self._restarts = restarts
+
+
+def _message(
+    member: Membership, _: Engine, now: float, *, along: bool
+) -> tuple[float, Message] | None:
+    report = member.due_report(now, along=along)
+    return None if report is None else (now, Message(member.scope, member.name, report))
 
 
 def _apply(member: Membership, stepper: Stepper, answer: Answer, sent_at: float) -> None:

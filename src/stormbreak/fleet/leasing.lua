@@ -8,7 +8,10 @@ local NONE, HOLD, LIFT, EVER = -1, 1, 2, 1
 local KEEP = 3600 -- seconds for which an idle scope is kept
 
 -- records: lists of doubles
-local SCOPE = {'epoch', 'quiet_until', 'tat1', 'tat2', 'cooldown_at', 'cooldown_until', 'started', 'ends_at', 'folded'}
+local SCOPE = {
+  'epoch', 'at', 'quiet_until', 'tat1', 'tat2', 'cooldown_at', 'cooldown_until', 'started', 'ends_at', 'folded', 'forgotten',
+  'asserted',
+}
 local MEMBER = {
   'until', 'asked_at1', 'want1', 'least1', 'served_at1', 'owed1', 'asked_at2', 'want2', 'least2', 'served_at2',
   'owed2', 'held', 'want', 'served_at', 'granted', 'returned', 'spent',
@@ -51,7 +54,9 @@ local rates = {
 }
 local slots = take('limit', 'in_flight', 'want', 'cap')
 local news = take('kind', 'age', 'left')
-local account = take('limit', 'period', 'started', 'ends_in', 'granted', 'returned', 'spent', 'needed')
+local account = take(
+  'limit', 'period', 'started', 'ends_in', 'granted', 'returned', 'spent', 'needed', 'noted', 'elsewhere'
+)
 
 local scope, members = nil, {}
 local stored = redis.call('HGETALL', KEYS[1])
@@ -180,7 +185,7 @@ end
 
 local function end_period()
   if scope.started > 0 and scope.ends_at ~= NONE and now >= scope.ends_at then
-    scope.started, scope.ends_at, scope.folded = 0, NONE, 0
+    scope.started, scope.ends_at, scope.folded, scope.forgotten, scope.asserted = 0, NONE, 0, 0, 0
     for other, member in pairs(members) do
       member.granted, member.returned, member.spent = 0, 0, 0
       changed[other] = true
@@ -188,17 +193,30 @@ local function end_period()
   end
 end
 
-local function spend(quiet)
-  if account.limit == 0 then return {0, NONE, 0, 0, 0} end
-  local me = members[name]
-  if scope.started == 0 and account.started > 0 and (account.period == 0 or account.ends_in > 0) then
+local function is_of_period()
+  local is_on = account.started > 0 and (account.period == 0 or account.ends_in > 0)
+  if scope.started == 0 and is_on and head.epoch ~= scope.epoch then
     scope.started = account.started
     scope.ends_at = account.period == 0 and NONE or now + account.ends_in
   end
-  if account.started > 0 and account.started == scope.started then
+  return account.started > 0 and account.started == scope.started
+end
+
+local function remember()
+  if account.limit > 0 and is_of_period() then
+    scope.forgotten = math.max(scope.forgotten, account.noted + account.elsewhere)
+    scope.asserted = scope.asserted + account.noted
+  end
+end
+
+local function spend(quiet)
+  if account.limit == 0 then return {0, NONE, 0, 0, 0} end
+  local me = members[name]
+  if is_of_period() then
     for _, number in ipairs({'granted', 'returned', 'spent'}) do me[number] = math.max(me[number], account[number]) end
   end
-  local taken, elsewhere = scope.folded, scope.folded
+  local unclaimed = scope.folded + math.max(0, scope.forgotten - scope.asserted)
+  local taken, elsewhere = unclaimed, unclaimed
   for other, member in pairs(members) do
     taken = taken + money(member)
     if other ~= name then elsewhere = elsewhere + (member['until'] > now and member.spent or money(member)) end
@@ -222,7 +240,24 @@ end
 
 -- the beat
 
+local function set_back(record, fields, seconds)
+  for _, field in ipairs(fields) do record[field] = record[field] - seconds end
+end
+
 if scope.epoch == 0 then scope.epoch = now end
+if now < scope.at then -- the clock of the server was set back
+  local seconds = scope.at - now
+  set_back(scope, {'quiet_until', 'cooldown_at', 'cooldown_until'}, seconds)
+  for _, tat in ipairs({'tat1', 'tat2'}) do
+    if scope[tat] ~= 0 then set_back(scope, {tat}, seconds) end
+  end
+  if scope.ends_at ~= NONE then scope.ends_at = scope.ends_at - seconds end
+  for other, member in pairs(members) do
+    set_back(member, {'until', 'served_at', 'asked_at1', 'served_at1', 'asked_at2', 'served_at2'}, seconds)
+    changed[other] = true
+  end
+end
+scope.at = now
 if head.epoch ~= 0 and head.epoch ~= scope.epoch then scope.quiet_until = math.max(scope.quiet_until, scope.epoch + QUIET) end
 end_period()
 for other, member in pairs(members) do
@@ -232,7 +267,8 @@ for other, member in pairs(members) do
   end
 end
 for _, other in ipairs(gone) do members[other] = nil end
-if not members[name] then
+local is_new = not members[name]
+if is_new then
   local me = read(MEMBER)
   me.served_at, me.served_at1, me.served_at2, me.owed1, me.owed2 = now, now, now, rates[1].owed, rates[2].owed
   members[name] = me
@@ -241,6 +277,7 @@ local me = members[name]
 me['until'] = head.leaves ~= 0 and now or now + LEASE
 local requests, tokens = lease_rate(1), lease_rate(2)
 local cap, cooldown = lease_slots(), gossip()
+if is_new and head.epoch ~= 0 and head.epoch ~= scope.epoch then remember() end
 local granted = spend(math.max(quiet_until, scope.quiet_until))
 local count, spenders = 0, false
 for _, member in pairs(members) do
@@ -261,7 +298,7 @@ redis.call('HSET', KEYS[1], '', write(SCOPE, scope))
 for other in pairs(changed) do
   if members[other] then redis.call('HSET', KEYS[1], other, write(MEMBER, members[other])) end
 end
-if (spenders or scope.folded > 0) and scope.ends_at == NONE then
+if (spenders or scope.folded > 0 or scope.forgotten > 0) and scope.ends_at == NONE then
   redis.call('PERSIST', KEYS[1]) -- money without a period is kept for ever
 else
   local left = scope.ends_at == NONE and 0 or scope.ends_at - now

@@ -9,7 +9,8 @@ the store keeps without the member: it ends by time, or when the member has ackn
   times units may leave. Who has waited longest is served first, then all by their demand (max-min).
 - Slots in flight: a cap for each member, max-min by demand. What a member may still hold is never given to another.
 - Money: three numbers for each member and period, granted, returned and spent, which only ever rise. So a report that
-  comes twice, late, or to a store that has forgotten all, changes nothing.
+  comes twice, late, or to a store that has forgotten all, changes nothing. Such a store also learns from its members what
+  all of them had spent. What nobody asserts of it counts as spent.
 - Cooldowns: the newest news hold.
 
 Numbers are floats, and operations stand in the same order as in the script, so that both give equal results.
@@ -79,6 +80,7 @@ class Scope:
     """The state of one scope. `tats` are the times at which the buckets of requests and tokens are full again."""
 
     epoch: float = 0.0
+    at: float = 0.0  # the time of the last report
     quiet_until: float = 0.0
     tats: list[float] = field(default_factory=lambda: [0.0, 0.0])
     cooldown_at: float = 0.0  # when the attempt left that brought the news
@@ -86,10 +88,17 @@ class Scope:
     started: float = 0.0  # of the period; 0: none has begun
     ends_at: float = NONE
     folded: float = 0.0  # money of members that were lost long ago
+    forgotten: float = 0.0  # what all had spent before the store forgot it, as a member knows ...
+    asserted: float = 0.0  # ... and how much of that those had spent that have reported since
     members: dict[str, Member] = field(default_factory=dict)
     # These follow from the members: a report need not look at thousands of them to find that no lease has ended.
     lost: int = field(default=0, compare=False)  # members that are kept for their money alone
     next_loss: float = field(default=-inf, compare=False)  # no lease ends before
+
+    @property
+    def unclaimed(self) -> float:
+        """Money of members that were lost, long ago or with what the store has forgotten."""
+        return self.folded + max(0.0, self.forgotten - self.asserted)
 
 
 def beat(
@@ -98,12 +107,16 @@ def beat(
     """Process the report of member `name`, and answer it. No money is granted before `quiet_until`."""
     if scope.epoch == 0:
         scope.epoch = now
+    if now < scope.at:
+        _set_back(scope, scope.at - now)
+    scope.at = now
     if report.epoch not in (0, scope.epoch):  # the store has lost what this member knows
         scope.quiet_until = max(scope.quiet_until, scope.epoch + QUIET)
     _end_period(scope, now)
     if now >= scope.next_loss:
         _drop_lost(scope, now)
     me = scope.members.get(name)
+    is_new = me is None
     if me is None:
         me = scope.members[name] = Member(served_at=now)
         for demand, rate in ((me.requests, report.requests), (me.tokens, report.tokens)):
@@ -117,12 +130,30 @@ def beat(
     tokens = _lease_rate(scope, 1, name, report.tokens, now)
     cap = _lease_slots(scope, name, report, now)
     cooldown = _gossip(scope, report, now)
+    if is_new and report.epoch not in (0, scope.epoch):
+        _remember(scope, report, now)
     spend = _account(scope, name, report, now, max(quiet_until, scope.quiet_until))
     members = len(scope.members) - scope.lost
     if report.leaves and me.money == 0:
         del scope.members[name]
         scope.lost -= 1
     return Answer(scope.epoch, float(members), requests, tokens, cap, cooldown, spend)
+
+
+def _set_back(scope: Scope, seconds: float) -> None:
+    """Move all times: the clock of the store was set back."""
+    scope.quiet_until -= seconds
+    scope.tats = [tat and tat - seconds for tat in scope.tats]
+    scope.cooldown_at -= seconds
+    scope.cooldown_until -= seconds
+    scope.ends_at -= seconds if scope.ends_at != NONE else 0.0
+    scope.next_loss = -inf
+    for member in scope.members.values():
+        member.until -= seconds
+        member.served_at -= seconds
+        for demand in (member.requests, member.tokens):
+            demand.asked_at -= seconds
+            demand.served_at -= seconds
 
 
 def _drop_lost(scope: Scope, now: float) -> None:
@@ -268,9 +299,28 @@ def _gossip(scope: Scope, report: Report, now: float) -> float:
 def _end_period(scope: Scope, now: float) -> None:
     if scope.started > 0 and scope.ends_at != NONE and now >= scope.ends_at:
         scope.started, scope.ends_at, scope.folded = 0.0, NONE, 0.0
+        scope.forgotten = scope.asserted = 0.0
         scope.next_loss = now  # lost members without money are forgotten
         for member in scope.members.values():
             member.granted = member.returned = member.spent = 0.0
+
+
+def _is_of_period(scope: Scope, report: Report, now: float) -> bool:
+    """Whether the member is in the present period, which is its own if the store has forgotten it, not if it has ended it."""
+    asked = report.spend
+    is_on = asked.started > 0 and (asked.period == 0 or asked.ends_in > 0)
+    if scope.started == 0 and is_on and report.epoch != scope.epoch:
+        scope.started = asked.started
+        scope.ends_at = NONE if asked.period == 0 else now + asked.ends_in
+    return asked.started > 0 and asked.started == scope.started
+
+
+def _remember(scope: Scope, report: Report, now: float) -> None:
+    """Learn what all had spent before the store forgot it, from a member that reports for the first time since."""
+    asked = report.spend
+    if asked.limit > 0 and _is_of_period(scope, report, now):
+        scope.forgotten = max(scope.forgotten, asked.noted + asked.elsewhere)
+        scope.asserted += asked.noted
 
 
 def _account(
@@ -280,14 +330,11 @@ def _account(
     if asked.limit == 0:
         return SpendAnswer()
     me = scope.members[name]
-    if scope.started == 0 and asked.started > 0 and (asked.period == 0 or asked.ends_in > 0):
-        scope.started = asked.started
-        scope.ends_at = NONE if asked.period == 0 else now + asked.ends_in
-    if asked.started > 0 and asked.started == scope.started:
+    if _is_of_period(scope, report, now):
         me.granted = max(me.granted, asked.granted)
         me.returned = max(me.returned, asked.returned)
         me.spent = max(me.spent, asked.spent)
-    taken, elsewhere = scope.folded, scope.folded
+    taken = elsewhere = scope.unclaimed
     for other, member in scope.members.items():
         taken += member.money
         if other != name:

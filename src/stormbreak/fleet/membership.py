@@ -5,11 +5,12 @@
 | a call waits for an answer | at once |
 | wants more than it got | 0.05 to 0.25 s, as the store decides |
 | its last attempt ended, and it holds slots | at once, if its last report is older than BUSY, or in a CROWD |
-| used what it leases since its last report | BUSY; money: UNUSED seconds after its last use, but not before BUSY |
-| in use at all | half of LEASE; money, and cooldowns alone: CALM |
+| used what it leases since its last report | BUSY; money: UNUSED seconds after its last use, or after the last report |
+| in use at all | LEASED, or HELD with slots; money, and cooldowns alone: CALM |
 | (all of these) among more than CROWD members | longer in proportion |
 | not used for IDLE seconds, and holds nothing | never: the next call that waits wakes it |
 | its engine was closed, and no call needs it | never: the next call wakes it; a spend limit after FORGOTTEN / 2 |
+| sends a report anyway, and a quarter of this time is over | then: the store is called once for all of them |
 """
 
 from abc import ABC, abstractmethod
@@ -19,10 +20,17 @@ from math import exp, inf
 from typing import Protocol
 from weakref import ref
 
-from stormbreak.core.lease import Lease, LeasedRate, Ramp, SpendLease, TargetLease
+from stormbreak.core.lease import (
+    Lease,
+    LeasedLimiter,
+    LeasedRate,
+    Ramp,
+    SpendLease,
+    TargetLease,
+)
 from stormbreak.core.spend_policy import SpendPolicy
 from stormbreak.core.target_state import TargetState
-from stormbreak.fleet.leasing import FORGOTTEN, LEASE
+from stormbreak.fleet.leasing import CHUNK, FORGOTTEN, LEASE, QUIET
 from stormbreak.fleet.messages import (
     HOLD,
     LIFT,
@@ -37,7 +45,11 @@ from stormbreak.fleet.messages import (
 )
 
 BUSY = 0.25  # seconds
-CALM = 2.5
+CALM = QUIET * 0.8  # in time for a store that was restarted empty
+HELD = LEASE / 2  # a report may be lost
+LEASED = LEASE * 0.75  # a report may be lost, and repeated a little later
+SOON = 1.0  # seconds; what is due later is reported earlier, if another report is sent anyway, ...
+EARLY = 0.25  # ... from this part of its time
 IDLE = 10.0
 CROWD = 100  # members; more of them report less often, so that the store can follow ...
 MAX_GAP = 3.0  # ... but in time for their leases
@@ -57,13 +69,17 @@ class Membership(ABC):
 
     lease: Lease
     away_for = inf  # seconds until the next report while it is away
+    _gives_back_early = False  # it may have something for others whenever another report is sent
 
     def __init__(self, scope: str, name: str) -> None:
         self.scope = scope
         self.name = name
         self.epoch = 0.0
         self.members = 0
-        self.next_at = inf
+        self.next_at = inf  # when it looks whether there is something to report
+        self.along_at = inf  # when it looks if another report is sent anyway
+        self._due_at = -inf  # when it reports, whether or not there is something new ...
+        self._early_at = inf  # ... if another report is sent anyway
         self._reported_at = -inf
         self._has_left = False  # with its last report
         self.restarts = 0  # how often the store had forgotten the scope
@@ -77,6 +93,22 @@ class Membership(ABC):
     def is_away(self) -> bool:
         """Whether it has given back its lease, until it is woken."""
         return self._has_left and self.lease.rests
+
+    def due_report(self, now: float, *, along: bool = False) -> Report | None:
+        """Return the report of now; None if nothing is new: then it looks again. `along`: another one is sent anyway."""
+        due_at = self._early_at if along else self._due_at
+        is_due = self.next_at == -inf or now >= due_at
+        self.next_at = now + LEASE  # unless it is answered, or woken, before
+        look_at = None if is_due else self._look_again_at(now)
+        if look_at is None:
+            self.along_at = inf
+            return self.report(now)
+        self.next_at = min(look_at, self._due_at)
+        return None
+
+    @abstractmethod
+    def _look_again_at(self, now: float) -> float | None:
+        """Return when to look again, as nothing is new; None if something is."""
 
     @abstractmethod
     def report(self, now: float, *, leaves: bool = False) -> Report:
@@ -92,8 +124,8 @@ class Membership(ABC):
         self._reported_at = now
 
     @abstractmethod
-    def _apply(self, answer: Answer, sent_at: float, now: float) -> float:
-        """Take over the leases; return the seconds until the next report, negative where not all was granted."""
+    def _apply(self, answer: Answer, sent_at: float, now: float) -> tuple[float, float]:
+        """Take over the leases; return the seconds until it looks for news, negative where not all was granted, and until it reports anyway."""
 
     @abstractmethod
     def pump(self, now: float) -> None:
@@ -107,8 +139,11 @@ class Membership(ABC):
         self.lease.members = self.members
         self.lease.is_crowded = self.members > CROWD
         self.lease.set_share(1 / max(1, self.members))
-        after = self._apply(answer, sent_at, now)
-        self.next_at = now + self._gap(abs(after))
+        after, due = self._apply(answer, sent_at, now)
+        self.next_at, gap = now + self._gap(abs(after)), self._gap(due)
+        self._due_at = now + gap
+        self._early_at = now + (gap * EARLY if gap >= SOON else inf)
+        self.along_at = now if self._gives_back_early else self._early_at
         self.lease.answered(self.next_at + self.lease.patience if after < 0 else inf)
         self.pump(now)
 
@@ -120,7 +155,7 @@ class Membership(ABC):
             return min(after, BUSY)
         if after == inf or self.members <= CROWD:
             return after
-        return min(after * self.members / CROWD, MAX_GAP)
+        return max(after, min(after * self.members / CROWD, MAX_GAP))
 
     def fail(self, now: float, retry_after: float) -> None:
         """There was no answer: calls do not wait for the next one. What was given back ends by time."""
@@ -206,15 +241,26 @@ class TargetMembership(Membership):
         slots = self.lease.slots
         if slots is None:
             return SlotReport()
-        in_use = now - self.used_at < BUSY or queued
-        spare = 1 if in_use and not self.lease.is_crowded else 0
-        want = min(slots.whole, slots.in_flight + queued + spare)
+        want = self._slots_wanted(slots, queued, now)
         if want < slots.cap:
             slots.set_cap(
                 want, slots.cap_until
             )  # another may have the rest before the answer comes
         known = slots.cap if now < slots.cap_until else 0
         return SlotReport(float(slots.whole), float(slots.in_flight), float(want), float(known))
+
+    def _slots_wanted(self, slots: LeasedLimiter, queued: int, now: float) -> int:
+        spare = now - self.used_at < BUSY and not self.lease.is_crowded
+        return min(slots.whole, slots.in_flight + queued + spare)
+
+    def _look_again_at(self, now: float) -> float | None:
+        """Only slots make it look early: it may hold some that no call uses, or more than the store knows."""
+        slots = self.lease.slots
+        if slots is None or self._state() is None:
+            return None
+        told = slots.cap if now < slots.cap_until else 0
+        is_known = self._slots_wanted(slots, 0, now) == self._asked[2] == told
+        return inf if is_known else None
 
     def _news(self, state: TargetState, now: float) -> CooldownReport:
         news = state.cooldown.news
@@ -226,10 +272,10 @@ class TargetMembership(Membership):
         self._shared_until = state.cooldown.until
         return CooldownReport(HOLD, age, max(0.0, news.until - now))
 
-    def _apply(self, answer: Answer, sent_at: float, now: float) -> float:
+    def _apply(self, answer: Answer, sent_at: float, now: float) -> tuple[float, float]:
         state, lease = self._state(), self.lease
         if state is None:
-            return inf
+            return inf, inf
         if state.quota is not None:
             state.quota.set_reported_share(1 / max(1, self.members))
         _lease(lease.requests, answer.requests, now)
@@ -249,13 +295,16 @@ class TargetMembership(Membership):
             if answer.cap < slots and state.admission.queued:
                 denied.append(SHORT)
         if denied and state.admission.queued:
-            return -min(denied)
+            return -min(denied), min(denied)
         rates = (self._requests, self._tokens)
-        if changed or any(use.per_second >= WORTH_IT for use in rates):
-            return BUSY
+        if any(use.per_second >= WORTH_IT for use in rates):
+            return BUSY, BUSY
         if lease.only_gossips:
-            return CALM
-        return inf if self._is_idle(now) else LEASE / 2
+            return CALM, CALM
+        calm = HELD if self._holds_slots else LEASED
+        if changed:
+            return BUSY, calm
+        return (inf, inf) if self._is_idle(now) else (calm, calm)
 
     def fail(self, now: float, retry_after: float) -> None:
         """There was no answer: calls do not wait for the next one, and news are reported again."""
@@ -265,8 +314,13 @@ class TargetMembership(Membership):
     def _is_idle(self, now: float) -> bool:
         lease = self.lease
         rates = [rate for rate in (lease.requests, lease.tokens) if rate is not None]
-        holds = lease.slots is not None and (lease.slots.cap or lease.slots.in_flight)
-        return now - self.used_at > IDLE and not holds and not any(rate.held(now) for rate in rates)
+        holds = self._holds_slots or any(rate.held(now) for rate in rates)
+        return now - self.used_at > IDLE and not holds
+
+    @property
+    def _holds_slots(self) -> bool:
+        slots = self.lease.slots
+        return slots is not None and bool(slots.cap or slots.in_flight)
 
     def _apply_cooldown(self, state: TargetState, left: float, now: float) -> None:
         cooldown = state.cooldown
@@ -355,6 +409,8 @@ class SpendMembership(Membership):
         self._on_change = on_change
         self._over = NONE  # the period that has ended here, and perhaps not yet in the store
         self._needed = 0
+        self._spent = 0  # as it reported last
+        self._chunk = 0  # what the store grants at once
         self._denied = False
         self.ended = False  # nothing uses the account any more
 
@@ -367,10 +423,28 @@ class SpendMembership(Membership):
         """Let calls leave that waited for the answer."""
         self._on_change(now)
 
+    def _look_again_at(self, now: float) -> float | None:
+        """It reports what was spent, and what it gives back, once a call is over for a while, or calls never are."""
+        account = self._account
+        if now >= account.ends_at:
+            return None
+        spent, taken = micro_dollars(account.spent), micro_dollars(account.taken)
+        if taken == spent and not self._is_unused(now) and now < self._reported_at + 2 * UNUSED:
+            return account.used_at + UNUSED
+        if spent != self._spent or (taken == spent < self.lease.allowance):
+            return None
+        return inf if taken == spent else now + UNUSED
+
+    def _is_unused(self, now: float) -> bool:
+        """Whether it may give back what no call holds: a process that calls seldom needs it no more."""
+        return self._gives_back_early or now >= self._account.used_at + UNUSED
+
     def report(self, now: float, *, leaves: bool = False) -> Report:
         """Return what was granted, returned and spent, and what is needed."""
         account, lease = self._account, self.lease
-        if now >= account.ends_at:
+        # A call that was settled later may have begun another period of the account.
+        is_rolled = lease.started > 0 and self._period > 0 and account.ends_at == inf
+        if now >= account.ends_at or is_rolled:
             account.begin_period()
             self._over = lease.started
             lease.begin(0.0)
@@ -380,9 +454,15 @@ class SpendMembership(Membership):
         bounds = [] if leaves else list(self._bounds(now))
         self._has_left = leaves = leaves or (lease.rests and taken == spent and not bounds)
         self._needed = taken + micro_dollars(min(bounds)) if bounds else 0
-        unused = not bounds and taken == spent and now - account.used_at >= UNUSED
+        if bounds:
+            self._gives_back_early = now >= account.used_at + UNUSED
+        unused = not bounds and taken == spent and self._is_unused(now)
         if unused or leaves or self._denied:  # others may need it
-            lease.returned = max(lease.returned, lease.granted - max(0, taken))
+            lease.returned = max(lease.returned, lease.granted - taken)
+        elif not bounds:  # less is in use than there was
+            spare = max(taken - spent, spent - self._spent, self._chunk)
+            lease.returned = max(lease.returned, lease.granted - taken - spare)
+        self._spent = spent
         ends_in = NONE if account.ends_at == inf else account.ends_at - now
         spend = SpendReport(
             limit=float(int(account.limit * MICRO)),
@@ -393,31 +473,34 @@ class SpendMembership(Membership):
             returned=float(lease.returned),
             spent=float(spent),
             needed=float(self._needed),
+            noted=float(lease.noted),
+            elsewhere=float(lease.elsewhere),
         )
         return Report(self.epoch, float(leaves), spend=spend)
 
-    def _apply(self, answer: Answer, sent_at: float, now: float) -> float:
+    def _apply(self, answer: Answer, sent_at: float, now: float) -> tuple[float, float]:  # noqa: ARG002 - as above
         account, lease, spend = self._account, self.lease, answer.spend
         if spend.started == self._over:  # a little later there
-            return -SHORT if self._needed else BUSY
+            return (-SHORT, SHORT) if self._needed else (BUSY, BUSY)
         if spend.started > 0:
-            if spend.started != lease.started:
+            if spend.started == lease.started:
+                lease.noted = self._spent
+            else:
                 if lease.started:
                     account.begin_period()
                 lease.begin(spend.started)
             account.ends_at = inf if spend.ends_in == NONE else sent_at + spend.ends_in
             lease.granted = max(lease.granted, int(spend.granted))
             lease.elsewhere = int(spend.elsewhere)
+        self._chunk = int(spend.left / CHUNK)
         lack = self._needed - lease.allowance
         self._denied = lack > 0
         lease.withholds = self._denied and spend.left >= lack
         if self._denied:
-            return -SHORT
-        unused_in = account.used_at + UNUSED - now
-        if unused_in > 0:
-            return max(BUSY, unused_in)
+            return -SHORT, SHORT
         # What was spent is known to this process alone, if the store forgets it.
-        return CALM if lease.granted or account.spent else inf
+        due = CALM if lease.granted or account.spent else inf
+        return min(UNUSED, due), due
 
 
 def micro_dollars(usd: Decimal) -> int:

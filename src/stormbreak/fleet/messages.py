@@ -49,7 +49,8 @@ class SpendReport(NamedTuple):
     """A spend limit (0: none) in every `period` (0: ever), and the account of one member in the period `started`.
 
     `granted`, `returned` and `spent` only ever rise. `needed` is what it needs now: an allowance, that is granted less
-    returned, of that much. 0: nothing.
+    returned, of that much. 0: nothing. `noted` and `elsewhere` are of the last answer: what the store knew to be spent by
+    this member, and by others.
     """
 
     limit: float = 0.0
@@ -60,6 +61,8 @@ class SpendReport(NamedTuple):
     returned: float = 0.0
     spent: float = 0.0
     needed: float = 0.0
+    noted: float = 0.0
+    elsewhere: float = 0.0
 
 
 class Report(NamedTuple):

@@ -79,7 +79,7 @@ class ParentStore:
             if known is None:
                 return 0.0
             gone = (each.money for each in known.members.values() if each.until <= now)
-            return known.folded + sum(gone)
+            return known.unclaimed + sum(gone)
 
     def _answer(self, message: Message, now: float) -> Answer:
         name, member, report = message
@@ -130,7 +130,7 @@ class ParentStore:
 def _money(scope: Scope, now: float) -> Money | None:
     if scope.started == 0 or (scope.ends_at != NONE and now >= scope.ends_at):
         return None
-    taken = scope.folded + sum(member.money for member in scope.members.values())
+    taken = scope.unclaimed + sum(member.money for member in scope.members.values())
     return Money(taken, None if scope.ends_at == NONE else scope.ends_at - now, scope.started)
 
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from hashlib import sha1
 from importlib.resources import files
+from math import isfinite
 from types import MappingProxyType
 from typing import Any
 
@@ -19,7 +20,7 @@ from stormbreak.fleet.leasing import QUIET, Demand, Member, Scope
 from stormbreak.fleet.messages import Answer
 from stormbreak.fleet.store import TIMEOUT, Message, StoreError
 
-PREFIX = "stormbreak:1:"  # the version of the records
+PREFIX = "stormbreak:2:"  # the version of the records
 
 
 class ValkeyStore:
@@ -36,6 +37,7 @@ class ValkeyStore:
             ) from None
         tls = {"ssl_ca_certs": os.environ.get("SSL_CERT_FILE")} if url.startswith("rediss:") else {}
         self._failures = redis.RedisError, OSError
+        self._refused = redis.ResponseError
         self._no_script = redis.exceptions.NoScriptError
         self._client: Any = redis.Redis.from_url(
             url,
@@ -64,10 +66,13 @@ class ValkeyStore:
                 again = self._run("EVAL", self._script, [messages[place] for place in unknown])
                 for place, reply in zip(unknown, again, strict=True):
                     replies[place] = reply
-            return [Answer.of(_checked(reply)) for reply in replies]
+            return [_answer(reply) for reply in replies]
         except self._failures as error:
             self.close()
             raise StoreError(_short(error)) from None
+        except (TypeError, ValueError):
+            self.close()
+            raise StoreError("its answer is not one of our script") from None
 
     def _run(self, command: str, script: str, messages: Sequence[Message]) -> list[Any]:
         pipeline = self._client.pipeline(transaction=False)
@@ -80,8 +85,8 @@ class ValkeyStore:
         return replies
 
     def _started_at(self) -> float:
-        """Return when the server started, by its own clock; 0 if the user may not ask."""
-        with suppress(self._failures[0]):
+        """Return when the server started, by its own clock; 0 if the user may not ask, or the server does not say."""
+        with suppress(self._refused, KeyError):
             seconds, micro = self._client.time()
             return float(seconds - self._client.info("server")["uptime_in_seconds"] + micro / 1e6)
         return 0.0
@@ -141,19 +146,31 @@ def _literal(text: str) -> str:
     return "".join(f"\\{letter}" if letter in "*?[]\\^" else letter for letter in text)
 
 
-def _checked(reply: Any) -> Any:
+def _answer(reply: Any) -> Answer:
     if isinstance(reply, Exception):
         raise reply
-    return reply
+    if (
+        not isinstance(reply, list)
+        or len(reply) != _NUMBERS
+        or not all(map(isfinite, map(float, reply)))
+    ):
+        raise ValueError("other numbers than those of an answer")
+    return Answer.of(reply)
+
+
+_NUMBERS = len(Answer().numbers())
 
 
 def _short(error: BaseException) -> str:
     """Say what failed, without what a server or library writes."""
-    kind = type(error).__name__
+    kind, code = type(error).__name__, str(error).partition(" ")[0]
+    if code in _CODES:
+        return _CODES[code]
     return next((text for word, text in _FAILURES.items() if kind.startswith(word)), kind)
 
 
 _FOREIGN = f"other data than ours is under its keys {PREFIX}*: choose another database or name"
+_CLUSTER = "it is a cluster, which is not supported: use one primary"
 _FAILURES = MappingProxyType(
     {
         "Response": f"it refuses the command, perhaps since {_FOREIGN}",
@@ -164,6 +181,17 @@ _FAILURES = MappingProxyType(
         "NoPermission": "the user may not run scripts",
         "ReadOnly": "it is a read-only replica",
         "OutOfMemory": "it is out of memory",
+        "Moved": _CLUSTER,
+        "Ask": _CLUSTER,
+        "ClusterDown": _CLUSTER,
+    }
+)
+_CODES = MappingProxyType(
+    {
+        "BUSY": "another script keeps it busy",
+        "MISCONF": "it refuses to write, since it cannot save its data",
+        "NOREPLICAS": "it refuses to write, since it has too few replicas",
+        "unknown": "it does not know the command EVALSHA or EVAL",
     }
 )
 
@@ -180,7 +208,7 @@ def _read(fields: dict[bytes, bytes]) -> Scope:
             requests, tokens = Demand(*values[1:6]), Demand(*values[6:11])
             scope.members[name.decode()] = Member(values[0], requests, tokens, *values[11:])
         else:
-            scope.epoch, scope.quiet_until, *scope.tats = values[:4]
-            scope.cooldown_at, scope.cooldown_until, scope.started = values[4:7]
-            scope.ends_at, scope.folded = values[7:]
+            scope.epoch, scope.at, scope.quiet_until, *scope.tats = values[:5]
+            scope.cooldown_at, scope.cooldown_until, scope.started = values[5:8]
+            scope.ends_at, scope.folded, scope.forgotten, scope.asserted = values[8:]
     return scope

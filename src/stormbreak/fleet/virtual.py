@@ -29,8 +29,10 @@ class VirtualStore:
         self.down = False
         self.scopes: dict[str, Scope] = {}
         self.beats = 0
+        self.round_trips = 0
         self._timers: dict[Membership, Timer] = {}
         self._engines: dict[Membership, Engine] = {}
+        self._members: dict[Engine, list[Membership]] = {}
         self._names = count()
         self._chance = random.Random(seed).random  # noqa: S311 - reproducible, not secret
 
@@ -43,11 +45,14 @@ class VirtualStore:
     def add(self, engine: Engine, membership: Membership) -> None:
         """Carry for another membership, which reports at once."""
         self._engines[membership] = engine
+        self._members.setdefault(engine, []).append(membership)
         self.wake(membership)
 
     def remove(self, membership: Membership) -> None:
         """Carry no more for this one."""
-        self._engines.pop(membership, None)
+        engine = self._engines.pop(membership, None)
+        if engine is not None:
+            self._members[engine].remove(membership)
 
     def wake(self, membership: Membership) -> None:
         """Let it report at once, or after the answer that is on its way."""
@@ -64,24 +69,40 @@ class VirtualStore:
         if known is not None:
             self.timeline.cancel(known)
         if at != inf:
-            self._timers[member] = self.timeline.at(at, partial(self._report, member))
+            self._timers[member] = self.timeline.at(at, partial(self._beat, member))
 
     def _between_steps(self, member: Membership, do: Callable[[float], Any]) -> Any:
         engine = self._engines.get(member)
         stepper = None if engine is None else stepper_of(engine)
         return None if stepper is None else stepper.between_steps(lambda _, now: do(now))
 
-    def _report(self, member: Membership) -> None:
-        report = self._between_steps(member, member.report)
-        if report is None:
+    def _beat(self, member: Membership) -> None:
+        """Report of a member, and with it of those of its engine whose time has almost come."""
+        now = self.timeline.now
+        if not self._report(member):
             return
+        self.round_trips += 1
+        for other in self._members[self._engines[member]]:
+            if other is not member and min(other.next_at, other.along_at) <= now:
+                self._report(other, along=True)
+
+    def _report(self, member: Membership, *, along: bool = False) -> bool:
+        """Report, if there is something; return whether there was."""
+        known = self._timers.pop(member, None)
+        if known is not None:
+            self.timeline.cancel(known)
+        report = self._between_steps(member, partial(member.due_report, along=along))
+        if report is None:
+            if member in self._engines:
+                self._schedule(member, member.next_at)
+            return False
         self.beats += 1
-        member.next_at = inf
         timeline, sent_at = self.timeline, self.timeline.now
         if self.down:
             timeline.at(sent_at + TIMEOUT, partial(self._fail, member))
         else:
             timeline.at(sent_at + self.one_way, partial(self._process, member, report, sent_at))
+        return True
 
     def _process(self, member: Membership, report: Report, sent_at: float) -> None:
         timeline = self.timeline

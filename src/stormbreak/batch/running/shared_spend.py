@@ -42,7 +42,7 @@ class BudgetStore(ParentStore):
         """Micro-dollars that workers have spent, or may still spend."""
         return int(
             sum(
-                scope.folded + sum(member.money for member in scope.members.values())
+                scope.unclaimed + sum(member.money for member in scope.members.values())
                 for scope in list(self.scopes.values())
             )
         )
