@@ -15,7 +15,7 @@ from stormbreak.cli.cost.output import Output, bar, price_notes
 from stormbreak.cli.options import FILE
 from stormbreak.cost.ledger import Span
 from stormbreak.cost.money import Currency
-from stormbreak.cost.price_lookup import PriceLookup, load_lookup
+from stormbreak.cost.price_lookup import load_lookup
 from stormbreak.cost.prices import Number, Service, Tokens
 from stormbreak.cost.sheet import Cell, Column, Kind, Sheet
 from stormbreak.errors import ConfigurationError
@@ -92,11 +92,12 @@ def command(
         )
     why = f"for a batch, and {path_of(paths[0])} is no ledger of a gateway"
     reject_unused_options(("by", "since", "until"), why)
-    _of_batch(paths[0], lookup_of(paths[0], prices), output)
+    _of_batch(paths[0], prices, output)
 
 
-def _of_batch(path: Path, lookup: PriceLookup, output: Output) -> None:
+def _of_batch(path: Path, prices: tuple[str, ...], output: Output) -> None:
     output.protect(BatchPaths.of(path).failed)
+    lookup = lookup_of(path, prices)
     currency = output.currency
     cost = read_cost(path, lookup)
     notes = [
