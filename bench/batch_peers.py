@@ -1,8 +1,9 @@
 """A batch of rows beside the tools that others use for it: rows a second, CPU, memory. `make bench-peers`.
 
 Every tool answers the same rows against the same provider, which has a core of its own; the tool has the other. CPU is
-that of all its processes, less that of a run with one row. Memory is the largest sum of the proportional set sizes of
-its processes, looked at twice a second.
+that of all its processes, less that of a run with one row: the median of the runs less the median of the one-row runs,
+with half of the range of the latter as its error (Ray's start varies by seconds). Memory is the largest sum of the
+proportional set sizes of its processes, looked at twice a second.
 """
 
 import argparse
@@ -51,12 +52,13 @@ def main() -> None:
     parser.add_argument("--ray", help="a Python with ray[data], aiohttp and stormbreak")
     parser.add_argument("--rows", type=int, default=20_000)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", default="", help="measure the tools whose name contains this")
     asked = parser.parse_args()
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)  # daemons of a tool come to us when it ends
     print(f"{cores.describe()}\n")
     print("| | rows | rows/s | CPU s per 1,000 rows | peak memory, MiB |\n|---|--:|--:|--:|--:|")
     with tempfile.TemporaryDirectory() as scratch, partner() as provider:
-        tools = _tools(asked, provider.base_url)
+        tools = [tool for tool in _tools(asked, provider.base_url) if asked.only in tool.name]
         runs: dict[Tool, list[Run]] = {tool: [] for tool in tools}
         started: dict[Tool, list[Run]] = {tool: [] for tool in tools}
         for _ in range(asked.rounds):
@@ -68,12 +70,17 @@ def main() -> None:
 
 
 def _line(tool: Tool, runs: list[Run], started: list[Run]) -> str:
-    spent = [run.cpu - start.cpu for run, start in zip(runs, started, strict=True)]
-    waited = [run.took - start.took for run, start in zip(runs, started, strict=True)]
+    """Return the line of a tool; what the rows took is the difference of two medians."""
+    starts = [run.cpu for run in started]
+    spent = statistics.median(run.cpu for run in runs) - statistics.median(starts)
+    error = (max(starts) - min(starts)) / 2
+    took = statistics.median(run.took for run in runs) - statistics.median(
+        run.took for run in started
+    )
     figures = (
         f"{tool.rows:,}",
-        f"{statistics.median(tool.rows / seconds for seconds in waited):,.0f}",
-        f"{statistics.median(spent) / tool.rows * 1000:.3f}",
+        f"{tool.rows / took:,.0f}",
+        f"{spent / tool.rows * 1000:.3f} ± {error / tool.rows * 1000:.3f}",
         f"{statistics.median(run.memory for run in runs):,.0f}",
     )
     return f"| {tool.name} | {' | '.join(figures)} |"
@@ -94,11 +101,11 @@ def _tools(asked: argparse.Namespace, url: str) -> list[Tool]:
         for name, shown in (("flexllm", "flexllm"), ("openai", "openai SDK and a semaphore")):
             found.append(Tool(shown, (asked.peers, *script, name, "INPUT", "OUTPUT", url), few))
     if asked.ray:
-        for name, shown in (
-            ("ray_ask", "stormbreak.ray.Ask, one actor"),
-            ("ray_http", "Ray's HttpRequestProcessor, one worker"),
+        for name, shown, rows in (
+            ("ray_ask", "stormbreak.ray.Ask, one actor", 2 * asked.rows),  # beside Ray's start
+            ("ray_http", "Ray's HttpRequestProcessor, one worker", few),
         ):
-            found.append(Tool(shown, (asked.ray, *script, name, "INPUT", "OUTPUT", url), few))
+            found.append(Tool(shown, (asked.ray, *script, name, "INPUT", "OUTPUT", url), rows))
     return found
 
 

@@ -16,7 +16,8 @@
 import asyncio
 import os
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from decimal import Decimal
 from hashlib import blake2b
@@ -27,14 +28,18 @@ import msgspec
 
 from stormbreak.batch.input.prompts import RequestMaker, RowError, plain_value
 from stormbreak.batch.options import TableOptions
+from stormbreak.batch.running.row_calls import RowCall, RowCalls
+from stormbreak.batch.running.runner import TICK_EVERY
 from stormbreak.batch.store.append_file import AppendFile
 from stormbreak.config.load import resolve_policy
 from stormbreak.core.fleet_policy import FleetPolicy
 from stormbreak.core.policy import Policy
+from stormbreak.core.row_schedule import RowAttempt
 from stormbreak.errors import AuthenticationError, BillingError, CallError, ConfigurationError
 from stormbreak.escape import path_of
+from stormbreak.events import Event, Queued, RetryPlanned, Sent
 from stormbreak.http.client import AsyncClient
-from stormbreak.types import Answer
+from stormbreak.types import FALLBACK, TARGET, Answer
 
 ADDED = ("answer", "error", "verdict", "input_tokens", "output_tokens", "cost", "attempts")
 """The columns that are added. `error` is None for an answer; `cost` is in US dollars, None where it is not known."""
@@ -90,8 +95,7 @@ class Ask:
             url: the endpoint, such as "/v1/responses"; by default "/v1/chat/completions".
             id: the column that identifies a row; without it, rows with the same request have one answer.
             max_output_tokens: what bounds each answer; `/v1/messages` needs it.
-            journal: a folder that all actors share. Each writes its answers there before it returns them, and asks no row
-                again that any actor has answered.
+            journal: a folder that all actors share, with their answers: a row that any of them has is not sent again.
             actors: how many divide the counted limits of the policy; with a fleet, only while its store is silent.
             fleet: the store of a fleet, or a `FleetPolicy`: actors share limits (docs/fleet.md).
 
@@ -116,6 +120,7 @@ class Ask:
         self._has_ids = id is not None
         self._journal = None if journal is None else _Journal(Path(journal))
         self._asked: dict[bytes, asyncio.Task[_Answer]] = {}
+        self._calls = _calls_of(self._client)
 
     async def __call__(self, batch: Any) -> dict[str, Any]:
         """Answer the rows of a batch: columns as a dict, a pandas frame or an Arrow table.
@@ -127,7 +132,8 @@ class Ask:
         rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
         if self._journal is not None:
             self._journal.refresh()
-        answers = await asyncio.gather(*(self._answer(row) for row in rows))
+        async with self._ending_stragglers():
+            answers = await asyncio.gather(*(self._answer(row) for row in rows))
         if self._journal is not None:
             self._journal.sync()
         added = {name: [getattr(answer, name) for answer in answers] for name in ADDED}
@@ -152,7 +158,7 @@ class Ask:
 
     async def _ask(self, endpoint: str, body: dict[str, Any], key: bytes) -> "_Answer":
         try:
-            answer = _Answer.of(await self._client.request(endpoint, body))
+            answer = await self._request(endpoint, body)
         except _FINAL:
             raise
         except CallError as error:
@@ -160,6 +166,57 @@ class Ask:
         if self._journal is not None:
             self._journal.keep(key, answer)
         return answer
+
+    async def _request(self, endpoint: str, body: dict[str, Any]) -> "_Answer":
+        """Send a request, and again if an attempt was given up because it took far too long."""
+        task, rounds, given_up = asyncio.current_task(), 0, 0
+        assert task is not None
+        key = secrets.token_hex(16)
+        while True:
+            self._calls[task] = call = RowCall(RowAttempt(index=0, rounds=rounds))
+            call.endpoint = endpoint
+            try:
+                answer = await self._client.request(endpoint, body, idempotency_key=key)
+            except asyncio.CancelledError:
+                if not call.given_up or task.uncancel():
+                    raise
+                rounds, given_up = rounds + 1, given_up + call.attempts
+            else:
+                if answer.source in (TARGET, FALLBACK):
+                    self._calls.answered(call)
+                found = _Answer.of(answer)
+                found.attempts += given_up
+                return found
+            finally:
+                del self._calls[task]
+
+    @asynccontextmanager
+    async def _ending_stragglers(self) -> AsyncIterator[None]:
+        """Give up attempts that take far too long, as a batch does (ADR 64): each would hold up its rows for minutes."""
+
+        async def end_them() -> None:
+            while True:
+                await asyncio.sleep(TICK_EVERY)
+                all_sent = all(call.in_flight is not None for call in self._calls.values())
+                self._calls.end_stragglers(alone=all_sent)
+
+        ending = asyncio.create_task(end_them())
+        try:
+            yield
+        finally:
+            ending.cancel()
+
+
+def _calls_of(client: AsyncClient) -> RowCalls:
+    """Follow the calls of a client that are added to it."""
+    calls = RowCalls(client)
+
+    def hear(event: Event) -> None:
+        if isinstance(event, Sent | Queued | RetryPlanned):
+            calls.hear(event)
+
+    client.subscribe(hear)
+    return calls
 
 
 class _Answer(msgspec.Struct, omit_defaults=True):

@@ -216,12 +216,19 @@ def stormbreak_provider() -> Iterator[ProviderFactory]:
 
 
 def pytest_runtest_makereport(call: Any) -> None:
-    """Add the lines of `explain` to the exception with which a test failed, as notes."""
+    """Add the lines of `explain` to the exception with which a test failed, as notes.
+
+    Only to that of an SDK: it has a response, or ours as its cause. An assertion within `except` has neither.
+    """
     explaining = sys.modules.get("stormbreak.drivers.explain")
     if call.excinfo is None or explaining is None:
         return
     error = call.excinfo.value
+    if isinstance(error, explaining.CallError):
+        return  # it says so itself
     with suppress(Exception):  # of a property of a foreign exception: the test's own failure counts
-        for line in explaining.explain(error).splitlines():
+        response = getattr(error, "response", None)
+        told = error.__cause__ if response is None else response
+        for line in explaining.explain(told).splitlines():
             if line not in getattr(error, "__notes__", ()):
                 error.add_note(line)

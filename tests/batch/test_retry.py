@@ -1,8 +1,11 @@
 """Failed rows once more, from Python."""
 
+import json
+
 import pytest
-from batches import assert_answered, read, scenario, write
+from batches import assert_answered, chat_rows, read, scenario, write
 from failing import ids, ill, named, rows_that_fail
+from sockets import End, answer, failing, served_aside
 
 from stormbreak.batch.options import failed_rows
 from stormbreak.errors import ConfigurationError
@@ -65,3 +68,47 @@ def test_a_row_that_comes_back_is_in_the_failed_file_until_it_is_answered(
     assert {answers + again for answers, _, again in seen} == {3}
     assert all(failures == 2 for _, failures, again in seen if again)
     assert not files.failed.exists()
+
+
+# ---------------------------------------------------------------- under which Idempotency-Key
+
+GONE = failing(404)
+CHOICE = {"index": 0, "message": {"content": "yes"}, "finish_reason": "stop"}
+ANSWER = answer(json.dumps({"choices": [CHOICE], "usage": {}}).encode())
+
+
+def keys(server):
+    return [request.headers["idempotency-key"] for request in server.requests]
+
+
+def test_a_row_that_failed_for_good_gets_a_new_key(run_rows):
+    """A provider may answer the old key with the refusal that it has stored."""
+    with served_aside(GONE, GONE, ANSWER) as server:
+        run_rows(chat_rows(1), server)
+        run_rows([], server, choice=failed_rows())
+        assert run_rows([], server, choice=failed_rows()).recovered == 1
+    assert len(set(keys(server))) == len(server.requests) == 3
+
+
+def test_a_retry_that_was_killed_goes_on_with_its_key(run_rows):
+    """The answer to what was in flight is not paid for again where the provider has stored it."""
+    with served_aside(GONE, End.HANG, ANSWER) as server:
+
+        def kill(runner):
+            if len(server.requests) == 2:
+                runner.interrupt()
+                runner.interrupt()
+
+        run_rows(chat_rows(1), server)
+        assert run_rows([], server, tick=kill, choice=failed_rows()).end == "interrupted"
+        assert run_rows([], server, choice=failed_rows()).recovered == 1
+    refused, killed, answered = keys(server)
+    assert refused != killed == answered
+
+
+def test_a_row_that_may_have_been_answered_keeps_its_key(run_rows):
+    """It may be billed already: the answer that was lost on the way may be stored under that key."""
+    with served_aside(End.RESET, GONE, ANSWER) as server:
+        assert run_rows(chat_rows(1), server).verdicts == {"reset": 1, "not_found": 1}
+        assert run_rows([], server, choice=failed_rows()).recovered == 1
+    assert len(set(keys(server))) == 1

@@ -145,3 +145,32 @@ def test_a_second_signal_stops_at_once(tmp_path, output, stormbreak_provider):
     assert process.returncode == 130, errors
     assert json.loads(said)["successful"] == len(read(output))
     assert "answers are still to come; Ctrl-C again stops at once" in errors
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_the_input_is_read_is_one_line(output, number):
+    args = run_args("-", output, "http://127.0.0.1:9/v1")
+    row = json.dumps(chat_rows(1)[0]["body"]) + "\n"
+    with started(*args, stdin=subprocess.PIPE) as process:
+        process.stdin.write(row * 2_000)  # more than a pipe holds: it is being read
+        process.stdin.flush()
+        process.send_signal(number)
+        process.wait(timeout=20)
+        assert process.stderr.read() == (
+            "stormbreak: interrupted; run the same command again to continue\n"
+        )
+    assert process.returncode == 130
+    assert list(output.parent.iterdir()) == []
+
+
+def test_the_handlers_of_a_program_are_there_again_after_a_run(run_rows, stormbreak_provider):
+    def mine(*_):
+        pass
+
+    before = {number: signal.signal(number, mine) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        run_rows(chat_rows(1), stormbreak_provider(scenario()))
+        assert [signal.getsignal(number) for number in before] == [mine, mine]
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

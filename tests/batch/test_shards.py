@@ -53,9 +53,13 @@ def table(path):
 
 @pytest.mark.parametrize("source", ["rows.csv", "rows.parquet"])
 def test_shards_of_a_table_become_one_table(at, place, source):
-    shards = run_shards(place, source, *PROMPT)
+    seller = place[1].removeprefix("http://").removesuffix("/v1")
+    prices = f'[[prices]]\nprovider = "{seller}"\nmodel = "storm-1"\nflat = 3\n'
+    (at / "deal.toml").write_text(prices)
+    shards = run_shards(place, source, *PROMPT, "--prices", "deal.toml")
     merged = run("batch", "merge", "out.csv", *shards)
     assert (merged.returncode, merged.stdout) == (0, "11 rows in out.csv\n")
+    assert all(float(row["cost"]) > 0 for row in table("out.csv"))
     assert [row["title"] for row in table("out.csv")] == [row["title"] for row in ROWS]
     assert [row["answer"] for row in table("out.csv")] == [answer(row["title"]) for row in ROWS]
     again = run("batch", "run", source, "-o", "out.csv", *PROMPT, *place, "--json")

@@ -93,6 +93,7 @@ def test_the_limit_of_other_readers_stays():
     [
         ('a,b\n1,2\n3,"4\n5,6\n', "t.csv:3:", "a cell begins with a quote that never ends"),
         ('a,b\n1,"2\n3,"4\n', "t.csv:2:", "a quote ends inside a cell, or never ends"),
+        ("a,b\n1,2\r3,4\n", "t.csv:2:", "a carriage return without a line feed"),
         (b"a,b\n1,2\n3,\xe9\n", "t.csv:3:", "not UTF-8 at byte 2 of the line"),
     ],
 )

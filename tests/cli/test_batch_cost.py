@@ -1,13 +1,16 @@
 """What a batch says that it has cost: at its end, by its status, and that this is what `cost report` says."""
 
+import csv
 import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from batches import chat_rows, one_line, run, scenario, write
 
+from stormbreak.batch import read_table
 from stormbreak.cli.main import main
 
 pytestmark = pytest.mark.usefixtures("no_words_about_providers")
@@ -59,6 +62,33 @@ def test_it_is_what_the_report_says(batch_run, provider, prices, status, output,
     (model,) = json.loads(capsys.readouterr()[0])["models"]
     assert model["total_min"] == pytest.approx(said["min_usd"])
     assert model["total_max"] == pytest.approx(said["max_usd"])
+
+
+def test_without_prices_those_of_the_last_run_count(
+    batch_run, provider, prices, status, output, tmp_path, capsys
+):
+    batch_run(*prices, provider=provider)
+    with_prices = status(*prices)
+    assert "cost " in with_prices
+    assert status() == with_prices
+    models = []
+    for given in (prices, ()):
+        assert main(["cost", "report", str(output), *given, "--json"]) == 0
+        models.append(json.loads(capsys.readouterr()[0])["models"])
+    assert models[0] == models[1]
+    assert main(["batch", "export", str(output), str(tmp_path / "so_far.csv")]) == 0
+    with (tmp_path / "so_far.csv").open() as file:
+        assert all(float(row["cost"]) > 0 for row in csv.DictReader(file))
+    assert min(read_table(output)["cost"].to_pylist()) > 0
+
+    Path(prices[1]).unlink()
+    capsys.readouterr()
+    assert main(["batch", "status", str(output)]) == 2
+    err = capsys.readouterr()[1]
+    assert re.search(
+        r"named .*/deal\.toml; .*; the last run on .* used this file: give --prices\n$", err
+    )
+    assert main(["batch", "status", str(output), "--prices", "article-2025"]) == 0
 
 
 def test_in_words(batch_run, provider, prices, status):

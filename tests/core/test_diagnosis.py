@@ -216,16 +216,18 @@ def test_timeouts_are_luck_if_one_that_left_meanwhile_is_answered_in_less_than_h
     assert watch.diagnosis.are_timeouts_luck(watch.now) is luck
 
 
-@pytest.mark.parametrize("overtaken", [False, True])
-def test_timeouts_are_luck_if_one_that_left_later_was_answered_before(overtaken):
+@pytest.mark.parametrize(("took", "luck"), [(None, False), (1.0, True), (2.0, False)])
+def test_timeouts_are_luck_if_one_that_left_later_was_answered_before_in_less_than_half_their_time(
+    took, luck
+):
     watch = Watch()
-    early = watch.send()
-    if overtaken:
-        watch.answer()
-    watch.now += 3.0
+    early, began_at = watch.send(), watch.now
+    if took:
+        watch.answer(took=took)
+    watch.now = began_at + 3.0
     watch.end(early, TIMEOUT)
 
-    assert watch.diagnosis.are_timeouts_luck(watch.now) is overtaken
+    assert watch.diagnosis.are_timeouts_luck(watch.now) is luck
 
 
 def test_that_timeouts_are_luck_is_known_for_some_minutes_or_until_an_answer_is_late():

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from stage import OK, SERVER_ERROR, THROTTLED, told
+from table_test import table_test
 
 from stormbreak.core.gate import READY
 from stormbreak.core.send_rate import AdaptiveSendRate
@@ -54,15 +55,15 @@ def test_a_first_lesson_is_what_was_accepted(outcome):
     assert rate.rate_at(100.0) == pytest.approx(18.0)
 
 
-@pytest.mark.parametrize(("refused_at", "powers"), [(115.0, 1 + 1), (120.0, 1 + 0.25)])
+@pytest.mark.parametrize(("refused_at", "powers"), [(115.0, 2.0), (120.0, 1.5)])
 def test_after_the_trial_two_percent_more_each_second_and_faster_without_a_refusal(
     refused_at, powers
 ):
-    """Within ten seconds. The seconds without a refusal count twice by then, five of them a quarter more."""
+    """Ten seconds without a refusal count twice, five and five once and a half: what has grown stays."""
     rate = spent(200, 20)
+    assert rate.rate_at(115.0) == pytest.approx(18.0)
     rate.settle(None, THROTTLED, refused_at, 0.5)  # one alone is no lesson
 
-    assert rate.rate_at(115.0) == pytest.approx(18.0)
     assert rate.rate_at(125.0) == pytest.approx(18.0 * (1.02**10) ** powers)
 
 
@@ -102,8 +103,8 @@ def test_who_pauses_for_more_than_ten_seconds_begins_anew(pause, learned):
 def test_no_slower_than_what_was_served_though_nothing_is_accepted_any_more():
     rate = spent(10, 10)  # the second refusal taught: eight more were to come
     for _ in range(5):
-        rate.settle(None, THROTTLED, 130.0, 0.5)
-    assert rate.rate_at(130.0) == pytest.approx(0.8)
+        rate.settle(None, THROTTLED, 114.0, 0.5)
+    assert rate.rate_at(114.0) == pytest.approx(0.8)
 
 
 def test_half_of_what_was_sent_where_no_rate_was_known():
@@ -203,7 +204,9 @@ def test_it_opens_exactly_when_it_said_and_when_the_rate_is_gone():
     ready_at = rate.ready_at(None, 100.0)
     assert rate.ready_at(None, ready_at) == READY
 
-    rate.settle(None, THROTTLED, 218.0, 0.5)  # or it would have grown out of sight
+    for second in range(116, 219):  # or it would grow out of sight
+        rate.settle(None, THROTTLED, float(second), 0.5)
+    rate.learned_at = 100.0
     left(rate, 219.999, 219.9999)  # all that was earned
     assert rate.ready_at(None, 219.9999) == 220.0
     assert rate.ready_at(None, 220.0) == READY
@@ -347,3 +350,15 @@ def test_nothing_is_learned_in_the_first_seconds_of_sending(since, learned):
     assert rate.in_force(100.0) is learned
     if learned:  # and then it is measured over the seconds there were
         assert rate.rate_at(100.0) == pytest.approx(27 / since)  # the third refusal taught
+
+
+@table_test("quiet", [0.0, 10.0, 30.0])
+@table_test("sends", [10, 1_000, 10_000])
+def test_how_long_so_many_sends_take_follows_the_growing_rate(quiet, sends):
+    rate = spent(200, 20)
+    now, sent, seconds = 115.0 + quiet, 0.0, 0.0
+    while sent < sends:
+        sent += 0.01 * rate.rate_at(now + seconds)
+        seconds += 0.01
+
+    assert rate.time_to_send(sends, now) == pytest.approx(seconds, rel=0.1, abs=0.1)

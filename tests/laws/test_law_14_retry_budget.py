@@ -126,6 +126,20 @@ def test_while_well_a_lone_process_may_fail_once_more_in_a_row_than_it_lately_su
     most = 4 if load.healthy and now < 180.0 else 2
 
     assert budget.is_free(SERVER_ERROR, now, load) is (failures <= most)
+    assert budget.is_free(THROTTLED, now, load) is (failures <= 2)  # it may stand for a limit
+
+
+def test_the_longest_row_of_the_last_three_minutes_counts_however_many_came_after_it():
+    budget, now = Budget(BudgetPolicy()), 0.0
+    for row in (5, *[1] * 40):
+        now += 4.0
+        for outcome in [SERVER_ERROR] * row + [OK]:
+            budget.record(outcome, now)
+    for _ in range(6):
+        budget.record(SERVER_ERROR, 200.0)
+
+    assert budget.is_free(SERVER_ERROR, 183.9, Load(healthy=True))
+    assert not budget.is_free(SERVER_ERROR, 184.0, Load(healthy=True))
 
 
 @pytest.mark.parametrize("overtaken", [False, True])

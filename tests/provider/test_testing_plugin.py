@@ -84,6 +84,10 @@ def test_a_test_that_fails_with_the_exception_of_an_sdk_shows_the_attempts(storm
     first, last = failed.value.__notes__
     assert first.startswith("attempt 1 at ")
     assert last.endswith("; no further retry: attempts")
+    for later in (AssertionError(), pytest.skip.Exception()):
+        later.__context__ = failed.value  # as in its `except` block
+        pytest_runtest_makereport(SimpleNamespace(excinfo=SimpleNamespace(value=later)))
+        assert not hasattr(later, "__notes__")
 
 
 def test_the_failure_of_a_test_that_is_none_of_ours_stays_as_it_is():

@@ -4,11 +4,14 @@ import asyncio
 import json
 
 import pytest
+from batches import scenario
 from sockets import answer, failing, served
 from table_test import table_test
 
+from stormbreak.core import straggler
 from stormbreak.errors import AuthenticationError, BillingError, ConfigurationError
 from stormbreak.ray import ADDED, Ask
+from stormbreak.testing import serve
 
 ROWS = {"id": [1, 2, 3], "title": ["Storms", "Calms", "Tides"], "note": ["never", "sent", "on"]}
 
@@ -121,3 +124,17 @@ async def test_lists_in_rows_may_be_arrays_of_numpy():
     assert out["answer"] == ["fine"]
     (body,) = bodies(server)
     assert body["messages"] == [{"role": "user", "content": "Storms"}]
+
+
+async def test_rows_that_are_never_answered_are_sent_again_and_hold_up_no_batch(monkeypatch):
+    monkeypatch.setattr(straggler, "FLOOR", 0.4)
+    rows = {"id": [*range(120)], "title": [f"t{number}" for number in range(120)]}
+    with serve(scenario({"kind": "hang", "share": 0.04}, service=0.02), seed=1) as provider:
+        async with asyncio.timeout(15.0):  # an attempt times out after 600 s
+            out = await asking(provider)(rows)
+        stats = provider.stats()
+    hung = stats["faults"]["hang"]
+    assert hung
+    assert set(out["verdict"]) == {"ok"}
+    assert sum(out["attempts"]) == stats["arrivals"] == 120 + hung
+    assert stats["idempotency"] == {"keys": 120, "repeats": hung}

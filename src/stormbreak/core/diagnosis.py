@@ -80,6 +80,7 @@ class Diagnosis:
         "_limited",
         "_looked_for",
         "_on_time_sent_at",
+        "_on_time_took",
         "_overdue",
         "_overloaded_at",
         "_plain",
@@ -151,7 +152,8 @@ class Diagnosis:
         self._contradicted = 0.0  # share of those in between that were served
         self._answered_at = -inf
         self._answered_sent_at = -inf  # when the newest attempt left that was answered
-        self._on_time_sent_at = -inf
+        self._on_time_sent_at = -inf  # the newest attempt that was answered on time ...
+        self._on_time_took = 0.0  # ... and how long that took
         self._timed_out: deque[tuple[float, float]] = deque(maxlen=TIMEOUTS)  # sent at, ended at
         self._timeouts_were_luck_at = -inf
         self._refused = 0  # 429s since the last answer
@@ -297,8 +299,8 @@ class Diagnosis:
             self._late -= 1
             self._response.answered(sent_at, here - sent_at)
         self.on_time_at = now
-        if sent_at > self._on_time_sent_at:  # noqa: PLR1730 - on the way of every call
-            self._on_time_sent_at = sent_at
+        if sent_at > self._on_time_sent_at:
+            self._on_time_sent_at, self._on_time_took = sent_at, here - sent_at
         if self._timed_out:
             self._explain_timeouts(sent_at, here - sent_at, now)
 
@@ -361,7 +363,8 @@ class Diagnosis:
             self._overloaded_at = now
         elif outcome.verdict is Verdict.TIMEOUT:
             self._timed_out.append((flight.sent_at, now))
-            if self.is_overtaken(flight.sent_at):
+            prompt = self._on_time_took < PROMPT * (now - flight.sent_at)
+            if prompt and self.is_overtaken(flight.sent_at):
                 self._timeouts_were_luck_at = now
         if self._treatments[outcome.verdict].tally is Tally.FAILURE:
             self._count(flight, now, quick=flight.completion is Completion.REFUSED)

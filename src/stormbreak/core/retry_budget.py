@@ -16,7 +16,7 @@ A retry is free if there is evidence that it does no harm:
 A process with low traffic (fewer than `low_traffic_calls` outcomes in `low_traffic_window`) has hardly any evidence. It
 pays only for timeouts, or a lone script could not retry at all; but after `low_traffic_retries` failures in a row it
 pays for all, since free retries of thousands of small processes keep an overload alive. While answers are on time, it may
-fail once more in a row than it lately did before an answer: a row that it survived was bad luck.
+fail once more in a row than it lately did before an answer (but not with 429s): a row that it survived was bad luck.
 
 Everything else, timeouts first, costs budget.
 
@@ -93,7 +93,9 @@ class Budget:
         self._since = 0.0
         self._recent = TimeWindow(policy.low_traffic_window)
         self._in_a_row = 0
-        self._survived: deque[tuple[float, int]] = deque(maxlen=ROWS)  # when, failures in a row
+        self._survived: deque[tuple[float, int]] = deque(
+            maxlen=ROWS
+        )  # when, failures in a row; fewer and fewer
 
     def earn(self, now: float) -> None:
         """Earn for a call."""
@@ -115,26 +117,35 @@ class Budget:
         """Take note of how an attempt ended."""
         if outcome.verdict is VERDICT_OK:
             if self._in_a_row:
-                self._survived.append((now, self._in_a_row))
-                self._in_a_row = 0
+                self._survive(now)
         elif outcome.verdict is Verdict.CANCELLED:
             return
         elif TREATMENTS[outcome.verdict].retry and not _was_invited_by_server(outcome):
             self._in_a_row += 1
         self._recent.add(now)  # only its calls are asked for
 
+    def _survive(self, now: float) -> None:
+        """Keep a row of failures that an answer ended, and the longer ones before it: the longest is the first."""
+        row, survived, self._in_a_row = self._in_a_row, self._survived, 0
+        while survived and survived[-1][1] <= row:
+            survived.pop()
+        survived.append((now, row))
+
     def _is_lone(self, now: float) -> bool:
         """Whether this process has hardly any traffic."""
         self._recent.roll(now)
         return self._recent.calls < self._policy.low_traffic_calls
 
-    def _free_in_a_row(self, now: float, load: Load) -> int:
-        """Return the number of failures in a row after which a process with hardly any traffic may still retry for free."""
+    def _free_in_a_row(self, failure: Outcome, now: float, load: Load) -> int:
+        """Return the number of failures in a row after which a process with hardly any traffic may still retry for free.
+
+        429s stay at the least: they may stand for a limit that many such processes share, and do not make it unhealthy.
+        """
         least = self._policy.low_traffic_retries
-        if not least or not load.healthy:
+        if not least or not load.healthy or failure.verdict is Verdict.THROTTLED:
             return least
-        lately = [row for survived_at, row in self._survived if now - survived_at < REMEMBERED]
-        return max(least, 1 + max(lately, default=0))
+        lately = (row for survived_at, row in self._survived if now - survived_at < REMEMBERED)
+        return max(least, 1 + next(lately, 0))
 
     def may_ask_again(self, now: float, load: Load) -> bool:
         """Whether a retry that it cannot pay may wait for it: with hardly any traffic, while others may bring news."""
@@ -147,7 +158,7 @@ class Budget:
         if _was_invited_by_server(outcome):
             return True
         lone = self._is_lone(now)
-        if lone and self._in_a_row > self._free_in_a_row(now, load):
+        if lone and self._in_a_row > self._free_in_a_row(outcome, now, load):
             return False
         if outcome.verdict is Verdict.TIMEOUT:
             lucky = load.healthy and load.timeouts_are_luck

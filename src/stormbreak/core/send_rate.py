@@ -34,7 +34,9 @@ SETTLING = 5.0  # seconds at the start of a trial that do not count, since less 
 SILENT = 40.0  # seconds without a refusal that end a trial undecided
 MAX_SHARE = 0.9  # the highest share that is bad luck and no outage
 MIN_SHARE = 0.05  # a lower share needs no name
-DOUBT = 30.0  # seconds without a trial after bad luck that proved none; doubles
+DOUBT = (
+    30.0  # seconds without a trial after bad luck that proved none; doubles up to `REMEMBER_FOR`
+)
 NOISE = 3.0  # standard deviations that chance explains
 MEMORY = 1_000  # attempts over which the share is followed
 REMEMBER_FOR = 600.0  # seconds
@@ -118,7 +120,7 @@ class RandomRefusals:
 
         The deviation allowed is that of the count itself and of the share, which is an estimate, too.
         """
-        share = self._share
+        share = min(MAX_SHARE, self._share)
         spread = share * (1 - share) * (sent + sent**2 / self._followed)
         return refused <= share * sent + NOISE * sqrt(spread)
 
@@ -127,7 +129,7 @@ class RandomRefusals:
         self._until = -inf
         self.is_limit = True
         self._doubted_until = now + self._doubt
-        self._doubt *= 2
+        self._doubt = min(2 * self._doubt, REMEMBER_FOR)
 
     def _turn(self, now: float) -> None:
         second = int(now)
@@ -158,7 +160,7 @@ class RandomRefusals:
     def _follow(self, sent: int, refused: int, now: float) -> None:
         self._followed = min(MEMORY, self._followed + sent)
         share = self._share + (refused - self._share * sent) / self._followed
-        self._share = min(MAX_SHARE, share)
+        self._share = min(1.0, share)
         if self._share < MIN_SHARE:
             self._until = -inf
         elif self._share > self._max_share:
@@ -175,6 +177,7 @@ PAUSE = 2.0  # seconds between two lessons
 BELOW = 0.9  # of the accepted rate
 MIN_SPEED = 0.05  # per second
 GROWTH = 1.02  # per second
+GUESSES = 4  # at a time that depends on the growth until then
 FASTER = 10.0  # seconds without a refusal after which the growth has trebled
 FADE = 120.0  # seconds without a lesson
 SLOWER = 0.5  # of what was served, once a trial has shown that sending less helps
@@ -195,8 +198,7 @@ class AdaptiveSendRate:
         self._on_random_refusals = on_random
         self._rate = inf  # when it was learned
         self.learned_at = -inf
-        self._still_until = -inf  # the rate grows from then on
-        self._refused_at = -inf
+        self._quiet_since = -inf  # the rate grows from then on
         self._slowest = MIN_SPEED
         self._credit = 0.0  # sends earned, as of `_earned_at`
         self._earned_at = 0.0
@@ -220,24 +222,26 @@ class AdaptiveSendRate:
         """Sends per second; inf where none is in force."""
         if not self.in_force(now):
             return inf
-        since = max(0.0, now - self._still_until)
         quiet = self._quiet(now)
-        growth: float = GROWTH ** (since + quiet * quiet / FASTER)
+        growth: float = GROWTH ** (quiet + quiet * quiet / FASTER)
         return self._rate * growth
 
     def _quiet(self, now: float) -> float:
         """Return the seconds of growth without a refusal."""
-        return max(0.0, now - max(self._still_until, self._refused_at))
+        return max(0.0, now - self._quiet_since)
 
     def time_to_send(self, sends: float, now: float) -> float:
         """Seconds until so many `sends` more have left at the growing rate; 0 without a rate.
 
-        The rate is taken to grow as it does now, although it does not grow during a trial: the trial may end.
+        Within 5 %: by the growth after a third of that time. During a trial the rate does not grow, but the trial may end.
         """
         if not self.in_force(now):
             return 0.0
-        growth = log(GROWTH) * (1 + 2 * self._quiet(now) / FASTER)
-        return log(1 + sends * growth / self.rate_at(now)) / growth
+        rate, quiet, seconds = self.rate_at(now), self._quiet(now), 0.0
+        for _ in range(GUESSES):
+            growth = log(GROWTH) * (1 + 2 * (quiet + seconds / 3) / FASTER)
+            seconds = log(1 + sends * growth / rate) / growth
+        return seconds
 
     def ready_at(self, _call: object, now: float) -> float:
         """READY, or when the next send has been earned."""
@@ -260,7 +264,7 @@ class AdaptiveSendRate:
         """Learn from a refusal."""
         if outcome.verdict is not Verdict.THROTTLED:
             return
-        self._refused_at = now
+        self._keep_growth(now)
         self._refused.add(now, 1)
         self._random_refusals.refused(now)
         if now - self.learned_at < PAUSE or now - self._busy_since < BUSY:
@@ -273,6 +277,11 @@ class AdaptiveSendRate:
                 return
             self._random_refusals.revoke(now)
         self._learn(sent, refused, now)
+
+    def _keep_growth(self, now: float) -> None:
+        """Begin the quiet anew, from the present rate."""
+        if self._quiet_since < now < self.learned_at + FADE:
+            self._rate, self._quiet_since = self.rate_at(now), now
 
     def _learn(self, sent: int, refused: int, now: float) -> None:
         before = self.rate_at(now)
@@ -288,7 +297,7 @@ class AdaptiveSendRate:
             self._slowest = max(MIN_SPEED, slower * served, self._slowest / 2)
         self._earn(now)
         self.learned_at = now
-        self._still_until = now + QUIET_AFTER if self._random_refusals.on_trial(now) else now
+        self._quiet_since = now + QUIET_AFTER if self._random_refusals.on_trial(now) else now
         self._rate = self._earning = max(self._slowest, accepted)
 
     def _found(self, now: float) -> None:

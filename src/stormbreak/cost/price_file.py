@@ -17,6 +17,7 @@ from stormbreak.cost.list_prices import NAME as MARKET
 from stormbreak.cost.money import USD, Currency, check_rate, without_zeros
 from stormbreak.cost.prices import Prices, Rate, Rates, Source, Step, normalise_model
 from stormbreak.errors import ConfigurationError, errors_at
+from stormbreak.escape import path_of
 from stormbreak.key_patterns import quote_model
 
 CHEAPEST, DEAREST = Decimal("0.000001"), Decimal(100_000)
@@ -207,9 +208,8 @@ def load(name_or_path: str | Path) -> PriceFile:
         return parse(text, source=f"{name}.toml")
     if not os.path.isfile(name):  # noqa: PTH113 - Path raises for odd names
         known = ", ".join(builtin_names())
-        raise ConfigurationError(
-            f"no price file is named {quote_model(name)}; built-in price files: {known}"
-        )
+        named = path_of(name) if os.sep in name else quote_model(name)
+        raise ConfigurationError(f"no price file is named {named}; built-in price files: {known}")
     with errors_at(name):
         text = toml_file.read_text(name, what=_WHAT)
     return parse(text, source=name)

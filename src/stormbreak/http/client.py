@@ -280,12 +280,14 @@ class AsyncClient(ClientControls):
         priority: Priority | None = None,
         deadline: float | None = None,
         tenant: str = "",
+        idempotency_key: str | None = None,
         schema: Schema | None = None,
         repairs: int = REPAIRS,
     ) -> Answer:
         """Send `payload` to `endpoint`, such as "chat/completions"; `deadline` is seconds from now.
 
-        Where calls wait, each `tenant` gets a fair share. With a `schema`, the answer is JSON that fits it, and has it
+        Where calls wait, each `tenant` gets a fair share. Every attempt at the first target has the `idempotency_key`, by
+        default one of its own. With a `schema`, the answer is JSON that fits it, and has it
         as `parsed`; the model is shown at most `repairs` times why an answer does not fit, and asked again.
 
         Raises:
@@ -297,7 +299,10 @@ class AsyncClient(ClientControls):
         checks = None if schema is None else schema_of(schema, repairs)
         payload = {**payload, "model": self._resolver.first.model_of(payload)}
         body = encode_payload(payload)
-        template = RequestTemplate(endpoint, body, fields=fields_of(payload, body), schema=checks)
+        fields = fields_of(payload, body)
+        template = RequestTemplate(
+            endpoint, body, key=idempotency_key, fields=fields, schema=checks
+        )
         config = self._resolver.resolve(template.fields.model)
         ended = await self._run(config, template, _CallOptions(priority, deadline, tenant))
         target = ended.target or self.target(template.fields.model)

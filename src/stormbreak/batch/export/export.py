@@ -1,6 +1,6 @@
 """Export a batch as a table, at the end of a run or later: finished, half finished or while it runs."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from os import PathLike
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,13 +14,13 @@ from stormbreak.batch.export.tables import write_table
 from stormbreak.batch.input.index import Rows
 from stormbreak.batch.input.table import Record, Shard, Table
 from stormbreak.batch.options import BatchOptions
+from stormbreak.batch.store.cost import lookup_of
 from stormbreak.batch.store.paths import BatchPaths, require_plain_file
 from stormbreak.batch.store.run_file import Run, TableRef, find_moved, read_existing_run
 from stormbreak.cost.price_table import PriceOf
 from stormbreak.errors import ConfigurationError
 from stormbreak.escape import path_of
 from stormbreak.http.environment import find_endpoint
-from stormbreak.http.pricing import list_price
 
 
 class RequestIds:
@@ -53,14 +53,16 @@ def export_output(output: Path, path: Path, *, given: BatchOptions, price_of: Pr
         return export(files, requests, run, path, given=given, price_of=price_of)
 
 
-def read_table(output: str | PathLike[str]) -> Any:
+def read_table(output: str | PathLike[str], *, prices: Sequence[str] = ()) -> Any:
     """Read the rows of the batch at `output` and their results as a pyarrow table, in the order of the rows.
 
-    Costs are at today's list prices. Raises as `export_output` does, and if pyarrow is not installed.
+    Costs are at these price files, or those of the last run, then today's list prices. Raises as `export_output` does, if
+    a price file cannot be read, and if pyarrow is not installed.
     """
     with TemporaryDirectory() as folder:
         path = Path(folder, "table.parquet")
-        export_output(Path(output), path, given=BatchOptions(), price_of=list_price)
+        price_of = lookup_of(Path(output), tuple(prices)).price_of
+        export_output(Path(output), path, given=BatchOptions(), price_of=price_of)
         return arrow.read_file(path)
 
 

@@ -82,6 +82,8 @@ def _problem(complaint: str) -> str:
         return (
             "a quote ends inside a cell, or never ends; a quote in a quoted cell is written twice"
         )
+    if "new-line character" in complaint:
+        return "a carriage return without a line feed; save the file with LF or CRLF line ends"
     return f"not a row of CSV: {complaint}"
 
 

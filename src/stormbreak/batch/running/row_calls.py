@@ -62,8 +62,12 @@ class RowCalls(dict[asyncio.Task[None], RowCall]):
 
     def learn(self, call: RowCall, ended: CallResult) -> None:
         """Learn how long an answer took."""
-        answered = ended.outcome.verdict is Verdict.OK and ended.source in (TARGET, FALLBACK)
-        if answered and call.in_flight is not None:
+        if ended.outcome.verdict is Verdict.OK and ended.source in (TARGET, FALLBACK):
+            self.answered(call)
+
+    def answered(self, call: RowCall) -> None:
+        """Learn from the last attempt of a call that it was answered now."""
+        if call.in_flight is not None:
             self._stragglers.answered(call.in_flight.kind, time.monotonic() - call.sent_at)
 
     def end_stragglers(self, *, alone: bool) -> None:

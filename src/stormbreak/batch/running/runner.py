@@ -277,10 +277,12 @@ class Runner:
             self._settle(turn, row, ended, sent_at=now + ended.waited)
 
     def _key_of(self, row: Row) -> str:
-        """The same for every attempt at a row, in every run that sends the same there."""
+        """The same for every attempt at a row, in every run that sends the same there, until the row fails for good."""
         key = blake2b(self._salt, digest_size=16)
         key.update(f" {row.index} {row.endpoint} ".encode())
         key.update(row.body)
+        if refused := self.journal.tries_of_refused(row.index):
+            key.update(b" %d" % refused)
         return key.hexdigest()
 
     def _repairs_of(self, row: Row) -> Repairs | None:
@@ -416,13 +418,15 @@ class Runner:
             handlers = dict.fromkeys(SIGNALS, self.interrupt)
             if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as under nohup
                 handlers[signal.SIGHUP] = self._hang_up
+        before = {number: signal.getsignal(number) for number in handlers}
         for number, handler in handlers.items():
             loop.add_signal_handler(number, handler)
         try:
             yield
         finally:
-            for number in handlers:
-                loop.remove_signal_handler(number)
+            for number, handled_by in before.items():
+                loop.remove_signal_handler(number)  # which leaves the default handler
+                signal.signal(number, handled_by)
 
     def _give_up(self, error: BaseException) -> None:
         """Stop; wait for what was sent, unless its answers could not be written anyway."""

@@ -14,7 +14,7 @@ from stormbreak import toml_file
 from stormbreak.batch.store.paths import BatchPaths
 from stormbreak.batch.store.run_file import read_existing_run
 from stormbreak.cost.ledger import Account, ModelUsage, Span, TokenSum
-from stormbreak.cost.price_lookup import PriceLookup, same
+from stormbreak.cost.price_lookup import PriceLookup, load_lookup, same
 from stormbreak.cost.prices import Prices, Service, Tokens, at_service
 from stormbreak.cost.usage_records import Use, read_answers, sum_usage
 from stormbreak.errors import ConfigurationError
@@ -60,6 +60,22 @@ class BatchCost:
     models: tuple[ModelCost, ...]
     waste: Mapping[str, TokenSum] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+
+
+def lookup_of(output: Path, given: tuple[str, ...] = ()) -> PriceLookup:
+    """Load the price files that are given, or else those of the last run on `output`, for lookup.
+
+    Raises:
+        ConfigurationError: there is no run file, or a price file cannot be read.
+    """
+    if given:
+        return load_lookup(given)
+    run = read_existing_run(BatchPaths.of(output))
+    try:
+        return load_lookup(run.flags.prices if run.flags else ())
+    except ConfigurationError as error:
+        why = f"{error}; the last run on {path_of(output)} used this file: give --prices"
+        raise ConfigurationError(why) from None
 
 
 def read_cost(output: Path, lookup: PriceLookup) -> BatchCost:

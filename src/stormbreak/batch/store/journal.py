@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from stormbreak.batch.input.request import Row
-from stormbreak.batch.options import UNFINISHED_ROWS, Choice
+from stormbreak.batch.options import FINAL, UNFINISHED_ROWS, Choice
 from stormbreak.batch.store.append_file import AppendFile, OutputError, remove, replacing
 from stormbreak.batch.store.paths import BatchPaths
 from stormbreak.batch.store.record import (
@@ -39,6 +39,7 @@ from stormbreak.core.row_schedule import PROBE_ROWS
 from stormbreak.drivers.locks import new_lock
 from stormbreak.errors import ConfigurationError
 from stormbreak.escape import path_of, quoted, reason
+from stormbreak.types import Verdict
 
 _LEFT: Final = 0
 _DONE: Final = 1
@@ -78,6 +79,7 @@ class RowJournal:
         self._rows = rows
         self._choice = choice
         self._states = mmap(-1, max(1, len(rows)))  # forks share it
+        self._tries = None if choice.fresh else _EarlierTries(len(rows))
         self._own: Callable[[int], bool] | None = None  # of several processes: which rows it sends
         # The state before and after each line that is written but not durable yet.
         self._pending: list[tuple[int, int]] = []
@@ -155,6 +157,13 @@ class RowJournal:
     def is_done(self, index: int) -> bool:
         """Whether the row is answered."""
         return self._states[index] == _DONE
+
+    def tries_of_refused(self, index: int) -> int:
+        """Return the attempts of earlier runs at a row that is sent again although it failed for good; 0 for any other.
+
+        Its next request is another one, so the number goes into its Idempotency-Key (ADR 40).
+        """
+        return 0 if self._tries is None else self._tries.of_refused(index)
 
     def succeed(self, row: Row, response: Response) -> None:
         """Write the answer to `row`. Raises ValueError for a second answer."""
@@ -247,6 +256,8 @@ class RowJournal:
             self._check(path, entry, index, answers=state == _DONE)
             again = state == _FAILED and self._choice.takes(entry.verdict)
             self._states[index] = _RETRY if again else state
+            if again and self._tries is not None:
+                self._tries.add(index, entry)
             end = entry.end
         return end
 
@@ -277,6 +288,27 @@ class RowJournal:
             remove(self._files.failed)
         except OSError as error:
             raise OutputError(f"{path_of(self._files.failed)}: {reason(error)}") from error
+
+
+class _EarlierTries:
+    """The attempts of earlier runs at rows that failed, in six bytes a row."""
+
+    def __init__(self, rows: int) -> None:
+        self._attempts = array("I", bytes(4 * rows))
+        self._doubtful = bytearray(
+            rows
+        )  # one may have been processed: its answer may be stored under the old key
+        self._refused = bytearray(rows)  # the last one was
+
+    def add(self, index: int, entry: Entry) -> None:
+        """Add a line of the failed file; the last one of a row says how it failed."""
+        self._attempts[index] += entry.tries.attempts
+        self._doubtful[index] |= entry.tries.maybe_processed > 0
+        answered = entry.verdict == Verdict.SCHEMA_MISMATCH  # the stored answer is of no use
+        self._refused[index] = answered or (entry.verdict in FINAL and not self._doubtful[index])
+
+    def of_refused(self, index: int) -> int:
+        return self._attempts[index] if self._refused[index] else 0
 
 
 def _random(_: int) -> float:

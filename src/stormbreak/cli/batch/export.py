@@ -6,11 +6,11 @@ import click
 
 from stormbreak.batch.export.export import export_output
 from stormbreak.batch.options import BatchOptions
+from stormbreak.batch.store.cost import lookup_of
 from stormbreak.cli.batch.options import ESCAPE_FORMULAS, PREFIX
 from stormbreak.cli.command import options, subcommand
 from stormbreak.cli.options import FILE, PRICES
 from stormbreak.cli.output import say
-from stormbreak.cost.price_lookup import load_lookup
 from stormbreak.escape import path_of
 
 
@@ -35,7 +35,7 @@ def command(
     columns.
     """
     given = BatchOptions(prefix=prefix, escape_formulas=escape_formulas)
-    counts = export_output(output, file, given=given, price_of=load_lookup(prices).price_of)
+    counts = export_output(output, file, given=given, price_of=lookup_of(output, prices).price_of)
     lines = [f"{counts.rows:,} rows in {path_of(file)}"]
     if counts.failed:
         lines.append(f"{counts.failed:,} of them failed")

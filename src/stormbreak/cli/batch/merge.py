@@ -5,11 +5,11 @@ from pathlib import Path
 import click
 
 from stormbreak.batch.merge import merge
+from stormbreak.batch.store.cost import lookup_of
 from stormbreak.batch.store.reader import read_status
 from stormbreak.cli.command import options, subcommand
 from stormbreak.cli.options import FILE, PRICES
 from stormbreak.cli.output import say
-from stormbreak.cost.price_lookup import load_lookup
 from stormbreak.escape import path_of
 
 
@@ -23,7 +23,7 @@ def command(output: Path, shards: tuple[Path, ...], *, prices: tuple[str, ...]) 
     OUTPUT is what one run over the whole table would have written: status, retry, export and cost report work on it. The
     shards stay as they are.
     """
-    price_of = load_lookup(prices).price_of
+    price_of = lookup_of(shards[0], prices).price_of
     rows = merge(output, shards, price_of=price_of)
     status = read_status(output, price_of)
     lines = [f"{rows:,} rows in {path_of(output)}"]

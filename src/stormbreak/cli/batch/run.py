@@ -1,7 +1,11 @@
 """`stormbreak batch run`: answer every row of a file, with progress, a status socket, a summary and a report."""
 
+import signal
 import sys
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import click
 
@@ -44,6 +48,7 @@ def run_and_report(
     stats = RunStats(began=None if destination is None else time.monotonic())
     control = _Control(job)
     with (
+        _interruptible(),
         collecting_less_often(),
         StatusSocket(
             job.files.output, metrics_port, {SET_CONCURRENCY: control.set_concurrency}
@@ -71,6 +76,23 @@ def run_and_report(
     if destination is not None:  # last: the summary is out, whatever happens here
         _report(destination, summary, stats, _cost_of(job))
     return _exit_code(summary)
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Let SIGTERM do what Ctrl-C does, also while INPUT is read or a table is made: one line, and code 130."""
+    heard = signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    heard = heard and threading.current_thread() is threading.main_thread()
+    if heard:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    except KeyboardInterrupt:
+        warn("interrupted; run the same command again to continue")
+        raise click.exceptions.Exit(130) from None
+    finally:
+        if heard:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 class _Control:

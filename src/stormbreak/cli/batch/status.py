@@ -9,6 +9,7 @@ import click
 
 from stormbreak.batch.running.runner import End
 from stormbreak.batch.running.summary import Summary
+from stormbreak.batch.store.cost import lookup_of
 from stormbreak.batch.store.paths import BatchPaths
 from stormbreak.batch.store.reader import Status, read_status
 from stormbreak.cli.command import options, subcommand
@@ -16,7 +17,6 @@ from stormbreak.cli.options import FILE, JSON, PRICES
 from stormbreak.cli.output import json_text, say
 from stormbreak.core.row_schedule import PROBE_ROWS
 from stormbreak.cost.numbers import format_cost
-from stormbreak.cost.price_lookup import load_lookup
 from stormbreak.escape import path_of
 from stormbreak.types import Verdict
 
@@ -140,8 +140,9 @@ def _stopped(summary: Summary) -> str:
     if summary.refused_by is not None:
         why = _REFUSED[summary.refused_by]
         if summary.refused_by is Verdict.NOT_FOUND:
-            hint = "" if urlsplit(summary.base_url).path.strip("/") else ", which may need a /v1"
-            why += f" at {summary.base_url}{hint}"
+            place = urlsplit(summary.base_url)
+            hint = "" if place.path.strip("/") else ", which may need a /v1"
+            why += f" at {place.scheme}://{place.netloc}{hint}"
         return (
             f"{PROBE_ROWS} rows in a row failed: {why}; nothing is lost: fix the cause, then run the"
             " same command again"
@@ -163,7 +164,7 @@ def _stopped(summary: Summary) -> str:
 @options("Options", PRICES, JSON)
 def command(output: Path, *, prices: tuple[str, ...], as_json: bool) -> None:
     """Show the progress of the run that writes OUTPUT. It reads only, and works during the run."""
-    status = read_status(output, load_lookup(prices).price_of)
+    status = read_status(output, lookup_of(output, prices).price_of)
     if as_json:
         say(json_text(status))
         return

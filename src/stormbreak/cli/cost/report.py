@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from stormbreak.batch.store.cost import BatchCost, ModelCost, read_cost
+from stormbreak.batch.store.cost import BatchCost, ModelCost, lookup_of, read_cost
 from stormbreak.batch.store.paths import BatchPaths
 from stormbreak.cli.command import option, options, subcommand
 from stormbreak.cli.cost import usage_report
@@ -81,8 +81,8 @@ def command(
     Or print what the gateways with these LEDGERs spent together.
     """
     output.protect(*paths)
-    lookup = load_lookup(prices)
     if all(map(usage_report.is_ledger, paths)):
+        lookup = load_lookup(prices)
         usage_report.report(paths, by=by, since=since, until=until, lookup=lookup, output=output)
         return
     if len(paths) > 1:
@@ -92,7 +92,7 @@ def command(
         )
     why = f"for a batch, and {path_of(paths[0])} is no ledger of a gateway"
     reject_unused_options(("by", "since", "until"), why)
-    _of_batch(paths[0], lookup, output)
+    _of_batch(paths[0], lookup_of(paths[0], prices), output)
 
 
 def _of_batch(path: Path, lookup: PriceLookup, output: Output) -> None:
@@ -191,6 +191,7 @@ def _waste(cost: BatchCost) -> Sheet:
         for why, used in cost.waste.items()
     ]
     wasted = sum(each.besides - each.free for each in cost.models)
-    if rest := wasted - sum(used.attempts for used in cost.waste.values()):
+    rest = wasted - sum(used.attempts for used in cost.waste.values())
+    if rest > 0:
         rows.append(["in flight, or lost in a kill", rest, None, None])
     return Sheet(columns=_WASTE, rows=rows)

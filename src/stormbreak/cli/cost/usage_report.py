@@ -260,7 +260,7 @@ def _facts(
         if bill.attempts
         else "No attempts are recorded for that time.",
         facts=[("attempts", f"{bill.attempts:,}")],
-        bars=[Costs(title=f"{currency.code} with a reported usage", costs=bars)],
+        bars=[Costs(title=f"{currency.code} spent, at least", costs=bars)],
         currency=currency,
     )
 

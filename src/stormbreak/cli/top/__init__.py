@@ -92,7 +92,7 @@ def _of_path(path: Path) -> ServerAddress:
     if _is(files.socket.is_socket) and held(files):
         return ServerAddress(path=files.socket, name=str(path))
     if held(files):
-        why = "its run has no socket here; start that run with --metrics-port"
+        why = "its run has no socket here; start that run with --metrics-port, or use stormbreak batch status"
     elif _is(files.run.is_file):
         why = "no run is active"
     else:
