@@ -203,6 +203,22 @@ def test_without_the_store_each_process_uses_its_share():
     assert fleet.worst_minute() <= BOUND * 1.1
 
 
+def test_a_store_that_was_lost_is_asked_again_though_nothing_is_new():
+    """Found: after a report that had failed, a member waited for something new, and rejected calls meanwhile."""
+    policy = replace(SHARED, rate_limit=RateLimitPolicy(), **MONEY)
+    fleet = Fleet(1, policy)
+    fleet.call(0)
+    fleet.timeline.run(2.1)
+    fleet.store.down = True
+    fleet.call(0)
+    fleet.timeline.run(3.5)
+    fleet.store.down = False
+    fleet.timeline.run(4.6)
+    fleet.call(0)
+    fleet.timeline.run(4.9)
+    assert len(fleet.sent) == 2
+
+
 def test_with_half_shares_half_is_used_without_the_store():
     policy = replace(SHARED, fleet=replace(SHARED.fleet, fallback="half"))
     fleet = Fleet(20, policy)
