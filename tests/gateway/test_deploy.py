@@ -172,10 +172,15 @@ def started(name, place, pem, front, *gateways):
     text = text.replace("bind :443", f"bind 127.0.0.1:{front}")
     upstreams = [f"server 127.0.0.1:{each.port};" for each in gateways]
     text = text.replace("server 127.0.0.1:8080;", " ".join(upstreams))
-    text = re.sub(r" +server (one|two) .*\n", "", text).replace("check port 9464 ", "")
     if name == "haproxy":
-        for each in gateways:
-            text += f"    server g{each.port} 127.0.0.1:{each.port} check port {each.admin_port}\n"
+        text = text.replace("check port 9464 ", "")
+        for host, each in zip(("10.0.0.1", "10.0.0.2"), gateways, strict=False):
+            here = f"127.0.0.1:{each.port} check port {each.admin_port}"
+            assert f"{host}:8080" in text
+            text = text.replace(f"{host}:8080", here)
+        text = re.sub(
+            r" +server .* 10\.0\.0\.\d:8080\n", "", text
+        )  # no second gateway in this test
     config = place / "config"
     config.write_text(NGINX.format(place=place, server=text) if name == "nginx" else text)
     words = ["-p", place, "-e", place / "errors", "-c"] if name == "nginx" else ["-db", "-q", "-f"]
