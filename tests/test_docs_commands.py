@@ -98,7 +98,8 @@ def prepared(provider, tmp_path_factory):
     rows = pl.DataFrame({"title": ["a"] * 9, "body": ["b"] * 9})
     rows.write_csv(folder / "rows.csv")
     rows.write_parquet(folder / "rows.parquet")
-    (folder / "policy.toml").write_text('preset = "interactive"\n')
+    for name, preset in (("policy", "interactive"), ("article", "article")):
+        (folder / f"{name}.toml").write_text(f'preset = "{preset}"\n')
     (folder / "review.json").write_text('{"type": "object"}')
     (folder / "acme.toml").write_text(PRICES)
     (folder / "litellm.yaml").write_text(LITELLM)
@@ -143,7 +144,10 @@ def test_the_tests_shown_pass(tmp_path):
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *paths]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
     shown = sum(path.read_text().count("def test_") for path in paths)
-    assert f"{shown} passed" in done.stdout, done.stdout
+    passed = re.search(r"^(\d+) passed", done.stdout, re.MULTILINE)
+    assert done.returncode == 0, done.stdout
+    assert passed, done.stdout
+    assert int(passed[1]) >= shown  # more, where one has parameters
 
 
 @table_test("code", [each for each in blocks("python no-run") if "article.md" not in each.id])

@@ -1,9 +1,7 @@
 """What users get for their own tests."""
 
-import re
 import subprocess
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import httpx2
@@ -17,13 +15,6 @@ from stormbreak.provider.scenario_file import load
 from stormbreak.testing import pytest_runtest_makereport, serve
 
 from .conftest import RawClient
-
-_PAGE = (Path(__file__).parents[2] / "docs" / "testing.md").read_text()
-TESTS_SHOWN = [
-    block
-    for block in re.findall(r"^```python\n(.*?)^```", _PAGE, re.MULTILINE | re.DOTALL)
-    if "\ndef test_" in block
-]
 
 
 def test_the_plugin_loads_nothing_of_stormbreak_until_it_is_used():
@@ -108,20 +99,6 @@ def test_pytest_calls_the_plugin_after_each_test(pytestconfig):
     plugins = pytestconfig.pluginmanager
     hooks = plugins.get_hookcallers(plugins.get_plugin("stormbreak"))
     assert "pytest_runtest_makereport" in [hook.name for hook in hooks]
-
-
-@pytest.mark.parametrize("block", TESTS_SHOWN)
-def test_the_tests_that_the_page_shows_pass(stormbreak_provider, block):
-    pytest.importorskip("openai")
-    names = {}
-    exec(block, names)
-    for test in [value for name, value in names.items() if name.startswith("test_")]:
-        for mark in getattr(test, "pytestmark", ()):
-            parameter, values = mark.args
-            for value in values:
-                test(stormbreak_provider, **{parameter: value})
-        if not hasattr(test, "pytestmark"):
-            test(stormbreak_provider)
 
 
 def test_nothing_listens_after_the_block():
