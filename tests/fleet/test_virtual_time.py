@@ -44,7 +44,7 @@ class Fleet:
         self.random = random.Random(3)
         self.sent, self.waits, self.in_flight, self.most_in_flight = [], [], 0, 0
         self._service, self._policy = service, policy
-        self._drivers = [
+        self.drivers = [
             VirtualDriver(
                 Engine(policy, SpendAccounts(price_of), fleet=self.store.fleet()),
                 self.timeline,
@@ -55,16 +55,16 @@ class Fleet:
 
     def play(self, seconds, load, busy, *, rest=MINUTE):
         """The first `busy` processes make `load` times as many calls as the quota allows."""
-        pick, at = random.Random(5), 0.0
+        pick, at = random.Random(5), self.timeline.now
         while at < seconds:
             at += self.random.expovariate(RATE * load)
-            self.timeline.at(at, partial(self._call, self._drivers[pick.randrange(busy)]))
+            self.timeline.at(at, partial(self._call, self.drivers[pick.randrange(busy)]))
         self.timeline.run(seconds + rest)
         return self
 
     def call(self, process):
         """Make a call in a process."""
-        self._call(self._drivers[process])
+        self._call(self.drivers[process])
 
     def _call(self, driver):
         engine = driver.engine
@@ -89,7 +89,7 @@ class Fleet:
 
     def rest(self):
         """Close the clients of all processes; they may be used again."""
-        for driver in self._drivers:
+        for driver in self.drivers:
             driver.stepper.rest()
 
     def used(self, start, end):
@@ -203,6 +203,22 @@ def test_without_the_store_each_process_uses_its_share():
     assert fleet.worst_minute() <= BOUND * 1.1
 
 
+def test_a_store_that_was_lost_is_asked_again_though_nothing_is_new():
+    """Found: after a report that had failed, a member waited for something new, and rejected calls meanwhile."""
+    policy = replace(SHARED, rate_limit=RateLimitPolicy(), **MONEY)
+    fleet = Fleet(1, policy)
+    fleet.call(0)
+    fleet.timeline.run(2.1)
+    fleet.store.down = True
+    fleet.call(0)
+    fleet.timeline.run(3.5)
+    fleet.store.down = False
+    fleet.timeline.run(4.6)
+    fleet.call(0)
+    fleet.timeline.run(4.9)
+    assert len(fleet.sent) == 2
+
+
 def test_with_half_shares_half_is_used_without_the_store():
     policy = replace(SHARED, fleet=replace(SHARED.fleet, fallback="half"))
     fleet = Fleet(20, policy)
@@ -225,6 +241,26 @@ def test_a_limit_in_flight_is_shared_and_never_exceeded(processes, limit):
     fleet = Fleet(processes, policy, service=2.0).play(30.0, 0.065 * limit, processes)
     assert fleet.most_in_flight == limit
     assert len(fleet.waits) >= 0.9 * limit / 2.0 * 30.0
+
+
+@table_test("limit", [4, 15])
+def test_a_limit_that_changes_while_it_is_leased_is_kept_once_all_have_read_it(limit):
+    """Calls that wait already do so under the old one, for as long as they may."""
+    policy = replace(SHARED, limit=FixedLimit(max_in_flight=10), rate_limit=RateLimitPolicy())
+    fleet = Fleet(20, policy, service=2.0)
+    changed = replace(policy, limit=FixedLimit(max_in_flight=limit))
+    for place, driver in enumerate(fleet.drivers):
+        read = partial(
+            driver.stepper.between_steps, lambda engine, now: engine.govern(changed, {}, now)
+        )
+        fleet.timeline.at(10.0 + place / 10, read)
+    fleet.play(10.0, 0.9, 20, rest=0.0)
+    assert fleet.most_in_flight == 10
+    fleet.play(12.0, 0.9, 20, rest=13.0)
+    assert fleet.most_in_flight <= max(10, limit)
+    fleet.most_in_flight = 0
+    fleet.play(40.0, 0.9, 20, rest=0.0)
+    assert fleet.most_in_flight == limit
 
 
 def test_slots_go_back_when_the_last_call_ends():

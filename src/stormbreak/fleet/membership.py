@@ -133,6 +133,7 @@ class Membership(ABC):
 
     def apply(self, answer: Answer, sent_at: float, now: float) -> None:
         """Take over an answer to the report of `sent_at`, and let calls leave."""
+        woken = self.next_at == -inf  # meanwhile: the answer does not know of that
         if self.epoch not in (0.0, answer.epoch):
             self.restarts += 1
         self.epoch, self.members = answer.epoch, int(answer.members)
@@ -141,7 +142,7 @@ class Membership(ABC):
         self.lease.set_share(1 / max(1, self.members))
         after, due = self._apply(answer, sent_at, now)
         self.next_at, gap = now + self._gap(abs(after)), self._gap(due)
-        self._due_at = now + gap
+        self._due_at = -inf if woken else now + gap
         self._early_at = now + (gap * EARLY if gap >= SOON else inf)
         self.along_at = now if self._gives_back_early else self._early_at
         self.lease.answered(self.next_at + self.lease.patience if after < 0 else inf)
@@ -160,6 +161,7 @@ class Membership(ABC):
     def fail(self, now: float, retry_after: float) -> None:
         """There was no answer: calls do not wait for the next one. What was given back ends by time."""
         self.lease.failed(now)
+        self._due_at = -inf  # what it had to report is still news
         self.next_at = now + (self.away_for if self.is_away else retry_after)
         self.pump(now)
 
