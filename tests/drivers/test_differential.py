@@ -76,6 +76,8 @@ POLICIES = {
     ),
 }
 
+APART = 3e-5  # seconds
+
 
 @dataclass(frozen=True)
 class Arrival:
@@ -122,9 +124,9 @@ def answer(seed, call, attempt):
 def chance_of(clock):
     """A chance that depends on nothing but the time: both drivers draw the same, in whichever order.
 
-    Their times differ by 1e-8 or so: the coarser the rounding, the seldomer it falls between the two.
+    Their times differ by 1e-8 or so. `APART` moves them away from where the rounding would fall between the two.
     """
-    return lambda: math.modf(abs(math.sin(round(clock(), 3) * 12.9898)) * 43758.5453)[0]
+    return lambda: math.modf(abs(math.sin(round(clock() + APART, 4) * 12.9898)) * 43758.5453)[0]
 
 
 def under_asyncio(rules, seed):
