@@ -3,6 +3,7 @@
 from decimal import Decimal
 from math import inf
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -341,3 +342,19 @@ def test_a_scope_that_the_store_dropped_because_nobody_used_it_is_no_loss():
     world.ask(0, (Decimal(1), "heard"))
     assert len(world.processes[0].calls) == 1
     assert world.processes[0].member.restarts == 0
+
+
+@pytest.mark.parametrize(("to", "allowance"), [(0.8, 300_000), (3.0, 1_000_000), (2.0, 1_000_000)])
+def test_what_a_higher_limit_granted_is_not_spent_under_a_lower_one(to, allowance):
+    limit = SpendPolicy(max_usd=2.0)
+    account, woken = SpendAccount(limit), []
+    member = SpendMembership(
+        "scope", "name", account, limit, bounds=lambda _: [], on_change=lambda _: None
+    )
+    member.lease = SpendLease(FleetPolicy(url="redis://x"), 1.0, lambda: woken.append(to))
+    member.lease.granted = 1_000_000
+    account.spent += 3 * account.limit / 20  # 0.30 USD
+
+    member.change_limit(SpendPolicy(max_usd=to))
+    assert member.lease.allowance == allowance
+    assert bool(woken) is (to < 2.0)

@@ -406,6 +406,7 @@ class SpendMembership(Membership):
     ) -> None:
         super().__init__(scope, name)
         self._account = account
+        self._max_usd = policy.max_usd
         self._period = policy.period or 0.0
         self._bounds = bounds
         self._on_change = on_change
@@ -420,6 +421,15 @@ class SpendMembership(Membership):
     def is_gone(self) -> bool:
         """Whether it has ended; else an account lives as long as its engine."""
         return self.ended
+
+    def change_limit(self, policy: SpendPolicy) -> None:
+        """Give back what no call holds if the limit is lower now: it was granted by the higher one."""
+        before, self._max_usd = self._max_usd, policy.max_usd
+        if before is not None and policy.max_usd is not None and policy.max_usd < before:
+            lease = self.lease
+            taken = micro_dollars(self._account.taken)
+            lease.returned = max(lease.returned, lease.granted - taken)
+            lease.wake()
 
     def pump(self, now: float) -> None:
         """Let calls leave that waited for the answer."""

@@ -117,6 +117,7 @@ class SharedLimits:
         scope = scope_of(policy, what)
         before = self._members.get(id(account)) if account.lease is not None else None
         if before is not None and before.scope == scope:
+            before.change_limit(limit)
             return
         carrier = self._carrier(policy.fleet)
         member = SpendMembership(
