@@ -233,7 +233,7 @@ class AdaptiveSendRate:
     def time_to_send(self, sends: float, now: float) -> float:
         """Seconds until so many `sends` more have left at the growing rate; 0 without a rate.
 
-        Within 5 %: by the growth after a third of that time. During a trial the rate does not grow, but the trial may end.
+        Within a tenth: by the growth after a third of that time. During a trial the rate does not grow, but the trial may end.
         """
         if not self.in_force(now):
             return 0.0
