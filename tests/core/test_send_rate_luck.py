@@ -234,7 +234,7 @@ def test_whatever_comes_the_share_is_one_and_it_never_fails(steps):
         draw.now += pause
         draw.play(1, sent, refused)
         draw.luck.suppose(share, draw.now)
-        assert 0.0 <= draw.luck._share <= 1.0
+        assert 0.0 <= draw.luck._share <= MAX_SHARE
         if draw.luck.holds(draw.now):
             draw.luck.explains(sent, refused)
 

@@ -71,9 +71,7 @@ class Load(NamedTuple):
         False  # ... and by something that follows what is served, not by a circuit or a fixed limit
     )
     healthy: bool = False  # answers come, most of them on time
-    timeouts_are_luck: bool = (
-        False  # attempts that left later than one that timed out were answered on time
-    )
+    timeouts_are_luck: bool = False  # who left after one that timed out was answered on time
     slowed_by_429s: bool = False  # they slow the traffic down, or most beside them are served
     unhealthy: bool = False  # answers are late, or none comes; more than not healthy
     busy: bool = False  # other calls are in flight or queued
@@ -93,9 +91,8 @@ class Budget:
         self._since = 0.0
         self._recent = TimeWindow(policy.low_traffic_window)
         self._in_a_row = 0
-        self._survived: deque[tuple[float, int]] = deque(
-            maxlen=ROWS
-        )  # when, failures in a row; fewer and fewer
+        # When, and how many failures in a row; fewer and fewer.
+        self._survived: deque[tuple[float, int]] = deque(maxlen=ROWS)
 
     def earn(self, now: float) -> None:
         """Earn for a call."""

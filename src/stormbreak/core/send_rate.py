@@ -34,9 +34,7 @@ SETTLING = 5.0  # seconds at the start of a trial that do not count, since less 
 SILENT = 40.0  # seconds without a refusal that end a trial undecided
 MAX_SHARE = 0.9  # the highest share that is bad luck and no outage
 MIN_SHARE = 0.05  # a lower share needs no name
-DOUBT = (
-    30.0  # seconds without a trial after bad luck that proved none; doubles up to `REMEMBER_FOR`
-)
+DOUBT = 30.0  # seconds without a trial after bad luck that was none; doubles to `REMEMBER_FOR`
 NOISE = 3.0  # standard deviations that chance explains
 MEMORY = 1_000  # attempts over which the share is followed
 REMEMBER_FOR = 600.0  # seconds
@@ -75,7 +73,7 @@ class RandomRefusals:
         self._second = 0  # the one that is counted now
         self._sent = self._refused = 0  # in it
         self._sent_before = TimeWindow(WINDOW)  # in the seconds before
-        self._share = 0.0
+        self._observed = 0.0  # share
         self._max_share = MAX_SHARE  # a higher one is no bad luck any more
         self._followed = 0.0  # attempts that the share stands on
         self._until = -inf
@@ -115,12 +113,17 @@ class RandomRefusals:
         self._sent_before.roll(now)
         return self._sent_before.calls + self._sent
 
+    @property
+    def _share(self) -> float:
+        """The share that bad luck explains: no more than `MAX_SHARE`."""
+        return min(MAX_SHARE, self._observed)
+
     def explains(self, sent: int, refused: int) -> bool:
         """Whether bad luck explains `refused` of `sent`.
 
         The deviation allowed is that of the count itself and of the share, which is an estimate, too.
         """
-        share = min(MAX_SHARE, self._share)
+        share = self._share
         spread = share * (1 - share) * (sent + sent**2 / self._followed)
         return refused <= share * sent + NOISE * sqrt(spread)
 
@@ -152,18 +155,18 @@ class RandomRefusals:
             self.is_limit = trial.score <= -ODDS
         if trial.score >= ODDS and trial.refused <= MAX_SHARE * trial.sent:
             self._followed = float(trial.sent)
-            share = self._share = trial.refused / trial.sent
+            share = self._observed = trial.refused / trial.sent
             self._max_share = share / (share + FALLEN * (1 - share))
             self._until = now + REMEMBER_FOR
             self._on_found(now)
 
     def _follow(self, sent: int, refused: int, now: float) -> None:
         self._followed = min(MEMORY, self._followed + sent)
-        share = self._share + (refused - self._share * sent) / self._followed
-        self._share = min(1.0, share)
-        if self._share < MIN_SHARE:
+        share = self._observed + (refused - self._observed * sent) / self._followed
+        self._observed = min(1.0, share)
+        if share < MIN_SHARE:
             self._until = -inf
-        elif self._share > self._max_share:
+        elif share > self._max_share:
             self.revoke(now)
 
 
