@@ -50,7 +50,7 @@ def test_for_a_second_after_answers_were_late_it_is_closer_to_what_was_proven(ag
 
 @pytest.mark.parametrize(("late", "limit"), [(0.5, 8), (inf, 32)])
 def test_while_answers_are_late_what_was_proven_before_is_forgotten(late, limit):
-    slots, flights = serving(20)
+    slots, flights = serving(20, at=1.0)
     slots.tick(0.1)
     slots.settle(flights[5:])  # five still put out
     slots.tick(3.0)

@@ -25,6 +25,16 @@ def test_at_first_it_is_a_little_more_than_was_usually_in_flight():
     assert guard.floor(now, 10, 2.0, failing=False) == pytest.approx(32.0, rel=0.01)
 
 
+@pytest.mark.parametrize(("seconds", "known"), [(3, 0.23), (11, 1.0), (40, 1.0)])
+def test_a_mean_of_ten_seconds_is_as_good_as_one_of_minutes_and_one_of_a_moment_is_none(
+    seconds, known
+):
+    guard, now = usual(rate=10, in_flight=20, seconds=seconds)
+    floor = guard.floor(now, 10, 2.0, failing=False)
+
+    assert floor == pytest.approx(1.5 * 20 * known + 2.0, rel=0.01)
+
+
 def test_who_knows_nothing_has_next_to_no_floor_and_it_stays_so():
     assert set(episode(LimitFloor(100.0), 50.0, 60, rate=0)) == {2.0}
 

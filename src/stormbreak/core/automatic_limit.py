@@ -51,6 +51,7 @@ class LimitFloor:
         self._max_floor = max_floor
         self._rate = 0.0  # usual answers per second
         self._in_flight = 0.0  # usually
+        self._given = 0.0  # share of all weight: both means are too low by so much
         self._recent = 0.0  # answers, decaying over the window of an episode
         self._since: float | None = None  # when it was fed last
         self._began_at: float | None = None  # the episode
@@ -63,6 +64,7 @@ class LimitFloor:
         self._began_at = None
         if span > 0:
             weight = 1 - exp(-span / TAU)
+            self._given += weight * (1 - self._given)
             self._rate += weight * (answers / span - self._rate)
             self._in_flight += weight * (in_flight - self._in_flight)
 
@@ -73,8 +75,8 @@ class LimitFloor:
             window = GRACE
         if self._began_at is None:
             self._began_at = self._moved_at = now
-            self._recent = self._rate * window
-            self._floor = min(self._max_floor, GAIN * self._in_flight + PLUS)
+            self._recent = self._usual(self._rate) * window
+            self._floor = min(self._max_floor, GAIN * self._usual(self._in_flight) + PLUS)
         self._recent = self._recent * exp(-span / window) + answers
         if failing:
             self._floor = 0.0
@@ -86,13 +88,18 @@ class LimitFloor:
         since, self._since = self._since, now
         return 0.0 if since is None or now < since else now - since
 
+    def _usual(self, mean: float) -> float:
+        """Correct a mean that began at 0; one of less than `GRACE` seconds counts as of as many, most of them idle."""
+        return mean / max(self._given, 1 - exp(-GRACE / TAU))
+
     def _move(self, now: float, rate: float) -> None:
         steps = (now - self._moved_at) / STEP
         self._moved_at = now
-        if rate < PROBE_BELOW * self._rate:
+        usual = self._usual(self._rate)
+        if rate < PROBE_BELOW * usual:
             steps = min(steps, 10.0)  # 2 to the power of a long silence is no number
             self._floor = min(self._max_floor, self._floor * 2.0**steps)
-        elif rate > self._rate:
+        elif rate > usual:
             self._floor *= 0.5**steps
 
 

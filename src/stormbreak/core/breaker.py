@@ -99,6 +99,7 @@ class Breaker:
         self._hold = -inf  # no probe leaves before
         self._manual_until = -inf  # end of an isolation by hand
         self._uniform = 0.5  # the chance that opened the circuit last
+        self._probed_at = -inf  # when the last probe left
         self.trial: Trial | None = None
         self.trips = 0
         self.state = self._open_is_idle
@@ -113,6 +114,11 @@ class Breaker:
         """Return when a call may leave: see `Gate`."""
         if self.state is CLOSED:
             return READY
+        ready_at = self._probe_ready_at(now)
+        next_at = self._probed_at + self._trip.probe_gap()
+        return next_at if next_at > now and next_at > ready_at else ready_at
+
+    def _probe_ready_at(self, now: float) -> float:
         if self.trial is None:
             return self.until if self.until > now else READY
         until = self._open_until(self.trial.ends_at, self._after_trial(self.trial), self._uniform)
@@ -161,6 +167,7 @@ class Breaker:
         if self.trial is None:
             self.trial = Trial(self._policy, now, pace=self._open_duration)
             self._move(State.HALF_OPEN, now)
+        self._probed_at = now
         probe = self.trial.take(now, lost_after=self._diagnosis.lost_after)
         probe.flight = self._diagnosis.take(None, now) if self._observes else None
         return probe

@@ -84,7 +84,8 @@ def run_target(target_state: TargetState, state: CallState, now: float, uniform:
         if isinstance(decision, NoRetry):
             state.note(RetryRefused, now, state.attempts, decision.gate, outcome.verdict)
             return state.end(outcome, now, stopped=decision.gate, retry_at=decision.retry_at)
-        until, free = decision
+        until, free, late = decision
+        state.retried_late |= late
         state.delay = until - now
         if outcome.repair is not None:
             state.call = state.call._replace(**outcome.repair._asdict())

@@ -101,6 +101,7 @@ class Diagnosis:
         "dead_at",
         "evidence_at",
         "failed_at",
+        "hangs",
         "judge",
         "late_at",
         "look_at",
@@ -159,6 +160,7 @@ class Diagnosis:
         self._refused = 0  # 429s since the last answer
         self.answers = 0
         self.probed = False  # the circuit is not closed
+        self.hangs = False  # the last attempt that ended timed out
         self.on_time_at = -inf
         self.late_at = -inf
         self.dead_at = -inf
@@ -277,6 +279,7 @@ class Diagnosis:
 
     def _answered(self, flight: InFlight, now: float) -> None:
         self._failing -= WEIGHT * self._failing
+        self.hangs = False
         self._answered_at = now
         self._refused = 0
         judge, sent_at = self.judge, flight.sent_at
@@ -357,6 +360,7 @@ class Diagnosis:
 
     def _failed(self, flight: InFlight, outcome: Outcome, now: float) -> None:
         self._failing += WEIGHT * (1 - self._failing)
+        self.hangs = outcome.verdict is Verdict.TIMEOUT
         if self._failing >= SUSPICIOUS_RATIO:
             self.failed_at = now
         if outcome.verdict is Verdict.OVERLOADED or outcome.verdict is Verdict.THROTTLED:
@@ -448,6 +452,11 @@ class Diagnosis:
     def are_timeouts_luck(self, now: float) -> bool:
         """Whether timeouts of the last minutes were bad luck: an attempt that left later was answered on time, and none late since."""
         return now - self._timeouts_were_luck_at <= REMEMBERED
+
+    @property
+    def timed_out_at(self) -> float:
+        """When an attempt last timed out; -inf if none has."""
+        return self._timed_out[-1][1] if self._timed_out else -inf
 
     def is_passed(self, sent_at: float) -> bool:
         """Whether an attempt that left later was answered, on time or late."""

@@ -16,7 +16,7 @@ from stormbreak.core.circuit import CLOSED, BreakerPolicy, State
 from stormbreak.core.circuit_snapshot import CircuitSnapshot
 from stormbreak.core.concurrency_limit import FixedLimit, FixedLimiter, Limit, limiter
 from stormbreak.core.cooldown import Cooldown, Pace
-from stormbreak.core.diagnosis import Diagnosis
+from stormbreak.core.diagnosis import REMEMBERED, Diagnosis
 from stormbreak.core.gate import NEVER, Gate, SpendingGate
 from stormbreak.core.hedge import HedgeTimer
 from stormbreak.core.lease import TargetLease
@@ -308,6 +308,7 @@ class TargetState:
             timeouts_are_luck=self.diagnosis.is_overtaken(sent_at)
             or self.diagnosis.are_timeouts_luck(now),
             busy=not self.idle,
+            timed_out=now - self.diagnosis.timed_out_at <= REMEMBERED,
         )
 
     def is_straggler(self, now: float, sent_at: float, *, alone: bool) -> bool:
