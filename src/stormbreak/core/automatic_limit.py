@@ -38,10 +38,10 @@ from stormbreak.types import VERDICT_OK, Outcome, Verdict
 
 TAU = 30.0  # seconds; weight of the usual rate of answers and in-flight count
 STEP = 10.0  # seconds in which the floor doubles or halves
-PROBE_BELOW = 0.8  # of the usual answers per second
+PROBE_BELOW = 0.75  # of the usual answers per second
 GRACE = 10.0  # seconds before the floor moves; at least
 GRACE_TIMES = 3.0  # ... and so many times the usual time of an answer
-GAIN, PLUS = 1.5, 2.0  # the floor at first, beside what was usually in flight
+GAIN, PLUS = 1.25, 2.0  # the floor at first, beside what was usually in flight
 
 
 class LimitFloor:
@@ -113,7 +113,7 @@ FRESH = 1.0  # seconds since answers were late: until then the target has a queu
 NEARLY_FULL = (
     1.2  # ... and the gain is no more than this: a larger one only makes that queue longer
 )
-FAILING = 10.0  # seconds since failures stood out
+FAILING = 10.0  # seconds since failures stood out, or a 429 came
 MIN_LIMIT = 2.0  # while there is evidence, before fading
 STANDING = 1.0  # seconds in the queue
 LOOK = 1.0  # seconds between two looks while all is quiet
@@ -301,5 +301,6 @@ class AutomaticLimiter:
         if not binds:
             self._limit_floor.quiet(now, answers, self.in_flight)
             return 0.0
-        failing = now - diagnosis.failed_at < FAILING or self._paused(now)
+        trouble_at = max(diagnosis.failed_at, diagnosis.throttled_at)
+        failing = now - trouble_at < FAILING or self._paused(now)
         return self._limit_floor.floor(now, answers, diagnosis.mean or 0.0, failing=failing)
