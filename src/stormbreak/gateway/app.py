@@ -5,6 +5,8 @@ the access log.
 """
 
 import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import msgspec
 
@@ -17,9 +19,12 @@ from stormbreak.gateway.metrics import GatewayMetrics, RequestRecord
 from stormbreak.gateway.request import (
     LOOKUPS,
     MODELS,
+    ClientHead,
+    ClientRequest,
     check_route,
     client_key,
     credentials,
+    read_head,
     read_request,
     shape_of,
 )
@@ -29,6 +34,16 @@ from stormbreak.http.h1.server_connection import ServerConnection, ServerRespons
 from stormbreak.http.h1.server_message import Request
 
 _COMMENT = b": waiting\n\n"
+
+
+@dataclass(slots=True)
+class _Client:
+    """What is known of a connection by the last head that came over it, whose `headers` are the same object."""
+
+    rules: GatewayRules
+    headers: Mapping[bytes, bytes]
+    key: ClientKey
+    head: ClientHead | None = None
 
 
 class GatewayApp:
@@ -48,8 +63,7 @@ class GatewayApp:
     def refuse(self, head: Request, connection: ServerConnection) -> ServerResponse | None:
         """Refuse a request before its body comes: a path that is not served, or a wrong key."""
         try:
-            check_route(head)
-            self._key(head, connection)
+            self._known(head, connection)
         except RefusedError as error:
             return self._refused(RequestRecord(head.method, head.path), error)
         return None
@@ -64,8 +78,8 @@ class GatewayApp:
         connection.survives = self.rules.settings.on_disconnect == "finish"
         record = RequestRecord(request.method, request.path)
         try:
-            check_route(request)
-            key = self._key(request, connection)
+            client = self._known(request, connection)
+            key = client.key
             record.key = key.name
             if request.path in LOOKUPS:
                 record.outcome = "ok"
@@ -73,7 +87,10 @@ class GatewayApp:
                 found = _models(self.rules.models(key)) if is_models else await self._usage(key)
                 self._respond(connection, record, found)
             else:
-                await self._call(request, connection, key, record)
+                if client.head is None:
+                    client.head = read_head(request, key.name)
+                asked = read_request(client.head, request.body, record.request_id)
+                await self._call(asked, connection, key, record)
         except RefusedError as error:
             self._respond_refused(connection, record, error)
         except asyncio.CancelledError:
@@ -86,17 +103,22 @@ class GatewayApp:
 
     # ------------------------------------------------------------ internal
 
-    def _key(self, request: Request, connection: ServerConnection) -> ClientKey:
-        sent, rules, known = credentials(request), self.rules, connection.client
-        if known is not None and known[0] is rules and known[1] == sent:
-            key: ClientKey = known[2]
-            return key
-        given = client_key(*sent)
-        found = None if given is None else rules.keys.get(digest_of(given))
-        if found is None:
-            raise self._guesses.wrong(connection.address, given)
-        connection.client = rules, sent, found  # clients send the same key again
-        return found
+    def _known(self, request: Request, connection: ServerConnection) -> _Client:
+        """Return what is known of the client; raise RefusedError for a path that is not served, or a wrong key."""
+        known: _Client | None = connection.client
+        if known is not None and known.headers is request.headers and known.rules is self.rules:
+            return known
+        check_route(request)
+        sent, key = credentials(request.headers), None
+        if known is not None and known.rules is self.rules and credentials(known.headers) == sent:
+            key = known.key
+        else:
+            given = client_key(*sent)
+            key = None if given is None else self.rules.keys.get(digest_of(given))
+            if key is None:
+                raise self._guesses.wrong(connection.address, given)
+        known = connection.client = _Client(self.rules, request.headers, key)
+        return known
 
     async def _usage(self, key: ClientKey) -> ServerResponse:
         """Answer what a key may use, and what it has spent, in all processes of a fleet."""
@@ -119,12 +141,15 @@ class GatewayApp:
         }
 
     async def _call(
-        self, request: Request, connection: ServerConnection, key: ClientKey, record: RequestRecord
+        self,
+        asked: ClientRequest,
+        connection: ServerConnection,
+        key: ClientKey,
+        record: RequestRecord,
     ) -> None:
         rules = self.rules
-        asked = read_request(request, key.name, record.request_id)
         call = GatewayCall(asked, key, rules, self._driver, self._limits)
-        record.model = rules.shown_model(asked.fields.model)
+        record.model = call.lead.shown
         try:
             if rules.settings.waiting_comment is None or not asked.streamed:
                 opened = await call.open()
@@ -142,7 +167,7 @@ class GatewayApp:
                 return
             assert opened.ended is not None
             response = response_of(
-                asked.shape,
+                asked.head.shape,
                 opened.ended,
                 opened.history,
                 self._driver.clock(),

@@ -12,9 +12,11 @@ from stormbreak.http.h1.connection import broken_body, silent_body
 from stormbreak.http.h1.decoding import ACCEPTED
 from stormbreak.http.h1.message import (
     CutResponseError,
+    KeyedHeaders,
     MalformedResponseError,
     ResponseParser,
     given_names,
+    keyed_head,
     request_head,
 )
 from stormbreak.http.models import PreparedRequest
@@ -182,7 +184,10 @@ def head_of(request: PreparedRequest, address: Address, proxy: Proxy | None) -> 
     Raises:
         ValueError: a header holds a line break or a NUL.
     """
-    given = given_names(tuple(request.headers))
+    headers, body = request.headers, request.body
+    if isinstance(body, bytes) and isinstance(headers, KeyedHeaders) and proxy is None:
+        return _keyed_head(request.method, headers, address, len(body)), False
+    given = given_names(tuple(headers))
     lines: list[str] = [] if "accept-encoding" in given else [_ACCEPT]
     target = address.target
     if proxy is not None and not address.secure:
@@ -190,10 +195,21 @@ def head_of(request: PreparedRequest, address: Address, proxy: Proxy | None) -> 
         if proxy.authorization is not None:
             lines.append(f"Proxy-Authorization: {proxy.authorization}")
     framing = _framing(request, given)
-    head = request_head(
-        request.method, target, address.authority, request.headers, given, (*lines, *framing)
-    )
-    return head, bool(framing) and not isinstance(request.body, bytes)
+    lines += framing
+    head = request_head(request.method, target, address.authority, headers, given, lines)
+    return head, bool(framing) and not isinstance(body, bytes)
+
+
+def _keyed_head(method: str, headers: KeyedHeaders, address: Address, length: int) -> bytes:
+    assert method == "POST", "what has a key of its own is sent"
+    fixed = headers.fixed.heads.get(address)
+    if fixed is None:
+        known = headers.fixed.headers
+        given = given_names(tuple(known))
+        more = () if "accept-encoding" in given else (_ACCEPT,)
+        head = request_head(method, address.target, address.authority, known, given, more)
+        fixed = headers.fixed.heads[address] = head.removesuffix(b"\r\n")
+    return keyed_head(fixed, headers.own, length)
 
 
 def _framing(request: PreparedRequest, given: frozenset[str]) -> Sequence[str]:

@@ -11,6 +11,8 @@ from functools import lru_cache
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
+from stormbreak.http.h1.address import Address
+
 MAX_HEAD = 64 * 1024  # bytes before the body, interim (1xx) responses included
 MAX_HEADERS = 200
 _NAMES: dict[
@@ -18,6 +20,7 @@ _NAMES: dict[
 ] = {}  # lower-case names of headers that have come; providers send the same ones
 _MAX_NAMES = 500
 _START = b"HTTP/"
+_BREAK = "a header holds a line break or a NUL"
 _FRAMING = ("content-length", "transfer-encoding")
 _CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 
@@ -198,6 +201,42 @@ def given_names(names: tuple[str, ...]) -> frozenset[str]:
     return frozenset(name.lower() for name in names)
 
 
+class FixedHeaders:
+    """Headers that all requests to an endpoint have, checked and encoded once for each address (`heads`)."""
+
+    __slots__ = ("headers", "heads")
+
+    def __init__(self, headers: Mapping[str, str]) -> None:
+        self.headers = headers
+        self.heads: dict[Address, bytes] = {}
+
+    def with_own(self, name: str, value: str) -> "KeyedHeaders":
+        """Return the headers of a request that has one more."""
+        made = KeyedHeaders(self.headers)
+        made[name] = value
+        made.fixed, made.own = self, f"{name}: {value}\r\n"
+        return made
+
+
+class KeyedHeaders(dict[str, str]):
+    """Headers that are `fixed` but for one line, its `own`. It is not changed."""
+
+    __slots__ = ("fixed", "own")
+    fixed: FixedHeaders
+    own: str
+
+
+def keyed_head(fixed: bytes, own: str, length: int) -> bytes:
+    """The head of a request whose fixed part is known.
+
+    Raises:
+        ValueError: the other header holds a line break.
+    """
+    if own.count("\n") != 1 or own.count("\r") != 1 or "\0" in own:
+        raise ValueError(_BREAK)
+    return fixed + f"{own}Content-Length: {length}\r\n\r\n".encode("utf-8", "surrogateescape")
+
+
 def request_head(
     method: str,
     target: str,
@@ -224,5 +263,5 @@ def request_head(
     lines += more
     head = "\r\n".join(lines)
     if head.count("\n") != len(lines) - 1 or head.count("\r") != len(lines) - 1 or "\0" in head:
-        raise ValueError("a header holds a line break or a NUL")
+        raise ValueError(_BREAK)
     return f"{head}\r\n\r\n".encode("utf-8", "surrogateescape")
