@@ -230,8 +230,7 @@ class GatewayApp:
         response = refusal(shape_of(record.path), error)
         record.status = error.status
         self._metrics.ended(record)
-        ours = our_headers(record.request_id, record.history)
-        return response._replace(headers=response.headers + ours)
+        return response.with_headers(*our_headers(record.request_id, record.history))
 
 
 def _draining() -> RefusedError:

@@ -18,7 +18,7 @@ from urllib.parse import SplitResult, unquote_plus, urlsplit, urlunsplit
 
 from stormbreak.drivers.blocking import foreign
 from stormbreak.errors import ConfigurationError
-from stormbreak.http.h1.message import FixedHeaders
+from stormbreak.http.models import FixedHeaders
 from stormbreak.key_patterns import has_key_prefix, holds_token, quoted
 from stormbreak.llm.models import Shape
 from stormbreak.llm.providers import key_headers

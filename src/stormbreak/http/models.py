@@ -3,9 +3,35 @@
 from collections.abc import AsyncIterable, Mapping
 from typing import Any, NamedTuple
 
+from stormbreak.http.h1.address import Address
 from stormbreak.llm.models import HttpResponse, ParsedResponse, Shape
 
 CONNECT_TIMEOUT = 10.0  # seconds
+
+
+class FixedHeaders:
+    """Headers that all requests to an endpoint have, checked and encoded once for each address (`heads`)."""
+
+    __slots__ = ("headers", "heads")
+
+    def __init__(self, headers: Mapping[str, str]) -> None:
+        self.headers = headers
+        self.heads: dict[Address, bytes] = {}
+
+    def with_own(self, name: str, value: str) -> "KeyedHeaders":
+        """Return the headers of a request that has one more."""
+        made = KeyedHeaders(self.headers)
+        made[name] = value
+        made.fixed, made.own = self, f"{name}: {value}\r\n"
+        return made
+
+
+class KeyedHeaders(dict[str, str]):
+    """Headers that are `fixed` but for one line, its `own`. It is not changed."""
+
+    __slots__ = ("fixed", "own")
+    fixed: FixedHeaders
+    own: str
 
 
 class PreparedRequest(NamedTuple):

@@ -12,14 +12,13 @@ from stormbreak.http.h1.connection import broken_body, silent_body
 from stormbreak.http.h1.decoding import ACCEPTED
 from stormbreak.http.h1.message import (
     CutResponseError,
-    KeyedHeaders,
     MalformedResponseError,
     ResponseParser,
     given_names,
     keyed_head,
     request_head,
 )
-from stormbreak.http.models import PreparedRequest
+from stormbreak.http.models import KeyedHeaders, PreparedRequest
 from stormbreak.llm.models import HttpResponse
 from stormbreak.types import Outcome, Verdict
 
