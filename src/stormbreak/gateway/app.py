@@ -20,7 +20,6 @@ from stormbreak.gateway.request import (
     LOOKUPS,
     MODELS,
     ClientHead,
-    ClientRequest,
     check_route,
     client_key,
     credentials,
@@ -76,21 +75,30 @@ class GatewayApp:
     async def answer(self, request: Request, connection: ServerConnection) -> None:
         """Answer a request; a cancel means that the client has left, or that the gateway ends."""
         connection.survives = self.rules.settings.on_disconnect == "finish"
-        record = RequestRecord(request.method, request.path)
+        record, call = RequestRecord(request.method, request.path), None
         try:
             client = self._known(request, connection)
-            key = client.key
-            record.key = key.name
+            record.key = client.key.name
             if request.path in LOOKUPS:
+                found = await self._found(request.path, client.key)
                 record.outcome = "ok"
-                is_models = request.path == MODELS
-                found = _models(self.rules.models(key)) if is_models else await self._usage(key)
                 self._respond(connection, record, found)
+                return
+            call = self._call(request, client, record)
+            comment_after = self.rules.settings.waiting_comment
+            if comment_after is None or not call.request.streamed:
+                opened = await call.open()
             else:
-                if client.head is None:
-                    client.head = read_head(request, key.name)
-                asked = read_request(client.head, request.body, record.request_id)
-                await self._call(asked, connection, key, record)
+                opened = await self._opened_with_comments(call, connection, record, comment_after)
+            record.history = opened.history
+            if opened.stream is None:
+                self._respond_ended(call, opened, connection, record)
+                return
+            record.outcome = await send_stream(
+                opened.stream, call, connection, record.request_id, opened.history
+            )
+            record.status = 200
+            self._metrics.ended(record)
         except RefusedError as error:
             self._respond_refused(connection, record, error)
         except asyncio.CancelledError:
@@ -100,6 +108,9 @@ class GatewayApp:
             record.status, record.outcome = 499, "left"
             self._metrics.ended(record)
             raise
+        finally:
+            if call is not None:
+                call.close()
 
     # ------------------------------------------------------------ internal
 
@@ -119,6 +130,9 @@ class GatewayApp:
                 raise self._guesses.wrong(connection.address, given)
         known = connection.client = _Client(self.rules, request.headers, key)
         return known
+
+    async def _found(self, path: str, key: ClientKey) -> ServerResponse:
+        return _models(self.rules.models(key)) if path == MODELS else await self._usage(key)
 
     async def _usage(self, key: ClientKey) -> ServerResponse:
         """Answer what a key may use, and what it has spent, in all processes of a fleet."""
@@ -140,50 +154,33 @@ class GatewayApp:
             "spend": spend,
         }
 
-    async def _call(
-        self,
-        asked: ClientRequest,
-        connection: ServerConnection,
-        key: ClientKey,
-        record: RequestRecord,
-    ) -> None:
-        rules = self.rules
-        call = GatewayCall(asked, key, rules, self._driver, self._limits)
+    def _call(self, request: Request, client: _Client, record: RequestRecord) -> GatewayCall:
+        if client.head is None:
+            client.head = read_head(request, client.key.name)
+        asked = read_request(client.head, request.body, record.request_id)
+        call = GatewayCall(asked, client.key, client.rules, self._driver, self._limits)
         record.model = call.lead.shown
-        try:
-            if rules.settings.waiting_comment is None or not asked.streamed:
-                opened = await call.open()
-            else:
-                opened = await self._opened_with_comments(
-                    call, connection, record, rules.settings.waiting_comment
-                )
-            record.history = opened.history
-            if opened.stream is not None:
-                record.outcome = await send_stream(
-                    opened.stream, call, connection, record.request_id, opened.history
-                )
-                record.status = 200
-                self._metrics.ended(record)
-                return
-            assert opened.ended is not None
-            response = response_of(
-                asked.head.shape,
-                opened.ended,
-                opened.history,
-                self._driver.clock(),
-                limited=bool(key.holders),
-                secrets=rules.secrets,
-            )
-            record.outcome = str(opened.ended.outcome.verdict)
-            if connection.begun:  # with comments
-                error = RefusedError(
-                    response.status, f"upstream_{record.outcome}", "no answer came"
-                )
-                self._respond_refused(connection, record, error)
-            else:
-                self._respond(connection, record, response)
-        finally:
-            call.close()
+        return call
+
+    def _respond_ended(
+        self, call: GatewayCall, opened: Opened, connection: ServerConnection, record: RequestRecord
+    ) -> None:
+        """Answer a call that ended without a stream."""
+        assert opened.ended is not None
+        response = response_of(
+            call.request.head.shape,
+            opened.ended,
+            opened.history,
+            self._driver.clock(),
+            limited=bool(call.key.holders),
+            secrets=call.secrets,
+        )
+        record.outcome = str(opened.ended.outcome.verdict)
+        if connection.begun:  # with comments
+            error = RefusedError(response.status, f"upstream_{record.outcome}", "no answer came")
+            self._respond_refused(connection, record, error)
+        else:
+            self._respond(connection, record, response)
 
     @staticmethod
     async def _opened_with_comments(

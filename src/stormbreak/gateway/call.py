@@ -63,6 +63,7 @@ class GatewayCall:
     ) -> None:
         """Find its target; raise RefusedError if it may not go there."""
         self.key = key
+        self.secrets = rules.secrets
         self.request = request
         self._driver = driver
         self._limits = limits

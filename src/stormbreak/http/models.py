@@ -1,10 +1,10 @@
 """The values of one attempt over HTTP: the request that is sent, and the response that was read."""
 
 from collections.abc import AsyncIterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from stormbreak.http.h1.address import Address
-from stormbreak.llm.models import HttpResponse, ParsedResponse, Shape
+from stormbreak.llm.models import HttpResponse, ParsedResponse, Shape, Value
 
 CONNECT_TIMEOUT = 10.0  # seconds
 
@@ -34,7 +34,7 @@ class KeyedHeaders(dict[str, str]):
     own: str
 
 
-class PreparedRequest(NamedTuple):
+class PreparedRequest(Value, frozen=True):
     """One request as it is sent, and the answer it asks for. Its repr shows neither key nor prompt.
 
     Timeouts are in seconds. The caller ends the attempt after `attempt_timeout`, if it is set. The response has at most
@@ -57,7 +57,7 @@ class PreparedRequest(NamedTuple):
     def within(
         self, *, idle: float | None, connect: float, attempt: float | None
     ) -> "PreparedRequest":
-        """Return the request with other timeouts: `_replace`, at a third of its time."""
+        """Return the request with other timeouts: `_replace`, in less time."""
         return PreparedRequest(
             self.url, self.headers, self.body, idle, connect, self.method, self.max_bytes, attempt,
             self.shape, self.streamed, self.choices, self.inputs,
@@ -68,7 +68,7 @@ class PreparedRequest(NamedTuple):
         return f"PreparedRequest({self.url.partition('?')[0]!r}, {size})"
 
 
-class Response(NamedTuple):
+class Response(Value, frozen=True):
     """A response and what it means; the body of a stream is assembled. Its repr shows no text.
 
     `original` is what came, headers included. It may repeat the request: only the caller may see it. `value` is what

@@ -24,6 +24,7 @@ from stormbreak.types import Outcome, Verdict
 
 UNREAD = 256 * 1024  # bytes of a body that wait to be read; beyond it the server has to wait
 SMALL = 1024 * 1024  # bytes of a body that are sent together with the head
+_ADDRESSES = 64  # of which a head is remembered
 _ACCEPT = f"Accept-Encoding: {ACCEPTED}"
 _WITHOUT_BODY = frozenset({"GET", "HEAD", "DELETE", "OPTIONS"})
 
@@ -97,7 +98,8 @@ class Exchange:
             self.fail(_NOT_HTTP if parser.status is None else broken_body(parser.status))
         if not had_head and parser.status is not None:
             self.received_at = time.time()
-            self._check_sent()
+            if not self.is_sent:
+                self._refuse_early()
         if parser.complete:
             self._finish()
 
@@ -116,10 +118,8 @@ class Exchange:
         status = self.parser.status
         self.fail(_SILENT if status is None else silent_body(status))
 
-    def _check_sent(self) -> None:
+    def _refuse_early(self) -> None:
         """A good response to a request that was not sent whole is none; of an error the connection is spent."""
-        if self.is_sent:
-            return
         self.parser.reusable = False
         self.carrier.spent = True
         if 200 <= (self.parser.status or 0) <= 299:
@@ -207,6 +207,8 @@ def _keyed_head(method: str, headers: KeyedHeaders, address: Address, length: in
         given = given_names(tuple(known))
         more = () if "accept-encoding" in given else (_ACCEPT,)
         head = request_head(method, address.target, address.authority, known, given, more)
+        if len(headers.fixed.heads) >= _ADDRESSES:
+            headers.fixed.heads.clear()
         fixed = headers.fixed.heads[address] = head.removesuffix(b"\r\n")
     return keyed_head(fixed, headers.own, length)
 
