@@ -206,9 +206,9 @@ class GatewayApp:
     def _respond(
         self, connection: ServerConnection, record: RequestRecord, response: ServerResponse
     ) -> None:
-        connection.respond(response, our_headers(record.request_id, record.history))
         record.status = response.status
-        self._metrics.ended(record)
+        self._metrics.ended(record)  # before a client can ask for them
+        connection.respond(response, our_headers(record.request_id, record.history))
 
     def _respond_refused(
         self, connection: ServerConnection, record: RequestRecord, error: RefusedError

@@ -101,10 +101,10 @@ class ResponseParser:
 
     def _take_headers(self, found: dict[bytes, bytes], head: bytes) -> None:
         """Take the headers that were found, if none comes twice; else read the head once more."""
-        headers = {
-            _NAMES.get(name) or _lower(name): value.decode("utf-8", "surrogateescape")
-            for name, value in found.items()
-        }
+        try:
+            headers = {_NAMES.get(name) or _lower(name): found[name].decode() for name in found}
+        except UnicodeDecodeError:
+            headers = {}
         if len(headers) == head.count(b"\n") - 2 <= MAX_HEADERS:
             self.headers = headers
         else:
