@@ -109,6 +109,53 @@ EDITS = st.lists(
 )
 
 
+AGAIN = b"POST /v1/x HTTP/1.1\r\nHost: h\r\ncontent-LENGTH: %d\r\nx: y\r\n\r\n"
+
+
+@given(st.integers(0, 400), st.integers(0, 3), st.binary(max_size=3), st.integers(0, 120))
+def test_a_head_that_comes_again_is_read_as_if_it_came_alone(at, removed, added, cut):
+    first = AGAIN % 3 + b"abc"
+    again = AGAIN % 12 + b"hello, again"
+    changed = again[:at] + added + again[at + removed :]
+    for second in (again, changed):
+        alone = outcome_of([second])
+        known = outcome_of([first, first, second[:cut], second[cut:]])
+        (begun,), _ = outcome_of([first])
+        assert known == ([begun, begun, *alone[0]], alone[1])
+        assert outcome_of([first + first + second]) == known
+
+
+def test_requests_with_the_same_head_share_their_headers_and_have_their_own_bodies():
+    bodies = [b"abc", b"", b"x" * MAX_BODY, b"hello"]
+    requests = read_all([AGAIN % len(body) + body for body in bodies])
+    assert bodies == [request.body for request in requests]
+    assert requests[1].headers is requests[2].headers is requests[0].headers
+    assert requests[0].headers == {b"host": b"h", b"x": b"y"}
+    with pytest.raises(UnreadableError) as refused:
+        read_all([AGAIN % 0, AGAIN % (MAX_BODY + 1)])
+    assert refused.value.status == 413
+
+
+@table_test("line", [b"Expect: 100-continue", b"Connection: close"])
+def test_a_head_with_more_than_a_length_to_decide_is_read_each_time(line):
+    data = head(line, b"Content-Length: 2") + b"ab"
+    parser = RequestParser(max_body=MAX_BODY)
+    for _ in range(1 if b"close" in line else 3):
+        parser.feed(data[:-2])
+        assert parser.next() is None
+        assert parser.continue_wanted is (b"Expect" in line)
+        parser.feed(data[-2:])
+        assert parser.next().body == b"ab"
+    parser.feed(data)
+    assert (parser.next() is None) is (b"close" in line)
+
+
+def test_a_get_may_have_no_body_whatever_its_head_was_before():
+    get = b"GET /v1/models HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n"
+    assert outcome_of([get % 0, get % 0])[1] is False
+    assert outcome_of([get % 0, get % 1 + b"a"])[1] is True
+
+
 @given(EDITS, st.lists(st.integers(0, 400), max_size=6))
 def test_what_is_refused_does_not_depend_on_the_cuts_either(edits, cut):
     data = PLAIN + PARTS + BARE

@@ -75,13 +75,20 @@ def response_of(
 def passed_headers(headers: RepeatableHeaders, *, limited: bool) -> Headers:
     """Return the headers of a provider that a client gets."""
     passed: list[tuple[str, str]] = []
-    for name, value in headers.items():
-        if name in PASSED or (not limited and name.startswith(ACCOUNT_LIMITS)):
-            if isinstance(value, str):
-                passed.append((name, value))
-            else:
-                passed += [(name, each) for each in value]
+    for name in _passing(tuple(headers), limited=limited):
+        value = headers[name]
+        if isinstance(value, str):
+            passed.append((name, value))
+        else:
+            passed += [(name, each) for each in value]
     return tuple(passed)
+
+
+@lru_cache(maxsize=256)
+def _passing(names: tuple[str, ...], *, limited: bool) -> tuple[str, ...]:
+    """Return the names of headers that are passed on: a provider sends the same ones again."""
+    limits = () if limited else ACCOUNT_LIMITS
+    return tuple(name for name in names if name in PASSED or name.startswith(limits))
 
 
 def our_headers(request_id: str, history: AttemptHistory | None) -> Headers:

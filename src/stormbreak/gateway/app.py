@@ -5,6 +5,8 @@ the access log.
 """
 
 import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import msgspec
 
@@ -17,9 +19,11 @@ from stormbreak.gateway.metrics import GatewayMetrics, RequestRecord
 from stormbreak.gateway.request import (
     LOOKUPS,
     MODELS,
+    ClientHead,
     check_route,
     client_key,
     credentials,
+    read_head,
     read_request,
     shape_of,
 )
@@ -29,6 +33,16 @@ from stormbreak.http.h1.server_connection import ServerConnection, ServerRespons
 from stormbreak.http.h1.server_message import Request
 
 _COMMENT = b": waiting\n\n"
+
+
+@dataclass(slots=True)
+class _Client:
+    """What is known of a connection by the last head that came over it, whose `headers` are the same object."""
+
+    rules: GatewayRules
+    headers: Mapping[bytes, bytes]
+    key: ClientKey
+    head: ClientHead | None = None
 
 
 class GatewayApp:
@@ -48,8 +62,7 @@ class GatewayApp:
     def refuse(self, head: Request, connection: ServerConnection) -> ServerResponse | None:
         """Refuse a request before its body comes: a path that is not served, or a wrong key."""
         try:
-            check_route(head)
-            self._key(head, connection)
+            self._known(head, connection)
         except RefusedError as error:
             return self._refused(RequestRecord(head.method, head.path), error)
         return None
@@ -62,18 +75,30 @@ class GatewayApp:
     async def answer(self, request: Request, connection: ServerConnection) -> None:
         """Answer a request; a cancel means that the client has left, or that the gateway ends."""
         connection.survives = self.rules.settings.on_disconnect == "finish"
-        record = RequestRecord(request.method, request.path)
+        record, call = RequestRecord(request.method, request.path), None
         try:
-            check_route(request)
-            key = self._key(request, connection)
-            record.key = key.name
+            client = self._known(request, connection)
+            record.key = client.key.name
             if request.path in LOOKUPS:
+                found = await self._found(request.path, client.key)
                 record.outcome = "ok"
-                is_models = request.path == MODELS
-                found = _models(self.rules.models(key)) if is_models else await self._usage(key)
                 self._respond(connection, record, found)
+                return
+            call = self._call(request, client, record)
+            comment_after = self.rules.settings.waiting_comment
+            if comment_after is None or not call.request.streamed:
+                opened = await call.open()
             else:
-                await self._call(request, connection, key, record)
+                opened = await self._opened_with_comments(call, connection, record, comment_after)
+            record.history = opened.history
+            if opened.stream is None:
+                self._respond_ended(call, opened, connection, record)
+                return
+            record.outcome = await send_stream(
+                opened.stream, call, connection, record.request_id, opened.history
+            )
+            record.status = 200
+            self._metrics.ended(record)
         except RefusedError as error:
             self._respond_refused(connection, record, error)
         except asyncio.CancelledError:
@@ -83,20 +108,31 @@ class GatewayApp:
             record.status, record.outcome = 499, "left"
             self._metrics.ended(record)
             raise
+        finally:
+            if call is not None:
+                call.close()
 
     # ------------------------------------------------------------ internal
 
-    def _key(self, request: Request, connection: ServerConnection) -> ClientKey:
-        sent, rules, known = credentials(request), self.rules, connection.client
-        if known is not None and known[0] is rules and known[1] == sent:
-            key: ClientKey = known[2]
-            return key
-        given = client_key(*sent)
-        found = None if given is None else rules.keys.get(digest_of(given))
-        if found is None:
-            raise self._guesses.wrong(connection.address, given)
-        connection.client = rules, sent, found  # clients send the same key again
-        return found
+    def _known(self, request: Request, connection: ServerConnection) -> _Client:
+        """Return what is known of the client; raise RefusedError for a path that is not served, or a wrong key."""
+        known: _Client | None = connection.client
+        if known is not None and known.headers is request.headers and known.rules is self.rules:
+            return known
+        check_route(request)
+        sent, key = credentials(request.headers), None
+        if known is not None and known.rules is self.rules and credentials(known.headers) == sent:
+            key = known.key
+        else:
+            given = client_key(*sent)
+            key = None if given is None else self.rules.keys.get(digest_of(given))
+            if key is None:
+                raise self._guesses.wrong(connection.address, given)
+        known = connection.client = _Client(self.rules, request.headers, key)
+        return known
+
+    async def _found(self, path: str, key: ClientKey) -> ServerResponse:
+        return _models(self.rules.models(key)) if path == MODELS else await self._usage(key)
 
     async def _usage(self, key: ClientKey) -> ServerResponse:
         """Answer what a key may use, and what it has spent, in all processes of a fleet."""
@@ -118,47 +154,33 @@ class GatewayApp:
             "spend": spend,
         }
 
-    async def _call(
-        self, request: Request, connection: ServerConnection, key: ClientKey, record: RequestRecord
+    def _call(self, request: Request, client: _Client, record: RequestRecord) -> GatewayCall:
+        if client.head is None:
+            client.head = read_head(request, client.key.name)
+        asked = read_request(client.head, request.body, record.request_id)
+        call = GatewayCall(asked, client.key, client.rules, self._driver, self._limits)
+        record.model = call.lead.shown
+        return call
+
+    def _respond_ended(
+        self, call: GatewayCall, opened: Opened, connection: ServerConnection, record: RequestRecord
     ) -> None:
-        rules = self.rules
-        asked = read_request(request, key.name, record.request_id)
-        call = GatewayCall(asked, key, rules, self._driver, self._limits)
-        record.model = rules.shown_model(asked.fields.model)
-        try:
-            if rules.settings.waiting_comment is None or not asked.streamed:
-                opened = await call.open()
-            else:
-                opened = await self._opened_with_comments(
-                    call, connection, record, rules.settings.waiting_comment
-                )
-            record.history = opened.history
-            if opened.stream is not None:
-                record.outcome = await send_stream(
-                    opened.stream, call, connection, record.request_id, opened.history
-                )
-                record.status = 200
-                self._metrics.ended(record)
-                return
-            assert opened.ended is not None
-            response = response_of(
-                asked.shape,
-                opened.ended,
-                opened.history,
-                self._driver.clock(),
-                limited=bool(key.holders),
-                secrets=rules.secrets,
-            )
-            record.outcome = str(opened.ended.outcome.verdict)
-            if connection.begun:  # with comments
-                error = RefusedError(
-                    response.status, f"upstream_{record.outcome}", "no answer came"
-                )
-                self._respond_refused(connection, record, error)
-            else:
-                self._respond(connection, record, response)
-        finally:
-            call.close()
+        """Answer a call that ended without a stream."""
+        assert opened.ended is not None
+        response = response_of(
+            call.request.head.shape,
+            opened.ended,
+            opened.history,
+            self._driver.clock(),
+            limited=bool(call.key.holders),
+            secrets=call.secrets,
+        )
+        record.outcome = str(opened.ended.outcome.verdict)
+        if connection.begun:  # with comments
+            error = RefusedError(response.status, f"upstream_{record.outcome}", "no answer came")
+            self._respond_refused(connection, record, error)
+        else:
+            self._respond(connection, record, response)
 
     @staticmethod
     async def _opened_with_comments(
@@ -184,9 +206,9 @@ class GatewayApp:
     def _respond(
         self, connection: ServerConnection, record: RequestRecord, response: ServerResponse
     ) -> None:
-        connection.respond(response, our_headers(record.request_id, record.history))
         record.status = response.status
-        self._metrics.ended(record)
+        self._metrics.ended(record)  # before a client can ask for them
+        connection.respond(response, our_headers(record.request_id, record.history))
 
     def _respond_refused(
         self, connection: ServerConnection, record: RequestRecord, error: RefusedError
@@ -205,8 +227,7 @@ class GatewayApp:
         response = refusal(shape_of(record.path), error)
         record.status = error.status
         self._metrics.ended(record)
-        ours = our_headers(record.request_id, record.history)
-        return response._replace(headers=response.headers + ours)
+        return response.with_headers(*our_headers(record.request_id, record.history))
 
 
 def _draining() -> RefusedError:

@@ -3,10 +3,11 @@
 It ends with a response in one piece, or begins a stream.
 """
 
-import time
 from dataclasses import dataclass
 from math import inf
-from typing import Any, NamedTuple
+from typing import Any
+
+import msgspec
 
 from stormbreak.core.flow import Ask
 from stormbreak.drivers.asyncio_driver import Asker, AsyncioDriver, Sender
@@ -21,9 +22,7 @@ from stormbreak.gateway.rules import GatewayRules
 from stormbreak.gateway.settled_sender import SettledSender
 from stormbreak.gateway.spending import ClientBudgets, SpendingSender
 from stormbreak.gateway.usage_ledger import MeteredSender, UsageLedger
-from stormbreak.http.models import PreparedRequest
 from stormbreak.http.request import RequestTemplate, with_fields
-from stormbreak.http.routing import Route
 from stormbreak.http.session import BufferedSender, StreamSender, make_call
 from stormbreak.http.stream import Stream
 from stormbreak.http.transports.sdk_response import is_filtered
@@ -34,30 +33,7 @@ _ASKED_USAGE = frozenset({Shape.CHAT, Shape.COMPLETION})
 """Formats that report the usage of a stream only on request."""
 
 
-class ClientTemplate(RequestTemplate):
-    """A client's request for each target, with the headers that are passed on."""
-
-    def __init__(self, request: ClientRequest, body: bytes) -> None:
-        super().__init__(
-            request.endpoint,
-            body,
-            key=request.idempotency_key,
-            fields=request.fields,
-            parts=request.parts if body is request.body else None,
-        )
-        self._passed = request.headers
-
-    def prepare(self, route: Route) -> PreparedRequest:
-        """Prepare the request to a target, once."""
-        is_known = route.target in self.prepared
-        prepared = super().prepare(route)
-        if self._passed and not is_known:
-            prepared = prepared._replace(headers={**prepared.headers, **self._passed})
-            self.prepared[route.target] = route, prepared
-        return prepared
-
-
-class Opened(NamedTuple):
+class Opened(msgspec.Struct, frozen=True):
     """How a call went on: with a stream, or to its end."""
 
     history: AttemptHistory
@@ -87,11 +63,12 @@ class GatewayCall:
     ) -> None:
         """Find its target; raise RefusedError if it may not go there."""
         self.key = key
+        self.secrets = rules.secrets
         self.request = request
         self._driver = driver
         self._limits = limits
-        self._config, self._model, is_single = rules.route(request.fields.model, key)
-        if request.stateful is not None and not is_single:
+        self.lead = rules.lead(request.fields.model, key)
+        if request.stateful is not None and not self.lead.is_single:
             message = (
                 f"{request.stateful} refers to one provider's memory, and this model may lead to several:"
                 " ask for a model of a single target without fallbacks"
@@ -100,7 +77,7 @@ class GatewayCall:
         self.reports_usage = (
             (key.metered or limits.usage is not None)
             and request.streamed
-            and request.shape in _ASKED_USAGE
+            and request.head.shape in _ASKED_USAGE
             and request.fields.stream_options is None
         )
         """Whether the stream has an event with its usage that the client has not asked for."""
@@ -114,90 +91,18 @@ class GatewayCall:
         Raises:
             RefusedError: the limits of the key do not allow it.
         """
-        request, config = self.request, self._config
         try:
             template = self._template()
         except ConfigurationError as error:
             raise RefusedError(400, "invalid_body", str(error)) from None
-        now = time.monotonic()
-        deadline, whole = self._deadlines(now)
-        for holder in self.key.holders:
-            if holder.limits.waits:
-                tokens = 0 if holder.limits.tpm is None else template.estimated_tokens()
-                place = await self._limits.queues.enter(holder, tokens=tokens, deadline_at=deadline)
-                self._places.append(place)
+        deadline, whole = self._deadlines(self._driver.clock())
+        if self.key.holders:
+            await self._enter(template, deadline)
         self._outcome = None  # from now on it may be sent
-        route, steps = config.route_and_steps(self._model)
-        if request.streamed:  # a local answer is no stream
-            steps = tuple(step for step in steps if step.targets)
-        template.prepare(route)
-        call = make_call(
-            self._driver.engine,
-            template,
-            route.target,
-            policy=config.policy,
-            reserves=config.reserves or bool(self.key.spends),
-            scope=self.key.scope,
-            steps=steps,
-            deadline_at=deadline,
-            attempts=1 if request.lasts else None,
-            delivers=request.streamed,
-            stream_deadline_at=whole,
-        )
-        return await self._run(call, template)
-
-    def ended(self, outcome: Outcome) -> None:
-        """Note how it ended, for the limits of its key."""
-        self._outcome = outcome
-
-    def close(self) -> None:
-        """Settle it with the limits of its key. What was reserved counts, if the outcome is not known."""
-        for settled in self._settled:
-            settled.end(self._outcome)
-        for place in self._places:
-            self._limits.queues.leave(place, self._outcome)
-
-    def _template(self) -> ClientTemplate:
-        request, config = self.request, self._config
-        body = request.body
-        if self.reports_usage:
-            body = with_fields(body, stream_options={"include_usage": True})
-        template = ClientTemplate(request, body)
-        if config.stream_on_wire and not request.streamed:
-            template.stream_on_wire()
-        bounds = [
-            spend.max_output_tokens
-            for spend in (config.policy.spend, *self.key.spends)
-            if spend.acts and spend.max_output_tokens is not None
-        ]
-        if bounds:
-            provider = config.routes.first(self._model).target.provider
-            template.limit_output(min(bounds), provider)
-        return template
-
-    def _deadlines(self, now: float) -> tuple[float | None, float | None]:
-        """Return the deadline of the first output or a plain answer, and of a stream that of the whole."""
-        request = self.request
-        whole = min(
-            request.bound, self._config.policy.deadline or inf, self.key.settings.deadline or inf
-        )
-        first = min(whole, request.read_timeout)
-        first_at = None if first == inf else now + first
-        return first_at, now + whole if request.streamed and whole != inf else None
-
-    async def _run(self, call: Call, template: ClientTemplate) -> Opened:
-        config, driver, request = self._config, self._driver, self.request
-        policy, on_output = driver.engine.policy, driver.first_output
-        sender: BufferedSender | StreamSender
-        if request.streamed:
-            idle = None  # that of the policy of each target
-            if request.read_timeout != inf:
-                idle = min(request.read_timeout, config.policy.idle_timeout or inf)
-            sender = StreamSender(template, config.routes, policy, on_output, idle_timeout=idle)
-        else:
-            sender = BufferedSender(template, config.routes, policy, on_output)
-        counted = self._counted(sender, call, template)
-        opened = await driver.open(call, counted, self._asker(template, call))
+        call = self._made(template, deadline, whole)
+        sender = self._sender(template)
+        asker = self._asker(template) if call.fallbacks else None
+        opened = await self._driver.open(call, self._counted(sender, call, template), asker)
         source = sender.stream_source
         if isinstance(opened, LoopDelivery):
             assert source is not None
@@ -210,13 +115,91 @@ class GatewayCall:
             opened = opened._replace(outcome=opened.outcome._replace(verdict=Verdict.OK))
         if source is not None and opened.outcome.verdict is Verdict.OK:  # it came whole
             return Opened(history, Stream(history.target, source, opened), opened)
+        config = self.lead.config
         if config.local_answers.caches:
             config.local_answers.store(
                 template.local_request(config.origin.base_url, config.origin.api_key), opened
             )
         return Opened(history, None, opened)
 
-    def _counted(self, sender: Sender, call: Call, template: ClientTemplate) -> Sender:
+    def ended(self, outcome: Outcome) -> None:
+        """Note how it ended, for the limits of its key."""
+        self._outcome = outcome
+
+    def close(self) -> None:
+        """Settle it with the limits of its key. What was reserved counts, if the outcome is not known."""
+        for settled in self._settled:
+            settled.end(self._outcome)
+        for place in self._places:
+            self._limits.queues.leave(place, self._outcome)
+
+    def _template(self) -> RequestTemplate:
+        request, lead = self.request, self.lead
+        body = request.body
+        if self.reports_usage:
+            body = with_fields(body, request.parts, stream_options={"include_usage": True})
+        template = RequestTemplate(
+            request.head.endpoint,
+            body,
+            key=request.idempotency_key,
+            fields=request.fields,
+            parts=request.parts if body is request.body else None,
+            passed=request.head.passed,
+        )
+        if lead.config.stream_on_wire and not request.streamed:
+            template.stream_on_wire()
+        if lead.max_output is not None:
+            provider = lead.config.routes.first(lead.model).target.provider
+            template.limit_output(lead.max_output, provider)
+        return template
+
+    def _deadlines(self, now: float) -> tuple[float | None, float | None]:
+        """Return the deadline of the first output or a plain answer, and of a stream that of the whole."""
+        head = self.request.head
+        whole = min(head.bound, self.lead.deadline)
+        first = min(whole, head.read_timeout)
+        first_at = None if first == inf else now + first
+        return first_at, now + whole if self.request.streamed and whole != inf else None
+
+    async def _enter(self, template: RequestTemplate, deadline: float | None) -> None:
+        """Wait until the limits of the key and its tenant allow a call."""
+        for holder in self.key.holders:
+            if holder.limits.waits:
+                tokens = 0 if holder.limits.tpm is None else template.estimated_tokens()
+                place = await self._limits.queues.enter(holder, tokens=tokens, deadline_at=deadline)
+                self._places.append(place)
+
+    def _made(self, template: RequestTemplate, deadline: float | None, whole: float | None) -> Call:
+        request, config = self.request, self.lead.config
+        route, steps = config.route_and_steps(self.lead.model)
+        if request.streamed:  # a local answer is no stream
+            steps = tuple(step for step in steps if step.targets)
+        template.prepare(route)
+        return make_call(
+            self._driver.engine,
+            template,
+            route.target,
+            policy=config.policy,
+            reserves=config.reserves or bool(self.key.spends),
+            scope=self.key.scope,
+            steps=steps,
+            deadline_at=deadline,
+            attempts=1 if request.lasts else None,
+            delivers=request.streamed,
+            stream_deadline_at=whole,
+        )
+
+    def _sender(self, template: RequestTemplate) -> BufferedSender | StreamSender:
+        config, driver, timeout = self.lead.config, self._driver, self.request.head.read_timeout
+        policy, on_output = driver.engine.policy, driver.first_output
+        if not self.request.streamed:
+            return BufferedSender(template, config.routes, policy, on_output)
+        idle = None  # that of the policy of each target
+        if timeout != inf:
+            idle = min(timeout, config.policy.idle_timeout or inf)
+        return StreamSender(template, config.routes, policy, on_output, idle_timeout=idle)
+
+    def _counted(self, sender: Sender, call: Call, template: RequestTemplate) -> Sender:
         """Return a sender that reserves for the client what each attempt may cost, and notes it in the ledger."""
         limits, key = self._limits, self.key
         if limits.usage is not None:
@@ -234,10 +217,8 @@ class GatewayCall:
         self._settled.append(sender)
         return sender
 
-    def _asker(self, template: ClientTemplate, call: Call) -> Asker | None:
-        if not call.fallbacks:
-            return None
-        config = self._config
+    def _asker(self, template: RequestTemplate) -> Asker:
+        config = self.lead.config
         local = template.local_request(config.origin.base_url, config.origin.api_key)
 
         async def ask(ask: Ask) -> Outcome | None:

@@ -6,10 +6,11 @@ import time
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from decimal import Decimal
 from itertools import count
 from secrets import token_hex
+
+import msgspec
 
 from stormbreak.core.spend_policy import SpendPolicy
 from stormbreak.drivers.explain import AttemptHistory
@@ -60,8 +61,7 @@ _OUTSIDE = re.compile(r"\W", re.ASCII)  # what the name of a label of Prometheus
 _ESCAPED = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
 
 
-@dataclass(slots=True)
-class RequestRecord:
+class RequestRecord(msgspec.Struct):  # its constructor is not written in Python
     """One request, for the log and the metrics. `model` is set once it is known to lead somewhere."""
 
     method: str
@@ -71,8 +71,8 @@ class RequestRecord:
     status: int = 0
     outcome: str = "refused"
     history: AttemptHistory | None = None
-    began: float = field(default_factory=time.monotonic)
-    request_id: str = field(default_factory=lambda: f"{_PROCESS}{next(_NUMBERS):x}")
+    began: float = msgspec.field(default_factory=time.monotonic)
+    request_id: str = msgspec.field(default_factory=lambda: f"{_PROCESS}{next(_NUMBERS):x}")
 
     @property
     def endpoint(self) -> str:

@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from hashlib import blake2b
 from math import inf
 from types import MappingProxyType
-from typing import Any
 
 import msgspec
 
@@ -41,35 +40,42 @@ _MARGIN_SHARE = 0.1  # ... or this share of that timeout, if it is less
 _BETA = "beta=true"  # the only query that an SDK sends
 
 
-class ClientRequest(msgspec.Struct, frozen=True):  # its constructor is not written in Python
-    """A call to a model. Times are seconds. Its repr shows neither key nor prompt.
+class ClientHead(msgspec.Struct, frozen=True):
+    """What the head of a request to a model says, which clients send again. Times are seconds.
 
-    `parts` are all fields of the body. `bound` is for the whole call, `read_timeout` for a plain answer or the first
-    output of a stream, and for silence after it. `stateful` names a field that refers to something at the provider.
-    `lasts`: it leaves a job there. `streamed`: the answer comes as a stream.
+    `passed` are headers that are passed on. `bound` is for the whole call, `read_timeout` for a plain answer or the first
+    output of a stream, and for silence after it.
     """
 
     endpoint: str
     shape: Shape
+    passed: tuple[tuple[str, str], ...]
+    bound: float
+    read_timeout: float
+    idempotency_key: str | None
+
+
+class ClientRequest(msgspec.Struct, frozen=True):  # its constructor is not written in Python
+    """A call to a model. Its repr shows neither key nor prompt.
+
+    `parts` are all fields of the body. `stateful` names a field that refers to something at the provider. `lasts`: it
+    leaves a job there. `streamed`: the answer comes as a stream.
+    """
+
+    head: ClientHead
     body: bytes
     fields: RequestFields
     parts: Parts
-    headers: dict[str, str]
-    bound: float
-    read_timeout: float
     idempotency_key: str
     stateful: str | None
     lasts: bool
     streamed: bool
 
     def __repr__(self) -> str:
-        return f"ClientRequest({self.endpoint!r}, {len(self.body)} bytes)"
+        return f"ClientRequest({self.head.endpoint!r}, {len(self.body)} bytes)"
 
 
-class _State(msgspec.Struct):
-    previous_response_id: Any = None
-    conversation: Any = None
-    background: Any = None
+_STATE = ("previous_response_id", "conversation", "background")
 
 
 class _Name:
@@ -84,7 +90,6 @@ class _Name:
 _DECODE_NAMES = msgspec.json.Decoder(dict[_Name, msgspec.Raw], dec_hook=_Name).decode
 _SMALL = 2**16  # bytes; to count commas in more takes longer than to read the names one by one
 _FIELDS = frozenset(RequestFields.__struct_fields__)
-_DECODE_STATE = msgspec.json.Decoder(_State).decode
 
 
 def shape_of(path: str) -> Shape:
@@ -92,9 +97,8 @@ def shape_of(path: str) -> Shape:
     return ENDPOINTS.get(path) or endpoint_of(path)
 
 
-def credentials(request: Request) -> tuple[bytes | None, bytes | None]:
+def credentials(headers: Mapping[bytes, bytes]) -> tuple[bytes | None, bytes | None]:
     """Return the two headers in which SDKs send a key."""
-    headers = request.headers
     return headers.get(b"authorization"), headers.get(b"x-api-key")
 
 
@@ -119,73 +123,86 @@ def check_route(request: Request) -> None:
         raise RefusedError(405, "method_not_allowed", f"only {allowed} is allowed here")
 
 
-def read_request(request: Request, key_name: str, request_id: str) -> ClientRequest:
-    """Read a request to one of the `ENDPOINTS`. `request_id`, which is unique, is its idempotency key if it brings none.
+def read_head(request: Request, key_name: str) -> ClientHead:
+    """Read the head of a request to one of the `ENDPOINTS`.
 
     Raises:
-        RefusedError: it is not one that can be sent on.
+        RefusedError: it cannot be sent on.
     """
     headers = request.headers
     if b"content-encoding" in headers:
         raise RefusedError(400, "content_encoding", "send the body without content-encoding")
-    shape = ENDPOINTS[request.path]
-    try:
-        fields = read_fields(request.body)
-    except ConfigurationError as error:
-        raise RefusedError(400, "invalid_body", str(error)) from None
-    parts = _read_parts(request.body)
-    stateful, lasts = _state(request.body) if shape is Shape.RESPONSES else (None, False)
     query = f"?{_BETA}" if request.query == _BETA else ""
-    return ClientRequest(
+    return ClientHead(
         request.path.removeprefix("/v1/") + query,
-        shape,
-        request.body,
-        fields,
-        parts,
-        {name.decode(): _text(name, headers[name]) for name in PASSED if name in headers},
+        ENDPOINTS[request.path],
+        tuple((name.decode(), _text(name, headers[name])) for name in PASSED if name in headers),
         _bound(headers),
         _read_timeout(headers.get(_READ_TIMEOUT)),
-        _idempotency_key(headers.get(b"idempotency-key"), key_name) or request_id,
-        stateful,
-        lasts,
-        bool(fields.stream) and shape in FORMATS,
+        _idempotency_key(headers.get(b"idempotency-key"), key_name),
     )
 
 
-def _read_parts(body: bytes) -> Parts:
-    """Refuse a field that comes twice, or in other letters than the API's: a provider may read another one than we do."""
+def read_request(head: ClientHead, body: bytes, request_id: str) -> ClientRequest:
+    """Read a request. `request_id`, which is unique, is its idempotency key if it brings none.
+
+    Raises:
+        RefusedError: it is not one that can be sent on.
+    """
+    try:
+        fields, parts = _read_body(body)
+    except ConfigurationError as error:
+        raise RefusedError(400, "invalid_body", str(error)) from None
+    shape = head.shape
+    stateful, lasts = _state(parts) if shape is Shape.RESPONSES else (None, False)
+    streamed = bool(fields.stream) and shape in FORMATS
+    key = head.idempotency_key or request_id
+    return ClientRequest(head, body, fields, parts, key, stateful, lasts, streamed)
+
+
+def _read_body(body: bytes) -> tuple[RequestFields, Parts]:
+    """Read the fields, and those that the gateway uses.
+
+    One that comes twice, or in other letters than the API's, is refused: a provider may read another one than we do.
+    """
     try:
         parts = decode_parts(body)
-        if len(body) <= _SMALL and _is_plain(body, parts):
-            return parts
-        names = [name.text for name in _DECODE_NAMES(body)]
     except UNREADABLE:
+        read_fields(body)  # says why
         raise RefusedError(400, "invalid_body", "the body is not readable") from None
-    folded = set(map(str.casefold, names))
-    if len(folded) == len(names) and _FIELDS.intersection(folded) <= set(names):
-        return parts
-    message = "the body has a field twice, or one of the API's in capital letters"
-    raise RefusedError(400, "invalid_body", message)
+    used = _FIELDS.intersection(parts)
+    fields = read_fields(msgspec.json.encode({name: parts[name] for name in used}))
+    if not _is_plain(body, parts):
+        names = [name.text for name in _DECODE_NAMES(body)]
+        folded = set(map(str.casefold, names))
+        if len(folded) < len(names) or not _FIELDS.intersection(folded) <= used:
+            message = "the body has a field twice, or one of the API's in capital letters"
+            raise RefusedError(400, "invalid_body", message)
+    return fields, parts
 
 
 def _is_plain(body: bytes, parts: Parts) -> bool:
     """Whether no field came twice, nor in capital letters; False may be wrong.
 
-    A field that came twice is one of the parts only once: the comma before or after it is then one too many.
+    A field that came twice is one of the parts only once. So where nothing is between the parts but what JSON needs, the
+    body is too long for them; else the comma before or after it is one too many.
     """
-    between = body.count(b",") - b"".join(parts.values()).count(b",")
     names = "".join(parts)
-    return between == len(parts) - 1 and names.isascii() and names == names.lower()
+    if not names.isascii() or names != names.lower():
+        return False
+    if len(body) == len(names) + sum(map(len, parts.values())) + 4 * len(parts) + 1:
+        return True
+    between = body.count(b",") - b"".join(parts.values()).count(b",") if len(body) <= _SMALL else -1
+    return between == len(parts) - 1
 
 
-def _state(body: bytes) -> tuple[str | None, bool]:
+def _state(parts: Parts) -> tuple[str | None, bool]:
     """Return the field that refers to something at the provider, and whether a job is to be left there."""
     try:
-        state = _DECODE_STATE(body)
+        named = [name for name in _STATE if name in parts and msgspec.json.decode(parts[name])]
     except UNREADABLE:
         raise RefusedError(400, "invalid_body", "the body is not readable") from None
-    named = (name for name in state.__struct_fields__ if getattr(state, name))
-    return next(named, None), bool(state.background)
+    return (named[0] if named else None), "background" in named
 
 
 def _text(name: bytes, value: bytes) -> str:

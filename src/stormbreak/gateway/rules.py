@@ -1,17 +1,35 @@
 """What one reading of the settings file says: the keys, and where each model name leads. Complete before it is used."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from math import inf
+from typing import NamedTuple
 
 from stormbreak.config.gateway_settings import ANY, GatewaySettings
 from stormbreak.errors import ConfigurationError
 from stormbreak.gateway.errors import RefusedError
 from stormbreak.gateway.keys import ClientKey, client_keys
 from stormbreak.http.pricing import list_price
+from stormbreak.http.routing import TargetConfig, make_room
 from stormbreak.http.settings import Generation, ModelRoute
 from stormbreak.key_patterns import quote_model
 
 _MAX_MODEL = 256  # characters of its name
+
+
+class Lead(NamedTuple):
+    """Where the calls of a key for a model go, and what is the same for all of them.
+
+    `model` is asked for there, and `shown` in logs. `is_single`: they can lead nowhere else. `deadline` is in seconds;
+    `max_output` are the tokens of an answer to a request that sets no limit itself.
+    """
+
+    config: TargetConfig
+    model: str
+    shown: str
+    is_single: bool
+    deadline: float
+    max_output: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +43,7 @@ class GatewayRules:
     settings: GatewaySettings
     keys: Mapping[str, ClientKey]
     secrets: tuple[bytes, ...]
+    _known: dict[tuple[str, str], Lead] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def leads(self) -> Mapping[str, str]:
@@ -35,19 +54,45 @@ class GatewayRules:
         """Return the names that a key may ask for, without those by their beginning."""
         return [model for model in self.leads if key.settings.allows(model)]
 
-    def shown_model(self, model: str) -> str:
+    def _shown(self, model: str) -> str:
         """Return a model name for a log, as it stands in the file: others may hold anything."""
         if model in self.leads:
             return model
         starts = (start for start, _ in self.generation.beginnings if model.startswith(start))
         return next((f"{start}{ANY}" for start in starts), "other")
 
-    def route(self, model: str, key: ClientKey) -> ModelRoute:
-        """Return the route of a call for `model`.
+    def lead(self, model: str, key: ClientKey) -> Lead:
+        """Return where a call for `model` goes.
 
         Raises:
             RefusedError: the key may not ask for that model, or it leads nowhere.
         """
+        known = self._known.get((model, key.name))
+        if known is not None:
+            return known
+        route = self._route(model, key)
+        policy = route.config.policy
+        lead = Lead(
+            route.config,
+            route.model,
+            self._shown(model),
+            route.is_single,
+            min(policy.deadline or inf, key.settings.deadline or inf),
+            min(
+                (
+                    spend.max_output_tokens
+                    for spend in (policy.spend, *key.spends)
+                    if spend.acts and spend.max_output_tokens is not None
+                ),
+                default=None,
+            ),
+        )
+        if route.is_fixed:
+            make_room(self._known)
+            self._known[model, key.name] = lead
+        return lead
+
+    def _route(self, model: str, key: ClientKey) -> ModelRoute:
         if len(model) > _MAX_MODEL or not model.isprintable():  # it stands in logs and headers
             message = f"no model can be called {quote_model(model)}"
             raise RefusedError(404, "model_not_found", message)

@@ -72,7 +72,7 @@ def _break(
 ) -> None:
     """End a stream as broken. An event of which only a part was sent is not followed by another."""
     if tail.is_whole:
-        connection.send(error_event(call.request.shape, 502, code, message))
+        connection.send(error_event(call.request.head.shape, 502, code, message))
     connection.break_off()
 
 

@@ -18,6 +18,7 @@ from urllib.parse import SplitResult, unquote_plus, urlsplit, urlunsplit
 
 from stormbreak.drivers.blocking import foreign
 from stormbreak.errors import ConfigurationError
+from stormbreak.http.models import FixedHeaders
 from stormbreak.key_patterns import has_key_prefix, holds_token, quoted
 from stormbreak.llm.models import Shape
 from stormbreak.llm.providers import key_headers
@@ -40,6 +41,10 @@ _KEY_PARAMETERS = frozenset(
 )
 
 
+Passed: TypeAlias = tuple[tuple[str, str], ...]
+"""Names and values of headers."""
+
+
 @dataclass(frozen=True, slots=True)
 class Origin:
     """A base URL and its key. The key appears in no repr, and only in requests to this very origin.
@@ -50,11 +55,24 @@ class Origin:
     base_url: str
     api_key: str | None = field(default=None, repr=False)
     headers: Mapping[Shape, dict[str, str]] = field(init=False, repr=False, compare=False)
+    _fixed: dict[tuple[Shape, Passed], FixedHeaders] = field(
+        default_factory=dict, repr=False, compare=False
+    )
 
     def __post_init__(self) -> None:
         host = self.host.removesuffix(".")
         made = {shape: _OWN_HEADERS | key_headers(host, self.api_key, shape) for shape in Shape}
         object.__setattr__(self, "headers", made)
+
+    def fixed_headers(self, shape: Shape, more: Passed) -> FixedHeaders:
+        """Return the headers of all requests of a shape that have these, too."""
+        fixed = self._fixed.get((shape, more))
+        if fixed is None:
+            if len(self._fixed) >= _ENDPOINTS:
+                self._fixed.clear()
+            made = FixedHeaders({**self.headers[shape], **dict(more)})
+            fixed = self._fixed[shape, more] = made
+        return fixed
 
     @property
     def host(self) -> str:

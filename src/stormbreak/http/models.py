@@ -1,14 +1,40 @@
 """The values of one attempt over HTTP: the request that is sent, and the response that was read."""
 
 from collections.abc import AsyncIterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
-from stormbreak.llm.models import HttpResponse, ParsedResponse, Shape
+from stormbreak.http.h1.address import Address
+from stormbreak.llm.models import HttpResponse, ParsedResponse, Shape, Value
 
 CONNECT_TIMEOUT = 10.0  # seconds
 
 
-class PreparedRequest(NamedTuple):
+class FixedHeaders:
+    """Headers that all requests to an endpoint have, checked and encoded once for each address (`heads`)."""
+
+    __slots__ = ("headers", "heads")
+
+    def __init__(self, headers: Mapping[str, str]) -> None:
+        self.headers = headers
+        self.heads: dict[Address, bytes] = {}
+
+    def with_own(self, name: str, value: str) -> "KeyedHeaders":
+        """Return the headers of a request that has one more."""
+        made = KeyedHeaders(self.headers)
+        made[name] = value
+        made.fixed, made.own = self, f"{name}: {value}\r\n"
+        return made
+
+
+class KeyedHeaders(dict[str, str]):
+    """Headers that are `fixed` but for one line, its `own`. It is not changed."""
+
+    __slots__ = ("fixed", "own")
+    fixed: FixedHeaders
+    own: str
+
+
+class PreparedRequest(Value, frozen=True):
     """One request as it is sent, and the answer it asks for. Its repr shows neither key nor prompt.
 
     Timeouts are in seconds. The caller ends the attempt after `attempt_timeout`, if it is set. The response has at most
@@ -31,7 +57,7 @@ class PreparedRequest(NamedTuple):
     def within(
         self, *, idle: float | None, connect: float, attempt: float | None
     ) -> "PreparedRequest":
-        """Return the request with other timeouts: `_replace`, at a third of its time."""
+        """Return the request with other timeouts: `_replace`, in less time."""
         return PreparedRequest(
             self.url, self.headers, self.body, idle, connect, self.method, self.max_bytes, attempt,
             self.shape, self.streamed, self.choices, self.inputs,
@@ -42,7 +68,7 @@ class PreparedRequest(NamedTuple):
         return f"PreparedRequest({self.url.partition('?')[0]!r}, {size})"
 
 
-class Response(NamedTuple):
+class Response(Value, frozen=True):
     """A response and what it means; the body of a stream is assembled. Its repr shows no text.
 
     `original` is what came, headers included. It may repeat the request: only the caller may see it. `value` is what

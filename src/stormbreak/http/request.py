@@ -10,7 +10,7 @@ import msgspec
 
 from stormbreak.errors import ConfigurationError
 from stormbreak.http.answer_schema import AnswerSchema, Misfit, Repairs
-from stormbreak.http.endpoint import Origin
+from stormbreak.http.endpoint import Origin, Passed
 from stormbreak.http.local_answers import LocalRequest
 from stormbreak.http.models import PreparedRequest, Response
 from stormbreak.http.routing import Route
@@ -35,9 +35,10 @@ _MAX_COMPLETION_TOKENS = frozenset({"openai", "azure"})
 
 IDEMPOTENCY_KEY = "Idempotency-Key"
 _WITHOUT_KEY = frozenset({"Accept", IDEMPOTENCY_KEY, "Content-Type", "Content-Length", *VERSION})
-_ACCEPT_STREAM = "text/event-stream"
-_ACCEPT_JSON = "application/json"
 ACCEPT_ANY = "application/json, */*;q=0.5"  # for an endpoint that may return a file
+_ACCEPT_STREAM: Passed = (("Accept", "text/event-stream"),)
+_ACCEPT_JSON: Passed = (("Accept", "application/json"),)
+_ACCEPT_ANY: Passed = (("Accept", ACCEPT_ANY),)
 
 # ---------------------------------------------------------------- the fields of a body
 
@@ -305,8 +306,9 @@ class RequestTemplate:
         schema: AnswerSchema | None = None,
         repairs: Repairs | None = None,
         parts: Parts | None = None,
+        passed: Passed = (),
     ) -> None:
-        """`fields` and `parts` are those of the body, where they are known."""
+        """`fields` and `parts` are those of the body, where they are known; `passed` are further headers."""
         self.endpoint = endpoint
         self.shape = shape = endpoint_of(endpoint)
         if fields is None:
@@ -331,6 +333,7 @@ class RequestTemplate:
         self._given = self._body = self._unlimited = body
         self._parts = parts
         self._key = key
+        self._passed = passed
         self._max_output: int | None = None
         self._prompts = count_prompts(body) if shape is Shape.COMPLETION else 1
         self._choices = (fields.n or 1) * (self._prompts or 1)  # that are returned
@@ -358,7 +361,7 @@ class RequestTemplate:
         origin, target, shape = route.origin, route.target, self.shape
         if target in self.prepared:
             return self.prepared[target][1]
-        accept = ACCEPT_ANY if shape is Shape.JSON else _ACCEPT_JSON
+        accept = _ACCEPT_ANY if shape is Shape.JSON else _ACCEPT_JSON
         if self.streamed:
             accept = _ACCEPT_STREAM
         if self._key is None:
@@ -370,7 +373,7 @@ class RequestTemplate:
             key = blake2b(source.encode(), digest_size=16).hexdigest()
         request = PreparedRequest(
             origin.url_of(self.endpoint),
-            {**origin.headers[shape], "Accept": accept, IDEMPOTENCY_KEY: key},
+            origin.fixed_headers(shape, accept + self._passed).with_own(IDEMPOTENCY_KEY, key),
             self._body_for(target),
             shape=shape,
             streamed=self.streamed,

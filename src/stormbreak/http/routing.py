@@ -23,6 +23,7 @@ _SOURCES = {"targets": FALLBACK, "cache": CACHE, "degraded": DEGRADED}  # by kin
 MAX_MODELS = 1024
 """Models that are remembered: callers choose their names, and may never repeat one."""
 
+K = TypeVar("K")
 T = TypeVar("T")
 
 
@@ -162,7 +163,7 @@ class Routes:
         return target
 
 
-def make_room(by_model: dict[str, T]) -> None:
+def make_room(by_model: dict[K, T]) -> None:
     """Empty a memory by model when it is full: it can all be made again."""
     if len(by_model) >= MAX_MODELS:
         by_model.clear()
@@ -331,9 +332,14 @@ class Pool:
         self._order = order
         self._steps: dict[str, Step] = {}
 
+    @property
+    def is_fixed(self) -> bool:
+        """Whether it is always the turn of the same member."""
+        return self._choose is TargetOrder.IN_ORDER
+
     def resolve(self, model: str) -> TargetConfig:
         """Return the config of the member whose turn it is."""
-        if self._choose is TargetOrder.IN_ORDER:
+        if self.is_fixed:
             return self.members[0]
         first = self._order(self.step(model))[0]
         return next(member for member in self.members if member.target(model) == first)

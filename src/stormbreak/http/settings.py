@@ -248,11 +248,15 @@ class _NamedTarget:
 
 
 class ModelRoute(NamedTuple):
-    """Where a call goes first, the model to ask for there, and whether it can lead nowhere else."""
+    """Where a call goes first, the model to ask for there, and whether it can lead nowhere else.
+
+    `is_fixed`: every call for that model goes there first.
+    """
 
     config: TargetConfig
     model: str
     is_single: bool
+    is_fixed: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,11 +293,12 @@ class Generation:
         if name is None:
             return None
         config, pool = self.find(name)
+        is_fixed = pool is None or pool.is_fixed
         if pool is not None:
             config = pool.resolve(model)
         asked = config.model if is_whole and config.model else model
         is_single = (pool is None or len(pool.members) == 1) and not config.policy.fallback
-        return ModelRoute(config, asked, is_single)
+        return ModelRoute(config, asked, is_single, is_fixed)
 
     @property
     def policies(self) -> dict[Target, Policy]:

@@ -21,7 +21,12 @@ from stormbreak.http.h1.blocking_connection import BlockingConnection
 from stormbreak.http.h1.connection import KEEP_ALIVE, MAX_AGE, ExchangeResult
 from stormbreak.http.h1.exchange import BAD_HEADER
 from stormbreak.http.h1.failures import NOT_SENT, PoolClosedError, connect_outcome
-from stormbreak.http.h1.response import SocketResponse, open_response, whole_response
+from stormbreak.http.h1.response import (
+    SocketResponse,
+    came_whole,
+    open_response,
+    whole_response,
+)
 from stormbreak.http.models import PreparedRequest
 from stormbreak.types import Outcome
 
@@ -207,13 +212,17 @@ class AsyncConnection:
     async def exchange(self, request: PreparedRequest) -> ExchangeResult:
         """Send once and read the whole answer. Cancelling closes the connection."""
         pool = self._pool() or await self._new_pool()
-        begun = await self._begin(pool, request)
-        return begun if isinstance(begun, Outcome) else await whole_response(begun, request, pool)
+        begun = self._begin_now(pool, request) or await self._begin(pool, request)
+        if isinstance(begun, Outcome):
+            return begun
+        while begun.parser.status is None and begun.failure is None:  # here: each frame costs
+            await begun.wait()
+        return came_whole(begun) or await whole_response(begun, request, pool)
 
     async def open(self, request: PreparedRequest) -> SocketResponse | Outcome:
         """Send once, and wait for no more than the head of the answer. Cancelling closes the connection."""
         pool = self._pool() or await self._new_pool()
-        begun = await self._begin(pool, request)
+        begun = self._begin_now(pool, request) or await self._begin(pool, request)
         return begun if isinstance(begun, Outcome) else await open_response(begun, request, pool)
 
     async def close(self) -> None:
@@ -222,21 +231,29 @@ class AsyncConnection:
         if pool is not None:
             await pool.close()
 
+    def _begin_now(self, pool: Pool, request: PreparedRequest) -> AsyncExchange | Outcome | None:
+        """Send over a socket that is free; None if there is none."""
+        socket = pool.idle()
+        return None if socket is None else self._send(socket, request, address_of(request.url))
+
     async def _begin(self, pool: Pool, request: PreparedRequest) -> AsyncExchange | Outcome:
         proxy = self._proxy
         try:
             address = address_of(request.url)
-            socket = pool.idle() or await pool.take(
-                address, proxy, self._tls, request.connect_timeout
-            )
+            socket = await pool.take(address, proxy, self._tls, request.connect_timeout)
         except PoolClosedError:
             return NOT_SENT
         except (OSError, UnicodeError, RuntimeError) as error:
             return connect_outcome(error, proxied=proxy is not None)
+        return self._send(socket, request, address)
+
+    def _send(
+        self, socket: Socket, request: PreparedRequest, address: Address
+    ) -> AsyncExchange | Outcome:
         exchange = AsyncExchange(asyncio.get_running_loop(), socket, request)
         socket.exchange = exchange
         try:
-            exchange.send(request, address, proxy)
+            exchange.send(request, address, self._proxy)
         except ValueError:  # its message may hold the header
             exchange.fail(BAD_HEADER)
             return BAD_HEADER

@@ -110,13 +110,14 @@ class AsyncExchange(Exchange):
             self._loop.call_soon_threadsafe(self.fail, LOST)
 
     def _leave(self) -> None:
+        self.over = True
+        self.parser.close()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         if self.upload is not None:
             self.upload.cancel()
             self.upload = None  # its traceback holds the body
-        super()._leave()
 
     def wake(self) -> None:
         """Wake the reader."""
@@ -256,7 +257,8 @@ class Socket(asyncio.Protocol):
         if owner is None or owner.closed or self.closed or self.spent or not reusable:
             self.abort()
         else:
-            self.resume()
+            if self._paused:
+                self.resume()
             owner.put(self)
 
     def abort(self) -> None:

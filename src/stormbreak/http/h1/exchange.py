@@ -15,14 +15,16 @@ from stormbreak.http.h1.message import (
     MalformedResponseError,
     ResponseParser,
     given_names,
+    keyed_head,
     request_head,
 )
-from stormbreak.http.models import PreparedRequest
+from stormbreak.http.models import KeyedHeaders, PreparedRequest
 from stormbreak.llm.models import HttpResponse
 from stormbreak.types import Outcome, Verdict
 
 UNREAD = 256 * 1024  # bytes of a body that wait to be read; beyond it the server has to wait
 SMALL = 1024 * 1024  # bytes of a body that are sent together with the head
+_ADDRESSES = 64  # of which a head is remembered
 _ACCEPT = f"Accept-Encoding: {ACCEPTED}"
 _WITHOUT_BODY = frozenset({"GET", "HEAD", "DELETE", "OPTIONS"})
 
@@ -96,7 +98,8 @@ class Exchange:
             self.fail(_NOT_HTTP if parser.status is None else broken_body(parser.status))
         if not had_head and parser.status is not None:
             self.received_at = time.time()
-            self._check_sent()
+            if not self.is_sent:
+                self._refuse_early()
         if parser.complete:
             self._finish()
 
@@ -115,10 +118,8 @@ class Exchange:
         status = self.parser.status
         self.fail(_SILENT if status is None else silent_body(status))
 
-    def _check_sent(self) -> None:
+    def _refuse_early(self) -> None:
         """A good response to a request that was not sent whole is none; of an error the connection is spent."""
-        if self.is_sent:
-            return
         self.parser.reusable = False
         self.carrier.spent = True
         if 200 <= (self.parser.status or 0) <= 299:
@@ -182,7 +183,10 @@ def head_of(request: PreparedRequest, address: Address, proxy: Proxy | None) -> 
     Raises:
         ValueError: a header holds a line break or a NUL.
     """
-    given = given_names(tuple(request.headers))
+    headers, body = request.headers, request.body
+    if isinstance(body, bytes) and isinstance(headers, KeyedHeaders) and proxy is None:
+        return _keyed_head(request.method, headers, address, len(body)), False
+    given = given_names(tuple(headers))
     lines: list[str] = [] if "accept-encoding" in given else [_ACCEPT]
     target = address.target
     if proxy is not None and not address.secure:
@@ -190,10 +194,23 @@ def head_of(request: PreparedRequest, address: Address, proxy: Proxy | None) -> 
         if proxy.authorization is not None:
             lines.append(f"Proxy-Authorization: {proxy.authorization}")
     framing = _framing(request, given)
-    head = request_head(
-        request.method, target, address.authority, request.headers, given, (*lines, *framing)
-    )
-    return head, bool(framing) and not isinstance(request.body, bytes)
+    lines += framing
+    head = request_head(request.method, target, address.authority, headers, given, lines)
+    return head, bool(framing) and not isinstance(body, bytes)
+
+
+def _keyed_head(method: str, headers: KeyedHeaders, address: Address, length: int) -> bytes:
+    assert method == "POST", "what has a key of its own is sent"
+    fixed = headers.fixed.heads.get(address)
+    if fixed is None:
+        known = headers.fixed.headers
+        given = given_names(tuple(known))
+        more = () if "accept-encoding" in given else (_ACCEPT,)
+        head = request_head(method, address.target, address.authority, known, given, more)
+        if len(headers.fixed.heads) >= _ADDRESSES:
+            headers.fixed.heads.clear()
+        fixed = headers.fixed.heads[address] = head.removesuffix(b"\r\n")
+    return keyed_head(fixed, headers.own, length)
 
 
 def _framing(request: PreparedRequest, given: frozenset[str]) -> Sequence[str]:

@@ -112,10 +112,18 @@ async def whole_response(
     head = await exchange.head()
     if isinstance(head, Outcome):
         return head
+    return came_whole(exchange) or await collect(SocketResponse(exchange, head, request, pool))
+
+
+def came_whole(exchange: Exchange) -> ExchangeResult | None:
+    """Return a success that came with its head, as most do; None if it is not that, or is packed."""
     parser = exchange.parser
-    if not (parser.complete and head.succeeded and "content-encoding" not in head.headers):
-        return await collect(SocketResponse(exchange, head, request, pool))
-    body = parser.take()  # it came with its head, as most do
+    status, headers = parser.status, parser.headers
+    if status is None or exchange.failure is not None or not parser.complete:
+        return None
+    if not 200 <= status <= 299 or "content-encoding" in headers:
+        return None
+    body = parser.take()
     if len(body) > BODY_LIMIT:
-        return broken_body(head.status, f"larger than {BODY_LIMIT >> 20} MiB")
-    return HttpResponse(head.status, head.headers, body, head.received_at, head.repeated)
+        return broken_body(status, f"larger than {BODY_LIMIT >> 20} MiB")
+    return HttpResponse(status, headers, body, exchange.received_at, parser.repeated)

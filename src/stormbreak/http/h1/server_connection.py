@@ -12,7 +12,9 @@ import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
 from traceback import format_tb
-from typing import Any, NamedTuple, Protocol, cast
+from typing import Any, Protocol, cast
+
+import msgspec
 
 from stormbreak.http.h1.server_message import (
     CHUNKED,
@@ -47,13 +49,17 @@ class ServerBounds:
     idle_timeout: float = 75.0
 
 
-class ServerResponse(NamedTuple):
+class ServerResponse(msgspec.Struct, frozen=True):  # its constructor is not written in Python
     """A response in one piece. Its repr shows no text."""
 
     status: int
     body: bytes
     headers: Headers = ()
     media: str = JSON
+
+    def with_headers(self, *headers: tuple[str, str]) -> "ServerResponse":
+        """Return it with further headers."""
+        return ServerResponse(self.status, self.body, self.headers + headers, self.media)
 
     def __repr__(self) -> str:
         return f"ServerResponse({self.status}, {len(self.body)} bytes)"
@@ -101,6 +107,7 @@ class ServerConnection(asyncio.Protocol):
         self._keep_alive = True  # after the answer
         # since when it is idle, reads a request, writes without progress, or closes
         self._since = self._loop.time()
+        self._awaits = False  # more of a request that has begun
         self._unsent = 0  # bytes, when that was looked at last
         self._paused = False  # nothing is read
         self._held = 0  # bytes that the server counts as held
@@ -128,8 +135,6 @@ class ServerConnection(asyncio.Protocol):
         """Parse bytes; answer a request if none is being answered."""
         if self._closing:
             return
-        if self._task is None and self._parser.is_between:
-            self._since = self._loop.time()
         try:
             self._parser.feed(data)
         except UnreadableError:  # sent ahead, while an answer is written
@@ -140,7 +145,7 @@ class ServerConnection(asyncio.Protocol):
         elif self._transport is not None:
             self._transport.pause_reading()
             self._paused = True
-            self._count()
+            self._count_as(self._parser.held + len(self._request.body if self._request else b""))
 
     def eof_received(self) -> bool:
         """End: the client has left. What was written before it is still sent."""
@@ -179,8 +184,8 @@ class ServerConnection(asyncio.Protocol):
         """Answer in one piece, with further `headers`. Nothing is sent to a client that has left."""
         assert not self.begun, "a request has one response"
         self.begun = True
-        status, body, own, media = response
-        head = self._head(status, media, len(body), own + headers)
+        body = response.body
+        head = self._head(response.status, response.media, len(body), response.headers + headers)
         is_head = self._request is not None and self._request.method == "HEAD"
         self._write(head if is_head else head + body)
 
@@ -279,14 +284,16 @@ class ServerConnection(asyncio.Protocol):
             return
         self._request = request
         self._keep_alive = request.keep_alive
-        self._started = False
-        self._count()
+        self._awaits = self._started = False
+        self._count_as(parser.held + len(request.body))
         self._task = self._loop.create_task(self._answer(request))
 
     def _await_body(self) -> None:
         """Look at a request whose head alone has come."""
         parser = self._parser
-        self._count()
+        if not self._awaits:
+            self._awaits, self._since = not parser.is_between, self._loop.time()
+        self._count_as(parser.held)
         if self._server.held > self._server.bounds.max_held:
             self._refuse(503, "too many bytes of requests are held", ("retry-after", "1"))
             return
@@ -325,7 +332,8 @@ class ServerConnection(asyncio.Protocol):
     def _answered(self) -> None:
         self._task = self._request = None
         self.begun = self.survives = False
-        self._count()
+        ahead = self._parser.held  # nothing of it is parsed
+        self._count_as(ahead)
         self._since = self._loop.time()
         if self._transport is None:
             self._server.gone(self)
@@ -338,7 +346,7 @@ class ServerConnection(asyncio.Protocol):
         if self._paused:
             self._paused = False
             self._transport.resume_reading()
-        if not self._parser.is_between:
+        if ahead:
             self._read_on()
 
     def _head(
@@ -359,7 +367,7 @@ class ServerConnection(asyncio.Protocol):
 
     def _refuse(self, status: int, message: str, *headers: tuple[str, str]) -> None:
         response = self._server.application.unreadable(status, message, self._parser.path)
-        self._end_with(response._replace(headers=response.headers + headers))
+        self._end_with(response.with_headers(*headers))
 
     def _end_with(self, response: ServerResponse) -> None:
         """Answer a request that is not read to its end, and end the connection."""
@@ -386,10 +394,6 @@ class ServerConnection(asyncio.Protocol):
         if self._drained is not None and not self._drained.done():
             self._drained.set_result(None)
         self._drained = None
-
-    def _count(self) -> None:
-        request = self._request
-        self._count_as(self._parser.held + (0 if request is None else len(request.body)))
 
     def _count_as(self, held: int) -> None:
         self._server.held += held - self._held
