@@ -96,7 +96,7 @@ class DeadTargetCounter(TripCounter):
 
     def record(self, now: float, failed: int = 0, took: float = 0.0) -> bool:  # noqa: ARG002, D102
         self._window.add(now, failed)
-        return bool(failed) and self._diagnosis.is_dead(now)
+        return failed > 0 and self._diagnosis.is_dead(now)
 
     def counts(self, now: float) -> Counts:  # noqa: D102
         return _failures_in(self._window, now)
