@@ -27,7 +27,7 @@ from typing import Literal
 from stormbreak.core.checks import check_types, require_at_least
 from stormbreak.core.diagnosis import RECENTLY, Diagnosis
 from stormbreak.core.gate import NEVER, READY
-from stormbreak.types import VERDICT_OK, Outcome, Verdict
+from stormbreak.types import Outcome, Verdict
 
 # ---------------------------------------------------------------- limit floor
 # Detects that our limit throttles the target. With total times only, a queue and a slower target look alike: both are
@@ -141,7 +141,6 @@ class AutomaticLimiter:
 
     name = "limit"
     takes = True
-    settles_success = True
 
     def __init__(
         self, policy: AutomaticLimit, diagnosis: Diagnosis, *, paused: Callable[[float], bool]
@@ -231,16 +230,15 @@ class AutomaticLimiter:
 
     def settle(self, _token: None, outcome: Outcome, now: float, _uniform: float) -> None:
         """Free the slot."""
+        self.on_success(None, outcome, now, 0.0)
+        if outcome.verdict is Verdict.THROTTLED and self._is_too_much(outcome, now):
+            self._stood_at = now
+
+    def on_success(self, _token: None, _outcome: Outcome, now: float, _uniform: float) -> None:
+        """Free the slot."""
         if self.in_flight >= self.limit:
             self._full_at = now
         self.in_flight -= 1
-        verdict = outcome.verdict
-        if (
-            verdict is not VERDICT_OK
-            and verdict is Verdict.THROTTLED
-            and self._is_too_much(outcome, now)
-        ):
-            self._stood_at = now
 
     def _is_too_much(self, refusal: Outcome, now: float) -> bool:
         """Whether a 429 that just came shows that too much is in flight: one of many, of unknown cause, with no slot free."""

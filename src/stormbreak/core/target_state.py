@@ -171,14 +171,13 @@ class TargetState:
             self.admission.pump(now)
 
     def _is_calm(self, now: float) -> bool:
-        """Whether every gate is certainly ready for any call: one check instead of one for each gate."""
-        rate, breaker, slots = self.rate, self.breaker, self.slots
+        """Whether every gate but the slots is ready for any call, until a failure or a change of circuit, cooldown or pace."""
+        rate, breaker = self.rate, self.breaker
         return (
             not self._depends_on_call
             and self.cooldown.until <= now
             and self.pace.ends_at <= now
             and (rate is None or now - rate.learned_at >= RATE_FADE)
-            and slots.in_flight < slots.limit
             and (breaker is None or breaker.state is CLOSED)
         )
 
@@ -205,6 +204,7 @@ class TargetState:
     def _on_cooldown(self, *, now: float, until: float | None) -> None:
         if self.lease is not None:
             self.lease.report_news(self.cooldown.news)
+        self.admission.end_calm()
         if until is None:
             self.pace.stop()
             if now < self._closing_until:
@@ -232,6 +232,7 @@ class TargetState:
         self.diagnosis.throttled_at = -inf
 
     def _on_circuit(self, before: State, after: State, *, now: float, until: float | None) -> None:
+        self.admission.end_calm()
         if after is State.CLOSED:
             self._closing_until = now + PACED_CIRCUIT
             self.pace.start(now, PACED_CIRCUIT, self.slots.limit)

@@ -115,7 +115,7 @@ class DeadTargetCounter(TripCounter):
         self._ended += 1
         if not 0.0 <= now - self._counted_since < RATE_TIME:
             self._learn_rate(now)
-        trips = bool(failed) and self._diagnosis.is_dead(now)
+        trips = failed > 0 and self._diagnosis.is_dead(now)
         if trips:
             self._learn_rate(now)
         return trips
