@@ -60,7 +60,7 @@ def test_an_unknown_fleet_is_empty(url, capsys):
 
 @pytest.mark.parametrize("fields", [{"": "abc"}, {"a1": "x" * 7}, {"": ""}, None])
 def test_other_data_in_the_store_is_one_line(url, capsys, fields):
-    client, key = redis.Redis.from_url(url), "stormbreak:2:{foreign/target acme/m}"
+    client, key = redis.Redis.from_url(url), "stormbreak:2:{foreign}/target acme/m"
     with client:
         client.delete(key)
         if fields is None:

@@ -7,10 +7,9 @@ import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from stormbreak.fleet import parent
+from stormbreak.fleet import parent, valkey
 from stormbreak.fleet.leasing import Scope, beat
 from stormbreak.fleet.messages import (
-    Answer,
     CooldownReport,
     RateReport,
     Report,
@@ -86,14 +85,19 @@ def test_the_script_does_what_the_model_does(server, pytestconfig):
     @given(histories)
     def check(history):
         client.flushall()
-        scope, now = Scope(), START
+        scopes, now = {"t/x": Scope(), "t/y": Scope()}, START
         for span, member, report, quiet in history:
             now += span
-            expected = beat(scope, member, report, now, quiet_until=now + quiet if quiet else 0.0)
-            told = [repr(now), member, repr(now + quiet if quiet else 0.0)]
-            reply = script(keys=[key_of("t/x")], args=[*told, *map(repr, report.numbers())])
-            assert expected == Answer.of(reply)
-        assert scope == _read(client.hgetall(key_of("t/x")))
+            quiet_until = now + quiet if quiet else 0.0
+            used = list(scopes)[: 1 if quiet else 2]  # the second one has another history
+            expected = [
+                beat(scopes[each], member, report, now, quiet_until=quiet_until) for each in used
+            ]
+            told = [member, *map(repr, report.numbers())] * len(used)
+            reply = script(keys=[*map(key_of, used)], args=[repr(now), repr(quiet_until), *told])
+            assert expected == valkey._answers(reply, len(used))
+        for name in used:
+            assert scopes[name] == _read(client.hgetall(key_of(name)))
 
     check()
     client.close()

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from hashlib import sha1
 from importlib.resources import files
+from itertools import groupby
 from math import isfinite
 from types import MappingProxyType
 from typing import Any
@@ -21,6 +22,7 @@ from stormbreak.fleet.messages import Answer
 from stormbreak.fleet.store import TIMEOUT, Message, StoreError
 
 PREFIX = "stormbreak:2:"  # the version of the records
+GROUP = 16  # reports in one command; the server does nothing else meanwhile
 
 
 class ValkeyStore:
@@ -60,13 +62,15 @@ class ValkeyStore:
         try:
             if self._quiet_until is None:
                 self._quiet_until = self._started_at() + QUIET
-            replies = self._run("EVALSHA", self._digest, messages)
+            groups = _grouped(messages)
+            replies = self._run("EVALSHA", self._digest, groups)
             unknown = [n for n, reply in enumerate(replies) if isinstance(reply, self._no_script)]
             if unknown:
-                again = self._run("EVAL", self._script, [messages[place] for place in unknown])
+                again = self._run("EVAL", self._script, [groups[place] for place in unknown])
                 for place, reply in zip(unknown, again, strict=True):
                     replies[place] = reply
-            return [_answer(reply) for reply in replies]
+            pairs = zip(groups, replies, strict=True)
+            return [answer for group, reply in pairs for answer in _answers(reply, len(group))]
         except self._failures as error:
             self.close()
             raise StoreError(_short(error)) from None
@@ -74,13 +78,14 @@ class ValkeyStore:
             self.close()
             raise StoreError("its answer is not one of our script") from None
 
-    def _run(self, command: str, script: str, messages: Sequence[Message]) -> list[Any]:
+    def _run(self, command: str, script: str, groups: Sequence[Sequence[Message]]) -> list[Any]:
         pipeline = self._client.pipeline(transaction=False)
-        for each in messages:
-            numbers = map(repr, (self._quiet_until or 0.0, *each.report.numbers()))
-            pipeline.execute_command(
-                command, script, 1, key_of(each.scope), "", each.member, *numbers
-            )
+        for group in groups:
+            words = ["", repr(self._quiet_until or 0.0)]
+            for each in group:
+                words += each.member, *map(repr, each.report.numbers())
+            keys = [key_of(each.scope) for each in group]
+            pipeline.execute_command(command, script, len(keys), *keys, *words)
         replies: list[Any] = pipeline.execute(raise_on_error=False)
         return replies
 
@@ -115,7 +120,7 @@ class ValkeyStore:
     def scopes(self, name: str) -> dict[str, Scope]:
         """Read the scopes of a fleet, by name; raise StoreError if the server does not answer."""
         try:
-            keys = sorted(self._client.scan_iter(match=f"{PREFIX}{{{_literal(name)}/*"))
+            keys = sorted(self._client.scan_iter(match=f"{PREFIX}{{{_literal(name)}}}/*"))
             return {_scope_in(key): _read(self._client.hgetall(key)) for key in keys}
         except (struct.error, TypeError, ValueError):
             raise StoreError(_FOREIGN) from None
@@ -134,28 +139,39 @@ class ValkeyStore:
 
 
 def key_of(scope: str) -> str:
-    """Return the key of a scope; the hash tag is the scope, so a cluster keeps each of them in one place."""
-    return f"{PREFIX}{{{scope}}}"
+    """Return the key of a scope. Its hash tag is the name of the fleet: one script may use all keys of it."""
+    name, _, what = scope.partition("/")
+    return f"{PREFIX}{{{name}}}/{what}"
 
 
 def _scope_in(key: bytes) -> str:
-    return key.decode()[len(PREFIX) + 1 : -1]
+    return key.decode()[len(PREFIX) + 1 :].replace("}/", "/", 1)
+
+
+def _fleet_of(message: Message) -> str:
+    return message.scope.partition("/")[0]
+
+
+def _grouped(messages: Sequence[Message]) -> list[list[Message]]:
+    """Return what goes in one command each: reports of one fleet, one after another, at most GROUP."""
+    fleets = (list(each) for _, each in groupby(messages, _fleet_of))
+    return [each[at : at + GROUP] for each in fleets for at in range(0, len(each), GROUP)]
 
 
 def _literal(text: str) -> str:
     return "".join(f"\\{letter}" if letter in "*?[]\\^" else letter for letter in text)
 
 
-def _answer(reply: Any) -> Answer:
+def _answers(reply: Any, count: int) -> list[Answer]:
     if isinstance(reply, Exception):
         raise reply
     if (
         not isinstance(reply, list)
-        or len(reply) != _NUMBERS
+        or len(reply) != count * _NUMBERS
         or not all(map(isfinite, map(float, reply)))
     ):
-        raise ValueError("other numbers than those of an answer")
-    return Answer.of(reply)
+        raise ValueError("other numbers than those of answers")
+    return [Answer.of(reply[at : at + _NUMBERS]) for at in range(0, len(reply), _NUMBERS)]
 
 
 _NUMBERS = len(Answer().numbers())
