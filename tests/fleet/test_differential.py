@@ -70,6 +70,7 @@ steps = st.tuples(
     st.sampled_from("abcd"),
     reports,
     st.sampled_from([0.0, 1.0]),
+    st.sampled_from([0.0, 7.0, 7.0, 281_474_976_710_655.0]),
 )
 histories = st.lists(steps, min_size=1, max_size=25)
 
@@ -86,15 +87,14 @@ def test_the_script_does_what_the_model_does(server, pytestconfig):
     def check(history):
         client.flushall()
         scopes, now = {"t/x": Scope(), "t/y": Scope()}, START
-        for span, member, report, quiet in history:
+        for span, member, report, quiet, server_id in history:
             now += span
-            quiet_until = now + quiet if quiet else 0.0
+            head = {"quiet_until": now + quiet if quiet else 0.0, "server": server_id}
             used = list(scopes)[: 1 if quiet else 2]  # the second one has another history
-            expected = [
-                beat(scopes[each], member, report, now, quiet_until=quiet_until) for each in used
-            ]
+            expected = [beat(scopes[each], member, report, now, **head) for each in used]
             told = [member, *map(repr, report.numbers())] * len(used)
-            reply = script(keys=[*map(key_of, used)], args=[repr(now), repr(quiet_until), *told])
+            keys, times = [*map(key_of, used)], map(repr, (now, *head.values()))
+            reply = script(keys=keys, args=[*times, *told])
             assert expected == valkey._answers(reply, len(used))
         for name in used:
             assert scopes[name] == _read(client.hgetall(key_of(name)))
@@ -115,7 +115,7 @@ def test_a_parent_process_answers_as_the_model_does(pytestconfig, monkeypatch):
             nonlocal now
             store.scopes.clear()
             scope = Scope()
-            for span, member, report, _ in history:
+            for span, member, report, *_ in history:
                 now += span
                 (answer,) = client.beat([Message("t/x", member, report)])
                 assert beat(scope, member, report, now) == answer

@@ -1,6 +1,6 @@
 -- The operation of stormbreak.fleet.leasing, in a server. See there for what it does and why.
--- KEYS: scopes, each a hash. ARGV: the time ('': the server's), quiet_until, and for each scope the member and the numbers of
--- its Report. The reply: the numbers of all answers. Reports and answers have the order of stormbreak.fleet.messages.
+-- KEYS: scopes, each a hash. ARGV: the time ('': the server's), quiet_until, server, and for each scope the member and the numbers
+-- of its Report. The reply: the numbers of all answers. Reports and answers have the order of stormbreak.fleet.messages.
 
 local LEASE, HORIZON, DEMAND, MAX_DEBT = 10, 0.5, 1, 60
 local MIN_AGAIN, MAX_AGAIN, CHUNK, QUIET, FORGOTTEN = 0.05, 0.25, 50, 5, 3600
@@ -10,7 +10,7 @@ local KEEP = 3600 -- seconds for which an idle scope is kept
 -- records: lists of doubles
 local SCOPE = {
   'epoch', 'at', 'quiet_until', 'tat1', 'tat2', 'cooldown_at', 'cooldown_until', 'started', 'ends_at', 'folded', 'forgotten',
-  'asserted',
+  'asserted', 'server',
 }
 local MEMBER = {
   'until', 'asked_at1', 'want1', 'least1', 'served_at1', 'owed1', 'asked_at2', 'want2', 'least2', 'served_at2',
@@ -34,7 +34,7 @@ local function write(fields, record)
   return struct.pack('<' .. string.rep('d', #fields), unpack(values))
 end
 
-local now, quiet_until, place = tonumber(ARGV[1]), tonumber(ARGV[2]), 2
+local now, quiet_until, server, place = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), 3
 if not now then
   local time = redis.call('TIME')
   now = tonumber(time[1]) + tonumber(time[2]) / 1000000
@@ -199,7 +199,7 @@ local function beat(key)
 
   local function is_of_period()
     local is_on = account.started > 0 and (account.period == 0 or account.ends_in > 0)
-    if scope.started == 0 and is_on and head.epoch ~= scope.epoch then
+    if scope.started == 0 and is_on and (head.epoch ~= scope.epoch or now < scope.quiet_until) then
       scope.started = account.started
       scope.ends_at = account.period == 0 and NONE or now + account.ends_in
     end
@@ -263,6 +263,10 @@ local function beat(key)
   end
   scope.at = now
   if head.epoch ~= 0 and head.epoch ~= scope.epoch then scope.quiet_until = math.max(scope.quiet_until, scope.epoch + QUIET) end
+  if server ~= 0 and server ~= scope.server then
+    if scope.server ~= 0 then scope.quiet_until = math.max(scope.quiet_until, now + QUIET) end
+    scope.server = server
+  end
   end_period()
   for other, member in pairs(members) do
     if member['until'] <= now and (money(member) == 0 or member['until'] + FORGOTTEN <= now) then

@@ -21,7 +21,7 @@ from stormbreak.fleet.leasing import QUIET, Demand, Member, Scope
 from stormbreak.fleet.messages import Answer
 from stormbreak.fleet.store import TIMEOUT, Message, StoreError
 
-PREFIX = "stormbreak:2:"  # the version of the records
+PREFIX = "stormbreak:3:"  # the version of the records
 GROUP = 16  # reports in one command; the server does nothing else meanwhile
 
 
@@ -53,15 +53,14 @@ class ValkeyStore:
         )
         self._script = (files("stormbreak.fleet") / "leasing.lua").read_text()
         self._digest = sha1(self._script.encode(), usedforsecurity=False).hexdigest()
-        self._quiet_until: float | None = (
-            None  # until then the server may have lost what members know
-        )
+        # Until when the server may have lost what members know, and which one it is; None: not asked yet.
+        self._server: tuple[float, float] | None = None
 
     def beat(self, messages: Sequence[Message]) -> list[Answer]:
         """Process reports, and answer each of them, in one round trip."""
         try:
-            if self._quiet_until is None:
-                self._quiet_until = self._started_at() + QUIET
+            if self._server is None:
+                self._server = self._asked_server()
             groups = _grouped(messages)
             replies = self._run("EVALSHA", self._digest, groups)
             unknown = [n for n, reply in enumerate(replies) if isinstance(reply, self._no_script)]
@@ -81,7 +80,7 @@ class ValkeyStore:
     def _run(self, command: str, script: str, groups: Sequence[Sequence[Message]]) -> list[Any]:
         pipeline = self._client.pipeline(transaction=False)
         for group in groups:
-            words = ["", repr(self._quiet_until or 0.0)]
+            words = ["", *map(repr, self._server or (0.0, 0.0))]
             for each in group:
                 words += each.member, *map(repr, each.report.numbers())
             keys = [key_of(each.scope) for each in group]
@@ -89,12 +88,14 @@ class ValkeyStore:
         replies: list[Any] = pipeline.execute(raise_on_error=False)
         return replies
 
-    def _started_at(self) -> float:
-        """Return when the server started, by its own clock; 0 if the user may not ask, or the server does not say."""
-        with suppress(self._refused, KeyError):
+    def _asked_server(self) -> tuple[float, float]:
+        """Return the end of its first QUIET seconds, by its own clock, and a number of its process; 0 if it does not say."""
+        with suppress(self._refused, KeyError, ValueError):
             seconds, micro = self._client.time()
-            return float(seconds - self._client.info("server")["uptime_in_seconds"] + micro / 1e6)
-        return 0.0
+            told = self._client.info("server")
+            started_at = float(seconds - told["uptime_in_seconds"] + micro / 1e6)
+            return started_at + QUIET, float(int(told.get("run_id", "0")[:12], 16))
+        return 0.0, 0.0
 
     def warnings(self) -> list[str]:
         """Say which settings of the server could lose money that was granted."""
@@ -113,7 +114,7 @@ class ValkeyStore:
 
     def close(self) -> None:
         """Close the connection."""
-        self._quiet_until = None  # the next one may be to a server that has restarted
+        self._server = None  # the next one may be to a server that has restarted
         with suppress(*self._failures):
             self._client.connection_pool.disconnect()
 
@@ -226,5 +227,5 @@ def _read(fields: dict[bytes, bytes]) -> Scope:
         else:
             scope.epoch, scope.at, scope.quiet_until, *scope.tats = values[:5]
             scope.cooldown_at, scope.cooldown_until, scope.started = values[5:8]
-            scope.ends_at, scope.folded, scope.forgotten, scope.asserted = values[8:]
+            scope.ends_at, scope.folded, scope.forgotten, scope.asserted, scope.server = values[8:]
     return scope
