@@ -120,12 +120,7 @@ def beat(
     if now < scope.at:
         _set_back(scope, scope.at - now)
     scope.at = now
-    if report.epoch not in (0, scope.epoch):  # the store has lost what this member knows
-        scope.quiet_until = max(scope.quiet_until, scope.epoch + QUIET)
-    if server not in (0, scope.server):
-        if scope.server != 0:
-            scope.quiet_until = max(scope.quiet_until, now + QUIET)
-        scope.server = server
+    _be_quiet_after_loss(scope, report, now, server)
     _end_period(scope, now)
     if now >= scope.next_loss:
         _drop_lost(scope, now)
@@ -152,6 +147,16 @@ def beat(
         del scope.members[name]
         scope.lost -= 1
     return Answer(scope.epoch, float(members), requests, tokens, cap, cooldown, spend)
+
+
+def _be_quiet_after_loss(scope: Scope, report: Report, now: float, server: float) -> None:
+    """Grant no money for a while if the store has lost what this member knows, or perhaps did so with its server."""
+    if report.epoch not in (0, scope.epoch):
+        scope.quiet_until = max(scope.quiet_until, scope.epoch + QUIET)
+    if server not in (0, scope.server):
+        if scope.server != 0:
+            scope.quiet_until = max(scope.quiet_until, now + QUIET)
+        scope.server = server
 
 
 def _set_back(scope: Scope, seconds: float) -> None:
