@@ -175,8 +175,7 @@ class World:
             self.ghosts[name] = known = min(heard.get(name, 0), each.money)
             self.unknown[name] = max(self.unknown.get(name, 0), each.money - known)
         self.scope = Scope()
-        for each in sorted(there, key=lambda each: -each.member.epoch):
-            self.beat(self.processes.index(each), "heard")
+        self._assert(there)
 
     def replicate(self, _place, _):
         """A replica has received everything until now."""
@@ -189,7 +188,11 @@ class World:
         for each in (*self.dead, *missing):
             name, known = each.member.name, self.scope.members.get(each.member.name, Member()).money
             self.unknown[name] = max(self.unknown.get(name, 0), each.money - known)
-        for each in there:
+        self._assert(there)
+
+    def _assert(self, there):
+        """Those report that are there; those that know nothing come last, or an empty store would believe them."""
+        for each in sorted(there, key=lambda each: (-each.member.epoch, -each.money)):
             self.beat(self.processes.index(each), "heard")
 
     def _there(self, place, is_stopped):
