@@ -36,6 +36,7 @@ STEPS = (
     st.tuples(st.just("rest"), members, st.sampled_from(FATES)),
 )
 forgetting = st.tuples(st.just("forget"), members, st.booleans())
+long_pass = st.tuples(st.just("pass"), members, st.just(3_700.0))  # nobody may have to report
 FAILOVER = (
     st.tuples(st.just("replicate"), members, st.none()),
     st.tuples(st.just("fail_over"), members, st.booleans()),
@@ -174,8 +175,7 @@ class World:
             self.ghosts[name] = known = min(heard.get(name, 0), each.money)
             self.unknown[name] = max(self.unknown.get(name, 0), each.money - known)
         self.scope = Scope()
-        for each in sorted(there, key=lambda each: -each.member.epoch):
-            self.beat(self.processes.index(each), "heard")
+        self._assert(there)
 
     def replicate(self, _place, _):
         """A replica has received everything until now."""
@@ -188,7 +188,11 @@ class World:
         for each in (*self.dead, *missing):
             name, known = each.member.name, self.scope.members.get(each.member.name, Member()).money
             self.unknown[name] = max(self.unknown.get(name, 0), each.money - known)
-        for each in there:
+        self._assert(there)
+
+    def _assert(self, there):
+        """Those report that are there; those that know nothing come last, or an empty store would believe them."""
+        for each in sorted(there, key=lambda each: (-each.member.epoch, -each.money)):
             self.beat(self.processes.index(each), "heard")
 
     def _there(self, place, is_stopped):
@@ -214,13 +218,14 @@ def test_a_limit_for_ever_is_never_passed(history):
     World(None).play(history)
 
 
-@given(st.lists(st.one_of(*STEPS), min_size=20, max_size=60))
-def test_a_limit_in_every_period_is_never_passed(history):
-    World(20.0).play(history)
+@pytest.mark.parametrize("period", [None, 20.0, 86_400.0])
+@given(history=st.lists(st.one_of(*STEPS, long_pass), min_size=20, max_size=60))
+def test_a_limit_is_never_passed_while_the_store_keeps_its_data(period, history):
+    World(period).play(history)
 
 
 @pytest.mark.parametrize("period", [None, 20.0])
-@given(history=st.lists(st.one_of(*STEPS, *FAILOVER), min_size=20, max_size=60))
+@given(history=st.lists(st.one_of(*STEPS, long_pass, *FAILOVER), min_size=20, max_size=60))
 def test_a_replica_that_takes_over_costs_what_lost_members_were_granted(period, history):
     World(period).play(history)
 
@@ -279,6 +284,20 @@ def test_a_stopped_member_that_reports_late_is_counted_once():
     world.beat(0, "heard")
     assert world.scope.unclaimed == 0
     world.ask(1, (Decimal("5.5"), "heard"))
+    assert world.ledger == {1.0: Decimal(10)}
+
+
+def test_a_member_that_was_cut_off_for_more_than_an_hour_is_counted_once():
+    """Found: its money counted as spent for good, and once more when it reported again."""
+    world = World(None)
+    world.ask(0, (Decimal(6), "heard"))
+    world.end(0, Decimal(1))
+    world.beat(0, "heard")
+    world.now += 3_700.0
+    world.beat(1, "heard")
+    assert world.scope.folded == 6_000_000
+    world.beat(0, "heard")
+    world.ask(0, (Decimal(4), "heard"))
     assert world.ledger == {1.0: Decimal(10)}
 
 

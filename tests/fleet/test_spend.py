@@ -22,12 +22,12 @@ def billed(provider):
     )
 
 
-def start(server, provider, count=3, *, quiet=0.0, **options):
+def start(server, provider, count=3, *, limit=LIMIT, quiet=0.0, **options):
     workers = [
         Worker(
             fleet=server.url,
             base_url=provider.base_url,
-            max_usd=float(LIMIT),
+            max_usd=float(limit),
             quiet=quiet,
             **options,
         )

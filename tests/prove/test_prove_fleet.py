@@ -8,16 +8,18 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
+import redis
 from batches import wait_until
+from fleet_processes import Worker
 from fleet_stores import Server, SlowProxy
 
-from stormbreak.fleet.leasing import QUIET
+from stormbreak.fleet.leasing import QUIET, Member
 from stormbreak.fleet.valkey import ValkeyStore
 from stormbreak.provider.in_thread import serve
 
 sys.path.append(str(Path(__file__).parent.parent / "fleet"))
 from test_real_store import PATIENT, member, policy, settle, waits
-from test_spend import LIMIT, SPENT, billed, start
+from test_spend import BOUND, LIMIT, SPENT, billed, start
 
 pytestmark = pytest.mark.prove
 
@@ -81,7 +83,7 @@ def test_a_stopped_member_and_a_store_that_is_restarted_empty_cost_what_the_memb
             wait_until(lambda: billed(provider) > LIMIT * Decimal("0.6"))
             workers[0].process.send_signal(signal.SIGSTOP)
             time.sleep(2.0)  # others hear what it has reported
-            held = held_by_the_silent(server)
+            held, _ = of_the_silent(server, server)
             server.kill()
             server.start()
             for worker in workers[1:]:
@@ -95,10 +97,92 @@ def test_a_stopped_member_and_a_store_that_is_restarted_empty_cost_what_the_memb
     assert LIMIT * Decimal("0.9") <= spent <= LIMIT + held
 
 
-def held_by_the_silent(server):
-    """The US dollars that the member holds that has not reported for the longest time, beyond what it has spent."""
-    store = ValkeyStore(server.url)
-    (members,) = (each.members for each in store.scopes("default").values() if each.started)
-    store.close()
-    silent = min(members.values(), key=lambda each: each.until)
-    return Decimal(int(silent.granted - silent.returned - silent.spent)) / 1_000_000
+def test_clocks_that_are_an_hour_apart_change_neither_money_nor_quota(tmp_path):
+    server = Server("valkey", tmp_path, durable=True).start()
+    clocks = (-1, 0, 1)
+    try:
+        with serve() as provider:
+            options = {"fleet": server.url, "base_url": provider.base_url}
+            money = {"max_usd": float(LIMIT), "calls": 67, "policy": {"name": "money"}}
+            workers = [Worker(hours=hours, **options, **money) for hours in clocks]
+            ended = [worker.ready().ended() for worker in workers]
+            spent = billed(provider)
+            quota = {"rpm": 600, "calls": 70, "patience": 60.0, "policy": {"name": "quota"}}
+            workers = [Worker(hours=hours, **options, **quota) for hours in clocks]
+            quota = [worker.ready().ended() for worker in workers]
+    finally:
+        server.kill()
+    wrong = [round((each["started"] - time.time()) / 3600) for each in ended]
+    took = max(wait for each in quota for wait in each["waits"])
+    print(f"{wrong} hours off; spent {spent} of {LIMIT} USD; 210 calls in {took:.1f} s")
+    assert wrong == list(clocks)
+    assert LIMIT - BOUND <= spent <= LIMIT
+    assert not any(each["errors"] for each in quota)
+    assert 10 * (took + 1) + 10 + 10 >= 210  # the rate, a burst, and that of all shares
+    assert took <= 21 / 0.9
+
+
+MANY = {"limit": Decimal("0.3"), "calls": 2_000, "every": 0.01, "until": SPENT, "patience": 20.0}
+SECOND = "[provider]\nservice = 1.0\nslots = 1000\n"  # so that 200 calls are in flight
+
+
+@pytest.mark.parametrize(
+    ("promoted", "is_lost"), [("hand", False), ("sentinel", False), ("hand", True)]
+)
+def test_a_replica_that_takes_over_costs_what_only_lost_members_knew(promoted, is_lost, tmp_path):
+    """It has received nothing for a second when the primary is killed; calls follow it to another address."""
+    primary, replica, sentinel = (Server("valkey", tmp_path / name) for name in "prs")
+    link = address = None
+    try:
+        primary.start()
+        link, address = SlowProxy(primary.port, 0.0), SlowProxy(primary.port, 0.0)
+        replica.start("--replicaof", "127.0.0.1", str(link.port))
+        admin = redis.Redis.from_url(replica.url)
+        wait_until(lambda: admin.info("replication")["master_link_status"] == "up")
+        if promoted == "sentinel":
+            watcher = redis.Redis.from_url(sentinel.watch(primary).url)
+            wait_until(lambda: watcher.sentinel_master("fleet")["num-slaves"] == 1)
+        with serve(SECOND) as provider:
+            workers = start(address, provider, quiet=QUIET, **MANY)
+            wait_until(lambda: billed(provider) > MANY["limit"] / 3)
+            link.drops = True
+            time.sleep(1.0)
+            in_flight = provider.stats()["in_service"]
+            held = lost = Decimal(0)
+            if is_lost:
+                workers.pop().kill()
+                held, lost = of_the_silent(primary, replica)
+            primary.kill()
+            if promoted == "hand":
+                admin.execute_command("REPLICAOF", "NO", "ONE")
+            else:
+                wait_until(lambda: watcher.sentinel_master("fleet")["port"] == replica.port)
+            address.to_port = replica.port
+            for worker in workers:
+                assert any(SPENT in error for error in worker.ended()["errors"])
+            spent = billed(provider)
+    finally:
+        for each in (link, address):
+            if each is not None:
+                each.close()
+        for each in (sentinel, replica, primary):
+            each.kill()
+    print(
+        f"{in_flight} in flight; spent {spent} of {MANY['limit']} USD; the lost member held {held}, "
+        f"of which the replica did not know {lost}"
+    )
+    assert MANY["limit"] * Decimal("0.95") - held <= spent <= MANY["limit"] + lost
+
+
+def of_the_silent(server, replica):
+    """The US dollars that the longest silent member holds beyond what it has spent, and of which a replica does not know."""
+    known = []
+    for each in (server, replica):
+        store = ValkeyStore(each.url)
+        (members,) = (each.members for each in store.scopes("default").values() if each.started)
+        store.close()
+        known.append(members)
+    name, member = min(known[0].items(), key=lambda item: item[1].until)
+    received = known[1].get(name, Member())
+    held = member.granted - member.returned - member.spent
+    return (Decimal(int(each)) / 1_000_000 for each in (held, member.money - received.money))

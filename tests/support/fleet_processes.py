@@ -6,19 +6,26 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 SUPPORT = Path(__file__).parent
 
 
 class Worker:
-    """One process."""
+    """One process, with a clock that is `hours` wrong."""
 
-    def __init__(self, **options):
+    def __init__(self, *, hours=0, **options):
         self.process = subprocess.Popen(
             [sys.executable, str(SUPPORT / "fleet_worker.py"), json.dumps(options)],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env={**os.environ, "PYTHONPATH": str(SUPPORT), "STORMBREAK_API_KEY": ""},
+            env={
+                **os.environ,
+                "PYTHONPATH": str(SUPPORT),
+                "STORMBREAK_API_KEY": "",
+                **(wrong_clock(hours) if hours else {}),
+            },
         )
 
     def ready(self):
@@ -36,3 +43,13 @@ class Worker:
     def kill(self):
         self.process.kill()
         self.process.communicate()
+
+
+def wrong_clock(hours):
+    """The environment of a process whose wall clock is wrong."""
+    library = next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"), None)
+    if library is None:
+        pytest.skip("libfaketime is not installed: install the Debian package faketime")
+    return {
+        "LD_PRELOAD": str(library), "FAKETIME": f"{hours:+}h", "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+    }  # fmt: skip

@@ -27,19 +27,28 @@ class Server:
         self.port = free_port()
         self.url = f"redis://127.0.0.1:{self.port}"
         self._folder = folder
+        folder.mkdir(exist_ok=True)
         self._durable = durable
         self._process = None
 
     def start(self, *options):
         durable = ("--appendonly", "yes", "--appendfsync", "always") if self._durable else ()
+        return self._run("--bind", "127.0.0.1", "--save", "", *durable, *options)
+
+    def watch(self, primary):
+        """Run as the sentinel of another server, which it calls `fleet`."""
+        config = self._folder / "sentinel.conf"
+        config.write_text(
+            f"sentinel monitor fleet 127.0.0.1 {primary.port} 1\n"
+            "sentinel down-after-milliseconds fleet 1000\n"
+        )
+        return self._run(str(config), "--sentinel")
+
+    def _run(self, *options):
+        place = ("--port", str(self.port), "--dir", str(self._folder))
         self._process = subprocess.Popen(
-            [
-                self._command, "--port", str(self.port), "--bind", "127.0.0.1", "--save", "",
-                "--dir", str(self._folder), *durable, *options,
-            ],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )  # fmt: skip
+            [self._command, *options, *place], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
         until = time.monotonic() + 10
         while time.monotonic() < until:
             with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1) as to:
@@ -71,9 +80,10 @@ class SlowProxy:
     def __init__(self, port, delay):
         self.delay = delay
         self.drops = False
-        self._port = port
+        self.to_port = port  # of connections from now on
         self._listener = socket.create_server(("127.0.0.1", 0))
-        self.url = f"redis://127.0.0.1:{self._listener.getsockname()[1]}"
+        self.port = self._listener.getsockname()[1]
+        self.url = f"redis://127.0.0.1:{self.port}"
         self._sockets = [self._listener]
         self._threads = [threading.Thread(target=self._accept)]
         self._threads[0].start()
@@ -83,7 +93,7 @@ class SlowProxy:
             while True:
                 client, _ = self._listener.accept()
                 try:
-                    server = socket.create_connection(("127.0.0.1", self._port))
+                    server = socket.create_connection(("127.0.0.1", self.to_port))
                 except OSError:
                     client.close()
                     continue

@@ -207,9 +207,12 @@ local function beat(key)
   end
 
   local function remember()
-    if account.limit > 0 and is_of_period() then
+    if account.limit == 0 or not is_of_period() then return end
+    if head.epoch ~= scope.epoch then
       scope.forgotten = math.max(scope.forgotten, account.noted + account.elsewhere)
       scope.asserted = scope.asserted + account.noted
+    elseif scope.quiet_until <= 0 then
+      scope.folded = math.max(0, scope.folded - math.max(account.granted - account.returned, account.noted))
     end
   end
 
@@ -285,7 +288,7 @@ local function beat(key)
   me['until'] = head.leaves ~= 0 and now or now + LEASE
   local requests, tokens = lease_rate(1), lease_rate(2)
   local cap, cooldown = lease_slots(), gossip()
-  if is_new and head.epoch ~= 0 and head.epoch ~= scope.epoch then remember() end
+  if is_new and head.epoch ~= 0 then remember() end
   local granted = spend(math.max(quiet_until, scope.quiet_until))
   local count, spenders = 0, false
   for _, member in pairs(members) do

@@ -120,12 +120,7 @@ def beat(
     if now < scope.at:
         _set_back(scope, scope.at - now)
     scope.at = now
-    if report.epoch not in (0, scope.epoch):  # the store has lost what this member knows
-        scope.quiet_until = max(scope.quiet_until, scope.epoch + QUIET)
-    if server not in (0, scope.server):
-        if scope.server != 0:
-            scope.quiet_until = max(scope.quiet_until, now + QUIET)
-        scope.server = server
+    _be_quiet_after_loss(scope, report, now, server)
     _end_period(scope, now)
     if now >= scope.next_loss:
         _drop_lost(scope, now)
@@ -144,7 +139,7 @@ def beat(
     tokens = _lease_rate(scope, 1, name, report.tokens, now)
     cap = _lease_slots(scope, name, report, now)
     cooldown = _gossip(scope, report, now)
-    if is_new and report.epoch not in (0, scope.epoch):
+    if is_new and report.epoch != 0:
         _remember(scope, report, now)
     spend = _account(scope, name, report, now, max(quiet_until, scope.quiet_until))
     members = len(scope.members) - scope.lost
@@ -152,6 +147,16 @@ def beat(
         del scope.members[name]
         scope.lost -= 1
     return Answer(scope.epoch, float(members), requests, tokens, cap, cooldown, spend)
+
+
+def _be_quiet_after_loss(scope: Scope, report: Report, now: float, server: float) -> None:
+    """Grant no money for a while if the store has lost what this member knows, or perhaps did so with its server."""
+    if report.epoch not in (0, scope.epoch):
+        scope.quiet_until = max(scope.quiet_until, scope.epoch + QUIET)
+    if server not in (0, scope.server):
+        if scope.server != 0:
+            scope.quiet_until = max(scope.quiet_until, now + QUIET)
+        scope.server = server
 
 
 def _set_back(scope: Scope, seconds: float) -> None:
@@ -331,11 +336,20 @@ def _is_of_period(scope: Scope, report: Report, now: float) -> bool:
 
 
 def _remember(scope: Scope, report: Report, now: float) -> None:
-    """Learn what all had spent before the store forgot it, from a member that reports for the first time since."""
+    """Learn what all had spent before the store forgot it, from a member that reports for the first time since.
+
+    Or take back what counts as spent for good of a member that reports again, if the store has never lost anything: it had
+    recorded at least that much.
+    """
     asked = report.spend
-    if asked.limit > 0 and _is_of_period(scope, report, now):
+    if asked.limit == 0 or not _is_of_period(scope, report, now):
+        return
+    if report.epoch != scope.epoch:
         scope.forgotten = max(scope.forgotten, asked.noted + asked.elsewhere)
         scope.asserted += asked.noted
+    elif scope.quiet_until <= 0:
+        recorded = max(asked.granted - asked.returned, asked.noted)
+        scope.folded = max(0.0, scope.folded - recorded)
 
 
 def _account(
