@@ -5,11 +5,12 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from difflib import get_close_matches
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import click
 
 F = TypeVar("F", bound=Callable[..., Any])
+T = TypeVar("T")
 Rows = list[tuple[str, str]]
 
 if TYPE_CHECKING:
@@ -21,6 +22,23 @@ else:
 
         def __class_getitem__(cls, _: Any) -> type:
             return cls
+
+
+class Value(ParamType[T], Generic[T]):
+    """A type of options and arguments: `parse` makes a value of a text, or raises ValueError with what it must be."""
+
+    def parse(self, text: str) -> T:
+        """Return the value."""
+        raise NotImplementedError
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> T:
+        """Parse a text; a default may be a value."""
+        if not isinstance(value, str):
+            return value  # type: ignore[no-any-return]
+        try:
+            return self.parse(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
 
 
 _COLUMN = 30  # characters of the first column, at most

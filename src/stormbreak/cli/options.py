@@ -7,14 +7,14 @@ from typing import Any
 
 import click
 
-from stormbreak.cli.command import ParamType, flag, option
+from stormbreak.cli.command import Value, flag, option
 from stormbreak.key_patterns import quoted
 from stormbreak.provider.field_ranges import MAX_SPEED, MIN_SPEED
 
 # ---------------------------------------------------------------- types
 
 
-class Integer(ParamType[int]):
+class Integer(Value[int]):
     """A whole number from `low` to `high`."""
 
     def __init__(self, low: int = 1, high: int | None = None, *, name: str = "N") -> None:
@@ -22,21 +22,21 @@ class Integer(ParamType[int]):
         self._low = low
         self._high = high
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """Parse it; fail with the range."""
+    def parse(self, text: str) -> int:
+        """Return the number."""
         try:
-            number = int(value)
+            number = int(text)
         except ValueError:
             number = self._low - 1
         if number < self._low or (self._high is not None and number > self._high):
             bounds = f"of at least {self._low:,}"
             if self._high is not None:
                 bounds = f"from {self._low:,} to {self._high:,}"
-            self.fail(f"must be a whole number {bounds}, got {quoted(str(value))}", param, ctx)
+            raise ValueError(f"must be a whole number {bounds}, got {quoted(text)}")
         return number
 
 
-class Number(ParamType[float]):
+class Number(Value[float]):
     """A number from `low` to `high`; without bounds, a positive one."""
 
     def __init__(self, low: float = 0, high: float = inf, *, name: str = "N") -> None:
@@ -44,21 +44,19 @@ class Number(ParamType[float]):
         self._low = low
         self._high = high
 
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> float:
-        """Parse it; fail with the range. NaN is outside every range."""
+    def parse(self, text: str) -> float:
+        """Return the number. NaN is outside every range."""
         try:
-            number = float(value)
+            number = float(text)
         except ValueError:
             number = nan
         if not (self._low <= number <= self._high and 0 < number < inf):
             wanted = f"from {self._low:g} to {self._high:,}" if self._low else "above 0"
-            self.fail(f"must be a number {wanted}, got {quoted(str(value))}", param, ctx)
+            raise ValueError(f"must be a number {wanted}, got {quoted(text)}")
         return number
 
 
-class Names(ParamType[tuple[str, ...]]):
+class Names(Value[tuple[str, ...]]):
     """Names with commas between them; each counts once. `is_known` names alone are allowed; `known` lists them."""
 
     name = "A,B,..."
@@ -67,18 +65,14 @@ class Names(ParamType[tuple[str, ...]]):
         self._known = known
         self._is_known = is_known
 
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[str, ...]:
-        """Split it; fail if it holds commas but no name, or one that is not known."""
-        if isinstance(value, tuple):
-            return value
-        names = tuple(dict.fromkeys(name.strip() for name in value.split(",") if name.strip()))
-        if value and not names:
-            self.fail(f"must be names with commas between them, got {quoted(value)}", param, ctx)
+    def parse(self, text: str) -> tuple[str, ...]:
+        """Return the names. A text may not hold commas alone, or a name that is not known."""
+        names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+        if text and not names:
+            raise ValueError(f"must be names with commas between them, got {quoted(text)}")
         for name in names:
             if not self._is_known(name):
-                self.fail(f"must be of {self._known}, got {quoted(name)}", param, ctx)
+                raise ValueError(f"must be of {self._known}, got {quoted(name)}")
         return names
 
 

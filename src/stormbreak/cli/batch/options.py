@@ -10,7 +10,7 @@ import click
 from stormbreak.batch.input.spool import find_table
 from stormbreak.batch.job import CONNECT_GRACE, MAX_WORKERS, POLICY, build_job
 from stormbreak.batch.options import AUTO, UNFINISHED_ROWS, BatchOptions, TableOptions
-from stormbreak.cli.command import ParamType, flag, option, options
+from stormbreak.cli.command import Value, flag, option, options
 from stormbreak.cli.options import FILE, JSON, PORT, PRICES, REPORT, SECONDS, Integer, Number
 from stormbreak.core.presets import BATCH
 from stormbreak.http.answer_schema import MAX_REPAIRS, REPAIRS
@@ -20,44 +20,38 @@ from stormbreak.telemetry.status_server import HOST
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class _ListenAddress(ParamType[tuple[str, int]]):
+class _ListenAddress(Value[tuple[str, int]]):
     name = "[HOST:]PORT"
 
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[str, int]:
-        host, _, port = str(value).rpartition(":")
-        return host.strip("[]") or HOST, PORT.convert(port, param, ctx)
+    def parse(self, text: str) -> tuple[str, int]:
+        host, _, port = text.rpartition(":")
+        return host.strip("[]") or HOST, PORT.parse(port)
 
 
-class _Concurrency(ParamType[int | Literal["auto"]]):
+class _Concurrency(Value[int | Literal["auto"]]):
     name = "N|auto"
 
     def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:  # noqa: ARG002
         return self.name
 
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> int | Literal["auto"]:
-        if str(value) == AUTO:
+    def parse(self, text: str) -> int | Literal["auto"]:
+        if text == AUTO:
             return AUTO
-        if not str(value).isdecimal() or int(value) < 1:
-            self.fail(
-                f"must be {AUTO} or a positive whole number, got {quoted(str(value))}", param, ctx
-            )
-        return int(value)
+        if not text.isdecimal() or int(text) < 1:
+            raise ValueError(f"must be {AUTO} or a positive whole number, got {quoted(text)}")
+        return int(text)
 
 
 CONCURRENCY = _Concurrency()
 
 
-class _Delimiter(ParamType[str]):
+class _Delimiter(Value[str]):
     name = "CHAR"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        text = {"\\t": "\t", "tab": "\t"}.get(str(value), str(value))
+    def parse(self, text: str) -> str:
+        text = {"\\t": "\t", "tab": "\t"}.get(text, text)
         if len(text) != 1 or text in '"\r\n' or not text.isascii():
-            self.fail(f"must be one character, such as ; or tab, got {quoted(text)}", param, ctx)
+            raise ValueError(f"must be one character, such as ; or tab, got {quoted(text)}")
         return text
 
 

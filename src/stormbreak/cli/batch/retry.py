@@ -14,7 +14,7 @@ from stormbreak.batch.store.reader import count_rows
 from stormbreak.batch.store.run_file import Run, find_moved, read_existing_run
 from stormbreak.cli.batch.options import retry_options
 from stormbreak.cli.batch.run import run_and_report
-from stormbreak.cli.command import ParamType, flag, option, options, subcommand
+from stormbreak.cli.command import Value, flag, option, options, subcommand
 from stormbreak.cli.options import FILE
 from stormbreak.cli.output import json_text, say
 from stormbreak.errors import ConfigurationError
@@ -25,16 +25,14 @@ from stormbreak.types import Verdict
 _KNOWN = {verdict.value: verdict for verdict in Verdict if verdict is not Verdict.OK}
 
 
-class _Verdicts(ParamType[tuple[Verdict, ...]]):
+class _Verdicts(Value[tuple[Verdict, ...]]):
     name = "VERDICT"
 
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[Verdict, ...]:
-        words = [word.strip() for word in str(value).split(",")]
+    def parse(self, text: str) -> tuple[Verdict, ...]:
+        words = [word.strip() for word in text.split(",")]
         for word in words:
             if word not in _KNOWN:
-                self.fail(f"must be one of {', '.join(_KNOWN)}, got {quoted(word)}", param, ctx)
+                raise ValueError(f"must be one of {', '.join(_KNOWN)}, got {quoted(word)}")
         return tuple(_KNOWN[word] for word in words)
 
 

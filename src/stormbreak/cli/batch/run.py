@@ -107,9 +107,9 @@ class _Control:
         if self.run is None:
             raise ConfigurationError("the run has not begun yet")
         try:
-            concurrency = CONCURRENCY.convert(text, None, None)
-        except click.BadParameter as error:
-            raise ConfigurationError(f"concurrency {error.message}") from None
+            concurrency = CONCURRENCY.parse(text)
+        except ValueError as error:
+            raise ConfigurationError(f"concurrency {error}") from None
         limit, width = self._job.limit_for(concurrency)
         self.run.change_limit(limit, width)
         return f"concurrency {concurrency}"

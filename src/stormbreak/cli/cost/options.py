@@ -10,7 +10,7 @@ from typing import Any, TypeVar, cast
 import click
 from click.core import ParameterSource
 
-from stormbreak.cli.command import ParamType, flag, option, options
+from stormbreak.cli.command import Value, flag, option, options
 from stormbreak.cli.cost.output import Output
 from stormbreak.cli.options import JSON, NAMES, PRICES, REPORT
 from stormbreak.cost.compare import Mix
@@ -28,7 +28,7 @@ _AMOUNT = re.compile(r"([0-9]{1,30}(?:\.[0-9]{1,30})?)([kMB]?)", re.IGNORECASE)
 _SIZES = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9}
 
 
-class Amount(ParamType[Decimal]):
+class Amount(Value[Decimal]):
     """An exact decimal number from `low` to `high`, or 0 if `zero`."""
 
     def __init__(
@@ -40,43 +40,35 @@ class Amount(ParamType[Decimal]):
         self._low = Decimal(low)
         self._zero = zero
 
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> Decimal:
-        """Parse it; fail with what it must be."""
-        if isinstance(value, Decimal):
-            return value
-        number = Decimal(value) if _NUMBER.fullmatch(value) else None
+    def parse(self, text: str) -> Decimal:
+        """Return the number."""
+        number = Decimal(text) if _NUMBER.fullmatch(text) else None
         if number is None or not self._fits(number):
-            self.fail(f"must be {self._wanted}, got {quoted(value)}", param, ctx)
+            raise ValueError(f"must be {self._wanted}, got {quoted(text)}")
         return number
 
     def _fits(self, number: Decimal) -> bool:
         return self._low <= number <= self._high or (self._zero and number == 0)
 
 
-class Volume(ParamType[tuple[int, ...]]):
+class Volume(Value[tuple[int, ...]]):
     """A whole number of tokens, such as 50M, or several of them, each once."""
 
     def __init__(self, *, several: bool = False) -> None:
         self.name = "N,..." if several else "N"
         self._several = several
 
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[int, ...]:
-        """Parse them; fail with what they must be."""
-        if isinstance(value, tuple):
-            return value
-        words = value.split(",") if self._several else [value]
-        return tuple(dict.fromkeys(self._one(word.strip(), param, ctx) for word in words))
+    def parse(self, text: str) -> tuple[int, ...]:
+        """Return the numbers."""
+        words = text.split(",") if self._several else [text]
+        return tuple(dict.fromkeys(self._one(word.strip()) for word in words))
 
-    def _one(self, word: str, param: click.Parameter | None, ctx: click.Context | None) -> int:
+    def _one(self, word: str) -> int:
         found = _AMOUNT.fullmatch(word)
         amount = Decimal(found[1]) * _SIZES[found[2].lower()] if found else Decimal(0)
         if amount != int(amount) or not 1 <= amount <= MAX_TOKENS:
             wanted = f"a number of tokens from 1 to {MAX_TOKENS:,}, such as 50M"
-            self.fail(f"must be {wanted}, got {quoted(word)}", param, ctx)
+            raise ValueError(f"must be {wanted}, got {quoted(word)}")
         return int(amount)
 
 

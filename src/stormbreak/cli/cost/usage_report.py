@@ -6,11 +6,8 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from math import inf
 from pathlib import Path
-from typing import Any
 
-import click
-
-from stormbreak.cli.command import ParamType
+from stormbreak.cli.command import Value
 from stormbreak.cli.cost.output import Output, bar
 from stormbreak.cli.options import Names
 from stormbreak.cost.ledger import Bill
@@ -67,23 +64,21 @@ FIELDS = Names(", ".join((*_FIELDS, f"{_LABEL}NAME")), _is_field)
 """What the rows of the report are for."""
 
 
-class Hour(ParamType[float]):
+class Hour(Value[float]):
     """A day or an hour of UTC, as unix seconds."""
 
     name = "DAY"
 
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> float:
-        """Parse it; fail with what it must be."""
+    def parse(self, text: str) -> float:
+        """Return the time."""
         try:
-            at = datetime.fromisoformat(value)
+            at = datetime.fromisoformat(text)
             seconds = (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()
         except ValueError:
             seconds = 1.0
         if seconds % HOUR:
             wanted = "a day or a full hour of UTC, such as 2026-11-01 or 2026-11-01T14:00"
-            self.fail(f"must be {wanted}, got {quoted(value)}", param, ctx)
+            raise ValueError(f"must be {wanted}, got {quoted(text)}")
         return seconds
 
 
