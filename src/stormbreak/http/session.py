@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import TypeAlias
 
 from stormbreak.core.engine import Engine
 from stormbreak.core.fallback import Step
@@ -68,17 +68,8 @@ def make_call(  # noqa: PLR0913 - keywords are cheap to read
     )
 
 
-class PreparedAttempt(NamedTuple):
-    """One attempt, ready to be sent. Its repr shows no key."""
-
-    command: Send
-    connection: Connection
-    request: PreparedRequest
-    policy: Policy
-    api_key: str | None
-
-    def __repr__(self) -> str:
-        return f"PreparedAttempt({self.request!r})"
+PreparedAttempt: TypeAlias = tuple[Send, Connection, PreparedRequest, Policy, str | None]
+"""One attempt, ready to be sent, and the API key to redact."""
 
 
 class Sender:
@@ -134,9 +125,7 @@ class Sender:
             connect = min(connect, CONNECT_SHARE * timeout)
         idle = policy.idle_timeout if self._idle_timeout is None else self._idle_timeout
         request = request.within(idle=idle, connect=connect, attempt=timeout)
-        outcome = await self._attempt(
-            PreparedAttempt(command, connection, request, policy, api_key)
-        )
+        outcome = await self._attempt((command, connection, request, policy, api_key))
         if outcome.verdict is Verdict.CONNECT_FAILED and _is_too_short(outcome, timeout, policy):
             return outcome._replace(own_deadline=True)
         return outcome
