@@ -8,10 +8,10 @@ from races import AFTER, FIRST, answered, heard, scene, slow
 from stage import INVALID, OK, OTHER, SERVER_ERROR, THROTTLED, TIMEOUT, Stage
 from table_test import table_test
 
+from stormbreak.core.admission import TargetQueue
 from stormbreak.core.circuit import BreakerPolicy
 from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.fallback import Step, TargetOrder
-from stormbreak.core.gate import Permit
 from stormbreak.core.hedge import HedgePolicy
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.events import Committed, Hedged, HedgeRefused, Overtaken, Returned, Sent
@@ -301,13 +301,13 @@ def test_times_are_those_of_reported_first_outputs(call, begins):
 
 def test_what_is_given_up_is_settled_in_that_moment(monkeypatch):
     settled = {}
-    settle = Permit.settle
+    settle = TargetQueue.settle
     monkeypatch.setattr(
-        Permit,
+        TargetQueue,
         "settle",
-        lambda permit, outcome, now, uniform: (
+        lambda queue, permit, outcome, now, uniform: (
             settled.setdefault(permit, (outcome.verdict, now)),
-            settle(permit, outcome, now, uniform),
+            settle(queue, permit, outcome, now, uniform),
         ),
     )
     stage = scene()

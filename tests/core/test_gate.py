@@ -5,8 +5,15 @@ from copy import deepcopy
 from stage import OK, told
 from table_test import table_test
 
-from stormbreak.core.cooldown import Pace
+from stormbreak.core.breaker import Breaker
+from stormbreak.core.concurrency_limit import AimdLimiter, AutomaticLimiter, FixedLimiter
+from stormbreak.core.cooldown import Cooldown, Pace
+from stormbreak.core.diagnosis import Diagnosis
+from stormbreak.core.lease import LeasedLimiter
+from stormbreak.core.rate_limit_gate import RateLimitGate
 from stormbreak.core.send_rate import AdaptiveSendRate
+from stormbreak.core.shadow import ShadowGate
+from stormbreak.cost.spend_gate import SpendGate
 
 
 def _paced():
@@ -40,3 +47,24 @@ def test_a_gate_that_does_not_mind_success_is_not_changed_by_one(made, outcome):
     before = deepcopy(_state(gate))
     gate.settle(token, outcome, 20.0, 0.5)
     assert _state(gate) == before
+
+
+@table_test(
+    "kind",
+    [
+        AdaptiveSendRate,
+        AimdLimiter,
+        AutomaticLimiter,
+        Breaker,
+        Cooldown,
+        Diagnosis,
+        FixedLimiter,
+        LeasedLimiter,
+        Pace,
+        RateLimitGate,
+        ShadowGate,
+        SpendGate,
+    ],
+)
+def test_a_gate_with_a_settle_of_its_own_does_not_inherit_that_of_a_success(kind):
+    assert ("settle" in vars(kind)) == ("on_success" in vars(kind))

@@ -13,7 +13,7 @@ from stormbreak.core.policy import Policy
 from stormbreak.core.rate_limit_gate import RateLimitPolicy
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.core.retry_budget import Load
-from stormbreak.core.trip import ConsecutiveFailures
+from stormbreak.core.trip import ConsecutiveFailures, SlowRate
 
 ONCE = RetryPolicy(max_attempts=1)
 FRAGILE = BreakerPolicy(
@@ -25,8 +25,47 @@ FRAGILE = BreakerPolicy(
 )
 
 
+SLUGGISH = BreakerPolicy(trip=SlowRate(ratio=0.5, slow_call_threshold=2.0, min_calls=2))
+
+
 def sending(stage):
     return [run for run in stage.runs if run.sending]
+
+
+def one_slow_answer(stage):
+    run = stage.start()
+    stage.now += 3.0
+    run.step(OK)
+
+
+def refusals(stage):
+    for _ in range(5):
+        stage.now += 1.0
+        stage.start().step(THROTTLED)
+
+
+def two_failures(stage):
+    for _ in range(2):
+        stage.start().step(SERVER_ERROR)
+
+
+@table_test(
+    ("breaker", "ends_calm"),
+    [
+        (FRAGILE, lambda stage: stage.engine.pause(TARGET, 5.0, stage.now)),
+        (FRAGILE, lambda stage: stage.engine.isolate(TARGET, stage.now)),
+        (FRAGILE, lambda stage: stage.start().step(told(5.0))),
+        (FRAGILE, two_failures),
+        (FRAGILE, refusals),
+        (SLUGGISH, one_slow_answer),
+    ],
+)
+def test_whatever_closes_a_gate_ends_a_calm(breaker, ends_calm):
+    stage = Stage(policy(retry=ONCE, breaker=breaker, adaptive_rate=True))
+    stage.start().step(OK)
+    ends_calm(stage)
+
+    assert not stage.start().sending
 
 
 @table_test(("calls", "share"), [(0, 0.0), (1, 0.25), (4, 1.0), (6, 1.5)])

@@ -201,11 +201,12 @@ class TargetQueue:
             if refusal is not None:
                 self._reject(ticket, refusal)
 
-    def settle(
-        self, tokens: list[Any], sent_at: float, outcome: Outcome, now: float, uniform: float
-    ) -> None:
+    def settle(self, permit: Permit, outcome: Outcome, now: float, uniform: float) -> None:
         """Give every gate its token back, last taken first, and let calls leave that now may."""
-        took, service = now - sent_at, self.service
+        tokens, permit.tokens = permit.tokens, None
+        if tokens is None:
+            return
+        took, service = now - permit.sent_at, self.service
         if outcome.verdict is VERDICT_OK:
             for place, on_success in self._on_calm_success if self._calm else self._on_success:
                 on_success(tokens[place], outcome, now, uniform)
@@ -285,15 +286,14 @@ class TargetQueue:
         If it began while another gate was closed, the target can serve it.
         """
         queue, stood = self._queue, self._stands
-        self._stands = (
-            queue.size > STANDING_QUEUE_RATIO * self._slots.limit
-            and self._slots.binds(now)
-            and not any(gate.paces(next(iter(queue)).call, now) for gate in self._pacing)
-        )
+        if queue.size <= STANDING_QUEUE_RATIO * self._slots.limit or not self._slots.binds(now):
+            self._stands = self._newest_first = False
+            return
+        oldest = next(iter(queue))
+        self._stands = not any(gate.paces(oldest.call, now) for gate in self._pacing)
         if not self._stands:
             self._newest_first = False
             return
-        oldest = next(iter(queue))
         if not stood:
             gate = self._holding_gate(oldest.call, now)
             self._is_overload = gate in {None, self._slots}

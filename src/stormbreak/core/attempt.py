@@ -55,10 +55,8 @@ def run_attempt(
     call = state.call
     deadline_at, patience = call.deadline_at, call.patience
     expires_at = inf if deadline_at is None else deadline_at
-    if patience is not None:
-        patient_until = now + (patience - state.waited)
-        if patient_until < expires_at:  # noqa: PLR1730 - `min` takes longer
-            expires_at = patient_until
+    if patience is not None and (until := now + (patience - state.waited)) < expires_at:
+        expires_at = until
     place = permit or target_state.admission.enter(call, now, expires_at)
     if type(place) is not Permit and isinstance(place, Rejection):
         return Outcome(Verdict.REJECTED, rejection=place), now, uniform
@@ -91,7 +89,10 @@ def run_attempt(
         now, uniform = closed.moment
         raise
     finally:
-        place.settle(outcome, now, uniform)
+        if permit is None:
+            place.settle(outcome, now, uniform)
+        else:
+            target_state.admission.settle(permit, outcome, now, uniform)
     return result, now, uniform
 
 

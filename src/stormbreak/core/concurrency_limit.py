@@ -197,7 +197,7 @@ class FixedLimiter:
         """Occupy a slot."""
         self.in_flight += 1
 
-    def settle(self, _token: None, _outcome: Outcome, _now: float, _uniform: float) -> None:
+    def settle(self, _token: None, _outcome: Outcome, _now: float, _uniform: float, /) -> None:
         """Free the slot."""
         self.in_flight -= 1
 

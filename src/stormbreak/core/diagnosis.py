@@ -320,7 +320,9 @@ class Diagnosis:
         began_at, ended_at = self._timed_out[-1]
         if took >= PROMPT * (ended_at - began_at):
             self._timeouts_were_luck_at = -inf
-        elif any(began_at < sent_at <= ended_at for began_at, ended_at in self._timed_out):
+        elif sent_at <= ended_at and any(
+            began_at < sent_at <= ended_at for began_at, ended_at in self._timed_out
+        ):
             self._timeouts_were_luck_at = now
 
     def _late_answer(self, flight: InFlight, took: float, now: float) -> None:

@@ -140,10 +140,8 @@ class CircuitGate(Gate, Protocol):
 class Issuer(Protocol):
     """Grants permits, and takes the tokens of the gates back."""
 
-    def settle(
-        self, tokens: list[Any], sent_at: float, outcome: Outcome, now: float, uniform: float
-    ) -> None:
-        """Give every gate its token back, with the outcome of the attempt that left at `sent_at`."""
+    def settle(self, permit: "Permit", outcome: Outcome, now: float, uniform: float) -> None:
+        """Give every gate its token back, with the outcome of the attempt; a second time does nothing."""
         ...
 
     def first_output(self, tokens: list[Any], now: float) -> None:
@@ -154,25 +152,23 @@ class Issuer(Protocol):
 class Permit:
     """The tokens of all gates. One frame owns it and settles it once; a second time does nothing."""
 
-    __slots__ = ("_tokens", "first_output_at", "issuer", "sent_at")
+    __slots__ = ("first_output_at", "issuer", "sent_at", "tokens")
 
     def __init__(self, issuer: Issuer, tokens: list[Any], sent_at: float) -> None:
         self.issuer = issuer
-        self._tokens: list[Any] | None = tokens
+        self.tokens: list[Any] | None = tokens  # None once it is settled
         self.sent_at = sent_at
         self.first_output_at: float | None = None
 
     def first_output(self, now: float) -> None:
         """Note that the attempt produces its first output; does nothing once it has been settled."""
-        if self._tokens is not None:
+        if self.tokens is not None:
             self.first_output_at = now
-            self.issuer.first_output(self._tokens, now)
+            self.issuer.first_output(self.tokens, now)
 
     def settle(self, outcome: Outcome, now: float, uniform: float) -> None:
         """Give every gate its token back, with the outcome of the attempt."""
-        tokens, self._tokens = self._tokens, None
-        if tokens is not None:
-            self.issuer.settle(tokens, self.sent_at, outcome, now, uniform)
+        self.issuer.settle(self, outcome, now, uniform)
 
 
 # ---------------------------------------------------------------- attempt in flight

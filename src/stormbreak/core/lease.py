@@ -287,6 +287,8 @@ class LeasedLimiter(FixedLimiter):
         if (now >= self.fresh_until or lease.is_crowded) and lease.is_sharing:
             lease.report_soon()
 
+    on_success = settle  # that of the base class is its own `settle`
+
     def ready_at(self, _call: object, now: float) -> float:
         """READY while a slot is free; when the store is late; or NEVER."""
         if self.in_flight < self.cap and now < self.cap_until and now < self._lease.late_at:

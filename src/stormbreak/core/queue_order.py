@@ -149,6 +149,8 @@ class Queue:
 
     def oldest_at(self) -> float:
         """Return the time at which the longest waiting call was queued. The queue must not be empty."""
+        if self.size == len(self._queues[_INTERACTIVE].tickets):
+            return next(iter(self._queues[_INTERACTIVE].tickets)).queued_at
         waiting = [queue.tickets for queue in self._queues.values() if queue.tickets]
         return min([next(iter(tickets)).queued_at for tickets in waiting])
 
@@ -172,6 +174,8 @@ class Queue:
         return queue.last_of(heaviest, newest_first=newest_first and least is _INTERACTIVE)
 
     def _next_priority(self) -> Priority:
+        if self.size == len(self._queues[_INTERACTIVE].tickets):  # no other waits
+            return _INTERACTIVE
         waiting = [each for each in self._queues.items() if each[1].tickets]
         for priority, queue in waiting[1:]:
             if queue.credit + self._min_share >= 1 - ROUNDING:

@@ -337,7 +337,7 @@ class ReportedLimit:
         self.until = READY  # the end of what is known; later, everything passes
         self._taken = 0.0  # in all
         self._believed = True
-        self._empty_until = -inf  # the end of what it report was used up, after it had served
+        self._empty_until = -inf  # the end of what it reports as used up, after it had served
         self._reported_receipt = -1.0  # of the news heard last: what had been taken
 
     def ready_at(self, amount: float, now: float) -> float:

@@ -154,7 +154,8 @@ class _Run:
         self._ended = True
         self._turn += 1
         self._delivering = None
-        self._drop_timer()
+        if self._timer is not None:
+            self._driver.timeline.cancel(self._timer)
         self._abandon()
         self._lose()
         self._driver.stepper.close(self.flow)
@@ -164,8 +165,10 @@ class _Run:
         if not waits or self.flow is None:
             return
         self._turn += 1
-        if self._timer is not None:
-            self._drop_timer()
+        timer = self._timer
+        if timer is not None:
+            self._timer = None
+            self._driver.timeline.cancel(timer)
         if outcome is _TIMED_OUT:
             self._abandon()
         elif self._give_up is not None and not (outcome and outcome.committed):
@@ -177,11 +180,6 @@ class _Run:
         give_up, self._give_up = self._give_up, None
         if give_up is not None:
             give_up()
-
-    def _drop_timer(self) -> None:
-        if self._timer is not None:
-            self._driver.timeline.cancel(self._timer)
-            self._timer = None
 
     def execute(self, command: Command | CallResult) -> None:
         """Execute the next command of the flow."""
@@ -214,8 +212,11 @@ class _Run:
                 self._give_up = give_up
             return
         self._give_up = give_up
-        if command.timeout is not None:
-            self._set_timer(self._driver.timeline.now + command.timeout, _TIMED_OUT)
+        timeout, timeline = command.timeout, self._driver.timeline
+        if timeout is not None:
+            self._timer = timeline.at(
+                timeline.now + timeout, partial(self._resume, turn, _TIMED_OUT)
+            )
 
     def _start_race(self, race: Race, turn: int) -> None:
         self._race = race

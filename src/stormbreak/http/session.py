@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import TypeAlias
 
 from stormbreak.core.engine import Engine
 from stormbreak.core.fallback import Step
@@ -15,7 +16,7 @@ from stormbreak.http.request import Lookup, RequestTemplate, headers_for
 from stormbreak.http.response import assemble_stream, outcome_of, parse_response
 from stormbreak.http.routing import Routes
 from stormbreak.http.stream_source import Source, open_source
-from stormbreak.llm.models import OPERATIONS, Value
+from stormbreak.llm.models import OPERATIONS
 from stormbreak.types import Call, Outcome, Priority, Target, Verdict
 
 CONNECT_SHARE = 0.9  # of an attempt's time; the rest shows that the connection failed
@@ -67,17 +68,8 @@ def make_call(  # noqa: PLR0913 - keywords are cheap to read
     )
 
 
-class PreparedAttempt(Value, frozen=True):
-    """One attempt, ready to be sent. Its repr shows no key."""
-
-    command: Send
-    connection: Connection
-    request: PreparedRequest
-    policy: Policy
-    api_key: str | None
-
-    def __repr__(self) -> str:
-        return f"PreparedAttempt({self.request!r})"
+PreparedAttempt: TypeAlias = tuple[Send, Connection, PreparedRequest, Policy, str | None]
+"""One attempt, ready to be sent, and the API key to redact."""
 
 
 class Sender:
@@ -133,9 +125,7 @@ class Sender:
             connect = min(connect, CONNECT_SHARE * timeout)
         idle = policy.idle_timeout if self._idle_timeout is None else self._idle_timeout
         request = request.within(idle=idle, connect=connect, attempt=timeout)
-        outcome = await self._attempt(
-            PreparedAttempt(command, connection, request, policy, api_key)
-        )
+        outcome = await self._attempt((command, connection, request, policy, api_key))
         if outcome.verdict is Verdict.CONNECT_FAILED and _is_too_short(outcome, timeout, policy):
             return outcome._replace(own_deadline=True)
         return outcome
@@ -148,7 +138,7 @@ class BufferedSender(Sender):
     """Waits for the end of each answer."""
 
     async def _attempt(self, attempt: PreparedAttempt) -> Outcome:
-        request, connection, policy = attempt.request, attempt.connection, attempt.policy
+        command, connection, request, policy, api_key = attempt
         learn, cancel = policy.rate_limit.learn_from_headers, None
         if not request.streamed:
             result = parse_response(await connection.exchange(request), request)
@@ -156,14 +146,14 @@ class BufferedSender(Sender):
             stream = await connection.open(request)
             if isinstance(stream, Outcome):
                 return stream
-            first = partial(self._on_output, attempt.command)
+            first = partial(self._on_output, command)
             on_output = first if self._template.reports_output else None
             result, cancel = await assemble_stream(stream, request, policy.stall_timeout, on_output)
         if isinstance(result, Outcome):
             return result
-        outcome = outcome_of(result, request, attempt.api_key, learn=learn)
+        outcome = outcome_of(result, request, api_key, learn=learn)
         if self._template.schema is not None:
-            outcome = self._template.check(outcome, attempt.command.target)
+            outcome = self._template.check(outcome, command.target)
         if cancel is not None:
             raise AnsweredError(outcome, cancel)
         return outcome
@@ -175,11 +165,11 @@ class StreamSender(Sender):
     _has_succeeded = False
 
     async def _attempt(self, attempt: PreparedAttempt) -> Outcome:
-        command, policy = attempt.command, attempt.policy
+        command, connection, request, policy, api_key = attempt
         outcome, source = await open_source(
-            attempt.connection,
-            attempt.request,
-            attempt.api_key,
+            connection,
+            request,
+            api_key,
             stall_timeout=policy.stall_timeout,
             learn=policy.rate_limit.learn_from_headers,
             on_cancelled=partial(self._take, command, succeeded=True),

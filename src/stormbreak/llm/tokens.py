@@ -50,15 +50,12 @@ def usage_of(usage: object) -> Usage:
         hour = _by_time(usage)[1] if written else 0
     except _NoCountError:
         return NO_USAGE
-    if entry and total - entry > output:
-        output = total - entry
-    if not cached and not written:
-        return Usage(input_tokens=entry, output_tokens=output)
-    cached = min(cached, entry)
-    written = min(written, entry - cached)
+    if cached or written:
+        cached = min(cached, entry)
+        written = min(written, entry - cached)
     return Usage(
         input_tokens=entry,
-        output_tokens=output,
+        output_tokens=max(output, total - entry) if entry else output,
         cached_input_tokens=cached,
         cache_write_tokens=written,
         cache_write_1h_tokens=min(hour, written),
@@ -96,11 +93,12 @@ def _counts(*values: Any) -> list[int]:
     for value in values:
         if value is None:
             counts.append(0)
-            continue
-        kind = type(value)
-        if (kind is not int and kind is not float) or not 0 <= value <= _SANE or value % 1:
+        elif type(value) is int and 0 <= value <= _SANE:
+            counts.append(value)
+        elif type(value) is float and 0 <= value <= _SANE and not value % 1:
+            counts.append(int(value))
+        else:
             raise _NoCountError
-        counts.append(value if kind is int else int(value))
     return counts
 
 

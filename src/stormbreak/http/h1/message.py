@@ -257,7 +257,7 @@ def request_head(
         "content-length" in given and any("Content-L" in line for line in more)
     ):
         headers = {name: value for name, value in headers.items() if name.lower() not in _FRAMING}
-    lines += [f"{name}: {value}" for name, value in headers.items()]
+    lines += map(": ".join, headers.items())
     lines += more
     head = "\r\n".join(lines)
     if head.count("\n") != len(lines) - 1 or head.count("\r") != len(lines) - 1 or "\0" in head:
