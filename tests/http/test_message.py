@@ -1,5 +1,8 @@
 """One HTTP/1.1 response as bytes: what is one, what is not, and in whatever pieces it comes."""
 
+import gc
+from weakref import ref
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -156,6 +159,25 @@ def test_headers_are_the_same_in_whatever_pieces_they_come(lines):
         parts = fed((head + b"\r\na")[:cut])
         parts.feed((head + b"\r\na")[cut:])
         assert (parts.headers, parts.repeated) == (whole.headers, whole.repeated)
+
+
+class _Watched(ResponseParser):
+    __slots__ = ("__weakref__",)
+
+
+def test_a_closed_parser_is_freed_without_the_garbage_collector():
+    gc.disable()
+    try:
+        for pieces in ([LENGTH], one_by_one(LENGTH)):
+            parser = _Watched()
+            for piece in pieces:
+                parser.feed(piece)
+            known = ref(parser)
+            parser.close()
+            del parser
+            assert known() is None
+    finally:
+        gc.enable()
 
 
 def test_the_head_of_a_request():

@@ -20,7 +20,6 @@ _NAMES: dict[
 _MAX_NAMES = 500
 _START = b"HTTP/"
 _CODE = len("HTTP/1.1 ")  # where the status begins
-_BREAK = "a header holds a line break or a NUL"
 _FRAMING = ("content-length", "transfer-encoding")
 _CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 
@@ -40,6 +39,8 @@ class ResponseParser:
     `reusable` says whether the connection may carry another request: not where bytes came behind the response.
     """
 
+    on_header: Callable[[bytes, bytes], None]
+
     __slots__ = (
         "_ahead", "_count", "_interim", "_is_head", "_llhttp", "_outside", "_size", "_start", "_until_close", "body",
         "complete", "headers", "on_header", "repeated", "reusable", "status", "unread",
@@ -48,7 +49,7 @@ class ResponseParser:
     def __init__(self, method: str = "POST") -> None:
         self._llhttp: HttpResponseParser | None = None  # before the first byte, and when closed
         self._ahead: tuple[dict[bytes, bytes], bytes] | None = None  # headers, and the whole head
-        self.on_header: Callable[[bytes, bytes], None] = self._on_header
+        self.on_header = _drop
         self._start = b""
         self._is_head = method == "HEAD"
         self._outside = 0  # bytes in a row that are not of the body
@@ -94,6 +95,7 @@ class ResponseParser:
     def _look_ahead(self, data: bytes) -> None:
         """Take the headers of a head that comes whole, and is final, at once: without a call for each of them."""
         end = data.find(b"\r\n\r\n")
+        self.on_header = self._on_header
         if 0 < end <= MAX_HEAD and b"2" <= data[_CODE : _CODE + 1] <= b"5":
             headers: dict[bytes, bytes] = {}
             self._ahead = headers, data[: end + 4]
@@ -208,7 +210,11 @@ class ResponseParser:
 
     def close(self) -> None:
         """Let go of llhttp's parser, which holds this object."""
-        self._llhttp = None
+        self._llhttp, self.on_header = None, _drop
+
+
+def _drop(_name: bytes, _value: bytes) -> None:
+    """Drop a header of a closed response."""
 
 
 def _lower(name: bytes) -> str:
@@ -222,17 +228,6 @@ def _lower(name: bytes) -> str:
 def given_names(names: tuple[str, ...]) -> frozenset[str]:
     """The lower-case names of a request's headers."""
     return frozenset(name.lower() for name in names)
-
-
-def keyed_head(fixed: bytes, own: str, length: int) -> bytes:
-    """The head of a request whose fixed part is known.
-
-    Raises:
-        ValueError: the other header holds a line break.
-    """
-    if own.count("\n") != 1 or own.count("\r") != 1 or "\0" in own:
-        raise ValueError(_BREAK)
-    return fixed + f"{own}Content-Length: {length}\r\n\r\n".encode("utf-8", "surrogateescape")
 
 
 def request_head(
@@ -261,5 +256,5 @@ def request_head(
     lines += more
     head = "\r\n".join(lines)
     if head.count("\n") != len(lines) - 1 or head.count("\r") != len(lines) - 1 or "\0" in head:
-        raise ValueError(_BREAK)
+        raise ValueError("a header holds a line break or a NUL")
     return f"{head}\r\n\r\n".encode("utf-8", "surrogateescape")
