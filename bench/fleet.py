@@ -10,10 +10,11 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from decimal import Decimal
+from itertools import product
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -38,7 +39,7 @@ from stormbreak.fleet.virtual import VirtualStore
 from stormbreak.provider.in_thread import serve
 from stormbreak.types import Call, Outcome, Target, Usage, Verdict
 
-RATE = 50.0  # per second
+RATES = 10.0, 50.0  # per second
 MEMBERS = 20
 SECONDS = 20.0
 ROUNDS = 5  # of the cost of a call
@@ -67,48 +68,60 @@ def server() -> Iterator[str]:
 # ---------------------------------------------------------------- members on a real store
 
 
-async def waits(url: str, *, busy: int, load: float, seconds: float) -> str:
-    """Let `busy` of the members call at `load` times the quota; describe how long calls waited."""
-    shared = FleetPolicy(url=url, name=f"{busy} busy at {load}")
-    policy = Policy(
-        rate_limit=RateLimitPolicy(rpm=RATE * 60), fleet=shared, adaptive_rate=False, patience=10.0
-    )
-    waited: list[float] = []
+async def waits(url: str, *, rate: float, busy: int, load: float, seconds: float) -> str:
+    """Let `busy` of the members call at `load` times the quota; describe how long calls waited.
 
-    def member() -> Callable[[float], asyncio.Future[None]]:
+    One process with the whole quota, and without a fleet, gets the same calls at the same times.
+    """
+    shared = FleetPolicy(url=url, name=f"{busy} busy at {load} of {rate}")
+    alone = Policy(rate_limit=RateLimitPolicy(rpm=rate * 60), adaptive_rate=False, patience=30.0)
+    waited: dict[float, float] = {}
+    waited_alone: dict[float, float] = {}
+
+    def process(policy: Policy, waits: dict[float, float]) -> Callable[[float], Awaitable[None]]:
         @stormbreak.resilient(policy, target="x")
         async def call(start: float) -> None:
-            waited.append(time.monotonic() - start)
+            waits[start] = time.monotonic() - start
 
-        return lambda start: asyncio.ensure_future(call(start))
+        return call
 
-    members = [member() for _ in range(MEMBERS)]
+    members = [process(replace(alone, fleet=shared), waited) for _ in range(MEMBERS)]
+    one = process(alone, waited_alone)
     await asyncio.gather(*(each(time.monotonic()) for each in members))
-    await asyncio.sleep(1.0)
+    await asyncio.sleep((MEMBERS + 2 * rate) / rate)  # until the first burst is whole
     waited.clear()
     client = redis.Redis.from_url(url)
-    chance, start, before = random.Random(1), time.monotonic(), _reports(client)
-    at, calls = start, []
+    chance, start, before = random.Random(1), time.monotonic(), _scripts(client)
+    at = start
+    calls: list[Awaitable[None]] = []
     while at < start + seconds:
-        at += chance.expovariate(RATE * load)
+        at += chance.expovariate(rate * load)
         await asyncio.sleep(max(0.0, at - time.monotonic()))
-        calls.append(members[chance.randrange(busy)](time.monotonic()))
-    used = len(waited) / (RATE * seconds)
-    reports = (_reports(client) - before) / seconds
+        calls += (
+            asyncio.ensure_future(each(at)) for each in (members[chance.randrange(busy)], one)
+        )
+    used = len(waited) / (rate * seconds)
+    scripts = (_scripts(client) - before) / seconds
     client.close()
     await asyncio.gather(*calls, return_exceptions=True)
-    waited.sort()
-    half, most = (1000 * waited[len(waited) * part // 100] for part in (50, 99))
+    added = (waited[at] - waited_alone[at] for at in waited.keys() & waited_alone.keys())
     return (
-        f"used {used:.2f} of the quota, median wait {half:.0f} ms, 99 % within {most:.0f} ms, "
-        f"{reports:.1f} reports a second"
+        f"used {used:.2f} of the quota, {_waits(waited.values())}; "
+        f"one process alone: {_waits(waited_alone.values())}; "
+        f"a call waited longer in the fleet: {_waits(added)}; {scripts:.1f} scripts a second"
     )
+
+
+def _waits(seconds: Iterable[float]) -> str:
+    ordered = sorted(seconds)
+    half, most = (1000 * ordered[len(ordered) * part // 100] for part in (50, 99))
+    return f"median {half:.0f} ms, 99 % within {most:.0f} ms"
 
 
 # ---------------------------------------------------------------- calm processes
 
 CALM: dict[str, dict[str, Any]] = {
-    "a rate limit": {"rate_limit": RateLimitPolicy(rpm=RATE * 60)},
+    "a rate limit": {"rate_limit": RateLimitPolicy(rpm=RATES[-1] * 60)},
     "a fixed limit": {"limit": FixedLimit(max_in_flight=100)},
     "a spend limit": {"spend": SpendPolicy(max_usd=50.0, period=86_400.0)},
 }
@@ -140,10 +153,10 @@ def calm_fleet(seconds: float) -> Iterator[str]:
                 member.stdin.write(b"go\n")  # type: ignore[union-attr]
                 member.stdin.flush()  # type: ignore[union-attr]
             time.sleep(EVERY)
-            trips, reports = _trips(client), _reports(client)
+            trips, scripts = _trips(client), _scripts(client)
             time.sleep(seconds)
-            found = ((_trips(client) - trips - 2) / seconds, (_reports(client) - reports) / seconds)
-            yield f"{MEMBERS} calm, {name}: {found[0]:.1f} round trips a second, {found[1]:.1f} reports"
+            found = ((_trips(client) - trips - 2) / seconds, (_scripts(client) - scripts) / seconds)
+            yield f"{MEMBERS} calm, {name}: {found[0]:.1f} round trips a second, {found[1]:.1f} scripts"
         for member in members:
             member.communicate()
 
@@ -195,7 +208,7 @@ def report_cost(url: str, members: int) -> str:
     return f"{members} members: {1e6 * best:.0f} us of the server, {size} bytes"
 
 
-def _reports(client: "redis.Redis") -> int:
+def _scripts(client: "redis.Redis") -> int:
     stats = client.info("commandstats")
     return sum(
         int(stats.get(f"cmdstat_{each}", {}).get("calls", 0)) for each in ("eval", "evalsha")
@@ -254,11 +267,11 @@ def main() -> None:
 
 
 def members_share(seconds: float) -> Iterator[str]:
-    """Let few or all members call, much or little."""
+    """Let few or all members call, much or little, under a small and a large quota."""
     with server() as url:
-        for busy, load in ((2, 1.2), (20, 1.2), (2, 0.8), (20, 0.8)):
-            found = asyncio.run(waits(url, busy=busy, load=load, seconds=seconds))
-            yield f"{busy} of {MEMBERS} busy, load {load}: {found}"
+        for rate, busy, load in product(RATES, (2, MEMBERS), (1.2, 0.8)):
+            found = asyncio.run(waits(url, rate=rate, busy=busy, load=load, seconds=seconds))
+            yield f"{rate * 60:.0f} a minute, {busy} of {MEMBERS} busy, load {load}: {found}"
 
 
 def report_costs(_seconds: float) -> Iterator[str]:

@@ -1,7 +1,16 @@
-"""`python -m stormbreak`: the command, wherever it is not on the path."""
+"""The program `stormbreak`: the command line in a process of its own."""
 
+import gc
 import sys
 
-from stormbreak.cli.main import main
 
-sys.exit(main())
+def run() -> int:
+    """Run the command line without collecting garbage until a command begins: imports leave none."""
+    gc.disable()
+    from stormbreak.cli.main import main  # noqa: PLC0415 - imported after gc.disable()
+
+    return main()
+
+
+if __name__ == "__main__":
+    sys.exit(run())

@@ -16,7 +16,7 @@ from stormbreak.fleet.valkey import ValkeyStore
 def url(tmp_path_factory):
     server = Server("valkey", tmp_path_factory.mktemp("valkey")).start()
     store = ValkeyStore(server.url)
-    store._quiet_until = 0.0
+    store._server = 0.0, 0.0
     target = Report(requests=RateReport(600.0, 1.0, 7.0, 1.0), slots=SlotReport(10.0, 2.0, 4.0))
     spend = Report(spend=SpendReport(limit=5e6, spent=2e6, started=1.0, granted=3e6))
     store.beat(
@@ -60,7 +60,7 @@ def test_an_unknown_fleet_is_empty(url, capsys):
 
 @pytest.mark.parametrize("fields", [{"": "abc"}, {"a1": "x" * 7}, {"": ""}, None])
 def test_other_data_in_the_store_is_one_line(url, capsys, fields):
-    client, key = redis.Redis.from_url(url), "stormbreak:2:{foreign/target acme/m}"
+    client, key = redis.Redis.from_url(url), "stormbreak:3:{foreign}/target acme/m"
     with client:
         client.delete(key)
         if fields is None:
@@ -69,7 +69,7 @@ def test_other_data_in_the_store_is_one_line(url, capsys, fields):
             client.hset(key, mapping=fields)
     assert main(["fleet", "status", url, "--name", "foreign"]) == 2
     said = capsys.readouterr().err
-    assert "other data than ours is under its keys stormbreak:2:*" in said
+    assert "other data than ours is under its keys stormbreak:3:*" in said
     assert said.count("\n") == 1
 
 

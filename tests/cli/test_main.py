@@ -1,6 +1,8 @@
 """`stormbreak` itself: the help of every command, and the answer to a typing error."""
 
+import gc
 import re
+import sys
 from collections import defaultdict
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import pytest
 from click.testing import CliRunner
 from command_lines import COMMANDS, parse
 
+from stormbreak.__main__ import run
 from stormbreak.cli.main import main, root
 
 ROOT = Path(__file__).parents[2]
@@ -103,3 +106,13 @@ def test_the_commands_in_the_docs_have_only_options_that_exist():
             continue
         except click.ClickException as error:
             pytest.fail(f"{page}: {call}: {error.format_message()}")
+
+
+@pytest.mark.parametrize(("word", "collects"), [("--version", False), ("config show batch", True)])
+def test_garbage_is_collected_once_a_command_begins(monkeypatch, word, collects):
+    monkeypatch.setattr(sys, "argv", ["stormbreak", *word.split()])
+    try:
+        assert run() == 0
+        assert gc.isenabled() is collects
+    finally:
+        gc.enable()

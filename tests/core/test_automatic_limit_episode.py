@@ -22,11 +22,11 @@ def serving(count, *, at=4.0):
     return slots, flights
 
 
-def signs(slots, *, late=inf, errors=inf):
-    """Answers were late, and failures stood out, so many seconds ago; a call waits now."""
+def signs(slots, *, late=inf, errors=inf, refused=0.0):
+    """Answers were late, failures stood out, and a 429 came, so many seconds ago; a call waits now."""
     diagnosis = slots.diagnosis
     diagnosis.late_at, diagnosis.failed_at = slots.now - late, slots.now - errors
-    slots.stand()
+    slots.stand(age=refused)
     return slots.gate.limit
 
 
@@ -50,7 +50,7 @@ def test_for_a_second_after_answers_were_late_it_is_closer_to_what_was_proven(ag
 
 @pytest.mark.parametrize(("late", "limit"), [(0.5, 8), (inf, 32)])
 def test_while_answers_are_late_what_was_proven_before_is_forgotten(late, limit):
-    slots, flights = serving(20)
+    slots, flights = serving(20, at=1.0)
     slots.tick(0.1)
     slots.settle(flights[5:])  # five still put out
     slots.tick(3.0)
@@ -58,13 +58,18 @@ def test_while_answers_are_late_what_was_proven_before_is_forgotten(late, limit)
     assert limit == signs(slots, late=late)
 
 
-@pytest.mark.parametrize(("age", "floor"), [(9.9, False), (10.0, True)])
-def test_for_ten_seconds_after_failures_stood_out_there_is_no_floor(age, floor):
+@table_test(
+    ("errors", "refused", "floor"),
+    [(9.9, 10.0, False), (inf, 9.9, False), (10.0, 10.0, True), (inf, 10.0, True)],
+)
+def test_for_ten_seconds_after_failures_stood_out_or_a_429_there_is_no_floor(
+    errors, refused, floor
+):
     slots = SlotGate()
     slots.serve(60, rate=10, took=2.0)
     slots.tick(15.0)  # nothing is proven any more
 
-    assert floor == (signs(slots, errors=age) > 2)
+    assert floor == (signs(slots, errors=errors, refused=refused) > 2)
 
 
 def test_it_binds_for_125_seconds():

@@ -22,7 +22,17 @@ def episode(guard, now, seconds, rate, **kinds):
 def test_at_first_it_is_a_little_more_than_was_usually_in_flight():
     guard, now = usual()
 
-    assert guard.floor(now, 10, 2.0, failing=False) == pytest.approx(32.0, rel=0.01)
+    assert guard.floor(now, 10, 2.0, failing=False) == pytest.approx(27.0, rel=0.01)
+
+
+@pytest.mark.parametrize(("seconds", "known"), [(3, 0.23), (11, 1.0), (40, 1.0)])
+def test_a_mean_of_ten_seconds_is_as_good_as_one_of_minutes_and_one_of_a_moment_is_none(
+    seconds, known
+):
+    guard, now = usual(rate=10, in_flight=20, seconds=seconds)
+    floor = guard.floor(now, 10, 2.0, failing=False)
+
+    assert floor == pytest.approx(1.25 * 20 * known + 2.0, rel=0.01)
 
 
 def test_who_knows_nothing_has_next_to_no_floor_and_it_stays_so():
@@ -35,7 +45,7 @@ def test_what_is_usual_follows_within_half_a_minute():
         guard.quiet(now + second, 10, 40)
     follows = 40 - 20 * exp(-30.0 / 30.0)
 
-    assert guard.floor(now + 30, 10, 2.0, failing=False) == pytest.approx(1.5 * follows + 2)
+    assert guard.floor(now + 30, 10, 2.0, failing=False) == pytest.approx(1.25 * follows + 2)
 
 
 def test_the_first_look_teaches_nothing():
@@ -123,4 +133,4 @@ def test_a_clock_that_stands_still_teaches_nothing():
     for _ in range(1_000):
         guard.quiet(now - 1, 500, 500)
 
-    assert guard.floor(now - 1, 0, 2.0, failing=False) == pytest.approx(32.0, rel=0.01)
+    assert guard.floor(now - 1, 0, 2.0, failing=False) == pytest.approx(27.0, rel=0.01)

@@ -141,7 +141,8 @@ def test_how_long_an_answer_took_is_counted_from_when_it_was_sent():
 def test_it_always_binds_and_success_matters_to_it():
     slots = AimdLimiter(AimdLimit())
 
-    assert slots.binds(0.0) is slots.settles_success is True
+    assert slots.binds(0.0) is True
+    assert slots.on_success
 
 
 def test_a_timeout_is_a_sign_however_short_it_is():

@@ -92,7 +92,7 @@ def test_an_answer_to_an_attempt_that_left_no_earlier_lifts_it(left):
 
 
 def test_success_matters_to_a_cooldown():
-    assert Cooldown.settles_success  # or nobody would tell it
+    assert Cooldown.on_success  # or nobody would tell it
 
 
 def test_the_latest_report_counts():

@@ -35,7 +35,7 @@ def _state(thing):
 @table_test("outcome", [OK, OK._replace(retry_after=1.0)])
 def test_a_gate_that_does_not_mind_success_is_not_changed_by_one(made, outcome):
     gate = made()
-    assert not gate.settles_success
+    assert gate.on_success is None
     token = gate.take(None, 19.5)
     before = deepcopy(_state(gate))
     gate.settle(token, outcome, 20.0, 0.5)

@@ -146,3 +146,32 @@ def test_the_first_retry_has_no_delay_before_it():
     policy = RetryPolicy(backoff=Backoff(kind="decorrelated_jitter", initial_delay=0.5))
 
     assert ask(policy=policy, chance=0.5) == Retry(101.0, free=True)
+
+
+def exhausted():
+    """The budget of a process that may retry nothing more."""
+    budget = Budget(BudgetPolicy())
+    for _ in range(3):
+        budget.record(SERVER_ERROR, 100.0)
+    return budget
+
+
+@table_test(
+    ("left", "chance", "until"),
+    [
+        ({"deadline": 40.5}, 0.0, 101.0),  # the backoff
+        ({"deadline": 40.5}, 1.0, 130.0),  # three quarters of what is left without the least time
+        ({"deadline": 40.5}, 0.5, 115.5),
+        ({"deadline": 900.0, "patience": 20.0}, 1.0, 115.0),
+        ({"deadline": 900.0}, 1.0, 160.0),  # the longest backoff
+    ],
+)
+def test_a_late_retry_leaves_at_a_random_time_of_those_left(left, chance, until):
+    decision = ask(budget=exhausted(), chance=chance, late=True, **left)
+
+    assert decision == Retry(pytest.approx(until), free=True, late=True)
+
+
+@table_test("left", [{"late": True}, {"deadline": 40.0}, {"deadline": 1.6, "late": True}])
+def test_no_late_retry_without_an_end_without_the_right_to_it_or_without_time(left):
+    assert ask(budget=exhausted(), **left) == NoRetry("budget")

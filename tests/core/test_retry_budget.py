@@ -44,6 +44,25 @@ def test_exactly_one_is_enough():
     assert earned(1, ratio=1.0).try_pay(0.0)
 
 
+@table_test("outcome", [SERVER_ERROR, Outcome(Verdict.RESET), THROTTLED, TIMEOUT])
+@table_test("timed_out", [False, True])
+@table_test("outcomes", [1, 9, 10])
+def test_a_late_retry_is_for_hardly_any_traffic_and_errors_that_come_at_once(
+    outcome, timed_out, outcomes
+):
+    budget, load = earned(0), Load(timed_out=timed_out)
+    for _ in range(outcomes):
+        budget.record(outcome, 0.0)
+    hung = timed_out or outcome in (THROTTLED, TIMEOUT)
+
+    assert budget.may_retry_late(outcome, 0.0, load) is (outcomes < 10 and not hung)
+
+
+@table_test("changes", [{"no_free_retries": True}, {"low_traffic_retries": 0}])
+def test_who_forbids_free_retries_gets_no_late_one(changes):
+    assert not earned(0, **changes).may_retry_late(SERVER_ERROR, 0.0, UNKNOWN)
+
+
 def test_a_refusal_draws_nothing():
     budget = earned(5)
     before = budget.balance(0.0)

@@ -102,6 +102,6 @@ def test_a_call_that_waits_gets_the_place_of_one_that_is_interrupted():
 
     for moment in every_moment(begin):
         assert woken, moment
-        assert isinstance(stepper.step(waiting, None), Send), moment
-        assert isinstance(stepper.step(waiting, OK), CallResult), moment
+        assert isinstance(stepper.step(waiting, None)[1], Send), moment
+        assert isinstance(stepper.step(waiting, OK)[1], CallResult), moment
         assert leftovers(stepper) == ([], 0, 0), moment

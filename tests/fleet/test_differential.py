@@ -7,10 +7,9 @@ import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from stormbreak.fleet import parent
+from stormbreak.fleet import parent, valkey
 from stormbreak.fleet.leasing import Scope, beat
 from stormbreak.fleet.messages import (
-    Answer,
     CooldownReport,
     RateReport,
     Report,
@@ -71,6 +70,7 @@ steps = st.tuples(
     st.sampled_from("abcd"),
     reports,
     st.sampled_from([0.0, 1.0]),
+    st.sampled_from([0.0, 7.0, 7.0, 281_474_976_710_655.0]),
 )
 histories = st.lists(steps, min_size=1, max_size=25)
 
@@ -86,14 +86,18 @@ def test_the_script_does_what_the_model_does(server, pytestconfig):
     @given(histories)
     def check(history):
         client.flushall()
-        scope, now = Scope(), START
-        for span, member, report, quiet in history:
+        scopes, now = {"t/x": Scope(), "t/y": Scope()}, START
+        for span, member, report, quiet, server_id in history:
             now += span
-            expected = beat(scope, member, report, now, quiet_until=now + quiet if quiet else 0.0)
-            told = [repr(now), member, repr(now + quiet if quiet else 0.0)]
-            reply = script(keys=[key_of("t/x")], args=[*told, *map(repr, report.numbers())])
-            assert expected == Answer.of(reply)
-        assert scope == _read(client.hgetall(key_of("t/x")))
+            head = {"quiet_until": now + quiet if quiet else 0.0, "server": server_id}
+            used = list(scopes)[: 1 if quiet else 2]  # the second one has another history
+            expected = [beat(scopes[each], member, report, now, **head) for each in used]
+            told = [member, *map(repr, report.numbers())] * len(used)
+            keys, times = [*map(key_of, used)], map(repr, (now, *head.values()))
+            reply = script(keys=keys, args=[*times, *told])
+            assert expected == valkey._answers(reply, len(used))
+        for name in used:
+            assert scopes[name] == _read(client.hgetall(key_of(name)))
 
     check()
     client.close()
@@ -111,7 +115,7 @@ def test_a_parent_process_answers_as_the_model_does(pytestconfig, monkeypatch):
             nonlocal now
             store.scopes.clear()
             scope = Scope()
-            for span, member, report, _ in history:
+            for span, member, report, *_ in history:
                 now += span
                 (answer,) = client.beat([Message("t/x", member, report)])
                 assert beat(scope, member, report, now) == answer

@@ -1,5 +1,6 @@
 """Money is never spent twice: histories of calls, lost messages, lost members and a store that forgets."""
 
+from copy import deepcopy
 from decimal import Decimal
 from math import inf
 
@@ -11,7 +12,7 @@ from stormbreak.core.fleet_policy import FleetPolicy
 from stormbreak.core.lease import SpendLease
 from stormbreak.core.spend_policy import SpendPolicy
 from stormbreak.cost.spend_gate import SpendAccount
-from stormbreak.fleet.leasing import Scope, beat
+from stormbreak.fleet.leasing import QUIET, Member, Scope, beat
 from stormbreak.fleet.membership import SpendMembership, micro_dollars
 
 LIMIT = Decimal(10)
@@ -35,6 +36,10 @@ STEPS = (
     st.tuples(st.just("rest"), members, st.sampled_from(FATES)),
 )
 forgetting = st.tuples(st.just("forget"), members, st.booleans())
+FAILOVER = (
+    st.tuples(st.just("replicate"), members, st.none()),
+    st.tuples(st.just("fail_over"), members, st.booleans()),
+)
 
 
 class Process:
@@ -63,6 +68,7 @@ class World:
     def __init__(self, period):
         self.policy = SpendPolicy(max_usd=float(LIMIT), period=period)
         self.now, self.scope, self.count = 1_000.0, Scope(), 0
+        self.replica, self.server = Scope(), 1.0
         self.skew = 1_000_000.0  # of the store's clock
         self.ledger = {}
         self.unknown = {}  # micro-dollars of members that nobody told a store that had forgotten all
@@ -89,7 +95,8 @@ class World:
     def _send(self, process, report, how):
         sent_at = self.now
         if how != "unheard":
-            answer = beat(self.scope, process.member.name, report, self.now + self.skew)
+            name, at = process.member.name, self.now + self.skew
+            answer = beat(self.scope, name, report, at, server=self.server)
             self.now += 0.01
             if how == "heard":
                 process.heard = self._counted()
@@ -160,10 +167,7 @@ class World:
 
     def forget(self, place, is_stopped):
         """The store forgets everything. Living members report within seconds, but not one that is away, or `is_stopped`."""
-        missing = [each for each in self.processes if each.member.is_away]
-        if is_stopped:
-            missing.append(self.processes[place])
-        there = [each for each in self.processes if each not in missing]
+        there, missing = self._there(place, is_stopped)
         heard = max((each.heard for each in there), key=lambda each: sum(each.values()), default={})
         for each in (*self.dead, *missing):
             name = each.member.name
@@ -172,6 +176,27 @@ class World:
         self.scope = Scope()
         for each in sorted(there, key=lambda each: -each.member.epoch):
             self.beat(self.processes.index(each), "heard")
+
+    def replicate(self, _place, _):
+        """A replica has received everything until now."""
+        self.replica = deepcopy(self.scope)
+
+    def fail_over(self, place, is_stopped):
+        """The replica takes over. Living members report within seconds, but not one that is away, or `is_stopped`."""
+        there, missing = self._there(place, is_stopped)
+        self.scope, self.server = deepcopy(self.replica), self.server + 1
+        for each in (*self.dead, *missing):
+            name, known = each.member.name, self.scope.members.get(each.member.name, Member()).money
+            self.unknown[name] = max(self.unknown.get(name, 0), each.money - known)
+        for each in there:
+            self.beat(self.processes.index(each), "heard")
+
+    def _there(self, place, is_stopped):
+        """The members that report now, and those that do not."""
+        missing = [each for each in self.processes if each.member.is_away]
+        if is_stopped:
+            missing.append(self.processes[place])
+        return [each for each in self.processes if each not in missing], missing
 
     def play(self, history):
         for what, place, how in history:
@@ -192,6 +217,40 @@ def test_a_limit_for_ever_is_never_passed(history):
 @given(st.lists(st.one_of(*STEPS), min_size=20, max_size=60))
 def test_a_limit_in_every_period_is_never_passed(history):
     World(20.0).play(history)
+
+
+@pytest.mark.parametrize("period", [None, 20.0])
+@given(history=st.lists(st.one_of(*STEPS, *FAILOVER), min_size=20, max_size=60))
+def test_a_replica_that_takes_over_costs_what_lost_members_were_granted(period, history):
+    World(period).play(history)
+
+
+def test_a_replica_grants_nothing_while_members_that_it_does_not_know_may_report():
+    world = World(None)
+    world.ask(0, (Decimal("0.5"), "heard"))
+    world.replicate(0, None)
+    world.ask(1, (Decimal(6), "heard"))
+    world.scope, world.server = world.replica, 2.0
+    world.ask(0, (Decimal(4), "heard"))
+    assert len(world.processes[0].calls) == 1
+    world.beat(1, "heard")
+    world.now += QUIET
+    world.ask(0, (Decimal(4), "heard"))
+    world.ask(0, (Decimal(3), "heard"))
+    assert world.ledger == {1.0: Decimal("9.5")}
+
+
+@pytest.mark.parametrize("period", [None, 20.0])
+def test_a_replica_that_had_not_heard_of_the_period_learns_of_it(period):
+    """Found: what all had spent in it was forgotten, and the limit was spent once more."""
+    world = World(period)
+    world.beat(0, "heard")
+    world.replicate(0, None)
+    world.ask(0, (Decimal(8), "heard"))
+    world.fail_over(1, False)
+    world.now += QUIET
+    world.ask(1, (Decimal(4), "heard"))
+    assert list(world.ledger.values()) == [Decimal(8)]
 
 
 def test_what_a_lost_member_had_spent_is_known_to_others_when_the_store_forgets_it():

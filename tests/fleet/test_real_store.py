@@ -260,7 +260,7 @@ async def test_tls_and_a_user_with_the_rights_that_the_page_names(
     try:
         admin = redis.Redis.from_url(server.url)
         rights = ["eval", "evalsha", "time", "hgetall", "hset", "hdel", "expire", "persist"]
-        keys = (">Correct-Horse", "resetkeys", "~stormbreak:2:*", "-@all")
+        keys = (">Correct-Horse", "resetkeys", "~stormbreak:3:*", "-@all")
         admin.execute_command(
             "ACL", "SETUSER", "app", "on", *keys, *(f"+{each}" for each in rights)
         )

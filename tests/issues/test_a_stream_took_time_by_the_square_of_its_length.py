@@ -18,14 +18,14 @@ def chunk(index=0, finish=None, **delta):
 
 
 STREAMS = {
-    "a name in pieces": [chunk(name=f"n{number}") for number in range(EVENTS)],
-    "empty pieces": [
+    "a name in pieces": lambda: [chunk(name=f"n{number}") for number in range(EVENTS)],
+    "empty pieces": lambda: [
         *([chunk(content="")] * HALF),
         chunk(content="a"),
         *([chunk(content=[])] * HALF),
     ],
-    "choices that nobody asked for": [chunk(number, "stop") for number in range(EVENTS)],
-    "fields of the whole": [
+    "choices that nobody asked for": lambda: [chunk(number, "stop") for number in range(EVENTS)],
+    "fields of the whole": lambda: [
         b'data: {"choices":[],"x":{"k%d":1}}\n\n' % number for number in range(EVENTS)
     ],
 }
@@ -34,8 +34,9 @@ STREAMS = {
 @table_test("stream", STREAMS)
 def test_it_takes_time_by_its_length(stream):
     assembler = StreamAssembler(Shape.CHAT)
+    events = STREAMS[stream]()
     begun = time.process_time()
-    for event in STREAMS[stream]:
+    for event in events:
         assembler.feed(event)
         _ = assembler.whole
     assembler.end()

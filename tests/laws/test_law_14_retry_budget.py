@@ -47,6 +47,18 @@ def test_a_lone_script_may_retry_twice_what_is_no_timeout(verdict):
     assert (ended.attempts, ended.stopped) == (1 if verdict is Verdict.TIMEOUT else 3, "budget")
 
 
+@table_test("verdict", TRANSIENT)
+def test_a_lone_call_with_a_deadline_makes_one_late_retry_after_what_is_no_timeout(verdict):
+    stage = scene()
+    run = stage.start(within=60.0, fail_fast=False)
+    while not run.ended:
+        stage.now = run.command.until if run.backing_off else stage.now
+        run.step(None if run.backing_off else Outcome(verdict))
+    attempts = {Verdict.TIMEOUT: 1, Verdict.THROTTLED: 3}.get(verdict, 4)
+
+    assert (run.ended.attempts, run.ended.stopped) == (attempts, "budget")
+
+
 @table_test("verdict", [each for each in TRANSIENT if each is not Verdict.THROTTLED])
 def test_a_busy_process_pays_once_nothing_is_answered(verdict):
     stage = scene()

@@ -20,6 +20,7 @@ from stormbreak.core.circuit import State
 from stormbreak.core.diagnosis import Cause
 from stormbreak.core.engine import Engine
 from stormbreak.core.presets import INTERACTIVE
+from stormbreak.drivers.garbage import collecting_less_often
 from stormbreak.drivers.virtual_time import Timeline, VirtualDriver
 from stormbreak.events import Returned
 from stormbreak.provider.fault_kinds import Kind
@@ -140,6 +141,7 @@ def wrong_in_bad_luck(process, now):
     return bool(cause in (Cause.OVERLOAD, Cause.DEAD) or shut or held)
 
 
+@collecting_less_often()
 def longest_wrong(storm, seed, is_wrong):
     """The longest time for which a process was wrong without a break, in seconds."""
     load, timeline = storm.load, Timeline()

@@ -110,14 +110,19 @@ def test_a_picture():
 
 @pytest.fixture
 def figures(monkeypatch):
-    """Every figure of a picture that is drawn."""
+    """Every figure of a picture; it is laid out, but not painted."""
     drawn = []
 
     def figure(*args, **named):
         drawn.append(Figure(*args, **named))
         return drawn[-1]
 
+    def lay_out(sheet):
+        sheet._figure.draw_without_rendering()
+        return b""
+
     monkeypatch.setattr("stormbreak.report.picture.Figure", figure)
+    monkeypatch.setattr("stormbreak.report.picture._Sheet.png", lay_out)
     return drawn
 
 

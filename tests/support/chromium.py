@@ -34,12 +34,25 @@ class Chromium:
     def __init__(self, browser, thread):
         self._browser = browser
         self._thread = thread
+        self._pages = {}
 
     def visit(self, path, width, theme, picture=None, **scripts):
         """Open a file on a screen of that width, and run scripts in it; perhaps save a picture of the whole page."""
         return self._thread.submit(self._visit, path, width, theme, picture, scripts).result()
 
     def _visit(self, path, width, theme, picture, scripts):
+        """Open it once: a screen of another width or theme shows the same page."""
+        if path not in self._pages:
+            self._pages[path] = self._open(path, width, theme)
+        page, seen = self._pages[path]
+        page.set_viewport_size({"width": width, "height": 800})
+        page.emulate_media(color_scheme=theme)
+        seen.found = {name: page.evaluate(script) for name, script in scripts.items()}
+        if picture is not None:
+            page.screenshot(path=picture, full_page=True)
+        return seen
+
+    def _open(self, path, width, theme):
         seen = Visit()
         page = self._browser.new_page(viewport={"width": width, "height": 800}, color_scheme=theme)
         page.on("request", lambda request: seen.requests.append(request.url))
@@ -47,11 +60,7 @@ class Chromium:
         page.on("pageerror", lambda error: seen.said.append(str(error)))
         page.add_init_script("window.boom = () => console.log('boom')")
         page.goto(path.as_uri())
-        seen.found = {name: page.evaluate(script) for name, script in scripts.items()}
-        if picture is not None:
-            page.screenshot(path=picture, full_page=True)
-        page.close()
-        return seen
+        return page, seen
 
 
 @contextmanager

@@ -16,7 +16,6 @@ class Barrier:
     """A gate that opens when the test says so, and writes down what is asked of it."""
 
     takes = True
-    settles_success = True
 
     def __init__(self, name="barrier", log=None):
         self.name = name
@@ -33,11 +32,13 @@ class Barrier:
     def settle(self, token, outcome, now, uniform):
         self.log.append(("settle", token, outcome.verdict.value))
 
+    on_success = settle
+
 
 class Indifferent(Barrier):
     """One to which a success means nothing."""
 
-    settles_success = False
+    on_success = None
 
 
 class Turnstile(Barrier):

@@ -56,9 +56,10 @@ class SlotGate:
             self.tick(ends - self.now)
             self.settle([flight])
 
-    def stand(self):
-        """A 429, so that it is not certain that all is well, and a queue that stands for want of slots."""
+    def stand(self, *, age=0.0):
+        """A 429 `age` seconds ago, so that it is not certain that all is well, and a queue that stands for want of slots."""
         self.settle(self.take(), told(1.0))
+        self.diagnosis.throttled_at -= age
         self.wait(2.0)
 
     def wait(self, seconds):

@@ -1,5 +1,6 @@
 """Commands with options under headings and examples in their help; groups that import a command when it is called."""
 
+import gc
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from difflib import get_close_matches
@@ -73,6 +74,13 @@ class Command(click.Command):
     def __init__(self, *args: Any, examples: Sequence[str] = (), **settings: Any) -> None:
         super().__init__(*args, **settings)
         self.examples = examples
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; collect garbage from now on, if the program does not (`stormbreak.__main__`)."""
+        if not (gc.isenabled() or isinstance(self, click.Group)):
+            gc.freeze()  # what is imported stays, and is not looked at when the program ends
+            gc.enable()
+        return super().invoke(ctx)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the options, each under its heading; `--help` comes last."""

@@ -6,9 +6,8 @@ import click
 from rich.console import Console
 
 from stormbreak.cli.command import option, options, subcommand
-from stormbreak.cli.options import DIR, FILE
+from stormbreak.cli.options import DIR, FILE, seed
 from stormbreak.cli.output import save_picture
-from stormbreak.cli.storm.options import seed
 from stormbreak.demo import acts
 from stormbreak.demo.acts import ROWS, prepare, provider
 from stormbreak.demo.screen import Screen

@@ -9,6 +9,7 @@ import click
 
 from stormbreak.cli.command import ParamType, flag, option
 from stormbreak.key_patterns import quoted
+from stormbreak.provider.field_ranges import MAX_SPEED, MIN_SPEED
 
 # ---------------------------------------------------------------- types
 
@@ -99,3 +100,18 @@ REPORT = option("--report", "FILE", "Also write a report: FILE.html or FILE.png.
 PRICES = option(
     "--prices", "FILE", "Price file, or article-2025; replaces list prices.", multiple=True
 )
+
+
+def seed(default: int = 0) -> Callable[..., Any]:
+    """Return the option for the seed of everything random."""
+    return option("--seed", Integer(0), "The same seed gives the same storm.", default=default)
+
+
+def speed(default: float | None, note: str) -> Callable[..., Any]:
+    """Return the option for the pace of a scenario on real sockets."""
+    return option(
+        "--speed",
+        Number(MIN_SPEED, MAX_SPEED),
+        f"Scenario seconds per real second; {note}.",
+        default=default,
+    )

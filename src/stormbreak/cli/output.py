@@ -6,16 +6,18 @@ import sys
 from contextlib import suppress
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
 from msgspec.json import Encoder
 from msgspec.json import format as indented
-from rich.console import Console, RenderableType
 
 from stormbreak.errors import ConfigurationError
 from stormbreak.escape import reason
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
 
 _JSON = Encoder(decimal_format="number")
 
@@ -104,11 +106,13 @@ def _redirect_to_null(descriptor: int) -> None:
 # ---------------------------------------------------------------- tables and pictures
 
 
-def draw(picture: RenderableType, *, min_width: int = 0) -> None:
+def draw(picture: "RenderableType", *, min_width: int = 0) -> None:
     """Write a table or the like as `say` does, in colours on a terminal.
 
     It is as wide as the terminal, and never narrower than `min_width`: then the terminal breaks the lines.
     """
+    from rich.console import Console  # noqa: PLC0415 - many commands draw nothing
+
     console = Console()
     if console.width < min_width:
         console = wide(min_width)
@@ -117,12 +121,14 @@ def draw(picture: RenderableType, *, min_width: int = 0) -> None:
     say(captured.get(), end="")
 
 
-def wide(width: int) -> Console:
+def wide(width: int) -> "Console":
     """Return a console of this width, even on a dumb terminal."""
+    from rich.console import Console  # noqa: PLC0415
+
     return Console(width=width, height=1)  # rich ignores the width without a height
 
 
-def save_picture(console: Console, path: Path, *, title: str) -> None:
+def save_picture(console: "Console", path: Path, *, title: str) -> None:
     """Save the output of `console` as SVG, in fonts that every machine has."""
     svg = console.export_svg(title=title)
     own_fonts = re.sub(r"@font-face \{.*?\}\s*", "", svg, flags=re.DOTALL)

@@ -6,9 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from stormbreak.cli.command import option, options, subcommand
-from stormbreak.cli.options import FILE, PORT
+from stormbreak.cli.options import FILE, PORT, seed, speed
 from stormbreak.cli.output import say
-from stormbreak.cli.storm.options import seed, speed
 from stormbreak.http.h1.server import new_loop
 from stormbreak.provider.scenario_file import builtin_names, load, load_answers
 from stormbreak.provider.server import ProviderServer

@@ -63,7 +63,8 @@ class TargetQueue:
     ) -> None:
         """Serve through `gates`; the other gates are some of them.
 
-        `is_calm(now)`: whether all gates are certainly ready, for any call. It saves asking each of them.
+        `is_calm(now)`: whether all gates but the slots are ready, for any call, and stay so until a failure or
+        `end_calm`. It saves asking each of them.
         `asks_fleet(call, now)` is called when `call` waits; True: some gate may now be ready earlier.
         """
         self._gates = tuple(gates)
@@ -71,9 +72,11 @@ class TargetQueue:
         self._takes = tuple((place, gate.take) for place, gate in enumerate(gates) if gate.takes)
         in_reverse = [*enumerate(gates)][::-1]
         self._settles = tuple((place, gate.settle) for place, gate in in_reverse)
-        self._settles_success = tuple(
-            (place, gate.settle) for place, gate in in_reverse if gate.settles_success
-        )
+        successes = [
+            (place, gate.on_success) for place, gate in in_reverse if gate.on_success is not None
+        ]
+        self._on_success = tuple(successes)
+        self._on_calm_success = tuple(each for each in successes if self._gates[each[0]].takes)
         self._slots = slots
         self._diagnosis = diagnosis
         self._diagnosis_place = self._gates.index(diagnosis)
@@ -83,6 +86,7 @@ class TargetQueue:
         self._circuit = circuit
         self._spending = spending
         self._is_calm = is_calm
+        self._calm = False  # as long as that is known
         self._asks_fleet = asks_fleet
         self._queue = Queue(policy)
         self._timekeeper: Ticket | None = None
@@ -107,8 +111,13 @@ class TargetQueue:
             self.pump(now)  # time may have opened a gate, and room in the queue with it
         else:
             self._slots.tick(now, 0.0)
-        if not queue.size and (self._is_calm(now) or self._ready_at(call, now) <= now):
-            return self._grant(call, now)
+        if not queue.size:
+            if not self._calm:
+                self._calm = self._is_calm(now)
+            slots = self._slots
+            free = self._calm and slots.in_flight < slots.limit
+            if free or self._ready_at(call, now) <= now:
+                return self._grant(call, now)
         refusal = self._refusal(call, now, expires_at) or self._make_room(call, now, expires_at)
         if refusal is not None:
             return refusal
@@ -181,6 +190,10 @@ class TargetQueue:
         self._slots.in_flight = permits
         self.pump(now)
 
+    def end_calm(self) -> None:
+        """Ask every gate again: one of them has changed."""
+        self._calm = False
+
     def sweep(self, now: float) -> None:
         """Reject every waiting call that a gate, just closed, will hold for longer than it may wait."""
         for ticket in list(self._queue):
@@ -192,12 +205,17 @@ class TargetQueue:
         self, tokens: list[Any], sent_at: float, outcome: Outcome, now: float, uniform: float
     ) -> None:
         """Give every gate its token back, last taken first, and let calls leave that now may."""
-        success = outcome.verdict is VERDICT_OK
-        for place, settle in self._settles_success if success else self._settles:
-            settle(tokens[place], outcome, now, uniform)
-        took = now - sent_at
-        if success or (outcome.own_deadline and took > self.service):
-            self.service += (took - self.service) * (LEARNING if self.service else 1.0)
+        took, service = now - sent_at, self.service
+        if outcome.verdict is VERDICT_OK:
+            for place, on_success in self._on_calm_success if self._calm else self._on_success:
+                on_success(tokens[place], outcome, now, uniform)
+            self.service += (took - service) * (LEARNING if service else 1.0)
+        else:
+            self._calm = False
+            for place, settle in self._settles:
+                settle(tokens[place], outcome, now, uniform)
+            if outcome.own_deadline and took > service:
+                self.service += (took - service) * (LEARNING if service else 1.0)
         if self._queue.size:
             self.pump(now)
         else:
@@ -246,6 +264,8 @@ class TargetQueue:
         return holds
 
     def _ready_at(self, call: Call, now: float) -> float:
+        if self._calm:
+            return self._slots.ready_at(call, now)
         latest = READY
         for gate_ready_at in self._ready_ats:
             ready_at = gate_ready_at(call, now)

@@ -55,8 +55,10 @@ def run_attempt(
     call = state.call
     deadline_at, patience = call.deadline_at, call.patience
     expires_at = inf if deadline_at is None else deadline_at
-    if patience is not None and now + (patience - state.waited) < expires_at:
-        expires_at = now + (patience - state.waited)
+    if patience is not None:
+        patient_until = now + (patience - state.waited)
+        if patient_until < expires_at:  # noqa: PLR1730 - `min` takes longer
+            expires_at = patient_until
     place = permit or target_state.admission.enter(call, now, expires_at)
     if type(place) is not Permit and isinstance(place, Rejection):
         return Outcome(Verdict.REJECTED, rejection=place), now, uniform
@@ -75,8 +77,6 @@ def run_attempt(
         outcome = CANCELLED_AFTER_SEND
         answered, now, uniform = yield _tuple(Send, (call.target, number, timeout, permit))
         outcome = answered or CANCELLED_AFTER_SEND
-        if outcome.rejection is not None:  # by the sender, for want of open files: nothing was sent
-            state.unconnected += 1
         if call.delivers and outcome.committed:
             delivery = _commit(state, number, permit, outcome, now, took=now - sent_at)
             outcome = CANCELLED_AFTER_SEND
@@ -170,6 +170,8 @@ def _note_return(
     verdict = outcome.verdict
     if verdict is Verdict.TIMEOUT and _is_own_deadline(target_state, state, outcome, sent_at, now):
         outcome = outcome._replace(own_deadline=True)
+    if outcome.rejection is not None:  # by the sender, for want of open files: nothing was sent
+        state.unconnected += 1
     if target_state.treatments[verdict].retry:
         target_state.failed_at = now
     details = outcome.status, outcome.code, now - sent_at, outcome.detail, outcome.usage

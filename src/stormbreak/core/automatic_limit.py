@@ -27,7 +27,7 @@ from typing import Literal
 from stormbreak.core.checks import check_types, require_at_least
 from stormbreak.core.diagnosis import RECENTLY, Diagnosis
 from stormbreak.core.gate import NEVER, READY
-from stormbreak.types import VERDICT_OK, Outcome, Verdict
+from stormbreak.types import Outcome, Verdict
 
 # ---------------------------------------------------------------- limit floor
 # Detects that our limit throttles the target. With total times only, a queue and a slower target look alike: both are
@@ -38,10 +38,10 @@ from stormbreak.types import VERDICT_OK, Outcome, Verdict
 
 TAU = 30.0  # seconds; weight of the usual rate of answers and in-flight count
 STEP = 10.0  # seconds in which the floor doubles or halves
-PROBE_BELOW = 0.8  # of the usual answers per second
+PROBE_BELOW = 0.75  # of the usual answers per second
 GRACE = 10.0  # seconds before the floor moves; at least
 GRACE_TIMES = 3.0  # ... and so many times the usual time of an answer
-GAIN, PLUS = 1.5, 2.0  # the floor at first, beside what was usually in flight
+GAIN, PLUS = 1.25, 2.0  # the floor at first, beside what was usually in flight
 
 
 class LimitFloor:
@@ -51,6 +51,7 @@ class LimitFloor:
         self._max_floor = max_floor
         self._rate = 0.0  # usual answers per second
         self._in_flight = 0.0  # usually
+        self._given = 0.0  # share of all weight: both means are too low by so much
         self._recent = 0.0  # answers, decaying over the window of an episode
         self._since: float | None = None  # when it was fed last
         self._began_at: float | None = None  # the episode
@@ -63,6 +64,7 @@ class LimitFloor:
         self._began_at = None
         if span > 0:
             weight = 1 - exp(-span / TAU)
+            self._given += weight * (1 - self._given)
             self._rate += weight * (answers / span - self._rate)
             self._in_flight += weight * (in_flight - self._in_flight)
 
@@ -73,8 +75,8 @@ class LimitFloor:
             window = GRACE
         if self._began_at is None:
             self._began_at = self._moved_at = now
-            self._recent = self._rate * window
-            self._floor = min(self._max_floor, GAIN * self._in_flight + PLUS)
+            self._recent = self._usual(self._rate) * window
+            self._floor = min(self._max_floor, GAIN * self._usual(self._in_flight) + PLUS)
         self._recent = self._recent * exp(-span / window) + answers
         if failing:
             self._floor = 0.0
@@ -86,13 +88,18 @@ class LimitFloor:
         since, self._since = self._since, now
         return 0.0 if since is None or now < since else now - since
 
+    def _usual(self, mean: float) -> float:
+        """Correct a mean that began at 0; one of less than `GRACE` seconds counts as of as many, most of them idle."""
+        return mean / max(self._given, 1 - exp(-GRACE / TAU))
+
     def _move(self, now: float, rate: float) -> None:
         steps = (now - self._moved_at) / STEP
         self._moved_at = now
-        if rate < PROBE_BELOW * self._rate:
+        usual = self._usual(self._rate)
+        if rate < PROBE_BELOW * usual:
             steps = min(steps, 10.0)  # 2 to the power of a long silence is no number
             self._floor = min(self._max_floor, self._floor * 2.0**steps)
-        elif rate > self._rate:
+        elif rate > usual:
             self._floor *= 0.5**steps
 
 
@@ -106,7 +113,7 @@ FRESH = 1.0  # seconds since answers were late: until then the target has a queu
 NEARLY_FULL = (
     1.2  # ... and the gain is no more than this: a larger one only makes that queue longer
 )
-FAILING = 10.0  # seconds since failures stood out
+FAILING = 10.0  # seconds since failures stood out, or a 429 came
 MIN_LIMIT = 2.0  # while there is evidence, before fading
 STANDING = 1.0  # seconds in the queue
 LOOK = 1.0  # seconds between two looks while all is quiet
@@ -134,7 +141,6 @@ class AutomaticLimiter:
 
     name = "limit"
     takes = True
-    settles_success = True
 
     def __init__(
         self, policy: AutomaticLimit, diagnosis: Diagnosis, *, paused: Callable[[float], bool]
@@ -224,16 +230,15 @@ class AutomaticLimiter:
 
     def settle(self, _token: None, outcome: Outcome, now: float, _uniform: float) -> None:
         """Free the slot."""
+        self.on_success(None, outcome, now, 0.0)
+        if outcome.verdict is Verdict.THROTTLED and self._is_too_much(outcome, now):
+            self._stood_at = now
+
+    def on_success(self, _token: None, _outcome: Outcome, now: float, _uniform: float) -> None:
+        """Free the slot."""
         if self.in_flight >= self.limit:
             self._full_at = now
         self.in_flight -= 1
-        verdict = outcome.verdict
-        if (
-            verdict is not VERDICT_OK
-            and verdict is Verdict.THROTTLED
-            and self._is_too_much(outcome, now)
-        ):
-            self._stood_at = now
 
     def _is_too_much(self, refusal: Outcome, now: float) -> bool:
         """Whether a 429 that just came shows that too much is in flight: one of many, of unknown cause, with no slot free."""
@@ -294,5 +299,6 @@ class AutomaticLimiter:
         if not binds:
             self._limit_floor.quiet(now, answers, self.in_flight)
             return 0.0
-        failing = now - diagnosis.failed_at < FAILING or self._paused(now)
+        trouble_at = max(diagnosis.failed_at, diagnosis.throttled_at)
+        failing = now - trouble_at < FAILING or self._paused(now)
         return self._limit_floor.floor(now, answers, diagnosis.mean or 0.0, failing=failing)

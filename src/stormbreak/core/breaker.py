@@ -36,11 +36,10 @@ from stormbreak.core.diagnosis import Diagnosis
 from stormbreak.core.gate import NEVER, READY, InFlight
 from stormbreak.core.half_open import Decision, Probe, Trial
 from stormbreak.core.trip import Counts
-from stormbreak.types import VERDICT_OK, Outcome, Tally, Treatment, Verdict
+from stormbreak.types import Outcome, Tally, Treatment, Verdict
 
 MAX_RETRY_AFTER = 900.0  # maximum seconds of a Retry-After, before its jitter
 REMEMBERED = 900.0  # seconds for which an unprobed circuit is remembered after its open time
-_SUCCESS = Tally.SUCCESS
 
 Pass: TypeAlias = tuple[
     int, float, InFlight | None
@@ -64,7 +63,6 @@ class Breaker:
 
     name = "breaker"
     takes = True
-    settles_success = True
 
     def __init__(
         self,
@@ -99,6 +97,7 @@ class Breaker:
         self._hold = -inf  # no probe leaves before
         self._manual_until = -inf  # end of an isolation by hand
         self._uniform = 0.5  # the chance that opened the circuit last
+        self._probed_at = -inf  # when the last probe left
         self.trial: Trial | None = None
         self.trips = 0
         self.state = self._open_is_idle
@@ -113,6 +112,11 @@ class Breaker:
         """Return when a call may leave: see `Gate`."""
         if self.state is CLOSED:
             return READY
+        ready_at = self._probe_ready_at(now)
+        next_at = self._probed_at + self._trip.probe_gap()
+        return next_at if next_at > now and next_at > ready_at else ready_at
+
+    def _probe_ready_at(self, now: float) -> float:
         if self.trial is None:
             return self.until if self.until > now else READY
         until = self._open_until(self.trial.ends_at, self._after_trial(self.trial), self._uniform)
@@ -161,6 +165,7 @@ class Breaker:
         if self.trial is None:
             self.trial = Trial(self._policy, now, pace=self._open_duration)
             self._move(State.HALF_OPEN, now)
+        self._probed_at = now
         probe = self.trial.take(now, lost_after=self._diagnosis.lost_after)
         probe.flight = self._diagnosis.take(None, now) if self._observes else None
         return probe
@@ -173,26 +178,34 @@ class Breaker:
             flight = token.flight if isinstance(token, Probe) else token[2]
             assert flight is not None
             self._diagnosis.settle(flight, outcome, now, uniform)
-        if outcome.verdict is VERDICT_OK:  # which no policy counts as anything else
-            tally = _SUCCESS
-        else:
-            own = outcome.own_deadline
-            tally = Tally.NOTHING if own else self._treatments[outcome.verdict].tally
+        own = outcome.own_deadline
+        tally = Tally.NOTHING if own else self._treatments[outcome.verdict].tally
         if type(token) is tuple and token[0] == self._epoch:  # the circuit is closed
-            took = now - token[1]
-            if tally is _SUCCESS:
-                self._retry_after_until = -inf  # a failure cannot speak for a target that serves
-                trips = self._trip.record(now, 0, took)
-            else:
-                trips = self._should_trip(tally, outcome, now, took)
-            if trips:
+            if self._should_trip(tally, outcome, now, now - token[1]):
                 self._trips(now, uniform)
             return
         self._end_stale_trial(now)
         if isinstance(token, Probe) and token.trial is self.trial:
             self._settle_probe(token, tally, outcome, now, uniform)
 
+    def on_success(self, token: BreakerToken, outcome: Outcome, now: float, uniform: float) -> None:
+        """Count a success, unless it belongs to an earlier state."""
+        if (
+            self._observes
+            or not self._counts
+            or type(token) is not tuple
+            or token[0] != self._epoch
+        ):
+            self.settle(token, outcome, now, uniform)
+            return
+        self._retry_after_until = -inf  # a failure cannot speak for a target that serves
+        if self._trip.record(now, 0, now - token[1]):
+            self._trips(now, uniform)
+
     def _should_trip(self, tally: Tally, outcome: Outcome, now: float, took: float) -> bool:
+        if tally is Tally.SUCCESS:
+            self._retry_after_until = -inf
+            return self._trip.record(now, 0, took)
         if tally is Tally.NOTHING:
             return _was_cancelled_late(outcome) and self._trip.cut(now, took)
         self._respect_retry_after(outcome, now)

@@ -55,7 +55,7 @@ def run_call(engine: Engine, call: Call, now: float, uniform: float) -> Flow:
         target_state.budget.earn(now)
     if target_state.shadow_budget is not None:
         target_state.shadow_budget.earn(now)
-    if call.labels and engine.listeners:
+    if engine.listeners and call.labels:
         engine.events.append(Labelled(now, call.number, call.target, call.labels))
     state = CallState(engine, call)
     if call.fallbacks:
@@ -68,7 +68,7 @@ def run_call(engine: Engine, call: Call, now: float, uniform: float) -> Flow:
 
 def run_target(target_state: TargetState, state: CallState, now: float, uniform: float) -> Flow:
     """Make attempts at the call's target until one is answered or no retry is allowed. Nothing is held in backoff."""
-    hedges = state.call.races and target_state.hedging is not None
+    hedges = target_state.hedging is not None and state.call.races
     make_attempt = run_hedged if hedges else run_attempt
     failure: Outcome | None = None
     while True:
@@ -84,7 +84,8 @@ def run_target(target_state: TargetState, state: CallState, now: float, uniform:
         if isinstance(decision, NoRetry):
             state.note(RetryRefused, now, state.attempts, decision.gate, outcome.verdict)
             return state.end(outcome, now, stopped=decision.gate, retry_at=decision.retry_at)
-        until, free = decision
+        until, free, late = decision
+        state.retried_late |= late
         state.delay = until - now
         if outcome.repair is not None:
             state.call = state.call._replace(**outcome.repair._asdict())

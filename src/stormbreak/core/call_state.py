@@ -21,7 +21,7 @@ class CallState:
 
     __slots__ = (
         "_events", "attempts", "call", "delay", "earlier_attempts", "ended_at", "engine", "fallback_verdicts", "may_move",
-        "maybe_processed", "queued", "sent_at", "source", "unconnected", "waited",
+        "maybe_processed", "queued", "retried_late", "sent_at", "source", "unconnected", "waited",
     )  # fmt: skip
 
     def __init__(self, engine: Engine, call: Call) -> None:
@@ -34,6 +34,7 @@ class CallState:
         self.waited = 0.0  # seconds unserved: in the queue and in backoff
         self.queued = 0.0  # seconds of these in the queue
         self.delay = 0.0  # the last backoff in seconds
+        self.retried_late = False
         self.sent_at = 0.0  # when the last attempt left
         self.ended_at = 0.0  # when the call ended at its last target
         self.source = TARGET  # where the answer comes from
@@ -56,12 +57,13 @@ class CallState:
         self.delay = 0.0
 
     def allowance(self, now: float) -> RetryAllowance:
-        """Return the time and attempts that are left."""
+        """Return the time and attempts that are left, and whether a late retry is."""
         call = self.call
         return RetryAllowance(
             deadline=inf if call.deadline_at is None else call.deadline_at - now,
             patience=inf if call.patience is None else call.patience - self.waited,
             attempts=inf if call.max_attempts is None else call.max_attempts - self.attempts,
+            late=not (self.retried_late or call.fail_fast),
         )
 
     def note(self, event: Callable[..., Event], now: float, *details: object) -> None:

@@ -68,7 +68,6 @@ class AimdLimiter:
 
     name = "limit"
     takes = True
-    settles_success = True
 
     def __init__(self, policy: AimdLimit) -> None:
         self._policy = policy
@@ -127,6 +126,8 @@ class AimdLimiter:
         elif outcome.verdict is Verdict.OK and self._full_at >= sent_at:
             self._move_to(self._exact + self._increase())
 
+    on_success = settle
+
     def _increase(self) -> float:
         step = self._policy.increase / self._exact
         return step if self._epoch else max(1.0, step)
@@ -163,7 +164,6 @@ class FixedLimiter:
 
     name = "limit"
     takes = True
-    settles_success = True
 
     def __init__(self, policy: FixedLimit) -> None:
         self.limit = policy.max_in_flight
@@ -200,6 +200,8 @@ class FixedLimiter:
     def settle(self, _token: None, _outcome: Outcome, _now: float, _uniform: float) -> None:
         """Free the slot."""
         self.in_flight -= 1
+
+    on_success = settle
 
 
 # ---------------------------------------------------------------- limiter for a policy

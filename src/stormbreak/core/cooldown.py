@@ -46,7 +46,6 @@ class Cooldown:
 
     name = "cooldown"
     takes = False
-    settles_success = True
 
     def __init__(
         self,
@@ -79,9 +78,7 @@ class Cooldown:
     def settle(self, token: float, outcome: Outcome, now: float, uniform: float) -> None:
         """Start, extend or lift the cooldown."""
         if outcome.verdict is VERDICT_OK:
-            if self.until > now and token >= self._refused_sent_at:
-                self.news = CooldownNews(token, None)
-                self.lift(now)
+            self.on_success(token, outcome, now, uniform)
             return
         wait = outcome.retry_after
         if (
@@ -97,6 +94,12 @@ class Cooldown:
             self.news = CooldownNews(token, now + wait)
             self.until = now + wait * (1 + self._spread * uniform)
             self._on_change(now=now, until=self.until)
+
+    def on_success(self, token: float, _outcome: Outcome, now: float, _uniform: float) -> None:
+        """Lift the cooldown."""
+        if self.until > now and token >= self._refused_sent_at:
+            self.news = CooldownNews(token, None)
+            self.lift(now)
 
     def hold(self, until: float, now: float) -> None:
         """Hold calls until `until`, a cooldown of an earlier process."""
@@ -122,7 +125,7 @@ class Pace:
 
     name = "pace"
     takes = True
-    settles_success = False
+    on_success = None
 
     def __init__(self) -> None:
         self._group = MIN_GROUP

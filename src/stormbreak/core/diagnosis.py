@@ -101,6 +101,7 @@ class Diagnosis:
         "dead_at",
         "evidence_at",
         "failed_at",
+        "hangs",
         "judge",
         "late_at",
         "look_at",
@@ -110,7 +111,6 @@ class Diagnosis:
     )  # fmt: skip
     name = "diagnosis"
     takes = True
-    settles_success = True
 
     def __init__(
         self,
@@ -159,6 +159,7 @@ class Diagnosis:
         self._refused = 0  # 429s since the last answer
         self.answers = 0
         self.probed = False  # the circuit is not closed
+        self.hangs = False  # the last attempt that ended timed out
         self.on_time_at = -inf
         self.late_at = -inf
         self.dead_at = -inf
@@ -205,29 +206,38 @@ class Diagnosis:
 
     def settle(self, token: InFlight, outcome: Outcome, now: float, _uniform: float) -> None:
         """Record the end of an attempt."""
-        flight = token
-        answered = outcome.verdict is VERDICT_OK
-        if answered:
-            completion = flight.completion = ANSWERED
-        else:
-            completion = flight.complete(outcome)
-        if self._overdue:
-            self._overdue.discard(flight)
+        if outcome.verdict is VERDICT_OK:
+            self.on_success(token, outcome, now, _uniform)
+            return
+        flight, completion = token, token.complete(outcome)
+        self._overdue.discard(flight)
         if flight.first_output_at is not None:
             self._first_output_estimate.ended(now)
-        if flight.sent_at <= self._refused_at or (
-            not answered and outcome.verdict is Verdict.THROTTLED
-        ):
+        if flight.sent_at <= self._refused_at or outcome.verdict is Verdict.THROTTLED:
             self._compare(flight, outcome, now)
-        if answered:
-            self.answers += 1
-            if flight.first_output_at is None:
-                self._by_rate.answered(now, now - flight.sent_at, self.judge.mean)
-            self._answered(flight, now)
-        elif completion is not Completion.CUT:
+        if completion is not Completion.CUT:
             self._failed(flight, outcome, now)
             if outcome.verdict is Verdict.BROKEN and self.judge.mean:
                 self._by_rate.cut(now, now - flight.sent_at, self.judge.mean)
+        baseline = self._streamed if flight.streams else self._plain
+        baseline.on_completion(flight, now, self.evidence_at)
+        if self.judge.usual != self._looked_for:
+            self.look_at = -inf
+
+    def on_success(self, token: InFlight, outcome: Outcome, now: float, _uniform: float) -> None:
+        """Record an answer."""
+        flight, sent_at = token, token.sent_at
+        flight.completion = ANSWERED
+        if self._overdue:
+            self._overdue.discard(flight)
+        if sent_at <= self._refused_at:
+            self._compare(flight, outcome, now)
+        self.answers += 1
+        if flight.first_output_at is None:
+            self._by_rate.answered(now, now - sent_at, self.judge.mean)
+        else:
+            self._first_output_estimate.ended(now)
+        self._answered(flight, now)
         baseline = self._streamed if flight.streams else self._plain
         baseline.on_completion(flight, now, self.evidence_at)
         if self.judge.usual != self._looked_for:
@@ -277,6 +287,7 @@ class Diagnosis:
 
     def _answered(self, flight: InFlight, now: float) -> None:
         self._failing -= WEIGHT * self._failing
+        self.hangs = False
         self._answered_at = now
         self._refused = 0
         judge, sent_at = self.judge, flight.sent_at
@@ -284,25 +295,25 @@ class Diagnosis:
             self._answered_sent_at = sent_at
             if self._run:
                 self._end_run(flight)
-            else:
+            elif self._usual_run:
                 self._usual_run -= WEIGHT * self._usual_run
         if judge.streams and not flight.streams:
             return
-        here = (
-            now if flight.first_output_at is None or not judge.streams else flight.first_output_at
-        )
-        if judge.usual is not None and here - sent_at > judge.usual:
-            self._late_answer(flight, here - sent_at, now)
+        at = flight.first_output_at if judge.streams else None
+        took = (now if at is None else at) - sent_at
+        if judge.usual is not None and took > judge.usual:
+            self._late_answer(flight, took, now)
             return
-        self._late_share -= WEIGHT * self._late_share
+        if self._late_share:
+            self._late_share -= WEIGHT * self._late_share
         if self._late:
             self._late -= 1
-            self._response.answered(sent_at, here - sent_at)
+            self._response.answered(sent_at, took)
         self.on_time_at = now
         if sent_at > self._on_time_sent_at:
-            self._on_time_sent_at, self._on_time_took = sent_at, here - sent_at
+            self._on_time_sent_at, self._on_time_took = sent_at, took
         if self._timed_out:
-            self._explain_timeouts(sent_at, here - sent_at, now)
+            self._explain_timeouts(sent_at, took, now)
 
     def _explain_timeouts(self, sent_at: float, took: float, now: float) -> None:
         """Take timeouts for bad luck if this answer was on time and left while one of them was waited for."""
@@ -357,6 +368,7 @@ class Diagnosis:
 
     def _failed(self, flight: InFlight, outcome: Outcome, now: float) -> None:
         self._failing += WEIGHT * (1 - self._failing)
+        self.hangs = outcome.verdict is Verdict.TIMEOUT
         if self._failing >= SUSPICIOUS_RATIO:
             self.failed_at = now
         if outcome.verdict is Verdict.OVERLOADED or outcome.verdict is Verdict.THROTTLED:
@@ -448,6 +460,11 @@ class Diagnosis:
     def are_timeouts_luck(self, now: float) -> bool:
         """Whether timeouts of the last minutes were bad luck: an attempt that left later was answered on time, and none late since."""
         return now - self._timeouts_were_luck_at <= REMEMBERED
+
+    @property
+    def timed_out_at(self) -> float:
+        """When an attempt last timed out; -inf if none has."""
+        return self._timed_out[-1][1] if self._timed_out else -inf
 
     def is_passed(self, sent_at: float) -> bool:
         """Whether an attempt that left later was answered, on time or late."""

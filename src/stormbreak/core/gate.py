@@ -23,10 +23,10 @@ class Gate(Protocol):
     name: str
 
     takes: bool
-    """Whether `take` does anything; else its token is the time at which the attempt leaves."""
+    """Whether `take` does anything; else its token is the time at which the attempt leaves.
 
-    settles_success: bool
-    """Whether `settle` does anything after a success."""
+    A gate that takes nothing does nothing after a success either, as long as every gate is ready (`TargetQueue`).
+    """
 
     def ready_at(self, call: Call, now: float, /) -> float:
         """READY, the time at which it makes sense to ask again, or NEVER. Changes nothing."""
@@ -38,6 +38,11 @@ class Gate(Protocol):
 
     def settle(self, token: Any, outcome: Outcome, now: float, uniform: float, /) -> None:
         """Take back `token` and learn from `outcome`. CANCELLED frees the token and teaches nothing."""
+        ...
+
+    @property
+    def on_success(self) -> Callable[[Any, Outcome, float, float], None] | None:
+        """The same as `settle`, for a success only; None if it does nothing then."""
         ...
 
 

@@ -35,12 +35,12 @@ class _Block:
 
     __slots__ = ("ended", "opened_at", "samples", "sent", "totals")
 
-    def __init__(self, opened_at: float) -> None:
+    def __init__(self, opened_at: float, *, streams: bool) -> None:
         self.opened_at = opened_at
         self.sent = 0
         self.ended = 0
         self.samples: list[float] = []
-        self.totals: list[float] = []
+        self.totals: list[float] = [] if streams else self.samples
 
 
 class _Kept(NamedTuple):
@@ -58,7 +58,7 @@ class LatencyBaseline:
     """
 
     def __init__(self, *, streams: bool = False) -> None:
-        self._filling = _Block(0.0)
+        self._filling = _Block(0.0, streams=streams)
         self._filling.sent = BLOCK  # the first attempt opens one
         self._kept: deque[_Kept] = deque(maxlen=KEPT)
         self._began_at: float | None = None  # the first attempt
@@ -74,7 +74,7 @@ class LatencyBaseline:
         """Register an attempt that leaves."""
         block = self._filling
         if block.sent == BLOCK:
-            block = self._filling = _Block(flight.sent_at)
+            block = self._filling = _Block(flight.sent_at, streams=self.streams)
             if self._began_at is None:
                 self._began_at = flight.sent_at
         block.sent += 1
@@ -86,10 +86,9 @@ class LatencyBaseline:
         if flight.completion is ANSWERED or flight.completion is Completion.LATE:
             total = now - flight.sent_at
             block.totals.append(total)
-            known = self.streams and flight.first_output_at is not None
-            block.samples.append(
-                (flight.first_output_at or 0.0) - flight.sent_at if known else total
-            )
+            if self.streams:
+                first = flight.first_output_at
+                block.samples.append(total if first is None else first - flight.sent_at)
         block.ended += 1
         if block.ended == BLOCK:
             self._close(block, now, evidence_at)

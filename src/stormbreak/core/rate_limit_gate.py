@@ -61,7 +61,6 @@ class RateLimitGate:
 
     name = "quota"
     takes = True
-    settles_success = True
 
     def __init__(
         self,
@@ -189,6 +188,8 @@ class RateLimitGate:
             self._tpm.settle(left, latest=now + self._max_wait)
         if self._reported is not None:
             self._settle_reported(self._reported, token, left, outcome, now)
+
+    on_success = settle
 
     def _settle_reported(
         self,

@@ -12,7 +12,8 @@ There is a retry if all of these are true, asked in this order:
 
 With hardly any traffic, budget and evidence hang on a few calls. There a call that has a deadline or patience asks again
 after each backoff, as long as others are in flight or queued: what comes of them may earn a retry, or show that it is
-free. Without them many small processes would wait for nothing, and then come back all at once.
+free. Without them many small processes would wait for nothing, and then come back all at once. So a lone call makes one late
+retry, at a random time within what is left of it.
 
 A repair (the answer did not fit its schema, and the model is shown why) passes the same gates, without a delay: the
 target has answered. So it is free where answers come, and paid where the target is in trouble.
@@ -29,6 +30,7 @@ from stormbreak.core.retry_budget import UNKNOWN, Budget, Load
 from stormbreak.types import Outcome, Treatment, Verdict
 
 ASK_AGAIN = 0.1  # seconds, at least, until the budget is asked again
+LATEST = 0.75  # of the time left, for a late retry: the rest is for the answer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,10 +57,11 @@ class RetryPolicy:
 
 
 class Retry(NamedTuple):
-    """Retry, not before `until`."""
+    """Retry, not before `until`. `late`: it is the one late retry of the call."""
 
     until: float
     free: bool
+    late: bool = False
 
 
 class NoRetry(NamedTuple):
@@ -73,11 +76,12 @@ class NoRetry(NamedTuple):
 
 
 class RetryAllowance(NamedTuple):
-    """The time and attempts that a call has left; inf if unbounded."""
+    """The time and attempts that a call has left, inf if unbounded, and whether it may retry late."""
 
     deadline: float = inf
     patience: float = inf
     attempts: float = inf
+    late: bool = False
 
 
 def decide(  # noqa: PLR0913 - keywords are cheap to read
@@ -126,8 +130,12 @@ def decide(  # noqa: PLR0913 - keywords are cheap to read
     if budget.try_pay(now):
         return Retry(now + delay, free=False)
     wait, longest = max(delay, ASK_AGAIN), min(left.deadline - policy.min_time_left, left.patience)
-    waits = wait < longest < inf and budget.may_ask_again(now, load)
-    return NoRetry("budget", retry_at, now + wait if waits else None)
+    if wait < longest < inf and budget.may_ask_again(now, load):
+        return NoRetry("budget", retry_at, now + wait)
+    latest = min(LATEST * longest, policy.backoff.max_delay)
+    if left.late and delay < latest and longest < inf and budget.may_retry_late(outcome, now, load):
+        return Retry(now + delay + (latest - delay) * uniform, free=True, late=True)
+    return NoRetry("budget", retry_at)
 
 
 def _floor(backoff: Backoff) -> float:

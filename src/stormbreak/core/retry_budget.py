@@ -18,7 +18,9 @@ pays only for timeouts, or a lone script could not retry at all; but after `low_
 pays for all, since free retries of thousands of small processes keep an overload alive. While answers are on time, it may
 fail once more in a row than it lately did before an answer (but not with 429s): a row that it survived was bad luck.
 
-Everything else, timeouts first, costs budget.
+Everything else, timeouts first, costs budget. Where a call with hardly any traffic beside it cannot pay, it may make one
+*late retry* (`retry`): each call by itself, and at a random time, so that these never come together. Not after a timeout
+within the last minutes: where calls hang, more of them may be what keeps the target overloaded.
 
 Only retryable failures count as failures in a row. Timeouts count although they are never free: they are the strongest
 sign of an overload, and if one ended the row, errors between timeouts would always be free. Failures with a Retry-After
@@ -75,6 +77,7 @@ class Load(NamedTuple):
     slowed_by_429s: bool = False  # they slow the traffic down, or most beside them are served
     unhealthy: bool = False  # answers are late, or none comes; more than not healthy
     busy: bool = False  # other calls are in flight or queued
+    timed_out: bool = False  # an attempt of the last minutes did
 
 
 UNKNOWN = Load()
@@ -147,6 +150,13 @@ class Budget:
     def may_ask_again(self, now: float, load: Load) -> bool:
         """Whether a retry that it cannot pay may wait for it: with hardly any traffic, while others may bring news."""
         return load.busy and not self._policy.no_free_retries and self._is_lone(now)
+
+    def may_retry_late(self, outcome: Outcome, now: float, load: Load) -> bool:
+        """Whether a retry that it cannot pay may be made late: with hardly any traffic, after errors that come at once."""
+        policy = self._policy
+        hung = load.timed_out or outcome.verdict in (Verdict.TIMEOUT, Verdict.THROTTLED)
+        allowed = policy.low_traffic_retries and not policy.no_free_retries
+        return bool(allowed) and not hung and self._is_lone(now)
 
     def is_free(self, outcome: Outcome, now: float, load: Load = UNKNOWN) -> bool:
         """Whether a retry after `outcome` (already recorded) is free."""

@@ -192,7 +192,7 @@ class AdaptiveSendRate:
 
     name = "rate"
     takes = True
-    settles_success = False
+    on_success = None
 
     def __init__(self, on_random: Callable[[float], None] = lambda _: None) -> None:
         """`on_random(now)` is called when refusals have proved to be bad luck."""

@@ -71,7 +71,6 @@ class ShadowGate:
 
     name = "shadow"
     takes = True
-    settles_success = True
 
     def __init__(
         self,
@@ -141,6 +140,8 @@ class ShadowGate:
         if self.budget is not None and not outcome.own_deadline:
             self.budget.record(outcome, now)
         self._tick(now)
+
+    on_success = settle
 
     def compare(self, now: float, real: Retry | NoRetry, shadow: Retry | NoRetry) -> None:
         """After a failure, count a different decision about a retry."""

@@ -16,7 +16,7 @@ from stormbreak.core.circuit import CLOSED, BreakerPolicy, State
 from stormbreak.core.circuit_snapshot import CircuitSnapshot
 from stormbreak.core.concurrency_limit import FixedLimit, FixedLimiter, Limit, limiter
 from stormbreak.core.cooldown import Cooldown, Pace
-from stormbreak.core.diagnosis import Diagnosis
+from stormbreak.core.diagnosis import REMEMBERED, Diagnosis
 from stormbreak.core.gate import NEVER, Gate, SpendingGate
 from stormbreak.core.hedge import HedgeTimer
 from stormbreak.core.lease import TargetLease
@@ -171,14 +171,13 @@ class TargetState:
             self.admission.pump(now)
 
     def _is_calm(self, now: float) -> bool:
-        """Whether every gate is certainly ready for any call: one check instead of one for each gate."""
-        rate, breaker, slots = self.rate, self.breaker, self.slots
+        """Whether every gate but the slots is ready for any call, until a failure or a change of circuit, cooldown or pace."""
+        rate, breaker = self.rate, self.breaker
         return (
             not self._depends_on_call
             and self.cooldown.until <= now
             and self.pace.ends_at <= now
             and (rate is None or now - rate.learned_at >= RATE_FADE)
-            and slots.in_flight < slots.limit
             and (breaker is None or breaker.state is CLOSED)
         )
 
@@ -205,6 +204,7 @@ class TargetState:
     def _on_cooldown(self, *, now: float, until: float | None) -> None:
         if self.lease is not None:
             self.lease.report_news(self.cooldown.news)
+        self.admission.end_calm()
         if until is None:
             self.pace.stop()
             if now < self._closing_until:
@@ -232,6 +232,7 @@ class TargetState:
         self.diagnosis.throttled_at = -inf
 
     def _on_circuit(self, before: State, after: State, *, now: float, until: float | None) -> None:
+        self.admission.end_calm()
         if after is State.CLOSED:
             self._closing_until = now + PACED_CIRCUIT
             self.pace.start(now, PACED_CIRCUIT, self.slots.limit)
@@ -308,6 +309,7 @@ class TargetState:
             timeouts_are_luck=self.diagnosis.is_overtaken(sent_at)
             or self.diagnosis.are_timeouts_luck(now),
             busy=not self.idle,
+            timed_out=now - self.diagnosis.timed_out_at <= REMEMBERED,
         )
 
     def is_straggler(self, now: float, sent_at: float, *, alone: bool) -> bool:

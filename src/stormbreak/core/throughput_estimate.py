@@ -6,7 +6,7 @@ the share of that duration that it took: else retries of cut answers would shrin
 """
 
 from collections import deque
-from itertools import islice
+from itertools import pairwise
 
 SLICES = 5
 RECENT = 2  # slices that count while answers are late
@@ -67,6 +67,7 @@ class RateEstimate:
 
     def __init__(self) -> None:
         self._slices: deque[_Slice] = deque(maxlen=SLICES)
+        self._best = 0.0  # rate of two slices without the newest
         self._min_duration: float | None = None
 
     def answered(self, now: float, took: float, mean: float | None) -> None:
@@ -95,15 +96,10 @@ class RateEstimate:
         slices = self._slices
         if not slices or now >= slices[-1].ends:
             self._roll(now, service)
-        best, before = 0.0, slices[0]
+        newest = slices[-1]
         if len(slices) == 1:
-            return before.answers / before.width * service
-        for slice_ in islice(slices, 1, None):
-            rate = (before.answers + slice_.answers) / (before.width + slice_.width)
-            if rate > best:  # noqa: PLR1730 - `max` takes longer
-                best = rate
-            before = slice_
-        return best * service
+            return newest.answers / newest.width * service
+        return max(self._best, _rate(slices[-2], newest)) * service
 
     def _roll(self, now: float, service: float | None) -> None:
         slices = self._slices
@@ -113,3 +109,8 @@ class RateEstimate:
             slices.append(_Slice(now, width))
         while now >= slices[-1].ends:
             slices.append(_Slice(slices[-1].ends, width))
+        self._best = max([0.0, *(_rate(*pair) for pair in pairwise(list(slices)[:-1]))])
+
+
+def _rate(one: _Slice, other: _Slice) -> float:
+    return (one.answers + other.answers) / (one.width + other.width)

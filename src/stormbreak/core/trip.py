@@ -7,6 +7,7 @@ failure or slow call does.
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import exp, inf
 from typing import Literal, NamedTuple, TypeAlias
 
 from stormbreak.core.checks import (
@@ -22,6 +23,9 @@ from stormbreak.core.window import CountWindow, TimeWindow
 MAX_WINDOW_CALLS = 100_000  # maximum outcomes of a count window: they are stored one by one
 SHOWN_SECONDS = 10.0  # seconds of the displayed window if the rule has none
 ROUNDING = 1e-9  # 0.28 * 25 is a little more than 7
+RATE_TIME = 60.0  # seconds over which the usual rate is known
+PROBE_SHARE = 0.1  # of the usual rate, while attempts hang: what the retry budget lets through, too
+MAX_PROBE_GAP = 30.0  # seconds
 
 # ---------------------------------------------------------------- counters
 
@@ -56,6 +60,10 @@ class TripCounter(ABC):
         """Whether a rule counts that as slow."""
         return False
 
+    def probe_gap(self) -> float:
+        """Return the least seconds between two probes, whatever the policy says."""
+        return 0.0
+
     @abstractmethod
     def counts(self, now: float) -> Counts:
         """Return the counts."""
@@ -86,17 +94,43 @@ class ConsecutiveCounter(TripCounter):
 
 
 class DeadTargetCounter(TripCounter):
-    """Whether the target is dead according to the diagnosis. The window is only displayed."""
+    """Whether the target is dead according to the diagnosis. The window is only displayed.
 
-    __slots__ = ("_diagnosis", "_window")
+    Probes that hang may be what keeps a target overloaded: each of many small processes sends but few, and all of them
+    together as many as calls. So while attempts hang, probes are a small share of what each process usually sends.
+    """
+
+    __slots__ = ("_counted_since", "_diagnosis", "_ended", "_known", "_rate", "_window")
 
     def __init__(self, diagnosis: Diagnosis) -> None:
         self._diagnosis = diagnosis
         self._window = TimeWindow(SHOWN_SECONDS)
+        self._rate = 0.0  # attempts per second while closed, a mean that began at 0 ...
+        self._known = 0.0  # ... and the share of all weight that it has been given
+        self._counted_since = inf
+        self._ended = 0  # since then
 
     def record(self, now: float, failed: int = 0, took: float = 0.0) -> bool:  # noqa: ARG002, D102
         self._window.add(now, failed)
-        return bool(failed) and self._diagnosis.is_dead(now)
+        self._ended += 1
+        if not 0.0 <= now - self._counted_since < RATE_TIME:
+            self._learn_rate(now)
+        trips = failed > 0 and self._diagnosis.is_dead(now)
+        if trips:
+            self._learn_rate(now)
+        return trips
+
+    def _learn_rate(self, now: float) -> None:
+        weight = 1 - exp(min(0.0, self._counted_since - now) / RATE_TIME)
+        if weight > 0.0:
+            self._known += weight * (1 - self._known)
+            self._rate += weight * (self._ended / (now - self._counted_since) - self._rate)
+        self._counted_since, self._ended = now, 0
+
+    def probe_gap(self) -> float:  # noqa: D102
+        if not self._diagnosis.hangs or not self._rate:
+            return 0.0
+        return min(MAX_PROBE_GAP, self._known / (PROBE_SHARE * self._rate))
 
     def counts(self, now: float) -> Counts:  # noqa: D102
         return _failures_in(self._window, now)
@@ -104,6 +138,7 @@ class DeadTargetCounter(TripCounter):
     def reset(self) -> None:  # noqa: D102
         self._diagnosis.start_run()
         self._window.clear()
+        self._counted_since = inf
 
 
 class RateCounter(TripCounter):
@@ -165,6 +200,9 @@ class AnyCounter(TripCounter):
 
     def is_slow(self, took: float) -> bool:  # noqa: D102
         return any(counter.is_slow(took) for counter in self._counters)
+
+    def probe_gap(self) -> float:  # noqa: D102
+        return max(counter.probe_gap() for counter in self._counters)
 
     def counts(self, now: float) -> Counts:  # noqa: D102
         counted = [counter.counts(now) for counter in self._counters]

@@ -36,7 +36,8 @@ class TimeWindow:
         if now >= self._ends:
             self._roll_to(int(now / self._width))
         self.calls += calls
-        self.failures += failed
+        if failed:
+            self.failures += failed
 
     def roll(self, now: float) -> None:
         """Drop the slices that are older than the window; `calls` and `failures` are then current."""

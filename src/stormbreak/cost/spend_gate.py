@@ -203,7 +203,6 @@ class SpendGate:
 
     name = "spend"
     takes = True
-    settles_success = True
 
     def __init__(
         self,
@@ -272,6 +271,8 @@ class SpendGate:
         self.account.settle(bound, cost, period, now)
         self._alert(now)
         self._on_settled(now, self)
+
+    on_success = settle
 
     def recheck_at(self) -> float:
         """When another period begins, whatever is still reserved in this one, or when a store is lost that is late."""

@@ -91,7 +91,7 @@ class AsyncioDriver:
                     break
                 else:
                     outcome = await self._until_next(stepper, flow, command, asker)
-                command = stepper.step(flow, outcome)
+                _, command = stepper.step(flow, outcome)
         except BaseException as error:
             _give_up(stepper, flow, error)
             if isinstance(error, StreamCutError):
@@ -248,7 +248,7 @@ class AsyncioDriver:
 
 def _give_up(stepper: Stepper | HedgeTasks, flow: Flow, error: BaseException) -> None:
     if isinstance(error, AnsweredError):
-        if not isinstance(stepper.step(flow, error.outcome), CallResult):
+        if not isinstance(stepper.step(flow, error.outcome)[1], CallResult):
             stepper.close(flow)
         raise error.cancel from None
     if isinstance(error, GeneratorExit):  # the coroutine was dropped: the garbage collector came

@@ -30,11 +30,11 @@ class HedgeTasks:
         """Start the flow of `call`, and allow it to race."""
         return self._stepper.start(call._replace(races=True))
 
-    def step(self, flow: Flow, outcome: Outcome | None) -> Command | CallResult:
+    def step(self, flow: Flow, outcome: Outcome | None) -> tuple[Flow, Command | CallResult]:
         """Resume `flow`; cancel attempts that its next command does not name."""
-        command = self._stepper.step(flow, outcome)
+        _, command = self._stepper.step(flow, outcome)
         self._keep(command.sends if isinstance(command, Race) else ())
-        return command
+        return flow, command
 
     def close(self, flow: Flow) -> None:
         """Close `flow`, and cancel all attempts."""

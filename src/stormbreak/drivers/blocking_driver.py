@@ -105,7 +105,7 @@ class BlockingDriver:
         flow, command = self._stepper.start(call)
         try:
             while not isinstance(command, _LAST):
-                command = self._stepper.step(flow, running.execute(command))
+                _, command = self._stepper.step(flow, running.execute(command))
                 running.keep(command.sends if isinstance(command, Race) else ())
         except BaseException as error:
             self._give_up(flow, error)

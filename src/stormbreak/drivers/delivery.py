@@ -71,7 +71,7 @@ class CallerDriven:
     def answer(self, outcome: Outcome | None) -> Command | CallResult:
         """Say what came of the command, and learn the next. Once the call is closed, nothing changes."""
         if self.flow is not None:
-            self.command = self._stepper.step(self.flow, outcome)
+            _, self.command = self._stepper.step(self.flow, outcome)
             if isinstance(self.command, CallResult):
                 self.flow = None
         return self.command
@@ -124,7 +124,7 @@ class Delivery:
         """
         flow = self._take()
         if flow is not None:
-            ended = self._stepper.step(flow, outcome)
+            _, ended = self._stepper.step(flow, outcome)
             assert isinstance(ended, CallResult), "nothing follows a delivery"
             self.ended = ended
         return self.ended

@@ -69,45 +69,43 @@ class Stepper(TurnLock[Flow, _Left]):
         Raises:
             RuntimeError: a listener asks for it, or a finalizer that interrupts a step of this thread.
         """
-        if self._delivering:
-            self._refuse_reentry()
         context_listener = self.engine.context_listener
         if context_listener is not None:
+            if self._delivering:
+                self._refuse_reentry()
             self._enter_contexts(context_listener, call)
-        return self._step(None, call, None)
+        return self.step(None, None, call)
 
-    def step(self, flow: Flow, outcome: Outcome | None) -> Command | CallResult:
+    def step(
+        self, flow: Flow | None, outcome: Outcome | None, call: Call | None = None
+    ) -> tuple[Flow, Command | CallResult]:
         """Resume `flow` with the result of its last command. After an interrupt (KeyboardInterrupt) it has to be closed.
+
+        With None, start the flow of `call`, which has no owner yet.
 
         Raises:
             RuntimeError: as from `start`.
         """
         if self._delivering:
             self._refuse_reentry()
-        return self._step(flow, None, outcome)[1]
-
-    def _step(
-        self, flow: Flow | None, call: Call | None, outcome: Outcome | None
-    ) -> tuple[Flow, Command | CallResult]:
-        """Resume `flow`, or start that of `call`, which has no owner yet."""
         engine, pending = self.engine, self._pending
         left: _Left | None = None
         try:
             with self._lock:
                 if self._busy:
                     self._refuse_in_the_middle()
-                now, uniform = self.clock(), self.chance()
+                clock, chance = self.clock, self.chance  # as methods they would take twice as long
+                now, uniform = clock(), chance()
                 self._busy = True
                 try:
                     command: Command | CallResult
                     try:
-                        if flow is None:
-                            assert call is not None, "a flow is that of a call"
+                        if call is not None:
                             flow = run_call(engine, call, now, uniform)
                             command = next(flow)
                             pending[flow] = call, command
                         else:
-                            command = flow.send((outcome, now, uniform))
+                            command = flow.send((outcome, now, uniform))  # type: ignore[union-attr]
                             if flow in pending:  # not what a forked child has of its parent
                                 pending[flow] = pending[flow][0], command
                     except StopIteration as stop:

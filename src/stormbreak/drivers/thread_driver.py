@@ -103,7 +103,7 @@ class ThreadDriver:
                     return Delivery(stepper, flow, command)
                 elif self._draining or not self.wait(command):
                     return DRAINED
-                command = stepper.step(flow, outcome)
+                _, command = stepper.step(flow, outcome)
         finally:
             if not isinstance(command, CallResult | DeliverStream):
                 stepper.close(flow)

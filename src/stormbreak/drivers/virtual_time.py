@@ -160,17 +160,18 @@ class _Run:
         self._driver.stepper.close(self.flow)
 
     def _resume(self, turn: int, outcome: Outcome | None) -> None:
-        if turn not in (self._turn, self._delivering) or self.flow is None:
+        waits = turn == self._turn or turn == self._delivering  # noqa: PLR1714 - a tuple takes longer
+        if not waits or self.flow is None:
             return
         self._turn += 1
         if self._timer is not None:
             self._drop_timer()
         if outcome is _TIMED_OUT:
             self._abandon()
-        if outcome is None or not outcome.committed:
+        elif self._give_up is not None and not (outcome and outcome.committed):
             self._give_up = None
         self._delivering = None
-        self.execute(self._driver.stepper.step(self.flow, outcome))
+        self.execute(self._driver.stepper.step(self.flow, outcome)[1])
 
     def _abandon(self) -> None:
         give_up, self._give_up = self._give_up, None
@@ -190,7 +191,8 @@ class _Run:
             self._send(command, self._turn)
         elif isinstance(command, CallResult):
             self._ended = True
-            self._done(command)
+            done = self._done
+            done(command)
         elif isinstance(command, WaitFor):
             self._wait_for(command, self._turn)
         elif isinstance(command, Ask):  # there are no local answers in virtual time
@@ -205,7 +207,8 @@ class _Run:
             self._set_timer(command.until, None)
 
     def _send(self, command: Send, turn: int) -> None:
-        give_up = self._sender(command, partial(self._resume, turn))
+        sender = self._sender
+        give_up = sender(command, partial(self._resume, turn))
         if turn != self._turn:  # answered at once
             if turn == self._delivering:
                 self._give_up = give_up

@@ -37,7 +37,7 @@ DEMAND = 1.0  # seconds for which a member's demand counts
 MAX_DEBT = 60.0  # seconds of a rate that may be owed
 MIN_AGAIN, MAX_AGAIN = 0.05, 0.25  # seconds until a member that got too little asks again
 CHUNK = 50.0  # a grant of money is this part of what is left
-QUIET = 5.0  # seconds of a new epoch in which members assert what they had, before money is granted
+QUIET = 5.0  # seconds of a new epoch or server in which members assert what they had, before money is granted
 EVER = 1.0  # the start of the only period of a limit without periods
 FORGOTTEN = (
     3600.0  # seconds after its lease until the money of a lost member counts as spent for good
@@ -90,6 +90,7 @@ class Scope:
     folded: float = 0.0  # money of members that were lost long ago
     forgotten: float = 0.0  # what all had spent before the store forgot it, as a member knows ...
     asserted: float = 0.0  # ... and how much of that those had spent that have reported since
+    server: float = 0.0  # which one keeps it; 0: it does not say
     members: dict[str, Member] = field(default_factory=dict)
     # These follow from the members: a report need not look at thousands of them to find that no lease has ended.
     lost: int = field(default=0, compare=False)  # members that are kept for their money alone
@@ -102,9 +103,18 @@ class Scope:
 
 
 def beat(
-    scope: Scope, name: str, report: Report, now: float, *, quiet_until: float = 0.0
+    scope: Scope,
+    name: str,
+    report: Report,
+    now: float,
+    *,
+    quiet_until: float = 0.0,
+    server: float = 0.0,
 ) -> Answer:
-    """Process the report of member `name`, and answer it. No money is granted before `quiet_until`."""
+    """Process the report of member `name`, and answer it. No money is granted before `quiet_until`.
+
+    Another `server` than before may not have received the last grants, which members assert again.
+    """
     if scope.epoch == 0:
         scope.epoch = now
     if now < scope.at:
@@ -112,6 +122,10 @@ def beat(
     scope.at = now
     if report.epoch not in (0, scope.epoch):  # the store has lost what this member knows
         scope.quiet_until = max(scope.quiet_until, scope.epoch + QUIET)
+    if server not in (0, scope.server):
+        if scope.server != 0:
+            scope.quiet_until = max(scope.quiet_until, now + QUIET)
+        scope.server = server
     _end_period(scope, now)
     if now >= scope.next_loss:
         _drop_lost(scope, now)
@@ -309,7 +323,8 @@ def _is_of_period(scope: Scope, report: Report, now: float) -> bool:
     """Whether the member is in the present period, which is its own if the store has forgotten it, not if it has ended it."""
     asked = report.spend
     is_on = asked.started > 0 and (asked.period == 0 or asked.ends_in > 0)
-    if scope.started == 0 and is_on and report.epoch != scope.epoch:
+    is_forgotten = report.epoch != scope.epoch or now < scope.quiet_until
+    if scope.started == 0 and is_on and is_forgotten:
         scope.started = asked.started
         scope.ends_at = NONE if asked.period == 0 else now + asked.ends_in
     return asked.started > 0 and asked.started == scope.started

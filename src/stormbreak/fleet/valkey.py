@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from hashlib import sha1
 from importlib.resources import files
+from itertools import groupby
 from math import isfinite
 from types import MappingProxyType
 from typing import Any
@@ -20,7 +21,8 @@ from stormbreak.fleet.leasing import QUIET, Demand, Member, Scope
 from stormbreak.fleet.messages import Answer
 from stormbreak.fleet.store import TIMEOUT, Message, StoreError
 
-PREFIX = "stormbreak:2:"  # the version of the records
+PREFIX = "stormbreak:3:"  # the version of the records
+GROUP = 16  # reports in one command; the server does nothing else meanwhile
 
 
 class ValkeyStore:
@@ -51,22 +53,23 @@ class ValkeyStore:
         )
         self._script = (files("stormbreak.fleet") / "leasing.lua").read_text()
         self._digest = sha1(self._script.encode(), usedforsecurity=False).hexdigest()
-        self._quiet_until: float | None = (
-            None  # until then the server may have lost what members know
-        )
+        # Until when the server may have lost what members know, and which one it is; None: not asked yet.
+        self._server: tuple[float, float] | None = None
 
     def beat(self, messages: Sequence[Message]) -> list[Answer]:
         """Process reports, and answer each of them, in one round trip."""
         try:
-            if self._quiet_until is None:
-                self._quiet_until = self._started_at() + QUIET
-            replies = self._run("EVALSHA", self._digest, messages)
+            if self._server is None:
+                self._server = self._asked_server()
+            groups = _grouped(messages)
+            replies = self._run("EVALSHA", self._digest, groups)
             unknown = [n for n, reply in enumerate(replies) if isinstance(reply, self._no_script)]
             if unknown:
-                again = self._run("EVAL", self._script, [messages[place] for place in unknown])
+                again = self._run("EVAL", self._script, [groups[place] for place in unknown])
                 for place, reply in zip(unknown, again, strict=True):
                     replies[place] = reply
-            return [_answer(reply) for reply in replies]
+            pairs = zip(groups, replies, strict=True)
+            return [answer for group, reply in pairs for answer in _answers(reply, len(group))]
         except self._failures as error:
             self.close()
             raise StoreError(_short(error)) from None
@@ -74,22 +77,25 @@ class ValkeyStore:
             self.close()
             raise StoreError("its answer is not one of our script") from None
 
-    def _run(self, command: str, script: str, messages: Sequence[Message]) -> list[Any]:
+    def _run(self, command: str, script: str, groups: Sequence[Sequence[Message]]) -> list[Any]:
         pipeline = self._client.pipeline(transaction=False)
-        for each in messages:
-            numbers = map(repr, (self._quiet_until or 0.0, *each.report.numbers()))
-            pipeline.execute_command(
-                command, script, 1, key_of(each.scope), "", each.member, *numbers
-            )
+        for group in groups:
+            words = ["", *map(repr, self._server or (0.0, 0.0))]
+            for each in group:
+                words += each.member, *map(repr, each.report.numbers())
+            keys = [key_of(each.scope) for each in group]
+            pipeline.execute_command(command, script, len(keys), *keys, *words)
         replies: list[Any] = pipeline.execute(raise_on_error=False)
         return replies
 
-    def _started_at(self) -> float:
-        """Return when the server started, by its own clock; 0 if the user may not ask, or the server does not say."""
-        with suppress(self._refused, KeyError):
+    def _asked_server(self) -> tuple[float, float]:
+        """Return the end of its first QUIET seconds, by its own clock, and a number of its process; 0 if it does not say."""
+        with suppress(self._refused, KeyError, ValueError):
             seconds, micro = self._client.time()
-            return float(seconds - self._client.info("server")["uptime_in_seconds"] + micro / 1e6)
-        return 0.0
+            told = self._client.info("server")
+            started_at = float(seconds - told["uptime_in_seconds"] + micro / 1e6)
+            return started_at + QUIET, float(int(told.get("run_id", "0")[:12], 16))
+        return 0.0, 0.0
 
     def warnings(self) -> list[str]:
         """Say which settings of the server could lose money that was granted."""
@@ -108,14 +114,14 @@ class ValkeyStore:
 
     def close(self) -> None:
         """Close the connection."""
-        self._quiet_until = None  # the next one may be to a server that has restarted
+        self._server = None  # the next one may be to a server that has restarted
         with suppress(*self._failures):
             self._client.connection_pool.disconnect()
 
     def scopes(self, name: str) -> dict[str, Scope]:
         """Read the scopes of a fleet, by name; raise StoreError if the server does not answer."""
         try:
-            keys = sorted(self._client.scan_iter(match=f"{PREFIX}{{{_literal(name)}/*"))
+            keys = sorted(self._client.scan_iter(match=f"{PREFIX}{{{_literal(name)}}}/*"))
             return {_scope_in(key): _read(self._client.hgetall(key)) for key in keys}
         except (struct.error, TypeError, ValueError):
             raise StoreError(_FOREIGN) from None
@@ -134,28 +140,39 @@ class ValkeyStore:
 
 
 def key_of(scope: str) -> str:
-    """Return the key of a scope; the hash tag is the scope, so a cluster keeps each of them in one place."""
-    return f"{PREFIX}{{{scope}}}"
+    """Return the key of a scope. Its hash tag is the name of the fleet: one script may use all keys of it."""
+    name, _, what = scope.partition("/")
+    return f"{PREFIX}{{{name}}}/{what}"
 
 
 def _scope_in(key: bytes) -> str:
-    return key.decode()[len(PREFIX) + 1 : -1]
+    return key.decode()[len(PREFIX) + 1 :].replace("}/", "/", 1)
+
+
+def _fleet_of(message: Message) -> str:
+    return message.scope.partition("/")[0]
+
+
+def _grouped(messages: Sequence[Message]) -> list[list[Message]]:
+    """Return what goes in one command each: reports of one fleet, one after another, at most GROUP."""
+    fleets = (list(each) for _, each in groupby(messages, _fleet_of))
+    return [each[at : at + GROUP] for each in fleets for at in range(0, len(each), GROUP)]
 
 
 def _literal(text: str) -> str:
     return "".join(f"\\{letter}" if letter in "*?[]\\^" else letter for letter in text)
 
 
-def _answer(reply: Any) -> Answer:
+def _answers(reply: Any, count: int) -> list[Answer]:
     if isinstance(reply, Exception):
         raise reply
     if (
         not isinstance(reply, list)
-        or len(reply) != _NUMBERS
+        or len(reply) != count * _NUMBERS
         or not all(map(isfinite, map(float, reply)))
     ):
-        raise ValueError("other numbers than those of an answer")
-    return Answer.of(reply)
+        raise ValueError("other numbers than those of answers")
+    return [Answer.of(reply[at : at + _NUMBERS]) for at in range(0, len(reply), _NUMBERS)]
 
 
 _NUMBERS = len(Answer().numbers())
@@ -210,5 +227,5 @@ def _read(fields: dict[bytes, bytes]) -> Scope:
         else:
             scope.epoch, scope.at, scope.quiet_until, *scope.tats = values[:5]
             scope.cooldown_at, scope.cooldown_until, scope.started = values[5:8]
-            scope.ends_at, scope.folded, scope.forgotten, scope.asserted = values[8:]
+            scope.ends_at, scope.folded, scope.forgotten, scope.asserted, scope.server = values[8:]
     return scope

@@ -28,7 +28,7 @@ def read_csv(file: BinaryIO, name: str, delimiter: str) -> Iterator[tuple[int, C
     lines: list[str] = []  # of the row that is being read
 
     def kept() -> Iterator[str]:
-        for line in _lines(file, name):
+        for line in _decoded(file, name):
             lines.append(line)
             yield line
 
@@ -58,13 +58,19 @@ def _long_cells() -> Iterator[None]:
             csv.field_size_limit(before)
 
 
-def _lines(file: BinaryIO, name: str) -> Iterator[str]:
+def numbered_lines(file: BinaryIO, name: str) -> Iterator[tuple[int, bytes]]:
+    """Read line by line. Raises ConfigurationError at a line that is too long; names `name` and the line."""
     for number in count(1):
         line = file.readline(LINE_LIMIT + 1)
         if not line:
             return
         if len(line) > LINE_LIMIT:
             raise ConfigurationError(f"{name}:{number}: longer than {LINE_LIMIT:,} bytes")
+        yield number, line
+
+
+def _decoded(file: BinaryIO, name: str) -> Iterator[str]:
+    for number, line in numbered_lines(file, name):
         try:
             yield line.decode("utf-8-sig" if number == 1 else "utf-8")
         except UnicodeDecodeError as error:

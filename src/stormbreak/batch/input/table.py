@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
-from itertools import count, islice
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, Self, TypeVar, cast
 
@@ -24,8 +24,7 @@ from msgspec.json import Decoder
 
 from stormbreak import toml_file
 from stormbreak.batch import arrow
-from stormbreak.batch.input.csv_rows import read_csv
-from stormbreak.batch.input.index import LINE_LIMIT
+from stormbreak.batch.input.csv_rows import numbered_lines, read_csv
 from stormbreak.batch.store.paths import COMPRESSED
 from stormbreak.errors import ConfigurationError
 from stormbreak.escape import path_of, quoted, reason
@@ -214,13 +213,8 @@ class Table:
 
 def read_json_lines(file: BinaryIO, name: str) -> Iterator[Record]:
     """Read a JSON object from each line that is not empty."""
-    for number in count(1):
-        line = file.readline(LINE_LIMIT + 1)
-        if not line:
-            return
-        if len(line) > LINE_LIMIT:
-            raise ConfigurationError(f"{name}:{number}: longer than {LINE_LIMIT:,} bytes")
-        line = (line.removeprefix(_BOM) if number == 1 else line).strip()
+    for number, read in numbered_lines(file, name):
+        line = (read.removeprefix(_BOM) if number == 1 else read).strip()
         if not line:
             continue
         try:

@@ -11,11 +11,16 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from stormbreak.batch.running.snapshot import RunSnapshot, Throughput
+from stormbreak.batch.running.snapshot import (
+    SHOW_READING_AFTER,
+    RunSnapshot,
+    Throughput,
+    reading,
+    stopping,
+)
 from stormbreak.batch.running.workers import Running
 from stormbreak.cost.numbers import format_cost, short, span
 
-SHOW_READING_AFTER = 1.0  # seconds of silence while INPUT is read
 WIDEST = 100  # columns
 _NAME = 8  # columns of a name
 _COLOURS = {"failed": "red", "circuit": "yellow"}  # of unusual values
@@ -120,14 +125,3 @@ def _named(name: str, text: str) -> Text:
     line = Text(name, style="dim", no_wrap=True, overflow="ellipsis")
     line.pad_right(_NAME + 1 - len(line))
     return line.append(text, style="not dim")
-
-
-def reading(rows: int) -> str:
-    """Say how much of INPUT is read."""
-    return f"reading INPUT: {rows:,} rows"
-
-
-def stopping(snapshot: RunSnapshot) -> str:
-    """Say what a run that stops waits for."""
-    how = "again" if snapshot.interrupted else "twice"
-    return f"stopping: {snapshot.in_flight:,} answers are still to come; Ctrl-C {how} stops at once"

@@ -13,6 +13,7 @@ from stormbreak.escape import plain
 from stormbreak.events import Returned
 
 _RATE_OVER = 30.0  # seconds that the throughput looks back
+SHOW_READING_AFTER = 1.0  # seconds of silence while INPUT is read
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,3 +127,14 @@ def _failure(event: Returned | None) -> str:
         return ""
     status = "" if event.status is None else f" ({event.status})"
     return f"{event.verdict.value.replace('_', ' ')}{status}"
+
+
+def reading(rows: int) -> str:
+    """Say how much of INPUT is read."""
+    return f"reading INPUT: {rows:,} rows"
+
+
+def stopping(snapshot: RunSnapshot) -> str:
+    """Say what a run that stops waits for."""
+    how = "again" if snapshot.interrupted else "twice"
+    return f"stopping: {snapshot.in_flight:,} answers are still to come; Ctrl-C {how} stops at once"

@@ -8,11 +8,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import IO, Protocol
 
-from rich.console import Console
-from rich.live import Live
-
-from stormbreak.batch.running.panel import SHOW_READING_AFTER, Panel, reading, stopping
-from stormbreak.batch.running.snapshot import RunSnapshot, Throughput
+from stormbreak.batch.running.snapshot import (
+    SHOW_READING_AFTER,
+    RunSnapshot,
+    Throughput,
+    reading,
+    stopping,
+)
 from stormbreak.batch.running.workers import Running
 from stormbreak.cost.numbers import format_cost, span
 
@@ -96,6 +98,11 @@ def progress_on(stream: IO[str] | None, *, quiet: bool) -> Iterator[Progress]:
     if quiet or stream is None or stream.closed:
         yield Quiet()
     elif stream.isatty():
+        from rich.console import Console  # noqa: PLC0415 - only a terminal needs rich
+        from rich.live import Live  # noqa: PLC0415
+
+        from stormbreak.batch.running.panel import Panel  # noqa: PLC0415
+
         live = Live(console=Console(file=stream), auto_refresh=False, transient=True)  # no thread
         with suppress(*_GONE):
             live.start()

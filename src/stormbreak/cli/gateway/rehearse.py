@@ -10,9 +10,9 @@ from rich.progress import BarColumn, TextColumn
 from rich.table import Table
 
 from stormbreak.cli.command import option, options, subcommand
-from stormbreak.cli.options import FILE, JSON, Number
+from stormbreak.cli.options import FILE, JSON, Number, seed, speed
 from stormbreak.cli.output import draw, json_text, say, warn
-from stormbreak.cli.storm.options import assertion, seed, speed
+from stormbreak.cli.storm.options import assertion
 from stormbreak.cli.storm.output import judge, progress_bar, table
 from stormbreak.gateway.rehearsal import Progress, Rehearsed, rehearse
 from stormbreak.http.h1.server import new_loop

@@ -17,9 +17,9 @@ from rich.markup import escape
 from rich.progress import BarColumn, TextColumn
 
 from stormbreak.cli.command import flag, option, options, subcommand
-from stormbreak.cli.options import JSON, REPORT, Integer, Number
+from stormbreak.cli.options import JSON, REPORT, Integer, Number, seed, speed
 from stormbreak.cli.output import draw, say, warn
-from stormbreak.cli.storm.options import DURATION, SEEDS, assertion, seed, speed
+from stormbreak.cli.storm.options import DURATION, SEEDS, assertion
 from stormbreak.cli.storm.output import (
     exit_code,
     measures_of,

@@ -8,7 +8,7 @@ import click
 from stormbreak.cli.command import flag, option
 from stormbreak.cli.options import NAMES, Integer, Number
 from stormbreak.cli.output import warn
-from stormbreak.provider.field_ranges import MAX_SECONDS, MAX_SPEED, MIN_SPEED
+from stormbreak.provider.field_ranges import MAX_SECONDS
 from stormbreak.storm.access_log import UNITS, Fields, Log, read_log
 
 POLICY_METAVAR = "FILE|PRESET|BASELINE"
@@ -47,21 +47,6 @@ JOBS = option("-j --jobs", Integer(), "Simulations in parallel.", default=1)
 def policy(default: str) -> Callable[..., Any]:
     """Return the option for the policy to test."""
     return option("-p --policy", POLICY_METAVAR, "The policy to test.", show_default=default)
-
-
-def seed(default: int = 0) -> Callable[..., Any]:
-    """Return the option for the seed of everything random."""
-    return option("--seed", Integer(0), "The same seed gives the same storm.", default=default)
-
-
-def speed(default: float | None, note: str) -> Callable[..., Any]:
-    """Return the option for the pace of a scenario on real sockets."""
-    return option(
-        "--speed",
-        Number(MIN_SPEED, MAX_SPEED),
-        f"Scenario seconds per real second; {note}.",
-        default=default,
-    )
 
 
 def assertion(example: str) -> Callable[..., Any]:

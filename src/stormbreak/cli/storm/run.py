@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.progress import TaskID
 
 from stormbreak.cli.command import flag, option, options, subcommand
-from stormbreak.cli.options import FILE, JSON, REPORT
+from stormbreak.cli.options import FILE, JSON, REPORT, seed
 from stormbreak.cli.output import draw, say
 from stormbreak.cli.storm.options import (
     COMPARE,
@@ -25,7 +25,6 @@ from stormbreak.cli.storm.options import (
     assertion,
     log_of,
     policy,
-    seed,
 )
 from stormbreak.cli.storm.output import (
     exit_code,

@@ -16,9 +16,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from stormbreak.cli.command import option, options, subcommand
-from stormbreak.cli.options import JSON, NAMES, Integer
+from stormbreak.cli.options import JSON, NAMES, Integer, seed
 from stormbreak.cli.output import draw, say
-from stormbreak.cli.storm.options import COMPARE, FLEET, JOBS, assertion, policy, seed
+from stormbreak.cli.storm.options import COMPARE, FLEET, JOBS, assertion, policy
 from stormbreak.cli.storm.output import judge, progress_bar
 from stormbreak.errors import ConfigurationError
 from stormbreak.escape import path_of, plain, reason

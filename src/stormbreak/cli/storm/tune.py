@@ -12,9 +12,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from stormbreak.cli.command import flag, option, options, subcommand
-from stormbreak.cli.options import Integer
+from stormbreak.cli.options import Integer, seed
 from stormbreak.cli.output import draw, say, warn
-from stormbreak.cli.storm.options import JOBS, POLICY_METAVAR, SCALE, seed
+from stormbreak.cli.storm.options import JOBS, POLICY_METAVAR, SCALE
 from stormbreak.cli.storm.output import progress_bar
 from stormbreak.config import load_policy
 from stormbreak.config.policy_toml import plain as values_of

@@ -109,7 +109,6 @@ class _Search:
         self._jobs = jobs
         self.gone_work_on = gone_work_on
         self.top = max(concurrency(jobs))
-        self._longest = max(job.left - job.arrived for job in jobs)
         self._fits: dict[int, QueueFit] = {}
         self._best: QueueFit | None = None
 
