@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
 from stormbreak.core.engine import Engine
 from stormbreak.core.fallback import Step
@@ -15,7 +16,7 @@ from stormbreak.http.request import Lookup, RequestTemplate, headers_for
 from stormbreak.http.response import assemble_stream, outcome_of, parse_response
 from stormbreak.http.routing import Routes
 from stormbreak.http.stream_source import Source, open_source
-from stormbreak.llm.models import OPERATIONS, Value
+from stormbreak.llm.models import OPERATIONS
 from stormbreak.types import Call, Outcome, Priority, Target, Verdict
 
 CONNECT_SHARE = 0.9  # of an attempt's time; the rest shows that the connection failed
@@ -67,7 +68,7 @@ def make_call(  # noqa: PLR0913 - keywords are cheap to read
     )
 
 
-class PreparedAttempt(Value, frozen=True):
+class PreparedAttempt(NamedTuple):
     """One attempt, ready to be sent. Its repr shows no key."""
 
     command: Send
@@ -148,7 +149,7 @@ class BufferedSender(Sender):
     """Waits for the end of each answer."""
 
     async def _attempt(self, attempt: PreparedAttempt) -> Outcome:
-        request, connection, policy = attempt.request, attempt.connection, attempt.policy
+        command, connection, request, policy, api_key = attempt
         learn, cancel = policy.rate_limit.learn_from_headers, None
         if not request.streamed:
             result = parse_response(await connection.exchange(request), request)
@@ -156,14 +157,14 @@ class BufferedSender(Sender):
             stream = await connection.open(request)
             if isinstance(stream, Outcome):
                 return stream
-            first = partial(self._on_output, attempt.command)
+            first = partial(self._on_output, command)
             on_output = first if self._template.reports_output else None
             result, cancel = await assemble_stream(stream, request, policy.stall_timeout, on_output)
         if isinstance(result, Outcome):
             return result
-        outcome = outcome_of(result, request, attempt.api_key, learn=learn)
+        outcome = outcome_of(result, request, api_key, learn=learn)
         if self._template.schema is not None:
-            outcome = self._template.check(outcome, attempt.command.target)
+            outcome = self._template.check(outcome, command.target)
         if cancel is not None:
             raise AnsweredError(outcome, cancel)
         return outcome
@@ -175,11 +176,11 @@ class StreamSender(Sender):
     _has_succeeded = False
 
     async def _attempt(self, attempt: PreparedAttempt) -> Outcome:
-        command, policy = attempt.command, attempt.policy
+        command, connection, request, policy, api_key = attempt
         outcome, source = await open_source(
-            attempt.connection,
-            attempt.request,
-            attempt.api_key,
+            connection,
+            request,
+            api_key,
             stall_timeout=policy.stall_timeout,
             learn=policy.rate_limit.learn_from_headers,
             on_cancelled=partial(self._take, command, succeeded=True),

@@ -50,15 +50,11 @@ def usage_of(usage: object) -> Usage:
         hour = _by_time(usage)[1] if written else 0
     except _NoCountError:
         return NO_USAGE
-    if entry and total - entry > output:
-        output = total - entry
-    if not cached and not written:
-        return Usage(input_tokens=entry, output_tokens=output)
     cached = min(cached, entry)
     written = min(written, entry - cached)
     return Usage(
         input_tokens=entry,
-        output_tokens=output,
+        output_tokens=max(output, total - entry) if entry else output,
         cached_input_tokens=cached,
         cache_write_tokens=written,
         cache_write_1h_tokens=min(hour, written),
