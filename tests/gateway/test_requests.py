@@ -13,6 +13,8 @@ from gateways import (
     KEY,
     OTHER,
     PROVIDER_KEY,
+    read_reply,
+    request_bytes,
     running,
     settings,
     upstream,
@@ -338,6 +340,45 @@ async def test_an_open_circuit_is_not_for_retries(path):
         reply = await gateway.ask()
     assert (reply.status, reply.headers["x-should-retry"]) == (503, "false")
     assert int(reply.headers["retry-after"]) > 1
+
+
+async def test_each_request_of_a_connection_is_read_by_its_own_head(path):
+    """A head that came before is known, and everything else is not."""
+    asked = [
+        ({}, CHAT, 200, "app"),
+        ({}, {**CHAT, "n": 12}, 200, "app"),
+        ({"key": OTHER}, CHAT, 200, "other"),
+        ({"key": KEY[:-1] + "x"}, CHAT, 401, "-"),
+        ({}, CHAT, 200, "app"),
+        ({"headers": ["x-stormbreak-deadline: no"]}, CHAT, 400, "app"),
+        ({"headers": ["x-stormbreak-deadline: 60"]}, CHAT, 200, "app"),
+        ({"headers": ["idempotency-key: a"]}, CHAT, 200, "app"),
+        ({}, CHAT, 200, "app"),
+        ({}, b"{", 400, "app"),
+        ({}, CHAT, 200, "app"),
+    ]
+    async with through(path) as (gateway, provider):
+        reader, writer = await asyncio.open_connection("127.0.0.1", gateway.gateway.port)
+        for more, payload, status, key in asked:
+            if payload != b"{":
+                answer = {**ANSWER, "choices": ANSWER["choices"] * payload.get("n", 1)}
+                provider.reply = ServerResponse(200, json.dumps(answer).encode())
+            before = gateway.metric(f'requests_total{{key="{key}"')
+            writer.write(request_bytes("/v1/chat/completions", payload, **more))
+            assert (await read_reply(reader)).status == status
+            assert gateway.metric(f'requests_total{{key="{key}"') == before + 1
+        writer.close()
+    keys = [seen.headers[b"idempotency-key"] for seen in provider.seen]
+    assert len(set(keys)) == len(keys) == 8
+
+
+async def test_the_target_of_a_weighted_pool_is_drawn_for_each_call(path):
+    async with upstream() as provider:
+        more = POOL.format(url=provider.url) + 'order = "weighted"\n'
+        async with running(path, settings(provider.url, more=more)) as gateway:
+            for _ in range(40):
+                await gateway.ask({**CHAT, "model": "both"})
+    assert {body["model"] for body in provider.bodies} == {"storm-1", "storm-2"}
 
 
 # ------------------------------------------------------------------ pools, state, deadlines

@@ -1,8 +1,6 @@
 """One HTTP/1.1 response as bytes: what is one, what is not, and in whatever pieces it comes."""
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from malformed_responses import CHUNKED, LENGTH, MALFORMED, OK
 
 from stormbreak.http.h1.message import (
@@ -138,24 +136,6 @@ def test_headers_that_come_several_times_keep_all_values():
 
 def head_of(headers, *more):
     return request_head("POST", "/v1/x", "h:1", headers, given_names(tuple(headers)), more)
-
-
-LINES = st.tuples(
-    st.sampled_from(["x-a", "X-A", "set-cookie", "Date"]),
-    st.sampled_from(["", "a", " b ", "c: d", "\x80"]),
-)
-
-
-@given(st.lists(LINES, max_size=5))
-def test_headers_are_the_same_in_whatever_pieces_they_come(lines):
-    head = b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\n"
-    head += b"".join(f"{name}:{value}\r\n".encode() for name, value in lines)
-    whole = fed(head + b"\r\na" + b"HTTP/1.1 200 OK\r\ny: z\r\n\r\n")
-    assert (whole.take(), whole.complete, whole.reusable) == (b"a", True, False)
-    for cut in (1, 12, len(head), len(head) + 1):
-        parts = fed((head + b"\r\na")[:cut])
-        parts.feed((head + b"\r\na")[cut:])
-        assert (parts.headers, parts.repeated) == (whole.headers, whole.repeated)
 
 
 def test_the_head_of_a_request():

@@ -13,6 +13,9 @@ from table_test import table_test
 
 from stormbreak.errors import ConfigurationError
 from stormbreak.http.answer_schema import schema_of
+from stormbreak.http.endpoint import Origin
+from stormbreak.http.h1.address import address_of
+from stormbreak.http.h1.exchange import head_of
 from stormbreak.http.request import (
     RequestTemplate,
     as_stream,
@@ -21,10 +24,32 @@ from stormbreak.http.request import (
     fields_of,
     read_fields,
 )
+from stormbreak.http.routing import Route
+from stormbreak.types import Target
 
 
 def body(**fields):
     return json.dumps({"model": "m"} | fields).encode()
+
+
+def test_a_head_of_which_a_part_is_known_has_the_same_lines():
+    origin, address = (
+        Origin("http://h:1/v1", "secret"),
+        address_of("http://h:1/v1/chat/completions"),
+    )
+    route = Route(Target("p", "m"), origin, None)
+
+    def prepared(key):
+        template = RequestTemplate("chat/completions", body(), key=key, passed=(("x-a", "b"),))
+        return template.prepare(route)
+
+    for request in (prepared("one"), prepared("other")):
+        plain = request._replace(headers=dict(request.headers))
+        known, whole = (head_of(each, address, None)[0] for each in (request, plain))
+        assert sorted(whole.split(b"\r\n")) == sorted(known.split(b"\r\n"))
+    for key in ("a\r\nx: y", "a\n", "a\r", "a\0"):
+        with pytest.raises(ValueError, match="line break"):
+            head_of(prepared(key), address, None)
 
 
 def test_a_plain_body_may_be_streamed():

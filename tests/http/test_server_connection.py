@@ -315,6 +315,24 @@ async def test_a_client_that_leaves_cancels_its_answer_unless_it_is_to_be_finish
         await until(lambda: server.connections == 0)
 
 
+@table_test("path", [b"a", b"slow", b"finish", b"stream", b"fail"])
+async def test_the_task_of_a_connection_answers_all_its_requests_and_ends_with_it(path):
+    async with serving() as (app, server):
+        others = asyncio.all_tasks()
+        async with dialled(server) as (reader, writer):
+            for _ in range(3):
+                writer.write(GET % b"a")
+                await answer(reader)
+                (task,) = asyncio.all_tasks() - others
+            writer.write(GET % path)
+            await asyncio.sleep(0.02)
+            assert asyncio.all_tasks() - others == {task}
+        await asyncio.sleep(0.02)
+        app.go.set()
+        await until(lambda: server.connections == 0)
+        await until(lambda: asyncio.all_tasks() == others)
+
+
 @table_test("path", [b"slow", b"finish"])
 async def test_nothing_is_held_of_a_client_that_has_left(path):
     async with serving() as (app, server):

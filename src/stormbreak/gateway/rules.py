@@ -43,7 +43,7 @@ class GatewayRules:
     settings: GatewaySettings
     keys: Mapping[str, ClientKey]
     secrets: tuple[bytes, ...]
-    _known: dict[tuple[str, str], Lead] = field(default_factory=dict, repr=False, compare=False)
+    _known: dict[tuple[str, str], Lead] = field(default_factory=dict, init=False, repr=False)
 
     @property
     def leads(self) -> Mapping[str, str]:
@@ -72,21 +72,11 @@ class GatewayRules:
             return known
         route = self._route(model, key)
         policy = route.config.policy
-        lead = Lead(
-            route.config,
-            route.model,
-            self._shown(model),
-            route.is_single,
-            min(policy.deadline or inf, key.settings.deadline or inf),
-            min(
-                (
-                    spend.max_output_tokens
-                    for spend in (policy.spend, *key.spends)
-                    if spend.acts and spend.max_output_tokens is not None
-                ),
-                default=None,
-            ),
-        )
+        spends = [each for each in (policy.spend, *key.spends) if each.acts]
+        bounds = [each.max_output_tokens for each in spends if each.max_output_tokens is not None]
+        deadline = min(policy.deadline or inf, key.settings.deadline or inf)
+        most, shown = min(bounds, default=None), self._shown(model)
+        lead = Lead(route.config, route.model, shown, route.is_single, deadline, most)
         if route.is_fixed:
             make_room(self._known)
             self._known[model, key.name] = lead

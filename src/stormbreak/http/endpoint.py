@@ -56,7 +56,7 @@ class Origin:
     api_key: str | None = field(default=None, repr=False)
     headers: Mapping[Shape, dict[str, str]] = field(init=False, repr=False, compare=False)
     _fixed: dict[tuple[Shape, Passed], FixedHeaders] = field(
-        default_factory=dict, repr=False, compare=False
+        default_factory=dict, init=False, repr=False, compare=False
     )
 
     def __post_init__(self) -> None:

@@ -83,8 +83,8 @@ class ResourceSender(Sender):
     _template: Resource
 
     async def _attempt(self, attempt: PreparedAttempt) -> Outcome:
-        request, policy = attempt.request, attempt.policy
-        stream = await attempt.connection.open(request)
+        _, connection, request, policy, api_key = attempt
+        stream = await connection.open(request)
         if isinstance(stream, Outcome):
             return stream
         into = self._template.into
@@ -100,8 +100,7 @@ class ResourceSender(Sender):
         if not isinstance(request.body, bytes):
             # too large to look for what an error repeats of it
             request = request._replace(body=b"")
-        learn = policy.rate_limit.learn_from_headers
-        return outcome_of(result, request, attempt.api_key, learn=learn)
+        return outcome_of(result, request, api_key, learn=policy.rate_limit.learn_from_headers)
 
 
 async def _download(stream: ResponseStream, into: BinaryIO) -> Outcome | None:

@@ -89,7 +89,7 @@ def find_error(data: object, *, is_error: bool) -> ProviderError | None:
     if not isinstance(data, dict):
         return None
     error = data.get("error")
-    if not is_error_value(error):
+    if not error or not is_error_value(error):
         error = _in_choices(data.get("choices"))
     if not error and ("x_groq" in data or "base_resp" in data):
         error = error_next_to_result(data)
@@ -106,10 +106,11 @@ def _is_of_gemini(data: object) -> bool:
 
 
 def _in_choices(choices: object) -> Any:
-    if not isinstance(choices, list):
-        return None
-    errors = (choice.get("error") for choice in choices if isinstance(choice, dict))
-    return next(filter(is_error_value, errors), None)
+    for choice in choices if isinstance(choices, list) else ():
+        error = choice.get("error") if isinstance(choice, dict) else None
+        if error and is_error_value(error):
+            return error
+    return None
 
 
 def _provider_error(error: object, beside: dict[str, Any]) -> ProviderError:

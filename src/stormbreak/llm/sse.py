@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 LINE_LIMIT = 16 * 2**20  # bytes; an image that a model makes comes in one line of some MiB
 _FIELD = len(b"data: ")
+_BLANK = b"\n\n"  # ends an event
 INVISIBLE = b"\xef\xbb\xbf \t\r\n"  # the bytes of a byte order mark, and white space
 
 
@@ -50,10 +51,17 @@ class EventReader:
 
     def feed(self, chunk: bytes) -> Iterator[Event]:
         """Take a chunk and yield the events it completes; raise LineTooLongError."""
-        if self.idle and _is_one(chunk):
-            self._at_start = False
-            yield Event(b"", chunk[_FIELD:-2])
+        if not self.idle or not chunk.endswith(_BLANK) or b"\r" in chunk:
+            yield from self._read(chunk)
             return
+        for event in chunk[: -len(_BLANK)].split(_BLANK):  # whole events
+            if _is_plain(event):
+                self._at_start = False
+                yield Event(b"", event[_FIELD:])
+            else:
+                yield from self._read(event + _BLANK)
+
+    def _read(self, chunk: bytes) -> Iterator[Event]:
         for line in self._lines(chunk):
             if line:
                 self._take(line)
@@ -113,15 +121,10 @@ class EventReader:
             yield event
 
 
-def _is_one(chunk: bytes) -> bool:
-    """Whether it is one event with one line of data, as most chunks are."""
-    return (
-        chunk.startswith(b"data: ")
-        and chunk.endswith(b"\n\n")
-        and chunk.count(b"\n") == 2
-        and b"\r" not in chunk
-        and _FIELD + 2 < len(chunk) <= LINE_LIMIT
-    )
+def _is_plain(event: bytes) -> bool:
+    """Whether an event is one line of data, as most are."""
+    is_data = event.startswith(b"data: ") and b"\n" not in event
+    return is_data and _FIELD < len(event) < LINE_LIMIT
 
 
 def _check(line: bytearray) -> None:

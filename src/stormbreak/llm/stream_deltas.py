@@ -197,10 +197,10 @@ def text_of(choice: dict[str, Any], *, begun: bool) -> dict[str, Any]:  # noqa: 
 
 def brings_output(delta: dict[str, Any]) -> bool:
     """Whether a delta has more than role, id and type."""
-    return any(
-        value and not (name in NEVER_JOINED and isinstance(value, str))
-        for name, value in delta.items()
-    )
+    for name, value in delta.items():  # `any` takes twice as long
+        if value and not (name in NEVER_JOINED and isinstance(value, str)):
+            return True
+    return False
 
 
 # ---------------------------------------------------------------- event consumers

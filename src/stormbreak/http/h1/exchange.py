@@ -15,7 +15,6 @@ from stormbreak.http.h1.message import (
     MalformedResponseError,
     ResponseParser,
     given_names,
-    keyed_head,
     request_head,
 )
 from stormbreak.http.models import KeyedHeaders, PreparedRequest
@@ -184,8 +183,9 @@ def head_of(request: PreparedRequest, address: Address, proxy: Proxy | None) -> 
         ValueError: a header holds a line break or a NUL.
     """
     headers, body = request.headers, request.body
-    if isinstance(body, bytes) and isinstance(headers, KeyedHeaders) and proxy is None:
-        return _keyed_head(request.method, headers, address, len(body)), False
+    if isinstance(headers, KeyedHeaders) and isinstance(body, bytes) and proxy is None:
+        assert request.method == "POST", "what has a key of its own is sent"
+        return _keyed_head(headers, address, len(body)), False
     given = given_names(tuple(headers))
     lines: list[str] = [] if "accept-encoding" in given else [_ACCEPT]
     target = address.target
@@ -199,18 +199,20 @@ def head_of(request: PreparedRequest, address: Address, proxy: Proxy | None) -> 
     return head, bool(framing) and not isinstance(body, bytes)
 
 
-def _keyed_head(method: str, headers: KeyedHeaders, address: Address, length: int) -> bytes:
-    assert method == "POST", "what has a key of its own is sent"
-    fixed = headers.fixed.heads.get(address)
-    if fixed is None:
-        known = headers.fixed.headers
-        given = given_names(tuple(known))
+def _keyed_head(headers: KeyedHeaders, address: Address, length: int) -> bytes:
+    heads, own = headers.fixed.heads, headers.own
+    head = heads.get(address)
+    if head is None:
+        fixed = headers.fixed.headers
+        given = given_names(tuple(fixed))
         more = () if "accept-encoding" in given else (_ACCEPT,)
-        head = request_head(method, address.target, address.authority, known, given, more)
-        if len(headers.fixed.heads) >= _ADDRESSES:
-            headers.fixed.heads.clear()
-        fixed = headers.fixed.heads[address] = head.removesuffix(b"\r\n")
-    return keyed_head(fixed, headers.own, length)
+        head = request_head("POST", address.target, address.authority, fixed, given, more)
+        if len(heads) >= _ADDRESSES:
+            heads.clear()
+        head = heads[address] = head.removesuffix(b"\r\n")
+    if own.count("\n") != 1 or own.count("\r") != 1 or "\0" in own:
+        raise ValueError("a header holds a line break or a NUL")
+    return head + f"{own}Content-Length: {length}\r\n\r\n".encode("utf-8", "surrogateescape")
 
 
 def _framing(request: PreparedRequest, given: frozenset[str]) -> Sequence[str]:

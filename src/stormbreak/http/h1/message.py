@@ -6,9 +6,8 @@ other transfer codings than `chunked`, blank lines before the answer, heads with
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
-from types import SimpleNamespace
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
@@ -19,8 +18,6 @@ _NAMES: dict[
 ] = {}  # lower-case names of headers that have come; providers send the same ones
 _MAX_NAMES = 500
 _START = b"HTTP/"
-_CODE = len("HTTP/1.1 ")  # where the status begins
-_BREAK = "a header holds a line break or a NUL"
 _FRAMING = ("content-length", "transfer-encoding")
 _CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 
@@ -41,14 +38,12 @@ class ResponseParser:
     """
 
     __slots__ = (
-        "_ahead", "_count", "_interim", "_is_head", "_llhttp", "_outside", "_size", "_start", "_until_close", "body",
-        "complete", "headers", "on_header", "repeated", "reusable", "status", "unread",
+        "_count", "_interim", "_is_head", "_llhttp", "_outside", "_size", "_start", "_until_close", "body", "complete", "headers",
+        "repeated", "reusable", "status", "unread",
     )  # fmt: skip
 
     def __init__(self, method: str = "POST") -> None:
-        self._llhttp: HttpResponseParser | None = None  # before the first byte, and when closed
-        self._ahead: tuple[dict[bytes, bytes], bytes] | None = None  # headers, and the whole head
-        self.on_header: Callable[[bytes, bytes], None] = self._on_header
+        self._llhttp: HttpResponseParser | None = HttpResponseParser(self)
         self._start = b""
         self._is_head = method == "HEAD"
         self._outside = 0  # bytes in a row that are not of the body
@@ -77,9 +72,7 @@ class ResponseParser:
         unread = self.unread
         self._outside += len(data)
         llhttp = self._llhttp
-        if llhttp is None:
-            self._look_ahead(data)
-            llhttp = self._llhttp = HttpResponseParser(self)
+        assert llhttp is not None
         try:
             llhttp.feed_data(data)
         except (HttpParserError, HttpParserUpgrade):
@@ -90,25 +83,6 @@ class ResponseParser:
             self._outside = 0
         elif self._outside > MAX_HEAD and not self.complete:  # a head, chunk extension or trailer
             raise MalformedResponseError
-
-    def _look_ahead(self, data: bytes) -> None:
-        """Take the headers of a head that comes whole, and is final, at once: without a call for each of them."""
-        end = data.find(b"\r\n\r\n")
-        if 0 < end <= MAX_HEAD and b"2" <= data[_CODE : _CODE + 1] <= b"5":
-            headers: dict[bytes, bytes] = {}
-            self._ahead = headers, data[: end + 4]
-            self.on_header = headers.__setitem__
-
-    def _take_headers(self, found: dict[bytes, bytes], head: bytes) -> None:
-        """Take the headers that were found, if none comes twice; else read the head once more."""
-        try:
-            headers = {_NAMES.get(name) or _lower(name): found[name].decode() for name in found}
-        except UnicodeDecodeError:
-            headers = {}
-        if len(headers) == head.count(b"\n") - 2 <= MAX_HEADERS:
-            self.headers = headers
-        else:
-            HttpResponseParser(SimpleNamespace(on_header=self._on_header)).feed_data(head)
 
     def end(self, *, cleanly: bool = True) -> None:
         """Note that the connection has ended; not `cleanly`: it was reset, or TLS did not announce the end.
@@ -141,15 +115,18 @@ class ResponseParser:
 
     def on_status(self, reason: bytes) -> None:
         """Check the reason."""
-        if reason != b"OK" and _CONTROL.search(reason):
+        if _CONTROL.search(reason):
             raise MalformedResponseError
 
-    def _on_header(self, name: bytes, value: bytes) -> None:
+    def on_header(self, name: bytes, value: bytes) -> None:
         """Keep a header; a trailer is dropped."""
         if self.status is not None:  # a trailer, or of bytes behind the response
             return
         key = _NAMES.get(name) or _lower(name)
-        text = value.decode("utf-8", "surrogateescape")
+        try:
+            text = value.decode()
+        except UnicodeDecodeError:
+            text = value.decode("utf-8", "surrogateescape")
         headers = self.headers
         if key in headers:
             self.repeated[key] = (*self.repeated.get(key, (headers[key],)), text)
@@ -164,9 +141,6 @@ class ResponseParser:
         if self.complete:
             return
         assert self._llhttp is not None
-        if self._ahead is not None:
-            self._take_headers(*self._ahead)
-            self._ahead = None
         if self._llhttp.get_http_version() not in ("1.1", "1.0"):
             raise MalformedResponseError
         status = self._llhttp.get_status_code()
@@ -224,17 +198,6 @@ def given_names(names: tuple[str, ...]) -> frozenset[str]:
     return frozenset(name.lower() for name in names)
 
 
-def keyed_head(fixed: bytes, own: str, length: int) -> bytes:
-    """The head of a request whose fixed part is known.
-
-    Raises:
-        ValueError: the other header holds a line break.
-    """
-    if own.count("\n") != 1 or own.count("\r") != 1 or "\0" in own:
-        raise ValueError(_BREAK)
-    return fixed + f"{own}Content-Length: {length}\r\n\r\n".encode("utf-8", "surrogateescape")
-
-
 def request_head(
     method: str,
     target: str,
@@ -261,5 +224,5 @@ def request_head(
     lines += more
     head = "\r\n".join(lines)
     if head.count("\n") != len(lines) - 1 or head.count("\r") != len(lines) - 1 or "\0" in head:
-        raise ValueError(_BREAK)
+        raise ValueError("a header holds a line break or a NUL")
     return f"{head}\r\n\r\n".encode("utf-8", "surrogateescape")

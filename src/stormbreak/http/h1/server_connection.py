@@ -101,9 +101,10 @@ class ServerConnection(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._parser = RequestParser(max_body=server.bounds.max_body)
         self._transport: asyncio.Transport | None = None
-        self._task: asyncio.Task[None] | None = None  # answers a request
-        self._started = False  # it runs
+        self._task: asyncio.Task[None] | None = None  # answers requests
+        self._next: asyncio.Future[None] | None = None  # it waits for the next one
         self._request: Request | None = None  # that is answered
+        self._started = False  # its answer has begun
         self._keep_alive = True  # after the answer
         # since when it is idle, reads a request, writes without progress, or closes
         self._since = self._loop.time()
@@ -140,19 +141,19 @@ class ServerConnection(asyncio.Protocol):
         except UnreadableError:  # sent ahead, while an answer is written
             self.abort()
             return
-        if self._task is None:
+        if self._request is None:
             self._read_on()
         elif self._transport is not None:
             self._transport.pause_reading()
             self._paused = True
-            self._count_as(self._parser.held + len(self._request.body if self._request else b""))
+            self._count_as(self._parser.held + len(self._request.body))
 
     def eof_received(self) -> bool:
         """End: the client has left. What was written before it is still sent."""
         transport = self._transport
         if self._closing and transport is not None and transport.get_write_buffer_size():
             return True
-        if self._task is not None or self._closing:
+        if self.busy or self._closing:
             self.abort()
         return False
 
@@ -162,11 +163,13 @@ class ServerConnection(asyncio.Protocol):
         self.left = True
         self._parser.close()
         self._wake()
-        if self._task is None:
+        if self._request is None:
             self._count_as(0)
             self._server.gone(self)
+            if self._task is not None:
+                self._task.cancel()
         elif not self.survives:
-            self._cancel(self._task)
+            self._cancel()
 
     def pause_writing(self) -> None:
         """Note that the client does not read."""
@@ -230,14 +233,14 @@ class ServerConnection(asyncio.Protocol):
     @property
     def busy(self) -> bool:
         """Whether a request is being answered."""
-        return self._task is not None
+        return self._request is not None
 
     def check(self, now: float) -> None:
         """End it if a time is over."""
         bounds, parser, waited = self._server.bounds, self._parser, now - self._since
         if self._closing or self.is_full:
             self._check_writing(now)
-        elif self._task is not None:
+        elif self.busy:
             return
         elif parser.is_between:
             if waited > (LINGER if self._server.draining else bounds.idle_timeout):
@@ -261,9 +264,9 @@ class ServerConnection(asyncio.Protocol):
 
     def expire(self) -> None:
         """Cancel the answer because the server ends: the application says so to the client."""
-        if self._task is not None:
+        if self.busy:
             self.expired = True
-            self._cancel(self._task)
+            self._cancel()
 
     def abort(self) -> None:
         """End the connection at once."""
@@ -286,7 +289,10 @@ class ServerConnection(asyncio.Protocol):
         self._keep_alive = request.keep_alive
         self._awaits = self._started = False
         self._count_as(parser.held + len(request.body))
-        self._task = self._loop.create_task(self._answer(request))
+        if self._task is None:
+            self._task = self._loop.create_task(self._answer_all())
+        else:
+            self._go_on()
 
     def _await_body(self) -> None:
         """Look at a request whose head alone has come."""
@@ -307,10 +313,31 @@ class ServerConnection(asyncio.Protocol):
             parser.continue_wanted = False
             self._transport.write(CONTINUE)
 
-    def _cancel(self, task: asyncio.Task[None]) -> None:
-        task.cancel()
-        if not self._started:  # then nothing of it will ever run
+    def _cancel(self) -> None:
+        assert self._task is not None
+        self._task.cancel()
+        if not self._started:  # then nothing of the answer will ever run
             self._answered()
+
+    async def _answer_all(self) -> None:
+        """Answer one request after the other, until one is cancelled: a task for each would take longer."""
+        try:
+            while True:
+                self._next = None
+                if self._request is not None:
+                    await self._answer(self._request)
+                if self.left:
+                    return
+                self._next = self._loop.create_future()
+                if self._request is not None:  # sent ahead: others have their turn before
+                    self._loop.call_soon(self._go_on)
+                await self._next
+        finally:
+            self._task = None
+
+    def _go_on(self) -> None:
+        if self._next is not None and not self._next.done():
+            self._next.set_result(None)
 
     async def _answer(self, request: Request) -> None:
         self._started = True
@@ -330,7 +357,7 @@ class ServerConnection(asyncio.Protocol):
             self._answered()
 
     def _answered(self) -> None:
-        self._task = self._request = None
+        self._request = None
         self.begun = self.survives = False
         ahead = self._parser.held  # nothing of it is parsed
         self._count_as(ahead)

@@ -19,7 +19,6 @@ from collections.abc import Iterable
 from email.utils import formatdate
 from functools import lru_cache
 from http import HTTPStatus
-from typing import NamedTuple
 
 import msgspec
 from httptools import HttpParserCallbackError, HttpParserError, HttpParserUpgrade, HttpRequestParser
@@ -71,14 +70,6 @@ class Request(msgspec.Struct, frozen=True):  # its constructor is not written in
         return f"Request({self.method} {self.path!r}, {len(self.body)} bytes)"
 
 
-class _KnownHead(NamedTuple):
-    """The head of a request with a body: what comes before and after the length of that, and the request."""
-
-    before: bytes
-    after: bytes
-    request: Request
-
-
 class RequestParser:
     """The requests of one connection: `feed` it, then call `next` until it returns None.
 
@@ -99,7 +90,8 @@ class RequestParser:
         self._error: UnreadableError | None = None
         self._ended = False  # the last request had `Connection: close`
         self._host = b""  # the last good one: clients repeat it
-        self._known: _KnownHead | None = None
+        # a head with a body: what comes before and after its length, and the request
+        self._known: tuple[bytes, bytes, Request] | None = None
         self._learned = 0  # heads since one came again
         self._line = b""  # the request line, as far as it has come
         self._parsed: tuple[str, str, str, str] | None = None  # the request line
@@ -140,7 +132,7 @@ class RequestParser:
         data = self._data
         size = len(data)
         if self._known is not None and not self._fed and self._head is None:
-            again = self._again(self._known)
+            again = self._again(*self._known)
             if again is not None:
                 return again
         while self._at < size:
@@ -157,9 +149,9 @@ class RequestParser:
                 return whole
         return None
 
-    def _again(self, known: _KnownHead) -> Request | None:
+    def _again(self, before: bytes, after: bytes, request: Request) -> Request | None:
         """Return the next request, if it has the known head and has come whole."""
-        data, (before, after, request) = self._data, known
+        data = self._data
         if not data.startswith(before, self._at):
             return None
         start = self._at + len(before)
@@ -188,7 +180,7 @@ class RequestParser:
         is_plain = request.method == "POST" and request.keep_alive
         if found is not None and is_plain and b"expect" not in request.headers:
             self._learned += 1
-            self._known = _KnownHead(head[: found.start(1)], head[found.end(1) :], request)
+            self._known = head[: found.start(1)], head[found.end(1) :], request
 
     def begun(self) -> Request | None:
         """Return a request of which only the head has arrived, once and without a body; None if there is none."""
