@@ -16,6 +16,7 @@ FIRST, SECOND, THIRD = (Target(name, "model") for name in ("first", "second", "t
 ONCE = policy(retry=RetryPolicy(max_attempts=1))
 EAGER = policy(retry=RetryPolicy(max_attempts=5))
 BILLING = Outcome(Verdict.BILLING, status=402)
+BILLED = frozenset({Verdict.BILLING})
 CACHE = Step(frozenset(ELSEWHERE), None, "cache")
 
 
@@ -72,6 +73,17 @@ def test_the_backoff_begins_anew_at_each_target():
         if delay is not None:
             assert run.command.until == stage.now + delay
             stage.tick(delay)
+
+
+@table_test(("step", "waits"), [(to(SECOND), 0), (CACHE, 0), (Step(BILLED, None, "cache"), 1)])
+def test_no_call_waits_to_retry_late_where_a_fallback_takes_it(step, waits):
+    """Found: with hardly any traffic, calls waited up to 15 s for what was at hand."""
+    stage = Stage(policy(retry=EAGER.retry, retry_budget=BudgetPolicy()), chance=0.5)
+    run = start(stage, step, patience=20.0, fail_fast=False)
+    for _ in range(2):
+        stage.tick(run.step(SERVER_ERROR).command.until - stage.now)
+
+    assert run.step(SERVER_ERROR).backing_off == waits
 
 
 # ------------------------------------------------------------------ ends

@@ -144,7 +144,7 @@ def _decide(
         treatment=target_state.treatments[verdict],
         outcome=outcome,
         attempt=state.attempts - state.earlier_attempts,
-        left=state.allowance(now),
+        left=state.allowance(verdict, now),
         load=target_state.load(now, state.sent_at),
         elsewhere=verdict in state.fallback_verdicts and target_state.is_open(now),
         now=now,
@@ -253,6 +253,7 @@ class FallbackRun:
             patience=self._patience(steps),
             fail_fast=self._call.fail_fast or bool(fallback_verdicts),
             fallback_verdicts=fallback_verdicts,
+            later_verdicts=frozenset[Verdict]().union(*(step.on for step in steps)),
         )
         ended = yield from run_target(engine.target_state(target), state, now, self._uniform)
         outcome = ended.outcome

@@ -20,8 +20,9 @@ class CallState:
     """
 
     __slots__ = (
-        "_events", "attempts", "call", "delay", "earlier_attempts", "ended_at", "engine", "fallback_verdicts", "may_move",
-        "maybe_processed", "queued", "retried_late", "sent_at", "source", "unconnected", "waited",
+        "_events", "attempts", "call", "delay", "earlier_attempts", "ended_at", "engine", "fallback_verdicts",
+        "later_verdicts", "may_move", "maybe_processed", "queued", "retried_late", "sent_at", "source", "unconnected",
+        "waited",
     )  # fmt: skip
 
     def __init__(self, engine: Engine, call: Call) -> None:
@@ -39,6 +40,7 @@ class CallState:
         self.ended_at = 0.0  # when the call ended at its last target
         self.source = TARGET  # where the answer comes from
         self.fallback_verdicts = NO_VERDICTS  # for which another target takes the call
+        self.later_verdicts = NO_VERDICTS  # for which a later step may answer the call
         self.may_move = False  # then an end at one target is not the end of the call
         self._events: deque[Event] | None = None
 
@@ -49,21 +51,23 @@ class CallState:
         patience: float | None,
         fail_fast: bool,
         fallback_verdicts: frozenset[Verdict],
+        later_verdicts: frozenset[Verdict],
     ) -> None:
         """Begin at a target of a call with fallbacks."""
         self.call = self.call._replace(target=target, patience=patience, fail_fast=fail_fast)
         self.fallback_verdicts = fallback_verdicts
+        self.later_verdicts = later_verdicts
         self.earlier_attempts = self.attempts
         self.delay = 0.0
 
-    def allowance(self, now: float) -> RetryAllowance:
-        """Return the time and attempts that are left, and whether a late retry is."""
+    def allowance(self, verdict: Verdict, now: float) -> RetryAllowance:
+        """Return the time and attempts that are left after `verdict`, and whether a late retry is."""
         call = self.call
         return RetryAllowance(
             deadline=inf if call.deadline_at is None else call.deadline_at - now,
             patience=inf if call.patience is None else call.patience - self.waited,
             attempts=inf if call.max_attempts is None else call.max_attempts - self.attempts,
-            late=not (self.retried_late or call.fail_fast),
+            late=not (self.retried_late or call.fail_fast or verdict in self.later_verdicts),
         )
 
     def note(self, event: Callable[..., Event], now: float, *details: object) -> None:
