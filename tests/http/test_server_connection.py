@@ -56,6 +56,8 @@ class Echo:
         path = request.path
         if path.startswith("/fail"):
             raise ZeroDivisionError
+        if path == "/cancels":
+            raise asyncio.CancelledError
         if path == "/breaks":
             connection.begin(200, "text/plain", [])
             connection.send(b"a")
@@ -365,6 +367,17 @@ async def test_a_mistake_of_the_application_is_an_error_or_a_broken_answer(caplo
             with pytest.raises(ConnectionResetError):
                 await reader.read()
         assert [each.args[0] for each in caplog.records] == ["ZeroDivisionError"] * 3
+
+
+async def test_an_old_client_whose_answer_cancels_itself_is_not_kept():
+    """Found: what it had sent ahead was never answered, and a drain of the server failed."""
+    head = b"HTTP/1.0\r\nHost: h\r\nConnection: keep-alive\r\n\r\n"
+    async with serving() as (app, server):
+        async with dialled(server, b"GET /cancels %bGET /a %b" % (head, head)) as (reader, _):
+            with pytest.raises(ConnectionResetError):
+                await reader.read()
+        await until(lambda: server.connections == 0)
+        assert app.finished == []
 
 
 class Transport:

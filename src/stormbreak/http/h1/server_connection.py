@@ -224,6 +224,7 @@ class ServerConnection(asyncio.Protocol):
         if self._request.version == "1.0":  # only a reset is no good end
             sock = self._transport.get_extra_info("socket")
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+            self._closing = True
             self._transport.abort()
         else:
             self._close()
