@@ -44,6 +44,24 @@ async def test_a_reload_changes_keys_models_and_limits_at_once(path):
         assert gateway.metric('reloads_total{result="ok"}') == 3
 
 
+@pytest.mark.parametrize("is_half", [False, True])
+async def test_a_key_that_is_removed_opens_nothing_on_a_connection_that_knew_it(path, is_half):
+    request = request_bytes("/v1/chat/completions", CHAT, key=OTHER)
+    early = request[:-9] if is_half else b""
+    async with upstream() as provider, running(path, settings(provider.url)) as gateway:
+        reader, writer = await asyncio.open_connection("127.0.0.1", gateway.gateway.port)
+        writer.write(request)
+        assert (await read_reply(reader)).status == 200
+        writer.write(early)
+        await asyncio.sleep(0.05)
+        path.write_text(settings(provider.url).partition("[keys.other]")[0])
+        assert await gateway.gateway.reload()
+        writer.write(request[len(early) :])
+        assert (await read_reply(reader)).status == 401
+        writer.close()
+    assert len(provider.seen) == 1
+
+
 @pytest.mark.parametrize(
     "wrong",
     ["[targets.main", "[keys.app]\nsha256 = 7", "", "[targets.main]\napi_key_env = 'NOT_SET'"],
