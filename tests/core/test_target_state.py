@@ -1,5 +1,7 @@
 """One target's target_state: what it knows of the load, and what pauses, circuits and hands do to its queue."""
 
+from unittest.mock import Mock
+
 import pytest
 from stage import OK, SERVER_ERROR, TARGET, THROTTLED, TIMEOUT, Stage, policy, told
 from table_test import table_test
@@ -65,6 +67,20 @@ def test_whatever_closes_a_gate_ends_a_calm(breaker, ends_calm):
     stage.start().step(OK)
     ends_calm(stage)
 
+    assert not stage.start().sending
+
+
+def test_an_interrupt_while_a_circuit_opens_ends_a_calm(monkeypatch):
+    """Found: the circuit was open, and calls left past it, as the queue had not heard of it."""
+    stage = Stage(policy(retry=ONCE, breaker=SLUGGISH))
+    stage.start().step(OK)
+    with monkeypatch.context() as patch:
+        patch.setattr(stage.state.admission, "end_calm", Mock(side_effect=KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            one_slow_answer(stage)
+    stage.engine.recover([], stage.now)
+
+    assert stage.state.breaker.state is State.OPEN
     assert not stage.start().sending
 
 

@@ -302,6 +302,20 @@ def test_a_store_that_refuses_is_said_in_plain_words_and_used_again(server):
     admin.close()
 
 
+def test_a_server_that_was_restarted_between_two_reports_is_asked_again(own_server):
+    """Found: the client opened the connection again by itself, and the reports named the server of before."""
+    store, message = ValkeyStore(own_server.url), Message("x/target x", "m", Report())
+    named = []
+    for _ in range(2):
+        store.beat([message])
+        named.append(store.scopes("x")["x/target x"].server)
+        own_server.kill()
+        own_server.start()
+    assert 0.0 not in named
+    assert named[0] != named[1]
+    store.close()
+
+
 @table_test(
     ("reply", "reason"),
     [

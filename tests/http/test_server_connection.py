@@ -268,6 +268,15 @@ async def test_a_slow_body_that_keeps_its_rate_is_waited_for():
         assert (await answer(reader))[0] == 200
 
 
+async def test_a_blank_line_in_two_pieces_begins_no_request():
+    """Found: after one, the next request had the time since then, and was refused as too slow."""
+    async with serving(head_timeout=0.4) as (_, server), dialled(server, b"\r") as (reader, writer):
+        for piece in (b"\n", b"GET /a HT", b"TP/1.1\r\nHost: h\r\n\r\n"):
+            await asyncio.sleep(0.25)
+            writer.write(piece)
+        assert (await answer(reader))[0] == 200
+
+
 async def test_idle_connections_are_closed_and_others_are_not():
     async with (
         serving(**SHORT) as (app, server),

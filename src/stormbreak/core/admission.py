@@ -183,7 +183,7 @@ class TargetQueue:
         """
         self._queue = Queue(self._policy)
         self._timekeeper = None
-        self._stands = self._newest_first = False
+        self._calm = self._stands = self._newest_first = False
         for ticket in sorted(tickets, key=lambda ticket: ticket.queued_at):
             ticket.check_at = None
             self._queue.push(ticket)

@@ -49,6 +49,7 @@ class ValkeyStore:
             retry=Retry(NoBackoff(), 0),
             max_connections=1,
             protocol=2,
+            redis_connect_func=self._opened,
             **tls,
         )
         self._script = (files("stormbreak.fleet") / "store_rules.lua").read_text()
@@ -59,6 +60,8 @@ class ValkeyStore:
     def beat(self, messages: Sequence[Message]) -> list[Answer]:
         """Process reports, and answer each of them, in one round trip."""
         try:
+            pool = self._client.connection_pool
+            pool.release(pool.get_connection())  # which opens one that its server has closed
             if self._server is None:
                 self._server = self._asked_server()
             groups = _grouped(messages)
@@ -76,6 +79,10 @@ class ValkeyStore:
         except (TypeError, ValueError):
             self.close()
             raise StoreError("its answer is not one of our script") from None
+
+    def _opened(self, connection: Any) -> None:
+        self._server = None  # it may be another server, or one that has restarted
+        connection.on_connect()
 
     def _run(self, command: str, script: str, groups: Sequence[Sequence[Message]]) -> list[Any]:
         pipeline = self._client.pipeline(transaction=False)
@@ -114,7 +121,6 @@ class ValkeyStore:
 
     def close(self) -> None:
         """Close the connection."""
-        self._server = None  # the next one may be to a server that has restarted
         with suppress(*self._failures):
             self._client.connection_pool.disconnect()
 

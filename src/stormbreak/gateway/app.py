@@ -6,7 +6,7 @@ the access log.
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import msgspec
 
@@ -40,7 +40,7 @@ class _Client:
     """What is known of a connection by the last head that came over it, whose `headers` are the same object."""
 
     rules: GatewayRules
-    headers: Mapping[bytes, bytes]
+    headers: Mapping[bytes, bytes] = field(repr=False)
     key: ClientKey
     head: ClientHead | None = None
 

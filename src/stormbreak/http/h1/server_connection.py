@@ -297,8 +297,9 @@ class ServerConnection(asyncio.Protocol):
     def _await_body(self) -> None:
         """Look at a request whose head alone has come."""
         parser = self._parser
-        if not self._awaits:
-            self._awaits, self._since = not parser.is_between, self._loop.time()
+        awaited, self._awaits = self._awaits, not parser.is_between
+        if not (awaited and self._awaits):
+            self._since = self._loop.time()
         self._count_as(parser.held)
         if self._server.held > self._server.bounds.max_held:
             self._refuse(503, "too many bytes of requests are held", ("retry-after", "1"))
