@@ -29,8 +29,8 @@ from stormbreak.core.lease import Ramp
 from stormbreak.core.policy import Policy
 from stormbreak.core.rate_limit_gate import RateLimitPolicy
 from stormbreak.core.spend_policy import SpendPolicy
-from stormbreak.cost.prices import Prices, Rate, Rates, Source
 from stormbreak.cost.spend_gate import SpendAccounts
+from stormbreak.cost.token_prices import Prices, Rate, Rates, Source
 from stormbreak.drivers.virtual_time import Timeline
 from stormbreak.fleet.messages import RateReport, Report, SlotReport
 from stormbreak.fleet.store import Message

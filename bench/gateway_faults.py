@@ -27,7 +27,7 @@ from gateway_clients import PATIENCE, Score, answers, ask, open_stream, read_slo
 from gateway_peers import PEERS, ROOT, Options, Peer, Route, Running, free_port, versions
 from marked import Block
 from stormbreak.cost.price_lookup import price_of
-from stormbreak.fleet.leasing import QUIET
+from stormbreak.fleet.store_rules import QUIET
 from stormbreak.provider.in_thread import RunningProvider, serve
 from stormbreak.types import Usage
 

@@ -2,7 +2,7 @@
 
 import errno
 
-from stormbreak.key_patterns import hidden
+from stormbreak.hidden_keys import hidden
 from stormbreak.types import Target
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}

@@ -30,7 +30,7 @@ from stormbreak.batch.input.prompts import RequestMaker, RowError, plain_value
 from stormbreak.batch.options import TableOptions
 from stormbreak.batch.running.row_calls import RowCall, RowCalls
 from stormbreak.batch.running.runner import TICK_EVERY
-from stormbreak.batch.store.append_file import AppendFile
+from stormbreak.batch.store.durable_file import AppendFile
 from stormbreak.config.load import resolve_policy
 from stormbreak.core.fleet_policy import FleetPolicy
 from stormbreak.core.policy import Policy

@@ -14,7 +14,7 @@ from io import DEFAULT_BUFFER_SIZE, BufferedReader, FileIO
 from typing import Any
 
 from stormbreak.errors import ConfigurationError
-from stormbreak.key_patterns import has_key_prefix, holds_token, quoted
+from stormbreak.hidden_keys import has_key_prefix, holds_token, quoted
 
 LARGEST = 1024 * 1024  # bytes
 MAX_DEPTH = 32  # nested tables and lists

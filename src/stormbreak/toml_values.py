@@ -21,7 +21,7 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from stormbreak.core.checks import shown
 from stormbreak.errors import ConfigurationError
-from stormbreak.key_patterns import is_secret_name, looks_like_key, quoted
+from stormbreak.hidden_keys import is_secret_name, looks_like_key, quoted
 from stormbreak.toml_file import Table
 
 T = TypeVar("T")

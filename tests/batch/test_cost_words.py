@@ -4,7 +4,7 @@ from decimal import Decimal
 
 from table_test import table_test
 
-from stormbreak.cost.ledger import Cost, SpendLimit
+from stormbreak.cost.accounts import Cost, SpendLimit
 from stormbreak.cost.numbers import format_cost
 
 

@@ -28,7 +28,7 @@ from strangers import posted_to
 
 from stormbreak import AsyncClient, RejectedError
 from stormbreak.batch.running.file_limits import RESERVE, ReservedFiles, make_room
-from stormbreak.batch.store.append_file import OutputError
+from stormbreak.batch.store.durable_file import OutputError
 from stormbreak.batch.store.output_files import Store
 
 FILES = resource.RLIMIT_NOFILE

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from stormbreak.batch.store.append_file import (
+from stormbreak.batch.store.durable_file import (
     AppendFile,
     OutputError,
     remove,
@@ -121,7 +121,7 @@ def test_a_failed_sync_is_never_taken_back(tmp_path, monkeypatch):
     file = AppendFile(tmp_path / "out")
     file.append(LINE)
     with monkeypatch.context() as patched:
-        patched.setattr("stormbreak.batch.store.append_file._sync", fail)
+        patched.setattr("stormbreak.batch.store.durable_file._sync", fail)
         with pytest.raises(OutputError, match="input/output error"):
             file.sync()
     for act in (file.sync, file.close):

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from journals import OK, Ids, failure, ids_in, lines
 
-from stormbreak.batch.store.append_file import OutputError
+from stormbreak.batch.store.durable_file import OutputError
 from stormbreak.batch.store.journal import RowJournal
 from stormbreak.batch.store.paths import BatchPaths
 from stormbreak.batch.store.record import Response, failure_line, success_line
@@ -104,7 +104,7 @@ def test_lines_written_during_a_sync_are_not_counted_by_it(journal, ids, monkeyp
     def sync(fd):
         journal.succeed(ids.row(1), OK)
 
-    monkeypatch.setattr("stormbreak.batch.store.append_file._sync", sync)
+    monkeypatch.setattr("stormbreak.batch.store.durable_file._sync", sync)
     journal.succeed(ids.row(0), OK)
     assert journal.flush() == 1
     assert (journal.done, journal.pending) == (1, 1)
@@ -136,7 +136,7 @@ async def test_flushing_in_a_thread_beside_a_writing_loop(files):
 def test_what_a_killed_run_left_unsynced_is_synced_before_it_counts(files, ids, monkeypatch):
     files.output.write_bytes(success_line("a", OK))
     synced = []
-    monkeypatch.setattr("stormbreak.batch.store.append_file._sync", synced.append)
+    monkeypatch.setattr("stormbreak.batch.store.durable_file._sync", synced.append)
     with closing(RowJournal(files, ids)) as journal:
         assert (journal.done, len(synced)) == (1, 1)
 
@@ -147,7 +147,7 @@ def test_a_failed_sync_counts_nothing(files, ids, monkeypatch):
 
     journal = RowJournal(files, ids)
     journal.succeed(ids.row(0), OK)
-    monkeypatch.setattr("stormbreak.batch.store.append_file._sync", fail)
+    monkeypatch.setattr("stormbreak.batch.store.durable_file._sync", fail)
     for _ in range(2):
         with pytest.raises(OutputError, match="disk full"):
             journal.flush()

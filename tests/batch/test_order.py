@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stormbreak.batch.store.append_file import OutputError
+from stormbreak.batch.store.durable_file import OutputError
 from stormbreak.batch.store.output_files import order_output
 from stormbreak.batch.store.paths import BatchPaths
 from stormbreak.batch.store.record import Response, success_line

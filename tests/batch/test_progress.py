@@ -11,7 +11,7 @@ from table_test import table_test
 from stormbreak.batch.running import panel as panel_module
 from stormbreak.batch.running.panel import Panel, panel
 from stormbreak.cli.batch.progress import Lines, Quiet, progress_on
-from stormbreak.cost.ledger import Cost, SpendLimit
+from stormbreak.cost.accounts import Cost, SpendLimit
 
 SNAPSHOT = {
     "total": 10_000_000, "done": 6_123_456, "failed": 1_234, "in_flight": 250, "width": 256, "waiting": 1_024,

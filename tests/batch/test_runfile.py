@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from stormbreak.batch.store.run_file import check, read_existing_run, read_run, record
-from stormbreak.cost.ledger import TokenSum
+from stormbreak.cost.accounts import TokenSum
 from stormbreak.errors import ConfigurationError
 
 OPTIONS = {"model": "m", "concurrency": 10, "api_key_env": "KEY", "timeout": None}

@@ -3,7 +3,7 @@
 from stormbreak.batch.running.runner import End
 from stormbreak.batch.running.summary import Summary
 from stormbreak.cli.batch.status import summary_text
-from stormbreak.cost.ledger import Cost
+from stormbreak.cost.accounts import Cost
 from stormbreak.types import Verdict
 
 NOTHING = dict.fromkeys(

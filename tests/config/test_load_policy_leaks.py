@@ -5,7 +5,7 @@ from table_test import table_test
 
 from stormbreak.config import load_policy
 from stormbreak.errors import ConfigurationError
-from stormbreak.key_patterns import holds_token
+from stormbreak.hidden_keys import holds_token
 
 CANARY = "sk-canary-4f9a81c2d7"
 TOKEN = "Zk39fjA0qLm2Xw7RtY5b"

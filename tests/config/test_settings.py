@@ -9,8 +9,8 @@ from table_test import table_test
 
 from stormbreak.config import describe_settings, load_policy, load_settings, profiles_in
 from stormbreak.config.gateway_settings import ClientLimits, GatewaySettings, KeySettings
-from stormbreak.config.policy_toml import SETTINGS
 from stormbreak.config.settings import Member, PoolSettings, TargetSettings
+from stormbreak.config.write_policy import SETTINGS
 from stormbreak.core.concurrency_limit import AimdLimit, FixedLimit
 from stormbreak.core.fallback import Place, TargetOrder, ToTargets
 from stormbreak.core.presets import ARTICLE, BATCH, INTERACTIVE

@@ -8,9 +8,9 @@ from stormbreak.cost.compare import Demand, compare
 from stormbreak.cost.money import USD
 from stormbreak.cost.price_file import builtin_names, load
 from stormbreak.cost.price_lookup import Offer, PriceLookup
-from stormbreak.cost.prices import Tokens
 from stormbreak.cost.roi import Case
 from stormbreak.cost.sheet import percent
+from stormbreak.cost.token_prices import Tokens
 
 MODELS = [
     ("gpt-4.1", "60", "8", "86.7 %", "<50 ms"),

@@ -9,7 +9,7 @@ from stormbreak.cost.compare import Demand, at_list, compare, offers_for
 from stormbreak.cost.list_prices import ListPrices
 from stormbreak.cost.price_file import load, parse
 from stormbreak.cost.price_lookup import Offer, PriceLookup, Seller, UnknownPriceError
-from stormbreak.cost.prices import Service, Tokens
+from stormbreak.cost.token_prices import Service, Tokens
 
 DAY = date(2026, 11, 26)
 MINE = """

@@ -13,8 +13,8 @@ from stormbreak.cost.compare import Demand, at_list_price
 from stormbreak.cost.list_prices import ListPrices
 from stormbreak.cost.price_file import load
 from stormbreak.cost.price_lookup import Offer, PriceLookup
-from stormbreak.cost.prices import Tokens
 from stormbreak.cost.roi import Case
+from stormbreak.cost.token_prices import Tokens
 
 PAGE = (Path(__file__).parents[2] / "docs" / "cost.md").read_text()
 DAY, VERSION = re.search(r"list prices of (\S+)\s+\(genai-prices ([\d.]+)\)", PAGE).groups()

@@ -10,7 +10,7 @@ from table_test import table_test
 from stormbreak.cost import list_prices as module
 from stormbreak.cost.list_prices import ListPrices
 from stormbreak.cost.price_lookup import price_of
-from stormbreak.cost.prices import Rate, Service, Step, Tokens
+from stormbreak.cost.token_prices import Rate, Service, Step, Tokens
 from stormbreak.errors import ConfigurationError
 
 

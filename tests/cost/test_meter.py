@@ -11,11 +11,11 @@ from stage import OK, OTHER, SERVER_ERROR, TARGET
 from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.fallback import Step
 from stormbreak.core.queue_order import QueuePolicy
-from stormbreak.cost.ledger import Bill, PricedSum
+from stormbreak.cost.accounts import Bill, PricedSum
 from stormbreak.cost.meter import Meter
-from stormbreak.cost.price_table import known_max_cost
-from stormbreak.cost.prices import Rate, Rates
-from stormbreak.cost.prices import Step as PriceStep
+from stormbreak.cost.price_source import known_max_cost
+from stormbreak.cost.token_prices import Rate, Rates
+from stormbreak.cost.token_prices import Step as PriceStep
 from stormbreak.errors import ConfigurationError
 from stormbreak.events import CallCancelled, CallEnded, Committed, Overtaken, Sent
 from stormbreak.types import CACHE, DEGRADED, FALLBACK, Outcome, Priority, Target, Verdict

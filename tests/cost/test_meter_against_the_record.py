@@ -16,7 +16,7 @@ from stormbreak.core.policy import Policy
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.core.retry_budget import BudgetPolicy
 from stormbreak.core.spend_policy import SpendPolicy
-from stormbreak.cost.ledger import Bill
+from stormbreak.cost.accounts import Bill
 from stormbreak.cost.meter import Meter
 from stormbreak.errors import CallError
 from stormbreak.events import Returned

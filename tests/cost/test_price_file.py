@@ -7,7 +7,7 @@ import pytest
 from table_test import table_test
 
 from stormbreak.cost.price_file import load, parse
-from stormbreak.cost.prices import Rate, Service, Step
+from stormbreak.cost.token_prices import Rate, Service, Step
 from stormbreak.errors import ConfigurationError
 
 DEAL = """

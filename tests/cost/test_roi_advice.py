@@ -5,8 +5,8 @@ from datetime import date
 from decimal import Decimal
 
 from stormbreak.cost.money import USD, Currency
-from stormbreak.cost.prices import Prices, Rate, Rates, Source
 from stormbreak.cost.roi import Case, Migration, reasons
+from stormbreak.cost.token_prices import Prices, Rate, Rates, Source
 
 DAY = date(2026, 11, 26)
 

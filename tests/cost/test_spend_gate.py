@@ -12,8 +12,8 @@ from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.engine import Engine
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.core.spend_policy import SpendPolicy
-from stormbreak.cost.prices import Prices, Rate, Rates, Source, Step
 from stormbreak.cost.spend_gate import SpendAccounts, allow_spending, spend_accounts
+from stormbreak.cost.token_prices import Prices, Rate, Rates, Source, Step
 from stormbreak.errors import ConfigurationError
 from stormbreak.events import SpendReached
 from stormbreak.types import Outcome, Target, Verdict

@@ -7,7 +7,7 @@ import pytest
 from table_test import table_test
 
 from stormbreak.cost import usage_file
-from stormbreak.cost.prices import Service, Tokens
+from stormbreak.cost.token_prices import Service, Tokens
 from stormbreak.cost.usage_file import read_traffic
 from stormbreak.cost.usage_records import UNNAMED, Kind
 from stormbreak.errors import ConfigurationError

@@ -8,7 +8,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from stormbreak.fleet import parent, valkey
-from stormbreak.fleet.leasing import Scope, beat
 from stormbreak.fleet.messages import (
     CooldownReport,
     RateReport,
@@ -18,6 +17,7 @@ from stormbreak.fleet.messages import (
 )
 from stormbreak.fleet.parent import ParentClient, ParentStore
 from stormbreak.fleet.store import Message
+from stormbreak.fleet.store_rules import Scope, beat
 from stormbreak.fleet.valkey import ValkeyStore, _read, key_of
 
 START = 1_790_000_000.25

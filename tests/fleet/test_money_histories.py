@@ -12,8 +12,8 @@ from stormbreak.core.fleet_policy import FleetPolicy
 from stormbreak.core.lease import SpendLease
 from stormbreak.core.spend_policy import SpendPolicy
 from stormbreak.cost.spend_gate import SpendAccount
-from stormbreak.fleet.leasing import QUIET, Member, Scope, beat
 from stormbreak.fleet.membership import SpendMembership, micro_dollars
+from stormbreak.fleet.store_rules import QUIET, Member, Scope, beat
 
 LIMIT = Decimal(10)
 MEMBERS = 3

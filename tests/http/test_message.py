@@ -3,7 +3,7 @@
 import pytest
 from malformed_responses import CHUNKED, LENGTH, MALFORMED, OK
 
-from stormbreak.http.h1.message import (
+from stormbreak.http.h1.response_parser import (
     MAX_HEAD,
     MAX_HEADERS,
     CutResponseError,

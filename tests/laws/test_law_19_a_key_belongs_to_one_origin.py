@@ -30,12 +30,12 @@ from stormbreak.core.policy import Policy
 from stormbreak.core.presets import for_batch
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.errors import CallError, ConfigurationError
+from stormbreak.hidden_keys import may_be_secret
 from stormbreak.http.client import AsyncClient
 from stormbreak.http.endpoint import is_loopback, origin_of, same_origin
 from stormbreak.http.environment import find_endpoint
 from stormbreak.http.redact import SECRET, redact
 from stormbreak.httpx2 import AsyncTransport
-from stormbreak.key_patterns import may_be_secret
 from stormbreak.llm.models import ParsedResponse
 from stormbreak.llm.providers import PRESETS
 from stormbreak.types import Verdict

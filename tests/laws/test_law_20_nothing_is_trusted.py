@@ -25,7 +25,7 @@ from types_within import parts_of
 
 from stormbreak.cli.main import main
 from stormbreak.config import load_policy
-from stormbreak.config.policy_toml import plain
+from stormbreak.config.write_policy import plain
 from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.policy import Policy
 from stormbreak.core.presets import OFF
@@ -33,7 +33,7 @@ from stormbreak.core.queue_order import QueuePolicy
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.errors import ConfigurationError
 from stormbreak.http.client import AsyncClient
-from stormbreak.http.h1 import response as h1_response
+from stormbreak.http.h1 import response_body as h1_response
 from stormbreak.llm import sse, stream_reader
 from stormbreak.provider.scenario import Scenario
 from stormbreak.storm.assertions import parse_assertion

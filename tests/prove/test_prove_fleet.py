@@ -13,7 +13,7 @@ from batches import wait_until
 from fleet_processes import Worker
 from fleet_stores import Server, SlowProxy
 
-from stormbreak.fleet.leasing import QUIET, Member
+from stormbreak.fleet.store_rules import QUIET, Member
 from stormbreak.fleet.valkey import ValkeyStore
 from stormbreak.provider.in_thread import serve
 

@@ -13,8 +13,8 @@ from stormbreak.batch.running.stats import RunStats
 from stormbreak.batch.running.summary import Summary
 from stormbreak.batch.store.cost import BatchCost, ModelCost
 from stormbreak.cli.main import main
-from stormbreak.cost.ledger import Cost, Span
-from stormbreak.cost.prices import Tokens
+from stormbreak.cost.accounts import Cost, Span
+from stormbreak.cost.token_prices import Tokens
 from stormbreak.events import CallEnded, Returned, Sent
 from stormbreak.report.batch_charts import charts_of
 from stormbreak.report.batch_report import batch_page, batch_picture

@@ -13,7 +13,7 @@ from urllib.request import urlopen
 
 from stormbreak.batch.running.snapshot import RunSnapshot
 from stormbreak.cli.main import main
-from stormbreak.cost.ledger import Cost
+from stormbreak.cost.accounts import Cost
 from stormbreak.llm.providers import PRESETS
 from stormbreak.testing import answer_text
 

@@ -7,7 +7,7 @@ from stage import Stage, policy
 from stormbreak.core.backoff import Backoff
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.cost.meter import Meter
-from stormbreak.cost.prices import Prices, Rate, Rates, Source
+from stormbreak.cost.token_prices import Prices, Rate, Rates, Source
 from stormbreak.types import Outcome, Usage, Verdict
 
 RETRIES = RetryPolicy(max_attempts=3, backoff=Backoff(kind="constant", initial_delay=0.1))

@@ -11,8 +11,8 @@ from math import ceil
 from typing import TypeAlias
 
 from stormbreak.batch.input.request import Row
-from stormbreak.cost.price_table import known_max_cost
-from stormbreak.cost.prices import Prices, Service, Tokens
+from stormbreak.cost.price_source import known_max_cost
+from stormbreak.cost.token_prices import Prices, Service, Tokens
 from stormbreak.http.request import RequestTemplate
 from stormbreak.llm.tokens import ANSWER
 from stormbreak.types import Usage

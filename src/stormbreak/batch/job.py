@@ -28,8 +28,8 @@ from stormbreak.batch.running.stats import RunStats
 from stormbreak.batch.running.summary import Summary, summarise
 from stormbreak.batch.running.worker import View, WorkerPlan
 from stormbreak.batch.running.workers import Running, Workers
-from stormbreak.batch.store.append_file import OutputError
 from stormbreak.batch.store.batches import require_no_batches
+from stormbreak.batch.store.durable_file import OutputError
 from stormbreak.batch.store.lock import require_free
 from stormbreak.batch.store.output_files import Store, open_store, order_output
 from stormbreak.batch.store.paths import BatchPaths
@@ -47,17 +47,17 @@ from stormbreak.core.presets import OFF, body_defaults, for_batch
 from stormbreak.core.target_state import Listener
 from stormbreak.cost.price_file import builtin_names
 from stormbreak.cost.price_lookup import load_lookup
-from stormbreak.cost.price_table import PriceOf
+from stormbreak.cost.price_source import PriceOf
 from stormbreak.cost.spend_gate import spend_accounts
 from stormbreak.errors import ConfigurationError
 from stormbreak.escape import path_of
+from stormbreak.hidden_keys import hidden
 from stormbreak.http.answer_schema import REPAIRS, AnswerSchema, Schema, read_schema, schema_of
 from stormbreak.http.client import AsyncClient
 from stormbreak.http.environment import is_disabled
 from stormbreak.http.h1.server import new_loop
 from stormbreak.http.pricing import list_price
 from stormbreak.http.request import NO_BOUND, RequestTemplate
-from stormbreak.key_patterns import hidden
 
 POLICY = "batch"
 CONNECT_GRACE = 30.0  # seconds in which something must have answered

@@ -14,8 +14,8 @@ from stormbreak import toml_file
 from stormbreak.batch.export.export import export
 from stormbreak.batch.input.index import Rows, new_fingerprint
 from stormbreak.batch.options import BatchOptions
-from stormbreak.batch.store.append_file import replacing
 from stormbreak.batch.store.batches import require_no_batches
+from stormbreak.batch.store.durable_file import replacing
 from stormbreak.batch.store.lock import locked
 from stormbreak.batch.store.paths import BatchPaths
 from stormbreak.batch.store.record import entries
@@ -28,8 +28,8 @@ from stormbreak.batch.store.run_file import (
     read_existing_run,
     record,
 )
-from stormbreak.cost.ledger import Account
-from stormbreak.cost.price_table import PriceOf
+from stormbreak.cost.accounts import Account
+from stormbreak.cost.price_source import PriceOf
 from stormbreak.errors import ConfigurationError
 from stormbreak.escape import path_of, reason
 

@@ -17,9 +17,9 @@ from msgspec.structs import asdict, replace
 from stormbreak.core.checks import require, shown
 from stormbreak.core.policy import Policy
 from stormbreak.errors import ConfigurationError
+from stormbreak.hidden_keys import hidden
 from stormbreak.http.answer_schema import MAX_REPAIRS, AnswerSchema, Schema
 from stormbreak.http.endpoint import origin_of
-from stormbreak.key_patterns import hidden
 from stormbreak.types import TREATMENTS, Verdict
 
 StrPath = str | os.PathLike[str]

@@ -6,7 +6,7 @@ from stormbreak.cli.command import Group
 from stormbreak.cli.output import drop_stderr, open_closed_streams, unwritable, warn
 from stormbreak.errors import ConfigurationError
 from stormbreak.escape import plain
-from stormbreak.key_patterns import hidden
+from stormbreak.hidden_keys import hidden
 
 root = Group(
     "stormbreak",

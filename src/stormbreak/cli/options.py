@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from stormbreak.cli.command import Value, flag, option
-from stormbreak.key_patterns import quoted
+from stormbreak.hidden_keys import quoted
 from stormbreak.provider.field_ranges import MAX_SPEED, MIN_SPEED
 
 # ---------------------------------------------------------------- types

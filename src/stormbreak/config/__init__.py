@@ -12,8 +12,8 @@ from stormbreak.config.load import (
     resolve_policy,
     resolve_settings,
 )
-from stormbreak.config.policy_toml import describe, describe_settings
 from stormbreak.config.settings import Settings
+from stormbreak.config.write_policy import describe, describe_settings
 
 __all__ = [
     "Settings", "describe", "describe_settings", "load_policy", "load_settings", "profiles_in",

@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 from stormbreak.errors import ConfigurationError
-from stormbreak.key_patterns import is_constant, is_secret_name, is_token
+from stormbreak.hidden_keys import is_constant, is_secret_name, is_token
 from stormbreak.toml_values import join
 
 TENANTS = "queue.tenant_weights"  # names of tenants may be ids and hashes

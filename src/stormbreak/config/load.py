@@ -12,12 +12,12 @@ from typing import Any, TypeVar
 from stormbreak import toml_file, toml_values
 from stormbreak.config import literal_keys
 from stormbreak.config.overrides import PROFILE, Overrides, overlay
-from stormbreak.config.policy_toml import plain
 from stormbreak.config.settings import Settings
+from stormbreak.config.write_policy import plain
 from stormbreak.core.policy import Policy
 from stormbreak.core.presets import PRESETS
 from stormbreak.errors import ConfigurationError, errors_at
-from stormbreak.key_patterns import has_key_prefix, hidden, looks_like_key, quoted
+from stormbreak.hidden_keys import has_key_prefix, hidden, looks_like_key, quoted
 from stormbreak.toml_file import Table
 from stormbreak.toml_values import BARE, join, must, one_of
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from stormbreak.config import literal_keys
 from stormbreak.errors import ConfigurationError, errors_at
-from stormbreak.key_patterns import has_key_prefix, quoted
+from stormbreak.hidden_keys import has_key_prefix, quoted
 from stormbreak.toml_file import MAX_DEPTH, Table, check_depth
 from stormbreak.toml_values import UNKNOWN, join
 

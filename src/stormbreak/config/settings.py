@@ -17,7 +17,7 @@ from stormbreak.core.checks import check_types, require, require_positive
 from stormbreak.core.fallback import AFTER, ELSEWHERE, TargetOrder, check_rule
 from stormbreak.core.policy import Policy
 from stormbreak.errors import ConfigurationError
-from stormbreak.key_patterns import VARIABLE, quote_model, quoted
+from stormbreak.hidden_keys import VARIABLE, quote_model, quoted
 from stormbreak.llm.providers import preset
 from stormbreak.types import Verdict
 

@@ -11,7 +11,7 @@ from typing import Any
 from stormbreak.core.checks import check_types, require, require_at_least, require_positive, shown
 from stormbreak.core.circuit import State
 from stormbreak.errors import ConfigurationError, errors_at
-from stormbreak.key_patterns import quoted
+from stormbreak.hidden_keys import quoted
 
 KEPT = (State.CLOSED, State.OPEN, State.ISOLATED)
 

@@ -7,7 +7,7 @@ from urllib.parse import SplitResult, urlsplit
 
 from stormbreak.core.checks import check_types, require
 from stormbreak.errors import ConfigurationError
-from stormbreak.key_patterns import quoted
+from stormbreak.hidden_keys import quoted
 
 PASSWORD = "STORMBREAK_FLEET_PASSWORD"  # noqa: S105 - the name of a variable
 """The environment variable that holds the password of the store."""

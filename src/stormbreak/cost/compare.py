@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from stormbreak.cost.list_prices import NAME as MARKET
 from stormbreak.cost.price_lookup import Offer, PriceLookup, Seller, UnknownPriceError, same
-from stormbreak.cost.prices import Number, Prices, Service, Tokens
+from stormbreak.cost.token_prices import Number, Prices, Service, Tokens
 from stormbreak.errors import ConfigurationError
 
 MONTHS = 12

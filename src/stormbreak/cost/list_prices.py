@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from stormbreak.cost.prices import Prices, Rate, Rates, Service, Source, Step
+from stormbreak.cost.token_prices import Prices, Rate, Rates, Service, Source, Step
 from stormbreak.drivers.locks import cached_value
 from stormbreak.errors import ConfigurationError
 

@@ -9,8 +9,8 @@ from collections import OrderedDict
 from collections.abc import Callable
 from decimal import Decimal
 
-from stormbreak.cost.ledger import Bills, Ledger, Purpose
-from stormbreak.cost.price_table import EXACT, PriceOf
+from stormbreak.cost.accounts import Bills, Ledger, Purpose
+from stormbreak.cost.price_source import EXACT, PriceOf
 from stormbreak.drivers.fork_safety import reset_in_child
 from stormbreak.drivers.locks import new_lock
 from stormbreak.errors import ConfigurationError

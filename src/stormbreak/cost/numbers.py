@@ -2,7 +2,7 @@
 
 from decimal import Decimal
 
-from stormbreak.cost.ledger import Cost, SpendLimit
+from stormbreak.cost.accounts import Cost, SpendLimit
 from stormbreak.cost.money import USD, between
 
 # ---------------------------------------------------------------- short counts and times

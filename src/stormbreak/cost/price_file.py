@@ -15,10 +15,10 @@ from stormbreak import toml_file, toml_values
 from stormbreak.core.checks import require, shown
 from stormbreak.cost.list_prices import NAME as MARKET
 from stormbreak.cost.money import USD, Currency, check_rate, without_zeros
-from stormbreak.cost.prices import Prices, Rate, Rates, Source, Step, normalise_model
+from stormbreak.cost.token_prices import Prices, Rate, Rates, Source, Step, normalise_model
 from stormbreak.errors import ConfigurationError, errors_at
 from stormbreak.escape import path_of
-from stormbreak.key_patterns import quote_model
+from stormbreak.hidden_keys import quote_model
 
 CHEAPEST, DEAREST = Decimal("0.000001"), Decimal(100_000)
 """Dollars per million tokens; the latter is ten cents a token. Prices beyond are typing errors."""

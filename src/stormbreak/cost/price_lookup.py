@@ -14,9 +14,9 @@ from typing import NamedTuple, Self
 from stormbreak.cost.list_prices import NAME as MARKET
 from stormbreak.cost.list_prices import ListPrices
 from stormbreak.cost.price_file import PriceFile, load
-from stormbreak.cost.prices import Prices, normalise_model
+from stormbreak.cost.token_prices import Prices, normalise_model
 from stormbreak.errors import ConfigurationError
-from stormbreak.key_patterns import quote_model
+from stormbreak.hidden_keys import quote_model
 
 _DATE = re.compile(r"-20\d\d-?[01]\d-?[0-3]\d$")  # gpt-4.1-2025-04-14 costs what gpt-4.1 costs
 

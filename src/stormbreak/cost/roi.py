@@ -11,8 +11,8 @@ from decimal import ROUND_CEILING, Decimal
 
 from stormbreak.cost.compare import MONTHS
 from stormbreak.cost.money import Currency, near
-from stormbreak.cost.prices import Number, Prices
 from stormbreak.cost.sheet import percent, volume
+from stormbreak.cost.token_prices import Number, Prices
 
 PRICE_STEP, VOLUME_STEP = Decimal("0.2"), Decimal("0.5")
 """Changes of prices and volume in the sensitivity table."""

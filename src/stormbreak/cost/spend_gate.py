@@ -22,7 +22,7 @@ from stormbreak.core.gate import NEVER, READY
 from stormbreak.core.lease import SpendLease
 from stormbreak.core.policy import Policy
 from stormbreak.core.spend_policy import COST, SpendPolicy
-from stormbreak.cost.price_table import EXACT, PriceOf, PriceTable, known_cost, known_max_cost
+from stormbreak.cost.price_source import EXACT, PriceOf, PriceTable, known_cost, known_max_cost
 from stormbreak.events import Event, SpendReached
 from stormbreak.types import Call, Outcome, Rejection, Target, Verdict
 

@@ -14,7 +14,7 @@ import msgspec
 
 from stormbreak import toml_file
 from stormbreak.core.checks import shown
-from stormbreak.cost.prices import Service, Tokens
+from stormbreak.cost.token_prices import Service, Tokens
 from stormbreak.cost.usage_records import Counted, Kind, Traffic, is_line, read_answers, sum_usage
 from stormbreak.errors import ConfigurationError
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from stormbreak.cost.prices import Service, Tokens
+from stormbreak.cost.token_prices import Service, Tokens
 from stormbreak.errors import ConfigurationError
 from stormbreak.llm.completeness import read_any
 from stormbreak.llm.tokens import BYTES_PER_TOKEN, usage_of

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from stormbreak.core.checks import require
 from stormbreak.errors import ConfigurationError
-from stormbreak.key_patterns import quoted
+from stormbreak.hidden_keys import quoted
 from stormbreak.types import Labels, Priority
 
 MAX_LABELS = 16

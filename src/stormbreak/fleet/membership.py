@@ -30,7 +30,6 @@ from stormbreak.core.lease import (
 )
 from stormbreak.core.spend_policy import SpendPolicy
 from stormbreak.core.target_state import TargetState
-from stormbreak.fleet.leasing import CHUNK, FORGOTTEN, LEASE, QUIET
 from stormbreak.fleet.messages import (
     HOLD,
     LIFT,
@@ -43,6 +42,7 @@ from stormbreak.fleet.messages import (
     SlotReport,
     SpendReport,
 )
+from stormbreak.fleet.store_rules import CHUNK, FORGOTTEN, LEASE, QUIET
 
 BUSY = 0.25  # seconds
 CALM = QUIET * 0.8  # in time for a store that was restarted empty

@@ -19,9 +19,9 @@ from urllib.parse import quote, unquote, urlsplit
 import msgspec
 
 from stormbreak.drivers.locks import new_lock
-from stormbreak.fleet.leasing import EVER, Scope, beat
 from stormbreak.fleet.messages import NONE, Answer, Report
 from stormbreak.fleet.store import TIMEOUT, Message, StoreError
+from stormbreak.fleet.store_rules import EVER, Scope, beat
 
 MAX_LINE = 16_000_000  # bytes
 

@@ -1,4 +1,4 @@
-"""The store in a Valkey or Redis server: each scope is a hash, and `leasing.lua` its only operation.
+"""The store in a Valkey or Redis server: each scope is a hash, and `store_rules.lua` its only operation.
 
 A late answer would be read as that to the next command, so every failure closes the connection. Nothing is repeated
 here: the next report repeats everything.
@@ -17,9 +17,9 @@ from typing import Any
 
 from stormbreak.core.fleet_policy import PASSWORD
 from stormbreak.errors import ConfigurationError
-from stormbreak.fleet.leasing import QUIET, Demand, Member, Scope
 from stormbreak.fleet.messages import Answer
 from stormbreak.fleet.store import TIMEOUT, Message, StoreError
+from stormbreak.fleet.store_rules import QUIET, Demand, Member, Scope
 
 PREFIX = "stormbreak:3:"  # the version of the records
 GROUP = 16  # reports in one command; the server does nothing else meanwhile
@@ -52,7 +52,7 @@ class ValkeyStore:
             redis_connect_func=self._opened,
             **tls,
         )
-        self._script = (files("stormbreak.fleet") / "leasing.lua").read_text()
+        self._script = (files("stormbreak.fleet") / "store_rules.lua").read_text()
         self._digest = sha1(self._script.encode(), usedforsecurity=False).hexdigest()
         # Until when the server may have lost what members know, and which one it is; None: not asked yet.
         self._server: tuple[float, float] | None = None
@@ -223,7 +223,7 @@ _CODES = MappingProxyType(
 
 
 def _read(fields: dict[bytes, bytes]) -> Scope:
-    """Read a scope as `leasing.lua` writes it."""
+    """Read a scope as `store_rules.lua` writes it."""
     scope = Scope()
     for name, record in fields.items():
         values = [value for (value,) in struct.iter_unpack("<d", record)]

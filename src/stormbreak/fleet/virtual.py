@@ -10,10 +10,10 @@ from typing import Any
 from stormbreak.core.engine import Engine
 from stormbreak.drivers.flow_stepper import stepper_of
 from stormbreak.drivers.virtual_time import Timeline, Timer
-from stormbreak.fleet.leasing import Scope, beat
 from stormbreak.fleet.membership import Membership
 from stormbreak.fleet.messages import Answer, Report
 from stormbreak.fleet.shared_limits import SharedLimits
+from stormbreak.fleet.store_rules import Scope, beat
 
 MIN_GAP = 0.01  # seconds between two beats of a member
 RETRY = 1.0  # seconds after a failure

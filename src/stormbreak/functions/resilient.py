@@ -27,8 +27,8 @@ from stormbreak.functions.attempt import AsyncAttempts, Attempts, FunctionCall
 from stormbreak.functions.iterators import async_streaming, streaming
 from stormbreak.functions.nesting import CURRENT, is_nested
 from stormbreak.functions.outcome_rules import FailureRules, Predicate, Rules
+from stormbreak.hidden_keys import quoted
 from stormbreak.http.environment import in_force
-from stormbreak.key_patterns import quoted
 from stormbreak.types import Call, Priority, Target
 
 P = ParamSpec("P")

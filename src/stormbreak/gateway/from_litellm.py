@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TypeAlias, TypeVar
 from stormbreak.errors import ConfigurationError
 from stormbreak.gateway.keys import digest_of, new_key
 from stormbreak.gateway.litellm_models import Address, address_of, variable_in
-from stormbreak.key_patterns import quote_model, quoted
+from stormbreak.hidden_keys import quote_model, quoted
 
 Table: TypeAlias = dict[str, Any]
 T = TypeVar("T")

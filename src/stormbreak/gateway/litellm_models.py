@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urlsplit
 
+from stormbreak.hidden_keys import VARIABLE, quote_model
 from stormbreak.http.endpoint import is_loopback
-from stormbreak.key_patterns import VARIABLE, quote_model
 
 _VARIABLE = re.compile(r"os\.environ/(\w+)|\$\{(\w+)\}")
 """How a value refers to a variable: as LiteLLM reads it, or as `envsubst` does before that."""

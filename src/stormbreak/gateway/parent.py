@@ -22,16 +22,16 @@ from stormbreak.fleet.parent import ParentStore
 from stormbreak.fleet.shared_limits import client_spend, scope_of
 from stormbreak.gateway.admin import AdminServer
 from stormbreak.gateway.keys import LimitHolder, all_holders
-from stormbreak.gateway.ledger import LedgerRecord, SpendLedger, ledger_path
 from stormbreak.gateway.lifecycle import Lifecycle
 from stormbreak.gateway.metrics import GAUGE_NAMES, GatewayMetrics
 from stormbreak.gateway.process import check
 from stormbreak.gateway.rules import GatewayRules
+from stormbreak.gateway.spend_ledger import LedgerRecord, SpendLedger, ledger_path
 from stormbreak.gateway.worker import Reply, Start
 from stormbreak.gateway.workers import WorkerGoneError, WorkerProcess, Workers
+from stormbreak.hidden_keys import hidden
 from stormbreak.http.environment import SHARE, share
 from stormbreak.http.h1.server import listen
-from stormbreak.key_patterns import hidden
 from stormbreak.telemetry.gauges import Rule
 from stormbreak.telemetry.live_state import LiveState
 from stormbreak.telemetry.merged_metrics import counts_of, merged_metrics

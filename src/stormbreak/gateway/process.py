@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from stormbreak.config.gateway_settings import GatewaySettings
-from stormbreak.cost.price_table import PriceOf
+from stormbreak.cost.price_source import PriceOf
 from stormbreak.cost.spend_gate import spend_accounts
 from stormbreak.drivers.asyncio_driver import AsyncioDriver
 from stormbreak.errors import ConfigurationError, errors_at
@@ -19,11 +19,11 @@ from stormbreak.gateway.admin import AdminPages, AdminServer
 from stormbreak.gateway.app import GatewayApp
 from stormbreak.gateway.call import Limits
 from stormbreak.gateway.keys import all_holders
-from stormbreak.gateway.ledger import SpendLedger, ledger_path
 from stormbreak.gateway.lifecycle import Lifecycle
 from stormbreak.gateway.limits import ClientQueues
 from stormbreak.gateway.metrics import LOG, GatewayMetrics, money_text
 from stormbreak.gateway.rules import GatewayRules, rules_of
+from stormbreak.gateway.spend_ledger import SpendLedger, ledger_path
 from stormbreak.gateway.spending import ClientBudgets
 from stormbreak.gateway.usage_ledger import UsageLedger
 from stormbreak.http.h1.server import HttpServer, listen

@@ -27,9 +27,9 @@ from stormbreak.core.spend_policy import SpendPolicy
 from stormbreak.errors import ConfigurationError
 from stormbreak.gateway.keys import digest_of, new_key
 from stormbreak.gateway.process import Gateway
+from stormbreak.hidden_keys import quote_model
 from stormbreak.http.client import AsyncClient
 from stormbreak.http.models import Response
-from stormbreak.key_patterns import quote_model
 from stormbreak.provider.scenario import Scenario
 from stormbreak.provider.server import ProviderServer
 from stormbreak.storm.ideal import ideal_throughput

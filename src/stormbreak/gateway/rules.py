@@ -9,10 +9,10 @@ from stormbreak.config.gateway_settings import ANY, GatewaySettings
 from stormbreak.errors import ConfigurationError
 from stormbreak.gateway.errors import RefusedError
 from stormbreak.gateway.keys import ClientKey, client_keys
+from stormbreak.hidden_keys import quote_model
 from stormbreak.http.pricing import list_price
 from stormbreak.http.routing import TargetConfig, make_room
 from stormbreak.http.settings import Generation, ModelRoute
-from stormbreak.key_patterns import quote_model
 
 _MAX_MODEL = 256  # characters of its name
 

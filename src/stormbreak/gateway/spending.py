@@ -19,14 +19,21 @@ from stormbreak.core.flow import Send
 from stormbreak.core.gate import NEVER, READY
 from stormbreak.core.policy import Policy
 from stormbreak.core.spend_policy import SpendPolicy
-from stormbreak.cost.price_table import EXACT, PriceOf
+from stormbreak.cost.price_source import EXACT, PriceOf
 from stormbreak.cost.spend_gate import COMES_BACK, NOTHING, Reservation, SpendAccount, SpendGate
 from stormbreak.drivers.asyncio_driver import Sender
 from stormbreak.fleet.shared_limits import client_spend
 from stormbreak.gateway.keys import LimitHolder
-from stormbreak.gateway.ledger import LOWER_AFTER, MARGIN, PARTS, LedgerError, SpendLedger, Spent
 from stormbreak.gateway.limits import ClientQueues
 from stormbreak.gateway.settled_sender import SettledSender
+from stormbreak.gateway.spend_ledger import (
+    LOWER_AFTER,
+    MARGIN,
+    PARTS,
+    LedgerError,
+    SpendLedger,
+    Spent,
+)
 from stormbreak.types import Call, Outcome, Rejection, Target, Verdict
 
 R = TypeVar("R")

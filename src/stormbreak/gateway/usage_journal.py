@@ -15,7 +15,7 @@ from pathlib import Path
 
 import msgspec
 
-from stormbreak.cost.price_table import PriceOf
+from stormbreak.cost.price_source import PriceOf
 from stormbreak.gateway.usage_rows import FREE, KNOWN, Sums, UsageRow, dollars, put
 from stormbreak.types import Usage
 

@@ -15,8 +15,8 @@ from typing import NamedTuple
 import msgspec
 
 from stormbreak.core.flow import Send
-from stormbreak.cost.ledger import NOTHING
-from stormbreak.cost.price_table import EXACT, PriceOf
+from stormbreak.cost.accounts import NOTHING
+from stormbreak.cost.price_source import EXACT, PriceOf
 from stormbreak.drivers.asyncio_driver import Sender
 from stormbreak.errors import ConfigurationError
 from stormbreak.escape import LABEL, shown

@@ -15,8 +15,8 @@ from typing import NamedTuple
 
 import msgspec
 
-from stormbreak.cost.ledger import PricedSum
-from stormbreak.cost.price_table import EXACT, PriceTable, known_cost, known_max_cost
+from stormbreak.cost.accounts import PricedSum
+from stormbreak.cost.price_source import EXACT, PriceTable, known_cost, known_max_cost
 from stormbreak.types import Labels, Outcome, Usage, Verdict
 
 HOUR = 3600  # seconds

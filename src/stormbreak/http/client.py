@@ -19,7 +19,7 @@ from stormbreak.core.fleet_policy import FleetPolicy
 from stormbreak.core.flow import Ask
 from stormbreak.core.policy import Policy
 from stormbreak.core.target_state import Listener
-from stormbreak.cost.price_table import PriceOf
+from stormbreak.cost.price_source import PriceOf
 from stormbreak.cost.spend_gate import SpendAccounts, allow_spending, spend_accounts
 from stormbreak.drivers.asyncio_driver import Asker, AsyncioDriver
 from stormbreak.drivers.blocking_driver import BlockingDriver
@@ -30,8 +30,8 @@ from stormbreak.fleet import fleet_for
 from stormbreak.http.answer_schema import REPAIRS, AnswerSchema, Repairs, Schema, schema_of
 from stormbreak.http.endpoint import DynamicKey, KeyFunction
 from stormbreak.http.environment import find_endpoint, in_force
-from stormbreak.http.h1.connect import connect
 from stormbreak.http.h1.connection import POOL_LIMIT
+from stormbreak.http.h1.connection_factory import connect
 from stormbreak.http.local_answers import Degraded, LocalAnswers
 from stormbreak.http.models import PreparedRequest
 from stormbreak.http.pricing import check_prices, list_price

@@ -18,8 +18,8 @@ from urllib.parse import SplitResult, unquote_plus, urlsplit, urlunsplit
 
 from stormbreak.drivers.blocking import foreign
 from stormbreak.errors import ConfigurationError
+from stormbreak.hidden_keys import has_key_prefix, holds_token, quoted
 from stormbreak.http.models import FixedHeaders
-from stormbreak.key_patterns import has_key_prefix, holds_token, quoted
 from stormbreak.llm.models import Shape
 from stormbreak.llm.providers import key_headers
 from stormbreak.types import Outcome, Verdict

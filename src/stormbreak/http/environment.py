@@ -20,6 +20,7 @@ from stormbreak.core.fleet_policy import FleetPolicy
 from stormbreak.core.policy import Policy
 from stormbreak.core.presets import OFF, is_off
 from stormbreak.errors import ConfigurationError
+from stormbreak.hidden_keys import VARIABLE, has_key_prefix, holds_token, is_constant, quoted
 from stormbreak.http.endpoint import (
     DynamicKey,
     Origin,
@@ -28,7 +29,6 @@ from stormbreak.http.endpoint import (
     origin_of,
     same_origin,
 )
-from stormbreak.key_patterns import VARIABLE, has_key_prefix, holds_token, is_constant, quoted
 from stormbreak.llm.providers import PRESETS, KnownProvider, preset
 
 

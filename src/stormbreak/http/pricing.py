@@ -7,7 +7,7 @@ from pathlib import Path
 from stormbreak.core.engine import Engine
 from stormbreak.core.fleet_policy import FleetPolicy
 from stormbreak.core.policy import Policy
-from stormbreak.cost.price_table import PriceOf, PriceTable, known_cost
+from stormbreak.cost.price_source import PriceOf, PriceTable, known_cost
 from stormbreak.cost.spend_gate import SpendAccounts
 from stormbreak.errors import ConfigurationError
 from stormbreak.fleet import fleet_for

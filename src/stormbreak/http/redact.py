@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from stormbreak.key_patterns import may_be_secret
+from stormbreak.hidden_keys import may_be_secret
 from stormbreak.llm.error_tables import is_known
 from stormbreak.llm.models import ParsedResponse
 from stormbreak.llm.surrogates import UNREADABLE

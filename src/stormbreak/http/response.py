@@ -5,7 +5,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TypeAlias, TypeVar
 
-from stormbreak.cost.price_table import PriceOf
+from stormbreak.cost.price_source import PriceOf
 from stormbreak.http.h1.connection import (
     FREE,
     MALFORMED,

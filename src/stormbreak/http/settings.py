@@ -20,23 +20,23 @@ from stormbreak.config.settings import PoolSettings, Settings, TargetSettings
 from stormbreak.core.engine import Engine, Fleet
 from stormbreak.core.fallback import Step, ordered
 from stormbreak.core.policy import Policy
-from stormbreak.cost.price_table import PriceOf
+from stormbreak.cost.price_source import PriceOf
 from stormbreak.cost.spend_gate import SpendAccounts
 from stormbreak.drivers.asyncio_driver import AsyncioDriver
 from stormbreak.drivers.blocking import run
 from stormbreak.drivers.locks import LiveSet
 from stormbreak.errors import ConfigurationError, errors_at
 from stormbreak.fleet import fleet_for
+from stormbreak.hidden_keys import hidden, quoted
 from stormbreak.http.client import AsyncClient
 from stormbreak.http.endpoint import DynamicKey, KeyFunction
 from stormbreak.http.environment import ProviderEndpoint, find_endpoint, in_force
-from stormbreak.http.h1.connect import connect
 from stormbreak.http.h1.connection import POOL_LIMIT
+from stormbreak.http.h1.connection_factory import connect
 from stormbreak.http.local_answers import Degraded, LocalAnswers
 from stormbreak.http.pricing import check_prices, list_price, prices_in
 from stormbreak.http.routing import OriginConnections, Pool, Routes, RouteTable, TargetConfig
 from stormbreak.http.sync_client import Client
-from stormbreak.key_patterns import hidden, quoted
 from stormbreak.toml_file import read_text
 from stormbreak.types import Target
 

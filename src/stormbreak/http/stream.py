@@ -12,7 +12,7 @@ from enum import Enum
 from typing import Any, NamedTuple, NoReturn, Self, TypeVar
 
 from stormbreak.core.explain import add_attempt_notes
-from stormbreak.cost.price_table import PriceOf
+from stormbreak.cost.price_source import PriceOf
 from stormbreak.drivers.blocking import run
 from stormbreak.drivers.blocking_driver import BlockingDelivery
 from stormbreak.drivers.delivery import Delivery

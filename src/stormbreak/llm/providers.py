@@ -5,7 +5,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from stormbreak.errors import ConfigurationError
-from stormbreak.key_patterns import quoted
+from stormbreak.hidden_keys import quoted
 from stormbreak.llm.models import Shape
 
 

@@ -13,7 +13,7 @@ import tomli_w
 
 from stormbreak import toml_file, toml_values
 from stormbreak.errors import ConfigurationError, errors_at
-from stormbreak.key_patterns import quoted
+from stormbreak.hidden_keys import quoted
 from stormbreak.provider.canned_answers import CannedAnswer
 from stormbreak.provider.scenario import Scenario
 

@@ -9,7 +9,7 @@ from stormbreak.batch.running.stats import Histogram, RunStats
 from stormbreak.batch.running.summary import Summary
 from stormbreak.batch.store.cost import BatchCost, ModelCost
 from stormbreak.batch.store.paths import BatchPaths
-from stormbreak.cost.ledger import Span
+from stormbreak.cost.accounts import Span
 from stormbreak.cost.money import USD, between
 from stormbreak.escape import shown
 from stormbreak.report.batch_charts import charts_of

@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from stormbreak.batch.store.append_file import replacing
+from stormbreak.batch.store.durable_file import replacing
 from stormbreak.errors import ConfigurationError
 from stormbreak.escape import path_of, quoted
 

@@ -22,7 +22,7 @@ from typing import IO, Literal, NamedTuple, TypeAlias
 
 from stormbreak import toml_file
 from stormbreak.errors import ConfigurationError
-from stormbreak.key_patterns import quoted
+from stormbreak.hidden_keys import quoted
 from stormbreak.provider.chance import mix, uniform
 from stormbreak.provider.field_ranges import MAX_SECONDS
 from stormbreak.storm.traffic import MAX_CALLS

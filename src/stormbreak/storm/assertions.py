@@ -21,7 +21,7 @@ from types import MappingProxyType
 from typing import TypeAlias, get_type_hints
 
 from stormbreak.errors import ConfigurationError
-from stormbreak.key_patterns import looks_like_key
+from stormbreak.hidden_keys import looks_like_key
 from stormbreak.storm.measures import SHARES, Measures, rounded
 
 NEVER = "never"

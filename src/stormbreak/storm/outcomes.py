@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
 from stormbreak.errors import ConfigurationError
-from stormbreak.key_patterns import quoted
+from stormbreak.hidden_keys import quoted
 from stormbreak.llm.classify import may_be_processed, verdict_of_status
 from stormbreak.llm.rate_limit_headers import parse_rate_limits
 from stormbreak.provider.fault_kinds import SILENT, SLOW, STATUSES, WELL_FORMED, Kind, WaitForm

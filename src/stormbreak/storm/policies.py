@@ -21,7 +21,7 @@ from stormbreak.core.queue_order import QueuePolicy
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.core.retry_budget import BudgetPolicy
 from stormbreak.errors import ConfigurationError, errors_at
-from stormbreak.key_patterns import quoted
+from stormbreak.hidden_keys import quoted
 from stormbreak.provider.scenario import Scenario
 
 

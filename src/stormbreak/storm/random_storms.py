@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import TypeVar
 
 from stormbreak.errors import ConfigurationError
-from stormbreak.key_patterns import quoted
+from stormbreak.hidden_keys import quoted
 from stormbreak.provider.chance import mix, uniform
 from stormbreak.provider.fault_kinds import Kind, WaitForm
 from stormbreak.provider.scenario import (

@@ -20,7 +20,7 @@ from stormbreak.core.fallback import Place, ToTargets
 from stormbreak.core.presets import BATCH
 from stormbreak.core.row_schedule import RowAttempt
 from stormbreak.core.trip import ConsecutiveFailures
-from stormbreak.cost.ledger import Cost
+from stormbreak.cost.accounts import Cost
 
 pytestmark = pytest.mark.usefixtures("no_words_about_providers")
 

@@ -14,7 +14,7 @@ from stormbreak.batch.store.run_file import read_run
 from stormbreak.batch.store.spend_record import ATTEMPTS, PART, SpendRecord
 from stormbreak.core.policy import Policy
 from stormbreak.core.spend_policy import SpendPolicy
-from stormbreak.cost.ledger import Account, Bill, Bills, Cost, ModelUsage, PricedSum, TokenSum
+from stormbreak.cost.accounts import Account, Bill, Bills, Cost, ModelUsage, PricedSum, TokenSum
 from stormbreak.cost.spend_gate import spend_accounts
 from stormbreak.types import Target
 

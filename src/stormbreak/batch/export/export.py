@@ -17,7 +17,7 @@ from stormbreak.batch.options import BatchOptions
 from stormbreak.batch.store.cost import lookup_of
 from stormbreak.batch.store.paths import BatchPaths, require_plain_file
 from stormbreak.batch.store.run_file import Run, TableRef, find_moved, read_existing_run
-from stormbreak.cost.price_table import PriceOf
+from stormbreak.cost.price_source import PriceOf
 from stormbreak.errors import ConfigurationError
 from stormbreak.escape import path_of
 from stormbreak.http.environment import find_endpoint

@@ -13,8 +13,8 @@ from stormbreak import toml_file
 from stormbreak.batch.store.paths import BatchPaths
 from stormbreak.batch.store.reader import Answered, Failed, parse_result
 from stormbreak.batch.store.record import Index, placed
-from stormbreak.cost.price_table import PriceOf, known_cost
-from stormbreak.cost.prices import Service, at_service
+from stormbreak.cost.price_source import PriceOf, known_cost
+from stormbreak.cost.token_prices import Service, at_service
 from stormbreak.errors import ConfigurationError
 from stormbreak.escape import path_of
 from stormbreak.llm.completeness import read_any

@@ -15,7 +15,7 @@ from stormbreak.batch import arrow
 from stormbreak.batch.export.results import RESULT_COLUMNS, Results
 from stormbreak.batch.input.prompts import plain_value, text_of
 from stormbreak.batch.input.table import Record, Table, format_of
-from stormbreak.batch.store.append_file import replacing
+from stormbreak.batch.store.durable_file import replacing
 from stormbreak.errors import ConfigurationError
 from stormbreak.escape import quoted
 

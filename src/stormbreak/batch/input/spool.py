@@ -29,7 +29,7 @@ from stormbreak.batch.input.prompts import RequestMaker, RowError, plain_value
 from stormbreak.batch.input.request import InputRowError, Row, parse_row
 from stormbreak.batch.input.table import WHOLE, Shard, Table, find_format
 from stormbreak.batch.options import BatchOptions, TableOptions, option_flag
-from stormbreak.batch.store.append_file import fresh_path, replacing
+from stormbreak.batch.store.durable_file import fresh_path, replacing
 from stormbreak.batch.store.lock import held, locked
 from stormbreak.batch.store.paths import BatchPaths
 from stormbreak.batch.store.run_file import TableRef, read_run

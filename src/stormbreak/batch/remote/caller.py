@@ -18,10 +18,10 @@ from stormbreak.core.policy import Policy
 from stormbreak.core.presets import is_off
 from stormbreak.core.row_schedule import Final, Reschedule, RowAttempt, Schedule
 from stormbreak.errors import ConfigurationError, StormbreakError
+from stormbreak.hidden_keys import hidden
 from stormbreak.http import models
 from stormbreak.http.client import AsyncClient
 from stormbreak.http.resource import Resource
-from stormbreak.key_patterns import hidden
 from stormbreak.types import CallResult, Verdict
 
 T = TypeVar("T")

@@ -21,12 +21,12 @@ from stormbreak.batch.running.failure_reasons import Reason
 from stormbreak.batch.store.batches import BatchFolder, RemoteBatch, Step
 from stormbreak.batch.store.lock import locked
 from stormbreak.batch.store.run_file import note_account
-from stormbreak.cost.ledger import Cost
+from stormbreak.cost.accounts import Cost
 from stormbreak.errors import ConfigurationError
 from stormbreak.escape import path_of
+from stormbreak.hidden_keys import hidden
 from stormbreak.http.client import AsyncClient
 from stormbreak.http.pricing import list_price
-from stormbreak.key_patterns import hidden
 
 OnFetched = Callable[[Fetched], None]
 

@@ -25,8 +25,8 @@ from stormbreak.batch.store.output_files import Store
 from stormbreak.batch.store.record import Response
 from stormbreak.batch.store.run_file import Run, bill_batch
 from stormbreak.core.row_schedule import Final
-from stormbreak.cost.ledger import Account, Bill, ModelUsage
-from stormbreak.cost.prices import Service
+from stormbreak.cost.accounts import Account, Bill, ModelUsage
+from stormbreak.cost.token_prices import Service
 from stormbreak.http import models
 from stormbreak.http.client import AsyncClient
 from stormbreak.llm.models import HttpResponse

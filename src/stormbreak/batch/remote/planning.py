@@ -11,8 +11,8 @@ from stormbreak.batch.remote.anthropic_api import MessageBatches
 from stormbreak.batch.remote.api import BatchApi
 from stormbreak.batch.remote.caller import Caller
 from stormbreak.batch.remote.openai_api import FileBatches
-from stormbreak.cost.price_table import PriceOf, known_max_cost
-from stormbreak.cost.prices import Service, at_service
+from stormbreak.cost.price_source import PriceOf, known_max_cost
+from stormbreak.cost.token_prices import Service, at_service
 from stormbreak.errors import ConfigurationError
 from stormbreak.escape import path_of, quoted
 from stormbreak.http.client import AsyncClient

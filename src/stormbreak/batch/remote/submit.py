@@ -18,9 +18,9 @@ from stormbreak.batch.remote.caller import Caller, policy_for
 from stormbreak.batch.remote.planning import Plan, Planner, api_for, prepared
 from stormbreak.batch.store.batches import BatchFolder, RemoteBatch, RowRanges, Step
 from stormbreak.errors import ConfigurationError
+from stormbreak.hidden_keys import hidden
 from stormbreak.http.client import AsyncClient
 from stormbreak.http.pricing import list_price
-from stormbreak.key_patterns import hidden
 
 SETTLED_AFTER = 2.0
 """Seconds after which a request that a killed process has sent must have arrived, and be in the provider's list."""

@@ -18,7 +18,7 @@ from stormbreak.batch.store.record import Failure
 from stormbreak.core.row_schedule import PROBE_ROWS, Final
 from stormbreak.escape import plain
 from stormbreak.events import Returned
-from stormbreak.key_patterns import hidden
+from stormbreak.hidden_keys import hidden
 from stormbreak.types import FALLBACK, TARGET, CallResult, Outcome, Target, Verdict
 
 KINDS = 40  # reasons that are counted; later ones are not

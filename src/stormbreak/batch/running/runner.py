@@ -36,7 +36,7 @@ from stormbreak.batch.running.file_limits import ReservedFiles
 from stormbreak.batch.running.row_calls import RowCall, RowCalls
 from stormbreak.batch.running.snapshot import RunSnapshot, slow_reason_for_run, worst_circuit
 from stormbreak.batch.running.stats import RunStats
-from stormbreak.batch.store.append_file import OutputError
+from stormbreak.batch.store.durable_file import OutputError
 from stormbreak.batch.store.output_files import Store
 from stormbreak.batch.store.record import Failure, Response
 from stormbreak.batch.store.spend_record import SpendRecord

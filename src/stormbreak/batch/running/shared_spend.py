@@ -9,11 +9,11 @@ from dataclasses import replace
 from decimal import Decimal
 from functools import reduce
 
-from stormbreak.batch.store.append_file import OutputError
+from stormbreak.batch.store.durable_file import OutputError
 from stormbreak.batch.store.output_files import Store
 from stormbreak.batch.store.spend_record import PART
-from stormbreak.cost.ledger import NOTHING, Account, Cost, SpendLimit
-from stormbreak.cost.price_table import PriceOf
+from stormbreak.cost.accounts import NOTHING, Account, Cost, SpendLimit
+from stormbreak.cost.price_source import PriceOf
 from stormbreak.cost.spend_gate import MICRO
 from stormbreak.drivers.locks import new_lock
 from stormbreak.fleet.membership import micro_dollars

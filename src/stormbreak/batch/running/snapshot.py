@@ -7,7 +7,7 @@ from datetime import datetime
 from math import ceil
 from typing import Any
 
-from stormbreak.cost.ledger import Cost, SpendLimit
+from stormbreak.cost.accounts import Cost, SpendLimit
 from stormbreak.drivers.explain import slow_reason
 from stormbreak.escape import plain
 from stormbreak.events import Returned

@@ -11,9 +11,9 @@ from stormbreak.batch.running.failure_reasons import Reason
 from stormbreak.batch.running.runner import End, Runner
 from stormbreak.batch.running.workers import Workers
 from stormbreak.batch.store.reader import Answered, Failed, read_answers, read_failures
-from stormbreak.cost.ledger import Cost, SpendLimit
+from stormbreak.cost.accounts import Cost, SpendLimit
 from stormbreak.errors import ConfigurationError
-from stormbreak.key_patterns import hidden
+from stormbreak.hidden_keys import hidden
 from stormbreak.types import Verdict
 
 

@@ -23,7 +23,7 @@ from stormbreak.batch.running.stats import RunStats
 from stormbreak.batch.store.output_files import Store
 from stormbreak.batch.store.spend_record import SpendRecord, metered
 from stormbreak.core.concurrency_limit import FixedLimit, Limit
-from stormbreak.cost.ledger import Account
+from stormbreak.cost.accounts import Account
 from stormbreak.drivers.locks import new_lock
 from stormbreak.errors import ConfigurationError
 from stormbreak.fleet.heartbeat import leave

@@ -29,7 +29,7 @@ from stormbreak.batch.running.worker import (
     WorkerPlan,
     work,
 )
-from stormbreak.batch.store.append_file import OutputError
+from stormbreak.batch.store.durable_file import OutputError
 from stormbreak.core.concurrency_limit import Limit
 from stormbreak.errors import ConfigurationError
 from stormbreak.types import Verdict

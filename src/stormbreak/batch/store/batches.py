@@ -22,7 +22,7 @@ from msgspec.json import Decoder, encode
 from msgspec.structs import replace
 
 from stormbreak import toml_file
-from stormbreak.batch.store.append_file import PRIVATE, remove, replacing
+from stormbreak.batch.store.durable_file import PRIVATE, remove, replacing
 from stormbreak.batch.store.paths import BatchPaths
 from stormbreak.errors import ConfigurationError
 from stormbreak.escape import path_of, reason

@@ -13,9 +13,9 @@ from pathlib import Path
 from stormbreak import toml_file
 from stormbreak.batch.store.paths import BatchPaths
 from stormbreak.batch.store.run_file import read_existing_run
-from stormbreak.cost.ledger import Account, ModelUsage, Span, TokenSum
+from stormbreak.cost.accounts import Account, ModelUsage, Span, TokenSum
 from stormbreak.cost.price_lookup import PriceLookup, load_lookup, same
-from stormbreak.cost.prices import Prices, Service, Tokens, at_service
+from stormbreak.cost.token_prices import Prices, Service, Tokens, at_service
 from stormbreak.cost.usage_records import Use, read_answers, sum_usage
 from stormbreak.errors import ConfigurationError
 from stormbreak.escape import path_of, reason

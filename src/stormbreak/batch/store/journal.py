@@ -19,7 +19,7 @@ from typing import Final
 
 from stormbreak.batch.input.request import Row
 from stormbreak.batch.options import FINAL, UNFINISHED_ROWS, Choice
-from stormbreak.batch.store.append_file import AppendFile, OutputError, remove, replacing
+from stormbreak.batch.store.durable_file import AppendFile, OutputError, remove, replacing
 from stormbreak.batch.store.paths import BatchPaths
 from stormbreak.batch.store.record import (
     NO_ATTEMPTS,

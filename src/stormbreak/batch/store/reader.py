@@ -16,8 +16,8 @@ from stormbreak.batch.store.lock import held
 from stormbreak.batch.store.paths import BatchPaths
 from stormbreak.batch.store.record import count_lines, entries, with_readable_numbers
 from stormbreak.batch.store.run_file import read_existing_run
-from stormbreak.cost.ledger import Cost
-from stormbreak.cost.price_table import PriceOf
+from stormbreak.cost.accounts import Cost
+from stormbreak.cost.price_source import PriceOf
 from stormbreak.errors import ConfigurationError
 from stormbreak.escape import path_of, plain
 from stormbreak.llm.completeness import read_any

@@ -23,12 +23,12 @@ from msgspec.json import format as indented
 
 from stormbreak import toml_file
 from stormbreak.batch.options import UNFINISHED_ROWS, BatchOptions, Choice
-from stormbreak.batch.store.append_file import replacing
+from stormbreak.batch.store.durable_file import replacing
 from stormbreak.batch.store.paths import BatchPaths
-from stormbreak.cost.ledger import Account
+from stormbreak.cost.accounts import Account
 from stormbreak.errors import ConfigurationError
 from stormbreak.escape import path_of, plain, reason
-from stormbreak.key_patterns import hidden
+from stormbreak.hidden_keys import hidden
 
 VERSION = 1
 PINNED = ("model", "schema")

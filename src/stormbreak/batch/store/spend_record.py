@@ -11,9 +11,9 @@ from dataclasses import replace
 from decimal import Decimal
 
 from stormbreak.batch.store.output_files import Store
-from stormbreak.cost.ledger import NOTHING, Account, Cost, SpendLimit
+from stormbreak.cost.accounts import NOTHING, Account, Cost, SpendLimit
 from stormbreak.cost.meter import Meter
-from stormbreak.cost.price_table import PriceOf
+from stormbreak.cost.price_source import PriceOf
 from stormbreak.cost.spend_gate import SpendAccount, spend_accounts
 from stormbreak.drivers.locks import new_lock
 from stormbreak.events import CooldownStarted

@@ -13,8 +13,8 @@ from stormbreak.batch.options import AUTO, UNFINISHED_ROWS, BatchOptions, TableO
 from stormbreak.cli.command import Value, flag, option, options
 from stormbreak.cli.options import FILE, JSON, PORT, PRICES, REPORT, SECONDS, Integer, Number
 from stormbreak.core.presets import BATCH
+from stormbreak.hidden_keys import quoted
 from stormbreak.http.answer_schema import MAX_REPAIRS, REPAIRS
-from stormbreak.key_patterns import quoted
 from stormbreak.telemetry.status_server import HOST
 
 F = TypeVar("F", bound=Callable[..., Any])

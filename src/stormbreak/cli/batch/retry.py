@@ -19,7 +19,7 @@ from stormbreak.cli.options import FILE
 from stormbreak.cli.output import json_text, say
 from stormbreak.errors import ConfigurationError
 from stormbreak.escape import path_of, plain
-from stormbreak.key_patterns import hidden, holds_hidden, quoted
+from stormbreak.hidden_keys import hidden, holds_hidden, quoted
 from stormbreak.types import Verdict
 
 _KNOWN = {verdict.value: verdict for verdict in Verdict if verdict is not Verdict.OK}

@@ -10,7 +10,7 @@ from stormbreak.batch.running.snapshot import Throughput
 from stormbreak.batch.running.workers import Running
 from stormbreak.batch.store.paths import BatchPaths
 from stormbreak.core.target_state import Listener
-from stormbreak.cost.ledger import Cost
+from stormbreak.cost.accounts import Cost
 from stormbreak.errors import ConfigurationError
 from stormbreak.telemetry.state import BatchSnapshot, CostSnapshot, decoded, encoded
 from stormbreak.telemetry.status_pages import StatusPages

@@ -24,8 +24,8 @@ from stormbreak.cli.options import FILE, NAMES
 from stormbreak.cost.compare import Demand, Row, compare, offers_for, unpriced
 from stormbreak.cost.money import Currency
 from stormbreak.cost.price_lookup import Offer, PriceLookup, Seller, UnknownPriceError, load_lookup
-from stormbreak.cost.prices import Service, Tokens
 from stormbreak.cost.sheet import Cell, Column, Kind, Sheet, percent, volume
+from stormbreak.cost.token_prices import Service, Tokens
 from stormbreak.cost.usage_file import read_traffic
 from stormbreak.cost.usage_records import Traffic, Use
 from stormbreak.escape import path_of

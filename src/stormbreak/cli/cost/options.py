@@ -16,9 +16,9 @@ from stormbreak.cli.options import JSON, NAMES, PRICES, REPORT
 from stormbreak.cost.compare import Mix
 from stormbreak.cost.money import USD, Currency
 from stormbreak.cost.price_lookup import Seller
-from stormbreak.cost.prices import Service
+from stormbreak.cost.token_prices import Service
 from stormbreak.errors import ConfigurationError
-from stormbreak.key_patterns import quoted
+from stormbreak.hidden_keys import quoted
 
 F = TypeVar("F", bound=Callable[..., Any])
 

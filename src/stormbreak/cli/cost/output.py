@@ -18,8 +18,8 @@ from stormbreak.cli.output import draw, json_text, say, wide
 from stormbreak.cost.compare import Mix, Row
 from stormbreak.cost.money import Currency
 from stormbreak.cost.price_lookup import PriceLookup
-from stormbreak.cost.prices import Prices, Service, Source
 from stormbreak.cost.sheet import Column, Kind, Sheet, document, percent, volume
+from stormbreak.cost.token_prices import Prices, Service, Source
 from stormbreak.escape import path_of, plain
 from stormbreak.report.cost_facts import Cost, CostFacts
 from stormbreak.report.destination import ReportFile

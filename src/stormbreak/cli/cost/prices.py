@@ -10,8 +10,8 @@ from stormbreak.cli.cost.output import Output, bar, price_notes
 from stormbreak.cost.compare import offers_for
 from stormbreak.cost.money import Currency
 from stormbreak.cost.price_lookup import Offer, PriceLookup, Seller, UnknownPriceError, load_lookup
-from stormbreak.cost.prices import Prices, Service
 from stormbreak.cost.sheet import Cell, Column, Kind, Sheet
+from stormbreak.cost.token_prices import Prices, Service
 from stormbreak.report.cost_facts import CostFacts, Costs
 
 _COLUMNS = (

@@ -13,11 +13,11 @@ from stormbreak.cli.cost import usage_report
 from stormbreak.cli.cost.options import cost_options, reject_unused_options
 from stormbreak.cli.cost.output import Output, bar, price_notes
 from stormbreak.cli.options import FILE
-from stormbreak.cost.ledger import Span
+from stormbreak.cost.accounts import Span
 from stormbreak.cost.money import Currency
 from stormbreak.cost.price_lookup import load_lookup
-from stormbreak.cost.prices import Number, Service, Tokens
 from stormbreak.cost.sheet import Cell, Column, Kind, Sheet
+from stormbreak.cost.token_prices import Number, Service, Tokens
 from stormbreak.errors import ConfigurationError
 from stormbreak.escape import path_of, plain
 from stormbreak.report.cost_facts import CostFacts, Costs

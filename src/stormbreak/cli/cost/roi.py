@@ -24,9 +24,9 @@ from stormbreak.cost.compare import Demand, at_list
 from stormbreak.cost.downtime import Downtime, Loss, Storm, losses, read_storm_result
 from stormbreak.cost.money import KEPT, Currency, near, rounded
 from stormbreak.cost.price_lookup import Offer, PriceLookup, load_lookup
-from stormbreak.cost.prices import Prices
 from stormbreak.cost.roi import Case, Migration, outcome, reasons, sensitivity
 from stormbreak.cost.sheet import Cell, Column, Kind, Sheet, percent, volume
+from stormbreak.cost.token_prices import Prices
 from stormbreak.errors import ConfigurationError
 from stormbreak.provider.scenario_file import load
 from stormbreak.report.cost_facts import Cost, CostFacts, Costs

@@ -10,17 +10,17 @@ from pathlib import Path
 from stormbreak.cli.command import Value
 from stormbreak.cli.cost.output import Output, bar
 from stormbreak.cli.options import Names
-from stormbreak.cost.ledger import Bill
+from stormbreak.cost.accounts import Bill
 from stormbreak.cost.money import Currency
 from stormbreak.cost.price_lookup import PriceLookup, price_of
-from stormbreak.cost.prices import Tokens
 from stormbreak.cost.sheet import Cell, Column, Kind, Sheet
+from stormbreak.cost.token_prices import Tokens
 from stormbreak.cost.usage_records import Counted, Traffic, sum_usage
 from stormbreak.cost.usage_records import Kind as UsedKind
 from stormbreak.errors import ConfigurationError
 from stormbreak.gateway.usage_ledger import read_usage
 from stormbreak.gateway.usage_rows import FREE, HOUR, KNOWN, Sums, UsageRow, UsageSum
-from stormbreak.key_patterns import quoted
+from stormbreak.hidden_keys import quoted
 from stormbreak.report.cost_facts import CostFacts, Costs
 
 _MAGIC = b"SQLite format 3\0"

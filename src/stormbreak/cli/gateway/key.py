@@ -6,7 +6,7 @@ from stormbreak.cli.command import subcommand
 from stormbreak.cli.output import say
 from stormbreak.errors import ConfigurationError
 from stormbreak.gateway.keys import digest_of, new_key
-from stormbreak.key_patterns import quoted
+from stormbreak.hidden_keys import quoted
 from stormbreak.toml_values import BARE
 
 

@@ -30,8 +30,8 @@ from stormbreak.cli.storm.output import (
 )
 from stormbreak.errors import ConfigurationError
 from stormbreak.escape import plain
+from stormbreak.hidden_keys import hidden, quoted
 from stormbreak.http.h1.server import new_loop
-from stormbreak.key_patterns import hidden, quoted
 from stormbreak.provider.scenario import Scenario
 from stormbreak.provider.scenario_file import load
 from stormbreak.report.destination import ReportFile

@@ -17,7 +17,7 @@ from stormbreak.cli.output import draw, say, warn
 from stormbreak.cli.storm.options import JOBS, POLICY_METAVAR, SCALE
 from stormbreak.cli.storm.output import progress_bar
 from stormbreak.config import load_policy
-from stormbreak.config.policy_toml import plain as values_of
+from stormbreak.config.write_policy import plain as values_of
 from stormbreak.core.automatic_limit import AutomaticLimit
 from stormbreak.core.policy import Policy
 from stormbreak.errors import ConfigurationError

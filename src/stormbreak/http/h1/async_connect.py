@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 
 from stormbreak.http.h1.address import Address, Proxy, connect_request
 from stormbreak.http.h1.failures import ProxyRefusedError
-from stormbreak.http.h1.message import MAX_HEAD, MalformedResponseError, ResponseParser
 from stormbreak.http.h1.names import STAGGER, Found, Names, in_order
+from stormbreak.http.h1.response_parser import MAX_HEAD, MalformedResponseError, ResponseParser
 
 P = TypeVar("P", bound=asyncio.Protocol)
 

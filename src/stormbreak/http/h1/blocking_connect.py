@@ -14,13 +14,13 @@ from stormbreak.drivers.blocking import READ, WRITE, Signal, SocketWait
 from stormbreak.http.h1.address import Address, Proxy, connect_request
 from stormbreak.http.h1.async_connect import check_tunnel
 from stormbreak.http.h1.failures import ProxyRefusedError
-from stormbreak.http.h1.message import (
+from stormbreak.http.h1.names import STAGGER, Found, Names, in_order
+from stormbreak.http.h1.response_parser import (
     MAX_HEAD,
     CutResponseError,
     MalformedResponseError,
     ResponseParser,
 )
-from stormbreak.http.h1.names import STAGGER, Found, Names, in_order
 
 _UNDER_WAY = (0, errno.EINPROGRESS)
 

@@ -21,7 +21,7 @@ from stormbreak.http.h1.blocking_connect import BlockingResolver, connect
 from stormbreak.http.h1.connection import KEEP_ALIVE, MAX_AGE, ExchangeResult
 from stormbreak.http.h1.exchange import BAD_HEADER, LOST, SMALL, Exchange, head_of
 from stormbreak.http.h1.failures import NOT_SENT, PoolClosedError, connect_outcome
-from stormbreak.http.h1.response import SocketResponse, open_response, whole_response
+from stormbreak.http.h1.response_body import SocketResponse, open_response, whole_response
 from stormbreak.http.models import PreparedRequest
 from stormbreak.llm.models import HttpResponse
 from stormbreak.types import Outcome

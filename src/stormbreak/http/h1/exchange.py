@@ -10,7 +10,7 @@ from typing import Protocol
 from stormbreak.http.h1.address import Address, Proxy
 from stormbreak.http.h1.connection import broken_body, silent_body
 from stormbreak.http.h1.decoding import ACCEPTED
-from stormbreak.http.h1.message import (
+from stormbreak.http.h1.response_parser import (
     CutResponseError,
     MalformedResponseError,
     ResponseParser,

@@ -14,10 +14,10 @@ import msgspec
 
 from stormbreak.drivers.scope import Scope, checked_labels, checked_text, current
 from stormbreak.errors import ConfigurationError
+from stormbreak.hidden_keys import quoted
 from stormbreak.http.models import CONNECT_TIMEOUT, PreparedRequest
 from stormbreak.http.request import Lookup, RequestTemplate
 from stormbreak.http.routing import Route
-from stormbreak.key_patterns import quoted
 from stormbreak.llm.models import FREE, Shape, endpoint_of, known_end
 from stormbreak.llm.stream_reader import FORMATS
 from stormbreak.types import Priority

@@ -31,8 +31,8 @@ from stormbreak.drivers.listeners import Attached, subscribe
 from stormbreak.drivers.scope import Scope
 from stormbreak.errors import ConfigurationError
 from stormbreak.http.endpoint import same_origin
-from stormbreak.http.h1.connect import Cert, ConnectionFactory, Verify
 from stormbreak.http.h1.connection import Connection, RepeatableHeaders, with_repeats
+from stormbreak.http.h1.connection_factory import Cert, ConnectionFactory, Verify
 from stormbreak.http.local_answers import Degraded, LocalAnswers, LocalRequest
 from stormbreak.http.pricing import engine_for
 from stormbreak.http.request import NO_MODEL, Lookup

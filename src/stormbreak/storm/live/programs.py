@@ -16,7 +16,7 @@ from shutil import which
 from typing import NamedTuple, cast
 
 from stormbreak.errors import ConfigurationError, StormbreakError
-from stormbreak.key_patterns import looks_like_key, quoted
+from stormbreak.hidden_keys import looks_like_key, quoted
 
 KEY = "storm"  # the dummy API key of every program
 _KEPT = 4096  # bytes of standard error

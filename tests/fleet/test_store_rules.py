@@ -2,7 +2,6 @@
 
 from table_test import table_test
 
-from stormbreak.fleet.leasing import CHUNK, HORIZON, LEASE, QUIET, Scope, Wanter, beat, divide
 from stormbreak.fleet.messages import (
     HOLD,
     LIFT,
@@ -12,6 +11,7 @@ from stormbreak.fleet.messages import (
     SlotReport,
     SpendReport,
 )
+from stormbreak.fleet.store_rules import CHUNK, HORIZON, LEASE, QUIET, Scope, Wanter, beat, divide
 
 NOW = 1_000.0
 

@@ -1,6 +1,6 @@
 from table_test import table_test
 
-from stormbreak.key_patterns import may_be_secret
+from stormbreak.hidden_keys import may_be_secret
 
 
 @table_test(

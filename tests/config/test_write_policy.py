@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from types_within import parts_of
 
 from stormbreak.config import describe, load_policy
-from stormbreak.config.policy_toml import UNITS
+from stormbreak.config.write_policy import UNITS
 from stormbreak.core.automatic_limit import AutomaticLimit
 from stormbreak.core.backoff import FIELDS, Backoff
 from stormbreak.core.circuit import BreakerPolicy, Mode
@@ -36,7 +36,7 @@ from stormbreak.core.shadow import ShadowPolicy
 from stormbreak.core.spend_policy import SpendPolicy
 from stormbreak.core.tally import COUNTABLE
 from stormbreak.core.trip import AnyRule, ConsecutiveFailures, DeadTarget, FailureRate, SlowRate
-from stormbreak.key_patterns import is_token
+from stormbreak.hidden_keys import is_token
 from stormbreak.types import Priority
 
 positive = st.one_of(st.floats(SMALLEST, LARGEST), st.integers(1, 10**9))

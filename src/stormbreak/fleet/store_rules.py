@@ -1,4 +1,4 @@
-"""How a store divides a shared limit among the members of a fleet, as a pure model. `leasing.lua` does the same.
+"""How a store divides a shared limit among the members of a fleet, as a pure model. `store_rules.lua` does the same.
 
 `beat` processes the report of one member, and answers it.
 

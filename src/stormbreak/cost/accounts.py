@@ -16,8 +16,8 @@ from typing import Annotated, NamedTuple, Self, TypeAlias, TypeVar
 
 from msgspec import Meta
 
-from stormbreak.cost.price_table import EXACT, PriceOf, PriceTable, known_cost, known_max_cost
-from stormbreak.cost.prices import Service, at_service
+from stormbreak.cost.price_source import EXACT, PriceOf, PriceTable, known_cost, known_max_cost
+from stormbreak.cost.token_prices import Service, at_service
 from stormbreak.errors import ConfigurationError
 from stormbreak.types import Labels, Priority, Target, Usage
 

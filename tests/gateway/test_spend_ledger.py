@@ -36,9 +36,9 @@ from stormbreak.errors import ConfigurationError
 from stormbreak.fleet.parent import Money
 from stormbreak.gateway import spending
 from stormbreak.gateway.keys import LimitHolder
-from stormbreak.gateway.ledger import LedgerError, LedgerRecord, SpendLedger, Spent
 from stormbreak.gateway.limits import ClientQueues
 from stormbreak.gateway.process import Gateway
+from stormbreak.gateway.spend_ledger import LedgerError, LedgerRecord, SpendLedger, Spent
 from stormbreak.gateway.spending import ClientBudgets
 from stormbreak.http.h1.server_connection import ServerResponse
 

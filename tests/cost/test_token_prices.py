@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from table_test import table_test
 
-from stormbreak.cost.prices import Prices, Rate, Rates, Service, Source, Step, Tokens
+from stormbreak.cost.token_prices import Prices, Rate, Rates, Service, Source, Step, Tokens
 from stormbreak.errors import ConfigurationError
 from stormbreak.types import Usage
 

@@ -1,4 +1,4 @@
--- The operation of stormbreak.fleet.leasing, in a server. See there for what it does and why.
+-- The operation of stormbreak.fleet.store_rules, in a server. See there for what it does and why.
 -- KEYS: scopes, each a hash. ARGV: the time ('': the server's), quiet_until, server, and for each scope the member and the numbers
 -- of its Report. The reply: the numbers of all answers. Reports and answers have the order of stormbreak.fleet.messages.
 

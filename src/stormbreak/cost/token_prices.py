@@ -11,7 +11,7 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import NamedTuple, Self
 
-from stormbreak.cost.price_table import PriceTable
+from stormbreak.cost.price_source import PriceTable
 from stormbreak.errors import ConfigurationError
 from stormbreak.types import Usage
 

@@ -12,8 +12,8 @@ from msgspec.json import decode, encode
 from stage import OTHER, TARGET
 from table_test import table_test
 
-from stormbreak.cost.ledger import Account, Bill, Bills, Cost, ModelUsage, PricedSum, TokenSum
-from stormbreak.cost.prices import Prices, Rate, Rates, Source, Step
+from stormbreak.cost.accounts import Account, Bill, Bills, Cost, ModelUsage, PricedSum, TokenSum
+from stormbreak.cost.token_prices import Prices, Rate, Rates, Source, Step
 from stormbreak.errors import ConfigurationError
 from stormbreak.types import Target
 
