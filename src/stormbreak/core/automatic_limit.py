@@ -89,8 +89,8 @@ class LimitFloor:
         return 0.0 if since is None or now < since else now - since
 
     def _usual(self, mean: float) -> float:
-        """Correct a mean that began at 0; one of less than `GRACE` seconds counts as of as many, most of them idle."""
-        return mean / max(self._given, 1 - exp(-GRACE / TAU))
+        """Correct a mean that began at 0; one of less than `TAU` seconds counts as of as many, most of them idle."""
+        return mean / max(self._given, 1 - exp(-1.0))
 
     def _move(self, now: float, rate: float) -> None:
         steps = (now - self._moved_at) / STEP
