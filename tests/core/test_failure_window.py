@@ -1,8 +1,11 @@
+from math import exp, inf
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from table_test import table_test
 
-from stormbreak.core.window import CountWindow, TimeWindow
+from stormbreak.core.window import CountWindow, DecayingMean, TimeWindow
 
 
 def counted(window, now):
@@ -136,3 +139,29 @@ def test_a_cleared_count_window_holds_nothing_of_before():
     window.add(0.0, failed=False)
 
     assert (window.calls, window.failures) == (1, 0)
+
+
+def test_a_mean_counts_by_the_span_and_is_not_too_low_at_its_start():
+    mean = DecayingMean(30.0)
+    assert mean.mean() == 0.0
+    mean.add(5.0, 1.0)
+    assert mean.mean() == pytest.approx(5.0)
+    mean.add(9.0, 3.0)
+    assert 8.0 < mean.mean() < 8.2
+    mean.add(1.0, 300.0)
+    assert mean.mean() == pytest.approx(1.0, rel=0.01)
+
+
+def test_what_is_missing_to_the_least_weight_counts_as_nothing():
+    mean = DecayingMean(30.0)
+    mean.add(8.0, 30.0)
+
+    assert mean.mean(min_weight=0.5) == pytest.approx(8.0)
+    assert mean.mean(min_weight=1.0) == pytest.approx(8.0 * (1 - exp(-1.0)))
+
+
+def test_a_span_without_length_counts_nothing():
+    mean = DecayingMean(30.0)
+    mean.add(inf, 1e-308)
+
+    assert mean.mean() == 0.0

@@ -27,6 +27,7 @@ from typing import Literal
 from stormbreak.core.checks import check_types, require_at_least
 from stormbreak.core.diagnosis import RECENTLY, Diagnosis
 from stormbreak.core.gate import NEVER, READY
+from stormbreak.core.window import DecayingMean
 from stormbreak.types import Outcome, Verdict
 
 # ---------------------------------------------------------------- limit floor
@@ -37,6 +38,9 @@ from stormbreak.types import Outcome, Verdict
 # ourselves. Then a floor under the limit grows until the answers are back.
 
 TAU = 30.0  # seconds; weight of the usual rate of answers and in-flight count
+ENOUGH = 1 - exp(
+    -1.0
+)  # of all weight: `TAU` seconds; in a younger process, what is missing counts as idle
 STEP = 10.0  # seconds in which the floor doubles or halves
 PROBE_BELOW = 0.75  # of the usual answers per second
 GRACE = 10.0  # seconds before the floor moves; at least
@@ -49,9 +53,8 @@ class LimitFloor:
 
     def __init__(self, max_floor: float) -> None:
         self._max_floor = max_floor
-        self._rate = 0.0  # usual answers per second
-        self._in_flight = 0.0  # usually
-        self._given = 0.0  # share of all weight: both means are too low by so much
+        self._rate = DecayingMean(TAU)  # usual answers per second
+        self._in_flight = DecayingMean(TAU)  # usually
         self._recent = 0.0  # answers, decaying over the window of an episode
         self._since: float | None = None  # when it was fed last
         self._began_at: float | None = None  # the episode
@@ -63,10 +66,8 @@ class LimitFloor:
         span = self._span(now)
         self._began_at = None
         if span > 0:
-            weight = 1 - exp(-span / TAU)
-            self._given += weight * (1 - self._given)
-            self._rate += weight * (answers / span - self._rate)
-            self._in_flight += weight * (in_flight - self._in_flight)
+            self._rate.add(answers / span, span)
+            self._in_flight.add(in_flight, span)
 
     def floor(self, now: float, answers: int, mean: float, *, failing: bool) -> float:
         """Return the floor during an episode; none while `failing`."""
@@ -75,8 +76,9 @@ class LimitFloor:
             window = GRACE
         if self._began_at is None:
             self._began_at = self._moved_at = now
-            self._recent = self._usual(self._rate) * window
-            self._floor = min(self._max_floor, GAIN * self._usual(self._in_flight) + PLUS)
+            self._recent = self._rate.mean(min_weight=ENOUGH) * window
+            in_flight = self._in_flight.mean(min_weight=ENOUGH)
+            self._floor = min(self._max_floor, GAIN * in_flight + PLUS)
         self._recent = self._recent * exp(-span / window) + answers
         if failing:
             self._floor = 0.0
@@ -88,14 +90,10 @@ class LimitFloor:
         since, self._since = self._since, now
         return 0.0 if since is None or now < since else now - since
 
-    def _usual(self, mean: float) -> float:
-        """Correct a mean that began at 0; one of less than `TAU` seconds counts as of as many, most of them idle."""
-        return mean / max(self._given, 1 - exp(-1.0))
-
     def _move(self, now: float, rate: float) -> None:
         steps = (now - self._moved_at) / STEP
         self._moved_at = now
-        usual = self._usual(self._rate)
+        usual = self._rate.mean(min_weight=ENOUGH)
         if rate < PROBE_BELOW * usual:
             steps = min(steps, 10.0)  # 2 to the power of a long silence is no number
             self._floor = min(self._max_floor, self._floor * 2.0**steps)

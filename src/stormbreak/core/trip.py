@@ -7,7 +7,7 @@ failure or slow call does.
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import exp, inf
+from math import inf
 from typing import Literal, NamedTuple, TypeAlias
 
 from stormbreak.core.checks import (
@@ -18,7 +18,7 @@ from stormbreak.core.checks import (
     require_window,
 )
 from stormbreak.core.diagnosis import Diagnosis
-from stormbreak.core.window import CountWindow, TimeWindow
+from stormbreak.core.window import CountWindow, DecayingMean, TimeWindow
 
 MAX_WINDOW_CALLS = 100_000  # maximum outcomes of a count window: they are stored one by one
 SHOWN_SECONDS = 10.0  # seconds of the displayed window if the rule has none
@@ -100,13 +100,12 @@ class DeadTargetCounter(TripCounter):
     together as many as calls. So while attempts hang, probes are a small share of what each process usually sends.
     """
 
-    __slots__ = ("_counted_since", "_diagnosis", "_ended", "_known", "_rate", "_window")
+    __slots__ = ("_counted_since", "_diagnosis", "_ended", "_rate", "_window")
 
     def __init__(self, diagnosis: Diagnosis) -> None:
         self._diagnosis = diagnosis
         self._window = TimeWindow(SHOWN_SECONDS)
-        self._rate = 0.0  # attempts per second while closed, a mean that began at 0 ...
-        self._known = 0.0  # ... and the share of all weight that it has been given
+        self._rate = DecayingMean(RATE_TIME)  # attempts per second while the circuit is closed
         self._counted_since = inf
         self._ended = 0  # since then
 
@@ -121,16 +120,14 @@ class DeadTargetCounter(TripCounter):
         return trips
 
     def _learn_rate(self, now: float) -> None:
-        weight = 1 - exp(min(0.0, self._counted_since - now) / RATE_TIME)
-        if weight > 0.0:
-            self._known += weight * (1 - self._known)
-            self._rate += weight * (self._ended / (now - self._counted_since) - self._rate)
+        span = now - self._counted_since
+        if span > 0.0:
+            self._rate.add(self._ended / span, span)
         self._counted_since, self._ended = now, 0
 
     def probe_gap(self) -> float:  # noqa: D102
-        if not self._diagnosis.hangs or not self._rate:
-            return 0.0
-        return min(MAX_PROBE_GAP, self._known / (PROBE_SHARE * self._rate))
+        rate = self._rate.mean() if self._diagnosis.hangs else 0.0
+        return min(MAX_PROBE_GAP, 1 / (PROBE_SHARE * rate)) if rate else 0.0
 
     def counts(self, now: float) -> Counts:  # noqa: D102
         return _failures_in(self._window, now)

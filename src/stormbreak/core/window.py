@@ -1,9 +1,34 @@
-"""Count outcomes over the last seconds, or the last n, in constant time."""
+"""Count outcomes over the last seconds, or the last n, and means that fade: in constant time."""
 
 from collections import deque
-from math import inf
+from math import exp, inf
 
 LONG_AGO = -(2**63)  # a slice before any time of a clock
+
+
+class DecayingMean:
+    """A mean over about the last `seconds`: a value counts by its span, and fades. It is not too low at its start."""
+
+    __slots__ = ("_seconds", "_sum", "_weight")
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._sum = 0.0
+        self._weight = 0.0  # of all values so far; it grows to 1
+
+    def add(self, value: float, span: float) -> None:
+        """Count a value that held for `span` seconds."""
+        weight = 1 - exp(-span / self._seconds)
+        if (
+            weight
+        ):  # none is left of a span that rounding takes for 0, and the value may be infinite
+            self._sum += weight * (value - self._sum)
+            self._weight += weight * (1 - self._weight)
+
+    def mean(self, *, min_weight: float = 0.0) -> float:
+        """Return the mean; 0 without values. With less than `min_weight`, what is missing counts as 0."""
+        weight = max(self._weight, min_weight)
+        return self._sum / weight if weight else 0.0
 
 
 class TimeWindow:
