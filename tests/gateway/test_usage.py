@@ -130,6 +130,17 @@ async def test_streams_and_clients_that_leave_are_counted(path):
     assert usd == Decimal("0.001") * tokens
 
 
+async def test_to_count_tokens_costs_nothing_and_is_not_on_the_invoice(path):
+    async def answer(request, connection):
+        return ServerResponse(200, b'{"input_tokens": 7}')
+
+    async with upstream() as provider:
+        provider.reply = answer
+        async with gateway_on(path, provider) as gateway:
+            assert (await gateway.ask(ASKED, "/v1/messages/count_tokens")).status == 200
+    assert sums(path) == {"free": (1, 0, 0)}
+
+
 STORM = "[provider]\nservice = 0.01\nuse_max_tokens = true\n" + "".join(
     f'[[faults]]\nkind = "{kind}"\nshare = {share}\n{more}\n'
     for kind, share, more in (

@@ -41,6 +41,7 @@ LOG = logging.getLogger("stormbreak.gateway")
 INTERVAL = 5.0  # seconds between two additions to the file
 MAX_WAITING = 2  # journals that the file does not take; then the next one goes on
 MAX_PLACES = 1_000  # targets with rows of their own; clients may choose the names of models
+_NO_TOKENS = Usage()
 MAX_SERIES = 2_000  # of each metric of money; keys and targets beyond share one
 
 
@@ -98,7 +99,8 @@ class UsageLedger:
         """Count an attempt that has ended."""
         if self._going.pop(sent.number, None) is None:  # the ledger was closed meanwhile
             return
-        kind = kind_of(outcome)
+        is_free = outcome.usage is None and sent.bound == _NO_TOKENS  # to count tokens costs none
+        kind = FREE if is_free else kind_of(outcome)
         row = sent.row._replace(kind=kind)
         tokens = outcome.usage if kind in KNOWN else sent.bound
         usd = None
