@@ -248,7 +248,7 @@ async def test_what_is_reserved_in_a_period_is_written_in_that_period(path):
     ledger = SpendLedger(path, clock=lambda: now)
     budgets = ClientBudgets(prices, ClientQueues(), ledger, clock=lambda: now)
     spend_limit = SpendPolicy(max_usd=1.0, period=60.0)
-    holder = LIMITED._replace(limits=ClientLimits(spend=spend_limit))
+    holder = LimitHolder("key", "app", ClientLimits(spend=spend_limit))
     budgets.apply([holder], Policy())
     account = budgets.account(holder)
     for at, ends_at in ((0.0, 60.0), (59.9, 60.0), (60.0, 120.0), (60.1, 120.0)):

@@ -1,7 +1,7 @@
 """The interface of prices, and exact decimal arithmetic."""
 
 from collections.abc import Callable
-from decimal import Context, Decimal, localcontext
+from decimal import Context, Decimal, getcontext, setcontext
 from typing import Protocol, TypeAlias
 
 from stormbreak.types import Usage
@@ -35,24 +35,25 @@ PriceOf: TypeAlias = Callable[[str, str], PriceTable | None]
 
 def known_cost(prices: PriceTable | None, usage: Usage) -> Decimal | None:
     """Return the cost of an attempt with this usage; None if unknown. Zero tokens are free."""
-    return _known(prices, usage, lambda known: known.cost_of(usage))
+    return _known(None if prices is None else prices.cost_of, usage)
 
 
 def known_max_cost(prices: PriceTable | None, bound: Usage) -> Decimal | None:
     """Return the maximum cost of an attempt with this bound; else as `known_cost`."""
-    return _known(prices, bound, lambda known: known.max_cost_within(bound))
+    return _known(None if prices is None else prices.max_cost_within, bound)
 
 
-def _known(
-    prices: PriceTable | None, usage: Usage, cost: Callable[[PriceTable], Decimal]
-) -> Decimal | None:
+def _known(cost: Callable[[Usage], Decimal] | None, usage: Usage) -> Decimal | None:
     if not usage.total:
         return Decimal(0)
-    if prices is None:
+    if cost is None:
         return None
+    before = getcontext()
+    setcontext(EXACT)  # `localcontext` would copy it
     try:
-        with localcontext(EXACT):
-            usd: object = cost(prices)
+        usd: object = cost(usage)
     except Exception:  # noqa: BLE001 - a price is missing, or a user's table fails: the answer may be there already
         return None
+    finally:
+        setcontext(before)
     return usd if isinstance(usd, Decimal) and usd.is_finite() and usd >= 0 else None

@@ -11,12 +11,12 @@ import msgspec
 
 from stormbreak.core.flow import Ask
 from stormbreak.drivers.asyncio_driver import Asker, AsyncioDriver, Sender
-from stormbreak.drivers.delivery import CallerDriven, LoopDelivery
+from stormbreak.drivers.delivery import LoopDelivery
 from stormbreak.drivers.explain import AttemptHistory
 from stormbreak.errors import ConfigurationError
 from stormbreak.gateway.errors import RefusedError
 from stormbreak.gateway.keys import ClientKey
-from stormbreak.gateway.limits import ClientQueues
+from stormbreak.gateway.limits import ClientQueues, Place
 from stormbreak.gateway.request import ClientRequest
 from stormbreak.gateway.rules import GatewayRules
 from stormbreak.gateway.settled_sender import SettledSender
@@ -81,7 +81,7 @@ class GatewayCall:
             and request.fields.stream_options is None
         )
         """Whether the stream has an event with its usage that the client has not asked for."""
-        self._places: list[CallerDriven] = []  # in the limits of the key and its tenant
+        self._places: list[Place] = []  # in the limits of the key and its tenant
         self._settled: list[SettledSender[Any]] = []
         self._outcome: Outcome | None = CANCELLED  # of the whole call; None: not known
 
@@ -164,7 +164,7 @@ class GatewayCall:
     async def _enter(self, template: RequestTemplate, deadline: float | None) -> None:
         """Wait until the limits of the key and its tenant allow a call."""
         for holder in self.key.holders:
-            if holder.limits.waits:
+            if holder.target is not None:
                 tokens = 0 if holder.limits.tpm is None else template.estimated_tokens()
                 place = await self._limits.queues.enter(holder, tokens=tokens, deadline_at=deadline)
                 self._places.append(place)

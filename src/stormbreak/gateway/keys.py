@@ -3,6 +3,8 @@
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
 from hashlib import sha256
 from secrets import token_urlsafe
 from types import MappingProxyType
@@ -13,6 +15,7 @@ from stormbreak.core.rate_limit_gate import Bucket
 from stormbreak.core.spend_policy import SpendPolicy
 from stormbreak.drivers.scope import Scope, checked_labels, checked_text
 from stormbreak.gateway.errors import RefusedError
+from stormbreak.types import Target
 
 KEY_PREFIX = "sb-"
 GUESSES = 20  # wrong keys of one address that are looked at in a minute
@@ -29,17 +32,24 @@ def digest_of(key: bytes) -> str:
     return sha256(key).hexdigest()
 
 
-class LimitHolder(NamedTuple):
-    """A key or a tenant (`kind`), and its limits."""
+@dataclass(frozen=True, slots=True, eq=False)
+class LimitHolder:
+    """A key or a tenant (`kind`), and its limits.
+
+    `title` is its name in messages, the ledger and the fleet, such as "tenant research". Where its calls may have to
+    wait, they do so for `target`.
+    """
 
     kind: str
     name: str
     limits: ClientLimits
+    title: str = field(init=False)
+    target: Target | None = field(init=False)
 
-    @property
-    def title(self) -> str:
-        """Its name in messages, the ledger and the fleet, such as "tenant research"."""
-        return f"{self.kind} {self.name}"
+    def __post_init__(self) -> None:
+        set_value = partial(object.__setattr__, self)
+        set_value("title", f"{self.kind} {self.name}")
+        set_value("target", Target("client", "", name=self.title) if self.limits.waits else None)
 
 
 class ClientKey(NamedTuple):

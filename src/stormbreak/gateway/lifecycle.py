@@ -8,12 +8,13 @@ import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import lru_cache
 from pathlib import Path
-from typing import Self
+from typing import Self, TextIO
 
 from stormbreak.config.gateway_settings import GatewaySettings
-from stormbreak.gateway.metrics import LOG
+from stormbreak.gateway.metrics import LOG, GatewayMetrics
 from stormbreak.gateway.rules import GatewayRules
 
 WATCH_INTERVAL = 1.0  # seconds between two looks at the file
@@ -21,17 +22,31 @@ WATCH_INTERVAL = 1.0  # seconds between two looks at the file
 _FIXED = ("host", "port", "admin_host", "admin_port", "max_connections", "ledger")
 
 
-class _Lines(logging.Formatter):
-    """Formats the time once for each second."""
+class _Lines(logging.StreamHandler[TextIO]):
+    """Writes lines with the time, and those of the access log without the records of `logging`: that takes a third."""
 
-    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802
-        """Return local time with milliseconds, as `logging` does."""
-        return f"{_second(int(record.created), datefmt)},{int(record.msecs):03}"
+    def format(self, record: logging.LogRecord) -> str:
+        """Format a record."""
+        return f"{_moment(record.created)} {record.levelname} {super().format(record)}"
+
+    def write_line(self, text: str) -> None:
+        """Write a line of the level INFO."""
+        try:
+            with self.lock or nullcontext():
+                self.stream.write(f"{_moment(time.time())} INFO {text}\n")
+                self.flush()
+        except (OSError, ValueError):  # a log that cannot be written fails no request
+            pass
+
+
+def _moment(at: float) -> str:
+    """Return local time with milliseconds, as `logging` does."""
+    return f"{_second(int(at))},{int(at % 1 * 1000):03}"
 
 
 @lru_cache(maxsize=1)
-def _second(at: int, datefmt: str | None) -> str:
-    return time.strftime(datefmt or logging.Formatter.default_time_format, time.localtime(at))
+def _second(at: int) -> str:
+    return time.strftime(logging.Formatter.default_time_format, time.localtime(at))
 
 
 def log_to_stderr() -> None:
@@ -41,8 +56,8 @@ def log_to_stderr() -> None:
     """
     logging._srcfile = None  # noqa: SLF001 - as the HOWTO says
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_Lines("%(asctime)s %(levelname)s %(message)s"))
+    handler = _Lines(sys.stderr)
+    GatewayMetrics.write_line = staticmethod(handler.write_line)
     log = logging.getLogger("stormbreak")
     log.addHandler(handler)
     log.setLevel(logging.INFO)

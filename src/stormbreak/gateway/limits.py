@@ -5,10 +5,13 @@ whole call. Where the file has a fleet, its members lease parts of these limits,
 """
 
 from collections.abc import Iterable
+from functools import partial
+from typing import TypeAlias
 
 from stormbreak.config.gateway_settings import ClientLimits
 from stormbreak.core.concurrency_limit import AimdLimit, FixedLimit
 from stormbreak.core.engine import Engine
+from stormbreak.core.gate import Permit
 from stormbreak.core.policy import Policy
 from stormbreak.core.rate_limit_gate import RateLimitPolicy
 from stormbreak.core.retry import RetryPolicy
@@ -24,15 +27,14 @@ from stormbreak.types import (
     Call,
     CallResult,
     Outcome,
-    Target,
     Verdict,
 )
 
+_UNIFORM = 0.5  # for a random number: no limit here has a use for one
 _UNLIMITED = 1_000_000  # calls in flight; a fixed limit of so many would be leased
 
-
-def _target(holder: LimitHolder) -> Target:
-    return Target("client", "", name=holder.title)
+Place: TypeAlias = CallerDriven | Permit
+"""What a call holds in the limits of a key or a tenant: that of one which has waited is a flow."""
 
 
 def _policy(limits: ClientLimits, of_file: Policy) -> Policy:
@@ -69,9 +71,9 @@ class ClientQueues:
             ConfigurationError: the package of a store is missing.
         """
         policies = {
-            _target(holder): _policy(holder.limits, of_file)
+            holder.target: _policy(holder.limits, of_file)
             for holder in holders
-            if holder.limits.waits
+            if holder.target is not None
         }
         if self.fleet is None and of_file.fleet.url is not None:
             self.fleet = shared_limits([of_file.fleet.url])
@@ -82,35 +84,45 @@ class ClientQueues:
 
         self.driver.between_steps(apply)
 
-    async def enter(
-        self, holder: LimitHolder, *, tokens: int, deadline_at: float | None
-    ) -> CallerDriven:
-        """Wait until a call for such limits may begin. It is ended with `leave`.
+    async def enter(self, holder: LimitHolder, *, tokens: int, deadline_at: float | None) -> Place:
+        """Wait until a call for such limits may begin. It is ended with `leave`, whatever happens.
 
         Raises:
             RefusedError: it cannot begin in time.
         """
-        target = _target(holder)
-        patience = self.engine.policy_of(target).patience
-        call = Call(
-            self.engine.number(), target, deadline_at=deadline_at, patience=patience, tokens=tokens
-        )
-        begun = self.driver.begin(call)
+        engine, target = self.engine, holder.target
+        assert target is not None, "it has such limits"
+        call = Call(engine.number(), target, deadline_at=deadline_at, tokens=tokens)
+        permit = self.driver.between_steps(partial(_enter_at_once, call))
+        if permit is not None:
+            return permit
+        patience = engine.policy_of(target).patience
+        begun = self.driver.begin(call._replace(patience=patience))
         if await self.driver.wait_to_send(begun) is not None:
             return begun
         ended = begun.command
         assert isinstance(ended, CallResult)
         raise _too_many(holder.title, ended, self.driver.clock())
 
-    @staticmethod
-    def leave(begun: CallerDriven, outcome: Outcome | None) -> None:
+    def leave(self, place: Place, outcome: Outcome | None) -> None:
         """End a call: with its outcome, which says what it used, or without one if it was cancelled."""
         if outcome is None:
-            begun.answer(CANCELLED_AFTER_SEND)
+            counted = CANCELLED_AFTER_SEND
         elif outcome.verdict is Verdict.OK:
-            begun.answer(Outcome(Verdict.OK, usage=outcome.usage))
+            counted = Outcome(Verdict.OK, usage=outcome.usage)
         else:  # no failure upstream is that of the key
-            begun.answer(CANCELLED_AFTER_SEND if outcome.maybe_processed else CANCELLED)
+            counted = CANCELLED_AFTER_SEND if outcome.maybe_processed else CANCELLED
+        if isinstance(place, Permit):
+            self.driver.between_steps(lambda _, now: place.settle(counted, now, _UNIFORM))
+        else:
+            place.answer(counted)
+
+
+def _enter_at_once(call: Call, engine: Engine, now: float) -> Permit | None:
+    """Let a call begin that need not wait, as nearly all: a flow for it would take twice as long."""
+    if call.deadline_at is not None and now >= call.deadline_at:
+        return None
+    return engine.target_state(call.target).admission.try_enter(call, now)
 
 
 def _too_many(title: str, ended: CallResult, now: float) -> RefusedError:

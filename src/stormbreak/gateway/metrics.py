@@ -81,7 +81,12 @@ class RequestRecord(msgspec.Struct):  # its constructor is not written in Python
 
 
 class GatewayMetrics:
-    """Counts requests, on the event loop; `text` may be called from any thread."""
+    """Counts requests, on the event loop; `text` may be called from any thread.
+
+    `write_line` writes a line of the access log.
+    """
+
+    write_line: Callable[[str], None] = ACCESS_LOG.info
 
     def __init__(self) -> None:
         self.access_log = True
@@ -107,18 +112,12 @@ class GatewayMetrics:
         self._seconds[_BOUNDS[bisect_left(_BUCKETS, took)]] += 1
         self._sum += took
         if self.access_log and ACCESS_LOG.isEnabledFor(logging.INFO):
-            ACCESS_LOG.info(
-                "%s %s %d %.3fs key=%s model=%s target=%s attempts=%d %s %s",
-                record.method,
-                record.endpoint,
-                record.status,
-                took,
-                record.key,
-                record.model,
-                "-" if record.history is None else record.history.target.place,
-                0 if record.history is None else record.history.attempts,
-                record.outcome,
-                record.request_id,
+            history = record.history
+            target = "-" if history is None else history.target.place
+            attempts = 0 if history is None else history.attempts
+            self.write_line(
+                f"{record.method} {record.endpoint} {record.status} {took:.3f}s key={record.key} model={record.model}"
+                f" target={target} attempts={attempts} {record.outcome} {record.request_id}"
             )
 
     def text(

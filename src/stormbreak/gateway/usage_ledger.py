@@ -18,6 +18,7 @@ from stormbreak.core.flow import Send
 from stormbreak.cost.accounts import NOTHING
 from stormbreak.cost.price_source import EXACT, PriceOf
 from stormbreak.drivers.asyncio_driver import Sender
+from stormbreak.drivers.scope import Scope
 from stormbreak.errors import ConfigurationError
 from stormbreak.escape import LABEL, shown
 from stormbreak.gateway.keys import ClientKey
@@ -42,6 +43,7 @@ INTERVAL = 5.0  # seconds between two additions to the file
 MAX_WAITING = 2  # journals that the file does not take; then the next one goes on
 MAX_PLACES = 1_000  # targets with rows of their own; clients may choose the names of models
 _NO_TOKENS = Usage()
+_NO_ROW = None, UsageRow(-1, "", "", (), "", "", "")
 MAX_SERIES = 2_000  # of each metric of money; keys and targets beyond share one
 
 
@@ -75,6 +77,7 @@ class UsageLedger:
         self._sums: Sums = {}
         self._waiting: list[tuple[Sums, Journal]] = []
         self._places: dict[Target, tuple[str, str, str]] = {}
+        self._rows: dict[tuple[str, Target], tuple[Scope | None, UsageRow]] = {}  # the last
         self._targets = Targets()
         self.spent: dict[SpentBy, list[Decimal]] = {}
         """US dollars of attempts with a usage, and the most that the others can have cost, since the start."""
@@ -87,10 +90,11 @@ class UsageLedger:
 
     def sent(self, key: ClientKey, target: Target, bound: Usage | None) -> Sent:
         """Note an attempt before it is sent; `bound` is the most that it can use."""
-        scope = key.scope
         self._attempts += 1
-        hour, tenant = int(self._clock()) // HOUR, scope.tenant or ""
-        row = UsageRow(hour, key.name, tenant, scope.labels, *self._place(target))
+        hour = int(self._clock()) // HOUR
+        scope, row = self._rows.get((key.name, target), _NO_ROW)
+        if row.hour != hour or scope is not key.scope:
+            row = self._row(hour, key, target)
         sent = self._going[self._attempts] = Sent(self._attempts, row, bound)
         self._write(sent)
         return sent
@@ -101,7 +105,7 @@ class UsageLedger:
             return
         is_free = outcome.usage is None and sent.bound == _NO_TOKENS  # to count tokens costs none
         kind = FREE if is_free else kind_of(outcome)
-        row = sent.row._replace(kind=kind)
+        row = UsageRow(*sent.row[:-1], kind)
         tokens = outcome.usage if kind in KNOWN else sent.bound
         usd = None
         if kind != FREE:
@@ -109,12 +113,8 @@ class UsageLedger:
         self._write(Ended(sent.number, kind, outcome.usage))
         put(self._sums, row, tokens, usd)
         if usd:
-            place = self._targets.label(Target(row.provider, row.model, name=row.target))
-            name = SpentBy(row.key, row.tenant, place)
-            if name not in self.spent and len(self.spent) >= MAX_SERIES:
-                name = SpentBy("other", "other", "other")
-            spent = self.spent.setdefault(name, [NOTHING, NOTHING])
-            spent[kind not in KNOWN] = EXACT.add(spent[kind not in KNOWN], usd)
+            spent, is_bound = self._spent_by(row), kind not in KNOWN
+            spent[is_bound] = EXACT.add(spent[is_bound], usd)
 
     async def run(self) -> None:
         """Add what was counted to the file, every few seconds."""
@@ -137,6 +137,23 @@ class UsageLedger:
             self._journal.remove()
 
     # ------------------------------------------------------------ internal
+
+    def _row(self, hour: int, key: ClientKey, target: Target) -> UsageRow:
+        """Make the row of a key's attempts at a target in an hour, and remember it."""
+        scope, place = key.scope, self._place(target)
+        row = UsageRow(hour, key.name, scope.tenant or "", scope.labels, *place)
+        if len(self._rows) >= MAX_PLACES:
+            self._rows.clear()
+        self._rows[key.name, target] = scope, row
+        return row
+
+    def _spent_by(self, row: UsageRow) -> list[Decimal]:
+        """Return the dollars of a key at a target."""
+        label = self._targets.label(Target(row.provider, row.model, name=row.target))
+        name = SpentBy(row.key, row.tenant, label)
+        if name not in self.spent and len(self.spent) >= MAX_SERIES:
+            name = SpentBy("other", "other", "other")
+        return self.spent.setdefault(name, [NOTHING, NOTHING])
 
     def _place(self, target: Target) -> tuple[str, str, str]:
         """Return the name of a target, its provider and model, as they are written."""
