@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import urllib.request
 from urllib.error import HTTPError
 
@@ -299,3 +300,20 @@ def test_a_second_signal_ends_at_once(process):
 
     asyncio.run(use())
     assert gateway.wait(10) == 0
+
+
+async def test_a_gateway_listens_before_the_prices_are_loaded(path, stormbreak_provider):
+    """They take half a second."""
+    served, in_time = threading.Event(), []
+
+    def slow(provider, model):
+        in_time.append(served.wait(3))
+
+    provider = stormbreak_provider("calm")
+    text = settings(provider.base_url, gateway='ledger = "spent.db"')
+    async with running(path, text, prices=slow) as gateway:
+        reply = await gateway.ask(None, "/v1/models", method="GET")
+        served.set()
+        await until(lambda: in_time)
+    assert reply.status == 200
+    assert in_time == [True]

@@ -92,6 +92,13 @@ class ListPrices:
         """Whether genai-prices is installed."""
         return find_spec("genai_prices") is not None
 
+    def check(self) -> None:
+        """Raise ConfigurationError if it is not."""
+        if not self.installed:
+            raise ConfigurationError(
+                "prices of the market need genai-prices: pip install 'stormbreak[cost]'"
+            )
+
     @cached_value
     def source(self) -> Source:
         """genai-prices, its version, and the day."""
@@ -118,10 +125,7 @@ class ListPrices:
 
     @cached_value
     def _snapshot(self) -> Any:
-        if not self.installed:
-            raise ConfigurationError(
-                "prices of the market need genai-prices: pip install 'stormbreak[cost]'"
-            )
+        self.check()
         from genai_prices.data_snapshot import get_snapshot  # noqa: PLC0415 - takes long
 
         return get_snapshot()

@@ -7,6 +7,7 @@ import asyncio
 import os
 import socket
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -28,6 +29,7 @@ from stormbreak.gateway.spending import ClientBudgets
 from stormbreak.gateway.usage_ledger import UsageLedger
 from stormbreak.http.h1.server import HttpServer, listen
 from stormbreak.http.h1.server_connection import ServerBounds
+from stormbreak.http.pricing import check_installed, list_price
 from stormbreak.http.settings import Generation, load
 
 
@@ -117,10 +119,13 @@ class Gateway(Lifecycle):
                 raise
 
     async def serve(self, sockets: Sequence[socket.socket]) -> None:
-        """Listen for clients alone."""
+        """Listen for clients alone. The list prices are loaded meanwhile, so that hardly a call waits for them."""
         await self._server.serve(sockets)
-        if self._limits.usage is not None:
-            self._flushing = asyncio.get_running_loop().create_task(self._limits.usage.run())
+        loop, limits = asyncio.get_running_loop(), self._limits
+        if limits.usage is not None:
+            self._flushing = loop.create_task(limits.usage.run())
+        if limits.usage is not None or limits.budgets.spent():
+            loop.run_in_executor(None, self._load_prices)
 
     def pages(self) -> AdminPages:
         """Watch the gateway from now on, for its admin port."""
@@ -165,6 +170,10 @@ class Gateway(Lifecycle):
 
     # ------------------------------------------------------------ internal
 
+    def _load_prices(self) -> None:
+        with suppress(ConfigurationError):  # they are not installed
+            spend_accounts(self._live.engine).price_of("openai", "")
+
     async def _reload(self) -> bool:
         try:
             prepared = await self.prepare()
@@ -184,11 +193,12 @@ class Gateway(Lifecycle):
         ledger = self._rules.settings.ledger
         if ledger is None:
             return None
-        try:
-            price_of("openai", "")  # loaded now, so that no call waits for it
-        except ConfigurationError as error:
-            LOG.warning("gateway.ledger counts tokens, and no dollars: %s", error)
-            price_of = _no_price
+        if price_of is list_price:
+            try:
+                check_installed()
+            except ConfigurationError as error:
+                LOG.warning("gateway.ledger counts tokens, and no dollars: %s", error)
+                price_of = _no_price
         return UsageLedger(self.path.parent / ledger, price_of)
 
     def _use(self, rules: GatewayRules) -> None:

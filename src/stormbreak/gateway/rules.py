@@ -10,7 +10,7 @@ from stormbreak.errors import ConfigurationError
 from stormbreak.gateway.errors import RefusedError
 from stormbreak.gateway.keys import ClientKey, client_keys
 from stormbreak.hidden_keys import quote_model
-from stormbreak.http.pricing import list_price
+from stormbreak.http.pricing import check_installed
 from stormbreak.http.routing import TargetConfig, make_room
 from stormbreak.http.settings import Generation, ModelRoute
 
@@ -109,7 +109,7 @@ def rules_of(generation: Generation) -> GatewayRules:
         )
     limits = (*settings.keys.values(), *settings.tenants.values())
     if any(each.spend.acts for each in limits) and not settings.prices:
-        list_price("openai", "")  # loaded now, so that no call waits for it
+        check_installed()
     keys = {config.origin.api_key for config in generation.configs.values()}
     secrets = tuple(key.encode() for key in keys if key)
     clients = client_keys(settings.keys, settings.tenants)

@@ -56,6 +56,13 @@ def list_price(provider: str, model: str) -> PriceTable | None:
     return price_of(provider, model)
 
 
+def check_installed() -> None:
+    """Raise ConfigurationError if the list prices are not installed; nothing is loaded."""
+    from stormbreak.cost.list_prices import ListPrices  # noqa: PLC0415 - it is slow to load
+
+    ListPrices().check()
+
+
 def check_prices(policy: Policy) -> None:
     """Load the list prices if `policy` has a spend limit, so that no call waits for that.
 
