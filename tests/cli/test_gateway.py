@@ -83,10 +83,20 @@ def test_the_check_says_what_each_key_may_do(file, capsys):
         (
             "Key app may ask for gpt-4.1. At most 60 requests a minute and 5 US dollars in 24 hours."
             " Its calls end within 30 s. Its priority is batch."
+            " No price is known of storm-1 at local: its spend limit allows no call there."
         ),
         "Key other may ask for all of them. It has no limits of its own.",
         "gateway.toml: ok",
     ]
+
+
+def test_the_check_knows_the_prices_of_the_file(file, capsys):
+    file.with_name("deal.toml").write_text(
+        '[[prices]]\nprovider = "local"\nmodel = "storm-1"\ninput = 2\noutput = 8\n'
+    )
+    file.write_text('prices = ["deal.toml"]\n' + file.read_text())
+    assert main(["gateway", "--check", "gateway.toml"]) == 0
+    assert "No price" not in capsys.readouterr().out
 
 
 @table_test(

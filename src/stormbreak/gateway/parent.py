@@ -69,7 +69,7 @@ class GatewayParent(Lifecycle):
     ) -> None:
         super().__init__(path)
         self._text = self._read()
-        self._rules = check(path, self._text)
+        self._rules, _ = check(path, self._text)
         self.settings = change(self._rules.settings)
         self._draining = False
         self._sockets: list[socket.socket] = []
@@ -138,7 +138,7 @@ class GatewayParent(Lifecycle):
     async def _reload(self) -> bool:
         try:
             text = self._read()
-            rules = await asyncio.to_thread(check, self.path, text)
+            rules, _ = await asyncio.to_thread(check, self.path, text)
             _check_shares(rules, own_fleet=self._own_fleet)
             async with self._workers.starting:  # one that starts later gets the new text
                 await self._prepare(text)

@@ -223,13 +223,14 @@ def _no_price(_provider: str, _model: str) -> None:
     """Know no price."""
 
 
-def check(path: str | os.PathLike[str], text: str | None = None) -> GatewayRules:
-    """Read a file, or `text` in its place, and check it, without serving it.
+def check(path: str | os.PathLike[str], text: str | None = None) -> tuple[GatewayRules, PriceOf]:
+    """Read a file, or `text` in its place, and check it, without serving it; return also its prices.
 
     Raises:
         ConfigurationError: the file is wrong, or a key is missing.
     """
-    return _rules(path, load(path, text=text).now)
+    live = load(path, text=text)
+    return _rules(path, live.now), spend_accounts(live.engine).price_of
 
 
 def _rules(path: str | os.PathLike[str], generation: Generation) -> GatewayRules:

@@ -13,6 +13,7 @@ from stormbreak.hidden_keys import quote_model
 from stormbreak.http.pricing import check_installed
 from stormbreak.http.routing import TargetConfig, make_room
 from stormbreak.http.settings import Generation, ModelRoute
+from stormbreak.types import Target
 
 _MAX_MODEL = 256  # characters of its name
 
@@ -53,6 +54,17 @@ class GatewayRules:
     def models(self, key: ClientKey) -> list[str]:
         """Return the names that a key may ask for, without those by their beginning."""
         return [model for model in self.leads if key.settings.allows(model)]
+
+    def targets(self, key: ClientKey) -> dict[Target, None]:
+        """Return the targets to which the models lead that a key may ask for by their whole names."""
+        found: dict[Target, None] = {}
+        for model in self.models(key):
+            lead = self.lead(model, key)
+            route, steps = lead.config.route_and_steps(lead.model)
+            found |= dict.fromkeys(
+                (route.target, *(each for step in steps for each, _ in step.targets))
+            )
+        return found
 
     def _shown(self, model: str) -> str:
         """Return a model name for a log, as it stands in the file: others may hold anything."""

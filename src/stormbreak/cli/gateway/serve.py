@@ -11,7 +11,9 @@ from stormbreak.cli.command import flag, option, options, subcommand
 from stormbreak.cli.options import FILE, PORT, Integer
 from stormbreak.cli.output import say, warn
 from stormbreak.config.gateway_settings import ClientLimits, GatewaySettings
+from stormbreak.cost.price_source import PriceOf
 from stormbreak.drivers.garbage import collect_less_often
+from stormbreak.escape import LABEL, shown
 from stormbreak.gateway.keys import ClientKey
 from stormbreak.gateway.lifecycle import Lifecycle, log_to_stderr
 from stormbreak.gateway.parent import GatewayParent
@@ -65,7 +67,7 @@ def command(
 
 
 async def _check(file: Path) -> None:
-    say("\n".join(_summarise(check(file))))
+    say("\n".join(_summarise(*check(file))))
     say(f"{file}: ok")
 
 
@@ -101,14 +103,14 @@ def _url(host: str, port: int) -> str:
 # ---------------------------------------------------------------- what each client key may do
 
 
-def _summarise(rules: GatewayRules) -> Iterator[str]:
-    """Yield a line for each model name, and some for each key."""
+def _summarise(rules: GatewayRules, price_of: PriceOf) -> Iterator[str]:
+    """Yield a line for each model name, and one for each key."""
     settings = rules.generation.settings
     for model, name in {**rules.leads, **rules.settings.models}.items():
         kind = "target" if name in settings.targets else "pool"
         yield f"Model {model} leads to the {kind} {name}."
     for key in rules.keys.values():
-        yield " ".join(_of_key(key))
+        yield " ".join((*_of_key(key), *_unpriced(rules, key, price_of)))
 
 
 def _of_key(key: ClientKey) -> Iterator[str]:
@@ -123,6 +125,15 @@ def _of_key(key: ClientKey) -> Iterator[str]:
         yield f"Its calls end within {_seconds(settings.deadline)}."
     if settings.priority is not None:
         yield f"Its priority is {word_of(settings.priority)}."
+
+
+def _unpriced(rules: GatewayRules, key: ClientKey, price_of: PriceOf) -> Iterator[str]:
+    """Say where a spend limit allows no call."""
+    if key.spends:
+        for each in rules.targets(key):
+            if price_of(each.provider, each.model) is None:
+                place = f"{shown(each.model, LABEL)} at {shown(each.provider, LABEL)}"
+                yield f"No price is known of {place}: its spend limit allows no call there."
 
 
 def _seconds(span: float) -> str:
