@@ -188,6 +188,7 @@ async def test_a_request_without_a_bound_gets_one_or_is_refused(path):
     async with limited(path, SPEND.format(2, "")) as (gateway, provider):
         reply = await gateway.ask()
         assert (reply.status, reply.json["error"]["code"]) == (400, "stormbreak_cost")
+        assert reply.headers["x-stormbreak-attempts"] == "0"
         assert provider.seen == []
     async with limited(path, SPEND.format(2, "max_output_tokens = 50")) as (gateway, provider):
         assert (await gateway.ask()).status == 200

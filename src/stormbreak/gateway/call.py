@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from stormbreak.core.flow import Ask
+from stormbreak.core.flow import Ask, DeliverStream
 from stormbreak.drivers.asyncio_driver import Asker, AsyncioDriver, Sender
 from stormbreak.drivers.delivery import LoopDelivery
 from stormbreak.drivers.explain import AttemptHistory
@@ -27,7 +27,7 @@ from stormbreak.http.session import BufferedSender, StreamSender, make_call
 from stormbreak.http.stream import Stream
 from stormbreak.http.transports.sdk_response import is_filtered
 from stormbreak.llm.models import Shape
-from stormbreak.types import CANCELLED, Call, CallResult, Outcome, Verdict
+from stormbreak.types import CANCELLED, Call, CallResult, Outcome, Target, Verdict
 
 _ASKED_USAGE = frozenset({Shape.CHAT, Shape.COMPLETION})
 """Formats that report the usage of a stream only on request."""
@@ -108,9 +108,9 @@ class GatewayCall:
             assert source is not None
             target = sender.target or call.target
             stream = Stream(target, source, opened)
-            return Opened(AttemptHistory(target, opened.command), stream, None)
+            return Opened(self._history(target, opened.command), stream, None)
         self._outcome = opened.outcome
-        history = AttemptHistory(opened.target or call.target, opened)
+        history = self._history(opened.target or call.target, opened)
         if source is not None and is_filtered(opened.outcome):
             opened = opened._replace(outcome=opened.outcome._replace(verdict=Verdict.OK))
         if source is not None and opened.outcome.verdict is Verdict.OK:  # it came whole
@@ -212,6 +212,13 @@ class GatewayCall:
                     SpendingSender(sender, limits.budgets, account, holder.title, call)
                 )
         return sender
+
+    def _history(self, target: Target, result: CallResult | DeliverStream) -> AttemptHistory:
+        """Return its history, without the attempts that were not sent for want of money."""
+        unsent = sum([each.unsent for each in self._settled]) if self._settled else 0
+        return AttemptHistory(
+            target, result._replace(attempts=result.attempts - unsent) if unsent else result
+        )
 
     def _settling(self, sender: SettledSender[Any]) -> Sender:
         self._settled.append(sender)

@@ -12,7 +12,12 @@ T = TypeVar("T")
 
 
 class SettledSender(ABC, Generic[T]):
-    """Its `__call__` takes a T for an attempt, and makes it with `_send`. Streams that go on are settled by `end`."""
+    """Its `__call__` takes a T for an attempt, and makes it with `_send`. Streams that go on are settled by `end`.
+
+    `unsent` attempts were refused instead.
+    """
+
+    unsent = 0
 
     def __init__(self, sender: Sender) -> None:
         self._sender = sender

@@ -339,12 +339,17 @@ class SpendingSender(SettledSender[tuple[SpendGate, Reservation]]):
             try:
                 await budgets.allow(account, self._title, bound)
             except LedgerError:
-                unwritten = Rejection(_SPEND, "the ledger of the gateway cannot be written")
-                return Outcome(Verdict.REJECTED, rejection=unwritten)
+                return self._refused(
+                    Rejection(_SPEND, "the ledger of the gateway cannot be written")
+                )
         reserved = budgets.turn(account, partial(self._reserved, gate, call))
         if isinstance(reserved, Rejection):
-            return Outcome(Verdict.REJECTED, rejection=reserved)
+            return self._refused(reserved)
         return await self._send(command, (gate, reserved))
+
+    def _refused(self, rejection: Rejection) -> Outcome:
+        self.unsent += 1
+        return Outcome(Verdict.REJECTED, rejection=rejection)
 
     def _reserved(self, gate: SpendGate, call: Call, now: float) -> Reservation | Rejection:
         account, bound = self._account, gate.max_cost(call) or NOTHING
