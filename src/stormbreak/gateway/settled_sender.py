@@ -1,6 +1,7 @@
 """A sender around another that takes something for each attempt of a call, and settles it when the attempt has ended."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Awaitable
 from typing import Generic, TypeVar
 
 from stormbreak.core.flow import Send
@@ -24,7 +25,7 @@ class SettledSender(ABC, Generic[T]):
         self._open: list[T] = []  # of streams that go on
 
     @abstractmethod
-    async def __call__(self, command: Send) -> Outcome:
+    def __call__(self, command: Send) -> Awaitable[Outcome]:
         """Send once."""
 
     @abstractmethod

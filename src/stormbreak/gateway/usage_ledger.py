@@ -4,7 +4,7 @@ import asyncio
 import logging
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from decimal import Decimal
 from math import inf
@@ -227,10 +227,10 @@ class MeteredSender(SettledSender[Sent]):
         self._key = key
         self._bound = bound
 
-    async def __call__(self, command: Send) -> Outcome:
+    def __call__(self, command: Send) -> Awaitable[Outcome]:
         """Send once."""
         sent = self._ledger.sent(self._key, command.target, self._bound)
-        return await self._send(command, sent)
+        return self._send(command, sent)
 
     def _settle(self, taken: Sent, outcome: Outcome) -> None:
         self._ledger.ended(taken, outcome)
