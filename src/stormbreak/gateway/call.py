@@ -187,6 +187,7 @@ class GatewayCall:
             attempts=1 if request.lasts else None,
             delivers=request.streamed,
             stream_deadline_at=whole,
+            tells_bound=False,  # the pages of the admin port do not show it
         )
 
     def _sender(self, template: RequestTemplate) -> BufferedSender | StreamSender:

@@ -38,12 +38,15 @@ def make_call(  # noqa: PLR0913 - keywords are cheap to read
     span: float | None = None,
     delivers: bool = False,
     stream_deadline_at: float | None = None,
+    tells_bound: bool = True,
 ) -> Call:
     """Make a call. The scope extends neither the deadline nor the policy.
 
     `reserves`: tokens or dollars are reserved for it. `priority`, `tenant` and `attempts` go before the scope's.
+    `tells_bound`: listeners learn the most tokens that an attempt can use.
     """
-    bound = template.token_bound() if reserves or engine.listeners else None
+    needs_bound = reserves or (tells_bound and engine.listeners)
+    bound = template.token_bound() if needs_bound else None
     if priority is None:
         priority = policy.priority if scope.priority is None else scope.priority
     return Call(
