@@ -4,8 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from table_test import table_test
 
-from stormbreak.llm.classify import read_answer
 from stormbreak.llm.models import HttpResponse, Shape
+from stormbreak.llm.response_verdict import read_answer
 from stormbreak.llm.retry_after import retry_after
 from stormbreak.llm.time_formats import MAX_WAIT
 from stormbreak.types import Verdict

@@ -11,7 +11,7 @@ from dataclasses import replace
 from itertools import count
 from typing import Any, Protocol
 
-from stormbreak.core.circuit import Mode, State
+from stormbreak.core.breaker_policy import Mode, State
 from stormbreak.core.circuit_snapshot import CircuitSnapshot
 from stormbreak.core.concurrency_limit import Limit
 from stormbreak.core.flow import Command, Send, WaitFor, held

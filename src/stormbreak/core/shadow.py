@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from stormbreak.core.breaker import Breaker
+from stormbreak.core.breaker_policy import BreakerPolicy, State
 from stormbreak.core.checks import check_types
-from stormbreak.core.circuit import BreakerPolicy, State
 from stormbreak.core.concurrency_limit import Limit, Limiter, limiter
 from stormbreak.core.diagnosis import Diagnosis
 from stormbreak.core.gate import NEVER, READY, Gate

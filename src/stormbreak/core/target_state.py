@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from stormbreak.core.admission import TargetQueue
 from stormbreak.core.breaker import Breaker
-from stormbreak.core.circuit import CLOSED, BreakerPolicy, State
+from stormbreak.core.breaker_policy import CLOSED, BreakerPolicy, State
 from stormbreak.core.circuit_snapshot import CircuitSnapshot
 from stormbreak.core.concurrency_limit import FixedLimit, FixedLimiter, Limit, limiter
 from stormbreak.core.cooldown import Cooldown, Pace

@@ -22,7 +22,7 @@ from msgspec.json import Decoder, encode
 from msgspec.json import format as indented
 
 from stormbreak import toml_file
-from stormbreak.batch.options import UNFINISHED_ROWS, BatchOptions, Choice
+from stormbreak.batch.run_options import UNFINISHED_ROWS, BatchOptions, Choice
 from stormbreak.batch.store.durable_file import replacing
 from stormbreak.batch.store.paths import BatchPaths
 from stormbreak.cost.accounts import Account
