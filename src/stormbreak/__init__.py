@@ -1,4 +1,4 @@
-"""stormbreak keeps applications on LLM APIs working through storms, and never makes one worse.
+"""stormbreak keeps applications on LLM APIs working through rate limits, outages and traffic peaks.
 
 The public names. Each is loaded when it is first used, so that importing stormbreak stays quick.
 """
