@@ -1,7 +1,7 @@
 """Submit the rows of a job that are not answered, as batches of the provider's own API.
 
-Each step is written down before it is begun, and when it has ended (`store.batches`). A later call goes on with what a
-killed one has begun: it looks for an upload or a batch that may have arrived before it sends another.
+Each step is written down before it is begun, and when it has ended (`store.provider_batches`). A later call goes on with
+what a killed one has begun: it looks for an upload or a batch that may have arrived before it sends another.
 """
 
 import asyncio

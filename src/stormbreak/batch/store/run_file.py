@@ -6,8 +6,8 @@ Other options may change, and the change is kept: a resume may use another addre
 `account`: what the attempts of all these runs used; written every second, and at the end of a run. `flags`: the options
 of the last run, for `batch retry`, which may change pinned ones, too. `pauses`: until when (unix time) a model gets no
 request, also from the next run, because the provider named a time. `table`: the table that the requests were made of,
-if they were. `billed`: tokens of batches at the provider (`store.batches`) whose usage is in the account. `salt`: goes
-into the idempotency keys of all these runs, so that a row keeps its key after a crash.
+if they were. `billed`: tokens of batches at the provider (`store.provider_batches`) whose usage is in the account.
+`salt`: goes into the idempotency keys of all these runs, so that a row keeps its key after a crash.
 """
 
 import json
