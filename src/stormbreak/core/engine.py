@@ -20,6 +20,7 @@ from stormbreak.core.lease import TargetLease
 from stormbreak.core.policy import Policy
 from stormbreak.core.queue_order import Ticket
 from stormbreak.core.retry_budget import Budget, BudgetPolicy
+from stormbreak.core.stalls import Stalls
 from stormbreak.core.target_state import Listener, TargetState
 from stormbreak.errors import ConfigurationError
 from stormbreak.events import Event
@@ -84,6 +85,7 @@ class Engine:
         self.policy = policy
         self.spending = spending
         self.fleet = fleet
+        self.stalls = Stalls()
         self.races = policy.hedge is not None  # some attempts may be hedged
         self._policies: Mapping[Target, Policy] = {}  # of targets that have their own
         self._earlier_policies: Mapping[Target, Policy] = {}
@@ -96,6 +98,7 @@ class Engine:
 
     def start_over(self) -> None:
         """Reset all learned state and active calls, in a forked child: there they never end."""
+        self.stalls.rest()
         if self.spending is not None:
             self.spending.start_over()
         if self.fleet is not None:
