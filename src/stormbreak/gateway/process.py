@@ -119,13 +119,11 @@ class Gateway(Lifecycle):
                 raise
 
     async def serve(self, sockets: Sequence[socket.socket]) -> None:
-        """Listen for clients alone. The list prices are loaded meanwhile, so that hardly a call waits for them."""
+        """Listen for clients alone."""
         await self._server.serve(sockets)
-        loop, limits = asyncio.get_running_loop(), self._limits
-        if limits.usage is not None:
-            self._flushing = loop.create_task(limits.usage.run())
-        if limits.usage is not None or limits.budgets.spent():
-            loop.run_in_executor(None, self._load_prices)
+        if self._limits.usage is not None:
+            self._flushing = asyncio.get_running_loop().create_task(self._limits.usage.run())
+        self._load_prices()
 
     def pages(self) -> AdminPages:
         """Watch the gateway from now on, for its admin port."""
@@ -167,12 +165,20 @@ class Gateway(Lifecycle):
         """Use what `prepare` has returned."""
         self._live.apply(prepared.generation)
         self._use(prepared.rules)
+        self._load_prices()
 
     # ------------------------------------------------------------ internal
 
     def _load_prices(self) -> None:
-        with suppress(ConfigurationError):  # they are not installed
-            spend_accounts(self._live.engine).price_of("openai", "")
+        """Load the list prices in a thread, if money is counted, so that hardly a call waits for them."""
+        price_of = spend_accounts(self._live.engine).price_of
+
+        def load() -> None:
+            with suppress(ConfigurationError):  # they are not installed
+                price_of("openai", "")
+
+        if self._limits.usage is not None or self._limits.budgets.spent():
+            asyncio.get_running_loop().run_in_executor(None, load)
 
     async def _reload(self) -> bool:
         try:
