@@ -5,13 +5,13 @@ left, and reports to the first process. A test of a process that died is a failu
 """
 
 import os
-import pickle
-import selectors
 import signal
 import sys
 import traceback
+from contextlib import suppress
 from importlib import import_module
 from itertools import groupby
+from multiprocessing.connection import Pipe, wait
 
 import pytest
 
@@ -41,25 +41,27 @@ class ForkedTests:
         if session.testsfailed or session.config.option.collectonly:
             return None
         units = list(_units(session.items))
-        tasks, results = os.pipe(), selectors.DefaultSelector()
+        tasks, pids = os.pipe(), {}
         os.set_blocking(tasks[1], False)
         os.write(tasks[1], b"".join(number.to_bytes(_INDEX) for number in range(len(units))))
         os.close(tasks[1])
         session.config._tmp_path_factory.getbasetemp()
         sys.stdout.flush()
         for number in range(self._count):
-            ours, theirs = os.pipe()
+            results, theirs = Pipe(duplex=False)
             if (pid := os.fork()) == 0:
                 _work(session, units, number, tasks[0], theirs)
-            os.close(theirs)
-            results.register(os.fdopen(ours, "rb"), selectors.EVENT_READ, pid)
+            theirs.close()
+            pids[results] = pid
         os.close(tasks[0])
         try:
-            _report(session, results)
+            _report(session, pids)
         finally:
-            for key in list(results.get_map().values()):  # after a failure that ends the session
-                os.kill(key.data, signal.SIGTERM)
-                _end(results, key)
+            for results, pid in pids.items():
+                with suppress(ProcessLookupError):  # after a failure that ends the session
+                    os.kill(pid, signal.SIGTERM)
+                os.waitpid(pid, 0)
+                results.close()
         return True
 
 
@@ -76,16 +78,16 @@ def _work(session, units, number, tasks, results):
     try:
         config = session.config
         _begin(config, number)
-        reporter = _Reporter(config, os.fdopen(results, "wb"))
+        reporter = _Reporter(config, results)
         config.pluginmanager.register(reporter)
         unit = _next_unit(units, tasks)
         while unit:
             item = unit.pop(0)
             unit = unit or _next_unit(
                 units, tasks
-            )  # a test tears down what the next one does not use
+            )  # known now: a test tears down what it does not use
             config.hook.pytest_runtest_protocol(item=item, nextitem=unit[0] if unit else None)
-        reporter.send("end")
+        results.send(("end", None))
         status = 0
     except BaseException:  # noqa: BLE001 - the first process says what was not run
         traceback.print_exc(file=sys.__stderr__)
@@ -117,40 +119,30 @@ class _Reporter:
         self._config = config
         self._results = results
 
-    def send(self, *message):
-        pickle.dump(message, self._results)
-        self._results.flush()
-
     def pytest_runtest_logstart(self, nodeid, location):
-        self.send("start", nodeid, location)
+        self._results.send(("start", {"nodeid": nodeid, "location": location}))
 
     def pytest_runtest_logreport(self, report):
         data = self._config.hook.pytest_report_to_serializable(config=self._config, report=report)
-        self.send("report", data)
+        self._results.send(("report", data))
 
 
-def _end(results, key):
-    results.unregister(key.fileobj).fileobj.close()
-    os.waitpid(key.data, 0)
-
-
-def _report(session, results):
+def _report(session, pids):
     """Report what the processes send, until the last has ended."""
-    hook, left = session.config.hook, {item.nodeid: item for item in session.items}
-    while results.get_map():
-        for key, _ in results.select():
+    config, hook = session.config, session.config.hook
+    left, open_ = {item.nodeid: item for item in session.items}, set(pids)
+    while open_:
+        for results in wait(open_):
             try:
-                kind, *message = pickle.load(key.fileobj)
+                kind, data = results.recv()
             except EOFError:
                 kind = "end"
             if kind == "end":
-                _end(results, key)
+                open_.remove(results)
             elif kind == "start":
-                hook.pytest_runtest_logstart(nodeid=message[0], location=message[1])
-            elif kind == "report":
-                report = hook.pytest_report_from_serializable(
-                    config=session.config, data=message[0]
-                )
+                hook.pytest_runtest_logstart(**data)
+            else:
+                report = hook.pytest_report_from_serializable(config=config, data=data)
                 if report.when == "teardown":
                     left.pop(report.nodeid)
                 hook.pytest_runtest_logreport(report=report)
