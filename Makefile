@@ -52,14 +52,9 @@ lint: $(READY)
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
-# Every worker collects all tests at the same moment, and would compile each of them.
-$(VENV)/.compiled: $(READY)
-	@printf '%s\n' tests/*/ tests/*.py | xargs -P 2 -n 20 $(BIN)/pytest --collect-only -qq -p no:cacheprovider >/dev/null || true
-	@touch $@
-
-# Tests wait for sockets and processes: three workers keep a core busy. Each worker imports and collects all tests (7 s of CPU).
-test: $(VENV)/.compiled  ## the test suite (4 minutes on two cores)
-	@TMPDIR=$(SCRATCH) $(BIN)/pytest -n 6 --dist worksteal
+# Tests wait for sockets and processes: three processes keep a core busy.
+test: $(READY)  ## the test suite (4 minutes on two cores)
+	@TMPDIR=$(SCRATCH) $(BIN)/pytest --forks 6
 
 # Of the suite, the rooms that use a dependency. plotext and rich draw in storm, httptools and msgspec are in http, jinja2,
 # pyarrow and jsonschema-rs in batch.
@@ -77,7 +72,7 @@ USES_DEPENDENCIES := tests/cli tests/config tests/cost tests/fleet tests/http te
 	@touch $@
 
 test-lowest: .venv-lowest/.ready  ## test with the oldest dependencies that pyproject.toml allows (the rooms that use them)
-	@TMPDIR=$(SCRATCH) .venv-lowest/bin/python -m pytest -n 3 --dist worksteal $(USES_DEPENDENCIES)
+	@TMPDIR=$(SCRATCH) .venv-lowest/bin/python -m pytest --forks 3 $(USES_DEPENDENCIES)
 
 BESIDE ?= litellm[proxy] crewai langchain instructor semantic-kernel
 test-beside: $(READY)  ## resolve stormbreak beside other packages (BESIDE='langchain crewai')

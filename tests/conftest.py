@@ -10,6 +10,7 @@ from contextlib import ExitStack, contextmanager
 
 import pytest
 from batches import OWN
+from forked_tests import ForkedTests
 from hypothesis import settings
 
 # Without a deadline: a busy machine is no failure.
@@ -19,18 +20,31 @@ settings.load_profile("stormbreak")
 
 
 def pytest_addoption(parser):
-    """Let the differential tests of the fleet play more histories than in the suite."""
+    """Processes of the suite; and more histories for the differential tests of the fleet."""
     parser.addoption("--fleet-histories", type=int, default=100, help="histories of each store")
+    parser.addoption(
+        "--forks", type=int, default=0, help="processes (tests/support/forked_tests.py)"
+    )
+
+
+def pytest_configure(config):
+    """Fork the processes that were asked for."""
+    if forks := config.getoption("--forks"):
+        config.pluginmanager.register(ForkedTests(forks))
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection():
-    """Take all that is imported and collected out of sight of the garbage collector: half a million objects that stay."""
+    """Take all that is imported and collected out of sight of the garbage collector: half a million objects that stay.
+
+    To count them takes as long as a small simulation, and each of those asks whether something is frozen.
+    """
     gc.disable()
     try:
         return (yield)
     finally:
         gc.freeze()
+        gc.get_freeze_count = lambda: 1
         gc.enable()
 
 

@@ -8,15 +8,17 @@ import subprocess
 import sys
 from pathlib import Path
 
-import polars as pl
 import pytest
 from command_lines import words_of
+from forked_tests import AfterTheFork
 from table_test import table_test
 
 from stormbreak.cli.main import main
 from stormbreak.cost.price_lookup import price_of
 from stormbreak.gateway.usage_ledger import UsageLedger
 from stormbreak.testing import serve
+
+pl = AfterTheFork("polars")
 
 ROOT = Path(__file__).parent.parent
 OWN_TEST = ROOT / "docs" / "many-machines.md"  # tests/cli/test_many_machines.py

@@ -7,13 +7,12 @@ import sys
 from datetime import UTC, date, datetime
 from decimal import Decimal
 
-import pandas as pd
-import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import sockets
 from batches import run, scenario, started, wait_until
+from forked_tests import AfterTheFork
 from sockets import served_aside
 
 from stormbreak.batch import arun, read_table
@@ -23,6 +22,9 @@ from stormbreak.batch.input.index import Rows
 from stormbreak.batch.store.paths import BatchPaths
 from stormbreak.errors import ConfigurationError
 from stormbreak.testing import answer_text
+
+pd = AfterTheFork("pandas")
+pl = AfterTheFork("polars")
 
 ANSWERS = ["--model", "storm-1", "--quiet"]
 ROWS = [{"id": number, "title": f"Title {number}", "own": f"own-{number}"} for number in range(30)]

@@ -7,11 +7,13 @@ import sys
 import types
 from pathlib import Path
 
-import pandas as pd
 import pytest
 from batches import environment, run, scenario
+from forked_tests import AfterTheFork
 
 from stormbreak.testing import answer_text
+
+pd = AfterTheFork("pandas")
 
 PAGE = (Path(__file__).parents[2] / "docs" / "many-machines.md").read_text()
 PLACE = "--provider openai -m gpt-4.1"

@@ -11,12 +11,11 @@ from urllib.parse import urlsplit
 import pytest
 from batches import (
     chat_rows,
-    command,
-    environment,
     one_line,
     run,
     run_args,
     scenario,
+    started,
     wait_until,
     write,
 )
@@ -62,9 +61,9 @@ def ended(output):
 
 
 def run_in(folder, *args):
-    return subprocess.run(
-        command(*args), cwd=folder, env=environment(), capture_output=True, text=True, check=False, timeout=60
-    )  # fmt: skip
+    with started(*args, cwd=folder) as process:
+        out, _ = process.communicate(timeout=60)
+    return process.returncode, out
 
 
 # ------------------------------------------------------------ printed
@@ -83,9 +82,9 @@ def test_one_frame(watched):
 
 def test_it_is_found_in_its_folder_and_printed_where_there_is_no_terminal(watched):
     _, output = watched
-    done = run_in(output.parent, "top")
-    assert done.returncode == 0
-    assert " stormbreak top  out.jsonl " in done.stdout
+    code, out = run_in(output.parent, "top")
+    assert code == 0
+    assert " stormbreak top  out.jsonl " in out
 
 
 def test_the_state_as_json(watched):

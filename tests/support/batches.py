@@ -11,6 +11,8 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppres
 from unittest.mock import patch
 from urllib.request import urlopen
 
+from fork_server import ForkedPopen
+
 from stormbreak.batch.running.snapshot import RunSnapshot
 from stormbreak.cli.main import main
 from stormbreak.cost.accounts import Cost
@@ -100,7 +102,7 @@ def started(*args, **options):
     """Start the command; it is gone when the context ends."""
     env = environment(**options.pop("env", {}))
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True} | options
-    with subprocess.Popen(command(*args), env=env, **pipes) as process:
+    with ForkedPopen(command(*args), env=env, **pipes) as process:
         try:
             yield process
         finally:

@@ -13,6 +13,7 @@ import time
 from contextlib import contextmanager, suppress
 
 from batches import PATIENCE, chat_rows, run_args, scenario, started, wait_until, write
+from fork_server import own_terminal
 
 from stormbreak.telemetry.status_server import SocketFile
 
@@ -122,10 +123,7 @@ def on_terminal(*args, columns=80, lines=24, **options):
     fcntl.ioctl(end, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
     env = {"COLUMNS": "", "LINES": ""} | options.pop("env", {})
     # In a session of its own whose terminal it is, or Ctrl-C would reach nobody.
-    options |= {
-        "start_new_session": True,
-        "preexec_fn": lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
-    }
+    options |= {"start_new_session": True, "preexec_fn": own_terminal}
     with started(
         *args, stdin=end, stdout=end, stderr=end, text=False, env=env, **options
     ) as process:

@@ -1,0 +1,155 @@
+"""Run the tests in several processes that are forked after the collection: `pytest --forks 6`.
+
+All tests are imported and collected once. A process takes the next few tests of one module from a pipe until none is
+left, and reports to the first process. A test of a process that died is a failure, and so is one that nobody ran.
+"""
+
+import os
+import signal
+import sys
+import traceback
+from contextlib import suppress
+from importlib import import_module
+from itertools import groupby
+from multiprocessing.connection import Pipe, wait
+
+import pytest
+
+AT_ONCE = 12  # tests of a module that one process takes
+_INDEX = 4  # bytes
+
+
+class AfterTheFork:
+    """A module that is imported when it is used: its threads would not live in a forked process."""
+
+    def __init__(self, name):
+        self._name = name
+
+    def __getattr__(self, name):
+        return getattr(import_module(self._name), name)
+
+
+class ForkedTests:
+    """The loop over all tests, with so many processes."""
+
+    def __init__(self, count):
+        self._count = count
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtestloop(self, session):
+        """Run all tests."""
+        if session.testsfailed or session.config.option.collectonly:
+            return None
+        units = list(_units(session.items))
+        tasks, pids = os.pipe(), {}
+        os.set_blocking(tasks[1], False)
+        os.write(tasks[1], b"".join(number.to_bytes(_INDEX) for number in range(len(units))))
+        os.close(tasks[1])
+        session.config._tmp_path_factory.getbasetemp()
+        sys.stdout.flush()
+        for number in range(self._count):
+            results, theirs = Pipe(duplex=False)
+            if (pid := os.fork()) == 0:
+                _work(session, units, number, tasks[0], theirs)
+            theirs.close()
+            pids[results] = pid
+        os.close(tasks[0])
+        try:
+            _report(session, pids)
+        finally:
+            for results, pid in pids.items():
+                with suppress(ProcessLookupError):  # after a failure that ends the session
+                    os.kill(pid, signal.SIGTERM)
+                os.waitpid(pid, 0)
+                results.close()
+        return True
+
+
+def _units(items):
+    for _, of_module in groupby(items, lambda item: item.path):
+        tests = list(of_module)
+        for start in range(0, len(tests), AT_ONCE):
+            yield tests[start : start + AT_ONCE]
+
+
+def _work(session, units, number, tasks, results):
+    """Run units until none is left, and end this process."""
+    status = 1
+    try:
+        config = session.config
+        _begin(config, number)
+        reporter = _Reporter(config, results)
+        config.pluginmanager.register(reporter)
+        unit = _next_unit(units, tasks)
+        while unit:
+            item = unit.pop(0)
+            unit = unit or _next_unit(
+                units, tasks
+            )  # known now: a test tears down what it does not use
+            config.hook.pytest_runtest_protocol(item=item, nextitem=unit[0] if unit else None)
+        results.send(("end", None))
+        status = 0
+    except BaseException:  # noqa: BLE001 - the first process says what was not run
+        traceback.print_exc(file=sys.__stderr__)
+    finally:
+        os._exit(status)
+
+
+def _next_unit(units, tasks):
+    index = os.read(tasks, _INDEX)
+    return units[int.from_bytes(index)] if index else []
+
+
+def _begin(config, number):
+    """Give this process its own captured output and its own folder for files."""
+    capture = config.pluginmanager.getplugin("capturemanager")
+    capture.stop_global_capturing()
+    capture.start_global_capturing()
+    capture.suspend_global_capture()
+    config.pluginmanager.unregister(name="terminalreporter")
+    factory = config._tmp_path_factory
+    factory._basetemp = factory.getbasetemp() / f"fork{number}"
+    factory._basetemp.mkdir(mode=0o700)
+
+
+class _Reporter:
+    """Sends what happens to the first process."""
+
+    def __init__(self, config, results):
+        self._config = config
+        self._results = results
+
+    def pytest_runtest_logstart(self, nodeid, location):
+        self._results.send(("start", {"nodeid": nodeid, "location": location}))
+
+    def pytest_runtest_logreport(self, report):
+        data = self._config.hook.pytest_report_to_serializable(config=self._config, report=report)
+        self._results.send(("report", data))
+
+
+def _report(session, pids):
+    """Report what the processes send, until the last has ended."""
+    config, hook = session.config, session.config.hook
+    left, open_ = {item.nodeid: item for item in session.items}, set(pids)
+    while open_:
+        for results in wait(open_):
+            try:
+                kind, data = results.recv()
+            except EOFError:
+                kind = "end"
+            if kind == "end":
+                open_.remove(results)
+            elif kind == "start":
+                hook.pytest_runtest_logstart(**data)
+            else:
+                report = hook.pytest_report_from_serializable(config=config, data=data)
+                if report.when == "teardown":
+                    left.pop(report.nodeid)
+                hook.pytest_runtest_logreport(report=report)
+        if session.shouldfail:
+            raise session.Failed(session.shouldfail)
+    for nodeid, item in left.items():
+        report = pytest.TestReport(
+            nodeid, item.location, {}, "failed", "its process ended before this test", "call"
+        )
+        hook.pytest_runtest_logreport(report=report)
