@@ -17,11 +17,11 @@ from answer_examples import (
     ErrorShape,
     StreamEnding,
 )
-from stormbreak.llm.classify import read_answer, verdict_of_status
 from stormbreak.llm.error_tables import BROAD_CODES, CODES, MINIMAX_CODES, PHRASES, Code
 from stormbreak.llm.finish_reasons import FINISH_REASONS
 from stormbreak.llm.models import HttpResponse, Shape, endpoint_of
 from stormbreak.llm.providers import PRESETS
+from stormbreak.llm.response_verdict import read_answer, verdict_of_status
 from stormbreak.llm.stream_reader import StreamAssembler
 from stormbreak.types import TREATMENTS, Verdict
 

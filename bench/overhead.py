@@ -19,7 +19,7 @@ import uvloop
 import cores
 from rounds import Figure, Section, alternate, minus
 from stormbreak import Policy, Target, resilient
-from stormbreak.core.circuit import BreakerPolicy
+from stormbreak.core.breaker_policy import BreakerPolicy
 from stormbreak.core.engine import Engine
 from stormbreak.core.flow import Send
 from stormbreak.core.rate_limit_gate import RateLimitPolicy

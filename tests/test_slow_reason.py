@@ -7,7 +7,7 @@ from metering import price_of, usage
 from stage import OK, SERVER_ERROR, THROTTLED, Stage, policy, told
 
 from stormbreak.core.automatic_limit import AutomaticLimit
-from stormbreak.core.circuit import BreakerPolicy
+from stormbreak.core.breaker_policy import BreakerPolicy
 from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.engine import Engine
 from stormbreak.core.rate_limit_gate import RateLimitPolicy

@@ -1,4 +1,4 @@
-"""stormbreak keeps applications on LLM APIs working through storms, and never makes one worse.
+"""stormbreak keeps applications on LLM APIs working through rate limits, outages and traffic peaks.
 
 The public names. Each is loaded when it is first used, so that importing stormbreak stays quick.
 """
@@ -10,7 +10,7 @@ from stormbreak.lazy_import import on_demand
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from stormbreak.core.circuit import BreakerPolicy as BreakerPolicy
+    from stormbreak.core.breaker_policy import BreakerPolicy as BreakerPolicy
     from stormbreak.core.policy import Policy as Policy
     from stormbreak.drivers.circuit_breaker import CircuitBreaker as CircuitBreaker
     from stormbreak.drivers.explain import explain as explain
@@ -42,7 +42,7 @@ _HOMES = {
     "Answer": "stormbreak.types",
     "AsyncClient": "stormbreak.http.client",
     "BlockingStream": "stormbreak.http.sync_client",
-    "BreakerPolicy": "stormbreak.core.circuit",
+    "BreakerPolicy": "stormbreak.core.breaker_policy",
     "CallError": "stormbreak.errors",
     "CircuitBreaker": "stormbreak.drivers.circuit_breaker",
     "CircuitOpenError": "stormbreak.errors",

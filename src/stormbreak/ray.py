@@ -27,7 +27,7 @@ from typing import Any
 import msgspec
 
 from stormbreak.batch.input.prompts import RequestMaker, RowError, plain_value
-from stormbreak.batch.options import TableOptions
+from stormbreak.batch.run_options import TableOptions
 from stormbreak.batch.running.row_calls import RowCall, RowCalls
 from stormbreak.batch.running.runner import TICK_EVERY
 from stormbreak.batch.store.durable_file import AppendFile

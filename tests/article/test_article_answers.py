@@ -13,7 +13,7 @@ from sockets import BODY, End, answer, failing, served
 
 from stormbreak import AsyncClient, errors
 from stormbreak.core.backoff import Backoff
-from stormbreak.core.circuit import State
+from stormbreak.core.breaker_policy import State
 from stormbreak.core.fallback import ToDegraded
 from stormbreak.core.presets import ARTICLE
 

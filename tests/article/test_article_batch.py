@@ -25,7 +25,7 @@ from virtual_loop import now, run
 from stormbreak import AsyncClient, ConfigurationError
 from stormbreak.batch.input.index import Rows
 from stormbreak.batch.job import Job, run_job
-from stormbreak.batch.options import BatchOptions
+from stormbreak.batch.run_options import BatchOptions
 from stormbreak.cli.main import main
 from stormbreak.core.engine import Engine
 from stormbreak.core.presets import ARTICLE, ARTICLE_BODY, for_batch

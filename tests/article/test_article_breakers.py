@@ -14,7 +14,7 @@ from stage import OK, OTHER, SERVER_ERROR, TARGET, Stage
 from virtual_loop import now, run
 
 from stormbreak import CircuitBreaker, CircuitOpenError, Judge
-from stormbreak.core.circuit import State
+from stormbreak.core.breaker_policy import State
 from stormbreak.core.engine import Engine
 from stormbreak.core.presets import ARTICLE, for_batch
 from stormbreak.core.trip import FailureRate

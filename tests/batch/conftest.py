@@ -8,7 +8,7 @@ from batches import write
 
 from stormbreak.batch.input.index import Rows
 from stormbreak.batch.job import Job, run_job
-from stormbreak.batch.options import BatchOptions
+from stormbreak.batch.run_options import BatchOptions
 from stormbreak.batch.store.paths import BatchPaths
 from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.presets import BATCH, for_batch

@@ -6,7 +6,7 @@ import pytest
 from batches import chat_rows, read, scenario, write
 
 from stormbreak.cli.main import main
-from stormbreak.core.circuit import BreakerPolicy
+from stormbreak.core.breaker_policy import BreakerPolicy
 from stormbreak.core.fallback import Place, ToTargets
 from stormbreak.core.trip import ConsecutiveFailures
 

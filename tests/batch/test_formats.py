@@ -10,7 +10,7 @@ from batches import chat_row, read, run, scenario, size_of, started, wait_until,
 from sockets import served
 
 from stormbreak.batch.job import Job, run_job
-from stormbreak.batch.options import BatchOptions
+from stormbreak.batch.run_options import BatchOptions
 from stormbreak.cli.main import main
 from stormbreak.core.presets import OFF
 from stormbreak.testing import answer_text

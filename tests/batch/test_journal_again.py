@@ -6,7 +6,7 @@ from contextlib import closing
 import pytest
 from journals import OK, Ids, failure, ids_in, lines
 
-from stormbreak.batch.options import UNFINISHED_ROWS, failed_rows
+from stormbreak.batch.run_options import UNFINISHED_ROWS, failed_rows
 from stormbreak.batch.store.journal import RowJournal
 from stormbreak.batch.store.record import Response
 from stormbreak.core.row_schedule import PROBE_ROWS

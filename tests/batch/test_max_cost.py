@@ -8,7 +8,7 @@ import pytest
 from batches import chat_row, chat_rows, read, scenario, write
 from metering import prices, usage
 
-from stormbreak.batch.options import UNFINISHED_ROWS, failed_rows
+from stormbreak.batch.run_options import UNFINISHED_ROWS, failed_rows
 from stormbreak.batch.running.runner import End
 from stormbreak.batch.store.run_file import read_run
 from stormbreak.cli.main import main

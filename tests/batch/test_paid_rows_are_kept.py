@@ -27,7 +27,7 @@ from strangers import posted_to
 
 from stormbreak.batch import run
 from stormbreak.batch.job import Job, run_job
-from stormbreak.batch.options import BatchOptions
+from stormbreak.batch.run_options import BatchOptions
 from stormbreak.batch.store.durable_file import AppendFile, OutputError
 from stormbreak.cli.main import main
 from stormbreak.core.presets import BATCH

@@ -7,7 +7,7 @@ from batches import assert_answered, chat_rows, read, scenario, write
 from failing import ids, ill, named, rows_that_fail
 from sockets import End, answer, failing, served_aside
 
-from stormbreak.batch.options import failed_rows
+from stormbreak.batch.run_options import failed_rows
 from stormbreak.errors import ConfigurationError
 from stormbreak.types import Verdict
 

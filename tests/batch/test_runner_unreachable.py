@@ -6,7 +6,7 @@ import pytest
 from batches import assert_answered, chat_rows, read, scenario, write
 
 from stormbreak.batch.job import Job, run_job
-from stormbreak.batch.options import BatchOptions
+from stormbreak.batch.run_options import BatchOptions
 from stormbreak.core.presets import BATCH
 
 

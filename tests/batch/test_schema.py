@@ -7,7 +7,7 @@ import pytest
 from batches import chat_row, one_line, read, run, run_args, scenario, write
 
 from stormbreak.batch import run as run_batch
-from stormbreak.batch.options import BatchOptions
+from stormbreak.batch.run_options import BatchOptions
 from stormbreak.batch.store.run_file import read_run
 from stormbreak.errors import ConfigurationError
 from stormbreak.testing import serve

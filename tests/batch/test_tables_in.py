@@ -20,7 +20,7 @@ from stormbreak.batch.input.csv_rows import read_csv
 from stormbreak.batch.input.prompts import RequestMaker, RowError, Text
 from stormbreak.batch.input.spool import find_table
 from stormbreak.batch.input.table import Table
-from stormbreak.batch.options import BatchOptions, TableOptions
+from stormbreak.batch.run_options import BatchOptions, TableOptions
 from stormbreak.errors import ConfigurationError
 
 ROWS = [{"id": 1, "title": "One", "own": "x"}, {"id": 2, "title": None, "own": "y"}]
@@ -337,7 +337,7 @@ def test_reading_a_table_does_not_need_its_length_in_memory(tmp_path):
     code = (
         "import resource, sys\nfrom pathlib import Path\n"
         "from stormbreak.batch.input.spool import find_table\n"
-        "from stormbreak.batch.options import BatchOptions, TableOptions\n"
+        "from stormbreak.batch.run_options import BatchOptions, TableOptions\n"
         "def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "before = peak()\n"
         "made = find_table(Path(sys.argv[1]), TableOptions(prompt='{title}'), BatchOptions())\n"

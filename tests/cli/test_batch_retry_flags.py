@@ -9,7 +9,7 @@ from failing import ill, rows_that_fail
 from metering import prices
 
 from stormbreak.batch.job import Job, run_job
-from stormbreak.batch.options import BatchOptions, failed_rows
+from stormbreak.batch.run_options import BatchOptions, failed_rows
 from stormbreak.batch.store.paths import BatchPaths
 from stormbreak.batch.store.run_file import read_run
 from stormbreak.cli.main import main

@@ -6,7 +6,7 @@ from table_test import table_test
 from stormbreak.config import load_policy, resolve_policy
 from stormbreak.core.automatic_limit import AutomaticLimit
 from stormbreak.core.backoff import Backoff
-from stormbreak.core.circuit import BreakerPolicy
+from stormbreak.core.breaker_policy import BreakerPolicy
 from stormbreak.core.concurrency_limit import AimdLimit, FixedLimit
 from stormbreak.core.policy import Policy
 from stormbreak.core.presets import ARTICLE, BATCH, INTERACTIVE, OFF, PRESETS

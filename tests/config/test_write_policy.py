@@ -13,7 +13,7 @@ from stormbreak.config import describe, load_policy
 from stormbreak.config.write_policy import UNITS
 from stormbreak.core.automatic_limit import AutomaticLimit
 from stormbreak.core.backoff import FIELDS, Backoff
-from stormbreak.core.circuit import BreakerPolicy, Mode
+from stormbreak.core.breaker_policy import BreakerPolicy, Mode
 from stormbreak.core.concurrency_limit import AimdLimit, FixedLimit
 from stormbreak.core.fallback import (
     POSSIBLE,

@@ -9,7 +9,7 @@ from stage import INVALID, OK, OTHER, SERVER_ERROR, THROTTLED, TIMEOUT, Stage
 from table_test import table_test
 
 from stormbreak.core.admission import TargetQueue
-from stormbreak.core.circuit import BreakerPolicy
+from stormbreak.core.breaker_policy import BreakerPolicy
 from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.fallback import Step, TargetOrder
 from stormbreak.core.hedge import HedgePolicy

@@ -4,7 +4,7 @@ import pytest
 from races import AFTER, heard, scene, slow
 from stage import OK, SERVER_ERROR, told
 
-from stormbreak.core.circuit import BreakerPolicy
+from stormbreak.core.breaker_policy import BreakerPolicy
 from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.rate_limit_gate import RateLimitPolicy
 from stormbreak.core.retry import RetryPolicy

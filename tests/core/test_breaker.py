@@ -5,7 +5,7 @@ from stage import INVALID, OK, SERVER_ERROR, THROTTLED, TIMEOUT
 from table_test import table_test
 from ward import CLOSED, HALF_OPEN, ISOLATED, OPEN, Ward
 
-from stormbreak.core.circuit import BreakerPolicy, Mode
+from stormbreak.core.breaker_policy import BreakerPolicy, Mode
 from stormbreak.errors import ConfigurationError
 from stormbreak.types import CANCELLED
 

@@ -10,7 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from stage import INVALID, OK, SERVER_ERROR, THROTTLED, TIMEOUT
 
 from stormbreak.core.breaker import Breaker
-from stormbreak.core.circuit import BreakerPolicy, Mode
+from stormbreak.core.breaker_policy import BreakerPolicy, Mode
 from stormbreak.core.circuit_snapshot import parse_snapshot
 from stormbreak.core.trip import AnyRule, ConsecutiveFailures, FailureRate, SlowRate
 from stormbreak.types import CANCELLED, TREATMENTS

@@ -1,7 +1,7 @@
 import pytest
 from table_test import table_test
 
-from stormbreak.core.circuit import BreakerPolicy, Mode
+from stormbreak.core.breaker_policy import BreakerPolicy, Mode
 from stormbreak.core.trip import DeadTarget
 from stormbreak.errors import ConfigurationError
 

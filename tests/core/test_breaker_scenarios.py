@@ -13,7 +13,7 @@ from stage import OK, SERVER_ERROR, THROTTLED
 from table_test import table_test
 
 from stormbreak.core.breaker import Breaker
-from stormbreak.core.circuit import BreakerPolicy, Mode, State
+from stormbreak.core.breaker_policy import BreakerPolicy, Mode, State
 from stormbreak.core.trip import AnyRule, ConsecutiveFailures, FailureRate, SlowRate
 from stormbreak.types import CANCELLED, TREATMENTS
 

@@ -16,7 +16,7 @@ from stage import (
 from table_test import table_test
 
 from stormbreak.core.backoff import Backoff
-from stormbreak.core.circuit import BreakerPolicy
+from stormbreak.core.breaker_policy import BreakerPolicy
 from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.flow import Wait
 from stormbreak.core.policy import Policy

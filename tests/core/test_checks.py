@@ -9,6 +9,7 @@ from table_test import table_test
 
 from stormbreak.core.automatic_limit import AutomaticLimit
 from stormbreak.core.backoff import Backoff
+from stormbreak.core.breaker_policy import BreakerPolicy
 from stormbreak.core.checks import (
     MAX_SHOWN,
     MIN_WINDOW,
@@ -17,7 +18,6 @@ from stormbreak.core.checks import (
     require_window,
     shown,
 )
-from stormbreak.core.circuit import BreakerPolicy
 from stormbreak.core.concurrency_limit import AimdLimit, FixedLimit
 from stormbreak.core.fallback import CachePolicy, Place, ToCache, ToDegraded, ToTargets
 from stormbreak.core.hedge import HedgePolicy

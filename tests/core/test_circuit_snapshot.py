@@ -6,7 +6,7 @@ from stage import OK, SERVER_ERROR
 from table_test import table_test
 
 from stormbreak.core.breaker import Breaker
-from stormbreak.core.circuit import BreakerPolicy, Mode, State
+from stormbreak.core.breaker_policy import BreakerPolicy, Mode, State
 from stormbreak.core.circuit_snapshot import CircuitSnapshot, parse_snapshot
 from stormbreak.core.trip import ConsecutiveFailures
 from stormbreak.errors import ConfigurationError

@@ -1,6 +1,6 @@
 from stage import OK, SERVER_ERROR, TARGET, Stage, policy, told
 
-from stormbreak.core.circuit import BreakerPolicy
+from stormbreak.core.breaker_policy import BreakerPolicy
 from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.policy import Policy
 from stormbreak.core.trip import ConsecutiveFailures

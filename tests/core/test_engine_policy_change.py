@@ -7,7 +7,7 @@ from stage import INVALID, OK, SERVER_ERROR, Stage, policy
 
 from stormbreak.core.automatic_limit import AutomaticLimit
 from stormbreak.core.backoff import Backoff
-from stormbreak.core.circuit import BreakerPolicy, Mode, State
+from stormbreak.core.breaker_policy import BreakerPolicy, Mode, State
 from stormbreak.core.circuit_snapshot import CircuitSnapshot
 from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.fallback import ELSEWHERE, Step, TargetOrder

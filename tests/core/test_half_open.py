@@ -2,7 +2,7 @@
 
 from table_test import table_test
 
-from stormbreak.core.circuit import BreakerPolicy
+from stormbreak.core.breaker_policy import BreakerPolicy
 from stormbreak.core.gate import NEVER, READY
 from stormbreak.core.half_open import Trial
 from stormbreak.types import Tally

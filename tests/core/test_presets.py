@@ -5,7 +5,7 @@ from table_test import table_test
 
 from stormbreak.core.automatic_limit import AutomaticLimit
 from stormbreak.core.backoff import Backoff
-from stormbreak.core.circuit import BreakerPolicy
+from stormbreak.core.breaker_policy import BreakerPolicy
 from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.policy import Policy
 from stormbreak.core.presets import (

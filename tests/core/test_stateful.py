@@ -23,7 +23,7 @@ from stage import (
 
 from stormbreak.core.automatic_limit import AutomaticLimit
 from stormbreak.core.backoff import Backoff
-from stormbreak.core.circuit import BreakerPolicy, State
+from stormbreak.core.breaker_policy import BreakerPolicy, State
 from stormbreak.core.concurrency_limit import AimdLimit, FixedLimit
 from stormbreak.core.presets import ARTICLE, INTERACTIVE
 from stormbreak.core.queue_order import QueuePolicy

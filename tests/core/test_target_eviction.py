@@ -6,7 +6,7 @@ from stage import OK, OTHER, SERVER_ERROR, TARGET, THROTTLED, Stage, policy, tol
 from stormbreak.core import engine
 from stormbreak.core.automatic_limit import AutomaticLimit
 from stormbreak.core.backoff import Backoff
-from stormbreak.core.circuit import BreakerPolicy, State
+from stormbreak.core.breaker_policy import BreakerPolicy, State
 from stormbreak.core.concurrency_limit import AimdLimit
 from stormbreak.core.policy import Policy
 from stormbreak.core.rate_limit_gate import RateLimitPolicy

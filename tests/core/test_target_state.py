@@ -8,7 +8,7 @@ from table_test import table_test
 
 from stormbreak.core.automatic_limit import AutomaticLimit
 from stormbreak.core.backoff import Backoff
-from stormbreak.core.circuit import BreakerPolicy, State
+from stormbreak.core.breaker_policy import BreakerPolicy, State
 from stormbreak.core.circuit_snapshot import CircuitSnapshot
 from stormbreak.core.concurrency_limit import AimdLimit, FixedLimit
 from stormbreak.core.policy import Policy

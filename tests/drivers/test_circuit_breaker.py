@@ -8,7 +8,7 @@ from circuits import FRAGILE, breaker, fail, fail_until_open
 from table_test import table_test
 
 from stormbreak import BreakerPolicy, CircuitBreaker, CircuitOpenError, ConfigurationError, Judge
-from stormbreak.core.circuit import State
+from stormbreak.core.breaker_policy import State
 from stormbreak.core.trip import ConsecutiveFailures, SlowRate
 
 

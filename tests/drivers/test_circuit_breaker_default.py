@@ -8,7 +8,7 @@ from circuits import breaker, fail
 from table_test import table_test
 
 from stormbreak import BreakerPolicy, CircuitOpenError
-from stormbreak.core.circuit import State
+from stormbreak.core.breaker_policy import State
 
 
 def call_each(circuit, outcomes, *, every=1.0):

@@ -7,7 +7,7 @@ import pytest
 from circuits import breaker, fail, fail_until_open
 
 from stormbreak import BreakerPolicy, CircuitOpenError
-from stormbreak.core.circuit import Mode, State
+from stormbreak.core.breaker_policy import Mode, State
 from stormbreak.core.trip import AnyRule, ConsecutiveFailures, FailureRate, SlowRate
 from stormbreak.drivers.circuit_breaker import BreakerMetrics
 

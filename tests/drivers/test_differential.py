@@ -14,7 +14,7 @@ from virtual_threads import Threads
 
 from stormbreak.core.automatic_limit import AutomaticLimit
 from stormbreak.core.backoff import Backoff
-from stormbreak.core.circuit import BreakerPolicy
+from stormbreak.core.breaker_policy import BreakerPolicy
 from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.engine import Engine
 from stormbreak.core.hedge import HedgePolicy

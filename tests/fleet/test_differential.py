@@ -7,7 +7,7 @@ import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from stormbreak.fleet import parent, valkey
+from stormbreak.fleet import parent_store, valkey
 from stormbreak.fleet.messages import (
     CooldownReport,
     RateReport,
@@ -15,7 +15,7 @@ from stormbreak.fleet.messages import (
     SlotReport,
     SpendReport,
 )
-from stormbreak.fleet.parent import ParentClient, ParentStore
+from stormbreak.fleet.parent_store import ParentClient, ParentStore
 from stormbreak.fleet.store import Message
 from stormbreak.fleet.store_rules import Scope, beat
 from stormbreak.fleet.valkey import ValkeyStore, _read, key_of
@@ -104,7 +104,7 @@ def test_the_script_does_what_the_model_does(server, pytestconfig):
 
 
 def test_a_parent_process_answers_as_the_model_does(pytestconfig, monkeypatch):
-    monkeypatch.setattr(parent, "TIMEOUT", 60.0)  # the machine may be busy
+    monkeypatch.setattr(parent_store, "TIMEOUT", 60.0)  # the machine may be busy
     now = START
     with ParentStore(lambda: now) as store:
         client = ParentClient(store.url)

@@ -11,7 +11,7 @@ from stormbreak.core.fleet_policy import FleetPolicy
 from stormbreak.core.policy import Policy
 from stormbreak.core.rate_limit_gate import RateLimitPolicy
 from stormbreak.errors import ConfigurationError
-from stormbreak.fleet.parent import ParentStore
+from stormbreak.fleet.parent_store import ParentStore
 from stormbreak.httpx2 import AsyncTransport
 from stormbreak.provider.in_thread import serve
 

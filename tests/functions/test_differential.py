@@ -11,7 +11,7 @@ from table_test import table_test
 
 from stormbreak import Verdict
 from stormbreak.core.backoff import Backoff
-from stormbreak.core.circuit import BreakerPolicy
+from stormbreak.core.breaker_policy import BreakerPolicy
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.core.retry_budget import BudgetPolicy
 from stormbreak.core.trip import ConsecutiveFailures

@@ -13,7 +13,7 @@ from stage import policy
 
 from stormbreak import AsyncClient, CircuitOpenError, UpstreamError
 from stormbreak.core.backoff import Backoff
-from stormbreak.core.circuit import BreakerPolicy
+from stormbreak.core.breaker_policy import BreakerPolicy
 from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.core.trip import ConsecutiveFailures

@@ -16,7 +16,7 @@ from table_test import table_test
 
 from stormbreak import CircuitOpenError, ConfigurationError, Policy, Target, explain, resilient
 from stormbreak.core.backoff import Backoff
-from stormbreak.core.circuit import BreakerPolicy
+from stormbreak.core.breaker_policy import BreakerPolicy
 from stormbreak.core.fallback import ToDegraded
 from stormbreak.core.rate_limit_gate import RateLimitPolicy
 from stormbreak.core.retry import RetryPolicy

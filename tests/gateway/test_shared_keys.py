@@ -19,7 +19,7 @@ from gateways import (
     upstream,
 )
 
-from stormbreak.fleet.parent import ParentStore
+from stormbreak.fleet.parent_store import ParentStore
 from stormbreak.gateway.usage_ledger import read_usage
 
 LIMIT = 2.0

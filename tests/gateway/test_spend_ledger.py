@@ -33,7 +33,7 @@ from stormbreak.core.gate import READY
 from stormbreak.core.policy import Policy
 from stormbreak.core.spend_policy import SpendPolicy
 from stormbreak.errors import ConfigurationError
-from stormbreak.fleet.parent import Money
+from stormbreak.fleet.parent_store import Money
 from stormbreak.gateway import spending
 from stormbreak.gateway.keys import LimitHolder
 from stormbreak.gateway.limits import ClientQueues

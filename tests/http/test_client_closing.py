@@ -12,7 +12,7 @@ from sockets import End, answer, failing, served
 
 from stormbreak import ClientClosedError, StreamBrokenError, load
 from stormbreak.core.backoff import Backoff
-from stormbreak.core.circuit import BreakerPolicy, State
+from stormbreak.core.breaker_policy import BreakerPolicy, State
 from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.hedge import HedgePolicy
 from stormbreak.core.retry import RetryPolicy

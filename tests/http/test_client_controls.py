@@ -11,7 +11,7 @@ from sockets import End, answer, served
 from table_test import table_test
 
 from stormbreak import errors
-from stormbreak.core.circuit import BreakerPolicy
+from stormbreak.core.breaker_policy import BreakerPolicy
 from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.policy import Policy
 from stormbreak.core.target_state import TargetState

@@ -4,8 +4,8 @@ import pytest
 from table_test import table_test
 
 from stormbreak.http.local_answers import ID, write_answer
-from stormbreak.llm.classify import read_answer
 from stormbreak.llm.models import HttpResponse, Shape
+from stormbreak.llm.response_verdict import read_answer
 from stormbreak.types import Usage, Verdict
 
 

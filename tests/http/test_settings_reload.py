@@ -12,7 +12,7 @@ from settings_file import FIRST_KEY, SAY, SECOND_KEY, SettingsFile, cache_key
 from sockets import EVENTS, PATIENCE, answer, failing, served
 
 from stormbreak import ConfigurationError
-from stormbreak.core.circuit import State
+from stormbreak.core.breaker_policy import State
 from stormbreak.httpx2 import AsyncTransport
 
 BEFORE = """

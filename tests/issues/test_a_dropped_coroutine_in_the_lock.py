@@ -10,7 +10,7 @@ from on_threads import within_time
 from table_test import table_test
 
 from stormbreak import BreakerPolicy, CircuitBreaker, CircuitOpenError
-from stormbreak.core.circuit import State
+from stormbreak.core.breaker_policy import State
 from stormbreak.core.trip import ConsecutiveFailures
 
 ONE = BreakerPolicy(

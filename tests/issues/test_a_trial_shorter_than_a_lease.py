@@ -3,7 +3,7 @@
 import pytest
 from stage import Stage, policy
 
-from stormbreak.core.circuit import BreakerPolicy
+from stormbreak.core.breaker_policy import BreakerPolicy
 from stormbreak.core.trip import ConsecutiveFailures
 
 

@@ -7,7 +7,7 @@ from stage import INVALID, OK, SERVER_ERROR, THROTTLED
 from table_test import table_test
 
 from stormbreak.core.breaker import Breaker
-from stormbreak.core.circuit import BreakerPolicy, State
+from stormbreak.core.breaker_policy import BreakerPolicy, State
 from stormbreak.core.trip import ConsecutiveFailures
 from stormbreak.types import CANCELLED, TREATMENTS
 

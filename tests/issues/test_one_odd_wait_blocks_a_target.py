@@ -6,7 +6,7 @@ word, and `reset` did not help. The named time binds the call that was told; oth
 import pytest
 from stage import OK, Stage, policy, told
 
-from stormbreak.core.circuit import BreakerPolicy
+from stormbreak.core.breaker_policy import BreakerPolicy
 from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.core.trip import ConsecutiveFailures

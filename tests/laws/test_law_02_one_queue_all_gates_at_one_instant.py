@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from stage import OK, OTHER, SERVER_ERROR, Stage, policy, told
 
 from stormbreak.core.backoff import Backoff
-from stormbreak.core.circuit import BreakerPolicy, State
+from stormbreak.core.breaker_policy import BreakerPolicy, State
 from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.gate import READY
 from stormbreak.core.retry import RetryPolicy

@@ -14,7 +14,7 @@ from stage import OK, OTHER, THROTTLED, Stage, policy
 from table_test import table_test
 
 from stormbreak.batch.job import Job, run_job
-from stormbreak.batch.options import BatchOptions
+from stormbreak.batch.run_options import BatchOptions
 from stormbreak.core.backoff import Backoff
 from stormbreak.core.fallback import TRANSIENT, Place, Step, ToTargets
 from stormbreak.core.presets import BATCH

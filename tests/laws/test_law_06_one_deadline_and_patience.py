@@ -19,7 +19,7 @@ from table_test import table_test
 from wrapped import INNER, WRAPPED, asking
 
 from stormbreak.core.backoff import Backoff
-from stormbreak.core.circuit import BreakerPolicy, State
+from stormbreak.core.breaker_policy import BreakerPolicy, State
 from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.policy import Policy
 from stormbreak.core.queue_order import QueuePolicy

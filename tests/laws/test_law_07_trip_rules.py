@@ -14,7 +14,7 @@ from stage import OK, SERVER_ERROR, TIMEOUT, Stage, policy
 from table_test import table_test
 
 from stormbreak.core.breaker import Breaker
-from stormbreak.core.circuit import BreakerPolicy, State
+from stormbreak.core.breaker_policy import BreakerPolicy, State
 from stormbreak.core.diagnosis import Diagnosis
 from stormbreak.core.trip import AnyRule, ConsecutiveFailures, DeadTarget, FailureRate, SlowRate
 from stormbreak.drivers.virtual_time import Timeline

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from stage import OK, SERVER_ERROR, Stage, policy
 
-from stormbreak.core.circuit import BreakerPolicy, State
+from stormbreak.core.breaker_policy import BreakerPolicy, State
 from stormbreak.core.trip import ConsecutiveFailures
 
 PROBES = st.integers(1, 8)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from stage import OK, SERVER_ERROR, THROTTLED, Stage, policy, told
 
-from stormbreak.core.circuit import BreakerPolicy, State
+from stormbreak.core.breaker_policy import BreakerPolicy, State
 from stormbreak.core.presets import ARTICLE
 from stormbreak.core.trip import ConsecutiveFailures
 from stormbreak.errors import ConfigurationError

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from stage import OK, SERVER_ERROR, TARGET, Stage, policy
 from table_test import table_test
 
-from stormbreak.core.circuit import BreakerPolicy, State
+from stormbreak.core.breaker_policy import BreakerPolicy, State
 from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.presets import ARTICLE, BATCH, INTERACTIVE, for_batch
 from stormbreak.core.trip import ConsecutiveFailures

@@ -16,7 +16,7 @@ from table_test import table_test
 
 from stormbreak.core.automatic_limit import AutomaticLimit
 from stormbreak.core.backoff import Backoff
-from stormbreak.core.circuit import BreakerPolicy
+from stormbreak.core.breaker_policy import BreakerPolicy
 from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.core.retry_budget import SHORT_WAIT, Budget, BudgetPolicy, Load

@@ -11,7 +11,7 @@ from table_test import table_test
 
 from stormbreak.core.automatic_limit import AutomaticLimit
 from stormbreak.core.backoff import Backoff
-from stormbreak.core.circuit import BreakerPolicy, State
+from stormbreak.core.breaker_policy import BreakerPolicy, State
 from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.flow import DeliverStream
 from stormbreak.core.retry import RetryPolicy

@@ -8,8 +8,8 @@ from stage import INVALID, OK, SERVER_ERROR, THROTTLED, TIMEOUT, Stage, policy, 
 from table_test import table_test
 
 from stormbreak.core.backoff import Backoff
+from stormbreak.core.breaker_policy import BreakerPolicy
 from stormbreak.core.call import GRACE
-from stormbreak.core.circuit import BreakerPolicy
 from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.fallback import DEPRIORITIZED, ELSEWHERE, TRANSIENT, Step, TargetOrder
 from stormbreak.core.flow import Ask, Send

@@ -16,7 +16,7 @@ from table_test import table_test
 
 from stormbreak import CircuitBreaker
 from stormbreak.core.backoff import Backoff
-from stormbreak.core.circuit import BreakerPolicy
+from stormbreak.core.breaker_policy import BreakerPolicy
 from stormbreak.core.explain import MAX_LINES, add_attempt_notes
 from stormbreak.core.fallback import Place, Step, ToTargets
 from stormbreak.core.policy import Policy

@@ -23,7 +23,7 @@ from sockets import BODY, answer, failing, served
 from table_test import table_test
 
 from stormbreak.batch.job import Job, run_job
-from stormbreak.batch.options import BatchOptions
+from stormbreak.batch.run_options import BatchOptions
 from stormbreak.core.backoff import Backoff
 from stormbreak.core.fallback import CachePolicy, Place, ToCache, ToTargets
 from stormbreak.core.policy import Policy

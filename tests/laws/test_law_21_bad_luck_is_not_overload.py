@@ -16,7 +16,7 @@ from functools import partial
 
 import pytest
 
-from stormbreak.core.circuit import State
+from stormbreak.core.breaker_policy import State
 from stormbreak.core.diagnosis import Cause
 from stormbreak.core.engine import Engine
 from stormbreak.core.presets import INTERACTIVE

@@ -7,12 +7,12 @@ from table_test import table_test
 
 import answers_page
 from answer_examples import ERROR_SHAPES, SOURCES, STATUSES_OF, STREAM_ENDINGS
-from stormbreak.llm.classify import read_answer
 from stormbreak.llm.error_body import parse_error
 from stormbreak.llm.error_tables import BROAD, BROAD_CODES, CODES, NAMED, PHRASES
 from stormbreak.llm.finish_reasons import FINISH_REASONS, FinishMeaning, Reason, reason_of
 from stormbreak.llm.models import HttpResponse, Shape, endpoint_of
 from stormbreak.llm.providers import PRESETS
+from stormbreak.llm.response_verdict import read_answer
 from stormbreak.llm.stream_reader import FORMATS
 from stormbreak.llm.stream_scanner import StreamScanner
 from stormbreak.types import TREATMENTS, Verdict

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from streamed import whole_message, whole_response
 from table_test import table_test
 
-from stormbreak.llm.classify import read_answer
 from stormbreak.llm.completeness import read_body
 from stormbreak.llm.models import HttpResponse, Shape
+from stormbreak.llm.response_verdict import read_answer
 from stormbreak.types import Usage, Verdict
 
 CHOICE = {"index": 0, "message": {"role": "assistant", "content": "Hé!"}, "finish_reason": "stop"}

@@ -5,9 +5,9 @@ import json
 from facts import FACTS, anthropic, aws
 from table_test import table_test
 
-from stormbreak.llm.classify import read_answer
 from stormbreak.llm.error_tables import is_known
 from stormbreak.llm.models import HttpResponse, Shape
+from stormbreak.llm.response_verdict import read_answer
 from stormbreak.types import TREATMENTS, Tally, Verdict
 
 NOW = 1795557600.0  # 2026-11-24T22:00:00Z

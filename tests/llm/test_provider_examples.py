@@ -6,8 +6,8 @@ import pytest
 from streamed import DONE, chunk, event, message, response, typed, whole_message, whole_response
 from table_test import table_test
 
-from stormbreak.llm.classify import read_answer
 from stormbreak.llm.models import HttpResponse, Shape, endpoint_of
+from stormbreak.llm.response_verdict import read_answer
 from stormbreak.llm.stream_reader import StreamAssembler
 from stormbreak.llm.stream_scanner import StreamScanner
 from stormbreak.types import TREATMENTS, Tally, Usage, Verdict

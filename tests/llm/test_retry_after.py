@@ -5,8 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from table_test import table_test
 
-from stormbreak.llm.retry_after import retry_after
-from stormbreak.llm.time_formats import MAX_WAIT
+from stormbreak.llm.retry_after import MAX_WAIT, retry_after
 
 NOW = 1795557600.0  # 2026-11-24T22:00:00Z
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from table_test import table_test
 
-from stormbreak.llm.classify import read_answer
 from stormbreak.llm.models import HttpResponse, Shape
+from stormbreak.llm.response_verdict import read_answer
 from stormbreak.llm.retry_after import retry_after
 from stormbreak.types import TREATMENTS, Tally, Verdict
 

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from table_test import table_test
 
-from stormbreak.llm.classify import read_answer
 from stormbreak.llm.models import HttpResponse, Shape
+from stormbreak.llm.response_verdict import read_answer
 from stormbreak.llm.surrogates import MAX_SURROGATES, decoded, replace_lone_surrogates
 from stormbreak.types import Verdict
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stormbreak.provider.fault_kinds import WaitForm
-from stormbreak.provider.rate_limit_headers import retry_after_headers
+from stormbreak.provider.throttle_headers import retry_after_headers
 
 WAITS = st.floats(0, 1000)
 NOW = 1_700_000_000.25

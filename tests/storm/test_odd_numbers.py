@@ -9,7 +9,7 @@ from table_test import table_test
 from types_within import parts_of
 
 from stormbreak.core.backoff import Backoff
-from stormbreak.core.circuit import BreakerPolicy
+from stormbreak.core.breaker_policy import BreakerPolicy
 from stormbreak.core.concurrency_limit import Limit
 from stormbreak.core.fallback import CachePolicy
 from stormbreak.core.hedge import HedgePolicy

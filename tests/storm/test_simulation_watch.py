@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from stormbreak.core.circuit import BreakerPolicy
+from stormbreak.core.breaker_policy import BreakerPolicy
 from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.presets import INTERACTIVE, OFF
 from stormbreak.core.trip import ConsecutiveFailures

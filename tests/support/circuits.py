@@ -3,7 +3,7 @@
 import pytest
 
 from stormbreak import BreakerPolicy, CircuitBreaker
-from stormbreak.core.circuit import State
+from stormbreak.core.breaker_policy import State
 from stormbreak.core.trip import ConsecutiveFailures
 
 FRAGILE = BreakerPolicy(

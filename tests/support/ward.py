@@ -3,7 +3,7 @@
 from stage import SERVER_ERROR
 
 from stormbreak.core.breaker import Breaker
-from stormbreak.core.circuit import BreakerPolicy, State
+from stormbreak.core.breaker_policy import BreakerPolicy, State
 from stormbreak.core.trip import ConsecutiveFailures
 from stormbreak.types import CANCELLED, TREATMENTS
 

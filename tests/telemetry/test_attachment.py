@@ -19,7 +19,7 @@ import stormbreak.httpx
 import stormbreak.httpx2
 from stormbreak import Client, resilient
 from stormbreak.batch.job import Job, run_job
-from stormbreak.batch.options import BatchOptions
+from stormbreak.batch.run_options import BatchOptions
 from stormbreak.core.backoff import Backoff
 from stormbreak.core.engine import Engine
 from stormbreak.core.hedge import HedgePolicy

@@ -8,7 +8,7 @@ from happenings import one_of_each
 from scrapes import by, labels_of, read, value
 from stage import OK, SERVER_ERROR, TARGET, policy, told
 
-from stormbreak.core.circuit import BreakerPolicy
+from stormbreak.core.breaker_policy import BreakerPolicy
 from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.engine import Engine
 from stormbreak.core.policy import Policy

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from stormbreak.batch.api import results as results
     from stormbreak.batch.api import run as run
     from stormbreak.batch.export.export import read_table as read_table
-    from stormbreak.batch.options import Options as Options
-    from stormbreak.batch.options import failed_rows as failed_rows
+    from stormbreak.batch.run_options import Options as Options
+    from stormbreak.batch.run_options import failed_rows as failed_rows
     from stormbreak.batch.running.snapshot import RunSnapshot as RunSnapshot
     from stormbreak.batch.running.summary import Summary as Summary
     from stormbreak.batch.store.reader import Answered as Answered
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 _HOMES = {
     "Answered": "stormbreak.batch.store.reader",
     "Failed": "stormbreak.batch.store.reader",
-    "Options": "stormbreak.batch.options",
+    "Options": "stormbreak.batch.run_options",
     "RunSnapshot": "stormbreak.batch.running.snapshot",
     "Summary": "stormbreak.batch.running.summary",
     "aresults": "stormbreak.batch.api",
     "arun": "stormbreak.batch.api",
-    "failed_rows": "stormbreak.batch.options",
+    "failed_rows": "stormbreak.batch.run_options",
     "read_answers": "stormbreak.batch.store.reader",
     "read_failures": "stormbreak.batch.store.reader",
     "read_table": "stormbreak.batch.export.export",

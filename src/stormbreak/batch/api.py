@@ -26,7 +26,8 @@ from stormbreak.batch.input.spool import (
     table_of,
 )
 from stormbreak.batch.job import Job, build_job
-from stormbreak.batch.options import (
+from stormbreak.batch.result_stream import ResultStream
+from stormbreak.batch.run_options import (
     UNFINISHED_ROWS,
     Choice,
     Options,
@@ -35,7 +36,6 @@ from stormbreak.batch.options import (
     path_from,
     table_options_from,
 )
-from stormbreak.batch.result_stream import ResultStream
 from stormbreak.batch.running.summary import Summary, require_reached
 from stormbreak.batch.store.paths import BatchPaths
 from stormbreak.batch.store.reader import Answered, Failed

@@ -14,13 +14,13 @@ from typing import Any, Literal, NamedTuple, TypeVar
 
 from msgspec.structs import replace as with_
 
-from stormbreak.batch.arrow import pyarrow
 from stormbreak.batch.export.export import export
 from stormbreak.batch.input.index import ReadProgress, Rows
 from stormbreak.batch.input.spool import Spooled, TableInput, spooled
 from stormbreak.batch.input.table import format_of
-from stormbreak.batch.options import UNFINISHED_ROWS, BatchOptions, Choice, option_flag
+from stormbreak.batch.parquet import pyarrow
 from stormbreak.batch.result_stream import ResultStream
+from stormbreak.batch.run_options import UNFINISHED_ROWS, BatchOptions, Choice, option_flag
 from stormbreak.batch.running.run_policy import policy_of_run, width_of
 from stormbreak.batch.running.runner import End, Runner
 from stormbreak.batch.running.shared_spend import BudgetStore, SharedSpend
@@ -28,18 +28,18 @@ from stormbreak.batch.running.stats import RunStats
 from stormbreak.batch.running.summary import Summary, summarise
 from stormbreak.batch.running.worker import View, WorkerPlan
 from stormbreak.batch.running.workers import Running, Workers
-from stormbreak.batch.store.batches import require_no_batches
 from stormbreak.batch.store.durable_file import OutputError
 from stormbreak.batch.store.lock import require_free
 from stormbreak.batch.store.output_files import Store, open_store, order_output
 from stormbreak.batch.store.paths import BatchPaths
+from stormbreak.batch.store.provider_batches import require_no_batches
 from stormbreak.batch.store.run_file import Option, Run, check_before
 from stormbreak.batch.store.shared_answers import SharedAnswers
 from stormbreak.batch.store.spend_record import SpendRecord, metered
 from stormbreak.config import Settings, resolve_settings
 from stormbreak.config.load import resolve_preset
 from stormbreak.config.settings import TargetSettings
-from stormbreak.core.circuit import Mode
+from stormbreak.core.breaker_policy import Mode
 from stormbreak.core.concurrency_limit import Limit
 from stormbreak.core.fallback import Place, ToTargets
 from stormbreak.core.policy import Policy

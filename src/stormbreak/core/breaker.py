@@ -28,8 +28,8 @@ from collections.abc import Mapping
 from math import inf
 from typing import Protocol, TypeAlias
 
+from stormbreak.core.breaker_policy import CLOSED, BreakerPolicy, Mode, State
 from stormbreak.core.checks import require, require_number
-from stormbreak.core.circuit import CLOSED, BreakerPolicy, Mode, State
 from stormbreak.core.circuit_snapshot import MAX_SECONDS, CircuitSnapshot
 from stormbreak.core.cooldown import SPREAD
 from stormbreak.core.diagnosis import Diagnosis

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from math import isfinite
 from typing import Any
 
+from stormbreak.core.breaker_policy import State
 from stormbreak.core.checks import check_types, require, require_at_least, require_positive, shown
-from stormbreak.core.circuit import State
 from stormbreak.errors import ConfigurationError, errors_at
 from stormbreak.hidden_keys import quoted
 

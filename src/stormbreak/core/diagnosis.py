@@ -29,6 +29,7 @@ from math import inf, log
 from stormbreak.core.gate import ANSWERED, READY, Completion, InFlight
 from stormbreak.core.latency_baseline import LatencyBaseline
 from stormbreak.core.load_response import LoadResponse
+from stormbreak.core.stalls import STALL, Stalls
 from stormbreak.core.throughput_estimate import FirstOutputEstimate, RateEstimate
 from stormbreak.types import VERDICT_OK, Call, Outcome, Tally, Treatment, Verdict
 
@@ -90,11 +91,11 @@ class Diagnosis:
         "_refused_sent_at",
         "_response",
         "_run",
+        "_stalls",
         "_streamed",
         "_streamed_at",
         "_timed_out",
         "_timeouts_were_luck_at",
-        "_treatments",
         "_usual_run",
         "_watched",
         "answers",
@@ -108,6 +109,7 @@ class Diagnosis:
         "on_time_at",
         "probed",
         "throttled_at",
+        "treatments",
     )  # fmt: skip
     name = "diagnosis"
     takes = True
@@ -118,14 +120,17 @@ class Diagnosis:
         *,
         limited: bool = False,
         is_random: Callable[[float], bool] = lambda _: False,
+        stalls: Stalls | None = None,
     ) -> None:
         """The `treatments` define failures. `limited`: an automatic limit handles overload.
 
-        `is_random(now)`: whether 429s are known to be bad luck; then they are not evidence.
+        `is_random(now)`: whether 429s are known to be bad luck; then they are not evidence. `stalls` are those of this
+        process; what may have waited for it is neither late nor on time.
         """
+        self._stalls = stalls or Stalls()
         self._is_luck = is_random
         self._limited = limited
-        self._treatments = treatments
+        self.treatments = treatments
         self.judge = self._plain = LatencyBaseline()
         self._streamed = LatencyBaseline(streams=True)
         self._chosen_at = -inf
@@ -201,6 +206,7 @@ class Diagnosis:
         ):
             return
         flight.first_output_at = now
+        flight.stalled = self._stalls.is_recent(now)
         self._overdue.discard(flight)
         self._first_output_estimate.first(now)
 
@@ -268,6 +274,9 @@ class Diagnosis:
         if now >= self._chosen_at + LOOK:
             self._chosen_at = now
             self._choose_judge(now)
+        if self._stalls.is_recent(now):
+            self.look_at = now + STALL
+            return
         usual = self._looked_for = self.judge.usual
         self.look_at = self._chosen_at + LOOK
         watched = self._watched
@@ -326,6 +335,8 @@ class Diagnosis:
             self._timeouts_were_luck_at = now
 
     def _late_answer(self, flight: InFlight, took: float, now: float) -> None:
+        if flight.stalled or (flight.first_output_at is None and self._stalls.is_recent(now)):
+            return
         self._timeouts_were_luck_at = -inf
         self._late_share += WEIGHT * (1 - self._late_share)
         response, judge = self._response, self.judge
@@ -380,7 +391,7 @@ class Diagnosis:
             prompt = self._on_time_took < PROMPT * (now - flight.sent_at)
             if prompt and self.is_overtaken(flight.sent_at):
                 self._timeouts_were_luck_at = now
-        if self._treatments[outcome.verdict].tally is Tally.FAILURE:
+        if self.treatments[outcome.verdict].tally is Tally.FAILURE:
             self._count(flight, now, quick=flight.completion is Completion.REFUSED)
 
     def _count(self, flight: InFlight, now: float, *, quick: bool) -> None:

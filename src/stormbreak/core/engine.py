@@ -11,7 +11,7 @@ from dataclasses import replace
 from itertools import count
 from typing import Any, Protocol
 
-from stormbreak.core.circuit import Mode, State
+from stormbreak.core.breaker_policy import Mode, State
 from stormbreak.core.circuit_snapshot import CircuitSnapshot
 from stormbreak.core.concurrency_limit import Limit
 from stormbreak.core.flow import Command, Send, WaitFor, held
@@ -20,6 +20,7 @@ from stormbreak.core.lease import TargetLease
 from stormbreak.core.policy import Policy
 from stormbreak.core.queue_order import Ticket
 from stormbreak.core.retry_budget import Budget, BudgetPolicy
+from stormbreak.core.stalls import Stalls
 from stormbreak.core.target_state import Listener, TargetState
 from stormbreak.errors import ConfigurationError
 from stormbreak.events import Event
@@ -84,6 +85,7 @@ class Engine:
         self.policy = policy
         self.spending = spending
         self.fleet = fleet
+        self.stalls = Stalls()
         self.races = policy.hedge is not None  # some attempts may be hedged
         self._policies: Mapping[Target, Policy] = {}  # of targets that have their own
         self._earlier_policies: Mapping[Target, Policy] = {}
@@ -96,6 +98,7 @@ class Engine:
 
     def start_over(self) -> None:
         """Reset all learned state and active calls, in a forked child: there they never end."""
+        self.stalls.rest()
         if self.spending is not None:
             self.spending.start_over()
         if self.fleet is not None:

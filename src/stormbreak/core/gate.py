@@ -189,11 +189,11 @@ ANSWERED = Completion.ANSWERED
 class InFlight:
     """One attempt in flight: the token of the diagnosis. With `streams`, its first output is reported.
 
-    `block` belongs to the latency baseline, `counted` to the diagnosis.
+    `block` belongs to the latency baseline, `counted` and `stalled` to the diagnosis.
     """
 
     __slots__ = (
-        "block", "completion", "counted", "first_output_at", "sent_at", "streams",
+        "block", "completion", "counted", "first_output_at", "sent_at", "stalled", "streams",
     )  # fmt: skip
 
     def __init__(self, sent_at: float, *, streams: bool = False) -> None:
@@ -203,6 +203,7 @@ class InFlight:
         self.completion: Completion | None = None
         self.block: Any = None
         self.counted = False
+        self.stalled = False
 
     def complete(self, outcome: Outcome) -> Completion:
         """End the attempt; return what its outcome says about load."""

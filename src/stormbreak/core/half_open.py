@@ -13,7 +13,7 @@
 from enum import Enum
 from math import ceil, inf
 
-from stormbreak.core.circuit import BreakerPolicy
+from stormbreak.core.breaker_policy import BreakerPolicy
 from stormbreak.core.gate import NEVER, READY, InFlight
 from stormbreak.core.trip import ROUNDING
 from stormbreak.types import Tally

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
 from stormbreak.core.automatic_limit import AutomaticLimit
+from stormbreak.core.breaker_policy import BreakerPolicy
 from stormbreak.core.checks import check_types, require, require_positive
-from stormbreak.core.circuit import BreakerPolicy
 from stormbreak.core.concurrency_limit import Limit
 from stormbreak.core.fallback import CachePolicy, Fallback
 from stormbreak.core.fleet_policy import FleetPolicy

@@ -9,7 +9,7 @@ from dataclasses import replace
 from types import MappingProxyType
 
 from stormbreak.core.backoff import Backoff
-from stormbreak.core.circuit import BreakerPolicy
+from stormbreak.core.breaker_policy import BreakerPolicy
 from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.policy import Policy
 from stormbreak.core.queue_order import QueuePolicy

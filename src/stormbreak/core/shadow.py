@@ -12,13 +12,13 @@ The gate of a shadow is always READY. It is among the gates of a target only if 
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from stormbreak.core.breaker import Breaker
+from stormbreak.core.breaker_policy import BreakerPolicy, State
 from stormbreak.core.checks import check_types
-from stormbreak.core.circuit import BreakerPolicy, State
 from stormbreak.core.concurrency_limit import Limit, Limiter, limiter
 from stormbreak.core.diagnosis import Diagnosis
 from stormbreak.core.gate import NEVER, READY, Gate
@@ -27,7 +27,7 @@ from stormbreak.core.retry import NoRetry, Retry, RetryPolicy
 from stormbreak.core.retry_budget import Budget, BudgetPolicy
 from stormbreak.core.send_rate import AdaptiveSendRate
 from stormbreak.core.tally import check_verdict_lists
-from stormbreak.types import Call, Outcome, Treatment, Verdict
+from stormbreak.types import Call, Outcome, Verdict
 
 DIFFERENT = 0.001  # seconds; two times further apart differ
 
@@ -75,7 +75,7 @@ class ShadowGate:
     def __init__(
         self,
         policy: ShadowPolicy,
-        treatments: Mapping[Verdict, Treatment],
+        diagnosis: Diagnosis,
         report: Report,
         *,
         fail_fast: bool,
@@ -84,7 +84,7 @@ class ShadowGate:
         retry: RetryPolicy,
         share: float = 1.0,
     ) -> None:
-        """`paused`, `retry` and `share` as for the real gates; `budget` is the shadow's own, of all targets."""
+        """`paused`, `retry` and `share` as for the real gates; `diagnosis` is the shadow's own, `budget` that of all targets' shadows."""
         self.counts: Counter[str] = Counter()
         self.budget = budget
         self.slots: Limiter | None = None
@@ -92,8 +92,6 @@ class ShadowGate:
         self.quota: RateLimitGate | None = None
         self._report = report
         self._refusal = "refuse" if fail_fast else "wait"
-        limited = policy.limit is not None and policy.limit.finds_itself
-        diagnosis = Diagnosis(treatments, limited=limited)
         self._gates: list[Gate] = []
         if policy.adaptive_rate:
             self._gates.append(AdaptiveSendRate())
@@ -106,7 +104,7 @@ class ShadowGate:
         if policy.breaker is not None:
             self.breaker = Breaker(
                 policy.breaker,
-                treatments,
+                diagnosis.treatments,
                 self._on_circuit,
                 spread=retry.retry_after_jitter,
                 diagnosis=diagnosis,

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from stormbreak.core.admission import TargetQueue
 from stormbreak.core.breaker import Breaker
-from stormbreak.core.circuit import CLOSED, BreakerPolicy, State
+from stormbreak.core.breaker_policy import CLOSED, BreakerPolicy, State
 from stormbreak.core.circuit_snapshot import CircuitSnapshot
 from stormbreak.core.concurrency_limit import FixedLimit, FixedLimiter, Limit, limiter
 from stormbreak.core.cooldown import Cooldown, Pace
@@ -27,6 +27,7 @@ from stormbreak.core.retry_budget import Budget, Load
 from stormbreak.core.send_rate import FADE as RATE_FADE
 from stormbreak.core.send_rate import AdaptiveSendRate
 from stormbreak.core.shadow import ShadowGate, ShadowPolicy
+from stormbreak.core.stalls import Stalls
 from stormbreak.core.tally import tallied
 from stormbreak.core.trip import Counts
 from stormbreak.events import CircuitChanged, CooldownStarted, Event, WouldHave
@@ -43,6 +44,8 @@ Listener = Callable[[Event], None]
 
 class Shared(Protocol):
     """The part of the engine that all target states share."""
+
+    stalls: Stalls
 
     def policy_of(self, target: Target) -> Policy:
         """Return the policy of a target."""
@@ -115,9 +118,7 @@ class TargetState:
             else None
         )
         self.spending = engine.spend_gate(policy, target)
-        self.diagnosis = Diagnosis(
-            self.treatments, limited=policy.limit.finds_itself, is_random=self.is_random
-        )
+        self.diagnosis = self._diagnosis(engine.stalls)
         self.slots = limiter(
             policy.limit,
             self.diagnosis,
@@ -126,7 +127,7 @@ class TargetState:
             fixed=None if lease is None else lease.limiter,
         )
         self.breaker = None if policy.breaker is None else self._breaker(policy.breaker)
-        self.shadow = None if policy.shadow is None else self._shadow(policy.shadow)
+        self.shadow = None if policy.shadow is None else self._shadow(policy.shadow, engine.stalls)
         self.admission = self._queue(engine)
         self._depends_on_call = (
             self.quota is not None
@@ -134,6 +135,14 @@ class TargetState:
             or (lease is not None and lease.slots is not None)
         )
         self.hedging = None if policy.hedge is None else HedgeTimer(policy.hedge)
+
+    def _diagnosis(self, stalls: Stalls) -> Diagnosis:
+        return Diagnosis(
+            self.treatments,
+            limited=self.policy.limit.finds_itself,
+            is_random=self.is_random,
+            stalls=stalls,
+        )
 
     def _breaker(self, policy: BreakerPolicy) -> Breaker:
         return Breaker(
@@ -241,13 +250,14 @@ class TargetState:
             self.admission.sweep(now)
         self._emit(CircuitChanged(now, self.target, before, after, until))
 
-    def _shadow(self, policy: ShadowPolicy) -> ShadowGate:
+    def _shadow(self, policy: ShadowPolicy, stalls: Stalls) -> ShadowGate:
         real = self.policy
         failures = real.failures if policy.failures is None else policy.failures
         ignored = real.ignored if policy.ignored is None else policy.ignored
+        limited = policy.limit is not None and policy.limit.finds_itself
         return ShadowGate(
             policy,
-            tallied(failures, ignored),
+            Diagnosis(tallied(failures, ignored), limited=limited, stalls=stalls),
             self._on_shadow,
             fail_fast=real.fail_fast if policy.fail_fast is None else policy.fail_fast,
             retry=real.retry,

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from stormbreak.batch.input.index import Rows
 from stormbreak.batch.job import Job, run_job
-from stormbreak.batch.options import BatchOptions
+from stormbreak.batch.run_options import BatchOptions
 from stormbreak.batch.running.runner import End
 from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.presets import BATCH, OFF

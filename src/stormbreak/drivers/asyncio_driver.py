@@ -23,7 +23,7 @@ from stormbreak.drivers.asyncio_tasks import (
 from stormbreak.drivers.delivery import CallerDriven, LoopDelivery, check_ticket
 from stormbreak.drivers.flow_stepper import Stepper, shared_stepper
 from stormbreak.drivers.fork_safety import reset_in_child
-from stormbreak.drivers.timeouts import AnsweredError, Timeout
+from stormbreak.drivers.timeouts import AnsweredError, Pulse, Timeout
 from stormbreak.types import Call, CallResult, Outcome, Verdict
 
 R = TypeVar("R")
@@ -54,7 +54,7 @@ class AsyncioDriver:
         self.engine = engine
         self.clock = clock
         self._stepper = shared_stepper(engine, clock=clock, chance=chance)
-        self._active_calls = ActiveCalls()
+        self._active_calls = ActiveCalls(Pulse(engine.stalls, clock))
         reset_in_child(self._active_calls.forget)
 
     def open(

@@ -9,7 +9,7 @@ from stormbreak.core.flow import Command, Flow, Race, Send
 from stormbreak.drivers.delivery import CLOSED, DRAINED, STREAM_CUT, LoopDelivery
 from stormbreak.drivers.flow_stepper import Stepper
 from stormbreak.drivers.locks import LiveSet
-from stormbreak.drivers.timeouts import Timeouts, on_loop
+from stormbreak.drivers.timeouts import Pulse, Timeouts, on_loop
 from stormbreak.types import Call, CallResult, Outcome
 
 _cancelled_tasks: set["asyncio.Task[Outcome]"] = set()
@@ -121,8 +121,8 @@ class ActiveCalls:
 
     __slots__ = ("__weakref__", "_closed", "_closed_on", "_drained", "_streams", "_waits", "ending", "timeouts")  # fmt: skip
 
-    def __init__(self) -> None:
-        self.timeouts = Timeouts()  # of attempts; all of them have one
+    def __init__(self, pulse: Pulse | None = None) -> None:
+        self.timeouts = Timeouts(pulse)  # of attempts; all of them have one
         self._waits: set[asyncio.Future[None]] = set()
         self._streams: LiveSet[LoopDelivery] = LiveSet()
         self._drained = False

@@ -17,8 +17,8 @@ from math import inf
 from typing import Any, ParamSpec, Self, TypeAlias, TypeVar, cast
 
 from stormbreak.core.breaker import Breaker, BreakerToken
+from stormbreak.core.breaker_policy import BreakerPolicy, State
 from stormbreak.core.checks import require_type
-from stormbreak.core.circuit import BreakerPolicy, State
 from stormbreak.core.circuit_snapshot import parse_snapshot, span_in
 from stormbreak.core.policy import check_magnitudes
 from stormbreak.drivers.judge import OK, Judge, check_function

@@ -12,7 +12,7 @@ from typing import Any
 
 from stormbreak.core.checks import require_type
 from stormbreak.errors import CallError
-from stormbreak.llm.classify import verdict_of_status
+from stormbreak.llm.response_verdict import verdict_of_status
 from stormbreak.llm.retry_after import retry_after
 from stormbreak.types import CANCELLED, Outcome, Verdict
 

@@ -11,8 +11,10 @@ import asyncio
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from typing import NamedTuple
 from weakref import ref
 
+from stormbreak.core.stalls import BEAT, Stalls
 from stormbreak.drivers.locks import LiveSet
 from stormbreak.types import Outcome
 
@@ -34,12 +36,20 @@ class AnsweredError(asyncio.CancelledError):
         self.cancel = cancel
 
 
+class Pulse(NamedTuple):
+    """Tells an engine that its event loops run, while attempts are in flight."""
+
+    stalls: Stalls
+    clock: Callable[[], float]
+
+
 class Timeouts:
-    """Those of one driver, on whichever loops."""
+    """Those of one driver, on whichever loops. With a `pulse`, these beat while anything runs within one."""
 
-    __slots__ = ("_all", "local")
+    __slots__ = ("_all", "_pulse", "local")
 
-    def __init__(self) -> None:
+    def __init__(self, pulse: Pulse | None = None) -> None:
+        self._pulse = pulse
         self.local = _Here()
         self.forget()
 
@@ -51,7 +61,7 @@ class Timeouts:
         """Those of the running loop."""
         loop, here = asyncio.get_running_loop(), self.local.last
         if here is None or here.loop is not loop:
-            here = self.local.last = _OnLoop(loop)
+            here = self.local.last = _OnLoop(loop, self._pulse)
             self._all.add(here)
         return here
 
@@ -92,11 +102,13 @@ class Timeout:
             due = here.due.get(grain)
             self._with = here.new_grain(grain) if due is None else due
             self._with.add(self)
-            return
-        self._with = here.exact
-        here.exact.add(self)
-        if seconds is not None:
-            self._handle = loop.call_later(seconds, self.fire)
+        else:
+            self._with = here.exact
+            here.exact.add(self)
+            if seconds is not None:
+                self._handle = loop.call_later(seconds, self.fire)
+        if not here.beats:
+            here.beat()
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._with.discard(self)
@@ -130,10 +142,12 @@ class Timeout:
 class _OnLoop:
     """Those of one loop: several that share a timer, and others apart."""
 
-    __slots__ = ("__weakref__", "due", "exact", "loop")
+    __slots__ = ("__weakref__", "_pulse", "beats", "due", "exact", "loop")
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, pulse: Pulse | None) -> None:
         self.loop = loop
+        self._pulse = pulse
+        self.beats = pulse is None  # then there is nothing to begin
         self.exact: set[Timeout] = set()
         self.due: dict[int, set[Timeout]] = {}  # by the number of the grain they end with
 
@@ -142,6 +156,17 @@ class _OnLoop:
         due = self.due[grain] = set()
         self.loop.call_at(grain * GRAIN, self._fire, grain)
         return due
+
+    def beat(self) -> None:
+        """Beat until nothing runs within a timeout any more."""
+        assert self._pulse is not None, "who has none beats from the start"
+        stalls, clock = self._pulse
+        self.beats = bool(self.exact) or any(self.due.values())
+        if self.beats:
+            stalls.beat(clock())
+            self.loop.call_later(BEAT, self.beat)
+        else:
+            stalls.rest()
 
     def end(self) -> None:
         """Fire them all."""

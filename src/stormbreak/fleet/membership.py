@@ -1,4 +1,4 @@
-"""Renew the leases of one target or one spend limit: write reports, and apply answers. Pure; `beat` carries them.
+"""Renew the leases of one target or one spend limit: write reports, and apply answers. Pure; `heartbeat` carries them.
 
 | a member | reports again after |
 |---|---|

@@ -47,7 +47,7 @@ def open_store(url: str) -> Store:
         ConfigurationError: a package is missing.
     """
     if url.startswith("parent:"):
-        from stormbreak.fleet.parent import ParentClient  # noqa: PLC0415 - each store loads its own
+        from stormbreak.fleet.parent_store import ParentClient  # noqa: PLC0415 - each store loads its own
 
         return ParentClient(url)
     from stormbreak.fleet.valkey import ValkeyStore  # noqa: PLC0415

@@ -12,7 +12,7 @@ import inspect
 from collections.abc import AsyncGenerator, Callable, Generator
 from typing import Any
 
-from stormbreak.functions.attempt import AsyncAttempts, Attempt, Attempts, NestedAttempt
+from stormbreak.functions.function_call import AsyncAttempts, Attempt, Attempts, NestedAttempt
 
 
 def streaming(

@@ -23,7 +23,7 @@ from stormbreak.drivers.scope import checked_text, current
 from stormbreak.drivers.thread_driver import ParkedThread, ThreadDriver, Waiter
 from stormbreak.errors import ConfigurationError
 from stormbreak.fleet import fleet_for
-from stormbreak.functions.attempt import AsyncAttempts, Attempts, FunctionCall
+from stormbreak.functions.function_call import AsyncAttempts, Attempts, FunctionCall
 from stormbreak.functions.iterators import async_streaming, streaming
 from stormbreak.functions.nesting import is_nested
 from stormbreak.functions.outcome_rules import FailureRules, Predicate, Rules

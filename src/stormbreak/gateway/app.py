@@ -12,7 +12,7 @@ import msgspec
 
 from stormbreak.drivers.asyncio_driver import AsyncioDriver
 from stormbreak.gateway.answers import our_headers, response_of
-from stormbreak.gateway.call import GatewayCall, Limits, Opened
+from stormbreak.gateway.client_call import GatewayCall, Limits, Opened
 from stormbreak.gateway.errors import RefusedError, error_event, refusal
 from stormbreak.gateway.keys import ClientKey, Guesses, LimitHolder, digest_of
 from stormbreak.gateway.metrics import GatewayMetrics, RequestRecord

@@ -18,7 +18,7 @@ from stormbreak.config.gateway_settings import GatewaySettings
 from stormbreak.config.load import SETTINGS
 from stormbreak.errors import ConfigurationError, errors_at
 from stormbreak.fleet.membership import MICRO
-from stormbreak.fleet.parent import ParentStore
+from stormbreak.fleet.parent_store import ParentStore
 from stormbreak.fleet.shared_limits import client_spend, scope_of
 from stormbreak.gateway.admin import AdminServer
 from stormbreak.gateway.keys import LimitHolder, all_holders

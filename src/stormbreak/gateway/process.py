@@ -17,7 +17,7 @@ from stormbreak.drivers.asyncio_driver import AsyncioDriver
 from stormbreak.errors import ConfigurationError, errors_at
 from stormbreak.gateway.admin import AdminPages, AdminServer
 from stormbreak.gateway.app import GatewayApp
-from stormbreak.gateway.call import Limits
+from stormbreak.gateway.client_call import Limits
 from stormbreak.gateway.keys import all_holders
 from stormbreak.gateway.lifecycle import Lifecycle
 from stormbreak.gateway.limits import ClientQueues

@@ -18,8 +18,8 @@ from stormbreak.core.flow import Ask
 from stormbreak.core.policy import Policy
 from stormbreak.drivers.blocking import blocks_here, foreign
 from stormbreak.http.models import Response
-from stormbreak.llm.classify import read_answer
 from stormbreak.llm.models import HttpResponse, Shape
+from stormbreak.llm.response_verdict import read_answer
 from stormbreak.types import CACHE, TARGET, CallResult, Outcome, Verdict
 
 DegradedAnswer: TypeAlias = str | Mapping[str, Any] | None

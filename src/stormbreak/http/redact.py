@@ -1,7 +1,7 @@
 """Redact what a provider repeats of a request: the key, if it can be a secret, and the text of the request.
 
 A successful answer goes to the caller, to OUTPUT and to the cache unchanged. Error bodies, codes, ids and hosts end up
-in failed files, logs and errors: they are redacted.
+in failed files, logs and errors: they are redacted. Other keys are recognised by their form (`hidden_keys`).
 """
 
 import json

@@ -14,8 +14,8 @@ from stormbreak.http.request import ACCEPT_ANY, IDEMPOTENCY_KEY, Lookup
 from stormbreak.http.response import Parsed, outcome_of, parse_response
 from stormbreak.http.routing import Route
 from stormbreak.http.session import PreparedAttempt, Sender
-from stormbreak.llm.classify import request_id_of
 from stormbreak.llm.models import ParsedResponse, Shape
+from stormbreak.llm.response_verdict import request_id_of
 from stormbreak.types import Outcome, Verdict
 
 

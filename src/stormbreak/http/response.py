@@ -17,9 +17,9 @@ from stormbreak.http.h1.connection import (
 from stormbreak.http.models import PreparedRequest, Response
 from stormbreak.http.pricing import cost_of
 from stormbreak.http.redact import redact, repeats
-from stormbreak.llm.classify import read_answer
 from stormbreak.llm.models import BOM, HttpResponse, ParsedResponse, Shape, without_mark
 from stormbreak.llm.rate_limit_headers import parse_rate_limits
+from stormbreak.llm.response_verdict import read_answer
 from stormbreak.llm.stream_reader import FORMATS, StreamAssembler, StreamReader
 from stormbreak.types import Answer, CallResult, Cost, Outcome, Target, Verdict
 

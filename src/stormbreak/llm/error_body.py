@@ -1,4 +1,4 @@
-"""Read an error body, in any of its many forms. `classify` decides what it means.
+"""Read an error body, in any of its many forms. `response_verdict` decides what it means.
 
 Messages are kept for matching and for the hints in them; they never leave this package.
 """
@@ -11,8 +11,8 @@ import msgspec
 
 from stormbreak.llm.error_tables import MINIMAX_CODES
 from stormbreak.llm.models import without_mark
+from stormbreak.llm.retry_after import GO_DURATION, duration
 from stormbreak.llm.surrogates import UNREADABLE
-from stormbreak.llm.time_formats import GO_DURATION, duration
 from stormbreak.types import Verdict
 
 _MESSAGE_LIMIT = 4_096

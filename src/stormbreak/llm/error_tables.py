@@ -1,4 +1,4 @@
-"""What every status, code and message of an LLM API means: data only, `classify` applies it.
+"""What every status, code and message of an LLM API means: data only, `response_verdict` applies it.
 
 `docs/verdicts.md` has the rules; `docs/background/answers.md` is made from these tables. An entry in no table gets a
 harmless default: an unknown 4xx is final, since sending it again would fail again; an unknown 5xx is a server error.

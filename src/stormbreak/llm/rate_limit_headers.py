@@ -22,8 +22,7 @@ from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
-from stormbreak.llm.retry_after import parse_reset, parse_server_date
-from stormbreak.llm.time_formats import number
+from stormbreak.llm.retry_after import number, parse_reset, parse_server_date
 from stormbreak.types import RateLimits, RateLimitStatus
 
 _SANE = 1e12  # no limit is larger

@@ -7,13 +7,139 @@ come last, since they say when a limit is full again, which is later than when t
 A wait that is zero, negative, in the past or garbage is None: the caller backs off by itself. Dates are compared with
 the response's own `Date`, so that a wrong clock on either side does no harm. Some servers write a point in time instead
 of a span (`Retry-After: 1795557602`): a bare number that is a time within 30 days of now, in seconds or milliseconds, is
-read as one. As a span it would be too long to wait for anyway.
+read as one. As a span it would be too long to wait for anyway. There is no clock here, and no time zone data.
 """
 
+import math
 import re
+from calendar import monthrange, timegm
 from collections.abc import Iterator, Mapping
 
-from stormbreak.llm.time_formats import duration, number, parse_http_date, rfc3339, wait
+# ---------------------------------------------------------------- dates
+# HTTP has three forms (RFC 9110, 5.6.7), all of them in GMT: `Sun, 06 Nov 1994 08:49:37 GMT`,
+# `Sunday, 06-Nov-94 08:49:37 GMT` and `Sun Nov  6 08:49:37 1994`. Servers also write `UTC`, `+0000`, another offset or no
+# zone at all (then it is GMT), and the day in one digit. Reset headers use RFC 3339: `1994-11-06T09:49:37.5+01:00`.
+# The weekday is not checked.
+
+_MONTHS = ("", "jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
+_YEAR = 365.2425 * 86_400
+
+_CLOCK = r"(?P<hour>\d\d):(?P<minute>\d\d):(?P<second>\d\d)"
+_ZONE = (
+    r"(?: (?:GMT|UTC?|Z|(?P<sign>[+-])(?P<ahead_hours>[01]\d|2[0-3])(?P<ahead_minutes>[0-5]\d)))?"
+)
+_HTTP_FORMS = tuple(
+    re.compile(form, re.ASCII | re.IGNORECASE)
+    for form in (
+        rf"[a-z]{{3}}, (?P<day>\d\d?) (?P<month>[a-z]{{3}}) (?P<year>\d{{4}}) {_CLOCK}{_ZONE}",
+        rf"[a-z]{{6,9}}, (?P<day>\d\d?)-(?P<month>[a-z]{{3}})-(?P<year>\d\d) {_CLOCK}{_ZONE}",
+        rf"[a-z]{{3}} (?P<month>[a-z]{{3}}) (?P<day>[ \d]\d) {_CLOCK} (?P<year>\d{{4}}){_ZONE}",
+    )
+)
+_RFC3339 = re.compile(
+    rf"(?P<year>\d{{4}})-(?P<month>\d\d)-(?P<day>\d\d)[T ]{_CLOCK}(?P<fraction>\.\d{{1,9}})?"
+    r"(?:Z|(?P<sign>[+-])(?P<ahead_hours>\d\d):(?P<ahead_minutes>\d\d))",
+    re.ASCII | re.IGNORECASE,
+)
+
+
+def parse_http_date(text: str, now: float) -> float | None:
+    """Read an HTTP date; None if it is none. `now` decides the century of a two-digit year."""
+    for form in _HTTP_FORMS:
+        found = form.fullmatch(text)
+        if found:
+            at = _http_epoch(found, now)
+            return None if at is None else at - _ahead(found)
+    return None
+
+
+def rfc3339(text: str) -> float | None:
+    """Read an RFC 3339 date with its zone; None if it is none."""
+    found = _RFC3339.fullmatch(text)
+    if not found:
+        return None
+    at = _epoch(int(found["year"]), int(found["month"]), int(found["day"]), found)
+    return None if at is None else at + float(found["fraction"] or 0) - _ahead(found)
+
+
+def _ahead(found: re.Match[str]) -> int:
+    """Seconds by which the zone of a date is ahead of GMT."""
+    ahead = int(found["ahead_hours"] or 0) * 3600 + int(found["ahead_minutes"] or 0) * 60
+    return ahead if found["sign"] == "+" else -ahead
+
+
+def _http_epoch(found: re.Match[str], now: float) -> float | None:
+    name, day, year = found["month"].lower(), int(found["day"]), int(found["year"])
+    month = _MONTHS.index(name) if name in _MONTHS else 0
+    if len(found["year"]) == 4:
+        return _epoch(year, month, day, found)
+    # RFC 9110: a two-digit year that seems more than 50 years ahead is the most recent such year.
+    this_year = 1970 + int(now // _YEAR) if abs(now) < 10_000 * _YEAR else 1970
+    year += this_year - this_year % 100
+    year += 100 if year <= this_year - 50 else 0
+    year -= 100 if year > this_year + 50 else 0
+    return _epoch(year, month, day, found)
+
+
+def _epoch(year: int, month: int, day: int, clock: re.Match[str]) -> float | None:
+    """Seconds since 1970, or None for a day or an hour that does not exist (a leap second does)."""
+    hour, minute, second = int(clock["hour"]), int(clock["minute"]), int(clock["second"])
+    exists = 1 <= month <= 12 and year >= 1 and 1 <= day <= monthrange(year, month)[1]
+    if not exists or hour > 23 or minute > 59 or second > 60:
+        return None
+    return float(timegm((year, month, day, hour, minute, second)))
+
+
+# ---------------------------------------------------------------- durations
+
+MAX_WAIT = 10 * 365 * 86_400.0  # ten years, the maximum of every wait: no call waits that long
+_NUMBER = re.compile(r"\d+(?:\.\d+)?", re.ASCII)
+_UNITS = {
+    "ns": 1e-9,
+    "us": 1e-6,
+    "µs": 1e-6,
+    "ms": 1e-3,
+    "s": 1.0,
+    "m": 60.0,
+    "h": 3600.0,
+    "d": 86_400.0,
+}
+_PART = re.compile(r"(\d+(?:\.\d+)?)(ns|us|µs|ms|s|m|h|d)", re.ASCII)
+GO_DURATION = r"(?:\d+(?:\.\d+)?(?:ns|us|µs|ms|s|m|h|d))+"
+_GO = re.compile(GO_DURATION, re.ASCII)
+_WORDS = re.compile(
+    r"(\d+(?:\.\d+)?) ?(?:(millisecond)|(second|sec)|(minute|min)|(hour)|(day))s?", re.ASCII
+)
+_WORD_SECONDS = (1e-3, 1.0, 60.0, 3600.0, 86_400.0)
+
+
+def number(text: str) -> float | None:
+    """Read digits with an optional fraction; a sign, an exponent, `inf`, `nan` and hexadecimal are not accepted.
+
+    A number beyond the range of floats is infinite: a long wait, not a missing one.
+    """
+    return float(text) if _NUMBER.fullmatch(text) else None
+
+
+def duration(text: str) -> float | None:
+    """Read `1m3s`, `2m59.56s`, `12ms`, `1d2h` or `37 seconds`, in seconds."""
+    if _GO.fullmatch(text):
+        return math.fsum(float(amount) * _UNITS[unit] for amount, unit in _PART.findall(text))
+    words = _WORDS.fullmatch(text)
+    if words is None:
+        return None
+    amount, *units = words.groups()
+    return float(amount) * next(
+        worth for unit, worth in zip(units, _WORD_SECONDS, strict=True) if unit
+    )
+
+
+def wait(seconds: float | None) -> float | None:
+    """Return a span as a wait, at most MAX_WAIT; None if it is absent, zero, negative or no number."""
+    if seconds is None or math.isnan(seconds) or seconds <= 0:
+        return None
+    return min(seconds, MAX_WAIT)
+
 
 # ---------------------------------------------------------------- reset times
 # When a limit is full again, in seconds from now, in every form that servers write: `1s`, `6m0s`,

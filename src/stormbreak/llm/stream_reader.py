@@ -13,10 +13,10 @@ from typing import Any, NamedTuple, Protocol
 import msgspec
 
 from stormbreak.llm.chat import ChatAssembly, ChatWatcher, CompletionWatcher, TextAssembly
-from stormbreak.llm.classify import is_media, read_answer, read_error, request_id_of
 from stormbreak.llm.error_body import ProviderError, find_error
 from stormbreak.llm.messages import END, MessageAssembly, MessagesWatcher
 from stormbreak.llm.models import HttpResponse, ParsedResponse, Shape
+from stormbreak.llm.response_verdict import is_media, read_answer, read_error, request_id_of
 from stormbreak.llm.responses import ENDS, ResponseAssembly, ResponsesWatcher, error_in_event
 from stormbreak.llm.sse import INVISIBLE, Event, EventReader, LineTooLongError
 from stormbreak.llm.stream_deltas import EventConsumer, MalformedChunkError, expect_object

@@ -12,11 +12,11 @@ Usage may come with every event: the last one is kept as it came, and decoded at
 import re
 from typing import Any
 
-from stormbreak.llm.classify import read_error, request_id_of
 from stormbreak.llm.error_body import ProviderError
 from stormbreak.llm.finish_reasons import FinishMeaning, refused
 from stormbreak.llm.models import ParsedResponse
 from stormbreak.llm.parsed_answer import refused_by
+from stormbreak.llm.response_verdict import read_error, request_id_of
 from stormbreak.llm.sse import Event, EventReader
 from stormbreak.llm.stream_deltas import expect_object
 from stormbreak.llm.stream_reader import (

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Protocol
 
 from stormbreak.errors import ConfigurationError
 from stormbreak.http.h1.server_message import Headers, Request, UnreadableError
-from stormbreak.provider.batches import BatchDesk
+from stormbreak.provider.batch_api import BatchDesk
 from stormbreak.provider.canned_answers import answer_for
 from stormbreak.provider.chance import mix
 from stormbreak.provider.client_record import Ledger, Record
@@ -27,10 +27,10 @@ from stormbreak.provider.faults.refusals import refused
 from stormbreak.provider.formats.base import ParsedRequest, Refusal
 from stormbreak.provider.formats.registry import FORMATS, understand
 from stormbreak.provider.model import Part, ProviderModel, Reply
-from stormbreak.provider.rate_limit_headers import limit_headers, retry_after_headers
 from stormbreak.provider.routes import Routes, format_at
 from stormbreak.provider.scenario import Scenario
 from stormbreak.provider.scripts import Script
+from stormbreak.provider.throttle_headers import limit_headers, retry_after_headers
 
 # ---------------------------------------------------------------- scenario time
 # One timer serves all requests: it fires at most once a millisecond.

@@ -12,13 +12,13 @@ from types import MappingProxyType
 
 from stormbreak.errors import ConfigurationError
 from stormbreak.hidden_keys import quoted
-from stormbreak.llm.classify import may_be_processed, verdict_of_status
 from stormbreak.llm.rate_limit_headers import parse_rate_limits
+from stormbreak.llm.response_verdict import may_be_processed, verdict_of_status
 from stormbreak.provider.fault_kinds import SILENT, SLOW, STATUSES, WELL_FORMED, Kind, WaitForm
 from stormbreak.provider.model import Part, Reply
 from stormbreak.provider.rate_limit import LimitState
-from stormbreak.provider.rate_limit_headers import limit_headers
 from stormbreak.provider.scenario import Dialect, Scenario
+from stormbreak.provider.throttle_headers import limit_headers
 from stormbreak.types import TREATMENTS, Outcome, RateLimits, Verdict
 
 _EPOCH = 1.7e9  # unix seconds at which a simulation begins: some headers name points in time

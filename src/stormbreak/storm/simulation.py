@@ -14,7 +14,7 @@ from math import ceil, inf, nextafter
 from typing import NamedTuple
 
 from stormbreak.core.automatic_limit import AutomaticLimiter
-from stormbreak.core.circuit import State
+from stormbreak.core.breaker_policy import State
 from stormbreak.core.engine import Engine
 from stormbreak.core.policy import Policy
 from stormbreak.core.presets import OFF, for_batch

@@ -6,7 +6,7 @@ number of them would fill the memory of the process and of Prometheus.
 
 from collections.abc import Collection
 
-from stormbreak.core.circuit import State
+from stormbreak.core.breaker_policy import State
 from stormbreak.escape import LABEL, shown
 from stormbreak.types import CACHE, DEGRADED, TARGET, Target, Verdict
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from stormbreak.core.circuit import State
+from stormbreak.core.breaker_policy import State
 from stormbreak.core.engine import Engine
 from stormbreak.drivers.fork_safety import reset_in_child
 from stormbreak.drivers.locks import new_lock

@@ -7,7 +7,7 @@ import pytest
 from batches import read, write
 from remote_batches import QUICK, batch, rows_for, text_of
 
-from stormbreak.provider.batches import BatchDesk
+from stormbreak.provider.batch_api import BatchDesk
 from stormbreak.testing import answer_text
 
 URLS = ["/v1/chat/completions", "/v1/messages"]

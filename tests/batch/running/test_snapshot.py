@@ -15,7 +15,7 @@ from stormbreak.batch.running.snapshot import worst_circuit
 from stormbreak.batch.running.stats import RunStats
 from stormbreak.cli.batch import progress
 from stormbreak.cli.batch.progress import Lines
-from stormbreak.core.circuit import BreakerPolicy
+from stormbreak.core.breaker_policy import BreakerPolicy
 from stormbreak.core.fallback import Place, ToTargets
 from stormbreak.core.presets import BATCH
 from stormbreak.core.row_schedule import RowAttempt

@@ -8,7 +8,7 @@ from chat_stream import CUT
 from doors import QUICK, SAY
 from sockets import End, served
 
-from stormbreak.core.circuit import BreakerPolicy
+from stormbreak.core.breaker_policy import BreakerPolicy
 from stormbreak.core.trip import ConsecutiveFailures
 from stormbreak.httpx2 import AsyncTransport
 

@@ -11,7 +11,7 @@ from doors import KEY, QUICK, WAYS, door, each_way, in_flight
 from sockets import End, failing, served
 
 from stormbreak import explain
-from stormbreak.core.circuit import BreakerPolicy
+from stormbreak.core.breaker_policy import BreakerPolicy
 from stormbreak.core.policy import Policy
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.core.trip import ConsecutiveFailures

@@ -18,7 +18,7 @@ from interrupts import interrupted
 from loop_thread import LoopThread
 from sockets import PATIENCE, End, answer, failing, served, until
 
-from stormbreak.core.circuit import BreakerPolicy
+from stormbreak.core.breaker_policy import BreakerPolicy
 from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.policy import Policy
 from stormbreak.core.trip import ConsecutiveFailures

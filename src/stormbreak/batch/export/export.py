@@ -8,12 +8,12 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from stormbreak.batch import arrow
+from stormbreak.batch import parquet
 from stormbreak.batch.export.results import Results, RowCounts
 from stormbreak.batch.export.tables import write_table
 from stormbreak.batch.input.index import Rows
 from stormbreak.batch.input.table import Record, Shard, Table
-from stormbreak.batch.options import BatchOptions
+from stormbreak.batch.run_options import BatchOptions
 from stormbreak.batch.store.cost import lookup_of
 from stormbreak.batch.store.paths import BatchPaths, require_plain_file
 from stormbreak.batch.store.run_file import Run, TableRef, find_moved, read_existing_run
@@ -63,7 +63,7 @@ def read_table(output: str | PathLike[str], *, prices: Sequence[str] = ()) -> An
         path = Path(folder, "table.parquet")
         price_of = lookup_of(Path(output), tuple(prices)).price_of
         export_output(Path(output), path, given=BatchOptions(), price_of=price_of)
-        return arrow.read_file(path)
+        return parquet.read_file(path)
 
 
 def export(

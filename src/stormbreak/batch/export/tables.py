@@ -11,7 +11,7 @@ from typing import Any, BinaryIO, Protocol
 
 import msgspec
 
-from stormbreak.batch import arrow
+from stormbreak.batch import parquet
 from stormbreak.batch.export.results import RESULT_COLUMNS, Results
 from stormbreak.batch.input.prompts import plain_value, text_of
 from stormbreak.batch.input.table import Record, Table, format_of
@@ -135,14 +135,14 @@ def _is_formula(text: str) -> bool:
 def _write_parquet(
     file: BinaryIO, rows: Rows, results: Results, columns: Sequence[str], prefix: str
 ) -> None:
-    pa = arrow.pyarrow()
+    pa = parquet.pyarrow()
     own = _schema(rows, columns)
     types = [pa.field(prefix + name, _type(name)) for name in RESULT_COLUMNS]
     schema = own
     for field in types:
         schema = schema.append(field)
     try:
-        with arrow.parquet().ParquetWriter(file, schema, compression="zstd") as writer:
+        with parquet.pyarrow_parquet().ParquetWriter(file, schema, compression="zstd") as writer:
             first = 0
             for batch in _batches(rows, own):
                 found = [results.at(first + each) for each in range(batch.num_rows)]
@@ -159,16 +159,16 @@ def _write_parquet(
 
 
 def _type(name: str) -> Any:
-    return getattr(arrow.pyarrow(), _TYPES.get(name, "string"))()
+    return getattr(parquet.pyarrow(), _TYPES.get(name, "string"))()
 
 
 def _schema(rows: Rows, columns: Sequence[str]) -> Any:
     """The types of the row's own columns: those of Parquet, text of CSV, and what the values of JSON lines have."""
     if isinstance(rows, Table) and rows.format == "parquet":
-        return arrow.read_schema(rows.paths[0])
-    pa = arrow.pyarrow()
+        return parquet.read_schema(rows.paths[0])
+    pa = parquet.pyarrow()
     if isinstance(rows, Table) and rows.format == "jsonl":
-        return arrow.infer_schema(chunks(rows.records()), columns)
+        return parquet.infer_schema(chunks(rows.records()), columns)
     return pa.schema([(column, pa.string()) for column in columns])
 
 
@@ -178,10 +178,10 @@ def _batches(rows: Rows, schema: Any) -> Iterator[Any]:
             yield batch if batch.schema.equals(schema) else batch.cast(schema)
         return
     for records in chunks(rows.records()):
-        yield arrow.to_batch(records, schema)
+        yield parquet.to_batch(records, schema)
 
 
 def chunks(records: Iterator[Record]) -> Iterator[list[Record]]:
-    """Take so many rows at a time as `arrow.read_batches` does."""
-    while chunk := list(islice(records, arrow.READ_ROWS)):
+    """Take so many rows at a time as `parquet.read_batches` does."""
+    while chunk := list(islice(records, parquet.READ_ROWS)):
         yield chunk

@@ -17,7 +17,7 @@ from msgspec import DecodeError
 
 from stormbreak import toml_file
 from stormbreak.batch.input.request import CHAT, EMBEDDINGS, ENDPOINTS, MESSAGES, RESPONSES
-from stormbreak.batch.options import TableOptions, option_flag
+from stormbreak.batch.run_options import TableOptions, option_flag
 from stormbreak.errors import ConfigurationError
 from stormbreak.escape import path_of, quoted
 

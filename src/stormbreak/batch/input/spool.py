@@ -17,7 +17,7 @@ from typing import Any, BinaryIO, Protocol
 import msgspec
 
 from stormbreak import toml_file
-from stormbreak.batch import arrow
+from stormbreak.batch import parquet
 from stormbreak.batch.export.tables import check_columns
 from stormbreak.batch.input.index import (
     REPORT_EVERY,
@@ -28,7 +28,7 @@ from stormbreak.batch.input.index import (
 from stormbreak.batch.input.prompts import RequestMaker, RowError, plain_value
 from stormbreak.batch.input.request import InputRowError, Row, parse_row
 from stormbreak.batch.input.table import WHOLE, Shard, Table, find_format
-from stormbreak.batch.options import BatchOptions, TableOptions, option_flag
+from stormbreak.batch.run_options import BatchOptions, TableOptions, option_flag
 from stormbreak.batch.store.durable_file import fresh_path, replacing
 from stormbreak.batch.store.lock import held, locked
 from stormbreak.batch.store.paths import BatchPaths
@@ -143,7 +143,7 @@ def table_of(rows: object, options: TableOptions, given: BatchOptions) -> TableI
     if hasattr(rows, "__arrow_c_stream__"):  # pandas, polars, pyarrow and others
 
         def copy(file: BinaryIO) -> None:
-            arrow.write_frame(rows, file)
+            parquet.write_frame(rows, file)
     elif (options.makes_requests or options.shard) and isinstance(rows, Iterable):
 
         def copy(file: BinaryIO) -> None:

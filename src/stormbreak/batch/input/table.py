@@ -23,7 +23,7 @@ from msgspec import DecodeError
 from msgspec.json import Decoder
 
 from stormbreak import toml_file
-from stormbreak.batch import arrow
+from stormbreak.batch import parquet
 from stormbreak.batch.input.csv_rows import numbered_lines, read_csv
 from stormbreak.batch.store.paths import COMPRESSED
 from stormbreak.errors import ConfigurationError
@@ -151,7 +151,7 @@ class Table:
         """Read the rows of Parquet in order, as record batches."""
         begin = 0
         for path in self.paths:
-            for batch in arrow.read_batches(path, None):
+            for batch in parquet.read_batches(path, None):
                 end = begin + batch.num_rows
                 taken = range(begin, end)[
                     (self.shard.index - 1 - begin) % self.shard.count :: self.shard.count
@@ -178,7 +178,7 @@ class Table:
 
     def _columns(self, path: Path) -> tuple[str, ...]:
         if self.format == "parquet":
-            return tuple(arrow.read_schema(path).names)
+            return tuple(parquet.read_schema(path).names)
         with decompressed(path) as file:
             _, header = next(self._csv(file, path), (0, None))
         if header is None:
@@ -194,7 +194,7 @@ class Table:
 
     def _read(self, path: Path, columns: Sequence[str] | None) -> Iterator[Record]:
         if self.format == "parquet":
-            for batch in arrow.read_batches(path, columns):
+            for batch in parquet.read_batches(path, columns):
                 yield from batch.to_pylist()
             return
         with decompressed(path) as file:
@@ -237,7 +237,7 @@ def decompressed(path: Path) -> Iterator[BinaryIO]:
             if head.startswith(_GZIP):
                 yield cast("BinaryIO", gzip.GzipFile(fileobj=file))
             elif head.startswith(_ZSTD):
-                yield arrow.zstd_reader(file)
+                yield parquet.zstd_reader(file)
             else:
                 yield file
         except (EOFError, zlib.error, OSError) as error:

@@ -7,7 +7,7 @@ from typing import Any, BinaryIO, NamedTuple, Protocol
 import msgspec
 
 from stormbreak.batch.remote.caller import RemoteError
-from stormbreak.batch.store.batches import Counts, RemoteBatch
+from stormbreak.batch.store.provider_batches import Counts, RemoteBatch
 from stormbreak.errors import StormbreakError
 from stormbreak.llm.models import HttpResponse
 from stormbreak.types import Verdict

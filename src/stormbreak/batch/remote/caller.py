@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import TypeVar
 
-from stormbreak.batch.options import BatchOptions
+from stormbreak.batch.run_options import BatchOptions
 from stormbreak.batch.running.failure_reasons import failure_of, message_in
 from stormbreak.batch.running.run_policy import policy_of_run
 from stormbreak.core.policy import Policy

@@ -18,8 +18,8 @@ from stormbreak.batch.remote.caller import policy_for
 from stormbreak.batch.remote.fetch import Fetched, Fetcher
 from stormbreak.batch.remote.poll import OnPoll, Poller
 from stormbreak.batch.running.failure_reasons import Reason
-from stormbreak.batch.store.batches import BatchFolder, RemoteBatch, Step
 from stormbreak.batch.store.lock import locked
+from stormbreak.batch.store.provider_batches import BatchFolder, RemoteBatch, Step
 from stormbreak.batch.store.run_file import note_account
 from stormbreak.cost.accounts import Cost
 from stormbreak.errors import ConfigurationError

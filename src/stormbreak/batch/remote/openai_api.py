@@ -20,7 +20,7 @@ from stormbreak.batch.remote.api import (
     same,
 )
 from stormbreak.batch.remote.caller import Caller
-from stormbreak.batch.store.batches import Counts, RemoteBatch
+from stormbreak.batch.store.provider_batches import Counts, RemoteBatch
 from stormbreak.http.resource import Resource
 from stormbreak.llm.models import HttpResponse
 

@@ -8,7 +8,7 @@ from stormbreak.batch.remote.api import RemoteStatus, UnsureError
 from stormbreak.batch.remote.caller import Caller, RemoteError
 from stormbreak.batch.remote.planning import api_for
 from stormbreak.batch.remote.submit import NOT_CREATED, ids_of, settled
-from stormbreak.batch.store.batches import BatchFolder, RemoteBatch, Step
+from stormbreak.batch.store.provider_batches import BatchFolder, RemoteBatch, Step
 from stormbreak.escape import path_of
 from stormbreak.http.client import AsyncClient
 from stormbreak.types import Verdict

@@ -1,7 +1,7 @@
 """Submit the rows of a job that are not answered, as batches of the provider's own API.
 
-Each step is written down before it is begun, and when it has ended (`store.batches`). A later call goes on with what a
-killed one has begun: it looks for an upload or a batch that may have arrived before it sends another.
+Each step is written down before it is begun, and when it has ended (`store.provider_batches`). A later call goes on with
+what a killed one has begun: it looks for an upload or a batch that may have arrived before it sends another.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from stormbreak.batch.job import CONNECT_GRACE, Job, OpenJob, open_job, run_in_l
 from stormbreak.batch.remote.api import BatchApi, Content, UnsureError, Uploads
 from stormbreak.batch.remote.caller import Caller, policy_for
 from stormbreak.batch.remote.planning import Plan, Planner, api_for, prepared
-from stormbreak.batch.store.batches import BatchFolder, RemoteBatch, RowRanges, Step
+from stormbreak.batch.store.provider_batches import BatchFolder, RemoteBatch, RowRanges, Step
 from stormbreak.errors import ConfigurationError
 from stormbreak.hidden_keys import hidden
 from stormbreak.http.client import AsyncClient

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from stormbreak.batch.options import AUTO, BatchOptions
+from stormbreak.batch.run_options import AUTO, BatchOptions
 from stormbreak.batch.running.file_limits import make_room, too_many_files
 from stormbreak.core.automatic_limit import AutomaticLimit
 from stormbreak.core.concurrency_limit import FixedLimit

@@ -13,10 +13,8 @@ import asyncio
 import contextlib
 import logging
 import random
-import signal
-import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from enum import Enum
@@ -25,6 +23,7 @@ from typing import Any
 
 from stormbreak.batch.input.index import Rows
 from stormbreak.batch.input.request import Row
+from stormbreak.batch.running import signals
 from stormbreak.batch.running.failure_reasons import (
     ACCOUNT,
     AccountErrors,
@@ -63,7 +62,6 @@ PRICE_EVERY = 1.0  # seconds
 OUT_OF_FILES_PAUSE = 1.0  # seconds in which no row leaves, after a connection could not open a file
 MAX_OUT_OF_FILES = 10  # failed writes of the run file in a row, before the run ends
 THREADS = 3  # of our own: name lookups, which may hang, fill those of the loop
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 _NOT_CLOSED = frozenset({"open", "half_open", "isolated"})
 _Held = tuple[Row, Failure, Response | None]
@@ -405,28 +403,14 @@ class Runner:
             self._cancel_all()
         self._stop(End.INTERRUPTED)
 
+    def _signals(self) -> contextlib.AbstractContextManager[None]:
+        if not self.hears_signals:
+            return contextlib.nullcontext()
+        return signals.heard(self.interrupt, self._hang_up, loop=self._loop)
+
     def _hang_up(self) -> None:
         """Do as `interrupt`, and never end at once: a terminal that closes hangs up several times."""
         self._stop(End.INTERRUPTED)
-
-    @contextlib.contextmanager
-    def _signals(self) -> Iterator[None]:
-        """Handle signals in the main thread, which alone gets them."""
-        loop = asyncio.get_running_loop()
-        handlers: dict[signal.Signals, Callable[[], None]] = {}
-        if self.hears_signals and threading.current_thread() is threading.main_thread():
-            handlers = dict.fromkeys(SIGNALS, self.interrupt)
-            if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as under nohup
-                handlers[signal.SIGHUP] = self._hang_up
-        before = {number: signal.getsignal(number) for number in handlers}
-        for number, handler in handlers.items():
-            loop.add_signal_handler(number, handler)
-        try:
-            yield
-        finally:
-            for number, handled_by in before.items():
-                loop.remove_signal_handler(number)  # which leaves the default handler
-                signal.signal(number, handled_by)
 
     def _give_up(self, error: BaseException) -> None:
         """Stop; wait for what was sent, unless its answers could not be written anyway."""

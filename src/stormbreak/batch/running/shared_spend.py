@@ -18,7 +18,7 @@ from stormbreak.cost.spend_gate import MICRO
 from stormbreak.drivers.locks import new_lock
 from stormbreak.fleet.membership import micro_dollars
 from stormbreak.fleet.messages import Answer
-from stormbreak.fleet.parent import ParentStore
+from stormbreak.fleet.parent_store import ParentStore
 from stormbreak.fleet.store import Message
 
 NOTHING_LEFT = 1e-9  # micro-dollars; 0 would be no limit

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
-from stormbreak.batch.arrow import to_polars
 from stormbreak.batch.export.export import read_table
+from stormbreak.batch.parquet import to_polars
 from stormbreak.batch.running.failure_reasons import Reason
 from stormbreak.batch.running.runner import End, Runner
 from stormbreak.batch.running.workers import Workers

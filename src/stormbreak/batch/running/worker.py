@@ -6,7 +6,6 @@ It obeys its parent alone, and ends at once when that is gone.
 import asyncio
 import os
 import shutil
-import signal
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -17,7 +16,8 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn, Protocol
 
 from stormbreak.batch.input.index import Rows
-from stormbreak.batch.running.runner import SIGNALS, End, Runner
+from stormbreak.batch.running import signals
+from stormbreak.batch.running.runner import End, Runner
 from stormbreak.batch.running.snapshot import RunSnapshot
 from stormbreak.batch.running.stats import RunStats
 from stormbreak.batch.store.output_files import Store
@@ -143,8 +143,7 @@ def work(
     plan: WorkerPlan, part: int, connection: Connection, others: Sequence[Connection]
 ) -> NoReturn:
     """Be the worker of `part`, from 0 on, and end the process. `others` are the inherited ends of other pipes."""
-    for number in (*SIGNALS, signal.SIGHUP):  # a terminal sends them to parent and workers
-        signal.signal(number, signal.SIG_IGN)
+    signals.ignore()
     for other in others:
         other.close()
     reports = Reports(connection)

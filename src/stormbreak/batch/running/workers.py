@@ -6,17 +6,17 @@ worker that is killed loses what it had in flight, and the others go on; its row
 
 import gc
 import logging
-import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from stormbreak.batch.running.runner import SIGNALS, TICK_EVERY, End, Runner
+from stormbreak.batch.running import signals
+from stormbreak.batch.running.runner import TICK_EVERY, End, Runner
 from stormbreak.batch.running.shared_spend import BudgetStore, SharedSpend
 from stormbreak.batch.running.snapshot import RunSnapshot, worst_circuit
 from stormbreak.batch.running.stats import RunStats
@@ -107,7 +107,7 @@ class Workers:
             ConfigurationError: OUTPUT cannot be written, or no process can be started.
         """
         try:
-            with self._signals():
+            with signals.heard(self._hear, self._hang_up):
                 self._start()
                 with self._budget:
                     self._send(Order.GO)
@@ -272,25 +272,11 @@ class Workers:
             straggling=max((each.straggling for each in seen), default=0.0),
         )
 
-    @contextmanager
-    def _signals(self) -> Iterator[None]:
-        def hear(*_: object) -> None:
-            self._signals_heard += 1
+    def _hear(self) -> None:
+        self._signals_heard += 1
 
-        def hang_up(*_: object) -> None:
-            self._hung_up = True
-
-        handlers: dict[signal.Signals, Callable[..., None]] = dict.fromkeys(SIGNALS, hear)
-        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as under nohup
-            handlers[signal.SIGHUP] = hang_up
-        before: Mapping[signal.Signals, Any] = {
-            number: signal.signal(number, handler) for number, handler in handlers.items()
-        }
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+    def _hang_up(self) -> None:
+        self._hung_up = True
 
 
 Running = Runner | Workers  # a run: the process that sends, or the parent of those

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from stormbreak.batch.input.request import Row
-from stormbreak.batch.options import FINAL, UNFINISHED_ROWS, Choice
+from stormbreak.batch.run_options import FINAL, UNFINISHED_ROWS, Choice
 from stormbreak.batch.store.durable_file import AppendFile, OutputError, remove, replacing
 from stormbreak.batch.store.paths import BatchPaths
 from stormbreak.batch.store.record import (

@@ -11,9 +11,9 @@ from typing import Any
 from msgspec import DecodeError, Raw, Struct
 from msgspec.json import Decoder, decode
 
-from stormbreak.batch.store.batches import BatchFolder
 from stormbreak.batch.store.lock import held
 from stormbreak.batch.store.paths import BatchPaths
+from stormbreak.batch.store.provider_batches import BatchFolder
 from stormbreak.batch.store.record import count_lines, entries, with_readable_numbers
 from stormbreak.batch.store.run_file import read_existing_run
 from stormbreak.cost.accounts import Cost

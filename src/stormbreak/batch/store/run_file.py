@@ -6,8 +6,8 @@ Other options may change, and the change is kept: a resume may use another addre
 `account`: what the attempts of all these runs used; written every second, and at the end of a run. `flags`: the options
 of the last run, for `batch retry`, which may change pinned ones, too. `pauses`: until when (unix time) a model gets no
 request, also from the next run, because the provider named a time. `table`: the table that the requests were made of,
-if they were. `billed`: tokens of batches at the provider (`store.batches`) whose usage is in the account. `salt`: goes
-into the idempotency keys of all these runs, so that a row keeps its key after a crash.
+if they were. `billed`: tokens of batches at the provider (`store.provider_batches`) whose usage is in the account.
+`salt`: goes into the idempotency keys of all these runs, so that a row keeps its key after a crash.
 """
 
 import json
@@ -22,7 +22,7 @@ from msgspec.json import Decoder, encode
 from msgspec.json import format as indented
 
 from stormbreak import toml_file
-from stormbreak.batch.options import UNFINISHED_ROWS, BatchOptions, Choice
+from stormbreak.batch.run_options import UNFINISHED_ROWS, BatchOptions, Choice
 from stormbreak.batch.store.durable_file import replacing
 from stormbreak.batch.store.paths import BatchPaths
 from stormbreak.cost.accounts import Account

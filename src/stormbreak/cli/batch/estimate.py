@@ -12,7 +12,7 @@ from stormbreak.batch.estimate import ModelEstimate, Pace, estimate
 from stormbreak.batch.input.index import Rows
 from stormbreak.batch.input.request import Row
 from stormbreak.batch.input.spool import find_table, table_rows
-from stormbreak.batch.options import BatchOptions, TableOptions
+from stormbreak.batch.run_options import BatchOptions, TableOptions
 from stormbreak.cli.batch.options import (
     BASE_URL,
     MODEL,

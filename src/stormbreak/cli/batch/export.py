@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from stormbreak.batch.export.export import export_output
-from stormbreak.batch.options import BatchOptions
+from stormbreak.batch.run_options import BatchOptions
 from stormbreak.batch.store.cost import lookup_of
 from stormbreak.cli.batch.options import ESCAPE_FORMULAS, PREFIX
 from stormbreak.cli.command import options, subcommand

@@ -8,7 +8,6 @@ from typing import Any, TypeVar
 import click
 
 from stormbreak.batch.job import Job, build_job
-from stormbreak.batch.options import UNFINISHED_ROWS, BatchOptions
 from stormbreak.batch.remote.caller import RemoteError
 from stormbreak.batch.remote.commands import (
     FetchSummary,
@@ -17,8 +16,9 @@ from stormbreak.batch.remote.commands import (
     poll_batches,
 )
 from stormbreak.batch.remote.fetch import MISSING, UNPROCESSED, Fetched
-from stormbreak.batch.store.batches import RemoteBatch
+from stormbreak.batch.run_options import UNFINISHED_ROWS, BatchOptions
 from stormbreak.batch.store.paths import BatchPaths
+from stormbreak.batch.store.provider_batches import RemoteBatch
 from stormbreak.batch.store.run_file import read_existing_run
 from stormbreak.cli.batch.options import API_KEY_ENV, CONNECT_GRACE_OPTION, QUIET
 from stormbreak.cli.batch.retry import input_of_run, options_of_run

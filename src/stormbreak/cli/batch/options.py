@@ -9,7 +9,7 @@ import click
 
 from stormbreak.batch.input.spool import find_table
 from stormbreak.batch.job import CONNECT_GRACE, MAX_WORKERS, POLICY, build_job
-from stormbreak.batch.options import AUTO, UNFINISHED_ROWS, BatchOptions, TableOptions
+from stormbreak.batch.run_options import AUTO, UNFINISHED_ROWS, BatchOptions, TableOptions
 from stormbreak.cli.command import Value, flag, option, options
 from stormbreak.cli.options import FILE, JSON, PORT, PRICES, REPORT, SECONDS, Integer, Number
 from stormbreak.core.presets import BATCH

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from stormbreak.batch.job import build_job, has_target
-from stormbreak.batch.options import BatchOptions, Choice, failed_rows, option_flag
+from stormbreak.batch.run_options import BatchOptions, Choice, failed_rows, option_flag
 from stormbreak.batch.store.paths import BatchPaths
 from stormbreak.batch.store.reader import count_rows
 from stormbreak.batch.store.run_file import Run, find_moved, read_existing_run

@@ -3,7 +3,7 @@
 from stormbreak.batch.job import Job
 from stormbreak.batch.remote.caller import RemoteError
 from stormbreak.batch.remote.submit import Submission, submit_job
-from stormbreak.batch.store.batches import RemoteBatch
+from stormbreak.batch.store.provider_batches import RemoteBatch
 from stormbreak.cli.batch.options import job_options, submit_options
 from stormbreak.cli.command import subcommand
 from stormbreak.cli.output import json_text, say, warn

@@ -1,9 +1,8 @@
-"""Where a request goes: the parts of its URL, and the proxy in between."""
+"""Where a request goes: the parts of its URL."""
 
-from base64 import b64encode
 from functools import lru_cache
 from typing import NamedTuple
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote, urlsplit
 
 _REMEMBERED = 256  # URLs; hardly anybody uses more than some endpoints
 _PORTS = {"http": 80, "https": 443}
@@ -18,17 +17,6 @@ class Address(NamedTuple):
     port: int
     authority: str
     target: str
-
-
-class Proxy(NamedTuple):
-    """An HTTP proxy; its repr shows no password. `authorization` is the value of `Proxy-Authorization`."""
-
-    host: str
-    port: int
-    authorization: str | None
-
-    def __repr__(self) -> str:
-        return f"Proxy({self.host!r}, {self.port})"
 
 
 @lru_cache(maxsize=_REMEMBERED)
@@ -46,22 +34,3 @@ def address_of(url: str) -> Address:
     secure = parts.scheme == "https"
     authority = name if port in (None, _PORTS[parts.scheme]) else f"{name}:{port}"
     return Address(secure, host, port or _PORTS[parts.scheme], authority, target)
-
-
-def proxy_of(url: str) -> Proxy:
-    """Take the URL of a proxy apart."""
-    parts = urlsplit(url)
-    given = None
-    if parts.username is not None:
-        user = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
-        given = f"Basic {b64encode(user.encode()).decode()}"
-    return Proxy(parts.hostname or "", parts.port or 80, given)
-
-
-def connect_request(address: Address, proxy: Proxy) -> bytes:
-    """What asks `proxy` for a tunnel to `address`."""
-    name = f"[{address.host}]" if ":" in address.host else address.host
-    lines = [f"CONNECT {name}:{address.port} HTTP/1.1", f"Host: {name}:{address.port}"]
-    if proxy.authorization is not None:
-        lines.append(f"Proxy-Authorization: {proxy.authorization}")
-    return "\r\n".join((*lines, "", "")).encode()

@@ -6,10 +6,11 @@ import ssl
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from stormbreak.http.h1.address import Address, Proxy, connect_request
+from stormbreak.http.h1.address import Address
 from stormbreak.http.h1.failures import ProxyRefusedError
 from stormbreak.http.h1.names import STAGGER, Found, Names, in_order
-from stormbreak.http.h1.response_parser import MAX_HEAD, MalformedResponseError, ResponseParser
+from stormbreak.http.h1.proxy import Proxy, Tunnel
+from stormbreak.http.h1.response_parser import MAX_HEAD
 
 P = TypeVar("P", bound=asyncio.Protocol)
 
@@ -128,23 +129,12 @@ async def _open(family: int, address: tuple[Any, ...]) -> socket.socket:
 async def _tunnel(sock: socket.socket, address: Address, proxy: Proxy) -> None:
     """Have the proxy connect to `address`: what is sent from here on goes there."""
     loop = asyncio.get_running_loop()
-    parser = ResponseParser("HEAD")  # a tunnel begins behind the head
+    tunnel = Tunnel(address, proxy)
     try:
-        await loop.sock_sendall(sock, connect_request(address, proxy))
-        while not parser.complete:
-            data = await loop.sock_recv(sock, MAX_HEAD)
-            if not data:
-                raise ProxyRefusedError(None)
-            parser.feed(data)
-    except (MalformedResponseError, ConnectionError):
+        await loop.sock_sendall(sock, tunnel.request)
+        while not tunnel.feed(await loop.sock_recv(sock, MAX_HEAD)):
+            pass
+    except ConnectionError:
         raise ProxyRefusedError(None) from None
     finally:
-        parser.close()
-    check_tunnel(parser)
-
-
-def check_tunnel(parser: ResponseParser) -> None:
-    """Raise a ProxyRefusedError unless the proxy answered CONNECT with 2xx."""
-    assert parser.status is not None
-    if not 200 <= parser.status <= 299:
-        raise ProxyRefusedError(parser.status)
+        tunnel.close()

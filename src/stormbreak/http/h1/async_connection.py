@@ -14,13 +14,14 @@ from weakref import WeakKeyDictionary, ref
 
 from stormbreak.drivers.fork_safety import reset_in_child
 from stormbreak.drivers.locks import LiveSet, cached_value
-from stormbreak.http.h1.address import Address, Proxy, address_of, proxy_of
+from stormbreak.http.h1.address import Address, address_of
 from stormbreak.http.h1.async_connect import Resolver, connect
 from stormbreak.http.h1.async_exchange import AsyncExchange, Owner, Socket
 from stormbreak.http.h1.blocking_connection import BlockingConnection
 from stormbreak.http.h1.connection import KEEP_ALIVE, MAX_AGE, ExchangeResult
 from stormbreak.http.h1.exchange import BAD_HEADER
 from stormbreak.http.h1.failures import NOT_SENT, PoolClosedError, connect_outcome
+from stormbreak.http.h1.proxy import Proxy, proxy_of
 from stormbreak.http.h1.response_body import (
     SocketResponse,
     came_whole,

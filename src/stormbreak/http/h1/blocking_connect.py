@@ -11,16 +11,11 @@ from functools import partial
 from math import inf
 
 from stormbreak.drivers.blocking import READ, WRITE, Signal, SocketWait
-from stormbreak.http.h1.address import Address, Proxy, connect_request
-from stormbreak.http.h1.async_connect import check_tunnel
+from stormbreak.http.h1.address import Address
 from stormbreak.http.h1.failures import ProxyRefusedError
 from stormbreak.http.h1.names import STAGGER, Found, Names, in_order
-from stormbreak.http.h1.response_parser import (
-    MAX_HEAD,
-    CutResponseError,
-    MalformedResponseError,
-    ResponseParser,
-)
+from stormbreak.http.h1.proxy import Proxy, Tunnel
+from stormbreak.http.h1.response_parser import MAX_HEAD
 
 _UNDER_WAY = (0, errno.EINPROGRESS)
 
@@ -138,21 +133,16 @@ def _begin(family: int, address: tuple[object, ...]) -> socket.socket:
 
 async def _tunnel(sock: socket.socket, address: Address, proxy: Proxy, until: float) -> None:
     """Have the proxy connect to `address`: what is sent from here on goes there."""
-    parser = ResponseParser("HEAD")  # a tunnel begins behind the head
+    tunnel = Tunnel(address, proxy)
     try:
-        sock.sendall(connect_request(address, proxy))  # it fits into the buffer of a new socket
-        while not parser.complete:
+        sock.sendall(tunnel.request)  # it fits into the buffer of a new socket
+        await _ready(sock, READ, until)
+        while not tunnel.feed(sock.recv(MAX_HEAD)):
             await _ready(sock, READ, until)
-            data = sock.recv(MAX_HEAD)
-            if data:
-                parser.feed(data)
-            else:
-                parser.end()
-    except (CutResponseError, MalformedResponseError, ConnectionError, BlockingIOError):
+    except (ConnectionError, BlockingIOError):
         raise ProxyRefusedError(None) from None
     finally:
-        parser.close()
-    check_tunnel(parser)
+        tunnel.close()
 
 
 async def _secured(

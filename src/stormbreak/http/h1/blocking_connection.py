@@ -16,11 +16,12 @@ from weakref import ref
 from stormbreak.drivers.blocking import READ, WRITE, Signal, SocketWait, running_strand
 from stormbreak.drivers.fork_safety import reset_in_child
 from stormbreak.drivers.locks import LiveSet, new_lock
-from stormbreak.http.h1.address import Address, Proxy, address_of
+from stormbreak.http.h1.address import Address, address_of
 from stormbreak.http.h1.blocking_connect import BlockingResolver, connect
 from stormbreak.http.h1.connection import KEEP_ALIVE, MAX_AGE, ExchangeResult
 from stormbreak.http.h1.exchange import BAD_HEADER, LOST, SMALL, Exchange, head_of
 from stormbreak.http.h1.failures import NOT_SENT, PoolClosedError, connect_outcome
+from stormbreak.http.h1.proxy import Proxy
 from stormbreak.http.h1.response_body import SocketResponse, open_response, whole_response
 from stormbreak.http.models import PreparedRequest
 from stormbreak.llm.models import HttpResponse

@@ -7,9 +7,10 @@ import time
 from collections.abc import Sequence
 from typing import Protocol
 
-from stormbreak.http.h1.address import Address, Proxy
+from stormbreak.http.h1.address import Address
 from stormbreak.http.h1.connection import broken_body, silent_body
 from stormbreak.http.h1.decoding import ACCEPTED
+from stormbreak.http.h1.proxy import Proxy
 from stormbreak.http.h1.response_parser import (
     CutResponseError,
     MalformedResponseError,

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from table_test import table_test
 
-from stormbreak.llm.time_formats import parse_http_date, rfc3339
+from stormbreak.llm.retry_after import parse_http_date, rfc3339
 
 NOW = datetime(2026, 11, 24, 22, tzinfo=UTC)
 

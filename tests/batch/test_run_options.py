@@ -3,7 +3,7 @@ from msgspec.json import decode, encode
 from msgspec.structs import replace
 from table_test import table_test
 
-from stormbreak.batch.options import UNFINISHED_ROWS, BatchOptions, failed_rows
+from stormbreak.batch.run_options import UNFINISHED_ROWS, BatchOptions, failed_rows
 from stormbreak.errors import ConfigurationError
 from stormbreak.types import Verdict
 

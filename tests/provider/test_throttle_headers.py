@@ -11,8 +11,8 @@ from stormbreak.core.rate_limit_gate import RateLimitPolicy
 from stormbreak.http.client import AsyncClient
 from stormbreak.llm.rate_limit_headers import parse_rate_limits
 from stormbreak.provider.rate_limit import LimitState
-from stormbreak.provider.rate_limit_headers import limit_headers
 from stormbreak.provider.scenario import Dialect
+from stormbreak.provider.throttle_headers import limit_headers
 
 NOW = 1795557600.25
 STANDINGS = [LimitState(False, 600, 590.4, 1.0), LimitState(True, 60_000, 0.0, 59.9995)]

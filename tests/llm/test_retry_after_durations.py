@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from table_test import table_test
 
-from stormbreak.llm.time_formats import MAX_WAIT, duration, number, wait
+from stormbreak.llm.retry_after import MAX_WAIT, duration, number, wait
 
 
 @table_test(

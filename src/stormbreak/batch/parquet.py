@@ -25,7 +25,7 @@ def pyarrow() -> Any:
     return pa
 
 
-def parquet() -> Any:
+def pyarrow_parquet() -> Any:
     """Import pyarrow.parquet."""
     pyarrow()
     from pyarrow import parquet  # noqa: PLC0415 - optional
@@ -42,7 +42,7 @@ def read_schema(path: Path) -> Any:
     """Read the schema of a Parquet file. Raises ConfigurationError if it is none."""
     pa = pyarrow()
     try:
-        return parquet().read_schema(path)
+        return pyarrow_parquet().read_schema(path)
     except (pa.ArrowException, OSError) as error:
         raise _unreadable(path, error) from None
 
@@ -52,7 +52,7 @@ def read_batches(path: Path, columns: Sequence[str] | None) -> Iterator[Any]:
     pa = pyarrow()
     names = None if columns is None else list(columns)
     try:
-        with parquet().ParquetFile(path) as file:
+        with pyarrow_parquet().ParquetFile(path) as file:
             yield from file.iter_batches(batch_size=READ_ROWS, columns=names)
     except (pa.ArrowException, OSError) as error:
         raise _unreadable(path, error) from None
@@ -63,7 +63,7 @@ def write_frame(frame: Any, file: BinaryIO) -> None:
     pa = pyarrow()
     try:
         table = pa.table(frame)
-        parquet().write_table(table, file, row_group_size=16 * READ_ROWS)
+        pyarrow_parquet().write_table(table, file, row_group_size=16 * READ_ROWS)
     except pa.ArrowException as error:
         # The first message may repeat a value; pandas adds one that names the column.
         why = str(error.args[-1]) if len(error.args) > 1 else type(error).__name__
@@ -72,7 +72,7 @@ def write_frame(frame: Any, file: BinaryIO) -> None:
 
 def read_file(path: Path) -> Any:
     """Read a whole Parquet file as a pyarrow table."""
-    return parquet().read_table(path, memory_map=False)
+    return pyarrow_parquet().read_table(path, memory_map=False)
 
 
 def to_polars(table: Any) -> Any:

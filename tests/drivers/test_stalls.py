@@ -1,0 +1,105 @@
+"""A process that stands still is late itself: what waited for it is no evidence against the target."""
+
+import asyncio
+from math import inf
+
+from loop_bench import Bench
+from stage import OK, policy
+from table_test import table_test
+from virtual_loop import on_virtual_loop
+
+from stormbreak.core.automatic_limit import AutomaticLimit
+from stormbreak.core.diagnosis import Cause
+from stormbreak.core.stalls import FORGOTTEN, STALL, Stalls
+
+POLICY = policy(limit=AutomaticLimit())
+LANES, TOOK = 50, 0.02
+
+
+class Busy(Bench):
+    """Always has as many calls in flight; the target answers each after `takes` seconds."""
+
+    def __init__(self):
+        super().__init__(POLICY)
+        self.takes = TOOK
+        self.lanes = [asyncio.create_task(self.lane()) for _ in range(LANES)]
+
+    async def lane(self):
+        while True:
+            await self.call(OK, takes=self.takes)
+
+    def stand_still(self, seconds):
+        """As `time.sleep` in a callback of the loop does."""
+        asyncio.get_running_loop()._jumping.now += seconds
+
+    async def end(self):
+        for lane in self.lanes:
+            lane.cancel()
+        await asyncio.gather(*self.lanes, return_exceptions=True)
+
+
+@table_test("seconds", [0.26, 1.0, 20.0])
+@on_virtual_loop
+async def test_a_stall_is_no_evidence(seconds):
+    busy = Busy()
+    await asyncio.sleep(2.0)
+    for _ in range(3):
+        busy.stand_still(seconds)
+        await asyncio.sleep(1.0)
+
+    diagnosis = busy.state.diagnosis
+    assert diagnosis.judge.usual is not None
+    assert (diagnosis.evidence_at, diagnosis.cause(busy.driver.clock())) == (-inf, Cause.NONE)
+    assert busy.state.slots.limit == AutomaticLimit().max_in_flight
+    await busy.end()
+
+
+@table_test(("takes", "cause"), [(0.5, Cause.OVERLOAD), (100.0, Cause.DEAD)])
+@on_virtual_loop
+async def test_a_target_that_is_late_or_silent_is_evidence_soon(takes, cause):
+    busy = Busy()
+    await asyncio.sleep(2.0)
+    busy.takes = takes
+    await asyncio.sleep(1.5)
+
+    assert busy.state.diagnosis.cause(busy.driver.clock()) is cause
+    await busy.end()
+
+
+@on_virtual_loop
+async def test_after_a_stall_a_silent_target_is_dead_a_moment_later():
+    busy = Busy()
+    await asyncio.sleep(2.0)
+    busy.takes = 100.0
+    await asyncio.sleep(0.1)
+    busy.stand_still(5.0)
+    await asyncio.sleep(STALL + 0.2)
+
+    assert busy.state.diagnosis.is_dead(busy.driver.clock())
+    await busy.end()
+
+
+def test_beats_tell_a_stall_from_silence():
+    stalls = Stalls()
+    assert not stalls.is_recent(1000.0)  # nothing beats
+    stalls.beat(1000.0)
+    stalls.beat(1000.2)
+    assert not stalls.is_recent(1000.4)
+    assert stalls.is_recent(1000.5)  # before the next beat
+    stalls.beat(1001.0)
+    assert stalls.is_recent(1001.2)  # and after it
+    stalls.beat(1001.2)
+    assert not stalls.is_recent(1001.3)
+    stalls.rest()
+    stalls.beat(2000.0)
+    assert not stalls.is_recent(2000.0)
+    assert not stalls.is_recent(2000.0 + FORGOTTEN)  # its loop was closed
+
+
+@on_virtual_loop
+async def test_nothing_beats_while_nothing_is_in_flight():
+    bench, loop = Bench(POLICY), asyncio.get_running_loop()
+    await bench.call(OK, takes=1.0)
+    await asyncio.sleep(1.0)
+    assert not [timer for timer in loop._scheduled if not timer.cancelled()]
+    assert not bench.engine.stalls.is_recent(loop.time() + 10.0)
