@@ -242,6 +242,12 @@ def test_a_certificate_file_that_is_none_fails_at_start(tmp_path, monkeypatch):
     assert tls_context({}).verify_mode.name == "CERT_REQUIRED"
 
 
+def test_the_certificates_of_certifi_are_trusted_on_a_machine_without_any(monkeypatch):
+    for variable in ("SSL_CERT_FILE", "SSL_CERT_DIR"):
+        monkeypatch.setenv(variable, "/nowhere")
+    assert tls_context({}).cert_store_stats()["x509_ca"] > 0
+
+
 @pytest.mark.parametrize(("value", "off"), [("1", True), ("yes", True), ("0", False), ("", False)])
 def test_one_variable_turns_every_policy_off(value, off, monkeypatch):
     monkeypatch.setenv("STORMBREAK_DISABLED", value)

@@ -132,8 +132,8 @@ class Strand(Generic[T]):
         self._coroutine.close()
 
 
-def poll(strands: Sequence[Strand[Any]], until: float) -> None:
-    """Block until one of them can go on, or until `until`; then those that can do."""
+def poll(strands: Sequence[Strand[Any]], until: float) -> float:
+    """Block until one of them can go on, or until `until`; then those that can do. Return the time before that."""
     poller = select.poll()
     found: set[int] = set()
     for strand in strands:
@@ -156,6 +156,7 @@ def poll(strands: Sequence[Strand[Any]], until: float) -> None:
         ready = [sock for sock, _ in wait.sockets if sock.fileno() in found]
         if ready or now >= wait.until:
             strand.resume(ready)
+    return now
 
 
 class _Here(threading.local):
@@ -195,8 +196,7 @@ def run(
         strand.at_until = at_until
         strand.resume(None)
         while not strand.over:
-            poll((strand,), strand.until)
-            if time.monotonic() >= strand.until:
+            if poll((strand,), strand.until) >= strand.until:
                 _end_late(strand)
     except BaseException as error:
         if strand is None:

@@ -167,18 +167,19 @@ class BlockingDriver:
         """
         strands = [attempt.strand for attempt in attempts.values()]
         self._attempts.update(strands)
+        earliest = min([until, *[strand.until for strand in strands]])
         try:
-            while not any(strand.over for strand in strands):
+            while not [strand for strand in strands if strand.over]:
                 self._check_open(attempts)
-                poll(strands, min(until, *(strand.until for strand in strands)))
-                now = time.monotonic()
-                for attempt in attempts.values():
-                    attempt.end_if_late(now)
-                if now >= until:
-                    return
+                now = poll(strands, earliest)
+                if now >= earliest:
+                    for attempt in attempts.values():
+                        attempt.end_if_late(now)
+                    if now >= until:
+                        return
         finally:
             self._attempts.difference_update(strands)
-        if not any(attempt.has_succeeded for attempt in attempts.values()):
+        if self._closed and not any(attempt.has_succeeded for attempt in attempts.values()):
             self._check_open(attempts)
 
     def begin(self, attempt: _Attempt) -> None:

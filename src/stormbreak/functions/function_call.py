@@ -202,7 +202,8 @@ class Attempt:
         if kind is not GeneratorExit:  # the garbage collector may have come: see `iterators`
             self.step_out()
         try:
-            error = self.disarm(kind, error)
+            if self._timer is not None:
+                error = self.disarm(kind, error)
             if call.flow is None:  # cancelled
                 return False
             if error is None:
@@ -401,7 +402,11 @@ class AsyncAttempts(_Loop):
             if nested is None:
                 raise StopAsyncIteration
             return nested
-        send = await self._driver.wait_to_send(function_call.call)
+        command = function_call.call.command
+        if isinstance(command, Send):  # it may leave at once, as nearly always
+            send: Send | None = command
+        else:
+            send = await self._driver.wait_to_send(function_call.call)
         if send is None:
             self._end(function_call)
             raise StopAsyncIteration

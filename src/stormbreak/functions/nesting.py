@@ -37,23 +37,22 @@ class RunningAttempt:
 CURRENT: ContextVar[RunningAttempt | None] = ContextVar("stormbreak_attempt", default=None)
 
 
-def _live() -> Iterator[RunningAttempt]:
-    """The attempts around this call, innermost first. A task may outlive the attempt in which it was started."""
-    attempt = CURRENT.get()
-    while attempt is not None:
-        if attempt.live:
-            yield attempt
-        attempt = attempt.outer
-
-
 def innermost() -> RunningAttempt | None:
-    """Return the innermost attempt around this call."""
-    return next(_live(), None)
+    """Return the innermost attempt around this call. A task may outlive the attempt in which it was started."""
+    attempt = CURRENT.get()
+    while attempt is not None and not attempt.live:
+        attempt = attempt.outer
+    return attempt
 
 
 def is_nested(engine: Engine, target: Target) -> bool:
     """Whether a call to `target` from here is part of an attempt to it."""
-    return any(each.engine is engine and each.target == target for each in _live())
+    attempt = CURRENT.get()
+    while attempt is not None:
+        if attempt.live and attempt.engine is engine and attempt.target == target:
+            return True
+        attempt = attempt.outer
+    return False
 
 
 def gave_up(ended: CallResult) -> bool:

@@ -25,7 +25,7 @@ from stormbreak.errors import ConfigurationError
 from stormbreak.fleet import fleet_for
 from stormbreak.functions.function_call import AsyncAttempts, Attempts, FunctionCall
 from stormbreak.functions.iterators import async_streaming, streaming
-from stormbreak.functions.nesting import CURRENT, is_nested
+from stormbreak.functions.nesting import is_nested
 from stormbreak.functions.outcome_rules import FailureRules, Predicate, Rules
 from stormbreak.hidden_keys import quoted
 from stormbreak.http.environment import in_force
@@ -104,7 +104,7 @@ class Resilient:
             RejectedError: no (further) call was made; it names the policy and when to come back.
             TypeError: `function` is asynchronous.
         """
-        if self._joins_outer_attempt():
+        if is_nested(self.engine, self.target):
             return function(*args, **kwargs)
         for attempt in Attempts(self._threads, self._begin):
             with attempt:
@@ -126,7 +126,7 @@ class Resilient:
             RejectedError: no (further) call was made; it names the policy and when to come back.
             AttemptTimeoutError: the last attempt timed out.
         """
-        if self._joins_outer_attempt():
+        if is_nested(self.engine, self.target):
             return await function(*args, **kwargs)
         async for attempt in AsyncAttempts(self._loops, self._begin):
             with attempt:
@@ -218,14 +218,11 @@ class Resilient:
         begin, stall = partial(self._begin, streams=True), self.policy.stall_timeout
         return async_streaming(lambda: AsyncAttempts(self._loops, begin), make, self._clock, stall)
 
-    def _joins_outer_attempt(self) -> bool:
-        return CURRENT.get() is not None and is_nested(self.engine, self.target)
-
     def _begin(self, *, streams: bool = False) -> FunctionCall | None:
         """Begin a call; return None if it is part of an outer attempt."""
-        if self._joins_outer_attempt():
-            return None
         engine, target = self.engine, self.target
+        if is_nested(engine, target):
+            return None
         policy, here = engine.policy, current()
         deadline_at = None if policy.deadline is None else self._clock() + policy.deadline
         priority = self._priority if here.priority is None else here.priority

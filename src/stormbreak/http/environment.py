@@ -8,6 +8,7 @@ address only; `STORMBREAK_API_KEY` together with `STORMBREAK_BASE_URL`; `OPENAI_
 import os
 import ssl
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from fractions import Fraction
 from typing import NamedTuple
@@ -197,17 +198,25 @@ def is_proxy(proxy: object) -> bool:
 
 
 def tls_context(environ: Mapping[str, str] = os.environ) -> ssl.SSLContext:
-    """Return the trusted certificates: those of this machine, or those in SSL_CERT_FILE.
+    """Return the trusted certificates: those in SSL_CERT_FILE, or those of this machine, or if it has none, certifi's.
 
     Raises:
         ConfigurationError: SSL_CERT_FILE holds no certificates that can be read.
     """
     path = environ.get("SSL_CERT_FILE")
     try:
-        return ssl.create_default_context(cafile=path or None)
+        context = ssl.create_default_context(cafile=path or None)
     except OSError as error:
         reason = error.strerror or "no certificates in it"
         raise ConfigurationError(f"SSL_CERT_FILE {path}: {reason}") from None
+    places = ssl.get_default_verify_paths()
+    known = path or places.cafile or places.capath or context.cert_store_stats()["x509_ca"]
+    if not known:  # as some builds of Python
+        with suppress(ImportError):
+            import certifi  # noqa: PLC0415 - comes with the SDKs' HTTP libraries
+
+            context.load_verify_locations(certifi.where())
+    return context
 
 
 def is_disabled(environ: Mapping[str, str] = os.environ) -> bool:

@@ -12,7 +12,7 @@ from stormbreak.errors import ConfigurationError
 from stormbreak.http.answer_schema import AnswerSchema, Misfit, Repairs
 from stormbreak.http.endpoint import Origin, Passed
 from stormbreak.http.local_answers import LocalRequest
-from stormbreak.http.models import PreparedRequest, Response
+from stormbreak.http.models import CONNECT_TIMEOUT, PreparedRequest, Response
 from stormbreak.http.routing import Route
 from stormbreak.llm.finish_reasons import FinishMeaning, reason_of
 from stormbreak.llm.models import FREE, Shape, endpoint_of, is_fim, path_of
@@ -371,10 +371,12 @@ class RequestTemplate:
         else:
             source = f"{self._key} {origin.base_url} {target}"
             key = blake2b(source.encode(), digest_size=16).hexdigest()
+        url, headers, connect = self._head(route, accept, key)
         request = PreparedRequest(
-            origin.url_of(self.endpoint),
-            origin.fixed_headers(shape, accept + self._passed).with_own(IDEMPOTENCY_KEY, key),
+            url,
+            headers,
             self._body_for(target),
+            connect_timeout=connect,
             shape=shape,
             streamed=self.streamed,
             choices=self._choices,
@@ -384,6 +386,12 @@ class RequestTemplate:
         if self._repairs is not None and self._repairs.misfits:
             self._resume(target, self._repairs.misfits)
         return self.prepared[target][1]
+
+    def _head(self, route: Route, accept: Passed, key: str) -> tuple[str, Mapping[str, str], float]:
+        """Return the URL and the headers of the request to a target, and the seconds in which to connect."""
+        fixed = route.origin.fixed_headers(self.shape, accept + self._passed)
+        url = route.origin.url_of(self.endpoint)
+        return url, fixed.with_own(IDEMPOTENCY_KEY, key), CONNECT_TIMEOUT
 
     def _body_for(self, target: Target) -> bytes:
         """Return the body that goes to a target, before any repair."""
@@ -545,16 +553,8 @@ class RequestTemplate:
 
     def local_request(self, base_url: str, api_key: str | None) -> LocalRequest:
         """Return what a local answer depends on."""
-        return LocalRequest(
-            base_url,
-            self.endpoint,
-            self.shape,
-            self._given,
-            self.fields.model,
-            api_key,
-            self._choices,
-            self._inputs,
-        )
+        asked = self.endpoint, self.shape, self._given, self.fields.model
+        return LocalRequest(base_url, *asked, api_key, self._choices, self._inputs)
 
 
 def headers_for(origin: Origin, request: PreparedRequest) -> dict[str, str]:

@@ -179,6 +179,7 @@ class _StreamedBlock:
         self._pieces.add(start)
         self._input: list[str] = []
         self._start: dict[str, Any] | None = start
+        self._is_text = False
 
     def is_begun_by(self, start: dict[str, Any]) -> bool:
         """Whether this block begins like that, and nothing was added to it yet."""
@@ -186,6 +187,7 @@ class _StreamedBlock:
 
     def add(self, delta: dict[str, Any]) -> None:
         self._start = None
+        self._is_text |= delta.get("type") == "text_delta"
         more = {name: piece for name, piece in delta.items() if name != "type"}
         if "citation" in more:
             more["citations"] = [more.pop("citation")]
@@ -197,6 +199,8 @@ class _StreamedBlock:
 
     def result(self) -> dict[str, Any]:
         block = self._pieces.result()
+        if self._is_text and block.get("type") is None:  # its text would be lost
+            block["type"] = "text"
         text = "".join(self._input)
         return block | {"input": _parsed(text)} if text else block
 

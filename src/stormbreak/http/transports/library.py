@@ -1,7 +1,7 @@
 """The classes of httpx or httpx2, and the response bodies made of them: buffered, streamed, passed through."""
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from types import ModuleType
 from typing import Any, TypeVar
 
@@ -92,7 +92,7 @@ class Library:
     def read(self, request: Any) -> SdkRequest:
         """Read all of a request but its body."""
         timeouts = read_timeouts(request.extensions)
-        headers = _headers_in(request.headers.raw, _text)
+        headers = _headers_in(request.headers.raw, "latin-1")
         return SdkRequest(request.method.upper(), str(request.url), headers, timeouts)
 
     def request(self, method: str, url: str, headers: Mapping[str, str], **more: Any) -> Any:
@@ -114,7 +114,7 @@ class Library:
     def head_of(self, response: Any, received_at: float) -> HttpResponse:
         """Return the head of a response of an inner transport; bytes that are no UTF-8 are escaped, as our own connection does."""
         raw = response.headers.raw
-        headers = _headers_in(raw, _escaped)
+        headers = _headers_in(raw)
         head = HttpResponse(response.status_code, headers, b"", received_at)
         if len(headers) == len(raw):
             return head
@@ -201,16 +201,26 @@ def _is_of_parser(error: Exception) -> bool:
 def _as_sent(headers: RepeatableHeaders) -> Any:
     """Return headers as the library takes them: as bytes if they are not ASCII, which is all that it encodes."""
     lines = split_repeats(headers)
-    if all(value.isascii() for _, value in lines):
+    if "".join([value for _, value in lines]).isascii():
         return lines
     return [(name, value.encode("utf-8", "surrogateescape")) for name, value in lines]
 
 
-def _headers_in(raw: Iterable[tuple[bytes, bytes]], read: Callable[[bytes], str]) -> dict[str, str]:
-    """Return headers by their lower-case names, repeated ones joined. The library's own way is slow."""
-    headers: dict[str, str] = {}
+def _headers_in(raw: Sequence[tuple[bytes, bytes]], otherwise: str = "") -> dict[str, str]:
+    """Return headers by their lower-case names, repeated ones joined. The library's own way is slow.
+
+    A value that is no UTF-8 is read by the encoding `otherwise`, if one is given; else its bytes are escaped.
+    """
+    names = b"\n".join([name for name, _ in raw]).decode("latin-1").lower().split("\n")
+    joined = b"\n".join([value for _, value in raw])
+    if joined.isascii():
+        values = joined.decode().split("\n")
+        headers = dict(zip(names, values, strict=False))
+        if len(headers) == len(raw) == len(names) == len(values):  # none is repeated, or has lines
+            return headers
+    headers = {}
     for name, value in raw:
-        key, text = name.decode("latin-1").lower(), read(value)
+        key, text = name.decode("latin-1").lower(), _text(value, otherwise)
         headers[key] = f"{headers[key]}, {text}" if key in headers else text
     return headers
 
@@ -219,11 +229,11 @@ def _escaped(value: bytes) -> str:
     return value.decode(errors="surrogateescape")
 
 
-def _text(value: bytes) -> str:
+def _text(value: bytes, otherwise: str) -> str:
     try:
         return value.decode()
     except UnicodeDecodeError:
-        return value.decode("latin-1")
+        return value.decode(otherwise) if otherwise else _escaped(value)
 
 
 # ---------------------------------------------------------------- streamed bodies

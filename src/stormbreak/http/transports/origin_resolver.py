@@ -8,9 +8,9 @@ and no target of the settings uses. A response that is still read keeps its pool
 import os
 import secrets
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from hashlib import blake2b
+from typing import Any
 from urllib.parse import urlsplit
 
 from stormbreak.core.fallback import Fallback
@@ -58,9 +58,8 @@ class OriginResolver:
         for kept in self._kept.values():
             kept.calls = 0  # of the parent
 
-    @contextmanager
-    def routes(self, base_url: str, key: str | None) -> Iterator[Routes]:
-        """Return the routes of a request to this address; they are not forgotten within the context.
+    def routes(self, base_url: str, key: str | None) -> "_Kept":
+        """Return the routes of a request to this address; they are not forgotten within its context.
 
         Raises:
             ConfigurationError: the key would travel in the clear, or a fallback has no key.
@@ -69,15 +68,11 @@ class OriginResolver:
         where = base_url, digest
         kept = self._use(where, None)
         if kept is None:  # making routes calls too much to be done under the lock
-            kept = self._use(where, _Kept(self._make(base_url, key)))
+            kept = self._use(where, _Kept(self._make(base_url, key), self._lock))
             assert kept is not None
         if len(self._kept) > MAX_ROUTES:
             self._drop_one()
-        try:
-            yield kept.routes
-        finally:
-            with self._lock:
-                kept.calls -= 1
+        return kept
 
     def _use(self, where: tuple[str, bytes], made: "_Kept | None") -> "_Kept | None":
         """Return the kept routes, or those that were made, with one call more; None if there are neither."""
@@ -144,8 +139,16 @@ class OriginResolver:
 class _Kept:
     """Routes, and how many calls use them; changed under the lock of the resolver."""
 
-    __slots__ = ("calls", "routes")
+    __slots__ = ("_lock", "calls", "routes")
 
-    def __init__(self, routes: Routes) -> None:
+    def __init__(self, routes: Routes, lock: Any) -> None:
         self.routes = routes
         self.calls = 0
+        self._lock = lock
+
+    def __enter__(self) -> Routes:
+        return self.routes
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self.calls -= 1

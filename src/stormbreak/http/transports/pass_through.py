@@ -117,7 +117,7 @@ async def pass_through(
     if isinstance(stream, Outcome):
         return failure_of(stream, None)
     head = stream.head
-    passing = without_hops(head.headers.items())
+    passing = without_hops(head.headers)
     if "content-encoding" in passing and sdk_request.method != "HEAD":
         del passing["content-encoding"]  # it is unpacked
     elif "content-length" in head.headers:

@@ -5,7 +5,7 @@ Only requests that are known to be safe to repeat go through an engine. All othe
 
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import parse_qsl, urlsplit, urlunsplit
@@ -15,6 +15,7 @@ import msgspec
 from stormbreak.drivers.scope import Scope, checked_labels, checked_text, current
 from stormbreak.errors import ConfigurationError
 from stormbreak.hidden_keys import quoted
+from stormbreak.http.endpoint import Passed
 from stormbreak.http.models import CONNECT_TIMEOUT, PreparedRequest
 from stormbreak.http.request import Lookup, RequestTemplate
 from stormbreak.http.routing import Route
@@ -94,25 +95,26 @@ class SdkRequest(NamedTuple):
 
     def forwarded_headers(self) -> dict[str, str]:
         """Return its headers, without those of one hop and those that are meant for us."""
-        return without_hops(self.headers.items())
+        return without_hops(self.headers)
 
     def __repr__(self) -> str:
         return f"SdkRequest({self.method} {self.url.partition('?')[0]!r})"
 
 
-def without_hops(headers: Iterable[tuple[str, str]]) -> dict[str, str]:
+def without_hops(headers: Mapping[str, str]) -> dict[str, str]:
     """Return the headers that are for more than one connection, and not for us."""
-    return {
-        name: value
-        for name, value in headers
-        if name not in _NOT_PASSED and not name.startswith(OURS)
-    }
+    if OURS in "\n".join(headers):  # quicker than to look at each name
+        headers = {name: headers[name] for name in headers if not name.startswith(OURS)}
+    kept = dict(headers)
+    for name in _NOT_PASSED & kept.keys():
+        del kept[name]
+    return kept
 
 
 def read_timeouts(extensions: Mapping[str, Any]) -> SdkTimeouts:
     """Read the timeouts in the extensions of a request."""
     timeouts = extensions.get("timeout") or {}
-    return SdkTimeouts(*(_seconds(timeouts.get(name)) for name in SdkTimeouts._fields))
+    return SdkTimeouts(_seconds(timeouts.get("connect")), _seconds(timeouts.get("read")))
 
 
 def _seconds(value: Any) -> float | None:
@@ -167,19 +169,14 @@ class ModelCall(RequestTemplate):
             self.stream_on_wire()
         self._request = request
 
-    def prepare(self, route: Route) -> PreparedRequest:
-        """Prepare the request to a target, once; the first one is the SDK's own."""
-        is_first = not self.prepared
-        prepared = super().prepare(route)
-        if self.is_led or not is_first:
-            return prepared
-        headers = self._request.forwarded_headers()
-        headers = {"idempotency-key": prepared.headers["Idempotency-Key"], **headers}
+    def _head(self, route: Route, accept: Passed, key: str) -> tuple[str, Mapping[str, str], float]:
+        if self.is_led or self.prepared:
+            return super()._head(route, accept, key)
+        headers = self._request.forwarded_headers()  # the first request is the SDK's own
+        headers.setdefault("idempotency-key", key)
         if self.streamed and not self.delivers:
             headers["accept"] = "text/event-stream"
-        prepared = _as_written(prepared, self._request, headers)
-        self.prepared[route.target] = route, prepared
-        return prepared
+        return self._request.url, headers, _connect_timeout(self._request)
 
 
 def read_call(
@@ -187,8 +184,10 @@ def read_call(
 ) -> ModelCall | Lookup | None:
     """Read what the request asks for; None if it is not known to be safe to repeat."""
     if request.is_lookup:
-        lookup = PreparedRequest("", {}, b"", method="GET")
-        return Lookup(_as_written(lookup, request, request.forwarded_headers()))
+        headers, connect = request.forwarded_headers(), _connect_timeout(request)
+        return Lookup(
+            PreparedRequest(request.url, headers, b"", connect_timeout=connect, method="GET")
+        )
     try:
         call = ModelCall(request, endpoint, body, stream_on_wire=stream_on_wire)
     except ConfigurationError:  # it names no model, or is no JSON: the server will say so
@@ -205,11 +204,8 @@ def _has_any(fields: Mapping[str, msgspec.Raw], *names: str) -> bool:
     return any(bytes(fields.get(name, b"null")) not in (b"null", b"false") for name in names)
 
 
-def _as_written(
-    prepared: PreparedRequest, request: SdkRequest, headers: Mapping[str, str]
-) -> PreparedRequest:
-    connect = min(CONNECT_TIMEOUT, request.timeouts.connect or CONNECT_TIMEOUT)
-    return prepared._replace(url=request.url, headers=headers, connect_timeout=connect)
+def _connect_timeout(request: SdkRequest) -> float:
+    return min(CONNECT_TIMEOUT, request.timeouts.connect or CONNECT_TIMEOUT)
 
 
 # ---------------------------------------------------------------- headers for us
@@ -230,7 +226,7 @@ def scope_from_headers(headers: Mapping[str, str]) -> Scope:
     Raises:
         ConfigurationError: names a header that is none of ours, or whose value is invalid.
     """
-    if OURS not in "\n".join(headers):  # quicker than to look at each name
+    if OURS not in "\n".join(headers):
         return current()
     given = {name[len(OURS) :]: value for name, value in headers.items() if name.startswith(OURS)}
     labels = {name[len(_LABEL) :]: given.pop(name) for name in [*given] if name.startswith(_LABEL)}

@@ -96,17 +96,19 @@ def response_headers(
     head: HttpResponse, history: AttemptHistory
 ) -> dict[str, str | tuple[str, ...]]:
     """Return the headers for the SDK, of a body that was unpacked, without a redirect."""
-    headers = with_repeats(without_hops(head.headers.items()), head.repeated)
-    for name in ("content-encoding", "location"):
-        headers.pop(name, None)
-    return headers | FINAL | _our_headers(history)
+    headers = with_repeats(without_hops(head.headers), head.repeated)
+    headers.pop("content-encoding", None)
+    headers.pop("location", None)
+    headers.update(_our_headers(history))
+    return headers
 
 
 def _our_headers(history: AttemptHistory) -> dict[str, str]:
+    """Return our own headers, which also forbid the SDK to retry."""
     target = str(history.target)
     is_plain = target.isascii() and target.isprintable()
     named = {"x-stormbreak-target": target} if is_plain else {}
-    return named | {"x-stormbreak-attempts": str(history.attempts)}
+    return {**FINAL, **named, "x-stormbreak-attempts": str(history.attempts)}
 
 
 def _rejected(shape: Shape, rejection: Rejection, history: AttemptHistory, now: float) -> Reply:
@@ -119,7 +121,7 @@ def _rejected(shape: Shape, rejection: Rejection, history: AttemptHistory, now: 
     headers: dict[str, str | tuple[str, ...]] = {"content-type": _JSON}
     if rejection.retry_at is not None:
         headers["retry-after"] = str(max(1, ceil(rejection.retry_at - now)))
-    headers |= FINAL | _our_headers(history)
+    headers |= _our_headers(history)
     return Reply(status, headers, _error(shape, status, f"stormbreak_{rejection.policy}", message))
 
 

@@ -220,13 +220,20 @@ class SdkTransport:
             result = await self._call(source, sdk_request, *led, request, scope)
         else:
             with self._resolver.routes(sdk_request.place[0], sdk_request.key) as routes:
-                policy = self.policy
-                config = TargetConfig(policy, routes, self._local_answers, reserves=policy.reserves)
+                config = self._config_of(routes)
                 result = await self._call(source, sdk_request, config, source.model, request, scope)
         if isinstance(result, Failure):
             self._recent_failures.keep(sdk_request, request.content, result)
             raise self.library.error(result, request) from result.cause
         return result
+
+    def _config_of(self, routes: Routes) -> TargetConfig:
+        """Return the config of calls to the SDK's own address, made anew when the policy has changed."""
+        policy, config = self.policy, routes.config
+        if config is None or config.policy is not policy:
+            answers, reserves = self._local_answers, policy.reserves
+            routes.config = config = TargetConfig(policy, routes, answers, reserves=reserves)
+        return config
 
     def _config_led_to(self, source: ModelCall | Lookup) -> tuple[TargetConfig, str] | None:
         """Return the target to which the settings lead a call, and the model to ask for there; None: its own address."""
