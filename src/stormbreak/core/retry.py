@@ -13,7 +13,7 @@ There is a retry if all of these are true, asked in this order:
 With hardly any traffic, budget and evidence hang on a few calls. There a call that has a deadline or patience asks again
 after each backoff, as long as others are in flight or queued: what comes of them may earn a retry, or show that it is
 free. Without them many small processes would wait for nothing, and then come back all at once. So a lone call makes one late
-retry, at a random time within what is left of it.
+retry, at a random time within what is left of it; so does one that was told when to return, and is refused again.
 
 A repair (the answer did not fit its schema, and the model is shown why) passes the same gates, without a delay: the
 target has answered. So it is free where answers come, and paid where the target is in trouble.
@@ -125,16 +125,20 @@ def decide(  # noqa: PLR0913 - keywords are cheap to read
     for gate, agrees in gates:
         if not agrees:
             return NoRetry(gate, retry_at)
+    longest = min(left.deadline - policy.min_time_left, left.patience)
+    latest = max(delay, min(LATEST * longest, policy.backoff.max_delay))
+    late = delay + (latest - delay) * uniform
     if budget is None or budget.is_free(outcome, now, load):
-        return Retry(now + delay, free=True)
+        again = attempt > 1 and longest < inf
+        spread = again and budget is not None and budget.spreads_return(outcome, now)
+        return Retry(now + (late if spread else delay), free=True)
     if budget.try_pay(now):
         return Retry(now + delay, free=False)
-    wait, longest = max(delay, ASK_AGAIN), min(left.deadline - policy.min_time_left, left.patience)
+    wait = max(delay, ASK_AGAIN)
     if wait < longest < inf and budget.may_ask_again(now, load):
         return NoRetry("budget", retry_at, now + wait)
-    latest = min(LATEST * longest, policy.backoff.max_delay)
     if left.late and delay < latest and longest < inf and budget.may_retry_late(outcome, now, load):
-        return Retry(now + delay + (latest - delay) * uniform, free=True, late=True)
+        return Retry(now + late, free=True, late=True)
     return NoRetry("budget", retry_at)
 
 
