@@ -254,6 +254,34 @@ def test_a_lone_call_that_is_refused_again_and_again_at_named_times_spreads_and_
         assert waits[1] > 5.0  # at random within three quarters of what is left
 
 
+@table_test(
+    ("least", "call"), [(2, {}), (0, {"within": 600.0}), (0, {"within": 600.0, "patience": 300.0})]
+)
+def test_who_may_wait_for_ever_or_counts_no_failures_returns_as_told(least, call):
+    """A batch of a few rows at three requests a minute would fail otherwise."""
+    budget = BudgetPolicy(low_traffic_retries=least)
+    stage = Stage(policy(retry_budget=budget, retry=RetryPolicy(max_attempts=10)), chance=0.5)
+    run = stage.start(**call)
+    for _ in range(5):
+        run.step(told(20.0))
+        assert run.backing_off
+        assert run.command.until - stage.now == 25.0
+        stage.now = run.command.until
+        run.step()
+
+    assert run.step(OK).ended.attempts == 6
+
+
+def test_a_wrong_request_that_names_a_time_is_no_refusal_in_the_row():
+    stage = scene()
+    for _ in range(3):
+        assert stage.start().step(told(1.0, Verdict.INVALID)).ended.stopped == "verdict"
+    run = stage.start(within=60.0)
+    run.step(told(1.0))
+    assert run.backing_off
+    assert stage.now + 1.0 <= run.command.until <= stage.now + 1.5
+
+
 def test_an_answer_ends_the_row_of_refusals_at_named_times():
     stage = scene()
     for _ in range(3):

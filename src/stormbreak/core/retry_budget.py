@@ -18,7 +18,8 @@ pays only for timeouts, or a lone script could not retry at all; but after `low_
 pays for all, since free retries of thousands of small processes keep an overload alive. While answers are on time, it may
 fail once more in a row than it lately did before an answer (but not with 429s): a row that it survived was bad luck.
 Many limits count what they refuse. So if such a process returned when it was told to, and is refused again, its next retry
-leaves at a random time within what is left of the call, and after as many refusals in a row it pays.
+leaves at a random time within what is left of the call, and after as many refusals in a row it pays. Not where a call
+has neither deadline nor patience, as those of a batch: it would fail for a limit that only wants it to wait.
 
 Everything else, timeouts first, costs budget. Where a call with hardly any traffic beside it cannot pay, it may make one
 *late retry* (`retry`): each call by itself, and at a random time, so that these never come together. Not after a timeout
@@ -124,10 +125,11 @@ class Budget:
                 self._survive(now)
         elif outcome.verdict is Verdict.CANCELLED:
             return
-        elif _was_invited_by_server(outcome):
-            self._invited += 1
         elif TREATMENTS[outcome.verdict].retry:
-            self._in_a_row += 1
+            if _was_invited_by_server(outcome):
+                self._invited += 1
+            else:
+                self._in_a_row += 1
         self._recent.add(now)  # only its calls are asked for
 
     def _survive(self, now: float) -> None:
@@ -166,17 +168,21 @@ class Budget:
             bool(allowed) and (_was_invited_by_server(outcome) or not hung) and self._is_lone(now)
         )
 
-    def spreads_return(self, outcome: Outcome, now: float) -> bool:
-        """Whether a call that returns once more does so at a random time: with hardly any traffic, when told to."""
-        return _was_invited_by_server(outcome) and self._is_lone(now)
+    def doubts_invitations(self, outcome: Outcome, now: float) -> bool:
+        """Whether it may do harm to return when told to: with hardly any traffic, where many limits count what they refuse."""
+        retries = bool(self._policy.low_traffic_retries)
+        return retries and _was_invited_by_server(outcome) and self._is_lone(now)
 
-    def is_free(self, outcome: Outcome, now: float, load: Load = UNKNOWN) -> bool:
-        """Whether a retry after `outcome` (already recorded) is free."""
+    def is_free(
+        self, outcome: Outcome, now: float, load: Load = UNKNOWN, *, bounded: bool = True
+    ) -> bool:
+        """Whether a retry after `outcome` (already recorded) is free; `bounded`: the call has a deadline or patience."""
         if self._policy.no_free_retries:
             return False
-        lone, retries = self._is_lone(now), self._policy.low_traffic_retries
         if _was_invited_by_server(outcome):
-            return not (lone and retries) or self._invited <= retries
+            doubted = bounded and self.doubts_invitations(outcome, now)
+            return not doubted or self._invited <= self._policy.low_traffic_retries
+        lone = self._is_lone(now)
         if lone and self._in_a_row > self._free_in_a_row(outcome, now, load):
             return False
         if outcome.verdict is Verdict.TIMEOUT:
