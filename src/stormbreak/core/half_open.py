@@ -8,8 +8,6 @@
 - A trial that is undecided at `ends_at` is over: what it knows is stale, or its probes came to nothing.
 - A probe without a clear result gives its place to another, a bounded number of times (`ANSWERED`, `RETURNED_UNUSED`).
   Then the trial is *spent* and sends no more. Probes under way may still decide it, until their leases are over.
-- After a trial that failed, the first probe goes alone, and the others once it has succeeded: a target that is dead for
-  longer gets one request for each open time.
 """
 
 from enum import Enum
@@ -55,7 +53,6 @@ class Trial:
         """`pace`: the open time before."""
         self._policy = policy
         self._pace = pace  # seconds between two that leave behind others that hang
-        self._again = pace > policy.open_duration  # it has grown: the trial before failed
         self._needed = max(1, ceil(policy.success_ratio * policy.probes - ROUNDING))
         self._tolerated = 0 if policy.reopen_on_any_failure else policy.probes - self._needed
         longest = policy.max_half_open_duration
@@ -71,8 +68,7 @@ class Trial:
             return NEVER
         holding = self._leases(now)
         left = self._policy.probes - self.succeeded - self.failed - len(holding)
-        at_once = self._policy.max_concurrent_probes if self.succeeded or not self._again else 1
-        if left > 0 and len(holding) < at_once:
+        if left > 0 and len(holding) < self._policy.max_concurrent_probes:
             return READY
         return min(holding, default=READY)
 
