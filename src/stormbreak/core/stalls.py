@@ -18,8 +18,9 @@ class Stalls:
     __slots__ = ("_beat_at", "_runs", "_stalled_at")
 
     def __init__(self) -> None:
-        self.rest()
+        self._runs: Callable[[], bool] = bool  # False
         self._stalled_at = -inf  # when the last stall ended
+        self.rest()
 
     def beat(self, now: float, runs: Callable[[], bool]) -> None:
         """Note that an event loop runs; `runs()` says later whether it still does, or has ended without a `rest`."""
@@ -29,8 +30,7 @@ class Stalls:
 
     def rest(self) -> None:
         """Note that no beat is to come, since nothing is in flight."""
-        self._beat_at = inf
-        self._runs: Callable[[], bool] = bool  # False
+        self._beat_at, self._runs = inf, bool
 
     def is_recent(self, now: float) -> bool:
         """Whether what is heard now may have waited for this process."""
