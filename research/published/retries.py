@@ -86,8 +86,6 @@ class RetryBreaker(Budget):
         outcome: Outcome,  # noqa: ARG002
         now: float,  # noqa: ARG002
         load: Load = UNKNOWN,  # noqa: ARG002
-        *,
-        bounded: bool = True,  # noqa: ARG002
     ) -> bool:
         """Whether the rule has not said to open."""
         return self._may

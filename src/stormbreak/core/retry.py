@@ -128,17 +128,16 @@ def decide(  # noqa: PLR0913 - keywords are cheap to read
     longest = min(left.deadline - policy.min_time_left, left.patience)
     latest = max(delay, min(LATEST * longest, policy.backoff.max_delay))
     late = delay + (latest - delay) * uniform
-    bounded = longest < inf
-    if budget is None or budget.is_free(outcome, now, load, bounded=bounded):
-        again = attempt > 1 and bounded
-        spread = again and budget is not None and budget.doubts_invitations(outcome, now)
+    if budget is None or budget.is_free(outcome, now, load):
+        again = attempt > 1 and longest < inf
+        spread = again and budget is not None and budget.spreads_return(outcome, now)
         return Retry(now + (late if spread else delay), free=True)
     if budget.try_pay(now):
         return Retry(now + delay, free=False)
     wait = max(delay, ASK_AGAIN)
     if wait < longest < inf and budget.may_ask_again(now, load):
         return NoRetry("budget", retry_at, now + wait)
-    if left.late and delay < latest and bounded and budget.may_retry_late(outcome, now, load):
+    if left.late and delay < latest and longest < inf and budget.may_retry_late(outcome, now, load):
         return Retry(now + late, free=True, late=True)
     return NoRetry("budget", retry_at)
 

@@ -17,9 +17,6 @@ A process with low traffic (fewer than `low_traffic_calls` outcomes in `low_traf
 pays only for timeouts, or a lone script could not retry at all; but after `low_traffic_retries` failures in a row it
 pays for all, since free retries of thousands of small processes keep an overload alive. While answers are on time, it may
 fail once more in a row than it lately did before an answer (but not with 429s): a row that it survived was bad luck.
-Many limits count what they refuse. So if such a process returned when it was told to, and is refused again, its next retry
-leaves at a random time within what is left of the call, and after as many refusals in a row it pays. Not where a call
-has neither deadline nor patience, as those of a batch: it would fail for a limit that only wants it to wait.
 
 Everything else, timeouts first, costs budget. Where a call with hardly any traffic beside it cannot pay, it may make one
 *late retry* (`retry`): each call by itself, and at a random time, so that these never come together. Not after a timeout
@@ -27,7 +24,7 @@ within the last minutes: where calls hang, more of them may be what keeps the ta
 
 Only retryable failures count as failures in a row. Timeouts count although they are never free: they are the strongest
 sign of an overload, and if one ended the row, errors between timeouts would always be free. Failures with a Retry-After
-count apart. Final verdicts (a wrong request, a wrong key)
+do not count: a client that returns on time has used up nothing (ADR 23). Final verdicts (a wrong request, a wrong key)
 neither count nor end the row: they say nothing about the target's load.
 """
 
@@ -89,7 +86,7 @@ UNKNOWN = Load()
 class Budget:
     """The account of one process: calls pay in, retries draw out."""
 
-    __slots__ = ("_in_a_row", "_invited", "_policy", "_recent", "_since", "_survived", "_tokens")
+    __slots__ = ("_in_a_row", "_policy", "_recent", "_since", "_survived", "_tokens")
 
     def __init__(self, policy: BudgetPolicy) -> None:
         self._policy = policy
@@ -97,7 +94,6 @@ class Budget:
         self._since = 0.0
         self._recent = TimeWindow(policy.low_traffic_window)
         self._in_a_row = 0
-        self._invited = 0  # failures in a row with a time to return
         # When, and how many failures in a row; fewer and fewer.
         self._survived: deque[tuple[float, int]] = deque(maxlen=ROWS)
 
@@ -120,16 +116,12 @@ class Budget:
     def record(self, outcome: Outcome, now: float) -> None:
         """Take note of how an attempt ended."""
         if outcome.verdict is VERDICT_OK:
-            self._invited = 0
             if self._in_a_row:
                 self._survive(now)
         elif outcome.verdict is Verdict.CANCELLED:
             return
-        elif TREATMENTS[outcome.verdict].retry:
-            if _was_invited_by_server(outcome):
-                self._invited += 1
-            else:
-                self._in_a_row += 1
+        elif TREATMENTS[outcome.verdict].retry and not _was_invited_by_server(outcome):
+            self._in_a_row += 1
         self._recent.add(now)  # only its calls are asked for
 
     def _survive(self, now: float) -> None:
@@ -164,24 +156,18 @@ class Budget:
         policy = self._policy
         hung = load.timed_out or outcome.verdict in (Verdict.TIMEOUT, Verdict.THROTTLED)
         allowed = policy.low_traffic_retries and not policy.no_free_retries
-        return (
-            bool(allowed) and (_was_invited_by_server(outcome) or not hung) and self._is_lone(now)
-        )
+        return bool(allowed) and not hung and self._is_lone(now)
 
-    def doubts_invitations(self, outcome: Outcome, now: float) -> bool:
-        """Whether it may do harm to return when told to: with hardly any traffic, where many limits count what they refuse."""
-        retries = bool(self._policy.low_traffic_retries)
-        return retries and _was_invited_by_server(outcome) and self._is_lone(now)
+    def spreads_return(self, outcome: Outcome, now: float) -> bool:
+        """Whether a call that was told when to return, and is refused again, returns at a random time: with hardly any traffic."""
+        return outcome.retry_after is not None and self._is_lone(now)
 
-    def is_free(
-        self, outcome: Outcome, now: float, load: Load = UNKNOWN, *, bounded: bool = True
-    ) -> bool:
-        """Whether a retry after `outcome` (already recorded) is free; `bounded`: the call has a deadline or patience."""
+    def is_free(self, outcome: Outcome, now: float, load: Load = UNKNOWN) -> bool:
+        """Whether a retry after `outcome` (already recorded) is free."""
         if self._policy.no_free_retries:
             return False
         if _was_invited_by_server(outcome):
-            doubted = bounded and self.doubts_invitations(outcome, now)
-            return not doubted or self._invited <= self._policy.low_traffic_retries
+            return True
         lone = self._is_lone(now)
         if lone and self._in_a_row > self._free_in_a_row(outcome, now, load):
             return False
