@@ -65,7 +65,7 @@ class RetryBreaker(Budget):
     __slots__ = ("_may", "_trip")
 
     def __init__(self) -> None:
-        super().__init__(BudgetPolicy(ratio=0.0))
+        super().__init__(BudgetPolicy(ratio=0.0, no_free_retries=True))
         share = THRESHOLD / (1 + THRESHOLD) + 1e-6  # more than that, not just as many
         self._trip = FailureRate(ratio=share, min_calls=1, window_calls=_LAST).counter(
             Diagnosis(TREATMENTS)

@@ -13,7 +13,7 @@ from stormbreak.core.fallback import Step
 from stormbreak.core.queue_order import QueuePolicy
 from stormbreak.cost.accounts import Bill, PricedSum
 from stormbreak.cost.meter import Meter
-from stormbreak.cost.price_source import known_max_cost
+from stormbreak.cost.price_source import EXACT, known_cost, known_max_cost
 from stormbreak.cost.token_prices import Rate, Rates
 from stormbreak.cost.token_prices import Step as PriceStep
 from stormbreak.errors import ConfigurationError
@@ -23,6 +23,16 @@ from stormbreak.types import CACHE, DEGRADED, FALLBACK, Outcome, Priority, Targe
 BOUND = usage(1_000_000, 100_000)  # 2 dollars
 LOST = Outcome(Verdict.BROKEN, maybe_processed=True)
 SECRET = Target("acme", "secret")
+
+
+def test_a_table_that_changes_the_decimal_context_changes_no_sum():
+    class Rough:
+        def cost_of(self, _):
+            decimal.getcontext().prec = 3
+            return usd("0.5")
+
+    assert known_cost(Rough(), usage(1, 1)) == usd("0.5")
+    assert EXACT.add(usd("1234.5"), usd("0.01")) == usd("1234.51")
 
 
 def test_an_answer_costs_what_its_usage_says():

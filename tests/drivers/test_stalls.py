@@ -1,16 +1,17 @@
 """A process that stands still is late itself: what waited for it is no evidence against the target."""
 
 import asyncio
+from functools import partial
 from math import inf
 
 from loop_bench import Bench
 from stage import OK, policy
 from table_test import table_test
-from virtual_loop import on_virtual_loop
+from virtual_loop import on_virtual_loop, run
 
 from stormbreak.core.automatic_limit import AutomaticLimit
 from stormbreak.core.diagnosis import Cause
-from stormbreak.core.stalls import FORGOTTEN, STALL, Stalls
+from stormbreak.core.stalls import STALL, Stalls
 
 POLICY = policy(limit=AutomaticLimit())
 LANES, TOOK = 50, 0.02
@@ -38,7 +39,7 @@ class Busy(Bench):
         await asyncio.gather(*self.lanes, return_exceptions=True)
 
 
-@table_test("seconds", [0.26, 1.0, 20.0])
+@table_test("seconds", [0.26, 1.0, 20.0, 100.0])
 @on_virtual_loop
 async def test_a_stall_is_no_evidence(seconds):
     busy = Busy()
@@ -80,20 +81,34 @@ async def test_after_a_stall_a_silent_target_is_dead_a_moment_later():
 
 
 def test_beats_tell_a_stall_from_silence():
-    stalls = Stalls()
+    stalls, loops = Stalls(), [True]
+    runs = partial(all, loops)
     assert not stalls.is_recent(1000.0)  # nothing beats
-    stalls.beat(1000.0)
-    stalls.beat(1000.2)
+    stalls.beat(1000.0, runs)
+    stalls.beat(1000.2, runs)
     assert not stalls.is_recent(1000.4)
     assert stalls.is_recent(1000.5)  # before the next beat
-    stalls.beat(1001.0)
+    stalls.beat(1001.0, runs)
     assert stalls.is_recent(1001.2)  # and after it
-    stalls.beat(1001.2)
+    stalls.beat(1001.2, runs)
     assert not stalls.is_recent(1001.3)
     stalls.rest()
-    stalls.beat(2000.0)
+    stalls.beat(2000.0, runs)
     assert not stalls.is_recent(2000.0)
-    assert not stalls.is_recent(2000.0 + FORGOTTEN)  # its loop was closed
+    loops[0] = False
+    assert not stalls.is_recent(2001.0)
+    stalls.beat(2002.0, runs)  # another loop
+    assert not stalls.is_recent(2002.0)
+
+
+def test_a_loop_that_has_ended_says_nothing_about_threads_that_go_on():
+    async def call():
+        bench = Bench(POLICY)
+        await bench.call(OK, takes=0.01)
+        return bench.engine.stalls
+
+    stalls = run(call)
+    assert not any(stalls.is_recent(after) for after in (0.3, 1.0, 59.0, 1000.0))
 
 
 @on_virtual_loop

@@ -254,6 +254,25 @@ def test_a_lone_call_that_is_told_to_return_again_does_so_at_a_random_time(traff
     assert run.step(OK).ended.attempts == 4
 
 
+@table_test(
+    ("first", "again", "call"),
+    [
+        (SERVER_ERROR, told(1.0), {}),  # the first time that it is told
+        (told(1.0), told(0.05), {}),  # next to nothing
+        (told(1.0), told(1.0), {"fail_fast": True}),
+    ],
+)
+def test_else_it_returns_when_it_was_told(first, again, call):
+    stage = scene()
+    stage.chance = 0.5
+    run = stage.start(within=61.0, **{"fail_fast": False, **call})
+    run.step(first)
+    stage.now = run.command.until
+    run.step(None).step(again)
+
+    assert run.command.until - stage.now <= 1.5
+
+
 def test_a_wrong_request_in_between_takes_no_retry_from_a_lone_script():
     stage = scene()
     for _ in range(4):

@@ -19,6 +19,7 @@ from stormbreak.core.engine import Engine
 from stormbreak.core.fallback import DEPRIORITIZED, Step, ordered
 from stormbreak.core.flow import Ask, Command, Flow, Resume, Wait
 from stormbreak.core.retry import NoRetry, Retry, decide
+from stormbreak.core.retry_budget import was_invited_by_server
 from stormbreak.core.target_state import TargetState
 from stormbreak.events import (
     CallRejected,
@@ -87,6 +88,7 @@ def run_target(target_state: TargetState, state: CallState, now: float, uniform:
         until, free, late = decision
         state.retried_late |= late
         state.delay = until - now
+        state.was_told = was_invited_by_server(outcome)
         if outcome.repair is not None:
             state.call = state.call._replace(**outcome.repair._asdict())
         details = state.attempts, until, free, outcome.maybe_processed, outcome.verdict

@@ -22,7 +22,7 @@ class CallState:
     __slots__ = (
         "_events", "attempts", "call", "delay", "earlier_attempts", "ended_at", "engine", "fallback_verdicts",
         "later_verdicts", "may_move", "maybe_processed", "queued", "retried_late", "sent_at", "source", "unconnected",
-        "waited",
+        "waited", "was_told",
     )  # fmt: skip
 
     def __init__(self, engine: Engine, call: Call) -> None:
@@ -36,6 +36,7 @@ class CallState:
         self.queued = 0.0  # seconds of these in the queue
         self.delay = 0.0  # the last backoff in seconds
         self.retried_late = False
+        self.was_told = False  # by this target, when to make the last retry
         self.sent_at = 0.0  # when the last attempt left
         self.ended_at = 0.0  # when the call ended at its last target
         self.source = TARGET  # where the answer comes from
@@ -59,15 +60,18 @@ class CallState:
         self.later_verdicts = later_verdicts
         self.earlier_attempts = self.attempts
         self.delay = 0.0
+        self.was_told = False
 
     def allowance(self, verdict: Verdict, now: float) -> RetryAllowance:
         """Return the time and attempts that are left after `verdict`, and whether a late retry is."""
         call = self.call
+        patient = not (call.fail_fast or verdict in self.later_verdicts)
         return RetryAllowance(
             deadline=inf if call.deadline_at is None else call.deadline_at - now,
             patience=inf if call.patience is None else call.patience - self.waited,
             attempts=inf if call.max_attempts is None else call.max_attempts - self.attempts,
-            late=not (self.retried_late or call.fail_fast or verdict in self.later_verdicts),
+            late=patient and not self.retried_late,
+            returned=patient and self.was_told,
         )
 
     def note(self, event: Callable[..., Event], now: float, *details: object) -> None:

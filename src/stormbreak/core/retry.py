@@ -76,12 +76,16 @@ class NoRetry(NamedTuple):
 
 
 class RetryAllowance(NamedTuple):
-    """The time and attempts that a call has left, inf if unbounded, and whether it may retry late."""
+    """The time and attempts that a call has left, inf if unbounded, and whether it may retry late.
+
+    `returned`: so may a free retry, as the last one was made when the server had told it to.
+    """
 
     deadline: float = inf
     patience: float = inf
     attempts: float = inf
     late: bool = False
+    returned: bool = False
 
 
 def decide(  # noqa: PLR0913 - keywords are cheap to read
@@ -129,9 +133,8 @@ def decide(  # noqa: PLR0913 - keywords are cheap to read
     latest = max(delay, min(LATEST * longest, policy.backoff.max_delay))
     late = delay + (latest - delay) * uniform
     if budget is None or budget.is_free(outcome, now, load):
-        again = attempt > 1 and longest < inf
-        spread = again and budget is not None and budget.spreads_return(outcome, now)
-        return Retry(now + (late if spread else delay), free=True)
+        again = budget is not None and left.returned and budget.spreads_return(outcome, now)
+        return Retry(now + (late if again and longest < inf else delay), free=True)
     if budget.try_pay(now):
         return Retry(now + delay, free=False)
     wait = max(delay, ASK_AGAIN)

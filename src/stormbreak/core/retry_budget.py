@@ -120,7 +120,7 @@ class Budget:
                 self._survive(now)
         elif outcome.verdict is Verdict.CANCELLED:
             return
-        elif TREATMENTS[outcome.verdict].retry and not _was_invited_by_server(outcome):
+        elif TREATMENTS[outcome.verdict].retry and not was_invited_by_server(outcome):
             self._in_a_row += 1
         self._recent.add(now)  # only its calls are asked for
 
@@ -160,13 +160,14 @@ class Budget:
 
     def spreads_return(self, outcome: Outcome, now: float) -> bool:
         """Whether a call that was told when to return, and is refused again, returns at a random time: with hardly any traffic."""
-        return outcome.retry_after is not None and self._is_lone(now)
+        told = was_invited_by_server(outcome) and not self._policy.no_free_retries
+        return told and self._is_lone(now)
 
     def is_free(self, outcome: Outcome, now: float, load: Load = UNKNOWN) -> bool:
         """Whether a retry after `outcome` (already recorded) is free."""
         if self._policy.no_free_retries:
             return False
-        if _was_invited_by_server(outcome):
+        if was_invited_by_server(outcome):
             return True
         lone = self._is_lone(now)
         if lone and self._in_a_row > self._free_in_a_row(outcome, now, load):
@@ -187,6 +188,6 @@ class Budget:
         return True
 
 
-def _was_invited_by_server(outcome: Outcome) -> bool:
+def was_invited_by_server(outcome: Outcome) -> bool:
     """Whether the server named a Retry-After that is long enough to hold calls."""
     return outcome.retry_after is not None and outcome.retry_after >= SHORT_WAIT

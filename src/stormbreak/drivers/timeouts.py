@@ -11,6 +11,7 @@ import asyncio
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import NamedTuple
 from weakref import ref
 
@@ -142,11 +143,12 @@ class Timeout:
 class _OnLoop:
     """Those of one loop: several that share a timer, and others apart."""
 
-    __slots__ = ("__weakref__", "_pulse", "beats", "due", "exact", "loop")
+    __slots__ = ("__weakref__", "_pulse", "_runs", "beats", "due", "exact", "loop")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, pulse: Pulse | None) -> None:
         self.loop = loop
         self._pulse = pulse
+        self._runs = partial(_runs, ref(self))  # weak: the engine keeps it
         self.beats = pulse is None  # then there is nothing to begin
         self.exact: set[Timeout] = set()
         self.due: dict[int, set[Timeout]] = {}  # by the number of the grain they end with
@@ -163,7 +165,7 @@ class _OnLoop:
         stalls, clock = self._pulse
         self.beats = bool(self.exact) or any(self.due.values())
         if self.beats:
-            stalls.beat(clock())
+            stalls.beat(clock(), self._runs)
             self.loop.call_later(BEAT, self.beat)
         else:
             stalls.rest()
@@ -176,6 +178,12 @@ class _OnLoop:
     def _fire(self, grain: int) -> None:
         for timeout in self.due.pop(grain):
             timeout.fire()
+
+
+def _runs(known: "ref[_OnLoop]") -> bool:
+    """Whether its loop runs."""
+    here = known()
+    return here is not None and here.loop.is_running()
 
 
 class _Here(threading.local):

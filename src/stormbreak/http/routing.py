@@ -96,9 +96,6 @@ class Routes:
         table: RouteTable | None = None,
     ) -> None:
         self.endpoint = endpoint
-        self.config: TargetConfig | None = (
-            None  # of the last call, where the routes are a resolver's
-        )
         self._table = RouteTable() if table is None else table
         self.route = self._table.route
         self._first: dict[str, Route] = {}  # by model

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+from weakref import ref
 
 import httpx2
 import pytest
@@ -128,6 +129,23 @@ def test_one_wire_leads_to_an_origin_whichever_thread_comes_first():
     assert here.connections() == (others[0],)
 
 
+async def test_what_is_forgotten_is_freed_without_the_garbage_collector():
+    """Its connections go with it, and collections may be rare."""
+    async with served(answer()) as server:
+        rotating = Rotating(server, AsyncTransport(QUICK))
+        await rotating.ask("first")
+        [first] = rotating.transport._resolver._kept.values()
+        routes = ref(first.routes)
+        del first
+        gc.disable()
+        try:
+            await rotating.ask(*range(FEW + 1))
+            assert routes() is None
+        finally:
+            gc.enable()
+        await rotating.http.aclose()
+
+
 def test_hosts_do_not_pile_up_but_for_those_that_are_in_use():
     here = origin_resolver.OriginResolver(
         (),
@@ -142,8 +160,9 @@ def test_hosts_do_not_pile_up_but_for_those_that_are_in_use():
         for number in range(20, 40):
             here.connection(origin_of(f"https://{number}.example/v1", None))
         assert len(here.connections()) <= FEW + 1
-        assert kept.connections()[0] in here.connections()
-    assert here.connection(origin_of("https://kept.example/v1", None)) is kept.connections()[0]
+        assert kept.routes.connections()[0] in here.connections()
+    connection = kept.routes.connections()[0]
+    assert here.connection(origin_of("https://kept.example/v1", None)) is connection
 
 
 def test_hosts_that_one_inner_transport_leads_to_do_not_pile_up():

@@ -10,7 +10,7 @@ import secrets
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from hashlib import blake2b
-from typing import Any
+from typing import Any, Self
 from urllib.parse import urlsplit
 
 from stormbreak.core.fallback import Fallback
@@ -19,7 +19,7 @@ from stormbreak.drivers.locks import new_lock
 from stormbreak.http.endpoint import Origin, origin_of
 from stormbreak.http.environment import ProviderEndpoint
 from stormbreak.http.h1.connection import Connection
-from stormbreak.http.routing import OriginConnections, Routes
+from stormbreak.http.routing import OriginConnections, Routes, TargetConfig
 from stormbreak.llm.providers import PRESETS
 from stormbreak.types import Target
 
@@ -49,7 +49,7 @@ class OriginResolver:
         self._allow_http = allow_http
         self._forget = forget
         self._led = led
-        self._kept: OrderedDict[tuple[str, bytes], _Kept] = OrderedDict()
+        self._kept: OrderedDict[tuple[str, bytes], KeptRoutes] = OrderedDict()
         self._connections = connections
         self._lock = new_lock()
         reset_in_child(self._reset_after_fork)
@@ -58,7 +58,7 @@ class OriginResolver:
         for kept in self._kept.values():
             kept.calls = 0  # of the parent
 
-    def routes(self, base_url: str, key: str | None) -> "_Kept":
+    def routes(self, base_url: str, key: str | None) -> "KeptRoutes":
         """Return the routes of a request to this address; they are not forgotten within its context.
 
         Raises:
@@ -68,13 +68,13 @@ class OriginResolver:
         where = base_url, digest
         kept = self._use(where, None)
         if kept is None:  # making routes calls too much to be done under the lock
-            kept = self._use(where, _Kept(self._make(base_url, key), self._lock))
+            kept = self._use(where, KeptRoutes(self._make(base_url, key), self._lock))
             assert kept is not None
         if len(self._kept) > MAX_ROUTES:
             self._drop_one()
         return kept
 
-    def _use(self, where: tuple[str, bytes], made: "_Kept | None") -> "_Kept | None":
+    def _use(self, where: tuple[str, bytes], made: "KeptRoutes | None") -> "KeptRoutes | None":
         """Return the kept routes, or those that were made, with one call more; None if there are neither."""
         with self._lock:
             kept = self._kept.get(where)
@@ -136,18 +136,22 @@ class OriginResolver:
         return tuple(self._connections.values())
 
 
-class _Kept:
-    """Routes, and how many calls use them; changed under the lock of the resolver."""
+class KeptRoutes:
+    """Routes, and how many calls use them; changed under the lock of the resolver.
 
-    __slots__ = ("_lock", "calls", "routes")
+    `config` is that of the last call. It refers to the routes: if these knew it, they would keep their connections.
+    """
+
+    __slots__ = ("_lock", "calls", "config", "routes")
 
     def __init__(self, routes: Routes, lock: Any) -> None:
         self.routes = routes
+        self.config: TargetConfig | None = None
         self.calls = 0
         self._lock = lock
 
-    def __enter__(self) -> Routes:
-        return self.routes
+    def __enter__(self) -> Self:
+        return self
 
     def __exit__(self, *_: object) -> None:
         with self._lock:

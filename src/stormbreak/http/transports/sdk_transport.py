@@ -42,7 +42,7 @@ from stormbreak.http.settings import LiveSettings
 from stormbreak.http.stream import Stream
 from stormbreak.http.stream_source import Source
 from stormbreak.http.transports.library import Library
-from stormbreak.http.transports.origin_resolver import OriginResolver
+from stormbreak.http.transports.origin_resolver import KeptRoutes, OriginResolver
 from stormbreak.http.transports.pass_through import pass_through, redirects_to_other_origin
 from stormbreak.http.transports.sdk_request import (
     ModelCall,
@@ -219,20 +219,20 @@ class SdkTransport:
         if led is not None:
             result = await self._call(source, sdk_request, *led, request, scope)
         else:
-            with self._resolver.routes(sdk_request.place[0], sdk_request.key) as routes:
-                config = self._config_of(routes)
+            with self._resolver.routes(sdk_request.place[0], sdk_request.key) as kept:
+                config = self._config_of(kept)
                 result = await self._call(source, sdk_request, config, source.model, request, scope)
         if isinstance(result, Failure):
             self._recent_failures.keep(sdk_request, request.content, result)
             raise self.library.error(result, request) from result.cause
         return result
 
-    def _config_of(self, routes: Routes) -> TargetConfig:
+    def _config_of(self, kept: KeptRoutes) -> TargetConfig:
         """Return the config of calls to the SDK's own address, made anew when the policy has changed."""
-        policy, config = self.policy, routes.config
+        policy, config = self.policy, kept.config
         if config is None or config.policy is not policy:
             answers, reserves = self._local_answers, policy.reserves
-            routes.config = config = TargetConfig(policy, routes, answers, reserves=reserves)
+            kept.config = config = TargetConfig(policy, kept.routes, answers, reserves=reserves)
         return config
 
     def _config_led_to(self, source: ModelCall | Lookup) -> tuple[TargetConfig, str] | None:
