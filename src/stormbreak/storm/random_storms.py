@@ -473,7 +473,7 @@ def _two(chance: _Chance, site: _Site) -> _Site:
     share = chance.between(0.3, 0.6)
     first = replace(site, length=_short(max(5.0, site.length * share)))
     pause = chance.between(0.0, 0.3) * site.length
-    at = _short(first.until + pause)
+    at = max(first.until, _short(first.until + pause))
     second = replace(site, at=at, length=_short(max(5.0, site.length - first.length - pause)))
     makes = (
         _dip, _slow, _down, _hang_share, _random_refusals, _cut, _throttled, _random_overload_answers,
