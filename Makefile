@@ -52,7 +52,7 @@ lint: $(READY)
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
-# Tests wait for sockets and processes: three processes keep a core busy.
+# Tests wait for sockets and processes, so more of them run at once than there are cores.
 test: $(READY)  ## the test suite (4 minutes on two cores)
 	@TMPDIR=$(SCRATCH) $(BIN)/pytest --forks 6
 

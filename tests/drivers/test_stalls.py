@@ -8,6 +8,7 @@ from loop_bench import Bench
 from stage import OK, policy
 from table_test import table_test
 from virtual_loop import on_virtual_loop, run
+from watch import Watch
 
 from stormbreak.core.automatic_limit import AutomaticLimit
 from stormbreak.core.diagnosis import Cause
@@ -118,3 +119,15 @@ async def test_nothing_beats_while_nothing_is_in_flight():
     await asyncio.sleep(1.0)
     assert not [timer for timer in loop._scheduled if not timer.cancelled()]
     assert not bench.engine.stalls.is_recent(loop.time() + 10.0)
+
+
+def test_of_a_stream_that_is_judged_by_its_whole_answer_the_end_may_have_waited():
+    watch = Watch().know()  # plain answers: no first output is known
+    watch.diagnosis._stalls.beat(watch.now, lambda: True)
+    flights = watch.send(20, streams=True)
+    watch.now += 0.1
+    watch.first(flights)
+    watch.now += 3.0  # without a beat
+    watch.end(flights)
+
+    assert watch.diagnosis.late_at == -inf

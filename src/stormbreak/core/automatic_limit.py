@@ -38,9 +38,8 @@ from stormbreak.types import Outcome, Verdict
 # ourselves. Then a floor under the limit grows until the answers are back.
 
 TAU = 30.0  # seconds; weight of the usual rate of answers and in-flight count
-ENOUGH = 1 - exp(
-    -1.0
-)  # of all weight: `TAU` seconds; in a younger process, what is missing counts as idle
+# Of all weight: that of `TAU` seconds. In a younger process, what is missing counts as idle.
+ENOUGH = 1 - exp(-1.0)
 STEP = 10.0  # seconds in which the floor doubles or halves
 PROBE_BELOW = 0.75  # of the usual answers per second
 GRACE = 10.0  # seconds before the floor moves; at least

@@ -335,11 +335,12 @@ class Diagnosis:
             self._timeouts_were_luck_at = now
 
     def _late_answer(self, flight: InFlight, took: float, now: float) -> None:
-        if flight.stalled or (flight.first_output_at is None and self._stalls.is_recent(now)):
+        response, judge = self._response, self.judge
+        by_first_output = judge.streams and flight.first_output_at is not None
+        if flight.stalled if by_first_output else self._stalls.is_recent(now):
             return
         self._timeouts_were_luck_at = -inf
         self._late_share += WEIGHT * (1 - self._late_share)
-        response, judge = self._response, self.judge
         if not self._late:
             response.begin(now, self.evidence_at)
         response.answered(flight.sent_at, took)

@@ -13,7 +13,8 @@ There is a retry if all of these are true, asked in this order:
 With hardly any traffic, budget and evidence hang on a few calls. There a call that has a deadline or patience asks again
 after each backoff, as long as others are in flight or queued: what comes of them may earn a retry, or show that it is
 free. Without them many small processes would wait for nothing, and then come back all at once. So a lone call makes one late
-retry, at a random time within what is left of it; so does one that was told when to return, and is refused again.
+retry, at a random time within what is left of it. A free retry leaves at such a time, too, if the call returned when the
+server had told it to, and is told to again.
 
 A repair (the answer did not fit its schema, and the model is shown why) passes the same gates, without a delay: the
 target has answered. So it is free where answers come, and paid where the target is in trouble.
@@ -78,7 +79,7 @@ class NoRetry(NamedTuple):
 class RetryAllowance(NamedTuple):
     """The time and attempts that a call has left, inf if unbounded, and whether it may retry late.
 
-    `returned`: so may a free retry, as the last one was made when the server had told it to.
+    `returned`: the last retry was made when the server had told it to, and the next may be late.
     """
 
     deadline: float = inf

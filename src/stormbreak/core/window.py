@@ -19,9 +19,7 @@ class DecayingMean:
     def add(self, value: float, span: float) -> None:
         """Count a value that held for `span` seconds."""
         weight = 1 - exp(-span / self._seconds)
-        if (
-            weight
-        ):  # none is left of a span that rounding takes for 0, and the value may be infinite
+        if weight:  # else rounding takes the span for 0, and the value may be infinite
             self._sum += weight * (value - self._sum)
             self._weight += weight * (1 - self._weight)
 
