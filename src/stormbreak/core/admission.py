@@ -128,9 +128,11 @@ class TargetQueue:
 
     def try_enter(self, call: Call, now: float) -> Permit | None:
         """Leave at once if every gate is ready and no call waits; else return None."""
-        if self._queue.size or self._ready_at(call, now) > now:
-            return None
-        return self._grant(call, now)
+        return self._grant(call, now) if self.is_free(call, now) else None
+
+    def is_free(self, call: Call, now: float) -> bool:
+        """Whether every gate is ready and no call waits."""
+        return not self._queue.size and self._ready_at(call, now) <= now
 
     def check(self, ticket: Ticket, now: float) -> None:
         """Check `ticket` again, after a wake-up or at its time."""

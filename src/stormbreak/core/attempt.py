@@ -4,6 +4,8 @@ A streamed answer is settled like any other, at its end: the permit stays with t
 attempt while the caller reads.
 """
 
+from collections.abc import Callable
+from functools import partial
 from math import inf
 from typing import NamedTuple, TypeAlias
 
@@ -23,6 +25,7 @@ from stormbreak.core.gate import Permit
 from stormbreak.core.hedge import HedgeTimer
 from stormbreak.core.queue_order import Ticket
 from stormbreak.core.target_state import TargetState
+from stormbreak.core.tenant import Tenant, counted
 from stormbreak.events import Committed, Hedged, HedgeRefused, Overtaken, Queued, Returned, Sent
 from stormbreak.types import (
     CANCELLED,
@@ -30,6 +33,7 @@ from stormbreak.types import (
     VERDICT_OK,
     Outcome,
     Rejection,
+    TenantRejection,
     Verdict,
 )
 
@@ -198,6 +202,60 @@ def _is_own_deadline(
     return outcome.committed or timeout is None or deadline_at - sent_at < timeout
 
 
+# ---------------------------------------------------------------- limits of tenants
+
+
+def run_paid(
+    target_state: TargetState,
+    state: CallState,
+    now: float,
+    uniform: float,
+    permit: Permit | None = None,
+) -> Attempt:
+    """Wait for the money of the call's tenant, and make the attempt. Reserved money is held while it queues."""
+    tenant, make_attempt = state.tenant, partial(run_attempt, target_state, state, permit=permit)
+    payer = None if tenant is None else tenant.payer(state.call.target)
+    if tenant is None or payer is None:  # it has no spend limit any more
+        return (yield from make_attempt(now, uniform))
+    expires_at = state.expires_at(now) if permit is None else inf  # a hedge does not wait
+    place = payer.admission.enter(state.call, now, expires_at)
+    return (yield from hold(tenant, payer, place, state, make_attempt, now, uniform))
+
+
+def hold(
+    tenant: Tenant,
+    queue: TargetState,
+    place: Permit | Ticket | Rejection,
+    state: CallState,
+    run: Callable[[float, float], Attempt],
+    now: float,
+    uniform: float,
+) -> Attempt:
+    """Wait for the permit of a `place` in a queue of the tenant, and `run` with it. It is settled, however this frame is left."""
+    outcome, attempts = CANCELLED, state.attempts
+    try:
+        if isinstance(place, Ticket):
+            now, uniform = yield from _wait_in_queue(queue, state, place, now)
+            place = place.permit or place.rejection or place
+        if isinstance(place, Rejection):
+            rejection = TenantRejection(*place)
+            rejection.tenant = tenant.name
+            return Outcome(Verdict.REJECTED, rejection=rejection), now, uniform
+        assert isinstance(place, Permit), "the queue has decided"
+        tenant.permits.add(place)
+        outcome, now, uniform = yield from run(now, uniform)
+        attempts = state.attempts  # the outcome says whether it may have been processed
+    except FlowClosed as closed:
+        now, uniform = closed.moment
+        raise
+    finally:
+        if not isinstance(place, Rejection):
+            sent = state.attempts > attempts
+            place.settle(counted(CANCELLED_AFTER_SEND if sent else outcome), now, uniform)
+            tenant.permits.discard(place)
+    return outcome, now, uniform
+
+
 # ---------------------------------------------------------------- hedged attempts
 # A slow attempt gets others beside it: the first answer counts, the rest are cancelled. Each is an attempt like any
 # other, with its own permit and frame. A failure ends the race only when no other attempt is in flight.
@@ -263,7 +321,8 @@ class _HedgedAttempt:
 
     def run(self, now: float, uniform: float) -> Attempt:
         """Run it to the end."""
-        rival = _Rival(run_attempt(self._target_state, self._state, now, uniform))
+        make_attempt = run_attempt if self._state.tenant is None else run_paid
+        rival = _Rival(make_attempt(self._target_state, self._state, now, uniform))
         self._rivals.append(rival)
         command = rival.step()
         while not isinstance(command, Send | _Result):  # it queues
@@ -318,7 +377,8 @@ class _HedgedAttempt:
             return inf
         self._hedges += 1
         state.note(Hedged, now, state.attempts + 1, now - self._rivals[-1].sent_at)
-        rival = _Rival(run_attempt(target_state, state, now, uniform, permit))
+        make_attempt = run_attempt if state.tenant is None else run_paid
+        rival = _Rival(make_attempt(target_state, state, now, uniform, permit))
         self._rivals.append(rival)
         sent = rival.step()
         assert isinstance(sent, Send), "an attempt with a permit is sent"
@@ -334,6 +394,9 @@ class _HedgedAttempt:
             return "attempts"
         if call.deadline_at is not None and call.deadline_at - now < retry.min_time_left:
             return "deadline"
+        payer = None if state.tenant is None else state.tenant.payer(call.target)
+        if payer is not None and not payer.admission.is_free(call, now):
+            return "spend"
         load = self._target_state.load(now)
         return "load" if load.unhealthy or load.gated else ""
 
