@@ -237,7 +237,9 @@ def test_a_threshold_is_reported_as_that_of_a_tenant():
 
 
 def hedging(**tenants):
-    stage = limited(policy(hedge=HedgePolicy(delay=1.0, percentile=None), patience=20.0), **tenants).listen()
+    stage = limited(
+        policy(hedge=HedgePolicy(delay=1.0, percentile=None), patience=20.0), **tenants
+    ).listen()
     run = stage.start(tenant="acme", bound=usage(into=600_000), races=True)
     stage.pass_time(1.5)
     return stage, run

@@ -365,7 +365,7 @@ class _HedgedAttempt:
         if any(rival.first_output_at is not None for rival in self._rivals):
             return inf
         state, target_state = self._state, self._target_state
-        gate = self._refusing_gate(now)
+        gate = self._refusing_gate(now) or self._unpaid(now)
         permit = None if gate else target_state.admission.try_enter(state.call, now)
         if permit is None:
             gate = gate or target_state.admission.held_by(state.call, now)
@@ -394,11 +394,14 @@ class _HedgedAttempt:
             return "attempts"
         if call.deadline_at is not None and call.deadline_at - now < retry.min_time_left:
             return "deadline"
-        payer = None if state.tenant is None else state.tenant.payer(call.target)
-        if payer is not None and not payer.admission.is_free(call, now):
-            return "spend"
         load = self._target_state.load(now)
         return "load" if load.unhealthy or load.gated else ""
+
+    def _unpaid(self, now: float) -> str:
+        """Return the gate of money if the tenant cannot pay for another attempt now; empty if it can."""
+        tenant, call = self._state.tenant, self._state.call
+        payer = None if tenant is None else tenant.payer(call.target)
+        return "" if payer is None or payer.admission.is_free(call, now) else "spend"
 
     def _on_return(self, sent: Send, result: _Result) -> Steps[_Result | None]:
         """Handle the end or first output of an attempt: return the result of the race, None while others are in flight."""

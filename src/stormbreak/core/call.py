@@ -55,9 +55,10 @@ def run_call(
     engine: Engine, call: Call, now: float, uniform: float, state: CallState | None = None
 ) -> Flow:
     """Run `call` to its end, at its target and its fallbacks. One that has passed its tenant's limits has a `state`."""
-    tenant = engine.tenants.get(call.tenant)
-    if tenant is not None and state is None:
-        return _run_for_tenant(tenant, engine, call, now, uniform)
+    if engine.tenants and state is None:
+        tenant = engine.tenants.get(call.tenant)
+        if tenant is not None:
+            return _run_for_tenant(tenant, engine, call, now, uniform)
     target_state = engine.target_state(call.target)
     if engine.crowded:
         engine.make_room(now)
@@ -94,6 +95,9 @@ def _run_for_tenant(tenant: Tenant, engine: Engine, call: Call, now: float, unif
     if tenant.calls is None:
         yield from run(now, uniform)
     else:
+        lease = tenant.calls.lease
+        if lease is not None and lease.rests:
+            lease.wake()
         place = tenant.calls.admission.enter(call, now, state.expires_at(now))
         outcome, now, _ = yield from hold(tenant, tenant.calls, place, state, run, now, uniform)
         if ended is None:
