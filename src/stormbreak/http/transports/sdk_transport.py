@@ -147,8 +147,7 @@ class SdkTransport:
             trust_env=trust_env,
             http2=http2,
         )
-        if inner is not None:
-            self._check_inner(inner)
+        self._check_inner(inner)
         connections = OriginConnections(self._connecting.connection_to)
         self.engine, self._settings = self._engine_of(policy, connections, degraded, fleet, tenants)
         self._driver = driver = self._new_driver()
@@ -166,7 +165,8 @@ class SdkTransport:
     def _check_inner(self, inner: Any) -> None:
         if isinstance(inner, SdkTransport):
             raise ConfigurationError("inner is already a stormbreak transport")
-        check_wrapped(inner, self.library, self.sends)
+        if inner is not None:
+            check_wrapped(inner, self.library, self.sends)
 
     def _engine_of(
         self,
