@@ -197,7 +197,7 @@ class Rejection(NamedTuple):
 class TenantRejection(Rejection):
     """By a limit of a `tenant`, which stands in no event."""
 
-    tenant: str
+    tenant: str = ""
 
     @property
     def text(self) -> str:

@@ -1,6 +1,10 @@
 """The limits of tenants: never exceeded, given back however a call ends, and no business of others."""
 
+import pickle
+import random
+from bisect import bisect_left
 from decimal import Decimal
+from functools import partial
 
 import pytest
 from hypothesis import given, settings
@@ -19,9 +23,10 @@ from stormbreak.core.retry import RetryPolicy
 from stormbreak.core.spend_policy import SpendPolicy
 from stormbreak.core.tenant import TenantLimits
 from stormbreak.cost.spend_gate import SpendAccounts
+from stormbreak.drivers.virtual_time import Timeline, VirtualDriver
 from stormbreak.errors import ConfigurationError, error_for
 from stormbreak.events import CallRejected, HedgeRefused, SpendReached
-from stormbreak.types import FALLBACK, Outcome, Verdict
+from stormbreak.types import FALLBACK, Call, Outcome, Verdict
 
 RETRIES = RetryPolicy(max_attempts=3, backoff=Backoff(kind="constant", initial_delay=1.0))
 DOLLAR = usage(into=1_000_000)  # at a large model
@@ -111,6 +116,8 @@ def test_a_rejection_names_the_tenant_and_no_event_does():
     (event,) = [each for each in stage.events if isinstance(each, CallRejected)]
     assert event.reason == "limit of its tenant: the call may not wait that long"
     assert not any("tenant acme" in str(each) for each in stage.events)
+    assert str(pickle.loads(pickle.dumps(error))) == str(error)
+    assert pickle.loads(pickle.dumps(error)).ended.outcome.rejection.tenant == "acme"
 
 
 def test_a_rejected_call_falls_back_to_no_other_target():
@@ -143,6 +150,14 @@ def test_a_call_that_was_never_sent_counts_for_no_rate():
         run.close()
 
     assert stage.engine.tenants["acme"].calls.quota.ready_at(run.call, stage.now) <= stage.now
+
+
+@table_test(("outcome", "counts"), [(SERVER_ERROR, True), (Outcome(Verdict.CONNECT_FAILED), False)])
+def test_a_call_that_failed_counts_if_it_was_sent(outcome, counts):
+    stage = limited(policy(retry=RetryPolicy(max_attempts=1)), acme=TenantLimits(rpm=60, tpm=6000))
+    stage.start(tenant="acme", tokens=100).step(outcome)
+
+    assert stage.start(tenant="acme", tokens=100).sending is not counts
 
 
 # ---------------------------------------------------------------- money
@@ -339,6 +354,38 @@ def test_no_limit_is_exceeded_and_everything_is_given_back(actions):
     tenant = stage.engine.tenants["acme"]
     assert [state.idle for state in tenant.states] == [True] * len(tenant.states)
     assert (tenant.permits, reserved(stage)) == (set(), 0)
+
+
+def test_in_virtual_time_no_window_has_more_than_a_limit_and_others_do_not_wait():
+    """A flood of one tenant for five minutes, at a target that fails now and then."""
+    timeline, chance = Timeline(), random.Random(7)
+    limits = TenantLimits(rpm=60, max_in_flight=2)
+    engine = Engine(policy(retry=RETRIES), tenants={"acme": limits})
+    driver = VirtualDriver(engine, timeline, chance=chance.random)
+    sent, ended = {"acme": [], "other": []}, {"acme": [], "other": []}
+
+    def call(tenant, patience):
+        def send(command, reply):
+            sent[tenant].append((timeline.now, command.attempt))
+            outcome = SERVER_ERROR if chance.random() < 0.1 else OK
+            timeline.at(timeline.now + chance.expovariate(2.0), lambda: reply(outcome))
+
+        one = Call(engine.number(), TARGET, patience=patience, tenant=tenant)
+        driver.start(one, send, ended[tenant].append)
+
+    for tenth in range(3_000):
+        timeline.at(tenth / 10, partial(call, "acme", 20.0))
+        if tenth % 5 == 0:
+            timeline.at(tenth / 10, partial(call, "other", 20.0))
+    timeline.run(400.0)
+
+    begun = [at for at, attempt in sent["acme"] if attempt == 1]
+    assert len(begun) > 250
+    for place, at in enumerate(begun):
+        assert bisect_left(begun, at + 60.0) - place <= 61
+    assert len(ended["acme"]) == 3_000
+    assert [each.queued for each in ended["other"]] == [0.0] * 600
+    assert engine.tenants["acme"].idle
 
 
 # ---------------------------------------------------------------- other limits, interrupts, forks

@@ -232,7 +232,7 @@ def hold(
     uniform: float,
 ) -> Attempt:
     """Wait for the permit of a `place` in a queue of the tenant, and `run` with it. It is settled, however this frame is left."""
-    outcome, attempts = CANCELLED, state.attempts
+    outcome, earlier = None, state.attempts - state.unconnected
     try:
         if isinstance(place, Ticket):
             now, uniform = yield from _wait_in_queue(queue, state, place, now)
@@ -244,14 +244,13 @@ def hold(
         assert isinstance(place, Permit), "the queue has decided"
         tenant.permits.add(place)
         outcome, now, uniform = yield from run(now, uniform)
-        attempts = state.attempts  # the outcome says whether it may have been processed
     except FlowClosed as closed:
         now, uniform = closed.moment
         raise
     finally:
         if not isinstance(place, Rejection):
-            sent = state.attempts > attempts
-            place.settle(counted(CANCELLED_AFTER_SEND if sent else outcome), now, uniform)
+            sent = state.attempts - state.unconnected > earlier
+            place.settle(counted(outcome, sent=sent), now, uniform)
             tenant.permits.discard(place)
     return outcome, now, uniform
 

@@ -80,7 +80,7 @@ class Engine:
     """The shared state under one policy, and under those of targets that have their own.
 
     Equal budgets are one budget, and equal spend limits are one account, across targets. `tenants` are those with
-    limits of their own.
+    limits of their own, by name; read them from any thread.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class Engine:
         self.races = policy.hedge is not None  # some attempts may be hedged
         self._policies: Mapping[Target, Policy] = {}  # of targets that have their own
         self._earlier_policies: Mapping[Target, Policy] = {}
-        self._tenant_limits = tenants
+        self._tenant_limits: Mapping[str, TenantLimits] = dict(tenants)
         self.listeners: list[Listener] = []
         self.context_listener: ContextListener | None = None
         # Returns the `snapshot` of the stepper, which alone knows the time; None while no driver runs the engine.

@@ -15,16 +15,14 @@ from stormbreak.core.concurrency_limit import AimdLimit, FixedLimit
 from stormbreak.core.gate import Permit, SpendingGate, SpendLimits
 from stormbreak.core.lease import TargetLease
 from stormbreak.core.policy import Policy
-from stormbreak.core.queue_order import Ticket
 from stormbreak.core.rate_limit_gate import RateLimitPolicy
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.core.spend_policy import SpendPolicy
-from stormbreak.core.stalls import Stalls
-from stormbreak.core.target_state import TargetState
+from stormbreak.core.target_state import Shared, TargetState
 from stormbreak.errors import ConfigurationError
 from stormbreak.events import Event, SpendReached
 from stormbreak.hidden_keys import quoted
-from stormbreak.types import CANCELLED, VERDICT_OK, Outcome, Target
+from stormbreak.types import CANCELLED, CANCELLED_AFTER_SEND, VERDICT_OK, Outcome, Target, Verdict
 
 MAX_PAYERS = 256  # targets of one tenant that are remembered, besides those with calls
 _UNLIMITED = AimdLimit(  # a fixed limit of so many calls in flight would be leased
@@ -104,29 +102,16 @@ def check_tenants(tenants: object) -> None:
             )
 
 
-class Host(Protocol):
+class Host(Shared, Protocol):
     """The part of the engine that tenants need."""
 
     policy: Policy
     spending: SpendLimits | None
-    stalls: Stalls
-
-    def lease(self, state: TargetState) -> TargetLease | None:
-        """Make the leases of a queue; None without a fleet."""
-        ...
 
     def share_spending(
         self, policy: Policy, gate: SpendingGate, tenant: "Tenant | None" = None
     ) -> None:
         """Share the account of a gate with the fleet, if there is one."""
-        ...
-
-    def wake(self, ticket: Ticket) -> None:
-        """Ask the driver to resume a waiting call."""
-        ...
-
-    def emit(self, event: Event) -> None:
-        """Leave an event for the listeners."""
         ...
 
 
@@ -260,10 +245,14 @@ class Tenant:
             self._host.emit(event._replace(of_tenant=True))
 
 
-def counted(outcome: Outcome, *, processed: bool = False) -> Outcome:
-    """Return what the queues of a tenant learn from an outcome: what was used. No failure is that of the tenant."""
+def counted(outcome: Outcome | None, *, sent: bool) -> Outcome:
+    """Return what the queues of a tenant learn: whether something was sent, and what it used. No failure is the tenant's.
+
+    Without an `outcome`, it was cancelled.
+    """
+    if outcome is None:
+        return CANCELLED_AFTER_SEND if sent else CANCELLED
     if outcome.verdict is VERDICT_OK:
         return Outcome(VERDICT_OK, usage=outcome.usage)
-    return CANCELLED._replace(
-        usage=outcome.usage, maybe_processed=processed or outcome.maybe_processed
-    )
+    verdict = Verdict.INVALID if sent else Verdict.CANCELLED
+    return Outcome(verdict, usage=outcome.usage, maybe_processed=outcome.maybe_processed)

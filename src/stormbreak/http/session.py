@@ -48,8 +48,8 @@ def make_call(  # noqa: PLR0913 - keywords are cheap to read
     `tells_bound`: listeners learn the most tokens that an attempt can use.
     """
     tenant = tenant or scope.tenant or ""
-    if tenant in engine.tenants:
-        reserves = reserves or engine.tenants[tenant].limits.reserves
+    limited = engine.tenants.get(tenant)
+    reserves = reserves or (limited is not None and limited.limits.reserves)
     needs_bound = reserves or (tells_bound and engine.listeners)
     bound = template.token_bound() if needs_bound else None
     if priority is None:
@@ -84,12 +84,10 @@ def limit_output(
     tenant: str,
 ) -> None:
     """Limit the output of a body that sets no limit itself, by the spend limits of a policy and of a tenant of the engine."""
-    spends = [spend]
-    if tenant in engine.tenants:
-        spends.append(engine.tenants[tenant].limits.spend)
+    limited = engine.tenants.get(tenant)
+    spends = [spend] if limited is None else [spend, limited.limits.spend]
     limits = [each.max_output_tokens for each in spends if each.acts and each.max_output_tokens]
-    if limits:
-        template.limit_output(min(limits), target.provider)
+    template.limit_output(min(limits, default=None), target.provider)
 
 
 PreparedAttempt: TypeAlias = tuple[Send, Connection, PreparedRequest, Policy, str | None]

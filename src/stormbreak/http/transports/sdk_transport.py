@@ -365,8 +365,8 @@ class SdkTransport:
         """Whether it calls a model, but would only pass through, while there is a spend limit."""
         if not sdk_request.is_model_call or self.policy.spend.acts:
             return sdk_request.is_model_call
-        tenant = scope_from_headers(sdk_request.headers).tenant or ""
-        return tenant in self.engine.tenants and self.engine.tenants[tenant].limits.spend.acts
+        limited = self.engine.tenants.get(scope_from_headers(sdk_request.headers).tenant or "")
+        return limited is not None and limited.limits.spend.acts
 
     def _rejection(self, sdk_request: SdkRequest) -> Any:
         """Return the response to a request that no spend limit could count."""
