@@ -26,7 +26,7 @@ from stormbreak.cost.spend_gate import SpendAccounts
 from stormbreak.drivers.virtual_time import Timeline, VirtualDriver
 from stormbreak.errors import ConfigurationError, error_for
 from stormbreak.events import CallRejected, HedgeRefused, SpendReached
-from stormbreak.types import FALLBACK, Call, Outcome, Verdict
+from stormbreak.types import CACHE, FALLBACK, Call, Outcome, Verdict
 
 RETRIES = RetryPolicy(max_attempts=3, backoff=Backoff(kind="constant", initial_delay=1.0))
 DOLLAR = usage(into=1_000_000)  # at a large model
@@ -158,6 +158,28 @@ def test_a_call_that_failed_counts_if_it_was_sent(outcome, counts):
     stage.start(tenant="acme", tokens=100).step(outcome)
 
     assert stage.start(tenant="acme", tokens=100).sending is not counts
+
+
+def test_an_answer_from_a_cache_uses_no_tokens():
+    steps = (Step(frozenset({Verdict.CONNECT_FAILED}), None, CACHE),)
+    stage = limited(policy(retry=RetryPolicy(max_attempts=1)), acme=TenantLimits(tpm=6000))
+    run = stage.start(tenant="acme", tokens=100, fallbacks=steps)
+    run.step(Outcome(Verdict.CONNECT_FAILED)).step(answer(into=100))
+    assert run.ended.source == CACHE
+
+    assert stage.start(tenant="acme", tokens=99).sending
+
+
+def test_an_attempt_that_may_have_been_processed_counts_though_a_later_one_was_refused():
+    stage = limited(acme=TenantLimits(tpm=6000))
+    run = stage.start(tenant="acme", tokens=100)
+    run.step(Outcome(Verdict.TIMEOUT, maybe_processed=True))
+    stage.now += 1.0
+    run.step().step(Outcome(Verdict.INVALID))
+    assert run.ended.outcome.verdict is Verdict.INVALID
+
+    stage.now -= 1.0
+    assert stage.start(tenant="acme", tokens=100).queued
 
 
 # ---------------------------------------------------------------- money
@@ -426,6 +448,17 @@ def test_what_was_spent_counts_under_another_limit_for_the_same_period():
     assert later.ended.outcome.rejection.policy == "spend"
 
 
+def test_a_higher_limit_lets_waiting_attempts_leave():
+    stage = limited(acme=spending(1.0, period=60))
+    stage.start(tenant="acme", bound=DOLLAR)
+    second = stage.start(tenant="acme", bound=DOLLAR)
+    assert second.queued
+
+    govern(stage, acme=spending(2.0, period=60))
+    stage.settle()
+    assert second.sending
+
+
 def test_another_period_begins_anew_and_calls_before_it_are_settled():
     stage = limited(acme=spending(1.0, period=60))
     first, second = (stage.start(tenant="acme", bound=DOLLAR) for _ in range(2))
@@ -442,6 +475,7 @@ def test_a_tenant_without_limits_is_free_and_forgotten():
     first = stage.start(tenant="acme", bound=CENT, tokens=700)
     govern(stage)
     assert all(stage.start(tenant="acme").sending for _ in range(9))
+    assert stage.engine.tenants["acme"].permits  # for an interrupt
 
     first.step(OK)
     govern(stage)

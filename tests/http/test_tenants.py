@@ -1,6 +1,7 @@
 """Limits of tenants over real sockets: in clients, streams, transports under SDKs, and settings files."""
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 from functools import partial
 
@@ -79,6 +80,17 @@ def test_so_does_a_blocking_client(client):
         with pytest.raises(RejectedError, match="tenant acme"):
             made.chat(SAY, tenant="acme")
         made.chat(SAY)
+
+
+def test_threads_that_wait_for_a_slot_are_served(client):
+    with (
+        client(Client, policy=Policy(), acme=TenantLimits(max_in_flight=2)) as made,
+        ThreadPoolExecutor(8) as pool,
+    ):
+        answers = [*pool.map(lambda _: made.chat(SAY, tenant="acme"), range(20))]
+
+        assert len(answers) == 20
+        assert (standing(made)["in_flight"], standing(made)["queued"]) == (0, 0)
 
 
 async def test_calls_that_wait_for_a_slot_are_served(client):
@@ -302,6 +314,7 @@ async def test_a_transport_on_a_settings_file_heeds_its_tenants(stormbreak_provi
 @table_test(
     ("more", "message"),
     [
+        ("rpm = 1e-9", r"s\.toml: tenants\.acme\.rpm must be at least 1e-06"),
         ("rpm = -1", r"s\.toml: tenants\.acme\.rpm must be positive, got -1"),
         ("rmp = 1", r"s\.toml: unknown key tenants\.acme\.rmp"),
         (

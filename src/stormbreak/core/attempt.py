@@ -217,8 +217,7 @@ def run_paid(
     payer = None if tenant is None else tenant.payer(state.call.target)
     if tenant is None or payer is None:  # it has no spend limit any more
         return (yield from make_attempt(now, uniform))
-    expires_at = state.expires_at(now) if permit is None else inf  # a hedge does not wait
-    place = payer.admission.enter(state.call, now, expires_at)
+    place = payer.admission.enter(state.call, now, state.expires_at(now))
     return (yield from hold(tenant, payer, place, state, make_attempt, now, uniform))
 
 

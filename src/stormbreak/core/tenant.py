@@ -14,7 +14,7 @@ from stormbreak.core.checks import check_types, require_positive
 from stormbreak.core.concurrency_limit import AimdLimit, FixedLimit
 from stormbreak.core.gate import Permit, SpendingGate, SpendLimits
 from stormbreak.core.lease import TargetLease
-from stormbreak.core.policy import Policy
+from stormbreak.core.policy import Policy, check_magnitudes
 from stormbreak.core.rate_limit_gate import RateLimitPolicy
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.core.spend_policy import SpendPolicy
@@ -47,6 +47,7 @@ class TenantLimits:
     def __post_init__(self) -> None:
         check_types(self)
         require_positive(self, "rpm", "tpm", "max_in_flight")
+        check_magnitudes(self)
 
     @property
     def waits(self) -> bool:
@@ -200,6 +201,8 @@ class Tenant:
         """
         calls, spending = self.calls, self._spending
         queue = {} if calls is None else calls.snapshot(now)
+        if self.limits.max_in_flight is None:
+            queue.pop("limit", None)
         return {
             **{name: queue[name] for name in _SHOWN if name in queue},
             "spend": None if spending is None else spending.snapshot(now)[0],
