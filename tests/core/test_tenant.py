@@ -452,6 +452,7 @@ def test_a_higher_limit_lets_waiting_attempts_leave():
     stage = limited(acme=spending(1.0, period=60))
     stage.start(tenant="acme", bound=DOLLAR)
     second = stage.start(tenant="acme", bound=DOLLAR)
+    stage.settle()
     assert second.queued
 
     govern(stage, acme=spending(2.0, period=60))
