@@ -55,10 +55,12 @@ def run_call(
     engine: Engine, call: Call, now: float, uniform: float, state: CallState | None = None
 ) -> Flow:
     """Run `call` to its end, at its target and its fallbacks. One that has passed its tenant's limits has a `state`."""
-    if engine.tenants and state is None:
-        tenant = engine.tenants.get(call.tenant)
-        if tenant is not None:
-            return _run_for_tenant(tenant, engine, call, now, uniform)
+    if state is None:
+        if engine.listeners and call.labels:
+            engine.events.append(Labelled(now, call.number, call.target, call.labels))
+        state = CallState(engine, call)
+        if engine.tenants and call.tenant in engine.tenants:
+            return _run_for_tenant(engine.tenants[call.tenant], state, now, uniform)
     target_state = engine.target_state(call.target)
     if engine.crowded:
         engine.make_room(now)
@@ -67,20 +69,14 @@ def run_call(
         target_state.budget.earn(now)
     if target_state.shadow_budget is not None:
         target_state.shadow_budget.earn(now)
-    if state is None:
-        if engine.listeners and call.labels:
-            engine.events.append(Labelled(now, call.number, call.target, call.labels))
-        state = CallState(engine, call)
     if call.fallbacks:
         return FallbackRun(state, uniform).run(now)
     return run_target(target_state, state, now, uniform)
 
 
-def _run_for_tenant(tenant: Tenant, engine: Engine, call: Call, now: float, uniform: float) -> Flow:
+def _run_for_tenant(tenant: Tenant, state: CallState, now: float, uniform: float) -> Flow:
     """Wait for the limits of the call's tenant, and run it. A rejected one has no fallback: they hold for all targets."""
-    if engine.listeners and call.labels:
-        engine.events.append(Labelled(now, call.number, call.target, call.labels))
-    state = CallState(engine, call)
+    engine, call = state.engine, state.call
     ended: CallResult | None = None
 
     def run(now: float, uniform: float) -> Attempt:
