@@ -26,7 +26,7 @@ from stormbreak.core.concurrency_limit import FixedLimit, Limit
 from stormbreak.cost.accounts import Account
 from stormbreak.drivers.locks import new_lock
 from stormbreak.errors import ConfigurationError
-from stormbreak.fleet.heartbeat import leave
+from stormbreak.fleet.store_thread import leave
 from stormbreak.http.client import AsyncClient
 from stormbreak.types import Verdict
 
