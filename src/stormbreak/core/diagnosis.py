@@ -515,9 +515,9 @@ class Diagnosis:
 
     def is_healthy(self, now: float) -> bool:
         """Whether answers come, most of them on time; in the last minutes if there is little traffic."""
-        return not self.is_unhealthy(now) and now - self.on_time_at <= REMEMBERED
+        return not self.is_in_trouble(now) and now - self.on_time_at <= REMEMBERED
 
-    def is_unhealthy(self, now: float) -> bool:
+    def is_in_trouble(self, now: float) -> bool:
         """Whether most of the answers of the last minutes were late, or none comes for longer than chance explains."""
         self.look(now)
         late = self._late_share >= MAJORITY and now - self._answered_at <= REMEMBERED
