@@ -141,7 +141,6 @@ class Diagnosis:
         self._answered_at = -inf
         self._answered_sent_at = -inf  # when the newest attempt left that was answered
         self.evidence_at = -inf  # the later of `late_at` and `dead_at`: that sending less helps
-
         # Lateness
         self.judge = self._plain = LatencyBaseline()
         self._streamed = LatencyBaseline(streams=True)
@@ -150,15 +149,13 @@ class Diagnosis:
         self.look_at = -inf  # an earlier `look` finds nothing new
         self._looked_for: float | None = None  # what was usual at the last look
         self._overdue: set[InFlight] = set()  # under way, and older than is usual
-        self._late = 0  # the score
-        self._late_share = 0.0  # of the answers
+        self._late, self._late_share = 0, 0.0  # the score, and the share of the answers
         self._response = LoadResponse()
         self._compared_at = -inf  # when that was last asked
         self.late_at = -inf
         self.on_time_at = -inf
         self._on_time_sent_at = -inf  # the newest attempt that was answered on time ...
         self._on_time_took = 0.0  # ... and how long that took
-
         # Death: the run of failures
         self._run: list[float] = []  # when those left that left after the last answered one
         self._quick: list[
@@ -168,7 +165,6 @@ class Diagnosis:
         self._failing = 0.0  # share of failures
         self.failed_at = -inf  # when failures last stood out
         self.dead_at = -inf
-
         # Refusals and timeouts
         self._overloaded_at = -inf  # when the target last refused an attempt because of its load
         self._refused = 0  # 429s since the last answer
