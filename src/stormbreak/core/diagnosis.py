@@ -158,9 +158,7 @@ class Diagnosis:
         self._on_time_took = 0.0  # ... and how long that took
         # Death: the run of failures
         self._run: list[float] = []  # when those left that left after the last answered one
-        self._quick: list[
-            float
-        ] = []  # those of them that were refused or broken before they were late
+        self._quick: list[float] = []  # of those: refused or broken before they were late
         self._usual_run = 0.0  # failures between two answers
         self._failing = 0.0  # share of failures
         self.failed_at = -inf  # when failures last stood out
