@@ -7,13 +7,13 @@ unless the target is certainly healthy, and 429s without a time that pile up whi
 frees its slot at once, so a batch would ask a full target hundreds of times a second. In a cold start, the queue must
 wait for slots: one behind a cooldown would turn the throughput of the first few calls into a limit.
 
-With evidence, an episode begins:
+With evidence, an episode begins. Its phases:
 
-| phase | the limit | how long |
-|---|---|---|
-| hold | `_control`: a little above the proven throughput (`throughput_estimate`), less so while answers are late, one if nothing is answered. It follows the throughput, so in silence it falls | `HOLD` after the last evidence |
-| growth | `_control`, or `_held` (what it was at that evidence) if that is more, times 2 ** `_doublings` | one doubling in `DOUBLING` seconds, until `FADE` |
-| quiet again | the ceiling | until new evidence |
+- *hold*, for `HOLD` seconds after the last evidence: the limit is `_control`, a little above the proven throughput
+  (`throughput_estimate`), less so while answers are late, one if nothing is answered. In silence it falls.
+- *growth*, until `FADE`: `_control`, or `_held` (what it was at that evidence) if that is more, times 2 ** `_doublings`.
+  One doubling takes `DOUBLING` seconds.
+- *quiet*, until new evidence: the ceiling.
 
 While answers have been on time for a while, `HOLD_WELL` and `DOUBLING_WELL` count; when the speed changes, `_grown` keeps
 the doublings so far. The limit is never below the `LimitFloor`, is at least 1 and can always grow again. Lost attempts
