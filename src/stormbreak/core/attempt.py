@@ -393,7 +393,7 @@ class _HedgedAttempt:
         if call.deadline_at is not None and call.deadline_at - now < retry.min_time_left:
             return "deadline"
         load = self._target_state.load(now)
-        return "load" if load.unhealthy or load.gated else ""
+        return "load" if load.in_trouble or load.gated else ""
 
     def _unpaid(self, now: float) -> str:
         """Return the gate of money if the tenant cannot pay for another attempt now; empty if it can."""
