@@ -3,7 +3,7 @@
 All tests are imported and collected once. A process takes the next few tests of one module from a pipe until none is
 left, and reports to the first process. A test of a process that died is a failure, and so is one that nobody ran.
 
-Tests that share a fixture stay together and start first. The others start in a mixed order: one room of the suite waits
+The longest tests start first, then those that share a fixture, which stay together. The others start in a mixed order: one room of the suite waits
 for sockets and processes, another computes, and side by side they use all cores.
 """
 
@@ -20,6 +20,17 @@ import pytest
 
 AT_ONCE = 4  # tests of a module that one process takes
 SPREAD = 0.618034  # of all units lie between one and the next of its room: they are spread evenly
+LONG = {
+    "test_a_storm_loses_nothing_and_nobody_comes_early",
+    "test_an_assert_is_about_the_first",
+    "test_an_sdk_gets_no_half_answer",
+    "test_python_runs",
+    "test_the_batch_api_of_the_provider",
+    "test_the_tests_shown_pass",
+    "test_through_two_429s_and_a_503_with_three_more_requests",
+}
+"""Tests of ten seconds and more: at the end, all processes would wait for them."""
+
 _INDEX = 4  # bytes
 
 
@@ -72,8 +83,10 @@ class ForkedTests:
 def _units(items):
     """What a process takes at once, in the order in which it is taken."""
     together, others = {}, []
-    for item in items:
-        if shared := _shared(item):
+    for item in sorted(items, key=lambda item: item.originalname not in LONG):
+        if item.originalname in LONG:
+            together[item] = [item]
+        elif shared := _shared(item):
             together.setdefault(shared, []).append(item)
         else:
             others.append(item)
