@@ -1,4 +1,4 @@
-"""Run the tests in several processes that are forked after the collection: `pytest --forks 6`.
+"""Run the tests in several processes that are forked after the collection: `pytest --forks 8`.
 
 All tests are imported and collected once. A process takes the next few tests of one module from a pipe until none is
 left, and reports to the first process. A test of a process that died is a failure, and so is one that nobody ran.
@@ -20,16 +20,8 @@ import pytest
 
 AT_ONCE = 4  # tests of a module that one process takes
 SPREAD = 0.618034  # of all units lie between one and the next of its room: they are spread evenly
-LONG = {
-    "test_a_storm_loses_nothing_and_nobody_comes_early",
-    "test_an_assert_is_about_the_first",
-    "test_an_sdk_gets_no_half_answer",
-    "test_python_runs",
-    "test_the_batch_api_of_the_provider",
-    "test_the_tests_shown_pass",
-    "test_through_two_429s_and_a_503_with_three_more_requests",
-}
-"""Tests of ten seconds and more: at the end, all processes would wait for them."""
+LONG = {"test_python_runs", "test_the_batch_api_of_the_provider", "test_the_tests_shown_pass"}
+"""Tests of ten seconds and more for which all processes would wait at the end."""
 
 _INDEX = 4  # bytes
 
