@@ -20,7 +20,12 @@ import pytest
 
 AT_ONCE = 4  # tests of a module that one process takes
 SPREAD = 0.618034  # of all units lie between one and the next of its room: they are spread evenly
-LONG = {"test_python_runs", "test_the_batch_api_of_the_provider", "test_the_tests_shown_pass"}
+LONG = {
+    "test_in_all_but_a_few_storms_it_is_wrong_for_ten_seconds_at_most",
+    "test_python_runs",
+    "test_the_batch_api_of_the_provider",
+    "test_the_tests_shown_pass",
+}
 """Tests of ten seconds and more for which all processes would wait at the end."""
 
 _INDEX = 4  # bytes
@@ -117,7 +122,7 @@ def _work(session, units, number, tasks, results):
                 units, tasks
             )  # known now: a test tears down what it does not use
             config.hook.pytest_runtest_protocol(item=item, nextitem=unit[0] if unit else None)
-        results.send(("end", None))
+        results.send(None)
         status = 0
     except BaseException:  # noqa: BLE001 - the first process says what was not run
         traceback.print_exc(file=sys.__stderr__)
@@ -149,28 +154,24 @@ class _Reporter:
         self._config = config
         self._results = results
 
-    def pytest_runtest_logstart(self, nodeid, location):
-        self._results.send(("start", {"nodeid": nodeid, "location": location}))
-
     def pytest_runtest_logreport(self, report):
         data = self._config.hook.pytest_report_to_serializable(config=self._config, report=report)
-        self._results.send(("report", data))
+        self._results.send(data)
 
 
 def _report(session, pids):
     """Report what the processes send, until the last has ended."""
     config, hook = session.config, session.config.hook
+    config.pluginmanager.getplugin("terminalreporter").showfspath = False  # it changes all the time
     left, open_ = {item.nodeid: item for item in session.items}, set(pids)
     while open_:
         for results in wait(open_):
             try:
-                kind, data = results.recv()
+                data = results.recv()
             except EOFError:
-                kind = "end"
-            if kind == "end":
+                data = None
+            if data is None:
                 open_.remove(results)
-            elif kind == "start":
-                hook.pytest_runtest_logstart(**data)
             else:
                 report = hook.pytest_report_from_serializable(config=config, data=data)
                 if report.when == "teardown":
