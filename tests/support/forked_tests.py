@@ -18,7 +18,7 @@ from multiprocessing.connection import Pipe, wait
 
 import pytest
 
-AT_ONCE = 4  # tests of a module that one process takes
+AT_ONCE = 12  # tests of a module that one process takes
 SPREAD = 0.618034  # of all units lie between one and the next of its room: they are spread evenly
 LONG = {
     "test_in_all_but_a_few_storms_it_is_wrong_for_ten_seconds_at_most",
