@@ -15,6 +15,8 @@ from batches import OWN
 from forked_tests import ForkedTests
 from hypothesis import settings
 
+from stormbreak.drivers.garbage import THRESHOLD
+
 # Without a deadline: a busy machine is no failure.
 settings.register_profile("stormbreak", deadline=None, max_examples=30)
 settings.register_profile("prove", deadline=None, max_examples=1_000)
@@ -47,6 +49,7 @@ def pytest_collection():
     finally:
         gc.freeze()
         gc.get_freeze_count = lambda: 1
+        gc.set_threshold(*THRESHOLD)
         gc.enable()
 
 
@@ -83,11 +86,6 @@ def pytest_runtest_teardown():
     finally:
         gc.collect(1)
         gc.freeze()
-
-
-def pytest_collection_modifyitems(items):
-    """Start the longest test first: at the end, all workers would wait for it."""
-    items.sort(key=lambda item: item.name != "test_python_runs")
 
 
 @pytest.fixture

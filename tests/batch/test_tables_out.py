@@ -216,7 +216,7 @@ def test_failed_rows_say_why_and_a_retry_makes_the_table_again(at, stormbreak_pr
 
 def test_a_half_finished_journal_is_exported(at, stormbreak_provider):
     write_csv(at / "rows.csv", ROWS)
-    slow = stormbreak_provider(scenario(service=0.2)).base_url
+    slow = stormbreak_provider(scenario(service=1.0)).base_url
     words = ["--prompt", "Tell {title}", "--base-url", slow, *ANSWERS, "-o", "out.parquet"]
     with started("batch", "run", "rows.csv", *words, "-c", "4") as process:
         journal = at / "out.parquet.jsonl"

@@ -129,14 +129,13 @@ def test_a_picture(watched, tmp_path):
 def test_live_until_its_user_leaves(watched, keys):
     process, output = watched
     with on_terminal("top", output) as terminal:
-        before = terminal.modes
         first = terminal.wait_for("q quits")
         assert len(first) == 24
         done = [line for line in first if " done " in line]
         wait_until(lambda: terminal.read() and done[0] not in terminal.frame, "another frame")
         terminal.press(keys)
         assert terminal.wait_for_end() == 0
-        assert terminal.modes == before
+        assert terminal.modes == terminal.before
         assert terminal.text.endswith("\x1b[?1049l")  # back to what was there before
         assert "\x1b[?25h" in terminal.text  # with a cursor
         assert "Traceback" not in terminal.text
@@ -146,11 +145,10 @@ def test_live_until_its_user_leaves(watched, keys):
 def test_a_signal_leaves_the_terminal_as_it_was(watched):
     _, output = watched
     with on_terminal("top", output) as terminal:
-        before = terminal.modes
         terminal.wait_for("q quits")
         terminal.process.send_signal(signal.SIGTERM)
         assert terminal.wait_for_end() == 0
-        assert terminal.modes == before
+        assert terminal.modes == terminal.before
         assert terminal.text.endswith("\x1b[?1049l")
 
 
@@ -217,7 +215,7 @@ def test_what_is_stopped_is_silent_and_comes_back(batch):
     with on_terminal("top", output) as terminal:
         terminal.wait_for("q quits")
         process.send_signal(signal.SIGSTOP)
-        terminal.wait_for("no answer for 2 s")
+        terminal.wait_for("no answer for ")
         process.send_signal(signal.SIGCONT)
         terminal.wait_for("watched for")
         terminal.press(b"q")

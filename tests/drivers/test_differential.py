@@ -1,6 +1,7 @@
 """The same scenario gives the same events under asyncio, in threads and in virtual time."""
 
 import asyncio
+import functools
 import math
 from collections import Counter, defaultdict
 from dataclasses import dataclass
@@ -159,6 +160,7 @@ def under_asyncio(rules, seed):
     return events, ends
 
 
+@functools.cache
 def in_virtual_time(rules, seed):
     events, ends = [], {}
     engine, timeline = Engine(rules), Timeline()

@@ -1,16 +1,7 @@
 """Stores for the tests of the fleet."""
 
-import gc
-
 import pytest
 from fleet_stores import KINDS, Server
-
-
-@pytest.fixture(scope="module", autouse=True)
-def functions_are_collected():
-    """Collect the engines of functions, which nobody closes: while they live they report, and look for their store."""
-    yield
-    gc.collect()
 
 
 @pytest.fixture(scope="module", params=KINDS)

@@ -9,6 +9,7 @@ from sockets import BODY, answer, failing, served
 from stormbreak.core.backoff import Backoff
 from stormbreak.core.fallback import Place, ToTargets
 from stormbreak.core.policy import Policy
+from stormbreak.core.presets import OFF
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.http.client import AsyncClient
 from stormbreak.http.endpoint import origin_of
@@ -134,7 +135,9 @@ async def test_no_request_leaves_anything_to_the_next():
 async def test_a_key_from_a_function_leaves_no_header_of_its_stand_in():
     async with (
         served() as server,
-        AsyncClient(base_url=server.base_url, api_key=lambda: "sk-ant-0123456789") as client,
+        AsyncClient(
+            base_url=server.base_url, api_key=lambda: "sk-ant-0123456789", policy=OFF
+        ) as client,
     ):
         payload = PAYLOADS["messages"] | {"model": "m"}
         await client.ask("messages", json.dumps(payload).encode())

@@ -35,35 +35,36 @@ FINISHED = len(WHOLE) - 4  # behind the brace that ends the last event, without 
 def read(pieces, end=b"", way="answer", **asked):
     """What a caller gets of a stream that came like this, without any retry."""
 
-    async def main():
-        client = AsyncClient(base_url="http://127.0.0.1:1/v1", model="m", policy=OFF)
-        wire = FakeWire(FakeIncoming(pieces, end))
-        client._resolver.first.routes._connections[client.base_url] = wire
-        try:
-            async with client.stream("chat/completions", SAY | asked) as stream:
-                if way == "texts":
-                    return "".join([text async for text in stream.texts()])
-                if way == "events":
-                    return [event.json() async for event in stream]
-                if way == "raw":
-                    return b"".join([piece async for piece in stream.raw()])
-                return (await stream.answer()).text
-        finally:
-            assert wire.opened[0].closed
-            assert client.engine.target_state(client.target("m")).slots.in_flight == 0
+    return asyncio.run(read_in_loop(pieces, end, way, **asked))
 
-    return asyncio.run(main())
+
+async def read_in_loop(pieces, end, way, **asked):
+    client = AsyncClient(base_url="http://127.0.0.1:1/v1", model="m", policy=OFF)
+    wire = FakeWire(FakeIncoming(pieces, end))
+    client._resolver.first.routes._connections[client.base_url] = wire
+    try:
+        async with client.stream("chat/completions", SAY | asked) as stream:
+            if way == "texts":
+                return "".join([text async for text in stream.texts()])
+            if way == "events":
+                return [event.json() async for event in stream]
+            if way == "raw":
+                return b"".join([piece async for piece in stream.raw()])
+            return (await stream.answer()).text
+    finally:
+        assert wire.opened[0].closed
+        assert client.engine.target_state(client.target("m")).slots.in_flight == 0
 
 
 @table_test("way", ["answer", "texts", "raw"])
 @table_test("end", [b"", CUT, Outcome(Verdict.TIMEOUT, status=200)])
-def test_no_cut_stream_is_taken_for_a_whole_one(end, way):
+async def test_no_cut_stream_is_taken_for_a_whole_one(end, way):
     for size in range(len(WHOLE)):
         if end == b"" and size >= FINISHED:
-            assert read([WHOLE[:size]], end, way) in (TEXT, WHOLE[:size])
+            assert await read_in_loop([WHOLE[:size]], end, way) in (TEXT, WHOLE[:size])
             continue
         with pytest.raises(UpstreamError) as raised:
-            read([WHOLE[:size]], end, way)
+            await read_in_loop([WHOLE[:size]], end, way)
         assert raised.value.verdict in (Verdict.BROKEN, Verdict.TIMEOUT)
 
 

@@ -1,7 +1,10 @@
-"""Run the tests in several processes that are forked after the collection: `pytest --forks 6`.
+"""Run the tests in several processes that are forked after the collection: `pytest --forks 8`.
 
 All tests are imported and collected once. A process takes the next few tests of one module from a pipe until none is
 left, and reports to the first process. A test of a process that died is a failure, and so is one that nobody ran.
+
+The longest tests start first, then those that share a fixture, which stay together. The others start in a mixed order: one room of the suite waits
+for sockets and processes, another computes, and side by side they use all cores.
 """
 
 import os
@@ -16,6 +19,15 @@ from multiprocessing.connection import Pipe, wait
 import pytest
 
 AT_ONCE = 12  # tests of a module that one process takes
+SPREAD = 0.618034  # of all units lie between one and the next of its room: they are spread evenly
+LONG = {
+    "test_in_all_but_a_few_storms_it_is_wrong_for_ten_seconds_at_most",
+    "test_python_runs",
+    "test_the_batch_api_of_the_provider",
+    "test_the_tests_shown_pass",
+}
+"""Tests of ten seconds and more for which all processes would wait at the end."""
+
 _INDEX = 4  # bytes
 
 
@@ -40,7 +52,7 @@ class ForkedTests:
         """Run all tests."""
         if session.testsfailed or session.config.option.collectonly:
             return None
-        units = list(_units(session.items))
+        units = _units(session.items)
         tasks, pids = os.pipe(), {}
         os.set_blocking(tasks[1], False)
         os.write(tasks[1], b"".join(number.to_bytes(_INDEX) for number in range(len(units))))
@@ -66,10 +78,33 @@ class ForkedTests:
 
 
 def _units(items):
-    for _, of_module in groupby(items, lambda item: item.path):
+    """What a process takes at once, in the order in which it is taken."""
+    together, others = {}, []
+    for item in sorted(items, key=lambda item: item.originalname not in LONG):
+        if item.originalname in LONG:
+            together[item] = [item]
+        elif shared := _shared(item):
+            together.setdefault(shared, []).append(item)
+        else:
+            others.append(item)
+    units = []
+    for _, of_module in groupby(others, lambda item: item.path):
         tests = list(of_module)
-        for start in range(0, len(tests), AT_ONCE):
-            yield tests[start : start + AT_ONCE]
+        units += [tests[start : start + AT_ONCE] for start in range(0, len(tests), AT_ONCE)]
+    order = sorted(range(len(units)), key=lambda number: number * SPREAD % 1)
+    return [*together.values(), *(units[number] for number in order)]
+
+
+def _shared(item):
+    """The module or package whose tests share a fixture of this test."""
+    scopes = {
+        defs[-1].scope
+        for defs in item._fixtureinfo.name2fixturedefs.values()
+        if defs[-1].scope in {"module", "package"}
+    }
+    if "package" in scopes:
+        return item.path.parent
+    return item.path if scopes else None
 
 
 def _work(session, units, number, tasks, results):
@@ -87,7 +122,7 @@ def _work(session, units, number, tasks, results):
                 units, tasks
             )  # known now: a test tears down what it does not use
             config.hook.pytest_runtest_protocol(item=item, nextitem=unit[0] if unit else None)
-        results.send(("end", None))
+        results.send(None)
         status = 0
     except BaseException:  # noqa: BLE001 - the first process says what was not run
         traceback.print_exc(file=sys.__stderr__)
@@ -119,28 +154,24 @@ class _Reporter:
         self._config = config
         self._results = results
 
-    def pytest_runtest_logstart(self, nodeid, location):
-        self._results.send(("start", {"nodeid": nodeid, "location": location}))
-
     def pytest_runtest_logreport(self, report):
         data = self._config.hook.pytest_report_to_serializable(config=self._config, report=report)
-        self._results.send(("report", data))
+        self._results.send(data)
 
 
 def _report(session, pids):
     """Report what the processes send, until the last has ended."""
     config, hook = session.config, session.config.hook
+    config.pluginmanager.getplugin("terminalreporter").showfspath = False  # it changes all the time
     left, open_ = {item.nodeid: item for item in session.items}, set(pids)
     while open_:
         for results in wait(open_):
             try:
-                kind, data = results.recv()
+                data = results.recv()
             except EOFError:
-                kind = "end"
-            if kind == "end":
+                data = None
+            if data is None:
                 open_.remove(results)
-            elif kind == "start":
-                hook.pytest_runtest_logstart(**data)
             else:
                 report = hook.pytest_report_from_serializable(config=config, data=data)
                 if report.when == "teardown":

@@ -62,9 +62,10 @@ def state_at(path):
 class Terminal:
     """What a command shows on a terminal, whose keys and size the test has."""
 
-    def __init__(self, process, screen):
+    def __init__(self, process, screen, before):
         self.process = process
         self._screen = screen
+        self.before = before  # the settings that the command found
         self.seen = b""
 
     def press(self, keys):
@@ -121,6 +122,7 @@ def on_terminal(*args, columns=80, lines=24, **options):
     """Run the command on a terminal, keyboard included."""
     screen, end = pty.openpty()
     fcntl.ioctl(end, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
+    before = termios.tcgetattr(screen)
     env = {"COLUMNS": "", "LINES": ""} | options.pop("env", {})
     # In a session of its own whose terminal it is, or Ctrl-C would reach nobody.
     options |= {"start_new_session": True, "preexec_fn": own_terminal}
@@ -129,7 +131,7 @@ def on_terminal(*args, columns=80, lines=24, **options):
     ) as process:
         os.close(end)
         try:
-            yield Terminal(process, screen)
+            yield Terminal(process, screen, before)
         finally:
             process.kill()
             os.close(screen)
