@@ -82,7 +82,7 @@ class SharedLimits:
         """Share the spend limit of a target, once for each account; a limit that was replaced is shared anew."""
         account: Any = gate.account
         limit = policy.spend
-        what = f"spend {limit.max_usd:.6f} USD {_per(limit)} {limit.max_output_tokens or ''}"
+        what = f"spend {limit.max_usd:.6f} USD {limit.per} {limit.max_output_tokens or ''}"
         known, account_of = ref(engine), ref(account)
 
         def bounds(now: float) -> Iterator[Decimal]:
@@ -157,13 +157,9 @@ class SharedLimits:
         return carrier
 
 
-def _per(limit: SpendPolicy) -> str:
-    return "ever" if limit.period is None else f"{limit.period:g} s"
-
-
 def client_spend(title: str, limit: SpendPolicy) -> str:
     """Name the spend limit of a client of the gateway in its fleet: its amount may change, its period not."""
-    return f"spend of {title} {_per(limit)}"
+    return f"spend of {title} {limit.per}"
 
 
 def scope_of(policy: Policy, what: str) -> str:

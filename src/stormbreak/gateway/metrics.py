@@ -191,7 +191,10 @@ def money_text(
     for place, (name, meaning) in enumerate(_LIMITS.items()):
         lines += _head(name, "gauge", meaning)
         named = {
-            (f"{limit.max_usd:g}", "none" if limit.period is None else f"{limit.period:g}"): dollars
+            (
+                f"{limit.max_usd:g}",
+                "none" if limit.period is None else limit.per.removesuffix(" s"),
+            ): dollars
             for limit, dollars in limits.items()
         }
         for (usd, period), dollars in named.items():

@@ -151,6 +151,12 @@ def _several(words: Iterable[str]) -> str:
     return f"{', '.join(others)} and {last}" if others else last
 
 
+def _per(period: float | str | None) -> str:
+    if isinstance(period, str):
+        return f" in each {period} (UTC)"
+    return " in all" if period is None else f" in {_seconds(period)}"
+
+
 def _limits(limits: ClientLimits) -> str:
     found = [
         f"{limit:,g} {unit}"
@@ -164,5 +170,5 @@ def _limits(limits: ClientLimits) -> str:
     ]
     spend = limits.spend
     if spend.acts:
-        found[-1] += " in all" if spend.period is None else f" in {_seconds(spend.period)}"
+        found[-1] += _per(spend.period)
     return _several(found)
